@@ -1,0 +1,277 @@
+//! A batch: what the client asked for, and the states it goes through.
+//!
+//! The states are OpenAI's. [`BatchState::apply`] is the only way from one to another; a terminal
+//! state absorbs every event, and each state carries the moments that exist by then.
+
+use super::endpoint::Endpoint;
+use super::file::ExpiresAfter;
+use super::id::{BatchId, FileId};
+use super::metadata::Metadata;
+use super::money::Usd;
+use super::time::{CompletionWindow, Timestamp, later};
+use super::usage::Usage;
+
+/// What the client asked for; never changes after creation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchSpec {
+    pub id: BatchId,
+    pub endpoint: Endpoint,
+    pub input_file: FileId,
+    pub window: CompletionWindow,
+    pub created_at: Timestamp,
+    pub metadata: Metadata,
+    /// Applies to the output and the error file.
+    pub output_expires_after: Option<ExpiresAfter>,
+    /// The batch whose unfinished rows this one runs again.
+    pub retry_of: Option<BatchId>,
+}
+
+impl BatchSpec {
+    /// The moment at which unfinished rows expire.
+    pub fn deadline(&self) -> Timestamp {
+        later(self.created_at, self.window.duration())
+    }
+}
+
+/// How a batch that stopped running will end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Every row has its own result.
+    Completed,
+    /// The deadline passed first.
+    Expired,
+}
+
+/// The files over a finished batch's results; `None` where no row belongs in the file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ResultFiles {
+    pub output: Option<FileId>,
+    pub errors: Option<FileId>,
+}
+
+/// Where a batch stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchState {
+    /// The input is being checked, line by line.
+    Validating,
+    /// The input was refused; its problems are kept beside the batch.
+    Failed {
+        at: Timestamp,
+    },
+    /// Rows run.
+    InProgress {
+        since: Timestamp,
+    },
+    /// No row runs any more; what is left to write is being written.
+    Finalizing {
+        in_progress_at: Option<Timestamp>,
+        since: Timestamp,
+        ending: Ending,
+    },
+    /// Cancelled by a client; rows in flight may still finish.
+    Cancelling {
+        in_progress_at: Option<Timestamp>,
+        since: Timestamp,
+    },
+    Completed {
+        in_progress_at: Option<Timestamp>,
+        finalizing_at: Timestamp,
+        at: Timestamp,
+        files: ResultFiles,
+    },
+    Expired {
+        in_progress_at: Option<Timestamp>,
+        finalizing_at: Timestamp,
+        at: Timestamp,
+        files: ResultFiles,
+    },
+    Cancelled {
+        in_progress_at: Option<Timestamp>,
+        cancelling_at: Timestamp,
+        at: Timestamp,
+        files: ResultFiles,
+    },
+}
+
+/// What happened to a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchEvent {
+    /// The input is good.
+    Validated,
+    /// The input has problems.
+    Refused,
+    /// Every row has a result.
+    RowsDone,
+    /// The completion window is over.
+    DeadlinePassed,
+    /// A client wants it to stop.
+    CancelRequested,
+    /// All that there was to write is durable.
+    Settled { files: ResultFiles },
+}
+
+/// An event that does not fit the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a batch that is {state} cannot take the event {event:?}")]
+pub struct Conflict {
+    pub state: &'static str,
+    pub event: BatchEvent,
+}
+
+impl BatchState {
+    /// OpenAI's word for the state.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Validating => "validating",
+            Self::Failed { .. } => "failed",
+            Self::InProgress { .. } => "in_progress",
+            Self::Finalizing { .. } => "finalizing",
+            Self::Cancelling { .. } => "cancelling",
+            Self::Completed { .. } => "completed",
+            Self::Expired { .. } => "expired",
+            Self::Cancelled { .. } => "cancelled",
+        }
+    }
+
+    /// `true` if nothing will change any more.
+    pub const fn is_terminal(&self) -> bool {
+        match self {
+            Self::Validating | Self::InProgress { .. } | Self::Finalizing { .. } | Self::Cancelling { .. } => false,
+            Self::Failed { .. } | Self::Completed { .. } | Self::Expired { .. } | Self::Cancelled { .. } => true,
+        }
+    }
+
+    /// The files of a batch that has ended.
+    pub const fn files(&self) -> ResultFiles {
+        match self {
+            Self::Completed { files, .. } | Self::Expired { files, .. } | Self::Cancelled { files, .. } => *files,
+            Self::Validating | Self::Failed { .. } | Self::InProgress { .. } | Self::Finalizing { .. } | Self::Cancelling { .. } => {
+                ResultFiles { output: None, errors: None }
+            }
+        }
+    }
+
+    /// The state after `event` at `now`.
+    ///
+    /// # Errors
+    /// [`Conflict`] if the event has no meaning in this state; the state stays.
+    pub fn apply(self, event: BatchEvent, now: Timestamp) -> Result<Self, Conflict> {
+        let next = match (self, event) {
+            (Self::Validating, BatchEvent::Validated) => Self::InProgress { since: now },
+            (Self::Validating, BatchEvent::Refused) => Self::Failed { at: now },
+            (Self::Validating, BatchEvent::CancelRequested) => Self::Cancelling { in_progress_at: None, since: now },
+            (Self::Validating, BatchEvent::DeadlinePassed) => {
+                Self::Finalizing { in_progress_at: None, since: now, ending: Ending::Expired }
+            }
+            (Self::InProgress { since }, BatchEvent::RowsDone) => {
+                Self::Finalizing { in_progress_at: Some(since), since: now, ending: Ending::Completed }
+            }
+            (Self::InProgress { since }, BatchEvent::DeadlinePassed) => {
+                Self::Finalizing { in_progress_at: Some(since), since: now, ending: Ending::Expired }
+            }
+            (Self::InProgress { since }, BatchEvent::CancelRequested) => Self::Cancelling { in_progress_at: Some(since), since: now },
+            // Cancelling twice is what impatient people do; the first request counts.
+            (Self::Cancelling { .. }, BatchEvent::CancelRequested) => self,
+            (Self::Finalizing { in_progress_at, since, ending }, BatchEvent::Settled { files }) => match ending {
+                Ending::Completed => Self::Completed { in_progress_at, finalizing_at: since, at: now, files },
+                Ending::Expired => Self::Expired { in_progress_at, finalizing_at: since, at: now, files },
+            },
+            (Self::Cancelling { in_progress_at, since }, BatchEvent::Settled { files }) => {
+                Self::Cancelled { in_progress_at, cancelling_at: since, at: now, files }
+            }
+            (state, event) => return Err(Conflict { state: state.as_str(), event }),
+        };
+        Ok(next)
+    }
+}
+
+/// What is durable of a batch's rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Rows of the input; 0 until validated.
+    pub total: u32,
+    /// Rows with a result in the output file.
+    pub succeeded: u32,
+    /// Rows with a result in the error file.
+    pub failed: u32,
+    /// Exact size of the output file so far, in bytes.
+    pub output_bytes: u64,
+    /// Exact size of the error file so far, in bytes.
+    pub error_bytes: u64,
+    pub usage: Usage,
+    pub cost: Usd,
+}
+
+impl Progress {
+    /// Rows without a result.
+    pub fn unfinished(&self) -> u32 {
+        self.total.saturating_sub(self.succeeded).saturating_sub(self.failed)
+    }
+}
+
+/// A batch with all that is known of it, as read in one go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    pub spec: BatchSpec,
+    pub state: BatchState,
+    pub progress: Progress,
+    /// Empty until validated.
+    pub plan: super::plan::Plan,
+    /// Empty unless the state is `Failed`.
+    pub problems: Vec<super::problem::Problem>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_event() -> impl Strategy<Value = BatchEvent> {
+        let files = ResultFiles { output: Some(FileId::from_u128(1)), errors: None };
+        prop_oneof![
+            Just(BatchEvent::Validated),
+            Just(BatchEvent::Refused),
+            Just(BatchEvent::RowsDone),
+            Just(BatchEvent::DeadlinePassed),
+            Just(BatchEvent::CancelRequested),
+            Just(BatchEvent::Settled { files }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn terminal_states_absorb_and_no_other_state_is_a_dead_end(events in proptest::collection::vec(any_event(), 0..40)) {
+            let now = Timestamp::UNIX_EPOCH;
+            let mut state = BatchState::Validating;
+            for event in events {
+                match state.apply(event, now) {
+                    Ok(next) => {
+                        prop_assert!(!state.is_terminal());
+                        state = next;
+                    }
+                    Err(conflict) => prop_assert_eq!(conflict.state, state.as_str()),
+                }
+                let ways_on = [BatchEvent::Validated, BatchEvent::DeadlinePassed, BatchEvent::Settled { files: ResultFiles::default() }];
+                prop_assert_eq!(state.is_terminal(), ways_on.iter().all(|e| state.apply(*e, now).is_err()));
+                if !state.is_terminal() {
+                    prop_assert_eq!(state.files(), ResultFiles::default());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_usual_ways_through() {
+        let now = Timestamp::UNIX_EPOCH;
+        let run = |events: &[BatchEvent]| {
+            let end = events.iter().try_fold(BatchState::Validating, |state, event| state.apply(*event, now));
+            end.map(|state| state.as_str())
+        };
+        let settled = BatchEvent::Settled { files: ResultFiles::default() };
+        assert_eq!(run(&[BatchEvent::Validated, BatchEvent::RowsDone, settled]), Ok("completed"));
+        assert_eq!(run(&[BatchEvent::Validated, BatchEvent::DeadlinePassed, settled]), Ok("expired"));
+        assert_eq!(run(&[BatchEvent::CancelRequested, BatchEvent::CancelRequested, settled]), Ok("cancelled"));
+        assert_eq!(run(&[BatchEvent::Refused]), Ok("failed"));
+        assert!(run(&[BatchEvent::Validated, BatchEvent::RowsDone, BatchEvent::CancelRequested]).is_err());
+    }
+}

@@ -1,0 +1,103 @@
+//! How to reach a provider, checked and ready to use. Written by `catalog`, used by `provider`.
+//!
+//! No secret stands here: a connection names where its key is found, and the daemon reads it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where a provider's key is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeySource {
+    /// The provider asks for none.
+    None,
+    /// An environment variable.
+    Env(String),
+    /// A file that holds nothing but the key, such as a systemd credential.
+    File(PathBuf),
+}
+
+/// Time limits of one upstream call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Until the connection, TLS included, stands.
+    pub connect: Duration,
+    /// From then until the first byte of the answer's head.
+    pub first_byte: Duration,
+    /// The whole call.
+    pub total: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(10), first_byte: Duration::from_secs(600), total: Duration::from_secs(900) }
+    }
+}
+
+/// An OpenAI-compatible server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenAiConnection {
+    /// Absolute `http` or `https` URL without query or fragment and without a trailing slash. If it
+    /// has no path, operations are at `/v1/...`; otherwise directly below its path.
+    pub base_url: http::Uri,
+    pub timeouts: Timeouts,
+    /// A PEM file of certificates to trust besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The largest answer that is read, in bytes.
+    pub max_response_bytes: u64,
+}
+
+/// How the built-in provider behaves for a model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SimulatedProfile {
+    /// Median time to answer.
+    pub latency: Duration,
+    /// Ratio of the 95th percentile to the median, at least 1 (log-normal distribution).
+    pub spread: f64,
+    /// Shares of first attempts that meet a fault, each in `0.0..=1.0`, together at most 1.
+    pub faults: SimulatedFaults,
+}
+
+/// Shares of calls that the simulated provider disturbs.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct SimulatedFaults {
+    /// Answers 500.
+    pub error: f64,
+    /// Answers 429 with `Retry-After`.
+    pub rate_limit: f64,
+    /// Breaks the connection before the answer is complete.
+    pub cut: f64,
+    /// Sends the body very slowly (ten times the latency).
+    pub slow: f64,
+    /// Answers 200 with a body that is not JSON.
+    pub invalid_json: f64,
+    /// Answers 400, for good.
+    pub refuse: f64,
+}
+
+impl Default for SimulatedProfile {
+    fn default() -> Self {
+        Self { latency: Duration::from_millis(120), spread: 2.0, faults: SimulatedFaults::default() }
+    }
+}
+
+/// What kind of provider it is, with what that kind needs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ProviderKind {
+    OpenAi(OpenAiConnection),
+    /// Profiles by upstream model name, and one for every other model.
+    Simulated {
+        default: SimulatedProfile,
+        models: Vec<(String, SimulatedProfile)>,
+    },
+}
+
+/// A provider as the executor needs it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Connection {
+    /// The provider's id in the catalog.
+    pub id: String,
+    pub kind: ProviderKind,
+    pub key: KeySource,
+    /// Calls at the same time, at least 1.
+    pub concurrency: u32,
+}

@@ -1,0 +1,93 @@
+//! The operations a batch can run, as listed by OpenAI's `CreateBatchRequest.endpoint`.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// An operation, named by the path that serves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Endpoint {
+    Responses,
+    ChatCompletions,
+    Completions,
+    Embeddings,
+    Moderations,
+    ImagesGenerations,
+    ImagesEdits,
+    Videos,
+}
+
+impl Endpoint {
+    /// Every operation, in the order of OpenAI's document.
+    pub const ALL: [Self; 8] = [
+        Self::Responses,
+        Self::ChatCompletions,
+        Self::Embeddings,
+        Self::Completions,
+        Self::Moderations,
+        Self::ImagesGenerations,
+        Self::ImagesEdits,
+        Self::Videos,
+    ];
+
+    /// The path, with the leading `/v1`.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Responses => "/v1/responses",
+            Self::ChatCompletions => "/v1/chat/completions",
+            Self::Completions => "/v1/completions",
+            Self::Embeddings => "/v1/embeddings",
+            Self::Moderations => "/v1/moderations",
+            Self::ImagesGenerations => "/v1/images/generations",
+            Self::ImagesEdits => "/v1/images/edits",
+            Self::Videos => "/v1/videos",
+        }
+    }
+
+    /// The path below the API's version, for a base URL that already ends in one.
+    pub fn tail(self) -> &'static str {
+        self.path().strip_prefix("/v1").unwrap_or(self.path())
+    }
+
+    /// The legal paths as a sentence fragment for error messages.
+    pub fn choices() -> String {
+        let paths: Vec<String> = Self::ALL.iter().map(|e| format!("`{e}`")).collect();
+        paths.join(", ")
+    }
+
+    /// The number written in records on disk; never renumber.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Responses => 1,
+            Self::ChatCompletions => 2,
+            Self::Completions => 3,
+            Self::Embeddings => 4,
+            Self::Moderations => 5,
+            Self::ImagesGenerations => 6,
+            Self::ImagesEdits => 7,
+            Self::Videos => 8,
+        }
+    }
+
+    /// The operation with that number on disk.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|e| e.code() == code)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.path())
+    }
+}
+
+/// A path that no batch can run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not an operation that a batch can run")]
+pub struct UnknownEndpoint;
+
+impl FromStr for Endpoint {
+    type Err = UnknownEndpoint;
+    fn from_str(text: &str) -> Result<Self, UnknownEndpoint> {
+        Self::ALL.into_iter().find(|e| e.path() == text).ok_or(UnknownEndpoint)
+    }
+}

@@ -1,0 +1,75 @@
+//! The stable error codes that a client of the HTTP API may see, as one list.
+//!
+//! No HTTP here: `http` maps each code to a status and to each dialect's envelope. A code exists
+//! only where a client has a reason to tell it apart; the message carries the rest.
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
+        /// A stable error code.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Code { $($(#[$doc])* $variant,)* }
+
+        impl Code {
+            /// Every code, for documentation and tests.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The code on the wire.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// A field or query parameter has an illegal value.
+    InvalidValue = "invalid_value",
+    /// A required field is absent.
+    MissingParameter = "missing_required_parameter",
+    /// A field that this call does not know.
+    UnknownParameter = "unknown_parameter",
+    /// The body is not JSON.
+    InvalidJson = "invalid_json",
+    /// The body is not well-formed multipart.
+    InvalidMultipart = "invalid_multipart",
+    /// The `content-type` is not one that this call reads.
+    UnsupportedMediaType = "unsupported_media_type",
+    /// The body ended before its announced end.
+    IncompleteBody = "incomplete_body",
+    /// The body, file or part exceeds a limit.
+    TooLarge = "request_too_large",
+    /// The headers exceed a limit or the request is otherwise not HTTP that we read.
+    BadRequest = "bad_request",
+    /// No such route.
+    UnknownRoute = "unknown_url",
+    /// The route exists, with another method.
+    MethodNotAllowed = "method_not_allowed",
+    /// No such batch, file, upload or part.
+    NotFound = "not_found",
+    /// No such model in the catalog.
+    ModelNotFound = "model_not_found",
+    /// The stored results behind a file have passed their expiry.
+    ResultsExpired = "results_expired",
+    /// A `Range` that lies outside the file.
+    RangeNotSatisfiable = "range_not_satisfiable",
+    /// The object is in a state that forbids the call.
+    Conflict = "conflict",
+    /// An `Idempotency-Key` came again with another body.
+    IdempotencyMismatch = "idempotency_key_reused",
+    /// The uploaded bytes do not have the announced size or checksum.
+    ChecksumMismatch = "checksum_mismatch",
+    /// No API key where one is needed.
+    MissingApiKey = "missing_api_key",
+    /// An API key that is not known.
+    InvalidApiKey = "invalid_api_key",
+    /// A browser page or host that the settings do not allow.
+    OriginNotAllowed = "origin_not_allowed",
+    /// A quota of this daemon is used up; try later.
+    TooManyRequests = "too_many_requests",
+    /// The disk of the data directory is too full to accept data safely.
+    StorageFull = "insufficient_storage",
+    /// The daemon is stopping or its store has failed.
+    Unavailable = "service_unavailable",
+    /// A fault of ours; the log has it under the request id.
+    Internal = "internal_error",
+}

@@ -1,0 +1,220 @@
+//! Typed ids: one 128-bit time-ordered value (UUID version 7), printed with a prefix per kind.
+//!
+//! Every form that any supported API prints parses back: the prefix with 26 Crockford base-32
+//! characters (ours), with 32 hexadecimal digits, or with a hyphenated UUID. An id of another kind
+//! is refused by name, so a file id in a batch URL says so instead of "not found".
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Mutex;
+
+use uuid::timestamp::context::ContextV7;
+
+use super::time::Timestamp;
+
+const CROCKFORD: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+/// Characters in the printed 128-bit value: ceil(128 / 5).
+const ENCODED_LEN: usize = 26;
+
+/// Why a text is not the id that was expected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// The prefix belongs to another kind of object.
+    #[error("`{text}` is the id of a {found}, expected the id of a {expected}")]
+    WrongKind { text: String, found: &'static str, expected: &'static str },
+    /// Neither the prefix nor the body is one of ours.
+    #[error("`{text}` is not a {expected} id; such an id looks like `{prefix}` and {ENCODED_LEN} characters")]
+    Malformed { text: String, expected: &'static str, prefix: &'static str },
+}
+
+struct Kind {
+    name: &'static str,
+    /// The first prefix is the one printed; the others are only read.
+    prefixes: &'static [&'static str],
+}
+
+const BATCH: Kind = Kind { name: "batch", prefixes: &["batch_", "bat_"] };
+const FILE: Kind = Kind { name: "file", prefixes: &["file-", "file_"] };
+const UPLOAD: Kind = Kind { name: "upload", prefixes: &["upload_"] };
+const PART: Kind = Kind { name: "upload part", prefixes: &["part_"] };
+const KINDS: [&Kind; 4] = [&BATCH, &FILE, &UPLOAD, &PART];
+
+fn next_value(now: Timestamp) -> u128 {
+    // The context keeps ids made within one millisecond in the order in which they were made,
+    // which is what makes "newest first" lists stable.
+    static CONTEXT: Mutex<Option<ContextV7>> = Mutex::new(None);
+    let seconds = u64::try_from(now.as_second()).unwrap_or(0);
+    let nanos = u32::try_from(now.subsec_nanosecond()).unwrap_or(0);
+    let mut guard = CONTEXT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let context = guard.get_or_insert_with(ContextV7::new);
+    uuid::Uuid::new_v7(uuid::Timestamp::from_unix(&*context, seconds, nanos)).as_u128()
+}
+
+fn encode(value: u128, out: &mut impl fmt::Write) -> fmt::Result {
+    for place in (0..ENCODED_LEN).rev() {
+        let index = (value >> (5 * place)) & 31;
+        // `index` is masked to five bits, so the cast and the look-up cannot fail.
+        out.write_char(char::from(CROCKFORD[index as usize]))?;
+    }
+    Ok(())
+}
+
+fn decode(text: &str) -> Option<u128> {
+    if text.len() != ENCODED_LEN {
+        return text.parse::<uuid::Uuid>().ok().map(|id| id.as_u128());
+    }
+    let mut value: u128 = 0;
+    for (place, byte) in text.bytes().enumerate() {
+        let digit = CROCKFORD.iter().position(|c| *c == byte.to_ascii_lowercase())? as u128;
+        // 26 characters carry 130 bits: the first may only use its low three.
+        if place == 0 && digit > 7 {
+            return None;
+        }
+        value = (value << 5) | digit;
+    }
+    Some(value)
+}
+
+fn parse(kind: &'static Kind, text: &str) -> Result<u128, IdError> {
+    for prefix in kind.prefixes {
+        if let Some(value) = text.strip_prefix(prefix).and_then(decode) {
+            return Ok(value);
+        }
+    }
+    let shown: String = text.chars().take(80).collect();
+    for other in KINDS {
+        if other.prefixes.iter().any(|p| text.strip_prefix(p).and_then(decode).is_some()) {
+            return Err(IdError::WrongKind { text: shown, found: other.name, expected: kind.name });
+        }
+    }
+    Err(IdError::Malformed { text: shown, expected: kind.name, prefix: kind.prefixes[0] })
+}
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident = $kind:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(u128);
+
+        impl $name {
+            /// A new id; ids made later sort later.
+            pub fn generate(now: Timestamp) -> Self {
+                Self(next_value(now))
+            }
+
+            /// The id with exactly these bits.
+            pub const fn from_u128(value: u128) -> Self {
+                Self(value)
+            }
+
+            /// The bits, for keys on disk.
+            pub const fn as_u128(self) -> u128 {
+                self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str($kind.prefixes[0])?;
+                encode(self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                parse(&$kind, text).map(Self)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// A batch: `batch_` and 26 characters.
+    BatchId = BATCH;
+    /// A file, uploaded or a view over results: `file-` and 26 characters.
+    FileId = FILE;
+    /// A multi-part upload in progress: `upload_` and 26 characters.
+    UploadId = UPLOAD;
+    /// One part of a multi-part upload: `part_` and 26 characters.
+    PartId = PART;
+}
+
+/// The position of a row in its batch, counted from 0; line `n` of the input is row `n - 1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowIndex(pub u32);
+
+impl RowIndex {
+    /// The line of the input file, counted from 1 as editors do.
+    pub fn line(self) -> u64 {
+        u64::from(self.0) + 1
+    }
+}
+
+/// The stable name of one row of one batch: 26 characters of the batch and 8 hexadecimal digits of
+/// the row. It is the `id` of the output line (`batch_req_…`) and the upstream `Idempotency-Key`,
+/// so a call repeated after a crash carries the same key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RowKey {
+    pub batch: BatchId,
+    pub row: RowIndex,
+}
+
+impl RowKey {
+    /// Characters in the printed key.
+    pub const LEN: usize = ENCODED_LEN + 8;
+}
+
+impl fmt::Display for RowKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        encode(self.batch.as_u128(), f)?;
+        write!(f, "{:08x}", self.row.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_printed_form_parses_back(value: u128) {
+            let id = BatchId::from_u128(value);
+            prop_assert_eq!(id.to_string().parse::<BatchId>(), Ok(id));
+            prop_assert_eq!(id.to_string().to_uppercase().replace("BATCH_", "batch_").parse::<BatchId>(), Ok(id));
+            prop_assert_eq!(format!("bat_{value:032x}").parse::<BatchId>(), Ok(id));
+            prop_assert_eq!(format!("file_{value:032x}").parse::<FileId>(), Ok(FileId::from_u128(value)));
+        }
+
+        #[test]
+        fn garbage_is_an_error_and_never_a_panic(text in ".{0,60}") {
+            let _ = text.parse::<BatchId>();
+            let _ = format!("batch_{text}").parse::<BatchId>();
+        }
+
+        #[test]
+        fn printing_keeps_the_order(a: u128, b: u128) {
+            prop_assert_eq!(a.cmp(&b), BatchId::from_u128(a).to_string().cmp(&BatchId::from_u128(b).to_string()));
+        }
+    }
+
+    #[test]
+    fn ids_of_one_millisecond_sort_in_order_of_creation() {
+        let now = Timestamp::from_second(1_790_000_000).unwrap();
+        let ids: Vec<_> = (0..1000).map(|_| BatchId::generate(now)).collect();
+        assert!(ids.is_sorted());
+    }
+
+    #[test]
+    fn another_kind_of_id_is_named() {
+        let error = FileId::from_u128(7).to_string().parse::<BatchId>().unwrap_err();
+        assert_eq!(error.to_string(), "`file-00000000000000000000000007` is the id of a file, expected the id of a batch");
+    }
+}

@@ -1,0 +1,139 @@
+//! The one place where a result becomes a line of an output or error file.
+//!
+//! The format is OpenAI's batch output: `{"id","custom_id","response","error"}`, with
+//! `response: {"status_code","request_id","body"}`. The provider's body passes through unchanged.
+//! Rendering is deterministic, so the exact size of a file is known before it is read.
+
+use bytes::Bytes;
+
+use super::row::{Outcome, Response, RowResult};
+
+/// Appends the line of `result` and its line break to `out`.
+pub fn write_line(result: &RowResult, out: &mut Vec<u8>) {
+    let key = result.key.to_string();
+    out.extend_from_slice(b"{\"id\":\"batch_req_");
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\",\"custom_id\":");
+    write_string(&result.custom_id, out);
+    out.extend_from_slice(b",\"response\":");
+    let (response, error) = match &result.outcome {
+        Outcome::Succeeded(response) | Outcome::Rejected(response) => (Some(response), None),
+        Outcome::Failed { error, last } => (last.as_ref(), Some((error.code.as_str(), error.message.as_str()))),
+        Outcome::Expired => (None, Some(("batch_expired", "This request could not be executed before the completion window expired."))),
+        Outcome::Cancelled => (None, Some(("batch_cancelled", "This request was not executed because the batch was cancelled."))),
+    };
+    match response {
+        Some(response) => write_response(response, &key, out),
+        None => out.extend_from_slice(b"null"),
+    }
+    out.extend_from_slice(b",\"error\":");
+    match error {
+        Some((code, message)) => {
+            out.extend_from_slice(b"{\"code\":");
+            write_string(code, out);
+            out.extend_from_slice(b",\"message\":");
+            write_string(message, out);
+            out.push(b'}');
+        }
+        None => out.extend_from_slice(b"null"),
+    }
+    out.extend_from_slice(b"}\n");
+}
+
+fn write_response(response: &Response, key: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"status_code\":");
+    out.extend_from_slice(response.status.to_string().as_bytes());
+    out.extend_from_slice(b",\"request_id\":");
+    match &response.request_id {
+        Some(id) => write_string(id, out),
+        None => write_string(&format!("req_{key}"), out),
+    }
+    out.extend_from_slice(b",\"body\":");
+    out.extend_from_slice(&response.body);
+    out.push(b'}');
+}
+
+fn write_string(text: &str, out: &mut Vec<u8>) {
+    // Serialising a string into a vector has no way to fail.
+    if serde_json::to_writer(&mut *out, text).is_err() {
+        out.extend_from_slice(b"\"\"");
+    }
+}
+
+/// Turns a body as received into one JSON value that fits on one line.
+///
+/// `is_json` says whether the body is known to be valid JSON. JSON keeps every byte except raw
+/// line breaks, which the grammar allows only between tokens and which become spaces. Anything
+/// else becomes a JSON string, undecodable bytes replaced.
+pub fn embeddable(body: Bytes, is_json: bool) -> Bytes {
+    if !is_json {
+        let mut out = Vec::with_capacity(body.len() + 2);
+        write_string(&String::from_utf8_lossy(&body), &mut out);
+        return Bytes::from(out);
+    }
+    let start = body.len() - body.trim_ascii_start().len();
+    let body = body.slice(start..start + body.trim_ascii().len());
+    if !body.iter().any(|b| matches!(b, b'\n' | b'\r')) {
+        return body;
+    }
+    Bytes::from_iter(body.iter().map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { *b }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::{BatchId, RowIndex, RowKey};
+    use crate::domain::money::Usd;
+    use crate::domain::row::RowError;
+    use crate::domain::time::Timestamp;
+    use crate::domain::usage::Usage;
+    use proptest::prelude::*;
+
+    fn line(outcome: Outcome) -> String {
+        let result = RowResult {
+            key: RowKey { batch: BatchId::from_u128(1), row: RowIndex(10) },
+            custom_id: "a \"quoted\" id".into(),
+            outcome,
+            usage: Usage::default(),
+            cost: Usd::ZERO,
+            attempts: vec![],
+            finished_at: Timestamp::UNIX_EPOCH,
+        };
+        let mut out = Vec::new();
+        write_line(&result, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn response(status: u16, body: &'static str) -> Response {
+        Response { status, request_id: Some("up-1".into()), body: embeddable(Bytes::from_static(body.as_bytes()), true) }
+    }
+
+    #[test]
+    fn every_outcome_as_a_line() {
+        let lines = [
+            line(Outcome::Succeeded(response(200, "{\"n\": 1.0e0,\n \"z\":\"\\n\"}\n"))),
+            line(Outcome::Rejected(Response { request_id: None, ..response(400, "{}") })),
+            line(Outcome::Failed { error: RowError { code: "connection_error".into(), message: "refused".into() }, last: None }),
+            line(Outcome::Failed {
+                error: RowError { code: "server_error".into(), message: "gave up".into() },
+                last: Some(response(503, "null")),
+            }),
+            line(Outcome::Expired),
+            line(Outcome::Cancelled),
+        ];
+        for text in &lines {
+            serde_json::from_str::<serde_json::Value>(text).unwrap();
+        }
+        insta::assert_snapshot!(lines.concat());
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_fits_on_one_valid_line(body: Vec<u8>) {
+            let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok();
+            let kept = embeddable(Bytes::from(body), is_json);
+            prop_assert!(!kept.contains(&b'\n'));
+            serde_json::from_slice::<serde::de::IgnoredAny>(&kept).unwrap();
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! One line of an input file: parse it, say everything that is wrong with it, keep the body raw.
+//!
+//! The format is OpenAI's batch input (`custom_id`, `method`, `url`, `body`). The body is never
+//! re-serialised: what the client wrote is what the provider receives, but for the value of
+//! `model` where the provider calls the model by another name.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::endpoint::Endpoint;
+use super::problem::{Problem, ProblemCode};
+
+/// Characters in a `custom_id`. OpenAI states no limit; this one keeps records small.
+pub const MAX_CUSTOM_ID_CHARS: usize = 512;
+/// Characters in a model name.
+pub const MAX_MODEL_CHARS: usize = 256;
+
+/// A line that passed every check that needs nothing but the line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowRequest<'a> {
+    pub custom_id: Cow<'a, str>,
+    pub model: Cow<'a, str>,
+    /// The JSON object to send, exactly as written.
+    pub body: &'a str,
+    /// The bytes of `body` that hold the JSON string of the model's name.
+    pub model_span: Range<usize>,
+}
+
+impl RowRequest<'_> {
+    /// The body to send to a provider that calls the model `upstream`.
+    pub fn body_for(&self, upstream: &str) -> Vec<u8> {
+        if self.model == upstream {
+            return self.body.as_bytes().to_vec();
+        }
+        let name = serde_json::Value::from(upstream).to_string();
+        let mut body = Vec::with_capacity(self.body.len() + name.len());
+        body.extend_from_slice(&self.body.as_bytes()[..self.model_span.start]);
+        body.extend_from_slice(name.as_bytes());
+        body.extend_from_slice(&self.body.as_bytes()[self.model_span.end..]);
+        body
+    }
+}
+
+/// A fault of one line; [`Fault::at`] gives it its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    code: ProblemCode,
+    param: Option<&'static str>,
+    message: String,
+}
+
+impl Fault {
+    /// A fault of the named field.
+    pub fn new(code: ProblemCode, param: Option<&'static str>, message: impl Into<String>) -> Self {
+        Self { code, param, message: message.into() }
+    }
+
+    /// The problem that this fault is on line `line`, counted from 1.
+    pub fn at(self, line: u64) -> Problem {
+        Problem { code: self.code, message: self.message, line: Some(line), param: self.param.map(String::from) }
+    }
+}
+
+#[derive(Deserialize)]
+struct RawLine<'a> {
+    #[serde(borrow, default)]
+    custom_id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    method: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    url: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    body: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct RawBody<'a> {
+    #[serde(borrow, default)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    stream: Option<&'a RawValue>,
+}
+
+/// Parses one line without its line break.
+///
+/// # Errors
+/// Every independent fault of the line, at least one.
+pub fn parse_line(line: &[u8], endpoint: Endpoint) -> Result<RowRequest<'_>, Vec<Fault>> {
+    let raw = parse_envelope(line).map_err(|fault| vec![fault])?;
+    let mut faults = Vec::new();
+    let mut keep = |fault: Fault| faults.push(fault);
+
+    let custom_id = check_custom_id(raw.custom_id).map_err(&mut keep).ok();
+    check_method(raw.method).unwrap_or_else(&mut keep);
+    check_url(raw.url, endpoint).unwrap_or_else(&mut keep);
+    let body = match check_body(raw.body) {
+        Ok((body, fields)) => {
+            check_stream(fields.stream).unwrap_or_else(&mut keep);
+            check_model(fields.model).map_err(&mut keep).ok().map(|model| (body, model, fields.model))
+        }
+        Err(fault) => {
+            keep(fault);
+            None
+        }
+    };
+    match (custom_id, body) {
+        (Some(custom_id), Some((body, model, Some(raw_model)))) if faults.is_empty() => {
+            // `raw_model` borrows from `body`, so its address gives its place in it.
+            let start = raw_model.get().as_ptr() as usize - body.as_ptr() as usize;
+            Ok(RowRequest { custom_id, model, body, model_span: start..start + raw_model.get().len() })
+        }
+        (_, _) => Err(faults),
+    }
+}
+
+fn parse_envelope(line: &[u8]) -> Result<RawLine<'_>, Fault> {
+    if line.starts_with(b"\xef\xbb\xbf") {
+        return Err(Fault::new(
+            ProblemCode::ByteOrderMark,
+            None,
+            "the line starts with a byte order mark (EF BB BF); save the file as UTF-8 without one",
+        ));
+    }
+    let text = std::str::from_utf8(line).map_err(|error| {
+        let column = error.valid_up_to() + 1;
+        Fault::new(ProblemCode::InvalidUtf8, None, format!("byte {column} of the line is not UTF-8; the file must be UTF-8"))
+    })?;
+    match serde_json::from_str::<RawLine<'_>>(text) {
+        Ok(raw) if text.trim_ascii_start().starts_with('{') => Ok(raw),
+        Err(error) if !error.is_data() => Err(not_json(&error)),
+        Err(error) if text.trim_ascii_start().starts_with('{') => {
+            Err(Fault::new(ProblemCode::InvalidJsonLine, None, format!("the row is not usable: {}", place(&error))))
+        }
+        Ok(_) | Err(_) => match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+            Ok(_) => Err(Fault::new(ProblemCode::NotAnObject, None, "each line must be one JSON object, like {\"custom_id\": ...}")),
+            Err(error) => Err(not_json(&error)),
+        },
+    }
+}
+
+fn not_json(error: &serde_json::Error) -> Fault {
+    Fault::new(ProblemCode::InvalidJsonLine, None, format!("the line is not valid JSON: {}", place(error)))
+}
+
+/// The parser's message with its place as a column; its own "line 1" would mislead.
+fn place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let reason = text.split(" at line ").next().unwrap_or(&text);
+    format!("{reason} at column {}", error.column())
+}
+
+fn required<'a>(value: Option<&'a RawValue>, param: &'static str, what: &str) -> Result<&'a RawValue, Fault> {
+    match value {
+        Some(raw) if raw.get() != "null" => Ok(raw),
+        Some(_) | None => Err(Fault::new(ProblemCode::MissingField, Some(param), format!("`{param}` is missing; {what}"))),
+    }
+}
+
+fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    serde_json::from_str::<Text<'_>>(raw.get()).ok().map(|text| text.0)
+}
+
+fn check_custom_id(value: Option<&RawValue>) -> Result<Cow<'_, str>, Fault> {
+    let raw = required(value, "custom_id", "every row needs its own, a string that is unique in the file")?;
+    let bad = |found: &str| {
+        let message = format!("`custom_id` must be a string of 1 to {MAX_CUSTOM_ID_CHARS} characters, found {found}");
+        Fault::new(ProblemCode::InvalidCustomId, Some("custom_id"), message)
+    };
+    let id = string(raw).ok_or_else(|| bad(kind(raw)))?;
+    match id.chars().count() {
+        0 => Err(bad("an empty string")),
+        count if count > MAX_CUSTOM_ID_CHARS => Err(bad(&format!("{count} characters"))),
+        _ => Ok(id),
+    }
+}
+
+fn check_method(value: Option<&RawValue>) -> Result<(), Fault> {
+    let raw = required(value, "method", "it must be \"POST\"")?;
+    if string(raw).as_deref() == Some("POST") {
+        return Ok(());
+    }
+    Err(Fault::new(ProblemCode::InvalidMethod, Some("method"), format!("`method` must be \"POST\", found {}", excerpt(raw))))
+}
+
+fn check_url(value: Option<&RawValue>, endpoint: Endpoint) -> Result<(), Fault> {
+    let raw = required(value, "url", &format!("it must be \"{endpoint}\", the endpoint of the batch"))?;
+    if string(raw).as_deref() == Some(endpoint.path()) {
+        return Ok(());
+    }
+    let message = format!("`url` must be the endpoint of the batch, \"{endpoint}\", found {}", excerpt(raw));
+    Err(Fault::new(ProblemCode::MismatchedUrl, Some("url"), message))
+}
+
+fn check_body(value: Option<&RawValue>) -> Result<(&str, RawBody<'_>), Fault> {
+    let raw = required(value, "body", "it must be the JSON object to send")?;
+    if !raw.get().starts_with('{') {
+        let message = format!("`body` must be a JSON object, found {}", kind(raw));
+        return Err(Fault::new(ProblemCode::BodyNotAnObject, Some("body"), message));
+    }
+    let fields = serde_json::from_str::<RawBody<'_>>(raw.get())
+        .map_err(|error| Fault::new(ProblemCode::InvalidJsonLine, Some("body"), format!("`body` is not usable: {}", place(&error))))?;
+    Ok((raw.get(), fields))
+}
+
+fn check_stream(value: Option<&RawValue>) -> Result<(), Fault> {
+    match value.map(RawValue::get) {
+        None | Some("false" | "null") => Ok(()),
+        Some(_) => Err(Fault::new(
+            ProblemCode::StreamNotSupported,
+            Some("body.stream"),
+            "`body.stream` must be false or absent; a batch row cannot be streamed",
+        )),
+    }
+}
+
+fn check_model(value: Option<&RawValue>) -> Result<Cow<'_, str>, Fault> {
+    let raw = required(value, "body.model", "it must name the model that runs the row")?;
+    let bad = |found: &str| {
+        let message = format!("`body.model` must be a string of 1 to {MAX_MODEL_CHARS} characters, found {found}");
+        Fault::new(ProblemCode::InvalidModel, Some("body.model"), message)
+    };
+    let model = string(raw).ok_or_else(|| bad(kind(raw)))?;
+    match model.chars().count() {
+        0 => Err(bad("an empty string")),
+        count if count > MAX_MODEL_CHARS => Err(bad(&format!("{count} characters"))),
+        _ => Ok(model),
+    }
+}
+
+fn kind(raw: &RawValue) -> &'static str {
+    match raw.get().as_bytes().first() {
+        Some(b'"') => "a string that is not valid Unicode",
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        Some(_) | None => "a number",
+    }
+}
+
+/// The value as written, cut to a length that fits a message.
+fn excerpt(raw: &RawValue) -> String {
+    const MAX: usize = 60;
+    let text = raw.get();
+    match text.char_indices().nth(MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GOOD: &str = r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","n":1.0}}"#;
+
+    fn faults(line: &str) -> String {
+        match parse_line(line.as_bytes(), Endpoint::ChatCompletions) {
+            Ok(row) => format!("ok {row:?}"),
+            Err(faults) => {
+                let text: Vec<_> = faults.into_iter().map(|f| format!("{} {:?}: {}", f.code.as_str(), f.param, f.message)).collect();
+                text.join("\n")
+            }
+        }
+    }
+
+    #[test]
+    fn the_body_is_kept_as_written_and_only_the_model_is_replaced() {
+        let line = r#"{"custom_id":"\u00e9","method":"POST","url":"/v1/chat/completions","body": { "a":1e400, "model" : "m\u0031" ,"a ":0.10}, "extra":1}"#;
+        let row = parse_line(line.as_bytes(), Endpoint::ChatCompletions).unwrap();
+        assert_eq!((row.custom_id.as_ref(), row.model.as_ref()), ("é", "m1"));
+        assert_eq!(row.body_for("m1"), br#"{ "a":1e400, "model" : "m\u0031" ,"a ":0.10}"#);
+        assert_eq!(row.body_for("x\"y"), br#"{ "a":1e400, "model" : "x\"y" ,"a ":0.10}"#);
+    }
+
+    #[test]
+    fn every_fault_is_named_with_what_would_be_right() {
+        let long = "x".repeat(600);
+        let lines = [
+            "not json".to_owned(),
+            "[1]".into(),
+            "\"text\"".into(),
+            "{\"custom_id\":\"a\"".into(),
+            "{}".into(),
+            "\u{feff}{}".into(),
+            GOOD.replace("\"a\"", "7"),
+            GOOD.replace("\"a\"", "\"\""),
+            GOOD.replace("\"a\"", &format!("\"{long}\"")),
+            GOOD.replace("POST", "get"),
+            GOOD.replace("/v1/chat/completions", &format!("/v1/embeddings/{long}")),
+            GOOD.replace("{\"model\":\"m\",\"n\":1.0}", "[]"),
+            GOOD.replace("\"m\"", "null"),
+            GOOD.replace("\"m\"", "[]"),
+            GOOD.replace("1.0", "1,\"stream\":true"),
+            GOOD.replace("\"method\"", "\"custom_id\":\"b\",\"method\""),
+            GOOD.replace("1.0", "1,\"model\":\"again\""),
+            GOOD.replace("\"a\"", "\"\\ud800\""),
+        ];
+        let text: Vec<_> = lines.iter().map(|line| faults(line)).collect();
+        insta::assert_snapshot!(text.join("\n--\n"));
+        let broken = parse_line(b"{\"custom_id\":\"\xff\"}", Endpoint::ChatCompletions).unwrap_err();
+        assert_eq!(broken[0].message, "byte 15 of the line is not UTF-8; the file must be UTF-8");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_a_row_or_a_fault(line: Vec<u8>) {
+            if let Err(faults) = parse_line(&line, Endpoint::Responses) {
+                prop_assert!(!faults.is_empty());
+            }
+        }
+
+        #[test]
+        fn a_mutated_row_gives_a_row_or_a_fault(position in 0..GOOD.len(), byte: u8, cut in 0..GOOD.len()) {
+            let mut line = GOOD.as_bytes().to_vec();
+            line[position] = byte;
+            if let Ok(row) = parse_line(&line, Endpoint::ChatCompletions) {
+                serde_json::from_slice::<serde_json::Value>(&row.body_for("other")).unwrap();
+            }
+            let _ = parse_line(&line[..cut], Endpoint::ChatCompletions);
+        }
+
+        #[test]
+        fn replacing_the_model_changes_nothing_else(model in "\\PC{1,20}", upstream in "\\PC{1,20}", pad in " {0,3}") {
+            let name = serde_json::Value::from(model.clone());
+            let line = GOOD.replace("\"m\"", &format!("{pad}{name}{pad}"));
+            let row = parse_line(line.as_bytes(), Endpoint::ChatCompletions).unwrap();
+            let sent: serde_json::Value = serde_json::from_slice(&row.body_for(&upstream)).unwrap();
+            prop_assert_eq!(&sent["model"], &upstream);
+            prop_assert_eq!(&sent["n"], 1.0);
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What became of one row: its outcome, its attempts, its one result.
+
+use bytes::Bytes;
+
+use super::id::RowKey;
+use super::money::Usd;
+use super::time::Timestamp;
+use super::usage::Usage;
+
+/// The provider's answer, as it is passed on to the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// HTTP status, 100 to 599.
+    pub status: u16,
+    /// The provider's own request id, if it sent one.
+    pub request_id: Option<String>,
+    /// One JSON value on one line. A provider's JSON is kept byte for byte, except that raw line
+    /// breaks between tokens become spaces (a JSONL line cannot hold them); a body that is not
+    /// JSON is kept as a JSON string. Built by [`super::output::embeddable`].
+    pub body: Bytes,
+}
+
+/// The reason why a row has no usable answer, in the error file's `error` object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowError {
+    /// A stable code: `batch_expired`, `batch_cancelled`, or one of
+    /// [`super::retry::FailureClass::code`].
+    pub code: String,
+    /// One sentence for a person.
+    pub message: String,
+}
+
+/// How a row ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// A 2xx answer with a JSON object; it goes to the output file.
+    Succeeded(Response),
+    /// The provider answered, and the answer was final: it goes to the error file as it is.
+    Rejected(Response),
+    /// No final answer; `last` is the last response that any attempt saw.
+    Failed { error: RowError, last: Option<Response> },
+    /// The deadline passed before the row was done.
+    Expired,
+    /// The batch was cancelled before the row was done.
+    Cancelled,
+}
+
+impl Outcome {
+    /// `true` if the row belongs in the output file, `false` if in the error file.
+    pub fn is_success(&self) -> bool {
+        match self {
+            Self::Succeeded(_) => true,
+            Self::Rejected(_) | Self::Failed { .. } | Self::Expired | Self::Cancelled => false,
+        }
+    }
+}
+
+/// One upstream call made for a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// The lane that served it: `provider/upstream-model`.
+    pub lane: String,
+    /// When the call began.
+    pub started_at: Timestamp,
+    /// How long it took, in milliseconds.
+    pub latency_ms: u32,
+    /// The HTTP status, if a response began.
+    pub status: Option<u16>,
+    /// The code of the failure class; `None` for a success.
+    pub failure: Option<String>,
+}
+
+/// The one result of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowResult {
+    pub key: RowKey,
+    pub custom_id: String,
+    pub outcome: Outcome,
+    pub usage: Usage,
+    pub cost: Usd,
+    /// In the order in which they were made; empty if the row never ran.
+    pub attempts: Vec<Attempt>,
+    pub finished_at: Timestamp,
+}

@@ -1,0 +1,49 @@
+//! Multi-part uploads (OpenAI's `Upload` and `UploadPart`): parts now, one file on completion.
+
+use std::time::Duration;
+
+use super::file::{ExpiresAfter, Purpose};
+use super::id::{FileId, PartId, UploadId};
+use super::time::Timestamp;
+
+/// How long an upload stays open, per OpenAI's document.
+pub const LIFETIME: Duration = Duration::from_secs(3_600);
+
+/// Parts of one upload; with parts of 64 MiB this is far above the largest upload.
+pub const MAX_PARTS: usize = 10_000;
+
+/// Where an upload stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UploadState {
+    Pending,
+    Completed {
+        file: FileId,
+    },
+    Cancelled,
+    /// Its hour passed before it was completed.
+    Expired,
+}
+
+/// An upload as clients see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upload {
+    pub id: UploadId,
+    pub created_at: Timestamp,
+    pub expires_at: Timestamp,
+    pub filename: String,
+    /// The size in bytes that the client announced.
+    pub bytes: u64,
+    pub mime_type: String,
+    pub purpose: Purpose,
+    pub file_expires_after: Option<ExpiresAfter>,
+    pub state: UploadState,
+}
+
+/// One part, its bytes on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadPart {
+    pub id: PartId,
+    pub upload: UploadId,
+    pub created_at: Timestamp,
+    pub bytes: u64,
+}

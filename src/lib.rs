@@ -1,0 +1,24 @@
+//! A self-hosted LLM batch API: upload JSONL, dispatch every row to a provider, keep every result.
+//!
+//! Data flows one way. A request comes in through [`http`], becomes [`domain`] values and is
+//! stored; the [`executor`] takes work out of the [`store`], asks [`route`] which lane may run,
+//! hands the row to a [`provider`] and stores the outcome. Nothing lower names anything higher;
+//! what must travel upward travels as a return value or an event.
+//!
+//! ```text
+//!             cli
+//!              |
+//!            daemon            composes everything, imported by nobody but cli
+//!           /      \
+//!        http     executor     http holds only the executor's handle
+//!         | \    /  |   \
+//!         |  route  |  provider
+//!         |   |     |    |
+//!        store | catalog |
+//!           \  |  /     /
+//!            domain            imports nothing of ours
+//! ```
+//!
+//! `tests/architecture.rs` holds the code to this picture.
+
+pub mod domain;
