@@ -1,0 +1,98 @@
+//! Talking to one upstream: one call in, one answer or one failure out.
+//!
+//! Knows nothing of batches, retries or the store. A provider sends what it is given and reports
+//! what came back; [`verdict`] is the only place that judges an answer, the same for every kind of
+//! provider, the simulated one included.
+//!
+//! Invariant: a call ends within its budget, with at most the configured number of bytes in memory.
+
+pub mod openai;
+pub mod simulated;
+mod transport;
+mod verdict;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use secrecy::SecretString;
+
+use crate::domain::connection::{Connection, ProviderKind};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::id::RowKey;
+use crate::domain::time::Clock;
+pub use verdict::{Verdict, verdict};
+
+/// One upstream call.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub endpoint: Endpoint,
+    /// The provider's name for the model; already written into `body`.
+    pub upstream_model: Arc<str>,
+    /// The JSON object to send.
+    pub body: Bytes,
+    /// Sent as `Idempotency-Key: batchd-…`, so that a call repeated after a crash can be made once.
+    pub key: RowKey,
+    /// 1 for the first attempt of the row since the daemon started.
+    pub attempt: u32,
+    /// The call must have ended by then; the provider's own limits may end it earlier.
+    pub budget: Duration,
+}
+
+/// What the provider answered, whatever the status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    /// The provider's `x-request-id` or `request-id`.
+    pub request_id: Option<String>,
+    /// `retry-after-ms`, or `retry-after` in either of its forms.
+    pub retry_after: Option<Duration>,
+    pub body: Bytes,
+}
+
+/// Why there is no complete answer. The texts are for the error file and the log; they name the
+/// host but never a key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// No connection: name resolution, TCP, TLS or the proxy.
+    #[error("could not connect to {host}: {reason}")]
+    Connect { host: String, reason: String },
+    /// The connection broke before the answer was complete.
+    #[error("the connection to {host} broke before the answer was complete: {reason}")]
+    Interrupted { host: String, reason: String },
+    /// A time limit passed.
+    #[error("{host} did not {what} within {limit_ms} ms")]
+    TimedOut { host: String, what: &'static str, limit_ms: u64 },
+    /// The answer is larger than the configured limit.
+    #[error("the answer of {host} is larger than the limit of {limit} bytes")]
+    TooLarge { host: String, limit: u64 },
+}
+
+/// A provider that can be called.
+pub trait Dispatch: Send + Sync + 'static {
+    /// Makes the call. Dropping the future abandons it.
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>>;
+}
+
+/// Why a provider cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error("provider `{provider}`: cannot read the CA file {path}: {reason}")]
+    CaFile { provider: String, path: String, reason: String },
+    #[error("provider `{provider}`: the key contains characters that no HTTP header can carry")]
+    Key { provider: String },
+    #[error("provider `{provider}`: {reason}")]
+    Tls { provider: String, reason: String },
+}
+
+/// Builds the provider behind a connection. `key` is sent as a bearer token.
+///
+/// # Errors
+/// When its CA file, key or the system's certificates cannot be used.
+pub fn open(connection: &Connection, key: Option<SecretString>, clock: &Clock) -> Result<Arc<dyn Dispatch>, SetupError> {
+    match &connection.kind {
+        ProviderKind::OpenAi(openai) => Ok(Arc::new(openai::OpenAi::new(&connection.id, openai, key, clock.clone())?)),
+        ProviderKind::Simulated { default, models } => Ok(Arc::new(simulated::Simulated::new(*default, models.clone()))),
+    }
+}
