@@ -22,3 +22,5 @@
 //! `tests/architecture.rs` holds the code to this picture.
 
 pub mod domain;
+pub mod executor;
+pub mod store;
