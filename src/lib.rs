@@ -21,4 +21,6 @@
 //!
 //! `tests/architecture.rs` holds the code to this picture.
 
+pub mod catalog;
 pub mod domain;
+pub mod route;
