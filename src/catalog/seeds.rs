@@ -37,6 +37,13 @@ pub struct Seeds {
     pub(super) hash: String,
 }
 
+impl Seeds {
+    /// SHA-256 of the seeds in hexadecimal.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+}
+
 /// The seeds inside the binary.
 ///
 /// # Errors

@@ -72,8 +72,11 @@ impl Seeds {
             KeySource::None => true,
             KeySource::Env(_) | KeySource::File(_) => usable(connection),
         };
-        let providers: Vec<_> = self.providers.into_iter().map(|provider| (ready(&provider.connection), provider)).collect();
-        let providers: Vec<_> = providers.into_iter().map(|(ready, provider)| (provider, ready)).collect();
+        let with_state = |provider: Provider| {
+            let ready = ready(&provider.connection);
+            (provider, ready)
+        };
+        let providers: Vec<_> = self.providers.into_iter().map(with_state).collect();
         let find = |wanted: fn(&Provider) -> bool| providers.iter().position(|(provider, ready)| *ready && wanted(provider));
         let catch_all = find(|provider| provider.catch_all);
         // Simulated answers among real ones would be taken for real.
@@ -165,7 +168,8 @@ impl Snapshot {
     pub fn resolve<'a>(&'a self, model: &'a str) -> Result<Route<'a>, ResolveError> {
         let Some(&index) = self.names.get(model) else {
             let listed = self.models.iter().zip(&self.choices).filter(|(_, choice)| **choice != Choice::Nobody);
-            let unknown = || ResolveError::UnknownModel { model: model.to_owned(), suggestions: suggestions(model, listed.map(|(m, _)| m)) };
+            let unknown =
+                || ResolveError::UnknownModel { model: model.to_owned(), suggestions: suggestions(model, listed.map(|(m, _)| m)) };
             let provider = self.catch_all.ok_or_else(unknown)?;
             return Ok(self.at(provider, model, PriceSheet::default(), model));
         };
@@ -191,7 +195,9 @@ impl Snapshot {
     fn nobody(&self, asked: &str, known: &Model) -> ResolveError {
         let remedy = |offering: &Offering| match offering.retired {
             Some(day) => format!("ended it on {day}"),
-            None => self.providers.iter().find(|(provider, _)| provider.id() == offering.provider).map_or_else(String::new, |(p, _)| p.remedy()),
+            None => {
+                self.providers.iter().find(|(provider, _)| provider.id() == offering.provider).map_or_else(String::new, |(p, _)| p.remedy())
+            }
         };
         let providers = known.offerings.iter().map(|offering| (offering.provider.clone(), remedy(offering))).collect();
         ResolveError::NoUsableOffering { model: asked.to_owned(), providers }

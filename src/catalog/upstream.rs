@@ -90,7 +90,8 @@ impl Seeds {
     ///
     /// `MODEL=URL` becomes that model's only offering, the model being made if it is not known. A
     /// plain URL becomes the catch-all in place of any that the seeds name. Nothing is charged for
-    /// either. With `has_key`, [`UPSTREAM_KEY_ENV`] holds the key of all of them.
+    /// either. With `has_key`, [`UPSTREAM_KEY_ENV`] holds the key of all of them. With any server
+    /// added, there is no stand-in any more.
     ///
     /// # Errors
     /// Two plain URLs, or two URLs for one model.
@@ -99,6 +100,8 @@ impl Seeds {
         if upstreams.is_empty() {
             return Ok(self);
         }
+        // Whoever names a real server does not want simulated answers if its key happens to be missing.
+        self.providers.iter_mut().for_each(|provider| provider.stand_in = false);
         let mut digest = Sha256::new();
         digest.update(&self.hash);
         let mut added: Vec<(&Uri, String)> = Vec::new();

@@ -68,7 +68,9 @@ impl Across {
             let Some(written) = field.as_ref().filter(|written| *written.get_ref()) else { return };
             match earlier {
                 Some(place) => {
-                    faults.push(source.fault(written.span(), format!("`{name}` is already true at {place}; at most one provider may have it")));
+                    faults.push(
+                        source.fault(written.span(), format!("`{name}` is already true at {place}; at most one provider may have it")),
+                    );
                 }
                 None => *earlier = Some(describe(source, written.span().start)),
             }
@@ -82,7 +84,8 @@ impl Across {
             for name in model.id.iter().chain(&model.aliases) {
                 match self.names.entry(name.get_ref().clone()) {
                     Entry::Occupied(earlier) => {
-                        let message = format!("the name {:?} is already used at {}; ids and aliases are unique", name.get_ref(), earlier.get());
+                        let message =
+                            format!("the name {:?} is already used at {}; ids and aliases are unique", name.get_ref(), earlier.get());
                         faults.push(source.fault(name.span(), message));
                     }
                     Entry::Vacant(free) => {

@@ -112,7 +112,10 @@ fn check_price(context: &mut Context<'_>, written: &Spanned<WrittenPrice>) -> (P
     };
     let fields = [&price.input, &price.cached_input, &price.output, &price.request, &price.image];
     if fields.iter().all(|field| field.is_none()) && context.whole {
-        context.fault(within.clone(), "`price` names no amount; write one, \"0\" for a free one, or leave the table out if no price is established");
+        context.fault(
+            within.clone(),
+            "`price` names no amount; write one, \"0\" for a free one, or leave the table out if no price is established",
+        );
     }
     context.required(&price.source, within.clone(), "price.source", "the URL where the price is published");
     let source = context.parse(&price.source, "price.source", |url| match url.parse::<http::Uri>() {
