@@ -201,3 +201,34 @@ fn a_reload_with_a_fault_leaves_the_last_good_snapshot() {
     assert!(versions.has_changed().unwrap() && before.resolve("gpt-4o").unwrap().provider == "simulated");
     assert_eq!(catalog.current().resolve("gpt-4o").unwrap().provider, "openai");
 }
+
+mod mutated {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PROVIDER: &str = include_str!("../../catalog-seed/providers/simulated.toml");
+    const MODEL: &str = include_str!("../../catalog-seed/models/openai-media.toml");
+
+    proptest! {
+        #[test]
+        fn a_mutated_seed_gives_seeds_or_faults(text in prop_oneof![Just(PROVIDER), Just(MODEL)], at: prop::sample::Index, put in "[\\[\\]{}=\"'.,#\\n0-9a-z-]{0,3}", cut in 0usize..40) {
+            let mut characters: Vec<char> = text.chars().collect();
+            let start = at.index(characters.len());
+            let end = (start + cut).min(characters.len());
+            characters.splice(start..end, put.chars());
+            let text: String = characters.into_iter().collect();
+            for file in ["providers/simulated.toml", "models/a.toml"] {
+                if let Err(faults) = seeds(&[(file, &text)]) {
+                    prop_assert!(!faults.as_slice().is_empty() && faults.as_slice().iter().all(|fault| fault.place.is_some()));
+                }
+            }
+        }
+
+        #[test]
+        fn any_text_is_an_upstream_or_an_error(text in "\\PC{0,60}") {
+            if let Ok(upstream) = text.parse::<Upstream>() {
+                prop_assert_eq!(upstream.to_string().parse::<Upstream>(), Ok(upstream));
+            }
+        }
+    }
+}
