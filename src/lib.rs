@@ -22,3 +22,4 @@
 //! `tests/architecture.rs` holds the code to this picture.
 
 pub mod domain;
+pub mod provider;
