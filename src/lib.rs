@@ -24,5 +24,6 @@
 pub mod catalog;
 pub mod domain;
 pub mod executor;
+pub mod provider;
 pub mod route;
 pub mod store;
