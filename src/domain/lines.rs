@@ -15,77 +15,80 @@ pub enum Line<'a> {
     TooLong,
 }
 
-/// Reads lines, counted from 1.
+/// Where a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Counted from 1.
+    pub number: u64,
+    /// Bytes from where reading began to the line's first byte.
+    pub offset: u64,
+}
+
+/// Reads lines one after the other; only the latest one is in memory.
 #[derive(Debug)]
 pub struct Lines<R> {
     reader: R,
     max: usize,
     number: u64,
-    /// Bytes before the latest line, and up to its end with its break.
-    start: u64,
+    /// Where the next line begins.
     end: u64,
     buffer: Vec<u8>,
+    too_long: bool,
 }
 
 impl<R: BufRead> Lines<R> {
-    /// Lines of at most `max` bytes.
+    /// Lines of at most `max` bytes without their break.
     pub fn new(reader: R, max: usize) -> Self {
-        Self { reader, max, number: 0, start: 0, end: 0, buffer: Vec::new() }
+        Self { reader, max, number: 0, end: 0, buffer: Vec::new(), too_long: false }
     }
 
-    /// Where the latest line begins, in bytes from where reading began.
-    pub fn offset(&self) -> u64 {
-        self.start
-    }
-
-    /// Where the line after the latest one begins.
-    pub fn next_offset(&self) -> u64 {
-        self.end
-    }
-
-    /// The next line and its number; `None` at the end.
+    /// Reads the next line; `None` at the end.
     ///
     /// # Errors
     /// Those of the reader.
-    #[expect(clippy::should_implement_trait, reason = "the line borrows from the reader, which no iterator can lend")]
-    pub fn next(&mut self) -> io::Result<Option<(u64, Line<'_>)>> {
+    pub fn advance(&mut self) -> io::Result<Option<Place>> {
         self.buffer.clear();
-        self.start = self.end;
-        let (mut any, mut too_long) = (false, false);
+        self.too_long = false;
+        let place = Place { number: self.number + 1, offset: self.end };
         loop {
             let available = match self.reader.fill_buf() {
                 Ok(available) => available,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            if available.is_empty() {
-                break;
-            }
-            any = true;
-            let end = available.iter().position(|byte| *byte == b'\n');
+            let end = memchr::memchr(b'\n', available);
             let part = &available[..end.unwrap_or(available.len())];
-            too_long |= self.buffer.len() + part.len() > self.max;
-            if !too_long {
+            self.too_long |= self.buffer.len() + part.len() > self.max;
+            if !self.too_long {
                 self.buffer.extend_from_slice(part);
             }
             let used = part.len() + usize::from(end.is_some());
             self.reader.consume(used);
             self.end += used as u64;
-            if end.is_some() {
+            if end.is_some() || used == 0 {
                 break;
             }
         }
-        if !any {
+        if self.end == place.offset {
             return Ok(None);
         }
-        self.number += 1;
+        self.number = place.number;
+        Ok(Some(place))
+    }
+
+    /// The line that was read last.
+    pub fn latest(&self) -> Line<'_> {
         let text = self.buffer.strip_suffix(b"\r").unwrap_or(&self.buffer);
-        let line = match () {
-            () if too_long => Line::TooLong,
+        match () {
+            () if self.too_long => Line::TooLong,
             () if text.iter().all(u8::is_ascii_whitespace) => Line::Blank,
             () => Line::Text(text),
-        };
-        Ok(Some((self.number, line)))
+        }
+    }
+
+    /// Where the line after the latest one begins.
+    pub fn end(&self) -> u64 {
+        self.end
     }
 }
 
@@ -100,17 +103,16 @@ mod tests {
         for capacity in 1..20 {
             let mut lines = Lines::new(BufReader::with_capacity(capacity, text.as_slice()), 5);
             let mut seen = Vec::new();
-            while let Some((number, line)) = lines.next().unwrap() {
-                seen.push(format!(
-                    "{number} {}",
-                    match line {
-                        Line::Text(text) => std::str::from_utf8(text).unwrap(),
-                        Line::Blank => "blank",
-                        Line::TooLong => "too long",
-                    }
-                ));
+            while let Some(Place { number, offset }) = lines.advance().unwrap() {
+                let what = match lines.latest() {
+                    Line::Text(text) => std::str::from_utf8(text).unwrap(),
+                    Line::Blank => "blank",
+                    Line::TooLong => "too long",
+                };
+                seen.push(format!("{number} {offset} {what}"));
             }
-            assert_eq!(seen, ["1 abc", "2 blank", "3 too long", "4 blank", "5 ab"]);
+            assert_eq!(seen, ["1 0 abc", "2 5 blank", "3 6 too long", "4 13 blank", "5 15 ab"]);
+            assert_eq!(lines.end(), 17);
         }
     }
 }
