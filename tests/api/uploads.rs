@@ -104,7 +104,7 @@ fn a_cancelled_or_completed_upload_takes_nothing_more() {
 
 #[test]
 fn an_upload_must_say_what_it_will_be() {
-    let daemon = Daemon::with(&["--max-file-bytes", "1000"]);
+    let daemon = Daemon::with(&["--max-upload-bytes", "1024"]);
     let good = json!({"filename": "in.jsonl", "purpose": "batch", "bytes": 5, "mime_type": "application/jsonl"});
     for field in ["filename", "purpose", "bytes", "mime_type"] {
         let mut request = good.clone();
@@ -120,7 +120,7 @@ fn an_upload_must_say_what_it_will_be() {
         assert_eq!(answer["error"]["param"], field, "{answer}");
     }
     let mut large = good;
-    large["bytes"] = json!(1001);
+    large["bytes"] = json!(1025);
     let answer = daemon.post("/v1/uploads", &large);
     assert!(matches!(answer.status(), 400 | 413), "{}", answer.text());
     assert_eq!(daemon.post_empty("/v1/uploads/upload_00000000000000000000000000/cancel").error_code(404), "not_found");

@@ -7,6 +7,9 @@ use crate::support::daemon::Daemon;
 use crate::support::rows::{self, chat};
 use crate::support::upstream::FakeUpstream;
 
+/// `(code, param)` of each fault of a line.
+type Faults = &'static [(&'static str, Option<&'static str>)];
+
 /// `(line, code, param)` of each problem.
 fn places(problems: &[Value]) -> Vec<(Option<u64>, &str, Option<&str>)> {
     problems.iter().map(|p| (p["line"].as_u64(), p["code"].as_str().expect("a code"), p["param"].as_str())).collect()
@@ -20,7 +23,7 @@ fn good(id: &str) -> String {
 fn every_fault_is_reported_with_its_line_and_field() {
     let daemon = Daemon::with(&["--max-row-bytes", "2000"]);
     let body = json!({"model": rows::INSTANT, "messages": []});
-    let lines: Vec<(Vec<u8>, &[(&str, Option<&str>)])> = vec![
+    let lines: Vec<(Vec<u8>, Faults)> = vec![
         (good("fine").into(), &[]),
         (b"not json".to_vec(), &[("invalid_json_line", None)]),
         (b"[1,2]".to_vec(), &[("row_not_an_object", None)]),

@@ -126,7 +126,7 @@ async function batches() {
     [[2, 'invalid_json_line'], [3, 'duplicate_custom_id']],
   );
 
-  const slow = await create(await upload(jsonl(upTo(3).map((n) => row(`r${n}`, { metadata: { simulate: 'latency=30s' } })))));
+  const slow = await create(await upload(jsonl(upTo(3).map((n) => row(`r${n}`, { metadata: { simulate: 'latency=5s' } })))));
   const cancelled = await wait(await client.batches.cancel(slow.id));
   assert.equal(cancelled.status, 'cancelled');
   await rejects(OpenAI.ConflictError, client.batches.cancel(slow.id), 'conflict');

@@ -143,7 +143,7 @@ def batches():
     places = [(each.line, each.code) for each in bad.errors.data]
     assert (2, "invalid_json_line") in places and (3, "duplicate_custom_id") in places, places
 
-    slow = create(upload(jsonl([row(f"r{n}", metadata={"simulate": "latency=30s"}) for n in range(3)])))
+    slow = create(upload(jsonl([row(f"r{n}", metadata={"simulate": "latency=5s"}) for n in range(3)])))
     cancelled = client.batches.cancel(slow.id)
     assert cancelled.status in {"cancelling", "cancelled"}, cancelled
     cancelled = wait(cancelled)

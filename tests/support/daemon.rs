@@ -20,16 +20,34 @@ pub fn temp_dir() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory")
 }
 
-/// The binary, free of settings that the surroundings may hold, in `dir`.
+/// What tells the daemon where it runs: directories, credentials, the service manager.
+const SURROUNDINGS: [&str; 10] = [
+    "RUST_LOG",
+    "STATE_DIRECTORY",
+    "CONFIGURATION_DIRECTORY",
+    "CREDENTIALS_DIRECTORY",
+    "XDG_STATE_HOME",
+    "XDG_CONFIG_HOME",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+];
+
+/// The binary, free of settings that the surroundings may hold, at home in `dir`.
 pub fn batchd(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_batchd"));
     for (name, _) in std::env::vars_os() {
         let upper = name.to_string_lossy().to_ascii_uppercase();
-        if upper.starts_with("BATCHD_") || upper.ends_with("_PROXY") || upper.ends_with("_API_KEY") || upper == "RUST_LOG" {
+        if upper.starts_with("BATCHD_")
+            || upper.ends_with("_PROXY")
+            || upper.ends_with("_API_KEY")
+            || SURROUNDINGS.contains(&upper.as_str())
+        {
             command.env_remove(name);
         }
     }
-    command.current_dir(dir).stdin(Stdio::null());
+    command.current_dir(dir).env("HOME", dir).stdin(Stdio::null());
     command
 }
 
