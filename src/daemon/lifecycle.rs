@@ -7,7 +7,7 @@
 //! Invariant others rely on: every task of the daemon was started by [`Tasks::spawn`], so it has a
 //! name, its death is logged, and the process does not end before it does.
 
-mod notify;
+mod systemd;
 
 use std::future::Future;
 use std::io;
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-pub use notify::Notifier;
+pub use systemd::Notifier;
 
 /// Whether the process should end, and how. Clones share one state.
 #[derive(Debug, Clone, Default)]
@@ -289,16 +289,17 @@ mod tests {
         let tasks = tasks();
         let (hangups, mut heard) = tokio::sync::mpsc::unbounded_channel();
         watch_signals(&tasks, move || _ = hangups.send(())).unwrap();
-        let raise = |signal| {
-            rustix::process::kill_process(rustix::process::getpid(), signal).unwrap();
+        let raise = |signal: &str| {
+            let own = std::process::id().to_string();
+            assert!(std::process::Command::new("kill").args(["-s", signal, &own]).status().unwrap().success());
         };
-        raise(rustix::process::Signal::HUP);
+        raise("HUP");
         heard.recv().await.unwrap();
         assert!(!tasks.shutdown().drain().is_cancelled());
-        raise(rustix::process::Signal::TERM);
+        raise("TERM");
         tasks.shutdown().drain().cancelled().await;
         assert!(!tasks.shutdown().abort().is_cancelled());
-        raise(rustix::process::Signal::TERM);
+        raise("TERM");
         tasks.shutdown().abort().cancelled().await;
     }
 }
