@@ -34,7 +34,12 @@ pub fn run(command: &ConfigCommand, env: &dyn Strings, out: &mut dyn Write) -> R
         ConfigCommand::Show(flags) => out.write_all(show(&Settings::load(flags, env)?).as_bytes())?,
         ConfigCommand::Check(flags) => {
             let settings = Settings::load(flags, env)?;
-            writeln!(out, "the settings are good; batchd would listen on {} and store in {}", settings.listen, settings.data_dir.display())?;
+            writeln!(
+                out,
+                "the settings are good; batchd would listen on {} and store in {}",
+                settings.listen,
+                settings.data_dir.display()
+            )?;
         }
     }
     Ok(())

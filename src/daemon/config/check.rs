@@ -81,14 +81,20 @@ pub(super) fn check(settings: &Settings, faults: &mut Vec<Fault>) {
         refuse("upstream", "must not hold an empty text");
     }
     if !settings.cors_origins.iter().all(|origin| is_origin(origin)) {
-        refuse("cors_origins", "must hold `*` or origins as browsers send them: scheme, host and port, such as `https://tools.example.com`");
+        refuse(
+            "cors_origins",
+            "must hold `*` or origins as browsers send them: scheme, host and port, such as `https://tools.example.com`",
+        );
     }
     if settings.retry_cap < settings.retry_base {
         let base = settings.value("retry_base").unwrap_or_default();
         refuse("retry_cap", &format!("must not be below `retry_base`, which is {}", unquoted(base)));
     }
     if let Err(reason) = EnvFilter::try_new(&settings.log) {
-        refuse("log", &format!("must be a level (error, warn, info, debug, trace, off), or levels by module such as `info,batchd=debug`: {reason}"));
+        refuse(
+            "log",
+            &format!("must be a level (error, warn, info, debug, trace, off), or levels by module such as `info,batchd=debug`: {reason}"),
+        );
     }
 }
 

@@ -86,7 +86,7 @@ impl Sources<'_> {
         let Candidates { flag, file, ambient, default, range } = candidates;
         let picked = match flag {
             Some(flag) => Some((flag, Origin::Flag)),
-            None => self.from_env(setting).or_else(|| file.map(|file| (file, self.file_origin()))).or(ambient),
+            None => self.in_environment(setting).or_else(|| file.map(|file| (file, self.file_origin()))).or(ambient),
         };
         let (value, origin) = match picked {
             Some((value, origin)) => (Some(value), origin),
@@ -102,7 +102,7 @@ impl Sources<'_> {
         value
     }
 
-    fn from_env<T: Value>(&mut self, setting: &'static Setting) -> Option<(T, Origin)> {
+    fn in_environment<T: Value>(&mut self, setting: &'static Setting) -> Option<(T, Origin)> {
         let origin = Origin::Env(setting.env());
         let (value, reason) = match self.env.filled(&setting.env()) {
             Ok(None) => return None,

@@ -135,24 +135,45 @@ macro_rules! field {
     (maybe $ty:ty) => { Option<<$ty as Value>::Checked> };
 }
 macro_rules! default {
-    (value $ty:ty, $default:expr) => { Some::<$ty>($default) };
-    (maybe $ty:ty, $default:expr) => { { let none: Option<$ty> = $default; none } };
+    (value $ty:ty, $default:expr) => {
+        Some::<$ty>($default)
+    };
+    (maybe $ty:ty, $default:expr) => {{
+        let none: Option<$ty> = $default;
+        none
+    }};
 }
 macro_rules! finish {
-    (value, $settled:expr, $default:expr) => { $settled.unwrap_or_else(|| $default).checked() };
-    (maybe, $settled:expr, $default:expr) => { $settled.map(Value::checked) };
+    (value, $settled:expr, $default:expr) => {
+        $settled.unwrap_or_else(|| $default).checked()
+    };
+    (maybe, $settled:expr, $default:expr) => {
+        $settled.map(Value::checked)
+    };
 }
 macro_rules! range {
-    () => { None };
-    ($low:expr, $high:expr) => { Some(($low, $high)) };
+    () => {
+        None
+    };
+    ($low:expr, $high:expr) => {
+        Some(($low, $high))
+    };
 }
 macro_rules! ambient {
-    ($sources:ident,) => { None };
-    ($sources:ident, $ambient:path) => { $ambient($sources.env) };
+    ($sources:ident,) => {
+        None
+    };
+    ($sources:ident, $ambient:path) => {
+        $ambient($sources.env)
+    };
 }
 macro_rules! words {
-    ($default:expr,) => { $default.map(|default| default.toml()) };
-    ($default:expr, $words:literal) => { Some($words.to_owned()) };
+    ($default:expr,) => {
+        $default.map(|default| default.toml())
+    };
+    ($default:expr, $words:literal) => {
+        Some($words.to_owned())
+    };
 }
 
 settings! {

@@ -200,7 +200,9 @@ pub enum Refused {}
 
 impl<'de> Deserialize<'de> for Refused {
     fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        Err(D::Error::custom("a secret does not stand in the configuration file; name a file that holds it, or set the environment variable"))
+        Err(D::Error::custom(
+            "a secret does not stand in the configuration file; name a file that holds it, or set the environment variable",
+        ))
     }
 }
 

@@ -131,7 +131,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_watchdog_hears_twice_an_interval_until_the_abort() {
-        let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(format!("batchd-test-{}", std::process::id())).unwrap()).unwrap();
+        let manager =
+            UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(format!("batchd-test-{}", std::process::id())).unwrap()).unwrap();
         manager.set_nonblocking(true).unwrap();
         let name = format!("@batchd-test-{}", std::process::id());
         let env = HashMap::from([("NOTIFY_SOCKET", name.as_str()), ("WATCHDOG_USEC", "30000000")]);
