@@ -22,6 +22,8 @@
 //! `tests/architecture.rs` holds the code to this picture.
 
 pub mod catalog;
+pub mod cli;
+pub mod daemon;
 pub mod domain;
 pub mod executor;
 pub mod provider;
