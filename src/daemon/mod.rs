@@ -4,5 +4,10 @@
 //! but `cli`.
 
 pub mod config;
+mod core;
+mod job;
 pub mod lifecycle;
 pub mod telemetry;
+
+pub use core::{Core, Environment, StartError, system_clock};
+pub use job::{Job, JobError, Submission};
