@@ -21,6 +21,9 @@
 //!
 //! `tests/architecture.rs` holds the code to this picture.
 
+pub mod catalog;
 pub mod domain;
 pub mod executor;
+pub mod http;
+pub mod route;
 pub mod store;
