@@ -13,4 +13,6 @@
 mod again;
 mod handle;
 
+#[cfg(test)]
+pub use handle::Stub;
 pub use handle::{CancelError, Gone, Handle, RetryError};
