@@ -133,8 +133,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .fallback(routes::unknown)
         .method_not_allowed_fallback(routes::wrong_method)
         // The last layer is the outermost.
-        .layer(from_fn_with_state(api.clone(), body::watch))
-        .layer(from_fn_with_state(api.clone(), access::guard));
+        .layer(from_fn_with_state(api.clone(), access::guard))
+        .layer(from_fn_with_state(api.clone(), body::watch));
     if let Some(cors) = cors(api.access.origins()) {
         router = router.layer(cors);
     }

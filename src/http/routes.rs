@@ -4,6 +4,7 @@ use axum::extract::{MatchedPath, Request};
 use axum::http::{Method, Uri};
 
 use super::error::ApiError;
+use crate::domain::endpoint::Endpoint;
 use crate::domain::error::Code;
 
 /// A path, its methods, and what it is for.
@@ -14,6 +15,8 @@ pub struct Listed {
 
 /// From 0 (nothing in common) to 1 (the same), how near a path must be to be suggested.
 const NEAR: f64 = 0.75;
+/// The same for one segment of a path.
+const ALIKE: f64 = 0.5;
 /// The mounts whose routes equal those under `/v1`.
 const MOUNTS: [&str; 1] = ["/openai"];
 
@@ -47,7 +50,11 @@ pub const TABLE: &[Listed] = &[
 /// Answers for a path that no route has.
 pub async fn unknown(method: Method, uri: Uri) -> ApiError {
     let path: String = uri.path().chars().take(200).collect();
-    let hint = near(&path).map_or_else(|| "; `GET /` lists what there is".to_owned(), |listed| format!("; did you mean `{listed}`?"));
+    let hint = match (path.parse::<Endpoint>(), near(&path)) {
+        (Ok(endpoint), _) => format!("; rows of a batch run it: name it as `endpoint` in `POST /v1/batches`, as `{endpoint}`"),
+        (Err(_), Some(listed)) => format!("; did you mean `{listed}`?"),
+        (Err(_), None) => "; `GET /` lists what there is".to_owned(),
+    };
     ApiError::new(Code::UnknownRoute, format!("there is no `{method} {path}`{hint}"))
 }
 
@@ -63,23 +70,26 @@ pub async fn wrong_method(request: Request) -> ApiError {
 /// The path that was probably meant, with the parameters of the one that was asked for.
 fn near(asked: &str) -> Option<String> {
     let trimmed = asked.trim_end_matches('/');
+    let versioned = format!("/v1{trimmed}");
     let candidates = TABLE.iter().skip(1).flat_map(|listed| {
-        let versionless = format!("/v1{trimmed}");
-        [fill(listed.path, trimmed), fill(listed.path, &versionless)].into_iter().flatten()
+        let scored = |asked| fill(listed.path, asked).map(|path| (strsim::normalized_damerau_levenshtein(&path, asked), path));
+        [scored(trimmed), scored(&versioned)].into_iter().flatten()
     });
-    let scored = candidates.map(|path| (strsim::normalized_damerau_levenshtein(&path, trimmed), path));
-    let best = scored.filter(|(score, _)| *score >= NEAR).max_by(|a, b| a.0.total_cmp(&b.0));
+    let best = candidates.filter(|(score, _)| *score >= NEAR).max_by(|a, b| a.0.total_cmp(&b.0));
     best.map(|(_, path)| path)
 }
 
-/// The path of a template with the same number of segments as `asked`, its parameters filled in.
+/// The path of a template whose segments resemble those of `asked`, its parameters filled in.
 fn fill(template: &str, asked: &str) -> Option<String> {
     let (template, asked): (Vec<_>, Vec<_>) = (template.split('/').collect(), asked.split('/').collect());
     if template.len() != asked.len() {
         return None;
     }
-    let filled = template.iter().zip(&asked).map(|(wanted, found)| if wanted.starts_with('{') { *found } else { *wanted });
-    Some(filled.collect::<Vec<_>>().join("/"))
+    let filled = template.iter().zip(&asked).map(|(wanted, found)| match wanted.starts_with('{') {
+        true => Some(*found),
+        false => (strsim::normalized_damerau_levenshtein(wanted, found) >= ALIKE).then_some(*wanted),
+    });
+    Some(filled.collect::<Option<Vec<_>>>()?.join("/"))
 }
 
 #[cfg(test)]

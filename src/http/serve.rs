@@ -24,13 +24,16 @@ const HEADER_READ: Duration = Duration::from_secs(30);
 const MAX_HEAD: usize = 64 << 10;
 /// How often an idle HTTP/2 connection is asked whether it is still there.
 const PING: Duration = Duration::from_secs(30);
+/// What every HTTP/2 connection begins with.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How often to look again whether the rest of a preface has come.
+const PREFACE_WAIT: Duration = Duration::from_millis(20);
 /// Wait after a failed accept: out of file descriptors, trying at once again only burns processor time.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
 
 /// Serves until `drain` is cancelled, then stops accepting at once and returns when the requests in
 /// flight are answered, or `deadline` later, whichever comes first.
 pub async fn serve(listener: TcpListener, router: Router, drain: CancellationToken, deadline: Duration, max_connections: usize) {
-    let builder = Arc::new(builder());
     let slots = Arc::new(Semaphore::new(max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let graceful = GracefulShutdown::new();
     // A connection's task touches nothing but its own requests; one that dies ends that connection.
@@ -54,11 +57,11 @@ pub async fn serve(listener: TcpListener, router: Router, drain: CancellationTok
                 }
             },
         };
-        let watcher = graceful.watcher();
+        let (watcher, drain) = (graceful.watcher(), drain.clone());
         let service = TowerToHyperService::new(router.clone());
-        let builder = builder.clone();
         connections.spawn(async move {
-            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+            let Some(http2) = drain.run_until_cancelled(speaks_http2(&stream)).await.flatten() else { return };
+            let connection = builder(http2).serve_connection(TokioIo::new(stream), service).into_owned();
             if let Err(error) = watcher.watch(connection).await {
                 tracing::debug!(%error, "a connection ended with an error");
             }
@@ -74,11 +77,32 @@ pub async fn serve(listener: TcpListener, router: Router, drain: CancellationTok
     connections.shutdown().await;
 }
 
-fn builder() -> Builder<TokioExecutor> {
+fn builder(http2: bool) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ).max_buf_size(MAX_HEAD);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING).max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
-    builder
+    if http2 { builder.http2_only() } else { builder.http1_only() }
+}
+
+/// Which version a new connection speaks; `None` if it does not say in time. Found out here,
+/// because hyper-util waits for the first bytes without a limit, and a silent client would hold its
+/// slot for ever.
+async fn speaks_http2(stream: &TcpStream) -> Option<bool> {
+    let look = async {
+        let mut head = [0; PREFACE.len()];
+        loop {
+            let seen = stream.peek(&mut head).await.ok().filter(|seen| *seen > 0)?;
+            if head[..seen] != PREFACE[..seen] {
+                return Some(false);
+            }
+            if seen == PREFACE.len() {
+                return Some(true);
+            }
+            // Peeking again returns at once with the same bytes.
+            tokio::time::sleep(PREFACE_WAIT).await;
+        }
+    };
+    tokio::time::timeout(HEADER_READ, look).await.ok().flatten()
 }
 
 /// The next connection, as soon as there is a slot for one; until then, clients wait in the

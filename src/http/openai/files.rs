@@ -54,7 +54,7 @@ pub async fn create(State(api): State<Arc<Api>>, form: Form) -> Result<Json<File
     let cap = Cap { bytes: api.limits.max_file_bytes, what: "a file uploaded in one request" };
     form.check(&api, cap)?;
     let fields = Fields::read(form, &api, cap).await?;
-    let (filename, spool) = fields.file.ok_or_else(|| ApiError::missing("file", "it is the file to upload, as a part of the form"))?;
+    let (filename, spool) = fields.file.ok_or_else(|| ApiError::missing("file", "it holds the file to upload"))?;
     let purpose = fields.purpose.ok_or_else(|| ApiError::missing("purpose", &format!("it must be one of {}", purposes())))?;
     let wish = wish(fields.anchor.as_deref(), fields.seconds.as_deref())?;
     let now = api.clock.now();

@@ -212,7 +212,7 @@ struct Extension {
     retry_of: Option<String>,
 }
 
-/// Metadata as an object, in the client's order.
+/// Metadata as an object.
 #[derive(Debug)]
 struct Pairs(Vec<(String, String)>);
 

@@ -81,7 +81,7 @@ pub async fn add_part(State(api): State<Arc<Api>>, PathId(id): PathId<UploadId>,
             data = Some(part.spool(&api, cap).await?);
         }
     }
-    let data = data.ok_or_else(|| ApiError::missing("data", "it is the bytes of the part, as a part of the form"))?;
+    let data = data.ok_or_else(|| ApiError::missing("data", "it holds the bytes of the part"))?;
     let content = seal(data).await?;
     let (store, now) = (api.store.clone(), api.clock.now());
     let added = api.to_the_end(async move { store.add_part(id, content, now).await }).await?;
