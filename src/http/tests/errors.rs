@@ -2,8 +2,11 @@
 
 use super::*;
 
-/// `405 allow=GET, HEAD {"error": ...}` for a list of requests.
-async fn shown(bench: &Bench, requests: &[(&str, &str, &[(&str, &str)], &str)]) -> String {
+/// Method, path, headers and body.
+type Call<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str);
+
+/// Each request with its answer.
+async fn shown(bench: &Bench, requests: &[Call<'_>]) -> String {
     let mut shown = Vec::new();
     for (method, path, headers, body) in requests {
         let reply = bench.call(method, path, headers, (*body).to_owned()).await;
@@ -140,7 +143,7 @@ async fn every_listed_route_exists_and_no_other_method_does() {
             if !mount.is_empty() && !listed.path.starts_with("/v1") {
                 continue;
             }
-            let path = format!("{mount}{}", listed.path.replace('{', "").replace('}', "").replace('*', ""));
+            let path = format!("{mount}{}", listed.path.replace(['{', '}', '*'], ""));
             for method in ["GET", "POST", "DELETE", "PUT"] {
                 let reply = bench.call(method, &path, &[], "").await;
                 let exists = reply.status != 405 && !reply.text().contains("unknown_url");

@@ -31,7 +31,7 @@ async fn fields_come_in_any_order_and_unknown_ones_are_ignored() {
 #[tokio::test]
 async fn forms_that_do_not_say_enough() {
     let bench = Bench::with(|api| api.limits.max_file_bytes = 10).await;
-    let forms: [&[(&str, Option<&str>, &[u8])]; 9] = [
+    let forms: [&[Field]; 9] = [
         &[("purpose", None, b"batch")],
         &[("file", Some("a"), b"x")],
         &[("file", Some("a"), b"x"), ("purpose", None, b"batch_output")],

@@ -50,6 +50,9 @@ struct Bench {
     _dir: TempDir,
 }
 
+/// Name, file name and content of a field of a form.
+type Field<'a> = (&'a str, Option<&'a str>, &'a [u8]);
+
 struct Reply {
     status: StatusCode,
     headers: HeaderMap,
@@ -133,7 +136,7 @@ impl Bench {
     }
 
     /// Sends a form of fields; one with a file name is a file.
-    async fn form(&self, path: &str, fields: &[(&str, Option<&str>, &[u8])]) -> Reply {
+    async fn form(&self, path: &str, fields: &[Field<'_>]) -> Reply {
         self.call("POST", path, &[("content-type", "multipart/form-data; boundary=XX")], form(fields)).await
     }
 
@@ -142,7 +145,7 @@ impl Bench {
     }
 }
 
-fn form(fields: &[(&str, Option<&str>, &[u8])]) -> Vec<u8> {
+fn form(fields: &[Field<'_>]) -> Vec<u8> {
     let mut body = Vec::new();
     for (name, filename, content) in fields {
         body.extend_from_slice(format!("--XX\r\nContent-Disposition: form-data; name=\"{name}\"").as_bytes());
