@@ -23,9 +23,11 @@
 
 pub mod catalog;
 pub mod cli;
+pub mod client;
 pub mod daemon;
 pub mod domain;
 pub mod executor;
+pub mod http;
 pub mod provider;
 pub mod route;
 pub mod store;

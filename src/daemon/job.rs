@@ -131,6 +131,26 @@ impl Job {
     }
 }
 
+/// Removes what a job of an earlier run has left in its data directory; nothing else is touched.
+///
+/// # Errors
+/// When another process uses the directory, or it cannot be removed.
+pub fn forget(data_dir: &Path) -> io::Result<()> {
+    let lock = match std::fs::OpenOptions::new().write(true).open(data_dir.join("lock")) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    lock.try_lock().map_err(|_| io::Error::other("another batchd process uses it"))?;
+    for folder in ["store", "files", "parts", "spool"] {
+        match std::fs::remove_dir_all(data_dir.join(folder)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
 fn first_endpoint(reader: impl BufRead, max_row_bytes: u64) -> io::Result<Option<Endpoint>> {
     #[derive(serde::Deserialize)]
     struct Address {

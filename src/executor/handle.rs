@@ -90,3 +90,36 @@ impl Handle {
         super::again::retry(self, id, now).await
     }
 }
+
+/// The dispatcher's end of a handle, for tests of those who hold one.
+#[cfg(test)]
+#[derive(Debug)]
+pub struct Stub(mpsc::Receiver<Command>);
+
+#[cfg(test)]
+impl Stub {
+    /// The batches handed over since the last look.
+    pub fn taken(&mut self) -> Vec<BatchId> {
+        let commands = std::iter::from_fn(|| self.0.try_recv().ok());
+        commands.filter_map(|command| if let Command::Take(id) = command { Some(id) } else { None }).collect()
+    }
+
+    /// Answers the next cancellation.
+    pub async fn answer_cancel(&mut self, answer: Result<BatchState, CancelError>) {
+        while let Some(command) = self.0.recv().await {
+            if let Command::Cancel(_, sender) = command {
+                let _ = sender.send(answer);
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl Handle {
+    /// A handle that nobody serves but the stub.
+    pub fn for_tests(store: Store) -> (Self, Stub) {
+        let (commands, receiver) = mpsc::channel(64);
+        (Self { commands, store }, Stub(receiver))
+    }
+}

@@ -27,6 +27,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(test)]
+pub use handle::Stub;
 pub use handle::{CancelError, Gone, Handle, RetryError};
 pub use lane::OpenProvider;
 pub use validate::InputLimits;
