@@ -123,7 +123,7 @@ fn what_cannot_run_makes_exit_code_two_and_says_why() {
         (&["run", "bad.jsonl", "--no-such-flag"], &["--no-such-flag"]),
         (&["no-such-command"], &["no-such-command"]),
         (&["serve", "--listen", "nowhere"], &["nowhere"]),
-        (&["serve", "--upstream", "ftp://x"], &["ftp"]),
+        (&["serve", "--upstream", "ftp://x"], &["`upstream`", "`http://`"]),
         (&["serve", "--config", "none.toml"], &["none.toml"]),
     ] {
         let output = run(dir.path(), args);

@@ -13,7 +13,9 @@ mod serve;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::daemon::Environment;
 use crate::daemon::config::{Flags, Origin, ProcessEnvironment, Settings};
@@ -48,7 +50,7 @@ const INTERRUPTED: u8 = 130;
 
 /// Runs the command of this process's arguments.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; clap knows where each belongs.
@@ -68,6 +70,23 @@ pub fn main() -> ExitCode {
         },
     };
     ExitCode::from(code)
+}
+
+/// The command line, with the flags of `run` cut down to those that mean something to it.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommand("run", |run| run::SERVER_ONLY.iter().fold(run, |run, name| run.mut_arg(name, |flag| flag.hide(true))))
+}
+
+fn parse(args: impl Iterator<Item = std::ffi::OsString>) -> Result<Cli, clap::Error> {
+    let mut command = command();
+    let matches = command.try_get_matches_from_mut(args)?;
+    if let Some(("run", run)) = matches.subcommand()
+        && let Some(name) = run::SERVER_ONLY.iter().find(|name| run.value_source(name) == Some(ValueSource::CommandLine))
+    {
+        let message = format!("--{} means nothing to `run`, which starts no server", name.replace('_', "-"));
+        return Err(command.error(ErrorKind::ArgumentConflict, message));
+    }
+    Cli::from_arg_matches(&matches)
 }
 
 #[expect(clippy::print_stderr, reason = "messages for the person at the terminal")]
@@ -120,10 +139,17 @@ fn block_on(future: impl Future<Output = u8>) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_tree_is_sound() {
-        Cli::command().debug_assert();
+        command().debug_assert();
+    }
+
+    #[test]
+    fn run_refuses_the_flags_of_a_server() {
+        let parse = |args: &[&str]| parse(args.iter().map(Into::into));
+        assert!(parse(&["batchd", "run", "in.jsonl", "--max-attempts", "3"]).is_ok());
+        let refused = parse(&["batchd", "run", "in.jsonl", "--listen", "127.0.0.1:1"]).unwrap_err().to_string();
+        assert!(refused.contains("--listen means nothing to `run`"), "{refused}");
     }
 }

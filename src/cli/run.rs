@@ -35,6 +35,11 @@ pub(super) struct RunArgs {
     flags: Flags,
 }
 
+/// Settings that only a server has a use for. `run` takes them from a shared configuration file
+/// without a word, but neither shows nor accepts their flags.
+pub(super) const SERVER_ONLY: [&str; 7] =
+    ["listen", "api_keys_file", "cors_origins", "max_connections", "max_file_bytes", "max_upload_bytes", "file_retention"];
+
 /// Runs the file; returns the exit code.
 pub(super) fn run(args: &RunArgs, env: Environment) -> u8 {
     let mut settings = match quiet_settings(&args.flags, &env) {
@@ -118,7 +123,7 @@ async fn work(settings: Settings, env: Environment, job: Job, output: Option<Pat
     }
     let code = match finish_job(&core, &job, &tasks, output.as_deref()).await {
         Ok(code) => code,
-        Err(error @ (JobError::Input { .. } | JobError::NoEndpoint { .. })) => complain(&error, USAGE),
+        Err(error @ (JobError::Input { .. } | JobError::Empty { .. } | JobError::NoEndpoint { .. })) => complain(&error, USAGE),
         Err(error) => complain(&error, FAILURE),
     };
     let interrupted = tasks.shutdown().drain().is_cancelled();

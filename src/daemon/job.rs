@@ -21,6 +21,8 @@ use crate::store::{CreateOutcome, Idempotency, NewFile, Store, StoreError};
 
 /// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
+/// Rows in which an endpoint is looked for.
+const LOOKED_AT: u32 = 100;
 /// Whoever waits at a terminal has no deadline; this is the longest window there is.
 const WINDOW: &str = "30d";
 
@@ -29,7 +31,9 @@ const WINDOW: &str = "30d";
 pub enum JobError {
     #[error("cannot read {name}: {reason}")]
     Input { name: String, reason: String },
-    #[error("{name} names no endpoint in its first row: `url` must be one of {choices}", choices = Endpoint::choices())]
+    #[error("{name} is empty; each line must be one request")]
+    Empty { name: String },
+    #[error("none of the first {LOOKED_AT} rows of {name} has a `url` that a batch can run: {choices}", choices = Endpoint::choices())]
     NoEndpoint { name: String },
     #[error("cannot write the results: {0}")]
     Output(io::Error),
@@ -74,8 +78,11 @@ impl Job {
             }
         }
         let first = BufReader::new(std::fs::File::open(path).map_err(unreadable)?);
-        let endpoint = first_endpoint(first, max_row_bytes).map_err(unreadable)?;
-        let endpoint = endpoint.ok_or_else(|| JobError::NoEndpoint { name: name.to_owned() })?;
+        let endpoint = match first_endpoint(first, max_row_bytes).map_err(unreadable)? {
+            (_, Some(endpoint)) => endpoint,
+            (0, None) => return Err(JobError::Empty { name: name.to_owned() }),
+            (_, None) => return Err(JobError::NoEndpoint { name: name.to_owned() }),
+        };
         Ok(Self { name: name.to_owned(), path: path.to_owned(), endpoint, digest: sha.finalize().into() })
     }
 
@@ -151,18 +158,24 @@ pub fn forget(data_dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn first_endpoint(reader: impl BufRead, max_row_bytes: u64) -> io::Result<Option<Endpoint>> {
+/// The endpoint of the first row that names one, after how many rows. Whatever is wrong with the
+/// rows before it is for validation to say.
+fn first_endpoint(reader: impl BufRead, max_row_bytes: u64) -> io::Result<(u32, Option<Endpoint>)> {
     #[derive(serde::Deserialize)]
     struct Address {
         url: String,
     }
     let mut lines = Lines::new(reader, usize::try_from(max_row_bytes).unwrap_or(usize::MAX));
-    while lines.advance()?.is_some() {
-        if let Line::Text(text) = lines.latest() {
-            return Ok(serde_json::from_slice::<Address>(text).ok().and_then(|row| row.url.parse().ok()));
+    let mut rows = 0;
+    while rows < LOOKED_AT && lines.advance()?.is_some() {
+        let Line::Text(text) = lines.latest() else { continue };
+        rows += 1;
+        let endpoint = serde_json::from_slice::<Address>(text).ok().and_then(|row| row.url.parse().ok());
+        if endpoint.is_some() {
+            return Ok((rows, endpoint));
         }
     }
-    Ok(None)
+    Ok((rows, None))
 }
 
 fn spool(store: &Store, path: &Path) -> Result<crate::store::Sealed, JobError> {

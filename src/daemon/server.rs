@@ -68,10 +68,12 @@ impl Server {
         tasks.spawn("http", Fate::Essential, serve);
         let reload = core.reload.clone();
         // Loading reads files; the signal's task must not wait for it.
-        let on_hangup = move || drop(tokio::task::spawn_blocking({
-            let reload = reload.clone();
-            move || reload()
-        }));
+        let on_hangup = move || {
+            drop(tokio::task::spawn_blocking({
+                let reload = reload.clone();
+                move || reload()
+            }))
+        };
         watch_signals(&tasks, on_hangup).map_err(ServeError::Environment)?;
         keep_alive(tasks.shutdown(), notifier.clone());
         Ok(Self { address, core, tasks, requests, drain_timeout: settings.drain_timeout, notifier })
