@@ -6,6 +6,8 @@
 //!
 //! Invariant: a call ends within its budget, with at most the configured number of bytes in memory.
 
+#[cfg(test)]
+mod loopback;
 pub mod openai;
 pub mod simulated;
 mod transport;
@@ -82,6 +84,10 @@ pub enum SetupError {
     CaFile { provider: String, path: String, reason: String },
     #[error("provider `{provider}`: the key contains characters that no HTTP header can carry")]
     Key { provider: String },
+    #[error("provider `{provider}`: cannot build its URLs: {reason}")]
+    Url { provider: String, reason: String },
+    #[error("provider `{provider}`: cannot use the proxy of the environment: {reason}")]
+    Proxy { provider: String, reason: String },
     #[error("provider `{provider}`: {reason}")]
     Tls { provider: String, reason: String },
 }
@@ -89,7 +95,7 @@ pub enum SetupError {
 /// Builds the provider behind a connection. `key` is sent as a bearer token.
 ///
 /// # Errors
-/// When its CA file, key or the system's certificates cannot be used.
+/// When its URL, CA file, key or proxy cannot be used.
 pub fn open(connection: &Connection, key: Option<SecretString>, clock: &Clock) -> Result<Arc<dyn Dispatch>, SetupError> {
     match &connection.kind {
         ProviderKind::OpenAi(openai) => Ok(Arc::new(openai::OpenAi::new(&connection.id, openai, key, clock.clone())?)),

@@ -9,9 +9,9 @@ use std::io::{self, BufRead};
 use rust_decimal::Decimal;
 use serde::Deserialize;
 
-use super::lines::{Line, Lines};
 use crate::catalog::{Route, Snapshot};
 use crate::domain::endpoint::Endpoint;
+use crate::domain::lines::{Line, Lines};
 use crate::domain::money::{PriceSheet, Usd};
 use crate::domain::plan::MAX_MODELS;
 use crate::domain::request::{RowRequest, parse_line};
@@ -97,15 +97,15 @@ pub fn estimate(
 ) -> Result<CostEstimate, EstimateError> {
     let mut sums = Sums::new(snapshot);
     let mut lines = Lines::new(reader, limits.max_line_bytes);
-    while let Some((number, line)) = lines.next()? {
-        let row = match line {
+    while let Some(place) = lines.advance()? {
+        let row = match lines.latest() {
             Line::Blank => continue,
             Line::Text(line) => endpoint.or_else(|| own_endpoint(line)).and_then(|at| Some((at, parse_line(line, at).ok()?))),
             Line::TooLong => None,
         };
         match row {
             Some((at, row)) => sums.add(at, &row)?,
-            None => sums.unusable(number),
+            None => sums.unusable(place.number),
         }
     }
     Ok(sums.finish())

@@ -6,7 +6,6 @@
 
 pub mod estimate;
 pub mod limiter;
-mod lines;
 
 pub use estimate::{CostEstimate, EstimateError, EstimateLimits, estimate};
 pub use limiter::Limiter;

@@ -117,12 +117,20 @@ impl Store {
         self.remove_content(unused).await
     }
 
-    /// Records a state that is neither the first nor the last.
+    /// Records a state that is neither the first nor the last. Does nothing to a batch that has
+    /// ended: the end may have overtaken the write of an earlier state.
     ///
     /// # Errors
     /// When the store has failed.
     pub async fn batch_moved(&self, id: BatchId, state: BatchState) -> Result<(), StoreError> {
-        self.commit(move |tx| tx.put(format::batch(id), &StateRecord::pack(&state, &Progress::default()))).await
+        self.commit(move |tx| {
+            let current = tx.get::<StateRecord>(&format::batch(id))?.map(StateRecord::unpack).transpose()?;
+            match current {
+                Some((current, _)) if current.is_terminal() => Ok(()),
+                Some(_) | None => tx.put(format::batch(id), &StateRecord::pack(&state, &Progress::default())),
+            }
+        })
+        .await
     }
 
     /// Records the end of a batch that ran, with the files over its results.

@@ -23,6 +23,8 @@ mod record;
 mod results;
 mod spool;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod uploads;
 mod writer;
 

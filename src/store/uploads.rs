@@ -12,7 +12,7 @@ use super::spool::{Sealed, Spool};
 use super::writer::Tx;
 use super::{Store, StoreError, batches::seconds};
 use crate::domain::file::File;
-use crate::domain::id::{FileId, PartId, UploadId};
+use crate::domain::id::{PartId, UploadId};
 use crate::domain::time::Timestamp;
 use crate::domain::upload::{MAX_PARTS, Upload, UploadPart, UploadState};
 

@@ -1,0 +1,162 @@
+//! From a stored batch to something that can run: validation of a new one, recovery of an old one.
+//!
+//! Runs beside the dispatcher, one task a batch. While it runs the dispatcher leaves the batch
+//! alone, so it may write the batch's state.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::finish::blocking;
+use super::handle::CancelError;
+use super::input::Source;
+use super::lane::Lanes;
+use super::run::Route;
+use super::validate::{Checked, InputLimits, check};
+use crate::catalog::{Catalog, Snapshot};
+use crate::domain::batch::{Batch, BatchEvent, BatchSpec, BatchState};
+use crate::domain::id::BatchId;
+use crate::domain::plan::Plan;
+use crate::domain::problem::{Problem, ProblemCode};
+use crate::domain::time::Clock;
+use crate::store::{LiveBatch, Store, StoreError};
+
+/// What preparing needs.
+pub(super) struct Prepare {
+    pub store: Store,
+    pub catalog: Arc<Catalog>,
+    pub clock: Clock,
+    pub limits: InputLimits,
+    pub stop: CancellationToken,
+}
+
+/// What there is to do for a batch.
+#[derive(Debug)]
+pub(super) enum Prepared {
+    /// Its rows can run.
+    Run { spec: BatchSpec, state: BatchState, plan: Plan, live: Arc<LiveBatch> },
+    /// It only needs to be ended.
+    Finish { spec: BatchSpec, state: BatchState, live: Option<Arc<LiveBatch>> },
+    /// It has ended, does not exist, or preparing was stopped.
+    Nothing,
+    /// It could not be read or written for now.
+    Failed(StoreError),
+}
+
+impl Prepare {
+    /// Prepares the batch.
+    pub async fn run(self, id: BatchId) -> Prepared {
+        let batch = match self.store.batch(id).await {
+            Ok(Some(batch)) => batch,
+            Ok(None) => return Prepared::Nothing,
+            Err(error) => return Prepared::Failed(error),
+        };
+        match batch.state {
+            BatchState::Validating => self.validate(batch).await.unwrap_or_else(Prepared::Failed),
+            BatchState::InProgress { .. } => match self.store.live(id) {
+                Some(live) => Prepared::Run { spec: batch.spec, state: batch.state, plan: batch.plan, live },
+                None => Prepared::Nothing,
+            },
+            BatchState::Finalizing { .. } | BatchState::Cancelling { .. } => {
+                Prepared::Finish { live: self.store.live(id), spec: batch.spec, state: batch.state }
+            }
+            BatchState::Failed { .. } | BatchState::Completed { .. } | BatchState::Expired { .. } | BatchState::Cancelled { .. } => {
+                Prepared::Nothing
+            }
+        }
+    }
+
+    async fn validate(self, batch: Batch) -> Result<Prepared, StoreError> {
+        let Batch { spec, state, .. } = batch;
+        let (store, catalog, stop) = (self.store.clone(), self.catalog.current(), self.stop.clone());
+        let (file, endpoint, limits) = (spec.input_file, spec.endpoint, self.limits);
+        let checked = blocking(move || {
+            let input = store.open_content(file)?;
+            check(input, endpoint, &catalog, limits, &stop).map_err(|e| StoreError::unreadable(file, &e))
+        });
+        let checked = match checked.await {
+            Err(StoreError::Io { reason, .. }) => {
+                let message = format!("the input file could not be read: {reason}");
+                Checked::Bad(vec![Problem { code: ProblemCode::InputUnreadable, message, line: None, param: None }])
+            }
+            other => other?,
+        };
+        if self.stop.is_cancelled() {
+            return Ok(Prepared::Nothing);
+        }
+        let now = self.clock.now();
+        let event = match &checked {
+            Checked::Good { .. } => BatchEvent::Validated,
+            Checked::Bad(_) => BatchEvent::Refused,
+            Checked::Stopped => return Ok(Prepared::Nothing),
+        };
+        let Ok(next) = state.apply(event, now) else { return Ok(Prepared::Nothing) };
+        let id = spec.id;
+        match checked {
+            Checked::Good { plan, pages } => {
+                tracing::info!(batch = %id, rows = plan.rows, models = plan.models.len(), "batch validated");
+                self.store.batch_validated(id, next, plan.clone(), pages).await?;
+                let live = self.store.live(id).ok_or(StoreError::Closed)?;
+                Ok(Prepared::Run { spec, state: next, plan, live })
+            }
+            Checked::Bad(problems) => {
+                tracing::info!(batch = %id, problems = problems.len(), "batch refused");
+                self.store.batch_refused(id, next, problems).await?;
+                Ok(Prepared::Nothing)
+            }
+            Checked::Stopped => Ok(Prepared::Nothing),
+        }
+    }
+}
+
+/// Cancels a batch that does not run.
+pub(super) async fn cancel_stored(store: &Store, clock: &Clock, id: BatchId) -> Result<BatchState, CancelError> {
+    let batch = store.batch(id).await?.ok_or(CancelError::NotFound)?;
+    let state = batch.state.apply(BatchEvent::CancelRequested, clock.now()).map_err(|conflict| CancelError::TooLate(conflict.state))?;
+    if state != batch.state {
+        store.batch_moved(id, state).await?;
+    }
+    Ok(state)
+}
+
+/// The routes of a plan's models, in the plan's order.
+pub(super) fn routes(id: BatchId, plan: &Plan, catalog: &Snapshot, lanes: &mut Lanes) -> Arc<[Route]> {
+    let routes = plan.models.iter().map(|model| {
+        // The provider chosen at validation, if there still is one; its price stays in any case.
+        let (lane, upstream, provider) = match lanes.of(&model.provider, catalog) {
+            Some(lane) => (Some(lane), model.upstream.as_str(), model.provider.as_str()),
+            None => match catalog.resolve(&model.requested) {
+                Ok(route) => (lanes.of(route.provider, catalog), route.upstream, route.provider),
+                Err(error) => {
+                    tracing::warn!(batch = %id, %error, "rows wait: no provider serves their model until the catalog changes");
+                    (None, model.upstream.as_str(), model.provider.as_str())
+                }
+            },
+        };
+        Route { lane, upstream: upstream.into(), name: format!("{provider}/{upstream}").into(), price: model.price }
+    });
+    routes.collect()
+}
+
+/// A reader of a batch's input under these routes.
+pub(super) fn source(
+    store: &Store,
+    spec: &BatchSpec,
+    plan: &Plan,
+    live: Arc<LiveBatch>,
+    routes: Arc<[Route]>,
+    limits: InputLimits,
+) -> Source {
+    let models: HashMap<String, u16> = (0_u16..).zip(&plan.models).map(|(index, model)| (model.requested.clone(), index)).collect();
+    Source {
+        store: store.clone(),
+        file: spec.input_file,
+        endpoint: spec.endpoint,
+        total: live.progress().total,
+        max_row_bytes: limits.max_row_bytes,
+        live,
+        models: Arc::new(models),
+        routes,
+    }
+}

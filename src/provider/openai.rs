@@ -1,0 +1,258 @@
+//! Servers that speak OpenAI's API: the hosted one, and the many that imitate it.
+//!
+//! Adds the URL and the headers to a body, and reads the few headers of the answer that matter.
+//! Everything about the connection is in [`super::transport`], everything about the body's meaning
+//! in [`super::verdict`].
+//!
+//! Invariant: the key leaves this module only as the `Authorization` header of a call to the
+//! configured host.
+
+use std::fmt;
+use std::fmt::Write;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use http_body_util::Full;
+use hyper_util::client::proxy::matcher::Matcher;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::transport::{Received, Transport};
+use super::{Answer, Call, CallError, Dispatch, SetupError};
+use crate::domain::connection::OpenAiConnection;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::id::RowKey;
+use crate::domain::retry::parse_retry_after;
+use crate::domain::time::Clock;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
+const KEY_PREFIX: &str = "batchd-";
+
+/// An OpenAI-compatible server.
+pub struct OpenAi {
+    transport: Transport,
+    /// By `endpoint as usize`.
+    targets: [Uri; Endpoint::ALL.len()],
+    /// What every request carries.
+    headers: HeaderMap,
+    clock: Clock,
+}
+
+// By hand, so that nothing that is added later is printed by accident.
+impl fmt::Debug for OpenAi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenAi").field("host", &self.transport.host()).finish_non_exhaustive()
+    }
+}
+
+impl OpenAi {
+    /// Prepares calls to the server; `key` is sent as a bearer token. Proxies are taken from
+    /// `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in either case; a server on this
+    /// machine is always reached directly.
+    ///
+    /// # Errors
+    /// When the URL, the CA file, the key or the proxy cannot be used.
+    pub fn new(id: &str, connection: &OpenAiConnection, key: Option<SecretString>, clock: Clock) -> Result<Self, SetupError> {
+        Self::with_proxies(id, connection, key, clock, &Matcher::from_env())
+    }
+
+    /// As [`Self::new`], with these proxies.
+    pub(super) fn with_proxies(
+        id: &str,
+        connection: &OpenAiConnection,
+        key: Option<SecretString>,
+        clock: Clock,
+        proxies: &Matcher,
+    ) -> Result<Self, SetupError> {
+        let transport = Transport::open(id, connection, proxies)?;
+        let mut targets = [const { None }; Endpoint::ALL.len()];
+        for endpoint in Endpoint::ALL {
+            let target = target(&connection.base_url, endpoint);
+            targets[endpoint as usize] = Some(target.map_err(|error| SetupError::Url { provider: id.into(), reason: error.to_string() })?);
+        }
+        // `ALL` lists every operation once, so no place stays empty.
+        let targets = targets.map(Option::unwrap_or_default);
+        Ok(Self { transport, targets, headers: headers(id, key)?, clock })
+    }
+
+    async fn send(&self, call: Call) -> Result<Answer, CallError> {
+        let mut request = Request::new(Full::new(call.body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.targets[call.endpoint as usize].clone();
+        let mut headers = self.headers.clone();
+        if let Some(name) = call_name(call.key) {
+            headers.insert(CLIENT_REQUEST_ID, name.clone());
+            headers.insert(IDEMPOTENCY_KEY, name);
+        }
+        *request.headers_mut() = headers;
+        let received = self.transport.send(request, call.budget).await?;
+        Ok(self.answer(received))
+    }
+
+    fn answer(&self, received: Received) -> Answer {
+        Answer {
+            status: received.status.as_u16(),
+            request_id: request_id(&received.headers),
+            retry_after: self.retry_after(&received.headers),
+            body: received.body,
+        }
+    }
+
+    fn retry_after(&self, headers: &HeaderMap) -> Option<Duration> {
+        // The one in milliseconds is more exact, where a server sends both.
+        let milliseconds = text(headers, "retry-after-ms").and_then(parse_milliseconds);
+        milliseconds.or_else(|| parse_retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, self.clock.now()))
+    }
+}
+
+impl Dispatch for OpenAi {
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
+        Box::pin(self.send(call))
+    }
+}
+
+/// Where an operation is: a base URL that stops at the host gets the API's version, too.
+fn target(base: &Uri, endpoint: Endpoint) -> Result<Uri, http::Error> {
+    let path = match base.path().trim_end_matches('/') {
+        "" => endpoint.path().to_owned(),
+        path => format!("{path}{}", endpoint.tail()),
+    };
+    let mut parts = base.clone().into_parts();
+    parts.path_and_query = Some(path.parse()?);
+    Ok(Uri::from_parts(parts)?)
+}
+
+fn headers(id: &str, key: Option<SecretString>) -> Result<HeaderMap, SetupError> {
+    // Room for the two names of the call, so that a clone is not grown.
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("batchd/", env!("CARGO_PKG_VERSION"))));
+    if let Some(key) = key {
+        let mut bearer =
+            HeaderValue::try_from(format!("Bearer {}", key.expose_secret())).map_err(|_| SetupError::Key { provider: id.into() })?;
+        bearer.set_sensitive(true);
+        headers.insert(AUTHORIZATION, bearer);
+    }
+    Ok(headers)
+}
+
+fn call_name(key: RowKey) -> Option<HeaderValue> {
+    let mut name = BytesMut::with_capacity(KEY_PREFIX.len() + RowKey::LEN);
+    write!(name, "{KEY_PREFIX}{key}").ok()?;
+    // Digits and letters only; the check cannot fail.
+    HeaderValue::from_maybe_shared(Bytes::from(name)).ok()
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn request_id(headers: &HeaderMap) -> Option<String> {
+    text(headers, "x-request-id").or_else(|| text(headers, "request-id")).filter(|id| !id.is_empty()).map(str::to_owned)
+}
+
+fn parse_milliseconds(value: &str) -> Option<Duration> {
+    Duration::try_from_secs_f64(value.trim().parse::<f64>().ok()? / 1_000.0).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::connection::Timeouts;
+    use crate::domain::id::{BatchId, RowIndex};
+    use crate::domain::time::Timestamp;
+    use crate::provider::loopback::{Loopback, Reply};
+
+    fn connection(base_url: &str) -> OpenAiConnection {
+        let base_url = base_url.parse().unwrap();
+        OpenAiConnection { base_url, timeouts: Timeouts::default(), ca_file: None, max_response_bytes: 1_000 }
+    }
+
+    fn open(base_url: &str, key: Option<&str>) -> Result<OpenAi, SetupError> {
+        let clock = Clock::new(|| Timestamp::from_second(784_111_777).unwrap());
+        OpenAi::with_proxies("p", &connection(base_url), key.map(SecretString::from), clock, &Matcher::builder().build())
+    }
+
+    fn call() -> Call {
+        Call {
+            endpoint: Endpoint::ChatCompletions,
+            upstream_model: "m".into(),
+            body: Bytes::from_static(b"{\"model\":\"m\"}"),
+            key: RowKey { batch: BatchId::from_u128(7), row: RowIndex(255) },
+            attempt: 1,
+            budget: Duration::from_secs(20),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_as_the_server_sees_it() {
+        let server = Loopback::start(vec![Reply::answer("200 OK", "x-request-id: up-1\r\n", "{\"id\":1}")]).await;
+        let provider = open(&format!("http://{}", server.address()), Some("sk-secret")).unwrap();
+        let answer = provider.call(call()).await.unwrap();
+        let expected = Answer { status: 200, request_id: Some("up-1".into()), retry_after: None, body: Bytes::from("{\"id\":1}") };
+        assert_eq!(answer, expected);
+        let request = server.requests()[0].replace(&server.address().to_string(), "HOST").replace("\r\n", "\n");
+        insta::assert_snapshot!(request);
+    }
+
+    #[test]
+    fn a_base_url_without_a_path_gets_the_version() {
+        let table = [
+            ("https://api.example", "https://api.example/v1/chat/completions"),
+            ("https://api.example:8443/", "https://api.example:8443/v1/chat/completions"),
+            ("http://[::1]:8000/v1", "http://[::1]:8000/v1/chat/completions"),
+            ("https://api.example/openai/v1/", "https://api.example/openai/v1/chat/completions"),
+            ("https://api.example/v2beta", "https://api.example/v2beta/chat/completions"),
+        ];
+        for (base, url) in table {
+            assert_eq!(target(&base.parse().unwrap(), Endpoint::ChatCompletions).unwrap(), url);
+        }
+        let provider = open("http://api.example", None).unwrap();
+        for endpoint in Endpoint::ALL {
+            assert_eq!(provider.targets[endpoint as usize].path(), endpoint.path());
+        }
+    }
+
+    #[test]
+    fn the_wish_to_wait_in_all_its_forms() {
+        let provider = open("http://api.example", None).unwrap();
+        let table = [
+            (&[("retry-after-ms", "1250")][..], Some(1_250)),
+            (&[("retry-after-ms", "0.5"), ("retry-after", "9")], Some(0)),
+            (&[("retry-after-ms", "soon"), ("retry-after", "9")], Some(9_000)),
+            (&[("retry-after-ms", "-1")], None),
+            (&[("retry-after-ms", "inf")], None),
+            (&[("retry-after", "Sun, 06 Nov 1994 08:49:47 GMT")], Some(10_000)),
+            (&[], None),
+        ];
+        for (lines, expected) in table {
+            let headers = lines.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect();
+            let waits = provider.retry_after(&headers).map(|wait| u64::try_from(wait.as_millis()).unwrap());
+            assert_eq!(waits, expected, "{lines:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_other_name_of_the_request_id_is_read_too() {
+        let server = Loopback::start(vec![Reply::answer("429 Too Many Requests", "request-id: r-9\r\nretry-after: 2\r\n", "{}")]).await;
+        let provider = open(&format!("http://{}/v1", server.address()), None).unwrap();
+        let answer = provider.call(call()).await.unwrap();
+        assert_eq!((answer.status, answer.request_id.as_deref(), answer.retry_after), (429, Some("r-9"), Some(Duration::from_secs(2))));
+        assert!(!server.requests()[0].contains("authorization"));
+    }
+
+    #[tokio::test]
+    async fn no_text_contains_the_key() {
+        let server = Loopback::start(vec![Reply::Cut(String::new())]).await;
+        let provider = open(&format!("http://{}", server.address()), Some("sk-secret")).unwrap();
+        let error = provider.call(call()).await.unwrap_err();
+        let refused = open("http://api.example", Some("sk-secret\n")).unwrap_err();
+        for text in [format!("{provider:?} {:?}", provider.headers), format!("{error:?} {error}"), format!("{refused:?} {refused}")] {
+            assert!(!text.contains("secret"), "{text}");
+        }
+    }
+}

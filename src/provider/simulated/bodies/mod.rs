@@ -1,0 +1,133 @@
+//! A plausible body for each operation, in the shape of OpenAI's document.
+//!
+//! Everything in a body follows from the row, the timestamps included: they lie in 2025, because an
+//! answer that told the real time could not be the same twice. Tokens are a quarter of the bytes.
+//! Texts quote the row's last user message; embeddings are unit vectors that depend on the model
+//! and the text alone; a moderation flags a text for each category whose name is in it; images are
+//! one pixel in PNG, whatever size and format the row asks for; a video is a finished job.
+//!
+//! Invariant: every body is one JSON object that fits the operation's schema.
+
+mod media;
+mod reply;
+mod shape;
+mod text;
+mod vectors;
+mod words;
+
+use serde_json::value::RawValue;
+
+use self::words::Length;
+use super::force::Forced;
+use super::json::Json;
+use super::profile::Dice;
+use super::request::{Body, Refusal, string, tokens};
+use crate::domain::endpoint::Endpoint;
+
+/// 2025-01-01, in seconds since 1970.
+const EPOCH: u64 = 1_735_689_600;
+const YEAR: u64 = 31_536_000;
+/// Inputs of one row, as in the hosted API.
+const MAX_INPUTS: usize = 2_048;
+/// Tokens of all texts that a directive may ask of one row.
+const MAX_FORCED_TOKENS: u64 = 262_144;
+
+/// An answer in the making.
+pub(super) struct Draft<'a> {
+    pub model: &'a str,
+    pub body: &'a Body<'a>,
+    pub forced: &'a Forced,
+    /// The row's fingerprint.
+    pub seed: u64,
+    pub dice: Dice,
+}
+
+/// Writes the body that answers the row.
+///
+/// # Errors
+/// When the hosted API would refuse the row, too.
+pub(super) fn render(endpoint: Endpoint, mut draft: Draft<'_>) -> Result<Vec<u8>, Refusal> {
+    let padding = draft.forced.body_bytes;
+    let mut json = Json::default();
+    match endpoint {
+        Endpoint::Responses => text::response(&mut draft, &mut json),
+        Endpoint::ChatCompletions => text::chat(&mut draft, &mut json),
+        Endpoint::Completions => text::completion(&mut draft, &mut json),
+        Endpoint::Embeddings => vectors::embeddings(&mut draft, &mut json),
+        Endpoint::Moderations => vectors::moderations(&mut draft, &mut json),
+        Endpoint::ImagesGenerations => media::images(&mut draft, &mut json),
+        Endpoint::ImagesEdits => media::edits(&mut draft, &mut json),
+        Endpoint::Videos => media::video(&mut draft, &mut json),
+    }?;
+    Ok(padded(json.into_bytes(), padding))
+}
+
+/// The body with a last field that makes it at least as long as asked.
+fn padded(mut body: Vec<u8>, wanted: Option<u64>) -> Vec<u8> {
+    const FIELD: &[u8] = b",\"padding\":\"";
+    let wanted = wanted.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
+    if wanted > body.len() && body.pop().is_some() {
+        body.extend_from_slice(FIELD);
+        body.resize(wanted.saturating_sub(2).max(body.len()), b'x');
+        body.extend_from_slice(b"\"}");
+    }
+    body
+}
+
+impl Draft<'_> {
+    /// An id that is the row's own; `index` tells several of one row apart.
+    fn id(&self, prefix: &str, index: u64) -> String {
+        let more = Dice::new(self.seed.wrapping_add(index)).next();
+        format!("{prefix}{:016x}{:08x}", self.seed, more >> 32)
+    }
+
+    /// When the answer claims to have been made, in seconds since 1970.
+    fn created(&self) -> u64 {
+        EPOCH + self.seed % YEAR
+    }
+
+    fn length(&self, limit: Option<u64>, texts: u64) -> Length {
+        Length { wanted: self.forced.output_tokens.map(|wanted| wanted.min(MAX_FORCED_TOKENS / texts.max(1)).max(1)), limit }
+    }
+
+    /// The answer's object: what every operation starts with, then the rest.
+    fn object(&self, json: &mut Json, prefix: &str, object: &str, created: &str, rest: impl FnOnce(&Self, &mut Json)) {
+        json.object(|json| {
+            json.key("id").text(&self.id(prefix, 0));
+            json.key("object").text(object);
+            json.key(created).number(self.created());
+            json.key("model").text(self.model);
+            rest(self, json);
+        });
+    }
+}
+
+/// The inputs of a row: one text, several, one list of tokens, or several.
+fn inputs<'a>(raw: &'a RawValue, param: &'static str) -> Result<Vec<&'a RawValue>, Refusal> {
+    let refuse = |what: &str| Err(Refusal::new(format!("Invalid '{param}': {what}."), Some(param)));
+    if let Some(text) = string(raw) {
+        return if text.is_empty() { refuse("input cannot be an empty string") } else { Ok(vec![raw]) };
+    }
+    let Ok(parts) = serde_json::from_str::<Vec<&'a RawValue>>(raw.get()) else {
+        return refuse("expected a string or an array");
+    };
+    match parts.first().map(|first| first.get().as_bytes()[0]) {
+        None => refuse("input cannot be an empty array"),
+        // A list of tokens is one input.
+        Some(b'0'..=b'9') => Ok(vec![raw]),
+        Some(b'"' | b'[' | b'{') if parts.len() <= MAX_INPUTS => Ok(parts),
+        Some(b'"' | b'[' | b'{') => refuse("too many inputs"),
+        Some(_) => refuse("expected strings or arrays of tokens"),
+    }
+}
+
+/// Tokens of one of [`inputs`].
+fn input_tokens(input: &RawValue) -> u64 {
+    if input.get().starts_with('[') {
+        return input.get().bytes().filter(|b| *b == b',').count() as u64 + 1;
+    }
+    tokens(input.get().len().saturating_sub(2))
+}
+
+#[cfg(test)]
+mod tests;

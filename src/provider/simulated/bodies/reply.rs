@@ -1,0 +1,162 @@
+//! What a model says to a conversation: text, JSON or a call of a tool. Shared by the two
+//! operations that hold conversations; they differ only in how they ask and how they wrap it.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::shape;
+use super::words::{self, Length, Text};
+use crate::provider::simulated::profile::Dice;
+use crate::provider::simulated::request::{Body, Refusal, string, tokens};
+
+/// What the model says.
+pub(super) enum Reply {
+    Text(Text),
+    Call { name: String, arguments: String },
+}
+
+impl Reply {
+    pub fn tokens(&self) -> u64 {
+        match self {
+            Self::Text(text) => text.tokens(),
+            Self::Call { name, arguments } => tokens(name.len() + arguments.len()),
+        }
+    }
+}
+
+/// What the row asks the model to say.
+pub(super) struct Question<'a> {
+    prompt: Cow<'a, str>,
+    format: Format,
+    tool: Option<(String, Value)>,
+    length: Length,
+}
+
+/// In which form text is to come.
+pub(super) enum Format {
+    Text,
+    /// Any JSON object.
+    Object,
+    /// A value that fits a schema.
+    Schema(Value),
+}
+
+impl<'a> Question<'a> {
+    /// `conversation` is the row's list of messages, or its one text.
+    pub fn read(body: &Body<'a>, conversation: &'a RawValue, param: &'static str, format: Format, length: Length) -> Result<Self, Refusal> {
+        let prompt = last_user_text(conversation, param)?;
+        Ok(Self { prompt, format, tool: forced_tool(body)?, length })
+    }
+
+    pub fn reply(&self, dice: &mut Dice) -> Reply {
+        if let Some((name, parameters)) = &self.tool {
+            return Reply::Call { name: name.clone(), arguments: shape::fitting(parameters, dice).to_string() };
+        }
+        let answer = words::answer(&self.prompt, self.length, dice);
+        let json = match &self.format {
+            Format::Text => return Reply::Text(answer),
+            Format::Object => serde_json::json!({ "answer": answer.text }).to_string(),
+            Format::Schema(schema) => shape::fitting(schema, dice).to_string(),
+        };
+        Reply::Text(Text::limited(json, self.length.limit))
+    }
+}
+
+/// The latest thing that the user said.
+fn last_user_text<'a>(conversation: &'a RawValue, param: &'static str) -> Result<Cow<'a, str>, Refusal> {
+    #[derive(Deserialize)]
+    struct Message<'a> {
+        #[serde(borrow)]
+        role: Option<&'a RawValue>,
+        #[serde(borrow)]
+        content: Option<&'a RawValue>,
+    }
+    if let Some(text) = string(conversation) {
+        return Ok(text);
+    }
+    let messages: Vec<Message<'a>> = serde_json::from_str(conversation.get())
+        .map_err(|_| Refusal::new(format!("Invalid type for '{param}': expected an array of objects."), Some(param)))?;
+    if messages.is_empty() {
+        return Err(Refusal::new(format!("Invalid '{param}': empty array. Expected an array with minimum length 1."), Some(param)));
+    }
+    let said = messages.iter().rfind(|m| m.role.is_some_and(|role| role.get() == "\"user\"")).and_then(|m| m.content);
+    Ok(said.and_then(text_of).unwrap_or_default())
+}
+
+/// The text of a message's content: the content itself, or its first part that has one.
+fn text_of(content: &RawValue) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct Part<'a> {
+        #[serde(borrow)]
+        text: Option<&'a RawValue>,
+    }
+    if let Some(text) = string(content) {
+        return Some(text);
+    }
+    let parts: Vec<Part<'_>> = serde_json::from_str(content.get()).ok()?;
+    parts.iter().find_map(|part| string(part.text?))
+}
+
+/// Reads `response_format` of a chat, or `text.format` of a response, which has the same types but
+/// keeps the schema one level higher.
+pub(super) fn format(raw: Option<&RawValue>, param: &'static str) -> Result<Format, Refusal> {
+    #[derive(Deserialize)]
+    struct Asked {
+        r#type: Option<String>,
+        json_schema: Option<Holder>,
+        schema: Option<Value>,
+    }
+    #[derive(Deserialize)]
+    struct Holder {
+        schema: Option<Value>,
+    }
+    let Some(raw) = raw else { return Ok(Format::Text) };
+    let refuse = || Refusal::new(format!("Invalid '{param}': 'type' must be 'text', 'json_object' or 'json_schema'."), Some(param));
+    let asked: Asked = serde_json::from_str(raw.get()).map_err(|_| refuse())?;
+    match asked.r#type.as_deref() {
+        Some("text") => Ok(Format::Text),
+        Some("json_object") => Ok(Format::Object),
+        Some("json_schema") => {
+            let schema = asked.json_schema.map_or(asked.schema, |holder| holder.schema);
+            Ok(schema.map_or(Format::Object, Format::Schema))
+        }
+        Some(_) | None => Err(refuse()),
+    }
+}
+
+/// The tool that the row insists on, with the schema of its parameters. A model that may choose
+/// chooses to answer in words.
+fn forced_tool(body: &Body<'_>) -> Result<Option<(String, Value)>, Refusal> {
+    // A function stands in `function` in a chat, and directly in the tool in a response.
+    #[derive(Deserialize)]
+    struct Tool {
+        name: Option<String>,
+        parameters: Option<Value>,
+        function: Option<Box<Tool>>,
+    }
+    impl Tool {
+        fn into_function(self) -> Option<(String, Value)> {
+            let tool = self.function.map_or(Self { function: None, ..self }, |inner| *inner);
+            Some((tool.name?, tool.parameters.unwrap_or_else(|| serde_json::json!({ "type": "object" }))))
+        }
+    }
+    let Some(choice) = body.tool_choice else { return Ok(None) };
+    let wanted = match string(choice) {
+        Some(word) if word == "required" => None,
+        Some(_) => return Ok(None),
+        None => match serde_json::from_str::<Tool>(choice.get()).ok().and_then(Tool::into_function) {
+            Some((name, _)) => Some(name),
+            None => return Ok(None),
+        },
+    };
+    let tools: Vec<Tool> = body.tools.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
+    let found = tools.into_iter().filter_map(Tool::into_function).find(|(name, _)| wanted.as_ref().is_none_or(|w| w == name));
+    match (found, wanted) {
+        (Some(tool), _) => Ok(Some(tool)),
+        (None, Some(name)) => Err(Refusal::new(format!("Tool choice '{name}' not found in 'tools' parameter."), Some("tool_choice"))),
+        (None, None) => Err(Refusal::new("'tool_choice' is only allowed when 'tools' are specified.", Some("tool_choice"))),
+    }
+}

@@ -1,0 +1,168 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::domain::usage;
+use crate::provider::simulated::profile::fingerprint;
+use crate::provider::simulated::request;
+
+/// The body that answers `row`, or the refusal's.
+fn answer(endpoint: Endpoint, row: &Value) -> Result<Value, Value> {
+    let bytes = row.to_string().into_bytes();
+    let read = |bytes: Vec<u8>| serde_json::from_slice(&bytes).unwrap();
+    let body = request::read(&bytes).unwrap();
+    let seed = fingerprint(&[&bytes]);
+    let forced = body.forced(std::time::Duration::ZERO).unwrap().unwrap_or_default();
+    let draft = Draft { model: "model-1", body: &body, forced: &forced, seed, dice: Dice::new(seed) };
+    let rendered = render(endpoint, draft).map_err(|refusal| read(refusal.body()))?;
+    usage::read(&rendered).unwrap();
+    Ok(read(rendered))
+}
+
+fn chat(row: Value) -> Value {
+    answer(Endpoint::ChatCompletions, &row).unwrap()
+}
+
+#[test]
+fn a_chat_completion() {
+    let row = json!({"n": 2, "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say \"hé\"\nplease"}]});
+    insta::assert_json_snapshot!(chat(row));
+}
+
+#[test]
+fn a_response() {
+    let row = json!({
+        "input": [{"role": "user", "content": [{"type": "input_text", "text": "Hello"}]}],
+        "instructions": "Be kind.", "temperature": 0.5, "metadata": {"a": "b"}
+    });
+    insta::assert_json_snapshot!(answer(Endpoint::Responses, &row).unwrap());
+}
+
+#[test]
+fn a_response_that_calls_a_tool() {
+    let tool = json!({"type": "function", "name": "look", "parameters": {"type": "object", "properties": {"where": {"enum": ["up"]}}}});
+    let row = json!({"input": "Look!", "tools": [tool], "tool_choice": {"type": "function", "name": "look"}});
+    insta::assert_json_snapshot!(answer(Endpoint::Responses, &row).unwrap());
+}
+
+#[test]
+fn a_text_completion() {
+    insta::assert_json_snapshot!(answer(Endpoint::Completions, &json!({"prompt": ["One", "Two"], "max_tokens": 12})).unwrap());
+}
+
+#[test]
+fn embeddings() {
+    insta::assert_json_snapshot!(answer(Endpoint::Embeddings, &json!({"input": ["One", "Two"], "dimensions": 3})).unwrap());
+}
+
+#[test]
+fn moderations() {
+    insta::assert_json_snapshot!(answer(Endpoint::Moderations, &json!({"input": ["peace", "violence"]})).unwrap());
+}
+
+#[test]
+fn images() {
+    insta::assert_json_snapshot!(answer(Endpoint::ImagesGenerations, &json!({"prompt": "A dot", "n": 2, "size": "1536x1024"})).unwrap());
+}
+
+#[test]
+fn image_edits() {
+    let row = json!({"prompt": "Redder", "images": [{"image_url": "data:image/png;base64,"}], "size": "auto"});
+    insta::assert_json_snapshot!(answer(Endpoint::ImagesEdits, &row).unwrap());
+}
+
+#[test]
+fn a_video() {
+    insta::assert_json_snapshot!(answer(Endpoint::Videos, &json!({"prompt": "A dot moves", "seconds": "8"})).unwrap());
+}
+
+#[test]
+fn rows_that_the_hosted_api_refuses() {
+    use Endpoint::{ChatCompletions, Completions, Embeddings, ImagesEdits, ImagesGenerations, Moderations, Responses, Videos};
+    let hello = json!([{"role": "user", "content": "x"}]);
+    let table = [
+        (ChatCompletions, json!({})),
+        (ChatCompletions, json!({"messages": []})),
+        (ChatCompletions, json!({"messages": 3})),
+        (ChatCompletions, json!({"messages": hello, "n": 0})),
+        (ChatCompletions, json!({"messages": hello, "max_tokens": "many"})),
+        (ChatCompletions, json!({"messages": hello, "response_format": {"type": "xml"}})),
+        (ChatCompletions, json!({"messages": hello, "tool_choice": "required"})),
+        (ChatCompletions, json!({"messages": hello, "tool_choice": {"type": "function", "function": {"name": "f"}}})),
+        (Responses, json!({"input": []})),
+        (Responses, json!({"messages": hello})),
+        (Completions, json!({"prompt": null})),
+        (Embeddings, json!({"input": ""})),
+        (Embeddings, json!({"input": []})),
+        (Embeddings, json!({"input": "x", "dimensions": 4_000})),
+        (Embeddings, json!({"input": "x", "encoding_format": "hex"})),
+        (Embeddings, json!({"input": vec!["x"; 2_049]})),
+        (Moderations, json!({"input": true})),
+        (ImagesGenerations, json!({"prompt": "x", "n": 11})),
+        (ImagesEdits, json!({"prompt": "x"})),
+        (Videos, json!({})),
+    ];
+    let lines: Vec<String> = table.into_iter().map(|(endpoint, row)| answer(endpoint, &row).unwrap_err().to_string()).collect();
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn limits_and_forms_of_a_chat_are_kept() {
+    let messages = json!([{"role": "user", "content": "Hello"}]);
+    let cut = chat(json!({"messages": messages, "max_tokens": 500, "max_completion_tokens": 5}));
+    assert_eq!((&cut["choices"][0]["finish_reason"], &cut["usage"]["completion_tokens"]), (&json!("length"), &json!(5)));
+    assert_eq!(cut["choices"][0]["message"]["content"], "Simulated answer to ");
+
+    let long = chat(json!({"messages": messages, "metadata": {"simulate": "output_tokens=1000"}}));
+    assert_eq!((&long["choices"][0]["finish_reason"], &long["usage"]["completion_tokens"]), (&json!("stop"), &json!(1000)));
+
+    let object = chat(json!({"messages": messages, "response_format": {"type": "json_object"}}));
+    let content: Value = serde_json::from_str(object["choices"][0]["message"]["content"].as_str().unwrap()).unwrap();
+    assert!(content["answer"].is_string());
+
+    let schema =
+        json!({"type": "object", "properties": {"n": {"type": "integer"}, "tags": {"type": "array", "items": {"type": "string"}}}});
+    let format = json!({"type": "json_schema", "json_schema": {"name": "s", "schema": schema}});
+    let shaped = chat(json!({"messages": messages, "response_format": format}));
+    let content: Value = serde_json::from_str(shaped["choices"][0]["message"]["content"].as_str().unwrap()).unwrap();
+    assert!(content["n"].is_i64() && content["tags"][0].is_string(), "{content}");
+
+    let tools = json!([{"type": "function", "function": {"name": "f"}}, {"type": "function", "function": {"name": "g"}}]);
+    for (choice, expected) in [(json!("required"), "f"), (json!({"type": "function", "function": {"name": "g"}}), "g")] {
+        let called = chat(json!({"messages": messages, "tools": tools, "tool_choice": choice}));
+        let choice = &called["choices"][0];
+        assert_eq!((&choice["finish_reason"], &choice["message"]["content"]), (&json!("tool_calls"), &Value::Null));
+        let function = &choice["message"]["tool_calls"][0]["function"];
+        assert_eq!((&function["name"], &function["arguments"]), (&json!(expected), &json!("{}")));
+    }
+    assert!(chat(json!({"messages": messages, "tools": tools, "tool_choice": "auto"}))["choices"][0]["message"]["content"].is_string());
+}
+
+#[test]
+fn embeddings_are_unit_vectors_in_every_form() {
+    let vectors = |row: Value| answer(Endpoint::Embeddings, &row).unwrap();
+    for (input, count, tokens) in
+        [(json!("Hello you"), 1, 3), (json!(["Hello you", "x"]), 2, 4), (json!([1, 2, 3]), 1, 3), (json!([[1, 2, 3], [4]]), 2, 4)]
+    {
+        let answer = vectors(json!({"input": input}));
+        assert_eq!((answer["data"].as_array().unwrap().len(), &answer["usage"]["total_tokens"]), (count, &json!(tokens)), "{input}");
+        for item in answer["data"].as_array().unwrap() {
+            let vector: Vec<f64> = serde_json::from_value(item["embedding"].clone()).unwrap();
+            let length = vector.iter().map(|x| x * x).sum::<f64>().sqrt();
+            assert!(vector.len() == 1_536 && (length - 1.0).abs() < 1e-5, "{length}");
+        }
+    }
+    let packed = vectors(json!({"input": "Hello you", "encoding_format": "base64", "dimensions": 3}));
+    assert_eq!(packed["data"][0]["embedding"].as_str().unwrap().len(), 16);
+    // The same text in another row is the same vector.
+    let (one, two) = (vectors(json!({"input": "x"})), vectors(json!({"input": ["y", "x"]})));
+    assert_eq!(one["data"][0]["embedding"], two["data"][1]["embedding"]);
+}
+
+#[test]
+fn a_body_is_filled_up_to_the_size_that_was_asked_for() {
+    for (wanted, expected) in [(10_000, 10_000), (8 * 1024 * 1024, 8 * 1024 * 1024), (1, 200)] {
+        let row = json!({"input": "x", "dimensions": 1, "metadata": {"simulate": format!("body_bytes={wanted}")}});
+        let length = answer(Endpoint::Embeddings, &row).unwrap().to_string().len();
+        assert!(length == expected || wanted == 1 && length < expected, "{wanted}: {length}");
+    }
+}

@@ -1,0 +1,158 @@
+//! The built-in provider: answers every operation without a network, a key or a model.
+//!
+//! For laptops, tests and demonstrations. Everything follows from the row's content: a fingerprint
+//! of operation, model and body decides the answer, the latency and whether the row meets one of
+//! the faults that the profile deals out by share, so that a run can be repeated exactly. Faults
+//! meet the first attempt of a row only; a refusal (400) stays. A row can ask for its own fate with
+//! directives in `metadata.simulate`; see [`force`] for the table.
+//!
+//! Not a model: the texts are made of words, and no answer knows anything. Not a test double
+//! either: what it answers passes through the same judgement as any provider's answer.
+//!
+//! Invariants: the same row gets the same answer, on every machine and in every run; a latency of
+//! zero sleeps never.
+
+mod bodies;
+mod force;
+mod json;
+mod profile;
+mod request;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::StatusCode;
+use tokio::time::sleep;
+
+use self::bodies::Draft;
+use self::force::Forced;
+use self::profile::{Dice, Disturbance};
+use self::request::{Body, Refusal};
+use super::{Answer, Call, CallError, Dispatch};
+use crate::domain::connection::SimulatedProfile;
+
+/// What error texts call the host.
+const HOST: &str = "the simulated provider";
+
+/// The built-in provider.
+#[derive(Debug)]
+pub struct Simulated {
+    default: SimulatedProfile,
+    models: Vec<(String, SimulatedProfile)>,
+}
+
+/// What is decided about a call before it is answered.
+struct Case<'a> {
+    body: Result<Body<'a>, Refusal>,
+    forced: Forced,
+    latency: Duration,
+    disturbance: Option<Disturbance>,
+    seed: u64,
+    dice: Dice,
+}
+
+impl Simulated {
+    /// Behaves as `models` says for the upstream models named there, and as `default` for others.
+    pub fn new(default: SimulatedProfile, models: Vec<(String, SimulatedProfile)>) -> Self {
+        Self { default, models }
+    }
+
+    fn profile(&self, model: &str) -> &SimulatedProfile {
+        self.models.iter().find(|(name, _)| name == model).map_or(&self.default, |(_, profile)| profile)
+    }
+
+    async fn answer(&self, call: Call) -> Result<Answer, CallError> {
+        let case = Case::decide(&call, self.profile(&call.upstream_model));
+        case.wait(call.budget).await?;
+        case.end(&call)
+    }
+}
+
+impl Dispatch for Simulated {
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
+        Box::pin(self.answer(call))
+    }
+}
+
+impl<'a> Case<'a> {
+    fn decide(call: &'a Call, profile: &SimulatedProfile) -> Self {
+        let seed = profile::fingerprint(&[call.endpoint.path().as_bytes(), call.upstream_model.as_bytes(), &call.body]);
+        let mut dice = Dice::new(seed);
+        // Always drawn in this order, so that a directive changes what it names and nothing else.
+        let mut latency = profile::latency(profile, &mut dice);
+        let mut disturbance = profile::fault(&profile.faults, call.attempt, &mut dice);
+        let wait = profile::small_wait(&mut dice);
+
+        let mut forced = Forced::default();
+        let body = request::read(&call.body).and_then(|body| {
+            if let Some(asked) = body.forced(wait)? {
+                forced = asked;
+                latency = asked.latency.unwrap_or(latency);
+                disturbance = asked.disturbance(call.attempt);
+            }
+            Ok(body)
+        });
+        if disturbance == Some(Disturbance::Slow) {
+            latency = latency.saturating_mul(10);
+        }
+        Self { body, forced, latency, disturbance, seed, dice }
+    }
+
+    async fn wait(&self, budget: Duration) -> Result<(), CallError> {
+        if self.disturbance == Some(Disturbance::Stall) || self.latency >= budget {
+            sleep(budget).await;
+            let limit_ms = u64::try_from(budget.as_millis()).unwrap_or(u64::MAX);
+            return Err(CallError::TimedOut { host: HOST.into(), what: "finish its answer", limit_ms });
+        }
+        if !self.latency.is_zero() {
+            sleep(self.latency).await;
+        }
+        Ok(())
+    }
+
+    fn end(self, call: &Call) -> Result<Answer, CallError> {
+        let (seed, disturbance) = (self.seed, self.disturbance);
+        let answer = |status, retry_after, body: Vec<u8>| {
+            Ok(Answer { status, request_id: Some(format!("req_{seed:016x}")), retry_after, body: Bytes::from(body) })
+        };
+        let body = match self.body {
+            Ok(body) => body,
+            Err(refusal) => return answer(400, None, refusal.body()),
+        };
+        if let Some(Disturbance::Status { status: status @ 300.., retry_after }) = disturbance {
+            return answer(status, retry_after, failure(status));
+        }
+        if disturbance == Some(Disturbance::Cut) {
+            return Err(CallError::Interrupted { host: HOST.into(), reason: "simulated".into() });
+        }
+        let draft = Draft { model: &call.upstream_model, body: &body, forced: &self.forced, seed, dice: self.dice };
+        match bodies::render(call.endpoint, draft) {
+            Ok(mut body) => {
+                let status = match disturbance {
+                    Some(Disturbance::Status { status, .. }) => status,
+                    Some(Disturbance::InvalidJson) => {
+                        body.truncate(body.len() / 2);
+                        200
+                    }
+                    Some(Disturbance::Cut | Disturbance::Slow | Disturbance::Stall) | None => 200,
+                };
+                answer(status, None, body)
+            }
+            Err(refusal) => answer(400, None, refusal.body()),
+        }
+    }
+}
+
+/// The body of a simulated error.
+fn failure(status: u16) -> Vec<u8> {
+    let reason = StatusCode::from_u16(status).ok().and_then(|code| code.canonical_reason()).unwrap_or("error");
+    let (kind, code) = match status {
+        429 => ("rate_limit_error", Some("rate_limit_exceeded")),
+        500.. => ("server_error", None),
+        _ => ("invalid_request_error", None),
+    };
+    request::error_body(&format!("Simulated failure: {status} {reason}."), kind, None, code)
+}

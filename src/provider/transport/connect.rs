@@ -1,0 +1,208 @@
+//! Opens connections: directly, or through the proxy that the environment names, then TLS.
+//!
+//! Knows nothing of requests, except that one to a forwarding proxy carries its credentials.
+//!
+//! Invariants: a host of this machine is never reached through a proxy, and opening a connection
+//! (name resolution, TCP, proxy and TLS together) ends within one limit.
+
+use std::io::IoSlice;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use http::{HeaderValue, Uri};
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use tokio::time::timeout;
+use tower::{Service, ServiceExt};
+
+use super::roots;
+use crate::domain::connection::OpenAiConnection;
+use crate::provider::SetupError;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long an idle TCP connection stays silent before the kernel asks the other side for a sign
+/// of life; keeps the entries of NAT gateways alive during answers that take minutes.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// The time limit for opening a connection passed.
+#[derive(Debug, thiserror::Error)]
+#[error("no connection within the time limit")]
+pub(super) struct ConnectTimedOut;
+
+/// Opens connections to one upstream.
+#[derive(Clone)]
+pub(super) struct Connector {
+    way: Way,
+    limit: Duration,
+}
+
+#[derive(Clone)]
+enum Way {
+    Direct(HttpsConnector<HttpConnector>),
+    /// Plain HTTP: the request itself is sent to the proxy, with its whole URL.
+    Forward {
+        proxy: Uri,
+        connector: HttpsConnector<HttpConnector>,
+    },
+    /// HTTPS: the proxy joins two streams on `CONNECT` and sees nothing but the host.
+    Tunnel(HttpsConnector<Tunnel<HttpsConnector<HttpConnector>>>),
+    Socks(HttpsConnector<SocksV5<HttpConnector>>),
+}
+
+impl Connector {
+    /// The connector for the host of `connection`, and the credentials that each request to a
+    /// forwarding proxy must carry.
+    pub fn open(provider: &str, connection: &OpenAiConnection, proxies: &Matcher) -> Result<(Self, Option<HeaderValue>), SetupError> {
+        let url = &connection.base_url;
+        let limit = connection.timeouts.connect;
+        let intercept = if is_this_machine(url) { None } else { proxies.intercept(url) };
+        let secure = |url: &Uri| url.scheme_str() == Some("https");
+        let needs_tls = secure(url) || intercept.as_ref().is_some_and(|proxy| secure(proxy.uri()));
+        let tls = roots::client_config(provider, connection.ca_file.as_deref(), needs_tls)?;
+
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(TCP_KEEPALIVE));
+        // Shared out among the addresses of a name, so that a dead first one leaves time for the rest.
+        tcp.set_connect_timeout(Some(limit));
+
+        let target = HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http().enable_all_versions();
+        let Some(proxy) = intercept else {
+            return Ok((Self { way: Way::Direct(target.wrap_connector(tcp)), limit }, None));
+        };
+        tracing::info!(provider, proxy = %proxy.uri(), "calls go through a proxy");
+        // The way to the proxy itself speaks HTTP/1.1 only: CONNECT is written by hand.
+        let to_proxy = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
+        let (way, auth) = match proxy.uri().scheme_str() {
+            Some("socks5" | "socks5h") => (Way::Socks(target.wrap_connector(socks(&proxy, tcp))), None),
+            Some("http" | "https") if secure(url) => {
+                let mut tunnel = Tunnel::new(proxy.uri().clone(), to_proxy.wrap_connector(tcp));
+                if let Some(auth) = proxy.basic_auth() {
+                    tunnel = tunnel.with_auth(auth.clone());
+                }
+                (Way::Tunnel(target.wrap_connector(tunnel)), None)
+            }
+            Some("http" | "https") => {
+                let way = Way::Forward { proxy: proxy.uri().clone(), connector: to_proxy.wrap_connector(tcp) };
+                (way, proxy.basic_auth().cloned())
+            }
+            // Going around a proxy that someone configured could leak what it was meant to keep.
+            scheme => {
+                let reason = format!("no support for proxies of kind `{}`", scheme.unwrap_or_default());
+                return Err(SetupError::Proxy { provider: provider.into(), reason });
+            }
+        };
+        Ok((Self { way, limit }, auth))
+    }
+}
+
+fn socks(proxy: &Intercept, tcp: HttpConnector) -> SocksV5<HttpConnector> {
+    // `socks5` resolves names here, `socks5h` at the proxy, as in curl.
+    let socks = SocksV5::new(proxy.uri().clone(), tcp).local_dns(proxy.uri().scheme_str() == Some("socks5"));
+    match proxy.raw_auth() {
+        Some((user, password)) => socks.with_auth(user.into(), password.into()),
+        None => socks,
+    }
+}
+
+/// A model server on this machine behind a company-wide `HTTP_PROXY` is common, and no proxy can
+/// reach it: `localhost` means another machine there.
+fn is_this_machine(url: &Uri) -> bool {
+    let host = url.host().unwrap_or_default();
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    name == "localhost" || name.ends_with(".localhost") || address.is_ok_and(|a| a.to_canonical().is_loopback())
+}
+
+impl Service<Uri> for Connector {
+    type Response = Stream;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Stream, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // `oneshot` below waits for the inner connector.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, target: Uri) -> Self::Future {
+        let Self { way, limit } = self.clone();
+        Box::pin(async move { timeout(limit, dial(way, target)).await.map_err(|_| ConnectTimedOut)? })
+    }
+}
+
+async fn dial(way: Way, target: Uri) -> Result<Stream, BoxError> {
+    Ok(match way {
+        Way::Direct(connector) => Stream { io: Box::new(connector.oneshot(target).await?), forwarded: false },
+        Way::Forward { proxy, connector } => Stream { io: Box::new(connector.oneshot(proxy).await?), forwarded: true },
+        Way::Tunnel(connector) => Stream { io: Box::new(connector.oneshot(target).await?), forwarded: false },
+        Way::Socks(connector) => Stream { io: Box::new(connector.oneshot(target).await?), forwarded: false },
+    })
+}
+
+trait Io: Read + Write + Connection + Send + Unpin {}
+
+impl<T: Read + Write + Connection + Send + Unpin> Io for T {}
+
+/// An open connection, however it was made.
+pub(super) struct Stream {
+    io: Box<dyn Io>,
+    /// Makes the client write the whole URL into the request line.
+    forwarded: bool,
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        self.io.connected().proxy(self.forwarded)
+    }
+}
+
+impl Read for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut *self.io).poll_read(cx, buf)
+    }
+}
+
+impl Write for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut *self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut *self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut *self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut *self.io).poll_write_vectored(cx, bufs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_never_proxied() {
+        for local in ["http://localhost:1", "http://LOCALHOST./v1", "http://a.localhost", "http://127.8.9.1", "http://[::1]:8080"] {
+            assert!(is_this_machine(&local.parse().unwrap()), "{local}");
+        }
+        for remote in ["http://localhost.example", "http://notlocalhost", "http://10.0.0.1", "http://[fe80::1]", "http://128.0.0.1"] {
+            assert!(!is_this_machine(&remote.parse().unwrap()), "{remote}");
+        }
+    }
+}

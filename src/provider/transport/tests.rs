@@ -1,0 +1,167 @@
+use http_body_util::Full;
+
+use super::*;
+use crate::provider::loopback::{Loopback, Reply};
+
+fn limits(milliseconds: u64) -> Timeouts {
+    let limit = Duration::from_millis(milliseconds);
+    Timeouts { connect: Duration::from_secs(20), first_byte: limit, total: Duration::from_secs(20) }
+}
+
+fn connection(url: &str, timeouts: Timeouts, max_response_bytes: u64) -> OpenAiConnection {
+    OpenAiConnection { base_url: url.parse().unwrap(), timeouts, ca_file: None, max_response_bytes }
+}
+
+/// Sends one POST and waits for the end.
+async fn post(transport: &Transport, url: &str) -> Result<Received, CallError> {
+    let request = Request::post(url).body(Full::new(Bytes::from_static(b"{}"))).unwrap();
+    transport.send(request, Duration::from_secs(20)).await
+}
+
+async fn post_to(server: &Loopback, timeouts: Timeouts, max_response_bytes: u64) -> Result<Received, CallError> {
+    let url = format!("http://{}", server.address());
+    let transport = Transport::open("p", &connection(&url, timeouts, max_response_bytes), &Matcher::builder().build()).unwrap();
+    post(&transport, &format!("{url}/v1/x")).await
+}
+
+#[tokio::test]
+async fn a_slow_head_passes_the_limit_for_the_first_byte() {
+    let server = Loopback::start(vec![Reply::Stall(String::new())]).await;
+    let error = post_to(&server, limits(30), 100).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("{} did not begin its answer within 30 ms", server.address()));
+}
+
+#[tokio::test]
+async fn a_slow_body_passes_the_limit_for_the_whole_call() {
+    let server = Loopback::start(vec![Reply::Stall("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{".into())]).await;
+    let timeouts = Timeouts { total: Duration::from_millis(40), ..limits(20_000) };
+    let error = post_to(&server, timeouts, 100).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("{} did not finish its answer within 40 ms", server.address()));
+}
+
+#[tokio::test]
+async fn the_budget_of_the_call_ends_it_before_the_limits_do() {
+    let server = Loopback::start(vec![Reply::Stall(String::new())]).await;
+    let url = format!("http://{}/", server.address());
+    let transport = Transport::open("p", &connection(&url, limits(20_000), 100), &Matcher::builder().build()).unwrap();
+    let request = Request::post(url).body(Full::default()).unwrap();
+    let error = transport.send(request, Duration::from_millis(20)).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("{} did not finish its answer within 20 ms", server.address()));
+}
+
+#[tokio::test]
+async fn a_broken_answer_is_an_interruption() {
+    for cut in ["", "HTTP/1.1 200 OK\r\ncontent-", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{", "no http at all\r\n\r\n"] {
+        let server = Loopback::start(vec![Reply::Cut(cut.into())]).await;
+        let error = post_to(&server, limits(20_000), 100).await.unwrap_err();
+        assert!(matches!(error, CallError::Interrupted { .. }), "{cut:?}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_connection_says_so() {
+    let unused = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", unused.local_addr().unwrap());
+    drop(unused);
+    let transport = Transport::open("p", &connection(&url, limits(20_000), 100), &Matcher::builder().build()).unwrap();
+    let CallError::Connect { reason, .. } = post(&transport, &url).await.unwrap_err() else { panic!("connected to a closed port") };
+    assert!(reason.contains("refused") && !reason.contains("client error"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_handshake_that_never_ends_passes_the_limit_for_connecting() {
+    // Takes the connection and never speaks TLS.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/", listener.local_addr().unwrap());
+    let timeouts = Timeouts { connect: Duration::from_millis(40), ..limits(20_000) };
+    let transport = Transport::open("p", &connection(&url, timeouts, 100), &Matcher::builder().build()).unwrap();
+    let error = post(&transport, &url).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("{} did not accept a connection within 40 ms", listener.local_addr().unwrap()));
+}
+
+#[tokio::test]
+async fn an_answer_beyond_the_limit_is_not_read() {
+    let announced = Reply::answer("200 OK", "", &"x".repeat(101));
+    let chunk = format!("33\r\n{}\r\n", "y".repeat(0x33));
+    let chunked = Reply::Send(format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{chunk}{chunk}0\r\n\r\n"));
+    for reply in [announced, chunked] {
+        let server = Loopback::start(vec![reply.clone()]).await;
+        let error = post_to(&server, limits(20_000), 100).await.unwrap_err();
+        assert_eq!(error, CallError::TooLarge { host: server.address().to_string(), limit: 100 });
+        // The limit itself is allowed.
+        let server = Loopback::start(vec![reply]).await;
+        assert!(post_to(&server, limits(20_000), 102).await.unwrap().body.len() > 100);
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_is_an_answer() {
+    let server = Loopback::start(vec![Reply::answer("307 Temporary Redirect", "location: http://example.com/\r\n", "")]).await;
+    let received = post_to(&server, limits(20_000), 100).await.unwrap();
+    assert_eq!((received.status.as_u16(), server.requests().len()), (307, 1));
+}
+
+#[tokio::test]
+async fn a_connection_is_used_again_until_the_server_closes_it() {
+    let answer = Reply::answer("200 OK", "", "{}");
+    let last = Reply::Cut("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}".into());
+    let server = Loopback::start(vec![answer.clone(), answer.clone(), last, answer]).await;
+    let url = format!("http://{}/", server.address());
+    let transport = Transport::open("p", &connection(&url, limits(20_000), 100), &Matcher::builder().build()).unwrap();
+    for connections in [1, 1, 1, 2] {
+        assert_eq!(post(&transport, &url).await.unwrap().body, "{}");
+        assert_eq!(server.connections(), connections);
+    }
+}
+
+#[tokio::test]
+async fn plain_http_is_forwarded_by_a_proxy_with_its_credentials() {
+    let proxy = Loopback::start(vec![Reply::answer("200 OK", "", "{}")]).await;
+    let proxies = Matcher::builder().all(format!("http://user:secret@{}", proxy.address())).build();
+    let url = "http://models.example:8000/v1";
+    let transport = Transport::open("p", &connection(url, limits(20_000), 100), &proxies).unwrap();
+    post(&transport, "http://models.example:8000/v1/x").await.unwrap();
+    let request = &proxy.requests()[0];
+    assert!(request.starts_with("POST http://models.example:8000/v1/x HTTP/1.1\r\n"), "{request}");
+    assert!(request.contains("proxy-authorization: Basic dXNlcjpzZWNyZXQ=\r\n"), "{request}");
+    assert!(request.contains("host: models.example:8000\r\n"), "{request}");
+}
+
+#[tokio::test]
+async fn https_goes_through_a_tunnel_and_a_refusal_names_no_secret() {
+    let proxy = Loopback::start(vec![Reply::Cut("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n".into())]).await;
+    let proxies = Matcher::builder().all(format!("http://user:secret@{}", proxy.address())).build();
+    let transport = Transport::open("p", &connection("https://api.example", limits(20_000), 100), &proxies).unwrap();
+    let error = post(&transport, "https://api.example/v1/x").await.unwrap_err();
+    assert_eq!(error.to_string(), "could not connect to api.example: tunnel error: proxy authorization required");
+    assert!(proxy.requests()[0].starts_with("CONNECT api.example:443 HTTP/1.1\r\n"));
+}
+
+#[tokio::test]
+async fn this_machine_is_reached_around_any_proxy() {
+    let server = Loopback::start(vec![Reply::answer("200 OK", "", "{}")]).await;
+    let url = format!("http://{}/v1", server.address());
+    // Nobody listens on the discard port.
+    let proxies = Matcher::builder().all("http://127.0.0.1:9").build();
+    let transport = Transport::open("p", &connection(&url, limits(20_000), 100), &proxies).unwrap();
+    post(&transport, &url).await.unwrap();
+    assert!(server.requests()[0].starts_with("POST /v1 HTTP/1.1\r\n"));
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused_at_once() {
+    let open = |ca_file: Option<&std::path::Path>, proxy: &str| {
+        let connection =
+            OpenAiConnection { ca_file: ca_file.map(Into::into), ..connection("http://models.example", Timeouts::default(), 100) };
+        Transport::open("p", &connection, &Matcher::builder().all(proxy).build()).err().map(|e| e.to_string())
+    };
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let refused = open(Some(empty.path()), "").unwrap();
+    assert!(refused.ends_with("it holds no certificate"), "{refused}");
+    assert!(open(Some("/nonexistent/ca.pem".as_ref()), "").unwrap().contains("/nonexistent/ca.pem"));
+    assert_eq!(
+        open(None, "socks4://127.0.0.1:1").unwrap(),
+        "provider `p`: cannot use the proxy of the environment: no support for proxies of kind `socks4`"
+    );
+    assert_eq!(open(None, "socks5h://user:secret@127.0.0.1:1"), None);
+}
