@@ -86,11 +86,11 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_file_bytes: 8 << 30,
+            max_file_bytes: 1 << 30,
             max_upload_bytes: 8 << 30,
             max_part_bytes: 64 << 20,
-            max_line_bytes: 8 << 20,
-            min_free_bytes: 256 << 20,
+            max_line_bytes: 16 << 20,
+            min_free_bytes: 512 << 20,
             file_retention: None,
             body_idle: Duration::from_secs(60),
         }
