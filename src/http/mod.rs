@@ -2,10 +2,10 @@
 //!
 //! Handlers are thin: they read a request into `domain` values, ask the store or the executor, and
 //! render the answer. What every request has in common (ids, access, limits, errors) is here; what
-//! belongs to one dialect is in a module of its own, [`openai`] being the first.
+//! belongs to one dialect is in a module of its own, `openai` being the first.
 //!
 //! Invariants others rely on:
-//! * every response carries `x-request-id`, and every error the envelope of [`error`];
+//! * every response carries `x-request-id`, and every error the envelope of [`ApiError`];
 //! * whatever a response shows is durable, because every store call waits for that;
 //! * memory does not grow with the size of an upload or a download;
 //! * work that must not be left half-done goes on when its client goes away.
