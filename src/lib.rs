@@ -23,6 +23,7 @@
 
 pub mod catalog;
 pub mod cli;
+pub mod client;
 pub mod daemon;
 pub mod domain;
 pub mod executor;

@@ -17,7 +17,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("executor", &["domain", "catalog", "route", "store", "provider"]),
     ("http", &["domain", "catalog", "route", "store", "executor"]),
     ("daemon", &["domain", "catalog", "route", "store", "provider", "executor", "http"]),
-    ("cli", &["domain", "daemon"]),
+    ("client", &["domain"]),
+    ("cli", &["domain", "daemon", "client"]),
 ];
 
 /// A crate, and the only modules or files that may name it.
@@ -26,8 +27,8 @@ const OWNED: &[(&str, &[&str])] = &[
     ("bincode", &["store"]),
     ("notify", &["catalog"]),
     ("notify_debouncer_full", &["catalog"]),
-    ("hyper", &["provider", "http"]),
-    ("hyper_util", &["provider", "http"]),
+    ("hyper", &["provider", "http", "client"]),
+    ("hyper_util", &["provider", "http", "client"]),
     ("hyper_rustls", &["provider", "http"]),
     ("rustls", &["provider", "http"]),
     ("axum", &["http"]),
@@ -88,7 +89,8 @@ fn check(file: &str, source: &str) -> Vec<String> {
         }
     }
     for (name, owners) in OWNED {
-        let owned = owners.iter().any(|owner| *owner == module || file.trim_end_matches(".rs") == *owner);
+        let owned =
+            owners.iter().any(|owner| *owner == module || file.trim_end_matches(".rs") == *owner || file.starts_with(&format!("{owner}/")));
         if !owned {
             found.extend(uses_of(&code, name).map(|offset| (offset, format!("{module} names the crate {name}"))));
         }

@@ -35,5 +35,5 @@ pub use model::{Model, Offering, PriceEvidence, Provider};
 pub use resolve::ResolveError;
 pub use seeds::{Seeds, load_dir, load_embedded};
 pub use snapshot::{ListedModel, Route, Snapshot};
-pub use upstream::{UPSTREAM_KEY_ENV, Upstream, UpstreamError};
+pub use upstream::{UPSTREAM_KEY_ENV, Upstream, UpstreamError, UpstreamOptions, Upstreams};
 pub use watch::{WatchError, Watcher, watch};

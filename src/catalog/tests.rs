@@ -21,8 +21,8 @@ fn seeds(files: &[(&str, &str)]) -> Result<Seeds, Faults> {
 }
 
 fn with(upstreams: &[&str], has_key: bool) -> Seeds {
-    let upstreams: Vec<Upstream> = upstreams.iter().map(|text| text.parse().unwrap()).collect();
-    load_embedded().unwrap().with_upstreams(&upstreams, has_key).unwrap()
+    let options = UpstreamOptions { has_key, ..UpstreamOptions::default() };
+    load_embedded().unwrap().with_upstreams(&Upstreams::parse(upstreams).unwrap(), &options)
 }
 
 fn route(snapshot: &Snapshot, model: &str) -> String {
@@ -155,8 +155,7 @@ fn an_upstream_is_a_url_or_a_model_and_a_url() {
     let bad = ["", "llama", "llama=", "=http://host", "llama=localhost:8000", "http://key@host", "m=http://h/?a=http://b", "ftp://h"];
     let mut report: Vec<_> = bad.iter().map(|text| format!("{text:?}: {}", text.parse::<Upstream>().unwrap_err())).collect();
     for pair in [["http://a", "http://b"], ["m=http://a", "m=http://b"]] {
-        let upstreams = pair.map(|text| text.parse::<Upstream>().unwrap());
-        report.push(load_embedded().unwrap().with_upstreams(&upstreams, false).unwrap_err().to_string());
+        report.push(Upstreams::parse(&pair).unwrap_err().to_string());
     }
     insta::assert_snapshot!(report.join("\n"));
 }

@@ -29,6 +29,45 @@ pub struct Upstream {
     pub base_url: Uri,
 }
 
+/// Servers that go together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Upstreams(Vec<Upstream>);
+
+impl Upstreams {
+    /// Reads one from each text.
+    ///
+    /// # Errors
+    /// A text that names none, two plain URLs, or two URLs for one model.
+    pub fn parse<T: AsRef<str>>(texts: &[T]) -> Result<Self, UpstreamError> {
+        let upstreams = texts.iter().map(|text| text.as_ref().parse()).collect::<Result<Vec<_>, _>>()?;
+        check_together(&upstreams)?;
+        Ok(Self(upstreams))
+    }
+}
+
+/// What all servers that are added in one go have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpstreamOptions {
+    /// [`UPSTREAM_KEY_ENV`] holds the key of all of them.
+    pub has_key: bool,
+    /// Calls at the same time to each of them.
+    pub concurrency: u32,
+    pub timeouts: Timeouts,
+    /// The largest answer that is read, in bytes.
+    pub max_response_bytes: u64,
+}
+
+impl Default for UpstreamOptions {
+    fn default() -> Self {
+        Self {
+            has_key: false,
+            concurrency: DEFAULT_CONCURRENCY,
+            timeouts: Timeouts::default(),
+            max_response_bytes: DEFAULT_MAX_RESPONSE_BYTES,
+        }
+    }
+}
+
 /// Why a text names no upstream, or why several do not go together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
@@ -90,15 +129,12 @@ impl Seeds {
     ///
     /// `MODEL=URL` becomes that model's only offering, the model being made if it is not known. A
     /// plain URL becomes the catch-all in place of any that the seeds name. Nothing is charged for
-    /// either. With `has_key`, [`UPSTREAM_KEY_ENV`] holds the key of all of them. With any server
-    /// added, there is no stand-in any more.
-    ///
-    /// # Errors
-    /// Two plain URLs, or two URLs for one model.
-    pub fn with_upstreams(mut self, upstreams: &[Upstream], has_key: bool) -> Result<Self, UpstreamError> {
-        check_together(upstreams)?;
+    /// either. With any server added, there is no stand-in any more.
+    #[must_use]
+    pub fn with_upstreams(mut self, upstreams: &Upstreams, options: &UpstreamOptions) -> Self {
+        let Upstreams(upstreams) = upstreams;
         if upstreams.is_empty() {
-            return Ok(self);
+            return self;
         }
         // Whoever names a real server does not want simulated answers if its key happens to be missing.
         self.providers.iter_mut().for_each(|provider| provider.stand_in = false);
@@ -111,7 +147,7 @@ impl Seeds {
                 Some((_, id)) => id.clone(),
                 None => {
                     let id = self.free_provider_id();
-                    self.providers.push(provider(&id, &upstream.base_url, has_key));
+                    self.providers.push(provider(&id, &upstream.base_url, options));
                     added.push((&upstream.base_url, id.clone()));
                     id
                 }
@@ -122,7 +158,7 @@ impl Seeds {
             }
         }
         self.hash = hex(&digest.finalize());
-        Ok(self)
+        self
     }
 
     fn free_provider_id(&self) -> String {
@@ -160,20 +196,20 @@ impl Seeds {
     }
 }
 
-fn provider(id: &str, base_url: &Uri, has_key: bool) -> Provider {
+fn provider(id: &str, base_url: &Uri, options: &UpstreamOptions) -> Provider {
     let connection = OpenAiConnection {
         base_url: base_url.clone(),
-        timeouts: Timeouts::default(),
+        timeouts: options.timeouts,
         ca_file: None,
-        max_response_bytes: DEFAULT_MAX_RESPONSE_BYTES,
+        max_response_bytes: options.max_response_bytes,
     };
     Provider {
         name: base_url.authority().map_or_else(|| id.to_owned(), ToString::to_string),
         connection: Connection {
             id: id.to_owned(),
             kind: ProviderKind::OpenAi(connection),
-            key: if has_key { KeySource::Env(UPSTREAM_KEY_ENV.to_owned()) } else { KeySource::None },
-            concurrency: DEFAULT_CONCURRENCY,
+            key: if options.has_key { KeySource::Env(UPSTREAM_KEY_ENV.to_owned()) } else { KeySource::None },
+            concurrency: options.concurrency,
         },
         catch_all: false,
         stand_in: false,

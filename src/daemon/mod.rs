@@ -4,5 +4,12 @@
 //! but `cli`.
 
 pub mod config;
+mod core;
+mod job;
 pub mod lifecycle;
+mod server;
 pub mod telemetry;
+
+pub use core::{Core, Environment, StartError, system_clock};
+pub use job::{Job, JobError, Submission, forget};
+pub use server::{ServeError, Server};

@@ -85,6 +85,17 @@ impl Store {
         .await
     }
 
+    /// The batch that was made under an idempotency key.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub async fn batch_of_key(&self, key: &[u8; 32]) -> Result<Option<BatchId>, StoreError> {
+        let found = self.inner.tree.get(format::idempotency(key))?;
+        let found = found.map(|bytes| record::decode::<IdempotencyRecord>(&bytes)).transpose()?;
+        self.shown().await?;
+        Ok(found.map(|record| BatchId::from_u128(record.batch)))
+    }
+
     /// Records that the input is good: `state` is `InProgress`.
     ///
     /// # Errors
