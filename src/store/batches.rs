@@ -204,28 +204,26 @@ impl Store {
     }
 
     pub(super) fn read_batch(&self, id: BatchId) -> Result<Option<Batch>, StoreError> {
-        // A batch may end between the two looks at it; then its state has the final progress.
-        for _ in 0..3 {
-            let Some((state, ended)) = self.read_state(id)? else { return Ok(None) };
-            let running = || self.live(id).map(|live| live.progress());
-            let progress = match (state, ended) {
-                (_, Some(progress)) => progress,
-                (BatchState::Validating, None) => Progress::default(),
-                // Cancelled or expired before it was validated: no rows are known.
-                (BatchState::Cancelling { in_progress_at: None, .. } | BatchState::Finalizing { in_progress_at: None, .. }, None) => {
-                    Progress::default()
-                }
-                (_, None) => match running() {
-                    Some(progress) => progress,
-                    None => continue,
-                },
-            };
-            let Some(spec) = self.read_blob::<SpecRecord>(id, Blob::Spec)? else { return Ok(None) };
-            let plan = self.read_blob::<PlanRecord>(id, Blob::Plan)?.map(Plan::try_from).transpose()?.unwrap_or_default();
-            let problems = self.read_blob::<ProblemsRecord>(id, Blob::Problems)?.map(ProblemsRecord::unpack).transpose()?;
-            return Ok(Some(Batch { spec: spec.try_into()?, state, progress, plan, problems: problems.unwrap_or_default() }));
+        let Some((state, progress)) = self.read_progress(id)? else { return Ok(None) };
+        let Some(spec) = self.read_blob::<SpecRecord>(id, Blob::Spec)? else { return Ok(None) };
+        let plan = self.read_blob::<PlanRecord>(id, Blob::Plan)?.map(Plan::try_from).transpose()?.unwrap_or_default();
+        let problems = self.read_blob::<ProblemsRecord>(id, Blob::Problems)?.map(ProblemsRecord::unpack).transpose()?;
+        Ok(Some(Batch { spec: spec.try_into()?, state, progress, plan, problems: problems.unwrap_or_default() }))
+    }
+
+    fn read_progress(&self, id: BatchId) -> Result<Option<(BatchState, Progress)>, StoreError> {
+        let Some((state, ended)) = self.read_state(id)? else { return Ok(None) };
+        if let Some(progress) = ended.or_else(|| self.live(id).map(|live| live.progress())) {
+            return Ok(Some((state, progress)));
         }
-        Err(StoreError::Broken(format!("the rows of {id} are not in memory although it runs")))
+        // It has no rows yet, or it has ended since the first look, or its validation is being
+        // written: the pages are there, the flush that brings it to life is not over.
+        let Some((state, ended)) = self.read_state(id)? else { return Ok(None) };
+        let mut progress = Progress::default();
+        for page in self.read_pages(id)? {
+            page.add_to(&mut progress);
+        }
+        Ok(Some((state, ended.unwrap_or(progress))))
     }
 
     pub(super) fn read_state(&self, id: BatchId) -> Result<Option<(BatchState, Option<Progress>)>, StoreError> {
