@@ -34,6 +34,17 @@ pub enum Origins {
     Listed(Vec<String>),
 }
 
+impl Origins {
+    /// As the settings list them; `*` among them stands for every one.
+    pub fn of(listed: Vec<String>) -> Self {
+        match listed.as_slice() {
+            [] => Self::None,
+            some if some.iter().any(|origin| origin == "*") => Self::Any,
+            [_, ..] => Self::Listed(listed),
+        }
+    }
+}
+
 /// The rule for who may call.
 #[derive(Debug, Clone)]
 pub struct Access {
@@ -103,12 +114,12 @@ impl Access {
         // A request without a host is no browser's.
         let named = headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or("?"));
         if let Some(host) = named.chain(uri.host()).find(|host| !is_loopback(without_port(host))) {
-            return refused("the host", host, "call it as localhost, or set `api_keys`");
+            return refused("the host", host, "call it as localhost, or set `api_keys_file`");
         }
         for origin in headers.get_all(ORIGIN) {
             let origin = origin.to_str().unwrap_or("?");
             if !self.allows(origin) {
-                return refused("a page of the origin", origin, "add the origin to `cors_origins`, or set `api_keys`");
+                return refused("a page of the origin", origin, "add the origin to `cors_origins`, or set `api_keys_file`");
             }
         }
         Ok(())
@@ -207,10 +218,10 @@ mod tests {
         for origin in ["https://evil.example", "null", "http://localhost.evil.example", "localhost", ""] {
             assert!(!admitted(&open, &[("host", "localhost"), ("origin", origin)]), "{origin}");
         }
-        let listed = Access::open().with_origins(Origins::Listed(vec!["https://tools.example".into()]));
+        let listed = Access::open().with_origins(Origins::of(vec!["https://tools.example".into()]));
         assert!(admitted(&listed, &[("origin", "https://tools.example")]));
         assert!(!admitted(&listed, &[("origin", "https://evil.example")]));
-        assert!(admitted(&Access::open().with_origins(Origins::Any), &[("origin", "null")]));
+        assert!(admitted(&Access::open().with_origins(Origins::of(vec!["https://a.example".into(), "*".into()])), &[("origin", "null")]));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What a request says, read with errors that name the field: JSON objects, queries, ids in paths.
 //!
 //! Fields are picked by hand instead of derived: a derived error says "invalid type at line 1",
-//! and what a client needs is which field is wrong and what would be right. Fields that a call
-//! does not know are ignored, as the hosted API ignores them.
+//! and what a client needs is which field is wrong and what would be right. A field that a call does
+//! not know is an error, as in the hosted API: a misspelt `output_expires_after` must not be taken
+//! for a wish to keep the output for ever. Unknown query parameters are ignored.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -45,7 +46,7 @@ impl FromRequest<Arc<Api>> for Object {
         }
         match serde_json::from_slice::<Value>(&body) {
             Ok(Value::Object(fields)) => Ok(Self { prefix: String::new(), fields }),
-            Ok(other) => Err(ApiError::new(Code::InvalidJson, format!("the body must be a JSON object, found {}", kind(&other)))),
+            Ok(other) => Err(ApiError::new(Code::InvalidValue, format!("the body must be a JSON object, found {}", kind(&other)))),
             Err(error) => Err(ApiError::new(Code::InvalidJson, format!("the body is not valid JSON: {error}"))),
         }
     }
@@ -114,6 +115,17 @@ impl Object {
         let name = self.name(field);
         let message = format!("`{name}` must be {wanted}, found {}", kind(found));
         ApiError::invalid(&name, message)
+    }
+
+    /// Refuses fields other than these.
+    ///
+    /// # Errors
+    /// When there is one.
+    pub fn only(&self, known: &[&str]) -> Result<(), ApiError> {
+        let Some(unknown) = self.fields.keys().find(|field| !known.contains(&field.as_str())) else { return Ok(()) };
+        let shown: String = self.name(unknown).chars().take(100).collect();
+        let message = format!("`{shown}` is not a field of this call, whose fields are {}", quoted(known.iter()));
+        Err(ApiError::new(Code::UnknownParameter, message).param(&shown))
     }
 
     /// A field; null counts as absent.

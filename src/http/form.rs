@@ -12,7 +12,7 @@ use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
 use bytes::BytesMut;
 
 use super::Api;
-use super::body::{Fate, incomplete};
+use super::body::Fate;
 use super::error::ApiError;
 use super::extract::{announced_bytes, media_type};
 use crate::domain::error::Code;
@@ -210,10 +210,5 @@ fn unreadable(error: &MultipartError, fate: &Fate, idle: Duration) -> ApiError {
     if let Some(blamed) = fate.blame(idle) {
         return blamed;
     }
-    let reason = error.body_text();
-    // The parser's words for a body that ends before its last boundary.
-    if reason.contains("incomplete") || reason.contains("complete headers") {
-        return incomplete("the form ended before its last boundary; nothing was kept");
-    }
-    ApiError::new(Code::InvalidMultipart, format!("the body is not well-formed multipart: {reason}"))
+    ApiError::new(Code::InvalidMultipart, format!("the body is not well-formed multipart: {}", error.body_text()))
 }

@@ -2,10 +2,10 @@
 //!
 //! Handlers are thin: they read a request into `domain` values, ask the store or the executor, and
 //! render the answer. What every request has in common (ids, access, limits, errors) is here; what
-//! belongs to one dialect is in a module of its own, [`openai`] being the first.
+//! belongs to one dialect is in a module of its own, `openai` being the first.
 //!
 //! Invariants others rely on:
-//! * every response carries `x-request-id`, and every error the envelope of [`error`];
+//! * every response carries `x-request-id`, and every error the envelope of [`ApiError`];
 //! * whatever a response shows is durable, because every store call waits for that;
 //! * memory does not grow with the size of an upload or a download;
 //! * work that must not be left half-done goes on when its client goes away.
@@ -86,11 +86,11 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_file_bytes: 8 << 30,
+            max_file_bytes: 1 << 30,
             max_upload_bytes: 8 << 30,
             max_part_bytes: 64 << 20,
-            max_line_bytes: 8 << 20,
-            min_free_bytes: 256 << 20,
+            max_line_bytes: 16 << 20,
+            min_free_bytes: 512 << 20,
             file_retention: None,
             body_idle: Duration::from_secs(60),
         }

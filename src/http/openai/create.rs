@@ -68,6 +68,7 @@ struct Order {
 
 impl Order {
     fn read(body: &Object) -> Result<Self, ApiError> {
+        body.only(&["input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after"])?;
         let file = body.need_text("input_file_id", "it is the id of a file uploaded with the purpose `batch`")?;
         let input_file = parse_id("input_file_id", file)?;
         let endpoint = body.need_text("endpoint", &format!("it must be one of {}", Endpoint::choices()))?;

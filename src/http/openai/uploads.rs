@@ -23,6 +23,7 @@ const MAX_TEXT_CHARS: usize = 255;
 /// `POST /v1/uploads`
 pub async fn create(State(api): State<Arc<Api>>, body: Object) -> Result<Json<UploadObject>, ApiError> {
     api.check_open()?;
+    body.only(&["filename", "purpose", "bytes", "mime_type", "expires_after"])?;
     let bytes = body.need_integer("bytes", "it is the size of the whole file")?;
     let most = api.limits.max_upload_bytes;
     let bytes = u64::try_from(bytes).ok().filter(|bytes| (1..=most).contains(bytes));
@@ -97,6 +98,7 @@ pub async fn add_part(State(api): State<Arc<Api>>, PathId(id): PathId<UploadId>,
 /// `POST /v1/uploads/{upload_id}/complete`
 pub async fn complete(State(api): State<Arc<Api>>, PathId(id): PathId<UploadId>, body: Object) -> Result<Json<UploadObject>, ApiError> {
     api.check_open()?;
+    body.only(&["part_ids", "md5"])?;
     let parts = part_ids(&body)?;
     let md5 = body.text("md5")?.map(String::from);
     let now = api.clock.now();

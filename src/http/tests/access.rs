@@ -34,7 +34,7 @@ async fn without_keys_web_pages_and_foreign_names_are_refused() {
 
 #[tokio::test]
 async fn pages_of_listed_origins_may_call_and_read_errors() {
-    let listed = Origins::Listed(vec!["https://tools.example".into()]);
+    let listed = Origins::of(vec!["https://tools.example".into()]);
     let bench = Bench::with(|api| api.access = Access::keys(vec!["alpha".into()]).with_origins(listed)).await;
     let ask = [
         ("origin", "https://tools.example"),

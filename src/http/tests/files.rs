@@ -58,12 +58,12 @@ async fn forms_that_do_not_say_enough() {
 }
 
 #[tokio::test]
-async fn a_cut_form_leaves_nothing() {
+async fn a_form_without_its_end_leaves_nothing() {
     let bench = Bench::new().await;
     let whole = form(&[("purpose", None, b"batch"), ("file", Some("a"), &[b'x'; 3_000_000])]);
     for end in [10, 60, 200, whole.len() - 10, whole.len() - 4] {
         let reply = bench.call("POST", "/v1/files", &[("content-type", "multipart/form-data; boundary=XX")], whole[..end].to_vec()).await;
-        assert_eq!((reply.status.as_u16(), reply.code().as_str()), (400, "incomplete_body"), "{end}: {}", reply.text());
+        assert_eq!((reply.status.as_u16(), reply.code().as_str()), (400, "invalid_multipart"), "{end}: {}", reply.text());
     }
     assert_eq!(std::fs::read_dir(bench._dir.path().join("spool")).unwrap().count(), 0);
     assert_eq!(std::fs::read_dir(bench._dir.path().join("files")).unwrap().count(), 0);
