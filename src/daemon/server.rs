@@ -59,7 +59,7 @@ impl Server {
             executor: core.executor.clone(),
             clock: core.clock.clone(),
             limits: limits(settings),
-            access: access(settings),
+            access: Access::keys(settings.api_keys.clone()).with_origins(Origins::of(settings.cors_origins.clone())),
             draining: tasks.shutdown().drain().clone(),
             tasks: requests.clone(),
         }));
@@ -110,15 +110,6 @@ impl Server {
         self.core.close().await;
         if shutdown.failed() { Err(ServeError::Failed) } else { Ok(()) }
     }
-}
-
-fn access(settings: &Settings) -> Access {
-    let origins = match settings.cors_origins.as_slice() {
-        [] => Origins::None,
-        listed if listed.iter().any(|origin| origin == "*") => Origins::Any,
-        listed => Origins::Listed(listed.to_vec()),
-    };
-    Access::keys(settings.api_keys.clone()).with_origins(origins)
 }
 
 fn limits(settings: &Settings) -> Limits {

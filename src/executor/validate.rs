@@ -125,7 +125,7 @@ impl<'a> Check<'a> {
             let message = format!("the file has more rows than the limit of {}", self.limits.max_rows);
             self.problem(Problem { code: ProblemCode::TooManyRows, message, line: Some(place.number), param: None });
         }
-        if self.rows % ROWS_PER_PAGE == 0 {
+        if self.rows.is_multiple_of(ROWS_PER_PAGE) {
             self.pages.push(Page::new(place.offset, 0));
         }
         if let Some(page) = self.pages.last_mut() {
