@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::format;
 use super::record::page::Page;
-use super::record::result::{self, Stored};
+use super::record::result::{self, Stored, Unpacker};
 use super::{ROWS_PER_PAGE, Store, StoreError};
 use crate::domain::file::ResultPart;
 use crate::domain::id::{BatchId, RowIndex, RowKey};
@@ -77,7 +77,7 @@ impl Store {
                 Some(live) => live.pages(),
                 None => store.read_pages(batch)?,
             };
-            Ok(Some(Lines::new(store, batch, part, pages)))
+            Lines::new(store, batch, part, pages).map(Some)
         })
         .await?;
         self.shown().await?;
@@ -112,12 +112,13 @@ pub struct Lines {
     skip: u64,
     /// Bytes still to be given.
     left: u64,
+    unpacker: Unpacker,
 }
 
 impl Lines {
-    fn new(store: Store, batch: BatchId, part: ResultPart, pages: Vec<Page>) -> Self {
+    fn new(store: Store, batch: BatchId, part: ResultPart, pages: Vec<Page>) -> Result<Self, StoreError> {
         let left = pages.iter().map(|page| page.bytes(part)).sum();
-        Self { store, batch, part, pages, next: 0, skip: 0, left }
+        Ok(Self { store, batch, part, pages, next: 0, skip: 0, left, unpacker: Unpacker::new()? })
     }
 
     /// Bytes that are left to read; right after creation, the exact size of the whole.
@@ -231,10 +232,10 @@ impl Lines {
         Err(self.missing(wanted))
     }
 
-    fn unpack(&self, row: u32, first: &[u8], packed: &mut Vec<u8>, entries: &mut sled::Iter) -> Result<RowResult, StoreError> {
+    fn unpack(&mut self, row: u32, first: &[u8], packed: &mut Vec<u8>, entries: &mut sled::Iter) -> Result<RowResult, StoreError> {
         let stored = Stored::open(first)?;
         if stored.chunks <= 1 {
-            return Ok(stored.unpack(self.batch, row)?);
+            return Ok(stored.unpack(self.batch, row, &mut self.unpacker)?);
         }
         packed.clear();
         packed.extend_from_slice(first);
@@ -242,6 +243,6 @@ impl Lines {
             let (_, more) = entries.next().ok_or_else(|| self.missing(row))??;
             packed.extend_from_slice(&more);
         }
-        Ok(Stored::open(packed)?.unpack(self.batch, row)?)
+        Ok(Stored::open(packed)?.unpack(self.batch, row, &mut self.unpacker)?)
     }
 }

@@ -108,7 +108,9 @@ pub fn decode_anything(bytes: &[u8]) {
     let _ = decode::<upload::UploadRecord>(bytes).map(crate::domain::upload::Upload::try_from);
     let _ = decode::<upload::PartRecord>(bytes).map(crate::domain::upload::UploadPart::try_from);
     let _ = decode::<page::PageRecord>(bytes).map(page::Page::try_from);
-    let _ = result::Stored::open(bytes).and_then(|stored| stored.unpack(crate::domain::id::BatchId::from_u128(0), 0));
+    if let Ok(mut unpacker) = result::Unpacker::new() {
+        let _ = result::Stored::open(bytes).and_then(|stored| stored.unpack(crate::domain::id::BatchId::from_u128(0), 0, &mut unpacker));
+    }
 }
 
 #[cfg(test)]

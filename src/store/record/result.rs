@@ -3,9 +3,12 @@
 //! The header holds the exact size of the row's output line, so that a reader can skip rows
 //! without unpacking them.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
+use zstd::bulk::{Compressor, Decompressor};
 
 use super::page::{pack_usage, unpack_usage};
 use super::{DECODE_LIMIT, Record, RecordError, decode_body, moment, options, timestamp};
@@ -75,7 +78,7 @@ pub fn pack(result: &RowResult, line_bytes: u32) -> Result<Vec<u8>, RecordError>
     packed.extend_from_slice(&[0, 0]);
     options().serialize_into(&mut packed, &ResultRecord::from(result)).map_err(RecordError::damaged::<ResultRecord>)?;
     if packed.len() >= COMPRESS_FROM
-        && let Ok(body) = zstd::bulk::compress(&packed[HEADER..], LEVEL)
+        && let Ok(body) = compress(&packed[HEADER..])
         && body.len() + 4 < packed.len() - HEADER
     {
         let unpacked = u32::try_from(packed.len() - HEADER).map_err(RecordError::damaged::<ResultRecord>)?;
@@ -85,6 +88,47 @@ pub fn pack(result: &RowResult, line_bytes: u32) -> Result<Vec<u8>, RecordError>
         packed.extend_from_slice(&body);
     }
     Ok(packed)
+}
+
+fn compress(body: &[u8]) -> std::io::Result<Vec<u8>> {
+    // Setting up a context costs more than compressing a usual row with it.
+    thread_local! {
+        static CONTEXT: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    }
+    CONTEXT.with_borrow_mut(|context| match context {
+        Some(context) => context.compress(body),
+        None => context.insert(Compressor::new(LEVEL)?).compress(body),
+    })
+}
+
+/// Unpacks results; keep one for many rows, setting it up costs more than a row.
+pub struct Unpacker(Decompressor<'static>);
+
+impl std::fmt::Debug for Unpacker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Unpacker")
+    }
+}
+
+impl Unpacker {
+    /// A new one.
+    ///
+    /// # Errors
+    /// When memory is short.
+    pub fn new() -> Result<Self, RecordError> {
+        Decompressor::new().map(Self).map_err(RecordError::damaged::<ResultRecord>)
+    }
+
+    fn decompress(&mut self, body: &[u8], size: u32) -> Result<Vec<u8>, RecordError> {
+        if u64::from(size) > DECODE_LIMIT {
+            return Err(RecordError::damaged::<ResultRecord>("the stated size is beyond any result"));
+        }
+        let unpacked = self.0.decompress(body, size as usize).map_err(RecordError::damaged::<ResultRecord>)?;
+        if unpacked.len() != size as usize {
+            return Err(RecordError::damaged::<ResultRecord>("the compressed body has another size than stated"));
+        }
+        Ok(unpacked)
+    }
 }
 
 /// Writes the number of chunks into a packed result's header.
@@ -120,7 +164,7 @@ impl<'a> Stored<'a> {
     ///
     /// # Errors
     /// When the bytes are damaged or of a later version.
-    pub fn unpack(self, batch: BatchId, row: u32) -> Result<RowResult, RecordError> {
+    pub fn unpack(self, batch: BatchId, row: u32, with: &mut Unpacker) -> Result<RowResult, RecordError> {
         if self.version != ResultRecord::VERSION {
             ResultRecord::decode_other(self.version, self.body)?;
         }
@@ -130,26 +174,10 @@ impl<'a> Stored<'a> {
             let Some((size, body)) = self.body.split_first_chunk::<4>() else {
                 return Err(RecordError::damaged::<ResultRecord>("no size before the compressed body"));
             };
-            decode_body(&decompress(body, u32::from_be_bytes(*size))?)?
+            decode_body(&with.decompress(body, u32::from_be_bytes(*size))?)?
         };
         record.into_result(RowKey { batch, row: RowIndex(row) })
     }
-}
-
-fn decompress(body: &[u8], size: u32) -> Result<Vec<u8>, RecordError> {
-    use std::io::Read;
-    if u64::from(size) > DECODE_LIMIT {
-        return Err(RecordError::damaged::<ResultRecord>("the stated size is beyond any result"));
-    }
-    // Read up to the stated size instead of allocating it first: damaged bytes may state anything.
-    let mut unpacked = Vec::new();
-    zstd::Decoder::with_buffer(body)
-        .and_then(|decoder| decoder.take(u64::from(size) + 1).read_to_end(&mut unpacked))
-        .map_err(RecordError::damaged::<ResultRecord>)?;
-    if unpacked.len() as u64 != u64::from(size) {
-        return Err(RecordError::damaged::<ResultRecord>("the compressed body has another size than stated"));
-    }
-    Ok(unpacked)
 }
 
 impl From<&Response> for ResponseRecord {
@@ -263,7 +291,7 @@ mod tests {
             set_chunks(&mut packed, 12);
             let stored = Stored::open(&packed).unwrap();
             prop_assert_eq!((stored.line_bytes, stored.chunks), (4711, 12));
-            prop_assert_eq!(stored.unpack(result.key.batch, 3).unwrap(), result);
+            prop_assert_eq!(stored.unpack(result.key.batch, 3, &mut Unpacker::new().unwrap()).unwrap(), result);
         }
 
         #[test]
@@ -271,8 +299,8 @@ mod tests {
             let mut packed = pack(&sample(b"0123456789".repeat(30)), 1).unwrap();
             let length = packed.len();
             packed[position % length] = byte;
-            let _ = Stored::open(&packed).and_then(|stored| stored.unpack(BatchId::from_u128(9), 3));
-            let _ = Stored::open(&packed[..cut % length]).and_then(|stored| stored.unpack(BatchId::from_u128(9), 3));
+            let _ = Stored::open(&packed).and_then(|stored| stored.unpack(BatchId::from_u128(9), 3, &mut Unpacker::new().unwrap()));
+            let _ = Stored::open(&packed[..cut % length]).and_then(|stored| stored.unpack(BatchId::from_u128(9), 3, &mut Unpacker::new().unwrap()));
         }
     }
 }
