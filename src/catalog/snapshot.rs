@@ -188,6 +188,15 @@ impl Snapshot {
         }
     }
 
+    /// Whether a batch that was planned with `provider` for `model` may go on with it: the provider
+    /// is usable, and it offers the model or takes every one.
+    pub fn still_serves(&self, model: &str, provider: &str) -> bool {
+        let usable = self.connections().any(|connection| connection.id == provider);
+        let takes_all = self.catch_all.is_some_and(|index| self.providers[index].0.id() == provider);
+        let offers = |known: &Model| known.offerings.iter().any(|offering| offering.provider == provider && offering.retired.is_none());
+        usable && (takes_all || self.model(model).is_some_and(offers))
+    }
+
     fn at<'a>(&'a self, provider: usize, upstream: &'a str, price: PriceSheet, model: &'a str) -> Route<'a> {
         Route { provider: self.providers[provider].0.id(), upstream, price, model }
     }

@@ -107,8 +107,9 @@ impl Server {
         if let Finish::Stuck { tasks } = finish {
             tracing::error!(tasks, "tasks did not end");
         }
+        let broken = self.core.store.broken();
         self.core.close().await;
-        if shutdown.failed() { Err(ServeError::Failed) } else { Ok(()) }
+        if shutdown.failed() || broken.is_cancelled() { Err(ServeError::Failed) } else { Ok(()) }
     }
 }
 

@@ -58,7 +58,8 @@ impl<R: BufRead> Lines<R> {
             };
             let end = memchr::memchr(b'\n', available);
             let part = &available[..end.unwrap_or(available.len())];
-            self.too_long |= self.buffer.len() + part.len() > self.max;
+            // One more than the limit: it may be the `\r` of a line break.
+            self.too_long |= self.buffer.len() + part.len() > self.max.saturating_add(1);
             if !self.too_long {
                 self.buffer.extend_from_slice(part);
             }
@@ -80,7 +81,7 @@ impl<R: BufRead> Lines<R> {
     pub fn latest(&self) -> Line<'_> {
         let text = self.buffer.strip_suffix(b"\r").unwrap_or(&self.buffer);
         match () {
-            () if self.too_long => Line::TooLong,
+            () if self.too_long || text.len() > self.max => Line::TooLong,
             () if text.iter().all(u8::is_ascii_whitespace) => Line::Blank,
             () => Line::Text(text),
         }
@@ -99,7 +100,7 @@ mod tests {
 
     #[test]
     fn lines_are_cut_at_breaks_whatever_the_size_of_the_reads() {
-        let text = b"abc\r\n\nabcdef\n \nab";
+        let text = b"abcde\r\n\nabcdef\n \nab";
         for capacity in 1..20 {
             let mut lines = Lines::new(BufReader::with_capacity(capacity, text.as_slice()), 5);
             let mut seen = Vec::new();
@@ -111,8 +112,8 @@ mod tests {
                 };
                 seen.push(format!("{number} {offset} {what}"));
             }
-            assert_eq!(seen, ["1 0 abc", "2 5 blank", "3 6 too long", "4 13 blank", "5 15 ab"]);
-            assert_eq!(lines.end(), 17);
+            assert_eq!(seen, ["1 0 abcde", "2 7 blank", "3 8 too long", "4 15 blank", "5 17 ab"]);
+            assert_eq!(lines.end(), 19);
         }
     }
 }

@@ -2,20 +2,19 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::row::{HISTORY, ReadyRow, Tried};
+use super::row::{HISTORY, REMEMBERED, ReadyRow, Tried, WaitingRow};
 use super::run::Route;
 use crate::domain::batch::BatchSpec;
 use crate::domain::id::RowKey;
 use crate::domain::money::Usd;
 use crate::domain::retry::{Decision, FailureClass, RetryPolicy, decide};
 use crate::domain::row::{Outcome, Response, RowError, RowResult};
-use crate::domain::time::{Clock, Timestamp};
+use crate::domain::time::{Clock, Timestamp, until};
 use crate::domain::usage::Usage;
 use crate::provider::{Call, Dispatch, Verdict, verdict};
 use crate::store::{PackedRow, Store};
@@ -35,8 +34,6 @@ pub(super) struct Attempt {
     pub provider: Arc<dyn Dispatch>,
     pub routes: Arc<[Route]>,
     pub row: ReadyRow,
-    /// The deadline of the batch.
-    pub deadline: Instant,
     pub abort: CancellationToken,
 }
 
@@ -45,11 +42,11 @@ pub(super) struct Attempt {
 pub(super) enum Ended {
     /// The row has its result, and the store has it.
     Recorded { failure: Option<FailureClass> },
-    /// The row waits until then.
-    Again { row: ReadyRow, wait: Duration, class: FailureClass },
+    /// The row waits for its next attempt.
+    Again { row: WaitingRow, class: FailureClass },
     /// The row would be tried again, but not before the deadline.
     Parked { class: FailureClass },
-    /// The call was abandoned: the batch was cancelled or the daemon stops.
+    /// The call was abandoned: the batch was cancelled or its deadline passed.
     Aborted,
     /// The store did not take the result; the daemon is going down.
     StoreGone,
@@ -78,7 +75,7 @@ impl Attempt {
         let answer = tokio::select! {
             biased;
             () = abort.cancelled() => return Ended::Aborted,
-            answer = self.provider.call(self.call(start)) => answer,
+            answer = self.provider.call(self.call(started_at)) => answer,
         };
         let judged = verdict(answer);
         let (status, failure) = match &judged {
@@ -98,7 +95,7 @@ impl Attempt {
         }
     }
 
-    fn call(&self, start: Instant) -> Call {
+    fn call(&self, now: Timestamp) -> Call {
         let attempts = self.row.tally.failed.saturating_add(self.row.tally.rate_limited);
         Call {
             endpoint: self.spec.endpoint,
@@ -106,7 +103,8 @@ impl Attempt {
             body: self.row.body.clone(),
             key: self.key(),
             attempt: attempts.saturating_add(1),
-            budget: self.deadline.saturating_duration_since(start),
+            // By the wall clock, as everything about the deadline is.
+            budget: until(now, self.spec.deadline()),
         }
     }
 
@@ -125,9 +123,9 @@ impl Attempt {
         match decision {
             Decision::RetryAt(at) => {
                 if let Some(response) = last {
-                    self.row.last = Some(response).filter(|response| response.body.len() <= super::row::REMEMBERED);
+                    self.row.last = Some(response).filter(|response| response.body.len() <= REMEMBERED);
                 }
-                Ended::Again { wait: crate::domain::time::until(now, at), row: self.row, class }
+                Ended::Again { row: self.row.wait_until(Instant::now() + until(now, at)), class }
             }
             Decision::PastDeadline => Ended::Parked { class },
             Decision::GiveUp => {

@@ -7,17 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attempt::unanswered;
-use super::input::Source;
+use super::input::{Source, line_name};
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Ending, Progress, ResultFiles};
 use crate::domain::file::{File, FileSource, Purpose, ResultPart};
 use crate::domain::id::{FileId, RowIndex, RowKey};
-use crate::domain::row::{Outcome, RowError};
+use crate::domain::row::Outcome;
 use crate::domain::time::{Clock, Timestamp};
-use crate::store::{PackedRow, ROWS_PER_PAGE, Store, StoreError};
+use crate::store::{PackedRow, Page, ROWS_PER_PAGE, Store, StoreError};
 
 /// Wait before an input that cannot be read is tried again.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Tries before the ids of its rows are given up.
+/// Tries, for the whole batch, before the ids of its rows are given up.
 const TRIES: u32 = 3;
 
 /// A batch to be ended.
@@ -78,14 +78,16 @@ impl Finish {
     /// Gives each row without a result this one, page by page.
     async fn close_rows(&self, source: &Source, outcome: &Outcome) -> Result<(), StoreError> {
         let mut durable = self.store.durable_rows();
+        let mut tries = TRIES;
         for (number, page) in (0_u32..).zip(source.live.pages()) {
             if page.is_complete() {
                 continue;
             }
-            for (row, custom_id, outcome) in self.unfinished(source, number, outcome).await? {
+            for (row, id) in self.unfinished(source, number, &page, &mut tries).await? {
                 let key = RowKey { batch: self.spec.id, row };
-                let result = unanswered(key, custom_id, outcome, self.clock.now());
-                self.store.record(PackedRow::pack(&result)?).await?;
+                let id = id.unwrap_or_else(|| line_name(row));
+                let result = unanswered(key, id, outcome.clone(), self.clock.now());
+                self.store.record_unrun(PackedRow::pack(&result)?).await?;
             }
         }
         while source.live.progress().unfinished() > 0 {
@@ -94,29 +96,28 @@ impl Finish {
         Ok(())
     }
 
-    async fn unfinished(&self, source: &Source, number: u32, outcome: &Outcome) -> Result<Vec<(RowIndex, String, Outcome)>, StoreError> {
-        // Read again: results may have become durable since the caller's copy.
-        let Some(page) = source.live.page(number) else { return Ok(Vec::new()) };
-        let mut reason = String::new();
-        for _ in 0..TRIES {
+    /// The unfinished rows of a page and their ids. While `tries` are left, an input that cannot be
+    /// read is waited for; then better a row under its line number than a batch that never ends.
+    async fn unfinished(
+        &self,
+        source: &Source,
+        number: u32,
+        page: &Page,
+        tries: &mut u32,
+    ) -> Result<Vec<(RowIndex, Option<String>)>, StoreError> {
+        while *tries > 0 {
             let (source, page) = (source.clone(), page.clone());
             match blocking(move || source.unfinished_ids(number, &page)).await {
-                Ok(ids) => return Ok(ids.into_iter().map(|(row, id)| (row, id, outcome.clone())).collect()),
+                Ok(ids) => return Ok(ids),
                 Err(error) => {
                     tracing::error!(batch = %self.spec.id, %error, "the input cannot be read; trying again");
-                    reason = error.to_string();
+                    *tries -= 1;
                     tokio::time::sleep(PAUSE).await;
                 }
             }
         }
-        // Better a row under its line number than a batch that never ends.
-        let first = number * ROWS_PER_PAGE;
-        let open = (0..u32::from(page.rows)).filter(|slot| !page.is_done(*slot)).map(|slot| {
-            let row = RowIndex(first + slot);
-            let error = RowError { code: "input_unreadable".to_owned(), message: reason.clone() };
-            (row, format!("line-{}", row.line()), Outcome::Failed { error, last: None })
-        });
-        Ok(open.collect())
+        let open = (0..u32::from(page.rows)).filter(|slot| !page.is_done(*slot));
+        Ok(open.map(|slot| (RowIndex(number * ROWS_PER_PAGE + slot), None)).collect())
     }
 
     fn files(&self, progress: &Progress, now: Timestamp) -> (ResultFiles, Vec<File>) {

@@ -42,7 +42,8 @@ impl Lane {
                 self.limiter.on_success(now);
             }
             Some(FailureClass::RateLimited { retry_after }) => self.limiter.on_rate_limited(now, retry_after),
-            Some(FailureClass::Unavailable { status: 503, retry_after: retry_after @ Some(_) }) => {
+            // Whoever says when to come back means everybody.
+            Some(FailureClass::Unavailable { retry_after: retry_after @ Some(_), .. }) => {
                 self.limiter.on_rate_limited(now, retry_after);
             }
             Some(FailureClass::Unavailable { status: 503 | 529, retry_after: None } | FailureClass::Connect | FailureClass::TimedOut) => {

@@ -22,6 +22,9 @@ mod row;
 mod run;
 mod validate;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use tokio::sync::mpsc;

@@ -4,8 +4,11 @@
 //! alone, so it may write the batch's state.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::finish::blocking;
@@ -16,6 +19,7 @@ use super::run::Route;
 use super::validate::{Checked, InputLimits, check};
 use crate::catalog::{Catalog, Snapshot};
 use crate::domain::batch::{Batch, BatchEvent, BatchSpec, BatchState};
+use crate::domain::connection::ProviderKind;
 use crate::domain::id::BatchId;
 use crate::domain::plan::Plan;
 use crate::domain::problem::{Problem, ProblemCode};
@@ -45,8 +49,18 @@ pub(super) enum Prepared {
 }
 
 impl Prepare {
-    /// Prepares the batch.
-    pub async fn run(self, id: BatchId) -> Prepared {
+    /// Prepares the batch, when one of `permits` is free.
+    pub async fn run(self, id: BatchId, permits: Arc<Semaphore>) -> Prepared {
+        let stop = self.stop.clone();
+        // Closed never: somebody holds it for as long as the daemon runs.
+        let Some(_permit) = stop.run_until_cancelled(permits.acquire_owned()).await else { return Prepared::Nothing };
+        match AssertUnwindSafe(self.prepare(id)).catch_unwind().await {
+            Ok(prepared) => prepared,
+            Err(_) => Prepared::Failed(StoreError::Broken("preparing ended unexpectedly".into())),
+        }
+    }
+
+    async fn prepare(self, id: BatchId) -> Prepared {
         let batch = match self.store.batch(id).await {
             Ok(Some(batch)) => batch,
             Ok(None) => return Prepared::Nothing,
@@ -76,7 +90,8 @@ impl Prepare {
             check(input, endpoint, &catalog, limits, &stop).map_err(|e| StoreError::unreadable(file, &e))
         });
         let checked = match checked.await {
-            Err(StoreError::Io { reason, .. }) => {
+            // What fails for the moment is tried again, but not for ever.
+            Err(StoreError::Io { reason, missing, .. }) if missing || spec.deadline() <= self.clock.now() => {
                 let message = format!("the input file could not be read: {reason}");
                 Checked::Bad(vec![Problem { code: ProblemCode::InputUnreadable, message, line: None, param: None }])
             }
@@ -110,7 +125,7 @@ impl Prepare {
     }
 }
 
-/// Cancels a batch that does not run.
+/// Cancels a batch that nothing is being done to.
 pub(super) async fn cancel_stored(store: &Store, clock: &Clock, id: BatchId) -> Result<BatchState, CancelError> {
     let batch = store.batch(id).await?.ok_or(CancelError::NotFound)?;
     let state = batch.state.apply(BatchEvent::CancelRequested, clock.now()).map_err(|conflict| CancelError::TooLate(conflict.state))?;
@@ -121,40 +136,45 @@ pub(super) async fn cancel_stored(store: &Store, clock: &Clock, id: BatchId) -> 
 }
 
 /// The routes of a plan's models, in the plan's order.
+///
+/// A batch stays with the provider that it was planned with for as long as that one serves the
+/// model. What was planned with the simulated provider stays simulated, and nothing else ever
+/// becomes simulated: its client was promised real answers. Prices never change.
 pub(super) fn routes(id: BatchId, plan: &Plan, catalog: &Snapshot, lanes: &mut Lanes) -> Arc<[Route]> {
+    let simulated = |provider: &str| {
+        let connection = catalog.connection(provider);
+        connection.is_some_and(|connection| matches!(connection.kind, ProviderKind::Simulated { .. }))
+    };
     let routes = plan.models.iter().map(|model| {
-        // The provider chosen at validation, if there still is one; its price stays in any case.
-        let (lane, upstream, provider) = match lanes.of(&model.provider, catalog) {
-            Some(lane) => (Some(lane), model.upstream.as_str(), model.provider.as_str()),
-            None => match catalog.resolve(&model.requested) {
-                Ok(route) => (lanes.of(route.provider, catalog), route.upstream, route.provider),
-                Err(error) => {
-                    tracing::warn!(batch = %id, %error, "rows wait: no provider serves their model until the catalog changes");
-                    (None, model.upstream.as_str(), model.provider.as_str())
-                }
-            },
-        };
+        let mut route = (None, model.upstream.as_str(), model.provider.as_str());
+        if simulated(&model.provider) || catalog.still_serves(&model.requested, &model.provider) {
+            route.0 = lanes.of(&model.provider, catalog);
+        }
+        if route.0.is_none()
+            && let Ok(other) = catalog.resolve(&model.requested)
+            && !simulated(other.provider)
+        {
+            route = (lanes.of(other.provider, catalog), other.upstream, other.provider);
+        }
+        let (lane, upstream, provider) = route;
+        if lane.is_none() {
+            tracing::warn!(batch = %id, model = model.requested, "rows wait: no provider serves their model until the catalog changes");
+        }
         Route { lane, upstream: upstream.into(), name: format!("{provider}/{upstream}").into(), price: model.price }
     });
     routes.collect()
 }
 
 /// A reader of a batch's input under these routes.
-pub(super) fn source(
-    store: &Store,
-    spec: &BatchSpec,
-    plan: &Plan,
-    live: Arc<LiveBatch>,
-    routes: Arc<[Route]>,
-    limits: InputLimits,
-) -> Source {
+pub(super) fn source(store: &Store, clock: &Clock, spec: &BatchSpec, plan: &Plan, live: Arc<LiveBatch>, routes: Arc<[Route]>) -> Source {
     let models: HashMap<String, u16> = (0_u16..).zip(&plan.models).map(|(index, model)| (model.requested.clone(), index)).collect();
     Source {
         store: store.clone(),
+        clock: clock.clone(),
+        batch: spec.id,
         file: spec.input_file,
         endpoint: spec.endpoint,
         total: live.progress().total,
-        max_row_bytes: limits.max_row_bytes,
         live,
         models: Arc::new(models),
         routes,

@@ -62,6 +62,14 @@ pub(super) struct ReadyRow {
     pub last: Option<Response>,
 }
 
+impl ReadyRow {
+    /// The row without its body, to be tried again at `due`.
+    pub fn wait_until(self, due: Instant) -> WaitingRow {
+        let Self { at, history, tally, last, .. } = self;
+        WaitingRow { at, due, history, tally, last }
+    }
+}
+
 /// A row that waits for its next attempt. Its body is read again when it is due.
 #[derive(Debug)]
 pub(super) struct WaitingRow {

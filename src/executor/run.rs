@@ -62,6 +62,10 @@ impl Ord for Due {
     }
 }
 
+/// New windows are not read while this many rows wait for another attempt: a lane that fails every
+/// row must not turn the whole batch into waiting rows.
+const MAX_WAITING: usize = 4 * WINDOW_ROWS;
+
 /// One running batch.
 #[derive(Debug)]
 pub(super) struct Run {
@@ -69,8 +73,8 @@ pub(super) struct Run {
     pub state: BatchState,
     pub plan: Plan,
     pub source: Source,
-    pub deadline: Instant,
-    /// Ready rows by lane, each with its place in the lane's rotation.
+    /// It has a place among those that read and dispatch.
+    pub active: bool,
     ready: HashMap<LaneIndex, VecDeque<ReadyRow>>,
     ready_rows: usize,
     waiting: BinaryHeap<Due>,
@@ -78,31 +82,59 @@ pub(super) struct Run {
     cursor: Option<Cursor>,
     loading: bool,
     pub in_flight: u32,
+    /// Results that this run has handed to the store.
+    pub recorded: u32,
+    /// Rows that were done when this run began.
+    done_before: u32,
     /// Rows that will not be tried again before the deadline.
     pub parked: u32,
+    /// Rows that no provider can serve for now.
     stranded: u32,
     /// The catalog has changed since rows were stranded.
-    pub reroute: bool,
+    reroute: bool,
     pub stop: Option<Stop>,
     /// Ends what is in flight.
     pub abort: CancellationToken,
 }
 
+/// What to load: rows that are due again, or else the window at the cursor.
+#[derive(Debug)]
+pub(super) struct Load {
+    pub due: Vec<WaitingRow>,
+    pub cursor: Option<Cursor>,
+}
+
+/// Where a run stands that has nothing to do by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Idle {
+    /// It can be ended: stopped, or every row has its result.
+    Over,
+    /// It must start over: the catalog may serve rows that nobody could, or rows were lost.
+    Again,
+    /// Its rows wait for the deadline or for another catalog.
+    Waiting,
+    /// Its last results are not durable yet.
+    Settling,
+}
+
 impl Run {
-    pub fn new(spec: BatchSpec, state: BatchState, plan: Plan, source: Source, deadline: Instant) -> Self {
+    pub fn new(spec: BatchSpec, state: BatchState, plan: Plan, source: Source) -> Self {
         let cursor = Cursor::first_unfinished(&source.live.pages());
+        let done_before = done(&source);
         Self {
             spec: Arc::new(spec),
             state,
             plan,
             source,
-            deadline,
+            active: false,
             ready: HashMap::new(),
             ready_rows: 0,
             waiting: BinaryHeap::new(),
             cursor,
             loading: false,
             in_flight: 0,
+            recorded: 0,
+            done_before,
             parked: 0,
             stranded: 0,
             reroute: false,
@@ -111,44 +143,43 @@ impl Run {
         }
     }
 
+    fn has_room(&self) -> bool {
+        !self.loading && self.stop.is_none() && self.ready_rows <= WINDOW_ROWS / 2
+    }
+
     /// What to load now, if anything: the window is refilled when half of it is gone.
-    pub fn begin_load(&mut self, now: Instant) -> Option<(Vec<WaitingRow>, Option<Cursor>)> {
-        if self.loading || self.stop.is_some() || self.ready_rows > WINDOW_ROWS / 2 {
+    pub fn begin_load(&mut self, now: Instant) -> Option<Load> {
+        if !self.active || !self.has_room() {
             return None;
         }
         let mut due = Vec::new();
         while due.len() < WINDOW_ROWS && self.waiting.peek().is_some_and(|row| row.0.due <= now) {
             due.extend(self.waiting.pop().map(|row| row.0));
         }
-        let cursor = if due.is_empty() { self.cursor } else { None };
-        if due.is_empty() && cursor.is_none() {
+        if due.is_empty() && (self.cursor.is_none() || self.waiting.len() >= MAX_WAITING) {
             return None;
         }
         self.loading = true;
-        Some((due, cursor))
+        Some(Load { due, cursor: self.cursor })
     }
 
-    /// Takes a window that began at the cursor. Returns the lanes that got their first ready row.
+    /// Takes what was loaded. Returns the lanes that got their first ready row.
     pub fn loaded(&mut self, window: Window) -> Vec<LaneIndex> {
-        self.cursor = window.next;
-        self.stranded += window.stranded;
-        self.take(window.rows)
-    }
-
-    /// Takes rows that were read again.
-    pub fn reloaded(&mut self, rows: Vec<ReadyRow>, stranded: u32) -> Vec<LaneIndex> {
-        self.stranded += stranded;
-        self.take(rows)
-    }
-
-    fn take(&mut self, rows: Vec<ReadyRow>) -> Vec<LaneIndex> {
         self.loading = false;
+        self.recorded += window.closed;
         let mut woken = Vec::new();
         if self.stop.is_some() {
             return woken;
         }
-        for row in rows {
-            let Some(lane) = self.source.routes.get(usize::from(row.route)).and_then(|route| route.lane) else { continue };
+        self.cursor = window.next;
+        self.stranded += window.stranded;
+        self.waiting.extend(window.unread.into_iter().map(Due));
+        for row in window.rows {
+            let Some(lane) = self.source.routes.get(usize::from(row.route)).and_then(|route| route.lane) else {
+                // The catalog has changed since it was read.
+                self.stranded += 1;
+                continue;
+            };
             let queue = self.ready.entry(lane).or_default();
             if queue.is_empty() {
                 woken.push(lane);
@@ -162,7 +193,9 @@ impl Run {
     /// Loading failed; it may be tried again.
     pub fn load_failed(&mut self, due: Vec<WaitingRow>) {
         self.loading = false;
-        self.waiting.extend(due.into_iter().map(Due));
+        if self.stop.is_none() {
+            self.waiting.extend(due.into_iter().map(Due));
+        }
     }
 
     /// The next row for a lane, and whether there are more.
@@ -183,10 +216,7 @@ impl Run {
 
     /// When the next waiting row is due; `None` while there is no room for it.
     pub fn next_due(&self) -> Option<Instant> {
-        if self.loading || self.ready_rows > WINDOW_ROWS / 2 {
-            return None;
-        }
-        self.waiting.peek().map(|row| row.0.due)
+        if self.active && self.has_room() { self.waiting.peek().map(|row| row.0.due) } else { None }
     }
 
     /// Stops dispatching at once. Rows in flight go on.
@@ -198,23 +228,44 @@ impl Run {
         self.cursor = None;
     }
 
-    /// `true` once nothing is left that this run could do by itself, and its rows are with the
-    /// store, parked or stranded.
-    pub fn is_idle(&self) -> bool {
-        self.in_flight == 0 && self.ready_rows == 0 && self.waiting.is_empty() && self.cursor.is_none() && !self.loading
+    /// What there is to do with a run that does nothing by itself; `None` while it does.
+    pub fn idle(&self) -> Option<Idle> {
+        let busy = self.in_flight > 0 || self.loading;
+        let more = self.ready_rows > 0 || !self.waiting.is_empty() || self.cursor.is_some();
+        if busy || (more && self.stop.is_none()) {
+            return None;
+        }
+        // Until the last results are durable, nobody knows which rows are done.
+        if done(&self.source) - self.done_before < self.recorded {
+            return Some(Idle::Settling);
+        }
+        let unfinished = self.source.live.progress().unfinished();
+        if self.stop.is_some() || unfinished == 0 {
+            return Some(Idle::Over);
+        }
+        if unfinished > self.parked + self.stranded {
+            tracing::error!(batch = %self.spec.id, unfinished, "rows were lost on their way; starting over with them");
+            return Some(Idle::Again);
+        }
+        Some(if self.reroute { Idle::Again } else { Idle::Waiting })
     }
 
-    /// Rows that no provider can serve for now.
-    pub fn stranded(&self) -> u32 {
-        self.stranded
-    }
-
-    /// Starts over at the first unfinished row, under new routes. Only when idle.
-    pub fn rewind(&mut self, routes: Arc<[Route]>) {
+    /// Takes the routes of a new catalog; rows that are ready stay where they are.
+    pub fn set_routes(&mut self, routes: Arc<[Route]>) {
         self.source.routes = routes;
+        self.reroute |= self.stranded > 0;
+    }
+
+    /// Starts over at the first unfinished row. Only when idle.
+    pub fn rewind(&mut self) {
         self.reroute = false;
         self.stranded = 0;
         self.parked = 0;
         self.cursor = Cursor::first_unfinished(&self.source.live.pages());
     }
+}
+
+fn done(source: &Source) -> u32 {
+    let progress = source.live.progress();
+    progress.succeeded + progress.failed
 }

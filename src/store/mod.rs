@@ -61,7 +61,13 @@ pub enum StoreError {
     Closed,
     /// A file of the data directory could not be read or written.
     #[error("{action} {path}: {reason}")]
-    Io { action: &'static str, path: String, reason: String },
+    Io {
+        action: &'static str,
+        path: String,
+        reason: String,
+        /// It does not exist; trying again would not help.
+        missing: bool,
+    },
     /// The disk is full; nothing was kept of what was being written.
     #[error("{action} {path}: no space left on the disk")]
     DiskFull { action: &'static str, path: String },
@@ -73,14 +79,14 @@ pub enum StoreError {
 impl StoreError {
     /// The content of a file could not be read.
     pub fn unreadable(file: crate::domain::id::FileId, error: &std::io::Error) -> Self {
-        Self::Io { action: "reading", path: file.to_string(), reason: error.to_string() }
+        Self::Io { action: "reading", path: file.to_string(), reason: error.to_string(), missing: false }
     }
 
     fn io(action: &'static str, path: &std::path::Path, error: &std::io::Error) -> Self {
         let path = path.display().to_string();
         match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull { action, path },
-            _ => Self::Io { action, path, reason: error.to_string() },
+            kind => Self::Io { action, path, reason: error.to_string(), missing: kind == std::io::ErrorKind::NotFound },
         }
     }
 }
@@ -145,16 +151,34 @@ impl Store {
         if self.inner.broken.is_cancelled() { StoreError::Broken("a write failed earlier".into()) } else { StoreError::Closed }
     }
 
-    /// Hands a row's result to the writer. It is durable once [`Self::durable_rows`] has counted
-    /// it; waits only while the writer's queue is full.
+    /// Hands the result of a row that ran to the writer. It is durable once [`Self::durable_rows`]
+    /// has counted it; waits only while the writer's queue is full.
     ///
     /// # Errors
     /// When the store is closed or broken.
     pub async fn record(&self, row: PackedRow) -> Result<(), StoreError> {
-        self.inner.queue.send(Op::Row(row)).await.map_err(|_| self.closed_or_broken())
+        self.inner.queue.send(Op::Row { row, ran: true }).await.map_err(|_| self.closed_or_broken())
     }
 
-    /// Counts the results handed to [`Self::record`] that are durable, since the store was opened.
+    /// Hands the result of a row that never ran to the writer; [`Self::durable_rows`] announces but
+    /// does not count it.
+    ///
+    /// # Errors
+    /// When the store is closed or broken.
+    pub async fn record_unrun(&self, row: PackedRow) -> Result<(), StoreError> {
+        self.inner.queue.send(Op::Row { row, ran: false }).await.map_err(|_| self.closed_or_broken())
+    }
+
+    /// [`Self::record_unrun`] for a blocking thread.
+    ///
+    /// # Errors
+    /// When the store is closed or broken.
+    pub fn record_unrun_blocking(&self, row: PackedRow) -> Result<(), StoreError> {
+        self.inner.queue.blocking_send(Op::Row { row, ran: false }).map_err(|_| self.closed_or_broken())
+    }
+
+    /// Counts the results handed to [`Self::record`] that are durable, since the store was opened;
+    /// changes with every commit.
     pub fn durable_rows(&self) -> watch::Receiver<u64> {
         self.inner.durable_rows.clone()
     }

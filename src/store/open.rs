@@ -172,15 +172,23 @@ impl Store {
         for entry in self.inner.tree.scan_prefix(format::ACTIVE) {
             let (key, _) = entry?;
             let Some(id) = format::trailing_id(&key).map(BatchId::from_u128) else { continue };
-            let Some((state, _)) = self.read_state(id)? else { continue };
-            if state != BatchState::Validating {
-                let pages = self.read_pages(id)?;
-                self.inner.lives.insert(id, LiveBatch::new(pages));
+            match self.revive(id) {
+                Ok(()) => recovered.batches.push(id),
+                // One damaged batch must not keep all the others from running.
+                Err(error) => tracing::error!(batch = %id, %error, "an unfinished batch cannot be read and is left alone"),
             }
-            recovered.batches.push(id);
         }
         self.remove_orphans()?;
         Ok(recovered)
+    }
+
+    /// Brings the rows of an unfinished batch into memory.
+    fn revive(&self, id: BatchId) -> Result<(), StoreError> {
+        match self.read_state(id)? {
+            Some((BatchState::Validating, _)) | None => {}
+            Some(_) => self.inner.lives.insert(id, LiveBatch::new(self.read_pages(id)?)),
+        }
+        Ok(())
     }
 
     /// Removes content that no record names: its process died between the two.

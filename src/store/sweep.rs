@@ -20,52 +20,61 @@ impl Store {
         let end = format::expiry_end(super::batches::seconds(now));
         let due: Vec<_> = self.inner.tree.range(format::EXPIRY.to_vec()..end).keys().take(SWEEP).collect::<Result<_, _>>()?;
         for key in &due {
-            let kind = key.get(9).copied();
-            let id = format::trailing_id(key).unwrap_or(0);
-            if kind == Some(ExpiryKind::File as u8) {
-                self.delete_file(FileId::from_u128(id)).await?;
-            } else if kind == Some(ExpiryKind::Upload as u8) {
-                self.expire_upload(UploadId::from_u128(id)).await?;
+            if let Err(error) = self.go(key).await {
+                // One damaged record must not keep all the others for ever.
+                tracing::error!(%error, "something that has expired could not be removed");
             }
-            let digest: Option<[u8; 32]> = key.get(10..).and_then(|id| id.try_into().ok());
-            let key = key.to_vec();
-            self.commit(move |tx| {
-                if let (Some(digest), true) = (digest, kind == Some(ExpiryKind::IdempotencyKey as u8)) {
-                    tx.remove(format::idempotency(&digest));
-                }
-                tx.remove(key);
-                Ok(())
-            })
-            .await?;
         }
         Ok(due.len() + self.purge_unseen().await?)
+    }
+
+    /// Removes what an expiry entry points at, and then the entry.
+    async fn go(&self, key: &sled::IVec) -> Result<(), StoreError> {
+        let kind = key.get(9).copied();
+        let id = format::trailing_id(key).unwrap_or(0);
+        if kind == Some(ExpiryKind::File as u8) {
+            self.delete_file(FileId::from_u128(id)).await?;
+        } else if kind == Some(ExpiryKind::Upload as u8) {
+            self.expire_upload(UploadId::from_u128(id)).await?;
+        }
+        let digest: Option<[u8; 32]> = key.get(10..).and_then(|id| id.try_into().ok());
+        let key = key.to_vec();
+        self.commit(move |tx| {
+            if let (Some(digest), true) = (digest, kind == Some(ExpiryKind::IdempotencyKey as u8)) {
+                tx.remove(format::idempotency(&digest));
+            }
+            tx.remove(key);
+            Ok(())
+        })
+        .await
     }
 
     /// Removes the results of ended batches neither of whose files exists any more.
     async fn purge_unseen(&self) -> Result<usize, StoreError> {
         let marks: Vec<_> = self.inner.tree.scan_prefix(format::UNSEEN).keys().take(SWEEP).collect::<Result<_, _>>()?;
-        for mark in &marks {
-            if let Some(batch) = format::trailing_id(mark).map(BatchId::from_u128) {
-                self.purge_if_unseen(batch).await?;
-            }
-            let mark = mark.to_vec();
-            // Last: an interrupted purge is taken up again.
-            self.commit(move |tx| {
-                tx.remove(mark);
-                Ok(())
-            })
-            .await?;
+        for batch in marks.iter().filter_map(|mark| format::trailing_id(mark)) {
+            self.purge_if_unseen(BatchId::from_u128(batch)).await?;
         }
         Ok(marks.len())
     }
 
     async fn purge_if_unseen(&self, batch: BatchId) -> Result<(), StoreError> {
-        let Some((state, _)) = self.read_state(batch)? else { return Ok(()) };
-        let files = state.files();
-        for file in [files.output, files.errors].into_iter().flatten() {
-            if self.inner.tree.contains_key(format::file(file))? {
-                return Ok(());
-            }
+        let files = self.read_state(batch)?.map(|(state, _)| state.files()).unwrap_or_default();
+        // In one step with the look: the other file may be deleted at this very moment, and that
+        // deletion must find its mark kept or set it again.
+        let seen = self
+            .commit(move |tx| {
+                for file in [files.output, files.errors].into_iter().flatten() {
+                    if tx.tree().contains_key(format::file(file))? {
+                        tx.remove(format::unseen(batch));
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            })
+            .await?;
+        if seen {
+            return Ok(());
         }
         loop {
             let removed = self
@@ -79,8 +88,14 @@ impl Store {
                 })
                 .await?;
             if removed < PURGE {
-                return Ok(());
+                break;
             }
         }
+        // Last: an interrupted purge is taken up again.
+        self.commit(move |tx| {
+            tx.remove(format::unseen(batch));
+            Ok(())
+        })
+        .await
     }
 }

@@ -1,6 +1,7 @@
 //! Multi-part uploads: parts as files of their own until they are joined into one.
 
 use std::io::Read;
+use std::time::Duration;
 
 use super::files::NewFile;
 use super::format::{self, ExpiryKind};
@@ -13,8 +14,11 @@ use super::writer::Tx;
 use super::{Store, StoreError, batches::seconds};
 use crate::domain::file::File;
 use crate::domain::id::{PartId, UploadId};
-use crate::domain::time::Timestamp;
+use crate::domain::time::{Timestamp, later};
 use crate::domain::upload::{MAX_PARTS, Upload, UploadPart, UploadState};
+
+/// How long an expired upload still says that it has expired.
+const REMEMBERED: Duration = Duration::from_secs(86_400);
 
 /// Why a part was not added.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -160,8 +164,10 @@ impl Store {
         let closed = self
             .commit(move |tx| {
                 let current = tx.tree().get(format::upload(upload.id))?.map(|bytes| decode_upload(&bytes)).transpose()?;
-                let state = current.map_or(UploadState::Expired, |current| at(current, now).state);
-                if state != UploadState::Pending && upload.state != UploadState::Expired {
+                // The sweep closes what is stored as pending; a client, what has also time left.
+                let expiring = upload.state == UploadState::Expired;
+                let state = current.map_or(UploadState::Expired, |current| if expiring { current.state } else { at(current, now).state });
+                if state != UploadState::Pending {
                     return Ok(Err(state));
                 }
                 with(tx)?;
@@ -179,16 +185,28 @@ impl Store {
         }
     }
 
-    /// Closes an upload whose hour has passed.
+    /// Closes an upload whose hour has passed, and forgets it a day later.
     pub(super) async fn expire_upload(&self, id: UploadId) -> Result<(), StoreError> {
         let Some(bytes) = self.inner.tree.get(format::upload(id))? else { return Ok(()) };
         let mut upload = decode_upload(&bytes)?;
-        if upload.state == UploadState::Pending {
-            upload.state = UploadState::Expired;
-            let now = upload.expires_at;
-            // Only a request that completes it at this very moment can be in the way; it wins.
-            let _ = self.close_upload(upload, now, |_| Ok(())).await?;
+        if upload.state != UploadState::Pending {
+            return self
+                .commit(move |tx| {
+                    tx.remove(format::upload(id));
+                    Ok(())
+                })
+                .await;
         }
+        upload.state = UploadState::Expired;
+        let now = upload.expires_at;
+        let forget_at = later(now, REMEMBERED);
+        // A request that closes it at this very moment wins; the next sweep then forgets it.
+        let _ = self
+            .close_upload(upload, now, move |tx| {
+                tx.put_raw(format::expiry(seconds(forget_at), ExpiryKind::Upload, &id.as_u128().to_be_bytes()), &[]);
+                Ok(())
+            })
+            .await?;
         Ok(())
     }
 

@@ -35,7 +35,11 @@ type MetaOp = Box<dyn FnOnce(&mut Tx<'_>) -> Ack + Send>;
 
 /// What the writer is asked to do.
 pub(super) enum Op {
-    Row(PackedRow),
+    /// The result of a row; `ran` if it went to a provider, which makes it count as dispatched.
+    Row {
+        row: PackedRow,
+        ran: bool,
+    },
     Meta(MetaOp),
     Stop,
 }
@@ -127,20 +131,22 @@ pub(super) struct Writer {
 impl Writer {
     /// Works until the store is closed or has failed.
     pub fn run(mut self) {
+        // A panic must not leave a daemon behind that takes work and loses it.
+        let alarm = self.broken.clone().drop_guard();
         while let Some(first) = self.queue.blocking_recv() {
-            if matches!(first, Op::Row(_)) && !self.interval.is_zero() {
+            if matches!(first, Op::Row { .. }) && !self.interval.is_zero() {
                 std::thread::sleep(self.interval);
             }
             let (group, stop) = self.gather(first);
             if let Err(error) = self.commit(group) {
                 tracing::error!(%error, "the store has failed; nothing more is accepted until a restart");
-                self.broken.cancel();
                 return;
             }
             if stop {
-                return;
+                break;
             }
         }
+        alarm.disarm();
     }
 
     fn gather(&mut self, first: Op) -> (Vec<Op>, bool) {
@@ -150,7 +156,7 @@ impl Writer {
         while let Some(op) = next {
             match &op {
                 Op::Stop => return (group, true),
-                Op::Row(row) => bytes += row.size(),
+                Op::Row { row, .. } => bytes += row.size(),
                 Op::Meta(_) => {}
             }
             group.push(op);
@@ -170,13 +176,13 @@ impl Writer {
             }
             return Err(error);
         }
-        let recorded = rows.count;
+        let ran = rows.ran;
         rows.publish(&self.lives);
         for publish in publish {
             publish(&self.lives);
         }
         self.durable.send_modify(|durable| *durable += acks.len() as u64);
-        self.durable_rows.send_modify(|durable| *durable += recorded);
+        self.durable_rows.send_modify(|durable| *durable += ran);
         for ack in acks {
             ack(Ok(()));
         }
@@ -186,7 +192,10 @@ impl Writer {
     fn write(&self, group: Vec<Op>, rows: &mut RowGroup, publish: &mut Vec<Publish>, acks: &mut Vec<Ack>) -> Result<(), StoreError> {
         for op in group {
             match op {
-                Op::Row(row) => rows.add(&row, &self.lives)?,
+                Op::Row { row, ran } => {
+                    rows.add(&row, &self.lives);
+                    rows.ran += u64::from(ran);
+                }
                 Op::Meta(op) => {
                     // Counted before it can be seen, so that whoever sees it waits for it.
                     self.begun.fetch_add(1, Ordering::SeqCst);
@@ -212,17 +221,16 @@ impl Writer {
 struct RowGroup {
     writes: sled::Batch,
     pages: HashMap<BatchId, (HashMap<u32, Page>, Progress)>,
-    /// Rows seen, whether or not they were new.
-    count: u64,
+    /// Rows that went to a provider, whether or not their results were new.
+    ran: u64,
 }
 
 impl RowGroup {
-    fn add(&mut self, row: &PackedRow, lives: &Lives) -> Result<(), StoreError> {
-        self.count += 1;
+    fn add(&mut self, row: &PackedRow, lives: &Lives) {
         let (batch, index) = (row.key.batch, row.key.row);
         let Some(live) = lives.get(batch) else {
             tracing::error!(%batch, row = index.0, "a result came for a batch that has ended; it is dropped");
-            return Ok(());
+            return;
         };
         let (pages, added) = self.pages.entry(batch).or_default();
         let number = index.0 / ROWS_PER_PAGE;
@@ -232,13 +240,13 @@ impl RowGroup {
                 Some(page) => entry.insert(page),
                 None => {
                     tracing::error!(%batch, row = index.0, "a result came for a row beyond the batch; it is dropped");
-                    return Ok(());
+                    return;
                 }
             },
         };
         if !page.finish(index.0 % ROWS_PER_PAGE, row.success, row.line_bytes.into(), row.usage, row.cost) {
             tracing::error!(%batch, row = index.0, "a second result came for a row; the first one stands");
-            return Ok(());
+            return;
         }
         if row.success {
             added.succeeded += 1;
@@ -253,7 +261,6 @@ impl RowGroup {
         for (number, part) in (0_u16..).zip(row.chunks()) {
             self.writes.insert(format::chunk(&prefix, number), part);
         }
-        Ok(())
     }
 
     fn write(&mut self, tree: &sled::Tree) -> Result<(), StoreError> {
