@@ -12,6 +12,7 @@
 //! not grow with the number of finished rows.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -65,9 +66,11 @@ pub enum OpenError {
 
 pub(super) fn open(options: Options) -> Result<(Store, Recovered), OpenError> {
     let dir = options.dir.clone();
-    for folder in [FILES, PARTS, SPOOL] {
+    for folder in [FILES, PARTS, SPOOL, SLED] {
         let path = dir.join(folder);
-        fs::create_dir_all(&path).map_err(|e| StoreError::io("creating", &path, &e))?;
+        // Prompts and answers are nobody else's business.
+        let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        created.map_err(|e| StoreError::io("creating", &path, &e))?;
     }
     let lock = lock(&dir)?;
     clear(&dir.join(SPOOL))?;
@@ -134,7 +137,6 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
 }
 
 fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
-    fs::create_dir_all(path).map_err(|e| StoreError::io("creating", path, &e))?;
     // sled 0.34 takes a snapshot that was being written when the process died for a damaged one
     // and then never opens again (its issues 1527 and 1533). It is not needed: the log has it all.
     for entry in entries(path)? {

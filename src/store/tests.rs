@@ -281,3 +281,73 @@ fn any_range_of_any_view_is_that_part_of_the_whole() {
     });
     runtime.block_on(close(store));
 }
+
+/// Where the data directory of a format is kept, each file compressed.
+fn fixture(format: u32) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/format-{format}"))
+}
+
+const BODY: &[u8] = b"{\"custom_id\":\"id-0\"}\n";
+
+/// Writes the fixture of the current format. Run it once, by hand, when the format changes:
+/// `cargo test --lib write_fixture -- --ignored`. Earlier fixtures are never written again.
+#[tokio::test]
+#[ignore = "writes into the repository"]
+async fn write_fixture() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let file = add_file(&store, BODY, None).await;
+    let mut spec = spec(file.id);
+    spec.output_expires_after = crate::domain::file::ExpiresAfter::from_seconds(3_600);
+    store.create_batch(spec.clone(), Some(Idempotency { key: [1; 32], request: [2; 32] })).await.unwrap();
+    let price = crate::domain::money::PriceSheet { input: Some(rust_decimal::Decimal::new(125, 4)), ..Default::default() };
+    let (provider, upstream) = ("p".to_owned(), "u".to_owned());
+    let model = crate::domain::plan::PlannedModel { requested: "m".into(), provider, upstream, price, rows: 8 };
+    let state = BatchState::InProgress { since: NOW };
+    store.batch_validated(spec.id, state, Plan { rows: 8, models: vec![model] }, vec![Page::new(0, 8)]).await.unwrap();
+    record(&store, &(0..5).map(|row| result(spec.id, row, 3_000)).collect::<Vec<_>>()).await;
+    let refused = BatchSpec { id: BatchId::from_u128(7), ..spec };
+    store.create_batch(refused.clone(), None).await.unwrap();
+    let code = crate::domain::problem::ProblemCode::BlankLine;
+    let problem = crate::domain::problem::Problem { code, message: "blank".into(), line: Some(3), param: None };
+    store.batch_refused(refused.id, BatchState::Failed { at: NOW }, vec![problem]).await.unwrap();
+    close(store).await;
+    for folder in ["store", "files"] {
+        std::fs::create_dir_all(fixture(migrate::CURRENT).join(folder)).unwrap();
+        for path in std::fs::read_dir(dir.path().join(folder)).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+            let packed = zstd::encode_all(std::fs::File::open(&path).unwrap(), 19).unwrap();
+            let name = format!("{folder}/{}.zst", path.file_name().unwrap().to_str().unwrap());
+            std::fs::write(fixture(migrate::CURRENT).join(name), packed).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_format_ever_written_opens() {
+    for format in 1..=migrate::CURRENT {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["store", "files"] {
+            std::fs::create_dir_all(dir.path().join(folder)).unwrap();
+            for path in std::fs::read_dir(fixture(format).join(folder)).unwrap().map(|entry| entry.unwrap().path()) {
+                let unpacked = zstd::decode_all(std::fs::File::open(&path).unwrap()).unwrap();
+                std::fs::write(dir.path().join(folder).join(path.file_stem().unwrap()), unpacked).unwrap();
+            }
+        }
+        let (store, recovered) = open(dir.path());
+        assert_eq!(recovered.batches.len(), 1);
+        let batch = store.batch(recovered.batches[0]).await.unwrap().unwrap();
+        assert_eq!((batch.state, batch.progress.unfinished()), (BatchState::InProgress { since: NOW }, 3));
+        assert_eq!(batch.spec.metadata, spec(FileId::from_u128(0)).metadata);
+        assert_eq!(batch.plan.models[0].price.input, Some(rust_decimal::Decimal::new(125, 4)));
+        let mut content = Vec::new();
+        std::io::Read::read_to_end(&mut store.open_content(batch.spec.input_file).unwrap(), &mut content).unwrap();
+        assert_eq!(content, BODY);
+        let mut lines = store.lines(batch.spec.id, ResultPart::All).await.unwrap().unwrap();
+        let expected: Vec<_> = (0..5).flat_map(|row| line(&result(batch.spec.id, row, 3_000))).collect();
+        assert!(read(&mut lines) == expected);
+        let refused = store.batch(BatchId::from_u128(7)).await.unwrap().unwrap();
+        assert_eq!((refused.problems[0].line, refused.problems[0].message.as_str()), (Some(3), "blank"));
+        assert_eq!(store.batch_of_key(&[1; 32]).await.unwrap(), Some(batch.spec.id));
+        close(store).await;
+    }
+}
