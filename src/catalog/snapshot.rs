@@ -128,6 +128,11 @@ impl Snapshot {
         self.providers.iter().map(|(provider, ready)| (provider, *ready))
     }
 
+    /// `true` if no real provider is usable and the built-in one answers in their place.
+    pub fn is_simulated(&self) -> bool {
+        self.stand_in.is_some()
+    }
+
     /// How to reach each usable provider.
     pub fn connections(&self) -> impl Iterator<Item = &Connection> {
         self.providers.iter().filter(|(_, ready)| *ready).map(|(provider, _)| &provider.connection)

@@ -110,10 +110,11 @@ fn with_nothing_configured_the_stand_in_serves_known_models_at_their_listed_pric
 
 #[test]
 fn beside_a_real_provider_the_stand_in_answers_only_for_its_own_models() {
-    let snapshot = load_embedded().unwrap().into_snapshot(&key_of("BATCHD_MISTRAL_API_KEY"));
+    let snapshot = with(&["llama=http://localhost:8000"], false).into_snapshot(&no_key);
+    assert!(!snapshot.is_simulated());
     let models = ["gpt-4o-mini", "sora-2", "simulated-fast", "gpt-4"];
     insta::assert_snapshot!(models.map(|model| route(&snapshot, model)).join("\n"));
-    assert!(snapshot.models().all(|model| model.id.starts_with("simulated-")));
+    assert!(snapshot.models().all(|model| model.id.starts_with("simulated-") || model.id == "llama"));
 
     let snapshot = load_embedded().unwrap().into_snapshot(&key_of("BATCHD_OPENAI_API_KEY"));
     assert_eq!(route(&snapshot, "openai/gpt-4o"), "openai gpt-4o as gpt-4o at Some(\"2.5\")/Some(\"10\")");

@@ -5,7 +5,8 @@
 
 use std::io::{self, Write};
 
-use crate::daemon::config::{ConfigError, Effective, Flags, Settings, Strings};
+use crate::daemon::config::{ConfigError, Effective, Flags, Settings};
+use crate::daemon::{Environment, StartError, load_catalog};
 
 /// Inspect the settings.
 #[derive(Debug, clap::Subcommand)]
@@ -21,6 +22,8 @@ pub enum ConfigCommand {
 pub enum ConfigCommandError {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Catalog(#[from] StartError),
     #[error("cannot write to standard output: {0}")]
     Output(#[from] io::Error),
 }
@@ -29,11 +32,12 @@ pub enum ConfigCommandError {
 ///
 /// # Errors
 /// When the settings are at fault or `out` cannot be written to.
-pub fn run(command: &ConfigCommand, env: &dyn Strings, out: &mut dyn Write) -> Result<(), ConfigCommandError> {
+pub fn run(command: &ConfigCommand, env: Environment, out: &mut dyn Write) -> Result<(), ConfigCommandError> {
     match command {
-        ConfigCommand::Show(flags) => out.write_all(show(&Settings::load(flags, env)?).as_bytes())?,
+        ConfigCommand::Show(flags) => out.write_all(show(&Settings::load(flags, &*env)?).as_bytes())?,
         ConfigCommand::Check(flags) => {
-            let settings = Settings::load(flags, env)?;
+            let settings = Settings::load(flags, &*env)?;
+            load_catalog(&settings, env)?;
             writeln!(
                 out,
                 "the settings are good; batchd would listen on {} and store in {}",
@@ -71,6 +75,7 @@ fn row(effective: &Effective, keys: usize) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::sync::Arc;
 
     use super::*;
 
@@ -103,7 +108,7 @@ mod tests {
     #[test]
     fn a_check_names_what_would_be_used() {
         let mut out = Vec::new();
-        run(&ConfigCommand::Check(Flags::default()), &HashMap::from([("HOME", "/home/ada")]), &mut out).unwrap();
+        run(&ConfigCommand::Check(Flags::default()), Arc::new(HashMap::from([("HOME", "/home/ada")])), &mut out).unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap(), @"the settings are good; batchd would listen on 127.0.0.1:7400 and store in /home/ada/.local/state/batchd");
     }
 

@@ -64,7 +64,7 @@ pub fn main() -> ExitCode {
         Command::Serve(flags) => serve::serve(&flags, env),
         Command::Run(args) => run::run(&args, env),
         Command::Demo(args) => demo::demo(&args, env),
-        Command::Config(command) => match config::run(&command, &*env, &mut std::io::stdout()) {
+        Command::Config(command) => match config::run(&command, env, &mut std::io::stdout()) {
             Ok(()) => 0,
             Err(error) => complain(&error, USAGE),
         },

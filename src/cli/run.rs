@@ -8,7 +8,7 @@ use super::progress::{Display, ProgressLine};
 use super::{FAILURE, INTERRUPTED, USAGE, block_on, complain, quiet_settings, say};
 use crate::daemon::config::{Flags, Settings};
 use crate::daemon::lifecycle::{Shutdown, Tasks, watch_signals};
-use crate::daemon::{Core, Environment, Job, JobError, Submission};
+use crate::daemon::{Core, Environment, Job, JobError, Submission, load_catalog};
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::file::ResultPart;
 use crate::domain::id::BatchId;
@@ -50,10 +50,15 @@ pub(super) fn run(args: &RunArgs, env: Environment) -> u8 {
         Ok(spooled) => spooled,
         Err(error) => return complain(&error, USAGE),
     };
-    let job = match Job::open(&spooled.path, &spooled.name, settings.max_row_bytes) {
+    let catalog = match load_catalog(&settings, env.clone()) {
+        Ok(catalog) => catalog,
+        Err(error) => return complain(&error, USAGE),
+    };
+    let job = match Job::open(&spooled.path, &spooled.name, settings.max_row_bytes, &catalog) {
         Ok(job) => job,
         Err(error) => return complain(&error, USAGE),
     };
+    job.tidy(&settings);
     settings.data_dir = job.data_dir(&settings);
     if args.fresh
         && let Err(error) = forget(&settings.data_dir)

@@ -31,7 +31,7 @@ const MAX_RUNNING: usize = 256;
 pub enum StartError {
     #[error(transparent)]
     Store(#[from] OpenError),
-    #[error("the catalog has faults:\n{0}")]
+    #[error(transparent)]
     Catalog(#[from] Faults),
     #[error("`upstream`: {0}")]
     Upstream(#[from] UpstreamError),
@@ -55,6 +55,14 @@ pub struct Core {
     _watcher: Option<Watcher>,
 }
 
+/// Loads the catalog as a daemon with these settings would.
+///
+/// # Errors
+/// When the upstreams or the catalog have faults.
+pub fn load_catalog(settings: &Settings, env: Environment) -> Result<Snapshot, StartError> {
+    Ok(CatalogSource::new(settings, env)?.load()?)
+}
+
 /// The clock of the machine: the one place that reads it.
 pub fn system_clock() -> Clock {
     Clock::new(Timestamp::now)
@@ -69,6 +77,9 @@ impl Core {
         let clock = system_clock();
         let source = CatalogSource::new(settings, env.clone())?;
         let catalog = Arc::new(Catalog::new(source.load()?));
+        if catalog.current().is_simulated() {
+            tracing::warn!("no provider is configured: known models are answered by the built-in simulated provider");
+        }
         let (store, recovered) = open_store(settings).await?;
         let parts = executor::Parts {
             store: store.clone(),

@@ -1,16 +1,19 @@
 //! One batch from a file to its results without a server: what `batchd run` does.
 //!
-//! A job is named by what its input says, so the same input in the same data directory is the same
-//! job: an interrupted one goes on where it was, a finished one is only read.
+//! A job is named by what its input says and by the providers that can be used, so the same command
+//! is the same job: an interrupted one goes on where it was, a finished one is only read. With other
+//! providers it is another job: answers of one must not pass for those of another.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
 use super::Core;
 use super::config::{Origin, Settings};
-use crate::domain::batch::{Batch, BatchSpec};
+use crate::catalog::Snapshot;
+use crate::domain::batch::{Batch, BatchSpec, BatchState};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{Purpose, ResultPart};
 use crate::domain::id::BatchId;
@@ -21,6 +24,8 @@ use crate::store::{CreateOutcome, Idempotency, NewFile, Store, StoreError};
 
 /// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
+/// How long a run that has a folder of its own is remembered after its last write.
+const KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// Rows in which an endpoint is looked for.
 const LOOKED_AT: u32 = 100;
 /// Whoever waits at a terminal has no deadline; this is the longest window there is.
@@ -53,6 +58,15 @@ pub struct Job {
     digest: [u8; 32],
 }
 
+/// What an earlier run of a job left behind.
+enum Earlier {
+    Batch(BatchId),
+    /// Nothing that can be used; this idempotency key is free.
+    None {
+        key: [u8; 32],
+    },
+}
+
 /// A batch that a job made or found.
 #[derive(Debug, Clone, Copy)]
 pub struct Submission {
@@ -62,14 +76,17 @@ pub struct Submission {
 }
 
 impl Job {
-    /// Reads what the file is and names the job after it. Blocks.
+    /// Reads what the file is and names the job after it and after the providers of `catalog`. Blocks.
     ///
     /// # Errors
     /// When the file cannot be read or its first row names no endpoint.
-    pub fn open(path: &Path, name: &str, max_row_bytes: u64) -> Result<Self, JobError> {
+    pub fn open(path: &Path, name: &str, max_row_bytes: u64, catalog: &Snapshot) -> Result<Self, JobError> {
         let unreadable = |error: io::Error| JobError::Input { name: name.to_owned(), reason: error.to_string() };
         let mut file = BufReader::with_capacity(BUFFER, std::fs::File::open(path).map_err(unreadable)?);
         let mut sha = Sha256::new();
+        for connection in catalog.connections() {
+            sha.update(format!("{}\0{:?}\0", connection.id, connection.kind));
+        }
         let mut buffer = vec![0; BUFFER];
         loop {
             match file.read(&mut buffer).map_err(unreadable)? {
@@ -99,16 +116,32 @@ impl Job {
         }
     }
 
+    /// Removes what other jobs left next to this one's folder and nobody has come back to.
+    pub fn tidy(&self, settings: &Settings) {
+        let runs = settings.data_dir.join("run");
+        let stale = |dir: &Path| std::fs::metadata(dir.join("store/db"))?.modified()?.elapsed().map_err(io::Error::other);
+        for dir in std::fs::read_dir(runs).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            if !stale(&dir).is_ok_and(|age| age > KEPT) {
+                continue;
+            }
+            let removed = forget(&dir).and_then(|()| std::fs::remove_dir_all(&dir));
+            if let Err(error) = removed {
+                tracing::warn!(path = %dir.display(), %error, "an old run could not be removed");
+            }
+        }
+    }
+
     /// Makes the job's batch, or finds the one that an earlier run made.
     ///
     /// # Errors
     /// When the file cannot be read or the store fails.
     pub async fn submit(&self, core: &Core) -> Result<Submission, JobError> {
         let now = core.clock.now();
-        let idempotency = Idempotency { key: self.key(), request: self.digest };
-        if let Some(batch) = core.store.batch_of_key(&idempotency.key).await? {
-            return Ok(Submission { batch, resumed: true });
-        }
+        let key = match self.earlier(core).await? {
+            Earlier::Batch(batch) => return Ok(Submission { batch, resumed: true }),
+            Earlier::None { key } => key,
+        };
+        let idempotency = Idempotency { key, request: self.digest };
         let (store, path) = (core.store.clone(), self.path.clone());
         let spool = tokio::task::spawn_blocking(move || spool(&store, &path)).await.map_err(|_| JobError::Stopped)?;
         let new = NewFile { filename: self.name.clone(), purpose: Purpose::Batch, created_at: now, expires_at: None };
@@ -133,8 +166,19 @@ impl Job {
         Ok(Submission { batch, resumed: false })
     }
 
-    fn key(&self) -> [u8; 32] {
-        Sha256::new().chain_update(b"batchd run\0").chain_update(self.digest).finalize().into()
+    /// The batch of an earlier run. One that was refused does not count: whatever was wrong may have
+    /// been mended since, in the catalog or in the limits.
+    async fn earlier(&self, core: &Core) -> Result<Earlier, JobError> {
+        let mut number = 0_u32;
+        loop {
+            let name = Sha256::new().chain_update(b"batchd run\0").chain_update(self.digest).chain_update(number.to_be_bytes());
+            let key = name.finalize().into();
+            let Some(batch) = core.store.batch_of_key(&key).await? else { return Ok(Earlier::None { key }) };
+            match core.batch(batch).await?.state {
+                BatchState::Failed { .. } => number += 1,
+                _ => return Ok(Earlier::Batch(batch)),
+            }
+        }
     }
 }
 

@@ -10,6 +10,6 @@ pub mod lifecycle;
 mod server;
 pub mod telemetry;
 
-pub use core::{Core, Environment, StartError, system_clock};
+pub use core::{Core, Environment, StartError, load_catalog, system_clock};
 pub use job::{Job, JobError, Submission, forget};
 pub use server::{ServeError, Server};

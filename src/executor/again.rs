@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader};
 
 use super::handle::{Handle, RetryError};
-use crate::domain::batch::{Batch, BatchSpec};
+use crate::domain::batch::{Batch, BatchSpec, BatchState};
 use crate::domain::file::{Purpose, ResultPart};
 use crate::domain::id::{BatchId, FileId};
 use crate::domain::time::Timestamp;
@@ -16,7 +16,9 @@ pub(super) async fn retry(handle: &Handle, id: BatchId, now: Timestamp) -> Resul
     if !batch.state.is_terminal() {
         return Err(RetryError::StillRunning(batch.state.as_str()));
     }
-    // Also true of a batch that failed validation: none of its rows is known to be runnable.
+    if let BatchState::Failed { .. } = batch.state {
+        return Err(RetryError::Refused);
+    }
     if batch.progress.failed == 0 {
         return Err(RetryError::NothingToRetry);
     }

@@ -33,6 +33,8 @@ pub enum RetryError {
     NotFound,
     #[error("the batch is {0}; only one that has ended can be run again")]
     StillRunning(&'static str),
+    #[error("the batch was refused, none of its rows ever ran; mend its input and create a new batch")]
+    Refused,
     #[error("every row of the batch succeeded; there is nothing to run again")]
     NothingToRetry,
     #[error("the input file of the batch was deleted; its rows cannot be read again")]

@@ -52,7 +52,6 @@ const fn row(code: Code) -> (StatusCode, &'static str) {
         Code::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, CLIENT),
         Code::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, CLIENT),
         Code::RangeNotSatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, CLIENT),
-        Code::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, "rate_limit_error"),
         Code::Internal => (StatusCode::INTERNAL_SERVER_ERROR, SERVER),
         Code::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, SERVER),
         Code::StorageFull => (StatusCode::INSUFFICIENT_STORAGE, SERVER),

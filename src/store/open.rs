@@ -88,6 +88,8 @@ pub(super) fn open(options: Options) -> Result<(Store, Recovered), OpenError> {
 }
 
 fn start(dir: PathBuf, tree: sled::Tree, lock: fs::File, interval: Duration) -> Result<Store, StoreError> {
+    let path = dir.join(SLED).join("db");
+    let log = fs::File::open(&path).map_err(|e| StoreError::io("opening", &path, &e))?;
     let lives = Lives::default();
     let (queue, receiver) = mpsc::channel(QUEUE);
     let begun = Arc::new(AtomicU64::new(0));
@@ -102,6 +104,7 @@ fn start(dir: PathBuf, tree: sled::Tree, lock: fs::File, interval: Duration) -> 
         durable: durable_sender,
         durable_rows: rows_sender,
         broken: broken.clone(),
+        log,
         interval,
     };
     let thread = std::thread::Builder::new()

@@ -104,7 +104,8 @@ impl Store {
         Ok(part)
     }
 
-    /// Joins parts in the given order into one file.
+    /// Joins parts in the given order into one file. It goes away after `retention` if the upload
+    /// does not say when.
     ///
     /// # Errors
     /// When parts, size or checksum are not what the client announced, or the disk or store fails.
@@ -113,6 +114,7 @@ impl Store {
         id: UploadId,
         order: Vec<PartId>,
         md5: Option<String>,
+        retention: Option<Duration>,
         now: Timestamp,
     ) -> Result<(Upload, File), CompleteError> {
         let mut upload = self.upload(id, now).await?.ok_or(CompleteError::NotFound)?;
@@ -124,7 +126,7 @@ impl Store {
             filename: upload.filename.clone(),
             purpose: upload.purpose,
             created_at: now,
-            expires_at: upload.file_expires_after.map(|after| after.from(now)),
+            expires_at: upload.file_expires_after.map(|after| after.from(now)).or_else(|| retention.map(|kept| later(now, kept))),
         };
         let file = new.into_file(&content);
         let target = self.path_of(super::open::FILES, file.id.as_u128());

@@ -124,6 +124,8 @@ pub(super) struct Writer {
     pub durable: watch::Sender<u64>,
     pub durable_rows: watch::Sender<u64>,
     pub broken: CancellationToken,
+    /// sled's log.
+    pub log: std::fs::File,
     /// How long row results may gather before a flush.
     pub interval: Duration,
 }
@@ -212,6 +214,9 @@ impl Writer {
         }
         rows.write(&self.tree)?;
         self.tree.flush()?;
+        // On Linux sled's flush is `sync_file_range`, which survives the process but not the power:
+        // it syncs neither the file's size nor the disk's own cache.
+        self.log.sync_data().map_err(|error| StoreError::Broken(format!("the log of the store cannot be synced: {error}")))?;
         Ok(())
     }
 }

@@ -63,7 +63,7 @@ pub async fn retry(State(api): State<Arc<Api>>, PathId(id): PathId<BatchId>) -> 
             Ok(Json(BatchObject::from(&batch)))
         }
         Err(RetryError::NotFound) => Err(ApiError::not_found("batch", id)),
-        Err(error @ (RetryError::StillRunning(_) | RetryError::NothingToRetry | RetryError::InputGone)) => {
+        Err(error @ (RetryError::StillRunning(_) | RetryError::Refused | RetryError::NothingToRetry | RetryError::InputGone)) => {
             Err(ApiError::new(Code::Conflict, error.to_string()))
         }
         Err(error @ RetryError::ResultsGone) => Err(ApiError::new(Code::ResultsExpired, error.to_string())),

@@ -105,8 +105,9 @@ pub async fn complete(State(api): State<Arc<Api>>, PathId(id): PathId<UploadId>,
     let upload = api.store.upload(id, now).await?.ok_or_else(|| ApiError::not_found("upload", id))?;
     // The joined file stands beside its parts until it is complete.
     api.check_room(upload.bytes)?;
+    let retention = api.limits.file_retention.filter(|_| upload.purpose == crate::domain::file::Purpose::Batch);
     let store = api.store.clone();
-    let completed = api.to_the_end(async move { store.complete_upload(id, parts, md5, now).await }).await?;
+    let completed = api.to_the_end(async move { store.complete_upload(id, parts, md5, retention, now).await }).await?;
     match completed {
         Ok((upload, file)) => {
             tracing::info!(upload = %id, file = %file.id, bytes = file.bytes, "upload completed");
