@@ -6,7 +6,7 @@
 //! what must travel upward travels as a return value or an event.
 //!
 //! ```text
-//!             cli
+//!             cli ------- client
 //!              |
 //!            daemon            composes everything, imported by nobody but cli
 //!           /      \
@@ -18,6 +18,8 @@
 //!           \  |  /     /
 //!            domain            imports nothing of ours
 //! ```
+//!
+//! [`client`] speaks to a daemon over HTTP, as anybody's client does.
 //!
 //! `tests/architecture.rs` holds the code to this picture.
 

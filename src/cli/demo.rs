@@ -1,5 +1,6 @@
 //! `batchd demo`: the whole way once, through the HTTP API, in a minute and without any set-up.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -64,6 +65,10 @@ impl Strings for DemoEnvironment {
 pub(super) fn demo(args: &DemoArgs, env: Environment) -> u8 {
     let env: Environment = std::sync::Arc::new(DemoEnvironment(env));
     let folder = std::env::temp_dir().join(format!("batchd-demo-{}", std::process::id()));
+    // Exclusively: on a shared machine somebody may have put a folder of that name there.
+    if let Err(error) = std::fs::DirBuilder::new().mode(0o700).create(&folder) {
+        return complain(&format!("cannot create {}: {error}", folder.display()), FAILURE);
+    }
     let mut flags = Flags::default();
     flags.written.listen = Some(std::net::SocketAddr::from(([127, 0, 0, 1], 0)));
     flags.written.data_dir = Some(folder.join("data"));
@@ -142,6 +147,12 @@ async fn upstream_model(args: &DemoArgs, url: &str) -> Result<String, ClientErro
     };
     if let Some(model) = model {
         return Ok(model);
+    }
+    if !url.starts_with("http://") {
+        return Err(ClientError::Unexpected {
+            url: url.to_owned(),
+            reason: "its models are asked for over plain HTTP only; name one with --model".into(),
+        });
     }
     let base = url.trim_end_matches('/');
     let base = if base.splitn(4, '/').count() > 3 { base.to_owned() } else { format!("{base}/v1") };

@@ -10,6 +10,7 @@ pub mod progress;
 mod run;
 mod serve;
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -89,14 +90,14 @@ fn parse(args: impl Iterator<Item = std::ffi::OsString>) -> Result<Cli, clap::Er
     Cli::from_arg_matches(&matches)
 }
 
-#[expect(clippy::print_stderr, reason = "messages for the person at the terminal")]
+/// A message for the person at the terminal. Nobody there to read it is no reason to fail.
 fn say(text: &str) {
-    eprintln!("{text}");
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-#[expect(clippy::print_stdout, reason = "data for the person or the program that called")]
+/// Data for the person or the program that called. A reader that has gone has read enough.
 fn print(text: &str) {
-    println!("{text}");
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// Says what went wrong and returns the exit code.

@@ -1,6 +1,7 @@
 //! `batchd run`: one file, one batch, no server.
 
-use std::io::{Read, Write};
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -70,7 +71,8 @@ pub(super) fn run(args: &RunArgs, env: Environment) -> u8 {
     code
 }
 
-/// The input as a file; what came over a pipe is spooled and removed afterwards.
+/// The input as a file that can be read more than once; what comes over a pipe is spooled and removed
+/// afterwards.
 struct Spooled {
     path: PathBuf,
     name: String,
@@ -79,25 +81,22 @@ struct Spooled {
 
 impl Spooled {
     fn of(input: &Path, data_dir: &Path) -> Result<Self, String> {
-        if input != Path::new("-") {
-            let name = input.file_name().map_or_else(|| "input.jsonl".into(), |name| name.to_string_lossy().into_owned());
+        let stdin = input == Path::new("-");
+        let name = input.file_name().map_or_else(|| "input.jsonl".into(), |name| name.to_string_lossy().into_owned());
+        let unreadable = |error: std::io::Error| format!("cannot read {}: {error}", input.display());
+        if !stdin && std::fs::metadata(input).map_err(unreadable)?.is_file() {
             return Ok(Self { path: input.to_owned(), name, temporary: false });
         }
-        let path = data_dir.join("run").join(format!("stdin-{}", std::process::id()));
-        let spooled = Self { path, name: "stdin.jsonl".into(), temporary: true };
+        let path = data_dir.join("run").join(format!("input-{}", std::process::id()));
+        let name = if stdin { "stdin.jsonl".to_owned() } else { name };
+        let spooled = Self { path, name, temporary: true };
         let copy = || -> std::io::Result<()> {
-            std::fs::create_dir_all(data_dir.join("run"))?;
-            let mut file = std::fs::File::create(&spooled.path)?;
-            let mut stdin = std::io::stdin().lock();
-            let mut buffer = vec![0; 256 << 10];
-            loop {
-                match stdin.read(&mut buffer)? {
-                    0 => return Ok(()),
-                    read => file.write_all(&buffer[..read])?,
-                }
-            }
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir.join("run"))?;
+            let mut from: Box<dyn Read> = if stdin { Box::new(std::io::stdin().lock()) } else { Box::new(std::fs::File::open(input)?) };
+            let mut to = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&spooled.path)?;
+            std::io::copy(&mut from, &mut to).map(|_| ())
         };
-        copy().map_err(|error| format!("cannot spool standard input to {}: {error}", spooled.path.display()))?;
+        copy().map_err(|error| format!("cannot spool {} to {}: {error}", input.display(), spooled.path.display()))?;
         Ok(spooled)
     }
 }
@@ -153,7 +152,11 @@ async fn finish_job(core: &Core, job: &Job, tasks: &Tasks, output: Option<&Path>
     if let BatchState::Failed { .. } = batch.state {
         return Ok(refuse(&job.name, &batch));
     }
-    write_results(core, batch.spec.id, output).await?;
+    match write_results(core, batch.spec.id, output).await {
+        // `batchd run ... | head`: whoever reads has read enough.
+        Err(JobError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        written => written?,
+    }
     if batch.progress.failed == 0 {
         return Ok(0);
     }
@@ -207,6 +210,14 @@ async fn write_results(core: &Core, batch: BatchId, output: Option<&Path>) -> Re
     let Some(path) = output else {
         return core.write_lines(batch, ResultPart::All, Box::new(std::io::stdout())).await;
     };
+    // A pipe or a device is written into; it must not be replaced by a file of its name.
+    let special = std::fs::metadata(path).is_ok_and(|target| !target.is_file());
+    if special {
+        let target = std::fs::OpenOptions::new().write(true).open(path).map_err(JobError::Output)?;
+        return core.write_lines(batch, ResultPart::All, Box::new(std::io::BufWriter::new(target))).await;
+    }
+    // A link goes on pointing where it points.
+    let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     // A reader of the output never sees half of it.
     let mut name = path.file_name().map(ToOwned::to_owned).unwrap_or_default();
     name.push(".partial");

@@ -14,6 +14,7 @@ use super::Core;
 use super::config::{Origin, Settings};
 use crate::catalog::Snapshot;
 use crate::domain::batch::{Batch, BatchSpec, BatchState};
+use crate::domain::connection::ProviderKind;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{Purpose, ResultPart};
 use crate::domain::id::BatchId;
@@ -84,8 +85,13 @@ impl Job {
         let unreadable = |error: io::Error| JobError::Input { name: name.to_owned(), reason: error.to_string() };
         let mut file = BufReader::with_capacity(BUFFER, std::fs::File::open(path).map_err(unreadable)?);
         let mut sha = Sha256::new();
+        // Who answers, not how patiently: a changed time limit is no reason to pay for every row again.
         for connection in catalog.connections() {
-            sha.update(format!("{}\0{:?}\0", connection.id, connection.kind));
+            let place = match &connection.kind {
+                ProviderKind::OpenAi(openai) => openai.base_url.to_string(),
+                ProviderKind::Simulated { .. } => "simulated".to_owned(),
+            };
+            sha.update(format!("{}\0{place}\0", connection.id));
         }
         let mut buffer = vec![0; BUFFER];
         loop {

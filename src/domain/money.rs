@@ -60,11 +60,6 @@ impl PriceSheet {
         let images = self.image.unwrap_or_default().saturating_mul(Decimal::from(usage.images));
         Usd(tokens.saturating_add(images).saturating_add(self.request.unwrap_or_default()))
     }
-
-    /// `true` if nothing is ever charged.
-    pub fn is_free(&self) -> bool {
-        [self.input, self.cached_input, self.output, self.request, self.image].into_iter().flatten().all(|p| p.is_zero())
-    }
 }
 
 #[cfg(test)]

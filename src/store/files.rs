@@ -155,6 +155,16 @@ impl Store {
         Ok(Deletion::Deleted)
     }
 
+    /// Opens the content of an uploaded file, also of one that was deleted while an unfinished
+    /// batch reads it. Blocks.
+    ///
+    /// # Errors
+    /// When it is gone or cannot be read.
+    pub fn open_content(&self, id: FileId) -> Result<std::fs::File, StoreError> {
+        let path = self.path_of(super::open::FILES, id.as_u128());
+        std::fs::File::open(&path).map_err(|e| StoreError::io("opening", &path, &e))
+    }
+
     /// Removes the content of a file whose record is gone.
     pub(super) async fn remove_content(&self, file: Option<FileId>) -> Result<(), StoreError> {
         let Some(id) = file else { return Ok(()) };

@@ -15,7 +15,6 @@
 mod batches;
 mod files;
 mod format;
-mod input;
 mod live;
 mod migrate;
 mod open;

@@ -1,5 +1,6 @@
 //! Multi-part uploads: parts as files of their own until they are joined into one.
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::time::Duration;
 
@@ -213,13 +214,14 @@ impl Store {
     }
 
     async fn join_parts(&self, upload: &Upload, order: Vec<PartId>, md5: Option<String>) -> Result<Sealed, CompleteError> {
-        let known = parts(&self.inner.tree, upload.id)?;
+        let mut unused: HashMap<_, _> = parts(&self.inner.tree, upload.id)?.into_iter().map(|part| (part.id, part.bytes)).collect();
         let mut found = 0;
         for (index, id) in order.iter().enumerate() {
-            if order[..index].contains(id) {
-                return Err(CompleteError::RepeatedPart(*id));
+            match unused.remove(id) {
+                Some(bytes) => found += bytes,
+                None if order[..index].contains(id) => return Err(CompleteError::RepeatedPart(*id)),
+                None => return Err(CompleteError::UnknownPart(*id)),
             }
-            found += known.iter().find(|part| part.id == *id).ok_or(CompleteError::UnknownPart(*id))?.bytes;
         }
         if found != upload.bytes {
             return Err(CompleteError::WrongSize { found, announced: upload.bytes });

@@ -38,11 +38,6 @@ impl Notifier {
         self.send(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
-    /// What the daemon is doing, in a line.
-    pub fn status(&self, status: &str) {
-        self.send(&[NotifyState::Status(status)]);
-    }
-
     /// The stop has begun and may take until `within` from now, whatever the unit's own timeout says.
     pub fn stopping(&self, within: Duration) {
         let micros = u32::try_from(within.as_micros()).unwrap_or(u32::MAX);
