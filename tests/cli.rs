@@ -76,6 +76,26 @@ fn run_writes_every_row_in_input_order() {
 }
 
 #[test]
+fn run_writes_through_links_into_devices_and_never_over_its_input() {
+    let dir = temp_dir();
+    write(dir.path(), "in.jsonl", &rows::many(3, rows::INSTANT));
+    write(dir.path(), "real.jsonl", "old");
+    std::os::unix::fs::symlink("real.jsonl", dir.path().join("link.jsonl")).unwrap();
+    exits(&run(dir.path(), &["run", "in.jsonl", "-o", "link.jsonl"]), 0);
+    assert!(dir.path().join("link.jsonl").is_symlink());
+    assert_eq!(api::lines(&std::fs::read(dir.path().join("real.jsonl")).unwrap()).len(), 3);
+
+    let output = run(dir.path(), &["run", "in.jsonl", "-o", "/dev/stdout"]);
+    exits(&output, 0);
+    assert_eq!(api::lines(&output.stdout).len(), 3);
+
+    for target in ["in.jsonl", ".", "no-such-folder/out.jsonl"] {
+        exits(&run(dir.path(), &["run", "in.jsonl", "-o", target]), 2);
+    }
+    assert_eq!(std::fs::read_to_string(dir.path().join("in.jsonl")).unwrap(), rows::many(3, rows::INSTANT));
+}
+
+#[test]
 fn run_reads_stdin_and_writes_stdout() {
     let dir = temp_dir();
     let output = finish(command(dir.path(), &["run", "-"]), Some(&rows::many(20, rows::INSTANT)));

@@ -74,7 +74,7 @@ pub(super) fn demo(args: &DemoArgs, env: Environment) -> u8 {
     flags.written.data_dir = Some(folder.join("data"));
     flags.written.min_free_bytes = Some(crate::daemon::config::ByteSize::bytes(0));
     flags.written.upstream = args.upstream.clone().map(|url| vec![url]);
-    let settings = match quiet_settings(&flags, &env) {
+    let (settings, _log) = match quiet_settings(&flags, &env) {
         Ok(settings) => settings,
         Err(error) => return complain(&error, USAGE),
     };

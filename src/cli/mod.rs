@@ -106,22 +106,22 @@ fn complain(error: &dyn std::fmt::Display, code: u8) -> u8 {
     code
 }
 
-/// The settings of a command, with the logger installed.
-fn settings(flags: &Flags, env: &Environment) -> Result<Settings, String> {
+/// The settings of a command, with the logger installed; it logs for as long as its guard is held.
+fn settings(flags: &Flags, env: &Environment) -> Result<(Settings, impl Drop + use<>), String> {
     let settings = Settings::load(flags, &**env).map_err(|error| error.to_string())?;
-    crate::daemon::telemetry::init(&settings, &**env).map_err(|error| error.to_string())?;
-    Ok(settings)
+    let guard = crate::daemon::telemetry::init(&settings, &**env).map_err(|error| error.to_string())?;
+    Ok((settings, guard))
 }
 
 /// The same for a command that shows progress: logs are for when something is wrong, unless the
 /// person asked for more.
-fn quiet_settings(flags: &Flags, env: &Environment) -> Result<Settings, String> {
+fn quiet_settings(flags: &Flags, env: &Environment) -> Result<(Settings, impl Drop + use<>), String> {
     let mut settings = Settings::load(flags, &**env).map_err(|error| error.to_string())?;
     if settings.origin("log") == Origin::Default {
         settings.log = "error".to_owned();
     }
-    crate::daemon::telemetry::init(&settings, &**env).map_err(|error| error.to_string())?;
-    Ok(settings)
+    let guard = crate::daemon::telemetry::init(&settings, &**env).map_err(|error| error.to_string())?;
+    Ok((settings, guard))
 }
 
 /// Runs a future on a runtime of its own.

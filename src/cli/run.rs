@@ -1,7 +1,7 @@
 //! `batchd run`: one file, one batch, no server.
 
 use std::io::Read;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(super) struct RunArgs {
     /// Where the results go, one line a row in the order of the input; standard output if absent
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Forget what an earlier run of the same input has done
+    /// Start over, whatever an earlier run of the same input has done
     #[arg(long)]
     fresh: bool,
     #[command(flatten)]
@@ -43,10 +43,13 @@ pub(super) const SERVER_ONLY: [&str; 7] =
 
 /// Runs the file; returns the exit code.
 pub(super) fn run(args: &RunArgs, env: Environment) -> u8 {
-    let mut settings = match quiet_settings(&args.flags, &env) {
+    let (mut settings, _log) = match quiet_settings(&args.flags, &env) {
         Ok(settings) => settings,
         Err(error) => return complain(&error, USAGE),
     };
+    if let Some(Err(error)) = args.output.as_deref().map(|output| check_output(output, &args.input)) {
+        return complain(&error, USAGE);
+    }
     let spooled = match Spooled::of(&args.input, &settings.data_dir) {
         Ok(spooled) => spooled,
         Err(error) => return complain(&error, USAGE),
@@ -61,12 +64,7 @@ pub(super) fn run(args: &RunArgs, env: Environment) -> u8 {
     };
     job.tidy(&settings);
     settings.data_dir = job.data_dir(&settings);
-    if args.fresh
-        && let Err(error) = forget(&settings.data_dir)
-    {
-        return complain(&error, USAGE);
-    }
-    let code = block_on(work(settings, env, job, args.output.clone()));
+    let code = block_on(work(settings, env, job, args));
     drop(spooled);
     code
 }
@@ -82,7 +80,7 @@ struct Spooled {
 impl Spooled {
     fn of(input: &Path, data_dir: &Path) -> Result<Self, String> {
         let stdin = input == Path::new("-");
-        let name = input.file_name().map_or_else(|| "input.jsonl".into(), |name| name.to_string_lossy().into_owned());
+        let name = input.display().to_string();
         let unreadable = |error: std::io::Error| format!("cannot read {}: {error}", input.display());
         if !stdin && std::fs::metadata(input).map_err(unreadable)?.is_file() {
             return Ok(Self { path: input.to_owned(), name, temporary: false });
@@ -109,14 +107,23 @@ impl Drop for Spooled {
     }
 }
 
-fn forget(data_dir: &Path) -> Result<(), String> {
-    match crate::daemon::forget(data_dir) {
-        Ok(()) => Ok(()),
-        Err(error) => Err(format!("cannot remove {}: {error}", data_dir.display())),
+/// Finds out before any row runs whether the results can be written.
+fn check_output(output: &Path, input: &Path) -> Result<(), String> {
+    let same = |a: &std::fs::Metadata, b: &std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    match (std::fs::metadata(output), std::fs::metadata(input)) {
+        (Ok(target), Ok(source)) if same(&target, &source) && target.is_file() => {
+            Err(format!("{} is the input; the results would overwrite it", output.display()))
+        }
+        (Ok(target), _) if target.is_dir() => Err(format!("{} is a directory; name a file for the results", output.display())),
+        (Ok(_), _) => Ok(()),
+        (Err(_), _) => match output.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            Some(parent) if !parent.is_dir() => Err(format!("there is no directory {} for the results", parent.display())),
+            Some(_) | None => Ok(()),
+        },
     }
 }
 
-async fn work(settings: Settings, env: Environment, job: Job, output: Option<PathBuf>) -> u8 {
+async fn work(settings: Settings, env: Environment, job: Job, args: &RunArgs) -> u8 {
     let tasks = Tasks::new(Shutdown::new());
     let core = match Core::start(&settings, env, &tasks).await {
         Ok(core) => core,
@@ -125,7 +132,14 @@ async fn work(settings: Settings, env: Environment, job: Job, output: Option<Pat
     if let Err(error) = watch_signals(&tasks, || {}) {
         return complain(&error, FAILURE);
     }
-    let code = match finish_job(&core, &job, &tasks, output.as_deref()).await {
+    if core.store.free_bytes().is_ok_and(|free| free < settings.min_free_bytes) {
+        let wanted = settings.min_free_bytes;
+        return complain(
+            &format!("there are fewer than {wanted} bytes free for {}; see --min-free-bytes", settings.data_dir.display()),
+            USAGE,
+        );
+    }
+    let code = match finish_job(&core, &job, &tasks, args).await {
         Ok(code) => code,
         Err(error @ (JobError::Input { .. } | JobError::Empty { .. } | JobError::NoEndpoint { .. })) => complain(&error, USAGE),
         Err(error) => complain(&error, FAILURE),
@@ -140,8 +154,8 @@ async fn work(settings: Settings, env: Environment, job: Job, output: Option<Pat
     code
 }
 
-async fn finish_job(core: &Core, job: &Job, tasks: &Tasks, output: Option<&Path>) -> Result<u8, JobError> {
-    let Submission { batch, resumed } = job.submit(core).await?;
+async fn finish_job(core: &Core, job: &Job, tasks: &Tasks, args: &RunArgs) -> Result<u8, JobError> {
+    let Submission { batch, resumed } = job.submit(core, args.fresh).await?;
     let earlier = core.batch(batch).await?;
     if resumed && earlier.state.is_terminal() {
         say("this input has been run before; these are its results (--fresh runs it again)");
@@ -152,7 +166,7 @@ async fn finish_job(core: &Core, job: &Job, tasks: &Tasks, output: Option<&Path>
     if let BatchState::Failed { .. } = batch.state {
         return Ok(refuse(&job.name, &batch));
     }
-    match write_results(core, batch.spec.id, output).await {
+    match write_results(core, batch.spec.id, args.output.as_deref()).await {
         // `batchd run ... | head`: whoever reads has read enough.
         Err(JobError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
         written => written?,
@@ -220,11 +234,20 @@ async fn write_results(core: &Core, batch: BatchId, output: Option<&Path>) -> Re
     let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     // A reader of the output never sees half of it.
     let mut name = path.file_name().map(ToOwned::to_owned).unwrap_or_default();
-    name.push(".partial");
+    name.push(format!(".{}.partial", std::process::id()));
     let partial = path.with_file_name(name);
-    let file = std::fs::File::create(&partial).map_err(JobError::Output)?;
-    core.write_lines(batch, ResultPart::All, Box::new(std::io::BufWriter::new(file))).await?;
-    std::fs::rename(&partial, path).map_err(JobError::Output)?;
+    let write = async {
+        let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&partial).map_err(JobError::Output)?;
+        if let Ok(existing) = std::fs::metadata(path) {
+            file.set_permissions(existing.permissions()).map_err(JobError::Output)?;
+        }
+        core.write_lines(batch, ResultPart::All, Box::new(std::io::BufWriter::new(file))).await?;
+        std::fs::rename(&partial, path).map_err(JobError::Output)
+    };
+    if let Err(error) = write.await {
+        let _ = std::fs::remove_file(&partial);
+        return Err(error);
+    }
     say(&format!("results are in {}", path.display()));
     Ok(())
 }

@@ -6,7 +6,7 @@ use crate::daemon::{Environment, Server};
 
 /// Serves until stopped; returns the exit code.
 pub(super) fn serve(flags: &Flags, env: Environment) -> u8 {
-    let settings = match settings(flags, &env) {
+    let (settings, _log) = match settings(flags, &env) {
         Ok(settings) => settings,
         Err(error) => return complain(&error, USAGE),
     };

@@ -52,7 +52,7 @@ pub enum JobError {
 /// A file to be run as a batch.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// As shown to a person.
+    /// As a person wrote it.
     pub name: String,
     pub path: PathBuf,
     pub endpoint: Endpoint,
@@ -137,20 +137,21 @@ impl Job {
         }
     }
 
-    /// Makes the job's batch, or finds the one that an earlier run made.
+    /// Makes the job's batch, or finds the one that an earlier run made unless it is to be `fresh`.
     ///
     /// # Errors
     /// When the file cannot be read or the store fails.
-    pub async fn submit(&self, core: &Core) -> Result<Submission, JobError> {
+    pub async fn submit(&self, core: &Core, fresh: bool) -> Result<Submission, JobError> {
         let now = core.clock.now();
-        let key = match self.earlier(core).await? {
+        let key = match self.earlier(core, fresh).await? {
             Earlier::Batch(batch) => return Ok(Submission { batch, resumed: true }),
             Earlier::None { key } => key,
         };
         let idempotency = Idempotency { key, request: self.digest };
         let (store, path) = (core.store.clone(), self.path.clone());
         let spool = tokio::task::spawn_blocking(move || spool(&store, &path)).await.map_err(|_| JobError::Stopped)?;
-        let new = NewFile { filename: self.name.clone(), purpose: Purpose::Batch, created_at: now, expires_at: None };
+        let filename = self.path.file_name().map_or_else(|| "input.jsonl".into(), |name| name.to_string_lossy().into_owned());
+        let new = NewFile { filename, purpose: Purpose::Batch, created_at: now, expires_at: None };
         let file = core.store.add_file(new, spool?).await?;
         let spec = BatchSpec {
             id: BatchId::generate(now),
@@ -174,7 +175,7 @@ impl Job {
 
     /// The batch of an earlier run. One that was refused does not count: whatever was wrong may have
     /// been mended since, in the catalog or in the limits.
-    async fn earlier(&self, core: &Core) -> Result<Earlier, JobError> {
+    async fn earlier(&self, core: &Core, fresh: bool) -> Result<Earlier, JobError> {
         let mut number = 0_u32;
         loop {
             let name = Sha256::new().chain_update(b"batchd run\0").chain_update(self.digest).chain_update(number.to_be_bytes());
@@ -182,6 +183,7 @@ impl Job {
             let Some(batch) = core.store.batch_of_key(&key).await? else { return Ok(Earlier::None { key }) };
             match core.batch(batch).await?.state {
                 BatchState::Failed { .. } => number += 1,
+                _ if fresh => number += 1,
                 _ => return Ok(Earlier::Batch(batch)),
             }
         }
@@ -192,7 +194,7 @@ impl Job {
 ///
 /// # Errors
 /// When another process uses the directory, or it cannot be removed.
-pub fn forget(data_dir: &Path) -> io::Result<()> {
+fn forget(data_dir: &Path) -> io::Result<()> {
     let lock = match std::fs::OpenOptions::new().write(true).open(data_dir.join("lock")) {
         Ok(lock) => lock,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -11,5 +11,5 @@ mod server;
 pub mod telemetry;
 
 pub use core::{Core, Environment, StartError, load_catalog, system_clock};
-pub use job::{Job, JobError, Submission, forget};
+pub use job::{Job, JobError, Submission};
 pub use server::{ServeError, Server};

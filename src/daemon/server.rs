@@ -22,7 +22,7 @@ pub enum ServeError {
     Listen { address: SocketAddr, reason: std::io::Error },
     #[error(transparent)]
     Start(#[from] StartError),
-    #[error("cannot watch for signals or reach the service manager: {0}")]
+    #[error("cannot watch for signals: {0}")]
     Environment(std::io::Error),
     #[error("the daemon had to stop; its log says why")]
     Failed,
@@ -45,7 +45,7 @@ impl Server {
     /// # Errors
     /// When the address, the data directory or the catalog cannot be used.
     pub async fn start(settings: &Settings, env: Environment) -> Result<Self, ServeError> {
-        let notifier = Arc::new(Notifier::from_env(&*env).map_err(ServeError::Environment)?);
+        let notifier = Arc::new(Notifier::from_env(&*env));
         let address = settings.listen;
         // Before the store is opened: a port in use is the quicker and the commoner fault.
         let listener = TcpListener::bind(address).await.map_err(|reason| ServeError::Listen { address, reason })?;

@@ -6,6 +6,7 @@
 use std::io::IsTerminal as _;
 use std::panic::PanicHookInfo;
 
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
@@ -25,18 +26,22 @@ pub enum TelemetryError {
 ///
 /// # Errors
 /// When the filter is malformed or there already is a logger.
-pub fn init(settings: &Settings, env: &dyn Strings) -> Result<(), TelemetryError> {
+///
+/// Lines are written by a thread of their own: a reader of the log that stalls costs lines, not the
+/// daemon. Whoever holds the returned guard until the end loses no line that there was room for.
+pub fn init(settings: &Settings, env: &dyn Strings) -> Result<WorkerGuard, TelemetryError> {
     let filter = EnvFilter::try_new(&settings.log)?;
     let look = Look::of(settings.log_format, std::io::stderr().is_terminal(), is_journal(env), env);
     let subscriber = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     match look {
         Look::Json => subscriber.with(layer.json().flatten_event(true)).try_init()?,
         Look::Text { colours, times: true } => subscriber.with(layer.with_ansi(colours)).try_init()?,
         Look::Text { colours, times: false } => subscriber.with(layer.with_ansi(colours).without_time()).try_init()?,
     }
     std::panic::set_hook(Box::new(log_panic));
-    Ok(())
+    Ok(guard)
 }
 
 /// How lines look.

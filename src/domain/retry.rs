@@ -79,8 +79,8 @@ impl FailureClass {
 /// How often and how soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Attempts of one row that may fail before it fails for good; at least 1. Answers 429 are not
-    /// counted: they say that we are too fast, not that the row is bad, and the deadline ends them.
+    /// Attempts of one row that may fail before it fails for good; at least 1. Answers 429 and failures
+    /// to connect are not counted: they say nothing about the row, and the deadline ends them.
     pub max_attempts: u32,
     /// The first backoff; each further one is twice as long.
     pub base: Duration,
@@ -97,8 +97,8 @@ impl Default for RetryPolicy {
 /// Attempts of one row so far, the latest included.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Those that ended in 429.
-    pub rate_limited: u32,
+    /// Those that the provider did not take up: answered 429, or not reached at all.
+    pub turned_away: u32,
     /// Those that failed otherwise.
     pub failed: u32,
 }
@@ -108,10 +108,9 @@ impl Tally {
     #[must_use]
     pub fn and(mut self, class: FailureClass) -> Self {
         match class {
-            FailureClass::RateLimited { .. } => self.rate_limited = self.rate_limited.saturating_add(1),
+            FailureClass::RateLimited { .. } | FailureClass::Connect => self.turned_away = self.turned_away.saturating_add(1),
             FailureClass::Unavailable { .. }
             | FailureClass::Refused { .. }
-            | FailureClass::Connect
             | FailureClass::Interrupted
             | FailureClass::TimedOut
             | FailureClass::InvalidResponse
@@ -141,7 +140,7 @@ pub fn decide(class: FailureClass, tally: Tally, policy: &RetryPolicy, now: Time
     if !class.is_retriable() || tally.failed >= policy.max_attempts {
         return Decision::GiveUp;
     }
-    let tries = tally.failed.saturating_add(tally.rate_limited);
+    let tries = tally.failed.saturating_add(tally.turned_away);
     let doublings = tries.saturating_sub(1).min(31);
     let bound = policy.base.saturating_mul(1_u32 << doublings).min(policy.cap);
     let backoff = bound.mul_f64(jitter.clamp(0.0, 1.0));
@@ -203,7 +202,7 @@ mod tests {
     fn being_rate_limited_never_uses_up_the_attempts() {
         let policy = RetryPolicy::default();
         let class = FailureClass::RateLimited { retry_after: Some(Duration::from_secs(2)) };
-        let tally = Tally { rate_limited: 10_000, failed: 0 };
+        let tally = Tally { turned_away: 10_000, failed: 0 };
         assert_eq!(decide(class, tally, &policy, at(0), at(100), 0.0), Decision::RetryAt(at(2)));
         assert_eq!(decide(class, tally, &policy, at(99), at(100), 0.0), Decision::PastDeadline);
     }
@@ -225,7 +224,7 @@ mod tests {
         fn a_retry_is_in_bounds(class in any_class(), failed in 0_u32..10, limited in 0_u32..100, jitter in 0.0..1.0_f64, left in 0_i64..200) {
             let policy = RetryPolicy::default();
             let (now, deadline) = (at(1_000), at(1_000 + left));
-            match decide(class, Tally { failed, rate_limited: limited }, &policy, now, deadline, jitter) {
+            match decide(class, Tally { failed, turned_away: limited }, &policy, now, deadline, jitter) {
                 Decision::RetryAt(moment) => {
                     prop_assert!(failed < policy.max_attempts && moment < deadline && moment >= now);
                     let asked = class.retry_after().unwrap_or(Duration::ZERO);

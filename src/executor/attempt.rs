@@ -96,7 +96,7 @@ impl Attempt {
     }
 
     fn call(&self, now: Timestamp) -> Call {
-        let attempts = self.row.tally.failed.saturating_add(self.row.tally.rate_limited);
+        let attempts = self.row.tally.failed.saturating_add(self.row.tally.turned_away);
         Call {
             endpoint: self.spec.endpoint,
             upstream_model: self.route().map_or_else(|| Arc::from(""), |route| route.upstream.clone()),
@@ -142,7 +142,7 @@ impl Attempt {
     }
 
     fn explain(&self, message: &str) -> String {
-        match self.row.tally.failed.saturating_add(self.row.tally.rate_limited) {
+        match self.row.tally.failed.saturating_add(self.row.tally.turned_away) {
             0 | 1 => message.to_owned(),
             attempts => format!("{message} (after {attempts} attempts)"),
         }

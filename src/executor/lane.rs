@@ -18,12 +18,19 @@ use crate::route::Limiter;
 /// Builds the provider behind a connection; the daemon knows where keys are.
 pub type OpenProvider = Arc<dyn Fn(&Connection) -> Result<Arc<dyn Dispatch>, SetupError> + Send + Sync>;
 
+/// How long a lane is held after the first failure to connect; each further one doubles it.
+const FIRST_HOLD: Duration = Duration::from_secs(1);
+/// The longest hold while a provider cannot be reached.
+const LONGEST_HOLD: Duration = Duration::from_secs(30);
+
 /// One lane.
 pub(super) struct Lane {
     connection: Connection,
     pub provider: Arc<dyn Dispatch>,
     pub limiter: Limiter,
     pub in_flight: u32,
+    /// Failures to connect in a row, each after the hold of the one before.
+    outage: u32,
     /// Batches with ready rows; the first one is next. A batch is in it at most once.
     pub rotation: VecDeque<BatchId>,
 }
@@ -36,6 +43,13 @@ impl Lane {
 
     /// Learns from how a call ended; `wait` is what the provider asked for.
     pub fn learn(&mut self, failure: Option<FailureClass>, now: Instant) {
+        if failure == Some(FailureClass::Connect) {
+            self.unreachable(now);
+            return;
+        }
+        if std::mem::take(&mut self.outage) > 0 {
+            tracing::info!(provider = self.connection.id, "the provider can be reached again");
+        }
         match failure {
             // A refusal is an answer: the lane itself is well.
             None | Some(FailureClass::Refused { .. } | FailureClass::ResponseTooLarge | FailureClass::InvalidResponse) => {
@@ -46,11 +60,24 @@ impl Lane {
             Some(FailureClass::Unavailable { retry_after: retry_after @ Some(_), .. }) => {
                 self.limiter.on_rate_limited(now, retry_after);
             }
-            Some(FailureClass::Unavailable { status: 503 | 529, retry_after: None } | FailureClass::Connect | FailureClass::TimedOut) => {
+            Some(FailureClass::Unavailable { status: 503 | 529, retry_after: None } | FailureClass::TimedOut) => {
                 self.limiter.on_overload(now);
             }
-            Some(FailureClass::Unavailable { .. } | FailureClass::Interrupted) => {}
+            Some(FailureClass::Unavailable { .. } | FailureClass::Interrupted | FailureClass::Connect) => {}
         }
+    }
+
+    /// Nobody is there: the lane is held, longer each time, instead of using up the rows' patience.
+    fn unreachable(&mut self, now: Instant) {
+        if self.limiter.hold_until().is_some_and(|until| until > now) {
+            // Calls that began before the hold say nothing new.
+            return;
+        }
+        let wait = FIRST_HOLD.saturating_mul(1 << self.outage.min(5)).min(LONGEST_HOLD);
+        self.outage += 1;
+        self.limiter.on_rate_limited(now, Some(wait));
+        let seconds = wait.as_secs();
+        tracing::error!(provider = self.connection.id, seconds, "the provider cannot be reached; its rows wait until it is tried again");
     }
 }
 
@@ -91,7 +118,7 @@ impl Lanes {
             }
             None => {
                 let (connection, rotation) = (connection.clone(), VecDeque::new());
-                self.lanes.push(Lane { connection, provider: opened, limiter, in_flight: 0, rotation });
+                self.lanes.push(Lane { connection, provider: opened, limiter, in_flight: 0, outage: 0, rotation });
                 self.by_provider.insert(provider.to_owned(), self.lanes.len() - 1);
                 Some(self.lanes.len() - 1)
             }

@@ -406,3 +406,21 @@ async fn a_batch_can_be_cancelled_while_its_rows_are_loaded() {
     }
     world.close().await;
 }
+
+/// Guards against an upstream's restart that fails every row which is tried meanwhile.
+#[tokio::test(start_paused = true)]
+async fn rows_wait_for_a_provider_that_cannot_be_reached() {
+    let dir = tempfile::tempdir().unwrap();
+    let back = Instant::now() + Duration::from_secs(600);
+    let provider = script(move |_| {
+        let gone = Err(CallError::Connect { host: "h".into(), reason: "refused".into() });
+        std::future::ready(if Instant::now() < back { gone } else { answer(200, None) }).boxed()
+    });
+    let world = World::open(dir.path(), provider).await;
+    let id = world.submit(2_000, "24h").await;
+    let batch = world.ended(id).await;
+    assert_eq!((batch.state.as_str(), batch.progress.succeeded), ("completed", 2_000));
+    let vain = world.seen().iter().filter(|seen| seen.at < back).count();
+    assert!(vain < 200, "{vain} calls while nobody was there");
+    world.close().await;
+}

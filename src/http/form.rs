@@ -202,7 +202,8 @@ fn room(store: &Store, bytes: u64, reserve: u64) -> Result<(), ApiError> {
         return Ok(());
     }
     tracing::warn!(free, reserve, bytes, "refused a request because the disk is nearly full");
-    let message = "the disk of the data directory is too full to take this; delete files that are no longer needed, or give it more room";
+    let message =
+        "the disk of the data directory is too full to take this; delete uploaded files that are no longer needed, or give it more room";
     Err(ApiError::new(Code::StorageFull, message))
 }
 

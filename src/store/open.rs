@@ -150,6 +150,7 @@ fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
     }
     let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None).mode(sled::Mode::HighThroughput);
     match config.open() {
+        Err(sled::Error::Io(error)) => Err(StoreError::io("opening the store in", path, &error)),
         Err(sled::Error::Corruption { .. }) => {
             set_snapshots_aside(path)?;
             Ok(config.open()?)

@@ -18,14 +18,15 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Connects to the socket that the environment names.
-    ///
-    /// # Errors
-    /// When it is named but cannot be reached: a service of `Type=notify` would then be killed after
-    /// its start timeout without a reason in the log.
-    pub fn from_env(env: &dyn Strings) -> io::Result<Self> {
-        let name = env.filled("NOTIFY_SOCKET").map_err(io::Error::other)?;
-        Ok(Self { socket: name.as_deref().map(connect).transpose()?, watchdog: watchdog(env, std::process::id()) })
+    /// Connects to the socket that the environment names. One that cannot be reached is only warned
+    /// of: shells and containers inherit the variable from services that have long gone.
+    pub fn from_env(env: &dyn Strings) -> Self {
+        let name = env.filled("NOTIFY_SOCKET").map_err(io::Error::other);
+        let socket = name.and_then(|name| name.as_deref().map(connect).transpose()).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the service manager cannot be told anything: NOTIFY_SOCKET names nobody");
+            None
+        });
+        Self { socket, watchdog: watchdog(env, std::process::id()) }
     }
 
     /// How often systemd wants to hear a ping, if it does.
@@ -99,7 +100,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
-        let notifier = Notifier::from_env(&HashMap::from([("NOTIFY_SOCKET", path.to_str().unwrap())])).unwrap();
+        let notifier = Notifier::from_env(&HashMap::from([("NOTIFY_SOCKET", path.to_str().unwrap())]));
         notifier.ready("listening on 127.0.0.1:7400");
         assert_eq!(heard(&manager), "READY=1\nSTATUS=listening on 127.0.0.1:7400\n");
         notifier.stopping(Duration::from_secs(40));
@@ -109,10 +110,10 @@ mod tests {
 
     #[test]
     fn without_a_manager_nothing_happens() {
-        let notifier = Notifier::from_env(&HashMap::from([("WATCHDOG_USEC", "1000000")])).unwrap();
+        let notifier = Notifier::from_env(&HashMap::from([("WATCHDOG_USEC", "1000000")]));
         notifier.ready("ready");
         assert_eq!(notifier.watchdog(), None);
-        assert!(Notifier::from_env(&HashMap::from([("NOTIFY_SOCKET", "/nowhere/notify")])).is_err());
+        assert!(Notifier::from_env(&HashMap::from([("NOTIFY_SOCKET", "/nowhere/notify")])).socket.is_none(), "nobody is told anything");
     }
 
     #[test]
@@ -132,7 +133,7 @@ mod tests {
         let name = format!("@batchd-test-{}", std::process::id());
         let env = HashMap::from([("NOTIFY_SOCKET", name.as_str()), ("WATCHDOG_USEC", "30000000")]);
         let shutdown = Shutdown::new();
-        keep_alive(&shutdown, Arc::new(Notifier::from_env(&env).unwrap()));
+        keep_alive(&shutdown, Arc::new(Notifier::from_env(&env)));
         let count = || std::iter::from_fn(|| manager.recv(&mut [0; 64]).ok()).count();
         tokio::time::sleep(Duration::from_secs(61)).await;
         assert_eq!(count(), 5);
