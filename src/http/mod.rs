@@ -15,6 +15,7 @@ mod body;
 mod error;
 mod extract;
 mod form;
+mod gate;
 mod openai;
 mod ops;
 mod range;

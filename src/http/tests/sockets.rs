@@ -79,6 +79,36 @@ async fn a_body_that_stalls_is_given_up() {
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("incomplete_body"), "{answer}");
 }
 
+/// The parser would gather all of it, searching it again with each piece.
+#[tokio::test]
+async fn what_lies_outside_the_fields_of_a_form_is_not_gathered() {
+    let served = served(10, |_| ()).await;
+    let header = b"--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\nX: ".to_vec();
+    for start in [Vec::new(), header] {
+        let mut stream = TcpStream::connect(served.address).await.unwrap();
+        let head = "POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=XX\r\nTransfer-Encoding: chunked\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let (mut reads, mut writes) = stream.into_split();
+        // A body without an end: only the limit can answer.
+        let sends = served.bench.api.tasks.spawn(async move {
+            let mut piece = start;
+            loop {
+                piece.resize(10_000, b'x');
+                let framed = [format!("{:x}\r\n", piece.len()).as_bytes(), &piece, b"\r\n"].concat();
+                if writes.write_all(&framed).await.is_err() {
+                    return;
+                }
+                piece.clear();
+            }
+        });
+        let mut answer = vec![0; 2_000];
+        let read = reads.read(&mut answer).await.unwrap();
+        sends.abort();
+        let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("262144 bytes"), "{answer}");
+    }
+}
+
 /// A client that sends its whole body before it reads must see why it was refused, not a reset.
 #[tokio::test]
 async fn an_upload_that_is_too_large_is_told_so_to_the_client_that_is_still_sending() {
