@@ -18,7 +18,7 @@ use bytes::BytesMut;
 use super::Api;
 use super::body::Fate;
 use super::error::ApiError;
-use super::extract::{announced_bytes, media_type};
+use super::extract::{announced_bytes, check_encoding, media_type};
 use super::gate::{Gate, Gated, WINDOW};
 use crate::domain::error::Code;
 use crate::store::{Sealed, Spool, Store, StoreError};
@@ -67,6 +67,7 @@ impl FromRequest<Arc<Api>> for Form {
             let message = format!("the body must be sent as `content-type: multipart/form-data`, found {found}");
             return Err(ApiError::new(Code::UnsupportedMediaType, message));
         }
+        check_encoding(request.headers())?;
         let fate = request.extensions().get::<Fate>().cloned().unwrap_or_default();
         let announced = announced_bytes(request.headers());
         // Each field has its own limit here, and axum's default would end every upload at 2 MB.
