@@ -35,6 +35,8 @@ async fn routes_that_do_not_exist() {
             ("PUT", "/v1/files", &[], ""),
             ("PATCH", "/openai/v1/batches/batch_1/cancel", &[], ""),
             ("POST", "/healthz", &[], ""),
+            ("POST", "/v1/models/some/model", &[], ""),
+            ("DELETE", "/openai/v1/models/some/model", &[], ""),
             ("GET", "/test/panic", &[], ""),
         ],
     );
