@@ -12,6 +12,7 @@
 
 mod access;
 mod body;
+mod connection;
 mod error;
 mod extract;
 mod form;

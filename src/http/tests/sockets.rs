@@ -7,7 +7,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::http::serve;
+use crate::http::connection::Patience;
+use crate::http::serve::serve_with;
 
 struct Served {
     bench: Bench,
@@ -17,10 +18,14 @@ struct Served {
 }
 
 async fn served(connections: usize, change: impl FnOnce(&mut Api)) -> Served {
+    served_with(connections, Patience::default(), change).await
+}
+
+async fn served_with(connections: usize, patience: Patience, change: impl FnOnce(&mut Api)) -> Served {
     let bench = Bench::with(change).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, drain) = (listener.local_addr().unwrap(), CancellationToken::new());
-    let work = serve(listener, router(bench.api.clone()), drain.clone(), Duration::from_secs(5), connections);
+    let work = serve_with(listener, router(bench.api.clone()), drain.clone(), Duration::from_secs(5), connections, patience);
     let server = bench.api.tasks.spawn(work);
     Served { bench, address, drain, server }
 }
@@ -186,4 +191,24 @@ async fn http_2_is_spoken_by_prior_knowledge() {
     assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
     let foreign = Request::get("http://rebound.example/v1/models").body(Body::empty()).unwrap();
     assert_eq!(sender.send_request(foreign).await.unwrap().status(), 403);
+}
+
+#[tokio::test]
+async fn an_http_2_connection_without_requests_is_closed() {
+    let served = served_with(10, Patience { idle: Duration::from_millis(200), ..Patience::default() }, |_| ()).await;
+    let io = hyper_util::rt::TokioIo::new(TcpStream::connect(served.address).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io).await.unwrap();
+    let connection = served.bench.api.tasks.spawn(connection);
+    let request = Request::get(format!("http://{}/healthz", served.address)).body(Body::empty()).unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+    tokio::time::timeout(Duration::from_secs(5), connection).await.expect("the connection stays").unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_reads_no_answers_is_cut() {
+    let served = served_with(10, Patience { write: Duration::from_millis(200), ..Patience::default() }, |_| ()).await;
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let requests = "GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1_000);
+    let cut = async { while stream.write_all(requests.as_bytes()).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(10), cut).await.expect("the connection stays");
 }
