@@ -92,8 +92,7 @@ pub async fn serve_with(
 
 fn builder(http2: bool) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    // A client that has sent its request may end its side and still wants the answer.
-    builder.http1().half_close(true).timer(TokioTimer::new()).header_read_timeout(HEADER_READ).max_buf_size(MAX_HEAD);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ).max_buf_size(MAX_HEAD);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING).max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
     if http2 { builder.http2_only() } else { builder.http1_only() }
 }

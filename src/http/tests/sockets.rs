@@ -212,10 +212,3 @@ async fn a_client_that_reads_no_answers_is_cut() {
     let cut = async { while stream.write_all(requests.as_bytes()).await.is_ok() {} };
     tokio::time::timeout(Duration::from_secs(10), cut).await.expect("the connection stays");
 }
-
-#[tokio::test]
-async fn a_client_that_has_sent_all_still_gets_its_answer() {
-    let served = served(10, |_| ()).await;
-    let answer = served.exchange(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n", true).await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-}
