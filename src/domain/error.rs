@@ -32,14 +32,12 @@ codes! {
     InvalidJson = "invalid_json",
     /// The body is not well-formed multipart.
     InvalidMultipart = "invalid_multipart",
-    /// The `content-type` is not one that this call reads.
+    /// The `content-type` or `content-encoding` is not one that this call reads.
     UnsupportedMediaType = "unsupported_media_type",
     /// The body ended before its announced end.
     IncompleteBody = "incomplete_body",
     /// The body, file or part exceeds a limit.
     TooLarge = "request_too_large",
-    /// The headers exceed a limit or the request is otherwise not HTTP that we read.
-    BadRequest = "bad_request",
     /// No such route.
     UnknownRoute = "unknown_url",
     /// The route exists, with another method.

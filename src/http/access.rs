@@ -30,7 +30,7 @@ pub enum Origins {
     None,
     /// Every one.
     Any,
-    /// Those of these origins, such as `https://tools.example`.
+    /// Those of these origins, each as browsers send it, such as `https://tools.example`.
     Listed(Vec<String>),
 }
 
@@ -40,9 +40,20 @@ impl Origins {
         match listed.as_slice() {
             [] => Self::None,
             some if some.iter().any(|origin| origin == "*") => Self::Any,
-            [_, ..] => Self::Listed(listed),
+            some => Self::Listed(some.iter().map(|origin| as_sent(origin)).collect()),
         }
     }
+}
+
+/// An origin as browsers send it: in lower case, and without the port that its scheme implies.
+fn as_sent(origin: &str) -> String {
+    let origin = origin.to_ascii_lowercase();
+    let implied = match origin.split_once("://") {
+        Some(("http", _)) => ":80",
+        Some(("https", _)) => ":443",
+        Some(_) | None => return origin,
+    };
+    origin.strip_suffix(implied).map(ToOwned::to_owned).unwrap_or(origin)
 }
 
 /// The rule for who may call.
@@ -131,7 +142,7 @@ impl Access {
             || match &self.origins {
                 Origins::None => false,
                 Origins::Any => true,
-                Origins::Listed(origins) => origins.iter().any(|each| each.eq_ignore_ascii_case(origin)),
+                Origins::Listed(origins) => origins.iter().any(|each| each == origin),
             }
     }
 }
@@ -222,6 +233,13 @@ mod tests {
         assert!(admitted(&listed, &[("origin", "https://tools.example")]));
         assert!(!admitted(&listed, &[("origin", "https://evil.example")]));
         assert!(admitted(&Access::open().with_origins(Origins::of(vec!["https://a.example".into(), "*".into()])), &[("origin", "null")]));
+    }
+
+    #[test]
+    fn origins_are_listed_as_browsers_send_them() {
+        let given = ["https://Tools.Example:443", "http://a.example:80", "https://b.example:80", "http://[::1]:80"];
+        let sent = ["https://tools.example", "http://a.example", "https://b.example:80", "http://[::1]"];
+        assert_eq!(Origins::of(given.map(String::from).to_vec()), Origins::Listed(sent.map(String::from).to_vec()));
     }
 
     #[test]

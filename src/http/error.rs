@@ -19,6 +19,8 @@ use crate::store::StoreError;
 
 /// Seconds after which a client may try again when the daemon is stopping or its store has failed.
 const RETRY_SECONDS: u64 = 10;
+/// Tells the official client libraries whether to try again; by themselves they do on 409 and from 500 on.
+pub const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// An error on its way to the client.
 #[derive(Debug)]
@@ -42,7 +44,6 @@ const fn row(code: Code) -> (StatusCode, &'static str) {
         | Code::InvalidJson
         | Code::InvalidMultipart
         | Code::IncompleteBody
-        | Code::BadRequest
         | Code::ChecksumMismatch => (StatusCode::BAD_REQUEST, CLIENT),
         Code::MissingApiKey | Code::InvalidApiKey => (StatusCode::UNAUTHORIZED, CLIENT),
         Code::OriginNotAllowed => (StatusCode::FORBIDDEN, CLIENT),
@@ -149,6 +150,10 @@ impl IntoResponse for ApiError {
         let (status, kind) = row(self.code);
         let error = Body { message: &self.message, r#type: kind, param: self.param.as_deref(), code: self.code.as_str() };
         let mut response = (status, Json(Envelope { error })).into_response();
+        // Neither goes away within the few seconds for which they would try.
+        if matches!(status, StatusCode::CONFLICT | StatusCode::INSUFFICIENT_STORAGE) {
+            response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
         if let Some(header) = self.header {
             response.headers_mut().insert(header.0, header.1);
         }
@@ -199,6 +204,16 @@ mod tests {
             })
             .collect();
         insta::assert_snapshot!(table.join("\n"));
+    }
+
+    #[test]
+    fn what_does_not_pass_is_not_to_be_tried_again() {
+        for (code, expected) in
+            [(Code::Conflict, true), (Code::IdempotencyMismatch, true), (Code::StorageFull, true), (Code::Unavailable, false)]
+        {
+            let response = ApiError::new(code, "").into_response();
+            assert_eq!(response.headers().get(SHOULD_RETRY).is_some_and(|value| value == "false"), expected, "{}", code.as_str());
+        }
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 use bytes::BytesMut;
@@ -40,6 +40,7 @@ impl FromRequest<Arc<Api>> for Object {
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, ApiError> {
         check_json_type(request.headers())?;
+        check_encoding(request.headers())?;
         let body = read_small(request, api).await?;
         if body.is_empty() {
             return Err(ApiError::new(Code::InvalidJson, "the body is empty; it must be a JSON object"));
@@ -68,6 +69,17 @@ fn check_json_type(headers: &HeaderMap) -> Result<(), ApiError> {
         }
         None => Err(ApiError::new(Code::UnsupportedMediaType, "the body must be sent with `content-type: application/json`")),
     }
+}
+
+/// Refuses a compressed body, which would otherwise be called malformed, or be stored as it is.
+pub fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+    let values = headers.get_all(CONTENT_ENCODING).iter().map(|value| value.to_str().unwrap_or("?").trim());
+    let Some(found) = values.into_iter().find(|value| !value.is_empty() && !value.eq_ignore_ascii_case("identity")) else {
+        return Ok(());
+    };
+    let found: String = found.chars().take(100).collect();
+    let message = format!("the body must be sent without `content-encoding`, found `{found}`");
+    Err(ApiError::new(Code::UnsupportedMediaType, message).param("content-encoding"))
 }
 
 /// The announced size of the body, if it is announced.
@@ -276,7 +288,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         let query = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri);
-        let Query(pairs) = query.map_err(|error| ApiError::new(Code::BadRequest, format!("the query cannot be read: {error}")))?;
+        let Query(pairs) = query.map_err(|error| ApiError::new(Code::InvalidValue, format!("the query cannot be read: {error}")))?;
         Ok(Self(pairs))
     }
 }

@@ -1,12 +1,16 @@
 //! Multipart forms with a file in them, spooled to disk as they arrive.
 //!
 //! Memory does not grow with the file: what is gathered between two writes is bounded, and a write
-//! holds a blocking thread only while it writes, however slow the client is. Whatever goes wrong,
+//! holds a blocking thread only while it writes, however slow the client is. Nor does it grow with
+//! what is no field: a [`Gate`] keeps back what the parser has no room for. Whatever goes wrong,
 //! dropping the [`Spool`] removes what was written.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
 use bytes::BytesMut;
@@ -14,7 +18,8 @@ use bytes::BytesMut;
 use super::Api;
 use super::body::Fate;
 use super::error::ApiError;
-use super::extract::{announced_bytes, media_type};
+use super::extract::{announced_bytes, check_encoding, media_type};
+use super::gate::{Gate, Gated, WINDOW};
 use crate::domain::error::Code;
 use crate::store::{Sealed, Spool, Store, StoreError};
 
@@ -26,10 +31,13 @@ const MAX_TEXT: usize = 64 << 10;
 const MAX_FIELDS: usize = 64;
 /// Characters of a file's name; more is cut off.
 const MAX_FILENAME_CHARS: usize = 255;
+/// Characters of a field's name, and of the parser's words, that an error repeats.
+const MAX_ECHO_CHARS: usize = 200;
 
 /// A form whose fields are read one after the other.
 pub struct Form {
     inner: Multipart,
+    gate: Gate,
     fate: Fate,
     idle: Duration,
     announced: Option<u64>,
@@ -59,15 +67,18 @@ impl FromRequest<Arc<Api>> for Form {
             let message = format!("the body must be sent as `content-type: multipart/form-data`, found {found}");
             return Err(ApiError::new(Code::UnsupportedMediaType, message));
         }
+        check_encoding(request.headers())?;
         let fate = request.extensions().get::<Fate>().cloned().unwrap_or_default();
         let announced = announced_bytes(request.headers());
         // Each field has its own limit here, and axum's default would end every upload at 2 MB.
         DefaultBodyLimit::disable().apply(&mut request);
+        let gate = Gate::default();
+        let request = request.map(|body| Body::new(Gated::new(body, gate.clone())));
         let inner = Multipart::from_request(request, api).await.map_err(|_| {
             let message = "the `content-type` names no boundary; let the client library write the header";
             ApiError::new(Code::InvalidMultipart, message)
         })?;
-        Ok(Self { inner, fate, idle: api.limits.body_idle, announced, fields: 0 })
+        Ok(Self { inner, gate, fate, idle: api.limits.body_idle, announced, fields: 0 })
     }
 }
 
@@ -93,9 +104,12 @@ impl Form {
         if self.fields > MAX_FIELDS {
             return Err(ApiError::new(Code::InvalidMultipart, format!("the form has more than {MAX_FIELDS} fields")));
         }
-        let (fate, idle) = (&self.fate, self.idle);
-        match self.inner.next_field().await {
-            Ok(field) => Ok(field.map(|field| Part { name: field.name().unwrap_or_default().to_owned(), field, fate, idle })),
+        let (gate, fate, idle) = (&self.gate, &self.fate, self.idle);
+        match within(gate, self.inner.next_field()).await? {
+            Ok(field) => Ok(field.map(|field| {
+                let name = field.name().unwrap_or_default().chars().take(MAX_ECHO_CHARS).collect();
+                Part { name, field, gate, fate, idle }
+            })),
             Err(error) => Err(unreadable(&error, fate, idle)),
         }
     }
@@ -103,9 +117,10 @@ impl Form {
 
 /// One field of a form.
 pub struct Part<'a> {
-    /// Its name; empty if it has none.
+    /// Its name; empty if it has none, and cut off beyond what any known field is called.
     pub name: String,
     field: Field<'a>,
+    gate: &'a Gate,
     fate: &'a Fate,
     idle: Duration,
 }
@@ -120,7 +135,9 @@ impl Part<'_> {
     }
 
     async fn chunk(&mut self) -> Result<Option<bytes::Bytes>, ApiError> {
-        self.field.chunk().await.map_err(|error| unreadable(&error, self.fate, self.idle))
+        let chunk = within(self.gate, self.field.chunk()).await?.map_err(|error| unreadable(&error, self.fate, self.idle))?;
+        self.gate.taken(chunk.as_ref().map_or(0, bytes::Bytes::len));
+        Ok(chunk)
     }
 
     /// Reads a short text.
@@ -207,9 +224,28 @@ fn room(store: &Store, bytes: u64, reserve: u64) -> Result<(), ApiError> {
     Err(ApiError::new(Code::StorageFull, message))
 }
 
+/// Waits for the parser, unless it waits for more than it may hold.
+async fn within<T>(gate: &Gate, parsing: impl Future<Output = T>) -> Result<T, ApiError> {
+    let mut parsing = pin!(parsing);
+    let parsed = std::future::poll_fn(|cx| match parsing.as_mut().poll(cx) {
+        Poll::Ready(parsed) => Poll::Ready(Some(parsed)),
+        Poll::Pending if !gate.is_full() => Poll::Pending,
+        // The parser does not look at what came in with its last read until it is asked again.
+        Poll::Pending => match parsing.as_mut().poll(cx) {
+            Poll::Ready(parsed) => Poll::Ready(Some(parsed)),
+            Poll::Pending => Poll::Ready(None),
+        },
+    });
+    parsed.await.ok_or_else(|| {
+        let message = format!("more than {WINDOW} bytes of the body lie outside the content of its fields; is the boundary right?");
+        ApiError::new(Code::InvalidMultipart, message)
+    })
+}
+
 fn unreadable(error: &MultipartError, fate: &Fate, idle: Duration) -> ApiError {
     if let Some(blamed) = fate.blame(idle) {
         return blamed;
     }
-    ApiError::new(Code::InvalidMultipart, format!("the body is not well-formed multipart: {}", error.body_text()))
+    let words: String = error.body_text().chars().take(MAX_ECHO_CHARS).collect();
+    ApiError::new(Code::InvalidMultipart, format!("the body is not well-formed multipart: {words}"))
 }

@@ -12,9 +12,11 @@
 
 mod access;
 mod body;
+mod connection;
 mod error;
 mod extract;
 mod form;
+mod gate;
 mod openai;
 mod ops;
 mod range;
@@ -152,7 +154,7 @@ fn cors(origins: &Origins) -> Option<CorsLayer> {
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
         // Client libraries send headers of their own, and `*` would not cover `Authorization`.
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([trace::REQUEST_ID, CONTENT_DISPOSITION, CONTENT_RANGE, ETAG, RETRY_AFTER])
+        .expose_headers([trace::REQUEST_ID, error::SHOULD_RETRY, CONTENT_DISPOSITION, CONTENT_RANGE, ETAG, RETRY_AFTER])
         .max_age(Duration::from_secs(3_600));
     Some(layer)
 }

@@ -64,7 +64,10 @@ pub async fn wrong_method(request: Request) -> ApiError {
     let path = MOUNTS.iter().find_map(|mount| matched.strip_prefix(mount)).unwrap_or(matched);
     let allow = TABLE.iter().find(|listed| listed.path == path).map_or("GET", |listed| listed.methods);
     let allow = allow.replace("GET", "GET, HEAD");
-    ApiError::method_not_allowed(format!("`{matched}` does not take {}; it takes {allow}", request.method()), &allow)
+    // A nested route sees its path without the mount.
+    let own: String = request.uri().path().chars().take(200).collect();
+    let mount = ["/openai/v1", "/v1"].into_iter().find(|mount| matched.starts_with(mount) && !own.starts_with(mount)).unwrap_or_default();
+    ApiError::method_not_allowed(format!("`{mount}{own}` does not take {}; it takes {allow}", request.method()), &allow)
 }
 
 /// The path that was probably meant, with the parameters of the one that was asked for.

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use super::connection::{self, Patience};
 
 /// How long a client may take for the head of a request, which also ends idle connections.
 const HEADER_READ: Duration = Duration::from_secs(30);
@@ -34,8 +34,19 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
 /// Serves until `drain` is cancelled, then stops accepting at once and returns when the requests in
 /// flight are answered, or `deadline` later, whichever comes first.
 pub async fn serve(listener: TcpListener, router: Router, drain: CancellationToken, deadline: Duration, max_connections: usize) {
+    serve_with(listener, router, drain, deadline, max_connections, Patience::default()).await;
+}
+
+/// [`serve`] with the patience that it has with each connection.
+pub async fn serve_with(
+    listener: TcpListener,
+    router: Router,
+    drain: CancellationToken,
+    deadline: Duration,
+    max_connections: usize,
+    patience: Patience,
+) {
     let slots = Arc::new(Semaphore::new(max_connections.clamp(1, Semaphore::MAX_PERMITS)));
-    let graceful = GracefulShutdown::new();
     // A connection's task touches nothing but its own requests; one that dies ends that connection.
     let mut connections = JoinSet::new();
     loop {
@@ -57,21 +68,23 @@ pub async fn serve(listener: TcpListener, router: Router, drain: CancellationTok
                 }
             },
         };
-        let (watcher, drain) = (graceful.watcher(), drain.clone());
-        let service = TowerToHyperService::new(router.clone());
+        let (router, drain) = (router.clone(), drain.clone());
         connections.spawn(async move {
-            let Some(http2) = drain.run_until_cancelled(speaks_http2(&stream)).await.flatten() else { return };
-            let connection = builder(http2).serve_connection(TokioIo::new(stream), service).into_owned();
-            if let Err(error) = watcher.watch(connection).await {
-                tracing::debug!(%error, "a connection ended with an error");
+            if let Some(http2) = drain.run_until_cancelled(speaks_http2(&stream)).await.flatten() {
+                connection::run(builder(http2), stream, router, drain, patience).await;
             }
             drop(slot);
         });
     }
     // Closing the port before waiting lets a successor take it at once.
     drop(listener);
-    let open = connections.len();
-    if tokio::time::timeout(deadline, graceful.shutdown()).await.is_err() {
+    let ends = async {
+        while let Some(ended) = connections.join_next().await {
+            log_panic(ended);
+        }
+    };
+    if tokio::time::timeout(deadline, ends).await.is_err() {
+        let open = connections.len();
         tracing::warn!(open, seconds = deadline.as_secs(), "connections were cut because their requests did not end in time");
     }
     connections.shutdown().await;

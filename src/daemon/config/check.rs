@@ -86,6 +86,13 @@ pub(super) fn check(settings: &Settings, faults: &mut Vec<Fault>) {
             "must hold `*` or origins as browsers send them: scheme, host and port, such as `https://tools.example.com`",
         );
     }
+    if settings.api_keys.is_empty() && settings.cors_origins.iter().any(|origin| origin == "*") {
+        refuse(
+            "cors_origins",
+            "`*` lets every page that a browser on this machine opens use the daemon while it asks for no API key; \
+             set the environment variable BATCHD_API_KEYS or the setting `api_keys_file`, or list the origins that may call",
+        );
+    }
     if settings.retry_cap < settings.retry_base {
         let base = settings.value("retry_base").unwrap_or_default();
         refuse("retry_cap", &format!("must not be below `retry_base`, which is {}", unquoted(base)));

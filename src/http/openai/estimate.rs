@@ -2,12 +2,13 @@
 //!
 //! Ours; the hosted API has no such call. Money is written as decimal strings in US dollars.
 
-use std::io::BufReader;
-use std::sync::Arc;
+use std::io::{self, BufReader, Read};
+use std::sync::{Arc, Weak};
 
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::Purpose;
@@ -21,6 +22,8 @@ use crate::store::StoreError;
 
 /// Bytes read at once.
 const BUFFER: usize = 256 << 10;
+/// Estimates at a time: each keeps a processor busy, which the batches that run need too.
+static SLOTS: Semaphore = Semaphore::const_new(2);
 
 /// An estimate on the wire.
 #[derive(Debug, Serialize)]
@@ -65,15 +68,38 @@ pub async fn estimate(State(api): State<Arc<Api>>, PathId(id): PathId<FileId>, p
     }
     let (store, snapshot) = (api.store.clone(), api.catalog.current());
     let limits = EstimateLimits { max_line_bytes: api.limits.max_line_bytes };
+    let slot = SLOTS.acquire().await.map_err(ApiError::internal)?;
+    let wanted = Arc::new(());
+    let asked = Arc::downgrade(&wanted);
     let estimated = blocking(move || {
-        let content = BufReader::with_capacity(BUFFER, store.open_content(id)?);
+        // Until the work has ended, which is later than its client's going away.
+        let _slot = slot;
+        let content = BufReader::with_capacity(BUFFER, WhileAsked { inner: store.open_content(id)?, asked });
         match route::estimate(content, endpoint, &snapshot, limits) {
             Err(EstimateError::Read(error)) => Err(StoreError::unreadable(id, &error)),
             Err(error @ EstimateError::TooManyModels) => Ok(Err(ApiError::invalid("file_id", error.to_string()))),
             Ok(estimate) => Ok(Ok(estimate)),
         }
     });
-    Ok(Json(render(id, estimated.await??)))
+    let estimate = estimated.await??;
+    // Held up to here: when the client goes away, this handler is dropped and `wanted` with it.
+    drop(wanted);
+    Ok(Json(render(id, estimate)))
+}
+
+/// A reader that fails once nobody waits for what is made of it.
+struct WhileAsked<R> {
+    inner: R,
+    asked: Weak<()>,
+}
+
+impl<R: Read> Read for WhileAsked<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self.asked.strong_count() {
+            0 => Err(io::Error::other("the client went away")),
+            _ => self.inner.read(buf),
+        }
+    }
 }
 
 fn render(id: FileId, estimate: CostEstimate) -> Estimate {
@@ -104,5 +130,20 @@ fn render(id: FileId, estimate: CostEstimate) -> Estimate {
         unusable_lines: estimate.unusable_lines,
         models: models.collect(),
         basis: estimate.basis,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_ends_when_nobody_asks_any_more() {
+        let wanted = Arc::new(());
+        let mut reader = WhileAsked { inner: io::repeat(b'x'), asked: Arc::downgrade(&wanted) };
+        let mut buf = [0; 8];
+        assert_eq!(reader.read(&mut buf).unwrap(), 8);
+        drop(wanted);
+        assert!(reader.read(&mut buf).is_err());
     }
 }

@@ -35,6 +35,8 @@ async fn routes_that_do_not_exist() {
             ("PUT", "/v1/files", &[], ""),
             ("PATCH", "/openai/v1/batches/batch_1/cancel", &[], ""),
             ("POST", "/healthz", &[], ""),
+            ("POST", "/v1/models/some/model", &[], ""),
+            ("DELETE", "/openai/v1/models/some/model", &[], ""),
             ("GET", "/test/panic", &[], ""),
         ],
     );
@@ -55,6 +57,9 @@ async fn bodies_that_are_not_what_they_should_be() {
             ("POST", "/v1/batches", JSON, "[1]"),
             ("POST", "/v1/batches", &[("content-type", "application/merge-patch+json; charset=utf-8")], "{}"),
             ("POST", "/v1/batches", &[("content-type", "application/json"), ("content-length", "1048577")], "{}"),
+            ("POST", "/v1/batches", &[("content-type", "application/json"), ("content-encoding", "gzip")], "{}"),
+            ("POST", "/v1/batches", &[("content-type", "application/json"), ("content-encoding", "Identity")], "{}"),
+            ("POST", "/v1/files", &[("content-type", "multipart/form-data; boundary=XX"), ("content-encoding", "br")], ""),
             ("POST", "/v1/files", JSON, "{}"),
             ("POST", "/v1/files", &[("content-type", "multipart/form-data")], "{}"),
             ("POST", "/v1/files", &[("content-type", "multipart/form-data; boundary=XX")], "nonsense"),

@@ -7,7 +7,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::http::serve;
+use crate::http::connection::Patience;
+use crate::http::serve::serve_with;
 
 struct Served {
     bench: Bench,
@@ -17,10 +18,14 @@ struct Served {
 }
 
 async fn served(connections: usize, change: impl FnOnce(&mut Api)) -> Served {
+    served_with(connections, Patience::default(), change).await
+}
+
+async fn served_with(connections: usize, patience: Patience, change: impl FnOnce(&mut Api)) -> Served {
     let bench = Bench::with(change).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, drain) = (listener.local_addr().unwrap(), CancellationToken::new());
-    let work = serve(listener, router(bench.api.clone()), drain.clone(), Duration::from_secs(5), connections);
+    let work = serve_with(listener, router(bench.api.clone()), drain.clone(), Duration::from_secs(5), connections, patience);
     let server = bench.api.tasks.spawn(work);
     Served { bench, address, drain, server }
 }
@@ -77,6 +82,36 @@ async fn a_body_that_stalls_is_given_up() {
     let json = "POST /v1/batches HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{";
     let answer = served.exchange(json.as_bytes(), false).await;
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("incomplete_body"), "{answer}");
+}
+
+/// The parser would gather all of it, searching it again with each piece.
+#[tokio::test]
+async fn what_lies_outside_the_fields_of_a_form_is_not_gathered() {
+    let served = served(10, |_| ()).await;
+    let header = b"--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\nX: ".to_vec();
+    for start in [Vec::new(), header] {
+        let mut stream = TcpStream::connect(served.address).await.unwrap();
+        let head = "POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=XX\r\nTransfer-Encoding: chunked\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let (mut reads, mut writes) = stream.into_split();
+        // A body without an end: only the limit can answer.
+        let sends = served.bench.api.tasks.spawn(async move {
+            let mut piece = start;
+            loop {
+                piece.resize(10_000, b'x');
+                let framed = [format!("{:x}\r\n", piece.len()).as_bytes(), &piece, b"\r\n"].concat();
+                if writes.write_all(&framed).await.is_err() {
+                    return;
+                }
+                piece.clear();
+            }
+        });
+        let mut answer = vec![0; 2_000];
+        let read = reads.read(&mut answer).await.unwrap();
+        sends.abort();
+        let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("262144 bytes"), "{answer}");
+    }
 }
 
 /// A client that sends its whole body before it reads must see why it was refused, not a reset.
@@ -156,4 +191,24 @@ async fn http_2_is_spoken_by_prior_knowledge() {
     assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
     let foreign = Request::get("http://rebound.example/v1/models").body(Body::empty()).unwrap();
     assert_eq!(sender.send_request(foreign).await.unwrap().status(), 403);
+}
+
+#[tokio::test]
+async fn an_http_2_connection_without_requests_is_closed() {
+    let served = served_with(10, Patience { idle: Duration::from_millis(200), ..Patience::default() }, |_| ()).await;
+    let io = hyper_util::rt::TokioIo::new(TcpStream::connect(served.address).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io).await.unwrap();
+    let connection = served.bench.api.tasks.spawn(connection);
+    let request = Request::get(format!("http://{}/healthz", served.address)).body(Body::empty()).unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+    tokio::time::timeout(Duration::from_secs(5), connection).await.expect("the connection stays").unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_reads_no_answers_is_cut() {
+    let served = served_with(10, Patience { write: Duration::from_millis(200), ..Patience::default() }, |_| ()).await;
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let requests = "GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1_000);
+    let cut = async { while stream.write_all(requests.as_bytes()).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(10), cut).await.expect("the connection stays");
 }
