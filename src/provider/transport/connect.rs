@@ -119,7 +119,7 @@ fn is_this_machine(url: &Uri) -> bool {
     let host = url.host().unwrap_or_default();
     let name = host.trim_end_matches('.').to_ascii_lowercase();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    name == "localhost" || name.ends_with(".localhost") || address.is_ok_and(|a| a.to_canonical().is_loopback())
+    name == "localhost" || name.ends_with(".localhost") || address.is_ok_and(|a| a.to_canonical().is_loopback() || a.is_unspecified())
 }
 
 impl Service<Uri> for Connector {
@@ -198,7 +198,14 @@ mod tests {
 
     #[test]
     fn only_this_machine_is_never_proxied() {
-        for local in ["http://localhost:1", "http://LOCALHOST./v1", "http://a.localhost", "http://127.8.9.1", "http://[::1]:8080"] {
+        for local in [
+            "http://localhost:1",
+            "http://LOCALHOST./v1",
+            "http://a.localhost",
+            "http://127.8.9.1",
+            "http://0.0.0.0:8000",
+            "http://[::1]:8080",
+        ] {
             assert!(is_this_machine(&local.parse().unwrap()), "{local}");
         }
         for remote in ["http://localhost.example", "http://notlocalhost", "http://10.0.0.1", "http://[fe80::1]", "http://128.0.0.1"] {

@@ -39,7 +39,7 @@ fn a_response() {
 
 #[test]
 fn a_response_that_calls_a_tool() {
-    let tool = json!({"type": "function", "name": "look", "parameters": {"type": "object", "properties": {"where": {"enum": ["up"]}}}});
+    let tool = json!({"type": "function", "name": "look", "strict": true, "parameters": {"type": "object", "properties": {"where": {"enum": ["up"]}}}});
     let row = json!({"input": "Look!", "tools": [tool], "tool_choice": {"type": "function", "name": "look"}});
     insta::assert_json_snapshot!(answer(Endpoint::Responses, &row).unwrap());
 }
