@@ -21,5 +21,13 @@
 //!
 //! `tests/architecture.rs` holds the code to this picture.
 
+pub mod catalog;
+pub mod cli;
+pub mod client;
+pub mod daemon;
 pub mod domain;
+pub mod executor;
+pub mod http;
 pub mod provider;
+pub mod route;
+pub mod store;

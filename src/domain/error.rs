@@ -64,8 +64,6 @@ codes! {
     InvalidApiKey = "invalid_api_key",
     /// A browser page or host that the settings do not allow.
     OriginNotAllowed = "origin_not_allowed",
-    /// A quota of this daemon is used up; try later.
-    TooManyRequests = "too_many_requests",
     /// The disk of the data directory is too full to accept data safely.
     StorageFull = "insufficient_storage",
     /// The daemon is stopping or its store has failed.

@@ -20,10 +20,10 @@ const ENCODED_LEN: usize = 26;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// The prefix belongs to another kind of object.
-    #[error("`{text}` is the id of a {found}, expected the id of a {expected}")]
+    #[error("`{text}` is the id of a {found}, not of a {expected}")]
     WrongKind { text: String, found: &'static str, expected: &'static str },
     /// Neither the prefix nor the body is one of ours.
-    #[error("`{text}` is not a {expected} id; such an id looks like `{prefix}` and {ENCODED_LEN} characters")]
+    #[error("`{text}` is not the id of a {expected}; such an id looks like `{prefix}` and {ENCODED_LEN} characters")]
     Malformed { text: String, expected: &'static str, prefix: &'static str },
 }
 
@@ -36,7 +36,7 @@ struct Kind {
 const BATCH: Kind = Kind { name: "batch", prefixes: &["batch_", "bat_"] };
 const FILE: Kind = Kind { name: "file", prefixes: &["file-", "file_"] };
 const UPLOAD: Kind = Kind { name: "upload", prefixes: &["upload_"] };
-const PART: Kind = Kind { name: "upload part", prefixes: &["part_"] };
+const PART: Kind = Kind { name: "part of an upload", prefixes: &["part_"] };
 const KINDS: [&Kind; 4] = [&BATCH, &FILE, &UPLOAD, &PART];
 
 fn next_value(now: Timestamp) -> u128 {
@@ -215,6 +215,6 @@ mod tests {
     #[test]
     fn another_kind_of_id_is_named() {
         let error = FileId::from_u128(7).to_string().parse::<BatchId>().unwrap_err();
-        assert_eq!(error.to_string(), "`file-00000000000000000000000007` is the id of a file, expected the id of a batch");
+        assert_eq!(error.to_string(), "`file-00000000000000000000000007` is the id of a file, not of a batch");
     }
 }

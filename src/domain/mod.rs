@@ -16,6 +16,7 @@ pub mod endpoint;
 pub mod error;
 pub mod file;
 pub mod id;
+pub mod lines;
 pub mod metadata;
 pub mod money;
 pub mod output;

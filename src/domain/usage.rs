@@ -51,16 +51,25 @@ struct Probe {
     data: Option<Images>,
 }
 
+/// Both spellings side by side: some servers send both.
 #[derive(Deserialize)]
 struct RawUsage {
-    #[serde(default, alias = "prompt_tokens")]
+    #[serde(default)]
     input_tokens: Option<u64>,
-    #[serde(default, alias = "completion_tokens")]
+    #[serde(default)]
+    prompt_tokens: Option<u64>,
+    #[serde(default)]
     output_tokens: Option<u64>,
-    #[serde(default, alias = "prompt_tokens_details")]
+    #[serde(default)]
+    completion_tokens: Option<u64>,
+    #[serde(default)]
     input_tokens_details: Option<Details>,
-    #[serde(default, alias = "completion_tokens_details")]
+    #[serde(default)]
+    prompt_tokens_details: Option<Details>,
+    #[serde(default)]
     output_tokens_details: Option<Details>,
+    #[serde(default)]
+    completion_tokens_details: Option<Details>,
 }
 
 #[derive(Deserialize, Default)]
@@ -116,9 +125,13 @@ impl<'de> Deserialize<'de> for MaybeImage {
 /// When the body is not one complete JSON object. A `usage` of an unknown shape is not an error;
 /// it counts as zero, because the answer itself is good.
 pub fn read(body: &[u8]) -> Result<Usage, serde_json::Error> {
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        // serde would also read the struct from an array.
+        return Err(serde::de::Error::custom("not a JSON object"));
+    }
     match serde_json::from_slice::<Probe>(body) {
         Ok(probe) => Ok(probe.into()),
-        Err(error) if error.is_data() && body.trim_ascii_start().first() == Some(&b'{') => {
+        Err(error) if error.is_data() => {
             // Valid syntax, foreign shape: only the syntax decides whether the row succeeded.
             serde_json::from_slice::<IgnoredAny>(body).map(|_| Usage::default())
         }
@@ -131,10 +144,10 @@ impl From<Probe> for Usage {
         let images = probe.data.map_or(0, |d| d.0);
         let Some(raw) = probe.usage else { return Self { images, ..Self::default() } };
         Self {
-            input_tokens: raw.input_tokens.unwrap_or(0),
-            output_tokens: raw.output_tokens.unwrap_or(0),
-            cached_tokens: raw.input_tokens_details.and_then(|d| d.cached_tokens).unwrap_or(0),
-            reasoning_tokens: raw.output_tokens_details.and_then(|d| d.reasoning_tokens).unwrap_or(0),
+            input_tokens: raw.input_tokens.or(raw.prompt_tokens).unwrap_or(0),
+            output_tokens: raw.output_tokens.or(raw.completion_tokens).unwrap_or(0),
+            cached_tokens: raw.input_tokens_details.or(raw.prompt_tokens_details).and_then(|d| d.cached_tokens).unwrap_or(0),
+            reasoning_tokens: raw.output_tokens_details.or(raw.completion_tokens_details).and_then(|d| d.reasoning_tokens).unwrap_or(0),
             images,
         }
     }
@@ -153,6 +166,8 @@ mod tests {
         let responses = br#"{"usage":{"input_tokens":9,"input_tokens_details":{"cached_tokens":4},
             "output_tokens":12,"output_tokens_details":{"reasoning_tokens":5},"total_tokens":21}}"#;
         assert_eq!(read(responses).unwrap(), expected);
+        let both = br#"{"usage":{"prompt_tokens":9,"input_tokens":9,"completion_tokens":12,"output_tokens":12}}"#;
+        assert_eq!(read(both).unwrap(), Usage { input_tokens: 9, output_tokens: 12, ..Usage::default() });
     }
 
     #[test]
@@ -164,7 +179,7 @@ mod tests {
     #[test]
     fn only_a_complete_object_is_a_success() {
         assert_eq!(read(br#"{"usage":"none","data":3}"#).unwrap(), Usage::default());
-        for bad in [&b"{\"usage\":{}"[..], b"<html>", b"", b"[1]", b"3", b"{} x", b"null"] {
+        for bad in [&b"{\"usage\":{}"[..], b"<html>", b"", b"[1]", b"[]", b"3", b"{} x", b"null"] {
             assert!(read(bad).is_err(), "{}", String::from_utf8_lossy(bad));
         }
     }

@@ -32,7 +32,7 @@ use self::force::Forced;
 use self::profile::{Dice, Disturbance};
 use self::request::{Body, Refusal};
 use super::{Answer, Call, CallError, Dispatch};
-use crate::domain::connection::SimulatedProfile;
+use crate::domain::connection::{SimulatedProfile, Timeouts};
 
 /// What error texts call the host.
 const HOST: &str = "the simulated provider";
@@ -102,6 +102,8 @@ impl<'a> Case<'a> {
     }
 
     async fn wait(&self, budget: Duration) -> Result<(), CallError> {
+        // A real provider's calls have a limit, too, besides the deadline of the batch.
+        let budget = budget.min(Timeouts::default().total);
         if self.disturbance == Some(Disturbance::Stall) || self.latency >= budget {
             sleep(budget).await;
             let limit_ms = u64::try_from(budget.as_millis()).unwrap_or(u64::MAX);

@@ -1,0 +1,39 @@
+//! Models, providers and prices: read from seed files, checked, and published as a snapshot.
+//!
+//! Two types. As written ([`schema`]) for people, as checked ([`Seeds`], then [`Snapshot`]) for
+//! everybody else; only the second circulates. The catalog reads no environment and opens no
+//! connection: it says where a key is found, and is told whether it was.
+//!
+//! Invariants others rely on:
+//! * a snapshot never changes, and every routing decision in it was made when it was built;
+//! * loading is all or nothing: with any fault in any file there is no new snapshot, and the report
+//!   names every fault with its place;
+//! * no secret is in a snapshot, a report or a log line of the catalog;
+//! * nothing is sent to a provider that the operator did not configure. That is why the built-in
+//!   seeds name `BATCHD_OPENAI_API_KEY` and not `OPENAI_API_KEY`, which a developer's machine has
+//!   set for the client: merely being there, it must not send a batch off the machine.
+
+mod fault;
+mod handle;
+mod model;
+mod read;
+mod resolve;
+mod schema;
+mod seeds;
+mod snapshot;
+mod upstream;
+mod url;
+mod validate;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+pub use fault::{Fault, Faults, Place};
+pub use handle::Catalog;
+pub use model::{Model, Offering, PriceEvidence, Provider};
+pub use resolve::ResolveError;
+pub use seeds::{Seeds, load_dir, load_embedded};
+pub use snapshot::{ListedModel, Route, Snapshot};
+pub use upstream::{UPSTREAM_KEY_ENV, Upstream, UpstreamError, UpstreamOptions, Upstreams};
+pub use watch::{WatchError, Watcher, watch};

@@ -1,0 +1,233 @@
+//! Servers given on the command line instead of in a seed: `URL` or `MODEL=URL`.
+//!
+//! For the operator of one local server, who should need no file. What they say here overrides the
+//! seeds: they wrote it for this run.
+
+use std::fmt;
+use std::str::FromStr;
+
+use http::Uri;
+use sha2::{Digest, Sha256};
+
+use super::model::{Model, Offering, Provider};
+use super::seeds::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES, Seeds, hex};
+use super::url::parse_base_url;
+use crate::domain::connection::{Connection, KeySource, OpenAiConnection, ProviderKind, Timeouts};
+use crate::domain::money::PriceSheet;
+use crate::domain::request::MAX_MODEL_CHARS;
+
+/// The environment variable with the key of all upstreams. There is one; whoever has servers with
+/// different keys writes seeds for them, so that no server is sent the key of another.
+pub const UPSTREAM_KEY_ENV: &str = "BATCHD_UPSTREAM_API_KEY";
+
+/// An OpenAI-compatible server, for one model or for all that nobody else serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// The only model it serves; `None` for every model that no other provider offers.
+    pub model: Option<String>,
+    /// As in [`OpenAiConnection::base_url`].
+    pub base_url: Uri,
+}
+
+/// Servers that go together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Upstreams(Vec<Upstream>);
+
+impl Upstreams {
+    /// Reads one from each text.
+    ///
+    /// # Errors
+    /// A text that names none, two plain URLs, or two URLs for one model.
+    pub fn parse<T: AsRef<str>>(texts: &[T]) -> Result<Self, UpstreamError> {
+        let upstreams = texts.iter().map(|text| text.as_ref().parse()).collect::<Result<Vec<_>, _>>()?;
+        check_together(&upstreams)?;
+        Ok(Self(upstreams))
+    }
+}
+
+/// What all servers that are added in one go have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpstreamOptions {
+    /// [`UPSTREAM_KEY_ENV`] holds the key of all of them.
+    pub has_key: bool,
+    /// Calls at the same time to each of them.
+    pub concurrency: u32,
+    pub timeouts: Timeouts,
+    /// The largest answer that is read, in bytes.
+    pub max_response_bytes: u64,
+}
+
+impl Default for UpstreamOptions {
+    fn default() -> Self {
+        Self {
+            has_key: false,
+            concurrency: DEFAULT_CONCURRENCY,
+            timeouts: Timeouts::default(),
+            max_response_bytes: DEFAULT_MAX_RESPONSE_BYTES,
+        }
+    }
+}
+
+/// Why a text names no upstream, or why several do not go together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UpstreamError {
+    /// The part after `=`, or all of it.
+    #[error("the URL of an upstream {rule}; write `URL` or `MODEL=URL`, such as `http://localhost:8000`")]
+    Url {
+        /// To be read after the name of the thing.
+        rule: String,
+    },
+    /// The part before `=`.
+    #[error("the model before `=` must be a name of 1 to {MAX_MODEL_CHARS} characters without line breaks; write `URL` or `MODEL=URL`")]
+    Model,
+    /// Two plain URLs.
+    #[error(
+        "both `{first}` and `{second}` are to serve every other model, and only one can; write `MODEL={second}` to say which model the other serves"
+    )]
+    SecondCatchAll { first: String, second: String },
+    /// A model with two URLs.
+    #[error("the model `{model}` is given two upstreams, `{first}` and `{second}`; it can have one")]
+    ModelTwice { model: String, first: String, second: String },
+}
+
+impl FromStr for Upstream {
+    type Err = UpstreamError;
+
+    fn from_str(text: &str) -> Result<Self, UpstreamError> {
+        let text = text.trim();
+        let lower = text.to_ascii_lowercase();
+        let plain = lower.starts_with("http://") || lower.starts_with("https://");
+        // A model's name may hold `=`; the URL starts at the first `=` that a scheme follows.
+        let split = ["=http://", "=https://"].iter().filter_map(|mark| lower.find(mark)).min().or_else(|| text.find('='));
+        let (model, url) = match split {
+            Some(at) if !plain => (Some(&text[..at]), &text[at + 1..]),
+            Some(_) | None => (None, text),
+        };
+        let named = |name: &str| (1..=MAX_MODEL_CHARS).contains(&name.chars().count()) && !name.chars().any(char::is_control);
+        if model.is_some_and(|model| !named(model)) {
+            return Err(UpstreamError::Model);
+        }
+        let base_url = parse_base_url(url).map_err(|rule| UpstreamError::Url { rule })?;
+        Ok(Self { model: model.map(str::to_owned), base_url })
+    }
+}
+
+impl fmt::Display for Upstream {
+    /// As it is written on the command line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = self.base_url.to_string();
+        let url = url.trim_end_matches('/');
+        match &self.model {
+            Some(model) => write!(f, "{model}={url}"),
+            None => f.write_str(url),
+        }
+    }
+}
+
+impl Seeds {
+    /// Adds servers: each distinct URL becomes a provider `upstream`, `upstream-2` and so on.
+    ///
+    /// `MODEL=URL` becomes that model's only offering, the model being made if it is not known. A
+    /// plain URL becomes the catch-all in place of any that the seeds name. Nothing is charged for
+    /// either. With any server added, there is no stand-in any more.
+    #[must_use]
+    pub fn with_upstreams(mut self, upstreams: &Upstreams, options: &UpstreamOptions) -> Self {
+        let Upstreams(upstreams) = upstreams;
+        if upstreams.is_empty() {
+            return self;
+        }
+        // Whoever names a real server does not want simulated answers if its key happens to be missing.
+        self.providers.iter_mut().for_each(|provider| provider.stand_in = false);
+        let mut digest = Sha256::new();
+        digest.update(&self.hash);
+        let mut added: Vec<(&Uri, String)> = Vec::new();
+        for upstream in upstreams {
+            digest.update(format!("{upstream}\n"));
+            let id = match added.iter().find(|(url, _)| **url == upstream.base_url) {
+                Some((_, id)) => id.clone(),
+                None => {
+                    let id = self.free_provider_id();
+                    self.providers.push(provider(&id, &upstream.base_url, options));
+                    added.push((&upstream.base_url, id.clone()));
+                    id
+                }
+            };
+            match &upstream.model {
+                Some(model) => self.serve_only_at(model, &id),
+                None => self.providers.iter_mut().for_each(|provider| provider.catch_all = provider.id() == id),
+            }
+        }
+        self.hash = hex(&digest.finalize());
+        self
+    }
+
+    fn free_provider_id(&self) -> String {
+        let taken = |id: &str| self.providers.iter().any(|provider| provider.id() == id);
+        let numbered = (2..).map(|number: u32| format!("upstream-{number}"));
+        std::iter::once("upstream".to_owned()).chain(numbered).find(|id| !taken(id)).unwrap_or_default()
+    }
+
+    fn serve_only_at(&mut self, name: &str, provider: &str) {
+        let offering = Offering {
+            provider: provider.to_owned(),
+            upstream: name.to_owned(),
+            price: PriceSheet::default(),
+            evidence: None,
+            retired: None,
+        };
+        if let Some(model) = self.models.iter_mut().find(|model| model.id == name) {
+            model.offerings = vec![offering];
+            return;
+        }
+        // The name is served exactly as it was given, so it stops being another name for something else.
+        self.models.iter_mut().for_each(|model| model.aliases.retain(|alias| alias != name));
+        self.models.push(Model {
+            id: name.to_owned(),
+            aliases: Vec::new(),
+            name: name.to_owned(),
+            family: None,
+            organisation: provider.to_owned(),
+            created: 0,
+            endpoints: Vec::new(),
+            context_window: None,
+            max_output_tokens: None,
+            offerings: vec![offering],
+        });
+    }
+}
+
+fn provider(id: &str, base_url: &Uri, options: &UpstreamOptions) -> Provider {
+    let connection = OpenAiConnection {
+        base_url: base_url.clone(),
+        timeouts: options.timeouts,
+        ca_file: None,
+        max_response_bytes: options.max_response_bytes,
+    };
+    Provider {
+        name: base_url.authority().map_or_else(|| id.to_owned(), ToString::to_string),
+        connection: Connection {
+            id: id.to_owned(),
+            kind: ProviderKind::OpenAi(connection),
+            key: if options.has_key { KeySource::Env(UPSTREAM_KEY_ENV.to_owned()) } else { KeySource::None },
+            concurrency: options.concurrency,
+        },
+        catch_all: false,
+        stand_in: false,
+    }
+}
+
+fn check_together(upstreams: &[Upstream]) -> Result<(), UpstreamError> {
+    for (index, second) in upstreams.iter().enumerate() {
+        let Some(first) = upstreams[..index].iter().find(|first| first.model == second.model) else { continue };
+        if first.base_url == second.base_url {
+            continue;
+        }
+        let url = |upstream: &Upstream| Upstream { model: None, ..upstream.clone() }.to_string();
+        let (first, second_url) = (url(first), url(second));
+        return Err(match &second.model {
+            Some(model) => UpstreamError::ModelTwice { model: model.clone(), first, second: second_url },
+            None => UpstreamError::SecondCatchAll { first, second: second_url },
+        });
+    }
+    Ok(())
+}

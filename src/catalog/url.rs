@@ -1,0 +1,74 @@
+//! Base URLs of providers: one rule for seeds and for upstreams given on the command line.
+
+use http::Uri;
+
+use crate::domain::endpoint::Endpoint;
+
+/// Parses the URL below which a provider serves its operations, without trailing slashes.
+///
+/// # Errors
+/// What the URL must be, to be read after "it".
+pub(super) fn parse_base_url(text: &str) -> Result<Uri, String> {
+    let lower = text.to_ascii_lowercase();
+    if !lower.starts_with("http://") && !lower.starts_with("https://") {
+        return Err("must be an absolute URL that starts with `http://` or `https://`".into());
+    }
+    if text.contains(['?', '#']) {
+        return Err("must have no query and no fragment".into());
+    }
+    if lower.trim_end_matches('/').ends_with(':') && !lower.trim_end_matches('/').contains("//") {
+        return Err("must name a host".into());
+    }
+    let uri: Uri = text.trim_end_matches('/').parse().map_err(|_| "is not a valid URL".to_owned())?;
+    let authority = uri.authority().ok_or("must name a host")?;
+    if authority.as_str().contains('@') {
+        // A URL ends up in logs and error messages; a key must not.
+        return Err("must hold no user name, password or key; those come from a variable or a file".into());
+    }
+    if authority.host().is_empty() {
+        return Err("must name a host".into());
+    }
+    let port_as_written = authority.as_str()[authority.host().len()..].strip_prefix(':');
+    if port_as_written.is_some_and(|port| !matches!(port.parse::<u16>(), Ok(1..))) {
+        return Err("must have a port from 1 to 65535, or none".into());
+    }
+    match Endpoint::ALL.into_iter().find(|endpoint| uri.path().ends_with(endpoint.tail())) {
+        // The commonest mistake: the URL of one operation, copied from a curl example.
+        Some(endpoint) => Err(format!("must end before `{}`; the operation is added to it", endpoint.tail())),
+        None => Ok(uri),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_url_is_absolute_and_holds_no_secret() {
+        for (text, path) in [
+            ("http://localhost:8000", "/"),
+            ("https://api.openai.com/", "/"),
+            ("HTTPS://api.groq.com/openai/v1/", "/openai/v1"),
+            ("http://[::1]:11434/v1", "/v1"),
+        ] {
+            assert_eq!(parse_base_url(text).unwrap().path(), path, "{text}");
+        }
+        let bad = [
+            "",
+            "localhost:8000",
+            "ftp://host",
+            "http://",
+            "http://:80",
+            "http://host:0",
+            "http://host:99999",
+            "http://host:",
+            "http://key@host",
+            "http://host/?key=1",
+            "http://host/#a",
+            "http://ho st",
+            "http://host/v1/chat/completions",
+        ];
+        let report: Vec<_> = bad.iter().map(|text| format!("{text:?} {}", parse_base_url(text).unwrap_err())).collect();
+        insta::assert_snapshot!(report.join("\n"));
+    }
+}

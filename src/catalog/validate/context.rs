@@ -1,0 +1,166 @@
+//! The check of one file: where it stands, and how a field is read and blamed.
+
+use std::fmt;
+use std::ops::Range;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use jiff::civil::Date;
+use rust_decimal::Decimal;
+use toml::Spanned;
+use toml::value::Datetime;
+
+use super::super::fault::{Fault, Source};
+use super::super::schema::Field;
+
+/// The only version of the seed format.
+const SCHEMA: i64 = 1;
+
+/// One file under check. Methods return `None` after noting a fault, or for an absent field.
+pub(super) struct Context<'a> {
+    pub source: &'a Source,
+    /// Nothing was cut out of the file, so an absent field is a fault of its own.
+    pub whole: bool,
+    pub faults: &'a mut Vec<Fault>,
+}
+
+impl Context<'_> {
+    pub fn fault(&mut self, span: Range<usize>, message: impl Into<String>) {
+        self.faults.push(self.source.fault(span, message));
+    }
+
+    /// Checks `schema = 1`.
+    pub fn schema(&mut self, field: &Field<i64>) {
+        self.required(field, 0..0, "schema", "the version of the seed format, 1");
+        self.parse(field, "schema", |version| if *version == SCHEMA { Ok(()) } else { Err("must be 1") });
+    }
+
+    /// Notes a fault at `within` if the field is absent. `meaning` is what it should hold.
+    pub fn required<T>(&mut self, field: &Field<T>, within: Range<usize>, name: &str, meaning: &str) {
+        if field.is_none() && self.whole {
+            self.fault(within, format!("`{name}` is missing; it must be {meaning}"));
+        }
+    }
+
+    /// Notes a fault if the field is present.
+    pub fn foreign<T>(&mut self, field: &Field<T>, name: &str, kind: &str) {
+        if let Some(written) = field {
+            self.fault(written.span(), format!("`{name}` has no meaning for a provider of kind `{kind}`; leave it out"));
+        }
+    }
+
+    /// Reads the field with `parse`, whose error goes on after "it".
+    pub fn parse<T: fmt::Debug, R, E: fmt::Display>(
+        &mut self,
+        field: &Field<T>,
+        name: &str,
+        parse: impl FnOnce(&T) -> Result<R, E>,
+    ) -> Option<R> {
+        self.parse_value(field.as_ref()?, name, parse)
+    }
+
+    /// Like [`Self::parse`], for a value that is not a field.
+    pub fn parse_value<T: fmt::Debug, R, E: fmt::Display>(
+        &mut self,
+        written: &Spanned<T>,
+        name: &str,
+        parse: impl FnOnce(&T) -> Result<R, E>,
+    ) -> Option<R> {
+        let value = written.get_ref();
+        parse(value).map_err(|rule| self.fault(written.span(), format!("`{name}` is {value:?}; it {rule}"))).ok()
+    }
+
+    /// Like [`Self::parse`], for a field that somebody may put a key into: the report, which goes to
+    /// the log, does not repeat the value.
+    pub fn parse_secret<R, E: fmt::Display>(
+        &mut self,
+        field: &Field<String>,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<R, E>,
+    ) -> Option<R> {
+        let written = field.as_ref()?;
+        parse(written.get_ref()).map_err(|rule| self.fault(written.span(), format!("`{name}` {rule}"))).ok()
+    }
+
+    /// A text that is not blank.
+    pub fn text(&mut self, field: &Field<String>, name: &str) -> Option<String> {
+        self.parse(field, name, |text| if text.trim().is_empty() { Err("must not be blank") } else { Ok(text.clone()) })
+    }
+
+    /// A whole number in `range`.
+    pub fn number(&mut self, field: &Field<i64>, name: &str, range: std::ops::RangeInclusive<i64>) -> Option<u64> {
+        self.parse(field, name, |number| match u64::try_from(*number) {
+            Ok(whole) if range.contains(number) => Ok(whole),
+            Ok(_) | Err(_) => Err(format!("must be a whole number from {} to {}", range.start(), range.end())),
+        })
+    }
+
+    /// A duration such as `10s`, at least `least`.
+    pub fn duration(&mut self, field: &Field<String>, name: &str, least: Duration) -> Option<Duration> {
+        self.parse(field, name, |text| {
+            let length = text.parse::<SignedDuration>().ok().and_then(|signed| Duration::try_from(signed).ok());
+            match length {
+                Some(length) if (least..=LONGEST).contains(&length) => Ok(length),
+                Some(_) | None => {
+                    let least = if least.is_zero() { "0s" } else { "1ms" };
+                    Err(format!("must be a duration from `{least}` to `24h`, such as `120ms`, `10s` or `5m`"))
+                }
+            }
+        })
+    }
+
+    /// A decimal amount of US dollars.
+    pub fn price(&mut self, field: &Field<String>, name: &str) -> Option<Decimal> {
+        self.parse(field, name, |text| parse_price(text))
+    }
+
+    /// A TOML date without a time.
+    pub fn date(&mut self, field: &Field<Datetime>, name: &str) -> Option<Date> {
+        let written = field.as_ref()?;
+        let date = plain_date(written.get_ref());
+        if date.is_none() {
+            self.fault(written.span(), format!("`{name}` is {}; it must be a date such as 2025-08-07, without quotes", written.get_ref()));
+        }
+        date
+    }
+}
+
+const LONGEST: Duration = Duration::from_secs(86_400);
+
+fn parse_price(text: &str) -> Result<Decimal, String> {
+    const MOST: u32 = 1_000_000;
+    if text.starts_with('-') {
+        return Err("must not be negative".into());
+    }
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    match Decimal::from_str_exact(text) {
+        Ok(price) if digits && price <= Decimal::from(MOST) => Ok(price.normalize()),
+        Ok(_) | Err(_) => Err(format!("must be a decimal amount of US dollars from 0 to {MOST}, such as \"0.15\"")),
+    }
+}
+
+fn plain_date(datetime: &Datetime) -> Option<Date> {
+    let date = datetime.date.filter(|_| datetime.time.is_none() && datetime.offset.is_none())?;
+    Date::new(i16::try_from(date.year).ok()?, i8::try_from(date.month).ok()?, i8::try_from(date.day).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_price_or_a_fault(text in "[-+0-9.e_ ]{0,40}") {
+            if let Ok(price) = parse_price(&text) {
+                prop_assert!(price >= Decimal::ZERO);
+            }
+        }
+
+        #[test]
+        fn a_price_is_exactly_what_was_written(units in 0u32..=1_000_000, scale in 0u32..=12) {
+            let price = Decimal::new(i64::from(units), scale);
+            prop_assert_eq!(parse_price(&price.to_string()), Ok(price));
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Seeds as written to seeds as checked. All or nothing: one fault anywhere and none of it counts,
+//! but every fault of every file is found first.
+//!
+//! What one file says is checked in [`provider`] and [`model`]; what concerns several files (names
+//! used twice, offerings of unknown providers) is checked here, when all of them are read.
+
+mod context;
+mod model;
+mod provider;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use toml::Spanned;
+
+use self::context::Context;
+use super::fault::{Fault, Faults, Source};
+use super::model::{Model, Provider};
+use super::read::{Read, read};
+use super::schema::{ModelFile, ProviderFile};
+
+/// The folder of provider files.
+pub(super) const PROVIDERS: &str = "providers";
+/// The folder of model files.
+pub(super) const MODELS: &str = "models";
+
+/// Checks files, sorted by name. The order of models is that of the files and of the text.
+pub(super) fn check(sources: &[Source]) -> Result<(Vec<Provider>, Vec<Model>), Faults> {
+    let mut faults = Vec::new();
+    let (mut providers, mut models) = (Vec::new(), Vec::new());
+    let mut across = Across::default();
+    let in_folder = |folder: &'static str| sources.iter().filter(move |source| source.file.split('/').next() == Some(folder));
+    for source in in_folder(PROVIDERS) {
+        let Read { written, whole } = read::<ProviderFile>(source, &mut faults);
+        across.providers.push(source.stem().to_owned());
+        if let Some(file) = written {
+            across.single_roles(source, &file, &mut faults);
+            providers.extend(provider::check(&mut Context { source, whole, faults: &mut faults }, &file));
+        }
+    }
+    for source in in_folder(MODELS) {
+        let Read { written, whole } = read::<ModelFile>(source, &mut faults);
+        if let Some(file) = written {
+            across.names_and_providers(source, &file, &mut faults);
+            models.extend(model::check(&mut Context { source, whole, faults: &mut faults }, &file));
+        }
+    }
+    match Faults::new(faults) {
+        Some(faults) => Err(faults),
+        None => Ok((providers, models)),
+    }
+}
+
+/// What has been seen in earlier files, with its place.
+#[derive(Default)]
+struct Across {
+    /// Ids by file name: a provider whose file has a fault still exists.
+    providers: Vec<String>,
+    catch_all: Option<String>,
+    stand_in: Option<String>,
+    /// Ids and aliases of models.
+    names: HashMap<String, String>,
+}
+
+impl Across {
+    fn single_roles(&mut self, source: &Source, file: &ProviderFile, faults: &mut Vec<Fault>) {
+        let mut only_one = |name: &str, field: &Option<Spanned<bool>>, earlier: &mut Option<String>| {
+            let Some(written) = field.as_ref().filter(|written| *written.get_ref()) else { return };
+            match earlier {
+                Some(place) => {
+                    faults.push(
+                        source.fault(written.span(), format!("`{name}` is already true at {place}; at most one provider may have it")),
+                    );
+                }
+                None => *earlier = Some(describe(source, written.span().start)),
+            }
+        };
+        only_one("catch_all", &file.catch_all, &mut self.catch_all);
+        only_one("stand_in", &file.stand_in, &mut self.stand_in);
+    }
+
+    fn names_and_providers(&mut self, source: &Source, file: &ModelFile, faults: &mut Vec<Fault>) {
+        for model in file.model.iter().map(Spanned::get_ref) {
+            for name in model.id.iter().chain(&model.aliases) {
+                match self.names.entry(name.get_ref().clone()) {
+                    Entry::Occupied(earlier) => {
+                        let message =
+                            format!("the name {:?} is already used at {}; ids and aliases are unique", name.get_ref(), earlier.get());
+                        faults.push(source.fault(name.span(), message));
+                    }
+                    Entry::Vacant(free) => {
+                        free.insert(describe(source, name.span().start));
+                    }
+                }
+            }
+            let mut offered: Vec<&str> = Vec::new();
+            for provider in model.offering.iter().filter_map(|offering| offering.get_ref().provider.as_ref()) {
+                let id = provider.get_ref().as_str();
+                if !self.providers.iter().any(|known| known == id) {
+                    let known = self.providers.join("`, `");
+                    faults.push(source.fault(provider.span(), format!("`provider` is {id:?}; it must be one of `{known}`")));
+                } else if offered.contains(&id) {
+                    faults.push(source.fault(provider.span(), format!("the provider {id:?} offers this model twice; write one offering")));
+                }
+                offered.push(id);
+            }
+        }
+    }
+}
+
+fn describe(source: &Source, offset: usize) -> String {
+    let place = source.place(offset);
+    format!("{}:{}:{}", source.file, place.line, place.column)
+}

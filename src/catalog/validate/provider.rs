@@ -1,0 +1,148 @@
+//! One provider file.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::super::model::Provider;
+use super::super::schema::{Field, ProviderFile, WrittenFaults, WrittenProfile, WrittenTimeouts};
+use super::super::seeds::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES};
+use super::super::url::parse_base_url;
+use super::context::Context;
+use crate::domain::connection::{Connection, KeySource, OpenAiConnection, ProviderKind, SimulatedFaults, SimulatedProfile, Timeouts};
+
+/// Characters in a provider's id.
+const MAX_ID: usize = 64;
+
+/// Checks a provider file. `None` if a fault left too little of it.
+pub(super) fn check(context: &mut Context<'_>, file: &ProviderFile) -> Option<Provider> {
+    context.schema(&file.schema);
+    let id = check_id(context, &file.id);
+    context.required(&file.name, 0..0, "name", "the provider's name for people");
+    let name = context.text(&file.name, "name");
+    context.required(&file.kind, 0..0, "kind", "`openai` or `simulated`");
+    let is_openai = context.parse(&file.kind, "kind", |kind| match kind.as_str() {
+        "openai" => Ok(true),
+        "simulated" => Ok(false),
+        _ => Err("must be `openai` or `simulated`"),
+    });
+    let concurrency = context.number(&file.concurrency, "concurrency", 1..=100_000).and_then(|n| u32::try_from(n).ok());
+    let (kind, key) = if is_openai? { check_openai(context, file)? } else { (check_simulated(context, file), KeySource::None) };
+    Some(Provider {
+        name: name?,
+        connection: Connection { id: id?, kind, key, concurrency: concurrency.unwrap_or(DEFAULT_CONCURRENCY) },
+        catch_all: file.catch_all.as_ref().is_some_and(|written| *written.get_ref()),
+        stand_in: file.stand_in.as_ref().is_some_and(|written| *written.get_ref()),
+    })
+}
+
+fn check_id(context: &mut Context<'_>, field: &Field<String>) -> Option<String> {
+    let stem = context.source.stem().to_owned();
+    context.required(field, 0..0, "id", &format!("the file's name, {stem:?}"));
+    context.parse(field, "id", |id| {
+        let first = id.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        let rest = id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte));
+        if !first || !rest || id.len() > MAX_ID {
+            return Err(format!("must be at most {MAX_ID} of a-z, 0-9, `.`, `_` and `-`, and start with a letter or digit"));
+        }
+        if *id == stem { Ok(id.clone()) } else { Err(format!("must be the file's name, {stem:?}")) }
+    })
+}
+
+fn check_openai(context: &mut Context<'_>, file: &ProviderFile) -> Option<(ProviderKind, KeySource)> {
+    context.foreign(&file.stand_in, "stand_in", "openai");
+    context.foreign(&file.profile, "profile", "openai");
+    if let Some(name) = file.models.keys().next() {
+        context.fault(name.span(), "`models` has no meaning for a provider of kind `openai`; leave it out");
+    }
+    context.required(&file.base_url, 0..0, "base_url", "an absolute `http` or `https` URL");
+    let base_url = context.parse_secret(&file.base_url, "base_url", parse_base_url);
+    let key = check_key(context, file);
+    let ca_file = context.text(&file.ca_file, "ca_file").map(PathBuf::from);
+    let max_response_bytes = context.number(&file.max_response_bytes, "max_response_bytes", 1_024..=1 << 40);
+    let timeouts = file.timeouts.as_ref().map_or_else(Timeouts::default, |written| check_timeouts(context, written.get_ref()));
+    let connection = OpenAiConnection {
+        base_url: base_url?,
+        timeouts,
+        ca_file,
+        max_response_bytes: max_response_bytes.unwrap_or(DEFAULT_MAX_RESPONSE_BYTES),
+    };
+    Some((ProviderKind::OpenAi(connection), key))
+}
+
+fn check_key(context: &mut Context<'_>, file: &ProviderFile) -> KeySource {
+    // The commonest mistake is the key itself.
+    let variable = context.parse_secret(&file.api_key_env, "api_key_env", |name| {
+        let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+        let rest = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if first && rest { Ok(name.to_owned()) } else { Err("must be the name of an environment variable, never the key itself") }
+    });
+    let path = context.text(&file.api_key_file, "api_key_file").map(PathBuf::from);
+    if let (Some(_), Some(second)) = (&file.api_key_env, &file.api_key_file) {
+        context.fault(second.span(), "`api_key_file` stands beside `api_key_env`; a provider has one of them or neither");
+    }
+    variable.map(KeySource::Env).or(path.map(KeySource::File)).unwrap_or(KeySource::None)
+}
+
+fn check_timeouts(context: &mut Context<'_>, written: &WrittenTimeouts) -> Timeouts {
+    const LEAST: Duration = Duration::from_millis(1);
+    let or = Timeouts::default();
+    Timeouts {
+        connect: context.duration(&written.connect, "timeouts.connect", LEAST).unwrap_or(or.connect),
+        first_byte: context.duration(&written.first_byte, "timeouts.first_byte", LEAST).unwrap_or(or.first_byte),
+        total: context.duration(&written.total, "timeouts.total", LEAST).unwrap_or(or.total),
+    }
+}
+
+fn check_simulated(context: &mut Context<'_>, file: &ProviderFile) -> ProviderKind {
+    context.foreign(&file.base_url, "base_url", "simulated");
+    context.foreign(&file.api_key_env, "api_key_env", "simulated");
+    context.foreign(&file.api_key_file, "api_key_file", "simulated");
+    context.foreign(&file.ca_file, "ca_file", "simulated");
+    context.foreign(&file.max_response_bytes, "max_response_bytes", "simulated");
+    context.foreign(&file.timeouts, "timeouts", "simulated");
+    let base = SimulatedProfile::default();
+    let default = file.profile.as_ref().map_or(base, |written| check_profile(context, written.get_ref(), "profile", base));
+    let models = file.models.iter().map(|(name, written)| {
+        let place = format!("models.{:?}", name.get_ref());
+        (name.get_ref().clone(), check_profile(context, written, &place, default))
+    });
+    ProviderKind::Simulated { default, models: models.collect() }
+}
+
+/// What is not written is as in `base`.
+fn check_profile(context: &mut Context<'_>, written: &WrittenProfile, place: &str, base: SimulatedProfile) -> SimulatedProfile {
+    let latency = context.duration(&written.latency, &format!("{place}.latency"), Duration::ZERO);
+    let spread = context.parse(&written.spread, &format!("{place}.spread"), |spread| {
+        if (1.0..=100.0).contains(spread) { Ok(*spread) } else { Err("must be from 1.0 to 100.0") }
+    });
+    let faults = match &written.faults {
+        None => base.faults,
+        Some(faults) => {
+            let (shares, span) = (check_faults(context, faults.get_ref(), place, base.faults), faults.span());
+            let sum = shares.error + shares.rate_limit + shares.cut + shares.slow + shares.invalid_json + shares.refuse;
+            // A sum of decimal shares such as 0.7 + 0.2 + 0.1 may be off by a few units in the last place.
+            if sum > 1.0 + 1e-9 {
+                context.fault(span, format!("the shares of `{place}.faults` add up to {sum:.3}; together they must be at most 1"));
+            }
+            shares
+        }
+    };
+    SimulatedProfile { latency: latency.unwrap_or(base.latency), spread: spread.unwrap_or(base.spread), faults }
+}
+
+fn check_faults(context: &mut Context<'_>, written: &WrittenFaults, place: &str, base: SimulatedFaults) -> SimulatedFaults {
+    let mut share = |field: &Field<f64>, name: &str, base: f64| {
+        let parsed = context.parse(field, &format!("{place}.faults.{name}"), |share| {
+            if (0.0..=1.0).contains(share) { Ok(*share) } else { Err("must be a share of calls, from 0.0 to 1.0") }
+        });
+        parsed.unwrap_or(base)
+    };
+    SimulatedFaults {
+        error: share(&written.error, "error", base.error),
+        rate_limit: share(&written.rate_limit, "rate_limit", base.rate_limit),
+        cut: share(&written.cut, "cut", base.cut),
+        slow: share(&written.slow, "slow", base.slow),
+        invalid_json: share(&written.invalid_json, "invalid_json", base.invalid_json),
+        refuse: share(&written.refuse, "refuse", base.refuse),
+    }
+}

@@ -1,0 +1,122 @@
+//! `batchd config show` and `batchd config check`: what holds, and why, before anything is started.
+//!
+//! What `show` prints is a valid configuration file with the same meaning. Secrets and settings that
+//! are absent are comments in it.
+
+use std::io::{self, Write};
+
+use crate::daemon::config::{ConfigError, Effective, Flags, Settings};
+use crate::daemon::{Environment, StartError, load_catalog};
+
+/// Inspect the settings.
+#[derive(Debug, clap::Subcommand)]
+pub enum ConfigCommand {
+    /// Print the effective settings and where each comes from, as a configuration file
+    Show(Flags),
+    /// Check the settings and report every fault
+    Check(Flags),
+}
+
+/// Why there is nothing to show.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigCommandError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Catalog(#[from] StartError),
+    #[error("cannot write to standard output: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Runs the command, with its result written to `out`.
+///
+/// # Errors
+/// When the settings are at fault or `out` cannot be written to.
+pub fn run(command: &ConfigCommand, env: Environment, out: &mut dyn Write) -> Result<(), ConfigCommandError> {
+    match command {
+        ConfigCommand::Show(flags) => out.write_all(show(&Settings::load(flags, &*env)?).as_bytes())?,
+        ConfigCommand::Check(flags) => {
+            let settings = Settings::load(flags, &*env)?;
+            load_catalog(&settings, env)?;
+            writeln!(
+                out,
+                "the settings are good; batchd would listen on {} and store in {}",
+                settings.listen,
+                settings.data_dir.display()
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// The effective settings as a configuration file, one a line, each with its origin.
+pub fn show(settings: &Settings) -> String {
+    let keys = settings.effective().iter().map(|effective| effective.setting.key.len()).max().unwrap_or(0);
+    let rows: Vec<_> = settings.effective().iter().map(|effective| row(effective, keys)).collect();
+    let width = rows.iter().map(|(assignment, _)| assignment.chars().count()).filter(|width| *width <= WIDEST).max().unwrap_or(0);
+    rows.iter().map(|(assignment, why)| format!("{assignment:width$}  # {why}\n")).collect()
+}
+
+/// Longer assignments do not push the origins of all others to the right.
+const WIDEST: usize = 64;
+
+/// What is assigned, and why. Whatever cannot stand in a configuration file is a comment.
+fn row(effective: &Effective, keys: usize) -> (String, String) {
+    let Effective { setting, value, origin } = effective;
+    let key = setting.key;
+    let commented = keys.saturating_sub(2);
+    match (value, setting.placeholder.is_some()) {
+        (Some(value), true) => (format!("{key:keys$} = {value}"), origin.to_string()),
+        (Some(words), false) => (format!("# {key:commented$} = [redacted: {words}]"), origin.to_string()),
+        (None, _) => (format!("# {key:commented$} ="), format!("{origin}: {}", setting.default.as_deref().unwrap_or("none"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::Arc;
+
+    use super::*;
+
+    const ENV: [(&str, &str); 5] = [
+        ("HOME", "/home/ada"),
+        ("BATCHD_API_KEYS", "sk-first,sk-second"),
+        ("BATCHD_LISTEN", "0.0.0.0:80"),
+        ("BATCHD_UPSTREAM", "https://a.example/v1, http://10.0.0.7:8000"),
+        ("BATCHD_FILE_RETENTION", "30d"),
+    ];
+
+    #[test]
+    fn shown_with_origins_and_without_secrets() {
+        let settings = Settings::load(&Flags::default(), &HashMap::from(ENV)).unwrap();
+        insta::assert_snapshot!(show(&settings));
+    }
+
+    #[test]
+    fn what_is_shown_is_a_configuration_file_of_the_same_meaning() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("batchd.toml");
+        let shown = show(&Settings::load(&Flags::default(), &HashMap::from(ENV)).unwrap());
+        std::fs::write(&path, &shown).unwrap();
+        let env = HashMap::from([("BATCHD_API_KEYS", "sk-first,sk-second")]);
+        let again = Settings::load(&Flags { config: Some(path), ..Flags::default() }, &env).unwrap();
+        let values = |text: &str| text.lines().map(|line| line.rsplit_once("  #").unwrap().0.to_owned()).collect::<Vec<_>>();
+        assert_eq!(values(&show(&again)), values(&shown));
+    }
+
+    #[test]
+    fn a_check_names_what_would_be_used() {
+        let mut out = Vec::new();
+        run(&ConfigCommand::Check(Flags::default()), Arc::new(HashMap::from([("HOME", "/home/ada")])), &mut out).unwrap();
+        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @"the settings are good; batchd would listen on 127.0.0.1:7400 and store in /home/ada/.local/state/batchd");
+    }
+
+    #[test]
+    fn each_command_says_what_it_does() {
+        let command = <ConfigCommand as clap::Subcommand>::augment_subcommands(clap::Command::new("config"));
+        let about = |name| command.find_subcommand(name).unwrap().get_about().unwrap().to_string();
+        assert_eq!(about("check"), "Check the settings and report every fault");
+        assert_eq!(about("show"), "Print the effective settings and where each comes from, as a configuration file");
+    }
+}

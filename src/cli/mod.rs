@@ -1,0 +1,155 @@
+//! The command line: what a person types, and what they read in return.
+//!
+//! Data goes to standard output, everything else to standard error. Exit codes: 0 for success, 1
+//! when rows failed or the daemon had to stop, 2 for bad usage, settings or input, 130 when a run
+//! was interrupted.
+
+pub mod config;
+mod demo;
+pub mod progress;
+mod run;
+mod serve;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::daemon::Environment;
+use crate::daemon::config::{Flags, Origin, ProcessEnvironment, Settings};
+
+/// A self-hosted LLM batch API: upload JSONL, dispatch every row to a provider, keep every result.
+#[derive(Debug, Parser)]
+#[command(name = "batchd", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the batch API over HTTP
+    Serve(Flags),
+    /// Run one JSONL file and print its results, without a server
+    Run(run::RunArgs),
+    /// Show all of it in a minute: a daemon, a sample of rows, the simulated provider
+    Demo(demo::DemoArgs),
+    /// Inspect the settings
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+}
+
+/// Bad usage, settings or input.
+const USAGE: u8 = 2;
+/// Some rows failed, or the daemon had to stop.
+const FAILURE: u8 = 1;
+/// Stopped by a signal: 128 and SIGINT, as shells count.
+const INTERRUPTED: u8 = 130;
+
+/// Runs the command of this process's arguments.
+pub fn main() -> ExitCode {
+    let cli = match parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; clap knows where each belongs.
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let env: Environment = Arc::new(ProcessEnvironment);
+    let code = match cli.command {
+        Command::Serve(flags) => serve::serve(&flags, env),
+        Command::Run(args) => run::run(&args, env),
+        Command::Demo(args) => demo::demo(&args, env),
+        Command::Config(command) => match config::run(&command, env, &mut std::io::stdout()) {
+            Ok(()) => 0,
+            Err(error) => complain(&error, USAGE),
+        },
+    };
+    ExitCode::from(code)
+}
+
+/// The command line, with the flags of `run` cut down to those that mean something to it.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommand("run", |run| run::SERVER_ONLY.iter().fold(run, |run, name| run.mut_arg(name, |flag| flag.hide(true))))
+}
+
+fn parse(args: impl Iterator<Item = std::ffi::OsString>) -> Result<Cli, clap::Error> {
+    let mut command = command();
+    let matches = command.try_get_matches_from_mut(args)?;
+    if let Some(("run", run)) = matches.subcommand()
+        && let Some(name) = run::SERVER_ONLY.iter().find(|name| run.value_source(name) == Some(ValueSource::CommandLine))
+    {
+        let message = format!("--{} means nothing to `run`, which starts no server", name.replace('_', "-"));
+        return Err(command.error(ErrorKind::ArgumentConflict, message));
+    }
+    Cli::from_arg_matches(&matches)
+}
+
+#[expect(clippy::print_stderr, reason = "messages for the person at the terminal")]
+fn say(text: &str) {
+    eprintln!("{text}");
+}
+
+#[expect(clippy::print_stdout, reason = "data for the person or the program that called")]
+fn print(text: &str) {
+    println!("{text}");
+}
+
+/// Says what went wrong and returns the exit code.
+fn complain(error: &dyn std::fmt::Display, code: u8) -> u8 {
+    say(&format!("batchd: {error}"));
+    code
+}
+
+/// The settings of a command, with the logger installed.
+fn settings(flags: &Flags, env: &Environment) -> Result<Settings, String> {
+    let settings = Settings::load(flags, &**env).map_err(|error| error.to_string())?;
+    crate::daemon::telemetry::init(&settings, &**env).map_err(|error| error.to_string())?;
+    Ok(settings)
+}
+
+/// The same for a command that shows progress: logs are for when something is wrong, unless the
+/// person asked for more.
+fn quiet_settings(flags: &Flags, env: &Environment) -> Result<Settings, String> {
+    let mut settings = Settings::load(flags, &**env).map_err(|error| error.to_string())?;
+    if settings.origin("log") == Origin::Default {
+        settings.log = "error".to_owned();
+    }
+    crate::daemon::telemetry::init(&settings, &**env).map_err(|error| error.to_string())?;
+    Ok(settings)
+}
+
+/// Runs a future on a runtime of its own.
+fn block_on(future: impl Future<Output = u8>) -> u8 {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("batchd").build() {
+        Ok(runtime) => {
+            let code = runtime.block_on(future);
+            // Blocking work that is still under way must not hold up the exit.
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => complain(&error, FAILURE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn run_refuses_the_flags_of_a_server() {
+        let parse = |args: &[&str]| parse(args.iter().map(Into::into));
+        assert!(parse(&["batchd", "run", "in.jsonl", "--max-attempts", "3"]).is_ok());
+        let refused = parse(&["batchd", "run", "in.jsonl", "--listen", "127.0.0.1:1"]).unwrap_err().to_string();
+        assert!(refused.contains("--listen means nothing to `run`"), "{refused}");
+    }
+}

@@ -1,0 +1,114 @@
+//! What no single type can say: secrets from their sources, and settings that must fit each other.
+
+use std::net::SocketAddr;
+
+use tracing_subscriber::EnvFilter;
+
+use super::environment::Strings;
+use super::error::{Fault, Origin};
+use super::load::note_secret;
+use super::secret::{add, key, key_lines, read};
+use super::settings::{Settings, setting, unquoted};
+
+/// Reads the secrets that the environment and the files hold.
+pub(super) fn read_secrets(settings: &mut Settings, env: &dyn Strings, faults: &mut Vec<Fault>) {
+    let from_env = |secret, faults: &mut Vec<Fault>| {
+        let name = setting(secret).env();
+        match env.filled(&name) {
+            Ok(text) => text.map(|text| (text, Origin::Env(name))),
+            Err(fault) => {
+                faults.push(Fault { setting: secret, origin: Origin::Env(name), value: None, reason: fault.to_string() });
+                None
+            }
+        }
+    };
+
+    let mut found = None;
+    if let Some((text, origin)) = from_env("upstream_api_key", faults) {
+        match key(&text) {
+            Ok(secret) => (settings.upstream_api_key, found) = (Some(secret), Some(("set".to_owned(), origin))),
+            Err(reason) => faults.push(Fault { setting: "upstream_api_key", origin, value: None, reason }),
+        }
+    } else if let Some(path) = &settings.upstream_api_key_file {
+        let origin = Origin::File(path.clone());
+        match read(path).and_then(|text| key(&text)) {
+            Ok(secret) => (settings.upstream_api_key, found) = (Some(secret), Some(("set".to_owned(), origin))),
+            Err(reason) => faults.push(fault(settings, "upstream_api_key_file", reason)),
+        }
+    }
+    note_secret(settings, "upstream_api_key", found);
+
+    let mut keys = Vec::new();
+    let mut found = None;
+    if let Some(path) = &settings.api_keys_file {
+        match read(path).and_then(|text| key_lines(&text)) {
+            Ok(more) => {
+                add(&mut keys, more);
+                found = Some(Origin::File(path.clone()));
+            }
+            Err(reason) => faults.push(fault(settings, "api_keys_file", reason)),
+        }
+    }
+    if let Some((text, origin)) = from_env("api_keys", faults) {
+        match key_lines(&text.replace(',', "\n")) {
+            Ok(more) => {
+                add(&mut keys, more);
+                found = Some(origin);
+            }
+            Err(reason) => faults.push(Fault { setting: "api_keys", origin, value: None, reason }),
+        }
+    }
+    let words = format!("{} {}", keys.len(), if keys.len() == 1 { "key" } else { "keys" });
+    settings.api_keys = keys;
+    note_secret(settings, "api_keys", found.map(|origin| (words, origin)));
+}
+
+/// Checks what ranges cannot.
+pub(super) fn check(settings: &Settings, faults: &mut Vec<Fault>) {
+    let mut refuse = |key, reason: &str| faults.push(fault(settings, key, reason.to_owned()));
+    if settings.data_dir.as_os_str().is_empty() {
+        refuse("data_dir", "must name a directory; none of STATE_DIRECTORY, XDG_STATE_HOME and HOME names one either");
+    }
+    if !is_loopback(settings.listen) && settings.api_keys.is_empty() {
+        refuse(
+            "listen",
+            "other machines can reach this address, and without an API key each of them could use the daemon; \
+             set the environment variable BATCHD_API_KEYS or the setting `api_keys_file` (one key a line), \
+             or listen on a loopback address such as 127.0.0.1:7400",
+        );
+    }
+    if settings.upstream.iter().any(|upstream| upstream.trim().is_empty()) {
+        refuse("upstream", "must not hold an empty text");
+    }
+    if !settings.cors_origins.iter().all(|origin| is_origin(origin)) {
+        refuse(
+            "cors_origins",
+            "must hold `*` or origins as browsers send them: scheme, host and port, such as `https://tools.example.com`",
+        );
+    }
+    if settings.retry_cap < settings.retry_base {
+        let base = settings.value("retry_base").unwrap_or_default();
+        refuse("retry_cap", &format!("must not be below `retry_base`, which is {}", unquoted(base)));
+    }
+    if let Err(reason) = EnvFilter::try_new(&settings.log) {
+        refuse(
+            "log",
+            &format!("must be a level (error, warn, info, debug, trace, off), or levels by module such as `info,batchd=debug`: {reason}"),
+        );
+    }
+}
+
+/// A fault of a setting with its effective value and origin.
+fn fault(settings: &Settings, key: &'static str, reason: String) -> Fault {
+    Fault { setting: key, origin: settings.origin(key), value: settings.value(key).map(ToOwned::to_owned), reason }
+}
+
+fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+/// `*`, or scheme, host and port without anything behind.
+fn is_origin(text: &str) -> bool {
+    let behind_scheme = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    text == "*" || behind_scheme.is_some_and(|host| host.parse::<http::uri::Authority>().is_ok_and(|a| !a.as_str().contains('@')))
+}

@@ -1,0 +1,31 @@
+//! Settings: what the operator wrote on the command line, in the environment and in a file, turned
+//! into one checked value.
+//!
+//! Two types: [`Written`], in which everything is optional, and [`Settings`], which is complete,
+//! validated and knows the origin of each part. Only the second circulates. Nothing here is
+//! reloaded while the daemon runs; what changes at run time is the catalog.
+//!
+//! Invariants others rely on: a secret comes from the environment or a file and is never printed;
+//! an address that other machines can reach has at least one API key.
+
+mod ambient;
+mod check;
+mod environment;
+mod error;
+mod load;
+mod manual;
+mod quantity;
+mod secret;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod value;
+
+pub use environment::{NotUnicode, ProcessEnvironment, Strings};
+pub use error::{ConfigError, Fault, Origin};
+pub use load::{Effective, Flags};
+pub use manual::manual;
+pub use quantity::{ByteSize, ByteSizeError, DurationError, DurationText};
+pub use secret::{KeyError, resolve_key};
+pub use settings::{Setting, Settings, TABLE, Written};
+pub use value::LogFormat;

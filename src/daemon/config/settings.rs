@@ -1,0 +1,283 @@
+//! Every setting, once. From this list come the command line, the configuration file's schema, the
+//! environment variables, the precedence, the validated [`Settings`], `config show` and
+//! `docs/settings.md`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use secrecy::SecretString;
+
+use super::ambient;
+use super::load::{Candidates, Effective, Sources};
+use super::quantity::{ByteSize, DurationText};
+use super::value::{LogFormat, Refused, Value};
+
+/// One setting, as the help text, the manual and the messages describe it.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// The key in the configuration file.
+    pub key: &'static str,
+    /// What it is for.
+    pub doc: String,
+    /// Stands for the value in `--help`; `None` for a secret, which has no flag and no key in the file.
+    pub placeholder: Option<&'static str>,
+    /// What holds when nobody sets it, as TOML or in words; `None` when it is then absent.
+    pub default: Option<String>,
+    /// The least and the greatest legal value.
+    pub range: Option<(String, String)>,
+}
+
+impl Setting {
+    /// Its environment variable.
+    pub fn env(&self) -> String {
+        format!("BATCHD_{}", self.key.to_ascii_uppercase())
+    }
+
+    /// Its command line flag.
+    pub fn flag(&self) -> Option<String> {
+        self.placeholder.map(|_| format!("--{}", self.key.replace('_', "-")))
+    }
+
+    fn help(&self) -> String {
+        let mut text = format!("{} [env: {}]", self.doc, self.env());
+        if let Some(default) = &self.default {
+            text.push_str(&format!(" [default: {}]", unquoted(default)));
+        }
+        if let Some((low, high)) = &self.range {
+            text.push_str(&format!(" [legal: {} to {}]", unquoted(low), unquoted(high)));
+        }
+        text
+    }
+}
+
+/// A TOML value as one would type it on a command line.
+pub(super) fn unquoted(toml: &str) -> &str {
+    toml.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(toml)
+}
+
+/// Every setting, in the order of the manual.
+pub static TABLE: LazyLock<Vec<Setting>> = LazyLock::new(table);
+
+/// The setting with that key. Every key comes from the list below.
+pub(super) fn setting(key: &'static str) -> &'static Setting {
+    TABLE.iter().find(|setting| setting.key == key).unwrap_or_else(|| unreachable!("`{key}` is not in the list of settings"))
+}
+
+/// `value`: always has one, by default the one given. `maybe`: absent unless set.
+macro_rules! settings {
+    (
+        $( $(#[doc = $doc:literal])+ $name:ident: $kind:ident $ty:ty = $default:expr
+            $(, range $low:expr, $high:expr)? $(, ambient $ambient:path)? $(, words $words:literal)?; )+
+        secrets:
+        $( $(#[doc = $secret_doc:literal])+ $secret:ident: $secret_ty:ty; )+
+    ) => {
+        /// Settings as people write them on the command line and in the configuration file.
+        #[derive(Debug, Clone, Default, PartialEq, clap::Args, serde::Deserialize)]
+        #[command(next_help_heading = "Settings")]
+        #[serde(deny_unknown_fields)]
+        pub struct Written {
+            $( #[arg(long, value_name = <$ty as Value>::PLACEHOLDER, help = setting(stringify!($name)).help())]
+               pub $name: Option<$ty>, )+
+            $( #[arg(skip)]
+               $secret: Option<Refused>, )+
+        }
+
+        /// Settings as the program uses them: complete, checked, and each with its origin. Sizes are in bytes.
+        #[derive(Debug, Clone)]
+        pub struct Settings {
+            $( $(#[doc = $doc])+ pub $name: field!($kind $ty), )+
+            $( $(#[doc = $secret_doc])+ pub $secret: $secret_ty, )+
+            pub(super) effective: Vec<Effective>,
+        }
+
+        fn table() -> Vec<Setting> {
+            vec![
+                $( Setting {
+                    key: stringify!($name),
+                    doc: paragraph(&[$($doc),+]),
+                    placeholder: Some(<$ty as Value>::PLACEHOLDER),
+                    default: words!(default!($kind $ty, $default), $($words)?),
+                    range: range!($($low, $high)?).map(|(low, high): ($ty, $ty)| (low.toml(), high.toml())),
+                }, )+
+                $( Setting {
+                    key: stringify!($secret),
+                    doc: paragraph(&[$($secret_doc),+]),
+                    placeholder: None,
+                    default: None,
+                    range: None,
+                }, )+
+            ]
+        }
+
+        /// Decides each setting by precedence. The secrets are still to be read.
+        pub(super) fn merge(flags: Written, file: Written, sources: &mut Sources<'_>) -> Settings {
+            Settings {
+                $( $name: {
+                    let candidates = Candidates {
+                        flag: flags.$name,
+                        file: file.$name,
+                        ambient: ambient!(sources, $($ambient)?),
+                        default: default!($kind $ty, $default),
+                        range: range!($($low, $high)?),
+                    };
+                    finish!($kind, sources.settle(setting(stringify!($name)), candidates), $default)
+                }, )+
+                $( $secret: Default::default(), )+
+                effective: std::mem::take(&mut sources.effective),
+            }
+        }
+    };
+}
+
+macro_rules! field {
+    (value $ty:ty) => { <$ty as Value>::Checked };
+    (maybe $ty:ty) => { Option<<$ty as Value>::Checked> };
+}
+macro_rules! default {
+    (value $ty:ty, $default:expr) => {
+        Some::<$ty>($default)
+    };
+    (maybe $ty:ty, $default:expr) => {{
+        let none: Option<$ty> = $default;
+        none
+    }};
+}
+macro_rules! finish {
+    (value, $settled:expr, $default:expr) => {
+        $settled.unwrap_or_else(|| $default).checked()
+    };
+    (maybe, $settled:expr, $default:expr) => {
+        $settled.map(Value::checked)
+    };
+}
+macro_rules! range {
+    () => {
+        None
+    };
+    ($low:expr, $high:expr) => {
+        Some(($low, $high))
+    };
+}
+macro_rules! ambient {
+    ($sources:ident,) => {
+        None
+    };
+    ($sources:ident, $ambient:path) => {
+        $ambient($sources.env)
+    };
+}
+macro_rules! words {
+    ($default:expr,) => {
+        $default.map(|default| default.toml())
+    };
+    ($default:expr, $words:literal) => {
+        Some($words.to_owned())
+    };
+}
+
+settings! {
+    /// The address to serve HTTP on; port 0 takes a free port. An address that other machines can
+    /// reach is refused unless there is an API key.
+    listen: value SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 7400));
+
+    /// The directory for everything that is stored. Created if missing; one daemon at a time.
+    data_dir: value PathBuf = PathBuf::new(), ambient ambient::data_dir,
+        words "the first of `$STATE_DIRECTORY`, `$XDG_STATE_HOME/batchd`, `~/.local/state/batchd`";
+
+    /// The directory of catalog seeds: models, providers, prices. Watched for changes.
+    catalog_dir: maybe PathBuf = None, words "the seeds built into the program";
+
+    /// A provider besides those of the catalog. A list in the configuration file, repeatable on the
+    /// command line, separated by commas in the environment.
+    upstream: value Vec<String> = Vec::new(), words "none";
+
+    /// A file that holds the API key for `upstream` and nothing else. The environment variable
+    /// `BATCHD_UPSTREAM_API_KEY`, which holds the key itself, wins over it.
+    upstream_api_key_file: maybe PathBuf = None, ambient ambient::upstream_api_key_file,
+        words "`$CREDENTIALS_DIRECTORY/upstream_api_key` if it exists";
+
+    /// A file of the API keys that clients may use, one a line; lines that start with `#` are
+    /// skipped. The environment variable `BATCHD_API_KEYS` may hold further ones.
+    api_keys_file: maybe PathBuf = None, ambient ambient::api_keys_file,
+        words "`$CREDENTIALS_DIRECTORY/api_keys` if it exists";
+
+    /// Web origins whose pages may call the API, such as `https://tools.example.com`; `*` allows
+    /// every origin. A list like `upstream`.
+    cors_origins: value Vec<String> = Vec::new(), words "none";
+
+    /// Client connections at the same time; further ones wait to be accepted.
+    max_connections: value u32 = 1_024, range 1, 1_000_000;
+
+    /// How long a stop waits for running rows before it gives them up. They run again after the
+    /// next start.
+    drain_timeout: value DurationText = DurationText::from_secs(30), range DurationText::from_secs(0), DurationText::from_secs(3_600);
+
+    /// The largest file that is accepted in one request.
+    max_file_bytes: value ByteSize = ByteSize::gib(1), range ByteSize::kib(1), ByteSize::gib(1_024);
+
+    /// The largest file that is put together from the parts of an upload.
+    max_upload_bytes: value ByteSize = ByteSize::gib(8), range ByteSize::kib(1), ByteSize::gib(1_024);
+
+    /// The most rows in a batch.
+    max_rows: value u32 = 1_000_000, range 1, 100_000_000;
+
+    /// The longest row of a batch's input file. A few rows are held in memory at a time.
+    max_row_bytes: value ByteSize = ByteSize::mib(16), range ByteSize::kib(1), ByteSize::gib(1);
+
+    /// The largest answer of a provider that is read; a larger one fails its row.
+    max_response_bytes: value ByteSize = ByteSize::mib(64), range ByteSize::kib(1), ByteSize::gib(1);
+
+    /// Memory for the store's cache. The process uses about 180 MiB more than this.
+    cache_bytes: value ByteSize = ByteSize::mib(64), range ByteSize::mib(1), ByteSize::gib(1_024);
+
+    /// Below this much free space on the disk of `data_dir`, uploads are refused and no row is started.
+    min_free_bytes: value ByteSize = ByteSize::mib(512), range ByteSize::bytes(0), ByteSize::gib(1_024);
+
+    /// How long results may gather before they are made durable together. Longer is faster on a
+    /// slow disk; each result is visible that much later.
+    commit_interval: value DurationText = DurationText::from_millis(5), range DurationText::from_secs(0), DurationText::from_secs(1);
+
+    /// Rows that are with a provider or not yet durable, over all providers. After a crash, at most
+    /// this many calls are made a second time.
+    in_flight_limit: value u32 = 4_096, range 1, 1_000_000;
+
+    /// Calls at the same time to each provider of `upstream`.
+    upstream_concurrency: value u32 = 64, range 1, 100_000;
+
+    /// How long a call to a provider of `upstream` may take as a whole.
+    upstream_timeout: value DurationText = DurationText::from_secs(900), range DurationText::from_millis(1), DurationText::from_secs(86_400);
+
+    /// Attempts at a row before it fails; answers 429 are not counted.
+    max_attempts: value u32 = 6, range 1, 100;
+
+    /// The wait before the second attempt; it doubles with each further one, and is randomised.
+    retry_base: value DurationText = DurationText::from_millis(500), range DurationText::from_millis(1), DurationText::from_secs(3_600);
+
+    /// The longest wait between two attempts, unless the provider asks for more.
+    retry_cap: value DurationText = DurationText::from_secs(60), range DurationText::from_millis(1), DurationText::from_secs(86_400);
+
+    /// How long an uploaded batch file is kept when its upload names no `expires_after`.
+    file_retention: maybe DurationText = None, range DurationText::from_secs(3_600), DurationText::from_secs(3_650 * 86_400),
+        words "until it is deleted";
+
+    /// What is logged: a level, or levels by module such as `info,batchd::executor=debug`.
+    log: value String = "info".to_owned();
+
+    /// How log lines look: `text`, `json` (one object a line), or `auto` (text, with colours on a terminal).
+    log_format: value LogFormat = LogFormat::Auto;
+
+    secrets:
+
+    /// The API key for `upstream`. Wins over `upstream_api_key_file`.
+    upstream_api_key: Option<SecretString>;
+
+    /// API keys that clients may use, separated by commas, besides those of `api_keys_file`. Without
+    /// any key every client is let in.
+    api_keys: Vec<SecretString>;
+}
+
+/// One line from the lines of a doc comment.
+fn paragraph(lines: &[&str]) -> String {
+    lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+}

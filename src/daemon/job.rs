@@ -1,0 +1,272 @@
+//! One batch from a file to its results without a server: what `batchd run` does.
+//!
+//! A job is named by what its input says and by the providers that can be used, so the same command
+//! is the same job: an interrupted one goes on where it was, a finished one is only read. With other
+//! providers it is another job: answers of one must not pass for those of another.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::Core;
+use super::config::{Origin, Settings};
+use crate::catalog::Snapshot;
+use crate::domain::batch::{Batch, BatchSpec, BatchState};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::file::{Purpose, ResultPart};
+use crate::domain::id::BatchId;
+use crate::domain::lines::{Line, Lines};
+use crate::domain::metadata::Metadata;
+use crate::domain::time::CompletionWindow;
+use crate::store::{CreateOutcome, Idempotency, NewFile, Store, StoreError};
+
+/// Bytes read at a time.
+const BUFFER: usize = 256 << 10;
+/// How long a run that has a folder of its own is remembered after its last write.
+const KEPT: Duration = Duration::from_secs(30 * 86_400);
+/// Rows in which an endpoint is looked for.
+const LOOKED_AT: u32 = 100;
+/// Whoever waits at a terminal has no deadline; this is the longest window there is.
+const WINDOW: &str = "30d";
+
+/// Why a job could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    #[error("cannot read {name}: {reason}")]
+    Input { name: String, reason: String },
+    #[error("{name} is empty; each line must be one request")]
+    Empty { name: String },
+    #[error("none of the first {LOOKED_AT} rows of {name} has a `url` that a batch can run: {choices}", choices = Endpoint::choices())]
+    NoEndpoint { name: String },
+    #[error("cannot write the results: {0}")]
+    Output(io::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the daemon stopped before the job was done")]
+    Stopped,
+}
+
+/// A file to be run as a batch.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// As shown to a person.
+    pub name: String,
+    pub path: PathBuf,
+    pub endpoint: Endpoint,
+    digest: [u8; 32],
+}
+
+/// What an earlier run of a job left behind.
+enum Earlier {
+    Batch(BatchId),
+    /// Nothing that can be used; this idempotency key is free.
+    None {
+        key: [u8; 32],
+    },
+}
+
+/// A batch that a job made or found.
+#[derive(Debug, Clone, Copy)]
+pub struct Submission {
+    pub batch: BatchId,
+    /// It was there already, from an earlier run of the same job.
+    pub resumed: bool,
+}
+
+impl Job {
+    /// Reads what the file is and names the job after it and after the providers of `catalog`. Blocks.
+    ///
+    /// # Errors
+    /// When the file cannot be read or its first row names no endpoint.
+    pub fn open(path: &Path, name: &str, max_row_bytes: u64, catalog: &Snapshot) -> Result<Self, JobError> {
+        let unreadable = |error: io::Error| JobError::Input { name: name.to_owned(), reason: error.to_string() };
+        let mut file = BufReader::with_capacity(BUFFER, std::fs::File::open(path).map_err(unreadable)?);
+        let mut sha = Sha256::new();
+        for connection in catalog.connections() {
+            sha.update(format!("{}\0{:?}\0", connection.id, connection.kind));
+        }
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            match file.read(&mut buffer).map_err(unreadable)? {
+                0 => break,
+                read => sha.update(&buffer[..read]),
+            }
+        }
+        let first = BufReader::new(std::fs::File::open(path).map_err(unreadable)?);
+        let endpoint = match first_endpoint(first, max_row_bytes).map_err(unreadable)? {
+            (_, Some(endpoint)) => endpoint,
+            (0, None) => return Err(JobError::Empty { name: name.to_owned() }),
+            (_, None) => return Err(JobError::NoEndpoint { name: name.to_owned() }),
+        };
+        Ok(Self { name: name.to_owned(), path: path.to_owned(), endpoint, digest: sha.finalize().into() })
+    }
+
+    /// Where the job keeps its data: the data directory, if one was asked for, else a folder of its
+    /// own below the usual place, so that different jobs can run at the same time.
+    pub fn data_dir(&self, settings: &Settings) -> PathBuf {
+        match settings.origin("data_dir") {
+            Origin::Flag | Origin::File(_) => settings.data_dir.clone(),
+            Origin::Env(name) if name == "BATCHD_DATA_DIR" => settings.data_dir.clone(),
+            Origin::Env(_) | Origin::Default => {
+                let name: String = self.digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+                settings.data_dir.join("run").join(name)
+            }
+        }
+    }
+
+    /// Removes what other jobs left next to this one's folder and nobody has come back to.
+    pub fn tidy(&self, settings: &Settings) {
+        let runs = settings.data_dir.join("run");
+        let stale = |dir: &Path| std::fs::metadata(dir.join("store/db"))?.modified()?.elapsed().map_err(io::Error::other);
+        for dir in std::fs::read_dir(runs).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            if !stale(&dir).is_ok_and(|age| age > KEPT) {
+                continue;
+            }
+            let removed = forget(&dir).and_then(|()| std::fs::remove_dir_all(&dir));
+            if let Err(error) = removed {
+                tracing::warn!(path = %dir.display(), %error, "an old run could not be removed");
+            }
+        }
+    }
+
+    /// Makes the job's batch, or finds the one that an earlier run made.
+    ///
+    /// # Errors
+    /// When the file cannot be read or the store fails.
+    pub async fn submit(&self, core: &Core) -> Result<Submission, JobError> {
+        let now = core.clock.now();
+        let key = match self.earlier(core).await? {
+            Earlier::Batch(batch) => return Ok(Submission { batch, resumed: true }),
+            Earlier::None { key } => key,
+        };
+        let idempotency = Idempotency { key, request: self.digest };
+        let (store, path) = (core.store.clone(), self.path.clone());
+        let spool = tokio::task::spawn_blocking(move || spool(&store, &path)).await.map_err(|_| JobError::Stopped)?;
+        let new = NewFile { filename: self.name.clone(), purpose: Purpose::Batch, created_at: now, expires_at: None };
+        let file = core.store.add_file(new, spool?).await?;
+        let spec = BatchSpec {
+            id: BatchId::generate(now),
+            endpoint: self.endpoint,
+            input_file: file.id,
+            window: WINDOW.parse().unwrap_or(CompletionWindow::DAY),
+            created_at: now,
+            metadata: Metadata::default(),
+            output_expires_after: None,
+            retry_of: None,
+        };
+        let batch = spec.id;
+        match core.store.create_batch(spec, Some(idempotency)).await? {
+            CreateOutcome::Created => {}
+            CreateOutcome::Existing(batch) => return Ok(Submission { batch, resumed: true }),
+            CreateOutcome::KeyReused | CreateOutcome::InputGone => return Err(JobError::Stopped),
+        }
+        core.executor.take(batch).await.map_err(|_| JobError::Stopped)?;
+        Ok(Submission { batch, resumed: false })
+    }
+
+    /// The batch of an earlier run. One that was refused does not count: whatever was wrong may have
+    /// been mended since, in the catalog or in the limits.
+    async fn earlier(&self, core: &Core) -> Result<Earlier, JobError> {
+        let mut number = 0_u32;
+        loop {
+            let name = Sha256::new().chain_update(b"batchd run\0").chain_update(self.digest).chain_update(number.to_be_bytes());
+            let key = name.finalize().into();
+            let Some(batch) = core.store.batch_of_key(&key).await? else { return Ok(Earlier::None { key }) };
+            match core.batch(batch).await?.state {
+                BatchState::Failed { .. } => number += 1,
+                _ => return Ok(Earlier::Batch(batch)),
+            }
+        }
+    }
+}
+
+/// Removes what a job of an earlier run has left in its data directory; nothing else is touched.
+///
+/// # Errors
+/// When another process uses the directory, or it cannot be removed.
+pub fn forget(data_dir: &Path) -> io::Result<()> {
+    let lock = match std::fs::OpenOptions::new().write(true).open(data_dir.join("lock")) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    lock.try_lock().map_err(|_| io::Error::other("another batchd process uses it"))?;
+    for folder in ["store", "files", "parts", "spool"] {
+        match std::fs::remove_dir_all(data_dir.join(folder)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The endpoint of the first row that names one, after how many rows. Whatever is wrong with the
+/// rows before it is for validation to say.
+fn first_endpoint(reader: impl BufRead, max_row_bytes: u64) -> io::Result<(u32, Option<Endpoint>)> {
+    #[derive(serde::Deserialize)]
+    struct Address {
+        url: String,
+    }
+    let mut lines = Lines::new(reader, usize::try_from(max_row_bytes).unwrap_or(usize::MAX));
+    let mut rows = 0;
+    while rows < LOOKED_AT && lines.advance()?.is_some() {
+        let Line::Text(text) = lines.latest() else { continue };
+        rows += 1;
+        let endpoint = serde_json::from_slice::<Address>(text).ok().and_then(|row| row.url.parse().ok());
+        if endpoint.is_some() {
+            return Ok((rows, endpoint));
+        }
+    }
+    Ok((rows, None))
+}
+
+fn spool(store: &Store, path: &Path) -> Result<crate::store::Sealed, JobError> {
+    let name = || path.display().to_string();
+    let mut file = std::fs::File::open(path).map_err(|e| JobError::Input { name: name(), reason: e.to_string() })?;
+    let mut spool = store.spool()?;
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match file.read(&mut buffer).map_err(|e| JobError::Input { name: name(), reason: e.to_string() })? {
+            0 => return Ok(spool.seal()?),
+            read => spool.write(&buffer[..read])?,
+        }
+    }
+}
+
+impl Core {
+    /// The batch as it is now.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn batch(&self, id: BatchId) -> Result<Batch, JobError> {
+        self.store.batch(id).await?.ok_or(JobError::Stopped)
+    }
+
+    /// Writes the lines of `part` in input order.
+    ///
+    /// # Errors
+    /// When the store has failed or `out` cannot be written to.
+    pub async fn write_lines(&self, id: BatchId, part: ResultPart, mut out: Box<dyn Write + Send>) -> Result<(), JobError> {
+        let mut lines = self.store.lines(id, part).await?.ok_or(JobError::Stopped)?;
+        let write = move || {
+            while let Some(chunk) = lines.next_chunk()? {
+                out.write_all(&chunk).map_err(JobError::Output)?;
+            }
+            out.flush().map_err(JobError::Output)
+        };
+        tokio::task::spawn_blocking(write).await.map_err(|_| JobError::Stopped)?
+    }
+
+    /// The first lines of the error file, at most `most`.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn first_errors(&self, id: BatchId, most: usize) -> Result<Vec<String>, JobError> {
+        let mut lines = self.store.lines(id, ResultPart::Errors).await?.ok_or(JobError::Stopped)?;
+        let chunk = tokio::task::spawn_blocking(move || lines.next_chunk()).await.map_err(|_| JobError::Stopped)??;
+        let text = chunk.map(|chunk| String::from_utf8_lossy(&chunk).into_owned()).unwrap_or_default();
+        Ok(text.lines().take(most).map(String::from).collect())
+    }
+}

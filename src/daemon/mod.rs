@@ -1,0 +1,15 @@
+//! Composition: settings, logs, signals and systemd, and how the parts start and stop.
+//!
+//! The only module that reads the environment or spawns a task of the process. Imported by nobody
+//! but `cli`.
+
+pub mod config;
+mod core;
+mod job;
+pub mod lifecycle;
+mod server;
+pub mod telemetry;
+
+pub use core::{Core, Environment, StartError, load_catalog, system_clock};
+pub use job::{Job, JobError, Submission, forget};
+pub use server::{ServeError, Server};

@@ -1,0 +1,125 @@
+//! The whole daemon: the parts, the HTTP API on top of them, and the order in which they stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
+
+use super::config::Settings;
+use super::core::{Core, Environment, StartError};
+use super::lifecycle::{Fate, Finish, Notifier, Shutdown, Tasks, keep_alive, watch_signals};
+use crate::http::{self, Access, Api, Limits, Origins};
+
+/// How long tasks may take to notice an abort.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Why the daemon could not start or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("cannot listen on {address}: {reason}")]
+    Listen { address: SocketAddr, reason: std::io::Error },
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("cannot watch for signals or reach the service manager: {0}")]
+    Environment(std::io::Error),
+    #[error("the daemon had to stop; its log says why")]
+    Failed,
+}
+
+/// A daemon that serves.
+pub struct Server {
+    /// The address it listens on.
+    pub address: SocketAddr,
+    core: Core,
+    tasks: Tasks,
+    requests: TaskTracker,
+    drain_timeout: Duration,
+    notifier: Arc<Notifier>,
+}
+
+impl Server {
+    /// Starts everything; requests are served once this returns.
+    ///
+    /// # Errors
+    /// When the address, the data directory or the catalog cannot be used.
+    pub async fn start(settings: &Settings, env: Environment) -> Result<Self, ServeError> {
+        let notifier = Arc::new(Notifier::from_env(&*env).map_err(ServeError::Environment)?);
+        let address = settings.listen;
+        // Before the store is opened: a port in use is the quicker and the commoner fault.
+        let listener = TcpListener::bind(address).await.map_err(|reason| ServeError::Listen { address, reason })?;
+        let address = listener.local_addr().map_err(|reason| ServeError::Listen { address, reason })?;
+        let tasks = Tasks::new(Shutdown::new());
+        let core = Core::start(settings, env, &tasks).await?;
+        let requests = TaskTracker::new();
+        let router = http::router(Arc::new(Api {
+            store: core.store.clone(),
+            catalog: core.catalog.clone(),
+            executor: core.executor.clone(),
+            clock: core.clock.clone(),
+            limits: limits(settings),
+            access: Access::keys(settings.api_keys.clone()).with_origins(Origins::of(settings.cors_origins.clone())),
+            draining: tasks.shutdown().drain().clone(),
+            tasks: requests.clone(),
+        }));
+        let (drain, connections) = (tasks.shutdown().drain().clone(), settings.max_connections);
+        let serve = http::serve(listener, router, drain, settings.drain_timeout, usize::try_from(connections).unwrap_or(usize::MAX));
+        tasks.spawn("http", Fate::Essential, serve);
+        let reload = core.reload.clone();
+        // Loading reads files; the signal's task must not wait for it.
+        let on_hangup = move || {
+            drop(tokio::task::spawn_blocking({
+                let reload = reload.clone();
+                move || reload()
+            }))
+        };
+        watch_signals(&tasks, on_hangup).map_err(ServeError::Environment)?;
+        keep_alive(tasks.shutdown(), notifier.clone());
+        Ok(Self { address, core, tasks, requests, drain_timeout: settings.drain_timeout, notifier })
+    }
+
+    /// Tells the service manager that requests are served.
+    pub fn announce(&self) {
+        self.notifier.ready(&format!("serving on http://{}", self.address));
+    }
+
+    /// The switch that stops it.
+    pub fn shutdown(&self) -> &Shutdown {
+        self.tasks.shutdown()
+    }
+
+    /// Waits for the stop and goes through with it: stop accepting, stop dispatching, let rows in
+    /// flight finish, flush.
+    ///
+    /// # Errors
+    /// When it stopped because it could not go on.
+    pub async fn run(self) -> Result<(), ServeError> {
+        let shutdown = self.tasks.shutdown().clone();
+        shutdown.drain().cancelled().await;
+        self.notifier.stopping(self.drain_timeout + GRACE);
+        let finish = self.tasks.finish(self.drain_timeout, GRACE).await;
+        self.requests.close();
+        // Only writes that a client is waiting for; each of them is one commit.
+        if tokio::time::timeout(GRACE, self.requests.wait()).await.is_err() {
+            tracing::warn!("requests are still being worked on; their clients get no answer");
+        }
+        if let Finish::Stuck { tasks } = finish {
+            tracing::error!(tasks, "tasks did not end");
+        }
+        let broken = self.core.store.broken();
+        self.core.close().await;
+        if shutdown.failed() || broken.is_cancelled() { Err(ServeError::Failed) } else { Ok(()) }
+    }
+}
+
+fn limits(settings: &Settings) -> Limits {
+    Limits {
+        max_file_bytes: settings.max_file_bytes,
+        max_upload_bytes: settings.max_upload_bytes,
+        max_line_bytes: usize::try_from(settings.max_row_bytes).unwrap_or(usize::MAX),
+        min_free_bytes: settings.min_free_bytes,
+        file_retention: settings.file_retention,
+        ..Limits::default()
+    }
+}

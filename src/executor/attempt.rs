@@ -1,0 +1,188 @@
+//! One row, once: the call, the verdict, and either the row's result or a failure to decide on.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::row::{HISTORY, REMEMBERED, ReadyRow, Tried, WaitingRow};
+use super::run::Route;
+use crate::domain::batch::BatchSpec;
+use crate::domain::id::RowKey;
+use crate::domain::money::Usd;
+use crate::domain::retry::{Decision, FailureClass, RetryPolicy, decide};
+use crate::domain::row::{Outcome, Response, RowError, RowResult};
+use crate::domain::time::{Clock, Timestamp, until};
+use crate::domain::usage::Usage;
+use crate::provider::{Call, Dispatch, Verdict, verdict};
+use crate::store::{PackedRow, Store};
+
+/// What all attempts share.
+#[derive(Clone)]
+pub(super) struct Context {
+    pub store: Store,
+    pub clock: Clock,
+    pub policy: RetryPolicy,
+}
+
+/// One attempt about to be made.
+pub(super) struct Attempt {
+    pub context: Context,
+    pub spec: Arc<BatchSpec>,
+    pub provider: Arc<dyn Dispatch>,
+    pub routes: Arc<[Route]>,
+    pub row: ReadyRow,
+    pub abort: CancellationToken,
+}
+
+/// What became of an attempt.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The row has its result, and the store has it.
+    Recorded { failure: Option<FailureClass> },
+    /// The row waits for its next attempt.
+    Again { row: WaitingRow, class: FailureClass },
+    /// The row would be tried again, but not before the deadline.
+    Parked { class: FailureClass },
+    /// The call was abandoned: the batch was cancelled or its deadline passed.
+    Aborted,
+    /// The store did not take the result; the daemon is going down.
+    StoreGone,
+}
+
+impl Attempt {
+    /// Makes the attempt. A panic ends the row, not the daemon, and is not repeated for ever.
+    pub async fn run(self) -> Ended {
+        let (store, clock) = (self.context.store.clone(), self.context.clock.clone());
+        let (key, custom_id) = (self.key(), self.row.custom_id.clone());
+        match AssertUnwindSafe(self.make()).catch_unwind().await {
+            Ok(ended) => ended,
+            Err(_) => {
+                tracing::error!(batch = %key.batch, row = key.row.0, "an attempt panicked; its row fails");
+                let error = RowError { code: "internal_error".to_owned(), message: "the attempt ended unexpectedly".to_owned() };
+                let outcome = Outcome::Failed { error, last: None };
+                store_result(&store, unanswered(key, custom_id.into_string(), outcome, clock.now()), None).await
+            }
+        }
+    }
+
+    async fn make(mut self) -> Ended {
+        let abort = self.abort.clone();
+        let started_at = self.context.clock.now();
+        let start = Instant::now();
+        let answer = tokio::select! {
+            biased;
+            () = abort.cancelled() => return Ended::Aborted,
+            answer = self.provider.call(self.call(started_at)) => answer,
+        };
+        let judged = verdict(answer);
+        let (status, failure) = match &judged {
+            Verdict::Succeeded { response, .. } => (Some(response.status), None),
+            Verdict::Failed { class, last, .. } => (last.as_ref().map(|response| response.status), Some(*class)),
+        };
+        if self.row.history.len() < HISTORY {
+            let latency_ms = u32::try_from(start.elapsed().as_millis()).unwrap_or(u32::MAX);
+            self.row.history.push(Tried { route: self.row.route, started_at, latency_ms, status, failure });
+        }
+        match judged {
+            Verdict::Succeeded { response, usage } => {
+                let cost = self.route().map_or(Usd::ZERO, |route| route.price.cost(&usage));
+                self.record(Outcome::Succeeded(response), usage, cost, None).await
+            }
+            Verdict::Failed { class, message, last } => self.failed(class, message, last).await,
+        }
+    }
+
+    fn call(&self, now: Timestamp) -> Call {
+        let attempts = self.row.tally.failed.saturating_add(self.row.tally.rate_limited);
+        Call {
+            endpoint: self.spec.endpoint,
+            upstream_model: self.route().map_or_else(|| Arc::from(""), |route| route.upstream.clone()),
+            body: self.row.body.clone(),
+            key: self.key(),
+            attempt: attempts.saturating_add(1),
+            // By the wall clock, as everything about the deadline is.
+            budget: until(now, self.spec.deadline()),
+        }
+    }
+
+    fn key(&self) -> RowKey {
+        RowKey { batch: self.spec.id, row: self.row.at.row }
+    }
+
+    fn route(&self) -> Option<&Route> {
+        self.routes.get(usize::from(self.row.route))
+    }
+
+    async fn failed(mut self, class: FailureClass, message: String, last: Option<Response>) -> Ended {
+        self.row.tally = self.row.tally.and(class);
+        let now = self.context.clock.now();
+        let decision = decide(class, self.row.tally, &self.context.policy, now, self.spec.deadline(), fastrand::f64());
+        match decision {
+            Decision::RetryAt(at) => {
+                if let Some(response) = last {
+                    self.row.last = Some(response).filter(|response| response.body.len() <= REMEMBERED);
+                }
+                Ended::Again { row: self.row.wait_until(Instant::now() + until(now, at)), class }
+            }
+            Decision::PastDeadline => Ended::Parked { class },
+            Decision::GiveUp => {
+                let outcome = match (class, last) {
+                    (FailureClass::Refused { .. }, Some(response)) => Outcome::Rejected(response),
+                    (class, last) => {
+                        let error = RowError { code: class.code().to_owned(), message: self.explain(&message) };
+                        Outcome::Failed { error, last: last.or_else(|| self.row.last.take()) }
+                    }
+                };
+                self.record(outcome, Usage::default(), Usd::ZERO, Some(class)).await
+            }
+        }
+    }
+
+    fn explain(&self, message: &str) -> String {
+        match self.row.tally.failed.saturating_add(self.row.tally.rate_limited) {
+            0 | 1 => message.to_owned(),
+            attempts => format!("{message} (after {attempts} attempts)"),
+        }
+    }
+
+    async fn record(mut self, outcome: Outcome, usage: Usage, cost: Usd, failure: Option<FailureClass>) -> Ended {
+        let attempts = std::mem::take(&mut self.row.history).into_iter().map(|tried| {
+            let lane = self.routes.get(usize::from(tried.route)).map_or("", |route| &*route.name);
+            tried.into_attempt(lane)
+        });
+        let attempts = attempts.collect();
+        let finished_at = self.context.clock.now();
+        let custom_id = std::mem::take(&mut self.row.custom_id).into_string();
+        let result = RowResult { key: self.key(), custom_id, outcome, usage, cost, attempts, finished_at };
+        store_result(&self.context.store, result, failure).await
+    }
+}
+
+async fn store_result(store: &Store, result: RowResult, failure: Option<FailureClass>) -> Ended {
+    let packed = match PackedRow::pack(&result) {
+        Ok(packed) => packed,
+        Err(error) => match PackedRow::pack(&without_response(result, &error.to_string())) {
+            Ok(packed) => packed,
+            Err(_) => return Ended::StoreGone,
+        },
+    };
+    match store.record(packed).await {
+        Ok(()) => Ended::Recorded { failure },
+        Err(_) => Ended::StoreGone,
+    }
+}
+
+/// A result in place of one that is too large to be stored.
+fn without_response(result: RowResult, reason: &str) -> RowResult {
+    let class = FailureClass::ResponseTooLarge;
+    let error = RowError { code: class.code().to_owned(), message: format!("the response could not be stored: {reason}") };
+    RowResult { outcome: Outcome::Failed { error, last: None }, ..result }
+}
+
+/// The result of a row that never had an answer.
+pub(super) fn unanswered(key: RowKey, custom_id: String, outcome: Outcome, finished_at: Timestamp) -> RowResult {
+    RowResult { key, custom_id, outcome, usage: Usage::default(), cost: Usd::ZERO, attempts: Vec::new(), finished_at }
+}

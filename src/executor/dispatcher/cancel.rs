@@ -1,0 +1,84 @@
+//! Cancelling a batch, whatever is being done to it at the moment.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{Busy, CancelReply, Dispatcher, Event};
+use crate::domain::batch::{BatchEvent, BatchState};
+use crate::domain::id::BatchId;
+use crate::executor::handle::CancelError;
+use crate::executor::prepare::cancel_stored;
+use crate::executor::run::Stop;
+
+/// How long rows in flight of a cancelled batch may still take.
+const CANCEL_GRACE: Duration = Duration::from_secs(30);
+
+impl Dispatcher {
+    /// Cancels a batch; the reply comes once the new state is durable.
+    pub(super) fn cancel(&mut self, id: BatchId, reply: CancelReply) {
+        if self.runs.contains_key(&id) {
+            self.cancel_run(id, reply);
+            return;
+        }
+        match self.busy.get_mut(&id) {
+            Some(Busy::Preparing { stop, cancels }) => {
+                stop.cancel();
+                cancels.push(reply);
+            }
+            Some(Busy::Finishing(state @ BatchState::Cancelling { .. })) => {
+                let state = *state;
+                self.persist(id, state, reply);
+            }
+            Some(Busy::Finishing(state)) => drop(reply.send(Err(CancelError::TooLate(state.as_str())))),
+            // Another client's cancellation is being written; this one looks at the outcome.
+            Some(Busy::Cancelling) => self.cancel_stored(id, reply, false),
+            None => {
+                self.busy.insert(id, Busy::Cancelling);
+                self.cancel_stored(id, reply, true);
+            }
+        }
+    }
+
+    fn cancel_run(&mut self, id: BatchId, reply: CancelReply) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        match run.state.apply(BatchEvent::CancelRequested, self.parts.clock.now()) {
+            // It has expired already, and only waits for its last rows.
+            Ok(_) if run.stop == Some(Stop::Expired) => drop(reply.send(Err(CancelError::TooLate("finalizing")))),
+            Ok(state) => {
+                let first = run.stop.is_none();
+                run.state = state;
+                if first {
+                    run.halt(Stop::Cancelled);
+                    let abort = run.abort.clone();
+                    self.tasks.spawn(async move {
+                        sleep(CANCEL_GRACE).await;
+                        abort.cancel();
+                    });
+                }
+                self.touched.insert(id);
+                self.persist(id, state, reply);
+            }
+            Err(conflict) => drop(reply.send(Err(CancelError::TooLate(conflict.state)))),
+        }
+    }
+
+    fn persist(&self, id: BatchId, state: BatchState, reply: CancelReply) {
+        let store = self.parts.store.clone();
+        self.tasks.spawn(async move {
+            let answer = store.batch_moved(id, state).await.map(|()| state).map_err(CancelError::from);
+            drop(reply.send(answer));
+        });
+    }
+
+    fn cancel_stored(&self, id: BatchId, reply: CancelReply, retake: bool) {
+        let (store, clock, events) = (self.parts.store.clone(), self.parts.clock.clone(), self.events.clone());
+        self.tasks.spawn(async move {
+            let answer = cancel_stored(&store, &clock, id).await;
+            if retake {
+                let _ = events.send(Event::Retake(id));
+            }
+            drop(reply.send(answer));
+        });
+    }
+}

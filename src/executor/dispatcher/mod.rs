@@ -1,0 +1,344 @@
+//! The one owner of run state: takes events in one order, moves batches, starts attempts.
+//!
+//! Nothing here waits for anything but the next event. What takes time (reading, calling, writing)
+//! runs in tasks that report back. An event changes the state; `pump` then starts whatever has
+//! become possible.
+
+mod cancel;
+mod pump;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::attempt::Ended;
+use super::handle::{CancelError, Command};
+use super::input::Window;
+use super::lane::Lanes;
+use super::prepare::{Prepared, routes, source};
+use super::row::WaitingRow;
+use super::run::{LaneIndex, Run, Stop};
+use super::{Parts, Settings};
+use crate::domain::batch::{BatchSpec, BatchState};
+use crate::domain::id::BatchId;
+use crate::domain::plan::Plan;
+use crate::domain::retry::FailureClass;
+use crate::store::{LiveBatch, Recovered, StoreError};
+
+/// What the tasks report.
+#[derive(Debug)]
+pub(super) enum Event {
+    Prepared {
+        batch: BatchId,
+        prepared: Prepared,
+    },
+    Loaded {
+        batch: BatchId,
+        result: Result<Window, (StoreError, Vec<WaitingRow>)>,
+    },
+    Ended {
+        batch: BatchId,
+        lane: LaneIndex,
+        ended: Ended,
+    },
+    Finished {
+        batch: BatchId,
+        result: Result<(), StoreError>,
+    },
+    /// A pause or a write for a batch that does not run is over; look at it again.
+    Retake(BatchId),
+}
+
+/// A reply to a client who wants a batch cancelled.
+type CancelReply = oneshot::Sender<Result<BatchState, CancelError>>;
+
+/// What is being done to a batch that does not run. Whoever does it may write its state; nobody
+/// else does meanwhile.
+enum Busy {
+    /// Validated or recovered, or waiting for another try at it; the token stops it. Cancellations
+    /// wait for its end.
+    Preparing { stop: CancellationToken, cancels: Vec<CancelReply> },
+    /// A client's cancellation is being written.
+    Cancelling,
+    /// Being ended, from this state.
+    Finishing(BatchState),
+}
+
+/// Events taken in one go before the lanes are looked at again.
+const EVENTS_AT_ONCE: usize = 256;
+/// Batches prepared at the same time; each may read a large file.
+const PREPARING: usize = 4;
+/// How often free space and the clock are looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// Wait before something that failed for the moment is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+pub(super) struct Dispatcher {
+    parts: Parts,
+    settings: Settings,
+    lanes: Lanes,
+    /// The lane that is served first next time.
+    first_lane: LaneIndex,
+    runs: HashMap<BatchId, Run>,
+    busy: HashMap<BatchId, Busy>,
+    /// Runs that have a place, and those that wait for one.
+    active: usize,
+    queue: VecDeque<BatchId>,
+    /// Runs that an event may have made idle or able to load.
+    touched: HashSet<BatchId>,
+    tasks: TaskTracker,
+    events: mpsc::UnboundedSender<Event>,
+    preparing: Arc<Semaphore>,
+    in_flight: u32,
+    /// Results of attempts handed to the store, since it was opened.
+    recorded: u64,
+    disk_is_full: bool,
+    draining: bool,
+}
+
+impl Dispatcher {
+    pub(super) fn new(parts: Parts, settings: Settings, recovered: Recovered, events: mpsc::UnboundedSender<Event>) -> Self {
+        let lanes = Lanes::new(parts.open.clone());
+        let mut dispatcher = Self {
+            parts,
+            settings,
+            lanes,
+            first_lane: 0,
+            runs: HashMap::new(),
+            busy: HashMap::new(),
+            active: 0,
+            queue: VecDeque::new(),
+            touched: HashSet::new(),
+            tasks: TaskTracker::new(),
+            events,
+            preparing: Arc::new(Semaphore::new(PREPARING)),
+            in_flight: 0,
+            recorded: 0,
+            disk_is_full: false,
+            draining: false,
+        };
+        for id in recovered.batches {
+            dispatcher.take(id);
+        }
+        dispatcher
+    }
+
+    /// Runs until drained: after `drain`, until nothing is in flight; after `abort`, no further.
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut events: mpsc::UnboundedReceiver<Event>,
+        drain: CancellationToken,
+        abort: CancellationToken,
+    ) {
+        let mut durable = self.parts.store.durable_rows();
+        let mut catalog = self.parts.catalog.subscribe();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut some_events = Vec::with_capacity(EVENTS_AT_ONCE);
+        while !(self.draining && self.in_flight == 0 && self.busy.is_empty()) {
+            let wake = self.next_wake();
+            tokio::select! {
+                biased;
+                () = abort.cancelled() => return,
+                () = drain.cancelled(), if !self.draining => self.drain(),
+                Some(command) = commands.recv() => self.command(command),
+                count = events.recv_many(&mut some_events, EVENTS_AT_ONCE) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for event in some_events.drain(..) {
+                        self.event(event);
+                    }
+                }
+                Ok(()) = durable.changed() => {}
+                Ok(()) = catalog.changed() => self.catalog_changed(),
+                _ = tick.tick() => self.tick(),
+                () = tokio::time::sleep_until(wake) => {}
+            }
+            self.pump(*durable.borrow_and_update());
+        }
+    }
+
+    fn drain(&mut self) {
+        tracing::info!(in_flight = self.in_flight, "draining: no further row is dispatched");
+        self.draining = true;
+        // Validation starts over at the next start; what is being finished goes on there, too.
+        for busy in self.busy.values() {
+            if let Busy::Preparing { stop, .. } = busy {
+                stop.cancel();
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Take(id) => self.take(id),
+            Command::Cancel(id, reply) => self.cancel(id, reply),
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Prepared { batch, prepared } => self.prepared(batch, prepared),
+            Event::Loaded { batch, result } => self.loaded(batch, result),
+            Event::Ended { batch, lane, ended } => self.ended(batch, lane, ended),
+            Event::Finished { batch, result } => self.finished(batch, result),
+            Event::Retake(id) => self.retake(id),
+        }
+    }
+
+    /// Begins with a batch, unless it is under way already.
+    fn take(&mut self, id: BatchId) {
+        if !self.draining && !self.runs.contains_key(&id) && !self.busy.contains_key(&id) {
+            self.prepare(id, Vec::new());
+        }
+    }
+
+    /// Goes on with a batch after a pause or a write; cancellations that came meanwhile wait on.
+    fn retake(&mut self, id: BatchId) {
+        let cancels = match self.busy.remove(&id) {
+            Some(Busy::Preparing { cancels, .. }) => cancels,
+            Some(Busy::Cancelling | Busy::Finishing(_)) | None => Vec::new(),
+        };
+        if !self.draining {
+            self.prepare(id, cancels);
+        }
+    }
+
+    fn retake_later(&mut self, id: BatchId) {
+        self.busy.insert(id, Busy::Preparing { stop: CancellationToken::new(), cancels: Vec::new() });
+        let events = self.events.clone();
+        self.tasks.spawn(async move {
+            tokio::time::sleep(PAUSE).await;
+            // The dispatcher has gone only if the daemon stops.
+            let _ = events.send(Event::Retake(id));
+        });
+    }
+
+    fn prepared(&mut self, id: BatchId, prepared: Prepared) {
+        let cancels = match self.busy.remove(&id) {
+            Some(Busy::Preparing { cancels, .. }) => cancels,
+            Some(Busy::Cancelling | Busy::Finishing(_)) | None => Vec::new(),
+        };
+        match prepared {
+            Prepared::Run { spec, state, plan, live } => self.start(spec, state, plan, live),
+            Prepared::Finish { spec, state, live } => {
+                let (store, clock) = (&self.parts.store, &self.parts.clock);
+                let source = live.map(|live| source(store, clock, &spec, &Plan::default(), live, Arc::from([])));
+                self.finish(Arc::new(spec), state, source);
+            }
+            Prepared::Nothing => {}
+            Prepared::Failed(error) => {
+                tracing::error!(batch = %id, %error, "a batch could not be prepared; trying again");
+                self.retake_later(id);
+            }
+        }
+        for reply in cancels {
+            self.cancel(id, reply);
+        }
+    }
+
+    fn start(&mut self, spec: BatchSpec, state: BatchState, plan: Plan, live: Arc<LiveBatch>) {
+        let id = spec.id;
+        let routes = routes(id, &plan, &self.parts.catalog.current(), &mut self.lanes);
+        let source = source(&self.parts.store, &self.parts.clock, &spec, &plan, live, routes);
+        self.runs.insert(id, Run::new(spec, state, plan, source));
+        self.queue.push_back(id);
+    }
+
+    fn loaded(&mut self, batch: BatchId, result: Result<Window, (StoreError, Vec<WaitingRow>)>) {
+        let Some(run) = self.runs.get_mut(&batch) else { return };
+        match result {
+            Ok(window) => {
+                for lane in run.loaded(window) {
+                    if let Some(lane) = self.lanes.get(lane)
+                        && !lane.rotation.contains(&batch)
+                    {
+                        lane.rotation.push_back(batch);
+                    }
+                }
+                self.touched.insert(batch);
+            }
+            // Not touched: the next tick tries again, a second later.
+            Err((error, due)) => {
+                tracing::error!(%batch, %error, "rows could not be read; trying again");
+                run.load_failed(due);
+            }
+        }
+    }
+
+    fn ended(&mut self, batch: BatchId, lane: LaneIndex, ended: Ended) {
+        self.in_flight -= 1;
+        if let Some(lane) = self.lanes.get(lane) {
+            lane.in_flight -= 1;
+            if let Some(failure) = lesson(&ended) {
+                lane.learn(failure, Instant::now());
+            }
+        }
+        let recorded = matches!(ended, Ended::Recorded { .. });
+        self.recorded += u64::from(recorded);
+        let Some(run) = self.runs.get_mut(&batch) else { return };
+        run.in_flight -= 1;
+        run.recorded += u32::from(recorded);
+        match ended {
+            // An aborted row stays unfinished; its run has been stopped.
+            Ended::Recorded { .. } | Ended::Aborted => {}
+            Ended::Again { row, .. } => run.wait(row),
+            Ended::Parked { .. } => run.parked += 1,
+            // The store takes nothing any more: each further call would be made in vain.
+            Ended::StoreGone => self.draining = true,
+        }
+        self.touched.insert(batch);
+    }
+
+    fn catalog_changed(&mut self) {
+        let catalog = self.parts.catalog.current();
+        for (id, run) in &mut self.runs {
+            run.set_routes(routes(*id, &run.plan, &catalog, &mut self.lanes));
+            self.touched.insert(*id);
+        }
+    }
+
+    fn tick(&mut self) {
+        let full = match self.parts.store.free_bytes() {
+            Ok(free) => free < self.settings.min_free_bytes,
+            Err(error) => {
+                tracing::warn!(%error, "free space is not known");
+                false
+            }
+        };
+        if full != self.disk_is_full {
+            let limit = self.settings.min_free_bytes;
+            if full {
+                tracing::error!(limit, "the disk is nearly full: no row is dispatched until there is more free space");
+            } else {
+                tracing::info!("there is free space again: rows are dispatched");
+            }
+            self.disk_is_full = full;
+        }
+        // By the wall clock: it is what the client was told, and it may have been set meanwhile.
+        let now = self.parts.clock.now();
+        for run in self.runs.values_mut().filter(|run| run.stop.is_none() && run.spec.deadline() <= now) {
+            run.halt(Stop::Expired);
+            run.abort.cancel();
+        }
+        // Whatever a failed load left behind is looked at once a second.
+        self.touched.extend(self.runs.keys().copied());
+    }
+}
+
+/// What a lane learns from an attempt: nothing from one that was abandoned, or that ran into the
+/// batch's own deadline.
+fn lesson(ended: &Ended) -> Option<Option<FailureClass>> {
+    match ended {
+        Ended::Recorded { failure } => Some(*failure),
+        Ended::Parked { class: FailureClass::TimedOut } | Ended::Aborted | Ended::StoreGone => None,
+        Ended::Again { class, .. } | Ended::Parked { class } => Some(Some(*class)),
+    }
+}

@@ -1,0 +1,147 @@
+//! The end of a batch: a result for each row that has none, the files, the last state.
+//!
+//! Runs beside the dispatcher, one task a batch, after the batch's last dispatch. Each step may be
+//! interrupted and is then taken up again at the next start.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::attempt::unanswered;
+use super::input::{Source, line_name};
+use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Ending, Progress, ResultFiles};
+use crate::domain::file::{File, FileSource, Purpose, ResultPart};
+use crate::domain::id::{FileId, RowIndex, RowKey};
+use crate::domain::row::Outcome;
+use crate::domain::time::{Clock, Timestamp};
+use crate::store::{PackedRow, Page, ROWS_PER_PAGE, Store, StoreError};
+
+/// Wait before an input that cannot be read is tried again.
+const PAUSE: Duration = Duration::from_secs(5);
+/// Tries, for the whole batch, before the ids of its rows are given up.
+const TRIES: u32 = 3;
+
+/// A batch to be ended.
+pub(super) struct Finish {
+    pub store: Store,
+    pub clock: Clock,
+    pub spec: Arc<BatchSpec>,
+    /// `Finalizing` or `Cancelling`.
+    pub state: BatchState,
+    /// `None` if the batch was never validated: it has no rows.
+    pub source: Option<Source>,
+}
+
+impl Finish {
+    /// Ends the batch.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn run(self) -> Result<(), StoreError> {
+        self.store.batch_moved(self.spec.id, self.state).await?;
+        let progress = match &self.source {
+            Some(source) => {
+                if let Some(outcome) = self.outcome_of_the_rest() {
+                    self.close_rows(source, &outcome).await?;
+                }
+                source.live.progress()
+            }
+            None => Progress::default(),
+        };
+        let now = self.clock.now();
+        let (files, records) = self.files(&progress, now);
+        match self.state.apply(BatchEvent::Settled { files }, now) {
+            Ok(state) => {
+                tracing::info!(batch = %self.spec.id, state = state.as_str(), succeeded = progress.succeeded, failed = progress.failed, "batch ended");
+                self.store.batch_settled(self.spec.id, state, progress, records).await
+            }
+            Err(conflict) => {
+                tracing::error!(batch = %self.spec.id, %conflict, "a batch cannot be ended");
+                Ok(())
+            }
+        }
+    }
+
+    fn outcome_of_the_rest(&self) -> Option<Outcome> {
+        match self.state {
+            BatchState::Finalizing { ending: Ending::Expired, .. } => Some(Outcome::Expired),
+            BatchState::Cancelling { .. } => Some(Outcome::Cancelled),
+            BatchState::Finalizing { ending: Ending::Completed, .. }
+            | BatchState::Validating
+            | BatchState::Failed { .. }
+            | BatchState::InProgress { .. }
+            | BatchState::Completed { .. }
+            | BatchState::Expired { .. }
+            | BatchState::Cancelled { .. } => None,
+        }
+    }
+
+    /// Gives each row without a result this one, page by page.
+    async fn close_rows(&self, source: &Source, outcome: &Outcome) -> Result<(), StoreError> {
+        let mut durable = self.store.durable_rows();
+        let mut tries = TRIES;
+        for (number, page) in (0_u32..).zip(source.live.pages()) {
+            if page.is_complete() {
+                continue;
+            }
+            for (row, id) in self.unfinished(source, number, &page, &mut tries).await? {
+                let key = RowKey { batch: self.spec.id, row };
+                let id = id.unwrap_or_else(|| line_name(row));
+                let result = unanswered(key, id, outcome.clone(), self.clock.now());
+                self.store.record_unrun(PackedRow::pack(&result)?).await?;
+            }
+        }
+        while source.live.progress().unfinished() > 0 {
+            durable.changed().await.map_err(|_| StoreError::Closed)?;
+        }
+        Ok(())
+    }
+
+    /// The unfinished rows of a page and their ids. While `tries` are left, an input that cannot be
+    /// read is waited for; then better a row under its line number than a batch that never ends.
+    async fn unfinished(
+        &self,
+        source: &Source,
+        number: u32,
+        page: &Page,
+        tries: &mut u32,
+    ) -> Result<Vec<(RowIndex, Option<String>)>, StoreError> {
+        while *tries > 0 {
+            let (source, page) = (source.clone(), page.clone());
+            match blocking(move || source.unfinished_ids(number, &page)).await {
+                Ok(ids) => return Ok(ids),
+                Err(error) => {
+                    tracing::error!(batch = %self.spec.id, %error, "the input cannot be read; trying again");
+                    *tries -= 1;
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+        let open = (0..u32::from(page.rows)).filter(|slot| !page.is_done(*slot));
+        Ok(open.map(|slot| (RowIndex(number * ROWS_PER_PAGE + slot), None)).collect())
+    }
+
+    fn files(&self, progress: &Progress, now: Timestamp) -> (ResultFiles, Vec<File>) {
+        let mut records = Vec::new();
+        let mut view = |part, bytes, rows: u32, suffix: &str| {
+            let id = (rows > 0).then(|| FileId::generate(now))?;
+            records.push(File {
+                id,
+                bytes,
+                created_at: now,
+                expires_at: self.spec.output_expires_after.map(|after| after.from(now)),
+                filename: format!("{}_{suffix}.jsonl", self.spec.id),
+                purpose: Purpose::BatchOutput,
+                source: FileSource::View { batch: self.spec.id, part },
+            });
+            Some(id)
+        };
+        let output = view(ResultPart::Output, progress.output_bytes, progress.succeeded, "output");
+        let errors = view(ResultPart::Errors, progress.error_bytes, progress.failed, "error");
+        (ResultFiles { output, errors }, records)
+    }
+}
+
+/// Runs blocking work off the async threads.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(StoreError::Broken(error.to_string())))
+}

@@ -1,0 +1,127 @@
+//! What the rest of the daemon may ask of the executor.
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::domain::batch::{Batch, BatchState};
+use crate::domain::id::BatchId;
+use crate::domain::time::Timestamp;
+use crate::store::{Store, StoreError};
+
+/// The executor has stopped; the daemon is going down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the executor has stopped")]
+pub struct Gone;
+
+/// Why a batch was not cancelled.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CancelError {
+    #[error("no such batch")]
+    NotFound,
+    /// It has ended, or is being finalized.
+    #[error("the batch is {0} and can no longer be cancelled")]
+    TooLate(&'static str),
+    #[error(transparent)]
+    Gone(#[from] Gone),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why no new batch was made of the unfinished rows of another.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RetryError {
+    #[error("no such batch")]
+    NotFound,
+    #[error("the batch is {0}; only one that has ended can be run again")]
+    StillRunning(&'static str),
+    #[error("the batch was refused, none of its rows ever ran; mend its input and create a new batch")]
+    Refused,
+    #[error("every row of the batch succeeded; there is nothing to run again")]
+    NothingToRetry,
+    #[error("the input file of the batch was deleted; its rows cannot be read again")]
+    InputGone,
+    #[error("the results of the batch have been removed; which rows failed is no longer known")]
+    ResultsGone,
+    #[error(transparent)]
+    Gone(#[from] Gone),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A message to the dispatcher.
+pub(super) enum Command {
+    /// A batch was created, or found unfinished at start.
+    Take(BatchId),
+    Cancel(BatchId, oneshot::Sender<Result<BatchState, CancelError>>),
+}
+
+/// A handle on the executor; clones share it.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) store: Store,
+}
+
+impl Handle {
+    /// Tells the executor of a batch that has just been created. A batch whose creation was
+    /// acknowledged is also found at the next start, so a failure here loses nothing.
+    ///
+    /// # Errors
+    /// When the executor has stopped.
+    pub async fn take(&self, id: BatchId) -> Result<(), Gone> {
+        self.commands.send(Command::Take(id)).await.map_err(|_| Gone)
+    }
+
+    /// Stops a batch: no row is dispatched any more, rows in flight may finish. Returns the batch
+    /// once its new state is durable. Cancelling a batch that is cancelling is not an error.
+    ///
+    /// # Errors
+    /// When there is no such batch or it has ended.
+    pub async fn cancel(&self, id: BatchId) -> Result<Batch, CancelError> {
+        let (sender, receiver) = oneshot::channel();
+        self.commands.send(Command::Cancel(id, sender)).await.map_err(|_| Gone)?;
+        receiver.await.map_err(|_| Gone)??;
+        self.store.batch(id).await?.ok_or(CancelError::NotFound)
+    }
+
+    /// Makes a new batch of the rows of `id` that failed, expired or never ran, linked to it, with
+    /// the same endpoint, window and metadata.
+    ///
+    /// # Errors
+    /// When the batch still runs, has nothing to retry, or its input or results are gone.
+    pub async fn retry(&self, id: BatchId, now: Timestamp) -> Result<Batch, RetryError> {
+        super::again::retry(self, id, now).await
+    }
+}
+
+/// The dispatcher's end of a handle, for tests of those who hold one.
+#[cfg(test)]
+#[derive(Debug)]
+pub struct Stub(mpsc::Receiver<Command>);
+
+#[cfg(test)]
+impl Stub {
+    /// The batches handed over since the last look.
+    pub fn taken(&mut self) -> Vec<BatchId> {
+        let commands = std::iter::from_fn(|| self.0.try_recv().ok());
+        commands.filter_map(|command| if let Command::Take(id) = command { Some(id) } else { None }).collect()
+    }
+
+    /// Answers the next cancellation.
+    pub async fn answer_cancel(&mut self, answer: Result<BatchState, CancelError>) {
+        while let Some(command) = self.0.recv().await {
+            if let Command::Cancel(_, sender) = command {
+                let _ = sender.send(answer);
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl Handle {
+    /// A handle that nobody serves but the stub.
+    pub fn for_tests(store: Store) -> (Self, Stub) {
+        let (commands, receiver) = mpsc::channel(64);
+        (Self { commands, store }, Stub(receiver))
+    }
+}

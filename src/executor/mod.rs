@@ -1,0 +1,84 @@
+//! Runs batches: validates their input, dispatches their rows, retries, and ends them.
+//!
+//! The rest of the daemon holds a [`Handle`]. Behind it one task, the dispatcher, owns all run
+//! state and is the only one that moves a batch from state to state; it learns of the world through
+//! messages, and the world learns of it through the store.
+//!
+//! Invariants others rely on:
+//! * what a handle's call returns is durable;
+//! * rows dispatched whose results are not durable never exceed the in-flight limit, so that is the
+//!   most upstream calls that a crash repeats;
+//! * memory does not grow with the number of rows of a batch.
+
+mod again;
+mod attempt;
+mod dispatcher;
+mod finish;
+mod handle;
+mod input;
+mod lane;
+mod prepare;
+mod row;
+mod run;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+#[cfg(test)]
+pub use handle::Stub;
+pub use handle::{CancelError, Gone, Handle, RetryError};
+pub use lane::OpenProvider;
+pub use validate::InputLimits;
+
+use crate::catalog::Catalog;
+use crate::domain::retry::RetryPolicy;
+use crate::domain::time::Clock;
+use crate::store::{Recovered, Store};
+
+/// Commands that wait for the dispatcher; beyond this, callers wait.
+const COMMANDS: usize = 1_024;
+
+/// What the executor works with.
+#[derive(Clone)]
+pub struct Parts {
+    pub store: Store,
+    pub catalog: Arc<Catalog>,
+    pub clock: Clock,
+    pub open: OpenProvider,
+}
+
+/// How it works.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Rows dispatched whose results are not durable, over all lanes; at least 1.
+    pub in_flight_limit: u32,
+    /// Batches that run at the same time; further ones wait their turn. At least 1.
+    pub max_running: usize,
+    /// Below this free space on the data directory's disk, in bytes, no row is dispatched.
+    pub min_free_bytes: u64,
+    pub retry: RetryPolicy,
+    pub input: InputLimits,
+}
+
+/// Makes an executor. The future is the executor itself: it runs until it has drained, which it
+/// does after `drain`, and no longer than until `abort`.
+pub fn start(
+    parts: Parts,
+    settings: Settings,
+    recovered: Recovered,
+    drain: CancellationToken,
+    abort: CancellationToken,
+) -> (Handle, impl Future<Output = ()> + Send) {
+    let (commands, receiver) = mpsc::channel(COMMANDS);
+    // Bounded by what it reports on: attempts in flight, and a few tasks for each running batch.
+    let (events, reports) = mpsc::unbounded_channel();
+    let handle = Handle { commands, store: parts.store.clone() };
+    let dispatcher = dispatcher::Dispatcher::new(parts, settings, recovered, events);
+    (handle, dispatcher.run(receiver, reports, drain, abort))
+}

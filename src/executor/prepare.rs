@@ -1,0 +1,182 @@
+//! From a stored batch to something that can run: validation of a new one, recovery of an old one.
+//!
+//! Runs beside the dispatcher, one task a batch. While it runs the dispatcher leaves the batch
+//! alone, so it may write the batch's state.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::finish::blocking;
+use super::handle::CancelError;
+use super::input::Source;
+use super::lane::Lanes;
+use super::run::Route;
+use super::validate::{Checked, InputLimits, check};
+use crate::catalog::{Catalog, Snapshot};
+use crate::domain::batch::{Batch, BatchEvent, BatchSpec, BatchState};
+use crate::domain::connection::ProviderKind;
+use crate::domain::id::BatchId;
+use crate::domain::plan::Plan;
+use crate::domain::problem::{Problem, ProblemCode};
+use crate::domain::time::Clock;
+use crate::store::{LiveBatch, Store, StoreError};
+
+/// What preparing needs.
+pub(super) struct Prepare {
+    pub store: Store,
+    pub catalog: Arc<Catalog>,
+    pub clock: Clock,
+    pub limits: InputLimits,
+    pub stop: CancellationToken,
+}
+
+/// What there is to do for a batch.
+#[derive(Debug)]
+pub(super) enum Prepared {
+    /// Its rows can run.
+    Run { spec: BatchSpec, state: BatchState, plan: Plan, live: Arc<LiveBatch> },
+    /// It only needs to be ended.
+    Finish { spec: BatchSpec, state: BatchState, live: Option<Arc<LiveBatch>> },
+    /// It has ended, does not exist, or preparing was stopped.
+    Nothing,
+    /// It could not be read or written for now.
+    Failed(StoreError),
+}
+
+impl Prepare {
+    /// Prepares the batch, when one of `permits` is free.
+    pub async fn run(self, id: BatchId, permits: Arc<Semaphore>) -> Prepared {
+        let stop = self.stop.clone();
+        // Closed never: somebody holds it for as long as the daemon runs.
+        let Some(_permit) = stop.run_until_cancelled(permits.acquire_owned()).await else { return Prepared::Nothing };
+        match AssertUnwindSafe(self.prepare(id)).catch_unwind().await {
+            Ok(prepared) => prepared,
+            Err(_) => Prepared::Failed(StoreError::Broken("preparing ended unexpectedly".into())),
+        }
+    }
+
+    async fn prepare(self, id: BatchId) -> Prepared {
+        let batch = match self.store.batch(id).await {
+            Ok(Some(batch)) => batch,
+            Ok(None) => return Prepared::Nothing,
+            Err(error) => return Prepared::Failed(error),
+        };
+        match batch.state {
+            BatchState::Validating => self.validate(batch).await.unwrap_or_else(Prepared::Failed),
+            BatchState::InProgress { .. } => match self.store.live(id) {
+                Some(live) => Prepared::Run { spec: batch.spec, state: batch.state, plan: batch.plan, live },
+                None => Prepared::Nothing,
+            },
+            BatchState::Finalizing { .. } | BatchState::Cancelling { .. } => {
+                Prepared::Finish { live: self.store.live(id), spec: batch.spec, state: batch.state }
+            }
+            BatchState::Failed { .. } | BatchState::Completed { .. } | BatchState::Expired { .. } | BatchState::Cancelled { .. } => {
+                Prepared::Nothing
+            }
+        }
+    }
+
+    async fn validate(self, batch: Batch) -> Result<Prepared, StoreError> {
+        let Batch { spec, state, .. } = batch;
+        let (store, catalog, stop) = (self.store.clone(), self.catalog.current(), self.stop.clone());
+        let (file, endpoint, limits) = (spec.input_file, spec.endpoint, self.limits);
+        let checked = blocking(move || {
+            let input = store.open_content(file)?;
+            check(input, endpoint, &catalog, limits, &stop).map_err(|e| StoreError::unreadable(file, &e))
+        });
+        let checked = match checked.await {
+            // What fails for the moment is tried again, but not for ever.
+            Err(StoreError::Io { reason, missing, .. }) if missing || spec.deadline() <= self.clock.now() => {
+                let message = format!("the input file could not be read: {reason}");
+                Checked::Bad(vec![Problem { code: ProblemCode::InputUnreadable, message, line: None, param: None }])
+            }
+            other => other?,
+        };
+        if self.stop.is_cancelled() {
+            return Ok(Prepared::Nothing);
+        }
+        let now = self.clock.now();
+        let event = match &checked {
+            Checked::Good { .. } => BatchEvent::Validated,
+            Checked::Bad(_) => BatchEvent::Refused,
+            Checked::Stopped => return Ok(Prepared::Nothing),
+        };
+        let Ok(next) = state.apply(event, now) else { return Ok(Prepared::Nothing) };
+        let id = spec.id;
+        match checked {
+            Checked::Good { plan, pages } => {
+                tracing::info!(batch = %id, rows = plan.rows, models = plan.models.len(), "batch validated");
+                self.store.batch_validated(id, next, plan.clone(), pages).await?;
+                let live = self.store.live(id).ok_or(StoreError::Closed)?;
+                Ok(Prepared::Run { spec, state: next, plan, live })
+            }
+            Checked::Bad(problems) => {
+                tracing::info!(batch = %id, problems = problems.len(), "batch refused");
+                self.store.batch_refused(id, next, problems).await?;
+                Ok(Prepared::Nothing)
+            }
+            Checked::Stopped => Ok(Prepared::Nothing),
+        }
+    }
+}
+
+/// Cancels a batch that nothing is being done to.
+pub(super) async fn cancel_stored(store: &Store, clock: &Clock, id: BatchId) -> Result<BatchState, CancelError> {
+    let batch = store.batch(id).await?.ok_or(CancelError::NotFound)?;
+    let state = batch.state.apply(BatchEvent::CancelRequested, clock.now()).map_err(|conflict| CancelError::TooLate(conflict.state))?;
+    if state != batch.state {
+        store.batch_moved(id, state).await?;
+    }
+    Ok(state)
+}
+
+/// The routes of a plan's models, in the plan's order.
+///
+/// A batch stays with the provider that it was planned with for as long as that one serves the
+/// model. What was planned with the simulated provider stays simulated, and nothing else ever
+/// becomes simulated: its client was promised real answers. Prices never change.
+pub(super) fn routes(id: BatchId, plan: &Plan, catalog: &Snapshot, lanes: &mut Lanes) -> Arc<[Route]> {
+    let simulated = |provider: &str| {
+        let connection = catalog.connection(provider);
+        connection.is_some_and(|connection| matches!(connection.kind, ProviderKind::Simulated { .. }))
+    };
+    let routes = plan.models.iter().map(|model| {
+        let mut route = (None, model.upstream.as_str(), model.provider.as_str());
+        if simulated(&model.provider) || catalog.still_serves(&model.requested, &model.provider) {
+            route.0 = lanes.of(&model.provider, catalog);
+        }
+        if route.0.is_none()
+            && let Ok(other) = catalog.resolve(&model.requested)
+            && !simulated(other.provider)
+        {
+            route = (lanes.of(other.provider, catalog), other.upstream, other.provider);
+        }
+        let (lane, upstream, provider) = route;
+        if lane.is_none() {
+            tracing::warn!(batch = %id, model = model.requested, "rows wait: no provider serves their model until the catalog changes");
+        }
+        Route { lane, upstream: upstream.into(), name: format!("{provider}/{upstream}").into(), price: model.price }
+    });
+    routes.collect()
+}
+
+/// A reader of a batch's input under these routes.
+pub(super) fn source(store: &Store, clock: &Clock, spec: &BatchSpec, plan: &Plan, live: Arc<LiveBatch>, routes: Arc<[Route]>) -> Source {
+    let models: HashMap<String, u16> = (0_u16..).zip(&plan.models).map(|(index, model)| (model.requested.clone(), index)).collect();
+    Source {
+        store: store.clone(),
+        clock: clock.clone(),
+        batch: spec.id,
+        file: spec.input_file,
+        endpoint: spec.endpoint,
+        total: live.progress().total,
+        live,
+        models: Arc::new(models),
+        routes,
+    }
+}

@@ -1,0 +1,91 @@
+//! A row on its way through the executor, in its three forms: waiting (a few bytes), ready (with
+//! its body), tried (what an attempt left behind).
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::domain::id::RowIndex;
+use crate::domain::retry::{FailureClass, Tally};
+use crate::domain::row::{Attempt, Response};
+use crate::domain::time::Timestamp;
+
+/// Bytes of a response that are remembered between attempts. A larger one would make waiting rows
+/// expensive; the row then ends with the response of its last attempt or with none.
+pub(super) const REMEMBERED: usize = 16 << 10;
+
+/// Attempts whose details are kept: the first ones; a row that is rate-limited for hours would
+/// otherwise grow without bound.
+pub(super) const HISTORY: usize = 32;
+
+/// Which row, and where its line begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RowRef {
+    pub row: RowIndex,
+    /// Byte of the input file.
+    pub offset: u64,
+}
+
+/// One attempt, in few bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tried {
+    pub route: u16,
+    pub started_at: Timestamp,
+    pub latency_ms: u32,
+    pub status: Option<u16>,
+    pub failure: Option<FailureClass>,
+}
+
+impl Tried {
+    pub fn into_attempt(self, lane: &str) -> Attempt {
+        Attempt {
+            lane: lane.to_owned(),
+            started_at: self.started_at,
+            latency_ms: self.latency_ms,
+            status: self.status,
+            failure: self.failure.map(|class| class.code().to_owned()),
+        }
+    }
+}
+
+/// A row that can be dispatched.
+#[derive(Debug)]
+pub(super) struct ReadyRow {
+    pub at: RowRef,
+    /// Index of its model's route.
+    pub route: u16,
+    pub custom_id: Box<str>,
+    /// As the provider receives it.
+    pub body: Bytes,
+    pub history: Vec<Tried>,
+    pub tally: Tally,
+    /// The last response that was a failure.
+    pub last: Option<Response>,
+}
+
+impl ReadyRow {
+    /// The row without its body, to be tried again at `due`.
+    pub fn wait_until(self, due: Instant) -> WaitingRow {
+        let Self { at, history, tally, last, .. } = self;
+        WaitingRow { at, due, history, tally, last }
+    }
+}
+
+/// A row that waits for its next attempt. Its body is read again when it is due.
+#[derive(Debug)]
+pub(super) struct WaitingRow {
+    pub at: RowRef,
+    pub due: Instant,
+    pub history: Vec<Tried>,
+    pub tally: Tally,
+    pub last: Option<Response>,
+}
+
+impl WaitingRow {
+    /// Puts what is known of earlier attempts into the freshly read row.
+    pub fn resume(self, mut ready: ReadyRow) -> ReadyRow {
+        ready.history = self.history;
+        ready.tally = self.tally;
+        ready.last = self.last;
+        ready
+    }
+}

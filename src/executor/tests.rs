@@ -1,0 +1,408 @@
+//! The executor against its promises, with a scripted provider under paused time.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::catalog::{UpstreamOptions, Upstreams, load_embedded};
+use crate::domain::batch::{Batch, BatchSpec};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::file::{Purpose, ResultPart};
+use crate::domain::id::BatchId;
+use crate::domain::metadata::Metadata;
+use crate::domain::time::Timestamp;
+use crate::provider::{Answer, Call, CallError, Dispatch};
+use crate::store::{CreateOutcome, NewFile, Options, Store};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// One call as the provider saw it.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    batch: BatchId,
+    row: u32,
+    at: Instant,
+    attempt: u32,
+}
+
+/// What a provider answers to a call.
+type Script = Arc<dyn Fn(Seen) -> BoxFuture<'static, Result<Answer, CallError>> + Send + Sync>;
+
+#[derive(Clone)]
+struct Scripted {
+    script: Script,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl Dispatch for Scripted {
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
+        let seen = Seen { batch: call.key.batch, row: call.key.row.0, at: Instant::now(), attempt: call.attempt };
+        self.seen.lock().unwrap().push(seen);
+        let (answer, budget) = ((self.script)(seen), call.budget);
+        async move {
+            let late = CallError::TimedOut { host: "here".into(), what: "answer", limit_ms: 0 };
+            tokio::time::timeout(budget, answer).await.unwrap_or(Err(late))
+        }
+        .boxed()
+    }
+}
+
+fn answer(status: u16, retry_after: Option<Duration>) -> Result<Answer, CallError> {
+    Ok(Answer { status, request_id: None, retry_after, body: Bytes::from_static(b"{\"usage\":{\"prompt_tokens\":1}}") })
+}
+
+fn script(script: impl Fn(Seen) -> BoxFuture<'static, Result<Answer, CallError>> + Send + Sync + 'static) -> Scripted {
+    Scripted { script: Arc::new(script), seen: Arc::default() }
+}
+
+fn at_once(status: impl Fn(Seen) -> u16 + Send + Sync + 'static) -> Scripted {
+    script(move |seen| std::future::ready(answer(status(seen), None)).boxed())
+}
+
+/// An executor over a directory; everything else is as in the daemon.
+struct World {
+    store: Store,
+    handle: Handle,
+    catalog: Arc<Catalog>,
+    provider: Scripted,
+    clock: Clock,
+    drain: CancellationToken,
+    abort: CancellationToken,
+    running: JoinHandle<()>,
+}
+
+fn catalog(upstreams: &[&str]) -> crate::catalog::Snapshot {
+    let options = UpstreamOptions { concurrency: 8, ..UpstreamOptions::default() };
+    load_embedded().unwrap().with_upstreams(&Upstreams::parse(upstreams).unwrap(), &options).into_snapshot(&|_| false)
+}
+
+/// A model that the built-in seeds know, and would simulate if nothing real were configured.
+const MODEL: &str = "gpt-4o-mini";
+const UPSTREAM: &str = "http://upstream.test";
+
+const SETTINGS: Settings = Settings {
+    in_flight_limit: 16,
+    max_running: 4,
+    min_free_bytes: 0,
+    retry: RetryPolicy { max_attempts: 3, base: SECOND, cap: Duration::from_secs(4) },
+    input: InputLimits { max_rows: 10_000, max_row_bytes: 10_000 },
+};
+
+impl World {
+    async fn open(dir: &Path, provider: Scripted) -> Self {
+        Self::open_with(dir, provider, &[UPSTREAM], Duration::from_millis(1)).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the test waits for it")]
+    async fn open_with(dir: &Path, provider: Scripted, upstreams: &[&str], commit_interval: Duration) -> Self {
+        let options = Options { dir: dir.into(), cache_bytes: 8 << 20, commit_interval };
+        let (store, recovered) = tokio::task::spawn_blocking(|| Store::open(options)).await.unwrap().unwrap();
+        let start = Instant::now();
+        let clock = Clock::new(move || Timestamp::constant(1_790_000_000, 0) + start.elapsed());
+        let catalog = Arc::new(Catalog::new(catalog(upstreams)));
+        let opened: Arc<dyn Dispatch> = Arc::new(provider.clone());
+        let open: OpenProvider = Arc::new(move |_| Ok(opened.clone()));
+        let parts = Parts { store: store.clone(), catalog: catalog.clone(), clock: clock.clone(), open };
+        let (drain, abort) = (CancellationToken::new(), CancellationToken::new());
+        let (handle, run) = start_executor(parts, recovered, &drain, &abort);
+        Self { store, handle, catalog, provider, clock, drain, abort, running: tokio::spawn(run) }
+    }
+
+    async fn submit(&self, rows: u32, window: &str) -> BatchId {
+        let mut spool = self.store.spool().unwrap();
+        for row in 0..rows {
+            let line =
+                format!("{{\"custom_id\":\"r{row}\",\"method\":\"POST\",\"url\":\"/v1/embeddings\",\"body\":{{\"model\":\"{MODEL}\"}}}}\n");
+            spool.write(line.as_bytes()).unwrap();
+        }
+        let now = self.clock.now();
+        let new = NewFile { filename: "in".into(), purpose: Purpose::Batch, created_at: now, expires_at: None };
+        let file = self.store.add_file(new, spool.seal().unwrap()).await.unwrap();
+        let spec = BatchSpec {
+            id: BatchId::generate(now),
+            endpoint: Endpoint::Embeddings,
+            input_file: file.id,
+            window: window.parse().unwrap(),
+            created_at: now,
+            metadata: Metadata::default(),
+            output_expires_after: None,
+            retry_of: None,
+        };
+        let id = spec.id;
+        assert_eq!(self.store.create_batch(spec, None).await.unwrap(), CreateOutcome::Created);
+        self.handle.take(id).await.unwrap();
+        id
+    }
+
+    async fn until(&self, id: BatchId, done: impl Fn(&Batch) -> bool) -> Batch {
+        for _ in 0..1_000_000 {
+            let batch = self.store.batch(id).await.unwrap().unwrap();
+            if done(&batch) {
+                return batch;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{:?}", self.store.batch(id).await);
+    }
+
+    async fn ended(&self, id: BatchId) -> Batch {
+        self.until(id, |batch| batch.state.is_terminal()).await
+    }
+
+    /// How many lines of the batch have this error code; the empty code for none.
+    async fn codes(&self, id: BatchId) -> HashMap<String, usize> {
+        let mut lines = self.store.lines(id, ResultPart::All).await.unwrap().unwrap();
+        let mut codes = HashMap::new();
+        while let Some(chunk) = lines.next_chunk().unwrap() {
+            for line in chunk.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+                let line: serde_json::Value = serde_json::from_slice(line).unwrap();
+                *codes.entry(line["error"]["code"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
+            }
+        }
+        codes
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        self.provider.seen.lock().unwrap().clone()
+    }
+
+    async fn close(self) {
+        self.drain.cancel();
+        self.running.await.unwrap();
+        self.abort.cancel();
+        let store = self.store;
+        drop(self.handle);
+        tokio::task::spawn_blocking(move || store.close()).await.unwrap();
+    }
+}
+
+fn start_executor(
+    parts: Parts,
+    recovered: Recovered,
+    drain: &CancellationToken,
+    abort: &CancellationToken,
+) -> (Handle, impl Future<Output = ()> + Send + use<>) {
+    start(parts, SETTINGS, recovered, drain.clone(), abort.clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_row_gets_one_result_and_the_limits_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let (now, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let most_seen = most.clone();
+    let provider = script(move |seen| {
+        let (now, most) = (now.clone(), most.clone());
+        async move {
+            most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+            tokio::time::sleep(Duration::from_millis(u64::from(seen.row % 7))).await;
+            now.fetch_sub(1, SeqCst);
+            answer(if seen.row % 10 == 3 { 422 } else { 200 }, None)
+        }
+        .boxed()
+    });
+    let world = World::open(dir.path(), provider).await;
+    let id = world.submit(3_000, "24h").await;
+    let batch = world.ended(id).await;
+    assert_eq!((batch.state.as_str(), batch.progress.succeeded, batch.progress.failed), ("completed", 2_700, 300));
+    assert_eq!(batch.progress.usage.input_tokens, 2_700);
+    assert_eq!(world.codes(id).await, HashMap::from([(String::new(), 3_000)]));
+    assert_eq!(world.seen().len(), 3_000, "no call was made twice");
+    assert_eq!(most_seen.load(SeqCst), 8, "the lane was used up to its limit and no further");
+    world.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_wait_as_asked_and_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = script(|seen| {
+        let reply = match (seen.row, seen.attempt) {
+            (0, 1..=5) => answer(429, Some(7 * SECOND)),
+            (1, _) => answer(503, None),
+            (2, 1) => Err(CallError::Interrupted { host: "h".into(), reason: "cut".into() }),
+            (_, _) => answer(200, None),
+        };
+        std::future::ready(reply).boxed()
+    });
+    let world = World::open(dir.path(), provider).await;
+    let id = world.submit(4, "24h").await;
+    let batch = world.ended(id).await;
+    assert_eq!((batch.progress.succeeded, batch.progress.failed), (3, 1));
+    assert_eq!(world.codes(id).await.get("server_error"), Some(&1));
+    let calls = |row| world.seen().into_iter().filter(move |seen| seen.row == row).collect::<Vec<_>>();
+    assert_eq!((calls(0).len(), calls(1).len(), calls(2).len(), calls(3).len()), (6, 3, 2, 1));
+    for pair in calls(0).windows(2) {
+        assert!(pair[1].at - pair[0].at >= 7 * SECOND, "{pair:?}");
+    }
+    world.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_expires_what_is_left_and_keeps_what_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = script(|seen| match seen.row {
+        0..10 => std::future::ready(answer(200, None)).boxed(),
+        10 => std::future::ready(answer(429, Some(Duration::from_secs(3_600)))).boxed(),
+        _ => std::future::pending().boxed(),
+    });
+    let world = World::open(dir.path(), provider).await;
+    let started = Instant::now();
+    let id = world.submit(2_000, "1m").await;
+    let batch = world.ended(id).await;
+    // Paused time runs ahead while the store's thread writes, so there is no upper bound.
+    assert!(started.elapsed() >= 60 * SECOND, "{:?}", started.elapsed());
+    assert_eq!((batch.state.as_str(), batch.progress.succeeded, batch.progress.failed), ("expired", 10, 1_990));
+    assert_eq!(world.codes(id).await, HashMap::from([(String::new(), 10), ("batch_expired".into(), 1_990)]));
+    world.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_batch_starts_nothing_more_and_lets_rows_in_flight_finish() {
+    let dir = tempfile::tempdir().unwrap();
+    let provider = script(|_| tokio::time::sleep(5 * SECOND).map(|()| answer(200, None)).boxed());
+    let world = World::open(dir.path(), provider).await;
+    let id = world.submit(3_000, "24h").await;
+    world.until(id, |batch| batch.progress.succeeded >= 8).await;
+    let calls = world.seen().len();
+    let batch = world.handle.cancel(id).await.unwrap();
+    assert_eq!(batch.state.as_str(), "cancelling");
+    assert_eq!(world.handle.cancel(id).await.unwrap().state.as_str(), "cancelling");
+    let batch = world.ended(id).await;
+    assert_eq!(batch.state.as_str(), "cancelled");
+    let finished = world.seen().len();
+    assert!(finished <= calls + 8, "{calls} {finished}");
+    assert_eq!((batch.progress.succeeded as usize, batch.progress.unfinished()), (finished, 0));
+    assert_eq!(world.codes(id).await["batch_cancelled"], 3_000 - finished);
+    assert!(matches!(world.handle.cancel(id).await, Err(CancelError::TooLate("cancelled"))));
+    assert!(matches!(world.handle.cancel(BatchId::from_u128(1)).await, Err(CancelError::NotFound)));
+
+    let again = world.handle.retry(id, world.clock.now()).await.unwrap();
+    assert_eq!(again.spec.retry_of, Some(id));
+    let again = world.ended(again.spec.id).await;
+    assert_eq!((again.state.as_str(), again.progress.succeeded as usize), ("completed", 3_000 - finished));
+    assert!(matches!(world.handle.retry(again.spec.id, world.clock.now()).await, Err(RetryError::NothingToRetry)));
+    world.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_can_be_cancelled_at_any_moment_of_its_beginning() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::open(dir.path(), at_once(|_| 200)).await;
+    for pause in 0..12 {
+        let id = world.submit(2_000, "24h").await;
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        // It may have ended already; then the cancel comes too late, and that is the answer.
+        let cancelled = world.handle.cancel(id).await;
+        let batch = world.ended(id).await;
+        match cancelled {
+            Ok(_) => assert_eq!(batch.state.as_str(), "cancelled"),
+            Err(CancelError::TooLate(_)) => assert_eq!(batch.state.as_str(), "completed"),
+            Err(other) => panic!("{other}"),
+        }
+        assert_eq!(batch.progress.unfinished(), 0);
+    }
+    world.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_leaves_rows_pending_and_the_next_start_runs_exactly_those() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::open(dir.path(), script(|_| tokio::time::sleep(SECOND).map(|()| answer(200, None)).boxed())).await;
+    let id = world.submit(100, "24h").await;
+    world.until(id, |batch| batch.progress.succeeded >= 24).await;
+    let first = world.provider.seen.clone();
+    world.close().await;
+    let world = World::open(dir.path(), at_once(|_| 200)).await;
+    let batch = world.ended(id).await;
+    assert_eq!((batch.state.as_str(), batch.progress.succeeded), ("completed", 100));
+    assert_eq!(first.lock().unwrap().len() + world.seen().len(), 100, "rows in flight finished before the stop");
+    world.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_batch_does_not_wait_for_a_large_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::open(dir.path(), script(|_| tokio::time::sleep(SECOND).map(|()| answer(200, None)).boxed())).await;
+    let large = world.submit(2_000, "24h").await;
+    world.until(large, |batch| batch.progress.succeeded >= 16).await;
+    let small = world.submit(10, "24h").await;
+    world.ended(small).await;
+    let progress = world.store.batch(large).await.unwrap().unwrap().progress;
+    assert!(progress.succeeded < 100, "{progress:?}");
+    let calls = world.seen();
+    let position = calls.iter().rposition(|seen| seen.batch == small).unwrap();
+    assert!(position < 100, "the last row of the small batch was call {position}");
+    world.handle.cancel(large).await.unwrap();
+    world.ended(large).await;
+    world.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_without_a_provider_wait_for_a_catalog_that_has_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::open(dir.path(), script(|_| tokio::time::sleep(SECOND).map(|()| answer(200, None)).boxed())).await;
+    let id = world.submit(50, "24h").await;
+    world.until(id, |batch| batch.progress.succeeded >= 8).await;
+    world.close().await;
+    // Once with another server only, once with nothing configured: simulated answers would be lies.
+    for upstreams in [&["another=http://upstream.test"][..], &[]] {
+        let world = World::open_with(dir.path(), at_once(|_| 200), upstreams, Duration::ZERO).await;
+        tokio::time::sleep(10 * SECOND).await;
+        assert_eq!((world.store.batch(id).await.unwrap().unwrap().state.as_str(), world.seen().len()), ("in_progress", 0));
+        world.close().await;
+    }
+    let world = World::open_with(dir.path(), at_once(|_| 200), &[], Duration::ZERO).await;
+    tokio::time::sleep(SECOND).await;
+    world.catalog.replace(catalog(&[UPSTREAM]));
+    assert_eq!(world.ended(id).await.progress.succeeded, 50);
+    world.close().await;
+}
+
+/// Guards against results of rows that never ran making room for more calls in flight.
+#[tokio::test(start_paused = true)]
+async fn what_is_not_durable_counts_as_in_flight() {
+    let dir = tempfile::tempdir().unwrap();
+    let durable: Arc<OnceLock<tokio::sync::watch::Receiver<u64>>> = Arc::default();
+    let (calls, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (durable_seen, most_seen) = (durable.clone(), most.clone());
+    let provider = script(move |_| {
+        let calls = calls.fetch_add(1, SeqCst) + 1;
+        most.fetch_max(calls - *durable_seen.get().unwrap().borrow(), SeqCst);
+        std::future::ready(answer(200, None)).boxed()
+    });
+    let world = World::open_with(dir.path(), provider, &[UPSTREAM], Duration::from_millis(20)).await;
+    durable.set(world.store.durable_rows()).unwrap();
+    let cancelled = world.submit(5_000, "24h").await;
+    world.until(cancelled, |batch| batch.progress.succeeded >= 50).await;
+    world.handle.cancel(cancelled).await.unwrap();
+    world.ended(cancelled).await;
+    let id = world.submit(300, "24h").await;
+    assert_eq!(world.ended(id).await.progress.succeeded, 300);
+    assert_eq!(most_seen.load(SeqCst), u64::from(SETTINGS.in_flight_limit));
+    world.close().await;
+}
+
+/// Guards against a window that is loaded after the stop and keeps the batch from ending.
+#[tokio::test(start_paused = true)]
+async fn a_batch_can_be_cancelled_while_its_rows_are_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::open(dir.path(), at_once(|_| 200)).await;
+    for done in [1, 500, 520, 600, 1_030, 2_000] {
+        let id = world.submit(10_000, "24h").await;
+        world.until(id, |batch| batch.progress.succeeded >= done).await;
+        let cancelled = world.handle.cancel(id).await;
+        let batch = world.ended(id).await;
+        assert_eq!(batch.state.as_str(), if cancelled.is_ok() { "cancelled" } else { "completed" });
+        assert_eq!(batch.progress.unfinished(), 0);
+    }
+    world.close().await;
+}

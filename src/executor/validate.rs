@@ -1,0 +1,311 @@
+//! Checking an input file, line by line, before any row runs.
+//!
+//! It decides nothing about the batch, it says what it found. Memory is one line, one page entry
+//! for 1,024 rows, and 8 bytes a row for the duplicate check: the ids are kept as 64-bit hashes
+//! under a random key, and only if two are equal the file is read again to compare the ids
+//! themselves. So the check is exact, and nobody can make it slow on purpose.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{BufReader, Read, Seek};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::Snapshot;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::lines::{Line, Lines, Place};
+use crate::domain::plan::{MAX_MODELS, Plan, PlannedModel};
+use crate::domain::problem::{MAX_PROBLEMS, Problem, ProblemCode};
+use crate::domain::request::{Fault, RowRequest, parse_line};
+use crate::store::{Page, ROWS_PER_PAGE};
+
+/// What an input file may be.
+#[derive(Debug, Clone, Copy)]
+pub struct InputLimits {
+    /// Rows in a batch.
+    pub max_rows: u32,
+    /// Bytes in a row, without its line break.
+    pub max_row_bytes: usize,
+}
+
+/// What validation found.
+#[derive(Debug)]
+pub(super) enum Checked {
+    Good {
+        plan: Plan,
+        pages: Vec<Page>,
+    },
+    /// At least one and at most [`MAX_PROBLEMS`].
+    Bad(Vec<Problem>),
+    /// It was told to stop before the end.
+    Stopped,
+}
+
+/// Lines between two looks at whether to stop.
+const STOP_EVERY: u64 = 1_024;
+
+/// Buffer for reading the input.
+const BUFFER: usize = 256 << 10;
+
+/// Checks the whole input. Blocks.
+///
+/// # Errors
+/// Those of the reader.
+pub(super) fn check<R: Read + Seek>(
+    mut input: R,
+    endpoint: Endpoint,
+    catalog: &Snapshot,
+    limits: InputLimits,
+    stop: &CancellationToken,
+) -> std::io::Result<Checked> {
+    let mut check = Check::new(endpoint, catalog, limits);
+    let mut lines = Lines::new(BufReader::with_capacity(BUFFER, &mut input), limits.max_row_bytes);
+    while let Some(place) = lines.advance()? {
+        if place.number.is_multiple_of(STOP_EVERY) && stop.is_cancelled() {
+            return Ok(Checked::Stopped);
+        }
+        if check.is_full() {
+            break;
+        }
+        check.line(place, lines.latest());
+    }
+    drop(lines);
+    check.find_duplicates(input, stop)?;
+    Ok(check.finish())
+}
+
+struct Check<'a> {
+    endpoint: Endpoint,
+    catalog: &'a Snapshot,
+    limits: InputLimits,
+    rows: u32,
+    pages: Vec<Page>,
+    models: Models,
+    hasher: RandomState,
+    /// The hash of each row's id.
+    ids: Vec<u64>,
+    /// The first blank line; a fault as soon as a row follows it.
+    blank: Option<u64>,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Check<'a> {
+    fn new(endpoint: Endpoint, catalog: &'a Snapshot, limits: InputLimits) -> Self {
+        Self {
+            endpoint,
+            catalog,
+            limits,
+            rows: 0,
+            pages: Vec::new(),
+            models: Models::default(),
+            hasher: RandomState::new(),
+            ids: Vec::new(),
+            blank: None,
+            problems: Vec::new(),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.problems.len() >= MAX_PROBLEMS || self.rows > self.limits.max_rows
+    }
+
+    fn problem(&mut self, problem: Problem) {
+        if self.problems.len() < MAX_PROBLEMS {
+            self.problems.push(problem);
+        }
+    }
+
+    /// Counts a row and notes where its page begins.
+    fn begin_row(&mut self, place: Place) {
+        if let Some(blank) = self.blank.take() {
+            let message = "the line is blank and rows follow it; blank lines are allowed only at the end of the file".to_owned();
+            self.problem(Problem { code: ProblemCode::BlankLine, message, line: Some(blank), param: None });
+        }
+        if self.rows == self.limits.max_rows {
+            let message = format!("the file has more rows than the limit of {}", self.limits.max_rows);
+            self.problem(Problem { code: ProblemCode::TooManyRows, message, line: Some(place.number), param: None });
+        }
+        if self.rows.is_multiple_of(ROWS_PER_PAGE) {
+            self.pages.push(Page::new(place.offset, 0));
+        }
+        if let Some(page) = self.pages.last_mut() {
+            page.rows += 1;
+        }
+        self.rows += 1;
+    }
+
+    fn line(&mut self, place: Place, line: Line<'_>) {
+        match line {
+            Line::Blank => {
+                self.blank.get_or_insert(place.number);
+            }
+            Line::TooLong => {
+                self.begin_row(place);
+                let message = format!("the row is longer than the limit of {} bytes", self.limits.max_row_bytes);
+                self.problem(Problem { code: ProblemCode::RowTooLong, message, line: Some(place.number), param: None });
+            }
+            Line::Text(text) => {
+                self.begin_row(place);
+                match parse_line(text, self.endpoint) {
+                    Err(faults) => faults.into_iter().for_each(|fault| self.problem(fault.at(place.number))),
+                    Ok(row) => self.row(place, &row),
+                }
+            }
+        }
+    }
+
+    fn row(&mut self, place: Place, row: &RowRequest<'_>) {
+        self.ids.push(self.hasher.hash_one(row.custom_id.as_ref()));
+        if let Err(fault) = self.models.count(row, self.catalog) {
+            self.problem(fault.at(place.number));
+        }
+    }
+
+    fn find_duplicates<R: Read + Seek>(&mut self, mut input: R, stop: &CancellationToken) -> std::io::Result<()> {
+        let suspects = repeated(std::mem::take(&mut self.ids));
+        if suspects.is_empty() || self.is_full() {
+            return Ok(());
+        }
+        input.rewind()?;
+        let mut first_lines: HashMap<u64, (u64, String)> = HashMap::new();
+        let mut lines = Lines::new(BufReader::with_capacity(BUFFER, input), self.limits.max_row_bytes);
+        while let Some(place) = lines.advance()?
+            && !self.is_full()
+            // What it finds then is thrown away by whoever stopped it.
+            && !(place.number.is_multiple_of(STOP_EVERY) && stop.is_cancelled())
+        {
+            let Line::Text(text) = lines.latest() else { continue };
+            let Ok(row) = parse_line(text, self.endpoint) else { continue };
+            let hash = self.hasher.hash_one(row.custom_id.as_ref());
+            if !suspects.contains(&hash) {
+                continue;
+            }
+            let (first_line, first) = first_lines.entry(hash).or_insert_with(|| (place.number, row.custom_id.to_string()));
+            if *first_line != place.number && *first == row.custom_id {
+                let message = format!("`custom_id` is the same as on line {first_line}; it must be unique in the file");
+                let fault = Fault::new(ProblemCode::DuplicateCustomId, Some("custom_id"), message);
+                self.problem(fault.at(place.number));
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Checked {
+        if self.rows == 0 && self.problems.is_empty() {
+            let message = "the file has no rows; each line must be one request".to_owned();
+            self.problem(Problem { code: ProblemCode::EmptyFile, message, line: None, param: None });
+        }
+        if self.problems.is_empty() {
+            return Checked::Good { plan: Plan { rows: self.rows, models: self.models.planned }, pages: self.pages };
+        }
+        self.problems.sort_by_key(|problem| problem.line);
+        Checked::Bad(self.problems)
+    }
+}
+
+/// The models that the rows name, resolved once each.
+#[derive(Default)]
+struct Models {
+    planned: Vec<PlannedModel>,
+    known: HashMap<String, Result<usize, Fault>>,
+}
+
+impl Models {
+    fn count(&mut self, row: &RowRequest<'_>, catalog: &Snapshot) -> Result<(), Fault> {
+        if let Some(known) = self.known.get(row.model.as_ref()) {
+            let index = known.clone()?;
+            self.planned[index].rows += 1;
+            return Ok(());
+        }
+        if self.known.len() >= MAX_MODELS {
+            let message = format!("the file names more than {MAX_MODELS} different models");
+            return Err(Fault::new(ProblemCode::TooManyModels, Some("body.model"), message));
+        }
+        let resolved = match catalog.resolve(&row.model) {
+            Ok(route) => {
+                self.planned.push(PlannedModel {
+                    requested: row.model.to_string(),
+                    provider: route.provider.to_owned(),
+                    upstream: route.upstream.to_owned(),
+                    price: route.price,
+                    rows: 1,
+                });
+                Ok(self.planned.len() - 1)
+            }
+            Err(error) => Err(Fault::new(ProblemCode::UnknownModel, Some("body.model"), error.to_string())),
+        };
+        self.known.insert(row.model.to_string(), resolved.clone());
+        resolved.map(|_| ())
+    }
+}
+
+/// Hashes that occur more than once; at most ten for each problem that can be reported.
+fn repeated(mut hashes: Vec<u64>) -> HashSet<u64> {
+    hashes.sort_unstable();
+    let pairs = hashes.windows(2).filter(|pair| pair[0] == pair[1]);
+    pairs.map(|pair| pair[0]).take(10 * MAX_PROBLEMS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog;
+    use std::io::Cursor;
+
+    fn row(id: &str) -> String {
+        format!(r#"{{"custom_id":"{id}","method":"POST","url":"/v1/embeddings","body":{{"model":"text-embedding-3-small","input":"x"}}}}"#)
+    }
+
+    fn run(input: &[u8], max_rows: u32) -> Checked {
+        let catalog = catalog::load_embedded().unwrap().into_snapshot(&|_| false);
+        let limits = InputLimits { max_rows, max_row_bytes: 400 };
+        check(Cursor::new(input), Endpoint::Embeddings, &catalog, limits, &CancellationToken::new()).unwrap()
+    }
+
+    fn problems(input: impl AsRef<[u8]>) -> String {
+        let Checked::Bad(problems) = run(input.as_ref(), 5) else { return "no problem".into() };
+        let text = problems.iter().map(|p| format!("{:?} {} {:?}: {}", p.line, p.code.as_str(), p.param, p.message));
+        text.collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn every_fault_of_a_file_with_its_line() {
+        let (a, b) = (row("a"), row("b"));
+        let long = row(&"x".repeat(400));
+        let inputs = [
+            String::new(),
+            "\n \n".into(),
+            format!("{a}\n\n{b}\n"),
+            format!("{a}\n{b}\n{a}\n{a}"),
+            format!("{long}\n{a}"),
+            (0..7).map(|n| row(&n.to_string()) + "\n").collect(),
+            format!("{}\n{}", a.replace("3-small", "3-smal"), b.replace("text-embedding-3-small", "nothing-like-it")),
+            format!("{a}\nnonsense\n{}", b.replace("POST", "PUT").replace("embeddings", "responses")),
+        ];
+        insta::assert_snapshot!(inputs.map(problems).join("\n--\n"));
+    }
+
+    #[test]
+    fn windows_line_ends_and_blank_lines_at_the_end_are_fine() {
+        let input = format!("{}\r\n{}\r\n\r\n\n  \n", row("a"), row("b"));
+        let Checked::Good { plan, pages } = run(input.as_bytes(), 5) else { panic!("{}", problems(&input)) };
+        assert_eq!((plan.rows, plan.models.len(), plan.models[0].rows), (2, 1, 2));
+        assert_eq!(pages.iter().map(|page| (page.input_offset, page.rows)).collect::<Vec<_>>(), [(0, 2)]);
+    }
+
+    #[test]
+    fn pages_say_where_their_rows_begin() {
+        let lines: Vec<_> = (0..2_500).map(|n| row(&n.to_string()) + "\n").collect();
+        let Checked::Good { pages, .. } = run(lines.concat().as_bytes(), 2_500) else { panic!("the file is good") };
+        let offset = |rows: usize| lines[..rows].iter().map(|line| line.len() as u64).sum::<u64>();
+        let expected = [(0, 1_024), (offset(1_024), 1_024), (offset(2_048), 452)];
+        assert_eq!(pages.iter().map(|page| (page.input_offset, page.rows)).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn at_most_a_hundred_problems_are_reported() {
+        let same = (row("a") + "\n").repeat(5_000);
+        let Checked::Bad(problems) = run(same.as_bytes(), 10_000) else { panic!("all the same id") };
+        assert_eq!((problems.len(), problems[99].line), (MAX_PROBLEMS, Some(101)));
+    }
+}

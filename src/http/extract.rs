@@ -1,0 +1,332 @@
+//! What a request says, read with errors that name the field: JSON objects, queries, ids in paths.
+//!
+//! Fields are picked by hand instead of derived: a derived error says "invalid type at line 1",
+//! and what a client needs is which field is wrong and what would be right. A field that a call does
+//! not know is an error, as in the hosted API: a misspelt `output_expires_after` must not be taken
+//! for a wish to keep the output for ever. Unknown query parameters are ignored.
+
+use std::fmt::Display;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName};
+use bytes::BytesMut;
+use http_body_util::BodyExt;
+use serde_json::{Map, Value};
+
+use super::Api;
+use super::body::{Fate, incomplete};
+use super::error::ApiError;
+use crate::domain::error::Code;
+use crate::domain::file::ExpiresAfter;
+use crate::domain::id::IdError;
+
+/// Bytes of a JSON body.
+const MAX_JSON: u64 = 1 << 20;
+
+/// A JSON object: the body of a request, or a part of one.
+#[derive(Debug, Default)]
+pub struct Object {
+    /// Where it stands in the body, as a prefix for the names of its fields.
+    prefix: String,
+    fields: Map<String, Value>,
+}
+
+impl FromRequest<Arc<Api>> for Object {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, ApiError> {
+        check_json_type(request.headers())?;
+        let body = read_small(request, api).await?;
+        if body.is_empty() {
+            return Err(ApiError::new(Code::InvalidJson, "the body is empty; it must be a JSON object"));
+        }
+        match serde_json::from_slice::<Value>(&body) {
+            Ok(Value::Object(fields)) => Ok(Self { prefix: String::new(), fields }),
+            Ok(other) => Err(ApiError::new(Code::InvalidValue, format!("the body must be a JSON object, found {}", kind(&other)))),
+            Err(error) => Err(ApiError::new(Code::InvalidJson, format!("the body is not valid JSON: {error}"))),
+        }
+    }
+}
+
+/// The content type in lower case, without parameters.
+pub fn media_type(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    Some(text.split(';').next().unwrap_or(text).trim().to_ascii_lowercase())
+}
+
+fn check_json_type(headers: &HeaderMap) -> Result<(), ApiError> {
+    let found = media_type(headers);
+    match found.as_deref() {
+        Some(found) if found == "application/json" || found.ends_with("+json") => Ok(()),
+        Some(found) => {
+            let message = format!("the body must be sent as `content-type: application/json`, found `{found}`");
+            Err(ApiError::new(Code::UnsupportedMediaType, message))
+        }
+        None => Err(ApiError::new(Code::UnsupportedMediaType, "the body must be sent with `content-type: application/json`")),
+    }
+}
+
+/// The announced size of the body, if it is announced.
+pub fn announced_bytes(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+async fn read_small(request: Request, api: &Api) -> Result<BytesMut, ApiError> {
+    let too_large = || ApiError::new(Code::TooLarge, format!("a JSON body may have at most {MAX_JSON} bytes"));
+    if announced_bytes(request.headers()).is_some_and(|bytes| bytes > MAX_JSON) {
+        return Err(too_large());
+    }
+    let fate = request.extensions().get::<Fate>().cloned().unwrap_or_default();
+    let mut body = request.into_body();
+    let mut read = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let cut = |_| fate.blame(api.limits.body_idle).unwrap_or_else(|| incomplete("the body could not be read to its end"));
+        let Ok(data) = frame.map_err(cut)?.into_data() else { continue };
+        if (read.len() + data.len()) as u64 > MAX_JSON {
+            return Err(too_large());
+        }
+        read.extend_from_slice(&data);
+    }
+    Ok(read)
+}
+
+/// What a value is, in words.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+impl Object {
+    fn name(&self, field: &str) -> String {
+        format!("{}{field}", self.prefix)
+    }
+
+    fn wrong(&self, field: &str, wanted: &str, found: &Value) -> ApiError {
+        let name = self.name(field);
+        let message = format!("`{name}` must be {wanted}, found {}", kind(found));
+        ApiError::invalid(&name, message)
+    }
+
+    /// Refuses fields other than these.
+    ///
+    /// # Errors
+    /// When there is one.
+    pub fn only(&self, known: &[&str]) -> Result<(), ApiError> {
+        let Some(unknown) = self.fields.keys().find(|field| !known.contains(&field.as_str())) else { return Ok(()) };
+        let shown: String = self.name(unknown).chars().take(100).collect();
+        let message = format!("`{shown}` is not a field of this call, whose fields are {}", quoted(known.iter()));
+        Err(ApiError::new(Code::UnknownParameter, message).param(&shown))
+    }
+
+    /// A field; null counts as absent.
+    fn get(&self, field: &str) -> Option<&Value> {
+        self.fields.get(field).filter(|value| !value.is_null())
+    }
+
+    fn need<T>(&self, field: &str, what: &str, found: Option<T>) -> Result<T, ApiError> {
+        found.ok_or_else(|| ApiError::missing(&self.name(field), what))
+    }
+
+    /// A string, if it is there.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn text(&self, field: &str) -> Result<Option<&str>, ApiError> {
+        let read = |value: &'_ Value| value.as_str().is_none().then(|| self.wrong(field, "a string", value));
+        match self.get(field) {
+            Some(value) => read(value).map_or(Ok(value.as_str()), Err),
+            None => Ok(None),
+        }
+    }
+
+    /// A string that must be there; `what` says what it is for.
+    ///
+    /// # Errors
+    /// When it is absent or something else.
+    pub fn need_text(&self, field: &str, what: &str) -> Result<&str, ApiError> {
+        self.need(field, what, self.text(field)?)
+    }
+
+    /// A whole number that must be there.
+    ///
+    /// # Errors
+    /// When it is absent or something else.
+    pub fn need_integer(&self, field: &str, what: &str) -> Result<i64, ApiError> {
+        let value = self.need(field, what, self.get(field))?;
+        value.as_i64().ok_or_else(|| self.wrong(field, "a whole number", value))
+    }
+
+    /// An object, if it is there.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn object(&self, field: &str) -> Result<Option<Self>, ApiError> {
+        match self.get(field) {
+            Some(Value::Object(fields)) => Ok(Some(Self { prefix: format!("{}.", self.name(field)), fields: fields.clone() })),
+            Some(other) => Err(self.wrong(field, "an object", other)),
+            None => Ok(None),
+        }
+    }
+
+    /// An array that must be there.
+    ///
+    /// # Errors
+    /// When it is absent or something else.
+    pub fn need_array(&self, field: &str, what: &str) -> Result<&[Value], ApiError> {
+        let value = self.need(field, what, self.get(field))?;
+        value.as_array().map(Vec::as_slice).ok_or_else(|| self.wrong(field, "an array", value))
+    }
+
+    /// An object whose values are strings.
+    ///
+    /// # Errors
+    /// When it or one of its values is something else.
+    pub fn pairs(&self, field: &str) -> Result<Vec<(String, String)>, ApiError> {
+        let Some(object) = self.object(field)? else { return Ok(Vec::new()) };
+        let pair = |(key, value): (&String, &Value)| match value {
+            Value::String(text) => Ok((key.clone(), text.clone())),
+            other => Err(object.wrong(key, "a string", other)),
+        };
+        object.fields.iter().map(pair).collect()
+    }
+
+    /// When a file should go away: `{"anchor": "created_at", "seconds": ...}`.
+    ///
+    /// # Errors
+    /// When it is there and not that.
+    pub fn expires_after(&self, field: &str) -> Result<Option<ExpiresAfter>, ApiError> {
+        let Some(wish) = self.object(field)? else { return Ok(None) };
+        let anchor = wish.need_text("anchor", "it must be `created_at`")?;
+        let seconds = wish.need_integer("seconds", "it says after how many seconds the file goes away")?;
+        expires_after(anchor, &wish.name("anchor"), seconds, &wish.name("seconds")).map(Some)
+    }
+}
+
+/// Checks the two parts of a wish that a file goes away.
+pub fn expires_after(anchor: &str, anchor_name: &str, seconds: i64, seconds_name: &str) -> Result<ExpiresAfter, ApiError> {
+    if anchor != "created_at" {
+        return Err(unknown_choice(anchor_name, anchor, "`created_at`"));
+    }
+    let (from, to) = (ExpiresAfter::RANGE.start(), ExpiresAfter::RANGE.end());
+    ExpiresAfter::from_seconds(seconds)
+        .ok_or_else(|| ApiError::invalid(seconds_name, format!("`{seconds_name}` must be from {from} to {to}, found {seconds}")))
+}
+
+/// A value that is none of the legal ones.
+pub fn unknown_choice(param: &str, found: &str, choices: &str) -> ApiError {
+    let found: String = found.chars().take(100).collect();
+    ApiError::invalid(param, format!("`{param}` must be one of {choices}; found `{found}`"))
+}
+
+/// An id in a body or a query.
+pub fn parse_id<T: FromStr<Err = IdError>>(param: &str, text: &str) -> Result<T, ApiError> {
+    text.parse().map_err(|error: IdError| ApiError::invalid(param, error.to_string()))
+}
+
+/// A header that is text.
+pub fn header_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// The id in a path.
+#[derive(Debug)]
+pub struct PathId<T>(pub T);
+
+impl<T: FromStr<Err = IdError> + Send, S: Send + Sync> FromRequestParts<S> for PathId<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        Ok(Self(path_text(parts, state).await?.parse()?))
+    }
+}
+
+/// The one parameter of a path, decoded.
+#[derive(Debug)]
+pub struct PathText(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathText {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        path_text(parts, state).await.map(Self)
+    }
+}
+
+async fn path_text<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, ApiError> {
+    let text = Path::<String>::from_request_parts(parts, state).await;
+    text.map(|Path(text)| text).map_err(|_| ApiError::new(Code::NotFound, "the last part of the path is not valid UTF-8"))
+}
+
+/// The query of a request. An empty value counts as absent.
+#[derive(Debug)]
+pub struct Params(Vec<(String, String)>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Params {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let query = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri);
+        let Query(pairs) = query.map_err(|error| ApiError::new(Code::BadRequest, format!("the query cannot be read: {error}")))?;
+        Ok(Self(pairs))
+    }
+}
+
+impl Params {
+    /// The value of a parameter.
+    ///
+    /// # Errors
+    /// When it is given twice.
+    pub fn text(&self, name: &str) -> Result<Option<&str>, ApiError> {
+        let mut values = self.0.iter().filter(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_str());
+        match (values.next(), values.next()) {
+            (_, Some(_)) => Err(ApiError::invalid(name, format!("`{name}` is given twice"))),
+            (value, None) => Ok(value),
+        }
+    }
+
+    /// How many objects to list.
+    ///
+    /// # Errors
+    /// When it is not a number from 1 to `most`.
+    pub fn limit(&self, default: usize, most: usize) -> Result<usize, ApiError> {
+        let Some(text) = self.text("limit")? else { return Ok(default) };
+        let limit = text.parse().ok().filter(|limit| (1..=most).contains(limit));
+        limit.ok_or_else(|| {
+            let found: String = text.chars().take(40).collect();
+            ApiError::invalid("limit", format!("`limit` must be a whole number from 1 to {most}, found `{found}`"))
+        })
+    }
+
+    /// An id.
+    ///
+    /// # Errors
+    /// When it is not of that kind.
+    pub fn id<T: FromStr<Err = IdError>>(&self, name: &str) -> Result<Option<T>, ApiError> {
+        self.text(name)?.map(|text| parse_id(name, text)).transpose()
+    }
+
+    /// One of a set of words.
+    ///
+    /// # Errors
+    /// When it is another word.
+    pub fn choice<T: Copy>(&self, name: &str, choices: &[(&str, T)]) -> Result<Option<T>, ApiError> {
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        let found = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        found.map(Some).ok_or_else(|| unknown_choice(name, text, &quoted(choices.iter().map(|(word, _)| word))))
+    }
+}
+
+/// `a`, `b`, `c`, each in backticks.
+pub fn quoted(words: impl Iterator<Item = impl Display>) -> String {
+    words.map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}

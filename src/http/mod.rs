@@ -1,0 +1,158 @@
+//! The HTTP API. The only module that names axum and hyper's server side.
+//!
+//! Handlers are thin: they read a request into `domain` values, ask the store or the executor, and
+//! render the answer. What every request has in common (ids, access, limits, errors) is here; what
+//! belongs to one dialect is in a module of its own, `openai` being the first.
+//!
+//! Invariants others rely on:
+//! * every response carries `x-request-id`, and every error the envelope of [`ApiError`];
+//! * whatever a response shows is durable, because every store call waits for that;
+//! * memory does not grow with the size of an upload or a download;
+//! * work that must not be left half-done goes on when its client goes away.
+
+mod access;
+mod body;
+mod error;
+mod extract;
+mod form;
+mod openai;
+mod ops;
+mod range;
+mod routes;
+mod serve;
+mod stream;
+mod trace;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::header::{CONTENT_DISPOSITION, CONTENT_RANGE, ETAG, RETRY_AFTER};
+use axum::http::{HeaderValue, Method};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::get;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+use tracing::Instrument;
+
+pub use access::{Access, Origins};
+pub use error::ApiError;
+pub use serve::serve;
+
+use crate::catalog::Catalog;
+use crate::domain::time::Clock;
+use crate::executor;
+use crate::store::Store;
+
+/// What the handlers need.
+#[derive(Debug)]
+pub struct Api {
+    pub store: Store,
+    pub catalog: Arc<Catalog>,
+    pub executor: executor::Handle,
+    pub clock: Clock,
+    pub limits: Limits,
+    pub access: Access,
+    /// Cancelled when the daemon begins to stop: from then on nothing new is created.
+    pub draining: CancellationToken,
+    /// Work that goes on when its client goes away; the daemon waits for it before it closes the store.
+    pub tasks: TaskTracker,
+}
+
+/// Limits of what clients may send.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of a file uploaded in one request.
+    pub max_file_bytes: u64,
+    /// Bytes of a file uploaded in parts.
+    pub max_upload_bytes: u64,
+    /// Bytes of one part.
+    pub max_part_bytes: u64,
+    /// Bytes of one line that a cost estimate looks at: the limit of a row.
+    pub max_line_bytes: usize,
+    /// Room on the disk that nothing uploaded may use.
+    pub min_free_bytes: u64,
+    /// When a batch file goes away if its upload does not say; `None` keeps it.
+    pub file_retention: Option<Duration>,
+    /// How long the next piece of a request's body may take.
+    pub body_idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_file_bytes: 1 << 30,
+            max_upload_bytes: 8 << 30,
+            max_part_bytes: 64 << 20,
+            max_line_bytes: 16 << 20,
+            min_free_bytes: 512 << 20,
+            file_retention: None,
+            body_idle: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Api {
+    /// Refuses to create anything while the daemon stops.
+    ///
+    /// # Errors
+    /// When it does.
+    fn check_open(&self) -> Result<(), ApiError> {
+        match self.draining.is_cancelled() {
+            true => Err(ApiError::unavailable("the daemon is stopping and takes no new work; try again after it has restarted")),
+            false => Ok(()),
+        }
+    }
+
+    /// Runs `work` to its end even if the client goes away meanwhile: hyper drops a handler whose
+    /// connection closes, and a batch that is stored but not handed to the executor would wait for
+    /// the next start of the daemon.
+    async fn to_the_end<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Result<T, ApiError> {
+        self.tasks.spawn(work.in_current_span()).await.map_err(ApiError::internal)
+    }
+}
+
+/// All routes with their layers.
+pub fn router(api: Arc<Api>) -> Router {
+    let mut router = Router::new()
+        .route("/", get(ops::index))
+        .route("/healthz", get(ops::healthz))
+        .route("/readyz", get(ops::readyz))
+        .nest("/v1", openai::routes())
+        .nest("/openai/v1", openai::routes());
+    #[cfg(test)]
+    {
+        router = router.merge(tests::routes());
+    }
+    router = router
+        .fallback(routes::unknown)
+        .method_not_allowed_fallback(routes::wrong_method)
+        // The last layer is the outermost.
+        .layer(from_fn_with_state(api.clone(), access::guard))
+        .layer(from_fn_with_state(api.clone(), body::watch));
+    if let Some(cors) = cors(api.access.origins()) {
+        router = router.layer(cors);
+    }
+    router.layer(CatchPanicLayer::custom(trace::panicked)).layer(from_fn(trace::request)).with_state(api)
+}
+
+fn cors(origins: &Origins) -> Option<CorsLayer> {
+    let allowed = match origins {
+        Origins::None => return None,
+        Origins::Any => AllowOrigin::any(),
+        Origins::Listed(origins) => AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok())),
+    };
+    let layer = CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
+        // Client libraries send headers of their own, and `*` would not cover `Authorization`.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([trace::REQUEST_ID, CONTENT_DISPOSITION, CONTENT_RANGE, ETAG, RETRY_AFTER])
+        .max_age(Duration::from_secs(3_600));
+    Some(layer)
+}

@@ -1,0 +1,90 @@
+//! `/v1/batches`: list, retrieve, cancel, run again, read results.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+
+use super::content::result_lines;
+use super::render::{BatchObject, List};
+use crate::domain::batch::Batch;
+use crate::domain::error::Code;
+use crate::domain::file::ResultPart;
+use crate::domain::id::BatchId;
+use crate::executor::{CancelError, RetryError};
+use crate::http::error::ApiError;
+use crate::http::extract::{Params, PathId};
+use crate::http::{Api, stream};
+use crate::store::BatchQuery;
+
+const DEFAULT_LIST: usize = 20;
+const MAX_LIST: usize = 100;
+
+/// `GET /v1/batches`
+pub async fn list(State(api): State<Arc<Api>>, params: Params) -> Result<Json<List<BatchObject>>, ApiError> {
+    let query = BatchQuery { after: params.id("after")?, limit: params.limit(DEFAULT_LIST, MAX_LIST)? };
+    let listing = api.store.batches(query).await?;
+    Ok(Json(List::of(listing, |batch| (batch.spec.id.to_string(), BatchObject::from(batch)))))
+}
+
+async fn find(api: &Api, id: BatchId) -> Result<Batch, ApiError> {
+    api.store.batch(id).await?.ok_or_else(|| ApiError::not_found("batch", id))
+}
+
+/// `GET /v1/batches/{batch_id}`
+pub async fn retrieve(State(api): State<Arc<Api>>, PathId(id): PathId<BatchId>) -> Result<Json<BatchObject>, ApiError> {
+    Ok(Json(BatchObject::from(&find(&api, id).await?)))
+}
+
+/// `POST /v1/batches/{batch_id}/cancel`
+pub async fn cancel(State(api): State<Arc<Api>>, PathId(id): PathId<BatchId>) -> Result<Json<BatchObject>, ApiError> {
+    // The executor knows of unfinished batches only.
+    find(&api, id).await?;
+    let executor = api.executor.clone();
+    match api.to_the_end(async move { executor.cancel(id).await }).await? {
+        Ok(batch) => Ok(Json(BatchObject::from(&batch))),
+        Err(CancelError::NotFound) => Err(ApiError::not_found("batch", id)),
+        Err(error @ CancelError::TooLate(_)) => Err(ApiError::new(Code::Conflict, error.to_string())),
+        Err(CancelError::Gone(error)) => Err(error.into()),
+        Err(CancelError::Store(error)) => Err(error.into()),
+    }
+}
+
+/// `POST /v1/batches/{batch_id}/retry`; ours.
+pub async fn retry(State(api): State<Arc<Api>>, PathId(id): PathId<BatchId>) -> Result<Json<BatchObject>, ApiError> {
+    api.check_open()?;
+    api.check_room(0)?;
+    let (executor, now) = (api.executor.clone(), api.clock.now());
+    match api.to_the_end(async move { executor.retry(id, now).await }).await? {
+        Ok(batch) => {
+            tracing::info!(batch = %batch.spec.id, of = %id, "batch created to run rows again");
+            Ok(Json(BatchObject::from(&batch)))
+        }
+        Err(RetryError::NotFound) => Err(ApiError::not_found("batch", id)),
+        Err(error @ (RetryError::StillRunning(_) | RetryError::Refused | RetryError::NothingToRetry | RetryError::InputGone)) => {
+            Err(ApiError::new(Code::Conflict, error.to_string()))
+        }
+        Err(error @ RetryError::ResultsGone) => Err(ApiError::new(Code::ResultsExpired, error.to_string())),
+        Err(RetryError::Gone(error)) => Err(error.into()),
+        Err(RetryError::Store(error)) => Err(error.into()),
+    }
+}
+
+/// `GET /v1/batches/{batch_id}/results`; ours: what is durable so far, in the order of the input.
+pub async fn results(State(api): State<Arc<Api>>, PathId(id): PathId<BatchId>, params: Params) -> Result<Response, ApiError> {
+    let parts = [("output", ResultPart::Output), ("errors", ResultPart::Errors), ("all", ResultPart::All)];
+    let part = params.choice("part", &parts)?.unwrap_or(ResultPart::All);
+    let batch = find(&api, id).await?;
+    let progress = &batch.progress;
+    let all = match part {
+        ResultPart::Output => progress.output_bytes,
+        ResultPart::Errors => progress.error_bytes,
+        ResultPart::All => progress.output_bytes + progress.error_bytes,
+    };
+    // Only of a batch that has ended is it known how much there must be.
+    let lines = result_lines(&api, id, part, batch.state.is_terminal().then_some(all)).await?;
+    let headers = [(CONTENT_TYPE, "application/x-ndjson".to_owned()), (CONTENT_LENGTH, lines.bytes().to_string())];
+    Ok((headers, stream::body(lines)).into_response())
+}

@@ -1,0 +1,120 @@
+//! `GET /v1/files/{file_id}/content`: the bytes of a file, whole or a range of them.
+//!
+//! A file never changes, so its `ETag` is strong and a cut download can be continued: the hash of
+//! an uploaded file, the id of a view, whose lines are rendered the same way each time.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use crate::domain::error::Code;
+use crate::domain::file::{File, FileSource, ResultPart};
+use crate::domain::id::{BatchId, FileId};
+use crate::http::Api;
+use crate::http::error::ApiError;
+use crate::http::extract::PathId;
+use crate::http::form::blocking;
+use crate::http::range::{Selection, select};
+use crate::http::stream::{self, Content};
+use crate::store::Lines;
+
+/// `GET /v1/files/{file_id}/content`
+pub async fn content(State(api): State<Arc<Api>>, PathId(id): PathId<FileId>, headers: HeaderMap) -> Result<Response, ApiError> {
+    let file = api.store.file(id, api.clock.now()).await?.ok_or_else(|| ApiError::not_found("file", id))?;
+    let etag = etag(&file);
+    let (status, range) = match select(&headers, &etag, file.bytes) {
+        Selection::Whole => (StatusCode::OK, 0..file.bytes),
+        Selection::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+        Selection::Unsatisfiable => return Err(ApiError::range_not_satisfiable(file.bytes)),
+        Selection::NotModified => return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response()),
+    };
+    let body = open(&api, &file, range.clone()).await?;
+    let kind = match file.source {
+        FileSource::Uploaded { .. } => "application/octet-stream",
+        FileSource::View { .. } => "application/jsonl",
+    };
+    let mut headers: Vec<(HeaderName, String)> = vec![
+        (CONTENT_TYPE, kind.into()),
+        (CONTENT_LENGTH, (range.end - range.start).to_string()),
+        (CONTENT_DISPOSITION, disposition(&file.filename)),
+        (ACCEPT_RANGES, "bytes".into()),
+        (ETAG, etag),
+        // What a client uploaded must not run as a page of ours.
+        (X_CONTENT_TYPE_OPTIONS, "nosniff".into()),
+    ];
+    if status == StatusCode::PARTIAL_CONTENT {
+        headers.push((CONTENT_RANGE, format!("bytes {}-{}/{}", range.start, range.end - 1, file.bytes)));
+    }
+    let mut response = (status, body).into_response();
+    for (name, value) in headers {
+        response.headers_mut().insert(name, value.parse().map_err(ApiError::internal)?);
+    }
+    Ok(response)
+}
+
+fn etag(file: &File) -> String {
+    match &file.source {
+        FileSource::Uploaded { sha256 } => {
+            let hash: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("\"{hash}\"")
+        }
+        FileSource::View { .. } => format!("\"{}\"", file.id),
+    }
+}
+
+async fn open(api: &Api, file: &File, range: Range<u64>) -> Result<Body, ApiError> {
+    match file.source {
+        FileSource::Uploaded { .. } => {
+            let (store, id) = (api.store.clone(), file.id);
+            let content = blocking(move || Content::new(id, store.open_content(id)?, range)).await?;
+            Ok(stream::body(content))
+        }
+        FileSource::View { batch, part } => {
+            let mut lines = result_lines(api, batch, part, Some(file.bytes)).await?;
+            let lines = blocking(move || lines.limit_to(range).map(|()| lines)).await?;
+            Ok(stream::body(lines))
+        }
+    }
+}
+
+/// The lines of a part of a batch, `expected` bytes of them if that is known.
+pub async fn result_lines(api: &Api, batch: BatchId, part: ResultPart, expected: Option<u64>) -> Result<Lines, ApiError> {
+    let lines = api.store.lines(batch, part).await?.ok_or_else(|| ApiError::not_found("batch", batch))?;
+    match expected {
+        // Removing the results of a large batch takes a while; half of them is not an answer.
+        Some(bytes) if lines.bytes() != bytes => {
+            let message = format!("the results of `{batch}` have expired or were deleted, and are being or have been removed");
+            Err(ApiError::new(Code::ResultsExpired, message))
+        }
+        Some(_) | None => Ok(lines),
+    }
+}
+
+/// Saves under the file's own name (RFC 6266): plain for old clients, percent-encoded for the rest.
+fn disposition(filename: &str) -> String {
+    let plain: String = filename.chars().map(|c| if matches!(c, ' '..='~') && !matches!(c, '"' | '\\' | '%') { c } else { '_' }).collect();
+    let kept = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let encoded: String = filename.bytes().map(|b| if kept(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect();
+    format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_name_cannot_break_out_of_its_header() {
+        assert_eq!(disposition("in put.jsonl"), "attachment; filename=\"in put.jsonl\"; filename*=UTF-8''in%20put.jsonl");
+        let nasty = disposition("a\"; x=\\\r\né%41.txt");
+        assert_eq!(
+            nasty,
+            "attachment; filename=\"a_; x=____ _41.txt\"; filename*=UTF-8''a%22%3B%20x%3D%5C%0D%0A%C3%A9%2541.txt"
+                .replace("____ _", "_____")
+        );
+    }
+}

@@ -1,0 +1,41 @@
+//! The OpenAI dialect: files, uploads, batches, models, as in OpenAI's published document.
+//!
+//! What the document does not have is kept apart from it: a `batchd` object in the batch, and the
+//! routes `cost-estimate`, `results` and `retry`.
+
+mod batches;
+mod content;
+mod create;
+mod estimate;
+mod files;
+mod models;
+mod render;
+mod uploads;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{get, post};
+
+use super::Api;
+
+/// The routes, to be mounted below a version.
+pub fn routes() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/files", get(files::list).post(files::create))
+        .route("/files/{file_id}", get(files::retrieve).delete(files::delete))
+        .route("/files/{file_id}/content", get(content::content))
+        .route("/files/{file_id}/cost-estimate", get(estimate::estimate))
+        .route("/uploads", post(uploads::create))
+        .route("/uploads/{upload_id}", get(uploads::retrieve))
+        .route("/uploads/{upload_id}/parts", post(uploads::add_part))
+        .route("/uploads/{upload_id}/complete", post(uploads::complete))
+        .route("/uploads/{upload_id}/cancel", post(uploads::cancel))
+        .route("/batches", get(batches::list).post(create::create))
+        .route("/batches/{batch_id}", get(batches::retrieve))
+        .route("/batches/{batch_id}/cancel", post(batches::cancel))
+        .route("/batches/{batch_id}/retry", post(batches::retry))
+        .route("/batches/{batch_id}/results", get(batches::results))
+        .route("/models", get(models::list))
+        .route("/models/{*model}", get(models::retrieve))
+}

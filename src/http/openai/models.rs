@@ -1,0 +1,49 @@
+//! `/v1/models`: what a row may name.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+
+use crate::domain::error::Code;
+use crate::http::Api;
+use crate::http::error::ApiError;
+use crate::http::extract::PathText;
+
+/// `Model`
+#[derive(Debug, Serialize)]
+pub struct ModelObject {
+    id: String,
+    object: &'static str,
+    created: i64,
+    owned_by: String,
+}
+
+/// `ListModelsResponse`
+#[derive(Debug, Serialize)]
+pub struct Models {
+    object: &'static str,
+    data: Vec<ModelObject>,
+}
+
+fn object(id: &str, created: i64, owned_by: &str) -> ModelObject {
+    ModelObject { id: id.to_owned(), object: "model", created, owned_by: owned_by.to_owned() }
+}
+
+/// `GET /v1/models`
+pub async fn list(State(api): State<Arc<Api>>) -> Json<Models> {
+    let data = api.catalog.current().models().map(|model| object(model.id, model.created, model.owned_by)).collect();
+    Json(Models { object: "list", data })
+}
+
+/// `GET /v1/models/{model}`: also by an alias, and a name that only the catch-all would be asked for.
+pub async fn retrieve(State(api): State<Arc<Api>>, PathText(name): PathText) -> Result<Json<ModelObject>, ApiError> {
+    let snapshot = api.catalog.current();
+    let short: String = name.chars().take(crate::domain::request::MAX_MODEL_CHARS).collect();
+    let route = snapshot.resolve(&short).map_err(|error| ApiError::new(Code::ModelNotFound, error.to_string()).param("model"))?;
+    Ok(Json(match snapshot.model(route.model) {
+        Some(known) => object(&known.id, known.created, &known.organisation),
+        None => object(route.model, 0, route.provider),
+    }))
+}

@@ -1,0 +1,298 @@
+//! The objects of OpenAI's document, from `domain` values. Nothing else decides what they look like.
+//!
+//! Every field of a schema is always there; what does not apply is null, as in the hosted API.
+//! What we add to a batch is in one object of its own, so that a typed client passes over it.
+
+use serde::Serialize;
+use serde::ser::Serializer;
+
+use crate::domain::batch::{Batch, BatchState};
+use crate::domain::file::File;
+use crate::domain::id::FileId;
+use crate::domain::problem::Problem;
+use crate::domain::time::Timestamp;
+use crate::domain::upload::{Upload, UploadPart, UploadState};
+use crate::domain::usage::Usage;
+use crate::store::Listing;
+
+#[cfg(test)]
+mod tests;
+
+/// A page of objects.
+#[derive(Debug, Serialize)]
+pub struct List<T> {
+    object: &'static str,
+    data: Vec<T>,
+    first_id: Option<String>,
+    last_id: Option<String>,
+    has_more: bool,
+}
+
+impl<T> List<T> {
+    /// Renders a page; `render` gives each item's id and object.
+    pub fn of<Item>(listing: Listing<Item>, render: impl Fn(&Item) -> (String, T)) -> Self {
+        let (ids, data): (Vec<_>, Vec<_>) = listing.items.iter().map(render).unzip();
+        Self { object: "list", data, first_id: ids.first().cloned(), last_id: ids.last().cloned(), has_more: listing.has_more }
+    }
+}
+
+/// `OpenAIFile`
+#[derive(Debug, Serialize)]
+pub struct FileObject {
+    id: String,
+    object: &'static str,
+    bytes: u64,
+    created_at: i64,
+    expires_at: Option<i64>,
+    filename: String,
+    purpose: &'static str,
+    status: &'static str,
+    status_details: Option<String>,
+}
+
+impl From<&File> for FileObject {
+    fn from(file: &File) -> Self {
+        Self {
+            id: file.id.to_string(),
+            object: "file",
+            bytes: file.bytes,
+            created_at: file.created_at.as_second(),
+            expires_at: file.expires_at.map(Timestamp::as_second),
+            filename: file.filename.clone(),
+            purpose: file.purpose.as_str(),
+            status: "processed",
+            status_details: None,
+        }
+    }
+}
+
+/// `DeleteFileResponse`
+#[derive(Debug, Serialize)]
+pub struct Deleted {
+    id: String,
+    object: &'static str,
+    deleted: bool,
+}
+
+impl Deleted {
+    /// Says that a file is gone.
+    pub fn file(id: FileId) -> Self {
+        Self { id: id.to_string(), object: "file", deleted: true }
+    }
+}
+
+/// `Upload`
+#[derive(Debug, Serialize)]
+pub struct UploadObject {
+    id: String,
+    object: &'static str,
+    bytes: u64,
+    created_at: i64,
+    expires_at: i64,
+    filename: String,
+    purpose: &'static str,
+    status: &'static str,
+    file: Option<FileObject>,
+}
+
+impl UploadObject {
+    /// An upload and, once it is completed, the file that it became.
+    pub fn new(upload: &Upload, file: Option<&File>) -> Self {
+        Self {
+            id: upload.id.to_string(),
+            object: "upload",
+            bytes: upload.bytes,
+            created_at: upload.created_at.as_second(),
+            expires_at: upload.expires_at.as_second(),
+            filename: upload.filename.clone(),
+            purpose: upload.purpose.as_str(),
+            status: match upload.state {
+                UploadState::Pending => "pending",
+                UploadState::Completed { .. } => "completed",
+                UploadState::Cancelled => "cancelled",
+                UploadState::Expired => "expired",
+            },
+            file: file.map(FileObject::from),
+        }
+    }
+}
+
+/// `UploadPart`
+#[derive(Debug, Serialize)]
+pub struct PartObject {
+    id: String,
+    object: &'static str,
+    created_at: i64,
+    upload_id: String,
+}
+
+impl From<&UploadPart> for PartObject {
+    fn from(part: &UploadPart) -> Self {
+        Self { id: part.id.to_string(), object: "upload.part", created_at: part.created_at.as_second(), upload_id: part.upload.to_string() }
+    }
+}
+
+/// `Batch`
+#[derive(Debug, Serialize)]
+pub struct BatchObject {
+    id: String,
+    object: &'static str,
+    endpoint: &'static str,
+    model: Option<String>,
+    errors: Option<Errors>,
+    input_file_id: String,
+    completion_window: String,
+    status: &'static str,
+    output_file_id: Option<String>,
+    error_file_id: Option<String>,
+    created_at: i64,
+    #[serde(flatten)]
+    moments: Moments,
+    expires_at: i64,
+    request_counts: Counts,
+    usage: Option<UsageObject>,
+    metadata: Option<Pairs>,
+    batchd: Extension,
+}
+
+#[derive(Debug, Serialize)]
+struct Errors {
+    object: &'static str,
+    data: Vec<BatchError>,
+}
+
+#[derive(Debug, Serialize)]
+struct BatchError {
+    code: &'static str,
+    message: String,
+    param: Option<String>,
+    line: Option<u64>,
+}
+
+/// When a batch entered the states that it has been in.
+#[derive(Debug, Default, Serialize)]
+struct Moments {
+    in_progress_at: Option<i64>,
+    finalizing_at: Option<i64>,
+    completed_at: Option<i64>,
+    failed_at: Option<i64>,
+    expired_at: Option<i64>,
+    cancelling_at: Option<i64>,
+    cancelled_at: Option<i64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Counts {
+    total: u32,
+    completed: u32,
+    failed: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct UsageObject {
+    input_tokens: u64,
+    input_tokens_details: InputDetails,
+    output_tokens: u64,
+    output_tokens_details: OutputDetails,
+    total_tokens: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct InputDetails {
+    cached_tokens: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct OutputDetails {
+    reasoning_tokens: u64,
+}
+
+/// What the document does not have.
+#[derive(Debug, Serialize)]
+struct Extension {
+    /// What the rows so far cost, in US dollars.
+    cost_usd: String,
+    retry_of: Option<String>,
+}
+
+/// Metadata as an object.
+#[derive(Debug)]
+struct Pairs(Vec<(String, String)>);
+
+impl Serialize for Pairs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
+impl From<&Batch> for BatchObject {
+    fn from(batch: &Batch) -> Self {
+        let (spec, progress, files) = (&batch.spec, &batch.progress, batch.state.files());
+        let pairs = spec.metadata.pairs();
+        Self {
+            id: spec.id.to_string(),
+            object: "batch",
+            endpoint: spec.endpoint.path(),
+            model: batch.plan.single_model().map(String::from),
+            errors: errors(&batch.problems),
+            input_file_id: spec.input_file.to_string(),
+            completion_window: spec.window.to_string(),
+            status: batch.state.as_str(),
+            output_file_id: files.output.map(|id| id.to_string()),
+            error_file_id: files.errors.map(|id| id.to_string()),
+            created_at: spec.created_at.as_second(),
+            moments: moments(&batch.state),
+            expires_at: spec.deadline().as_second(),
+            request_counts: Counts { total: progress.total, completed: progress.succeeded, failed: progress.failed },
+            usage: (progress.total > 0).then(|| usage(&progress.usage)),
+            metadata: (!pairs.is_empty()).then(|| Pairs(pairs.to_vec())),
+            batchd: Extension { cost_usd: progress.cost.to_string(), retry_of: spec.retry_of.map(|id| id.to_string()) },
+        }
+    }
+}
+
+fn errors(problems: &[Problem]) -> Option<Errors> {
+    let error = |problem: &Problem| BatchError {
+        code: problem.code.as_str(),
+        message: problem.message.clone(),
+        param: problem.param.clone(),
+        line: problem.line,
+    };
+    (!problems.is_empty()).then(|| Errors { object: "list", data: problems.iter().map(error).collect() })
+}
+
+fn moments(state: &BatchState) -> Moments {
+    let at = |at: &Timestamp| Some(at.as_second());
+    let perhaps = |at: &Option<Timestamp>| at.map(Timestamp::as_second);
+    let none = Moments::default();
+    match state {
+        BatchState::Validating => none,
+        BatchState::Failed { at: end } => Moments { failed_at: at(end), ..none },
+        BatchState::InProgress { since } => Moments { in_progress_at: at(since), ..none },
+        BatchState::Finalizing { in_progress_at, since, ending: _ } => {
+            Moments { in_progress_at: perhaps(in_progress_at), finalizing_at: at(since), ..none }
+        }
+        BatchState::Cancelling { in_progress_at, since } => {
+            Moments { in_progress_at: perhaps(in_progress_at), cancelling_at: at(since), ..none }
+        }
+        BatchState::Completed { in_progress_at, finalizing_at, at: end, files: _ } => {
+            Moments { in_progress_at: perhaps(in_progress_at), finalizing_at: at(finalizing_at), completed_at: at(end), ..none }
+        }
+        BatchState::Expired { in_progress_at, finalizing_at, at: end, files: _ } => {
+            Moments { in_progress_at: perhaps(in_progress_at), finalizing_at: at(finalizing_at), expired_at: at(end), ..none }
+        }
+        BatchState::Cancelled { in_progress_at, cancelling_at, at: end, files: _ } => {
+            Moments { in_progress_at: perhaps(in_progress_at), cancelling_at: at(cancelling_at), cancelled_at: at(end), ..none }
+        }
+    }
+}
+
+fn usage(usage: &Usage) -> UsageObject {
+    UsageObject {
+        input_tokens: usage.input_tokens,
+        input_tokens_details: InputDetails { cached_tokens: usage.cached_tokens },
+        output_tokens: usage.output_tokens,
+        output_tokens_details: OutputDetails { reasoning_tokens: usage.reasoning_tokens },
+        total_tokens: usage.total_tokens(),
+    }
+}

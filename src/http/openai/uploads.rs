@@ -1,0 +1,148 @@
+//! `/v1/uploads`: a large file in parts, joined on completion.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+
+use super::files::{purposes, uploadable};
+use super::render::{PartObject, UploadObject};
+use crate::domain::error::Code;
+use crate::domain::id::{PartId, UploadId};
+use crate::domain::time::later;
+use crate::domain::upload::{LIFETIME, MAX_PARTS, Upload, UploadState};
+use crate::http::Api;
+use crate::http::error::ApiError;
+use crate::http::extract::{Object, PathId, parse_id};
+use crate::http::form::{Cap, Form, seal};
+use crate::store::{CompleteError, PartError};
+
+/// Characters of a file's name and of its media type.
+const MAX_TEXT_CHARS: usize = 255;
+
+/// `POST /v1/uploads`
+pub async fn create(State(api): State<Arc<Api>>, body: Object) -> Result<Json<UploadObject>, ApiError> {
+    api.check_open()?;
+    body.only(&["filename", "purpose", "bytes", "mime_type", "expires_after"])?;
+    let bytes = body.need_integer("bytes", "it is the size of the whole file")?;
+    let most = api.limits.max_upload_bytes;
+    let bytes = u64::try_from(bytes).ok().filter(|bytes| (1..=most).contains(bytes));
+    let bytes = bytes.ok_or_else(|| ApiError::invalid("bytes", format!("`bytes` must be from 1 to {most}")))?;
+    let purpose = uploadable(body.need_text("purpose", &format!("it must be one of {}", purposes()))?)?;
+    let now = api.clock.now();
+    let upload = Upload {
+        id: UploadId::generate(now),
+        created_at: now,
+        expires_at: later(now, LIFETIME),
+        filename: short(&body, "filename", "it is the name of the file")?,
+        bytes,
+        mime_type: short(&body, "mime_type", "it is the media type of the file, such as `application/jsonl`")?,
+        purpose,
+        file_expires_after: body.expires_after("expires_after")?,
+        state: UploadState::Pending,
+    };
+    api.check_room(bytes)?;
+    api.store.create_upload(upload.clone()).await?;
+    Ok(Json(UploadObject::new(&upload, None)))
+}
+
+fn short(body: &Object, field: &str, what: &str) -> Result<String, ApiError> {
+    let text = body.need_text(field, what)?;
+    if text.is_empty() || text.chars().count() > MAX_TEXT_CHARS || text.chars().any(char::is_control) {
+        let message = format!("`{field}` must have 1 to {MAX_TEXT_CHARS} characters, none of them a control character");
+        return Err(ApiError::invalid(field, message));
+    }
+    Ok(text.to_owned())
+}
+
+/// `GET /v1/uploads/{upload_id}`; ours, for clients that lost track.
+pub async fn retrieve(State(api): State<Arc<Api>>, PathId(id): PathId<UploadId>) -> Result<Json<UploadObject>, ApiError> {
+    let now = api.clock.now();
+    let upload = api.store.upload(id, now).await?.ok_or_else(|| ApiError::not_found("upload", id))?;
+    let file = match upload.state {
+        UploadState::Completed { file } => api.store.file(file, now).await?,
+        UploadState::Pending | UploadState::Cancelled | UploadState::Expired => None,
+    };
+    Ok(Json(UploadObject::new(&upload, file.as_ref())))
+}
+
+/// `POST /v1/uploads/{upload_id}/parts`
+pub async fn add_part(State(api): State<Arc<Api>>, PathId(id): PathId<UploadId>, mut form: Form) -> Result<Json<PartObject>, ApiError> {
+    let cap = Cap { bytes: api.limits.max_part_bytes, what: "a part of an upload" };
+    form.check(&api, cap)?;
+    // Before 64 MiB are read for nothing; whether the upload is pending is decided when the part is added.
+    api.store.upload(id, api.clock.now()).await?.ok_or_else(|| ApiError::not_found("upload", id))?;
+    let mut data = None;
+    while let Some(part) = form.next().await? {
+        if part.name != "data" {
+            part.text().await?;
+        } else if data.is_some() {
+            return Err(ApiError::invalid("data", "the form has the field `data` twice"));
+        } else {
+            data = Some(part.spool(&api, cap).await?);
+        }
+    }
+    let data = data.ok_or_else(|| ApiError::missing("data", "it holds the bytes of the part"))?;
+    let content = seal(data).await?;
+    let (store, now) = (api.store.clone(), api.clock.now());
+    let added = api.to_the_end(async move { store.add_part(id, content, now).await }).await?;
+    match added {
+        Ok(part) => Ok(Json(PartObject::from(&part))),
+        Err(PartError::NotFound) => Err(ApiError::not_found("upload", id)),
+        Err(error @ (PartError::NotPending(_) | PartError::TooManyParts)) => Err(ApiError::new(Code::Conflict, error.to_string())),
+        Err(error @ PartError::TooManyBytes(..)) => Err(ApiError::new(Code::TooLarge, error.to_string()).param("data")),
+        Err(PartError::Store(error)) => Err(error.into()),
+    }
+}
+
+/// `POST /v1/uploads/{upload_id}/complete`
+pub async fn complete(State(api): State<Arc<Api>>, PathId(id): PathId<UploadId>, body: Object) -> Result<Json<UploadObject>, ApiError> {
+    api.check_open()?;
+    body.only(&["part_ids", "md5"])?;
+    let parts = part_ids(&body)?;
+    let md5 = body.text("md5")?.map(String::from);
+    let now = api.clock.now();
+    let upload = api.store.upload(id, now).await?.ok_or_else(|| ApiError::not_found("upload", id))?;
+    // The joined file stands beside its parts until it is complete.
+    api.check_room(upload.bytes)?;
+    let retention = api.limits.file_retention.filter(|_| upload.purpose == crate::domain::file::Purpose::Batch);
+    let store = api.store.clone();
+    let completed = api.to_the_end(async move { store.complete_upload(id, parts, md5, retention, now).await }).await?;
+    match completed {
+        Ok((upload, file)) => {
+            tracing::info!(upload = %id, file = %file.id, bytes = file.bytes, "upload completed");
+            Ok(Json(UploadObject::new(&upload, Some(&file))))
+        }
+        Err(CompleteError::NotFound) => Err(ApiError::not_found("upload", id)),
+        Err(error @ CompleteError::NotPending(_)) => Err(ApiError::new(Code::Conflict, error.to_string())),
+        Err(error @ (CompleteError::UnknownPart(_) | CompleteError::RepeatedPart(_))) => {
+            Err(ApiError::invalid("part_ids", error.to_string()))
+        }
+        Err(error @ CompleteError::WrongSize { .. }) => Err(ApiError::new(Code::ChecksumMismatch, error.to_string()).param("part_ids")),
+        Err(error @ CompleteError::WrongMd5 { .. }) => Err(ApiError::new(Code::ChecksumMismatch, error.to_string()).param("md5")),
+        Err(CompleteError::Store(error)) => Err(error.into()),
+    }
+}
+
+fn part_ids(body: &Object) -> Result<Vec<PartId>, ApiError> {
+    let ids = body.need_array("part_ids", "it lists the parts in the order of the file")?;
+    if ids.len() > MAX_PARTS {
+        return Err(ApiError::invalid("part_ids", format!("`part_ids` may name at most {MAX_PARTS} parts")));
+    }
+    let parse = |(index, value): (usize, &serde_json::Value)| {
+        let param = format!("part_ids[{index}]");
+        let text = value.as_str().ok_or_else(|| ApiError::invalid(&param, format!("`{param}` must be a string")))?;
+        parse_id(&param, text)
+    };
+    ids.iter().enumerate().map(parse).collect()
+}
+
+/// `POST /v1/uploads/{upload_id}/cancel`
+pub async fn cancel(State(api): State<Arc<Api>>, PathId(id): PathId<UploadId>) -> Result<Json<UploadObject>, ApiError> {
+    let (store, now) = (api.store.clone(), api.clock.now());
+    match api.to_the_end(async move { store.cancel_upload(id, now).await }).await?? {
+        Some(Ok(upload)) => Ok(Json(UploadObject::new(&upload, None))),
+        Some(Err(state)) => Err(ApiError::new(Code::Conflict, format!("the upload is {state}; only a pending one can be cancelled"))),
+        None => Err(ApiError::not_found("upload", id)),
+    }
+}

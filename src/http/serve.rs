@@ -1,0 +1,130 @@
+//! The listener: HTTP/1.1 and HTTP/2 without TLS on one port, a bounded number of connections, and
+//! a close that lets requests in flight finish.
+//!
+//! TLS is left to a proxy in front. A request that is not HTTP is answered by hyper itself, before
+//! any of our code runs, and so without our envelope.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How long a client may take for the head of a request, which also ends idle connections.
+const HEADER_READ: Duration = Duration::from_secs(30);
+/// Bytes of the head of a request; more is answered with 431.
+const MAX_HEAD: usize = 64 << 10;
+/// How often an idle HTTP/2 connection is asked whether it is still there.
+const PING: Duration = Duration::from_secs(30);
+/// What every HTTP/2 connection begins with.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How often to look again whether the rest of a preface has come.
+const PREFACE_WAIT: Duration = Duration::from_millis(20);
+/// Wait after a failed accept: out of file descriptors, trying at once again only burns processor time.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
+
+/// Serves until `drain` is cancelled, then stops accepting at once and returns when the requests in
+/// flight are answered, or `deadline` later, whichever comes first.
+pub async fn serve(listener: TcpListener, router: Router, drain: CancellationToken, deadline: Duration, max_connections: usize) {
+    let slots = Arc::new(Semaphore::new(max_connections.clamp(1, Semaphore::MAX_PERMITS)));
+    let graceful = GracefulShutdown::new();
+    // A connection's task touches nothing but its own requests; one that dies ends that connection.
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, slot) = tokio::select! {
+            biased;
+            () = drain.cancelled() => break,
+            Some(ended) = connections.join_next() => {
+                log_panic(ended);
+                continue;
+            }
+            next = accept(&listener, &slots) => match next {
+                Ok(next) => next,
+                Err(error) => {
+                    tracing::warn!(%error, "could not accept a connection");
+                    tokio::select! {
+                        () = drain.cancelled() => break,
+                        () = tokio::time::sleep(ACCEPT_BACKOFF) => continue,
+                    }
+                }
+            },
+        };
+        let (watcher, drain) = (graceful.watcher(), drain.clone());
+        let service = TowerToHyperService::new(router.clone());
+        connections.spawn(async move {
+            let Some(http2) = drain.run_until_cancelled(speaks_http2(&stream)).await.flatten() else { return };
+            let connection = builder(http2).serve_connection(TokioIo::new(stream), service).into_owned();
+            if let Err(error) = watcher.watch(connection).await {
+                tracing::debug!(%error, "a connection ended with an error");
+            }
+            drop(slot);
+        });
+    }
+    // Closing the port before waiting lets a successor take it at once.
+    drop(listener);
+    let open = connections.len();
+    if tokio::time::timeout(deadline, graceful.shutdown()).await.is_err() {
+        tracing::warn!(open, seconds = deadline.as_secs(), "connections were cut because their requests did not end in time");
+    }
+    connections.shutdown().await;
+}
+
+fn builder(http2: bool) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ).max_buf_size(MAX_HEAD);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING).max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
+    if http2 { builder.http2_only() } else { builder.http1_only() }
+}
+
+/// Which version a new connection speaks; `None` if it does not say in time. Found out here,
+/// because hyper-util waits for the first bytes without a limit, and a silent client would hold its
+/// slot for ever.
+async fn speaks_http2(stream: &TcpStream) -> Option<bool> {
+    let look = async {
+        let mut head = [0; PREFACE.len()];
+        loop {
+            let seen = stream.peek(&mut head).await.ok().filter(|seen| *seen > 0)?;
+            if head[..seen] != PREFACE[..seen] {
+                return Some(false);
+            }
+            if seen == PREFACE.len() {
+                return Some(true);
+            }
+            // Peeking again returns at once with the same bytes.
+            tokio::time::sleep(PREFACE_WAIT).await;
+        }
+    };
+    tokio::time::timeout(HEADER_READ, look).await.ok().flatten()
+}
+
+/// The next connection, as soon as there is a slot for one; until then, clients wait in the
+/// kernel's queue.
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Small answers must not wait for the acknowledgement of earlier ones.
+                stream.set_nodelay(true)?;
+                return Ok((stream, slot));
+            }
+            // The client was gone before it was accepted.
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn log_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a connection's task ended with a panic");
+    }
+}

@@ -1,0 +1,124 @@
+//! Output files and results: views over rows, whole and in ranges.
+
+use super::*;
+use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Progress, ResultFiles};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::file::{File, FileSource, Purpose, ResultPart};
+use crate::domain::id::{BatchId, FileId, RowIndex, RowKey};
+use crate::domain::metadata::Metadata;
+use crate::domain::money::Usd;
+use crate::domain::plan::Plan;
+use crate::domain::row::{Outcome, Response, RowResult};
+use crate::domain::time::CompletionWindow;
+use crate::domain::usage::Usage;
+use crate::store::{PackedRow, Page};
+
+const ROWS: u32 = 40;
+
+struct Ran {
+    batch: BatchId,
+    output: FileId,
+    errors: FileId,
+}
+
+/// Runs a batch by hand: even rows succeed, odd ones are rejected.
+async fn run(bench: &Bench, settle: bool) -> Ran {
+    let (store, now) = (&bench.api.store, bench.api.clock.now());
+    let input = bench.upload(b"x\n").await.parse().unwrap();
+    let spec = BatchSpec {
+        id: BatchId::generate(now),
+        endpoint: Endpoint::Responses,
+        input_file: input,
+        window: CompletionWindow::DAY,
+        created_at: now,
+        metadata: Metadata::default(),
+        output_expires_after: None,
+        retry_of: None,
+    };
+    let batch = spec.id;
+    store.create_batch(spec, None).await.unwrap();
+    let state = BatchState::Validating.apply(BatchEvent::Validated, now).unwrap();
+    store.batch_validated(batch, state, Plan { rows: ROWS, models: Vec::new() }, vec![Page::new(0, 40)]).await.unwrap();
+    for row in 0..ROWS {
+        let response = Response { status: 200, request_id: None, body: Bytes::from(format!("{{\"n\":{row}}}")) };
+        let row = RowResult {
+            key: RowKey { batch, row: RowIndex(row) },
+            custom_id: format!("row-{row}"),
+            outcome: if row % 2 == 0 { Outcome::Succeeded(response) } else { Outcome::Rejected(response) },
+            usage: Usage::default(),
+            cost: Usd::ZERO,
+            attempts: Vec::new(),
+            finished_at: now,
+        };
+        store.record(PackedRow::pack(&row).unwrap()).await.unwrap();
+    }
+    store.durable_rows().wait_for(|rows| *rows >= u64::from(ROWS)).await.unwrap();
+    let ran = Ran { batch, output: FileId::generate(now), errors: FileId::generate(now) };
+    if settle {
+        let progress = store.batch(batch).await.unwrap().unwrap().progress;
+        settle_batch(bench, &ran, state, progress).await;
+    }
+    ran
+}
+
+async fn settle_batch(bench: &Bench, ran: &Ran, state: BatchState, progress: Progress) {
+    let now = bench.api.clock.now();
+    let view = |id, bytes, part| File {
+        id,
+        bytes,
+        created_at: now,
+        expires_at: None,
+        filename: format!("{}.jsonl", ran.batch),
+        purpose: Purpose::BatchOutput,
+        source: FileSource::View { batch: ran.batch, part },
+    };
+    let files =
+        vec![view(ran.output, progress.output_bytes, ResultPart::Output), view(ran.errors, progress.error_bytes, ResultPart::Errors)];
+    let event = BatchEvent::Settled { files: ResultFiles { output: Some(ran.output), errors: Some(ran.errors) } };
+    let state = state.apply(BatchEvent::RowsDone, now).and_then(|state| state.apply(event, now)).unwrap();
+    bench.api.store.batch_settled(ran.batch, state, progress, files).await.unwrap();
+}
+
+#[tokio::test]
+async fn results_are_there_while_the_batch_runs() {
+    let bench = Bench::new().await;
+    let ran = run(&bench, false).await;
+    let all = bench.get(&format!("/v1/batches/{}/results", ran.batch)).await;
+    assert_eq!((all.header("content-type"), all.text().lines().count()), ("application/x-ndjson", 40));
+    assert_eq!(all.header("content-length"), all.body.len().to_string());
+    let line: Value = serde_json::from_str(all.text().lines().nth(7).unwrap()).unwrap();
+    assert_eq!((&line["custom_id"], &line["response"]["body"]["n"]), (&Value::from("row-7"), &Value::from(7)));
+    for part in ["output", "errors"] {
+        assert_eq!(bench.get(&format!("/v1/batches/{}/results?part={part}", ran.batch)).await.text().lines().count(), 20);
+    }
+    let wrong = bench.get(&format!("/v1/batches/{}/results?part=some", ran.batch)).await;
+    assert_eq!((wrong.status.as_u16(), wrong.json()["error"]["param"].as_str()), (400, Some("part")));
+}
+
+#[tokio::test]
+async fn output_files_have_exact_sizes_and_ranges() {
+    let bench = Bench::new().await;
+    let ran = run(&bench, true).await;
+    let path = format!("/v1/files/{}/content", ran.output);
+    let whole = bench.get(&path).await;
+    assert_eq!(bench.get(&format!("/v1/files/{}", ran.output)).await.json()["bytes"], whole.body.len());
+    assert_eq!((whole.header("content-type"), whole.text().lines().count()), ("application/jsonl", 20));
+    let etag = whole.header("etag");
+    for (start, end) in [(0, 1), (100, 700), (whole.body.len() - 1, whole.body.len())] {
+        let part = bench.call("GET", &path, &[("range", &format!("bytes={start}-{}", end - 1)), ("if-range", etag)], "").await;
+        assert_eq!((part.status.as_u16(), &part.body[..]), (206, &whole.body[start..end]));
+    }
+    assert_eq!(bench.get(&format!("/v1/files/{}/cost-estimate", ran.output)).await.status, 400);
+}
+
+#[tokio::test]
+async fn results_without_files_expire() {
+    let bench = Bench::new().await;
+    let ran = run(&bench, true).await;
+    for file in [ran.output, ran.errors] {
+        assert_eq!(bench.call("DELETE", &format!("/v1/files/{file}"), &[], "").await.status, 200);
+    }
+    bench.api.store.sweep(bench.api.clock.now()).await.unwrap();
+    let gone = bench.get(&format!("/v1/batches/{}/results", ran.batch)).await;
+    assert_eq!((gone.status.as_u16(), gone.code().as_str()), (404, "results_expired"));
+}

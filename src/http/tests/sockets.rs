@@ -1,0 +1,159 @@
+//! Over real connections: what only a socket can show.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::http::serve;
+
+struct Served {
+    bench: Bench,
+    address: SocketAddr,
+    drain: CancellationToken,
+    server: JoinHandle<()>,
+}
+
+async fn served(connections: usize, change: impl FnOnce(&mut Api)) -> Served {
+    let bench = Bench::with(change).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, drain) = (listener.local_addr().unwrap(), CancellationToken::new());
+    let work = serve(listener, router(bench.api.clone()), drain.clone(), Duration::from_secs(5), connections);
+    let server = bench.api.tasks.spawn(work);
+    Served { bench, address, drain, server }
+}
+
+impl Served {
+    /// Sends these bytes, ends the sending side if asked to, and reads to the end.
+    async fn exchange(&self, bytes: &[u8], end: bool) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        if end {
+            stream.shutdown().await.unwrap();
+        }
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    fn spooled(&self) -> usize {
+        std::fs::read_dir(self.bench._dir.path().join("spool")).unwrap().count()
+    }
+}
+
+fn upload_head(bytes: usize) -> Vec<u8> {
+    let head = format!(
+        "POST /v1/files HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=XX\r\nContent-Length: {bytes}\r\n\r\n"
+    );
+    head.into_bytes()
+}
+
+#[tokio::test]
+async fn an_upload_whose_client_goes_away_leaves_nothing() {
+    let served = served(10, |_| ()).await;
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let body = form(&[("purpose", None, b"batch"), ("file", Some("a"), &[b'x'; 2_500_000])]);
+    stream.write_all(&upload_head(body.len())).await.unwrap();
+    stream.write_all(&body[..2_000_000]).await.unwrap();
+    while served.spooled() == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(stream);
+    while served.spooled() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(served.bench.get("/v1/files").await.json()["data"].as_array().unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_is_given_up() {
+    let served = served(10, |api| api.limits.body_idle = Duration::from_millis(50)).await;
+    let mut bytes = upload_head(1_000);
+    bytes.extend_from_slice(b"--XX\r\n");
+    let answer = served.exchange(&bytes, false).await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("incomplete_body"), "{answer}");
+    let json = "POST /v1/batches HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n{";
+    let answer = served.exchange(json.as_bytes(), false).await;
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("incomplete_body"), "{answer}");
+}
+
+/// A client that sends its whole body before it reads must see why it was refused, not a reset.
+#[tokio::test]
+async fn an_upload_that_is_too_large_is_told_so_to_the_client_that_is_still_sending() {
+    let served = served(10, |api| api.limits.max_file_bytes = 1_000).await;
+    let mut bytes = upload_head(20_000_000);
+    bytes.resize(bytes.len() + 20_000_000, b'x');
+    let answer = served.exchange(&bytes, false).await;
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("1000 bytes"), "{answer}");
+    let mut asks = upload_head(100_000_000);
+    asks.splice(25..25, *b"Expect: 100-continue\r\n");
+    let answer = served.exchange(&asks, false).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+}
+
+#[tokio::test]
+async fn heads_have_a_limit_and_nonsense_is_not_answered_with_a_crash() {
+    let served = served(10, |_| ()).await;
+    let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(200_000));
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let _ = stream.write_all(long.as_bytes()).await;
+    let answer = served.exchange(b"NONSENSE\r\n\r\n", true).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer}");
+    let answer = served.exchange(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", false).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_drain_ends_idle_connections_and_lets_requests_finish() {
+    let served = served(10, |_| ()).await;
+    let silent = TcpStream::connect(served.address).await.unwrap();
+    let mut idle = TcpStream::connect(served.address).await.unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut first = [0; 12];
+    idle.read_exact(&mut first).await.unwrap();
+    let mut busy = TcpStream::connect(served.address).await.unwrap();
+    let body = form(&[("purpose", None, b"batch"), ("file", Some("a"), b"x")]);
+    busy.write_all(&upload_head(body.len())).await.unwrap();
+    busy.write_all(&body[..60]).await.unwrap();
+    // The head has been read once the server has answered somebody who came later.
+    served.exchange(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", false).await;
+    served.drain.cancel();
+    let mut rest = Vec::new();
+    idle.read_to_end(&mut rest).await.unwrap();
+    busy.write_all(&body[60..]).await.unwrap();
+    let mut answer = String::new();
+    busy.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    tokio::time::timeout(Duration::from_secs(4), served.server).await.expect("a silent connection held up the drain").unwrap();
+    assert!(TcpStream::connect(served.address).await.is_err());
+    drop(silent);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_for_their_turn() {
+    let served = served(1, |_| ()).await;
+    let mut first = TcpStream::connect(served.address).await.unwrap();
+    first.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = [0; 12];
+    first.read_exact(&mut answer).await.unwrap();
+    let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let waits = tokio::time::timeout(Duration::from_millis(100), served.exchange(request, false)).await;
+    assert!(waits.is_err());
+    drop(first);
+    assert!(served.exchange(request, false).await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn http_2_is_spoken_by_prior_knowledge() {
+    let served = served(10, |_| ()).await;
+    let stream = TcpStream::connect(served.address).await.unwrap();
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io).await.unwrap();
+    served.bench.api.tasks.spawn(connection);
+    let request = Request::get(format!("http://{}/v1/models", served.address)).body(Body::empty()).unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
+    let foreign = Request::get("http://rebound.example/v1/models").body(Body::empty()).unwrap();
+    assert_eq!(sender.send_request(foreign).await.unwrap().status(), 403);
+}

@@ -1,0 +1,286 @@
+//! What an input file would cost, before anything is sent.
+//!
+//! Rough on purpose: tokens are guessed from bytes and answers from their permitted length, and the
+//! result says so. It reads the file once, line by line; memory does not grow with the file.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead};
+
+use rust_decimal::Decimal;
+use serde::Deserialize;
+
+use crate::catalog::{Route, Snapshot};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::lines::{Line, Lines};
+use crate::domain::money::{PriceSheet, Usd};
+use crate::domain::plan::MAX_MODELS;
+use crate::domain::request::{RowRequest, parse_line};
+use crate::domain::usage::Usage;
+
+/// Bytes of a body that make one input token.
+const BYTES_PER_TOKEN: u64 = 4;
+/// Output tokens of an answer whose request states no limit.
+pub const ASSUMED_OUTPUT_TOKENS: u64 = 256;
+/// Output tokens of an image: one of medium quality, 1024 by 1024, of OpenAI's GPT Image models.
+pub const ASSUMED_IMAGE_TOKENS: u64 = 1056;
+/// Numbers of unusable lines that are kept.
+const MAX_LINE_NUMBERS: usize = 10;
+/// Choices or images of one request that are believed.
+const MAX_CHOICES: u64 = 128;
+
+/// How the numbers came about, in one sentence for whoever reads them.
+pub const BASIS: &str = "input tokens are the bytes of each body divided by 4; output tokens are the limit that the request states, \
+     or else an assumed 256 per answer and 1056 per image; standard prices, no discounts";
+
+/// What an estimate may read.
+#[derive(Debug, Clone, Copy)]
+pub struct EstimateLimits {
+    /// Bytes in a line; a longer one counts as unusable.
+    pub max_line_bytes: usize,
+}
+
+/// What one model's rows would cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelEstimate {
+    /// The name as the rows write it.
+    pub requested: String,
+    /// The provider and its name for the model.
+    pub target: Option<(String, String)>,
+    /// Why nobody serves it; then it costs nothing.
+    pub problem: Option<String>,
+    pub rows: u64,
+    pub input_tokens: u64,
+    pub output_tokens: u64,
+    /// Rows that state no limit for their output, so that one was assumed.
+    pub assumed_rows: u64,
+    /// Images asked for.
+    pub images: u64,
+    /// `false` if no price is established: `cost` is then nothing because nothing is known.
+    pub priced: bool,
+    pub cost: Usd,
+}
+
+/// What a file would cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CostEstimate {
+    /// In order of first appearance.
+    pub models: Vec<ModelEstimate>,
+    /// Usable rows.
+    pub rows: u64,
+    /// Rows that could not be parsed.
+    pub unusable: u64,
+    /// The first ten of them, counted from 1.
+    pub unusable_lines: Vec<u64>,
+    pub total: Usd,
+    /// [`BASIS`]
+    pub basis: &'static str,
+}
+
+/// There is no estimate.
+#[derive(Debug, thiserror::Error)]
+pub enum EstimateError {
+    #[error("failed to read the input: {0}")]
+    Read(#[from] io::Error),
+    #[error("the input names more than {MAX_MODELS} models; a batch can name that many")]
+    TooManyModels,
+}
+
+/// Estimates the cost of an input file. Without `endpoint`, each row's own `url` counts.
+///
+/// # Errors
+/// The file cannot be read, or names too many models. Rows that make no sense are counted instead.
+pub fn estimate(
+    reader: impl BufRead,
+    endpoint: Option<Endpoint>,
+    snapshot: &Snapshot,
+    limits: EstimateLimits,
+) -> Result<CostEstimate, EstimateError> {
+    let mut sums = Sums::new(snapshot);
+    let mut lines = Lines::new(reader, limits.max_line_bytes);
+    while let Some(place) = lines.advance()? {
+        let row = match lines.latest() {
+            Line::Blank => continue,
+            Line::Text(line) => endpoint.or_else(|| own_endpoint(line)).and_then(|at| Some((at, parse_line(line, at).ok()?))),
+            Line::TooLong => None,
+        };
+        match row {
+            Some((at, row)) => sums.add(at, &row)?,
+            None => sums.unusable(place.number),
+        }
+    }
+    Ok(sums.finish())
+}
+
+fn own_endpoint(line: &[u8]) -> Option<Endpoint> {
+    #[derive(Deserialize)]
+    struct Address {
+        url: String,
+    }
+    serde_json::from_slice::<Address>(line).ok()?.url.parse().ok()
+}
+
+struct Sums<'a> {
+    snapshot: &'a Snapshot,
+    places: HashMap<String, usize>,
+    estimate: CostEstimate,
+    prices: Vec<PriceSheet>,
+}
+
+impl<'a> Sums<'a> {
+    fn new(snapshot: &'a Snapshot) -> Self {
+        let estimate =
+            CostEstimate { models: Vec::new(), rows: 0, unusable: 0, unusable_lines: Vec::new(), total: Usd::ZERO, basis: BASIS };
+        Self { snapshot, places: HashMap::new(), estimate, prices: Vec::new() }
+    }
+
+    fn add(&mut self, endpoint: Endpoint, row: &RowRequest<'_>) -> Result<(), EstimateError> {
+        let place = self.place(&row.model)?;
+        let model = &mut self.estimate.models[place];
+        let output = expected_output(endpoint, row.body);
+        self.estimate.rows += 1;
+        model.rows += 1;
+        model.input_tokens = model.input_tokens.saturating_add((row.body.len() as u64).div_ceil(BYTES_PER_TOKEN));
+        model.output_tokens = model.output_tokens.saturating_add(output.tokens);
+        model.assumed_rows += u64::from(output.assumed);
+        model.images = model.images.saturating_add(output.images);
+        Ok(())
+    }
+
+    /// The place of a model, which is routed when it first appears.
+    fn place(&mut self, model: &str) -> Result<usize, EstimateError> {
+        if let Some(place) = self.places.get(model) {
+            return Ok(*place);
+        }
+        let place = self.estimate.models.len();
+        if place == MAX_MODELS {
+            return Err(EstimateError::TooManyModels);
+        }
+        let (target, price, problem) = match self.snapshot.resolve(model) {
+            Ok(Route { provider, upstream, price, .. }) => (Some((provider.to_owned(), upstream.to_owned())), price, None),
+            Err(error) => (None, PriceSheet::default(), Some(error.to_string())),
+        };
+        self.estimate.models.push(ModelEstimate {
+            requested: model.to_owned(),
+            target,
+            problem,
+            rows: 0,
+            input_tokens: 0,
+            output_tokens: 0,
+            assumed_rows: 0,
+            images: 0,
+            priced: price != PriceSheet::default(),
+            cost: Usd::ZERO,
+        });
+        self.prices.push(price);
+        self.places.insert(model.to_owned(), place);
+        Ok(place)
+    }
+
+    fn unusable(&mut self, line: u64) {
+        self.estimate.unusable += 1;
+        if self.estimate.unusable_lines.len() < MAX_LINE_NUMBERS {
+            self.estimate.unusable_lines.push(line);
+        }
+    }
+
+    fn finish(mut self) -> CostEstimate {
+        for (model, price) in self.estimate.models.iter_mut().zip(&self.prices) {
+            let usage =
+                Usage { input_tokens: model.input_tokens, output_tokens: model.output_tokens, images: model.images, ..Usage::default() };
+            // A sheet prices one request; the tokens of all rows are priced at once, their requests one by one.
+            let per_request = price.request.unwrap_or_default().saturating_mul(Decimal::from(model.rows));
+            model.cost = PriceSheet { request: None, ..*price }.cost(&usage).plus(Usd(per_request));
+            self.estimate.total = self.estimate.total.plus(model.cost);
+        }
+        self.estimate
+    }
+}
+
+struct ExpectedOutput {
+    tokens: u64,
+    images: u64,
+    /// The request states no limit.
+    assumed: bool,
+}
+
+fn expected_output(endpoint: Endpoint, body: &str) -> ExpectedOutput {
+    /// Anything but a number counts as absent; whether it is an error is the provider's to say.
+    #[derive(Default, Deserialize)]
+    struct Stated {
+        #[serde(default)]
+        max_tokens: serde_json::Value,
+        #[serde(default)]
+        max_completion_tokens: serde_json::Value,
+        #[serde(default)]
+        max_output_tokens: serde_json::Value,
+        #[serde(default)]
+        n: serde_json::Value,
+    }
+    let stated: Stated = serde_json::from_str(body).unwrap_or_default();
+    let choices = stated.n.as_u64().unwrap_or(1).clamp(1, MAX_CHOICES);
+    match endpoint {
+        Endpoint::Responses | Endpoint::ChatCompletions | Endpoint::Completions => {
+            let limit = [&stated.max_completion_tokens, &stated.max_output_tokens, &stated.max_tokens].into_iter().find_map(|v| v.as_u64());
+            let tokens = limit.unwrap_or(ASSUMED_OUTPUT_TOKENS).saturating_mul(choices);
+            ExpectedOutput { tokens, images: 0, assumed: limit.is_none() }
+        }
+        Endpoint::ImagesGenerations | Endpoint::ImagesEdits => {
+            ExpectedOutput { tokens: ASSUMED_IMAGE_TOKENS * choices, images: choices, assumed: true }
+        }
+        Endpoint::Embeddings | Endpoint::Moderations | Endpoint::Videos => ExpectedOutput { tokens: 0, images: 0, assumed: false },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::load_embedded;
+
+    const LIMITS: EstimateLimits = EstimateLimits { max_line_bytes: 1_000 };
+
+    fn row(url: &str, body: &str) -> String {
+        format!("{{\"custom_id\":\"a\",\"method\":\"POST\",\"url\":\"{url}\",\"body\":{body}}}\n")
+    }
+
+    fn run(text: &str, endpoint: Option<Endpoint>) -> Result<CostEstimate, EstimateError> {
+        let snapshot = load_embedded().unwrap().into_snapshot(&|_| false);
+        estimate(text.as_bytes(), endpoint, &snapshot, LIMITS)
+    }
+
+    #[test]
+    fn rows_are_counted_and_priced_by_model() {
+        let chat = "/v1/chat/completions";
+        let text = [
+            row(chat, &format!("{{\"model\":\"gpt-4o-mini\",\"max_tokens\":100,\"pad\":\"{}\"}}", "x".repeat(354))),
+            row(chat, "{\"model\":\"gpt-4o-mini\",\"max_tokens\":\"many\",\"n\":2}"),
+            row(chat, "{\"model\":\"gpt-4p-mini\"}"),
+            "\n  \nnot json\n".into(),
+            row("/v1/responses", "{\"model\":\"gpt-4o\",\"max_output_tokens\":10}"),
+            row("/v1/chat", "{\"model\":\"gpt-4o\"}"),
+            row(chat, &format!("{{\"model\":\"gpt-4o\",\"pad\":\"{}\"}}", "x".repeat(1_000))),
+            row("/v1/images/generations", "{\"model\":\"gpt-image-1\",\"n\":3}"),
+            row("/v1/videos", "{\"model\":\"sora-2\"}").trim_end().into(),
+        ];
+        let estimate = run(&text.concat(), None).unwrap();
+        insta::assert_debug_snapshot!(estimate);
+    }
+
+    #[test]
+    fn a_given_endpoint_counts_instead_of_the_rows_own() {
+        let text = row("/v1/responses", "{\"model\":\"gpt-4o\"}");
+        let estimate = run(&text, Some(Endpoint::ChatCompletions)).unwrap();
+        assert_eq!((estimate.rows, estimate.unusable, estimate.unusable_lines), (0, 1, vec![1]));
+    }
+
+    #[test]
+    fn line_numbers_of_unusable_rows_are_capped_and_their_count_is_not() {
+        let estimate = run(&"x\n".repeat(25), None).unwrap();
+        assert_eq!((estimate.unusable, estimate.unusable_lines), (25, (1..=10).collect()));
+    }
+
+    #[test]
+    fn too_many_models_are_an_error() {
+        let text: String = (0..=MAX_MODELS).map(|n| row("/v1/responses", &format!("{{\"model\":\"m{n}\"}}"))).collect();
+        assert!(matches!(run(&text, None), Err(EstimateError::TooManyModels)));
+    }
+}

@@ -1,0 +1,281 @@
+//! Batches: creation under an idempotency key, transitions, reading, listing.
+//!
+//! Which transition is legal is decided in `domain`; who may ask for one is the executor alone,
+//! except for creation. Record, index and bookkeeping of a transition are one atomic write.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::format::{self, Blob, ExpiryKind};
+use super::live::LiveBatch;
+use super::record::batch::{IdempotencyRecord, PlanRecord, ProblemsRecord, SpecRecord, StateRecord};
+use super::record::file::FileRecord;
+use super::record::page::{Page, PageRecord};
+use super::record::{self, Record};
+use super::writer::Tx;
+use super::{Listing, Store, StoreError};
+use crate::domain::batch::{Batch, BatchSpec, BatchState, Progress};
+use crate::domain::file::File;
+use crate::domain::id::{BatchId, FileId};
+use crate::domain::plan::Plan;
+use crate::domain::problem::Problem;
+use crate::domain::time::{Timestamp, later};
+
+/// How long an idempotency key is remembered: as long as the longest batch runs.
+const IDEMPOTENCY_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
+
+/// A client's wish that a create happens once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Idempotency {
+    /// SHA-256 of the key and whatever it is scoped by.
+    pub key: [u8; 32],
+    /// SHA-256 of the request.
+    pub request: [u8; 32],
+}
+
+/// What became of a create.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CreateOutcome {
+    Created,
+    /// The key was used before, with the same request, and made this batch.
+    Existing(BatchId),
+    /// The key was used before, with another request.
+    KeyReused,
+    /// The input file does not exist (any more).
+    InputGone,
+}
+
+/// Which batches to list, newest first.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BatchQuery {
+    /// Only those older than this one.
+    pub after: Option<BatchId>,
+    /// At most this many.
+    pub limit: usize,
+}
+
+impl Store {
+    /// Creates a batch in `validating`.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn create_batch(&self, spec: BatchSpec, idempotency: Option<Idempotency>) -> Result<CreateOutcome, StoreError> {
+        self.commit(move |tx| {
+            if let Some(used) = idempotency {
+                let key = format::idempotency(&used.key);
+                if let Some(earlier) = tx.get::<IdempotencyRecord>(&key)? {
+                    let same = earlier.request == used.request;
+                    return Ok(if same { CreateOutcome::Existing(BatchId::from_u128(earlier.batch)) } else { CreateOutcome::KeyReused });
+                }
+            }
+            // Before the key is written: a refused create must not use it up.
+            if !tx.tree().contains_key(format::file(spec.input_file))? {
+                return Ok(CreateOutcome::InputGone);
+            }
+            if let Some(used) = idempotency {
+                tx.put(format::idempotency(&used.key), &IdempotencyRecord { request: used.request, batch: spec.id.as_u128() })?;
+                let forget_at = later(spec.created_at, IDEMPOTENCY_LIFETIME);
+                tx.put_raw(format::expiry(seconds(forget_at), ExpiryKind::IdempotencyKey, &used.key), &[]);
+            }
+            tx.put_blob(spec.id, Blob::Spec, &SpecRecord::from(&spec))?;
+            tx.put(format::batch(spec.id), &StateRecord::pack(&BatchState::Validating, &Progress::default()))?;
+            tx.put_raw(format::active(spec.id), &spec.input_file.as_u128().to_be_bytes());
+            Ok(CreateOutcome::Created)
+        })
+        .await
+    }
+
+    /// The batch that was made under an idempotency key.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub async fn batch_of_key(&self, key: &[u8; 32]) -> Result<Option<BatchId>, StoreError> {
+        let found = self.inner.tree.get(format::idempotency(key))?;
+        let found = found.map(|bytes| record::decode::<IdempotencyRecord>(&bytes)).transpose()?;
+        self.shown().await?;
+        Ok(found.map(|record| BatchId::from_u128(record.batch)))
+    }
+
+    /// Records that the input is good: `state` is `InProgress`.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn batch_validated(&self, id: BatchId, state: BatchState, plan: Plan, pages: Vec<Page>) -> Result<(), StoreError> {
+        self.commit(move |tx| {
+            tx.put_blob(id, Blob::Plan, &PlanRecord::from(&plan))?;
+            for (number, page) in (0_u32..).zip(&pages) {
+                tx.put(format::page(id, number), &PageRecord::from(page))?;
+            }
+            tx.put(format::batch(id), &StateRecord::pack(&state, &Progress::default()))?;
+            tx.after(move |lives| lives.insert(id, LiveBatch::new(pages)));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Records that the input has problems: `state` is `Failed`.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn batch_refused(&self, id: BatchId, state: BatchState, problems: Vec<Problem>) -> Result<(), StoreError> {
+        let unused = self
+            .commit(move |tx| {
+                tx.put_blob(id, Blob::Problems, &ProblemsRecord::from(problems.as_slice()))?;
+                tx.put(format::batch(id), &StateRecord::pack(&state, &Progress::default()))?;
+                end(tx, id)
+            })
+            .await?;
+        self.remove_content(unused).await
+    }
+
+    /// Records a state that is neither the first nor the last. Does nothing to a batch that has
+    /// ended: the end may have overtaken the write of an earlier state.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn batch_moved(&self, id: BatchId, state: BatchState) -> Result<(), StoreError> {
+        self.commit(move |tx| {
+            let current = tx.get::<StateRecord>(&format::batch(id))?.map(StateRecord::unpack).transpose()?;
+            match current {
+                Some((current, _)) if current.is_terminal() => Ok(()),
+                Some(_) | None => tx.put(format::batch(id), &StateRecord::pack(&state, &Progress::default())),
+            }
+        })
+        .await
+    }
+
+    /// Records the end of a batch that ran, with the files over its results.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn batch_settled(&self, id: BatchId, state: BatchState, progress: Progress, files: Vec<File>) -> Result<(), StoreError> {
+        let unused = self
+            .commit(move |tx| {
+                for file in &files {
+                    super::files::put_file(tx, file)?;
+                }
+                tx.put(format::batch(id), &StateRecord::pack(&state, &progress))?;
+                tx.after(move |lives| lives.remove(id));
+                end(tx, id)
+            })
+            .await?;
+        self.remove_content(unused).await
+    }
+
+    /// A batch with all that is known of it.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub async fn batch(&self, id: BatchId) -> Result<Option<Batch>, StoreError> {
+        let found = self.read_batch(id)?;
+        self.shown().await?;
+        Ok(found)
+    }
+
+    /// Batches, newest first.
+    ///
+    /// # Errors
+    /// When the store has failed or a record is damaged.
+    pub async fn batches(&self, query: BatchQuery) -> Result<Listing<Batch>, StoreError> {
+        let store = self.clone();
+        let listing = super::blocking(move || store.read_batches(query)).await?;
+        self.shown().await?;
+        Ok(listing)
+    }
+
+    /// The rows of an unfinished batch; `None` before it is validated and after it has ended.
+    pub fn live(&self, id: BatchId) -> Option<Arc<LiveBatch>> {
+        self.inner.lives.get(id)
+    }
+
+    fn read_batches(&self, query: BatchQuery) -> Result<Listing<Batch>, StoreError> {
+        let start = format::BATCHES.to_vec();
+        let end = query.after.map_or_else(|| vec![format::BATCHES[0] + 1], format::batch);
+        let mut listing = Listing { items: Vec::new(), has_more: false };
+        for entry in self.inner.tree.range(start..end).rev() {
+            let Some(id) = format::trailing_id(&entry?.0).map(BatchId::from_u128) else { continue };
+            if listing.items.len() == query.limit {
+                listing.has_more = true;
+                break;
+            }
+            listing.items.extend(self.read_batch(id)?);
+        }
+        Ok(listing)
+    }
+
+    pub(super) fn read_batch(&self, id: BatchId) -> Result<Option<Batch>, StoreError> {
+        let Some((state, progress)) = self.read_progress(id)? else { return Ok(None) };
+        let Some(spec) = self.read_blob::<SpecRecord>(id, Blob::Spec)? else { return Ok(None) };
+        let plan = self.read_blob::<PlanRecord>(id, Blob::Plan)?.map(Plan::try_from).transpose()?.unwrap_or_default();
+        let problems = self.read_blob::<ProblemsRecord>(id, Blob::Problems)?.map(ProblemsRecord::unpack).transpose()?;
+        Ok(Some(Batch { spec: spec.try_into()?, state, progress, plan, problems: problems.unwrap_or_default() }))
+    }
+
+    fn read_progress(&self, id: BatchId) -> Result<Option<(BatchState, Progress)>, StoreError> {
+        let Some((state, ended)) = self.read_state(id)? else { return Ok(None) };
+        if let Some(progress) = ended.or_else(|| self.live(id).map(|live| live.progress())) {
+            return Ok(Some((state, progress)));
+        }
+        // It has no rows yet, or it has ended since the first look, or its validation is being
+        // written: the pages are there, the flush that brings it to life is not over.
+        let Some((state, ended)) = self.read_state(id)? else { return Ok(None) };
+        let mut progress = Progress::default();
+        for page in self.read_pages(id)? {
+            page.add_to(&mut progress);
+        }
+        Ok(Some((state, ended.unwrap_or(progress))))
+    }
+
+    pub(super) fn read_state(&self, id: BatchId) -> Result<Option<(BatchState, Option<Progress>)>, StoreError> {
+        let Some(bytes) = self.inner.tree.get(format::batch(id))? else { return Ok(None) };
+        Ok(Some(record::decode::<StateRecord>(&bytes)?.unpack()?))
+    }
+
+    fn read_blob<T: Record>(&self, id: BatchId, blob: Blob) -> Result<Option<T>, StoreError> {
+        let mut bytes = Vec::new();
+        for entry in self.inner.tree.scan_prefix(format::blob(id, blob)) {
+            bytes.extend_from_slice(&entry?.1);
+        }
+        if bytes.is_empty() { Ok(None) } else { Ok(Some(record::decode(&bytes)?)) }
+    }
+
+    pub(super) fn read_pages(&self, id: BatchId) -> Result<Vec<Page>, StoreError> {
+        let entries = self.inner.tree.scan_prefix(format::pages_of(id));
+        entries.map(|entry| Ok(Page::try_from(record::decode::<PageRecord>(&entry?.1)?)?)).collect()
+    }
+}
+
+/// Takes a batch off the list of unfinished ones. Returns its input file if that was deleted while
+/// the batch still read it and no other batch does: its content can go now.
+fn end(tx: &mut Tx<'_>, id: BatchId) -> Result<Option<FileId>, StoreError> {
+    let Some(input) = tx.tree().get(format::active(id))? else { return Ok(None) };
+    tx.remove(format::active(id));
+    let Some(file) = format::trailing_id(&input).map(FileId::from_u128) else { return Ok(None) };
+    if !tx.tree().contains_key(format::deleted(file))? || is_read(tx.tree(), file, Some(id))? {
+        return Ok(None);
+    }
+    tx.remove(format::deleted(file));
+    Ok(Some(file))
+}
+
+/// Whether an unfinished batch other than `except` reads `file`.
+pub(super) fn is_read(tree: &sled::Tree, file: FileId, except: Option<BatchId>) -> Result<bool, StoreError> {
+    for entry in tree.scan_prefix(format::ACTIVE) {
+        let (key, input) = entry?;
+        let by_another = format::trailing_id(&key).map(BatchId::from_u128) != except;
+        if by_another && format::trailing_id(&input) == Some(file.as_u128()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Seconds since the epoch, for keys that sort by time.
+pub(super) fn seconds(at: Timestamp) -> u64 {
+    u64::try_from(at.as_second()).unwrap_or(0)
+}
+
+/// The record of a file, as the writer sees it.
+pub(super) fn file_in(tx: &Tx<'_>, id: FileId) -> Result<Option<File>, StoreError> {
+    Ok(tx.get::<FileRecord>(&format::file(id))?.map(File::try_from).transpose()?)
+}

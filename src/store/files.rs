@@ -1,0 +1,181 @@
+//! Files: adding, reading, listing, deleting.
+//!
+//! Deleting an input that an unfinished batch still reads hides it at once and removes its content
+//! when the last such batch ends, as unlinking an open file does.
+
+use super::batches::{file_in, is_read, seconds};
+use super::format::{self, ExpiryKind};
+use super::record::{self, file::FileRecord};
+use super::spool::{Sealed, sync_folder};
+use super::writer::Tx;
+use super::{Listing, Store, StoreError};
+use crate::domain::file::{File, FileSource, Purpose};
+use crate::domain::id::FileId;
+use crate::domain::time::Timestamp;
+
+/// What a client says about a file that it uploads.
+#[derive(Debug, Clone)]
+pub struct NewFile {
+    pub filename: String,
+    pub purpose: Purpose,
+    pub created_at: Timestamp,
+    pub expires_at: Option<Timestamp>,
+}
+
+/// The order of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    Ascending,
+    /// Newest first.
+    #[default]
+    Descending,
+}
+
+/// Which files to list.
+#[derive(Debug, Clone, Copy)]
+pub struct FileQuery {
+    pub purpose: Option<Purpose>,
+    /// Only those behind this one in the order of the list.
+    pub after: Option<FileId>,
+    /// At most this many.
+    pub limit: usize,
+    pub order: Order,
+    /// Files that expired by then are left out.
+    pub now: Timestamp,
+}
+
+/// What became of a deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletion {
+    Deleted,
+    NotFound,
+}
+
+impl NewFile {
+    pub(super) fn into_file(self, content: &Sealed) -> File {
+        File {
+            id: FileId::generate(self.created_at),
+            bytes: content.bytes,
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            filename: self.filename,
+            purpose: self.purpose,
+            source: FileSource::Uploaded { sha256: content.sha256 },
+        }
+    }
+}
+
+impl Store {
+    /// Makes a file of complete content.
+    ///
+    /// # Errors
+    /// When the disk is full or fails, or the store has failed.
+    pub async fn add_file(&self, new: NewFile, content: Sealed) -> Result<File, StoreError> {
+        let file = new.into_file(&content);
+        let target = self.path_of(super::open::FILES, file.id.as_u128());
+        super::blocking(move || content.move_to(&target)).await?;
+        let record = file.clone();
+        self.commit(move |tx| put_file(tx, &record)).await?;
+        Ok(file)
+    }
+
+    /// A file that exists and has not expired at `now`.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub async fn file(&self, id: FileId, now: Timestamp) -> Result<Option<File>, StoreError> {
+        let found = self.inner.tree.get(format::file(id))?;
+        let found = found.map(|bytes| decode(&bytes)).transpose()?;
+        self.shown().await?;
+        Ok(found.filter(|file| file.expires_at.is_none_or(|at| now < at)))
+    }
+
+    /// Files in the order of their creation or the reverse.
+    ///
+    /// # Errors
+    /// When the store has failed or a record is damaged.
+    pub async fn files(&self, query: FileQuery) -> Result<Listing<File>, StoreError> {
+        let store = self.clone();
+        let listing = super::blocking(move || store.read_files(query)).await?;
+        self.shown().await?;
+        Ok(listing)
+    }
+
+    fn read_files(&self, query: FileQuery) -> Result<Listing<File>, StoreError> {
+        let all = (format::FILES.to_vec(), vec![format::FILES[0] + 1]);
+        let entries: Box<dyn Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>> = match (query.order, query.after.map(format::file)) {
+            (Order::Ascending, None) => Box::new(self.inner.tree.range(all.0..all.1)),
+            (Order::Ascending, Some(after)) => Box::new(self.inner.tree.range([after, vec![0]].concat()..all.1)),
+            (Order::Descending, None) => Box::new(self.inner.tree.range(all.0..all.1).rev()),
+            (Order::Descending, Some(after)) => Box::new(self.inner.tree.range(all.0..after).rev()),
+        };
+        let mut listing = Listing { items: Vec::new(), has_more: false };
+        for entry in entries {
+            let file = decode(&entry?.1)?;
+            let expired = file.expires_at.is_some_and(|at| at <= query.now);
+            if expired || query.purpose.is_some_and(|purpose| purpose != file.purpose) {
+                continue;
+            }
+            if listing.items.len() == query.limit {
+                listing.has_more = true;
+                break;
+            }
+            listing.items.push(file);
+        }
+        Ok(listing)
+    }
+
+    /// Deletes a file; its id is unknown from then on.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn delete_file(&self, id: FileId) -> Result<Deletion, StoreError> {
+        let removed = self
+            .commit(move |tx| {
+                let Some(file) = file_in(tx, id)? else { return Ok(None) };
+                tx.remove(format::file(id));
+                if let Some(at) = file.expires_at {
+                    tx.remove(format::expiry(seconds(at), ExpiryKind::File, &id.as_u128().to_be_bytes()));
+                }
+                match file.source {
+                    FileSource::Uploaded { .. } if is_read(tx.tree(), id, None)? => {
+                        tx.put_raw(format::deleted(id), &[]);
+                        Ok(Some(None))
+                    }
+                    FileSource::Uploaded { .. } => Ok(Some(Some(id))),
+                    FileSource::View { batch, .. } => {
+                        tx.put_raw(format::unseen(batch), &[]);
+                        Ok(Some(None))
+                    }
+                }
+            })
+            .await?;
+        let Some(unused) = removed else { return Ok(Deletion::NotFound) };
+        self.remove_content(unused).await?;
+        Ok(Deletion::Deleted)
+    }
+
+    /// Removes the content of a file whose record is gone.
+    pub(super) async fn remove_content(&self, file: Option<FileId>) -> Result<(), StoreError> {
+        let Some(id) = file else { return Ok(()) };
+        let path = self.path_of(super::open::FILES, id.as_u128());
+        super::blocking(move || {
+            std::fs::remove_file(&path).map_err(|e| StoreError::io("removing", &path, &e))?;
+            path.parent().map_or(Ok(()), sync_folder)
+        })
+        .await
+    }
+}
+
+/// Writes a file's record and its expiry.
+pub(super) fn put_file(tx: &mut Tx<'_>, file: &File) -> Result<(), StoreError> {
+    tx.put(format::file(file.id), &FileRecord::from(file))?;
+    if let Some(at) = file.expires_at {
+        tx.put_raw(format::expiry(seconds(at), ExpiryKind::File, &file.id.as_u128().to_be_bytes()), &[]);
+    }
+    Ok(())
+}
+
+fn decode(bytes: &[u8]) -> Result<File, StoreError> {
+    Ok(record::decode::<FileRecord>(bytes)?.try_into()?)
+}

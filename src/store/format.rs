@@ -1,0 +1,173 @@
+//! Every key on disk. All data is in one sled tree, so that one atomic batch covers whatever
+//! belongs together, results and their bookkeeping included.
+//!
+//! Keys sort as bytes, so numbers are big-endian and of fixed width. The first byte is the kind:
+//!
+//! ```text
+//! M name                          format version
+//! F file(16)                      file record
+//! D file(16)                      deleted by its owner, still read by an unfinished batch
+//! U upload(16)                    upload record
+//! P upload(16) part(16)           upload part record
+//! B batch(16)                     state of a batch (the list of batches)
+//! S batch(16) blob(1) chunk(2)    specification, plan, problems of a batch, in chunks
+//! A batch(16)                     unfinished batches; the value is the input file's id
+//! I sha256(32)                    idempotency keys
+//! X seconds(8) kind(1) id(16)     what goes away by itself, and when
+//! G batch(16)                     a file over its results was deleted; are they still seen?
+//! R batch(16) 1 page(4)           one page of rows: offsets, bitmaps, sums
+//! R batch(16) 2 row(4) chunk(2)   the result of one row, in chunks
+//! ```
+//!
+//! No value exceeds [`MAX_VALUE`]: above it sled 0.34 puts values into side files that it does not
+//! reclaim.
+
+use crate::domain::id::{BatchId, FileId, PartId, RowIndex, UploadId};
+
+/// The largest value in the tree, in bytes.
+pub const MAX_VALUE: usize = 4_000;
+/// Rows in one page. A page is rewritten when one of its rows finishes, so it is kept small.
+pub const ROWS_PER_PAGE: u32 = 1_024;
+
+/// The parts of a batch that may exceed one value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blob {
+    Spec = 1,
+    Plan = 2,
+    Problems = 3,
+}
+
+/// What an expiry entry points at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpiryKind {
+    File = 1,
+    Upload = 2,
+    IdempotencyKey = 3,
+}
+
+fn key<const N: usize>(kind: u8, parts: [&[u8]; N]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(1 + parts.iter().map(|p| p.len()).sum::<usize>());
+    key.push(kind);
+    for part in parts {
+        key.extend_from_slice(part);
+    }
+    key
+}
+
+pub const FORMAT_KEY: &[u8] = b"Mformat";
+pub const FILES: &[u8] = b"F";
+pub const BATCHES: &[u8] = b"B";
+pub const ACTIVE: &[u8] = b"A";
+pub const EXPIRY: &[u8] = b"X";
+pub const UNSEEN: &[u8] = b"G";
+
+pub fn file(id: FileId) -> Vec<u8> {
+    key(b'F', [&id.as_u128().to_be_bytes()])
+}
+
+pub fn deleted(id: FileId) -> Vec<u8> {
+    key(b'D', [&id.as_u128().to_be_bytes()])
+}
+
+pub fn upload(id: UploadId) -> Vec<u8> {
+    key(b'U', [&id.as_u128().to_be_bytes()])
+}
+
+pub fn parts_of(upload: UploadId) -> Vec<u8> {
+    key(b'P', [&upload.as_u128().to_be_bytes()])
+}
+
+pub fn part(upload: UploadId, part: PartId) -> Vec<u8> {
+    key(b'P', [&upload.as_u128().to_be_bytes(), &part.as_u128().to_be_bytes()])
+}
+
+pub fn batch(id: BatchId) -> Vec<u8> {
+    key(b'B', [&id.as_u128().to_be_bytes()])
+}
+
+pub fn blob(id: BatchId, blob: Blob) -> Vec<u8> {
+    key(b'S', [&id.as_u128().to_be_bytes(), &[blob as u8]])
+}
+
+pub fn active(id: BatchId) -> Vec<u8> {
+    key(b'A', [&id.as_u128().to_be_bytes()])
+}
+
+pub fn unseen(id: BatchId) -> Vec<u8> {
+    key(b'G', [&id.as_u128().to_be_bytes()])
+}
+
+pub fn idempotency(digest: &[u8; 32]) -> Vec<u8> {
+    key(b'I', [digest])
+}
+
+pub fn expiry(seconds: u64, kind: ExpiryKind, id: &[u8]) -> Vec<u8> {
+    key(b'X', [&seconds.to_be_bytes(), &[kind as u8], id])
+}
+
+/// The first key of [`EXPIRY`] that is not due at `seconds`.
+pub fn expiry_end(seconds: u64) -> Vec<u8> {
+    key(b'X', [&seconds.saturating_add(1).to_be_bytes()])
+}
+
+pub fn rows_of(id: BatchId) -> Vec<u8> {
+    key(b'R', [&id.as_u128().to_be_bytes()])
+}
+
+pub fn pages_of(id: BatchId) -> Vec<u8> {
+    key(b'R', [&id.as_u128().to_be_bytes(), &[1]])
+}
+
+pub fn page(id: BatchId, page: u32) -> Vec<u8> {
+    key(b'R', [&id.as_u128().to_be_bytes(), &[1], &page.to_be_bytes()])
+}
+
+pub fn results_of(id: BatchId) -> Vec<u8> {
+    key(b'R', [&id.as_u128().to_be_bytes(), &[2]])
+}
+
+pub fn result(id: BatchId, row: RowIndex) -> Vec<u8> {
+    key(b'R', [&id.as_u128().to_be_bytes(), &[2], &row.0.to_be_bytes()])
+}
+
+pub fn chunk(prefix: &[u8], chunk: u16) -> Vec<u8> {
+    [prefix, &chunk.to_be_bytes()].concat()
+}
+
+/// The row and chunk of a result's key; `None` if it is not one.
+pub fn parse_result(key: &[u8]) -> Option<(RowIndex, u16)> {
+    let tail = key.get(18..)?;
+    let row = u32::from_be_bytes(tail.get(..4)?.try_into().ok()?);
+    let chunk = u16::from_be_bytes(tail.get(4..6)?.try_into().ok()?);
+    Some((RowIndex(row), chunk))
+}
+
+/// The id that ends a key of a kind with one.
+pub fn trailing_id(key: &[u8]) -> Option<u128> {
+    let start = key.len().checked_sub(16)?;
+    Some(u128::from_be_bytes(key[start..].try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn keys_sort_like_what_they_name(a: (u128, u32, u16), b: (u128, u32, u16)) {
+            let key = |(id, row, n): (u128, u32, u16)| chunk(&result(BatchId::from_u128(id), RowIndex(row)), n);
+            prop_assert_eq!(a.cmp(&b), key(a).cmp(&key(b)));
+            prop_assert_eq!(parse_result(&key(a)), Some((RowIndex(a.1), a.2)));
+            let id = BatchId::from_u128(a.0);
+            prop_assert!(key(a).starts_with(&results_of(id)) && key(a).starts_with(&rows_of(id)));
+            prop_assert_eq!(trailing_id(&batch(id)), Some(a.0));
+        }
+
+        #[test]
+        fn expiry_sorts_by_time(a: u32, b: u32, id: [u8; 16]) {
+            let due = expiry(a.into(), ExpiryKind::File, &id) < expiry_end(b.into());
+            prop_assert_eq!(due, a <= b);
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Everything durable: batches, results, files, uploads. The only module that names sled and
+//! bincode, and the only one that writes to the data directory.
+//!
+//! It does not decide anything: states come from `domain`, and the executor says when.
+//!
+//! Invariants others rely on:
+//! * a write call returns only after its data is on disk, and every read waits for writes that it
+//!   has seen: whatever a caller was ever shown survives `kill -9`;
+//! * each row of a batch has at most one result, the first one recorded;
+//! * in-flight work is never stored: on disk a row is pending or it has a result.
+//!
+//! One thread writes ([`writer`]); everybody else sends it work. That makes group commit, ordering
+//! and "check, then write" trivial, and one flush serves all that wait.
+
+mod batches;
+mod files;
+mod format;
+mod input;
+mod live;
+mod migrate;
+mod open;
+mod record;
+mod results;
+mod spool;
+mod sweep;
+#[cfg(test)]
+mod tests;
+mod uploads;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use batches::{BatchQuery, CreateOutcome, Idempotency};
+pub use files::{Deletion, FileQuery, NewFile, Order};
+pub use format::ROWS_PER_PAGE;
+pub use live::LiveBatch;
+pub use open::{OpenError, Options, Recovered};
+#[doc(hidden)]
+pub use record::decode_anything as fuzz_decode;
+pub use record::page::Page;
+pub use results::{ByteRange, Lines, PackedRow};
+pub use spool::{Sealed, Spool};
+pub use uploads::{CompleteError, PartError};
+
+use live::Lives;
+use writer::{Op, Tx};
+
+/// Why the store could not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// sled failed. Nothing that was not acknowledged may be relied upon, and no further write is
+    /// accepted; a restart recovers all that was acknowledged.
+    #[error("the store has failed and must be restarted: {0}")]
+    Broken(String),
+    /// The store is being closed.
+    #[error("the store is closed")]
+    Closed,
+    /// A file of the data directory could not be read or written.
+    #[error("{action} {path}: {reason}")]
+    Io {
+        action: &'static str,
+        path: String,
+        reason: String,
+        /// It does not exist; trying again would not help.
+        missing: bool,
+    },
+    /// The disk is full; nothing was kept of what was being written.
+    #[error("{action} {path}: no space left on the disk")]
+    DiskFull { action: &'static str, path: String },
+    /// Bytes on disk that are not what they should be.
+    #[error(transparent)]
+    Damaged(#[from] record::RecordError),
+}
+
+impl StoreError {
+    /// The content of a file could not be read.
+    pub fn unreadable(file: crate::domain::id::FileId, error: &std::io::Error) -> Self {
+        Self::Io { action: "reading", path: file.to_string(), reason: error.to_string(), missing: false }
+    }
+
+    fn io(action: &'static str, path: &std::path::Path, error: &std::io::Error) -> Self {
+        let path = path.display().to_string();
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull { action, path },
+            kind => Self::Io { action, path, reason: error.to_string(), missing: kind == std::io::ErrorKind::NotFound },
+        }
+    }
+}
+
+impl From<sled::Error> for StoreError {
+    fn from(error: sled::Error) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+/// A page of a list, and whether there is more.
+#[derive(Debug, Clone)]
+pub struct Listing<T> {
+    pub items: Vec<T>,
+    pub has_more: bool,
+}
+
+/// A handle on the store; clones share it.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    tree: sled::Tree,
+    lives: Lives,
+    queue: mpsc::Sender<Op>,
+    /// Metadata commits that have begun and those that are durable; see [`Store::shown`].
+    begun: Arc<std::sync::atomic::AtomicU64>,
+    durable: watch::Receiver<u64>,
+    /// Row results that are durable, counted since the store was opened.
+    durable_rows: watch::Receiver<u64>,
+    broken: CancellationToken,
+    writer: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
+    /// Held for as long as the store is open; a second process cannot get it.
+    _lock: std::fs::File,
+}
+
+impl Store {
+    /// Opens or creates the store in `options.dir`. Blocks; call it on a blocking thread.
+    ///
+    /// # Errors
+    /// When another process has it, it was written by a newer version, or it cannot be read.
+    pub fn open(options: Options) -> Result<(Self, Recovered), OpenError> {
+        open::open(options)
+    }
+
+    /// Runs `op` on the writer's thread and waits until what it wrote is durable.
+    async fn commit<R: Send + 'static>(
+        &self,
+        op: impl FnOnce(&mut Tx<'_>) -> Result<R, StoreError> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let op = Op::meta(op, sender);
+        self.inner.queue.send(op).await.map_err(|_| StoreError::Closed)?;
+        receiver.await.map_err(|_| self.closed_or_broken())?
+    }
+
+    fn closed_or_broken(&self) -> StoreError {
+        if self.inner.broken.is_cancelled() { StoreError::Broken("a write failed earlier".into()) } else { StoreError::Closed }
+    }
+
+    /// Hands the result of a row that ran to the writer. It is durable once [`Self::durable_rows`]
+    /// has counted it; waits only while the writer's queue is full.
+    ///
+    /// # Errors
+    /// When the store is closed or broken.
+    pub async fn record(&self, row: PackedRow) -> Result<(), StoreError> {
+        self.inner.queue.send(Op::Row { row, ran: true }).await.map_err(|_| self.closed_or_broken())
+    }
+
+    /// Hands the result of a row that never ran to the writer; [`Self::durable_rows`] announces but
+    /// does not count it.
+    ///
+    /// # Errors
+    /// When the store is closed or broken.
+    pub async fn record_unrun(&self, row: PackedRow) -> Result<(), StoreError> {
+        self.inner.queue.send(Op::Row { row, ran: false }).await.map_err(|_| self.closed_or_broken())
+    }
+
+    /// [`Self::record_unrun`] for a blocking thread.
+    ///
+    /// # Errors
+    /// When the store is closed or broken.
+    pub fn record_unrun_blocking(&self, row: PackedRow) -> Result<(), StoreError> {
+        self.inner.queue.blocking_send(Op::Row { row, ran: false }).map_err(|_| self.closed_or_broken())
+    }
+
+    /// Counts the results handed to [`Self::record`] that are durable, since the store was opened;
+    /// changes with every commit.
+    pub fn durable_rows(&self) -> watch::Receiver<u64> {
+        self.inner.durable_rows.clone()
+    }
+
+    /// Waits until all that the caller may have just read is durable. Every read of metadata ends
+    /// with it: sled shows a write before it is flushed, and what is shown must survive.
+    async fn shown(&self) -> Result<(), StoreError> {
+        let begun = self.inner.begun.load(std::sync::atomic::Ordering::SeqCst);
+        let mut durable = self.inner.durable.clone();
+        durable.wait_for(|durable| *durable >= begun).await.map_err(|_| self.closed_or_broken())?;
+        Ok(())
+    }
+
+    /// Ends when the store has failed; the daemon then stops, so that a restart can recover.
+    pub fn broken(&self) -> CancellationToken {
+        self.inner.broken.clone()
+    }
+
+    /// Bytes left on the disk of the data directory for an unprivileged writer.
+    ///
+    /// # Errors
+    /// When the file system does not say.
+    pub fn free_bytes(&self) -> Result<u64, StoreError> {
+        let stat = rustix::fs::statvfs(&self.inner.dir)
+            .map_err(|errno| StoreError::io("asking for free space of", &self.inner.dir, &errno.into()))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Waits until everything handed in is durable, then stops the writer. Blocks.
+    pub fn close(self) {
+        let writer = self.inner.writer.lock().unwrap_or_else(|p| p.into_inner()).take();
+        // The writer ends when it has emptied its queue after this mark.
+        let _ = self.inner.queue.blocking_send(Op::Stop);
+        if let Some(writer) = writer
+            && writer.join().is_err()
+        {
+            tracing::error!("the store's writer ended with a panic");
+        }
+    }
+
+    fn path_of(&self, folder: &str, name: u128) -> PathBuf {
+        self.inner.dir.join(folder).join(format!("{name:032x}"))
+    }
+}
+
+/// Runs blocking work off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a store operation panicked");
+        Err(StoreError::Broken("an operation ended unexpectedly".into()))
+    })
+}

@@ -1,0 +1,343 @@
+//! Batches on disk, version 1: specification, state, plan, problems, idempotency keys.
+
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+
+use super::page::{pack_usage, unpack_usage};
+use super::{Record, RecordError, moment, timestamp};
+use crate::domain::batch::{BatchSpec, BatchState, Ending, Progress, ResultFiles};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::file::ExpiresAfter;
+use crate::domain::id::{BatchId, FileId};
+use crate::domain::metadata::Metadata;
+use crate::domain::money::{PriceSheet, Usd};
+use crate::domain::plan::{Plan, PlannedModel};
+use crate::domain::problem::{Problem, ProblemCode};
+use crate::domain::time::Timestamp;
+
+/// Version 1 of what the client asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecRecord {
+    id: u128,
+    endpoint: u8,
+    input_file: u128,
+    window: String,
+    created_at: i64,
+    metadata: Vec<(String, String)>,
+    output_expires_after: Option<u32>,
+    retry_of: Option<u128>,
+}
+
+impl Record for SpecRecord {
+    const VERSION: u8 = 1;
+    const NAME: &'static str = "batch specification";
+}
+
+impl From<&BatchSpec> for SpecRecord {
+    fn from(spec: &BatchSpec) -> Self {
+        Self {
+            id: spec.id.as_u128(),
+            endpoint: spec.endpoint.code(),
+            input_file: spec.input_file.as_u128(),
+            window: spec.window.to_string(),
+            created_at: moment(spec.created_at),
+            metadata: spec.metadata.pairs().to_vec(),
+            output_expires_after: spec.output_expires_after.map(ExpiresAfter::seconds),
+            retry_of: spec.retry_of.map(BatchId::as_u128),
+        }
+    }
+}
+
+impl TryFrom<SpecRecord> for BatchSpec {
+    type Error = RecordError;
+
+    fn try_from(record: SpecRecord) -> Result<Self, RecordError> {
+        let damaged = |what: &str| RecordError::damaged::<SpecRecord>(what);
+        Ok(Self {
+            id: BatchId::from_u128(record.id),
+            endpoint: Endpoint::from_code(record.endpoint).ok_or_else(|| damaged("unknown endpoint"))?,
+            input_file: FileId::from_u128(record.input_file),
+            window: record.window.parse().map_err(RecordError::damaged::<SpecRecord>)?,
+            created_at: timestamp::<SpecRecord>(record.created_at)?,
+            metadata: Metadata::new(record.metadata).map_err(RecordError::damaged::<SpecRecord>)?,
+            output_expires_after: record.output_expires_after.and_then(|seconds| ExpiresAfter::from_seconds(seconds.into())),
+            retry_of: record.retry_of.map(BatchId::from_u128),
+        })
+    }
+}
+
+/// Version 1 of where a batch stands. While rows run, the pages know the progress; once the batch
+/// has ended it is here, so that reading an old batch touches no page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateRecord {
+    state: StateTag,
+    final_progress: Option<ProgressRecord>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum StateTag {
+    Validating,
+    Failed { at: i64 },
+    InProgress { since: i64 },
+    Finalizing { in_progress_at: Option<i64>, since: i64, expired: bool },
+    Cancelling { in_progress_at: Option<i64>, since: i64 },
+    Completed(EndRecord),
+    Expired(EndRecord),
+    Cancelled(EndRecord),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct EndRecord {
+    in_progress_at: Option<i64>,
+    ending_at: i64,
+    at: i64,
+    output: Option<u128>,
+    errors: Option<u128>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct ProgressRecord {
+    total: u32,
+    succeeded: u32,
+    failed: u32,
+    output_bytes: u64,
+    error_bytes: u64,
+    usage: [u64; 5],
+    cost: [u8; 16],
+}
+
+impl Record for StateRecord {
+    const VERSION: u8 = 1;
+    const NAME: &'static str = "batch state";
+}
+
+impl EndRecord {
+    fn pack(in_progress_at: Option<Timestamp>, ending: Timestamp, at: Timestamp, files: ResultFiles) -> Self {
+        Self {
+            in_progress_at: in_progress_at.map(moment),
+            ending_at: moment(ending),
+            at: moment(at),
+            output: files.output.map(FileId::as_u128),
+            errors: files.errors.map(FileId::as_u128),
+        }
+    }
+
+    fn files(&self) -> ResultFiles {
+        ResultFiles { output: self.output.map(FileId::from_u128), errors: self.errors.map(FileId::from_u128) }
+    }
+}
+
+impl StateRecord {
+    /// The record of `state`; `progress` is kept only once the batch has ended.
+    pub fn pack(state: &BatchState, progress: &Progress) -> Self {
+        let tag = match *state {
+            BatchState::Validating => StateTag::Validating,
+            BatchState::Failed { at } => StateTag::Failed { at: moment(at) },
+            BatchState::InProgress { since } => StateTag::InProgress { since: moment(since) },
+            BatchState::Finalizing { in_progress_at, since, ending } => StateTag::Finalizing {
+                in_progress_at: in_progress_at.map(moment),
+                since: moment(since),
+                expired: match ending {
+                    Ending::Completed => false,
+                    Ending::Expired => true,
+                },
+            },
+            BatchState::Cancelling { in_progress_at, since } => {
+                StateTag::Cancelling { in_progress_at: in_progress_at.map(moment), since: moment(since) }
+            }
+            BatchState::Completed { in_progress_at, finalizing_at, at, files } => {
+                StateTag::Completed(EndRecord::pack(in_progress_at, finalizing_at, at, files))
+            }
+            BatchState::Expired { in_progress_at, finalizing_at, at, files } => {
+                StateTag::Expired(EndRecord::pack(in_progress_at, finalizing_at, at, files))
+            }
+            BatchState::Cancelled { in_progress_at, cancelling_at, at, files } => {
+                StateTag::Cancelled(EndRecord::pack(in_progress_at, cancelling_at, at, files))
+            }
+        };
+        Self { state: tag, final_progress: state.is_terminal().then(|| ProgressRecord::from(progress)) }
+    }
+
+    /// The state, and the progress of a batch that has ended.
+    ///
+    /// # Errors
+    /// When a moment is out of range.
+    pub fn unpack(self) -> Result<(BatchState, Option<Progress>), RecordError> {
+        let time = timestamp::<Self>;
+        let state = match self.state {
+            StateTag::Validating => BatchState::Validating,
+            StateTag::Failed { at } => BatchState::Failed { at: time(at)? },
+            StateTag::InProgress { since } => BatchState::InProgress { since: time(since)? },
+            StateTag::Finalizing { in_progress_at, since, expired } => BatchState::Finalizing {
+                in_progress_at: in_progress_at.map(time).transpose()?,
+                since: time(since)?,
+                ending: if expired { Ending::Expired } else { Ending::Completed },
+            },
+            StateTag::Cancelling { in_progress_at, since } => {
+                BatchState::Cancelling { in_progress_at: in_progress_at.map(time).transpose()?, since: time(since)? }
+            }
+            StateTag::Completed(end) => BatchState::Completed {
+                in_progress_at: end.in_progress_at.map(time).transpose()?,
+                finalizing_at: time(end.ending_at)?,
+                at: time(end.at)?,
+                files: end.files(),
+            },
+            StateTag::Expired(end) => BatchState::Expired {
+                in_progress_at: end.in_progress_at.map(time).transpose()?,
+                finalizing_at: time(end.ending_at)?,
+                at: time(end.at)?,
+                files: end.files(),
+            },
+            StateTag::Cancelled(end) => BatchState::Cancelled {
+                in_progress_at: end.in_progress_at.map(time).transpose()?,
+                cancelling_at: time(end.ending_at)?,
+                at: time(end.at)?,
+                files: end.files(),
+            },
+        };
+        Ok((state, self.final_progress.map(Progress::from)))
+    }
+}
+
+impl From<&Progress> for ProgressRecord {
+    fn from(progress: &Progress) -> Self {
+        let Progress { total, succeeded, failed, output_bytes, error_bytes, usage, cost } = progress;
+        Self {
+            total: *total,
+            succeeded: *succeeded,
+            failed: *failed,
+            output_bytes: *output_bytes,
+            error_bytes: *error_bytes,
+            usage: pack_usage(usage),
+            cost: cost.0.serialize(),
+        }
+    }
+}
+
+impl From<ProgressRecord> for Progress {
+    fn from(record: ProgressRecord) -> Self {
+        Self {
+            total: record.total,
+            succeeded: record.succeeded,
+            failed: record.failed,
+            output_bytes: record.output_bytes,
+            error_bytes: record.error_bytes,
+            usage: unpack_usage(record.usage),
+            cost: Usd(Decimal::deserialize(record.cost)),
+        }
+    }
+}
+
+/// Version 1 of a batch's plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanRecord {
+    rows: u32,
+    models: Vec<ModelRecord>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct ModelRecord {
+    requested: String,
+    provider: String,
+    upstream: String,
+    /// Input, cached input, output, request, image.
+    price: [Option<[u8; 16]>; 5],
+    rows: u32,
+}
+
+impl Record for PlanRecord {
+    const VERSION: u8 = 1;
+    const NAME: &'static str = "batch plan";
+}
+
+impl From<&Plan> for PlanRecord {
+    fn from(plan: &Plan) -> Self {
+        let models = plan.models.iter().map(|model| {
+            let PriceSheet { input, cached_input, output, request, image } = model.price;
+            ModelRecord {
+                requested: model.requested.clone(),
+                provider: model.provider.clone(),
+                upstream: model.upstream.clone(),
+                price: [input, cached_input, output, request, image].map(|price| price.map(|p| p.serialize())),
+                rows: model.rows,
+            }
+        });
+        Self { rows: plan.rows, models: models.collect() }
+    }
+}
+
+impl TryFrom<PlanRecord> for Plan {
+    type Error = RecordError;
+
+    fn try_from(record: PlanRecord) -> Result<Self, RecordError> {
+        let models = record.models.into_iter().map(|model| {
+            let [input, cached_input, output, request, image] = model.price.map(|price| price.map(Decimal::deserialize));
+            PlannedModel {
+                requested: model.requested,
+                provider: model.provider,
+                upstream: model.upstream,
+                price: PriceSheet { input, cached_input, output, request, image },
+                rows: model.rows,
+            }
+        });
+        Ok(Self { rows: record.rows, models: models.collect() })
+    }
+}
+
+/// Version 1 of what validation found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemsRecord(Vec<ProblemRecord>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct ProblemRecord {
+    code: String,
+    message: String,
+    line: Option<u64>,
+    param: Option<String>,
+}
+
+impl Record for ProblemsRecord {
+    const VERSION: u8 = 1;
+    const NAME: &'static str = "batch problems";
+}
+
+impl From<&[Problem]> for ProblemsRecord {
+    fn from(problems: &[Problem]) -> Self {
+        let records = problems.iter().map(|problem| ProblemRecord {
+            code: problem.code.as_str().to_owned(),
+            message: problem.message.clone(),
+            line: problem.line,
+            param: problem.param.clone(),
+        });
+        Self(records.collect())
+    }
+}
+
+impl ProblemsRecord {
+    /// The problems.
+    ///
+    /// # Errors
+    /// When a code is not one of ours.
+    pub fn unpack(self) -> Result<Vec<Problem>, RecordError> {
+        let problems = self.0.into_iter().map(|record| {
+            let code = ProblemCode::parse(&record.code)
+                .ok_or_else(|| RecordError::damaged::<Self>(format!("unknown problem code `{}`", record.code)))?;
+            Ok(Problem { code, message: record.message, line: record.line, param: record.param })
+        });
+        problems.collect()
+    }
+}
+
+/// Version 1 of a used idempotency key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdempotencyRecord {
+    /// SHA-256 of the request that used it.
+    pub request: [u8; 32],
+    /// The batch that it made.
+    pub batch: u128,
+}
+
+impl Record for IdempotencyRecord {
+    const VERSION: u8 = 1;
+    const NAME: &'static str = "idempotency key";
+}

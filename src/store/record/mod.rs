@@ -1,0 +1,128 @@
+//! Every value on disk: its own struct, a version byte, a bincode body.
+//!
+//! Records are apart from the domain types, so that a change of the domain cannot silently change
+//! bytes on disk: bincode is not self-describing and would read a foreign record wrongly or not at
+//! all. To change a record, freeze the old struct under its version, add the new one and convert;
+//! the fixtures in the tests keep every version readable.
+//!
+//! Invariant: [`decode`] of any bytes returns a record or an error; it never panics and never
+//! allocates more than [`DECODE_LIMIT`].
+
+pub mod batch;
+pub mod file;
+pub mod page;
+pub mod result;
+pub mod upload;
+
+use bincode::Options;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::domain::time::Timestamp;
+
+/// The largest decoded record in bytes: the largest response and then some.
+const DECODE_LIMIT: u64 = 512 << 20;
+
+/// A struct as it is on disk.
+pub trait Record: Serialize + DeserializeOwned {
+    /// The version byte that this struct is written under.
+    const VERSION: u8;
+    /// What it is, for errors.
+    const NAME: &'static str;
+
+    /// Reads a version other than the current one.
+    ///
+    /// # Errors
+    /// [`RecordError::Version`] for a version that this build does not know.
+    fn decode_other(version: u8, _body: &[u8]) -> Result<Self, RecordError> {
+        Err(RecordError::Version { what: Self::NAME, found: version, known: Self::VERSION })
+    }
+}
+
+/// Bytes on disk that are not the record they should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    #[error("a {what} record is empty")]
+    Empty { what: &'static str },
+    #[error("a {what} record has version {found}, this build knows up to {known}")]
+    Version { what: &'static str, found: u8, known: u8 },
+    #[error("a {what} record is damaged: {reason}")]
+    Damaged { what: &'static str, reason: String },
+}
+
+impl RecordError {
+    pub(super) fn damaged<T: Record>(reason: impl ToString) -> Self {
+        Self::Damaged { what: T::NAME, reason: reason.to_string() }
+    }
+}
+
+fn options() -> impl Options {
+    bincode::DefaultOptions::new().with_limit(DECODE_LIMIT)
+}
+
+/// The version byte and the body.
+///
+/// # Errors
+/// When the record exceeds the decode limit; it could not be read back.
+pub fn encode<T: Record>(record: &T) -> Result<Vec<u8>, RecordError> {
+    let mut bytes = vec![T::VERSION];
+    options().serialize_into(&mut bytes, record).map_err(RecordError::damaged::<T>)?;
+    Ok(bytes)
+}
+
+/// Reads a record of any known version.
+///
+/// # Errors
+/// When the bytes are not such a record.
+pub fn decode<T: Record>(bytes: &[u8]) -> Result<T, RecordError> {
+    match bytes.split_first() {
+        None => Err(RecordError::Empty { what: T::NAME }),
+        Some((version, body)) if *version == T::VERSION => decode_body(body),
+        Some((version, body)) => T::decode_other(*version, body),
+    }
+}
+
+fn decode_body<T: Record>(body: &[u8]) -> Result<T, RecordError> {
+    options().deserialize(body).map_err(RecordError::damaged::<T>)
+}
+
+/// A moment on disk: microseconds since the Unix epoch.
+pub(super) fn moment(at: Timestamp) -> i64 {
+    at.as_microsecond()
+}
+
+/// The moment with that number.
+pub(super) fn timestamp<T: Record>(micros: i64) -> Result<Timestamp, RecordError> {
+    Timestamp::from_microsecond(micros).map_err(RecordError::damaged::<T>)
+}
+
+/// Decodes bytes as every kind of record in turn; for fuzzing.
+#[doc(hidden)]
+pub fn decode_anything(bytes: &[u8]) {
+    let _ = decode::<file::FileRecord>(bytes).map(crate::domain::file::File::try_from);
+    let _ = decode::<batch::SpecRecord>(bytes).map(crate::domain::batch::BatchSpec::try_from);
+    let _ = decode::<batch::StateRecord>(bytes).map(|r| r.unpack());
+    let _ = decode::<batch::PlanRecord>(bytes).map(crate::domain::plan::Plan::try_from);
+    let _ = decode::<batch::ProblemsRecord>(bytes).map(|r| r.unpack());
+    let _ = decode::<batch::IdempotencyRecord>(bytes);
+    let _ = decode::<upload::UploadRecord>(bytes).map(crate::domain::upload::Upload::try_from);
+    let _ = decode::<upload::PartRecord>(bytes).map(crate::domain::upload::UploadPart::try_from);
+    let _ = decode::<page::PageRecord>(bytes).map(page::Page::try_from);
+    if let Ok(mut unpacker) = result::Unpacker::new() {
+        let _ = result::Stored::open(bytes).and_then(|stored| stored.unpack(crate::domain::id::BatchId::from_u128(0), 0, &mut unpacker));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_fail(version in 0_u8..3, bytes: Vec<u8>) {
+            decode_anything(&bytes);
+            decode_anything(&[vec![version], bytes].concat());
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Results of rows: packing them for the writer, and reading them back as the lines of a file.
+//!
+//! Output and error files are never written anywhere: they are read from the results, in input
+//! order, from any byte on. Only rows that are durable are ever read.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::format;
+use super::record::page::Page;
+use super::record::result::{self, Stored, Unpacker};
+use super::{ROWS_PER_PAGE, Store, StoreError};
+use crate::domain::file::ResultPart;
+use crate::domain::id::{BatchId, RowIndex, RowKey};
+use crate::domain::money::Usd;
+use crate::domain::output;
+use crate::domain::row::RowResult;
+use crate::domain::usage::Usage;
+
+/// Bytes that [`Lines::next_chunk`] aims at; one line may be larger.
+const CHUNK: usize = 256 << 10;
+/// Rows of another part that are read over before it pays to look up the next wanted one.
+const SKIP: u32 = 16;
+
+/// A half-open range of bytes.
+pub type ByteRange = Range<u64>;
+
+/// A result ready to be stored; packing is the expensive part and happens before the writer.
+#[derive(Debug)]
+pub struct PackedRow {
+    pub(super) key: RowKey,
+    pub(super) success: bool,
+    pub(super) line_bytes: u32,
+    pub(super) usage: Usage,
+    pub(super) cost: Usd,
+    packed: Vec<u8>,
+}
+
+impl PackedRow {
+    /// Packs a result.
+    ///
+    /// # Errors
+    /// When it is too large to be stored.
+    pub fn pack(row: &RowResult) -> Result<Self, StoreError> {
+        let mut line = Vec::with_capacity(512);
+        output::write_line(row, &mut line);
+        let too_large = |error: std::num::TryFromIntError| StoreError::Broken(format!("a result is too large to be stored: {error}"));
+        let line_bytes = u32::try_from(line.len()).map_err(too_large)?;
+        let mut packed = result::pack(row, line_bytes)?;
+        let chunks = u16::try_from(packed.len().div_ceil(format::MAX_VALUE)).map_err(too_large)?;
+        result::set_chunks(&mut packed, chunks);
+        Ok(Self { key: row.key, success: row.outcome.is_success(), line_bytes, usage: row.usage, cost: row.cost, packed })
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.packed.len()
+    }
+
+    pub(super) fn chunks(&self) -> impl Iterator<Item = &[u8]> {
+        self.packed.chunks(format::MAX_VALUE)
+    }
+}
+
+impl Store {
+    /// The lines of `part` of a batch as they are durable now; `None` if there is no such batch.
+    ///
+    /// # Errors
+    /// When the store has failed or a record is damaged.
+    pub async fn lines(&self, batch: BatchId, part: ResultPart) -> Result<Option<Lines>, StoreError> {
+        let store = self.clone();
+        let lines = super::blocking(move || {
+            if store.read_state(batch)?.is_none() {
+                return Ok(None);
+            }
+            let pages = match store.live(batch) {
+                Some(live) => live.pages(),
+                None => store.read_pages(batch)?,
+            };
+            Lines::new(store, batch, part, pages).map(Some)
+        })
+        .await?;
+        self.shown().await?;
+        Ok(lines)
+    }
+
+    /// The pages of a batch as they are durable now; empty if it has none.
+    ///
+    /// # Errors
+    /// When the store has failed or a record is damaged.
+    pub async fn pages(&self, batch: BatchId) -> Result<Vec<Page>, StoreError> {
+        if let Some(live) = self.live(batch) {
+            return Ok(live.pages());
+        }
+        let store = self.clone();
+        let pages = super::blocking(move || store.read_pages(batch)).await?;
+        self.shown().await?;
+        Ok(pages)
+    }
+}
+
+/// A reader over the lines of a part of a batch, with a fixed view of which rows are done.
+#[derive(Debug)]
+pub struct Lines {
+    store: Store,
+    batch: BatchId,
+    part: ResultPart,
+    pages: Vec<Page>,
+    /// The next row to look at.
+    next: u32,
+    /// Bytes of the next line to leave out: the range began within it.
+    skip: u64,
+    /// Bytes still to be given.
+    left: u64,
+    unpacker: Unpacker,
+}
+
+impl Lines {
+    fn new(store: Store, batch: BatchId, part: ResultPart, pages: Vec<Page>) -> Result<Self, StoreError> {
+        let left = pages.iter().map(|page| page.bytes(part)).sum();
+        Ok(Self { store, batch, part, pages, next: 0, skip: 0, left, unpacker: Unpacker::new()? })
+    }
+
+    /// Bytes that are left to read; right after creation, the exact size of the whole.
+    pub fn bytes(&self) -> u64 {
+        self.left
+    }
+
+    /// Limits a fresh reader to a range of bytes. Blocks.
+    ///
+    /// # Errors
+    /// When a record is damaged.
+    pub fn limit_to(&mut self, range: ByteRange) -> Result<(), StoreError> {
+        let end = range.end.min(self.left);
+        let mut offset = range.start.min(end);
+        self.left = end - offset;
+        let mut first = 0;
+        for page in &self.pages {
+            if offset < page.bytes(self.part) {
+                break;
+            }
+            offset -= page.bytes(self.part);
+            first += ROWS_PER_PAGE;
+        }
+        self.next = first;
+        while let Some(row) = self.wanted(self.next) {
+            let line = u64::from(self.line_bytes(row)?);
+            self.next = row;
+            if offset < line {
+                break;
+            }
+            offset -= line;
+            self.next = row + 1;
+        }
+        self.skip = offset;
+        Ok(())
+    }
+
+    /// The first row from `from` on whose line belongs here.
+    fn wanted(&self, from: u32) -> Option<u32> {
+        let mut row = from;
+        while let Some(page) = self.pages.get((row / ROWS_PER_PAGE) as usize) {
+            let slot = row % ROWS_PER_PAGE;
+            if page.bytes(self.part) == 0 || slot >= u32::from(page.rows) {
+                row = (row / ROWS_PER_PAGE + 1) * ROWS_PER_PAGE;
+            } else if page.includes(slot, self.part) {
+                return Some(row);
+            } else {
+                row += 1;
+            }
+        }
+        None
+    }
+
+    fn line_bytes(&self, row: u32) -> Result<u32, StoreError> {
+        let key = format::chunk(&format::result(self.batch, RowIndex(row)), 0);
+        let bytes = self.store.inner.tree.get(key)?.ok_or_else(|| self.missing(row))?;
+        Ok(Stored::open(&bytes)?.line_bytes)
+    }
+
+    fn missing(&self, row: u32) -> StoreError {
+        StoreError::Broken(format!("row {row} of {} counts as done, but its result is not in the store", self.batch))
+    }
+
+    /// The next bytes, `None` at the end. Blocks; the result is at least one line or the rest of
+    /// the range.
+    ///
+    /// # Errors
+    /// When the store has failed or a record is damaged.
+    pub fn next_chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let mut out = Vec::with_capacity(CHUNK + 4_096);
+        while out.len() < CHUNK {
+            let Some(row) = self.wanted(self.next) else { break };
+            self.read_run(row, &mut out)?;
+        }
+        let skipped = out.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
+        self.skip = 0;
+        let mut chunk = Bytes::from(out).split_off(skipped);
+        chunk.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+        self.left = if chunk.is_empty() { 0 } else { self.left - chunk.len() as u64 };
+        Ok(if chunk.is_empty() { None } else { Some(chunk) })
+    }
+
+    /// Appends lines from `row` on until the chunk is full or a long gap comes.
+    fn read_run(&mut self, row: u32, out: &mut Vec<u8>) -> Result<(), StoreError> {
+        let tree = self.store.inner.tree.clone();
+        let end = [format::results_of(self.batch), vec![0xff; 7]].concat();
+        let mut entries = tree.range(format::result(self.batch, RowIndex(row))..end);
+        let mut wanted = row;
+        let mut packed = Vec::new();
+        while let Some(entry) = entries.next() {
+            let (key, first) = entry?;
+            let Some((RowIndex(found), 0)) = format::parse_result(&key) else { continue };
+            if found != wanted {
+                // A row of another part, or one that finished after this reader began.
+                if found < wanted && wanted - found <= SKIP {
+                    continue;
+                }
+                return if found < wanted { Ok(()) } else { Err(self.missing(wanted)) };
+            }
+            let result = self.unpack(found, &first, &mut packed, &mut entries)?;
+            output::write_line(&result, out);
+            self.next = found + 1;
+            match self.wanted(self.next) {
+                Some(row) if out.len() < CHUNK => wanted = row,
+                Some(_) | None => return Ok(()),
+            }
+        }
+        Err(self.missing(wanted))
+    }
+
+    fn unpack(&mut self, row: u32, first: &[u8], packed: &mut Vec<u8>, entries: &mut sled::Iter) -> Result<RowResult, StoreError> {
+        let stored = Stored::open(first)?;
+        if stored.chunks <= 1 {
+            return Ok(stored.unpack(self.batch, row, &mut self.unpacker)?);
+        }
+        packed.clear();
+        packed.extend_from_slice(first);
+        for _ in 1..stored.chunks {
+            let (_, more) = entries.next().ok_or_else(|| self.missing(row))??;
+            packed.extend_from_slice(&more);
+        }
+        Ok(Stored::open(packed)?.unpack(self.batch, row, &mut self.unpacker)?)
+    }
+}

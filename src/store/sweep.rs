@@ -1,0 +1,101 @@
+//! What goes away by itself: expired files and uploads, forgotten idempotency keys, and results
+//! that no file shows any more.
+
+use super::format::{self, ExpiryKind};
+use super::{Store, StoreError};
+use crate::domain::id::{BatchId, FileId, UploadId};
+use crate::domain::time::Timestamp;
+
+/// Entries handled in one sweep; the rest waits for the next.
+const SWEEP: usize = 1_000;
+/// Values removed in one write, so that a large batch does not hold up the others.
+const PURGE: usize = 2_000;
+
+impl Store {
+    /// Removes what is due at `now`; returns how many things went. Call it every minute or so.
+    ///
+    /// # Errors
+    /// When the store or the disk fails.
+    pub async fn sweep(&self, now: Timestamp) -> Result<usize, StoreError> {
+        let end = format::expiry_end(super::batches::seconds(now));
+        let due: Vec<_> = self.inner.tree.range(format::EXPIRY.to_vec()..end).keys().take(SWEEP).collect::<Result<_, _>>()?;
+        for key in &due {
+            if let Err(error) = self.go(key).await {
+                // One damaged record must not keep all the others for ever.
+                tracing::error!(%error, "something that has expired could not be removed");
+            }
+        }
+        Ok(due.len() + self.purge_unseen().await?)
+    }
+
+    /// Removes what an expiry entry points at, and then the entry.
+    async fn go(&self, key: &sled::IVec) -> Result<(), StoreError> {
+        let kind = key.get(9).copied();
+        let id = format::trailing_id(key).unwrap_or(0);
+        if kind == Some(ExpiryKind::File as u8) {
+            self.delete_file(FileId::from_u128(id)).await?;
+        } else if kind == Some(ExpiryKind::Upload as u8) {
+            self.expire_upload(UploadId::from_u128(id)).await?;
+        }
+        let digest: Option<[u8; 32]> = key.get(10..).and_then(|id| id.try_into().ok());
+        let key = key.to_vec();
+        self.commit(move |tx| {
+            if let (Some(digest), true) = (digest, kind == Some(ExpiryKind::IdempotencyKey as u8)) {
+                tx.remove(format::idempotency(&digest));
+            }
+            tx.remove(key);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes the results of ended batches neither of whose files exists any more.
+    async fn purge_unseen(&self) -> Result<usize, StoreError> {
+        let marks: Vec<_> = self.inner.tree.scan_prefix(format::UNSEEN).keys().take(SWEEP).collect::<Result<_, _>>()?;
+        for batch in marks.iter().filter_map(|mark| format::trailing_id(mark)) {
+            self.purge_if_unseen(BatchId::from_u128(batch)).await?;
+        }
+        Ok(marks.len())
+    }
+
+    async fn purge_if_unseen(&self, batch: BatchId) -> Result<(), StoreError> {
+        let files = self.read_state(batch)?.map(|(state, _)| state.files()).unwrap_or_default();
+        // In one step with the look: the other file may be deleted at this very moment, and that
+        // deletion must find its mark kept or set it again.
+        let seen = self
+            .commit(move |tx| {
+                for file in [files.output, files.errors].into_iter().flatten() {
+                    if tx.tree().contains_key(format::file(file))? {
+                        tx.remove(format::unseen(batch));
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            })
+            .await?;
+        if seen {
+            return Ok(());
+        }
+        loop {
+            let removed = self
+                .commit(move |tx| {
+                    let mut removed = 0;
+                    for key in tx.tree().scan_prefix(format::rows_of(batch)).keys().take(PURGE) {
+                        tx.remove(key?.to_vec());
+                        removed += 1;
+                    }
+                    Ok(removed)
+                })
+                .await?;
+            if removed < PURGE {
+                break;
+            }
+        }
+        // Last: an interrupted purge is taken up again.
+        self.commit(move |tx| {
+            tx.remove(format::unseen(batch));
+            Ok(())
+        })
+        .await
+    }
+}

@@ -1,0 +1,321 @@
+//! Multi-part uploads: parts as files of their own until they are joined into one.
+
+use std::io::Read;
+use std::time::Duration;
+
+use super::files::NewFile;
+use super::format::{self, ExpiryKind};
+use super::record::{
+    self,
+    upload::{PartRecord, UploadRecord},
+};
+use super::spool::{Sealed, Spool};
+use super::writer::Tx;
+use super::{Store, StoreError, batches::seconds};
+use crate::domain::file::File;
+use crate::domain::id::{PartId, UploadId};
+use crate::domain::time::{Timestamp, later};
+use crate::domain::upload::{MAX_PARTS, Upload, UploadPart, UploadState};
+
+/// How long an expired upload still says that it has expired.
+const REMEMBERED: Duration = Duration::from_secs(86_400);
+
+/// Why a part was not added.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PartError {
+    #[error("no such upload")]
+    NotFound,
+    #[error("the upload is {0}; parts can be added only while it is pending")]
+    NotPending(&'static str),
+    #[error("the upload has {MAX_PARTS} parts, which is the most it can have")]
+    TooManyParts,
+    #[error("the parts so far and this one have {0} bytes, far more than the {1} bytes that the upload announced")]
+    TooManyBytes(u64, u64),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why an upload was not completed; it stays as it was.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CompleteError {
+    #[error("no such upload")]
+    NotFound,
+    #[error("the upload is {0}; only a pending one can be completed")]
+    NotPending(&'static str),
+    #[error("`{0}` is not a part of this upload")]
+    UnknownPart(PartId),
+    #[error("`{0}` is named twice")]
+    RepeatedPart(PartId),
+    #[error("the named parts have {found} bytes, the upload announced {announced}")]
+    WrongSize { found: u64, announced: u64 },
+    #[error("the content has the MD5 {found}, the request says {expected}")]
+    WrongMd5 { found: String, expected: String },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn word(state: UploadState) -> &'static str {
+    match state {
+        UploadState::Pending => "pending",
+        UploadState::Completed { .. } => "completed",
+        UploadState::Cancelled => "cancelled",
+        UploadState::Expired => "expired",
+    }
+}
+
+impl Store {
+    /// Begins an upload.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn create_upload(&self, upload: Upload) -> Result<(), StoreError> {
+        self.commit(move |tx| {
+            tx.put_raw(format::expiry(seconds(upload.expires_at), ExpiryKind::Upload, &upload.id.as_u128().to_be_bytes()), &[]);
+            tx.put(format::upload(upload.id), &UploadRecord::from(&upload))
+        })
+        .await
+    }
+
+    /// An upload as it stands at `now`.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub async fn upload(&self, id: UploadId, now: Timestamp) -> Result<Option<Upload>, StoreError> {
+        let found = self.inner.tree.get(format::upload(id))?.map(|bytes| decode_upload(&bytes)).transpose()?;
+        self.shown().await?;
+        Ok(found.map(|upload| at(upload, now)))
+    }
+
+    /// Adds a part to a pending upload.
+    ///
+    /// # Errors
+    /// When the upload cannot take it, or the disk or store fails.
+    pub async fn add_part(&self, upload: UploadId, content: Sealed, now: Timestamp) -> Result<UploadPart, PartError> {
+        let part = UploadPart { id: PartId::generate(now), upload, created_at: now, bytes: content.bytes };
+        let target = self.path_of(super::open::PARTS, part.id.as_u128());
+        let path = target.clone();
+        super::blocking(move || content.move_to(&target)).await?;
+        let record = part.clone();
+        let added = self.commit(move |tx| try_add_part(tx, &record, now)).await?;
+        if let Err(refused) = added {
+            super::blocking(move || std::fs::remove_file(&path).map_err(|e| StoreError::io("removing", &path, &e))).await?;
+            return Err(refused);
+        }
+        Ok(part)
+    }
+
+    /// Joins parts in the given order into one file. It goes away after `retention` if the upload
+    /// does not say when.
+    ///
+    /// # Errors
+    /// When parts, size or checksum are not what the client announced, or the disk or store fails.
+    pub async fn complete_upload(
+        &self,
+        id: UploadId,
+        order: Vec<PartId>,
+        md5: Option<String>,
+        retention: Option<Duration>,
+        now: Timestamp,
+    ) -> Result<(Upload, File), CompleteError> {
+        let mut upload = self.upload(id, now).await?.ok_or(CompleteError::NotFound)?;
+        if upload.state != UploadState::Pending {
+            return Err(CompleteError::NotPending(word(upload.state)));
+        }
+        let content = self.join_parts(&upload, order, md5).await?;
+        let new = NewFile {
+            filename: upload.filename.clone(),
+            purpose: upload.purpose,
+            created_at: now,
+            expires_at: upload.file_expires_after.map(|after| after.from(now)).or_else(|| retention.map(|kept| later(now, kept))),
+        };
+        let file = new.into_file(&content);
+        let target = self.path_of(super::open::FILES, file.id.as_u128());
+        super::blocking(move || content.move_to(&target)).await?;
+        upload.state = UploadState::Completed { file: file.id };
+        let record = file.clone();
+        let closed = self.close_upload(upload.clone(), now, move |tx| super::files::put_file(tx, &record)).await?;
+        if let Err(state) = closed {
+            self.remove_content(Some(file.id)).await?;
+            return Err(CompleteError::NotPending(word(state)));
+        }
+        Ok((upload, file))
+    }
+
+    /// Cancels a pending upload. The inner error is the state of an upload that is not pending.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn cancel_upload(&self, id: UploadId, now: Timestamp) -> Result<Option<Result<Upload, &'static str>>, StoreError> {
+        let Some(mut upload) = self.upload(id, now).await? else { return Ok(None) };
+        if upload.state != UploadState::Pending {
+            return Ok(Some(Err(word(upload.state))));
+        }
+        upload.state = UploadState::Cancelled;
+        let closed = self.close_upload(upload.clone(), now, |_| Ok(())).await?;
+        Ok(Some(closed.map(|()| upload).map_err(word)))
+    }
+
+    /// Moves a pending upload to its last state and removes its parts. The inner error is the
+    /// state of an upload that another request has closed meanwhile.
+    async fn close_upload(
+        &self,
+        upload: Upload,
+        now: Timestamp,
+        with: impl FnOnce(&mut Tx<'_>) -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<Result<(), UploadState>, StoreError> {
+        let closed = self
+            .commit(move |tx| {
+                let current = tx.tree().get(format::upload(upload.id))?.map(|bytes| decode_upload(&bytes)).transpose()?;
+                // The sweep closes what is stored as pending; a client, what has also time left.
+                let expiring = upload.state == UploadState::Expired;
+                let state = current.map_or(UploadState::Expired, |current| if expiring { current.state } else { at(current, now).state });
+                if state != UploadState::Pending {
+                    return Ok(Err(state));
+                }
+                with(tx)?;
+                tx.put(format::upload(upload.id), &UploadRecord::from(&upload))?;
+                let parts = parts(tx.tree(), upload.id)?;
+                for part in &parts {
+                    tx.remove(format::part(upload.id, part.id));
+                }
+                Ok(Ok(parts))
+            })
+            .await?;
+        match closed {
+            Ok(parts) => self.remove_parts(parts).await.map(Ok),
+            Err(state) => Ok(Err(state)),
+        }
+    }
+
+    /// Closes an upload whose hour has passed, and forgets it a day later.
+    pub(super) async fn expire_upload(&self, id: UploadId) -> Result<(), StoreError> {
+        let Some(bytes) = self.inner.tree.get(format::upload(id))? else { return Ok(()) };
+        let mut upload = decode_upload(&bytes)?;
+        if upload.state != UploadState::Pending {
+            return self
+                .commit(move |tx| {
+                    tx.remove(format::upload(id));
+                    Ok(())
+                })
+                .await;
+        }
+        upload.state = UploadState::Expired;
+        let now = upload.expires_at;
+        let forget_at = later(now, REMEMBERED);
+        // A request that closes it at this very moment wins; the next sweep then forgets it.
+        let _ = self
+            .close_upload(upload, now, move |tx| {
+                tx.put_raw(format::expiry(seconds(forget_at), ExpiryKind::Upload, &id.as_u128().to_be_bytes()), &[]);
+                Ok(())
+            })
+            .await?;
+        Ok(())
+    }
+
+    async fn join_parts(&self, upload: &Upload, order: Vec<PartId>, md5: Option<String>) -> Result<Sealed, CompleteError> {
+        let known = parts(&self.inner.tree, upload.id)?;
+        let mut found = 0;
+        for (index, id) in order.iter().enumerate() {
+            if order[..index].contains(id) {
+                return Err(CompleteError::RepeatedPart(*id));
+            }
+            found += known.iter().find(|part| part.id == *id).ok_or(CompleteError::UnknownPart(*id))?.bytes;
+        }
+        if found != upload.bytes {
+            return Err(CompleteError::WrongSize { found, announced: upload.bytes });
+        }
+        let store = self.clone();
+        let with_md5 = md5.is_some();
+        let content = super::blocking(move || store.concatenate(&order, with_md5)).await?;
+        match (md5, &content.md5) {
+            (Some(expected), Some(found)) if !expected.eq_ignore_ascii_case(found) => {
+                Err(CompleteError::WrongMd5 { found: found.clone(), expected })
+            }
+            (_, _) => Ok(content),
+        }
+    }
+
+    fn concatenate(&self, order: &[PartId], with_md5: bool) -> Result<Sealed, StoreError> {
+        let mut spool: Spool = if with_md5 { self.spool_with_md5()? } else { self.spool()? };
+        let mut buffer = vec![0; 256 << 10];
+        for id in order {
+            let path = self.path_of(super::open::PARTS, id.as_u128());
+            let mut part = std::fs::File::open(&path).map_err(|e| StoreError::io("opening", &path, &e))?;
+            loop {
+                let read = part.read(&mut buffer).map_err(|e| StoreError::io("reading", &path, &e))?;
+                if read == 0 {
+                    break;
+                }
+                spool.write(&buffer[..read])?;
+            }
+        }
+        spool.seal()
+    }
+
+    async fn remove_parts(&self, parts: Vec<UploadPart>) -> Result<(), StoreError> {
+        let paths: Vec<_> = parts.iter().map(|part| self.path_of(super::open::PARTS, part.id.as_u128())).collect();
+        super::blocking(move || {
+            for path in paths {
+                if let Err(error) = std::fs::remove_file(&path) {
+                    tracing::warn!(path = %path.display(), %error, "could not remove an upload part");
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes parts that no record names: their process died between the two.
+    pub(super) fn remove_orphaned_parts(&self) -> Result<(), StoreError> {
+        let mut known = std::collections::HashSet::new();
+        for entry in self.inner.tree.scan_prefix(b"P") {
+            known.extend(format::trailing_id(&entry?.0));
+        }
+        let folder = self.inner.dir.join(super::open::PARTS);
+        let entries = std::fs::read_dir(&folder).map_err(|e| StoreError::io("listing", &folder, &e))?;
+        for entry in entries {
+            let path = entry.map_err(|e| StoreError::io("listing", &folder, &e))?.path();
+            let id = path.file_name().and_then(|name| u128::from_str_radix(name.to_str()?, 16).ok());
+            if id.is_some_and(|id| !known.contains(&id)) {
+                std::fs::remove_file(&path).map_err(|e| StoreError::io("removing", &path, &e))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn try_add_part(tx: &mut Tx<'_>, part: &UploadPart, now: Timestamp) -> Result<Result<(), PartError>, StoreError> {
+    let Some(bytes) = tx.tree().get(format::upload(part.upload))? else { return Ok(Err(PartError::NotFound)) };
+    let upload = at(decode_upload(&bytes)?, now);
+    if upload.state != UploadState::Pending {
+        return Ok(Err(PartError::NotPending(word(upload.state))));
+    }
+    let parts = parts(tx.tree(), part.upload)?;
+    if parts.len() >= MAX_PARTS {
+        return Ok(Err(PartError::TooManyParts));
+    }
+    // A part may be sent again after a failure, so more than announced is normal, within reason.
+    let total = parts.iter().map(|part| part.bytes).sum::<u64>().saturating_add(part.bytes);
+    if total > upload.bytes.saturating_mul(2) {
+        return Ok(Err(PartError::TooManyBytes(total, upload.bytes)));
+    }
+    tx.put(format::part(part.upload, part.id), &PartRecord::from(part))?;
+    Ok(Ok(()))
+}
+
+fn parts(tree: &sled::Tree, upload: UploadId) -> Result<Vec<UploadPart>, StoreError> {
+    let entries = tree.scan_prefix(format::parts_of(upload));
+    entries.map(|entry| Ok(record::decode::<PartRecord>(&entry?.1)?.try_into()?)).collect()
+}
+
+fn decode_upload(bytes: &[u8]) -> Result<Upload, StoreError> {
+    Ok(record::decode::<UploadRecord>(bytes)?.try_into()?)
+}
+
+/// The upload as clients see it at `now`: the hour may have passed before the sweep came by.
+fn at(mut upload: Upload, now: Timestamp) -> Upload {
+    if upload.state == UploadState::Pending && upload.expires_at <= now {
+        upload.state = UploadState::Expired;
+    }
+    upload
+}

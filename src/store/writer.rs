@@ -1,0 +1,291 @@
+//! The one thread that writes: many waiting operations, one flush.
+//!
+//! Row results gather for the commit interval; metadata does not wait. A group is applied, flushed
+//! once, published to readers, and only then acknowledged.
+//!
+//! Invariants:
+//! * rows of a group and the pages that count them are one atomic sled batch;
+//! * nothing is acknowledged or published before the flush; after a failure nothing ever is, and
+//!   the daemon is told to stop.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::StoreError;
+use super::format::{self, Blob, MAX_VALUE, ROWS_PER_PAGE};
+use super::live::Lives;
+use super::record::page::{Page, PageRecord};
+use super::record::{self, Record, RecordError};
+use super::results::PackedRow;
+use crate::domain::batch::Progress;
+use crate::domain::id::BatchId;
+
+/// Operations in one group; bounds the memory of a group and how long its acknowledgements wait.
+const MAX_GROUP: usize = 8_192;
+/// Bytes of results in one group.
+const MAX_GROUP_BYTES: usize = 16 << 20;
+
+type Ack = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+type MetaOp = Box<dyn FnOnce(&mut Tx<'_>) -> Ack + Send>;
+
+/// What the writer is asked to do.
+pub(super) enum Op {
+    /// The result of a row; `ran` if it went to a provider, which makes it count as dispatched.
+    Row {
+        row: PackedRow,
+        ran: bool,
+    },
+    Meta(MetaOp),
+    Stop,
+}
+
+impl Op {
+    /// An operation whose result goes to `sender` once it is durable.
+    pub fn meta<R: Send + 'static>(
+        op: impl FnOnce(&mut Tx<'_>) -> Result<R, StoreError> + Send + 'static,
+        sender: oneshot::Sender<Result<R, StoreError>>,
+    ) -> Self {
+        Self::Meta(Box::new(move |tx| {
+            let result = op(tx);
+            tx.failed = result.is_err();
+            Box::new(move |flushed| {
+                // A caller that no longer waits is not a fault: its write stands.
+                let _ = sender.send(flushed.and(result));
+            })
+        }))
+    }
+}
+
+type Publish = Box<dyn FnOnce(&Lives) + Send>;
+
+/// One metadata operation: what it reads and what it will write, all or nothing.
+pub(super) struct Tx<'a> {
+    tree: &'a sled::Tree,
+    writes: sled::Batch,
+    publish: Vec<Publish>,
+    failed: bool,
+}
+
+impl Tx<'_> {
+    /// The tree as of before this operation.
+    pub fn tree(&self) -> &sled::Tree {
+        self.tree
+    }
+
+    pub fn get<T: Record>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        self.tree.get(key)?.map(|bytes| record::decode(&bytes).map_err(StoreError::from)).transpose()
+    }
+
+    pub fn put<T: Record>(&mut self, key: Vec<u8>, record: &T) -> Result<(), StoreError> {
+        let bytes = record::encode(record)?;
+        if bytes.len() > MAX_VALUE {
+            return Err(RecordError::damaged::<T>(format!("{} bytes are too many for one value", bytes.len())).into());
+        }
+        self.writes.insert(key, bytes);
+        Ok(())
+    }
+
+    pub fn put_raw(&mut self, key: Vec<u8>, value: &[u8]) {
+        self.writes.insert(key, value);
+    }
+
+    /// Writes a record that may exceed one value.
+    pub fn put_blob<T: Record>(&mut self, id: BatchId, blob: Blob, record: &T) -> Result<(), StoreError> {
+        let bytes = record::encode(record)?;
+        let prefix = format::blob(id, blob);
+        for (number, part) in bytes.chunks(MAX_VALUE).enumerate() {
+            let number = u16::try_from(number).map_err(RecordError::damaged::<T>)?;
+            self.writes.insert(format::chunk(&prefix, number), part);
+        }
+        Ok(())
+    }
+
+    pub fn remove(&mut self, key: Vec<u8>) {
+        self.writes.remove(key);
+    }
+
+    /// Does `publish` once this operation is durable.
+    pub fn after(&mut self, publish: impl FnOnce(&Lives) + Send + 'static) {
+        self.publish.push(Box::new(publish));
+    }
+}
+
+/// The writer's side of the channels.
+pub(super) struct Writer {
+    pub tree: sled::Tree,
+    pub lives: Lives,
+    pub queue: mpsc::Receiver<Op>,
+    pub begun: Arc<AtomicU64>,
+    pub durable: watch::Sender<u64>,
+    pub durable_rows: watch::Sender<u64>,
+    pub broken: CancellationToken,
+    /// sled's log.
+    pub log: std::fs::File,
+    /// How long row results may gather before a flush.
+    pub interval: Duration,
+}
+
+impl Writer {
+    /// Works until the store is closed or has failed.
+    pub fn run(mut self) {
+        // A panic must not leave a daemon behind that takes work and loses it.
+        let alarm = self.broken.clone().drop_guard();
+        while let Some(first) = self.queue.blocking_recv() {
+            if matches!(first, Op::Row { .. }) && !self.interval.is_zero() {
+                std::thread::sleep(self.interval);
+            }
+            let (group, stop) = self.gather(first);
+            if let Err(error) = self.commit(group) {
+                tracing::error!(%error, "the store has failed; nothing more is accepted until a restart");
+                return;
+            }
+            if stop {
+                break;
+            }
+        }
+        alarm.disarm();
+    }
+
+    fn gather(&mut self, first: Op) -> (Vec<Op>, bool) {
+        let mut group = Vec::new();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(op) = next {
+            match &op {
+                Op::Stop => return (group, true),
+                Op::Row { row, .. } => bytes += row.size(),
+                Op::Meta(_) => {}
+            }
+            group.push(op);
+            next = if group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES { self.queue.try_recv().ok() } else { None };
+        }
+        (group, false)
+    }
+
+    fn commit(&mut self, group: Vec<Op>) -> Result<(), StoreError> {
+        let mut acks = Vec::new();
+        let mut publish = Vec::new();
+        let mut rows = RowGroup::default();
+        if let Err(error) = self.write(group, &mut rows, &mut publish, &mut acks) {
+            self.broken.cancel();
+            for ack in acks {
+                ack(Err(error.clone()));
+            }
+            return Err(error);
+        }
+        let ran = rows.ran;
+        rows.publish(&self.lives);
+        for publish in publish {
+            publish(&self.lives);
+        }
+        self.durable.send_modify(|durable| *durable += acks.len() as u64);
+        self.durable_rows.send_modify(|durable| *durable += ran);
+        for ack in acks {
+            ack(Ok(()));
+        }
+        Ok(())
+    }
+
+    fn write(&self, group: Vec<Op>, rows: &mut RowGroup, publish: &mut Vec<Publish>, acks: &mut Vec<Ack>) -> Result<(), StoreError> {
+        for op in group {
+            match op {
+                Op::Row { row, ran } => {
+                    rows.add(&row, &self.lives);
+                    rows.ran += u64::from(ran);
+                }
+                Op::Meta(op) => {
+                    // Counted before it can be seen, so that whoever sees it waits for it.
+                    self.begun.fetch_add(1, Ordering::SeqCst);
+                    let mut tx = Tx { tree: &self.tree, writes: sled::Batch::default(), publish: Vec::new(), failed: false };
+                    acks.push(op(&mut tx));
+                    if !tx.failed {
+                        // Applied at once, so that the next operation of the group sees it.
+                        self.tree.apply_batch(tx.writes)?;
+                        publish.append(&mut tx.publish);
+                    }
+                }
+                Op::Stop => {}
+            }
+        }
+        rows.write(&self.tree)?;
+        self.tree.flush()?;
+        // On Linux sled's flush is `sync_file_range`, which survives the process but not the power:
+        // it syncs neither the file's size nor the disk's own cache.
+        self.log.sync_data().map_err(|error| StoreError::Broken(format!("the log of the store cannot be synced: {error}")))?;
+        Ok(())
+    }
+}
+
+/// The rows of one group: their chunks, and the pages that will count them.
+#[derive(Default)]
+struct RowGroup {
+    writes: sled::Batch,
+    pages: HashMap<BatchId, (HashMap<u32, Page>, Progress)>,
+    /// Rows that went to a provider, whether or not their results were new.
+    ran: u64,
+}
+
+impl RowGroup {
+    fn add(&mut self, row: &PackedRow, lives: &Lives) {
+        let (batch, index) = (row.key.batch, row.key.row);
+        let Some(live) = lives.get(batch) else {
+            tracing::error!(%batch, row = index.0, "a result came for a batch that has ended; it is dropped");
+            return;
+        };
+        let (pages, added) = self.pages.entry(batch).or_default();
+        let number = index.0 / ROWS_PER_PAGE;
+        let page = match pages.entry(number) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => match live.page(number) {
+                Some(page) => entry.insert(page),
+                None => {
+                    tracing::error!(%batch, row = index.0, "a result came for a row beyond the batch; it is dropped");
+                    return;
+                }
+            },
+        };
+        if !page.finish(index.0 % ROWS_PER_PAGE, row.success, row.line_bytes.into(), row.usage, row.cost) {
+            tracing::error!(%batch, row = index.0, "a second result came for a row; the first one stands");
+            return;
+        }
+        if row.success {
+            added.succeeded += 1;
+            added.output_bytes += u64::from(row.line_bytes);
+        } else {
+            added.failed += 1;
+            added.error_bytes += u64::from(row.line_bytes);
+        }
+        added.usage += row.usage;
+        added.cost = added.cost.plus(row.cost);
+        let prefix = format::result(batch, index);
+        for (number, part) in (0_u16..).zip(row.chunks()) {
+            self.writes.insert(format::chunk(&prefix, number), part);
+        }
+    }
+
+    fn write(&mut self, tree: &sled::Tree) -> Result<(), StoreError> {
+        if self.pages.is_empty() {
+            return Ok(());
+        }
+        for (batch, (pages, _)) in &self.pages {
+            for (number, page) in pages {
+                self.writes.insert(format::page(*batch, *number), record::encode(&PageRecord::from(page))?);
+            }
+        }
+        tree.apply_batch(std::mem::take(&mut self.writes))?;
+        Ok(())
+    }
+
+    fn publish(self, lives: &Lives) {
+        for (batch, (pages, added)) in self.pages {
+            if let Some(live) = lives.get(batch) {
+                live.publish(pages.into_iter().collect(), &added);
+            }
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The HTTP API of the running daemon, over real sockets: one binary, one module per subject.
+
+mod access;
+mod batches;
+mod errors;
+mod files;
+mod retry;
+#[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
+mod support;
+mod uploads;
+mod upstream;
+mod validation;

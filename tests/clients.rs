@@ -1,0 +1,135 @@
+//! The official OpenAI SDKs, unmodified, against the daemon.
+//!
+//! The SDKs are installed once below the target directory, from `clients/requirements.txt` and
+//! `clients/package.json`. Where Python or Node is missing the test says so and passes, unless
+//! `CI=true`.
+
+#[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use support::daemon::{Daemon, wait_exit};
+use support::wait;
+
+/// Downloading and unpacking on a slow line.
+const INSTALL_LIMIT: Duration = Duration::from_secs(600);
+const SCRIPT_LIMIT: Duration = Duration::from_secs(180);
+
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
+}
+
+/// A folder below the target directory, whatever that is.
+fn installed(language: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target directory");
+    target.join("clients").join(language)
+}
+
+#[expect(clippy::disallowed_methods, reason = "CI is not a setting of the daemon")]
+fn in_ci() -> bool {
+    std::env::var("CI").is_ok_and(|value| value == "true")
+}
+
+fn skip(what: &str, why: &str) {
+    let line = format!("SKIPPED: the {what} SDK was not tested: {why}");
+    assert!(!in_ci(), "{line}; CI must test it");
+    wait::say(&line);
+}
+
+/// Runs to the end within `limit`; what it said, if it failed.
+fn succeed(command: &mut Command, limit: Duration, log: &Path) -> Result<(), String> {
+    let output = std::fs::File::create(log).map_err(|error| format!("{}: {error}", log.display()))?;
+    let errors = output.try_clone().map_err(|error| error.to_string())?;
+    let spawned = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
+    let mut child = spawned.map_err(|error| format!("{command:?}: {error}"))?;
+    let status = wait_exit(&mut child, limit);
+    let said = std::fs::read_to_string(log).unwrap_or_default();
+    match status {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => Err(format!("{status}\n{said}")),
+        None => Err(format!("not done within {limit:?}\n{said}")),
+    }
+}
+
+/// Runs `install` unless it has succeeded before with the same `requirement`.
+fn install_once(dir: &Path, requirement: &str, install: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    let marker = dir.join("installed");
+    if std::fs::read_to_string(&marker).is_ok_and(|done| done == requirement) {
+        return Ok(());
+    }
+    if dir.exists() {
+        std::fs::remove_dir_all(dir).map_err(|error| error.to_string())?;
+    }
+    std::fs::create_dir_all(dir).map_err(|error| error.to_string())?;
+    install()?;
+    std::fs::write(&marker, requirement).map_err(|error| error.to_string())
+}
+
+/// Runs the script against a fresh daemon; its last line must be `OK`.
+fn check(language: &str, dir: &Path, command: &mut Command) {
+    let daemon = Daemon::start();
+    let log = dir.join("script.log");
+    command.current_dir(daemon.dir()).env("OPENAI_BASE_URL", daemon.base_url()).env("OPENAI_API_KEY", "test-key");
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"] {
+        command.env_remove(name);
+    }
+    if let Err(said) = succeed(command, SCRIPT_LIMIT, &log) {
+        panic!("{language} client: {said}");
+    }
+    let said = std::fs::read_to_string(&log).unwrap_or_default();
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.starts_with("OK "), "{language} client did not reach its end:\n{said}");
+    wait::say(&format!("clients: {language}: {last}"));
+}
+
+#[test]
+fn the_python_sdk_works_unmodified() {
+    let requirements = std::fs::read_to_string(scripts().join("requirements.txt")).expect("requirements.txt");
+    let version = Command::new("python3").args(["-c", "import sys, venv, ensurepip; print(sys.version)"]).output();
+    let version = match version {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
+        Ok(output) => return skip("Python", &String::from_utf8_lossy(&output.stderr)),
+        Err(error) => return skip("Python", &format!("python3: {error}")),
+    };
+    let dir = installed("python");
+    let python = dir.join("venv/bin/python");
+    let done = install_once(&dir, &format!("{requirements}{version}"), || {
+        succeed(Command::new("python3").args(["-m", "venv"]).arg(dir.join("venv")), INSTALL_LIMIT, &dir.join("venv.log"))?;
+        let mut pip = Command::new(&python);
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(scripts().join("requirements.txt"));
+        succeed(&mut pip, INSTALL_LIMIT, &dir.join("pip.log"))
+    });
+    if let Err(why) = done {
+        return skip("Python", &why);
+    }
+    check("python", &dir, Command::new(&python).arg(scripts().join("openai_client.py")));
+}
+
+#[test]
+fn the_node_sdk_works_unmodified() {
+    let version = match Command::new("node").arg("--version").output() {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
+        Ok(output) => return skip("Node", &String::from_utf8_lossy(&output.stderr)),
+        Err(error) => return skip("Node", &format!("node: {error}")),
+    };
+    let lock = std::fs::read_to_string(scripts().join("package-lock.json")).expect("package-lock.json");
+    let dir = installed("node");
+    let done = install_once(&dir, &format!("{lock}{version}"), || {
+        for name in ["package.json", "package-lock.json"] {
+            std::fs::copy(scripts().join(name), dir.join(name)).map_err(|error| error.to_string())?;
+        }
+        let mut npm = Command::new("npm");
+        npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&dir);
+        succeed(&mut npm, INSTALL_LIMIT, &dir.join("npm.log"))
+    });
+    if let Err(why) = done {
+        return skip("Node", &why);
+    }
+    // Node looks for modules beside the script, so the script goes beside the modules.
+    let script = dir.join("openai_client.mjs");
+    std::fs::copy(scripts().join("openai_client.mjs"), &script).expect("a copy of the script");
+    check("node", &dir, Command::new("node").arg(&script));
+}
