@@ -1,3 +1,5 @@
+//! The simulated bodies of every endpoint, compared with their snapshots and read as usage.
+
 use serde_json::{Value, json};
 
 use super::*;
