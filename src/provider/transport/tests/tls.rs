@@ -67,7 +67,7 @@ impl TlsServer {
 
 /// Sends one POST to `url`; the server's certificate is trusted only if `trusted`.
 async fn post_tls(url: &str, trusted: bool, proxies: &Matcher) -> Result<Bytes, CallError> {
-    let ca_file = trusted.then(|| testdata("cert.pem").into());
+    let ca_file = trusted.then(|| testdata("cert.pem"));
     let connection = OpenAiConnection { ca_file, ..connection(url, limits(20_000), 100) };
     let transport = Transport::open("p", &connection, proxies).unwrap();
     post(&transport, url).await.map(|received| received.body)
