@@ -19,7 +19,7 @@ use http_body_util::Full;
 use hyper_util::client::proxy::matcher::Matcher;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::transport::{Received, Transport};
+use super::transport::{Received, Transport, proxies_from_env};
 use super::{Answer, Call, CallError, Dispatch, SetupError};
 use crate::domain::connection::OpenAiConnection;
 use crate::domain::endpoint::Endpoint;
@@ -56,7 +56,7 @@ impl OpenAi {
     /// # Errors
     /// When the URL, the CA file, the key or the proxy cannot be used.
     pub fn new(id: &str, connection: &OpenAiConnection, key: Option<SecretString>, clock: Clock) -> Result<Self, SetupError> {
-        Self::with_proxies(id, connection, key, clock, &Matcher::from_env())
+        Self::with_proxies(id, connection, key, clock, &proxies_from_env(id)?)
     }
 
     /// As [`Self::new`], with these proxies.

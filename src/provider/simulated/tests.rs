@@ -1,3 +1,5 @@
+//! Whole calls to the simulated provider: latency, faults, and that a row decides its answer.
+
 use proptest::prelude::*;
 use tokio::time::Instant;
 

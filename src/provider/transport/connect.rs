@@ -30,6 +30,8 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// How long an idle TCP connection stays silent before the kernel asks the other side for a sign
 /// of life; keeps the entries of NAT gateways alive during answers that take minutes.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+/// The port of a SOCKS proxy that names none.
+const SOCKS_PORT: u16 = 1080;
 
 /// The time limit for opening a connection passed.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +84,11 @@ impl Connector {
         // The way to the proxy itself speaks HTTP/1.1 only: CONNECT is written by hand.
         let to_proxy = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
         let (way, auth) = match proxy.uri().scheme_str() {
-            Some("socks5" | "socks5h") => (Way::Socks(target.wrap_connector(socks(&proxy, tcp))), None),
+            Some("socks5" | "socks5h") => {
+                let socks =
+                    socks(&proxy, tcp).map_err(|error| SetupError::Proxy { provider: provider.into(), reason: error.to_string() })?;
+                (Way::Socks(target.wrap_connector(socks)), None)
+            }
             Some("http" | "https") if secure(url) => {
                 let mut tunnel = Tunnel::new(proxy.uri().clone(), to_proxy.wrap_connector(tcp));
                 if let Some(auth) = proxy.basic_auth() {
@@ -104,13 +110,20 @@ impl Connector {
     }
 }
 
-fn socks(proxy: &Intercept, tcp: HttpConnector) -> SocksV5<HttpConnector> {
+fn socks(proxy: &Intercept, tcp: HttpConnector) -> http::Result<SocksV5<HttpConnector>> {
     // `socks5` resolves names here, `socks5h` at the proxy, as in curl.
-    let socks = SocksV5::new(proxy.uri().clone(), tcp).local_dns(proxy.uri().scheme_str() == Some("socks5"));
-    match proxy.raw_auth() {
+    let socks = SocksV5::new(with_port(proxy.uri(), SOCKS_PORT)?, tcp).local_dns(proxy.uri().scheme_str() == Some("socks5"));
+    Ok(match proxy.raw_auth() {
         Some((user, password)) => socks.with_auth(user.into(), password.into()),
         None => socks,
-    }
+    })
+}
+
+/// Scheme, host and port of a URL, the port written out. The connectors guess a missing one
+/// wrongly: port 80 for a SOCKS proxy, port 443 for every target behind it.
+fn with_port(url: &Uri, default: u16) -> http::Result<Uri> {
+    let authority = format!("{}:{}", url.host().unwrap_or_default(), url.port_u16().unwrap_or(default));
+    Uri::builder().scheme(url.scheme_str().unwrap_or("http")).authority(authority).path_and_query("/").build()
 }
 
 /// A model server on this machine behind a company-wide `HTTP_PROXY` is common, and no proxy can
@@ -119,7 +132,7 @@ fn is_this_machine(url: &Uri) -> bool {
     let host = url.host().unwrap_or_default();
     let name = host.trim_end_matches('.').to_ascii_lowercase();
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    name == "localhost" || name.ends_with(".localhost") || address.is_ok_and(|a| a.to_canonical().is_loopback())
+    name == "localhost" || name.ends_with(".localhost") || address.is_ok_and(|a| a.to_canonical().is_loopback() || a.is_unspecified())
 }
 
 impl Service<Uri> for Connector {
@@ -143,7 +156,10 @@ async fn dial(way: Way, target: Uri) -> Result<Stream, BoxError> {
         Way::Direct(connector) => Stream { io: Box::new(connector.oneshot(target).await?), forwarded: false },
         Way::Forward { proxy, connector } => Stream { io: Box::new(connector.oneshot(proxy).await?), forwarded: true },
         Way::Tunnel(connector) => Stream { io: Box::new(connector.oneshot(target).await?), forwarded: false },
-        Way::Socks(connector) => Stream { io: Box::new(connector.oneshot(target).await?), forwarded: false },
+        Way::Socks(connector) => {
+            let default = if target.scheme_str() == Some("https") { 443 } else { 80 };
+            Stream { io: Box::new(connector.oneshot(with_port(&target, default)?).await?), forwarded: false }
+        }
     })
 }
 
@@ -198,11 +214,29 @@ mod tests {
 
     #[test]
     fn only_this_machine_is_never_proxied() {
-        for local in ["http://localhost:1", "http://LOCALHOST./v1", "http://a.localhost", "http://127.8.9.1", "http://[::1]:8080"] {
+        for local in [
+            "http://localhost:1",
+            "http://LOCALHOST./v1",
+            "http://a.localhost",
+            "http://127.8.9.1",
+            "http://0.0.0.0:8000",
+            "http://[::1]:8080",
+        ] {
             assert!(is_this_machine(&local.parse().unwrap()), "{local}");
         }
         for remote in ["http://localhost.example", "http://notlocalhost", "http://10.0.0.1", "http://[fe80::1]", "http://128.0.0.1"] {
             assert!(!is_this_machine(&remote.parse().unwrap()), "{remote}");
+        }
+    }
+
+    #[test]
+    fn a_missing_port_is_written_out() {
+        for (url, full) in [
+            ("socks5://proxy.example", "socks5://proxy.example:1080/"),
+            ("socks5h://[2001:db8::1]", "socks5h://[2001:db8::1]:1080/"),
+            ("socks5://proxy.example:80", "socks5://proxy.example:80/"),
+        ] {
+            assert_eq!(with_port(&url.parse().unwrap(), SOCKS_PORT).unwrap(), full);
         }
     }
 }

@@ -8,6 +8,7 @@
 //! and its errors carry no header of the request.
 
 mod connect;
+mod proxies;
 mod roots;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use self::connect::{ConnectTimedOut, Connector};
+pub(super) use self::proxies::from_env as proxies_from_env;
 use super::{CallError, SetupError};
 use crate::domain::connection::{OpenAiConnection, Timeouts};
 

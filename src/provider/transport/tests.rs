@@ -1,5 +1,11 @@
+//! Exchanges over real sockets on this machine: every limit, every way for one to fail, proxies.
+
+mod relay;
+mod tls;
+
 use http_body_util::Full;
 
+use self::relay::{Kind, Relay};
 use super::*;
 use crate::provider::loopback::{Loopback, Reply};
 
@@ -135,6 +141,19 @@ async fn https_goes_through_a_tunnel_and_a_refusal_names_no_secret() {
     let error = post(&transport, "https://api.example/v1/x").await.unwrap_err();
     assert_eq!(error.to_string(), "could not connect to api.example: tunnel error: proxy authorization required");
     assert!(proxy.requests()[0].starts_with("CONNECT api.example:443 HTTP/1.1\r\n"));
+}
+
+#[tokio::test]
+async fn a_socks_proxy_is_told_the_name_and_port_80_for_plain_http() {
+    let upstream = Loopback::start(vec![Reply::answer("200 OK", "", "{}")]).await;
+    for (url, target) in [("http://upstream.test/v1", "upstream.test:80"), ("http://upstream.test:8000/v1", "upstream.test:8000")] {
+        let proxy = Relay::start(Kind::Socks, upstream.address()).await;
+        let proxies = Matcher::builder().all(format!("socks5h://{}", proxy.address())).build();
+        let transport = Transport::open("p", &connection(url, limits(20_000), 100), &proxies).unwrap();
+        post(&transport, url).await.unwrap();
+        assert_eq!(proxy.targets(), [target]);
+    }
+    assert!(upstream.requests()[0].starts_with("POST /v1 HTTP/1.1\r\nhost: upstream.test\r\n"), "{:?}", upstream.requests());
 }
 
 #[tokio::test]

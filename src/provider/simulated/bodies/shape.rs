@@ -1,5 +1,7 @@
 //! A value that fits a JSON Schema, simply: what a schema may say beyond the shapes of structured
 //! outputs is passed over.
+//!
+//! Invariant: whatever the schema, recursive ones included, a bounded number of values is made.
 
 use serde_json::{Map, Value, json};
 
@@ -7,46 +9,89 @@ use crate::provider::simulated::profile::Dice;
 
 /// A recursive schema ends here.
 const MAX_DEPTH: u32 = 16;
+/// Values made in all: a schema of a few bytes can ask for more than a machine can hold.
+const MAX_VALUES: u32 = 10_000;
+/// Beyond this depth only what must be there is made, so that recursive schemas end soon.
+const FULL_DEPTH: u32 = 4;
 /// Elements of an array whose schema asks for many.
 const MAX_ITEMS: u64 = 16;
 
 /// A value that fits `schema`.
 pub(super) fn fitting(schema: &Value, dice: &mut Dice) -> Value {
-    value(schema, schema, 0, dice)
+    Maker { root: schema, dice, left: MAX_VALUES }.value(schema, 0)
 }
 
-fn value(schema: &Value, root: &Value, depth: u32, dice: &mut Dice) -> Value {
-    if depth > MAX_DEPTH {
-        return Value::Null;
+struct Maker<'s, 'd> {
+    /// Where references start.
+    root: &'s Value,
+    dice: &'d mut Dice,
+    left: u32,
+}
+
+impl<'s> Maker<'s, '_> {
+    fn value(&mut self, schema: &'s Value, depth: u32) -> Value {
+        self.left = self.left.saturating_sub(1);
+        if depth > MAX_DEPTH || self.left == 0 {
+            return Value::Null;
+        }
+        if let Some(constant) = schema.get("const") {
+            return constant.clone();
+        }
+        if let Some(choices) = schema.get("enum").and_then(Value::as_array).filter(|choices| !choices.is_empty()) {
+            let index = usize::try_from(self.dice.below(choices.len() as u64)).unwrap_or(0);
+            return choices.get(index).cloned().unwrap_or_default();
+        }
+        if let Some(target) = self.target(schema, depth) {
+            return self.value(target, depth + 1);
+        }
+        match kind(schema) {
+            "object" => self.object(schema, depth),
+            "array" => self.array(schema, depth),
+            "integer" => self.integer(schema),
+            "number" => self.number(schema),
+            "boolean" => json!(self.dice.below(2) == 1),
+            "null" => Value::Null,
+            _ => text(schema),
+        }
     }
-    if let Some(constant) = schema.get("const") {
-        return constant.clone();
-    }
-    if let Some(choices) = schema.get("enum").and_then(Value::as_array).filter(|choices| !choices.is_empty()) {
-        let index = usize::try_from(dice.below(choices.len() as u64)).unwrap_or(0);
-        return choices.get(index).cloned().unwrap_or_default();
-    }
-    if let Some(target) = schema.get("$ref").and_then(Value::as_str).and_then(|path| root.pointer(path.strip_prefix('#')?)) {
-        return value(target, root, depth + 1, dice);
-    }
-    for key in ["anyOf", "oneOf", "allOf"] {
+
+    /// The schema that stands for this one.
+    fn target(&self, schema: &'s Value, depth: u32) -> Option<&'s Value> {
+        if let Some(path) = schema.get("$ref").and_then(Value::as_str) {
+            return self.root.pointer(path.strip_prefix('#')?);
+        }
+        let choices = ["anyOf", "oneOf", "allOf"].into_iter().find_map(|key| schema.get(key)?.as_array())?;
         // The last choice of a recursive schema is usually the one that ends it.
-        if let Some(choice) = schema.get(key).and_then(Value::as_array).and_then(|c| if depth < 4 { c.first() } else { c.last() }) {
-            return value(choice, root, depth + 1, dice);
-        }
+        if depth < FULL_DEPTH { choices.first() } else { choices.last() }
     }
-    match kind(schema) {
-        "object" => object(schema, root, depth, dice),
-        "array" => array(schema, root, depth, dice),
-        "integer" => integer(schema, dice),
-        "number" => {
-            let low = schema.get("minimum").and_then(Value::as_f64).unwrap_or(0.0);
-            let high = schema.get("maximum").and_then(Value::as_f64).unwrap_or(low + 1.0);
-            json!(low + (high - low) * (dice.unit() * 100.0).floor() / 100.0)
+
+    fn object(&mut self, schema: &'s Value, depth: u32) -> Value {
+        let required = schema.get("required").and_then(Value::as_array);
+        let mut fields = Map::new();
+        for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            if depth < FULL_DEPTH || required.is_some_and(|names| names.iter().any(|n| n == name)) {
+                fields.insert(name.clone(), self.value(property, depth + 1));
+            }
         }
-        "boolean" => json!(dice.below(2) == 1),
-        "null" => Value::Null,
-        _ => text(schema),
+        Value::Object(fields)
+    }
+
+    fn array(&mut self, schema: &'s Value, depth: u32) -> Value {
+        let least = schema.get("minItems").and_then(Value::as_u64).unwrap_or(u64::from(depth < FULL_DEPTH));
+        let Some(items) = schema.get("items") else { return json!([]) };
+        (0..least.min(MAX_ITEMS)).map(|_| self.value(items, depth + 1)).collect()
+    }
+
+    fn integer(&mut self, schema: &Value) -> Value {
+        let low = schema.get("minimum").and_then(Value::as_i64).unwrap_or(0);
+        let high = schema.get("maximum").and_then(Value::as_i64).unwrap_or_else(|| low.saturating_add(99)).max(low);
+        json!(low.saturating_add_unsigned(self.dice.below(high.abs_diff(low).saturating_add(1))))
+    }
+
+    fn number(&mut self, schema: &Value) -> Value {
+        let low = schema.get("minimum").and_then(Value::as_f64).unwrap_or(0.0);
+        let high = schema.get("maximum").and_then(Value::as_f64).unwrap_or(low + 1.0);
+        json!(low + (high - low) * (self.dice.unit() * 100.0).floor() / 100.0)
     }
 }
 
@@ -59,32 +104,6 @@ fn kind(schema: &Value) -> &str {
     };
     let implied = || if schema.get("properties").is_some() { "object" } else { "string" };
     stated.unwrap_or_else(implied)
-}
-
-fn object(schema: &Value, root: &Value, depth: u32, dice: &mut Dice) -> Value {
-    let mut fields = Map::new();
-    for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
-        let required = || schema.get("required").and_then(Value::as_array).is_some_and(|names| names.iter().any(|n| n == name));
-        // Deep down only what must be there, so that recursive schemas end soon.
-        if depth < 6 || required() {
-            fields.insert(name.clone(), value(property, root, depth + 1, dice));
-        }
-    }
-    Value::Object(fields)
-}
-
-fn array(schema: &Value, root: &Value, depth: u32, dice: &mut Dice) -> Value {
-    let least = schema.get("minItems").and_then(Value::as_u64).unwrap_or(u64::from(depth < 4));
-    let Some(items) = schema.get("items") else { return json!([]) };
-    // Nested arrays multiply; only the outer ones are long.
-    let most = if depth < 4 { MAX_ITEMS } else { 1 };
-    (0..least.min(most)).map(|_| value(items, root, depth + 1, dice)).collect()
-}
-
-fn integer(schema: &Value, dice: &mut Dice) -> Value {
-    let low = schema.get("minimum").and_then(Value::as_i64).unwrap_or(0);
-    let high = schema.get("maximum").and_then(Value::as_i64).unwrap_or_else(|| low.saturating_add(99)).max(low);
-    json!(low.saturating_add_unsigned(dice.below(high.abs_diff(low).saturating_add(1))))
 }
 
 fn text(schema: &Value) -> Value {
@@ -123,6 +142,14 @@ mod tests {
         assert!(fitting["node"]["next"].is_object());
         fitting.as_object_mut().unwrap().remove("node");
         insta::assert_snapshot!(fitting.to_string());
+    }
+
+    #[test]
+    fn a_small_schema_cannot_ask_for_a_large_value() {
+        let names: Vec<String> = (0..50).map(|n| format!("p{n}")).collect();
+        let properties: serde_json::Map<_, _> = names.iter().map(|n| (n.clone(), json!({"$ref": "#"}))).collect();
+        let schema = json!({"type": "object", "required": names, "properties": properties});
+        assert!(fitting(&schema, &mut Dice::new(4)).to_string().len() < 20 * MAX_VALUES as usize);
     }
 
     #[test]

@@ -1,3 +1,5 @@
+//! The simulated bodies of every endpoint, compared with their snapshots and read as usage.
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -39,7 +41,7 @@ fn a_response() {
 
 #[test]
 fn a_response_that_calls_a_tool() {
-    let tool = json!({"type": "function", "name": "look", "parameters": {"type": "object", "properties": {"where": {"enum": ["up"]}}}});
+    let tool = json!({"type": "function", "name": "look", "strict": true, "parameters": {"type": "object", "properties": {"where": {"enum": ["up"]}}}});
     let row = json!({"input": "Look!", "tools": [tool], "tool_choice": {"type": "function", "name": "look"}});
     insta::assert_json_snapshot!(answer(Endpoint::Responses, &row).unwrap());
 }

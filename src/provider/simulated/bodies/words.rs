@@ -68,6 +68,13 @@ pub(super) fn answer(prompt: &str, length: Length, dice: &mut Dice) -> Text {
     }
     text.truncate(text.floor_char_boundary(bytes));
     let cut = written < wanted;
+    if length.wanted.is_none()
+        && !cut
+        && let Some(end) = text.rfind(' ')
+    {
+        // Nobody counts, so the last word may end where words end.
+        text.truncate(end + 1);
+    }
     if !cut && text.pop().is_some() {
         text.push('.');
     }
@@ -77,9 +84,18 @@ pub(super) fn answer(prompt: &str, length: Length, dice: &mut Dice) -> Text {
 /// The beginning of the prompt on one line.
 fn quote(prompt: &str, out: &mut String) {
     let mut chars = prompt.trim_start().chars();
-    out.extend(chars.by_ref().take(MAX_QUOTE_CHARS).map(|c| if c.is_whitespace() { ' ' } else { c }));
+    out.extend(chars.by_ref().take(MAX_QUOTE_CHARS).map(tame));
     if chars.next().is_some() {
         out.push('…');
+    }
+}
+
+/// Nothing that ends the quotation or the line.
+fn tame(c: char) -> char {
+    match c {
+        '"' => '\'',
+        c if c.is_whitespace() => ' ',
+        c => c,
     }
 }
 
