@@ -145,12 +145,23 @@ fn lasting_faults_end_after_the_last_attempt_with_the_reason() {
 }
 
 #[test]
-fn an_upstream_that_is_not_there_is_a_connection_error() {
+fn rows_wait_for_an_upstream_that_is_not_there_and_cancelling_ends_that() {
+    // Bound but not accepting would still connect; a port that was just freed refuses.
     let addr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let daemon = Daemon::with_upstream(&format!("http://{addr}"), &["--max-attempts", "2"]);
-    let (_, errors) = one(&daemon, &[chat("a")]);
-    assert_eq!(errors[0].error_code(), Some("connection_error"));
-    assert!(errors[0].value["response"].is_null());
+    let daemon = Daemon::with_upstream(&format!("http://{addr}"), &["--max-attempts", "1"]);
+    let id = daemon.submit(chat("a"));
+    daemon.wait_for(&id, wait::A_WHILE, "validated", |batch| batch["status"] == "in_progress");
+    let held = wait::poll(wait::A_WHILE, || daemon.log_tail().contains("the provider cannot be reached").then_some(()));
+    assert!(held.is_some(), "{}", daemon.log_tail());
+    let batch = daemon.batch(&id);
+    assert_eq!(
+        (counts(&batch), batch["status"].as_str()),
+        ((1, 0, 0), Some("in_progress")),
+        "one attempt is all it has, and none is used up"
+    );
+    daemon.post_empty(&format!("/v1/batches/{id}/cancel")).expect(200);
+    let ended = daemon.wait_ended(&id, wait::A_WHILE);
+    assert_eq!(daemon.errors(&ended)[0].error_code(), Some("batch_cancelled"));
 }
 
 #[test]

@@ -35,6 +35,8 @@ fn read(variable: impl Fn(&str) -> Result<String, VarError>) -> Result<Matcher, 
             match variable(name) {
                 Ok(value) if value.is_empty() => {}
                 Ok(value) => {
+                    // Desktops write `socks://` and mean version 5.
+                    let value = value.strip_prefix("socks://").map_or(value.clone(), |proxy| format!("socks5h://{proxy}"));
                     check(name, &value)?;
                     first = first.or(Some(value));
                 }
@@ -94,7 +96,7 @@ mod tests {
     #[test]
     fn what_cannot_be_used_is_refused_without_its_secrets() {
         for name in HTTP.into_iter().chain(HTTPS).chain(ALL) {
-            for scheme in ["socks", "socks4", "socks4a", "htp", "ftp"] {
+            for scheme in ["socks4", "socks4a", "htp", "ftp"] {
                 let error = with(&[(name, &format!("{scheme}://user:secret@proxy:1"))]).unwrap_err();
                 let expected = format!("`{name}` names a proxy of kind `{scheme}`; only http, https, socks5 and socks5h are supported");
                 assert_eq!(error, expected);
@@ -107,7 +109,7 @@ mod tests {
             }
         }
         // Even where another one is used instead.
-        assert!(with(&[("HTTP_PROXY", "proxy"), ("http_proxy", "socks://proxy")]).is_err());
+        assert!(with(&[("HTTP_PROXY", "proxy"), ("http_proxy", "socks4://proxy")]).is_err());
         assert!(read(|_| Err(VarError::NotUnicode("x".into()))).is_err());
     }
 }
