@@ -141,7 +141,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
 
 fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
     // sled 0.34 takes a snapshot that was being written when the process died for a damaged one
-    // and then never opens again (its issues 1527 and 1533). It is not needed: the log has it all.
+    // and then never opens again (reported there as 1527 and 1533). It is not needed: the log has it all.
     for entry in entries(path)? {
         if entry.extension().is_some_and(|ext| ext == "generating") {
             tracing::warn!(path = %entry.display(), "removing a half-written snapshot");
