@@ -20,6 +20,7 @@ use crate::domain::file::{Purpose, ResultPart};
 use crate::domain::id::BatchId;
 use crate::domain::lines::{Line, Lines};
 use crate::domain::metadata::Metadata;
+use crate::domain::request::endpoint_of;
 use crate::domain::time::CompletionWindow;
 use crate::store::{CreateOutcome, Idempotency, NewFile, Store, StoreError};
 
@@ -213,16 +214,12 @@ fn forget(data_dir: &Path) -> io::Result<()> {
 /// The endpoint of the first row that names one, after how many rows. Whatever is wrong with the
 /// rows before it is for validation to say.
 fn first_endpoint(reader: impl BufRead, max_row_bytes: u64) -> io::Result<(u32, Option<Endpoint>)> {
-    #[derive(serde::Deserialize)]
-    struct Address {
-        url: String,
-    }
     let mut lines = Lines::new(reader, usize::try_from(max_row_bytes).unwrap_or(usize::MAX));
     let mut rows = 0;
     while rows < LOOKED_AT && lines.advance()?.is_some() {
         let Line::Text(text) = lines.latest() else { continue };
         rows += 1;
-        let endpoint = serde_json::from_slice::<Address>(text).ok().and_then(|row| row.url.parse().ok());
+        let endpoint = endpoint_of(text);
         if endpoint.is_some() {
             return Ok((rows, endpoint));
         }

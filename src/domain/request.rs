@@ -116,6 +116,15 @@ pub fn parse_line(line: &[u8], endpoint: Endpoint) -> Result<RowRequest<'_>, Vec
     }
 }
 
+/// The endpoint that a line names in its `url`, if that is one; nothing else of the line is checked.
+pub fn endpoint_of(line: &[u8]) -> Option<Endpoint> {
+    #[derive(Deserialize)]
+    struct Address {
+        url: String,
+    }
+    serde_json::from_slice::<Address>(line).ok()?.url.parse().ok()
+}
+
 fn parse_envelope(line: &[u8]) -> Result<RawLine<'_>, Fault> {
     if line.starts_with(b"\xef\xbb\xbf") {
         return Err(Fault::new(

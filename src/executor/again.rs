@@ -8,7 +8,7 @@ use crate::domain::batch::{Batch, BatchSpec, BatchState};
 use crate::domain::file::{Purpose, ResultPart};
 use crate::domain::id::{BatchId, FileId};
 use crate::domain::time::Timestamp;
-use crate::store::{CreateOutcome, NewFile, ROWS_PER_PAGE, Sealed, Store, StoreError};
+use crate::store::{CreateOutcome, NewFile, Sealed, Store, StoreError, blocking};
 
 pub(super) async fn retry(handle: &Handle, id: BatchId, now: Timestamp) -> Result<Batch, RetryError> {
     let store = &handle.store;
@@ -52,7 +52,7 @@ async fn copy_unfinished(store: &Store, id: BatchId, input: FileId) -> Result<Se
         let mut reader = BufReader::with_capacity(256 << 10, store.open_content(input)?);
         let mut line = Vec::new();
         for page in pages {
-            for slot in 0..ROWS_PER_PAGE.min(u32::from(page.rows)) {
+            for slot in 0..u32::from(page.rows) {
                 line.clear();
                 // The input was validated: every line is within the limits.
                 reader.read_until(b'\n', &mut line).map_err(|e| StoreError::unreadable(input, &e))?;
@@ -66,5 +66,5 @@ async fn copy_unfinished(store: &Store, id: BatchId, input: FileId) -> Result<Se
         }
         spool.seal()
     };
-    tokio::task::spawn_blocking(copy).await.unwrap_or_else(|e| Err(StoreError::Broken(e.to_string()))).map_err(RetryError::from)
+    blocking(copy).await.map_err(RetryError::from)
 }

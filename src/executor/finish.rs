@@ -13,7 +13,7 @@ use crate::domain::file::{File, FileSource, Purpose, ResultPart};
 use crate::domain::id::{FileId, RowIndex, RowKey};
 use crate::domain::row::Outcome;
 use crate::domain::time::{Clock, Timestamp};
-use crate::store::{PackedRow, Page, ROWS_PER_PAGE, Store, StoreError};
+use crate::store::{PackedRow, Page, ROWS_PER_PAGE, Store, StoreError, blocking};
 
 /// Wait before an input that cannot be read is tried again.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -139,9 +139,4 @@ impl Finish {
         let errors = view(ResultPart::Errors, progress.error_bytes, progress.failed, "error");
         (ResultFiles { output, errors }, records)
     }
-}
-
-/// Runs blocking work off the async threads.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(StoreError::Broken(error.to_string())))
 }

@@ -11,7 +11,6 @@ use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::finish::blocking;
 use super::handle::CancelError;
 use super::input::Source;
 use super::lane::Lanes;
@@ -24,7 +23,7 @@ use crate::domain::id::BatchId;
 use crate::domain::plan::Plan;
 use crate::domain::problem::{Problem, ProblemCode};
 use crate::domain::time::Clock;
-use crate::store::{LiveBatch, Store, StoreError};
+use crate::store::{LiveBatch, Store, StoreError, blocking};
 
 /// What preparing needs.
 pub(super) struct Prepare {

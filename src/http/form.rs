@@ -21,7 +21,7 @@ use super::error::ApiError;
 use super::extract::{announced_bytes, check_encoding, media_type};
 use super::gate::{Gate, Gated, WINDOW};
 use crate::domain::error::Code;
-use crate::store::{Sealed, Spool, Store, StoreError};
+use crate::store::{Sealed, Spool, Store, StoreError, blocking};
 
 /// Bytes gathered before they are written.
 const WRITE: usize = 1 << 20;
@@ -194,13 +194,6 @@ async fn write(mut spool: Spool, mut bytes: BytesMut) -> Result<(Spool, BytesMut
         Ok((spool, bytes))
     })
     .await
-}
-
-/// Runs a blocking piece of work for the store.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(StoreError::Broken(format!("an operation ended unexpectedly: {error}"))))
 }
 
 impl Api {

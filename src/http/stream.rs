@@ -12,7 +12,7 @@ use axum::body::Body;
 use bytes::Bytes;
 
 use crate::domain::id::FileId;
-use crate::store::{Lines, StoreError};
+use crate::store::{Lines, StoreError, blocking};
 
 /// Bytes of a piece.
 const PIECE: u64 = 256 << 10;
@@ -71,7 +71,7 @@ pub fn body(pieces: impl Pieces) -> Body {
         let span = span.clone();
         async move {
             let next = move || pieces.next().map(|piece| piece.map(|piece| (piece, pieces)));
-            let next = super::form::blocking(next).await;
+            let next = blocking(next).await;
             next.inspect_err(|error| span.in_scope(|| tracing::error!(%error, "a response was cut because its content could not be read")))
         }
     }))

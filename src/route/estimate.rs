@@ -14,7 +14,7 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::lines::{Line, Lines};
 use crate::domain::money::{PriceSheet, Usd};
 use crate::domain::plan::MAX_MODELS;
-use crate::domain::request::{RowRequest, parse_line};
+use crate::domain::request::{RowRequest, endpoint_of, parse_line};
 use crate::domain::usage::Usage;
 
 /// Bytes of a body that make one input token.
@@ -100,7 +100,7 @@ pub fn estimate(
     while let Some(place) = lines.advance()? {
         let row = match lines.latest() {
             Line::Blank => continue,
-            Line::Text(line) => endpoint.or_else(|| own_endpoint(line)).and_then(|at| Some((at, parse_line(line, at).ok()?))),
+            Line::Text(line) => endpoint.or_else(|| endpoint_of(line)).and_then(|at| Some((at, parse_line(line, at).ok()?))),
             Line::TooLong => None,
         };
         match row {
@@ -109,14 +109,6 @@ pub fn estimate(
         }
     }
     Ok(sums.finish())
-}
-
-fn own_endpoint(line: &[u8]) -> Option<Endpoint> {
-    #[derive(Deserialize)]
-    struct Address {
-        url: String,
-    }
-    serde_json::from_slice::<Address>(line).ok()?.url.parse().ok()
 }
 
 struct Sums<'a> {

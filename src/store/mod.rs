@@ -223,8 +223,11 @@ impl Store {
     }
 }
 
-/// Runs blocking work off the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
+/// Runs blocking work on the store off the async threads; a panic in it is an error of that work.
+///
+/// # Errors
+/// Those of the work, and [`StoreError::Broken`] for a panic.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
         tracing::error!(%error, "a store operation panicked");
         Err(StoreError::Broken("an operation ended unexpectedly".into()))

@@ -9,11 +9,11 @@ use super::{Busy, CancelReply, Dispatcher, Event, TICK};
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState};
 use crate::domain::id::BatchId;
 use crate::executor::attempt::{Attempt, Context};
-use crate::executor::finish::{Finish, blocking};
+use crate::executor::finish::Finish;
 use crate::executor::input::Source;
 use crate::executor::prepare::Prepare;
 use crate::executor::run::{Idle, LaneIndex, Load, Run, Stop};
-use crate::store::StoreError;
+use crate::store::{StoreError, blocking};
 
 impl Dispatcher {
     /// Looks at every run that something has happened to, then fills the lanes.

@@ -18,10 +18,9 @@ use crate::domain::id::{BatchId, FileId};
 use crate::http::Api;
 use crate::http::error::ApiError;
 use crate::http::extract::PathId;
-use crate::http::form::blocking;
 use crate::http::range::{Selection, select};
 use crate::http::stream::{self, Content};
-use crate::store::Lines;
+use crate::store::{Lines, blocking};
 
 /// `GET /v1/files/{file_id}/content`
 pub async fn content(State(api): State<Arc<Api>>, PathId(id): PathId<FileId>, headers: HeaderMap) -> Result<Response, ApiError> {

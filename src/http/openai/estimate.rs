@@ -16,9 +16,8 @@ use crate::domain::id::FileId;
 use crate::http::Api;
 use crate::http::error::ApiError;
 use crate::http::extract::{Params, PathId};
-use crate::http::form::blocking;
 use crate::route::{self, CostEstimate, EstimateError, EstimateLimits};
-use crate::store::StoreError;
+use crate::store::{StoreError, blocking};
 
 /// Bytes read at once.
 const BUFFER: usize = 256 << 10;
