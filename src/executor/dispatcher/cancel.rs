@@ -26,13 +26,9 @@ impl Dispatcher {
                 stop.cancel();
                 cancels.push(reply);
             }
-            Some(Busy::Finishing(state @ BatchState::Cancelling { .. })) => {
-                let state = *state;
-                self.persist(id, state, reply);
-            }
+            // It is being cancelled already, or has just ended; what is stored says which.
+            Some(Busy::Finishing(BatchState::Cancelling { .. }) | Busy::Cancelling) => self.cancel_stored(id, reply, false),
             Some(Busy::Finishing(state)) => drop(reply.send(Err(CancelError::TooLate(state.as_str())))),
-            // Another client's cancellation is being written; this one looks at the outcome.
-            Some(Busy::Cancelling) => self.cancel_stored(id, reply, false),
             None => {
                 self.busy.insert(id, Busy::Cancelling);
                 self.cancel_stored(id, reply, true);
