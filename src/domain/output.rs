@@ -5,8 +5,9 @@
 //! Rendering is deterministic, so the exact size of a file is known before it is read.
 
 use bytes::Bytes;
+use serde::Serialize;
 
-use super::row::{Outcome, Response, RowResult};
+use super::row::{Attempt, Outcome, Response, RowResult};
 
 /// Appends the line of `result` and its line break to `out`.
 pub fn write_line(result: &RowResult, out: &mut Vec<u8>) {
@@ -38,6 +39,59 @@ pub fn write_line(result: &RowResult, out: &mut Vec<u8>) {
         None => out.extend_from_slice(b"null"),
     }
     out.extend_from_slice(b"}\n");
+}
+
+/// Appends the line of `result` with what this daemon knows of the row besides: an object `batchd`
+/// with its cost, its usage and its attempts. Ours; the files of a batch do not have it.
+pub fn write_line_with_attempts(result: &RowResult, out: &mut Vec<u8>) {
+    write_line(result, out);
+    out.truncate(out.len() - "}\n".len());
+    let usage = &result.usage;
+    let extra = Extra {
+        finished_at: millis(result.finished_at),
+        cost_usd: result.cost.to_string(),
+        input_tokens: usage.input_tokens,
+        cached_tokens: usage.cached_tokens,
+        output_tokens: usage.output_tokens,
+        attempts: result.attempts.iter().map(AttemptLine::from).collect(),
+    };
+    out.extend_from_slice(b",\"batchd\":");
+    // Strings and numbers into a vector: it has no way to fail.
+    if serde_json::to_writer(&mut *out, &extra).is_err() {
+        out.extend_from_slice(b"null");
+    }
+    out.extend_from_slice(b"}\n");
+}
+
+#[derive(Serialize)]
+struct Extra<'a> {
+    finished_at: String,
+    cost_usd: String,
+    input_tokens: u64,
+    cached_tokens: u64,
+    output_tokens: u64,
+    attempts: Vec<AttemptLine<'a>>,
+}
+
+#[derive(Serialize)]
+struct AttemptLine<'a> {
+    lane: &'a str,
+    started_at: String,
+    latency_ms: u32,
+    status: Option<u16>,
+    failure: Option<&'a str>,
+}
+
+impl<'a> From<&'a Attempt> for AttemptLine<'a> {
+    fn from(attempt: &'a Attempt) -> Self {
+        let Attempt { lane, started_at, latency_ms, status, failure } = attempt;
+        Self { lane, started_at: millis(*started_at), latency_ms: *latency_ms, status: *status, failure: failure.as_deref() }
+    }
+}
+
+/// RFC 3339 with milliseconds.
+fn millis(at: super::time::Timestamp) -> String {
+    format!("{at:.3}")
 }
 
 fn write_response(response: &Response, key: &str, out: &mut Vec<u8>) {
@@ -89,8 +143,8 @@ mod tests {
     use crate::domain::usage::Usage;
     use proptest::prelude::*;
 
-    fn line(outcome: Outcome) -> String {
-        let result = RowResult {
+    fn result(outcome: Outcome) -> RowResult {
+        RowResult {
             key: RowKey { batch: BatchId::from_u128(1), row: RowIndex(10) },
             custom_id: "a \"quoted\" id".into(),
             outcome,
@@ -98,9 +152,12 @@ mod tests {
             cost: Usd::ZERO,
             attempts: vec![],
             finished_at: Timestamp::UNIX_EPOCH,
-        };
+        }
+    }
+
+    fn line(outcome: Outcome) -> String {
         let mut out = Vec::new();
-        write_line(&result, &mut out);
+        write_line(&result(outcome), &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -125,6 +182,25 @@ mod tests {
             serde_json::from_str::<serde_json::Value>(text).unwrap();
         }
         insta::assert_snapshot!(lines.concat());
+    }
+
+    #[test]
+    fn a_line_can_tell_how_the_row_was_tried() {
+        let at = |second, nanos| Timestamp::new(second, nanos).unwrap();
+        let lane = "openai/gpt-4o".to_owned();
+        let tried =
+            Attempt { lane: lane.clone(), started_at: at(9, 0), latency_ms: 12, status: Some(503), failure: Some("server_error".into()) };
+        let well = Attempt { lane, started_at: at(10, 500_000_000), latency_ms: 34, status: Some(200), failure: None };
+        let row = RowResult {
+            attempts: vec![tried, well],
+            usage: Usage { input_tokens: 7, output_tokens: 5, ..Usage::default() },
+            cost: Usd(rust_decimal::Decimal::new(125, 7)),
+            finished_at: at(10, 534_000_000),
+            ..result(Outcome::Succeeded(response(200, "{}")))
+        };
+        let mut out = Vec::new();
+        write_line_with_attempts(&row, &mut out);
+        insta::assert_snapshot!(String::from_utf8(out).unwrap());
     }
 
     proptest! {

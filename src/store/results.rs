@@ -112,18 +112,25 @@ pub struct Lines {
     skip: u64,
     /// Bytes still to be given.
     left: u64,
+    with_attempts: bool,
     unpacker: Unpacker,
 }
 
 impl Lines {
     fn new(store: Store, batch: BatchId, part: ResultPart, pages: Vec<Page>) -> Result<Self, StoreError> {
         let left = pages.iter().map(|page| page.bytes(part)).sum();
-        Ok(Self { store, batch, part, pages, next: 0, skip: 0, left, unpacker: Unpacker::new()? })
+        Ok(Self { store, batch, part, pages, next: 0, skip: 0, left, with_attempts: false, unpacker: Unpacker::new()? })
     }
 
     /// Bytes that are left to read; right after creation, the exact size of the whole.
     pub fn bytes(&self) -> u64 {
         self.left
+    }
+
+    /// Lets a fresh reader tell of each row's attempts, too. How many bytes that makes is not known.
+    #[must_use]
+    pub fn with_attempts(self) -> Self {
+        Self { with_attempts: true, left: u64::MAX, ..self }
     }
 
     /// Limits a fresh reader to a range of bytes. Blocks.
@@ -222,7 +229,10 @@ impl Lines {
                 return if found < wanted { Ok(()) } else { Err(self.missing(wanted)) };
             }
             let result = self.unpack(found, &first, &mut packed, &mut entries)?;
-            output::write_line(&result, out);
+            match self.with_attempts {
+                true => output::write_line_with_attempts(&result, out),
+                false => output::write_line(&result, out),
+            }
             self.next = found + 1;
             match self.wanted(self.next) {
                 Some(row) if out.len() < CHUNK => wanted = row,

@@ -72,10 +72,12 @@ pub async fn retry(State(api): State<Arc<Api>>, PathId(id): PathId<BatchId>) -> 
     }
 }
 
-/// `GET /v1/batches/{batch_id}/results`; ours: what is durable so far, in the order of the input.
+/// `GET /v1/batches/{batch_id}/results`; ours: what is durable so far, in the order of the input;
+/// with `include=attempts` also how each row was tried.
 pub async fn results(State(api): State<Arc<Api>>, PathId(id): PathId<BatchId>, params: Params) -> Result<Response, ApiError> {
     let parts = [("output", ResultPart::Output), ("errors", ResultPart::Errors), ("all", ResultPart::All)];
     let part = params.choice("part", &parts)?.unwrap_or(ResultPart::All);
+    let attempts = params.choice("include", &[("attempts", ())])?.is_some();
     let batch = find(&api, id).await?;
     let progress = &batch.progress;
     let all = match part {
@@ -85,6 +87,10 @@ pub async fn results(State(api): State<Arc<Api>>, PathId(id): PathId<BatchId>, p
     };
     // Only of a batch that has ended is it known how much there must be.
     let lines = result_lines(&api, id, part, batch.state.is_terminal().then_some(all)).await?;
-    let headers = [(CONTENT_TYPE, "application/x-ndjson".to_owned()), (CONTENT_LENGTH, lines.bytes().to_string())];
+    let kind = (CONTENT_TYPE, "application/x-ndjson".to_owned());
+    if attempts {
+        return Ok(([kind], stream::body(lines.with_attempts())).into_response());
+    }
+    let headers = [kind, (CONTENT_LENGTH, lines.bytes().to_string())];
     Ok((headers, stream::body(lines)).into_response())
 }

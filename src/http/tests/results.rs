@@ -8,7 +8,7 @@ use crate::domain::id::{BatchId, FileId, RowIndex, RowKey};
 use crate::domain::metadata::Metadata;
 use crate::domain::money::Usd;
 use crate::domain::plan::Plan;
-use crate::domain::row::{Outcome, Response, RowResult};
+use crate::domain::row::{Attempt, Outcome, Response, RowResult};
 use crate::domain::time::CompletionWindow;
 use crate::domain::usage::Usage;
 use crate::store::{PackedRow, Page};
@@ -47,7 +47,7 @@ async fn run(bench: &Bench, settle: bool) -> Ran {
             outcome: if row % 2 == 0 { Outcome::Succeeded(response) } else { Outcome::Rejected(response) },
             usage: Usage::default(),
             cost: Usd::ZERO,
-            attempts: Vec::new(),
+            attempts: vec![Attempt { lane: "simulated/instant".into(), started_at: now, latency_ms: 1, status: Some(200), failure: None }],
             finished_at: now,
         };
         store.record(PackedRow::pack(&row).unwrap()).await.unwrap();
@@ -91,6 +91,10 @@ async fn results_are_there_while_the_batch_runs() {
     for part in ["output", "errors"] {
         assert_eq!(bench.get(&format!("/v1/batches/{}/results?part={part}", ran.batch)).await.text().lines().count(), 20);
     }
+    let tried = bench.get(&format!("/v1/batches/{}/results?part=output&include=attempts", ran.batch)).await;
+    let line: Value = serde_json::from_str(tried.text().lines().nth(3).unwrap()).unwrap();
+    assert_eq!((tried.text().lines().count(), &line["custom_id"]), (20, &Value::from("row-6")));
+    assert_eq!(line["batchd"]["attempts"][0]["lane"], "simulated/instant");
     let wrong = bench.get(&format!("/v1/batches/{}/results?part=some", ran.batch)).await;
     assert_eq!((wrong.status.as_u16(), wrong.json()["error"]["param"].as_str()), (400, Some("part")));
 }
