@@ -19,7 +19,8 @@
 //!            domain            imports nothing of ours
 //! ```
 //!
-//! [`client`] speaks to a daemon over HTTP, as anybody's client does.
+//! [`client`] speaks to a daemon over HTTP, as anybody's client does. `cli` also reads seeds, which
+//! needs no daemon, with [`catalog`].
 //!
 //! `tests/architecture.rs` holds the code to this picture.
 

@@ -18,7 +18,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("http", &["domain", "catalog", "route", "store", "executor"]),
     ("daemon", &["domain", "catalog", "route", "store", "provider", "executor", "http"]),
     ("client", &["domain"]),
-    ("cli", &["domain", "daemon", "client"]),
+    ("cli", &["domain", "catalog", "daemon", "client"]),
 ];
 
 /// A crate, and the only modules or files that may name it.

@@ -1,62 +1,185 @@
-//! The one place where the current snapshot changes.
+//! The one place where the current snapshot changes, and the one through which a change is asked for.
+//!
+//! Readers take a snapshot and keep it for as long as one decision lasts. Whoever wants a reload (the
+//! folder's watcher, a signal, a client, the calendar) sends a request; one keeper, a task of the
+//! daemon, takes them in order, and is the only one that publishes.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::diff::Changes;
 use super::fault::Faults;
 use super::snapshot::Snapshot;
 
-/// The current catalog. Readers take a snapshot and keep it for as long as one decision lasts.
+/// Requests that wait for the keeper. One reload serves all of them.
+const REQUESTS: usize = 256;
+
+/// Where a snapshot comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The seeds in the binary.
+    Embedded,
+    /// The catalog folder, as it is written in the settings.
+    Folder(String),
+    /// The last good seeds of that folder, kept in the store, because the folder cannot be used.
+    Stored(String),
+}
+
+/// A snapshot that was put in place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// Grows with each snapshot, over restarts too.
+    pub version: u64,
+    pub hash: String,
+    pub origin: Origin,
+    pub at: Timestamp,
+}
+
+/// How the catalog stands: what holds, and what was refused since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    pub accepted: Accepted,
+    /// What was wrong at the last attempt, if that failed, and when it was.
+    pub refused: Option<(Faults, Timestamp)>,
+    /// Reloads that put a new snapshot in place, changed nothing, and were refused, since the start.
+    pub reloads: [u64; 3],
+}
+
+/// What a reload did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reloaded {
+    pub accepted: Accepted,
+    /// `None` if nothing was different.
+    pub changes: Option<Changes>,
+}
+
+/// Why there was no reload.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReloadError {
+    /// The seeds have faults; what held before holds on.
+    #[error(transparent)]
+    Faults(#[from] Faults),
+    /// The snapshot could not be stored, so it was not put in place.
+    #[error("the catalog could not be stored: {0}")]
+    Store(String),
+    #[error("the daemon is stopping")]
+    Gone,
+}
+
+/// Who asks for a reload.
+#[derive(Debug)]
+pub struct Reload {
+    /// For the log.
+    pub why: &'static str,
+    /// Told how it went.
+    pub reply: Option<oneshot::Sender<Result<Reloaded, ReloadError>>>,
+}
+
+/// The keeper's end.
+pub type Requests = mpsc::Receiver<Reload>;
+
+/// The current catalog.
 #[derive(Debug)]
 pub struct Catalog {
-    current: ArcSwap<Snapshot>,
+    current: ArcSwap<(u64, Arc<Snapshot>)>,
     version: watch::Sender<u64>,
+    standing: watch::Sender<Standing>,
+    requests: mpsc::Sender<Reload>,
 }
 
 impl Catalog {
-    /// A catalog at version 1.
-    pub fn new(snapshot: Snapshot) -> Self {
-        Self { current: ArcSwap::from_pointee(snapshot), version: watch::Sender::new(1) }
+    /// A catalog with its first snapshot, and the keeper's end of it.
+    pub fn new(snapshot: Snapshot, accepted: Accepted) -> (Self, Requests) {
+        let (requests, receiver) = mpsc::channel(REQUESTS);
+        let version = accepted.version;
+        let catalog = Self {
+            current: ArcSwap::from_pointee((version, Arc::new(snapshot))),
+            version: watch::Sender::new(version),
+            standing: watch::Sender::new(Standing { accepted, refused: None, reloads: [0; 3] }),
+            requests,
+        };
+        (catalog, receiver)
     }
 
     /// The snapshot now.
     pub fn current(&self) -> Arc<Snapshot> {
+        self.current.load().1.clone()
+    }
+
+    /// The snapshot now, with its version: one and the same moment.
+    pub fn versioned(&self) -> Arc<(u64, Arc<Snapshot>)> {
         self.current.load_full()
     }
 
-    /// Puts another snapshot in place and tells the subscribers. Returns its version.
-    pub fn replace(&self, snapshot: Snapshot) -> u64 {
-        self.current.store(Arc::new(snapshot));
-        // After the store, so that whoever is woken finds the new snapshot.
-        self.version.send_modify(|version| *version += 1);
-        *self.version.borrow()
-    }
-
-    /// Follows the version, which grows with every [`Self::replace`].
+    /// Follows the version, which grows with every snapshot.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
 
-    /// Loads anew, all or nothing: on faults the last good snapshot stays and the faults are logged.
-    /// Returns the version if anything changed.
+    /// How it stands.
+    pub fn standing(&self) -> Standing {
+        self.standing.borrow().clone()
+    }
+
+    /// Asks for a reload and does not wait for it. When the queue is full, one is due anyway.
+    pub fn ask(&self, why: &'static str) {
+        let _ = self.requests.try_send(Reload { why, reply: None });
+    }
+
+    /// Reloads, all or nothing: with any fault what held before holds on.
     ///
     /// # Errors
-    /// The faults, for whoever asked for the reload.
-    pub fn reload(&self, load: impl FnOnce() -> Result<Snapshot, Faults>) -> Result<Option<u64>, Faults> {
-        let snapshot = load().inspect_err(|faults| {
-            for fault in faults.as_slice() {
-                tracing::error!(%fault, "catalog fault");
-            }
-            tracing::error!(faults = faults.as_slice().len(), "the catalog was not reloaded; the last good one stays");
-        })?;
-        if snapshot == **self.current.load() {
-            return Ok(None);
-        }
-        let hash = snapshot.hash().to_owned();
-        let version = self.replace(snapshot);
-        tracing::info!(version, hash, "catalog reloaded");
-        Ok(Some(version))
+    /// The faults, or why it could not be tried.
+    pub async fn reload(&self, why: &'static str) -> Result<Reloaded, ReloadError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Reload { why, reply: Some(reply) }).await.map_err(|_| ReloadError::Gone)?;
+        answer.await.map_err(|_| ReloadError::Gone)?
+    }
+
+    /// Puts another snapshot in place and tells the subscribers. For the keeper alone, after the
+    /// snapshot has been stored.
+    pub fn publish(&self, snapshot: Snapshot, accepted: Accepted) {
+        let version = accepted.version;
+        self.current.store(Arc::new((version, Arc::new(snapshot))));
+        self.standing.send_modify(|standing| {
+            standing.reloads[0] += 1;
+            (standing.accepted, standing.refused) = (accepted, None);
+        });
+        // After the store, so that whoever is woken finds the new snapshot.
+        self.version.send_replace(version);
+    }
+
+    /// The seeds are as they were: what was wrong meanwhile is mended.
+    pub fn confirm(&self, origin: Origin) {
+        self.standing.send_modify(|standing| {
+            standing.reloads[1] += 1;
+            (standing.accepted.origin, standing.refused) = (origin, None);
+        });
+    }
+
+    /// The seeds have faults: what holds goes on to hold.
+    pub fn refuse(&self, faults: Faults, at: Timestamp) {
+        self.standing.send_modify(|standing| {
+            standing.reloads[2] += 1;
+            standing.refused = Some((faults, at));
+        });
+    }
+}
+
+#[cfg(test)]
+impl Catalog {
+    /// A catalog that nobody keeps.
+    pub fn for_tests(snapshot: Snapshot) -> Self {
+        let accepted = Accepted { version: 1, hash: snapshot.hash().to_owned(), origin: Origin::Embedded, at: Timestamp::UNIX_EPOCH };
+        Self::new(snapshot, accepted).0
+    }
+
+    /// What a keeper would do with a snapshot that is different.
+    pub fn replace(&self, snapshot: Snapshot) {
+        let accepted = self.standing().accepted;
+        self.publish(snapshot, Accepted { version: accepted.version + 1, ..accepted });
     }
 }

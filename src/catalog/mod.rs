@@ -13,9 +13,14 @@
 //!   seeds name `BATCHD_OPENAI_API_KEY` and not `OPENAI_API_KEY`, which a developer's machine has
 //!   set for the client: merely being there, it must not send a batch off the machine.
 
+mod choice;
+mod diff;
+mod discover;
 mod fault;
+mod folder;
 mod handle;
 mod model;
+mod rates;
 mod read;
 mod resolve;
 mod schema;
@@ -25,15 +30,21 @@ mod upstream;
 mod url;
 mod validate;
 mod watch;
+mod words;
 
 #[cfg(test)]
 mod tests;
 
+pub use diff::{Changes, diff};
+pub use discover::{Discovered, NotAList, read_models, write_seeds};
 pub use fault::{Fault, Faults, Place};
-pub use handle::Catalog;
-pub use model::{Model, Offering, PriceEvidence, Provider};
+pub use handle::{Accepted, Catalog, Origin, Reload, ReloadError, Reloaded, Requests, Standing};
+pub use model::{Capacity, Evidence, Files, Model, Offering, Privacy, Provider};
+pub use rates::{Meter, Rate, Rates};
 pub use resolve::ResolveError;
-pub use seeds::{Seeds, load_dir, load_embedded};
-pub use snapshot::{ListedModel, Route, Snapshot};
+pub use schema::json::schemas;
+pub use seeds::{Archive, Seeds, embedded, load_archive, load_dir, load_embedded, read_dir};
+pub use snapshot::{ListedModel, Offer, Route, Snapshot, unix_seconds};
 pub use upstream::{UPSTREAM_KEY_ENV, Upstream, UpstreamError, UpstreamOptions, Upstreams};
-pub use watch::{WatchError, Watcher, watch};
+pub use watch::{Changed, WatchError, Watcher, watch};
+pub use words::{DataCollection, HostedTool, Modality, Operation, Plan, Status, Verification};

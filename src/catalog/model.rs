@@ -1,10 +1,13 @@
 //! Providers, models and offerings after the check: what circulates.
+//!
+//! A fact that nobody has established is `None` or empty, never a default that looks like a fact.
 
 use jiff::civil::Date;
 
+use super::rates::Rates;
+use super::words::{DataCollection, HostedTool, Modality, Operation, Status, Verification};
 use crate::domain::connection::{Connection, KeySource, ProviderKind};
 use crate::domain::endpoint::Endpoint;
-use crate::domain::money::PriceSheet;
 
 /// Somebody who answers requests.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,10 +16,24 @@ pub struct Provider {
     pub name: String,
     /// How to reach it, with its id.
     pub connection: Connection,
-    /// Takes every model that no other provider is known to offer. At most one in a snapshot.
+    /// The environment variable whose URL replaces the one of the connection; while it is not set,
+    /// the operator has not said where the server is.
+    pub base_url_env: Option<String>,
+    /// The operator says where the server is: by that variable, or on the command line.
+    pub is_local: bool,
+    /// Never [`Status::Deprecated`].
+    pub status: Status,
+    /// Takes every model that no other provider is known to offer.
     pub catch_all: bool,
     /// Serves known models as long as no real provider is usable. Only simulated ones.
     pub stand_in: bool,
+    pub documentation_url: Option<String>,
+    /// A sentence for whoever uses it.
+    pub notes: Option<String>,
+    /// Where requests are processed.
+    pub regions: Vec<String>,
+    pub privacy: Privacy,
+    pub capacity: Capacity,
 }
 
 impl Provider {
@@ -35,12 +52,76 @@ impl Provider {
 
     /// What the operator can do to make it usable.
     pub(super) fn remedy(&self) -> String {
-        match &self.connection.key {
-            KeySource::None => "needs no key".to_owned(),
-            KeySource::Env(name) => format!("set {name}"),
-            KeySource::File(path) => format!("put its key in {}", path.display()),
+        if self.status == Status::Disabled {
+            return "disabled in its seed".to_owned();
+        }
+        let url = self.base_url_env.as_ref().map(|name| format!("set {name} to its URL"));
+        let key = match &self.connection.key {
+            KeySource::None => None,
+            KeySource::Env(name) => Some(format!("set {name}")),
+            KeySource::File(path) => Some(format!("put its key in {}", path.display())),
+        };
+        match (url, key) {
+            (None, None) => "needs no key".to_owned(),
+            (Some(only), None) | (None, Some(only)) => only,
+            (Some(url), Some(key)) => format!("{url} and {key}"),
         }
     }
+}
+
+/// What a provider does with what it is sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Privacy {
+    /// Days; 0 if it keeps nothing.
+    pub retention_days: Option<u32>,
+    /// Zero data retention can be had.
+    pub zdr: Option<bool>,
+    pub data_collection: Option<DataCollection>,
+    /// Inputs may be used for training.
+    pub training_use: Option<bool>,
+    /// Tiers that are satisfied.
+    pub tiers: Vec<String>,
+    pub terms_url: Option<String>,
+    pub evidence: Option<Evidence>,
+}
+
+impl Privacy {
+    /// These facts, and those of `base` where nothing is said.
+    pub(super) fn or(self, base: &Self) -> Self {
+        Self {
+            retention_days: self.retention_days.or(base.retention_days),
+            zdr: self.zdr.or(base.zdr),
+            data_collection: self.data_collection.or(base.data_collection),
+            training_use: self.training_use.or(base.training_use),
+            tiers: if self.tiers.is_empty() { base.tiers.clone() } else { self.tiers },
+            terms_url: self.terms_url.or_else(|| base.terms_url.clone()),
+            evidence: self.evidence.or_else(|| base.evidence.clone()),
+        }
+    }
+}
+
+/// How much may wait for an offering before it counts as full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Rows.
+    pub queue_items: u64,
+    /// Tokens to be read.
+    pub queue_tokens: u64,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self { queue_items: 10_000_000, queue_tokens: 1_000_000_000_000 }
+    }
+}
+
+/// What a model reads besides text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// MIME types, at least one; `image/*` stands for all images.
+    pub types: Vec<String>,
+    /// The largest file, in bytes.
+    pub max_bytes: Option<u64>,
 }
 
 /// A model that the catalog knows.
@@ -56,38 +137,139 @@ pub struct Model {
     pub family: Option<String>,
     /// Who made it.
     pub organisation: String,
-    /// When it appeared, in seconds since 1970; 0 if not known.
-    pub created: i64,
+    /// The day it was released; only an upstream of the command line has none.
+    pub released: Option<Date>,
+    /// The day from which its maker advises against it.
+    pub deprecated: Option<Date>,
+    /// The day on which its maker ends it.
+    pub retired: Option<Date>,
     /// The operations it serves. Empty if not known.
     pub endpoints: Vec<Endpoint>,
+    /// The same in BatchRouter's words.
+    pub operations: Vec<Operation>,
+    pub input: Vec<Modality>,
+    pub output: Vec<Modality>,
     /// Input and output together, in tokens.
     pub context_window: Option<u64>,
     /// In tokens.
+    pub max_input_tokens: Option<u64>,
+    /// In tokens.
     pub max_output_tokens: Option<u64>,
+    pub files: Option<Files>,
+    pub hosted_tools: Vec<HostedTool>,
+    /// Where these facts come from.
+    pub evidence: Option<Evidence>,
     /// Who serves it, in the order of the file.
     pub offerings: Vec<Offering>,
 }
 
-/// One provider's service of one model.
+impl Model {
+    /// A model of which only the name is known.
+    pub(super) fn unknown(id: &str, organisation: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            aliases: Vec::new(),
+            name: id.to_owned(),
+            family: None,
+            organisation: organisation.to_owned(),
+            released: None,
+            deprecated: None,
+            retired: None,
+            endpoints: Vec::new(),
+            operations: Vec::new(),
+            input: Vec::new(),
+            output: Vec::new(),
+            context_window: None,
+            max_input_tokens: None,
+            max_output_tokens: None,
+            files: None,
+            hosted_tools: Vec::new(),
+            evidence: None,
+            offerings: Vec::new(),
+        }
+    }
+
+    /// `organisation/id`, the name of Phaseo's API: the organisation in lower case with dashes. An id
+    /// that has an organisation already is its own.
+    pub fn qualified(&self) -> String {
+        if self.id.contains('/') {
+            return self.id.clone();
+        }
+        let words = self.organisation.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+        let organisation = words.map(str::to_ascii_lowercase).collect::<Vec<_>>().join("-");
+        format!("{organisation}/{}", self.id)
+    }
+}
+
+/// One provider's service of one model, with everything that it shares with the two filled in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Offering {
     /// A provider's id.
     pub provider: String,
     /// The provider's own name for the model.
     pub upstream: String,
-    /// What it charges; nothing is charged for a part that is not established.
-    pub price: PriceSheet,
-    /// Where the price comes from; `None` if no price is established.
-    pub evidence: Option<PriceEvidence>,
-    /// The day the provider ended it; never routed to.
+    pub status: Status,
+    /// The day the provider ends it; not routed to from then on.
     pub retired: Option<Date>,
+    /// Empty if not known.
+    pub endpoints: Vec<Endpoint>,
+    pub context_window: Option<u64>,
+    pub max_output_tokens: Option<u64>,
+    pub regions: Vec<String>,
+    pub privacy: Privacy,
+    pub hosted_tools: Vec<HostedTool>,
+    pub runtime_capabilities: Vec<String>,
+    pub files: Option<Files>,
+    pub verification: Verification,
+    pub limits: Limits,
+    pub capacity: Capacity,
+    pub rates: Rates,
 }
 
-/// Where a price is published, and when somebody last looked.
+impl Offering {
+    /// A service of `model` of which nothing but who gives it is known.
+    pub(super) fn plain(provider: &str, upstream: &str, model: &Model) -> Self {
+        Self {
+            provider: provider.to_owned(),
+            upstream: upstream.to_owned(),
+            status: Status::Active,
+            retired: None,
+            endpoints: model.endpoints.clone(),
+            context_window: model.context_window,
+            max_output_tokens: model.max_output_tokens,
+            regions: Vec::new(),
+            privacy: Privacy::default(),
+            hosted_tools: Vec::new(),
+            runtime_capabilities: Vec::new(),
+            files: model.files.clone(),
+            verification: Verification::Undeclared,
+            limits: Limits::default(),
+            capacity: Capacity::default(),
+            rates: Rates::default(),
+        }
+    }
+
+    /// Whether its provider has ended it by that day.
+    pub fn has_ended(&self, today: Date) -> bool {
+        self.retired.is_some_and(|day| day <= today)
+    }
+
+    /// Whether rows may be planned for it, as far as its own listing goes.
+    pub fn is_open(&self, today: Date) -> bool {
+        match self.status {
+            Status::Active | Status::Paused | Status::Deprecated => !self.has_ended(today),
+            Status::Disabled => false,
+        }
+    }
+}
+
+/// Where a fact is published, and when somebody last looked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PriceEvidence {
+pub struct Evidence {
     /// A URL.
     pub source: String,
-    /// The day the price was last compared with public documentation.
+    /// The day it was last compared with the source.
     pub verified_at: Date,
 }
+
+pub use crate::domain::connection::Limits;

@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn faults_inside_arrays_are_reported_too() {
-        let text = "[[model]]\nid = 1\nendpoints = ['/v1/responses', 4, true]\n[[model.offering]]\nproviders = 'x'\n[[model.offering]]\nprice = { input = 2.5, source = '' }\n[[model]]\nid = []\n";
+        let text = "[[model]]\nid = 1\nendpoints = ['/v1/responses', 4, true]\n[[model.offering]]\nproviders = 'x'\n[[model.offering]]\nprice = [{ input = 2.5, source = '' }]\n[[model]]\nid = []\n";
         insta::assert_snapshot!(report::<ModelFile>(text));
     }
 

@@ -4,27 +4,30 @@
 //! as a whole: two sources mixed file by file would leave nobody sure which price counts.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 
 use rust_embed::RustEmbed;
 use sha2::{Digest, Sha256};
 
 use super::fault::{Fault, Faults, Source};
+use super::folder;
 use super::model::{Model, Provider};
+use super::url::parse_base_url;
 use super::validate::{self, MODELS, PROVIDERS};
+use crate::domain::connection::ProviderKind;
 
 /// Calls at the same time to a provider whose seed states no number.
 pub(super) const DEFAULT_CONCURRENCY: u32 = 64;
 /// The largest answer, in bytes, of a provider whose seed states no number.
 pub(super) const DEFAULT_MAX_RESPONSE_BYTES: u64 = 64 << 20;
-/// The largest seed file, in bytes.
-const MAX_FILE: u64 = 16 << 20;
-
 #[derive(RustEmbed)]
 #[folder = "catalog-seed/"]
 struct Embedded;
+
+/// The files of a catalog as text, by their names relative to the folder: what a set of seeds is made
+/// of, and what is kept of it for a start without the folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Archive(pub Vec<(String, String)>);
 
 /// A checked set of providers and models.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +45,34 @@ impl Seeds {
     pub fn hash(&self) -> &str {
         &self.hash
     }
+
+    /// Puts in the URLs of providers that leave theirs to an environment variable. One whose variable
+    /// is not set stays unusable.
+    ///
+    /// # Errors
+    /// A variable that holds no URL. Its value, which may hold a secret, is not repeated.
+    pub fn with_urls(mut self, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, Faults> {
+        let mut faults = Vec::new();
+        for provider in &mut self.providers {
+            let Some((name, url)) = provider.base_url_env.as_ref().and_then(|name| Some((name, variable(name)?))) else { continue };
+            match (parse_base_url(url.trim()), &mut provider.connection.kind) {
+                (Ok(url), ProviderKind::OpenAi(connection)) => {
+                    self.hash = hex(&Sha256::digest(format!("{}\n{name}={url}", self.hash)));
+                    connection.base_url = url;
+                    provider.base_url_env = None;
+                }
+                (Ok(_), ProviderKind::Simulated { .. }) => {}
+                (Err(rule), _) => {
+                    let file = format!("{PROVIDERS}/{}.toml", provider.id());
+                    faults.push(Fault { file, place: None, message: format!("the environment variable {name} {rule}") });
+                }
+            }
+        }
+        match Faults::new(faults) {
+            Some(faults) => Err(faults),
+            None => Ok(self),
+        }
+    }
 }
 
 /// The seeds inside the binary.
@@ -49,12 +80,13 @@ impl Seeds {
 /// # Errors
 /// Every fault of every file. A release has none; a test sees to it.
 pub fn load_embedded() -> Result<Seeds, Faults> {
-    let mut sources = Vec::new();
-    for name in Embedded::iter().filter(|name| is_seed(name)) {
-        let bytes = Embedded::get(&name).map(|file| file.data.into_owned()).unwrap_or_default();
-        sources.push(text_of(name.into_owned(), bytes)?);
-    }
-    from_sources(sources)
+    load_archive(embedded())
+}
+
+/// The files inside the binary.
+pub fn embedded() -> Archive {
+    let text = |name: &str| Embedded::get(name).map(|file| String::from_utf8_lossy(&file.data).into_owned()).unwrap_or_default();
+    Archive(Embedded::iter().filter(|name| is_seed(name)).map(|name| (name.to_string(), text(&name))).collect())
 }
 
 /// The seeds in `providers/*.toml` and `models/*.toml` of a folder.
@@ -62,28 +94,23 @@ pub fn load_embedded() -> Result<Seeds, Faults> {
 /// # Errors
 /// Every fault of every file, or the first file that cannot be read.
 pub fn load_dir(dir: &Path) -> Result<Seeds, Faults> {
-    let mut sources = Vec::new();
-    for folder in [PROVIDERS, MODELS] {
-        let entries = match fs::read_dir(dir.join(folder)) {
-            Ok(entries) => entries,
-            // Models without a provider, or the other way round, are named by the check.
-            Err(error) if error.kind() == ErrorKind::NotFound && dir.is_dir() => continue,
-            Err(error) => return Err(unreadable(&dir.join(folder).to_string_lossy(), &error).into()),
-        };
-        for entry in entries {
-            let name = entry.map_err(|error| unreadable(folder, &error))?.file_name();
-            let file = format!("{folder}/{}", name.to_string_lossy());
-            if is_seed(&file) {
-                let bytes = read_file(&dir.join(folder).join(&name)).map_err(|error| unreadable(&file, &error))?;
-                sources.push(text_of(file, bytes)?);
-            }
-        }
-    }
-    if sources.is_empty() {
-        let message = "holds no seed; it must hold `providers/<id>.toml` and `models/<name>.toml`".to_owned();
-        return Err(Fault { file: dir.to_string_lossy().into_owned(), place: None, message }.into());
-    }
-    from_sources(sources)
+    load_archive(read_dir(dir)?)
+}
+
+/// The files of a folder, all of them as they were at one moment.
+///
+/// # Errors
+/// The first file that cannot be read, or that there is none.
+pub fn read_dir(dir: &Path) -> Result<Archive, Faults> {
+    Ok(folder::read(dir)?)
+}
+
+/// The seeds in files that were read before.
+///
+/// # Errors
+/// Every fault of every file.
+pub fn load_archive(archive: Archive) -> Result<Seeds, Faults> {
+    from_sources(archive.0.into_iter().map(|(file, text)| Source { file, text }).collect())
 }
 
 /// Checks files in memory.
@@ -111,30 +138,9 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 /// `true` for `providers/a.toml`; not for what editors leave beside it, such as `.#a.toml`.
-fn is_seed(file: &str) -> bool {
+pub(super) fn is_seed(file: &str) -> bool {
     match file.split('/').collect::<Vec<_>>().as_slice() {
         [PROVIDERS | MODELS, name] => name.ends_with(".toml") && !name.starts_with('.'),
         _ => false,
     }
-}
-
-fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
-    if fs::metadata(path)?.len() > MAX_FILE {
-        return Err(std::io::Error::new(ErrorKind::FileTooLarge, format!("it is larger than {MAX_FILE} bytes")));
-    }
-    fs::read(path)
-}
-
-fn text_of(file: String, bytes: Vec<u8>) -> Result<Source, Fault> {
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(Source { file, text }),
-        Err(error) => {
-            let at = error.utf8_error().valid_up_to();
-            Err(Fault { file, place: None, message: format!("byte {} is not UTF-8; a seed must be UTF-8", at + 1) })
-        }
-    }
-}
-
-fn unreadable(file: &str, error: &std::io::Error) -> Fault {
-    Fault { file: file.to_owned(), place: None, message: format!("cannot be read: {error}") }
 }

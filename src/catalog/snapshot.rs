@@ -1,16 +1,19 @@
 //! What circulates: an immutable catalog in which every routing decision has been made.
 //!
-//! Which provider serves a model depends on the seeds and on which keys are present, and both are
-//! fixed when the snapshot is made. So the choice is made once, here, and [`Snapshot::resolve`]
-//! looks it up: two rows of a batch cannot be decided differently.
+//! Which provider serves a model depends on the seeds, on which keys are present and on the day, and
+//! all of them are fixed when the snapshot is made. So the choice is made once ([`super::choice`]),
+//! and [`Snapshot::resolve`] looks it up: two rows of a batch cannot be decided differently.
 
 use std::collections::HashMap;
 
-use rust_decimal::Decimal;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 
+use super::choice::{Choice, Roles, choose};
 use super::model::{Model, Offering, Provider};
 use super::resolve::{ResolveError, suggestions};
 use super::seeds::Seeds;
+use super::words::Status;
 use crate::domain::connection::{Connection, KeySource};
 use crate::domain::money::PriceSheet;
 
@@ -38,83 +41,76 @@ pub struct ListedModel<'a> {
     pub owned_by: &'a str,
 }
 
-/// Who serves a known model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Choice {
-    /// The offering with this index.
-    Offering(usize),
-    CatchAll,
-    StandIn,
-    Nobody,
+/// An offering as it stands today, with the provider behind it.
+#[derive(Debug, Clone, Copy)]
+pub struct Offer<'a> {
+    pub provider: &'a Provider,
+    pub offering: &'a Offering,
+    /// The daemon can call the provider, and the offering may be routed to.
+    pub usable: bool,
+    /// The offering's status, what its dates and its provider say included.
+    pub status: Status,
 }
 
 /// The catalog at one moment. Cheap to share, never changed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
+    /// Each with whether the daemon can call it.
     providers: Vec<(Provider, bool)>,
     models: Vec<Model>,
     /// Parallel to `models`.
     choices: Vec<Choice>,
-    /// From ids and aliases to indexes of `models`.
+    /// Parallel to `models`: what the stand-in serves in place of the listed offerings.
+    substitutes: Vec<Option<Offering>>,
+    /// From ids, aliases and qualified names to indexes of `models`.
     names: HashMap<String, usize>,
-    /// The index of the provider that takes what nobody else does, if it is usable.
-    catch_all: Option<usize>,
-    /// The index of the provider that serves known models in place of the real ones, if there is no usable real one.
-    stand_in: Option<usize>,
+    roles: Roles,
     hash: String,
+    /// The day on which the decisions were made.
+    today: Date,
 }
 
 impl Seeds {
-    /// Makes the routing decisions. `usable` says whether a provider's key is present; it is not
-    /// asked about providers that need none.
-    pub fn into_snapshot(self, usable: &dyn Fn(&Connection) -> bool) -> Snapshot {
-        let ready = |connection: &Connection| match connection.key {
+    /// Makes the routing decisions as of `today`. `usable` says whether a provider's key is present;
+    /// it is not asked about providers that need none.
+    pub fn into_snapshot(self, today: Date, usable: &dyn Fn(&Connection) -> bool) -> Snapshot {
+        let has_key = |connection: &Connection| match connection.key {
             KeySource::None => true,
             KeySource::Env(_) | KeySource::File(_) => usable(connection),
         };
         let with_state = |provider: Provider| {
-            let ready = ready(&provider.connection);
+            let ready = provider.status != Status::Disabled && provider.base_url_env.is_none() && has_key(&provider.connection);
             (provider, ready)
         };
         let providers: Vec<_> = self.providers.into_iter().map(with_state).collect();
-        let find = |wanted: fn(&Provider) -> bool| providers.iter().position(|(provider, ready)| *ready && wanted(provider));
-        let catch_all = find(|provider| provider.catch_all);
-        // Simulated answers among real ones would be taken for real.
-        let stand_in = if find(Provider::is_real).is_some() { None } else { find(|provider| provider.stand_in) };
-        let mut names = HashMap::new();
-        for (index, model) in self.models.iter().enumerate() {
-            names.extend(model.aliases.iter().chain([&model.id]).map(|name| (name.clone(), index)));
-        }
-        let choices = self.models.iter().map(|model| choose(model, &providers, catch_all, stand_in)).collect();
-        Snapshot { providers, models: self.models, choices, names, catch_all, stand_in, hash: self.hash }
+        let roles = Roles::of(&providers);
+        let choices: Vec<_> = self.models.iter().map(|model| choose(model, &providers, roles, today)).collect();
+        let substitute = |(model, choice): (&Model, &Choice)| match (choice, roles.stand_in) {
+            (Choice::StandIn, Some(index)) => Some(stand_in_for(model, &providers[index].0)),
+            (Choice::Offering(_) | Choice::CatchAll | Choice::StandIn | Choice::Nobody, _) => None,
+        };
+        let substitutes = self.models.iter().zip(&choices).map(substitute).collect();
+        Snapshot { names: names(&self.models), providers, models: self.models, choices, substitutes, roles, hash: self.hash, today }
     }
 }
 
-/// The cheapest usable offering; else the catch-all; else the stand-in.
-fn choose(model: &Model, providers: &[(Provider, bool)], catch_all: Option<usize>, stand_in: Option<usize>) -> Choice {
-    let provider = |offering: &Offering| providers.iter().find(|(provider, _)| provider.id() == offering.provider);
-    // The stand-in's own models are asked for by name, knowingly; for any other model an offering
-    // of the stand-in must not compete with real ones, where being free it would win.
-    let simulation = model.offerings.iter().all(|offering| provider(offering).is_some_and(|(provider, _)| provider.stand_in));
-    let cheapest = model
-        .offerings
-        .iter()
-        .enumerate()
-        .filter(|(_, offering)| offering.retired.is_none())
-        .filter(|(_, offering)| provider(offering).is_some_and(|(provider, ready)| *ready && (simulation || !provider.stand_in)))
-        .min_by_key(|(_, offering)| rank(&offering.price));
-    match cheapest {
-        Some((index, _)) => Choice::Offering(index),
-        None if catch_all.is_some() => Choice::CatchAll,
-        None if stand_in.is_some() => Choice::StandIn,
-        None => Choice::Nobody,
-    }
+/// What the stand-in serves for a model of somebody else's: at the price of the first listed offering.
+fn stand_in_for(model: &Model, provider: &Provider) -> Offering {
+    let rates = model.offerings.first().map(|offering| offering.rates.clone()).unwrap_or_default();
+    let plain = Offering::plain(provider.id(), &model.id, model);
+    Offering { rates, regions: provider.regions.clone(), privacy: provider.privacy.clone(), capacity: provider.capacity, ..plain }
 }
 
-/// Offerings without an established price come last; among equals, `min_by_key` keeps the first written.
-fn rank(price: &PriceSheet) -> (bool, Decimal) {
-    let sum = price.input.unwrap_or_default().saturating_add(price.output.unwrap_or_default());
-    (*price == PriceSheet::default(), sum)
+/// Ids and aliases, and qualified names where nobody else has them.
+fn names(models: &[Model]) -> HashMap<String, usize> {
+    let mut names = HashMap::new();
+    for (index, model) in models.iter().enumerate() {
+        names.extend(model.aliases.iter().chain([&model.id]).map(|name| (name.clone(), index)));
+    }
+    for (index, model) in models.iter().enumerate() {
+        names.entry(model.qualified()).or_insert(index);
+    }
+    names
 }
 
 impl Snapshot {
@@ -123,14 +119,37 @@ impl Snapshot {
         &self.hash
     }
 
-    /// Every provider, and whether it is usable.
+    /// The day as of which this holds.
+    pub fn today(&self) -> Date {
+        self.today
+    }
+
+    /// Whether it decides and shows the same as `other`, whatever the day of either is.
+    pub fn equals(&self, other: &Self) -> bool {
+        self.next_change() == other.next_change() && Self { today: other.today, ..self.clone() } == *other
+    }
+
+    /// The next day on which a price, an offering or a model begins or ends.
+    pub fn next_change(&self) -> Option<Date> {
+        let of_offering = |offering: &Offering| {
+            let rates: Vec<_> = offering.rates.all().iter().flat_map(|rate| [rate.from, rate.until]).collect();
+            rates.into_iter().chain([offering.retired])
+        };
+        let of_model = |model: &Model| {
+            let offerings: Vec<_> = model.offerings.iter().flat_map(of_offering).collect();
+            offerings.into_iter().chain([model.deprecated, model.retired])
+        };
+        self.models.iter().flat_map(of_model).flatten().filter(|day| *day > self.today).min()
+    }
+
+    /// Every provider, and whether the daemon can call it.
     pub fn providers(&self) -> impl Iterator<Item = (&Provider, bool)> {
         self.providers.iter().map(|(provider, ready)| (provider, *ready))
     }
 
     /// `true` if no real provider is usable and the built-in one answers in their place.
     pub fn is_simulated(&self) -> bool {
-        self.stand_in.is_some()
+        self.roles.stand_in.is_some()
     }
 
     /// How to reach each usable provider.
@@ -138,14 +157,45 @@ impl Snapshot {
         self.providers.iter().filter(|(_, ready)| *ready).map(|(provider, _)| &provider.connection)
     }
 
-    /// How to reach the provider with that id, usable or not.
-    pub fn connection(&self, id: &str) -> Option<&Connection> {
-        self.providers.iter().map(|(provider, _)| &provider.connection).find(|connection| connection.id == id)
+    /// The provider with that id, usable or not.
+    pub fn provider(&self, id: &str) -> Option<&Provider> {
+        self.providers.iter().map(|(provider, _)| provider).find(|provider| provider.id() == id)
     }
 
-    /// The model with that id or alias.
+    /// The model with that id, alias or qualified name.
     pub fn model(&self, name: &str) -> Option<&Model> {
         self.names.get(name).map(|index| &self.models[*index])
+    }
+
+    /// Every known model, in the order of the seeds.
+    pub fn all_models(&self) -> &[Model] {
+        &self.models
+    }
+
+    /// Who offers the model: its listed offerings, then the stand-in if that serves it in their place.
+    pub fn offers<'a>(&'a self, model: &'a Model) -> impl Iterator<Item = Offer<'a>> + 'a {
+        let substitute = self.names.get(&model.id).and_then(|index| self.substitutes[*index].as_ref());
+        let listed = model.offerings.iter().filter_map(move |offering| self.offer(model, offering, substitute.is_some()));
+        listed.chain(substitute.into_iter().filter_map(move |offering| self.offer(model, offering, false)))
+    }
+
+    fn offer<'a>(&'a self, model: &Model, offering: &'a Offering, replaced: bool) -> Option<Offer<'a>> {
+        let (provider, ready) = self.providers.iter().find(|(provider, _)| provider.id() == offering.provider)?;
+        let ended = offering.has_ended(self.today);
+        let status = match (offering.status, provider.status) {
+            (Status::Disabled, _) | (_, Status::Disabled) => Status::Disabled,
+            _ if ended => Status::Disabled,
+            (Status::Paused, _) | (_, Status::Paused) => Status::Paused,
+            (Status::Active, _) if model.deprecated.is_some_and(|day| day <= self.today) => Status::Deprecated,
+            (status @ (Status::Active | Status::Deprecated), _) => status,
+        };
+        let usable = *ready && !replaced && offering.is_open(self.today) && self.routes_to(model, provider);
+        Some(Offer { provider, offering, usable, status })
+    }
+
+    /// Beside real providers, the stand-in serves nothing but its own models.
+    fn routes_to(&self, model: &Model, provider: &Provider) -> bool {
+        !provider.stand_in || self.is_simulated() || model.offerings.iter().all(|each| each.provider == provider.id())
     }
 
     /// The known models that somebody serves, in the order of the seeds.
@@ -158,10 +208,10 @@ impl Snapshot {
             Choice::CatchAll | Choice::Nobody => false,
         };
         let models = self.models.iter().zip(&self.choices).filter(move |(_, choice)| served(**choice));
-        models.map(|(model, _)| ListedModel { id: &model.id, created: model.created, owned_by: &model.organisation })
+        models.map(|(model, _)| listed(model))
     }
 
-    /// Who serves `model`, asked for by id, alias or any name at all.
+    /// Who serves `model`, asked for by id, alias, qualified name or any name at all.
     ///
     /// 1. A known model goes to its cheapest usable offering (input and output price added up, then
     ///    the order of the seeds). A `MODEL=URL` upstream is its model's only offering.
@@ -172,23 +222,14 @@ impl Snapshot {
     /// Nobody serves it; the error says to the client what would help.
     pub fn resolve<'a>(&'a self, model: &'a str) -> Result<Route<'a>, ResolveError> {
         let Some(&index) = self.names.get(model) else {
-            let listed = self.models.iter().zip(&self.choices).filter(|(_, choice)| **choice != Choice::Nobody);
-            let unknown =
-                || ResolveError::UnknownModel { model: model.to_owned(), suggestions: suggestions(model, listed.map(|(m, _)| m)) };
-            let provider = self.catch_all.ok_or_else(unknown)?;
+            let provider = self.roles.catch_all.ok_or_else(|| self.unknown(model))?;
             return Ok(self.at(provider, model, PriceSheet::default(), model));
         };
         let known = &self.models[index];
-        match (self.choices[index], self.catch_all, self.stand_in) {
-            (Choice::Offering(offering), _, _) => {
-                let Offering { provider, upstream, price, .. } = &known.offerings[offering];
-                Ok(Route { provider, upstream, price: *price, model: &known.id })
-            }
-            (Choice::CatchAll, Some(provider), _) => Ok(self.at(provider, model, PriceSheet::default(), &known.id)),
-            (Choice::StandIn, _, Some(provider)) => {
-                let price = known.offerings.first().map(|offering| offering.price).unwrap_or_default();
-                Ok(self.at(provider, &known.id, price, &known.id))
-            }
+        match (self.choices[index], &self.substitutes[index], self.roles.catch_all) {
+            (Choice::Offering(offering), _, _) => Ok(self.to(&known.offerings[offering], known)),
+            (Choice::StandIn, Some(substitute), _) => Ok(self.to(substitute, known)),
+            (Choice::CatchAll, _, Some(provider)) => Ok(self.at(provider, model, PriceSheet::default(), &known.id)),
             (Choice::CatchAll | Choice::StandIn | Choice::Nobody, _, _) => Err(self.nobody(model, known)),
         }
     }
@@ -197,23 +238,41 @@ impl Snapshot {
     /// is usable, and it offers the model or takes every one.
     pub fn still_serves(&self, model: &str, provider: &str) -> bool {
         let usable = self.connections().any(|connection| connection.id == provider);
-        let takes_all = self.catch_all.is_some_and(|index| self.providers[index].0.id() == provider);
-        let offers = |known: &Model| known.offerings.iter().any(|offering| offering.provider == provider && offering.retired.is_none());
+        let takes_all = self.roles.catch_all.is_some_and(|index| self.providers[index].0.id() == provider);
+        let offers = |known: &Model| known.offerings.iter().any(|offering| offering.provider == provider && offering.is_open(self.today));
         usable && (takes_all || self.model(model).is_some_and(offers))
+    }
+
+    fn to<'a>(&self, offering: &'a Offering, known: &'a Model) -> Route<'a> {
+        let Offering { provider, upstream, rates, .. } = offering;
+        Route { provider, upstream, price: rates.sheet(self.today), model: &known.id }
     }
 
     fn at<'a>(&'a self, provider: usize, upstream: &'a str, price: PriceSheet, model: &'a str) -> Route<'a> {
         Route { provider: self.providers[provider].0.id(), upstream, price, model }
     }
 
+    fn unknown(&self, model: &str) -> ResolveError {
+        let served = self.models.iter().zip(&self.choices).filter(|(_, choice)| **choice != Choice::Nobody);
+        ResolveError::UnknownModel { model: model.to_owned(), suggestions: suggestions(model, served.map(|(model, _)| model)) }
+    }
+
     fn nobody(&self, asked: &str, known: &Model) -> ResolveError {
-        let remedy = |offering: &Offering| match offering.retired {
+        let remedy = |offering: &Offering| match offering.retired.filter(|day| *day <= self.today) {
             Some(day) => format!("ended it on {day}"),
-            None => {
-                self.providers.iter().find(|(provider, _)| provider.id() == offering.provider).map_or_else(String::new, |(p, _)| p.remedy())
-            }
+            None if offering.status == Status::Disabled => "its offering is disabled".to_owned(),
+            None => self.provider(&offering.provider).map_or_else(String::new, Provider::remedy),
         };
         let providers = known.offerings.iter().map(|offering| (offering.provider.clone(), remedy(offering))).collect();
         ResolveError::NoUsableOffering { model: asked.to_owned(), providers }
     }
+}
+
+fn listed(model: &Model) -> ListedModel<'_> {
+    ListedModel { id: &model.id, created: model.released.map_or(0, unix_seconds), owned_by: &model.organisation }
+}
+
+/// The start of the day in UTC.
+pub fn unix_seconds(day: Date) -> i64 {
+    day.to_zoned(TimeZone::UTC).map_or(0, |zoned| zoned.timestamp().as_second())
 }

@@ -2,11 +2,16 @@
 
 use std::fs;
 
+use jiff::civil::{Date, date};
+
 use super::fault::Source;
 use super::seeds::from_sources;
 use super::*;
 use crate::domain::connection::{Connection, KeySource, ProviderKind};
 use crate::domain::endpoint::Endpoint;
+
+/// A day on which the tests stand, whatever the calendar says.
+const TODAY: Date = date(2026, 11, 24);
 
 fn no_key(_: &Connection) -> bool {
     false
@@ -62,11 +67,11 @@ fn no_built_in_seed_uses_a_variable_that_a_client_would_have_set() {
 #[test]
 fn every_fault_of_every_file_is_reported_with_its_place() {
     let report = seeds(&[
-        ("providers/a.toml", "schema = 2\nid = \"b\"\nname = \" \"\nkind = \"openai\"\nbase_url = \"ftp://x\"\nconcurrency = 0\ncatch_all = true\nstand_in = true\napi_key_env = \"sk-123\"\napi_key_file = \"/run/key\"\n[timeouts]\nconnect = \"ten\"\ntotal = \"-1s\"\n"),
+        ("providers/a.toml", "schema = 2\nid = \"b\"\nname = \" \"\nkind = \"openai\"\nbase_url = \"ftp://x\"\nstatus = \"deprecated\"\nregions = [\"EU\", \"us\", \"us\"]\ncatch_all = true\nstand_in = true\napi_key_env = \"sk-123\"\napi_key_file = \"/run/key\"\n[timeouts]\nconnect = \"ten\"\ntotal = \"-1s\"\n[limits]\nin_flight = 0\n[privacy]\nretention_days = -1\ndata_collection = \"maybe\"\nterms_url = \"here\"\nsource = \"https://a\"\n"),
         ("providers/c.toml", "kind = \"simulated\"\ncatch_all = true\nbase_url = \"http://user:secret@x\"\n[profile]\nspread = 0.5\nfaults = { error = 0.7, cut = 0.6, slow = -0.1 }\n[models.m]\nlatency = \"48h\"\nfautls = {}\n"),
         ("providers/e.toml", "schema = 1\nid = \"e\"\nname = \"E\"\nkind = \"grpc\"\n"),
-        ("models/m.toml", "schema = 1\n[[model]]\nid = \"no spaces\"\naliases = [\"x\", \"x\"]\norganisation = \"o\"\ncreated = \"2024-01-01\"\nendpoints = [\"/v1/chat\", \"/v1/responses\", \"/v1/responses\"]\ncontext_window = -1\n[[model.offering]]\nprovider = \"z\"\n[model.offering.price]\ninput = \"-1\"\noutput = \"1e3\"\nimage = \"0,5\"\nsource = \"price list\"\n"),
-        ("models/n.toml", "schema = 1\n[[model]]\nid = \"x\"\nendpoints = []\n[[model.offering]]\nprovider = \"a\"\n[[model.offering]]\nprovider = \"a\"\nretired = 2026-01-01T00:00:00Z\nprice = {}\n[[model]]\n"),
+        ("models/m.toml", "schema = 1\n[[model]]\nid = \"no spaces\"\naliases = [\"x\", \"x\"]\norganisation = \"o\"\nreleased = \"2024-01-01\"\nendpoints = [\"/v1/chat\", \"/v1/responses\", \"/v1/responses\"]\ncontext_window = -1\ninput = [\"smell\"]\n[model.files]\ntypes = [\"PDF\"]\n[[model.offering]]\nprovider = \"z\"\n[[model.offering.price]]\nplan = \"cheap\"\ninput = \"-1\"\noutput = \"1e3\"\nimage = \"0,5\"\nsource = \"price list\"\n"),
+        ("models/n.toml", "schema = 1\n[[model]]\nid = \"x\"\nendpoints = []\n[[model.offering]]\nprovider = \"a\"\n[[model.offering]]\nprovider = \"a\"\nretired = 2026-01-01T00:00:00Z\nprice = [{}]\n[[model]]\n"),
         ("models/o.toml", ""),
         ("models/p.toml", "schema = \n[[model]\n"),
     ])
@@ -80,7 +85,7 @@ fn every_fault_of_every_file_is_reported_with_its_place() {
 fn a_folder_is_read_without_what_editors_leave_in_it() {
     let dir = tempfile::tempdir().unwrap();
     let missing = load_dir(&dir.path().join("none")).unwrap_err().to_string();
-    assert!(missing.contains("none/providers: cannot be read"), "{missing}");
+    assert!(missing.contains("none: cannot be read"), "{missing}");
     let empty = load_dir(dir.path()).unwrap_err().to_string();
     assert!(empty.contains("holds no seed"), "{empty}");
 
@@ -100,7 +105,7 @@ fn a_folder_is_read_without_what_editors_leave_in_it() {
 
 #[test]
 fn with_nothing_configured_the_stand_in_serves_known_models_at_their_listed_price() {
-    let snapshot = load_embedded().unwrap().into_snapshot(&no_key);
+    let snapshot = load_embedded().unwrap().into_snapshot(TODAY, &no_key);
     let models = ["gpt-4o-mini", "openai/gpt-4o", "sora-2", "simulated-fast", "gpt4o-mini", "gpt-4.1-nan", "zzz"];
     insta::assert_snapshot!(models.map(|model| route(&snapshot, model)).join("\n"));
     assert!(snapshot.models().any(|model| model.id == "gpt-4o-mini" && model.owned_by == "OpenAI" && model.created == 1_721_088_000));
@@ -110,13 +115,13 @@ fn with_nothing_configured_the_stand_in_serves_known_models_at_their_listed_pric
 
 #[test]
 fn beside_a_real_provider_the_stand_in_answers_only_for_its_own_models() {
-    let snapshot = with(&["llama=http://localhost:8000"], false).into_snapshot(&no_key);
+    let snapshot = with(&["llama=http://localhost:8000"], false).into_snapshot(TODAY, &no_key);
     assert!(!snapshot.is_simulated());
     let models = ["gpt-4o-mini", "sora-2", "simulated-fast", "gpt-4"];
     insta::assert_snapshot!(models.map(|model| route(&snapshot, model)).join("\n"));
     assert!(snapshot.models().all(|model| model.id.starts_with("simulated-") || model.id == "llama"));
 
-    let snapshot = load_embedded().unwrap().into_snapshot(&key_of("BATCHD_OPENAI_API_KEY"));
+    let snapshot = load_embedded().unwrap().into_snapshot(TODAY, &key_of("BATCHD_OPENAI_API_KEY"));
     assert_eq!(route(&snapshot, "openai/gpt-4o"), "openai gpt-4o as gpt-4o at Some(\"2.5\")/Some(\"10\")");
     assert!(snapshot.models().all(|model| model.id != "o4-mini"), "retired");
 }
@@ -124,14 +129,14 @@ fn beside_a_real_provider_the_stand_in_answers_only_for_its_own_models() {
 #[test]
 fn upstreams_override_the_seeds() {
     let upstreams = ["http://gpu:8000/v1/", "llama=http://gpu:8000/v1", "gpt-4o=https://proxy", "openai/gpt-4.1=http://other"];
-    let snapshot = with(&upstreams, false).into_snapshot(&key_of("BATCHD_OPENAI_API_KEY"));
+    let snapshot = with(&upstreams, false).into_snapshot(TODAY, &key_of("BATCHD_OPENAI_API_KEY"));
     let models = ["anything/At-All", "llama", "gpt-4o", "openai/gpt-4o", "openai/gpt-4.1", "gpt-4.1", "o4-mini"];
     insta::assert_snapshot!(models.map(|model| route(&snapshot, model)).join("\n"));
     let ids: Vec<_> = snapshot.connections().map(|connection| connection.id.as_str()).collect();
     assert_eq!(ids, ["openai", "simulated", "upstream", "upstream-2", "upstream-3"]);
     assert!(snapshot.models().all(|model| model.id != "o4-mini"), "nobody is known to have it");
     assert_ne!(snapshot.hash(), load_embedded().unwrap().hash);
-    match &snapshot.connection("upstream").unwrap().kind {
+    match &snapshot.provider("upstream").unwrap().connection.kind {
         ProviderKind::OpenAi(connection) => assert_eq!(connection.base_url, "http://gpu:8000/v1"),
         ProviderKind::Simulated { .. } => panic!("simulated"),
     }
@@ -139,7 +144,7 @@ fn upstreams_override_the_seeds() {
 
 #[test]
 fn an_upstream_with_a_missing_key_is_not_used_and_says_so() {
-    let snapshot = with(&["llama=http://gpu:8000"], true).into_snapshot(&no_key);
+    let snapshot = with(&["llama=http://gpu:8000"], true).into_snapshot(TODAY, &no_key);
     assert!(snapshot.resolve("gpt-4o").is_err(), "a real server is configured, so nothing is stood in for");
     assert_eq!(snapshot.resolve("simulated-fast").unwrap().provider, "simulated");
     assert_eq!(
@@ -167,10 +172,10 @@ fn the_cheapest_offering_wins_and_the_first_written_among_equals() {
     let offering =
         |provider: &str, price: &str| format!("[[model.offering]]\nprovider = \"{provider}\"\nupstream = \"at-{provider}\"\n{price}\n");
     let price = |input: &str, output: &str| {
-        format!("price = {{ input = \"{input}\", output = \"{output}\", source = \"http://p\", verified_at = 2026-01-01 }}")
+        format!("price = [{{ input = \"{input}\", output = \"{output}\", source = \"http://p\", verified_at = 2026-01-01 }}]")
     };
     let text =
-        ["schema = 1\n[[model]]\nid = \"m\"\norganisation = \"o\"\ncreated = 2026-01-01\nendpoints = [\"/v1/responses\"]\n".to_owned()]
+        ["schema = 1\n[[model]]\nid = \"m\"\norganisation = \"o\"\nreleased = 2026-01-01\nendpoints = [\"/v1/responses\"]\n".to_owned()]
             .into_iter()
             .chain([
                 offering("a", ""),
@@ -183,23 +188,103 @@ fn the_cheapest_offering_wins_and_the_first_written_among_equals() {
     let mut files: Vec<_> = providers.iter().map(|(file, text)| (file.as_str(), text.as_str())).collect();
     files.push(("models/m.toml", &text));
     let seeds = seeds(&files).unwrap_or_else(|faults| panic!("{faults}"));
-    assert_eq!(route(&seeds.clone().into_snapshot(&no_key), "m"), "c at-c as m at Some(\"2\")/Some(\"1.5\")");
+    assert_eq!(route(&seeds.clone().into_snapshot(TODAY, &no_key), "m"), "c at-c as m at Some(\"2\")/Some(\"1.5\")");
     let without_c = Seeds { providers: seeds.providers.iter().filter(|p| p.id() != "c").cloned().collect(), ..seeds };
-    assert_eq!(route(&without_c.into_snapshot(&no_key), "m"), "d at-d as m at Some(\"3\")/Some(\"0.5\")");
+    assert_eq!(route(&without_c.into_snapshot(TODAY, &no_key), "m"), "d at-d as m at Some(\"3\")/Some(\"0.5\")");
 }
 
 #[test]
-fn a_reload_with_a_fault_leaves_the_last_good_snapshot() {
-    let catalog = Catalog::new(load_embedded().unwrap().into_snapshot(&no_key));
+fn readers_keep_their_snapshot_and_subscribers_learn_of_the_next() {
+    let catalog = Catalog::for_tests(load_embedded().unwrap().into_snapshot(TODAY, &no_key));
     let versions = catalog.subscribe();
     let before = catalog.current();
-    assert!(catalog.reload(|| seeds(&[("models/m.toml", "x = 1")]).map(|seeds| seeds.into_snapshot(&no_key))).is_err());
-    assert_eq!(catalog.reload(|| Ok(load_embedded()?.into_snapshot(&no_key))), Ok(None));
+    let faults = seeds(&[("models/m.toml", "x = 1")]).unwrap_err();
+    catalog.refuse(faults.clone(), jiff::Timestamp::UNIX_EPOCH);
     assert!(std::sync::Arc::ptr_eq(&before, &catalog.current()) && !versions.has_changed().unwrap());
-    let changed = catalog.reload(|| Ok(load_embedded()?.into_snapshot(&key_of("BATCHD_OPENAI_API_KEY"))));
-    assert_eq!(changed, Ok(Some(2)));
+    assert_eq!(catalog.standing().refused.unwrap().0, faults);
+
+    let next = load_embedded().unwrap().into_snapshot(TODAY, &key_of("BATCHD_OPENAI_API_KEY"));
+    assert!(!next.equals(&before));
+    let accepted = Accepted { version: 2, ..catalog.standing().accepted };
+    catalog.publish(next, accepted);
     assert!(versions.has_changed().unwrap() && before.resolve("gpt-4o").unwrap().provider == "simulated");
-    assert_eq!(catalog.current().resolve("gpt-4o").unwrap().provider, "openai");
+    assert_eq!((catalog.current().resolve("gpt-4o").unwrap().provider, catalog.standing().refused), ("openai", None));
+}
+
+#[test]
+fn prices_and_offerings_come_and_go_by_date() {
+    let provider = "schema = 1\nid = \"a\"\nname = \"A\"\nkind = \"openai\"\nbase_url = \"http://a\"\n";
+    let model = "schema = 1\n[[model]]\nid = \"m\"\norganisation = \"o\"\nreleased = 2026-01-01\nendpoints = [\"/v1/responses\"]\n\
+        [[model.offering]]\nprovider = \"a\"\nretired = 2026-09-01\n\
+        [[model.offering.price]]\ninput = \"1\"\nuntil = 2026-06-01\nsource = \"https://p\"\nverified_at = 2026-01-01\n\
+        [[model.offering.price]]\ninput = \"2\"\nfrom = 2026-06-01\nsource = \"https://p\"\nverified_at = 2026-01-01\n\
+        [[model.offering.price]]\nplan = \"batch\"\ninput = \"0.5\"\nsource = \"https://p\"\nverified_at = 2026-01-01\n";
+    let seeds = seeds(&[("providers/a.toml", provider), ("models/m.toml", model)]).unwrap_or_else(|faults| panic!("{faults}"));
+    let on = |day| seeds.clone().into_snapshot(day, &no_key);
+    let price = |day| on(day).resolve("m").map(|route| route.price.input.unwrap().to_string()).map_err(|error| error.to_string());
+    assert_eq!(price(date(2026, 5, 31)), Ok("1".into()));
+    assert_eq!(price(date(2026, 6, 1)), Ok("2".into()));
+    assert_eq!(
+        price(date(2026, 9, 1)),
+        Err("the model `m` is known, but no provider of it can be used here: a (ended it on 2026-09-01)".into())
+    );
+    let changes = [date(2026, 5, 1), date(2026, 6, 1), date(2026, 9, 1)].map(|day| on(day).next_change());
+    assert_eq!(changes, [Some(date(2026, 6, 1)), Some(date(2026, 9, 1)), None]);
+    assert!(on(date(2026, 7, 1)).equals(&on(date(2026, 8, 1))) && !on(date(2026, 5, 1)).equals(&on(date(2026, 7, 1))));
+}
+
+#[test]
+fn a_provider_whose_url_is_the_operators_is_used_once_that_is_known() {
+    let provider = "schema = 1\nid = \"a\"\nname = \"A\"\nkind = \"openai\"\ncatch_all = true\nbase_url = \"http://localhost:8000\"\nbase_url_env = \"A_URL\"\n";
+    let seeds = || seeds(&[("providers/a.toml", provider)]).unwrap();
+    let with = |url: &str| seeds().with_urls(&|name| (name == "A_URL").then(|| url.to_owned()));
+    assert_eq!(seeds().into_snapshot(TODAY, &no_key).connections().count(), 0);
+    let snapshot = with("http://gpu:8000").unwrap().into_snapshot(TODAY, &no_key);
+    assert_eq!(route(&snapshot, "anything"), "a anything as anything at None/None");
+    assert_ne!(snapshot.hash(), seeds().hash);
+    let fault = with("gpu:8000?key=secret").unwrap_err().to_string();
+    assert!(fault.contains("providers/a.toml: the environment variable A_URL must be") && !fault.contains("secret"), "{fault}");
+}
+
+#[test]
+fn a_diff_tells_what_a_reload_would_change() {
+    let provider = |limit: u32| {
+        format!("schema = 1\nid = \"a\"\nname = \"A\"\nkind = \"openai\"\nbase_url = \"http://a\"\n[limits]\nin_flight = {limit}\n")
+    };
+    let model = |id: &str, price: &str| {
+        format!(
+            "schema = 1\n[[model]]\nid = \"{id}\"\norganisation = \"o\"\nreleased = 2026-01-01\nendpoints = [\"/v1/responses\"]\n[[model.offering]]\nprovider = \"a\"\n{price}"
+        )
+    };
+    let price = |input: &str| format!("price = [{{ input = \"{input}\", source = \"http://p\", verified_at = 2026-01-01 }}]\n");
+    let build = |files: &[(&str, String)]| {
+        let files: Vec<_> = files.iter().map(|(file, text)| (*file, text.as_str())).collect();
+        seeds(&files).unwrap_or_else(|faults| panic!("{faults}")).into_snapshot(TODAY, &no_key)
+    };
+    let old = build(&[
+        ("providers/a.toml", provider(8)),
+        ("models/m.toml", model("m", &price("1"))),
+        ("models/gone.toml", model("gone", &price("1"))),
+    ]);
+    let new = build(&[
+        ("providers/a.toml", provider(16)),
+        ("models/m.toml", format!("{}status = \"disabled\"\n", model("m", &price("2")))),
+        ("models/new.toml", model("new", "")),
+    ]);
+    let changes = diff(&old, &new);
+    insta::assert_snapshot!(format!("{changes}\n{}", changes.details.join("\n")));
+    assert!(diff(&new, &new).is_empty());
+}
+
+#[test]
+fn the_shipped_json_schemas_are_those_of_this_build() {
+    for (file, text) in schemas() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("catalog-seed").join(file);
+        if std::env::var_os("INSTA_UPDATE").is_some_and(|update| update == "always") {
+            fs::write(&path, &text).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap_or_default(), text, "write it with `batchd catalog schema`");
+    }
 }
 
 mod mutated {
@@ -207,7 +292,7 @@ mod mutated {
     use proptest::prelude::*;
 
     const PROVIDER: &str = include_str!("../../catalog-seed/providers/simulated.toml");
-    const MODEL: &str = include_str!("../../catalog-seed/models/openai-media.toml");
+    const MODEL: &str = include_str!("../../catalog-seed/models/simulated.toml");
 
     proptest! {
         #[test]

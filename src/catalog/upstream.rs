@@ -9,11 +9,11 @@ use std::str::FromStr;
 use http::Uri;
 use sha2::{Digest, Sha256};
 
-use super::model::{Model, Offering, Provider};
+use super::model::{Capacity, Limits, Model, Offering, Privacy, Provider};
 use super::seeds::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES, Seeds, hex};
 use super::url::parse_base_url;
+use super::words::Status;
 use crate::domain::connection::{Connection, KeySource, OpenAiConnection, ProviderKind, Timeouts};
-use crate::domain::money::PriceSheet;
 use crate::domain::request::MAX_MODEL_CHARS;
 
 /// The environment variable with the key of all upstreams. There is one; whoever has servers with
@@ -168,31 +168,14 @@ impl Seeds {
     }
 
     fn serve_only_at(&mut self, name: &str, provider: &str) {
-        let offering = Offering {
-            provider: provider.to_owned(),
-            upstream: name.to_owned(),
-            price: PriceSheet::default(),
-            evidence: None,
-            retired: None,
-        };
         if let Some(model) = self.models.iter_mut().find(|model| model.id == name) {
-            model.offerings = vec![offering];
+            model.offerings = vec![Offering::plain(provider, name, model)];
             return;
         }
         // The name is served exactly as it was given, so it stops being another name for something else.
         self.models.iter_mut().for_each(|model| model.aliases.retain(|alias| alias != name));
-        self.models.push(Model {
-            id: name.to_owned(),
-            aliases: Vec::new(),
-            name: name.to_owned(),
-            family: None,
-            organisation: provider.to_owned(),
-            created: 0,
-            endpoints: Vec::new(),
-            context_window: None,
-            max_output_tokens: None,
-            offerings: vec![offering],
-        });
+        let model = Model::unknown(name, provider);
+        self.models.push(Model { offerings: vec![Offering::plain(provider, name, &model)], ..model });
     }
 }
 
@@ -209,10 +192,18 @@ fn provider(id: &str, base_url: &Uri, options: &UpstreamOptions) -> Provider {
             id: id.to_owned(),
             kind: ProviderKind::OpenAi(connection),
             key: if options.has_key { KeySource::Env(UPSTREAM_KEY_ENV.to_owned()) } else { KeySource::None },
-            concurrency: options.concurrency,
+            limits: Limits { in_flight: Some(options.concurrency), ..Limits::default() },
         },
+        base_url_env: None,
+        is_local: true,
+        status: Status::Active,
         catch_all: false,
         stand_in: false,
+        documentation_url: None,
+        notes: None,
+        regions: Vec::new(),
+        privacy: Privacy::default(),
+        capacity: Capacity::default(),
     }
 }
 

@@ -1,26 +1,50 @@
 //! Tells when the files of a catalog folder changed. What to do about it is the caller's business.
 //!
-//! The folder is watched, with all below it, and not its files: an editor that saves by renaming,
-//! and a container mount that swaps a link, replace the file and would leave a watch on the old one.
-//! Network file systems may report nothing; a signal or an API call must be able to do the same.
+//! The folder is watched, with all below it, and not its files: an editor that saves by renaming, and
+//! a container mount that swaps a link, replace the file and would leave a watch on the old one. For
+//! the same reason every folder is watched through which the path leads: the folder itself may be a
+//! link that is swapped, or be deleted and made again. After each burst of events the watches are
+//! set anew, because by then the same path may lead somewhere else.
+//!
+//! Network file systems may report nothing; so the folder is also looked at now and then.
 
-use std::path::Path;
+mod paths;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode};
 use notify_debouncer_full::{DebounceEventResult, DebouncedEvent, Debouncer, RecommendedCache, new_debouncer};
 
+use self::paths::{Place, places};
+use super::folder::{Mark, marks};
+
 /// How long a folder must be quiet before a change counts. Saving takes several events.
-const QUIET: Duration = Duration::from_millis(300);
+const QUIET: Duration = Duration::from_millis(150);
+/// How often the folder is looked at without an event.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Watches for as long as it is held.
 #[derive(Debug)]
 pub struct Watcher {
-    /// Stops its thread when dropped.
-    _debouncer: Debouncer<RecommendedWatcher, RecommendedCache>,
+    stop: mpsc::Sender<Message>,
+    thread: Option<JoinHandle<()>>,
 }
 
-/// The folder cannot be watched.
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        // Either may be gone already, which is what is wanted.
+        let _ = self.stop.send(Message::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// No folder can be watched.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to watch {dir}: {source}")]
 pub struct WatchError {
@@ -28,26 +52,99 @@ pub struct WatchError {
     source: notify::Error,
 }
 
-/// Calls `on_change` on a thread of its own after each burst of changes in `dir`.
+/// Why it is time to look at the folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed;
+
+#[derive(Debug)]
+enum Message {
+    Events(DebounceEventResult),
+    Stop,
+}
+
+/// Calls `on_change` on a thread of its own after each burst of changes in `dir`, which need not
+/// exist yet.
 ///
 /// # Errors
-/// The folder does not exist, or the system has no watches left.
-pub fn watch(dir: &Path, on_change: impl Fn() + Send + 'static) -> Result<Watcher, WatchError> {
+/// The system has no watches left.
+pub fn watch(dir: &Path, on_change: impl Fn(Changed) + Send + 'static) -> Result<Watcher, WatchError> {
     let fail = |source| WatchError { dir: dir.display().to_string(), source };
-    let handler = move |result: DebounceEventResult| match result {
-        Ok(events) if events.iter().any(changes_content) => on_change(),
-        Ok(_) => {}
-        // Events may have been lost; looking again costs little.
-        Err(errors) => {
-            for error in errors {
-                tracing::warn!(%error, "catalog folder watch");
+    let (sender, messages) = mpsc::channel();
+    let events = sender.clone();
+    let handler = move |result: DebounceEventResult| _ = events.send(Message::Events(result));
+    let debouncer = new_debouncer(QUIET, None, handler).map_err(fail)?;
+    let mut armed = Armed { dir: dir.to_owned(), debouncer, watched: BTreeMap::new(), marks: None };
+    armed.arm().map_err(fail)?;
+    armed.marks = marks(dir).ok();
+    let run = move || armed.run(&messages, &on_change);
+    let thread = std::thread::Builder::new().name("catalog-watch".to_owned()).spawn(run).map_err(|error| fail(error.into()))?;
+    Ok(Watcher { stop: sender, thread: Some(thread) })
+}
+
+/// The watches that are set.
+struct Armed {
+    dir: PathBuf,
+    debouncer: Debouncer<RecommendedWatcher, RecommendedCache>,
+    /// Each with the identity of what the path led to when the watch was set.
+    watched: BTreeMap<PathBuf, Place>,
+    /// The seeds as they were at the last look; `None` if they could not be seen.
+    marks: Option<Vec<Mark>>,
+}
+
+impl Armed {
+    fn run(mut self, messages: &mpsc::Receiver<Message>, on_change: &impl Fn(Changed)) {
+        loop {
+            let inside = match messages.recv_timeout(LOOK) {
+                Ok(Message::Events(Ok(events))) => events.iter().any(|event| changes_content(event) && self.is_inside(event)),
+                // Events may have been lost; looking again costs little.
+                Ok(Message::Events(Err(errors))) => {
+                    errors.iter().for_each(|error| tracing::warn!(%error, "catalog folder watch"));
+                    true
+                }
+                Err(RecvTimeoutError::Timeout) => false,
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            };
+            if let Err(error) = self.arm() {
+                tracing::warn!(%error, "the catalog folder is watched in part; changes are found within {} seconds", LOOK.as_secs());
             }
-            on_change();
+            let now = marks(&self.dir).ok();
+            // A neighbour of the folder is not our business, unless it has changed what is in it.
+            if inside || now != self.marks {
+                self.marks = now;
+                on_change(Changed);
+            }
         }
-    };
-    let mut debouncer = new_debouncer(QUIET, None, handler).map_err(fail)?;
-    debouncer.watch(dir, RecursiveMode::Recursive).map_err(fail)?;
-    Ok(Watcher { _debouncer: debouncer })
+    }
+
+    /// Whether an event is about the folder or what is in it, rather than about a neighbour.
+    fn is_inside(&self, event: &DebouncedEvent) -> bool {
+        let recursive = || self.watched.iter().filter(|(_, place)| place.recursive);
+        event.paths.is_empty() || event.paths.iter().any(|path| recursive().any(|(root, _)| path.starts_with(root)))
+    }
+
+    /// Sets the watches that are missing or lead to what is no longer there, and drops the others.
+    fn arm(&mut self) -> Result<(), notify::Error> {
+        let wanted = places(&self.dir);
+        let stale: Vec<_> =
+            self.watched.iter().filter(|(path, place)| wanted.get(*path) != Some(place)).map(|(path, _)| path.clone()).collect();
+        for path in stale {
+            // What is gone has taken its watch with it.
+            let _ = self.debouncer.unwatch(&path);
+            self.watched.remove(&path);
+        }
+        let mut failure = None;
+        for (path, place) in wanted {
+            if self.watched.contains_key(&path) {
+                continue;
+            }
+            let mode = if place.recursive { RecursiveMode::Recursive } else { RecursiveMode::NonRecursive };
+            match self.debouncer.watch(&path, mode) {
+                Ok(()) => _ = self.watched.insert(path, place),
+                Err(error) => failure = Some(error),
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
 }
 
 /// Opening and closing files is an event too; without this, each reload would bring about the next.
@@ -62,25 +159,38 @@ fn changes_content(event: &DebouncedEvent) -> bool {
 mod tests {
     use super::*;
     use std::fs;
-    use std::sync::mpsc::channel;
+    use std::os::unix::fs::symlink;
+    use std::sync::mpsc::{Receiver, channel};
 
     const GENEROUS: Duration = Duration::from_secs(30);
+
+    /// A watcher that reports what `providers/a.toml` holds at each change.
+    fn follow(dir: &Path) -> (Watcher, Receiver<String>) {
+        let (changed, changes) = channel();
+        let file = dir.join("providers/a.toml");
+        let watcher = watch(dir, move |Changed| changed.send(fs::read_to_string(&file).unwrap_or_default()).unwrap()).unwrap();
+        (watcher, changes)
+    }
+
+    fn wait_for(changes: &Receiver<String>, text: &str) {
+        while changes.recv_timeout(GENEROUS).unwrap() != text {}
+    }
+
+    fn fill(dir: &Path, text: &str) {
+        fs::create_dir_all(dir.join("providers")).unwrap();
+        fs::write(dir.join("providers/a.toml"), text).unwrap();
+    }
 
     #[test]
     fn saving_by_rename_is_seen_and_reading_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("providers").join("a.toml");
-        fs::create_dir(dir.path().join("providers")).unwrap();
-        fs::write(&file, "one").unwrap();
-        let (changed, changes) = channel();
-        let seen = file.clone();
-        let watcher = watch(dir.path(), move || changed.send(fs::read_to_string(&seen).unwrap()).unwrap()).unwrap();
-
+        fill(dir.path(), "one");
+        let (watcher, changes) = follow(dir.path());
         for text in ["two", "three"] {
-            let aside = dir.path().join("providers").join(".a.toml.swp");
+            let aside = dir.path().join("providers/.a.toml.swp");
             fs::write(&aside, text).unwrap();
-            fs::rename(&aside, &file).unwrap();
-            while changes.recv_timeout(GENEROUS).unwrap() != text {}
+            fs::rename(&aside, dir.path().join("providers/a.toml")).unwrap();
+            wait_for(&changes, text);
         }
         // Each callback has read the file; had that counted as a change, calls would go on for ever.
         assert!(changes.recv_timeout(QUIET * 5).is_err());
@@ -88,8 +198,65 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_folder_is_an_error_that_names_it() {
-        let error = watch(Path::new("/nonexistent/catalog"), || {}).unwrap_err();
-        assert!(error.to_string().starts_with("failed to watch /nonexistent/catalog: "), "{error}");
+    fn a_swapped_link_is_seen_at_every_level() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        for (release, text) in [("r1", "one"), ("r2", "two"), ("r3", "three")] {
+            fill(&at(release), text);
+        }
+        let swap = |target: &str, link: &Path| {
+            symlink(target, at("new")).unwrap();
+            fs::rename(at("new"), link).unwrap();
+        };
+        swap("r1", &at("current"));
+        // `catalog` leads to `current`, which leads to a release.
+        symlink("current", at("catalog")).unwrap();
+        let (_watcher, changes) = follow(&at("catalog"));
+        swap("r2", &at("current"));
+        wait_for(&changes, "two");
+        swap("r3", &at("catalog"));
+        wait_for(&changes, "three");
+        fs::write(at("r3/providers/a.toml"), "four").unwrap();
+        wait_for(&changes, "four");
+    }
+
+    #[test]
+    fn a_mounted_folder_whose_data_is_swapped_is_seen() {
+        // As Kubernetes mounts: `providers` leads to `..data/providers`, `..data` to a dated folder.
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fill(&at("..one"), "one");
+        symlink("..one", at("..data")).unwrap();
+        symlink("..data/providers", at("providers")).unwrap();
+        let (_watcher, changes) = follow(dir.path());
+        for (folder, text) in [("..two", "two"), ("..three", "three")] {
+            fill(&at(folder), text);
+            symlink(folder, at("..tmp")).unwrap();
+            fs::rename(at("..tmp"), at("..data")).unwrap();
+            wait_for(&changes, text);
+        }
+    }
+
+    #[test]
+    fn a_folder_that_comes_goes_and_comes_back_is_seen() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("etc/catalog");
+        let (_watcher, changes) = follow(&dir);
+        for text in ["one", "two"] {
+            fill(&dir, text);
+            wait_for(&changes, text);
+            fs::remove_dir_all(root.path().join("etc")).unwrap();
+            wait_for(&changes, "");
+        }
+    }
+
+    #[test]
+    fn neighbours_of_the_folder_are_nobodys_business() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("catalog");
+        fill(&dir, "one");
+        let (_watcher, changes) = follow(&dir);
+        fs::write(root.path().join("other"), "x").unwrap();
+        assert!(changes.recv_timeout(QUIET * 5).is_err());
     }
 }

@@ -4,6 +4,7 @@
 //! when rows failed or the daemon had to stop, 2 for bad usage, settings or input, 130 when a run
 //! was interrupted.
 
+mod catalog;
 pub mod config;
 mod demo;
 pub mod progress;
@@ -37,6 +38,9 @@ enum Command {
     Run(run::RunArgs),
     /// Show all of it in a minute: a daemon, a sample of rows, the simulated provider
     Demo(demo::DemoArgs),
+    /// Check, compare and make catalog seeds
+    #[command(subcommand)]
+    Catalog(catalog::CatalogCommand),
     /// Inspect the settings
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -65,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Serve(flags) => serve::serve(&flags, env),
         Command::Run(args) => run::run(&args, env),
         Command::Demo(args) => demo::demo(&args, env),
+        Command::Catalog(command) => catalog::run(&command, env),
         Command::Config(command) => match config::run(&command, env, &mut std::io::stdout()) {
             Ok(()) => 0,
             Err(error) => complain(&error, USAGE),
@@ -124,17 +129,18 @@ fn quiet_settings(flags: &Flags, env: &Environment) -> Result<(Settings, impl Dr
     Ok((settings, guard))
 }
 
-/// Runs a future on a runtime of its own.
+/// Runs a future on a runtime of its own and returns its exit code.
 fn block_on(future: impl Future<Output = u8>) -> u8 {
-    match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("batchd").build() {
-        Ok(runtime) => {
-            let code = runtime.block_on(future);
-            // Blocking work that is still under way must not hold up the exit.
-            runtime.shutdown_background();
-            code
-        }
-        Err(error) => complain(&error, FAILURE),
-    }
+    block_on_result(future).unwrap_or_else(|error| complain(&error, FAILURE))
+}
+
+/// Runs a future on a runtime of its own.
+fn block_on_result<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("batchd").build()?;
+    let result = runtime.block_on(future);
+    // Blocking work that is still under way must not hold up the exit.
+    runtime.shutdown_background();
+    Ok(result)
 }
 
 #[cfg(test)]

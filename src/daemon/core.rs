@@ -2,24 +2,19 @@
 //!
 //! `serve` puts the API on top of it; `run` works with it directly.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
-
-use super::config::{KeyError, Settings, Strings, resolve_key};
+use super::catalog::{Keeper, Source, key_of};
+use super::config::{Settings, Strings};
 use super::lifecycle::{Fate, Tasks};
-use crate::catalog::{
-    Catalog, Faults, Snapshot, UPSTREAM_KEY_ENV, UpstreamError, UpstreamOptions, Upstreams, WatchError, Watcher, load_dir, load_embedded,
-    watch,
-};
-use crate::domain::connection::{Connection, KeySource, ProviderKind, Timeouts};
+use crate::catalog::{Catalog, Changed, Faults, Snapshot, UpstreamError, WatchError, Watcher, watch};
+use crate::domain::connection::ProviderKind;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::time::{Clock, Timestamp};
 use crate::executor::{self, Handle, InputLimits, OpenProvider};
 use crate::provider::{self, SetupError};
-use crate::store::{OpenError, Options, Recovered, Store};
+use crate::store::{OpenError, Options, Recovered, Store, StoreError};
 
 /// How often expired files, uploads and keys are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
@@ -31,6 +26,9 @@ const MAX_RUNNING: usize = 256;
 pub enum StartError {
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// Its catalogs cannot be read or written.
+    #[error(transparent)]
+    Stored(#[from] StoreError),
     #[error(transparent)]
     Catalog(#[from] Faults),
     #[error("`upstream`: {0}")]
@@ -50,8 +48,6 @@ pub struct Core {
     pub catalog: Arc<Catalog>,
     pub executor: Handle,
     pub clock: Clock,
-    /// Loads the catalog anew; for the signal and whoever else asks.
-    pub reload: Arc<dyn Fn() + Send + Sync>,
     _watcher: Option<Watcher>,
 }
 
@@ -60,7 +56,8 @@ pub struct Core {
 /// # Errors
 /// When the upstreams or the catalog have faults.
 pub fn load_catalog(settings: &Settings, env: Environment) -> Result<Snapshot, StartError> {
-    Ok(CatalogSource::new(settings, env)?.load()?)
+    let source = Source::new(settings, env)?;
+    Ok(source.build(source.read()?, system_clock().now())?)
 }
 
 /// The clock of the machine: the one place that reads it.
@@ -75,12 +72,13 @@ impl Core {
     /// When the data directory or the catalog cannot be used.
     pub async fn start(settings: &Settings, env: Environment, tasks: &Tasks) -> Result<Self, StartError> {
         let clock = system_clock();
-        let source = CatalogSource::new(settings, env.clone())?;
-        let catalog = Arc::new(Catalog::new(source.load()?));
+        let source = Source::new(settings, env.clone())?;
+        let (store, recovered) = open_store(settings).await?;
+        let (catalog, keeper) = Keeper::start(source, store.clone(), clock.clone()).await?;
+        tasks.spawn("catalog", Fate::Essential, keeper.run(tasks.shutdown().drain().clone()));
         if catalog.current().is_simulated() {
             tracing::warn!("no provider is configured: known models are answered by the built-in simulated provider");
         }
-        let (store, recovered) = open_store(settings).await?;
         let parts = executor::Parts {
             store: store.clone(),
             catalog: catalog.clone(),
@@ -92,8 +90,12 @@ impl Core {
         let (executor, run) = executor::start(parts, executor_settings(settings), recovered, drain, abort);
         tasks.spawn("executor", Fate::Essential, run);
         watch_store(&store, &clock, tasks);
-        let (reload, watcher) = follow_catalog(settings, source, catalog.clone())?;
-        Ok(Self { store, catalog, executor, clock, reload, _watcher: watcher })
+        let follow = |dir: &std::path::PathBuf| {
+            let catalog = catalog.clone();
+            watch(dir, move |Changed| catalog.ask("the catalog folder has changed"))
+        };
+        let watcher = settings.catalog_dir.as_ref().map(follow).transpose()?;
+        Ok(Self { store, catalog, executor, clock, _watcher: watcher })
     }
 
     /// Makes everything durable and closes the store. Call it after the tasks have ended.
@@ -140,47 +142,6 @@ fn watch_store(store: &Store, clock: &Clock, tasks: &Tasks) {
     });
 }
 
-/// Where the catalog comes from, and how to tell which providers can be used.
-struct CatalogSource {
-    dir: Option<PathBuf>,
-    upstreams: Upstreams,
-    options: UpstreamOptions,
-    upstream_key: Option<SecretString>,
-    env: Environment,
-}
-
-impl CatalogSource {
-    fn new(settings: &Settings, env: Environment) -> Result<Self, UpstreamError> {
-        let total = settings.upstream_timeout;
-        let timeouts = Timeouts { connect: Timeouts::default().connect.min(total), first_byte: total, total };
-        let options = UpstreamOptions {
-            has_key: settings.upstream_api_key.is_some(),
-            concurrency: settings.upstream_concurrency,
-            timeouts,
-            max_response_bytes: settings.max_response_bytes,
-        };
-        let upstreams = Upstreams::parse(&settings.upstream)?;
-        let upstream_key = settings.upstream_api_key.clone();
-        Ok(Self { dir: settings.catalog_dir.clone(), upstreams, options, upstream_key, env })
-    }
-
-    fn load(&self) -> Result<Snapshot, Faults> {
-        let seeds = match &self.dir {
-            Some(dir) => load_dir(dir)?,
-            None => load_embedded()?,
-        };
-        let seeds = seeds.with_upstreams(&self.upstreams, &self.options);
-        Ok(seeds.into_snapshot(&|connection| key_of(connection, self.upstream_key.as_ref(), &*self.env).is_ok()))
-    }
-}
-
-fn key_of(connection: &Connection, upstream_key: Option<&SecretString>, env: &dyn Strings) -> Result<Option<SecretString>, KeyError> {
-    match (&connection.key, upstream_key) {
-        (KeySource::Env(name), Some(key)) if name == UPSTREAM_KEY_ENV => Ok(Some(key.clone())),
-        (source, _) => resolve_key(source, env),
-    }
-}
-
 fn open_provider(settings: &Settings, env: Environment, clock: Clock) -> OpenProvider {
     let (upstream_key, cap) = (settings.upstream_api_key.clone(), settings.max_response_bytes);
     Arc::new(move |connection| {
@@ -194,17 +155,4 @@ fn open_provider(settings: &Settings, env: Environment, clock: Clock) -> OpenPro
         }
         provider::open(&connection, key, &clock)
     })
-}
-
-type Reload = Arc<dyn Fn() + Send + Sync>;
-
-/// Follows the catalog folder, if there is one.
-fn follow_catalog(settings: &Settings, source: CatalogSource, catalog: Arc<Catalog>) -> Result<(Reload, Option<Watcher>), StartError> {
-    let reload: Reload = Arc::new(move || {
-        // Faults are logged by the catalog; the last good snapshot stays.
-        let _ = catalog.reload(|| source.load());
-    });
-    let on_change = reload.clone();
-    let watcher = settings.catalog_dir.as_deref().map(|dir| watch(dir, move || on_change())).transpose()?;
-    Ok((reload, watcher))
 }

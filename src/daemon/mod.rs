@@ -3,13 +3,16 @@
 //! The only module that reads the environment or spawns a task of the process. Imported by nobody
 //! but `cli`.
 
+mod catalog;
 pub mod config;
 mod core;
+mod discover;
 mod job;
 pub mod lifecycle;
 mod server;
 pub mod telemetry;
 
 pub use core::{Core, Environment, StartError, load_catalog, system_clock};
+pub use discover::{DiscoverError, discover_models};
 pub use job::{Job, JobError, Submission};
 pub use server::{ServeError, Server};

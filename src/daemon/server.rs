@@ -66,14 +66,8 @@ impl Server {
         let (drain, connections) = (tasks.shutdown().drain().clone(), settings.max_connections);
         let serve = http::serve(listener, router, drain, settings.drain_timeout, usize::try_from(connections).unwrap_or(usize::MAX));
         tasks.spawn("http", Fate::Essential, serve);
-        let reload = core.reload.clone();
-        // Loading reads files; the signal's task must not wait for it.
-        let on_hangup = move || {
-            drop(tokio::task::spawn_blocking({
-                let reload = reload.clone();
-                move || reload()
-            }))
-        };
+        let catalog = core.catalog.clone();
+        let on_hangup = move || catalog.ask("SIGHUP");
         watch_signals(&tasks, on_hangup).map_err(ServeError::Environment)?;
         keep_alive(tasks.shutdown(), notifier.clone());
         Ok(Self { address, core, tasks, requests, drain_timeout: settings.drain_timeout, notifier })

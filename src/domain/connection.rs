@@ -91,6 +91,17 @@ pub enum ProviderKind {
     },
 }
 
+/// What a provider, or one of its offerings, bears. Without a number there is no such limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Calls at the same time, at least 1.
+    pub in_flight: Option<u32>,
+    /// Calls that may begin in a minute, at least 1.
+    pub requests_per_minute: Option<u32>,
+    /// Tokens, read and written, of the calls in a minute; at least 1.
+    pub tokens_per_minute: Option<u64>,
+}
+
 /// A provider as the executor needs it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Connection {
@@ -98,6 +109,5 @@ pub struct Connection {
     pub id: String,
     pub kind: ProviderKind,
     pub key: KeySource,
-    /// Calls at the same time, at least 1.
-    pub concurrency: u32,
+    pub limits: Limits,
 }

@@ -95,7 +95,7 @@ impl Lanes {
 
     /// The lane of a provider, opened at first use and again when its connection has changed.
     pub fn of(&mut self, provider: &str, catalog: &Snapshot) -> Option<LaneIndex> {
-        let connection = catalog.connection(provider)?;
+        let connection = &catalog.provider(provider)?.connection;
         let known = self.by_provider.get(provider).copied();
         if let Some(index) = known
             && self.lanes[index].connection == *connection
@@ -109,7 +109,7 @@ impl Lanes {
                 return None;
             }
         };
-        let limiter = Limiter::new(connection.concurrency);
+        let limiter = Limiter::new(connection.limits.in_flight.unwrap_or(u32::MAX));
         match known {
             Some(index) => {
                 let lane = &mut self.lanes[index];

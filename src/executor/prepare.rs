@@ -18,7 +18,6 @@ use super::run::Route;
 use super::validate::{Checked, InputLimits, check};
 use crate::catalog::{Catalog, Snapshot};
 use crate::domain::batch::{Batch, BatchEvent, BatchSpec, BatchState};
-use crate::domain::connection::ProviderKind;
 use crate::domain::id::BatchId;
 use crate::domain::plan::Plan;
 use crate::domain::problem::{Problem, ProblemCode};
@@ -140,10 +139,7 @@ pub(super) async fn cancel_stored(store: &Store, clock: &Clock, id: BatchId) -> 
 /// model. What was planned with the simulated provider stays simulated, and nothing else ever
 /// becomes simulated: its client was promised real answers. Prices never change.
 pub(super) fn routes(id: BatchId, plan: &Plan, catalog: &Snapshot, lanes: &mut Lanes) -> Arc<[Route]> {
-    let simulated = |provider: &str| {
-        let connection = catalog.connection(provider);
-        connection.is_some_and(|connection| matches!(connection.kind, ProviderKind::Simulated { .. }))
-    };
+    let simulated = |provider: &str| catalog.provider(provider).is_some_and(|provider| !provider.is_real());
     let routes = plan.models.iter().map(|model| {
         let mut route = (None, model.upstream.as_str(), model.provider.as_str());
         if simulated(&model.provider) || catalog.still_serves(&model.requested, &model.provider) {

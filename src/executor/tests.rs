@@ -83,7 +83,10 @@ struct World {
 
 fn catalog(upstreams: &[&str]) -> crate::catalog::Snapshot {
     let options = UpstreamOptions { concurrency: 8, ..UpstreamOptions::default() };
-    load_embedded().unwrap().with_upstreams(&Upstreams::parse(upstreams).unwrap(), &options).into_snapshot(&|_| false)
+    load_embedded()
+        .unwrap()
+        .with_upstreams(&Upstreams::parse(upstreams).unwrap(), &options)
+        .into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false)
 }
 
 /// A model that the built-in seeds know, and would simulate if nothing real were configured.
@@ -109,7 +112,7 @@ impl World {
         let (store, recovered) = tokio::task::spawn_blocking(|| Store::open(options)).await.unwrap().unwrap();
         let start = Instant::now();
         let clock = Clock::new(move || Timestamp::constant(1_790_000_000, 0) + start.elapsed());
-        let catalog = Arc::new(Catalog::new(catalog(upstreams)));
+        let catalog = Arc::new(Catalog::for_tests(catalog(upstreams)));
         let opened: Arc<dyn Dispatch> = Arc::new(provider.clone());
         let open: OpenProvider = Arc::new(move |_| Ok(opened.clone()));
         let parts = Parts { store: store.clone(), catalog: catalog.clone(), clock: clock.clone(), open };

@@ -257,7 +257,7 @@ mod tests {
     }
 
     fn run(input: &[u8], max_rows: u32) -> Checked {
-        let catalog = catalog::load_embedded().unwrap().into_snapshot(&|_| false);
+        let catalog = catalog::load_embedded().unwrap().into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false);
         let limits = InputLimits { max_rows, max_row_bytes: 400 };
         check(Cursor::new(input), Endpoint::Embeddings, &catalog, limits, &CancellationToken::new()).unwrap()
     }

@@ -36,6 +36,8 @@ pub struct OpenAi {
     transport: Transport,
     /// By `endpoint as usize`.
     targets: [Uri; Endpoint::ALL.len()],
+    /// Where it lists its models.
+    models: Uri,
     /// What every request carries.
     headers: HeaderMap,
     clock: Clock,
@@ -68,14 +70,15 @@ impl OpenAi {
         proxies: &Matcher,
     ) -> Result<Self, SetupError> {
         let transport = Transport::open(id, connection, proxies)?;
+        let unusable = |error: http::Error| SetupError::Url { provider: id.into(), reason: error.to_string() };
         let mut targets = [const { None }; Endpoint::ALL.len()];
         for endpoint in Endpoint::ALL {
-            let target = target(&connection.base_url, endpoint);
-            targets[endpoint as usize] = Some(target.map_err(|error| SetupError::Url { provider: id.into(), reason: error.to_string() })?);
+            targets[endpoint as usize] = Some(target(&connection.base_url, endpoint.tail()).map_err(unusable)?);
         }
+        let models = target(&connection.base_url, "/models").map_err(unusable)?;
         // `ALL` lists every operation once, so no place stays empty.
         let targets = targets.map(Option::unwrap_or_default);
-        Ok(Self { transport, targets, headers: headers(id, key)?, clock })
+        Ok(Self { transport, targets, models, headers: headers(id, key)?, clock })
     }
 
     async fn send(&self, call: Call) -> Result<Answer, CallError> {
@@ -90,6 +93,17 @@ impl OpenAi {
         *request.headers_mut() = headers;
         let received = self.transport.send(request, call.budget).await?;
         Ok(self.answer(received))
+    }
+
+    /// What the server answers to `GET /v1/models`.
+    ///
+    /// # Errors
+    /// When there is no complete answer within `budget`.
+    pub async fn list_models(&self, budget: Duration) -> Result<Answer, CallError> {
+        let mut request = Request::new(Full::new(Bytes::new()));
+        *request.uri_mut() = self.models.clone();
+        *request.headers_mut() = self.headers.clone();
+        Ok(self.answer(self.transport.send(request, budget).await?))
     }
 
     fn answer(&self, received: Received) -> Answer {
@@ -114,11 +128,12 @@ impl Dispatch for OpenAi {
     }
 }
 
-/// Where an operation is: a base URL that stops at the host gets the API's version, too.
-fn target(base: &Uri, endpoint: Endpoint) -> Result<Uri, http::Error> {
+/// Where something is, given as its path below the API's version: a base URL that stops at the host
+/// gets the version, too.
+fn target(base: &Uri, tail: &str) -> Result<Uri, http::Error> {
     let path = match base.path().trim_end_matches('/') {
-        "" => endpoint.path().to_owned(),
-        path => format!("{path}{}", endpoint.tail()),
+        "" => format!("/v1{tail}"),
+        path => format!("{path}{tail}"),
     };
     let mut parts = base.clone().into_parts();
     parts.path_and_query = Some(path.parse()?);
@@ -209,7 +224,7 @@ mod tests {
             ("https://api.example/v2beta", "https://api.example/v2beta/chat/completions"),
         ];
         for (base, url) in table {
-            assert_eq!(target(&base.parse().unwrap(), Endpoint::ChatCompletions).unwrap(), url);
+            assert_eq!(target(&base.parse().unwrap(), Endpoint::ChatCompletions.tail()).unwrap(), url);
         }
         let provider = open("http://api.example", None).unwrap();
         for endpoint in Endpoint::ALL {

@@ -235,7 +235,7 @@ mod tests {
     }
 
     fn run(text: &str, endpoint: Option<Endpoint>) -> Result<CostEstimate, EstimateError> {
-        let snapshot = load_embedded().unwrap().into_snapshot(&|_| false);
+        let snapshot = load_embedded().unwrap().into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false);
         estimate(text.as_bytes(), endpoint, &snapshot, LIMITS)
     }
 

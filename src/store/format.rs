@@ -15,6 +15,8 @@
 //! I sha256(32)                    idempotency keys
 //! X seconds(8) kind(1) id(16)     what goes away by itself, and when
 //! G batch(16)                     a file over its results was deleted; are they still seen?
+//! C 1 version(8) chunk(2)         what is told of an accepted catalog, in chunks
+//! C 2 version(8) chunk(2)         the files of an accepted catalog, in chunks
 //! R batch(16) 1 page(4)           one page of rows: offsets, bitmaps, sums
 //! R batch(16) 2 row(4) chunk(2)   the result of one row, in chunks
 //! ```
@@ -60,6 +62,22 @@ pub const BATCHES: &[u8] = b"B";
 pub const ACTIVE: &[u8] = b"A";
 pub const EXPIRY: &[u8] = b"X";
 pub const UNSEEN: &[u8] = b"G";
+
+pub const CATALOGS: &[u8] = b"C\x01";
+pub const CATALOG_FILES: &[u8] = b"C\x02";
+
+pub fn catalog(version: u64) -> Vec<u8> {
+    [CATALOGS, &version.to_be_bytes()].concat()
+}
+
+pub fn catalog_files(version: u64) -> Vec<u8> {
+    [CATALOG_FILES, &version.to_be_bytes()].concat()
+}
+
+/// The version in the key of a catalog.
+pub fn catalog_version(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.get(2..10)?.try_into().ok()?))
+}
 
 pub fn file(id: FileId) -> Vec<u8> {
     key(b'F', [&id.as_u128().to_be_bytes()])

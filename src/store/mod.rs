@@ -13,6 +13,7 @@
 //! and "check, then write" trivial, and one flush serves all that wait.
 
 mod batches;
+mod catalog;
 mod files;
 mod format;
 mod live;
@@ -34,6 +35,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use batches::{BatchQuery, CreateOutcome, Idempotency};
+pub use catalog::{CATALOGS_KEPT, StoredCatalog};
 pub use files::{Deletion, FileQuery, NewFile, Order};
 pub use format::ROWS_PER_PAGE;
 pub use live::LiveBatch;

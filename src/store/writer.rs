@@ -96,11 +96,15 @@ impl Tx<'_> {
 
     /// Writes a record that may exceed one value.
     pub fn put_blob<T: Record>(&mut self, id: BatchId, blob: Blob, record: &T) -> Result<(), StoreError> {
-        let bytes = record::encode(record)?;
-        let prefix = format::blob(id, blob);
+        self.put_chunks(&format::blob(id, blob), &record::encode(record)?)
+    }
+
+    /// Writes bytes that may exceed one value, in chunks below `prefix`.
+    pub fn put_chunks(&mut self, prefix: &[u8], bytes: &[u8]) -> Result<(), StoreError> {
         for (number, part) in bytes.chunks(MAX_VALUE).enumerate() {
-            let number = u16::try_from(number).map_err(RecordError::damaged::<T>)?;
-            self.writes.insert(format::chunk(&prefix, number), part);
+            let number =
+                u16::try_from(number).map_err(|_| StoreError::Broken(format!("{} bytes are too many for a record", bytes.len())))?;
+            self.writes.insert(format::chunk(prefix, number), part);
         }
         Ok(())
     }

@@ -11,7 +11,8 @@ use toml::Spanned;
 use toml::value::Datetime;
 
 use super::super::fault::{Fault, Source};
-use super::super::schema::Field;
+use super::super::model::Evidence;
+use super::super::schema::{Field, ListField};
 
 /// The only version of the seed format.
 const SCHEMA: i64 = 1;
@@ -44,7 +45,7 @@ impl Context<'_> {
 
     /// Notes a fault if the field is present.
     pub fn foreign<T>(&mut self, field: &Field<T>, name: &str, kind: &str) {
-        if let Some(written) = field {
+        if let Some(written) = field.as_ref() {
             self.fault(written.span(), format!("`{name}` has no meaning for a provider of kind `{kind}`; leave it out"));
         }
     }
@@ -107,6 +108,68 @@ impl Context<'_> {
                 }
             }
         })
+    }
+
+    /// One of a list of words; `parse` and `choices` are those of its vocabulary.
+    pub fn word<R>(&mut self, field: &Field<String>, name: &str, parse: fn(&str) -> Option<R>, choices: fn() -> String) -> Option<R> {
+        self.parse(field, name, |text| parse(text).ok_or_else(|| format!("must be one of {}", choices())))
+    }
+
+    /// A list without repetitions, each item read with `parse`. `None` if it was not written.
+    pub fn list<R: PartialEq, E: fmt::Display>(
+        &mut self,
+        field: &ListField<String>,
+        name: &str,
+        parse: impl Fn(&str) -> Result<R, E>,
+    ) -> Option<Vec<R>> {
+        let mut items = Vec::new();
+        for written in field.as_ref()?.get_ref() {
+            match self.parse_value(written, name, |text| parse(text)) {
+                Some(item) if items.contains(&item) => self.fault(written.span(), format!("`{}` is listed twice", written.get_ref())),
+                Some(item) => items.push(item),
+                None => {}
+            }
+        }
+        Some(items)
+    }
+
+    /// A list of words of one vocabulary.
+    pub fn words<R: PartialEq>(
+        &mut self,
+        field: &ListField<String>,
+        name: &str,
+        parse: fn(&str) -> Option<R>,
+        choices: fn() -> String,
+    ) -> Option<Vec<R>> {
+        self.list(field, name, |text| parse(text).ok_or_else(|| format!("must be one of {}", choices())))
+    }
+
+    /// `true` or `false`.
+    pub fn flag(&self, field: &Field<bool>) -> Option<bool> {
+        field.as_ref().map(|written| *written.get_ref())
+    }
+
+    /// The URL of a page.
+    pub fn page(&mut self, field: &Field<String>, name: &str) -> Option<String> {
+        self.parse(field, name, |url| match url.parse::<http::Uri>() {
+            Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) => Ok(url.clone()),
+            Ok(_) | Err(_) => Err("must be an absolute `http` or `https` URL"),
+        })
+    }
+
+    /// Where facts come from: both fields or none.
+    pub fn evidence(&mut self, source: &Field<String>, verified_at: &Field<Datetime>, place: &str) -> Option<Evidence> {
+        let (has_source, has_day) = (source.as_ref().map(Spanned::span), verified_at.as_ref().map(Spanned::span));
+        match (has_source, has_day) {
+            (Some(span), None) => {
+                self.required(verified_at, span, &format!("{place}verified_at"), "the day somebody last looked, such as 2025-08-07")
+            }
+            (None, Some(span)) => self.required(source, span, &format!("{place}source"), "the URL where this is published"),
+            (Some(_), Some(_)) | (None, None) => {}
+        }
+        let source = self.page(source, &format!("{place}source"));
+        let verified_at = self.date(verified_at, &format!("{place}verified_at"));
+        source.zip(verified_at).map(|(source, verified_at)| Evidence { source, verified_at })
     }
 
     /// A decimal amount of US dollars.

@@ -1,12 +1,15 @@
 //! Seeds as written to seeds as checked. All or nothing: one fault anywhere and none of it counts,
 //! but every fault of every file is found first.
 //!
-//! What one file says is checked in [`provider`] and [`model`]; what concerns several files (names
-//! used twice, offerings of unknown providers) is checked here, when all of them are read.
+//! What one file says is checked in [`provider`], [`model`] and [`offering`]; what concerns several
+//! files (names used twice, offerings of unknown providers) is checked here, when all of them are
+//! read.
 
 mod context;
 mod model;
+mod offering;
 mod provider;
+mod shared;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -34,7 +37,7 @@ pub(super) fn check(sources: &[Source]) -> Result<(Vec<Provider>, Vec<Model>), F
         let Read { written, whole } = read::<ProviderFile>(source, &mut faults);
         across.providers.push(source.stem().to_owned());
         if let Some(file) = written {
-            across.single_roles(source, &file, &mut faults);
+            across.one_stand_in(source, &file, &mut faults);
             providers.extend(provider::check(&mut Context { source, whole, faults: &mut faults }, &file));
         }
     }
@@ -45,10 +48,15 @@ pub(super) fn check(sources: &[Source]) -> Result<(Vec<Provider>, Vec<Model>), F
             models.extend(model::check(&mut Context { source, whole, faults: &mut faults }, &file));
         }
     }
-    match Faults::new(faults) {
-        Some(faults) => Err(faults),
-        None => Ok((providers, models)),
+    if let Some(faults) = Faults::new(faults) {
+        return Err(faults);
     }
+    let completed = models.into_iter().map(|(model, found)| {
+        let offerings = found.into_iter().map(|found| found.complete(&providers)).collect();
+        Model { offerings, ..model }
+    });
+    let models = completed.collect();
+    Ok((providers, models))
 }
 
 /// What has been seen in earlier files, with its place.
@@ -56,27 +64,21 @@ pub(super) fn check(sources: &[Source]) -> Result<(Vec<Provider>, Vec<Model>), F
 struct Across {
     /// Ids by file name: a provider whose file has a fault still exists.
     providers: Vec<String>,
-    catch_all: Option<String>,
     stand_in: Option<String>,
     /// Ids and aliases of models.
     names: HashMap<String, String>,
 }
 
 impl Across {
-    fn single_roles(&mut self, source: &Source, file: &ProviderFile, faults: &mut Vec<Fault>) {
-        let mut only_one = |name: &str, field: &Option<Spanned<bool>>, earlier: &mut Option<String>| {
-            let Some(written) = field.as_ref().filter(|written| *written.get_ref()) else { return };
-            match earlier {
-                Some(place) => {
-                    faults.push(
-                        source.fault(written.span(), format!("`{name}` is already true at {place}; at most one provider may have it")),
-                    );
-                }
-                None => *earlier = Some(describe(source, written.span().start)),
+    fn one_stand_in(&mut self, source: &Source, file: &ProviderFile, faults: &mut Vec<Fault>) {
+        let Some(written) = file.stand_in.as_ref().filter(|written: &&Spanned<bool>| *written.get_ref()) else { return };
+        match &self.stand_in {
+            Some(place) => {
+                let message = format!("`stand_in` is already true at {place}; at most one provider may have it");
+                faults.push(source.fault(written.span(), message));
             }
-        };
-        only_one("catch_all", &file.catch_all, &mut self.catch_all);
-        only_one("stand_in", &file.stand_in, &mut self.stand_in);
+            None => self.stand_in = Some(describe(source, written.span().start)),
+        }
     }
 
     fn names_and_providers(&mut self, source: &Source, file: &ModelFile, faults: &mut Vec<Fault>) {

@@ -1,23 +1,27 @@
-//! One model file.
+//! One model file: the models. What serves them is checked in [`super::offering`].
 
 use std::ops::Range;
 
-use jiff::civil::Date;
-use jiff::tz::TimeZone;
 use toml::Spanned;
 
-use super::super::model::{Model, Offering, PriceEvidence};
-use super::super::schema::{Field, ModelFile, WrittenModel, WrittenOffering, WrittenPrice};
+use super::super::model::{Files, Model};
+use super::super::schema::{Field, ListField, ModelFile, WrittenFiles, WrittenModel};
+use super::super::words::{HostedTool, Modality, Operation};
 use super::context::Context;
+use super::offering::{self, Found};
 use crate::domain::endpoint::Endpoint;
-use crate::domain::money::PriceSheet;
 use crate::domain::request::MAX_MODEL_CHARS;
 
 /// The largest number of tokens that a context may hold; far beyond any, it catches slips.
-const MAX_TOKENS: i64 = 1_000_000_000;
+pub(super) const MAX_TOKENS: i64 = 1_000_000_000;
+/// The largest file that a model may be said to read, in bytes.
+const MAX_FILE_BYTES: i64 = 1 << 40;
+
+/// A model and its offerings, which are completed when all providers are known.
+pub(super) type FoundModel = (Model, Vec<Found>);
 
 /// Checks a model file. Models that a fault left too little of are left out.
-pub(super) fn check(context: &mut Context<'_>, file: &ModelFile) -> Vec<Model> {
+pub(super) fn check(context: &mut Context<'_>, file: &ModelFile) -> Vec<FoundModel> {
     context.schema(&file.schema);
     if file.model.is_empty() && context.whole {
         context.fault(0..0, "there is no `[[model]]` in the file; write at least one or remove the file");
@@ -25,34 +29,40 @@ pub(super) fn check(context: &mut Context<'_>, file: &ModelFile) -> Vec<Model> {
     file.model.iter().filter_map(|written| check_model(context, written.get_ref(), written.span())).collect()
 }
 
-fn check_model(context: &mut Context<'_>, written: &WrittenModel, within: Range<usize>) -> Option<Model> {
+fn check_model(context: &mut Context<'_>, written: &WrittenModel, within: Range<usize>) -> Option<FoundModel> {
     context.required(&written.id, within.clone(), "id", "the model's canonical name");
     let id = context.parse(&written.id, "id", |id| check_name(id));
     let aliases = written.aliases.iter().filter_map(|alias| context.parse_value(alias, "aliases", |name| check_name(name))).collect();
     context.required(&written.organisation, within.clone(), "organisation", "who made the model");
     let organisation = context.text(&written.organisation, "organisation");
     context.required(&written.endpoints, within.clone(), "endpoints", "a list of paths such as `/v1/chat/completions`");
-    let endpoints = check_endpoints(context, &written.endpoints);
-    context.required(&written.created, within, "created", "the day the model appeared, such as 2025-08-07");
-    let created = context.date(&written.created, "created");
-    let name = context.text(&written.name, "name");
-    let family = context.text(&written.family, "family");
-    let context_window = context.number(&written.context_window, "context_window", 1..=MAX_TOKENS);
-    let max_output_tokens = context.number(&written.max_output_tokens, "max_output_tokens", 1..=MAX_TOKENS);
-    let offerings = written.offering.iter().filter_map(|offering| check_offering(context, offering, id.as_deref())).collect();
-    let id = id?;
-    Some(Model {
-        name: name.unwrap_or_else(|| id.clone()),
-        id,
+    let endpoints = check_endpoints(context, &written.endpoints).unwrap_or_default();
+    context.required(&written.released, within, "released", "the day the model was released, such as 2025-08-07");
+    let released = context.date(&written.released, "released");
+    let input = context.words(&written.input, "input", Modality::parse, Modality::choices).unwrap_or_default();
+    let operations = context.words(&written.operations, "operations", Operation::parse, Operation::choices);
+    let model = Model {
+        name: context.text(&written.name, "name").or_else(|| id.clone()).unwrap_or_default(),
         aliases,
-        family,
-        organisation: organisation?,
-        created: created.map_or(0, unix_seconds),
+        family: context.text(&written.family, "family"),
+        released,
+        deprecated: context.date(&written.deprecated, "deprecated"),
+        retired: context.date(&written.retired, "retired"),
+        operations: operations.unwrap_or_else(|| derive_operations(&endpoints, &input)),
         endpoints,
-        context_window,
-        max_output_tokens,
-        offerings,
-    })
+        input,
+        output: context.words(&written.output, "output", Modality::parse, Modality::choices).unwrap_or_default(),
+        context_window: context.number(&written.context_window, "context_window", 1..=MAX_TOKENS),
+        max_input_tokens: context.number(&written.max_input_tokens, "max_input_tokens", 1..=MAX_TOKENS),
+        max_output_tokens: context.number(&written.max_output_tokens, "max_output_tokens", 1..=MAX_TOKENS),
+        files: check_files(context, &written.files),
+        hosted_tools: context.words(&written.hosted_tools, "hosted_tools", HostedTool::parse, HostedTool::choices).unwrap_or_default(),
+        evidence: context.evidence(&written.source, &written.verified_at, ""),
+        ..Model::unknown(&id.clone().unwrap_or_default(), &organisation.clone().unwrap_or_default())
+    };
+    let offerings = written.offering.iter().filter_map(|each| offering::check(context, each, &model)).collect();
+    // Without these there is a fault, and without these it cannot be spoken of.
+    (id.is_some() && organisation.is_some()).then_some((model, offerings))
 }
 
 /// Names as vendors write them: `gpt-4o`, `meta-llama/Llama-3.3-70B-Instruct`, `qwen3:8b`.
@@ -65,69 +75,40 @@ fn check_name(name: &str) -> Result<String, String> {
     Err(format!("must be at most {MAX_MODEL_CHARS} of A-Z, a-z, 0-9, `.`, `_`, `:`, `/` and `-`, and start with a letter or digit"))
 }
 
-fn check_endpoints(context: &mut Context<'_>, field: &Field<Vec<Spanned<String>>>) -> Vec<Endpoint> {
-    let Some(list) = field else { return Vec::new() };
-    if list.get_ref().is_empty() {
+pub(super) fn check_endpoints(context: &mut Context<'_>, field: &ListField<String>) -> Option<Vec<Endpoint>> {
+    if let Some(list) = field.as_ref().filter(|list: &&Spanned<Vec<_>>| list.get_ref().is_empty()) {
         context.fault(list.span(), format!("`endpoints` is empty; it must hold at least one of {}", Endpoint::choices()));
     }
-    let mut endpoints = Vec::new();
-    for written in list.get_ref() {
-        let parsed = context.parse_value(written, "endpoints", |path| {
-            path.parse::<Endpoint>().map_err(|_| format!("must be one of {}", Endpoint::choices()))
-        });
-        match parsed {
-            Some(endpoint) if endpoints.contains(&endpoint) => context.fault(written.span(), format!("`{endpoint}` is listed twice")),
-            Some(endpoint) => endpoints.push(endpoint),
-            None => {}
-        }
-    }
-    endpoints
+    context.list(field, "endpoints", |path| path.parse::<Endpoint>().map_err(|_| format!("must be one of {}", Endpoint::choices())))
 }
 
-fn check_offering(context: &mut Context<'_>, written: &Spanned<WrittenOffering>, id: Option<&str>) -> Option<Offering> {
-    let (offering, within) = (written.get_ref(), written.span());
-    context.required(&offering.provider, within, "provider", "the id of a provider");
-    // Whether the provider exists is decided when all files are read.
-    let provider = context.text(&offering.provider, "provider");
-    let upstream = context.parse(&offering.upstream, "upstream", |name| match name.chars().count() {
-        1..=MAX_MODEL_CHARS => Ok(name.clone()),
-        _ => Err(format!("must be a name of 1 to {MAX_MODEL_CHARS} characters")),
+/// BatchRouter knows three operations: text, with or without images, is `responses`.
+fn derive_operations(endpoints: &[Endpoint], input: &[Modality]) -> Vec<Operation> {
+    let writes = endpoints.iter().any(|endpoint| match endpoint {
+        Endpoint::Responses | Endpoint::ChatCompletions | Endpoint::Completions => true,
+        Endpoint::Embeddings | Endpoint::Moderations | Endpoint::ImagesGenerations | Endpoint::ImagesEdits | Endpoint::Videos => false,
     });
-    let retired = context.date(&offering.retired, "retired");
-    let (price, evidence) = match &offering.price {
-        Some(price) => check_price(context, price),
-        None => (PriceSheet::default(), None),
-    };
-    Some(Offering { provider: provider?, upstream: upstream.or(id.map(str::to_owned))?, price, evidence, retired })
+    let embeds = endpoints.contains(&Endpoint::Embeddings);
+    let sees = writes && input.contains(&Modality::Image);
+    let found = [(writes, Operation::Responses), (embeds, Operation::Embeddings), (sees, Operation::Vision)];
+    found.into_iter().filter(|(does, _)| *does).map(|(_, operation)| operation).collect()
 }
 
-fn check_price(context: &mut Context<'_>, written: &Spanned<WrittenPrice>) -> (PriceSheet, Option<PriceEvidence>) {
-    let (price, within) = (written.get_ref(), written.span());
-    let sheet = PriceSheet {
-        input: context.price(&price.input, "price.input"),
-        cached_input: context.price(&price.cached_input, "price.cached_input"),
-        output: context.price(&price.output, "price.output"),
-        request: context.price(&price.request, "price.request"),
-        image: context.price(&price.image, "price.image"),
-    };
-    let fields = [&price.input, &price.cached_input, &price.output, &price.request, &price.image];
-    if fields.iter().all(|field| field.is_none()) && context.whole {
-        context.fault(
-            within.clone(),
-            "`price` names no amount; write one, \"0\" for a free one, or leave the table out if no price is established",
-        );
+pub(super) fn check_files(context: &mut Context<'_>, field: &Field<WrittenFiles>) -> Option<Files> {
+    let (written, within) = field.as_ref().map(|written| (written.get_ref(), written.span()))?;
+    context.required(&written.types, within.clone(), "files.types", "a list of MIME types such as `image/png`");
+    let types = context.list(&written.types, "files.types", check_mime).unwrap_or_default();
+    if types.is_empty() && written.types.as_ref().is_some_and(|list| list.get_ref().is_empty()) {
+        context.fault(within, "`files.types` is empty; leave `files` out if the model reads none");
     }
-    context.required(&price.source, within.clone(), "price.source", "the URL where the price is published");
-    let source = context.parse(&price.source, "price.source", |url| match url.parse::<http::Uri>() {
-        Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) => Ok(url.clone()),
-        Ok(_) | Err(_) => Err("must be an absolute `http` or `https` URL"),
-    });
-    context.required(&price.verified_at, within, "price.verified_at", "the day somebody last looked, such as 2025-08-07");
-    let verified_at = context.date(&price.verified_at, "price.verified_at");
-    (sheet, source.zip(verified_at).map(|(source, verified_at)| PriceEvidence { source, verified_at }))
+    let max_bytes = context.number(&written.max_bytes, "files.max_bytes", 1..=MAX_FILE_BYTES);
+    (!types.is_empty()).then_some(Files { types, max_bytes })
 }
 
-/// The start of the day in UTC.
-fn unix_seconds(day: Date) -> i64 {
-    day.to_zoned(TimeZone::UTC).map_or(0, |zoned| zoned.timestamp().as_second())
+fn check_mime(text: &str) -> Result<String, &'static str> {
+    let plain = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".*+-".contains(&b));
+    match text.split_once('/') {
+        Some((kind, sub)) if plain(kind) && plain(sub) && !kind.contains('*') && text.len() <= 128 => Ok(text.to_owned()),
+        Some(_) | None => Err("must be a MIME type in lower case, such as `image/png` or `image/*`"),
+    }
 }

@@ -3,15 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::super::model::Provider;
+use super::super::model::{Limits, Provider};
 use super::super::schema::{Field, ProviderFile, WrittenFaults, WrittenProfile, WrittenTimeouts};
 use super::super::seeds::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES};
 use super::super::url::parse_base_url;
+use super::super::words::{Kind, Status, slug};
 use super::context::Context;
+use super::shared::{check_capacity, check_limits, check_privacy};
 use crate::domain::connection::{Connection, KeySource, OpenAiConnection, ProviderKind, SimulatedFaults, SimulatedProfile, Timeouts};
-
-/// Characters in a provider's id.
-const MAX_ID: usize = 64;
 
 /// Checks a provider file. `None` if a fault left too little of it.
 pub(super) fn check(context: &mut Context<'_>, file: &ProviderFile) -> Option<Provider> {
@@ -20,31 +19,44 @@ pub(super) fn check(context: &mut Context<'_>, file: &ProviderFile) -> Option<Pr
     context.required(&file.name, 0..0, "name", "the provider's name for people");
     let name = context.text(&file.name, "name");
     context.required(&file.kind, 0..0, "kind", "`openai` or `simulated`");
-    let is_openai = context.parse(&file.kind, "kind", |kind| match kind.as_str() {
-        "openai" => Ok(true),
-        "simulated" => Ok(false),
-        _ => Err("must be `openai` or `simulated`"),
+    let kind = context.word(&file.kind, "kind", Kind::parse, Kind::choices);
+    let status = context.parse(&file.status, "status", |word| match Status::parse(word) {
+        Some(status @ (Status::Active | Status::Paused | Status::Disabled)) => Ok(status),
+        Some(Status::Deprecated) | None => Err("must be one of `active`, `paused`, `disabled`"),
     });
-    let concurrency = context.number(&file.concurrency, "concurrency", 1..=100_000).and_then(|n| u32::try_from(n).ok());
-    let (kind, key) = if is_openai? { check_openai(context, file)? } else { (check_simulated(context, file), KeySource::None) };
+    let documentation_url = context.page(&file.documentation_url, "documentation_url");
+    let notes = context.text(&file.notes, "notes");
+    let regions = context.list(&file.regions, "regions", slug).unwrap_or_default();
+    let privacy = check_privacy(context, &file.privacy);
+    let limits = check_limits(context, &file.limits);
+    let capacity = check_capacity(context, &file.capacity).unwrap_or_default();
+    let (base_url_env, (kind, key)) = match kind? {
+        Kind::OpenAi => (check_variable(context, &file.base_url_env, "base_url_env"), check_openai(context, file)?),
+        Kind::Simulated => (None, (check_simulated(context, file), KeySource::None)),
+    };
+    let limits = Limits { in_flight: limits.in_flight.or(Some(DEFAULT_CONCURRENCY)), ..limits };
     Some(Provider {
         name: name?,
-        connection: Connection { id: id?, kind, key, concurrency: concurrency.unwrap_or(DEFAULT_CONCURRENCY) },
-        catch_all: file.catch_all.as_ref().is_some_and(|written| *written.get_ref()),
-        stand_in: file.stand_in.as_ref().is_some_and(|written| *written.get_ref()),
+        connection: Connection { id: id?, kind, key, limits },
+        is_local: base_url_env.is_some(),
+        base_url_env,
+        status: status.unwrap_or(Status::Active),
+        catch_all: context.flag(&file.catch_all).unwrap_or(false),
+        stand_in: context.flag(&file.stand_in).unwrap_or(false),
+        documentation_url,
+        notes,
+        regions,
+        privacy,
+        capacity,
     })
 }
 
 fn check_id(context: &mut Context<'_>, field: &Field<String>) -> Option<String> {
     let stem = context.source.stem().to_owned();
     context.required(field, 0..0, "id", &format!("the file's name, {stem:?}"));
-    context.parse(field, "id", |id| {
-        let first = id.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-        let rest = id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte));
-        if !first || !rest || id.len() > MAX_ID {
-            return Err(format!("must be at most {MAX_ID} of a-z, 0-9, `.`, `_` and `-`, and start with a letter or digit"));
-        }
-        if *id == stem { Ok(id.clone()) } else { Err(format!("must be the file's name, {stem:?}")) }
+    context.parse(field, "id", |id| match slug(id)? {
+        id if id == stem => Ok(id),
+        _ => Err(format!("must be the file's name, {stem:?}")),
     })
 }
 
@@ -70,17 +82,21 @@ fn check_openai(context: &mut Context<'_>, file: &ProviderFile) -> Option<(Provi
 }
 
 fn check_key(context: &mut Context<'_>, file: &ProviderFile) -> KeySource {
-    // The commonest mistake is the key itself.
-    let variable = context.parse_secret(&file.api_key_env, "api_key_env", |name| {
-        let first = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
-        let rest = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        if first && rest { Ok(name.to_owned()) } else { Err("must be the name of an environment variable, never the key itself") }
-    });
+    let variable = check_variable(context, &file.api_key_env, "api_key_env");
     let path = context.text(&file.api_key_file, "api_key_file").map(PathBuf::from);
-    if let (Some(_), Some(second)) = (&file.api_key_env, &file.api_key_file) {
+    if let (Some(_), Some(second)) = (file.api_key_env.as_ref(), file.api_key_file.as_ref()) {
         context.fault(second.span(), "`api_key_file` stands beside `api_key_env`; a provider has one of them or neither");
     }
     variable.map(KeySource::Env).or(path.map(KeySource::File)).unwrap_or(KeySource::None)
+}
+
+/// The commonest mistake is to write the value itself, which may be a key.
+fn check_variable(context: &mut Context<'_>, field: &Field<String>, name: &str) -> Option<String> {
+    context.parse_secret(field, name, |text| {
+        let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+        let rest = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if first && rest { Ok(text.to_owned()) } else { Err("must be the name of an environment variable, never the key itself") }
+    })
 }
 
 fn check_timeouts(context: &mut Context<'_>, written: &WrittenTimeouts) -> Timeouts {
@@ -95,6 +111,7 @@ fn check_timeouts(context: &mut Context<'_>, written: &WrittenTimeouts) -> Timeo
 
 fn check_simulated(context: &mut Context<'_>, file: &ProviderFile) -> ProviderKind {
     context.foreign(&file.base_url, "base_url", "simulated");
+    context.foreign(&file.base_url_env, "base_url_env", "simulated");
     context.foreign(&file.api_key_env, "api_key_env", "simulated");
     context.foreign(&file.api_key_file, "api_key_file", "simulated");
     context.foreign(&file.ca_file, "ca_file", "simulated");
@@ -115,7 +132,7 @@ fn check_profile(context: &mut Context<'_>, written: &WrittenProfile, place: &st
     let spread = context.parse(&written.spread, &format!("{place}.spread"), |spread| {
         if (1.0..=100.0).contains(spread) { Ok(*spread) } else { Err("must be from 1.0 to 100.0") }
     });
-    let faults = match &written.faults {
+    let faults = match written.faults.as_ref() {
         None => base.faults,
         Some(faults) => {
             let (shares, span) = (check_faults(context, faults.get_ref(), place, base.faults), faults.span());

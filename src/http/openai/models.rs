@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 
+use crate::catalog::unix_seconds;
 use crate::domain::error::Code;
 use crate::http::Api;
 use crate::http::error::ApiError;
@@ -43,7 +44,7 @@ pub async fn retrieve(State(api): State<Arc<Api>>, PathText(name): PathText) -> 
     let short: String = name.chars().take(crate::domain::request::MAX_MODEL_CHARS).collect();
     let route = snapshot.resolve(&short).map_err(|error| ApiError::new(Code::ModelNotFound, error.to_string()).param("model"))?;
     Ok(Json(match snapshot.model(route.model) {
-        Some(known) => object(&known.id, known.created, &known.organisation),
+        Some(known) => object(&known.id, known.released.map_or(0, unix_seconds), &known.organisation),
         None => object(route.model, 0, route.provider),
     }))
 }

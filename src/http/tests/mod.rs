@@ -96,7 +96,7 @@ impl Bench {
         let read = time.clone();
         let mut api = Api {
             store,
-            catalog: Arc::new(Catalog::new(load_embedded().unwrap().into_snapshot(&|_| false))),
+            catalog: Arc::new(Catalog::for_tests(load_embedded().unwrap().into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false))),
             executor,
             clock: Clock::new(move || Timestamp::from_second(read.load(Ordering::Relaxed)).unwrap()),
             limits: Limits { min_free_bytes: 0, ..Limits::default() },

@@ -9,6 +9,7 @@
 //! allocates more than [`DECODE_LIMIT`].
 
 pub mod batch;
+pub mod catalog;
 pub mod file;
 pub mod page;
 pub mod result;
@@ -107,6 +108,8 @@ pub fn decode_anything(bytes: &[u8]) {
     let _ = decode::<batch::IdempotencyRecord>(bytes);
     let _ = decode::<upload::UploadRecord>(bytes).map(crate::domain::upload::Upload::try_from);
     let _ = decode::<upload::PartRecord>(bytes).map(crate::domain::upload::UploadPart::try_from);
+    let _ = decode::<catalog::CatalogRecord>(bytes).map(|record| record.unpack(1));
+    let _ = decode::<catalog::CatalogFilesRecord>(bytes);
     let _ = decode::<page::PageRecord>(bytes).map(page::Page::try_from);
     if let Ok(mut unpacker) = result::Unpacker::new() {
         let _ = result::Stored::open(bytes).and_then(|stored| stored.unpack(crate::domain::id::BatchId::from_u128(0), 0, &mut unpacker));

@@ -1,0 +1,178 @@
+//! Seeds for a server that nobody has described yet: from its own list of models.
+//!
+//! Pure: whoever asks the server hands over the answer. The list of an OpenAI-compatible server says
+//! little more than names; what it does not say is left out of the seed or marked as a guess.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use serde::Deserialize;
+
+use super::seeds::Archive;
+
+/// Models that are taken from one server.
+const MAX_MODELS: usize = 10_000;
+
+/// A model as its server lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discovered {
+    /// The server's name for it.
+    pub id: String,
+    pub owned_by: Option<String>,
+    /// In seconds since 1970.
+    pub created: Option<i64>,
+    /// In tokens.
+    pub context_window: Option<u64>,
+}
+
+/// The answer is no list of models.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the answer is no list of models in OpenAI's form, `{{\"data\": [{{\"id\": …}}]}}`: {0}")]
+pub struct NotAList(String);
+
+/// Reads the answer to `GET /v1/models`.
+///
+/// # Errors
+/// It is not such a list, or it is empty.
+pub fn read_models(body: &[u8]) -> Result<Vec<Discovered>, NotAList> {
+    #[derive(Deserialize)]
+    struct Listing {
+        data: Vec<Item>,
+    }
+    #[derive(Deserialize)]
+    struct Item {
+        id: String,
+        owned_by: Option<String>,
+        created: Option<f64>,
+        /// vLLM
+        max_model_len: Option<u64>,
+        /// Several hosted services.
+        context_length: Option<u64>,
+        /// llama.cpp
+        meta: Option<Meta>,
+    }
+    #[derive(Deserialize)]
+    struct Meta {
+        n_ctx_train: Option<u64>,
+    }
+    let listing: Listing = serde_json::from_slice(body).map_err(|error| NotAList(error.to_string()))?;
+    if listing.data.is_empty() {
+        return Err(NotAList("it lists no model".to_owned()));
+    }
+    if listing.data.len() > MAX_MODELS {
+        return Err(NotAList(format!("it lists {} models, more than {MAX_MODELS}", listing.data.len())));
+    }
+    let discovered = listing.data.into_iter().map(|item| Discovered {
+        context_window: item.max_model_len.or(item.context_length).or(item.meta.and_then(|meta| meta.n_ctx_train)).filter(|n| *n > 0),
+        // Whole seconds; some servers send a fraction.
+        created: item.created.map(|seconds| seconds as i64).filter(|seconds| *seconds > 0),
+        owned_by: item.owned_by.filter(|owner| !owner.trim().is_empty()),
+        id: item.id,
+    });
+    Ok(discovered.collect())
+}
+
+/// One provider file and one model file, both named `id`. They are to be checked before they are used.
+pub fn write_seeds(id: &str, base_url: &str, key_env: Option<&str>, models: &[Discovered], today: Date) -> Archive {
+    let mut provider = format!(
+        "schema = 1\nid = {}\nname = {}\nkind = \"openai\"\nbase_url = {}\n",
+        quote(id),
+        quote(base_url.split("://").nth(1).unwrap_or(base_url)),
+        quote(base_url)
+    );
+    if let Some(variable) = key_env {
+        let _ = writeln!(provider, "api_key_env = {}", quote(variable));
+    }
+    let mut text = format!(
+        "# What {base_url} lists, on {today}. `endpoints` are guessed from the names and `released` is what the server states,\n\
+         # which may be the time of its own start: check both. Prices are not known to it; add them if there are any.\n\nschema = 1\n"
+    );
+    let mut seen = Vec::new();
+    for model in models {
+        let slug = model_id(&model.id);
+        if slug.is_empty() || seen.contains(&slug) {
+            let _ = writeln!(text, "\n# left out, because its name cannot be made unique: {}", quote(&model.id));
+            continue;
+        }
+        write_model(&mut text, id, &slug, model, today);
+        seen.push(slug);
+    }
+    Archive(vec![(format!("providers/{id}.toml"), provider), (format!("models/{id}.toml"), text)])
+}
+
+fn write_model(text: &mut String, provider: &str, slug: &str, model: &Discovered, today: Date) {
+    let released = model.created.and_then(|seconds| Timestamp::from_second(seconds).ok());
+    let released = released.map_or(today, |at| at.to_zoned(TimeZone::UTC).date());
+    let embeds = slug.to_ascii_lowercase().contains("embed");
+    let endpoints = if embeds { "[\"/v1/embeddings\"]" } else { "[\"/v1/chat/completions\", \"/v1/completions\"]" };
+    let owner = model.owned_by.as_deref().unwrap_or(provider);
+    let _ = write!(
+        text,
+        "\n[[model]]\nid = {}\norganisation = {}\nreleased = {released}\nendpoints = {endpoints}\n",
+        quote(slug),
+        quote(owner)
+    );
+    if let Some(tokens) = model.context_window {
+        let _ = writeln!(text, "context_window = {tokens}");
+    }
+    let _ = writeln!(text, "[[model.offering]]\nprovider = {}", quote(provider));
+    if model.id != slug {
+        let _ = writeln!(text, "upstream = {}", quote(&model.id));
+    }
+}
+
+/// A name that the catalog takes: without the folder and the ending of a weights file, every other
+/// character as a dash.
+fn model_id(name: &str) -> String {
+    let bare = match name.strip_suffix(".gguf") {
+        Some(path) => path.rsplit(['/', '\\']).next().unwrap_or(path),
+        None => name,
+    };
+    let kept = bare.chars().map(|c| if c.is_ascii_alphanumeric() || "._:/-".contains(c) { c } else { '-' });
+    let slug: String = kept.skip_while(|c| !c.is_ascii_alphanumeric()).collect();
+    slug.chars().take(crate::domain::request::MAX_MODEL_CHARS).collect()
+}
+
+fn quote(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::seeds::load_archive;
+    use super::*;
+    use jiff::civil::date;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_servers_list_becomes_seeds_that_pass_the_check() {
+        let list = br#"{"object":"list","data":[
+            {"id":"Qwen/Qwen3-8B","object":"model","created":1764000000,"owned_by":"vllm","max_model_len":40960},
+            {"id":"/models/llama 3.gguf","created":1764000000.5,"owned_by":"llamacpp","meta":{"n_ctx_train":131072}},
+            {"id":"nomic-embed-text:latest","owned_by":" "},
+            {"id":"llama-3"}]}"#;
+        let archive = write_seeds("box", "http://gpu:8000", Some("BOX_KEY"), &read_models(list).unwrap(), date(2026, 11, 24));
+        insta::assert_snapshot!(archive.0.iter().map(|(file, text)| format!("--- {file}\n{text}")).collect::<String>());
+        load_archive(archive).unwrap_or_else(|faults| panic!("{faults}"));
+    }
+
+    #[test]
+    fn what_is_no_list_says_so() {
+        for bad in [&b"<html>"[..], b"{}", b"{\"data\":[]}", b"{\"data\":[{\"name\":\"x\"}]}"] {
+            assert!(read_models(bad).unwrap_err().to_string().starts_with("the answer is no list of models"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_names_make_seeds_that_pass_the_check(names in proptest::collection::vec("\\PC{1,40}", 1..8)) {
+            let models: Vec<_> = names.into_iter().map(|id| Discovered { id, owned_by: None, created: None, context_window: None }).collect();
+            let archive = write_seeds("box", "http://gpu:8000", None, &models, date(2026, 11, 24));
+            if archive.0[1].1.contains("[[model]]") {
+                load_archive(archive).unwrap_or_else(|faults| panic!("{faults}"));
+            }
+        }
+    }
+}

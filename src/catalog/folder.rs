@@ -1,0 +1,123 @@
+//! Reading a catalog folder while others write to it.
+//!
+//! Invariant: what is returned was in the folder at one moment. The folder may be a link that is
+//! swapped, and so may the files in it (as container mounts and deployment tools do), so paths are
+//! resolved once, and the read counts only if nothing has changed in the meantime.
+
+use std::fs;
+use std::io::{Error, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::fault::Fault;
+use super::seeds::{Archive, is_seed};
+use super::validate::{MODELS, PROVIDERS};
+
+/// The largest seed file, in bytes.
+const MAX_FILE: u64 = 16 << 20;
+/// The most files in a folder, and the most bytes in all of them.
+const MAX_FILES: usize = 10_000;
+const MAX_BYTES: u64 = 128 << 20;
+/// Reads that somebody's writing may spoil before it is given up.
+const READS: u32 = 10;
+/// The wait between them.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What tells one state of a file from another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mark {
+    file: String,
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// The seeds of a folder, all of one moment. Blocks.
+pub(super) fn read(dir: &Path) -> Result<Archive, Fault> {
+    let mut last = None;
+    for _ in 0..READS {
+        match read_once(dir) {
+            Ok(Some(archive)) => return Ok(archive),
+            Ok(None) => {}
+            // A file that has just gone away is no fault if the next read is whole.
+            Err(fault) => last = Some(fault),
+        }
+        std::thread::sleep(PAUSE);
+    }
+    let message = "its files keep changing while they are read; try again when they are complete".to_owned();
+    Err(last.unwrap_or(Fault { file: dir.to_string_lossy().into_owned(), place: None, message }))
+}
+
+/// `None` if something changed meanwhile.
+fn read_once(dir: &Path) -> Result<Option<Archive>, Fault> {
+    let before = marks(dir)?;
+    if before.is_empty() {
+        let message = "holds no seed; it must hold `providers/<id>.toml` and `models/<name>.toml`".to_owned();
+        return Err(Fault { file: dir.to_string_lossy().into_owned(), place: None, message });
+    }
+    let files = before.iter().map(read_file).collect::<Result<Vec<_>, Fault>>()?;
+    Ok((marks(dir)? == before).then_some(Archive(files)))
+}
+
+/// The state of every seed in a folder, in order of name.
+pub(super) fn marks(dir: &Path) -> Result<Vec<Mark>, Fault> {
+    let root = dir.canonicalize().map_err(|error| unreadable(&dir.to_string_lossy(), &error))?;
+    let (mut marks, mut bytes) = (Vec::new(), 0);
+    for folder in [PROVIDERS, MODELS] {
+        let entries = match fs::read_dir(root.join(folder)) {
+            Ok(entries) => entries,
+            // Models without a provider, or the other way round, are named by the check.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(unreadable(&dir.join(folder).to_string_lossy(), &error)),
+        };
+        for entry in entries {
+            let name = entry.map_err(|error| unreadable(folder, &error))?.file_name();
+            let file = format!("{folder}/{}", name.to_string_lossy());
+            if is_seed(&file) {
+                let mark = mark(root.join(folder).join(&name), file)?;
+                bytes += mark.bytes;
+                marks.push(mark);
+            }
+            if marks.len() > MAX_FILES || bytes > MAX_BYTES {
+                let message = format!("holds more than {MAX_FILES} seeds or {MAX_BYTES} bytes of them");
+                return Err(Fault { file: dir.to_string_lossy().into_owned(), place: None, message });
+            }
+        }
+    }
+    marks.sort_by(|a, b| a.file.cmp(&b.file));
+    Ok(marks)
+}
+
+fn mark(path: PathBuf, file: String) -> Result<Mark, Fault> {
+    let path = path.canonicalize().map_err(|error| unreadable(&file, &error))?;
+    let data = fs::metadata(&path).map_err(|error| unreadable(&file, &error))?;
+    Ok(Mark {
+        file,
+        path,
+        device: data.dev(),
+        inode: data.ino(),
+        bytes: data.len(),
+        modified: (data.mtime(), data.mtime_nsec()),
+        changed: (data.ctime(), data.ctime_nsec()),
+    })
+}
+
+fn read_file(mark: &Mark) -> Result<(String, String), Fault> {
+    let Mark { file, path, bytes, .. } = mark;
+    if *bytes > MAX_FILE {
+        return Err(unreadable(file, &Error::new(ErrorKind::FileTooLarge, format!("it is larger than {MAX_FILE} bytes"))));
+    }
+    let bytes = fs::read(path).map_err(|error| unreadable(file, &error))?;
+    String::from_utf8(bytes).map(|text| (file.clone(), text)).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Fault { file: file.clone(), place: None, message: format!("byte {} is not UTF-8; a seed must be UTF-8", at + 1) }
+    })
+}
+
+fn unreadable(file: &str, error: &Error) -> Fault {
+    Fault { file: file.to_owned(), place: None, message: format!("cannot be read: {error}") }
+}

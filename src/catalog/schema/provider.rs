@@ -1,0 +1,123 @@
+//! `providers/<id>.toml`
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{Field, ListField, WrittenCapacity, WrittenLimits, WrittenPrivacy, kinds};
+use crate::catalog::words::{Kind, Status};
+
+/// A provider of models: who answers, where, under which terms.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "batchd provider seed", extend("required" = ["schema", "id", "name", "kind"]))]
+pub struct ProviderFile {
+    /// The version of this format; 1.
+    #[schemars(with = "Option<kinds::Version>")]
+    pub schema: Field<i64>,
+    /// The same as the file's name.
+    #[schemars(with = "Option<kinds::Slug>")]
+    pub id: Field<String>,
+    /// For people.
+    pub name: Field<String>,
+    /// `openai` for every server with OpenAI's API, or `simulated`.
+    #[schemars(with = "Option<Kind>")]
+    pub kind: Field<String>,
+    /// `active` if absent. `paused` keeps its rows waiting; `disabled` sends them elsewhere.
+    #[schemars(with = "Option<Status>")]
+    pub status: Field<String>,
+    /// Takes every model that no other provider is known to offer.
+    pub catch_all: Field<bool>,
+    /// Where its API is documented.
+    #[schemars(with = "Option<kinds::Url>")]
+    pub documentation_url: Field<String>,
+    /// A sentence for whoever uses it.
+    pub notes: Field<String>,
+    /// Where requests are processed, such as `us` or `eu`. Leave out if not established.
+    #[schemars(with = "Option<Vec<kinds::Slug>>")]
+    pub regions: ListField<String>,
+    pub privacy: Field<WrittenPrivacy>,
+    pub limits: Field<WrittenLimits>,
+    pub capacity: Field<WrittenCapacity>,
+
+    /// `openai`: where the server is. Without a path, operations are below `/v1`; otherwise directly below its path.
+    #[schemars(with = "Option<kinds::Url>")]
+    pub base_url: Field<String>,
+    /// `openai`: the environment variable whose URL takes the place of `base_url`. While it is not set, the provider is not used.
+    #[schemars(with = "Option<kinds::Variable>")]
+    pub base_url_env: Field<String>,
+    /// `openai`: the environment variable that holds the key, never the key itself.
+    #[schemars(with = "Option<kinds::Variable>")]
+    pub api_key_env: Field<String>,
+    /// `openai`: the file that holds the key.
+    pub api_key_file: Field<String>,
+    /// `openai`: PEM certificates to trust besides the system's.
+    pub ca_file: Field<String>,
+    /// `openai`: the largest answer to read, in bytes; 64 MiB if absent.
+    #[schemars(with = "Option<kinds::Positive>")]
+    pub max_response_bytes: Field<i64>,
+    /// `openai`
+    pub timeouts: Field<WrittenTimeouts>,
+
+    /// `simulated`: serves known models as long as no real provider is usable.
+    pub stand_in: Field<bool>,
+    /// `simulated`
+    pub profile: Field<WrittenProfile>,
+    /// `simulated`: what differs from `profile`, by upstream model name.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, WrittenProfile>")]
+    pub models: BTreeMap<Spanned<String>, WrittenProfile>,
+}
+
+/// `[timeouts]`, as durations such as `"10s"`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenTimeouts {
+    /// Until the connection, TLS included, stands; 10 seconds if absent.
+    #[schemars(with = "Option<kinds::Length>")]
+    pub connect: Field<String>,
+    /// From then until the first byte of the answer's head; 10 minutes if absent.
+    #[schemars(with = "Option<kinds::Length>")]
+    pub first_byte: Field<String>,
+    /// The whole call; 15 minutes if absent.
+    #[schemars(with = "Option<kinds::Length>")]
+    pub total: Field<String>,
+}
+
+/// `[profile]` and `[models."name"]` of the simulated provider.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenProfile {
+    /// The median time to answer, such as `"120ms"`.
+    #[schemars(with = "Option<kinds::Length>")]
+    pub latency: Field<String>,
+    /// Ratio of the 95th percentile to the median, 1.0 to 100.0.
+    pub spread: Field<f64>,
+    pub faults: Field<WrittenFaults>,
+}
+
+/// `[profile.faults]`: shares of calls, `0.0` to `1.0`, together at most `1.0`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenFaults {
+    /// Answers 500.
+    #[schemars(with = "Option<kinds::Share>")]
+    pub error: Field<f64>,
+    /// Answers 429 with `Retry-After`.
+    #[schemars(with = "Option<kinds::Share>")]
+    pub rate_limit: Field<f64>,
+    /// Breaks the connection before the answer is complete.
+    #[schemars(with = "Option<kinds::Share>")]
+    pub cut: Field<f64>,
+    /// Sends the body very slowly.
+    #[schemars(with = "Option<kinds::Share>")]
+    pub slow: Field<f64>,
+    /// Answers 200 with a body that is not JSON.
+    #[schemars(with = "Option<kinds::Share>")]
+    pub invalid_json: Field<f64>,
+    /// Answers 400, for good.
+    #[schemars(with = "Option<kinds::Share>")]
+    pub refuse: Field<f64>,
+}

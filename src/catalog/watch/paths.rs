@@ -1,0 +1,76 @@
+//! Which folders must be watched to learn of every change to what a path leads to.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::catalog::validate::{MODELS, PROVIDERS};
+
+/// Links that are followed from one path; the system's own limit is 40.
+const MAX_LINKS: usize = 40;
+/// Watches that may be set. Seeds that are links to many different folders are found by looking.
+const MAX_PLACES: usize = 512;
+
+/// What a watched path leads to. If it leads to something else later, the watch must be set anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    device: u64,
+    inode: u64,
+    /// All below it, too.
+    pub recursive: bool,
+}
+
+/// The folder itself with all below it, and each folder in which a link or a name of its path stands.
+pub fn places(dir: &Path) -> BTreeMap<PathBuf, Place> {
+    let mut found = BTreeMap::new();
+    // An absolute path without `.` and `..`, but with its links.
+    let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+    follow(&dir, &mut found);
+    for folder in [PROVIDERS, MODELS] {
+        follow(&dir.join(folder), &mut found);
+        let entries = fs::read_dir(dir.join(folder)).into_iter().flatten().filter_map(Result::ok);
+        let links = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+        for link in links {
+            if found.len() < MAX_PLACES {
+                follow(&link.path(), &mut found);
+            }
+        }
+    }
+    for folder in [dir.clone(), dir.join(PROVIDERS), dir.join(MODELS)] {
+        if let Ok(real) = folder.canonicalize() {
+            add(&real, true, &mut found);
+        }
+    }
+    found
+}
+
+/// Adds the folders in which a change would make `path` lead somewhere else.
+fn follow(path: &Path, found: &mut BTreeMap<PathBuf, Place>) {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        // A parent that does not exist appears in the nearest one that does.
+        let Some(parent) = path.ancestors().skip(1).find(|parent| parent.is_dir()) else { return };
+        if let Ok(real) = parent.canonicalize() {
+            add(&real, false, found);
+        }
+        // The outermost first: what stands behind it is not reached without it.
+        let parts: Vec<_> = path.ancestors().collect();
+        let link = parts.into_iter().rev().find(|part| part.is_symlink()).map(Path::to_owned);
+        let Some((link, target)) = link.and_then(|link| fs::read_link(&link).ok().map(|target| (link, target))) else { return };
+        if let Some(Ok(holder)) = link.parent().map(Path::canonicalize) {
+            add(&holder, false, found);
+            let rest = path.strip_prefix(&link).unwrap_or(Path::new("")).to_owned();
+            path = holder.join(target).join(rest);
+        } else {
+            return;
+        }
+    }
+}
+
+fn add(path: &Path, recursive: bool, found: &mut BTreeMap<PathBuf, Place>) {
+    let Ok(data) = fs::metadata(path) else { return };
+    let place = Place { device: data.dev(), inode: data.ino(), recursive };
+    let known = found.entry(path.to_owned()).or_insert(place);
+    known.recursive |= recursive;
+}

@@ -1,0 +1,80 @@
+//! Looking: check, list, show, diff.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::tell::{offering_row, table, tell_model};
+use super::{CheckArgs, DiffArgs, FAILURE, ListArgs, Refusal, ShowArgs, archive, bare, snapshot};
+use crate::catalog::{Model, Offer, Plan, Snapshot, load_archive};
+use crate::cli::print;
+use crate::daemon::Environment;
+
+pub fn check(args: &CheckArgs, env: Environment) -> Result<u8, Refusal> {
+    let (files, origin) = archive(args.dir.as_deref(), &env)?;
+    let seeds = load_archive(files)?;
+    let snapshot = seeds.into_snapshot(super::today(), &|_| true);
+    let (providers, models) = (snapshot.providers().count(), snapshot.all_models().len());
+    let offerings: usize = snapshot.all_models().iter().map(|model| model.offerings.len()).sum();
+    print(&format!("{origin}: {providers} providers, {models} models, {offerings} offerings, no fault"));
+    Ok(0)
+}
+
+pub fn list(args: &ListArgs, env: Environment) -> Result<u8, Refusal> {
+    let snapshot = snapshot(args.catalog.catalog_dir.as_deref(), env)?;
+    if let Some(id) = args.provider.as_deref().filter(|id| snapshot.provider(id).is_none()) {
+        let known: Vec<_> = snapshot.providers().map(|(provider, _)| provider.id().to_owned()).collect();
+        return Err(Refusal::usage(format!("there is no provider {id:?}; there are {}", known.join(", "))));
+    }
+    let wanted = |offer: &Offer<'_>| args.provider.as_ref().is_none_or(|id| offer.provider.id() == id) && (offer.usable || !args.usable);
+    let rows = snapshot.all_models().iter().flat_map(|model| snapshot.offers(model).filter(wanted).map(move |offer| (model, offer)));
+    if args.json {
+        rows.for_each(|(model, offer)| print(&line(&snapshot, model, &offer)));
+    } else {
+        let rows: Vec<_> = rows.map(|(model, offer)| offering_row(&snapshot, model, &offer)).collect();
+        print(&table(&["model", "provider", "input", "output", "batch in", "batch out", "context", "status", "usable"], rows));
+    }
+    Ok(0)
+}
+
+fn line(snapshot: &Snapshot, model: &Model, offer: &Offer<'_>) -> String {
+    let prices = |plan| {
+        let amounts = offer.offering.rates.on(snapshot.today(), plan).map(|rate| &rate.amounts);
+        amounts.map(|amounts| amounts.iter().map(|(meter, amount)| (meter.word(), amount.to_string())).collect::<BTreeMap<_, _>>())
+    };
+    json!({
+        "model": model.id,
+        "provider": offer.provider.id(),
+        "upstream": offer.offering.upstream,
+        "context_window": offer.offering.context_window,
+        "price": prices(Plan::Standard),
+        "batch_price": prices(Plan::Batch),
+        "status": offer.status,
+        "usable": offer.usable,
+    })
+    .to_string()
+}
+
+pub fn show(args: &ShowArgs, env: Environment) -> Result<u8, Refusal> {
+    let snapshot = snapshot(args.catalog.catalog_dir.as_deref(), env)?;
+    match snapshot.model(&args.model) {
+        Some(model) => print(tell_model(&snapshot, model).trim_end()),
+        None => {
+            let why = snapshot.resolve(&args.model).err().map_or_else(String::new, |error| format!(": {error}"));
+            return Err(Refusal(FAILURE, format!("the catalog has no model `{}`{why}", args.model)));
+        }
+    }
+    Ok(0)
+}
+
+pub fn diff(args: &DiffArgs, env: Environment) -> Result<u8, Refusal> {
+    let read = |name: &str| match name {
+        "embedded" => bare(crate::catalog::embedded()),
+        dir => bare(archive(Some(Path::new(dir)), &env)?.0),
+    };
+    let changes = crate::catalog::diff(&read(&args.old)?, &read(&args.new)?);
+    changes.details.iter().for_each(|detail| print(detail));
+    print(&changes.to_string());
+    Ok(if changes.is_empty() { 0 } else { FAILURE })
+}

@@ -1,0 +1,116 @@
+//! Making: seeds for a server that nobody has described yet, a copy to start from, schemas.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::{CatalogArgs, FAILURE, Refusal, archive, today};
+use crate::catalog::{Archive, Discovered, load_archive, schemas, write_seeds};
+use crate::cli::{block_on_result, print, say};
+use crate::daemon::{Environment, discover_models};
+
+#[derive(Debug, Args)]
+pub struct DiscoverArgs {
+    /// Where the server is, such as `http://localhost:8000`; without a path, `/v1` is meant
+    url: String,
+    /// The folder to write to; made if it does not exist
+    #[arg(long, value_name = "DIR", default_value = "catalog")]
+    into: PathBuf,
+    /// The provider's id, which names both files; derived from the host if absent
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// The environment variable that holds the server's key, if it asks for one
+    #[arg(long, value_name = "VARIABLE")]
+    key_env: Option<String>,
+    /// Replace files that exist
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The folder to write to; made if it does not exist
+    dir: PathBuf,
+    #[command(flatten)]
+    catalog: CatalogArgs,
+    /// Replace files that exist
+    #[arg(long)]
+    force: bool,
+}
+
+/// Which kind of seed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SeedKind {
+    Provider,
+    Model,
+}
+
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// The kind of seed whose schema is printed
+    #[arg(required_unless_present = "into")]
+    kind: Option<SeedKind>,
+    /// Write both schemas into this folder instead
+    #[arg(long, value_name = "DIR", conflicts_with = "kind")]
+    into: Option<PathBuf>,
+}
+
+pub fn discover(args: &DiscoverArgs, env: Environment) -> Result<u8, Refusal> {
+    let found: Vec<Discovered> = block_on_result(discover_models(&args.url, args.key_env.as_deref(), env))
+        .map_err(Refusal::usage)?
+        .map_err(|error| Refusal(FAILURE, error.to_string()))?;
+    let id = args.id.clone().unwrap_or_else(|| id_of(&args.url));
+    let seeds = write_seeds(&id, args.url.trim_end_matches('/'), args.key_env.as_deref(), &found, today());
+    // What cannot be read back is not written.
+    load_archive(seeds.clone())?;
+    write(&args.into, seeds, args.force)?;
+    say(&format!("{} models of {}; look them over, then: batchd serve --catalog-dir {}", found.len(), args.url, args.into.display()));
+    Ok(0)
+}
+
+pub fn export(args: &ExportArgs, env: Environment) -> Result<u8, Refusal> {
+    let (mut files, origin) = archive(args.catalog.catalog_dir.as_deref(), &env)?;
+    files.0.extend(schemas().map(|(name, text)| (name.to_owned(), text)));
+    let count = files.0.len();
+    write(&args.dir, files, args.force)?;
+    say(&format!("{count} files of {origin}; change them, then: batchd serve --catalog-dir {}", args.dir.display()));
+    Ok(0)
+}
+
+pub fn schema(args: &SchemaArgs) -> Result<u8, Refusal> {
+    let [provider, model] = schemas();
+    match (&args.into, args.kind) {
+        (Some(dir), _) => write(dir, Archive([provider, model].map(|(name, text)| (name.to_owned(), text)).into()), true)?,
+        (None, Some(SeedKind::Model)) => print(model.1.trim_end()),
+        (None, Some(SeedKind::Provider) | None) => print(provider.1.trim_end()),
+    }
+    Ok(0)
+}
+
+/// Writes all files or, if one of them is in the way, none. Each appears whole: a daemon may be
+/// watching the folder.
+fn write(dir: &Path, files: Archive, force: bool) -> Result<(), Refusal> {
+    let in_the_way = files.0.iter().map(|(name, _)| dir.join(name)).find(|path| !force && path.exists());
+    if let Some(path) = in_the_way {
+        return Err(Refusal(FAILURE, format!("{} exists; give --force to replace it", path.display())));
+    }
+    for (name, text) in &files.0 {
+        let path = dir.join(name);
+        let fail = |error: std::io::Error| Refusal(FAILURE, format!("cannot write {}: {error}", path.display()));
+        let folder = path.parent().unwrap_or(dir);
+        fs::create_dir_all(folder).map_err(fail)?;
+        let aside = folder.join(format!(".{}.new", path.file_name().unwrap_or_default().to_string_lossy()));
+        fs::write(&aside, text).and_then(|()| fs::rename(&aside, &path)).map_err(fail)?;
+        print(&path.display().to_string());
+    }
+    Ok(())
+}
+
+/// The host and port of a URL as an id: `http://gpu-1:8000/v1` is `gpu-1-8000`.
+fn id_of(url: &str) -> String {
+    let host = url.split("://").nth(1).unwrap_or(url).split('/').next().unwrap_or_default();
+    let words = host.to_ascii_lowercase();
+    let words: Vec<_> = words.split(|c: char| !c.is_ascii_alphanumeric() && c != '.').filter(|word| !word.is_empty()).collect();
+    words.join("-")
+}

@@ -1,0 +1,57 @@
+//! Asking a server for its models: the one call that the command line makes to a provider itself.
+
+use std::time::Duration;
+
+use super::core::{Environment, system_clock};
+use crate::catalog::{Discovered, NotAList, Upstream, UpstreamError, read_models};
+use crate::domain::connection::{OpenAiConnection, Timeouts};
+use crate::provider::openai::OpenAi;
+use crate::provider::{CallError, SetupError};
+
+/// How long a server may take to list its models.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The largest list that is read, in bytes.
+const MAX_LIST: u64 = 16 << 20;
+
+/// Why there is no list.
+#[derive(Debug, thiserror::Error)]
+pub enum DiscoverError {
+    #[error(transparent)]
+    Url(#[from] UpstreamError),
+    #[error("the variable {0} is not set, or holds nothing that can be used as a key")]
+    NoKey(String),
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("the server answered {status} when asked for its models{}", hint(*status))]
+    Status { status: u16 },
+    #[error(transparent)]
+    NotAList(#[from] NotAList),
+}
+
+fn hint(status: u16) -> &'static str {
+    match status {
+        401 | 403 => "; it wants a key: name the variable that holds it with --key-env",
+        404 => "; is the path of the URL right?",
+        _ => "",
+    }
+}
+
+/// The models that a server with OpenAI's API lists.
+///
+/// # Errors
+/// When the URL or the key cannot be used, the server does not answer, or its answer is no list.
+pub async fn discover_models(url: &str, key_env: Option<&str>, env: Environment) -> Result<Vec<Discovered>, DiscoverError> {
+    let upstream = Upstream { model: None, ..url.parse::<Upstream>()? };
+    let no_key = |name: &str| DiscoverError::NoKey(name.to_owned());
+    let key = key_env.map(|name| env.filled(name).ok().flatten().ok_or_else(|| no_key(name))).transpose()?;
+    let timeouts = Timeouts { first_byte: PATIENCE, total: PATIENCE, ..Timeouts::default() };
+    let connection = OpenAiConnection { base_url: upstream.base_url, timeouts, ca_file: None, max_response_bytes: MAX_LIST };
+    let server = OpenAi::new("the server", &connection, key.map(Into::into), system_clock())?;
+    let answer = server.list_models(PATIENCE).await?;
+    if answer.status != 200 {
+        return Err(DiscoverError::Status { status: answer.status });
+    }
+    Ok(read_models(&answer.body)?)
+}
