@@ -64,6 +64,8 @@ pub struct Snapshot {
     substitutes: Vec<Option<Offering>>,
     /// From ids, aliases and qualified names to indexes of `models`.
     names: HashMap<String, usize>,
+    /// From providers and their names for models to indexes of `models` and of offerings.
+    lanes: HashMap<String, HashMap<String, (usize, usize)>>,
     roles: Roles,
     hash: String,
     /// The day on which the decisions were made.
@@ -90,7 +92,8 @@ impl Seeds {
             (Choice::Offering(_) | Choice::CatchAll | Choice::StandIn | Choice::Nobody, _) => None,
         };
         let substitutes = self.models.iter().zip(&choices).map(substitute).collect();
-        Snapshot { names: names(&self.models), providers, models: self.models, choices, substitutes, roles, hash: self.hash, today }
+        let (names, lanes) = (names(&self.models), lanes(&self.models));
+        Snapshot { names, lanes, providers, models: self.models, choices, substitutes, roles, hash: self.hash, today }
     }
 }
 
@@ -111,6 +114,17 @@ fn names(models: &[Model]) -> HashMap<String, usize> {
         names.entry(model.qualified()).or_insert(index);
     }
     names
+}
+
+/// A provider that calls two models the same has the first one's lane for both.
+fn lanes(models: &[Model]) -> HashMap<String, HashMap<String, (usize, usize)>> {
+    let mut lanes: HashMap<String, HashMap<String, (usize, usize)>> = HashMap::new();
+    for (model, offerings) in models.iter().enumerate().map(|(index, model)| (index, &model.offerings)) {
+        for (offering, Offering { provider, upstream, .. }) in offerings.iter().enumerate() {
+            lanes.entry(provider.clone()).or_default().entry(upstream.clone()).or_insert((model, offering));
+        }
+    }
+    lanes
 }
 
 impl Snapshot {
@@ -160,6 +174,12 @@ impl Snapshot {
     /// The provider with that id, usable or not.
     pub fn provider(&self, id: &str) -> Option<&Provider> {
         self.providers.iter().map(|(provider, _)| provider).find(|provider| provider.id() == id)
+    }
+
+    /// The offering of a provider under its own name for the model.
+    pub fn offering(&self, provider: &str, upstream: &str) -> Option<&Offering> {
+        let (model, offering) = self.lanes.get(provider)?.get(upstream)?;
+        self.models[*model].offerings.get(*offering)
     }
 
     /// The model with that id, alias or qualified name.

@@ -41,7 +41,11 @@ pub(super) struct Attempt {
 #[derive(Debug)]
 pub(super) enum Ended {
     /// The row has its result, and the store has it.
-    Recorded { failure: Option<FailureClass> },
+    Recorded {
+        failure: Option<FailureClass>,
+        /// Tokens read and written, if the provider said so.
+        tokens: Option<u64>,
+    },
     /// The row waits for its next attempt.
     Again { row: WaitingRow, class: FailureClass },
     /// The row would be tried again, but not before the deadline.
@@ -162,6 +166,7 @@ impl Attempt {
 }
 
 async fn store_result(store: &Store, result: RowResult, failure: Option<FailureClass>) -> Ended {
+    let tokens = result.usage.total_tokens();
     let packed = match PackedRow::pack(&result) {
         Ok(packed) => packed,
         Err(error) => match PackedRow::pack(&without_response(result, &error.to_string())) {
@@ -169,8 +174,9 @@ async fn store_result(store: &Store, result: RowResult, failure: Option<FailureC
             Err(_) => return Ended::StoreGone,
         },
     };
+    let tokens = Some(tokens).filter(|tokens| *tokens > 0);
     match store.record(packed).await {
-        Ok(()) => Ended::Recorded { failure },
+        Ok(()) => Ended::Recorded { failure, tokens },
         Err(_) => Ended::StoreGone,
     }
 }

@@ -1,7 +1,10 @@
 //! What the rest of the daemon may ask of the executor.
 
+use std::sync::Arc;
+
 use tokio::sync::{mpsc, oneshot};
 
+use super::board::{Board, Wall};
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::id::BatchId;
 use crate::domain::time::Timestamp;
@@ -59,9 +62,15 @@ pub(super) enum Command {
 pub struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) store: Store,
+    pub(super) wall: Wall,
 }
 
 impl Handle {
+    /// What the lanes are doing.
+    pub fn board(&self) -> Arc<Board> {
+        self.wall.load_full()
+    }
+
     /// Tells the executor of a batch that has just been created. A batch whose creation was
     /// acknowledged is also found at the next start, so a failure here loses nothing.
     ///
@@ -122,6 +131,6 @@ impl Handle {
     /// A handle that nobody serves but the stub.
     pub fn for_tests(store: Store) -> (Self, Stub) {
         let (commands, receiver) = mpsc::channel(64);
-        (Self { commands, store }, Stub(receiver))
+        (Self { commands, store, wall: Wall::default() }, Stub(receiver))
     }
 }

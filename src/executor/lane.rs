@@ -1,105 +1,87 @@
-//! The lanes: one per provider, with its limiter, its calls in flight, and the batches that have
-//! ready rows for it, in turn.
+//! The lanes: one for each offering of the catalog that rows go to, and one for whatever else a
+//! provider takes. Each has its own stated limits, on top of those of its provider, and the batches
+//! that have ready rows for it, in turn.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::gauge::Gauge;
+use super::pool::Pool;
 use super::run::LaneIndex;
-use crate::catalog::Snapshot;
-use crate::domain::connection::Connection;
+use crate::catalog::{Snapshot, Status};
+use crate::domain::connection::{Connection, Limits};
 use crate::domain::id::BatchId;
-use crate::domain::retry::FailureClass;
 use crate::provider::{Dispatch, SetupError};
-use crate::route::Limiter;
 
 /// Builds the provider behind a connection; the daemon knows where keys are.
 pub type OpenProvider = Arc<dyn Fn(&Connection) -> Result<Arc<dyn Dispatch>, SetupError> + Send + Sync>;
 
-/// How long a lane is held after the first failure to connect; each further one doubles it.
-const FIRST_HOLD: Duration = Duration::from_secs(1);
-/// The longest hold while a provider cannot be reached.
-const LONGEST_HOLD: Duration = Duration::from_secs(30);
+/// Which lane: a provider's id and, for an offering of the catalog, the provider's name for the model.
+pub(super) type LaneName = (String, Option<String>);
 
 /// One lane.
 pub(super) struct Lane {
-    connection: Connection,
-    pub provider: Arc<dyn Dispatch>,
-    pub limiter: Limiter,
-    pub in_flight: u32,
-    /// Failures to connect in a row, each after the hold of the one before.
-    outage: u32,
+    pub name: LaneName,
+    pool: usize,
+    /// Stated for the offering itself.
+    limits: Limits,
+    gauge: Gauge,
+    /// The operator has paused it in its seed.
+    paused: bool,
     /// Batches with ready rows; the first one is next. A batch is in it at most once.
     pub rotation: VecDeque<BatchId>,
 }
 
 impl Lane {
-    /// Whether a call may start now.
-    pub fn has_room(&self, now: Instant) -> bool {
-        self.in_flight < self.limiter.limit() && self.limiter.hold_until().is_none_or(|until| until <= now)
+    /// Calls in flight.
+    pub fn in_flight(&self) -> u32 {
+        self.gauge.in_flight
     }
 
-    /// Learns from how a call ended; `wait` is what the provider asked for.
-    pub fn learn(&mut self, failure: Option<FailureClass>, now: Instant) {
-        if failure == Some(FailureClass::Connect) {
-            self.unreachable(now);
-            return;
-        }
-        if std::mem::take(&mut self.outage) > 0 {
-            tracing::info!(provider = self.connection.id, "the provider can be reached again");
-        }
-        match failure {
-            // A refusal is an answer: the lane itself is well.
-            None | Some(FailureClass::Refused { .. } | FailureClass::ResponseTooLarge | FailureClass::InvalidResponse) => {
-                self.limiter.on_success(now);
-            }
-            Some(FailureClass::RateLimited { retry_after }) => self.limiter.on_rate_limited(now, retry_after),
-            // Whoever says when to come back means everybody.
-            Some(FailureClass::Unavailable { retry_after: retry_after @ Some(_), .. }) => {
-                self.limiter.on_rate_limited(now, retry_after);
-            }
-            Some(FailureClass::Unavailable { status: 503 | 529, retry_after: None } | FailureClass::TimedOut) => {
-                self.limiter.on_overload(now);
-            }
-            Some(FailureClass::Unavailable { .. } | FailureClass::Interrupted | FailureClass::Connect) => {}
-        }
-    }
-
-    /// Nobody is there: the lane is held, longer each time, instead of using up the rows' patience.
-    fn unreachable(&mut self, now: Instant) {
-        if self.limiter.hold_until().is_some_and(|until| until > now) {
-            // Calls that began before the hold say nothing new.
-            return;
-        }
-        let wait = FIRST_HOLD.saturating_mul(1 << self.outage.min(5)).min(LONGEST_HOLD);
-        self.outage += 1;
-        self.limiter.on_rate_limited(now, Some(wait));
-        let seconds = wait.as_secs();
-        tracing::error!(provider = self.connection.id, seconds, "the provider cannot be reached; its rows wait until it is tried again");
+    fn ready_at(&self, now: Instant) -> Option<Instant> {
+        let full = self.limits.in_flight.is_some_and(|most| self.gauge.in_flight >= most);
+        if self.paused || full { None } else { Some(self.gauge.paced_until(now)) }
     }
 }
 
-/// All lanes, by index and by provider.
+/// All lanes, by index and by name, and the providers behind them.
 pub(super) struct Lanes {
     lanes: Vec<Lane>,
-    by_provider: HashMap<String, LaneIndex>,
+    pools: Vec<Pool>,
+    by_name: HashMap<LaneName, LaneIndex>,
+    by_provider: HashMap<String, usize>,
     open: OpenProvider,
 }
 
 impl Lanes {
     pub fn new(open: OpenProvider) -> Self {
-        Self { lanes: Vec::new(), by_provider: HashMap::new(), open }
+        Self { lanes: Vec::new(), pools: Vec::new(), by_name: HashMap::new(), by_provider: HashMap::new(), open }
     }
 
-    /// The lane of a provider, opened at first use and again when its connection has changed.
-    pub fn of(&mut self, provider: &str, catalog: &Snapshot) -> Option<LaneIndex> {
-        let connection = &catalog.provider(provider)?.connection;
+    /// The lane of a provider's model, opened at first use. Models that the catalog does not know
+    /// share one: their names come from clients, and there must not be a lane for each.
+    pub fn of(&mut self, provider: &str, upstream: &str, catalog: &Snapshot) -> Option<LaneIndex> {
+        let pool = self.pool(provider, catalog)?;
+        let known = catalog.offering(provider, upstream).map(|_| upstream.to_owned());
+        let name = (provider.to_owned(), known);
+        if let Some(index) = self.by_name.get(&name) {
+            return Some(*index);
+        }
+        let (limits, paused) = stated(&name, catalog);
+        let gauge = Gauge::new(limits);
+        self.lanes.push(Lane { name: name.clone(), pool, limits, gauge, paused, rotation: VecDeque::new() });
+        self.by_name.insert(name, self.lanes.len() - 1);
+        Some(self.lanes.len() - 1)
+    }
+
+    /// The pool of a provider, opened at first use and again when its connection has changed.
+    fn pool(&mut self, provider: &str, catalog: &Snapshot) -> Option<usize> {
+        let listed = catalog.provider(provider)?;
+        let connection = &listed.connection;
         let known = self.by_provider.get(provider).copied();
-        if let Some(index) = known
-            && self.lanes[index].connection == *connection
-        {
+        if let Some(index) = known.filter(|index| same_way(&self.pools[*index].connection, connection)) {
             return Some(index);
         }
         let opened = match (self.open)(connection) {
@@ -109,19 +91,31 @@ impl Lanes {
                 return None;
             }
         };
-        let limiter = Limiter::new(connection.limits.in_flight.unwrap_or(u32::MAX));
-        match known {
-            Some(index) => {
-                let lane = &mut self.lanes[index];
-                (lane.connection, lane.provider, lane.limiter) = (connection.clone(), opened, limiter);
-                Some(index)
+        let mut pool = Pool::new(connection.clone(), opened);
+        pool.paused = listed.status == Status::Paused;
+        if let Some(index) = known {
+            // Calls to where it was before are still in flight.
+            pool.gauge.in_flight = self.pools[index].gauge.in_flight;
+            self.pools[index] = pool;
+            return Some(index);
+        }
+        self.pools.push(pool);
+        self.by_provider.insert(provider.to_owned(), self.pools.len() - 1);
+        Some(self.pools.len() - 1)
+    }
+
+    /// Takes the limits and the status of every lane from a new catalog.
+    pub fn refresh(&mut self, catalog: &Snapshot) {
+        for pool in &mut self.pools {
+            let listed = catalog.provider(&pool.connection.id);
+            pool.paused = listed.is_none_or(|provider| provider.status == Status::Paused);
+            if let Some(provider) = listed {
+                pool.set_limits(&provider.connection);
             }
-            None => {
-                let (connection, rotation) = (connection.clone(), VecDeque::new());
-                self.lanes.push(Lane { connection, provider: opened, limiter, in_flight: 0, outage: 0, rotation });
-                self.by_provider.insert(provider.to_owned(), self.lanes.len() - 1);
-                Some(self.lanes.len() - 1)
-            }
+        }
+        for lane in &mut self.lanes {
+            (lane.limits, lane.paused) = stated(&lane.name, catalog);
+            lane.gauge.set(lane.limits);
         }
     }
 
@@ -129,14 +123,69 @@ impl Lanes {
         self.lanes.get_mut(index)
     }
 
+    /// The provider behind a lane.
+    pub fn pool_of(&mut self, index: LaneIndex) -> Option<&mut Pool> {
+        let pool = self.lanes.get(index)?.pool;
+        self.pools.get_mut(pool)
+    }
+
     pub fn len(&self) -> usize {
         self.lanes.len()
     }
 
-    /// The end of the earliest hold that is still on, and none closer than a millisecond.
-    pub fn next_release(&self, now: Instant) -> Option<Instant> {
-        let held = self.lanes.iter().filter(|lane| !lane.rotation.is_empty());
-        let ends = held.filter_map(|lane| lane.limiter.hold_until()).filter(|until| *until > now);
-        ends.min().map(|until| until.max(now + Duration::from_millis(1)))
+    /// Every lane with its provider.
+    pub fn iter(&self) -> impl Iterator<Item = (&Lane, &Pool)> {
+        self.lanes.iter().filter_map(|lane| Some((lane, self.pools.get(lane.pool)?)))
     }
+
+    /// The name of a lane.
+    pub fn name(&self, index: LaneIndex) -> Option<&LaneName> {
+        self.lanes.get(index).map(|lane| &lane.name)
+    }
+
+    /// Whether a call may start on a lane now.
+    pub fn has_room(&self, index: LaneIndex, now: Instant) -> bool {
+        self.lanes.get(index).and_then(|lane| self.ready_at(lane, now)).is_some_and(|at| at <= now)
+    }
+
+    /// When a call may start on a lane; `None` if that is not a question of time alone.
+    fn ready_at(&self, lane: &Lane, now: Instant) -> Option<Instant> {
+        Some(lane.ready_at(now)?.max(self.pools.get(lane.pool)?.ready_at(now)?))
+    }
+
+    /// A call goes out that will take about so many tokens.
+    pub fn start(&mut self, index: LaneIndex, now: Instant, tokens: u64) {
+        let Some(lane) = self.lanes.get_mut(index) else { return };
+        lane.gauge.start(now, tokens);
+        self.pools[lane.pool].gauge.start(now, tokens);
+    }
+
+    /// It has ended; `truly` is how many tokens it took, if that is known.
+    pub fn end(&mut self, index: LaneIndex, now: Instant, said: u64, truly: Option<u64>) {
+        let Some(lane) = self.lanes.get_mut(index) else { return };
+        lane.gauge.end(now, said, truly);
+        self.pools[lane.pool].gauge.end(now, said, truly);
+    }
+
+    /// The earliest moment at which a lane that waits for nothing but the time may go on, and none
+    /// closer than a millisecond.
+    pub fn next_release(&self, now: Instant) -> Option<Instant> {
+        let waiting = self.lanes.iter().filter(|lane| !lane.rotation.is_empty());
+        let ends = waiting.filter_map(|lane| self.ready_at(lane, now)).filter(|at| *at > now);
+        ends.min().map(|until| until.max(now + std::time::Duration::from_millis(1)))
+    }
+}
+
+/// What the catalog says of a lane itself.
+fn stated(name: &LaneName, catalog: &Snapshot) -> (Limits, bool) {
+    let (provider, upstream) = name;
+    match upstream.as_ref().and_then(|upstream| catalog.offering(provider, upstream)) {
+        Some(offering) => (offering.limits, offering.status == Status::Paused),
+        None => (Limits::default(), false),
+    }
+}
+
+/// Whether two connections lead to the same place in the same way.
+fn same_way(a: &Connection, b: &Connection) -> bool {
+    a.kind == b.kind && a.key == b.key
 }

@@ -12,11 +12,14 @@
 
 mod again;
 mod attempt;
+mod board;
 mod dispatcher;
 mod finish;
+mod gauge;
 mod handle;
 mod input;
 mod lane;
+mod pool;
 mod prepare;
 mod row;
 mod run;
@@ -30,6 +33,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use board::{Board, LaneReport};
 #[cfg(test)]
 pub use handle::Stub;
 pub use handle::{CancelError, Gone, Handle, RetryError};
@@ -78,7 +82,8 @@ pub fn start(
     let (commands, receiver) = mpsc::channel(COMMANDS);
     // Bounded by what it reports on: attempts in flight, and a few tasks for each running batch.
     let (events, reports) = mpsc::unbounded_channel();
-    let handle = Handle { commands, store: parts.store.clone() };
-    let dispatcher = dispatcher::Dispatcher::new(parts, settings, recovered, events);
+    let wall = board::Wall::default();
+    let handle = Handle { commands, store: parts.store.clone(), wall: wall.clone() };
+    let dispatcher = dispatcher::Dispatcher::new(parts, settings, recovered, events, wall);
     (handle, dispatcher.run(receiver, reports, drain, abort))
 }

@@ -143,13 +143,13 @@ pub(super) fn routes(id: BatchId, plan: &Plan, catalog: &Snapshot, lanes: &mut L
     let routes = plan.models.iter().map(|model| {
         let mut route = (None, model.upstream.as_str(), model.provider.as_str());
         if simulated(&model.provider) || catalog.still_serves(&model.requested, &model.provider) {
-            route.0 = lanes.of(&model.provider, catalog);
+            route.0 = lanes.of(&model.provider, &model.upstream, catalog);
         }
         if route.0.is_none()
             && let Ok(other) = catalog.resolve(&model.requested)
             && !simulated(other.provider)
         {
-            route = (lanes.of(other.provider, catalog), other.upstream, other.provider);
+            route = (lanes.of(other.provider, other.upstream, catalog), other.upstream, other.provider);
         }
         let (lane, upstream, provider) = route;
         if lane.is_none() {

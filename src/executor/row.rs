@@ -62,7 +62,16 @@ pub(super) struct ReadyRow {
     pub last: Option<Response>,
 }
 
+/// Bytes of a body that make about one token.
+pub(super) const BYTES_PER_TOKEN: u64 = 4;
+
 impl ReadyRow {
+    /// About how many tokens it will be, read ones alone: what a lane's pace is told before the
+    /// provider says how many there were.
+    pub fn tokens(&self) -> u64 {
+        (self.body.len() as u64).div_ceil(BYTES_PER_TOKEN)
+    }
+
     /// The row without its body, to be tried again at `due`.
     pub fn wait_until(self, due: Instant) -> WaitingRow {
         let Self { at, history, tally, last, .. } = self;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::input::{Cursor, Source, WINDOW_ROWS, Window};
-use super::row::{ReadyRow, WaitingRow};
+use super::row::{BYTES_PER_TOKEN, ReadyRow, WaitingRow};
 use crate::domain::batch::{BatchSpec, BatchState};
 use crate::domain::money::PriceSheet;
 use crate::domain::plan::Plan;
@@ -62,6 +62,9 @@ impl Ord for Due {
     }
 }
 
+/// Bytes of a body before any was read.
+const UNMEASURED_BYTES: u64 = 1_024;
+
 /// New windows are not read while this many rows wait for another attempt: a lane that fails every
 /// row must not turn the whole batch into waiting rows.
 const MAX_WAITING: usize = 4 * WINDOW_ROWS;
@@ -92,6 +95,8 @@ pub(super) struct Run {
     stranded: u32,
     /// The catalog has changed since rows were stranded.
     reroute: bool,
+    /// Rows that were read, and the bytes of their bodies.
+    measured: (u64, u64),
     pub stop: Option<Stop>,
     /// Ends what is in flight.
     pub abort: CancellationToken,
@@ -138,6 +143,7 @@ impl Run {
             parked: 0,
             stranded: 0,
             reroute: false,
+            measured: (0, 0),
             stop: None,
             abort: CancellationToken::new(),
         }
@@ -175,6 +181,7 @@ impl Run {
         self.stranded += window.stranded;
         self.waiting.extend(window.unread.into_iter().map(Due));
         for row in window.rows {
+            self.measured = (self.measured.0 + 1, self.measured.1 + row.body.len() as u64);
             let Some(lane) = self.source.routes.get(usize::from(row.route)).and_then(|route| route.lane) else {
                 // The catalog has changed since it was read.
                 self.stranded += 1;
@@ -250,10 +257,36 @@ impl Run {
         Some(if self.reroute { Idle::Again } else { Idle::Waiting })
     }
 
-    /// Takes the routes of a new catalog; rows that are ready stay where they are.
-    pub fn set_routes(&mut self, routes: Arc<[Route]>) {
-        self.source.routes = routes;
+    /// Takes the routes of a new catalog. Rows that were ready for a lane that is no longer theirs are
+    /// read again, for the other one.
+    pub fn set_routes(&mut self, routes: Arc<[Route]>, now: Instant) {
+        let lane = |routes: &[Route], index: u16| routes.get(usize::from(index)).and_then(|route| route.lane);
+        let before = std::mem::replace(&mut self.source.routes, routes);
+        let moved = |row: &ReadyRow| lane(&before, row.route) != lane(&self.source.routes, row.route);
+        for queue in self.ready.values_mut() {
+            for row in std::mem::take(queue) {
+                if moved(&row) {
+                    self.ready_rows -= 1;
+                    self.waiting.push(Due(row.wait_until(now)));
+                } else {
+                    queue.push_back(row);
+                }
+            }
+        }
         self.reroute |= self.stranded > 0;
+    }
+
+    /// For each lane that rows still go to: how many, and about how many tokens they are to read.
+    pub fn backlog(&self) -> impl Iterator<Item = (LaneIndex, u64, u64)> + '_ {
+        let total = u64::from(self.plan.rows.max(1));
+        let unfinished = if self.stop.is_some() { u64::from(self.in_flight) } else { u64::from(self.source.live.progress().unfinished()) };
+        let (rows, bytes) = self.measured;
+        let bytes_each = bytes.checked_div(rows).unwrap_or(UNMEASURED_BYTES);
+        let routed = self.plan.models.iter().zip(self.source.routes.iter());
+        routed.filter_map(move |(model, route)| {
+            let rows = (unfinished * u64::from(model.rows)).div_ceil(total);
+            Some((route.lane?, rows, rows.saturating_mul(bytes_each) / BYTES_PER_TOKEN))
+        })
     }
 
     /// Starts over at the first unfinished row. Only when idle.

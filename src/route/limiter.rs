@@ -39,6 +39,16 @@ impl Limiter {
         Self { max, limit: max, ceiling: max, successes: 0, last_cut: None, last_step: None, hold: None }
     }
 
+    /// Changes the most that is allowed; what was learnt about less than that stays.
+    pub fn set_max(&mut self, max: u32) {
+        let max = max.max(1);
+        // A lane that had no trouble goes on without any.
+        if self.limit == self.max {
+            (self.limit, self.ceiling) = (max, max);
+        }
+        (self.limit, self.ceiling, self.max) = (self.limit.min(max), self.ceiling.min(max), max);
+    }
+
     /// Calls that may be in flight now.
     pub fn limit(&self) -> u32 {
         self.limit
@@ -181,6 +191,19 @@ mod tests {
         limiter.on_overload(Instant::now());
         limiter.on_success(Instant::now());
         assert_eq!(limiter.limit(), 1);
+    }
+
+    #[test]
+    fn a_new_maximum_counts_at_once_and_keeps_what_was_learnt() {
+        let now = Instant::now();
+        let mut limiter = Limiter::new(64);
+        limiter.set_max(128);
+        assert_eq!(limiter.limit(), 128);
+        limiter.on_overload(now);
+        limiter.set_max(256);
+        assert_eq!((limiter.limit(), limiter.ceiling), (64, 115));
+        limiter.set_max(16);
+        assert_eq!((limiter.limit(), limiter.ceiling), (16, 16));
     }
 
     proptest! {

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::attempt::Ended;
+use super::board::{self, Wall};
 use super::handle::{CancelError, Command};
 use super::input::Window;
 use super::lane::Lanes;
@@ -44,6 +45,8 @@ pub(super) enum Event {
     Ended {
         batch: BatchId,
         lane: LaneIndex,
+        /// The tokens that the lane was told when the call went out.
+        said: u64,
         ended: Ended,
     },
     Finished {
@@ -93,6 +96,7 @@ pub(super) struct Dispatcher {
     touched: HashSet<BatchId>,
     tasks: TaskTracker,
     events: mpsc::UnboundedSender<Event>,
+    wall: Wall,
     preparing: Arc<Semaphore>,
     in_flight: u32,
     /// Results of attempts handed to the store, since it was opened.
@@ -102,7 +106,7 @@ pub(super) struct Dispatcher {
 }
 
 impl Dispatcher {
-    pub(super) fn new(parts: Parts, settings: Settings, recovered: Recovered, events: mpsc::UnboundedSender<Event>) -> Self {
+    pub(super) fn new(parts: Parts, settings: Settings, recovered: Recovered, events: mpsc::UnboundedSender<Event>, wall: Wall) -> Self {
         let lanes = Lanes::new(parts.open.clone());
         let mut dispatcher = Self {
             parts,
@@ -116,6 +120,7 @@ impl Dispatcher {
             touched: HashSet::new(),
             tasks: TaskTracker::new(),
             events,
+            wall,
             preparing: Arc::new(Semaphore::new(PREPARING)),
             in_flight: 0,
             recorded: 0,
@@ -168,6 +173,7 @@ impl Dispatcher {
     fn drain(&mut self) {
         tracing::info!(in_flight = self.in_flight, "draining: no further row is dispatched");
         self.draining = true;
+        self.publish();
         // Validation starts over at the next start; what is being finished goes on there, too.
         for busy in self.busy.values() {
             if let Busy::Preparing { stop, .. } = busy {
@@ -187,7 +193,7 @@ impl Dispatcher {
         match event {
             Event::Prepared { batch, prepared } => self.prepared(batch, prepared),
             Event::Loaded { batch, result } => self.loaded(batch, result),
-            Event::Ended { batch, lane, ended } => self.ended(batch, lane, ended),
+            Event::Ended { batch, lane, said, ended } => self.ended(batch, lane, said, ended),
             Event::Finished { batch, result } => self.finished(batch, result),
             Event::Retake(id) => self.retake(id),
         }
@@ -273,13 +279,12 @@ impl Dispatcher {
         }
     }
 
-    fn ended(&mut self, batch: BatchId, lane: LaneIndex, ended: Ended) {
+    fn ended(&mut self, batch: BatchId, lane: LaneIndex, said: u64, ended: Ended) {
         self.in_flight -= 1;
-        if let Some(lane) = self.lanes.get(lane) {
-            lane.in_flight -= 1;
-            if let Some(failure) = lesson(&ended) {
-                lane.learn(failure, Instant::now());
-            }
+        let (now, truly) = (Instant::now(), if let Ended::Recorded { tokens, .. } = ended { tokens } else { None });
+        self.lanes.end(lane, now, said, truly);
+        if let (Some(pool), Some(failure)) = (self.lanes.pool_of(lane), lesson(&ended)) {
+            pool.learn(failure, now, self.parts.clock.now());
         }
         let recorded = matches!(ended, Ended::Recorded { .. });
         self.recorded += u64::from(recorded);
@@ -299,10 +304,16 @@ impl Dispatcher {
 
     fn catalog_changed(&mut self) {
         let catalog = self.parts.catalog.current();
+        let now = Instant::now();
+        self.lanes.refresh(&catalog);
         for (id, run) in &mut self.runs {
-            run.set_routes(routes(*id, &run.plan, &catalog, &mut self.lanes));
+            run.set_routes(routes(*id, &run.plan, &catalog, &mut self.lanes), now);
             self.touched.insert(*id);
         }
+    }
+
+    fn publish(&self) {
+        board::publish(&self.wall, &self.lanes, self.runs.values(), self.draining);
     }
 
     fn tick(&mut self) {
@@ -328,6 +339,7 @@ impl Dispatcher {
             run.halt(Stop::Expired);
             run.abort.cancel();
         }
+        self.publish();
         // Whatever a failed load left behind is looked at once a second.
         self.touched.extend(self.runs.keys().copied());
     }
@@ -337,7 +349,7 @@ impl Dispatcher {
 /// batch's own deadline.
 fn lesson(ended: &Ended) -> Option<Option<FailureClass>> {
     match ended {
-        Ended::Recorded { failure } => Some(*failure),
+        Ended::Recorded { failure, .. } => Some(*failure),
         Ended::Parked { class: FailureClass::TimedOut } | Ended::Aborted | Ended::StoreGone => None,
         Ended::Again { class, .. } | Ended::Parked { class } => Some(Some(*class)),
     }

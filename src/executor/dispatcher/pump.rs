@@ -136,21 +136,23 @@ impl Dispatcher {
 
     fn dispatch_one(&mut self, index: LaneIndex, now: Instant) -> bool {
         loop {
-            let Some(lane) = self.lanes.get(index) else { return false };
-            if !lane.has_room(now) {
+            if !self.lanes.has_room(index, now) {
                 return false;
             }
+            let Some(provider) = self.lanes.pool_of(index).map(|pool| pool.provider.clone()) else { return false };
+            let Some(lane) = self.lanes.get(index) else { return false };
             let Some(batch) = lane.rotation.pop_front() else { return false };
             let Some(run) = self.runs.get_mut(&batch) else { continue };
             let Some((row, more)) = run.next(index) else { continue };
-            lane.in_flight += 1;
             if more {
                 lane.rotation.push_back(batch);
             }
+            let tokens = row.tokens();
+            self.lanes.start(index, now, tokens);
             let attempt = Attempt {
                 context: Context { store: self.parts.store.clone(), clock: self.parts.clock.clone(), policy: self.settings.retry },
                 spec: run.spec.clone(),
-                provider: lane.provider.clone(),
+                provider,
                 routes: run.source.routes.clone(),
                 row,
                 abort: run.abort.clone(),
@@ -160,7 +162,7 @@ impl Dispatcher {
             let events = self.events.clone();
             self.tasks.spawn(async move {
                 let ended = attempt.run().await;
-                let _ = events.send(Event::Ended { batch, lane: index, ended });
+                let _ = events.send(Event::Ended { batch, lane: index, said: tokens, ended });
             });
             return true;
         }

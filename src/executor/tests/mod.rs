@@ -1,5 +1,7 @@
 //! The executor against its promises, with a scripted provider under paused time.
 
+mod lanes;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
@@ -33,6 +35,8 @@ struct Seen {
     row: u32,
     at: Instant,
     attempt: u32,
+    /// The first letter of the provider's name for the model.
+    lane: char,
 }
 
 /// What a provider answers to a call.
@@ -46,7 +50,8 @@ struct Scripted {
 
 impl Dispatch for Scripted {
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
-        let seen = Seen { batch: call.key.batch, row: call.key.row.0, at: Instant::now(), attempt: call.attempt };
+        let lane = call.upstream_model.chars().next().unwrap_or('?');
+        let seen = Seen { batch: call.key.batch, row: call.key.row.0, at: Instant::now(), attempt: call.attempt, lane };
         self.seen.lock().unwrap().push(seen);
         let (answer, budget) = ((self.script)(seen), call.budget);
         async move {
@@ -106,13 +111,17 @@ impl World {
         Self::open_with(dir, provider, &[UPSTREAM], Duration::from_millis(1)).await
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the test waits for it")]
     async fn open_with(dir: &Path, provider: Scripted, upstreams: &[&str], commit_interval: Duration) -> Self {
+        Self::open_on(dir, provider, catalog(upstreams), commit_interval).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the test waits for it")]
+    async fn open_on(dir: &Path, provider: Scripted, catalog: crate::catalog::Snapshot, commit_interval: Duration) -> Self {
         let options = Options { dir: dir.into(), cache_bytes: 8 << 20, commit_interval };
         let (store, recovered) = tokio::task::spawn_blocking(|| Store::open(options)).await.unwrap().unwrap();
         let start = Instant::now();
         let clock = Clock::new(move || Timestamp::constant(1_790_000_000, 0) + start.elapsed());
-        let catalog = Arc::new(Catalog::for_tests(catalog(upstreams)));
+        let catalog = Arc::new(Catalog::for_tests(catalog));
         let opened: Arc<dyn Dispatch> = Arc::new(provider.clone());
         let open: OpenProvider = Arc::new(move |_| Ok(opened.clone()));
         let parts = Parts { store: store.clone(), catalog: catalog.clone(), clock: clock.clone(), open };

@@ -1,0 +1,85 @@
+//! What the lanes are doing, for whoever shows it: published by the dispatcher about once a second,
+//! read by anybody at any time.
+//!
+//! Nothing here is stored; after a restart it starts from nothing. Queue lengths are exact for
+//! batches of one model; rows of a batch of several are divided among its models as in the input.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::lane::{LaneName, Lanes};
+use super::run::Run;
+use crate::domain::time::Timestamp;
+
+/// What a lane is doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LaneReport {
+    /// Rows that are not finished, those in flight included.
+    pub queued_rows: u64,
+    /// About how many tokens these rows will be to read.
+    pub queued_tokens: u64,
+    /// Calls in flight.
+    pub in_flight: u32,
+    /// When its provider last answered anything.
+    pub last_answer: Option<Timestamp>,
+    /// No connection to its provider can be made.
+    pub unreachable: bool,
+}
+
+/// All lanes at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Board {
+    /// Grows whenever something below has changed.
+    pub generation: u64,
+    /// The daemon is stopping and dispatches no more.
+    pub draining: bool,
+    lanes: HashMap<LaneName, LaneReport>,
+    /// When each provider last answered, and whether it is unreachable.
+    providers: HashMap<String, (Option<Timestamp>, bool)>,
+}
+
+impl Board {
+    /// The lane of a provider's model, whether rows have ever gone there or not.
+    pub fn lane(&self, provider: &str, upstream: &str) -> LaneReport {
+        // A lookup by parts would need a key of its own; this is asked once per rendering.
+        let name = (provider.to_owned(), Some(upstream.to_owned()));
+        let (last_answer, unreachable) = self.providers.get(provider).copied().unwrap_or_default();
+        LaneReport { last_answer, unreachable, ..self.lanes.get(&name).copied().unwrap_or_default() }
+    }
+
+    /// Every lane that rows have gone to: provider, the provider's name for the model if the catalog
+    /// knows it, and what it is doing.
+    pub fn lanes(&self) -> impl Iterator<Item = (&str, Option<&str>, LaneReport)> {
+        self.lanes.iter().map(|((provider, upstream), report)| (provider.as_str(), upstream.as_deref(), *report))
+    }
+}
+
+/// Where the board hangs.
+pub(super) type Wall = Arc<ArcSwap<Board>>;
+
+/// Publishes what the lanes are doing, if it is different from before.
+pub(super) fn publish<'a>(wall: &Wall, lanes: &Lanes, runs: impl Iterator<Item = &'a Run>, draining: bool) {
+    let mut board = Board { draining, ..Board::default() };
+    for (lane, pool) in lanes.iter() {
+        // Whole seconds: what is shown, and little enough to change seldom.
+        let last_answer = pool.last_answer.and_then(|at| Timestamp::from_second(at.as_second()).ok());
+        board.providers.insert(lane.name.0.clone(), (last_answer, pool.is_unreachable()));
+        let report = LaneReport { in_flight: lane.in_flight(), last_answer, unreachable: pool.is_unreachable(), ..LaneReport::default() };
+        board.lanes.insert(lane.name.clone(), report);
+    }
+    for run in runs {
+        for (index, rows, tokens) in run.backlog() {
+            let Some(report) = lanes.name(index).and_then(|name| board.lanes.get_mut(name)) else { continue };
+            report.queued_rows = report.queued_rows.saturating_add(rows);
+            report.queued_tokens = report.queued_tokens.saturating_add(tokens);
+        }
+    }
+    let before = wall.load();
+    board.generation = before.generation;
+    if board != **before {
+        board.generation += 1;
+        wall.store(Arc::new(board));
+    }
+}

@@ -1,0 +1,61 @@
+//! What is in flight, and how fast it went out: the stated limits of a provider or of one offering.
+
+use tokio::time::Instant;
+
+use crate::domain::connection::Limits;
+use crate::route::Pace;
+
+/// Calls in flight and the paces that are prescribed.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Gauge {
+    pub in_flight: u32,
+    requests: Option<Pace>,
+    tokens: Option<Pace>,
+}
+
+impl Gauge {
+    pub fn new(limits: Limits) -> Self {
+        let mut gauge = Self::default();
+        gauge.set(limits);
+        gauge
+    }
+
+    /// Changes the paces; what went out before counts on.
+    pub fn set(&mut self, limits: Limits) {
+        set(&mut self.requests, limits.requests_per_minute.map(u64::from));
+        set(&mut self.tokens, limits.tokens_per_minute);
+    }
+
+    /// When the paces let the next call out.
+    pub fn paced_until(&self, now: Instant) -> Instant {
+        let paces = [&self.requests, &self.tokens].into_iter().flatten();
+        paces.filter_map(|pace| pace.ready_at(now)).max().unwrap_or(now)
+    }
+
+    /// A call goes out that will take about so many tokens.
+    pub fn start(&mut self, now: Instant, tokens: u64) {
+        self.in_flight += 1;
+        if let Some(pace) = &mut self.requests {
+            pace.take(now, 1);
+        }
+        if let Some(pace) = &mut self.tokens {
+            pace.take(now, tokens);
+        }
+    }
+
+    /// It has ended, and took so many in truth, if that is known.
+    pub fn end(&mut self, now: Instant, said: u64, truly: Option<u64>) {
+        self.in_flight -= 1;
+        if let (Some(pace), Some(truly)) = (&mut self.tokens, truly) {
+            pace.correct(now, said, truly);
+        }
+    }
+}
+
+fn set(pace: &mut Option<Pace>, per_minute: Option<u64>) {
+    match (pace.as_mut(), per_minute) {
+        (Some(pace), Some(per_minute)) => pace.set(per_minute),
+        (None, Some(per_minute)) => *pace = Some(Pace::new(per_minute)),
+        (_, None) => *pace = None,
+    }
+}

@@ -1,0 +1,124 @@
+//! How many units may go out in a minute, requests or tokens: a rate that is known, unlike the
+//! limit that [`super::Limiter`] finds out.
+//!
+//! The generic cell rate algorithm: units are spread evenly over the minute, with a second's worth
+//! as a burst. What goes out may be more than is left; the debt then delays what comes after it.
+//! Pure: it is told the time.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// What may go out at once after a pause, as time.
+const BURST: Duration = Duration::from_secs(1);
+/// The longest debt. A single call beyond a whole allowance must not shut the lane for long.
+const MAX_DEBT: Duration = Duration::from_secs(120);
+
+/// A rate, at least one unit a minute.
+#[derive(Debug, Clone)]
+pub struct Pace {
+    per_minute: u64,
+    /// When all that went out would have gone out evenly.
+    even: Option<Instant>,
+}
+
+impl Pace {
+    /// A rate of `per_minute` units.
+    pub fn new(per_minute: u64) -> Self {
+        Self { per_minute: per_minute.max(1), even: None }
+    }
+
+    /// Changes the rate; what went out before counts on.
+    pub fn set(&mut self, per_minute: u64) {
+        self.per_minute = per_minute.max(1);
+    }
+
+    /// The earliest moment at which the next units may go out; `None` for now.
+    pub fn ready_at(&self, now: Instant) -> Option<Instant> {
+        // Less than one unit's share is no debt: a slow rate still lets one unit out.
+        let ready = self.even?.checked_sub(BURST.max(self.share(1)).saturating_sub(self.share(1)))?;
+        (ready > now).then_some(ready)
+    }
+
+    /// Units go out.
+    pub fn take(&mut self, now: Instant, units: u64) {
+        let from = self.even.map_or(now, |even| even.max(now));
+        self.even = Some((from + self.share(units)).min(now + MAX_DEBT));
+    }
+
+    /// What went out before was this much in truth, not what was said.
+    pub fn correct(&mut self, now: Instant, said: u64, truly: u64) {
+        if truly > said {
+            self.take(now, truly - said);
+        } else if let Some(even) = self.even {
+            self.even = even.checked_sub(self.share(said - truly));
+        }
+    }
+
+    fn share(&self, units: u64) -> Duration {
+        let nanos = u128::from(units).saturating_mul(MINUTE.as_nanos()) / u128::from(self.per_minute);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).min(MAX_DEBT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// How many units go out one by one within `length`, each as soon as it may.
+    fn run(pace: &mut Pace, start: Instant, length: Duration) -> u64 {
+        let (mut now, mut out) = (start, 0);
+        while now < start + length {
+            match pace.ready_at(now) {
+                Some(at) => now = at,
+                None => {
+                    pace.take(now, 1);
+                    out += 1;
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn a_rate_is_kept_after_a_burst_of_a_second() {
+        let start = Instant::now();
+        let mut pace = Pace::new(600);
+        assert_eq!(run(&mut pace, start, Duration::from_millis(1)), 10);
+        assert_eq!(run(&mut Pace::new(600), start, MINUTE), 600 + 9);
+        assert_eq!(run(&mut Pace::new(2), start, MINUTE), 2, "a slow rate lets one out at a time");
+    }
+
+    #[test]
+    fn a_debt_delays_what_comes_after_and_a_correction_pays_it_back() {
+        let start = Instant::now();
+        let mut pace = Pace::new(60);
+        pace.take(start, 31);
+        assert_eq!(pace.ready_at(start), Some(start + Duration::from_secs(31)));
+        pace.correct(start, 31, 1);
+        assert_eq!(pace.ready_at(start), Some(start + Duration::from_secs(1)));
+        pace.correct(start, 1, 11);
+        assert_eq!(pace.ready_at(start), Some(start + Duration::from_secs(11)));
+        pace.take(start, u64::MAX);
+        assert!(pace.ready_at(start).unwrap() <= start + MAX_DEBT);
+    }
+
+    proptest! {
+        #[test]
+        fn no_minute_sees_more_than_the_rate_and_its_burst(per_minute in 1u64..5_000, pauses in proptest::collection::vec(0u64..3_000, 1..200)) {
+            let start = Instant::now();
+            let (mut pace, mut now, mut out) = (Pace::new(per_minute), start, 0u64);
+            for pause in pauses {
+                now += Duration::from_millis(pause);
+                while pace.ready_at(now).is_none() {
+                    pace.take(now, 1);
+                    out += 1;
+                }
+                let even = (now - start).as_nanos() * u128::from(per_minute) / MINUTE.as_nanos();
+                prop_assert!(u128::from(out) <= even + u128::from(per_minute.div_ceil(60)) + 2);
+            }
+        }
+    }
+}
