@@ -136,7 +136,8 @@ impl Rates {
         PriceSheet {
             input: amount(Meter::Input),
             cached_input: amount(Meter::CachedInput),
-            output: amount(Meter::Output),
+            // A usage has one number for what was written. Where only images are, that is their tokens.
+            output: amount(Meter::Output).or(amount(Meter::ImageOutput)).or(amount(Meter::AudioOutput)),
             request: amount(Meter::Request),
             image: amount(Meter::Image),
         }

@@ -111,7 +111,7 @@ fn with_nothing_configured_the_stand_in_serves_known_models_at_their_listed_pric
     let snapshot = load_embedded().unwrap().into_snapshot(TODAY, &no_key);
     let models = ["gpt-4o-mini", "openai/gpt-4o", "sora-2", "simulated-fast", "gpt4o-mini", "gpt-4.1-nan", "zzz"];
     insta::assert_snapshot!(models.map(|model| route(&snapshot, model)).join("\n"));
-    assert!(snapshot.models().any(|model| model.id == "gpt-4o-mini" && model.owned_by == "OpenAI" && model.created == 1_721_088_000));
+    assert!(snapshot.models().any(|model| model.id == "gpt-4o-mini" && model.owned_by == "OpenAI" && model.created == 1_721_260_800));
     assert!(snapshot.models().any(|model| model.id == "simulated-flaky"));
     assert_eq!(snapshot.connections().count(), 1);
 }
