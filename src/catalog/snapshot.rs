@@ -52,6 +52,16 @@ pub struct Offer<'a> {
     pub status: Status,
 }
 
+impl Offer<'_> {
+    /// Whether new rows go to it now: it is usable, and nobody has paused it.
+    pub fn takes_work(&self) -> bool {
+        match self.status {
+            Status::Active | Status::Deprecated => self.usable,
+            Status::Paused | Status::Disabled => false,
+        }
+    }
+}
+
 /// The catalog at one moment. Cheap to share, never changed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {

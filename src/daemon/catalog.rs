@@ -76,6 +76,12 @@ impl Source {
     }
 }
 
+/// As it is stored: what is shown now is shown after a restart, too.
+fn moment(clock: &Clock) -> Timestamp {
+    let now = clock.now();
+    Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
+}
+
 fn today(now: Timestamp) -> jiff::civil::Date {
     now.to_zoned(jiff::tz::TimeZone::UTC).date()
 }
@@ -109,7 +115,7 @@ impl Keeper {
     /// # Errors
     /// The faults, if there is no last good one.
     pub async fn start(source: Source, store: Store, clock: Clock) -> Result<(Arc<Catalog>, Self), StartError> {
-        let now = clock.now();
+        let now = moment(&clock);
         let history = store.catalogs().await?;
         let loaded = blocking({
             let source = source.clone();
@@ -175,7 +181,7 @@ impl Keeper {
     }
 
     async fn reload(&self, why: &'static str) -> Result<Reloaded, ReloadError> {
-        let (now, before) = (self.clock.now(), self.catalog.current());
+        let (now, before) = (moment(&self.clock), self.catalog.current());
         let source = self.source.clone();
         let loaded = blocking(move || {
             let archive = source.read()?;

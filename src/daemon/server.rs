@@ -60,6 +60,7 @@ impl Server {
             clock: core.clock.clone(),
             limits: limits(settings),
             access: Access::keys(settings.api_keys.clone()).with_origins(Origins::of(settings.cors_origins.clone())),
+            views: http::Views::default(),
             draining: tasks.shutdown().drain().clone(),
             tasks: requests.clone(),
         }));

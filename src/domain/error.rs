@@ -46,6 +46,8 @@ codes! {
     NotFound = "not_found",
     /// No such model in the catalog.
     ModelNotFound = "model_not_found",
+    /// The catalog's seeds have faults, so it was not reloaded.
+    CatalogInvalid = "catalog_invalid",
     /// The stored results behind a file have passed their expiry.
     ResultsExpired = "results_expired",
     /// A `Range` that lies outside the file.

@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::Api;
+use super::batchrouter::PUBLIC;
 use super::error::ApiError;
 use crate::domain::error::Code;
 
@@ -94,7 +95,8 @@ impl Access {
         &self.origins
     }
 
-    fn admit(&self, uri: &Uri, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    /// Who calls, if they may.
+    pub(super) fn admit(&self, uri: &Uri, headers: &HeaderMap) -> Result<Caller, ApiError> {
         if self.keys.is_empty() {
             self.refuse_pages(uri, headers)?;
             return Ok(Caller { key: [0; 32] });
@@ -173,10 +175,16 @@ fn is_loopback(host: &str) -> bool {
     }
 }
 
-/// Refuses callers that may not call. Probes are let through: an orchestrator has no key, and they
-/// tell nothing.
+/// What anybody may ask: probes, because an orchestrator has no key and they tell nothing, and what
+/// is documented as public.
+fn is_open(path: &str) -> bool {
+    let public = ["/v1", "/batchrouter/v1"].iter().any(|mount| path.strip_prefix(mount) == Some(PUBLIC));
+    public || matches!(path, "/healthz" | "/readyz")
+}
+
+/// Refuses callers that may not call.
 pub async fn guard(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
-    if matches!(request.uri().path(), "/healthz" | "/readyz") {
+    if is_open(request.uri().path()) {
         return next.run(request).await;
     }
     match api.access.admit(request.uri(), request.headers()) {

@@ -7,10 +7,11 @@
 use std::fmt::Display;
 
 use axum::Json;
-use axum::http::header::{ALLOW, CONTENT_RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::domain::error::Code;
 use crate::domain::id::IdError;
@@ -52,6 +53,7 @@ const fn row(code: Code) -> (StatusCode, &'static str) {
         Code::Conflict | Code::IdempotencyMismatch => (StatusCode::CONFLICT, CLIENT),
         Code::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, CLIENT),
         Code::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, CLIENT),
+        Code::CatalogInvalid => (StatusCode::UNPROCESSABLE_ENTITY, CLIENT),
         Code::RangeNotSatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, CLIENT),
         Code::Internal => (StatusCode::INTERNAL_SERVER_ERROR, SERVER),
         Code::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, SERVER),
@@ -137,6 +139,31 @@ impl ApiError {
     fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.header = Some(Box::new((name, value)));
         self
+    }
+
+    /// The error with one more field in its envelope.
+    pub fn with_details(self, name: &str, details: Value) -> Response {
+        let (_, kind) = row(self.code);
+        let mut body = json!({ "message": self.message, "type": kind, "param": self.param, "code": self.code.as_str() });
+        body[name] = details;
+        self.with_body(&json!({ "error": body }))
+    }
+
+    fn with_body(self, body: &Value) -> Response {
+        let mut response = self.into_response();
+        *response.body_mut() = Json(body).into_response().into_body();
+        response.headers_mut().remove(CONTENT_LENGTH);
+        response
+    }
+
+    /// The same in BatchRouter's envelope, `{"error": {"code", "message", "details"}}`, whose code for
+    /// everything that is wrong with a request is `invalid_request`.
+    pub fn into_batchrouter(self) -> Response {
+        let (status, _) = row(self.code);
+        let code = if status == StatusCode::BAD_REQUEST { "invalid_request" } else { self.code.as_str() };
+        let details = self.param.as_ref().map(|param| json!({ "param": param, "reason": self.code.as_str() }));
+        let body = json!({ "error": { "code": code, "message": self.message, "details": details } });
+        self.with_body(&body)
     }
 
     /// The code, for decisions about the error.

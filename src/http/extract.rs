@@ -306,6 +306,16 @@ impl Params {
         }
     }
 
+    /// Whether a parameter is there that needs no value; `0` and `false` unset it.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.0.iter().any(|(key, value)| key == name && !matches!(value.as_str(), "0" | "false"))
+    }
+
+    /// Every value of a parameter that may be repeated.
+    pub fn all(&self, name: &str) -> Vec<&str> {
+        self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect()
+    }
+
     /// How many objects to list.
     ///
     /// # Errors

@@ -11,19 +11,24 @@
 //! * work that must not be left half-done goes on when its client goes away.
 
 mod access;
+mod admin;
+mod batchrouter;
 mod body;
 mod connection;
 mod error;
 mod extract;
 mod form;
 mod gate;
+mod metrics;
 mod openai;
 mod ops;
+mod phaseo;
 mod range;
 mod routes;
 mod serve;
 mod stream;
 mod trace;
+mod views;
 
 #[cfg(test)]
 mod tests;
@@ -35,7 +40,7 @@ use axum::Router;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_RANGE, ETAG, RETRY_AFTER};
 use axum::http::{HeaderValue, Method};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -45,6 +50,7 @@ use tracing::Instrument;
 pub use access::{Access, Origins};
 pub use error::ApiError;
 pub use serve::serve;
+pub use views::Views;
 
 use crate::catalog::Catalog;
 use crate::domain::time::Clock;
@@ -60,6 +66,8 @@ pub struct Api {
     pub clock: Clock,
     pub limits: Limits,
     pub access: Access,
+    /// What was rendered of the catalog.
+    pub views: Views,
     /// Cancelled when the daemon begins to stop: from then on nothing new is created.
     pub draining: CancellationToken,
     /// Work that goes on when its client goes away; the daemon waits for it before it closes the store.
@@ -125,8 +133,13 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/", get(ops::index))
         .route("/healthz", get(ops::healthz))
         .route("/readyz", get(ops::readyz))
-        .nest("/v1", openai::routes())
-        .nest("/openai/v1", openai::routes());
+        .route("/metrics", get(metrics::metrics))
+        .route("/admin/catalog/reload", post(admin::reload))
+        .route("/admin/catalog/history", get(admin::history))
+        .nest("/v1", openai::routes().merge(phaseo::routes()).merge(batchrouter::routes()))
+        .nest("/openai/v1", openai::routes())
+        .nest("/phaseo/v1", phaseo::routes())
+        .nest("/batchrouter/v1", batchrouter::routes());
     #[cfg(test)]
     {
         router = router.merge(tests::routes());

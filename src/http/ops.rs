@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
 use serde_json::{Value, json};
 
 use super::error::ApiError;
-use super::{Api, routes};
+use super::extract::Params;
+use super::{Api, admin, routes};
 
 /// `GET /`
 pub async fn index() -> Json<Value> {
@@ -21,8 +23,13 @@ pub async fn healthz(State(api): State<Arc<Api>>) -> Result<Json<Value>, ApiErro
     Ok(Json(json!({ "status": "ok" })))
 }
 
-/// `GET /readyz`: whether new work is taken.
-pub async fn readyz(State(api): State<Arc<Api>>) -> Result<Json<Value>, ApiError> {
+/// `GET /readyz`: whether new work is taken; with `verbose` also how the catalog stands. That tells of
+/// files and providers, so it is for those who may call.
+pub async fn readyz(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap, params: Params) -> Result<Json<Value>, ApiError> {
+    let verbose = params.is_set("verbose");
+    if verbose {
+        api.access.admit(&uri, &headers)?;
+    }
     check_store(&api)?;
     api.check_open()?;
     let free = api.store.free_bytes()?;
@@ -30,7 +37,11 @@ pub async fn readyz(State(api): State<Arc<Api>>) -> Result<Json<Value>, ApiError
         let message = "the disk of the data directory is nearly full; no new work is taken until there is room again";
         return Err(ApiError::unavailable(message));
     }
-    Ok(Json(json!({ "status": "ready" })))
+    match verbose {
+        // Old prices are better than none: a catalog that could not be reloaded is no reason to refuse work.
+        true => Ok(Json(json!({ "status": "ready", "free_bytes": free, "catalog": admin::standing(&api.catalog.standing()) }))),
+        false => Ok(Json(json!({ "status": "ready" }))),
+    }
 }
 
 fn check_store(api: &Api) -> Result<(), ApiError> {

@@ -22,7 +22,7 @@ pub enum Selection {
 
 /// Decides what to send of `bytes` bytes with the strong validator `etag`, quotes included.
 pub fn select(headers: &HeaderMap, etag: &str, bytes: u64) -> Selection {
-    if headers.get_all(IF_NONE_MATCH).iter().any(|value| matches(value.as_bytes(), etag)) {
+    if is_known(headers, etag) {
         return Selection::NotModified;
     }
     let mut ranges = headers.get_all(RANGE).iter();
@@ -32,6 +32,11 @@ pub fn select(headers: &HeaderMap, etag: &str, bytes: u64) -> Selection {
         return Selection::Whole;
     }
     range.to_str().ok().and_then(|range| parse(range, bytes)).unwrap_or(Selection::Whole)
+}
+
+/// Whether the client has what `etag` names, quotes included.
+pub fn is_known(headers: &HeaderMap, etag: &str) -> bool {
+    headers.get_all(IF_NONE_MATCH).iter().any(|value| matches(value.as_bytes(), etag))
 }
 
 /// Weak comparison with a list of tags, as `If-None-Match` wants it.

@@ -11,17 +11,29 @@ use crate::domain::error::Code;
 pub struct Listed {
     pub methods: &'static str,
     pub path: &'static str,
+    /// Where the dialect it belongs to is mounted besides; empty for none.
+    pub mount: &'static str,
 }
 
 /// From 0 (nothing in common) to 1 (the same), how near a path must be to be suggested.
 const NEAR: f64 = 0.75;
 /// The same for one segment of a path.
 const ALIKE: f64 = 0.5;
-/// The mounts whose routes equal those under `/v1`.
-const MOUNTS: [&str; 1] = ["/openai"];
 
 const fn at(methods: &'static str, path: &'static str) -> Listed {
-    Listed { methods, path }
+    Listed { methods, path, mount: "" }
+}
+
+const fn openai(methods: &'static str, path: &'static str) -> Listed {
+    Listed { methods, path, mount: "/openai" }
+}
+
+const fn phaseo(methods: &'static str, path: &'static str) -> Listed {
+    Listed { methods, path, mount: "/phaseo" }
+}
+
+const fn batchrouter(methods: &'static str, path: &'static str) -> Listed {
+    Listed { methods, path, mount: "/batchrouter" }
 }
 
 /// Every route; a test holds it to the router.
@@ -29,22 +41,29 @@ pub const TABLE: &[Listed] = &[
     at("GET", "/"),
     at("GET", "/healthz"),
     at("GET", "/readyz"),
-    at("GET, POST", "/v1/files"),
-    at("GET, DELETE", "/v1/files/{file_id}"),
-    at("GET", "/v1/files/{file_id}/content"),
-    at("GET", "/v1/files/{file_id}/cost-estimate"),
-    at("POST", "/v1/uploads"),
-    at("GET", "/v1/uploads/{upload_id}"),
-    at("POST", "/v1/uploads/{upload_id}/parts"),
-    at("POST", "/v1/uploads/{upload_id}/complete"),
-    at("POST", "/v1/uploads/{upload_id}/cancel"),
-    at("GET, POST", "/v1/batches"),
-    at("GET", "/v1/batches/{batch_id}"),
-    at("POST", "/v1/batches/{batch_id}/cancel"),
-    at("POST", "/v1/batches/{batch_id}/retry"),
-    at("GET", "/v1/batches/{batch_id}/results"),
-    at("GET", "/v1/models"),
-    at("GET", "/v1/models/{*model}"),
+    at("GET", "/metrics"),
+    at("POST", "/admin/catalog/reload"),
+    at("GET", "/admin/catalog/history"),
+    openai("GET, POST", "/v1/files"),
+    openai("GET, DELETE", "/v1/files/{file_id}"),
+    openai("GET", "/v1/files/{file_id}/content"),
+    openai("GET", "/v1/files/{file_id}/cost-estimate"),
+    openai("POST", "/v1/uploads"),
+    openai("GET", "/v1/uploads/{upload_id}"),
+    openai("POST", "/v1/uploads/{upload_id}/parts"),
+    openai("POST", "/v1/uploads/{upload_id}/complete"),
+    openai("POST", "/v1/uploads/{upload_id}/cancel"),
+    openai("GET, POST", "/v1/batches"),
+    openai("GET", "/v1/batches/{batch_id}"),
+    openai("POST", "/v1/batches/{batch_id}/cancel"),
+    openai("POST", "/v1/batches/{batch_id}/retry"),
+    openai("GET", "/v1/batches/{batch_id}/results"),
+    openai("GET", "/v1/models"),
+    openai("GET", "/v1/models/{*model}"),
+    batchrouter("GET", "/v1/catalog/models"),
+    phaseo("GET", "/v1/batches/models"),
+    phaseo("GET", "/v1/batches/capabilities"),
+    phaseo("GET", "/v1/data/models"),
 ];
 
 /// Answers for a path that no route has.
@@ -61,12 +80,13 @@ pub async fn unknown(method: Method, uri: Uri) -> ApiError {
 /// Answers for a path that has other methods.
 pub async fn wrong_method(request: Request) -> ApiError {
     let matched = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    let path = MOUNTS.iter().find_map(|mount| matched.strip_prefix(mount)).unwrap_or(matched);
-    let allow = TABLE.iter().find(|listed| listed.path == path).map_or("GET", |listed| listed.methods);
+    let is_meant = |listed: &&Listed| matched.strip_suffix(listed.path).is_some_and(|mount| mount.is_empty() || mount == listed.mount);
+    let (allow, mount) = TABLE.iter().find(is_meant).map_or(("GET", ""), |listed| (listed.methods, listed.mount));
     let allow = allow.replace("GET", "GET, HEAD");
     // A nested route sees its path without the mount.
     let own: String = request.uri().path().chars().take(200).collect();
-    let mount = ["/openai/v1", "/v1"].into_iter().find(|mount| matched.starts_with(mount) && !own.starts_with(mount)).unwrap_or_default();
+    let mounts = [format!("{mount}/v1"), "/v1".to_owned()];
+    let mount = mounts.into_iter().find(|mount| matched.starts_with(mount) && !own.starts_with(mount)).unwrap_or_default();
     ApiError::method_not_allowed(format!("`{mount}{own}` does not take {}; it takes {allow}", request.method()), &allow)
 }
 

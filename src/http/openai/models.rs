@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
 use serde::Serialize;
 
 use crate::catalog::unix_seconds;
@@ -11,6 +13,7 @@ use crate::domain::error::Code;
 use crate::http::Api;
 use crate::http::error::ApiError;
 use crate::http::extract::PathText;
+use crate::http::views::{Template, respond};
 
 /// `Model`
 #[derive(Debug, Serialize)]
@@ -33,9 +36,12 @@ fn object(id: &str, created: i64, owned_by: &str) -> ModelObject {
 }
 
 /// `GET /v1/models`
-pub async fn list(State(api): State<Arc<Api>>) -> Json<Models> {
-    let data = api.catalog.current().models().map(|model| object(model.id, model.created, model.owned_by)).collect();
-    Json(Models { object: "list", data })
+pub async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Response, ApiError> {
+    respond(&api, "openai/models", &headers, "private, no-cache", |snapshot| {
+        let data = snapshot.models().map(|model| object(model.id, model.created, model.owned_by)).collect();
+        Template::of(&Models { object: "list", data })
+    })
+    .await
 }
 
 /// `GET /v1/models/{model}`: also by an alias, and a name that only the catch-all would be asked for.

@@ -2,6 +2,7 @@
 
 mod access;
 mod batches;
+mod catalog;
 mod errors;
 mod files;
 mod results;
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use super::{Access, Api, Limits, router};
+use super::{Access, Api, Limits, Views, router};
 use crate::catalog::{Catalog, load_embedded};
 use crate::domain::time::{Clock, Timestamp};
 use crate::executor::{Handle, Stub};
@@ -101,6 +102,7 @@ impl Bench {
             clock: Clock::new(move || Timestamp::from_second(read.load(Ordering::Relaxed)).unwrap()),
             limits: Limits { min_free_bytes: 0, ..Limits::default() },
             access: Access::open(),
+            views: Views::default(),
             draining: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };

@@ -1,0 +1,90 @@
+//! `GET /metrics`: the state of the catalog and of the lanes, in the text format of Prometheus
+//! (OpenMetrics). Everything is read at the time of the scrape; nothing is counted on the side.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use super::Api;
+use super::error::ApiError;
+use crate::catalog::{Origin, Standing};
+use crate::executor::Board;
+
+const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A number that is shown as it is.
+type Number = Gauge<i64>;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LaneLabels {
+    provider: String,
+    /// The provider's name for the model; empty for all that the catalog does not know.
+    model: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabels {
+    outcome: &'static str,
+}
+
+/// `GET /metrics`
+pub async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
+    let mut registry = Registry::with_prefix("batchd");
+    add_catalog(&mut registry, &api);
+    add_lanes(&mut registry, &api.executor.board());
+    let mut text = String::new();
+    encode(&mut text, &registry).map_err(ApiError::internal)?;
+    Ok(([(CONTENT_TYPE, FORMAT)], text).into_response())
+}
+
+fn number(registry: &mut Registry, name: &str, help: &str, value: impl TryInto<i64>) {
+    let gauge = Number::default();
+    gauge.set(value.try_into().unwrap_or(i64::MAX));
+    registry.register(name, help, gauge);
+}
+
+fn add_catalog(registry: &mut Registry, api: &Api) {
+    let (snapshot, Standing { accepted, refused, reloads }) = (api.catalog.current(), api.catalog.standing());
+    let origin = match accepted.origin {
+        Origin::Embedded => "embedded",
+        Origin::Folder(_) => "folder",
+        Origin::Stored(_) => "last_good",
+    };
+    let info = Info::new(vec![("hash", accepted.hash.clone()), ("origin", origin.to_owned())]);
+    registry.register("catalog", "The catalog that holds", info);
+    number(registry, "catalog_version", "Grows with each accepted catalog", accepted.version);
+    number(registry, "catalog_accepted_timestamp_seconds", "When it was accepted", accepted.at.as_second());
+    number(registry, "catalog_models", "Models in the catalog", snapshot.all_models().len());
+    number(registry, "catalog_providers", "Providers in the catalog", snapshot.providers().count());
+    number(registry, "catalog_usable_providers", "Providers that can be called", snapshot.connections().count());
+    let faults = refused.map_or(0, |(faults, _)| faults.as_slice().len());
+    number(registry, "catalog_faults", "Faults of the seeds at the last attempt to load them; 0 if they hold", faults);
+    let family = Family::<OutcomeLabels, Counter>::default();
+    for (outcome, count) in ["accepted", "unchanged", "refused"].into_iter().zip(reloads) {
+        family.get_or_create(&OutcomeLabels { outcome }).inner().store(count, std::sync::atomic::Ordering::Relaxed);
+    }
+    registry.register("catalog_reloads", "Reloads since the start, by outcome", family);
+}
+
+fn add_lanes(registry: &mut Registry, board: &Board) {
+    let (queued, in_flight, unreachable) =
+        (Family::<LaneLabels, Number>::default(), Family::<LaneLabels, Number>::default(), Family::<LaneLabels, Number>::default());
+    for (provider, model, report) in board.lanes() {
+        let labels = LaneLabels { provider: provider.to_owned(), model: model.unwrap_or_default().to_owned() };
+        queued.get_or_create(&labels).set(i64::try_from(report.queued_rows).unwrap_or(i64::MAX));
+        in_flight.get_or_create(&labels).set(report.in_flight.into());
+        unreachable.get_or_create(&labels).set(report.unreachable.into());
+    }
+    registry.register("lane_queued_rows", "Rows that are not finished, by lane", queued);
+    registry.register("lane_in_flight", "Calls in flight, by lane", in_flight);
+    registry.register("lane_unreachable", "1 while no connection to the provider can be made", unreachable);
+}

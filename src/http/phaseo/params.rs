@@ -1,0 +1,65 @@
+//! The parameters of a batch that a model supports, with their details, as Phaseo tells them.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::catalog::Offer;
+use crate::domain::endpoint::Endpoint;
+
+/// The windows that are advertised. Any other from `1m` to `30d` is taken as well.
+const WINDOWS: [&str; 1] = ["24h"];
+
+/// What is told of one parameter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Detail {
+    supported: bool,
+    r#type: &'static str,
+    values: Vec<&'static str>,
+    default: &'static str,
+    aliases: [&'static str; 1],
+    /// Only where the details of several providers are merged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    providers: Option<Vec<String>>,
+}
+
+/// Details by the parameter's name, in order of name.
+pub type Details = BTreeMap<&'static str, Detail>;
+
+/// The parameters that a provider supports for a model.
+pub fn of_offer(offer: &Offer<'_>) -> Details {
+    let mut endpoints: Vec<_> = offer.offering.endpoints.clone();
+    // The newer way of asking is the default where a model has both.
+    endpoints.sort_by_key(|endpoint| *endpoint != Endpoint::Responses);
+    let detail = |values: Vec<&'static str>, alias| {
+        let default = values.first().copied().unwrap_or_default();
+        Detail { supported: true, r#type: "enum", values, default, aliases: [alias], providers: None }
+    };
+    let endpoints = endpoints.into_iter().map(Endpoint::path).collect();
+    BTreeMap::from([("endpoint", detail(endpoints, "request_endpoint")), ("completion_window", detail(WINDOWS.to_vec(), "window"))])
+}
+
+/// Whether any of the details is meant by `name`, its own or another.
+pub fn has(details: &Details, name: &str) -> bool {
+    details.iter().any(|(own, detail)| *own == name || detail.aliases.contains(&name))
+}
+
+/// The details of several providers as one: values added up in order, later ones win otherwise.
+pub fn merge<'a>(each: impl Iterator<Item = (&'a str, &'a Details)>) -> Details {
+    let mut merged: Details = BTreeMap::new();
+    for (provider, details) in each {
+        for (name, detail) in details {
+            let earlier = merged.remove(name);
+            let mut now = detail.clone();
+            let mut providers = earlier.as_ref().and_then(|earlier| earlier.providers.clone()).unwrap_or_default();
+            providers.push(provider.to_owned());
+            providers.sort();
+            now.values.extend(earlier.map(|earlier| earlier.values).unwrap_or_default());
+            now.values.sort_unstable();
+            now.values.dedup();
+            now.providers = Some(providers);
+            merged.insert(name, now);
+        }
+    }
+    merged
+}
