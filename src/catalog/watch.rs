@@ -16,6 +16,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use notify::event::ModifyKind;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode};
 use notify_debouncer_full::{DebounceEventResult, DebouncedEvent, Debouncer, RecommendedCache, new_debouncer};
 
@@ -95,7 +96,11 @@ impl Armed {
     fn run(mut self, messages: &mpsc::Receiver<Message>, on_change: &impl Fn(Changed)) {
         loop {
             let inside = match messages.recv_timeout(LOOK) {
-                Ok(Message::Events(Ok(events))) => events.iter().any(|event| changes_content(event) && self.is_inside(event)),
+                Ok(Message::Events(Ok(events))) => {
+                    let inside = events.iter().any(|event| changes_content(event) && self.is_inside(event));
+                    self.forget(&events);
+                    inside
+                }
                 // Events may have been lost; looking again costs little.
                 Ok(Message::Events(Err(errors))) => {
                     errors.iter().for_each(|error| tracing::warn!(%error, "catalog folder watch"));
@@ -113,6 +118,17 @@ impl Armed {
                 self.marks = now;
                 on_change(Changed);
             }
+        }
+    }
+
+    /// Drops the watches that went with what was removed or renamed, so that they are set anew.
+    fn forget(&mut self, events: &[DebouncedEvent]) {
+        let gone = |event: &&DebouncedEvent| matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
+        let paths: Vec<_> = events.iter().filter(gone).flat_map(|event| &event.paths).collect();
+        let lost: Vec<_> = self.watched.keys().filter(|watched| paths.iter().any(|path| watched.starts_with(path))).cloned().collect();
+        for path in lost {
+            let _ = self.debouncer.unwatch(&path);
+            self.watched.remove(&path);
         }
     }
 

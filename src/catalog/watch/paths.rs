@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::catalog::validate::{MODELS, PROVIDERS};
 
@@ -17,6 +18,9 @@ const MAX_PLACES: usize = 512;
 pub struct Place {
     device: u64,
     inode: u64,
+    /// When it was made, where the file system knows: the number of a folder that is gone is soon given
+    /// to another.
+    made: Option<SystemTime>,
     /// All below it, too.
     pub recursive: bool,
 }
@@ -42,6 +46,10 @@ pub fn places(dir: &Path) -> BTreeMap<PathBuf, Place> {
             add(&real, true, &mut found);
         }
     }
+    // The system knows one watch for each folder, whatever the path: taking away one of two would
+    // take both.
+    let roots: Vec<_> = found.iter().filter(|(_, place)| place.recursive).map(|(path, _)| path.clone()).collect();
+    found.retain(|path, _| !roots.iter().any(|root| path != root && path.starts_with(root)));
     found
 }
 
@@ -70,7 +78,7 @@ fn follow(path: &Path, found: &mut BTreeMap<PathBuf, Place>) {
 
 fn add(path: &Path, recursive: bool, found: &mut BTreeMap<PathBuf, Place>) {
     let Ok(data) = fs::metadata(path) else { return };
-    let place = Place { device: data.dev(), inode: data.ino(), recursive };
+    let place = Place { device: data.dev(), inode: data.ino(), made: data.created().ok(), recursive };
     let known = found.entry(path.to_owned()).or_insert(place);
     known.recursive |= recursive;
 }

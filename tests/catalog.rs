@@ -1,0 +1,332 @@
+//! The catalog under people and tools that change its folder while it is read: every good state is
+//! live at once, no bad one ever is, nobody sees parts of two, and a start after any of it serves the
+//! last good one.
+//!
+//! ```sh
+//! cargo test --release --test catalog -- --ignored --nocapture     # a thousand edits, with the times they took
+//! BATCHD_CATALOG_SEED=17 cargo test --release --test catalog
+//! ```
+
+#[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
+mod support;
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use support::daemon::{Daemon, temp_dir};
+use support::http::{Request, Response, send};
+use support::wait;
+
+/// Generous: how long an edit took is told, not judged. The watcher looks again by itself after five seconds.
+const LIMIT: Duration = Duration::from_secs(30);
+const READERS: usize = 4;
+
+#[expect(clippy::disallowed_methods, reason = "the seed of a test run is not a setting of the daemon")]
+fn seed() -> u64 {
+    match std::env::var("BATCHD_CATALOG_SEED") {
+        Ok(text) => text.parse().expect("BATCHD_CATALOG_SEED is a number"),
+        Err(_) => fastrand::u64(..1_000_000),
+    }
+}
+
+/// What tells one state of the folder from another: the provider's name and the models' names.
+type Signature = (String, Vec<String>);
+
+/// The states that the folder has had or may be in just now. Nothing else may ever be seen.
+#[derive(Default)]
+struct Legal(Mutex<HashSet<Signature>>);
+
+impl Legal {
+    fn allow(&self, signature: Signature) {
+        self.0.lock().unwrap().insert(signature);
+    }
+
+    fn check(&self, seen: &Signature) {
+        assert!(self.0.lock().unwrap().contains(seen), "{seen:?} was never a good state of the folder");
+    }
+}
+
+fn provider(name: &str) -> String {
+    format!("schema = 1\nid = \"sim\"\nname = \"{name}\"\nkind = \"simulated\"\n")
+}
+
+fn model(name: &str) -> String {
+    // Long enough to be written in several pieces by whoever writes in pieces.
+    let padding = format!("# {}\n", "x".repeat(200)).repeat(100);
+    format!(
+        "schema = 1\n{padding}[[model]]\nid = \"{name}\"\norganisation = \"Test\"\nreleased = 2026-01-01\nendpoints = [\"/v1/responses\"]\n\
+         [[model.offering]]\nprovider = \"sim\"\n"
+    )
+}
+
+/// What a view shows, and that it is whole.
+fn read(response: &Response) -> Signature {
+    assert_eq!(response.status(), 200, "{}", response.text());
+    let body = response.json();
+    let models = body["data"].as_array().expect("a list");
+    let mut providers: Vec<&str> = Vec::new();
+    let mut names: Vec<String> = Vec::new();
+    for model in models {
+        let offering = &model["provider_offerings"][0];
+        providers.push(offering["provider_name"].as_str().expect("a name"));
+        names.push(model["slug"].as_str().expect("a slug").to_owned());
+        assert_eq!(model["display_name"], model["slug"]);
+    }
+    providers.dedup();
+    assert_eq!((providers.len(), &body["provider_count"]), (1, &Value::from(1)), "one answer, one snapshot");
+    names.sort();
+    (providers[0].to_owned(), names)
+}
+
+const VIEW: &str = "/v1/catalog/models";
+
+/// A catalog folder that is edited in every way that people and tools have.
+struct Folder {
+    root: PathBuf,
+    legal: Arc<Legal>,
+    /// What it holds when it is good.
+    good: Signature,
+    /// The file that holds the model, relative to the folder.
+    file: String,
+    edits: u32,
+}
+
+impl Folder {
+    fn new(root: &Path, legal: Arc<Legal>) -> Self {
+        let folder = Self { root: root.to_owned(), legal, good: ("P0".into(), vec!["m0".into()]), file: "models/m.toml".into(), edits: 0 };
+        folder.legal.allow(folder.good.clone());
+        folder.fill(&root.join("release-0"));
+        symlink("release-0", folder.path()).unwrap();
+        folder
+    }
+
+    /// The folder as the daemon knows it: a link to the release that is in use.
+    fn path(&self) -> PathBuf {
+        self.root.join("catalog")
+    }
+
+    fn fill(&self, dir: &Path) {
+        fs::create_dir_all(dir.join("providers")).unwrap();
+        fs::create_dir_all(dir.join("models")).unwrap();
+        fs::write(dir.join("providers/sim.toml"), provider(&self.good.0)).unwrap();
+        fs::write(dir.join(&self.file), model(&self.good.1[0])).unwrap();
+    }
+
+    /// The state after the next good edit of the model.
+    fn next(&mut self) -> String {
+        self.edits += 1;
+        let name = format!("m{}", self.edits);
+        self.good.1 = vec![name.clone()];
+        self.legal.allow(self.good.clone());
+        name
+    }
+
+    /// One good edit; each way takes the folder from any state, broken ones included, to a good one.
+    fn edit(&mut self, rng: &mut fastrand::Rng) {
+        let path = self.path();
+        let before = self.good.clone();
+        let name = self.next();
+        // Whatever a bad edit left behind is mended first or by the edit itself.
+        fs::create_dir_all(path.join("providers")).unwrap();
+        match rng.u8(..7) {
+            0 => fs::write(path.join(&self.file), model(&name)).unwrap(),
+            1 => {
+                let aside = path.join("models/.m.swp");
+                fs::write(&aside, model(&name)).unwrap();
+                fs::rename(aside, path.join(&self.file)).unwrap();
+            }
+            2 => {
+                // Under another name; for a moment there are both.
+                self.legal.allow((before.0.clone(), {
+                    let mut both = vec![before.1[0].clone(), name.clone()];
+                    both.sort();
+                    both
+                }));
+                let old = std::mem::replace(&mut self.file, format!("models/m{}.toml", self.edits));
+                fs::write(path.join(&self.file), model(&name)).unwrap();
+                fs::remove_file(path.join(old)).unwrap();
+            }
+            3 => {
+                // As deployment tools do: a new release, then the link to it is swapped. Both files at once.
+                self.good.0 = format!("P{}", self.edits);
+                self.legal.allow(self.good.clone());
+                let release = format!("release-{}", self.edits);
+                self.fill(&self.root.join(&release));
+                symlink(&release, self.root.join("new")).unwrap();
+                fs::rename(self.root.join("new"), &path).unwrap();
+                return;
+            }
+            4 => {
+                // As container mounts do: the file itself is a link.
+                let target = self.root.join(format!("file-{}", self.edits));
+                fs::write(&target, model(&name)).unwrap();
+                symlink(&target, self.root.join("new")).unwrap();
+                fs::rename(self.root.join("new"), path.join(&self.file)).unwrap();
+            }
+            5 => {
+                let real = path.canonicalize().unwrap();
+                fs::remove_dir_all(&real).unwrap();
+                self.fill(&real);
+            }
+            _ => {
+                // In pieces, as over a slow line.
+                use std::io::Write as _;
+                let mut file = fs::File::create(path.join(&self.file)).unwrap();
+                for piece in model(&name).as_bytes().chunks(8_000) {
+                    file.write_all(piece).unwrap();
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            }
+        }
+        fs::write(path.join("providers/sim.toml"), provider(&self.good.0)).unwrap();
+    }
+
+    /// One bad edit: from now on the folder cannot be loaded.
+    fn damage(&self, rng: &mut fastrand::Rng) {
+        let path = self.path();
+        let file = path.join(&self.file);
+        let whole = model("broken");
+        match rng.u8(..6) {
+            0 => fs::write(&file, &whole[..whole.find("organisation = \"T").unwrap() + 16]).unwrap(),
+            1 => fs::write(&file, whole.replace("released", "relaesed")).unwrap(),
+            2 => fs::write(&file, whole.replace("/v1/responses", "/v1/chat")).unwrap(),
+            3 => fs::remove_file(path.join("providers/sim.toml")).unwrap(),
+            4 => fs::write(path.join("models/z.toml"), "schema = 1\n").unwrap(),
+            _ => fs::write(&file, b"\xff\xfe").unwrap(),
+        }
+    }
+
+    /// Takes back what [`Self::damage`] may have left beside the model.
+    fn tidy(&self) {
+        let _ = fs::remove_file(self.path().join("models/z.toml"));
+    }
+}
+
+/// Reads the views all the time, and fails at the first answer that is not whole and good.
+struct Readers {
+    stop: Arc<AtomicBool>,
+    reads: Arc<AtomicU64>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Readers {
+    fn start(daemon: &Daemon, legal: &Arc<Legal>) -> Self {
+        let (stop, reads) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let thread = |number: usize| {
+            let (stop, reads, legal, addr) = (stop.clone(), reads.clone(), legal.clone(), daemon.addr());
+            std::thread::spawn(move || {
+                while !stop.load(SeqCst) {
+                    let path = if number.is_multiple_of(2) { VIEW.to_owned() } else { format!("{VIEW}?provider=sim") };
+                    legal.check(&read(&send(addr, Request::get(&path)).expect("no read fails")));
+                    reads.fetch_add(1, SeqCst);
+                }
+            })
+        };
+        let threads = (0..READERS).map(thread).collect();
+        Self { stop, reads, threads }
+    }
+
+    fn stop(self) -> u64 {
+        self.stop.store(true, SeqCst);
+        self.threads.into_iter().for_each(|thread| thread.join().expect("every answer was whole and good"));
+        self.reads.load(SeqCst)
+    }
+}
+
+fn seen(daemon: &Daemon) -> Signature {
+    read(&daemon.get(VIEW))
+}
+
+fn faults(daemon: &Daemon) -> usize {
+    daemon.get("/readyz?verbose").json()["catalog"]["faults"].as_array().expect("a list").len()
+}
+
+fn run(edits: u32) {
+    let seed = seed();
+    wait::say(&format!("seed {seed}"));
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let (dir, legal) = (temp_dir(), Arc::new(Legal::default()));
+    let mut folder = Folder::new(dir.path(), legal.clone());
+    let mut daemon = Daemon::with(&["--catalog-dir", folder.path().to_str().unwrap()]);
+    let mut readers = Readers::start(&daemon, &legal);
+    let (mut times, mut reads, mut starts) = (Vec::new(), 0, 0);
+    for edit in 0..edits {
+        if rng.u8(..3) == 0 {
+            folder.damage(&mut rng);
+            wait::poll(LIMIT, || (faults(&daemon) > 0).then_some(())).unwrap_or_else(|| panic!("edit {edit}: no fault was reported"));
+            assert_eq!(seen(&daemon), folder.good, "edit {edit}: a broken state went live");
+        }
+        if rng.u8(..25) == 0 {
+            // Killed in whatever state the folder is.
+            reads += readers.stop();
+            daemon.restart();
+            assert_eq!(seen(&daemon), folder.good, "edit {edit}: the start did not serve the last good state");
+            readers = Readers::start(&daemon, &legal);
+            starts += 1;
+        }
+        folder.tidy();
+        folder.edit(&mut rng);
+        let started = Instant::now();
+        let live = wait::poll(LIMIT, || (seen(&daemon) == folder.good).then_some(()));
+        assert!(live.is_some(), "edit {edit} never went live; faults: {}", daemon.get("/readyz?verbose").text());
+        times.push(started.elapsed());
+        assert_eq!(faults(&daemon), 0);
+    }
+    reads += readers.stop();
+    times.sort();
+    let at = |share: usize| times[(times.len() - 1) * share / 100];
+    wait::say(&format!(
+        "{edits} edits, {reads} reads, {starts} starts; live after {:?} (median), {:?} (99 %), {:?} (most)",
+        at(50),
+        at(99),
+        at(100)
+    ));
+}
+
+#[test]
+fn edits_of_every_kind_are_live_or_refused_and_never_torn() {
+    run(100);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn a_thousand_edits() {
+    run(1_000);
+}
+
+/// Guards against a start that fails, or forgets what it served, because the folder is gone.
+#[test]
+fn a_start_without_its_folder_serves_the_last_good_state_and_says_so() {
+    let (dir, legal) = (temp_dir(), Arc::new(Legal::default()));
+    let mut folder = Folder::new(dir.path(), legal);
+    let mut daemon = Daemon::with(&["--catalog-dir", folder.path().to_str().unwrap()]);
+    let good = seen(&daemon);
+    fs::remove_file(folder.path()).unwrap();
+    daemon.restart();
+    assert_eq!(seen(&daemon), good);
+    let standing = daemon.get("/readyz?verbose").json()["catalog"].clone();
+    assert_eq!((&standing["origin"], &standing["status"]), (&Value::from("last_good"), &Value::from("stale")));
+    assert!(daemon.log_tail().contains("its last good state is served"), "{}", daemon.log_tail());
+    assert!(daemon.get("/metrics").text().contains("batchd_catalog_faults 1"));
+
+    // All three ways to ask for a reload say the same, and find the folder when it is back.
+    let refused = daemon.post_empty("/admin/catalog/reload");
+    assert_eq!(refused.error_code(422), "catalog_invalid");
+    assert!(refused.json()["error"]["faults"][0]["message"].as_str().unwrap().contains("cannot be read"), "{}", refused.text());
+    folder.good.1 = vec!["back".into()];
+    folder.fill(&dir.path().join("release-0"));
+    symlink("release-0", folder.path()).unwrap();
+    wait::poll(LIMIT, || (seen(&daemon) == folder.good).then_some(())).expect("the folder that is back is found");
+    let history = daemon.get("/admin/catalog/history").json();
+    assert_eq!((history["data"][0]["version"].as_u64(), history["data"].as_array().unwrap().len()), (Some(2), 2));
+    assert_eq!(history["data"][0]["changes"]["models"], serde_json::json!({ "added": 1, "removed": 1, "changed": 0 }));
+    assert_eq!(daemon.post_empty("/admin/catalog/reload").expect(200)["status"], "unchanged");
+}
