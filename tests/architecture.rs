@@ -34,6 +34,10 @@ const OWNED: &[(&str, &[&str])] = &[
     ("axum", &["http"]),
     ("clap", &["cli", "daemon/config"]),
     ("sd_notify", &["daemon"]),
+    ("schemars", &["catalog"]),
+    ("comfy_table", &["cli"]),
+    ("prometheus_client", &["http"]),
+    ("flate2", &["http"]),
 ];
 
 #[test]

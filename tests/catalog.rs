@@ -21,7 +21,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use support::daemon::{Daemon, temp_dir};
+use support::daemon::{Daemon, signal, temp_dir};
 use support::http::{Request, Response, send};
 use support::wait;
 
@@ -46,11 +46,11 @@ struct Legal(Mutex<HashSet<Signature>>);
 
 impl Legal {
     fn allow(&self, signature: Signature) {
-        self.0.lock().unwrap().insert(signature);
+        self.0.lock().expect("no reader panicked").insert(signature);
     }
 
     fn check(&self, seen: &Signature) {
-        assert!(self.0.lock().unwrap().contains(seen), "{seen:?} was never a good state of the folder");
+        assert!(self.0.lock().expect("no reader panicked").contains(seen), "{seen:?} was never a good state of the folder");
     }
 }
 
@@ -104,7 +104,7 @@ impl Folder {
         let folder = Self { root: root.to_owned(), legal, good: ("P0".into(), vec!["m0".into()]), file: "models/m.toml".into(), edits: 0 };
         folder.legal.allow(folder.good.clone());
         folder.fill(&root.join("release-0"));
-        symlink("release-0", folder.path()).unwrap();
+        symlink("release-0", folder.path()).expect("the folder can be changed");
         folder
     }
 
@@ -114,10 +114,10 @@ impl Folder {
     }
 
     fn fill(&self, dir: &Path) {
-        fs::create_dir_all(dir.join("providers")).unwrap();
-        fs::create_dir_all(dir.join("models")).unwrap();
-        fs::write(dir.join("providers/sim.toml"), provider(&self.good.0)).unwrap();
-        fs::write(dir.join(&self.file), model(&self.good.1[0])).unwrap();
+        fs::create_dir_all(dir.join("providers")).expect("the folder can be changed");
+        fs::create_dir_all(dir.join("models")).expect("the folder can be changed");
+        fs::write(dir.join("providers/sim.toml"), provider(&self.good.0)).expect("the folder can be changed");
+        fs::write(dir.join(&self.file), model(&self.good.1[0])).expect("the folder can be changed");
     }
 
     /// The state after the next good edit of the model.
@@ -135,13 +135,13 @@ impl Folder {
         let before = self.good.clone();
         let name = self.next();
         // Whatever a bad edit left behind is mended first or by the edit itself.
-        fs::create_dir_all(path.join("providers")).unwrap();
+        fs::create_dir_all(path.join("providers")).expect("the folder can be changed");
         match rng.u8(..7) {
-            0 => fs::write(path.join(&self.file), model(&name)).unwrap(),
+            0 => fs::write(path.join(&self.file), model(&name)).expect("the folder can be changed"),
             1 => {
                 let aside = path.join("models/.m.swp");
-                fs::write(&aside, model(&name)).unwrap();
-                fs::rename(aside, path.join(&self.file)).unwrap();
+                fs::write(&aside, model(&name)).expect("the folder can be changed");
+                fs::rename(aside, path.join(&self.file)).expect("the folder can be changed");
             }
             2 => {
                 // Under another name; for a moment there are both.
@@ -151,8 +151,8 @@ impl Folder {
                     both
                 }));
                 let old = std::mem::replace(&mut self.file, format!("models/m{}.toml", self.edits));
-                fs::write(path.join(&self.file), model(&name)).unwrap();
-                fs::remove_file(path.join(old)).unwrap();
+                fs::write(path.join(&self.file), model(&name)).expect("the folder can be changed");
+                fs::remove_file(path.join(old)).expect("the folder can be changed");
             }
             3 => {
                 // As deployment tools do: a new release, then the link to it is swapped. Both files at once.
@@ -160,33 +160,33 @@ impl Folder {
                 self.legal.allow(self.good.clone());
                 let release = format!("release-{}", self.edits);
                 self.fill(&self.root.join(&release));
-                symlink(&release, self.root.join("new")).unwrap();
-                fs::rename(self.root.join("new"), &path).unwrap();
+                symlink(&release, self.root.join("new")).expect("the folder can be changed");
+                fs::rename(self.root.join("new"), &path).expect("the folder can be changed");
                 return;
             }
             4 => {
                 // As container mounts do: the file itself is a link.
                 let target = self.root.join(format!("file-{}", self.edits));
-                fs::write(&target, model(&name)).unwrap();
-                symlink(&target, self.root.join("new")).unwrap();
-                fs::rename(self.root.join("new"), path.join(&self.file)).unwrap();
+                fs::write(&target, model(&name)).expect("the folder can be changed");
+                symlink(&target, self.root.join("new")).expect("the folder can be changed");
+                fs::rename(self.root.join("new"), path.join(&self.file)).expect("the folder can be changed");
             }
             5 => {
-                let real = path.canonicalize().unwrap();
-                fs::remove_dir_all(&real).unwrap();
+                let real = path.canonicalize().expect("the folder can be changed");
+                fs::remove_dir_all(&real).expect("the folder can be changed");
                 self.fill(&real);
             }
             _ => {
                 // In pieces, as over a slow line.
                 use std::io::Write as _;
-                let mut file = fs::File::create(path.join(&self.file)).unwrap();
+                let mut file = fs::File::create(path.join(&self.file)).expect("the folder can be changed");
                 for piece in model(&name).as_bytes().chunks(8_000) {
-                    file.write_all(piece).unwrap();
+                    file.write_all(piece).expect("the folder can be changed");
                     std::thread::sleep(Duration::from_millis(20));
                 }
             }
         }
-        fs::write(path.join("providers/sim.toml"), provider(&self.good.0)).unwrap();
+        fs::write(path.join("providers/sim.toml"), provider(&self.good.0)).expect("the folder can be changed");
     }
 
     /// One bad edit: from now on the folder cannot be loaded.
@@ -195,12 +195,12 @@ impl Folder {
         let file = path.join(&self.file);
         let whole = model("broken");
         match rng.u8(..6) {
-            0 => fs::write(&file, &whole[..whole.find("organisation = \"T").unwrap() + 16]).unwrap(),
-            1 => fs::write(&file, whole.replace("released", "relaesed")).unwrap(),
-            2 => fs::write(&file, whole.replace("/v1/responses", "/v1/chat")).unwrap(),
-            3 => fs::remove_file(path.join("providers/sim.toml")).unwrap(),
-            4 => fs::write(path.join("models/z.toml"), "schema = 1\n").unwrap(),
-            _ => fs::write(&file, b"\xff\xfe").unwrap(),
+            0 => fs::write(&file, &whole[..whole.find("organisation = \"T").expect("the folder can be changed") + 16]).unwrap(),
+            1 => fs::write(&file, whole.replace("released", "relaesed")).expect("the folder can be changed"),
+            2 => fs::write(&file, whole.replace("/v1/responses", "/v1/chat")).expect("the folder can be changed"),
+            3 => fs::remove_file(path.join("providers/sim.toml")).expect("the folder can be changed"),
+            4 => fs::write(path.join("models/z.toml"), "schema = 1\n").expect("the folder can be changed"),
+            _ => fs::write(&file, b"\xff\xfe").expect("the folder can be changed"),
         }
     }
 
@@ -255,7 +255,7 @@ fn run(edits: u32) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let (dir, legal) = (temp_dir(), Arc::new(Legal::default()));
     let mut folder = Folder::new(dir.path(), legal.clone());
-    let mut daemon = Daemon::with(&["--catalog-dir", folder.path().to_str().unwrap()]);
+    let mut daemon = Daemon::with(&["--catalog-dir", folder.path().to_str().expect("the folder can be changed")]);
     let mut readers = Readers::start(&daemon, &legal);
     let (mut times, mut reads, mut starts) = (Vec::new(), 0, 0);
     for edit in 0..edits {
@@ -307,9 +307,9 @@ fn a_thousand_edits() {
 fn a_start_without_its_folder_serves_the_last_good_state_and_says_so() {
     let (dir, legal) = (temp_dir(), Arc::new(Legal::default()));
     let mut folder = Folder::new(dir.path(), legal);
-    let mut daemon = Daemon::with(&["--catalog-dir", folder.path().to_str().unwrap()]);
+    let mut daemon = Daemon::with(&["--catalog-dir", folder.path().to_str().expect("the folder can be changed")]);
     let good = seen(&daemon);
-    fs::remove_file(folder.path()).unwrap();
+    fs::remove_file(folder.path()).expect("the folder can be changed");
     daemon.restart();
     assert_eq!(seen(&daemon), good);
     let standing = daemon.get("/readyz?verbose").json()["catalog"].clone();
@@ -320,13 +320,98 @@ fn a_start_without_its_folder_serves_the_last_good_state_and_says_so() {
     // All three ways to ask for a reload say the same, and find the folder when it is back.
     let refused = daemon.post_empty("/admin/catalog/reload");
     assert_eq!(refused.error_code(422), "catalog_invalid");
-    assert!(refused.json()["error"]["faults"][0]["message"].as_str().unwrap().contains("cannot be read"), "{}", refused.text());
+    assert!(
+        refused.json()["error"]["faults"][0]["message"].as_str().expect("the folder can be changed").contains("cannot be read"),
+        "{}",
+        refused.text()
+    );
     folder.good.1 = vec!["back".into()];
     folder.fill(&dir.path().join("release-0"));
-    symlink("release-0", folder.path()).unwrap();
+    symlink("release-0", folder.path()).expect("the folder can be changed");
     wait::poll(LIMIT, || (seen(&daemon) == folder.good).then_some(())).expect("the folder that is back is found");
     let history = daemon.get("/admin/catalog/history").json();
-    assert_eq!((history["data"][0]["version"].as_u64(), history["data"].as_array().unwrap().len()), (Some(2), 2));
+    assert_eq!(
+        (history["data"][0]["version"].as_u64(), history["data"].as_array().expect("the folder can be changed").len()),
+        (Some(2), 2)
+    );
     assert_eq!(history["data"][0]["changes"]["models"], serde_json::json!({ "added": 1, "removed": 1, "changed": 0 }));
     assert_eq!(daemon.post_empty("/admin/catalog/reload").expect(200)["status"], "unchanged");
+    let unchanged = || {
+        let metrics = daemon.get("/metrics").text();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("batchd_catalog_reloads_total{outcome=\"unchanged\"} "));
+        line.and_then(|count| count.parse::<u32>().ok()).expect("a count")
+    };
+    let before = unchanged();
+    signal(daemon.pid(), "HUP");
+    wait::poll(LIMIT, || (unchanged() > before).then_some(())).expect("SIGHUP reloads");
+}
+
+/// Resident memory of the daemon, in MiB.
+fn resident(daemon: &Daemon) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("the daemon runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says so");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1_024
+}
+
+/// `models` models in files of a hundred; the first one's price is `price`.
+fn fill_large(dir: &Path, models: u32, price: u32) {
+    let write = |path: PathBuf, text: String| fs::write(path, text).expect("the folder can be changed");
+    for folder in ["providers", "models"] {
+        fs::create_dir_all(dir.join(folder)).expect("the folder can be changed");
+    }
+    write(dir.join("providers/sim.toml"), provider("P"));
+    for file in 0..models.div_ceil(100) {
+        let mut text = "schema = 1\n".to_owned();
+        for number in file * 100..((file + 1) * 100).min(models) {
+            let input = if number == 0 { price } else { 1 };
+            text.push_str(&format!(
+                "[[model]]\nid = \"org/model-{number}\"\naliases = [\"alias-{number}\"]\nname = \"Model {number}\"\norganisation = \"Org\"\n\
+                 released = 2026-01-01\nendpoints = [\"/v1/responses\", \"/v1/chat/completions\"]\ninput = [\"text\"]\noutput = [\"text\"]\n\
+                 context_window = 128000\nmax_output_tokens = 16000\n[[model.offering]]\nprovider = \"sim\"\nverification = \"verified\"\n\
+                 [[model.offering.price]]\ninput = \"{input}\"\noutput = \"2\"\nsource = \"https://p\"\nverified_at = 2026-01-01\n"
+            ));
+        }
+        // Only the first file changes after the first time.
+        if file == 0 || price == 1 {
+            write(dir.join(format!("models/m{file}.toml")), text);
+        }
+    }
+}
+
+fn reload_large(models: u32, reloads: u32) {
+    let dir = temp_dir();
+    fill_large(dir.path(), models, 1);
+    let daemon = Daemon::with(&["--catalog-dir", dir.path().to_str().expect("a plain path")]);
+    let (mut times, mut memory) = (Vec::new(), Vec::new());
+    for reload in 0..reloads {
+        fill_large(dir.path(), models, reload + 2);
+        let started = Instant::now();
+        let answer = daemon.post_empty("/admin/catalog/reload").expect(200);
+        times.push(started.elapsed());
+        // The folder's watcher may have been faster.
+        assert!(matches!(answer["status"].as_str(), Some("reloaded" | "unchanged")), "{answer}");
+        let shown = daemon.get("/v1/catalog/models").json();
+        assert_eq!(shown["data"].as_array().map(Vec::len), usize::try_from(models).ok());
+        assert_eq!(shown["data"][0]["provider_offerings"][0]["price"]["input_per_mtok"], (reload + 2).to_string());
+        memory.push(resident(&daemon));
+    }
+    times.sort();
+    let (first, last) = (memory[memory.len() / 4], memory[memory.len() - 1]);
+    wait::say(&format!(
+        "{models} models, {reloads} reloads: {:?} (median), {:?} (most); resident {first} MiB after a quarter of them, {last} MiB at the end",
+        times[times.len() / 2],
+        times[times.len() - 1]
+    ));
+    assert!(last <= first + first / 4 + 16, "memory grows: {memory:?}");
+}
+
+#[test]
+fn memory_does_not_grow_with_reloads() {
+    reload_large(300, 20);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn five_thousand_models_a_hundred_times() {
+    reload_large(5_000, 100);
 }

@@ -136,3 +136,20 @@ async fn the_board_shows_queues_and_whether_anybody_answers() {
     world.handle.cancel(id).await.unwrap();
     world.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_running_batch_keeps_the_prices_it_was_validated_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let (provider, _) = counted();
+    let cheap = two_lanes("", "");
+    let world = open(dir.path(), provider, cheap).await;
+    let id = world.submit(300, "24h").await;
+    world.until(id, |batch| batch.progress.succeeded >= 50).await;
+    // The cheaper lane ends: its rows go to the other, which costs twice as much.
+    world.catalog.replace(two_lanes("status = \"disabled\"", ""));
+    let batch = world.ended(id).await;
+    assert!(world.seen().iter().any(|seen| seen.lane == 'b'));
+    // One token a row, at one dollar per million.
+    assert_eq!((batch.progress.succeeded, batch.progress.cost.to_string()), (300, "0.0003".to_owned()));
+    world.close().await;
+}

@@ -1,5 +1,7 @@
 //! The command line: `run`, `serve` and its signals, `config show`, the texts people read.
 
+mod catalog;
+#[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
 mod support;
 
