@@ -195,7 +195,8 @@ impl Folder {
         let file = path.join(&self.file);
         let whole = model("broken");
         match rng.u8(..6) {
-            0 => fs::write(&file, &whole[..whole.find("organisation = \"T").expect("the folder can be changed") + 16]).unwrap(),
+            0 => fs::write(&file, &whole[..whole.find("organisation = \"T").expect("the folder can be changed") + 16])
+                .expect("the folder can be changed"),
             1 => fs::write(&file, whole.replace("released", "relaesed")).expect("the folder can be changed"),
             2 => fs::write(&file, whole.replace("/v1/responses", "/v1/chat")).expect("the folder can be changed"),
             3 => fs::remove_file(path.join("providers/sim.toml")).expect("the folder can be changed"),

@@ -55,6 +55,23 @@ fn the_built_in_seeds_are_sound_and_cover_every_operation() {
 }
 
 #[test]
+fn every_built_in_model_says_where_its_facts_come_from() {
+    let snapshot = load_embedded().unwrap().into_snapshot(TODAY, &no_key);
+    let (mut models, mut priced, mut batch) = (0, 0, 0);
+    for model in snapshot.all_models().iter().filter(|model| model.family.as_deref() != Some("simulated")) {
+        assert!(model.evidence.is_some() && !model.offerings.is_empty(), "{}", model.id);
+        models += 1;
+        for rates in model.offerings.iter().map(|offering| &offering.rates) {
+            priced += usize::from(!rates.all().is_empty());
+            batch += usize::from(rates.all().iter().any(|rate| rate.plan == Plan::Batch));
+        }
+    }
+    assert!(models >= 80 && priced >= 80 && batch >= 30 && snapshot.providers().count() >= 14, "{models} {priced} {batch}");
+    // Without keys they are listed, and not one of them is called.
+    assert!(snapshot.all_models().iter().flat_map(|model| snapshot.offers(model)).all(|offer| offer.usable != offer.provider.is_real()));
+}
+
+#[test]
 fn no_built_in_seed_uses_a_variable_that_a_client_would_have_set() {
     for provider in load_embedded().unwrap().providers {
         match provider.connection.key {
