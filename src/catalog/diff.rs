@@ -47,6 +47,11 @@ impl Changes {
         *self == Self::default()
     }
 
+    /// What is different cannot be told: the seeds before are not known.
+    pub fn unknown() -> Self {
+        Self { details: vec!["not known: the seeds before are not kept".to_owned()], ..Self::default() }
+    }
+
     fn note(&mut self, detail: impl FnOnce() -> String) {
         if self.details.len() < MAX_DETAILS {
             self.details.push(detail());
@@ -132,9 +137,11 @@ fn tell(kind: &str, name: &str, before: &Facts, after: &Facts, changes: &mut Cha
     }
 }
 
-fn lanes(snapshot: &Snapshot, facts: fn(&Offering) -> Facts) -> BTreeMap<String, Facts> {
+fn lanes(snapshot: &Snapshot, facts: fn(&Offering, Date) -> Facts) -> BTreeMap<String, Facts> {
     let of_model = |model: &Model| {
-        let lane = |offering: &Offering| (format!("{}/{} of {}", offering.provider, offering.upstream, model.id), facts(offering));
+        let lane = |offering: &Offering| {
+            (format!("{}/{} of {}", offering.provider, offering.upstream, model.id), facts(offering, snapshot.today()))
+        };
         model.offerings.iter().map(lane).collect::<Vec<_>>()
     };
     snapshot.all_models().iter().flat_map(of_model).collect()
@@ -164,7 +171,8 @@ fn provider_facts(provider: &Provider, ready: bool) -> Facts {
     ];
     match &connection.kind {
         ProviderKind::OpenAi(openai) => {
-            facts.push(fact("base_url", &openai.base_url));
+            // The path of a gateway may hold a token, and this is kept for long.
+            facts.push(fact("server", openai.base_url.authority().map_or("", |server| server.as_str())));
             facts.push(fact("timeouts", format!("{:?}", openai.timeouts)));
             facts.push(fact("max_response_bytes", openai.max_response_bytes));
         }
@@ -229,10 +237,11 @@ fn model_facts(model: &Model) -> Facts {
     ]
 }
 
-fn offering_facts(offering: &Offering) -> Facts {
+fn offering_facts(offering: &Offering, today: Date) -> Facts {
     let mut facts = vec![
         fact("status", offering.status),
         maybe("retired", offering.retired),
+        fact("open", offering.is_open(today)),
         list("endpoints", &offering.endpoints),
         maybe("context_window", offering.context_window),
         maybe("max_output_tokens", offering.max_output_tokens),
@@ -248,13 +257,11 @@ fn offering_facts(offering: &Offering) -> Facts {
     facts
 }
 
-fn price_facts(offering: &Offering) -> Facts {
+fn price_facts(offering: &Offering, today: Date) -> Facts {
     let day = |day: Option<Date>| day.map_or_else(String::new, |day| day.to_string());
     let of_rate = |rate: &Rate| {
-        let days = match (rate.from, rate.until) {
-            (None, None) => String::new(),
-            (from, until) => format!(" {}..{}", day(from), day(until)),
-        };
+        // The one in force is the price; the others are told with their days.
+        let days = if rate.holds(today) { String::new() } else { format!(" {}..{}", day(rate.from), day(rate.until)) };
         let plan = rate.plan;
         let of_meter = |(meter, amount): (&Meter, &Decimal)| fact(&format!("{plan}{days} {}", meter.word()), amount);
         rate.amounts.iter().map(of_meter).collect::<Vec<_>>()

@@ -5,7 +5,7 @@
 //! resolved once, and the read counts only if nothing has changed in the meantime.
 
 use std::fs;
-use std::io::{Error, ErrorKind};
+use std::io::{Error, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,8 +42,9 @@ pub(super) fn read(dir: &Path) -> Result<Archive, Fault> {
     for _ in 0..READS {
         match read_once(dir) {
             Ok(Some(archive)) => return Ok(archive),
-            Ok(None) => {}
+            Ok(None) => last = None,
             // A file that has just gone away is no fault if the next read is whole.
+            Err(fault) if last.as_ref() == Some(&fault) => return Err(fault),
             Err(fault) => last = Some(fault),
         }
         std::thread::sleep(PAUSE);
@@ -95,6 +96,10 @@ pub(super) fn marks(dir: &Path) -> Result<Vec<Mark>, Fault> {
 fn mark(path: PathBuf, file: String) -> Result<Mark, Fault> {
     let path = path.canonicalize().map_err(|error| unreadable(&file, &error))?;
     let data = fs::metadata(&path).map_err(|error| unreadable(&file, &error))?;
+    if !data.is_file() {
+        // A pipe would be waited for, and a device has no end.
+        return Err(Fault { file, place: None, message: "is no plain file; a seed must be one".to_owned() });
+    }
     Ok(Mark {
         file,
         path,
@@ -108,10 +113,13 @@ fn mark(path: PathBuf, file: String) -> Result<Mark, Fault> {
 
 fn read_file(mark: &Mark) -> Result<(String, String), Fault> {
     let Mark { file, path, bytes, .. } = mark;
-    if *bytes > MAX_FILE {
+    let mut content = Vec::with_capacity(usize::try_from(*bytes.min(&MAX_FILE)).unwrap_or(0));
+    let read = fs::File::open(path).and_then(|open| open.take(MAX_FILE + 1).read_to_end(&mut content));
+    read.map_err(|error| unreadable(file, &error))?;
+    if content.len() as u64 > MAX_FILE {
         return Err(unreadable(file, &Error::new(ErrorKind::FileTooLarge, format!("it is larger than {MAX_FILE} bytes"))));
     }
-    let bytes = fs::read(path).map_err(|error| unreadable(file, &error))?;
+    let bytes = content;
     String::from_utf8(bytes).map(|text| (file.clone(), text)).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         Fault { file: file.clone(), place: None, message: format!("byte {} is not UTF-8; a seed must be UTF-8", at + 1) }

@@ -46,5 +46,5 @@ pub use schema::json::schemas;
 pub use seeds::{Archive, Seeds, embedded, load_archive, load_dir, load_embedded, read_dir};
 pub use snapshot::{ListedModel, Offer, Route, Snapshot, unix_seconds};
 pub use upstream::{UPSTREAM_KEY_ENV, Upstream, UpstreamError, UpstreamOptions, Upstreams};
-pub use watch::{Changed, WatchError, Watcher, watch};
+pub use watch::{WatchError, Watcher, watch};
 pub use words::{DataCollection, HostedTool, Modality, Operation, Plan, Status, Verification};

@@ -150,7 +150,11 @@ impl Snapshot {
 
     /// Whether it decides and shows the same as `other`, whatever the day of either is.
     pub fn equals(&self, other: &Self) -> bool {
-        self.next_change() == other.next_change() && Self { today: other.today, ..self.clone() } == *other
+        let Self { providers, models, choices, substitutes, names: _, lanes: _, roles, hash, today: _ } = self;
+        // Names and lanes follow from the models.
+        (providers, choices, roles, hash) == (&other.providers, &other.choices, &other.roles, &other.hash)
+            && (models, substitutes) == (&other.models, &other.substitutes)
+            && self.next_change() == other.next_change()
     }
 
     /// The next day on which a price, an offering or a model begins or ends.
@@ -264,13 +268,31 @@ impl Snapshot {
         }
     }
 
-    /// Whether a batch that was planned with `provider` for `model` may go on with it: the provider
-    /// is usable, and it offers the model or takes every one.
-    pub fn still_serves(&self, model: &str, provider: &str) -> bool {
-        let usable = self.connections().any(|connection| connection.id == provider);
+    /// Whether the daemon can call the provider.
+    pub fn is_usable(&self, provider: &str) -> bool {
+        self.connections().any(|connection| connection.id == provider)
+    }
+
+    /// Whether the operator has paused the provider or its offering of that name.
+    pub fn is_paused(&self, provider: &str, upstream: &str) -> bool {
+        let offering = self.offering(provider, upstream).is_some_and(|offering| offering.status == Status::Paused);
+        offering || self.provider(provider).is_some_and(|provider| provider.status == Status::Paused)
+    }
+
+    /// The name under which `provider` serves `model` for a batch that was planned with it under the
+    /// name `planned`: that one as long as it is an offering of the model, else the one it has now.
+    /// `None` if the provider cannot be called, or neither offers the model nor takes every one.
+    pub fn serves<'a>(&'a self, model: &str, provider: &str, planned: &'a str) -> Option<&'a str> {
+        if !self.is_usable(provider) {
+            return None;
+        }
+        let offerings = self.model(model).map_or(&[][..], |known| &known.offerings);
+        let mut open = offerings.iter().filter(|offering| offering.provider == provider && offering.is_open(self.today));
+        if open.clone().any(|offering| offering.upstream == planned) {
+            return Some(planned);
+        }
         let takes_all = self.roles.catch_all.is_some_and(|index| self.providers[index].0.id() == provider);
-        let offers = |known: &Model| known.offerings.iter().any(|offering| offering.provider == provider && offering.is_open(self.today));
-        usable && (takes_all || self.model(model).is_some_and(offers))
+        open.next().map(|offering| offering.upstream.as_str()).or(takes_all.then_some(planned))
     }
 
     fn to<'a>(&self, offering: &'a Offering, known: &'a Model) -> Route<'a> {

@@ -187,7 +187,8 @@ fn provider(id: &str, base_url: &Uri, options: &UpstreamOptions) -> Provider {
         max_response_bytes: options.max_response_bytes,
     };
     Provider {
-        name: base_url.authority().map_or_else(|| id.to_owned(), ToString::to_string),
+        // Not its address: the name is shown to anybody who may see the catalog.
+        name: "Server of the operator".to_owned(),
         connection: Connection {
             id: id.to_owned(),
             kind: ProviderKind::OpenAi(connection),

@@ -106,6 +106,20 @@ pub(super) struct Keeper {
     clock: Clock,
     catalog: Arc<Catalog>,
     requests: Requests,
+    /// What the snapshot that holds was made of: when a date comes, it is made anew from this, whatever
+    /// the folder looks like by then.
+    archive: Archive,
+    /// The latest version that was ever given.
+    latest: u64,
+}
+
+/// What a reload makes the next snapshot of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Basis {
+    /// The seeds as they are now.
+    Seeds,
+    /// Those that hold.
+    Kept,
 }
 
 impl Keeper {
@@ -121,17 +135,18 @@ impl Keeper {
             let source = source.clone();
             move || source.read().and_then(|archive| Ok((source.build(archive.clone(), now)?, archive)))
         });
-        let (snapshot, accepted, refused) = match loaded.await? {
+        let (snapshot, archive, accepted, refused) = match loaded.await? {
             Ok((snapshot, archive)) => {
-                let accepted = first(&source, &store, &history, &snapshot, archive, now).await?;
-                (snapshot, accepted, None)
+                let accepted = first(&source, &store, &history, &snapshot, archive.clone(), now).await?;
+                (snapshot, archive, accepted, None)
             }
             Err(faults) => {
-                let Some((snapshot, accepted)) = last_good(&source, &store, &history, now).await? else { return Err(faults.into()) };
+                let found = last_good(&source, &store, &history, now).await?;
+                let Some((snapshot, archive, accepted)) = found else { return Err(faults.into()) };
                 log_faults(&faults);
                 let since = accepted.at;
                 tracing::error!(version = accepted.version, %since, "the catalog folder cannot be used; its last good state is served");
-                (snapshot, accepted, Some(faults))
+                (snapshot, archive, accepted, Some(faults))
             }
         };
         let (catalog, requests) = Catalog::new(snapshot, accepted);
@@ -139,14 +154,15 @@ impl Keeper {
             catalog.refuse(faults, now);
         }
         let catalog = Arc::new(catalog);
-        Ok((catalog.clone(), Self { source, store, clock, catalog, requests }))
+        let latest = history.first().map_or(0, |latest| latest.version).max(catalog.versioned().0);
+        Ok((catalog.clone(), Self { source, store, clock, catalog, requests, archive, latest }))
     }
 
     /// Serves requests until the daemon stops.
     pub async fn run(mut self, drain: CancellationToken) {
         let mut waiting = Vec::new();
         loop {
-            let next_day = self.until_next_day();
+            let (next_day, mut from) = (self.until_next_day(), Basis::Seeds);
             tokio::select! {
                 () = drain.cancelled() => return,
                 count = self.requests.recv_many(&mut waiting, TOGETHER) => {
@@ -159,11 +175,12 @@ impl Keeper {
                     if !due {
                         continue;
                     }
+                    from = Basis::Kept;
                     waiting.push(Reload { why: "a date of the catalog has come", reply: None });
                 }
             }
             let why = waiting.first().map_or("", |request| request.why);
-            let outcome = self.reload(why).await;
+            let outcome = self.reload(why, from).await;
             for request in waiting.drain(..) {
                 if let Some(reply) = request.reply {
                     // Whoever asked may have gone.
@@ -180,11 +197,14 @@ impl Keeper {
         Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).clamp(Duration::from_secs(1), LOOK)
     }
 
-    async fn reload(&self, why: &'static str) -> Result<Reloaded, ReloadError> {
+    async fn reload(&mut self, why: &'static str, from: Basis) -> Result<Reloaded, ReloadError> {
         let (now, before) = (moment(&self.clock), self.catalog.current());
-        let source = self.source.clone();
+        let (source, kept) = (self.source.clone(), self.archive.clone());
         let loaded = blocking(move || {
-            let archive = source.read()?;
+            let archive = match from {
+                Basis::Seeds => source.read()?,
+                Basis::Kept => kept,
+            };
             let snapshot = source.build(archive.clone(), now)?;
             let changes = if snapshot.equals(&before) { None } else { Some(diff(&before, &snapshot)) };
             Ok((archive, snapshot, changes))
@@ -199,17 +219,25 @@ impl Keeper {
             }
         };
         let Some(changes) = changes else {
-            self.catalog.confirm(self.source.origin());
+            if from == Basis::Seeds {
+                self.catalog.confirm(self.source.origin());
+            }
             tracing::debug!(why, "the catalog is as it was");
             return Ok(Reloaded { accepted: self.catalog.standing().accepted, changes: None });
         };
-        let version = self.catalog.versioned().0 + 1;
-        let accepted = Accepted { version, hash: snapshot.hash().to_owned(), origin: self.source.origin(), at: now };
-        store(&self.store, &self.source, &accepted, &changes, archive).await.map_err(|error| {
+        let standing = self.catalog.standing();
+        let (version, origin) = (self.latest + 1, if from == Basis::Seeds { self.source.origin() } else { standing.accepted.origin });
+        let accepted = Accepted { version, hash: snapshot.hash().to_owned(), origin, at: now };
+        store(&self.store, &self.source, &accepted, &changes, archive.clone()).await.map_err(|error| {
             tracing::error!(%error, "the catalog was not reloaded, because it could not be stored");
             ReloadError::Store(error.to_string())
         })?;
+        (self.latest, self.archive) = (version, archive);
         self.catalog.publish(snapshot, accepted.clone());
+        if let (Basis::Kept, Some((faults, at))) = (from, standing.refused) {
+            // The folder is as broken as it was.
+            self.catalog.refuse(faults, at);
+        }
         tracing::info!(why, version, hash = accepted.hash, %changes, "catalog reloaded");
         Ok(Reloaded { accepted, changes: Some(changes) })
     }
@@ -252,15 +280,26 @@ async fn first(
         return Ok(Accepted { version: same.version, hash, origin: source.origin(), at: same.accepted_at });
     }
     let changes = match latest {
-        Some(latest) => match into.catalog_files(latest.version).await? {
-            Some(files) => source.build(Archive(files), now).map(|before| diff(&before, snapshot)).unwrap_or_default(),
-            None => Changes::default(),
-        },
+        Some(latest) => changes_since(latest, source, into, snapshot, now).await?,
         None => Changes::default(),
     };
     let accepted = Accepted { version: latest.map_or(1, |latest| latest.version + 1), hash, origin: source.origin(), at: now };
     store(into, source, &accepted, &changes, archive).await?;
     Ok(accepted)
+}
+
+/// What is different from the catalog of an earlier run, as far as its files are kept.
+async fn changes_since(
+    earlier: &StoredCatalog,
+    source: &Source,
+    from: &Store,
+    snapshot: &Snapshot,
+    now: Timestamp,
+) -> Result<Changes, StartError> {
+    let Ok(Some(files)) = from.catalog_files(earlier.version).await else { return Ok(Changes::unknown()) };
+    let (source, snapshot) = (source.clone(), snapshot.clone());
+    let compared = blocking(move || source.build(Archive(files), now).map(|before| diff(&before, &snapshot)));
+    Ok(compared.await?.unwrap_or_else(|_| Changes::unknown()))
 }
 
 /// The last good state of the folder, if it was kept and this build can still read it.
@@ -269,15 +308,79 @@ async fn last_good(
     store: &Store,
     history: &[StoredCatalog],
     now: Timestamp,
-) -> Result<Option<(Snapshot, Accepted)>, StartError> {
+) -> Result<Option<(Snapshot, Archive, Accepted)>, StartError> {
     let Some(folder) = source.folder() else { return Ok(None) };
     for entry in history.iter().filter(|entry| entry.folder.as_ref() == Some(&folder)) {
-        let Some(files) = store.catalog_files(entry.version).await? else { continue };
-        let source = source.clone();
-        if let Ok(snapshot) = blocking(move || source.build(Archive(files), now)).await? {
-            let (version, hash) = (history.first().map_or(entry.version, |latest| latest.version), entry.hash.clone());
-            return Ok(Some((snapshot, Accepted { version, hash, origin: Origin::Stored(folder), at: entry.accepted_at })));
+        // One that cannot be read is no reason not to look at the one before it.
+        let Ok(Some(files)) = store.catalog_files(entry.version).await else { continue };
+        let (source, archive) = (source.clone(), Archive(files));
+        let built = blocking(move || (source.build(archive.clone(), now), archive));
+        if let (Ok(snapshot), archive) = built.await? {
+            let (version, hash) = (entry.version, entry.hash.clone());
+            return Ok(Some((snapshot, archive, Accepted { version, hash, origin: Origin::Stored(folder), at: entry.accepted_at })));
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+    use crate::daemon::config::Flags;
+    use crate::store::Options;
+
+    const PROVIDER: &str = "schema = 1\nid = \"sim\"\nname = \"Sim\"\nkind = \"simulated\"\n";
+    const MODEL: &str = "schema = 1\n[[model]]\nid = \"m\"\norganisation = \"o\"\nreleased = 2026-01-01\nendpoints = [\"/v1/responses\"]\n\
+        [[model.offering]]\nprovider = \"sim\"\n\
+        [[model.offering.price]]\ninput = \"1\"\nuntil = 2026-06-01\nsource = \"https://p\"\nverified_at = 2026-01-01\n\
+        [[model.offering.price]]\ninput = \"2\"\nfrom = 2026-06-01\nsource = \"https://p\"\nverified_at = 2026-01-01\n";
+
+    fn price(catalog: &Catalog) -> String {
+        catalog.current().resolve("m").unwrap().price.input.unwrap().to_string()
+    }
+
+    /// Guards against a price that goes on to hold after its last day because the folder is broken by then.
+    #[tokio::test]
+    async fn a_date_that_comes_counts_even_if_the_folder_is_broken_by_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let seeds = dir.path().join("seeds");
+        for (file, text) in [("providers/sim.toml", PROVIDER), ("models/m.toml", MODEL)] {
+            std::fs::create_dir_all(seeds.join(file).parent().unwrap()).unwrap();
+            std::fs::write(seeds.join(file), text).unwrap();
+        }
+        let env: Environment = Arc::new(HashMap::from([("HOME", "/nowhere")]));
+        let mut settings = Settings::load(&Flags::default(), &*env).unwrap();
+        settings.catalog_dir = Some(seeds.clone());
+        let options = Options { dir: dir.path().join("data"), cache_bytes: 8 << 20, commit_interval: Duration::ZERO };
+        let (store, _) = tokio::task::spawn_blocking(|| Store::open(options)).await.unwrap().unwrap();
+        // Two seconds before midnight of the last of May.
+        let time = Arc::new(AtomicI64::new("2026-05-31T23:59:58Z".parse::<Timestamp>().unwrap().as_second()));
+        let read = time.clone();
+        let clock = Clock::new(move || Timestamp::from_second(read.load(Ordering::Relaxed)).unwrap());
+        let source = Source::new(&settings, env).unwrap();
+        let (catalog, keeper) = Keeper::start(source, store.clone(), clock).await.unwrap();
+        assert_eq!((price(&catalog), catalog.versioned().0), ("1".to_owned(), 1));
+
+        std::fs::write(seeds.join("models/m.toml"), "broken").unwrap();
+        let drain = CancellationToken::new();
+        let mut versions = catalog.subscribe();
+        let running = keeper.run(drain.clone());
+        let check = async {
+            assert!(matches!(catalog.reload("a test").await, Err(ReloadError::Faults(_))));
+            time.fetch_add(10, Ordering::Relaxed);
+            versions.wait_for(|version| *version == 2).await.unwrap();
+            assert_eq!(price(&catalog), "2");
+            assert!(catalog.standing().refused.is_some(), "the folder is still broken");
+            let history = store.catalogs().await.unwrap();
+            let changes: Changes = serde_json::from_slice(&history[0].changes).unwrap();
+            assert_eq!((history.len(), changes.prices), (2, 1), "{changes:?}");
+            drain.cancel();
+        };
+        tokio::join!(running, check);
+        let store = store.clone();
+        tokio::task::spawn_blocking(move || store.close()).await.unwrap();
+    }
 }

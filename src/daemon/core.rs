@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::catalog::{Keeper, Source, key_of};
 use super::config::{Settings, Strings};
 use super::lifecycle::{Fate, Tasks};
-use crate::catalog::{Catalog, Changed, Faults, Snapshot, UpstreamError, WatchError, Watcher, watch};
+use crate::catalog::{Catalog, Faults, Snapshot, UpstreamError, WatchError, Watcher, watch};
 use crate::domain::connection::ProviderKind;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::time::{Clock, Timestamp};
@@ -92,9 +92,13 @@ impl Core {
         watch_store(&store, &clock, tasks);
         let follow = |dir: &std::path::PathBuf| {
             let catalog = catalog.clone();
-            watch(dir, move |Changed| catalog.ask("the catalog folder has changed"))
+            watch(dir, move || catalog.ask("the catalog folder has changed"))
         };
         let watcher = settings.catalog_dir.as_ref().map(follow).transpose()?;
+        if watcher.is_some() {
+            // What has changed between the first look and the watch.
+            catalog.ask("the start");
+        }
         Ok(Self { store, catalog, executor, clock, _watcher: watcher })
     }
 

@@ -88,7 +88,8 @@ impl Attempt {
         };
         if self.row.history.len() < HISTORY {
             let latency_ms = u32::try_from(start.elapsed().as_millis()).unwrap_or(u32::MAX);
-            self.row.history.push(Tried { route: self.row.route, started_at, latency_ms, status, failure });
+            let lane = self.route().map_or_else(|| Arc::from(""), |route| route.name.clone());
+            self.row.history.push(Tried { lane, started_at, latency_ms, status, failure });
         }
         match judged {
             Verdict::Succeeded { response, usage } => {
@@ -153,11 +154,7 @@ impl Attempt {
     }
 
     async fn record(mut self, outcome: Outcome, usage: Usage, cost: Usd, failure: Option<FailureClass>) -> Ended {
-        let attempts = std::mem::take(&mut self.row.history).into_iter().map(|tried| {
-            let lane = self.routes.get(usize::from(tried.route)).map_or("", |route| &*route.name);
-            tried.into_attempt(lane)
-        });
-        let attempts = attempts.collect();
+        let attempts = std::mem::take(&mut self.row.history).into_iter().map(Tried::into_attempt).collect();
         let finished_at = self.context.clock.now();
         let custom_id = std::mem::take(&mut self.row.custom_id).into_string();
         let result = RowResult { key: self.key(), custom_id, outcome, usage, cost, attempts, finished_at };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::lane::{LaneName, Lanes};
+use super::lane::Lanes;
 use super::run::Run;
 use crate::domain::time::Timestamp;
 
@@ -35,7 +35,8 @@ pub struct Board {
     pub generation: u64,
     /// The daemon is stopping and dispatches no more.
     pub draining: bool,
-    lanes: HashMap<LaneName, LaneReport>,
+    /// By provider and by its name for the model.
+    lanes: HashMap<String, HashMap<Option<String>, LaneReport>>,
     /// When each provider last answered, and whether it is unreachable.
     providers: HashMap<String, (Option<Timestamp>, bool)>,
 }
@@ -43,16 +44,17 @@ pub struct Board {
 impl Board {
     /// The lane of a provider's model, whether rows have ever gone there or not.
     pub fn lane(&self, provider: &str, upstream: &str) -> LaneReport {
-        // A lookup by parts would need a key of its own; this is asked once per rendering.
-        let name = (provider.to_owned(), Some(upstream.to_owned()));
         let (last_answer, unreachable) = self.providers.get(provider).copied().unwrap_or_default();
-        LaneReport { last_answer, unreachable, ..self.lanes.get(&name).copied().unwrap_or_default() }
+        let known = self.lanes.get(provider).and_then(|lanes| lanes.get(&Some(upstream.to_owned()))).copied();
+        LaneReport { last_answer, unreachable, ..known.unwrap_or_default() }
     }
 
     /// Every lane that rows have gone to: provider, the provider's name for the model if the catalog
     /// knows it, and what it is doing.
     pub fn lanes(&self) -> impl Iterator<Item = (&str, Option<&str>, LaneReport)> {
-        self.lanes.iter().map(|((provider, upstream), report)| (provider.as_str(), upstream.as_deref(), *report))
+        self.lanes
+            .iter()
+            .flat_map(|(provider, lanes)| lanes.iter().map(move |(upstream, report)| (provider.as_str(), upstream.as_deref(), *report)))
     }
 }
 
@@ -67,11 +69,13 @@ pub(super) fn publish<'a>(wall: &Wall, lanes: &Lanes, runs: impl Iterator<Item =
         let last_answer = pool.last_answer.and_then(|at| Timestamp::from_second(at.as_second()).ok());
         board.providers.insert(lane.name.0.clone(), (last_answer, pool.is_unreachable()));
         let report = LaneReport { in_flight: lane.in_flight(), last_answer, unreachable: pool.is_unreachable(), ..LaneReport::default() };
-        board.lanes.insert(lane.name.clone(), report);
+        board.lanes.entry(lane.name.0.clone()).or_default().insert(lane.name.1.clone(), report);
     }
     for run in runs {
         for (index, rows, tokens) in run.backlog() {
-            let Some(report) = lanes.name(index).and_then(|name| board.lanes.get_mut(name)) else { continue };
+            let Some(report) = lanes.name(index).and_then(|(provider, upstream)| board.lanes.get_mut(provider)?.get_mut(upstream)) else {
+                continue;
+            };
             report.queued_rows = report.queued_rows.saturating_add(rows);
             report.queued_tokens = report.queued_tokens.saturating_add(tokens);
         }

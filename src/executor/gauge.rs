@@ -15,15 +15,14 @@ pub(super) struct Gauge {
 
 impl Gauge {
     pub fn new(limits: Limits) -> Self {
-        let mut gauge = Self::default();
-        gauge.set(limits);
-        gauge
+        let pace = |per_minute: Option<u64>| per_minute.map(Pace::new);
+        Self { in_flight: 0, requests: pace(limits.requests_per_minute.map(u64::from)), tokens: pace(limits.tokens_per_minute) }
     }
 
     /// Changes the paces; what went out before counts on.
-    pub fn set(&mut self, limits: Limits) {
-        set(&mut self.requests, limits.requests_per_minute.map(u64::from));
-        set(&mut self.tokens, limits.tokens_per_minute);
+    pub fn set(&mut self, limits: Limits, now: Instant) {
+        set(&mut self.requests, limits.requests_per_minute.map(u64::from), now);
+        set(&mut self.tokens, limits.tokens_per_minute, now);
     }
 
     /// When the paces let the next call out.
@@ -52,9 +51,9 @@ impl Gauge {
     }
 }
 
-fn set(pace: &mut Option<Pace>, per_minute: Option<u64>) {
+fn set(pace: &mut Option<Pace>, per_minute: Option<u64>, now: Instant) {
     match (pace.as_mut(), per_minute) {
-        (Some(pace), Some(per_minute)) => pace.set(per_minute),
+        (Some(pace), Some(per_minute)) => pace.set(now, per_minute),
         (None, Some(per_minute)) => *pace = Some(Pace::new(per_minute)),
         (_, None) => *pace = None,
     }

@@ -64,6 +64,8 @@ pub(super) struct Window {
     pub closed: u32,
     /// Rows for which there was no room.
     pub unread: Vec<WaitingRow>,
+    /// The routes that the rows were made for: the catalog may have changed since.
+    pub routes: Arc<[Route]>,
     bytes: usize,
 }
 
@@ -110,11 +112,15 @@ impl Source {
         }
     }
 
+    fn empty(&self) -> Window {
+        Window { routes: self.routes.clone(), ..Window::default() }
+    }
+
     /// Reads unfinished rows from `from` on.
     fn window(&self, from: Cursor) -> Result<Window, StoreError> {
-        let Some(from) = self.skip_complete(from) else { return Ok(Window::default()) };
+        let Some(from) = self.skip_complete(from) else { return Ok(self.empty()) };
         let mut lines = self.open(from.offset)?;
-        let mut window = Window::default();
+        let mut window = self.empty();
         let mut row = from.row;
         let mut page = self.live.page(row / ROWS_PER_PAGE);
         while row < self.total && !window.is_full() {
@@ -154,7 +160,7 @@ impl Source {
 
     /// Reads rows again for another attempt.
     fn again(&self, due: Vec<WaitingRow>, cursor: Option<Cursor>) -> Result<Window, (StoreError, Vec<WaitingRow>)> {
-        let mut window = Window { next: cursor, ..Window::default() };
+        let mut window = Window { next: cursor, ..self.empty() };
         let mut due = due.into_iter();
         while let Some(row) = due.next() {
             if window.is_full() {

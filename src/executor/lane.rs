@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::gauge::Gauge;
 use super::pool::Pool;
 use super::run::LaneIndex;
-use crate::catalog::{Snapshot, Status};
-use crate::domain::connection::{Connection, Limits};
+use crate::catalog::Snapshot;
+use crate::domain::connection::{Connection, Limits, ProviderKind};
 use crate::domain::id::BatchId;
 use crate::provider::{Dispatch, SetupError};
 
@@ -28,8 +28,6 @@ pub(super) struct Lane {
     /// Stated for the offering itself.
     limits: Limits,
     gauge: Gauge,
-    /// The operator has paused it in its seed.
-    paused: bool,
     /// Batches with ready rows; the first one is next. A batch is in it at most once.
     pub rotation: VecDeque<BatchId>,
 }
@@ -42,7 +40,7 @@ impl Lane {
 
     fn ready_at(&self, now: Instant) -> Option<Instant> {
         let full = self.limits.in_flight.is_some_and(|most| self.gauge.in_flight >= most);
-        if self.paused || full { None } else { Some(self.gauge.paced_until(now)) }
+        if full { None } else { Some(self.gauge.paced_until(now)) }
     }
 }
 
@@ -69,17 +67,16 @@ impl Lanes {
         if let Some(index) = self.by_name.get(&name) {
             return Some(*index);
         }
-        let (limits, paused) = stated(&name, catalog);
+        let limits = stated(&name, catalog);
         let gauge = Gauge::new(limits);
-        self.lanes.push(Lane { name: name.clone(), pool, limits, gauge, paused, rotation: VecDeque::new() });
+        self.lanes.push(Lane { name: name.clone(), pool, limits, gauge, rotation: VecDeque::new() });
         self.by_name.insert(name, self.lanes.len() - 1);
         Some(self.lanes.len() - 1)
     }
 
     /// The pool of a provider, opened at first use and again when its connection has changed.
     fn pool(&mut self, provider: &str, catalog: &Snapshot) -> Option<usize> {
-        let listed = catalog.provider(provider)?;
-        let connection = &listed.connection;
+        let connection = &catalog.provider(provider)?.connection;
         let known = self.by_provider.get(provider).copied();
         if let Some(index) = known.filter(|index| same_way(&self.pools[*index].connection, connection)) {
             return Some(index);
@@ -91,31 +88,35 @@ impl Lanes {
                 return None;
             }
         };
-        let mut pool = Pool::new(connection.clone(), opened);
-        pool.paused = listed.status == Status::Paused;
-        if let Some(index) = known {
-            // Calls to where it was before are still in flight.
-            pool.gauge.in_flight = self.pools[index].gauge.in_flight;
-            self.pools[index] = pool;
-            return Some(index);
+        match known {
+            Some(index) if same_place(&self.pools[index].connection, connection) => {
+                // What was learnt about the server goes on to hold.
+                let pool = &mut self.pools[index];
+                (pool.connection, pool.provider) = (connection.clone(), opened);
+                Some(index)
+            }
+            Some(index) => {
+                self.pools[index] = self.pools[index].moved(connection.clone(), opened);
+                Some(index)
+            }
+            None => {
+                self.pools.push(Pool::new(connection.clone(), opened));
+                self.by_provider.insert(provider.to_owned(), self.pools.len() - 1);
+                Some(self.pools.len() - 1)
+            }
         }
-        self.pools.push(pool);
-        self.by_provider.insert(provider.to_owned(), self.pools.len() - 1);
-        Some(self.pools.len() - 1)
     }
 
-    /// Takes the limits and the status of every lane from a new catalog.
-    pub fn refresh(&mut self, catalog: &Snapshot) {
+    /// Takes the limits of every lane from a new catalog.
+    pub fn refresh(&mut self, catalog: &Snapshot, now: Instant) {
         for pool in &mut self.pools {
-            let listed = catalog.provider(&pool.connection.id);
-            pool.paused = listed.is_none_or(|provider| provider.status == Status::Paused);
-            if let Some(provider) = listed {
-                pool.set_limits(&provider.connection);
+            if let Some(provider) = catalog.provider(&pool.connection.id) {
+                pool.set_limits(&provider.connection, now);
             }
         }
         for lane in &mut self.lanes {
-            (lane.limits, lane.paused) = stated(&lane.name, catalog);
-            lane.gauge.set(lane.limits);
+            lane.limits = stated(&lane.name, catalog);
+            lane.gauge.set(lane.limits, now);
         }
     }
 
@@ -153,11 +154,14 @@ impl Lanes {
         Some(lane.ready_at(now)?.max(self.pools.get(lane.pool)?.ready_at(now)?))
     }
 
-    /// A call goes out that will take about so many tokens.
-    pub fn start(&mut self, index: LaneIndex, now: Instant, tokens: u64) {
-        let Some(lane) = self.lanes.get_mut(index) else { return };
+    /// A call goes out that will take about so many tokens. Returns the address that it goes to, as
+    /// [`Pool::epoch`].
+    pub fn start(&mut self, index: LaneIndex, now: Instant, tokens: u64) -> u32 {
+        let Some(lane) = self.lanes.get_mut(index) else { return 0 };
         lane.gauge.start(now, tokens);
-        self.pools[lane.pool].gauge.start(now, tokens);
+        let pool = &mut self.pools[lane.pool];
+        pool.gauge.start(now, tokens);
+        pool.epoch
     }
 
     /// It has ended; `truly` is how many tokens it took, if that is known.
@@ -177,15 +181,22 @@ impl Lanes {
 }
 
 /// What the catalog says of a lane itself.
-fn stated(name: &LaneName, catalog: &Snapshot) -> (Limits, bool) {
-    let (provider, upstream) = name;
-    match upstream.as_ref().and_then(|upstream| catalog.offering(provider, upstream)) {
-        Some(offering) => (offering.limits, offering.status == Status::Paused),
-        None => (Limits::default(), false),
-    }
+fn stated((provider, upstream): &LaneName, catalog: &Snapshot) -> Limits {
+    let offering = upstream.as_ref().and_then(|upstream| catalog.offering(provider, upstream));
+    offering.map_or_else(Limits::default, |offering| offering.limits)
 }
 
-/// Whether two connections lead to the same place in the same way.
+/// Whether two connections are the same but for their limits.
 fn same_way(a: &Connection, b: &Connection) -> bool {
     a.kind == b.kind && a.key == b.key
+}
+
+/// Whether two connections lead to the same server under the same key.
+fn same_place(a: &Connection, b: &Connection) -> bool {
+    let urls = match (&a.kind, &b.kind) {
+        (ProviderKind::OpenAi(a), ProviderKind::OpenAi(b)) => a.base_url == b.base_url,
+        (ProviderKind::Simulated { .. }, ProviderKind::Simulated { .. }) => true,
+        (ProviderKind::OpenAi(_), ProviderKind::Simulated { .. }) | (ProviderKind::Simulated { .. }, ProviderKind::OpenAi(_)) => false,
+    };
+    urls && a.key == b.key
 }

@@ -24,8 +24,9 @@ pub(super) struct Pool {
     pub provider: Arc<dyn Dispatch>,
     pub limiter: Limiter,
     pub gauge: Gauge,
-    /// The operator has paused it in its seed.
-    pub paused: bool,
+    /// Which address it is at, counted up whenever that changes: what calls to an earlier one meet says
+    /// nothing about this one.
+    pub epoch: u32,
     /// Failures to connect in a row, each after the hold of the one before.
     outage: u32,
     /// When it last answered anything.
@@ -36,19 +37,26 @@ impl Pool {
     pub fn new(connection: Connection, provider: Arc<dyn Dispatch>) -> Self {
         let limiter = Limiter::new(connection.limits.in_flight.unwrap_or(u32::MAX));
         let gauge = Gauge::new(connection.limits);
-        Self { connection, provider, limiter, gauge, paused: false, outage: 0, last_answer: None }
+        Self { connection, provider, limiter, gauge, epoch: 0, outage: 0, last_answer: None }
+    }
+
+    /// The same provider at another address. Calls to where it was before are still in flight.
+    pub fn moved(&self, connection: Connection, provider: Arc<dyn Dispatch>) -> Self {
+        let mut moved = Self { epoch: self.epoch.wrapping_add(1), ..Self::new(connection, provider) };
+        moved.gauge.in_flight = self.gauge.in_flight;
+        moved
     }
 
     /// Takes what a new catalog says of the limits. The connection itself is as it was.
-    pub fn set_limits(&mut self, connection: &Connection) {
+    pub fn set_limits(&mut self, connection: &Connection, now: Instant) {
         self.connection.limits = connection.limits;
         self.limiter.set_max(connection.limits.in_flight.unwrap_or(u32::MAX));
-        self.gauge.set(connection.limits);
+        self.gauge.set(connection.limits, now);
     }
 
     /// When a call may start; `None` if that is not a question of time alone.
     pub fn ready_at(&self, now: Instant) -> Option<Instant> {
-        if self.paused || self.gauge.in_flight >= self.limiter.limit() {
+        if self.gauge.in_flight >= self.limiter.limit() {
             return None;
         }
         let held = self.limiter.hold_until().unwrap_or(now);

@@ -19,7 +19,7 @@ use super::validate::{Checked, InputLimits, check};
 use crate::catalog::{Catalog, Snapshot};
 use crate::domain::batch::{Batch, BatchEvent, BatchSpec, BatchState};
 use crate::domain::id::BatchId;
-use crate::domain::plan::Plan;
+use crate::domain::plan::{Plan, PlannedModel};
 use crate::domain::problem::{Problem, ProblemCode};
 use crate::domain::time::Clock;
 use crate::store::{LiveBatch, Store, StoreError, blocking};
@@ -137,27 +137,36 @@ pub(super) async fn cancel_stored(store: &Store, clock: &Clock, id: BatchId) -> 
 ///
 /// A batch stays with the provider that it was planned with for as long as that one serves the
 /// model. What was planned with the simulated provider stays simulated, and nothing else ever
-/// becomes simulated: its client was promised real answers. Prices never change.
+/// becomes simulated: its client was promised real answers. Prices never change. Rows of a paused
+/// lane have no route: they must not take up the window of those that could go.
 pub(super) fn routes(id: BatchId, plan: &Plan, catalog: &Snapshot, lanes: &mut Lanes) -> Arc<[Route]> {
-    let simulated = |provider: &str| catalog.provider(provider).is_some_and(|provider| !provider.is_real());
     let routes = plan.models.iter().map(|model| {
-        let mut route = (None, model.upstream.as_str(), model.provider.as_str());
-        if simulated(&model.provider) || catalog.still_serves(&model.requested, &model.provider) {
-            route.0 = lanes.of(&model.provider, &model.upstream, catalog);
-        }
-        if route.0.is_none()
-            && let Ok(other) = catalog.resolve(&model.requested)
-            && !simulated(other.provider)
-        {
-            route = (lanes.of(other.provider, other.upstream, catalog), other.upstream, other.provider);
-        }
-        let (lane, upstream, provider) = route;
+        let (provider, upstream) = way(model, catalog).unwrap_or((&model.provider, &model.upstream));
+        let paused = catalog.is_paused(provider, upstream);
+        let served = way(model, catalog).is_some() && !paused;
+        let lane = if served { lanes.of(provider, upstream, catalog) } else { None };
         if lane.is_none() {
-            tracing::warn!(batch = %id, model = model.requested, "rows wait: no provider serves their model until the catalog changes");
+            let why = if paused { "their lane is paused" } else { "no provider serves their model" };
+            tracing::warn!(batch = %id, model = model.requested, "rows wait until the catalog changes: {why}");
         }
         Route { lane, upstream: upstream.into(), name: format!("{provider}/{upstream}").into(), price: model.price }
     });
     routes.collect()
+}
+
+/// The provider that serves a planned model now, and its name for it.
+fn way<'a>(model: &'a PlannedModel, catalog: &'a Snapshot) -> Option<(&'a str, &'a str)> {
+    let simulated = |provider: &str| catalog.provider(provider).is_some_and(|provider| !provider.is_real());
+    let PlannedModel { requested, provider, upstream, .. } = model;
+    if let Some(upstream) = catalog.serves(requested, provider, upstream) {
+        return Some((provider, upstream));
+    }
+    if simulated(provider) {
+        // It answers for every model, and is never replaced by anybody who would send a bill.
+        return catalog.is_usable(provider).then_some((provider, upstream));
+    }
+    let other = catalog.resolve(requested).ok().filter(|other| !simulated(other.provider))?;
+    Some((other.provider, other.upstream))
 }
 
 /// A reader of a batch's input under these routes.

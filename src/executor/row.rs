@@ -1,6 +1,8 @@
 //! A row on its way through the executor, in its three forms: waiting (a few bytes), ready (with
 //! its body), tried (what an attempt left behind).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -26,9 +28,10 @@ pub(super) struct RowRef {
 }
 
 /// One attempt, in few bytes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Tried {
-    pub route: u16,
+    /// The lane's name; its route may have changed since.
+    pub lane: Arc<str>,
     pub started_at: Timestamp,
     pub latency_ms: u32,
     pub status: Option<u16>,
@@ -36,9 +39,9 @@ pub(super) struct Tried {
 }
 
 impl Tried {
-    pub fn into_attempt(self, lane: &str) -> Attempt {
+    pub fn into_attempt(self) -> Attempt {
         Attempt {
-            lane: lane.to_owned(),
+            lane: self.lane.to_string(),
             started_at: self.started_at,
             latency_ms: self.latency_ms,
             status: self.status,

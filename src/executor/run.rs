@@ -170,7 +170,7 @@ impl Run {
     }
 
     /// Takes what was loaded. Returns the lanes that got their first ready row.
-    pub fn loaded(&mut self, window: Window) -> Vec<LaneIndex> {
+    pub fn loaded(&mut self, window: Window, now: Instant) -> Vec<LaneIndex> {
         self.loading = false;
         self.recorded += window.closed;
         let mut woken = Vec::new();
@@ -179,12 +179,16 @@ impl Run {
         }
         self.cursor = window.next;
         self.stranded += window.stranded;
+        // What was stranded while the catalog changed may be served by now.
+        let outdated = !Arc::ptr_eq(&window.routes, &self.source.routes);
+        self.reroute |= outdated && window.stranded > 0;
         self.waiting.extend(window.unread.into_iter().map(Due));
         for row in window.rows {
             self.measured = (self.measured.0 + 1, self.measured.1 + row.body.len() as u64);
-            let Some(lane) = self.source.routes.get(usize::from(row.route)).and_then(|route| route.lane) else {
-                // The catalog has changed since it was read.
-                self.stranded += 1;
+            let lane = self.source.routes.get(usize::from(row.route)).and_then(|route| route.lane);
+            let Some(lane) = lane.filter(|_| !outdated || same_way(&window.routes, &self.source.routes, row.route)) else {
+                // Its body was made for another provider; it is read again for the one it goes to now.
+                self.waiting.push(Due(row.wait_until(now)));
                 continue;
             };
             let queue = self.ready.entry(lane).or_default();
@@ -260,9 +264,8 @@ impl Run {
     /// Takes the routes of a new catalog. Rows that were ready for a lane that is no longer theirs are
     /// read again, for the other one.
     pub fn set_routes(&mut self, routes: Arc<[Route]>, now: Instant) {
-        let lane = |routes: &[Route], index: u16| routes.get(usize::from(index)).and_then(|route| route.lane);
         let before = std::mem::replace(&mut self.source.routes, routes);
-        let moved = |row: &ReadyRow| lane(&before, row.route) != lane(&self.source.routes, row.route);
+        let moved = |row: &ReadyRow| !same_way(&before, &self.source.routes, row.route);
         for queue in self.ready.values_mut() {
             for row in std::mem::take(queue) {
                 if moved(&row) {
@@ -296,6 +299,12 @@ impl Run {
         self.parked = 0;
         self.cursor = Cursor::first_unfinished(&self.source.live.pages());
     }
+}
+
+/// Whether a row with that route goes to the same lane under the same name of its model.
+fn same_way(before: &[Route], after: &[Route], index: u16) -> bool {
+    let way = |routes: &[Route]| routes.get(usize::from(index)).map(|route| (route.lane, route.upstream.clone()));
+    way(before) == way(after)
 }
 
 fn done(source: &Source) -> u32 {

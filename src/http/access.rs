@@ -178,8 +178,12 @@ fn is_loopback(host: &str) -> bool {
 /// What anybody may ask: probes, because an orchestrator has no key and they tell nothing, and what
 /// is documented as public.
 fn is_open(path: &str) -> bool {
-    let public = ["/v1", "/batchrouter/v1"].iter().any(|mount| path.strip_prefix(mount) == Some(PUBLIC));
-    public || matches!(path, "/healthz" | "/readyz")
+    is_public(path) || matches!(path, "/healthz" | "/readyz")
+}
+
+/// What anybody and any web page may read.
+pub(super) fn is_public(path: &str) -> bool {
+    ["/v1", "/batchrouter/v1"].iter().any(|mount| path.strip_prefix(mount) == Some(PUBLIC))
 }
 
 /// Refuses callers that may not call.

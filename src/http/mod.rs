@@ -160,7 +160,10 @@ fn cors(origins: &Origins) -> Option<CorsLayer> {
     let allowed = match origins {
         Origins::None => return None,
         Origins::Any => AllowOrigin::any(),
-        Origins::Listed(origins) => AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok())),
+        Origins::Listed(origins) => {
+            let listed: Vec<_> = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
+            AllowOrigin::predicate(move |origin, request| access::is_public(request.uri.path()) || listed.contains(origin))
+        }
     };
     let layer = CorsLayer::new()
         .allow_origin(allowed)

@@ -29,9 +29,13 @@ impl Pace {
         Self { per_minute: per_minute.max(1), even: None }
     }
 
-    /// Changes the rate; what went out before counts on.
-    pub fn set(&mut self, per_minute: u64) {
+    /// Changes the rate. What went out before counts on, at the new rate: a debt made under a limit
+    /// that was too low does not outlive it.
+    pub fn set(&mut self, now: Instant, per_minute: u64) {
+        let owed = self.even.map_or(Duration::ZERO, |even| even.saturating_duration_since(now));
+        let units = owed.as_nanos().saturating_mul(u128::from(self.per_minute)) / MINUTE.as_nanos();
         self.per_minute = per_minute.max(1);
+        self.even = Some(now + self.share(u64::try_from(units).unwrap_or(u64::MAX)));
     }
 
     /// The earliest moment at which the next units may go out; `None` for now.
@@ -52,7 +56,8 @@ impl Pace {
         if truly > said {
             self.take(now, truly - said);
         } else if let Some(even) = self.even {
-            self.even = even.checked_sub(self.share(said - truly));
+            // No more than was charged: a share has a bound.
+            self.even = even.checked_sub(self.share(said) - self.share(truly));
         }
     }
 
@@ -103,6 +108,22 @@ mod tests {
         assert_eq!(pace.ready_at(start), Some(start + Duration::from_secs(11)));
         pace.take(start, u64::MAX);
         assert!(pace.ready_at(start).unwrap() <= start + MAX_DEBT);
+        // A guess beyond the bound is charged up to it, and paid back from there.
+        let mut pace = Pace::new(60);
+        pace.take(start, 1_000);
+        pace.correct(start, 1_000, 80);
+        assert_eq!(pace.ready_at(start), Some(start + Duration::from_secs(80)));
+    }
+
+    #[test]
+    fn a_debt_is_worth_less_at_a_higher_rate() {
+        let start = Instant::now();
+        let mut pace = Pace::new(60);
+        pace.take(start, 61);
+        pace.set(start, 600);
+        assert_eq!(pace.ready_at(start), Some(start + Duration::from_millis(6_100 - 900)));
+        pace.set(start, 60);
+        assert_eq!(pace.ready_at(start), Some(start + Duration::from_secs(61)));
     }
 
     proptest! {

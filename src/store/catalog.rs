@@ -57,10 +57,10 @@ impl Store {
         .await
     }
 
-    /// The catalogs that are remembered, the latest first.
+    /// The catalogs that are remembered and can be read, the latest first.
     ///
     /// # Errors
-    /// When the store has failed or a record is damaged.
+    /// When the store has failed.
     pub async fn catalogs(&self) -> Result<Vec<StoredCatalog>, StoreError> {
         let store = self.clone();
         let catalogs = blocking(move || {
@@ -73,8 +73,12 @@ impl Store {
                     None => found.push((version, part.to_vec())),
                 }
             }
-            let unpack = |(version, bytes): (u64, Vec<u8>)| Ok(record::decode::<CatalogRecord>(&bytes)?.unpack(version)?);
-            found.into_iter().rev().map(unpack).collect()
+            let unpack = |(version, bytes): (u64, Vec<u8>)| {
+                let catalog = record::decode::<CatalogRecord>(&bytes).and_then(|record| record.unpack(version));
+                // It is told, not relied upon: one that cannot be read must not keep the daemon from starting.
+                catalog.inspect_err(|error| tracing::warn!(version, %error, "a catalog of the history is left out")).ok()
+            };
+            Ok(found.into_iter().rev().filter_map(unpack).collect())
         });
         let catalogs = catalogs.await?;
         self.shown().await?;

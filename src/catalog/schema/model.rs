@@ -112,7 +112,7 @@ pub struct WrittenOffering {
     /// `active` if absent. `paused` keeps its rows waiting; `disabled` sends them elsewhere.
     #[schemars(with = "Option<Status>")]
     pub status: Field<String>,
-    /// The day the provider ends it; it is not routed to from then on.
+    /// The day the provider ends it, that of the model if absent; it is not routed to from then on.
     #[schemars(with = "Option<kinds::Day>")]
     pub retired: Field<Datetime>,
     #[schemars(with = "Option<Vec<kinds::Path>>")]

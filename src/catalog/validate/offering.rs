@@ -65,7 +65,7 @@ pub(super) fn check(context: &mut Context<'_>, written: &Spanned<WrittenOffering
     let (own_regions, own_capacity) = (regions.is_some(), capacity.is_some());
     let offering = Offering {
         status: status.unwrap_or(Status::Active),
-        retired,
+        retired: retired.or(model.retired),
         endpoints: endpoints.unwrap_or(plain.endpoints),
         context_window: context_window.or(plain.context_window),
         max_output_tokens: max_output_tokens.or(plain.max_output_tokens),

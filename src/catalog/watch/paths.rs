@@ -21,11 +21,11 @@ pub struct Place {
     /// When it was made, where the file system knows: the number of a folder that is gone is soon given
     /// to another.
     made: Option<SystemTime>,
-    /// All below it, too.
-    pub recursive: bool,
+    /// It holds seeds.
+    pub inside: bool,
 }
 
-/// The folder itself with all below it, and each folder in which a link or a name of its path stands.
+/// The folders of the seeds, and each folder in which a link or a name of a path to them stands.
 pub fn places(dir: &Path) -> BTreeMap<PathBuf, Place> {
     let mut found = BTreeMap::new();
     // An absolute path without `.` and `..`, but with its links.
@@ -41,15 +41,11 @@ pub fn places(dir: &Path) -> BTreeMap<PathBuf, Place> {
             }
         }
     }
-    for folder in [dir.clone(), dir.join(PROVIDERS), dir.join(MODELS)] {
+    for (folder, inside) in [(dir.clone(), false), (dir.join(PROVIDERS), true), (dir.join(MODELS), true)] {
         if let Ok(real) = folder.canonicalize() {
-            add(&real, true, &mut found);
+            add(&real, inside, &mut found);
         }
     }
-    // The system knows one watch for each folder, whatever the path: taking away one of two would
-    // take both.
-    let roots: Vec<_> = found.iter().filter(|(_, place)| place.recursive).map(|(path, _)| path.clone()).collect();
-    found.retain(|path, _| !roots.iter().any(|root| path != root && path.starts_with(root)));
     found
 }
 
@@ -76,9 +72,9 @@ fn follow(path: &Path, found: &mut BTreeMap<PathBuf, Place>) {
     }
 }
 
-fn add(path: &Path, recursive: bool, found: &mut BTreeMap<PathBuf, Place>) {
+fn add(path: &Path, inside: bool, found: &mut BTreeMap<PathBuf, Place>) {
     let Ok(data) = fs::metadata(path) else { return };
-    let place = Place { device: data.dev(), inode: data.ino(), made: data.created().ok(), recursive };
+    let place = Place { device: data.dev(), inode: data.ino(), made: data.created().ok(), inside };
     let known = found.entry(path.to_owned()).or_insert(place);
-    known.recursive |= recursive;
+    known.inside |= inside;
 }

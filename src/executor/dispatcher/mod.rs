@@ -45,8 +45,7 @@ pub(super) enum Event {
     Ended {
         batch: BatchId,
         lane: LaneIndex,
-        /// The tokens that the lane was told when the call went out.
-        said: u64,
+        sent: Sent,
         ended: Ended,
     },
     Finished {
@@ -55,6 +54,15 @@ pub(super) enum Event {
     },
     /// A pause or a write for a batch that does not run is over; look at it again.
     Retake(BatchId),
+}
+
+/// What the lane was told when a call went out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sent {
+    /// About how many tokens it would take.
+    pub tokens: u64,
+    /// Which address of its provider it went to.
+    pub epoch: u32,
 }
 
 /// A reply to a client who wants a batch cancelled.
@@ -193,7 +201,7 @@ impl Dispatcher {
         match event {
             Event::Prepared { batch, prepared } => self.prepared(batch, prepared),
             Event::Loaded { batch, result } => self.loaded(batch, result),
-            Event::Ended { batch, lane, said, ended } => self.ended(batch, lane, said, ended),
+            Event::Ended { batch, lane, sent, ended } => self.ended(batch, lane, sent, ended),
             Event::Finished { batch, result } => self.finished(batch, result),
             Event::Retake(id) => self.retake(id),
         }
@@ -262,7 +270,7 @@ impl Dispatcher {
         let Some(run) = self.runs.get_mut(&batch) else { return };
         match result {
             Ok(window) => {
-                for lane in run.loaded(window) {
+                for lane in run.loaded(window, Instant::now()) {
                     if let Some(lane) = self.lanes.get(lane)
                         && !lane.rotation.contains(&batch)
                     {
@@ -279,11 +287,12 @@ impl Dispatcher {
         }
     }
 
-    fn ended(&mut self, batch: BatchId, lane: LaneIndex, said: u64, ended: Ended) {
+    fn ended(&mut self, batch: BatchId, lane: LaneIndex, sent: Sent, ended: Ended) {
         self.in_flight -= 1;
         let (now, truly) = (Instant::now(), if let Ended::Recorded { tokens, .. } = ended { tokens } else { None });
-        self.lanes.end(lane, now, said, truly);
-        if let (Some(pool), Some(failure)) = (self.lanes.pool_of(lane), lesson(&ended)) {
+        self.lanes.end(lane, now, sent.tokens, truly);
+        let pool = self.lanes.pool_of(lane).filter(|pool| pool.epoch == sent.epoch);
+        if let (Some(pool), Some(failure)) = (pool, lesson(&ended)) {
             pool.learn(failure, now, self.parts.clock.now());
         }
         let recorded = matches!(ended, Ended::Recorded { .. });
@@ -305,7 +314,7 @@ impl Dispatcher {
     fn catalog_changed(&mut self) {
         let catalog = self.parts.catalog.current();
         let now = Instant::now();
-        self.lanes.refresh(&catalog);
+        self.lanes.refresh(&catalog, now);
         for (id, run) in &mut self.runs {
             run.set_routes(routes(*id, &run.plan, &catalog, &mut self.lanes), now);
             self.touched.insert(*id);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Busy, CancelReply, Dispatcher, Event, TICK};
+use super::{Busy, CancelReply, Dispatcher, Event, Sent, TICK};
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState};
 use crate::domain::id::BatchId;
 use crate::executor::attempt::{Attempt, Context};
@@ -148,7 +148,7 @@ impl Dispatcher {
                 lane.rotation.push_back(batch);
             }
             let tokens = row.tokens();
-            self.lanes.start(index, now, tokens);
+            let epoch = self.lanes.start(index, now, tokens);
             let attempt = Attempt {
                 context: Context { store: self.parts.store.clone(), clock: self.parts.clock.clone(), policy: self.settings.retry },
                 spec: run.spec.clone(),
@@ -162,7 +162,7 @@ impl Dispatcher {
             let events = self.events.clone();
             self.tasks.spawn(async move {
                 let ended = attempt.run().await;
-                let _ = events.send(Event::Ended { batch, lane: index, said: tokens, ended });
+                let _ = events.send(Event::Ended { batch, lane: index, sent: Sent { tokens, epoch }, ended });
             });
             return true;
         }

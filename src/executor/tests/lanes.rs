@@ -153,3 +153,52 @@ async fn a_running_batch_keeps_the_prices_it_was_validated_with() {
     assert_eq!((batch.progress.succeeded, batch.progress.cost.to_string()), (300, "0.0003".to_owned()));
     world.close().await;
 }
+
+/// Guards against rows that were read for one provider and go to another with its name for the model,
+/// and against rows that stay behind because the catalog changed while they were read.
+#[tokio::test(start_paused = true)]
+async fn rows_go_out_under_the_name_of_the_provider_they_go_to_whenever_the_catalog_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = open(dir.path(), at_once(|_| 200), two_lanes("", "")).await;
+    let id = world.submit(8_000, "24h").await;
+    world.until(id, |batch| batch.progress.succeeded > 0).await;
+    let states = [("", ""), ("status = \"disabled\"", ""), ("status = \"paused\"", ""), ("status = \"disabled\"", "status = \"disabled\"")];
+    for turn in 0..400 {
+        let (a, b) = states[fastrand::usize(..states.len())];
+        world.catalog.replace(two_lanes(a, b));
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(1..40))).await;
+        if turn % 50 == 0 {
+            world.until(id, |_| true).await;
+        }
+    }
+    world.catalog.replace(two_lanes("", ""));
+    assert_eq!(world.ended(id).await.progress.succeeded, 8_000);
+    let wrong = world.seen().iter().filter(|seen| seen.provider != seen.lane).count();
+    assert_eq!((wrong, world.seen().len()), (0, 8_000));
+    world.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_model_does_not_hold_up_the_others_of_its_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let snapshot = |status: &str| {
+        let provider = "schema = 1\nid = \"a\"\nname = \"a\"\nkind = \"openai\"\nbase_url = \"http://a.test\"\n";
+        let model = |id: &str, status: &str| {
+            format!(
+                "[[model]]\nid = \"{id}\"\norganisation = \"o\"\nreleased = 2026-01-01\nendpoints = [\"/v1/embeddings\"]\n[[model.offering]]\nprovider = \"a\"\n{status}\n"
+            )
+        };
+        let models = format!("schema = 1\n{}{}", model("paused", status), model("well", ""));
+        let files = [("providers/a.toml", provider.to_owned()), ("models/m.toml", models)];
+        let archive = Archive(files.map(|(file, text)| (file.to_owned(), text)).into());
+        load_archive(archive).unwrap_or_else(|faults| panic!("{faults}")).into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false)
+    };
+    let world = open(dir.path(), at_once(|_| 200), snapshot("status = \"paused\"")).await;
+    // The paused model's rows come first and would fill every window.
+    let id = world.submit_models(6_000, "24h", |row| if row < 3_000 { "paused" } else { "well" }).await;
+    world.until(id, |batch| batch.progress.succeeded == 3_000).await;
+    assert!(world.seen().iter().all(|seen| seen.lane == 'w'));
+    world.catalog.replace(snapshot(""));
+    assert_eq!(world.ended(id).await.progress.succeeded, 6_000);
+    world.close().await;
+}

@@ -35,7 +35,8 @@ struct Seen {
     row: u32,
     at: Instant,
     attempt: u32,
-    /// The first letter of the provider's name for the model.
+    /// The first letter of the provider's id, and of the model in the body that it got.
+    provider: char,
     lane: char,
 }
 
@@ -46,12 +47,15 @@ type Script = Arc<dyn Fn(Seen) -> BoxFuture<'static, Result<Answer, CallError>> 
 struct Scripted {
     script: Script,
     seen: Arc<Mutex<Vec<Seen>>>,
+    provider: char,
 }
 
 impl Dispatch for Scripted {
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
-        let lane = call.upstream_model.chars().next().unwrap_or('?');
-        let seen = Seen { batch: call.key.batch, row: call.key.row.0, at: Instant::now(), attempt: call.attempt, lane };
+        let body: serde_json::Value = serde_json::from_slice(&call.body).unwrap();
+        let lane = body["model"].as_str().and_then(|model| model.chars().next()).unwrap_or('?');
+        let (at, provider) = (Instant::now(), self.provider);
+        let seen = Seen { batch: call.key.batch, row: call.key.row.0, at, attempt: call.attempt, provider, lane };
         self.seen.lock().unwrap().push(seen);
         let (answer, budget) = ((self.script)(seen), call.budget);
         async move {
@@ -67,7 +71,7 @@ fn answer(status: u16, retry_after: Option<Duration>) -> Result<Answer, CallErro
 }
 
 fn script(script: impl Fn(Seen) -> BoxFuture<'static, Result<Answer, CallError>> + Send + Sync + 'static) -> Scripted {
-    Scripted { script: Arc::new(script), seen: Arc::default() }
+    Scripted { script: Arc::new(script), seen: Arc::default(), provider: '?' }
 }
 
 fn at_once(status: impl Fn(Seen) -> u16 + Send + Sync + 'static) -> Scripted {
@@ -122,8 +126,11 @@ impl World {
         let start = Instant::now();
         let clock = Clock::new(move || Timestamp::constant(1_790_000_000, 0) + start.elapsed());
         let catalog = Arc::new(Catalog::for_tests(catalog));
-        let opened: Arc<dyn Dispatch> = Arc::new(provider.clone());
-        let open: OpenProvider = Arc::new(move |_| Ok(opened.clone()));
+        let opened = provider.clone();
+        let open: OpenProvider = Arc::new(move |connection| {
+            let provider = connection.id.chars().next().unwrap_or('?');
+            Ok(Arc::new(Scripted { provider, ..opened.clone() }))
+        });
         let parts = Parts { store: store.clone(), catalog: catalog.clone(), clock: clock.clone(), open };
         let (drain, abort) = (CancellationToken::new(), CancellationToken::new());
         let (handle, run) = start_executor(parts, recovered, &drain, &abort);
@@ -131,10 +138,15 @@ impl World {
     }
 
     async fn submit(&self, rows: u32, window: &str) -> BatchId {
+        self.submit_models(rows, window, |_| MODEL).await
+    }
+
+    async fn submit_models(&self, rows: u32, window: &str, model: impl Fn(u32) -> &'static str) -> BatchId {
         let mut spool = self.store.spool().unwrap();
         for row in 0..rows {
+            let model = model(row);
             let line =
-                format!("{{\"custom_id\":\"r{row}\",\"method\":\"POST\",\"url\":\"/v1/embeddings\",\"body\":{{\"model\":\"{MODEL}\"}}}}\n");
+                format!("{{\"custom_id\":\"r{row}\",\"method\":\"POST\",\"url\":\"/v1/embeddings\",\"body\":{{\"model\":\"{model}\"}}}}\n");
             spool.write(line.as_bytes()).unwrap();
         }
         let now = self.clock.now();

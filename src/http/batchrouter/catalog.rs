@@ -72,8 +72,8 @@ impl Filter {
 }
 
 /// `GET /v1/catalog/models`
-pub async fn models(State(api): State<Arc<Api>>, params: Params, headers: HeaderMap) -> Response {
-    let answer = match Filter::read(&params) {
+pub async fn models(State(api): State<Arc<Api>>, params: Result<Params, ApiError>, headers: HeaderMap) -> Response {
+    let answer = match params.and_then(|params| Filter::read(&params)) {
         Ok(filter) => match filter.name(&api.catalog.current()) {
             Some(name) => respond(&api, &name, &headers, CACHE, move |snapshot| template(snapshot, &filter)).await,
             None => Ok(Json(json!({ "data": [], "provider_count": 0, "pricing_updated_at": null })).into_response()),
@@ -221,7 +221,9 @@ fn template(snapshot: &Snapshot, filter: &Filter) -> Template {
 }
 
 fn add_model(template: &mut Template, snapshot: &Snapshot, model: &Model, offers: &[Offer<'_>]) {
-    let primary = snapshot.resolve(&model.id).map(|route| route.provider).ok().or(offers.first().map(|offer| offer.provider.id()));
+    // A provider that takes every model may serve it, and yet does not offer it.
+    let serving = snapshot.resolve(&model.id).map(|route| route.provider).ok();
+    let primary = offers.iter().find(|offer| Some(offer.provider.id()) == serving).or(offers.first()).map(|offer| offer.provider.id());
     let tools: BTreeSet<_> = offers.iter().flat_map(|offer| &offer.offering.hosted_tools).chain(&model.hosted_tools).copied().collect();
     let day = |day: Option<jiff::civil::Date>| day.map(|day| day.to_string());
     let files = model.files.as_ref();

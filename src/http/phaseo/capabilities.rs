@@ -50,7 +50,8 @@ struct EndpointEntry {
 fn listing(snapshot: &Snapshot) -> Listing<'_> {
     let mut served: BTreeMap<&str, Vec<Endpoint>> = BTreeMap::new();
     for offer in snapshot.all_models().iter().flat_map(|model| snapshot.offers(model)).filter(Offer::takes_work) {
-        served.entry(offer.provider.id()).or_default().extend(&offer.offering.endpoints);
+        let known = &offer.offering.endpoints;
+        served.entry(offer.provider.id()).or_default().extend(if known.is_empty() { &Endpoint::ALL[..] } else { known });
     }
     let mut providers: Vec<_> = snapshot.providers().filter(|(provider, usable)| *usable && takes_work(provider)).collect();
     providers.sort_by_key(|(provider, _)| provider.id());

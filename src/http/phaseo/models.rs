@@ -14,15 +14,12 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 
 use super::CACHE;
-use super::params::{Details, has, merge, of_offer};
+use super::params::{Details, NAMES, has, merge, of_offer};
 use crate::catalog::{Meter, Modality, Model, Offer, Snapshot};
 use crate::http::Api;
 use crate::http::error::ApiError;
 use crate::http::extract::Params;
 use crate::http::views::{Template, respond};
-
-/// The names and aliases that a filter can mean; others match nothing.
-const KNOWN: [&str; 4] = ["completion_window", "endpoint", "request_endpoint", "window"];
 
 /// `GET /v1/batches/models`
 pub async fn list(State(api): State<Arc<Api>>, params: Params, headers: HeaderMap) -> Result<Response, ApiError> {
@@ -35,7 +32,7 @@ pub async fn list(State(api): State<Arc<Api>>, params: Params, headers: HeaderMa
 fn wanted(params: &Params) -> Option<Vec<&'static str>> {
     let named = params.all("params");
     let named: Vec<_> = named.iter().flat_map(|value| value.split(',')).map(str::trim).filter(|name| !name.is_empty()).collect();
-    let known = KNOWN.into_iter().filter(|name| named.contains(name)).collect();
+    let known = NAMES.into_iter().filter(|name| named.contains(name)).collect();
     (!named.is_empty()).then_some(known)
 }
 

@@ -16,7 +16,8 @@ pub struct Detail {
     supported: bool,
     r#type: &'static str,
     values: Vec<&'static str>,
-    default: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    default: Option<&'static str>,
     aliases: [&'static str; 1],
     /// Only where the details of several providers are merged.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -28,16 +29,23 @@ pub type Details = BTreeMap<&'static str, Detail>;
 
 /// The parameters that a provider supports for a model.
 pub fn of_offer(offer: &Offer<'_>) -> Details {
-    let mut endpoints: Vec<_> = offer.offering.endpoints.clone();
+    let mut endpoints: Vec<_> = match offer.offering.endpoints.as_slice() {
+        // What it serves is not known: it may be asked for anything.
+        [] => Endpoint::ALL.to_vec(),
+        known => known.to_vec(),
+    };
     // The newer way of asking is the default where a model has both.
     endpoints.sort_by_key(|endpoint| *endpoint != Endpoint::Responses);
     let detail = |values: Vec<&'static str>, alias| {
-        let default = values.first().copied().unwrap_or_default();
+        let default = values.first().copied();
         Detail { supported: true, r#type: "enum", values, default, aliases: [alias], providers: None }
     };
     let endpoints = endpoints.into_iter().map(Endpoint::path).collect();
     BTreeMap::from([("endpoint", detail(endpoints, "request_endpoint")), ("completion_window", detail(WINDOWS.to_vec(), "window"))])
 }
+
+/// Every name that a filter can mean.
+pub const NAMES: [&str; 4] = ["completion_window", "endpoint", "request_endpoint", "window"];
 
 /// Whether any of the details is meant by `name`, its own or another.
 pub fn has(details: &Details, name: &str) -> bool {

@@ -309,3 +309,50 @@ async fn a_view_is_rendered_once_and_its_tag_names_its_bytes() {
     assert_ne!(before.header("etag"), after.header("etag"));
     assert!(after.text().contains("\"third\"") && !after.text().contains("\"second\""));
 }
+
+#[tokio::test]
+async fn a_provider_that_takes_every_model_does_not_offer_it() {
+    let catch_all = PROVIDERS[0].1.replace("[privacy]", "catch_all = true\n[privacy]");
+    let files = [("providers/acme.toml", catch_all.as_str()), PROVIDERS[1], PROVIDERS[2], ("models/m.toml", MODELS)];
+    let archive = Archive(files.map(|(file, text)| (file.to_owned(), text.to_owned())).into());
+    let seeds = load_archive(archive).unwrap_or_else(|faults| panic!("{faults}"));
+    let snapshot = seeds.into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false);
+    let bench = Bench::with(|api| api.catalog = Arc::new(Catalog::for_tests(snapshot))).await;
+    let body = bench.get("/v1/catalog/models").await.json();
+    let unserved = body["data"].as_array().unwrap().iter().find(|model| model["slug"] == "unserved").unwrap();
+    assert_eq!((&unserved["provider"], &unserved["is_available"]), (&Value::from("keyless"), &Value::from(false)));
+}
+
+#[tokio::test]
+async fn the_public_catalog_stays_public_where_other_origins_are_listed() {
+    let origins = crate::http::Origins::of(vec!["https://tools.example".into()]);
+    let bench = Bench::with(|api| api.access = Access::keys(vec!["key".into()]).with_origins(origins)).await;
+    let preflight = async |path: &str, origin: &str| {
+        let headers = [("origin", origin), ("access-control-request-method", "GET"), ("access-control-request-headers", "if-none-match")];
+        bench.call("OPTIONS", path, &headers, "").await.header("access-control-allow-origin").to_owned()
+    };
+    assert_eq!(preflight("/v1/catalog/models", "https://page.example").await, "https://page.example");
+    assert_eq!(preflight("/v1/batches", "https://page.example").await, "");
+    assert_eq!(preflight("/v1/batches", "https://tools.example").await, "https://tools.example");
+    let read = bench.call("GET", "/v1/catalog/models", &[("origin", "https://page.example")], "").await;
+    assert_eq!((read.status.as_u16(), read.headers.get_all("access-control-allow-origin").iter().count()), (200, 1));
+}
+
+#[tokio::test]
+async fn however_many_ask_at_once_a_view_is_made_once() {
+    let bench = bench().await;
+    let made = std::sync::atomic::AtomicU32::new(0);
+    let made = Arc::new(made);
+    let asks = (0..50).map(|_| {
+        let (api, made) = (bench.api.clone(), made.clone());
+        async move {
+            let build = move |_: &Snapshot| {
+                made.fetch_add(1, Ordering::Relaxed);
+                crate::http::views::Template::of(&"x")
+            };
+            crate::http::views::respond(&api, "test", &axum::http::HeaderMap::new(), "no-store", build).await.unwrap().status()
+        }
+    });
+    assert!(futures_util::future::join_all(asks).await.iter().all(|status| *status == 200));
+    assert_eq!(made.load(Ordering::Relaxed), 1);
+}

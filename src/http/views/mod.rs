@@ -6,8 +6,8 @@
 //! generation of the executor's board, about once a second. In between every request is answered with
 //! the same bytes, the same strong `ETag`, and the same compressed forms.
 //!
-//! Invariants: an answer is of one snapshot, never of parts of two; memory is bounded by the number
-//! of views that are kept.
+//! Invariants: an answer is of one snapshot, never of parts of two; one view is made at a time, however
+//! many ask; the bytes that are kept have a bound.
 
 mod coding;
 mod template;
@@ -29,12 +29,17 @@ use super::{Api, range};
 use crate::catalog::Snapshot;
 use crate::domain::time::Timestamp;
 
-/// Views that are kept; beyond it all are dropped and made again as they are asked for.
-const MAX_VIEWS: usize = 256;
+/// Bytes that the views kept may take, texts and compressed forms together. Beyond it all but the one
+/// just made are dropped, and made again as they are asked for.
+const MAX_BYTES: usize = 64 << 20;
 
 /// The views that were made.
 #[derive(Debug, Default)]
-pub struct Views(RwLock<HashMap<String, Arc<Made>>>);
+pub struct Views {
+    kept: RwLock<HashMap<String, Arc<Made>>>,
+    /// One view is made at a time: whoever asks meanwhile finds it made.
+    making: tokio::sync::Mutex<()>,
+}
 
 /// A view as it was made for one snapshot and one moment.
 #[derive(Debug)]
@@ -59,6 +64,11 @@ impl Made {
     fn is_good(&self, version: u64, generation: u64, now: Timestamp) -> bool {
         let still = self.good_until.is_none_or(|until| now < until);
         self.version == version && (!self.template.is_live() || (self.generation == generation && still))
+    }
+
+    fn bytes(&self) -> usize {
+        let forms: usize = self.forms.iter().filter_map(OnceLock::get).map(|form| form.body.len()).sum();
+        self.template.bytes() + forms
     }
 
     fn form(&self, coding: Coding) -> Option<&Form> {
@@ -100,6 +110,7 @@ pub async fn respond(
     let form = match api.views.find(api, name).and_then(|made| made.form(coding).cloned()) {
         Some(form) => form,
         None => {
+            let _turn = api.views.making.lock().await;
             let (api, name) = (api.clone(), name.to_owned());
             let make = move || api.views.made(&api, name, build).make(coding);
             tokio::task::spawn_blocking(make).await.map_err(ApiError::internal)?.map_err(ApiError::internal)?
@@ -130,7 +141,7 @@ fn response(form: Form, coding: Coding, request: &HeaderMap, cache_control: &'st
 impl Views {
     /// The view of that name, if it still shows what is so.
     fn find(&self, api: &Api, name: &str) -> Option<Arc<Made>> {
-        let made = self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(name).cloned()?;
+        let made = self.kept.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(name).cloned()?;
         made.is_good(api.catalog.versioned().0, api.executor.board().generation, api.clock.now()).then_some(made)
     }
 
@@ -139,7 +150,7 @@ impl Views {
         if let Some(made) = self.find(api, &name) {
             return made;
         }
-        let earlier = self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&name).cloned();
+        let earlier = self.kept.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&name).cloned();
         let (current, board, now) = (api.catalog.versioned(), api.executor.board(), api.clock.now());
         let (version, snapshot) = &*current;
         let template = match earlier.filter(|made| made.version == *version) {
@@ -150,8 +161,9 @@ impl Views {
         let forms = [const { OnceLock::new() }; Coding::ALL.len()];
         let _ = forms[Coding::Identity as usize].set(Form::new(body, Coding::Identity));
         let made = Arc::new(Made { version: *version, generation: board.generation, good_until, template, forms });
-        let mut kept = self.0.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if kept.len() >= MAX_VIEWS {
+        let mut kept = self.kept.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        kept.remove(&name);
+        if kept.values().map(|made| made.bytes()).sum::<usize>() + made.bytes() > MAX_BYTES {
             kept.clear();
         }
         kept.insert(name, made.clone());

@@ -70,11 +70,15 @@ impl Template {
         !self.pieces.is_empty()
     }
 
+    /// Bytes of the text.
+    pub fn bytes(&self) -> usize {
+        self.pieces.iter().map(|(text, _)| text.len()).sum::<usize>() + self.end.len()
+    }
+
     /// The whole text as of now, and until when it stays so if nothing happens.
     pub fn fill(&self, live: &Live<'_>) -> (Bytes, Option<Timestamp>) {
-        let text: usize = self.pieces.iter().map(|(text, _)| text.len()).sum();
         // A hole of the catalog takes about 200 bytes.
-        let mut out = Vec::with_capacity(text + self.end.len() + 200 * self.pieces.len());
+        let mut out = Vec::with_capacity(self.bytes() + 200 * self.pieces.len());
         let mut good_until: Option<Timestamp> = None;
         for (text, hole) in &self.pieces {
             out.extend_from_slice(text);

@@ -7,20 +7,22 @@
 //! BATCHD_CATALOG_SEED=17 cargo test --release --test catalog
 //! ```
 
+mod folder;
+#[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
 mod support;
 
-use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::Instant;
 
+use folder::{Folder, Legal, Signature, provider};
 use support::daemon::{Daemon, signal, temp_dir};
 use support::http::{Request, Response, send};
 use support::wait;
@@ -35,36 +37,6 @@ fn seed() -> u64 {
         Ok(text) => text.parse().expect("BATCHD_CATALOG_SEED is a number"),
         Err(_) => fastrand::u64(..1_000_000),
     }
-}
-
-/// What tells one state of the folder from another: the provider's name and the models' names.
-type Signature = (String, Vec<String>);
-
-/// The states that the folder has had or may be in just now. Nothing else may ever be seen.
-#[derive(Default)]
-struct Legal(Mutex<HashSet<Signature>>);
-
-impl Legal {
-    fn allow(&self, signature: Signature) {
-        self.0.lock().expect("no reader panicked").insert(signature);
-    }
-
-    fn check(&self, seen: &Signature) {
-        assert!(self.0.lock().expect("no reader panicked").contains(seen), "{seen:?} was never a good state of the folder");
-    }
-}
-
-fn provider(name: &str) -> String {
-    format!("schema = 1\nid = \"sim\"\nname = \"{name}\"\nkind = \"simulated\"\n")
-}
-
-fn model(name: &str) -> String {
-    // Long enough to be written in several pieces by whoever writes in pieces.
-    let padding = format!("# {}\n", "x".repeat(200)).repeat(100);
-    format!(
-        "schema = 1\n{padding}[[model]]\nid = \"{name}\"\norganisation = \"Test\"\nreleased = 2026-01-01\nendpoints = [\"/v1/responses\"]\n\
-         [[model.offering]]\nprovider = \"sim\"\n"
-    )
 }
 
 /// What a view shows, and that it is whole.
@@ -87,129 +59,6 @@ fn read(response: &Response) -> Signature {
 }
 
 const VIEW: &str = "/v1/catalog/models";
-
-/// A catalog folder that is edited in every way that people and tools have.
-struct Folder {
-    root: PathBuf,
-    legal: Arc<Legal>,
-    /// What it holds when it is good.
-    good: Signature,
-    /// The file that holds the model, relative to the folder.
-    file: String,
-    edits: u32,
-}
-
-impl Folder {
-    fn new(root: &Path, legal: Arc<Legal>) -> Self {
-        let folder = Self { root: root.to_owned(), legal, good: ("P0".into(), vec!["m0".into()]), file: "models/m.toml".into(), edits: 0 };
-        folder.legal.allow(folder.good.clone());
-        folder.fill(&root.join("release-0"));
-        symlink("release-0", folder.path()).expect("the folder can be changed");
-        folder
-    }
-
-    /// The folder as the daemon knows it: a link to the release that is in use.
-    fn path(&self) -> PathBuf {
-        self.root.join("catalog")
-    }
-
-    fn fill(&self, dir: &Path) {
-        fs::create_dir_all(dir.join("providers")).expect("the folder can be changed");
-        fs::create_dir_all(dir.join("models")).expect("the folder can be changed");
-        fs::write(dir.join("providers/sim.toml"), provider(&self.good.0)).expect("the folder can be changed");
-        fs::write(dir.join(&self.file), model(&self.good.1[0])).expect("the folder can be changed");
-    }
-
-    /// The state after the next good edit of the model.
-    fn next(&mut self) -> String {
-        self.edits += 1;
-        let name = format!("m{}", self.edits);
-        self.good.1 = vec![name.clone()];
-        self.legal.allow(self.good.clone());
-        name
-    }
-
-    /// One good edit; each way takes the folder from any state, broken ones included, to a good one.
-    fn edit(&mut self, rng: &mut fastrand::Rng) {
-        let path = self.path();
-        let before = self.good.clone();
-        let name = self.next();
-        // Whatever a bad edit left behind is mended first or by the edit itself.
-        fs::create_dir_all(path.join("providers")).expect("the folder can be changed");
-        match rng.u8(..7) {
-            0 => fs::write(path.join(&self.file), model(&name)).expect("the folder can be changed"),
-            1 => {
-                let aside = path.join("models/.m.swp");
-                fs::write(&aside, model(&name)).expect("the folder can be changed");
-                fs::rename(aside, path.join(&self.file)).expect("the folder can be changed");
-            }
-            2 => {
-                // Under another name; for a moment there are both.
-                self.legal.allow((before.0.clone(), {
-                    let mut both = vec![before.1[0].clone(), name.clone()];
-                    both.sort();
-                    both
-                }));
-                let old = std::mem::replace(&mut self.file, format!("models/m{}.toml", self.edits));
-                fs::write(path.join(&self.file), model(&name)).expect("the folder can be changed");
-                fs::remove_file(path.join(old)).expect("the folder can be changed");
-            }
-            3 => {
-                // As deployment tools do: a new release, then the link to it is swapped. Both files at once.
-                self.good.0 = format!("P{}", self.edits);
-                self.legal.allow(self.good.clone());
-                let release = format!("release-{}", self.edits);
-                self.fill(&self.root.join(&release));
-                symlink(&release, self.root.join("new")).expect("the folder can be changed");
-                fs::rename(self.root.join("new"), &path).expect("the folder can be changed");
-                return;
-            }
-            4 => {
-                // As container mounts do: the file itself is a link.
-                let target = self.root.join(format!("file-{}", self.edits));
-                fs::write(&target, model(&name)).expect("the folder can be changed");
-                symlink(&target, self.root.join("new")).expect("the folder can be changed");
-                fs::rename(self.root.join("new"), path.join(&self.file)).expect("the folder can be changed");
-            }
-            5 => {
-                let real = path.canonicalize().expect("the folder can be changed");
-                fs::remove_dir_all(&real).expect("the folder can be changed");
-                self.fill(&real);
-            }
-            _ => {
-                // In pieces, as over a slow line.
-                use std::io::Write as _;
-                let mut file = fs::File::create(path.join(&self.file)).expect("the folder can be changed");
-                for piece in model(&name).as_bytes().chunks(8_000) {
-                    file.write_all(piece).expect("the folder can be changed");
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-            }
-        }
-        fs::write(path.join("providers/sim.toml"), provider(&self.good.0)).expect("the folder can be changed");
-    }
-
-    /// One bad edit: from now on the folder cannot be loaded.
-    fn damage(&self, rng: &mut fastrand::Rng) {
-        let path = self.path();
-        let file = path.join(&self.file);
-        let whole = model("broken");
-        match rng.u8(..6) {
-            0 => fs::write(&file, &whole[..whole.find("organisation = \"T").expect("the folder can be changed") + 16])
-                .expect("the folder can be changed"),
-            1 => fs::write(&file, whole.replace("released", "relaesed")).expect("the folder can be changed"),
-            2 => fs::write(&file, whole.replace("/v1/responses", "/v1/chat")).expect("the folder can be changed"),
-            3 => fs::remove_file(path.join("providers/sim.toml")).expect("the folder can be changed"),
-            4 => fs::write(path.join("models/z.toml"), "schema = 1\n").expect("the folder can be changed"),
-            _ => fs::write(&file, b"\xff\xfe").expect("the folder can be changed"),
-        }
-    }
-
-    /// Takes back what [`Self::damage`] may have left beside the model.
-    fn tidy(&self) {
-        let _ = fs::remove_file(self.path().join("models/z.toml"));
-    }
-}
 
 /// Reads the views all the time, and fails at the first answer that is not whole and good.
 struct Readers {
