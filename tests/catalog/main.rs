@@ -164,7 +164,8 @@ fn a_start_without_its_folder_serves_the_last_good_state_and_says_so() {
     assert_eq!(seen(&daemon), good);
     let standing = daemon.get("/readyz?verbose").json()["catalog"].clone();
     assert_eq!((&standing["origin"], &standing["status"]), (&Value::from("last_good"), &Value::from("stale")));
-    assert!(daemon.log_tail().contains("its last good state is served"), "{}", daemon.log_tail());
+    // The log is written by a thread of its own.
+    wait::poll(LIMIT, || daemon.log_tail().contains("its last good state is served").then_some(())).expect("the log says so");
     assert!(daemon.get("/metrics").text().contains("batchd_catalog_faults 1"));
 
     // All three ways to ask for a reload say the same, and find the folder when it is back.
