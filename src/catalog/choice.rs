@@ -32,11 +32,14 @@ impl Roles {
     /// Several may be willing to take every model. A server whose address the operator gave comes
     /// before a hosted service, then the order of the file names decides; an upstream of the command
     /// line is the only one.
-    pub fn of(providers: &[(Provider, bool)]) -> Self {
+    ///
+    /// There is a stand-in only as long as no real provider is configured. One that is disabled counts:
+    /// whoever had real answers is not to get simulated ones by that.
+    pub fn of(providers: &[(Provider, bool)], configured: &dyn Fn(&Provider) -> bool) -> Self {
         let usable = || providers.iter().enumerate().filter(|(_, (_, ready))| *ready).map(|(index, (provider, _))| (index, provider));
         let catch_all = usable().filter(|(_, provider)| provider.catch_all).min_by_key(|(_, provider)| !provider.is_local);
         // Simulated answers among real ones would be taken for real.
-        let only_simulated = !usable().any(|(_, provider)| provider.is_real());
+        let only_simulated = !providers.iter().any(|(provider, _)| provider.is_real() && configured(provider));
         let stand_in = usable().find(|(_, provider)| provider.stand_in && only_simulated);
         Self { catch_all: catch_all.map(|(index, _)| index), stand_in: stand_in.map(|(index, _)| index) }
     }
@@ -56,9 +59,12 @@ pub(super) fn choose(model: &Model, providers: &[(Provider, bool)], roles: Roles
         .filter_map(|(index, offering)| Some((index, offering, provider(offering)?)))
         .filter(|(_, _, (provider, ready))| *ready && (simulation || !provider.stand_in))
         .min_by_key(|(_, offering, (provider, _))| rank(offering, provider, today));
+    // A server of the operator's own may have any model. A hosted service is not sent what somebody else
+    // was to get.
+    let takes_it = |index: usize| providers[index].0.is_local || model.offerings.is_empty();
     match best {
         Some((index, _, _)) => Choice::Offering(index),
-        None if roles.catch_all.is_some() => Choice::CatchAll,
+        None if roles.catch_all.is_some_and(takes_it) => Choice::CatchAll,
         None if roles.stand_in.is_some() => Choice::StandIn,
         None => Choice::Nobody,
     }

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::seeds::Archive;
 
@@ -47,15 +48,18 @@ pub fn read_models(body: &[u8]) -> Result<Vec<Discovered>, NotAList> {
         owned_by: Option<String>,
         created: Option<f64>,
         /// vLLM
-        max_model_len: Option<u64>,
+        #[serde(default)]
+        max_model_len: Value,
         /// Several hosted services.
-        context_length: Option<u64>,
+        #[serde(default)]
+        context_length: Value,
         /// llama.cpp
         meta: Option<Meta>,
     }
     #[derive(Deserialize)]
     struct Meta {
-        n_ctx_train: Option<u64>,
+        #[serde(default)]
+        n_ctx_train: Value,
     }
     let listing: Listing = serde_json::from_slice(body).map_err(|error| NotAList(error.to_string()))?;
     if listing.data.is_empty() {
@@ -65,10 +69,13 @@ pub fn read_models(body: &[u8]) -> Result<Vec<Discovered>, NotAList> {
         return Err(NotAList(format!("it lists {} models, more than {MAX_MODELS}", listing.data.len())));
     }
     let discovered = listing.data.into_iter().map(|item| Discovered {
-        context_window: item.max_model_len.or(item.context_length).or(item.meta.and_then(|meta| meta.n_ctx_train)).filter(|n| *n > 0),
+        context_window: [Some(item.max_model_len), Some(item.context_length), item.meta.map(|meta| meta.n_ctx_train)]
+            .into_iter()
+            .flatten()
+            .find_map(|tokens| tokens.as_u64().filter(|tokens| *tokens > 0)),
         // Whole seconds; some servers send a fraction.
         created: item.created.map(|seconds| seconds as i64).filter(|seconds| *seconds > 0),
-        owned_by: item.owned_by.filter(|owner| !owner.trim().is_empty()),
+        owned_by: item.owned_by.map(|owner| owner.replace(char::is_control, " ")).filter(|owner| !owner.trim().is_empty()),
         id: item.id,
     });
     Ok(discovered.collect())
@@ -105,16 +112,18 @@ pub fn write_seeds(id: &str, base_url: &str, key_env: Option<&str>, models: &[Di
 
 fn write_model(text: &mut String, provider: &str, slug: &str, model: &Discovered, today: Date) {
     let released = model.created.and_then(|seconds| Timestamp::from_second(seconds).ok());
-    let released = released.map_or(today, |at| at.to_zoned(TimeZone::UTC).date());
+    let (released, note) = match released {
+        Some(at) => (at.to_zoned(TimeZone::UTC).date(), ""),
+        None => (today, "   # not stated; the day of this listing"),
+    };
     let embeds = slug.to_ascii_lowercase().contains("embed");
     let endpoints = if embeds { "[\"/v1/embeddings\"]" } else { "[\"/v1/chat/completions\", \"/v1/completions\"]" };
-    let owner = model.owned_by.as_deref().unwrap_or(provider);
-    let _ = write!(
-        text,
-        "\n[[model]]\nid = {}\norganisation = {}\nreleased = {released}\nendpoints = {endpoints}\n",
-        quote(slug),
-        quote(owner)
-    );
+    let (owner, doubt) = match &model.owned_by {
+        Some(owner) => (owner.as_str(), ""),
+        None => (provider, "   # not stated; the provider's id"),
+    };
+    let _ = write!(text, "\n[[model]]\nid = {}\norganisation = {}{doubt}\n", quote(slug), quote(owner));
+    let _ = writeln!(text, "released = {released}{note}\nendpoints = {endpoints}");
     if let Some(tokens) = model.context_window {
         let _ = writeln!(text, "context_window = {tokens}");
     }

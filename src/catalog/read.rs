@@ -23,12 +23,17 @@ pub(super) struct Read<T> {
 
 /// Reads a file as a `T`, noting what is wrong with it.
 pub(super) fn read<T: DeserializeOwned>(source: &Source, faults: &mut Vec<Fault>) -> Read<T> {
-    let (mut table, syntax) = DeTable::parse_recoverable(&source.text);
+    let (table, syntax) = DeTable::parse_recoverable(&source.text);
     if !syntax.is_empty() {
         faults.extend(syntax.iter().take(MAX_FAULTS).map(|error| note(source, error)));
         // What the parser made up to go on would be reported as further faults.
         return Read { written: None, whole: false };
     }
+    // Most files are good, and a copy of a large one is large.
+    if let Ok(written) = T::deserialize(Deserializer::from(table)) {
+        return Read { written: Some(written), whole: true };
+    }
+    let (mut table, _) = DeTable::parse_recoverable(&source.text);
     let mut whole = true;
     for _ in 0..MAX_FAULTS {
         match T::deserialize(Deserializer::from(table.clone())) {

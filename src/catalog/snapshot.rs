@@ -90,12 +90,13 @@ impl Seeds {
             KeySource::None => true,
             KeySource::Env(_) | KeySource::File(_) => usable(connection),
         };
+        let configured = |provider: &Provider| provider.base_url_env.is_none() && has_key(&provider.connection);
         let with_state = |provider: Provider| {
-            let ready = provider.status != Status::Disabled && provider.base_url_env.is_none() && has_key(&provider.connection);
+            let ready = provider.status != Status::Disabled && configured(&provider);
             (provider, ready)
         };
         let providers: Vec<_> = self.providers.into_iter().map(with_state).collect();
-        let roles = Roles::of(&providers);
+        let roles = Roles::of(&providers, &configured);
         let choices: Vec<_> = self.models.iter().map(|model| choose(model, &providers, roles, today)).collect();
         let substitute = |(model, choice): (&Model, &Choice)| match (choice, roles.stand_in) {
             (Choice::StandIn, Some(index)) => Some(stand_in_for(model, &providers[index].0)),
@@ -249,7 +250,8 @@ impl Snapshot {
     ///
     /// 1. A known model goes to its cheapest usable offering (input and output price added up, then
     ///    the order of the seeds). A `MODEL=URL` upstream is its model's only offering.
-    /// 2. Else the catch-all takes it, under the name as asked.
+    /// 2. Else the catch-all takes it, under the name as asked; a hosted one only if the catalog knows
+    ///    nobody who offers it.
     /// 3. Else, if no real provider is usable at all, the stand-in serves it if it is known.
     ///
     /// # Errors
@@ -266,6 +268,12 @@ impl Snapshot {
             (Choice::CatchAll, _, Some(provider)) => Ok(self.at(provider, model, PriceSheet::default(), &known.id)),
             (Choice::CatchAll | Choice::StandIn | Choice::Nobody, _, _) => Err(self.nobody(model, known)),
         }
+    }
+
+    /// The providers that offer a model, usable or not.
+    pub fn offers_of(&self, model: &str) -> impl Iterator<Item = &str> {
+        let offerings = self.model(model).map_or(&[][..], |known| &known.offerings);
+        offerings.iter().map(|offering| offering.provider.as_str())
     }
 
     /// Whether the daemon can call the provider.

@@ -267,6 +267,31 @@ fn a_provider_whose_url_is_the_operators_is_used_once_that_is_known() {
 }
 
 #[test]
+fn a_hosted_service_is_not_sent_what_somebody_else_was_to_get() {
+    let provider =
+        |id: &str, more: &str| format!("schema = 1\nid = \"{id}\"\nname = \"P\"\nkind = \"openai\"\nbase_url = \"http://{id}\"\n{more}\n");
+    let model = "schema = 1\n[[model]]\nid = \"m\"\norganisation = \"o\"\nreleased = 2026-01-01\nendpoints = [\"/v1/responses\"]\n[[model.offering]]\nprovider = \"own\"\n";
+    let stand_in = "schema = 1\nid = \"sim\"\nname = \"S\"\nkind = \"simulated\"\nstand_in = true\n";
+    let build = |own: &str, hosted: &str| {
+        let files = [
+            ("providers/own.toml", provider("own", own)),
+            ("providers/hosted.toml", provider("hosted", hosted)),
+            ("providers/sim.toml", stand_in.to_owned()),
+            ("models/m.toml", model.to_owned()),
+        ];
+        let files: Vec<_> = files.iter().map(|(file, text)| (*file, text.as_str())).collect();
+        seeds(&files).unwrap_or_else(|faults| panic!("{faults}")).into_snapshot(TODAY, &no_key)
+    };
+    let disabled = build("status = \"disabled\"", "catch_all = true");
+    assert_eq!(route(&disabled, "m"), "the model `m` is known, but no provider of it can be used here: own (disabled in its seed)");
+    assert_eq!(disabled.resolve("unheard-of").unwrap().provider, "hosted");
+    // Nor does anybody get simulated answers who has just disabled the last real server.
+    let none_left = build("status = \"disabled\"", "api_key_env = \"NO_KEY\"");
+    assert!(!none_left.is_simulated() && none_left.resolve("m").is_err());
+    assert!(build("api_key_env = \"NO_KEY\"", "api_key_env = \"NO_KEY\"").is_simulated());
+}
+
+#[test]
 fn a_diff_tells_what_a_reload_would_change() {
     let provider = |limit: u32| {
         format!("schema = 1\nid = \"a\"\nname = \"A\"\nkind = \"openai\"\nbase_url = \"http://a\"\n[limits]\nin_flight = {limit}\n")

@@ -51,9 +51,10 @@ impl Source {
         Ok(Self { dir: settings.catalog_dir.clone(), upstreams, options, upstream_key, env })
     }
 
-    /// The folder as it is written in the settings.
+    /// The folder's absolute path, links as they are: however it is written, it is the same folder.
     fn folder(&self) -> Option<String> {
-        self.dir.as_ref().map(|dir| dir.display().to_string())
+        let absolute = |dir: &PathBuf| std::path::absolute(dir).unwrap_or_else(|_| dir.clone()).display().to_string();
+        self.dir.as_ref().map(absolute)
     }
 
     fn origin(&self) -> Origin {
@@ -72,7 +73,16 @@ impl Source {
     pub fn build(&self, archive: Archive, now: Timestamp) -> Result<Snapshot, Faults> {
         let seeds = load_archive(archive)?.with_urls(&|name| self.env.filled(name).ok().flatten())?;
         let seeds = seeds.with_upstreams(&self.upstreams, &self.options);
-        Ok(seeds.into_snapshot(today(now), &|connection| key_of(connection, self.upstream_key.as_ref(), &*self.env).is_ok()))
+        let usable = |connection: &Connection| match key_of(connection, self.upstream_key.as_ref(), &*self.env) {
+            Ok(_) => true,
+            Err(error) => {
+                if !error.is_absence() {
+                    tracing::warn!(provider = connection.id, %error, "a provider is not used, because its key cannot be");
+                }
+                false
+            }
+        };
+        Ok(seeds.into_snapshot(today(now), &usable))
     }
 }
 

@@ -166,7 +166,10 @@ fn way<'a>(model: &'a PlannedModel, catalog: &'a Snapshot) -> Option<(&'a str, &
         return catalog.is_usable(provider).then_some((provider, upstream));
     }
     let other = catalog.resolve(requested).ok().filter(|other| !simulated(other.provider))?;
-    Some((other.provider, other.upstream))
+    // From one who offers the model only to another who does: a server that takes every model may not
+    // have it, and its client may not want it to be asked.
+    let offered = catalog.offers_of(requested).next().is_none() || catalog.offers_of(requested).any(|id| id == other.provider);
+    offered.then_some((other.provider, other.upstream))
 }
 
 /// A reader of a batch's input under these routes.

@@ -204,16 +204,16 @@ fn resident(daemon: &Daemon) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1_024
 }
 
-/// `models` models in files of a hundred; the first one's price is `price`.
-fn fill_large(dir: &Path, models: u32, price: u32) {
+/// `models` models in files of `each`; the first one's price is `price`.
+fn fill_large(dir: &Path, models: u32, each: u32, price: u32) {
     let write = |path: PathBuf, text: String| fs::write(path, text).expect("the folder can be changed");
     for folder in ["providers", "models"] {
         fs::create_dir_all(dir.join(folder)).expect("the folder can be changed");
     }
     write(dir.join("providers/sim.toml"), provider("P"));
-    for file in 0..models.div_ceil(100) {
+    for file in 0..models.div_ceil(each) {
         let mut text = "schema = 1\n".to_owned();
-        for number in file * 100..((file + 1) * 100).min(models) {
+        for number in file * each..((file + 1) * each).min(models) {
             let input = if number == 0 { price } else { 1 };
             text.push_str(&format!(
                 "[[model]]\nid = \"org/model-{number}\"\naliases = [\"alias-{number}\"]\nname = \"Model {number}\"\norganisation = \"Org\"\n\
@@ -229,13 +229,13 @@ fn fill_large(dir: &Path, models: u32, price: u32) {
     }
 }
 
-fn reload_large(models: u32, reloads: u32) {
+fn reload_large(models: u32, each: u32, reloads: u32) {
     let dir = temp_dir();
-    fill_large(dir.path(), models, 1);
+    fill_large(dir.path(), models, each, 1);
     let daemon = Daemon::with(&["--catalog-dir", dir.path().to_str().expect("a plain path")]);
     let (mut times, mut memory) = (Vec::new(), Vec::new());
     for reload in 0..reloads {
-        fill_large(dir.path(), models, reload + 2);
+        fill_large(dir.path(), models, each, reload + 2);
         let started = Instant::now();
         let answer = daemon.post_empty("/admin/catalog/reload").expect(200);
         times.push(started.elapsed());
@@ -249,7 +249,7 @@ fn reload_large(models: u32, reloads: u32) {
     times.sort();
     let (first, last) = (memory[memory.len() / 4], memory[memory.len() - 1]);
     wait::say(&format!(
-        "{models} models, {reloads} reloads: {:?} (median), {:?} (most); resident {first} MiB after a quarter of them, {last} MiB at the end",
+        "{models} models in files of {each}, {reloads} reloads: {:?} (median), {:?} (most); resident {first} MiB after a quarter of them, {last} MiB at the end",
         times[times.len() / 2],
         times[times.len() - 1]
     ));
@@ -258,11 +258,12 @@ fn reload_large(models: u32, reloads: u32) {
 
 #[test]
 fn memory_does_not_grow_with_reloads() {
-    reload_large(300, 20);
+    reload_large(300, 100, 20);
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn five_thousand_models_a_hundred_times() {
-    reload_large(5_000, 100);
+    reload_large(5_000, 100, 100);
+    reload_large(5_000, 5_000, 100);
 }

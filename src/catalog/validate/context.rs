@@ -83,9 +83,13 @@ impl Context<'_> {
         parse(written.get_ref()).map_err(|rule| self.fault(written.span(), format!("`{name}` {rule}"))).ok()
     }
 
-    /// A text that is not blank.
+    /// A text for people, of one line.
     pub fn text(&mut self, field: &Field<String>, name: &str) -> Option<String> {
-        self.parse(field, name, |text| if text.trim().is_empty() { Err("must not be blank") } else { Ok(text.clone()) })
+        self.parse(field, name, |text| match text {
+            blank if blank.trim().is_empty() => Err("must not be blank"),
+            text if text.chars().any(char::is_control) => Err("must be one line without control characters"),
+            text => Ok(text.clone()),
+        })
     }
 
     /// A whole number in `range`.
@@ -195,7 +199,8 @@ fn parse_price(text: &str) -> Result<Decimal, String> {
     if text.starts_with('-') {
         return Err("must not be negative".into());
     }
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let digits = plain && !text.is_empty() && !text.starts_with('.') && !text.ends_with('.');
     match Decimal::from_str_exact(text) {
         Ok(price) if digits && price <= Decimal::from(MOST) => Ok(price.normalize()),
         Ok(_) | Err(_) => Err(format!("must be a decimal amount of US dollars from 0 to {MOST}, such as \"0.15\"")),

@@ -59,39 +59,43 @@ pub(super) fn check(sources: &[Source]) -> Result<(Vec<Provider>, Vec<Model>), F
     Ok((providers, models))
 }
 
+/// Where something was written. Turned into line and column only for a report: finding them takes a
+/// walk through the file.
+type Written<'a> = (&'a Source, usize);
+
 /// What has been seen in earlier files, with its place.
 #[derive(Default)]
-struct Across {
+struct Across<'a> {
     /// Ids by file name: a provider whose file has a fault still exists.
     providers: Vec<String>,
-    stand_in: Option<String>,
+    stand_in: Option<Written<'a>>,
     /// Ids and aliases of models.
-    names: HashMap<String, String>,
+    names: HashMap<String, Written<'a>>,
 }
 
-impl Across {
-    fn one_stand_in(&mut self, source: &Source, file: &ProviderFile, faults: &mut Vec<Fault>) {
+impl<'a> Across<'a> {
+    fn one_stand_in(&mut self, source: &'a Source, file: &ProviderFile, faults: &mut Vec<Fault>) {
         let Some(written) = file.stand_in.as_ref().filter(|written: &&Spanned<bool>| *written.get_ref()) else { return };
         match &self.stand_in {
             Some(place) => {
-                let message = format!("`stand_in` is already true at {place}; at most one provider may have it");
+                let message = format!("`stand_in` is already true at {}; at most one provider may have it", describe(*place));
                 faults.push(source.fault(written.span(), message));
             }
-            None => self.stand_in = Some(describe(source, written.span().start)),
+            None => self.stand_in = Some((source, written.span().start)),
         }
     }
 
-    fn names_and_providers(&mut self, source: &Source, file: &ModelFile, faults: &mut Vec<Fault>) {
+    fn names_and_providers(&mut self, source: &'a Source, file: &ModelFile, faults: &mut Vec<Fault>) {
         for model in file.model.iter().map(Spanned::get_ref) {
             for name in model.id.iter().chain(&model.aliases) {
                 match self.names.entry(name.get_ref().clone()) {
                     Entry::Occupied(earlier) => {
-                        let message =
-                            format!("the name {:?} is already used at {}; ids and aliases are unique", name.get_ref(), earlier.get());
+                        let place = describe(*earlier.get());
+                        let message = format!("the name {:?} is already used at {place}; ids and aliases are unique", name.get_ref());
                         faults.push(source.fault(name.span(), message));
                     }
                     Entry::Vacant(free) => {
-                        free.insert(describe(source, name.span().start));
+                        free.insert((source, name.span().start));
                     }
                 }
             }
@@ -110,7 +114,7 @@ impl Across {
     }
 }
 
-fn describe(source: &Source, offset: usize) -> String {
+fn describe((source, offset): Written<'_>) -> String {
     let place = source.place(offset);
     format!("{}:{}:{}", source.file, place.line, place.column)
 }

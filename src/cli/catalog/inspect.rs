@@ -6,18 +6,17 @@ use std::path::Path;
 use serde_json::json;
 
 use super::tell::{offering_row, table, tell_model};
-use super::{CheckArgs, DiffArgs, FAILURE, ListArgs, Refusal, ShowArgs, archive, bare, snapshot};
+use super::{CheckArgs, DiffArgs, FAILURE, ListArgs, Refusal, ShowArgs, archive, bare, put, snapshot};
 use crate::catalog::{Model, Offer, Plan, Snapshot, load_archive};
-use crate::cli::print;
 use crate::daemon::Environment;
 
 pub fn check(args: &CheckArgs, env: Environment) -> Result<u8, Refusal> {
     let (files, origin) = archive(args.dir.as_deref(), &env)?;
-    let seeds = load_archive(files)?;
+    let seeds = load_archive(files)?.with_urls(&|name| env.filled(name).ok().flatten())?;
     let snapshot = seeds.into_snapshot(super::today(), &|_| true);
     let (providers, models) = (snapshot.providers().count(), snapshot.all_models().len());
     let offerings: usize = snapshot.all_models().iter().map(|model| model.offerings.len()).sum();
-    print(&format!("{origin}: {providers} providers, {models} models, {offerings} offerings, no fault"));
+    put(&format!("{origin}: {providers} providers, {models} models, {offerings} offerings, no fault"))?;
     Ok(0)
 }
 
@@ -30,10 +29,12 @@ pub fn list(args: &ListArgs, env: Environment) -> Result<u8, Refusal> {
     let wanted = |offer: &Offer<'_>| args.provider.as_ref().is_none_or(|id| offer.provider.id() == id) && (offer.usable || !args.usable);
     let rows = snapshot.all_models().iter().flat_map(|model| snapshot.offers(model).filter(wanted).map(move |offer| (model, offer)));
     if args.json {
-        rows.for_each(|(model, offer)| print(&line(&snapshot, model, &offer)));
+        for (model, offer) in rows {
+            put(&line(&snapshot, model, &offer))?;
+        }
     } else {
         let rows: Vec<_> = rows.map(|(model, offer)| offering_row(&snapshot, model, &offer)).collect();
-        print(&table(&["model", "provider", "input", "output", "batch in", "batch out", "context", "status", "usable"], rows));
+        put(&table(&["model", "provider", "input", "output", "batch in", "batch out", "context", "status", "usable"], rows))?;
     }
     Ok(0)
 }
@@ -59,7 +60,7 @@ fn line(snapshot: &Snapshot, model: &Model, offer: &Offer<'_>) -> String {
 pub fn show(args: &ShowArgs, env: Environment) -> Result<u8, Refusal> {
     let snapshot = snapshot(args.catalog.catalog_dir.as_deref(), env)?;
     match snapshot.model(&args.model) {
-        Some(model) => print(tell_model(&snapshot, model).trim_end()),
+        Some(model) => put(tell_model(&snapshot, model).trim_end())?,
         None => {
             let why = snapshot.resolve(&args.model).err().map_or_else(String::new, |error| format!(": {error}"));
             return Err(Refusal(FAILURE, format!("the catalog has no model `{}`{why}", args.model)));
@@ -69,12 +70,18 @@ pub fn show(args: &ShowArgs, env: Environment) -> Result<u8, Refusal> {
 }
 
 pub fn diff(args: &DiffArgs, env: Environment) -> Result<u8, Refusal> {
-    let read = |name: &str| match name {
-        "embedded" => bare(crate::catalog::embedded()),
-        dir => bare(archive(Some(Path::new(dir)), &env)?.0),
+    let read = |name: &str| {
+        let read = match name {
+            "embedded" => bare(crate::catalog::embedded()),
+            dir => archive(Some(Path::new(dir)), &env).and_then(|(files, _)| bare(files)),
+        };
+        // 1 is for a difference, as diff(1) has it.
+        read.map_err(|Refusal(_, message)| Refusal::usage(message))
     };
     let changes = crate::catalog::diff(&read(&args.old)?, &read(&args.new)?);
-    changes.details.iter().for_each(|detail| print(detail));
-    print(&changes.to_string());
+    for detail in &changes.details {
+        put(detail)?;
+    }
+    put(&changes.to_string())?;
     Ok(if changes.is_empty() { 0 } else { FAILURE })
 }

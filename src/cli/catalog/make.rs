@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{CatalogArgs, FAILURE, Refusal, archive, today};
-use crate::catalog::{Archive, Discovered, load_archive, schemas, write_seeds};
-use crate::cli::{block_on_result, print, say};
+use super::{CatalogArgs, FAILURE, Refusal, archive, put, today};
+use crate::catalog::{Archive, Discovered, load_archive, read_dir, schemas, write_seeds};
+use crate::cli::{block_on_result, say};
 use crate::daemon::{Environment, discover_models};
 
 #[derive(Debug, Args)]
@@ -62,8 +62,6 @@ pub fn discover(args: &DiscoverArgs, env: Environment) -> Result<u8, Refusal> {
         .map_err(|error| Refusal(FAILURE, error.to_string()))?;
     let id = args.id.clone().unwrap_or_else(|| id_of(&args.url));
     let seeds = write_seeds(&id, args.url.trim_end_matches('/'), args.key_env.as_deref(), &found, today());
-    // What cannot be read back is not written.
-    load_archive(seeds.clone())?;
     write(&args.into, seeds, args.force)?;
     say(&format!("{} models of {}; look them over, then: batchd serve --catalog-dir {}", found.len(), args.url, args.into.display()));
     Ok(0)
@@ -82,8 +80,8 @@ pub fn schema(args: &SchemaArgs) -> Result<u8, Refusal> {
     let [provider, model] = schemas();
     match (&args.into, args.kind) {
         (Some(dir), _) => write(dir, Archive([provider, model].map(|(name, text)| (name.to_owned(), text)).into()), true)?,
-        (None, Some(SeedKind::Model)) => print(model.1.trim_end()),
-        (None, Some(SeedKind::Provider) | None) => print(provider.1.trim_end()),
+        (None, Some(SeedKind::Model)) => put(model.1.trim_end())?,
+        (None, Some(SeedKind::Provider) | None) => put(provider.1.trim_end())?,
     }
     Ok(0)
 }
@@ -95,6 +93,7 @@ fn write(dir: &Path, files: Archive, force: bool) -> Result<(), Refusal> {
     if let Some(path) = in_the_way {
         return Err(Refusal(FAILURE, format!("{} exists; give --force to replace it", path.display())));
     }
+    check_together(dir, &files)?;
     for (name, text) in &files.0 {
         let path = dir.join(name);
         let fail = |error: std::io::Error| Refusal(FAILURE, format!("cannot write {}: {error}", path.display()));
@@ -102,9 +101,27 @@ fn write(dir: &Path, files: Archive, force: bool) -> Result<(), Refusal> {
         fs::create_dir_all(folder).map_err(fail)?;
         let aside = folder.join(format!(".{}.new", path.file_name().unwrap_or_default().to_string_lossy()));
         fs::write(&aside, text).and_then(|()| fs::rename(&aside, &path)).map_err(fail)?;
-        print(&path.display().to_string());
+        put(&path.display().to_string())?;
     }
     Ok(())
+}
+
+/// Refuses seeds that could not be loaded together with those that are in the folder already: nothing
+/// is written that a daemon would then refuse.
+fn check_together(dir: &Path, files: &Archive) -> Result<(), Refusal> {
+    let is_new = |name: &str| files.0.iter().any(|(new, _)| new == name);
+    // A folder that is not there, or holds nothing, takes anything.
+    let there = read_dir(dir).map(|archive| archive.0).unwrap_or_default();
+    let kept = there.into_iter().filter(|(name, _)| !is_new(name));
+    let seeds = files.0.iter().filter(|(name, _)| name.ends_with(".toml")).cloned();
+    let together: Vec<_> = kept.chain(seeds).collect();
+    if together.is_empty() {
+        return Ok(());
+    }
+    match load_archive(Archive(together)) {
+        Ok(_) => Ok(()),
+        Err(faults) => Err(Refusal(FAILURE, format!("nothing was written to {}: with what would be in it, {faults}", dir.display()))),
+    }
 }
 
 /// The host and port of a URL as an id: `http://gpu-1:8000/v1` is `gpu-1-8000`.

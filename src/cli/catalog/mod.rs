@@ -7,6 +7,7 @@ mod inspect;
 mod make;
 mod tell;
 
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -97,6 +98,15 @@ impl Refusal {
 impl From<Faults> for Refusal {
     fn from(faults: Faults) -> Self {
         Self(FAILURE, faults.to_string())
+    }
+}
+
+/// Prints what was asked for. A reader that has gone has read enough; a disk that is full is a failure.
+fn put(text: &str) -> Result<(), Refusal> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Refusal(FAILURE, format!("cannot write to standard output: {error}"))),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Secrets: read from the environment or from files, never from the command line or the
 //! configuration file, and never repeated in a message.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
@@ -18,6 +19,17 @@ pub enum KeyError {
     Variable { name: String, reason: String },
     #[error("the key file {} {reason}", path.display())]
     File { path: PathBuf, reason: String },
+}
+
+impl KeyError {
+    /// Nobody has tried to give a key: the provider is simply not used here.
+    pub fn is_absence(&self) -> bool {
+        match self {
+            Self::Missing(_) => true,
+            Self::Variable { .. } => false,
+            Self::File { path, .. } => !path.exists(),
+        }
+    }
 }
 
 /// Reads a provider's key from where its connection says it is.
@@ -51,9 +63,19 @@ pub(super) fn key(text: &str) -> Result<SecretString, String> {
     Ok(SecretString::from(text))
 }
 
+/// The largest file of keys, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
 /// The content of a small text file.
 pub(super) fn read(path: &Path) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|fault| format!("cannot be read: {fault}"))
+    let unreadable = |fault: std::io::Error| format!("cannot be read: {fault}");
+    // A pipe would be waited for, and a device has no end.
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err("is no plain file".to_owned());
+    }
+    let mut text = String::new();
+    std::fs::File::open(path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text)).map_err(unreadable)?;
+    Ok(text)
 }
 
 /// Keys one a line; empty lines and lines that start with `#` are skipped.

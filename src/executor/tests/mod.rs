@@ -360,11 +360,11 @@ async fn a_small_batch_does_not_wait_for_a_large_one() {
     world.until(large, |batch| batch.progress.succeeded >= 16).await;
     let small = world.submit(10, "24h").await;
     world.ended(small).await;
-    let progress = world.store.batch(large).await.unwrap().unwrap().progress;
-    assert!(progress.succeeded < 100, "{progress:?}");
+    // Counted in calls: the paused clock runs ahead while the small batch is checked and stored.
     let calls = world.seen();
-    let position = calls.iter().rposition(|seen| seen.batch == small).unwrap();
-    assert!(position < 100, "the last row of the small batch was call {position}");
+    let of_small = |seen: &Seen| seen.batch == small;
+    let (first, last) = (calls.iter().position(of_small).unwrap(), calls.iter().rposition(of_small).unwrap());
+    assert!(last - first < 40, "ten rows took {} calls of their lane", last - first);
     world.handle.cancel(large).await.unwrap();
     world.ended(large).await;
     world.close().await;
