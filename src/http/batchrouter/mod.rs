@@ -1,6 +1,7 @@
 //! The BatchRouter dialect: so far its catalog.
 
 mod catalog;
+mod supply;
 
 use std::sync::Arc;
 

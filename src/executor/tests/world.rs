@@ -1,0 +1,144 @@
+//! An executor as the daemon has it, over a directory, with a scripted provider.
+
+use super::*;
+
+/// An executor over a directory; everything else is as in the daemon.
+pub struct World {
+    pub store: Store,
+    pub handle: Handle,
+    pub catalog: Arc<Catalog>,
+    pub provider: Scripted,
+    pub clock: Clock,
+    pub drain: CancellationToken,
+    pub abort: CancellationToken,
+    pub running: JoinHandle<()>,
+}
+
+pub fn catalog(upstreams: &[&str]) -> crate::catalog::Snapshot {
+    let options = UpstreamOptions { concurrency: 8, ..UpstreamOptions::default() };
+    load_embedded()
+        .unwrap()
+        .with_upstreams(&Upstreams::parse(upstreams).unwrap(), &options)
+        .into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false)
+}
+
+/// A model that the built-in seeds know, and would simulate if nothing real were configured.
+pub const MODEL: &str = "gpt-4o-mini";
+pub const UPSTREAM: &str = "http://upstream.test";
+
+pub const SETTINGS: Settings = Settings {
+    in_flight_limit: 16,
+    max_running: 4,
+    min_free_bytes: 0,
+    retry: RetryPolicy { max_attempts: 3, base: SECOND, cap: Duration::from_secs(4) },
+    input: InputLimits { max_rows: 10_000, max_row_bytes: 10_000 },
+};
+
+impl World {
+    pub async fn open(dir: &Path, provider: Scripted) -> Self {
+        Self::open_with(dir, provider, &[UPSTREAM], Duration::from_millis(1)).await
+    }
+
+    pub async fn open_with(dir: &Path, provider: Scripted, upstreams: &[&str], commit_interval: Duration) -> Self {
+        Self::open_on(dir, provider, catalog(upstreams), commit_interval).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the test waits for it")]
+    pub async fn open_on(dir: &Path, provider: Scripted, catalog: crate::catalog::Snapshot, commit_interval: Duration) -> Self {
+        let options = Options { dir: dir.into(), cache_bytes: 8 << 20, commit_interval };
+        let (store, recovered) = tokio::task::spawn_blocking(|| Store::open(options)).await.unwrap().unwrap();
+        let start = Instant::now();
+        let clock = Clock::new(move || Timestamp::constant(1_790_000_000, 0) + start.elapsed());
+        let catalog = Arc::new(Catalog::for_tests(catalog));
+        let opened = provider.clone();
+        let open: OpenProvider = Arc::new(move |connection| {
+            let provider = connection.id.chars().next().unwrap_or('?');
+            Ok(Arc::new(Scripted { provider, ..opened.clone() }))
+        });
+        let parts = Parts { store: store.clone(), catalog: catalog.clone(), clock: clock.clone(), open };
+        let (drain, abort) = (CancellationToken::new(), CancellationToken::new());
+        let (handle, run) = start_executor(parts, recovered, &drain, &abort);
+        Self { store, handle, catalog, provider, clock, drain, abort, running: tokio::spawn(run) }
+    }
+
+    pub async fn submit(&self, rows: u32, window: &str) -> BatchId {
+        self.submit_models(rows, window, |_| MODEL).await
+    }
+
+    pub async fn submit_models(&self, rows: u32, window: &str, model: impl Fn(u32) -> &'static str) -> BatchId {
+        let mut spool = self.store.spool().unwrap();
+        for row in 0..rows {
+            let model = model(row);
+            let line =
+                format!("{{\"custom_id\":\"r{row}\",\"method\":\"POST\",\"url\":\"/v1/embeddings\",\"body\":{{\"model\":\"{model}\"}}}}\n");
+            spool.write(line.as_bytes()).unwrap();
+        }
+        let now = self.clock.now();
+        let new = NewFile { filename: "in".into(), purpose: Purpose::Batch, created_at: now, expires_at: None };
+        let file = self.store.add_file(new, spool.seal().unwrap()).await.unwrap();
+        let spec = BatchSpec {
+            id: BatchId::generate(now),
+            endpoint: Endpoint::Embeddings,
+            input_file: file.id,
+            window: window.parse().unwrap(),
+            created_at: now,
+            metadata: Metadata::default(),
+            output_expires_after: None,
+            retry_of: None,
+        };
+        let id = spec.id;
+        assert_eq!(self.store.create_batch(spec, None).await.unwrap(), CreateOutcome::Created);
+        self.handle.take(id).await.unwrap();
+        id
+    }
+
+    pub async fn until(&self, id: BatchId, done: impl Fn(&Batch) -> bool) -> Batch {
+        for _ in 0..1_000_000 {
+            let batch = self.store.batch(id).await.unwrap().unwrap();
+            if done(&batch) {
+                return batch;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{:?}", self.store.batch(id).await);
+    }
+
+    pub async fn ended(&self, id: BatchId) -> Batch {
+        self.until(id, |batch| batch.state.is_terminal()).await
+    }
+
+    /// How many lines of the batch have this error code; the empty code for none.
+    pub async fn codes(&self, id: BatchId) -> HashMap<String, usize> {
+        let mut lines = self.store.lines(id, ResultPart::All).await.unwrap().unwrap();
+        let mut codes = HashMap::new();
+        while let Some(chunk) = lines.next_chunk().unwrap() {
+            for line in chunk.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+                let line: serde_json::Value = serde_json::from_slice(line).unwrap();
+                *codes.entry(line["error"]["code"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
+            }
+        }
+        codes
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.provider.seen.lock().unwrap().clone()
+    }
+
+    pub async fn close(self) {
+        self.drain.cancel();
+        self.running.await.unwrap();
+        self.abort.cancel();
+        let store = self.store;
+        drop(self.handle);
+        tokio::task::spawn_blocking(move || store.close()).await.unwrap();
+    }
+}
+
+fn start_executor(
+    parts: Parts,
+    recovered: Recovered,
+    drain: &CancellationToken,
+    abort: &CancellationToken,
+) -> (Handle, impl Future<Output = ()> + Send + use<>) {
+    start(parts, SETTINGS, recovered, drain.clone(), abort.clone())
+}
