@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::catalog::unix_seconds;
@@ -14,6 +14,9 @@ use crate::http::Api;
 use crate::http::error::ApiError;
 use crate::http::extract::PathText;
 use crate::http::views::{Template, respond};
+
+/// Clients may keep it, and ask each time whether it is still so.
+const CACHE: &str = "private, no-cache";
 
 /// `Model`
 #[derive(Debug, Serialize)]
@@ -37,7 +40,7 @@ fn object(id: &str, created: i64, owned_by: &str) -> ModelObject {
 
 /// `GET /v1/models`
 pub async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Response, ApiError> {
-    respond(&api, "openai/models", &headers, "private, no-cache", |snapshot| {
+    respond(&api, "openai/models", &headers, CACHE, |snapshot| {
         let data = snapshot.models().map(|model| object(model.id, model.created, model.owned_by)).collect();
         Template::of(&Models { object: "list", data })
     })
@@ -45,12 +48,16 @@ pub async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Res
 }
 
 /// `GET /v1/models/{model}`: also by an alias, and a name that only the catch-all would be asked for.
-pub async fn retrieve(State(api): State<Arc<Api>>, PathText(name): PathText) -> Result<Json<ModelObject>, ApiError> {
+pub async fn retrieve(State(api): State<Arc<Api>>, headers: HeaderMap, PathText(name): PathText) -> Result<Response, ApiError> {
     let snapshot = api.catalog.current();
     let short: String = name.chars().take(crate::domain::request::MAX_MODEL_CHARS).collect();
     let route = snapshot.resolve(&short).map_err(|error| ApiError::new(Code::ModelNotFound, error.to_string()).param("model"))?;
-    Ok(Json(match snapshot.model(route.model) {
-        Some(known) => object(&known.id, known.released.map_or(0, unix_seconds), &known.organisation),
-        None => object(route.model, 0, route.provider),
-    }))
+    if snapshot.model(&short).is_none() {
+        // Any name at all: there would be no end of views.
+        return Ok(Json(object(route.model, 0, route.provider)).into_response());
+    }
+    respond(&api, &format!("openai/model/{short}"), &headers, CACHE, move |snapshot| {
+        Template::of(&snapshot.model(&short).map(|known| object(&known.id, known.released.map_or(0, unix_seconds), &known.organisation)))
+    })
+    .await
 }

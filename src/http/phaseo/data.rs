@@ -6,19 +6,23 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
 use jiff::civil::Date;
 use serde::Serialize;
 
+use super::CACHE;
 use crate::catalog::{Model, Snapshot, Status};
 use crate::http::Api;
 use crate::http::error::ApiError;
 use crate::http::extract::Params;
+use crate::http::views::{Template, respond};
 
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 1_000;
 
 #[derive(Debug, Serialize)]
-pub struct Listing {
+struct Listing {
     models: Vec<Entry>,
     total: usize,
 }
@@ -44,17 +48,31 @@ struct Lifecycle {
 }
 
 /// `GET /v1/data/models`
-pub async fn list(State(api): State<Arc<Api>>, params: Params) -> Result<Json<Listing>, ApiError> {
-    let (asked, limit) = (params.text("model_id")?, params.limit(DEFAULT_LIMIT, MAX_LIMIT)?);
-    let snapshot = api.catalog.current();
-    let (models, total) = match asked {
-        Some(id) => (snapshot.model(id).map(|model| entry(&snapshot, model, id.to_owned())).into_iter().collect(), 1),
+pub async fn list(State(api): State<Arc<Api>>, params: Params, headers: HeaderMap) -> Result<Response, ApiError> {
+    let (asked, limit) = (params.text("model_id")?.map(str::to_owned), params.limit(DEFAULT_LIMIT, MAX_LIMIT)?);
+    let view = match &asked {
+        // Any name at all: there would be no end of views.
+        Some(id) if api.catalog.current().model(id).is_none() => {
+            return Ok(Json(Listing { models: Vec::new(), total: 0 }).into_response());
+        }
+        Some(id) => format!("phaseo/data/model/{id}"),
+        None => format!("phaseo/data/models/{limit}"),
+    };
+    respond(&api, &view, &headers, CACHE, move |snapshot| Template::of(&listing(snapshot, asked, limit))).await
+}
+
+fn listing(snapshot: &Snapshot, asked: Option<String>, limit: usize) -> Listing {
+    match asked {
+        Some(id) => {
+            let models: Vec<_> = snapshot.model(&id).map(|model| entry(snapshot, model, id.clone())).into_iter().collect();
+            Listing { total: models.len(), models }
+        }
         None => {
             let all = snapshot.all_models();
-            (all.iter().take(limit).map(|model| entry(&snapshot, model, model.qualified())).collect::<Vec<_>>(), all.len())
+            let models = all.iter().take(limit).map(|model| entry(snapshot, model, model.qualified()));
+            Listing { models: models.collect(), total: all.len() }
         }
-    };
-    Ok(Json(Listing { total: if models.is_empty() { 0 } else { total }, models }))
+    }
 }
 
 fn entry(snapshot: &Snapshot, model: &Model, model_id: String) -> Entry {

@@ -287,7 +287,8 @@ async fn phaseos_client_learns_the_life_of_a_model_under_the_name_it_asks_for() 
 #[tokio::test]
 async fn a_view_is_rendered_once_and_its_tag_names_its_bytes() {
     let bench = bench().await;
-    for path in ["/v1/catalog/models", "/v1/batches/models", "/v1/batches/capabilities", "/v1/models"] {
+    let paths = ["/v1/catalog/models", "/v1/batches/models", "/v1/batches/capabilities", "/v1/models", "/v1/models/large"];
+    for path in paths.into_iter().chain(["/v1/data/models?model_id=large&limit=1"]) {
         let mut tags = Vec::new();
         for coding in ["", "gzip", "zstd"] {
             let reply = bench.call("GET", path, &[("accept-encoding", coding)], "").await;
