@@ -141,10 +141,10 @@ pub(super) async fn cancel_stored(store: &Store, clock: &Clock, id: BatchId) -> 
 /// lane have no route: they must not take up the window of those that could go.
 pub(super) fn routes(id: BatchId, plan: &Plan, catalog: &Snapshot, lanes: &mut Lanes) -> Arc<[Route]> {
     let routes = plan.models.iter().map(|model| {
-        let (provider, upstream) = way(model, catalog).unwrap_or((&model.provider, &model.upstream));
+        let way = way(model, catalog);
+        let (provider, upstream) = way.unwrap_or((&model.provider, &model.upstream));
         let paused = catalog.is_paused(provider, upstream);
-        let served = way(model, catalog).is_some() && !paused;
-        let lane = if served { lanes.of(provider, upstream, catalog) } else { None };
+        let lane = if way.is_some() && !paused { lanes.of(provider, upstream, catalog) } else { None };
         if lane.is_none() {
             let why = if paused { "their lane is paused" } else { "no provider serves their model" };
             tracing::warn!(batch = %id, model = model.requested, "rows wait until the catalog changes: {why}");

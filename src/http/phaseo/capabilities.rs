@@ -8,7 +8,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Serialize;
 
-use super::CACHE;
+use super::{CACHE, Listing};
 use crate::catalog::{Offer, Provider, Snapshot, Status};
 use crate::domain::endpoint::Endpoint;
 use crate::http::Api;
@@ -18,12 +18,6 @@ use crate::http::views::{Template, respond};
 /// `GET /v1/batches/capabilities`
 pub async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Response, ApiError> {
     respond(&api, "phaseo/capabilities", &headers, CACHE, |snapshot| Template::of(&listing(snapshot))).await
-}
-
-#[derive(Serialize)]
-struct Listing<'a> {
-    object: &'static str,
-    data: Vec<Entry<'a>>,
 }
 
 #[derive(Serialize)]
@@ -47,7 +41,7 @@ struct EndpointEntry {
     mode: &'static str,
 }
 
-fn listing(snapshot: &Snapshot) -> Listing<'_> {
+fn listing(snapshot: &Snapshot) -> Listing<Entry<'_>> {
     let mut served: BTreeMap<&str, Vec<Endpoint>> = BTreeMap::new();
     for offer in snapshot.all_models().iter().flat_map(|model| snapshot.offers(model)).filter(Offer::takes_work) {
         let known = &offer.offering.endpoints;

@@ -13,8 +13,8 @@ use axum::response::Response;
 use rust_decimal::Decimal;
 use serde::Serialize;
 
-use super::CACHE;
 use super::params::{Details, NAMES, has, merge, of_offer};
+use super::{CACHE, Listing};
 use crate::catalog::{Meter, Modality, Model, Offer, Snapshot};
 use crate::http::Api;
 use crate::http::error::ApiError;
@@ -34,12 +34,6 @@ fn wanted(params: &Params) -> Option<Vec<&'static str>> {
     let named: Vec<_> = named.iter().flat_map(|value| value.split(',')).map(str::trim).filter(|name| !name.is_empty()).collect();
     let known = NAMES.into_iter().filter(|name| named.contains(name)).collect();
     (!named.is_empty()).then_some(known)
-}
-
-#[derive(Serialize)]
-struct Listing<'a> {
-    object: &'static str,
-    data: Vec<Entry<'a>>,
 }
 
 #[derive(Serialize)]
@@ -83,7 +77,7 @@ impl From<Details> for Supported {
     }
 }
 
-fn listing<'a>(snapshot: &'a Snapshot, wanted: Option<&[&str]>) -> Listing<'a> {
+fn listing<'a>(snapshot: &'a Snapshot, wanted: Option<&[&str]>) -> Listing<Entry<'a>> {
     let mut models: Vec<_> = snapshot.all_models().iter().filter(|model| is_current(snapshot, model)).collect();
     models.sort_by_cached_key(|model| (std::cmp::Reverse(model.released), model.name.to_lowercase(), model.qualified()));
     let entries = models.into_iter().filter_map(|model| entry(snapshot, model, wanted));
