@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::Core;
 use super::config::{Origin, Settings};
 use crate::catalog::Snapshot;
-use crate::domain::batch::{Batch, BatchSpec, BatchState};
+use crate::domain::batch::{Batch, BatchSpec, BatchState, Fallback};
 use crate::domain::connection::ProviderKind;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{Purpose, ResultPart};
@@ -21,6 +21,7 @@ use crate::domain::id::BatchId;
 use crate::domain::lines::{Line, Lines};
 use crate::domain::metadata::Metadata;
 use crate::domain::request::endpoint_of;
+use crate::domain::share::{Control, Owner};
 use crate::domain::time::CompletionWindow;
 use crate::store::{CreateOutcome, Idempotency, NewFile, Store, StoreError};
 
@@ -163,9 +164,11 @@ impl Job {
             metadata: Metadata::default(),
             output_expires_after: None,
             retry_of: None,
+            owner: Owner::default(),
+            fallback: Fallback::default(),
         };
         let batch = spec.id;
-        match core.store.create_batch(spec, Some(idempotency)).await? {
+        match core.store.create_batch(spec, Control::default(), Some(idempotency)).await? {
             CreateOutcome::Created => {}
             CreateOutcome::Existing(batch) => return Ok(Submission { batch, resumed: true }),
             CreateOutcome::KeyReused | CreateOutcome::InputGone => return Err(JobError::Stopped),

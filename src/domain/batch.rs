@@ -7,7 +7,8 @@ use super::endpoint::Endpoint;
 use super::file::ExpiresAfter;
 use super::id::{BatchId, FileId};
 use super::metadata::Metadata;
-use super::money::Usd;
+use super::money::{MaxPrice, Usd};
+use super::share::{Control, Owner};
 use super::time::{CompletionWindow, Timestamp, later};
 use super::usage::Usage;
 
@@ -24,6 +25,20 @@ pub struct BatchSpec {
     pub output_expires_after: Option<ExpiresAfter>,
     /// The batch whose unfinished rows this one runs again.
     pub retry_of: Option<BatchId>,
+    /// Whose share of the lanes it takes.
+    pub owner: Owner,
+    pub fallback: Fallback,
+}
+
+/// Whether rows may go to another lane than the one that was planned for them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Fallback {
+    /// To lanes that charge no more than the planned one.
+    #[default]
+    NotDearer,
+    /// To lanes that charge no more than this.
+    Within(MaxPrice),
+    Never,
 }
 
 impl BatchSpec {
@@ -214,6 +229,7 @@ impl Progress {
 pub struct Batch {
     pub spec: BatchSpec,
     pub state: BatchState,
+    pub control: Control,
     pub progress: Progress,
     /// Empty until validated.
     pub plan: super::plan::Plan,

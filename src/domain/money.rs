@@ -48,7 +48,34 @@ pub struct PriceSheet {
     pub image: Option<Decimal>,
 }
 
+/// The most that a batch is ready to pay. A part that is `None` has no bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MaxPrice {
+    /// US dollars per 1,000,000 input tokens.
+    pub input: Option<Decimal>,
+    /// US dollars per 1,000,000 output tokens.
+    pub output: Option<Decimal>,
+    /// US dollars per request.
+    pub request: Option<Decimal>,
+}
+
+impl MaxPrice {
+    /// Whether an offering keeps within it. One that states no price charges nothing that we know of.
+    pub fn allows(&self, price: &PriceSheet) -> bool {
+        let within = |most: Option<Decimal>, price: Option<Decimal>| most.is_none_or(|most| price.unwrap_or_default() <= most);
+        within(self.input, price.input) && within(self.output, price.output) && within(self.request, price.request)
+    }
+}
+
 impl PriceSheet {
+    /// Whether no part of it is dearer than that of `other`.
+    pub fn is_within(&self, other: &Self) -> bool {
+        let parts = |sheet: &Self| {
+            [sheet.input, sheet.cached_input.or(sheet.input), sheet.output, sheet.request, sheet.image].map(Option::unwrap_or_default)
+        };
+        parts(self).iter().zip(parts(other)).all(|(own, most)| *own <= most)
+    }
+
     /// The price of one successful request with this usage.
     pub fn cost(&self, usage: &Usage) -> Usd {
         let per_million =

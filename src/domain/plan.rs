@@ -4,6 +4,8 @@ use super::money::PriceSheet;
 
 /// Distinct models in one batch.
 pub const MAX_MODELS: usize = 256;
+/// Lanes that one model may fall back to.
+pub const MAX_ALTERNATIVES: usize = 8;
 
 /// One model of a batch and the offering chosen for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +20,19 @@ pub struct PlannedModel {
     pub price: PriceSheet,
     /// Rows that ask for it.
     pub rows: u32,
+    /// Where its rows may go besides, the cheapest first; at most [`MAX_ALTERNATIVES`].
+    pub alternatives: Vec<Alternative>,
+}
+
+/// Another offering of a planned model that its rows may go to when the planned one fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alternative {
+    /// The provider's id in the catalog.
+    pub provider: String,
+    /// The provider's own name for the model.
+    pub upstream: String,
+    /// What rows that go there pay, whatever the catalog says later.
+    pub price: PriceSheet,
 }
 
 /// Everything validation fixed about a batch.

@@ -33,7 +33,7 @@ pub(super) async fn retry(handle: &Handle, id: BatchId, now: Timestamp) -> Resul
     let file = store.add_file(new, content).await?;
     let spec = BatchSpec { id: BatchId::generate(now), input_file: file.id, created_at: now, retry_of: Some(id), ..batch.spec };
     let created = spec.id;
-    match store.create_batch(spec, None).await? {
+    match store.create_batch(spec, batch.control, None).await? {
         CreateOutcome::Created => {}
         CreateOutcome::InputGone | CreateOutcome::Existing(_) | CreateOutcome::KeyReused => return Err(RetryError::InputGone),
     }

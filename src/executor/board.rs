@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 
 use super::lane::Lanes;
 use super::run::Run;
+use crate::domain::lane::Hold;
 use crate::domain::time::Timestamp;
 
 /// What a lane is doing.
@@ -22,6 +23,14 @@ pub struct LaneReport {
     pub queued_tokens: u64,
     /// Calls in flight.
     pub in_flight: u32,
+    /// Calls that it may have in flight at present, as far as that is known; `None` without a bound.
+    pub allowed: Option<u32>,
+    /// Requests a minute that it keeps to at present, stated or found out; `None` without a bound.
+    pub per_minute: Option<u64>,
+    /// What an operator has said about it.
+    pub hold: Option<Hold>,
+    /// It is left alone until then: its provider asked for that, or it kept failing.
+    pub resting_until: Option<Timestamp>,
     /// When its provider last answered anything.
     pub last_answer: Option<Timestamp>,
     /// No connection to its provider can be made.

@@ -7,8 +7,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::board::{Board, Wall};
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::id::BatchId;
+use crate::domain::lane::{Hold, LaneHold, LaneSelector};
+use crate::domain::share::ControlChange;
 use crate::domain::time::Timestamp;
-use crate::store::{Store, StoreError};
+use crate::store::{HoldOutcome, MAX_HOLDS, Store, StoreError};
 
 /// The executor has stopped; the daemon is going down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +25,30 @@ pub enum CancelError {
     /// It has ended, or is being finalized.
     #[error("the batch is {0} and can no longer be cancelled")]
     TooLate(&'static str),
+    #[error(transparent)]
+    Gone(#[from] Gone),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why nothing about a running batch was changed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ControlError {
+    #[error("no such batch")]
+    NotFound,
+    #[error("the batch is {0}; only one that has not ended can be changed")]
+    TooLate(&'static str),
+    #[error(transparent)]
+    Gone(#[from] Gone),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why lanes were neither held nor let go.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum HoldError {
+    #[error("{MAX_HOLDS} lanes are held already; resume some first, or hold all lanes of a provider at once")]
+    TooMany,
     #[error(transparent)]
     Gone(#[from] Gone),
     #[error(transparent)]
@@ -55,6 +81,10 @@ pub(super) enum Command {
     /// A batch was created, or found unfinished at start.
     Take(BatchId),
     Cancel(BatchId, oneshot::Sender<Result<BatchState, CancelError>>),
+    /// The batch is to run in another way; the store says how.
+    Controlled(BatchId),
+    /// Lanes are held, or no longer; the store says which.
+    Held,
 }
 
 /// A handle on the executor; clones share it.
@@ -90,6 +120,40 @@ impl Handle {
         self.commands.send(Command::Cancel(id, sender)).await.map_err(|_| Gone)?;
         receiver.await.map_err(|_| Gone)??;
         self.store.batch(id).await?.ok_or(CancelError::NotFound)
+    }
+
+    /// Changes how a batch runs: its priority, or whether it is paused. Returns the batch once that is
+    /// durable.
+    ///
+    /// # Errors
+    /// When there is no such batch or it has ended.
+    pub async fn control(&self, id: BatchId, change: ControlChange) -> Result<Batch, ControlError> {
+        let changed = self.store.control_batch(id, change).await?;
+        let batch = self.store.batch(id).await?.ok_or(ControlError::NotFound)?;
+        if changed.is_none() {
+            return Err(ControlError::TooLate(batch.state.as_str()));
+        }
+        self.commands.send(Command::Controlled(id)).await.map_err(|_| Gone)?;
+        Ok(batch)
+    }
+
+    /// Holds lanes, or lets go those that were held by exactly this selector. Returns once that is
+    /// durable; calls in flight go on.
+    ///
+    /// # Errors
+    /// When too many lanes are held already.
+    pub async fn hold_lane(&self, lane: LaneSelector, hold: Option<Hold>, now: Timestamp) -> Result<(), HoldError> {
+        match self.store.hold_lane(lane, hold, now).await? {
+            HoldOutcome::Done => {}
+            HoldOutcome::TooMany => return Err(HoldError::TooMany),
+        }
+        self.commands.send(Command::Held).await.map_err(|_| Gone)?;
+        Ok(())
+    }
+
+    /// The holds on lanes.
+    pub fn lane_holds(&self) -> Arc<Vec<LaneHold>> {
+        self.store.lane_holds()
     }
 
     /// Makes a new batch of the rows of `id` that failed, expired or never ran, linked to it, with

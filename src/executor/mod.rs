@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub use board::{Board, LaneReport};
 #[cfg(test)]
 pub use handle::Stub;
-pub use handle::{CancelError, Gone, Handle, RetryError};
+pub use handle::{CancelError, ControlError, Gone, Handle, HoldError, RetryError};
 pub use lane::OpenProvider;
 pub use validate::InputLimits;
 

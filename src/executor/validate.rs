@@ -229,6 +229,7 @@ impl Models {
                     upstream: route.upstream.to_owned(),
                     price: route.price,
                     rows: 1,
+                    alternatives: Vec::new(),
                 });
                 Ok(self.planned.len() - 1)
             }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use super::format::{self, Blob, ExpiryKind};
 use super::live::LiveBatch;
-use super::record::batch::{IdempotencyRecord, PlanRecord, ProblemsRecord, SpecRecord, StateRecord};
+use super::record::batch::{ControlRecord, IdempotencyRecord, ProblemsRecord, SpecRecord, StateRecord};
 use super::record::file::FileRecord;
 use super::record::page::{Page, PageRecord};
+use super::record::plan::PlanRecord;
 use super::record::{self, Record};
 use super::writer::Tx;
 use super::{Listing, Store, StoreError};
@@ -19,6 +20,7 @@ use crate::domain::file::File;
 use crate::domain::id::{BatchId, FileId};
 use crate::domain::plan::Plan;
 use crate::domain::problem::Problem;
+use crate::domain::share::{Control, ControlChange};
 use crate::domain::time::{Timestamp, later};
 
 /// How long an idempotency key is remembered: as long as the longest batch runs.
@@ -59,7 +61,12 @@ impl Store {
     ///
     /// # Errors
     /// When the store has failed.
-    pub async fn create_batch(&self, spec: BatchSpec, idempotency: Option<Idempotency>) -> Result<CreateOutcome, StoreError> {
+    pub async fn create_batch(
+        &self,
+        spec: BatchSpec,
+        control: Control,
+        idempotency: Option<Idempotency>,
+    ) -> Result<CreateOutcome, StoreError> {
         self.commit(move |tx| {
             if let Some(used) = idempotency {
                 let key = format::idempotency(&used.key);
@@ -79,6 +86,7 @@ impl Store {
             }
             tx.put_blob(spec.id, Blob::Spec, &SpecRecord::from(&spec))?;
             tx.put(format::batch(spec.id), &StateRecord::pack(&BatchState::Validating, &Progress::default()))?;
+            put_control(tx, spec.id, control)?;
             tx.put_raw(format::active(spec.id), &spec.input_file.as_u128().to_be_bytes());
             Ok(CreateOutcome::Created)
         })
@@ -107,7 +115,8 @@ impl Store {
                 tx.put(format::page(id, number), &PageRecord::from(page))?;
             }
             tx.put(format::batch(id), &StateRecord::pack(&state, &Progress::default()))?;
-            tx.after(move |lives| lives.insert(id, LiveBatch::new(pages)));
+            let control = control_in(tx, id)?;
+            tx.after(move |lives| lives.insert(id, LiveBatch::new(pages, control)));
             Ok(())
         })
         .await
@@ -140,6 +149,29 @@ impl Store {
                 Some((current, _)) if current.is_terminal() => Ok(()),
                 Some(_) | None => tx.put(format::batch(id), &StateRecord::pack(&state, &Progress::default())),
             }
+        })
+        .await
+    }
+
+    /// Changes how a batch is to run. `None`, and nothing changed, if there is no such batch or it has
+    /// ended.
+    ///
+    /// # Errors
+    /// When the store has failed or a record is damaged.
+    pub async fn control_batch(&self, id: BatchId, change: ControlChange) -> Result<Option<Control>, StoreError> {
+        self.commit(move |tx| {
+            let current = tx.get::<StateRecord>(&format::batch(id))?.map(StateRecord::unpack).transpose()?;
+            if current.is_none_or(|(state, _)| state.is_terminal()) {
+                return Ok(None);
+            }
+            let control = change.on(control_in(tx, id)?);
+            put_control(tx, id, control)?;
+            tx.after(move |lives| {
+                if let Some(live) = lives.get(id) {
+                    live.set_control(control);
+                }
+            });
+            Ok(Some(control))
         })
         .await
     }
@@ -206,9 +238,14 @@ impl Store {
     pub(super) fn read_batch(&self, id: BatchId) -> Result<Option<Batch>, StoreError> {
         let Some((state, progress)) = self.read_progress(id)? else { return Ok(None) };
         let Some(spec) = self.read_blob::<SpecRecord>(id, Blob::Spec)? else { return Ok(None) };
-        let plan = self.read_blob::<PlanRecord>(id, Blob::Plan)?.map(Plan::try_from).transpose()?.unwrap_or_default();
+        let plan = self.read_blob::<PlanRecord>(id, Blob::Plan)?.map(Plan::from).unwrap_or_default();
+        let control = self.read_control(id)?;
         let problems = self.read_blob::<ProblemsRecord>(id, Blob::Problems)?.map(ProblemsRecord::unpack).transpose()?;
-        Ok(Some(Batch { spec: spec.try_into()?, state, progress, plan, problems: problems.unwrap_or_default() }))
+        Ok(Some(Batch { spec: spec.try_into()?, state, control, progress, plan, problems: problems.unwrap_or_default() }))
+    }
+
+    pub(super) fn read_control(&self, id: BatchId) -> Result<Control, StoreError> {
+        unpack_control(self.inner.tree.get(format::control(id))?)
     }
 
     fn read_progress(&self, id: BatchId) -> Result<Option<(BatchState, Progress)>, StoreError> {
@@ -243,6 +280,23 @@ impl Store {
         let entries = self.inner.tree.scan_prefix(format::pages_of(id));
         entries.map(|entry| Ok(Page::try_from(record::decode::<PageRecord>(&entry?.1)?)?)).collect()
     }
+}
+
+fn control_in(tx: &Tx<'_>, id: BatchId) -> Result<Control, StoreError> {
+    unpack_control(tx.tree().get(format::control(id))?)
+}
+
+fn unpack_control(bytes: Option<sled::IVec>) -> Result<Control, StoreError> {
+    let record = bytes.map(|bytes| record::decode::<ControlRecord>(&bytes)).transpose()?;
+    Ok(record.map(Control::try_from).transpose()?.unwrap_or_default())
+}
+
+fn put_control(tx: &mut Tx<'_>, id: BatchId, control: Control) -> Result<(), StoreError> {
+    if control == Control::default() {
+        tx.remove(format::control(id));
+        return Ok(());
+    }
+    tx.put(format::control(id), &ControlRecord::from(control))
 }
 
 /// Takes a batch off the list of unfinished ones. Returns its input file if that was deleted while

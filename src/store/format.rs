@@ -13,6 +13,8 @@
 //! S batch(16) blob(1) chunk(2)    specification, plan, problems of a batch, in chunks
 //! A batch(16)                     unfinished batches; the value is the input file's id
 //! I sha256(32)                    idempotency keys
+//! K batch(16)                     control of a batch, where it is not as by default
+//! L sha256(32)                    holds on lanes, by the digest of the lane's name
 //! X seconds(8) kind(1) id(16)     what goes away by itself, and when
 //! G batch(16)                     a file over its results was deleted; are they still seen?
 //! C 1 version(8) chunk(2)         what is told of an accepted catalog, in chunks
@@ -113,6 +115,16 @@ pub fn active(id: BatchId) -> Vec<u8> {
 
 pub fn unseen(id: BatchId) -> Vec<u8> {
     key(b'G', [&id.as_u128().to_be_bytes()])
+}
+
+pub const HOLDS: &[u8] = b"L";
+
+pub fn control(id: BatchId) -> Vec<u8> {
+    key(b'K', [&id.as_u128().to_be_bytes()])
+}
+
+pub fn hold(digest: &[u8; 32]) -> Vec<u8> {
+    key(b'L', [digest])
 }
 
 pub fn idempotency(digest: &[u8; 32]) -> Vec<u8> {

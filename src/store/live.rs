@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use super::record::page::Page;
 use crate::domain::batch::Progress;
 use crate::domain::id::BatchId;
+use crate::domain::share::Control;
 
 /// One batch whose rows run.
 #[derive(Debug)]
@@ -20,15 +21,16 @@ pub struct LiveBatch {
 struct Durable {
     pages: Vec<Page>,
     progress: Progress,
+    control: Control,
 }
 
 impl LiveBatch {
-    pub(super) fn new(pages: Vec<Page>) -> Self {
+    pub(super) fn new(pages: Vec<Page>, control: Control) -> Self {
         let mut progress = Progress::default();
         for page in &pages {
             page.add_to(&mut progress);
         }
-        Self { inner: Mutex::new(Durable { pages, progress }) }
+        Self { inner: Mutex::new(Durable { pages, progress, control }) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Durable> {
@@ -38,6 +40,15 @@ impl LiveBatch {
     /// Counts and sums over the durable results.
     pub fn progress(&self) -> Progress {
         self.lock().progress
+    }
+
+    /// What was last said about how it is to run.
+    pub fn control(&self) -> Control {
+        self.lock().control
+    }
+
+    pub(super) fn set_control(&self, control: Control) {
+        self.lock().control = control;
     }
 
     /// The page of that number, as it is now.

@@ -16,6 +16,7 @@ mod batches;
 mod catalog;
 mod files;
 mod format;
+mod holds;
 mod live;
 mod migrate;
 mod open;
@@ -38,6 +39,7 @@ pub use batches::{BatchQuery, CreateOutcome, Idempotency};
 pub use catalog::{CATALOGS_KEPT, StoredCatalog};
 pub use files::{Deletion, FileQuery, NewFile, Order};
 pub use format::ROWS_PER_PAGE;
+pub use holds::{HoldOutcome, MAX_HOLDS};
 pub use live::LiveBatch;
 pub use open::{OpenError, Options, Recovered};
 #[doc(hidden)]
@@ -116,6 +118,7 @@ struct Inner {
     dir: PathBuf,
     tree: sled::Tree,
     lives: Lives,
+    holds: Arc<arc_swap::ArcSwap<Vec<crate::domain::lane::LaneHold>>>,
     queue: mpsc::Sender<Op>,
     /// Metadata commits that have begun and those that are durable; see [`Store::shown`].
     begun: Arc<std::sync::atomic::AtomicU64>,

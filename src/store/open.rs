@@ -112,7 +112,7 @@ fn start(dir: PathBuf, tree: sled::Tree, lock: fs::File, interval: Duration) -> 
         .spawn(move || writer.run())
         .map_err(|e| StoreError::io("starting the writer of", &dir, &e))?;
     let writer = std::sync::Mutex::new(Some(thread));
-    let inner = Inner { dir, tree, lives, queue, begun, durable, durable_rows, broken, writer, _lock: lock };
+    let inner = Inner { dir, tree, lives, holds: Arc::default(), queue, begun, durable, durable_rows, broken, writer, _lock: lock };
     Ok(Store { inner: Arc::new(inner) })
 }
 
@@ -184,6 +184,7 @@ impl Store {
                 Err(error) => tracing::error!(batch = %id, %error, "an unfinished batch cannot be read and is left alone"),
             }
         }
+        self.revive_holds()?;
         self.remove_orphans()?;
         Ok(recovered)
     }
@@ -192,7 +193,7 @@ impl Store {
     fn revive(&self, id: BatchId) -> Result<(), StoreError> {
         match self.read_state(id)? {
             Some((BatchState::Validating, _)) | None => {}
-            Some(_) => self.inner.lives.insert(id, LiveBatch::new(self.read_pages(id)?)),
+            Some(_) => self.inner.lives.insert(id, LiveBatch::new(self.read_pages(id)?, self.read_control(id)?)),
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::batch::Fallback;
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Progress, ResultFiles};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{FileSource, Purpose, ResultPart};
@@ -18,6 +19,7 @@ use crate::domain::money::Usd;
 use crate::domain::output;
 use crate::domain::plan::Plan;
 use crate::domain::row::{Outcome, Response, RowResult};
+use crate::domain::share::{Control, Owner};
 use crate::domain::time::{CompletionWindow, Timestamp};
 use crate::domain::usage::Usage;
 
@@ -49,6 +51,8 @@ fn spec(input_file: FileId) -> BatchSpec {
         metadata: Metadata::new(vec![("k".repeat(64), "é".repeat(512)); 1]).unwrap(),
         output_expires_after: None,
         retry_of: None,
+        owner: Owner::default(),
+        fallback: Fallback::default(),
     }
 }
 
@@ -74,7 +78,7 @@ fn line(result: &RowResult) -> Vec<u8> {
 async fn running(store: &Store, rows: u32) -> BatchSpec {
     let file = add_file(store, b"{}\n", None).await;
     let spec = spec(file.id);
-    assert_eq!(store.create_batch(spec.clone(), None).await.unwrap(), CreateOutcome::Created);
+    assert_eq!(store.create_batch(spec.clone(), Control::default(), None).await.unwrap(), CreateOutcome::Created);
     let pages = (0..rows.div_ceil(ROWS_PER_PAGE)).map(|page| {
         let left = rows - page * ROWS_PER_PAGE;
         Page::new(u64::from(page) * 100, u16::try_from(left.min(ROWS_PER_PAGE)).unwrap())
@@ -176,15 +180,15 @@ async fn an_idempotency_key_makes_one_batch() {
     let file = add_file(&store, b"x", None).await;
     let key = |request| Some(Idempotency { key: [1; 32], request: [request; 32] });
     let gone = spec(FileId::from_u128(1));
-    assert_eq!(store.create_batch(gone, key(1)).await.unwrap(), CreateOutcome::InputGone);
+    assert_eq!(store.create_batch(gone, Control::default(), key(1)).await.unwrap(), CreateOutcome::InputGone);
     let specs: Vec<_> = (0..8).map(|_| spec(file.id)).collect();
-    let creates = specs.iter().map(|spec| store.create_batch(spec.clone(), key(1)));
+    let creates = specs.iter().map(|spec| store.create_batch(spec.clone(), Control::default(), key(1)));
     let outcomes = futures_util::future::join_all(creates).await;
     let outcomes: Vec<_> = outcomes.into_iter().map(Result::unwrap).collect();
     assert_eq!(outcomes.iter().filter(|o| **o == CreateOutcome::Created).count(), 1);
     let made = specs.iter().zip(&outcomes).find(|(_, o)| **o == CreateOutcome::Created).unwrap().0.id;
     assert_eq!(outcomes.iter().filter(|o| **o == CreateOutcome::Existing(made)).count(), 7);
-    assert_eq!(store.create_batch(spec(file.id), key(2)).await.unwrap(), CreateOutcome::KeyReused);
+    assert_eq!(store.create_batch(spec(file.id), Control::default(), key(2)).await.unwrap(), CreateOutcome::KeyReused);
     let listed = store.batches(BatchQuery { after: None, limit: 10 }).await.unwrap();
     assert_eq!(listed.items.iter().map(|b| b.spec.id).collect::<Vec<_>>(), [made]);
     close(store).await;
@@ -299,15 +303,15 @@ async fn write_fixture() {
     let file = add_file(&store, BODY, None).await;
     let mut spec = spec(file.id);
     spec.output_expires_after = crate::domain::file::ExpiresAfter::from_seconds(3_600);
-    store.create_batch(spec.clone(), Some(Idempotency { key: [1; 32], request: [2; 32] })).await.unwrap();
+    store.create_batch(spec.clone(), Control::default(), Some(Idempotency { key: [1; 32], request: [2; 32] })).await.unwrap();
     let price = crate::domain::money::PriceSheet { input: Some(rust_decimal::Decimal::new(125, 4)), ..Default::default() };
     let (provider, upstream) = ("p".to_owned(), "u".to_owned());
-    let model = crate::domain::plan::PlannedModel { requested: "m".into(), provider, upstream, price, rows: 8 };
+    let model = crate::domain::plan::PlannedModel { requested: "m".into(), provider, upstream, price, rows: 8, alternatives: Vec::new() };
     let state = BatchState::InProgress { since: NOW };
     store.batch_validated(spec.id, state, Plan { rows: 8, models: vec![model] }, vec![Page::new(0, 8)]).await.unwrap();
     record(&store, &(0..5).map(|row| result(spec.id, row, 3_000)).collect::<Vec<_>>()).await;
     let refused = BatchSpec { id: BatchId::from_u128(7), ..spec };
-    store.create_batch(refused.clone(), None).await.unwrap();
+    store.create_batch(refused.clone(), Control::default(), None).await.unwrap();
     let code = crate::domain::problem::ProblemCode::BlankLine;
     let problem = crate::domain::problem::Problem { code, message: "blank".into(), line: Some(3), param: None };
     store.batch_refused(refused.id, BatchState::Failed { at: NOW }, vec![problem]).await.unwrap();

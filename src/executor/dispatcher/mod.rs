@@ -194,6 +194,8 @@ impl Dispatcher {
         match command {
             Command::Take(id) => self.take(id),
             Command::Cancel(id, reply) => self.cancel(id, reply),
+            Command::Controlled(id) => _ = self.touched.insert(id),
+            Command::Held => self.catalog_changed(),
         }
     }
 

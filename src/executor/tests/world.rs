@@ -1,6 +1,8 @@
 //! An executor as the daemon has it, over a directory, with a scripted provider.
 
 use super::*;
+use crate::domain::batch::Fallback;
+use crate::domain::share::{Control, Owner};
 
 /// An executor over a directory; everything else is as in the daemon.
 pub struct World {
@@ -85,9 +87,11 @@ impl World {
             metadata: Metadata::default(),
             output_expires_after: None,
             retry_of: None,
+            owner: Owner::default(),
+            fallback: Fallback::default(),
         };
         let id = spec.id;
-        assert_eq!(self.store.create_batch(spec, None).await.unwrap(), CreateOutcome::Created);
+        assert_eq!(self.store.create_batch(spec, Control::default(), None).await.unwrap(), CreateOutcome::Created);
         self.handle.take(id).await.unwrap();
         id
     }

@@ -10,12 +10,13 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::render::BatchObject;
-use crate::domain::batch::{Batch, BatchSpec};
+use crate::domain::batch::{Batch, BatchSpec, Fallback};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::error::Code;
 use crate::domain::file::{ExpiresAfter, Purpose};
 use crate::domain::id::{BatchId, FileId};
 use crate::domain::metadata::Metadata;
+use crate::domain::share::{Control, Owner};
 use crate::domain::time::CompletionWindow;
 use crate::http::Api;
 use crate::http::access::Caller;
@@ -45,10 +46,10 @@ pub async fn create(
         Err(refusal) if idempotency.is_some() => (NO_FILE, Some(refusal)),
         Err(refusal) => return Err(refusal),
     };
-    let spec = order.into_spec(input, &api);
+    let spec = order.into_spec(input, &caller, &api);
     let created = {
         let api = api.clone();
-        async move { create_once(&api, spec, idempotency).await }
+        async move { create_once(&api, spec, Control::default(), idempotency).await }
     };
     match api.to_the_end(created).await?? {
         Some(batch) => Ok(Json(BatchObject::from(&batch))),
@@ -98,7 +99,7 @@ impl Order {
         Idempotency { key: scope.finalize().into(), request: Sha256::digest(request.to_string()).into() }
     }
 
-    fn into_spec(self, input_file: FileId, api: &Api) -> BatchSpec {
+    fn into_spec(self, input_file: FileId, caller: &Caller, api: &Api) -> BatchSpec {
         let now = api.clock.now();
         BatchSpec {
             id: BatchId::generate(now),
@@ -109,6 +110,8 @@ impl Order {
             metadata: self.metadata,
             output_expires_after: self.output_expires_after,
             retry_of: None,
+            owner: Owner::of_key(&caller.key),
+            fallback: Fallback::default(),
         }
     }
 }
@@ -143,9 +146,9 @@ async fn check_input(api: &Api, id: FileId) -> Result<(), ApiError> {
 }
 
 /// The batch, new or as it is by now; `None` if its input does not exist.
-async fn create_once(api: &Api, spec: BatchSpec, idempotency: Option<Idempotency>) -> Result<Option<Batch>, ApiError> {
+async fn create_once(api: &Api, spec: BatchSpec, control: Control, idempotency: Option<Idempotency>) -> Result<Option<Batch>, ApiError> {
     let new = spec.id;
-    let id = match api.store.create_batch(spec, idempotency).await? {
+    let id = match api.store.create_batch(spec, control, idempotency).await? {
         CreateOutcome::Created => {
             api.executor.take(new).await?;
             tracing::info!(batch = %new, "batch created");

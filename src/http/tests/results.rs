@@ -1,7 +1,7 @@
 //! Output files and results: views over rows, whole and in ranges.
 
 use super::*;
-use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Progress, ResultFiles};
+use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Fallback, Progress, ResultFiles};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{File, FileSource, Purpose, ResultPart};
 use crate::domain::id::{BatchId, FileId, RowIndex, RowKey};
@@ -9,6 +9,7 @@ use crate::domain::metadata::Metadata;
 use crate::domain::money::Usd;
 use crate::domain::plan::Plan;
 use crate::domain::row::{Attempt, Outcome, Response, RowResult};
+use crate::domain::share::{Control, Owner};
 use crate::domain::time::CompletionWindow;
 use crate::domain::usage::Usage;
 use crate::store::{PackedRow, Page};
@@ -34,9 +35,11 @@ async fn run(bench: &Bench, settle: bool) -> Ran {
         metadata: Metadata::default(),
         output_expires_after: None,
         retry_of: None,
+        owner: Owner::default(),
+        fallback: Fallback::default(),
     };
     let batch = spec.id;
-    store.create_batch(spec, None).await.unwrap();
+    store.create_batch(spec, Control::default(), None).await.unwrap();
     let state = BatchState::Validating.apply(BatchEvent::Validated, now).unwrap();
     store.batch_validated(batch, state, Plan { rows: ROWS, models: Vec::new() }, vec![Page::new(0, 40)]).await.unwrap();
     for row in 0..ROWS {

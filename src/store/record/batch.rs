@@ -1,23 +1,31 @@
-//! Batches on disk, version 1: specification, state, plan, problems, idempotency keys.
+//! Batches on disk: specification, state, control, problems, idempotency keys.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use super::page::{pack_usage, unpack_usage};
-use super::{Record, RecordError, moment, timestamp};
-use crate::domain::batch::{BatchSpec, BatchState, Ending, Progress, ResultFiles};
+use super::{Record, RecordError, decode_old, moment, timestamp};
+use crate::domain::batch::{BatchSpec, BatchState, Ending, Fallback, Progress, ResultFiles};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::ExpiresAfter;
 use crate::domain::id::{BatchId, FileId};
 use crate::domain::metadata::Metadata;
-use crate::domain::money::{PriceSheet, Usd};
-use crate::domain::plan::{Plan, PlannedModel};
+use crate::domain::money::{MaxPrice, Usd};
 use crate::domain::problem::{Problem, ProblemCode};
+use crate::domain::share::{Control, Owner, Priority};
 use crate::domain::time::Timestamp;
 
-/// Version 1 of what the client asked for.
+/// Version 2 of what the client asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpecRecord {
+    asked: SpecRecord1,
+    owner: u64,
+    fallback: FallbackRecord,
+}
+
+/// Version 1 of it, which is a part of version 2.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SpecRecord1 {
     id: u128,
     endpoint: u8,
     input_file: u128,
@@ -28,14 +36,54 @@ pub struct SpecRecord {
     retry_of: Option<u128>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum FallbackRecord {
+    NotDearer,
+    /// Input, output, request.
+    Within([Option<[u8; 16]>; 3]),
+    Never,
+}
+
 impl Record for SpecRecord {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
     const NAME: &'static str = "batch specification";
+
+    fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
+        match version {
+            1 => Ok(Self { asked: decode_old::<Self, _>(body)?, owner: 0, fallback: FallbackRecord::NotDearer }),
+            _ => Err(RecordError::unknown::<Self>(version)),
+        }
+    }
+}
+
+impl From<Fallback> for FallbackRecord {
+    fn from(fallback: Fallback) -> Self {
+        match fallback {
+            Fallback::NotDearer => Self::NotDearer,
+            Fallback::Within(MaxPrice { input, output, request }) => {
+                Self::Within([input, output, request].map(|most| most.map(|most| most.serialize())))
+            }
+            Fallback::Never => Self::Never,
+        }
+    }
+}
+
+impl From<FallbackRecord> for Fallback {
+    fn from(record: FallbackRecord) -> Self {
+        match record {
+            FallbackRecord::NotDearer => Self::NotDearer,
+            FallbackRecord::Within(most) => {
+                let [input, output, request] = most.map(|most| most.map(Decimal::deserialize));
+                Self::Within(MaxPrice { input, output, request })
+            }
+            FallbackRecord::Never => Self::Never,
+        }
+    }
 }
 
 impl From<&BatchSpec> for SpecRecord {
     fn from(spec: &BatchSpec) -> Self {
-        Self {
+        let asked = SpecRecord1 {
             id: spec.id.as_u128(),
             endpoint: spec.endpoint.code(),
             input_file: spec.input_file.as_u128(),
@@ -44,7 +92,8 @@ impl From<&BatchSpec> for SpecRecord {
             metadata: spec.metadata.pairs().to_vec(),
             output_expires_after: spec.output_expires_after.map(ExpiresAfter::seconds),
             retry_of: spec.retry_of.map(BatchId::as_u128),
-        }
+        };
+        Self { asked, owner: spec.owner.0, fallback: spec.fallback.into() }
     }
 }
 
@@ -53,6 +102,7 @@ impl TryFrom<SpecRecord> for BatchSpec {
 
     fn try_from(record: SpecRecord) -> Result<Self, RecordError> {
         let damaged = |what: &str| RecordError::damaged::<SpecRecord>(what);
+        let SpecRecord { asked: record, owner, fallback } = record;
         Ok(Self {
             id: BatchId::from_u128(record.id),
             endpoint: Endpoint::from_code(record.endpoint).ok_or_else(|| damaged("unknown endpoint"))?,
@@ -62,6 +112,8 @@ impl TryFrom<SpecRecord> for BatchSpec {
             metadata: Metadata::new(record.metadata).map_err(RecordError::damaged::<SpecRecord>)?,
             output_expires_after: record.output_expires_after.and_then(|seconds| ExpiresAfter::from_seconds(seconds.into())),
             retry_of: record.retry_of.map(BatchId::from_u128),
+            owner: Owner(owner),
+            fallback: fallback.into(),
         })
     }
 }
@@ -228,59 +280,30 @@ impl From<ProgressRecord> for Progress {
     }
 }
 
-/// Version 1 of a batch's plan.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlanRecord {
-    rows: u32,
-    models: Vec<ModelRecord>,
+/// Version 1 of what may be changed about a batch. Absent while all of it is as by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlRecord {
+    priority: u8,
+    paused: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct ModelRecord {
-    requested: String,
-    provider: String,
-    upstream: String,
-    /// Input, cached input, output, request, image.
-    price: [Option<[u8; 16]>; 5],
-    rows: u32,
-}
-
-impl Record for PlanRecord {
+impl Record for ControlRecord {
     const VERSION: u8 = 1;
-    const NAME: &'static str = "batch plan";
+    const NAME: &'static str = "batch control";
 }
 
-impl From<&Plan> for PlanRecord {
-    fn from(plan: &Plan) -> Self {
-        let models = plan.models.iter().map(|model| {
-            let PriceSheet { input, cached_input, output, request, image } = model.price;
-            ModelRecord {
-                requested: model.requested.clone(),
-                provider: model.provider.clone(),
-                upstream: model.upstream.clone(),
-                price: [input, cached_input, output, request, image].map(|price| price.map(|p| p.serialize())),
-                rows: model.rows,
-            }
-        });
-        Self { rows: plan.rows, models: models.collect() }
+impl From<Control> for ControlRecord {
+    fn from(control: Control) -> Self {
+        Self { priority: control.priority.code(), paused: control.paused }
     }
 }
 
-impl TryFrom<PlanRecord> for Plan {
+impl TryFrom<ControlRecord> for Control {
     type Error = RecordError;
 
-    fn try_from(record: PlanRecord) -> Result<Self, RecordError> {
-        let models = record.models.into_iter().map(|model| {
-            let [input, cached_input, output, request, image] = model.price.map(|price| price.map(Decimal::deserialize));
-            PlannedModel {
-                requested: model.requested,
-                provider: model.provider,
-                upstream: model.upstream,
-                price: PriceSheet { input, cached_input, output, request, image },
-                rows: model.rows,
-            }
-        });
-        Ok(Self { rows: record.rows, models: models.collect() })
+    fn try_from(record: ControlRecord) -> Result<Self, RecordError> {
+        let priority = Priority::from_code(record.priority).ok_or_else(|| RecordError::damaged::<ControlRecord>("unknown priority"))?;
+        Ok(Self { priority, paused: record.paused })
     }
 }
 

@@ -11,7 +11,9 @@
 pub mod batch;
 pub mod catalog;
 pub mod file;
+pub mod hold;
 pub mod page;
+pub mod plan;
 pub mod result;
 pub mod upload;
 
@@ -36,7 +38,7 @@ pub trait Record: Serialize + DeserializeOwned {
     /// # Errors
     /// [`RecordError::Version`] for a version that this build does not know.
     fn decode_other(version: u8, _body: &[u8]) -> Result<Self, RecordError> {
-        Err(RecordError::Version { what: Self::NAME, found: version, known: Self::VERSION })
+        Err(RecordError::unknown::<Self>(version))
     }
 }
 
@@ -52,6 +54,10 @@ pub enum RecordError {
 }
 
 impl RecordError {
+    pub(super) fn unknown<T: Record>(version: u8) -> Self {
+        Self::Version { what: T::NAME, found: version, known: T::VERSION }
+    }
+
     pub(super) fn damaged<T: Record>(reason: impl ToString) -> Self {
         Self::Damaged { what: T::NAME, reason: reason.to_string() }
     }
@@ -84,6 +90,11 @@ pub fn decode<T: Record>(bytes: &[u8]) -> Result<T, RecordError> {
 }
 
 fn decode_body<T: Record>(body: &[u8]) -> Result<T, RecordError> {
+    decode_old::<T, T>(body)
+}
+
+/// Reads the body of an earlier version of a record.
+fn decode_old<T: Record, Old: DeserializeOwned>(body: &[u8]) -> Result<Old, RecordError> {
     options().deserialize(body).map_err(RecordError::damaged::<T>)
 }
 
@@ -103,7 +114,9 @@ pub fn decode_anything(bytes: &[u8]) {
     let _ = decode::<file::FileRecord>(bytes).map(crate::domain::file::File::try_from);
     let _ = decode::<batch::SpecRecord>(bytes).map(crate::domain::batch::BatchSpec::try_from);
     let _ = decode::<batch::StateRecord>(bytes).map(|r| r.unpack());
-    let _ = decode::<batch::PlanRecord>(bytes).map(crate::domain::plan::Plan::try_from);
+    let _ = decode::<batch::ControlRecord>(bytes).map(crate::domain::share::Control::try_from);
+    let _ = decode::<hold::HoldRecord>(bytes).map(crate::domain::lane::LaneHold::try_from);
+    let _ = decode::<plan::PlanRecord>(bytes).map(crate::domain::plan::Plan::from);
     let _ = decode::<batch::ProblemsRecord>(bytes).map(|r| r.unpack());
     let _ = decode::<batch::IdempotencyRecord>(bytes);
     let _ = decode::<upload::UploadRecord>(bytes).map(crate::domain::upload::Upload::try_from);

@@ -1,7 +1,7 @@
 //! What every object looks like on the wire.
 
 use super::*;
-use crate::domain::batch::{BatchSpec, Ending, Progress, ResultFiles};
+use crate::domain::batch::{BatchSpec, Ending, Fallback, Progress, ResultFiles};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{FileSource, Purpose, ResultPart};
 use crate::domain::id::{BatchId, PartId, UploadId};
@@ -9,6 +9,7 @@ use crate::domain::metadata::Metadata;
 use crate::domain::money::{PriceSheet, Usd};
 use crate::domain::plan::{Plan, PlannedModel};
 use crate::domain::problem::ProblemCode;
+use crate::domain::share::{Control, Owner};
 use crate::domain::time::CompletionWindow;
 
 fn at(second: i64) -> Timestamp {
@@ -25,17 +26,25 @@ fn spec() -> BatchSpec {
         metadata: Metadata::default(),
         output_expires_after: None,
         retry_of: None,
+        owner: Owner::default(),
+        fallback: Fallback::default(),
     }
 }
 
 fn batch(state: BatchState) -> Batch {
-    Batch { spec: spec(), state, progress: Progress::default(), plan: Plan::default(), problems: Vec::new() }
+    Batch { spec: spec(), state, control: Control::default(), progress: Progress::default(), plan: Plan::default(), problems: Vec::new() }
 }
 
 #[test]
 fn a_batch_in_progress_shows_everything() {
-    let model =
-        PlannedModel { requested: "gpt-4o-mini".into(), provider: "p".into(), upstream: "u".into(), price: PriceSheet::default(), rows: 3 };
+    let model = PlannedModel {
+        requested: "gpt-4o-mini".into(),
+        provider: "p".into(),
+        upstream: "u".into(),
+        price: PriceSheet::default(),
+        rows: 3,
+        alternatives: Vec::new(),
+    };
     let mut batch = batch(BatchState::InProgress { since: at(5) });
     batch.plan = Plan { rows: 3, models: vec![model] };
     batch.spec.metadata = Metadata::new(vec![("z".into(), "1".into()), ("a".into(), "2".into())]).unwrap();

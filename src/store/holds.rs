@@ -1,0 +1,67 @@
+//! Holds that an operator has put on lanes. All of them are in memory, too: there are few.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::format;
+use super::record::hold::HoldRecord;
+use super::record::{self};
+use super::{Store, StoreError};
+use crate::domain::lane::{Hold, LaneHold, LaneSelector};
+use crate::domain::time::Timestamp;
+
+/// Holds at the same time; each was put by hand.
+pub const MAX_HOLDS: usize = 1_000;
+
+/// What became of a wish to hold a lane or to let it go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HoldOutcome {
+    /// It is as wished, and durable.
+    Done,
+    /// There are [`MAX_HOLDS`] already.
+    TooMany,
+}
+
+impl Store {
+    /// Puts a hold on lanes, or takes the one on exactly these lanes away.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn hold_lane(&self, lane: LaneSelector, hold: Option<Hold>, now: Timestamp) -> Result<HoldOutcome, StoreError> {
+        let shown = self.inner.holds.clone();
+        self.commit(move |tx| {
+            let key = format::hold(&Sha256::digest(lane.to_string()).into());
+            let mut holds = read(tx.tree())?;
+            holds.retain(|held| held.lane != lane);
+            if let Some(hold) = hold {
+                if holds.len() >= MAX_HOLDS {
+                    return Ok(HoldOutcome::TooMany);
+                }
+                let held = LaneHold { lane, hold, since: now };
+                tx.put(key, &HoldRecord::from(&held))?;
+                holds.push(held);
+            } else {
+                tx.remove(key);
+            }
+            tx.after(move |_| shown.store(Arc::new(holds)));
+            Ok(HoldOutcome::Done)
+        })
+        .await
+    }
+
+    /// The holds that are durable.
+    pub fn lane_holds(&self) -> Arc<Vec<LaneHold>> {
+        self.inner.holds.load_full()
+    }
+
+    pub(super) fn revive_holds(&self) -> Result<(), StoreError> {
+        self.inner.holds.store(Arc::new(read(&self.inner.tree)?));
+        Ok(())
+    }
+}
+
+fn read(tree: &sled::Tree) -> Result<Vec<LaneHold>, StoreError> {
+    let entries = tree.scan_prefix(format::HOLDS).values();
+    entries.map(|bytes| Ok(record::decode::<HoldRecord>(&bytes?)?.try_into()?)).collect()
+}
