@@ -10,6 +10,7 @@
 //!   absorb every event;
 //! * a row has exactly one [`row::RowResult`], rendered to bytes by [`output`] alone.
 
+pub mod allowance;
 pub mod batch;
 pub mod connection;
 pub mod endpoint;

@@ -62,6 +62,21 @@ impl FailureClass {
         }
     }
 
+    /// Whether the same request may well succeed with another provider.
+    pub const fn may_differ_elsewhere(self) -> bool {
+        match self {
+            Self::RateLimited { .. }
+            | Self::Unavailable { .. }
+            | Self::Connect
+            | Self::Interrupted
+            | Self::TimedOut
+            | Self::InvalidResponse
+            // No key, no credit, no permission, no such model: faults of the lane.
+            | Self::Refused { status: 401..=404 } => true,
+            Self::Refused { .. } | Self::ResponseTooLarge => false,
+        }
+    }
+
     const fn is_retriable(self) -> bool {
         match self {
             Self::RateLimited { .. }
@@ -101,6 +116,8 @@ pub struct Tally {
     pub turned_away: u32,
     /// Those that failed otherwise.
     pub failed: u32,
+    /// Of those, the ones whose connection broke.
+    pub cut: u32,
 }
 
 impl Tally {
@@ -109,14 +126,25 @@ impl Tally {
     pub fn and(mut self, class: FailureClass) -> Self {
         match class {
             FailureClass::RateLimited { .. } | FailureClass::Connect => self.turned_away = self.turned_away.saturating_add(1),
+            FailureClass::Interrupted => {
+                self.failed = self.failed.saturating_add(1);
+                self.cut = self.cut.saturating_add(1);
+            }
             FailureClass::Unavailable { .. }
             | FailureClass::Refused { .. }
-            | FailureClass::Interrupted
             | FailureClass::TimedOut
             | FailureClass::InvalidResponse
             | FailureClass::ResponseTooLarge => self.failed = self.failed.saturating_add(1),
         }
         self
+    }
+
+    /// Whether the row may be what breaks the connections, those of other rows among them: it is then
+    /// tried once more, with no other row on its lane.
+    pub const fn is_suspect(&self) -> bool {
+        /// A connection may break by chance, and twice.
+        const CUTS: u32 = 3;
+        self.cut >= CUTS
     }
 }
 
@@ -202,7 +230,7 @@ mod tests {
     fn being_rate_limited_never_uses_up_the_attempts() {
         let policy = RetryPolicy::default();
         let class = FailureClass::RateLimited { retry_after: Some(Duration::from_secs(2)) };
-        let tally = Tally { turned_away: 10_000, failed: 0 };
+        let tally = Tally { turned_away: 10_000, ..Tally::default() };
         assert_eq!(decide(class, tally, &policy, at(0), at(100), 0.0), Decision::RetryAt(at(2)));
         assert_eq!(decide(class, tally, &policy, at(99), at(100), 0.0), Decision::PastDeadline);
     }
@@ -224,7 +252,7 @@ mod tests {
         fn a_retry_is_in_bounds(class in any_class(), failed in 0_u32..10, limited in 0_u32..100, jitter in 0.0..1.0_f64, left in 0_i64..200) {
             let policy = RetryPolicy::default();
             let (now, deadline) = (at(1_000), at(1_000 + left));
-            match decide(class, Tally { failed, turned_away: limited }, &policy, now, deadline, jitter) {
+            match decide(class, Tally { failed, turned_away: limited, cut: 0 }, &policy, now, deadline, jitter) {
                 Decision::RetryAt(moment) => {
                     prop_assert!(failed < policy.max_attempts && moment < deadline && moment >= now);
                     let asked = class.retry_after().unwrap_or(Duration::ZERO);

@@ -8,11 +8,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::row::{HISTORY, REMEMBERED, ReadyRow, Tried, WaitingRow};
-use super::run::Route;
+use super::valve::Lesson;
+use super::ways::{Route, Ways};
 use crate::domain::batch::BatchSpec;
 use crate::domain::id::RowKey;
 use crate::domain::money::Usd;
-use crate::domain::retry::{Decision, FailureClass, RetryPolicy, decide};
+use crate::domain::retry::{Decision, FailureClass, RetryPolicy, Tally, decide};
 use crate::domain::row::{Outcome, Response, RowError, RowResult};
 use crate::domain::time::{Clock, Timestamp, until};
 use crate::domain::usage::Usage;
@@ -32,8 +33,10 @@ pub(super) struct Attempt {
     pub context: Context,
     pub spec: Arc<BatchSpec>,
     pub provider: Arc<dyn Dispatch>,
-    pub routes: Arc<[Route]>,
+    pub ways: Arc<Ways>,
     pub row: ReadyRow,
+    /// No other row is on its lane.
+    pub alone: bool,
     pub abort: CancellationToken,
 }
 
@@ -41,15 +44,11 @@ pub(super) struct Attempt {
 #[derive(Debug)]
 pub(super) enum Ended {
     /// The row has its result, and the store has it.
-    Recorded {
-        failure: Option<FailureClass>,
-        /// Tokens read and written, if the provider said so.
-        tokens: Option<u64>,
-    },
+    Recorded,
     /// The row waits for its next attempt.
-    Again { row: WaitingRow, class: FailureClass },
+    Again(Box<WaitingRow>),
     /// The row would be tried again, but not before the deadline.
-    Parked { class: FailureClass },
+    Parked,
     /// The call was abandoned: the batch was cancelled or its deadline passed.
     Aborted,
     /// The store did not take the result; the daemon is going down.
@@ -58,7 +57,7 @@ pub(super) enum Ended {
 
 impl Attempt {
     /// Makes the attempt. A panic ends the row, not the daemon, and is not repeated for ever.
-    pub async fn run(self) -> Ended {
+    pub async fn run(self) -> (Ended, Option<Lesson>) {
         let (store, clock) = (self.context.store.clone(), self.context.clock.clone());
         let (key, custom_id) = (self.key(), self.row.custom_id.clone());
         match AssertUnwindSafe(self.make()).catch_unwind().await {
@@ -67,20 +66,22 @@ impl Attempt {
                 tracing::error!(batch = %key.batch, row = key.row.0, "an attempt panicked; its row fails");
                 let error = RowError { code: "internal_error".to_owned(), message: "the attempt ended unexpectedly".to_owned() };
                 let outcome = Outcome::Failed { error, last: None };
-                store_result(&store, unanswered(key, custom_id.into_string(), outcome, clock.now()), None).await
+                (store_result(&store, unanswered(key, custom_id.into_string(), outcome, clock.now())).await, None)
             }
         }
     }
 
-    async fn make(mut self) -> Ended {
+    async fn make(mut self) -> (Ended, Option<Lesson>) {
         let abort = self.abort.clone();
         let started_at = self.context.clock.now();
         let start = Instant::now();
         let answer = tokio::select! {
             biased;
-            () = abort.cancelled() => return Ended::Aborted,
+            () = abort.cancelled() => return (Ended::Aborted, None),
             answer = self.provider.call(self.call(started_at)) => answer,
         };
+        let mut answer = answer;
+        let allowances = answer.as_mut().ok().and_then(|answer| answer.allowances.take());
         let judged = verdict(answer);
         let (status, failure) = match &judged {
             Verdict::Succeeded { response, .. } => (Some(response.status), None),
@@ -94,9 +95,16 @@ impl Attempt {
         match judged {
             Verdict::Succeeded { response, usage } => {
                 let cost = self.route().map_or(Usd::ZERO, |route| route.price.cost(&usage));
-                self.record(Outcome::Succeeded(response), usage, cost, None).await
+                let tokens = Some(usage.total_tokens()).filter(|tokens| *tokens > 0);
+                let lesson = Lesson { failure: None, tokens, allowances };
+                (self.record(Outcome::Succeeded(response), usage, cost).await, Some(lesson))
             }
-            Verdict::Failed { class, message, last } => self.failed(class, message, last).await,
+            Verdict::Failed { class, message, last } => {
+                let ended = self.failed(class, message, last).await;
+                // A call that ran into the batch's own deadline says nothing about its lane.
+                let own_fault = matches!((&ended, class), (Ended::Parked, FailureClass::TimedOut) | (Ended::StoreGone, _));
+                (ended, (!own_fault).then_some(Lesson { failure: Some(class), tokens: None, allowances }))
+            }
         }
     }
 
@@ -118,52 +126,73 @@ impl Attempt {
     }
 
     fn route(&self) -> Option<&Route> {
-        self.routes.get(usize::from(self.row.route))
+        self.ways.get(self.row.route)
     }
 
     async fn failed(mut self, class: FailureClass, message: String, last: Option<Response>) -> Ended {
         self.row.tally = self.row.tally.and(class);
         let now = self.context.clock.now();
-        let decision = decide(class, self.row.tally, &self.context.policy, now, self.spec.deadline(), fastrand::f64());
+        // It has broken the connection again, and nobody else can have done it.
+        let proven = self.alone && class == FailureClass::Interrupted;
+        let decision = match decide(class, self.row.tally, &self.context.policy, now, self.spec.deadline(), fastrand::f64()) {
+            Decision::RetryAt(_) if proven => Decision::GiveUp,
+            decision => decision,
+        };
         match decision {
-            Decision::RetryAt(at) => {
-                if let Some(response) = last {
-                    self.row.last = Some(response).filter(|response| response.body.len() <= REMEMBERED);
+            Decision::RetryAt(at) => self.again(Instant::now() + until(now, at), last),
+            Decision::PastDeadline => Ended::Parked,
+            Decision::GiveUp => match self.ways.after(self.row.route).filter(|_| class.may_differ_elsewhere() && !proven) {
+                Some(other) => {
+                    tracing::debug!(batch = %self.spec.id, row = self.row.at.row.0, reason = class.code(), "the row goes to another lane");
+                    (self.row.route, self.row.tally) = (other, Tally::default());
+                    self.again(Instant::now(), last)
                 }
-                Ended::Again { row: self.row.wait_until(Instant::now() + until(now, at)), class }
-            }
-            Decision::PastDeadline => Ended::Parked { class },
-            Decision::GiveUp => {
-                let outcome = match (class, last) {
-                    (FailureClass::Refused { .. }, Some(response)) => Outcome::Rejected(response),
-                    (class, last) => {
-                        let error = RowError { code: class.code().to_owned(), message: self.explain(&message) };
-                        Outcome::Failed { error, last: last.or_else(|| self.row.last.take()) }
-                    }
-                };
-                self.record(outcome, Usage::default(), Usd::ZERO, Some(class)).await
-            }
+                None => self.give_up(class, &message, last).await,
+            },
         }
+    }
+
+    fn again(mut self, due: Instant, last: Option<Response>) -> Ended {
+        if let Some(response) = last {
+            self.row.last = Some(response).filter(|response| response.body.len() <= REMEMBERED);
+        }
+        Ended::Again(Box::new(self.row.wait_until(due)))
+    }
+
+    async fn give_up(mut self, class: FailureClass, message: &str, last: Option<Response>) -> Ended {
+        let outcome = match (class, last) {
+            (FailureClass::Refused { .. }, Some(response)) => Outcome::Rejected(response),
+            (class, last) => {
+                let error = RowError { code: class.code().to_owned(), message: self.explain(message) };
+                Outcome::Failed { error, last: last.or_else(|| self.row.last.take()) }
+            }
+        };
+        self.record(outcome, Usage::default(), Usd::ZERO).await
     }
 
     fn explain(&self, message: &str) -> String {
-        match self.row.tally.failed.saturating_add(self.row.tally.turned_away) {
+        let alone = if self.alone { ", the last one with no other row beside it" } else { "" };
+        match self.row.history.len() {
             0 | 1 => message.to_owned(),
-            attempts => format!("{message} (after {attempts} attempts)"),
+            // Those that are not remembered one by one are counted.
+            attempts => {
+                let tally = self.row.tally.failed.saturating_add(self.row.tally.turned_away);
+                let attempts = usize::try_from(tally).unwrap_or(usize::MAX).max(attempts);
+                format!("{message} (after {attempts} attempts{alone})")
+            }
         }
     }
 
-    async fn record(mut self, outcome: Outcome, usage: Usage, cost: Usd, failure: Option<FailureClass>) -> Ended {
+    async fn record(mut self, outcome: Outcome, usage: Usage, cost: Usd) -> Ended {
         let attempts = std::mem::take(&mut self.row.history).into_iter().map(Tried::into_attempt).collect();
         let finished_at = self.context.clock.now();
         let custom_id = std::mem::take(&mut self.row.custom_id).into_string();
         let result = RowResult { key: self.key(), custom_id, outcome, usage, cost, attempts, finished_at };
-        store_result(&self.context.store, result, failure).await
+        store_result(&self.context.store, result).await
     }
 }
 
-async fn store_result(store: &Store, result: RowResult, failure: Option<FailureClass>) -> Ended {
-    let tokens = result.usage.total_tokens();
+async fn store_result(store: &Store, result: RowResult) -> Ended {
     let packed = match PackedRow::pack(&result) {
         Ok(packed) => packed,
         Err(error) => match PackedRow::pack(&without_response(result, &error.to_string())) {
@@ -171,9 +200,8 @@ async fn store_result(store: &Store, result: RowResult, failure: Option<FailureC
             Err(_) => return Ended::StoreGone,
         },
     };
-    let tokens = Some(tokens).filter(|tokens| *tokens > 0);
     match store.record(packed).await {
-        Ok(()) => Ended::Recorded { failure, tokens },
+        Ok(()) => Ended::Recorded,
         Err(_) => Ended::StoreGone,
     }
 }

@@ -8,11 +8,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 
 use super::lane::Lanes;
 use super::run::Run;
-use crate::domain::lane::Hold;
-use crate::domain::time::Timestamp;
+use crate::domain::lane::{Hold, LaneHold, hold_on};
+use crate::domain::time::{Clock, Timestamp, later};
 
 /// What a lane is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -71,13 +72,31 @@ impl Board {
 pub(super) type Wall = Arc<ArcSwap<Board>>;
 
 /// Publishes what the lanes are doing, if it is different from before.
-pub(super) fn publish<'a>(wall: &Wall, lanes: &Lanes, runs: impl Iterator<Item = &'a Run>, draining: bool) {
+pub(super) fn publish<'a>(
+    wall: &Wall,
+    lanes: &Lanes,
+    runs: impl Iterator<Item = &'a Run>,
+    holds: &[LaneHold],
+    clock: &Clock,
+    draining: bool,
+) {
+    let now = Instant::now();
     let mut board = Board { draining, ..Board::default() };
     for (lane, pool) in lanes.iter() {
         // Whole seconds: what is shown, and little enough to change seldom.
         let last_answer = pool.last_answer.and_then(|at| Timestamp::from_second(at.as_second()).ok());
         board.providers.insert(lane.name.0.clone(), (last_answer, pool.is_unreachable()));
-        let report = LaneReport { in_flight: lane.in_flight(), last_answer, unreachable: pool.is_unreachable(), ..LaneReport::default() };
+        let resting = lane.valve.resting_until(now).map(|until| later(clock.now(), until.saturating_duration_since(now)));
+        let report = LaneReport {
+            in_flight: lane.valve.gauge.in_flight,
+            allowed: lane.valve.allowed(),
+            per_minute: lane.valve.per_minute(),
+            hold: hold_on(holds, &lane.name.0, lane.name.1.as_deref()),
+            resting_until: resting.and_then(|at| Timestamp::from_second(at.as_second()).ok()),
+            last_answer,
+            unreachable: pool.is_unreachable(),
+            ..LaneReport::default()
+        };
         board.lanes.entry(lane.name.0.clone()).or_default().insert(lane.name.1.clone(), report);
     }
     for run in runs {

@@ -1,9 +1,11 @@
 //! Reading rows of a validated input file, a window at a time, by offset.
 //!
 //! Blocks; runs off the async threads. Memory is one window. The same line is read again for each
-//! retry instead of being kept while it waits.
+//! retry instead of being kept while it waits. A row whose lane has enough rows is read over, and
+//! remembered by its place.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{BufReader, Seek, SeekFrom};
 use std::sync::Arc;
 
@@ -11,7 +13,7 @@ use bytes::Bytes;
 
 use super::attempt::unanswered;
 use super::row::{ReadyRow, RowRef, WaitingRow};
-use super::run::{Load, Route};
+use super::ways::Ways;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::{BatchId, FileId, RowIndex, RowKey};
 use crate::domain::lines::{Line, Lines};
@@ -37,6 +39,46 @@ impl Cursor {
     }
 }
 
+/// How much of a batch may be in memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct WindowSize {
+    pub rows: usize,
+    /// Of the rows' bodies; a single row may exceed it.
+    pub bytes: usize,
+}
+
+/// New rows to read.
+#[derive(Debug)]
+pub(super) struct Scan {
+    pub from: Cursor,
+    /// By model: how many rows there is room for. Further ones are deferred.
+    pub room: Vec<usize>,
+}
+
+/// What to load.
+#[derive(Debug, Default)]
+pub(super) struct Load {
+    pub window: WindowSize,
+    /// Rows whose next attempt is due.
+    pub due: Vec<WaitingRow>,
+    /// Rows that were read over before.
+    pub deferred: Vec<RowRef>,
+    pub scan: Option<Scan>,
+}
+
+impl Load {
+    pub fn is_empty(&self) -> bool {
+        self.due.is_empty() && self.deferred.is_empty() && self.scan.is_none()
+    }
+}
+
+/// What was to be loaded, and why it could not be.
+#[derive(Debug)]
+pub(super) struct Unread {
+    pub error: StoreError,
+    pub load: Load,
+}
+
 /// What to read of an input file.
 #[derive(Debug, Clone)]
 pub(super) struct Source {
@@ -47,31 +89,32 @@ pub(super) struct Source {
     pub endpoint: Endpoint,
     pub total: u32,
     pub live: Arc<LiveBatch>,
-    /// From the model's name in the row to the index of its route.
+    /// From the model's name in the row to its index in the plan.
     pub models: Arc<HashMap<String, u16>>,
-    pub routes: Arc<[Route]>,
+    pub ways: Arc<Ways>,
 }
 
 /// What one load brought.
 #[derive(Debug, Default)]
 pub(super) struct Window {
     pub rows: Vec<ReadyRow>,
-    /// Where the next window begins; `None` at the end of the input.
-    pub next: Option<Cursor>,
-    /// Rows that cannot be dispatched for now: no provider serves their model.
-    pub stranded: u32,
+    /// Where reading goes on, if it has moved: `Some(None)` at the end of the input.
+    pub next: Option<Option<Cursor>>,
+    /// Rows whose lane has enough, or none, by model.
+    pub deferred: Vec<(u16, RowRef)>,
     /// Rows that can no longer be read; the store has their results.
     pub closed: u32,
     /// Rows for which there was no room.
     pub unread: Vec<WaitingRow>,
-    /// The routes that the rows were made for: the catalog may have changed since.
-    pub routes: Arc<[Route]>,
+    /// The ways that the rows were made for: they may have changed since.
+    pub ways: Arc<Ways>,
+    size: WindowSize,
     bytes: usize,
 }
 
 impl Window {
     fn is_full(&self) -> bool {
-        self.rows.len() >= WINDOW_ROWS || self.bytes >= WINDOW_BYTES
+        self.rows.len() >= self.size.rows || self.bytes >= self.size.bytes
     }
 
     fn push(&mut self, row: ReadyRow) {
@@ -80,73 +123,177 @@ impl Window {
     }
 }
 
-/// Rows in one window.
-pub(super) const WINDOW_ROWS: usize = 1_024;
-/// Bytes of rows after which a window is closed; a single row may exceed it.
-const WINDOW_BYTES: usize = 2 << 20;
+/// Lines that one load reads over at most, for each row of the window.
+const READ_OVER: usize = 16;
 /// The longest line that is read: the largest value of the setting. The setting itself may have
 /// become smaller since the file was validated.
 const MAX_LINE: usize = 1 << 30;
+/// Read at once where rows are read one after the other, and where they lie scattered.
+const STREAM_BUFFER: usize = 64 << 10;
+const SCATTER_BUFFER: usize = 16 << 10;
+
+/// Lines by their offsets.
+struct Scattered {
+    reader: BufReader<File>,
+    at: u64,
+}
+
+impl Scattered {
+    /// Reads the line at `offset` and lets `use_line` look at it. What is near is not read twice.
+    fn line<R>(&mut self, offset: u64, use_line: impl FnOnce(Line<'_>) -> R) -> std::io::Result<R> {
+        match i64::try_from(i128::from(offset) - i128::from(self.at)) {
+            Ok(distance) => self.reader.seek_relative(distance)?,
+            Err(_) => _ = self.reader.seek(SeekFrom::Start(offset))?,
+        }
+        let mut lines = Lines::new(&mut self.reader, MAX_LINE);
+        lines.advance()?;
+        let result = use_line(lines.latest());
+        self.at = offset + lines.end();
+        Ok(result)
+    }
+}
 
 /// A line as it is needed to run its row.
 enum Prepared {
     Ready(Box<ReadyRow>),
-    Stranded,
+    /// Nothing can go where it would go.
+    Deferred,
     /// It is not what was validated.
     Unreadable,
 }
 
 impl Source {
-    fn open(&self, offset: u64) -> Result<Lines<BufReader<std::fs::File>>, StoreError> {
+    fn open(&self, offset: u64) -> Result<Lines<BufReader<File>>, StoreError> {
         let mut file = self.store.open_content(self.file)?;
         file.seek(SeekFrom::Start(offset)).map_err(|e| StoreError::unreadable(self.file, &e))?;
-        Ok(Lines::new(BufReader::with_capacity(64 << 10, file), MAX_LINE))
+        Ok(Lines::new(BufReader::with_capacity(STREAM_BUFFER, file), MAX_LINE))
     }
 
-    /// Loads rows that are due again, or else the window at the cursor. Gives the rows that were
-    /// due back when they cannot be read now.
-    pub fn load(&self, load: Load) -> Result<Window, (StoreError, Vec<WaitingRow>)> {
-        match load {
-            Load { due, cursor: Some(cursor) } if due.is_empty() => self.window(cursor).map_err(|error| (error, due)),
-            Load { due, cursor } => self.again(due, cursor),
+    fn scattered(&self) -> Result<Scattered, StoreError> {
+        let file = self.store.open_content(self.file)?;
+        Ok(Scattered { reader: BufReader::with_capacity(SCATTER_BUFFER, file), at: 0 })
+    }
+
+    /// Loads what is asked for. Gives it back, nothing lost, when it cannot be read now.
+    pub fn load(&self, load: Load) -> Result<Window, Box<Unread>> {
+        let mut window = Window { size: load.window, ways: self.ways.clone(), ..Window::default() };
+        let Load { due, deferred, scan, .. } = load;
+        let mut left = due.into_iter();
+        let read = self.read_due(&mut left, &mut window);
+        let from_due = window.rows.len();
+        let read = read.and_then(|()| self.read_deferred(&deferred, &mut window)).and_then(|()| match &scan {
+            Some(scan) if !window.is_full() => self.scan(scan, &mut window),
+            Some(_) | None => Ok(()),
+        });
+        match read {
+            Ok(()) => Ok(window),
+            // What was read so far is simply read once more.
+            Err(error) => {
+                let now = tokio::time::Instant::now();
+                let again = window.rows.into_iter().take(from_due).map(|row| row.wait_until(now));
+                let due = again.chain(window.unread).chain(left).collect();
+                Err(Box::new(Unread { error, load: Load { window: load.window, due, deferred, scan } }))
+            }
         }
     }
 
-    fn empty(&self) -> Window {
-        Window { routes: self.routes.clone(), ..Window::default() }
+    /// Reads rows again for another attempt.
+    fn read_due(&self, due: &mut std::vec::IntoIter<WaitingRow>, window: &mut Window) -> Result<(), StoreError> {
+        if due.len() == 0 {
+            return Ok(());
+        }
+        let mut file = self.scattered()?;
+        for row in due.by_ref() {
+            if window.is_full() {
+                window.unread.push(row);
+                continue;
+            }
+            let read = file.line(row.at.offset, |line| self.prepare(row.at, line, Some(row.route)));
+            match read.map_err(|e| StoreError::unreadable(self.file, &e)) {
+                Ok(Prepared::Ready(ready)) => window.push(row.resume(*ready)),
+                Ok(Prepared::Deferred) => window.unread.push(row),
+                Ok(Prepared::Unreadable) => self.close(row.at, window)?,
+                Err(error) => {
+                    window.unread.push(row);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
     }
 
-    /// Reads unfinished rows from `from` on.
-    fn window(&self, from: Cursor) -> Result<Window, StoreError> {
-        let Some(from) = self.skip_complete(from) else { return Ok(self.empty()) };
+    /// Reads rows that were read over before.
+    fn read_deferred(&self, deferred: &[RowRef], window: &mut Window) -> Result<(), StoreError> {
+        if deferred.is_empty() {
+            return Ok(());
+        }
+        let mut file = self.scattered()?;
+        for at in deferred {
+            if window.is_full() {
+                window.deferred.push((at.model, *at));
+                continue;
+            }
+            let read = file.line(at.offset, |line| self.prepare(*at, line, None));
+            match read.map_err(|e| StoreError::unreadable(self.file, &e))? {
+                Prepared::Ready(ready) => window.push(*ready),
+                Prepared::Deferred => window.deferred.push((at.model, *at)),
+                Prepared::Unreadable => self.close(*at, window)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads unfinished rows from the cursor on.
+    fn scan(&self, scan: &Scan, window: &mut Window) -> Result<(), StoreError> {
+        let Some(from) = self.skip_complete(scan.from) else {
+            window.next = Some(None);
+            return Ok(());
+        };
+        let mut room = scan.room.clone();
         let mut lines = self.open(from.offset)?;
-        let mut window = self.empty();
         let mut row = from.row;
         let mut page = self.live.page(row / ROWS_PER_PAGE);
-        while row < self.total && !window.is_full() {
+        let mut deferred = Vec::new();
+        let most = window.size.rows.saturating_mul(READ_OVER);
+        while row < self.total && !window.is_full() && deferred.len() < most {
             if row.is_multiple_of(ROWS_PER_PAGE) {
                 page = self.live.page(row / ROWS_PER_PAGE);
             }
             let place = lines.advance().map_err(|e| StoreError::unreadable(self.file, &e))?;
-            let at = RowRef { row: RowIndex(row), offset: from.offset + place.map_or(0, |place| place.offset) };
+            let at = RowRef { row: RowIndex(row), model: 0, offset: from.offset + place.map_or(0, |place| place.offset) };
             if place.is_none() {
                 return Err(self.changed(at));
             }
             if page.as_ref().is_some_and(|page| !page.is_done(row % ROWS_PER_PAGE)) {
-                match self.prepare(at, lines.latest()) {
-                    Prepared::Ready(ready) => window.push(*ready),
-                    Prepared::Stranded => window.stranded += 1,
-                    Prepared::Unreadable => {
-                        self.close(at)?;
-                        window.closed += 1;
-                    }
-                }
+                self.take(at, lines.latest(), &mut room, &mut deferred, window)?;
             }
             row += 1;
         }
         let offset = from.offset + lines.end();
-        window.next = (row < self.total).then_some(Cursor { row, offset });
-        Ok(window)
+        window.deferred.append(&mut deferred);
+        window.next = Some((row < self.total).then_some(Cursor { row, offset }));
+        Ok(())
+    }
+
+    fn take(
+        &self,
+        at: RowRef,
+        line: Line<'_>,
+        room: &mut [usize],
+        deferred: &mut Vec<(u16, RowRef)>,
+        window: &mut Window,
+    ) -> Result<(), StoreError> {
+        let Some((row, model)) = self.parse(line) else { return self.close(at, window) };
+        let at = RowRef { model, ..at };
+        let free = room.get_mut(usize::from(model)).filter(|free| **free > 0);
+        match (free, self.ready(at, &row, None)) {
+            (Some(free), Some(ready)) => {
+                *free -= 1;
+                window.push(ready);
+            }
+            (_, _) => deferred.push((model, at)),
+        }
+        Ok(())
     }
 
     /// The cursor beyond pages that have nothing left to run; `None` at the end.
@@ -158,61 +305,41 @@ impl Source {
         Some(at)
     }
 
-    /// Reads rows again for another attempt.
-    fn again(&self, due: Vec<WaitingRow>, cursor: Option<Cursor>) -> Result<Window, (StoreError, Vec<WaitingRow>)> {
-        let mut window = Window { next: cursor, ..self.empty() };
-        let mut due = due.into_iter();
-        while let Some(row) = due.next() {
-            if window.is_full() {
-                window.unread.push(row);
-                continue;
-            }
-            let read = self.open(row.at.offset).and_then(|mut lines| {
-                lines.advance().map_err(|e| StoreError::unreadable(self.file, &e))?;
-                let prepared = self.prepare(row.at, lines.latest());
-                if let Prepared::Unreadable = prepared {
-                    self.close(row.at)?;
-                }
-                Ok(prepared)
-            });
-            match read {
-                Ok(Prepared::Ready(ready)) => window.push(row.resume(*ready)),
-                Ok(Prepared::Stranded) => window.stranded += 1,
-                Ok(Prepared::Unreadable) => window.closed += 1,
-                // What was read so far is not lost: it is simply read once more.
-                Err(error) => {
-                    let now = tokio::time::Instant::now();
-                    let read = window.rows.into_iter().map(|ready| ready.wait_until(now));
-                    return Err((error, read.chain([row]).chain(window.unread).chain(due).collect()));
-                }
-            }
+    fn prepare(&self, at: RowRef, line: Line<'_>, route: Option<u16>) -> Prepared {
+        let Some((row, model)) = self.parse(line) else { return Prepared::Unreadable };
+        match self.ready(RowRef { model, ..at }, &row, route) {
+            Some(ready) => Prepared::Ready(Box::new(ready)),
+            None => Prepared::Deferred,
         }
-        Ok(window)
     }
 
-    fn prepare(&self, at: RowRef, line: Line<'_>) -> Prepared {
-        let Some(row) = self.parse(line) else { return Prepared::Unreadable };
-        let Some(index) = self.models.get(row.model.as_ref()).copied() else { return Prepared::Unreadable };
-        let Some(route) = self.routes.get(usize::from(index)).filter(|route| route.lane.is_some()) else { return Prepared::Stranded };
-        let custom_id = row.custom_id.as_ref().into();
-        let body = Bytes::from(row.body_for(&route.upstream));
-        Prepared::Ready(Box::new(ReadyRow { at, route: index, custom_id, body, history: Vec::new(), tally: Tally::default(), last: None }))
+    /// The row for its route, or for the one that fresh rows of its model take; `None` if that leads
+    /// nowhere.
+    fn ready(&self, at: RowRef, row: &RowRequest<'_>, route: Option<u16>) -> Option<ReadyRow> {
+        let route = route.or_else(|| self.ways.entry(at.model))?;
+        let way = self.ways.get(route).filter(|way| way.lane.is_some())?;
+        let (custom_id, body) = (row.custom_id.as_ref().into(), Bytes::from(row.body_for(&way.upstream)));
+        Some(ReadyRow { at, route, custom_id, body, history: Vec::new(), tally: Tally::default(), last: None })
     }
 
-    fn parse<'a>(&self, line: Line<'a>) -> Option<RowRequest<'a>> {
-        match line {
-            Line::Text(text) => parse_line(text, self.endpoint).ok(),
-            Line::Blank | Line::TooLong => None,
-        }
+    fn parse<'a>(&self, line: Line<'a>) -> Option<(RowRequest<'a>, u16)> {
+        let row = match line {
+            Line::Text(text) => parse_line(text, self.endpoint).ok()?,
+            Line::Blank | Line::TooLong => return None,
+        };
+        let model = self.models.get(row.model.as_ref()).copied()?;
+        Some((row, model))
     }
 
     /// Gives a row whose line is no longer what was validated its result.
-    fn close(&self, at: RowRef) -> Result<(), StoreError> {
+    fn close(&self, at: RowRef, window: &mut Window) -> Result<(), StoreError> {
         tracing::error!(batch = %self.batch, line = at.row.line(), "a line of the input is not what it was when it was validated");
         let outcome = unreadable(&self.changed(at).to_string());
         let key = RowKey { batch: self.batch, row: at.row };
         let result = unanswered(key, line_name(at.row), outcome, self.clock.now());
-        self.store.record_unrun_blocking(PackedRow::pack(&result)?)
+        self.store.record_unrun_blocking(PackedRow::pack(&result)?)?;
+        window.closed += 1;
+        Ok(())
     }
 
     /// The unfinished rows of a page in order, each with its id, or `None` where its line is no
@@ -224,7 +351,7 @@ impl Source {
             let place = lines.advance().map_err(|e| StoreError::unreadable(self.file, &e))?;
             if !page.is_done(slot) {
                 let row = place.and_then(|_| self.parse(lines.latest()));
-                ids.push((RowIndex(number * ROWS_PER_PAGE + slot), row.map(|row| row.custom_id.into_owned())));
+                ids.push((RowIndex(number * ROWS_PER_PAGE + slot), row.map(|(row, _)| row.custom_id.into_owned())));
             }
         }
         Ok(ids)

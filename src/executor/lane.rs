@@ -1,19 +1,25 @@
 //! The lanes: one for each offering of the catalog that rows go to, and one for whatever else a
-//! provider takes. Each has its own stated limits, on top of those of its provider, and the batches
-//! that have ready rows for it, in turn.
+//! provider takes. Each has a valve of its own, on top of what its provider bears as a whole, and the
+//! batches that have ready rows for it, by their shares.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::gauge::Gauge;
 use super::pool::Pool;
+use super::row::ReadyRow;
 use super::run::LaneIndex;
+use super::valve::{Lesson, Sent, Valve};
 use crate::catalog::Snapshot;
 use crate::domain::connection::{Connection, Limits, ProviderKind};
 use crate::domain::id::BatchId;
+use crate::domain::share::Owner;
+use crate::domain::time::Timestamp;
 use crate::provider::{Dispatch, SetupError};
+use crate::route::Fair;
+use crate::route::breaker::Change;
 
 /// Builds the provider behind a connection; the daemon knows where keys are.
 pub type OpenProvider = Arc<dyn Fn(&Connection) -> Result<Arc<dyn Dispatch>, SetupError> + Send + Sync>;
@@ -21,26 +27,56 @@ pub type OpenProvider = Arc<dyn Fn(&Connection) -> Result<Arc<dyn Dispatch>, Set
 /// Which lane: a provider's id and, for an offering of the catalog, the provider's name for the model.
 pub(super) type LaneName = (String, Option<String>);
 
+/// A lane that has not been well for this long is avoided where there is another.
+const AVOIDED_AFTER: Duration = Duration::from_secs(20);
+/// Rows in a row that a batch gets where rows that begin alike run next to each other.
+const RUN_OF_ALIKE: u32 = 16;
+
 /// One lane.
 pub(super) struct Lane {
     pub name: LaneName,
-    pool: usize,
-    /// Stated for the offering itself.
-    limits: Limits,
-    gauge: Gauge,
-    /// Batches with ready rows; the first one is next. A batch is in it at most once.
-    pub rotation: VecDeque<BatchId>,
+    pub pool: usize,
+    pub valve: Valve,
+    /// Batches with ready rows.
+    pub fair: Fair<BatchId, Owner>,
+    /// Rows that begin alike run next to each other, for the sake of the server's prefix cache.
+    pub by_prefix: bool,
+    /// Whose turn it is, and for how many rows more, where rows run by prefix.
+    turn: Option<(BatchId, u32)>,
+    /// Rows that are to run with no other beside them; meanwhile no other starts.
+    pub suspects: VecDeque<(BatchId, ReadyRow)>,
 }
 
 impl Lane {
-    /// Calls in flight.
-    pub fn in_flight(&self) -> u32 {
-        self.gauge.in_flight
+    /// Whose row is next.
+    pub fn next(&mut self) -> Option<BatchId> {
+        if let Some((batch, left)) = self.turn.take()
+            && left > 0
+            && self.fair.is_ready(batch)
+        {
+            self.turn = Some((batch, left - 1));
+            return Some(batch);
+        }
+        let first = self.fair.first()?;
+        if self.by_prefix {
+            self.turn = Some((first, RUN_OF_ALIKE - 1));
+        }
+        Some(first)
     }
 
-    fn ready_at(&self, now: Instant) -> Option<Instant> {
-        let full = self.limits.in_flight.is_some_and(|most| self.gauge.in_flight >= most);
-        if full { None } else { Some(self.gauge.paced_until(now)) }
+    /// The next row that is to run alone, if the lane is empty.
+    pub fn next_suspect(&mut self) -> Option<(BatchId, ReadyRow)> {
+        if self.valve.gauge.in_flight == 0 { self.suspects.pop_front() } else { None }
+    }
+
+    /// Whether it has to become empty for a row that is to run alone.
+    pub fn waits_for_suspects(&self) -> bool {
+        !self.suspects.is_empty()
+    }
+
+    /// What a row of so many tokens costs its batch of its share.
+    pub fn cost(&self, tokens: u64) -> u64 {
+        if self.valve.counts_tokens() { tokens.max(1) } else { 1 }
     }
 }
 
@@ -51,11 +87,13 @@ pub(super) struct Lanes {
     by_name: HashMap<LaneName, LaneIndex>,
     by_provider: HashMap<String, usize>,
     open: OpenProvider,
+    /// The most calls that a lane without a stated limit is tried with.
+    most: u32,
 }
 
 impl Lanes {
-    pub fn new(open: OpenProvider) -> Self {
-        Self { lanes: Vec::new(), pools: Vec::new(), by_name: HashMap::new(), by_provider: HashMap::new(), open }
+    pub fn new(open: OpenProvider, most: u32) -> Self {
+        Self { lanes: Vec::new(), pools: Vec::new(), by_name: HashMap::new(), by_provider: HashMap::new(), open, most }
     }
 
     /// The lane of a provider's model, opened at first use. Models that the catalog does not know
@@ -67,9 +105,9 @@ impl Lanes {
         if let Some(index) = self.by_name.get(&name) {
             return Some(*index);
         }
-        let limits = stated(&name, catalog);
-        let gauge = Gauge::new(limits);
-        self.lanes.push(Lane { name: name.clone(), pool, limits, gauge, rotation: VecDeque::new() });
+        let valve = Valve::new(stated(&name, catalog), self.most);
+        let by_prefix = catalog.provider(provider).is_some_and(|provider| provider.is_local);
+        self.lanes.push(Lane { name: name.clone(), pool, valve, fair: Fair::new(), by_prefix, turn: None, suspects: VecDeque::new() });
         self.by_name.insert(name, self.lanes.len() - 1);
         Some(self.lanes.len() - 1)
     }
@@ -97,6 +135,7 @@ impl Lanes {
             }
             Some(index) => {
                 self.pools[index] = self.pools[index].moved(connection.clone(), opened);
+                self.lanes.iter_mut().filter(|lane| lane.pool == index).for_each(|lane| lane.valve.forget());
                 Some(index)
             }
             None => {
@@ -115,8 +154,8 @@ impl Lanes {
             }
         }
         for lane in &mut self.lanes {
-            lane.limits = stated(&lane.name, catalog);
-            lane.gauge.set(lane.limits, now);
+            lane.valve.set(stated(&lane.name, catalog), now);
+            lane.by_prefix = catalog.provider(&lane.name.0).is_some_and(|provider| provider.is_local);
         }
     }
 
@@ -151,39 +190,97 @@ impl Lanes {
 
     /// When a call may start on a lane; `None` if that is not a question of time alone.
     fn ready_at(&self, lane: &Lane, now: Instant) -> Option<Instant> {
-        Some(lane.ready_at(now)?.max(self.pools.get(lane.pool)?.ready_at(now)?))
+        Some(lane.valve.ready_at(now)?.max(self.pools.get(lane.pool)?.ready_at(now)?))
     }
 
-    /// A call goes out that will take about so many tokens. Returns the address that it goes to, as
-    /// [`Pool::epoch`].
-    pub fn start(&mut self, index: LaneIndex, now: Instant, tokens: u64) -> u32 {
-        let Some(lane) = self.lanes.get_mut(index) else { return 0 };
-        lane.gauge.start(now, tokens);
-        let pool = &mut self.pools[lane.pool];
-        pool.gauge.start(now, tokens);
-        pool.epoch
+    /// A call goes out that will take about so many tokens.
+    pub fn start(&mut self, index: LaneIndex, now: Instant, tokens: u64) -> Option<Sent> {
+        let lane = self.lanes.get_mut(index)?;
+        let pool = self.pools.get_mut(lane.pool)?;
+        pool.start(now, tokens);
+        Some(lane.valve.start(now, tokens, pool.epoch))
     }
 
-    /// It has ended; `truly` is how many tokens it took, if that is known.
-    pub fn end(&mut self, index: LaneIndex, now: Instant, said: u64, truly: Option<u64>) {
+    /// A call has ended; `lesson` is `None` if that says nothing.
+    pub fn end(&mut self, index: LaneIndex, now: Instant, at: Timestamp, sent: &Sent, lesson: Option<&Lesson>) {
         let Some(lane) = self.lanes.get_mut(index) else { return };
-        lane.gauge.end(now, said, truly);
-        self.pools[lane.pool].gauge.end(now, said, truly);
+        let Some(pool) = self.pools.get_mut(lane.pool) else { return };
+        pool.gauge.end(now, sent.tokens, lesson.and_then(|lesson| lesson.tokens));
+        // What a call to an earlier address met says nothing about this one.
+        let lesson = lesson.filter(|_| pool.epoch == sent.epoch);
+        let change = lane.valve.end(now, sent, lesson);
+        pool.learn(lesson.map(|lesson| lesson.failure), now, sent.at, at);
+        let (provider, model) = (&lane.name.0, lane.name.1.as_deref());
+        match change {
+            Change::None => {}
+            Change::Recovered => tracing::info!(provider, model, "the lane is well again"),
+            Change::Tripped(rest) => {
+                tracing::error!(provider, model, seconds = rest.as_secs(), "calls of the lane keep failing; it is left alone")
+            }
+        }
     }
 
     /// The earliest moment at which a lane that waits for nothing but the time may go on, and none
     /// closer than a millisecond.
     pub fn next_release(&self, now: Instant) -> Option<Instant> {
-        let waiting = self.lanes.iter().filter(|lane| !lane.rotation.is_empty());
+        let waiting = self.lanes.iter().filter(|lane| !lane.fair.is_idle() || lane.waits_for_suspects());
         let ends = waiting.filter_map(|lane| self.ready_at(lane, now)).filter(|at| *at > now);
-        ends.min().map(|until| until.max(now + std::time::Duration::from_millis(1)))
+        ends.min().map(|until| until.max(now + Duration::from_millis(1)))
+    }
+
+    /// Takes the rows that were to run alone, or those of one batch.
+    pub fn take_suspects(&mut self, only: Option<BatchId>) -> Vec<(BatchId, ReadyRow)> {
+        let mut taken = Vec::new();
+        for lane in &mut self.lanes {
+            let (these, others) =
+                std::mem::take(&mut lane.suspects).into_iter().partition(|(batch, _)| only.is_none_or(|only| only == *batch));
+            lane.suspects = others;
+            taken.extend(these);
+        }
+        taken
+    }
+
+    /// A batch has ended.
+    pub fn forget(&mut self, index: LaneIndex, batch: BatchId) {
+        if let Some(lane) = self.lanes.get_mut(index) {
+            lane.fair.forget(batch);
+        }
+    }
+
+    /// The lanes that are avoided, in order.
+    pub fn avoided(&self, now: Instant) -> Vec<LaneIndex> {
+        (0..self.lanes.len()).filter(|lane| self.is_avoided(*lane, now)).collect()
+    }
+
+    /// How long a lane would take for so many rows at its present pace; `None` while that is not known.
+    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+    pub fn time_for(&self, index: LaneIndex, rows: u64, now: Instant) -> Option<Duration> {
+        let rate = self.lanes.get(index)?.valve.rate(now);
+        if rate > 0.0 { Duration::try_from_secs_f64(rows as f64 / rate).ok() } else { None }
+    }
+
+    /// A batch has another weight from now on.
+    pub fn weigh(&mut self, index: LaneIndex, batch: BatchId, weight: u32) {
+        if let Some(lane) = self.lanes.get_mut(index) {
+            lane.fair.weigh(batch, weight);
+        }
+    }
+
+    /// Whether a lane has not been well for so long that its rows had better go elsewhere.
+    pub fn is_avoided(&self, index: LaneIndex, now: Instant) -> bool {
+        let Some(lane) = self.lanes.get(index) else { return true };
+        let unreachable = self.pools.get(lane.pool).and_then(Pool::unreachable_since);
+        let unwell = [lane.valve.unwell_since(), unreachable].into_iter().flatten().min();
+        unwell.is_some_and(|since| now.saturating_duration_since(since) >= AVOIDED_AFTER)
     }
 }
 
-/// What the catalog says of a lane itself.
+/// What the catalog says of a lane: no more calls at a time than its provider bears as a whole.
 fn stated((provider, upstream): &LaneName, catalog: &Snapshot) -> Limits {
     let offering = upstream.as_ref().and_then(|upstream| catalog.offering(provider, upstream));
-    offering.map_or_else(Limits::default, |offering| offering.limits)
+    let own = offering.map_or_else(Limits::default, |offering| offering.limits);
+    let of_provider = catalog.provider(provider).and_then(|provider| provider.connection.limits.in_flight);
+    Limits { in_flight: own.in_flight.or(of_provider), ..own }
 }
 
 /// Whether two connections are the same but for their limits.

@@ -24,6 +24,8 @@ mod prepare;
 mod row;
 mod run;
 mod validate;
+mod valve;
+mod ways;
 
 #[cfg(test)]
 mod tests;

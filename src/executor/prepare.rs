@@ -13,13 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::handle::CancelError;
 use super::input::Source;
-use super::lane::Lanes;
-use super::run::Route;
 use super::validate::{Checked, InputLimits, check};
-use crate::catalog::{Catalog, Snapshot};
+use super::ways::Ways;
+use crate::catalog::Catalog;
 use crate::domain::batch::{Batch, BatchEvent, BatchSpec, BatchState};
 use crate::domain::id::BatchId;
-use crate::domain::plan::{Plan, PlannedModel};
+use crate::domain::plan::Plan;
 use crate::domain::problem::{Problem, ProblemCode};
 use crate::domain::time::Clock;
 use crate::store::{LiveBatch, Store, StoreError, blocking};
@@ -133,47 +132,8 @@ pub(super) async fn cancel_stored(store: &Store, clock: &Clock, id: BatchId) -> 
     Ok(state)
 }
 
-/// The routes of a plan's models, in the plan's order.
-///
-/// A batch stays with the provider that it was planned with for as long as that one serves the
-/// model. What was planned with the simulated provider stays simulated, and nothing else ever
-/// becomes simulated: its client was promised real answers. Prices never change. Rows of a paused
-/// lane have no route: they must not take up the window of those that could go.
-pub(super) fn routes(id: BatchId, plan: &Plan, catalog: &Snapshot, lanes: &mut Lanes) -> Arc<[Route]> {
-    let routes = plan.models.iter().map(|model| {
-        let way = way(model, catalog);
-        let (provider, upstream) = way.unwrap_or((&model.provider, &model.upstream));
-        let paused = catalog.is_paused(provider, upstream);
-        let lane = if way.is_some() && !paused { lanes.of(provider, upstream, catalog) } else { None };
-        if lane.is_none() {
-            let why = if paused { "their lane is paused" } else { "no provider serves their model" };
-            tracing::warn!(batch = %id, model = model.requested, "rows wait until the catalog changes: {why}");
-        }
-        Route { lane, upstream: upstream.into(), name: format!("{provider}/{upstream}").into(), price: model.price }
-    });
-    routes.collect()
-}
-
-/// The provider that serves a planned model now, and its name for it.
-fn way<'a>(model: &'a PlannedModel, catalog: &'a Snapshot) -> Option<(&'a str, &'a str)> {
-    let simulated = |provider: &str| catalog.provider(provider).is_some_and(|provider| !provider.is_real());
-    let PlannedModel { requested, provider, upstream, .. } = model;
-    if let Some(upstream) = catalog.serves(requested, provider, upstream) {
-        return Some((provider, upstream));
-    }
-    if simulated(provider) {
-        // It answers for every model, and is never replaced by anybody who would send a bill.
-        return catalog.is_usable(provider).then_some((provider, upstream));
-    }
-    let other = catalog.resolve(requested).ok().filter(|other| !simulated(other.provider))?;
-    // From one who offers the model only to another who does: a server that takes every model may not
-    // have it, and its client may not want it to be asked.
-    let offered = catalog.offers_of(requested).next().is_none() || catalog.offers_of(requested).any(|id| id == other.provider);
-    offered.then_some((other.provider, other.upstream))
-}
-
-/// A reader of a batch's input under these routes.
-pub(super) fn source(store: &Store, clock: &Clock, spec: &BatchSpec, plan: &Plan, live: Arc<LiveBatch>, routes: Arc<[Route]>) -> Source {
+/// A reader of a batch's input under these ways.
+pub(super) fn source(store: &Store, clock: &Clock, spec: &BatchSpec, plan: &Plan, live: Arc<LiveBatch>, ways: Arc<Ways>) -> Source {
     let models: HashMap<String, u16> = (0_u16..).zip(&plan.models).map(|(index, model)| (model.requested.clone(), index)).collect();
     Source {
         store: store.clone(),
@@ -184,6 +144,6 @@ pub(super) fn source(store: &Store, clock: &Clock, spec: &BatchSpec, plan: &Plan
         total: live.progress().total,
         live,
         models: Arc::new(models),
-        routes,
+        ways,
     }
 }

@@ -23,6 +23,8 @@ pub(super) const HISTORY: usize = 32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RowRef {
     pub row: RowIndex,
+    /// Index of its model in the plan.
+    pub model: u16,
     /// Byte of the input file.
     pub offset: u64,
 }
@@ -54,7 +56,7 @@ impl Tried {
 #[derive(Debug)]
 pub(super) struct ReadyRow {
     pub at: RowRef,
-    /// Index of its model's route.
+    /// The route that it takes.
     pub route: u16,
     pub custom_id: Box<str>,
     /// As the provider receives it.
@@ -77,8 +79,8 @@ impl ReadyRow {
 
     /// The row without its body, to be tried again at `due`.
     pub fn wait_until(self, due: Instant) -> WaitingRow {
-        let Self { at, history, tally, last, .. } = self;
-        WaitingRow { at, due, history, tally, last }
+        let Self { at, route, history, tally, last, .. } = self;
+        WaitingRow { at, route, due, history, tally, last }
     }
 }
 
@@ -86,6 +88,8 @@ impl ReadyRow {
 #[derive(Debug)]
 pub(super) struct WaitingRow {
     pub at: RowRef,
+    /// The route that it is to take.
+    pub route: u16,
     pub due: Instant,
     pub history: Vec<Tried>,
     pub tally: Tally,

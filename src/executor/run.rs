@@ -1,8 +1,9 @@
 //! The run state of one batch: what is loaded, ready, waiting, in flight. Pure bookkeeping; the
 //! dispatcher moves it, one event at a time.
 //!
-//! Invariant: every unfinished row is in exactly one place: behind the cursor, ready, in flight,
-//! waiting, parked, stranded, or handed to the store.
+//! Invariant: every unfinished row is in exactly one place: behind the cursor, deferred, ready, in
+//! flight, waiting, due, blocked, parked, or handed to the store. Of these only ready ones have their
+//! body in memory, and each lane has a bound on them.
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,27 +11,15 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::input::{Cursor, Source, WINDOW_ROWS, Window};
-use super::row::{BYTES_PER_TOKEN, ReadyRow, WaitingRow};
+use super::input::{Cursor, Load, Scan, Source, Window, WindowSize};
+use super::row::{BYTES_PER_TOKEN, ReadyRow, RowRef, WaitingRow};
+use super::ways::Ways;
 use crate::domain::batch::{BatchSpec, BatchState};
-use crate::domain::money::PriceSheet;
 use crate::domain::plan::Plan;
+use crate::domain::share::Control;
 
 /// Index of a lane in the dispatcher's table.
 pub(super) type LaneIndex = usize;
-
-/// Where the rows of one model go.
-#[derive(Debug, Clone)]
-pub(super) struct Route {
-    /// `None` while no provider can be used; its rows are stranded until the catalog changes.
-    pub lane: Option<LaneIndex>,
-    /// The provider's name for the model.
-    pub upstream: Arc<str>,
-    /// The lane as it is recorded with attempts: `provider/upstream`.
-    pub name: Arc<str>,
-    /// What the batch pays, fixed when it was validated.
-    pub price: PriceSheet,
-}
 
 /// Why a run accepts no more dispatches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +28,16 @@ pub(super) enum Stop {
     Cancelled,
     /// Its deadline passed.
     Expired,
+}
+
+/// Whether a run is among those that read and dispatch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// It has nothing to do that it could do.
+    Away,
+    /// It waits for a place.
+    Queued,
+    Active,
 }
 
 /// The earliest due row first.
@@ -64,10 +63,24 @@ impl Ord for Due {
 
 /// Bytes of a body before any was read.
 const UNMEASURED_BYTES: u64 = 1_024;
+/// New rows are not read while this many wait for another attempt: a lane that fails every row must
+/// not turn the whole batch into waiting rows.
+const MAX_WAITING: usize = 4_096;
+/// Rows that are remembered to be read later, because their own lane has enough of them; at 16 bytes
+/// each. Beyond that, the lanes of a batch wait for each other.
+const MAX_DEFERRED: usize = 4 << 20;
+/// A lane's part of a window is not smaller than this, in rows.
+const LEAST_ROWS: usize = 16;
 
-/// New windows are not read while this many rows wait for another attempt: a lane that fails every
-/// row must not turn the whole batch into waiting rows.
-const MAX_WAITING: usize = 4 * WINDOW_ROWS;
+/// The rows of one lane.
+#[derive(Debug, Default)]
+struct Queue {
+    ready: VecDeque<ReadyRow>,
+    /// Of the bodies of those.
+    bytes: usize,
+    /// To be read again now.
+    due: VecDeque<WaitingRow>,
+}
 
 /// One running batch.
 #[derive(Debug)]
@@ -76,11 +89,18 @@ pub(super) struct Run {
     pub state: BatchState,
     pub plan: Plan,
     pub source: Source,
-    /// It has a place among those that read and dispatch.
-    pub active: bool,
-    ready: HashMap<LaneIndex, VecDeque<ReadyRow>>,
-    ready_rows: usize,
+    pub control: Control,
+    /// Its deadline comes too near for its usual share.
+    pub pressed: bool,
+    pub place: Place,
+    queues: HashMap<LaneIndex, Queue>,
     waiting: BinaryHeap<Due>,
+    /// The moment at which the dispatcher has been asked to look at it.
+    pub alarm: Option<Instant>,
+    /// Due rows that can go nowhere at present.
+    blocked: Vec<WaitingRow>,
+    /// By model: rows that were read over.
+    deferred: Vec<VecDeque<RowRef>>,
     /// Where reading goes on; `None` at the end of the input.
     cursor: Option<Cursor>,
     loading: bool,
@@ -91,10 +111,6 @@ pub(super) struct Run {
     done_before: u32,
     /// Rows that will not be tried again before the deadline.
     pub parked: u32,
-    /// Rows that no provider can serve for now.
-    stranded: u32,
-    /// The catalog has changed since rows were stranded.
-    reroute: bool,
     /// Rows that were read, and the bytes of their bodies.
     measured: (u64, u64),
     pub stop: Option<Stop>,
@@ -102,21 +118,14 @@ pub(super) struct Run {
     pub abort: CancellationToken,
 }
 
-/// What to load: rows that are due again, or else the window at the cursor.
-#[derive(Debug)]
-pub(super) struct Load {
-    pub due: Vec<WaitingRow>,
-    pub cursor: Option<Cursor>,
-}
-
 /// Where a run stands that has nothing to do by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Idle {
     /// It can be ended: stopped, or every row has its result.
     Over,
-    /// It must start over: the catalog may serve rows that nobody could, or rows were lost.
+    /// Rows were lost: it must start over.
     Again,
-    /// Its rows wait for the deadline or for another catalog.
+    /// Its rows wait for the deadline, for another catalog, for a lane, or it is paused.
     Waiting,
     /// Its last results are not durable yet.
     Settling,
@@ -126,96 +135,167 @@ impl Run {
     pub fn new(spec: BatchSpec, state: BatchState, plan: Plan, source: Source) -> Self {
         let cursor = Cursor::first_unfinished(&source.live.pages());
         let done_before = done(&source);
+        let deferred = plan.models.iter().map(|_| VecDeque::new()).collect();
         Self {
             spec: Arc::new(spec),
             state,
             plan,
+            control: source.live.control(),
             source,
-            active: false,
-            ready: HashMap::new(),
-            ready_rows: 0,
+            pressed: false,
+            place: Place::Away,
+            queues: HashMap::new(),
             waiting: BinaryHeap::new(),
+            alarm: None,
+            blocked: Vec::new(),
+            deferred,
             cursor,
             loading: false,
             in_flight: 0,
             recorded: 0,
             done_before,
             parked: 0,
-            stranded: 0,
-            reroute: false,
             measured: (0, 0),
             stop: None,
             abort: CancellationToken::new(),
         }
     }
 
-    fn has_room(&self) -> bool {
-        !self.loading && self.stop.is_none() && self.ready_rows <= WINDOW_ROWS / 2
+    /// Its weight among the batches of a lane.
+    pub fn weight(&self) -> u32 {
+        /// What must run to meet the deadline runs first, and yet does not shut out all others.
+        const PRESSED: u32 = 64;
+        self.control.priority.weight() * if self.pressed { PRESSED } else { 1 }
     }
 
-    /// What to load now, if anything: the window is refilled when half of it is gone.
-    pub fn begin_load(&mut self, now: Instant) -> Option<Load> {
-        if !self.active || !self.has_room() {
+    /// Whether it reads and dispatches at all.
+    fn goes(&self) -> bool {
+        self.stop.is_none() && !self.control.paused
+    }
+
+    /// What to load now, if anything: a lane's part of the window is refilled when half of it is gone.
+    pub fn begin_load(&mut self, now: Instant, window: WindowSize) -> Option<Load> {
+        if self.place != Place::Active || self.loading || !self.goes() {
             return None;
         }
-        let mut due = Vec::new();
-        while due.len() < WINDOW_ROWS && self.waiting.peek().is_some_and(|row| row.0.due <= now) {
-            due.extend(self.waiting.pop().map(|row| row.0));
+        self.sort_due(now);
+        let mut room = self.room(window);
+        let mut load = Load { window, ..Load::default() };
+        for (lane, queue) in &mut self.queues {
+            let Some(rows) = room.get_mut(lane) else { continue };
+            let taken = queue.due.len().min(*rows);
+            load.due.extend(queue.due.drain(..taken));
+            *rows -= taken;
         }
-        if due.is_empty() && (self.cursor.is_none() || self.waiting.len() >= MAX_WAITING) {
+        let mut hungry = vec![0; self.deferred.len()];
+        for ((model, deferred), hungry) in (0..).zip(&mut self.deferred).zip(&mut hungry) {
+            let lane = self.source.ways.entry_lane(model);
+            let Some(rows) = lane.and_then(|lane| room.get_mut(&lane)) else { continue };
+            let taken = deferred.len().min(*rows);
+            load.deferred.extend(deferred.drain(..taken));
+            *rows -= taken;
+            *hungry = *rows;
+        }
+        let remembered: usize = self.deferred.iter().map(VecDeque::len).sum();
+        let may_scan = self.waiting.len() < MAX_WAITING && remembered < MAX_DEFERRED && hungry.iter().any(|rows| *rows > 0);
+        load.scan = self.cursor.filter(|_| may_scan).map(|from| Scan { from, room: hungry });
+        if load.is_empty() {
             return None;
         }
         self.loading = true;
-        Some(Load { due, cursor: self.cursor })
+        Some(load)
     }
 
-    /// Takes what was loaded. Returns the lanes that got their first ready row.
+    /// How many rows each lane can take: none while more than half of its part of the window is there.
+    fn room(&self, window: WindowSize) -> HashMap<LaneIndex, usize> {
+        let mut room: HashMap<LaneIndex, usize> = self.source.ways.entry_lanes().flatten().map(|lane| (lane, 0)).collect();
+        room.extend(self.queues.iter().filter(|(_, queue)| !queue.due.is_empty()).map(|(lane, _)| (*lane, 0)));
+        let lanes = room.len().max(1);
+        let (most, bytes) = ((window.rows / lanes).max(LEAST_ROWS), window.bytes / lanes);
+        for (lane, rows) in &mut room {
+            let (there, held) = self.queues.get(lane).map_or((0, 0), |queue| (queue.ready.len(), queue.bytes));
+            *rows = if there <= most / 2 && held <= bytes / 2 { most - there } else { 0 };
+        }
+        room
+    }
+
+    /// Puts rows that are due in line for their lanes.
+    fn sort_due(&mut self, now: Instant) {
+        while self.waiting.peek().is_some_and(|row| row.0.due <= now) {
+            let Some(Due(mut row)) = self.waiting.pop() else { break };
+            row.route = self.source.ways.instead_of(row.route);
+            match self.source.ways.lane(row.route) {
+                Some(lane) => self.queues.entry(lane).or_default().due.push_back(row),
+                None => self.blocked.push(row),
+            }
+        }
+    }
+
+    /// Takes what was loaded. Returns the lanes that have ready rows now.
     pub fn loaded(&mut self, window: Window, now: Instant) -> Vec<LaneIndex> {
         self.loading = false;
         self.recorded += window.closed;
-        let mut woken = Vec::new();
         if self.stop.is_some() {
-            return woken;
+            return Vec::new();
         }
-        self.cursor = window.next;
-        self.stranded += window.stranded;
-        // What was stranded while the catalog changed may be served by now.
-        let outdated = !Arc::ptr_eq(&window.routes, &self.source.routes);
-        self.reroute |= outdated && window.stranded > 0;
+        if let Some(next) = window.next {
+            self.cursor = next;
+        }
+        for (model, row) in window.deferred {
+            if let Some(deferred) = self.deferred.get_mut(usize::from(model)) {
+                deferred.push_back(row);
+            }
+        }
         self.waiting.extend(window.unread.into_iter().map(Due));
+        let outdated = !Arc::ptr_eq(&window.ways, &self.source.ways);
         for row in window.rows {
             self.measured = (self.measured.0 + 1, self.measured.1 + row.body.len() as u64);
-            let lane = self.source.routes.get(usize::from(row.route)).and_then(|route| route.lane);
-            let Some(lane) = lane.filter(|_| !outdated || same_way(&window.routes, &self.source.routes, row.route)) else {
+            let same = !outdated || self.source.ways.is_as_before(&window.ways, row.route);
+            let Some(lane) = self.source.ways.lane(row.route).filter(|_| same) else {
                 // Its body was made for another provider; it is read again for the one it goes to now.
                 self.waiting.push(Due(row.wait_until(now)));
                 continue;
             };
-            let queue = self.ready.entry(lane).or_default();
-            if queue.is_empty() {
-                woken.push(lane);
-            }
-            queue.push_back(row);
-            self.ready_rows += 1;
+            let queue = self.queues.entry(lane).or_default();
+            queue.bytes += row.body.len();
+            queue.ready.push_back(row);
         }
-        woken
+        self.ready_lanes().collect()
+    }
+
+    /// The lanes that it has ready rows for.
+    pub fn ready_lanes(&self) -> impl Iterator<Item = LaneIndex> + '_ {
+        self.queues.iter().filter(|(_, queue)| !queue.ready.is_empty()).map(|(lane, _)| *lane)
+    }
+
+    /// Every lane that it has been on.
+    pub fn lanes(&self) -> impl Iterator<Item = LaneIndex> + '_ {
+        self.queues.keys().copied()
     }
 
     /// Loading failed; it may be tried again.
-    pub fn load_failed(&mut self, due: Vec<WaitingRow>) {
+    pub fn load_failed(&mut self, load: Load) {
         self.loading = false;
         if self.stop.is_none() {
-            self.waiting.extend(due.into_iter().map(Due));
+            self.waiting.extend(load.due.into_iter().map(Due));
+            for row in load.deferred {
+                if let Some(deferred) = self.deferred.get_mut(usize::from(row.model)) {
+                    deferred.push_back(row);
+                }
+            }
         }
     }
 
     /// The next row for a lane, and whether there are more.
     pub fn next(&mut self, lane: LaneIndex) -> Option<(ReadyRow, bool)> {
-        let queue = self.ready.get_mut(&lane)?;
-        let row = queue.pop_front()?;
-        self.ready_rows -= 1;
+        if !self.goes() {
+            return None;
+        }
+        let queue = self.queues.get_mut(&lane)?;
+        let row = queue.ready.pop_front()?;
+        queue.bytes -= row.body.len();
         self.in_flight += 1;
-        Some((row, !queue.is_empty()))
+        Some((row, !queue.ready.is_empty()))
     }
 
     /// Puts a row in line for another attempt.
@@ -225,25 +305,35 @@ impl Run {
         }
     }
 
-    /// When the next waiting row is due; `None` while there is no room for it.
+    /// When the next waiting row is due, while it could be read.
     pub fn next_due(&self) -> Option<Instant> {
-        if self.active && self.has_room() { self.waiting.peek().map(|row| row.0.due) } else { None }
+        let can = self.place == Place::Active && !self.loading && self.goes();
+        if can { self.waiting.peek().map(|row| row.0.due) } else { None }
     }
 
     /// Stops dispatching at once. Rows in flight go on.
     pub fn halt(&mut self, stop: Stop) {
         self.stop = Some(stop);
-        self.ready.clear();
-        self.ready_rows = 0;
+        for queue in self.queues.values_mut() {
+            *queue = Queue::default();
+        }
         self.waiting.clear();
+        self.blocked.clear();
+        self.deferred.iter_mut().for_each(VecDeque::clear);
         self.cursor = None;
+    }
+
+    /// Whether rows could be read or dispatched now or later, without anything else happening.
+    pub fn can_go_on(&self) -> bool {
+        let rows = || !self.waiting.is_empty() || self.queues.values().any(|queue| !queue.ready.is_empty() || !queue.due.is_empty());
+        let open = |model: u16| self.source.ways.entry_lane(model).is_some();
+        let unread = || (0..).zip(&self.deferred).any(|(model, deferred)| (self.cursor.is_some() || !deferred.is_empty()) && open(model));
+        self.goes() && (rows() || unread())
     }
 
     /// What there is to do with a run that does nothing by itself; `None` while it does.
     pub fn idle(&self) -> Option<Idle> {
-        let busy = self.in_flight > 0 || self.loading;
-        let more = self.ready_rows > 0 || !self.waiting.is_empty() || self.cursor.is_some();
-        if busy || (more && self.stop.is_none()) {
+        if self.in_flight > 0 || self.loading || self.can_go_on() {
             return None;
         }
         // Until the last results are durable, nobody knows which rows are done.
@@ -254,29 +344,36 @@ impl Run {
         if self.stop.is_some() || unfinished == 0 {
             return Some(Idle::Over);
         }
-        if unfinished > self.parked + self.stranded {
+        if self.cursor.is_none() && !self.control.paused && u64::from(unfinished) > self.known() {
             tracing::error!(batch = %self.spec.id, unfinished, "rows were lost on their way; starting over with them");
             return Some(Idle::Again);
         }
-        Some(if self.reroute { Idle::Again } else { Idle::Waiting })
+        Some(Idle::Waiting)
     }
 
-    /// Takes the routes of a new catalog. Rows that were ready for a lane that is no longer theirs are
-    /// read again, for the other one.
-    pub fn set_routes(&mut self, routes: Arc<[Route]>, now: Instant) {
-        let before = std::mem::replace(&mut self.source.routes, routes);
-        let moved = |row: &ReadyRow| !same_way(&before, &self.source.routes, row.route);
-        for queue in self.ready.values_mut() {
-            for row in std::mem::take(queue) {
-                if moved(&row) {
-                    self.ready_rows -= 1;
-                    self.waiting.push(Due(row.wait_until(now)));
+    /// Unfinished rows of which it is known where they are, while nothing is ready or in flight.
+    fn known(&self) -> u64 {
+        let deferred: usize = self.deferred.iter().map(VecDeque::len).sum();
+        u64::from(self.parked) + (self.blocked.len() + deferred) as u64
+    }
+
+    /// Takes other ways. Rows that were ready for a lane that is no longer theirs are read again, for
+    /// the one that is.
+    pub fn set_ways(&mut self, ways: Arc<Ways>, now: Instant) {
+        let before = std::mem::replace(&mut self.source.ways, ways);
+        let ways = &self.source.ways;
+        for queue in self.queues.values_mut() {
+            for row in std::mem::take(&mut queue.ready) {
+                if ways.is_as_before(&before, row.route) && ways.instead_of(row.route) == row.route {
+                    queue.ready.push_back(row);
                 } else {
-                    queue.push_back(row);
+                    queue.bytes -= row.body.len();
+                    self.waiting.push(Due(row.wait_until(now)));
                 }
             }
+            self.waiting.extend(queue.due.drain(..).map(Due));
         }
-        self.reroute |= self.stranded > 0;
+        self.waiting.extend(self.blocked.drain(..).map(Due));
     }
 
     /// For each lane that rows still go to: how many, and about how many tokens they are to read.
@@ -285,26 +382,20 @@ impl Run {
         let unfinished = if self.stop.is_some() { u64::from(self.in_flight) } else { u64::from(self.source.live.progress().unfinished()) };
         let (rows, bytes) = self.measured;
         let bytes_each = bytes.checked_div(rows).unwrap_or(UNMEASURED_BYTES);
-        let routed = self.plan.models.iter().zip(self.source.routes.iter());
-        routed.filter_map(move |(model, route)| {
+        let entries = self.plan.models.iter().zip(self.source.ways.entry_lanes());
+        entries.filter_map(move |(model, lane)| {
             let rows = (unfinished * u64::from(model.rows)).div_ceil(total);
-            Some((route.lane?, rows, rows.saturating_mul(bytes_each) / BYTES_PER_TOKEN))
+            Some((lane?, rows, rows.saturating_mul(bytes_each) / BYTES_PER_TOKEN))
         })
     }
 
     /// Starts over at the first unfinished row. Only when idle.
     pub fn rewind(&mut self) {
-        self.reroute = false;
-        self.stranded = 0;
         self.parked = 0;
+        self.blocked.clear();
+        self.deferred.iter_mut().for_each(VecDeque::clear);
         self.cursor = Cursor::first_unfinished(&self.source.live.pages());
     }
-}
-
-/// Whether a row with that route goes to the same lane under the same name of its model.
-fn same_way(before: &[Route], after: &[Route], index: u16) -> bool {
-    let way = |routes: &[Route]| routes.get(usize::from(index)).map(|route| (route.lane, route.upstream.clone()));
-    way(before) == way(after)
 }
 
 fn done(source: &Source) -> u32 {

@@ -6,6 +6,7 @@
 //!
 //! Invariant: a call ends within its budget, with at most the configured number of bytes in memory.
 
+mod limits;
 #[cfg(test)]
 mod loopback;
 pub mod openai;
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 
+use crate::domain::allowance::Allowances;
 use crate::domain::connection::{Connection, ProviderKind};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::RowKey;
@@ -50,6 +52,8 @@ pub struct Answer {
     pub request_id: Option<String>,
     /// `retry-after-ms`, or `retry-after` in either of its forms.
     pub retry_after: Option<Duration>,
+    /// What it says is left of its limits.
+    pub allowances: Option<Box<Allowances>>,
     pub body: Bytes,
 }
 

@@ -20,7 +20,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::transport::{Received, Transport, proxies_from_env};
-use super::{Answer, Call, CallError, Dispatch, SetupError};
+use super::{Answer, Call, CallError, Dispatch, SetupError, limits};
 use crate::domain::connection::OpenAiConnection;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::RowKey;
@@ -111,6 +111,7 @@ impl OpenAi {
             status: received.status.as_u16(),
             request_id: request_id(&received.headers),
             retry_after: self.retry_after(&received.headers),
+            allowances: limits::allowances(&received.headers, self.clock.now()),
             body: received.body,
         }
     }
@@ -208,7 +209,8 @@ mod tests {
         let server = Loopback::start(vec![Reply::answer("200 OK", "x-request-id: up-1\r\n", "{\"id\":1}")]).await;
         let provider = open(&format!("http://{}", server.address()), Some("sk-secret")).unwrap();
         let answer = provider.call(call()).await.unwrap();
-        let expected = Answer { status: 200, request_id: Some("up-1".into()), retry_after: None, body: Bytes::from("{\"id\":1}") };
+        let expected =
+            Answer { status: 200, request_id: Some("up-1".into()), retry_after: None, allowances: None, body: Bytes::from("{\"id\":1}") };
         assert_eq!(answer, expected);
         let request = server.requests()[0].replace(&server.address().to_string(), "HOST").replace("\r\n", "\n");
         insta::assert_snapshot!(request);

@@ -130,7 +130,7 @@ mod tests {
     use std::time::Duration;
 
     fn answer(status: u16, body: &[u8]) -> Answer {
-        Answer { status, request_id: Some("r-1".into()), retry_after: None, body: Bytes::copy_from_slice(body) }
+        Answer { status, request_id: Some("r-1".into()), retry_after: None, allowances: None, body: Bytes::copy_from_slice(body) }
     }
 
     /// The verdict as one line of text.

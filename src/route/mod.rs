@@ -1,13 +1,25 @@
-//! What may run where, how fast, and what it would cost.
+//! What may run where, how fast, whose turn it is, and what it would cost.
 //!
 //! Which provider serves a model is decided in the catalog's snapshot; here is what depends on the
-//! moment or on the work: how many calls a lane bears now ([`Limiter`], [`Pace`]) and what an input
-//! file would cost ([`estimate()`]). Pure: no clock is read, nothing is sent, nothing is stored.
+//! moment or on the work. How much a lane bears: calls at a time ([`Limiter`]), stated rates
+//! ([`Pace`]), rates found out ([`Throttle`]), what is left by the provider's own word ([`Quota`]), and
+//! whether it is well at all ([`Breaker`]). Whose row is next ([`Fair`]). What an input file would
+//! cost ([`estimate()`]). Pure: no clock is read, nothing is sent, nothing is stored.
 
+pub mod breaker;
 pub mod estimate;
+pub mod fair;
 pub mod limiter;
 pub mod pace;
+pub mod quota;
+pub mod throttle;
+mod trial;
+pub mod window;
 
+pub use breaker::Breaker;
 pub use estimate::{CostEstimate, EstimateError, EstimateLimits, estimate};
+pub use fair::Fair;
 pub use limiter::Limiter;
 pub use pace::Pace;
+pub use quota::Quota;
+pub use throttle::Throttle;

@@ -52,6 +52,9 @@ impl Dispatcher {
                         abort.cancel();
                     });
                 }
+                if first {
+                    self.take_back_suspects(Some(id));
+                }
                 self.touched.insert(id);
                 self.persist(id, state, reply);
             }

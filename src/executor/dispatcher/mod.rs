@@ -7,7 +7,8 @@
 mod cancel;
 mod pump;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,16 +20,17 @@ use tokio_util::task::TaskTracker;
 use super::attempt::Ended;
 use super::board::{self, Wall};
 use super::handle::{CancelError, Command};
-use super::input::Window;
+use super::input::{Unread, Window};
 use super::lane::Lanes;
-use super::prepare::{Prepared, routes, source};
-use super::row::WaitingRow;
+use super::prepare::{Prepared, source};
 use super::run::{LaneIndex, Run, Stop};
+use super::valve::{Lesson, Sent};
+use super::ways::{Circumstances, Ways, ways};
 use super::{Parts, Settings};
 use crate::domain::batch::{BatchSpec, BatchState};
 use crate::domain::id::BatchId;
 use crate::domain::plan::Plan;
-use crate::domain::retry::FailureClass;
+use crate::domain::time::until;
 use crate::store::{LiveBatch, Recovered, StoreError};
 
 /// What the tasks report.
@@ -36,17 +38,18 @@ use crate::store::{LiveBatch, Recovered, StoreError};
 pub(super) enum Event {
     Prepared {
         batch: BatchId,
-        prepared: Prepared,
+        prepared: Box<Prepared>,
     },
     Loaded {
         batch: BatchId,
-        result: Result<Window, (StoreError, Vec<WaitingRow>)>,
+        result: Result<Window, Box<Unread>>,
     },
     Ended {
         batch: BatchId,
         lane: LaneIndex,
         sent: Sent,
         ended: Ended,
+        lesson: Option<Lesson>,
     },
     Finished {
         batch: BatchId,
@@ -54,15 +57,6 @@ pub(super) enum Event {
     },
     /// A pause or a write for a batch that does not run is over; look at it again.
     Retake(BatchId),
-}
-
-/// What the lane was told when a call went out.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sent {
-    /// About how many tokens it would take.
-    pub tokens: u64,
-    /// Which address of its provider it went to.
-    pub epoch: u32,
 }
 
 /// A reply to a client who wants a batch cancelled.
@@ -86,6 +80,8 @@ const EVENTS_AT_ONCE: usize = 256;
 const PREPARING: usize = 4;
 /// How often free space and the clock are looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// A batch is pressed for time when what is left of it is less than this multiple of what it needs.
+const MARGIN: f64 = 1.5;
 /// Wait before something that failed for the moment is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -102,6 +98,12 @@ pub(super) struct Dispatcher {
     queue: VecDeque<BatchId>,
     /// Runs that an event may have made idle or able to load.
     touched: HashSet<BatchId>,
+    /// Runs whose last results are being made durable.
+    settling: HashSet<BatchId>,
+    /// When rows of runs are due, the earliest first. An entry is void unless its run says the same.
+    alarms: BinaryHeap<Reverse<(Instant, BatchId)>>,
+    /// Lanes that are avoided, as of the last look.
+    avoided: Vec<LaneIndex>,
     tasks: TaskTracker,
     events: mpsc::UnboundedSender<Event>,
     wall: Wall,
@@ -115,7 +117,7 @@ pub(super) struct Dispatcher {
 
 impl Dispatcher {
     pub(super) fn new(parts: Parts, settings: Settings, recovered: Recovered, events: mpsc::UnboundedSender<Event>, wall: Wall) -> Self {
-        let lanes = Lanes::new(parts.open.clone());
+        let lanes = Lanes::new(parts.open.clone(), settings.in_flight_limit);
         let mut dispatcher = Self {
             parts,
             settings,
@@ -126,6 +128,9 @@ impl Dispatcher {
             active: 0,
             queue: VecDeque::new(),
             touched: HashSet::new(),
+            settling: HashSet::new(),
+            alarms: BinaryHeap::new(),
+            avoided: Vec::new(),
             tasks: TaskTracker::new(),
             events,
             wall,
@@ -170,7 +175,7 @@ impl Dispatcher {
                     }
                 }
                 Ok(()) = durable.changed() => {}
-                Ok(()) = catalog.changed() => self.catalog_changed(),
+                Ok(()) = catalog.changed() => self.ways_changed(),
                 _ = tick.tick() => self.tick(),
                 () = tokio::time::sleep_until(wake) => {}
             }
@@ -195,15 +200,15 @@ impl Dispatcher {
             Command::Take(id) => self.take(id),
             Command::Cancel(id, reply) => self.cancel(id, reply),
             Command::Controlled(id) => _ = self.touched.insert(id),
-            Command::Held => self.catalog_changed(),
+            Command::Held => self.ways_changed(),
         }
     }
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Prepared { batch, prepared } => self.prepared(batch, prepared),
+            Event::Prepared { batch, prepared } => self.prepared(batch, *prepared),
             Event::Loaded { batch, result } => self.loaded(batch, result),
-            Event::Ended { batch, lane, sent, ended } => self.ended(batch, lane, sent, ended),
+            Event::Ended { batch, lane, sent, ended, lesson } => self.ended(batch, lane, &sent, ended, lesson.as_ref()),
             Event::Finished { batch, result } => self.finished(batch, result),
             Event::Retake(id) => self.retake(id),
         }
@@ -246,7 +251,7 @@ impl Dispatcher {
             Prepared::Run { spec, state, plan, live } => self.start(spec, state, plan, live),
             Prepared::Finish { spec, state, live } => {
                 let (store, clock) = (&self.parts.store, &self.parts.clock);
-                let source = live.map(|live| source(store, clock, &spec, &Plan::default(), live, Arc::from([])));
+                let source = live.map(|live| source(store, clock, &spec, &Plan::default(), live, Arc::default()));
                 self.finish(Arc::new(spec), state, source);
             }
             Prepared::Nothing => {}
@@ -262,69 +267,74 @@ impl Dispatcher {
 
     fn start(&mut self, spec: BatchSpec, state: BatchState, plan: Plan, live: Arc<LiveBatch>) {
         let id = spec.id;
-        let routes = routes(id, &plan, &self.parts.catalog.current(), &mut self.lanes);
-        let source = source(&self.parts.store, &self.parts.clock, &spec, &plan, live, routes);
+        let ways = self.ways(id, &plan);
+        let source = source(&self.parts.store, &self.parts.clock, &spec, &plan, live, ways);
         self.runs.insert(id, Run::new(spec, state, plan, source));
-        self.queue.push_back(id);
+        self.touched.insert(id);
     }
 
-    fn loaded(&mut self, batch: BatchId, result: Result<Window, (StoreError, Vec<WaitingRow>)>) {
+    fn ways(&mut self, id: BatchId, plan: &Plan) -> Arc<Ways> {
+        let (catalog, holds) = (self.parts.catalog.current(), self.parts.store.lane_holds());
+        ways(id, plan, &Circumstances { catalog: &catalog, holds: &holds, now: Instant::now() }, &mut self.lanes)
+    }
+
+    fn loaded(&mut self, batch: BatchId, result: Result<Window, Box<Unread>>) {
         let Some(run) = self.runs.get_mut(&batch) else { return };
         match result {
             Ok(window) => {
                 for lane in run.loaded(window, Instant::now()) {
-                    if let Some(lane) = self.lanes.get(lane)
-                        && !lane.rotation.contains(&batch)
-                    {
-                        lane.rotation.push_back(batch);
+                    if let Some(lane) = self.lanes.get(lane) {
+                        lane.fair.ready(batch, run.spec.owner, run.weight());
                     }
                 }
                 self.touched.insert(batch);
             }
             // Not touched: the next tick tries again, a second later.
-            Err((error, due)) => {
+            Err(unread) => {
+                let Unread { error, load } = *unread;
                 tracing::error!(%batch, %error, "rows could not be read; trying again");
-                run.load_failed(due);
+                run.load_failed(load);
             }
         }
     }
 
-    fn ended(&mut self, batch: BatchId, lane: LaneIndex, sent: Sent, ended: Ended) {
+    fn ended(&mut self, batch: BatchId, lane: LaneIndex, sent: &Sent, ended: Ended, lesson: Option<&Lesson>) {
         self.in_flight -= 1;
-        let (now, truly) = (Instant::now(), if let Ended::Recorded { tokens, .. } = ended { tokens } else { None });
-        self.lanes.end(lane, now, sent.tokens, truly);
-        let pool = self.lanes.pool_of(lane).filter(|pool| pool.epoch == sent.epoch);
-        if let (Some(pool), Some(failure)) = (pool, lesson(&ended)) {
-            pool.learn(failure, now, self.parts.clock.now());
-        }
-        let recorded = matches!(ended, Ended::Recorded { .. });
+        self.lanes.end(lane, Instant::now(), self.parts.clock.now(), sent, lesson);
+        let recorded = matches!(ended, Ended::Recorded);
         self.recorded += u64::from(recorded);
         let Some(run) = self.runs.get_mut(&batch) else { return };
         run.in_flight -= 1;
         run.recorded += u32::from(recorded);
         match ended {
             // An aborted row stays unfinished; its run has been stopped.
-            Ended::Recorded { .. } | Ended::Aborted => {}
-            Ended::Again { row, .. } => run.wait(row),
-            Ended::Parked { .. } => run.parked += 1,
+            Ended::Recorded | Ended::Aborted => {}
+            Ended::Again(row) => run.wait(*row),
+            Ended::Parked => run.parked += 1,
             // The store takes nothing any more: each further call would be made in vain.
             Ended::StoreGone => self.draining = true,
         }
         self.touched.insert(batch);
     }
 
-    fn catalog_changed(&mut self) {
-        let catalog = self.parts.catalog.current();
+    /// The catalog, a hold, or the health of a lane has changed.
+    fn ways_changed(&mut self) {
         let now = Instant::now();
+        let catalog = self.parts.catalog.current();
         self.lanes.refresh(&catalog, now);
-        for (id, run) in &mut self.runs {
-            run.set_routes(routes(*id, &run.plan, &catalog, &mut self.lanes), now);
-            self.touched.insert(*id);
+        self.take_back_suspects(None);
+        for id in self.runs.keys().copied().collect::<Vec<_>>() {
+            let Some(plan) = self.runs.get(&id).map(|run| run.plan.clone()) else { continue };
+            let ways = self.ways(id, &plan);
+            if let Some(run) = self.runs.get_mut(&id) {
+                run.set_ways(ways, now);
+            }
+            self.touched.insert(id);
         }
     }
 
     fn publish(&self) {
-        board::publish(&self.wall, &self.lanes, self.runs.values(), self.draining);
+        board::publish(&self.wall, &self.lanes, self.runs.values(), &self.parts.store.lane_holds(), &self.parts.clock, self.draining);
     }
 
     fn tick(&mut self) {
@@ -344,24 +354,44 @@ impl Dispatcher {
             }
             self.disk_is_full = full;
         }
-        // By the wall clock: it is what the client was told, and it may have been set meanwhile.
-        let now = self.parts.clock.now();
-        for run in self.runs.values_mut().filter(|run| run.stop.is_none() && run.spec.deadline() <= now) {
-            run.halt(Stop::Expired);
-            run.abort.cancel();
+        self.look_at_deadlines();
+        let avoided = self.lanes.avoided(Instant::now());
+        if avoided != self.avoided {
+            self.avoided = avoided;
+            self.ways_changed();
         }
         self.publish();
         // Whatever a failed load left behind is looked at once a second.
         self.touched.extend(self.runs.keys().copied());
     }
-}
 
-/// What a lane learns from an attempt: nothing from one that was abandoned, or that ran into the
-/// batch's own deadline.
-fn lesson(ended: &Ended) -> Option<Option<FailureClass>> {
-    match ended {
-        Ended::Recorded { failure, .. } => Some(*failure),
-        Ended::Parked { class: FailureClass::TimedOut } | Ended::Aborted | Ended::StoreGone => None,
-        Ended::Again { class, .. } | Ended::Parked { class } => Some(Some(*class)),
+    /// Ends runs whose deadline has passed, and lets those go first that would otherwise miss it.
+    fn look_at_deadlines(&mut self) {
+        let started = Instant::now();
+        // By the wall clock: it is what the client was told, and it may have been set meanwhile.
+        let now = self.parts.clock.now();
+        let mut expired = Vec::new();
+        for (id, run) in self.runs.iter_mut().filter(|(_, run)| run.stop.is_none()) {
+            let left = until(now, run.spec.deadline());
+            if left.is_zero() {
+                run.halt(Stop::Expired);
+                run.abort.cancel();
+                expired.push(*id);
+                continue;
+            }
+            let needed = run.backlog().filter_map(|(lane, rows, _)| self.lanes.time_for(lane, rows, started)).max().unwrap_or_default();
+            let pressed = needed.mul_f64(MARGIN) >= left;
+            if pressed != run.pressed {
+                run.pressed = pressed;
+                if needed >= left {
+                    tracing::warn!(batch = %id, needed = needed.as_secs(), left = left.as_secs(), "the deadline will pass before all rows are done, at the present pace");
+                }
+                let weight = run.weight();
+                run.lanes().for_each(|lane| self.lanes.weigh(lane, *id, weight));
+            }
+        }
+        for id in expired {
+            self.take_back_suspects(Some(id));
+        }
     }
 }

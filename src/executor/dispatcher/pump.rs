@@ -1,19 +1,26 @@
 //! Starting all that has become possible: preparing, loading, dispatching, ending.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Busy, CancelReply, Dispatcher, Event, Sent, TICK};
+use super::{Busy, CancelReply, Dispatcher, Event, TICK};
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState};
 use crate::domain::id::BatchId;
 use crate::executor::attempt::{Attempt, Context};
 use crate::executor::finish::Finish;
-use crate::executor::input::Source;
+use crate::executor::input::{Load, Source, Unread, WindowSize};
 use crate::executor::prepare::Prepare;
-use crate::executor::run::{Idle, LaneIndex, Load, Run, Stop};
+use crate::executor::row::ReadyRow;
+use crate::executor::run::{Idle, LaneIndex, Place, Run, Stop};
+use crate::provider::Dispatch;
 use crate::store::{StoreError, blocking};
+
+/// Rows that are ready over all running batches, and the bytes of their bodies.
+const ALL_ROWS: usize = 64 << 10;
+const ALL_BYTES: usize = 64 << 20;
 
 impl Dispatcher {
     /// Looks at every run that something has happened to, then fills the lanes.
@@ -22,14 +29,31 @@ impl Dispatcher {
             return;
         }
         let now = Instant::now();
-        let due = self.runs.iter().filter(|(_, run)| run.next_due().is_some_and(|due| due <= now));
-        self.touched.extend(due.map(|(id, _)| *id));
-        self.activate();
-        for id in std::mem::take(&mut self.touched) {
-            self.advance(id, now);
+        self.ring(now);
+        self.touched.extend(self.settling.drain());
+        loop {
+            self.activate();
+            let touched = std::mem::take(&mut self.touched);
+            if touched.is_empty() {
+                break;
+            }
+            for id in touched {
+                self.advance(id, now);
+            }
         }
         if !self.disk_is_full {
             self.dispatch(now, durable);
+        }
+    }
+
+    /// Touches the runs that have rows due by now.
+    fn ring(&mut self, now: Instant) {
+        while let Some(Reverse((at, id))) = self.alarms.peek().copied().filter(|Reverse((at, _))| *at <= now) {
+            self.alarms.pop();
+            if let Some(run) = self.runs.get_mut(&id).filter(|run| run.alarm == Some(at)) {
+                run.alarm = None;
+                self.touched.insert(id);
+            }
         }
     }
 
@@ -37,10 +61,8 @@ impl Dispatcher {
     fn activate(&mut self) {
         while self.active < self.settings.max_running {
             let Some(id) = self.queue.pop_front() else { break };
-            if let Some(run) = self.runs.get_mut(&id)
-                && !run.active
-            {
-                run.active = true;
+            if let Some(run) = self.runs.get_mut(&id).filter(|run| run.place == Place::Queued) {
+                run.place = Place::Active;
                 self.active += 1;
                 self.touched.insert(id);
             }
@@ -48,39 +70,97 @@ impl Dispatcher {
     }
 
     fn deactivate(&mut self, id: BatchId) {
-        if let Some(run) = self.runs.get_mut(&id)
-            && run.active
-        {
-            run.active = false;
-            self.active -= 1;
+        if let Some(run) = self.runs.get_mut(&id) {
+            self.active -= usize::from(run.place == Place::Active);
+            run.place = Place::Away;
         }
+    }
+
+    /// How much of each running batch may be in memory: less of each, the more there are.
+    fn window(&self) -> WindowSize {
+        let part = |all: usize, least: usize, most: usize| (all / self.active.max(1)).clamp(least, most);
+        WindowSize { rows: part(ALL_ROWS, 16, 1_024), bytes: part(ALL_BYTES, 64 << 10, 2 << 20) }
     }
 
     /// Loads what the run can take, or goes on with a run that has become idle.
     fn advance(&mut self, id: BatchId, now: Instant) {
+        let window = self.window();
         let Some(run) = self.runs.get_mut(&id) else { return };
-        if let Some(load) = run.begin_load(now) {
+        if run.control != run.source.live.control() {
+            self.controlled(id);
+            return;
+        }
+        if run.place == Place::Away && run.can_go_on() {
+            run.place = Place::Queued;
+            self.queue.push_back(id);
+            return;
+        }
+        if let Some(load) = run.begin_load(now, window) {
             self.load(id, load);
             return;
         }
         match run.idle() {
-            None => {}
+            None => self.set_alarm(id),
             // Looked at again with the next commit.
-            Some(Idle::Settling) => _ = self.touched.insert(id),
+            Some(Idle::Settling) => _ = self.settling.insert(id),
             Some(Idle::Over) => {
                 self.deactivate(id);
                 if let Some(run) = self.runs.remove(&id) {
+                    run.lanes().for_each(|lane| self.lanes.forget(lane, id));
                     self.end(run);
                 }
             }
             Some(Idle::Again) => {
                 run.rewind();
                 self.deactivate(id);
-                self.queue.push_back(id);
+                self.touched.insert(id);
             }
             // It keeps no place from a run that has something to do.
             Some(Idle::Waiting) => self.deactivate(id),
         }
+    }
+
+    /// Wakes the dispatcher when the run's next row is due.
+    fn set_alarm(&mut self, id: BatchId) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        if let Some(due) = run.next_due()
+            && run.alarm.is_none_or(|earlier| due < earlier)
+        {
+            run.alarm = Some(due);
+            self.alarms.push(Reverse((due, id)));
+        }
+    }
+
+    /// Gives rows that were to run alone back to their batches, or to one of them; they come again by
+    /// themselves unless their batch has been stopped.
+    pub(super) fn take_back_suspects(&mut self, only: Option<BatchId>) {
+        let now = Instant::now();
+        for (batch, row) in self.lanes.take_suspects(only) {
+            if let Some(run) = self.runs.get_mut(&batch) {
+                run.in_flight -= 1;
+                run.wait(row.wait_until(now));
+                self.touched.insert(batch);
+            }
+        }
+    }
+
+    /// Takes over what was last said about how a batch is to run.
+    fn controlled(&mut self, id: BatchId) {
+        let Some(run) = self.runs.get_mut(&id) else { return };
+        run.control = run.source.live.control();
+        tracing::info!(batch = %id, priority = %run.control.priority, paused = run.control.paused, "the batch runs in another way");
+        let (paused, owner, weight) = (run.control.paused, run.spec.owner, run.weight());
+        let lanes: Vec<_> = run.ready_lanes().collect();
+        for lane in run.lanes() {
+            self.lanes.weigh(lane, id, weight);
+        }
+        for lane in lanes {
+            if let Some(lane) = self.lanes.get(lane) {
+                if paused { lane.fair.rest(id) } else { lane.fair.ready(id, owner, weight) }
+            }
+        }
+        self.take_back_suspects(Some(id));
+        self.touched.insert(id);
     }
 
     /// Prepares a batch; `cancels` came before that and are answered after it.
@@ -99,7 +179,7 @@ impl Dispatcher {
         self.busy.insert(id, Busy::Preparing { stop, cancels });
         let (events, permits) = (self.events.clone(), self.preparing.clone());
         self.tasks.spawn(async move {
-            let prepared = prepare.run(id, permits).await;
+            let prepared = Box::new(prepare.run(id, permits).await);
             let _ = events.send(Event::Prepared { batch: id, prepared });
         });
     }
@@ -110,7 +190,7 @@ impl Dispatcher {
         self.tasks.spawn(async move {
             // A panic while reading must not leave the run waiting for this load for ever.
             let loaded = blocking(move || Ok(source.load(load))).await;
-            let result = loaded.unwrap_or_else(|error: StoreError| Err((error, Vec::new())));
+            let result = loaded.unwrap_or_else(|error: StoreError| Err(Box::new(Unread { error, load: Load::default() })));
             let _ = events.send(Event::Loaded { batch, result });
         });
     }
@@ -141,31 +221,58 @@ impl Dispatcher {
             }
             let Some(provider) = self.lanes.pool_of(index).map(|pool| pool.provider.clone()) else { return false };
             let Some(lane) = self.lanes.get(index) else { return false };
-            let Some(batch) = lane.rotation.pop_front() else { return false };
-            let Some(run) = self.runs.get_mut(&batch) else { continue };
-            let Some((row, more)) = run.next(index) else { continue };
-            if more {
-                lane.rotation.push_back(batch);
+            if let Some(suspect) = lane.next_suspect() {
+                return self.dispatch_alone(index, now, provider, suspect);
             }
-            let tokens = row.tokens();
-            let epoch = self.lanes.start(index, now, tokens);
-            let attempt = Attempt {
-                context: Context { store: self.parts.store.clone(), clock: self.parts.clock.clone(), policy: self.settings.retry },
-                spec: run.spec.clone(),
-                provider,
-                routes: run.source.routes.clone(),
-                row,
-                abort: run.abort.clone(),
+            if lane.waits_for_suspects() {
+                return false;
+            }
+            let Some(batch) = lane.next() else { return false };
+            let Some(run) = self.runs.get_mut(&batch) else {
+                lane.fair.forget(batch);
+                continue;
             };
+            let Some((row, more)) = run.next(index) else {
+                lane.fair.rest(batch);
+                continue;
+            };
+            let cost = lane.cost(row.tokens());
+            lane.fair.charge(batch, cost, more);
             self.touched.insert(batch);
-            self.in_flight += 1;
-            let events = self.events.clone();
-            self.tasks.spawn(async move {
-                let ended = attempt.run().await;
-                let _ = events.send(Event::Ended { batch, lane: index, sent: Sent { tokens, epoch }, ended });
-            });
+            if row.tally.is_suspect() {
+                lane.suspects.push_back((batch, row));
+                continue;
+            }
+            self.send(index, now, provider, batch, row, false);
             return true;
         }
+    }
+
+    /// Runs a row that may be what breaks connections, with no other row on its lane.
+    fn dispatch_alone(&mut self, index: LaneIndex, now: Instant, provider: Arc<dyn Dispatch>, (batch, row): (BatchId, ReadyRow)) -> bool {
+        tracing::warn!(%batch, row = row.at.row.0, "its connection broke again and again; the row is tried with no other beside it");
+        self.send(index, now, provider, batch, row, true);
+        true
+    }
+
+    fn send(&mut self, lane: LaneIndex, now: Instant, provider: Arc<dyn Dispatch>, batch: BatchId, row: ReadyRow, alone: bool) {
+        let Some(run) = self.runs.get(&batch) else { return };
+        let Some(sent) = self.lanes.start(lane, now, row.tokens()) else { return };
+        let attempt = Attempt {
+            context: Context { store: self.parts.store.clone(), clock: self.parts.clock.clone(), policy: self.settings.retry },
+            spec: run.spec.clone(),
+            provider,
+            ways: run.source.ways.clone(),
+            row,
+            alone,
+            abort: run.abort.clone(),
+        };
+        self.in_flight += 1;
+        let events = self.events.clone();
+        self.tasks.spawn(async move {
+            let (ended, lesson) = attempt.run().await;
+            let _ = events.send(Event::Ended { batch, lane, sent, ended, lesson });
+        });
     }
 
     /// Ends a run whose rows are all with the store, or that was stopped.
@@ -206,7 +313,7 @@ impl Dispatcher {
         if self.draining {
             return now + TICK;
         }
-        let due = self.runs.values().filter_map(Run::next_due).min();
+        let due = self.alarms.peek().map(|Reverse((at, _))| *at);
         let release = self.lanes.next_release(now);
         let wake = [due, release].into_iter().flatten().min().unwrap_or(now + TICK);
         wake.max(now)

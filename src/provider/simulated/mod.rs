@@ -118,7 +118,7 @@ impl<'a> Case<'a> {
     fn end(self, call: &Call) -> Result<Answer, CallError> {
         let (seed, disturbance) = (self.seed, self.disturbance);
         let answer = |status, retry_after, body: Vec<u8>| {
-            Ok(Answer { status, request_id: Some(format!("req_{seed:016x}")), retry_after, body: Bytes::from(body) })
+            Ok(Answer { status, request_id: Some(format!("req_{seed:016x}")), retry_after, allowances: None, body: Bytes::from(body) })
         };
         let body = match self.body {
             Ok(body) => body,

@@ -1,0 +1,210 @@
+//! All that may hold back the calls of one lane, in one place: what is stated, what the provider says
+//! is left, what was found out, and whether it is well.
+//!
+//! It asks nobody and sends nothing: it is told when a call goes out and how it ended, and answers
+//! when the next one may go out.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::gauge::Gauge;
+use crate::domain::allowance::Allowances;
+use crate::domain::connection::Limits;
+use crate::domain::retry::FailureClass;
+use crate::route::breaker::{Change, Patience};
+use crate::route::window::Window;
+use crate::route::{Breaker, Limiter, Quota, Throttle};
+
+/// The longest that a `Retry-After` is obeyed. A provider that asks for more is tried again all the same.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// Failures in a row after which a lane is left alone.
+const PATIENCE: Patience = Patience { failures: 10, first: Duration::from_secs(1), longest: Duration::from_secs(60) };
+
+/// What a lane was told when a call went out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sent {
+    pub at: Instant,
+    /// About how many tokens it would take.
+    pub tokens: u64,
+    /// Which address of its provider it went to.
+    pub epoch: u32,
+    /// Calls that were out then, itself included.
+    in_flight: u32,
+    /// All that had gone out by then.
+    total: (u64, u64),
+}
+
+/// How a call ended, as far as that says anything about its lane.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Lesson {
+    pub failure: Option<FailureClass>,
+    /// Tokens read and written, if the provider said so.
+    pub tokens: Option<u64>,
+    pub allowances: Option<Box<Allowances>>,
+}
+
+/// The valve of a lane.
+#[derive(Debug)]
+pub(super) struct Valve {
+    limits: Limits,
+    /// The most calls at a time that anybody would bear.
+    most: u32,
+    pub gauge: Gauge,
+    limiter: Limiter,
+    throttle: Throttle,
+    requests: Quota,
+    tokens: Quota,
+    breaker: Breaker,
+    hold: Option<Instant>,
+    /// Calls and tokens that have gone out.
+    total: (u64, u64),
+    ended: Window,
+}
+
+impl Valve {
+    /// A valve for what is stated of the lane; an unknown limit is looked for up to `most`.
+    pub fn new(limits: Limits, most: u32) -> Self {
+        Self {
+            limits,
+            most,
+            gauge: Gauge::new(limits),
+            limiter: Limiter::new(limits.in_flight, most),
+            throttle: Throttle::default(),
+            requests: Quota::default(),
+            tokens: Quota::default(),
+            breaker: Breaker::new(PATIENCE),
+            hold: None,
+            total: (0, 0),
+            ended: Window::default(),
+        }
+    }
+
+    /// Takes what a new catalog says.
+    pub fn set(&mut self, limits: Limits, now: Instant) {
+        self.limits = limits;
+        self.limiter.set(limits.in_flight, self.most);
+        self.gauge.set(limits, now);
+    }
+
+    /// Forgets what was learnt: its provider is at another address now.
+    pub fn forget(&mut self) {
+        let in_flight = self.gauge.in_flight;
+        *self = Self { total: self.total, ..Self::new(self.limits, self.most) };
+        self.gauge.in_flight = in_flight;
+    }
+
+    /// When a call may start; `None` if that is not a question of time alone.
+    pub fn ready_at(&self, now: Instant) -> Option<Instant> {
+        if self.gauge.in_flight >= self.limiter.limit() {
+            return None;
+        }
+        let well = self.breaker.ready_at(now)?;
+        let waits = [self.hold, self.throttle.ready_at(now), self.requests.ready_at(now), self.tokens.ready_at(now)];
+        Some(waits.into_iter().flatten().fold(well.max(self.gauge.paced_until(now)), Instant::max))
+    }
+
+    /// A call goes out.
+    pub fn start(&mut self, now: Instant, tokens: u64, epoch: u32) -> Sent {
+        self.total = (self.total.0 + 1, self.total.1.saturating_add(tokens));
+        self.gauge.start(now, tokens);
+        self.throttle.take(now);
+        self.requests.take(now, 1);
+        self.tokens.take(now, tokens);
+        self.breaker.start(now);
+        Sent { at: now, tokens, epoch, in_flight: self.gauge.in_flight, total: self.total }
+    }
+
+    /// A call has ended; `lesson` is `None` if that says nothing. Tells whether the lane is left alone
+    /// from now on, or is well again.
+    pub fn end(&mut self, now: Instant, sent: &Sent, lesson: Option<&Lesson>) -> Change {
+        let in_flight = self.gauge.in_flight.max(sent.in_flight);
+        self.gauge.end(now, sent.tokens, lesson.and_then(|lesson| lesson.tokens));
+        let Some(lesson) = lesson else {
+            self.breaker.on_nothing(sent.at);
+            return Change::None;
+        };
+        if let Some(said) = &lesson.allowances {
+            self.told(now, sent, said);
+        }
+        if let Some(wait) = lesson.failure.and_then(FailureClass::retry_after) {
+            let until = now + wait.min(LONGEST_WAIT);
+            self.hold = Some(self.hold.map_or(until, |earlier| earlier.max(until)));
+        }
+        match lesson.failure {
+            // A refusal of the request is an answer: the lane itself is well.
+            None | Some(FailureClass::Refused { .. } | FailureClass::ResponseTooLarge | FailureClass::InvalidResponse) => {
+                self.ended.count(now);
+                self.throttle.on_accepted(now);
+                let took = now.saturating_duration_since(sent.at);
+                self.limiter.on_success(now, in_flight, took, lesson.tokens.unwrap_or(1));
+                self.breaker.on_success(sent.at)
+            }
+            Some(FailureClass::RateLimited { .. }) => {
+                self.throttle.on_refused(now, sent.at);
+                self.limiter.on_refused(now, sent.in_flight);
+                self.breaker.on_nothing(sent.at);
+                Change::None
+            }
+            Some(FailureClass::Unavailable { status: 503 | 529, .. } | FailureClass::TimedOut) => {
+                self.limiter.on_overload(now);
+                self.failed(now, sent)
+            }
+            // About the request, or about somebody else's.
+            Some(FailureClass::Unavailable { status: 408 | 409 | 425, .. } | FailureClass::Connect) => {
+                self.breaker.on_nothing(sent.at);
+                Change::None
+            }
+            Some(FailureClass::Unavailable { .. } | FailureClass::Interrupted) => self.failed(now, sent),
+        }
+    }
+
+    fn failed(&mut self, now: Instant, sent: &Sent) -> Change {
+        let change = self.breaker.on_failure(now, sent.at);
+        if let Change::Tripped(_) = change {
+            self.limiter.begin_again(now);
+        }
+        change
+    }
+
+    fn told(&mut self, now: Instant, sent: &Sent, said: &Allowances) {
+        if let Some(requests) = said.requests {
+            self.requests.told(now, requests, self.total.0 - sent.total.0);
+        }
+        if let Some(tokens) = said.tokens {
+            self.tokens.told(now, tokens, self.total.1.saturating_sub(sent.total.1));
+        }
+    }
+
+    /// Calls that it may have in flight now; `None` if nobody knows a bound.
+    pub fn allowed(&self) -> Option<u32> {
+        Some(self.limiter.limit()).filter(|limit| *limit < self.most)
+    }
+
+    /// Calls a minute that it keeps to at present, stated or found out.
+    pub fn per_minute(&self) -> Option<u64> {
+        let found = self.throttle.rate().map(|rate| Duration::from_secs_f64(rate * 60.0).as_secs().max(1));
+        let stated = self.limits.requests_per_minute.map(u64::from);
+        [found, stated].into_iter().flatten().min()
+    }
+
+    /// Until when it is left alone.
+    pub fn resting_until(&self, now: Instant) -> Option<Instant> {
+        [self.hold, self.breaker.resting_until()].into_iter().flatten().filter(|until| *until > now).max()
+    }
+
+    /// Since when nothing has gone well; `None` while it is well.
+    pub fn unwell_since(&self) -> Option<Instant> {
+        self.breaker.unwell_since()
+    }
+
+    /// Calls that ended well in a second, over the last minute.
+    pub fn rate(&self, now: Instant) -> f64 {
+        self.ended.rate(now, Duration::from_secs(60))
+    }
+
+    /// Whether a minute's tokens are what it is short of, so that they are what is shared.
+    pub fn counts_tokens(&self) -> bool {
+        self.limits.tokens_per_minute.is_some()
+    }
+}

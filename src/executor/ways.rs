@@ -1,0 +1,173 @@
+//! Where the rows of a batch may go at present: for each of its models the planned offering, and those
+//! that it may fall back to.
+//!
+//! Made anew whenever the catalog, a hold or the health of a lane changes; rows that are on their way
+//! keep the one they were made for.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::lane::Lanes;
+use super::run::LaneIndex;
+use crate::catalog::Snapshot;
+use crate::domain::id::BatchId;
+use crate::domain::lane::{Hold, LaneHold, hold_on};
+use crate::domain::money::PriceSheet;
+use crate::domain::plan::{Plan, PlannedModel};
+
+/// One way for the rows of a model.
+#[derive(Debug, Clone)]
+pub(super) struct Route {
+    /// `None` while nothing can go there.
+    pub lane: Option<LaneIndex>,
+    /// It has not been well for a while; another way is better.
+    avoided: bool,
+    /// The provider's name for the model.
+    pub upstream: Arc<str>,
+    /// The lane as it is recorded with attempts: `provider/upstream`.
+    pub name: Arc<str>,
+    /// What the batch pays, fixed when it was validated.
+    pub price: PriceSheet,
+}
+
+impl Route {
+    fn is_good(&self) -> bool {
+        self.lane.is_some() && !self.avoided
+    }
+}
+
+/// The ways of one model: a range of the routes, and the one that fresh rows take.
+#[derive(Debug, Clone, Copy)]
+struct OfModel {
+    first: u16,
+    count: u16,
+    entry: u16,
+}
+
+/// The ways of a batch.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ways {
+    routes: Vec<Route>,
+    models: Vec<OfModel>,
+}
+
+impl Ways {
+    pub fn get(&self, route: u16) -> Option<&Route> {
+        self.routes.get(usize::from(route))
+    }
+
+    /// The lane that a route leads to, if anything can go there.
+    pub fn lane(&self, route: u16) -> Option<LaneIndex> {
+        self.get(route)?.lane
+    }
+
+    /// The route that fresh rows of a model take.
+    pub fn entry(&self, model: u16) -> Option<u16> {
+        self.models.get(usize::from(model)).map(|model| model.entry)
+    }
+
+    /// The lane that fresh rows of a model go to.
+    pub fn entry_lane(&self, model: u16) -> Option<LaneIndex> {
+        self.lane(self.entry(model)?)
+    }
+
+    /// Where a row goes that was to take `route`: there if that is possible, else where fresh rows go.
+    pub fn instead_of(&self, route: u16) -> u16 {
+        match self.get(route) {
+            Some(known) if known.is_good() => route,
+            _ => self.of(route).map_or(route, |model| model.entry),
+        }
+    }
+
+    /// Where a row may go that a lane has failed for good.
+    pub fn after(&self, route: u16) -> Option<u16> {
+        let model = self.of(route)?;
+        (route + 1..model.first + model.count).find(|next| self.get(*next).is_some_and(Route::is_good))
+    }
+
+    fn of(&self, route: u16) -> Option<&OfModel> {
+        self.models.iter().find(|model| (model.first..model.first + model.count).contains(&route))
+    }
+
+    /// Whether a route leads to the same lane under the same name of its model as it did before.
+    pub fn is_as_before(&self, before: &Self, route: u16) -> bool {
+        let way = |ways: &Self| ways.get(route).map(|route| (route.lane, route.upstream.clone()));
+        way(self) == way(before)
+    }
+
+    /// For each model the lane of its fresh rows.
+    pub fn entry_lanes(&self) -> impl Iterator<Item = Option<LaneIndex>> + '_ {
+        self.models.iter().map(|model| self.lane(model.entry))
+    }
+}
+
+/// What decides about ways besides the plan.
+pub(super) struct Circumstances<'a> {
+    pub catalog: &'a Snapshot,
+    pub holds: &'a [LaneHold],
+    pub now: Instant,
+}
+
+/// The ways of a plan's models, in the plan's order.
+///
+/// A batch stays with the provider that it was planned with for as long as that one serves the
+/// model, unless its lane is drained or has not been well for a while and the plan has another. What
+/// was planned with the simulated provider stays simulated, and nothing else ever becomes simulated:
+/// its client was promised real answers. Prices never change.
+pub(super) fn ways(id: BatchId, plan: &Plan, around: &Circumstances<'_>, lanes: &mut Lanes) -> Arc<Ways> {
+    let mut ways = Ways::default();
+    for model in &plan.models {
+        let first = u16::try_from(ways.routes.len()).unwrap_or(u16::MAX);
+        let way = way(model, around.catalog);
+        let (provider, upstream) = way.unwrap_or((&model.provider, &model.upstream));
+        ways.routes.push(route(provider, upstream, way.is_some(), model.price, around, lanes));
+        for other in &model.alternatives {
+            let serves = around.catalog.serves(&model.requested, &other.provider, &other.upstream) == Some(&other.upstream);
+            ways.routes.push(route(&other.provider, &other.upstream, serves, other.price, around, lanes));
+        }
+        let routes = &ways.routes[usize::from(first)..];
+        let waits = way.is_some() && is_paused(provider, upstream, around);
+        let better = (0..).zip(routes).find(|(_, route)| route.is_good() && !waits).map_or(0, |(index, _)| index);
+        if routes.get(usize::from(better)).is_none_or(|route| route.lane.is_none()) {
+            let why = if way.is_some() { "their lane is held" } else { "no provider serves their model" };
+            tracing::warn!(batch = %id, model = model.requested, "rows wait until the catalog or a hold changes: {why}");
+        }
+        let count = u16::try_from(routes.len()).unwrap_or(u16::MAX);
+        ways.models.push(OfModel { first, count, entry: first + better });
+    }
+    Arc::new(ways)
+}
+
+fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around: &Circumstances<'_>, lanes: &mut Lanes) -> Route {
+    let held = hold_on(around.holds, provider, Some(upstream)).is_some() || around.catalog.is_paused(provider, upstream);
+    let lane = if serves && !held { lanes.of(provider, upstream, around.catalog) } else { None };
+    let avoided = lane.is_some_and(|lane| lanes.is_avoided(lane, around.now));
+    Route { lane, avoided, upstream: upstream.into(), name: format!("{provider}/{upstream}").into(), price }
+}
+
+/// Whether rows wait for a lane instead of going elsewhere.
+fn is_paused(provider: &str, upstream: &str, around: &Circumstances<'_>) -> bool {
+    match hold_on(around.holds, provider, Some(upstream)) {
+        Some(hold) => hold == Hold::Paused,
+        None => around.catalog.is_paused(provider, upstream),
+    }
+}
+
+/// The provider that serves a planned model now, and its name for it.
+fn way<'a>(model: &'a PlannedModel, catalog: &'a Snapshot) -> Option<(&'a str, &'a str)> {
+    let simulated = |provider: &str| catalog.provider(provider).is_some_and(|provider| !provider.is_real());
+    let PlannedModel { requested, provider, upstream, .. } = model;
+    if let Some(upstream) = catalog.serves(requested, provider, upstream) {
+        return Some((provider, upstream));
+    }
+    if simulated(provider) {
+        // It answers for every model, and is never replaced by anybody who would send a bill.
+        return catalog.is_usable(provider).then_some((provider, upstream));
+    }
+    let other = catalog.resolve(requested).ok().filter(|other| !simulated(other.provider))?;
+    // From one who offers the model only to another who does: a server that takes every model may not
+    // have it, and its client may not want it to be asked.
+    let offered = catalog.offers_of(requested).next().is_none() || catalog.offers_of(requested).any(|id| id == other.provider);
+    offered.then_some((other.provider, other.upstream))
+}

@@ -1,0 +1,204 @@
+//! Leaving a provider alone that only fails, and trying it again with one call.
+//!
+//! Pure: it is told what happened and when. Invariant: on probation at most one call is out.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// When to give up on somebody, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Failures in a row after which it rests.
+    pub failures: u32,
+    /// The first rest; each further one in a row is twice as long.
+    pub first: Duration,
+    /// The longest rest.
+    pub longest: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    /// Calls go through; so many have failed in a row.
+    Closed { failures: u32 },
+    /// None goes through until then.
+    Resting { until: Instant },
+    /// One is out to see whether it is well again.
+    Probation { out: bool },
+}
+
+/// A breaker.
+#[derive(Debug, Clone)]
+pub struct Breaker {
+    patience: Patience,
+    state: State,
+    /// Rests in a row.
+    rests: u32,
+    /// Calls that began before this say nothing new.
+    since: Option<Instant>,
+    first_rest: Option<Instant>,
+}
+
+/// What an end of a call did to a breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    None,
+    /// It rests from now on, for so long.
+    Tripped(Duration),
+    /// It is well again.
+    Recovered,
+}
+
+impl Breaker {
+    /// A breaker of that patience.
+    pub fn new(patience: Patience) -> Self {
+        Self { patience, state: State::Closed { failures: 0 }, rests: 0, since: None, first_rest: None }
+    }
+
+    /// When a call may start; `None` while one is out on probation.
+    pub fn ready_at(&self, now: Instant) -> Option<Instant> {
+        match self.state {
+            State::Closed { .. } | State::Probation { out: false } => Some(now),
+            State::Resting { until } => Some(until.max(now)),
+            State::Probation { out: true } => None,
+        }
+    }
+
+    /// Until when it rests, if it does.
+    pub fn resting_until(&self) -> Option<Instant> {
+        match self.state {
+            State::Resting { until } => Some(until),
+            State::Closed { .. } | State::Probation { .. } => None,
+        }
+    }
+
+    /// Since when nothing has gone well; `None` while it is well.
+    pub fn unwell_since(&self) -> Option<Instant> {
+        self.first_rest
+    }
+
+    /// A call goes out.
+    pub fn start(&mut self, now: Instant) {
+        match self.state {
+            State::Resting { until } if until <= now => {
+                self.state = State::Probation { out: true };
+                self.since = Some(now);
+            }
+            State::Probation { .. } => self.state = State::Probation { out: true },
+            State::Resting { .. } | State::Closed { .. } => {}
+        }
+    }
+
+    fn is_old(&self, started: Instant) -> bool {
+        self.since.is_some_and(|since| started < since)
+    }
+
+    /// A call that went out at `started` came back well.
+    pub fn on_success(&mut self, started: Instant) -> Change {
+        match self.state {
+            State::Closed { .. } => self.state = State::Closed { failures: 0 },
+            State::Resting { .. } | State::Probation { .. } if self.is_old(started) => {}
+            State::Resting { .. } | State::Probation { .. } => {
+                self.state = State::Closed { failures: 0 };
+                (self.rests, self.first_rest) = (0, None);
+                return Change::Recovered;
+            }
+        }
+        Change::None
+    }
+
+    /// It failed in a way that says something about the provider.
+    pub fn on_failure(&mut self, now: Instant, started: Instant) -> Change {
+        if self.is_old(started) {
+            return Change::None;
+        }
+        match &mut self.state {
+            State::Closed { failures } => {
+                *failures += 1;
+                if *failures < self.patience.failures.max(1) {
+                    return Change::None;
+                }
+            }
+            State::Resting { .. } => return Change::None,
+            State::Probation { .. } => {}
+        }
+        let rest = self.patience.first.saturating_mul(1 << self.rests.min(20)).min(self.patience.longest);
+        self.rests += 1;
+        self.first_rest.get_or_insert(now);
+        self.state = State::Resting { until: now + rest };
+        // What went out before has met the same trouble.
+        self.since = Some(now);
+        Change::Tripped(rest)
+    }
+
+    /// It ended in a way that says nothing.
+    pub fn on_nothing(&mut self, started: Instant) {
+        if let State::Probation { out } = &mut self.state
+            && self.since.is_none_or(|since| started >= since)
+        {
+            *out = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const PATIENCE: Patience = Patience { failures: 3, first: SECOND, longest: Duration::from_secs(5) };
+
+    #[test]
+    fn it_rests_longer_each_time_and_one_call_tries_it_again() {
+        let start = Instant::now();
+        let mut breaker = Breaker::new(PATIENCE);
+        assert_eq!([0; 2].map(|_| breaker.on_failure(start, start)), [Change::None; 2]);
+        breaker.on_success(start);
+        let trips = [0; 4].map(|_| breaker.on_failure(start, start));
+        assert_eq!(trips, [Change::None, Change::None, Change::Tripped(SECOND), Change::None]);
+        let mut now = start;
+        for rest in [1, 2, 4, 5, 5] {
+            assert_eq!(breaker.ready_at(now), Some(now + SECOND * rest));
+            now += SECOND * rest;
+            breaker.start(now);
+            assert_eq!(breaker.ready_at(now), None, "one call is out");
+            breaker.on_nothing(now);
+            assert_eq!(breaker.ready_at(now), Some(now), "it said nothing, another may try");
+            breaker.start(now);
+            breaker.on_success(start);
+            assert_eq!(breaker.ready_at(now), None, "an answer to an old call is no proof");
+            assert!(matches!(breaker.on_failure(now, now), Change::Tripped(_)));
+            assert_eq!(breaker.unwell_since(), Some(start));
+        }
+        now += SECOND * 5;
+        breaker.start(now);
+        assert_eq!((breaker.on_success(now), breaker.unwell_since()), (Change::Recovered, None));
+        assert_eq!(breaker.ready_at(now), Some(now));
+    }
+
+    proptest! {
+        #[test]
+        fn probation_lets_one_call_out_and_never_blocks_for_good(events in proptest::collection::vec((0u64..3_000, 0u8..4), 1..300)) {
+            let mut now = Instant::now();
+            let mut breaker = Breaker::new(PATIENCE);
+            let mut out = Vec::new();
+            for (millis, event) in events {
+                now += Duration::from_millis(millis);
+                if breaker.ready_at(now) == Some(now) {
+                    breaker.start(now);
+                    out.push(now);
+                }
+                if out.is_empty() { continue; }
+                let started = out.remove(0);
+                match event {
+                    0 => _ = breaker.on_success(started),
+                    1 | 2 => _ = breaker.on_failure(now, started),
+                    _ => breaker.on_nothing(started),
+                }
+                let probation = matches!(breaker.state, State::Probation { out: true });
+                prop_assert!(!probation || !out.is_empty(), "{breaker:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! How many calls a second a provider takes that does not say so, found out from those it turns away.
+//!
+//! Nothing is throttled until a call is turned away. Then calls go out evenly, a little slower than
+//! those that were accepted in the last second; the rate comes back fast up to a remembered ceiling,
+//! just below where the trouble was, and creeps on from there, the faster the longer all is well. So
+//! the limit is touched now and then, by a few calls, and found anew when it has changed.
+//!
+//! Pure: it is told what happened and when. Invariant: once throttled, no second sees more than the
+//! rate and a burst of [`BURST`].
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::window::Window;
+
+/// Calls that say something about a rate.
+const ENOUGH: u32 = 20;
+/// The longest that is looked back.
+const LONG: Duration = Duration::from_secs(60);
+/// A burst of refusals is one event, not many.
+const STEP: Duration = Duration::from_secs(1);
+/// How often the rate grows.
+const GROWTH: Duration = Duration::from_millis(250);
+/// Growth towards the ceiling in one such time: it doubles in a second.
+const FAST: f64 = 1.19;
+/// Where the fast way ends, and where a cut at the limit goes to, as parts of it.
+const NEAR: f64 = 0.985;
+const BELOW: f64 = 0.97;
+/// Growth beyond it in one such time, at first and at most, as parts of the ceiling.
+const CREEP: f64 = 0.002;
+const RUN: f64 = 0.05;
+/// By how much growth itself grows each time.
+const FASTER: f64 = 1.06;
+/// Calls a second at least, unless even fewer are accepted: somebody has to find out.
+const LEAST: f64 = 1.0;
+/// The slowest of all.
+const SLOWEST: f64 = 1.0 / 30.0;
+/// What may go out at once, as time: the dispatcher is not woken more often.
+const BURST: Duration = Duration::from_millis(10);
+/// Beyond this multiple of the ceiling, or this many calls a second, there is no limit any more.
+const FREE: f64 = 16.0;
+const MOST: f64 = 100_000.0;
+
+/// The rate of one lane.
+#[derive(Debug, Clone, Default)]
+pub struct Throttle {
+    accepted: Window,
+    found: Option<Found>,
+}
+
+#[derive(Debug, Clone)]
+struct Found {
+    /// Calls a second.
+    rate: f64,
+    /// What was accepted when calls were last turned away; without bound until that has happened to a
+    /// rate of ours.
+    ceiling: f64,
+    creep: f64,
+    /// When all that went out would have gone out evenly.
+    even: Instant,
+    last_cut: Instant,
+    last_growth: Instant,
+}
+
+impl Throttle {
+    /// The calls a second that may go out; `None` while nothing was turned away.
+    pub fn rate(&self) -> Option<f64> {
+        self.found.as_ref().map(|found| found.rate)
+    }
+
+    /// The earliest moment at which a call may go out; `None` for now.
+    pub fn ready_at(&self, now: Instant) -> Option<Instant> {
+        let found = self.found.as_ref()?;
+        let ready = found.even.checked_sub(BURST)?;
+        (ready > now).then_some(ready)
+    }
+
+    /// A call goes out.
+    pub fn take(&mut self, now: Instant) {
+        let Some(found) = &mut self.found else { return };
+        // It grows while it is what holds calls back, and only then.
+        let binding = now.saturating_duration_since(found.even) <= found.gap().max(STEP / 10);
+        if binding {
+            found.grow(now);
+        } else {
+            found.last_growth = now;
+        }
+        found.even = found.even.max(now) + found.gap();
+        if found.rate > (found.ceiling * FREE).min(MOST) {
+            self.found = None;
+        }
+    }
+
+    /// A call that was sent at `sent` was taken up.
+    pub fn on_accepted(&mut self, now: Instant) {
+        self.accepted.count(now);
+    }
+
+    /// A call that was sent at `sent` was turned away.
+    pub fn on_refused(&mut self, now: Instant, sent: Instant) {
+        let seen = self.found.as_ref().map_or(STEP, |found| found.gap().saturating_mul(ENOUGH));
+        let accepted = self.accepted.rate(now, seen);
+        let Some(found) = &mut self.found else {
+            let rate = (accepted * BELOW).max(self.accepted.rate(now, LONG).min(LEAST)).max(SLOWEST);
+            self.found = Some(Found { rate, ceiling: f64::INFINITY, creep: CREEP, even: now, last_cut: now, last_growth: now });
+            return;
+        };
+        // What was sent before the last cut, or just after it, has nothing new to say.
+        let step = STEP.max(found.gap().saturating_mul(2));
+        if sent <= found.last_cut || now.saturating_duration_since(found.last_cut) < step {
+            found.last_growth = now;
+            return;
+        }
+        let least = self.accepted.rate(now, LONG).clamp(SLOWEST, LEAST);
+        let (rate, searched) = (found.rate, found.ceiling.is_infinite());
+        let known = if searched { rate } else { found.ceiling };
+        let (rate, ceiling) = match accepted / rate {
+            // Whoever takes nothing for a while has not got another limit.
+            share if share < 0.1 => (rate * 0.5, known),
+            share if share < 0.5 => (rate * 0.5, known * 0.9),
+            _ => (accepted.min(rate) * BELOW, accepted.min(rate)),
+        };
+        found.rate = rate.max(least);
+        found.ceiling = ceiling.max(found.rate);
+        // A search may have ended by chance, on a burst that was not taken.
+        found.creep = if searched { CREEP * 5.0 } else { CREEP };
+        (found.last_cut, found.last_growth) = (now, now);
+    }
+}
+
+impl Found {
+    fn gap(&self) -> Duration {
+        Duration::from_secs_f64(1.0 / self.rate.max(SLOWEST))
+    }
+
+    fn grow(&mut self, now: Instant) {
+        // However long nothing went out, one call is no proof of much more.
+        if now.saturating_duration_since(self.last_growth) < GROWTH {
+            return;
+        }
+        self.last_growth = now;
+        if self.rate < self.ceiling * NEAR {
+            self.rate = (self.rate * FAST).min(self.ceiling * NEAR);
+        } else {
+            self.rate += self.ceiling * self.creep;
+            self.creep = (self.creep * FASTER).min(RUN);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MILLI: Duration = Duration::from_millis(1);
+
+    /// What a provider does to a call at a moment, counted from the start.
+    type Provider = Box<dyn FnMut(Duration) -> bool>;
+
+    fn bucket(per_second: f64, burst: f64) -> Provider {
+        let (mut level, mut last) = (burst, Duration::ZERO);
+        Box::new(move |at| {
+            level = (level + (at - last).as_secs_f64() * per_second).min(burst);
+            last = at;
+            let takes = level >= 1.0;
+            level -= if takes { 1.0 } else { 0.0 };
+            takes
+        })
+    }
+
+    fn windows(length: Duration, calls: u32) -> Provider {
+        let mut used = (0, 0);
+        Box::new(move |at| {
+            let window = at.as_nanos() / length.as_nanos();
+            used = if used.0 == window { (window, used.1 + 1) } else { (window, 1) };
+            used.1 <= calls
+        })
+    }
+
+    /// Calls go out as soon as they may, answered after `latency`, for so many seconds; those accepted
+    /// and those turned away in each second.
+    fn drive(provider: &mut Provider, latency: Duration, seconds: usize) -> Vec<(u32, u32)> {
+        let (start, mut throttle) = (Instant::now(), Throttle::default());
+        let mut tally = vec![(0, 0); seconds];
+        let mut flying = std::collections::VecDeque::new();
+        let end = start + Duration::from_secs(seconds as u64);
+        let mut now = start;
+        while now < end {
+            while flying.front().is_some_and(|(back, _, _)| *back <= now) {
+                let (back, sent, taken): (Instant, Instant, bool) = flying.pop_front().unwrap();
+                if taken { throttle.on_accepted(back) } else { throttle.on_refused(back, sent) }
+            }
+            let mut room = 64_usize.saturating_sub(flying.len());
+            while room > 0 && throttle.ready_at(now).is_none() {
+                throttle.take(now);
+                let taken = provider(now - start);
+                let second = &mut tally[usize::try_from((now - start).as_secs()).unwrap()];
+                if taken {
+                    second.0 += 1
+                } else {
+                    second.1 += 1
+                }
+                flying.push_back((now + latency, now, taken));
+                room -= 1;
+            }
+            now += MILLI;
+        }
+        tally
+    }
+
+    fn shares(tally: &[(u32, u32)], per_second: f64) -> (f64, f64) {
+        let (taken, refused) = tally.iter().fold((0.0, 0.0), |sum, each| (sum.0 + f64::from(each.0), sum.1 + f64::from(each.1)));
+        (taken / (per_second * tally.len() as f64), refused / (taken + refused))
+    }
+
+    #[test]
+    fn an_unknown_rate_is_found_used_up_and_seldom_passed() {
+        type Maker = (&'static str, fn() -> Provider);
+        let makers: [Maker; 3] =
+            [("bucket", || bucket(200.0, 20.0)), ("no burst", || bucket(200.0, 1.0)), ("windows", || windows(MILLI * 1_000, 200))];
+        for (name, make) in makers {
+            for latency in [5, 50, 300] {
+                let mut provider = make();
+                let tally = drive(&mut provider, MILLI * latency, 70);
+                let (used, refused) = shares(&tally[10..], 200.0);
+                assert!(used >= 0.95 && refused <= 0.03, "{name}, {latency} ms: {used:.3} used, {refused:.3} turned away, {tally:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_limit_that_changes_is_followed_up_and_down() {
+        let mut before = bucket(400.0, 20.0);
+        let mut after = bucket(100.0, 20.0);
+        let mut provider: Provider = Box::new(move |at| if (30..60).contains(&at.as_secs()) { after(at) } else { before(at) });
+        let tally = drive(&mut provider, MILLI * 20, 110);
+        for (seconds, rate) in [(10..30, 400.0), (40..60, 100.0), (85..110, 400.0)] {
+            let (used, refused) = shares(&tally[seconds.clone()], rate);
+            assert!(used >= 0.9 && refused <= 0.05, "{seconds:?}: {used:.3} used, {refused:.3} turned away, {tally:?}");
+        }
+    }
+
+    #[test]
+    fn an_outage_of_refusals_is_not_hammered_and_soon_forgotten() {
+        let mut limit = bucket(200.0, 20.0);
+        let mut provider: Provider = Box::new(move |at| !(20..50).contains(&at.as_secs()) && limit(at));
+        let tally = drive(&mut provider, MILLI * 20, 80);
+        let refused: u32 = tally[25..50].iter().map(|second| second.1).sum();
+        assert!(refused <= 150, "{refused} calls while nothing was taken: {tally:?}");
+        let (used, _) = shares(&tally[62..80], 200.0);
+        assert!(used >= 0.9, "{used:.3} {tally:?}");
+    }
+
+    #[test]
+    fn slow_rates_are_found_too() {
+        let tally = drive(&mut bucket(0.5, 1.0), MILLI * 100, 600);
+        let (used, refused) = shares(&tally[120..], 0.5);
+        assert!(used >= 0.85 && refused <= 0.15, "{used:.3} used, {refused:.3} turned away {tally:?}");
+    }
+
+    #[test]
+    fn what_is_never_turned_away_is_never_throttled() {
+        let (now, mut throttle) = (Instant::now(), Throttle::default());
+        for turn in 0..10_000 {
+            assert_eq!(throttle.ready_at(now), None);
+            throttle.take(now);
+            throttle.on_accepted(now + MILLI * turn);
+        }
+        assert_eq!(throttle.rate(), None);
+    }
+}

@@ -1,0 +1,119 @@
+//! Whether another number of calls in flight pays: what is done in a round before the change against
+//! what is done in one after it.
+//!
+//! Work is counted, not calls alone: long calls that do more are no reason to think that a server is
+//! slow. Pure, as everything beside it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The fewest calls that say anything.
+const LEAST_CALLS: u32 = 8;
+/// A shorter round says more about the clock than about the server.
+const LEAST_TIME: Duration = Duration::from_millis(200);
+/// A step up pays if it brings at least this part of what it could.
+const PAYS: f64 = 0.25;
+/// Calls that take this many times as long as they did at best are worth a step down, as an experiment.
+const SLOW: f64 = 2.0;
+/// A step down is kept if no more than this part of the work is lost.
+const LOSS: f64 = 0.05;
+/// Steps down are at least this far apart.
+const CALM: Duration = Duration::from_secs(10);
+
+/// What happened while a limit did not change.
+#[derive(Debug, Clone, Default)]
+pub struct Round {
+    began: Option<Instant>,
+    last: Option<Instant>,
+    calls: u32,
+    work: u64,
+    took: Duration,
+}
+
+impl Round {
+    /// A call ended.
+    pub fn count(&mut self, now: Instant, took: Duration, work: u64) {
+        if self.began.is_none() {
+            // The first end begins the round: what came before it was under another limit.
+            self.began = Some(now);
+            return;
+        }
+        self.last = Some(now);
+        self.calls += 1;
+        self.work = self.work.saturating_add(work.max(1));
+        self.took += took;
+    }
+
+    /// Whether it says enough about a limit of so many calls.
+    pub fn is_over(&self, limit: u32) -> bool {
+        self.calls >= limit.max(LEAST_CALLS) && self.length() >= LEAST_TIME
+    }
+
+    fn length(&self) -> Duration {
+        self.last.zip(self.began).map_or(Duration::ZERO, |(last, began)| last.saturating_duration_since(began))
+    }
+
+    /// Work a second.
+    #[expect(clippy::cast_precision_loss, reason = "rates are compared by parts of ten")]
+    fn rate(&self) -> f64 {
+        self.work as f64 / self.length().as_secs_f64().max(1e-3)
+    }
+
+    /// Seconds for one unit of work, as a call sees it.
+    #[expect(clippy::cast_precision_loss, reason = "times are compared by their multiples")]
+    fn pace(&self) -> f64 {
+        self.took.as_secs_f64() / self.work.max(1) as f64
+    }
+}
+
+/// What a round says about the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing speaks against it.
+    Fine,
+    /// The last step did not pay; go back to this limit.
+    TakeBack(u32),
+    /// Calls take long: try with this limit.
+    StepDown(u32),
+}
+
+/// A step whose effect is awaited, and how fast calls were at best.
+#[derive(Debug, Clone, Default)]
+pub struct Trial {
+    /// The limit before the step, and the work a second under it.
+    step: Option<(u32, f64)>,
+    best_pace: Option<f64>,
+    last_down: Option<Instant>,
+}
+
+impl Trial {
+    /// A step up from this limit begins; `round` was the last one under it.
+    pub fn begin(&mut self, limit: u32, round: &Round) {
+        self.step = Some((limit, round.rate()));
+    }
+
+    /// Judges a round under `limit`.
+    pub fn judge(&mut self, round: &Round, now: Instant, limit: u32) -> Verdict {
+        if let Some((before, rate)) = self.step.take() {
+            let gain = round.rate() / rate.max(f64::MIN_POSITIVE) - 1.0;
+            let hoped = f64::from(limit) / f64::from(before.max(1)) - 1.0;
+            // Up: it must bring something. Down: it must cost nothing.
+            let keeps = if limit > before { gain >= hoped * PAYS } else { gain >= -LOSS };
+            if !keeps {
+                return Verdict::TakeBack(before);
+            }
+        }
+        let pace = round.pace();
+        let best = self.best_pace.map_or(pace, |best| best.min(pace));
+        // Forgotten slowly: a model that has become slower for good is not queueing.
+        self.best_pace = Some(best * 1.005);
+        let calm = self.last_down.is_none_or(|last| now.saturating_duration_since(last) >= CALM);
+        if pace > best * SLOW && calm && limit > 1 {
+            self.last_down = Some(now);
+            self.step = Some((limit, round.rate()));
+            return Verdict::StepDown((limit - limit / 4).min(limit - 1));
+        }
+        Verdict::Fine
+    }
+}
