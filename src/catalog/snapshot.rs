@@ -270,6 +270,17 @@ impl Snapshot {
         }
     }
 
+    /// The offerings of a known model besides the given one that rows may be sent to, the cheapest
+    /// first, each with whether its provider is a server of the operator's own. None of a stand-in.
+    pub fn others(&self, model: &str, provider: &str, upstream: &str) -> Vec<(Route<'_>, bool)> {
+        let Some(known) = self.model(model) else { return Vec::new() };
+        let usable = self.offers(known).filter(|offer| offer.usable && offer.provider.is_real());
+        let others = usable.filter(|offer| (offer.provider.id(), offer.offering.upstream.as_str()) != (provider, upstream));
+        let mut others: Vec<_> = others.map(|offer| (self.to(offer.offering, known), offer.provider.is_local)).collect();
+        others.sort_by_key(|(route, _)| route.price.input.unwrap_or_default().saturating_add(route.price.output.unwrap_or_default()));
+        others
+    }
+
     /// The providers that offer a model, usable or not.
     pub fn offers_of(&self, model: &str) -> impl Iterator<Item = &str> {
         let offerings = self.model(model).map_or(&[][..], |known| &known.offerings);

@@ -109,6 +109,9 @@ impl Default for RetryPolicy {
     }
 }
 
+/// A connection may break by chance, and twice.
+const SUSPICIOUS: u32 = 3;
+
 /// Attempts of one row so far, the latest included.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -142,9 +145,13 @@ impl Tally {
     /// Whether the row may be what breaks the connections, those of other rows among them: it is then
     /// tried once more, with no other row on its lane.
     pub const fn is_suspect(&self) -> bool {
-        /// A connection may break by chance, and twice.
-        const CUTS: u32 = 3;
-        self.cut >= CUTS
+        self.cut >= SUSPICIOUS
+    }
+
+    /// The same with so many broken connections that the row is suspect.
+    #[must_use]
+    pub const fn suspected(self) -> Self {
+        Self { cut: SUSPICIOUS, ..self }
     }
 }
 

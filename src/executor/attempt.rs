@@ -136,6 +136,11 @@ impl Attempt {
         let proven = self.alone && class == FailureClass::Interrupted;
         let decision = match decide(class, self.row.tally, &self.context.policy, now, self.spec.deadline(), fastrand::f64()) {
             Decision::RetryAt(_) if proven => Decision::GiveUp,
+            // It may have been another row each time. It gets a try of its own before it fails.
+            Decision::GiveUp if class == FailureClass::Interrupted && !self.alone => {
+                self.row.tally = self.row.tally.suspected();
+                return self.again(Instant::now(), last);
+            }
             decision => decision,
         };
         match decision {

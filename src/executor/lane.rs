@@ -18,8 +18,8 @@ use crate::domain::id::BatchId;
 use crate::domain::share::Owner;
 use crate::domain::time::Timestamp;
 use crate::provider::{Dispatch, SetupError};
-use crate::route::Fair;
 use crate::route::breaker::Change;
+use crate::route::{Breaker, Fair};
 
 /// Builds the provider behind a connection; the daemon knows where keys are.
 pub type OpenProvider = Arc<dyn Fn(&Connection) -> Result<Arc<dyn Dispatch>, SetupError> + Send + Sync>;
@@ -266,12 +266,14 @@ impl Lanes {
         }
     }
 
-    /// Whether a lane has not been well for so long that its rows had better go elsewhere.
+    /// Whether a lane has not been well for so long that its rows had better go elsewhere. Once in a
+    /// while one of them is wanted there all the same, to see whether it is well again.
     pub fn is_avoided(&self, index: LaneIndex, now: Instant) -> bool {
         let Some(lane) = self.lanes.get(index) else { return true };
-        let unreachable = self.pools.get(lane.pool).and_then(Pool::unreachable_since);
-        let unwell = [lane.valve.unwell_since(), unreachable].into_iter().flatten().min();
-        unwell.is_some_and(|since| now.saturating_duration_since(since) >= AVOIDED_AFTER)
+        let breakers = [Some(lane.valve.breaker()), self.pools.get(lane.pool).map(Pool::reach)];
+        let mut unwell = breakers.into_iter().flatten().filter(|breaker| breaker.unwell_since().is_some()).peekable();
+        let long = |breaker: &Breaker| breaker.unwell_since().is_some_and(|since| now.saturating_duration_since(since) >= AVOIDED_AFTER);
+        unwell.peek().is_some() && !unwell.clone().all(|breaker| breaker.wants_proof(now)) && unwell.any(long)
     }
 }
 

@@ -14,6 +14,7 @@ mod again;
 mod attempt;
 mod board;
 mod dispatcher;
+mod fallback;
 mod finish;
 mod gauge;
 mod handle;

@@ -68,9 +68,9 @@ impl Pool {
         self.reach.unwell_since().is_some()
     }
 
-    /// Since when nobody has answered there.
-    pub fn unreachable_since(&self) -> Option<Instant> {
-        self.reach.unwell_since()
+    /// Whether it can be reached.
+    pub fn reach(&self) -> &Breaker {
+        &self.reach
     }
 
     /// Learns from how a call ended that went out at `sent`; `None` if it was abandoned.

@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::fallback::add_alternatives;
 use super::handle::CancelError;
 use super::input::Source;
 use super::validate::{Checked, InputLimits, check};
@@ -81,10 +82,11 @@ impl Prepare {
     async fn validate(self, batch: Batch) -> Result<Prepared, StoreError> {
         let Batch { spec, state, .. } = batch;
         let (store, catalog, stop) = (self.store.clone(), self.catalog.current(), self.stop.clone());
+        let checked_against = catalog.clone();
         let (file, endpoint, limits) = (spec.input_file, spec.endpoint, self.limits);
         let checked = blocking(move || {
             let input = store.open_content(file)?;
-            check(input, endpoint, &catalog, limits, &stop).map_err(|e| StoreError::unreadable(file, &e))
+            check(input, endpoint, &checked_against, limits, &stop).map_err(|e| StoreError::unreadable(file, &e))
         });
         let checked = match checked.await {
             // What fails for the moment is tried again, but not for ever.
@@ -106,7 +108,8 @@ impl Prepare {
         let Ok(next) = state.apply(event, now) else { return Ok(Prepared::Nothing) };
         let id = spec.id;
         match checked {
-            Checked::Good { plan, pages } => {
+            Checked::Good { mut plan, pages } => {
+                add_alternatives(&mut plan, spec.fallback, &catalog);
                 tracing::info!(batch = %id, rows = plan.rows, models = plan.models.len(), "batch validated");
                 self.store.batch_validated(id, next, plan.clone(), pages).await?;
                 let live = self.store.live(id).ok_or(StoreError::Closed)?;

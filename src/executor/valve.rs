@@ -193,9 +193,9 @@ impl Valve {
         [self.hold, self.breaker.resting_until()].into_iter().flatten().filter(|until| *until > now).max()
     }
 
-    /// Since when nothing has gone well; `None` while it is well.
-    pub fn unwell_since(&self) -> Option<Instant> {
-        self.breaker.unwell_since()
+    /// Whether it fails calls.
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
     }
 
     /// Calls that ended well in a second, over the last minute.

@@ -72,6 +72,15 @@ impl Breaker {
         }
     }
 
+    /// Whether somebody could find out now whether it is well again.
+    pub fn wants_proof(&self, now: Instant) -> bool {
+        match self.state {
+            State::Resting { until } => until <= now,
+            State::Probation { out } => !out,
+            State::Closed { .. } => false,
+        }
+    }
+
     /// Since when nothing has gone well; `None` while it is well.
     pub fn unwell_since(&self) -> Option<Instant> {
         self.first_rest

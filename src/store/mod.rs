@@ -23,6 +23,8 @@ mod open;
 mod record;
 mod results;
 mod spool;
+#[cfg(test)]
+mod standstill;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -47,6 +49,8 @@ pub use record::decode_anything as fuzz_decode;
 pub use record::page::Page;
 pub use results::{ByteRange, Lines, PackedRow};
 pub use spool::{Sealed, Spool};
+#[cfg(test)]
+pub use standstill::Standstill;
 pub use uploads::{CompleteError, PartError};
 
 use live::Lives;
@@ -129,6 +133,10 @@ struct Inner {
     writer: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
     /// Held for as long as the store is open; a second process cannot get it.
     _lock: std::fs::File,
+    #[cfg(test)]
+    recorded: Arc<std::sync::atomic::AtomicU64>,
+    #[cfg(test)]
+    writing: standstill::WhileWriting,
 }
 
 impl Store {
@@ -145,6 +153,8 @@ impl Store {
         &self,
         op: impl FnOnce(&mut Tx<'_>) -> Result<R, StoreError> + Send + 'static,
     ) -> Result<R, StoreError> {
+        #[cfg(test)]
+        let _standstill = Standstill::begin();
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let op = Op::meta(op, sender);
         self.inner.queue.send(op).await.map_err(|_| StoreError::Closed)?;
@@ -161,7 +171,20 @@ impl Store {
     /// # Errors
     /// When the store is closed or broken.
     pub async fn record(&self, row: PackedRow) -> Result<(), StoreError> {
-        self.inner.queue.send(Op::Row { row, ran: true }).await.map_err(|_| self.closed_or_broken())
+        self.inner.queue.send(Op::Row { row, ran: true }).await.map_err(|_| self.closed_or_broken())?;
+        #[cfg(test)]
+        self.stand_still();
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn stand_still(&self) {
+        use std::sync::atomic::Ordering::SeqCst;
+        let (recorded, durable, broken) = (self.inner.recorded.clone(), self.durable_rows(), self.broken());
+        recorded.fetch_add(1, SeqCst);
+        self.inner
+            .writing
+            .note(move || broken.is_cancelled() || durable.has_changed().is_err() || *durable.borrow() >= recorded.load(SeqCst));
     }
 
     /// Hands the result of a row that never ran to the writer; [`Self::durable_rows`] announces but

@@ -112,7 +112,23 @@ fn start(dir: PathBuf, tree: sled::Tree, lock: fs::File, interval: Duration) -> 
         .spawn(move || writer.run())
         .map_err(|e| StoreError::io("starting the writer of", &dir, &e))?;
     let writer = std::sync::Mutex::new(Some(thread));
-    let inner = Inner { dir, tree, lives, holds: Arc::default(), queue, begun, durable, durable_rows, broken, writer, _lock: lock };
+    let inner = Inner {
+        dir,
+        tree,
+        lives,
+        holds: Arc::default(),
+        queue,
+        begun,
+        durable,
+        durable_rows,
+        broken,
+        writer,
+        _lock: lock,
+        #[cfg(test)]
+        recorded: Arc::default(),
+        #[cfg(test)]
+        writing: Default::default(),
+    };
     Ok(Store { inner: Arc::new(inner) })
 }
 

@@ -279,8 +279,9 @@ impl Dispatcher {
     fn end(&mut self, run: Run) {
         let event = match run.stop {
             Some(Stop::Cancelled) => None,
-            Some(Stop::Expired) => Some(BatchEvent::DeadlinePassed),
-            None => Some(BatchEvent::RowsDone),
+            // The last rows may have been done when the deadline passed.
+            Some(Stop::Expired) if run.source.live.progress().unfinished() > 0 => Some(BatchEvent::DeadlinePassed),
+            Some(Stop::Expired) | None => Some(BatchEvent::RowsDone),
         };
         match event.map(|event| run.state.apply(event, self.parts.clock.now())).transpose() {
             Ok(moved) => self.finish(run.spec, moved.unwrap_or(run.state), Some(run.source)),

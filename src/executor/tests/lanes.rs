@@ -4,7 +4,7 @@ use super::*;
 use crate::catalog::{Archive, Snapshot, load_archive};
 
 /// Two providers of the model, `a` the cheaper, each with these lines in its offering's table.
-fn two_lanes(a: &str, b: &str) -> Snapshot {
+pub fn two_lanes(a: &str, b: &str) -> Snapshot {
     let provider = |id: &str| {
         let text = format!("schema = 1\nid = \"{id}\"\nname = \"{id}\"\nkind = \"openai\"\nbase_url = \"http://{id}.test\"\n");
         (format!("providers/{id}.toml"), text)

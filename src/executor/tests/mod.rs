@@ -1,6 +1,9 @@
 //! The executor against its promises, with a scripted provider under paused time.
 
+mod fallback;
 mod lanes;
+mod shares;
+mod storm;
 mod world;
 
 use std::collections::HashMap;

@@ -1,8 +1,8 @@
 //! An executor as the daemon has it, over a directory, with a scripted provider.
 
 use super::*;
-use crate::domain::batch::Fallback;
-use crate::domain::share::{Control, Owner};
+use crate::domain::batch::{BatchState, Fallback};
+use crate::domain::share::{Control, Owner, Priority};
 
 /// An executor over a directory; everything else is as in the daemon.
 pub struct World {
@@ -36,6 +36,22 @@ pub const SETTINGS: Settings = Settings {
     input: InputLimits { max_rows: 10_000, max_row_bytes: 10_000 },
 };
 
+/// A batch to be submitted.
+#[derive(Clone, Copy)]
+pub struct Order<'a> {
+    pub rows: u32,
+    pub window: &'a str,
+    pub owner: u64,
+    pub priority: Priority,
+    pub fallback: Fallback,
+}
+
+impl Default for Order<'_> {
+    fn default() -> Self {
+        Self { rows: 1, window: "24h", owner: 0, priority: Priority::Normal, fallback: Fallback::NotDearer }
+    }
+}
+
 impl World {
     pub async fn open(dir: &Path, provider: Scripted) -> Self {
         Self::open_with(dir, provider, &[UPSTREAM], Duration::from_millis(1)).await
@@ -68,6 +84,12 @@ impl World {
     }
 
     pub async fn submit_models(&self, rows: u32, window: &str, model: impl Fn(u32) -> &'static str) -> BatchId {
+        self.order(Order { rows, window, ..Order::default() }, model).await
+    }
+
+    pub async fn order(&self, order: Order<'_>, model: impl Fn(u32) -> &'static str) -> BatchId {
+        let Order { rows, window, owner, priority, fallback } = order;
+        let standstill = crate::store::Standstill::begin();
         let mut spool = self.store.spool().unwrap();
         for row in 0..rows {
             let model = model(row);
@@ -87,12 +109,16 @@ impl World {
             metadata: Metadata::default(),
             output_expires_after: None,
             retry_of: None,
-            owner: Owner::default(),
-            fallback: Fallback::default(),
+            owner: Owner(owner),
+            fallback,
         };
         let id = spec.id;
-        assert_eq!(self.store.create_batch(spec, Control::default(), None).await.unwrap(), CreateOutcome::Created);
+        assert_eq!(self.store.create_batch(spec, Control { priority, paused: false }, None).await.unwrap(), CreateOutcome::Created);
         self.handle.take(id).await.unwrap();
+        while self.store.batch(id).await.unwrap().unwrap().state == BatchState::Validating {
+            tokio::task::yield_now().await;
+        }
+        drop(standstill);
         id
     }
 

@@ -1,0 +1,39 @@
+//! Which lanes the rows of a batch may fall back to, decided once, when it is validated: other
+//! offerings of the same model, within what the batch is ready to pay.
+
+use crate::catalog::Snapshot;
+use crate::domain::batch::Fallback;
+use crate::domain::money::PriceSheet;
+use crate::domain::plan::{Alternative, MAX_ALTERNATIVES, Plan, PlannedModel};
+
+/// Notes the alternatives of each planned model, the cheapest first.
+///
+/// What was planned with the simulated provider has none: answers that are not real must not become
+/// real ones, and cost money, by a fault.
+pub(super) fn add_alternatives(plan: &mut Plan, fallback: Fallback, catalog: &Snapshot) {
+    for model in &mut plan.models {
+        if catalog.provider(&model.provider).is_some_and(|provider| provider.is_real()) {
+            model.alternatives = alternatives(model, fallback, catalog);
+        }
+    }
+}
+
+fn alternatives(model: &PlannedModel, fallback: Fallback, catalog: &Snapshot) -> Vec<Alternative> {
+    let allowed = |price: &PriceSheet, is_local: bool| {
+        // A hosted service without a stated price is not free; what it charges is not known.
+        let known = is_local || *price != PriceSheet::default();
+        match fallback {
+            Fallback::Never => false,
+            Fallback::Within(most) => known && most.allows(price),
+            Fallback::NotDearer => (known && price.is_within(&model.price)) || *price == model.price,
+        }
+    };
+    let others = catalog.others(&model.requested, &model.provider, &model.upstream);
+    let allowed = others.into_iter().filter(|(route, is_local)| allowed(&route.price, *is_local));
+    let noted = allowed.map(|(route, _)| Alternative {
+        provider: route.provider.to_owned(),
+        upstream: route.upstream.to_owned(),
+        price: route.price,
+    });
+    noted.take(MAX_ALTERNATIVES).collect()
+}

@@ -1,0 +1,43 @@
+//! For tests under tokio's paused clock: the clock stands still while the writer's thread works, as if
+//! writing took no time. Without this it would run ahead, by minutes, during each flush.
+//!
+//! tokio does not advance a paused clock while blocking work is under way, so there is some.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// The clock stands still for as long as this lives.
+#[derive(Debug)]
+pub struct Standstill {
+    _end: mpsc::Sender<()>,
+}
+
+impl Standstill {
+    pub fn begin() -> Self {
+        let (end, ended) = mpsc::channel::<()>();
+        tokio::task::spawn_blocking(move || ended.recv());
+        Self { _end: end }
+    }
+}
+
+/// Makes the clock stand still while results are not durable.
+#[derive(Debug, Clone, Default)]
+pub struct WhileWriting(Arc<AtomicBool>);
+
+impl WhileWriting {
+    /// A result was handed over; `is_durable` tells whether all are.
+    pub fn note(&self, is_durable: impl Fn() -> bool + Send + 'static) {
+        if self.0.swap(true, SeqCst) {
+            return;
+        }
+        let running = self.0.clone();
+        tokio::task::spawn_blocking(move || {
+            while !is_durable() {
+                std::thread::sleep(Duration::from_micros(50));
+            }
+            running.store(false, SeqCst);
+        });
+    }
+}
