@@ -1,51 +1,142 @@
-//! Load benchmarks: the daemon against a ceiling that is measured in the same run, with a load
-//! generator and servers that are not ours.
+//! Load benchmarks: the daemon against a ceiling of the same run. That is what a load generator or a
+//! server that is not ours makes of the same work, or plain arithmetic where the upstream sets the pace.
 //!
 //! ```sh
-//! cargo bench --bench load -- catalog
-//! cargo bench --bench load -- rows 500000
+//! cargo bench --bench load                              # lists the scenarios
+//! cargo bench --bench load -- rows
+//! cargo bench --bench load -- wide rows=400000 in-flight=10000
+//! cargo bench --bench load -- all
 //! ```
 //!
-//! needs `wrk`, `nginx` and `taskset` on the path and two cores. Figures of one run are comparable;
-//! figures of two runs are not. Nothing here passes or fails.
+//! needs `wrk`, `nginx` and `taskset` on the path, two cores and 8 GiB of free disk. The daemon, its
+//! upstream and the benchmark share the cores. Figures of one run are comparable; figures of two runs
+//! are not. Nothing here passes or fails: the targets are printed beside the figures.
 
-mod catalog;
+mod batch;
+mod client;
+mod daemon;
+mod options;
 mod peers;
-mod rows;
+mod report;
+mod scenarios;
+mod server;
+mod upstream;
 
+use std::io;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo bench --bench load -- catalog [ROUNDS] [SECONDS] | rows [ROWS] [SECONDS]";
+use options::Options;
+use report::Report;
+
+/// One thing to measure.
+struct Scenario {
+    name: &'static str,
+    what: &'static str,
+    /// Names and defaults, in the order in which plain numbers are taken.
+    options: &'static [(&'static str, u64)],
+    run: fn(&Options) -> io::Result<Report>,
+}
+
+const SCENARIOS: [Scenario; 10] = [
+    Scenario {
+        name: "catalog",
+        what: "the list of models against nginx with the same bytes",
+        options: &[("rounds", 3), ("seconds", 5)],
+        run: scenarios::catalog::run,
+    },
+    Scenario {
+        name: "rows",
+        what: "small rows through an upstream that answers at once, against wrk",
+        options: &[("rows", 500_000), ("seconds", 5)],
+        run: scenarios::rows::run,
+    },
+    Scenario {
+        name: "wide",
+        what: "very many calls at a time to an upstream that takes a second",
+        options: &[("rows", 300_000), ("in-flight", 20_000), ("delay-ms", 1_000)],
+        run: scenarios::waiting::wide,
+    },
+    Scenario {
+        name: "slots",
+        what: "few calls at a time to an upstream that takes a tenth of a second",
+        options: &[("rows", 20_000), ("slots", 64), ("delay-ms", 100)],
+        run: scenarios::waiting::slots,
+    },
+    Scenario {
+        name: "limit",
+        what: "an upstream that refuses calls beyond a rate that nobody has told",
+        options: &[("seconds", 50), ("warm-up", 10), ("rate", 200), ("delay-ms", 50), ("retry-after", 0)],
+        run: scenarios::limit::run,
+    },
+    Scenario {
+        name: "lanes",
+        what: "two such limits, three batches over both, the last one urgent; models=1 puts both at one provider",
+        options: &[("seconds", 60), ("warm-up", 10), ("rate", 200), ("delay-ms", 50), ("urgent-rows", 4_000), ("models", 0)],
+        run: scenarios::lanes::run,
+    },
+    Scenario {
+        name: "upload",
+        what: "a large file in, and checked, against writing it",
+        options: &[("mib", 1_024), ("rounds", 3)],
+        run: scenarios::upload::run,
+    },
+    Scenario {
+        name: "download",
+        what: "a large output file out, against nginx with the same bytes",
+        options: &[("mib", 1_024), ("rounds", 3)],
+        run: scenarios::download::run,
+    },
+    Scenario {
+        name: "flat",
+        what: "cost of a row and memory in a small, a larger and a large batch",
+        options: &[("rows", 1_000_000)],
+        run: scenarios::flat::run,
+    },
+    Scenario {
+        name: "restart",
+        what: "killed with many results stored: how long until the next call goes out",
+        options: &[("stored", 1_000_000), ("rows", 1_050_000)],
+        run: scenarios::restart::run,
+    },
+];
+
+fn usage() -> String {
+    let mut text = "usage: cargo bench --bench load -- SCENARIO [NAME=NUMBER ...] | all\n".to_owned();
+    for Scenario { name, what, options, .. } in &SCENARIOS {
+        let options: Vec<_> = options.iter().map(|(name, default)| format!("{name}={default}")).collect();
+        text += &format!("\n{name:9} {what}\n{:9} {}\n", "", options.join(" "));
+    }
+    text
+}
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "its figures are its output")]
 fn main() -> ExitCode {
     // `cargo bench` adds a flag of its own.
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
-    let number = |index: usize, default| words.get(index).map_or(Ok(default), |word| word.parse::<u32>());
-    let what = words.first().map(String::as_str);
-    let (Some(what @ ("catalog" | "rows")), Ok(size), Ok(seconds)) = (what, number(1, 0), number(2, 5)) else {
-        eprintln!("{USAGE}");
+    let (first, rest) = words.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+    if first == upstream::SUBCOMMAND {
+        return upstream::main(rest);
+    }
+    let chosen: Vec<_> = SCENARIOS.iter().filter(|scenario| first == "all" && rest.is_empty() || scenario.name == first).collect();
+    if chosen.is_empty() {
+        eprint!("{}", usage());
         return ExitCode::from(2);
-    };
-    let seconds = seconds.max(1);
+    }
     let missing: Vec<_> = ["wrk", "nginx", "taskset"].into_iter().filter(|program| !peers::is_there(program)).collect();
     if !missing.is_empty() {
         eprintln!("not on the path: {}", missing.join(", "));
         return ExitCode::from(2);
     }
-    let size = |default| if size == 0 { default } else { size };
-    let report = match what {
-        "catalog" => catalog::run(size(3), seconds),
-        _ => rows::run(size(500_000), seconds),
-    };
-    match report {
-        Ok(report) => {
-            println!("{report}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::FAILURE
+    let mut code = ExitCode::SUCCESS;
+    for scenario in chosen {
+        let report = Options::read(scenario.options, rest).and_then(|options| (scenario.run)(&options));
+        match report {
+            Ok(report) => println!("{}: {report}", scenario.name),
+            Err(error) => {
+                eprintln!("{}: {error}\n", scenario.name);
+                code = ExitCode::FAILURE;
+            }
         }
     }
+    code
 }

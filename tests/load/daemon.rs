@@ -1,0 +1,99 @@
+//! The daemon under test, and what a piece of work cost it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use super::client;
+use super::report::{Report, Target};
+use super::server::{Server, free_address, with_all_files};
+
+/// A running `batchd serve`.
+pub struct Daemon {
+    pub server: Server,
+}
+
+/// What the daemon had used at a moment.
+#[derive(Clone, Copy)]
+pub struct Used {
+    pub cpu_seconds: f64,
+    pub written_bytes: u64,
+    /// Flushes of the store, if the daemon tells.
+    pub commits: Option<u64>,
+}
+
+impl Daemon {
+    /// Starts it on `dir`, with its defaults but for the log and `args`.
+    pub fn start(dir: &Path, args: &[&str]) -> io::Result<Self> {
+        Self::start_as(with_all_files(env!("CARGO_BIN_EXE_batchd")), dir, args)
+    }
+
+    /// The same by another command that ends up as the daemon.
+    pub fn start_as(mut command: Command, dir: &Path, args: &[&str]) -> io::Result<Self> {
+        let address = free_address()?;
+        // Nothing of the surroundings: neither settings nor keys nor proxies.
+        command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", dir);
+        command.args(["serve", "--log", "warn", "--listen"]).arg(address.to_string()).arg("--data-dir").arg(dir.join("data")).args(args);
+        Ok(Self { server: Server::start(command, address, &dir.join("batchd.log"))? })
+    }
+
+    /// In front of one upstream that serves every model.
+    pub fn in_front_of(upstream: SocketAddr, dir: &Path, args: &[&str]) -> io::Result<Self> {
+        let url = format!("http://{upstream}");
+        Self::start(dir, &[&["--upstream", &url], args].concat())
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.server.address
+    }
+
+    pub fn used(&self) -> io::Result<Used> {
+        let metrics = client::get(self.address(), "/metrics", "identity")?;
+        let metrics = String::from_utf8_lossy(&metrics);
+        let commits = metrics.lines().find_map(|line| line.strip_prefix("batchd_store_commits_total ")?.trim().parse().ok());
+        Ok(Used { cpu_seconds: self.server.cpu_seconds()?, written_bytes: self.server.written_bytes()?, commits })
+    }
+
+    /// What so many rows have cost since `before`.
+    pub fn cost(&self, before: Used, rows: u64) -> io::Result<Cost> {
+        let now = self.used()?;
+        Ok(Cost {
+            rows,
+            cpu_seconds: now.cpu_seconds - before.cpu_seconds,
+            written_bytes: now.written_bytes - before.written_bytes,
+            commits: now.commits.zip(before.commits).map(|(now, before)| now - before),
+            peak_resident: self.server.peak_resident()?,
+        })
+    }
+}
+
+/// What some rows cost the daemon.
+pub struct Cost {
+    pub rows: u64,
+    pub cpu_seconds: f64,
+    pub written_bytes: u64,
+    pub commits: Option<u64>,
+    pub peak_resident: u64,
+}
+
+impl Cost {
+    /// Processor seconds for a thousand rows.
+    pub fn cpu_per_thousand(&self) -> f64 {
+        self.cpu_seconds * 1_000.0 / self.rows as f64
+    }
+
+    pub fn tell(&self, report: &mut Report) {
+        let commits = self.commits.map_or_else(|| "flushes not told".to_owned(), |commits| format!("{commits} flushes"));
+        report.figure(
+            "cost",
+            format_args!(
+                "{:.4} CPU s per 1,000 rows, at most {} MiB resident, {commits}, {} bytes written a row",
+                self.cpu_per_thousand(),
+                self.peak_resident >> 20,
+                self.written_bytes / self.rows.max(1)
+            ),
+            Target::None,
+        );
+    }
+}

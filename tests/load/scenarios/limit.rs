@@ -1,0 +1,80 @@
+//! An upstream that takes so many calls a second and refuses the rest. Nobody has told the daemon how
+//! many; it finds out by trying. Everything is measured at the upstream, second by second, once the
+//! daemon has had time to learn.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::temp_dir;
+use crate::batch::{self, small_body};
+use crate::daemon::Daemon;
+use crate::options::Options;
+use crate::report::{Report, Target};
+use crate::upstream::{Behaviour, Kind, Limit, Upstream};
+
+const SECOND: Duration = Duration::from_secs(1);
+/// Calls that the bucket takes at once.
+pub(super) const BURST: u64 = 20;
+/// Of the calls after the warm-up, in percent.
+const MOST_REFUSED: f64 = 3.0;
+
+pub fn run(options: &Options) -> io::Result<Report> {
+    let (rate, retry_after) = (options.get("rate"), options.get("retry-after"));
+    let (warm_up, seconds) = (options.get("warm-up"), options.get("seconds"));
+    let told = if retry_after > 0 { format!("retry-after: {retry_after}") } else { "no word on how long".to_owned() };
+    let mut report = Report::new(format_args!(
+        "an upstream that takes {rate} calls/s and answers 429 beyond, with {told}; {seconds} s after {warm_up} s of warm-up"
+    ));
+    let delay = Duration::from_millis(options.get("delay-ms"));
+    for (name, kind) in [("bucket", Kind::Bucket { burst: BURST }), ("windows of 1 s", Kind::Windows { length: SECOND })] {
+        let behaviour = Behaviour { delay, limit: Some(Limit { rate, kind }), retry_after };
+        measure(&mut report, name, behaviour, rate, warm_up, seconds)?;
+    }
+    Ok(report)
+}
+
+fn measure(report: &mut Report, name: &str, behaviour: Behaviour, rate: u64, warm_up: u64, seconds: u64) -> io::Result<()> {
+    let dir = temp_dir()?;
+    let upstream = Upstream::start(dir.path(), behaviour)?;
+    let daemon = Daemon::in_front_of(upstream.address(), dir.path(), &[])?;
+    // More than can be done, so that the end of the batch is not a part of it.
+    let file = batch::upload(daemon.address(), dir.path(), rate * (warm_up + seconds + 30), small_body)?;
+    batch::create(daemon.address(), &file)?;
+    while upstream.counts()?.all() == (0, 0) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let learning = watch(&upstream, warm_up)?;
+    let before = daemon.used()?;
+    let (start, from) = (Instant::now(), upstream.counts()?.all());
+    let learnt = watch(&upstream, seconds)?;
+    let (took, to) = (start.elapsed().as_secs_f64(), upstream.counts()?.all());
+    let (accepted, refused) = (to.0 - from.0, to.1 - from.1);
+    let cost = daemon.cost(before, accepted)?;
+
+    report.compare(name, "calls/s taken", rate as f64, accepted as f64 / took, Target::AtLeast(0.95));
+    let share = refused as f64 * 100.0 / (accepted + refused).max(1) as f64;
+    report.figure("refused", format_args!("{refused} calls, {share:.2} %"), Target::AtMost(MOST_REFUSED));
+    report.line("warm-up, each second", learning.join(" "));
+    report.line("then, each second", learnt.join(" "));
+    cost.tell(report);
+    Ok(())
+}
+
+/// What the upstream did in each of so many seconds, as `taken` or `taken-refused`.
+fn watch(upstream: &Upstream, seconds: u64) -> io::Result<Vec<String>> {
+    let start = Instant::now();
+    let mut before = upstream.counts()?.all();
+    let mut each = Vec::new();
+    for second in 1..=u32::try_from(seconds).unwrap_or(u32::MAX) {
+        std::thread::sleep((SECOND * second).saturating_sub(start.elapsed()));
+        let now = upstream.counts()?.all();
+        each.push(match (now.0 - before.0, now.1 - before.1) {
+            (taken, 0) => taken.to_string(),
+            (taken, refused) => format!("{taken}-{refused}"),
+        });
+        before = now;
+    }
+    Ok(each)
+}

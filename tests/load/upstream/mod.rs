@@ -1,0 +1,202 @@
+//! An upstream with a delay, a limit and counters, in a process of its own: this program again, with
+//! a word that is in no usage text. Written on bare sockets in one thread, because it shares its cores
+//! with the daemon: a call costs it two system calls, a timer and a connection of some 2 KiB.
+
+mod ledger;
+mod wire;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+pub use ledger::{Counts, Tally};
+
+use self::ledger::Ledger;
+use self::wire::Wire;
+use super::batch::ANSWER;
+use super::client;
+use super::options::Options;
+use super::server::{Server, free_address, with_all_files};
+
+/// What makes this program an upstream.
+pub const SUBCOMMAND: &str = "upstream";
+const OPTIONS: [(&str, u64); 6] = [("port", 0), ("delay-ms", 0), ("rate", 0), ("burst", 0), ("window-ms", 0), ("retry-after", 0)];
+const REFUSAL: &str = r#"{"error":{"message":"Rate limit reached.","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#;
+/// The timer rounds up to its next millisecond; half of one less makes it round to the nearest.
+const ROUNDING: Duration = Duration::from_micros(500);
+
+/// How an upstream behaves.
+#[derive(Clone, Copy, Default)]
+pub struct Behaviour {
+    /// How long an answer takes. Refusals come at once.
+    pub delay: Duration,
+    pub limit: Option<Limit>,
+    /// The `retry-after` of a refusal, in seconds; 0 for none.
+    pub retry_after: u64,
+}
+
+/// Calls that each model takes.
+#[derive(Clone, Copy)]
+pub struct Limit {
+    /// Calls a second.
+    pub rate: u64,
+    pub kind: Kind,
+}
+
+/// How calls are counted.
+#[derive(Clone, Copy)]
+pub enum Kind {
+    /// A bucket that fills all the time and holds so many calls.
+    Bucket { burst: u64 },
+    /// Each window of this length has its share of the rate, and forgets the one before.
+    Windows { length: Duration },
+}
+
+/// An upstream at work.
+pub struct Upstream {
+    pub server: Server,
+}
+
+impl Upstream {
+    /// Starts one; it ends with this process at the latest.
+    pub fn start(dir: &Path, behaviour: Behaviour) -> io::Result<Self> {
+        let address = free_address()?;
+        let (rate, burst, window) = match behaviour.limit {
+            None => (0, 0, 0),
+            Some(Limit { rate, kind: Kind::Bucket { burst } }) => (rate, burst, 0),
+            Some(Limit { rate, kind: Kind::Windows { length } }) => (rate, 0, millis(length)),
+        };
+        let values = [address.port().into(), millis(behaviour.delay), rate, burst, window, behaviour.retry_after];
+        let mut command = with_all_files(std::env::current_exe()?);
+        command.arg(SUBCOMMAND).args(OPTIONS.iter().zip(values).map(|((name, _), value)| format!("{name}={value}")));
+        Ok(Self { server: Server::start(command, address, &dir.join(format!("upstream-{}.log", address.port())))? })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.server.address
+    }
+
+    /// What it has counted so far.
+    pub fn counts(&self) -> io::Result<Counts> {
+        Ok(serde_json::from_slice(&client::get(self.address(), "/counts", "identity")?)?)
+    }
+
+    /// Blocks until the next call comes in.
+    pub fn next_call(address: SocketAddr) -> io::Result<()> {
+        client::get(address, "/next", "identity").map(drop)
+    }
+}
+
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The upstream itself, until its standard input closes.
+#[expect(clippy::print_stderr, reason = "its standard error is its log")]
+pub fn main(words: &[String]) -> ExitCode {
+    match Options::read(&OPTIONS, words).and_then(|options| serve(&options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(options: &Options) -> io::Result<()> {
+    let (rate, window) = (options.get("rate"), options.get("window-ms"));
+    let kind = match window {
+        0 => Kind::Bucket { burst: options.get("burst") },
+        window => Kind::Windows { length: Duration::from_millis(window) },
+    };
+    let limit = (rate > 0).then_some(Limit { rate, kind });
+    let behaviour = Behaviour { delay: Duration::from_millis(options.get("delay-ms")), limit, retry_after: options.get("retry-after") };
+    let port = u16::try_from(options.get("port")).map_err(io::Error::other)?;
+    let (alive, parent) = oneshot::channel::<()>();
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        drop(alive);
+    });
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(([127, 0, 0, 1], port).into())?;
+        let listener = socket.listen(4_096)?;
+        tokio::select! {
+            _ = parent => Ok(()),
+            result = accept(listener, behaviour) => result,
+        }
+    })
+}
+
+/// What all connections share.
+struct Shared {
+    delay: Duration,
+    good: Vec<u8>,
+    refusal: Vec<u8>,
+    ledger: Mutex<Ledger>,
+    called: Notify,
+}
+
+impl Shared {
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn accept(listener: TcpListener, behaviour: Behaviour) -> io::Result<()> {
+    let retry_after = if behaviour.retry_after > 0 { format!("retry-after: {}\r\n", behaviour.retry_after) } else { String::new() };
+    let shared = Arc::new(Shared {
+        delay: behaviour.delay.saturating_sub(ROUNDING),
+        good: wire::answer("200 OK", "", ANSWER),
+        refusal: wire::answer("429 Too Many Requests", &retry_after, REFUSAL),
+        ledger: Mutex::new(Ledger::new(behaviour.limit)),
+        called: Notify::new(),
+    });
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (stream, _) = accepted?;
+                let shared = shared.clone();
+                connections.spawn(async move {
+                    // A client that goes away is no trouble of the upstream's.
+                    let _ = converse(stream, &shared).await;
+                });
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn converse(stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut wire = Wire::new(stream);
+    while wire.read().await? {
+        if wire.head().starts_with(b"GET /counts ") {
+            let counts = serde_json::to_string(shared.ledger().counts())?;
+            wire.write(&wire::answer("200 OK", "connection: close\r\n", &counts)).await?;
+            return Ok(());
+        }
+        if wire.head().starts_with(b"GET /next ") {
+            shared.called.notified().await;
+            wire.write(&wire::answer("200 OK", "connection: close\r\n", "{}")).await?;
+            return Ok(());
+        }
+        shared.called.notify_waiters();
+        let accepted = shared.ledger().begin(wire.body(), Instant::now());
+        if accepted && !shared.delay.is_zero() {
+            sleep(shared.delay).await;
+        }
+        shared.ledger().end();
+        wire.write(if accepted { &shared.good } else { &shared.refusal }).await?;
+    }
+    Ok(())
+}
