@@ -12,19 +12,24 @@ use tokio::time::Instant;
 use super::client;
 
 const CHAT: &str = "/v1/chat/completions";
-/// How often a batch is looked at. Each look costs the daemon a connection.
+/// How often a batch is looked at, at the beginning and then. Each look costs the daemon a connection.
+const FIRST_LOOKS: Duration = Duration::from_millis(5);
 const LOOK: Duration = Duration::from_millis(50);
+/// How long the beginning is: a short run would be measured too coarsely.
+const BEGINNING: f64 = 2.0;
 
 /// An answer of the usual size.
 pub const ANSWER: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","created":1700000000,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"The answer is forty-two, as everybody knows."},"finish_reason":"stop"}],"usage":{"prompt_tokens":20,"completion_tokens":10,"total_tokens":30}}"#;
 
 /// The body of a row of the usual size.
 pub fn small_body(row: u64) -> String {
-    body(
-        "m",
-        "load",
-        &format!("Question number {row}, which is somewhat longer than needed to make the row of usual size, is this one here."),
-    )
+    small_body_for("m", row)
+}
+
+/// The same for a model.
+pub fn small_body_for(model: &str, row: u64) -> String {
+    let question = format!("Question number {row}, which is somewhat longer than needed to make the row of usual size, is this one here.");
+    body(model, "load", &question)
 }
 
 /// The body of a row. Upstreams of ours tell rows apart by the model and by the user, the `mark`.
@@ -137,7 +142,7 @@ impl Run {
                 (run.took, run.output) = (now, look.output);
                 return Ok(run);
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(if now < BEGINNING { FIRST_LOOKS } else { LOOK });
         }
     }
 

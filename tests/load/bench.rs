@@ -53,7 +53,7 @@ const SCENARIOS: [Scenario; 10] = [
     Scenario {
         name: "wide",
         what: "very many calls at a time to an upstream that takes a second",
-        options: &[("rows", 300_000), ("in-flight", 20_000), ("delay-ms", 1_000)],
+        options: &[("rows", 300_000), ("in-flight", 20_000), ("delay-ms", 1_000), ("hosts", 4)],
         run: scenarios::waiting::wide,
     },
     Scenario {

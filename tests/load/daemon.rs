@@ -44,6 +44,14 @@ impl Daemon {
         Self::start(dir, &[&["--upstream", &url], args].concat())
     }
 
+    /// In front of several, each with the model that is named beside it.
+    pub fn in_front_of_each(upstreams: &[(String, SocketAddr)], dir: &Path, args: &[&str]) -> io::Result<Self> {
+        let urls: Vec<_> = upstreams.iter().map(|(model, address)| format!("{model}=http://{address}")).collect();
+        let mut all: Vec<&str> = urls.iter().flat_map(|url| ["--upstream", url]).collect();
+        all.extend(args);
+        Self::start(dir, &all)
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.server.address
     }

@@ -57,6 +57,8 @@ fn nginx_server(dir: &Path, name: &str, mut nginx: Command, http: &str, location
 /// Requests that `wrk` got answered in a second, and what went wrong in its words.
 pub struct Load {
     pub per_second: f64,
+    /// How long an answer took on average, in its words.
+    pub latency: String,
     pub trouble: Option<String>,
 }
 
@@ -84,8 +86,10 @@ fn measure(command: &mut Command) -> io::Result<Load> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let rate = text.lines().find_map(|line| line.trim().strip_prefix("Requests/sec:")?.trim().parse().ok());
     let trouble = text.lines().find(|line| line.contains("Non-2xx") || line.contains("Socket errors")).map(|line| line.trim().to_owned());
+    let latency = text.lines().find_map(|line| line.trim().strip_prefix("Latency")?.split_ascii_whitespace().next());
+    let latency = latency.unwrap_or_default().to_owned();
     match rate {
-        Some(per_second) => Ok(Load { per_second, trouble }),
+        Some(per_second) => Ok(Load { per_second, latency, trouble }),
         None => Err(io::Error::other(format!("wrk said: {text}{}", String::from_utf8_lossy(&output.stderr)))),
     }
 }

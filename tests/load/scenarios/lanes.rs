@@ -38,12 +38,13 @@ pub fn run(options: &Options) -> io::Result<Report> {
         std::thread::sleep(LOOK);
     }
     std::thread::sleep(Duration::from_secs(warm_up));
-    let (start, from) = (Instant::now(), upstream.counts()?);
+    let address = upstream.address();
+    // The lanes are measured for their time, however long the urgent batch takes.
+    let lanes = std::thread::spawn(move || watch(address, Duration::from_secs(seconds)));
     // A while of the two alone, so that there is something to displace.
     std::thread::sleep(Duration::from_secs(seconds / 6));
     let urgent = Urgent::follow(&daemon, &upstream, dir.path(), rows)?;
-    std::thread::sleep(Duration::from_secs(seconds).saturating_sub(start.elapsed()));
-    let (took, to) = (start.elapsed().as_secs_f64(), upstream.counts()?);
+    let (from, to, took) = lanes.join().map_err(|_| io::Error::other("the watching thread panicked"))??;
 
     let place = if together { "models of one provider" } else { "providers" };
     let mut report = Report::new(format_args!("two {place} that take {rate} calls/s each, two batches, and {rows} urgent rows later"));
@@ -109,6 +110,13 @@ impl Urgent {
         report.compare("urgent batch took", "s", ideal, self.took, Target::None);
         report.figure("its share of the calls", format_args!("{:.1} %", percent(self.own, self.all)), Target::None);
     }
+}
+
+/// The counts before and after a while, and its length in seconds.
+fn watch(upstream: SocketAddr, length: Duration) -> io::Result<(Counts, Counts, f64)> {
+    let (start, from) = (Instant::now(), Upstream::counts_at(upstream)?);
+    std::thread::sleep(length);
+    Ok((from, Upstream::counts_at(upstream)?, start.elapsed().as_secs_f64()))
 }
 
 /// Calls taken and refused between two moments, of the models and users that are wanted.

@@ -1,14 +1,14 @@
 //! An upstream that takes its time. The ceiling is arithmetic: calls at a time by the length of one.
-//! What `wrk` gets out of the same kind of upstream tells how much of it the machine can bear.
+//! What `wrk` gets out of such an upstream tells how much of that the machine can bear.
 
 use std::io;
 use std::time::Duration;
 
 use super::temp_dir;
-use crate::batch::{self, Run, small_body};
-use crate::daemon::Daemon;
+use crate::batch::{self, Run, small_body, small_body_for};
+use crate::daemon::{Cost, Daemon};
 use crate::options::Options;
-use crate::peers::wrk_posting;
+use crate::peers::{Load, wrk_posting};
 use crate::report::{Report, Target};
 use crate::server::most_files;
 use crate::upstream::{Behaviour, Upstream};
@@ -20,71 +20,102 @@ const SETTLING: u64 = 8_192;
 /// Memory of a call in flight, in KiB.
 const KIB_A_CALL: f64 = 10.0;
 /// How long `wrk` runs.
-const SECONDS: u64 = 8;
+const SECONDS: u64 = 20;
 
 /// Very many calls at a time.
+///
+/// They are spread over a few addresses, each a provider with a model of its own: where most of the
+/// ports between two addresses are taken, the kernel takes a millisecond to find a free one.
 pub fn wide(options: &Options) -> io::Result<Report> {
     let wanted = options.get("in-flight");
-    let calls = wanted.min(most_files()?.saturating_sub(OTHER_FILES));
-    let measured = measure(options.get("rows"), calls, options.get("delay-ms"))?;
-    let mut report = measured.report;
+    let hosts = u8::try_from(options.get("hosts")).map_err(io::Error::other)?.max(1);
+    let calls = wanted.min(most_files()?.saturating_sub(OTHER_FILES)) / u64::from(hosts) * u64::from(hosts);
+    let waiting = Waiting { rows: options.get("rows"), calls, hosts, delay: Duration::from_millis(options.get("delay-ms")) };
+    let measured = waiting.measure()?;
+    let mut report = waiting.report(&measured, 0.95);
     if calls < wanted {
         report.line("fewer than asked for", format_args!("{wanted} calls need more open files than a process may have here"));
     }
-    let kib = measured.grown as f64 / 1_024.0 / calls as f64;
-    report.figure("memory of a call", format_args!("{kib:.2} KiB"), Target::AtMost(KIB_A_CALL));
-    for (label, rate) in [("whole run", measured.run.whole_rate()), ("steady", measured.run.steady_rate())] {
-        report.compare(label, "rows/s", measured.ideal, rate, Target::AtLeast(0.95));
-    }
+    let kib = measured.cost.peak_resident.saturating_sub(measured.idle) as f64 / 1_024.0 / calls as f64;
+    report.figure("memory of a call", format_args!("{kib:.2} KiB, {} MiB when idle", measured.idle >> 20), Target::AtMost(KIB_A_CALL));
     Ok(report)
 }
 
 /// Few calls at a time, which must follow each other without a gap.
 pub fn slots(options: &Options) -> io::Result<Report> {
-    let measured = measure(options.get("rows"), options.get("slots"), options.get("delay-ms"))?;
-    let mut report = measured.report;
-    for (label, rate) in [("whole run", measured.run.whole_rate()), ("steady", measured.run.steady_rate())] {
-        report.compare(label, "rows/s", measured.ideal, rate, Target::AtLeast(0.97));
-    }
-    Ok(report)
+    let delay = Duration::from_millis(options.get("delay-ms"));
+    let waiting = Waiting { rows: options.get("rows"), calls: options.get("slots"), hosts: 1, delay };
+    Ok(waiting.report(&waiting.measure()?, 0.97))
+}
+
+struct Waiting {
+    rows: u64,
+    /// At a time, over all hosts.
+    calls: u64,
+    hosts: u8,
+    delay: Duration,
 }
 
 struct Measured {
-    report: Report,
     run: Run,
-    /// Calls a second if there were no gaps.
-    ideal: f64,
-    /// The most memory that was resident, less that of the idle daemon, in bytes.
-    grown: u64,
+    cost: Cost,
+    /// Memory of the daemon before it had any work, in bytes.
+    idle: u64,
+    most_open: u64,
+    /// Processor seconds of the upstream.
+    upstream_cpu: f64,
+    /// Of `wrk` on each host.
+    alone: Vec<Load>,
 }
 
-fn measure(rows: u64, calls: u64, delay_ms: u64) -> io::Result<Measured> {
-    let behaviour = Behaviour { delay: Duration::from_millis(delay_ms), ..Behaviour::default() };
-    let ideal = calls as f64 * 1_000.0 / delay_ms.max(1) as f64;
-    let dir = temp_dir()?;
-    let upstream = Upstream::start(dir.path(), behaviour)?;
-    let (limit, each) = ((calls + SETTLING).to_string(), calls.to_string());
-    let daemon = Daemon::in_front_of(upstream.address(), dir.path(), &["--in-flight-limit", &limit, "--upstream-concurrency", &each])?;
-    let idle = daemon.server.resident()?;
-    let file = batch::upload(daemon.address(), dir.path(), rows, small_body)?;
-    let before = daemon.used()?;
-    let run = Run::follow(daemon.address(), &file, rows)?;
-    let cost = daemon.cost(before, rows)?;
-    let counts = upstream.counts()?;
-    let cpu = upstream.server.cpu_seconds()? * 1_000.0 / rows as f64;
-    // Two crowds of connections at once would need twice the ports.
-    drop((daemon, upstream));
-    let other = Upstream::start(dir.path(), behaviour)?;
-    let alone = wrk_posting(other.address(), &small_body(1_234), calls, SECONDS, dir.path())?;
-
-    let mut report = Report::new(format_args!("{rows} rows, {calls} calls at a time, an upstream that takes {delay_ms} ms"));
-    let trouble = alone.trouble.map(|trouble| format!(" ({trouble})")).unwrap_or_default();
-    report.compare("wrk on such an upstream", "calls/s", ideal, alone.per_second, Target::None);
-    if !trouble.is_empty() {
-        report.line("", trouble);
+impl Waiting {
+    fn measure(&self) -> io::Result<Measured> {
+        let dir = temp_dir()?;
+        let start = || Upstream::start_at(dir.path(), Behaviour { delay: self.delay, ..Behaviour::default() }, self.hosts);
+        let upstream = start()?;
+        let models: Vec<_> = upstream.hosts(self.hosts).enumerate().map(|(number, host)| (format!("m{number}"), host)).collect();
+        let (limit, each) = ((self.calls + SETTLING).to_string(), self.calls_to_each().to_string());
+        let daemon = Daemon::in_front_of_each(&models, dir.path(), &["--in-flight-limit", &limit, "--upstream-concurrency", &each])?;
+        let idle = daemon.server.resident()?;
+        let model = |row: u64| models[usize::try_from(row).unwrap_or(0) % models.len()].0.as_str();
+        let file = batch::upload(daemon.address(), dir.path(), self.rows, |row| small_body_for(model(row), row))?;
+        let before = daemon.used()?;
+        let run = Run::follow(daemon.address(), &file, self.rows)?;
+        let cost = daemon.cost(before, self.rows)?;
+        let (most_open, upstream_cpu) = (upstream.counts()?.most_open, upstream.server.cpu_seconds()?);
+        // Two crowds of connections to one port would be in each other's way.
+        drop((daemon, upstream));
+        let other = start()?;
+        let alone = std::thread::scope(|scope| {
+            let load = |host| wrk_posting(host, &small_body(1_234), self.calls_to_each(), SECONDS, dir.path());
+            let loads: Vec<_> = other.hosts(self.hosts).map(|host| scope.spawn(move || load(host))).collect();
+            let joined = loads.into_iter().map(|load| load.join().map_err(|_| io::Error::other("a thread panicked"))?);
+            joined.collect::<io::Result<Vec<_>>>()
+        })?;
+        Ok(Measured { run, cost, idle, most_open, upstream_cpu, alone })
     }
-    report.line("validation", format_args!("{:.2} s of {:.2} s", run.validation, run.took));
-    report.line("upstream", format_args!("at most {} calls at a time, {cpu:.4} CPU s per 1,000 calls", counts.most_open));
-    cost.tell(&mut report);
-    Ok(Measured { report, run, ideal, grown: cost.peak_resident.saturating_sub(idle) })
+
+    fn calls_to_each(&self) -> u64 {
+        self.calls / u64::from(self.hosts)
+    }
+
+    fn report(&self, measured: &Measured, target: f64) -> Report {
+        let Self { rows, calls, hosts, delay } = self;
+        let Measured { run, alone, .. } = measured;
+        let mut report = Report::new(format_args!("{rows} rows, {calls} calls at a time to {hosts} address(es), answers after {delay:?}"));
+        let ideal = *calls as f64 / delay.as_secs_f64();
+        for (label, rate) in [("whole run", run.whole_rate()), ("steady", run.steady_rate())] {
+            report.compare(label, "rows/s", ideal, rate, Target::AtLeast(target));
+        }
+        let by_wrk = alone.iter().map(|load| load.per_second).sum();
+        report.compare("steady, against wrk", "rows/s", by_wrk, run.steady_rate(), Target::None);
+        let latencies: Vec<_> = alone.iter().map(|load| load.latency.as_str()).collect();
+        let troubles = alone.iter().filter_map(|load| load.trouble.as_deref()).map(|trouble| format!("; {trouble}")).collect::<String>();
+        report.line("wrk", format_args!("{by_wrk:.0} calls/s in {SECONDS} s, answers after {} on average{troubles}", latencies.join(", ")));
+        report.line("validation", format_args!("{:.2} s of {:.2} s", run.validation, run.took));
+        let cpu = measured.upstream_cpu * 1_000.0 / *rows as f64;
+        report.line("upstream", format_args!("at most {} calls at a time, {cpu:.4} CPU s per 1,000 calls", measured.most_open));
+        measured.cost.tell(&mut report);
+        report
+    }
 }

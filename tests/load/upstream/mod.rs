@@ -28,10 +28,14 @@ use super::server::{Server, free_address, with_all_files};
 
 /// What makes this program an upstream.
 pub const SUBCOMMAND: &str = "upstream";
-const OPTIONS: [(&str, u64); 6] = [("port", 0), ("delay-ms", 0), ("rate", 0), ("burst", 0), ("window-ms", 0), ("retry-after", 0)];
+const OPTIONS: [(&str, u64); 7] =
+    [("port", 0), ("hosts", 1), ("delay-ms", 0), ("rate", 0), ("burst", 0), ("window-ms", 0), ("retry-after", 0)];
+/// Connections that wait to be accepted; the kernel allows no more by default.
+const BACKLOG: u32 = 4_096;
 const REFUSAL: &str = r#"{"error":{"message":"Rate limit reached.","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#;
-/// The timer rounds up to its next millisecond; half of one less makes it round to the nearest.
-const ROUNDING: Duration = Duration::from_micros(500);
+/// The timer rounds up to a whole millisecond, and so does the kernel that it waits in: half of one
+/// each on average.
+const ROUNDING: Duration = Duration::from_millis(1);
 
 /// How an upstream behaves.
 #[derive(Clone, Copy, Default)]
@@ -68,13 +72,18 @@ pub struct Upstream {
 impl Upstream {
     /// Starts one; it ends with this process at the latest.
     pub fn start(dir: &Path, behaviour: Behaviour) -> io::Result<Self> {
+        Self::start_at(dir, behaviour, 1)
+    }
+
+    /// Starts one that listens on so many addresses of loopback, see [`Self::hosts`].
+    pub fn start_at(dir: &Path, behaviour: Behaviour, hosts: u8) -> io::Result<Self> {
         let address = free_address()?;
         let (rate, burst, window) = match behaviour.limit {
             None => (0, 0, 0),
             Some(Limit { rate, kind: Kind::Bucket { burst } }) => (rate, burst, 0),
             Some(Limit { rate, kind: Kind::Windows { length } }) => (rate, 0, millis(length)),
         };
-        let values = [address.port().into(), millis(behaviour.delay), rate, burst, window, behaviour.retry_after];
+        let values = [address.port().into(), hosts.into(), millis(behaviour.delay), rate, burst, window, behaviour.retry_after];
         let mut command = with_all_files(std::env::current_exe()?);
         command.arg(SUBCOMMAND).args(OPTIONS.iter().zip(values).map(|((name, _), value)| format!("{name}={value}")));
         Ok(Self { server: Server::start(command, address, &dir.join(format!("upstream-{}.log", address.port())))? })
@@ -84,9 +93,20 @@ impl Upstream {
         self.server.address
     }
 
+    /// The first so many of its addresses.
+    pub fn hosts(&self, hosts: u8) -> impl Iterator<Item = SocketAddr> {
+        let port = self.address().port();
+        (1..=hosts).map(move |host| ([127, 0, 0, host], port).into())
+    }
+
     /// What it has counted so far.
     pub fn counts(&self) -> io::Result<Counts> {
-        Ok(serde_json::from_slice(&client::get(self.address(), "/counts", "identity")?)?)
+        Self::counts_at(self.address())
+    }
+
+    /// The same, for whoever has the address alone.
+    pub fn counts_at(address: SocketAddr) -> io::Result<Counts> {
+        Ok(serde_json::from_slice(&client::get(address, "/counts", "identity")?)?)
     }
 
     /// Blocks until the next call comes in.
@@ -120,18 +140,23 @@ fn serve(options: &Options) -> io::Result<()> {
     let limit = (rate > 0).then_some(Limit { rate, kind });
     let behaviour = Behaviour { delay: Duration::from_millis(options.get("delay-ms")), limit, retry_after: options.get("retry-after") };
     let port = u16::try_from(options.get("port")).map_err(io::Error::other)?;
+    let hosts = u8::try_from(options.get("hosts")).map_err(io::Error::other)?;
     let (alive, parent) = oneshot::channel::<()>();
     std::thread::spawn(move || {
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
         drop(alive);
     });
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let socket = TcpSocket::new_v4()?;
-        socket.bind(([127, 0, 0, 1], port).into())?;
-        let listener = socket.listen(4_096)?;
+        let shared = Arc::new(Shared::new(behaviour));
+        let mut listeners = JoinSet::new();
+        for host in 1..=hosts {
+            let socket = TcpSocket::new_v4()?;
+            socket.bind(([127, 0, 0, host], port).into())?;
+            listeners.spawn(accept(socket.listen(BACKLOG)?, shared.clone()));
+        }
         tokio::select! {
             _ = parent => Ok(()),
-            result = accept(listener, behaviour) => result,
+            Some(ended) = listeners.join_next() => ended.map_err(io::Error::other)?,
         }
     })
 }
@@ -146,20 +171,23 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(behaviour: Behaviour) -> Self {
+        let retry_after = if behaviour.retry_after > 0 { format!("retry-after: {}\r\n", behaviour.retry_after) } else { String::new() };
+        Self {
+            delay: behaviour.delay.saturating_sub(ROUNDING),
+            good: wire::answer("200 OK", "", ANSWER),
+            refusal: wire::answer("429 Too Many Requests", &retry_after, REFUSAL),
+            ledger: Mutex::new(Ledger::new(behaviour.limit)),
+            called: Notify::new(),
+        }
+    }
+
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn accept(listener: TcpListener, behaviour: Behaviour) -> io::Result<()> {
-    let retry_after = if behaviour.retry_after > 0 { format!("retry-after: {}\r\n", behaviour.retry_after) } else { String::new() };
-    let shared = Arc::new(Shared {
-        delay: behaviour.delay.saturating_sub(ROUNDING),
-        good: wire::answer("200 OK", "", ANSWER),
-        refusal: wire::answer("429 Too Many Requests", &retry_after, REFUSAL),
-        ledger: Mutex::new(Ledger::new(behaviour.limit)),
-        called: Notify::new(),
-    });
+async fn accept(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
