@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::client;
-use super::report::{Report, Target};
+use super::report::Report;
 use super::server::{Server, free_address, with_all_files};
 
 /// A running `batchd serve`.
@@ -93,7 +93,7 @@ impl Cost {
 
     pub fn tell(&self, report: &mut Report) {
         let commits = self.commits.map_or_else(|| "flushes not told".to_owned(), |commits| format!("{commits} flushes"));
-        report.figure(
+        report.line(
             "cost",
             format_args!(
                 "{:.4} CPU s per 1,000 rows, at most {} MiB resident, {commits}, {} bytes written a row",
@@ -101,7 +101,6 @@ impl Cost {
                 self.peak_resident >> 20,
                 self.written_bytes / self.rows.max(1)
             ),
-            Target::None,
         );
     }
 }
