@@ -19,6 +19,8 @@ const OTHER_FILES: u64 = 512;
 const SETTLING: u64 = 8_192;
 /// Memory of a call in flight, in KiB.
 const KIB_A_CALL: f64 = 10.0;
+/// How long a daemon takes at most to come to rest after its start.
+const SETTLED: Duration = Duration::from_secs(1);
 /// How long `wrk` runs.
 const SECONDS: u64 = 20;
 
@@ -76,6 +78,8 @@ impl Waiting {
         let models: Vec<_> = upstream.hosts(self.hosts).enumerate().map(|(number, host)| (format!("m{number}"), host)).collect();
         let (limit, each) = ((self.calls + SETTLING).to_string(), self.calls_to_each().to_string());
         let daemon = Daemon::in_front_of_each(&models, dir.path(), &["--in-flight-limit", &limit, "--upstream-concurrency", &each])?;
+        // It listens before it has read everything that it keeps in memory.
+        std::thread::sleep(SETTLED);
         let idle = daemon.server.resident()?;
         let model = |row: u64| models[usize::try_from(row).unwrap_or(0) % models.len()].0.as_str();
         let file = batch::upload(daemon.address(), dir.path(), self.rows, |row| small_body_for(model(row), row))?;
