@@ -34,6 +34,8 @@ const RUN: f64 = 0.05;
 const FASTER: f64 = 1.06;
 /// Calls a second at least, unless even fewer are accepted: somebody has to find out.
 const LEAST: f64 = 1.0;
+/// Where the search for a rate begins, unless more was accepted.
+const FIRST: f64 = 10.0;
 /// The slowest of all.
 const SLOWEST: f64 = 1.0 / 30.0;
 /// What may go out at once, as time: the dispatcher is not woken more often.
@@ -102,7 +104,8 @@ impl Throttle {
         let seen = self.found.as_ref().map_or(STEP, |found| found.gap().saturating_mul(ENOUGH));
         let accepted = self.accepted.rate(now, seen);
         let Some(found) = &mut self.found else {
-            let rate = (accepted * BELOW).max(self.accepted.rate(now, LONG).min(LEAST)).max(SLOWEST);
+            // Those that were taken may not have been answered yet.
+            let rate = (accepted * BELOW).max(FIRST);
             self.found = Some(Found { rate, ceiling: f64::INFINITY, creep: CREEP, even: now, last_cut: now, last_growth: now });
             return;
         };
@@ -183,12 +186,15 @@ mod tests {
     fn drive(provider: &mut Provider, latency: Duration, seconds: usize) -> Vec<(u32, u32)> {
         let (start, mut throttle) = (Instant::now(), Throttle::default());
         let mut tally = vec![(0, 0); seconds];
-        let mut flying = std::collections::VecDeque::new();
+        let mut flying: std::collections::BTreeMap<(Instant, u32), (Instant, bool)> = std::collections::BTreeMap::new();
+        let mut calls = 0;
         let end = start + Duration::from_secs(seconds as u64);
         let mut now = start;
         while now < end {
-            while flying.front().is_some_and(|(back, _, _)| *back <= now) {
-                let (back, sent, taken): (Instant, Instant, bool) = flying.pop_front().unwrap();
+            while let Some(((back, _), (sent, taken))) =
+                flying.first_key_value().filter(|((back, _), _)| *back <= now).map(|(k, v)| (*k, *v))
+            {
+                flying.pop_first();
                 if taken { throttle.on_accepted(back) } else { throttle.on_refused(back, sent) }
             }
             let mut room = 64_usize.saturating_sub(flying.len());
@@ -201,7 +207,9 @@ mod tests {
                 } else {
                     second.1 += 1
                 }
-                flying.push_back((now + latency, now, taken));
+                // It says no at once.
+                calls += 1;
+                flying.insert((now + if taken { latency } else { MILLI }, calls), (now, taken));
                 room -= 1;
             }
             now += MILLI;
