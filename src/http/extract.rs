@@ -5,6 +5,8 @@
 //! not know is an error, as in the hosted API: a misspelt `output_expires_after` must not be taken
 //! for a wish to keep the output for ever. Unknown query parameters are ignored.
 
+mod amount;
+
 use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value};
 
@@ -30,9 +32,11 @@ const MAX_JSON: u64 = 1 << 20;
 /// A JSON object: the body of a request, or a part of one.
 #[derive(Debug, Default)]
 pub struct Object {
-    /// Where it stands in the body, as a prefix for the names of its fields.
-    prefix: String,
+    /// The names that lead to it from the body.
+    path: Vec<String>,
     fields: Map<String, Value>,
+    /// The whole body as it came.
+    body: Bytes,
 }
 
 impl FromRequest<Arc<Api>> for Object {
@@ -46,7 +50,7 @@ impl FromRequest<Arc<Api>> for Object {
             return Err(ApiError::new(Code::InvalidJson, "the body is empty; it must be a JSON object"));
         }
         match serde_json::from_slice::<Value>(&body) {
-            Ok(Value::Object(fields)) => Ok(Self { prefix: String::new(), fields }),
+            Ok(Value::Object(fields)) => Ok(Self { path: Vec::new(), fields, body: body.freeze() }),
             Ok(other) => Err(ApiError::new(Code::InvalidValue, format!("the body must be a JSON object, found {}", kind(&other)))),
             Err(error) => Err(ApiError::new(Code::InvalidJson, format!("the body is not valid JSON: {error}"))),
         }
@@ -120,7 +124,7 @@ fn kind(value: &Value) -> &'static str {
 
 impl Object {
     fn name(&self, field: &str) -> String {
-        format!("{}{field}", self.prefix)
+        self.path.iter().map(String::as_str).chain([field]).collect::<Vec<_>>().join(".")
     }
 
     fn wrong(&self, field: &str, wanted: &str, found: &Value) -> ApiError {
@@ -136,7 +140,10 @@ impl Object {
     pub fn only(&self, known: &[&str]) -> Result<(), ApiError> {
         let Some(unknown) = self.fields.keys().find(|field| !known.contains(&field.as_str())) else { return Ok(()) };
         let shown: String = self.name(unknown).chars().take(100).collect();
-        let message = format!("`{shown}` is not a field of this call, whose fields are {}", quoted(known.iter()));
+        let message = match self.path.join(".").as_str() {
+            "" => format!("`{shown}` is not a field of this call, whose fields are {}", quoted(known.iter())),
+            path => format!("`{shown}` is not a field that this version knows; those of `{path}` are {}", quoted(known.iter())),
+        };
         Err(ApiError::new(Code::UnknownParameter, message).param(&shown))
     }
 
@@ -169,6 +176,15 @@ impl Object {
         self.need(field, what, self.text(field)?)
     }
 
+    /// `true` or `false`, if it is there.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn flag(&self, field: &str) -> Result<Option<bool>, ApiError> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        value.as_bool().map(Some).ok_or_else(|| self.wrong(field, "`true` or `false`", value))
+    }
+
     /// A whole number that must be there.
     ///
     /// # Errors
@@ -184,7 +200,10 @@ impl Object {
     /// When it is something else.
     pub fn object(&self, field: &str) -> Result<Option<Self>, ApiError> {
         match self.get(field) {
-            Some(Value::Object(fields)) => Ok(Some(Self { prefix: format!("{}.", self.name(field)), fields: fields.clone() })),
+            Some(Value::Object(fields)) => {
+                let path = self.path.iter().cloned().chain([field.to_owned()]).collect();
+                Ok(Some(Self { path, fields: fields.clone(), body: self.body.clone() }))
+            }
             Some(other) => Err(self.wrong(field, "an object", other)),
             None => Ok(None),
         }

@@ -87,7 +87,7 @@ fn every_kind_of_bad_request_is_answered_with_one_envelope() {
                 .header("content-type", "multipart/form-data; boundary=x")
                 .bytes("--x\r\ncontent-disposition: form-data; name=\"purpose\"\r\n\r\nbat"),
         ),
-        ("a field that is not known", 400, "unknown_parameter", with("priority", json!(1))),
+        ("a field that is not known", 400, "unknown_parameter", with("urgency", json!(1))),
         ("an endpoint that is none", 400, "invalid_value", with("endpoint", json!("/v1/nothing"))),
         ("a window that is none", 400, "invalid_value", with("completion_window", json!("tomorrow"))),
         ("metadata that is no object", 400, "invalid_value", with("metadata", json!("x"))),

@@ -9,8 +9,9 @@ use axum::{Extension, Json};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::preferences::Preferences;
 use super::render::BatchObject;
-use crate::domain::batch::{Batch, BatchSpec, Fallback};
+use crate::domain::batch::{Batch, BatchSpec};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::error::Code;
 use crate::domain::file::{ExpiresAfter, Purpose};
@@ -46,10 +47,11 @@ pub async fn create(
         Err(refusal) if idempotency.is_some() => (NO_FILE, Some(refusal)),
         Err(refusal) => return Err(refusal),
     };
+    let control = Control { priority: order.preferences.priority, paused: false };
     let spec = order.into_spec(input, &caller, &api);
     let created = {
         let api = api.clone();
-        async move { create_once(&api, spec, Control::default(), idempotency).await }
+        async move { create_once(&api, spec, control, idempotency).await }
     };
     match api.to_the_end(created).await?? {
         Some(batch) => Ok(Json(BatchObject::from(&batch))),
@@ -65,11 +67,12 @@ struct Order {
     window: CompletionWindow,
     metadata: Metadata,
     output_expires_after: Option<ExpiresAfter>,
+    preferences: Preferences,
 }
 
 impl Order {
     fn read(body: &Object) -> Result<Self, ApiError> {
-        body.only(&["input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after"])?;
+        body.only(&["input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after", "priority", "provider"])?;
         let file = body.need_text("input_file_id", "it is the id of a file uploaded with the purpose `batch`")?;
         let input_file = parse_id("input_file_id", file)?;
         let endpoint = body.need_text("endpoint", &format!("it must be one of {}", Endpoint::choices()))?;
@@ -78,7 +81,8 @@ impl Order {
         let window = window.parse().map_err(|error| ApiError::invalid("completion_window", format!("`completion_window` {error}")))?;
         let metadata = Metadata::new(body.pairs("metadata")?);
         let metadata = metadata.map_err(|error| ApiError::invalid("metadata", format!("`metadata` {error}")))?;
-        Ok(Self { endpoint, input_file, window, metadata, output_expires_after: body.expires_after("output_expires_after")? })
+        let output_expires_after = body.expires_after("output_expires_after")?;
+        Ok(Self { endpoint, input_file, window, metadata, output_expires_after, preferences: Preferences::read(body)? })
     }
 
     /// Binds a key to what the request says; the spelling of its JSON does not matter.
@@ -89,14 +93,16 @@ impl Order {
         scope.update(key);
         let mut pairs = self.metadata.pairs().to_vec();
         pairs.sort();
-        let request = json!([
-            self.input_file.to_string(),
-            self.endpoint.path(),
-            self.window.to_string(),
-            pairs,
-            self.output_expires_after.map(ExpiresAfter::seconds),
-        ]);
-        Idempotency { key: scope.finalize().into(), request: Sha256::digest(request.to_string()).into() }
+        let mut request = vec![
+            json!(self.input_file.to_string()),
+            json!(self.endpoint.path()),
+            json!(self.window.to_string()),
+            json!(pairs),
+            json!(self.output_expires_after.map(ExpiresAfter::seconds)),
+        ];
+        // Only where there are any: keys of earlier versions stay bound to what they were bound to.
+        request.extend(self.preferences.stated());
+        Idempotency { key: scope.finalize().into(), request: Sha256::digest(json!(request).to_string()).into() }
     }
 
     fn into_spec(self, input_file: FileId, caller: &Caller, api: &Api) -> BatchSpec {
@@ -111,7 +117,7 @@ impl Order {
             output_expires_after: self.output_expires_after,
             retry_of: None,
             owner: Owner::of_key(&caller.key),
-            fallback: Fallback::default(),
+            fallback: self.preferences.fallback,
         }
     }
 }
@@ -163,4 +169,25 @@ async fn create_once(api: &Api, spec: BatchSpec, control: Control, idempotency: 
     };
     let batch = api.store.batch(id).await?;
     batch.map(Some).ok_or_else(|| ApiError::internal(format!("{id} was created and cannot be found")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keys live for 30 days, and so across an upgrade.
+    #[test]
+    fn a_request_without_preferences_is_bound_as_it_was_before_there_were_any() {
+        let order = Order {
+            endpoint: Endpoint::Responses,
+            input_file: FileId::from_u128(7),
+            window: CompletionWindow::DAY,
+            metadata: Metadata::new(vec![("b".into(), "2".into()), ("a".into(), "1".into())]).unwrap(),
+            output_expires_after: None,
+            preferences: Preferences::default(),
+        };
+        let text = r#"["file-00000000000000000000000007","/v1/responses","24h",[["a","1"],["b","2"]],null]"#;
+        let digest: [u8; 32] = Sha256::digest(text).into();
+        assert_eq!(order.once(&Caller { key: [0; 32] }, "k").request, digest);
+    }
 }

@@ -1,14 +1,17 @@
 //! The OpenAI dialect: files, uploads, batches, models, as in OpenAI's published document.
 //!
-//! What the document does not have is kept apart from it: a `batchd` object in the batch, and the
-//! routes `cost-estimate`, `results` and `retry`.
+//! What the document does not have is kept apart from it: a `batchd` object in the batch, the fields
+//! `priority` and `provider` of a create, and the routes `cost-estimate`, `results`, `retry`, `pause`,
+//! `resume` and the `POST` to a batch.
 
 mod batches;
 mod content;
+mod control;
 mod create;
 mod estimate;
 mod files;
 mod models;
+mod preferences;
 mod render;
 mod uploads;
 
@@ -32,7 +35,9 @@ pub fn routes() -> Router<Arc<Api>> {
         .route("/uploads/{upload_id}/complete", post(uploads::complete))
         .route("/uploads/{upload_id}/cancel", post(uploads::cancel))
         .route("/batches", get(batches::list).post(create::create))
-        .route("/batches/{batch_id}", get(batches::retrieve))
+        .route("/batches/{batch_id}", get(batches::retrieve).post(control::update))
+        .route("/batches/{batch_id}/pause", post(control::pause))
+        .route("/batches/{batch_id}/resume", post(control::resume))
         .route("/batches/{batch_id}/cancel", post(batches::cancel))
         .route("/batches/{batch_id}/retry", post(batches::retry))
         .route("/batches/{batch_id}/results", get(batches::results))

@@ -213,6 +213,8 @@ struct Extension {
     /// What the rows so far cost, in US dollars.
     cost_usd: String,
     retry_of: Option<String>,
+    priority: &'static str,
+    paused: bool,
 }
 
 /// Metadata as an object.
@@ -246,7 +248,12 @@ impl From<&Batch> for BatchObject {
             request_counts: Counts { total: progress.total, completed: progress.succeeded, failed: progress.failed },
             usage: (progress.total > 0).then(|| usage(&progress.usage)),
             metadata: (!pairs.is_empty()).then(|| Pairs(pairs.to_vec())),
-            batchd: Extension { cost_usd: progress.cost.to_string(), retry_of: spec.retry_of.map(|id| id.to_string()) },
+            batchd: Extension {
+                cost_usd: progress.cost.to_string(),
+                retry_of: spec.retry_of.map(|id| id.to_string()),
+                priority: batch.control.priority.as_str(),
+                paused: batch.control.paused,
+            },
         }
     }
 }

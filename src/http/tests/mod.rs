@@ -3,6 +3,7 @@
 mod access;
 mod batches;
 mod catalog;
+mod control;
 mod errors;
 mod files;
 mod results;
