@@ -19,6 +19,11 @@ impl LaneSelector {
     pub fn covers(&self, provider: &str, upstream: Option<&str>) -> bool {
         self.provider == provider && self.upstream.as_deref().is_none_or(|own| Some(own) == upstream)
     }
+
+    /// Whether there can be a lane that both mean.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.covers(&other.provider, other.upstream.as_deref()) || other.covers(&self.provider, self.upstream.as_deref())
+    }
 }
 
 impl fmt::Display for LaneSelector {
@@ -92,6 +97,9 @@ mod tests {
         for text in ["groq", "openrouter/meta-llama/llama-3"] {
             assert_eq!(text.parse::<LaneSelector>().unwrap().to_string(), text);
         }
+        let overlap = |one: &str, other: &str| one.parse::<LaneSelector>().unwrap().overlaps(&other.parse().unwrap());
+        assert!(overlap("p", "p/m") && overlap("p/m", "p") && overlap("p/m", "p/m"));
+        assert!(!overlap("p/m", "p/n") && !overlap("p", "q") && !overlap("p/m", "q"));
         for bad in ["", "/m", "p/"] {
             assert_eq!(bad.parse::<LaneSelector>(), Err(NoLane));
         }

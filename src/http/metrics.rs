@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 use super::Api;
 use super::error::ApiError;
 use crate::catalog::{Origin, Standing};
-use crate::executor::Board;
+use crate::domain::lane::hold_on;
 
 const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -40,7 +40,7 @@ struct OutcomeLabels {
 pub async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
     let mut registry = Registry::with_prefix("batchd");
     add_catalog(&mut registry, &api);
-    add_lanes(&mut registry, &api.executor.board());
+    add_lanes(&mut registry, &api);
     let mut text = String::new();
     encode(&mut text, &registry).map_err(ApiError::internal)?;
     Ok(([(CONTENT_TYPE, FORMAT)], text).into_response())
@@ -75,16 +75,32 @@ fn add_catalog(registry: &mut Registry, api: &Api) {
     registry.register("catalog_reloads", "Reloads since the start, by outcome", family);
 }
 
-fn add_lanes(registry: &mut Registry, board: &Board) {
-    let (queued, in_flight, unreachable) =
-        (Family::<LaneLabels, Number>::default(), Family::<LaneLabels, Number>::default(), Family::<LaneLabels, Number>::default());
+fn add_lanes(registry: &mut Registry, api: &Api) {
+    let (board, holds, now) = (api.executor.board(), api.executor.lane_holds(), api.clock.now());
+    let [queued, in_flight, allowed, per_minute, held, resting, unreachable] = [(); 7].map(|()| Family::<LaneLabels, Number>::default());
     for (provider, model, report) in board.lanes() {
         let labels = LaneLabels { provider: provider.to_owned(), model: model.unwrap_or_default().to_owned() };
-        queued.get_or_create(&labels).set(i64::try_from(report.queued_rows).unwrap_or(i64::MAX));
-        in_flight.get_or_create(&labels).set(report.in_flight.into());
-        unreachable.get_or_create(&labels).set(report.unreachable.into());
+        let set = |family: &Family<LaneLabels, Number>, value: u64| {
+            family.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&queued, report.queued_rows);
+        set(&in_flight, report.in_flight.into());
+        // A lane without a bound has no such number.
+        if let Some(most) = report.allowed {
+            set(&allowed, most.into());
+        }
+        if let Some(most) = report.per_minute {
+            set(&per_minute, most);
+        }
+        set(&held, hold_on(&holds, provider, model).is_some().into());
+        set(&resting, report.resting_until.is_some_and(|until| now < until).into());
+        set(&unreachable, report.unreachable.into());
     }
     registry.register("lane_queued_rows", "Rows that are not finished, by lane", queued);
     registry.register("lane_in_flight", "Calls in flight, by lane", in_flight);
+    registry.register("lane_allowed", "Calls that may be in flight at present; absent without a bound", allowed);
+    registry.register("lane_requests_per_minute", "Requests a minute that it keeps to at present; absent without a bound", per_minute);
+    registry.register("lane_held", "1 while an operator has paused or drained it", held);
+    registry.register("lane_resting", "1 while it is left alone for a while, as its provider asked or because it kept failing", resting);
     registry.register("lane_unreachable", "1 while no connection to the provider can be made", unreachable);
 }

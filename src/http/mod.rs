@@ -19,6 +19,7 @@ mod error;
 mod extract;
 mod form;
 mod gate;
+mod lanes;
 mod metrics;
 mod openai;
 mod ops;
@@ -136,6 +137,10 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route("/admin/catalog/reload", post(admin::reload))
         .route("/admin/catalog/history", get(admin::history))
+        .route("/admin/lanes", get(lanes::list))
+        .route("/admin/lanes/pause", post(lanes::pause))
+        .route("/admin/lanes/resume", post(lanes::resume))
+        .route("/admin/lanes/drain", post(lanes::drain))
         .nest("/v1", openai::routes().merge(phaseo::routes()).merge(batchrouter::routes()))
         .nest("/openai/v1", openai::routes())
         .nest("/phaseo/v1", phaseo::routes())

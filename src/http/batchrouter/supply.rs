@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::catalog::{Capacity, Offer};
+use crate::domain::lane::{Hold, hold_on};
 use crate::domain::time::{Timestamp, later};
 use crate::executor::LaneReport;
 use crate::http::views::Live;
@@ -36,6 +37,18 @@ struct Freshness {
     ttl_seconds: u64,
 }
 
+/// An offering's lane at one moment.
+struct State {
+    /// Nobody has paused or drained it, in the catalog or since.
+    takes_work: bool,
+    /// Rows and tokens that still fit into its queue.
+    room: (u64, u64),
+    /// It is not called now: it cannot be reached, or rests.
+    silent: bool,
+    resting_until: Option<Timestamp>,
+    last_answer: Option<Timestamp>,
+}
+
 impl Supply {
     /// What is known from the catalog.
     pub fn of(offer: &Offer<'_>) -> Self {
@@ -47,47 +60,71 @@ impl Supply {
         }
     }
 
-    fn report(&self, live: &Live<'_>) -> LaneReport {
-        live.board.lane(&self.provider, &self.upstream)
+    fn now(&self, live: &Live<'_>) -> State {
+        let report = live.board.lane(&self.provider, &self.upstream);
+        self.state(&report, hold_on(live.holds, &self.provider, Some(&self.upstream)), live.now)
     }
 
-    fn room(&self, report: &LaneReport) -> (u64, u64) {
-        if !self.takes_work {
-            return (0, 0);
-        }
+    fn state(&self, report: &LaneReport, hold: Option<Hold>, now: Timestamp) -> State {
+        let takes_work = self.takes_work && hold.is_none();
         let Capacity { queue_items, queue_tokens } = self.capacity;
-        (queue_items.saturating_sub(report.queued_rows), queue_tokens.saturating_sub(report.queued_tokens))
+        let room = match takes_work {
+            true => (queue_items.saturating_sub(report.queued_rows), queue_tokens.saturating_sub(report.queued_tokens)),
+            false => (0, 0),
+        };
+        let resting_until = report.resting_until.filter(|until| now < *until);
+        State { takes_work, room, silent: report.unreachable || resting_until.is_some(), resting_until, last_answer: report.last_answer }
     }
 
     /// Routable right now.
     pub fn is_available(&self, live: &Live<'_>) -> bool {
-        let report = self.report(live);
-        let (items, tokens) = self.room(&report);
-        self.takes_work && !live.board.draining && !report.unreachable && items > 0 && tokens > 0
+        let State { takes_work, room, silent, .. } = self.now(live);
+        takes_work && !live.board.draining && !silent && room.0 > 0 && room.1 > 0
     }
 
     /// Appends the live fields, without braces.
     pub fn write(&self, live: &Live<'_>, out: &mut Vec<u8>) -> Option<Timestamp> {
-        let report = self.report(live);
-        let (available_queue_items, available_queue_tokens) = self.room(&report);
-        let capacity_status = match (self.takes_work, live.board.draining) {
+        let State { takes_work, room: (available_queue_items, available_queue_tokens), silent, resting_until, last_answer } =
+            self.now(live);
+        let capacity_status = match (takes_work, live.board.draining) {
             (false, _) => "paused",
             (true, true) => "draining",
             (true, false) => "active",
         };
-        let fresh_until = report.last_answer.map(|at| later(at, std::time::Duration::from_secs(HEARTBEAT_SECONDS)));
+        let fresh_until = last_answer.map(|at| later(at, std::time::Duration::from_secs(HEARTBEAT_SECONDS)));
         let fresh = fresh_until.filter(|until| live.now < *until);
         // A lane that nobody asked for a while is not stale: nobody knows, and it is routed to.
-        let status = match (report.unreachable, fresh) {
+        let status = match (silent, fresh) {
             (true, _) => "stale_heartbeat",
             (false, Some(_)) => "fresh",
             (false, None) => "unknown",
         };
-        let last_heartbeat_at = report.last_answer.map(|at| at.to_string());
+        let last_heartbeat_at = last_answer.map(|at| at.to_string());
         let capacity_freshness = Freshness { status, last_heartbeat_at, ttl_seconds: HEARTBEAT_SECONDS };
         let object = SupplyObject { capacity_status, available_queue_items, available_queue_tokens, capacity_freshness };
         let json = serde_json::to_vec(&object).unwrap_or_default();
         out.extend_from_slice(json.strip_prefix(b"{").and_then(|rest| rest.strip_suffix(b"}")).unwrap_or(&json));
-        fresh
+        [fresh, resting_until].into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_or_rests_is_not_routed_to() {
+        let capacity = Capacity { queue_items: 10, queue_tokens: 100 };
+        let supply = Supply { provider: "p".into(), upstream: "u".into(), takes_work: true, capacity };
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let report = LaneReport { queued_rows: 4, queued_tokens: 120, resting_until: Some(at(100)), ..LaneReport::default() };
+        let resting = supply.state(&report, None, at(99));
+        assert_eq!((resting.takes_work, resting.silent, resting.resting_until, resting.room), (true, true, Some(at(100)), (6, 0)));
+        let rested = supply.state(&report, None, at(100));
+        assert_eq!((rested.takes_work, rested.silent, rested.resting_until), (true, false, None));
+        for hold in [Hold::Paused, Hold::Drained] {
+            let held = supply.state(&LaneReport::default(), Some(hold), at(0));
+            assert_eq!((held.takes_work, held.silent, held.room), (false, false, (0, 0)));
+        }
     }
 }

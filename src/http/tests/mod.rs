@@ -6,6 +6,7 @@ mod catalog;
 mod control;
 mod errors;
 mod files;
+mod lanes;
 mod results;
 mod sockets;
 mod uploads;

@@ -3,7 +3,7 @@
 //!
 //! A view is built from a snapshot into a [`Template`]: text with holes for what is live. The text is
 //! serialised once per snapshot and query; filling the holes is copying, and happens at most once per
-//! generation of the executor's board, about once a second. In between every request is answered with
+//! generation of the executor's board, about once a second, and when lanes are held or let go. In between every request is answered with
 //! the same bytes, the same strong `ETag`, and the same compressed forms.
 //!
 //! Invariants: an answer is of one snapshot, never of parts of two; one view is made at a time, however
@@ -27,6 +27,7 @@ pub use self::template::{Live, Template};
 use super::error::ApiError;
 use super::{Api, range};
 use crate::catalog::Snapshot;
+use crate::domain::lane::LaneHold;
 use crate::domain::time::Timestamp;
 
 /// Bytes that the views kept may take, texts and compressed forms together. Beyond it all but the one
@@ -46,6 +47,8 @@ pub struct Views {
 struct Made {
     version: u64,
     generation: u64,
+    /// Replaced as a whole whenever one of them changes.
+    holds: Arc<Vec<LaneHold>>,
     /// When it shows something that is no longer so, although nothing has happened.
     good_until: Option<Timestamp>,
     template: Arc<Template>,
@@ -61,8 +64,8 @@ struct Form {
 }
 
 impl Made {
-    fn is_good(&self, version: u64, generation: u64, now: Timestamp) -> bool {
-        let still = self.good_until.is_none_or(|until| now < until);
+    fn is_good(&self, version: u64, generation: u64, holds: &Arc<Vec<LaneHold>>, now: Timestamp) -> bool {
+        let still = self.good_until.is_none_or(|until| now < until) && Arc::ptr_eq(&self.holds, holds);
         self.version == version && (!self.template.is_live() || (self.generation == generation && still))
     }
 
@@ -142,7 +145,8 @@ impl Views {
     /// The view of that name, if it still shows what is so.
     fn find(&self, api: &Api, name: &str) -> Option<Arc<Made>> {
         let made = self.kept.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(name).cloned()?;
-        made.is_good(api.catalog.versioned().0, api.executor.board().generation, api.clock.now()).then_some(made)
+        let (version, generation) = (api.catalog.versioned().0, api.executor.board().generation);
+        made.is_good(version, generation, &api.executor.lane_holds(), api.clock.now()).then_some(made)
     }
 
     /// The view of that name, made or filled anew if need be. Blocks.
@@ -151,16 +155,16 @@ impl Views {
             return made;
         }
         let earlier = self.kept.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&name).cloned();
-        let (current, board, now) = (api.catalog.versioned(), api.executor.board(), api.clock.now());
+        let (current, board, holds, now) = (api.catalog.versioned(), api.executor.board(), api.executor.lane_holds(), api.clock.now());
         let (version, snapshot) = &*current;
         let template = match earlier.filter(|made| made.version == *version) {
             Some(made) => made.template.clone(),
             None => Arc::new(build(snapshot)),
         };
-        let (body, good_until) = template.fill(&Live { board: &board, now });
+        let (body, good_until) = template.fill(&Live { board: &board, holds: &holds, now });
         let forms = [const { OnceLock::new() }; Coding::ALL.len()];
         let _ = forms[Coding::Identity as usize].set(Form::new(body, Coding::Identity));
-        let made = Arc::new(Made { version: *version, generation: board.generation, good_until, template, forms });
+        let made = Arc::new(Made { version: *version, generation: board.generation, holds, good_until, template, forms });
         let mut kept = self.kept.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         kept.remove(&name);
         if kept.values().map(|made| made.bytes()).sum::<usize>() + made.bytes() > MAX_BYTES {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::domain::lane::LaneHold;
 use crate::domain::time::Timestamp;
 use crate::executor::Board;
 
@@ -11,6 +12,8 @@ use crate::executor::Board;
 #[derive(Debug, Clone, Copy)]
 pub struct Live<'a> {
     pub board: &'a Board,
+    /// Beside the board, which knows of lanes only that rows have gone to.
+    pub holds: &'a [LaneHold],
     pub now: Timestamp,
 }
 
