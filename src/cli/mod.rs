@@ -1,13 +1,17 @@
 //! The command line: what a person types, and what they read in return.
 //!
 //! Data goes to standard output, everything else to standard error. Exit codes: 0 for success, 1
-//! when rows failed or the daemon had to stop, 2 for bad usage, settings or input, 130 when a run
-//! was interrupted.
+//! when rows failed, the daemon had to stop, or a daemon that was asked cannot be reached or did not do
+//! it, 2 for bad usage, settings or input, 130 when a run or a wait was interrupted.
 
+mod answer;
+mod batches;
 mod catalog;
 pub mod config;
 mod demo;
+mod lanes;
 pub mod progress;
+mod remote;
 mod run;
 mod serve;
 
@@ -38,6 +42,12 @@ enum Command {
     Run(run::RunArgs),
     /// Show all of it in a minute: a daemon, a sample of rows, the simulated provider
     Demo(demo::DemoArgs),
+    /// Show, pause, resume and drain the lanes of a running daemon
+    #[command(subcommand)]
+    Lanes(lanes::LanesCommand),
+    /// Pause, resume and prioritise batches of a running daemon
+    #[command(subcommand)]
+    Batches(batches::BatchesCommand),
     /// Check, compare and make catalog seeds
     #[command(subcommand)]
     Catalog(catalog::CatalogCommand),
@@ -69,6 +79,8 @@ pub fn main() -> ExitCode {
         Command::Serve(flags) => serve::serve(&flags, env),
         Command::Run(args) => run::run(&args, env),
         Command::Demo(args) => demo::demo(&args, env),
+        Command::Lanes(command) => lanes::run(&command, env),
+        Command::Batches(command) => batches::run(&command, env),
         Command::Catalog(command) => catalog::run(&command, env),
         Command::Config(command) => match config::run(&command, env, &mut std::io::stdout()) {
             Ok(()) => 0,

@@ -1,7 +1,7 @@
 //! A client of the HTTP API, for the commands that talk to a daemon.
 //!
 //! Small on purpose: one request at a time over plain HTTP, answers as JSON or text. It knows the
-//! OpenAI dialect and nothing of how the daemon works.
+//! OpenAI dialect and the paths for operators, and nothing of how the daemon works.
 
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use serde_json::Value;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
 
 /// How long one call may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,13 +33,20 @@ pub enum ClientError {
 #[derive(Debug, Clone)]
 pub struct Client {
     base: String,
+    key: Option<SecretString>,
     http: HyperClient<HttpConnector, Full<Bytes>>,
 }
 
 impl Client {
     /// The daemon whose API is at `base`, such as `http://127.0.0.1:7400/v1`.
     pub fn new(base: impl Into<String>) -> Self {
-        Self { base: base.into(), http: HyperClient::builder(TokioExecutor::new()).build_http() }
+        Self { base: base.into(), key: None, http: HyperClient::builder(TokioExecutor::new()).build_http() }
+    }
+
+    /// The same with the key that the daemon asks for.
+    #[must_use]
+    pub fn with_key(self, key: Option<SecretString>) -> Self {
+        Self { key, ..self }
     }
 
     /// Uploads `content` for a batch and returns the file's id.
@@ -61,9 +69,38 @@ impl Client {
     /// # Errors
     /// When the daemon cannot be reached or refuses.
     pub async fn create_batch(&self, input_file: &str, endpoint: &str) -> Result<String, ClientError> {
-        let body = serde_json::json!({ "input_file_id": input_file, "endpoint": endpoint, "completion_window": "24h" });
-        let batch = self.json("POST", "/batches", Some(("application/json".to_owned(), body.to_string()))).await?;
+        let body = json!({ "input_file_id": input_file, "endpoint": endpoint, "completion_window": "24h" });
+        let batch = self.send("/batches", &body).await?;
         self.text_field(&batch, "id")
+    }
+
+    /// Changes how a batch runs; the batch object.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached or refuses.
+    pub async fn change_batch(&self, id: &str, change: &Value) -> Result<Value, ClientError> {
+        self.send(&format!("/batches/{id}"), change).await
+    }
+
+    /// What the lanes are doing, and the holds on them.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached or refuses.
+    pub async fn lanes(&self) -> Result<Value, ClientError> {
+        self.at_root().json("GET", "/admin/lanes", None).await
+    }
+
+    /// Pauses, resumes or drains (`action`) lanes; those lanes, the holds on them, and a message.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached or refuses.
+    pub async fn hold_lane(&self, action: &str, lane: &str) -> Result<Value, ClientError> {
+        self.at_root().send(&format!("/admin/lanes/{action}"), &json!({ "lane": lane })).await
+    }
+
+    /// The paths for operators stand beside the version, not below it.
+    fn at_root(&self) -> Self {
+        Self { base: self.base.strip_suffix("/v1").unwrap_or(&self.base).to_owned(), ..self.clone() }
     }
 
     /// The batch object.
@@ -97,6 +134,10 @@ impl Client {
         object[field].as_str().map(String::from).ok_or_else(missing)
     }
 
+    async fn send(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        self.json("POST", path, Some(("application/json".to_owned(), body.to_string()))).await
+    }
+
     async fn json(&self, method: &str, path: &str, body: Option<(String, String)>) -> Result<Value, ClientError> {
         let answer = self.call(method, path, body).await?;
         let url = format!("{}{path}", self.base);
@@ -107,6 +148,9 @@ impl Client {
         let url = format!("{}{path}", self.base);
         let unreachable = |reason: String| ClientError::Unreachable { url: url.clone(), reason };
         let mut request = http::Request::builder().method(method).uri(&url);
+        if let Some(key) = &self.key {
+            request = request.header("authorization", format!("Bearer {}", key.expose_secret()));
+        }
         let mut content = String::new();
         if let Some((kind, text)) = body {
             request = request.header("content-type", kind);

@@ -1,6 +1,7 @@
 //! The command line: `run`, `serve` and its signals, `config show`, the texts people read.
 
 mod catalog;
+mod lanes;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
 mod support;
@@ -285,6 +286,10 @@ fn help_texts() {
         ("help_serve", &["serve", "--help"]),
         ("help_run", &["run", "--help"]),
         ("help_config", &["config", "--help"]),
+        ("help_lanes", &["lanes", "--help"]),
+        ("help_lanes_drain", &["lanes", "drain", "--help"]),
+        ("help_batches", &["batches", "--help"]),
+        ("help_batches_priority", &["batches", "priority", "--help"]),
     ] {
         let output = run(dir.path(), args);
         exits(&output, 0);

@@ -7,13 +7,13 @@ mod inspect;
 mod make;
 mod tell;
 
-use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use jiff::civil::Date;
 
-use super::{FAILURE, USAGE, complain};
+use super::answer::{Refusal, put};
+use super::{FAILURE, complain};
 use crate::catalog::{Archive, Faults, Snapshot, load_archive, read_dir};
 use crate::daemon::config::{Flags, Settings};
 use crate::daemon::{Environment, load_catalog, system_clock};
@@ -85,28 +85,9 @@ pub struct DiffArgs {
     new: String,
 }
 
-/// Why a question could not be answered, with the exit code.
-#[derive(Debug)]
-pub(super) struct Refusal(u8, String);
-
-impl Refusal {
-    fn usage(message: impl ToString) -> Self {
-        Self(USAGE, message.to_string())
-    }
-}
-
 impl From<Faults> for Refusal {
     fn from(faults: Faults) -> Self {
         Self(FAILURE, faults.to_string())
-    }
-}
-
-/// Prints what was asked for. A reader that has gone has read enough; a disk that is full is a failure.
-fn put(text: &str) -> Result<(), Refusal> {
-    let mut out = std::io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Refusal(FAILURE, format!("cannot write to standard output: {error}"))),
-        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -2,24 +2,9 @@
 
 use std::fmt::{Display, Write as _};
 
-use comfy_table::presets::NOTHING;
-use comfy_table::{ContentArrangement, Table};
-
 use crate::catalog::{Evidence, Meter, Model, Offer, Plan, Privacy, Rate, Snapshot};
 
 const UNKNOWN: &str = "not established";
-
-/// A table without lines, as wide as the terminal.
-pub fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(head.iter().copied());
-    for row in rows {
-        table.add_row(row);
-    }
-    let text = table.to_string();
-    // Every cell has a space on either side.
-    text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end()).collect::<Vec<_>>().join("\n")
-}
 
 /// One line of the list: US dollars per million tokens.
 pub fn offering_row(snapshot: &Snapshot, model: &Model, offer: &Offer<'_>) -> Vec<String> {

@@ -1,0 +1,80 @@
+//! `batchd batches`: changing how a batch of a running daemon runs.
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::answer::put;
+use super::remote::{self, RemoteArgs};
+use crate::daemon::Environment;
+use crate::domain::id::BatchId;
+use crate::domain::share::{NoPriority, Priority};
+
+/// Pause, resume and prioritise batches of a running daemon
+#[derive(Debug, Subcommand)]
+pub enum BatchesCommand {
+    /// Dispatch no further row of a batch until it is resumed; its deadline goes on
+    Pause(BatchArgs),
+    /// Let a paused batch go on
+    Resume(BatchArgs),
+    /// Change how large a batch's share of a contended lane is
+    Priority(PriorityArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct BatchArgs {
+    /// The batch's id
+    #[arg(value_name = "ID")]
+    id: BatchId,
+    #[command(flatten)]
+    remote: RemoteArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct PriorityArgs {
+    /// The batch's id
+    #[arg(value_name = "ID")]
+    id: BatchId,
+    /// Weighs 1, 4, 16 or 64
+    #[arg(value_name = "LEVEL", value_parser = level())]
+    level: Priority,
+    #[command(flatten)]
+    remote: RemoteArgs,
+}
+
+fn level() -> impl TypedValueParser<Value = Priority> {
+    let words = PossibleValuesParser::new(Priority::ALL.map(Priority::as_str));
+    words.try_map(|word| word.parse::<Priority>().map_err(|error: NoPriority| error))
+}
+
+/// Runs the command and returns the exit code.
+pub fn run(command: &BatchesCommand, env: Environment) -> u8 {
+    let (id, remote, change) = match command {
+        BatchesCommand::Pause(BatchArgs { id, remote }) => (id, remote, json!({ "paused": true })),
+        BatchesCommand::Resume(BatchArgs { id, remote }) => (id, remote, json!({ "paused": false })),
+        BatchesCommand::Priority(PriorityArgs { id, level, remote }) => (id, remote, json!({ "priority": level.as_str() })),
+    };
+    remote::run(async {
+        let batch = remote.client(&env)?.change_batch(&id.to_string(), &change).await?;
+        put(&if remote.json { batch.to_string() } else { tell(&batch) })?;
+        Ok(0)
+    })
+}
+
+fn tell(batch: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    let ours = &batch["batchd"];
+    let paused = if ours["paused"] == true { ", paused" } else { "" };
+    format!("{} is {}{paused}; its priority is {}", text(&batch["id"]), text(&batch["status"]), text(&ours["priority"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_told_in_a_line() {
+        let batch = json!({"id": "batch_1", "status": "in_progress", "batchd": {"paused": true, "priority": "high"}});
+        insta::assert_snapshot!(tell(&batch), @"batch_1 is in_progress, paused; its priority is high");
+    }
+}

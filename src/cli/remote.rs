@@ -1,0 +1,61 @@
+//! Commands that ask a running daemon: where it is, the key it wants, and what its answers mean for the
+//! exit code.
+
+use clap::Args;
+
+use super::answer::Refusal;
+use super::{FAILURE, USAGE, block_on_result};
+use crate::client::{Client, ClientError};
+use crate::daemon::Environment;
+use crate::daemon::config::resolve_key;
+use crate::domain::connection::KeySource;
+
+/// Holds the key for a daemon that asks for one. No flag does: command lines are visible to everybody.
+const KEY_VARIABLE: &str = "BATCHD_API_KEY";
+
+/// Which daemon.
+#[derive(Debug, Args)]
+pub struct RemoteArgs {
+    /// Where the daemon is. If it asks for an API key, put one into BATCHD_API_KEY
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7400")]
+    url: String,
+    /// Print the daemon's answer as one line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl RemoteArgs {
+    /// The daemon, yet to be called.
+    pub(super) fn client(&self, env: &Environment) -> Result<Client, Refusal> {
+        if !self.url.starts_with("http://") {
+            let message = format!("--url {:?} must begin with `http://`; a daemon's port has no TLS", self.url);
+            return Err(Refusal::usage(message));
+        }
+        let base = self.url.trim_end_matches('/');
+        let base = base.strip_suffix("/v1").unwrap_or(base);
+        let key = match resolve_key(&KeySource::Env(KEY_VARIABLE.to_owned()), &**env) {
+            Ok(key) => key,
+            Err(error) if error.is_absence() => None,
+            Err(error) => return Err(Refusal::usage(error)),
+        };
+        Ok(Client::new(format!("{base}/v1")).with_key(key))
+    }
+}
+
+/// Runs a command that asks a daemon; the exit code.
+pub(super) fn run(command: impl Future<Output = Result<u8, Refusal>>) -> u8 {
+    let outcome = block_on_result(command).map_err(|error| Refusal(FAILURE, error.to_string())).and_then(|outcome| outcome);
+    outcome.unwrap_or_else(|Refusal(code, message)| super::complain(&message, code))
+}
+
+impl From<ClientError> for Refusal {
+    fn from(error: ClientError) -> Self {
+        let (code, hint) = match &error {
+            ClientError::Refused { status: 401, .. } => (USAGE, format!("; batchd takes it from the environment variable {KEY_VARIABLE}")),
+            // What was asked for is wrong.
+            ClientError::Refused { status: 400..=404, .. } => (USAGE, String::new()),
+            ClientError::Refused { .. } | ClientError::Unreachable { .. } | ClientError::Unexpected { .. } => (FAILURE, String::new()),
+        };
+        Self(code, format!("{error}{hint}"))
+    }
+}
