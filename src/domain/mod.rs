@@ -23,6 +23,7 @@ pub mod metadata;
 pub mod money;
 pub mod output;
 pub mod plan;
+pub mod prefix;
 pub mod problem;
 pub mod request;
 pub mod retry;

@@ -7,6 +7,7 @@ use super::handle::{Handle, RetryError};
 use crate::domain::batch::{Batch, BatchSpec, BatchState};
 use crate::domain::file::{Purpose, ResultPart};
 use crate::domain::id::{BatchId, FileId};
+use crate::domain::share::Control;
 use crate::domain::time::Timestamp;
 use crate::store::{CreateOutcome, NewFile, Sealed, Store, StoreError, blocking};
 
@@ -33,7 +34,9 @@ pub(super) async fn retry(handle: &Handle, id: BatchId, now: Timestamp) -> Resul
     let file = store.add_file(new, content).await?;
     let spec = BatchSpec { id: BatchId::generate(now), input_file: file.id, created_at: now, retry_of: Some(id), ..batch.spec };
     let created = spec.id;
-    match store.create_batch(spec, batch.control, None).await? {
+    // Whoever asks for it wants it to run.
+    let control = Control { paused: false, ..batch.control };
+    match store.create_batch(spec, control, None).await? {
         CreateOutcome::Created => {}
         CreateOutcome::InputGone | CreateOutcome::Existing(_) | CreateOutcome::KeyReused => return Err(RetryError::InputGone),
     }

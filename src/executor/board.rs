@@ -82,17 +82,20 @@ pub(super) fn publish<'a>(
 ) {
     let now = Instant::now();
     let mut board = Board { draining, ..Board::default() };
+    // Whole seconds: what is shown, and little enough to change seldom.
+    let in_seconds = |at: Timestamp| Timestamp::from_second(at.as_second()).ok();
+    for pool in lanes.providers() {
+        board.providers.insert(pool.connection.id.clone(), (pool.last_answer.and_then(in_seconds), pool.is_unreachable()));
+    }
     for (lane, pool) in lanes.iter() {
-        // Whole seconds: what is shown, and little enough to change seldom.
-        let last_answer = pool.last_answer.and_then(|at| Timestamp::from_second(at.as_second()).ok());
-        board.providers.insert(lane.name.0.clone(), (last_answer, pool.is_unreachable()));
+        let last_answer = pool.last_answer.and_then(in_seconds);
         let resting = lane.valve.resting_until(now).map(|until| later(clock.now(), until.saturating_duration_since(now)));
         let report = LaneReport {
             in_flight: lane.valve.gauge.in_flight,
             allowed: lane.valve.allowed(),
             per_minute: lane.valve.per_minute(),
             hold: hold_on(holds, &lane.name.0, lane.name.1.as_deref()),
-            resting_until: resting.and_then(|at| Timestamp::from_second(at.as_second()).ok()),
+            resting_until: resting.and_then(in_seconds),
             last_answer,
             unreachable: pool.is_unreachable(),
             ..LaneReport::default()

@@ -17,6 +17,7 @@ use super::ways::Ways;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::{BatchId, FileId, RowIndex, RowKey};
 use crate::domain::lines::{Line, Lines};
+use crate::domain::prefix::beginning;
 use crate::domain::request::{RowRequest, parse_line};
 use crate::domain::retry::Tally;
 use crate::domain::row::{Outcome, RowError};
@@ -319,7 +320,8 @@ impl Source {
         let route = route.or_else(|| self.ways.entry(at.model))?;
         let way = self.ways.get(route).filter(|way| way.lane.is_some())?;
         let (custom_id, body) = (row.custom_id.as_ref().into(), Bytes::from(row.body_for(&way.upstream)));
-        Some(ReadyRow { at, route, custom_id, body, history: Vec::new(), tally: Tally::default(), last: None })
+        let beginning = if way.by_prefix { beginning(&body) } else { 0 };
+        Some(ReadyRow { at, route, custom_id, body, beginning, history: Vec::new(), tally: Tally::default(), last: None })
     }
 
     fn parse<'a>(&self, line: Line<'a>) -> Option<(RowRequest<'a>, u16)> {

@@ -139,7 +139,8 @@ impl Lanes {
                 Some(index)
             }
             None => {
-                self.pools.push(Pool::new(connection.clone(), opened));
+                let is_local = catalog.provider(provider).is_some_and(|provider| provider.is_local);
+                self.pools.push(Pool::new(connection.clone(), opened, is_local));
                 self.by_provider.insert(provider.to_owned(), self.pools.len() - 1);
                 Some(self.pools.len() - 1)
             }
@@ -167,6 +168,24 @@ impl Lanes {
     pub fn pool_of(&mut self, index: LaneIndex) -> Option<&mut Pool> {
         let pool = self.lanes.get(index)?.pool;
         self.pools.get_mut(pool)
+    }
+
+    /// The providers.
+    pub fn providers(&self) -> impl Iterator<Item = &Pool> {
+        self.pools.iter()
+    }
+
+    /// The providers, by index.
+    pub fn pools(&mut self) -> impl Iterator<Item = (usize, &mut Pool)> {
+        self.pools.iter_mut().enumerate()
+    }
+
+    /// Opens the servers of the operator's own, so that they are asked whether they are there.
+    pub fn open_local(&mut self, catalog: &Snapshot) {
+        let local = catalog.providers().filter(|(provider, ready)| *ready && provider.is_local);
+        for id in local.map(|(provider, _)| provider.id().to_owned()).collect::<Vec<_>>() {
+            self.pool(&id, catalog);
+        }
     }
 
     pub fn len(&self) -> usize {

@@ -28,17 +28,33 @@ pub(super) struct Pool {
     reach: Breaker,
     /// When it last answered anything.
     pub last_answer: Option<Timestamp>,
+    /// A server of the operator's own.
+    pub is_local: bool,
+    /// When anything was last heard of it, or else when it was opened.
+    pub heard: Instant,
+    /// It is being asked whether it is there.
+    pub probing: bool,
 }
 
 impl Pool {
-    pub fn new(connection: Connection, provider: Arc<dyn Dispatch>) -> Self {
+    pub fn new(connection: Connection, provider: Arc<dyn Dispatch>, is_local: bool) -> Self {
         let gauge = Gauge::new(connection.limits);
-        Self { connection, provider, gauge, epoch: 0, reach: Breaker::new(PATIENCE), last_answer: None }
+        Self {
+            connection,
+            provider,
+            gauge,
+            epoch: 0,
+            reach: Breaker::new(PATIENCE),
+            last_answer: None,
+            is_local,
+            heard: Instant::now(),
+            probing: false,
+        }
     }
 
     /// The same provider at another address. Calls to where it was before are still in flight.
     pub fn moved(&self, connection: Connection, provider: Arc<dyn Dispatch>) -> Self {
-        let mut moved = Self { epoch: self.epoch.wrapping_add(1), ..Self::new(connection, provider) };
+        let mut moved = Self { epoch: self.epoch.wrapping_add(1), ..Self::new(connection, provider, self.is_local) };
         moved.gauge.in_flight = self.gauge.in_flight;
         moved
     }
@@ -60,6 +76,12 @@ impl Pool {
     /// A call goes out.
     pub fn start(&mut self, now: Instant, tokens: u64) {
         self.gauge.start(now, tokens);
+        self.reach.start(now);
+    }
+
+    /// It is asked whether it is there; meanwhile no row goes out to find that out.
+    pub fn begin_probe(&mut self, now: Instant) {
+        self.probing = true;
         self.reach.start(now);
     }
 
@@ -85,6 +107,7 @@ impl Pool {
             Some(failure) => {
                 if !matches!(failure, Some(FailureClass::TimedOut | FailureClass::Interrupted)) {
                     self.last_answer = Some(at);
+                    self.heard = now;
                 }
                 self.reach.on_success(sent)
             }

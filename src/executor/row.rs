@@ -61,6 +61,8 @@ pub(super) struct ReadyRow {
     pub custom_id: Box<str>,
     /// As the provider receives it.
     pub body: Bytes,
+    /// What it begins with, where that decides who is next to it; else 0.
+    pub beginning: u64,
     pub history: Vec<Tried>,
     pub tally: Tally,
     /// The last response that was a failure.

@@ -248,7 +248,7 @@ impl Run {
         }
         self.waiting.extend(window.unread.into_iter().map(Due));
         let outdated = !Arc::ptr_eq(&window.ways, &self.source.ways);
-        for row in window.rows {
+        for row in self.next_to_their_like(window.rows) {
             self.measured = (self.measured.0 + 1, self.measured.1 + row.body.len() as u64);
             let same = !outdated || self.source.ways.is_as_before(&window.ways, row.route);
             let Some(lane) = self.source.ways.lane(row.route).filter(|_| same) else {
@@ -261,6 +261,16 @@ impl Run {
             queue.ready.push_back(row);
         }
         self.ready_lanes().collect()
+    }
+
+    /// Rows that begin alike next to each other, those first that begin like the last one before them.
+    /// Only within what was loaded at once, so that none waits for long.
+    fn next_to_their_like(&self, mut rows: Vec<ReadyRow>) -> Vec<ReadyRow> {
+        if rows.iter().any(|row| row.beginning != rows[0].beginning) {
+            let lasts: Vec<_> = self.queues.values().filter_map(|queue| Some(queue.ready.back()?.beginning)).collect();
+            rows.sort_by_key(|row| (!lasts.contains(&row.beginning), row.beginning));
+        }
+        rows
     }
 
     /// The lanes that it has ready rows for.

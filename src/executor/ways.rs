@@ -23,6 +23,8 @@ pub(super) struct Route {
     pub lane: Option<LaneIndex>,
     /// It has not been well for a while; another way is better.
     avoided: bool,
+    /// Rows that begin alike run next to each other there.
+    pub by_prefix: bool,
     /// The provider's name for the model.
     pub upstream: Arc<str>,
     /// The lane as it is recorded with attempts: `provider/upstream`.
@@ -143,7 +145,8 @@ fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around
     let held = hold_on(around.holds, provider, Some(upstream)).is_some() || around.catalog.is_paused(provider, upstream);
     let lane = if serves && !held { lanes.of(provider, upstream, around.catalog) } else { None };
     let avoided = lane.is_some_and(|lane| lanes.is_avoided(lane, around.now));
-    Route { lane, avoided, upstream: upstream.into(), name: format!("{provider}/{upstream}").into(), price }
+    let by_prefix = around.catalog.provider(provider).is_some_and(|provider| provider.is_local);
+    Route { lane, avoided, by_prefix, upstream: upstream.into(), name: format!("{provider}/{upstream}").into(), price }
 }
 
 /// Whether rows wait for a lane instead of going elsewhere.

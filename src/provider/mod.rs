@@ -79,6 +79,16 @@ pub enum CallError {
 pub trait Dispatch: Send + Sync + 'static {
     /// Makes the call. Dropping the future abandons it.
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>>;
+
+    /// Whether it can be asked if anybody is there, without any work for a model.
+    fn can_be_asked(&self) -> bool {
+        false
+    }
+
+    /// Asks whether anybody is there. Whoever answers anything is.
+    fn ask(&self, _budget: Duration) -> BoxFuture<'_, Result<(), CallError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// Why a provider cannot be used at all.

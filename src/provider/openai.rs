@@ -127,6 +127,14 @@ impl Dispatch for OpenAi {
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
         Box::pin(self.send(call))
     }
+
+    fn can_be_asked(&self) -> bool {
+        true
+    }
+
+    fn ask(&self, budget: Duration) -> BoxFuture<'_, Result<(), CallError>> {
+        Box::pin(async move { self.list_models(budget).await.map(|_| ()) })
+    }
 }
 
 /// Where something is, given as its path below the API's version: a base URL that stops at the host

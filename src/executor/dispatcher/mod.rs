@@ -5,6 +5,7 @@
 //! become possible.
 
 mod cancel;
+mod probe;
 mod pump;
 
 use std::cmp::Reverse;
@@ -55,6 +56,8 @@ pub(super) enum Event {
         batch: BatchId,
         result: Result<(), StoreError>,
     },
+    /// A server was asked whether it is there.
+    Probed(probe::Probed),
     /// A pause or a write for a batch that does not run is over; look at it again.
     Retake(BatchId),
 }
@@ -140,6 +143,8 @@ impl Dispatcher {
             disk_is_full: false,
             draining: false,
         };
+        let catalog = dispatcher.parts.catalog.current();
+        dispatcher.lanes.open_local(&catalog);
         for id in recovered.batches {
             dispatcher.take(id);
         }
@@ -210,6 +215,7 @@ impl Dispatcher {
             Event::Loaded { batch, result } => self.loaded(batch, result),
             Event::Ended { batch, lane, sent, ended, lesson } => self.ended(batch, lane, &sent, ended, lesson.as_ref()),
             Event::Finished { batch, result } => self.finished(batch, result),
+            Event::Probed(probed) => self.probed(&probed),
             Event::Retake(id) => self.retake(id),
         }
     }
@@ -322,6 +328,7 @@ impl Dispatcher {
         let now = Instant::now();
         let catalog = self.parts.catalog.current();
         self.lanes.refresh(&catalog, now);
+        self.lanes.open_local(&catalog);
         self.take_back_suspects(None);
         for id in self.runs.keys().copied().collect::<Vec<_>>() {
             let Some(plan) = self.runs.get(&id).map(|run| run.plan.clone()) else { continue };
@@ -355,6 +362,7 @@ impl Dispatcher {
             self.disk_is_full = full;
         }
         self.look_at_deadlines();
+        self.probe();
         let avoided = self.lanes.avoided(Instant::now());
         if avoided != self.avoided {
             self.avoided = avoided;

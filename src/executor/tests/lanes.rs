@@ -202,3 +202,44 @@ async fn a_paused_model_does_not_hold_up_the_others_of_its_batch() {
     assert_eq!(world.ended(id).await.progress.succeeded, 6_000);
     world.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_of_ones_own_is_asked_whether_it_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let there = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let provider = Scripted { there: Some(there.clone()), ..at_once(|_| 200) };
+    let world = World::open(dir.path(), provider).await;
+    let report = |world: &World| world.handle.board().lane("upstream", MODEL);
+    while !report(&world).unreachable {
+        tokio::time::sleep(SECOND).await;
+    }
+    there.store(true, SeqCst);
+    while report(&world).unreachable {
+        tokio::time::sleep(SECOND).await;
+    }
+    let first = report(&world).last_answer.unwrap();
+    tokio::time::sleep(100 * SECOND).await;
+    assert!(report(&world).last_answer.unwrap() > first, "it is asked again when it has been silent");
+    assert!(world.seen().is_empty(), "no row was needed");
+    world.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_begin_alike_run_next_to_each_other_on_a_server_of_ones_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let slow = || script(|_| tokio::time::sleep(SECOND).map(|()| answer(200, None)).boxed());
+    let switches = |world: &World| world.seen().windows(2).filter(|pair| pair[0].row % 2 != pair[1].row % 2).count();
+    let order = world::Order { rows: 3_000, prompt: |row| if row % 2 == 0 { "be brief" } else { "be long" }, ..world::Order::default() };
+    let world = World::open(dir.path(), slow()).await;
+    let id = world.order(order, |_| MODEL).await;
+    assert_eq!(world.ended(id).await.progress.succeeded, 3_000);
+    assert!(switches(&world) < 30, "{} switches on a server of one's own", switches(&world));
+    world.close().await;
+
+    let dir = tempfile::tempdir().unwrap();
+    let world = open(dir.path(), slow(), two_lanes("limits = { in_flight = 8 }", "")).await;
+    let id = world.order(order, |_| MODEL).await;
+    world.ended(id).await;
+    assert!(switches(&world) > 2_900, "elsewhere in the order of the input");
+    world.close().await;
+}

@@ -53,6 +53,8 @@ struct Scripted {
     script: Script,
     seen: Arc<Mutex<Vec<Seen>>>,
     provider: char,
+    /// Whether it is there, where it can be asked.
+    there: Option<Arc<std::sync::atomic::AtomicBool>>,
 }
 
 impl Dispatch for Scripted {
@@ -69,6 +71,19 @@ impl Dispatch for Scripted {
         }
         .boxed()
     }
+
+    fn can_be_asked(&self) -> bool {
+        self.there.is_some()
+    }
+
+    fn ask(&self, _budget: Duration) -> BoxFuture<'_, Result<(), CallError>> {
+        let there = self.there.as_ref().is_some_and(|there| there.load(SeqCst));
+        std::future::ready(if there { Ok(()) } else { Err(gone()) }).boxed()
+    }
+}
+
+fn gone() -> CallError {
+    CallError::Connect { host: "h".into(), reason: "refused".into() }
 }
 
 fn answer(status: u16, retry_after: Option<Duration>) -> Result<Answer, CallError> {
@@ -76,7 +91,7 @@ fn answer(status: u16, retry_after: Option<Duration>) -> Result<Answer, CallErro
 }
 
 fn script(script: impl Fn(Seen) -> BoxFuture<'static, Result<Answer, CallError>> + Send + Sync + 'static) -> Scripted {
-    Scripted { script: Arc::new(script), seen: Arc::default(), provider: '?' }
+    Scripted { script: Arc::new(script), seen: Arc::default(), provider: '?', there: None }
 }
 
 fn at_once(status: impl Fn(Seen) -> u16 + Send + Sync + 'static) -> Scripted {

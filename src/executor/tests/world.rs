@@ -44,11 +44,13 @@ pub struct Order<'a> {
     pub owner: u64,
     pub priority: Priority,
     pub fallback: Fallback,
+    /// The system prompt of a row.
+    pub prompt: fn(u32) -> &'static str,
 }
 
 impl Default for Order<'_> {
     fn default() -> Self {
-        Self { rows: 1, window: "24h", owner: 0, priority: Priority::Normal, fallback: Fallback::NotDearer }
+        Self { rows: 1, window: "24h", owner: 0, priority: Priority::Normal, fallback: Fallback::NotDearer, prompt: |_| "be brief" }
     }
 }
 
@@ -88,13 +90,13 @@ impl World {
     }
 
     pub async fn order(&self, order: Order<'_>, model: impl Fn(u32) -> &'static str) -> BatchId {
-        let Order { rows, window, owner, priority, fallback } = order;
+        let Order { rows, window, owner, priority, fallback, prompt } = order;
         let standstill = crate::store::Standstill::begin();
         let mut spool = self.store.spool().unwrap();
         for row in 0..rows {
             let model = model(row);
-            let line =
-                format!("{{\"custom_id\":\"r{row}\",\"method\":\"POST\",\"url\":\"/v1/embeddings\",\"body\":{{\"model\":\"{model}\"}}}}\n");
+            let body = format!("{{\"model\":\"{model}\",\"instructions\":\"{}\"}}", prompt(row));
+            let line = format!("{{\"custom_id\":\"r{row}\",\"method\":\"POST\",\"url\":\"/v1/embeddings\",\"body\":{body}}}\n");
             spool.write(line.as_bytes()).unwrap();
         }
         let now = self.clock.now();

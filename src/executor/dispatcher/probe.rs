@@ -1,0 +1,69 @@
+//! Asking servers of the operator's own whether they are there: when no call has told for a while, and
+//! instead of a row when nobody could be reached.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Dispatcher, Event};
+use crate::domain::retry::FailureClass;
+use crate::executor::pool::Pool;
+use crate::provider::{Verdict, verdict};
+
+/// How long a server may be silent before it is asked.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long it may take to answer.
+const BUDGET: Duration = Duration::from_secs(10);
+
+/// What became of a question.
+#[derive(Debug)]
+pub(in crate::executor) struct Probed {
+    pool: usize,
+    epoch: u32,
+    asked: Instant,
+    /// `None` if there was an answer, whatever it said.
+    failure: Option<FailureClass>,
+}
+
+impl Dispatcher {
+    /// Asks those that it is time to ask.
+    pub(super) fn probe(&mut self) {
+        if self.draining {
+            return;
+        }
+        let now = Instant::now();
+        for (index, pool) in self.lanes.pools() {
+            if !pool.is_local || pool.probing || !wants_probe(pool, now) || !pool.provider.can_be_asked() {
+                continue;
+            }
+            pool.begin_probe(now);
+            let (provider, epoch, events) = (pool.provider.clone(), pool.epoch, self.events.clone());
+            self.tasks.spawn(async move {
+                let failure = match provider.ask(BUDGET).await {
+                    // A server that answers anything is there.
+                    Ok(_) => None,
+                    Err(error) => match verdict(Err(error)) {
+                        Verdict::Failed { class, .. } => Some(class),
+                        Verdict::Succeeded { .. } => None,
+                    },
+                };
+                let _ = events.send(Event::Probed(Probed { pool: index, epoch, asked: now, failure }));
+            });
+        }
+    }
+
+    pub(super) fn probed(&mut self, probed: &Probed) {
+        let at = self.parts.clock.now();
+        if let Some((_, pool)) = self.lanes.pools().nth(probed.pool) {
+            pool.probing = false;
+            if pool.epoch == probed.epoch {
+                pool.heard = Instant::now();
+                pool.learn(Some(probed.failure), Instant::now(), probed.asked, at);
+            }
+        }
+    }
+}
+
+fn wants_probe(pool: &Pool, now: Instant) -> bool {
+    pool.reach().wants_proof(now) || (pool.gauge.in_flight == 0 && now.saturating_duration_since(pool.heard) >= SILENCE)
+}
