@@ -25,7 +25,7 @@ use super::roots;
 use crate::domain::connection::OpenAiConnection;
 use crate::provider::SetupError;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long an idle TCP connection stays silent before the kernel asks the other side for a sign
 /// of life; keeps the entries of NAT gateways alive during answers that take minutes.

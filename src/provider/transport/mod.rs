@@ -8,48 +8,45 @@
 //! and its errors carry no header of the request.
 
 mod connect;
+mod link;
+mod pool;
 mod proxies;
 mod roots;
 #[cfg(test)]
 mod tests;
 
 use std::error::Error;
-use std::pin::pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::PROXY_AUTHORIZATION;
-use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
-use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
-use hyper_util::client::legacy::{self, Client};
 use hyper_util::client::proxy::matcher::Matcher;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use self::connect::{ConnectTimedOut, Connector};
+use self::link::{Failed, Link, Outgoing};
+use self::pool::Pool;
 pub(super) use self::proxies::from_env as proxies_from_env;
 use super::{CallError, SetupError};
 use crate::domain::connection::{OpenAiConnection, Timeouts};
 
-/// Idle connections are closed after this long; most servers and load balancers wait at least as
-/// long, and whoever closes first decides whether a request meets a dead connection.
-const POOL_IDLE: Duration = Duration::from_secs(60);
-/// Idle connections kept. There are never more than there were calls at the same time, which the
-/// lane limits; this only bounds the sockets of a lane without a sensible limit.
-const POOL_MAX_IDLE: usize = 1_024;
-/// How often an HTTP/2 connection with calls in flight is asked whether it still lives.
-const H2_PING_INTERVAL: Duration = Duration::from_secs(30);
 /// Bytes reserved at most on the word of a `content-length`.
 const MAX_RESERVE: usize = 1024 * 1024;
 
 /// The client for one upstream host.
 pub(super) struct Transport {
-    client: Client<Connector, Full<Bytes>>,
+    pool: Arc<Pool>,
     /// Host and port as in the base URL, for error texts.
     host: String,
+    /// The header of that name.
+    host_header: HeaderValue,
     /// Sent with every request if a forwarding proxy asks for it.
     proxy_auth: Option<HeaderValue>,
     timeouts: Timeouts,
@@ -90,19 +87,13 @@ impl Transport {
     /// Opens no connection.
     pub fn open(provider: &str, connection: &OpenAiConnection, proxies: &Matcher) -> Result<Self, SetupError> {
         let (connector, proxy_auth) = Connector::open(provider, connection, proxies)?;
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(POOL_MAX_IDLE)
-            .http2_keep_alive_interval(H2_PING_INTERVAL)
-            // An idle connection that the server closed before anything was written to it is no
-            // failure of the call.
-            .retry_canceled_requests(true)
-            .build(connector);
+        let url = &connection.base_url;
+        let host_header = HeaderValue::try_from(header_of(url))
+            .map_err(|error| SetupError::Url { provider: provider.into(), reason: error.to_string() })?;
         Ok(Self {
-            client,
-            host: host_of(&connection.base_url),
+            pool: Pool::new(connector, url.clone(), connection.timeouts.connect),
+            host: host_of(url),
+            host_header,
             proxy_auth,
             timeouts: connection.timeouts,
             max_response_bytes: connection.max_response_bytes,
@@ -115,33 +106,55 @@ impl Transport {
     }
 
     /// Sends the request and reads the whole answer.
-    pub async fn send(&self, mut request: Request<Full<Bytes>>, budget: Duration) -> Result<Received, CallError> {
+    pub async fn send(&self, mut request: Outgoing, budget: Duration) -> Result<Received, CallError> {
         let total = Limit::from_now("finish its answer", self.timeouts.total.min(budget));
         if let Some(auth) = &self.proxy_auth {
             request.headers_mut().insert(PROXY_AUTHORIZATION, auth.clone());
         }
-        let (head, body) = self.head(request, total).await?.into_parts();
-        let body = timeout_at(total.at, self.read(body)).await.map_err(|_| total.passed(&self.host))??;
-        Ok(Received { status: head.status, headers: head.headers, body })
-    }
-
-    async fn head(&self, mut request: Request<Full<Bytes>>, total: Limit) -> Result<http::Response<Incoming>, CallError> {
-        // The limit for the first byte starts when the connection stands, which only the client
-        // knows; a reused connection stands at once.
-        let mut connection = capture_connection(&mut request);
-        let mut answer = pin!(self.client.request(request));
-        tokio::select! {
-            biased;
-            answer = &mut answer => return answer.map_err(|error| self.failed(&error)),
-            () = stands(&mut connection) => {}
-            () = sleep_until(total.at) => return Err(total.passed(&self.host)),
+        let url = request.uri().clone();
+        loop {
+            let (mut link, reused) = match self.pool.take() {
+                Some(link) => (link, true),
+                // Boxed, so that the many calls that find a connection are smaller.
+                None => (Box::pin(self.dial(total)).await?, false),
+            };
+            // Starts when the connection stands.
+            let first_byte = Limit::from_now("begin its answer", self.timeouts.first_byte);
+            let limit = if first_byte.at < total.at { first_byte } else { total };
+            let mut timer = pin!(sleep_until(limit.at));
+            let head = within(limit.at, timer.as_mut(), link.send(request, &self.host_header));
+            match head.await.ok_or_else(|| limit.passed(&self.host))? {
+                Ok(answer) => {
+                    let (head, mut body) = answer.into_parts();
+                    let body = within(total.at, timer, self.read(&mut link, &mut body));
+                    let body = body.await.ok_or_else(|| total.passed(&self.host))??;
+                    self.pool.put(link);
+                    return Ok(Received { status: head.status, headers: head.headers, body });
+                }
+                // An idle connection that the server closed before anything was written to it is no
+                // failure of the call.
+                Err(Failed { unsent: Some(unsent), .. }) if reused => {
+                    request = *unsent;
+                    *request.uri_mut() = url.clone();
+                }
+                Err(failed) => return Err(self.interrupted(&failed.error)),
+            }
         }
-        let first_byte = Limit::from_now("begin its answer", self.timeouts.first_byte);
-        let limit = if first_byte.at < total.at { first_byte } else { total };
-        timeout_at(limit.at, answer).await.map_err(|_| limit.passed(&self.host))?.map_err(|error| self.failed(&error))
     }
 
-    async fn read(&self, mut body: Incoming) -> Result<Bytes, CallError> {
+    async fn dial(&self, total: Limit) -> Result<Link, CallError> {
+        let opened = timeout_at(total.at, self.pool.open()).await.map_err(|_| total.passed(&self.host))?;
+        opened.map_err(|error| {
+            if causes(&*error).any(|cause| cause.is::<ConnectTimedOut>()) {
+                let limit_ms = u64::try_from(self.timeouts.connect.as_millis()).unwrap_or(u64::MAX);
+                CallError::TimedOut { host: self.host.clone(), what: "accept a connection", limit_ms }
+            } else {
+                CallError::Connect { host: self.host.clone(), reason: reason(&*error) }
+            }
+        })
+    }
+
+    async fn read(&self, link: &mut Link, body: &mut Incoming) -> Result<Bytes, CallError> {
         let limit = self.max_response_bytes;
         let too_large = || CallError::TooLarge { host: self.host.clone(), limit };
         let announced = body.size_hint().lower();
@@ -153,7 +166,8 @@ impl Transport {
         let mut first = Bytes::new();
         let mut joined = BytesMut::new();
         let mut length = 0_u64;
-        while let Some(frame) = body.frame().await {
+        while !body.is_end_stream() {
+            let Some(frame) = link.frame(body).await else { break };
             let Ok(data) = frame.map_err(|error| self.interrupted(&error))?.into_data() else { continue };
             length = length.saturating_add(data.len() as u64);
             if length > limit {
@@ -172,24 +186,28 @@ impl Transport {
         Ok(if joined.is_empty() { first } else { joined.freeze() })
     }
 
-    fn failed(&self, error: &legacy::Error) -> CallError {
-        if is_connect_timeout(error) {
-            let limit_ms = u64::try_from(self.timeouts.connect.as_millis()).unwrap_or(u64::MAX);
-            CallError::TimedOut { host: self.host.clone(), what: "accept a connection", limit_ms }
-        } else if error.is_connect() {
-            CallError::Connect { host: self.host.clone(), reason: reason(error) }
-        } else {
-            self.interrupted(error)
-        }
-    }
-
     fn interrupted(&self, error: &(dyn Error + 'static)) -> CallError {
         CallError::Interrupted { host: self.host.clone(), reason: reason(error) }
     }
 }
 
-async fn stands(connection: &mut CaptureConnection) {
-    connection.wait_for_connection_metadata().await;
+/// The outcome of `work`, or `None` if it is not there at `end`. `timer` may fire before; it is set
+/// anew only then, because most work is done long before any limit.
+async fn within<T>(end: Instant, mut timer: Pin<&mut Sleep>, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        if let Poll::Ready(outcome) = work.as_mut().poll(cx) {
+            return Poll::Ready(Some(outcome));
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            if timer.deadline() >= end {
+                return Poll::Ready(None);
+            }
+            timer.as_mut().reset(end);
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// Host and port of a URL, without the name and password that it may carry.
@@ -201,21 +219,24 @@ fn host_of(url: &http::Uri) -> String {
     }
 }
 
+/// The same as the header of a request, where the port of the scheme goes without saying.
+fn header_of(url: &http::Uri) -> String {
+    let default = if url.scheme_str() == Some("https") { 443 } else { 80 };
+    match url.port_u16() {
+        Some(port) if port == default => url.host().unwrap_or_default().into(),
+        _ => host_of(url),
+    }
+}
+
 /// The error itself, then what caused it.
 fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&cause| cause.source())
 }
 
-fn is_connect_timeout(error: &(dyn Error + 'static)) -> bool {
-    causes(error).any(|cause| cause.is::<ConnectTimedOut>())
-}
-
-/// The causes of an error as one line, outermost first. The client's own name for the error
-/// ("client error (`SendRequest`)") says nothing to anybody, so the causes below it stand for it.
+/// The causes of an error as one line, outermost first.
 fn reason(error: &(dyn Error + 'static)) -> String {
-    let top = if error.is::<legacy::Error>() { error.source().unwrap_or(error) } else { error };
     let mut text = String::new();
-    for cause in causes(top) {
+    for cause in causes(error) {
         let cause = cause.to_string();
         // Some errors repeat the text of their cause.
         if text.contains(&cause) {

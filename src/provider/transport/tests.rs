@@ -3,6 +3,7 @@
 mod relay;
 mod tls;
 
+use http::Request;
 use http_body_util::Full;
 
 use self::relay::{Kind, Relay};
@@ -118,6 +119,81 @@ async fn a_connection_is_used_again_until_the_server_closes_it() {
         assert_eq!(post(&transport, &url).await.unwrap().body, "{}");
         assert_eq!(server.connections(), connections);
     }
+}
+
+/// A transport to this server without close limits.
+fn transport_to(server: &Loopback) -> (Transport, String) {
+    let url = format!("http://{}/v1/x", server.address());
+    (Transport::open("p", &connection(&url, limits(20_000), 100 << 20), &Matcher::builder().build()).unwrap(), url)
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_while_it_rested_is_no_failure_of_the_next_call() {
+    let server = Loopback::start(vec![Reply::Cut("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}".into())]).await;
+    let (transport, url) = transport_to(&server);
+    for connections in 1..4 {
+        assert_eq!(post(&transport, &url).await.unwrap().body, "{}");
+        assert_eq!(server.connections(), connections);
+        // The server has closed it by now; lets the runtime hear of it.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_after_a_while() {
+    let server = Loopback::start(vec![Reply::answer("200 OK", "", "{}")]).await;
+    let (transport, url) = transport_to(&server);
+    for (sweeps, connections) in [(0, 1), (4, 1), (4, 1), (5, 2), (1, 2)] {
+        for _ in 0..sweeps {
+            transport.pool.sweep();
+        }
+        post(&transport, &url).await.unwrap();
+        assert_eq!(server.connections(), connections, "after {sweeps} sweeps");
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_abandoned_takes_its_connection_along() {
+    let stall = |text: &str| Reply::Stall(text.into());
+    for unfinished in [stall(""), stall("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{")] {
+        let server = Loopback::start(vec![unfinished, Reply::answer("200 OK", "", "{}")]).await;
+        let (transport, url) = transport_to(&server);
+        let request = Request::post(&url).body(Full::default()).unwrap();
+        transport.send(request, Duration::from_millis(30)).await.unwrap_err();
+        assert_eq!(post(&transport, &url).await.unwrap().body, "{}");
+        assert_eq!(server.connections(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_long_answer_arrives_whole_and_its_connection_is_used_again() {
+    let body: String = (0..400_000).map(|n| format!("{n} ")).collect();
+    let server = Loopback::start(vec![Reply::answer("200 OK", "", &body)]).await;
+    let (transport, url) = transport_to(&server);
+    for _ in 0..2 {
+        assert_eq!(post(&transport, &url).await.unwrap().body, body);
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn there_are_no_more_connections_than_calls_at_the_same_time() {
+    let server = Loopback::start(vec![Reply::answer("200 OK", "", "{}")]).await;
+    let (transport, url) = transport_to(&server);
+    let transport = Arc::new(transport);
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (transport, url) = (transport.clone(), url.clone());
+        calls.spawn(async move {
+            for _ in 0..200 {
+                assert_eq!(post(&transport, &url).await.unwrap().body, "{}");
+            }
+        });
+    }
+    calls.join_all().await;
+    assert!(server.connections() <= 8 && server.requests().len() == 1_600);
 }
 
 #[tokio::test]

@@ -8,15 +8,17 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::Response;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -29,11 +31,18 @@ fn testdata(file: &str) -> PathBuf {
 /// A server that answers every request with the version of HTTP it came in; it stops when dropped.
 struct TlsServer {
     address: SocketAddr,
+    connections: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
 
 impl TlsServer {
     async fn start(alpn: &[&[u8]]) -> Self {
+        Self::allowing(alpn, 200).await
+    }
+
+    /// Takes so many calls at the same time on a connection of HTTP/2; those to `/pair` are answered
+    /// two at a time.
+    async fn allowing(alpn: &[&[u8]], streams: u32) -> Self {
         let certificate = CertificateDer::from_pem_file(testdata("cert.pem")).unwrap();
         let key = PrivateKeyDer::from_pem_file(testdata("key.pem")).unwrap();
         let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
@@ -47,21 +56,33 @@ impl TlsServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let accepted = connections.clone();
+        let pair = Arc::new(Barrier::new(2));
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let acceptor = acceptor.clone();
+                accepted.fetch_add(1, Ordering::SeqCst);
+                let (acceptor, pair) = (acceptor.clone(), pair.clone());
                 connections.spawn(async move {
                     // A client that does not trust the certificate leaves here.
                     let Ok(stream) = acceptor.accept(stream).await else { return };
-                    let answer = service_fn(|request: Request<Incoming>| async move {
-                        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(format!("{:?}", request.version())))))
+                    let answer = service_fn(|request: Request<Incoming>| {
+                        let pair = pair.clone();
+                        async move {
+                            if request.uri().path() == "/pair" {
+                                pair.wait().await;
+                            }
+                            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(format!("{:?}", request.version())))))
+                        }
                     });
-                    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await;
+                    let mut builder = auto::Builder::new(TokioExecutor::new());
+                    builder.http2().max_concurrent_streams(streams);
+                    let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
                 });
             }
         });
-        Self { address, _tasks: tasks }
+        Self { address, connections, _tasks: tasks }
     }
 }
 
@@ -80,6 +101,41 @@ async fn the_version_of_http_is_the_one_agreed_on_in_the_handshake() {
         let server = TlsServer::start(alpn).await;
         let url = format!("https://{}/v1", server.address);
         assert_eq!(post_tls(&url, true, &Matcher::builder().build()).await.unwrap(), version, "{alpn:?}");
+    }
+}
+
+fn trusting(server: &TlsServer) -> (Transport, String) {
+    let url = format!("https://{}", server.address);
+    let connection = OpenAiConnection { ca_file: Some(testdata("cert.pem")), ..connection(&url, limits(20_000), 100) };
+    (Transport::open("p", &connection, &Matcher::builder().build()).unwrap(), url)
+}
+
+#[tokio::test]
+async fn calls_share_a_connection_of_http_2_as_far_as_the_server_allows() {
+    for (streams, connections) in [(200, 1), (1, 2)] {
+        let server = TlsServer::allowing(&[b"h2"], streams).await;
+        let (transport, url) = trusting(&server);
+        // Teaches the client the limit.
+        post(&transport, &url).await.unwrap();
+        let pair = format!("{url}/pair");
+        for _ in 0..2 {
+            let (one, two) = tokio::join!(post(&transport, &pair), post(&transport, &pair));
+            assert_eq!((one.unwrap().body, two.unwrap().body), ("HTTP/2.0".into(), "HTTP/2.0".into()));
+            assert_eq!(server.connections.load(Ordering::SeqCst), connections, "{streams} streams");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_of_http_2_is_closed_after_a_while_too() {
+    let server = TlsServer::start(&[b"h2"]).await;
+    let (transport, url) = trusting(&server);
+    for (sweeps, connections) in [(0, 1), (4, 1), (5, 2)] {
+        for _ in 0..sweeps {
+            transport.pool.sweep();
+        }
+        post(&transport, &url).await.unwrap();
+        assert_eq!(server.connections.load(Ordering::SeqCst), connections, "after {sweeps} sweeps");
     }
 }
 
