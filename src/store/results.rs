@@ -3,6 +3,7 @@
 //! Output and error files are never written anywhere: they are read from the results, in input
 //! order, from any byte on. Only rows that are durable are ever read.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -22,6 +23,9 @@ use crate::domain::usage::Usage;
 const CHUNK: usize = 256 << 10;
 /// Rows of another part that are read over before it pays to look up the next wanted one.
 const SKIP: u32 = 16;
+
+/// A thread's buffer for measuring lines is not kept larger than this.
+const LINE_KEPT: usize = 256 << 10;
 
 /// A half-open range of bytes.
 pub type ByteRange = Range<u64>;
@@ -43,10 +47,8 @@ impl PackedRow {
     /// # Errors
     /// When it is too large to be stored.
     pub fn pack(row: &RowResult) -> Result<Self, StoreError> {
-        let mut line = Vec::with_capacity(512);
-        output::write_line(row, &mut line);
         let too_large = |error: std::num::TryFromIntError| StoreError::Broken(format!("a result is too large to be stored: {error}"));
-        let line_bytes = u32::try_from(line.len()).map_err(too_large)?;
+        let line_bytes = u32::try_from(line_length(row)).map_err(too_large)?;
         let mut packed = result::pack(row, line_bytes)?;
         let chunks = u16::try_from(packed.len().div_ceil(format::MAX_VALUE)).map_err(too_large)?;
         result::set_chunks(&mut packed, chunks);
@@ -60,6 +62,20 @@ impl PackedRow {
     pub(super) fn chunks(&self) -> impl Iterator<Item = &[u8]> {
         self.packed.chunks(format::MAX_VALUE)
     }
+}
+
+/// The length of a result's line, which only writing it tells.
+fn line_length(row: &RowResult) -> usize {
+    thread_local! {
+        static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    LINE.with_borrow_mut(|line| {
+        output::write_line(row, line);
+        let length = line.len();
+        line.clear();
+        line.shrink_to(LINE_KEPT);
+        length
+    })
 }
 
 impl Store {
@@ -77,7 +93,7 @@ impl Store {
                 Some(live) => live.pages(),
                 None => store.read_pages(batch)?,
             };
-            Lines::new(store, batch, part, pages).map(Some)
+            Ok(Some(Lines::new(store, batch, part, pages)))
         })
         .await?;
         self.shown().await?;
@@ -117,9 +133,9 @@ pub struct Lines {
 }
 
 impl Lines {
-    fn new(store: Store, batch: BatchId, part: ResultPart, pages: Vec<Page>) -> Result<Self, StoreError> {
+    fn new(store: Store, batch: BatchId, part: ResultPart, pages: Vec<Page>) -> Self {
         let left = pages.iter().map(|page| page.bytes(part)).sum();
-        Ok(Self { store, batch, part, pages, next: 0, skip: 0, left, with_attempts: false, unpacker: Unpacker::new()? })
+        Self { store, batch, part, pages, next: 0, skip: 0, left, with_attempts: false, unpacker: Unpacker::default() }
     }
 
     /// Bytes that are left to read; right after creation, the exact size of the whole.

@@ -15,6 +15,7 @@ pub mod hold;
 pub mod page;
 pub mod plan;
 pub mod result;
+mod squeeze;
 pub mod upload;
 
 use bincode::Options;
@@ -124,9 +125,8 @@ pub fn decode_anything(bytes: &[u8]) {
     let _ = decode::<catalog::CatalogRecord>(bytes).map(|record| record.unpack(1));
     let _ = decode::<catalog::CatalogFilesRecord>(bytes);
     let _ = decode::<page::PageRecord>(bytes).map(page::Page::try_from);
-    if let Ok(mut unpacker) = result::Unpacker::new() {
-        let _ = result::Stored::open(bytes).and_then(|stored| stored.unpack(crate::domain::id::BatchId::from_u128(0), 0, &mut unpacker));
-    }
+    let mut unpacker = result::Unpacker::default();
+    let _ = result::Stored::open(bytes).and_then(|stored| stored.unpack(crate::domain::id::BatchId::from_u128(0), 0, &mut unpacker));
 }
 
 #[cfg(test)]

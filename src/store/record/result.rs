@@ -3,15 +3,14 @@
 //! The header holds the exact size of the row's output line, so that a reader can skip rows
 //! without unpacking them.
 
-use std::cell::RefCell;
-
 use bytes::Bytes;
 use rust_decimal::Decimal;
-use serde::{Deserialize, Serialize};
-use zstd::bulk::{Compressor, Decompressor};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::page::{pack_usage, unpack_usage};
-use super::{DECODE_LIMIT, Record, RecordError, decode_body, moment, options, timestamp};
+pub use super::squeeze::Unpacker;
+use super::squeeze::squeeze;
+use super::{Record, RecordError, decode_body, moment, options, timestamp};
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::money::Usd;
 use crate::domain::row::{Attempt, Outcome, Response, RowError, RowResult};
@@ -20,14 +19,14 @@ use bincode::Options;
 /// Version, flags, size of the line (4 bytes), chunks (2 bytes).
 pub const HEADER: usize = 8;
 const COMPRESSED: u8 = 1;
+/// Compressed with the dictionary; not set in data of format 1.
+const DICTIONARY: u8 = 2;
 /// Below this size zstd's frame costs more than it saves.
-const COMPRESS_FROM: usize = 200;
-/// Level 1: measured on chat rows, the higher ones cost more time than they save space.
-const LEVEL: i32 = 1;
+const COMPRESS_FROM: usize = 100;
 
-/// Version 1 of a row's result.
+/// Version 1 of a row's result, as it is read. It is written from [`ResultRef`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct ResultRecord {
+pub(super) struct ResultRecord {
     custom_id: String,
     outcome: OutcomeRecord,
     usage: [u64; 5],
@@ -67,68 +66,103 @@ impl Record for ResultRecord {
     const NAME: &'static str = "result";
 }
 
+/// The same bytes as a [`ResultRecord`], without copying what they are made from.
+#[derive(Serialize)]
+struct ResultRef<'a> {
+    custom_id: &'a str,
+    outcome: OutcomeRef<'a>,
+    usage: [u64; 5],
+    cost: [u8; 16],
+    #[serde(serialize_with = "attempts")]
+    attempts: &'a [Attempt],
+    finished_at: i64,
+}
+
+#[derive(Serialize)]
+enum OutcomeRef<'a> {
+    Succeeded(ResponseRef<'a>),
+    Rejected(ResponseRef<'a>),
+    Failed { code: &'a str, message: &'a str, last: Option<ResponseRef<'a>> },
+    Expired,
+    Cancelled,
+}
+
+#[derive(Serialize)]
+struct ResponseRef<'a> {
+    status: u16,
+    request_id: Option<&'a str>,
+    #[serde(with = "serde_bytes")]
+    body: &'a [u8],
+}
+
+#[derive(Serialize)]
+struct AttemptRef<'a> {
+    lane: &'a str,
+    started_at: i64,
+    latency_ms: u32,
+    status: Option<u16>,
+    failure: Option<&'a str>,
+}
+
+fn attempts<S: Serializer>(attempts: &[Attempt], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(attempts.iter().map(|attempt| AttemptRef {
+        lane: &attempt.lane,
+        started_at: moment(attempt.started_at),
+        latency_ms: attempt.latency_ms,
+        status: attempt.status,
+        failure: attempt.failure.as_deref(),
+    }))
+}
+
+impl<'a> From<&'a Response> for ResponseRef<'a> {
+    fn from(response: &'a Response) -> Self {
+        Self { status: response.status, request_id: response.request_id.as_deref(), body: &response.body }
+    }
+}
+
+impl<'a> From<&'a RowResult> for ResultRef<'a> {
+    fn from(result: &'a RowResult) -> Self {
+        let outcome = match &result.outcome {
+            Outcome::Succeeded(response) => OutcomeRef::Succeeded(response.into()),
+            Outcome::Rejected(response) => OutcomeRef::Rejected(response.into()),
+            Outcome::Failed { error, last } => {
+                OutcomeRef::Failed { code: &error.code, message: &error.message, last: last.as_ref().map(ResponseRef::from) }
+            }
+            Outcome::Expired => OutcomeRef::Expired,
+            Outcome::Cancelled => OutcomeRef::Cancelled,
+        };
+        Self {
+            custom_id: &result.custom_id,
+            outcome,
+            usage: pack_usage(&result.usage),
+            cost: result.cost.0.serialize(),
+            attempts: &result.attempts,
+            finished_at: moment(result.finished_at),
+        }
+    }
+}
+
 /// Packs a result whose output line has `line_bytes` bytes; the chunk count is left for
 /// [`set_chunks`].
 ///
 /// # Errors
 /// When the result is too large to be read back.
 pub fn pack(result: &RowResult, line_bytes: u32) -> Result<Vec<u8>, RecordError> {
-    let mut packed = vec![ResultRecord::VERSION, 0];
-    packed.extend_from_slice(&line_bytes.to_be_bytes());
-    packed.extend_from_slice(&[0, 0]);
-    options().serialize_into(&mut packed, &ResultRecord::from(result)).map_err(RecordError::damaged::<ResultRecord>)?;
-    if packed.len() >= COMPRESS_FROM
-        && let Ok(body) = compress(&packed[HEADER..])
-        && body.len() + 4 < packed.len() - HEADER
-    {
-        let unpacked = u32::try_from(packed.len() - HEADER).map_err(RecordError::damaged::<ResultRecord>)?;
-        packed.truncate(HEADER);
-        packed[1] |= COMPRESSED;
-        packed.extend_from_slice(&unpacked.to_be_bytes());
-        packed.extend_from_slice(&body);
-    }
-    Ok(packed)
-}
-
-fn compress(body: &[u8]) -> std::io::Result<Vec<u8>> {
-    // Setting up a context costs more than compressing a usual row with it.
-    thread_local! {
-        static CONTEXT: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
-    }
-    CONTEXT.with_borrow_mut(|context| match context {
-        Some(context) => context.compress(body),
-        None => context.insert(Compressor::new(LEVEL)?).compress(body),
+    let write = |body: &mut Vec<u8>| options().serialize_into(body, &ResultRef::from(result)).map_err(RecordError::damaged::<ResultRecord>);
+    squeeze(COMPRESS_FROM, write, |body, squeezed| {
+        let size = u32::try_from(body.len()).map_err(RecordError::damaged::<ResultRecord>)?;
+        let squeezed = squeezed.filter(|squeezed| squeezed.len() + 4 < body.len());
+        let stored = squeezed.unwrap_or(body);
+        let mut packed = Vec::with_capacity(HEADER + 4 + stored.len());
+        packed.extend_from_slice(&[ResultRecord::VERSION, if squeezed.is_some() { COMPRESSED | DICTIONARY } else { 0 }]);
+        packed.extend_from_slice(&line_bytes.to_be_bytes());
+        packed.extend_from_slice(&[0, 0]);
+        if squeezed.is_some() {
+            packed.extend_from_slice(&size.to_be_bytes());
+        }
+        packed.extend_from_slice(stored);
+        Ok(packed)
     })
-}
-
-/// Unpacks results; keep one for many rows, setting it up costs more than a row.
-pub struct Unpacker(Decompressor<'static>);
-
-impl std::fmt::Debug for Unpacker {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Unpacker")
-    }
-}
-
-impl Unpacker {
-    /// A new one.
-    ///
-    /// # Errors
-    /// When memory is short.
-    pub fn new() -> Result<Self, RecordError> {
-        Decompressor::new().map(Self).map_err(RecordError::damaged::<ResultRecord>)
-    }
-
-    fn decompress(&mut self, body: &[u8], size: u32) -> Result<Vec<u8>, RecordError> {
-        if u64::from(size) > DECODE_LIMIT {
-            return Err(RecordError::damaged::<ResultRecord>("the stated size is beyond any result"));
-        }
-        let unpacked = self.0.decompress(body, size as usize).map_err(RecordError::damaged::<ResultRecord>)?;
-        if unpacked.len() != size as usize {
-            return Err(RecordError::damaged::<ResultRecord>("the compressed body has another size than stated"));
-        }
-        Ok(unpacked)
-    }
 }
 
 /// Writes the number of chunks into a packed result's header.
@@ -168,58 +202,23 @@ impl<'a> Stored<'a> {
         if self.version != ResultRecord::VERSION {
             ResultRecord::decode_other(self.version, self.body)?;
         }
-        let record: ResultRecord = if self.flags & COMPRESSED == 0 {
-            decode_body(self.body)?
-        } else {
-            let Some((size, body)) = self.body.split_first_chunk::<4>() else {
-                return Err(RecordError::damaged::<ResultRecord>("no size before the compressed body"));
-            };
-            decode_body(&with.decompress(body, u32::from_be_bytes(*size))?)?
+        let with_dictionary = match self.flags {
+            0 => return decode_body::<ResultRecord>(self.body)?.into_result(RowKey { batch, row: RowIndex(row) }),
+            COMPRESSED => false,
+            flags if flags == COMPRESSED | DICTIONARY => true,
+            flags => return Err(RecordError::damaged::<ResultRecord>(format!("packed in an unknown way ({flags})"))),
         };
+        let Some((size, body)) = self.body.split_first_chunk::<4>() else {
+            return Err(RecordError::damaged::<ResultRecord>("no size before the compressed body"));
+        };
+        let record: ResultRecord = decode_body(&with.decompress(body, u32::from_be_bytes(*size), with_dictionary)?)?;
         record.into_result(RowKey { batch, row: RowIndex(row) })
-    }
-}
-
-impl From<&Response> for ResponseRecord {
-    fn from(response: &Response) -> Self {
-        Self { status: response.status, request_id: response.request_id.clone(), body: response.body.to_vec() }
     }
 }
 
 impl From<ResponseRecord> for Response {
     fn from(record: ResponseRecord) -> Self {
         Self { status: record.status, request_id: record.request_id, body: Bytes::from(record.body) }
-    }
-}
-
-impl From<&RowResult> for ResultRecord {
-    fn from(result: &RowResult) -> Self {
-        let outcome = match &result.outcome {
-            Outcome::Succeeded(response) => OutcomeRecord::Succeeded(response.into()),
-            Outcome::Rejected(response) => OutcomeRecord::Rejected(response.into()),
-            Outcome::Failed { error, last } => OutcomeRecord::Failed {
-                code: error.code.clone(),
-                message: error.message.clone(),
-                last: last.as_ref().map(ResponseRecord::from),
-            },
-            Outcome::Expired => OutcomeRecord::Expired,
-            Outcome::Cancelled => OutcomeRecord::Cancelled,
-        };
-        let attempts = result.attempts.iter().map(|attempt| AttemptRecord {
-            lane: attempt.lane.clone(),
-            started_at: moment(attempt.started_at),
-            latency_ms: attempt.latency_ms,
-            status: attempt.status,
-            failure: attempt.failure.clone(),
-        });
-        Self {
-            custom_id: result.custom_id.clone(),
-            outcome,
-            usage: pack_usage(&result.usage),
-            cost: result.cost.0.serialize(),
-            attempts: attempts.collect(),
-            finished_at: moment(result.finished_at),
-        }
     }
 }
 
@@ -283,6 +282,48 @@ mod tests {
         }
     }
 
+    fn bytes(of: &impl Serialize) -> Vec<u8> {
+        options().serialize(of).unwrap()
+    }
+
+    #[test]
+    fn what_is_written_without_copies_is_the_record() {
+        let response = || Response { status: 200, request_id: None, body: b"{}".as_slice().into() };
+        let error = || RowError { code: "c".into(), message: "m".into() };
+        for outcome in [
+            Outcome::Succeeded(response()),
+            Outcome::Rejected(Response { request_id: Some("r".into()), ..response() }),
+            Outcome::Failed { error: error(), last: None },
+            Outcome::Failed { error: error(), last: Some(response()) },
+            Outcome::Expired,
+            Outcome::Cancelled,
+        ] {
+            let result = RowResult { outcome, ..sample(Vec::new()) };
+            let written = bytes(&ResultRef::from(&result));
+            let record: ResultRecord = decode_body(&written).unwrap();
+            assert_eq!(bytes(&record), written);
+            assert_eq!(record.into_result(result.key).unwrap(), result);
+        }
+    }
+
+    #[test]
+    fn results_from_before_the_dictionary_are_unpacked() {
+        let result = sample(b"0123456789".repeat(100));
+        let body = bytes(&ResultRef::from(&result));
+        let size = u32::try_from(body.len()).unwrap().to_be_bytes();
+        let header = |flags| [ResultRecord::VERSION, flags, 0, 0, 0, 1, 0, 1];
+        let squeezed = zstd::bulk::compress(&body, 1).unwrap();
+        let mut unpacker = Unpacker::default();
+        for packed in [[&header(COMPRESSED)[..], &size, &squeezed].concat(), [&header(0)[..], &body].concat(), pack(&result, 1).unwrap()] {
+            let unpacked = Stored::open(&packed).unwrap().unpack(result.key.batch, 3, &mut unpacker);
+            assert_eq!(unpacked.as_ref(), Ok(&result));
+        }
+        for unknown in [DICTIONARY, 4, 4 | COMPRESSED] {
+            let packed = [&header(unknown)[..], &size, &squeezed].concat();
+            assert!(Stored::open(&packed).unwrap().unpack(result.key.batch, 3, &mut unpacker).is_err());
+        }
+    }
+
     proptest! {
         #[test]
         fn what_is_packed_is_unpacked(body: Vec<u8>, repeat in 1_usize..400) {
@@ -291,7 +332,7 @@ mod tests {
             set_chunks(&mut packed, 12);
             let stored = Stored::open(&packed).unwrap();
             prop_assert_eq!((stored.line_bytes, stored.chunks), (4711, 12));
-            prop_assert_eq!(stored.unpack(result.key.batch, 3, &mut Unpacker::new().unwrap()).unwrap(), result);
+            prop_assert_eq!(stored.unpack(result.key.batch, 3, &mut Unpacker::default()).unwrap(), result);
         }
 
         #[test]
@@ -299,8 +340,8 @@ mod tests {
             let mut packed = pack(&sample(b"0123456789".repeat(30)), 1).unwrap();
             let length = packed.len();
             packed[position % length] = byte;
-            let _ = Stored::open(&packed).and_then(|stored| stored.unpack(BatchId::from_u128(9), 3, &mut Unpacker::new().unwrap()));
-            let _ = Stored::open(&packed[..cut % length]).and_then(|stored| stored.unpack(BatchId::from_u128(9), 3, &mut Unpacker::new().unwrap()));
+            let _ = Stored::open(&packed).and_then(|stored| stored.unpack(BatchId::from_u128(9), 3, &mut Unpacker::default()));
+            let _ = Stored::open(&packed[..cut % length]).and_then(|stored| stored.unpack(BatchId::from_u128(9), 3, &mut Unpacker::default()));
         }
     }
 }

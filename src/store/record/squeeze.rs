@@ -1,0 +1,141 @@
+//! Compression of results: zstd with a dictionary of what answers usually consist of.
+//!
+//! An answer of usual size is too short to describe itself: a plain frame spends most of its time,
+//! and half of its bytes, on tables for its own letters. The dictionary has the text of common
+//! answers, the usual last, and such tables. Its text was written by hand, its tables are zstd's own
+//! (`ZDICT_finalizeDictionary`) for sample answers in English, JSON and Markdown.
+//!
+//! Invariant: the dictionary never changes, because every result that was packed with it needs the
+//! very same bytes. Another one would be another file with another flag.
+
+use std::cell::RefCell;
+use std::sync::LazyLock;
+
+use zstd::bulk::{Compressor, Decompressor};
+use zstd::dict::{DecoderDictionary, EncoderDictionary};
+
+use super::{DECODE_LIMIT, RecordError};
+
+const DICTIONARY: &[u8] = include_bytes!("results.dict");
+/// Level 1: measured on chat rows, the higher ones cost more time than they save space.
+const LEVEL: i32 = 1;
+/// A buffer that a large result has grown beyond this is not kept.
+const KEPT: usize = 256 << 10;
+
+static ENCODER: LazyLock<Option<EncoderDictionary<'static>>> = LazyLock::new(|| EncoderDictionary::try_copy(DICTIONARY, LEVEL).ok());
+static DECODER: LazyLock<Option<DecoderDictionary<'static>>> = LazyLock::new(|| DecoderDictionary::try_copy(DICTIONARY).ok());
+
+/// What packing needs again and again. Setting up a context costs more than a usual row.
+#[derive(Default)]
+struct Bench {
+    compressor: Option<Compressor<'static>>,
+    plain: Vec<u8>,
+    squeezed: Vec<u8>,
+}
+
+/// Lets `write` write a body, then gives it and its compressed form to `done`. The latter is missing
+/// if the body is shorter than `from` bytes, or memory is short.
+pub(super) fn squeeze<T>(
+    from: usize,
+    write: impl FnOnce(&mut Vec<u8>) -> Result<(), RecordError>,
+    done: impl FnOnce(&[u8], Option<&[u8]>) -> Result<T, RecordError>,
+) -> Result<T, RecordError> {
+    thread_local! {
+        static BENCH: RefCell<Bench> = RefCell::default();
+    }
+    BENCH.with_borrow_mut(|bench| {
+        bench.plain.clear();
+        write(&mut bench.plain)?;
+        let squeezed = bench.plain.len() >= from && bench.compress().is_ok();
+        let outcome = done(&bench.plain, Some(&*bench.squeezed).filter(|_| squeezed));
+        for buffer in [&mut bench.plain, &mut bench.squeezed] {
+            buffer.clear();
+            buffer.shrink_to(KEPT);
+        }
+        outcome
+    })
+}
+
+impl Bench {
+    fn compress(&mut self) -> std::io::Result<()> {
+        let compressor = match &mut self.compressor {
+            Some(compressor) => compressor,
+            None => {
+                let dictionary = ENCODER.as_ref().ok_or(std::io::ErrorKind::OutOfMemory)?;
+                self.compressor.insert(Compressor::with_prepared_dictionary(dictionary)?)
+            }
+        };
+        self.squeezed.clear();
+        self.squeezed.reserve(zstd::zstd_safe::compress_bound(self.plain.len()));
+        compressor.compress_to_buffer(&self.plain, &mut self.squeezed)?;
+        Ok(())
+    }
+}
+
+/// Unpacks results; keep one for many rows, setting it up costs more than a row.
+#[derive(Default)]
+pub struct Unpacker {
+    plain: Option<Decompressor<'static>>,
+    with_dictionary: Option<Decompressor<'static>>,
+}
+
+impl std::fmt::Debug for Unpacker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Unpacker")
+    }
+}
+
+impl Unpacker {
+    /// The `size` bytes that `body` was made from.
+    pub(super) fn decompress(&mut self, body: &[u8], size: u32, with_dictionary: bool) -> Result<Vec<u8>, RecordError> {
+        let damaged = |reason: &str| RecordError::damaged::<super::result::ResultRecord>(reason);
+        if u64::from(size) > DECODE_LIMIT {
+            return Err(damaged("the stated size is beyond any result"));
+        }
+        let unpacked = self.context(with_dictionary).and_then(|context| context.decompress(body, size as usize));
+        let unpacked = unpacked.map_err(|error| damaged(&error.to_string()))?;
+        if unpacked.len() != size as usize {
+            return Err(damaged("the compressed body has another size than stated"));
+        }
+        Ok(unpacked)
+    }
+
+    fn context(&mut self, with_dictionary: bool) -> std::io::Result<&mut Decompressor<'static>> {
+        let slot = if with_dictionary { &mut self.with_dictionary } else { &mut self.plain };
+        match slot {
+            Some(context) => Ok(context),
+            None if with_dictionary => {
+                let dictionary = DECODER.as_ref().ok_or(std::io::ErrorKind::OutOfMemory)?;
+                Ok(slot.insert(Decompressor::with_prepared_dictionary(dictionary)?))
+            }
+            None => Ok(slot.insert(Decompressor::new()?)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sha2::{Digest, Sha256};
+
+    #[test]
+    fn the_dictionary_is_the_one_that_results_were_packed_with() {
+        let digest: String = Sha256::digest(DICTIONARY).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(digest, "7cbcb164e83b1277c5486e1d6a7a6fc2503c6b5a2591cbc4b3ca7568bd2571cc", "stored results become unreadable");
+    }
+
+    #[test]
+    fn a_usual_answer_becomes_a_third() {
+        let answer = br#"{"id":"chatcmpl-CbLq2ZkXvW1","object":"chat.completion","created":1763985600,"model":"a-model","choices":[{"index":0,"message":{"role":"assistant","content":"Forty-two, as everybody knows."},"finish_reason":"stop"}],"usage":{"prompt_tokens":21,"completion_tokens":9,"total_tokens":30}}"#;
+        let squeezed = squeeze(
+            0,
+            |body| {
+                body.extend_from_slice(answer);
+                Ok(())
+            },
+            |_, squeezed| Ok(squeezed.map(<[u8]>::to_vec)),
+        );
+        let squeezed = squeezed.unwrap().unwrap();
+        assert!(squeezed.len() * 3 < answer.len(), "{} of {} bytes", squeezed.len(), answer.len());
+    }
+}
