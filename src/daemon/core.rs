@@ -18,8 +18,9 @@ use crate::store::{OpenError, Options, Recovered, Store, StoreError};
 
 /// How often expired files, uploads and keys are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
-/// Batches that run at the same time; further ones wait. Bounds the memory of their windows.
-const MAX_RUNNING: usize = 256;
+/// Batches that run at the same time; further ones wait. The more there are, the less of each is in
+/// memory.
+const MAX_RUNNING: usize = 1_024;
 
 /// Why the parts could not be started.
 #[derive(Debug, thiserror::Error)]

@@ -41,6 +41,7 @@ pub async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, ApiError> 
     let mut registry = Registry::with_prefix("batchd");
     add_catalog(&mut registry, &api);
     add_lanes(&mut registry, &api);
+    add_store(&mut registry, &api);
     let mut text = String::new();
     encode(&mut text, &registry).map_err(ApiError::internal)?;
     Ok(([(CONTENT_TYPE, FORMAT)], text).into_response())
@@ -73,6 +74,17 @@ fn add_catalog(registry: &mut Registry, api: &Api) {
         family.get_or_create(&OutcomeLabels { outcome }).inner().store(count, std::sync::atomic::Ordering::Relaxed);
     }
     registry.register("catalog_reloads", "Reloads since the start, by outcome", family);
+}
+
+fn add_store(registry: &mut Registry, api: &Api) {
+    let count = |count: u64| {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(count);
+        counter
+    };
+    registry.register("store_commits", "Groups of writes that were made durable together, since the start", count(api.store.commits()));
+    let rows = *api.store.durable_rows().borrow();
+    registry.register("store_rows", "Results of rows that were made durable, since the start", count(rows));
 }
 
 fn add_lanes(registry: &mut Registry, api: &Api) {

@@ -129,6 +129,8 @@ struct Inner {
     durable: watch::Receiver<u64>,
     /// Row results that are durable, counted since the store was opened.
     durable_rows: watch::Receiver<u64>,
+    /// Groups of writes that were made durable together.
+    commits: Arc<std::sync::atomic::AtomicU64>,
     broken: CancellationToken,
     writer: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
     /// Held for as long as the store is open; a second process cannot get it.
@@ -208,6 +210,11 @@ impl Store {
     /// changes with every commit.
     pub fn durable_rows(&self) -> watch::Receiver<u64> {
         self.inner.durable_rows.clone()
+    }
+
+    /// How often the disk was asked to make a group of writes durable, since the store was opened.
+    pub fn commits(&self) -> u64 {
+        self.inner.commits.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Waits until all that the caller may have just read is durable. Every read of metadata ends

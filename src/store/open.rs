@@ -95,6 +95,7 @@ fn start(dir: PathBuf, tree: sled::Tree, lock: fs::File, interval: Duration) -> 
     let begun = Arc::new(AtomicU64::new(0));
     let (durable_sender, durable) = watch::channel(0);
     let (rows_sender, durable_rows) = watch::channel(0);
+    let commits = Arc::new(AtomicU64::new(0));
     let broken = CancellationToken::new();
     let writer = Writer {
         tree: tree.clone(),
@@ -103,6 +104,7 @@ fn start(dir: PathBuf, tree: sled::Tree, lock: fs::File, interval: Duration) -> 
         begun: begun.clone(),
         durable: durable_sender,
         durable_rows: rows_sender,
+        commits: commits.clone(),
         broken: broken.clone(),
         log,
         interval,
@@ -121,6 +123,7 @@ fn start(dir: PathBuf, tree: sled::Tree, lock: fs::File, interval: Duration) -> 
         begun,
         durable,
         durable_rows,
+        commits,
         broken,
         writer,
         _lock: lock,

@@ -127,6 +127,7 @@ pub(super) struct Writer {
     pub begun: Arc<AtomicU64>,
     pub durable: watch::Sender<u64>,
     pub durable_rows: watch::Sender<u64>,
+    pub commits: Arc<AtomicU64>,
     pub broken: CancellationToken,
     /// sled's log.
     pub log: std::fs::File,
@@ -182,6 +183,7 @@ impl Writer {
             }
             return Err(error);
         }
+        self.commits.fetch_add(1, Ordering::Relaxed);
         let ran = rows.ran;
         rows.publish(&self.lives);
         for publish in publish {
