@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::time::Instant;
@@ -17,7 +18,7 @@ use crate::domain::retry::{Decision, FailureClass, RetryPolicy, Tally, decide};
 use crate::domain::row::{Outcome, Response, RowError, RowResult};
 use crate::domain::time::{Clock, Timestamp, until};
 use crate::domain::usage::Usage;
-use crate::provider::{Call, Dispatch, Verdict, verdict};
+use crate::provider::{Answer, Call, CallError, Dispatch, Verdict, verdict};
 use crate::store::{PackedRow, Store};
 
 /// What all attempts share.
@@ -55,32 +56,47 @@ pub(super) enum Ended {
     StoreGone,
 }
 
+/// What an answer makes of a row.
+enum Made {
+    /// Its result, ready to be stored.
+    Result(PackedRow),
+    Ended(Ended),
+}
+
 impl Attempt {
     /// Makes the attempt. A panic ends the row, not the daemon, and is not repeated for ever.
     pub async fn run(self) -> (Ended, Option<Lesson>) {
         let (store, clock) = (self.context.store.clone(), self.context.clock.clone());
         let (key, custom_id) = (self.key(), self.row.custom_id.clone());
-        match AssertUnwindSafe(self.make()).catch_unwind().await {
-            Ok(ended) => ended,
-            Err(_) => {
-                tracing::error!(batch = %key.batch, row = key.row.0, "an attempt panicked; its row fails");
-                let error = RowError { code: "internal_error".to_owned(), message: "the attempt ended unexpectedly".to_owned() };
-                let outcome = Outcome::Failed { error, last: None };
-                (store_result(&store, unanswered(key, custom_id.into_string(), outcome, clock.now())).await, None)
-            }
+        let (made, lesson) = AssertUnwindSafe(self.make()).catch_unwind().await.unwrap_or_else(|_| {
+            tracing::error!(batch = %key.batch, row = key.row.0, "an attempt panicked; its row fails");
+            let error = RowError { code: "internal_error".to_owned(), message: "the attempt ended unexpectedly".to_owned() };
+            let outcome = Outcome::Failed { error, last: None };
+            (pack(unanswered(key, custom_id.into_string(), outcome, clock.now())), None)
+        });
+        match made {
+            Made::Ended(ended) => (ended, lesson),
+            Made::Result(packed) => match store.record(packed).await {
+                Ok(()) => (Ended::Recorded, lesson),
+                Err(_) => (Ended::StoreGone, None),
+            },
         }
     }
 
-    async fn make(mut self) -> (Ended, Option<Lesson>) {
+    /// Waits for nothing but the call: there are as many of these in memory as there are calls.
+    async fn make(self) -> (Made, Option<Lesson>) {
         let abort = self.abort.clone();
         let started_at = self.context.clock.now();
         let start = Instant::now();
         let answer = tokio::select! {
             biased;
-            () = abort.cancelled() => return (Ended::Aborted, None),
+            () = abort.cancelled() => return (Made::Ended(Ended::Aborted), None),
             answer = self.provider.call(self.call(started_at)) => answer,
         };
-        let mut answer = answer;
+        self.judge(answer, started_at, start.elapsed())
+    }
+
+    fn judge(mut self, mut answer: Result<Answer, CallError>, started_at: Timestamp, took: Duration) -> (Made, Option<Lesson>) {
         let allowances = answer.as_mut().ok().and_then(|answer| answer.allowances.take());
         let judged = verdict(answer);
         let (status, failure) = match &judged {
@@ -88,7 +104,7 @@ impl Attempt {
             Verdict::Failed { class, last, .. } => (last.as_ref().map(|response| response.status), Some(*class)),
         };
         if self.row.history.len() < HISTORY {
-            let latency_ms = u32::try_from(start.elapsed().as_millis()).unwrap_or(u32::MAX);
+            let latency_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
             let lane = self.route().map_or_else(|| Arc::from(""), |route| route.name.clone());
             self.row.history.push(Tried { lane, started_at, latency_ms, status, failure });
         }
@@ -97,13 +113,13 @@ impl Attempt {
                 let cost = self.route().map_or(Usd::ZERO, |route| route.price.cost(&usage));
                 let tokens = Some(usage.total_tokens()).filter(|tokens| *tokens > 0);
                 let lesson = Lesson { failure: None, tokens, allowances };
-                (self.record(Outcome::Succeeded(response), usage, cost).await, Some(lesson))
+                (self.result(Outcome::Succeeded(response), usage, cost), Some(lesson))
             }
             Verdict::Failed { class, message, last } => {
-                let ended = self.failed(class, message, last).await;
+                let made = self.failed(class, &message, last);
                 // A call that ran into the batch's own deadline says nothing about its lane.
-                let own_fault = matches!((&ended, class), (Ended::Parked, FailureClass::TimedOut) | (Ended::StoreGone, _));
-                (ended, (!own_fault).then_some(Lesson { failure: Some(class), tokens: None, allowances }))
+                let own_fault = matches!((&made, class), (Made::Ended(Ended::Parked), FailureClass::TimedOut));
+                (made, (!own_fault).then_some(Lesson { failure: Some(class), tokens: None, allowances }))
             }
         }
     }
@@ -129,7 +145,7 @@ impl Attempt {
         self.ways.get(self.row.route)
     }
 
-    async fn failed(mut self, class: FailureClass, message: String, last: Option<Response>) -> Ended {
+    fn failed(mut self, class: FailureClass, message: &str, last: Option<Response>) -> Made {
         self.row.tally = self.row.tally.and(class);
         let now = self.context.clock.now();
         // It has broken the connection again, and nobody else can have done it.
@@ -145,26 +161,26 @@ impl Attempt {
         };
         match decision {
             Decision::RetryAt(at) => self.again(Instant::now() + until(now, at), last),
-            Decision::PastDeadline => Ended::Parked,
+            Decision::PastDeadline => Made::Ended(Ended::Parked),
             Decision::GiveUp => match self.ways.after(self.row.route).filter(|_| class.may_differ_elsewhere() && !proven) {
                 Some(other) => {
                     tracing::debug!(batch = %self.spec.id, row = self.row.at.row.0, reason = class.code(), "the row goes to another lane");
                     (self.row.route, self.row.tally) = (other, Tally::default());
                     self.again(Instant::now(), last)
                 }
-                None => self.give_up(class, &message, last).await,
+                None => self.give_up(class, message, last),
             },
         }
     }
 
-    fn again(mut self, due: Instant, last: Option<Response>) -> Ended {
+    fn again(mut self, due: Instant, last: Option<Response>) -> Made {
         if let Some(response) = last {
             self.row.last = Some(response).filter(|response| response.body.len() <= REMEMBERED);
         }
-        Ended::Again(Box::new(self.row.wait_until(due)))
+        Made::Ended(Ended::Again(Box::new(self.row.wait_until(due))))
     }
 
-    async fn give_up(mut self, class: FailureClass, message: &str, last: Option<Response>) -> Ended {
+    fn give_up(mut self, class: FailureClass, message: &str, last: Option<Response>) -> Made {
         let outcome = match (class, last) {
             (FailureClass::Refused { .. }, Some(response)) => Outcome::Rejected(response),
             (class, last) => {
@@ -172,7 +188,7 @@ impl Attempt {
                 Outcome::Failed { error, last: last.or_else(|| self.row.last.take()) }
             }
         };
-        self.record(outcome, Usage::default(), Usd::ZERO).await
+        self.result(outcome, Usage::default(), Usd::ZERO)
     }
 
     fn explain(&self, message: &str) -> String {
@@ -188,26 +204,21 @@ impl Attempt {
         }
     }
 
-    async fn record(mut self, outcome: Outcome, usage: Usage, cost: Usd) -> Ended {
+    fn result(mut self, outcome: Outcome, usage: Usage, cost: Usd) -> Made {
         let attempts = std::mem::take(&mut self.row.history).into_iter().map(Tried::into_attempt).collect();
         let finished_at = self.context.clock.now();
         let custom_id = std::mem::take(&mut self.row.custom_id).into_string();
-        let result = RowResult { key: self.key(), custom_id, outcome, usage, cost, attempts, finished_at };
-        store_result(&self.context.store, result).await
+        pack(RowResult { key: self.key(), custom_id, outcome, usage, cost, attempts, finished_at })
     }
 }
 
-async fn store_result(store: &Store, result: RowResult) -> Ended {
-    let packed = match PackedRow::pack(&result) {
-        Ok(packed) => packed,
+fn pack(result: RowResult) -> Made {
+    match PackedRow::pack(&result) {
+        Ok(packed) => Made::Result(packed),
         Err(error) => match PackedRow::pack(&without_response(result, &error.to_string())) {
-            Ok(packed) => packed,
-            Err(_) => return Ended::StoreGone,
+            Ok(packed) => Made::Result(packed),
+            Err(_) => Made::Ended(Ended::StoreGone),
         },
-    };
-    match store.record(packed).await {
-        Ok(()) => Ended::Recorded,
-        Err(_) => Ended::StoreGone,
     }
 }
 

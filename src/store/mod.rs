@@ -34,6 +34,7 @@ mod writer;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -173,7 +174,12 @@ impl Store {
     /// # Errors
     /// When the store is closed or broken.
     pub async fn record(&self, row: PackedRow) -> Result<(), StoreError> {
-        self.inner.queue.send(Op::Row { row, ran: true }).await.map_err(|_| self.closed_or_broken())?;
+        match self.inner.queue.try_send(Op::Row { row, ran: true }) {
+            Ok(()) => {}
+            // Boxed, so that the many who wait for something else before this are small.
+            Err(TrySendError::Full(op)) => Box::pin(self.inner.queue.send(op)).await.map_err(|_| self.closed_or_broken())?,
+            Err(TrySendError::Closed(_)) => return Err(self.closed_or_broken()),
+        }
         #[cfg(test)]
         self.stand_still();
         Ok(())
