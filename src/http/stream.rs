@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures_util::FutureExt;
 
 use crate::domain::id::FileId;
 use crate::store::{Lines, StoreError, blocking};
@@ -63,16 +64,23 @@ impl Pieces for Content {
     }
 }
 
-/// A body of these pieces.
+/// A body of these pieces. While one is on its way to the client, the next one is read.
 pub fn body(pieces: impl Pieces) -> Body {
     // The body outlives the handler; what is logged about it belongs to the same request.
     let span = tracing::Span::current();
-    Body::from_stream(futures_util::stream::try_unfold(pieces, move |mut pieces| {
+    Body::from_stream(futures_util::stream::try_unfold(read(pieces).boxed(), move |reading| {
         let span = span.clone();
         async move {
-            let next = move || pieces.next().map(|piece| piece.map(|piece| (piece, pieces)));
-            let next = blocking(next).await;
-            next.inspect_err(|error| span.in_scope(|| tracing::error!(%error, "a response was cut because its content could not be read")))
+            let next = reading.await;
+            let next = next.inspect_err(|error| {
+                span.in_scope(|| tracing::error!(%error, "a response was cut because its content could not be read"))
+            })?;
+            Ok::<_, StoreError>(next.map(|(piece, pieces)| (piece, read(pieces).boxed())))
         }
     }))
+}
+
+/// Begins to read the next piece.
+fn read<P: Pieces>(mut pieces: P) -> impl Future<Output = Result<Option<(Bytes, P)>, StoreError>> + Send {
+    blocking(move || Ok(pieces.next()?.map(|piece| (piece, pieces))))
 }

@@ -264,13 +264,19 @@ impl Store {
     }
 }
 
-/// Runs blocking work on the store off the async threads; a panic in it is an error of that work.
+/// Runs blocking work on the store off the async threads; a panic in it is an error of that work. The
+/// work begins at once, whether or not anybody waits for it yet.
 ///
 /// # Errors
 /// Those of the work, and [`StoreError::Broken`] for a panic.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "a store operation panicked");
-        Err(StoreError::Broken("an operation ended unexpectedly".into()))
-    })
+pub fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> impl Future<Output = Result<T, StoreError>> + Send + 'static {
+    let working = tokio::task::spawn_blocking(work);
+    async move {
+        working.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a store operation panicked");
+            Err(StoreError::Broken("an operation ended unexpectedly".into()))
+        })
+    }
 }
