@@ -1,6 +1,7 @@
 //! A row on its way through the executor, in its three forms: waiting (a few bytes), ready (with
 //! its body), tried (what an attempt left behind).
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -105,5 +106,26 @@ impl WaitingRow {
         ready.tally = self.tally;
         ready.last = self.last;
         ready
+    }
+}
+
+/// The earliest due row first.
+#[derive(Debug)]
+pub(super) struct Due(pub WaitingRow);
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.due == other.0.due
+    }
+}
+impl Eq for Due {}
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.0.due.cmp(&self.0.due)
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::input::{Cursor, Load, Scan, Source, Window, WindowSize};
-use super::row::{BYTES_PER_TOKEN, ReadyRow, RowRef, WaitingRow};
+use super::row::{BYTES_PER_TOKEN, Due, ReadyRow, RowRef, WaitingRow};
 use super::ways::Ways;
 use crate::domain::batch::{BatchSpec, BatchState};
 use crate::domain::plan::Plan;
@@ -38,27 +38,6 @@ pub(super) enum Place {
     /// It waits for a place.
     Queued,
     Active,
-}
-
-/// The earliest due row first.
-#[derive(Debug)]
-struct Due(WaitingRow);
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.due == other.0.due
-    }
-}
-impl Eq for Due {}
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        other.0.due.cmp(&self.0.due)
-    }
 }
 
 /// Bytes of a body before any was read.

@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use super::lane::Lanes;
 use super::run::LaneIndex;
 use crate::catalog::Snapshot;
-use crate::domain::id::BatchId;
 use crate::domain::lane::{Hold, LaneHold, hold_on};
 use crate::domain::money::PriceSheet;
 use crate::domain::plan::{Plan, PlannedModel};
@@ -98,6 +97,11 @@ impl Ways {
         way(self) == way(before)
     }
 
+    /// The models whose rows have to wait, by their index in the plan.
+    pub fn closed(&self) -> Vec<usize> {
+        self.entry_lanes().enumerate().filter(|(_, lane)| lane.is_none()).map(|(model, _)| model).collect()
+    }
+
     /// For each model the lane of its fresh rows.
     pub fn entry_lanes(&self) -> impl Iterator<Item = Option<LaneIndex>> + '_ {
         self.models.iter().map(|model| self.lane(model.entry))
@@ -117,7 +121,7 @@ pub(super) struct Circumstances<'a> {
 /// model, unless its lane is drained or has not been well for a while and the plan has another. What
 /// was planned with the simulated provider stays simulated, and nothing else ever becomes simulated:
 /// its client was promised real answers. Prices never change.
-pub(super) fn ways(id: BatchId, plan: &Plan, around: &Circumstances<'_>, lanes: &mut Lanes) -> Arc<Ways> {
+pub(super) fn ways(plan: &Plan, around: &Circumstances<'_>, lanes: &mut Lanes) -> Arc<Ways> {
     let mut ways = Ways::default();
     for model in &plan.models {
         let first = u16::try_from(ways.routes.len()).unwrap_or(u16::MAX);
@@ -131,10 +135,6 @@ pub(super) fn ways(id: BatchId, plan: &Plan, around: &Circumstances<'_>, lanes: 
         let routes = &ways.routes[usize::from(first)..];
         let waits = way.is_some() && is_paused(provider, upstream, around);
         let better = (0..).zip(routes).find(|(_, route)| route.is_good() && !waits).map_or(0, |(index, _)| index);
-        if routes.get(usize::from(better)).is_none_or(|route| route.lane.is_none()) {
-            let why = if way.is_some() { "their lane is held" } else { "no provider serves their model" };
-            tracing::warn!(batch = %id, model = model.requested, "rows wait until the catalog or a hold changes: {why}");
-        }
         let count = u16::try_from(routes.len()).unwrap_or(u16::MAX);
         ways.models.push(OfModel { first, count, entry: first + better });
     }

@@ -68,7 +68,8 @@ impl Limiter {
     /// Changes what is stated; what was learnt about less than that stays.
     pub fn set(&mut self, stated: Option<u32>, most: u32) {
         let max = stated.unwrap_or(most).max(1);
-        let untroubled = self.limit == self.max && !self.unknown;
+        let at_its_best = self.limit == self.max && !self.unknown;
+        let untroubled = at_its_best || (self.last_cut.is_none() && self.patient_until.is_none());
         if untroubled && stated.is_some() {
             (self.limit, self.ceiling) = (max, max);
         }

@@ -5,6 +5,7 @@
 //! become possible.
 
 mod cancel;
+mod outlook;
 mod probe;
 mod pump;
 
@@ -24,14 +25,12 @@ use super::handle::{CancelError, Command};
 use super::input::{Unread, Window};
 use super::lane::Lanes;
 use super::prepare::{Prepared, source};
-use super::run::{LaneIndex, Run, Stop};
+use super::run::{LaneIndex, Run};
 use super::valve::{Lesson, Sent};
-use super::ways::{Circumstances, Ways, ways};
 use super::{Parts, Settings};
 use crate::domain::batch::{BatchSpec, BatchState};
 use crate::domain::id::BatchId;
 use crate::domain::plan::Plan;
-use crate::domain::time::until;
 use crate::store::{LiveBatch, Recovered, StoreError};
 
 /// What the tasks report.
@@ -83,8 +82,6 @@ const EVENTS_AT_ONCE: usize = 256;
 const PREPARING: usize = 4;
 /// How often free space and the clock are looked at.
 const TICK: Duration = Duration::from_secs(1);
-/// A batch is pressed for time when what is left of it is less than this multiple of what it needs.
-const MARGIN: f64 = 1.5;
 /// Wait before something that failed for the moment is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -273,15 +270,11 @@ impl Dispatcher {
 
     fn start(&mut self, spec: BatchSpec, state: BatchState, plan: Plan, live: Arc<LiveBatch>) {
         let id = spec.id;
-        let ways = self.ways(id, &plan);
+        let ways = self.ways(&plan);
+        outlook::tell_closed(id, &plan, &[], &ways);
         let source = source(&self.parts.store, &self.parts.clock, &spec, &plan, live, ways);
         self.runs.insert(id, Run::new(spec, state, plan, source));
         self.touched.insert(id);
-    }
-
-    fn ways(&mut self, id: BatchId, plan: &Plan) -> Arc<Ways> {
-        let (catalog, holds) = (self.parts.catalog.current(), self.parts.store.lane_holds());
-        ways(id, plan, &Circumstances { catalog: &catalog, holds: &holds, now: Instant::now() }, &mut self.lanes)
     }
 
     fn loaded(&mut self, batch: BatchId, result: Result<Window, Box<Unread>>) {
@@ -323,23 +316,6 @@ impl Dispatcher {
         self.touched.insert(batch);
     }
 
-    /// The catalog, a hold, or the health of a lane has changed.
-    fn ways_changed(&mut self) {
-        let now = Instant::now();
-        let catalog = self.parts.catalog.current();
-        self.lanes.refresh(&catalog, now);
-        self.lanes.open_local(&catalog);
-        self.take_back_suspects(None);
-        for id in self.runs.keys().copied().collect::<Vec<_>>() {
-            let Some(plan) = self.runs.get(&id).map(|run| run.plan.clone()) else { continue };
-            let ways = self.ways(id, &plan);
-            if let Some(run) = self.runs.get_mut(&id) {
-                run.set_ways(ways, now);
-            }
-            self.touched.insert(id);
-        }
-    }
-
     fn publish(&self) {
         board::publish(&self.wall, &self.lanes, self.runs.values(), &self.parts.store.lane_holds(), &self.parts.clock, self.draining);
     }
@@ -371,35 +347,5 @@ impl Dispatcher {
         self.publish();
         // Whatever a failed load left behind is looked at once a second.
         self.touched.extend(self.runs.keys().copied());
-    }
-
-    /// Ends runs whose deadline has passed, and lets those go first that would otherwise miss it.
-    fn look_at_deadlines(&mut self) {
-        let started = Instant::now();
-        // By the wall clock: it is what the client was told, and it may have been set meanwhile.
-        let now = self.parts.clock.now();
-        let mut expired = Vec::new();
-        for (id, run) in self.runs.iter_mut().filter(|(_, run)| run.stop.is_none()) {
-            let left = until(now, run.spec.deadline());
-            if left.is_zero() {
-                run.halt(Stop::Expired);
-                run.abort.cancel();
-                expired.push(*id);
-                continue;
-            }
-            let needed = run.backlog().filter_map(|(lane, rows, _)| self.lanes.time_for(lane, rows, started)).max().unwrap_or_default();
-            let pressed = needed.mul_f64(MARGIN) >= left;
-            if pressed != run.pressed {
-                run.pressed = pressed;
-                if needed >= left {
-                    tracing::warn!(batch = %id, needed = needed.as_secs(), left = left.as_secs(), "the deadline will pass before all rows are done, at the present pace");
-                }
-                let weight = run.weight();
-                run.lanes().for_each(|lane| self.lanes.weigh(lane, *id, weight));
-            }
-        }
-        for id in expired {
-            self.take_back_suspects(Some(id));
-        }
     }
 }

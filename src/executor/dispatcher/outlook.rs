@@ -1,0 +1,78 @@
+//! What changes around the running batches: where their rows may go, and how much time they have left.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::Dispatcher;
+use crate::domain::id::BatchId;
+use crate::domain::plan::Plan;
+use crate::domain::time::until;
+use crate::executor::run::Stop;
+use crate::executor::ways::{Circumstances, Ways, ways};
+
+/// A batch is pressed for time when what is left of it is less than this multiple of what it needs.
+const MARGIN: f64 = 1.5;
+
+impl Dispatcher {
+    pub(super) fn ways(&mut self, plan: &Plan) -> Arc<Ways> {
+        let (catalog, holds) = (self.parts.catalog.current(), self.parts.store.lane_holds());
+        ways(plan, &Circumstances { catalog: &catalog, holds: &holds, now: Instant::now() }, &mut self.lanes)
+    }
+
+    /// The catalog, a hold, or the health of a lane has changed.
+    pub(super) fn ways_changed(&mut self) {
+        let now = Instant::now();
+        let catalog = self.parts.catalog.current();
+        self.lanes.refresh(&catalog, now);
+        self.lanes.open_local(&catalog);
+        self.take_back_suspects(None);
+        for id in self.runs.keys().copied().collect::<Vec<_>>() {
+            let Some(plan) = self.runs.get(&id).map(|run| run.plan.clone()) else { continue };
+            let ways = self.ways(&plan);
+            if let Some(run) = self.runs.get_mut(&id) {
+                tell_closed(id, &plan, &run.source.ways.closed(), &ways);
+                run.set_ways(ways, now);
+            }
+            self.touched.insert(id);
+        }
+    }
+
+    /// Ends runs whose deadline has passed, and lets those go first that would otherwise miss it.
+    pub(super) fn look_at_deadlines(&mut self) {
+        let started = Instant::now();
+        // By the wall clock: it is what the client was told, and it may have been set meanwhile.
+        let now = self.parts.clock.now();
+        let mut expired = Vec::new();
+        for (id, run) in self.runs.iter_mut().filter(|(_, run)| run.stop.is_none()) {
+            let left = until(now, run.spec.deadline());
+            if left.is_zero() {
+                run.halt(Stop::Expired);
+                run.abort.cancel();
+                expired.push(*id);
+                continue;
+            }
+            let needed = run.backlog().filter_map(|(lane, rows, _)| self.lanes.time_for(lane, rows, started)).max().unwrap_or_default();
+            let pressed = needed.mul_f64(MARGIN) >= left;
+            if pressed != run.pressed {
+                run.pressed = pressed;
+                if needed >= left {
+                    tracing::warn!(batch = %id, needed = needed.as_secs(), left = left.as_secs(), "the deadline will pass before all rows are done, at the present pace");
+                }
+                let weight = run.weight();
+                run.lanes().for_each(|lane| self.lanes.weigh(lane, *id, weight));
+            }
+        }
+        for id in expired {
+            self.take_back_suspects(Some(id));
+        }
+    }
+}
+
+/// Tells the log which rows have to wait from now on.
+pub(super) fn tell_closed(batch: BatchId, plan: &Plan, before: &[usize], ways: &Ways) {
+    for model in ways.closed().into_iter().filter(|model| !before.contains(model)) {
+        let model = plan.models.get(model).map(|model| model.requested.as_str());
+        tracing::warn!(%batch, model, "rows wait: their lane is held, or no provider serves their model");
+    }
+}
