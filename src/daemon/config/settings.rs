@@ -228,8 +228,8 @@ settings! {
     /// The largest answer of a provider that is read; a larger one fails its row.
     max_response_bytes: value ByteSize = ByteSize::mib(64), range ByteSize::kib(1), ByteSize::gib(1);
 
-    /// Memory for the store's cache. The process uses about 180 MiB more than this.
-    cache_bytes: value ByteSize = ByteSize::mib(64), range ByteSize::mib(1), ByteSize::gib(1_024);
+    /// Memory for the store's cache. The process uses about 150 MiB more than this.
+    cache_bytes: value ByteSize = ByteSize::mib(32), range ByteSize::mib(1), ByteSize::gib(1_024);
 
     /// Below this much free space on the disk of `data_dir`, uploads are refused and no row is started.
     min_free_bytes: value ByteSize = ByteSize::mib(512), range ByteSize::bytes(0), ByteSize::gib(1_024);

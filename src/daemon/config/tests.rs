@@ -45,7 +45,7 @@ fn nothing_needs_to_be_set() {
     let settings = load(&[], &[]).unwrap();
     assert_eq!(settings.listen.to_string(), "127.0.0.1:7400");
     assert_eq!(settings.data_dir, Path::new("/home/ada/.local/state/batchd"));
-    assert_eq!((settings.max_file_bytes, settings.cache_bytes), (1 << 30, 64 << 20));
+    assert_eq!((settings.max_file_bytes, settings.cache_bytes), (1 << 30, 32 << 20));
     assert_eq!(settings.commit_interval, Duration::from_millis(5));
     assert_eq!((settings.catalog_dir.as_ref(), settings.file_retention), (None, None));
     assert!(settings.api_keys.is_empty() && settings.upstream.is_empty());
