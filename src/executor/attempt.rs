@@ -112,14 +112,15 @@ impl Attempt {
             Verdict::Succeeded { response, usage } => {
                 let cost = self.route().map_or(Usd::ZERO, |route| route.price.cost(&usage));
                 let tokens = Some(usage.total_tokens()).filter(|tokens| *tokens > 0);
-                let lesson = Lesson { failure: None, tokens, allowances };
+                let lesson = Lesson { failure: None, tokens, allowances, repeated: false };
                 (self.result(Outcome::Succeeded(response), usage, cost), Some(lesson))
             }
             Verdict::Failed { class, message, last } => {
+                let repeated = self.row.tally.failed > 0;
                 let made = self.failed(class, &message, last);
                 // A call that ran into the batch's own deadline says nothing about its lane.
                 let own_fault = matches!((&made, class), (Made::Ended(Ended::Parked), FailureClass::TimedOut));
-                (made, (!own_fault).then_some(Lesson { failure: Some(class), tokens: None, allowances }))
+                (made, (!own_fault).then_some(Lesson { failure: Some(class), tokens: None, allowances, repeated }))
             }
         }
     }

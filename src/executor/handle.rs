@@ -77,14 +77,16 @@ pub enum RetryError {
 }
 
 /// A message to the dispatcher.
+#[derive(Debug)]
 pub(super) enum Command {
     /// A batch was created, or found unfinished at start.
     Take(BatchId),
     Cancel(BatchId, oneshot::Sender<Result<BatchState, CancelError>>),
-    /// The batch is to run in another way; the store says how.
-    Controlled(BatchId),
-    /// Lanes are held, or no longer; the store says which.
-    Held,
+    /// The batch is to run in another way; the store says how. Confirmed once no row goes out in the
+    /// old way any more.
+    Controlled(BatchId, oneshot::Sender<()>),
+    /// Lanes are held, or no longer; the store says which. Confirmed in the same way.
+    Held(oneshot::Sender<()>),
 }
 
 /// A handle on the executor; clones share it.
@@ -123,7 +125,7 @@ impl Handle {
     }
 
     /// Changes how a batch runs: its priority, or whether it is paused. Returns the batch once that is
-    /// durable.
+    /// durable and no row goes out any more that should not; calls in flight go on.
     ///
     /// # Errors
     /// When there is no such batch or it has ended.
@@ -133,12 +135,12 @@ impl Handle {
         if changed.is_none() {
             return Err(ControlError::TooLate(batch.state.as_str()));
         }
-        self.commands.send(Command::Controlled(id)).await.map_err(|_| Gone)?;
+        self.confirmed(|done| Command::Controlled(id, done)).await?;
         Ok(batch)
     }
 
     /// Holds lanes, or lets go those that were held by exactly this selector. Returns once that is
-    /// durable; calls in flight go on.
+    /// durable and no row goes out any more that should not; calls in flight go on.
     ///
     /// # Errors
     /// When too many lanes are held already.
@@ -147,8 +149,16 @@ impl Handle {
             HoldOutcome::Done => {}
             HoldOutcome::TooMany => return Err(HoldError::TooMany),
         }
-        self.commands.send(Command::Held).await.map_err(|_| Gone)?;
+        self.confirmed(Command::Held).await?;
         Ok(())
+    }
+
+    /// Tells the dispatcher of a change and waits until it has taken it over: whoever is answered that
+    /// something is paused must not see a call go out after that.
+    async fn confirmed(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) -> Result<(), Gone> {
+        let (sender, receiver) = oneshot::channel();
+        self.commands.send(command(sender)).await.map_err(|_| Gone)?;
+        receiver.await.map_err(|_| Gone)
     }
 
     /// The holds on lanes.
@@ -169,32 +179,78 @@ impl Handle {
 /// The dispatcher's end of a handle, for tests of those who hold one.
 #[cfg(test)]
 #[derive(Debug)]
-pub struct Stub(mpsc::Receiver<Command>);
+pub struct Stub(Arc<std::sync::Mutex<Inbox>>);
+
+/// What has come for the dispatcher that there is not.
+#[cfg(test)]
+#[derive(Debug)]
+pub struct Inbox {
+    commands: mpsc::Receiver<Command>,
+    kept: std::collections::VecDeque<Command>,
+}
 
 #[cfg(test)]
-impl Stub {
-    /// The batches handed over since the last look.
-    pub fn taken(&mut self) -> Vec<BatchId> {
-        let commands = std::iter::from_fn(|| self.0.try_recv().ok());
-        commands.filter_map(|command| if let Command::Take(id) = command { Some(id) } else { None }).collect()
-    }
-
-    /// Answers the next cancellation.
-    pub async fn answer_cancel(&mut self, answer: Result<BatchState, CancelError>) {
-        while let Some(command) = self.0.recv().await {
-            if let Command::Cancel(_, sender) = command {
-                let _ = sender.send(answer);
-                return;
+impl Inbox {
+    /// Takes what has come; changes of what runs are confirmed, everything else is kept.
+    fn look(&mut self) {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Controlled(_, done) | Command::Held(done) => _ = done.send(()),
+                other @ (Command::Take(_) | Command::Cancel(..)) => self.kept.push_back(other),
             }
         }
     }
 }
 
 #[cfg(test)]
+impl Stub {
+    /// The next command of those that are kept.
+    fn next(&self) -> Option<Command> {
+        let mut inbox = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        inbox.look();
+        inbox.kept.pop_front()
+    }
+
+    /// The batches handed over since the last look.
+    pub fn taken(&mut self) -> Vec<BatchId> {
+        let commands = std::iter::from_fn(|| self.next());
+        commands.filter_map(|command| if let Command::Take(id) = command { Some(id) } else { None }).collect()
+    }
+
+    /// Answers the next cancellation.
+    pub async fn answer_cancel(&mut self, answer: Result<BatchState, CancelError>) {
+        loop {
+            match self.next() {
+                Some(Command::Cancel(_, sender)) => return drop(sender.send(answer)),
+                Some(_) => {}
+                None => tokio::task::yield_now().await,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl Drop for Stub {
+    /// Nobody is there any more, even while the inbox is being looked at.
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).commands.close();
+    }
+}
+
+#[cfg(test)]
 impl Handle {
-    /// A handle that nobody serves but the stub.
+    /// A handle that nobody serves but the stub, which confirms changes for as long as it lives.
     pub fn for_tests(store: Store) -> (Self, Stub) {
         let (commands, receiver) = mpsc::channel(64);
-        (Self { commands, store, wall: Wall::default() }, Stub(receiver))
+        let inbox = Arc::new(std::sync::Mutex::new(Inbox { commands: receiver, kept: std::collections::VecDeque::new() }));
+        let seen = Arc::downgrade(&inbox);
+        std::thread::spawn(move || {
+            while let Some(inbox) = seen.upgrade() {
+                inbox.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).look();
+                drop(inbox);
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        });
+        (Self { commands, store, wall: Wall::default() }, Stub(inbox))
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct Lesson {
     /// Tokens read and written, if the provider said so.
     pub tokens: Option<u64>,
     pub allowances: Option<Box<Allowances>>,
+    /// The row has failed before: that it fails again says more about it than about its lane.
+    pub repeated: bool,
 }
 
 /// The valve of a lane.
@@ -148,18 +150,22 @@ impl Valve {
             }
             Some(FailureClass::Unavailable { status: 503 | 529, .. } | FailureClass::TimedOut) => {
                 self.limiter.on_overload(now);
-                self.failed(now, sent)
+                self.failed(now, sent, lesson)
             }
             // About the request, or about somebody else's.
             Some(FailureClass::Unavailable { status: 408 | 409 | 425, .. } | FailureClass::Connect) => {
                 self.breaker.on_nothing(sent.at);
                 Change::None
             }
-            Some(FailureClass::Unavailable { .. } | FailureClass::Interrupted) => self.failed(now, sent),
+            Some(FailureClass::Unavailable { .. } | FailureClass::Interrupted) => self.failed(now, sent, lesson),
         }
     }
 
-    fn failed(&mut self, now: Instant, sent: &Sent) -> Change {
+    fn failed(&mut self, now: Instant, sent: &Sent, lesson: &Lesson) -> Change {
+        if lesson.repeated {
+            self.breaker.on_nothing(sent.at);
+            return Change::None;
+        }
         let change = self.breaker.on_failure(now, sent.at);
         if let Change::Tripped(_) = change {
             self.limiter.begin_again(now);

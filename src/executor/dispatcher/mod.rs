@@ -201,8 +201,15 @@ impl Dispatcher {
         match command {
             Command::Take(id) => self.take(id),
             Command::Cancel(id, reply) => self.cancel(id, reply),
-            Command::Controlled(id) => _ = self.touched.insert(id),
-            Command::Held => self.ways_changed(),
+            Command::Controlled(id, done) => {
+                self.controlled(id);
+                // Whoever asked may have gone.
+                let _ = done.send(());
+            }
+            Command::Held(done) => {
+                self.ways_changed();
+                let _ = done.send(());
+            }
         }
     }
 

@@ -145,8 +145,11 @@ impl Dispatcher {
     }
 
     /// Takes over what was last said about how a batch is to run.
-    fn controlled(&mut self, id: BatchId) {
+    pub(super) fn controlled(&mut self, id: BatchId) {
         let Some(run) = self.runs.get_mut(&id) else { return };
+        if run.control == run.source.live.control() {
+            return;
+        }
         run.control = run.source.live.control();
         tracing::info!(batch = %id, priority = %run.control.priority, paused = run.control.paused, "the batch runs in another way");
         let (paused, owner, weight) = (run.control.paused, run.spec.owner, run.weight());

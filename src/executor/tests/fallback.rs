@@ -66,6 +66,7 @@ async fn a_drained_lane_hands_its_rows_on_and_a_paused_one_keeps_them_also_acros
     world.until(id, |batch| batch.progress.succeeded >= 50).await;
     let lane: crate::domain::lane::LaneSelector = "a".parse().unwrap();
     world.handle.hold_lane(lane.clone(), Some(Hold::Paused), world.clock.now()).await.unwrap();
+    assert!(world.is_told(), "a hold was confirmed that the dispatcher did not know of");
     tokio::time::sleep(2 * SECOND).await;
     let calls = world.seen().len();
     tokio::time::sleep(60 * SECOND).await;

@@ -280,7 +280,8 @@ async fn what_is_not_durable_counts_as_in_flight() {
     let provider = script(move |_| {
         let calls = calls.fetch_add(1, SeqCst) + 1;
         most.fetch_max(calls - *durable_seen.get().unwrap().borrow(), SeqCst);
-        std::future::ready(answer(200, None)).boxed()
+        // Long enough for the batch to be cancelled before its end.
+        tokio::time::sleep(Duration::from_millis(10)).map(|()| answer(200, None)).boxed()
     });
     let world = World::open_with(dir.path(), provider, &[UPSTREAM], Duration::from_millis(20)).await;
     durable.set(world.store.durable_rows()).unwrap();
@@ -325,5 +326,19 @@ async fn rows_wait_for_a_provider_that_cannot_be_reached() {
     assert_eq!((batch.state.as_str(), batch.progress.succeeded), ("completed", 2_000));
     let vain = world.seen().iter().filter(|seen| seen.at < back).count();
     assert!(vain < 200, "{vain} calls while nobody was there");
+    world.close().await;
+}
+
+/// Guards against rows that always fail and make a healthy lane look unwell.
+#[tokio::test(start_paused = true)]
+async fn rows_that_always_fail_do_not_bring_their_lane_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::open(dir.path(), at_once(|seen| if seen.row % 20 == 0 { 500 } else { 200 })).await;
+    let started = Instant::now();
+    let id = world.submit(800, "24h").await;
+    let batch = world.ended(id).await;
+    assert_eq!((batch.progress.succeeded, batch.progress.failed), (760, 40));
+    // Three attempts each, a few seconds apart.
+    assert!(started.elapsed() < 60 * SECOND, "{:?}", started.elapsed());
     world.close().await;
 }

@@ -59,6 +59,7 @@ async fn a_paused_batch_starts_nothing_until_it_is_resumed_also_across_a_restart
     world.until(id, |batch| batch.progress.succeeded >= 8).await;
     let pause = |paused| ControlChange { paused: Some(paused), priority: None };
     assert!(world.handle.control(id, pause(true)).await.unwrap().control.paused);
+    assert!(world.is_told(), "a pause was confirmed that the dispatcher did not know of");
     tokio::time::sleep(5 * SECOND).await;
     let calls = world.seen().len();
     tokio::time::sleep(60 * SECOND).await;

@@ -156,6 +156,11 @@ impl World {
         self.provider.seen.lock().unwrap().clone()
     }
 
+    /// Whether the dispatcher has taken every command.
+    pub fn is_told(&self) -> bool {
+        self.handle.commands.capacity() == self.handle.commands.max_capacity()
+    }
+
     pub async fn close(self) {
         self.drain.cancel();
         self.running.await.unwrap();
