@@ -191,6 +191,11 @@ impl Snapshot {
         self.providers.iter().map(|(provider, _)| provider).find(|provider| provider.id() == id)
     }
 
+    /// Whether the provider is a server of the operator's own.
+    pub fn is_local(&self, provider: &str) -> bool {
+        self.provider(provider).is_some_and(|provider| provider.is_local)
+    }
+
     /// The offering of a provider under its own name for the model.
     pub fn offering(&self, provider: &str, upstream: &str) -> Option<&Offering> {
         let (model, offering) = self.lanes.get(provider)?.get(upstream)?;

@@ -21,6 +21,7 @@ pub mod lane;
 pub mod lines;
 pub mod metadata;
 pub mod money;
+pub mod nearest;
 pub mod output;
 pub mod plan;
 pub mod prefix;

@@ -64,17 +64,8 @@ impl FailureClass {
 
     /// Whether the same request may well succeed with another provider.
     pub const fn may_differ_elsewhere(self) -> bool {
-        match self {
-            Self::RateLimited { .. }
-            | Self::Unavailable { .. }
-            | Self::Connect
-            | Self::Interrupted
-            | Self::TimedOut
-            | Self::InvalidResponse
-            // No key, no credit, no permission, no such model: faults of the lane.
-            | Self::Refused { status: 401..=404 } => true,
-            Self::Refused { .. } | Self::ResponseTooLarge => false,
-        }
+        // No key, no credit, no permission, no such model: faults of the lane.
+        self.is_retriable() || matches!(self, Self::Refused { status: 401..=404 })
     }
 
     const fn is_retriable(self) -> bool {

@@ -101,8 +101,8 @@ pub(super) struct Window {
     pub rows: Vec<ReadyRow>,
     /// Where reading goes on, if it has moved: `Some(None)` at the end of the input.
     pub next: Option<Option<Cursor>>,
-    /// Rows whose lane has enough, or none, by model.
-    pub deferred: Vec<(u16, RowRef)>,
+    /// Rows whose lane has enough, or none.
+    pub deferred: Vec<RowRef>,
     /// Rows that can no longer be read; the store has their results.
     pub closed: u32,
     /// Rows for which there was no room.
@@ -231,13 +231,13 @@ impl Source {
         let mut file = self.scattered()?;
         for at in deferred {
             if window.is_full() {
-                window.deferred.push((at.model, *at));
+                window.deferred.push(*at);
                 continue;
             }
             let read = file.line(at.offset, |line| self.prepare(*at, line, None));
             match read.map_err(|e| StoreError::unreadable(self.file, &e))? {
                 Prepared::Ready(ready) => window.push(*ready),
-                Prepared::Deferred => window.deferred.push((at.model, *at)),
+                Prepared::Deferred => window.deferred.push(*at),
                 Prepared::Unreadable => self.close(*at, window)?,
             }
         }
@@ -281,7 +281,7 @@ impl Source {
         at: RowRef,
         line: Line<'_>,
         room: &mut [usize],
-        deferred: &mut Vec<(u16, RowRef)>,
+        deferred: &mut Vec<RowRef>,
         window: &mut Window,
     ) -> Result<(), StoreError> {
         let Some((row, model)) = self.parse(line) else { return self.close(at, window) };
@@ -292,7 +292,7 @@ impl Source {
                 *free -= 1;
                 window.push(ready);
             }
-            (_, _) => deferred.push((model, at)),
+            (_, _) => deferred.push(at),
         }
         Ok(())
     }

@@ -18,8 +18,8 @@ use crate::domain::id::BatchId;
 use crate::domain::share::Owner;
 use crate::domain::time::Timestamp;
 use crate::provider::{Dispatch, SetupError};
+use crate::route::Fair;
 use crate::route::breaker::Change;
-use crate::route::{Breaker, Fair};
 
 /// Builds the provider behind a connection; the daemon knows where keys are.
 pub type OpenProvider = Arc<dyn Fn(&Connection) -> Result<Arc<dyn Dispatch>, SetupError> + Send + Sync>;
@@ -106,7 +106,7 @@ impl Lanes {
             return Some(*index);
         }
         let valve = Valve::new(stated(&name, catalog), self.most);
-        let by_prefix = catalog.provider(provider).is_some_and(|provider| provider.is_local);
+        let by_prefix = catalog.is_local(provider);
         self.lanes.push(Lane { name: name.clone(), pool, valve, fair: Fair::new(), by_prefix, turn: None, suspects: VecDeque::new() });
         self.by_name.insert(name, self.lanes.len() - 1);
         Some(self.lanes.len() - 1)
@@ -139,8 +139,7 @@ impl Lanes {
                 Some(index)
             }
             None => {
-                let is_local = catalog.provider(provider).is_some_and(|provider| provider.is_local);
-                self.pools.push(Pool::new(connection.clone(), opened, is_local));
+                self.pools.push(Pool::new(connection.clone(), opened, catalog.is_local(provider)));
                 self.by_provider.insert(provider.to_owned(), self.pools.len() - 1);
                 Some(self.pools.len() - 1)
             }
@@ -156,7 +155,7 @@ impl Lanes {
         }
         for lane in &mut self.lanes {
             lane.valve.set(stated(&lane.name, catalog), now);
-            lane.by_prefix = catalog.provider(&lane.name.0).is_some_and(|provider| provider.is_local);
+            lane.by_prefix = catalog.is_local(&lane.name.0);
         }
     }
 
@@ -290,9 +289,9 @@ impl Lanes {
     pub fn is_avoided(&self, index: LaneIndex, now: Instant) -> bool {
         let Some(lane) = self.lanes.get(index) else { return true };
         let breakers = [Some(lane.valve.breaker()), self.pools.get(lane.pool).map(Pool::reach)];
-        let mut unwell = breakers.into_iter().flatten().filter(|breaker| breaker.unwell_since().is_some()).peekable();
-        let long = |breaker: &Breaker| breaker.unwell_since().is_some_and(|since| now.saturating_duration_since(since) >= AVOIDED_AFTER);
-        unwell.peek().is_some() && !unwell.clone().all(|breaker| breaker.wants_proof(now)) && unwell.any(long)
+        let unwell = breakers.into_iter().flatten().filter_map(|breaker| Some((breaker.unwell_since()?, breaker.wants_proof(now))));
+        let long = |since: Instant| now.saturating_duration_since(since) >= AVOIDED_AFTER;
+        unwell.clone().any(|(since, _)| long(since)) && !unwell.clone().all(|(_, wants_proof)| wants_proof)
     }
 }
 

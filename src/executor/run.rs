@@ -175,8 +175,7 @@ impl Run {
             *rows -= taken;
             *hungry = *rows;
         }
-        let remembered: usize = self.deferred.iter().map(VecDeque::len).sum();
-        let may_scan = self.waiting.len() < MAX_WAITING && remembered < MAX_DEFERRED && hungry.iter().any(|rows| *rows > 0);
+        let may_scan = self.waiting.len() < MAX_WAITING && self.deferred_rows() < MAX_DEFERRED && hungry.iter().any(|rows| *rows > 0);
         load.scan = self.cursor.filter(|_| may_scan).map(|from| Scan { from, room: hungry });
         if load.is_empty() {
             return None;
@@ -220,11 +219,7 @@ impl Run {
         if let Some(next) = window.next {
             self.cursor = next;
         }
-        for (model, row) in window.deferred {
-            if let Some(deferred) = self.deferred.get_mut(usize::from(model)) {
-                deferred.push_back(row);
-            }
-        }
+        self.defer(window.deferred);
         self.waiting.extend(window.unread.into_iter().map(Due));
         let outdated = !Arc::ptr_eq(&window.ways, &self.source.ways);
         for row in self.next_to_their_like(window.rows) {
@@ -267,10 +262,15 @@ impl Run {
         self.loading = false;
         if self.stop.is_none() {
             self.waiting.extend(load.due.into_iter().map(Due));
-            for row in load.deferred {
-                if let Some(deferred) = self.deferred.get_mut(usize::from(row.model)) {
-                    deferred.push_back(row);
-                }
+            self.defer(load.deferred);
+        }
+    }
+
+    /// Remembers rows by their place, to be read later.
+    fn defer(&mut self, rows: Vec<RowRef>) {
+        for row in rows {
+            if let Some(deferred) = self.deferred.get_mut(usize::from(row.model)) {
+                deferred.push_back(row);
             }
         }
     }
@@ -342,8 +342,11 @@ impl Run {
 
     /// Unfinished rows of which it is known where they are, while nothing is ready or in flight.
     fn known(&self) -> u64 {
-        let deferred: usize = self.deferred.iter().map(VecDeque::len).sum();
-        u64::from(self.parked) + (self.blocked.len() + deferred) as u64
+        u64::from(self.parked) + (self.blocked.len() + self.deferred_rows()) as u64
+    }
+
+    fn deferred_rows(&self) -> usize {
+        self.deferred.iter().map(VecDeque::len).sum()
     }
 
     /// Takes other ways. Rows that were ready for a lane that is no longer theirs are read again, for

@@ -145,7 +145,7 @@ fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around
     let held = hold_on(around.holds, provider, Some(upstream)).is_some() || around.catalog.is_paused(provider, upstream);
     let lane = if serves && !held { lanes.of(provider, upstream, around.catalog) } else { None };
     let avoided = lane.is_some_and(|lane| lanes.is_avoided(lane, around.now));
-    let by_prefix = around.catalog.provider(provider).is_some_and(|provider| provider.is_local);
+    let by_prefix = around.catalog.is_local(provider);
     Route { lane, avoided, by_prefix, upstream: upstream.into(), name: format!("{provider}/{upstream}").into(), price }
 }
 

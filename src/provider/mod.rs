@@ -26,7 +26,7 @@ use crate::domain::connection::{Connection, ProviderKind};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::RowKey;
 use crate::domain::time::Clock;
-pub use verdict::{Verdict, verdict};
+pub use verdict::{Verdict, class_of, verdict};
 
 /// One upstream call.
 #[derive(Debug, Clone)]

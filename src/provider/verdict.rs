@@ -41,7 +41,8 @@ pub fn verdict(result: Result<Answer, CallError>) -> Verdict {
     }
 }
 
-fn class_of(error: &CallError) -> FailureClass {
+/// The class of a call without an answer.
+pub fn class_of(error: &CallError) -> FailureClass {
     match error {
         CallError::Connect { .. } => FailureClass::Connect,
         CallError::Interrupted { .. } => FailureClass::Interrupted,

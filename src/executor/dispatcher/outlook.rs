@@ -22,19 +22,16 @@ impl Dispatcher {
 
     /// The catalog, a hold, or the health of a lane has changed.
     pub(super) fn ways_changed(&mut self) {
-        let now = Instant::now();
-        let catalog = self.parts.catalog.current();
+        let (catalog, holds, now) = (self.parts.catalog.current(), self.parts.store.lane_holds(), Instant::now());
         self.lanes.refresh(&catalog, now);
         self.lanes.open_local(&catalog);
         self.take_back_suspects(None);
-        for id in self.runs.keys().copied().collect::<Vec<_>>() {
-            let Some(plan) = self.runs.get(&id).map(|run| run.plan.clone()) else { continue };
-            let ways = self.ways(&plan);
-            if let Some(run) = self.runs.get_mut(&id) {
-                tell_closed(id, &plan, &run.source.ways.closed(), &ways);
-                run.set_ways(ways, now);
-            }
-            self.touched.insert(id);
+        let around = Circumstances { catalog: &catalog, holds: &holds, now };
+        for (id, run) in &mut self.runs {
+            let ways = ways(&run.plan, &around, &mut self.lanes);
+            tell_closed(*id, &run.plan, &run.source.ways.closed(), &ways);
+            run.set_ways(ways, now);
+            self.touched.insert(*id);
         }
     }
 

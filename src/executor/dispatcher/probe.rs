@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{Dispatcher, Event};
 use crate::domain::retry::FailureClass;
 use crate::executor::pool::Pool;
-use crate::provider::{Verdict, verdict};
+use crate::provider::class_of;
 
 /// How long a server may be silent before it is asked.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -39,14 +39,7 @@ impl Dispatcher {
             pool.begin_probe(now);
             let (provider, epoch, events) = (pool.provider.clone(), pool.epoch, self.events.clone());
             self.tasks.spawn(async move {
-                let failure = match provider.ask(BUDGET).await {
-                    // A server that answers anything is there.
-                    Ok(_) => None,
-                    Err(error) => match verdict(Err(error)) {
-                        Verdict::Failed { class, .. } => Some(class),
-                        Verdict::Succeeded { .. } => None,
-                    },
-                };
+                let failure = provider.ask(BUDGET).await.err().map(|error| class_of(&error));
                 let _ = events.send(Event::Probed(Probed { pool: index, epoch, asked: now, failure }));
             });
         }

@@ -86,10 +86,6 @@ impl Dispatcher {
     fn advance(&mut self, id: BatchId, now: Instant) {
         let window = self.window();
         let Some(run) = self.runs.get_mut(&id) else { return };
-        if run.control != run.source.live.control() {
-            self.controlled(id);
-            return;
-        }
         if run.place == Place::Away && run.can_go_on() {
             run.place = Place::Queued;
             self.queue.push_back(id);

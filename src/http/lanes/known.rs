@@ -3,13 +3,9 @@
 use crate::catalog::Snapshot;
 use crate::domain::error::Code;
 use crate::domain::lane::LaneSelector;
+use crate::domain::nearest::{did_you_mean, nearest};
 use crate::http::Api;
 use crate::http::error::ApiError;
-
-/// Names suggested in place of an unknown one.
-const MAX_SUGGESTIONS: usize = 3;
-/// From 0 (nothing in common) to 1 (the same), how near a name must be to be suggested.
-const NEAR: f64 = 0.6;
 
 /// Refuses lanes that are neither in the catalog nor in use: a hold on a misspelt name holds nothing.
 ///
@@ -33,7 +29,7 @@ pub fn check(api: &Api, lane: &LaneSelector) -> Result<(), ApiError> {
 }
 
 fn no_provider(asked: &str, catalog: &Snapshot) -> ApiError {
-    let near = nearest(asked, catalog.providers().map(|(provider, _)| ([provider.id()], provider.id().to_owned())));
+    let near = nearest(&short(asked), catalog.providers().map(|(provider, _)| ([provider.id()], provider.id().to_owned())));
     let hint = did_you_mean(&near).unwrap_or_else(|| "`batchd catalog list` shows who there is".to_owned());
     not_found(format!("there is no provider `{}`; {hint}", short(asked)))
 }
@@ -46,7 +42,7 @@ fn no_model(provider: &str, asked: &str, catalog: &Snapshot) -> ApiError {
             (names.map(String::as_str).collect::<Vec<_>>(), format!("{provider}/{}", offering.upstream))
         })
     });
-    let hint = did_you_mean(&nearest(asked, offerings))
+    let hint = did_you_mean(&nearest(&short(asked), offerings))
         .unwrap_or_else(|| format!("whatever the provider takes besides what it offers in the catalog is one lane, `{provider}`"));
     not_found(format!("the catalog has no offering of `{provider}` that it calls `{}`; {hint}", short(asked)))
 }
@@ -57,23 +53,4 @@ fn not_found(message: String) -> ApiError {
 
 fn short(asked: &str) -> String {
     asked.chars().take(100).collect()
-}
-
-/// The candidates one of whose names is nearest to `asked`, the nearest first.
-fn nearest<'a, N: IntoIterator<Item = &'a str>>(asked: &str, candidates: impl Iterator<Item = (N, String)>) -> Vec<String> {
-    let asked = short(asked).to_lowercase();
-    let nearness = |name: &str| strsim::normalized_damerau_levenshtein(&asked, &name.to_lowercase());
-    let scored = candidates.map(|(names, shown)| (names.into_iter().map(nearness).fold(0.0, f64::max), shown));
-    let mut near: Vec<_> = scored.filter(|(near, _)| *near >= NEAR).collect();
-    // The sort is stable: equally near names stay in the order of the seeds.
-    near.sort_by(|a, b| b.0.total_cmp(&a.0));
-    near.into_iter().take(MAX_SUGGESTIONS).map(|(_, shown)| shown).collect()
-}
-
-fn did_you_mean(names: &[String]) -> Option<String> {
-    let (last, first) = names.split_last()?;
-    Some(match first {
-        [] => format!("did you mean `{last}`?"),
-        first => format!("did you mean `{}` or `{last}`?", first.join("`, `")),
-    })
 }
