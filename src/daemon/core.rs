@@ -18,6 +18,8 @@ use crate::store::{OpenError, Options, Recovered, Store, StoreError};
 
 /// How often expired files, uploads and keys are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// Every so many sweeps all answers are looked at that rows may share: there may be millions.
+const SWEEPS_BETWEEN_ANSWERS: u64 = 120;
 /// Batches that run at the same time; further ones wait. The more there are, the less of each is in
 /// memory.
 const MAX_RUNNING: usize = 1_024;
@@ -90,7 +92,7 @@ impl Core {
         let (drain, abort) = (shutdown.drain().clone(), shutdown.abort().clone());
         let (executor, run) = executor::start(parts, executor_settings(settings), recovered, drain, abort);
         tasks.spawn("executor", Fate::Essential, run);
-        watch_store(&store, &clock, tasks);
+        watch_store(&store, &clock, settings.dedup_max_age, tasks);
         let follow = |dir: &std::path::PathBuf| {
             let catalog = catalog.clone();
             watch(dir, move || catalog.ask("the catalog folder has changed"))
@@ -124,11 +126,13 @@ fn executor_settings(settings: &Settings) -> executor::Settings {
         min_free_bytes: settings.min_free_bytes,
         retry: RetryPolicy { max_attempts: settings.max_attempts, base: settings.retry_base, cap: settings.retry_cap },
         input: InputLimits { max_rows: settings.max_rows, max_row_bytes: usize::try_from(settings.max_row_bytes).unwrap_or(usize::MAX) },
+        dedup: settings.dedup,
+        dedup_max_age: settings.dedup_max_age,
     }
 }
 
 /// Sweeps what has expired, and stops the daemon when the store has failed: a restart recovers.
-fn watch_store(store: &Store, clock: &Clock, tasks: &Tasks) {
+fn watch_store(store: &Store, clock: &Clock, answers_kept: Duration, tasks: &Tasks) {
     let (shutdown, broken) = (tasks.shutdown().clone(), store.broken());
     tasks.spawn("store-watch", Fate::Optional, async move {
         tokio::select! {
@@ -139,9 +143,16 @@ fn watch_store(store: &Store, clock: &Clock, tasks: &Tasks) {
     let (store, clock, drain) = (store.clone(), clock.clone(), tasks.shutdown().drain().clone());
     tasks.spawn("sweep", Fate::Optional, async move {
         let mut ticks = tokio::time::interval(SWEEP_EVERY);
+        let mut sweeps = 0_u64;
         while drain.run_until_cancelled(ticks.tick()).await.is_some() {
-            if let Err(error) = store.sweep(clock.now()).await {
+            let now = clock.now();
+            if let Err(error) = store.sweep(now).await {
                 tracing::error!(%error, "sweeping failed");
+            }
+            let all_answers = sweeps.is_multiple_of(SWEEPS_BETWEEN_ANSWERS);
+            sweeps += 1;
+            if all_answers && let Err(error) = store.forget_answers(now.checked_sub(answers_kept).unwrap_or(Timestamp::MIN)).await {
+                tracing::error!(%error, "old answers could not be forgotten");
             }
         }
     });

@@ -13,6 +13,7 @@
 pub mod allowance;
 pub mod batch;
 pub mod connection;
+pub mod dedup;
 pub mod endpoint;
 pub mod error;
 pub mod file;

@@ -44,8 +44,8 @@ pub(super) struct Attempt {
 /// What became of an attempt.
 #[derive(Debug)]
 pub(super) enum Ended {
-    /// The row has its result, and the store has it.
-    Recorded,
+    /// The row has its result, and the store has it; whether it is a success.
+    Recorded(bool),
     /// The row waits for its next attempt.
     Again(Box<WaitingRow>),
     /// The row would be tried again, but not before the deadline.
@@ -76,10 +76,13 @@ impl Attempt {
         });
         match made {
             Made::Ended(ended) => (ended, lesson),
-            Made::Result(packed) => match store.record(packed).await {
-                Ok(()) => (Ended::Recorded, lesson),
-                Err(_) => (Ended::StoreGone, None),
-            },
+            Made::Result(packed) => {
+                let success = packed.is_success();
+                match store.record(packed).await {
+                    Ok(()) => (Ended::Recorded(success), lesson),
+                    Err(_) => (Ended::StoreGone, None),
+                }
+            }
         }
     }
 
@@ -209,7 +212,11 @@ impl Attempt {
         let attempts = std::mem::take(&mut self.row.history).into_iter().map(Tried::into_attempt).collect();
         let finished_at = self.context.clock.now();
         let custom_id = std::mem::take(&mut self.row.custom_id).into_string();
-        pack(RowResult { key: self.key(), custom_id, outcome, usage, cost, attempts, finished_at })
+        let made = pack(RowResult { key: self.key(), custom_id, outcome, usage, cost, attempts, finished_at });
+        match made {
+            Made::Result(packed) => Made::Result(packed.found_by(self.row.asked.map(|asked| asked.request), finished_at)),
+            ended @ Made::Ended(_) => ended,
+        }
     }
 }
 

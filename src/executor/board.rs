@@ -45,6 +45,8 @@ pub struct Board {
     pub generation: u64,
     /// The daemon is stopping and dispatches no more.
     pub draining: bool,
+    /// Rows that have the answer of another one, since the start.
+    pub shared_rows: u64,
     /// By provider and by its name for the model.
     lanes: HashMap<String, HashMap<Option<String>, LaneReport>>,
     /// When each provider last answered, and whether it is unreachable.
@@ -78,10 +80,10 @@ pub(super) fn publish<'a>(
     runs: impl Iterator<Item = &'a Run>,
     holds: &[LaneHold],
     clock: &Clock,
-    draining: bool,
+    (draining, shared_rows): (bool, u64),
 ) {
     let now = Instant::now();
-    let mut board = Board { draining, ..Board::default() };
+    let mut board = Board { draining, shared_rows, ..Board::default() };
     // Whole seconds: what is shown, and little enough to change seldom.
     let in_seconds = |at: Timestamp| Timestamp::from_second(at.as_second()).ok();
     for pool in lanes.providers() {

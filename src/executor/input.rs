@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::answers::Shared;
 use super::attempt::unanswered;
 use super::row::{ReadyRow, RowRef, WaitingRow};
 use super::ways::Ways;
@@ -93,6 +94,8 @@ pub(super) struct Source {
     /// From the model's name in the row to its index in the plan.
     pub models: Arc<HashMap<String, u16>>,
     pub ways: Arc<Ways>,
+    /// Who shares answers with its rows.
+    pub shared: Option<Shared>,
 }
 
 /// What one load brought.
@@ -103,8 +106,10 @@ pub(super) struct Window {
     pub next: Option<Option<Cursor>>,
     /// Rows whose lane has enough, or none.
     pub deferred: Vec<RowRef>,
-    /// Rows that can no longer be read; the store has their results.
+    /// Rows that the store has got results of, without a call.
     pub closed: u32,
+    /// Of those, the rows that have the answer of another one; the others could not be read.
+    pub shared: u32,
     /// Rows for which there was no room.
     pub unread: Vec<WaitingRow>,
     /// The ways that the rows were made for: they may have changed since.
@@ -211,7 +216,7 @@ impl Source {
             }
             let read = file.line(row.at.offset, |line| self.prepare(row.at, line, Some(row.route)));
             match read.map_err(|e| StoreError::unreadable(self.file, &e)) {
-                Ok(Prepared::Ready(ready)) => window.push(row.resume(*ready)),
+                Ok(Prepared::Ready(ready)) => _ = self.keep(row.resume(*ready), window)?,
                 Ok(Prepared::Deferred) => window.unread.push(row),
                 Ok(Prepared::Unreadable) => self.close(row.at, window)?,
                 Err(error) => {
@@ -236,7 +241,7 @@ impl Source {
             }
             let read = file.line(at.offset, |line| self.prepare(*at, line, None));
             match read.map_err(|e| StoreError::unreadable(self.file, &e))? {
-                Prepared::Ready(ready) => window.push(*ready),
+                Prepared::Ready(ready) => _ = self.keep(*ready, window)?,
                 Prepared::Deferred => window.deferred.push(*at),
                 Prepared::Unreadable => self.close(*at, window)?,
             }
@@ -256,7 +261,7 @@ impl Source {
         let mut page = self.live.page(row / ROWS_PER_PAGE);
         let mut deferred = Vec::new();
         let most = window.size.rows.saturating_mul(READ_OVER);
-        while row < self.total && !window.is_full() && deferred.len() < most {
+        while row < self.total && !window.is_full() && deferred.len() + (window.closed as usize) < most {
             if row.is_multiple_of(ROWS_PER_PAGE) {
                 page = self.live.page(row / ROWS_PER_PAGE);
             }
@@ -288,10 +293,7 @@ impl Source {
         let at = RowRef { model, ..at };
         let free = room.get_mut(usize::from(model)).filter(|free| **free > 0);
         match (free, self.ready(at, &row, None)) {
-            (Some(free), Some(ready)) => {
-                *free -= 1;
-                window.push(ready);
-            }
+            (Some(free), Some(ready)) => *free -= usize::from(self.keep(ready, window)?),
             (_, _) => deferred.push(at),
         }
         Ok(())
@@ -321,7 +323,23 @@ impl Source {
         let way = self.ways.get(route).filter(|way| way.lane.is_some())?;
         let (custom_id, body) = (row.custom_id.as_ref().into(), Bytes::from(row.body_for(&way.upstream)));
         let beginning = if way.by_prefix { beginning(&body) } else { 0 };
-        Some(ReadyRow { at, route, custom_id, body, beginning, history: Vec::new(), tally: Tally::default(), last: None })
+        let asked = self.shared.map(|shared| shared.ask(way, self.endpoint, &body));
+        Some(ReadyRow { at, route, custom_id, body, beginning, asked, history: Vec::new(), tally: Tally::default(), last: None })
+    }
+
+    /// Puts a row into the window, unless the answer to what it asks is there already. Returns
+    /// whether it is in the window.
+    fn keep(&self, row: ReadyRow, window: &mut Window) -> Result<bool, StoreError> {
+        let key = RowKey { batch: self.batch, row: row.at.row };
+        let answer = self.shared.and_then(|shared| shared.answer(&self.store, key, &row, self.clock.now()));
+        let Some(result) = answer else {
+            window.push(row);
+            return Ok(true);
+        };
+        self.store.record_unrun_blocking(PackedRow::pack(&result)?)?;
+        window.closed += 1;
+        window.shared += 1;
+        Ok(false)
     }
 
     fn parse<'a>(&self, line: Line<'a>) -> Option<(RowRequest<'a>, u16)> {

@@ -11,6 +11,7 @@
 //! * memory does not grow with the number of rows of a batch.
 
 mod again;
+mod answers;
 mod attempt;
 mod board;
 mod dispatcher;
@@ -24,6 +25,7 @@ mod pool;
 mod prepare;
 mod row;
 mod run;
+mod sharing;
 mod validate;
 mod valve;
 mod ways;
@@ -32,6 +34,7 @@ mod ways;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +47,7 @@ pub use lane::OpenProvider;
 pub use validate::InputLimits;
 
 use crate::catalog::Catalog;
+use crate::domain::dedup::Dedup;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::time::Clock;
 use crate::store::{Recovered, Store};
@@ -71,6 +75,10 @@ pub struct Settings {
     pub min_free_bytes: u64,
     pub retry: RetryPolicy,
     pub input: InputLimits,
+    /// Among which rows equal requests are made once.
+    pub dedup: Dedup,
+    /// Answers that are older are not given to others.
+    pub dedup_max_age: Duration,
 }
 
 /// Makes an executor. The future is the executor itself: it runs until it has drained, which it

@@ -148,5 +148,6 @@ pub(super) fn source(store: &Store, clock: &Clock, spec: &BatchSpec, plan: &Plan
         live,
         models: Arc::new(models),
         ways,
+        shared: None,
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::sharing::Asked;
 use crate::domain::id::RowIndex;
 use crate::domain::retry::{FailureClass, Tally};
 use crate::domain::row::{Attempt, Response};
@@ -64,6 +65,8 @@ pub(super) struct ReadyRow {
     pub body: Bytes,
     /// What it begins with, where that decides who is next to it; else 0.
     pub beginning: u64,
+    /// What it asks, where others that ask the same share its answer.
+    pub asked: Option<Asked>,
     pub history: Vec<Tried>,
     pub tally: Tally,
     /// The last response that was a failure.
@@ -78,6 +81,11 @@ impl ReadyRow {
     /// provider says how many there were.
     pub fn tokens(&self) -> u64 {
         (self.body.len() as u64).div_ceil(BYTES_PER_TOKEN)
+    }
+
+    /// Whether nothing has been tried with it.
+    pub fn is_fresh(&self) -> bool {
+        self.history.is_empty()
     }
 
     /// The row without its body, to be tried again at `due`.

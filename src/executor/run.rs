@@ -2,8 +2,8 @@
 //! dispatcher moves it, one event at a time.
 //!
 //! Invariant: every unfinished row is in exactly one place: behind the cursor, deferred, ready, in
-//! flight, waiting, due, blocked, parked, or handed to the store. Of these only ready ones have their
-//! body in memory, and each lane has a bound on them.
+//! flight, following, waiting, due, blocked, parked, or handed to the store. Of these only ready ones
+//! have their body in memory, and each lane has a bound on them.
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -84,6 +84,8 @@ pub(super) struct Run {
     cursor: Option<Cursor>,
     loading: bool,
     pub in_flight: u32,
+    /// Rows that wait for the answer of an equal one.
+    following: u32,
     /// Results that this run has handed to the store.
     pub recorded: u32,
     /// Rows that were done when this run began.
@@ -131,6 +133,7 @@ impl Run {
             cursor,
             loading: false,
             in_flight: 0,
+            following: 0,
             recorded: 0,
             done_before,
             parked: 0,
@@ -175,7 +178,7 @@ impl Run {
             *rows -= taken;
             *hungry = *rows;
         }
-        let may_scan = self.waiting.len() < MAX_WAITING && self.deferred_rows() < MAX_DEFERRED && hungry.iter().any(|rows| *rows > 0);
+        let may_scan = self.waiting.len() < MAX_WAITING && self.put_aside() < MAX_DEFERRED && hungry.iter().any(|rows| *rows > 0);
         load.scan = self.cursor.filter(|_| may_scan).map(|from| Scan { from, room: hungry });
         if load.is_empty() {
             return None;
@@ -287,6 +290,20 @@ impl Run {
         Some((row, !queue.ready.is_empty()))
     }
 
+    /// A row that was about to be sent waits for the answer of an equal one instead.
+    pub fn follow(&mut self) {
+        self.in_flight -= 1;
+        self.following += 1;
+    }
+
+    /// The answer that a row has waited for is there, or will not come.
+    pub fn unfollow(&mut self, row: RowRef) {
+        self.following -= 1;
+        if self.stop.is_none() {
+            self.defer(vec![row]);
+        }
+    }
+
     /// Puts a row in line for another attempt.
     pub fn wait(&mut self, row: WaitingRow) {
         if self.stop.is_none() {
@@ -342,11 +359,12 @@ impl Run {
 
     /// Unfinished rows of which it is known where they are, while nothing is ready or in flight.
     fn known(&self) -> u64 {
-        u64::from(self.parked) + (self.blocked.len() + self.deferred_rows()) as u64
+        u64::from(self.parked) + (self.blocked.len() + self.put_aside()) as u64
     }
 
-    fn deferred_rows(&self) -> usize {
-        self.deferred.iter().map(VecDeque::len).sum()
+    /// Rows that are remembered by their place alone.
+    fn put_aside(&self) -> usize {
+        self.following as usize + self.deferred.iter().map(VecDeque::len).sum::<usize>()
     }
 
     /// Takes other ways. Rows that were ready for a lane that is no longer theirs are read again, for

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::lane::Lanes;
 use super::run::LaneIndex;
 use crate::catalog::Snapshot;
+use crate::domain::connection::{Connection, ProviderKind};
 use crate::domain::lane::{Hold, LaneHold, hold_on};
 use crate::domain::money::PriceSheet;
 use crate::domain::plan::{Plan, PlannedModel};
@@ -26,6 +27,8 @@ pub(super) struct Route {
     pub by_prefix: bool,
     /// The provider's name for the model.
     pub upstream: Arc<str>,
+    /// The server that it leads to.
+    pub server: Arc<str>,
     /// The lane as it is recorded with attempts: `provider/upstream`.
     pub name: Arc<str>,
     /// What the batch pays, fixed when it was validated.
@@ -91,9 +94,10 @@ impl Ways {
         self.models.iter().find(|model| (model.first..model.first + model.count).contains(&route))
     }
 
-    /// Whether a route leads to the same lane under the same name of its model as it did before.
+    /// Whether a route leads to the same lane of the same server, under the same name of its model, as
+    /// it did before.
     pub fn is_as_before(&self, before: &Self, route: u16) -> bool {
-        let way = |ways: &Self| ways.get(route).map(|route| (route.lane, route.upstream.clone()));
+        let way = |ways: &Self| ways.get(route).map(|route| (route.lane, route.server.clone(), route.upstream.clone()));
         way(self) == way(before)
     }
 
@@ -146,7 +150,24 @@ fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around
     let lane = if serves && !held { lanes.of(provider, upstream, around.catalog) } else { None };
     let avoided = lane.is_some_and(|lane| lanes.is_avoided(lane, around.now));
     let by_prefix = around.catalog.is_local(provider);
-    Route { lane, avoided, by_prefix, upstream: upstream.into(), name: format!("{provider}/{upstream}").into(), price }
+    let server = around.catalog.provider(provider).map(|provider| server(&provider.connection)).unwrap_or_default();
+    Route {
+        lane,
+        avoided,
+        by_prefix,
+        server: server.into(),
+        upstream: upstream.into(),
+        name: format!("{provider}/{upstream}").into(),
+        price,
+    }
+}
+
+/// What stands for a server: whose it is, and where.
+fn server(connection: &Connection) -> String {
+    match &connection.kind {
+        ProviderKind::OpenAi(openai) => format!("{} {}", connection.id, openai.base_url),
+        ProviderKind::Simulated { .. } => connection.id.clone(),
+    }
 }
 
 /// Whether rows wait for a lane instead of going elsewhere.

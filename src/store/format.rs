@@ -15,6 +15,7 @@
 //! I sha256(32)                    idempotency keys
 //! K batch(16)                     control of a batch, where it is not as by default
 //! L sha256(32)                    holds on lanes, by the digest of the lane's name
+//! Q digest(16)                    rows with an answer, by the digest of their request
 //! X seconds(8) kind(1) id(16)     what goes away by itself, and when
 //! G batch(16)                     a file over its results was deleted; are they still seen?
 //! C 1 version(8) chunk(2)         what is told of an accepted catalog, in chunks
@@ -26,6 +27,7 @@
 //! No value exceeds [`MAX_VALUE`]: above it sled 0.34 puts values into side files that it does not
 //! reclaim.
 
+use crate::domain::dedup::RequestDigest;
 use crate::domain::id::{BatchId, FileId, PartId, RowIndex, UploadId};
 
 /// The largest value in the tree, in bytes.
@@ -118,6 +120,12 @@ pub fn unseen(id: BatchId) -> Vec<u8> {
 }
 
 pub const HOLDS: &[u8] = b"L";
+
+pub const ANSWERS: &[u8] = b"Q";
+
+pub fn answer(request: RequestDigest) -> Vec<u8> {
+    key(b'Q', [&request.0])
+}
 
 pub fn control(id: BatchId) -> Vec<u8> {
     key(b'K', [&id.as_u128().to_be_bytes()])

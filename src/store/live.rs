@@ -6,9 +6,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
+use super::format::ROWS_PER_PAGE;
 use super::record::page::Page;
 use crate::domain::batch::Progress;
-use crate::domain::id::BatchId;
+use crate::domain::id::{BatchId, RowIndex};
 use crate::domain::share::Control;
 
 /// One batch whose rows run.
@@ -54,6 +55,11 @@ impl LiveBatch {
     /// The page of that number, as it is now.
     pub fn page(&self, number: u32) -> Option<Page> {
         self.lock().pages.get(number as usize).cloned()
+    }
+
+    /// Whether the result of a row is durable.
+    pub fn is_done(&self, row: RowIndex) -> bool {
+        self.lock().pages.get((row.0 / ROWS_PER_PAGE) as usize).is_some_and(|page| page.is_done(row.0 % ROWS_PER_PAGE))
     }
 
     /// All pages, as they are now.

@@ -12,6 +12,7 @@
 //! One thread writes ([`writer`]); everybody else sends it work. That makes group commit, ordering
 //! and "check, then write" trivial, and one flush serves all that wait.
 
+mod answers;
 mod batches;
 mod catalog;
 mod files;

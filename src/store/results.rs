@@ -9,14 +9,18 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::format;
+use super::record;
+use super::record::answer::AnswerRecord;
 use super::record::page::Page;
 use super::record::result::{self, Stored, Unpacker};
 use super::{ROWS_PER_PAGE, Store, StoreError};
+use crate::domain::dedup::RequestDigest;
 use crate::domain::file::ResultPart;
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::money::Usd;
 use crate::domain::output;
 use crate::domain::row::RowResult;
+use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 
 /// Bytes that [`Lines::next_chunk`] aims at; one line may be larger.
@@ -38,6 +42,8 @@ pub struct PackedRow {
     pub(super) line_bytes: u32,
     pub(super) usage: Usage,
     pub(super) cost: Usd,
+    /// Key and value of the entry that leads from its request to it.
+    pub(super) pointer: Option<(Vec<u8>, Vec<u8>)>,
     packed: Vec<u8>,
 }
 
@@ -52,7 +58,23 @@ impl PackedRow {
         let mut packed = result::pack(row, line_bytes)?;
         let chunks = u16::try_from(packed.len().div_ceil(format::MAX_VALUE)).map_err(too_large)?;
         result::set_chunks(&mut packed, chunks);
-        Ok(Self { key: row.key, success: row.outcome.is_success(), line_bytes, usage: row.usage, cost: row.cost, packed })
+        let success = row.outcome.is_success();
+        Ok(Self { key: row.key, success, line_bytes, usage: row.usage, cost: row.cost, pointer: None, packed })
+    }
+
+    /// Lets it be found by the digest of its request, if it is a success.
+    #[must_use]
+    pub fn found_by(self, request: Option<RequestDigest>, at: Timestamp) -> Self {
+        let record = AnswerRecord::new(self.key, at);
+        let request = request.filter(|_| self.success);
+        // A few numbers: they can always be encoded.
+        let pointer = request.and_then(|request| Some((format::answer(request), record::encode(&record).ok()?)));
+        Self { pointer, ..self }
+    }
+
+    /// Whether the row has succeeded.
+    pub fn is_success(&self) -> bool {
+        self.success
     }
 
     pub(super) fn size(&self) -> usize {

@@ -272,6 +272,9 @@ impl RowGroup {
         for (number, part) in (0_u16..).zip(row.chunks()) {
             self.writes.insert(format::chunk(&prefix, number), part);
         }
+        if let Some((key, pointer)) = &row.pointer {
+            self.writes.insert(key.as_slice(), pointer.as_slice());
+        }
     }
 
     fn write(&mut self, tree: &sled::Tree) -> Result<(), StoreError> {

@@ -8,6 +8,7 @@
 
 mod acknowledged;
 mod creation;
+mod equal;
 mod fallback;
 mod large;
 mod pause;

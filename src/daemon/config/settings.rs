@@ -12,6 +12,7 @@ use super::ambient;
 use super::load::{Candidates, Effective, Sources};
 use super::quantity::{ByteSize, DurationText};
 use super::value::{LogFormat, Refused, Value};
+use crate::domain::dedup::Dedup;
 
 /// One setting, as the help text, the manual and the messages describe it.
 #[derive(Debug, Clone)]
@@ -256,6 +257,14 @@ settings! {
 
     /// The longest wait between two attempts, unless the provider asks for more.
     retry_cap: value DurationText = DurationText::from_secs(60), range DurationText::from_millis(1), DurationText::from_secs(86_400);
+
+    /// Whether rows that make the same request share one call and its answer: `off`, the rows of a
+    /// `batch`, or those of all batches of an API `key`. The others then cost nothing. Rows that are
+    /// to be samples of one prompt must differ, or this must be off.
+    dedup: value Dedup = Dedup::Off;
+
+    /// Older answers are not given to other rows.
+    dedup_max_age: value DurationText = DurationText::from_secs(86_400), range DurationText::from_secs(1), DurationText::from_secs(365 * 86_400);
 
     /// How long an uploaded batch file is kept when its upload names no `expires_after`.
     file_retention: maybe DurationText = None, range DurationText::from_secs(3_600), DurationText::from_secs(3_650 * 86_400),

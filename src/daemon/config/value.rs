@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
 use super::quantity::{ByteSize, DurationText};
+use crate::domain::dedup::Dedup;
 
 /// A type that a setting can be written in.
 pub trait Value: Clone + PartialOrd {
@@ -182,6 +183,23 @@ impl Value for LogFormat {
             .into_iter()
             .find(|format| format.to_string() == text)
             .ok_or_else(|| "must be `auto`, `text` or `json`".to_owned())
+    }
+
+    fn toml(&self) -> String {
+        quoted(self)
+    }
+
+    fn checked(self) -> Self {
+        self
+    }
+}
+
+impl Value for Dedup {
+    type Checked = Self;
+    const PLACEHOLDER: &'static str = "WHO";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        from_str(text)
     }
 
     fn toml(&self) -> String {

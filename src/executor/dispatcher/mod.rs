@@ -8,6 +8,7 @@ mod cancel;
 mod outlook;
 mod probe;
 mod pump;
+mod share;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -22,14 +23,16 @@ use tokio_util::task::TaskTracker;
 use super::attempt::Ended;
 use super::board::{self, Wall};
 use super::handle::{CancelError, Command};
-use super::input::{Unread, Window};
+use super::input::{Source, Unread, Window};
 use super::lane::Lanes;
 use super::prepare::{Prepared, source};
 use super::run::{LaneIndex, Run};
+use super::sharing::Sharing;
 use super::valve::{Lesson, Sent};
 use super::{Parts, Settings};
 use crate::domain::batch::{BatchSpec, BatchState};
-use crate::domain::id::BatchId;
+use crate::domain::dedup::RequestDigest;
+use crate::domain::id::{BatchId, RowKey};
 use crate::domain::plan::Plan;
 use crate::store::{LiveBatch, Recovered, StoreError};
 
@@ -45,8 +48,9 @@ pub(super) enum Event {
         result: Result<Window, Box<Unread>>,
     },
     Ended {
-        batch: BatchId,
         lane: LaneIndex,
+        row: RowKey,
+        request: Option<RequestDigest>,
         sent: Sent,
         ended: Ended,
         lesson: Option<Lesson>,
@@ -89,6 +93,10 @@ pub(super) struct Dispatcher {
     parts: Parts,
     settings: Settings,
     lanes: Lanes,
+    /// Requests that several rows make.
+    sharing: Sharing,
+    /// Rows that have the answer of another, since the start.
+    shared_rows: u64,
     /// The lane that is served first next time.
     first_lane: LaneIndex,
     runs: HashMap<BatchId, Run>,
@@ -122,6 +130,8 @@ impl Dispatcher {
             parts,
             settings,
             lanes,
+            sharing: Sharing::default(),
+            shared_rows: 0,
             first_lane: 0,
             runs: HashMap::new(),
             busy: HashMap::new(),
@@ -176,7 +186,7 @@ impl Dispatcher {
                         self.event(event);
                     }
                 }
-                Ok(()) = durable.changed() => {}
+                Ok(()) = durable.changed() => self.settle_shared(),
                 Ok(()) = catalog.changed() => self.ways_changed(),
                 _ = tick.tick() => self.tick(),
                 () = tokio::time::sleep_until(wake) => {}
@@ -217,7 +227,13 @@ impl Dispatcher {
         match event {
             Event::Prepared { batch, prepared } => self.prepared(batch, *prepared),
             Event::Loaded { batch, result } => self.loaded(batch, result),
-            Event::Ended { batch, lane, sent, ended, lesson } => self.ended(batch, lane, &sent, ended, lesson.as_ref()),
+            Event::Ended { lane, row, request, sent, ended, lesson } => {
+                self.lanes.end(lane, Instant::now(), self.parts.clock.now(), &sent, lesson.as_ref());
+                if let Some(request) = request {
+                    self.request_ended(request, row, &ended);
+                }
+                self.ended(row.batch, ended);
+            }
             Event::Finished { batch, result } => self.finished(batch, result),
             Event::Probed(probed) => self.probed(&probed),
             Event::Retake(id) => self.retake(id),
@@ -279,7 +295,7 @@ impl Dispatcher {
         let id = spec.id;
         let ways = self.ways(&plan);
         outlook::tell_closed(id, &plan, &[], &ways);
-        let source = source(&self.parts.store, &self.parts.clock, &spec, &plan, live, ways);
+        let source = Source { shared: self.shared(&spec), ..source(&self.parts.store, &self.parts.clock, &spec, &plan, live, ways) };
         self.runs.insert(id, Run::new(spec, state, plan, source));
         self.touched.insert(id);
     }
@@ -288,6 +304,7 @@ impl Dispatcher {
         let Some(run) = self.runs.get_mut(&batch) else { return };
         match result {
             Ok(window) => {
+                self.shared_rows += u64::from(window.shared);
                 for lane in run.loaded(window, Instant::now()) {
                     if let Some(lane) = self.lanes.get(lane) {
                         lane.fair.ready(batch, run.spec.owner, run.weight());
@@ -304,17 +321,16 @@ impl Dispatcher {
         }
     }
 
-    fn ended(&mut self, batch: BatchId, lane: LaneIndex, sent: &Sent, ended: Ended, lesson: Option<&Lesson>) {
+    fn ended(&mut self, batch: BatchId, ended: Ended) {
         self.in_flight -= 1;
-        self.lanes.end(lane, Instant::now(), self.parts.clock.now(), sent, lesson);
-        let recorded = matches!(ended, Ended::Recorded);
+        let recorded = matches!(ended, Ended::Recorded(_));
         self.recorded += u64::from(recorded);
         let Some(run) = self.runs.get_mut(&batch) else { return };
         run.in_flight -= 1;
         run.recorded += u32::from(recorded);
         match ended {
             // An aborted row stays unfinished; its run has been stopped.
-            Ended::Recorded | Ended::Aborted => {}
+            Ended::Recorded(_) | Ended::Aborted => {}
             Ended::Again(row) => run.wait(*row),
             Ended::Parked => run.parked += 1,
             // The store takes nothing any more: each further call would be made in vain.
@@ -324,7 +340,8 @@ impl Dispatcher {
     }
 
     fn publish(&self) {
-        board::publish(&self.wall, &self.lanes, self.runs.values(), &self.parts.store.lane_holds(), &self.parts.clock, self.draining);
+        let whole = (self.draining, self.shared_rows);
+        board::publish(&self.wall, &self.lanes, self.runs.values(), &self.parts.store.lane_holds(), &self.parts.clock, whole);
     }
 
     fn tick(&mut self) {

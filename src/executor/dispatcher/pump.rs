@@ -8,7 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Busy, CancelReply, Dispatcher, Event, TICK};
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState};
-use crate::domain::id::BatchId;
+use crate::domain::id::{BatchId, RowKey};
+use crate::executor::answers::Shared;
 use crate::executor::attempt::{Attempt, Context};
 use crate::executor::finish::Finish;
 use crate::executor::input::{Load, Source, Unread, WindowSize};
@@ -184,7 +185,10 @@ impl Dispatcher {
     }
 
     fn load(&self, batch: BatchId, load: Load) {
-        let Some(source) = self.runs.get(&batch).map(|run| run.source.clone()) else { return };
+        let Some(mut source) = self.runs.get(&batch).map(|run| run.source.clone()) else { return };
+        // Reading must not write to a full disk.
+        let at = self.sharing.now();
+        source.shared = source.shared.filter(|_| !self.disk_is_full).map(|shared| Shared { at, ..shared });
         let events = self.events.clone();
         self.tasks.spawn(async move {
             // A panic while reading must not leave the run waiting for this load for ever.
@@ -236,8 +240,15 @@ impl Dispatcher {
                 continue;
             };
             let cost = lane.cost(row.tokens());
-            lane.fair.charge(batch, cost, more);
             self.touched.insert(batch);
+            if !self.is_sent(batch, &row) {
+                if !more && let Some(lane) = self.lanes.get(index) {
+                    lane.fair.rest(batch);
+                }
+                continue;
+            }
+            let Some(lane) = self.lanes.get(index) else { return false };
+            lane.fair.charge(batch, cost, more);
             if row.tally.is_suspect() {
                 lane.suspects.push_back((batch, row));
                 continue;
@@ -257,6 +268,10 @@ impl Dispatcher {
     fn send(&mut self, lane: LaneIndex, now: Instant, provider: Arc<dyn Dispatch>, batch: BatchId, row: ReadyRow, alone: bool) {
         let Some(run) = self.runs.get(&batch) else { return };
         let Some(sent) = self.lanes.start(lane, now, row.tokens()) else { return };
+        let (key, request) = (RowKey { batch, row: row.at.row }, row.asked.map(|asked| asked.request));
+        if let Some(request) = request {
+            self.sharing.leads(request, key);
+        }
         let attempt = Attempt {
             context: Context { store: self.parts.store.clone(), clock: self.parts.clock.clone(), policy: self.settings.retry },
             spec: run.spec.clone(),
@@ -270,7 +285,7 @@ impl Dispatcher {
         let events = self.events.clone();
         self.tasks.spawn(async move {
             let (ended, lesson) = attempt.run().await;
-            let _ = events.send(Event::Ended { batch, lane, sent, ended, lesson });
+            let _ = events.send(Event::Ended { lane, row: key, request, sent, ended, lesson });
         });
     }
 

@@ -22,20 +22,6 @@ fn a_answers(status: u16) -> Scripted {
     script(move |seen| tokio::time::sleep(SECOND / 10).map(move |()| answer(if seen.provider == 'a' { status } else { 200 }, None)).boxed())
 }
 
-async fn lanes_of(world: &World, id: BatchId) -> HashMap<String, usize> {
-    let mut lines = world.store.lines(id, ResultPart::All).await.unwrap().unwrap().with_attempts();
-    let mut lanes = HashMap::new();
-    while let Some(chunk) = lines.next_chunk().unwrap() {
-        for line in chunk.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
-            let line: serde_json::Value = serde_json::from_slice(line).unwrap();
-            let last =
-                line["batchd"]["attempts"].as_array().and_then(|attempts| attempts.last()).unwrap()["lane"].as_str().unwrap().to_owned();
-            *lanes.entry(last).or_default() += 1;
-        }
-    }
-    lanes
-}
-
 #[tokio::test(start_paused = true)]
 async fn rows_that_a_lane_fails_for_good_go_to_the_next_within_the_price() {
     for (status, fallback, expected) in [
@@ -86,7 +72,7 @@ async fn a_drained_lane_hands_its_rows_on_and_a_paused_one_keeps_them_also_acros
     assert_eq!((batch.progress.succeeded, world.handle.lane_holds().len()), (3_000, 0));
     let back = world.seen()[before..].iter().filter(|seen| seen.provider == 'a').count();
     assert!(back > 1_000, "{back} rows went back to the lane that was let go");
-    let lanes = lanes_of(&world, id).await;
+    let lanes = world.lanes_of(id).await;
     assert_eq!(lanes["a/a-model"] + lanes["b/b-model"], 3_000);
     world.close().await;
 }

@@ -1,5 +1,6 @@
 //! The executor against its promises, with a scripted provider under paused time.
 
+mod dedup;
 mod fallback;
 mod lanes;
 mod shares;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::batch::{BatchState, Fallback};
+use crate::domain::dedup::Dedup;
 use crate::domain::share::{Control, Owner, Priority};
 
 /// An executor over a directory; everything else is as in the daemon.
@@ -34,6 +35,8 @@ pub const SETTINGS: Settings = Settings {
     min_free_bytes: 0,
     retry: RetryPolicy { max_attempts: 3, base: SECOND, cap: Duration::from_secs(4) },
     input: InputLimits { max_rows: 10_000, max_row_bytes: 10_000 },
+    dedup: Dedup::Off,
+    dedup_max_age: Duration::from_secs(3_600),
 };
 
 /// A batch to be submitted.
@@ -59,12 +62,28 @@ impl World {
         Self::open_with(dir, provider, &[UPSTREAM], Duration::from_millis(1)).await
     }
 
+    /// As [`Self::open`], and equal requests are made once.
+    pub async fn open_sharing(dir: &Path, provider: Scripted, dedup: Dedup) -> Self {
+        let settings = Settings { dedup, ..SETTINGS };
+        Self::open_as(dir, provider, catalog(&[UPSTREAM]), Duration::from_millis(1), settings).await
+    }
+
     pub async fn open_with(dir: &Path, provider: Scripted, upstreams: &[&str], commit_interval: Duration) -> Self {
         Self::open_on(dir, provider, catalog(upstreams), commit_interval).await
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the test waits for it")]
     pub async fn open_on(dir: &Path, provider: Scripted, catalog: crate::catalog::Snapshot, commit_interval: Duration) -> Self {
+        Self::open_as(dir, provider, catalog, commit_interval, SETTINGS).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the test waits for it")]
+    async fn open_as(
+        dir: &Path,
+        provider: Scripted,
+        catalog: crate::catalog::Snapshot,
+        commit_interval: Duration,
+        settings: Settings,
+    ) -> Self {
         let options = Options { dir: dir.into(), cache_bytes: 8 << 20, commit_interval };
         let (store, recovered) = tokio::task::spawn_blocking(|| Store::open(options)).await.unwrap().unwrap();
         let start = Instant::now();
@@ -77,7 +96,7 @@ impl World {
         });
         let parts = Parts { store: store.clone(), catalog: catalog.clone(), clock: clock.clone(), open };
         let (drain, abort) = (CancellationToken::new(), CancellationToken::new());
-        let (handle, run) = start_executor(parts, recovered, &drain, &abort);
+        let (handle, run) = start_executor(parts, settings, recovered, &drain, &abort);
         Self { store, handle, catalog, provider, clock, drain, abort, running: tokio::spawn(run) }
     }
 
@@ -152,6 +171,23 @@ impl World {
         codes
     }
 
+    /// How many rows ended on each lane.
+    pub async fn lanes_of(&self, id: BatchId) -> HashMap<String, usize> {
+        let mut lines = self.store.lines(id, ResultPart::All).await.unwrap().unwrap().with_attempts();
+        let mut lanes = HashMap::new();
+        while let Some(chunk) = lines.next_chunk().unwrap() {
+            for line in chunk.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+                let line: serde_json::Value = serde_json::from_slice(line).unwrap();
+                let last = line["batchd"]["attempts"].as_array().and_then(|attempts| attempts.last()).unwrap()["lane"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned();
+                *lanes.entry(last).or_default() += 1;
+            }
+        }
+        lanes
+    }
+
     pub fn seen(&self) -> Vec<Seen> {
         self.provider.seen.lock().unwrap().clone()
     }
@@ -173,9 +209,10 @@ impl World {
 
 fn start_executor(
     parts: Parts,
+    settings: Settings,
     recovered: Recovered,
     drain: &CancellationToken,
     abort: &CancellationToken,
 ) -> (Handle, impl Future<Output = ()> + Send + use<>) {
-    start(parts, SETTINGS, recovered, drain.clone(), abort.clone())
+    start(parts, settings, recovered, drain.clone(), abort.clone())
 }

@@ -8,6 +8,7 @@
 //! Invariant: [`decode`] of any bytes returns a record or an error; it never panics and never
 //! allocates more than [`DECODE_LIMIT`].
 
+pub mod answer;
 pub mod batch;
 pub mod catalog;
 pub mod file;
@@ -117,6 +118,7 @@ pub fn decode_anything(bytes: &[u8]) {
     let _ = decode::<batch::StateRecord>(bytes).map(|r| r.unpack());
     let _ = decode::<batch::ControlRecord>(bytes).map(crate::domain::share::Control::try_from);
     let _ = decode::<hold::HoldRecord>(bytes).map(crate::domain::lane::LaneHold::try_from);
+    let _ = decode::<answer::AnswerRecord>(bytes).map(|record| record.unpack());
     let _ = decode::<plan::PlanRecord>(bytes).map(crate::domain::plan::Plan::from);
     let _ = decode::<batch::ProblemsRecord>(bytes).map(|r| r.unpack());
     let _ = decode::<batch::IdempotencyRecord>(bytes);

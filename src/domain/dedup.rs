@@ -1,0 +1,125 @@
+//! Equal requests that are made once: among whom, and what makes two requests equal.
+//!
+//! Nothing is normalised: two requests are equal if the same server would receive the same bytes
+//! under the same path. A digest names the request, so a table of them holds no prompts.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::endpoint::Endpoint;
+use super::id::BatchId;
+use super::share::Owner;
+
+/// Among which rows equal requests are made once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dedup {
+    /// Each row makes its own request.
+    #[default]
+    Off,
+    /// The rows of one batch.
+    Batch,
+    /// The rows of all batches of one API key. Never those of two: how fast an answer comes would
+    /// tell one client what another has asked.
+    Key,
+}
+
+impl Dedup {
+    /// From the narrowest to the widest.
+    pub const ALL: [Self; 3] = [Self::Off, Self::Batch, Self::Key];
+
+    /// The word for it in the settings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Batch => "batch",
+            Self::Key => "key",
+        }
+    }
+
+    /// With whom the rows of a batch share answers; `None` if with nobody.
+    pub fn circle(self, batch: BatchId, owner: Owner) -> Option<Circle> {
+        match self {
+            Self::Off => None,
+            Self::Batch => Some(Circle::Batch(batch)),
+            Self::Key => Some(Circle::Owner(owner)),
+        }
+    }
+}
+
+impl fmt::Display for Dedup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A word that names no circle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("must be `off`, `batch` or `key`")]
+pub struct NoDedup;
+
+impl FromStr for Dedup {
+    type Err = NoDedup;
+
+    fn from_str(text: &str) -> Result<Self, NoDedup> {
+        Self::ALL.into_iter().find(|dedup| dedup.as_str() == text).ok_or(NoDedup)
+    }
+}
+
+/// Those who share answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Circle {
+    Batch(BatchId),
+    Owner(Owner),
+}
+
+/// A request within a circle: the first 16 bytes of a SHA-256, too many to meet by chance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestDigest(pub [u8; 16]);
+
+impl RequestDigest {
+    /// The digest of a request that goes to `upstream`, a model, on `server`.
+    pub fn of(circle: Circle, server: &str, upstream: &str, endpoint: Endpoint, body: &[u8]) -> Self {
+        let mut hash = Sha256::new();
+        match circle {
+            Circle::Batch(batch) => hash.update([&[1], &batch.as_u128().to_be_bytes()[..]].concat()),
+            Circle::Owner(owner) => hash.update([&[2], &owner.0.to_be_bytes()[..]].concat()),
+        }
+        // With their lengths, so that no two sequences of parts are the same bytes.
+        for part in [server.as_bytes(), upstream.as_bytes(), endpoint.path().as_bytes(), body] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        let digest: [u8; 32] = hash.finalize().into();
+        let mut first = [0; 16];
+        first.copy_from_slice(&digest[..16]);
+        Self(first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_differs_makes_another_request() {
+        let (one, two) = (Circle::Owner(Owner(1)), Circle::Batch(BatchId::from_u128(1)));
+        let digest =
+            |circle, server, upstream, body: &str| RequestDigest::of(circle, server, upstream, Endpoint::Embeddings, body.as_bytes());
+        let all = [
+            digest(one, "s", "m", "{}"),
+            digest(one, "s", "m", "{} "),
+            digest(one, "sm", "", "{}"),
+            digest(one, "", "sm", "{}"),
+            digest(two, "s", "m", "{}"),
+            digest(Circle::Owner(Owner(2)), "s", "m", "{}"),
+            RequestDigest::of(one, "s", "m", Endpoint::Responses, b"{}"),
+        ];
+        let distinct: std::collections::HashSet<_> = all.into_iter().collect();
+        assert_eq!(distinct.len(), all.len());
+        assert_eq!(digest(one, "s", "m", "{}"), all[0]);
+    }
+}

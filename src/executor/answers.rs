@@ -1,0 +1,58 @@
+//! Answers that rows share: finding the one that an equal request has had, and making it the result
+//! of another row.
+//!
+//! The call was paid for once, so the copy has no usage and no cost of its own; its last attempt
+//! says whose answer it is. Blocks; used while rows are read.
+
+use std::time::Duration;
+
+use super::row::{ReadyRow, Tried};
+use super::sharing::{Asked, Moment};
+use super::ways::Route;
+use crate::domain::dedup::{Circle, RequestDigest};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::id::RowKey;
+use crate::domain::money::Usd;
+use crate::domain::row::{Attempt, Outcome, RowResult};
+use crate::domain::time::Timestamp;
+use crate::domain::usage::Usage;
+use crate::store::Store;
+
+/// How the rows of a batch share answers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shared {
+    pub circle: Circle,
+    /// From when on it is looked for answers.
+    pub at: Moment,
+    /// Older answers are not given to others.
+    pub max_age: Duration,
+}
+
+impl Shared {
+    /// What a row asks that is sent there.
+    pub fn ask(self, route: &Route, endpoint: Endpoint, body: &[u8]) -> Asked {
+        Asked { request: RequestDigest::of(self.circle, &route.server, &route.upstream, endpoint, body), at: self.at }
+    }
+
+    /// The result of a row whose request has been answered before. What cannot be read now counts
+    /// as not there: the row then asks for itself.
+    pub fn answer(self, store: &Store, key: RowKey, row: &ReadyRow, now: Timestamp) -> Option<RowResult> {
+        let since = now.checked_sub(self.max_age).unwrap_or(Timestamp::MIN);
+        let found = store.answer_to(row.asked?.request, since).unwrap_or_else(|error| {
+            tracing::error!(batch = %key.batch, row = key.row.0, %error, "an earlier answer could not be read");
+            None
+        })?;
+        let Outcome::Succeeded(response) = found.outcome else { return None };
+        let mut attempts: Vec<_> = row.history.iter().cloned().map(Tried::into_attempt).collect();
+        attempts.push(Attempt {
+            lane: format!("cache:{}/{}", found.key.batch, found.custom_id),
+            started_at: now,
+            latency_ms: 0,
+            status: Some(response.status),
+            failure: None,
+        });
+        let custom_id = row.custom_id.clone().into_string();
+        let outcome = Outcome::Succeeded(response);
+        Some(RowResult { key, custom_id, outcome, usage: Usage::default(), cost: Usd::ZERO, attempts, finished_at: now })
+    }
+}

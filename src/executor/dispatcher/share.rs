@@ -1,0 +1,63 @@
+//! Rows that make the same request: one is sent, the others wait for its answer.
+
+use super::Dispatcher;
+use crate::domain::batch::BatchSpec;
+use crate::domain::dedup::RequestDigest;
+use crate::domain::id::{BatchId, RowKey};
+use crate::executor::answers::Shared;
+use crate::executor::attempt::Ended;
+use crate::executor::row::ReadyRow;
+use crate::executor::sharing::{Follower, Outlook, Turn};
+
+impl Dispatcher {
+    /// How the rows of a batch share answers, if they do.
+    pub(super) fn shared(&self, spec: &BatchSpec) -> Option<Shared> {
+        let circle = self.settings.dedup.circle(spec.id, spec.owner)?;
+        Some(Shared { circle, at: self.sharing.now(), max_age: self.settings.dedup_max_age })
+    }
+
+    /// Whether a row that could be sent is sent, or waits for the answer of an equal one instead.
+    /// Rows that have been tried do not wait: what is known of them would be lost.
+    pub(super) fn is_sent(&mut self, batch: BatchId, row: &ReadyRow) -> bool {
+        let Some(asked) = row.asked.filter(|_| row.is_fresh()) else { return true };
+        let turn = self.sharing.turn(asked, (batch, row.at));
+        let Some(run) = self.runs.get_mut(&batch) else { return true };
+        match turn {
+            Turn::Send => {}
+            Turn::Follow => run.follow(),
+            Turn::Read => {
+                run.follow();
+                run.unfollow(row.at);
+            }
+        }
+        turn == Turn::Send
+    }
+
+    /// An attempt at a request has ended.
+    pub(super) fn request_ended(&mut self, request: RequestDigest, row: RowKey, ended: &Ended) {
+        let outlook = match ended {
+            Ended::Recorded(true) => Outlook::Answered,
+            Ended::Recorded(false) => Outlook::Failed,
+            Ended::Again(_) | Ended::Parked | Ended::Aborted | Ended::StoreGone => Outlook::Open,
+        };
+        let released = self.sharing.ended(request, row, outlook);
+        self.release(released);
+    }
+
+    /// More results are durable: rows that wait for one of them find it now.
+    pub(super) fn settle_shared(&mut self) {
+        let runs = &self.runs;
+        // A run that has ended is one whose results are durable.
+        let released = self.sharing.settle(|row| runs.get(&row.batch).is_none_or(|run| run.source.live.is_done(row.row)));
+        self.release(released);
+    }
+
+    fn release(&mut self, rows: Vec<Follower>) {
+        for (batch, row) in rows {
+            if let Some(run) = self.runs.get_mut(&batch) {
+                run.unfollow(row);
+                self.touched.insert(batch);
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Which requests are being made at the moment, and the rows that wait for the answer of an equal
+//! one instead of asking again.
+//!
+//! A row leads while it is in flight and until its answer is durable, no longer: whatever becomes of
+//! it (an answer, a failure, a cancelled batch) its attempt ends, and its followers are read again.
+//! They then find the answer in the store, or one of them leads in its place. A follower is a row
+//! by its place, without its body.
+//!
+//! Not here: the answers. They are in the store, found by the digest of their request.
+
+use std::collections::{HashMap, HashSet};
+
+use super::row::RowRef;
+use crate::domain::dedup::RequestDigest;
+use crate::domain::id::{BatchId, RowKey};
+
+/// Requests that are remembered to have failed, and to have been answered lately; beyond that, the
+/// oldest are forgotten, and a few calls are made that were not necessary.
+const REMEMBERED: usize = 16 << 10;
+
+/// A row that waits for the answer of another.
+pub(super) type Follower = (BatchId, RowRef);
+
+/// What a row asks, and the moment from which it was looked for an answer in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub request: RequestDigest,
+    pub at: Moment,
+}
+
+/// Counts how often answers have become durable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Moment(u64);
+
+/// What a row does that could be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It is sent.
+    Send,
+    /// It waits for the answer of another.
+    Follow,
+    /// It has just been answered, since the row was read: it is there when the row is read again.
+    Read,
+}
+
+/// How an attempt at a request ended, as far as others wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outlook {
+    /// It was answered, and the answer is with the store.
+    Answered,
+    /// It has failed for good: an equal one may well fail, too, and none waits for another.
+    Failed,
+    /// It is made again later, or not at all.
+    Open,
+}
+
+#[derive(Debug)]
+struct Led {
+    by: RowKey,
+    /// Its answer is with the store, and not durable yet.
+    answered: bool,
+    followers: Vec<Follower>,
+}
+
+/// The requests that are being made, by their digests.
+#[derive(Debug, Default)]
+pub(super) struct Sharing {
+    led: HashMap<RequestDigest, Led>,
+    /// Those whose answers are on their way to the disk.
+    settling: Vec<RequestDigest>,
+    /// Requests that have failed for good; rows do not wait for each other's.
+    loose: HashSet<RequestDigest>,
+    now: Moment,
+    /// When requests were answered: the latest, and those before them.
+    answered: [HashMap<RequestDigest, Moment>; 2],
+}
+
+impl Sharing {
+    /// From now on, answers that are durable at present are found in the store.
+    pub fn now(&self) -> Moment {
+        self.now
+    }
+
+    /// What a row does; it is a follower if an equal request is being made.
+    pub fn turn(&mut self, asked: Asked, row: Follower) -> Turn {
+        if let Some(led) = self.led.get_mut(&asked.request) {
+            led.followers.push(row);
+            return Turn::Follow;
+        }
+        let answered = self.answered.iter().find_map(|some| some.get(&asked.request));
+        if answered.is_some_and(|at| *at > asked.at) { Turn::Read } else { Turn::Send }
+    }
+
+    /// A request is being made; nothing changes if an equal one is already.
+    pub fn leads(&mut self, request: RequestDigest, by: RowKey) {
+        if !self.loose.contains(&request) {
+            self.led.entry(request).or_insert(Led { by, answered: false, followers: Vec::new() });
+        }
+    }
+
+    /// An attempt has ended. Returns the rows that are to be read again now.
+    pub fn ended(&mut self, request: RequestDigest, by: RowKey, outlook: Outlook) -> Vec<Follower> {
+        match outlook {
+            Outlook::Failed => {
+                if self.loose.len() >= REMEMBERED {
+                    self.loose.clear();
+                }
+                self.loose.insert(request);
+            }
+            Outlook::Answered => _ = self.loose.remove(&request),
+            Outlook::Open => {}
+        }
+        match self.led.get_mut(&request).filter(|led| led.by == by) {
+            Some(led) if outlook == Outlook::Answered => {
+                led.answered = true;
+                self.settling.push(request);
+                Vec::new()
+            }
+            Some(_) => self.release(request),
+            None => Vec::new(),
+        }
+    }
+
+    /// Releases the followers of rows whose results are durable.
+    pub fn settle(&mut self, is_durable: impl Fn(RowKey) -> bool) -> Vec<Follower> {
+        let mut released = Vec::new();
+        self.now.0 += 1;
+        for request in std::mem::take(&mut self.settling) {
+            match self.led.get(&request) {
+                Some(led) if led.answered && !is_durable(led.by) => self.settling.push(request),
+                Some(_) | None => {
+                    released.append(&mut self.release(request));
+                    self.remember(request);
+                }
+            }
+        }
+        released
+    }
+
+    fn remember(&mut self, request: RequestDigest) {
+        if self.answered[0].len() >= REMEMBERED {
+            self.answered.swap(0, 1);
+            self.answered[0].clear();
+        }
+        self.answered[0].insert(request, self.now);
+    }
+
+    fn release(&mut self, request: RequestDigest) -> Vec<Follower> {
+        self.led.remove(&request).map(|led| led.followers).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::RowIndex;
+    use proptest::prelude::*;
+
+    const BATCH: BatchId = BatchId::from_u128(1);
+
+    fn key(row: u32) -> RowKey {
+        RowKey { batch: BATCH, row: RowIndex(row) }
+    }
+
+    fn outlook() -> impl Strategy<Value = Outlook> {
+        prop_oneof![Just(Outlook::Answered), Just(Outlook::Failed), Just(Outlook::Open)]
+    }
+
+    proptest! {
+        /// Rows come, are sent or follow, and end in any order: every follower is released once, none
+        /// before its leader has ended, and of the rows that ask the same one at a time is sent unless
+        /// that has failed before.
+        #[test]
+        fn every_follower_is_released_once(steps in proptest::collection::vec((0_u8..3, 0_u8..3, outlook()), 1..200)) {
+            let mut sharing = Sharing::default();
+            let mut flying: Vec<(RequestDigest, u32)> = Vec::new();
+            let mut waiting: HashMap<u32, RequestDigest> = HashMap::new();
+            let (mut failed, mut settling, mut answered) = (HashSet::new(), Vec::new(), HashSet::new());
+            let mut next = 0;
+            let take_back = |released: Vec<Follower>, waiting: &mut HashMap<u32, RequestDigest>| {
+                for (_, row) in released {
+                    assert!(waiting.remove(&row.row.0).is_some(), "row {} was not waiting", row.row.0);
+                }
+            };
+            for (kind, request, outlook) in steps {
+                let digest = RequestDigest([request; 16]);
+                match kind {
+                    0 | 1 => {
+                        let at = RowRef { row: RowIndex(next), model: 0, offset: 0 };
+                        let asked = Asked { request: digest, at: if kind == 0 { Moment(0) } else { sharing.now() } };
+                        match sharing.turn(asked, (BATCH, at)) {
+                            Turn::Follow => _ = waiting.insert(next, digest),
+                            Turn::Read => prop_assert!(kind == 0 && answered.contains(&digest)),
+                            Turn::Send => {
+                                prop_assert!(failed.contains(&digest) || flying.iter().all(|(other, _)| *other != digest));
+                                prop_assert!(kind == 1 || !answered.contains(&digest));
+                                sharing.leads(digest, key(next));
+                                flying.push((digest, next));
+                            }
+                        }
+                        next += 1;
+                    }
+                    _ if !flying.is_empty() => {
+                        let (digest, row) = flying.remove(usize::from(request) % flying.len());
+                        match outlook {
+                            Outlook::Failed => _ = failed.insert(digest),
+                            Outlook::Answered if sharing.led.get(&digest).is_some_and(|led| led.by == key(row)) => settling.push(digest),
+                            Outlook::Answered | Outlook::Open => {}
+                        }
+                        take_back(sharing.ended(digest, key(row), outlook), &mut waiting);
+                    }
+                    _ => {
+                        take_back(sharing.settle(|_| true), &mut waiting);
+                        answered.extend(settling.drain(..));
+                    }
+                }
+            }
+            for (digest, row) in flying {
+                take_back(sharing.ended(digest, key(row), Outlook::Open), &mut waiting);
+            }
+            take_back(sharing.settle(|_| false), &mut waiting);
+            take_back(sharing.settle(|_| true), &mut waiting);
+            prop_assert!(waiting.is_empty());
+            prop_assert!(sharing.led.is_empty() && sharing.settling.is_empty());
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Answers that rows with the same request can have: pointers from the digest of a request to the
+//! row that was answered.
+//!
+//! A pointer is written together with the result that it leads to. It may outlive that result; then
+//! it leads nowhere, until it is forgotten by its age.
+
+use super::format;
+use super::record::answer::AnswerRecord;
+use super::record::result::{Stored, Unpacker};
+use super::record::{self};
+use super::{Store, StoreError};
+use crate::domain::dedup::RequestDigest;
+use crate::domain::id::RowKey;
+use crate::domain::row::RowResult;
+use crate::domain::time::Timestamp;
+
+type Key = Vec<u8>;
+
+/// Pointers that are looked at in one step.
+const STEP: usize = 10_000;
+
+impl Store {
+    /// The result of a row that made this request at `since` or later, if there is one. It may not
+    /// be durable yet; whatever is written from now on becomes durable after it. Blocks.
+    ///
+    /// # Errors
+    /// When the store has failed or a record is damaged.
+    pub fn answer_to(&self, request: RequestDigest, since: Timestamp) -> Result<Option<RowResult>, StoreError> {
+        let Some(pointer) = self.inner.tree.get(format::answer(request))? else { return Ok(None) };
+        let (key, at) = record::decode::<AnswerRecord>(&pointer)?.unpack()?;
+        if at < since { Ok(None) } else { self.result_of(key) }
+    }
+
+    fn result_of(&self, key: RowKey) -> Result<Option<RowResult>, StoreError> {
+        let prefix = format::result(key.batch, key.row);
+        let Some(first) = self.inner.tree.get(format::chunk(&prefix, 0))? else { return Ok(None) };
+        let mut packed = first.to_vec();
+        for number in 1..Stored::open(&first)?.chunks {
+            // It is being removed at this moment.
+            let Some(chunk) = self.inner.tree.get(format::chunk(&prefix, number))? else { return Ok(None) };
+            packed.extend_from_slice(&chunk);
+        }
+        Ok(Some(Stored::open(&packed)?.unpack(key.batch, key.row.0, &mut Unpacker::default())?))
+    }
+
+    /// Forgets the answers that were given before `limit`; returns how many. The results stay.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn forget_answers(&self, limit: Timestamp) -> Result<usize, StoreError> {
+        let mut from = format::ANSWERS.to_vec();
+        let mut forgotten = 0;
+        loop {
+            let (store, start) = (self.clone(), from);
+            let (old, next) = super::blocking(move || store.old_answers(start, limit)).await?;
+            forgotten += old.len();
+            if !old.is_empty() {
+                self.commit(move |tx| {
+                    old.into_iter().for_each(|key| tx.remove(key));
+                    Ok(())
+                })
+                .await?;
+            }
+            match next {
+                Some(next) => from = next,
+                None => return Ok(forgotten),
+            }
+        }
+    }
+
+    /// Keys of pointers that are older than `limit`, and where to go on.
+    fn old_answers(&self, from: Key, limit: Timestamp) -> Result<(Vec<Key>, Option<Key>), StoreError> {
+        let end = [format::ANSWERS, &[0xff; 17]].concat();
+        let entries = self.inner.tree.range(from..end).take(STEP).collect::<Result<Vec<_>, _>>()?;
+        // Behind the last one, unless it was the last of all.
+        let next = entries.get(STEP - 1).map(|(key, _)| [key, &[0][..]].concat());
+        // One that cannot be read leads nowhere.
+        let given_at = |pointer: &[u8]| record::decode::<AnswerRecord>(pointer)?.unpack().map(|(_, at)| at);
+        let old = entries.iter().filter(|(_, pointer)| given_at(pointer).map_or(true, |at| at < limit));
+        Ok((old.map(|(key, _)| key.to_vec()).collect(), next))
+    }
+}
