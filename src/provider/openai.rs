@@ -15,7 +15,6 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
-use http_body_util::Full;
 use hyper_util::client::proxy::matcher::Matcher;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -82,7 +81,7 @@ impl OpenAi {
     }
 
     async fn send(&self, call: Call) -> Result<Answer, CallError> {
-        let mut request = Request::new(Full::new(call.body));
+        let mut request = Request::new(call.body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.targets[call.endpoint as usize].clone();
         let mut headers = self.headers.clone();
@@ -100,7 +99,7 @@ impl OpenAi {
     /// # Errors
     /// When there is no complete answer within `budget`.
     pub async fn list_models(&self, budget: Duration) -> Result<Answer, CallError> {
-        let mut request = Request::new(Full::new(Bytes::new()));
+        let mut request = Request::new(Bytes::new());
         *request.uri_mut() = self.models.clone();
         *request.headers_mut() = self.headers.clone();
         Ok(self.answer(self.transport.send(request, budget).await?))

@@ -8,6 +8,8 @@
 //! and its errors carry no header of the request.
 
 mod connect;
+mod http1;
+mod http2;
 mod link;
 mod pool;
 mod proxies;
@@ -25,8 +27,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::header::PROXY_AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use http_body::Body;
-use hyper::body::Incoming;
 use hyper_util::client::proxy::matcher::Matcher;
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
@@ -111,7 +111,6 @@ impl Transport {
         if let Some(auth) = &self.proxy_auth {
             request.headers_mut().insert(PROXY_AUTHORIZATION, auth.clone());
         }
-        let url = request.uri().clone();
         loop {
             let (mut link, reused) = match self.pool.take() {
                 Some(link) => (link, true),
@@ -124,20 +123,16 @@ impl Transport {
             let mut timer = pin!(sleep_until(limit.at));
             let head = within(limit.at, timer.as_mut(), link.send(request, &self.host_header));
             match head.await.ok_or_else(|| limit.passed(&self.host))? {
-                Ok(answer) => {
-                    let (head, mut body) = answer.into_parts();
-                    let body = within(total.at, timer, self.read(&mut link, &mut body));
+                Ok(head) => {
+                    let body = within(total.at, timer, self.read(&mut link, head.announced));
                     let body = body.await.ok_or_else(|| total.passed(&self.host))??;
                     self.pool.put(link);
                     return Ok(Received { status: head.status, headers: head.headers, body });
                 }
                 // An idle connection that the server closed before anything was written to it is no
                 // failure of the call.
-                Err(Failed { unsent: Some(unsent), .. }) if reused => {
-                    request = *unsent;
-                    *request.uri_mut() = url.clone();
-                }
-                Err(failed) => return Err(self.interrupted(&failed.error)),
+                Err(Failed { unsent: Some(unsent), .. }) if reused => request = *unsent,
+                Err(failed) => return Err(self.interrupted(&failed.fault)),
             }
         }
     }
@@ -154,21 +149,20 @@ impl Transport {
         })
     }
 
-    async fn read(&self, link: &mut Link, body: &mut Incoming) -> Result<Bytes, CallError> {
+    async fn read(&self, link: &mut Link, announced: Option<u64>) -> Result<Bytes, CallError> {
         let limit = self.max_response_bytes;
         let too_large = || CallError::TooLarge { host: self.host.clone(), limit };
-        let announced = body.size_hint().lower();
+        let announced = announced.unwrap_or(0);
         if announced > limit {
             return Err(too_large());
         }
-        // Most answers arrive as one frame, which is kept as it is; only a second one is a reason
+        // Most answers arrive as one piece, which is kept as it is; only a second one is a reason
         // to copy.
         let mut first = Bytes::new();
         let mut joined = BytesMut::new();
         let mut length = 0_u64;
-        while !body.is_end_stream() {
-            let Some(frame) = link.frame(body).await else { break };
-            let Ok(data) = frame.map_err(|error| self.interrupted(&error))?.into_data() else { continue };
+        while let Some(piece) = link.piece().await {
+            let data = piece.map_err(|fault| self.interrupted(&fault))?;
             length = length.saturating_add(data.len() as u64);
             if length > limit {
                 return Err(too_large());

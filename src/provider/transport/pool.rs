@@ -17,7 +17,9 @@ use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 
 use super::connect::{BoxError, ConnectTimedOut, Connector};
-use super::link::{Link, Own, Shared};
+use super::http1::Own;
+use super::http2::Shared;
+use super::link::Link;
 
 /// Idle connections are closed after this long; most servers and load balancers wait at least as
 /// long, and whoever closes first decides whether a request meets a dead connection.
@@ -98,7 +100,7 @@ impl Pool {
         let stream = self.connector.clone().oneshot(self.target.clone()).await?;
         let connected = stream.connected();
         if !connected.is_negotiated_h2() {
-            return Ok(Link::Own(Own::over(stream, connected.is_proxied()).await?));
+            return Ok(Link::Own(Own::over(stream, connected.is_proxied())));
         }
         self.shares.store(true, Ordering::Relaxed);
         if let Some(link) = self.take() {

@@ -1,10 +1,10 @@
 //! Exchanges over real sockets on this machine: every limit, every way for one to fail, proxies.
 
+mod answers;
 mod relay;
 mod tls;
 
 use http::Request;
-use http_body_util::Full;
 
 use self::relay::{Kind, Relay};
 use super::*;
@@ -21,7 +21,7 @@ fn connection(url: &str, timeouts: Timeouts, max_response_bytes: u64) -> OpenAiC
 
 /// Sends one POST and waits for the end.
 async fn post(transport: &Transport, url: &str) -> Result<Received, CallError> {
-    let request = Request::post(url).body(Full::new(Bytes::from_static(b"{}"))).unwrap();
+    let request = Request::post(url).body(Bytes::from_static(b"{}")).unwrap();
     transport.send(request, Duration::from_secs(20)).await
 }
 
@@ -51,7 +51,7 @@ async fn the_budget_of_the_call_ends_it_before_the_limits_do() {
     let server = Loopback::start(vec![Reply::Stall(String::new())]).await;
     let url = format!("http://{}/", server.address());
     let transport = Transport::open("p", &connection(&url, limits(20_000), 100), &Matcher::builder().build()).unwrap();
-    let request = Request::post(url).body(Full::default()).unwrap();
+    let request = Request::post(url).body(Bytes::default()).unwrap();
     let error = transport.send(request, Duration::from_millis(20)).await.unwrap_err();
     assert_eq!(error.to_string(), format!("{} did not finish its answer within 20 ms", server.address()));
 }
@@ -160,7 +160,7 @@ async fn a_call_that_is_abandoned_takes_its_connection_along() {
     for unfinished in [stall(""), stall("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{")] {
         let server = Loopback::start(vec![unfinished, Reply::answer("200 OK", "", "{}")]).await;
         let (transport, url) = transport_to(&server);
-        let request = Request::post(&url).body(Full::default()).unwrap();
+        let request = Request::post(&url).body(Bytes::default()).unwrap();
         transport.send(request, Duration::from_millis(30)).await.unwrap_err();
         assert_eq!(post(&transport, &url).await.unwrap().body, "{}");
         assert_eq!(server.connections(), 2);

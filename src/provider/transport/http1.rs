@@ -1,0 +1,279 @@
+//! One connection of HTTP/1.1, used by one call at a time.
+//!
+//! What the bytes mean is the business of `ureq-proto`, which does no input or output; what is here
+//! moves bytes between it and the stream. It has no task and no buffers of its own: whoever waits
+//! for the answer polls it, and as long as nothing has come it holds the call's few headers and
+//! nothing else. That is what makes ten thousand calls in flight cheap.
+//!
+//! Invariant: a connection rests only if its last answer was read to its exact end, nothing has come
+//! behind that, and neither side has said that it closes.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, HOST};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use ureq_proto::BodyMode;
+use ureq_proto::client::state::{RecvBody, RecvResponse};
+use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult, SendRequestResult};
+
+use super::connect::Stream;
+use super::link::{Failed, Fault, Head, Outgoing};
+
+/// The longest head of an answer, and the longest frame around a piece of its body.
+const MAX_HEAD: usize = 64 << 10;
+/// Read from a stream at once.
+const READ: usize = 32 << 10;
+
+thread_local! {
+    /// What a read goes to first: a call that waits has no room of its own for what may come.
+    static ARRIVED: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
+}
+
+/// A connection of HTTP/1.1.
+pub(super) struct Own {
+    stream: TokioIo<Stream>,
+    /// Leads to a proxy that wants to see the whole URL.
+    forwarded: bool,
+    state: State,
+    /// Not for another exchange, whatever the server says.
+    closing: bool,
+    /// What has come and is not understood yet.
+    arrived: BytesMut,
+}
+
+enum State {
+    /// Between two exchanges.
+    Rest,
+    Head(Box<Call<RecvResponse>>),
+    Body(Box<Call<RecvBody>>),
+    /// No further exchange.
+    Over,
+}
+
+/// A request of which something is still to be written.
+struct Unwritten {
+    head: Vec<u8>,
+    request: Outgoing,
+    written: usize,
+}
+
+impl Own {
+    pub fn over(stream: Stream, forwarded: bool) -> Self {
+        Self { stream: TokioIo::new(stream), forwarded, state: State::Rest, closing: false, arrived: BytesMut::new() }
+    }
+
+    /// Sends a request and waits for the head of the answer.
+    pub async fn send(&mut self, request: Outgoing, host: &HeaderValue) -> Result<Head, Failed> {
+        if !self.rest() {
+            return Err(Failed { fault: Fault::Closed, unsent: Some(Box::new(request)) });
+        }
+        let (head, call) = self.begin(&request, host).map_err(|fault| Failed { fault, unsent: None })?;
+        self.state = State::Head(Box::new(call));
+        let mut unwritten = Some(Box::new(Unwritten { head, request, written: 0 }));
+        let answer = poll_fn(|cx| self.poll_head(&mut unwritten, cx)).await;
+        let untouched = unwritten.filter(|unwritten| unwritten.written == 0);
+        answer.map_err(|fault| Failed { fault, unsent: untouched.map(|unwritten| Box::new(unwritten.request)) })
+    }
+
+    /// The head of a request as it is written, and the call that waits for the answer.
+    fn begin(&self, request: &Outgoing, host: &HeaderValue) -> Result<(Vec<u8>, Call<RecvResponse>), Fault> {
+        let mut bare = Request::new(());
+        *bare.method_mut() = request.method().clone();
+        *bare.uri_mut() = path_of(request.uri());
+        *bare.headers_mut() = request.headers().clone();
+        bare.headers_mut().insert(HOST, host.clone());
+        let length = request.body().len();
+        if length > 0 || request.method() != Method::GET {
+            bare.headers_mut().insert(CONTENT_LENGTH, length.into());
+        }
+        // Enough for any header that is sent; what does not fit is written in another turn.
+        let size = bare.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
+        let mut head = vec![0; size + request.uri().path().len() + 64];
+        let mut call = Call::new(bare)?.proceed();
+        let written = call.write(&mut head)?;
+        head.truncate(written);
+        if self.forwarded {
+            name_the_whole_url(&mut head, request.uri());
+        }
+        let call = match call.proceed()?.ok_or(Fault::Unwritable)? {
+            SendRequestResult::SendBody(mut call) => {
+                // It is written from where it is.
+                call.consume_direct_write(length)?;
+                call.proceed().ok_or(Fault::Unwritable)?
+            }
+            SendRequestResult::RecvResponse(call) => call,
+            SendRequestResult::Await100(_) => return Err(Fault::Unwritable),
+        };
+        Ok((head, call))
+    }
+
+    /// Writes what is left of the request and reads the head of the answer, which may come before
+    /// the request is complete.
+    fn poll_head(&mut self, unwritten: &mut Option<Box<Unwritten>>, cx: &mut Context<'_>) -> Poll<Result<Head, Fault>> {
+        let mut broken = None;
+        if let Some(left) = unwritten {
+            match self.poll_write(left, cx) {
+                // Here the request is given up, with its body.
+                Poll::Ready(Ok(())) => *unwritten = None,
+                Poll::Ready(Err(error)) => broken = Some(Fault::from(error)),
+                Poll::Pending => {}
+            }
+        }
+        // A server that answers before it has the whole request does not know where another begins.
+        self.closing = unwritten.is_some();
+        match (self.poll_answer(cx), broken) {
+            (Poll::Ready(Ok(head)), _) => Poll::Ready(Ok(head)),
+            (_, Some(fault)) => Poll::Ready(Err(fault)),
+            (answer, None) => answer,
+        }
+    }
+
+    fn poll_write(&mut self, left: &mut Unwritten, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let (head, body) = (&left.head, left.request.body());
+        while left.written < head.len() + body.len() {
+            let rest = &head[left.written.min(head.len())..];
+            let body = &body[left.written.saturating_sub(head.len())..];
+            let stream = Pin::new(&mut self.stream);
+            let written = ready!(stream.poll_write_vectored(cx, &[IoSlice::new(rest), IoSlice::new(body)]))?;
+            if written == 0 {
+                return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
+            }
+            left.written += written;
+        }
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Fault>> {
+        loop {
+            if ready!(self.poll_read(cx))? == 0 {
+                return Poll::Ready(Err(Fault::Closed));
+            }
+            if let Some(head) = self.head()? {
+                return Poll::Ready(Ok(head));
+            }
+            if self.arrived.len() > MAX_HEAD {
+                return Poll::Ready(Err(Fault::TooLong));
+            }
+        }
+    }
+
+    /// The head of the answer, once it is complete. Interim answers are passed over.
+    fn head(&mut self) -> Result<Option<Head>, Fault> {
+        let State::Head(call) = &mut self.state else { return Err(Fault::Closed) };
+        let answer = loop {
+            match call.try_response(&self.arrived, false)? {
+                (used, Some(answer)) => {
+                    self.arrived.advance(used);
+                    break answer;
+                }
+                (0, None) => return Ok(None),
+                (used, None) => self.arrived.advance(used),
+            }
+        };
+        let State::Head(call) = std::mem::replace(&mut self.state, State::Over) else { return Err(Fault::Closed) };
+        let mut announced = None;
+        match call.proceed().ok_or(Fault::Closed)? {
+            RecvResponseResult::RecvBody(call) => {
+                if let BodyMode::LengthDelimited(length) = call.body_mode() {
+                    announced = Some(length);
+                }
+                self.state = State::Body(Box::new(call));
+            }
+            RecvResponseResult::Redirect(call) => self.answered(call.must_close_connection()),
+            RecvResponseResult::Cleanup(call) => self.answered(call.must_close_connection()),
+        }
+        let (parts, ()) = answer.into_parts();
+        Ok(Some(Head { status: parts.status, headers: parts.headers, announced }))
+    }
+
+    /// The next piece of the answer's body; `None` at its end.
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        loop {
+            match self.piece() {
+                Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
+                Ok(None) => {}
+                Err(fault) => return Poll::Ready(Some(Err(fault))),
+            }
+            let State::Body(call) = &self.state else { return Poll::Ready(None) };
+            let until_closed = call.body_mode() == BodyMode::CloseDelimited;
+            match ready!(self.poll_read(cx)) {
+                Ok(0) => {
+                    self.state = State::Over;
+                    return Poll::Ready((!until_closed).then_some(Err(Fault::Closed)));
+                }
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            }
+        }
+    }
+
+    /// What can be understood of the body without reading more. At its end the exchange is over.
+    fn piece(&mut self) -> Result<Option<Bytes>, Fault> {
+        let State::Body(call) = &mut self.state else { return Ok(None) };
+        let mut made = 0;
+        let mut piece = BytesMut::zeroed(self.arrived.len());
+        while !self.arrived.is_empty() {
+            let (used, some) = call.read(&self.arrived, &mut piece[made..])?;
+            self.arrived.advance(used);
+            made += some;
+            if used == 0 {
+                break;
+            }
+        }
+        if self.arrived.len() > MAX_HEAD {
+            return Err(Fault::TooLong);
+        }
+        let until_closed = call.body_mode() == BodyMode::CloseDelimited;
+        if call.can_proceed() && !until_closed {
+            let State::Body(call) = std::mem::replace(&mut self.state, State::Over) else { return Ok(None) };
+            match call.proceed().ok_or(Fault::Closed)? {
+                RecvBodyResult::Redirect(call) => self.answered(call.must_close_connection()),
+                RecvBodyResult::Cleanup(call) => self.answered(call.must_close_connection()),
+            }
+        }
+        piece.truncate(made);
+        Ok(Some(piece.freeze()).filter(|piece| !piece.is_empty()))
+    }
+
+    /// The exchange is complete.
+    fn answered(&mut self, must_close: bool) {
+        self.state = if must_close || self.closing || !self.arrived.is_empty() { State::Over } else { State::Rest };
+    }
+
+    /// Reads what there is; 0 bytes at the end of the stream.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        ARRIVED.with_borrow_mut(|arrived| {
+            let mut arrived = ReadBuf::new(arrived);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut arrived))?;
+            self.arrived.extend_from_slice(arrived.filled());
+            Poll::Ready(Ok(arrived.filled().len()))
+        })
+    }
+
+    /// Whether it can take another request. Nobody polls it until then, and nobody is woken by it.
+    pub fn rest(&mut self) -> bool {
+        // Whatever comes now, an end or bytes that nobody asked for, is the end of it.
+        matches!(self.state, State::Rest) && self.poll_read(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+}
+
+/// The URL as a server expects it from a client that speaks to no proxy.
+fn path_of(url: &Uri) -> Uri {
+    Uri::from(url.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")))
+}
+
+/// Puts the whole URL into the first line of a head, in place of the path: what a proxy expects.
+fn name_the_whole_url(head: &mut Vec<u8>, url: &Uri) {
+    let spaces: Vec<_> = head.iter().enumerate().filter(|(_, byte)| **byte == b' ').map(|(at, _)| at).take(2).collect();
+    if let [before, after] = spaces[..] {
+        head.splice(before + 1..after, url.to_string().into_bytes());
+    }
+}
