@@ -50,13 +50,17 @@ fn next_value(now: Timestamp) -> u128 {
     uuid::Uuid::new_v7(uuid::Timestamp::from_unix(&*context, seconds, nanos)).as_u128()
 }
 
-fn encode(value: u128, out: &mut impl fmt::Write) -> fmt::Result {
-    for place in (0..ENCODED_LEN).rev() {
-        let index = (value >> (5 * place)) & 31;
-        // `index` is masked to five bits, so the cast and the look-up cannot fail.
-        out.write_char(char::from(CROCKFORD[index as usize]))?;
+fn encode(mut value: u128, out: &mut [u8]) {
+    for place in out.iter_mut().rev() {
+        // Masked to five bits, so the cast and the look-up cannot fail.
+        *place = CROCKFORD[(value & 31) as usize];
+        value >>= 5;
     }
-    Ok(())
+}
+
+/// Writes digits and letters at once: ids are printed for every row.
+fn write_ascii(text: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    f.write_str(std::str::from_utf8(text).map_err(|_| fmt::Error)?)
 }
 
 fn decode(text: &str) -> Option<u128> {
@@ -115,8 +119,10 @@ macro_rules! ids {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let mut text = [0; ENCODED_LEN];
+                encode(self.0, &mut text);
                 f.write_str($kind.prefixes[0])?;
-                encode(self.0, f)
+                write_ascii(&text, f)
             }
         }
 
@@ -173,8 +179,13 @@ impl RowKey {
 
 impl fmt::Display for RowKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        encode(self.batch.as_u128(), f)?;
-        write!(f, "{:08x}", self.row.0)
+        let mut text = [0; Self::LEN];
+        let (batch, row) = text.split_at_mut(ENCODED_LEN);
+        encode(self.batch.as_u128(), batch);
+        for (place, digit) in row.iter_mut().rev().enumerate() {
+            *digit = b"0123456789abcdef"[(self.row.0 >> (4 * place) & 15) as usize];
+        }
+        write_ascii(&text, f)
     }
 }
 

@@ -29,7 +29,8 @@ pub(super) struct Context {
     pub policy: RetryPolicy,
 }
 
-/// One attempt about to be made.
+/// One attempt about to be made. Boxed from the beginning, because it passes through futures of which
+/// there are as many in memory as there are calls.
 pub(super) struct Attempt {
     pub context: Context,
     pub spec: Arc<BatchSpec>,
@@ -65,7 +66,7 @@ enum Made {
 
 impl Attempt {
     /// Makes the attempt. A panic ends the row, not the daemon, and is not repeated for ever.
-    pub async fn run(self) -> (Ended, Option<Lesson>) {
+    pub async fn run(self: Box<Self>) -> (Ended, Option<Lesson>) {
         let (store, clock) = (self.context.store.clone(), self.context.clock.clone());
         let (key, custom_id) = (self.key(), self.row.custom_id.clone());
         let (made, lesson) = AssertUnwindSafe(self.make()).catch_unwind().await.unwrap_or_else(|_| {
@@ -87,7 +88,7 @@ impl Attempt {
     }
 
     /// Waits for nothing but the call: there are as many of these in memory as there are calls.
-    async fn make(self) -> (Made, Option<Lesson>) {
+    async fn make(self: Box<Self>) -> (Made, Option<Lesson>) {
         let abort = self.abort.clone();
         let started_at = self.context.clock.now();
         let start = Instant::now();

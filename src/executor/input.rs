@@ -261,7 +261,8 @@ impl Source {
         let mut page = self.live.page(row / ROWS_PER_PAGE);
         let mut deferred = Vec::new();
         let most = window.size.rows.saturating_mul(READ_OVER);
-        while row < self.total && !window.is_full() && deferred.len() + (window.closed as usize) < most {
+        let taken_up = |window: &Window, deferred: &[RowRef]| deferred.len() + window.closed as usize >= most;
+        while row < self.total && !window.is_full() && room.iter().any(|free| *free > 0) && !taken_up(window, &deferred) {
             if row.is_multiple_of(ROWS_PER_PAGE) {
                 page = self.live.page(row / ROWS_PER_PAGE);
             }

@@ -26,6 +26,11 @@ const SHORT: Names = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit
 
 /// What the headers of an answer that came at `now` say.
 pub(super) fn allowances(headers: &HeaderMap, now: Timestamp) -> Option<Box<Allowances>> {
+    // Most servers say nothing, and each name takes its time to look up.
+    let says = |name: &str| name.starts_with("x-ratelimit") || name.starts_with("anthropic-ratelimit");
+    if !headers.keys().any(|name| says(name.as_str())) {
+        return None;
+    }
     let read = |names| allowance(headers, names, now);
     let requests = read(OPENAI_REQUESTS).or_else(|| read(ANTHROPIC_REQUESTS)).or_else(|| read(SHORT));
     let tokens = read(OPENAI_TOKENS).or_else(|| read(ANTHROPIC_TOKENS));

@@ -81,7 +81,7 @@ impl OpenAi {
     }
 
     async fn send(&self, call: Call) -> Result<Answer, CallError> {
-        let mut request = Request::new(call.body);
+        let mut request = Box::new(Request::new(call.body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.targets[call.endpoint as usize].clone();
         let mut headers = self.headers.clone();
@@ -99,7 +99,7 @@ impl OpenAi {
     /// # Errors
     /// When there is no complete answer within `budget`.
     pub async fn list_models(&self, budget: Duration) -> Result<Answer, CallError> {
-        let mut request = Request::new(Bytes::new());
+        let mut request = Box::new(Request::new(Bytes::new()));
         *request.uri_mut() = self.models.clone();
         *request.headers_mut() = self.headers.clone();
         Ok(self.answer(self.transport.send(request, budget).await?))

@@ -34,7 +34,7 @@ impl Dispatcher {
         self.touched.extend(self.settling.drain());
         loop {
             self.activate();
-            let touched = std::mem::take(&mut self.touched);
+            let touched: Vec<_> = self.touched.drain().collect();
             if touched.is_empty() {
                 break;
             }
@@ -272,7 +272,7 @@ impl Dispatcher {
         if let Some(request) = request {
             self.sharing.leads(request, key);
         }
-        let attempt = Attempt {
+        let attempt = Box::new(Attempt {
             context: Context { store: self.parts.store.clone(), clock: self.parts.clock.clone(), policy: self.settings.retry },
             spec: run.spec.clone(),
             provider,
@@ -280,7 +280,7 @@ impl Dispatcher {
             row,
             alone,
             abort: run.abort.clone(),
-        };
+        });
         self.in_flight += 1;
         let events = self.events.clone();
         self.tasks.spawn(async move {

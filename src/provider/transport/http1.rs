@@ -73,14 +73,14 @@ impl Own {
     /// Sends a request and waits for the head of the answer.
     pub async fn send(&mut self, request: Outgoing, host: &HeaderValue) -> Result<Head, Failed> {
         if !self.rest() {
-            return Err(Failed { fault: Fault::Closed, unsent: Some(Box::new(request)) });
+            return Err(Failed { fault: Fault::Closed, unsent: Some(request) });
         }
         let (head, call) = self.begin(&request, host).map_err(|fault| Failed { fault, unsent: None })?;
         self.state = State::Head(Box::new(call));
         let mut unwritten = Some(Box::new(Unwritten { head, request, written: 0 }));
         let answer = poll_fn(|cx| self.poll_head(&mut unwritten, cx)).await;
         let untouched = unwritten.filter(|unwritten| unwritten.written == 0);
-        answer.map_err(|fault| Failed { fault, unsent: untouched.map(|unwritten| Box::new(unwritten.request)) })
+        answer.map_err(|fault| Failed { fault, unsent: untouched.map(|unwritten| unwritten.request) })
     }
 
     /// The head of a request as it is written, and the call that waits for the answer.

@@ -74,7 +74,7 @@ pub(super) struct Share {
 impl Share {
     /// Sends a request and waits for the head of the answer.
     pub async fn send(&mut self, request: Outgoing) -> Result<Head, Failed> {
-        match self.sender.try_send_request(request.map(Full::new)).await {
+        match self.sender.try_send_request((*request).map(Full::new)).await {
             Ok(answer) => {
                 let (parts, body) = answer.into_parts();
                 let announced = body.size_hint().exact();

@@ -10,8 +10,9 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use super::http1::Own;
 use super::http2::Share;
 
-/// A request as it is sent, its URL whole.
-pub(super) type Outgoing = Request<Bytes>;
+/// A request as it is sent, its URL whole. Boxed, because it passes through many hands, and each
+/// would keep room for it as long as a call waits.
+pub(super) type Outgoing = Box<Request<Bytes>>;
 
 /// The beginning of an answer.
 pub(super) struct Head {
@@ -43,7 +44,7 @@ pub(super) enum Fault {
 pub(super) struct Failed {
     pub fault: Fault,
     /// The request, if nothing of it was written.
-    pub unsent: Option<Box<Outgoing>>,
+    pub unsent: Option<Outgoing>,
 }
 
 /// The use of a connection for one exchange.

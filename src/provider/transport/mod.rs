@@ -131,7 +131,7 @@ impl Transport {
                 }
                 // An idle connection that the server closed before anything was written to it is no
                 // failure of the call.
-                Err(Failed { unsent: Some(unsent), .. }) if reused => request = *unsent,
+                Err(Failed { unsent: Some(unsent), .. }) if reused => request = unsent,
                 Err(failed) => return Err(self.interrupted(&failed.fault)),
             }
         }

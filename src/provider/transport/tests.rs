@@ -22,7 +22,7 @@ fn connection(url: &str, timeouts: Timeouts, max_response_bytes: u64) -> OpenAiC
 /// Sends one POST and waits for the end.
 async fn post(transport: &Transport, url: &str) -> Result<Received, CallError> {
     let request = Request::post(url).body(Bytes::from_static(b"{}")).unwrap();
-    transport.send(request, Duration::from_secs(20)).await
+    transport.send(Box::new(request), Duration::from_secs(20)).await
 }
 
 async fn post_to(server: &Loopback, timeouts: Timeouts, max_response_bytes: u64) -> Result<Received, CallError> {
@@ -52,7 +52,7 @@ async fn the_budget_of_the_call_ends_it_before_the_limits_do() {
     let url = format!("http://{}/", server.address());
     let transport = Transport::open("p", &connection(&url, limits(20_000), 100), &Matcher::builder().build()).unwrap();
     let request = Request::post(url).body(Bytes::default()).unwrap();
-    let error = transport.send(request, Duration::from_millis(20)).await.unwrap_err();
+    let error = transport.send(Box::new(request), Duration::from_millis(20)).await.unwrap_err();
     assert_eq!(error.to_string(), format!("{} did not finish its answer within 20 ms", server.address()));
 }
 
@@ -161,7 +161,7 @@ async fn a_call_that_is_abandoned_takes_its_connection_along() {
         let server = Loopback::start(vec![unfinished, Reply::answer("200 OK", "", "{}")]).await;
         let (transport, url) = transport_to(&server);
         let request = Request::post(&url).body(Bytes::default()).unwrap();
-        transport.send(request, Duration::from_millis(30)).await.unwrap_err();
+        transport.send(Box::new(request), Duration::from_millis(30)).await.unwrap_err();
         assert_eq!(post(&transport, &url).await.unwrap().body, "{}");
         assert_eq!(server.connections(), 2);
     }

@@ -1,20 +1,31 @@
 //! Answers of HTTP/1.1 in every form that servers give them, whole and byte by byte.
 
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use super::*;
 
+/// A server for as long as it is there.
+struct Server {
+    url: String,
+    connections: Arc<AtomicUsize>,
+    _task: JoinSet<()>,
+}
+
 /// Sends `answer` to each request, in pieces of so many bytes, and closes if asked to. Counts its
 /// connections.
-async fn serve(answer: &'static [u8], piece: usize, close: bool) -> (String, Arc<std::sync::atomic::AtomicUsize>) {
+async fn serve(answer: &'static [u8], piece: usize, close: bool) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/x", listener.local_addr().unwrap());
-    let connections: Arc<std::sync::atomic::AtomicUsize> = Arc::default();
+    let connections = Arc::new(AtomicUsize::new(0));
     let count = connections.clone();
-    tokio::spawn(async move {
+    let mut task = JoinSet::new();
+    task.spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            count.fetch_add(1, SeqCst);
             stream.set_nodelay(true).unwrap();
             let mut request = [0; 1_024];
             while stream.read(&mut request).await.is_ok_and(|read| read > 0) {
@@ -30,21 +41,25 @@ async fn serve(answer: &'static [u8], piece: usize, close: bool) -> (String, Arc
             }
         }
     });
-    (url, connections)
+    Server { url, connections, _task: task }
 }
 
 /// Two calls, one after the other: the second answer, and how many connections there were.
 async fn twice(answer: &'static [u8], piece: usize, close: bool) -> Result<(u16, Bytes, usize), String> {
-    let (url, connections) = serve(answer, piece, close).await;
-    let transport = Transport::open("p", &connection(&url, limits(20_000), 1_000), &Matcher::builder().build()).unwrap();
-    post(&transport, &url).await.map_err(|error| error.to_string())?;
-    let received = post(&transport, &url).await.map_err(|error| error.to_string())?;
-    Ok((received.status.as_u16(), received.body, connections.load(std::sync::atomic::Ordering::SeqCst)))
+    let server = serve(answer, piece, close).await;
+    let url = &server.url;
+    let transport = Transport::open("p", &connection(url, limits(20_000), 1_000), &Matcher::builder().build()).unwrap();
+    post(&transport, url).await.map_err(|error| error.to_string())?;
+    let received = post(&transport, url).await.map_err(|error| error.to_string())?;
+    Ok((received.status.as_u16(), received.body, server.connections.load(SeqCst)))
 }
+
+type Case = (&'static [u8], bool, u16, &'static [u8], usize);
 
 #[tokio::test]
 async fn every_form_of_an_answer_is_understood() {
-    let table: [(&[u8], bool, u16, &[u8], usize); 13] = [
+    // What the server sends, whether it closes then, what that means, and whether it can be asked again.
+    let table: [Case; 13] = [
         (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", false, 200, b"hello", 1),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", false, 200, b"", 1),
         (b"HTTP/1.1 200\r\nContent-Length:5\r\n\r\nhello", false, 200, b"hello", 1),
@@ -106,7 +121,8 @@ async fn nothing_that_comes_behind_an_answer_is_taken_for_the_next_one() {
 async fn an_answer_that_comes_before_the_request_is_complete_counts() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/x", listener.local_addr().unwrap());
-    tokio::spawn(async move {
+    let mut server = JoinSet::new();
+    server.spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.read_exact(&mut [0; 100]).await.unwrap();
         stream.write_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\n\r\nbig").await.unwrap();
@@ -115,7 +131,7 @@ async fn an_answer_that_comes_before_the_request_is_complete_counts() {
     });
     let transport = Transport::open("p", &connection(&url, limits(20_000), 1_000), &Matcher::builder().build()).unwrap();
     let request = Request::post(&url).body(Bytes::from(vec![b' '; 32 << 20])).unwrap();
-    let received = transport.send(request, Duration::from_secs(20)).await.unwrap();
+    let received = transport.send(Box::new(request), Duration::from_secs(20)).await.unwrap();
     assert_eq!((received.status.as_u16(), received.body), (413, Bytes::from_static(b"big")));
     assert!(transport.pool.take().is_none(), "the connection is in the middle of a request");
 }
