@@ -7,28 +7,66 @@
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::id::RowKey;
 use super::row::{Attempt, Outcome, Response, RowResult};
 
-/// Appends the line of `result` and its line break to `out`.
-pub fn write_line(result: &RowResult, out: &mut Vec<u8>) {
-    let key = result.key.to_string();
+/// What a line is made from, wherever it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Line<'a> {
+    pub key: RowKey,
+    pub custom_id: &'a str,
+    pub response: Option<LineResponse<'a>>,
+    /// Code and message.
+    pub error: Option<(&'a str, &'a str)>,
+}
+
+/// The answer in a line.
+#[derive(Debug, Clone, Copy)]
+pub struct LineResponse<'a> {
+    pub status: u16,
+    pub request_id: Option<&'a str>,
+    /// See [`Response::body`].
+    pub body: &'a [u8],
+}
+
+/// The error of a row that was not done in time.
+pub const EXPIRED: (&str, &str) = ("batch_expired", "This request could not be executed before the completion window expired.");
+/// The error of a row of a cancelled batch.
+pub const CANCELLED: (&str, &str) = ("batch_cancelled", "This request was not executed because the batch was cancelled.");
+
+impl<'a> From<&'a RowResult> for Line<'a> {
+    fn from(result: &'a RowResult) -> Self {
+        let (response, error) = match &result.outcome {
+            Outcome::Succeeded(response) | Outcome::Rejected(response) => (Some(response), None),
+            Outcome::Failed { error, last } => (last.as_ref(), Some((error.code.as_str(), error.message.as_str()))),
+            Outcome::Expired => (None, Some(EXPIRED)),
+            Outcome::Cancelled => (None, Some(CANCELLED)),
+        };
+        Self { key: result.key, custom_id: &result.custom_id, response: response.map(LineResponse::from), error }
+    }
+}
+
+impl<'a> From<&'a Response> for LineResponse<'a> {
+    fn from(response: &'a Response) -> Self {
+        Self { status: response.status, request_id: response.request_id.as_deref(), body: &response.body }
+    }
+}
+
+/// Appends the line of a result and its line break to `out`.
+pub fn write_line<'a>(line: impl Into<Line<'a>>, out: &mut Vec<u8>) {
+    let line = line.into();
+    let key = line.key.to_string();
     out.extend_from_slice(b"{\"id\":\"batch_req_");
     out.extend_from_slice(key.as_bytes());
     out.extend_from_slice(b"\",\"custom_id\":");
-    write_string(&result.custom_id, out);
+    write_string(line.custom_id, out);
     out.extend_from_slice(b",\"response\":");
-    let (response, error) = match &result.outcome {
-        Outcome::Succeeded(response) | Outcome::Rejected(response) => (Some(response), None),
-        Outcome::Failed { error, last } => (last.as_ref(), Some((error.code.as_str(), error.message.as_str()))),
-        Outcome::Expired => (None, Some(("batch_expired", "This request could not be executed before the completion window expired."))),
-        Outcome::Cancelled => (None, Some(("batch_cancelled", "This request was not executed because the batch was cancelled."))),
-    };
-    match response {
+    match line.response {
         Some(response) => write_response(response, &key, out),
         None => out.extend_from_slice(b"null"),
     }
     out.extend_from_slice(b",\"error\":");
-    match error {
+    match line.error {
         Some((code, message)) => {
             out.extend_from_slice(b"{\"code\":");
             write_string(code, out);
@@ -94,16 +132,16 @@ fn millis(at: super::time::Timestamp) -> String {
     format!("{at:.3}")
 }
 
-fn write_response(response: &Response, key: &str, out: &mut Vec<u8>) {
+fn write_response(response: LineResponse<'_>, key: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"status_code\":");
     out.extend_from_slice(response.status.to_string().as_bytes());
     out.extend_from_slice(b",\"request_id\":");
-    match &response.request_id {
+    match response.request_id {
         Some(id) => write_string(id, out),
         None => write_string(&format!("req_{key}"), out),
     }
     out.extend_from_slice(b",\"body\":");
-    out.extend_from_slice(&response.body);
+    out.extend_from_slice(response.body);
     out.push(b'}');
 }
 

@@ -1,7 +1,7 @@
 //! Response bodies that come off the disk piece by piece.
 //!
-//! One short visit to a blocking thread per piece, so that a client that reads slowly holds no
-//! thread. An error on the way breaks the connection: the client sees a cut body, never one that
+//! A short visit or two to a blocking thread per piece, so that a client that reads slowly holds no
+//! thread. While one piece is on its way to the client, another is made and a third is read. An error on the way breaks the connection: the client sees a cut body, never one that
 //! is silently too short.
 
 use std::fs::File;
@@ -10,26 +10,41 @@ use std::ops::Range;
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, TryStreamExt};
 
 use crate::domain::id::FileId;
-use crate::store::{Lines, StoreError, blocking};
+use crate::store::{Lines, Packed, StoreError, blocking};
 
 /// Bytes of a piece.
 const PIECE: u64 = 256 << 10;
 
 /// Something that is read piece by piece, blocking.
 pub trait Pieces: Send + 'static {
-    /// The next piece; `None` at the end.
+    /// What is read of a piece.
+    type Read: Send + 'static;
+
+    /// Reads the next piece; `None` at the end.
     ///
     /// # Errors
     /// When it cannot be read as promised.
-    fn next(&mut self) -> Result<Option<Bytes>, StoreError>;
+    fn next(&mut self) -> Result<Option<Self::Read>, StoreError>;
+
+    /// Makes what is sent of what was read.
+    ///
+    /// # Errors
+    /// When that is damaged.
+    fn make(read: Self::Read) -> Result<Bytes, StoreError>;
 }
 
 impl Pieces for Lines {
-    fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
-        self.next_chunk()
+    type Read = Packed;
+
+    fn next(&mut self) -> Result<Option<Packed>, StoreError> {
+        self.next_packed()
+    }
+
+    fn make(read: Packed) -> Result<Bytes, StoreError> {
+        read.unpack()
     }
 }
 
@@ -53,6 +68,12 @@ impl Content {
 }
 
 impl Pieces for Content {
+    type Read = Bytes;
+
+    fn make(read: Bytes) -> Result<Bytes, StoreError> {
+        Ok(read)
+    }
+
     fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
         if self.left == 0 {
             return Ok(None);
@@ -64,23 +85,23 @@ impl Pieces for Content {
     }
 }
 
-/// A body of these pieces. While one is on its way to the client, the next one is read.
-pub fn body(pieces: impl Pieces) -> Body {
+/// A body of these pieces.
+pub fn body<P: Pieces>(pieces: P) -> Body {
     // The body outlives the handler; what is logged about it belongs to the same request.
     let span = tracing::Span::current();
-    Body::from_stream(futures_util::stream::try_unfold(read(pieces).boxed(), move |reading| {
-        let span = span.clone();
-        async move {
-            let next = reading.await;
-            let next = next.inspect_err(|error| {
-                span.in_scope(|| tracing::error!(%error, "a response was cut because its content could not be read"))
-            })?;
-            Ok::<_, StoreError>(next.map(|(piece, pieces)| (piece, read(pieces).boxed())))
-        }
-    }))
+    let tell = move |error: &StoreError| {
+        span.in_scope(|| tracing::error!(%error, "a response was cut because its content could not be read"));
+    };
+    let read = futures_util::stream::try_unfold(read(pieces).boxed(), |reading| async {
+        let next = reading.await?;
+        Ok::<_, StoreError>(next.map(|(piece, pieces)| (piece, read(pieces).boxed())))
+    });
+    // Begun at once, one while the one before it is sent.
+    let made = read.map_ok(|piece| blocking(move || P::make(piece)).boxed()).try_buffered(2);
+    Body::from_stream(made.inspect_err(tell))
 }
 
 /// Begins to read the next piece.
-fn read<P: Pieces>(mut pieces: P) -> impl Future<Output = Result<Option<(Bytes, P)>, StoreError>> + Send {
+fn read<P: Pieces>(mut pieces: P) -> impl Future<Output = Result<Option<(P::Read, P)>, StoreError>> + Send {
     blocking(move || Ok(pieces.next()?.map(|piece| (piece, pieces))))
 }

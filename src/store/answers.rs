@@ -6,7 +6,7 @@
 
 use super::format;
 use super::record::answer::AnswerRecord;
-use super::record::result::{Stored, Unpacker};
+use super::record::result::Stored;
 use super::record::{self};
 use super::{Store, StoreError};
 use crate::domain::dedup::RequestDigest;
@@ -40,7 +40,7 @@ impl Store {
             let Some(chunk) = self.inner.tree.get(format::chunk(&prefix, number))? else { return Ok(None) };
             packed.extend_from_slice(&chunk);
         }
-        Ok(Some(Stored::open(&packed)?.unpack(key.batch, key.row.0, &mut Unpacker::default())?))
+        Ok(Some(Stored::open(&packed)?.unpack(key.batch, key.row.0)?))
     }
 
     /// Forgets the answers that were given before `limit`; returns how many. The results stay.

@@ -168,7 +168,7 @@ fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
         }
     }
     let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None).mode(sled::Mode::HighThroughput);
-    match config.open() {
+    match open_once_it_is_free(&config) {
         Err(sled::Error::Io(error)) => Err(StoreError::io("opening the store in", path, &error)),
         Err(sled::Error::Corruption { .. }) => {
             set_snapshots_aside(path)?;
@@ -176,6 +176,20 @@ fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
         }
         other => Ok(other?),
     }
+}
+
+/// sled's threads let go of its lock a moment after the last handle is gone. That no other process has
+/// it is known from our own lock, so whoever has it is about to leave.
+fn open_once_it_is_free(config: &sled::Config) -> sled::Result<sled::Db> {
+    const PAUSE: Duration = Duration::from_millis(10);
+    const TRIES: u32 = 200;
+    for _ in 1..TRIES {
+        match config.open() {
+            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+    config.open()
 }
 
 /// Moves damaged snapshots away, so that sled recovers from its log alone.

@@ -12,7 +12,7 @@ use super::format;
 use super::record;
 use super::record::answer::AnswerRecord;
 use super::record::page::Page;
-use super::record::result::{self, Stored, Unpacker};
+use super::record::result::{self, Stored};
 use super::{ROWS_PER_PAGE, Store, StoreError};
 use crate::domain::dedup::RequestDigest;
 use crate::domain::file::ResultPart;
@@ -151,13 +151,12 @@ pub struct Lines {
     /// Bytes still to be given.
     left: u64,
     with_attempts: bool,
-    unpacker: Unpacker,
 }
 
 impl Lines {
     fn new(store: Store, batch: BatchId, part: ResultPart, pages: Vec<Page>) -> Self {
         let left = pages.iter().map(|page| page.bytes(part)).sum();
-        Self { store, batch, part, pages, next: 0, skip: 0, left, with_attempts: false, unpacker: Unpacker::default() }
+        Self { store, batch, part, pages, next: 0, skip: 0, left, with_attempts: false }
     }
 
     /// Bytes that are left to read; right after creation, the exact size of the whole.
@@ -233,29 +232,37 @@ impl Lines {
     /// # Errors
     /// When the store has failed or a record is damaged.
     pub fn next_chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
+        self.next_packed()?.map(Packed::unpack).transpose()
+    }
+
+    /// The next rows as they are stored, `None` at the end. Blocks. Unpacking them is half of the
+    /// work and may be done elsewhere.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub fn next_packed(&mut self) -> Result<Option<Packed>, StoreError> {
         if self.left == 0 {
             return Ok(None);
         }
-        let mut out = Vec::with_capacity(CHUNK + 4_096);
-        while out.len() < CHUNK {
+        let mut packed = Packed { batch: self.batch, with_attempts: self.with_attempts, rows: Vec::new(), bytes: 0, shown: 0..0 };
+        while packed.bytes < CHUNK {
             let Some(row) = self.wanted(self.next) else { break };
-            self.read_run(row, &mut out)?;
+            self.read_run(row, &mut packed)?;
         }
-        let skipped = out.len().min(usize::try_from(self.skip).unwrap_or(usize::MAX));
-        self.skip = 0;
-        let mut chunk = Bytes::from(out).split_off(skipped);
-        chunk.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
-        self.left = if chunk.is_empty() { 0 } else { self.left - chunk.len() as u64 };
-        Ok(if chunk.is_empty() { None } else { Some(chunk) })
+        let skipped = std::mem::take(&mut self.skip);
+        let given = (packed.bytes as u64).saturating_sub(skipped).min(self.left);
+        self.left = if given == 0 { 0 } else { self.left - given };
+        let place = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        packed.shown = place(skipped)..place(skipped + given);
+        Ok(Some(packed).filter(|_| given > 0))
     }
 
-    /// Appends lines from `row` on until the chunk is full or a long gap comes.
-    fn read_run(&mut self, row: u32, out: &mut Vec<u8>) -> Result<(), StoreError> {
+    /// Takes rows from `row` on until there are enough or a long gap comes.
+    fn read_run(&mut self, row: u32, packed: &mut Packed) -> Result<(), StoreError> {
         let tree = self.store.inner.tree.clone();
         let end = [format::results_of(self.batch), vec![0xff; 7]].concat();
         let mut entries = tree.range(format::result(self.batch, RowIndex(row))..end);
         let mut wanted = row;
-        let mut packed = Vec::new();
         while let Some(entry) = entries.next() {
             let (key, first) = entry?;
             let Some((RowIndex(found), 0)) = format::parse_result(&key) else { continue };
@@ -266,31 +273,65 @@ impl Lines {
                 }
                 return if found < wanted { Ok(()) } else { Err(self.missing(wanted)) };
             }
-            let result = self.unpack(found, &first, &mut packed, &mut entries)?;
-            match self.with_attempts {
-                true => output::write_line_with_attempts(&result, out),
-                false => output::write_line(&result, out),
-            }
+            packed.bytes += Stored::open(&first)?.line_bytes as usize;
+            packed.rows.push((found, self.whole(found, first, &mut entries)?));
             self.next = found + 1;
             match self.wanted(self.next) {
-                Some(row) if out.len() < CHUNK => wanted = row,
+                Some(row) if packed.bytes < CHUNK => wanted = row,
                 Some(_) | None => return Ok(()),
             }
         }
         Err(self.missing(wanted))
     }
 
-    fn unpack(&mut self, row: u32, first: &[u8], packed: &mut Vec<u8>, entries: &mut sled::Iter) -> Result<RowResult, StoreError> {
-        let stored = Stored::open(first)?;
-        if stored.chunks <= 1 {
-            return Ok(stored.unpack(self.batch, row, &mut self.unpacker)?);
+    /// All chunks of a result; `entries` are those behind the first one.
+    fn whole(&self, row: u32, first: sled::IVec, entries: &mut sled::Iter) -> Result<sled::IVec, StoreError> {
+        let chunks = Stored::open(&first)?.chunks;
+        if chunks <= 1 {
+            return Ok(first);
         }
-        packed.clear();
-        packed.extend_from_slice(first);
-        for _ in 1..stored.chunks {
+        let mut whole = first.to_vec();
+        for _ in 1..chunks {
             let (_, more) = entries.next().ok_or_else(|| self.missing(row))??;
-            packed.extend_from_slice(&more);
+            whole.extend_from_slice(&more);
         }
-        Ok(Stored::open(packed)?.unpack(self.batch, row, &mut self.unpacker)?)
+        Ok(whole.into())
+    }
+}
+
+/// Some rows as they are stored.
+#[derive(Debug)]
+pub struct Packed {
+    batch: BatchId,
+    with_attempts: bool,
+    rows: Vec<(u32, sled::IVec)>,
+    /// Of their lines, without attempts.
+    bytes: usize,
+    /// The part of those that was asked for.
+    shown: Range<usize>,
+}
+
+impl Packed {
+    /// The lines of the rows. Takes time, but waits for nothing.
+    ///
+    /// # Errors
+    /// When a record is damaged.
+    pub fn unpack(self) -> Result<Bytes, StoreError> {
+        let mut out = Vec::with_capacity(self.bytes);
+        for (row, packed) in &self.rows {
+            let stored = Stored::open(packed)?;
+            if self.with_attempts {
+                output::write_line_with_attempts(&stored.unpack(self.batch, *row)?, &mut out);
+            } else {
+                stored.show(self.batch, *row, |line| output::write_line(line, &mut out))?;
+            }
+        }
+        if self.with_attempts {
+            return Ok(out.into());
+        }
+        if out.len() != self.bytes {
+            return Err(StoreError::Broken(format!("lines of {} are {} bytes long and count as {}", self.batch, out.len(), self.bytes)));
+        }
+        Ok(Bytes::from(out).slice(self.shown))
     }
 }

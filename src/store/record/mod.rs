@@ -127,8 +127,7 @@ pub fn decode_anything(bytes: &[u8]) {
     let _ = decode::<catalog::CatalogRecord>(bytes).map(|record| record.unpack(1));
     let _ = decode::<catalog::CatalogFilesRecord>(bytes);
     let _ = decode::<page::PageRecord>(bytes).map(page::Page::try_from);
-    let mut unpacker = result::Unpacker::default();
-    let _ = result::Stored::open(bytes).and_then(|stored| stored.unpack(crate::domain::id::BatchId::from_u128(0), 0, &mut unpacker));
+    let _ = result::Stored::open(bytes).and_then(|stored| stored.unpack(crate::domain::id::BatchId::from_u128(0), 0));
 }
 
 #[cfg(test)]

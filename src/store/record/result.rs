@@ -8,11 +8,11 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::page::{pack_usage, unpack_usage};
-pub use super::squeeze::Unpacker;
-use super::squeeze::squeeze;
+use super::squeeze::{squeeze, unsqueeze};
 use super::{Record, RecordError, decode_body, moment, options, timestamp};
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::money::Usd;
+use crate::domain::output::{CANCELLED, EXPIRED, Line, LineResponse};
 use crate::domain::row::{Attempt, Outcome, Response, RowError, RowResult};
 use bincode::Options;
 
@@ -66,6 +66,27 @@ impl Record for ResultRecord {
     const NAME: &'static str = "result";
 }
 
+/// As much of a record as its line needs, without copying it.
+#[derive(Deserialize)]
+struct Shown<'a> {
+    custom_id: &'a str,
+    #[serde(borrow)]
+    outcome: OutcomeRef<'a>,
+}
+
+impl<'a> Shown<'a> {
+    fn line(&self, key: RowKey) -> Line<'a> {
+        let (response, error) = match self.outcome {
+            OutcomeRef::Succeeded(response) | OutcomeRef::Rejected(response) => (Some(response), None),
+            OutcomeRef::Failed { code, message, last } => (last, Some((code, message))),
+            OutcomeRef::Expired => (None, Some(EXPIRED)),
+            OutcomeRef::Cancelled => (None, Some(CANCELLED)),
+        };
+        let response = response.map(|ResponseRef { status, request_id, body }| LineResponse { status, request_id, body });
+        Line { key, custom_id: self.custom_id, response, error }
+    }
+}
+
 /// The same bytes as a [`ResultRecord`], without copying what they are made from.
 #[derive(Serialize)]
 struct ResultRef<'a> {
@@ -78,20 +99,25 @@ struct ResultRef<'a> {
     finished_at: i64,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 enum OutcomeRef<'a> {
+    #[serde(borrow)]
     Succeeded(ResponseRef<'a>),
     Rejected(ResponseRef<'a>),
-    Failed { code: &'a str, message: &'a str, last: Option<ResponseRef<'a>> },
+    Failed {
+        code: &'a str,
+        message: &'a str,
+        last: Option<ResponseRef<'a>>,
+    },
     Expired,
     Cancelled,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 struct ResponseRef<'a> {
     status: u16,
     request_id: Option<&'a str>,
-    #[serde(with = "serde_bytes")]
+    #[serde(with = "serde_bytes", borrow)]
     body: &'a [u8],
 }
 
@@ -198,12 +224,29 @@ impl<'a> Stored<'a> {
     ///
     /// # Errors
     /// When the bytes are damaged or of a later version.
-    pub fn unpack(self, batch: BatchId, row: u32, with: &mut Unpacker) -> Result<RowResult, RecordError> {
+    pub fn unpack(self, batch: BatchId, row: u32) -> Result<RowResult, RecordError> {
+        self.with_plain(|plain| decode_body::<ResultRecord>(plain)?.into_result(RowKey { batch, row: RowIndex(row) }))
+    }
+
+    /// Lets `write` write its line.
+    ///
+    /// # Errors
+    /// As [`Self::unpack`], except that what the line does not need is not looked at.
+    pub fn show(self, batch: BatchId, row: u32, write: impl FnOnce(Line<'_>)) -> Result<(), RecordError> {
+        self.with_plain(|plain| {
+            let shown: Shown<'_> = options().allow_trailing_bytes().deserialize(plain).map_err(RecordError::damaged::<ResultRecord>)?;
+            write(shown.line(RowKey { batch, row: RowIndex(row) }));
+            Ok(())
+        })
+    }
+
+    /// Lets `read` have the body, not compressed.
+    fn with_plain<T>(self, read: impl FnOnce(&[u8]) -> Result<T, RecordError>) -> Result<T, RecordError> {
         if self.version != ResultRecord::VERSION {
             ResultRecord::decode_other(self.version, self.body)?;
         }
         let with_dictionary = match self.flags {
-            0 => return decode_body::<ResultRecord>(self.body)?.into_result(RowKey { batch, row: RowIndex(row) }),
+            0 => return read(self.body),
             COMPRESSED => false,
             flags if flags == COMPRESSED | DICTIONARY => true,
             flags => return Err(RecordError::damaged::<ResultRecord>(format!("packed in an unknown way ({flags})"))),
@@ -211,8 +254,7 @@ impl<'a> Stored<'a> {
         let Some((size, body)) = self.body.split_first_chunk::<4>() else {
             return Err(RecordError::damaged::<ResultRecord>("no size before the compressed body"));
         };
-        let record: ResultRecord = decode_body(&with.decompress(body, u32::from_be_bytes(*size), with_dictionary)?)?;
-        record.into_result(RowKey { batch, row: RowIndex(row) })
+        unsqueeze(body, u32::from_be_bytes(*size), with_dictionary, read)
     }
 }
 
@@ -302,6 +344,13 @@ mod tests {
             let written = bytes(&ResultRef::from(&result));
             let record: ResultRecord = decode_body(&written).unwrap();
             assert_eq!(bytes(&record), written);
+            let (mut shown, mut expected) = (Vec::new(), Vec::new());
+            let packed = pack(&result, 1).unwrap();
+            let stored = Stored::open(&packed).unwrap();
+            let write = |line: Line<'_>| crate::domain::output::write_line(line, &mut shown);
+            stored.show(result.key.batch, result.key.row.0, write).unwrap();
+            crate::domain::output::write_line(&result, &mut expected);
+            assert_eq!(String::from_utf8(shown), String::from_utf8(expected));
             assert_eq!(record.into_result(result.key).unwrap(), result);
         }
     }
@@ -313,14 +362,13 @@ mod tests {
         let size = u32::try_from(body.len()).unwrap().to_be_bytes();
         let header = |flags| [ResultRecord::VERSION, flags, 0, 0, 0, 1, 0, 1];
         let squeezed = zstd::bulk::compress(&body, 1).unwrap();
-        let mut unpacker = Unpacker::default();
         for packed in [[&header(COMPRESSED)[..], &size, &squeezed].concat(), [&header(0)[..], &body].concat(), pack(&result, 1).unwrap()] {
-            let unpacked = Stored::open(&packed).unwrap().unpack(result.key.batch, 3, &mut unpacker);
+            let unpacked = Stored::open(&packed).unwrap().unpack(result.key.batch, 3);
             assert_eq!(unpacked.as_ref(), Ok(&result));
         }
         for unknown in [DICTIONARY, 4, 4 | COMPRESSED] {
             let packed = [&header(unknown)[..], &size, &squeezed].concat();
-            assert!(Stored::open(&packed).unwrap().unpack(result.key.batch, 3, &mut unpacker).is_err());
+            assert!(Stored::open(&packed).unwrap().unpack(result.key.batch, 3).is_err());
         }
     }
 
@@ -332,7 +380,7 @@ mod tests {
             set_chunks(&mut packed, 12);
             let stored = Stored::open(&packed).unwrap();
             prop_assert_eq!((stored.line_bytes, stored.chunks), (4711, 12));
-            prop_assert_eq!(stored.unpack(result.key.batch, 3, &mut Unpacker::default()).unwrap(), result);
+            prop_assert_eq!(stored.unpack(result.key.batch, 3).unwrap(), result);
         }
 
         #[test]
@@ -340,8 +388,8 @@ mod tests {
             let mut packed = pack(&sample(b"0123456789".repeat(30)), 1).unwrap();
             let length = packed.len();
             packed[position % length] = byte;
-            let _ = Stored::open(&packed).and_then(|stored| stored.unpack(BatchId::from_u128(9), 3, &mut Unpacker::default()));
-            let _ = Stored::open(&packed[..cut % length]).and_then(|stored| stored.unpack(BatchId::from_u128(9), 3, &mut Unpacker::default()));
+            let _ = Stored::open(&packed).and_then(|stored| stored.unpack(BatchId::from_u128(9), 3));
+            let _ = Stored::open(&packed[..cut % length]).and_then(|stored| stored.unpack(BatchId::from_u128(9), 3));
         }
     }
 }

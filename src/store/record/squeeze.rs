@@ -72,32 +72,45 @@ impl Bench {
     }
 }
 
-/// Unpacks results; keep one for many rows, setting it up costs more than a row.
-#[derive(Default)]
-pub struct Unpacker {
-    plain: Option<Decompressor<'static>>,
-    with_dictionary: Option<Decompressor<'static>>,
+/// Lets `read` have the `size` bytes that `body` was made from.
+pub(super) fn unsqueeze<T>(
+    body: &[u8],
+    size: u32,
+    with_dictionary: bool,
+    read: impl FnOnce(&[u8]) -> Result<T, RecordError>,
+) -> Result<T, RecordError> {
+    thread_local! {
+        // Setting it up costs more than a row.
+        static UNPACKER: RefCell<Unpacker> = RefCell::default();
+    }
+    UNPACKER.with_borrow_mut(|unpacker| read(unpacker.decompress(body, size, with_dictionary)?))
 }
 
-impl std::fmt::Debug for Unpacker {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Unpacker")
-    }
+#[derive(Default)]
+struct Unpacker {
+    plain: Option<Decompressor<'static>>,
+    with_dictionary: Option<Decompressor<'static>>,
+    unpacked: Vec<u8>,
 }
 
 impl Unpacker {
-    /// The `size` bytes that `body` was made from.
-    pub(super) fn decompress(&mut self, body: &[u8], size: u32, with_dictionary: bool) -> Result<Vec<u8>, RecordError> {
+    fn decompress(&mut self, body: &[u8], size: u32, with_dictionary: bool) -> Result<&[u8], RecordError> {
         let damaged = |reason: &str| RecordError::damaged::<super::result::ResultRecord>(reason);
         if u64::from(size) > DECODE_LIMIT {
             return Err(damaged("the stated size is beyond any result"));
         }
-        let unpacked = self.context(with_dictionary).and_then(|context| context.decompress(body, size as usize));
-        let unpacked = unpacked.map_err(|error| damaged(&error.to_string()))?;
-        if unpacked.len() != size as usize {
+        let mut unpacked = std::mem::take(&mut self.unpacked);
+        unpacked.clear();
+        // One large result does not keep its memory.
+        unpacked.shrink_to(KEPT);
+        unpacked.reserve(size as usize);
+        let done = self.context(with_dictionary).and_then(|context| context.decompress_to_buffer(body, &mut unpacked));
+        self.unpacked = unpacked;
+        done.map_err(|error| damaged(&error.to_string()))?;
+        if self.unpacked.len() != size as usize {
             return Err(damaged("the compressed body has another size than stated"));
         }
-        Ok(unpacked)
+        Ok(&self.unpacked)
     }
 
     fn context(&mut self, with_dictionary: bool) -> std::io::Result<&mut Decompressor<'static>> {

@@ -2,6 +2,7 @@
 //! What `wrk` gets out of such an upstream tells how much of that the machine can bear.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use super::temp_dir;
@@ -19,6 +20,8 @@ const OTHER_FILES: u64 = 512;
 const SETTLING: u64 = 8_192;
 /// Memory of a call in flight, in KiB.
 const KIB_A_CALL: f64 = 10.0;
+/// Calls at a time that need no memory to speak of.
+const FEW: u64 = 64;
 /// How long a daemon takes at most to come to rest after its start.
 const SETTLED: Duration = Duration::from_secs(1);
 /// How long `wrk` runs.
@@ -33,13 +36,19 @@ pub fn wide(options: &Options) -> io::Result<Report> {
     let hosts = u8::try_from(options.get("hosts")).map_err(io::Error::other)?.max(1);
     let calls = wanted.min(most_files()?.saturating_sub(OTHER_FILES)) / u64::from(hosts) * u64::from(hosts);
     let waiting = Waiting { rows: options.get("rows"), calls, hosts, delay: Duration::from_millis(options.get("delay-ms")) };
+    // What the daemon needs for the same rows with hardly a call in flight is not of the calls.
+    let narrow = Waiting { calls: FEW, hosts: 1, delay: Duration::ZERO, ..waiting };
+    let base = narrow.work()?.cost.peak_resident;
     let measured = waiting.measure()?;
     let mut report = waiting.report(&measured, 0.95);
     if calls < wanted {
         report.line("fewer than asked for", format_args!("{wanted} calls need more open files than a process may have here"));
     }
-    let kib = measured.cost.peak_resident.saturating_sub(measured.idle) as f64 / 1_024.0 / calls as f64;
-    report.figure("memory of a call", format_args!("{kib:.2} KiB, {} MiB when idle", measured.idle >> 20), Target::AtMost(KIB_A_CALL));
+    let kib = |beside: u64| measured.worked.cost.peak_resident.saturating_sub(beside) as f64 / 1_024.0 / calls as f64;
+    let of_a_call = format_args!("{:.2} KiB beside the {} MiB of the same rows with {FEW} calls", kib(base), base >> 20);
+    report.figure("memory of a call", of_a_call, Target::AtMost(KIB_A_CALL));
+    let idle = measured.worked.idle;
+    report.line("all that rows take", format_args!("{:.2} KiB a call beside {} MiB when idle", kib(idle), idle >> 20));
     Ok(report)
 }
 
@@ -50,6 +59,7 @@ pub fn slots(options: &Options) -> io::Result<Report> {
     Ok(waiting.report(&waiting.measure()?, 0.97))
 }
 
+#[derive(Clone, Copy)]
 struct Waiting {
     rows: u64,
     /// At a time, over all hosts.
@@ -58,7 +68,8 @@ struct Waiting {
     delay: Duration,
 }
 
-struct Measured {
+/// What the daemon has done.
+struct Worked {
     run: Run,
     cost: Cost,
     /// Memory of the daemon before it had any work, in bytes.
@@ -66,15 +77,22 @@ struct Measured {
     most_open: u64,
     /// Processor seconds of the upstream.
     upstream_cpu: f64,
+}
+
+struct Measured {
+    worked: Worked,
     /// Of `wrk` on each host.
     alone: Vec<Load>,
 }
 
 impl Waiting {
-    fn measure(&self) -> io::Result<Measured> {
+    fn upstream(&self, dir: &Path) -> io::Result<Upstream> {
+        Upstream::start_at(dir, Behaviour { delay: self.delay, ..Behaviour::default() }, self.hosts)
+    }
+
+    fn work(&self) -> io::Result<Worked> {
         let dir = temp_dir()?;
-        let start = || Upstream::start_at(dir.path(), Behaviour { delay: self.delay, ..Behaviour::default() }, self.hosts);
-        let upstream = start()?;
+        let upstream = self.upstream(dir.path())?;
         let models: Vec<_> = upstream.hosts(self.hosts).enumerate().map(|(number, host)| (format!("m{number}"), host)).collect();
         let (limit, each) = ((self.calls + SETTLING).to_string(), self.calls_to_each().to_string());
         let daemon = Daemon::in_front_of_each(&models, dir.path(), &["--in-flight-limit", &limit, "--upstream-concurrency", &each])?;
@@ -86,17 +104,21 @@ impl Waiting {
         let before = daemon.used()?;
         let run = Run::follow(daemon.address(), &file, self.rows)?;
         let cost = daemon.cost(before, self.rows)?;
-        let (most_open, upstream_cpu) = (upstream.counts()?.most_open, upstream.server.cpu_seconds()?);
+        Ok(Worked { run, cost, idle, most_open: upstream.counts()?.most_open, upstream_cpu: upstream.server.cpu_seconds()? })
+    }
+
+    fn measure(&self) -> io::Result<Measured> {
+        let worked = self.work()?;
         // Two crowds of connections to one port would be in each other's way.
-        drop((daemon, upstream));
-        let other = start()?;
+        let dir = temp_dir()?;
+        let other = self.upstream(dir.path())?;
         let alone = std::thread::scope(|scope| {
             let load = |host| wrk_posting(host, &small_body(1_234), self.calls_to_each(), SECONDS, dir.path());
             let loads: Vec<_> = other.hosts(self.hosts).map(|host| scope.spawn(move || load(host))).collect();
             let joined = loads.into_iter().map(|load| load.join().map_err(|_| io::Error::other("a thread panicked"))?);
             joined.collect::<io::Result<Vec<_>>>()
         })?;
-        Ok(Measured { run, cost, idle, most_open, upstream_cpu, alone })
+        Ok(Measured { worked, alone })
     }
 
     fn calls_to_each(&self) -> u64 {
@@ -105,7 +127,7 @@ impl Waiting {
 
     fn report(&self, measured: &Measured, target: f64) -> Report {
         let Self { rows, calls, hosts, delay } = self;
-        let Measured { run, alone, .. } = measured;
+        let Measured { worked: Worked { run, cost, most_open, upstream_cpu, .. }, alone } = measured;
         let mut report = Report::new(format_args!("{rows} rows, {calls} calls at a time to {hosts} address(es), answers after {delay:?}"));
         let ideal = *calls as f64 / delay.as_secs_f64();
         for (label, rate) in [("whole run", run.whole_rate()), ("steady", run.steady_rate())] {
@@ -117,9 +139,9 @@ impl Waiting {
         let troubles = alone.iter().filter_map(|load| load.trouble.as_deref()).map(|trouble| format!("; {trouble}")).collect::<String>();
         report.line("wrk", format_args!("{by_wrk:.0} calls/s in {SECONDS} s, answers after {} on average{troubles}", latencies.join(", ")));
         report.line("validation", format_args!("{:.2} s of {:.2} s", run.validation, run.took));
-        let cpu = measured.upstream_cpu * 1_000.0 / *rows as f64;
-        report.line("upstream", format_args!("at most {} calls at a time, {cpu:.4} CPU s per 1,000 calls", measured.most_open));
-        measured.cost.tell(&mut report);
+        let cpu = upstream_cpu * 1_000.0 / *rows as f64;
+        report.line("upstream", format_args!("at most {most_open} calls at a time, {cpu:.4} CPU s per 1,000 calls"));
+        cost.tell(&mut report);
         report
     }
 }
