@@ -143,7 +143,7 @@ impl Valve {
                 self.breaker.on_success(sent.at)
             }
             Some(FailureClass::RateLimited { .. }) => {
-                self.throttle.on_refused(now, sent.at);
+                self.throttle.on_refused(now, sent.at, lesson.failure.and_then(FailureClass::retry_after));
                 self.limiter.on_refused(now, sent.in_flight);
                 self.breaker.on_nothing(sent.at);
                 Change::None

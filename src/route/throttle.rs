@@ -27,11 +27,14 @@ const FAST: f64 = 1.19;
 /// Where the fast way ends, and where a cut at the limit goes to, as parts of it.
 const NEAR: f64 = 0.985;
 const BELOW: f64 = 0.97;
-/// Growth beyond it in one such time, at first and at most, as parts of the ceiling.
-const CREEP: f64 = 0.002;
+/// Growth beyond it in one such time at most, as a part of the ceiling.
 const RUN: f64 = 0.05;
-/// By how much growth itself grows each time.
-const FASTER: f64 = 1.06;
+/// How the limit is looked for where a refusal costs nothing but the call.
+const CREEP: Creep = Creep { first: 0.002, faster: 1.06 };
+/// The same where each refusal asks the whole lane to wait: touched about twice a minute.
+const WARY: Creep = Creep { first: 0.000_05, faster: 1.02 };
+/// A wish to wait for this long counts.
+const LONG_WAIT: Duration = Duration::from_millis(250);
 /// Calls a second at least, unless even fewer are accepted: somebody has to find out.
 const LEAST: f64 = 1.0;
 /// Where the search for a rate begins, unless more was accepted.
@@ -51,6 +54,15 @@ pub struct Throttle {
     found: Option<Found>,
 }
 
+/// Growth beyond the ceiling in one time of growth.
+#[derive(Debug, Clone, Copy)]
+struct Creep {
+    /// At first, as a part of the ceiling.
+    first: f64,
+    /// By how much growth itself grows each time.
+    faster: f64,
+}
+
 #[derive(Debug, Clone)]
 struct Found {
     /// Calls a second.
@@ -59,6 +71,7 @@ struct Found {
     /// rate of ours.
     ceiling: f64,
     creep: f64,
+    faster: f64,
     /// When all that went out would have gone out evenly.
     even: Instant,
     last_cut: Instant,
@@ -99,14 +112,16 @@ impl Throttle {
         self.accepted.count(now);
     }
 
-    /// A call that was sent at `sent` was turned away.
-    pub fn on_refused(&mut self, now: Instant, sent: Instant) {
+    /// A call that was sent at `sent` was turned away, perhaps with the wish that none be sent for a
+    /// while.
+    pub fn on_refused(&mut self, now: Instant, sent: Instant, wait: Option<Duration>) {
+        let Creep { first, faster } = if wait.is_some_and(|wait| wait >= LONG_WAIT) { WARY } else { CREEP };
         let seen = self.found.as_ref().map_or(STEP, |found| found.gap().saturating_mul(ENOUGH));
         let accepted = self.accepted.rate(now, seen);
         let Some(found) = &mut self.found else {
             // Those that were taken may not have been answered yet.
             let rate = (accepted * BELOW).max(FIRST);
-            self.found = Some(Found { rate, ceiling: f64::INFINITY, creep: CREEP, even: now, last_cut: now, last_growth: now });
+            self.found = Some(Found { rate, ceiling: f64::INFINITY, creep: first, faster, even: now, last_cut: now, last_growth: now });
             return;
         };
         // What was sent before the last cut, or just after it, has nothing new to say.
@@ -127,7 +142,8 @@ impl Throttle {
         found.rate = rate.max(least);
         found.ceiling = ceiling.max(found.rate);
         // A search may have ended by chance, on a burst that was not taken.
-        found.creep = if searched { CREEP * 5.0 } else { CREEP };
+        found.creep = if searched { CREEP.first * 5.0 } else { first };
+        found.faster = faster;
         (found.last_cut, found.last_growth) = (now, now);
     }
 }
@@ -147,7 +163,7 @@ impl Found {
             self.rate = (self.rate * FAST).min(self.ceiling * NEAR);
         } else {
             self.rate += self.ceiling * self.creep;
-            self.creep = (self.creep * FASTER).min(RUN);
+            self.creep = (self.creep * self.faster).min(RUN);
         }
     }
 }
@@ -184,21 +200,31 @@ mod tests {
     /// Calls go out as soon as they may, answered after `latency`, for so many seconds; those accepted
     /// and those turned away in each second.
     fn drive(provider: &mut Provider, latency: Duration, seconds: usize) -> Vec<(u32, u32)> {
+        drive_politely(provider, latency, seconds, None)
+    }
+
+    /// The same with a provider that asks all to wait after each refusal.
+    fn drive_politely(provider: &mut Provider, latency: Duration, seconds: usize, wait: Option<Duration>) -> Vec<(u32, u32)> {
         let (start, mut throttle) = (Instant::now(), Throttle::default());
         let mut tally = vec![(0, 0); seconds];
         let mut flying: std::collections::BTreeMap<(Instant, u32), (Instant, bool)> = std::collections::BTreeMap::new();
         let mut calls = 0;
         let end = start + Duration::from_secs(seconds as u64);
-        let mut now = start;
+        let (mut now, mut held) = (start, start);
         while now < end {
             while let Some(((back, _), (sent, taken))) =
                 flying.first_key_value().filter(|((back, _), _)| *back <= now).map(|(k, v)| (*k, *v))
             {
                 flying.pop_first();
-                if taken { throttle.on_accepted(back) } else { throttle.on_refused(back, sent) }
+                if taken {
+                    throttle.on_accepted(back);
+                } else {
+                    throttle.on_refused(back, sent, wait);
+                    held = held.max(back + wait.unwrap_or_default());
+                }
             }
             let mut room = 64_usize.saturating_sub(flying.len());
-            while room > 0 && throttle.ready_at(now).is_none() {
+            while room > 0 && now >= held && throttle.ready_at(now).is_none() {
                 throttle.take(now);
                 let taken = provider(now - start);
                 let second = &mut tally[usize::try_from((now - start).as_secs()).unwrap()];
@@ -235,6 +261,21 @@ mod tests {
                 assert!(used >= 0.95 && refused <= 0.03, "{name}, {latency} ms: {used:.3} used, {refused:.3} turned away, {tally:?}");
             }
         }
+    }
+
+    #[test]
+    fn where_each_refusal_stops_the_lane_the_limit_is_touched_seldom() {
+        for (name, mut provider) in [("bucket", bucket(200.0, 20.0)), ("windows", windows(MILLI * 1_000, 200))] {
+            let tally = drive_politely(&mut provider, MILLI * 50, 200, Some(MILLI * 1_000));
+            let (used, refused) = shares(&tally[20..], 200.0);
+            assert!(used >= 0.93 && refused <= 0.003, "{name}: {used:.3} used, {refused:.4} turned away, {tally:?}");
+        }
+        // And a limit that is raised is found all the same.
+        let (mut before, mut after) = (bucket(200.0, 20.0), bucket(400.0, 20.0));
+        let mut provider: Provider = Box::new(move |at| if at.as_secs() < 60 { before(at) } else { after(at) });
+        let tally = drive_politely(&mut provider, MILLI * 50, 240, Some(MILLI * 1_000));
+        let (used, _) = shares(&tally[170..], 400.0);
+        assert!(used >= 0.9, "{used:.3} {tally:?}");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 
 /// Bytes that [`Lines::next_chunk`] aims at; one line may be larger.
-const CHUNK: usize = 256 << 10;
+const CHUNK: usize = 512 << 10;
 /// Rows of another part that are read over before it pays to look up the next wanted one.
 const SKIP: u32 = 16;
 
