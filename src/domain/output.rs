@@ -165,7 +165,7 @@ pub fn embeddable(body: Bytes, is_json: bool) -> Bytes {
     }
     let start = body.len() - body.trim_ascii_start().len();
     let body = body.slice(start..start + body.trim_ascii().len());
-    if !body.iter().any(|b| matches!(b, b'\n' | b'\r')) {
+    if memchr::memchr2(b'\n', b'\r', &body).is_none() {
         return body;
     }
     Bytes::from_iter(body.iter().map(|b| if matches!(b, b'\n' | b'\r') { b' ' } else { *b }))

@@ -1,50 +1,48 @@
 //! Response bodies that come off the disk piece by piece.
 //!
-//! A short visit or two to a blocking thread per piece, so that a client that reads slowly holds no
-//! thread. While one piece is on its way to the client, another is made and a third is read. An error on the way breaks the connection: the client sees a cut body, never one that
-//! is silently too short.
+//! One visit to a blocking thread per piece, so that a client that reads slowly holds no thread.
+//! While one piece is on its way to the client, the next ones are read, at the same time. An error
+//! on the way breaks the connection: the client sees a cut body, never one that is silently too
+//! short.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, TryStreamExt};
 
 use crate::domain::id::FileId;
-use crate::store::{Lines, Packed, StoreError, blocking};
+use crate::store::{Lines, StoreError, blocking};
 
-/// Bytes of a piece.
+/// Bytes of a piece of an uploaded file.
 const PIECE: u64 = 256 << 10;
+/// Pieces that are read or wait to be sent, besides the one that is sent.
+const AHEAD: usize = 2;
 
-/// Something that is read piece by piece, blocking.
-pub trait Pieces: Send + 'static {
-    /// What is read of a piece.
-    type Read: Send + 'static;
+/// Something that is read in parts.
+pub trait Parts: Sized + Send + 'static {
+    /// Takes the next part off; `None` at the end. Does not block.
+    fn cut(&mut self) -> Option<Self>;
 
-    /// Reads the next piece; `None` at the end.
+    /// Reads of a part what may be in memory at once; `None` at its end. Blocks.
     ///
     /// # Errors
     /// When it cannot be read as promised.
-    fn next(&mut self) -> Result<Option<Self::Read>, StoreError>;
-
-    /// Makes what is sent of what was read.
-    ///
-    /// # Errors
-    /// When that is damaged.
-    fn make(read: Self::Read) -> Result<Bytes, StoreError>;
+    fn read(&mut self) -> Result<Option<Bytes>, StoreError>;
 }
 
-impl Pieces for Lines {
-    type Read = Packed;
-
-    fn next(&mut self) -> Result<Option<Packed>, StoreError> {
-        self.next_packed()
+impl Parts for Lines {
+    fn cut(&mut self) -> Option<Self> {
+        self.cut()
     }
 
-    fn make(read: Packed) -> Result<Bytes, StoreError> {
-        read.unpack()
+    fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
+        self.next_chunk()
     }
 }
 
@@ -52,56 +50,65 @@ impl Pieces for Lines {
 #[derive(Debug)]
 pub struct Content {
     id: FileId,
-    file: File,
-    left: u64,
+    file: Arc<File>,
+    range: Range<u64>,
 }
 
 impl Content {
-    /// Reads `range` of an open file. Blocks.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn new(id: FileId, mut file: File, range: Range<u64>) -> Result<Self, StoreError> {
-        file.seek(SeekFrom::Start(range.start)).map_err(|error| StoreError::unreadable(id, &error))?;
-        Ok(Self { id, file, left: range.end - range.start })
+    /// `range` of an open file.
+    pub fn new(id: FileId, file: File, range: Range<u64>) -> Self {
+        Self { id, file: Arc::new(file), range }
     }
 }
 
-impl Pieces for Content {
-    type Read = Bytes;
-
-    fn make(read: Bytes) -> Result<Bytes, StoreError> {
-        Ok(read)
+impl Parts for Content {
+    fn cut(&mut self) -> Option<Self> {
+        let start = self.range.start;
+        self.range.start = self.range.end.min(start + PIECE);
+        let range = start..self.range.start;
+        (!range.is_empty()).then(|| Self { id: self.id, file: self.file.clone(), range })
     }
 
-    fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
-        if self.left == 0 {
+    fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
+        let Range { start, end } = std::mem::take(&mut self.range);
+        if start == end {
             return Ok(None);
         }
-        let mut piece = vec![0; usize::try_from(self.left.min(PIECE)).unwrap_or(0)];
-        self.file.read_exact(&mut piece).map_err(|error| StoreError::unreadable(self.id, &error))?;
-        self.left -= piece.len() as u64;
+        let mut piece = vec![0; usize::try_from(end - start).unwrap_or(0)];
+        self.file.read_exact_at(&mut piece, start).map_err(|error| StoreError::unreadable(self.id, &error))?;
         Ok(Some(piece.into()))
     }
 }
 
-/// A body of these pieces.
-pub fn body<P: Pieces>(pieces: P) -> Body {
+/// A part while it is read: a piece of it, and what comes behind that.
+type Reading<P> = BoxFuture<'static, Result<Option<(Bytes, P)>, StoreError>>;
+
+/// A body of these parts.
+pub fn body<P: Parts>(whole: P) -> Body {
     // The body outlives the handler; what is logged about it belongs to the same request.
     let span = tracing::Span::current();
     let tell = move |error: &StoreError| {
         span.in_scope(|| tracing::error!(%error, "a response was cut because its content could not be read"));
     };
-    let read = futures_util::stream::try_unfold(read(pieces).boxed(), |reading| async {
-        let next = reading.await?;
-        Ok::<_, StoreError>(next.map(|(piece, pieces)| (piece, read(pieces).boxed())))
+    let pieces = futures_util::stream::try_unfold((whole, VecDeque::new()), |(mut whole, mut ahead)| async move {
+        loop {
+            while ahead.len() <= AHEAD
+                && let Some(part) = whole.cut()
+            {
+                ahead.push_back(begin(part));
+            }
+            let Some(reading) = ahead.pop_front() else { return Ok(None) };
+            if let Some((piece, rest)) = reading.await? {
+                // Most parts are one piece; then nothing comes of it.
+                ahead.push_front(begin(rest));
+                return Ok(Some((piece, (whole, ahead))));
+            }
+        }
     });
-    // Begun at once, one while the one before it is sent.
-    let made = read.map_ok(|piece| blocking(move || P::make(piece)).boxed()).try_buffered(2);
-    Body::from_stream(made.inspect_err(tell))
+    Body::from_stream(pieces.inspect_err(tell))
 }
 
-/// Begins to read the next piece.
-fn read<P: Pieces>(mut pieces: P) -> impl Future<Output = Result<Option<(P::Read, P)>, StoreError>> + Send {
-    blocking(move || Ok(pieces.next()?.map(|piece| (piece, pieces))))
+/// Begins to read, whether or not anybody waits for it yet.
+fn begin<P: Parts>(mut part: P) -> Reading<P> {
+    blocking(move || Ok(part.read()?.map(|piece| (piece, part)))).boxed()
 }

@@ -49,7 +49,7 @@ pub use open::{OpenError, Options, Recovered};
 #[doc(hidden)]
 pub use record::decode_anything as fuzz_decode;
 pub use record::page::Page;
-pub use results::{ByteRange, Lines, Packed, PackedRow};
+pub use results::{ByteRange, Lines, PackedRow};
 pub use spool::{Sealed, Spool};
 #[cfg(test)]
 pub use standstill::Standstill;

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -143,31 +144,31 @@ pub struct Lines {
     store: Store,
     batch: BatchId,
     part: ResultPart,
-    pages: Vec<Page>,
-    /// The next row to look at.
-    next: u32,
-    /// Bytes of the next line to leave out: the range began within it.
+    pages: Arc<[Page]>,
+    /// The rows to look at.
+    rows: Range<u32>,
+    /// Bytes of the first line to leave out: the range begins within it.
     skip: u64,
-    /// Bytes still to be given.
-    left: u64,
+    /// Bytes of the last row's line to give, if it is not the whole: the range ends within it.
+    keep: Option<u64>,
     with_attempts: bool,
 }
 
 impl Lines {
     fn new(store: Store, batch: BatchId, part: ResultPart, pages: Vec<Page>) -> Self {
-        let left = pages.iter().map(|page| page.bytes(part)).sum();
-        Self { store, batch, part, pages, next: 0, skip: 0, left, with_attempts: false }
+        let rows = 0..u32::try_from(pages.len()).unwrap_or(u32::MAX).saturating_mul(ROWS_PER_PAGE);
+        Self { store, batch, part, pages: pages.into(), rows, skip: 0, keep: None, with_attempts: false }
     }
 
-    /// Bytes that are left to read; right after creation, the exact size of the whole.
+    /// The exact size of the whole part, in bytes.
     pub fn bytes(&self) -> u64 {
-        self.left
+        self.pages.iter().map(|page| page.bytes(self.part)).sum()
     }
 
-    /// Lets a fresh reader tell of each row's attempts, too. How many bytes that makes is not known.
+    /// Lets the reader tell of each row's attempts, too. How many bytes that makes is not known.
     #[must_use]
     pub fn with_attempts(self) -> Self {
-        Self { with_attempts: true, left: u64::MAX, ..self }
+        Self { with_attempts: true, ..self }
     }
 
     /// Limits a fresh reader to a range of bytes. Blocks.
@@ -175,35 +176,66 @@ impl Lines {
     /// # Errors
     /// When a record is damaged.
     pub fn limit_to(&mut self, range: ByteRange) -> Result<(), StoreError> {
-        let end = range.end.min(self.left);
-        let mut offset = range.start.min(end);
-        self.left = end - offset;
-        let mut first = 0;
-        for page in &self.pages {
+        let end = range.end.min(self.bytes());
+        let start = range.start.min(end);
+        if start == end {
+            self.rows = 0..0;
+            return Ok(());
+        }
+        let (first, skip) = self.locate(start)?;
+        // The last byte of the range, and what comes up to it.
+        let (last, before) = self.locate(end - 1)?;
+        (self.rows, self.skip, self.keep) = (first..last + 1, skip, Some(before + 1));
+        Ok(())
+    }
+
+    /// The row whose line has that byte of the part, and which of the line's bytes it is.
+    fn locate(&self, mut offset: u64) -> Result<(u32, u64), StoreError> {
+        let mut row = 0;
+        for page in &*self.pages {
             if offset < page.bytes(self.part) {
                 break;
             }
             offset -= page.bytes(self.part);
-            first += ROWS_PER_PAGE;
+            row += ROWS_PER_PAGE;
         }
-        self.next = first;
-        while let Some(row) = self.wanted(self.next) {
-            let line = u64::from(self.line_bytes(row)?);
-            self.next = row;
+        while let Some(wanted) = self.wanted(row) {
+            let line = u64::from(self.line_bytes(wanted)?);
             if offset < line {
-                break;
+                return Ok((wanted, offset));
             }
             offset -= line;
-            self.next = row + 1;
+            row = wanted + 1;
         }
-        self.skip = offset;
-        Ok(())
+        Err(StoreError::Broken(format!("results of {} are shorter than they count", self.batch)))
+    }
+
+    /// Takes the next rows off, as a reader of their own: about [`CHUNK`] bytes of lines, as far as
+    /// that is known before they are read. `None` at the end. Does not block.
+    pub fn cut(&mut self) -> Option<Self> {
+        let start = self.wanted(self.rows.start)?;
+        let page = self.pages.get((start / ROWS_PER_PAGE) as usize)?;
+        let of_a_row = page.bytes(self.part) / u64::from(page.rows).max(1);
+        let rows = u32::try_from(CHUNK as u64 / of_a_row.max(1)).unwrap_or(u32::MAX).clamp(1, ROWS_PER_PAGE);
+        let end = start.saturating_add(rows).min(self.rows.end);
+        self.rows.start = end;
+        Some(Self {
+            store: self.store.clone(),
+            batch: self.batch,
+            part: self.part,
+            pages: self.pages.clone(),
+            rows: start..end,
+            skip: std::mem::take(&mut self.skip),
+            keep: self.keep.filter(|_| self.rows.is_empty()),
+            with_attempts: self.with_attempts,
+        })
     }
 
     /// The first row from `from` on whose line belongs here.
     fn wanted(&self, from: u32) -> Option<u32> {
         let mut row = from;
-        while let Some(page) = self.pages.get((row / ROWS_PER_PAGE) as usize) {
+        while row < self.rows.end {
+            let page = self.pages.get((row / ROWS_PER_PAGE) as usize)?;
             let slot = row % ROWS_PER_PAGE;
             if page.bytes(self.part) == 0 || slot >= u32::from(page.rows) {
                 row = (row / ROWS_PER_PAGE + 1) * ROWS_PER_PAGE;
@@ -232,33 +264,45 @@ impl Lines {
     /// # Errors
     /// When the store has failed or a record is damaged.
     pub fn next_chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
-        self.next_packed()?.map(Packed::unpack).transpose()
-    }
-
-    /// The next rows as they are stored, `None` at the end. Blocks. Unpacking them is half of the
-    /// work and may be done elsewhere.
-    ///
-    /// # Errors
-    /// When the store has failed.
-    pub fn next_packed(&mut self) -> Result<Option<Packed>, StoreError> {
-        if self.left == 0 {
+        let mut some = StoredRows::default();
+        while some.bytes < CHUNK {
+            let Some(row) = self.wanted(self.rows.start) else { break };
+            self.read_run(row, &mut some)?;
+        }
+        if some.rows.is_empty() {
             return Ok(None);
         }
-        let mut packed = Packed { batch: self.batch, with_attempts: self.with_attempts, rows: Vec::new(), bytes: 0, shown: 0..0 };
-        while packed.bytes < CHUNK {
-            let Some(row) = self.wanted(self.next) else { break };
-            self.read_run(row, &mut packed)?;
+        let skip = std::mem::take(&mut self.skip);
+        let out = self.lines_of(&some)?;
+        if self.with_attempts {
+            return Ok(Some(out));
         }
-        let skipped = std::mem::take(&mut self.skip);
-        let given = (packed.bytes as u64).saturating_sub(skipped).min(self.left);
-        self.left = if given == 0 { 0 } else { self.left - given };
-        let place = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        packed.shown = place(skipped)..place(skipped + given);
-        Ok(Some(packed).filter(|_| given > 0))
+        if out.len() != some.bytes {
+            return Err(StoreError::Broken(format!("lines of {} are {} bytes long and count as {}", self.batch, out.len(), some.bytes)));
+        }
+        let place = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX).min(out.len());
+        let end = match self.keep.filter(|_| self.rows.is_empty()) {
+            Some(keep) => out.len() - some.last + place(keep),
+            None => out.len(),
+        };
+        Ok(Some(out.slice(place(skip)..end)))
+    }
+
+    fn lines_of(&self, some: &StoredRows) -> Result<Bytes, StoreError> {
+        let mut out = Vec::with_capacity(some.bytes);
+        for (row, packed) in &some.rows {
+            let stored = Stored::open(packed)?;
+            if self.with_attempts {
+                output::write_line_with_attempts(&stored.unpack(self.batch, *row)?, &mut out);
+            } else {
+                stored.show(self.batch, *row, |line| output::write_line(line, &mut out))?;
+            }
+        }
+        Ok(out.into())
     }
 
     /// Takes rows from `row` on until there are enough or a long gap comes.
-    fn read_run(&mut self, row: u32, packed: &mut Packed) -> Result<(), StoreError> {
+    fn read_run(&mut self, row: u32, some: &mut StoredRows) -> Result<(), StoreError> {
         let tree = self.store.inner.tree.clone();
         let end = [format::results_of(self.batch), vec![0xff; 7]].concat();
         let mut entries = tree.range(format::result(self.batch, RowIndex(row))..end);
@@ -273,12 +317,17 @@ impl Lines {
                 }
                 return if found < wanted { Ok(()) } else { Err(self.missing(wanted)) };
             }
-            packed.bytes += Stored::open(&first)?.line_bytes as usize;
-            packed.rows.push((found, self.whole(found, first, &mut entries)?));
-            self.next = found + 1;
-            match self.wanted(self.next) {
-                Some(row) if packed.bytes < CHUNK => wanted = row,
-                Some(_) | None => return Ok(()),
+            some.last = Stored::open(&first)?.line_bytes as usize;
+            some.bytes += some.last;
+            some.rows.push((found, self.whole(found, first, &mut entries)?));
+            self.rows.start = found + 1;
+            match self.wanted(self.rows.start) {
+                Some(row) if some.bytes < CHUNK => wanted = row,
+                Some(_) => return Ok(()),
+                None => {
+                    self.rows.start = self.rows.end;
+                    return Ok(());
+                }
             }
         }
         Err(self.missing(wanted))
@@ -300,38 +349,10 @@ impl Lines {
 }
 
 /// Some rows as they are stored.
-#[derive(Debug)]
-pub struct Packed {
-    batch: BatchId,
-    with_attempts: bool,
+#[derive(Default)]
+struct StoredRows {
     rows: Vec<(u32, sled::IVec)>,
-    /// Of their lines, without attempts.
+    /// Of their lines, and of the last of them, without attempts.
     bytes: usize,
-    /// The part of those that was asked for.
-    shown: Range<usize>,
-}
-
-impl Packed {
-    /// The lines of the rows. Takes time, but waits for nothing.
-    ///
-    /// # Errors
-    /// When a record is damaged.
-    pub fn unpack(self) -> Result<Bytes, StoreError> {
-        let mut out = Vec::with_capacity(self.bytes);
-        for (row, packed) in &self.rows {
-            let stored = Stored::open(packed)?;
-            if self.with_attempts {
-                output::write_line_with_attempts(&stored.unpack(self.batch, *row)?, &mut out);
-            } else {
-                stored.show(self.batch, *row, |line| output::write_line(line, &mut out))?;
-            }
-        }
-        if self.with_attempts {
-            return Ok(out.into());
-        }
-        if out.len() != self.bytes {
-            return Err(StoreError::Broken(format!("lines of {} are {} bytes long and count as {}", self.batch, out.len(), self.bytes)));
-        }
-        Ok(Bytes::from(out).slice(self.shown))
-    }
+    last: usize,
 }

@@ -20,7 +20,7 @@ use crate::http::error::ApiError;
 use crate::http::extract::PathId;
 use crate::http::range::{Selection, select};
 use crate::http::stream::{self, Content};
-use crate::store::{Lines, blocking};
+use crate::store::{Lines, StoreError, blocking};
 
 /// `GET /v1/files/{file_id}/content`
 pub async fn content(State(api): State<Arc<Api>>, PathId(id): PathId<FileId>, headers: HeaderMap) -> Result<Response, ApiError> {
@@ -70,7 +70,7 @@ async fn open(api: &Api, file: &File, range: Range<u64>) -> Result<Body, ApiErro
     match file.source {
         FileSource::Uploaded { .. } => {
             let (store, id) = (api.store.clone(), file.id);
-            let content = blocking(move || Content::new(id, store.open_content(id)?, range)).await?;
+            let content = blocking(move || Ok::<_, StoreError>(Content::new(id, store.open_content(id)?, range))).await?;
             Ok(stream::body(content))
         }
         FileSource::View { batch, part } => {

@@ -1,9 +1,9 @@
 //! One connection of HTTP/1.1, used by one call at a time.
 //!
-//! What the bytes mean is the business of `ureq-proto`, which does no input or output; what is here
-//! moves bytes between it and the stream. It has no task and no buffers of its own: whoever waits
-//! for the answer polls it, and as long as nothing has come it holds the call's few headers and
-//! nothing else. That is what makes ten thousand calls in flight cheap.
+//! What the bytes of an answer mean is the business of `ureq-proto`, which does no input or output;
+//! what is here moves bytes between it and the stream. It has no task and no buffers of its own: whoever waits
+//! for the answer polls it, and as long as nothing has come it holds a few words. That is what
+//! makes ten thousand calls in flight cheap.
 //!
 //! Invariant: a connection rests only if its last answer was read to its exact end, nothing has come
 //! behind that, and neither side has said that it closes.
@@ -15,9 +15,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::header::{CONTENT_LENGTH, HOST};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Uri};
+use http::{HeaderValue, Method, Request};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use ureq_proto::BodyMode;
@@ -75,44 +74,13 @@ impl Own {
         if !self.rest() {
             return Err(Failed { fault: Fault::Closed, unsent: Some(request) });
         }
-        let (head, call) = self.begin(&request, host).map_err(|fault| Failed { fault, unsent: None })?;
+        let call = answer_to_come().map_err(|fault| Failed { fault, unsent: None })?;
         self.state = State::Head(Box::new(call));
+        let head = head(&request, host, self.forwarded);
         let mut unwritten = Some(Box::new(Unwritten { head, request, written: 0 }));
         let answer = poll_fn(|cx| self.poll_head(&mut unwritten, cx)).await;
         let untouched = unwritten.filter(|unwritten| unwritten.written == 0);
         answer.map_err(|fault| Failed { fault, unsent: untouched.map(|unwritten| unwritten.request) })
-    }
-
-    /// The head of a request as it is written, and the call that waits for the answer.
-    fn begin(&self, request: &Outgoing, host: &HeaderValue) -> Result<(Vec<u8>, Call<RecvResponse>), Fault> {
-        let mut bare = Request::new(());
-        *bare.method_mut() = request.method().clone();
-        *bare.uri_mut() = path_of(request.uri());
-        *bare.headers_mut() = request.headers().clone();
-        bare.headers_mut().insert(HOST, host.clone());
-        let length = request.body().len();
-        if length > 0 || request.method() != Method::GET {
-            bare.headers_mut().insert(CONTENT_LENGTH, length.into());
-        }
-        // Enough for any header that is sent; what does not fit is written in another turn.
-        let size = bare.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
-        let mut head = vec![0; size + request.uri().path().len() + 64];
-        let mut call = Call::new(bare)?.proceed();
-        let written = call.write(&mut head)?;
-        head.truncate(written);
-        if self.forwarded {
-            name_the_whole_url(&mut head, request.uri());
-        }
-        let call = match call.proceed()?.ok_or(Fault::Unwritable)? {
-            SendRequestResult::SendBody(mut call) => {
-                // It is written from where it is.
-                call.consume_direct_write(length)?;
-                call.proceed().ok_or(Fault::Unwritable)?
-            }
-            SendRequestResult::RecvResponse(call) => call,
-            SendRequestResult::Await100(_) => return Err(Fault::Unwritable),
-        };
-        Ok((head, call))
     }
 
     /// Writes what is left of the request and reads the head of the answer, which may come before
@@ -265,15 +233,37 @@ impl Own {
     }
 }
 
-/// The URL as a server expects it from a client that speaks to no proxy.
-fn path_of(url: &Uri) -> Uri {
-    Uri::from(url.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")))
+/// The head of a request as it is written; a proxy that forwards it wants to see the whole URL.
+fn head(request: &Request<Bytes>, host: &HeaderValue, forwarded: bool) -> Vec<u8> {
+    let (method, url, length) = (request.method(), request.uri(), request.body().len());
+    let whole = forwarded.then(|| url.to_string());
+    let target = whole.as_deref().unwrap_or_else(|| url.path_and_query().map_or("/", PathAndQuery::as_str));
+    let mut head = Vec::with_capacity(512);
+    // What the types of `http` let through cannot break out of its line.
+    let mut line = |parts: &[&[u8]]| {
+        parts.iter().for_each(|part| head.extend_from_slice(part));
+        head.extend_from_slice(b"\r\n");
+    };
+    line(&[method.as_str().as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1"]);
+    line(&[b"host: ", host.as_bytes()]);
+    for (name, value) in request.headers() {
+        line(&[name.as_str().as_bytes(), b": ", value.as_bytes()]);
+    }
+    if length > 0 || method != Method::GET {
+        line(&[b"content-length: ", length.to_string().as_bytes()]);
+    }
+    line(&[]);
+    head
 }
 
-/// Puts the whole URL into the first line of a head, in place of the path: what a proxy expects.
-fn name_the_whole_url(head: &mut Vec<u8>, url: &Uri) {
-    let spaces: Vec<_> = head.iter().enumerate().filter(|(_, byte)| **byte == b' ').map(|(at, _)| at).take(2).collect();
-    if let [before, after] = spaces[..] {
-        head.splice(before + 1..after, url.to_string().into_bytes());
+/// What reads the answer. It is the same for every method that is used here: only answers to `HEAD`
+/// and `CONNECT` are read differently. So it is made of the shortest request, and holds no headers of
+/// the real one as long as that call waits.
+fn answer_to_come() -> Result<Call<RecvResponse>, Fault> {
+    let mut call = Call::new(Request::new(()))?.proceed();
+    call.write(&mut [0; 64])?;
+    match call.proceed()?.ok_or(Fault::Unwritable)? {
+        SendRequestResult::RecvResponse(call) => Ok(call),
+        SendRequestResult::SendBody(_) | SendRequestResult::Await100(_) => Err(Fault::Unwritable),
     }
 }
