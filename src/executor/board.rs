@@ -12,7 +12,6 @@ use tokio::time::Instant;
 
 use super::lane::Lanes;
 use super::run::Run;
-use crate::domain::lane::{Hold, LaneHold, hold_on};
 use crate::domain::time::{Clock, Timestamp, later};
 
 /// What a lane is doing.
@@ -28,8 +27,6 @@ pub struct LaneReport {
     pub allowed: Option<u32>,
     /// Requests a minute that it keeps to at present, stated or found out; `None` without a bound.
     pub per_minute: Option<u64>,
-    /// What an operator has said about it.
-    pub hold: Option<Hold>,
     /// It is left alone until then: its provider asked for that, or it kept failing.
     pub resting_until: Option<Timestamp>,
     /// When its provider last answered anything.
@@ -78,7 +75,6 @@ pub(super) fn publish<'a>(
     wall: &Wall,
     lanes: &Lanes,
     runs: impl Iterator<Item = &'a Run>,
-    holds: &[LaneHold],
     clock: &Clock,
     (draining, shared_rows): (bool, u64),
 ) {
@@ -96,7 +92,6 @@ pub(super) fn publish<'a>(
             in_flight: lane.valve.gauge.in_flight,
             allowed: lane.valve.allowed(),
             per_minute: lane.valve.per_minute(),
-            hold: hold_on(holds, &lane.name.0, lane.name.1.as_deref()),
             resting_until: resting.and_then(in_seconds),
             last_answer,
             unreachable: pool.is_unreachable(),

@@ -22,7 +22,7 @@ use crate::store::{Lines, StoreError, blocking};
 /// Bytes of a piece of an uploaded file.
 const PIECE: u64 = 256 << 10;
 /// Pieces that are read or wait to be sent, besides the one that is sent.
-const AHEAD: usize = 2;
+const AHEAD: usize = 3;
 
 /// Something that is read in parts.
 pub trait Parts: Sized + Send + 'static {

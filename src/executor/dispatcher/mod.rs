@@ -341,7 +341,7 @@ impl Dispatcher {
 
     fn publish(&self) {
         let whole = (self.draining, self.shared_rows);
-        board::publish(&self.wall, &self.lanes, self.runs.values(), &self.parts.store.lane_holds(), &self.parts.clock, whole);
+        board::publish(&self.wall, &self.lanes, self.runs.values(), &self.parts.clock, whole);
     }
 
     fn tick(&mut self) {

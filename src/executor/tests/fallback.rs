@@ -57,7 +57,7 @@ async fn a_drained_lane_hands_its_rows_on_and_a_paused_one_keeps_them_also_acros
     let calls = world.seen().len();
     tokio::time::sleep(60 * SECOND).await;
     assert_eq!(world.seen().len(), calls, "a paused lane is not called, and its rows wait for it");
-    assert_eq!(world.handle.board().lane("a", "a-model").hold, Some(Hold::Paused));
+    assert_eq!(world.handle.lane_holds()[0].hold, Hold::Paused);
     world.close().await;
 
     let world = open(dir.path(), a_answers(200)).await;
