@@ -121,6 +121,11 @@ impl Sharing {
         }
     }
 
+    /// Whether there are answers that were not durable at the last look.
+    pub fn is_settling(&self) -> bool {
+        !self.settling.is_empty()
+    }
+
     /// Releases the followers of rows whose results are durable.
     pub fn settle(&mut self, is_durable: impl Fn(RowKey) -> bool) -> Vec<Follower> {
         let mut released = Vec::new();

@@ -2,6 +2,7 @@
 
 mod access;
 mod batches;
+mod dedup;
 mod errors;
 mod files;
 mod retry;

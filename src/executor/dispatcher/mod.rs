@@ -186,7 +186,7 @@ impl Dispatcher {
                         self.event(event);
                     }
                 }
-                Ok(()) = durable.changed() => self.settle_shared(),
+                Ok(()) = durable.changed() => {}
                 Ok(()) = catalog.changed() => self.ways_changed(),
                 _ = tick.tick() => self.tick(),
                 () = tokio::time::sleep_until(wake) => {}

@@ -31,6 +31,7 @@ impl Dispatcher {
         }
         let now = Instant::now();
         self.ring(now);
+        self.settle_shared();
         self.touched.extend(self.settling.drain());
         loop {
             self.activate();

@@ -44,8 +44,12 @@ impl Dispatcher {
         self.release(released);
     }
 
-    /// More results are durable: rows that wait for one of them find it now.
+    /// Rows that wait for an answer that has become durable find it now. To be called with every event:
+    /// an answer may be durable before its attempt is known to have ended.
     pub(super) fn settle_shared(&mut self) {
+        if !self.sharing.is_settling() {
+            return;
+        }
         let runs = &self.runs;
         // A run that has ended is one whose results are durable.
         let released = self.sharing.settle(|row| runs.get(&row.batch).is_none_or(|run| run.source.live.is_done(row.row)));

@@ -1,9 +1,9 @@
 //! One connection of HTTP/1.1, used by one call at a time.
 //!
 //! What the bytes of an answer mean is the business of `ureq-proto`, which does no input or output;
-//! what is here moves bytes between it and the stream. It has no task and no buffers of its own: whoever waits
-//! for the answer polls it, and as long as nothing has come it holds a few words. That is what
-//! makes ten thousand calls in flight cheap.
+//! what is here moves bytes between it and the stream. It has no task and no buffers of its own:
+//! whoever waits for the answer polls it, and as long as nothing has come it holds a few words. That
+//! is what makes ten thousand calls in flight cheap.
 //!
 //! Invariant: a connection rests only if its last answer was read to its exact end, nothing has come
 //! behind that, and neither side has said that it closes.
@@ -214,6 +214,8 @@ impl Own {
     /// The exchange is complete.
     fn answered(&mut self, must_close: bool) {
         self.state = if must_close || self.closing || !self.arrived.is_empty() { State::Over } else { State::Rest };
+        // Empty, it still has room for the largest answer so far.
+        self.arrived = BytesMut::new();
     }
 
     /// Reads what there is; 0 bytes at the end of the stream.
