@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::batch::Fallback;
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Progress, ResultFiles};
+use crate::domain::dedup::RequestDigest;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{FileSource, Purpose, ResultPart};
 use crate::domain::id::{BatchId, FileId, RowIndex, RowKey};
@@ -66,6 +67,11 @@ fn result(batch: BatchId, row: u32, size: usize) -> RowResult {
     let usage = Usage { input_tokens: u64::from(row), ..Usage::default() };
     let key = RowKey { batch, row: RowIndex(row) };
     RowResult { key, custom_id: format!("id-{row}"), outcome, usage, cost: Usd::ZERO, attempts: vec![], finished_at: NOW }
+}
+
+/// What a row asks.
+fn asked(row: u32) -> RequestDigest {
+    RequestDigest(u128::from(row).to_be_bytes())
 }
 
 fn line(result: &RowResult) -> Vec<u8> {
@@ -314,7 +320,12 @@ async fn write_fixture() {
     let model = crate::domain::plan::PlannedModel { requested: "m".into(), provider, upstream, price, rows: 8, alternatives: Vec::new() };
     let state = BatchState::InProgress { since: NOW };
     store.batch_validated(spec.id, state, Plan { rows: 8, models: vec![model] }, vec![Page::new(0, 8)]).await.unwrap();
-    record(&store, &(0..5).map(|row| result(spec.id, row, 3_000)).collect::<Vec<_>>()).await;
+    let mut durable = store.durable_rows();
+    for row in 0..5 {
+        let packed = PackedRow::pack(&result(spec.id, row, 3_000)).unwrap();
+        store.record(packed.found_by(Some(asked(row)), NOW)).await.unwrap();
+    }
+    durable.wait_for(|rows| *rows >= 5).await.unwrap();
     let refused = BatchSpec { id: BatchId::from_u128(7), ..spec };
     store.create_batch(refused.clone(), Control::default(), None).await.unwrap();
     let code = crate::domain::problem::ProblemCode::BlankLine;
@@ -354,6 +365,13 @@ async fn every_format_ever_written_opens() {
         let mut lines = store.lines(batch.spec.id, ResultPart::All).await.unwrap().unwrap();
         let expected: Vec<_> = (0..5).flat_map(|row| line(&result(batch.spec.id, row, 3_000))).collect();
         assert!(read(&mut lines) == expected);
+        // Answers that rows share are there since format 2.
+        for row in 0..5 {
+            let expected = result(batch.spec.id, row, 3_000);
+            let expected = Some(expected).filter(|result| result.outcome.is_success() && format > 1);
+            assert_eq!(store.answer_to(asked(row), NOW).unwrap(), expected);
+            assert_eq!(store.answer_to(asked(row), NOW + Duration::from_secs(1)).unwrap(), None);
+        }
         let refused = store.batch(BatchId::from_u128(7)).await.unwrap().unwrap();
         assert_eq!((refused.problems[0].line, refused.problems[0].message.as_str()), (Some(3), "blank"));
         assert_eq!(store.batch_of_key(&[1; 32]).await.unwrap(), Some(batch.spec.id));
