@@ -218,12 +218,23 @@ impl Writer {
                 Op::Stop => {}
             }
         }
-        rows.write(&self.tree)?;
+        let written = rows.write(&self.tree)?;
+        collect_garbage(written);
         self.tree.flush()?;
         // On Linux sled's flush is `sync_file_range`, which survives the process but not the power:
         // it syncs neither the file's size nor the disk's own cache.
         self.log.sync_data().map_err(|error| StoreError::Broken(format!("the log of the store cannot be synced: {error}")))?;
         Ok(())
+    }
+}
+
+/// Lets sled free the nodes that it has replaced. By itself it frees a bounded number for each access,
+/// which is fewer than many small results replace: they would pile up for as long as rows come fast.
+fn collect_garbage(rows: usize) {
+    /// Rows whose garbage one step collects for certain.
+    const ROWS_A_STEP: usize = 16;
+    for _ in 0..rows.div_ceil(ROWS_A_STEP) {
+        crossbeam_epoch::pin().flush();
     }
 }
 
@@ -234,6 +245,8 @@ struct RowGroup {
     pages: HashMap<BatchId, (HashMap<u32, Page>, Progress)>,
     /// Rows that went to a provider, whether or not their results were new.
     ran: u64,
+    /// New results.
+    rows: usize,
 }
 
 impl RowGroup {
@@ -268,6 +281,7 @@ impl RowGroup {
         }
         added.usage += row.usage;
         added.cost = added.cost.plus(row.cost);
+        self.rows += 1;
         let prefix = format::result(batch, index);
         for (number, part) in (0_u16..).zip(row.chunks()) {
             self.writes.insert(format::chunk(&prefix, number), part);
@@ -277,9 +291,10 @@ impl RowGroup {
         }
     }
 
-    fn write(&mut self, tree: &sled::Tree) -> Result<(), StoreError> {
+    /// Writes the group; returns how many rows it has.
+    fn write(&mut self, tree: &sled::Tree) -> Result<usize, StoreError> {
         if self.pages.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         for (batch, (pages, _)) in &self.pages {
             for (number, page) in pages {
@@ -287,7 +302,7 @@ impl RowGroup {
             }
         }
         tree.apply_batch(std::mem::take(&mut self.writes))?;
-        Ok(())
+        Ok(self.rows)
     }
 
     fn publish(self, lives: &Lives) {
