@@ -182,10 +182,15 @@ impl Lines {
             self.rows = 0..0;
             return Ok(());
         }
-        let (first, skip) = self.locate(start)?;
-        // The last byte of the range, and what comes up to it.
-        let (last, before) = self.locate(end - 1)?;
-        (self.rows, self.skip, self.keep) = (first..last + 1, skip, Some(before + 1));
+        // Most ranges are all of it: nothing is to be looked up for that.
+        if start > 0 {
+            (self.rows.start, self.skip) = self.locate(start)?;
+        }
+        if end < self.bytes() {
+            // The last byte of the range, and what comes up to it.
+            let (last, before) = self.locate(end - 1)?;
+            (self.rows.end, self.keep) = (last + 1, Some(before + 1));
+        }
         Ok(())
     }
 
