@@ -269,49 +269,32 @@ impl Lines {
     /// # Errors
     /// When the store has failed or a record is damaged.
     pub fn next_chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
-        let mut some = StoredRows::default();
-        while some.bytes < CHUNK {
+        let mut out = Vec::with_capacity(CHUNK + 4_096);
+        // Where the last line begins.
+        let mut last = 0;
+        while out.len() < CHUNK {
             let Some(row) = self.wanted(self.rows.start) else { break };
-            self.read_run(row, &mut some)?;
+            last = self.read_run(row, &mut out)?;
         }
-        if some.rows.is_empty() {
+        if out.is_empty() {
             return Ok(None);
         }
-        let skip = std::mem::take(&mut self.skip);
-        let out = self.lines_of(&some)?;
-        if self.with_attempts {
-            return Ok(Some(out));
+        let place = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let start = place(std::mem::take(&mut self.skip)).min(out.len());
+        if let Some(keep) = self.keep.filter(|_| self.rows.is_empty()) {
+            out.truncate(last + place(keep));
         }
-        if out.len() != some.bytes {
-            return Err(StoreError::Broken(format!("lines of {} are {} bytes long and count as {}", self.batch, out.len(), some.bytes)));
-        }
-        let place = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX).min(out.len());
-        let end = match self.keep.filter(|_| self.rows.is_empty()) {
-            Some(keep) => out.len() - some.last + place(keep),
-            None => out.len(),
-        };
-        Ok(Some(out.slice(place(skip)..end)))
+        Ok(Some(Bytes::from(out).slice(start..)))
     }
 
-    fn lines_of(&self, some: &StoredRows) -> Result<Bytes, StoreError> {
-        let mut out = Vec::with_capacity(some.bytes);
-        for (row, packed) in &some.rows {
-            let stored = Stored::open(packed)?;
-            if self.with_attempts {
-                output::write_line_with_attempts(&stored.unpack(self.batch, *row)?, &mut out);
-            } else {
-                stored.show(self.batch, *row, |line| output::write_line(line, &mut out))?;
-            }
-        }
-        Ok(out.into())
-    }
-
-    /// Takes rows from `row` on until there are enough or a long gap comes.
-    fn read_run(&mut self, row: u32, some: &mut StoredRows) -> Result<(), StoreError> {
+    /// Appends lines from `row` on until the chunk is full or a long gap comes. Returns where the last
+    /// of them begins.
+    fn read_run(&mut self, row: u32, out: &mut Vec<u8>) -> Result<usize, StoreError> {
         let tree = self.store.inner.tree.clone();
         let end = [format::results_of(self.batch), vec![0xff; 7]].concat();
         let mut entries = tree.range(format::result(self.batch, RowIndex(row))..end);
         let mut wanted = row;
+        let mut last = out.len();
         while let Some(entry) = entries.next() {
             let (key, first) = entry?;
             let Some((RowIndex(found), 0)) = format::parse_result(&key) else { continue };
@@ -320,22 +303,41 @@ impl Lines {
                 if found < wanted && wanted - found <= SKIP {
                     continue;
                 }
-                return if found < wanted { Ok(()) } else { Err(self.missing(wanted)) };
+                return if found < wanted { Ok(last) } else { Err(self.missing(wanted)) };
             }
-            some.last = Stored::open(&first)?.line_bytes as usize;
-            some.bytes += some.last;
-            some.rows.push((found, self.whole(found, first, &mut entries)?));
+            last = out.len();
+            self.write(found, first, &mut entries, out)?;
             self.rows.start = found + 1;
             match self.wanted(self.rows.start) {
-                Some(row) if some.bytes < CHUNK => wanted = row,
-                Some(_) => return Ok(()),
+                Some(row) if out.len() < CHUNK => wanted = row,
+                Some(_) => return Ok(last),
                 None => {
                     self.rows.start = self.rows.end;
-                    return Ok(());
+                    return Ok(last);
                 }
             }
         }
         Err(self.missing(wanted))
+    }
+
+    /// Appends the line of a row; `entries` are those behind its first chunk.
+    fn write(&self, row: u32, first: sled::IVec, entries: &mut sled::Iter, out: &mut Vec<u8>) -> Result<(), StoreError> {
+        let whole = self.whole(row, first, entries)?;
+        let stored = Stored::open(&whole)?;
+        if self.with_attempts {
+            output::write_line_with_attempts(&stored.unpack(self.batch, row)?, out);
+            return Ok(());
+        }
+        let before = out.len();
+        stored.show(self.batch, row, |line| output::write_line(line, out))?;
+        if out.len() - before != stored.line_bytes as usize {
+            let (length, counted) = (out.len() - before, stored.line_bytes);
+            return Err(StoreError::Broken(format!(
+                "the line of row {row} of {} is {length} bytes long and counts as {counted}",
+                self.batch
+            )));
+        }
+        Ok(())
     }
 
     /// All chunks of a result; `entries` are those behind the first one.
@@ -351,13 +353,4 @@ impl Lines {
         }
         Ok(whole.into())
     }
-}
-
-/// Some rows as they are stored.
-#[derive(Default)]
-struct StoredRows {
-    rows: Vec<(u32, sled::IVec)>,
-    /// Of their lines, and of the last of them, without attempts.
-    bytes: usize,
-    last: usize,
 }
