@@ -6,11 +6,9 @@
 
 use super::format;
 use super::record::answer::AnswerRecord;
-use super::record::result::Stored;
 use super::record::{self};
 use super::{Store, StoreError};
 use crate::domain::dedup::RequestDigest;
-use crate::domain::id::RowKey;
 use crate::domain::row::RowResult;
 use crate::domain::time::Timestamp;
 
@@ -29,18 +27,6 @@ impl Store {
         let Some(pointer) = self.inner.tree.get(format::answer(request))? else { return Ok(None) };
         let (key, at) = record::decode::<AnswerRecord>(&pointer)?.unpack()?;
         if at < since { Ok(None) } else { self.result_of(key) }
-    }
-
-    fn result_of(&self, key: RowKey) -> Result<Option<RowResult>, StoreError> {
-        let prefix = format::result(key.batch, key.row);
-        let Some(first) = self.inner.tree.get(format::chunk(&prefix, 0))? else { return Ok(None) };
-        let mut packed = first.to_vec();
-        for number in 1..Stored::open(&first)?.chunks {
-            // It is being removed at this moment.
-            let Some(chunk) = self.inner.tree.get(format::chunk(&prefix, number))? else { return Ok(None) };
-            packed.extend_from_slice(&chunk);
-        }
-        Ok(Some(Stored::open(&packed)?.unpack(key.batch, key.row.0)?))
     }
 
     /// Forgets the answers that were given before `limit`; returns how many. The results stay.

@@ -21,7 +21,8 @@
 //! C 1 version(8) chunk(2)         what is told of an accepted catalog, in chunks
 //! C 2 version(8) chunk(2)         the files of an accepted catalog, in chunks
 //! R batch(16) 1 page(4)           one page of rows: offsets, bitmaps, sums
-//! R batch(16) 2 row(4) chunk(2)   the result of one row, in chunks
+//! R batch(16) 2 row(4) chunk(2)   the large result of one row, in chunks
+//! R batch(16) 3 row(4) chunk(2)   results of rows of one page, this and later ones, in chunks
 //! ```
 //!
 //! No value exceeds [`MAX_VALUE`]: above it sled 0.34 puts values into side files that it does not
@@ -160,19 +161,21 @@ pub fn page(id: BatchId, page: u32) -> Vec<u8> {
     key(b'R', [&id.as_u128().to_be_bytes(), &[1], &page.to_be_bytes()])
 }
 
-pub fn results_of(id: BatchId) -> Vec<u8> {
-    key(b'R', [&id.as_u128().to_be_bytes(), &[2]])
-}
-
+/// Where a large result is, as is every one that was stored before there were runs.
 pub fn result(id: BatchId, row: RowIndex) -> Vec<u8> {
     key(b'R', [&id.as_u128().to_be_bytes(), &[2], &row.0.to_be_bytes()])
+}
+
+/// Where the run that begins with that row is.
+pub fn run(id: BatchId, first: RowIndex) -> Vec<u8> {
+    key(b'R', [&id.as_u128().to_be_bytes(), &[3], &first.0.to_be_bytes()])
 }
 
 pub fn chunk(prefix: &[u8], chunk: u16) -> Vec<u8> {
     [prefix, &chunk.to_be_bytes()].concat()
 }
 
-/// The row and chunk of a result's key; `None` if it is not one.
+/// The row and chunk in the key of a result or a run; `None` if it is neither.
 pub fn parse_result(key: &[u8]) -> Option<(RowIndex, u16)> {
     let tail = key.get(18..)?;
     let row = u32::from_be_bytes(tail.get(..4)?.try_into().ok()?);
@@ -198,7 +201,7 @@ mod tests {
             prop_assert_eq!(a.cmp(&b), key(a).cmp(&key(b)));
             prop_assert_eq!(parse_result(&key(a)), Some((RowIndex(a.1), a.2)));
             let id = BatchId::from_u128(a.0);
-            prop_assert!(key(a).starts_with(&results_of(id)) && key(a).starts_with(&rows_of(id)));
+            prop_assert!(key(a).starts_with(&rows_of(id)));
             prop_assert_eq!(trailing_id(&batch(id)), Some(a.0));
         }
 

@@ -18,11 +18,14 @@ mod catalog;
 mod files;
 mod format;
 mod holds;
+mod lines;
 mod live;
 mod migrate;
 mod open;
 mod record;
 mod results;
+mod row_group;
+mod runs;
 mod spool;
 #[cfg(test)]
 mod standstill;
@@ -44,12 +47,13 @@ pub use catalog::{CATALOGS_KEPT, StoredCatalog};
 pub use files::{Deletion, FileQuery, NewFile, Order};
 pub use format::ROWS_PER_PAGE;
 pub use holds::{HoldOutcome, MAX_HOLDS};
+pub use lines::{ByteRange, Lines};
 pub use live::LiveBatch;
 pub use open::{OpenError, Options, Recovered};
 #[doc(hidden)]
 pub use record::decode_anything as fuzz_decode;
 pub use record::page::Page;
-pub use results::{ByteRange, Lines, PackedRow};
+pub use results::PackedRow;
 pub use spool::{Sealed, Spool};
 #[cfg(test)]
 pub use standstill::Standstill;

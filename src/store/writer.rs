@@ -8,7 +8,6 @@
 //! * nothing is acknowledged or published before the flush; after a failure nothing ever is, and
 //!   the daemon is told to stop.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,12 +16,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::StoreError;
-use super::format::{self, Blob, MAX_VALUE, ROWS_PER_PAGE};
+use super::format::{self, Blob, MAX_VALUE};
 use super::live::Lives;
-use super::record::page::{Page, PageRecord};
 use super::record::{self, Record, RecordError};
 use super::results::PackedRow;
-use crate::domain::batch::Progress;
+use super::row_group::RowGroup;
 use crate::domain::id::BatchId;
 
 /// Operations in one group; bounds the memory of a group and how long its acknowledgements wait.
@@ -201,8 +199,8 @@ impl Writer {
         for op in group {
             match op {
                 Op::Row { row, ran } => {
-                    rows.add(&row, &self.lives);
                     rows.ran += u64::from(ran);
+                    rows.add(row, &self.lives);
                 }
                 Op::Meta(op) => {
                     // Counted before it can be seen, so that whoever sees it waits for it.
@@ -229,87 +227,11 @@ impl Writer {
 }
 
 /// Lets sled free the nodes that it has replaced. By itself it frees a bounded number for each access,
-/// which is fewer than many small results replace: they would pile up for as long as rows come fast.
-fn collect_garbage(rows: usize) {
-    /// Rows whose garbage one step collects for certain.
-    const ROWS_A_STEP: usize = 16;
-    for _ in 0..rows.div_ceil(ROWS_A_STEP) {
+/// which is fewer than many small values replace: they would pile up for as long as rows come fast.
+fn collect_garbage(values: usize) {
+    /// Values whose garbage one step collects for certain.
+    const VALUES_A_STEP: usize = 16;
+    for _ in 0..values.div_ceil(VALUES_A_STEP) {
         crossbeam_epoch::pin().flush();
-    }
-}
-
-/// The rows of one group: their chunks, and the pages that will count them.
-#[derive(Default)]
-struct RowGroup {
-    writes: sled::Batch,
-    pages: HashMap<BatchId, (HashMap<u32, Page>, Progress)>,
-    /// Rows that went to a provider, whether or not their results were new.
-    ran: u64,
-    /// New results.
-    rows: usize,
-}
-
-impl RowGroup {
-    fn add(&mut self, row: &PackedRow, lives: &Lives) {
-        let (batch, index) = (row.key.batch, row.key.row);
-        let Some(live) = lives.get(batch) else {
-            tracing::error!(%batch, row = index.0, "a result came for a batch that has ended; it is dropped");
-            return;
-        };
-        let (pages, added) = self.pages.entry(batch).or_default();
-        let number = index.0 / ROWS_PER_PAGE;
-        let page = match pages.entry(number) {
-            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => match live.page(number) {
-                Some(page) => entry.insert(page),
-                None => {
-                    tracing::error!(%batch, row = index.0, "a result came for a row beyond the batch; it is dropped");
-                    return;
-                }
-            },
-        };
-        if !page.finish(index.0 % ROWS_PER_PAGE, row.success, row.line_bytes.into(), row.usage, row.cost) {
-            tracing::error!(%batch, row = index.0, "a second result came for a row; the first one stands");
-            return;
-        }
-        if row.success {
-            added.succeeded += 1;
-            added.output_bytes += u64::from(row.line_bytes);
-        } else {
-            added.failed += 1;
-            added.error_bytes += u64::from(row.line_bytes);
-        }
-        added.usage += row.usage;
-        added.cost = added.cost.plus(row.cost);
-        self.rows += 1;
-        let prefix = format::result(batch, index);
-        for (number, part) in (0_u16..).zip(row.chunks()) {
-            self.writes.insert(format::chunk(&prefix, number), part);
-        }
-        if let Some((key, pointer)) = &row.pointer {
-            self.writes.insert(key.as_slice(), pointer.as_slice());
-        }
-    }
-
-    /// Writes the group; returns how many rows it has.
-    fn write(&mut self, tree: &sled::Tree) -> Result<usize, StoreError> {
-        if self.pages.is_empty() {
-            return Ok(0);
-        }
-        for (batch, (pages, _)) in &self.pages {
-            for (number, page) in pages {
-                self.writes.insert(format::page(*batch, *number), record::encode(&PageRecord::from(page))?);
-            }
-        }
-        tree.apply_batch(std::mem::take(&mut self.writes))?;
-        Ok(self.rows)
-    }
-
-    fn publish(self, lives: &Lives) {
-        for (batch, (pages, added)) in self.pages {
-            if let Some(live) = lives.get(batch) {
-                live.publish(pages.into_iter().collect(), &added);
-            }
-        }
     }
 }

@@ -13,9 +13,11 @@ pub mod batch;
 pub mod catalog;
 pub mod file;
 pub mod hold;
+pub mod packed;
 pub mod page;
 pub mod plan;
 pub mod result;
+pub mod run;
 mod squeeze;
 pub mod upload;
 
@@ -23,6 +25,7 @@ use bincode::Options;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::time::Timestamp;
 
 /// The largest decoded record in bytes: the largest response and then some.
@@ -127,7 +130,10 @@ pub fn decode_anything(bytes: &[u8]) {
     let _ = decode::<catalog::CatalogRecord>(bytes).map(|record| record.unpack(1));
     let _ = decode::<catalog::CatalogFilesRecord>(bytes);
     let _ = decode::<page::PageRecord>(bytes).map(page::Page::try_from);
-    let _ = result::Stored::open(bytes).and_then(|stored| stored.unpack(crate::domain::id::BatchId::from_u128(0), 0));
+    let key = RowKey { batch: BatchId::from_u128(0), row: RowIndex(0) };
+    let _ = packed::Packed::open::<result::ResultRecord>(bytes)
+        .and_then(|packed| packed.with_body::<result::ResultRecord, _>(|body| result::unpack(body, key)));
+    let _ = run::StoredRun::open(0, bytes).and_then(run::StoredRun::unpack);
 }
 
 #[cfg(test)]

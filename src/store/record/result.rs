@@ -1,32 +1,25 @@
-//! The result of one row on disk, version 1: a small header, then a body, usually compressed.
-//!
-//! The header holds the exact size of the row's output line, so that a reader can skip rows
-//! without unpacking them.
+//! The result of one row on disk, version 1. Small ones are packed together in a run ([`super::run`]);
+//! a large one is packed by itself, and the number in its envelope is the exact size of its line, so
+//! that a reader can find a byte of the file without unpacking every row.
 
 use bytes::Bytes;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::page::{pack_usage, unpack_usage};
-use super::squeeze::{squeeze, unsqueeze};
 use super::{Record, RecordError, decode_body, moment, options, timestamp};
-use crate::domain::id::{BatchId, RowIndex, RowKey};
+use crate::domain::id::RowKey;
 use crate::domain::money::Usd;
 use crate::domain::output::{CANCELLED, EXPIRED, Line, LineResponse};
 use crate::domain::row::{Attempt, Outcome, Response, RowError, RowResult};
 use bincode::Options;
 
-/// Version, flags, size of the line (4 bytes), chunks (2 bytes).
-pub const HEADER: usize = 8;
-const COMPRESSED: u8 = 1;
-/// Compressed with the dictionary; not set in data of format 1.
-const DICTIONARY: u8 = 2;
-/// Below this size zstd's frame costs more than it saves.
-const COMPRESS_FROM: usize = 100;
+/// Bytes of what is usually around an answer.
+const USUAL_REST: usize = 160;
 
 /// Version 1 of a row's result, as it is read. It is written from [`ResultRef`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ResultRecord {
+pub struct ResultRecord {
     custom_id: String,
     outcome: OutcomeRecord,
     usage: [u64; 5],
@@ -168,94 +161,36 @@ impl<'a> From<&'a RowResult> for ResultRef<'a> {
     }
 }
 
-/// Packs a result whose output line has `line_bytes` bytes; the chunk count is left for
-/// [`set_chunks`].
+/// The body of a result, as it is packed.
 ///
 /// # Errors
 /// When the result is too large to be read back.
-pub fn pack(result: &RowResult, line_bytes: u32) -> Result<Vec<u8>, RecordError> {
-    let write = |body: &mut Vec<u8>| options().serialize_into(body, &ResultRef::from(result)).map_err(RecordError::damaged::<ResultRecord>);
-    squeeze(COMPRESS_FROM, write, |body, squeezed| {
-        let size = u32::try_from(body.len()).map_err(RecordError::damaged::<ResultRecord>)?;
-        let squeezed = squeezed.filter(|squeezed| squeezed.len() + 4 < body.len());
-        let stored = squeezed.unwrap_or(body);
-        let mut packed = Vec::with_capacity(HEADER + 4 + stored.len());
-        packed.extend_from_slice(&[ResultRecord::VERSION, if squeezed.is_some() { COMPRESSED | DICTIONARY } else { 0 }]);
-        packed.extend_from_slice(&line_bytes.to_be_bytes());
-        packed.extend_from_slice(&[0, 0]);
-        if squeezed.is_some() {
-            packed.extend_from_slice(&size.to_be_bytes());
-        }
-        packed.extend_from_slice(stored);
-        Ok(packed)
-    })
+pub fn body(result: &RowResult) -> Result<Vec<u8>, RecordError> {
+    let answer = match &result.outcome {
+        Outcome::Succeeded(response) | Outcome::Rejected(response) => response.body.len(),
+        Outcome::Failed { last, .. } => last.as_ref().map_or(0, |response| response.body.len()),
+        Outcome::Expired | Outcome::Cancelled => 0,
+    };
+    let mut body = Vec::with_capacity(answer + result.custom_id.len() + USUAL_REST);
+    options().serialize_into(&mut body, &ResultRef::from(result)).map_err(RecordError::damaged::<ResultRecord>)?;
+    Ok(body)
 }
 
-/// Writes the number of chunks into a packed result's header.
-pub fn set_chunks(packed: &mut [u8], chunks: u16) {
-    packed[6..HEADER].copy_from_slice(&chunks.to_be_bytes());
+/// The whole result that a body is of.
+///
+/// # Errors
+/// When the bytes are damaged.
+pub fn unpack(body: &[u8], key: RowKey) -> Result<RowResult, RecordError> {
+    decode_body::<ResultRecord>(body)?.into_result(key)
 }
 
-/// A packed result, its header read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stored<'a> {
-    version: u8,
-    flags: u8,
-    /// Bytes of the row's output line, its line break included.
-    pub line_bytes: u32,
-    /// Values that hold the result.
-    pub chunks: u16,
-    body: &'a [u8],
-}
-
-impl<'a> Stored<'a> {
-    /// Reads the header; `packed` may be the first chunk alone.
-    ///
-    /// # Errors
-    /// When it is shorter than a header.
-    pub fn open(packed: &'a [u8]) -> Result<Self, RecordError> {
-        let Some((&[version, flags, a, b, c, d, e, f], body)) = packed.split_first_chunk::<HEADER>() else {
-            return Err(RecordError::damaged::<ResultRecord>("shorter than its header"));
-        };
-        Ok(Self { version, flags, line_bytes: u32::from_be_bytes([a, b, c, d]), chunks: u16::from_be_bytes([e, f]), body })
-    }
-
-    /// Unpacks the whole result.
-    ///
-    /// # Errors
-    /// When the bytes are damaged or of a later version.
-    pub fn unpack(self, batch: BatchId, row: u32) -> Result<RowResult, RecordError> {
-        self.with_plain(|plain| decode_body::<ResultRecord>(plain)?.into_result(RowKey { batch, row: RowIndex(row) }))
-    }
-
-    /// Lets `write` write its line.
-    ///
-    /// # Errors
-    /// As [`Self::unpack`], except that what the line does not need is not looked at.
-    pub fn show(self, batch: BatchId, row: u32, write: impl FnOnce(Line<'_>)) -> Result<(), RecordError> {
-        self.with_plain(|plain| {
-            let shown: Shown<'_> = options().allow_trailing_bytes().deserialize(plain).map_err(RecordError::damaged::<ResultRecord>)?;
-            write(shown.line(RowKey { batch, row: RowIndex(row) }));
-            Ok(())
-        })
-    }
-
-    /// Lets `read` have the body, not compressed.
-    fn with_plain<T>(self, read: impl FnOnce(&[u8]) -> Result<T, RecordError>) -> Result<T, RecordError> {
-        if self.version != ResultRecord::VERSION {
-            ResultRecord::decode_other(self.version, self.body)?;
-        }
-        let with_dictionary = match self.flags {
-            0 => return read(self.body),
-            COMPRESSED => false,
-            flags if flags == COMPRESSED | DICTIONARY => true,
-            flags => return Err(RecordError::damaged::<ResultRecord>(format!("packed in an unknown way ({flags})"))),
-        };
-        let Some((size, body)) = self.body.split_first_chunk::<4>() else {
-            return Err(RecordError::damaged::<ResultRecord>("no size before the compressed body"));
-        };
-        unsqueeze(body, u32::from_be_bytes(*size), with_dictionary, read)
-    }
+/// The line of the result that a body is of.
+///
+/// # Errors
+/// As [`unpack`], except that what the line does not need is not looked at.
+pub fn line(body: &[u8], key: RowKey) -> Result<Line<'_>, RecordError> {
+    let shown: Shown<'_> = options().allow_trailing_bytes().deserialize(body).map_err(RecordError::damaged::<ResultRecord>)?;
+    Ok(shown.line(key))
 }
 
 impl From<ResponseRecord> for Response {
@@ -299,6 +234,8 @@ impl ResultRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::id::{BatchId, RowIndex};
+    use crate::domain::output;
     use crate::domain::time::Timestamp;
     use crate::domain::usage::Usage;
     use proptest::prelude::*;
@@ -341,55 +278,32 @@ mod tests {
             Outcome::Cancelled,
         ] {
             let result = RowResult { outcome, ..sample(Vec::new()) };
-            let written = bytes(&ResultRef::from(&result));
+            let written = body(&result).unwrap();
             let record: ResultRecord = decode_body(&written).unwrap();
             assert_eq!(bytes(&record), written);
             let (mut shown, mut expected) = (Vec::new(), Vec::new());
-            let packed = pack(&result, 1).unwrap();
-            let stored = Stored::open(&packed).unwrap();
-            let write = |line: Line<'_>| crate::domain::output::write_line(line, &mut shown);
-            stored.show(result.key.batch, result.key.row.0, write).unwrap();
-            crate::domain::output::write_line(&result, &mut expected);
+            output::write_line(line(&written, result.key).unwrap(), &mut shown);
+            output::write_line(&result, &mut expected);
             assert_eq!(String::from_utf8(shown), String::from_utf8(expected));
             assert_eq!(record.into_result(result.key).unwrap(), result);
         }
     }
 
-    #[test]
-    fn results_from_before_the_dictionary_are_unpacked() {
-        let result = sample(b"0123456789".repeat(100));
-        let body = bytes(&ResultRef::from(&result));
-        let size = u32::try_from(body.len()).unwrap().to_be_bytes();
-        let header = |flags| [ResultRecord::VERSION, flags, 0, 0, 0, 1, 0, 1];
-        let squeezed = zstd::bulk::compress(&body, 1).unwrap();
-        for packed in [[&header(COMPRESSED)[..], &size, &squeezed].concat(), [&header(0)[..], &body].concat(), pack(&result, 1).unwrap()] {
-            let unpacked = Stored::open(&packed).unwrap().unpack(result.key.batch, 3);
-            assert_eq!(unpacked.as_ref(), Ok(&result));
-        }
-        for unknown in [DICTIONARY, 4, 4 | COMPRESSED] {
-            let packed = [&header(unknown)[..], &size, &squeezed].concat();
-            assert!(Stored::open(&packed).unwrap().unpack(result.key.batch, 3).is_err());
-        }
-    }
-
     proptest! {
         #[test]
-        fn what_is_packed_is_unpacked(body: Vec<u8>, repeat in 1_usize..400) {
-            let result = sample(body.repeat(repeat));
-            let mut packed = pack(&result, 4711).unwrap();
-            set_chunks(&mut packed, 12);
-            let stored = Stored::open(&packed).unwrap();
-            prop_assert_eq!((stored.line_bytes, stored.chunks), (4711, 12));
-            prop_assert_eq!(stored.unpack(result.key.batch, 3).unwrap(), result);
+        fn what_is_packed_is_unpacked(answer: Vec<u8>) {
+            let result = sample(answer);
+            prop_assert_eq!(unpack(&body(&result).unwrap(), result.key).unwrap(), result);
         }
 
         #[test]
         fn damage_is_an_error_or_another_result_and_never_a_panic(position in 0_usize..400, byte: u8, cut in 0_usize..400) {
-            let mut packed = pack(&sample(b"0123456789".repeat(30)), 1).unwrap();
-            let length = packed.len();
-            packed[position % length] = byte;
-            let _ = Stored::open(&packed).and_then(|stored| stored.unpack(BatchId::from_u128(9), 3));
-            let _ = Stored::open(&packed[..cut % length]).and_then(|stored| stored.unpack(BatchId::from_u128(9), 3));
+            let result = sample(b"0123456789".repeat(3));
+            let mut body = body(&result).unwrap();
+            let length = body.len();
+            let _ = unpack(&body[..cut % length], result.key);
+            body[position % length] = byte;
+            let _ = (unpack(&body, result.key), line(&body, result.key));
         }
     }
 }

@@ -29,35 +29,27 @@ static DECODER: LazyLock<Option<DecoderDictionary<'static>>> = LazyLock::new(|| 
 #[derive(Default)]
 struct Bench {
     compressor: Option<Compressor<'static>>,
-    plain: Vec<u8>,
     squeezed: Vec<u8>,
 }
 
-/// Lets `write` write a body, then gives it and its compressed form to `done`. The latter is missing
-/// if the body is shorter than `from` bytes, or memory is short.
-pub(super) fn squeeze<T>(
-    from: usize,
-    write: impl FnOnce(&mut Vec<u8>) -> Result<(), RecordError>,
-    done: impl FnOnce(&[u8], Option<&[u8]>) -> Result<T, RecordError>,
-) -> Result<T, RecordError> {
+/// Appends the compressed form of `plain` to `out`.
+///
+/// # Errors
+/// When memory is short; then `out` is as before.
+pub(super) fn squeeze(plain: &[u8], out: &mut Vec<u8>) -> std::io::Result<()> {
     thread_local! {
         static BENCH: RefCell<Bench> = RefCell::default();
     }
     BENCH.with_borrow_mut(|bench| {
-        bench.plain.clear();
-        write(&mut bench.plain)?;
-        let squeezed = bench.plain.len() >= from && bench.compress().is_ok();
-        let outcome = done(&bench.plain, Some(&*bench.squeezed).filter(|_| squeezed));
-        for buffer in [&mut bench.plain, &mut bench.squeezed] {
-            buffer.clear();
-            buffer.shrink_to(KEPT);
-        }
-        outcome
+        out.extend_from_slice(bench.compress(plain)?);
+        bench.squeezed.clear();
+        bench.squeezed.shrink_to(KEPT);
+        Ok(())
     })
 }
 
 impl Bench {
-    fn compress(&mut self) -> std::io::Result<()> {
+    fn compress(&mut self, plain: &[u8]) -> std::io::Result<&[u8]> {
         let compressor = match &mut self.compressor {
             Some(compressor) => compressor,
             None => {
@@ -66,9 +58,9 @@ impl Bench {
             }
         };
         self.squeezed.clear();
-        self.squeezed.reserve(zstd::zstd_safe::compress_bound(self.plain.len()));
-        compressor.compress_to_buffer(&self.plain, &mut self.squeezed)?;
-        Ok(())
+        self.squeezed.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        compressor.compress_to_buffer(plain, &mut self.squeezed)?;
+        Ok(&self.squeezed)
     }
 }
 
@@ -77,13 +69,14 @@ pub(super) fn unsqueeze<T>(
     body: &[u8],
     size: u32,
     with_dictionary: bool,
+    damaged: impl FnOnce(String) -> RecordError,
     read: impl FnOnce(&[u8]) -> Result<T, RecordError>,
 ) -> Result<T, RecordError> {
     thread_local! {
         // Setting it up costs more than a row.
         static UNPACKER: RefCell<Unpacker> = RefCell::default();
     }
-    UNPACKER.with_borrow_mut(|unpacker| read(unpacker.decompress(body, size, with_dictionary)?))
+    UNPACKER.with_borrow_mut(|unpacker| read(unpacker.decompress(body, size, with_dictionary).map_err(damaged)?))
 }
 
 #[derive(Default)]
@@ -94,10 +87,9 @@ struct Unpacker {
 }
 
 impl Unpacker {
-    fn decompress(&mut self, body: &[u8], size: u32, with_dictionary: bool) -> Result<&[u8], RecordError> {
-        let damaged = |reason: &str| RecordError::damaged::<super::result::ResultRecord>(reason);
+    fn decompress(&mut self, body: &[u8], size: u32, with_dictionary: bool) -> Result<&[u8], String> {
         if u64::from(size) > DECODE_LIMIT {
-            return Err(damaged("the stated size is beyond any result"));
+            return Err("the stated size is beyond any result".into());
         }
         let mut unpacked = std::mem::take(&mut self.unpacked);
         unpacked.clear();
@@ -106,9 +98,9 @@ impl Unpacker {
         unpacked.reserve(size as usize);
         let done = self.context(with_dictionary).and_then(|context| context.decompress_to_buffer(body, &mut unpacked));
         self.unpacked = unpacked;
-        done.map_err(|error| damaged(&error.to_string()))?;
+        done.map_err(|error| error.to_string())?;
         if self.unpacked.len() != size as usize {
-            return Err(damaged("the compressed body has another size than stated"));
+            return Err("the compressed body has another size than stated".into());
         }
         Ok(&self.unpacked)
     }
@@ -140,15 +132,8 @@ mod tests {
     #[test]
     fn a_usual_answer_becomes_a_third() {
         let answer = br#"{"id":"chatcmpl-CbLq2ZkXvW1","object":"chat.completion","created":1763985600,"model":"a-model","choices":[{"index":0,"message":{"role":"assistant","content":"Forty-two, as everybody knows."},"finish_reason":"stop"}],"usage":{"prompt_tokens":21,"completion_tokens":9,"total_tokens":30}}"#;
-        let squeezed = squeeze(
-            0,
-            |body| {
-                body.extend_from_slice(answer);
-                Ok(())
-            },
-            |_, squeezed| Ok(squeezed.map(<[u8]>::to_vec)),
-        );
-        let squeezed = squeezed.unwrap().unwrap();
+        let mut squeezed = Vec::new();
+        squeeze(answer, &mut squeezed).unwrap();
         assert!(squeezed.len() * 3 < answer.len(), "{} of {} bytes", squeezed.len(), answer.len());
     }
 }

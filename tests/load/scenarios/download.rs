@@ -8,25 +8,23 @@ use std::process::Command;
 use tokio::time::Instant;
 
 use super::temp_dir;
-use crate::batch::{self, ANSWER, Run, small_body};
+use crate::batch::{self, Run};
 use crate::client::download;
 use crate::daemon::Daemon;
 use crate::options::Options;
-use crate::peers::{nginx_answering, nginx_files};
+use crate::peers::nginx_files;
 use crate::report::{Report, Target, median};
 
-/// Bytes of an answer, and about those of the line around it.
-const ANSWER_BYTES: usize = 1_024;
-const AROUND: usize = 200;
-const SHORT: &str = "The answer is forty-two, as everybody knows.";
+/// About the bytes of a line whose answer is as long as [`long_answer`] lets it be.
+const LINE: u64 = 890;
 
 pub fn run(options: &Options) -> io::Result<Report> {
     let rounds = options.get("rounds");
-    let rows = (options.get("mib") << 20) / (ANSWER_BYTES + AROUND) as u64;
+    let rows = (options.get("mib") << 20) / LINE;
     let dir = temp_dir()?;
-    let upstream = nginx_answering(dir.path(), &long_answer())?;
-    let daemon = Daemon::in_front_of(upstream.address, dir.path(), &["--max-rows", &rows.to_string()])?;
-    let file = batch::upload(daemon.address(), dir.path(), rows, small_body)?;
+    // Answers that differ: what is the same in all of them takes next to nothing in the store.
+    let daemon = Daemon::start(dir.path(), &["--max-rows", &rows.to_string()])?;
+    let file = batch::upload(daemon.address(), dir.path(), rows, long_answer)?;
     let run = Run::follow(daemon.address(), &file, rows)?;
     let output = run.output.ok_or_else(|| io::Error::other("there is no output file"))?;
     let path = format!("/v1/files/{output}/content");
@@ -54,8 +52,9 @@ pub fn run(options: &Options) -> io::Result<Report> {
     Ok(report)
 }
 
-fn long_answer() -> String {
-    let missing = ANSWER_BYTES.saturating_sub(ANSWER.len());
-    let words = SHORT.repeat(missing / SHORT.len() + 1);
-    ANSWER.replace(SHORT, &format!("{SHORT}{}", &words[..missing]))
+/// The body of a row that the simulated provider answers with other words than any other row.
+fn long_answer(row: u64) -> String {
+    format!(
+        r#"{{"model":"simulated-instant","max_tokens":256,"messages":[{{"role":"user","content":"Tell me all that you know of the number {row}."}}]}}"#
+    )
 }

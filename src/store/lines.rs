@@ -1,0 +1,281 @@
+//! Results, read back as the lines of a file.
+//!
+//! Output and error files are never written anywhere: they are read from the results, in input
+//! order, from any byte on. Only rows that are durable are ever read.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::record::packed::Packed;
+use super::record::page::Page;
+use super::record::result::{self, ResultRecord};
+use super::runs::Runs;
+use super::{ROWS_PER_PAGE, Store, StoreError};
+use crate::domain::file::ResultPart;
+use crate::domain::id::{BatchId, RowIndex, RowKey};
+use crate::domain::output;
+
+/// Bytes of lines that a part of its own aims at.
+const PART: u64 = 512 << 10;
+/// From so many bytes on [`Lines::next_chunk`] has enough.
+const CHUNK: usize = 1 << 20;
+
+/// A half-open range of bytes.
+pub type ByteRange = Range<u64>;
+
+impl Store {
+    /// The lines of `part` of a batch as they are durable now; `None` if there is no such batch.
+    ///
+    /// # Errors
+    /// When the store has failed or a record is damaged.
+    pub async fn lines(&self, batch: BatchId, part: ResultPart) -> Result<Option<Lines>, StoreError> {
+        let store = self.clone();
+        let lines = super::blocking(move || {
+            if store.read_state(batch)?.is_none() {
+                return Ok(None);
+            }
+            let pages = match store.live(batch) {
+                Some(live) => live.pages(),
+                None => store.read_pages(batch)?,
+            };
+            Ok(Some(Lines::new(store, batch, part, pages)))
+        })
+        .await?;
+        self.shown().await?;
+        Ok(lines)
+    }
+
+    /// The pages of a batch as they are durable now; empty if it has none.
+    ///
+    /// # Errors
+    /// When the store has failed or a record is damaged.
+    pub async fn pages(&self, batch: BatchId) -> Result<Vec<Page>, StoreError> {
+        if let Some(live) = self.live(batch) {
+            return Ok(live.pages());
+        }
+        let store = self.clone();
+        let pages = super::blocking(move || store.read_pages(batch)).await?;
+        self.shown().await?;
+        Ok(pages)
+    }
+}
+
+/// A reader over the lines of a part of a batch, with a fixed view of which rows are done.
+#[derive(Debug)]
+pub struct Lines {
+    store: Store,
+    batch: BatchId,
+    part: ResultPart,
+    pages: Arc<[Page]>,
+    /// The rows to look at.
+    rows: Range<u32>,
+    /// Bytes of the first line to leave out: the range begins within it.
+    skip: u64,
+    /// Bytes of the last row's line to give, if it is not the whole: the range ends within it.
+    keep: Option<u64>,
+    with_attempts: bool,
+    /// Rows of the current page that are in runs.
+    runs: Option<Runs>,
+}
+
+impl Lines {
+    fn new(store: Store, batch: BatchId, part: ResultPart, pages: Vec<Page>) -> Self {
+        let rows = 0..u32::try_from(pages.len()).unwrap_or(u32::MAX).saturating_mul(ROWS_PER_PAGE);
+        Self { store, batch, part, pages: pages.into(), rows, skip: 0, keep: None, with_attempts: false, runs: None }
+    }
+
+    /// The exact size of the whole part, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.pages.iter().map(|page| page.bytes(self.part)).sum()
+    }
+
+    /// Lets the reader tell of each row's attempts, too. How many bytes that makes is not known.
+    #[must_use]
+    pub fn with_attempts(self) -> Self {
+        Self { with_attempts: true, ..self }
+    }
+
+    /// Limits a fresh reader to a range of bytes. Blocks.
+    ///
+    /// # Errors
+    /// When a record is damaged.
+    pub fn limit_to(&mut self, range: ByteRange) -> Result<(), StoreError> {
+        let end = range.end.min(self.bytes());
+        let start = range.start.min(end);
+        if start == end {
+            self.rows = 0..0;
+            return Ok(());
+        }
+        // Most ranges are all of it: nothing is to be looked up for that.
+        if start > 0 {
+            (self.rows.start, self.skip) = self.locate(start)?;
+        }
+        if end < self.bytes() {
+            // The last byte of the range, and what comes up to it.
+            let (last, before) = self.locate(end - 1)?;
+            (self.rows.end, self.keep) = (last + 1, Some(before + 1));
+        }
+        Ok(())
+    }
+
+    /// The row whose line has that byte of the part, and which of the line's bytes it is.
+    fn locate(&mut self, mut offset: u64) -> Result<(u32, u64), StoreError> {
+        let mut row = 0;
+        for page in &*self.pages {
+            if offset < page.bytes(self.part) {
+                break;
+            }
+            offset -= page.bytes(self.part);
+            row += ROWS_PER_PAGE;
+        }
+        while let Some(wanted) = self.wanted(row) {
+            let line = u64::from(self.line_bytes(wanted)?);
+            if offset < line {
+                return Ok((wanted, offset));
+            }
+            offset -= line;
+            row = wanted + 1;
+        }
+        Err(StoreError::Broken(format!("results of {} are shorter than they count", self.batch)))
+    }
+
+    /// Takes the next rows off, as a reader of their own: about [`PART`] bytes of lines, as far as
+    /// that is known before they are read. `None` at the end. Does not block.
+    pub fn cut(&mut self) -> Option<Self> {
+        let start = self.wanted(self.rows.start)?;
+        let page = self.pages.get((start / ROWS_PER_PAGE) as usize)?;
+        // A page is read as a whole, or by as many readers as it takes, each of whom has its share.
+        let parts = u32::try_from(page.bytes(self.part).div_ceil(PART)).unwrap_or(u32::MAX);
+        let share = (ROWS_PER_PAGE / parts.max(1)).max(1);
+        let slot = start % ROWS_PER_PAGE;
+        let end = (start - slot + (slot / share + 1) * share).min((start / ROWS_PER_PAGE + 1) * ROWS_PER_PAGE).min(self.rows.end);
+        self.rows.start = end;
+        Some(Self {
+            store: self.store.clone(),
+            batch: self.batch,
+            part: self.part,
+            pages: self.pages.clone(),
+            rows: start..end,
+            skip: std::mem::take(&mut self.skip),
+            keep: self.keep.filter(|_| self.rows.is_empty()),
+            with_attempts: self.with_attempts,
+            runs: None,
+        })
+    }
+
+    /// The first row from `from` on whose line belongs here.
+    fn wanted(&self, from: u32) -> Option<u32> {
+        let mut row = from;
+        while row < self.rows.end {
+            let page = self.pages.get((row / ROWS_PER_PAGE) as usize)?;
+            let slot = row % ROWS_PER_PAGE;
+            if page.bytes(self.part) == 0 || slot >= u32::from(page.rows) {
+                row = (row / ROWS_PER_PAGE + 1) * ROWS_PER_PAGE;
+            } else if page.includes(slot, self.part) {
+                return Some(row);
+            } else {
+                row += 1;
+            }
+        }
+        None
+    }
+
+    fn line_bytes(&mut self, row: u32) -> Result<u32, StoreError> {
+        if let Some((line_bytes, _)) = self.runs_with(row)?.get(row) {
+            return Ok(line_bytes);
+        }
+        let packed = self.store.read_alone(self.key(row))?.ok_or_else(|| self.missing(row))?;
+        Ok(Packed::open::<ResultRecord>(&packed)?.number)
+    }
+
+    fn key(&self, row: u32) -> RowKey {
+        RowKey { batch: self.batch, row: RowIndex(row) }
+    }
+
+    fn missing(&self, row: u32) -> StoreError {
+        StoreError::Broken(format!("row {row} of {} counts as done, but its result is not in the store", self.batch))
+    }
+
+    /// The rows in runs of the page with that row, from it on.
+    fn runs_with(&mut self, row: u32) -> Result<&Runs, StoreError> {
+        let runs = match self.runs.take() {
+            Some(runs) if runs.covers(row) => runs,
+            _ => {
+                let end = (row / ROWS_PER_PAGE + 1).saturating_mul(ROWS_PER_PAGE).min(self.rows.end);
+                Runs::read(&self.store.inner.tree, self.batch, row..end)?
+            }
+        };
+        Ok(self.runs.insert(runs))
+    }
+
+    /// The next bytes, `None` at the end. Blocks; the result is at least one line or the rest of
+    /// the range.
+    ///
+    /// # Errors
+    /// When the store has failed or a record is damaged.
+    pub fn next_chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
+        // Not grown from small: what it would leave behind is slow to come back from other threads.
+        let mut out = Vec::with_capacity(self.guess());
+        // Where the last line begins.
+        let mut last = 0;
+        while out.len() < CHUNK {
+            let Some(row) = self.wanted(self.rows.start) else {
+                self.rows.start = self.rows.end;
+                self.runs = None;
+                break;
+            };
+            last = out.len();
+            self.write(row, &mut out)?;
+            self.rows.start = row + 1;
+        }
+        if out.is_empty() {
+            return Ok(None);
+        }
+        let place = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let start = place(std::mem::take(&mut self.skip)).min(out.len());
+        if let Some(keep) = self.keep.filter(|_| self.rows.is_empty()) {
+            out.truncate(last + place(keep));
+        }
+        Ok(Some(Bytes::from(out).slice(start..)))
+    }
+
+    /// About the bytes of the next chunk.
+    fn guess(&self) -> usize {
+        let page = self.pages.get((self.rows.start / ROWS_PER_PAGE) as usize);
+        let of_page = page.map_or(0, |page| page.bytes(self.part) * self.rows.len() as u64 / u64::from(page.rows).max(1));
+        usize::try_from(of_page).unwrap_or(CHUNK).saturating_add(4 << 10).min(CHUNK)
+    }
+
+    /// Appends the line of a row.
+    fn write(&mut self, row: u32, out: &mut Vec<u8>) -> Result<(), StoreError> {
+        let (key, with_attempts, before) = (self.key(row), self.with_attempts, out.len());
+        let mut write = |body: &[u8]| {
+            if with_attempts {
+                output::write_line_with_attempts(&result::unpack(body, key)?, out);
+            } else {
+                output::write_line(result::line(body, key)?, out);
+            }
+            Ok(())
+        };
+        let counted = match self.runs_with(row)?.get(row) {
+            Some((line_bytes, body)) => {
+                write(body)?;
+                line_bytes
+            }
+            None => {
+                let packed = self.store.read_alone(key)?.ok_or_else(|| self.missing(row))?;
+                let packed = Packed::open::<ResultRecord>(&packed)?;
+                packed.with_body::<ResultRecord, _>(write)?;
+                packed.number
+            }
+        };
+        let length = out.len() - before;
+        if !with_attempts && length != counted as usize {
+            let batch = self.batch;
+            return Err(StoreError::Broken(format!("the line of row {row} of {batch} is {length} bytes long and counts as {counted}")));
+        }
+        Ok(())
+    }
+}

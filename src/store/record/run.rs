@@ -1,0 +1,185 @@
+//! A run on disk, version 1: the results of some rows of one page, packed together.
+//!
+//! Small results that are made durable together are stored together: one value instead of many, and
+//! what they have in common is compressed away. The number in the envelope is the distance from the
+//! first row, which the key names, to the last, so that a reader can skip runs without unpacking them.
+//!
+//! Invariant: rows are in ascending order.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::packed::{Packed, pack};
+use super::{Record, RecordError, decode_body, options};
+use bincode::Options;
+
+/// Bytes of bodies in a run, which has at least one row: enough to compress well, and little to unpack
+/// for one row.
+pub const RUN_BYTES: usize = 32 << 10;
+
+/// A row of a run, when it is packed.
+#[derive(Debug)]
+pub struct RunRow {
+    /// The row's index in its batch.
+    pub row: u32,
+    /// Bytes of the row's output line, its line break included.
+    pub line_bytes: u32,
+    /// See [`super::result::body`].
+    pub body: Vec<u8>,
+}
+
+/// Version 1 of a run.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RunRecord {
+    rows: Vec<EntryRecord>,
+    #[serde(with = "serde_bytes")]
+    bodies: Vec<u8>,
+}
+
+impl Record for RunRecord {
+    const VERSION: u8 = 1;
+    const NAME: &'static str = "run of results";
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct EntryRecord {
+    /// Distance from the row before; for the first one 0.
+    gap: u16,
+    line_bytes: u32,
+    body_bytes: u32,
+}
+
+/// Packs rows of one page, at least one, in ascending order.
+///
+/// # Errors
+/// When they are not such rows, or too large to be read back.
+pub fn pack_run(rows: &[RunRow]) -> Result<Vec<u8>, RecordError> {
+    let damaged = |error: std::num::TryFromIntError| RecordError::damaged::<RunRecord>(error);
+    let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+        return Err(RecordError::damaged::<RunRecord>("it has no rows"));
+    };
+    let mut before = first.row;
+    let mut record = RunRecord { rows: Vec::with_capacity(rows.len()), bodies: Vec::with_capacity(RUN_BYTES) };
+    for RunRow { row, line_bytes, body } in rows {
+        let gap = u16::try_from(i64::from(*row) - i64::from(before)).map_err(damaged)?;
+        let body_bytes = u32::try_from(body.len()).map_err(damaged)?;
+        record.rows.push(EntryRecord { gap, line_bytes: *line_bytes, body_bytes });
+        record.bodies.extend_from_slice(body);
+        before = *row;
+    }
+    let plain = options().serialize(&record).map_err(RecordError::damaged::<RunRecord>)?;
+    pack::<RunRecord>(last.row - first.row, &plain)
+}
+
+/// A run as it is read.
+#[derive(Debug)]
+pub struct Run {
+    pub places: Vec<Place>,
+    pub bodies: Vec<u8>,
+}
+
+/// Where a row of a run is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub row: u32,
+    pub line_bytes: u32,
+    /// Its part of [`Run::bodies`].
+    pub body: Range<usize>,
+}
+
+/// A packed run, its header read.
+#[derive(Debug, Clone, Copy)]
+pub struct StoredRun<'a> {
+    first: u32,
+    packed: Packed<'a>,
+}
+
+impl<'a> StoredRun<'a> {
+    /// Reads the header of the run that begins with the row `first`; `packed` may be the first chunk
+    /// alone.
+    ///
+    /// # Errors
+    /// When it is shorter than a header.
+    pub fn open(first: u32, packed: &'a [u8]) -> Result<Self, RecordError> {
+        Ok(Self { first, packed: Packed::open::<RunRecord>(packed)? })
+    }
+
+    /// The last row.
+    pub fn last(&self) -> u32 {
+        self.first.saturating_add(self.packed.number)
+    }
+
+    /// Values that hold the run.
+    pub fn chunks(&self) -> u16 {
+        self.packed.chunks
+    }
+
+    /// Unpacks the whole run.
+    ///
+    /// # Errors
+    /// When the bytes are damaged or of a later version.
+    pub fn unpack(self) -> Result<Run, RecordError> {
+        let RunRecord { rows, bodies } = self.packed.with_body::<RunRecord, _>(decode_body)?;
+        let (mut row, mut end) = (self.first, 0_usize);
+        let place = |EntryRecord { gap, line_bytes, body_bytes }| {
+            row = row.saturating_add(u32::from(gap));
+            let start = end;
+            end = end.saturating_add(body_bytes as usize);
+            Place { row, line_bytes, body: start..end }
+        };
+        let places = rows.into_iter().map(place).collect();
+        if end != bodies.len() {
+            return Err(RecordError::damaged::<RunRecord>("it has other bytes than its rows"));
+        }
+        Ok(Run { places, bodies })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rows() -> impl Strategy<Value = Vec<RunRow>> {
+        let row = (1_u32..600, any::<u32>(), proptest::collection::vec(any::<u8>(), 0..60));
+        proptest::collection::vec(row, 1..40).prop_map(|rows| {
+            let mut at = 0;
+            let place = |(gap, line_bytes, body)| {
+                at += gap;
+                RunRow { row: at, line_bytes, body }
+            };
+            rows.into_iter().map(place).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_packed_is_read(rows in rows()) {
+            let packed = pack_run(&rows).unwrap();
+            let run = StoredRun::open(rows[0].row, &packed).unwrap();
+            prop_assert_eq!(run.last(), rows[rows.len() - 1].row);
+            let Run { places, bodies } = run.unpack().unwrap();
+            prop_assert_eq!(places.len(), rows.len());
+            for (Place { row, line_bytes, body }, packed) in places.into_iter().zip(&rows) {
+                prop_assert_eq!((row, line_bytes, &bodies[body]), (packed.row, packed.line_bytes, &packed.body[..]));
+            }
+        }
+
+        #[test]
+        fn damage_is_an_error_or_other_rows_and_never_a_panic(rows in rows(), position: usize, byte: u8, cut: usize) {
+            let mut packed = pack_run(&rows).unwrap();
+            let length = packed.len();
+            let _ = StoredRun::open(0, &packed[..cut % length]).and_then(StoredRun::unpack);
+            packed[position % length] = byte;
+            let _ = StoredRun::open(u32::MAX, &packed).and_then(StoredRun::unpack);
+        }
+
+        #[test]
+        fn rows_out_of_order_are_refused(a: u32, b in any::<u32>()) {
+            let row = |row| RunRow { row, line_bytes: 1, body: vec![] };
+            let packed = pack_run(&[row(a.max(b)), row(a.min(b))]);
+            prop_assert_eq!(packed.is_ok(), a == b);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The results of one group of writes: the runs and large results that hold them, and the pages that
+//! will count them.
+//!
+//! Invariant: all of it becomes one atomic sled batch, and is published only after the flush.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use super::StoreError;
+use super::format::{self, ROWS_PER_PAGE};
+use super::live::Lives;
+use super::record::page::{Page, PageRecord};
+use super::record::run::{RUN_BYTES, RunRow, pack_run};
+use super::record::{self, packed};
+use super::results::{Form, PackedRow};
+use crate::domain::batch::Progress;
+use crate::domain::id::{BatchId, RowIndex};
+
+/// Gathers results, then writes them, then lets them be seen.
+#[derive(Default)]
+pub(super) struct RowGroup {
+    writes: Writes,
+    batches: HashMap<BatchId, OfBatch>,
+    /// Rows that went to a provider, whether or not their results were new.
+    pub ran: u64,
+}
+
+#[derive(Default)]
+struct OfBatch {
+    pages: HashMap<u32, OfPage>,
+    added: Progress,
+}
+
+struct OfPage {
+    page: Page,
+    /// Those that are to be joined.
+    joined: Vec<RunRow>,
+}
+
+#[derive(Default)]
+struct Writes {
+    batch: sled::Batch,
+    values: usize,
+}
+
+impl Writes {
+    fn insert(&mut self, key: Vec<u8>, value: impl Into<sled::IVec>) {
+        self.batch.insert(key, value);
+        self.values += 1;
+    }
+
+    /// Inserts a packed record, in chunks.
+    fn put(&mut self, prefix: &[u8], packed: &[u8]) {
+        for (number, chunk) in packed::chunks(packed) {
+            self.insert(format::chunk(prefix, number), chunk);
+        }
+    }
+}
+
+impl RowGroup {
+    /// Takes a result, if it is the first one of a row of a running batch.
+    pub fn add(&mut self, row: PackedRow, lives: &Lives) {
+        let (batch, index) = (row.key.batch, row.key.row);
+        let Some(live) = lives.get(batch) else {
+            tracing::error!(%batch, row = index.0, "a result came for a batch that has ended; it is dropped");
+            return;
+        };
+        let OfBatch { pages, added } = self.batches.entry(batch).or_default();
+        let number = index.0 / ROWS_PER_PAGE;
+        let of_page = match pages.entry(number) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => match live.page(number) {
+                Some(page) => entry.insert(OfPage { page, joined: Vec::new() }),
+                None => {
+                    tracing::error!(%batch, row = index.0, "a result came for a row beyond the batch; it is dropped");
+                    return;
+                }
+            },
+        };
+        if !of_page.page.finish(index.0 % ROWS_PER_PAGE, row.success, row.line_bytes.into(), row.usage, row.cost) {
+            tracing::error!(%batch, row = index.0, "a second result came for a row; the first one stands");
+            return;
+        }
+        count(added, &row);
+        if let Some((key, pointer)) = row.pointer {
+            self.writes.insert(key, pointer);
+        }
+        match row.form {
+            Form::Joined(body) => of_page.joined.push(RunRow { row: index.0, line_bytes: row.line_bytes, body }),
+            Form::Alone(packed) => self.writes.put(&format::result(batch, index), &packed),
+        }
+    }
+
+    /// Writes all of it; returns how many values that were.
+    pub fn write(&mut self, tree: &sled::Tree) -> Result<usize, StoreError> {
+        for (batch, of_batch) in &mut self.batches {
+            for (number, OfPage { page, joined }) in &mut of_batch.pages {
+                write_runs(*batch, std::mem::take(joined), &mut self.writes)?;
+                self.writes.insert(format::page(*batch, *number), record::encode(&PageRecord::from(&*page))?);
+            }
+        }
+        let Writes { batch, values } = std::mem::take(&mut self.writes);
+        if values > 0 {
+            tree.apply_batch(batch)?;
+        }
+        Ok(values)
+    }
+
+    /// Lets everybody see what is durable now.
+    pub fn publish(self, lives: &Lives) {
+        for (batch, OfBatch { pages, added }) in self.batches {
+            if let Some(live) = lives.get(batch) {
+                live.publish(pages.into_iter().map(|(number, of_page)| (number, of_page.page)).collect(), &added);
+            }
+        }
+    }
+}
+
+fn count(added: &mut Progress, row: &PackedRow) {
+    if row.success {
+        added.succeeded += 1;
+        added.output_bytes += u64::from(row.line_bytes);
+    } else {
+        added.failed += 1;
+        added.error_bytes += u64::from(row.line_bytes);
+    }
+    added.usage += row.usage;
+    added.cost = added.cost.plus(row.cost);
+}
+
+/// Joins rows of one page to runs.
+fn write_runs(batch: BatchId, mut rows: Vec<RunRow>, writes: &mut Writes) -> Result<(), StoreError> {
+    rows.sort_unstable_by_key(|row| row.row);
+    let mut rows = rows.as_slice();
+    while let Some(first) = rows.first() {
+        let mut bytes = 0;
+        let fits = rows.iter().take_while(|row| {
+            bytes += row.body.len();
+            bytes <= RUN_BYTES
+        });
+        let (run, rest) = rows.split_at(fits.count().max(1));
+        writes.put(&format::run(batch, RowIndex(first.row)), &pack_run(run)?);
+        rows = rest;
+    }
+    Ok(())
+}
