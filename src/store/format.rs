@@ -176,7 +176,7 @@ pub fn chunk(prefix: &[u8], chunk: u16) -> Vec<u8> {
 }
 
 /// The row and chunk in the key of a result or a run; `None` if it is neither.
-pub fn parse_result(key: &[u8]) -> Option<(RowIndex, u16)> {
+pub fn parse_chunk(key: &[u8]) -> Option<(RowIndex, u16)> {
     let tail = key.get(18..)?;
     let row = u32::from_be_bytes(tail.get(..4)?.try_into().ok()?);
     let chunk = u16::from_be_bytes(tail.get(4..6)?.try_into().ok()?);
@@ -199,7 +199,7 @@ mod tests {
         fn keys_sort_like_what_they_name(a: (u128, u32, u16), b: (u128, u32, u16)) {
             let key = |(id, row, n): (u128, u32, u16)| chunk(&result(BatchId::from_u128(id), RowIndex(row)), n);
             prop_assert_eq!(a.cmp(&b), key(a).cmp(&key(b)));
-            prop_assert_eq!(parse_result(&key(a)), Some((RowIndex(a.1), a.2)));
+            prop_assert_eq!(parse_chunk(&key(a)), Some((RowIndex(a.1), a.2)));
             let id = BatchId::from_u128(a.0);
             prop_assert!(key(a).starts_with(&rows_of(id)));
             prop_assert_eq!(trailing_id(&batch(id)), Some(a.0));

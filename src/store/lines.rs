@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::record::packed::Packed;
 use super::record::page::Page;
 use super::record::result::{self, ResultRecord};
+use super::results::JOINS;
 use super::runs::Runs;
 use super::{ROWS_PER_PAGE, Store, StoreError};
 use crate::domain::file::ResultPart;
@@ -141,16 +142,15 @@ impl Lines {
         Err(StoreError::Broken(format!("results of {} are shorter than they count", self.batch)))
     }
 
-    /// Takes the next rows off, as a reader of their own: about [`PART`] bytes of lines, as far as
-    /// that is known before they are read. `None` at the end. Does not block.
+    /// Takes the next rows off, as a reader of their own: a page of small lines, or about [`PART`] bytes
+    /// of large ones, as far as that is known before they are read. `None` at the end. Does not block.
     pub fn cut(&mut self) -> Option<Self> {
         let start = self.wanted(self.rows.start)?;
         let page = self.pages.get((start / ROWS_PER_PAGE) as usize)?;
-        // A page is read as a whole, or by as many readers as it takes, each of whom has its share.
-        let parts = u32::try_from(page.bytes(self.part).div_ceil(PART)).unwrap_or(u32::MAX);
-        let share = (ROWS_PER_PAGE / parts.max(1)).max(1);
-        let slot = start % ROWS_PER_PAGE;
-        let end = (start - slot + (slot / share + 1) * share).min((start / ROWS_PER_PAGE + 1) * ROWS_PER_PAGE).min(self.rows.end);
+        // What is in runs is read page by page: two readers of a page would unpack the same runs.
+        let line = page.bytes(self.part) / u64::from(page.rows).max(1);
+        let rows = if line <= JOINS as u64 { ROWS_PER_PAGE } else { u32::try_from(PART / line).unwrap_or(1).max(1) };
+        let end = (start + rows).min((start / ROWS_PER_PAGE + 1) * ROWS_PER_PAGE).min(self.rows.end);
         self.rows.start = end;
         Some(Self {
             store: self.store.clone(),
@@ -186,8 +186,8 @@ impl Lines {
         if let Some((line_bytes, _)) = self.runs_with(row)?.get(row) {
             return Ok(line_bytes);
         }
-        let packed = self.store.read_alone(self.key(row))?.ok_or_else(|| self.missing(row))?;
-        Ok(Packed::open::<ResultRecord>(&packed)?.number)
+        let head = self.store.read_head(self.key(row))?.ok_or_else(|| self.missing(row))?;
+        Ok(Packed::open::<ResultRecord>(&head)?.number)
     }
 
     fn key(&self, row: u32) -> RowKey {
@@ -203,8 +203,12 @@ impl Lines {
         let runs = match self.runs.take() {
             Some(runs) if runs.covers(row) => runs,
             _ => {
-                let end = (row / ROWS_PER_PAGE + 1).saturating_mul(ROWS_PER_PAGE).min(self.rows.end);
-                Runs::read(&self.store.inner.tree, self.batch, row..end)?
+                let number = row / ROWS_PER_PAGE;
+                let end = ((number + 1) * ROWS_PER_PAGE).min(self.rows.end);
+                let page = self.pages.get(number as usize);
+                // All rows of a run belong to the same part.
+                let wanted = |first: u32| page.is_some_and(|page| page.includes(first % ROWS_PER_PAGE, self.part));
+                Runs::read(&self.store.inner.tree, self.batch, row..end, wanted)?
             }
         };
         Ok(self.runs.insert(runs))
@@ -241,17 +245,18 @@ impl Lines {
         Ok(Some(Bytes::from(out).slice(start..)))
     }
 
-    /// About the bytes of the next chunk.
+    /// About the bytes of the next chunk, a little more rather than less.
     fn guess(&self) -> usize {
-        let page = self.pages.get((self.rows.start / ROWS_PER_PAGE) as usize);
-        let of_page = page.map_or(0, |page| page.bytes(self.part) * self.rows.len() as u64 / u64::from(page.rows).max(1));
-        usize::try_from(of_page).unwrap_or(CHUNK).saturating_add(4 << 10).min(CHUNK)
+        let Some(page) = self.pages.get((self.rows.start / ROWS_PER_PAGE) as usize) else { return 0 };
+        let rows = (self.rows.len() as u64).min(u64::from(page.rows));
+        let bytes = page.bytes(self.part).saturating_mul(rows) / u64::from(page.rows).max(1);
+        usize::try_from(bytes + bytes / 8).unwrap_or(CHUNK).saturating_add(4 << 10).min(CHUNK + CHUNK / 8)
     }
 
     /// Appends the line of a row.
     fn write(&mut self, row: u32, out: &mut Vec<u8>) -> Result<(), StoreError> {
         let (key, with_attempts, before) = (self.key(row), self.with_attempts, out.len());
-        let mut write = |body: &[u8]| {
+        let mut append = |body: &[u8]| {
             if with_attempts {
                 output::write_line_with_attempts(&result::unpack(body, key)?, out);
             } else {
@@ -261,13 +266,13 @@ impl Lines {
         };
         let counted = match self.runs_with(row)?.get(row) {
             Some((line_bytes, body)) => {
-                write(body)?;
+                append(body)?;
                 line_bytes
             }
             None => {
                 let packed = self.store.read_alone(key)?.ok_or_else(|| self.missing(row))?;
                 let packed = Packed::open::<ResultRecord>(&packed)?;
-                packed.with_body::<ResultRecord, _>(write)?;
+                packed.with_body::<ResultRecord, _>(append)?;
                 packed.number
             }
         };

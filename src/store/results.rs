@@ -7,7 +7,7 @@ use super::record;
 use super::record::answer::AnswerRecord;
 use super::record::packed::{self, Packed};
 use super::record::result::{self, ResultRecord};
-use super::runs::{Runs, whole};
+use super::runs::{read_one, whole};
 use super::{Store, StoreError};
 use crate::domain::dedup::RequestDigest;
 use crate::domain::id::RowKey;
@@ -17,13 +17,14 @@ use crate::domain::row::RowResult;
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 
-/// The largest result that joins a run, in bytes before it is packed. Joined ones are packed by the
-/// writer, the others before it, on as many threads as there are; and a reader holds those of a page.
-const JOINS: usize = 4 << 10;
+/// The largest result that joins a run, in bytes before it is compressed. What joins is compressed by
+/// the one writer, what does not before that, on all threads; and a reader may have to keep all that
+/// joined of a page in memory.
+pub(super) const JOINS: usize = 4 << 10;
 /// A thread's buffer for measuring lines is not kept larger than this.
 const LINE_KEPT: usize = 256 << 10;
 
-/// A result ready to be stored; what is expensive happens before the writer.
+/// A result ready to be stored. Whatever can be done for one result alone is done before the writer.
 #[derive(Debug)]
 pub struct PackedRow {
     pub(super) key: RowKey,
@@ -101,18 +102,18 @@ impl Store {
             let packed = Packed::open::<ResultRecord>(&packed)?;
             return Ok(Some(packed.with_body::<ResultRecord, _>(|body| result::unpack(body, key))?));
         }
-        let row = key.row.0;
-        let runs = Runs::read(&self.inner.tree, key.batch, row..row.saturating_add(1))?;
-        Ok(runs.get(row).map(|(_, body)| result::unpack(body, key)).transpose()?)
+        read_one(&self.inner.tree, key, |body| result::unpack(body, key))
     }
 
     /// A result that is packed by itself. Blocks.
     pub(super) fn read_alone(&self, key: RowKey) -> Result<Option<sled::IVec>, StoreError> {
-        let prefix = format::result(key.batch, key.row);
-        let mut entries = self.inner.tree.scan_prefix(&prefix);
-        let Some(first) = entries.next() else { return Ok(None) };
-        let (_, first) = first?;
+        let Some(first) = self.read_head(key)? else { return Ok(None) };
         let chunks = Packed::open::<ResultRecord>(&first)?.chunks;
-        whole(first, chunks, &mut entries)
+        whole(&self.inner.tree, &format::result(key.batch, key.row), &first, chunks)
+    }
+
+    /// The first chunk of a result that is packed by itself. Blocks.
+    pub(super) fn read_head(&self, key: RowKey) -> Result<Option<sled::IVec>, StoreError> {
+        Ok(self.inner.tree.get(format::chunk(&format::result(key.batch, key.row), 0))?)
     }
 }

@@ -33,8 +33,8 @@ struct OfBatch {
 
 struct OfPage {
     page: Page,
-    /// Those that are to be joined.
-    joined: Vec<RunRow>,
+    /// Those that are to be joined, failures and successes: a reader of one kind skips the other.
+    joined: [Vec<RunRow>; 2],
 }
 
 #[derive(Default)]
@@ -70,7 +70,7 @@ impl RowGroup {
         let of_page = match pages.entry(number) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => match live.page(number) {
-                Some(page) => entry.insert(OfPage { page, joined: Vec::new() }),
+                Some(page) => entry.insert(OfPage { page, joined: Default::default() }),
                 None => {
                     tracing::error!(%batch, row = index.0, "a result came for a row beyond the batch; it is dropped");
                     return;
@@ -86,7 +86,7 @@ impl RowGroup {
             self.writes.insert(key, pointer);
         }
         match row.form {
-            Form::Joined(body) => of_page.joined.push(RunRow { row: index.0, line_bytes: row.line_bytes, body }),
+            Form::Joined(body) => of_page.joined[usize::from(row.success)].push(RunRow { row: index.0, line_bytes: row.line_bytes, body }),
             Form::Alone(packed) => self.writes.put(&format::result(batch, index), &packed),
         }
     }
@@ -95,7 +95,9 @@ impl RowGroup {
     pub fn write(&mut self, tree: &sled::Tree) -> Result<usize, StoreError> {
         for (batch, of_batch) in &mut self.batches {
             for (number, OfPage { page, joined }) in &mut of_batch.pages {
-                write_runs(*batch, std::mem::take(joined), &mut self.writes)?;
+                for rows in std::mem::take(joined) {
+                    write_runs(*batch, rows, &mut self.writes)?;
+                }
                 self.writes.insert(format::page(*batch, *number), record::encode(&PageRecord::from(&*page))?);
             }
         }

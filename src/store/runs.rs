@@ -4,52 +4,56 @@ use std::ops::Range;
 
 use super::StoreError;
 use super::format::{self, ROWS_PER_PAGE};
+use super::record::RecordError;
 use super::record::run::{Place, Run, StoredRun};
-use crate::domain::id::{BatchId, RowIndex};
+use crate::domain::id::{BatchId, RowIndex, RowKey};
 
 /// Rows that are in runs, unpacked. At most a page of them, each as small as a row in a run is.
 #[derive(Debug)]
 pub(super) struct Runs {
     rows: Range<u32>,
-    /// The bodies of each run.
+    /// The bodies of each run that has some of the rows.
     bodies: Vec<Vec<u8>>,
     /// For each of the rows, if it is in a run, in which one and where.
     places: Vec<Option<(usize, Place)>>,
 }
 
 impl Runs {
-    /// Reads those of `rows`, which are of one page. Blocks.
+    /// Reads those of `rows`, which are of one page, except for runs whose first row is not `wanted`.
+    /// Blocks.
     ///
     /// # Errors
     /// When the store has failed or a record is damaged.
-    pub fn read(tree: &sled::Tree, batch: BatchId, rows: Range<u32>) -> Result<Self, StoreError> {
+    pub fn read(tree: &sled::Tree, batch: BatchId, rows: Range<u32>, wanted: impl Fn(u32) -> bool) -> Result<Self, StoreError> {
         let mut found = Self { bodies: Vec::new(), places: vec![None; rows.len()], rows };
-        let page = found.rows.start / ROWS_PER_PAGE * ROWS_PER_PAGE;
-        let mut entries = tree.range(format::run(batch, RowIndex(page))..format::run(batch, RowIndex(found.rows.end)));
-        while let Some(entry) = entries.next() {
+        let from = format::run(batch, RowIndex(found.rows.start / ROWS_PER_PAGE * ROWS_PER_PAGE));
+        for entry in tree.range(from..format::run(batch, RowIndex(found.rows.end))) {
             let (key, head) = entry?;
-            // The rest of a run that was skipped.
-            let Some((RowIndex(first), 0)) = format::parse_result(&key) else { continue };
+            let Some((RowIndex(first), 0)) = format::parse_chunk(&key) else { continue };
             let run = StoredRun::open(first, &head)?;
-            if run.last() < found.rows.start {
+            if run.last() < found.rows.start || !wanted(first) {
                 continue;
             }
-            let chunks = run.chunks();
             // A part of it is missing while it is being removed.
-            let Some(run) = whole(head, chunks, &mut entries)? else { continue };
-            found.add(StoredRun::open(first, &run)?.unpack()?);
+            if let Some(whole) = whole(tree, &format::run(batch, RowIndex(first)), &head, run.chunks())? {
+                found.add(StoredRun::open(first, &whole)?.unpack()?);
+            }
         }
         Ok(found)
     }
 
     fn add(&mut self, Run { places, bodies }: Run) {
+        let mut taken = false;
         for place in places {
             let index = place.row.checked_sub(self.rows.start);
             if let Some(known) = index.and_then(|index| self.places.get_mut(index as usize)) {
                 *known = Some((self.bodies.len(), place));
+                taken = true;
             }
         }
-        self.bodies.push(bodies);
+        if taken {
+            self.bodies.push(bodies);
+        }
     }
 
     /// Whether the row is one of those that were to be read.
@@ -64,19 +68,43 @@ impl Runs {
     }
 }
 
-/// All chunks of a record, the first of which is known; `entries` are those behind it. `None` if some
-/// of them are missing.
-pub(super) fn whole(first: sled::IVec, chunks: u16, entries: &mut sled::Iter) -> Result<Option<sled::IVec>, StoreError> {
+/// Lets `read` have the body of one row, if it is in a run. Blocks.
+///
+/// # Errors
+/// As [`Runs::read`], and those of `read`.
+pub(super) fn read_one<T>(
+    tree: &sled::Tree,
+    key: RowKey,
+    read: impl FnOnce(&[u8]) -> Result<T, RecordError>,
+) -> Result<Option<T>, StoreError> {
+    let row = key.row.0;
+    let page = format::run(key.batch, RowIndex(row / ROWS_PER_PAGE * ROWS_PER_PAGE));
+    // The nearest first: rows that were done alone, or in order, are in the first one that is looked at.
+    for entry in tree.range(page..format::run(key.batch, RowIndex(row.saturating_add(1)))).rev() {
+        let (place, head) = entry?;
+        let Some((RowIndex(first), 0)) = format::parse_chunk(&place) else { continue };
+        let run = StoredRun::open(first, &head)?;
+        if run.last() < row {
+            continue;
+        }
+        let Some(whole) = whole(tree, &format::run(key.batch, RowIndex(first)), &head, run.chunks())? else { continue };
+        let Run { places, bodies } = StoredRun::open(first, &whole)?.unpack()?;
+        let found = places.into_iter().find(|place| place.row == row);
+        if let Some(body) = found.and_then(|place| bodies.get(place.body)) {
+            return Ok(Some(read(body)?));
+        }
+    }
+    Ok(None)
+}
+
+/// All chunks of a record, the first of which is known. `None` if some of them are missing.
+pub(super) fn whole(tree: &sled::Tree, prefix: &[u8], first: &sled::IVec, chunks: u16) -> Result<Option<sled::IVec>, StoreError> {
     if chunks <= 1 {
-        return Ok(Some(first));
+        return Ok(Some(first.clone()));
     }
     let mut whole = first.to_vec();
     for number in 1..chunks {
-        let Some(entry) = entries.next() else { return Ok(None) };
-        let (key, chunk) = entry?;
-        if !key.ends_with(&number.to_be_bytes()) {
-            return Ok(None);
-        }
+        let Some(chunk) = tree.get(format::chunk(prefix, number))? else { return Ok(None) };
         whole.extend_from_slice(&chunk);
     }
     Ok(Some(whole.into()))

@@ -281,6 +281,10 @@ fn any_range_of_any_view_is_that_part_of_the_whole() {
         runtime.block_on(record(&store, group));
     }
     results.sort_by_key(|result| result.key.row);
+    for result in &results {
+        assert_eq!(store.result_of(result.key).unwrap().as_ref(), Some(result));
+    }
+    assert_eq!(store.result_of(RowKey { batch: spec.id, row: RowIndex(601) }).unwrap(), None);
     let whole: BTreeMap<u8, Vec<u8>> = [ResultPart::All, ResultPart::Output, ResultPart::Errors]
         .map(|part| (part as u8, results.iter().filter(|r| part.includes(r.outcome.is_success())).flat_map(line).collect()))
         .into();
@@ -301,6 +305,28 @@ fn any_range_of_any_view_is_that_part_of_the_whole() {
         prop_assert!(cut.collect::<Vec<_>>() == expected, "cut into parts");
     });
     runtime.block_on(close(store));
+}
+
+/// A sweep removes results in steps, and a kill may come between two of them.
+#[tokio::test]
+async fn what_is_half_removed_is_missing_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let spec = running(&store, 100).await;
+    // Bytes that cannot be compressed, so that each run has several chunks.
+    let noise = |row: u32| RowResult { custom_id: (0..2_000).map(|_| fastrand::alphanumeric()).collect(), ..result(spec.id, row, 1) };
+    let results: Vec<_> = (0..100).map(noise).collect();
+    record(&store, &results).await;
+    let keys = || store.inner.tree.scan_prefix(format::rows_of(spec.id)).keys().map(|key| key.unwrap()).collect::<Vec<_>>();
+    let runs: Vec<_> = keys().into_iter().filter(|key| key[17] == 3).collect();
+    let half = runs.iter().position(|key| key.ends_with(&[0, 2])).unwrap();
+    store.inner.tree.remove(&runs[half]).unwrap();
+    let lost: Vec<_> = results.iter().filter(|result| store.result_of(result.key).unwrap().as_ref() != Some(result)).collect();
+    assert!((1..50).contains(&lost.len()), "{}", lost.len());
+    assert!(lost.iter().all(|result| store.result_of(result.key).unwrap().is_none()));
+    let error = store.lines(spec.id, ResultPart::All).await.unwrap().unwrap().next_chunk().unwrap_err().to_string();
+    assert!(error.contains("its result is not in the store"), "{error}");
+    close(store).await;
 }
 
 /// Where the data directory of a format is kept, each file compressed.
@@ -369,8 +395,8 @@ async fn every_format_ever_written_opens() {
         std::io::Read::read_to_end(&mut store.open_content(batch.spec.input_file).unwrap(), &mut content).unwrap();
         assert_eq!(content, BODY);
         let mut lines = store.lines(batch.spec.id, ResultPart::All).await.unwrap().unwrap();
-        // Since format 2 small results are stored in another way than large ones.
-        let stored = |row: u32| result(batch.spec.id, row, if format > 1 { row as usize * 1_000 } else { 3_000 });
+        // Since format 3 small results are stored in another way than large ones.
+        let stored = |row: u32| result(batch.spec.id, row, if format > 2 { row as usize * 1_000 } else { 3_000 });
         let expected: Vec<_> = (0..5).flat_map(|row| line(&stored(row))).collect();
         assert!(read(&mut lines) == expected);
         // Answers that rows share are there since format 2.

@@ -37,6 +37,8 @@ pub trait Record: Serialize + DeserializeOwned {
     const VERSION: u8;
     /// What it is, for errors.
     const NAME: &'static str;
+    /// The most that a body of it may unpack to, in bytes.
+    const LIMIT: u64 = DECODE_LIMIT;
 
     /// Reads a version other than the current one.
     ///

@@ -83,7 +83,11 @@ impl<'a> Packed<'a> {
         let Some((size, body)) = self.body.split_first_chunk::<4>() else {
             return Err(RecordError::damaged::<T>("no size before the compressed body"));
         };
-        unsqueeze(body, u32::from_be_bytes(*size), with_dictionary, RecordError::damaged::<T>, read)
+        let size = u32::from_be_bytes(*size);
+        if u64::from(size) > T::LIMIT {
+            return Err(RecordError::damaged::<T>(format!("{size} bytes are more than it can have")));
+        }
+        unsqueeze(body, size, with_dictionary, RecordError::damaged::<T>, read)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Compression of results: zstd with a dictionary of what answers usually consist of.
+//! Compression of results and of runs of them: zstd with a dictionary of what answers usually consist of.
 //!
 //! An answer of usual size is too short to describe itself: a plain frame spends most of its time,
 //! and half of its bytes, on tables for its own letters. The dictionary has the text of common
@@ -14,12 +14,12 @@ use std::sync::LazyLock;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::dict::{DecoderDictionary, EncoderDictionary};
 
-use super::{DECODE_LIMIT, RecordError};
+use super::RecordError;
 
 const DICTIONARY: &[u8] = include_bytes!("results.dict");
 /// Level 1: measured on chat rows, the higher ones cost more time than they save space.
 const LEVEL: i32 = 1;
-/// A buffer that a large result has grown beyond this is not kept.
+/// A buffer that has grown beyond this is not kept.
 const KEPT: usize = 256 << 10;
 
 static ENCODER: LazyLock<Option<EncoderDictionary<'static>>> = LazyLock::new(|| EncoderDictionary::try_copy(DICTIONARY, LEVEL).ok());
@@ -64,7 +64,8 @@ impl Bench {
     }
 }
 
-/// Lets `read` have the `size` bytes that `body` was made from.
+/// Lets `read` have the `size` bytes that `body` was made from; the caller has checked that these are
+/// not too many.
 pub(super) fn unsqueeze<T>(
     body: &[u8],
     size: u32,
@@ -88,9 +89,6 @@ struct Unpacker {
 
 impl Unpacker {
     fn decompress(&mut self, body: &[u8], size: u32, with_dictionary: bool) -> Result<&[u8], String> {
-        if u64::from(size) > DECODE_LIMIT {
-            return Err("the stated size is beyond any result".into());
-        }
         let mut unpacked = std::mem::take(&mut self.unpacked);
         unpacked.clear();
         // One large result does not keep its memory.
