@@ -4,7 +4,8 @@
 //! moment or on the work. How much a lane bears: calls at a time ([`Limiter`]), stated rates
 //! ([`Pace`]), rates found out ([`Throttle`]), what is left by the provider's own word ([`Quota`]), and
 //! whether it is well at all ([`Breaker`]). Whose row is next ([`Fair`]). What an input file would
-//! cost ([`estimate()`]). Pure: no clock is read, nothing is sent, nothing is stored.
+//! cost ([`estimate()`]). Which lanes serve the items of a quote, and why the others do not
+//! ([`quote`]). Pure: no clock is read, nothing is sent, nothing is stored.
 
 pub mod breaker;
 pub mod estimate;
@@ -12,6 +13,7 @@ pub mod fair;
 pub mod limiter;
 pub mod pace;
 pub mod quota;
+pub mod quote;
 pub mod throttle;
 mod trial;
 pub mod window;

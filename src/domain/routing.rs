@@ -1,0 +1,123 @@
+//! What a client demands of the lanes that serve its items.
+//!
+//! The words are BatchRouter's (guides to quotes and to SLA and routing); where its documents do not
+//! say what a word does, `docs/routing.md` does.
+
+use std::time::Duration;
+
+use super::money::Usd;
+use super::words::{DataCollection, HostedTool, words};
+
+words! {
+    /// Which lanes may be used, and which of them are better.
+    RoutingMode {
+        /// The cheapest.
+        Cheapest = "cheapest",
+        /// The cheapest of those that will be done in half the time there is; then the others.
+        SlaAware = "sla_aware",
+        /// The cheapest server of the operator's own; then the others.
+        Hybrid = "hybrid",
+        /// Servers of the operator's own only, the cheapest of them.
+        EdgeOnly = "edge_only",
+    }
+}
+
+words! {
+    /// How soon the work must be done.
+    SlaTier {
+        Standard = "standard",
+        Flex = "flex",
+        Priority = "priority",
+    }
+}
+
+/// The region that stands for everywhere.
+pub const GLOBAL: &str = "global";
+/// The privacy tier that every lane satisfies.
+pub const STANDARD_PRIVACY: &str = "standard";
+
+/// How long each tier takes at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TierTimes {
+    pub standard: Duration,
+    pub flex: Duration,
+    pub priority: Duration,
+}
+
+impl Default for TierTimes {
+    /// 24 and 48 hours are documented. No number is published for priority; 4 hours are ours.
+    fn default() -> Self {
+        let hours = |hours: u64| Duration::from_secs(hours * 3_600);
+        Self { standard: hours(24), flex: hours(48), priority: hours(4) }
+    }
+}
+
+impl TierTimes {
+    /// The time of a tier.
+    pub fn of(&self, tier: SlaTier) -> Duration {
+        match tier {
+            SlaTier::Standard => self.standard,
+            SlaTier::Flex => self.flex,
+            SlaTier::Priority => self.priority,
+        }
+    }
+}
+
+/// The demands of a quote or a batch. All of them must hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Constraints {
+    pub mode: RoutingMode,
+    pub tier: SlaTier,
+    /// A tier that the lane must satisfy.
+    pub privacy_tier: String,
+    /// Where requests may be processed. Empty, or with [`GLOBAL`] among them, everywhere.
+    pub regions: Vec<String>,
+    /// Tools that the provider must run itself, each of them.
+    pub tools: Vec<HostedTool>,
+    /// The most that all items together may cost.
+    pub max_price: Option<Usd>,
+    pub preferences: ProviderPreferences,
+}
+
+impl Default for Constraints {
+    /// Nothing is demanded.
+    fn default() -> Self {
+        Self {
+            mode: RoutingMode::Cheapest,
+            tier: SlaTier::Standard,
+            privacy_tier: STANDARD_PRIVACY.to_owned(),
+            regions: Vec::new(),
+            tools: Vec::new(),
+            max_price: None,
+            preferences: ProviderPreferences::default(),
+        }
+    }
+}
+
+impl Constraints {
+    /// Whether requests may be processed anywhere.
+    pub fn is_global(&self) -> bool {
+        self.regions.is_empty() || self.regions.iter().any(|region| region == GLOBAL)
+    }
+}
+
+/// Which providers a client wants, and what they may do with its data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderPreferences {
+    /// Ids of the only providers that may be used; empty for all.
+    pub only: Vec<String>,
+    /// Ids of providers that may not be used.
+    pub ignore: Vec<String>,
+    /// Whether items may go to another lane than the one that was chosen for them, when that fails.
+    pub allow_fallbacks: bool,
+    /// [`DataCollection::Deny`] demands that the provider does not collect.
+    pub data_collection: Option<DataCollection>,
+    /// Demands zero data retention.
+    pub zdr: bool,
+}
+
+impl Default for ProviderPreferences {
+    fn default() -> Self {
+        Self { only: Vec::new(), ignore: Vec::new(), allow_fallbacks: true, data_collection: None, zdr: false }
+    }
+}

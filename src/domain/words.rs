@@ -1,0 +1,94 @@
+//! Closed vocabularies of the wire that several layers speak: what a model is asked to do, what goes
+//! into it, what its provider can do and may do.
+//!
+//! One table per vocabulary gives its type, its parser and its message about what is legal, so that
+//! they cannot disagree.
+
+/// An enum, its words on the wire, its parser and its message about what is legal, in one table.
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum $name {
+            $($(#[$variant_meta])* $variant,)+
+        }
+
+        impl $name {
+            /// Every word, in the order of their documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// As it is written.
+            pub const fn word(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)+
+                }
+            }
+
+            /// The word that is written like that, in exactly these letters.
+            pub fn parse(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|each| each.word() == text)
+            }
+
+            /// The legal words as a sentence fragment for error messages.
+            pub fn choices() -> String {
+                Self::ALL.iter().map(|each| format!("`{each}`")).collect::<Vec<_>>().join(", ")
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.word())
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.word())
+            }
+        }
+    };
+}
+
+pub(crate) use words;
+
+words! {
+    /// What a model can be asked to do, in BatchRouter's words.
+    Operation {
+        Responses = "responses",
+        Embeddings = "embeddings",
+        Vision = "vision",
+    }
+}
+
+words! {
+    /// What goes into a model or comes out of it.
+    Modality {
+        Text = "text",
+        Image = "image",
+        Document = "document",
+        Audio = "audio",
+        Video = "video",
+        /// Only comes out.
+        Embedding = "embedding",
+    }
+}
+
+words! {
+    /// A tool that the provider runs itself, in BatchRouter's words.
+    HostedTool {
+        WebSearch = "web_search",
+        PythonExecution = "python_execution",
+        Calculator = "calculator",
+        Time = "time",
+        FileSearch = "file_search",
+        Retrieval = "retrieval",
+    }
+}
+
+words! {
+    /// Whether a provider may collect inputs for purposes of its own.
+    DataCollection {
+        Allow = "allow",
+        Deny = "deny",
+    }
+}

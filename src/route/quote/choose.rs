@@ -1,0 +1,264 @@
+//! The choice among the lanes that meet the demands.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use super::eligible::{failed_demands, misfit};
+use super::lane::{Lane, Sum};
+use super::rejection::Rejection;
+use super::{Group, Item};
+use crate::domain::money::Usd;
+use crate::domain::routing::{Constraints, RoutingMode};
+
+/// What was decided for each group, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    pub groups: Vec<GroupDecision>,
+}
+
+impl Decision {
+    /// What all selected lanes cost together; `None` if an item has no lane, or a price is not known.
+    pub fn cost(&self) -> Option<Usd> {
+        let complete = self.groups.iter().all(|group| group.unplaced.is_empty());
+        let selected = self.groups.iter().flat_map(GroupDecision::selected);
+        complete.then(|| selected.map(|(considered, _)| considered.cost).try_fold(Usd::ZERO, |sum, cost| Some(sum.plus(cost?))))?
+    }
+}
+
+/// What was decided for the items of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupDecision {
+    /// Every lane of the group's models: the selected ones, then those that could take over, then
+    /// the others, each kind with the best first.
+    pub lanes: Vec<Considered>,
+    /// Items that no lane takes; empty if all is well.
+    pub unplaced: Vec<u32>,
+}
+
+/// A lane, and what was decided about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Considered {
+    /// Its place among the lanes.
+    pub lane: usize,
+    /// What the items that fit it cost there, the selected ones if it is selected; `None` if none fits
+    /// or its prices are not established.
+    pub cost: Option<Usd>,
+    /// About how long it takes, in seconds; `None` if not known.
+    pub seconds: Option<u64>,
+    /// It meets every demand for at least one item: it is selected, or could take over.
+    pub eligible: bool,
+    pub verdict: Verdict,
+}
+
+/// Whether a lane serves items.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// These, in ascending order.
+    Selected(Vec<u32>),
+    /// At least one reason, the weightiest first.
+    Rejected(Vec<Rejection>),
+}
+
+impl GroupDecision {
+    /// The lanes that serve items, with these.
+    pub fn selected(&self) -> impl Iterator<Item = (&Considered, &[u32])> {
+        self.lanes.iter().filter_map(|considered| match &considered.verdict {
+            Verdict::Selected(items) => Some((considered, items.as_slice())),
+            Verdict::Rejected(_) => None,
+        })
+    }
+}
+
+/// Decides which lanes serve the items of each group. `window` is the time that the tier allows.
+pub fn decide(items: &[Item], groups: &[Group], lanes: &[Lane<'_>], demands: &Constraints, window: Duration) -> Decision {
+    let target = window.as_secs();
+    let groups = groups.iter().map(|group| Choice { items, group, lanes, demands, target }.decide());
+    Decision { groups: groups.collect() }
+}
+
+struct Choice<'a> {
+    items: &'a [Item],
+    group: &'a Group,
+    lanes: &'a [Lane<'a>],
+    demands: &'a Constraints,
+    /// In seconds.
+    target: u64,
+}
+
+/// A lane that meets the demands for at least one item.
+struct Candidate {
+    lane: usize,
+    /// Items that fit, in ascending order.
+    fits: Vec<u32>,
+    sum: Sum,
+    cost: Option<Usd>,
+    /// Why the first of the others does not.
+    misfit: Option<Rejection>,
+}
+
+impl Choice<'_> {
+    fn decide(&self) -> GroupDecision {
+        let mut candidates = Vec::new();
+        let mut rejected = Vec::new();
+        for (index, lane) in self.lanes.iter().enumerate() {
+            if self.group.place(lane.model).is_some() {
+                match self.candidate(index, lane) {
+                    Ok(candidate) => candidates.push(candidate),
+                    Err(considered) => rejected.push(considered),
+                }
+            }
+        }
+        candidates.sort_by(|a, b| self.compare(a, b));
+        rejected.sort_by(|a, b| by_price(a.cost, b.cost).then(a.lane.cmp(&b.lane)));
+        let (selected, unplaced) = self.select(&candidates);
+        let mut considered: Vec<Considered> = Vec::with_capacity(candidates.len() + rejected.len());
+        let mut others = Vec::new();
+        for (candidate, items) in candidates.iter().zip(selected) {
+            match items.is_empty() {
+                true => {
+                    others.push(self.considered(candidate.lane, &candidate.sum, true, Verdict::Rejected(vec![self.passed_over(candidate)])))
+                }
+                false => {
+                    let sum = self.sum(&items);
+                    considered.push(self.considered(candidate.lane, &sum, true, Verdict::Selected(items)));
+                }
+            }
+        }
+        considered.extend(others);
+        considered.extend(rejected);
+        GroupDecision { lanes: considered, unplaced }
+    }
+
+    fn considered(&self, lane: usize, sum: &Sum, eligible: bool, verdict: Verdict) -> Considered {
+        let of = &self.lanes[lane];
+        Considered { lane, cost: of.cost(sum).filter(|_| sum.items > 0), seconds: of.seconds_for(sum.items), eligible, verdict }
+    }
+
+    /// Why a candidate serves nothing: one lane for all items is better than several.
+    fn passed_over(&self, candidate: &Candidate) -> Rejection {
+        match &candidate.misfit {
+            Some(misfit) => misfit.clone(),
+            None if self.has_room(candidate) => Rejection::NotCheapest,
+            None => no_room(&self.lanes[candidate.lane]),
+        }
+    }
+
+    fn sum(&self, items: &[u32]) -> Sum {
+        items.iter().filter_map(|place| self.items.get(*place as usize)).fold(Sum::default(), Sum::and)
+    }
+
+    /// Looks at one lane: what fits it, or every reason why nothing does.
+    fn candidate(&self, index: usize, lane: &Lane<'_>) -> Result<Candidate, Considered> {
+        let mut reasons = failed_demands(lane, self.demands);
+        let mut first_misfit = None;
+        let mut fits = Vec::new();
+        let mut sum = Sum::default();
+        for place in &self.group.items {
+            let Some(item) = self.items.get(*place as usize) else { continue };
+            match misfit(lane, *place, item) {
+                Some(reason) => _ = first_misfit.get_or_insert(reason),
+                None => {
+                    fits.push(*place);
+                    sum = sum.and(item);
+                }
+            }
+        }
+        if fits.is_empty() {
+            reasons.extend(first_misfit.clone());
+        }
+        let supply = &lane.supply;
+        let least = fits.iter().filter_map(|place| self.items.get(*place as usize)).map(|item| item.input_tokens).min();
+        if supply.room_rows == 0 || least.is_some_and(|tokens| tokens > supply.room_tokens) {
+            reasons.push(no_room(lane));
+        }
+        let taken = sum.items.min(supply.room_rows);
+        if let Some(seconds) = lane.seconds_for(taken).filter(|seconds| *seconds > self.target) {
+            reasons.push(Rejection::SlaUnattainable { seconds, target: self.target });
+        }
+        let cost = lane.cost(&sum);
+        if let Some(ceiling) = self.demands.max_price
+            && cost.is_none_or(|cost| cost > ceiling)
+        {
+            reasons.push(Rejection::PriceCeiling { price: cost, ceiling });
+        }
+        match reasons.is_empty() {
+            true => Ok(Candidate { lane: index, fits, sum, cost, misfit: first_misfit }),
+            false => Err(self.considered(index, &sum, false, Verdict::Rejected(reasons))),
+        }
+    }
+
+    /// Which candidates take which items: one that takes all if there is one, else the best for as
+    /// much as it can, and so on. Parallel to the candidates, and the items that are left.
+    fn select(&self, candidates: &[Candidate]) -> (Vec<Vec<u32>>, Vec<u32>) {
+        let mut selected = vec![Vec::new(); candidates.len()];
+        if let Some(best) = candidates.iter().position(|candidate| self.takes_all(candidate)) {
+            selected[best].clone_from(&candidates[best].fits);
+            return (selected, Vec::new());
+        }
+        let mut left = self.group.items.clone();
+        for (candidate, taken) in candidates.iter().zip(&mut selected) {
+            let supply = &self.lanes[candidate.lane].supply;
+            let mut sum = Sum::default();
+            left.retain(|place| {
+                let Some(item) = self.items.get(*place as usize) else { return false };
+                let with = sum.and(item);
+                let fits = candidate.fits.binary_search(place).is_ok();
+                if !fits || with.items > supply.room_rows || with.input_tokens > supply.room_tokens {
+                    return true;
+                }
+                sum = with;
+                taken.push(*place);
+                false
+            });
+        }
+        (selected, left)
+    }
+
+    fn takes_all(&self, candidate: &Candidate) -> bool {
+        candidate.misfit.is_none() && self.has_room(candidate)
+    }
+
+    /// Whether all that fits may wait there.
+    fn has_room(&self, candidate: &Candidate) -> bool {
+        let supply = &self.lanes[candidate.lane].supply;
+        candidate.sum.items <= supply.room_rows && candidate.sum.input_tokens <= supply.room_tokens
+    }
+
+    /// The better one first: by what the mode puts before the price, then by the price of an item, then
+    /// by the order of the models in the request and of the lanes in the catalog.
+    fn compare(&self, a: &Candidate, b: &Candidate) -> Ordering {
+        let (first, second) = (&self.lanes[a.lane], &self.lanes[b.lane]);
+        let late = |candidate: &Candidate| self.lanes[candidate.lane].seconds_for(candidate.sum.items).is_none_or(|s| s > self.target / 2);
+        let by_mode = match self.demands.mode {
+            RoutingMode::Cheapest | RoutingMode::EdgeOnly => Ordering::Equal,
+            RoutingMode::SlaAware => late(a).cmp(&late(b)),
+            RoutingMode::Hybrid => first.own.cmp(&second.own).reverse(),
+        };
+        let place = |lane: &Lane<'_>| self.group.place(lane.model);
+        by_mode
+            .then_with(|| by_price(per_item(a), per_item(b)))
+            // Where a division has hidden a difference.
+            .then_with(|| by_price(a.cost, b.cost))
+            .then_with(|| place(first).cmp(&place(second)))
+            .then_with(|| a.lane.cmp(&b.lane))
+    }
+}
+
+fn no_room(lane: &Lane<'_>) -> Rejection {
+    Rejection::CapacityUnavailable { rows: lane.supply.room_rows, tokens: lane.supply.room_tokens }
+}
+
+fn per_item(candidate: &Candidate) -> Option<Usd> {
+    let cost = candidate.cost?;
+    Some(Usd(cost.0.checked_div(candidate.sum.items.into()).unwrap_or(cost.0)))
+}
+
+/// The cheaper one first; what nobody knows comes last.
+fn by_price(a: Option<Usd>, b: Option<Usd>) -> Ordering {
+    match (a, b) {
+        (Some(a), Some(b)) => a.cmp(&b),
+        (Some(_), None) => Ordering::Less,
+        (None, Some(_)) => Ordering::Greater,
+        (None, None) => Ordering::Equal,
+    }
+}

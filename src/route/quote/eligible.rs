@@ -1,0 +1,81 @@
+//! Which demands a lane meets: those that do not depend on an item, and which items fit.
+
+use super::lane::{Lane, Listing};
+use super::rejection::Rejection;
+use super::{Attachment, Item};
+use crate::catalog::Files;
+use crate::domain::routing::{Constraints, RoutingMode, STANDARD_PRIVACY};
+use crate::domain::words::{DataCollection, HostedTool, Modality};
+
+/// Every demand that the lane fails whatever the items are.
+pub(super) fn failed_demands(lane: &Lane<'_>, demands: &Constraints) -> Vec<Rejection> {
+    let preferences = &demands.preferences;
+    let names = |ids: &[String]| ids.iter().any(|id| id == lane.provider);
+    let mut failed = Vec::new();
+    if let Listing::Closed(why) = lane.listing {
+        failed.push(Rejection::OfferingInactive(why));
+    }
+    if (!preferences.only.is_empty() && !names(&preferences.only)) || names(&preferences.ignore) {
+        failed.push(Rejection::ProviderExcluded);
+    }
+    if demands.mode == RoutingMode::EdgeOnly && !lane.own {
+        failed.push(Rejection::NotOwn);
+    }
+    let missing: Vec<HostedTool> = demands.tools.iter().copied().filter(|tool| !lane.tools.contains(tool)).collect();
+    if !missing.is_empty() {
+        failed.push(Rejection::ToolSupport { missing });
+    }
+    if !demands.is_global() && !lane.regions.iter().any(|region| demands.regions.contains(region)) {
+        failed.push(Rejection::RegionUnavailable { regions: lane.regions.to_vec() });
+    }
+    if demands.privacy_tier != STANDARD_PRIVACY && !lane.privacy.tiers.contains(&demands.privacy_tier) {
+        failed.push(Rejection::PrivacyTier { tiers: lane.privacy.tiers.clone() });
+    }
+    // What nobody has established is not promised to anybody.
+    if preferences.data_collection == Some(DataCollection::Deny) && lane.privacy.data_collection != Some(DataCollection::Deny) {
+        failed.push(Rejection::DataCollection(lane.privacy.data_collection));
+    }
+    if preferences.zdr && lane.privacy.zdr != Some(true) {
+        failed.push(Rejection::DataRetention);
+    }
+    if lane.supply.silent {
+        failed.push(Rejection::StaleHeartbeat);
+    }
+    failed
+}
+
+/// Why an item cannot go to the lane, if it cannot.
+pub(super) fn misfit(lane: &Lane<'_>, place: u32, item: &Item) -> Option<Rejection> {
+    if !lane.endpoints.is_empty() && !item.endpoints.iter().any(|endpoint| lane.endpoints.contains(endpoint)) {
+        let asked = *item.endpoints.first()?;
+        return Some(Rejection::OperationUnsupported { item: place, asked });
+    }
+    let unread = |modality: &&Modality| !lane.input.is_empty() && !lane.input.contains(modality);
+    if let Some(modality) = item.modalities.iter().find(unread) {
+        return Some(Rejection::ModalityUnsupported { item: place, modality: *modality });
+    }
+    if let Some(file) = item.files.iter().find(|file| !takes(lane.files, file)) {
+        return Some(Rejection::FileUnsupported { item: place, mime: file.mime.clone() });
+    }
+    if let (Some(limit), Some(tokens)) = (lane.max_output_tokens, item.output_limit)
+        && tokens > limit
+    {
+        return Some(Rejection::OutputLimitExceeded { item: place, tokens, limit });
+    }
+    if let Some(window) = lane.max_input_tokens.filter(|most| item.input_tokens > *most) {
+        return Some(Rejection::ContextWindowExceeded { item: place, tokens: item.input_tokens, window });
+    }
+    // What may be written takes room in the window, too, where the item says how much that is.
+    let tokens = item.input_tokens.saturating_add(item.output_limit.unwrap_or(0));
+    let window = lane.context_window.filter(|window| tokens > *window)?;
+    Some(Rejection::ContextWindowExceeded { item: place, tokens, window })
+}
+
+fn takes(files: Option<&Files>, file: &Attachment) -> bool {
+    let Some(files) = files else { return false };
+    let matches = |accepted: &String| match accepted.strip_suffix("/*") {
+        Some(kind) => file.mime.split_once('/').is_some_and(|(own, _)| own == kind),
+        None => *accepted == file.mime,
+    };
+    files.types.iter().any(matches) && files.max_bytes.is_none_or(|most| file.bytes <= most)
+}

@@ -1,0 +1,132 @@
+//! A lane as a quote sees it: facts from the catalog, and what is going on there at the moment.
+
+use rust_decimal::Decimal;
+
+use super::Item;
+use crate::catalog::{Files, Model, Offer, Privacy, Status};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::money::{PriceSheet, Usd};
+use crate::domain::usage::Usage;
+use crate::domain::words::{HostedTool, Modality};
+
+/// One provider's service of one model.
+#[derive(Debug, Clone)]
+pub struct Lane<'a> {
+    /// The provider's id.
+    pub provider: &'a str,
+    /// The provider's name for the model.
+    pub upstream: &'a str,
+    /// The model's canonical name.
+    pub model: &'a str,
+    /// A server of the operator's own, BatchRouter's "edge".
+    pub own: bool,
+    pub listing: Listing,
+    /// Empty if not known.
+    pub endpoints: &'a [Endpoint],
+    /// In tokens, input and output together.
+    pub context_window: Option<u64>,
+    /// In tokens.
+    pub max_input_tokens: Option<u64>,
+    /// In tokens.
+    pub max_output_tokens: Option<u64>,
+    /// What the model reads. Empty if not known.
+    pub input: &'a [Modality],
+    pub files: Option<&'a Files>,
+    pub regions: &'a [String],
+    pub privacy: &'a Privacy,
+    pub tools: &'a [HostedTool],
+    /// What it charges; `None` if that is not established.
+    pub price: Option<PriceSheet>,
+    pub supply: Supply,
+}
+
+/// Whether the operator lets work go there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listing {
+    Open,
+    /// Why not, to be read after "it".
+    Closed(&'static str),
+}
+
+/// What is going on in a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Supply {
+    /// Rows that it has room for.
+    pub room_rows: u64,
+    /// Tokens to be read that it has room for.
+    pub room_tokens: u64,
+    /// Its server does not answer.
+    pub silent: bool,
+    /// Rows that wait there already.
+    pub queued_rows: u64,
+    /// Requests a minute that it keeps to, stated or found out; `None` if not known.
+    pub per_minute: Option<u64>,
+}
+
+impl<'a> Lane<'a> {
+    /// A lane of the catalog.
+    pub fn of(model: &'a Model, offer: &Offer<'a>, price: PriceSheet, supply: Supply) -> Self {
+        let Offer { provider, offering, usable, status } = *offer;
+        let listing = match status {
+            Status::Disabled => Listing::Closed("is disabled, or its provider has ended it"),
+            Status::Paused => Listing::Closed("is paused"),
+            Status::Active | Status::Deprecated if !usable => Listing::Closed("is not configured here"),
+            Status::Active | Status::Deprecated => Listing::Open,
+        };
+        // A server of the operator's own that states no price costs nothing by the token.
+        let known = provider.is_local || price != PriceSheet::default();
+        Self {
+            provider: provider.id(),
+            upstream: &offering.upstream,
+            model: &model.id,
+            own: provider.is_local,
+            listing,
+            endpoints: &offering.endpoints,
+            context_window: offering.context_window,
+            max_input_tokens: model.max_input_tokens,
+            max_output_tokens: offering.max_output_tokens,
+            input: &model.input,
+            files: offering.files.as_ref(),
+            regions: &offering.regions,
+            privacy: &offering.privacy,
+            tools: &offering.hosted_tools,
+            price: known.then_some(price),
+            supply,
+        }
+    }
+
+    /// What these tokens of so many items cost, if the prices are known.
+    pub fn cost(&self, sum: &Sum) -> Option<Usd> {
+        let price = self.price?;
+        let usage = Usage { input_tokens: sum.input_tokens, output_tokens: sum.output_tokens, ..Usage::default() };
+        // A sheet prices one request; the tokens of all are priced at once, the requests one by one.
+        let requests = price.request.unwrap_or_default().saturating_mul(Decimal::from(sum.items));
+        Some(PriceSheet { request: None, ..price }.cost(&usage).plus(Usd(requests)))
+    }
+
+    /// About how long it takes until it is done with so many more items, in seconds; `None` if not known.
+    pub fn seconds_for(&self, items: u64) -> Option<u64> {
+        let per_minute = self.supply.per_minute.filter(|rate| *rate > 0)?;
+        Some(self.supply.queued_rows.saturating_add(items).saturating_mul(60).div_ceil(per_minute))
+    }
+}
+
+/// Items summed up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sum {
+    pub items: u64,
+    pub input_tokens: u64,
+    pub output_tokens: u64,
+}
+
+impl Sum {
+    /// The sum with one more.
+    #[must_use]
+    pub fn and(self, item: &Item) -> Self {
+        Self {
+            items: self.items + 1,
+            input_tokens: self.input_tokens.saturating_add(item.input_tokens),
+            output_tokens: self.output_tokens.saturating_add(item.output_tokens),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Which lanes serve some items, which do not and why, and what each would cost: the one question that
+//! a quote and a batch ask.
+//!
+//! Pure: a snapshot of the lanes goes in, a decision comes out, and the same input gives the same
+//! decision. Nothing is reserved, and no lane is called.
+//!
+//! Invariants others rely on:
+//! * every lane that was considered is either selected or has at least one reason why it is not;
+//! * a reason is true of the lane: whatever it says can be checked against the lane and the demands;
+//! * one demand more never makes a lane eligible that was not.
+//!
+//! The order of work: demands that a lane meets or not ([`eligible`]), which items fit it, what they
+//! cost there ([`lane`]), and the choice among those that are left ([`choose`]).
+
+mod choose;
+mod eligible;
+mod lane;
+mod rejection;
+#[cfg(test)]
+mod tests;
+
+pub use choose::{Considered, Decision, GroupDecision, Verdict, decide};
+pub use lane::{Lane, Listing, Supply};
+pub use rejection::Rejection;
+
+use crate::domain::endpoint::Endpoint;
+use crate::domain::words::Modality;
+
+/// What routing needs to know of an item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// The endpoints that it can be sent to, any of them.
+    pub endpoints: &'static [Endpoint],
+    /// About the tokens to be read.
+    pub input_tokens: u64,
+    /// About the tokens to be written.
+    pub output_tokens: u64,
+    /// The most tokens that may be written, if the item says so.
+    pub output_limit: Option<u64>,
+    /// What it consists of besides text.
+    pub modalities: Vec<Modality>,
+    pub files: Vec<Attachment>,
+}
+
+/// A file that travels with an item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    /// Its MIME type.
+    pub mime: String,
+    pub bytes: u64,
+}
+
+/// Items that the same models may serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Canonical names of models, in the order of the request, which decides between equals.
+    pub models: Vec<String>,
+    /// Places of items.
+    pub items: Vec<u32>,
+}
+
+impl Group {
+    /// The place of a model among those of the group.
+    pub fn place(&self, model: &str) -> Option<usize> {
+        self.models.iter().position(|each| each == model)
+    }
+}
