@@ -38,6 +38,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("comfy_table", &["cli"]),
     ("prometheus_client", &["http"]),
     ("flate2", &["http"]),
+    ("tiktoken_rs", &["route"]),
 ];
 
 #[test]

@@ -5,7 +5,7 @@
 //! ([`Pace`]), rates found out ([`Throttle`]), what is left by the provider's own word ([`Quota`]), and
 //! whether it is well at all ([`Breaker`]). Whose row is next ([`Fair`]). What an input file would
 //! cost ([`estimate()`]). Which lanes serve the items of a quote, and why the others do not
-//! ([`quote`]). Pure: no clock is read, nothing is sent, nothing is stored.
+//! ([`quote`]), and how many tokens they are ([`tokens`]). Pure: no clock is read, nothing is sent, nothing is stored.
 
 pub mod breaker;
 pub mod estimate;
@@ -15,6 +15,7 @@ pub mod pace;
 pub mod quota;
 pub mod quote;
 pub mod throttle;
+pub mod tokens;
 mod trial;
 pub mod window;
 

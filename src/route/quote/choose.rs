@@ -119,7 +119,7 @@ impl Choice<'_> {
                     others.push(self.considered(candidate.lane, &candidate.sum, true, Verdict::Rejected(vec![self.passed_over(candidate)])))
                 }
                 false => {
-                    let sum = self.sum(&items);
+                    let sum = self.sum(candidate.lane, &items);
                     considered.push(self.considered(candidate.lane, &sum, true, Verdict::Selected(items)));
                 }
             }
@@ -143,8 +143,10 @@ impl Choice<'_> {
         }
     }
 
-    fn sum(&self, items: &[u32]) -> Sum {
-        items.iter().filter_map(|place| self.items.get(*place as usize)).fold(Sum::default(), Sum::and)
+    fn sum(&self, lane: usize, items: &[u32]) -> Sum {
+        let tokenizer = self.lanes[lane].tokenizer;
+        let items = items.iter().filter_map(|place| self.items.get(*place as usize));
+        items.fold(Sum::default(), |sum, item| sum.and(item, tokenizer))
     }
 
     /// Looks at one lane: what fits it, or every reason why nothing does.
@@ -159,7 +161,7 @@ impl Choice<'_> {
                 Some(reason) => _ = first_misfit.get_or_insert(reason),
                 None => {
                     fits.push(*place);
-                    sum = sum.and(item);
+                    sum = sum.and(item, lane.tokenizer);
                 }
             }
         }
@@ -167,7 +169,7 @@ impl Choice<'_> {
             reasons.extend(first_misfit.clone());
         }
         let supply = &lane.supply;
-        let least = fits.iter().filter_map(|place| self.items.get(*place as usize)).map(|item| item.input_tokens).min();
+        let least = fits.iter().filter_map(|place| self.items.get(*place as usize)).map(|item| item.input_tokens(lane.tokenizer)).min();
         if supply.room_rows == 0 || least.is_some_and(|tokens| tokens > supply.room_tokens) {
             reasons.push(no_room(lane));
         }
@@ -197,11 +199,11 @@ impl Choice<'_> {
         }
         let mut left = self.group.items.clone();
         for (candidate, taken) in candidates.iter().zip(&mut selected) {
-            let supply = &self.lanes[candidate.lane].supply;
+            let Lane { supply, tokenizer, .. } = &self.lanes[candidate.lane];
             let mut sum = Sum::default();
             left.retain(|place| {
                 let Some(item) = self.items.get(*place as usize) else { return false };
-                let with = sum.and(item);
+                let with = sum.and(item, *tokenizer);
                 let fits = candidate.fits.binary_search(place).is_ok();
                 if !fits || with.items > supply.room_rows || with.input_tokens > supply.room_tokens {
                     return true;

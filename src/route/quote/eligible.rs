@@ -62,11 +62,12 @@ pub(super) fn misfit(lane: &Lane<'_>, place: u32, item: &Item) -> Option<Rejecti
     {
         return Some(Rejection::OutputLimitExceeded { item: place, tokens, limit });
     }
-    if let Some(window) = lane.max_input_tokens.filter(|most| item.input_tokens > *most) {
-        return Some(Rejection::ContextWindowExceeded { item: place, tokens: item.input_tokens, window });
+    let input = item.input_tokens(lane.tokenizer);
+    if let Some(window) = lane.max_input_tokens.filter(|most| input > *most) {
+        return Some(Rejection::ContextWindowExceeded { item: place, tokens: input, window });
     }
     // What may be written takes room in the window, too, where the item says how much that is.
-    let tokens = item.input_tokens.saturating_add(item.output_limit.unwrap_or(0));
+    let tokens = input.saturating_add(item.output_limit.unwrap_or(0));
     let window = lane.context_window.filter(|window| tokens > *window)?;
     Some(Rejection::ContextWindowExceeded { item: place, tokens, window })
 }

@@ -8,6 +8,7 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::money::{PriceSheet, Usd};
 use crate::domain::usage::Usage;
 use crate::domain::words::{HostedTool, Modality};
+use crate::route::tokens::Tokenizer;
 
 /// One provider's service of one model.
 #[derive(Debug, Clone)]
@@ -18,6 +19,7 @@ pub struct Lane<'a> {
     pub upstream: &'a str,
     /// The model's canonical name.
     pub model: &'a str,
+    pub tokenizer: Tokenizer,
     /// A server of the operator's own, BatchRouter's "edge".
     pub own: bool,
     pub listing: Listing,
@@ -79,6 +81,7 @@ impl<'a> Lane<'a> {
             provider: provider.id(),
             upstream: &offering.upstream,
             model: &model.id,
+            tokenizer: Tokenizer::of(&model.id),
             own: provider.is_local,
             listing,
             endpoints: &offering.endpoints,
@@ -120,12 +123,12 @@ pub struct Sum {
 }
 
 impl Sum {
-    /// The sum with one more.
+    /// The sum with one more, as a model with this tokenizer reads it.
     #[must_use]
-    pub fn and(self, item: &Item) -> Self {
+    pub fn and(self, item: &Item, tokenizer: Tokenizer) -> Self {
         Self {
             items: self.items + 1,
-            input_tokens: self.input_tokens.saturating_add(item.input_tokens),
+            input_tokens: self.input_tokens.saturating_add(item.input_tokens(tokenizer)),
             output_tokens: self.output_tokens.saturating_add(item.output_tokens),
         }
     }

@@ -9,10 +9,11 @@
 //! * a reason is true of the lane: whatever it says can be checked against the lane and the demands;
 //! * one demand more never makes a lane eligible that was not.
 //!
-//! The order of work: demands that a lane meets or not ([`eligible`]), which items fit it, what they
+//! The order of work: what an item asks ([`content`]), demands that a lane meets or not ([`eligible`]), which items fit it, what they
 //! cost there ([`lane`]), and the choice among those that are left ([`choose`]).
 
 mod choose;
+mod content;
 mod eligible;
 mod lane;
 mod rejection;
@@ -20,9 +21,11 @@ mod rejection;
 mod tests;
 
 pub use choose::{Considered, Decision, GroupDecision, Verdict, decide};
+pub use content::{Content, Misread, OutputBasis};
 pub use lane::{Lane, Listing, Supply};
 pub use rejection::Rejection;
 
+use super::tokens::Tokenizer;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::words::Modality;
 
@@ -31,8 +34,8 @@ use crate::domain::words::Modality;
 pub struct Item {
     /// The endpoints that it can be sent to, any of them.
     pub endpoints: &'static [Endpoint],
-    /// About the tokens to be read.
-    pub input_tokens: u64,
+    /// About the tokens to be read, for each tokenizer of a model that may be asked.
+    pub input_tokens: Vec<(Tokenizer, u64)>,
     /// About the tokens to be written.
     pub output_tokens: u64,
     /// The most tokens that may be written, if the item says so.
@@ -40,6 +43,13 @@ pub struct Item {
     /// What it consists of besides text.
     pub modalities: Vec<Modality>,
     pub files: Vec<Attachment>,
+}
+
+impl Item {
+    /// About the tokens that a model with this tokenizer reads.
+    pub fn input_tokens(&self, tokenizer: Tokenizer) -> u64 {
+        self.input_tokens.iter().find(|(each, _)| *each == tokenizer).map_or(0, |(_, tokens)| *tokens)
+    }
 }
 
 /// A file that travels with an item.

@@ -15,6 +15,8 @@ use crate::domain::words::{DataCollection, HostedTool};
 
 const CHAT: &[Endpoint] = &[Endpoint::ChatCompletions, Endpoint::Responses];
 const EMBEDDINGS: &[Endpoint] = &[Endpoint::Embeddings];
+/// The tokenizer of every lane.
+const PLAIN: Tokenizer = Tokenizer::Ratio(400);
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// The facts of a lane, owned.
@@ -47,6 +49,7 @@ impl Facts {
             provider: &self.provider,
             upstream: self.model,
             model: self.model,
+            tokenizer: PLAIN,
             own: self.own,
             listing: if self.open { Listing::Open } else { Listing::Closed("is paused") },
             endpoints: &self.endpoints,
@@ -120,7 +123,7 @@ fn item() -> impl Strategy<Value = Item> {
     (endpoints, 1_u64..3_000, 0_u64..500, prop::option::of(1_u64..1_000), prop::option::weighted(0.1, image)).prop_map(
         |(endpoints, input_tokens, output_tokens, output_limit, image)| Item {
             endpoints,
-            input_tokens,
+            input_tokens: vec![(PLAIN, input_tokens)],
             output_tokens,
             output_limit,
             modalities: image.iter().map(|_| Modality::Image).collect(),
@@ -162,7 +165,7 @@ fn group(items: usize) -> Group {
 }
 
 fn sum<'a>(items: impl IntoIterator<Item = &'a Item>) -> Sum {
-    items.into_iter().fold(Sum::default(), Sum::and)
+    items.into_iter().fold(Sum::default(), |sum, item| sum.and(item, PLAIN))
 }
 
 /// Whether what a rejection says is so.
@@ -190,7 +193,7 @@ fn is_true(reason: &Rejection, lane: &Lane<'_>, items: &[Item], demands: &Constr
             lane.files.is_none_or(|files| files.max_bytes.is_some_and(|most| file.bytes > most))
         }
         Rejection::ContextWindowExceeded { item, tokens, window } => {
-            tokens > window && *tokens >= at(item).input_tokens && lane.context_window == Some(*window)
+            tokens > window && *tokens >= at(item).input_tokens(PLAIN) && lane.context_window == Some(*window)
         }
         Rejection::OutputLimitExceeded { item, tokens, limit } => {
             tokens > limit && at(item).output_limit == Some(*tokens) && lane.max_output_tokens == Some(*limit)
@@ -314,7 +317,14 @@ fn plain(provider: &str, model: &'static str, price: u32) -> Facts {
 }
 
 fn chat(input_tokens: u64) -> Item {
-    Item { endpoints: CHAT, input_tokens, output_tokens: 10, output_limit: None, modalities: Vec::new(), files: Vec::new() }
+    Item {
+        endpoints: CHAT,
+        input_tokens: vec![(PLAIN, input_tokens)],
+        output_tokens: 10,
+        output_limit: None,
+        modalities: Vec::new(),
+        files: Vec::new(),
+    }
 }
 
 /// A decision as a person reads it.

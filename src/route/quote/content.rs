@@ -1,0 +1,268 @@
+//! What an item asks, as far as routing and its price depend on it: its texts, its images, how much
+//! may be written. Read from the item's `input`, which has the form of OpenAI's requests.
+//!
+//! What is wrong for a provider alone is the provider's to say; here only what nobody could answer is
+//! refused.
+
+use serde_json::{Map, Value};
+
+use super::Item;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::words::{Modality, Operation};
+use crate::route::estimate::ASSUMED_OUTPUT_TOKENS;
+use crate::route::tokens::{Counter, Tokenizer};
+
+/// Tokens around each message, and before the answer, as OpenAI's cookbook counts them.
+const PER_MESSAGE: u64 = 3;
+/// Tokens of an image of low detail, and of one of 1024 by 1024 pixels of high detail, by OpenAI's
+/// rule for GPT-4o. The size of an image is not known before somebody fetches it.
+const IMAGE_LOW: u64 = 85;
+const IMAGE_HIGH: u64 = 765;
+/// Answers to one item that are believed.
+const MAX_ANSWERS: u64 = 128;
+
+/// Why nobody could answer an item: where below its input, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misread {
+    /// The member of the input; empty for the input itself.
+    pub member: &'static str,
+    pub message: &'static str,
+}
+
+/// How the output of an item was estimated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OutputBasis {
+    /// It writes no text.
+    Nothing,
+    /// The limit that it states.
+    Limit,
+    /// An assumed length.
+    Assumed,
+}
+
+impl OutputBasis {
+    /// The word for it on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nothing => "none",
+            Self::Limit => "stated_limit",
+            Self::Assumed => "assumed",
+        }
+    }
+}
+
+/// An item, read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content<'a> {
+    endpoints: &'static [Endpoint],
+    texts: Vec<&'a str>,
+    /// Tokens besides those of the texts.
+    frame: u64,
+    modalities: Vec<Modality>,
+    output_tokens: u64,
+    output_limit: Option<u64>,
+    pub basis: OutputBasis,
+}
+
+impl<'a> Content<'a> {
+    /// Reads the input of an item.
+    ///
+    /// # Errors
+    /// When nobody could answer it.
+    pub fn read(operation: Operation, input: &'a Map<String, Value>) -> Result<Self, Misread> {
+        let mut content = Self {
+            endpoints: &[],
+            texts: Vec::new(),
+            frame: 0,
+            modalities: Vec::new(),
+            output_tokens: 0,
+            output_limit: None,
+            basis: OutputBasis::Nothing,
+        };
+        match operation {
+            Operation::Embeddings => content.embeddings(input)?,
+            Operation::Responses | Operation::Vision => content.conversation(input)?,
+        }
+        Ok(content)
+    }
+
+    fn embeddings(&mut self, input: &'a Map<String, Value>) -> Result<(), Misread> {
+        let wrong = Misread { member: "input", message: "must be the text to embed, or an array of texts" };
+        self.endpoints = &[Endpoint::Embeddings];
+        match input.get("input") {
+            Some(Value::String(text)) if !text.is_empty() => self.texts.push(text),
+            Some(Value::Array(texts)) if !texts.is_empty() => {
+                for text in texts {
+                    match text {
+                        Value::String(text) => self.texts.push(text),
+                        // A text that was cut into tokens already.
+                        Value::Array(tokens) => self.frame += tokens.len() as u64,
+                        Value::Number(_) => self.frame += 1,
+                        _ => return Err(wrong),
+                    }
+                }
+            }
+            _ => return Err(wrong),
+        }
+        Ok(())
+    }
+
+    fn conversation(&mut self, input: &'a Map<String, Value>) -> Result<(), Misread> {
+        let wrong = Misread { member: "", message: "must have `messages`, an array of messages, or `input`, a text or such an array" };
+        self.frame = PER_MESSAGE;
+        match (input.get("messages"), input.get("input")) {
+            (Some(Value::Array(messages)), _) if !messages.is_empty() => {
+                self.endpoints = &[Endpoint::ChatCompletions];
+                messages.iter().try_for_each(|message| self.message(message))?;
+            }
+            (None, Some(Value::String(text))) if !text.is_empty() => {
+                self.endpoints = &[Endpoint::Responses];
+                self.frame += PER_MESSAGE;
+                self.texts.push(text);
+            }
+            (None, Some(Value::Array(messages))) if !messages.is_empty() => {
+                self.endpoints = &[Endpoint::Responses];
+                messages.iter().try_for_each(|message| self.message(message))?;
+            }
+            (_, _) => return Err(wrong),
+        }
+        for member in ["instructions", "system", "tools", "response_format", "text"] {
+            if let Some(value) = input.get(member) {
+                self.strings(value);
+            }
+        }
+        self.output(input);
+        Ok(())
+    }
+
+    fn message(&mut self, message: &'a Value) -> Result<(), Misread> {
+        let Value::Object(message) = message else {
+            return Err(Misread { member: "messages", message: "must have objects with a `role` and a `content`" });
+        };
+        self.frame += PER_MESSAGE;
+        for (name, value) in message {
+            match (name.as_str(), value) {
+                ("content", Value::Array(parts)) => parts.iter().for_each(|part| self.part(part)),
+                // One token each, and the frame has it.
+                ("role" | "type", _) => {}
+                (_, value) => self.strings(value),
+            }
+        }
+        Ok(())
+    }
+
+    fn part(&mut self, part: &'a Value) {
+        let kind = part.get("type").and_then(Value::as_str).unwrap_or("text");
+        match kind {
+            "image_url" | "input_image" | "image" => {
+                let detail = part.get("detail").or_else(|| part.get("image_url")?.get("detail")).and_then(Value::as_str);
+                self.frame += if detail == Some("low") { IMAGE_LOW } else { IMAGE_HIGH };
+                self.has(Modality::Image);
+            }
+            "input_audio" | "audio" => self.has(Modality::Audio),
+            "file" | "input_file" | "document" => self.has(Modality::Document),
+            "video" | "video_url" | "input_video" => self.has(Modality::Video),
+            _ => self.strings(part),
+        }
+    }
+
+    fn has(&mut self, modality: Modality) {
+        if !self.modalities.contains(&modality) {
+            self.modalities.push(modality);
+        }
+    }
+
+    /// Every text in a value. What is around them counts for one token each.
+    fn strings(&mut self, value: &'a Value) {
+        match value {
+            Value::String(text) => self.texts.push(text),
+            Value::Array(values) => values.iter().for_each(|value| self.strings(value)),
+            Value::Object(members) => members.iter().for_each(|(name, value)| {
+                if name != "type" {
+                    self.frame += 1;
+                    self.strings(value);
+                }
+            }),
+            Value::Number(_) | Value::Bool(_) => self.frame += 1,
+            Value::Null => {}
+        }
+    }
+
+    fn output(&mut self, input: &Map<String, Value>) {
+        let number = |name: &str| input.get(name).and_then(Value::as_u64);
+        self.output_limit = ["max_completion_tokens", "max_output_tokens", "max_tokens"].into_iter().find_map(number);
+        let answers = number("n").unwrap_or(1).clamp(1, MAX_ANSWERS);
+        self.output_tokens = self.output_limit.unwrap_or(ASSUMED_OUTPUT_TOKENS).saturating_mul(answers);
+        self.basis = if self.output_limit.is_some() { OutputBasis::Limit } else { OutputBasis::Assumed };
+    }
+
+    /// The item, its tokens counted by each of these. Takes time; see [`Counter`].
+    pub fn into_item(self, counters: &mut [(Tokenizer, Counter)]) -> Item {
+        let count = |(tokenizer, counter): &mut (Tokenizer, Counter)| {
+            let tokens = self.texts.iter().map(|text| counter.count(text)).fold(self.frame, u64::saturating_add);
+            (*tokenizer, tokens)
+        };
+        Item {
+            endpoints: self.endpoints,
+            input_tokens: counters.iter_mut().map(count).collect(),
+            output_tokens: self.output_tokens,
+            output_limit: self.output_limit,
+            modalities: self.modalities,
+            files: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn item(operation: Operation, input: Value) -> Result<(Item, OutputBasis), Misread> {
+        let Value::Object(input) = input else { panic!("an object") };
+        let content = Content::read(operation, &input)?;
+        let basis = content.basis;
+        Ok((content.into_item(&mut [(Tokenizer::O200k, Counter::new(Tokenizer::O200k))]), basis))
+    }
+
+    #[test]
+    fn forms_of_input_as_they_are_read() {
+        let told = [
+            (Operation::Responses, json!({"messages": [{"role": "user", "content": "Hello, world!"}], "max_tokens": 5, "n": 2})),
+            (Operation::Responses, json!({"input": "Hello, world!", "max_output_tokens": 7})),
+            (Operation::Responses, json!({"input": [{"role": "user", "content": [{"type": "input_text", "text": "Hello, world!"}]}]})),
+            (
+                Operation::Vision,
+                json!({"messages": [{"role": "user", "content": [
+                    {"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "https://a.example/b.png", "detail": "low"}}
+                ]}]}),
+            ),
+            (Operation::Embeddings, json!({"input": "Hello, world!"})),
+            (Operation::Embeddings, json!({"input": ["Hello", "world"]})),
+            (Operation::Embeddings, json!({"input": [[1, 2, 3]]})),
+            (Operation::Responses, json!({"messages": []})),
+            (Operation::Responses, json!({"messages": ["text"]})),
+            (Operation::Responses, json!({"prompt": "a"})),
+            (Operation::Embeddings, json!({"input": [true]})),
+            (Operation::Embeddings, json!({"messages": []})),
+        ]
+        .map(|(operation, input)| format!("{operation} {input}\n  {:?}", item(operation, input.clone())));
+        insta::assert_snapshot!(told.join("\n"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_panics(text in "[a-z ]{0,20}", n: u64, depth in 0_usize..50) {
+            let mut value = json!(text);
+            for _ in 0..depth {
+                value = json!([{ "content": value, "text": n }]);
+            }
+            for operation in Operation::ALL {
+                for input in [json!({"messages": value, "n": n, "max_tokens": n}), json!({"input": value}), json!({"input": value, "tools": value})] {
+                    let _ = item(*operation, input);
+                }
+            }
+        }
+    }
+}
