@@ -42,6 +42,8 @@ codes! {
     UnknownRoute = "unknown_url",
     /// The route exists, with another method.
     MethodNotAllowed = "method_not_allowed",
+    /// The object belongs to somebody else.
+    Forbidden = "forbidden",
     /// No such batch, file, upload or part.
     NotFound = "not_found",
     /// No such model in the catalog.

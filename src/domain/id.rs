@@ -37,7 +37,8 @@ const BATCH: Kind = Kind { name: "batch", prefixes: &["batch_", "bat_"] };
 const FILE: Kind = Kind { name: "file", prefixes: &["file-", "file_"] };
 const UPLOAD: Kind = Kind { name: "upload", prefixes: &["upload_"] };
 const PART: Kind = Kind { name: "part of an upload", prefixes: &["part_"] };
-const KINDS: [&Kind; 4] = [&BATCH, &FILE, &UPLOAD, &PART];
+const QUOTE: Kind = Kind { name: "quote", prefixes: &["qlock_"] };
+const KINDS: [&Kind; 5] = [&BATCH, &FILE, &UPLOAD, &PART, &QUOTE];
 
 fn next_value(now: Timestamp) -> u128 {
     // The context keeps ids made within one millisecond in the order in which they were made,
@@ -111,6 +112,11 @@ macro_rules! ids {
                 Self(value)
             }
 
+            /// In BatchRouter's form: the last of its prefixes and 32 hexadecimal digits.
+            pub fn in_hex(self) -> String {
+                format!("{}{:032x}", $kind.prefixes.last().unwrap_or(&""), self.0)
+            }
+
             /// The bits, for keys on disk.
             pub const fn as_u128(self) -> u128 {
                 self.0
@@ -150,6 +156,8 @@ ids! {
     UploadId = UPLOAD;
     /// One part of a multi-part upload: `part_` and 26 characters.
     PartId = PART;
+    /// A quote: `qlock_` and 26 characters.
+    QuoteId = QUOTE;
 }
 
 /// The position of a row in its batch, counted from 0; line `n` of the input is row `n - 1`.
@@ -201,6 +209,8 @@ mod tests {
             prop_assert_eq!(id.to_string().parse::<BatchId>(), Ok(id));
             prop_assert_eq!(id.to_string().to_uppercase().replace("BATCH_", "batch_").parse::<BatchId>(), Ok(id));
             prop_assert_eq!(format!("bat_{value:032x}").parse::<BatchId>(), Ok(id));
+            prop_assert_eq!(id.in_hex(), format!("bat_{value:032x}"));
+            prop_assert_eq!(QuoteId::from_u128(value).in_hex().parse::<QuoteId>(), Ok(QuoteId::from_u128(value)));
             prop_assert_eq!(format!("file_{value:032x}").parse::<FileId>(), Ok(FileId::from_u128(value)));
         }
 

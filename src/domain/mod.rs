@@ -27,6 +27,7 @@ pub mod output;
 pub mod plan;
 pub mod prefix;
 pub mod problem;
+pub mod quote;
 pub mod request;
 pub mod retry;
 pub mod routing;

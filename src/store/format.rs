@@ -15,6 +15,7 @@
 //! I sha256(32)                    idempotency keys
 //! K batch(16)                     control of a batch, where it is not as by default
 //! L sha256(32)                    holds on lanes, by the digest of the lane's name
+//! T quote(16) chunk(2)            a quote, in chunks
 //! Q digest(16)                    rows with an answer, by the digest of their request
 //! X seconds(8) kind(1) id(16)     what goes away by itself, and when
 //! G batch(16)                     a file over its results was deleted; are they still seen?
@@ -29,7 +30,7 @@
 //! reclaim.
 
 use crate::domain::dedup::RequestDigest;
-use crate::domain::id::{BatchId, FileId, PartId, RowIndex, UploadId};
+use crate::domain::id::{BatchId, FileId, PartId, QuoteId, RowIndex, UploadId};
 
 /// The largest value in the tree, in bytes.
 pub const MAX_VALUE: usize = 4_000;
@@ -50,6 +51,7 @@ pub enum ExpiryKind {
     File = 1,
     Upload = 2,
     IdempotencyKey = 3,
+    Quote = 4,
 }
 
 fn key<const N: usize>(kind: u8, parts: [&[u8]; N]) -> Vec<u8> {
@@ -126,6 +128,10 @@ pub const ANSWERS: &[u8] = b"Q";
 
 pub fn answer(request: RequestDigest) -> Vec<u8> {
     key(b'Q', [&request.0])
+}
+
+pub fn quote(id: QuoteId) -> Vec<u8> {
+    key(b'T', [&id.as_u128().to_be_bytes()])
 }
 
 pub fn control(id: BatchId) -> Vec<u8> {

@@ -22,6 +22,7 @@ mod lines;
 mod live;
 mod migrate;
 mod open;
+mod quotes;
 mod record;
 mod results;
 mod row_group;

@@ -1,9 +1,9 @@
-//! What goes away by itself: expired files and uploads, forgotten idempotency keys, and results
+//! What goes away by itself: expired files and uploads, forgotten idempotency keys and quotes, and results
 //! that no file shows any more.
 
 use super::format::{self, ExpiryKind};
 use super::{Store, StoreError};
-use crate::domain::id::{BatchId, FileId, UploadId};
+use crate::domain::id::{BatchId, FileId, QuoteId, UploadId};
 use crate::domain::time::Timestamp;
 
 /// Entries handled in one sweep; the rest waits for the next.
@@ -36,6 +36,8 @@ impl Store {
             self.delete_file(FileId::from_u128(id)).await?;
         } else if kind == Some(ExpiryKind::Upload as u8) {
             self.expire_upload(UploadId::from_u128(id)).await?;
+        } else if kind == Some(ExpiryKind::Quote as u8) {
+            self.forget_quote(QuoteId::from_u128(id)).await?;
         }
         let digest: Option<[u8; 32]> = key.get(10..).and_then(|id| id.try_into().ok());
         let key = key.to_vec();

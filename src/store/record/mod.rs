@@ -16,6 +16,7 @@ pub mod hold;
 pub mod packed;
 pub mod page;
 pub mod plan;
+pub mod quote;
 pub mod result;
 pub mod run;
 mod squeeze;
@@ -96,7 +97,15 @@ pub fn decode<T: Record>(bytes: &[u8]) -> Result<T, RecordError> {
     }
 }
 
-fn decode_body<T: Record>(body: &[u8]) -> Result<T, RecordError> {
+/// A body without a version byte, for those whose envelope has one.
+///
+/// # Errors
+/// As [`encode`].
+pub(super) fn encode_body<T: Record>(record: &T) -> Result<Vec<u8>, RecordError> {
+    options().serialize(record).map_err(RecordError::damaged::<T>)
+}
+
+pub(super) fn decode_body<T: Record>(body: &[u8]) -> Result<T, RecordError> {
     decode_old::<T, T>(body)
 }
 
@@ -135,6 +144,9 @@ pub fn decode_anything(bytes: &[u8]) {
     let key = RowKey { batch: BatchId::from_u128(0), row: RowIndex(0) };
     let _ = packed::Packed::open::<result::ResultRecord>(bytes)
         .and_then(|packed| packed.with_body::<result::ResultRecord, _>(|body| result::unpack(body, key)));
+    let _ = packed::Packed::open::<quote::QuoteRecord>(bytes)
+        .and_then(|packed| packed.with_body::<quote::QuoteRecord, _>(decode_body::<quote::QuoteRecord>))
+        .map(crate::domain::quote::Quote::try_from);
     let _ = run::StoredRun::open(0, bytes).and_then(run::StoredRun::unpack);
 }
 

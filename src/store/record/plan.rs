@@ -38,7 +38,7 @@ struct AlternativeRecord {
 }
 
 /// Input, cached input, output, request, image.
-type PriceRecord = [Option<[u8; 16]>; 5];
+pub(super) type PriceRecord = [Option<[u8; 16]>; 5];
 
 impl Record for PlanRecord {
     const VERSION: u8 = 2;
@@ -61,13 +61,13 @@ impl From<&Plan> for PlanRecord {
             let alternatives = model.alternatives.iter().map(|other| AlternativeRecord {
                 provider: other.provider.clone(),
                 upstream: other.upstream.clone(),
-                price: pack(&other.price),
+                price: pack_price(&other.price),
             });
             let record = ModelRecord {
                 requested: model.requested.clone(),
                 provider: model.provider.clone(),
                 upstream: model.upstream.clone(),
-                price: pack(&model.price),
+                price: pack_price(&model.price),
                 rows: model.rows,
             };
             (record, alternatives.collect())
@@ -82,13 +82,13 @@ impl From<PlanRecord> for Plan {
             let alternatives = alternatives.into_iter().map(|other| Alternative {
                 provider: other.provider,
                 upstream: other.upstream,
-                price: unpack(other.price),
+                price: unpack_price(other.price),
             });
             PlannedModel {
                 requested: model.requested,
                 provider: model.provider,
                 upstream: model.upstream,
-                price: unpack(model.price),
+                price: unpack_price(model.price),
                 rows: model.rows,
                 alternatives: alternatives.collect(),
             }
@@ -97,12 +97,12 @@ impl From<PlanRecord> for Plan {
     }
 }
 
-fn pack(price: &PriceSheet) -> PriceRecord {
+pub(super) fn pack_price(price: &PriceSheet) -> PriceRecord {
     let PriceSheet { input, cached_input, output, request, image } = price;
     [input, cached_input, output, request, image].map(|price| price.map(|p| p.serialize()))
 }
 
-fn unpack(price: PriceRecord) -> PriceSheet {
+pub(super) fn unpack_price(price: PriceRecord) -> PriceSheet {
     let [input, cached_input, output, request, image] = price.map(|price| price.map(Decimal::deserialize));
     PriceSheet { input, cached_input, output, request, image }
 }

@@ -1,0 +1,64 @@
+//! Quotes: written once, read back, forgotten a day after they have expired.
+
+use std::time::Duration;
+
+use super::format::{self, ExpiryKind};
+use super::record::packed::{self, Packed};
+use super::record::quote::QuoteRecord;
+use super::record::{decode_body, encode_body};
+use super::runs::whole;
+use super::{Store, StoreError, blocking};
+use crate::domain::id::QuoteId;
+use crate::domain::quote::Quote;
+use crate::domain::time::later;
+
+/// How long an expired quote can be read: whoever uses it too late is told so, and not that there is none.
+const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Store {
+    /// Records a quote.
+    ///
+    /// # Errors
+    /// When the store has failed, or the quote is too large.
+    pub async fn add_quote(&self, quote: Quote) -> Result<(), StoreError> {
+        let id = quote.id;
+        let forget_at = later(quote.valid_until, REMEMBERED);
+        let packed = blocking(move || Ok(packed::pack::<QuoteRecord>(0, &encode_body(&QuoteRecord::from(&quote))?)?)).await?;
+        self.commit(move |tx| {
+            tx.put_chunks(&format::quote(id), &packed)?;
+            tx.put_raw(format::expiry(super::batches::seconds(forget_at), ExpiryKind::Quote, &id.as_u128().to_be_bytes()), &[]);
+            Ok(())
+        })
+        .await
+    }
+
+    /// A quote, expired or not.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub async fn quote(&self, id: QuoteId) -> Result<Option<Quote>, StoreError> {
+        let store = self.clone();
+        let quote = blocking(move || {
+            let tree = &store.inner.tree;
+            let Some(first) = tree.get(format::chunk(&format::quote(id), 0))? else { return Ok(None) };
+            let chunks = Packed::open::<QuoteRecord>(&first)?.chunks;
+            // Some of it is gone while it is being forgotten.
+            let Some(bytes) = whole(tree, &format::quote(id), &first, chunks)? else { return Ok(None) };
+            let record: QuoteRecord = Packed::open::<QuoteRecord>(&bytes)?.with_body::<QuoteRecord, _>(decode_body)?;
+            Ok(Some(Quote::try_from(record)?))
+        })
+        .await?;
+        self.shown().await?;
+        Ok(quote)
+    }
+
+    /// Forgets a quote.
+    pub(super) async fn forget_quote(&self, id: QuoteId) -> Result<(), StoreError> {
+        self.commit(move |tx| {
+            let keys: Vec<_> = tx.tree().scan_prefix(format::quote(id)).keys().collect::<Result<_, _>>()?;
+            keys.into_iter().for_each(|key| tx.remove(key.to_vec()));
+            Ok(())
+        })
+        .await
+    }
+}
