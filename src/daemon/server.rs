@@ -10,7 +10,8 @@ use tokio_util::task::TaskTracker;
 use super::config::Settings;
 use super::core::{Core, Environment, StartError};
 use super::lifecycle::{Fate, Finish, Notifier, Shutdown, Tasks, keep_alive, watch_signals};
-use crate::http::{self, Access, Api, Limits, Origins};
+use crate::domain::routing::TierTimes;
+use crate::http::{self, Access, Api, Limits, Origins, QuoteTerms};
 
 /// How long tasks may take to notice an abort.
 const GRACE: Duration = Duration::from_secs(5);
@@ -61,6 +62,7 @@ impl Server {
             limits: limits(settings),
             access: Access::keys(settings.api_keys.clone()).with_origins(Origins::of(settings.cors_origins.clone())),
             views: http::Views::default(),
+            quoting: tokio::sync::Semaphore::new(http::QUOTING),
             draining: tasks.shutdown().drain().clone(),
             tasks: requests.clone(),
         }));
@@ -115,6 +117,13 @@ fn limits(settings: &Settings) -> Limits {
         max_line_bytes: usize::try_from(settings.max_row_bytes).unwrap_or(usize::MAX),
         min_free_bytes: settings.min_free_bytes,
         file_retention: settings.file_retention,
+        quotes: QuoteTerms {
+            max_items: usize::try_from(settings.max_inline_items).unwrap_or(usize::MAX),
+            max_body_bytes: settings.max_inline_bytes,
+            validity: settings.quote_validity,
+            tiers: TierTimes { standard: settings.sla_standard, flex: settings.sla_flex, priority: settings.sla_priority },
+            fee: settings.fee_percent,
+        },
         ..Limits::default()
     }
 }

@@ -47,7 +47,7 @@ const fn row(code: Code) -> (StatusCode, &'static str) {
         | Code::IncompleteBody
         | Code::ChecksumMismatch => (StatusCode::BAD_REQUEST, CLIENT),
         Code::MissingApiKey | Code::InvalidApiKey => (StatusCode::UNAUTHORIZED, CLIENT),
-        Code::OriginNotAllowed => (StatusCode::FORBIDDEN, CLIENT),
+        Code::OriginNotAllowed | Code::Forbidden => (StatusCode::FORBIDDEN, CLIENT),
         Code::UnknownRoute | Code::NotFound | Code::ModelNotFound | Code::ResultsExpired => (StatusCode::NOT_FOUND, CLIENT),
         Code::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, CLIENT),
         Code::Conflict | Code::IdempotencyMismatch => (StatusCode::CONFLICT, CLIENT),
@@ -156,11 +156,20 @@ impl ApiError {
         response
     }
 
+    /// In the envelope of the dialect that a path belongs to.
+    pub fn into_response_at(self, path: &str) -> Response {
+        if super::batchrouter::owns(path) { self.into_batchrouter() } else { self.into_response() }
+    }
+
     /// The same in BatchRouter's envelope, `{"error": {"code", "message", "details"}}`, whose code for
     /// everything that is wrong with a request is `invalid_request`.
     pub fn into_batchrouter(self) -> Response {
         let (status, _) = row(self.code);
-        let code = if status == StatusCode::BAD_REQUEST { "invalid_request" } else { self.code.as_str() };
+        let code = match status {
+            StatusCode::BAD_REQUEST => "invalid_request",
+            StatusCode::UNAUTHORIZED => "unauthorized",
+            _ => self.code.as_str(),
+        };
         let details = self.param.as_ref().map(|param| json!({ "param": param, "reason": self.code.as_str() }));
         let body = json!({ "error": { "code": code, "message": self.message, "details": details } });
         self.with_body(&body)

@@ -7,6 +7,7 @@
 
 mod amount;
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::Api;
@@ -43,17 +45,30 @@ impl FromRequest<Arc<Api>> for Object {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, ApiError> {
-        check_json_type(request.headers())?;
-        check_encoding(request.headers())?;
-        let body = read_small(request, api).await?;
-        if body.is_empty() {
-            return Err(ApiError::new(Code::InvalidJson, "the body is empty; it must be a JSON object"));
-        }
+        let body = read_json(request, api, MAX_JSON).await?;
         match serde_json::from_slice::<Value>(&body) {
-            Ok(Value::Object(fields)) => Ok(Self { path: Vec::new(), fields, body: body.freeze() }),
+            Ok(Value::Object(fields)) => Ok(Self { path: Vec::new(), fields, body }),
             Ok(other) => Err(ApiError::new(Code::InvalidValue, format!("the body must be a JSON object, found {}", kind(&other)))),
-            Err(error) => Err(ApiError::new(Code::InvalidJson, format!("the body is not valid JSON: {error}"))),
+            Err(error) => Err(not_json(&error)),
         }
+    }
+}
+
+fn not_json(error: &serde_json::Error) -> ApiError {
+    ApiError::new(Code::InvalidJson, format!("the body is not valid JSON: {error}"))
+}
+
+/// The body of a request that sends JSON, of at most so many bytes.
+///
+/// # Errors
+/// When it is something else, too long, or does not come to its end.
+pub async fn read_json(request: Request, api: &Api, most: u64) -> Result<Bytes, ApiError> {
+    check_json_type(request.headers())?;
+    check_encoding(request.headers())?;
+    let body = read_small(request, api, most).await?;
+    match body.is_empty() {
+        true => Err(ApiError::new(Code::InvalidJson, "the body is empty; it must be a JSON object")),
+        false => Ok(body.freeze()),
     }
 }
 
@@ -91,9 +106,9 @@ pub fn announced_bytes(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-async fn read_small(request: Request, api: &Api) -> Result<BytesMut, ApiError> {
-    let too_large = || ApiError::new(Code::TooLarge, format!("a JSON body may have at most {MAX_JSON} bytes"));
-    if announced_bytes(request.headers()).is_some_and(|bytes| bytes > MAX_JSON) {
+async fn read_small(request: Request, api: &Api, most: u64) -> Result<BytesMut, ApiError> {
+    let too_large = || ApiError::new(Code::TooLarge, format!("this JSON body may have at most {most} bytes"));
+    if announced_bytes(request.headers()).is_some_and(|bytes| bytes > most) {
         return Err(too_large());
     }
     let fate = request.extensions().get::<Fate>().cloned().unwrap_or_default();
@@ -102,7 +117,7 @@ async fn read_small(request: Request, api: &Api) -> Result<BytesMut, ApiError> {
     while let Some(frame) = body.frame().await {
         let cut = |_| fate.blame(api.limits.body_idle).unwrap_or_else(|| incomplete("the body could not be read to its end"));
         let Ok(data) = frame.map_err(cut)?.into_data() else { continue };
-        if (read.len() + data.len()) as u64 > MAX_JSON {
+        if (read.len() + data.len()) as u64 > most {
             return Err(too_large());
         }
         read.extend_from_slice(&data);
@@ -123,6 +138,32 @@ fn kind(value: &Value) -> &'static str {
 }
 
 impl Object {
+    /// Reads a large body without looking into one of its fields, which is given as it was written.
+    ///
+    /// # Errors
+    /// When the body is not a JSON object.
+    pub fn leaving(body: &Bytes, field: &str) -> Result<(Self, Option<Bytes>), ApiError> {
+        let members: BTreeMap<String, &RawValue> = serde_json::from_slice(body).map_err(|error| match error.is_data() {
+            true => ApiError::new(Code::InvalidValue, "the body must be a JSON object"),
+            false => not_json(&error),
+        })?;
+        let left = members.get(field).map(|value| body.slice_ref(value.get().as_bytes()));
+        let others = members.iter().filter(|(name, _)| *name != field);
+        let read = others.map(|(name, value)| Ok((name.clone(), serde_json::from_str(value.get()).map_err(|error| not_json(&error))?)));
+        Ok((Self { path: Vec::new(), fields: read.collect::<Result<_, ApiError>>()?, body: body.clone() }, left))
+    }
+
+    /// An array of strings; empty if it is absent.
+    ///
+    /// # Errors
+    /// When it or one of its members is something else.
+    pub fn texts(&self, field: &str) -> Result<Vec<String>, ApiError> {
+        let Some(value) = self.get(field) else { return Ok(Vec::new()) };
+        let wrong = || self.wrong(field, "an array of strings", value);
+        let text = |value: &Value| value.as_str().map(str::to_owned).ok_or_else(wrong);
+        value.as_array().ok_or_else(wrong)?.iter().map(text).collect()
+    }
+
     fn name(&self, field: &str) -> String {
         self.path.iter().map(String::as_str).chain([field]).collect::<Vec<_>>().join(".")
     }
@@ -207,6 +248,14 @@ impl Object {
             Some(other) => Err(self.wrong(field, "an object", other)),
             None => Ok(None),
         }
+    }
+
+    /// An object, if it is there and is one.
+    ///
+    /// # Errors
+    /// Never by itself; it reads like the others.
+    pub fn object_or_other(&self, field: &str) -> Result<Option<Self>, ApiError> {
+        if self.get(field).is_some_and(Value::is_object) { self.object(field) } else { Ok(None) }
     }
 
     /// An array that must be there.

@@ -42,6 +42,7 @@ use axum::http::header::{CONTENT_DISPOSITION, CONTENT_RANGE, ETAG, RETRY_AFTER};
 use axum::http::{HeaderValue, Method};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
+use rust_decimal::Decimal;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -54,6 +55,7 @@ pub use serve::serve;
 pub use views::Views;
 
 use crate::catalog::Catalog;
+use crate::domain::routing::TierTimes;
 use crate::domain::time::Clock;
 use crate::executor;
 use crate::store::Store;
@@ -69,6 +71,8 @@ pub struct Api {
     pub access: Access,
     /// What was rendered of the catalog.
     pub views: Views,
+    /// Quotes that are made at the same time.
+    pub quoting: tokio::sync::Semaphore,
     /// Cancelled when the daemon begins to stop: from then on nothing new is created.
     pub draining: CancellationToken,
     /// Work that goes on when its client goes away; the daemon waits for it before it closes the store.
@@ -92,6 +96,36 @@ pub struct Limits {
     pub file_retention: Option<Duration>,
     /// How long the next piece of a request's body may take.
     pub body_idle: Duration,
+    pub quotes: QuoteTerms,
+}
+
+/// What quotes may be, and how long they hold.
+#[derive(Debug, Clone)]
+pub struct QuoteTerms {
+    /// Items in one request.
+    pub max_items: usize,
+    /// Bytes of the body of one request.
+    pub max_body_bytes: u64,
+    /// How long its prices hold.
+    pub validity: Duration,
+    pub tiers: TierTimes,
+    /// What is charged besides what providers charge, in percent of that.
+    pub fee: Decimal,
+}
+
+/// Quotes that are made at the same time.
+pub const QUOTING: usize = 2;
+
+impl Default for QuoteTerms {
+    fn default() -> Self {
+        Self {
+            max_items: 5_000,
+            max_body_bytes: 20 << 20,
+            validity: Duration::from_secs(600),
+            tiers: TierTimes::default(),
+            fee: Decimal::ZERO,
+        }
+    }
 }
 
 impl Default for Limits {
@@ -104,6 +138,7 @@ impl Default for Limits {
             min_free_bytes: 512 << 20,
             file_retention: None,
             body_idle: Duration::from_secs(60),
+            quotes: QuoteTerms::default(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::{Method, Uri};
+use axum::response::Response;
 
 use super::error::ApiError;
 use crate::domain::endpoint::Endpoint;
@@ -67,24 +68,27 @@ pub const TABLE: &[Listed] = &[
     openai("GET", "/v1/models"),
     openai("GET", "/v1/models/{*model}"),
     batchrouter("GET", "/v1/catalog/models"),
+    batchrouter("POST", "/v1/quotes/model"),
+    batchrouter("POST", "/v1/batches/quote"),
+    batchrouter("GET", "/v1/quotes/{quote_id}"),
     phaseo("GET", "/v1/batches/models"),
     phaseo("GET", "/v1/batches/capabilities"),
     phaseo("GET", "/v1/data/models"),
 ];
 
 /// Answers for a path that no route has.
-pub async fn unknown(method: Method, uri: Uri) -> ApiError {
+pub async fn unknown(method: Method, uri: Uri) -> Response {
     let path: String = uri.path().chars().take(200).collect();
     let hint = match (path.parse::<Endpoint>(), near(&path)) {
         (Ok(endpoint), _) => format!("; rows of a batch run it: name it as `endpoint` in `POST /v1/batches`, as `{endpoint}`"),
         (Err(_), Some(listed)) => format!("; did you mean `{listed}`?"),
         (Err(_), None) => "; `GET /` lists what there is".to_owned(),
     };
-    ApiError::new(Code::UnknownRoute, format!("there is no `{method} {path}`{hint}"))
+    ApiError::new(Code::UnknownRoute, format!("there is no `{method} {path}`{hint}")).into_response_at(&path)
 }
 
 /// Answers for a path that has other methods.
-pub async fn wrong_method(request: Request) -> ApiError {
+pub async fn wrong_method(request: Request) -> Response {
     let matched = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let is_meant = |listed: &&Listed| matched.strip_suffix(listed.path).is_some_and(|mount| mount.is_empty() || mount == listed.mount);
     let (allow, mount) = TABLE.iter().find(is_meant).map_or(("GET", ""), |listed| (listed.methods, listed.mount));
@@ -93,7 +97,8 @@ pub async fn wrong_method(request: Request) -> ApiError {
     let own: String = request.uri().path().chars().take(200).collect();
     let mounts = [format!("{mount}/v1"), "/v1".to_owned()];
     let mount = mounts.into_iter().find(|mount| matched.starts_with(mount) && !own.starts_with(mount)).unwrap_or_default();
-    ApiError::method_not_allowed(format!("`{mount}{own}` does not take {}; it takes {allow}", request.method()), &allow)
+    let path = format!("{mount}{own}");
+    ApiError::method_not_allowed(format!("`{path}` does not take {}; it takes {allow}", request.method()), &allow).into_response_at(&path)
 }
 
 /// The path that was probably meant, with the parameters of the one that was asked for.

@@ -14,6 +14,7 @@ mod environment;
 mod error;
 mod load;
 mod manual;
+mod percent;
 mod quantity;
 mod secret;
 mod settings;

@@ -10,6 +10,7 @@ use secrecy::SecretString;
 
 use super::ambient;
 use super::load::{Candidates, Effective, Sources};
+use super::percent::Percent;
 use super::quantity::{ByteSize, DurationText};
 use super::value::{LogFormat, Refused, Value};
 use crate::domain::dedup::Dedup;
@@ -269,6 +270,27 @@ settings! {
     /// How long an uploaded batch file is kept when its upload names no `expires_after`.
     file_retention: maybe DurationText = None, range DurationText::from_secs(3_600), DurationText::from_secs(3_650 * 86_400),
         words "until it is deleted";
+
+    /// The most items in one request that names them in its body.
+    max_inline_items: value u32 = 5_000, range 1, 1_000_000;
+
+    /// The largest body of a request that names items.
+    max_inline_bytes: value ByteSize = ByteSize::mib(20), range ByteSize::kib(1), ByteSize::gib(1);
+
+    /// How long the prices of a quote hold.
+    quote_validity: value DurationText = DurationText::from_secs(600), range DurationText::from_secs(1), DurationText::from_secs(7 * 86_400);
+
+    /// How long work of the SLA tier `standard` may take.
+    sla_standard: value DurationText = DurationText::from_secs(86_400), range DurationText::from_secs(60), DurationText::from_secs(30 * 86_400);
+
+    /// The same of the tier `flex`.
+    sla_flex: value DurationText = DurationText::from_secs(2 * 86_400), range DurationText::from_secs(60), DurationText::from_secs(30 * 86_400);
+
+    /// The same of the tier `priority`.
+    sla_priority: value DurationText = DurationText::from_secs(4 * 3_600), range DurationText::from_secs(60), DurationText::from_secs(30 * 86_400);
+
+    /// What quotes charge besides what providers charge, in percent of that.
+    fee_percent: value Percent = Percent::whole(0), range Percent::whole(0), Percent::whole(1_000);
 
     /// What is logged: a level, or levels by module such as `info,batchd::executor=debug`.
     log: value String = "info".to_owned();

@@ -1,19 +1,38 @@
-//! The BatchRouter dialect: so far its catalog.
+//! The BatchRouter dialect: so far its catalog and its quotes.
 
 mod catalog;
+mod demands;
+mod items;
+mod lanes;
+mod money;
+mod quote_object;
+mod quotes;
+mod refusal;
 mod supply;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::get;
+use axum::routing::{get, post};
 
 use super::Api;
 
 /// Paths below a mount that anybody may read, from any web page: BatchRouter's documents promise it.
 pub const PUBLIC: &str = "/catalog/models";
 
+/// Whether a path, its mount included, is one of this dialect alone.
+pub fn owns(path: &str) -> bool {
+    let below = path
+        .strip_prefix("/v1")
+        .filter(|below| ["/catalog/", "/quotes/"].iter().any(|start| below.starts_with(start)) || *below == "/batches/quote");
+    below.is_some() || path.starts_with("/batchrouter/")
+}
+
 /// The routes, to be mounted below a version.
 pub fn routes() -> Router<Arc<Api>> {
-    Router::new().route(PUBLIC, get(catalog::models).options(catalog::preflight))
+    Router::new()
+        .route(PUBLIC, get(catalog::models).options(catalog::preflight))
+        .route("/quotes/model", post(quotes::create))
+        .route("/batches/quote", post(quotes::create))
+        .route("/quotes/{quote_id}", get(quotes::read))
 }

@@ -7,6 +7,7 @@ use crate::domain::lane::{Hold, hold_on};
 use crate::domain::time::{Timestamp, later};
 use crate::executor::LaneReport;
 use crate::http::views::Live;
+use crate::route::quote;
 
 /// How long an answer of a provider shows that it is there, in seconds: what a supplier of BatchRouter
 /// declared for its heartbeat.
@@ -74,6 +75,19 @@ impl Supply {
         };
         let resting_until = report.resting_until.filter(|until| now < *until);
         State { takes_work, room, silent: report.unreachable || resting_until.is_some(), resting_until, last_answer: report.last_answer }
+    }
+
+    /// What a quote needs to know of it, and whether an operator holds it.
+    pub fn for_quote(&self, live: &Live<'_>) -> (quote::Supply, bool) {
+        let report = live.board.lane(&self.provider, &self.upstream);
+        let supply = quote::Supply {
+            room_rows: self.capacity.queue_items.saturating_sub(report.queued_rows),
+            room_tokens: self.capacity.queue_tokens.saturating_sub(report.queued_tokens),
+            silent: report.unreachable || report.resting_until.is_some_and(|until| live.now < until),
+            queued_rows: report.queued_rows,
+            per_minute: report.per_minute,
+        };
+        (supply, hold_on(live.holds, &self.provider, Some(&self.upstream)).is_some())
     }
 
     /// Routable right now.

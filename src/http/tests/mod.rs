@@ -7,6 +7,7 @@ mod control;
 mod errors;
 mod files;
 mod lanes;
+mod quotes;
 mod results;
 mod sockets;
 mod uploads;
@@ -105,6 +106,7 @@ impl Bench {
             limits: Limits { min_free_bytes: 0, ..Limits::default() },
             access: Access::open(),
             views: Views::default(),
+            quoting: tokio::sync::Semaphore::new(super::QUOTING),
             draining: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };

@@ -1,0 +1,187 @@
+//! A quote as it is shown.
+
+use std::time::Duration;
+
+use rust_decimal::Decimal;
+use serde_json::{Value, json};
+
+use super::items::Read;
+use super::money::{Pricing, money};
+use crate::catalog::Snapshot;
+use crate::domain::id::QuoteId;
+use crate::domain::routing::Constraints;
+use crate::domain::time::Timestamp;
+use crate::domain::words::Operation;
+use crate::route::quote::{Considered, Decision, Lane, Rejection, Verdict};
+
+/// Everything that a quote is rendered from.
+pub struct QuoteObject<'a> {
+    pub id: QuoteId,
+    pub now: Timestamp,
+    pub valid_until: Timestamp,
+    pub deadline: Timestamp,
+    /// The time that the tier allows.
+    pub window: Duration,
+    /// The fee, in percent of what providers charge.
+    pub fee: Decimal,
+    pub demands: &'a Constraints,
+    pub read: &'a Read,
+    pub lanes: &'a [Lane<'a>],
+    pub decision: &'a Decision,
+    pub catalog: &'a Snapshot,
+}
+
+impl QuoteObject<'_> {
+    /// The response.
+    pub fn json(&self) -> Value {
+        let (id, valid_until, deadline) = (self.id.in_hex(), moment(self.valid_until), moment(self.deadline));
+        let pricing = self.pricing();
+        let max_price = self.demands.max_price.map(|most| money(most.0));
+        json!({
+            "quote_id": id,
+            "valid_until": valid_until,
+            "created_at": moment(self.now),
+            "sla_deadline": deadline,
+            "deadline_at": deadline,
+            "routing_mode": self.demands.mode,
+            "sla_tier": self.demands.tier,
+            "privacy_tier": self.demands.privacy_tier,
+            "allowed_regions": self.demands.regions,
+            "required_tools": self.demands.tools,
+            "max_price": max_price,
+            "item_count": self.read.items.len(),
+            "pricing_estimate": pricing.json(),
+            "token_estimate": self.tokens(),
+            "quote_lanes": lane_objects(self),
+            "funding_preview": funding(pricing),
+            "quote_explanation": self.explanation(&deadline),
+            "quote_lock": { "quote_id": id, "valid_until": valid_until, "max_price": max_price, "status": "active" },
+        })
+    }
+
+    /// Every lane that was considered, the best first, with the place of its group.
+    fn considered(&self) -> impl Iterator<Item = (usize, &Considered)> {
+        let groups = self.decision.groups.iter().enumerate();
+        groups.flat_map(|(place, group)| group.lanes.iter().map(move |considered| (place, considered)))
+    }
+
+    fn price(&self, considered: &Considered) -> Option<Pricing> {
+        considered.cost.map(|cost| Pricing::of(cost.0, self.fee))
+    }
+
+    fn pricing(&self) -> Pricing {
+        let selected = self.considered().filter(|(_, considered)| matches!(considered.verdict, Verdict::Selected(_)));
+        selected.filter_map(|(_, considered)| self.price(considered)).fold(Pricing::default(), Pricing::plus)
+    }
+
+    /// What the prices were computed from, and how sure that is. Ours.
+    fn tokens(&self) -> Value {
+        let (mut input, mut output) = (0_u64, 0_u64);
+        for (_, considered) in self.considered() {
+            let Verdict::Selected(items) = &considered.verdict else { continue };
+            let tokenizer = self.lanes[considered.lane].tokenizer;
+            for item in items.iter().filter_map(|place| self.read.items.get(*place as usize)) {
+                input = input.saturating_add(item.input_tokens(tokenizer));
+                output = output.saturating_add(item.output_tokens);
+            }
+        }
+        json!({
+            "input_tokens": input,
+            "output_tokens": output,
+            "input_basis": self.read.input_basis.as_str(),
+            "output_basis": self.read.output_basis.as_str(),
+            "tokenizers": self.read.tokenizers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        })
+    }
+
+    fn explanation(&self, deadline: &str) -> Value {
+        let named = |considered: &Considered| {
+            let lane = &self.lanes[considered.lane];
+            json!({ "provider": lane.provider, "model": lane.model })
+        };
+        let selected: Vec<_> = self.considered().filter(|(_, c)| matches!(c.verdict, Verdict::Selected(_))).collect();
+        let others: Vec<_> = self.considered().filter(|(_, c)| !matches!(c.verdict, Verdict::Selected(_))).collect();
+        let spare: Vec<_> = match self.demands.preferences.allow_fallbacks {
+            true => others.iter().filter(|(_, considered)| considered.eligible).map(|(_, considered)| named(considered)).collect(),
+            false => Vec::new(),
+        };
+        let on = selected.iter().map(|(_, considered)| {
+            let lane = &self.lanes[considered.lane];
+            format!("{} on {}", lane.model, lane.provider)
+        });
+        let items = match self.read.items.len() {
+            1 => "1 item goes".to_owned(),
+            several => format!("{several} items go"),
+        };
+        let summary = format!(
+            "{items} to {}; {} other lanes were considered, of which {} could take over.",
+            on.collect::<Vec<_>>().join(", "),
+            others.len(),
+            spare.len(),
+        );
+        json!({
+            "customer_safe": true,
+            "summary": summary,
+            "lane_mode": if selected.len() > 1 { "multi_lane" } else { "single_lane" },
+            "sla_class": { "tier": self.demands.tier, "deadline_at": deadline, "target_seconds": self.window.as_secs() },
+            "selected_lanes": selected.iter().map(|(_, considered)| named(considered)).collect::<Vec<_>>(),
+            "fallback_behavior": { "enabled": self.demands.preferences.allow_fallbacks, "providers": spare },
+            "rejected_lanes": others.iter().map(|(_, considered)| named(considered)).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// Whether the quote can be paid: without prepaid credits, always.
+fn funding(pricing: Pricing) -> Value {
+    let total = money(pricing.total());
+    json!({ "available": null, "estimated_total": total, "quote_total": total, "shortfall": money(Decimal::ZERO), "can_fund": true })
+}
+
+/// The lanes of a quote, all of them, each with why it is not selected.
+pub fn lane_objects(quote: &QuoteObject<'_>) -> Vec<Value> {
+    let ranked = (1_u32..).zip(quote.considered());
+    ranked.map(|(rank, (group, considered))| lane_object(quote, rank, group, considered)).collect()
+}
+
+fn lane_object(quote: &QuoteObject<'_>, rank: u32, group: usize, considered: &Considered) -> Value {
+    let lane = &quote.lanes[considered.lane];
+    let place = quote.read.groups.get(group).and_then(|of| of.place(lane.model));
+    let asked = place.and_then(|place| quote.read.names.get(group)?.get(place));
+    let customer_model = asked.map_or(lane.model, String::as_str);
+    let (items, reasons) = match &considered.verdict {
+        Verdict::Selected(items) => (items.as_slice(), &[][..]),
+        Verdict::Rejected(reasons) => (&[][..], reasons.as_slice()),
+    };
+    let code = reasons.first().map(Rejection::code);
+    let tell = |reason: &Rejection| format!("{}/{} {reason}", lane.provider, lane.upstream);
+    json!({
+        "lane_rank": rank,
+        "selected": reasons.is_empty(),
+        "provider": lane.provider,
+        "model": lane.model,
+        "customer_model": customer_model,
+        "resolved_alias": lane.model,
+        "provider_model": lane.upstream,
+        "model_family": quote.catalog.model(lane.model).and_then(|model| model.family.as_deref()),
+        "operation": quote.read.operations.get(group).copied().unwrap_or(Operation::Responses),
+        "context_window": lane.context_window,
+        "max_input_tokens": lane.max_input_tokens,
+        "max_output_tokens": lane.max_output_tokens,
+        "regions": lane.regions,
+        "item_count": items.len(),
+        "item_sequence_numbers": items,
+        "price": quote.price(considered).map(Pricing::json),
+        "capacity": { "available_queue_items": lane.supply.room_rows, "available_queue_tokens": lane.supply.room_tokens },
+        "estimated_seconds": considered.seconds,
+        "could_take_over": considered.eligible && !reasons.is_empty(),
+        "rejection_reason": code,
+        "rejection_code": code,
+        "rejection_message": reasons.first().map(tell),
+        "rejections": reasons.iter().map(|reason| json!({ "code": reason.code(), "message": tell(reason) })).collect::<Vec<_>>(),
+    })
+}
+
+/// RFC 3339 with milliseconds, as it was observed.
+fn moment(at: Timestamp) -> String {
+    format!("{at:.3}")
+}

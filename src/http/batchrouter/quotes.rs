@@ -1,0 +1,204 @@
+//! `POST /v1/quotes/model` (and its older name, `POST /v1/batches/quote`) and `GET /v1/quotes/{id}`:
+//! what items would cost, on which lanes, and why not on the others.
+//!
+//! A quote is free and reserves nothing. Its prices hold until `valid_until`.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::demands::{self, names, word};
+use super::items::{self, Defaults};
+use super::lanes::lanes;
+use super::quote_object::{QuoteObject, lane_objects};
+use super::refusal::{Issue, Refusal};
+use crate::domain::error::Code;
+use crate::domain::id::QuoteId;
+use crate::domain::quote::{Quote, QuotedGroup, QuotedLane};
+use crate::domain::routing::Constraints;
+use crate::domain::share::Owner;
+use crate::domain::time::{Timestamp, later};
+use crate::domain::words::Operation;
+use crate::http::Api;
+use crate::http::access::Caller;
+use crate::http::error::ApiError;
+use crate::http::extract::{Object, PathId, read_json};
+use crate::http::views::Live;
+use crate::route::quote::{Decision, GroupDecision, Lane, Verdict, decide};
+
+/// `POST /v1/quotes/model`
+pub async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, request: Request) -> Result<Response, Refusal> {
+    api.check_open()?;
+    api.check_room(0)?;
+    let most = api.limits.quotes.max_body_bytes;
+    let body = read_json(request, &api, most).await.map_err(|error| Refusal::of_body(error, most))?;
+    // Closed never. Each of them may take a second of a core and some hundred MiB.
+    let _turn = api.quoting.acquire().await.map_err(ApiError::internal)?;
+    let making = {
+        let api = api.clone();
+        let span = tracing::Span::current();
+        move || span.in_scope(|| make(&api, &body, Owner::of_key(&caller.key)))
+    };
+    let quote = tokio::task::spawn_blocking(making).await.map_err(ApiError::internal)??;
+    let shown = quote.shown.clone();
+    tracing::info!(quote = %quote.id, "quote made");
+    api.store.add_quote(quote).await.map_err(ApiError::from)?;
+    Ok(as_json(shown))
+}
+
+/// `GET /v1/quotes/{quote_id}`
+pub async fn read(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    id: Result<PathId<QuoteId>, ApiError>,
+) -> Result<Response, Refusal> {
+    let PathId(id) = id?;
+    let quote = api.store.quote(id).await.map_err(ApiError::from)?;
+    let quote = quote.ok_or_else(|| ApiError::new(Code::NotFound, format!("there is no quote `{}`", id.in_hex())))?;
+    if quote.owner != Owner::of_key(&caller.key) {
+        return Err(ApiError::new(Code::Forbidden, "the quote belongs to another API key").into());
+    }
+    Ok(as_json(quote.shown))
+}
+
+fn as_json(body: Vec<u8>) -> Response {
+    ([(CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// What the request says, as far as it can be said without the catalog.
+struct Wanted {
+    items: Bytes,
+    defaults: Defaults,
+    demands: Constraints,
+}
+
+impl Wanted {
+    fn read(body: &Bytes) -> Result<Self, ApiError> {
+        let (object, items) = Object::leaving(body, "items")?;
+        let items =
+            items.ok_or_else(|| ApiError::missing("items", "it is an array of the items to be quoted, or of some that are like them"))?;
+        let model = object.text("model")?.map(str::to_owned);
+        let models = match names(&object, "models")? {
+            models if models.is_empty() => model.into_iter().collect(),
+            models => models,
+        };
+        let operation = word(&object, "operation", Operation::parse, Operation::choices)?;
+        Ok(Self { items, defaults: Defaults { operation, models }, demands: demands::read(&object)? })
+    }
+}
+
+/// The items as they are written, at most so many.
+fn split(items: &Bytes, most: usize) -> Result<Vec<&RawValue>, Refusal> {
+    let wrong = |what: &str| ApiError::invalid("items", format!("items: {what}"));
+    let items: Vec<&RawValue> = serde_json::from_slice(items).map_err(|_| wrong("Expected array of items"))?;
+    match items.len() {
+        0 => Err(wrong("Array must contain at least 1 element(s)").into()),
+        count if count > most => Err(wrong(&format!("Array must contain at most {most} element(s)")).into()),
+        _ => Ok(items),
+    }
+}
+
+/// Makes a quote. Takes time.
+fn make(api: &Api, body: &Bytes, owner: Owner) -> Result<Quote, Refusal> {
+    let Wanted { items, defaults, demands } = Wanted::read(body)?;
+    let terms = &api.limits.quotes;
+    let catalog = api.catalog.current();
+    let written = split(&items, terms.max_items)?;
+    let read = items::read(&written, &defaults, &catalog).map_err(|issues| Refusal::Preflight { issues, lanes: Vec::new() })?;
+    let (board, holds, now) = (api.executor.board(), api.executor.lane_holds(), api.clock.now());
+    let lanes = lanes(&catalog, &read.groups, &Live { board: &board, holds: &holds, now });
+    let window = terms.tiers.of(demands.tier);
+    let decision = decide(&read.items, &read.groups, &lanes, &demands, window);
+    let object = QuoteObject {
+        id: QuoteId::generate(now),
+        now,
+        valid_until: later(now, terms.validity),
+        deadline: later(now, window),
+        window,
+        fee: terms.fee,
+        demands: &demands,
+        read: &read,
+        lanes: &lanes,
+        decision: &decision,
+        catalog: &catalog,
+    };
+    refuse(&object)?;
+    let groups = read.asked.iter().zip(&decision.groups).map(|(asked, group)| quoted(asked, group, &lanes, &demands));
+    let groups = groups.collect();
+    let shown = serde_json::to_vec(&object.json()).map_err(ApiError::internal)?;
+    let (id, valid_until, deadline): (QuoteId, Timestamp, Timestamp) = (object.id, object.valid_until, object.deadline);
+    Ok(Quote { id, owner, created_at: now, valid_until, deadline, demands, groups, shown })
+}
+
+/// What a batch needs to know of a group's lanes.
+fn quoted(asked: &[String], group: &GroupDecision, lanes: &[Lane<'_>], demands: &Constraints) -> QuotedGroup {
+    let eligible = group.lanes.iter().filter(|considered| considered.eligible);
+    let of = |considered: &crate::route::quote::Considered| {
+        let lane = &lanes[considered.lane];
+        let items = match &considered.verdict {
+            Verdict::Selected(items) => u32::try_from(items.len()).unwrap_or(u32::MAX),
+            Verdict::Rejected(_) => 0,
+        };
+        QuotedLane {
+            provider: lane.provider.to_owned(),
+            upstream: lane.upstream.to_owned(),
+            model: lane.model.to_owned(),
+            price: lane.price.unwrap_or_default(),
+            items,
+        }
+    };
+    let lanes = eligible.map(of).filter(|lane| lane.items > 0 || demands.preferences.allow_fallbacks).collect();
+    QuotedGroup { models: asked.to_vec(), lanes }
+}
+
+/// Refuses what no lanes can serve, or only dearer than the client allows.
+fn refuse(quote: &QuoteObject<'_>) -> Result<(), Refusal> {
+    let Decision { groups } = quote.decision;
+    let mut issues = Vec::new();
+    let mut momentary = true;
+    for (group, asked) in groups.iter().zip(&quote.read.asked) {
+        let Some(first) = group.unplaced.first() else { continue };
+        let reasons = |considered: &crate::route::quote::Considered| match &considered.verdict {
+            Verdict::Rejected(reasons) => reasons.iter().all(crate::route::quote::Rejection::is_momentary),
+            Verdict::Selected(_) => true,
+        };
+        momentary &= group.lanes.iter().any(reasons);
+        let message = format!(
+            "no lane of {} can serve {} of the items; `details.quote_lanes` has the reasons",
+            asked.iter().map(|model| format!("`{model}`")).collect::<Vec<_>>().join(", "),
+            group.unplaced.len(),
+        );
+        issues.push(Issue { code: "no_eligible_lane", path: format!("items[{first}]"), message });
+    }
+    if let (true, Some(ceiling), Some(cost)) = (issues.is_empty(), quote.demands.max_price, quote.decision.cost())
+        && cost > ceiling
+    {
+        let message = format!("all items together cost {cost} USD, more than {ceiling} USD");
+        issues.push(Issue { code: "price_ceiling", path: "max_price".to_owned(), message });
+        momentary = false;
+    }
+    if issues.is_empty() {
+        return Ok(());
+    }
+    let lanes: Vec<Value> = lane_objects(quote);
+    if !momentary {
+        return Err(Refusal::Preflight { issues, lanes });
+    }
+    let unplaced: usize = groups.iter().map(|group| group.unplaced.len()).sum();
+    let requested = quote.read.items.len();
+    let details = json!({
+        "requested_items": requested,
+        "allocated_items": requested - unplaced,
+        "routing_mode": quote.demands.mode,
+        "sla_tier": quote.demands.tier,
+        "privacy_tier": quote.demands.privacy_tier,
+        "quote_lanes": lanes,
+    });
+    Err(Refusal::NoCapacity { details })
+}
