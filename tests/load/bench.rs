@@ -37,7 +37,7 @@ struct Scenario {
     run: fn(&Options) -> io::Result<Report>,
 }
 
-const SCENARIOS: [Scenario; 10] = [
+const SCENARIOS: [Scenario; 11] = [
     Scenario {
         name: "catalog",
         what: "the list of models against nginx with the same bytes",
@@ -85,6 +85,12 @@ const SCENARIOS: [Scenario; 10] = [
         what: "a large output file out, against nginx with the same bytes",
         options: &[("mib", 1_024), ("rounds", 3)],
         run: scenarios::download::run,
+    },
+    Scenario {
+        name: "quote",
+        what: "a quote of many items over many lanes",
+        options: &[("items", 10_000), ("lanes", 300), ("rounds", 5)],
+        run: scenarios::quote::run,
     },
     Scenario {
         name: "flat",

@@ -5,6 +5,7 @@ pub mod download;
 pub mod flat;
 pub mod lanes;
 pub mod limit;
+pub mod quote;
 pub mod restart;
 pub mod rows;
 pub mod upload;
