@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::Api;
-use super::batchrouter::PUBLIC;
+use super::batchrouter::{KEYLESS, PUBLIC};
 use super::error::ApiError;
 use crate::domain::error::Code;
 
@@ -178,7 +178,8 @@ fn is_loopback(host: &str) -> bool {
 /// What anybody may ask: probes, because an orchestrator has no key and they tell nothing, and what
 /// is documented as public.
 fn is_open(path: &str) -> bool {
-    is_public(path) || matches!(path, "/healthz" | "/readyz")
+    let keyless = |mount: &str| path.strip_prefix(mount).is_some_and(|below| KEYLESS.contains(&below));
+    ["/v1", "/batchrouter/v1"].into_iter().any(keyless) || matches!(path, "/healthz" | "/readyz")
 }
 
 /// What anybody and any web page may read.

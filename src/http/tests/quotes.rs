@@ -250,3 +250,20 @@ async fn a_quote_belongs_to_the_key_that_asked_for_it() {
     let wrong = bench.call("DELETE", &path, &as_key("Bearer alpha"), "").await;
     assert_eq!((wrong.status.as_u16(), wrong.json()["error"].get("type")), (405, None), "BatchRouter's envelope");
 }
+
+#[tokio::test]
+async fn providers_the_fee_and_health_need_no_key() {
+    let bench = bench().await;
+    let keys = Bench::with(|api| {
+        api.catalog = bench.api.catalog.clone();
+        api.limits.quotes.fee = "5.90".parse().unwrap();
+        api.access = Access::keys(vec!["alpha".into()]);
+    })
+    .await;
+    let directory = keys.get("/v1/providers").await.json();
+    assert_eq!(directory["data"].as_array().unwrap().len(), 4);
+    insta::assert_json_snapshot!(directory["data"][0]);
+    let fee = json!({ "currency": "usd", "data": [{ "product": "model", "fee_percent": "5.9", "basis": "provider_subtotal" }] });
+    assert_eq!(keys.get("/batchrouter/v1/pricing/fees").await.json(), fee);
+    assert_eq!(keys.get("/v1/health").await.json(), json!({ "status": "ok" }));
+}
