@@ -62,7 +62,7 @@ impl Server {
             limits: limits(settings),
             access: Access::keys(settings.api_keys.clone()).with_origins(Origins::of(settings.cors_origins.clone())),
             views: http::Views::default(),
-            quoting: tokio::sync::Semaphore::new(http::QUOTING),
+            quoting: http::Quoting::default(),
             draining: tasks.shutdown().drain().clone(),
             tasks: requests.clone(),
         }));

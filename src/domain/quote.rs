@@ -52,8 +52,8 @@ pub struct QuotedLane {
     pub upstream: String,
     /// The model's canonical name.
     pub model: String,
-    /// What its rows pay.
-    pub price: PriceSheet,
+    /// What its rows pay; `None` if nobody knows.
+    pub price: Option<PriceSheet>,
     /// Items of the quote that it serves; 0 for one that may take over.
     pub items: u32,
 }

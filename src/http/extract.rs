@@ -30,6 +30,8 @@ use crate::domain::id::IdError;
 
 /// Bytes of a JSON body.
 const MAX_JSON: u64 = 1 << 20;
+/// Bytes of a field of a larger body.
+const MAX_FIELD: usize = 256 << 10;
 
 /// A JSON object: the body of a request, or a part of one.
 #[derive(Debug, Default)]
@@ -138,19 +140,23 @@ fn kind(value: &Value) -> &'static str {
 }
 
 impl Object {
-    /// Reads a large body without looking into one of its fields, which is given as it was written.
+    /// Reads these fields of a large body, and gives another one as it was written. What else there is,
+    /// however large, costs nothing.
     ///
     /// # Errors
-    /// When the body is not a JSON object.
-    pub fn leaving(body: &Bytes, field: &str) -> Result<(Self, Option<Bytes>), ApiError> {
+    /// When the body is not a JSON object, or one of the fields is longer than any that is meant.
+    pub fn picking(body: &Bytes, known: &[&str], raw: &str) -> Result<(Self, Option<Bytes>), ApiError> {
         let members: BTreeMap<String, &RawValue> = serde_json::from_slice(body).map_err(|error| match error.is_data() {
             true => ApiError::new(Code::InvalidValue, "the body must be a JSON object"),
             false => not_json(&error),
         })?;
-        let left = members.get(field).map(|value| body.slice_ref(value.get().as_bytes()));
-        let others = members.iter().filter(|(name, _)| *name != field);
-        let read = others.map(|(name, value)| Ok((name.clone(), serde_json::from_str(value.get()).map_err(|error| not_json(&error))?)));
-        Ok((Self { path: Vec::new(), fields: read.collect::<Result<_, ApiError>>()?, body: body.clone() }, left))
+        let left = members.get(raw).map(|value| body.slice_ref(value.get().as_bytes()));
+        let read = |(name, value): (&String, &&RawValue)| match value.get().len() > MAX_FIELD {
+            true => Err(ApiError::invalid(name, format!("`{name}` may have at most {MAX_FIELD} bytes"))),
+            false => Ok((name.clone(), serde_json::from_str(value.get()).map_err(|error| not_json(&error))?)),
+        };
+        let fields = members.iter().filter(|(name, _)| known.contains(&name.as_str())).map(read).collect::<Result<_, _>>()?;
+        Ok((Self { path: Vec::new(), fields, body: body.clone() }, left))
     }
 
     /// An array of strings; empty if it is absent.

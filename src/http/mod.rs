@@ -50,6 +50,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use tracing::Instrument;
 
 pub use access::{Access, Origins};
+pub use batchrouter::Quoting;
 pub use error::ApiError;
 pub use serve::serve;
 pub use views::Views;
@@ -71,8 +72,8 @@ pub struct Api {
     pub access: Access,
     /// What was rendered of the catalog.
     pub views: Views,
-    /// Quotes that are made at the same time.
-    pub quoting: tokio::sync::Semaphore,
+    /// Bounds the quotes that are made at the same time.
+    pub quoting: Quoting,
     /// Cancelled when the daemon begins to stop: from then on nothing new is created.
     pub draining: CancellationToken,
     /// Work that goes on when its client goes away; the daemon waits for it before it closes the store.
@@ -112,9 +113,6 @@ pub struct QuoteTerms {
     /// What is charged besides what providers charge, in percent of that.
     pub fee: Decimal,
 }
-
-/// Quotes that are made at the same time.
-pub const QUOTING: usize = 2;
 
 impl Default for QuoteTerms {
     fn default() -> Self {

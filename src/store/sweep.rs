@@ -6,8 +6,8 @@ use super::{Store, StoreError};
 use crate::domain::id::{BatchId, FileId, QuoteId, UploadId};
 use crate::domain::time::Timestamp;
 
-/// Entries handled in one sweep; the rest waits for the next.
-const SWEEP: usize = 1_000;
+/// Entries looked up in one step.
+const STEP: usize = 1_000;
 /// Values removed in one write, so that a large batch does not hold up the others.
 const PURGE: usize = 2_000;
 
@@ -18,14 +18,23 @@ impl Store {
     /// When the store or the disk fails.
     pub async fn sweep(&self, now: Timestamp) -> Result<usize, StoreError> {
         let end = format::expiry_end(super::batches::seconds(now));
-        let due: Vec<_> = self.inner.tree.range(format::EXPIRY.to_vec()..end).keys().take(SWEEP).collect::<Result<_, _>>()?;
-        for key in &due {
-            if let Err(error) = self.go(key).await {
-                // One damaged record must not keep all the others for ever.
-                tracing::error!(%error, "something that has expired could not be removed");
+        let mut from = format::EXPIRY.to_vec();
+        let mut gone = 0;
+        loop {
+            let due: Vec<_> = self.inner.tree.range(from..end.clone()).keys().take(STEP).collect::<Result<_, _>>()?;
+            for key in &due {
+                if let Err(error) = self.go(key).await {
+                    // One damaged record must not keep all the others for ever.
+                    tracing::error!(%error, "something that has expired could not be removed");
+                }
+            }
+            gone += due.len();
+            match due.get(STEP - 1) {
+                Some(last) => from = [last, &[0][..]].concat(),
+                None => break,
             }
         }
-        Ok(due.len() + self.purge_unseen().await?)
+        Ok(gone + self.purge_unseen().await?)
     }
 
     /// Removes what an expiry entry points at, and then the entry.
@@ -53,7 +62,7 @@ impl Store {
 
     /// Removes the results of ended batches neither of whose files exists any more.
     async fn purge_unseen(&self) -> Result<usize, StoreError> {
-        let marks: Vec<_> = self.inner.tree.scan_prefix(format::UNSEEN).keys().take(SWEEP).collect::<Result<_, _>>()?;
+        let marks: Vec<_> = self.inner.tree.scan_prefix(format::UNSEEN).keys().take(STEP).collect::<Result<_, _>>()?;
         for batch in marks.iter().filter_map(|mark| format::trailing_id(mark)) {
             self.purge_if_unseen(BatchId::from_u128(batch)).await?;
         }

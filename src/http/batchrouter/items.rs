@@ -2,9 +2,13 @@
 //!
 //! An item is BatchRouter's (`customer_item_id`, `operation`, `model`, `input`) or a line of OpenAI's
 //! batch input (`custom_id`, `url`, `body`). Which models may serve it: the request's `models`, else
-//! its `model`, else the item's `model_options`, else the item's `model`.
+//! its `model`, else the item's `model_options`, else the item's `model`. Items with the same models
+//! and operation are a group.
+//!
+//! Everything that a request can make long has a bound: names in a list, groups, and members of an
+//! item's JSON, each of which takes a hundred times its bytes in memory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -17,6 +21,13 @@ use crate::domain::request::{MAX_CUSTOM_ID_CHARS, MAX_MODEL_CHARS};
 use crate::domain::words::Operation;
 use crate::route::quote::{Content, Group, Item, Misread, OutputBasis};
 use crate::route::tokens::{Basis, Counter, Tokenizer};
+
+/// Models that one item may name.
+const MAX_OPTIONS: usize = 256;
+/// Lists of models that items may name.
+const MAX_GROUPS: usize = 256;
+/// Members and elements of one item.
+const MAX_MEMBERS: usize = 100_000;
 
 /// What the request says of all its items.
 #[derive(Debug, Clone, Default)]
@@ -76,6 +87,8 @@ pub fn read(items: &[&RawValue], defaults: &Defaults, catalog: &Snapshot) -> Res
         ids: HashMap::new(),
         issues: Vec::new(),
         places: HashMap::new(),
+        groups: HashMap::new(),
+        counters: BTreeMap::new(),
         read: Read {
             items: Vec::with_capacity(items.len()),
             groups: Vec::new(),
@@ -86,7 +99,6 @@ pub fn read(items: &[&RawValue], defaults: &Defaults, catalog: &Snapshot) -> Res
             output_basis: OutputBasis::Nothing,
             tokenizers: Vec::new(),
         },
-        counters: Vec::new(),
     };
     for (place, item) in (0_u32..).zip(items) {
         if reader.issues.len() >= MAX_ISSUES {
@@ -103,11 +115,12 @@ struct Reader<'a> {
     /// Ids, and the places of the items that have them.
     ids: HashMap<String, u32>,
     issues: Vec<Issue>,
-    /// Groups by operation and models as asked.
-    places: HashMap<(Operation, Vec<String>), usize>,
+    /// Groups by operation and models as asked; `None` for models that nobody knows.
+    places: HashMap<(Operation, Vec<String>), Option<usize>>,
+    /// The same by the models' canonical names.
+    groups: HashMap<(Operation, Vec<String>), usize>,
+    counters: BTreeMap<Tokenizer, Counter>,
     read: Read,
-    /// Parallel to the groups.
-    counters: Vec<Vec<(Tokenizer, Counter)>>,
 }
 
 impl Reader<'_> {
@@ -116,6 +129,10 @@ impl Reader<'_> {
     }
 
     fn item(&mut self, place: u32, raw: &RawValue) {
+        if members(raw.get()) > MAX_MEMBERS {
+            let message = format!("has more than {MAX_MEMBERS} members and elements");
+            return self.issue("invalid_item", format!("items[{place}]"), message);
+        }
         let Ok(written) = serde_json::from_str::<Written<'_>>(raw.get()) else {
             return self.issue("invalid_item", format!("items[{place}]"), "must be an object with `customer_item_id`, `model` and `input`");
         };
@@ -133,9 +150,13 @@ impl Reader<'_> {
         let models = self.models(place, &written, input.as_ref());
         let (Some(operation), Some(input), Some(models)) = (operation, input, models) else { return };
         match Content::read(operation, &input) {
-            Ok(content) if self.issues.len() == before => self.place(place, operation, models, content),
-            // What is wrong with its models is told, too.
-            Ok(_) => _ = self.group(place, &models),
+            Ok(content) => {
+                // What is wrong with its models is told, whatever else is.
+                let group = self.group_of(place, operation, models);
+                if let Some(group) = group.filter(|_| self.issues.len() == before) {
+                    self.place(group, content);
+                }
+            }
             Err(Misread { member, message }) => {
                 let path = if member.is_empty() { format!("items[{place}].{field}") } else { format!("items[{place}].{field}.{member}") };
                 self.issue("invalid_input", path, message);
@@ -196,7 +217,12 @@ impl Reader<'_> {
             Some(options) => options,
             None => own.or(inner).into_iter().collect(),
         };
-        if models.is_empty() || models.iter().any(|model| model.is_empty() || model.chars().count() > MAX_MODEL_CHARS) {
+        if models.len() > MAX_OPTIONS {
+            let message = format!("may have at most {MAX_OPTIONS} members, found {}", models.len());
+            self.issue("too_many_models", format!("items[{place}].model_options"), message);
+            return None;
+        }
+        if models.is_empty() || !models.iter().all(|model| is_name(model)) {
             let message = "must be the name of a model, unless the request names `model` or `models`";
             self.issue("missing_model", format!("items[{place}].model"), message);
             return None;
@@ -204,25 +230,38 @@ impl Reader<'_> {
         Some(models)
     }
 
-    fn place(&mut self, place: u32, operation: Operation, models: Vec<String>, content: Content<'_>) {
-        let key = (operation, models);
-        let index = match self.places.get(&key) {
-            Some(index) => *index,
-            None => match self.group(place, &key.1) {
-                Some((group, names)) => self.add_group(group, names, key),
-                None => return,
-            },
-        };
-        self.read.output_basis = self.read.output_basis.max(content.basis);
-        let item = content.into_item(&mut self.counters[index]);
-        let own = u32::try_from(self.read.items.len()).unwrap_or(u32::MAX);
-        self.read.items.push(item);
-        self.read.groups[index].items.push(own);
+    /// The group of an item that may be served by these models.
+    fn group_of(&mut self, place: u32, operation: Operation, asked: Vec<String>) -> Option<usize> {
+        let key = (operation, asked);
+        if let Some(known) = self.places.get(&key) {
+            return *known;
+        }
+        let group = self.resolve(place, &key.1).and_then(|(models, names)| self.group(place, operation, models, names, &key.1));
+        self.places.insert(key, group);
+        group
     }
 
-    /// The group of items that name these models, and how each was asked for; an issue if one of them
-    /// is unknown.
-    fn group(&mut self, place: u32, asked: &[String]) -> Option<(Group, Vec<String>)> {
+    fn group(&mut self, place: u32, operation: Operation, models: Vec<String>, names: Vec<String>, asked: &[String]) -> Option<usize> {
+        let key = (operation, models);
+        if let Some(known) = self.groups.get(&key) {
+            return Some(*known);
+        }
+        let index = self.read.groups.len();
+        if index == MAX_GROUPS {
+            let message = format!("the items name more than {MAX_GROUPS} different models or lists of models");
+            self.issue("too_many_models", format!("items[{place}].model"), message);
+            return None;
+        }
+        self.read.groups.push(Group { models: key.1.clone(), items: Vec::new() });
+        self.read.operations.push(operation);
+        self.read.asked.push(asked.to_vec());
+        self.read.names.push(names);
+        self.groups.insert(key, index);
+        Some(index)
+    }
+
+    /// The models' canonical names, and how each was asked for; an issue if nobody knows one of them.
+    fn resolve(&mut self, place: u32, asked: &[String]) -> Option<(Vec<String>, Vec<String>)> {
         let (mut models, mut names) = (Vec::new(), Vec::new());
         let mut seen = HashSet::new();
         for name in asked {
@@ -232,10 +271,7 @@ impl Reader<'_> {
                 (None, Ok(_)) => name.clone(),
                 (None, Err(error)) => {
                     let path = if self.defaults.models.is_empty() { format!("items[{place}].model") } else { "models".to_owned() };
-                    // Said once where all items share it.
-                    if !self.issues.iter().any(|issue| issue.path == path) {
-                        self.issue("unknown_model", path, error.to_string());
-                    }
+                    self.issue("unknown_model", path, error.to_string());
                     return None;
                 }
             };
@@ -244,32 +280,49 @@ impl Reader<'_> {
                 names.push(name.clone());
             }
         }
-        Some((Group { models, items: Vec::new() }, names))
+        Some((models, names))
     }
 
-    fn add_group(&mut self, group: Group, names: Vec<String>, key: (Operation, Vec<String>)) -> usize {
-        let mut tokenizers: Vec<_> = group.models.iter().map(|model| Tokenizer::of(model)).collect();
+    fn place(&mut self, group: usize, content: Content<'_>) {
+        if content.has_media() {
+            self.read.input_basis = Basis::Media;
+        }
+        self.read.output_basis = self.read.output_basis.max(content.basis);
+        let mut tokenizers: Vec<_> = self.read.groups[group].models.iter().map(|model| Tokenizer::of(model)).collect();
         tokenizers.sort_unstable();
         tokenizers.dedup();
-        self.counters.push(tokenizers.into_iter().map(|tokenizer| (tokenizer, Counter::new(tokenizer))).collect());
-        self.read.groups.push(group);
-        self.read.names.push(names);
-        self.read.operations.push(key.0);
-        self.read.asked.push(key.1.clone());
-        let index = self.read.groups.len() - 1;
-        self.places.insert(key, index);
-        index
+        let own = u32::try_from(self.read.items.len()).unwrap_or(u32::MAX);
+        self.read.items.push(content.into_item(&tokenizers, &mut self.counters));
+        self.read.groups[group].items.push(own);
     }
 
     fn finish(mut self) -> Result<Read, Vec<Issue>> {
         if !self.issues.is_empty() {
             return Err(self.issues);
         }
-        let counters = self.counters.iter().flatten();
-        self.read.input_basis = counters.clone().map(|(_, counter)| counter.basis()).max().unwrap_or(Basis::Counted);
-        self.read.tokenizers = counters.map(|(tokenizer, _)| *tokenizer).collect();
-        self.read.tokenizers.sort_unstable();
-        self.read.tokenizers.dedup();
+        let least = self.counters.values().map(Counter::basis).max().unwrap_or(Basis::Counted);
+        self.read.input_basis = self.read.input_basis.max(least);
+        self.read.tokenizers = self.counters.into_keys().collect();
         Ok(self.read)
     }
+}
+
+/// Whether a text can be the name of a model.
+pub fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 4 * MAX_MODEL_CHARS && text.chars().count() <= MAX_MODEL_CHARS
+}
+
+/// Members and elements of a JSON text, or a few more.
+fn members(json: &str) -> usize {
+    let (mut count, mut in_string, mut escaped) = (0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b',' | b'{' | b'[' if !in_string => count += 1,
+            _ => {}
+        }
+    }
+    count
 }

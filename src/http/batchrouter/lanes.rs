@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::supply::Supply;
-use crate::catalog::{Offer, Privacy, Snapshot};
+use crate::catalog::{Offer, Privacy, Route, Snapshot};
 use crate::http::views::Live;
-use crate::route::quote::{self, Group, Lane, Listing};
+use crate::route::quote::{Group, Lane, Listing};
 use crate::route::tokens::Tokenizer;
 
 /// What is not known of a lane that takes every model.
@@ -16,45 +16,58 @@ pub fn lanes<'a>(snapshot: &'a Snapshot, groups: &'a [Group], live: &Live<'_>) -
     let models: BTreeSet<&str> = groups.iter().flat_map(|group| &group.models).map(String::as_str).collect();
     let mut lanes = Vec::new();
     for name in models {
-        match snapshot.model(name) {
-            Some(model) => lanes.extend(snapshot.offers(model).filter(is_counted).map(|offer| {
+        let first = lanes.len();
+        if let Some(model) = snapshot.model(name) {
+            lanes.extend(snapshot.offers(model).filter(is_counted).map(|offer| {
                 let (supply, held) = Supply::of(&offer).for_quote(live);
                 let price = offer.offering.rates.sheet(snapshot.today());
                 let lane = Lane::of(model, &offer, price, supply);
-                if held { Lane { listing: Listing::Closed("is held by the operator"), ..lane } } else { lane }
-            })),
-            None => lanes.extend(catch_all(snapshot, name)),
+                if held { Lane { listing: HELD, ..lane } } else { lane }
+            }));
+        }
+        // A server that takes every model takes this one where nobody who lists it can be called.
+        if let Ok(route) = snapshot.resolve(name)
+            && !lanes[first..].iter().any(|lane| lane.provider == route.provider)
+        {
+            lanes.push(catch_all(snapshot, name, &route, live));
         }
     }
     lanes
 }
+
+const HELD: Listing = Listing::Closed("is held by the operator");
 
 /// Offerings of the stand-in beside real ones are not served, and not told of.
 fn is_counted(offer: &Offer<'_>) -> bool {
     offer.provider.is_real() || offer.usable
 }
 
-/// The lane of a server that takes every model, for one that the catalog does not know.
-fn catch_all<'a>(snapshot: &'a Snapshot, name: &'a str) -> Option<Lane<'a>> {
-    let route = snapshot.resolve(name).ok()?;
+/// The lane of a server that takes every model, of which nothing is known there.
+fn catch_all<'a>(snapshot: &'a Snapshot, name: &'a str, route: &Route<'a>, live: &Live<'_>) -> Lane<'a> {
     let own = snapshot.is_local(route.provider);
-    Some(Lane {
+    let (supply, held) = Supply::of_any(route.provider, route.upstream).for_quote(live);
+    let listing = match (held, snapshot.is_paused(route.provider, route.upstream)) {
+        (true, _) => HELD,
+        (false, true) => Listing::Closed("is paused"),
+        (false, false) => Listing::Open,
+    };
+    Lane {
         provider: route.provider,
-        upstream: name,
+        upstream: route.upstream,
         model: name,
         tokenizer: Tokenizer::of(name),
         own,
-        listing: Listing::Open,
+        listing,
         endpoints: &[],
         context_window: None,
         max_input_tokens: None,
         max_output_tokens: None,
         input: &[],
         files: None,
-        regions: &[],
-        privacy: &NOTHING_KNOWN,
+        regions: snapshot.provider(route.provider).map_or(&[], |provider| &provider.regions),
+        privacy: snapshot.provider(route.provider).map_or(&NOTHING_KNOWN, |provider| &provider.privacy),
         tools: &[],
         price: own.then_some(route.price),
-        supply: quote::Supply { room_rows: u64::MAX, room_tokens: u64::MAX, silent: false, queued_rows: 0, per_minute: None },
-    })
+        supply,
+    }
 }

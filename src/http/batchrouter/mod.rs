@@ -8,6 +8,7 @@ mod lanes;
 mod money;
 mod quote_object;
 mod quotes;
+mod quoting;
 mod refusal;
 mod supply;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::{get, post};
 
+pub use self::quoting::Quoting;
 use super::Api;
 
 /// The path below a mount that anybody may read, from any web page: BatchRouter's documents promise it.

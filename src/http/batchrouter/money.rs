@@ -53,6 +53,11 @@ impl Pricing {
         self.provider.saturating_add(self.fee)
     }
 
+    /// What is shown where nobody knows it.
+    pub fn unknown() -> Value {
+        json!({ "currency": "usd", "provider_subtotal": null, "batchrouter_fee": null, "total": null })
+    }
+
     /// As it is shown.
     pub fn json(self) -> Value {
         json!({

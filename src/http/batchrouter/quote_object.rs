@@ -50,7 +50,7 @@ impl QuoteObject<'_> {
             "required_tools": self.demands.tools,
             "max_price": max_price,
             "item_count": self.read.items.len(),
-            "pricing_estimate": pricing.json(),
+            "pricing_estimate": pricing.map_or_else(Pricing::unknown, Pricing::json),
             "token_estimate": self.tokens(),
             "quote_lanes": lane_objects(self),
             "funding_preview": funding(pricing),
@@ -59,19 +59,22 @@ impl QuoteObject<'_> {
         })
     }
 
-    /// Every lane that was considered, the best first, with the place of its group.
+    /// Every lane that was considered, the selected ones first, then the best, with the place of its group.
     fn considered(&self) -> impl Iterator<Item = (usize, &Considered)> {
         let groups = self.decision.groups.iter().enumerate();
-        groups.flat_map(|(place, group)| group.lanes.iter().map(move |considered| (place, considered)))
+        let all = groups.flat_map(|(place, group)| group.lanes.iter().map(move |considered| (place, considered)));
+        let is_selected = |(_, considered): &(usize, &Considered)| matches!(considered.verdict, Verdict::Selected(_));
+        all.clone().filter(is_selected).chain(all.filter(move |each| !is_selected(each)))
     }
 
     fn price(&self, considered: &Considered) -> Option<Pricing> {
         considered.cost.map(|cost| Pricing::of(cost.0, self.fee))
     }
 
-    fn pricing(&self) -> Pricing {
-        let selected = self.considered().filter(|(_, considered)| matches!(considered.verdict, Verdict::Selected(_)));
-        selected.filter_map(|(_, considered)| self.price(considered)).fold(Pricing::default(), Pricing::plus)
+    /// What the selected lanes charge; `None` if nobody knows that of one of them.
+    pub fn pricing(&self) -> Option<Pricing> {
+        let mut selected = self.considered().filter(|(_, considered)| matches!(considered.verdict, Verdict::Selected(_)));
+        selected.try_fold(Pricing::default(), |sum, (_, considered)| Some(sum.plus(self.price(considered)?)))
     }
 
     /// What the prices were computed from, and how sure that is. Ours.
@@ -131,10 +134,10 @@ impl QuoteObject<'_> {
     }
 }
 
-/// Whether the quote can be paid: without prepaid credits, always.
-fn funding(pricing: Pricing) -> Value {
-    let total = money(pricing.total());
-    json!({ "available": null, "estimated_total": total, "quote_total": total, "shortfall": money(Decimal::ZERO), "can_fund": true })
+/// Whether the quote can be paid: without prepaid credits always, if anybody knows what is to be paid.
+fn funding(pricing: Option<Pricing>) -> Value {
+    let (total, none) = (pricing.map(|pricing| money(pricing.total())), pricing.map(|_| money(Decimal::ZERO)));
+    json!({ "available": null, "estimated_total": total, "quote_total": total, "shortfall": none, "can_fund": pricing.map(|_| true) })
 }
 
 /// The lanes of a quote, all of them, each with why it is not selected.

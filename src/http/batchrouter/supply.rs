@@ -61,6 +61,11 @@ impl Supply {
         }
     }
 
+    /// A provider's service of a model that it does not list.
+    pub fn of_any(provider: &str, upstream: &str) -> Self {
+        Self { provider: provider.to_owned(), upstream: upstream.to_owned(), takes_work: true, capacity: Capacity::default() }
+    }
+
     fn now(&self, live: &Live<'_>) -> State {
         let report = live.board.lane(&self.provider, &self.upstream);
         self.state(&report, hold_on(live.holds, &self.provider, Some(&self.upstream)), live.now)

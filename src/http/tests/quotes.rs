@@ -37,7 +37,9 @@ fn seeds() -> Vec<(String, String)> {
         offering("dear-eu", "10", ""),
         offering("tiny-eu", "5", ""),
     ];
-    let models = format!("schema = 1\n{}{}", model("large", &large), model("small", &[offering("dear-eu", "0.5", "")]));
+    let small = [offering("dear-eu", "0.5", "")];
+    let unpriced = ["[[model.offering]]\nprovider = \"cheap-us\"\n".to_owned()];
+    let models = format!("schema = 1\n{}{}{}", model("large", &large), model("small", &small), model("unpriced", &unpriced));
     vec![
         provider("cheap-us", "us", 1_000, false),
         provider("tool-us", "us", 1_000, false),
@@ -100,7 +102,9 @@ async fn a_quote_has_its_documented_fields_and_can_be_read_back_by_its_owner() {
     assert_eq!((again.status.as_u16(), again.json()), (200, body.clone()));
     // "Short-lived locks": ten minutes; a late reader is told what it was.
     bench.pass(3_600);
-    assert_eq!(bench.get(&format!("/batchrouter/v1/quotes/{id}")).await.json(), body);
+    let mut expired = body.clone();
+    expired["quote_lock"]["status"] = "expired".into();
+    assert_eq!(bench.get(&format!("/batchrouter/v1/quotes/{id}")).await.json(), expired);
     assert_eq!(bench.api.store.sweep(bench.api.clock.now()).await.unwrap(), 0);
     bench.pass(86_400);
     bench.api.store.sweep(bench.api.clock.now()).await.unwrap();
@@ -168,6 +172,12 @@ async fn a_quote_of_nothing_that_can_be_served_is_refused_with_all_reasons() {
         asking(json!({"allowed_regions": ["cn"]})),
         asking(json!({"max_price": {"currency": "usd", "amount": "0.000001"}})),
         asking(json!({"max_price": "0.000001"})),
+        // The fee counts.
+        asking(json!({"max_price": "0.000109"})),
+        // What no lane can ever take is no question of capacity, whatever else there is.
+        json!({"items": [item("a", "large"), {"customer_item_id": "b", "model": "large",
+            "input": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 5_000}}]}),
+        json!({"items": [{"customer_item_id": "a", "model_options": vec!["large"; 300], "input": {"messages": [{"role": "user", "content": "x"}]}}]}),
         asking(
             json!({"items": [{"customer_item_id": "a", "model": "large", "input": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 5_000}}]}),
         ),
@@ -178,7 +188,7 @@ async fn a_quote_of_nothing_that_can_be_served_is_refused_with_all_reasons() {
         assert_eq!((reply.status.as_u16(), reply.code().as_str()), (400, "preflight_failed"), "{}", reply.text());
         let details = &reply.json()["error"]["details"];
         let issues = details["preflight"]["issues"].as_array().unwrap().iter().map(|issue| issue.to_string()).collect::<Vec<_>>();
-        let lanes = details["quote_lanes"].as_array().into_iter().flatten();
+        let lanes = details["quote_lanes"].as_array().into_iter().flatten().filter(|lane| lane["selected"] == false);
         let lanes = lanes.map(|lane| format!("{}: {}", lane["rejection_reason"], lane["rejection_message"])).collect::<Vec<_>>();
         texts.push([issues, lanes].concat().join("\n"));
     }
@@ -191,6 +201,28 @@ async fn a_quote_of_nothing_that_can_be_served_is_refused_with_all_reasons() {
         (&reply.json()["error"]["details"]["requested_items"], &reply.json()["error"]["details"]["allocated_items"]),
         (&json!(3), &json!(2))
     );
+}
+
+#[tokio::test]
+async fn what_nobody_knows_is_not_shown_as_free() {
+    let bench = bench().await;
+    let reply = bench.post("/v1/quotes/model", &json!({"items": [item("a", "unpriced"), item("b", "large")]})).await.json();
+    assert_eq!(told(&reply["quote_lanes"]).0, ["cheap-us", "cheap-us"]);
+    assert_eq!((&reply["pricing_estimate"]["total"], &reply["funding_preview"]["can_fund"]), (&Value::Null, &Value::Null));
+    let ceiling = bench.post("/v1/quotes/model", &json!({"items": [item("a", "unpriced")], "max_price": "1"})).await;
+    assert_eq!((ceiling.status.as_u16(), ceiling.code().as_str()), (400, "preflight_failed"));
+}
+
+#[tokio::test]
+async fn room_is_given_out_once_however_models_are_spelt() {
+    let bench = bench().await;
+    let only = json!({"only": ["tiny-eu"]});
+    let two = json!({"items": [item("a", "large"), item("b", "large-alias")], "provider_preferences": only});
+    assert_eq!(selected(&bench, &two).await, ["tiny-eu"], "one group");
+    let mut four = larges(&["a", "b"]);
+    four.extend([item("c", "large-alias"), item("d", "large-alias")]);
+    let reply = bench.post("/v1/quotes/model", &json!({"items": four, "provider_preferences": only})).await;
+    assert_eq!((reply.status.as_u16(), reply.code().as_str()), (503, "provider_capacity_unavailable"), "{}", reply.text());
 }
 
 #[tokio::test]
@@ -210,6 +242,8 @@ async fn what_cannot_be_meant_is_an_invalid_request() {
         asking(json!({"max_price": {"currency": "usd"}})),
         asking(json!({"max_price": -1})),
         asking(json!({"operation": "translate"})),
+        asking(json!({"model": "m".repeat(300)})),
+        asking(json!({"models": ["large", ""]})),
         asking(json!({"provider_preferences": {"zdr": "yes"}})),
     ];
     let mut texts = Vec::new();

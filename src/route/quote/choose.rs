@@ -1,7 +1,10 @@
 //! The choice among the lanes that meet the demands.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::time::Duration;
+
+use rust_decimal::Decimal;
 
 use super::eligible::{failed_demands, misfit};
 use super::lane::{Lane, Sum};
@@ -9,6 +12,7 @@ use super::rejection::Rejection;
 use super::{Group, Item};
 use crate::domain::money::Usd;
 use crate::domain::routing::{Constraints, RoutingMode};
+use crate::route::tokens::Tokenizer;
 
 /// What was decided for each group, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,11 +73,43 @@ impl GroupDecision {
     }
 }
 
-/// Decides which lanes serve the items of each group. `window` is the time that the tier allows.
-pub fn decide(items: &[Item], groups: &[Group], lanes: &[Lane<'_>], demands: &Constraints, window: Duration) -> Decision {
-    let target = window.as_secs();
-    let groups = groups.iter().map(|group| Choice { items, group, lanes, demands, target }.decide());
-    Decision { groups: groups.collect() }
+/// What is not up to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// The time that the tier allows.
+    pub window: Duration,
+    /// What is charged besides what providers charge, in percent of that. It counts for ceilings.
+    pub fee: Decimal,
+}
+
+impl Terms {
+    /// What a client pays.
+    pub fn with_fee(&self, cost: Usd) -> Usd {
+        cost.plus(Usd(cost.0.saturating_mul(self.fee) / Decimal::ONE_HUNDRED))
+    }
+}
+
+/// Decides which lanes serve the items of each group. What one group takes, the next ones do not have.
+pub fn decide(items: &[Item], groups: &[Group], lanes: &[Lane<'_>], demands: &Constraints, terms: &Terms) -> Decision {
+    let mut lanes = lanes.to_vec();
+    let decide = |group| {
+        let decision = Choice { items, group, lanes: &lanes, demands, terms }.decide();
+        for (considered, taken) in decision.selected() {
+            let Lane { supply, tokenizer, .. } = &mut lanes[considered.lane];
+            let taken = sum(items, taken, *tokenizer);
+            supply.room_rows = supply.room_rows.saturating_sub(taken.items);
+            supply.room_tokens = supply.room_tokens.saturating_sub(taken.input_tokens);
+            supply.queued_rows = supply.queued_rows.saturating_add(taken.items);
+        }
+        decision
+    };
+    Decision { groups: groups.iter().map(decide).collect() }
+}
+
+/// Items summed up as a model with this tokenizer reads them.
+fn sum(items: &[Item], places: &[u32], tokenizer: Tokenizer) -> Sum {
+    let items = places.iter().filter_map(|place| items.get(*place as usize));
+    items.fold(Sum::default(), |sum, item| sum.and(item, tokenizer))
 }
 
 struct Choice<'a> {
@@ -81,8 +117,7 @@ struct Choice<'a> {
     group: &'a Group,
     lanes: &'a [Lane<'a>],
     demands: &'a Constraints,
-    /// In seconds.
-    target: u64,
+    terms: &'a Terms,
 }
 
 /// A lane that meets the demands for at least one item.
@@ -91,7 +126,9 @@ struct Candidate {
     /// Items that fit, in ascending order.
     fits: Vec<u32>,
     sum: Sum,
-    cost: Option<Usd>,
+    /// What all items of the group would cost there, whether they fit or not: only so are lanes that
+    /// take different items comparable.
+    whole: Option<Usd>,
     /// Why the first of the others does not.
     misfit: Option<Rejection>,
 }
@@ -119,7 +156,7 @@ impl Choice<'_> {
                     others.push(self.considered(candidate.lane, &candidate.sum, true, Verdict::Rejected(vec![self.passed_over(candidate)])))
                 }
                 false => {
-                    let sum = self.sum(candidate.lane, &items);
+                    let sum = sum(self.items, &items, self.lanes[candidate.lane].tokenizer);
                     considered.push(self.considered(candidate.lane, &sum, true, Verdict::Selected(items)));
                 }
             }
@@ -141,12 +178,6 @@ impl Choice<'_> {
             None if self.has_room(candidate) => Rejection::NotCheapest,
             None => no_room(&self.lanes[candidate.lane]),
         }
-    }
-
-    fn sum(&self, lane: usize, items: &[u32]) -> Sum {
-        let tokenizer = self.lanes[lane].tokenizer;
-        let items = items.iter().filter_map(|place| self.items.get(*place as usize));
-        items.fold(Sum::default(), |sum, item| sum.and(item, tokenizer))
     }
 
     /// Looks at one lane: what fits it, or every reason why nothing does.
@@ -174,17 +205,20 @@ impl Choice<'_> {
             reasons.push(no_room(lane));
         }
         let taken = sum.items.min(supply.room_rows);
-        if let Some(seconds) = lane.seconds_for(taken).filter(|seconds| *seconds > self.target) {
-            reasons.push(Rejection::SlaUnattainable { seconds, target: self.target });
+        if let Some(seconds) = lane.seconds_for(taken).filter(|seconds| *seconds > self.target()) {
+            reasons.push(Rejection::SlaUnattainable { seconds, target: self.target() });
         }
-        let cost = lane.cost(&sum);
+        let cost = lane.cost(&sum).map(|cost| self.terms.with_fee(cost));
         if let Some(ceiling) = self.demands.max_price
             && cost.is_none_or(|cost| cost > ceiling)
         {
             reasons.push(Rejection::PriceCeiling { price: cost, ceiling });
         }
         match reasons.is_empty() {
-            true => Ok(Candidate { lane: index, fits, sum, cost, misfit: first_misfit }),
+            true => {
+                let whole = lane.cost(&self::sum(self.items, &self.group.items, lane.tokenizer));
+                Ok(Candidate { lane: index, fits, sum, whole, misfit: first_misfit })
+            }
             false => Err(self.considered(index, &sum, false, Verdict::Rejected(reasons))),
         }
     }
@@ -197,7 +231,13 @@ impl Choice<'_> {
             selected[best].clone_from(&candidates[best].fits);
             return (selected, Vec::new());
         }
+        // Those with the fewest lanes choose first: a lane with little room is theirs.
+        let mut lanes_of: HashMap<u32, usize> = HashMap::new();
+        for place in candidates.iter().flat_map(|candidate| &candidate.fits) {
+            *lanes_of.entry(*place).or_default() += 1;
+        }
         let mut left = self.group.items.clone();
+        left.sort_by_key(|place| lanes_of.get(place).copied());
         for (candidate, taken) in candidates.iter().zip(&mut selected) {
             let Lane { supply, tokenizer, .. } = &self.lanes[candidate.lane];
             let mut sum = Sum::default();
@@ -212,12 +252,19 @@ impl Choice<'_> {
                 taken.push(*place);
                 false
             });
+            taken.sort_unstable();
         }
+        left.sort_unstable();
         (selected, left)
     }
 
     fn takes_all(&self, candidate: &Candidate) -> bool {
         candidate.misfit.is_none() && self.has_room(candidate)
+    }
+
+    /// The time that the tier allows, in seconds.
+    fn target(&self) -> u64 {
+        self.terms.window.as_secs()
     }
 
     /// Whether all that fits may wait there.
@@ -226,33 +273,24 @@ impl Choice<'_> {
         candidate.sum.items <= supply.room_rows && candidate.sum.input_tokens <= supply.room_tokens
     }
 
-    /// The better one first: by what the mode puts before the price, then by the price of an item, then
+    /// The better one first: by what the mode puts before the price, then by the price of all items, then
     /// by the order of the models in the request and of the lanes in the catalog.
     fn compare(&self, a: &Candidate, b: &Candidate) -> Ordering {
         let (first, second) = (&self.lanes[a.lane], &self.lanes[b.lane]);
-        let late = |candidate: &Candidate| self.lanes[candidate.lane].seconds_for(candidate.sum.items).is_none_or(|s| s > self.target / 2);
+        let late =
+            |candidate: &Candidate| self.lanes[candidate.lane].seconds_for(candidate.sum.items).is_none_or(|s| s > self.target() / 2);
         let by_mode = match self.demands.mode {
             RoutingMode::Cheapest | RoutingMode::EdgeOnly => Ordering::Equal,
             RoutingMode::SlaAware => late(a).cmp(&late(b)),
             RoutingMode::Hybrid => first.own.cmp(&second.own).reverse(),
         };
         let place = |lane: &Lane<'_>| self.group.place(lane.model);
-        by_mode
-            .then_with(|| by_price(per_item(a), per_item(b)))
-            // Where a division has hidden a difference.
-            .then_with(|| by_price(a.cost, b.cost))
-            .then_with(|| place(first).cmp(&place(second)))
-            .then_with(|| a.lane.cmp(&b.lane))
+        by_mode.then_with(|| by_price(a.whole, b.whole)).then_with(|| place(first).cmp(&place(second))).then_with(|| a.lane.cmp(&b.lane))
     }
 }
 
 fn no_room(lane: &Lane<'_>) -> Rejection {
     Rejection::CapacityUnavailable { rows: lane.supply.room_rows, tokens: lane.supply.room_tokens }
-}
-
-fn per_item(candidate: &Candidate) -> Option<Usd> {
-    let cost = candidate.cost?;
-    Some(Usd(cost.0.checked_div(candidate.sum.items.into()).unwrap_or(cost.0)))
 }
 
 /// The cheaper one first; what nobody knows comes last.

@@ -4,9 +4,11 @@
 //! What is wrong for a provider alone is the provider's to say; here only what nobody could answer is
 //! refused.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
-use super::Item;
+use super::{InputTokens, Item};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::words::{Modality, Operation};
 use crate::route::estimate::ASSUMED_OUTPUT_TOKENS;
@@ -56,6 +58,8 @@ impl OutputBasis {
 pub struct Content<'a> {
     endpoints: &'static [Endpoint],
     texts: Vec<&'a str>,
+    /// Each text is read by itself.
+    apart: bool,
     /// Tokens besides those of the texts.
     frame: u64,
     modalities: Vec<Modality>,
@@ -73,6 +77,7 @@ impl<'a> Content<'a> {
         let mut content = Self {
             endpoints: &[],
             texts: Vec::new(),
+            apart: false,
             frame: 0,
             modalities: Vec::new(),
             output_tokens: 0,
@@ -89,6 +94,7 @@ impl<'a> Content<'a> {
     fn embeddings(&mut self, input: &'a Map<String, Value>) -> Result<(), Misread> {
         let wrong = Misread { member: "input", message: "must be the text to embed, or an array of texts" };
         self.endpoints = &[Endpoint::Embeddings];
+        self.apart = true;
         match input.get("input") {
             Some(Value::String(text)) if !text.is_empty() => self.texts.push(text),
             Some(Value::Array(texts)) if !texts.is_empty() => {
@@ -112,16 +118,16 @@ impl<'a> Content<'a> {
         self.frame = PER_MESSAGE;
         match (input.get("messages"), input.get("input")) {
             (Some(Value::Array(messages)), _) if !messages.is_empty() => {
-                self.endpoints = &[Endpoint::ChatCompletions];
+                self.endpoints = &[Endpoint::ChatCompletions, Endpoint::Responses];
                 messages.iter().try_for_each(|message| self.message(message))?;
             }
             (None, Some(Value::String(text))) if !text.is_empty() => {
-                self.endpoints = &[Endpoint::Responses];
+                self.endpoints = &[Endpoint::Responses, Endpoint::ChatCompletions];
                 self.frame += PER_MESSAGE;
                 self.texts.push(text);
             }
             (None, Some(Value::Array(messages))) if !messages.is_empty() => {
-                self.endpoints = &[Endpoint::Responses];
+                self.endpoints = &[Endpoint::Responses, Endpoint::ChatCompletions];
                 messages.iter().try_for_each(|message| self.message(message))?;
             }
             (_, _) => return Err(wrong),
@@ -196,15 +202,26 @@ impl<'a> Content<'a> {
         self.basis = if self.output_limit.is_some() { OutputBasis::Limit } else { OutputBasis::Assumed };
     }
 
-    /// The item, its tokens counted by each of these. Takes time; see [`Counter`].
-    pub fn into_item(self, counters: &mut [(Tokenizer, Counter)]) -> Item {
-        let count = |(tokenizer, counter): &mut (Tokenizer, Counter)| {
-            let tokens = self.texts.iter().map(|text| counter.count(text)).fold(self.frame, u64::saturating_add);
-            (*tokenizer, tokens)
+    /// Whether there is more than text in it.
+    pub fn has_media(&self) -> bool {
+        !self.modalities.is_empty()
+    }
+
+    /// The item, its tokens counted for each of these tokenizers. Takes time; see [`Counter`].
+    pub fn into_item(self, tokenizers: &[Tokenizer], counters: &mut BTreeMap<Tokenizer, Counter>) -> Item {
+        let mut count = |tokenizer: &Tokenizer| {
+            let counter = counters.entry(*tokenizer).or_insert_with(|| Counter::new(*tokenizer));
+            let (mut all, mut longest) = (self.frame, self.frame);
+            for text in &self.texts {
+                let tokens = counter.count(text);
+                all = all.saturating_add(tokens);
+                longest = longest.max(tokens);
+            }
+            InputTokens { tokenizer: *tokenizer, all, longest: if self.apart { longest } else { all } }
         };
         Item {
             endpoints: self.endpoints,
-            input_tokens: counters.iter_mut().map(count).collect(),
+            input_tokens: tokenizers.iter().map(&mut count).collect(),
             output_tokens: self.output_tokens,
             output_limit: self.output_limit,
             modalities: self.modalities,
@@ -223,7 +240,7 @@ mod tests {
         let Value::Object(input) = input else { panic!("an object") };
         let content = Content::read(operation, &input)?;
         let basis = content.basis;
-        Ok((content.into_item(&mut [(Tokenizer::O200k, Counter::new(Tokenizer::O200k))]), basis))
+        Ok((content.into_item(&[Tokenizer::O200k], &mut BTreeMap::new()), basis))
     }
 
     #[test]

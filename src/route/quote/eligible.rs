@@ -62,7 +62,7 @@ pub(super) fn misfit(lane: &Lane<'_>, place: u32, item: &Item) -> Option<Rejecti
     {
         return Some(Rejection::OutputLimitExceeded { item: place, tokens, limit });
     }
-    let input = item.input_tokens(lane.tokenizer);
+    let input = item.longest_input(lane.tokenizer);
     if let Some(window) = lane.max_input_tokens.filter(|most| input > *most) {
         return Some(Rejection::ContextWindowExceeded { item: place, tokens: input, window });
     }
@@ -70,6 +70,11 @@ pub(super) fn misfit(lane: &Lane<'_>, place: u32, item: &Item) -> Option<Rejecti
     let tokens = input.saturating_add(item.output_limit.unwrap_or(0));
     let window = lane.context_window.filter(|window| tokens > *window)?;
     Some(Rejection::ContextWindowExceeded { item: place, tokens, window })
+}
+
+/// Whether an item can go to the lane, as far as that is up to the item.
+pub fn fits(lane: &Lane<'_>, item: &Item) -> bool {
+    misfit(lane, 0, item).is_none()
 }
 
 fn takes(files: Option<&Files>, file: &Attachment) -> bool {

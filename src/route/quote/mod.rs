@@ -20,8 +20,9 @@ mod rejection;
 #[cfg(test)]
 mod tests;
 
-pub use choose::{Considered, Decision, GroupDecision, Verdict, decide};
+pub use choose::{Considered, Decision, GroupDecision, Terms, Verdict, decide};
 pub use content::{Content, Misread, OutputBasis};
+pub use eligible::fits;
 pub use lane::{Lane, Listing, Supply};
 pub use rejection::Rejection;
 
@@ -34,8 +35,8 @@ use crate::domain::words::Modality;
 pub struct Item {
     /// The endpoints that it can be sent to, any of them.
     pub endpoints: &'static [Endpoint],
-    /// About the tokens to be read, for each tokenizer of a model that may be asked.
-    pub input_tokens: Vec<(Tokenizer, u64)>,
+    /// The tokens to be read, for each tokenizer of a model that may be asked.
+    pub input_tokens: Vec<InputTokens>,
     /// About the tokens to be written.
     pub output_tokens: u64,
     /// The most tokens that may be written, if the item says so.
@@ -45,10 +46,30 @@ pub struct Item {
     pub files: Vec<Attachment>,
 }
 
+/// About how many tokens an item is to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InputTokens {
+    pub tokenizer: Tokenizer,
+    /// Those that are paid for.
+    pub all: u64,
+    /// Those that must fit into a model's window at once: fewer where an item has several texts that are
+    /// read one by one.
+    pub longest: u64,
+}
+
 impl Item {
+    fn read_by(&self, tokenizer: Tokenizer) -> Option<&InputTokens> {
+        self.input_tokens.iter().find(|each| each.tokenizer == tokenizer)
+    }
+
     /// About the tokens that a model with this tokenizer reads.
     pub fn input_tokens(&self, tokenizer: Tokenizer) -> u64 {
-        self.input_tokens.iter().find(|(each, _)| *each == tokenizer).map_or(0, |(_, tokens)| *tokens)
+        self.read_by(tokenizer).map_or(0, |tokens| tokens.all)
+    }
+
+    /// About the most tokens that it reads at once.
+    pub fn longest_input(&self, tokenizer: Tokenizer) -> u64 {
+        self.read_by(tokenizer).map_or(0, |tokens| tokens.longest)
     }
 }
 

@@ -17,7 +17,7 @@ const CHAT: &[Endpoint] = &[Endpoint::ChatCompletions, Endpoint::Responses];
 const EMBEDDINGS: &[Endpoint] = &[Endpoint::Embeddings];
 /// The tokenizer of every lane.
 const PLAIN: Tokenizer = Tokenizer::Ratio(400);
-const HOUR: Duration = Duration::from_secs(3_600);
+const HOUR: Terms = Terms { window: Duration::from_secs(3_600), fee: Decimal::ZERO };
 
 /// The facts of a lane, owned.
 #[derive(Debug, Clone)]
@@ -65,6 +65,10 @@ impl Facts {
             supply: self.supply,
         }
     }
+}
+
+fn tokens(all: u64) -> InputTokens {
+    InputTokens { tokenizer: PLAIN, all, longest: all }
 }
 
 fn supply() -> impl Strategy<Value = Supply> {
@@ -123,7 +127,7 @@ fn item() -> impl Strategy<Value = Item> {
     (endpoints, 1_u64..3_000, 0_u64..500, prop::option::of(1_u64..1_000), prop::option::weighted(0.1, image)).prop_map(
         |(endpoints, input_tokens, output_tokens, output_limit, image)| Item {
             endpoints,
-            input_tokens: vec![(PLAIN, input_tokens)],
+            input_tokens: vec![tokens(input_tokens)],
             output_tokens,
             output_limit,
             modalities: image.iter().map(|_| Modality::Image).collect(),
@@ -175,16 +179,22 @@ fn is_true(reason: &Rejection, lane: &Lane<'_>, items: &[Item], demands: &Constr
         Rejection::OfferingInactive(_) => lane.listing != Listing::Open,
         Rejection::ProviderExcluded => {
             let ProviderPreferences { only, ignore, .. } = &demands.preferences;
-            ignore.iter().any(|id| id == lane.provider) || !only.iter().any(|id| id == lane.provider)
+            ignore.iter().any(|id| id == lane.provider) || !only.is_empty() && !only.iter().any(|id| id == lane.provider)
         }
         Rejection::NotOwn => !lane.own && demands.mode == RoutingMode::EdgeOnly,
         Rejection::OperationUnsupported { item, asked } => at(item).endpoints.contains(asked) && !lane.endpoints.contains(asked),
         Rejection::ToolSupport { missing } => {
             missing.iter().all(|tool| demands.tools.contains(tool) && !lane.tools.contains(tool)) && !missing.is_empty()
         }
-        Rejection::RegionUnavailable { regions } => regions == lane.regions && !regions.iter().any(|r| demands.regions.contains(r)),
+        Rejection::RegionUnavailable { regions } => {
+            !demands.is_global() && regions == lane.regions && !regions.iter().any(|r| demands.regions.contains(r))
+        }
         Rejection::PrivacyTier { tiers } => !tiers.contains(&demands.privacy_tier) && *tiers == lane.privacy.tiers,
-        Rejection::DataCollection(collects) => *collects != Some(DataCollection::Deny) && *collects == lane.privacy.data_collection,
+        Rejection::DataCollection(collects) => {
+            demands.preferences.data_collection == Some(DataCollection::Deny)
+                && *collects != Some(DataCollection::Deny)
+                && *collects == lane.privacy.data_collection
+        }
         Rejection::DataRetention => demands.preferences.zdr && lane.privacy.zdr != Some(true),
         Rejection::StaleHeartbeat => lane.supply.silent,
         Rejection::ModalityUnsupported { item, modality } => at(item).modalities.contains(modality) && !lane.input.contains(modality),
@@ -202,8 +212,12 @@ fn is_true(reason: &Rejection, lane: &Lane<'_>, items: &[Item], demands: &Constr
             (*rows, *tokens) == (lane.supply.room_rows, lane.supply.room_tokens)
                 && (*rows < items.len() as u64 || sum(items).input_tokens > *tokens)
         }
-        Rejection::SlaUnattainable { seconds, target } => seconds > target && lane.supply.per_minute.is_some(),
-        Rejection::PriceCeiling { price, ceiling } => price.is_none_or(|price| price > *ceiling) && demands.max_price == Some(*ceiling),
+        Rejection::SlaUnattainable { seconds, target } => {
+            seconds > target && lane.seconds_for(items.len() as u64).is_some_and(|most| *seconds <= most)
+        }
+        Rejection::PriceCeiling { price, ceiling } => {
+            price.is_none_or(|price| price > *ceiling && Some(price) <= lane.cost(&sum(items))) && demands.max_price == Some(*ceiling)
+        }
         Rejection::NotCheapest => true,
     }
 }
@@ -223,8 +237,8 @@ proptest! {
         facts in prop::collection::vec(facts(), 0..12), items in prop::collection::vec(item(), 1..12), demands in demands(),
     ) {
         let lanes: Vec<_> = facts.iter().map(Facts::lane).collect();
-        let decision = decide(&items, &[group(items.len())], &lanes, &demands, HOUR);
-        prop_assert_eq!(&decision, &decide(&items, &[group(items.len())], &lanes, &demands, HOUR));
+        let decision = decide(&items, &[group(items.len())], &lanes, &demands, &HOUR);
+        prop_assert_eq!(&decision, &decide(&items, &[group(items.len())], &lanes, &demands, &HOUR));
         let [decided] = &decision.groups[..] else { panic!("one group") };
         let mut seen: Vec<_> = decided.lanes.iter().map(|considered| considered.lane).collect();
         seen.sort_unstable();
@@ -258,7 +272,7 @@ proptest! {
     ) {
         let demands = Constraints { mode: RoutingMode::Cheapest, ..demands };
         let lanes: Vec<_> = facts.iter().map(Facts::lane).collect();
-        let decision = decide(&items, &[group(items.len())], &lanes, &demands, HOUR);
+        let decision = decide(&items, &[group(items.len())], &lanes, &demands, &HOUR);
         let [decided] = &decision.groups[..] else { panic!("one group") };
         if let [(chosen, taken)] = decided.selected().collect::<Vec<_>>()[..] && taken.len() == items.len() {
             let all = sum(&items);
@@ -279,19 +293,19 @@ proptest! {
     ) {
         let lanes: Vec<_> = facts.iter().map(Facts::lane).collect();
         let mut stricter = demands.clone();
-        let mut window = HOUR;
+        let mut terms = HOUR;
         match more {
             0 => stricter.tools.push(HostedTool::PythonExecution),
             1 => stricter.regions = if demands.is_global() { vec!["us".into()] } else { vec!["nowhere".into()] },
             2 => stricter.max_price = Some(stricter.max_price.map_or(Usd(Decimal::new(90, 6)), |most| Usd(most.0 / Decimal::TWO))),
             3 => stricter.preferences.ignore.push("p1".into()),
             4 => (stricter.preferences.zdr, stricter.preferences.data_collection) = (true, Some(DataCollection::Deny)),
-            5 => window = HOUR / 4,
+            5 => terms.window /= 4,
             _ => stricter.mode = RoutingMode::EdgeOnly,
         }
         let groups = [group(items.len())];
-        let before = decide(&items, &groups, &lanes, &demands, HOUR);
-        let after = decide(&items, &groups, &lanes, &stricter, window);
+        let before = decide(&items, &groups, &lanes, &demands, &HOUR);
+        let after = decide(&items, &groups, &lanes, &stricter, &terms);
         let before = eligible(&before.groups[0]);
         prop_assert!(eligible(&after.groups[0]).iter().all(|lane| before.contains(lane)));
     }
@@ -319,7 +333,7 @@ fn plain(provider: &str, model: &'static str, price: u32) -> Facts {
 fn chat(input_tokens: u64) -> Item {
     Item {
         endpoints: CHAT,
-        input_tokens: vec![(PLAIN, input_tokens)],
+        input_tokens: vec![tokens(input_tokens)],
         output_tokens: 10,
         output_limit: None,
         modalities: Vec::new(),
@@ -330,7 +344,7 @@ fn chat(input_tokens: u64) -> Item {
 /// A decision as a person reads it.
 fn told(facts: &[Facts], items: &[Item], demands: &Constraints) -> String {
     let lanes: Vec<_> = facts.iter().map(Facts::lane).collect();
-    let decision = decide(items, &[group(items.len())], &lanes, demands, HOUR);
+    let decision = decide(items, &[group(items.len())], &lanes, demands, &HOUR);
     let one = |considered: &Considered| {
         let lane = &lanes[considered.lane];
         let cost = considered.cost.map_or_else(|| "unknown".to_owned(), |cost| cost.to_string());
@@ -344,6 +358,18 @@ fn told(facts: &[Facts], items: &[Item], demands: &Constraints) -> String {
     };
     let group = &decision.groups[0];
     group.lanes.iter().map(one).collect::<String>() + &format!("left: {:?}, cost: {:?}\n", group.unplaced, decision.cost())
+}
+
+#[test]
+fn what_one_group_takes_the_next_does_not_have() {
+    let little = plain("little", "a", 1);
+    let little = Facts { supply: Supply { room_rows: 2, ..little.supply }, ..little };
+    let other = plain("other", "a", 2);
+    let groups = [[0, 1], [2, 3]].map(|items| Group { models: vec!["a".into()], items: items.to_vec() });
+    let items = [chat(50), chat(50), chat(50), chat(50)];
+    let decision = decide(&items, &groups, &[little.lane(), other.lane()], &Constraints::default(), &HOUR);
+    let chosen = decision.groups.iter().map(|group| group.selected().map(|(considered, _)| considered.lane).collect::<Vec<_>>());
+    assert_eq!(chosen.collect::<Vec<_>>(), [[0], [1]]);
 }
 
 #[test]

@@ -21,6 +21,9 @@ const COMPRESS_FROM: usize = 100;
 /// # Errors
 /// When it is too large to be stored.
 pub fn pack<T: Record>(number: u32, body: &[u8]) -> Result<Vec<u8>, RecordError> {
+    if body.len() as u64 > T::LIMIT {
+        return Err(RecordError::damaged::<T>(format!("{} bytes are more than it can have", body.len())));
+    }
     let mut packed = Vec::with_capacity(HEADER + 4 + body.len() / 2);
     packed.extend_from_slice(&[T::VERSION, 0]);
     packed.extend_from_slice(&number.to_be_bytes());

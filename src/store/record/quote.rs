@@ -53,14 +53,13 @@ struct LaneRecord {
     provider: String,
     upstream: String,
     model: String,
-    price: PriceRecord,
+    price: Option<PriceRecord>,
     items: u32,
 }
 
 impl Record for QuoteRecord {
     const VERSION: u8 = 1;
     const NAME: &'static str = "quote";
-    /// More than any quote that can be asked for takes.
     const LIMIT: u64 = 64 << 20;
 }
 
@@ -70,7 +69,7 @@ impl From<&Quote> for QuoteRecord {
             provider: lane.provider.clone(),
             upstream: lane.upstream.clone(),
             model: lane.model.clone(),
-            price: pack_price(&lane.price),
+            price: lane.price.as_ref().map(pack_price),
             items: lane.items,
         };
         let group = |group: &QuotedGroup| GroupRecord { models: group.models.clone(), lanes: group.lanes.iter().map(lane).collect() };
@@ -144,7 +143,7 @@ impl TryFrom<QuoteRecord> for Quote {
             provider: lane.provider,
             upstream: lane.upstream,
             model: lane.model,
-            price: unpack_price(lane.price),
+            price: lane.price.map(unpack_price),
             items: lane.items,
         };
         let group = |group: GroupRecord| QuotedGroup { models: group.models, lanes: group.lanes.into_iter().map(lane).collect() };
