@@ -176,6 +176,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/admin/lanes/drain", post(lanes::drain))
         .nest("/v1", openai::routes().merge(phaseo::routes()).merge(batchrouter::routes()))
         .nest("/openai/v1", openai::routes())
+        // Where BatchRouter has it.
+        .nest("/v1/openai/v1", openai::routes())
         .nest("/phaseo/v1", phaseo::routes())
         .nest("/batchrouter/v1", batchrouter::routes());
     #[cfg(test)]

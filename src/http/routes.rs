@@ -12,8 +12,8 @@ use crate::domain::error::Code;
 pub struct Listed {
     pub methods: &'static str,
     pub path: &'static str,
-    /// Where the dialect it belongs to is mounted besides; empty for none.
-    pub mount: &'static str,
+    /// Where the dialect it belongs to is mounted besides.
+    pub mounts: &'static [&'static str],
 }
 
 /// From 0 (nothing in common) to 1 (the same), how near a path must be to be suggested.
@@ -22,19 +22,19 @@ const NEAR: f64 = 0.75;
 const ALIKE: f64 = 0.5;
 
 const fn at(methods: &'static str, path: &'static str) -> Listed {
-    Listed { methods, path, mount: "" }
+    Listed { methods, path, mounts: &[] }
 }
 
 const fn openai(methods: &'static str, path: &'static str) -> Listed {
-    Listed { methods, path, mount: "/openai" }
+    Listed { methods, path, mounts: &["/openai", "/v1/openai"] }
 }
 
 const fn phaseo(methods: &'static str, path: &'static str) -> Listed {
-    Listed { methods, path, mount: "/phaseo" }
+    Listed { methods, path, mounts: &["/phaseo"] }
 }
 
 const fn batchrouter(methods: &'static str, path: &'static str) -> Listed {
-    Listed { methods, path, mount: "/batchrouter" }
+    Listed { methods, path, mounts: &["/batchrouter"] }
 }
 
 /// Every route; a test holds it to the router.
@@ -93,8 +93,11 @@ pub async fn unknown(method: Method, uri: Uri) -> Response {
 /// Answers for a path that has other methods.
 pub async fn wrong_method(request: Request) -> Response {
     let matched = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    let is_meant = |listed: &&Listed| matched.strip_suffix(listed.path).is_some_and(|mount| mount.is_empty() || mount == listed.mount);
-    let (allow, mount) = TABLE.iter().find(is_meant).map_or(("GET", ""), |listed| (listed.methods, listed.mount));
+    let mount_of = |listed: &Listed| {
+        let mount = matched.strip_suffix(listed.path)?;
+        (mount.is_empty() || listed.mounts.contains(&mount)).then_some((listed.methods, mount))
+    };
+    let (allow, mount) = TABLE.iter().find_map(mount_of).unwrap_or(("GET", ""));
     let allow = allow.replace("GET", "GET, HEAD");
     // A nested route sees its path without the mount.
     let own: String = request.uri().path().chars().take(200).collect();
