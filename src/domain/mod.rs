@@ -23,6 +23,7 @@ pub mod lines;
 pub mod metadata;
 pub mod money;
 pub mod nearest;
+pub mod observed;
 pub mod output;
 pub mod plan;
 pub mod prefix;

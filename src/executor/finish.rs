@@ -47,12 +47,13 @@ impl Finish {
             }
             None => Progress::default(),
         };
+        let observe = self.source.as_ref().is_some_and(|source| source.shared.is_none());
         let now = self.clock.now();
         let (files, records) = self.files(&progress, now);
         match self.state.apply(BatchEvent::Settled { files }, now) {
             Ok(state) => {
                 tracing::info!(batch = %self.spec.id, state = state.as_str(), succeeded = progress.succeeded, failed = progress.failed, "batch ended");
-                self.store.batch_settled(self.spec.id, state, progress, records).await
+                self.store.batch_settled(self.spec.id, state, progress, records, observe).await
             }
             Err(conflict) => {
                 tracing::error!(batch = %self.spec.id, %conflict, "a batch cannot be ended");

@@ -176,15 +176,27 @@ impl Store {
         .await
     }
 
-    /// Records the end of a batch that ran, with the files over its results.
+    /// Records the end of a batch that ran, with the files over its results. `observe` says whether its
+    /// usage tells how long answers are, which it does not where rows share them.
     ///
     /// # Errors
     /// When the store has failed.
-    pub async fn batch_settled(&self, id: BatchId, state: BatchState, progress: Progress, files: Vec<File>) -> Result<(), StoreError> {
+    pub async fn batch_settled(
+        &self,
+        id: BatchId,
+        state: BatchState,
+        progress: Progress,
+        files: Vec<File>,
+        observe: bool,
+    ) -> Result<(), StoreError> {
+        let batch = if observe { self.read_batch(id)? } else { None };
         let unused = self
             .commit(move |tx| {
                 for file in &files {
                     super::files::put_file(tx, file)?;
+                }
+                if let Some(Batch { spec, plan, .. }) = &batch {
+                    super::observed::add(tx, spec, plan, &progress)?;
                 }
                 tx.put(format::batch(id), &StateRecord::pack(&state, &progress))?;
                 tx.after(move |lives| lives.remove(id));

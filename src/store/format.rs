@@ -16,6 +16,7 @@
 //! K batch(16)                     control of a batch, where it is not as by default
 //! L sha256(32)                    holds on lanes, by the digest of the lane's name
 //! T quote(16) chunk(2)            a quote, in chunks
+//! O sha256(32)                    how long answers have been, by the digest of the lane and operation
 //! Q digest(16)                    rows with an answer, by the digest of their request
 //! X seconds(8) kind(1) id(16)     what goes away by itself, and when
 //! G batch(16)                     a file over its results was deleted; are they still seen?
@@ -128,6 +129,10 @@ pub const ANSWERS: &[u8] = b"Q";
 
 pub fn answer(request: RequestDigest) -> Vec<u8> {
     key(b'Q', [&request.0])
+}
+
+pub fn observed(digest: &[u8; 32]) -> Vec<u8> {
+    key(b'O', [digest])
 }
 
 pub fn quote(id: QuoteId) -> Vec<u8> {

@@ -21,6 +21,7 @@ mod holds;
 mod lines;
 mod live;
 mod migrate;
+mod observed;
 mod open;
 mod quotes;
 mod record;

@@ -159,7 +159,7 @@ async fn an_ended_batch_has_files_that_go_when_they_expire_and_its_results_with_
     let ids = ResultFiles { output: Some(files[0].id), errors: Some(files[1].id) };
     let running = BatchState::InProgress { since: NOW };
     let state = running.apply(BatchEvent::RowsDone, NOW).unwrap().apply(BatchEvent::Settled { files: ids }, NOW).unwrap();
-    store.batch_settled(spec.id, state, progress, files.to_vec()).await.unwrap();
+    store.batch_settled(spec.id, state, progress, files.to_vec(), true).await.unwrap();
     // A write of an earlier state that comes late does not bring the batch back.
     store.batch_moved(spec.id, running).await.unwrap();
     close(store).await;
@@ -212,7 +212,7 @@ async fn a_deleted_input_stays_readable_until_its_last_batch_ends() {
     let (store, _) = open(dir.path());
     store.open_content(spec.input_file).expect("kept for the batch, also across a restart");
     let state = BatchState::Cancelled { in_progress_at: None, cancelling_at: NOW, at: NOW, files: ResultFiles::default() };
-    store.batch_settled(spec.id, state, Progress::default(), vec![]).await.unwrap();
+    store.batch_settled(spec.id, state, Progress::default(), vec![], true).await.unwrap();
     assert!(store.open_content(spec.input_file).is_err(), "nobody reads it any more");
     close(store).await;
 }
@@ -305,6 +305,36 @@ fn any_range_of_any_view_is_that_part_of_the_whole() {
         prop_assert!(cut.collect::<Vec<_>>() == expected, "cut into parts");
     });
     runtime.block_on(close(store));
+}
+
+#[tokio::test]
+async fn what_a_lane_has_answered_is_known_once_its_batch_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    let file = add_file(&store, b"{}\n", None).await;
+    let endpoint = spec(file.id).endpoint;
+    let observed = |store: &Store| store.observed("p", "u", endpoint).unwrap();
+    for (number, observe) in [(1, true), (2, true), (3, false)] {
+        let spec = BatchSpec { id: BatchId::from_u128(number), ..spec(file.id) };
+        store.create_batch(spec.clone(), Control::default(), None).await.unwrap();
+        let (provider, upstream) = ("p".to_owned(), "u".to_owned());
+        let price = crate::domain::money::PriceSheet::default();
+        let model =
+            crate::domain::plan::PlannedModel { requested: "m".into(), provider, upstream, price, rows: 30, alternatives: Vec::new() };
+        let state = BatchState::InProgress { since: NOW };
+        store.batch_validated(spec.id, state, Plan { rows: 30, models: vec![model] }, vec![Page::new(0, 30)]).await.unwrap();
+        let answered = |row: u32| RowResult { usage: Usage { output_tokens: 10, ..Usage::default() }, ..result(spec.id, row * 7 + 2, 1) };
+        record(&store, &(0..4).map(answered).collect::<Vec<_>>()).await;
+        let progress = store.batch(spec.id).await.unwrap().unwrap().progress;
+        let state =
+            state.apply(BatchEvent::RowsDone, NOW).unwrap().apply(BatchEvent::Settled { files: ResultFiles::default() }, NOW).unwrap();
+        store.batch_settled(spec.id, state, progress, vec![], observe).await.unwrap();
+    }
+    close(store).await;
+    let (store, _) = open(dir.path());
+    assert_eq!(observed(&store), crate::domain::observed::Observed { answers: 8, output_tokens: 80 });
+    assert_eq!(store.observed("p", "v", endpoint).unwrap().answers, 0);
+    close(store).await;
 }
 
 /// A sweep removes results in steps, and a kill may come between two of them.

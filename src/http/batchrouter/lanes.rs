@@ -68,6 +68,7 @@ fn catch_all<'a>(snapshot: &'a Snapshot, name: &'a str, route: &Route<'a>, live:
         privacy: snapshot.provider(route.provider).map_or(&NOTHING_KNOWN, |provider| &provider.privacy),
         tools: &[],
         price: own.then_some(route.price),
+        observed_output: None,
         supply,
     }
 }

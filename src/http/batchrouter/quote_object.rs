@@ -12,7 +12,7 @@ use crate::domain::id::QuoteId;
 use crate::domain::routing::Constraints;
 use crate::domain::time::Timestamp;
 use crate::domain::words::Operation;
-use crate::route::quote::{Considered, Decision, Lane, Rejection, Verdict};
+use crate::route::quote::{Considered, Decision, Lane, OBSERVED, Rejection, Verdict};
 
 /// Everything that a quote is rendered from.
 pub struct QuoteObject<'a> {
@@ -79,20 +79,21 @@ impl QuoteObject<'_> {
 
     /// What the prices were computed from, and how sure that is. Ours.
     fn tokens(&self) -> Value {
-        let (mut input, mut output) = (0_u64, 0_u64);
+        let (mut input, mut output, mut observed) = (0_u64, 0_u64, false);
         for (_, considered) in self.considered() {
             let Verdict::Selected(items) = &considered.verdict else { continue };
-            let tokenizer = self.lanes[considered.lane].tokenizer;
+            let lane = &self.lanes[considered.lane];
             for item in items.iter().filter_map(|place| self.read.items.get(*place as usize)) {
-                input = input.saturating_add(item.input_tokens(tokenizer));
-                output = output.saturating_add(item.output_tokens);
+                input = input.saturating_add(item.input_tokens(lane.tokenizer));
+                output = output.saturating_add(lane.output_tokens(item));
+                observed |= lane.observed_output.is_some() && item.output_tokens > 0;
             }
         }
         json!({
             "input_tokens": input,
             "output_tokens": output,
             "input_basis": self.read.input_basis.as_str(),
-            "output_basis": self.read.output_basis.as_str(),
+            "output_basis": if observed { OBSERVED } else { self.read.output_basis.as_str() },
             "tokenizers": self.read.tokenizers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         })
     }

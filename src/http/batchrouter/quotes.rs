@@ -3,7 +3,7 @@
 //!
 //! A quote is free and reserves nothing. Its prices hold until `valid_until`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use axum::Extension;
@@ -20,8 +20,10 @@ use super::lanes::lanes;
 use super::money::{Pricing, digits};
 use super::quote_object::{QuoteObject, lane_objects};
 use super::refusal::{Issue, Refusal};
+use crate::domain::endpoint::Endpoint;
 use crate::domain::error::Code;
 use crate::domain::id::QuoteId;
+use crate::domain::observed::Observed;
 use crate::domain::quote::{Quote, QuotedGroup, QuotedLane};
 use crate::domain::request::MAX_MODEL_CHARS;
 use crate::domain::routing::Constraints;
@@ -145,8 +147,12 @@ fn make(api: &Api, body: &Bytes, owner: Owner) -> Result<Quote, Refusal> {
     let written = split(&items, terms.max_items)?;
     let read = items::read(&written, &defaults, &catalog).map_err(|issues| Refusal::Preflight { issues, lanes: Vec::new() })?;
     let (board, holds, now) = (api.executor.board(), api.executor.lane_holds(), api.clock.now());
-    let lanes = lanes(&catalog, &read.groups, &Live { board: &board, holds: &holds, now });
+    let mut lanes = lanes(&catalog, &read.groups, &Live { board: &board, holds: &holds, now });
     check_lanes(&read, &lanes)?;
+    let asked = endpoints(&read);
+    for lane in &mut lanes {
+        lane.observed_output = observed(api, lane, asked.get(lane.model))?;
+    }
     let window = terms.tiers.of(demands.tier);
     let decision = decide(&read.items, &read.groups, &lanes, &demands, &Terms { window, fee: terms.fee });
     let object = QuoteObject {
@@ -168,6 +174,28 @@ fn make(api: &Api, body: &Bytes, owner: Owner) -> Result<Quote, Refusal> {
     let shown = serde_json::to_vec(&object.json()).map_err(ApiError::internal)?;
     let (id, valid_until, deadline): (QuoteId, Timestamp, Timestamp) = (object.id, object.valid_until, object.deadline);
     Ok(Quote { id, owner, created_at: now, valid_until, deadline, demands, groups, shown })
+}
+
+/// What each model is asked.
+fn endpoints(read: &Read) -> HashMap<&str, BTreeSet<Endpoint>> {
+    let mut endpoints: HashMap<&str, BTreeSet<Endpoint>> = HashMap::new();
+    for group in &read.groups {
+        let first = group.items.first().and_then(|place| read.items.get(*place as usize));
+        for model in &group.models {
+            endpoints.entry(model).or_default().extend(first.map_or(&[][..], |item| item.endpoints));
+        }
+    }
+    endpoints
+}
+
+/// How long the answers of a lane have usually been, by what it was asked most.
+fn observed(api: &Api, lane: &Lane<'_>, asked: Option<&BTreeSet<Endpoint>>) -> Result<Option<u64>, ApiError> {
+    let mut best = Observed::default();
+    for endpoint in asked.into_iter().flatten() {
+        let found = api.store.observed(lane.provider, lane.upstream, *endpoint)?;
+        best = if found.answers > best.answers { found } else { best };
+    }
+    Ok(best.mean())
 }
 
 /// Refuses a request whose answer would have no end.

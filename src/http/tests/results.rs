@@ -79,7 +79,7 @@ async fn settle_batch(bench: &Bench, ran: &Ran, state: BatchState, progress: Pro
         vec![view(ran.output, progress.output_bytes, ResultPart::Output), view(ran.errors, progress.error_bytes, ResultPart::Errors)];
     let event = BatchEvent::Settled { files: ResultFiles { output: Some(ran.output), errors: Some(ran.errors) } };
     let state = state.apply(BatchEvent::RowsDone, now).and_then(|state| state.apply(event, now)).unwrap();
-    bench.api.store.batch_settled(ran.batch, state, progress, files).await.unwrap();
+    bench.api.store.batch_settled(ran.batch, state, progress, files, false).await.unwrap();
 }
 
 #[tokio::test]

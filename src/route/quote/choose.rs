@@ -12,7 +12,6 @@ use super::rejection::Rejection;
 use super::{Group, Item};
 use crate::domain::money::Usd;
 use crate::domain::routing::{Constraints, RoutingMode};
-use crate::route::tokens::Tokenizer;
 
 /// What was decided for each group, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,8 +94,9 @@ pub fn decide(items: &[Item], groups: &[Group], lanes: &[Lane<'_>], demands: &Co
     let decide = |group| {
         let decision = Choice { items, group, lanes: &lanes, demands, terms }.decide();
         for (considered, taken) in decision.selected() {
-            let Lane { supply, tokenizer, .. } = &mut lanes[considered.lane];
-            let taken = sum(items, taken, *tokenizer);
+            let lane = &mut lanes[considered.lane];
+            let taken = sum(items, taken, lane);
+            let supply = &mut lane.supply;
             supply.room_rows = supply.room_rows.saturating_sub(taken.items);
             supply.room_tokens = supply.room_tokens.saturating_sub(taken.input_tokens);
             supply.queued_rows = supply.queued_rows.saturating_add(taken.items);
@@ -106,10 +106,10 @@ pub fn decide(items: &[Item], groups: &[Group], lanes: &[Lane<'_>], demands: &Co
     Decision { groups: groups.iter().map(decide).collect() }
 }
 
-/// Items summed up as a model with this tokenizer reads them.
-fn sum(items: &[Item], places: &[u32], tokenizer: Tokenizer) -> Sum {
+/// Items summed up as a lane reads and answers them.
+fn sum(items: &[Item], places: &[u32], lane: &Lane<'_>) -> Sum {
     let items = places.iter().filter_map(|place| items.get(*place as usize));
-    items.fold(Sum::default(), |sum, item| sum.and(item, tokenizer))
+    items.fold(Sum::default(), |sum, item| sum.and(item, lane))
 }
 
 struct Choice<'a> {
@@ -156,7 +156,7 @@ impl Choice<'_> {
                     others.push(self.considered(candidate.lane, &candidate.sum, true, Verdict::Rejected(vec![self.passed_over(candidate)])))
                 }
                 false => {
-                    let sum = sum(self.items, &items, self.lanes[candidate.lane].tokenizer);
+                    let sum = sum(self.items, &items, &self.lanes[candidate.lane]);
                     considered.push(self.considered(candidate.lane, &sum, true, Verdict::Selected(items)));
                 }
             }
@@ -192,7 +192,7 @@ impl Choice<'_> {
                 Some(reason) => _ = first_misfit.get_or_insert(reason),
                 None => {
                     fits.push(*place);
-                    sum = sum.and(item, lane.tokenizer);
+                    sum = sum.and(item, lane);
                 }
             }
         }
@@ -216,7 +216,7 @@ impl Choice<'_> {
         }
         match reasons.is_empty() {
             true => {
-                let whole = lane.cost(&self::sum(self.items, &self.group.items, lane.tokenizer));
+                let whole = lane.cost(&self::sum(self.items, &self.group.items, lane));
                 Ok(Candidate { lane: index, fits, sum, whole, misfit: first_misfit })
             }
             false => Err(self.considered(index, &sum, false, Verdict::Rejected(reasons))),
@@ -239,13 +239,13 @@ impl Choice<'_> {
         let mut left = self.group.items.clone();
         left.sort_by_key(|place| lanes_of.get(place).copied());
         for (candidate, taken) in candidates.iter().zip(&mut selected) {
-            let Lane { supply, tokenizer, .. } = &self.lanes[candidate.lane];
+            let lane = &self.lanes[candidate.lane];
             let mut sum = Sum::default();
             left.retain(|place| {
                 let Some(item) = self.items.get(*place as usize) else { return false };
-                let with = sum.and(item, *tokenizer);
+                let with = sum.and(item, lane);
                 let fits = candidate.fits.binary_search(place).is_ok();
-                if !fits || with.items > supply.room_rows || with.input_tokens > supply.room_tokens {
+                if !fits || with.items > lane.supply.room_rows || with.input_tokens > lane.supply.room_tokens {
                     return true;
                 }
                 sum = with;

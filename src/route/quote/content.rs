@@ -42,6 +42,9 @@ pub enum OutputBasis {
     Assumed,
 }
 
+/// The word on the wire where a lane's own answers were observed.
+pub const OBSERVED: &str = "observed";
+
 impl OutputBasis {
     /// The word for it on the wire.
     pub const fn as_str(self) -> &'static str {
@@ -64,6 +67,7 @@ pub struct Content<'a> {
     frame: u64,
     modalities: Vec<Modality>,
     output_tokens: u64,
+    answers: u64,
     output_limit: Option<u64>,
     pub basis: OutputBasis,
 }
@@ -81,6 +85,7 @@ impl<'a> Content<'a> {
             frame: 0,
             modalities: Vec::new(),
             output_tokens: 0,
+            answers: 1,
             output_limit: None,
             basis: OutputBasis::Nothing,
         };
@@ -197,8 +202,8 @@ impl<'a> Content<'a> {
     fn output(&mut self, input: &Map<String, Value>) {
         let number = |name: &str| input.get(name).and_then(Value::as_u64);
         self.output_limit = ["max_completion_tokens", "max_output_tokens", "max_tokens"].into_iter().find_map(number);
-        let answers = number("n").unwrap_or(1).clamp(1, MAX_ANSWERS);
-        self.output_tokens = self.output_limit.unwrap_or(ASSUMED_OUTPUT_TOKENS).saturating_mul(answers);
+        self.answers = number("n").unwrap_or(1).clamp(1, MAX_ANSWERS);
+        self.output_tokens = self.output_limit.unwrap_or(ASSUMED_OUTPUT_TOKENS).saturating_mul(self.answers);
         self.basis = if self.output_limit.is_some() { OutputBasis::Limit } else { OutputBasis::Assumed };
     }
 
@@ -223,6 +228,7 @@ impl<'a> Content<'a> {
             endpoints: self.endpoints,
             input_tokens: tokenizers.iter().map(&mut count).collect(),
             output_tokens: self.output_tokens,
+            answers: self.answers,
             output_limit: self.output_limit,
             modalities: self.modalities,
             files: Vec::new(),

@@ -39,6 +39,8 @@ pub struct Lane<'a> {
     pub tools: &'a [HostedTool],
     /// What it charges; `None` if that is not established.
     pub price: Option<PriceSheet>,
+    /// Tokens of its answers on average, if enough were observed.
+    pub observed_output: Option<u64>,
     pub supply: Supply,
 }
 
@@ -94,7 +96,17 @@ impl<'a> Lane<'a> {
             privacy: &offering.privacy,
             tools: &offering.hosted_tools,
             price: known.then_some(price),
+            observed_output: None,
             supply,
+        }
+    }
+
+    /// About the tokens that it writes for an item: as many as its answers usually have, but no more than
+    /// the item allows.
+    pub fn output_tokens(&self, item: &Item) -> u64 {
+        match self.observed_output.filter(|_| item.output_tokens > 0) {
+            Some(usual) => item.output_limit.map_or(usual, |limit| limit.min(usual)).saturating_mul(item.answers),
+            None => item.output_tokens,
         }
     }
 
@@ -123,13 +135,13 @@ pub struct Sum {
 }
 
 impl Sum {
-    /// The sum with one more, as a model with this tokenizer reads it.
+    /// The sum with one more, as the lane reads and answers it.
     #[must_use]
-    pub fn and(self, item: &Item, tokenizer: Tokenizer) -> Self {
+    pub fn and(self, item: &Item, lane: &Lane<'_>) -> Self {
         Self {
             items: self.items + 1,
-            input_tokens: self.input_tokens.saturating_add(item.input_tokens(tokenizer)),
-            output_tokens: self.output_tokens.saturating_add(item.output_tokens),
+            input_tokens: self.input_tokens.saturating_add(item.input_tokens(lane.tokenizer)),
+            output_tokens: self.output_tokens.saturating_add(lane.output_tokens(item)),
         }
     }
 }

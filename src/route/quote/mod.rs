@@ -21,7 +21,7 @@ mod rejection;
 mod tests;
 
 pub use choose::{Considered, Decision, GroupDecision, Terms, Verdict, decide};
-pub use content::{Content, Misread, OutputBasis};
+pub use content::{Content, Misread, OBSERVED, OutputBasis};
 pub use eligible::fits;
 pub use lane::{Lane, Listing, Supply};
 pub use rejection::Rejection;
@@ -37,8 +37,10 @@ pub struct Item {
     pub endpoints: &'static [Endpoint],
     /// The tokens to be read, for each tokenizer of a model that may be asked.
     pub input_tokens: Vec<InputTokens>,
-    /// About the tokens to be written.
+    /// About the tokens to be written, as far as the item tells.
     pub output_tokens: u64,
+    /// Answers that it asks for.
+    pub answers: u64,
     /// The most tokens that may be written, if the item says so.
     pub output_limit: Option<u64>,
     /// What it consists of besides text.

@@ -35,6 +35,7 @@ struct Facts {
     privacy: Privacy,
     tools: Vec<HostedTool>,
     price: Option<u32>,
+    observed: Option<u64>,
     supply: Supply,
 }
 
@@ -62,6 +63,7 @@ impl Facts {
             privacy: &self.privacy,
             tools: &self.tools,
             price: self.price.map(price),
+            observed_output: self.observed,
             supply: self.supply,
         }
     }
@@ -100,9 +102,27 @@ fn facts() -> impl Strategy<Value = Facts> {
     let sizes = (prop::option::of(2_000_u64..4_000), prop::option::of(100_u64..900));
     let reads = prop::sample::subsequence(&[Modality::Text, Modality::Image][..], 1..=2);
     let files = prop::option::of((1_u64..2_000).prop_map(|most| Files { types: vec!["image/*".into()], max_bytes: Some(most) }));
-    (who, endpoints, sizes, (reads, files), words(&["eu", "us"]), privacy, (tools, prop::option::weighted(0.9, 0_u32..50)), supply())
+    (
+        who,
+        endpoints,
+        sizes,
+        (reads, files),
+        words(&["eu", "us"]),
+        privacy,
+        (tools, prop::option::weighted(0.9, 0_u32..50), prop::option::of(0_u64..300)),
+        supply(),
+    )
         .prop_map(
-            |((provider, model, own, open), endpoints, (window, output), (input, files), regions, privacy, (tools, price), supply)| Facts {
+            |(
+                (provider, model, own, open),
+                endpoints,
+                (window, output),
+                (input, files),
+                regions,
+                privacy,
+                (tools, price, observed),
+                supply,
+            )| Facts {
                 provider: format!("p{provider}"),
                 model,
                 own,
@@ -116,6 +136,7 @@ fn facts() -> impl Strategy<Value = Facts> {
                 privacy,
                 tools,
                 price,
+                observed,
                 supply,
             },
         )
@@ -129,6 +150,7 @@ fn item() -> impl Strategy<Value = Item> {
             endpoints,
             input_tokens: vec![tokens(input_tokens)],
             output_tokens,
+            answers: 1,
             output_limit,
             modalities: image.iter().map(|_| Modality::Image).collect(),
             files: image.into_iter().collect(),
@@ -168,8 +190,8 @@ fn group(items: usize) -> Group {
     Group { models: vec!["b".into(), "a".into()], items: (0..u32::try_from(items).unwrap()).collect() }
 }
 
-fn sum<'a>(items: impl IntoIterator<Item = &'a Item>) -> Sum {
-    items.into_iter().fold(Sum::default(), |sum, item| sum.and(item, PLAIN))
+fn sum<'a>(items: impl IntoIterator<Item = &'a Item>, lane: &Lane<'_>) -> Sum {
+    items.into_iter().fold(Sum::default(), |sum, item| sum.and(item, lane))
 }
 
 /// Whether what a rejection says is so.
@@ -210,13 +232,13 @@ fn is_true(reason: &Rejection, lane: &Lane<'_>, items: &[Item], demands: &Constr
         }
         Rejection::CapacityUnavailable { rows, tokens } => {
             (*rows, *tokens) == (lane.supply.room_rows, lane.supply.room_tokens)
-                && (*rows < items.len() as u64 || sum(items).input_tokens > *tokens)
+                && (*rows < items.len() as u64 || sum(items, lane).input_tokens > *tokens)
         }
         Rejection::SlaUnattainable { seconds, target } => {
             seconds > target && lane.seconds_for(items.len() as u64).is_some_and(|most| *seconds <= most)
         }
         Rejection::PriceCeiling { price, ceiling } => {
-            price.is_none_or(|price| price > *ceiling && Some(price) <= lane.cost(&sum(items))) && demands.max_price == Some(*ceiling)
+            price.is_none_or(|price| price > *ceiling && Some(price) <= lane.cost(&sum(items, lane))) && demands.max_price == Some(*ceiling)
         }
         Rejection::NotCheapest => true,
     }
@@ -248,7 +270,7 @@ proptest! {
             let lane = &lanes[considered.lane];
             match &considered.verdict {
                 Verdict::Selected(taken) => {
-                    let taken_sum = sum(taken.iter().map(|place| &items[*place as usize]));
+                    let taken_sum = sum(taken.iter().map(|place| &items[*place as usize]), lane);
                     prop_assert!(taken_sum.items > 0 && taken_sum.items <= lane.supply.room_rows);
                     prop_assert!(taken_sum.input_tokens <= lane.supply.room_tokens);
                     prop_assert_eq!(considered.cost, lane.cost(&taken_sum));
@@ -275,7 +297,7 @@ proptest! {
         let decision = decide(&items, &[group(items.len())], &lanes, &demands, &HOUR);
         let [decided] = &decision.groups[..] else { panic!("one group") };
         if let [(chosen, taken)] = decided.selected().collect::<Vec<_>>()[..] && taken.len() == items.len() {
-            let all = sum(&items);
+            let all = sum(&items, &lanes[chosen.lane]);
             for other in decided.lanes.iter().filter(|other| other.eligible && other.lane != chosen.lane) {
                 let supply = &lanes[other.lane].supply;
                 let fits = |(place, item)| misfit(&lanes[other.lane], place, item).is_none();
@@ -326,6 +348,7 @@ fn plain(provider: &str, model: &'static str, price: u32) -> Facts {
         privacy: Privacy::default(),
         tools: Vec::new(),
         price: Some(price),
+        observed: None,
         supply: Supply { room_rows: 1_000, room_tokens: 1_000_000, silent: false, queued_rows: 0, per_minute: None },
     }
 }
@@ -335,6 +358,7 @@ fn chat(input_tokens: u64) -> Item {
         endpoints: CHAT,
         input_tokens: vec![tokens(input_tokens)],
         output_tokens: 10,
+        answers: 1,
         output_limit: None,
         modalities: Vec::new(),
         files: Vec::new(),
@@ -358,6 +382,14 @@ fn told(facts: &[Facts], items: &[Item], demands: &Constraints) -> String {
     };
     let group = &decision.groups[0];
     group.lanes.iter().map(one).collect::<String>() + &format!("left: {:?}, cost: {:?}\n", group.unplaced, decision.cost())
+}
+
+#[test]
+fn usual_answers_count_as_far_as_an_item_allows_them() {
+    let lane = Facts { observed: Some(40), ..plain("a", "a", 1) };
+    let item = |output_limit, answers, output_tokens| Item { output_limit, answers, output_tokens, ..chat(1) };
+    let written = [item(None, 1, 256), item(Some(100), 2, 200), item(Some(7), 1, 7), item(None, 1, 0)];
+    assert_eq!(written.map(|item| lane.lane().output_tokens(&item)), [40, 80, 7, 0], "an embedding has no output");
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub mod batch;
 pub mod catalog;
 pub mod file;
 pub mod hold;
+pub mod observed;
 pub mod packed;
 pub mod page;
 pub mod plan;
@@ -140,6 +141,7 @@ pub fn decode_anything(bytes: &[u8]) {
     let _ = decode::<upload::PartRecord>(bytes).map(crate::domain::upload::UploadPart::try_from);
     let _ = decode::<catalog::CatalogRecord>(bytes).map(|record| record.unpack(1));
     let _ = decode::<catalog::CatalogFilesRecord>(bytes);
+    let _ = decode::<observed::ObservedRecord>(bytes).map(crate::domain::observed::Observed::from);
     let _ = decode::<page::PageRecord>(bytes).map(page::Page::try_from);
     let key = RowKey { batch: BatchId::from_u128(0), row: RowIndex(0) };
     let _ = packed::Packed::open::<result::ResultRecord>(bytes)

@@ -1,0 +1,56 @@
+//! How long the answers of a lane have been so far.
+
+/// Answers that make a mean worth believing.
+const ENOUGH: u64 = 20;
+/// Answers after which the older half counts for less: what a lane did last year tells little.
+const MOST: u64 = 1_000_000;
+
+/// Answers of one lane to one operation, counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Observed {
+    pub answers: u64,
+    /// Tokens that they have together, reasoning included.
+    pub output_tokens: u64,
+}
+
+impl Observed {
+    /// These and more.
+    #[must_use]
+    pub fn and(self, answers: u64, output_tokens: u64) -> Self {
+        let sum = Self { answers: self.answers.saturating_add(answers), output_tokens: self.output_tokens.saturating_add(output_tokens) };
+        match sum.answers > MOST {
+            true => Self { answers: sum.answers / 2, output_tokens: sum.output_tokens / 2 },
+            false => sum,
+        }
+    }
+
+    /// Tokens of an answer on average, rounded up; `None` before there are enough of them.
+    pub fn mean(&self) -> Option<u64> {
+        (self.answers >= ENOUGH).then(|| self.output_tokens.div_ceil(self.answers))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_mean_needs_some_answers() {
+        assert_eq!(Observed::default().and(19, 1_900).mean(), None);
+        assert_eq!(Observed::default().and(19, 1_900).and(1, 101).mean(), Some(101));
+    }
+
+    proptest! {
+        #[test]
+        fn the_mean_of_alike_answers_is_theirs(length in 0_u64..100_000, batches in prop::collection::vec(1_u64..400_000, 1..20)) {
+            let observed = batches.iter().fold(Observed::default(), |sum, answers| sum.and(*answers, answers * length));
+            prop_assert!(observed.answers <= MOST);
+            if let Some(mean) = observed.mean() {
+                prop_assert!(mean.abs_diff(length) <= 1);
+            }
+            let huge = Observed { answers: u64::MAX, output_tokens: u64::MAX };
+            prop_assert!(huge.and(u64::MAX, u64::MAX).mean().is_some());
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! How long the answers of each lane have been: a sum for each lane and operation, written together
+//! with the end of the batch that adds to it, so that no batch counts twice.
+
+use sha2::{Digest, Sha256};
+
+use super::format;
+use super::record;
+use super::record::observed::ObservedRecord;
+use super::writer::Tx;
+use super::{Store, StoreError};
+use crate::domain::batch::{BatchSpec, Progress};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::observed::Observed;
+use crate::domain::plan::Plan;
+
+fn key(provider: &str, upstream: &str, endpoint: Endpoint) -> Vec<u8> {
+    let mut digest = Sha256::new();
+    for part in [provider, upstream, endpoint.path()] {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    }
+    format::observed(&digest.finalize().into())
+}
+
+impl Store {
+    /// What was observed of a lane so far. It may not be durable yet. Blocks.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub fn observed(&self, provider: &str, upstream: &str, endpoint: Endpoint) -> Result<Observed, StoreError> {
+        let found = self.inner.tree.get(key(provider, upstream, endpoint))?;
+        Ok(found.map(|bytes| record::decode::<ObservedRecord>(&bytes)).transpose()?.map(Observed::from).unwrap_or_default())
+    }
+}
+
+/// Adds the answers of a batch that has ended, if all of them are of one lane.
+pub(super) fn add(tx: &mut Tx<'_>, spec: &BatchSpec, plan: &Plan, progress: &Progress) -> Result<(), StoreError> {
+    let [model] = plan.models.as_slice() else { return Ok(()) };
+    if progress.succeeded == 0 {
+        return Ok(());
+    }
+    let key = key(&model.provider, &model.upstream, spec.endpoint);
+    // What cannot be read is begun anew: it is an estimate.
+    let before = tx.get::<ObservedRecord>(&key).ok().flatten().map(Observed::from).unwrap_or_default();
+    tx.put(key, &ObservedRecord::from(before.and(progress.succeeded.into(), progress.usage.output_tokens)))
+}

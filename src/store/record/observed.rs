@@ -1,0 +1,30 @@
+//! What was observed of a lane's answers on disk, version 1. The key is a digest of whose they are.
+
+use serde::{Deserialize, Serialize};
+
+use super::Record;
+use crate::domain::observed::Observed;
+
+/// Version 1 of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedRecord {
+    answers: u64,
+    output_tokens: u64,
+}
+
+impl Record for ObservedRecord {
+    const VERSION: u8 = 1;
+    const NAME: &'static str = "observation of answers";
+}
+
+impl From<Observed> for ObservedRecord {
+    fn from(Observed { answers, output_tokens }: Observed) -> Self {
+        Self { answers, output_tokens }
+    }
+}
+
+impl From<ObservedRecord> for Observed {
+    fn from(ObservedRecord { answers, output_tokens }: ObservedRecord) -> Self {
+        Self { answers, output_tokens }
+    }
+}
