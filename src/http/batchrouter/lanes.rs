@@ -11,7 +11,7 @@ use crate::route::tokens::Tokenizer;
 /// What is not known of a lane that takes every model.
 static NOTHING_KNOWN: std::sync::LazyLock<Privacy> = std::sync::LazyLock::new(Privacy::default);
 
-/// The lanes for these groups, in the order of the catalog.
+/// The lanes for these groups: model by model, those of a model in the order of the catalog.
 pub fn lanes<'a>(snapshot: &'a Snapshot, groups: &'a [Group], live: &Live<'_>) -> Vec<Lane<'a>> {
     let models: BTreeSet<&str> = groups.iter().flat_map(|group| &group.models).map(String::as_str).collect();
     let mut lanes = Vec::new();
