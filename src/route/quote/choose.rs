@@ -216,7 +216,10 @@ impl Choice<'_> {
         }
         match reasons.is_empty() {
             true => {
-                let whole = lane.cost(&self::sum(self.items, &self.group.items, lane));
+                let whole = match first_misfit {
+                    None => lane.cost(&sum),
+                    Some(_) => lane.cost(&self::sum(self.items, &self.group.items, lane)),
+                };
                 Ok(Candidate { lane: index, fits, sum, whole, misfit: first_misfit })
             }
             false => Err(self.considered(index, &sum, false, Verdict::Rejected(reasons))),
