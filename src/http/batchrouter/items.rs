@@ -8,6 +8,7 @@
 //! Everything that a request can make long has a bound: names in a list, groups, and members of an
 //! item's JSON, each of which takes a hundred times its bytes in memory.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::Deserialize;
@@ -88,6 +89,7 @@ pub fn read(items: &[&RawValue], defaults: &Defaults, catalog: &Snapshot) -> Res
         issues: Vec::new(),
         places: HashMap::new(),
         groups: HashMap::new(),
+        tokenizers: Vec::new(),
         counters: BTreeMap::new(),
         read: Read {
             items: Vec::with_capacity(items.len()),
@@ -116,14 +118,16 @@ struct Reader<'a> {
     ids: HashMap<String, u32>,
     issues: Vec<Issue>,
     /// Groups by operation and models as asked; `None` for models that nobody knows.
-    places: HashMap<(Operation, Vec<String>), Option<usize>>,
+    places: HashMap<Operation, HashMap<Vec<String>, Option<usize>>>,
     /// The same by the models' canonical names.
     groups: HashMap<(Operation, Vec<String>), usize>,
+    /// Parallel to the groups: those of its models.
+    tokenizers: Vec<Vec<Tokenizer>>,
     counters: BTreeMap<Tokenizer, Counter>,
     read: Read,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     fn issue(&mut self, code: &'static str, path: String, message: impl Into<String>) {
         self.issues.push(Issue { code, path, message: message.into() });
     }
@@ -152,7 +156,7 @@ impl Reader<'_> {
         match Content::read(operation, &input) {
             Ok(content) => {
                 // What is wrong with its models is told, whatever else is.
-                let group = self.group_of(place, operation, models);
+                let group = self.group_of(place, operation, &models);
                 if let Some(group) = group.filter(|_| self.issues.len() == before) {
                     self.place(group, content);
                 }
@@ -206,9 +210,9 @@ impl Reader<'_> {
     }
 
     /// The models that may serve an item, as asked.
-    fn models(&mut self, place: u32, written: &Written<'_>, input: Option<&Map<String, Value>>) -> Option<Vec<String>> {
+    fn models(&mut self, place: u32, written: &Written<'_>, input: Option<&Map<String, Value>>) -> Option<Cow<'a, [String]>> {
         if !self.defaults.models.is_empty() {
-            return Some(self.defaults.models.clone());
+            return Some(Cow::Borrowed(&self.defaults.models));
         }
         let options = written.model_options.and_then(|options| serde_json::from_str::<Option<Vec<String>>>(options.get()).ok());
         let own = written.model.and_then(|model| serde_json::from_str::<String>(model.get()).ok());
@@ -227,17 +231,16 @@ impl Reader<'_> {
             self.issue("missing_model", format!("items[{place}].model"), message);
             return None;
         }
-        Some(models)
+        Some(Cow::Owned(models))
     }
 
     /// The group of an item that may be served by these models.
-    fn group_of(&mut self, place: u32, operation: Operation, asked: Vec<String>) -> Option<usize> {
-        let key = (operation, asked);
-        if let Some(known) = self.places.get(&key) {
+    fn group_of(&mut self, place: u32, operation: Operation, asked: &[String]) -> Option<usize> {
+        if let Some(known) = self.places.get(&operation).and_then(|places| places.get(asked)) {
             return *known;
         }
-        let group = self.resolve(place, &key.1).and_then(|(models, names)| self.group(place, operation, models, names, &key.1));
-        self.places.insert(key, group);
+        let group = self.resolve(place, asked).and_then(|(models, names)| self.group(place, operation, models, names, asked));
+        self.places.entry(operation).or_default().insert(asked.to_vec(), group);
         group
     }
 
@@ -252,6 +255,10 @@ impl Reader<'_> {
             self.issue("too_many_models", format!("items[{place}].model"), message);
             return None;
         }
+        let mut tokenizers: Vec<_> = key.1.iter().map(|model| Tokenizer::of(model)).collect();
+        tokenizers.sort_unstable();
+        tokenizers.dedup();
+        self.tokenizers.push(tokenizers);
         self.read.groups.push(Group { models: key.1.clone(), items: Vec::new() });
         self.read.operations.push(operation);
         self.read.asked.push(asked.to_vec());
@@ -265,14 +272,16 @@ impl Reader<'_> {
         let (mut models, mut names) = (Vec::new(), Vec::new());
         let mut seen = HashSet::new();
         for name in asked {
-            let model = match (self.catalog.model(name), self.catalog.resolve(name)) {
-                (Some(known), _) => known.id.clone(),
-                // One that a server takes which takes every model.
-                (None, Ok(_)) => name.clone(),
-                (None, Err(error)) => {
-                    let path = if self.defaults.models.is_empty() { format!("items[{place}].model") } else { "models".to_owned() };
-                    self.issue("unknown_model", path, error.to_string());
-                    return None;
+            let model = match self.catalog.model(name) {
+                Some(known) => known.id.clone(),
+                None => {
+                    if let Err(error) = self.catalog.resolve(name) {
+                        let path = if self.defaults.models.is_empty() { format!("items[{place}].model") } else { "models".to_owned() };
+                        self.issue("unknown_model", path, error.to_string());
+                        return None;
+                    }
+                    // One that a server takes which takes every model.
+                    name.clone()
                 }
             };
             if seen.insert(model.clone()) {
@@ -288,11 +297,8 @@ impl Reader<'_> {
             self.read.input_basis = Basis::Media;
         }
         self.read.output_basis = self.read.output_basis.max(content.basis);
-        let mut tokenizers: Vec<_> = self.read.groups[group].models.iter().map(|model| Tokenizer::of(model)).collect();
-        tokenizers.sort_unstable();
-        tokenizers.dedup();
         let own = u32::try_from(self.read.items.len()).unwrap_or(u32::MAX);
-        self.read.items.push(content.into_item(&tokenizers, &mut self.counters));
+        self.read.items.push(content.into_item(&self.tokenizers[group], &mut self.counters));
         self.read.groups[group].items.push(own);
     }
 
