@@ -63,8 +63,7 @@ impl QuoteObject<'_> {
     fn considered(&self) -> impl Iterator<Item = (usize, &Considered)> {
         let groups = self.decision.groups.iter().enumerate();
         let all = groups.flat_map(|(place, group)| group.lanes.iter().map(move |considered| (place, considered)));
-        let is_selected = |(_, considered): &(usize, &Considered)| matches!(considered.verdict, Verdict::Selected(_));
-        all.clone().filter(is_selected).chain(all.filter(move |each| !is_selected(each)))
+        all.clone().filter(|(_, considered)| considered.is_selected()).chain(all.filter(|(_, considered)| !considered.is_selected()))
     }
 
     fn price(&self, considered: &Considered) -> Option<Pricing> {
@@ -73,15 +72,13 @@ impl QuoteObject<'_> {
 
     /// What the selected lanes charge; `None` if nobody knows that of one of them.
     pub fn pricing(&self) -> Option<Pricing> {
-        let mut selected = self.considered().filter(|(_, considered)| matches!(considered.verdict, Verdict::Selected(_)));
-        selected.try_fold(Pricing::default(), |sum, (_, considered)| Some(sum.plus(self.price(considered)?)))
+        self.decision.selected().try_fold(Pricing::default(), |sum, (considered, _)| Some(sum.plus(self.price(considered)?)))
     }
 
     /// What the prices were computed from, and how sure that is. Ours.
     fn tokens(&self) -> Value {
         let (mut input, mut output, mut observed) = (0_u64, 0_u64, false);
-        for (_, considered) in self.considered() {
-            let Verdict::Selected(items) = &considered.verdict else { continue };
+        for (considered, items) in self.decision.selected() {
             let lane = &self.lanes[considered.lane];
             for item in items.iter().filter_map(|place| self.read.items.get(*place as usize)) {
                 input = input.saturating_add(item.input_tokens(lane.tokenizer));
@@ -103,8 +100,7 @@ impl QuoteObject<'_> {
             let lane = &self.lanes[considered.lane];
             json!({ "provider": lane.provider, "model": lane.model })
         };
-        let selected: Vec<_> = self.considered().filter(|(_, c)| matches!(c.verdict, Verdict::Selected(_))).collect();
-        let others: Vec<_> = self.considered().filter(|(_, c)| !matches!(c.verdict, Verdict::Selected(_))).collect();
+        let (selected, others): (Vec<_>, Vec<_>) = self.considered().partition(|(_, considered)| considered.is_selected());
         let spare: Vec<_> = match self.demands.preferences.allow_fallbacks {
             true => others.iter().filter(|(_, considered)| considered.eligible).map(|(_, considered)| named(considered)).collect(),
             false => Vec::new(),

@@ -20,11 +20,9 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// What all selected lanes cost together; `None` if an item has no lane, or a price is not known.
-    pub fn cost(&self) -> Option<Usd> {
-        let complete = self.groups.iter().all(|group| group.unplaced.is_empty());
-        let selected = self.groups.iter().flat_map(GroupDecision::selected);
-        complete.then(|| selected.map(|(considered, _)| considered.cost).try_fold(Usd::ZERO, |sum, cost| Some(sum.plus(cost?))))?
+    /// The lanes that serve items, with these, group by group.
+    pub fn selected(&self) -> impl Iterator<Item = (&Considered, &[u32])> {
+        self.groups.iter().flat_map(GroupDecision::selected)
     }
 }
 
@@ -51,6 +49,13 @@ pub struct Considered {
     /// It meets every demand for at least one item: it is selected, or could take over.
     pub eligible: bool,
     pub verdict: Verdict,
+}
+
+impl Considered {
+    /// Whether it serves items.
+    pub fn is_selected(&self) -> bool {
+        matches!(self.verdict, Verdict::Selected(_))
+    }
 }
 
 /// Whether a lane serves items.
@@ -108,8 +113,12 @@ pub fn decide(items: &[Item], groups: &[Group], lanes: &[Lane<'_>], demands: &Co
 
 /// Items summed up as a lane reads and answers them.
 fn sum(items: &[Item], places: &[u32], lane: &Lane<'_>) -> Sum {
-    let items = places.iter().filter_map(|place| items.get(*place as usize));
-    items.fold(Sum::default(), |sum, item| sum.and(item, lane))
+    at(items, places).fold(Sum::default(), |sum, item| sum.and(item, lane))
+}
+
+/// The items at these places.
+fn at<'a>(items: &'a [Item], places: &[u32]) -> impl Iterator<Item = &'a Item> {
+    places.iter().filter_map(|place| items.get(*place as usize))
 }
 
 struct Choice<'a> {
@@ -200,8 +209,9 @@ impl Choice<'_> {
             reasons.extend(first_misfit.clone());
         }
         let supply = &lane.supply;
-        let least = fits.iter().filter_map(|place| self.items.get(*place as usize)).map(|item| item.input_tokens(lane.tokenizer)).min();
-        if supply.room_rows == 0 || least.is_some_and(|tokens| tokens > supply.room_tokens) {
+        // Looked for only where not all of them have room.
+        let least = || at(self.items, &fits).map(|item| item.input_tokens(lane.tokenizer)).min();
+        if supply.room_rows == 0 || sum.input_tokens > supply.room_tokens && least().is_some_and(|tokens| tokens > supply.room_tokens) {
             reasons.push(no_room(lane));
         }
         let taken = sum.items.min(supply.room_rows);

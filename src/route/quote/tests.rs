@@ -365,6 +365,12 @@ fn chat(input_tokens: u64) -> Item {
     }
 }
 
+/// What all selected lanes cost together, if every item has one.
+fn cost(decision: &Decision) -> Option<Usd> {
+    let complete = decision.groups.iter().all(|group| group.unplaced.is_empty());
+    complete.then(|| decision.selected().try_fold(Usd::ZERO, |sum, (considered, _)| Some(sum.plus(considered.cost?))))?
+}
+
 /// A decision as a person reads it.
 fn told(facts: &[Facts], items: &[Item], demands: &Constraints) -> String {
     let lanes: Vec<_> = facts.iter().map(Facts::lane).collect();
@@ -381,7 +387,7 @@ fn told(facts: &[Facts], items: &[Item], demands: &Constraints) -> String {
         format!("{}/{} at {cost}: {verdict}\n", lane.provider, lane.model)
     };
     let group = &decision.groups[0];
-    group.lanes.iter().map(one).collect::<String>() + &format!("left: {:?}, cost: {:?}\n", group.unplaced, decision.cost())
+    group.lanes.iter().map(one).collect::<String>() + &format!("left: {:?}, cost: {:?}\n", group.unplaced, cost(&decision))
 }
 
 #[test]
