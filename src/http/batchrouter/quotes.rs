@@ -115,11 +115,10 @@ impl Wanted {
         let items =
             items.ok_or_else(|| ApiError::missing("items", "it is an array of the items to be quoted, or of some that are like them"))?;
         let model = object.text("model")?.map(str::to_owned);
-        let models = match names(&object, "models")? {
-            models if models.is_empty() => model.into_iter().collect(),
-            models => models,
+        let (field, models) = match names(&object, "models")? {
+            models if models.is_empty() => ("model", model.into_iter().collect()),
+            models => ("models", models),
         };
-        let field = if object.text("model")?.is_some() && models.len() == 1 { "model" } else { "models" };
         if !models.iter().all(|name| is_name(name)) {
             return Err(ApiError::invalid(field, format!("`{field}` must name models, with 1 to {MAX_MODEL_CHARS} characters each")));
         }

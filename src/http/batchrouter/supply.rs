@@ -67,32 +67,34 @@ impl Supply {
     }
 
     fn now(&self, live: &Live<'_>) -> State {
-        let report = live.board.lane(&self.provider, &self.upstream);
-        self.state(&report, hold_on(live.holds, &self.provider, Some(&self.upstream)), live.now)
+        let (report, hold) = self.look(live);
+        self.state(&report, hold, live.now)
+    }
+
+    fn look(&self, live: &Live<'_>) -> (LaneReport, Option<Hold>) {
+        (live.board.lane(&self.provider, &self.upstream), hold_on(live.holds, &self.provider, Some(&self.upstream)))
+    }
+
+    /// Rows and tokens that fit into its queue besides what waits there.
+    fn room(&self, report: &LaneReport) -> (u64, u64) {
+        let Capacity { queue_items, queue_tokens } = self.capacity;
+        (queue_items.saturating_sub(report.queued_rows), queue_tokens.saturating_sub(report.queued_tokens))
     }
 
     fn state(&self, report: &LaneReport, hold: Option<Hold>, now: Timestamp) -> State {
         let takes_work = self.takes_work && hold.is_none();
-        let Capacity { queue_items, queue_tokens } = self.capacity;
-        let room = match takes_work {
-            true => (queue_items.saturating_sub(report.queued_rows), queue_tokens.saturating_sub(report.queued_tokens)),
-            false => (0, 0),
-        };
+        let room = if takes_work { self.room(report) } else { (0, 0) };
         let resting_until = report.resting_until.filter(|until| now < *until);
         State { takes_work, room, silent: report.unreachable || resting_until.is_some(), resting_until, last_answer: report.last_answer }
     }
 
     /// What a quote needs to know of it, and whether an operator holds it.
     pub fn for_quote(&self, live: &Live<'_>) -> (quote::Supply, bool) {
-        let report = live.board.lane(&self.provider, &self.upstream);
-        let supply = quote::Supply {
-            room_rows: self.capacity.queue_items.saturating_sub(report.queued_rows),
-            room_tokens: self.capacity.queue_tokens.saturating_sub(report.queued_tokens),
-            silent: report.unreachable || report.resting_until.is_some_and(|until| live.now < until),
-            queued_rows: report.queued_rows,
-            per_minute: report.per_minute,
-        };
-        (supply, hold_on(live.holds, &self.provider, Some(&self.upstream)).is_some())
+        let (report, hold) = self.look(live);
+        let (room_rows, room_tokens) = self.room(&report);
+        let State { silent, .. } = self.state(&report, hold, live.now);
+        let supply = quote::Supply { room_rows, room_tokens, silent, queued_rows: report.queued_rows, per_minute: report.per_minute };
+        (supply, hold.is_some())
     }
 
     /// Routable right now.
