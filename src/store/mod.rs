@@ -15,6 +15,7 @@
 mod answers;
 mod batches;
 mod catalog;
+mod chunks;
 mod files;
 mod format;
 mod holds;

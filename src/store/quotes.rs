@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use super::chunks::read_packed;
 use super::format::{self, ExpiryKind};
 use super::record::packed::{self, Packed};
 use super::record::quote::QuoteRecord;
 use super::record::{decode_body, encode_body};
-use super::runs::whole;
 use super::{Store, StoreError, blocking};
 use crate::domain::id::QuoteId;
 use crate::domain::quote::Quote;
@@ -39,11 +39,7 @@ impl Store {
     pub async fn quote(&self, id: QuoteId) -> Result<Option<Quote>, StoreError> {
         let store = self.clone();
         let quote = blocking(move || {
-            let tree = &store.inner.tree;
-            let Some(first) = tree.get(format::chunk(&format::quote(id), 0))? else { return Ok(None) };
-            let chunks = Packed::open::<QuoteRecord>(&first)?.chunks;
-            // Some of it is gone while it is being forgotten.
-            let Some(bytes) = whole(tree, &format::quote(id), &first, chunks)? else { return Ok(None) };
+            let Some(bytes) = read_packed::<QuoteRecord>(&store.inner.tree, &format::quote(id))? else { return Ok(None) };
             let record: QuoteRecord = Packed::open::<QuoteRecord>(&bytes)?.with_body::<QuoteRecord, _>(decode_body)?;
             Ok(Some(Quote::try_from(record)?))
         })

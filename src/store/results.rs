@@ -2,12 +2,13 @@
 
 use std::cell::RefCell;
 
+use super::chunks::read_packed;
 use super::format;
 use super::record;
 use super::record::answer::AnswerRecord;
 use super::record::packed::{self, Packed};
 use super::record::result::{self, ResultRecord};
-use super::runs::{read_one, whole};
+use super::runs::read_one;
 use super::{Store, StoreError};
 use crate::domain::dedup::RequestDigest;
 use crate::domain::id::RowKey;
@@ -107,9 +108,7 @@ impl Store {
 
     /// A result that is packed by itself. Blocks.
     pub(super) fn read_alone(&self, key: RowKey) -> Result<Option<sled::IVec>, StoreError> {
-        let Some(first) = self.read_head(key)? else { return Ok(None) };
-        let chunks = Packed::open::<ResultRecord>(&first)?.chunks;
-        whole(&self.inner.tree, &format::result(key.batch, key.row), &first, chunks)
+        read_packed::<ResultRecord>(&self.inner.tree, &format::result(key.batch, key.row))
     }
 
     /// The first chunk of a result that is packed by itself. Blocks.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::StoreError;
+use super::chunks::whole;
 use super::format::{self, ROWS_PER_PAGE};
 use super::record::RecordError;
 use super::record::run::{Place, Run, StoredRun};
@@ -95,17 +96,4 @@ pub(super) fn read_one<T>(
         }
     }
     Ok(None)
-}
-
-/// All chunks of a record, the first of which is known. `None` if some of them are missing.
-pub(super) fn whole(tree: &sled::Tree, prefix: &[u8], first: &sled::IVec, chunks: u16) -> Result<Option<sled::IVec>, StoreError> {
-    if chunks <= 1 {
-        return Ok(Some(first.clone()));
-    }
-    let mut whole = first.to_vec();
-    for number in 1..chunks {
-        let Some(chunk) = tree.get(format::chunk(prefix, number))? else { return Ok(None) };
-        whole.extend_from_slice(&chunk);
-    }
-    Ok(Some(whole.into()))
 }
