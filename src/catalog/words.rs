@@ -3,10 +3,7 @@
 //! Those that other layers speak, too, are in [`crate::domain::words`]. Open vocabularies (regions,
 //! capabilities, privacy tiers) are plain [`slug`]s.
 
-use std::borrow::Cow;
-
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-
+use super::schema::kinds::inline_schema;
 use crate::domain::words::words;
 pub use crate::domain::words::{DataCollection, HostedTool, Modality, Operation};
 
@@ -58,21 +55,9 @@ words! {
 
 /// The place of vocabularies in the JSON Schema of seeds.
 macro_rules! schemas {
-    ($($name:ident),+) => {$(
-        impl JsonSchema for $name {
-            fn inline_schema() -> bool {
-                true
-            }
-
-            fn schema_name() -> Cow<'static, str> {
-                stringify!($name).into()
-            }
-
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({ "type": "string", "enum": Self::ALL })
-            }
-        }
-    )+};
+    ($($name:ident),+) => {
+        $(inline_schema!($name, { "type": "string", "enum": Self::ALL });)+
+    };
 }
 
 schemas!(Operation, Modality, HostedTool, DataCollection, Status, Verification, Plan, Kind);

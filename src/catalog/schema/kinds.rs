@@ -1,10 +1,27 @@
 //! What a written value looks like, for the JSON Schema alone: the check knows more.
 
-use std::borrow::Cow;
-
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-
 use crate::domain::endpoint::Endpoint;
+
+/// A type's place in the JSON Schema, written out wherever it is used.
+macro_rules! inline_schema {
+    ($name:ident, { $($schema:tt)+ }) => {
+        impl schemars::JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ $($schema)+ })
+            }
+        }
+    };
+}
+
+pub(in crate::catalog) use inline_schema;
 
 macro_rules! kinds {
     ($($(#[$meta:meta])* $name:ident = { $($schema:tt)+ })+) => {$(
@@ -12,19 +29,7 @@ macro_rules! kinds {
         #[derive(Debug)]
         pub struct $name;
 
-        impl JsonSchema for $name {
-            fn inline_schema() -> bool {
-                true
-            }
-
-            fn schema_name() -> Cow<'static, str> {
-                stringify!($name).into()
-            }
-
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({ $($schema)+ })
-            }
-        }
+        inline_schema!($name, { $($schema)+ });
     )+};
 }
 

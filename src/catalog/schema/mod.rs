@@ -9,7 +9,7 @@
 //! JSON Schema ([`json`]) that editors show, so they are written for whoever writes a seed.
 
 pub mod json;
-mod kinds;
+pub(super) mod kinds;
 mod model;
 mod provider;
 
