@@ -168,6 +168,7 @@ fn provider_facts(provider: &Provider, ready: bool) -> Facts {
         fact("status", provider.status),
         fact("catch_all", provider.catch_all),
         list("regions", &provider.regions),
+        list("tools", &provider.tool_names.iter().map(|(tool, name)| format!("{tool} = {name}")).collect::<Vec<_>>()),
     ];
     match &connection.kind {
         ProviderKind::OpenAi(openai) => {

@@ -2,6 +2,8 @@
 //!
 //! A fact that nobody has established is `None` or empty, never a default that looks like a fact.
 
+use std::collections::BTreeMap;
+
 use jiff::civil::Date;
 
 use super::rates::Rates;
@@ -32,6 +34,8 @@ pub struct Provider {
     pub notes: Option<String>,
     /// Where requests are processed.
     pub regions: Vec<String>,
+    /// What it calls tools that it runs itself, where that is not what OpenAI calls them.
+    pub tool_names: BTreeMap<HostedTool, String>,
     pub privacy: Privacy,
     pub capacity: Capacity,
 }

@@ -3,6 +3,7 @@
 //! For the operator of one local server, who should need no file. What they say here overrides the
 //! seeds: they wrote it for this run.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -203,6 +204,7 @@ fn provider(id: &str, base_url: &Uri, options: &UpstreamOptions) -> Provider {
         documentation_url: None,
         notes: None,
         regions: Vec::new(),
+        tool_names: BTreeMap::new(),
         privacy: Privacy::default(),
         capacity: Capacity::default(),
     }

@@ -13,11 +13,11 @@ use sha2::{Digest, Sha256};
 use super::Core;
 use super::config::{Origin, Settings};
 use crate::catalog::Snapshot;
-use crate::domain::batch::{Batch, BatchSpec, BatchState, Fallback};
+use crate::domain::batch::{Batch, BatchSpec, BatchState, Fallback, Order};
 use crate::domain::connection::ProviderKind;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{Purpose, ResultPart};
-use crate::domain::id::BatchId;
+use crate::domain::id::{BatchId, OrgId};
 use crate::domain::lines::{Line, Lines};
 use crate::domain::metadata::Metadata;
 use crate::domain::request::endpoint_of;
@@ -153,17 +153,17 @@ impl Job {
         let (store, path) = (core.store.clone(), self.path.clone());
         let spool = tokio::task::spawn_blocking(move || spool(&store, &path)).await.map_err(|_| JobError::Stopped)?;
         let filename = self.path.file_name().map_or_else(|| "input.jsonl".into(), |name| name.to_string_lossy().into_owned());
-        let new = NewFile { filename, purpose: Purpose::Batch, created_at: now, expires_at: None };
+        let new = NewFile { filename, purpose: Purpose::Batch, mime: None, org: OrgId::OPERATOR, created_at: now, expires_at: None };
         let file = core.store.add_file(new, spool?).await?;
         let spec = BatchSpec {
             id: BatchId::generate(now),
-            endpoint: self.endpoint,
+            order: Order::Rows { endpoint: self.endpoint, window: WINDOW.parse().unwrap_or(CompletionWindow::DAY) },
             input_file: file.id,
-            window: WINDOW.parse().unwrap_or(CompletionWindow::DAY),
             created_at: now,
             metadata: Metadata::default(),
             output_expires_after: None,
             retry_of: None,
+            org: OrgId::OPERATOR,
             owner: Owner::default(),
             fallback: Fallback::default(),
         };
@@ -171,7 +171,9 @@ impl Job {
         match core.store.create_batch(spec, Control::default(), Some(idempotency)).await? {
             CreateOutcome::Created => {}
             CreateOutcome::Existing(batch) => return Ok(Submission { batch, resumed: true }),
-            CreateOutcome::KeyReused | CreateOutcome::InputGone => return Err(JobError::Stopped),
+            CreateOutcome::KeyReused | CreateOutcome::InputGone | CreateOutcome::QuoteUsed(_) | CreateOutcome::NotCovered(_) => {
+                return Err(JobError::Stopped);
+            }
         }
         core.executor.take(batch).await.map_err(|_| JobError::Stopped)?;
         Ok(Submission { batch, resumed: false })

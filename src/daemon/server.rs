@@ -62,6 +62,7 @@ impl Server {
             limits: limits(settings),
             access: Access::keys(settings.api_keys.clone()).with_origins(Origins::of(settings.cors_origins.clone())),
             views: http::Views::default(),
+            public_url: settings.public_url.clone(),
             quoting: http::Quoting::default(),
             draining: tasks.shutdown().drain().clone(),
             tasks: requests.clone(),

@@ -3,31 +3,83 @@
 //! The states are OpenAI's. [`BatchState::apply`] is the only way from one to another; a terminal
 //! state absorbs every event, and each state carries the moments that exist by then.
 
+use rust_decimal::Decimal;
+
 use super::endpoint::Endpoint;
 use super::file::ExpiresAfter;
-use super::id::{BatchId, FileId};
+use super::id::{BatchId, FileId, OrgId, QuoteId};
+use super::item::{Defaults, parse_item};
 use super::metadata::Metadata;
 use super::money::{MaxPrice, Usd};
+use super::quote::Estimate;
+use super::request::{Fault, RowRequest, parse_line};
+use super::routing::Constraints;
 use super::share::{Control, Owner};
 use super::time::{CompletionWindow, Timestamp, later};
 use super::usage::Usage;
+use super::webhook::Webhook;
 
 /// What the client asked for; never changes after creation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchSpec {
     pub id: BatchId,
-    pub endpoint: Endpoint,
+    pub order: Order,
     pub input_file: FileId,
-    pub window: CompletionWindow,
     pub created_at: Timestamp,
     pub metadata: Metadata,
     /// Applies to the output and the error file.
     pub output_expires_after: Option<ExpiresAfter>,
     /// The batch whose unfinished rows this one runs again.
     pub retry_of: Option<BatchId>,
+    /// Whose it is: nobody else can see it.
+    pub org: OrgId,
     /// Whose share of the lanes it takes.
     pub owner: Owner,
     pub fallback: Fallback,
+}
+
+/// What the rows of a batch are and when they must be done: this is what the dialects differ in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// OpenAI's: every row is for the same endpoint.
+    Rows { endpoint: Endpoint, window: CompletionWindow },
+    /// BatchRouter's: items, on the lanes of a quote.
+    Items(Box<QuotedOrder>),
+}
+
+/// What a batch of items has from its quote and its client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuotedOrder {
+    pub quote: QuoteId,
+    /// When it must be done: what the quote promised.
+    pub deadline: Timestamp,
+    pub defaults: Defaults,
+    pub demands: Constraints,
+    /// What is charged besides what providers charge, in percent of that.
+    pub fee: Decimal,
+    /// Of all its items; `None` if nobody knows what they cost.
+    pub estimate: Option<Estimate>,
+    /// What is reserved for them, in whole micro-dollars.
+    pub reserve: Usd,
+    /// Items, as far as they were counted when it was created.
+    pub items: Option<u32>,
+    /// The client's own: a JSON object as it was written.
+    pub metadata: Option<String>,
+    /// Who is told when it has ended; the organisation's own receiver if `None`.
+    pub webhook: Option<Webhook>,
+}
+
+impl Order {
+    /// Reads a line of the input.
+    ///
+    /// # Errors
+    /// Every independent fault of the line, at least one.
+    pub fn parse<'a>(&'a self, line: &'a [u8]) -> Result<RowRequest<'a>, Vec<Fault>> {
+        match self {
+            Self::Rows { endpoint, .. } => parse_line(line, *endpoint),
+            Self::Items(order) => parse_item(line, &order.defaults),
+        }
+    }
 }
 
 /// Whether rows may go to another lane than the one that was planned for them.
@@ -44,7 +96,10 @@ pub enum Fallback {
 impl BatchSpec {
     /// The moment at which unfinished rows expire.
     pub fn deadline(&self) -> Timestamp {
-        later(self.created_at, self.window.duration())
+        match &self.order {
+            Order::Rows { window, .. } => later(self.created_at, window.duration()),
+            Order::Items(order) => order.deadline,
+        }
     }
 }
 

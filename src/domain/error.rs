@@ -58,6 +58,22 @@ codes! {
     Conflict = "conflict",
     /// An `Idempotency-Key` came again with another body.
     IdempotencyMismatch = "idempotency_key_reused",
+    /// A create that must have an `Idempotency-Key` came without.
+    MissingIdempotencyKey = "missing_idempotency_key",
+    /// No such quote.
+    QuoteNotFound = "quote_not_found",
+    /// The quote's prices hold no more.
+    QuoteExpired = "quote_expired",
+    /// A batch was made from the quote before.
+    QuoteUsed = "quote_already_used",
+    /// A batch demands more than its quote was made for.
+    QuoteMismatch = "quote_mismatch",
+    /// The balance does not cover what a batch may cost.
+    InsufficientCredits = "insufficient_credits",
+    /// A batch that has ended was to be changed.
+    BatchTerminal = "batch_terminal",
+    /// A batch that has not completed has no pages of results yet.
+    ResultsNotReady = "results_not_ready",
     /// The uploaded bytes do not have the announced size or checksum.
     ChecksumMismatch = "checksum_mismatch",
     /// No API key where one is needed.

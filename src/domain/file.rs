@@ -1,6 +1,6 @@
 //! Files: uploaded content on disk, and views over the results of a batch.
 
-use super::id::{BatchId, FileId};
+use super::id::{BatchId, FileId, OrgId};
 use super::time::Timestamp;
 
 /// What a client says a file is for. The first eight are OpenAI's `OpenAIFile.purpose`, `evals`
@@ -97,6 +97,10 @@ pub struct File {
     pub expires_at: Option<Timestamp>,
     pub filename: String,
     pub purpose: Purpose,
+    /// Its media type, if the client said what it is.
+    pub mime: Option<String>,
+    /// Whose it is: nobody else can see it.
+    pub org: OrgId,
     pub source: FileSource,
 }
 

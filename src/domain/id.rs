@@ -38,7 +38,9 @@ const FILE: Kind = Kind { name: "file", prefixes: &["file-", "file_"] };
 const UPLOAD: Kind = Kind { name: "upload", prefixes: &["upload_"] };
 const PART: Kind = Kind { name: "part of an upload", prefixes: &["part_"] };
 const QUOTE: Kind = Kind { name: "quote", prefixes: &["qlock_"] };
-const KINDS: [&Kind; 5] = [&BATCH, &FILE, &UPLOAD, &PART, &QUOTE];
+const ORG: Kind = Kind { name: "organisation", prefixes: &["org_"] };
+const KEY: Kind = Kind { name: "API key", prefixes: &["key_"] };
+const KINDS: [&Kind; 7] = [&BATCH, &FILE, &UPLOAD, &PART, &QUOTE, &ORG, &KEY];
 
 fn next_value(now: Timestamp) -> u128 {
     // The context keeps ids made within one millisecond in the order in which they were made,
@@ -158,6 +160,15 @@ ids! {
     PartId = PART;
     /// A quote: `qlock_` and 26 characters.
     QuoteId = QUOTE;
+    /// An organisation, to which keys and whatever is made with them belong: `org_` and 26 characters.
+    OrgId = ORG;
+    /// An API key, not its secret: `key_` and 26 characters.
+    KeyId = KEY;
+}
+
+impl OrgId {
+    /// The operator's own: of the keys in the settings, and of everybody where no key is asked for.
+    pub const OPERATOR: Self = Self(0);
 }
 
 /// The position of a row in its batch, counted from 0; line `n` of the input is row `n - 1`.

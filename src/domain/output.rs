@@ -184,6 +184,7 @@ mod tests {
     fn result(outcome: Outcome) -> RowResult {
         RowResult {
             key: RowKey { batch: BatchId::from_u128(1), row: RowIndex(10) },
+            operation: None,
             custom_id: "a \"quoted\" id".into(),
             outcome,
             usage: Usage::default(),

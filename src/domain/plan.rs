@@ -1,38 +1,57 @@
-//! Where the rows of a batch go and what they cost, fixed when the batch was validated.
+//! Where the rows of a batch go and what they cost, fixed when the batch was validated, and which part
+//! of the plan a row belongs to.
+//!
+//! Invariant: [`Places::of`] depends on nothing but the row and the plan, so that a row that is read
+//! again belongs where it did before.
 
+use std::collections::HashMap;
+
+use super::id::RowIndex;
 use super::money::PriceSheet;
+use super::request::RowRequest;
+use super::words::Operation;
 
 /// Distinct models in one batch.
 pub const MAX_MODELS: usize = 256;
 /// Lanes that one model may fall back to.
 pub const MAX_ALTERNATIVES: usize = 8;
 
-/// One model of a batch and the offering chosen for it.
+/// Rows of a batch that name the same model, or lists of models, and the lane chosen for them. Items
+/// of a quote that gives them several lanes are as many of these.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedModel {
-    /// The name as the rows write it.
+    /// What the rows name. See [`RowRequest::model`].
     pub requested: String,
-    /// The provider's id in the catalog.
-    pub provider: String,
-    /// The provider's own name for the model.
-    pub upstream: String,
-    /// The prices that this batch pays, whatever the catalog says later.
-    pub price: PriceSheet,
-    /// Rows that ask for it.
+    pub lane: PlannedLane,
+    /// Rows that belong here.
     pub rows: u32,
-    /// Where its rows may go besides, the cheapest first; at most [`MAX_ALTERNATIVES`].
-    pub alternatives: Vec<Alternative>,
+    /// Where its rows may go besides, the best first; at most [`MAX_ALTERNATIVES`].
+    pub alternatives: Vec<PlannedLane>,
+    /// Set if a quote chose the lane: its rows then go to lanes of the quote and to no others.
+    pub quoted: Option<QuotedShare>,
 }
 
-/// Another offering of a planned model that its rows may go to when the planned one fails.
+/// A provider's service of a model, and what the batch pays there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Alternative {
+pub struct PlannedLane {
+    /// The model by the name under which the catalog finds it.
+    pub model: String,
     /// The provider's id in the catalog.
     pub provider: String,
     /// The provider's own name for the model.
     pub upstream: String,
     /// What rows that go there pay, whatever the catalog says later.
     pub price: PriceSheet,
+}
+
+/// Which items of a quote a lane gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuotedShare {
+    pub operation: Operation,
+    /// Its part of the items, beside those of the other lanes for the same models.
+    pub weight: u32,
+    /// Tokens that it reads at once, if that is known.
+    pub most_input: Option<u64>,
 }
 
 /// Everything validation fixed about a batch.
@@ -47,9 +66,121 @@ pub struct Plan {
 impl Plan {
     /// The model of the batch object: the one that all rows name, if they agree.
     pub fn single_model(&self) -> Option<&str> {
-        match self.models.as_slice() {
-            [only] => Some(&only.requested),
-            [] | [_, _, ..] => None,
+        let (first, rest) = self.models.split_first()?;
+        rest.iter().all(|model| model.requested == first.requested).then_some(&first.requested)
+    }
+}
+
+/// Bytes of a row that make at least one token, in any language: what is too large by this measure for
+/// a lane that reads little goes to one that reads more.
+const LEAST_BYTES_PER_TOKEN: u64 = 2;
+
+/// Finds the part of a plan that a row belongs to.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    by_name: HashMap<String, Vec<Candidate>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    /// Index in the plan.
+    model: u16,
+    quoted: Option<QuotedShare>,
+}
+
+impl Candidate {
+    fn fits(&self, row: &RowRequest<'_>) -> bool {
+        let tokens = row.body.len() as u64 / LEAST_BYTES_PER_TOKEN;
+        self.quoted.and_then(|share| share.most_input).is_none_or(|most| tokens <= most)
+    }
+
+    fn weight(&self) -> u64 {
+        self.quoted.map_or(1, |share| u64::from(share.weight.max(1)))
+    }
+}
+
+impl Places {
+    /// The places of a plan.
+    pub fn of_plan(models: &[PlannedModel]) -> Self {
+        let mut places = Self::default();
+        for (index, model) in (0_u16..).zip(models) {
+            places.add(index, model);
         }
+        places
+    }
+
+    /// Adds a planned model with its index.
+    pub fn add(&mut self, index: u16, model: &PlannedModel) {
+        let candidate = Candidate { model: index, quoted: model.quoted };
+        self.by_name.entry(model.requested.clone()).or_default().push(candidate);
+    }
+
+    /// The index in the plan of what a row belongs to.
+    pub fn of(&self, row: &RowRequest<'_>, index: RowIndex) -> Option<u16> {
+        let known = self.by_name.get(row.model.as_ref())?;
+        if let [only] = known.as_slice() {
+            return (only.quoted.map(|share| share.operation) == row.operation).then_some(only.model);
+        }
+        let mine = || known.iter().filter(|candidate| candidate.quoted.map(|share| share.operation) == row.operation);
+        let some_fit = mine().any(|candidate| candidate.fits(row));
+        let among = || mine().filter(|candidate| !some_fit || candidate.fits(row));
+        let total: u64 = among().map(Candidate::weight).sum();
+        let mut turn = spread(index) % total.max(1);
+        among()
+            .find(|candidate| {
+                let weight = candidate.weight();
+                let is_here = turn < weight;
+                turn = turn.saturating_sub(weight);
+                is_here
+            })
+            .map(|candidate| candidate.model)
+    }
+}
+
+/// A number for a row that spreads neighbouring rows evenly.
+fn spread(index: RowIndex) -> u64 {
+    // Fibonacci hashing: the golden ratio as a fraction of 2^64.
+    u64::from(index.0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::endpoint::Endpoint;
+    use crate::domain::request::ModelName;
+
+    fn planned(requested: &str, operation: Operation, weight: u32, most_input: Option<u64>) -> PlannedModel {
+        let lane = PlannedLane { model: "m".into(), provider: "p".into(), upstream: "u".into(), price: PriceSheet::default() };
+        let quoted = Some(QuotedShare { operation, weight, most_input });
+        PlannedModel { requested: requested.into(), lane, rows: 0, alternatives: Vec::new(), quoted }
+    }
+
+    fn row<'a>(model: &'a str, operation: Operation, body: &'a str) -> RowRequest<'a> {
+        let name = ModelName::Absent;
+        RowRequest { custom_id: "a".into(), model: model.into(), endpoint: Endpoint::Responses, operation: Some(operation), body, name }
+    }
+
+    #[test]
+    fn rows_are_shared_out_as_the_quote_says_and_large_ones_go_where_they_fit() {
+        let models = [
+            planned("a", Operation::Responses, 1, Some(10)),
+            planned("a", Operation::Responses, 3, Some(1_000)),
+            planned("a", Operation::Vision, 1, None),
+            planned("b", Operation::Responses, 1, None),
+        ];
+        let places = Places::of_plan(&models);
+        let of = |row: &RowRequest<'_>, index| places.of(row, RowIndex(index));
+        let small = row("a", Operation::Responses, "{}");
+        let first = (0..10_000).filter(|index| of(&small, *index) == Some(0)).count();
+        let second = (0..10_000).filter(|index| of(&small, *index) == Some(1)).count();
+        assert_eq!(first + second, 10_000);
+        assert!((2_400..2_600).contains(&first), "{first}");
+        let (medium, huge) = ("x".repeat(21 * 2), "x".repeat(10_000));
+        assert!((0..100).all(|index| of(&row("a", Operation::Responses, &medium), index) == Some(1)));
+        assert!((0..100).any(|index| of(&row("a", Operation::Responses, &huge), index) == Some(0)), "none can take it; any may say so");
+        assert_eq!(of(&row("a", Operation::Vision, "{}"), 7), Some(2));
+        assert_eq!(of(&row("a", Operation::Embeddings, "{}"), 7), None);
+        assert_eq!((of(&row("b", Operation::Responses, "{}"), 7), of(&row("b", Operation::Vision, "{}"), 7)), (Some(3), None));
+        assert_eq!(of(&row("c", Operation::Responses, "{}"), 7), None);
     }
 }

@@ -55,4 +55,8 @@ problem_codes! {
     ByteOrderMark = "byte_order_mark",
     BlankLine = "blank_line",
     InputUnreadable = "input_unreadable",
+    InvalidOperation = "unsupported_operation",
+    InvalidInput = "invalid_input",
+    NotQuoted = "model_not_quoted",
+    InsufficientCredits = "insufficient_credits",
 }

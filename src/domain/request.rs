@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::endpoint::Endpoint;
 use super::problem::{Problem, ProblemCode};
+use super::words::Operation;
 
 /// Characters in a `custom_id`. OpenAI states no limit; this one keeps records small.
 pub const MAX_CUSTOM_ID_CHARS: usize = 512;
@@ -22,34 +23,52 @@ pub const MAX_MODEL_CHARS: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowRequest<'a> {
     pub custom_id: Cow<'a, str>,
+    /// The model that the row names. An item may name several: then all, with [`MODEL_BREAK`] between them.
     pub model: Cow<'a, str>,
+    pub endpoint: Endpoint,
+    /// What an item asks for, in BatchRouter's words; `None` for a row of OpenAI's.
+    pub operation: Option<Operation>,
     /// The JSON object to send, exactly as written.
     pub body: &'a str,
-    /// The bytes of `body` that hold the JSON string of the model's name.
-    pub model_span: Range<usize>,
+    /// Where the body names the model.
+    pub name: ModelName,
+}
+
+/// Between the names of several models that may all serve a row.
+pub const MODEL_BREAK: char = '\n';
+
+/// Where the body of a row names its model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelName {
+    /// These bytes of it are the JSON string of the model's name.
+    At(Range<usize>),
+    /// Nowhere.
+    Absent,
 }
 
 impl RowRequest<'_> {
     /// The body to send to a provider that calls the model `upstream`.
     pub fn body_for(&self, upstream: &str) -> Vec<u8> {
-        if self.model == upstream {
-            return self.body.as_bytes().to_vec();
+        let name = || serde_json::Value::from(upstream).to_string();
+        let body = self.body.as_bytes();
+        match &self.name {
+            ModelName::At(_) if self.operation.is_none() && self.model == upstream => body.to_vec(),
+            ModelName::At(span) => [&body[..span.start], name().as_bytes(), &body[span.end..]].concat(),
+            ModelName::Absent => {
+                let rest = self.body.strip_prefix('{').unwrap_or(self.body).trim_ascii_start();
+                let comma = if rest.starts_with('}') { "" } else { "," };
+                format!("{{\"model\":{}{comma}{rest}", name()).into_bytes()
+            }
         }
-        let name = serde_json::Value::from(upstream).to_string();
-        let mut body = Vec::with_capacity(self.body.len() + name.len());
-        body.extend_from_slice(&self.body.as_bytes()[..self.model_span.start]);
-        body.extend_from_slice(name.as_bytes());
-        body.extend_from_slice(&self.body.as_bytes()[self.model_span.end..]);
-        body
     }
 }
 
 /// A fault of one line; [`Fault::at`] gives it its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    code: ProblemCode,
-    param: Option<&'static str>,
-    message: String,
+    pub code: ProblemCode,
+    pub param: Option<&'static str>,
+    pub message: String,
 }
 
 impl Fault {
@@ -64,6 +83,7 @@ impl Fault {
     }
 }
 
+/// A line of OpenAI's. Any member may be anything.
 #[derive(Deserialize)]
 struct RawLine<'a> {
     #[serde(borrow, default)]
@@ -89,16 +109,16 @@ struct RawBody<'a> {
 /// # Errors
 /// Every independent fault of the line, at least one.
 pub fn parse_line(line: &[u8], endpoint: Endpoint) -> Result<RowRequest<'_>, Vec<Fault>> {
-    let raw = parse_envelope(line).map_err(|fault| vec![fault])?;
+    let raw: RawLine<'_> = parse_envelope(line).map_err(|fault| vec![fault])?;
     let mut faults = Vec::new();
     let mut keep = |fault: Fault| faults.push(fault);
 
-    let custom_id = check_custom_id(raw.custom_id).map_err(&mut keep).ok();
+    let custom_id = check_id(raw.custom_id, "custom_id").map_err(&mut keep).ok();
     check_method(raw.method).unwrap_or_else(&mut keep);
     check_url(raw.url, endpoint).unwrap_or_else(&mut keep);
     let body = match check_body(raw.body) {
         Ok((body, fields)) => {
-            check_stream(fields.stream).unwrap_or_else(&mut keep);
+            check_stream(fields.stream, "body.stream").unwrap_or_else(&mut keep);
             check_model(fields.model).map_err(&mut keep).ok().map(|model| (body, model, fields.model))
         }
         Err(fault) => {
@@ -110,7 +130,8 @@ pub fn parse_line(line: &[u8], endpoint: Endpoint) -> Result<RowRequest<'_>, Vec
         (Some(custom_id), Some((body, model, Some(raw_model)))) if faults.is_empty() => {
             // `raw_model` borrows from `body`, so its address gives its place in it.
             let start = raw_model.get().as_ptr() as usize - body.as_ptr() as usize;
-            Ok(RowRequest { custom_id, model, body, model_span: start..start + raw_model.get().len() })
+            let name = ModelName::At(start..start + raw_model.get().len());
+            Ok(RowRequest { custom_id, model, endpoint, operation: None, body, name })
         }
         (_, _) => Err(faults),
     }
@@ -125,7 +146,8 @@ pub fn endpoint_of(line: &[u8]) -> Option<Endpoint> {
     serde_json::from_slice::<Address>(line).ok()?.url.parse().ok()
 }
 
-fn parse_envelope(line: &[u8]) -> Result<RawLine<'_>, Fault> {
+/// The object that a line is, its members as they are written.
+pub(super) fn parse_envelope<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, Fault> {
     if line.starts_with(b"\xef\xbb\xbf") {
         return Err(Fault::new(
             ProblemCode::ByteOrderMark,
@@ -137,7 +159,7 @@ fn parse_envelope(line: &[u8]) -> Result<RawLine<'_>, Fault> {
         let column = error.valid_up_to() + 1;
         Fault::new(ProblemCode::InvalidUtf8, None, format!("byte {column} of the line is not UTF-8; the file must be UTF-8"))
     })?;
-    match serde_json::from_str::<RawLine<'_>>(text) {
+    match serde_json::from_str::<T>(text) {
         Ok(raw) if text.trim_ascii_start().starts_with('{') => Ok(raw),
         Err(error) if !error.is_data() => Err(not_json(&error)),
         Err(error) if text.trim_ascii_start().starts_with('{') => {
@@ -155,30 +177,30 @@ fn not_json(error: &serde_json::Error) -> Fault {
 }
 
 /// The parser's message with its place as a column; its own "line 1" would mislead.
-fn place(error: &serde_json::Error) -> String {
+pub(super) fn place(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text);
     format!("{reason} at column {}", error.column())
 }
 
-fn required<'a>(value: Option<&'a RawValue>, param: &'static str, what: &str) -> Result<&'a RawValue, Fault> {
+pub(super) fn required<'a>(value: Option<&'a RawValue>, param: &'static str, what: &str) -> Result<&'a RawValue, Fault> {
     match value {
         Some(raw) if raw.get() != "null" => Ok(raw),
         Some(_) | None => Err(Fault::new(ProblemCode::MissingField, Some(param), format!("`{param}` is missing; {what}"))),
     }
 }
 
-fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
+pub(super) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
     serde_json::from_str::<Text<'_>>(raw.get()).ok().map(|text| text.0)
 }
 
-fn check_custom_id(value: Option<&RawValue>) -> Result<Cow<'_, str>, Fault> {
-    let raw = required(value, "custom_id", "every row needs its own, a string that is unique in the file")?;
+pub(super) fn check_id<'a>(value: Option<&'a RawValue>, param: &'static str) -> Result<Cow<'a, str>, Fault> {
+    let raw = required(value, param, "every row needs its own, a string that is unique in the file")?;
     let bad = |found: &str| {
-        let message = format!("`custom_id` must be a string of 1 to {MAX_CUSTOM_ID_CHARS} characters, found {found}");
-        Fault::new(ProblemCode::InvalidCustomId, Some("custom_id"), message)
+        let message = format!("`{param}` must be a string of 1 to {MAX_CUSTOM_ID_CHARS} characters, found {found}");
+        Fault::new(ProblemCode::InvalidCustomId, Some(param), message)
     };
     let id = string(raw).ok_or_else(|| bad(kind(raw)))?;
     match id.chars().count() {
@@ -216,14 +238,13 @@ fn check_body(value: Option<&RawValue>) -> Result<(&str, RawBody<'_>), Fault> {
     Ok((raw.get(), fields))
 }
 
-fn check_stream(value: Option<&RawValue>) -> Result<(), Fault> {
+pub(super) fn check_stream(value: Option<&RawValue>, param: &'static str) -> Result<(), Fault> {
     match value.map(RawValue::get) {
         None | Some("false" | "null") => Ok(()),
-        Some(_) => Err(Fault::new(
-            ProblemCode::StreamNotSupported,
-            Some("body.stream"),
-            "`body.stream` must be false or absent; a batch row cannot be streamed",
-        )),
+        Some(_) => {
+            let message = format!("`{param}` must be false or absent; a batch row cannot be streamed");
+            Err(Fault::new(ProblemCode::StreamNotSupported, Some(param), message))
+        }
     }
 }
 
@@ -241,7 +262,7 @@ fn check_model(value: Option<&RawValue>) -> Result<Cow<'_, str>, Fault> {
     }
 }
 
-fn kind(raw: &RawValue) -> &'static str {
+pub(super) fn kind(raw: &RawValue) -> &'static str {
     match raw.get().as_bytes().first() {
         Some(b'"') => "a string that is not valid Unicode",
         Some(b'{') => "an object",
@@ -253,7 +274,7 @@ fn kind(raw: &RawValue) -> &'static str {
 }
 
 /// The value as written, cut to a length that fits a message.
-fn excerpt(raw: &RawValue) -> String {
+pub(super) fn excerpt(raw: &RawValue) -> String {
     const MAX: usize = 60;
     let text = raw.get();
     match text.char_indices().nth(MAX) {

@@ -31,6 +31,17 @@ words! {
     }
 }
 
+words! {
+    /// What a quote protects its client from, when items go to other lanes than those that it selected.
+    PriceProtection {
+        /// The prices of the selected lanes hold; others are bound by the price limit alone.
+        LockTotal = "lock_total",
+        /// Others are only used if that does not make the whole dearer than quoted, or than the price
+        /// limit if there is one.
+        LockTotalAndFallback = "lock_total_and_fallback",
+    }
+}
+
 /// The region that stands for everywhere.
 pub const GLOBAL: &str = "global";
 /// The privacy tier that every lane satisfies.
@@ -76,6 +87,7 @@ pub struct Constraints {
     pub tools: Vec<HostedTool>,
     /// The most that all items together may cost.
     pub max_price: Option<Usd>,
+    pub protection: PriceProtection,
     pub preferences: ProviderPreferences,
 }
 
@@ -89,6 +101,7 @@ impl Default for Constraints {
             regions: Vec::new(),
             tools: Vec::new(),
             max_price: None,
+            protection: PriceProtection::LockTotalAndFallback,
             preferences: ProviderPreferences::default(),
         }
     }

@@ -6,6 +6,7 @@ use super::id::RowKey;
 use super::money::Usd;
 use super::time::Timestamp;
 use super::usage::Usage;
+use super::words::Operation;
 
 /// The provider's answer, as it is passed on to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +76,8 @@ pub struct Attempt {
 pub struct RowResult {
     pub key: RowKey,
     pub custom_id: String,
+    /// What an item asked for; `None` for a row of OpenAI's.
+    pub operation: Option<Operation>,
     pub outcome: Outcome,
     pub usage: Usage,
     pub cost: Usd,

@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader};
 
 use super::handle::{Handle, RetryError};
-use crate::domain::batch::{Batch, BatchSpec, BatchState};
+use crate::domain::batch::{Batch, BatchSpec, BatchState, Order};
 use crate::domain::file::{Purpose, ResultPart};
 use crate::domain::id::{BatchId, FileId};
 use crate::domain::share::Control;
@@ -20,6 +20,9 @@ pub(super) async fn retry(handle: &Handle, id: BatchId, now: Timestamp) -> Resul
     if let BatchState::Failed { .. } = batch.state {
         return Err(RetryError::Refused);
     }
+    if let Order::Items(_) = batch.spec.order {
+        return Err(RetryError::Quoted);
+    }
     if batch.progress.failed == 0 {
         return Err(RetryError::NothingToRetry);
     }
@@ -28,6 +31,8 @@ pub(super) async fn retry(handle: &Handle, id: BatchId, now: Timestamp) -> Resul
     let new = NewFile {
         filename: format!("retry-{}", input.filename),
         purpose: Purpose::Batch,
+        mime: input.mime,
+        org: input.org,
         created_at: now,
         expires_at: batch.spec.output_expires_after.map(|after| after.from(now)),
     };
@@ -38,7 +43,13 @@ pub(super) async fn retry(handle: &Handle, id: BatchId, now: Timestamp) -> Resul
     let control = Control { paused: false, ..batch.control };
     match store.create_batch(spec, control, None).await? {
         CreateOutcome::Created => {}
-        CreateOutcome::InputGone | CreateOutcome::Existing(_) | CreateOutcome::KeyReused => return Err(RetryError::InputGone),
+        CreateOutcome::InputGone
+        | CreateOutcome::Existing(_)
+        | CreateOutcome::KeyReused
+        | CreateOutcome::QuoteUsed(_)
+        | CreateOutcome::NotCovered(_) => {
+            return Err(RetryError::InputGone);
+        }
     }
     handle.take(created).await?;
     store.batch(created).await?.ok_or(RetryError::NotFound)

@@ -53,6 +53,7 @@ impl Shared {
         });
         let custom_id = row.custom_id.clone().into_string();
         let outcome = Outcome::Succeeded(response);
-        Some(RowResult { key, custom_id, outcome, usage: Usage::default(), cost: Usd::ZERO, attempts, finished_at: now })
+        let operation = row.operation;
+        Some(RowResult { key, custom_id, operation, outcome, usage: Usage::default(), cost: Usd::ZERO, attempts, finished_at: now })
     }
 }

@@ -18,6 +18,7 @@ use crate::domain::retry::{Decision, FailureClass, RetryPolicy, Tally, decide};
 use crate::domain::row::{Outcome, Response, RowError, RowResult};
 use crate::domain::time::{Clock, Timestamp, until};
 use crate::domain::usage::Usage;
+use crate::domain::words::Operation;
 use crate::provider::{Answer, Call, CallError, Dispatch, Verdict, verdict};
 use crate::store::{PackedRow, Store};
 
@@ -68,12 +69,12 @@ impl Attempt {
     /// Makes the attempt. A panic ends the row, not the daemon, and is not repeated for ever.
     pub async fn run(self: Box<Self>) -> (Ended, Option<Lesson>) {
         let (store, clock) = (self.context.store.clone(), self.context.clock.clone());
-        let (key, custom_id) = (self.key(), self.row.custom_id.clone());
+        let (key, custom_id, operation) = (self.key(), self.row.custom_id.clone(), self.row.operation);
         let (made, lesson) = AssertUnwindSafe(self.make()).catch_unwind().await.unwrap_or_else(|_| {
             tracing::error!(batch = %key.batch, row = key.row.0, "an attempt panicked; its row fails");
             let error = RowError { code: "internal_error".to_owned(), message: "the attempt ended unexpectedly".to_owned() };
             let outcome = Outcome::Failed { error, last: None };
-            (pack(unanswered(key, custom_id.into_string(), outcome, clock.now())), None)
+            (pack(unanswered(key, custom_id.into_string(), operation, outcome, clock.now())), None)
         });
         match made {
             Made::Ended(ended) => (ended, lesson),
@@ -132,7 +133,7 @@ impl Attempt {
     fn call(&self, now: Timestamp) -> Call {
         let attempts = self.row.tally.failed.saturating_add(self.row.tally.turned_away);
         Call {
-            endpoint: self.spec.endpoint,
+            endpoint: self.row.endpoint,
             upstream_model: self.route().map_or_else(|| Arc::from(""), |route| route.upstream.clone()),
             body: self.row.body.clone(),
             key: self.key(),
@@ -213,7 +214,8 @@ impl Attempt {
         let attempts = std::mem::take(&mut self.row.history).into_iter().map(Tried::into_attempt).collect();
         let finished_at = self.context.clock.now();
         let custom_id = std::mem::take(&mut self.row.custom_id).into_string();
-        let made = pack(RowResult { key: self.key(), custom_id, outcome, usage, cost, attempts, finished_at });
+        let operation = self.row.operation;
+        let made = pack(RowResult { key: self.key(), custom_id, operation, outcome, usage, cost, attempts, finished_at });
         match made {
             Made::Result(packed) => Made::Result(packed.found_by(self.row.asked.map(|asked| asked.request), finished_at)),
             ended @ Made::Ended(_) => ended,
@@ -239,6 +241,12 @@ fn without_response(result: RowResult, reason: &str) -> RowResult {
 }
 
 /// The result of a row that never had an answer.
-pub(super) fn unanswered(key: RowKey, custom_id: String, outcome: Outcome, finished_at: Timestamp) -> RowResult {
-    RowResult { key, custom_id, outcome, usage: Usage::default(), cost: Usd::ZERO, attempts: Vec::new(), finished_at }
+pub(super) fn unanswered(
+    key: RowKey,
+    custom_id: String,
+    operation: Option<Operation>,
+    outcome: Outcome,
+    finished_at: Timestamp,
+) -> RowResult {
+    RowResult { key, custom_id, operation, outcome, usage: Usage::default(), cost: Usd::ZERO, attempts: Vec::new(), finished_at }
 }

@@ -4,33 +4,34 @@
 use crate::catalog::Snapshot;
 use crate::domain::batch::Fallback;
 use crate::domain::money::PriceSheet;
-use crate::domain::plan::{Alternative, MAX_ALTERNATIVES, Plan, PlannedModel};
+use crate::domain::plan::{MAX_ALTERNATIVES, Plan, PlannedLane, PlannedModel};
 
 /// Notes the alternatives of each planned model, the cheapest first.
 ///
-/// What was planned with the simulated provider has none: answers that are not real must not become
+/// Those of items have been told by their quote. What was planned with the simulated provider has none: answers that are not real must not become
 /// real ones, and cost money, by a fault.
 pub(super) fn add_alternatives(plan: &mut Plan, fallback: Fallback, catalog: &Snapshot) {
-    for model in &mut plan.models {
-        if catalog.provider(&model.provider).is_some_and(|provider| provider.is_real()) {
+    for model in plan.models.iter_mut().filter(|model| model.quoted.is_none()) {
+        if catalog.provider(&model.lane.provider).is_some_and(|provider| provider.is_real()) {
             model.alternatives = alternatives(model, fallback, catalog);
         }
     }
 }
 
-fn alternatives(model: &PlannedModel, fallback: Fallback, catalog: &Snapshot) -> Vec<Alternative> {
+fn alternatives(model: &PlannedModel, fallback: Fallback, catalog: &Snapshot) -> Vec<PlannedLane> {
     let allowed = |price: &PriceSheet, is_local: bool| {
         // A hosted service without a stated price is not free; what it charges is not known.
         let known = is_local || *price != PriceSheet::default();
         match fallback {
             Fallback::Never => false,
             Fallback::Within(most) => known && most.allows(price),
-            Fallback::NotDearer => (known && price.is_within(&model.price)) || *price == model.price,
+            Fallback::NotDearer => (known && price.is_within(&model.lane.price)) || *price == model.lane.price,
         }
     };
-    let others = catalog.others(&model.requested, &model.provider, &model.upstream);
+    let others = catalog.others(&model.requested, &model.lane.provider, &model.lane.upstream);
     let allowed = others.into_iter().filter(|(route, is_local)| allowed(&route.price, *is_local));
-    let noted = allowed.map(|(route, _)| Alternative {
+    let noted = allowed.map(|(route, _)| PlannedLane {
+        model: model.requested.clone(),
         provider: route.provider.to_owned(),
         upstream: route.upstream.to_owned(),
         price: route.price,

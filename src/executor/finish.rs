@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attempt::unanswered;
-use super::input::{Source, line_name};
-use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Ending, Progress, ResultFiles};
+use super::input::{Source, Unfinished, line_name};
+use super::receipt::Adding;
+use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Ending, Order, Progress, ResultFiles};
 use crate::domain::file::{File, FileSource, Purpose, ResultPart};
 use crate::domain::id::{FileId, RowIndex, RowKey};
+use crate::domain::receipt::Receipt;
 use crate::domain::row::Outcome;
 use crate::domain::time::{Clock, Timestamp};
-use crate::store::{PackedRow, Page, ROWS_PER_PAGE, Store, StoreError, blocking};
+use crate::store::{End, PackedRow, Page, ROWS_PER_PAGE, Store, StoreError, blocking};
 
 /// Wait before an input that cannot be read is tried again.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -47,19 +49,37 @@ impl Finish {
             }
             None => Progress::default(),
         };
+        let receipt = self.receipt().await?;
         let observe = self.source.as_ref().is_some_and(|source| source.shared.is_none());
         let now = self.clock.now();
         let (files, records) = self.files(&progress, now);
+        let end = End { files: records, receipt, observe };
         match self.state.apply(BatchEvent::Settled { files }, now) {
             Ok(state) => {
                 tracing::info!(batch = %self.spec.id, state = state.as_str(), succeeded = progress.succeeded, failed = progress.failed, "batch ended");
-                self.store.batch_settled(self.spec.id, state, progress, records, observe).await
+                self.store.batch_settled(self.spec.id, state, progress, end).await
             }
             Err(conflict) => {
                 tracing::error!(batch = %self.spec.id, %conflict, "a batch cannot be ended");
                 Ok(())
             }
         }
+    }
+
+    /// Where the items of the batch ran, if it has items.
+    async fn receipt(&self) -> Result<Option<Receipt>, StoreError> {
+        let (Order::Items(_), true) = (&self.spec.order, self.source.is_some()) else { return Ok(None) };
+        let id = self.spec.id;
+        let Some(batch) = self.store.batch(id).await? else { return Ok(None) };
+        let Some(mut lines) = self.store.lines(id, ResultPart::All).await? else { return Ok(None) };
+        let sum = move || {
+            let mut adding = Adding::new(&batch.plan);
+            while let Some(result) = lines.next_result()? {
+                adding.add(&result);
+            }
+            Ok(Some(adding.receipt()))
+        };
+        blocking(sum).await
     }
 
     fn outcome_of_the_rest(&self) -> Option<Outcome> {
@@ -84,10 +104,10 @@ impl Finish {
             if page.is_complete() {
                 continue;
             }
-            for (row, id) in self.unfinished(source, number, &page, &mut tries).await? {
+            for (row, told) in self.unfinished(source, number, &page, &mut tries).await? {
                 let key = RowKey { batch: self.spec.id, row };
-                let id = id.unwrap_or_else(|| line_name(row));
-                let result = unanswered(key, id, outcome.clone(), self.clock.now());
+                let (id, operation) = told.unwrap_or_else(|| (line_name(row), None));
+                let result = unanswered(key, id, operation, outcome.clone(), self.clock.now());
                 self.store.record_unrun(PackedRow::pack(&result)?).await?;
             }
         }
@@ -99,13 +119,7 @@ impl Finish {
 
     /// The unfinished rows of a page and their ids. While `tries` are left, an input that cannot be
     /// read is waited for; then better a row under its line number than a batch that never ends.
-    async fn unfinished(
-        &self,
-        source: &Source,
-        number: u32,
-        page: &Page,
-        tries: &mut u32,
-    ) -> Result<Vec<(RowIndex, Option<String>)>, StoreError> {
+    async fn unfinished(&self, source: &Source, number: u32, page: &Page, tries: &mut u32) -> Result<Vec<Unfinished>, StoreError> {
         while *tries > 0 {
             let (source, page) = (source.clone(), page.clone());
             match blocking(move || source.unfinished_ids(number, &page)).await {
@@ -132,6 +146,8 @@ impl Finish {
                 expires_at: self.spec.output_expires_after.map(|after| after.from(now)),
                 filename: format!("{}_{suffix}.jsonl", self.spec.id),
                 purpose: Purpose::BatchOutput,
+                mime: None,
+                org: self.spec.org,
                 source: FileSource::View { batch: self.spec.id, part },
             });
             Some(id)

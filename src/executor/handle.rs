@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use super::board::{Board, Wall};
+use super::stages::{Stage, Stages};
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::id::BatchId;
 use crate::domain::lane::{Hold, LaneHold, LaneSelector};
@@ -64,6 +65,8 @@ pub enum RetryError {
     StillRunning(&'static str),
     #[error("the batch was refused, none of its rows ever ran; mend its input and create a new batch")]
     Refused,
+    #[error("the batch ran on a quote, which is used up; quote the items again that are to run again")]
+    Quoted,
     #[error("every row of the batch succeeded; there is nothing to run again")]
     NothingToRetry,
     #[error("the input file of the batch was deleted; its rows cannot be read again")]
@@ -95,12 +98,18 @@ pub struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) store: Store,
     pub(super) wall: Wall,
+    pub(super) stages: Stages,
 }
 
 impl Handle {
     /// What the lanes are doing.
     pub fn board(&self) -> Arc<Board> {
         self.wall.load_full()
+    }
+
+    /// How far a batch has come that is not validated yet.
+    pub fn stage(&self, batch: BatchId) -> Stage {
+        self.stages.of(batch)
     }
 
     /// Tells the executor of a batch that has just been created. A batch whose creation was
@@ -251,6 +260,6 @@ impl Handle {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
         });
-        (Self { commands, store, wall: Wall::default() }, Stub(inbox))
+        (Self { commands, store, wall: Wall::default(), stages: Stages::default() }, Stub(inbox))
     }
 }

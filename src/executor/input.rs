@@ -4,7 +4,6 @@
 //! retry instead of being kept while it waits. A row whose lane has enough rows is read over, and
 //! remembered by its place.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Seek, SeekFrom};
 use std::sync::Arc;
@@ -14,15 +13,19 @@ use bytes::Bytes;
 use super::answers::Shared;
 use super::attempt::unanswered;
 use super::row::{ReadyRow, RowRef, WaitingRow};
-use super::ways::Ways;
+use super::ways::{Route, Ways};
+use crate::domain::batch::{BatchSpec, Order};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::{BatchId, FileId, RowIndex, RowKey};
 use crate::domain::lines::{Line, Lines};
+use crate::domain::plan::Places;
 use crate::domain::prefix::beginning;
-use crate::domain::request::{RowRequest, parse_line};
+use crate::domain::request::RowRequest;
 use crate::domain::retry::Tally;
 use crate::domain::row::{Outcome, RowError};
 use crate::domain::time::Clock;
+use crate::domain::words::Operation;
+use crate::provider::form::{Takes, fit};
 use crate::store::{LiveBatch, PackedRow, Page, ROWS_PER_PAGE, Store, StoreError};
 
 /// Where reading goes on: the next row and the byte at which its line begins.
@@ -88,11 +91,11 @@ pub(super) struct Source {
     pub clock: Clock,
     pub batch: BatchId,
     pub file: FileId,
-    pub endpoint: Endpoint,
+    pub spec: Arc<BatchSpec>,
     pub total: u32,
     pub live: Arc<LiveBatch>,
-    /// From the model's name in the row to its index in the plan.
-    pub models: Arc<HashMap<String, u16>>,
+    /// From a row to its model's index in the plan.
+    pub places: Arc<Places>,
     pub ways: Arc<Ways>,
     /// Who shares answers with its rows.
     pub shared: Option<Shared>,
@@ -128,6 +131,9 @@ impl Window {
         self.rows.push(row);
     }
 }
+
+/// An unfinished row, its id and what it asks for, as far as they can be read.
+pub(super) type Unfinished = (RowIndex, Option<(String, Option<Operation>)>);
 
 /// Lines that one load reads over at most, for each row of the window.
 const READ_OVER: usize = 16;
@@ -290,7 +296,7 @@ impl Source {
         deferred: &mut Vec<RowRef>,
         window: &mut Window,
     ) -> Result<(), StoreError> {
-        let Some((row, model)) = self.parse(line) else { return self.close(at, window) };
+        let Some((row, model)) = self.place(at.row, line) else { return self.close(at, window) };
         let at = RowRef { model, ..at };
         let free = room.get_mut(usize::from(model)).filter(|free| **free > 0);
         match (free, self.ready(at, &row, None)) {
@@ -310,7 +316,7 @@ impl Source {
     }
 
     fn prepare(&self, at: RowRef, line: Line<'_>, route: Option<u16>) -> Prepared {
-        let Some((row, model)) = self.parse(line) else { return Prepared::Unreadable };
+        let Some((row, model)) = self.place(at.row, line) else { return Prepared::Unreadable };
         match self.ready(RowRef { model, ..at }, &row, route) {
             Some(ready) => Prepared::Ready(Box::new(ready)),
             None => Prepared::Deferred,
@@ -322,10 +328,12 @@ impl Source {
     fn ready(&self, at: RowRef, row: &RowRequest<'_>, route: Option<u16>) -> Option<ReadyRow> {
         let route = route.or_else(|| self.ways.entry(at.model))?;
         let way = self.ways.get(route).filter(|way| way.lane.is_some())?;
-        let (custom_id, body) = (row.custom_id.as_ref().into(), Bytes::from(row.body_for(&way.upstream)));
+        let (custom_id, operation) = (row.custom_id.as_ref().into(), row.operation);
+        let (endpoint, body) = self.request(row, way);
         let beginning = if way.by_prefix { beginning(&body) } else { 0 };
-        let asked = self.shared.map(|shared| shared.ask(way, self.endpoint, &body));
-        Some(ReadyRow { at, route, custom_id, body, beginning, asked, history: Vec::new(), tally: Tally::default(), last: None })
+        let asked = self.shared.map(|shared| shared.ask(way, endpoint, &body));
+        let (history, tally, last) = (Vec::new(), Tally::default(), None);
+        Some(ReadyRow { at, route, custom_id, operation, endpoint, body, beginning, asked, history, tally, last })
     }
 
     /// Puts a row into the window, unless the answer to what it asks is there already. Returns
@@ -343,12 +351,30 @@ impl Source {
         Ok(false)
     }
 
-    fn parse<'a>(&self, line: Line<'a>) -> Option<(RowRequest<'a>, u16)> {
-        let row = match line {
-            Line::Text(text) => parse_line(text, self.endpoint).ok()?,
-            Line::Blank | Line::TooLong => return None,
+    /// What is sent for a row on its way, and to which endpoint.
+    fn request(&self, row: &RowRequest<'_>, way: &Route) -> (Endpoint, Bytes) {
+        let body = row.body_for(&way.upstream);
+        let (endpoint, body) = match &self.spec.order {
+            Order::Rows { endpoint, .. } => (*endpoint, body),
+            Order::Items(order) => {
+                let takes = Takes { endpoints: &way.endpoints, tool_names: &way.tool_names };
+                fit(row.endpoint, body, takes, &order.demands.tools)
+            }
         };
-        let model = self.models.get(row.model.as_ref()).copied()?;
+        (endpoint, Bytes::from(body))
+    }
+
+    fn parse<'a>(&'a self, line: Line<'a>) -> Option<RowRequest<'a>> {
+        match line {
+            Line::Text(text) => self.spec.order.parse(text).ok(),
+            Line::Blank | Line::TooLong => None,
+        }
+    }
+
+    /// The row of a line, and its place in the plan.
+    fn place<'a>(&'a self, index: RowIndex, line: Line<'a>) -> Option<(RowRequest<'a>, u16)> {
+        let row = self.parse(line)?;
+        let model = self.places.of(&row, index)?;
         Some((row, model))
     }
 
@@ -357,22 +383,23 @@ impl Source {
         tracing::error!(batch = %self.batch, line = at.row.line(), "a line of the input is not what it was when it was validated");
         let outcome = unreadable(&self.changed(at).to_string());
         let key = RowKey { batch: self.batch, row: at.row };
-        let result = unanswered(key, line_name(at.row), outcome, self.clock.now());
+        let result = unanswered(key, line_name(at.row), None, outcome, self.clock.now());
         self.store.record_unrun_blocking(PackedRow::pack(&result)?)?;
         window.closed += 1;
         Ok(())
     }
 
-    /// The unfinished rows of a page in order, each with its id, or `None` where its line is no
-    /// longer what was validated.
-    pub fn unfinished_ids(&self, number: u32, page: &Page) -> Result<Vec<(RowIndex, Option<String>)>, StoreError> {
+    /// The unfinished rows of a page in order, each with its id and operation, or `None` where its line
+    /// is no longer what was validated.
+    pub fn unfinished_ids(&self, number: u32, page: &Page) -> Result<Vec<Unfinished>, StoreError> {
         let mut lines = self.open(page.input_offset)?;
         let mut ids = Vec::new();
         for slot in 0..u32::from(page.rows) {
             let place = lines.advance().map_err(|e| StoreError::unreadable(self.file, &e))?;
             if !page.is_done(slot) {
                 let row = place.and_then(|_| self.parse(lines.latest()));
-                ids.push((RowIndex(number * ROWS_PER_PAGE + slot), row.map(|(row, _)| row.custom_id.into_owned())));
+                let told = row.map(|row| (row.custom_id.into_owned(), row.operation));
+                ids.push((RowIndex(number * ROWS_PER_PAGE + slot), told));
             }
         }
         Ok(ids)

@@ -23,9 +23,12 @@ mod input;
 mod lane;
 mod pool;
 mod prepare;
+mod quoted;
+mod receipt;
 mod row;
 mod run;
 mod sharing;
+mod stages;
 mod validate;
 mod valve;
 mod ways;
@@ -44,8 +47,11 @@ pub use board::{Board, LaneReport};
 pub use handle::Stub;
 pub use handle::{CancelError, ControlError, Gone, Handle, HoldError, RetryError};
 pub use lane::OpenProvider;
+pub use stages::Stage;
 pub use validate::InputLimits;
 
+use self::dispatcher::Seen;
+use self::stages::Stages;
 use crate::catalog::Catalog;
 use crate::domain::dedup::Dedup;
 use crate::domain::retry::RetryPolicy;
@@ -94,7 +100,8 @@ pub fn start(
     // Bounded by what it reports on: attempts in flight, and a few tasks for each running batch.
     let (events, reports) = mpsc::unbounded_channel();
     let wall = board::Wall::default();
-    let handle = Handle { commands, store: parts.store.clone(), wall: wall.clone() };
-    let dispatcher = dispatcher::Dispatcher::new(parts, settings, recovered, events, wall);
+    let stages = Stages::default();
+    let handle = Handle { commands, store: parts.store.clone(), wall: wall.clone(), stages: stages.clone() };
+    let dispatcher = dispatcher::Dispatcher::new(parts, settings, recovered, events, Seen { wall, stages });
     (handle, dispatcher.run(receiver, reports, drain, abort))
 }

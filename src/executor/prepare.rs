@@ -3,7 +3,6 @@
 //! Runs beside the dispatcher, one task a batch. While it runs the dispatcher leaves the batch
 //! alone, so it may write the batch's state.
 
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -14,13 +13,15 @@ use tokio_util::sync::CancellationToken;
 use super::fallback::add_alternatives;
 use super::handle::CancelError;
 use super::input::Source;
-use super::validate::{Checked, InputLimits, check};
+use super::stages::{Stage, Stages};
+use super::validate::{Asked, Checked, InputLimits, check};
 use super::ways::Ways;
 use crate::catalog::Catalog;
-use crate::domain::batch::{Batch, BatchEvent, BatchSpec, BatchState};
-use crate::domain::id::BatchId;
-use crate::domain::plan::Plan;
+use crate::domain::batch::{Batch, BatchEvent, BatchSpec, BatchState, Order};
+use crate::domain::id::{BatchId, QuoteId};
+use crate::domain::plan::{Places, Plan};
 use crate::domain::problem::{Problem, ProblemCode};
+use crate::domain::quote::Quote;
 use crate::domain::time::Clock;
 use crate::store::{LiveBatch, Store, StoreError, blocking};
 
@@ -30,6 +31,7 @@ pub(super) struct Prepare {
     pub catalog: Arc<Catalog>,
     pub clock: Clock,
     pub limits: InputLimits,
+    pub stages: Stages,
     pub stop: CancellationToken,
 }
 
@@ -52,6 +54,7 @@ impl Prepare {
         let stop = self.stop.clone();
         // Closed never: somebody holds it for as long as the daemon runs.
         let Some(_permit) = stop.run_until_cancelled(permits.acquire_owned()).await else { return Prepared::Nothing };
+        self.stages.set(id, Stage::Routing);
         match AssertUnwindSafe(self.prepare(id)).catch_unwind().await {
             Ok(prepared) => prepared,
             Err(_) => Prepared::Failed(StoreError::Broken("preparing ended unexpectedly".into())),
@@ -79,14 +82,25 @@ impl Prepare {
         }
     }
 
+    /// The quote of a batch, which is kept for as long as the batch.
+    async fn quote(&self, id: QuoteId) -> Result<Quote, StoreError> {
+        let kept = self.store.quote(id).await?;
+        Ok(kept.ok_or_else(|| StoreError::Broken(format!("the quote {} of a batch is gone", id.in_hex())))?.quote)
+    }
+
     async fn validate(self, batch: Batch) -> Result<Prepared, StoreError> {
         let Batch { spec, state, .. } = batch;
         let (store, catalog, stop) = (self.store.clone(), self.catalog.current(), self.stop.clone());
         let checked_against = catalog.clone();
-        let (file, endpoint, limits) = (spec.input_file, spec.endpoint, self.limits);
+        let (file, limits, order) = (spec.input_file, self.limits, spec.order.clone());
+        let quote = match &spec.order {
+            Order::Rows { .. } => None,
+            Order::Items(order) => Some(self.quote(order.quote).await?),
+        };
         let checked = blocking(move || {
             let input = store.open_content(file)?;
-            check(input, endpoint, &checked_against, limits, &stop).map_err(|e| StoreError::unreadable(file, &e))
+            let asked = Asked { order: &order, quote: quote.as_ref() };
+            check(input, asked, &checked_against, limits, &stop).map_err(|e| StoreError::unreadable(file, &e))
         });
         let checked = match checked.await {
             // What fails for the moment is tried again, but not for ever.
@@ -137,16 +151,15 @@ pub(super) async fn cancel_stored(store: &Store, clock: &Clock, id: BatchId) -> 
 
 /// A reader of a batch's input under these ways.
 pub(super) fn source(store: &Store, clock: &Clock, spec: &BatchSpec, plan: &Plan, live: Arc<LiveBatch>, ways: Arc<Ways>) -> Source {
-    let models: HashMap<String, u16> = (0_u16..).zip(&plan.models).map(|(index, model)| (model.requested.clone(), index)).collect();
     Source {
         store: store.clone(),
         clock: clock.clone(),
         batch: spec.id,
         file: spec.input_file,
-        endpoint: spec.endpoint,
+        spec: Arc::new(spec.clone()),
         total: live.progress().total,
         live,
-        models: Arc::new(models),
+        places: Arc::new(Places::of_plan(&plan.models)),
         ways,
         shared: None,
     }

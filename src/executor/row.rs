@@ -8,10 +8,12 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::sharing::Asked;
+use crate::domain::endpoint::Endpoint;
 use crate::domain::id::RowIndex;
 use crate::domain::retry::{FailureClass, Tally};
 use crate::domain::row::{Attempt, Response};
 use crate::domain::time::Timestamp;
+use crate::domain::words::Operation;
 
 /// Bytes of a response that are remembered between attempts. A larger one would make waiting rows
 /// expensive; the row then ends with the response of its last attempt or with none.
@@ -61,6 +63,9 @@ pub(super) struct ReadyRow {
     /// The route that it takes.
     pub route: u16,
     pub custom_id: Box<str>,
+    pub operation: Option<Operation>,
+    /// Where it is sent.
+    pub endpoint: Endpoint,
     /// As the provider receives it.
     pub body: Bytes,
     /// What it begins with, where that decides who is next to it; else 0.

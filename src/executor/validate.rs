@@ -11,12 +11,16 @@ use std::io::{BufReader, Read, Seek};
 
 use tokio_util::sync::CancellationToken;
 
+use super::quoted::planned;
 use crate::catalog::Snapshot;
-use crate::domain::endpoint::Endpoint;
+use crate::domain::batch::Order;
+use crate::domain::id::RowIndex;
 use crate::domain::lines::{Line, Lines, Place};
-use crate::domain::plan::{MAX_MODELS, Plan, PlannedModel};
+use crate::domain::plan::{MAX_MODELS, Places, Plan, PlannedLane, PlannedModel};
 use crate::domain::problem::{MAX_PROBLEMS, Problem, ProblemCode};
-use crate::domain::request::{Fault, RowRequest, parse_line};
+use crate::domain::quote::Quote;
+use crate::domain::request::{Fault, RowRequest};
+use crate::domain::words::Operation;
 use crate::store::{Page, ROWS_PER_PAGE};
 
 /// What an input file may be.
@@ -41,6 +45,14 @@ pub(super) enum Checked {
     Stopped,
 }
 
+/// What the input is checked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub order: &'a Order,
+    /// Whose lanes items take; `None` for rows of OpenAI's.
+    pub quote: Option<&'a Quote>,
+}
+
 /// Lines between two looks at whether to stop.
 const STOP_EVERY: u64 = 1_024;
 
@@ -53,12 +65,12 @@ const BUFFER: usize = 256 << 10;
 /// Those of the reader.
 pub(super) fn check<R: Read + Seek>(
     mut input: R,
-    endpoint: Endpoint,
+    asked: Asked<'_>,
     catalog: &Snapshot,
     limits: InputLimits,
     stop: &CancellationToken,
 ) -> std::io::Result<Checked> {
-    let mut check = Check::new(endpoint, catalog, limits);
+    let mut check = Check::new(asked, catalog, limits);
     let mut lines = Lines::new(BufReader::with_capacity(BUFFER, &mut input), limits.max_row_bytes);
     while let Some(place) = lines.advance()? {
         if place.number.is_multiple_of(STOP_EVERY) && stop.is_cancelled() {
@@ -75,7 +87,7 @@ pub(super) fn check<R: Read + Seek>(
 }
 
 struct Check<'a> {
-    endpoint: Endpoint,
+    asked: Asked<'a>,
     catalog: &'a Snapshot,
     limits: InputLimits,
     rows: u32,
@@ -90,9 +102,9 @@ struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    fn new(endpoint: Endpoint, catalog: &'a Snapshot, limits: InputLimits) -> Self {
+    fn new(asked: Asked<'a>, catalog: &'a Snapshot, limits: InputLimits) -> Self {
         Self {
-            endpoint,
+            asked,
             catalog,
             limits,
             rows: 0,
@@ -146,7 +158,7 @@ impl<'a> Check<'a> {
             }
             Line::Text(text) => {
                 self.begin_row(place);
-                match parse_line(text, self.endpoint) {
+                match self.asked.order.parse(text) {
                     Err(faults) => faults.into_iter().for_each(|fault| self.problem(fault.at(place.number))),
                     Ok(row) => self.row(place, &row),
                 }
@@ -156,7 +168,8 @@ impl<'a> Check<'a> {
 
     fn row(&mut self, place: Place, row: &RowRequest<'_>) {
         self.ids.push(self.hasher.hash_one(row.custom_id.as_ref()));
-        if let Err(fault) = self.models.count(row, self.catalog) {
+        let index = RowIndex(self.rows - 1);
+        if let Err(fault) = self.models.count(row, index, self.asked.quote, self.catalog) {
             self.problem(fault.at(place.number));
         }
     }
@@ -175,15 +188,16 @@ impl<'a> Check<'a> {
             && !(place.number.is_multiple_of(STOP_EVERY) && stop.is_cancelled())
         {
             let Line::Text(text) = lines.latest() else { continue };
-            let Ok(row) = parse_line(text, self.endpoint) else { continue };
+            let Ok(row) = self.asked.order.parse(text) else { continue };
             let hash = self.hasher.hash_one(row.custom_id.as_ref());
             if !suspects.contains(&hash) {
                 continue;
             }
             let (first_line, first) = first_lines.entry(hash).or_insert_with(|| (place.number, row.custom_id.to_string()));
             if *first_line != place.number && *first == row.custom_id {
-                let message = format!("`custom_id` is the same as on line {first_line}; it must be unique in the file");
-                let fault = Fault::new(ProblemCode::DuplicateCustomId, Some("custom_id"), message);
+                let field = if row.operation.is_some() { "customer_item_id" } else { "custom_id" };
+                let message = format!("`{field}` is the same as on line {first_line}; it must be unique in the file");
+                let fault = Fault::new(ProblemCode::DuplicateCustomId, Some(field), message);
                 self.problem(fault.at(place.number));
             }
         }
@@ -207,37 +221,64 @@ impl<'a> Check<'a> {
 #[derive(Default)]
 struct Models {
     planned: Vec<PlannedModel>,
-    known: HashMap<String, Result<usize, Fault>>,
+    places: Places,
+    /// By operation and what the rows name.
+    known: HashMap<Option<Operation>, HashMap<String, Result<(), Fault>>>,
 }
 
 impl Models {
-    fn count(&mut self, row: &RowRequest<'_>, catalog: &Snapshot) -> Result<(), Fault> {
-        if let Some(known) = self.known.get(row.model.as_ref()) {
-            let index = known.clone()?;
-            self.planned[index].rows += 1;
-            return Ok(());
-        }
-        if self.known.len() >= MAX_MODELS {
-            let message = format!("the file names more than {MAX_MODELS} different models");
-            return Err(Fault::new(ProblemCode::TooManyModels, Some("body.model"), message));
-        }
-        let resolved = match catalog.resolve(&row.model) {
-            Ok(route) => {
-                self.planned.push(PlannedModel {
-                    requested: row.model.to_string(),
-                    provider: route.provider.to_owned(),
-                    upstream: route.upstream.to_owned(),
-                    price: route.price,
-                    rows: 1,
-                    alternatives: Vec::new(),
-                });
-                Ok(self.planned.len() - 1)
+    fn count(&mut self, row: &RowRequest<'_>, index: RowIndex, quote: Option<&Quote>, catalog: &Snapshot) -> Result<(), Fault> {
+        let known = self.known.entry(row.operation).or_default();
+        match known.get(row.model.as_ref()) {
+            Some(known) => known.clone()?,
+            None => {
+                let added = self.add(row, quote, catalog);
+                self.known.entry(row.operation).or_default().insert(row.model.to_string(), added.clone());
+                added?;
             }
-            Err(error) => Err(Fault::new(ProblemCode::UnknownModel, Some("body.model"), error.to_string())),
-        };
-        self.known.insert(row.model.to_string(), resolved.clone());
-        resolved.map(|_| ())
+        }
+        let place = self.places.of(row, index).and_then(|place| self.planned.get_mut(usize::from(place)));
+        // What was added a moment ago is there.
+        place.map(|planned| planned.rows += 1).ok_or_else(too_many)
     }
+
+    fn add(&mut self, row: &RowRequest<'_>, quote: Option<&Quote>, catalog: &Snapshot) -> Result<(), Fault> {
+        let named: usize = self.known.values().map(HashMap::len).sum();
+        if named >= MAX_MODELS {
+            return Err(too_many());
+        }
+        let new = match (quote, row.operation) {
+            (Some(quote), Some(operation)) => planned(quote, &row.model, operation, catalog)?,
+            _ => vec![resolved(&row.model, catalog)?],
+        };
+        if self.planned.len() + new.len() > MAX_MODELS {
+            return Err(too_many());
+        }
+        for model in new {
+            let index = u16::try_from(self.planned.len()).map_err(|_| too_many())?;
+            self.places.add(index, &model);
+            self.planned.push(model);
+        }
+        Ok(())
+    }
+}
+
+fn too_many() -> Fault {
+    let message = format!("the file names more than {MAX_MODELS} different models");
+    Fault::new(ProblemCode::TooManyModels, Some("body.model"), message)
+}
+
+/// A model of OpenAI's rows, on the lane that the catalog has for it.
+fn resolved(model: &str, catalog: &Snapshot) -> Result<PlannedModel, Fault> {
+    let route = catalog.resolve(model);
+    let route = route.map_err(|error| Fault::new(ProblemCode::UnknownModel, Some("body.model"), error.to_string()))?;
+    let lane = PlannedLane {
+        model: model.to_owned(),
+        provider: route.provider.to_owned(),
+        upstream: route.upstream.to_owned(),
+        price: route.price,
+    };
+    Ok(PlannedModel { requested: model.to_owned(), lane, rows: 0, alternatives: Vec::new(), quoted: None })
 }
 
 /// Hashes that occur more than once; at most ten for each problem that can be reported.
@@ -251,6 +292,8 @@ fn repeated(mut hashes: Vec<u64>) -> HashSet<u64> {
 mod tests {
     use super::*;
     use crate::catalog;
+    use crate::domain::endpoint::Endpoint;
+    use crate::domain::time::CompletionWindow;
     use std::io::Cursor;
 
     fn row(id: &str) -> String {
@@ -260,7 +303,9 @@ mod tests {
     fn run(input: &[u8], max_rows: u32) -> Checked {
         let catalog = catalog::load_embedded().unwrap().into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false);
         let limits = InputLimits { max_rows, max_row_bytes: 400 };
-        check(Cursor::new(input), Endpoint::Embeddings, &catalog, limits, &CancellationToken::new()).unwrap()
+        let order = Order::Rows { endpoint: Endpoint::Embeddings, window: CompletionWindow::DAY };
+        let asked = Asked { order: &order, quote: None };
+        check(Cursor::new(input), asked, &catalog, limits, &CancellationToken::new()).unwrap()
     }
 
     fn problems(input: impl AsRef<[u8]>) -> String {

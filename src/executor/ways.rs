@@ -4,6 +4,7 @@
 //! Made anew whenever the catalog, a hold or the health of a lane changes; rows that are on their way
 //! keep the one they were made for.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -12,9 +13,11 @@ use super::lane::Lanes;
 use super::run::LaneIndex;
 use crate::catalog::Snapshot;
 use crate::domain::connection::{Connection, ProviderKind};
+use crate::domain::endpoint::Endpoint;
 use crate::domain::lane::{Hold, LaneHold, hold_on};
 use crate::domain::money::PriceSheet;
-use crate::domain::plan::{Plan, PlannedModel};
+use crate::domain::plan::{Plan, PlannedLane, PlannedModel};
+use crate::domain::words::HostedTool;
 
 /// One way for the rows of a model.
 #[derive(Debug, Clone)]
@@ -33,6 +36,10 @@ pub(super) struct Route {
     pub name: Arc<str>,
     /// What the batch pays, fixed when it was validated.
     pub price: PriceSheet,
+    /// The endpoints that it serves; empty if that is not known.
+    pub endpoints: Vec<Endpoint>,
+    /// What its provider calls tools that it runs itself.
+    pub tool_names: BTreeMap<HostedTool, String>,
 }
 
 impl Route {
@@ -130,10 +137,10 @@ pub(super) fn ways(plan: &Plan, around: &Circumstances<'_>, lanes: &mut Lanes) -
     for model in &plan.models {
         let first = u16::try_from(ways.routes.len()).unwrap_or(u16::MAX);
         let way = way(model, around.catalog);
-        let (provider, upstream) = way.unwrap_or((&model.provider, &model.upstream));
-        ways.routes.push(route(provider, upstream, way.is_some(), model.price, around, lanes));
+        let (provider, upstream) = way.unwrap_or((&model.lane.provider, &model.lane.upstream));
+        ways.routes.push(route(provider, upstream, way.is_some(), model.lane.price, around, lanes));
         for other in &model.alternatives {
-            let serves = around.catalog.serves(&model.requested, &other.provider, &other.upstream) == Some(&other.upstream);
+            let serves = still_serves(other, around.catalog);
             ways.routes.push(route(&other.provider, &other.upstream, serves, other.price, around, lanes));
         }
         let routes = &ways.routes[usize::from(first)..];
@@ -151,8 +158,12 @@ fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around
     let avoided = lane.is_some_and(|lane| lanes.is_avoided(lane, around.now));
     let by_prefix = around.catalog.is_local(provider);
     let server = around.catalog.provider(provider).map(|provider| server(&provider.connection)).unwrap_or_default();
+    let endpoints = around.catalog.offering(provider, upstream).map(|offering| offering.endpoints.clone()).unwrap_or_default();
+    let tool_names = around.catalog.provider(provider).map(|provider| provider.tool_names.clone()).unwrap_or_default();
     Route {
         lane,
+        endpoints,
+        tool_names,
         avoided,
         by_prefix,
         server: server.into(),
@@ -170,6 +181,12 @@ fn server(connection: &Connection) -> String {
     }
 }
 
+/// Whether a provider still serves a model under the same name.
+fn still_serves(lane: &PlannedLane, catalog: &Snapshot) -> bool {
+    catalog.serves(&lane.model, &lane.provider, &lane.upstream) == Some(&lane.upstream)
+        || catalog.provider(&lane.provider).is_some_and(|provider| !provider.is_real() && catalog.is_usable(&lane.provider))
+}
+
 /// Whether rows wait for a lane instead of going elsewhere.
 fn is_paused(provider: &str, upstream: &str, around: &Circumstances<'_>) -> bool {
     match hold_on(around.holds, provider, Some(upstream)) {
@@ -181,7 +198,10 @@ fn is_paused(provider: &str, upstream: &str, around: &Circumstances<'_>) -> bool
 /// The provider that serves a planned model now, and its name for it.
 fn way<'a>(model: &'a PlannedModel, catalog: &'a Snapshot) -> Option<(&'a str, &'a str)> {
     let simulated = |provider: &str| catalog.provider(provider).is_some_and(|provider| !provider.is_real());
-    let PlannedModel { requested, provider, upstream, .. } = model;
+    if model.quoted.is_some() {
+        return still_serves(&model.lane, catalog).then_some((model.lane.provider.as_str(), model.lane.upstream.as_str()));
+    }
+    let PlannedLane { model: requested, provider, upstream, .. } = &model.lane;
     if let Some(upstream) = catalog.serves(requested, provider, upstream) {
         return Some((provider, upstream));
     }

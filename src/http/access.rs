@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
-use axum::http::{HeaderMap, HeaderValue, Uri};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri};
 use axum::middleware::Next;
 use axum::response::Response;
 use secrecy::{ExposeSecret, SecretString};
@@ -21,7 +21,9 @@ use subtle::ConstantTimeEq;
 use super::Api;
 use super::batchrouter::{KEYLESS, PUBLIC};
 use super::error::ApiError;
+use super::links::signed;
 use crate::domain::error::Code;
+use crate::domain::id::OrgId;
 
 /// Which web pages may call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,6 +72,8 @@ pub struct Access {
 pub struct Caller {
     /// SHA-256 of the key; zeros where no key is asked for.
     pub key: [u8; 32],
+    /// To whom the key belongs.
+    pub org: OrgId,
 }
 
 impl Access {
@@ -99,7 +103,7 @@ impl Access {
     pub(super) fn admit(&self, uri: &Uri, headers: &HeaderMap) -> Result<Caller, ApiError> {
         if self.keys.is_empty() {
             self.refuse_pages(uri, headers)?;
-            return Ok(Caller { key: [0; 32] });
+            return Ok(Caller { key: [0; 32], org: OrgId::OPERATOR });
         }
         let Some(value) = headers.get(AUTHORIZATION) else {
             let message = "an API key is needed: send it as `Authorization: Bearer <key>`";
@@ -113,7 +117,7 @@ impl Access {
         // Every key is compared, so that the time tells nothing about which one was near.
         let known = self.keys.iter().fold(subtle::Choice::from(0), |known, each| known | each.ct_eq(&digest));
         if bool::from(known) {
-            return Ok(Caller { key: digest });
+            return Ok(Caller { key: digest, org: OrgId::OPERATOR });
         }
         Err(ApiError::unauthorized(Code::InvalidApiKey, "the API key is not one of those that this daemon knows"))
     }
@@ -191,6 +195,18 @@ pub(super) fn is_public(path: &str) -> bool {
 pub async fn guard(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     if is_open(request.uri().path()) {
         return next.run(request).await;
+    }
+    if let Some(link) = signed(request.uri(), api.store.seal(), api.clock.now()) {
+        return match link {
+            // Whoever has the link may have the file.
+            Ok(signed) if matches!(*request.method(), Method::GET | Method::HEAD) => {
+                request.extensions_mut().insert(Caller { key: [0; 32], org: OrgId::OPERATOR });
+                request.extensions_mut().insert(signed);
+                next.run(request).await
+            }
+            Ok(_) => ApiError::new(Code::Forbidden, "a link is for reading alone").into_batchrouter(),
+            Err(error) => error.into_batchrouter(),
+        };
     }
     match api.access.admit(request.uri(), request.headers()) {
         Ok(caller) => {

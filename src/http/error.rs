@@ -45,12 +45,22 @@ const fn row(code: Code) -> (StatusCode, &'static str) {
         | Code::InvalidJson
         | Code::InvalidMultipart
         | Code::IncompleteBody
-        | Code::ChecksumMismatch => (StatusCode::BAD_REQUEST, CLIENT),
+        | Code::ChecksumMismatch
+        | Code::MissingIdempotencyKey => (StatusCode::BAD_REQUEST, CLIENT),
+        Code::InsufficientCredits => (StatusCode::PAYMENT_REQUIRED, CLIENT),
         Code::MissingApiKey | Code::InvalidApiKey => (StatusCode::UNAUTHORIZED, CLIENT),
         Code::OriginNotAllowed | Code::Forbidden => (StatusCode::FORBIDDEN, CLIENT),
-        Code::UnknownRoute | Code::NotFound | Code::ModelNotFound | Code::ResultsExpired => (StatusCode::NOT_FOUND, CLIENT),
+        Code::UnknownRoute | Code::NotFound | Code::ModelNotFound | Code::ResultsExpired | Code::QuoteNotFound => {
+            (StatusCode::NOT_FOUND, CLIENT)
+        }
         Code::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, CLIENT),
-        Code::Conflict | Code::IdempotencyMismatch => (StatusCode::CONFLICT, CLIENT),
+        Code::Conflict
+        | Code::IdempotencyMismatch
+        | Code::QuoteExpired
+        | Code::QuoteUsed
+        | Code::QuoteMismatch
+        | Code::BatchTerminal
+        | Code::ResultsNotReady => (StatusCode::CONFLICT, CLIENT),
         Code::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, CLIENT),
         Code::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, CLIENT),
         Code::CatalogInvalid => (StatusCode::UNPROCESSABLE_ENTITY, CLIENT),
@@ -165,10 +175,12 @@ impl ApiError {
     /// everything that is wrong with a request is `invalid_request`.
     pub fn into_batchrouter(self) -> Response {
         let (status, _) = row(self.code);
-        let code = match status {
-            StatusCode::BAD_REQUEST => "invalid_request",
-            StatusCode::UNAUTHORIZED => "unauthorized",
-            _ => self.code.as_str(),
+        let code = match (status, self.code) {
+            (StatusCode::BAD_REQUEST, Code::MissingIdempotencyKey) => self.code.as_str(),
+            (StatusCode::BAD_REQUEST, _) => "invalid_request",
+            (StatusCode::UNAUTHORIZED, _) => "unauthorized",
+            (_, Code::IdempotencyMismatch) => "idempotency_conflict",
+            (_, code) => code.as_str(),
         };
         let details = self.param.as_ref().map(|param| json!({ "param": param, "reason": self.code.as_str() }));
         let body = json!({ "error": { "code": code, "message": self.message, "details": details } });

@@ -29,8 +29,6 @@ use crate::domain::error::Code;
 use crate::domain::file::ExpiresAfter;
 use crate::domain::id::IdError;
 
-/// Bytes of a JSON body.
-const MAX_JSON: u64 = 1 << 20;
 /// Bytes of a field of a larger body.
 const MAX_FIELD: usize = 256 << 10;
 
@@ -48,12 +46,7 @@ impl FromRequest<Arc<Api>> for Object {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, ApiError> {
-        let body = read_json(request, api, MAX_JSON).await?;
-        match serde_json::from_slice::<Value>(&body) {
-            Ok(Value::Object(fields)) => Ok(Self { path: Vec::new(), fields, body }),
-            Ok(other) => Err(ApiError::new(Code::InvalidValue, format!("the body must be a JSON object, found {}", kind(&other)))),
-            Err(error) => Err(not_json(&error)),
-        }
+        Self::read(read_json(request, api, Self::MAX_BYTES).await?)
     }
 }
 
@@ -109,8 +102,12 @@ pub fn announced_bytes(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
+fn too_large(most: u64) -> ApiError {
+    ApiError::new(Code::TooLarge, format!("this JSON body may have at most {most} bytes"))
+}
+
 async fn read_small(request: Request, api: &Api, most: u64) -> Result<BytesMut, ApiError> {
-    let too_large = || ApiError::new(Code::TooLarge, format!("this JSON body may have at most {most} bytes"));
+    let too_large = || too_large(most);
     if announced_bytes(request.headers()).is_some_and(|bytes| bytes > most) {
         return Err(too_large());
     }
@@ -141,6 +138,24 @@ fn kind(value: &Value) -> &'static str {
 }
 
 impl Object {
+    /// Bytes of a body that is held as a whole.
+    pub const MAX_BYTES: u64 = 1 << 20;
+
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// When it is too long, or not a JSON object.
+    pub fn read(body: Bytes) -> Result<Self, ApiError> {
+        if body.len() as u64 > Self::MAX_BYTES {
+            return Err(too_large(Self::MAX_BYTES));
+        }
+        match serde_json::from_slice::<Value>(&body) {
+            Ok(Value::Object(fields)) => Ok(Self { path: Vec::new(), fields, body }),
+            Ok(other) => Err(ApiError::new(Code::InvalidValue, format!("the body must be a JSON object, found {}", kind(&other)))),
+            Err(error) => Err(not_json(&error)),
+        }
+    }
+
     /// Reads these fields of a large body, and gives another one as it was written. What else there is,
     /// however large, costs nothing.
     ///
@@ -222,6 +237,26 @@ impl Object {
     /// When it is absent or something else.
     pub fn need_text(&self, field: &str, what: &str) -> Result<&str, ApiError> {
         self.need(field, what, self.text(field)?)
+    }
+
+    /// A whole number, if it is there.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn integer(&self, field: &str) -> Result<Option<i64>, ApiError> {
+        let Some(value) = self.get(field) else { return Ok(None) };
+        value.as_i64().map(Some).ok_or_else(|| self.wrong(field, "a whole number", value))
+    }
+
+    /// An error of a field: what it must be.
+    pub fn invalid(&self, field: &str, rule: &str) -> ApiError {
+        let name = self.name(field);
+        ApiError::invalid(&name, format!("`{name}` {rule}"))
+    }
+
+    /// The members.
+    pub fn into_fields(self) -> Map<String, Value> {
+        self.fields
     }
 
     /// `true` or `false`, if it is there.

@@ -14,9 +14,10 @@ use axum::body::Body;
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
 use bytes::BytesMut;
+use http_body_util::BodyExt;
 
 use super::Api;
-use super::body::Fate;
+use super::body::{Fate, incomplete};
 use super::error::ApiError;
 use super::extract::{announced_bytes, check_encoding, media_type};
 use super::gate::{Gate, Gated, WINDOW};
@@ -134,6 +135,13 @@ impl Part<'_> {
         if name.is_empty() { "file".to_owned() } else { name }
     }
 
+    /// Its media type as the client says it.
+    pub fn mime(&self) -> String {
+        let mime = self.field.content_type().unwrap_or("application/octet-stream");
+        let bare = mime.split(';').next().unwrap_or(mime).trim().to_ascii_lowercase();
+        bare.chars().filter(|c| c.is_ascii_graphic()).take(MAX_FILENAME_CHARS).collect()
+    }
+
     async fn chunk(&mut self) -> Result<Option<bytes::Bytes>, ApiError> {
         let chunk = within(self.gate, self.field.chunk()).await?.map_err(|error| unreadable(&error, self.fate, self.idle))?;
         self.gate.taken(chunk.as_ref().map_or(0, bytes::Bytes::len));
@@ -185,6 +193,37 @@ impl Part<'_> {
 /// When the disk is full or fails.
 pub async fn seal(spool: Spool) -> Result<Sealed, ApiError> {
     Ok(blocking(move || spool.seal()).await?)
+}
+
+/// Writes a body that is a file by itself to disk.
+///
+/// # Errors
+/// When it is larger than the cap or cut, or the disk is full.
+pub async fn spool_body(request: Request, api: &Api, cap: Cap) -> Result<Spool, ApiError> {
+    check_encoding(request.headers())?;
+    let announced = announced_bytes(request.headers()).unwrap_or(0);
+    if announced > cap.bytes {
+        return Err(cap.exceeded());
+    }
+    api.check_room(announced)?;
+    let fate = request.extensions().get::<Fate>().cloned().unwrap_or_default();
+    let store = api.store.clone();
+    let mut spool = blocking(move || store.spool()).await?;
+    let mut gathered = BytesMut::new();
+    let mut body = request.into_body();
+    while let Some(frame) = body.frame().await {
+        let cut = |_| fate.blame(api.limits.body_idle).unwrap_or_else(|| incomplete("the body could not be read to its end"));
+        let Ok(data) = frame.map_err(cut)?.into_data() else { continue };
+        gathered.extend_from_slice(&data);
+        if spool.bytes() + gathered.len() as u64 > cap.bytes {
+            return Err(cap.exceeded());
+        }
+        if gathered.len() >= WRITE {
+            api.check_room(gathered.len() as u64)?;
+            (spool, gathered) = write(spool, gathered).await?;
+        }
+    }
+    Ok(write(spool, gathered).await?.0)
 }
 
 async fn write(mut spool: Spool, mut bytes: BytesMut) -> Result<(Spool, BytesMut), StoreError> {

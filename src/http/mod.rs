@@ -2,7 +2,7 @@
 //!
 //! Handlers are thin: they read a request into `domain` values, ask the store or the executor, and
 //! render the answer. What every request has in common (ids, access, limits, errors) is here; what
-//! belongs to one dialect is in a module of its own, `openai` being the first.
+//! belongs to one dialect is in a module of its own, and `shared` decides where several have a path.
 //!
 //! Invariants others rely on:
 //! * every response carries `x-request-id`, and every error the envelope of [`ApiError`];
@@ -14,12 +14,14 @@ mod access;
 mod admin;
 mod batchrouter;
 mod body;
+mod canonical;
 mod connection;
 mod error;
 mod extract;
 mod form;
 mod gate;
 mod lanes;
+mod links;
 mod metrics;
 mod openai;
 mod ops;
@@ -27,6 +29,7 @@ mod phaseo;
 mod range;
 mod routes;
 mod serve;
+mod shared;
 mod stream;
 mod trace;
 mod views;
@@ -72,6 +75,8 @@ pub struct Api {
     pub access: Access,
     /// What was rendered of the catalog.
     pub views: Views,
+    /// Where others reach the daemon, if that is not where it listens: the beginning of links.
+    pub public_url: Option<String>,
     /// Bounds the quotes that are made at the same time.
     pub quoting: Quoting,
     /// Cancelled when the daemon begins to stop: from then on nothing new is created.
@@ -174,7 +179,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/admin/lanes/pause", post(lanes::pause))
         .route("/admin/lanes/resume", post(lanes::resume))
         .route("/admin/lanes/drain", post(lanes::drain))
-        .nest("/v1", openai::routes().merge(phaseo::routes()).merge(batchrouter::routes()))
+        .nest("/v1", shared::routes().merge(openai::own()).merge(phaseo::routes()).merge(batchrouter::own()))
         .nest("/openai/v1", openai::routes())
         // Where BatchRouter has it.
         .nest("/v1/openai/v1", openai::routes())

@@ -6,6 +6,7 @@
 //!
 //! Invariant: a call ends within its budget, with at most the configured number of bytes in memory.
 
+pub mod form;
 mod limits;
 #[cfg(test)]
 mod loopback;

@@ -8,18 +8,23 @@ use std::time::Duration;
 
 use super::format::{self, Blob, ExpiryKind};
 use super::live::LiveBatch;
-use super::record::batch::{ControlRecord, IdempotencyRecord, ProblemsRecord, SpecRecord, StateRecord};
+use super::record::batch::{ControlRecord, IdempotencyRecord, ProblemsRecord, StateRecord};
 use super::record::file::FileRecord;
+use super::record::ledger::ReceiptRecord;
 use super::record::page::{Page, PageRecord};
 use super::record::plan::PlanRecord;
+use super::record::spec::SpecRecord;
 use super::record::{self, Record};
 use super::writer::Tx;
 use super::{Listing, Store, StoreError};
-use crate::domain::batch::{Batch, BatchSpec, BatchState, Progress};
+use crate::domain::batch::{Batch, BatchSpec, BatchState, Order, Progress};
 use crate::domain::file::File;
-use crate::domain::id::{BatchId, FileId};
+use crate::domain::id::{BatchId, FileId, OrgId};
+use crate::domain::ledger::{Reservation, Shortfall};
+use crate::domain::money::Usd;
 use crate::domain::plan::Plan;
 use crate::domain::problem::Problem;
+use crate::domain::receipt::Receipt;
 use crate::domain::share::{Control, ControlChange};
 use crate::domain::time::{Timestamp, later};
 
@@ -45,6 +50,21 @@ pub enum CreateOutcome {
     KeyReused,
     /// The input file does not exist (any more).
     InputGone,
+    /// This batch was made from its quote before.
+    QuoteUsed(BatchId),
+    /// The organisation's credits do not cover what it may cost.
+    NotCovered(Shortfall),
+}
+
+/// What is written when a batch that ran ends, besides its state.
+#[derive(Debug, Default)]
+pub struct End {
+    /// Over its results.
+    pub files: Vec<File>,
+    /// Where its items ran.
+    pub receipt: Option<Receipt>,
+    /// Its usage tells how long answers are, which it does not where rows share them.
+    pub observe: bool,
 }
 
 /// Which batches to list, newest first.
@@ -54,6 +74,8 @@ pub struct BatchQuery {
     pub after: Option<BatchId>,
     /// At most this many.
     pub limit: usize,
+    /// Only those of this organisation.
+    pub org: Option<OrgId>,
 }
 
 impl Store {
@@ -79,6 +101,17 @@ impl Store {
             if !tx.tree().contains_key(format::file(spec.input_file))? {
                 return Ok(CreateOutcome::InputGone);
             }
+            if let Order::Items(order) = &spec.order {
+                let used = format::used_quote(order.quote);
+                if let Some(batch) = tx.tree().get(&used)?.as_deref().and_then(format::trailing_id) {
+                    return Ok(CreateOutcome::QuoteUsed(BatchId::from_u128(batch)));
+                }
+                let reservation = Reservation { org: spec.org, amount: order.reserve, fee: order.fee, settlement: None };
+                if let Err(shortfall) = super::ledger::reserve(tx, spec.id, reservation)? {
+                    return Ok(CreateOutcome::NotCovered(shortfall));
+                }
+                tx.put_raw(used, &spec.id.as_u128().to_be_bytes());
+            }
             if let Some(used) = idempotency {
                 tx.put(format::idempotency(&used.key), &IdempotencyRecord { request: used.request, batch: spec.id.as_u128() })?;
                 let forget_at = later(spec.created_at, IDEMPOTENCY_LIFETIME);
@@ -98,10 +131,18 @@ impl Store {
     /// # Errors
     /// When the store has failed or the record is damaged.
     pub async fn batch_of_key(&self, key: &[u8; 32]) -> Result<Option<BatchId>, StoreError> {
+        Ok(self.used_key(key).await?.map(|(batch, _)| batch))
+    }
+
+    /// The batch that was made under an idempotency key, and the digest of the request that made it.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub async fn used_key(&self, key: &[u8; 32]) -> Result<Option<(BatchId, [u8; 32])>, StoreError> {
         let found = self.inner.tree.get(format::idempotency(key))?;
         let found = found.map(|bytes| record::decode::<IdempotencyRecord>(&bytes)).transpose()?;
         self.shown().await?;
-        Ok(found.map(|record| BatchId::from_u128(record.batch)))
+        Ok(found.map(|record| (BatchId::from_u128(record.batch), record.request)))
     }
 
     /// Records that the input is good: `state` is `InProgress`.
@@ -131,7 +172,7 @@ impl Store {
             .commit(move |tx| {
                 tx.put_blob(id, Blob::Problems, &ProblemsRecord::from(problems.as_slice()))?;
                 tx.put(format::batch(id), &StateRecord::pack(&state, &Progress::default()))?;
-                end(tx, id)
+                leave(tx, id, Usd::ZERO)
             })
             .await?;
         self.remove_content(unused).await
@@ -176,19 +217,12 @@ impl Store {
         .await
     }
 
-    /// Records the end of a batch that ran, with the files over its results. `observe` says whether its
-    /// usage tells how long answers are, which it does not where rows share them.
+    /// Records the end of a batch that ran, and settles what it has reserved.
     ///
     /// # Errors
     /// When the store has failed.
-    pub async fn batch_settled(
-        &self,
-        id: BatchId,
-        state: BatchState,
-        progress: Progress,
-        files: Vec<File>,
-        observe: bool,
-    ) -> Result<(), StoreError> {
+    pub async fn batch_settled(&self, id: BatchId, state: BatchState, progress: Progress, end: End) -> Result<(), StoreError> {
+        let End { files, receipt, observe } = end;
         let batch = if observe { self.read_batch(id)? } else { None };
         let unused = self
             .commit(move |tx| {
@@ -198,9 +232,12 @@ impl Store {
                 if let Some(Batch { spec, plan, .. }) = &batch {
                     super::observed::add(tx, spec, plan, &progress)?;
                 }
+                if let Some(receipt) = &receipt {
+                    tx.put_blob(id, Blob::Receipt, &ReceiptRecord::from(receipt))?;
+                }
                 tx.put(format::batch(id), &StateRecord::pack(&state, &progress))?;
                 tx.after(move |lives| lives.remove(id));
-                end(tx, id)
+                leave(tx, id, progress.cost)
             })
             .await?;
         self.remove_content(unused).await
@@ -242,7 +279,7 @@ impl Store {
                 listing.has_more = true;
                 break;
             }
-            listing.items.extend(self.read_batch(id)?);
+            listing.items.extend(self.read_batch(id)?.filter(|batch| query.org.is_none_or(|org| batch.spec.org == org)));
         }
         Ok(listing)
     }
@@ -250,7 +287,7 @@ impl Store {
     pub(super) fn read_batch(&self, id: BatchId) -> Result<Option<Batch>, StoreError> {
         let Some((state, progress)) = self.read_progress(id)? else { return Ok(None) };
         let Some(spec) = self.read_blob::<SpecRecord>(id, Blob::Spec)? else { return Ok(None) };
-        let plan = self.read_blob::<PlanRecord>(id, Blob::Plan)?.map(Plan::from).unwrap_or_default();
+        let plan = self.read_blob::<PlanRecord>(id, Blob::Plan)?.map(Plan::try_from).transpose()?.unwrap_or_default();
         let control = self.read_control(id)?;
         let problems = self.read_blob::<ProblemsRecord>(id, Blob::Problems)?.map(ProblemsRecord::unpack).transpose()?;
         Ok(Some(Batch { spec: spec.try_into()?, state, control, progress, plan, problems: problems.unwrap_or_default() }))
@@ -280,7 +317,7 @@ impl Store {
         Ok(Some(record::decode::<StateRecord>(&bytes)?.unpack()?))
     }
 
-    fn read_blob<T: Record>(&self, id: BatchId, blob: Blob) -> Result<Option<T>, StoreError> {
+    pub(super) fn read_blob<T: Record>(&self, id: BatchId, blob: Blob) -> Result<Option<T>, StoreError> {
         let mut bytes = Vec::new();
         for entry in self.inner.tree.scan_prefix(format::blob(id, blob)) {
             bytes.extend_from_slice(&entry?.1);
@@ -311,10 +348,11 @@ fn put_control(tx: &mut Tx<'_>, id: BatchId, control: Control) -> Result<(), Sto
     tx.put(format::control(id), &ControlRecord::from(control))
 }
 
-/// Takes a batch off the list of unfinished ones. Returns its input file if that was deleted while
+/// Takes a batch off the list of unfinished ones and settles what it has reserved. Returns its input file if that was deleted while
 /// the batch still read it and no other batch does: its content can go now.
-fn end(tx: &mut Tx<'_>, id: BatchId) -> Result<Option<FileId>, StoreError> {
+fn leave(tx: &mut Tx<'_>, id: BatchId, cost: Usd) -> Result<Option<FileId>, StoreError> {
     let Some(input) = tx.tree().get(format::active(id))? else { return Ok(None) };
+    super::ledger::settle(tx, id, cost)?;
     tx.remove(format::active(id));
     let Some(file) = format::trailing_id(&input).map(FileId::from_u128) else { return Ok(None) };
     if !tx.tree().contains_key(format::deleted(file))? || is_read(tx.tree(), file, Some(id))? {

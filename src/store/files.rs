@@ -10,7 +10,7 @@ use super::spool::{Sealed, sync_folder};
 use super::writer::Tx;
 use super::{Listing, Store, StoreError};
 use crate::domain::file::{File, FileSource, Purpose};
-use crate::domain::id::FileId;
+use crate::domain::id::{FileId, OrgId};
 use crate::domain::time::Timestamp;
 
 /// What a client says about a file that it uploads.
@@ -18,6 +18,9 @@ use crate::domain::time::Timestamp;
 pub struct NewFile {
     pub filename: String,
     pub purpose: Purpose,
+    /// Its media type, if that is known.
+    pub mime: Option<String>,
+    pub org: OrgId,
     pub created_at: Timestamp,
     pub expires_at: Option<Timestamp>,
 }
@@ -35,6 +38,8 @@ pub enum Order {
 #[derive(Debug, Clone, Copy)]
 pub struct FileQuery {
     pub purpose: Option<Purpose>,
+    /// Only those of this organisation.
+    pub org: OrgId,
     /// Only those behind this one in the order of the list.
     pub after: Option<FileId>,
     /// At most this many.
@@ -60,6 +65,8 @@ impl NewFile {
             expires_at: self.expires_at,
             filename: self.filename,
             purpose: self.purpose,
+            mime: self.mime,
+            org: self.org,
             source: FileSource::Uploaded { sha256: content.sha256 },
         }
     }
@@ -113,7 +120,7 @@ impl Store {
         for entry in entries {
             let file = decode(&entry?.1)?;
             let expired = file.expires_at.is_some_and(|at| at <= query.now);
-            if expired || query.purpose.is_some_and(|purpose| purpose != file.purpose) {
+            if expired || file.org != query.org || query.purpose.is_some_and(|purpose| purpose != file.purpose) {
                 continue;
             }
             if listing.items.len() == query.limit {

@@ -10,12 +10,15 @@
 //! U upload(16)                    upload record
 //! P upload(16) part(16)           upload part record
 //! B batch(16)                     state of a batch (the list of batches)
-//! S batch(16) blob(1) chunk(2)    specification, plan, problems of a batch, in chunks
+//! S batch(16) blob(1) chunk(2)    specification, plan, problems, receipt of a batch, in chunks
 //! A batch(16)                     unfinished batches; the value is the input file's id
 //! I sha256(32)                    idempotency keys
 //! K batch(16)                     control of a batch, where it is not as by default
 //! L sha256(32)                    holds on lanes, by the digest of the lane's name
 //! T quote(16) chunk(2)            a quote, in chunks
+//! W org(16)                       what an organisation has and has spent
+//! Y batch(16)                     what a batch has reserved, and was charged
+//! V quote(16)                     the batch that was made from a quote
 //! O sha256(32)                    how long answers have been, by the digest of the lane and operation
 //! Q digest(16)                    rows with an answer, by the digest of their request
 //! X seconds(8) kind(1) id(16)     what goes away by itself, and when
@@ -31,7 +34,7 @@
 //! reclaim.
 
 use crate::domain::dedup::RequestDigest;
-use crate::domain::id::{BatchId, FileId, PartId, QuoteId, RowIndex, UploadId};
+use crate::domain::id::{BatchId, FileId, OrgId, PartId, QuoteId, RowIndex, UploadId};
 
 /// The largest value in the tree, in bytes.
 pub const MAX_VALUE: usize = 4_000;
@@ -44,6 +47,7 @@ pub enum Blob {
     Spec = 1,
     Plan = 2,
     Problems = 3,
+    Receipt = 4,
 }
 
 /// What an expiry entry points at.
@@ -137,6 +141,18 @@ pub fn observed(digest: &[u8; 32]) -> Vec<u8> {
 
 pub fn quote(id: QuoteId) -> Vec<u8> {
     key(b'T', [&id.as_u128().to_be_bytes()])
+}
+
+pub fn used_quote(id: QuoteId) -> Vec<u8> {
+    key(b'V', [&id.as_u128().to_be_bytes()])
+}
+
+pub fn account(org: OrgId) -> Vec<u8> {
+    key(b'W', [&org.as_u128().to_be_bytes()])
+}
+
+pub fn reservation(batch: BatchId) -> Vec<u8> {
+    key(b'Y', [&batch.as_u128().to_be_bytes()])
 }
 
 pub fn control(id: BatchId) -> Vec<u8> {

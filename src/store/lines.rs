@@ -3,6 +3,7 @@
 //! Output and error files are never written anywhere: they are read from the results, in input
 //! order, from any byte on. Only rows that are durable are ever read.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use super::{ROWS_PER_PAGE, Store, StoreError};
 use crate::domain::file::ResultPart;
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::output;
+use crate::domain::row::RowResult;
 
 /// Bytes of lines that a part of its own aims at.
 const PART: u64 = 512 << 10;
@@ -63,6 +65,28 @@ impl Store {
     }
 }
 
+/// Appends a result and its line break.
+type Append = dyn Fn(&RowResult, &mut Vec<u8>) + Send + Sync;
+
+/// A form of lines of its own.
+#[derive(Clone)]
+pub struct Render(pub Arc<Append>);
+
+impl fmt::Debug for Render {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Render")
+    }
+}
+
+/// What the lines look like.
+#[derive(Debug, Clone)]
+enum Form {
+    /// As the files of a batch have them.
+    Plain,
+    WithAttempts,
+    Rendered(Render),
+}
+
 /// A reader over the lines of a part of a batch, with a fixed view of which rows are done.
 #[derive(Debug)]
 pub struct Lines {
@@ -76,7 +100,7 @@ pub struct Lines {
     skip: u64,
     /// Bytes of the last row's line to give, if it is not the whole: the range ends within it.
     keep: Option<u64>,
-    with_attempts: bool,
+    form: Form,
     /// Rows of the current page that are in runs.
     runs: Option<Runs>,
 }
@@ -84,7 +108,7 @@ pub struct Lines {
 impl Lines {
     fn new(store: Store, batch: BatchId, part: ResultPart, pages: Vec<Page>) -> Self {
         let rows = 0..u32::try_from(pages.len()).unwrap_or(u32::MAX).saturating_mul(ROWS_PER_PAGE);
-        Self { store, batch, part, pages: pages.into(), rows, skip: 0, keep: None, with_attempts: false, runs: None }
+        Self { store, batch, part, pages: pages.into(), rows, skip: 0, keep: None, form: Form::Plain, runs: None }
     }
 
     /// The exact size of the whole part, in bytes.
@@ -95,7 +119,33 @@ impl Lines {
     /// Lets the reader tell of each row's attempts, too. How many bytes that makes is not known.
     #[must_use]
     pub fn with_attempts(self) -> Self {
-        Self { with_attempts: true, ..self }
+        Self { form: Form::WithAttempts, ..self }
+    }
+
+    /// Lets the reader give each result as `render` writes it. How many bytes that makes is not known.
+    #[must_use]
+    pub fn rendered(self, render: Render) -> Self {
+        Self { form: Form::Rendered(render), ..self }
+    }
+
+    /// Limits a fresh reader to rows from this one on.
+    pub fn start_at(&mut self, row: RowIndex) {
+        self.rows.start = self.rows.start.max(row.0);
+    }
+
+    /// The next result as it is; `None` at the end. Blocks.
+    ///
+    /// # Errors
+    /// When the store has failed or a record is damaged.
+    pub fn next_result(&mut self) -> Result<Option<RowResult>, StoreError> {
+        let Some(row) = self.wanted(self.rows.start) else { return Ok(None) };
+        self.rows.start = row + 1;
+        let key = self.key(row);
+        if let Some((_, body)) = self.runs_with(row)?.get(row) {
+            return Ok(Some(result::unpack(body, key)?));
+        }
+        let packed = self.store.read_alone(key)?.ok_or_else(|| self.missing(row))?;
+        Ok(Some(Packed::open::<ResultRecord>(&packed)?.with_body::<ResultRecord, _>(|body| result::unpack(body, key))?))
     }
 
     /// Limits a fresh reader to a range of bytes. Blocks.
@@ -160,7 +210,7 @@ impl Lines {
             rows: start..end,
             skip: std::mem::take(&mut self.skip),
             keep: self.keep.filter(|_| self.rows.is_empty()),
-            with_attempts: self.with_attempts,
+            form: self.form.clone(),
             runs: None,
         })
     }
@@ -255,12 +305,12 @@ impl Lines {
 
     /// Appends the line of a row.
     fn write(&mut self, row: u32, out: &mut Vec<u8>) -> Result<(), StoreError> {
-        let (key, with_attempts, before) = (self.key(row), self.with_attempts, out.len());
+        let (key, form, before) = (self.key(row), self.form.clone(), out.len());
         let mut append = |body: &[u8]| {
-            if with_attempts {
-                output::write_line_with_attempts(&result::unpack(body, key)?, out);
-            } else {
-                output::write_line(result::line(body, key)?, out);
+            match &form {
+                Form::Plain => output::write_line(result::line(body, key)?, out),
+                Form::WithAttempts => output::write_line_with_attempts(&result::unpack(body, key)?, out),
+                Form::Rendered(Render(render)) => render(&result::unpack(body, key)?, out),
             }
             Ok(())
         };
@@ -277,7 +327,8 @@ impl Lines {
             }
         };
         let length = out.len() - before;
-        if !with_attempts && length != counted as usize {
+        let exact = matches!(form, Form::Plain);
+        if exact && length != counted as usize {
             let batch = self.batch;
             return Err(StoreError::Broken(format!("the line of row {row} of {batch} is {length} bytes long and counts as {counted}")));
         }

@@ -19,6 +19,7 @@ mod chunks;
 mod files;
 mod format;
 mod holds;
+mod ledger;
 mod lines;
 mod live;
 mod migrate;
@@ -29,6 +30,7 @@ mod record;
 mod results;
 mod row_group;
 mod runs;
+mod seal;
 mod spool;
 #[cfg(test)]
 mod standstill;
@@ -45,18 +47,19 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use batches::{BatchQuery, CreateOutcome, Idempotency};
+pub use batches::{BatchQuery, CreateOutcome, End, Idempotency};
 pub use catalog::{CATALOGS_KEPT, StoredCatalog};
 pub use files::{Deletion, FileQuery, NewFile, Order};
 pub use format::ROWS_PER_PAGE;
 pub use holds::{HoldOutcome, MAX_HOLDS};
-pub use lines::{ByteRange, Lines};
+pub use lines::{ByteRange, Lines, Render};
 pub use live::LiveBatch;
 pub use open::{OpenError, Options, Recovered};
 #[doc(hidden)]
 pub use record::decode_anything as fuzz_decode;
 pub use record::page::Page;
 pub use results::PackedRow;
+pub use seal::{Seal, Unsealable};
 pub use spool::{Sealed, Spool};
 #[cfg(test)]
 pub use standstill::Standstill;
@@ -142,6 +145,7 @@ struct Inner {
     commits: Arc<std::sync::atomic::AtomicU64>,
     broken: CancellationToken,
     writer: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
+    seal: Seal,
     /// Held for as long as the store is open; a second process cannot get it.
     _lock: std::fs::File,
     #[cfg(test)]
@@ -157,6 +161,11 @@ impl Store {
     /// When another process has it, it was written by a newer version, or it cannot be read.
     pub fn open(options: Options) -> Result<(Self, Recovered), OpenError> {
         open::open(options)
+    }
+
+    /// The daemon's own key.
+    pub fn seal(&self) -> &Seal {
+        &self.inner.seal
     }
 
     /// Runs `op` on the writer's thread and waits until what it wrote is durable.

@@ -8,10 +8,11 @@ use super::record;
 use super::record::observed::ObservedRecord;
 use super::writer::Tx;
 use super::{Store, StoreError};
-use crate::domain::batch::{BatchSpec, Progress};
+use crate::domain::batch::{BatchSpec, Order, Progress};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::observed::Observed;
 use crate::domain::plan::Plan;
+use crate::domain::words::Operation;
 
 fn key(provider: &str, upstream: &str, endpoint: Endpoint) -> Vec<u8> {
     let mut digest = Sha256::new();
@@ -33,13 +34,18 @@ impl Store {
     }
 }
 
-/// Adds the answers of a batch that has ended, if all of them are of one lane.
+/// Adds the answers of a batch that has ended, if all of them are of one lane and one operation.
 pub(super) fn add(tx: &mut Tx<'_>, spec: &BatchSpec, plan: &Plan, progress: &Progress) -> Result<(), StoreError> {
     let [model] = plan.models.as_slice() else { return Ok(()) };
     if progress.succeeded == 0 {
         return Ok(());
     }
-    let key = key(&model.provider, &model.upstream, spec.endpoint);
+    let endpoint = match (&spec.order, model.quoted.map(|share| share.operation)) {
+        (Order::Rows { endpoint, .. }, _) => *endpoint,
+        (Order::Items(_), Some(Operation::Embeddings)) => Endpoint::Embeddings,
+        (Order::Items(_), _) => Endpoint::ChatCompletions,
+    };
+    let key = key(&model.lane.provider, &model.lane.upstream, endpoint);
     // What cannot be read is begun anew: it is an estimate.
     let before = tx.get::<ObservedRecord>(&key).ok().flatten().map(Observed::from).unwrap_or_default();
     tx.put(key, &ObservedRecord::from(before.and(progress.succeeded.into(), progress.usage.output_tokens)))

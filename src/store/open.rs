@@ -6,6 +6,7 @@
 //! files/    content of uploaded files, by id
 //! parts/    content of upload parts, by id
 //! spool/    being written; emptied on opening
+//! seal.key  the daemon's own key
 //! ```
 //!
 //! Recovery reads the records of unfinished batches and their pages, never a result: its time does
@@ -22,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::live::{LiveBatch, Lives};
+use super::seal::Seal;
 use super::writer::Writer;
 use super::{Inner, Store, StoreError, format, migrate};
 use crate::domain::batch::BatchState;
@@ -88,6 +90,7 @@ pub(super) fn open(options: Options) -> Result<(Store, Recovered), OpenError> {
 }
 
 fn start(dir: PathBuf, tree: sled::Tree, lock: fs::File, interval: Duration) -> Result<Store, StoreError> {
+    let seal = Seal::open(&dir)?;
     let path = dir.join(SLED).join("db");
     let log = fs::File::open(&path).map_err(|e| StoreError::io("opening", &path, &e))?;
     let lives = Lives::default();
@@ -126,6 +129,7 @@ fn start(dir: PathBuf, tree: sled::Tree, lock: fs::File, interval: Duration) -> 
         commits,
         broken,
         writer,
+        seal,
         _lock: lock,
         #[cfg(test)]
         recorded: Arc::default(),

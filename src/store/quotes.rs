@@ -1,4 +1,5 @@
-//! Quotes: written once, read back, forgotten a day after they have expired.
+//! Quotes: written once, read back, forgotten a day after they have expired, unless a batch was made
+//! from them: its receipt tells what the quote said.
 
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use super::record::packed::{self, Packed};
 use super::record::quote::QuoteRecord;
 use super::record::{decode_body, encode_body};
 use super::{Store, StoreError, blocking};
-use crate::domain::id::QuoteId;
-use crate::domain::quote::Quote;
+use crate::domain::id::{BatchId, QuoteId};
+use crate::domain::quote::{KeptQuote, Quote};
 use crate::domain::time::later;
 
 /// How long an expired quote can be read: whoever uses it too late is told so, and not that there is none.
@@ -32,25 +33,30 @@ impl Store {
         .await
     }
 
-    /// A quote, expired or not.
+    /// A quote, expired or not, used or not.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
-    pub async fn quote(&self, id: QuoteId) -> Result<Option<Quote>, StoreError> {
+    pub async fn quote(&self, id: QuoteId) -> Result<Option<KeptQuote>, StoreError> {
         let store = self.clone();
         let quote = blocking(move || {
             let Some(bytes) = read_packed::<QuoteRecord>(&store.inner.tree, &format::quote(id))? else { return Ok(None) };
             let record: QuoteRecord = Packed::open::<QuoteRecord>(&bytes)?.with_body::<QuoteRecord, _>(decode_body)?;
-            Ok(Some(Quote::try_from(record)?))
+            let used = store.inner.tree.get(format::used_quote(id))?;
+            let batch = used.as_deref().and_then(format::trailing_id).map(BatchId::from_u128);
+            Ok(Some(KeptQuote { quote: Quote::try_from(record)?, batch }))
         })
         .await?;
         self.shown().await?;
         Ok(quote)
     }
 
-    /// Forgets a quote.
+    /// Forgets a quote that no batch was made from.
     pub(super) async fn forget_quote(&self, id: QuoteId) -> Result<(), StoreError> {
         self.commit(move |tx| {
+            if tx.tree().contains_key(format::used_quote(id))? {
+                return Ok(());
+            }
             let keys: Vec<_> = tx.tree().scan_prefix(format::quote(id)).keys().collect::<Result<_, _>>()?;
             keys.into_iter().for_each(|key| tx.remove(key.to_vec()));
             Ok(())

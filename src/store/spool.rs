@@ -20,6 +20,9 @@ pub struct Spool {
     sha256: Sha256,
     md5: Option<Md5>,
     bytes: u64,
+    /// Line breaks, and whether the last byte was none.
+    breaks: u64,
+    open_line: bool,
 }
 
 /// A complete file that is on disk but has no name yet. Dropping it removes it.
@@ -49,7 +52,15 @@ impl Spool {
     pub(super) fn create(folder: &Path, with_md5: bool) -> Result<Self, StoreError> {
         let path = folder.join(uuid::Uuid::now_v7().simple().to_string());
         let file = File::create_new(&path).map_err(|e| StoreError::io("creating", &path, &e))?;
-        Ok(Self { file, path: Temporary(Some(path)), sha256: Sha256::new(), md5: with_md5.then(Md5::new), bytes: 0 })
+        Ok(Self {
+            file,
+            path: Temporary(Some(path)),
+            sha256: Sha256::new(),
+            md5: with_md5.then(Md5::new),
+            bytes: 0,
+            breaks: 0,
+            open_line: false,
+        })
     }
 
     /// Appends. Blocks.
@@ -63,7 +74,14 @@ impl Spool {
             md5.update(bytes);
         }
         self.bytes += bytes.len() as u64;
+        self.breaks += memchr::memchr_iter(b'\n', bytes).count() as u64;
+        self.open_line = bytes.last().map_or(self.open_line, |last| *last != b'\n');
         Ok(())
+    }
+
+    /// Lines written so far.
+    pub fn lines(&self) -> u64 {
+        self.breaks + u64::from(self.open_line)
     }
 
     /// Bytes written so far.

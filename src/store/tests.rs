@@ -10,15 +10,15 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::domain::batch::Fallback;
-use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Progress, ResultFiles};
+use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Order, Progress, ResultFiles};
 use crate::domain::dedup::RequestDigest;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{FileSource, Purpose, ResultPart};
-use crate::domain::id::{BatchId, FileId, RowIndex, RowKey};
+use crate::domain::id::{BatchId, FileId, OrgId, RowIndex, RowKey};
 use crate::domain::metadata::Metadata;
 use crate::domain::money::Usd;
 use crate::domain::output;
-use crate::domain::plan::Plan;
+use crate::domain::plan::{Plan, PlannedLane, PlannedModel};
 use crate::domain::row::{Outcome, Response, RowResult};
 use crate::domain::share::{Control, Owner};
 use crate::domain::time::{CompletionWindow, Timestamp};
@@ -38,20 +38,21 @@ async fn close(store: Store) {
 async fn add_file(store: &Store, content: &[u8], expires_at: Option<Timestamp>) -> crate::domain::file::File {
     let mut spool = store.spool().unwrap();
     spool.write(content).unwrap();
-    let new = NewFile { filename: "in.jsonl".into(), purpose: Purpose::Batch, created_at: NOW, expires_at };
+    let new =
+        NewFile { filename: "in.jsonl".into(), purpose: Purpose::Batch, mime: None, org: OrgId::OPERATOR, created_at: NOW, expires_at };
     store.add_file(new, spool.seal().unwrap()).await.unwrap()
 }
 
 fn spec(input_file: FileId) -> BatchSpec {
     BatchSpec {
         id: BatchId::generate(NOW),
-        endpoint: Endpoint::ChatCompletions,
+        order: Order::Rows { endpoint: Endpoint::ChatCompletions, window: CompletionWindow::DAY },
         input_file,
-        window: CompletionWindow::DAY,
         created_at: NOW,
         metadata: Metadata::new(vec![("k".repeat(64), "é".repeat(512)); 1]).unwrap(),
         output_expires_after: None,
         retry_of: None,
+        org: OrgId::OPERATOR,
         owner: Owner::default(),
         fallback: Fallback::default(),
     }
@@ -66,7 +67,7 @@ fn result(batch: BatchId, row: u32, size: usize) -> RowResult {
     };
     let usage = Usage { input_tokens: u64::from(row), ..Usage::default() };
     let key = RowKey { batch, row: RowIndex(row) };
-    RowResult { key, custom_id: format!("id-{row}"), outcome, usage, cost: Usd::ZERO, attempts: vec![], finished_at: NOW }
+    RowResult { key, custom_id: format!("id-{row}"), operation: None, outcome, usage, cost: Usd::ZERO, attempts: vec![], finished_at: NOW }
 }
 
 /// What a row asks.
@@ -153,13 +154,15 @@ async fn an_ended_batch_has_files_that_go_when_they_expire_and_its_results_with_
         expires_at: Some(Timestamp::constant(1_790_003_600, 0)),
         filename: "view.jsonl".into(),
         purpose: Purpose::BatchOutput,
+        mime: None,
+        org: OrgId::OPERATOR,
         source: FileSource::View { batch: spec.id, part },
     };
     let files = [view(ResultPart::Output, progress.output_bytes), view(ResultPart::Errors, progress.error_bytes)];
     let ids = ResultFiles { output: Some(files[0].id), errors: Some(files[1].id) };
     let running = BatchState::InProgress { since: NOW };
     let state = running.apply(BatchEvent::RowsDone, NOW).unwrap().apply(BatchEvent::Settled { files: ids }, NOW).unwrap();
-    store.batch_settled(spec.id, state, progress, files.to_vec(), true).await.unwrap();
+    store.batch_settled(spec.id, state, progress, End { files: files.to_vec(), ..End::default() }).await.unwrap();
     // A write of an earlier state that comes late does not bring the batch back.
     store.batch_moved(spec.id, running).await.unwrap();
     close(store).await;
@@ -195,7 +198,7 @@ async fn an_idempotency_key_makes_one_batch() {
     let made = specs.iter().zip(&outcomes).find(|(_, o)| **o == CreateOutcome::Created).unwrap().0.id;
     assert_eq!(outcomes.iter().filter(|o| **o == CreateOutcome::Existing(made)).count(), 7);
     assert_eq!(store.create_batch(spec(file.id), Control::default(), key(2)).await.unwrap(), CreateOutcome::KeyReused);
-    let listed = store.batches(BatchQuery { after: None, limit: 10 }).await.unwrap();
+    let listed = store.batches(BatchQuery { after: None, limit: 10, org: None }).await.unwrap();
     assert_eq!(listed.items.iter().map(|b| b.spec.id).collect::<Vec<_>>(), [made]);
     close(store).await;
 }
@@ -212,7 +215,7 @@ async fn a_deleted_input_stays_readable_until_its_last_batch_ends() {
     let (store, _) = open(dir.path());
     store.open_content(spec.input_file).expect("kept for the batch, also across a restart");
     let state = BatchState::Cancelled { in_progress_at: None, cancelling_at: NOW, at: NOW, files: ResultFiles::default() };
-    store.batch_settled(spec.id, state, Progress::default(), vec![], true).await.unwrap();
+    store.batch_settled(spec.id, state, Progress::default(), End::default()).await.unwrap();
     assert!(store.open_content(spec.input_file).is_err(), "nobody reads it any more");
     close(store).await;
 }
@@ -307,20 +310,22 @@ fn any_range_of_any_view_is_that_part_of_the_whole() {
     runtime.block_on(close(store));
 }
 
+fn planned(price: crate::domain::money::PriceSheet, rows: u32) -> PlannedModel {
+    let lane = PlannedLane { model: "m".into(), provider: "p".into(), upstream: "u".into(), price };
+    PlannedModel { requested: "m".into(), lane, rows, alternatives: Vec::new(), quoted: None }
+}
+
 #[tokio::test]
 async fn what_a_lane_has_answered_is_known_once_its_batch_has_ended() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     let file = add_file(&store, b"{}\n", None).await;
-    let endpoint = spec(file.id).endpoint;
+    let endpoint = Endpoint::ChatCompletions;
     let observed = |store: &Store| store.observed("p", "u", endpoint).unwrap();
     for (number, observe) in [(1, true), (2, true), (3, false)] {
         let spec = BatchSpec { id: BatchId::from_u128(number), ..spec(file.id) };
         store.create_batch(spec.clone(), Control::default(), None).await.unwrap();
-        let (provider, upstream) = ("p".to_owned(), "u".to_owned());
-        let price = crate::domain::money::PriceSheet::default();
-        let model =
-            crate::domain::plan::PlannedModel { requested: "m".into(), provider, upstream, price, rows: 30, alternatives: Vec::new() };
+        let model = planned(crate::domain::money::PriceSheet::default(), 30);
         let state = BatchState::InProgress { since: NOW };
         store.batch_validated(spec.id, state, Plan { rows: 30, models: vec![model] }, vec![Page::new(0, 30)]).await.unwrap();
         let answered = |row: u32| RowResult { usage: Usage { output_tokens: 10, ..Usage::default() }, ..result(spec.id, row * 7 + 2, 1) };
@@ -328,7 +333,7 @@ async fn what_a_lane_has_answered_is_known_once_its_batch_has_ended() {
         let progress = store.batch(spec.id).await.unwrap().unwrap().progress;
         let state =
             state.apply(BatchEvent::RowsDone, NOW).unwrap().apply(BatchEvent::Settled { files: ResultFiles::default() }, NOW).unwrap();
-        store.batch_settled(spec.id, state, progress, vec![], observe).await.unwrap();
+        store.batch_settled(spec.id, state, progress, End { observe, ..End::default() }).await.unwrap();
     }
     close(store).await;
     let (store, _) = open(dir.path());
@@ -378,8 +383,7 @@ async fn write_fixture() {
     spec.output_expires_after = crate::domain::file::ExpiresAfter::from_seconds(3_600);
     store.create_batch(spec.clone(), Control::default(), Some(Idempotency { key: [1; 32], request: [2; 32] })).await.unwrap();
     let price = crate::domain::money::PriceSheet { input: Some(rust_decimal::Decimal::new(125, 4)), ..Default::default() };
-    let (provider, upstream) = ("p".to_owned(), "u".to_owned());
-    let model = crate::domain::plan::PlannedModel { requested: "m".into(), provider, upstream, price, rows: 8, alternatives: Vec::new() };
+    let model = planned(price, 8);
     let state = BatchState::InProgress { since: NOW };
     store.batch_validated(spec.id, state, Plan { rows: 8, models: vec![model] }, vec![Page::new(0, 8)]).await.unwrap();
     let mut durable = store.durable_rows();
@@ -420,7 +424,7 @@ async fn every_format_ever_written_opens() {
         let batch = store.batch(recovered.batches[0]).await.unwrap().unwrap();
         assert_eq!((batch.state, batch.progress.unfinished()), (BatchState::InProgress { since: NOW }, 3));
         assert_eq!(batch.spec.metadata, spec(FileId::from_u128(0)).metadata);
-        assert_eq!(batch.plan.models[0].price.input, Some(rust_decimal::Decimal::new(125, 4)));
+        assert_eq!(batch.plan.models[0].lane.price.input, Some(rust_decimal::Decimal::new(125, 4)));
         let mut content = Vec::new();
         std::io::Read::read_to_end(&mut store.open_content(batch.spec.input_file).unwrap(), &mut content).unwrap();
         assert_eq!(content, BODY);

@@ -38,6 +38,10 @@ pub struct ProviderFile {
     /// Where requests are processed, such as `us` or `eu`. Leave out if not established.
     #[schemars(with = "Option<Vec<kinds::Slug>>")]
     pub regions: ListField<String>,
+    /// `openai`: what it calls the tools that it runs itself, such as `web_search = "browser_search"`; OpenAI's names if absent.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub tools: BTreeMap<Spanned<String>, Spanned<String>>,
     pub privacy: Field<WrittenPrivacy>,
     pub limits: Field<WrittenLimits>,
     pub capacity: Field<WrittenCapacity>,

@@ -1,5 +1,6 @@
 //! One provider file.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use super::super::model::{Limits, Provider};
 use super::super::schema::{Field, ProviderFile, WrittenFaults, WrittenProfile, WrittenTimeouts};
 use super::super::seeds::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES};
 use super::super::url::parse_base_url;
-use super::super::words::{Kind, Status, slug};
+use super::super::words::{HostedTool, Kind, Status, slug};
 use super::context::Context;
 use super::shared::{check_capacity, check_limits, check_privacy};
 use crate::domain::connection::{Connection, KeySource, OpenAiConnection, ProviderKind, SimulatedFaults, SimulatedProfile, Timeouts};
@@ -27,6 +28,7 @@ pub(super) fn check(context: &mut Context<'_>, file: &ProviderFile) -> Option<Pr
     let documentation_url = context.page(&file.documentation_url, "documentation_url");
     let notes = context.text(&file.notes, "notes");
     let regions = context.list(&file.regions, "regions", slug).unwrap_or_default();
+    let tool_names = check_tools(context, file);
     let privacy = check_privacy(context, &file.privacy);
     let limits = check_limits(context, &file.limits);
     let capacity = check_capacity(context, &file.capacity).unwrap_or_default();
@@ -46,9 +48,22 @@ pub(super) fn check(context: &mut Context<'_>, file: &ProviderFile) -> Option<Pr
         documentation_url,
         notes,
         regions,
+        tool_names,
         privacy,
         capacity,
     })
+}
+
+fn check_tools(context: &mut Context<'_>, file: &ProviderFile) -> BTreeMap<HostedTool, String> {
+    let mut names = BTreeMap::new();
+    for (tool, name) in &file.tools {
+        let known = HostedTool::parse(tool.get_ref()).ok_or_else(|| format!("must be one of {}", HostedTool::choices()));
+        let known = context.parse_value(tool, "tools", |_| known);
+        if let (Some(tool), Some(name)) = (known, context.parse_value(name, "tools", |name| slug(name))) {
+            names.insert(tool, name);
+        }
+    }
+    names
 }
 
 fn check_id(context: &mut Context<'_>, field: &Field<String>) -> Option<String> {

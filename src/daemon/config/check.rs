@@ -86,6 +86,9 @@ pub(super) fn check(settings: &Settings, faults: &mut Vec<Fault>) {
             "must hold `*` or origins as browsers send them: scheme, host and port, such as `https://tools.example.com`",
         );
     }
+    if settings.public_url.as_deref().is_some_and(|url| url == "*" || !is_origin(url.trim_end_matches('/'))) {
+        refuse("public_url", "must be scheme, host and port without anything behind, such as `https://batch.example.com`");
+    }
     if settings.api_keys.is_empty() && settings.cors_origins.iter().any(|origin| origin == "*") {
         refuse(
             "cors_origins",

@@ -208,6 +208,10 @@ settings! {
     /// every origin. A list like `upstream`.
     cors_origins: value Vec<String> = Vec::new(), words "none";
 
+    /// Where clients reach the daemon, such as `https://batch.example.com`, if a proxy is in front:
+    /// links to results begin with it.
+    public_url: maybe String = None, words "`http://` and the host that a request names";
+
     /// Client connections at the same time; further ones wait to be accepted.
     max_connections: value u32 = 1_024, range 1, 1_000_000;
 

@@ -28,6 +28,7 @@ use super::lane::Lanes;
 use super::prepare::{Prepared, source};
 use super::run::{LaneIndex, Run};
 use super::sharing::Sharing;
+use super::stages::{Stage, Stages};
 use super::valve::{Lesson, Sent};
 use super::{Parts, Settings};
 use crate::domain::batch::{BatchSpec, BatchState};
@@ -89,6 +90,12 @@ const TICK: Duration = Duration::from_secs(1);
 /// Wait before something that failed for the moment is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// What others may look at.
+pub(super) struct Seen {
+    pub wall: Wall,
+    pub stages: Stages,
+}
+
 pub(super) struct Dispatcher {
     parts: Parts,
     settings: Settings,
@@ -114,7 +121,7 @@ pub(super) struct Dispatcher {
     avoided: Vec<LaneIndex>,
     tasks: TaskTracker,
     events: mpsc::UnboundedSender<Event>,
-    wall: Wall,
+    seen: Seen,
     preparing: Arc<Semaphore>,
     in_flight: u32,
     /// Results of attempts handed to the store, since it was opened.
@@ -124,7 +131,7 @@ pub(super) struct Dispatcher {
 }
 
 impl Dispatcher {
-    pub(super) fn new(parts: Parts, settings: Settings, recovered: Recovered, events: mpsc::UnboundedSender<Event>, wall: Wall) -> Self {
+    pub(super) fn new(parts: Parts, settings: Settings, recovered: Recovered, events: mpsc::UnboundedSender<Event>, seen: Seen) -> Self {
         let lanes = Lanes::new(parts.open.clone(), settings.in_flight_limit);
         let mut dispatcher = Self {
             parts,
@@ -143,7 +150,7 @@ impl Dispatcher {
             avoided: Vec::new(),
             tasks: TaskTracker::new(),
             events,
-            wall,
+            seen,
             preparing: Arc::new(Semaphore::new(PREPARING)),
             in_flight: 0,
             recorded: 0,
@@ -259,6 +266,7 @@ impl Dispatcher {
     }
 
     fn retake_later(&mut self, id: BatchId) {
+        self.seen.stages.set(id, Stage::Queued);
         self.busy.insert(id, Busy::Preparing { stop: CancellationToken::new(), cancels: Vec::new() });
         let events = self.events.clone();
         self.tasks.spawn(async move {
@@ -269,6 +277,7 @@ impl Dispatcher {
     }
 
     fn prepared(&mut self, id: BatchId, prepared: Prepared) {
+        self.seen.stages.leave(id);
         let cancels = match self.busy.remove(&id) {
             Some(Busy::Preparing { cancels, .. }) => cancels,
             Some(Busy::Cancelling | Busy::Finishing(_)) | None => Vec::new(),
@@ -341,7 +350,7 @@ impl Dispatcher {
 
     fn publish(&self) {
         let whole = (self.draining, self.shared_rows);
-        board::publish(&self.wall, &self.lanes, self.runs.values(), &self.parts.clock, whole);
+        board::publish(&self.seen.wall, &self.lanes, self.runs.values(), &self.parts.clock, whole);
     }
 
     fn tick(&mut self) {

@@ -16,6 +16,7 @@ use crate::executor::input::{Load, Source, Unread, WindowSize};
 use crate::executor::prepare::Prepare;
 use crate::executor::row::ReadyRow;
 use crate::executor::run::{Idle, LaneIndex, Place, Run, Stop};
+use crate::executor::stages::Stage;
 use crate::provider::Dispatch;
 use crate::store::{StoreError, blocking};
 
@@ -175,8 +176,10 @@ impl Dispatcher {
             catalog: self.parts.catalog.clone(),
             clock: self.parts.clock.clone(),
             limits: self.settings.input,
+            stages: self.seen.stages.clone(),
             stop: stop.clone(),
         };
+        self.seen.stages.set(id, Stage::Queued);
         self.busy.insert(id, Busy::Preparing { stop, cancels });
         let (events, permits) = (self.events.clone(), self.preparing.clone());
         self.tasks.spawn(async move {

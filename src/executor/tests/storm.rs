@@ -8,6 +8,7 @@ use crate::domain::batch::Fallback;
 use crate::domain::lane::Hold;
 use crate::domain::money::MaxPrice;
 use crate::domain::share::{ControlChange, Priority};
+use crate::domain::time::until;
 
 /// The weather at a provider, for a while.
 #[derive(Debug, Clone, Copy)]
@@ -179,7 +180,10 @@ async fn check_ended(world: &World, id: BatchId, seed: u64) {
     match batch.state.as_str() {
         "completed" => {}
         // Reported as what it is, in time.
-        "expired" => assert!(batch.spec.window.duration() < Duration::from_secs(3_600) && progress.failed > 0, "{batch:?}, seed {seed}"),
+        "expired" => assert!(
+            until(batch.spec.created_at, batch.spec.deadline()) < Duration::from_secs(3_600) && progress.failed > 0,
+            "{batch:?}, seed {seed}"
+        ),
         other => panic!("{other}, seed {seed}"),
     }
 }

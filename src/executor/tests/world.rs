@@ -1,8 +1,9 @@
 //! An executor as the daemon has it, over a directory, with a scripted provider.
 
 use super::*;
-use crate::domain::batch::{BatchState, Fallback};
+use crate::domain::batch::{self, BatchState, Fallback};
 use crate::domain::dedup::Dedup;
+use crate::domain::id::OrgId;
 use crate::domain::share::{Control, Owner, Priority};
 
 /// An executor over a directory; everything else is as in the daemon.
@@ -119,17 +120,18 @@ impl World {
             spool.write(line.as_bytes()).unwrap();
         }
         let now = self.clock.now();
-        let new = NewFile { filename: "in".into(), purpose: Purpose::Batch, created_at: now, expires_at: None };
+        let new =
+            NewFile { filename: "in".into(), purpose: Purpose::Batch, mime: None, org: OrgId::OPERATOR, created_at: now, expires_at: None };
         let file = self.store.add_file(new, spool.seal().unwrap()).await.unwrap();
         let spec = BatchSpec {
             id: BatchId::generate(now),
-            endpoint: Endpoint::Embeddings,
+            order: batch::Order::Rows { endpoint: Endpoint::Embeddings, window: window.parse().unwrap() },
             input_file: file.id,
-            window: window.parse().unwrap(),
             created_at: now,
             metadata: Metadata::default(),
             output_expires_after: None,
             retry_of: None,
+            org: OrgId::OPERATOR,
             owner: Owner(owner),
             fallback,
         };

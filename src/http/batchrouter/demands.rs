@@ -2,7 +2,7 @@
 //! everywhere in this dialect; a known one that cannot be meant is an error.
 
 use crate::domain::money::Usd;
-use crate::domain::routing::{Constraints, ProviderPreferences, RoutingMode, SlaTier};
+use crate::domain::routing::{Constraints, PriceProtection, ProviderPreferences, RoutingMode, SlaTier};
 use crate::domain::words::{DataCollection, HostedTool};
 use crate::http::error::ApiError;
 use crate::http::extract::{Object, unknown_choice};
@@ -23,6 +23,7 @@ pub fn read(body: &Object) -> Result<Constraints, ApiError> {
         regions: names(body, "allowed_regions")?,
         tools: tools(body)?,
         max_price: max_price(body)?,
+        protection: word(body, "price_protection_policy", PriceProtection::parse, PriceProtection::choices)?.unwrap_or(default.protection),
         preferences: preferences(body)?,
     })
 }

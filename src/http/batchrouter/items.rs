@@ -8,42 +8,30 @@
 //! Everything that a request can make long has a bound: names in a list, groups, and members of an
 //! item's JSON, each of which takes a hundred times its bytes in memory.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::refusal::{Issue, MAX_ISSUES};
 use crate::catalog::Snapshot;
-use crate::domain::endpoint::Endpoint;
-use crate::domain::request::{MAX_CUSTOM_ID_CHARS, MAX_MODEL_CHARS};
+use crate::domain::item::{Defaults, parse_item};
+use crate::domain::request::{MODEL_BREAK, RowRequest};
 use crate::domain::words::Operation;
 use crate::route::quote::{Content, Group, Item, Misread, OutputBasis};
 use crate::route::tokens::{Basis, Counter, Tokenizer};
 
-/// Models that one item may name.
-const MAX_OPTIONS: usize = 256;
 /// Lists of models that items may name.
 const MAX_GROUPS: usize = 256;
 /// Members and elements of one item.
 const MAX_MEMBERS: usize = 100_000;
-
-/// What the request says of all its items.
-#[derive(Debug, Clone, Default)]
-pub struct Defaults {
-    pub operation: Option<Operation>,
-    /// The models that may serve every item, if the request names them.
-    pub models: Vec<String>,
-}
 
 /// The items, read.
 #[derive(Debug)]
 pub struct Read {
     pub items: Vec<Item>,
     pub groups: Vec<Group>,
-    /// Parallel to the groups: the models as they were asked for, as often as they were.
+    /// Parallel to the groups: the models as they were asked for.
     pub asked: Vec<Vec<String>>,
     /// Parallel to the models of each group: how it was asked for first.
     pub names: Vec<Vec<String>>,
@@ -54,27 +42,6 @@ pub struct Read {
     /// The same of the output tokens.
     pub output_basis: OutputBasis,
     pub tokenizers: Vec<Tokenizer>,
-}
-
-/// An item as it is written. Any of it may be anything.
-#[derive(Deserialize)]
-struct Written<'a> {
-    #[serde(borrow, default)]
-    customer_item_id: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    custom_id: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    operation: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    url: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    model: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    model_options: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    input: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    body: Option<&'a RawValue>,
 }
 
 /// Reads all items; takes time, most of it for counting tokens.
@@ -118,7 +85,7 @@ struct Reader<'a> {
     ids: HashMap<String, u32>,
     issues: Vec<Issue>,
     /// Groups by operation and models as asked; `None` for models that nobody knows.
-    places: HashMap<Operation, HashMap<Vec<String>, Option<usize>>>,
+    places: HashMap<Operation, HashMap<String, Option<usize>>>,
     /// The same by the models' canonical names.
     groups: HashMap<(Operation, Vec<String>), usize>,
     /// Parallel to the groups: those of its models.
@@ -133,114 +100,56 @@ impl<'a> Reader<'a> {
     }
 
     fn item(&mut self, place: u32, raw: &RawValue) {
+        let path = |member: &str| if member.is_empty() { format!("items[{place}]") } else { format!("items[{place}].{member}") };
         if members(raw.get()) > MAX_MEMBERS {
             let message = format!("has more than {MAX_MEMBERS} members and elements");
-            return self.issue("invalid_item", format!("items[{place}]"), message);
+            return self.issue("invalid_item", path(""), message);
         }
-        let Ok(written) = serde_json::from_str::<Written<'_>>(raw.get()) else {
-            return self.issue("invalid_item", format!("items[{place}]"), "must be an object with `customer_item_id`, `model` and `input`");
+        let row = match parse_item(raw.get().as_bytes(), self.defaults) {
+            Ok(row) => row,
+            Err(faults) => {
+                return faults
+                    .into_iter()
+                    .for_each(|fault| self.issue(fault.code.as_str(), path(fault.param.unwrap_or_default()), fault.message));
+            }
         };
         let before = self.issues.len();
-        self.id(place, &written);
-        let operation = self.operation(place, &written);
-        let (field, input) = match (written.input, written.body) {
-            (None, Some(body)) => ("body", Some(body)),
-            (input, _) => ("input", input),
-        };
-        let input = input.and_then(|input| serde_json::from_str::<Map<String, Value>>(input.get()).ok());
-        if input.is_none() {
-            self.issue("invalid_input", format!("items[{place}].{field}"), "must be an object: what the model is asked");
-        }
-        let models = self.models(place, &written, input.as_ref());
-        let (Some(operation), Some(input), Some(models)) = (operation, input, models) else { return };
+        self.id(place, &row);
+        let operation = row.operation.unwrap_or(Operation::Responses);
+        // It was read as an object before.
+        let input = serde_json::from_str::<Map<String, Value>>(row.body).unwrap_or_default();
         match Content::read(operation, &input) {
             Ok(content) => {
                 // What is wrong with its models is told, whatever else is.
-                let group = self.group_of(place, operation, &models);
+                let group = self.group_of(place, operation, &row.model);
                 if let Some(group) = group.filter(|_| self.issues.len() == before) {
                     self.place(group, content);
                 }
             }
             Err(Misread { member, message }) => {
-                let path = if member.is_empty() { format!("items[{place}].{field}") } else { format!("items[{place}].{field}.{member}") };
-                self.issue("invalid_input", path, message);
+                let member = if member.is_empty() { "input".to_owned() } else { format!("input.{member}") };
+                self.issue("invalid_input", path(&member), message);
             }
         }
     }
 
-    fn id(&mut self, place: u32, written: &Written<'_>) {
-        let (field, id) = match (written.customer_item_id, written.custom_id) {
-            (None, Some(id)) => ("custom_id", Some(id)),
-            (id, _) => ("customer_item_id", id),
-        };
-        let path = format!("items[{place}].{field}");
-        let id = id.and_then(|id| serde_json::from_str::<String>(id.get()).ok()).filter(|id| !id.is_empty());
-        let Some(id) = id.filter(|id| id.chars().count() <= MAX_CUSTOM_ID_CHARS) else {
-            return self.issue("invalid_customer_item_id", path, format!("must be a string of 1 to {MAX_CUSTOM_ID_CHARS} characters"));
-        };
-        if let Some(first) = self.ids.insert(id.clone(), place) {
-            self.issue("duplicate_customer_item_id", path, format!("duplicate of items[{first}].{field}"));
-            self.ids.insert(id, first);
+    fn id(&mut self, place: u32, row: &RowRequest<'_>) {
+        if let Some(first) = self.ids.insert(row.custom_id.to_string(), place) {
+            let path = format!("items[{place}].customer_item_id");
+            self.issue("duplicate_customer_item_id", path, format!("duplicate of items[{first}].customer_item_id"));
+            self.ids.insert(row.custom_id.to_string(), first);
         }
-    }
-
-    fn operation(&mut self, place: u32, written: &Written<'_>) -> Option<Operation> {
-        let text = |raw: &RawValue| serde_json::from_str::<String>(raw.get()).unwrap_or_default();
-        if let Some(operation) = written.operation {
-            let found = Operation::parse(&text(operation));
-            if found.is_none() {
-                self.issue(
-                    "unsupported_operation",
-                    format!("items[{place}].operation"),
-                    format!("must be one of {}", Operation::choices()),
-                );
-            }
-            return found;
-        }
-        match written.url.map(|url| text(url).parse::<Endpoint>()) {
-            Some(Ok(Endpoint::Embeddings)) => Some(Operation::Embeddings),
-            Some(Ok(Endpoint::ChatCompletions | Endpoint::Responses)) => Some(Operation::Responses),
-            Some(_) => {
-                let legal = [Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Embeddings].map(|url| format!("`{url}`")).join(", ");
-                self.issue("unsupported_operation", format!("items[{place}].url"), format!("must be one of {legal}"));
-                None
-            }
-            None => Some(self.defaults.operation.unwrap_or(Operation::Responses)),
-        }
-    }
-
-    /// The models that may serve an item, as asked.
-    fn models(&mut self, place: u32, written: &Written<'_>, input: Option<&Map<String, Value>>) -> Option<Cow<'a, [String]>> {
-        if !self.defaults.models.is_empty() {
-            return Some(Cow::Borrowed(&self.defaults.models));
-        }
-        let options = written.model_options.and_then(|options| serde_json::from_str::<Option<Vec<String>>>(options.get()).ok());
-        let own = written.model.and_then(|model| serde_json::from_str::<String>(model.get()).ok());
-        let inner = input.and_then(|input| input.get("model")).and_then(Value::as_str).map(str::to_owned);
-        let models = match options.flatten().filter(|options| !options.is_empty()) {
-            Some(options) => options,
-            None => own.or(inner).into_iter().collect(),
-        };
-        if models.len() > MAX_OPTIONS {
-            let message = format!("may have at most {MAX_OPTIONS} members, found {}", models.len());
-            self.issue("too_many_models", format!("items[{place}].model_options"), message);
-            return None;
-        }
-        if models.is_empty() || !models.iter().all(|model| is_name(model)) {
-            let message = "must be the name of a model, unless the request names `model` or `models`";
-            self.issue("missing_model", format!("items[{place}].model"), message);
-            return None;
-        }
-        Some(Cow::Owned(models))
     }
 
     /// The group of an item that may be served by these models.
-    fn group_of(&mut self, place: u32, operation: Operation, asked: &[String]) -> Option<usize> {
+    fn group_of(&mut self, place: u32, operation: Operation, asked: &str) -> Option<usize> {
         if let Some(known) = self.places.get(&operation).and_then(|places| places.get(asked)) {
             return *known;
         }
-        let group = self.resolve(place, asked).and_then(|(models, names)| self.group(place, operation, models, names, asked));
-        self.places.entry(operation).or_default().insert(asked.to_vec(), group);
+        let names: Vec<_> = asked.split(MODEL_BREAK).map(str::to_owned).collect();
+        let resolved = self.resolve(place, &names);
+        let group = resolved.and_then(|(models, each)| self.group(place, operation, models, each, &names));
+        self.places.entry(operation).or_default().insert(asked.to_owned(), group);
         group
     }
 
@@ -311,11 +220,6 @@ impl<'a> Reader<'a> {
         self.read.tokenizers = self.counters.into_keys().collect();
         Ok(self.read)
     }
-}
-
-/// Whether a text can be the name of a model.
-pub fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 4 * MAX_MODEL_CHARS && text.chars().count() <= MAX_MODEL_CHARS
 }
 
 /// Members and elements of a JSON text, or a few more.

@@ -1,10 +1,13 @@
-//! The BatchRouter dialect: so far its catalog, its quotes and what anybody may ask.
+//! The BatchRouter dialect: its catalog, quotes, batches of items, files, and what anybody may ask.
 
+pub mod batches;
 mod catalog;
 mod demands;
 mod directory;
+pub mod files;
 mod items;
 mod lanes;
+mod making;
 mod money;
 mod quote_object;
 mod quotes;
@@ -28,13 +31,33 @@ pub const KEYLESS: [&str; 4] = [PUBLIC, "/providers", "/pricing/fees", "/health"
 /// Whether a path, its mount included, is one of this dialect alone.
 pub fn owns(path: &str) -> bool {
     let below = path.strip_prefix("/v1").filter(|below| {
-        ["/catalog/", "/quotes/"].iter().any(|start| below.starts_with(start)) || *below == "/batches/quote" || KEYLESS.contains(below)
+        let is_own = |below: &str| {
+            ["/batches/quote", "/batches/input-manifests"].contains(&below)
+                || below.starts_with("/batches/") && (below.ends_with("/artifact-url") || below.ends_with("/billing-receipt"))
+        };
+        ["/catalog/", "/quotes/", "/auth/"].iter().any(|start| below.starts_with(start)) || is_own(below) || KEYLESS.contains(below)
     });
     below.is_some() || path.starts_with("/batchrouter/")
 }
 
 /// The routes, to be mounted below a version.
 pub fn routes() -> Router<Arc<Api>> {
+    own().merge(shared())
+}
+
+/// Those that other dialects have, too.
+fn shared() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/files", post(files::create))
+        .route("/files/{file_id}", get(files::retrieve))
+        .route("/batches", get(batches::list).post(batches::create))
+        .route("/batches/{batch_id}", get(batches::retrieve))
+        .route("/batches/{batch_id}/cancel", post(batches::cancel))
+        .route("/batches/{batch_id}/results", get(batches::page))
+}
+
+/// Those that no other dialect has.
+pub fn own() -> Router<Arc<Api>> {
     Router::new()
         .route(PUBLIC, get(catalog::models).options(catalog::preflight))
         .route("/providers", get(directory::providers))
@@ -43,4 +66,7 @@ pub fn routes() -> Router<Arc<Api>> {
         .route("/quotes/model", post(quotes::create))
         .route("/batches/quote", post(quotes::create))
         .route("/quotes/{quote_id}", get(quotes::read))
+        .route("/batches/input-manifests", post(files::create))
+        .route("/batches/{batch_id}/artifact-url", get(batches::artifact_url))
+        .route("/batches/{batch_id}/billing-receipt", get(batches::billing_receipt))
 }

@@ -3,6 +3,9 @@
 use rust_decimal::{Decimal, RoundingStrategy};
 use serde_json::{Value, json};
 
+use crate::domain::money::Usd;
+use crate::domain::quote::Estimate;
+
 /// Digits that amounts are rounded to, lane by lane.
 const MOST: u32 = 8;
 /// Digits that are shown at least.
@@ -42,6 +45,11 @@ impl Pricing {
         Self { provider, fee: rounded(provider.saturating_mul(fee) / Decimal::ONE_HUNDRED) }
     }
 
+    /// Of what was kept with a quote.
+    pub fn of_estimate(estimate: Estimate) -> Self {
+        Self { provider: estimate.provider.0, fee: estimate.fee.0 }
+    }
+
     /// The sum: what is shown of several lanes is the sum of what is shown of each.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
@@ -51,6 +59,11 @@ impl Pricing {
     /// Provider and fee together.
     pub fn total(self) -> Decimal {
         self.provider.saturating_add(self.fee)
+    }
+
+    /// What is expected, as it is kept with a quote.
+    pub fn estimate(self) -> Estimate {
+        Estimate { provider: Usd(self.provider), fee: Usd(self.fee) }
     }
 
     /// What is shown where nobody knows it.

@@ -9,10 +9,10 @@ use super::items::Read;
 use super::money::{Pricing, money};
 use crate::catalog::Snapshot;
 use crate::domain::id::QuoteId;
-use crate::domain::routing::Constraints;
+use crate::domain::routing::{Constraints, PriceProtection, ProviderPreferences};
 use crate::domain::time::Timestamp;
 use crate::domain::words::Operation;
-use crate::route::quote::{Considered, Decision, Lane, OBSERVED, Rejection, Verdict};
+use crate::route::quote::{Considered, Decision, GroupDecision, Lane, OBSERVED, Rejection, Verdict};
 
 /// Everything that a quote is rendered from.
 pub struct QuoteObject<'a> {
@@ -49,6 +49,9 @@ impl QuoteObject<'_> {
             "allowed_regions": self.demands.regions,
             "required_tools": self.demands.tools,
             "max_price": max_price,
+            "price_protection_policy": self.demands.protection,
+            "fallback_price_ceiling": self.fallback_ceiling().map(money),
+            "provider_preferences": preferences(&self.demands.preferences),
             "item_count": self.read.items.len(),
             "pricing_estimate": pricing.map_or_else(Pricing::unknown, Pricing::json),
             "token_estimate": self.tokens(),
@@ -59,11 +62,44 @@ impl QuoteObject<'_> {
         })
     }
 
+    /// The most that all items may cost where other lanes have taken over; `None` if nobody knows.
+    fn fallback_ceiling(&self) -> Option<Decimal> {
+        match (self.demands.max_price, self.demands.protection) {
+            (Some(most), _) => Some(most.0),
+            (None, PriceProtection::LockTotalAndFallback) => self.pricing().map(Pricing::total),
+            (None, PriceProtection::LockTotal) => None,
+        }
+    }
+
+    /// For each group, whether each of its lanes may take items of the others, when those fail for good.
+    pub fn takers(&self) -> Vec<Vec<bool>> {
+        let (total, ceiling) = (self.pricing().map(Pricing::total), self.fallback_ceiling());
+        let of_group = |group: &GroupDecision| {
+            let selected = || group.selected().try_fold(Decimal::ZERO, |sum, (each, _)| Some(sum + self.price(each)?.total()));
+            let rest = total.and_then(|total| Some(total - selected()?));
+            let takes = |considered: &Considered| {
+                let within = || match (self.demands.protection, ceiling) {
+                    // Whoever is eligible keeps to the price limit.
+                    (PriceProtection::LockTotal, _) => true,
+                    (PriceProtection::LockTotalAndFallback, Some(ceiling)) => {
+                        rest.zip(self.price(considered)).is_some_and(|(rest, own)| rest + own.total() <= ceiling)
+                    }
+                    (PriceProtection::LockTotalAndFallback, None) => false,
+                };
+                self.demands.preferences.allow_fallbacks && considered.eligible && (considered.is_selected() || within())
+            };
+            group.lanes.iter().map(takes).collect()
+        };
+        self.decision.groups.iter().map(of_group).collect()
+    }
+
     /// Every lane that was considered, the selected ones first, then the best, with the place of its group.
-    fn considered(&self) -> impl Iterator<Item = (usize, &Considered)> {
-        let groups = self.decision.groups.iter().enumerate();
-        let all = groups.flat_map(|(place, group)| group.lanes.iter().map(move |considered| (place, considered)));
-        all.clone().filter(|(_, considered)| considered.is_selected()).chain(all.filter(|(_, considered)| !considered.is_selected()))
+    fn considered<'a>(&'a self, takers: &'a [Vec<bool>]) -> impl Iterator<Item = Told<'a>> {
+        let groups = self.decision.groups.iter().zip(takers).enumerate();
+        let all = groups.flat_map(|(place, (group, takers))| {
+            group.lanes.iter().zip(takers).map(move |(considered, takes_over)| Told { group: place, considered, takes_over: *takes_over })
+        });
+        all.clone().filter(Told::is_selected).chain(all.filter(|told| !told.is_selected()))
     }
 
     fn price(&self, considered: &Considered) -> Option<Pricing> {
@@ -96,17 +132,15 @@ impl QuoteObject<'_> {
     }
 
     fn explanation(&self, deadline: &str) -> Value {
-        let named = |considered: &Considered| {
-            let lane = &self.lanes[considered.lane];
+        let named = |told: &Told<'_>| {
+            let lane = &self.lanes[told.considered.lane];
             json!({ "provider": lane.provider, "model": lane.model })
         };
-        let (selected, others): (Vec<_>, Vec<_>) = self.considered().partition(|(_, considered)| considered.is_selected());
-        let spare: Vec<_> = match self.demands.preferences.allow_fallbacks {
-            true => others.iter().filter(|(_, considered)| considered.eligible).map(|(_, considered)| named(considered)).collect(),
-            false => Vec::new(),
-        };
-        let on = selected.iter().map(|(_, considered)| {
-            let lane = &self.lanes[considered.lane];
+        let takers = self.takers();
+        let (selected, others): (Vec<_>, Vec<_>) = self.considered(&takers).partition(Told::is_selected);
+        let spare: Vec<_> = others.iter().filter(|told| told.takes_over).map(named).collect();
+        let on = selected.iter().map(|told| {
+            let lane = &self.lanes[told.considered.lane];
             format!("{} on {}", lane.model, lane.provider)
         });
         let items = match self.read.items.len() {
@@ -124,11 +158,31 @@ impl QuoteObject<'_> {
             "summary": summary,
             "lane_mode": if selected.len() > 1 { "multi_lane" } else { "single_lane" },
             "sla_class": { "tier": self.demands.tier, "deadline_at": deadline, "target_seconds": self.window.as_secs() },
-            "selected_lanes": selected.iter().map(|(_, considered)| named(considered)).collect::<Vec<_>>(),
+            "selected_lanes": selected.iter().map(named).collect::<Vec<_>>(),
             "fallback_behavior": { "enabled": self.demands.preferences.allow_fallbacks, "providers": spare },
-            "rejected_lanes": others.iter().map(|(_, considered)| named(considered)).collect::<Vec<_>>(),
+            "rejected_lanes": others.iter().map(named).collect::<Vec<_>>(),
         })
     }
+}
+
+/// A lane and what is told of it.
+#[derive(Clone, Copy)]
+struct Told<'a> {
+    group: usize,
+    considered: &'a Considered,
+    takes_over: bool,
+}
+
+impl Told<'_> {
+    fn is_selected(&self) -> bool {
+        self.considered.is_selected()
+    }
+}
+
+/// `provider_preferences`, as they were understood.
+pub fn preferences(wishes: &ProviderPreferences) -> Value {
+    let ProviderPreferences { only, ignore, allow_fallbacks, data_collection, zdr } = wishes;
+    json!({ "only": only, "ignore": ignore, "allow_fallbacks": allow_fallbacks, "data_collection": data_collection, "zdr": zdr })
 }
 
 /// Whether the quote can be paid: without prepaid credits always, if anybody knows what is to be paid.
@@ -139,11 +193,12 @@ fn funding(pricing: Option<Pricing>) -> Value {
 
 /// The lanes of a quote, all of them, each with why it is not selected.
 pub fn lane_objects(quote: &QuoteObject<'_>) -> Vec<Value> {
-    let ranked = (1_u32..).zip(quote.considered());
-    ranked.map(|(rank, (group, considered))| lane_object(quote, rank, group, considered)).collect()
+    let takers = quote.takers();
+    (1_u32..).zip(quote.considered(&takers)).map(|(rank, told)| lane_object(quote, rank, told)).collect()
 }
 
-fn lane_object(quote: &QuoteObject<'_>, rank: u32, group: usize, considered: &Considered) -> Value {
+fn lane_object(quote: &QuoteObject<'_>, rank: u32, told: Told<'_>) -> Value {
+    let Told { group, considered, takes_over } = told;
     let lane = &quote.lanes[considered.lane];
     let place = quote.read.groups.get(group).and_then(|of| of.place(lane.model));
     let asked = place.and_then(|place| quote.read.names.get(group)?.get(place));
@@ -173,7 +228,7 @@ fn lane_object(quote: &QuoteObject<'_>, rank: u32, group: usize, considered: &Co
         "price": quote.price(considered).map(Pricing::json),
         "capacity": { "available_queue_items": lane.supply.room_rows, "available_queue_tokens": lane.supply.room_tokens },
         "estimated_seconds": considered.seconds,
-        "could_take_over": considered.eligible && !reasons.is_empty(),
+        "could_take_over": takes_over && !reasons.is_empty(),
         "rejection_reason": code,
         "rejection_code": code,
         "rejection_message": reasons.first().map(tell),
@@ -182,6 +237,6 @@ fn lane_object(quote: &QuoteObject<'_>, rank: u32, group: usize, considered: &Co
 }
 
 /// RFC 3339 with milliseconds, as it was observed.
-fn moment(at: Timestamp) -> String {
+pub fn moment(at: Timestamp) -> String {
     format!("{at:.3}")
 }

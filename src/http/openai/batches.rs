@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 
 use super::content::result_lines;
 use super::render::{BatchObject, List};
@@ -14,6 +14,7 @@ use crate::domain::error::Code;
 use crate::domain::file::ResultPart;
 use crate::domain::id::BatchId;
 use crate::executor::{CancelError, RetryError};
+use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Params, PathId};
 use crate::http::{Api, stream};
@@ -23,25 +24,42 @@ const DEFAULT_LIST: usize = 20;
 const MAX_LIST: usize = 100;
 
 /// `GET /v1/batches`
-pub async fn list(State(api): State<Arc<Api>>, params: Params) -> Result<Json<List<BatchObject>>, ApiError> {
-    let query = BatchQuery { after: params.id("after")?, limit: params.limit(DEFAULT_LIST, MAX_LIST)? };
+pub async fn list(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    params: Params,
+) -> Result<Json<List<BatchObject>>, ApiError> {
+    let query = BatchQuery { after: params.id("after")?, limit: params.limit(DEFAULT_LIST, MAX_LIST)?, org: Some(caller.org) };
     let listing = api.store.batches(query).await?;
     Ok(Json(List::of(listing, |batch| (batch.spec.id.to_string(), BatchObject::from(batch)))))
 }
 
-async fn find(api: &Api, id: BatchId) -> Result<Batch, ApiError> {
-    api.store.batch(id).await?.ok_or_else(|| ApiError::not_found("batch", id))
+/// A batch of the caller's; those of others do not exist.
+///
+/// # Errors
+/// When there is none.
+pub async fn find(api: &Api, caller: &Caller, id: BatchId) -> Result<Batch, ApiError> {
+    let batch = api.store.batch(id).await?.filter(|batch| batch.spec.org == caller.org);
+    batch.ok_or_else(|| ApiError::not_found("batch", id))
 }
 
 /// `GET /v1/batches/{batch_id}`
-pub async fn retrieve(State(api): State<Arc<Api>>, PathId(id): PathId<BatchId>) -> Result<Json<BatchObject>, ApiError> {
-    Ok(Json(BatchObject::from(&find(&api, id).await?)))
+pub async fn retrieve(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<BatchId>,
+) -> Result<Json<BatchObject>, ApiError> {
+    Ok(Json(BatchObject::from(&find(&api, &caller, id).await?)))
 }
 
 /// `POST /v1/batches/{batch_id}/cancel`
-pub async fn cancel(State(api): State<Arc<Api>>, PathId(id): PathId<BatchId>) -> Result<Json<BatchObject>, ApiError> {
+pub async fn cancel(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<BatchId>,
+) -> Result<Json<BatchObject>, ApiError> {
     // The executor knows of unfinished batches only.
-    find(&api, id).await?;
+    find(&api, &caller, id).await?;
     let executor = api.executor.clone();
     match api.to_the_end(async move { executor.cancel(id).await }).await? {
         Ok(batch) => Ok(Json(BatchObject::from(&batch))),
@@ -53,9 +71,14 @@ pub async fn cancel(State(api): State<Arc<Api>>, PathId(id): PathId<BatchId>) ->
 }
 
 /// `POST /v1/batches/{batch_id}/retry`; ours.
-pub async fn retry(State(api): State<Arc<Api>>, PathId(id): PathId<BatchId>) -> Result<Json<BatchObject>, ApiError> {
+pub async fn retry(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<BatchId>,
+) -> Result<Json<BatchObject>, ApiError> {
     api.check_open()?;
     api.check_room(0)?;
+    find(&api, &caller, id).await?;
     let (executor, now) = (api.executor.clone(), api.clock.now());
     match api.to_the_end(async move { executor.retry(id, now).await }).await? {
         Ok(batch) => {
@@ -63,9 +86,13 @@ pub async fn retry(State(api): State<Arc<Api>>, PathId(id): PathId<BatchId>) -> 
             Ok(Json(BatchObject::from(&batch)))
         }
         Err(RetryError::NotFound) => Err(ApiError::not_found("batch", id)),
-        Err(error @ (RetryError::StillRunning(_) | RetryError::Refused | RetryError::NothingToRetry | RetryError::InputGone)) => {
-            Err(ApiError::new(Code::Conflict, error.to_string()))
-        }
+        Err(
+            error @ (RetryError::StillRunning(_)
+            | RetryError::Refused
+            | RetryError::Quoted
+            | RetryError::NothingToRetry
+            | RetryError::InputGone),
+        ) => Err(ApiError::new(Code::Conflict, error.to_string())),
         Err(error @ RetryError::ResultsGone) => Err(ApiError::new(Code::ResultsExpired, error.to_string())),
         Err(RetryError::Gone(error)) => Err(error.into()),
         Err(RetryError::Store(error)) => Err(error.into()),
@@ -74,11 +101,16 @@ pub async fn retry(State(api): State<Arc<Api>>, PathId(id): PathId<BatchId>) -> 
 
 /// `GET /v1/batches/{batch_id}/results`; ours: what is durable so far, in the order of the input;
 /// with `include=attempts` also how each row was tried.
-pub async fn results(State(api): State<Arc<Api>>, PathId(id): PathId<BatchId>, params: Params) -> Result<Response, ApiError> {
+pub async fn results(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<BatchId>,
+    params: Params,
+) -> Result<Response, ApiError> {
     let parts = [("output", ResultPart::Output), ("errors", ResultPart::Errors), ("all", ResultPart::All)];
     let part = params.choice("part", &parts)?.unwrap_or(ResultPart::All);
     let attempts = params.choice("include", &[("attempts", ())])?.is_some();
-    let batch = find(&api, id).await?;
+    let batch = find(&api, &caller, id).await?;
     let progress = &batch.progress;
     let all = match part {
         ResultPart::Output => progress.output_bytes,

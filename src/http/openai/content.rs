@@ -6,16 +6,19 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 
+use super::files::find;
 use crate::domain::error::Code;
 use crate::domain::file::{File, FileSource, ResultPart};
 use crate::domain::id::{BatchId, FileId};
 use crate::http::Api;
+use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::PathId;
 use crate::http::range::{Selection, select};
@@ -23,8 +26,13 @@ use crate::http::stream::{self, Content};
 use crate::store::{Lines, StoreError, blocking};
 
 /// `GET /v1/files/{file_id}/content`
-pub async fn content(State(api): State<Arc<Api>>, PathId(id): PathId<FileId>, headers: HeaderMap) -> Result<Response, ApiError> {
-    let file = api.store.file(id, api.clock.now()).await?.ok_or_else(|| ApiError::not_found("file", id))?;
+pub async fn content(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<FileId>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let file = find(&api, &caller, id).await?;
     let etag = etag(&file);
     let (status, range) = match select(&headers, &etag, file.bytes) {
         Selection::Whole => (StatusCode::OK, 0..file.bytes),

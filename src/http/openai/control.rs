@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 
+use super::batches::find;
 use super::preferences::priority;
 use super::render::BatchObject;
 use crate::domain::error::Code;
@@ -12,30 +13,45 @@ use crate::domain::id::BatchId;
 use crate::domain::share::ControlChange;
 use crate::executor::ControlError;
 use crate::http::Api;
+use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Object, PathId};
 
 /// `POST /v1/batches/{batch_id}`
-pub async fn update(State(api): State<Arc<Api>>, PathId(id): PathId<BatchId>, body: Object) -> Result<Json<BatchObject>, ApiError> {
+pub async fn update(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<BatchId>,
+    body: Object,
+) -> Result<Json<BatchObject>, ApiError> {
     body.only(&["priority", "paused"])?;
     let wish = ControlChange { priority: priority(&body)?, paused: body.flag("paused")? };
     if wish == ControlChange::default() {
         return Err(ApiError::new(Code::MissingParameter, "the body changes nothing; give `priority`, `paused` or both"));
     }
-    change(&api, id, wish).await
+    change(&api, &caller, id, wish).await
 }
 
 /// `POST /v1/batches/{batch_id}/pause`
-pub async fn pause(State(api): State<Arc<Api>>, PathId(id): PathId<BatchId>) -> Result<Json<BatchObject>, ApiError> {
-    change(&api, id, ControlChange { paused: Some(true), ..ControlChange::default() }).await
+pub async fn pause(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<BatchId>,
+) -> Result<Json<BatchObject>, ApiError> {
+    change(&api, &caller, id, ControlChange { paused: Some(true), ..ControlChange::default() }).await
 }
 
 /// `POST /v1/batches/{batch_id}/resume`
-pub async fn resume(State(api): State<Arc<Api>>, PathId(id): PathId<BatchId>) -> Result<Json<BatchObject>, ApiError> {
-    change(&api, id, ControlChange { paused: Some(false), ..ControlChange::default() }).await
+pub async fn resume(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<BatchId>,
+) -> Result<Json<BatchObject>, ApiError> {
+    change(&api, &caller, id, ControlChange { paused: Some(false), ..ControlChange::default() }).await
 }
 
-async fn change(api: &Api, id: BatchId, wish: ControlChange) -> Result<Json<BatchObject>, ApiError> {
+async fn change(api: &Api, caller: &Caller, id: BatchId, wish: ControlChange) -> Result<Json<BatchObject>, ApiError> {
+    find(api, caller, id).await?;
     let executor = api.executor.clone();
     match api.to_the_end(async move { executor.control(id, wish).await }).await? {
         Ok(batch) => {

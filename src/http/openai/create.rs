@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::preferences::Preferences;
 use super::render::BatchObject;
-use crate::domain::batch::{Batch, BatchSpec};
+use crate::domain::batch::{self, Batch, BatchSpec};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::error::Code;
 use crate::domain::file::{ExpiresAfter, Purpose};
@@ -41,7 +41,7 @@ pub async fn create(
     api.check_open()?;
     let order = Order::read(&body)?;
     let idempotency = idempotency_key(&headers)?.map(|key| order.once(&caller, key));
-    let (input, refusal) = match check_input(&api, order.input_file).await {
+    let (input, refusal) = match check_input(&api, &caller, order.input_file).await {
         Ok(()) => (order.input_file, None),
         // A repeated request gets its batch although the input is gone by now.
         Err(refusal) if idempotency.is_some() => (NO_FILE, Some(refusal)),
@@ -109,20 +109,24 @@ impl Order {
         let now = api.clock.now();
         BatchSpec {
             id: BatchId::generate(now),
-            endpoint: self.endpoint,
+            order: batch::Order::Rows { endpoint: self.endpoint, window: self.window },
             input_file,
-            window: self.window,
             created_at: now,
             metadata: self.metadata,
             output_expires_after: self.output_expires_after,
             retry_of: None,
+            org: caller.org,
             owner: Owner::of_key(&caller.key),
             fallback: self.preferences.fallback,
         }
     }
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
+/// The `Idempotency-Key` of a request, if it has one.
+///
+/// # Errors
+/// When it has several, or one that cannot be a key.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let invalid = || {
         let message = format!("`{KEY}` must have 1 to {MAX_KEY_CHARS} visible ASCII characters and be given once");
         Err(ApiError::invalid(KEY, message))
@@ -142,8 +146,8 @@ fn no_such_input(id: FileId) -> ApiError {
     ApiError::invalid("input_file_id", format!("there is no file `{id}`; upload the input first, with the purpose `batch`"))
 }
 
-async fn check_input(api: &Api, id: FileId) -> Result<(), ApiError> {
-    let file = api.store.file(id, api.clock.now()).await?.ok_or_else(|| no_such_input(id))?;
+async fn check_input(api: &Api, caller: &Caller, id: FileId) -> Result<(), ApiError> {
+    let file = api.store.file(id, api.clock.now()).await?.filter(|file| file.org == caller.org).ok_or_else(|| no_such_input(id))?;
     if file.purpose != Purpose::Batch {
         let message = format!("`{id}` was uploaded for `{}`; the input of a batch must be uploaded for `batch`", file.purpose.as_str());
         return Err(ApiError::invalid("input_file_id", message));
@@ -166,6 +170,7 @@ async fn create_once(api: &Api, spec: BatchSpec, control: Control, idempotency: 
             return Err(ApiError::new(Code::IdempotencyMismatch, message).param(KEY));
         }
         CreateOutcome::InputGone => return Ok(None),
+        CreateOutcome::QuoteUsed(_) | CreateOutcome::NotCovered(_) => return Err(ApiError::internal("a batch of rows has used a quote")),
     };
     let batch = api.store.batch(id).await?;
     batch.map(Some).ok_or_else(|| ApiError::internal(format!("{id} was created and cannot be found")))
@@ -174,6 +179,7 @@ async fn create_once(api: &Api, spec: BatchSpec, control: Control, idempotency: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::id::OrgId;
 
     /// Keys live for 30 days, and so across an upgrade.
     #[test]
@@ -188,6 +194,6 @@ mod tests {
         };
         let text = r#"["file-00000000000000000000000007","/v1/responses","24h",[["a","1"],["b","2"]],null]"#;
         let digest: [u8; 32] = Sha256::digest(text).into();
-        assert_eq!(order.once(&Caller { key: [0; 32] }, "k").request, digest);
+        assert_eq!(order.once(&Caller { key: [0; 32], org: OrgId::OPERATOR }, "k").request, digest);
     }
 }

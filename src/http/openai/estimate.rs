@@ -5,15 +5,17 @@
 use std::io::{self, BufReader, Read};
 use std::sync::{Arc, Weak};
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use serde::Serialize;
 use tokio::sync::Semaphore;
 
+use super::files::find;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::Purpose;
 use crate::domain::id::FileId;
 use crate::http::Api;
+use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Params, PathId};
 use crate::route::{self, CostEstimate, EstimateError, EstimateLimits};
@@ -58,9 +60,14 @@ struct ModelCost {
 }
 
 /// `GET /v1/files/{file_id}/cost-estimate`
-pub async fn estimate(State(api): State<Arc<Api>>, PathId(id): PathId<FileId>, params: Params) -> Result<Json<Estimate>, ApiError> {
+pub async fn estimate(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<FileId>,
+    params: Params,
+) -> Result<Json<Estimate>, ApiError> {
     let endpoint = params.choice("endpoint", &Endpoint::ALL.map(|endpoint| (endpoint.path(), endpoint)))?;
-    let file = api.store.file(id, api.clock.now()).await?.ok_or_else(|| ApiError::not_found("file", id))?;
+    let file = find(&api, &caller, id).await?;
     if file.purpose != Purpose::Batch {
         let message = format!("`{id}` was uploaded for `{}`; only a file for `batch` has a cost", file.purpose.as_str());
         return Err(ApiError::invalid("file_id", message));

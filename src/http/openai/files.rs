@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 
 use super::render::{Deleted, FileObject, List};
-use crate::domain::file::{ExpiresAfter, Purpose};
+use crate::domain::file::{ExpiresAfter, File, Purpose};
 use crate::domain::id::FileId;
 use crate::domain::time::later;
 use crate::http::Api;
+use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Params, PathId, expires_after, quoted, unknown_choice};
 use crate::http::form::{Cap, Form, Part, seal};
@@ -20,10 +21,15 @@ const ANCHOR: &str = "expires_after[anchor]";
 const SECONDS: &str = "expires_after[seconds]";
 
 /// `GET /v1/files`
-pub async fn list(State(api): State<Arc<Api>>, params: Params) -> Result<Json<List<FileObject>>, ApiError> {
+pub async fn list(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    params: Params,
+) -> Result<Json<List<FileObject>>, ApiError> {
     let order = params.choice("order", &[("asc", Order::Ascending), ("desc", Order::Descending)])?;
     let query = FileQuery {
         purpose: params.choice("purpose", &Purpose::ALL.map(|purpose| (purpose.as_str(), purpose)))?,
+        org: caller.org,
         after: params.id("after")?,
         limit: params.limit(MAX_LIST, MAX_LIST)?,
         order: order.unwrap_or_default(),
@@ -33,14 +39,32 @@ pub async fn list(State(api): State<Arc<Api>>, params: Params) -> Result<Json<Li
     Ok(Json(List::of(listing, |file| (file.id.to_string(), FileObject::from(file)))))
 }
 
+/// A file of the caller's; those of others do not exist.
+///
+/// # Errors
+/// When there is none.
+pub async fn find(api: &Api, caller: &Caller, id: FileId) -> Result<File, ApiError> {
+    let file = api.store.file(id, api.clock.now()).await?.filter(|file| file.org == caller.org);
+    file.ok_or_else(|| ApiError::not_found("file", id))
+}
+
 /// `GET /v1/files/{file_id}`
-pub async fn retrieve(State(api): State<Arc<Api>>, PathId(id): PathId<FileId>) -> Result<Json<FileObject>, ApiError> {
-    let file = api.store.file(id, api.clock.now()).await?.ok_or_else(|| ApiError::not_found("file", id))?;
+pub async fn retrieve(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<FileId>,
+) -> Result<Json<FileObject>, ApiError> {
+    let file = find(&api, &caller, id).await?;
     Ok(Json(FileObject::from(&file)))
 }
 
 /// `DELETE /v1/files/{file_id}`
-pub async fn delete(State(api): State<Arc<Api>>, PathId(id): PathId<FileId>) -> Result<Json<Deleted>, ApiError> {
+pub async fn delete(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<FileId>,
+) -> Result<Json<Deleted>, ApiError> {
+    find(&api, &caller, id).await?;
     let store = api.store.clone();
     match api.to_the_end(async move { store.delete_file(id).await }).await?? {
         Deletion::Deleted => Ok(Json(Deleted::file(id))),
@@ -49,12 +73,12 @@ pub async fn delete(State(api): State<Arc<Api>>, PathId(id): PathId<FileId>) -> 
 }
 
 /// `POST /v1/files`
-pub async fn create(State(api): State<Arc<Api>>, form: Form) -> Result<Json<FileObject>, ApiError> {
+pub async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, form: Form) -> Result<Json<FileObject>, ApiError> {
     api.check_open()?;
     let cap = Cap { bytes: api.limits.max_file_bytes, what: "a file uploaded in one request" };
     form.check(&api, cap)?;
     let fields = Fields::read(form, &api, cap).await?;
-    let (filename, spool) = fields.file.ok_or_else(|| ApiError::missing("file", "it holds the file to upload"))?;
+    let (filename, mime, spool) = fields.file.ok_or_else(|| ApiError::missing("file", "it holds the file to upload"))?;
     let purpose = fields.purpose.ok_or_else(|| ApiError::missing("purpose", &format!("it must be one of {}", purposes())))?;
     let wish = wish(fields.anchor.as_deref(), fields.seconds.as_deref())?;
     let now = api.clock.now();
@@ -64,7 +88,7 @@ pub async fn create(State(api): State<Arc<Api>>, form: Form) -> Result<Json<File
         (None, _, _) => None,
     };
     let content = seal(spool).await?;
-    let new = NewFile { filename, purpose, created_at: now, expires_at };
+    let new = NewFile { filename, purpose, mime: Some(mime), org: caller.org, created_at: now, expires_at };
     let store = api.store.clone();
     let file = api.to_the_end(async move { store.add_file(new, content).await }).await??;
     tracing::info!(file = %file.id, bytes = file.bytes, purpose = purpose.as_str(), "file uploaded");
@@ -74,7 +98,8 @@ pub async fn create(State(api): State<Arc<Api>>, form: Form) -> Result<Json<File
 /// The fields of the form, which come in the client's order: what the file is for may be said after it.
 #[derive(Default)]
 struct Fields {
-    file: Option<(String, Spool)>,
+    /// Its name, its media type, its content.
+    file: Option<(String, String, Spool)>,
     purpose: Option<Purpose>,
     anchor: Option<String>,
     seconds: Option<String>,
@@ -89,7 +114,7 @@ impl Fields {
                 "file" => {
                     // Before the file is written a second time for nothing.
                     once(&name, fields.file.is_some())?;
-                    fields.file.replace((part.filename(), part.spool(api, cap).await?)).is_some()
+                    fields.file.replace((part.filename(), part.mime(), part.spool(api, cap).await?)).is_some()
                 }
                 "purpose" => fields.purpose.replace(purpose(part).await?).is_some(),
                 ANCHOR => fields.anchor.replace(part.text().await?).is_some(),

@@ -4,12 +4,12 @@
 //! `priority` and `provider` of a create, and the routes `cost-estimate`, `results`, `retry`, `pause`,
 //! `resume` and the `POST` to a batch.
 
-mod batches;
-mod content;
-mod control;
-mod create;
+pub mod batches;
+pub mod content;
+pub mod control;
+pub mod create;
 mod estimate;
-mod files;
+pub mod files;
 mod models;
 mod preferences;
 mod render;
@@ -24,9 +24,23 @@ use super::Api;
 
 /// The routes, to be mounted below a version.
 pub fn routes() -> Router<Arc<Api>> {
+    own().merge(shared())
+}
+
+/// Those that other dialects have, too.
+fn shared() -> Router<Arc<Api>> {
     Router::new()
         .route("/files", get(files::list).post(files::create))
         .route("/files/{file_id}", get(files::retrieve).delete(files::delete))
+        .route("/batches", get(batches::list).post(create::create))
+        .route("/batches/{batch_id}", get(batches::retrieve).post(control::update))
+        .route("/batches/{batch_id}/cancel", post(batches::cancel))
+        .route("/batches/{batch_id}/results", get(batches::results))
+}
+
+/// Those that no other dialect has.
+pub fn own() -> Router<Arc<Api>> {
+    Router::new()
         .route("/files/{file_id}/content", get(content::content))
         .route("/files/{file_id}/cost-estimate", get(estimate::estimate))
         .route("/uploads", post(uploads::create))
@@ -34,13 +48,9 @@ pub fn routes() -> Router<Arc<Api>> {
         .route("/uploads/{upload_id}/parts", post(uploads::add_part))
         .route("/uploads/{upload_id}/complete", post(uploads::complete))
         .route("/uploads/{upload_id}/cancel", post(uploads::cancel))
-        .route("/batches", get(batches::list).post(create::create))
-        .route("/batches/{batch_id}", get(batches::retrieve).post(control::update))
         .route("/batches/{batch_id}/pause", post(control::pause))
         .route("/batches/{batch_id}/resume", post(control::resume))
-        .route("/batches/{batch_id}/cancel", post(batches::cancel))
         .route("/batches/{batch_id}/retry", post(batches::retry))
-        .route("/batches/{batch_id}/results", get(batches::results))
         .route("/models", get(models::list))
         .route("/models/{*model}", get(models::retrieve))
 }

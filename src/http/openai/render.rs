@@ -6,13 +6,15 @@
 use serde::Serialize;
 use serde::ser::Serializer;
 
-use crate::domain::batch::{Batch, BatchState};
+use crate::domain::batch::{Batch, BatchSpec, BatchState, Order};
+use crate::domain::endpoint::Endpoint;
 use crate::domain::file::File;
 use crate::domain::id::FileId;
 use crate::domain::problem::Problem;
-use crate::domain::time::Timestamp;
+use crate::domain::time::{Timestamp, until};
 use crate::domain::upload::{Upload, UploadPart, UploadState};
 use crate::domain::usage::Usage;
+use crate::domain::words::Operation;
 use crate::store::Listing;
 
 #[cfg(test)]
@@ -234,11 +236,11 @@ impl From<&Batch> for BatchObject {
         Self {
             id: spec.id.to_string(),
             object: "batch",
-            endpoint: spec.endpoint.path(),
+            endpoint: endpoint(&spec.order).path(),
             model: batch.plan.single_model().map(String::from),
             errors: errors(&batch.problems),
             input_file_id: spec.input_file.to_string(),
-            completion_window: spec.window.to_string(),
+            completion_window: window(spec),
             status: batch.state.as_str(),
             output_file_id: files.output.map(|id| id.to_string()),
             error_file_id: files.errors.map(|id| id.to_string()),
@@ -255,6 +257,28 @@ impl From<&Batch> for BatchObject {
                 paused: batch.control.paused,
             },
         }
+    }
+}
+
+/// The endpoint of a batch; of one whose items have several, what most of them are.
+fn endpoint(order: &Order) -> Endpoint {
+    match order {
+        Order::Rows { endpoint, .. } => *endpoint,
+        Order::Items(order) => match order.defaults.operation {
+            Some(Operation::Embeddings) => Endpoint::Embeddings,
+            Some(Operation::Responses | Operation::Vision) | None => Endpoint::Responses,
+        },
+    }
+}
+
+fn window(spec: &BatchSpec) -> String {
+    match &spec.order {
+        Order::Rows { window, .. } => window.to_string(),
+        // What its tier allows, in whole hours, minutes where that is less.
+        Order::Items(order) => match until(spec.created_at, order.deadline).as_secs().div_ceil(60) {
+            minutes if minutes < 60 => format!("{minutes}m"),
+            minutes => format!("{}h", minutes.div_ceil(60)),
+        },
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 
 use super::files::{purposes, uploadable};
 use super::render::{PartObject, UploadObject};
@@ -12,6 +12,7 @@ use crate::domain::id::{PartId, UploadId};
 use crate::domain::time::later;
 use crate::domain::upload::{LIFETIME, MAX_PARTS, Upload, UploadState};
 use crate::http::Api;
+use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Object, PathId, parse_id};
 use crate::http::form::{Cap, Form, seal};
@@ -96,7 +97,12 @@ pub async fn add_part(State(api): State<Arc<Api>>, PathId(id): PathId<UploadId>,
 }
 
 /// `POST /v1/uploads/{upload_id}/complete`
-pub async fn complete(State(api): State<Arc<Api>>, PathId(id): PathId<UploadId>, body: Object) -> Result<Json<UploadObject>, ApiError> {
+pub async fn complete(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<UploadId>,
+    body: Object,
+) -> Result<Json<UploadObject>, ApiError> {
     api.check_open()?;
     body.only(&["part_ids", "md5"])?;
     let parts = part_ids(&body)?;
@@ -107,7 +113,7 @@ pub async fn complete(State(api): State<Arc<Api>>, PathId(id): PathId<UploadId>,
     api.check_room(upload.bytes)?;
     let retention = api.limits.file_retention.filter(|_| upload.purpose == crate::domain::file::Purpose::Batch);
     let store = api.store.clone();
-    let completed = api.to_the_end(async move { store.complete_upload(id, parts, md5, retention, now).await }).await?;
+    let completed = api.to_the_end(async move { store.complete_upload(id, parts, md5, retention, caller.org, now).await }).await?;
     match completed {
         Ok((upload, file)) => {
             tracing::info!(upload = %id, file = %file.id, bytes = file.bytes, "upload completed");

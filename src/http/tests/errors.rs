@@ -56,7 +56,7 @@ async fn bodies_that_are_not_what_they_should_be() {
             ("POST", "/v1/batches", JSON, "{\"input_file_id\":"),
             ("POST", "/v1/batches", JSON, "[1]"),
             ("POST", "/v1/batches", &[("content-type", "application/merge-patch+json; charset=utf-8")], "{}"),
-            ("POST", "/v1/batches", &[("content-type", "application/json"), ("content-length", "1048577")], "{}"),
+            ("POST", "/openai/v1/batches", &[("content-type", "application/json"), ("content-length", "1048577")], "{}"),
             ("POST", "/v1/batches", &[("content-type", "application/json"), ("content-encoding", "gzip")], "{}"),
             ("POST", "/v1/batches", &[("content-type", "application/json"), ("content-encoding", "Identity")], "{}"),
             ("POST", "/v1/files", &[("content-type", "multipart/form-data; boundary=XX"), ("content-encoding", "br")], ""),

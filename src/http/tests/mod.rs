@@ -106,6 +106,7 @@ impl Bench {
             limits: Limits { min_free_bytes: 0, ..Limits::default() },
             access: Access::open(),
             views: Views::default(),
+            public_url: None,
             quoting: super::Quoting::default(),
             draining: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -1,10 +1,10 @@
 //! Output files and results: views over rows, whole and in ranges.
 
 use super::*;
-use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Fallback, Progress, ResultFiles};
+use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Fallback, Order, Progress, ResultFiles};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{File, FileSource, Purpose, ResultPart};
-use crate::domain::id::{BatchId, FileId, RowIndex, RowKey};
+use crate::domain::id::{BatchId, FileId, OrgId, RowIndex, RowKey};
 use crate::domain::metadata::Metadata;
 use crate::domain::money::Usd;
 use crate::domain::plan::Plan;
@@ -12,7 +12,7 @@ use crate::domain::row::{Attempt, Outcome, Response, RowResult};
 use crate::domain::share::{Control, Owner};
 use crate::domain::time::CompletionWindow;
 use crate::domain::usage::Usage;
-use crate::store::{PackedRow, Page};
+use crate::store::{End, PackedRow, Page};
 
 const ROWS: u32 = 40;
 
@@ -28,13 +28,13 @@ async fn run(bench: &Bench, settle: bool) -> Ran {
     let input = bench.upload(b"x\n").await.parse().unwrap();
     let spec = BatchSpec {
         id: BatchId::generate(now),
-        endpoint: Endpoint::Responses,
+        order: Order::Rows { endpoint: Endpoint::Responses, window: CompletionWindow::DAY },
         input_file: input,
-        window: CompletionWindow::DAY,
         created_at: now,
         metadata: Metadata::default(),
         output_expires_after: None,
         retry_of: None,
+        org: OrgId::OPERATOR,
         owner: Owner::default(),
         fallback: Fallback::default(),
     };
@@ -46,6 +46,7 @@ async fn run(bench: &Bench, settle: bool) -> Ran {
         let response = Response { status: 200, request_id: None, body: Bytes::from(format!("{{\"n\":{row}}}")) };
         let row = RowResult {
             key: RowKey { batch, row: RowIndex(row) },
+            operation: None,
             custom_id: format!("row-{row}"),
             outcome: if row % 2 == 0 { Outcome::Succeeded(response) } else { Outcome::Rejected(response) },
             usage: Usage::default(),
@@ -73,13 +74,15 @@ async fn settle_batch(bench: &Bench, ran: &Ran, state: BatchState, progress: Pro
         expires_at: None,
         filename: format!("{}.jsonl", ran.batch),
         purpose: Purpose::BatchOutput,
+        mime: None,
+        org: OrgId::OPERATOR,
         source: FileSource::View { batch: ran.batch, part },
     };
     let files =
         vec![view(ran.output, progress.output_bytes, ResultPart::Output), view(ran.errors, progress.error_bytes, ResultPart::Errors)];
     let event = BatchEvent::Settled { files: ResultFiles { output: Some(ran.output), errors: Some(ran.errors) } };
     let state = state.apply(BatchEvent::RowsDone, now).and_then(|state| state.apply(event, now)).unwrap();
-    bench.api.store.batch_settled(ran.batch, state, progress, files, false).await.unwrap();
+    bench.api.store.batch_settled(ran.batch, state, progress, End { files, ..End::default() }).await.unwrap();
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::{InputTokens, Item};
+use crate::domain::conversation::is_sayable;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::words::{Modality, Operation};
 use crate::route::estimate::ASSUMED_OUTPUT_TOKENS;
@@ -120,19 +121,23 @@ impl<'a> Content<'a> {
 
     fn conversation(&mut self, input: &'a Map<String, Value>) -> Result<(), Misread> {
         let wrong = Misread { member: "", message: "must have `messages`, an array of messages, or `input`, a text or such an array" };
+        let both: [&'static [Endpoint]; 2] =
+            [&[Endpoint::ChatCompletions, Endpoint::Responses], &[Endpoint::Responses, Endpoint::ChatCompletions]];
+        // What cannot be said in the other form is for lanes that take it as it is.
+        let said = |endpoints: &'static [Endpoint]| if is_sayable(endpoints[0], input) { endpoints } else { &endpoints[..1] };
         self.frame = PER_MESSAGE;
         match (input.get("messages"), input.get("input")) {
             (Some(Value::Array(messages)), _) if !messages.is_empty() => {
-                self.endpoints = &[Endpoint::ChatCompletions, Endpoint::Responses];
+                self.endpoints = said(both[0]);
                 messages.iter().try_for_each(|message| self.message(message))?;
             }
             (None, Some(Value::String(text))) if !text.is_empty() => {
-                self.endpoints = &[Endpoint::Responses, Endpoint::ChatCompletions];
+                self.endpoints = said(both[1]);
                 self.frame += PER_MESSAGE;
                 self.texts.push(text);
             }
             (None, Some(Value::Array(messages))) if !messages.is_empty() => {
-                self.endpoints = &[Endpoint::Responses, Endpoint::ChatCompletions];
+                self.endpoints = said(both[1]);
                 messages.iter().try_for_each(|message| self.message(message))?;
             }
             (_, _) => return Err(wrong),

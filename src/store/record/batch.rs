@@ -1,122 +1,17 @@
-//! Batches on disk: specification, state, control, problems, idempotency keys.
+//! Batches on disk: state, control, problems, idempotency keys. What was asked for is in
+//! [`super::spec`].
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use super::page::{pack_usage, unpack_usage};
-use super::{Record, RecordError, decode_old, moment, timestamp};
-use crate::domain::batch::{BatchSpec, BatchState, Ending, Fallback, Progress, ResultFiles};
-use crate::domain::endpoint::Endpoint;
-use crate::domain::file::ExpiresAfter;
-use crate::domain::id::{BatchId, FileId};
-use crate::domain::metadata::Metadata;
-use crate::domain::money::{MaxPrice, Usd};
+use super::{Record, RecordError, moment, timestamp};
+use crate::domain::batch::{BatchState, Ending, Progress, ResultFiles};
+use crate::domain::id::FileId;
+use crate::domain::money::Usd;
 use crate::domain::problem::{Problem, ProblemCode};
-use crate::domain::share::{Control, Owner, Priority};
+use crate::domain::share::{Control, Priority};
 use crate::domain::time::Timestamp;
-
-/// Version 2 of what the client asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SpecRecord {
-    asked: SpecRecord1,
-    owner: u64,
-    fallback: FallbackRecord,
-}
-
-/// Version 1 of it, which is a part of version 2.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct SpecRecord1 {
-    id: u128,
-    endpoint: u8,
-    input_file: u128,
-    window: String,
-    created_at: i64,
-    metadata: Vec<(String, String)>,
-    output_expires_after: Option<u32>,
-    retry_of: Option<u128>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-enum FallbackRecord {
-    NotDearer,
-    /// Input, output, request.
-    Within([Option<[u8; 16]>; 3]),
-    Never,
-}
-
-impl Record for SpecRecord {
-    const VERSION: u8 = 2;
-    const NAME: &'static str = "batch specification";
-
-    fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
-        match version {
-            1 => Ok(Self { asked: decode_old::<Self, _>(body)?, owner: 0, fallback: FallbackRecord::NotDearer }),
-            _ => Err(RecordError::unknown::<Self>(version)),
-        }
-    }
-}
-
-impl From<Fallback> for FallbackRecord {
-    fn from(fallback: Fallback) -> Self {
-        match fallback {
-            Fallback::NotDearer => Self::NotDearer,
-            Fallback::Within(MaxPrice { input, output, request }) => {
-                Self::Within([input, output, request].map(|most| most.map(|most| most.serialize())))
-            }
-            Fallback::Never => Self::Never,
-        }
-    }
-}
-
-impl From<FallbackRecord> for Fallback {
-    fn from(record: FallbackRecord) -> Self {
-        match record {
-            FallbackRecord::NotDearer => Self::NotDearer,
-            FallbackRecord::Within(most) => {
-                let [input, output, request] = most.map(|most| most.map(Decimal::deserialize));
-                Self::Within(MaxPrice { input, output, request })
-            }
-            FallbackRecord::Never => Self::Never,
-        }
-    }
-}
-
-impl From<&BatchSpec> for SpecRecord {
-    fn from(spec: &BatchSpec) -> Self {
-        let asked = SpecRecord1 {
-            id: spec.id.as_u128(),
-            endpoint: spec.endpoint.code(),
-            input_file: spec.input_file.as_u128(),
-            window: spec.window.to_string(),
-            created_at: moment(spec.created_at),
-            metadata: spec.metadata.pairs().to_vec(),
-            output_expires_after: spec.output_expires_after.map(ExpiresAfter::seconds),
-            retry_of: spec.retry_of.map(BatchId::as_u128),
-        };
-        Self { asked, owner: spec.owner.0, fallback: spec.fallback.into() }
-    }
-}
-
-impl TryFrom<SpecRecord> for BatchSpec {
-    type Error = RecordError;
-
-    fn try_from(record: SpecRecord) -> Result<Self, RecordError> {
-        let damaged = |what: &str| RecordError::damaged::<SpecRecord>(what);
-        let SpecRecord { asked: record, owner, fallback } = record;
-        Ok(Self {
-            id: BatchId::from_u128(record.id),
-            endpoint: Endpoint::from_code(record.endpoint).ok_or_else(|| damaged("unknown endpoint"))?,
-            input_file: FileId::from_u128(record.input_file),
-            window: record.window.parse().map_err(RecordError::damaged::<SpecRecord>)?,
-            created_at: timestamp::<SpecRecord>(record.created_at)?,
-            metadata: Metadata::new(record.metadata).map_err(RecordError::damaged::<SpecRecord>)?,
-            output_expires_after: record.output_expires_after.and_then(|seconds| ExpiresAfter::from_seconds(seconds.into())),
-            retry_of: record.retry_of.map(BatchId::from_u128),
-            owner: Owner(owner),
-            fallback: fallback.into(),
-        })
-    }
-}
 
 /// Version 1 of where a batch stands. While rows run, the pages know the progress; once the batch
 /// has ended it is here, so that reading an old batch touches no page.

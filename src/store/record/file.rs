@@ -1,14 +1,22 @@
-//! Files on disk, version 1.
+//! Files on disk, version 2.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Record, RecordError, moment, timestamp};
+use super::{Record, RecordError, decode_old, moment, timestamp};
 use crate::domain::file::{File, FileSource, Purpose, ResultPart};
-use crate::domain::id::{BatchId, FileId};
+use crate::domain::id::{BatchId, FileId, OrgId};
 
-/// Version 1 of a file.
+/// Version 2 of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
+    file: FileRecord1,
+    mime: Option<String>,
+    org: u128,
+}
+
+/// Version 1 of it, which is a part of version 2: all files are the operator's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct FileRecord1 {
     id: u128,
     bytes: u64,
     created_at: i64,
@@ -26,8 +34,15 @@ enum SourceRecord {
 }
 
 impl Record for FileRecord {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
     const NAME: &'static str = "file";
+
+    fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
+        match version {
+            1 => Ok(Self { file: decode_old::<Self, _>(body)?, mime: None, org: OrgId::OPERATOR.as_u128() }),
+            _ => Err(RecordError::unknown::<Self>(version)),
+        }
+    }
 }
 
 impl From<&File> for FileRecord {
@@ -38,7 +53,7 @@ impl From<&File> for FileRecord {
             FileSource::View { batch, part: ResultPart::Output | ResultPart::All } => SourceRecord::Output { batch: batch.as_u128() },
             FileSource::View { batch, part: ResultPart::Errors } => SourceRecord::Errors { batch: batch.as_u128() },
         };
-        Self {
+        let record = FileRecord1 {
             id: file.id.as_u128(),
             bytes: file.bytes,
             created_at: moment(file.created_at),
@@ -46,7 +61,8 @@ impl From<&File> for FileRecord {
             filename: file.filename.clone(),
             purpose: file.purpose.as_str().to_owned(),
             source,
-        }
+        };
+        Self { file: record, mime: file.mime.clone(), org: file.org.as_u128() }
     }
 }
 
@@ -54,6 +70,7 @@ impl TryFrom<FileRecord> for File {
     type Error = RecordError;
 
     fn try_from(record: FileRecord) -> Result<Self, RecordError> {
+        let FileRecord { file: record, mime, org } = record;
         let source = match record.source {
             SourceRecord::Uploaded { sha256 } => FileSource::Uploaded { sha256 },
             SourceRecord::Output { batch } => FileSource::View { batch: BatchId::from_u128(batch), part: ResultPart::Output },
@@ -67,6 +84,8 @@ impl TryFrom<FileRecord> for File {
             filename: record.filename,
             purpose: Purpose::parse(&record.purpose)
                 .ok_or_else(|| RecordError::damaged::<FileRecord>(format!("unknown purpose `{}`", record.purpose)))?,
+            mime,
+            org: OrgId::from_u128(org),
             source,
         })
     }

@@ -11,8 +11,10 @@
 pub mod answer;
 pub mod batch;
 pub mod catalog;
+mod demands;
 pub mod file;
 pub mod hold;
+pub mod ledger;
 pub mod observed;
 pub mod packed;
 pub mod page;
@@ -20,6 +22,7 @@ pub mod plan;
 pub mod quote;
 pub mod result;
 pub mod run;
+pub mod spec;
 mod squeeze;
 pub mod upload;
 
@@ -129,12 +132,12 @@ pub(super) fn timestamp<T: Record>(micros: i64) -> Result<Timestamp, RecordError
 #[doc(hidden)]
 pub fn decode_anything(bytes: &[u8]) {
     let _ = decode::<file::FileRecord>(bytes).map(crate::domain::file::File::try_from);
-    let _ = decode::<batch::SpecRecord>(bytes).map(crate::domain::batch::BatchSpec::try_from);
+    let _ = decode::<spec::SpecRecord>(bytes).map(crate::domain::batch::BatchSpec::try_from);
     let _ = decode::<batch::StateRecord>(bytes).map(|r| r.unpack());
     let _ = decode::<batch::ControlRecord>(bytes).map(crate::domain::share::Control::try_from);
     let _ = decode::<hold::HoldRecord>(bytes).map(crate::domain::lane::LaneHold::try_from);
     let _ = decode::<answer::AnswerRecord>(bytes).map(|record| record.unpack());
-    let _ = decode::<plan::PlanRecord>(bytes).map(crate::domain::plan::Plan::from);
+    let _ = decode::<plan::PlanRecord>(bytes).map(crate::domain::plan::Plan::try_from);
     let _ = decode::<batch::ProblemsRecord>(bytes).map(|r| r.unpack());
     let _ = decode::<batch::IdempotencyRecord>(bytes);
     let _ = decode::<upload::UploadRecord>(bytes).map(crate::domain::upload::Upload::try_from);
@@ -143,6 +146,9 @@ pub fn decode_anything(bytes: &[u8]) {
     let _ = decode::<catalog::CatalogFilesRecord>(bytes);
     let _ = decode::<observed::ObservedRecord>(bytes).map(crate::domain::observed::Observed::from);
     let _ = decode::<page::PageRecord>(bytes).map(page::Page::try_from);
+    let _ = decode::<ledger::AccountRecord>(bytes).map(crate::domain::ledger::Account::from);
+    let _ = decode::<ledger::ReservationRecord>(bytes).map(crate::domain::ledger::Reservation::from);
+    let _ = decode::<ledger::ReceiptRecord>(bytes).map(crate::domain::receipt::Receipt::try_from);
     let key = RowKey { batch: BatchId::from_u128(0), row: RowIndex(0) };
     let _ = packed::Packed::open::<result::ResultRecord>(bytes)
         .and_then(|packed| packed.with_body::<result::ResultRecord, _>(|body| result::unpack(body, key)));

@@ -1,28 +1,60 @@
-//! Plans of batches on disk, version 2.
+//! Plans of batches on disk, version 3.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
+use super::demands::operation;
 use super::{Record, RecordError, decode_old};
 use crate::domain::money::PriceSheet;
-use crate::domain::plan::{Alternative, Plan, PlannedModel};
+use crate::domain::plan::{Plan, PlannedLane, PlannedModel, QuotedShare};
 
-/// Version 2 of a batch's plan.
+/// Version 3 of a batch's plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanRecord {
     rows: u32,
-    models: Vec<(ModelRecord, Vec<AlternativeRecord>)>,
+    models: Vec<PlannedRecord>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct PlannedRecord {
+    requested: String,
+    lane: LaneRecord,
+    rows: u32,
+    alternatives: Vec<LaneRecord>,
+    quoted: Option<ShareRecord>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct LaneRecord {
+    model: String,
+    provider: String,
+    upstream: String,
+    price: PriceRecord,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct ShareRecord {
+    operation: String,
+    weight: u32,
+    most_input: Option<u64>,
+}
+
+/// Version 2 of it: no lane is of a quote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct PlanRecord2 {
+    rows: u32,
+    models: Vec<(ModelRecord2, Vec<AlternativeRecord2>)>,
 }
 
 /// Version 1 of it: no model has another lane.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct PlanRecord1 {
     rows: u32,
-    models: Vec<ModelRecord>,
+    models: Vec<ModelRecord2>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct ModelRecord {
+struct ModelRecord2 {
     requested: String,
     provider: String,
     upstream: String,
@@ -31,7 +63,7 @@ struct ModelRecord {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct AlternativeRecord {
+struct AlternativeRecord2 {
     provider: String,
     upstream: String,
     price: PriceRecord,
@@ -41,59 +73,86 @@ struct AlternativeRecord {
 pub(super) type PriceRecord = [Option<[u8; 16]>; 5];
 
 impl Record for PlanRecord {
-    const VERSION: u8 = 2;
+    const VERSION: u8 = 3;
     const NAME: &'static str = "batch plan";
 
     fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
         match version {
             1 => {
                 let PlanRecord1 { rows, models } = decode_old::<Self, _>(body)?;
-                Ok(Self { rows, models: models.into_iter().map(|model| (model, Vec::new())).collect() })
+                Ok(Self { rows, models: models.into_iter().map(|model| model.with(Vec::new())).collect() })
+            }
+            2 => {
+                let PlanRecord2 { rows, models } = decode_old::<Self, _>(body)?;
+                Ok(Self { rows, models: models.into_iter().map(|(model, others)| model.with(others)).collect() })
             }
             _ => Err(RecordError::unknown::<Self>(version)),
         }
     }
 }
 
+impl ModelRecord2 {
+    fn with(self, others: Vec<AlternativeRecord2>) -> PlannedRecord {
+        let Self { requested, provider, upstream, price, rows } = self;
+        let other = |other: AlternativeRecord2| LaneRecord {
+            model: requested.clone(),
+            provider: other.provider,
+            upstream: other.upstream,
+            price: other.price,
+        };
+        let alternatives = others.into_iter().map(other).collect();
+        let lane = LaneRecord { model: requested.clone(), provider, upstream, price };
+        PlannedRecord { requested, lane, rows, alternatives, quoted: None }
+    }
+}
+
+impl From<&PlannedLane> for LaneRecord {
+    fn from(lane: &PlannedLane) -> Self {
+        let PlannedLane { model, provider, upstream, price } = lane;
+        Self { model: model.clone(), provider: provider.clone(), upstream: upstream.clone(), price: pack_price(price) }
+    }
+}
+
+impl From<LaneRecord> for PlannedLane {
+    fn from(record: LaneRecord) -> Self {
+        let LaneRecord { model, provider, upstream, price } = record;
+        Self { model, provider, upstream, price: unpack_price(price) }
+    }
+}
+
 impl From<&Plan> for PlanRecord {
     fn from(plan: &Plan) -> Self {
-        let models = plan.models.iter().map(|model| {
-            let alternatives = model.alternatives.iter().map(|other| AlternativeRecord {
-                provider: other.provider.clone(),
-                upstream: other.upstream.clone(),
-                price: pack_price(&other.price),
-            });
-            let record = ModelRecord {
-                requested: model.requested.clone(),
-                provider: model.provider.clone(),
-                upstream: model.upstream.clone(),
-                price: pack_price(&model.price),
-                rows: model.rows,
-            };
-            (record, alternatives.collect())
+        let share =
+            |share: QuotedShare| ShareRecord { operation: share.operation.to_string(), weight: share.weight, most_input: share.most_input };
+        let models = plan.models.iter().map(|model| PlannedRecord {
+            requested: model.requested.clone(),
+            lane: (&model.lane).into(),
+            rows: model.rows,
+            alternatives: model.alternatives.iter().map(LaneRecord::from).collect(),
+            quoted: model.quoted.map(share),
         });
         Self { rows: plan.rows, models: models.collect() }
     }
 }
 
-impl From<PlanRecord> for Plan {
-    fn from(record: PlanRecord) -> Self {
-        let models = record.models.into_iter().map(|(model, alternatives)| {
-            let alternatives = alternatives.into_iter().map(|other| Alternative {
-                provider: other.provider,
-                upstream: other.upstream,
-                price: unpack_price(other.price),
-            });
-            PlannedModel {
+impl TryFrom<PlanRecord> for Plan {
+    type Error = RecordError;
+
+    fn try_from(record: PlanRecord) -> Result<Self, RecordError> {
+        let share = |share: ShareRecord| {
+            let operation = operation::<PlanRecord>(&share.operation)?;
+            Ok(QuotedShare { operation, weight: share.weight, most_input: share.most_input })
+        };
+        let models = record.models.into_iter().map(|model| {
+            Ok(PlannedModel {
                 requested: model.requested,
-                provider: model.provider,
-                upstream: model.upstream,
-                price: unpack_price(model.price),
+                lane: model.lane.into(),
                 rows: model.rows,
-                alternatives: alternatives.collect(),
-            }
+                alternatives: model.alternatives.into_iter().map(PlannedLane::from).collect(),
+                quoted: model.quoted.map(share).transpose()?,
+            })
         });
-        Self { rows: record.rows, models: models.collect() }
+        Ok(Self { rows: record.rows, models: models.collect::<Result<_, RecordError>>()? })
     }
 }
 

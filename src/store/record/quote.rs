@@ -4,46 +4,42 @@
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
+use super::demands::{DemandsRecord, operation};
 use super::plan::{PriceRecord, pack_price, unpack_price};
 use super::{Record, RecordError, moment, timestamp};
-use crate::domain::id::QuoteId;
+use crate::domain::id::{OrgId, QuoteId};
+use crate::domain::item::Defaults;
 use crate::domain::money::Usd;
-use crate::domain::quote::{Quote, QuotedGroup, QuotedLane};
-use crate::domain::routing::{Constraints, ProviderPreferences, RoutingMode, SlaTier};
-use crate::domain::share::Owner;
-use crate::domain::words::{DataCollection, HostedTool};
+use crate::domain::quote::{Estimate, Quote, QuotedGroup, QuotedLane};
 
 /// Version 1 of a quote. Words are as they are on the wire.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuoteRecord {
     id: u128,
-    owner: u64,
+    org: u128,
     created_at: i64,
     valid_until: i64,
     deadline: i64,
     demands: DemandsRecord,
+    operation: Option<String>,
+    models: Vec<String>,
+    fee: [u8; 16],
+    items: u32,
+    estimate: Option<EstimateRecord>,
     groups: Vec<GroupRecord>,
     #[serde(with = "serde_bytes")]
     shown: Vec<u8>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct DemandsRecord {
-    mode: String,
-    tier: String,
-    privacy_tier: String,
-    regions: Vec<String>,
-    tools: Vec<String>,
-    max_price: Option<[u8; 16]>,
-    only: Vec<String>,
-    ignore: Vec<String>,
-    allow_fallbacks: bool,
-    data_collection: Option<String>,
-    zdr: bool,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct EstimateRecord {
+    provider: [u8; 16],
+    fee: [u8; 16],
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct GroupRecord {
+    operation: String,
     models: Vec<String>,
     lanes: Vec<LaneRecord>,
 }
@@ -54,7 +50,9 @@ struct LaneRecord {
     upstream: String,
     model: String,
     price: Option<PriceRecord>,
+    most_input: Option<u64>,
     items: u32,
+    takes_over: bool,
 }
 
 impl Record for QuoteRecord {
@@ -70,68 +68,42 @@ impl From<&Quote> for QuoteRecord {
             upstream: lane.upstream.clone(),
             model: lane.model.clone(),
             price: lane.price.as_ref().map(pack_price),
+            most_input: lane.most_input,
             items: lane.items,
+            takes_over: lane.takes_over,
         };
-        let group = |group: &QuotedGroup| GroupRecord { models: group.models.clone(), lanes: group.lanes.iter().map(lane).collect() };
+        let group = |group: &QuotedGroup| GroupRecord {
+            operation: group.operation.to_string(),
+            models: group.models.clone(),
+            lanes: group.lanes.iter().map(lane).collect(),
+        };
         Self {
             id: quote.id.as_u128(),
-            owner: quote.owner.0,
+            org: quote.org.as_u128(),
             created_at: moment(quote.created_at),
             valid_until: moment(quote.valid_until),
             deadline: moment(quote.deadline),
             demands: (&quote.demands).into(),
+            operation: quote.defaults.operation.map(|operation| operation.to_string()),
+            models: quote.defaults.models.clone(),
+            fee: quote.fee.serialize(),
+            items: quote.items,
+            estimate: quote.estimate.map(EstimateRecord::from),
             groups: quote.groups.iter().map(group).collect(),
             shown: quote.shown.clone(),
         }
     }
 }
 
-impl From<&Constraints> for DemandsRecord {
-    fn from(demands: &Constraints) -> Self {
-        let ProviderPreferences { only, ignore, allow_fallbacks, data_collection, zdr } = &demands.preferences;
-        Self {
-            mode: demands.mode.to_string(),
-            tier: demands.tier.to_string(),
-            privacy_tier: demands.privacy_tier.clone(),
-            regions: demands.regions.clone(),
-            tools: demands.tools.iter().map(HostedTool::to_string).collect(),
-            max_price: demands.max_price.map(|most| most.0.serialize()),
-            only: only.clone(),
-            ignore: ignore.clone(),
-            allow_fallbacks: *allow_fallbacks,
-            data_collection: data_collection.map(|word| word.to_string()),
-            zdr: *zdr,
-        }
+impl From<Estimate> for EstimateRecord {
+    fn from(estimate: Estimate) -> Self {
+        Self { provider: estimate.provider.0.serialize(), fee: estimate.fee.0.serialize() }
     }
 }
 
-/// The word of a vocabulary.
-fn word<T>(text: &str, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, RecordError> {
-    parse(text).ok_or_else(|| RecordError::damaged::<QuoteRecord>(format!("`{text}` is an unknown word")))
-}
-
-impl TryFrom<DemandsRecord> for Constraints {
-    type Error = RecordError;
-
-    fn try_from(record: DemandsRecord) -> Result<Self, RecordError> {
-        let tools = record.tools.iter().map(|tool| word(tool, HostedTool::parse)).collect::<Result<_, _>>()?;
-        let data_collection = record.data_collection.map(|text| word(&text, DataCollection::parse)).transpose()?;
-        let preferences = ProviderPreferences {
-            only: record.only,
-            ignore: record.ignore,
-            allow_fallbacks: record.allow_fallbacks,
-            data_collection,
-            zdr: record.zdr,
-        };
-        Ok(Self {
-            mode: word(&record.mode, RoutingMode::parse)?,
-            tier: word(&record.tier, SlaTier::parse)?,
-            privacy_tier: record.privacy_tier,
-            regions: record.regions,
-            tools,
-            max_price: record.max_price.map(|most| Usd(Decimal::deserialize(most))),
-            preferences,
-        })
+impl From<EstimateRecord> for Estimate {
+    fn from(record: EstimateRecord) -> Self {
+        Self { provider: Usd(Decimal::deserialize(record.provider)), fee: Usd(Decimal::deserialize(record.fee)) }
     }
 }
 
@@ -144,17 +116,29 @@ impl TryFrom<QuoteRecord> for Quote {
             upstream: lane.upstream,
             model: lane.model,
             price: lane.price.map(unpack_price),
+            most_input: lane.most_input,
             items: lane.items,
+            takes_over: lane.takes_over,
         };
-        let group = |group: GroupRecord| QuotedGroup { models: group.models, lanes: group.lanes.into_iter().map(lane).collect() };
+        let group = |group: GroupRecord| {
+            let operation = operation::<QuoteRecord>(&group.operation)?;
+            Ok(QuotedGroup { operation, models: group.models, lanes: group.lanes.into_iter().map(lane).collect() })
+        };
         Ok(Self {
             id: QuoteId::from_u128(record.id),
-            owner: Owner(record.owner),
+            org: OrgId::from_u128(record.org),
             created_at: timestamp::<QuoteRecord>(record.created_at)?,
             valid_until: timestamp::<QuoteRecord>(record.valid_until)?,
             deadline: timestamp::<QuoteRecord>(record.deadline)?,
-            demands: record.demands.try_into()?,
-            groups: record.groups.into_iter().map(group).collect(),
+            demands: record.demands.read::<QuoteRecord>()?,
+            defaults: Defaults {
+                operation: record.operation.map(|word| operation::<QuoteRecord>(&word)).transpose()?,
+                models: record.models,
+            },
+            fee: Decimal::deserialize(record.fee),
+            items: record.items,
+            estimate: record.estimate.map(Estimate::from),
+            groups: record.groups.into_iter().map(group).collect::<Result<_, RecordError>>()?,
             shown: record.shown,
         })
     }

@@ -7,11 +7,12 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::page::{pack_usage, unpack_usage};
-use super::{Record, RecordError, decode_body, moment, options, timestamp};
+use super::{Record, RecordError, moment, options, timestamp};
 use crate::domain::id::RowKey;
 use crate::domain::money::Usd;
 use crate::domain::output::{CANCELLED, EXPIRED, Line, LineResponse};
 use crate::domain::row::{Attempt, Outcome, Response, RowError, RowResult};
+use crate::domain::words::Operation;
 use bincode::Options;
 
 /// Bytes of what is usually around an answer.
@@ -173,7 +174,21 @@ pub fn body(result: &RowResult) -> Result<Vec<u8>, RecordError> {
     };
     let mut body = Vec::with_capacity(answer + result.custom_id.len() + USUAL_REST);
     options().serialize_into(&mut body, &ResultRef::from(result)).map_err(RecordError::damaged::<ResultRecord>)?;
+    body.extend(result.operation.map(code));
     Ok(body)
+}
+
+/// The byte that follows the record of an item and says what it asked for; rows of OpenAI's have none.
+const fn code(operation: Operation) -> u8 {
+    match operation {
+        Operation::Responses => 1,
+        Operation::Embeddings => 2,
+        Operation::Vision => 3,
+    }
+}
+
+fn operation(byte: u8) -> Option<Operation> {
+    Operation::ALL.iter().copied().find(|operation| code(*operation) == byte)
 }
 
 /// The whole result that a body is of.
@@ -181,7 +196,14 @@ pub fn body(result: &RowResult) -> Result<Vec<u8>, RecordError> {
 /// # Errors
 /// When the bytes are damaged.
 pub fn unpack(body: &[u8], key: RowKey) -> Result<RowResult, RecordError> {
-    decode_body::<ResultRecord>(body)?.into_result(key)
+    let mut rest = body;
+    let record: ResultRecord = options().deserialize_from(&mut rest).map_err(RecordError::damaged::<ResultRecord>)?;
+    let operation = match rest {
+        [] => None,
+        [code] => Some(operation(*code).ok_or_else(|| RecordError::damaged::<ResultRecord>("unknown operation"))?),
+        _ => return Err(RecordError::damaged::<ResultRecord>("bytes after its end")),
+    };
+    record.into_result(key, operation)
 }
 
 /// The line of the result that a body is of.
@@ -200,7 +222,7 @@ impl From<ResponseRecord> for Response {
 }
 
 impl ResultRecord {
-    fn into_result(self, key: RowKey) -> Result<RowResult, RecordError> {
+    fn into_result(self, key: RowKey, operation: Option<Operation>) -> Result<RowResult, RecordError> {
         let outcome = match self.outcome {
             OutcomeRecord::Succeeded(response) => Outcome::Succeeded(response.into()),
             OutcomeRecord::Rejected(response) => Outcome::Rejected(response.into()),
@@ -222,6 +244,7 @@ impl ResultRecord {
         Ok(RowResult {
             key,
             custom_id: self.custom_id,
+            operation,
             outcome,
             usage: unpack_usage(self.usage),
             cost: Usd(Decimal::deserialize(self.cost)),
@@ -243,6 +266,7 @@ mod tests {
     fn sample(body: Vec<u8>) -> RowResult {
         RowResult {
             key: RowKey { batch: BatchId::from_u128(9), row: RowIndex(3) },
+            operation: None,
             custom_id: "row-é".into(),
             outcome: Outcome::Failed {
                 error: RowError { code: "timeout".into(), message: "no answer".into() },
@@ -279,20 +303,20 @@ mod tests {
         ] {
             let result = RowResult { outcome, ..sample(Vec::new()) };
             let written = body(&result).unwrap();
-            let record: ResultRecord = decode_body(&written).unwrap();
+            let record: ResultRecord = crate::store::record::decode_body(&written).unwrap();
             assert_eq!(bytes(&record), written);
             let (mut shown, mut expected) = (Vec::new(), Vec::new());
             output::write_line(line(&written, result.key).unwrap(), &mut shown);
             output::write_line(&result, &mut expected);
             assert_eq!(String::from_utf8(shown), String::from_utf8(expected));
-            assert_eq!(record.into_result(result.key).unwrap(), result);
+            assert_eq!(record.into_result(result.key, None).unwrap(), result);
         }
     }
 
     proptest! {
         #[test]
-        fn what_is_packed_is_unpacked(answer: Vec<u8>) {
-            let result = sample(answer);
+        fn what_is_packed_is_unpacked(answer: Vec<u8>, asked in 0_u8..4) {
+            let result = RowResult { operation: operation(asked), ..sample(answer) };
             prop_assert_eq!(unpack(&body(&result).unwrap(), result.key).unwrap(), result);
         }
 

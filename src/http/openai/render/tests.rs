@@ -1,13 +1,13 @@
 //! What every object looks like on the wire.
 
 use super::*;
-use crate::domain::batch::{BatchSpec, Ending, Fallback, Progress, ResultFiles};
+use crate::domain::batch::{BatchSpec, Ending, Fallback, Order, Progress, ResultFiles};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{FileSource, Purpose, ResultPart};
-use crate::domain::id::{BatchId, PartId, UploadId};
+use crate::domain::id::{BatchId, OrgId, PartId, UploadId};
 use crate::domain::metadata::Metadata;
 use crate::domain::money::{PriceSheet, Usd};
-use crate::domain::plan::{Plan, PlannedModel};
+use crate::domain::plan::{Plan, PlannedLane, PlannedModel};
 use crate::domain::problem::ProblemCode;
 use crate::domain::share::{Control, Owner};
 use crate::domain::time::CompletionWindow;
@@ -19,13 +19,13 @@ fn at(second: i64) -> Timestamp {
 fn spec() -> BatchSpec {
     BatchSpec {
         id: BatchId::from_u128(1),
-        endpoint: Endpoint::ChatCompletions,
+        order: Order::Rows { endpoint: Endpoint::ChatCompletions, window: CompletionWindow::DAY },
         input_file: FileId::from_u128(2),
-        window: CompletionWindow::DAY,
         created_at: at(0),
         metadata: Metadata::default(),
         output_expires_after: None,
         retry_of: None,
+        org: OrgId::OPERATOR,
         owner: Owner::default(),
         fallback: Fallback::default(),
     }
@@ -39,11 +39,10 @@ fn batch(state: BatchState) -> Batch {
 fn a_batch_in_progress_shows_everything() {
     let model = PlannedModel {
         requested: "gpt-4o-mini".into(),
-        provider: "p".into(),
-        upstream: "u".into(),
-        price: PriceSheet::default(),
+        lane: PlannedLane { model: "gpt-4o-mini".into(), provider: "p".into(), upstream: "u".into(), price: PriceSheet::default() },
         rows: 3,
         alternatives: Vec::new(),
+        quoted: None,
     };
     let mut batch = batch(BatchState::InProgress { since: at(5) });
     batch.plan = Plan { rows: 3, models: vec![model] };
@@ -101,6 +100,8 @@ fn files_and_uploads() {
         expires_at: Some(at(3_600)),
         filename: "a.jsonl".into(),
         purpose: Purpose::BatchOutput,
+        mime: None,
+        org: OrgId::OPERATOR,
         source: FileSource::View { batch: BatchId::from_u128(1), part: ResultPart::Output },
     };
     let upload = Upload {

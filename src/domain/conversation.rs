@@ -1,0 +1,262 @@
+//! What a conversation asks, as Chat Completions and as Responses, each said as the other: OpenAI's guide
+//! to migrating from the one to the other, and its reference of both.
+//!
+//! Members that both have under the same name stay as they are. Invariant: what [`is_sayable`] says can
+//! be said in the other form loses nothing there.
+
+use serde_json::{Map, Value, json};
+
+use super::endpoint::Endpoint;
+
+type Members = Map<String, Value>;
+
+/// What only Chat Completions can say.
+const CHAT_ONLY: [&str; 15] = [
+    "audio",
+    "frequency_penalty",
+    "function_call",
+    "functions",
+    "logit_bias",
+    "logprobs",
+    "modalities",
+    "n",
+    "prediction",
+    "presence_penalty",
+    "seed",
+    "stop",
+    "stream_options",
+    "top_logprobs",
+    "web_search_options",
+];
+/// What only Responses can say.
+const RESPONSES_ONLY: [&str; 8] =
+    ["background", "conversation", "include", "max_tool_calls", "previous_response_id", "prompt", "top_logprobs", "truncation"];
+
+/// Whether what a request of this endpoint asks can be said in the other form, too.
+pub fn is_sayable(asked: Endpoint, request: &Members) -> bool {
+    let says = |name: &&str| request.get(*name).is_some_and(|value| !value.is_null());
+    match asked {
+        Endpoint::ChatCompletions => {
+            let one_answer = request.get("n").is_none_or(|n| n == 1);
+            one_answer && !CHAT_ONLY.iter().filter(|name| **name != "n").any(says)
+        }
+        Endpoint::Responses => {
+            // Tools that are no functions are run by the provider, and Chat Completions does not have them.
+            let tools = request.get("tools").and_then(Value::as_array).into_iter().flatten();
+            let functions = tools.into_iter().all(|tool| tool["type"] == "function");
+            functions && !RESPONSES_ONLY.iter().any(says)
+        }
+        _ => false,
+    }
+}
+
+fn rename(request: &mut Members, from: &str, to: &str) {
+    if let Some(value) = request.remove(from) {
+        request.insert(to.to_owned(), value);
+    }
+}
+
+/// A request of Chat Completions as one of Responses.
+pub fn to_responses(mut request: Members) -> Members {
+    if let Some(messages) = request.remove("messages") {
+        let input = match messages {
+            Value::Array(messages) => messages.into_iter().flat_map(items_of).collect(),
+            other => other,
+        };
+        request.insert("input".to_owned(), input);
+    }
+    request.remove("n");
+    for limit in ["max_tokens", "max_completion_tokens"] {
+        rename(&mut request, limit, "max_output_tokens");
+    }
+    if let Some(effort) = request.remove("reasoning_effort") {
+        request.insert("reasoning".to_owned(), json!({ "effort": effort }));
+    }
+    let mut text = Members::new();
+    if let Some(format) = request.remove("response_format") {
+        text.insert("format".to_owned(), hoisted(format, "json_schema"));
+    }
+    if let Some(verbosity) = request.remove("verbosity") {
+        text.insert("verbosity".to_owned(), verbosity);
+    }
+    if !text.is_empty() {
+        request.insert("text".to_owned(), Value::Object(text));
+    }
+    if let Some(Value::Array(tools)) = request.get_mut("tools") {
+        tools.iter_mut().for_each(|tool| *tool = hoisted(tool.take(), "function"));
+    }
+    if let Some(choice) = request.get_mut("tool_choice") {
+        *choice = hoisted(choice.take(), "function");
+    }
+    request
+}
+
+/// `{"type": T, T: {...}}` as `{"type": T, ...}`.
+fn hoisted(value: Value, name: &str) -> Value {
+    let Value::Object(mut members) = value else { return value };
+    if let Some(Value::Object(inner)) = members.remove(name) {
+        members.extend(inner);
+    }
+    Value::Object(members)
+}
+
+/// The reverse of [`hoisted`].
+fn nested(value: Value, name: &str) -> Value {
+    let Value::Object(mut members) = value else { return value };
+    if members.get("type").is_none_or(|kind| kind != name) {
+        return Value::Object(members);
+    }
+    members.remove("type");
+    json!({ "type": name, name: members })
+}
+
+/// A message as items of the input.
+fn items_of(message: Value) -> Vec<Value> {
+    let Value::Object(mut message) = message else { return vec![message] };
+    let role = message.get("role").and_then(Value::as_str).unwrap_or("user").to_owned();
+    if role == "tool" {
+        let output = message.remove("content").unwrap_or_default();
+        return vec![json!({ "type": "function_call_output", "call_id": message.remove("tool_call_id"), "output": output })];
+    }
+    let calls = match message.remove("tool_calls") {
+        Some(Value::Array(calls)) => calls.into_iter().map(call_item).collect(),
+        _ => Vec::new(),
+    };
+    // A name of a participant has no place there.
+    message.remove("name");
+    let mut items = Vec::new();
+    if let Some(content) = message.remove("content").filter(|content| !content.is_null()) {
+        message.insert("content".to_owned(), parts_of(content, role == "assistant"));
+        items.push(Value::Object(message));
+    }
+    items.extend(calls);
+    items
+}
+
+fn call_item(mut call: Value) -> Value {
+    let id = take(&mut call, "id");
+    let mut function = take(&mut call, "function");
+    json!({ "type": "function_call", "call_id": id, "name": take(&mut function, "name"), "arguments": take(&mut function, "arguments") })
+}
+
+/// A member of what may be an object, which then has null there.
+fn take(value: &mut Value, name: &str) -> Value {
+    value.get_mut(name).map(Value::take).unwrap_or_default()
+}
+
+fn parts_of(content: Value, is_answer: bool) -> Value {
+    let Value::Array(parts) = content else { return content };
+    let part = |part: Value| {
+        let Value::Object(mut part) = part else { return part };
+        match part.get("type").and_then(Value::as_str) {
+            Some("text") => _ = part.insert("type".to_owned(), if is_answer { "output_text" } else { "input_text" }.into()),
+            Some("image_url") => {
+                let mut image = part.remove("image_url").unwrap_or_default();
+                part.insert("type".to_owned(), "input_image".into());
+                // The long form, or the address alone.
+                let (url, detail) = match &mut image {
+                    Value::Object(image) => (image.remove("url"), image.remove("detail")),
+                    other => (Some(other.take()), None),
+                };
+                part.insert("image_url".to_owned(), url.unwrap_or_default());
+                part.insert("detail".to_owned(), detail.unwrap_or_else(|| "auto".into()));
+            }
+            Some("file") => {
+                part = match hoisted(Value::Object(part), "file") {
+                    Value::Object(part) => part,
+                    _ => Members::new(),
+                };
+                part.insert("type".to_owned(), "input_file".into());
+            }
+            Some(_) | None => {}
+        }
+        Value::Object(part)
+    };
+    parts.into_iter().map(part).collect()
+}
+
+/// A request of Responses as one of Chat Completions.
+pub fn to_chat(mut request: Members) -> Members {
+    let mut messages = Vec::new();
+    if let Some(instructions) = request.remove("instructions").filter(|instructions| !instructions.is_null()) {
+        messages.push(json!({ "role": "system", "content": instructions }));
+    }
+    match request.remove("input") {
+        Some(Value::Array(items)) => items.into_iter().for_each(|item| add_message(item, &mut messages)),
+        Some(other) => messages.push(json!({ "role": "user", "content": other })),
+        None => {}
+    }
+    request.insert("messages".to_owned(), Value::Array(messages));
+    // Servers that have Chat Completions alone know it under this name.
+    rename(&mut request, "max_output_tokens", "max_tokens");
+    if let Some(mut reasoning) = request.remove("reasoning") {
+        request.insert("reasoning_effort".to_owned(), take(&mut reasoning, "effort"));
+    }
+    if let Some(Value::Object(mut text)) = request.remove("text") {
+        if let Some(format) = text.remove("format") {
+            request.insert("response_format".to_owned(), nested(format, "json_schema"));
+        }
+        request.extend(text);
+    }
+    if let Some(Value::Array(tools)) = request.get_mut("tools") {
+        tools.iter_mut().for_each(|tool| *tool = nested(tool.take(), "function"));
+    }
+    if let Some(choice) = request.get_mut("tool_choice") {
+        *choice = nested(choice.take(), "function");
+    }
+    request
+}
+
+fn add_message(item: Value, messages: &mut Vec<Value>) {
+    let Value::Object(mut item) = item else { return messages.push(item) };
+    match item.get("type").and_then(Value::as_str) {
+        Some("function_call") => {
+            let call = json!({
+                "id": item.remove("call_id"), "type": "function",
+                "function": { "name": item.remove("name"), "arguments": item.remove("arguments") },
+            });
+            // Calls belong to the answer before them.
+            match messages.last_mut().and_then(Value::as_object_mut).filter(|last| last.get("role").is_some_and(|role| role == "assistant"))
+            {
+                Some(last) => match last.entry("tool_calls").or_insert_with(|| Value::Array(Vec::new())) {
+                    Value::Array(calls) => calls.push(call),
+                    other => *other = Value::Array(vec![call]),
+                },
+                None => messages.push(json!({ "role": "assistant", "content": null, "tool_calls": [call] })),
+            }
+        }
+        Some("function_call_output") => {
+            messages.push(json!({ "role": "tool", "tool_call_id": item.remove("call_id"), "content": item.remove("output") }));
+        }
+        Some(_) | None => {
+            // `message`, which is what it is without a type.
+            item.remove("type");
+            if let Some(content) = item.remove("content") {
+                item.insert("content".to_owned(), chat_parts(content));
+            }
+            messages.push(Value::Object(item));
+        }
+    }
+}
+
+fn chat_parts(content: Value) -> Value {
+    let Value::Array(parts) = content else { return content };
+    let part = |part: Value| {
+        let Value::Object(mut part) = part else { return part };
+        match part.get("type").and_then(Value::as_str) {
+            Some("input_text" | "output_text") => _ = part.insert("type".to_owned(), "text".into()),
+            Some("input_image") if part.contains_key("image_url") => {
+                let (url, detail) = (part.remove("image_url"), part.remove("detail").unwrap_or_else(|| "auto".into()));
+                part.insert("type".to_owned(), "image_url".into());
+                part.insert("image_url".to_owned(), json!({ "url": url, "detail": detail }));
+            }
+            Some("input_file") => {
+                part.remove("type");
+                return json!({ "type": "file", "file": part });
+            }
+            Some(_) | None => {}
+        }
+        Value::Object(part)
+    };
+    parts.into_iter().map(part).collect()
+}

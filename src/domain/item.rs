@@ -1,0 +1,266 @@
+//! One item of BatchRouter's: a line of a file, or one of those that came with the request.
+//!
+//! An item is BatchRouter's own (`customer_item_id`, `operation`, `model`, `input`), or a line of
+//! OpenAI's (`custom_id`, `url`, `body`), which may stand beside each other. Which models may serve it:
+//! those that are named for all items, else its `model_options`, else its `model`. Its body stays raw,
+//! as that of any other row.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::endpoint::Endpoint;
+use super::problem::ProblemCode;
+use super::request::{
+    Fault, MAX_MODEL_CHARS, MODEL_BREAK, ModelName, RowRequest, check_id, check_stream, kind, parse_envelope, place, string,
+};
+use super::words::Operation;
+
+/// Models that one item may name.
+pub const MAX_OPTIONS: usize = 256;
+/// The endpoints that an item can be meant for.
+const ENDPOINTS: [Endpoint; 3] = [Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Embeddings];
+
+/// What is said of all items at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Defaults {
+    /// For items that do not say it.
+    pub operation: Option<Operation>,
+    /// The models that may serve every item, whatever the items name; empty if they are to say it.
+    pub models: Vec<String>,
+}
+
+/// An item as it is written. Any member may be anything.
+#[derive(Deserialize)]
+struct RawItem<'a> {
+    #[serde(borrow, default)]
+    customer_item_id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    custom_id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    operation: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    url: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    model_options: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    input: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    body: Option<&'a RawValue>,
+}
+
+/// As much of what an item asks as decides where it goes.
+#[derive(Deserialize)]
+struct RawInput<'a> {
+    #[serde(borrow, default)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    stream: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    messages: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    input: Option<&'a RawValue>,
+}
+
+/// Reads one item.
+///
+/// # Errors
+/// Every independent fault of it, at least one.
+pub fn parse_item<'a>(text: &'a [u8], defaults: &'a Defaults) -> Result<RowRequest<'a>, Vec<Fault>> {
+    let raw: RawItem<'_> = parse_envelope(text).map_err(|fault| vec![fault])?;
+    let mut faults = Vec::new();
+    let mut keep = |fault: Fault| faults.push(fault);
+
+    let (field, id) = match (raw.customer_item_id, raw.custom_id) {
+        (None, Some(id)) => ("custom_id", Some(id)),
+        (id, _) => ("customer_item_id", id),
+    };
+    let custom_id = check_id(id, field).map_err(&mut keep).ok();
+    let operation = operation(&raw, defaults).map_err(&mut keep).ok();
+    let input = input(&raw).map_err(&mut keep).ok();
+    let model = models(&raw, input.as_ref(), defaults).map_err(&mut keep).ok();
+    if let Some(input) = &input {
+        check_stream(input.members.stream, "input.stream").unwrap_or_else(&mut keep);
+    }
+    let endpoint = match (operation, &input) {
+        (Some(operation), Some(input)) => endpoint(operation, input).map_err(&mut keep).ok(),
+        (_, _) => None,
+    };
+    match (custom_id, operation, input, model, endpoint) {
+        (Some(custom_id), Some(operation), Some(input), Some(model), Some(endpoint)) if faults.is_empty() => {
+            let name = input.model_name();
+            Ok(RowRequest { custom_id, model, endpoint, operation: Some(operation), body: input.text, name })
+        }
+        (_, _, _, _, _) => Err(faults),
+    }
+}
+
+fn operation(raw: &RawItem<'_>, defaults: &Defaults) -> Result<Operation, Fault> {
+    if let Some(operation) = raw.operation {
+        return string(operation).and_then(|text| Operation::parse(&text)).ok_or_else(|| {
+            let message = format!("`operation` must be one of {}", Operation::choices());
+            Fault::new(ProblemCode::InvalidOperation, Some("operation"), message)
+        });
+    }
+    let Some(url) = raw.url else { return Ok(defaults.operation.unwrap_or(Operation::Responses)) };
+    match string(url).and_then(|text| text.parse().ok()).filter(|url| ENDPOINTS.contains(url)) {
+        Some(Endpoint::Embeddings) => Ok(Operation::Embeddings),
+        Some(_) => Ok(Operation::Responses),
+        None => {
+            let legal = ENDPOINTS.map(|url| format!("`{url}`")).join(", ");
+            Err(Fault::new(ProblemCode::InvalidOperation, Some("url"), format!("`url` must be one of {legal}")))
+        }
+    }
+}
+
+/// What an item asks.
+struct Input<'a> {
+    /// `input`, or `body`.
+    field: &'static str,
+    text: &'a str,
+    members: RawInput<'a>,
+}
+
+impl Input<'_> {
+    fn model_name(&self) -> ModelName {
+        match self.members.model {
+            // It borrows from the text, so its address gives its place in it.
+            Some(model) => {
+                let start = model.get().as_ptr() as usize - self.text.as_ptr() as usize;
+                ModelName::At(start..start + model.get().len())
+            }
+            None => ModelName::Absent,
+        }
+    }
+}
+
+fn input<'a>(raw: &RawItem<'a>) -> Result<Input<'a>, Fault> {
+    let (field, input) = match (raw.input, raw.body) {
+        (None, Some(body)) => ("body", Some(body)),
+        (input, _) => ("input", input),
+    };
+    let bad = |what: String| Fault::new(ProblemCode::InvalidInput, Some(field), what);
+    let Some(input) = input.filter(|input| input.get().starts_with('{')) else {
+        let found = input.map_or("nothing", kind);
+        return Err(bad(format!("`{field}` must be an object, what the model is asked; found {found}")));
+    };
+    match serde_json::from_str(input.get()) {
+        Ok(members) => Ok(Input { field, text: input.get(), members }),
+        Err(error) => Err(bad(format!("`{field}` is not usable: {}", place(&error)))),
+    }
+}
+
+fn endpoint(operation: Operation, input: &Input<'_>) -> Result<Endpoint, Fault> {
+    let is_there = |value: Option<&RawValue>| value.is_some_and(|value| value.get() != "null");
+    let (messages, texts) = (is_there(input.members.messages), is_there(input.members.input));
+    let bad = |what: &str| Err(Fault::new(ProblemCode::InvalidInput, Some(input.field), format!("`{}` must have {what}", input.field)));
+    match (operation, messages, texts) {
+        (Operation::Embeddings, _, true) => Ok(Endpoint::Embeddings),
+        (Operation::Embeddings, _, false) => bad("`input`, the text to embed or an array of texts"),
+        (Operation::Responses | Operation::Vision, true, _) => Ok(Endpoint::ChatCompletions),
+        (Operation::Responses | Operation::Vision, false, true) => Ok(Endpoint::Responses),
+        (Operation::Responses | Operation::Vision, false, false) => {
+            bad("`messages`, an array of messages, or `input`, a text or such an array")
+        }
+    }
+}
+
+fn models<'a>(raw: &RawItem<'a>, input: Option<&Input<'a>>, defaults: &'a Defaults) -> Result<Cow<'a, str>, Fault> {
+    match defaults.models.as_slice() {
+        [] => {}
+        [only] => return Ok(Cow::Borrowed(only)),
+        several => return Ok(Cow::Owned(join(several))),
+    }
+    if let Some(options) = raw.model_options.filter(|options| !matches!(options.get(), "null" | "[]")) {
+        return options_of(options).map(|options| Cow::Owned(join(&options)));
+    }
+    let model = raw.model.or_else(|| input?.members.model).and_then(string);
+    let bad = || {
+        let message =
+            format!("`model` must name a model, in 1 to {MAX_MODEL_CHARS} characters, unless `model` or `models` is said of all items");
+        Fault::new(ProblemCode::InvalidModel, Some("model"), message)
+    };
+    model.filter(|name| is_name(name)).ok_or_else(bad)
+}
+
+fn options_of(raw: &RawValue) -> Result<Vec<String>, Fault> {
+    let bad = |message: String| Fault::new(ProblemCode::InvalidModel, Some("model_options"), message);
+    let options: Vec<String> =
+        serde_json::from_str(raw.get()).map_err(|_| bad("`model_options` must be an array of names of models".to_owned()))?;
+    if options.len() > MAX_OPTIONS {
+        return Err(bad(format!("`model_options` may have at most {MAX_OPTIONS} members, found {}", options.len())));
+    }
+    match options.iter().all(|name| is_name(name)) {
+        true => Ok(options),
+        false => Err(bad(format!("each member of `model_options` must name a model, in 1 to {MAX_MODEL_CHARS} characters"))),
+    }
+}
+
+/// Whether a text can be the name of a model.
+pub fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 4 * MAX_MODEL_CHARS && text.chars().count() <= MAX_MODEL_CHARS && !text.contains(MODEL_BREAK)
+}
+
+/// The names of several models as those of one row.
+pub fn join(names: &[String]) -> String {
+    names.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn told(text: &str, defaults: &Defaults) -> String {
+        match parse_item(text.as_bytes(), defaults) {
+            Ok(row) => {
+                let body = String::from_utf8(row.body_for("up")).unwrap();
+                format!("{:?} {:?} {} {} -> {body}", row.custom_id, row.model, row.operation.unwrap(), row.endpoint)
+            }
+            Err(faults) => {
+                faults.iter().map(|f| format!("{} {:?}: {}", f.code.as_str(), f.param, f.message)).collect::<Vec<_>>().join("\n")
+            }
+        }
+    }
+
+    #[test]
+    fn items_as_they_are_read_and_sent_and_all_that_is_wrong_with_others() {
+        let all = Defaults { operation: Some(Operation::Embeddings), models: vec!["x".into(), "y".into()] };
+        let none = Defaults::default();
+        let items = [
+            (r#"{"customer_item_id":"a","operation":"responses","model":"m","input":{"messages":[]}}"#, &none),
+            (r#"{"customer_item_id":"a","model":"m","input":{ }}"#, &none),
+            (r#"{"customer_item_id":"a","model":"m","input":{ "input":"text"}}"#, &none),
+            (r#"{"customer_item_id":"a","model":"m","operation":"embeddings","input":{"input":"text", "model": "n"}}"#, &none),
+            (r#"{"customer_item_id":"a","model":"m","model_options":["m","n"],"input":{"input":"text"}}"#, &none),
+            (r#"{"customer_item_id":"a","model":"m","input":{"input":"text"}}"#, &all),
+            (r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[1]}}"#, &none),
+            (r#"{"custom_id":"a","url":"/v1/responses","body":{"model":"up","input":"x"}}"#, &none),
+            (r#"{"custom_id":"a","url":"/v1/moderations","body":{"model":"up","input":"x"}}"#, &none),
+            (r#"{"customer_item_id":7,"operation":"speech","model":[],"input":[]}"#, &none),
+            (r#"{"customer_item_id":"","model_options":"m","input":{"stream":true,"prompt":"x"}}"#, &none),
+            (r#"{"customer_item_id":"a","model_options":["a\nb"],"input":{"input":1}}"#, &none),
+            (r#"{"customer_item_id":"a","operation":"embeddings","input":{"messages":[]}}"#, &none),
+            ("[]", &none),
+            ("{", &none),
+        ];
+        insta::assert_snapshot!(items.map(|(text, defaults)| format!("{text}\n  {}", told(text, defaults))).join("\n"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_an_item_or_a_fault(bytes: Vec<u8>, position in 0_usize..90, byte: u8) {
+            let mut item = br#"{"customer_item_id":"a","operation":"responses","model":"m","input":{"messages":[],"model":"m"}}"#.to_vec();
+            item[position] = byte;
+            for text in [bytes, item] {
+                match parse_item(&text, &Defaults::default()) {
+                    Ok(row) => _ = serde_json::from_slice::<serde_json::Value>(&row.body_for("other")).unwrap(),
+                    Err(faults) => prop_assert!(!faults.is_empty()),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The lanes for items, as their quote has chosen them.
+//!
+//! Nothing is decided anew: a batch goes where its quote said, at the prices that stand there, and what
+//! was not quoted does not run.
+
+use crate::catalog::Snapshot;
+use crate::domain::plan::{MAX_ALTERNATIVES, PlannedLane, PlannedModel, QuotedShare};
+use crate::domain::problem::ProblemCode;
+use crate::domain::quote::{Quote, QuotedGroup, QuotedLane};
+use crate::domain::request::{Fault, MODEL_BREAK};
+use crate::domain::words::Operation;
+
+/// The planned models of items that name these models: one for each lane that the quote selected.
+///
+/// # Errors
+/// When the quote has no lanes for them.
+pub(super) fn planned(quote: &Quote, requested: &str, operation: Operation, catalog: &Snapshot) -> Result<Vec<PlannedModel>, Fault> {
+    let models = canonical(requested, catalog);
+    let Some(group) = quote.group(operation, &models) else {
+        let shown = requested.replace(MODEL_BREAK, "`, `");
+        let message = format!("the quote has no lane for `{shown}` with the operation `{operation}`; quote a sample of every kind of item");
+        return Err(Fault::new(ProblemCode::NotQuoted, Some("model"), message));
+    };
+    let planned = group.lanes.iter().filter(|lane| lane.items > 0).map(|lane| PlannedModel {
+        requested: requested.to_owned(),
+        lane: to_plan(lane),
+        rows: 0,
+        alternatives: others(group, lane),
+        quoted: Some(QuotedShare { operation, weight: lane.items, most_input: lane.most_input }),
+    });
+    Ok(planned.collect())
+}
+
+/// The canonical names of models that an item names, each once.
+fn canonical<'a>(requested: &'a str, catalog: &'a Snapshot) -> Vec<&'a str> {
+    let mut models = Vec::new();
+    for name in requested.split(MODEL_BREAK) {
+        let model = catalog.model(name).map_or(name, |known| &known.id);
+        if !models.contains(&model) {
+            models.push(model);
+        }
+    }
+    models
+}
+
+fn to_plan(lane: &QuotedLane) -> PlannedLane {
+    PlannedLane {
+        model: lane.model.clone(),
+        provider: lane.provider.clone(),
+        upstream: lane.upstream.clone(),
+        price: lane.price.unwrap_or_default(),
+    }
+}
+
+/// Where items of a lane may go besides: those that the quote allowed to take over, in its order.
+fn others(group: &QuotedGroup, planned: &QuotedLane) -> Vec<PlannedLane> {
+    let other = |lane: &&QuotedLane| (&lane.provider, &lane.upstream) != (&planned.provider, &planned.upstream);
+    group.lanes.iter().filter(other).filter(|lane| lane.takes_over).map(to_plan).take(MAX_ALTERNATIVES).collect()
+}

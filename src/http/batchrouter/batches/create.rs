@@ -1,0 +1,377 @@
+//! `POST /v1/batches`: items become the input of a batch on the lanes of a quote, once for each
+//! `Idempotency-Key`.
+//!
+//! Everything that can be wrong is found before anything is reserved or kept.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use bytes::Bytes;
+use rust_decimal::Decimal;
+use serde_json::json;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use super::order::{Asked, Input, Receiver};
+use super::show;
+use crate::domain::batch::{self, Batch, BatchSpec, Fallback, QuotedOrder};
+use crate::domain::error::Code;
+use crate::domain::file::Purpose;
+use crate::domain::id::{BatchId, FileId};
+use crate::domain::item::Defaults;
+use crate::domain::ledger::micros_up;
+use crate::domain::metadata::Metadata;
+use crate::domain::money::Usd;
+use crate::domain::quote::{Estimate, KeptQuote, Quote};
+use crate::domain::share::{Control, Owner};
+use crate::domain::time::later;
+use crate::domain::webhook::Webhook;
+use crate::http::Api;
+use crate::http::access::Caller;
+use crate::http::batchrouter::items::{self, Read};
+use crate::http::batchrouter::making::{Wanted, make, split};
+use crate::http::batchrouter::quotes;
+use crate::http::batchrouter::refusal::{Issue, MAX_ISSUES, Refusal};
+use crate::http::canonical;
+use crate::http::error::ApiError;
+use crate::http::extract::{announced_bytes, read_json};
+use crate::http::openai::create::idempotency_key;
+use crate::store::{CreateOutcome, Idempotency, NewFile, Sealed, Store, StoreError};
+
+/// Characters of an `Idempotency-Key` (its guide to submitting).
+const KEY_CHARS: std::ops::RangeInclusive<usize> = 8..=128;
+/// How long the items that came with a request can be read after their batch had to be done.
+const KEPT: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+
+/// `POST /v1/batches`
+pub async fn create(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, Refusal> {
+    api.check_open()?;
+    let most = api.limits.quotes.max_body_bytes;
+    // Bodies are held as a whole until their turn comes.
+    let _held = api.quoting.hold(announced_bytes(&headers).unwrap_or(most).min(most)).await?;
+    let body = read_json(request, &api, most).await.map_err(|error| Refusal::of_body(error, most))?;
+    create_from(&api, caller, &headers, body).await
+}
+
+/// [`create`] of a body that has been read.
+///
+/// # Errors
+/// When the request cannot be served; nothing is kept of it then.
+pub async fn create_from(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, body: Bytes) -> Result<Response, Refusal> {
+    api.check_open()?;
+    let once = idempotency(headers, &caller, &body)?;
+    let asked = Asked::read(&body)?;
+    if let Some(earlier) = earlier(api, &caller, headers, &once).await? {
+        return Ok(earlier);
+    }
+    api.check_room(0)?;
+    let (quote, made) = match asked.quote {
+        Some(id) => (usable(api, &caller, &asked, id).await?, false),
+        None => (quote_for(api, &caller, &asked, &body).await?, true),
+    };
+    let shown = made.then(|| quote.shown.clone());
+    let prepared = prepare(api, &asked, &quote, body).await?;
+    let spec = spec(api, &caller, asked, &quote, &prepared)?;
+    let creating = {
+        let (api, file) = (api.clone(), prepared.content);
+        async move { create_once(&api, spec, file, once).await }
+    };
+    let batch = api.to_the_end(creating).await??;
+    let mut answer = json!({ "batch": show(api, headers, &batch) });
+    if let Some(shown) = shown {
+        answer["quote"] = serde_json::from_slice(&shown).map_err(ApiError::internal)?;
+    }
+    Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
+}
+
+/// The key that a create must have, bound to what the body says.
+fn idempotency(headers: &HeaderMap, caller: &Caller, body: &[u8]) -> Result<Idempotency, ApiError> {
+    let key = idempotency_key(headers)?.ok_or_else(|| {
+        let message = "the header `Idempotency-Key` is missing; it has 8 to 128 characters, and each new batch has its own";
+        ApiError::new(Code::MissingIdempotencyKey, message).param("Idempotency-Key")
+    })?;
+    if !KEY_CHARS.contains(&key.len()) {
+        return Err(ApiError::invalid("Idempotency-Key", "`Idempotency-Key` must have 8 to 128 visible ASCII characters"));
+    }
+    let scope =
+        Sha256::new().chain_update(caller.org.as_u128().to_be_bytes()).chain_update(b"batchrouter POST /v1/batches\0").chain_update(key);
+    let request =
+        canonical::digest(body).map_err(|error| ApiError::new(Code::InvalidJson, format!("the body is not valid JSON: {error}")))?;
+    Ok(Idempotency { key: scope.finalize().into(), request })
+}
+
+/// The batch that the same request made before, although its quote is used up by now.
+async fn earlier(api: &Api, caller: &Caller, headers: &HeaderMap, once: &Idempotency) -> Result<Option<Response>, ApiError> {
+    let Some((id, request)) = api.store.used_key(&once.key).await? else { return Ok(None) };
+    if request != once.request {
+        return Err(key_reused());
+    }
+    let batch = super::find(api, caller, id).await?;
+    let answer = json!({ "batch": show(api, headers, &batch) });
+    Ok(Some((StatusCode::ACCEPTED, Json(answer)).into_response()))
+}
+
+fn key_reused() -> ApiError {
+    let message = "this `Idempotency-Key` was used before for another request; use a new key for each new batch";
+    ApiError::new(Code::IdempotencyMismatch, message).param("Idempotency-Key")
+}
+
+/// The quote that a create names, if a batch can be made from it.
+async fn usable(api: &Api, caller: &Caller, asked: &Asked, id: crate::domain::id::QuoteId) -> Result<Quote, Refusal> {
+    let KeptQuote { quote, batch } = quotes::find(api, caller, id).await?;
+    if let Some(batch) = batch {
+        return Err(quote_used(batch).into());
+    }
+    if !quote.is_valid(api.clock.now()) {
+        return Err(ApiError::new(Code::QuoteExpired, "the prices of the quote hold no more; make a new quote").into());
+    }
+    asked.check_against(&quote, &api.limits.quotes.tiers)?;
+    Ok(quote)
+}
+
+fn quote_used(batch: BatchId) -> ApiError {
+    ApiError::new(Code::QuoteUsed, format!("`{}` was made from the quote; make a new quote for another batch", batch.in_hex()))
+}
+
+/// A quote of the items themselves, for a create that names none. Ours.
+async fn quote_for(api: &Arc<Api>, caller: &Caller, asked: &Asked, body: &Bytes) -> Result<Quote, Refusal> {
+    if let Input::File(_) = asked.input {
+        return Err(ApiError::missing("quote_id", "a batch over a file needs a quote of items like those in it").into());
+    }
+    let (api, org, body) = (api.clone(), caller.org, body.clone());
+    let turn = api.quoting.turn().await?;
+    let making = {
+        let api = api.clone();
+        move || {
+            let _turn = turn;
+            make(&api, Wanted::read(&body)?, org)
+        }
+    };
+    let quote = tokio::task::spawn_blocking(making).await.map_err(ApiError::internal)??;
+    api.store.add_quote(quote.clone()).await.map_err(ApiError::from)?;
+    Ok(quote)
+}
+
+/// The input of a batch, checked as far as it can be at once.
+struct Prepared {
+    /// The items as a file, if they came with the request.
+    content: Content,
+    /// Items, as far as they are known.
+    items: Option<u32>,
+    defaults: Defaults,
+    /// What they are expected to cost; `None` if nobody knows.
+    estimate: Option<Estimate>,
+}
+
+enum Content {
+    New(Sealed),
+    Uploaded(FileId),
+}
+
+async fn prepare(api: &Arc<Api>, asked: &Asked, quote: &Quote, body: Bytes) -> Result<Prepared, Refusal> {
+    let stated = &asked.defaults;
+    let defaults = Defaults {
+        operation: stated.operation.or(quote.defaults.operation),
+        models: if stated.models.is_empty() { quote.defaults.models.clone() } else { stated.models.clone() },
+    };
+    match &asked.input {
+        Input::File(id) => {
+            let file = api.store.file(*id, api.clock.now()).await.map_err(ApiError::from)?;
+            let file = file.filter(|file| file.org == quote.org).ok_or_else(|| ApiError::not_found("file", id.in_hex()))?;
+            if file.purpose != Purpose::Batch {
+                let message = format!("`{}` was not uploaded as the input of a batch", id.in_hex());
+                return Err(ApiError::invalid("input_file_id", message).into());
+            }
+            let items = asked.item_count;
+            Ok(Prepared { content: Content::Uploaded(*id), items, defaults, estimate: scaled(quote, items.unwrap_or(quote.items)) })
+        }
+        Input::Inline(items) => {
+            let turn = api.quoting.turn().await?;
+            let (api, items, quote) = (api.clone(), items.clone(), quote.clone());
+            let check = move || {
+                // Goes on when the client goes away, and so does its turn.
+                let _held = (turn, body);
+                prepare_inline(&api, &items, &quote, defaults)
+            };
+            tokio::task::spawn_blocking(check).await.map_err(ApiError::internal)?
+        }
+    }
+}
+
+fn prepare_inline(api: &Api, items: &Bytes, quote: &Quote, defaults: Defaults) -> Result<Prepared, Refusal> {
+    let refused = |issues| Refusal::Preflight { issues, lanes: Vec::new() };
+    let written = split(items, api.limits.quotes.max_items)?;
+    let read = items::read(&written, &defaults, &api.catalog.current()).map_err(refused)?;
+    let issues = not_quoted(&read, quote);
+    if !issues.is_empty() {
+        return Err(refused(issues));
+    }
+    let count = u32::try_from(written.len()).unwrap_or(u32::MAX);
+    let estimate = scaled(quote, count).map(|scaled| larger(scaled, priced(&read, quote)));
+    let content = materialise(&api.store, &written).map_err(ApiError::from)?;
+    Ok(Prepared { content: Content::New(content), items: Some(count), defaults, estimate })
+}
+
+/// Items of kinds that the quote has no lane for.
+fn not_quoted(read: &Read, quote: &Quote) -> Vec<Issue> {
+    let groups = read.groups.iter().zip(&read.operations).zip(&read.asked);
+    let unknown = groups.filter(|((group, operation), _)| quote.group(**operation, &group.models).is_none());
+    let issue = |((group, operation), asked): ((&crate::route::quote::Group, &crate::domain::words::Operation), &Vec<String>)| {
+        let names = asked.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        Issue {
+            code: "model_not_quoted",
+            path: format!("items[{}].model", group.items.first().copied().unwrap_or(0)),
+            message: format!("the quote has no lane for {names} with the operation `{operation}`; quote a sample of every kind of item"),
+        }
+    };
+    unknown.map(issue).take(MAX_ISSUES).collect()
+}
+
+/// What so many items cost, if they are like those that were quoted.
+fn scaled(quote: &Quote, items: u32) -> Option<Estimate> {
+    let estimate = quote.estimate?;
+    let by = |amount: Usd| Usd(amount.0.saturating_mul(Decimal::from(items)) / Decimal::from(quote.items.max(1)));
+    Some(Estimate { provider: by(estimate.provider), fee: by(estimate.fee) })
+}
+
+/// What these very items cost on the dearest of the lanes that serve them.
+fn priced(read: &Read, quote: &Quote) -> Usd {
+    let of_group = |(group, operation): (&crate::route::quote::Group, &crate::domain::words::Operation)| {
+        let lanes = quote.group(*operation, &group.models).map_or(&[][..], |quoted| &quoted.lanes);
+        let costs = lanes.iter().filter(|lane| lane.items > 0).filter_map(|lane| {
+            let tokenizer = crate::route::tokens::Tokenizer::of(&lane.model);
+            let price = lane.price?;
+            let items = group.items.iter().filter_map(|place| read.items.get(*place as usize));
+            let cost = items.map(|item| {
+                let usage = crate::domain::usage::Usage {
+                    input_tokens: item.input_tokens(tokenizer),
+                    output_tokens: item.output_tokens,
+                    ..Default::default()
+                };
+                price.cost(&usage)
+            });
+            Some(cost.fold(Usd::ZERO, Usd::plus))
+        });
+        costs.max().unwrap_or(Usd::ZERO)
+    };
+    read.groups.iter().zip(&read.operations).map(of_group).fold(Usd::ZERO, Usd::plus)
+}
+
+/// The estimate, or what its items were counted to cost if that is more than twice as much: a sample that
+/// has little to do with the batch is not what is reserved.
+fn larger(estimate: Estimate, counted: Usd) -> Estimate {
+    let provider = estimate.provider;
+    if counted.0 <= provider.0.saturating_mul(Decimal::TWO) || provider.is_zero() && counted.is_zero() {
+        return estimate;
+    }
+    let fee = if provider.is_zero() { Decimal::ZERO } else { estimate.fee.0 / provider.0 };
+    Estimate { provider: counted, fee: Usd(counted.0.saturating_mul(fee)) }
+}
+
+/// The items as the lines of a file: they are one path from then on.
+fn materialise(store: &Store, items: &[&RawValue]) -> Result<Sealed, StoreError> {
+    let mut spool = store.spool()?;
+    let mut lines = Vec::with_capacity(1 << 20);
+    for item in items {
+        // Line breaks can only stand between tokens, where a space says the same.
+        lines.extend(item.get().bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }));
+        lines.push(b'\n');
+        if lines.len() >= 1 << 20 {
+            spool.write(&lines)?;
+            lines.clear();
+        }
+    }
+    spool.write(&lines)?;
+    spool.seal()
+}
+
+fn spec(api: &Api, caller: &Caller, asked: Asked, quote: &Quote, prepared: &Prepared) -> Result<BatchSpec, ApiError> {
+    let now = api.clock.now();
+    let reserve = prepared.estimate.map_or(Usd::ZERO, |estimate| micros_up(estimate.total()));
+    let webhook = asked.webhook.map(|receiver| sealed(api, receiver)).transpose()?;
+    let order = QuotedOrder {
+        quote: quote.id,
+        deadline: quote.deadline,
+        defaults: prepared.defaults.clone(),
+        demands: quote.demands.clone(),
+        fee: quote.fee,
+        estimate: prepared.estimate,
+        reserve,
+        items: prepared.items,
+        metadata: asked.metadata,
+        webhook,
+    };
+    Ok(BatchSpec {
+        id: BatchId::generate(now),
+        order: batch::Order::Items(Box::new(order)),
+        input_file: match &prepared.content {
+            Content::New(_) => FileId::from_u128(0),
+            Content::Uploaded(id) => *id,
+        },
+        created_at: now,
+        metadata: Metadata::default(),
+        output_expires_after: None,
+        retry_of: None,
+        org: caller.org,
+        owner: Owner::of_key(&caller.key),
+        fallback: Fallback::Never,
+    })
+}
+
+/// A receiver with its secret as it is kept.
+///
+/// # Errors
+/// When the machine has no random numbers.
+pub fn sealed(api: &Api, receiver: Receiver) -> Result<Webhook, ApiError> {
+    use secrecy::ExposeSecret;
+    let sealed = api.store.seal().seal(receiver.secret.expose_secret().as_bytes());
+    let sealed_secret = sealed.ok_or_else(|| ApiError::internal("a secret could not be sealed"))?;
+    Ok(Webhook { url: receiver.url, sealed_secret })
+}
+
+/// Creates the batch, and its input first if it is new; removes that again if no batch comes of it.
+async fn create_once(api: &Api, mut spec: BatchSpec, content: Content, once: Idempotency) -> Result<Batch, ApiError> {
+    let new = spec.id;
+    let mut added = None;
+    if let Content::New(content) = content {
+        let file = NewFile {
+            filename: format!("{}.jsonl", new.in_hex()),
+            purpose: Purpose::Batch,
+            mime: Some("application/x-ndjson".to_owned()),
+            org: spec.org,
+            created_at: spec.created_at,
+            expires_at: Some(later(spec.deadline(), KEPT)),
+        };
+        spec.input_file = api.store.add_file(file, content).await?.id;
+        added = Some(spec.input_file);
+    }
+    let file = spec.input_file;
+    let outcome = api.store.create_batch(spec, Control::default(), Some(once)).await?;
+    if let (Some(added), false) = (added, outcome == CreateOutcome::Created) {
+        api.store.delete_file(added).await?;
+    }
+    let id = match outcome {
+        CreateOutcome::Created => {
+            api.executor.take(new).await?;
+            tracing::info!(batch = %new, "batch created from a quote");
+            new
+        }
+        CreateOutcome::Existing(id) => id,
+        CreateOutcome::KeyReused => return Err(key_reused()),
+        CreateOutcome::InputGone => return Err(ApiError::not_found("file", file.in_hex())),
+        CreateOutcome::QuoteUsed(batch) => return Err(quote_used(batch)),
+        CreateOutcome::NotCovered(shortfall) => {
+            return Err(ApiError::new(Code::InsufficientCredits, format!("{shortfall}; nothing was reserved")));
+        }
+    };
+    let batch = api.store.batch(id).await?;
+    batch.ok_or_else(|| ApiError::internal(format!("{id} was created and cannot be found")))
+}

@@ -1,0 +1,167 @@
+//! A batch as this dialect shows it.
+
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use crate::domain::batch::{Batch, BatchState, Ending, Order, QuotedOrder};
+use crate::domain::routing::Constraints;
+use crate::domain::time::Timestamp;
+use crate::executor::Stage;
+use crate::http::batchrouter::money::Pricing;
+use crate::http::batchrouter::quote_object::{moment, preferences};
+use crate::http::links::Base;
+use crate::store::Seal;
+
+/// What a batch is shown with besides itself.
+pub struct Around<'a> {
+    pub stage: Stage,
+    pub base: &'a Base,
+    pub seal: &'a Seal,
+    pub now: Timestamp,
+}
+
+/// BatchRouter's word for where a batch stands (its guide to results). Each is a stage of ours:
+/// `pending`, `queued` and `routing` before it is validated, `dispatched` until the first of its results
+/// is durable, then `processing`, and `completing` while what is left is written.
+pub fn status(batch: &Batch, stage: Stage) -> &'static str {
+    match batch.state {
+        BatchState::Validating => match stage {
+            Stage::Pending => "pending",
+            Stage::Queued => "queued",
+            Stage::Routing => "routing",
+        },
+        BatchState::InProgress { .. } if batch.progress.unfinished() == batch.progress.total => "dispatched",
+        BatchState::InProgress { .. } => "processing",
+        BatchState::Finalizing { .. } | BatchState::Cancelling { .. } => "completing",
+        // Items that failed do not make a batch fail, unless all did.
+        BatchState::Completed { .. } if batch.progress.succeeded == 0 => "failed",
+        BatchState::Completed { .. } => "completed",
+        BatchState::Failed { .. } => "failed",
+        BatchState::Expired { .. } => "expired",
+        BatchState::Cancelled { .. } => "cancelled",
+    }
+}
+
+/// The batch object, without the key `batch` that repeats it.
+pub fn object(batch: &Batch, around: &Around<'_>) -> Map<String, Value> {
+    let spec = &batch.spec;
+    let quoted = match &spec.order {
+        Order::Items(order) => Some(order.as_ref()),
+        Order::Rows { .. } => None,
+    };
+    let mut shown = Map::new();
+    let mut put = |name: &str, value: Value| _ = shown.insert(name.to_owned(), value);
+    let deadline = moment(spec.deadline());
+    put("id", json!(spec.id.in_hex()));
+    put("object", json!("batch"));
+    put("org_id", json!(spec.org.in_hex()));
+    put("quote_id", json!(quoted.map(|order| order.quote.in_hex())));
+    put("status", json!(status(batch, around.stage)));
+    put("item_count", json!(items(batch, quoted)));
+    put("counts", counts(batch, quoted));
+    put("created_at", json!(moment(spec.created_at)));
+    put("updated_at", json!(moment(updated(batch))));
+    put("completed_at", json!(ended(&batch.state).map(moment)));
+    put("sla_deadline", json!(deadline));
+    put("deadline_at", json!(deadline));
+    put("metadata", metadata(batch, quoted));
+    demands(quoted, &mut put);
+    put(
+        "pricing_estimate",
+        quoted.and_then(|order| order.estimate).map_or_else(Pricing::unknown, |each| Pricing::of_estimate(each).json()),
+    );
+    files(batch, around, &mut put);
+    put("errors", errors(batch));
+    put("webhook", json!(quoted.and_then(|order| order.webhook.as_ref()).map(|webhook| json!({ "url": webhook.url }))));
+    shown
+}
+
+fn demands(quoted: Option<&QuotedOrder>, put: &mut impl FnMut(&str, Value)) {
+    let default = Constraints::default();
+    let demands = quoted.map_or(&default, |order| &order.demands);
+    put("routing_mode", json!(demands.mode));
+    put("sla_tier", json!(demands.tier));
+    put("privacy_tier", json!(demands.privacy_tier));
+    put("allowed_regions", json!(demands.regions));
+    put("required_tools", json!(demands.tools));
+    put("provider_preferences", preferences(&demands.preferences));
+    put("price_protection_policy", json!(demands.protection));
+}
+
+/// Items of the batch: those that were counted, or that the client has said there are.
+fn items(batch: &Batch, quoted: Option<&QuotedOrder>) -> Option<u32> {
+    Some(batch.progress.total).filter(|total| *total > 0).or_else(|| quoted.and_then(|order| order.items))
+}
+
+fn counts(batch: &Batch, quoted: Option<&QuotedOrder>) -> Value {
+    let progress = &batch.progress;
+    let total = items(batch, quoted).unwrap_or(0);
+    let open = total.saturating_sub(progress.succeeded).saturating_sub(progress.failed);
+    let (mut failed, mut cancelled, mut pending, mut running) = (progress.failed, 0, 0, 0);
+    match batch.state {
+        BatchState::Validating | BatchState::Failed { .. } => pending = open,
+        BatchState::InProgress { .. } | BatchState::Finalizing { .. } | BatchState::Cancelling { .. } => running = open,
+        // What has failed before a batch was cancelled cannot be told from what was cancelled, in a sum.
+        BatchState::Cancelled { .. } => (failed, cancelled) = (0, failed + open),
+        BatchState::Completed { .. } | BatchState::Expired { .. } => {}
+    }
+    json!({
+        "total": total, "pending": pending, "running": running, "completed": progress.succeeded,
+        "failed": failed, "canceled": cancelled, "cancelled": cancelled,
+    })
+}
+
+/// When a batch ended.
+fn ended(state: &BatchState) -> Option<Timestamp> {
+    match state {
+        BatchState::Failed { at }
+        | BatchState::Completed { at, .. }
+        | BatchState::Expired { at, .. }
+        | BatchState::Cancelled { at, .. } => Some(*at),
+        BatchState::Validating | BatchState::InProgress { .. } | BatchState::Finalizing { .. } | BatchState::Cancelling { .. } => None,
+    }
+}
+
+/// When a batch came into its state.
+fn updated(batch: &Batch) -> Timestamp {
+    match &batch.state {
+        BatchState::Validating => batch.spec.created_at,
+        BatchState::InProgress { since } | BatchState::Cancelling { since, .. } => *since,
+        BatchState::Finalizing { since, ending: Ending::Completed | Ending::Expired, .. } => *since,
+        ended_state => ended(ended_state).unwrap_or(batch.spec.created_at),
+    }
+}
+
+fn metadata(batch: &Batch, quoted: Option<&QuotedOrder>) -> Value {
+    let pairs = batch.spec.metadata.pairs();
+    match quoted.and_then(|order| order.metadata.as_deref()) {
+        // It was read as an object before.
+        Some(text) => {
+            serde_json::from_str::<Box<RawValue>>(text).ok().and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
+        }
+        None if pairs.is_empty() => Value::Null,
+        None => Value::Object(pairs.iter().map(|(name, value)| (name.clone(), json!(value))).collect()),
+    }
+}
+
+fn files(batch: &Batch, around: &Around<'_>, put: &mut impl FnMut(&str, Value)) {
+    let files = batch.state.files();
+    let link = |file: Option<crate::domain::id::FileId>| file.map(|file| around.base.link(around.seal, file, around.now).url);
+    put("input_file_id", json!(batch.spec.input_file.in_hex()));
+    put("output_file_id", json!(files.output.map(crate::domain::id::FileId::in_hex)));
+    put("error_file_id", json!(files.errors.map(crate::domain::id::FileId::in_hex)));
+    put("output_file_url", json!(link(files.output)));
+    put("error_file_url", json!(link(files.errors)));
+}
+
+/// What was wrong with the input, line by line.
+fn errors(batch: &Batch) -> Value {
+    if batch.problems.is_empty() {
+        return Value::Null;
+    }
+    let issue = |problem: &crate::domain::problem::Problem| {
+        let place = [problem.line.map(|line| format!("line {line}")), problem.param.clone()];
+        json!({ "code": problem.code.as_str(), "path": place.into_iter().flatten().collect::<Vec<_>>().join(": "), "message": problem.message })
+    };
+    json!(batch.problems.iter().map(issue).collect::<Vec<_>>())
+}

@@ -1,0 +1,163 @@
+//! Results: `GET /v1/batches/{id}/results` in pages, `.../artifact-url` and the link that it gives for
+//! all of them at once.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::Json;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, CONTENT_DISPOSITION, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rust_decimal::Decimal;
+use serde_json::json;
+
+use super::row;
+use super::{find, status_of};
+use crate::domain::batch::{Batch, BatchSpec, Order};
+use crate::domain::error::Code;
+use crate::domain::file::{FileSource, ResultPart};
+use crate::domain::id::{BatchId, FileId, RowIndex};
+use crate::http::access::Caller;
+use crate::http::batchrouter::quote_object::moment;
+use crate::http::batchrouter::refusal::Refusal;
+use crate::http::error::ApiError;
+use crate::http::extract::{Params, PathId};
+use crate::http::links::{Base, Signed};
+use crate::http::openai::content::result_lines;
+use crate::http::{Api, stream};
+use crate::store::{Lines, Render, blocking};
+
+const DEFAULT_PAGE: usize = 100;
+const MAX_PAGE: usize = 1_000;
+/// Bytes from which on a page is long enough, however many rows were asked for.
+const PAGE_BYTES: usize = 16 << 20;
+const NDJSON: &str = "application/x-ndjson";
+
+/// What is charged besides what providers charge, in percent of that.
+fn fee(spec: &BatchSpec) -> Decimal {
+    match &spec.order {
+        Order::Items(order) => order.fee,
+        Order::Rows { .. } => Decimal::ZERO,
+    }
+}
+
+/// Bytes that the results of a part of a batch have as the lines of a file, for a batch that has ended.
+fn expected(batch: &Batch, part: ResultPart) -> Option<u64> {
+    let progress = &batch.progress;
+    let bytes = match part {
+        ResultPart::Output => progress.output_bytes,
+        ResultPart::Errors => progress.error_bytes,
+        ResultPart::All => progress.output_bytes + progress.error_bytes,
+    };
+    batch.state.is_terminal().then_some(bytes)
+}
+
+/// `GET /v1/batches/{batch_id}/results`
+pub async fn page(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    PathId(id): PathId<BatchId>,
+    params: Params,
+) -> Result<Response, Refusal> {
+    let limit = params.limit(DEFAULT_PAGE, MAX_PAGE)?;
+    let from = params.text("cursor")?.map(row_of).transpose()?.unwrap_or(RowIndex(0));
+    let batch = find(&api, &caller, id).await?;
+    let status = status_of(&api, &batch);
+    if !batch.state.is_terminal() || status == "failed" && batch.progress.total == 0 {
+        let message = format!("the batch is {status}; its results can be read when it has ended");
+        return Err(ApiError::new(Code::ResultsNotReady, message).into());
+    }
+    if headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|accept| accept.contains(NDJSON)) {
+        return Ok(lines(&api, &batch, ResultPart::All).await?);
+    }
+    let mut lines = result_lines(&api, id, ResultPart::All, expected(&batch, ResultPart::All)).await?;
+    let fee = fee(&batch.spec);
+    let body = blocking(move || {
+        lines.start_at(from);
+        read_page(&mut lines, limit, fee)
+    });
+    Ok(([(CONTENT_TYPE, "application/json")], body.await.map_err(ApiError::from)?).into_response())
+}
+
+/// A page as it is sent.
+fn read_page(lines: &mut Lines, limit: usize, fee: Decimal) -> Result<Vec<u8>, crate::store::StoreError> {
+    let mut body = b"{\"data\":[".to_vec();
+    let (mut count, mut last) = (0, None);
+    let mut next = lines.next_result()?;
+    while let Some(result) = next.as_ref().filter(|_| count < limit && body.len() < PAGE_BYTES) {
+        if count > 0 {
+            body.push(b',');
+        }
+        row::write(result, fee, &mut body);
+        (count, last) = (count + 1, Some(result.key.row));
+        next = lines.next_result()?;
+    }
+    let cursor = next.and(last).map(cursor_after);
+    body.extend_from_slice(format!("],\"has_more\":{},\"next_cursor\":{}}}", cursor.is_some(), json!(cursor)).as_bytes());
+    Ok(body)
+}
+
+/// The place behind a row, as clients hand it back.
+fn cursor_after(row: RowIndex) -> String {
+    URL_SAFE_NO_PAD.encode(format!("row:{}", row.0))
+}
+
+fn row_of(cursor: &str) -> Result<RowIndex, ApiError> {
+    let row = || {
+        let text = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+        text.strip_prefix("row:")?.parse::<u32>().ok()?.checked_add(1).map(RowIndex)
+    };
+    row().ok_or_else(|| ApiError::invalid("cursor", "`cursor` must be the `next_cursor` of an earlier page"))
+}
+
+/// Every result of a part, one row in a line.
+async fn lines(api: &Api, batch: &Batch, part: ResultPart) -> Result<Response, ApiError> {
+    let lines = result_lines(api, batch.spec.id, part, expected(batch, part)).await?;
+    let fee = fee(&batch.spec);
+    let render = Render(Arc::new(move |result, out| {
+        row::write(result, fee, out);
+        out.push(b'\n');
+    }));
+    Ok(([(CONTENT_TYPE, NDJSON)], stream::body(lines.rendered(render))).into_response())
+}
+
+/// `GET /v1/batches/{batch_id}/artifact-url`
+pub async fn artifact_url(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    PathId(id): PathId<BatchId>,
+) -> Result<Response, Refusal> {
+    let batch = find(&api, &caller, id).await?;
+    if !batch.state.is_terminal() || batch.progress.total == 0 {
+        let message = format!("the batch is {}; its results can be read when it has ended", status_of(&api, &batch));
+        return Err(ApiError::new(Code::ResultsNotReady, message).into());
+    }
+    let base = Base::of(api.public_url.as_deref(), &headers);
+    let link = base.link(api.store.seal(), artifact_of(id), api.clock.now());
+    Ok(Json(json!({ "url": link.url, "expires_at": moment(link.expires_at), "content_type": NDJSON })).into_response())
+}
+
+/// All results of a batch as a file: it has the batch's own number.
+pub fn artifact_of(batch: BatchId) -> FileId {
+    FileId::from_u128(batch.as_u128())
+}
+
+/// `GET /v1/files/{file_id}?expires=...&signature=...`: what a link leads to.
+pub async fn download(api: &Api, Signed(file): Signed) -> Result<Response, ApiError> {
+    let known = api.store.file(file, api.clock.now()).await?;
+    let (id, part) = match known.map(|file| file.source) {
+        Some(FileSource::View { batch, part }) => (batch, part),
+        Some(FileSource::Uploaded { .. }) => return Err(ApiError::not_found("result file", file.in_hex())),
+        None => (BatchId::from_u128(file.as_u128()), ResultPart::All),
+    };
+    let batch = api.store.batch(id).await?.ok_or_else(|| ApiError::not_found("result file", file.in_hex()))?;
+    let mut response = lines(api, &batch, part).await?;
+    let name = format!("attachment; filename=\"{}.jsonl\"", file.in_hex());
+    response.headers_mut().insert(CONTENT_DISPOSITION, name.parse().map_err(ApiError::internal)?);
+    Ok(response)
+}

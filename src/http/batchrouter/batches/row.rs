@@ -1,0 +1,160 @@
+//! The result of an item as this dialect shows it: in pages, and as a line of the whole.
+
+use rust_decimal::Decimal;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use crate::domain::id::RowKey;
+use crate::domain::ledger::with_fee;
+use crate::domain::money::Usd;
+use crate::domain::output::{CANCELLED, EXPIRED};
+use crate::domain::row::{Outcome, Response, RowResult};
+use crate::domain::words::Operation;
+use crate::http::batchrouter::money::digits;
+
+/// A result row, with the fields that were observed.
+#[derive(Serialize)]
+struct Row<'a> {
+    custom_id: &'a str,
+    customer_item_id: &'a str,
+    batch_item_id: String,
+    /// Counted from 0, in the order of the input.
+    sequence_no: u32,
+    operation: Operation,
+    status: &'static str,
+    provider: Option<&'a str>,
+    provider_model: Option<&'a str>,
+    attempt: usize,
+    usage: UsageObject,
+    cost: Cost,
+    output: Option<&'a RawValue>,
+    error: Option<ErrorObject<'a>>,
+    completed_at: String,
+}
+
+#[derive(Serialize)]
+struct UsageObject {
+    input_tokens: u64,
+    output_tokens: u64,
+    total_tokens: u64,
+}
+
+#[derive(Serialize)]
+struct Cost {
+    provider_cost: Money,
+    customer_charge: Money,
+    platform_margin: Money,
+    pricing_source: &'static str,
+    provider_execution_ref: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Money {
+    currency: &'static str,
+    amount: String,
+}
+
+#[derive(Serialize)]
+struct ErrorObject<'a> {
+    code: &'a str,
+    message: &'a str,
+    retryable: bool,
+    /// The provider's answer, if it gave one: its HTTP status and its body. Ours.
+    provider_status: Option<u16>,
+    provider_response: Option<&'a RawValue>,
+}
+
+fn money(amount: Usd) -> Money {
+    Money { currency: "usd", amount: digits(amount.0) }
+}
+
+/// An id for an item: always the same for the same row.
+fn item_id(key: RowKey) -> String {
+    let digest: [u8; 32] =
+        Sha256::new().chain_update(key.batch.as_u128().to_be_bytes()).chain_update(key.row.0.to_be_bytes()).finalize().into();
+    let (half, _) = digest.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
+    format!("item_{:032x}", u128::from_be_bytes(*half))
+}
+
+/// Appends the result as JSON, without a line break. `fee` is in percent of what providers charge.
+pub fn write(result: &RowResult, fee: Decimal, out: &mut Vec<u8>) {
+    let last = result.attempts.last();
+    let (provider, upstream) = match last.map(|attempt| attempt.lane.as_str()) {
+        // An answer that was there already.
+        Some(lane) if lane.starts_with("cache:") => (Some("cache"), None),
+        Some(lane) => lane.split_once('/').map_or((Some(lane), None), |(provider, upstream)| (Some(provider), Some(upstream))),
+        None => (None, None),
+    };
+    let charge = with_fee(result.cost, fee);
+    let reference = match &result.outcome {
+        Outcome::Succeeded(response) | Outcome::Rejected(response) => response.request_id.clone(),
+        Outcome::Failed { last, .. } => last.as_ref().and_then(|response| response.request_id.clone()),
+        Outcome::Expired | Outcome::Cancelled => None,
+    };
+    let usage = &result.usage;
+    let row = Row {
+        custom_id: &result.custom_id,
+        customer_item_id: &result.custom_id,
+        batch_item_id: item_id(result.key),
+        sequence_no: result.key.row.0,
+        operation: result.operation.unwrap_or(Operation::Responses),
+        status: status(&result.outcome),
+        provider,
+        provider_model: upstream,
+        attempt: result.attempts.len(),
+        usage: UsageObject { input_tokens: usage.input_tokens, output_tokens: usage.output_tokens, total_tokens: usage.total_tokens() },
+        cost: Cost {
+            provider_cost: money(result.cost),
+            customer_charge: money(charge),
+            platform_margin: money(Usd(charge.0.saturating_sub(result.cost.0))),
+            pricing_source: if usage.total_tokens() > 0 { "provider_usage_rate_card" } else { "catalog" },
+            provider_execution_ref: reference,
+        },
+        output: match &result.outcome {
+            Outcome::Succeeded(response) => raw(response),
+            Outcome::Rejected(_) | Outcome::Failed { .. } | Outcome::Expired | Outcome::Cancelled => None,
+        },
+        error: error(&result.outcome),
+        completed_at: format!("{:.6}", result.finished_at),
+    };
+    let before = out.len();
+    // Strings, numbers and JSON into a vector: it has no way to fail.
+    if serde_json::to_writer(&mut *out, &row).is_err() {
+        out.truncate(before);
+        out.extend_from_slice(b"null");
+    }
+}
+
+const fn status(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Succeeded(_) => "completed",
+        Outcome::Rejected(_) | Outcome::Failed { .. } => "failed",
+        Outcome::Expired => "expired",
+        Outcome::Cancelled => "cancelled",
+    }
+}
+
+/// The provider's body as it is.
+fn raw(response: &Response) -> Option<&RawValue> {
+    serde_json::from_slice(&response.body).ok()
+}
+
+fn error(outcome: &Outcome) -> Option<ErrorObject<'_>> {
+    let plain = |(code, message), retryable| ErrorObject { code, message, retryable, provider_status: None, provider_response: None };
+    match outcome {
+        Outcome::Succeeded(_) => None,
+        Outcome::Rejected(response) => Some(ErrorObject {
+            provider_status: Some(response.status),
+            provider_response: raw(response),
+            ..plain(("provider_error", "the provider refused the request; `provider_response` says why"), false)
+        }),
+        Outcome::Failed { error, last } => Some(ErrorObject {
+            provider_status: last.as_ref().map(|response| response.status),
+            provider_response: last.as_ref().and_then(raw),
+            ..plain((error.code.as_str(), error.message.as_str()), true)
+        }),
+        Outcome::Expired => Some(plain(EXPIRED, true)),
+        Outcome::Cancelled => Some(plain(CANCELLED, true)),
+    }
+}

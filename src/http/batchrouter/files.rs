@@ -1,0 +1,153 @@
+//! `POST /v1/files` as BatchRouter has it, and its older name for input alone,
+//! `POST /v1/batches/input-manifests`: a form with `file`, or the lines themselves as the body.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequest, Request, State};
+use axum::http::{HeaderMap, HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde_json::{Value, json};
+
+use super::batches::download;
+use super::quote_object::moment;
+use super::refusal::Refusal;
+use crate::domain::error::Code;
+use crate::domain::file::{File, FileSource, Purpose};
+use crate::domain::id::FileId;
+use crate::domain::time::later;
+use crate::http::Api;
+use crate::http::access::Caller;
+use crate::http::error::ApiError;
+use crate::http::extract::{PathId, header_text, media_type, unknown_choice};
+use crate::http::form::{Cap, Form, seal, spool_body};
+use crate::http::links::Signed;
+use crate::store::{NewFile, Spool};
+
+const ITEM_COUNT: HeaderName = HeaderName::from_static("x-batchrouter-item-count");
+const SHA256: HeaderName = HeaderName::from_static("x-content-sha256");
+/// Types of bodies that are lines.
+const LINES: [&str; 3] = ["application/x-ndjson", "application/jsonl", "application/x-jsonlines"];
+
+/// Whether a body of this type is lines.
+pub fn is_lines(media: &str) -> bool {
+    LINES.contains(&media)
+}
+
+/// `POST /v1/files`
+pub async fn create(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<(StatusCode, Json<Value>), Refusal> {
+    api.check_open()?;
+    let upload = match media_type(&headers) {
+        Some(kind) if is_lines(&kind) => {
+            let cap = Cap { bytes: api.limits.max_file_bytes, what: "a file uploaded in one request" };
+            let spool = spool_body(request, &api, cap).await?;
+            Upload { filename: "items.jsonl".to_owned(), mime: kind, spool, purpose: Purpose::Batch }
+        }
+        _ => read_form(&api, Form::from_request(request, &api).await?).await?,
+    };
+    let Upload { filename, mime, spool, purpose } = upload;
+    let lines = spool.lines();
+    let content = seal(spool).await?;
+    check_headers(&headers, &content.sha256, lines)?;
+    let now = api.clock.now();
+    let expires_at = api.limits.file_retention.filter(|_| purpose == Purpose::Batch).map(|kept| later(now, kept));
+    let new = NewFile { filename, purpose, mime: Some(mime), org: caller.org, created_at: now, expires_at };
+    let store = api.store.clone();
+    let file = api.to_the_end(async move { store.add_file(new, content).await }).await?.map_err(ApiError::from)?;
+    tracing::info!(file = %file.id, bytes = file.bytes, purpose = purpose.as_str(), "file uploaded");
+    Ok((StatusCode::CREATED, Json(object(&file))))
+}
+
+/// `GET /v1/files/{file_id}`: what is known of it, or what a link to it leads to.
+pub async fn retrieve(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    signed: Option<Extension<Signed>>,
+    id: Result<PathId<FileId>, ApiError>,
+) -> Result<Response, Refusal> {
+    if let Some(Extension(signed)) = signed {
+        return Ok(download(&api, signed).await?);
+    }
+    let PathId(id) = id?;
+    let file = api.store.file(id, api.clock.now()).await.map_err(ApiError::from)?;
+    let file = file.ok_or_else(|| ApiError::not_found("file", id.in_hex()))?;
+    match file.org == caller.org {
+        true => Ok(Json(object(&file)).into_response()),
+        false => Err(ApiError::new(Code::Forbidden, "the file belongs to another organisation").into()),
+    }
+}
+
+struct Upload {
+    filename: String,
+    mime: String,
+    spool: Spool,
+    purpose: Purpose,
+}
+
+async fn read_form(api: &Api, mut form: Form) -> Result<Upload, ApiError> {
+    let cap = Cap { bytes: api.limits.max_file_bytes, what: "a file uploaded in one request" };
+    form.check(api, cap)?;
+    let (mut file, mut purpose) = (None, None);
+    while let Some(part) = form.next().await? {
+        match part.name.as_str() {
+            "file" if file.is_some() => return Err(ApiError::invalid("file", "the form has the field `file` twice")),
+            "file" => file = Some((part.filename(), part.mime(), part.spool(api, cap).await?)),
+            "purpose" => {
+                let text = part.text().await?;
+                // An attachment is what OpenAI calls the data of its user.
+                purpose = Some(match text.as_str() {
+                    "batch" => Purpose::Batch,
+                    "attachment" | "user_data" | "vision" => Purpose::UserData,
+                    other => return Err(unknown_choice("purpose", other, "`batch`, `attachment`")),
+                });
+            }
+            // Read to its end within the limit of a text; ignored like unknown fields elsewhere.
+            _ => _ = part.text().await?,
+        }
+    }
+    let (filename, mime, spool) = file.ok_or_else(|| ApiError::missing("file", "it holds the file to upload"))?;
+    Ok(Upload { filename, mime, spool, purpose: purpose.unwrap_or(Purpose::Batch) })
+}
+
+/// Compares what was received with what the client has said of it.
+fn check_headers(headers: &HeaderMap, sha256: &[u8; 32], lines: u64) -> Result<(), ApiError> {
+    let mismatch = |name: &HeaderName, found: String| {
+        let message = format!("`{name}` does not fit the body: {found}; nothing was kept");
+        Err(ApiError::new(Code::ChecksumMismatch, message).param(name.as_str()))
+    };
+    if let Some(stated) = header_text(headers, &SHA256) {
+        let found: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+        if !stated.trim().eq_ignore_ascii_case(&found) {
+            return mismatch(&SHA256, format!("its SHA-256 is {found}"));
+        }
+    }
+    if let Some(stated) = header_text(headers, &ITEM_COUNT)
+        && stated.trim().parse() != Ok(lines)
+    {
+        return mismatch(&ITEM_COUNT, format!("it has {lines} lines"));
+    }
+    Ok(())
+}
+
+/// A file as this dialect shows it; `id`, `object` and `bytes` let clients in OpenAI's style work.
+fn object(file: &File) -> Value {
+    let id = file.id.in_hex();
+    let purpose = match file.purpose {
+        Purpose::UserData => "attachment",
+        other => other.as_str(),
+    };
+    let sha256 = match &file.source {
+        FileSource::Uploaded { sha256 } => Some(sha256.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+        FileSource::View { .. } => None,
+    };
+    json!({
+        "file_id": id, "input_file_id": id, "id": id, "object": "file", "filename": file.filename, "bytes": file.bytes,
+        "purpose": purpose, "content_type": file.mime, "sha256": sha256,
+        "created_at": moment(file.created_at), "expires_at": file.expires_at.map(moment),
+    })
+}

@@ -1,0 +1,260 @@
+//! Making a quote: what a request wants, read; its items, priced on the lanes as they are at the moment;
+//! what can be refused, refused.
+
+use std::collections::{BTreeSet, HashMap};
+
+use bytes::Bytes;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::demands::{self, names, word};
+use super::items::{self, Read};
+use super::lanes::lanes;
+use super::money::{Pricing, digits};
+use super::quote_object::{QuoteObject, lane_objects};
+use super::refusal::{Issue, Refusal};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::id::{OrgId, QuoteId};
+use crate::domain::item::{Defaults, is_name};
+use crate::domain::observed::Observed;
+use crate::domain::quote::{Quote, QuotedGroup, QuotedLane};
+use crate::domain::request::MAX_MODEL_CHARS;
+use crate::domain::routing::Constraints;
+use crate::domain::time::{Timestamp, later};
+use crate::domain::words::Operation;
+use crate::http::Api;
+use crate::http::error::ApiError;
+use crate::http::extract::Object;
+use crate::http::views::Live;
+use crate::route::quote::{Considered, GroupDecision, Lane, Rejection, Terms, Verdict, decide, fits};
+
+/// The fields that are read, besides the items.
+const FIELDS: [&str; 11] = [
+    "model",
+    "models",
+    "operation",
+    "routing_mode",
+    "sla_tier",
+    "privacy_tier",
+    "allowed_regions",
+    "required_tools",
+    "max_price",
+    "price_protection_policy",
+    "provider_preferences",
+];
+/// Lanes in one answer; one that serves several groups counts for each.
+const MAX_LANES: usize = 20_000;
+
+/// What the request says, as far as it can be said without the catalog.
+#[derive(Debug)]
+pub struct Wanted {
+    /// An array, as it is written.
+    pub items: Bytes,
+    pub defaults: Defaults,
+    pub demands: Constraints,
+}
+
+impl Wanted {
+    /// What a body says.
+    ///
+    /// # Errors
+    /// When a field has a value that it cannot have.
+    pub fn read(body: &Bytes) -> Result<Self, ApiError> {
+        let (object, items) = Object::picking(body, &FIELDS, "items")?;
+        let items =
+            items.ok_or_else(|| ApiError::missing("items", "it is an array of the items to be quoted, or of some that are like them"))?;
+        Ok(Self { items, defaults: defaults(&object)?, demands: demands::read(&object)? })
+    }
+}
+
+/// What a body says of all its items.
+///
+/// # Errors
+/// When a field has a value that it cannot have.
+pub fn defaults(object: &Object) -> Result<Defaults, ApiError> {
+    let model = object.text("model")?.map(str::to_owned);
+    let (field, models) = match names(object, "models")? {
+        models if models.is_empty() => ("model", model.into_iter().collect()),
+        models => ("models", models),
+    };
+    if !models.iter().all(|name| is_name(name)) {
+        return Err(ApiError::invalid(field, format!("`{field}` must name models, with 1 to {MAX_MODEL_CHARS} characters each")));
+    }
+    let operation = word(object, "operation", Operation::parse, Operation::choices)?;
+    Ok(Defaults { operation, models })
+}
+
+/// The items as they are written, at most so many.
+///
+/// # Errors
+/// When they are no array, or too many or none.
+pub fn split(items: &Bytes, most: usize) -> Result<Vec<&RawValue>, Refusal> {
+    let wrong = |what: &str| ApiError::invalid("items", format!("items: {what}"));
+    let items: Vec<&RawValue> = serde_json::from_slice(items).map_err(|_| wrong("Expected array of items"))?;
+    match items.len() {
+        0 => Err(wrong("Array must contain at least 1 element(s)").into()),
+        count if count > most => Err(wrong(&format!("Array must contain at most {most} element(s)")).into()),
+        _ => Ok(items),
+    }
+}
+
+/// Makes a quote. Takes time.
+///
+/// # Errors
+/// When the items are faulty, or no lanes can serve them as demanded.
+pub fn make(api: &Api, wanted: Wanted, org: OrgId) -> Result<Quote, Refusal> {
+    let Wanted { items, defaults, demands } = wanted;
+    let terms = &api.limits.quotes;
+    let catalog = api.catalog.current();
+    let written = split(&items, terms.max_items)?;
+    let read = items::read(&written, &defaults, &catalog).map_err(|issues| Refusal::Preflight { issues, lanes: Vec::new() })?;
+    let (board, holds, now) = (api.executor.board(), api.executor.lane_holds(), api.clock.now());
+    let mut lanes = lanes(&catalog, &read.groups, &Live { board: &board, holds: &holds, now });
+    check_lanes(&read, &lanes)?;
+    let asked = endpoints(&read);
+    for lane in &mut lanes {
+        lane.observed_output = observed(api, lane, asked.get(lane.model))?;
+    }
+    let window = terms.tiers.of(demands.tier);
+    let decision = decide(&read.items, &read.groups, &lanes, &demands, &Terms { window, fee: terms.fee });
+    let object = QuoteObject {
+        id: QuoteId::generate(now),
+        now,
+        valid_until: later(now, terms.validity),
+        deadline: later(now, window),
+        window,
+        fee: terms.fee,
+        demands: &demands,
+        read: &read,
+        lanes: &lanes,
+        decision: &decision,
+        catalog: &catalog,
+    };
+    refuse(&object)?;
+    let takers = object.takers();
+    let groups = decision.groups.iter().zip(&takers).enumerate();
+    let groups = groups.map(|(place, (group, takers))| quoted(&read, place, group, takers, &lanes)).collect();
+    let estimate = object.pricing().map(Pricing::estimate);
+    let shown = serde_json::to_vec(&object.json()).map_err(ApiError::internal)?;
+    let (id, valid_until, deadline): (QuoteId, Timestamp, Timestamp) = (object.id, object.valid_until, object.deadline);
+    let items = u32::try_from(read.items.len()).unwrap_or(u32::MAX);
+    let fee = terms.fee;
+    Ok(Quote { id, org, created_at: now, valid_until, deadline, demands, defaults, fee, items, estimate, groups, shown })
+}
+
+/// What each model is asked.
+fn endpoints(read: &Read) -> HashMap<&str, BTreeSet<Endpoint>> {
+    let mut endpoints: HashMap<&str, BTreeSet<Endpoint>> = HashMap::new();
+    for group in &read.groups {
+        let first = group.items.first().and_then(|place| read.items.get(*place as usize));
+        for model in &group.models {
+            endpoints.entry(model).or_default().extend(first.map_or(&[][..], |item| item.endpoints));
+        }
+    }
+    endpoints
+}
+
+/// How long the answers of a lane have usually been, by what it was asked most.
+fn observed(api: &Api, lane: &Lane<'_>, asked: Option<&BTreeSet<Endpoint>>) -> Result<Option<u64>, ApiError> {
+    let mut best = Observed::default();
+    for endpoint in asked.into_iter().flatten() {
+        let found = api.store.observed(lane.provider, lane.upstream, *endpoint)?;
+        best = if found.answers > best.answers { found } else { best };
+    }
+    Ok(best.mean())
+}
+
+/// Refuses a request whose answer would have no end.
+fn check_lanes(read: &Read, lanes: &[Lane<'_>]) -> Result<(), Refusal> {
+    let mut of_model: HashMap<&str, usize> = HashMap::new();
+    for lane in lanes {
+        *of_model.entry(lane.model).or_default() += 1;
+    }
+    let models = read.groups.iter().flat_map(|group| &group.models);
+    let count: usize = models.filter_map(|model| of_model.get(model.as_str())).sum();
+    if count <= MAX_LANES {
+        return Ok(());
+    }
+    let message = format!("the items name models with {count} lanes altogether; a quote can have {MAX_LANES}");
+    Err(Refusal::Preflight { issues: vec![Issue { code: "too_many_models", path: "items".to_owned(), message }], lanes: Vec::new() })
+}
+
+/// What a batch needs to know of a group's lanes.
+fn quoted(read: &Read, place: usize, group: &GroupDecision, takers: &[bool], lanes: &[Lane<'_>]) -> QuotedGroup {
+    let of = |(considered, takes_over): (&Considered, &bool)| {
+        let lane = &lanes[considered.lane];
+        let items = match &considered.verdict {
+            Verdict::Selected(items) => u32::try_from(items.len()).unwrap_or(u32::MAX),
+            Verdict::Rejected(_) => 0,
+        };
+        QuotedLane {
+            provider: lane.provider.to_owned(),
+            upstream: lane.upstream.to_owned(),
+            model: lane.model.to_owned(),
+            price: lane.price,
+            most_input: [lane.context_window, lane.max_input_tokens].into_iter().flatten().min(),
+            items,
+            takes_over: *takes_over,
+        }
+    };
+    let lanes = group.lanes.iter().zip(takers).map(of).filter(|lane| lane.items > 0 || lane.takes_over).collect();
+    let (operation, models) = read
+        .groups
+        .get(place)
+        .zip(read.operations.get(place))
+        .map_or_else(|| (Operation::Responses, Vec::new()), |(group, operation)| (*operation, group.models.clone()));
+    QuotedGroup { operation, models, lanes }
+}
+
+/// Refuses what no lanes can serve, or only dearer than the client allows.
+fn refuse(quote: &QuoteObject<'_>) -> Result<(), Refusal> {
+    let mut issues = Vec::new();
+    let mut momentary = true;
+    for (group, asked) in quote.decision.groups.iter().zip(&quote.read.asked) {
+        let Some(first) = group.unplaced.first() else { continue };
+        momentary &= group.unplaced.iter().all(|place| has_lane_later(quote, group, *place));
+        let message = format!(
+            "no lane of {} can serve {} of the items; `details.quote_lanes` has the reasons",
+            asked.iter().map(|model| format!("`{model}`")).collect::<Vec<_>>().join(", "),
+            group.unplaced.len(),
+        );
+        issues.push(Issue { code: "no_eligible_lane", path: format!("items[{first}]"), message });
+    }
+    let total = quote.pricing().map(Pricing::total);
+    if let (true, Some(ceiling), Some(total)) = (issues.is_empty(), quote.demands.max_price, total)
+        && total > ceiling.0
+    {
+        let message = format!("all items together cost {} USD, more than {ceiling} USD", digits(total));
+        issues.push(Issue { code: "price_ceiling", path: "max_price".to_owned(), message });
+        momentary = false;
+    }
+    if issues.is_empty() {
+        return Ok(());
+    }
+    let lanes = lane_objects(quote);
+    if !momentary {
+        return Err(Refusal::Preflight { issues, lanes });
+    }
+    let unplaced: usize = quote.decision.groups.iter().map(|group| group.unplaced.len()).sum();
+    let requested = quote.read.items.len();
+    let details = json!({
+        "requested_items": requested,
+        "allocated_items": requested - unplaced,
+        "routing_mode": quote.demands.mode,
+        "sla_tier": quote.demands.tier,
+        "privacy_tier": quote.demands.privacy_tier,
+        "preflight": { "ok": false, "issues": issues },
+        "quote_lanes": lanes,
+    });
+    Err(Refusal::NoCapacity { details })
+}
+
+/// Whether an item that has no lane could have one at another moment.
+fn has_lane_later(quote: &QuoteObject<'_>, group: &GroupDecision, place: u32) -> bool {
+    let Some(item) = quote.read.items.get(place as usize) else { return false };
+    let is_open = |considered: &Considered| match &considered.verdict {
+        Verdict::Selected(_) => true,
+        Verdict::Rejected(reasons) => considered.eligible || reasons.iter().all(Rejection::is_momentary),
+    };
+    group.lanes.iter().any(|considered| is_open(considered) && fits(&quote.lanes[considered.lane], item))
+}

@@ -1,0 +1,116 @@
+//! Links that are good for a while and need no key: what they lead to, until when, and the daemon's
+//! signature over both.
+//!
+//! The form was observed at BatchRouter: `/v1/files/{file_id}?expires=<unix seconds>&signature=<base64url>`.
+
+use std::time::Duration;
+
+use axum::http::header::HOST;
+use axum::http::{HeaderMap, Uri};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::error::ApiError;
+use crate::domain::error::Code;
+use crate::domain::id::FileId;
+use crate::domain::time::{Timestamp, later};
+use crate::store::Seal;
+
+/// How long a link is good, as observed.
+const GOOD_FOR: Duration = Duration::from_secs(15 * 60);
+/// Where such links lead.
+const FOLDERS: [&str; 2] = ["/v1/files/", "/batchrouter/v1/files/"];
+
+/// A file that a link leads to, among the extensions of a request that came by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signed(pub FileId);
+
+/// A link, made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub url: String,
+    pub expires_at: Timestamp,
+}
+
+/// Where this daemon is, as whoever asked sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base(String);
+
+impl Base {
+    /// The public URL of the settings, else the host that the request names.
+    pub fn of(public: Option<&str>, headers: &HeaderMap) -> Self {
+        let host = || headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+        Self(public.map_or_else(|| format!("http://{}", host()), |url| url.trim_end_matches('/').to_owned()))
+    }
+
+    /// The absolute URL of a path.
+    pub fn join(&self, path: &str) -> String {
+        format!("{}{path}", self.0)
+    }
+
+    /// A link to a file.
+    pub fn link(&self, seal: &Seal, file: FileId, now: Timestamp) -> Link {
+        let expires_at = later(now, GOOD_FOR);
+        let (name, expires) = (file.in_hex(), expires_at.as_second());
+        let signature = URL_SAFE_NO_PAD.encode(seal.sign(&message(file, expires)));
+        Link { url: self.join(&format!("{}{name}?expires={expires}&signature={signature}", FOLDERS[0])), expires_at }
+    }
+}
+
+fn message(file: FileId, expires: i64) -> Vec<u8> {
+    format!("GET file {} until {expires}", file.in_hex()).into_bytes()
+}
+
+/// The file that a request came for by a link; `None` if it did not come by one.
+///
+/// # Errors
+/// When the link is not, or no longer, good.
+pub fn signed(uri: &Uri, seal: &Seal, now: Timestamp) -> Option<Result<Signed, ApiError>> {
+    let name = FOLDERS.iter().find_map(|folder| uri.path().strip_prefix(folder))?;
+    let member = |wanted: &str| {
+        let mut pairs = uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(name, _)| *name == wanted).map(|(_, value)| value)
+    };
+    let signature = member("signature")?;
+    let checked = || {
+        let file = name.parse::<FileId>().ok()?;
+        let expires = member("expires")?.parse::<i64>().ok()?;
+        // Before it is said that a link is too old: that is nobody's business who has not got one.
+        let good = seal.is_signed(&message(file, expires), &URL_SAFE_NO_PAD.decode(signature).ok()?);
+        good.then_some((Signed(file), expires))
+    };
+    Some(match checked() {
+        Some((signed, expires)) if now.as_second() < expires => Ok(signed),
+        Some(_) => Err(ApiError::new(Code::Forbidden, "the link has expired; ask for a new one")),
+        None => Err(ApiError::new(Code::Forbidden, "the signature of the link is not good; use the link as it was given")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_good_for_its_file_and_its_time_alone() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let seal = |dir: &tempfile::TempDir| Seal::for_tests(dir.path());
+        let (seal, foreign) = (seal(&dir), seal(&other));
+        let at = |second: i64| Timestamp::from_second(1_790_000_000 + second).unwrap();
+        let file = FileId::from_u128(7);
+        let headers = HeaderMap::from_iter([(HOST, "localhost:7400".parse().unwrap())]);
+        let link = Base::of(None, &headers).link(&seal, file, at(0));
+        assert!(link.url.starts_with("http://localhost:7400/v1/files/file_0"), "{}", link.url);
+        assert_eq!(link.url.split("signature=").nth(1).map(str::len), Some(43));
+        let uri: Uri = link.url.parse().unwrap();
+        assert_eq!(signed(&uri, &seal, at(899)).unwrap().unwrap(), Signed(file));
+        assert!(signed(&uri, &seal, at(900)).unwrap().is_err());
+        assert!(signed(&uri, &foreign, at(0)).unwrap().is_err());
+        for (from, to) in [("00007?", "00008?"), ("expires=179", "expires=189"), ("signature=", "signature=A"), ("expires=", "until=")] {
+            let forged: Uri = link.url.replace(from, to).parse().unwrap();
+            assert!(signed(&forged, &seal, at(0)).unwrap().is_err(), "{forged}");
+        }
+        assert!(signed(&"/v1/files/file_1?limit=1".parse().unwrap(), &seal, at(0)).is_none());
+        assert!(signed(&"/v1/batches/x?signature=a".parse().unwrap(), &seal, at(0)).is_none());
+        assert_eq!(Base::of(Some("https://batch.example/"), &headers).join("/v1"), "https://batch.example/v1");
+    }
+}

@@ -1,0 +1,160 @@
+//! Paths that several dialects have, where no mount says which one is meant: `/v1/batches` and what is
+//! below it, `/v1/files`.
+//!
+//! The first of these decides: the object that the path names (it answers in the dialect that created
+//! it), the client (BatchRouter's keys begin with `br_live_` or `ob_live_`), the body of a create
+//! (`quote_id` and `items` are BatchRouter's); else it is OpenAI.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::access::Caller;
+use super::error::ApiError;
+use super::extract::{Object, PathId, announced_bytes, media_type, read_json};
+use super::links::Signed;
+use super::{Api, batchrouter, openai};
+use crate::domain::batch::Order;
+use crate::domain::id::{BatchId, FileId};
+
+/// Beginnings of BatchRouter's keys.
+const BATCHROUTER_KEYS: [&str; 2] = ["br_live_", "ob_live_"];
+
+/// The shared paths, to be mounted below `/v1`.
+pub fn routes() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/files", get(openai::files::list).post(upload))
+        .route("/files/{file_id}", get(file).delete(openai::files::delete))
+        .route("/batches", get(list).post(create))
+        .route("/batches/{batch_id}", get(retrieve).post(openai::control::update))
+        .route("/batches/{batch_id}/cancel", post(cancel))
+        .route("/batches/{batch_id}/results", get(results))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    OpenAi,
+    BatchRouter,
+}
+
+fn of_client(headers: &HeaderMap) -> Option<Dialect> {
+    let key = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let key = key.get(7..)?.trim_start();
+    BATCHROUTER_KEYS.iter().any(|start| key.starts_with(start)).then_some(Dialect::BatchRouter)
+}
+
+/// What of a create tells whose it is.
+#[derive(Deserialize)]
+struct Peek {
+    #[serde(default)]
+    quote_id: Option<IgnoredAny>,
+    #[serde(default)]
+    items: Option<IgnoredAny>,
+}
+
+async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, headers: HeaderMap, request: Request) -> Response {
+    if of_client(&headers) == Some(Dialect::BatchRouter) {
+        return batchrouter::batches::create(State(api), Extension(caller), headers, request).await.into_response();
+    }
+    create_by_body(&api, caller, &headers, request).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn create_by_body(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, request: Request) -> Result<Response, ApiError> {
+    api.check_open()?;
+    let most = api.limits.quotes.max_body_bytes.max(Object::MAX_BYTES);
+    let _held = api.quoting.hold(announced_bytes(headers).unwrap_or(Object::MAX_BYTES).min(most)).await?;
+    let body = read_json(request, api, most).await?;
+    // An array would be read as the members in their order.
+    let is_object = body.trim_ascii_start().starts_with(b"{");
+    let peek = serde_json::from_slice::<Peek>(&body).ok().filter(|_| is_object);
+    let items = peek.is_some_and(|peek| peek.quote_id.is_some() || peek.items.is_some());
+    if items {
+        return Ok(batchrouter::batches::create_from(api, caller, headers, body).await.into_response());
+    }
+    Ok(openai::create::create(State(api.clone()), Extension(caller), headers.clone(), Object::read(body)?).await.into_response())
+}
+
+async fn list(State(api): State<Arc<Api>>, request: Request) -> Response {
+    match of_client(request.headers()) {
+        Some(Dialect::BatchRouter) => call(batchrouter::batches::list, request, api).await,
+        Some(Dialect::OpenAi) | None => call(openai::batches::list, request, api).await,
+    }
+}
+
+async fn retrieve(State(api): State<Arc<Api>>, request: Request) -> Response {
+    let (dialect, request) = of_batch(&api, request).await;
+    match dialect {
+        Dialect::BatchRouter => call(batchrouter::batches::retrieve, request, api).await,
+        Dialect::OpenAi => call(openai::batches::retrieve, request, api).await,
+    }
+}
+
+async fn cancel(State(api): State<Arc<Api>>, request: Request) -> Response {
+    let (dialect, request) = of_batch(&api, request).await;
+    match dialect {
+        Dialect::BatchRouter => call(batchrouter::batches::cancel, request, api).await,
+        Dialect::OpenAi => call(openai::batches::cancel, request, api).await,
+    }
+}
+
+async fn results(State(api): State<Arc<Api>>, request: Request) -> Response {
+    let (dialect, request) = of_batch(&api, request).await;
+    match dialect {
+        Dialect::BatchRouter => call(batchrouter::batches::page, request, api).await,
+        Dialect::OpenAi => call(openai::batches::results, request, api).await,
+    }
+}
+
+/// The dialect of a batch that a path names; that of the client if there is no such batch.
+async fn of_batch(api: &Arc<Api>, request: Request) -> (Dialect, Request) {
+    let (mut parts, body) = request.into_parts();
+    let id = PathId::<BatchId>::from_request_parts(&mut parts, api).await.ok();
+    let batch = match id {
+        Some(PathId(id)) => api.store.batch(id).await.ok().flatten(),
+        None => None,
+    };
+    let dialect = match batch.map(|batch| batch.spec.order) {
+        Some(Order::Items(_)) => Dialect::BatchRouter,
+        Some(Order::Rows { .. }) => Dialect::OpenAi,
+        None => of_client(&parts.headers).unwrap_or(Dialect::OpenAi),
+    };
+    (dialect, Request::from_parts(parts, body))
+}
+
+async fn call<H, T>(handler: H, request: Request, api: Arc<Api>) -> Response
+where
+    H: axum::handler::Handler<T, Arc<Api>>,
+{
+    handler.call(request, api).await
+}
+
+/// A file's object, or what a link to results leads to.
+async fn file(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    signed: Option<Extension<Signed>>,
+    id: Result<PathId<FileId>, ApiError>,
+) -> Response {
+    match (signed, id) {
+        (Some(Extension(signed)), _) => batchrouter::batches::download(&api, signed).await.unwrap_or_else(ApiError::into_batchrouter),
+        (None, Ok(id)) => openai::files::retrieve(State(api), Extension(caller), id).await.into_response(),
+        (None, Err(error)) => error.into_response(),
+    }
+}
+
+/// An upload: a form as OpenAI has it, or, as BatchRouter's clients send it, a body of lines.
+async fn upload(State(api): State<Arc<Api>>, request: Request) -> Response {
+    let lines = media_type(request.headers()).is_some_and(|kind| batchrouter::files::is_lines(&kind));
+    match of_client(request.headers()) {
+        Some(Dialect::BatchRouter) => call(batchrouter::files::create, request, api).await,
+        Some(Dialect::OpenAi) | None if lines => call(batchrouter::files::create, request, api).await,
+        Some(Dialect::OpenAi) | None => call(openai::files::create, request, api).await,
+    }
+}

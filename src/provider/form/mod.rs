@@ -1,0 +1,177 @@
+//! The form in which a lane takes what an item asks: at an endpoint that it serves, with the tools that
+//! were demanded of it.
+//!
+//! An item says what it asks as Chat Completions (`messages`) or as Responses (`input`). A lane that
+//! serves only the other one gets it translated, as far as both forms can say the same
+//! ([`conversation::is_sayable`]); its answer is passed on as it is. What a provider would not understand
+//! is left for the provider to refuse: nothing is dropped.
+
+mod tools;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use crate::domain::conversation;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::words::HostedTool;
+
+/// What a lane takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Takes<'a> {
+    /// The endpoints that it serves; empty if that is not known, and then it gets what the item says.
+    pub endpoints: &'a [Endpoint],
+    /// What its provider calls tools that it runs itself, where that is not what OpenAI calls them.
+    pub tool_names: &'a BTreeMap<HostedTool, String>,
+}
+
+impl Takes<'_> {
+    fn endpoint(&self, asked: Endpoint, with_tools: bool) -> Endpoint {
+        let other = match asked {
+            Endpoint::ChatCompletions => Endpoint::Responses,
+            Endpoint::Responses => Endpoint::ChatCompletions,
+            other => return other,
+        };
+        let serves = |endpoint| self.endpoints.contains(&endpoint);
+        if self.endpoints.is_empty() {
+            asked
+        } else if with_tools && serves(Endpoint::Responses) {
+            // Tools that a provider runs itself are a matter of Responses, where it has them.
+            Endpoint::Responses
+        } else if !serves(asked) && serves(other) {
+            other
+        } else {
+            asked
+        }
+    }
+}
+
+/// Where a body that asks `asked` is sent, and as what. `tools` are to be run by the provider.
+pub fn fit(asked: Endpoint, body: Vec<u8>, takes: Takes<'_>, tools: &[HostedTool]) -> (Endpoint, Vec<u8>) {
+    let conversation = matches!(asked, Endpoint::ChatCompletions | Endpoint::Responses);
+    let tools = if conversation { tools } else { &[] };
+    let endpoint = takes.endpoint(asked, !tools.is_empty());
+    if endpoint == asked && tools.is_empty() {
+        return (asked, body);
+    }
+    // It was read as an object before.
+    let Ok(mut request) = serde_json::from_slice::<Map<String, Value>>(&body) else { return (asked, body) };
+    let mut endpoint = endpoint;
+    if endpoint != asked {
+        if conversation::is_sayable(asked, &request) {
+            request = match endpoint {
+                Endpoint::Responses => conversation::to_responses(request),
+                _ => conversation::to_chat(request),
+            };
+        } else {
+            endpoint = asked;
+        }
+    }
+    tools::demand(&mut request, endpoint, tools, takes.tool_names);
+    match serde_json::to_vec(&request) {
+        Ok(fitted) => (endpoint, fitted),
+        Err(_) => (asked, body),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    const BOTH: &[Endpoint] = &[Endpoint::ChatCompletions, Endpoint::Responses];
+    const CHAT: &[Endpoint] = &[Endpoint::ChatCompletions];
+    const RESPONSES: &[Endpoint] = &[Endpoint::Responses];
+
+    fn fitted(asked: Endpoint, body: &Value, endpoints: &[Endpoint], tools: &[HostedTool]) -> (Endpoint, Value) {
+        let names = BTreeMap::from([(HostedTool::PythonExecution, "run_python".to_owned())]);
+        let names = if endpoints == CHAT { names } else { BTreeMap::new() };
+        let (endpoint, body) = fit(asked, body.to_string().into_bytes(), Takes { endpoints, tool_names: &names }, tools);
+        (endpoint, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[test]
+    fn what_a_lane_takes_stays_as_it_is() {
+        let body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}], "n": 2});
+        for endpoints in [&[][..], BOTH, CHAT] {
+            assert_eq!(fitted(Endpoint::ChatCompletions, &body, endpoints, &[]), (Endpoint::ChatCompletions, body.clone()));
+        }
+        // It could not say it in the other form; its provider is the one to refuse it.
+        assert_eq!(fitted(Endpoint::ChatCompletions, &body, RESPONSES, &[]), (Endpoint::ChatCompletions, body));
+        let embeddings = json!({"model": "m", "input": "x"});
+        assert_eq!(fitted(Endpoint::Embeddings, &embeddings, CHAT, &[HostedTool::WebSearch]), (Endpoint::Embeddings, embeddings));
+    }
+
+    #[test]
+    fn conversations_are_said_in_the_other_form() {
+        let chat = json!({
+            "model": "m", "max_completion_tokens": 9, "temperature": 0.5, "reasoning_effort": "low", "verbosity": "low",
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "name": "ann", "content": [
+                    {"type": "text", "text": "What is it?"},
+                    {"type": "image_url", "image_url": {"url": "https://a.test/b.png", "detail": "low"}},
+                    {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="}},
+                ]},
+                {"role": "assistant", "content": "Let me look.", "tool_calls": [
+                    {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+                ]},
+                {"role": "tool", "tool_call_id": "c1", "content": "a cat"},
+                {"role": "assistant", "content": null},
+            ],
+            "tools": [{"type": "function", "function": {"name": "look", "parameters": {}, "strict": true}}],
+            "tool_choice": {"type": "function", "function": {"name": "look"}},
+            "response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {}, "strict": true}},
+        });
+        let (endpoint, responses) = fitted(Endpoint::ChatCompletions, &chat, RESPONSES, &[]);
+        assert_eq!(endpoint, Endpoint::Responses);
+        insta::assert_json_snapshot!("as_responses", responses);
+        let (endpoint, back) = fitted(Endpoint::Responses, &responses, CHAT, &[]);
+        assert_eq!(endpoint, Endpoint::ChatCompletions);
+        insta::assert_json_snapshot!("and_back_as_chat", back);
+        let plain = json!({"model": "m", "input": "Hello", "instructions": "Be brief."});
+        let expected =
+            json!({"model": "m", "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]});
+        assert_eq!(fitted(Endpoint::Responses, &plain, CHAT, &[]), (Endpoint::ChatCompletions, expected));
+    }
+
+    #[test]
+    fn tools_that_are_demanded_reach_the_provider_under_its_own_names() {
+        let chat = json!({"model": "m", "messages": [{"role": "user", "content": "x"}]});
+        let tools = [HostedTool::WebSearch, HostedTool::PythonExecution];
+        let told = [BOTH, CHAT, RESPONSES, &[]].map(|endpoints| fitted(Endpoint::ChatCompletions, &chat, endpoints, &tools));
+        insta::assert_json_snapshot!(told.map(|(endpoint, body)| json!({"endpoint": endpoint.path(), "tools": body["tools"]})));
+        // One that the item asks for itself stays as the item has it.
+        let own = json!({"model": "m", "input": "x", "tools": [{"type": "web_search", "search_context_size": "high"}]});
+        assert_eq!(fitted(Endpoint::Responses, &own, BOTH, &[HostedTool::WebSearch]), (Endpoint::Responses, own));
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i32>().prop_map(Value::from),
+            "[a-z]{0,6}".prop_map(Value::from)
+        ];
+        let key = prop_oneof!["role", "content", "type", "text", "image_url", "file", "tool_calls", "function", "format", "name"];
+        leaf.prop_recursive(4, 40, 5, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                proptest::collection::btree_map(key.clone(), inner, 0..5).prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics_whatever_a_body_says(a in any_json(), b in any_json(), c in any_json()) {
+            for name in ["messages", "input", "tools", "tool_choice", "response_format", "text", "reasoning"] {
+                let body = json!({"model": "m", "messages": a, "input": b, name: c});
+                for (asked, endpoints) in [(Endpoint::ChatCompletions, RESPONSES), (Endpoint::Responses, CHAT)] {
+                    fitted(asked, &body, endpoints, &[HostedTool::FileSearch]);
+                }
+            }
+        }
+    }
+}

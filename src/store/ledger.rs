@@ -1,0 +1,97 @@
+//! The ledger: what organisations have, what their batches reserve and were charged.
+//!
+//! A reservation is written in one step with the creation of its batch, and settled in one step with
+//! the batch's end: whatever happens in between, the account is the sum of its batches.
+
+use super::format;
+use super::record::ledger::{AccountRecord, ReceiptRecord, ReservationRecord};
+use super::record::{self, Record};
+use super::writer::Tx;
+use super::{Store, StoreError};
+use crate::domain::id::{BatchId, OrgId};
+use crate::domain::ledger::{Account, Credits, Reservation, Shortfall};
+use crate::domain::money::Usd;
+use crate::domain::receipt::Receipt;
+
+impl Store {
+    /// What an organisation has; unlimited credits if nothing was ever said about it.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub async fn account(&self, org: OrgId) -> Result<Account, StoreError> {
+        let found = self.read::<AccountRecord>(&format::account(org))?;
+        self.shown().await?;
+        Ok(found.map(Account::from).unwrap_or_default())
+    }
+
+    /// Sets what an organisation may spend, or grants it more: `change` makes the new from the old.
+    /// Returns the account as it is then.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub async fn change_credits(
+        &self,
+        org: OrgId,
+        change: impl FnOnce(Credits) -> Credits + Send + 'static,
+    ) -> Result<Account, StoreError> {
+        self.commit(move |tx| {
+            let account = account_in(tx, org)?;
+            let account = Account { credits: change(account.credits), ..account };
+            tx.put(format::account(org), &AccountRecord::from(&account))?;
+            Ok(account)
+        })
+        .await
+    }
+
+    /// What a batch reserved, and what became of it; `None` if it is none of items.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub async fn reservation(&self, batch: BatchId) -> Result<Option<Reservation>, StoreError> {
+        let found = self.read::<ReservationRecord>(&format::reservation(batch))?;
+        self.shown().await?;
+        Ok(found.map(Reservation::from))
+    }
+
+    /// Where the items of a batch ran; `None` before it has ended, and for batches without items.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub async fn receipt(&self, batch: BatchId) -> Result<Option<Receipt>, StoreError> {
+        let store = self.clone();
+        let found = super::blocking(move || store.read_blob::<ReceiptRecord>(batch, format::Blob::Receipt)).await?;
+        self.shown().await?;
+        Ok(found.map(Receipt::try_from).transpose()?)
+    }
+
+    fn read<T: Record>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
+        Ok(self.inner.tree.get(key)?.map(|bytes| record::decode::<T>(&bytes)).transpose()?)
+    }
+}
+
+fn account_in(tx: &Tx<'_>, org: OrgId) -> Result<Account, StoreError> {
+    Ok(tx.get::<AccountRecord>(&format::account(org))?.map(Account::from).unwrap_or_default())
+}
+
+/// Reserves for a new batch; changes nothing if there is not enough.
+pub(super) fn reserve(tx: &mut Tx<'_>, batch: BatchId, reservation: Reservation) -> Result<Result<(), Shortfall>, StoreError> {
+    let account = match account_in(tx, reservation.org)?.reserve(reservation.amount) {
+        Ok(account) => account,
+        Err(shortfall) => return Ok(Err(shortfall)),
+    };
+    tx.put(format::account(reservation.org), &AccountRecord::from(&account))?;
+    tx.put(format::reservation(batch), &ReservationRecord::from(&reservation))?;
+    Ok(Ok(()))
+}
+
+/// Settles the reservation of a batch that ends, if it has one: its providers charge `cost`.
+pub(super) fn settle(tx: &mut Tx<'_>, batch: BatchId, cost: Usd) -> Result<(), StoreError> {
+    let key = format::reservation(batch);
+    let Some(reservation) = tx.get::<ReservationRecord>(&key)?.map(Reservation::from) else { return Ok(()) };
+    if reservation.settlement.is_some() {
+        return Ok(());
+    }
+    let (account, settlement) = account_in(tx, reservation.org)?.settle(&reservation, cost);
+    tx.put(format::account(reservation.org), &AccountRecord::from(&account))?;
+    tx.put(key, &ReservationRecord::from(&Reservation { settlement: Some(settlement), ..reservation }))
+}

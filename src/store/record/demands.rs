@@ -1,0 +1,80 @@
+//! What a client demands of lanes, as a part of other records. Words are as they are on the wire.
+
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+
+use super::{Record, RecordError};
+use crate::domain::money::Usd;
+use crate::domain::routing::{Constraints, PriceProtection, ProviderPreferences, RoutingMode, SlaTier};
+use crate::domain::words::{DataCollection, HostedTool, Operation};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct DemandsRecord {
+    mode: String,
+    tier: String,
+    privacy_tier: String,
+    regions: Vec<String>,
+    tools: Vec<String>,
+    max_price: Option<[u8; 16]>,
+    protection: String,
+    only: Vec<String>,
+    ignore: Vec<String>,
+    allow_fallbacks: bool,
+    data_collection: Option<String>,
+    zdr: bool,
+}
+
+impl From<&Constraints> for DemandsRecord {
+    fn from(demands: &Constraints) -> Self {
+        let ProviderPreferences { only, ignore, allow_fallbacks, data_collection, zdr } = &demands.preferences;
+        Self {
+            mode: demands.mode.to_string(),
+            tier: demands.tier.to_string(),
+            privacy_tier: demands.privacy_tier.clone(),
+            regions: demands.regions.clone(),
+            tools: demands.tools.iter().map(HostedTool::to_string).collect(),
+            max_price: demands.max_price.map(|most| most.0.serialize()),
+            protection: demands.protection.to_string(),
+            only: only.clone(),
+            ignore: ignore.clone(),
+            allow_fallbacks: *allow_fallbacks,
+            data_collection: data_collection.map(|word| word.to_string()),
+            zdr: *zdr,
+        }
+    }
+}
+
+/// The word of a vocabulary, in a record `T`.
+fn word<T: Record, W>(text: &str, parse: impl FnOnce(&str) -> Option<W>) -> Result<W, RecordError> {
+    parse(text).ok_or_else(|| RecordError::damaged::<T>(format!("`{text}` is an unknown word")))
+}
+
+/// The operation with that word, in a record `T`.
+pub(super) fn operation<T: Record>(text: &str) -> Result<Operation, RecordError> {
+    word::<T, _>(text, Operation::parse)
+}
+
+impl DemandsRecord {
+    /// The demands, as a part of a record `T`.
+    pub fn read<T: Record>(self) -> Result<Constraints, RecordError> {
+        let tools = self.tools.iter().map(|tool| word::<T, _>(tool, HostedTool::parse)).collect::<Result<_, _>>()?;
+        let data_collection = self.data_collection.map(|text| word::<T, _>(&text, DataCollection::parse)).transpose()?;
+        let preferences = ProviderPreferences {
+            only: self.only,
+            ignore: self.ignore,
+            allow_fallbacks: self.allow_fallbacks,
+            data_collection,
+            zdr: self.zdr,
+        };
+        Ok(Constraints {
+            mode: word::<T, _>(&self.mode, RoutingMode::parse)?,
+            tier: word::<T, _>(&self.tier, SlaTier::parse)?,
+            privacy_tier: self.privacy_tier,
+            regions: self.regions,
+            tools,
+            max_price: self.max_price.map(|most| Usd(Decimal::deserialize(most))),
+            protection: word::<T, _>(&self.protection, PriceProtection::parse)?,
+            preferences,
+        })
+    }
+}

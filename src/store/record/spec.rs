@@ -1,0 +1,225 @@
+//! What was asked for of a batch, on disk, version 3.
+
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+
+use super::demands::{DemandsRecord, operation};
+use super::quote::EstimateRecord;
+use super::{Record, RecordError, decode_old, moment, timestamp};
+use crate::domain::batch::{BatchSpec, Fallback, Order, QuotedOrder};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::file::ExpiresAfter;
+use crate::domain::id::{BatchId, FileId, OrgId, QuoteId};
+use crate::domain::item::Defaults;
+use crate::domain::metadata::Metadata;
+use crate::domain::money::{MaxPrice, Usd};
+use crate::domain::share::Owner;
+use crate::domain::webhook::Webhook;
+
+/// Version 3 of what the client asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecRecord {
+    id: u128,
+    order: OrderRecord,
+    input_file: u128,
+    created_at: i64,
+    metadata: Vec<(String, String)>,
+    output_expires_after: Option<u32>,
+    retry_of: Option<u128>,
+    org: u128,
+    owner: u64,
+    fallback: FallbackRecord,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+enum OrderRecord {
+    Rows { endpoint: u8, window: String },
+    Items(Box<QuotedOrderRecord>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct QuotedOrderRecord {
+    quote: u128,
+    deadline: i64,
+    operation: Option<String>,
+    models: Vec<String>,
+    demands: DemandsRecord,
+    fee: [u8; 16],
+    estimate: Option<EstimateRecord>,
+    reserve: [u8; 16],
+    items: Option<u32>,
+    metadata: Option<String>,
+    /// Its URL and its sealed secret.
+    webhook: Option<(String, Vec<u8>)>,
+}
+
+/// Version 2 of it: rows for one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SpecRecord2 {
+    asked: SpecRecord1,
+    owner: u64,
+    fallback: FallbackRecord,
+}
+
+/// Version 1 of it, which is a part of version 2.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SpecRecord1 {
+    id: u128,
+    endpoint: u8,
+    input_file: u128,
+    window: String,
+    created_at: i64,
+    metadata: Vec<(String, String)>,
+    output_expires_after: Option<u32>,
+    retry_of: Option<u128>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum FallbackRecord {
+    NotDearer,
+    /// Input, output, request.
+    Within([Option<[u8; 16]>; 3]),
+    Never,
+}
+
+impl Record for SpecRecord {
+    const VERSION: u8 = 3;
+    const NAME: &'static str = "batch specification";
+
+    fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
+        match version {
+            1 => Ok(SpecRecord2 { asked: decode_old::<Self, _>(body)?, owner: 0, fallback: FallbackRecord::NotDearer }.into()),
+            2 => Ok(decode_old::<Self, SpecRecord2>(body)?.into()),
+            _ => Err(RecordError::unknown::<Self>(version)),
+        }
+    }
+}
+
+impl From<SpecRecord2> for SpecRecord {
+    fn from(old: SpecRecord2) -> Self {
+        let SpecRecord2 { asked, owner, fallback } = old;
+        Self {
+            id: asked.id,
+            order: OrderRecord::Rows { endpoint: asked.endpoint, window: asked.window },
+            input_file: asked.input_file,
+            created_at: asked.created_at,
+            metadata: asked.metadata,
+            output_expires_after: asked.output_expires_after,
+            retry_of: asked.retry_of,
+            org: OrgId::OPERATOR.as_u128(),
+            owner,
+            fallback,
+        }
+    }
+}
+
+impl From<Fallback> for FallbackRecord {
+    fn from(fallback: Fallback) -> Self {
+        match fallback {
+            Fallback::NotDearer => Self::NotDearer,
+            Fallback::Within(MaxPrice { input, output, request }) => {
+                Self::Within([input, output, request].map(|most| most.map(|most| most.serialize())))
+            }
+            Fallback::Never => Self::Never,
+        }
+    }
+}
+
+impl From<FallbackRecord> for Fallback {
+    fn from(record: FallbackRecord) -> Self {
+        match record {
+            FallbackRecord::NotDearer => Self::NotDearer,
+            FallbackRecord::Within(most) => {
+                let [input, output, request] = most.map(|most| most.map(Decimal::deserialize));
+                Self::Within(MaxPrice { input, output, request })
+            }
+            FallbackRecord::Never => Self::Never,
+        }
+    }
+}
+
+impl From<&Order> for OrderRecord {
+    fn from(order: &Order) -> Self {
+        match order {
+            Order::Rows { endpoint, window } => Self::Rows { endpoint: endpoint.code(), window: window.to_string() },
+            Order::Items(order) => Self::Items(Box::new(QuotedOrderRecord {
+                quote: order.quote.as_u128(),
+                deadline: moment(order.deadline),
+                operation: order.defaults.operation.map(|operation| operation.to_string()),
+                models: order.defaults.models.clone(),
+                demands: (&order.demands).into(),
+                fee: order.fee.serialize(),
+                estimate: order.estimate.map(EstimateRecord::from),
+                reserve: order.reserve.0.serialize(),
+                items: order.items,
+                metadata: order.metadata.clone(),
+                webhook: order.webhook.clone().map(|webhook| (webhook.url, webhook.sealed_secret)),
+            })),
+        }
+    }
+}
+
+impl TryFrom<OrderRecord> for Order {
+    type Error = RecordError;
+
+    fn try_from(record: OrderRecord) -> Result<Self, RecordError> {
+        let damaged = |what: &str| RecordError::damaged::<SpecRecord>(what);
+        Ok(match record {
+            OrderRecord::Rows { endpoint, window } => Self::Rows {
+                endpoint: Endpoint::from_code(endpoint).ok_or_else(|| damaged("unknown endpoint"))?,
+                window: window.parse().map_err(RecordError::damaged::<SpecRecord>)?,
+            },
+            OrderRecord::Items(record) => Self::Items(Box::new(QuotedOrder {
+                quote: QuoteId::from_u128(record.quote),
+                deadline: timestamp::<SpecRecord>(record.deadline)?,
+                defaults: Defaults {
+                    operation: record.operation.map(|word| operation::<SpecRecord>(&word)).transpose()?,
+                    models: record.models,
+                },
+                demands: record.demands.read::<SpecRecord>()?,
+                fee: Decimal::deserialize(record.fee),
+                estimate: record.estimate.map(Into::into),
+                reserve: Usd(Decimal::deserialize(record.reserve)),
+                items: record.items,
+                metadata: record.metadata,
+                webhook: record.webhook.map(|(url, sealed_secret)| Webhook { url, sealed_secret }),
+            })),
+        })
+    }
+}
+
+impl From<&BatchSpec> for SpecRecord {
+    fn from(spec: &BatchSpec) -> Self {
+        Self {
+            id: spec.id.as_u128(),
+            order: (&spec.order).into(),
+            input_file: spec.input_file.as_u128(),
+            created_at: moment(spec.created_at),
+            metadata: spec.metadata.pairs().to_vec(),
+            output_expires_after: spec.output_expires_after.map(ExpiresAfter::seconds),
+            retry_of: spec.retry_of.map(BatchId::as_u128),
+            org: spec.org.as_u128(),
+            owner: spec.owner.0,
+            fallback: spec.fallback.into(),
+        }
+    }
+}
+
+impl TryFrom<SpecRecord> for BatchSpec {
+    type Error = RecordError;
+
+    fn try_from(record: SpecRecord) -> Result<Self, RecordError> {
+        Ok(Self {
+            id: BatchId::from_u128(record.id),
+            order: record.order.try_into()?,
+            input_file: FileId::from_u128(record.input_file),
+            created_at: timestamp::<SpecRecord>(record.created_at)?,
+            metadata: Metadata::new(record.metadata).map_err(RecordError::damaged::<SpecRecord>)?,
+            output_expires_after: record.output_expires_after.and_then(|seconds| ExpiresAfter::from_seconds(seconds.into())),
+            retry_of: record.retry_of.map(BatchId::from_u128),
+            org: OrgId::from_u128(record.org),
+            owner: Owner(record.owner),
+            fallback: record.fallback.into(),
+        })
+    }
+}

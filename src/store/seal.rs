@@ -1,0 +1,144 @@
+//! The daemon's own key: it signs links to results and seals secrets that clients leave with it.
+//!
+//! It lies beside the store and not in it (`seal.key`, readable by the daemon alone), so that a copy of
+//! the store tells no secret. Without the file, links that were given out lead nowhere and sealed secrets
+//! are lost; nothing else is.
+
+use std::fmt;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::{hmac, rand};
+
+use super::StoreError;
+
+const FILE: &str = "seal.key";
+const BYTES: usize = 32;
+
+/// Signs and seals.
+pub struct Seal {
+    signing: hmac::Key,
+    sealing: LessSafeKey,
+}
+
+impl fmt::Debug for Seal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seal")
+    }
+}
+
+/// What was sealed cannot be opened: it was damaged, or the key is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the secret cannot be unsealed; was `{FILE}` of the data directory replaced?")]
+pub struct Unsealable;
+
+impl Seal {
+    /// Reads the key of a data directory, or makes it.
+    pub(super) fn open(dir: &Path) -> Result<Self, StoreError> {
+        let path = dir.join(FILE);
+        let key = match fs::read(&path) {
+            Ok(key) => key,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => make(dir, &path)?,
+            Err(error) => return Err(StoreError::io("reading", &path, &error)),
+        };
+        let bad = || StoreError::Io {
+            action: "reading",
+            path: path.display().to_string(),
+            reason: format!("it must have {BYTES} bytes; restore it, or remove it to have a new one made"),
+            missing: false,
+        };
+        Self::of(&key).ok_or_else(bad)
+    }
+
+    /// The key of a directory that has no store.
+    #[cfg(test)]
+    pub fn for_tests(dir: &Path) -> Self {
+        Self::open(dir).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn of(key: &[u8]) -> Option<Self> {
+        let key: &[u8; BYTES] = key.try_into().ok()?;
+        // One key for each purpose.
+        let derive = |purpose: &[u8]| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), purpose);
+        let sealing = UnboundKey::new(&AES_256_GCM, derive(b"seal").as_ref()).ok()?;
+        Some(Self { signing: hmac::Key::new(hmac::HMAC_SHA256, derive(b"sign").as_ref()), sealing: LessSafeKey::new(sealing) })
+    }
+
+    /// The signature of a message.
+    pub fn sign(&self, message: &[u8]) -> [u8; BYTES] {
+        let mut signature = [0; BYTES];
+        signature.copy_from_slice(hmac::sign(&self.signing, message).as_ref());
+        signature
+    }
+
+    /// Whether a signature is that of a message. Takes the same time however wrong it is.
+    pub fn is_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+        hmac::verify(&self.signing, message, signature).is_ok()
+    }
+
+    /// A secret, sealed: the nonce, then the cipher text. `None` if the machine has no random numbers.
+    pub fn seal(&self, secret: &[u8]) -> Option<Vec<u8>> {
+        let mut nonce = [0; NONCE_LEN];
+        rand::fill(&mut nonce).ok()?;
+        let mut sealed = secret.to_vec();
+        self.sealing.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut sealed).ok()?;
+        Some([&nonce[..], &sealed].concat())
+    }
+
+    /// The secret that was sealed.
+    ///
+    /// # Errors
+    /// When it was sealed with another key, or is damaged.
+    pub fn unseal(&self, sealed: &[u8]) -> Result<Vec<u8>, Unsealable> {
+        let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(Unsealable)?;
+        let mut secret = sealed.to_vec();
+        let opened = self.sealing.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::empty(), &mut secret);
+        Ok(opened.map_err(|_| Unsealable)?.to_vec())
+    }
+}
+
+fn make(dir: &Path, path: &Path) -> Result<Vec<u8>, StoreError> {
+    let mut key = vec![0; BYTES];
+    rand::fill(&mut key).map_err(|_| StoreError::Broken("the machine has no random numbers".into()))?;
+    let write = || {
+        // Under another name first: a key that is cut off would be one for ever.
+        let new = path.with_extension("key.new");
+        let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(&key)?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        fs::File::open(dir)?.sync_all()
+    };
+    write().map_err(|e: std::io::Error| StoreError::io("writing", path, &e))?;
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sealed_and_signed_holds_across_starts_and_with_no_other_key() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let seal = Seal::open(dir.path()).unwrap();
+        let (sealed, signature) = (seal.seal(b"hush").unwrap(), seal.sign(b"a"));
+        assert_ne!(seal.seal(b"hush").unwrap(), sealed, "never the same twice");
+        assert!(!sealed.windows(4).any(|part| part == b"hush"));
+        let again = Seal::open(dir.path()).unwrap();
+        assert_eq!(again.unseal(&sealed), Ok(b"hush".to_vec()));
+        assert!(again.is_signed(b"a", &signature) && !again.is_signed(b"b", &signature) && !again.is_signed(b"a", &signature[1..]));
+        let foreign = Seal::open(other.path()).unwrap();
+        assert_eq!(foreign.unseal(&sealed), Err(Unsealable));
+        assert!(!foreign.is_signed(b"a", &signature));
+        for damaged in [&sealed[..5], &sealed[..sealed.len() - 1], &[]] {
+            assert_eq!(again.unseal(damaged), Err(Unsealable));
+        }
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(fs::metadata(dir.path().join(FILE)).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::write(dir.path().join(FILE), b"short").unwrap();
+        assert!(Seal::open(dir.path()).unwrap_err().to_string().contains("32 bytes"));
+    }
+}

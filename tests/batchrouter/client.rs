@@ -1,0 +1,101 @@
+//! What a client of BatchRouter's does: quote, submit with a key of its own, poll, read.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::daemon::Daemon;
+use crate::support::http::{Request, Response};
+use crate::support::wait::poll;
+
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An item of chat, as the documents write it.
+pub fn item(id: &str, model: &str) -> Value {
+    json!({"customer_item_id": id, "operation": "responses", "model": model,
+           "input": {"messages": [{"role": "user", "content": "Label the sentiment: great, it broke again."}], "max_output_tokens": 16, "user": id}})
+}
+
+pub fn items(count: usize, model: &str) -> Vec<Value> {
+    (0..count).map(|n| item(&format!("item-{n}"), model)).collect()
+}
+
+/// A daemon as a client of BatchRouter's sees it.
+pub struct Client<'a> {
+    pub daemon: &'a Daemon,
+    pub key: String,
+}
+
+impl<'a> Client<'a> {
+    pub fn new(daemon: &'a Daemon) -> Self {
+        Self { daemon, key: "br_live_0123456789abcdef01234567".to_owned() }
+    }
+
+    pub fn send(&self, request: Request) -> Response {
+        self.daemon.send(request.header("authorization", &format!("Bearer {}", self.key)))
+    }
+
+    pub fn get(&self, path: &str) -> Response {
+        self.send(Request::get(path))
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Response {
+        self.send(Request::post(path).json(body))
+    }
+
+    pub fn quote(&self, body: &Value) -> Value {
+        self.post("/v1/quotes/model", body).expect(200)
+    }
+
+    /// Creates a batch under an idempotency key of its own.
+    pub fn try_create(&self, body: &Value) -> Response {
+        static KEYS: AtomicU32 = AtomicU32::new(0);
+        self.create_as(&format!("order-{:08}", KEYS.fetch_add(1, Ordering::Relaxed)), body)
+    }
+
+    pub fn create_as(&self, key: &str, body: &Value) -> Response {
+        self.send(Request::post("/v1/batches").header("idempotency-key", key).json(body))
+    }
+
+    /// Quotes items, creates their batch, and gives its id.
+    pub fn submit(&self, items: &[Value], more: &Value) -> String {
+        let mut asked = json!({ "items": items });
+        asked.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let quote = self.quote(&asked);
+        let created = self.try_create(&json!({ "quote_id": quote["quote_id"], "items": items })).expect(202);
+        created["batch"]["id"].as_str().expect("an id").to_owned()
+    }
+
+    pub fn batch(&self, id: &str) -> Value {
+        self.get(&format!("/v1/batches/{id}")).expect(200)
+    }
+
+    /// The batch once it has ended.
+    pub fn ended(&self, id: &str) -> Value {
+        let terminal = |batch: &Value| matches!(batch["status"].as_str(), Some("completed" | "failed" | "cancelled" | "expired"));
+        poll(TIMEOUT, || Some(self.batch(id)).filter(terminal)).unwrap_or_else(|| panic!("not ended: {}", self.batch(id)))
+    }
+
+    /// Every result, page by page.
+    pub fn results(&self, id: &str, limit: usize) -> Vec<Value> {
+        let (mut rows, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = self.get(&format!("/v1/batches/{id}/results?limit={limit}{cursor}")).expect(200);
+            rows.extend(page["data"].as_array().expect("an array").clone());
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => {
+                    assert_eq!(page["has_more"], false);
+                    return rows;
+                }
+            }
+        }
+    }
+}
+
+/// An amount of money.
+pub fn amount(money: &Value) -> f64 {
+    assert_eq!(money["currency"], "usd", "{money}");
+    money["amount"].as_str().expect("a decimal string").parse().expect("a decimal")
+}

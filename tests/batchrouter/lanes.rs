@@ -1,0 +1,171 @@
+//! What reaches providers, and what happens when a lane fails: the guide to SLA and routing.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::client::{Client, amount, item, items};
+use crate::support::daemon::Daemon;
+use crate::support::upstream::{Call, FakeUpstream, Reply};
+
+/// A daemon over two providers of one model: the cheap one takes Chat Completions alone and calls its
+/// web search by another name; the dear one has both, in Europe.
+struct Two {
+    cheap: FakeUpstream,
+    dear: FakeUpstream,
+    folder: TempDir,
+}
+
+impl Two {
+    fn new(cheap: impl Fn(&Call) -> Reply + Send + Sync + 'static) -> Self {
+        let two =
+            Self { cheap: FakeUpstream::start(cheap), dear: FakeUpstream::start(Reply::ok), folder: TempDir::new().expect("a folder") };
+        let write = |name: &str, text: String| {
+            let path = two.folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).expect("the folder can be made");
+            std::fs::write(path, text).expect("the seed can be written");
+        };
+        let provider = |id: &str, url: &str, more: &str| {
+            format!(
+                "schema = 1\nid = \"{id}\"\nname = \"{id}\"\nkind = \"openai\"\nbase_url = \"{url}\"\n{more}\n[limits]\nin_flight = 8\n"
+            )
+        };
+        write("providers/cheap.toml", provider("cheap", &two.cheap.url(), "regions = [\"us\"]\n[tools]\nweb_search = \"browser_search\""));
+        write("providers/dear.toml", provider("dear", &two.dear.url(), "regions = [\"eu\"]"));
+        let offering = |provider: &str, endpoints: &str, price: u32| {
+            format!(
+                "[[model.offering]]\nprovider = \"{provider}\"\nupstream = \"{provider}-m\"\nendpoints = [{endpoints}]\nhosted_tools = [\"web_search\"]\n\
+                 [[model.offering.price]]\ninput = \"{price}\"\noutput = \"{price}\"\nsource = \"https://prices.test\"\nverified_at = 2026-01-01\n"
+            )
+        };
+        let (chat, responses) = ("\"/v1/chat/completions\"", "\"/v1/chat/completions\", \"/v1/responses\"");
+        write(
+            "models/m.toml",
+            format!(
+                "schema = 1\n[[model]]\nid = \"m\"\norganisation = \"o\"\nreleased = 2026-01-01\nendpoints = [{responses}]\n{}{}",
+                offering("cheap", chat, 1),
+                offering("dear", responses, 3)
+            ),
+        );
+        two
+    }
+
+    fn daemon(&self) -> Daemon {
+        let folder = self.folder.path().to_str().expect("a plain path");
+        Daemon::with(&["--catalog-dir", folder, "--retry-base", "5ms", "--retry-cap", "20ms", "--max-attempts", "2"])
+    }
+}
+
+const CHAT: &str = "/v1/chat/completions";
+const RESPONSES: &str = "/v1/responses";
+
+/// The calls of an endpoint.
+fn at(upstream: &FakeUpstream, endpoint: &str) -> Vec<Call> {
+    upstream.kept().into_iter().filter(|call| call.path == endpoint).collect()
+}
+
+fn body(call: &Call) -> Value {
+    serde_json::from_slice(&call.body).expect("a body")
+}
+
+fn selected(quote: &Value) -> Vec<&str> {
+    let lanes = quote["quote_lanes"].as_array().expect("lanes").iter();
+    lanes.filter(|lane| lane["selected"] == true).filter_map(|lane| lane["provider"].as_str()).collect()
+}
+
+#[test]
+fn items_reach_the_quoted_lane_in_the_form_that_it_takes() {
+    let two = Two::new(Reply::ok);
+    let daemon = two.daemon();
+    let client = Client::new(&daemon);
+    let items = [
+        item("chat", "m"),
+        json!({"customer_item_id": "text", "operation": "responses", "model": "m",
+               "input": {"input": "hello", "instructions": "Be brief.", "max_output_tokens": 5, "user": "text"}}),
+    ];
+    let id = client.submit(&items, &json!({}));
+    assert_eq!(client.ended(&id)["status"], "completed");
+    let bodies: Vec<_> = at(&two.cheap, CHAT).iter().map(body).collect();
+    let of = |user: &str| bodies.iter().find(|body| body["user"] == user).unwrap_or_else(|| panic!("{user}: {bodies:?}"));
+    assert_eq!((&of("chat")["model"], &of("chat")["max_output_tokens"]), (&json!("cheap-m"), &json!(16)), "as it was written");
+    let expected = json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]);
+    assert_eq!((&of("text")["messages"], &of("text")["max_tokens"]), (&expected, &json!(5)), "a lane without Responses is asked in chat");
+    assert_eq!(two.dear.calls(), 0);
+    // Another region: another lane, and only that one.
+    let id = client.submit(&items, &json!({ "allowed_regions": ["eu"] }));
+    assert_eq!(client.ended(&id)["status"], "completed");
+    assert_eq!((at(&two.dear, CHAT).len(), at(&two.dear, RESPONSES).len()), (1, 1));
+}
+
+#[test]
+fn required_tools_reach_the_provider_under_its_own_name() {
+    let two = Two::new(Reply::ok);
+    let daemon = two.daemon();
+    let client = Client::new(&daemon);
+    for (more, expected) in [
+        (json!({ "required_tools": ["web_search"] }), ("browser_search", &two.cheap, CHAT)),
+        (json!({ "required_tools": ["web_search"], "allowed_regions": ["eu"] }), ("web_search", &two.dear, RESPONSES)),
+    ] {
+        let id = client.submit(&items(1, "m"), &more);
+        assert_eq!(client.ended(&id)["status"], "completed");
+        let (name, upstream, endpoint) = expected;
+        let calls = at(upstream, endpoint);
+        assert_eq!(body(&calls[0])["tools"], json!([{ "type": name }]));
+    }
+    let refused = client.post("/v1/quotes/model", &json!({ "items": items(1, "m"), "required_tools": ["calculator"] })).expect(400);
+    let reasons: Vec<_> =
+        refused["error"]["details"]["quote_lanes"].as_array().expect("lanes").iter().map(|lane| lane["rejection_reason"].clone()).collect();
+    assert_eq!(reasons, ["tool_support", "tool_support"]);
+}
+
+#[test]
+fn rows_of_a_lane_that_fails_go_to_the_next_one_within_the_ceiling_and_the_receipt_says_so() {
+    let two = Two::new(|_| Reply::error(500));
+    let daemon = two.daemon();
+    let client = Client::new(&daemon);
+    // Without a ceiling the quoted total is one, and the dear lane is above it.
+    let id = client.submit(&items(3, "m"), &json!({}));
+    assert_eq!(client.ended(&id)["status"], "failed", "no item succeeded");
+    assert_eq!(two.dear.calls(), 0);
+    let receipt = client.get(&format!("/v1/batches/{id}/billing-receipt")).expect(200)["billing_receipt"].clone();
+    assert_eq!((amount(&receipt["credits"]["charged"]), &receipt["credits"]["reservation_status"]), (0.0, &json!("released")));
+    let row = &client.results(&id, 10)[0];
+    assert_eq!((&row["status"], &row["output"], &row["error"]["provider_status"]), (&json!("failed"), &Value::Null, &json!(500)));
+
+    let more = json!({ "max_price": { "currency": "usd", "amount": "1.00" } });
+    let quote = client.quote(&json!({ "items": items(3, "m"), "max_price": "1.00" }));
+    assert_eq!(selected(&quote), ["cheap"]);
+    let id = client.submit(&items(3, "m"), &more);
+    assert_eq!(client.ended(&id)["status"], "completed");
+    let receipt = client.get(&format!("/v1/batches/{id}/billing-receipt")).expect(200)["billing_receipt"].clone();
+    let lane = &receipt["provider_lanes"][0];
+    assert_eq!((&lane["provider"], &lane["completed_items"], &lane["taken_over_items"]), (&json!("dear"), &json!(3), &json!(3)));
+    // 9 tokens read and 2 written, at 3 USD for a million each; quoted at 1.
+    assert!((amount(&lane["provider_cost"]) - 3.0 * 33e-6).abs() < 1e-9, "{lane}");
+    let credits = &receipt["credits"];
+    let micros = |name: &str| (amount(&credits[name]) * 1e6).round();
+    assert_eq!(micros("reserved"), micros("charged") + micros("released"), "{credits}");
+
+    let more = json!({ "max_price": "1.00", "provider_preferences": { "allow_fallbacks": false } });
+    let id = client.submit(&items(1, "m"), &more);
+    assert_eq!(client.ended(&id)["status"], "failed", "no other lane was allowed");
+}
+
+#[test]
+fn the_prices_of_the_quote_hold_whatever_the_catalog_says_by_then() {
+    let two = Two::new(Reply::ok);
+    let daemon = two.daemon();
+    let client = Client::new(&daemon);
+    let quote = client.quote(&json!({ "items": items(1, "m") }));
+    let path = two.folder.path().join("models/m.toml");
+    let seed =
+        std::fs::read_to_string(&path).expect("the seed").replace("input = \"1\"\noutput = \"1\"", "input = \"100\"\noutput = \"100\"");
+    std::fs::write(&path, seed).expect("the seed can be written");
+    daemon.post("/admin/catalog/reload", &json!({})).expect(200);
+    let created = client.try_create(&json!({ "quote_id": quote["quote_id"], "items": items(1, "m") })).expect(202);
+    let id = created["batch"]["id"].as_str().expect("an id").to_owned();
+    assert_eq!(client.ended(&id)["status"], "completed");
+    let row = &client.results(&id, 1)[0];
+    assert_eq!((&row["provider"], amount(&row["cost"]["provider_cost"])), (&json!("cheap"), 11e-6), "it stays with its lane, at its price");
+}

@@ -1,0 +1,143 @@
+//! Creating batches: the guides to submitting and to quotes, and the error pages.
+
+use serde_json::{Value, json};
+
+use crate::client::{Client, item, items};
+use crate::support::daemon::Daemon;
+use crate::support::http::{Form, Request};
+
+fn code(answer: &Value) -> &str {
+    answer["error"]["code"].as_str().unwrap_or_default()
+}
+
+#[test]
+fn a_batch_needs_an_idempotency_key_and_is_made_once_for_each() {
+    let daemon = Daemon::start();
+    let client = Client::new(&daemon);
+    let items = items(2, "gpt-4o-mini");
+    let quote = client.quote(&json!({ "items": items }));
+    let body = json!({ "quote_id": quote["quote_id"], "items": items });
+    let without = client.post("/v1/batches", &body).expect(400);
+    assert_eq!(code(&without), "missing_idempotency_key");
+    for key in ["short", &"x".repeat(129)] {
+        assert_eq!(code(&client.create_as(key, &body).expect(400)), "invalid_request", "8 to 128 characters");
+    }
+    let created = client.create_as("nightly:2026-11-26", &body).expect(202);
+    let batch = &created["batch"];
+    assert!(batch["id"].as_str().is_some_and(|id| id.starts_with("bat_") && id.len() == 4 + 32), "{batch}");
+    assert_eq!((&batch["item_count"], &batch["routing_mode"], &batch["sla_tier"]), (&json!(2), &json!("cheapest"), &json!("standard")));
+    assert_eq!(batch["sla_deadline"], quote["sla_deadline"], "computed at quote time, and carried onto the batch");
+    // The same key and payload, however it is spelt: the original batch.
+    let respelt = serde_json::to_string_pretty(&body).expect("it is JSON");
+    let again = Request::post("/v1/batches").header("idempotency-key", "nightly:2026-11-26").header("content-type", "application/json");
+    assert_eq!(client.send(again.bytes(respelt)).expect(202)["batch"]["id"], batch["id"]);
+    let other = client.create_as("nightly:2026-11-26", &json!({ "quote_id": quote["quote_id"], "items": [items[0]] })).expect(409);
+    assert_eq!(code(&other), "idempotency_conflict");
+    // Readable at once; a quote makes one batch.
+    assert_eq!(client.batch(batch["id"].as_str().expect("an id"))["id"], batch["id"]);
+    assert_eq!(code(&client.try_create(&body).expect(409)), "quote_already_used");
+    let kept = client.get(&format!("/v1/quotes/{}", quote["quote_id"].as_str().expect("an id"))).expect(200);
+    assert_eq!((&kept["quote_lock"]["status"], &kept["quote_lock"]["batch_id"]), (&json!("accepted"), &batch["id"]));
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_before_anything_is_kept() {
+    let daemon = Daemon::with(&["--quote-validity", "1s"]);
+    let client = Client::new(&daemon);
+    let items = items(2, "gpt-4o-mini");
+    let quote = || client.quote(&json!({ "items": items }))["quote_id"].clone();
+    let file = "file_00000000000000000000000000000007";
+    let both = client.try_create(&json!({ "quote_id": quote(), "items": items, "input_file_id": file })).expect(400);
+    let neither = client.try_create(&json!({ "quote_id": quote() })).expect(400);
+    for refused in [both, neither] {
+        assert_eq!(code(&refused), "preflight_failed");
+        assert_eq!(refused["error"]["details"]["preflight"]["issues"].as_array().map(Vec::len), Some(1), "{refused}");
+    }
+    let mut faulty = items.clone();
+    faulty.push(items[0].clone());
+    faulty.push(json!({"customer_item_id": "c", "operation": "speech", "model": "gpt-4o-mini", "input": {"messages": []}}));
+    let refused = client.try_create(&json!({ "quote_id": quote(), "items": faulty })).expect(400);
+    let issues: Vec<_> =
+        refused["error"]["details"]["preflight"]["issues"].as_array().expect("issues").iter().map(|i| i["path"].clone()).collect();
+    assert_eq!(issues, ["items[2].customer_item_id", "items[3].operation"]);
+    let unquoted = client.try_create(&json!({ "quote_id": quote(), "items": [item("a", "gpt-4o")] })).expect(400);
+    assert_eq!(unquoted["error"]["details"]["preflight"]["issues"][0]["code"], "model_not_quoted");
+    for (status, expected, body) in [
+        (404, "quote_not_found", json!({ "quote_id": "qlock_00000000000000000000000000000007", "items": items })),
+        (404, "not_found", json!({ "quote_id": quote(), "input_file_id": file })),
+        (
+            400,
+            "invalid_request",
+            json!({ "quote_id": quote(), "items": items, "webhook": { "url": "https://a.test/", "secret": "short" } }),
+        ),
+        (409, "quote_mismatch", json!({ "quote_id": quote(), "items": items, "sla_tier": "priority" })),
+        (409, "quote_mismatch", json!({ "quote_id": quote(), "items": items, "required_tools": ["web_search"] })),
+        (409, "quote_mismatch", json!({ "quote_id": quote(), "items": items, "provider_preferences": { "zdr": true } })),
+    ] {
+        assert_eq!(code(&client.try_create(&body).expect(status)), expected, "{body}");
+    }
+    let old = quote();
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    assert_eq!(code(&client.try_create(&json!({ "quote_id": old, "items": items })).expect(409)), "quote_expired");
+    assert_eq!(client.get("/v1/batches").expect(200)["data"], json!([]), "nothing was kept");
+    assert_eq!(daemon.get("/openai/v1/files").expect(200)["data"], json!([]));
+    // What demands no more than was quoted is welcome: "send the same constraints there again".
+    let restated =
+        json!({ "quote_id": quote(), "items": items, "sla_tier": "standard", "routing_mode": "cheapest", "privacy_tier": "standard" });
+    client.try_create(&restated).expect(202);
+}
+
+#[test]
+fn items_come_inline_or_as_a_file_in_either_form() {
+    let daemon = Daemon::start();
+    let client = Client::new(&daemon);
+    let sample = client.quote(&json!({ "items": items(1, "gpt-4o-mini") }))["quote_id"].clone();
+    let openai = json!({"custom_id": "openai", "method": "POST", "url": "/v1/chat/completions",
+        "body": {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x"}]}});
+    let lines = format!("{}\n{openai}\n", item("native", "gpt-4o-mini"));
+    let form = Form::default().file("file", "nightly.jsonl", lines.as_bytes());
+    let file = client.send(Request::post("/v1/files").form(form)).expect(201);
+    assert!(file["file_id"].as_str().is_some_and(|id| id.starts_with("file_")), "{file}");
+    assert_eq!((&file["purpose"], &file["filename"]), (&json!("batch"), &json!("nightly.jsonl")));
+    let created = client.try_create(&json!({ "quote_id": sample, "input_file_id": file["file_id"], "input_item_count": 2 })).expect(202);
+    let batch = client.ended(created["batch"]["id"].as_str().expect("an id"));
+    assert_eq!((&batch["status"], &batch["item_count"]), (&json!("completed"), &json!(2)));
+    let ids: Vec<_> = client.results(batch["id"].as_str().expect("an id"), 1).iter().map(|row| row["customer_item_id"].clone()).collect();
+    assert_eq!(ids, ["native", "openai"]);
+
+    // The older upload, and what it says of itself.
+    let manifest = |count: &str, sha256: &str| {
+        let request = Request::post("/v1/batches/input-manifests").header("content-type", "application/x-ndjson");
+        client.send(request.header("x-batchrouter-item-count", count).header("x-content-sha256", sha256).bytes(lines.clone()))
+    };
+    let sha256 = file["sha256"].as_str().expect("a digest");
+    assert_eq!(manifest("2", sha256).expect(201)["input_file_id"].as_str().map(str::len), Some(5 + 32));
+    assert_eq!(code(&manifest("3", sha256).expect(400)), "invalid_request");
+    assert_eq!(code(&manifest("2", &sha256.replace(|c: char| c.is_ascii_digit(), "0")).expect(400)), "invalid_request");
+
+    // A blank line inside, and an item of a kind that was not quoted: the batch fails and says where.
+    let faulty = format!("{}\n\n{}\n", item("a", "gpt-4o-mini"), item("b", "gpt-4o"));
+    let file = client.send(Request::post("/v1/files").header("content-type", "application/x-ndjson").bytes(faulty)).expect(201);
+    let quote = client.quote(&json!({ "items": items(1, "gpt-4o-mini") }))["quote_id"].clone();
+    let created = client.try_create(&json!({ "quote_id": quote, "input_file_id": file["file_id"] })).expect(202);
+    let batch = client.ended(created["batch"]["id"].as_str().expect("an id"));
+    let errors: Vec<_> = batch["errors"].as_array().expect("errors").iter().map(|error| error["path"].clone()).collect();
+    assert_eq!((&batch["status"], errors), (&json!("failed"), vec![json!("line 2"), json!("line 3: model")]));
+    assert_eq!(
+        client.get(&format!("/v1/batches/{}/results", batch["id"].as_str().expect("an id"))).expect(409)["error"]["code"],
+        "results_not_ready"
+    );
+}
+
+#[test]
+fn a_create_without_a_quote_makes_one_and_returns_it() {
+    let daemon = Daemon::start();
+    let client = Client::new(&daemon);
+    let created = client.try_create(&json!({ "items": items(3, "gpt-4o-mini"), "sla_tier": "flex" })).expect(202);
+    assert_eq!(created["batch"]["quote_id"], created["quote"]["quote_id"]);
+    assert_eq!((&created["batch"]["sla_tier"], &created["quote"]["item_count"]), (&json!("flex"), &json!(3)));
+    assert_eq!(client.ended(created["batch"]["id"].as_str().expect("an id"))["status"], "completed");
+    let refused = client.try_create(&json!({ "items": items(1, "gpt-4o-mini"), "allowed_regions": ["eu"] })).expect(400);
+    let lanes = refused["error"]["details"]["quote_lanes"].as_array().expect("lanes");
+    assert!(lanes.iter().any(|lane| lane["rejection_reason"] == "region_unavailable"), "{refused}");
+}
