@@ -9,8 +9,9 @@
 //!             cli ------- client
 //!              |
 //!            daemon            composes everything, imported by nobody but cli
-//!           /      \
-//!        http     executor     http holds only the executor's handle
+//!           /   |  \
+//!        http   |  executor     http holds only the executor's handle
+//!         |  courier  |         tells receivers what has happened
 //!         | \    /  |   \
 //!         |  route  |  provider
 //!         |   |     |    |
@@ -27,6 +28,7 @@
 pub mod catalog;
 pub mod cli;
 pub mod client;
+pub mod courier;
 pub mod daemon;
 pub mod domain;
 pub mod executor;

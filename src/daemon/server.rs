@@ -7,11 +7,14 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
-use super::config::Settings;
+use super::config::{AgentRegister, Settings, WebhookTargets};
 use super::core::{Core, Environment, StartError};
 use super::lifecycle::{Fate, Finish, Notifier, Shutdown, Tasks, keep_alive, watch_signals};
+use crate::courier::{self, Courier};
+use crate::domain::ledger::Credits;
 use crate::domain::routing::TierTimes;
-use crate::http::{self, Access, Api, Limits, Origins, QuoteTerms};
+use crate::domain::target::Targets;
+use crate::http::{self, Access, Accounts, Api, Limits, Origins, QuoteTerms};
 
 /// How long tasks may take to notice an abort.
 const GRACE: Duration = Duration::from_secs(5);
@@ -23,6 +26,8 @@ pub enum ServeError {
     Listen { address: SocketAddr, reason: std::io::Error },
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error("cannot send webhooks: {0}")]
+    Courier(crate::provider::SetupError),
     #[error("cannot watch for signals: {0}")]
     Environment(std::io::Error),
     #[error("the daemon had to stop; its log says why")]
@@ -53,6 +58,7 @@ impl Server {
         let address = listener.local_addr().map_err(|reason| ServeError::Listen { address, reason })?;
         let tasks = Tasks::new(Shutdown::new());
         let core = Core::start(settings, env, &tasks).await?;
+        start_courier(settings, &core, address, &tasks)?;
         let requests = TaskTracker::new();
         let router = http::router(Arc::new(Api {
             store: core.store.clone(),
@@ -63,6 +69,7 @@ impl Server {
             access: Access::keys(settings.api_keys.clone()).with_origins(Origins::of(settings.cors_origins.clone())),
             views: http::Views::default(),
             public_url: settings.public_url.clone(),
+            accounts: accounts(settings),
             quoting: http::Quoting::default(),
             draining: tasks.shutdown().drain().clone(),
             tasks: requests.clone(),
@@ -109,6 +116,36 @@ impl Server {
         self.core.close().await;
         if shutdown.failed() || broken.is_cancelled() { Err(ServeError::Failed) } else { Ok(()) }
     }
+}
+
+fn accounts(settings: &Settings) -> Accounts {
+    let at_home = settings.listen.ip().to_canonical().is_loopback();
+    Accounts {
+        may_register: match settings.agent_register {
+            AgentRegister::Auto => at_home,
+            AgentRegister::On => true,
+            AgentRegister::Off => false,
+        },
+        first_credits: settings.registered_credits.map_or(Credits::Unlimited, Credits::Prepaid),
+        targets: match settings.webhook_targets {
+            WebhookTargets::Auto if at_home => Targets::PublicAndLoopback,
+            WebhookTargets::Auto | WebhookTargets::Public => Targets::Public,
+            WebhookTargets::Any => Targets::Any,
+        },
+    }
+}
+
+/// Starts telling receivers of what has happened.
+fn start_courier(settings: &Settings, core: &Core, address: SocketAddr, tasks: &Tasks) -> Result<(), ServeError> {
+    let public = settings.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
+    let courier = courier::Settings {
+        base_url: public.unwrap_or_else(|| format!("http://{address}")),
+        targets: accounts(settings).targets,
+        retry_base: settings.webhook_retry_base,
+    };
+    let courier = Courier::new(core.store.clone(), core.clock.clone(), courier).map_err(ServeError::Courier)?;
+    tasks.spawn("courier", Fate::Essential, courier.run(tasks.shutdown().drain().clone()));
+    Ok(())
 }
 
 fn limits(settings: &Settings) -> Limits {

@@ -59,11 +59,13 @@ pub struct QuotedOrder {
     pub fee: Decimal,
     /// Of all its items; `None` if nobody knows what they cost.
     pub estimate: Option<Estimate>,
-    /// What is reserved for them, in whole micro-dollars.
+    /// What one of them was quoted, the fee included, on average; `None` if nobody knows.
+    pub each: Option<Usd>,
+    /// What is reserved for them when the batch is created, in whole micro-dollars.
     pub reserve: Usd,
     /// Items, as far as they were counted when it was created.
     pub items: Option<u32>,
-    /// The client's own: a JSON object as it was written.
+    /// The client's own: a JSON object.
     pub metadata: Option<String>,
     /// Who is told when it has ended; the organisation's own receiver if `None`.
     pub webhook: Option<Webhook>,
@@ -290,6 +292,31 @@ pub struct Batch {
     pub plan: super::plan::Plan,
     /// Empty unless the state is `Failed`.
     pub problems: Vec<super::problem::Problem>,
+}
+
+impl Batch {
+    /// How a batch has ended, as its client sees it; `None` until then. One whose rows have all failed
+    /// has failed; that some did does not make it so.
+    pub fn end(&self) -> Option<BatchEnd> {
+        match self.state {
+            BatchState::Validating | BatchState::InProgress { .. } | BatchState::Finalizing { .. } | BatchState::Cancelling { .. } => None,
+            BatchState::Completed { .. } if self.progress.succeeded == 0 => Some(BatchEnd::Failed),
+            BatchState::Completed { .. } => Some(BatchEnd::Completed),
+            BatchState::Failed { .. } => Some(BatchEnd::Failed),
+            BatchState::Expired { .. } => Some(BatchEnd::Expired),
+            BatchState::Cancelled { .. } => Some(BatchEnd::Cancelled),
+        }
+    }
+}
+
+super::words::words! {
+    /// How a batch has ended, in BatchRouter's words.
+    BatchEnd {
+        Completed = "completed",
+        Failed = "failed",
+        Cancelled = "cancelled",
+        Expired = "expired",
+    }
 }
 
 #[cfg(test)]

@@ -38,13 +38,23 @@ pub fn is_sayable(asked: Endpoint, request: &Members) -> bool {
     match asked {
         Endpoint::ChatCompletions => {
             let one_answer = request.get("n").is_none_or(|n| n == 1);
-            one_answer && !CHAT_ONLY.iter().filter(|name| **name != "n").any(says)
+            let messages = request.get("messages").and_then(Value::as_array).into_iter().flatten();
+            let unnamed = messages.into_iter().all(|message| message.get("name").is_none());
+            one_answer && unnamed && !CHAT_ONLY.iter().filter(|name| **name != "n").any(says)
         }
         Endpoint::Responses => {
             // Tools that are no functions are run by the provider, and Chat Completions does not have them.
             let tools = request.get("tools").and_then(Value::as_array).into_iter().flatten();
             let functions = tools.into_iter().all(|tool| tool["type"] == "function");
-            functions && !RESPONSES_ONLY.iter().any(says)
+            let items = request.get("input").and_then(Value::as_array).into_iter().flatten();
+            let known = items.into_iter().all(|item| match item.get("type").and_then(Value::as_str) {
+                None | Some("message") => item.get("role").is_some(),
+                Some("function_call" | "function_call_output") => true,
+                Some(_) => false,
+            });
+            let reasoning = request.get("reasoning").and_then(Value::as_object);
+            let effort_alone = reasoning.is_none_or(|reasoning| reasoning.keys().all(|member| member == "effort"));
+            functions && known && effort_alone && !RESPONSES_ONLY.iter().any(says)
         }
         _ => false,
     }
@@ -83,7 +93,7 @@ pub fn to_responses(mut request: Members) -> Members {
         request.insert("text".to_owned(), Value::Object(text));
     }
     if let Some(Value::Array(tools)) = request.get_mut("tools") {
-        tools.iter_mut().for_each(|tool| *tool = hoisted(tool.take(), "function"));
+        tools.iter_mut().for_each(|tool| *tool = strict_or_not(hoisted(tool.take(), "function")));
     }
     if let Some(choice) = request.get_mut("tool_choice") {
         *choice = hoisted(choice.take(), "function");
@@ -98,6 +108,16 @@ fn hoisted(value: Value, name: &str) -> Value {
         members.extend(inner);
     }
     Value::Object(members)
+}
+
+/// A function that says whether its schema is strict: not saying it means the one there and the other here.
+fn strict_or_not(mut tool: Value) -> Value {
+    if tool["type"] == "function"
+        && let Some(members) = tool.as_object_mut()
+    {
+        members.entry("strict").or_insert(Value::Bool(false));
+    }
+    tool
 }
 
 /// The reverse of [`hoisted`].
@@ -115,15 +135,13 @@ fn items_of(message: Value) -> Vec<Value> {
     let Value::Object(mut message) = message else { return vec![message] };
     let role = message.get("role").and_then(Value::as_str).unwrap_or("user").to_owned();
     if role == "tool" {
-        let output = message.remove("content").unwrap_or_default();
+        let output = parts_of(message.remove("content").unwrap_or_default(), false);
         return vec![json!({ "type": "function_call_output", "call_id": message.remove("tool_call_id"), "output": output })];
     }
     let calls = match message.remove("tool_calls") {
         Some(Value::Array(calls)) => calls.into_iter().map(call_item).collect(),
         _ => Vec::new(),
     };
-    // A name of a participant has no place there.
-    message.remove("name");
     let mut items = Vec::new();
     if let Some(content) = message.remove("content").filter(|content| !content.is_null()) {
         message.insert("content".to_owned(), parts_of(content, role == "assistant"));
@@ -189,8 +207,9 @@ pub fn to_chat(mut request: Members) -> Members {
     request.insert("messages".to_owned(), Value::Array(messages));
     // Servers that have Chat Completions alone know it under this name.
     rename(&mut request, "max_output_tokens", "max_tokens");
-    if let Some(mut reasoning) = request.remove("reasoning") {
-        request.insert("reasoning_effort".to_owned(), take(&mut reasoning, "effort"));
+    let effort = request.remove("reasoning").map(|mut reasoning| take(&mut reasoning, "effort"));
+    if let Some(effort @ Value::String(_)) = effort {
+        request.insert("reasoning_effort".to_owned(), effort);
     }
     if let Some(Value::Object(mut text)) = request.remove("text") {
         if let Some(format) = text.remove("format") {

@@ -40,7 +40,8 @@ const PART: Kind = Kind { name: "part of an upload", prefixes: &["part_"] };
 const QUOTE: Kind = Kind { name: "quote", prefixes: &["qlock_"] };
 const ORG: Kind = Kind { name: "organisation", prefixes: &["org_"] };
 const KEY: Kind = Kind { name: "API key", prefixes: &["key_"] };
-const KINDS: [&Kind; 7] = [&BATCH, &FILE, &UPLOAD, &PART, &QUOTE, &ORG, &KEY];
+const EVENT: Kind = Kind { name: "event", prefixes: &["evt_"] };
+const KINDS: [&Kind; 8] = [&BATCH, &FILE, &UPLOAD, &PART, &QUOTE, &ORG, &KEY, &EVENT];
 
 fn next_value(now: Timestamp) -> u128 {
     // The context keeps ids made within one millisecond in the order in which they were made,
@@ -164,6 +165,8 @@ ids! {
     OrgId = ORG;
     /// An API key, not its secret: `key_` and 26 characters.
     KeyId = KEY;
+    /// Something that receivers are told of: `evt_` and 26 characters.
+    EventId = EVENT;
 }
 
 impl OrgId {

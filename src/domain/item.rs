@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::endpoint::Endpoint;
@@ -19,6 +19,8 @@ use super::words::Operation;
 
 /// Models that one item may name.
 pub const MAX_OPTIONS: usize = 256;
+/// Members and elements of one item, each of which takes a hundred times its bytes in memory.
+const MAX_MEMBERS: usize = 100_000;
 /// The endpoints that an item can be meant for.
 const ENDPOINTS: [Endpoint; 3] = [Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Embeddings];
 
@@ -55,7 +57,8 @@ struct RawItem<'a> {
 /// As much of what an item asks as decides where it goes.
 #[derive(Deserialize)]
 struct RawInput<'a> {
-    #[serde(borrow, default)]
+    /// Also if it is null: the name takes its place.
+    #[serde(borrow, default, deserialize_with = "written")]
     model: Option<&'a RawValue>,
     #[serde(borrow, default)]
     stream: Option<&'a RawValue>,
@@ -65,11 +68,20 @@ struct RawInput<'a> {
     input: Option<&'a RawValue>,
 }
 
+/// A member as it is written, null included.
+fn written<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
 /// Reads one item.
 ///
 /// # Errors
 /// Every independent fault of it, at least one.
 pub fn parse_item<'a>(text: &'a [u8], defaults: &'a Defaults) -> Result<RowRequest<'a>, Vec<Fault>> {
+    if members(text) > MAX_MEMBERS {
+        let message = format!("the item has more than {MAX_MEMBERS} members and elements");
+        return Err(vec![Fault::new(ProblemCode::InvalidInput, None, message)]);
+    }
     let raw: RawItem<'_> = parse_envelope(text).map_err(|fault| vec![fault])?;
     let mut faults = Vec::new();
     let mut keep = |fault: Fault| faults.push(fault);
@@ -209,6 +221,32 @@ pub fn join(names: &[String]) -> String {
     names.join("\n")
 }
 
+/// Members and elements of a JSON text, or a few more.
+pub fn members(json: &[u8]) -> usize {
+    let (mut count, mut in_string, mut escaped) = (0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b',' | b'{' | b'[' if !in_string => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
+/// What a provider is asked must be JSON that can be read and written again: it is, where a lane takes
+/// another form, or tools are added. Takes some time.
+///
+/// # Errors
+/// When a number in it is too large, or it is nested too deeply.
+pub fn check_readable(row: &RowRequest<'_>) -> Result<(), Fault> {
+    let read = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(row.body);
+    read.map(|_| ())
+        .map_err(|error| Fault::new(ProblemCode::InvalidInput, Some("input"), format!("`input` is not usable: {}", place(&error))))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,6 +273,7 @@ mod tests {
             (r#"{"customer_item_id":"a","model":"m","input":{ }}"#, &none),
             (r#"{"customer_item_id":"a","model":"m","input":{ "input":"text"}}"#, &none),
             (r#"{"customer_item_id":"a","model":"m","operation":"embeddings","input":{"input":"text", "model": "n"}}"#, &none),
+            (r#"{"customer_item_id":"a","model":"m","input":{"model":null,"input":"text"}}"#, &none),
             (r#"{"customer_item_id":"a","model":"m","model_options":["m","n"],"input":{"input":"text"}}"#, &none),
             (r#"{"customer_item_id":"a","model":"m","input":{"input":"text"}}"#, &all),
             (r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[1]}}"#, &none),

@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use serde::Deserialize;
+
 use super::id::RowIndex;
 use super::money::PriceSheet;
 use super::request::RowRequest;
@@ -13,6 +15,8 @@ use super::words::Operation;
 
 /// Distinct models in one batch.
 pub const MAX_MODELS: usize = 256;
+/// The same of a batch of items, each list of models as often as it has lanes and spellings.
+pub const MAX_QUOTED: usize = 4_096;
 /// Lanes that one model may fall back to.
 pub const MAX_ALTERNATIVES: usize = 8;
 
@@ -52,6 +56,10 @@ pub struct QuotedShare {
     pub weight: u32,
     /// Tokens that it reads at once, if that is known.
     pub most_input: Option<u64>,
+    /// Tokens that it writes at most, if that is known.
+    pub most_output: Option<u64>,
+    /// It reads nothing but text.
+    pub text_only: bool,
 }
 
 /// Everything validation fixed about a batch.
@@ -59,7 +67,7 @@ pub struct QuotedShare {
 pub struct Plan {
     /// Rows in the input, 1 to 4,294,967,295.
     pub rows: u32,
-    /// At most [`MAX_MODELS`], in order of first appearance.
+    /// At most [`MAX_MODELS`], of items [`MAX_QUOTED`], in order of first appearance.
     pub models: Vec<PlannedModel>,
 }
 
@@ -71,9 +79,37 @@ impl Plan {
     }
 }
 
-/// Bytes of a row that make at least one token, in any language: what is too large by this measure for
-/// a lane that reads little goes to one that reads more.
-const LEAST_BYTES_PER_TOKEN: u64 = 2;
+/// Bytes of a row that make a token, or more: what is too large by this measure for a lane that reads
+/// little goes to one that reads more.
+const LEAST_BYTES_PER_TOKEN: u64 = 3;
+/// Members of a body that say that there is more in it than text.
+const MEDIA: [&str; 8] =
+    ["\"image_url\"", "\"input_image\"", "\"image\"", "\"file\"", "\"input_file\"", "\"input_audio\"", "\"document\"", "\"video_url\""];
+
+/// What decides which of several lanes can take a row.
+struct Needs {
+    input: u64,
+    output: Option<u64>,
+    media: bool,
+}
+
+impl Needs {
+    fn of(row: &RowRequest<'_>) -> Self {
+        #[derive(Deserialize)]
+        struct Limits {
+            #[serde(default)]
+            max_completion_tokens: Option<u64>,
+            #[serde(default)]
+            max_output_tokens: Option<u64>,
+            #[serde(default)]
+            max_tokens: Option<u64>,
+        }
+        let limits = serde_json::from_str::<Limits>(row.body).ok();
+        let output = limits.and_then(|of| of.max_completion_tokens.or(of.max_output_tokens).or(of.max_tokens));
+        let media = MEDIA.iter().any(|member| memchr::memmem::find(row.body.as_bytes(), member.as_bytes()).is_some());
+        Self { input: row.body.len() as u64 / LEAST_BYTES_PER_TOKEN, output, media }
+    }
+}
 
 /// Finds the part of a plan that a row belongs to.
 #[derive(Debug, Clone, Default)]
@@ -89,9 +125,14 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn fits(&self, row: &RowRequest<'_>) -> bool {
-        let tokens = row.body.len() as u64 / LEAST_BYTES_PER_TOKEN;
-        self.quoted.and_then(|share| share.most_input).is_none_or(|most| tokens <= most)
+    fn fits(&self, needs: &Needs) -> bool {
+        let Some(share) = self.quoted else { return true };
+        let output = needs.output.unwrap_or(0);
+        // Images and files are long as text, and not as tokens.
+        let input = if needs.media { 0 } else { needs.input };
+        share.most_input.is_none_or(|most| input.saturating_add(output) <= most)
+            && share.most_output.is_none_or(|most| output <= most)
+            && !(needs.media && share.text_only)
     }
 
     fn weight(&self) -> u64 {
@@ -122,8 +163,9 @@ impl Places {
             return (only.quoted.map(|share| share.operation) == row.operation).then_some(only.model);
         }
         let mine = || known.iter().filter(|candidate| candidate.quoted.map(|share| share.operation) == row.operation);
-        let some_fit = mine().any(|candidate| candidate.fits(row));
-        let among = || mine().filter(|candidate| !some_fit || candidate.fits(row));
+        let needs = Needs::of(row);
+        let some_fit = mine().any(|candidate| candidate.fits(&needs));
+        let among = || mine().filter(|candidate| !some_fit || candidate.fits(&needs));
         let total: u64 = among().map(Candidate::weight).sum();
         let mut turn = spread(index) % total.max(1);
         among()
@@ -151,7 +193,8 @@ mod tests {
 
     fn planned(requested: &str, operation: Operation, weight: u32, most_input: Option<u64>) -> PlannedModel {
         let lane = PlannedLane { model: "m".into(), provider: "p".into(), upstream: "u".into(), price: PriceSheet::default() };
-        let quoted = Some(QuotedShare { operation, weight, most_input });
+        let text_only = requested == "a" && weight == 1;
+        let quoted = Some(QuotedShare { operation, weight, most_input, most_output: Some(1_000), text_only });
         PlannedModel { requested: requested.into(), lane, rows: 0, alternatives: Vec::new(), quoted }
     }
 
@@ -175,7 +218,9 @@ mod tests {
         let second = (0..10_000).filter(|index| of(&small, *index) == Some(1)).count();
         assert_eq!(first + second, 10_000);
         assert!((2_400..2_600).contains(&first), "{first}");
-        let (medium, huge) = ("x".repeat(21 * 2), "x".repeat(10_000));
+        let (medium, huge) = ("x".repeat(11 * 3), "x".repeat(10_000));
+        let image = "{\"image_url\":\"data:,\"}";
+        assert!((0..100).all(|index| of(&row("a", Operation::Responses, image), index) == Some(1)), "the first reads text alone");
         assert!((0..100).all(|index| of(&row("a", Operation::Responses, &medium), index) == Some(1)));
         assert!((0..100).any(|index| of(&row("a", Operation::Responses, &huge), index) == Some(0)), "none can take it; any may say so");
         assert_eq!(of(&row("a", Operation::Vision, "{}"), 7), Some(2));

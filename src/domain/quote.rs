@@ -65,7 +65,8 @@ impl Quote {
     /// no such item was quoted.
     pub fn group<T: AsRef<str>>(&self, operation: Operation, models: &[T]) -> Option<&QuotedGroup> {
         let same = |group: &&QuotedGroup| {
-            group.operation == operation && group.models.iter().map(String::as_str).eq(models.iter().map(AsRef::as_ref))
+            let named = |names: &[String]| names.iter().map(String::as_str).eq(models.iter().map(AsRef::as_ref));
+            group.operation == operation && (named(&group.models) || named(&group.asked))
         };
         self.groups.iter().find(same)
     }
@@ -82,6 +83,8 @@ pub struct QuotedGroup {
     pub operation: Operation,
     /// Canonical names of the models that the items name, each once, in their order.
     pub models: Vec<String>,
+    /// The same as the first of the items names them: the catalog may change until a batch is made.
+    pub asked: Vec<String>,
     /// Those that serve the items, then those that may take over, the best first.
     pub lanes: Vec<QuotedLane>,
 }
@@ -99,6 +102,10 @@ pub struct QuotedLane {
     pub price: Option<PriceSheet>,
     /// Tokens that it reads at once, if that is known.
     pub most_input: Option<u64>,
+    /// Tokens that it writes at most, if that is known.
+    pub most_output: Option<u64>,
+    /// It reads nothing but text.
+    pub text_only: bool,
     /// Items of the quote that it serves; 0 for one that serves none.
     pub items: u32,
     /// It may take items of the other lanes, when those fail for good.

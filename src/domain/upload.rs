@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::file::{ExpiresAfter, Purpose};
-use super::id::{FileId, PartId, UploadId};
+use super::id::{FileId, OrgId, PartId, UploadId};
 use super::time::Timestamp;
 
 /// How long an upload stays open, per OpenAI's document.
@@ -28,6 +28,8 @@ pub enum UploadState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upload {
     pub id: UploadId,
+    /// Whose it is: nobody else can see it.
+    pub org: OrgId,
     pub created_at: Timestamp,
     pub expires_at: Timestamp,
     pub filename: String,

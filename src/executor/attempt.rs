@@ -108,11 +108,11 @@ impl Attempt {
             Verdict::Succeeded { response, .. } => (Some(response.status), None),
             Verdict::Failed { class, last, .. } => (last.as_ref().map(|response| response.status), Some(*class)),
         };
-        if self.row.history.len() < HISTORY {
-            let latency_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
-            let lane = self.route().map_or_else(|| Arc::from(""), |route| route.name.clone());
-            self.row.history.push(Tried { lane, started_at, latency_ms, status, failure });
-        }
+        let latency_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
+        let lane = self.route().map_or_else(|| Arc::from(""), |route| route.name.clone());
+        // The first ones, and always the last one: it says who has answered.
+        self.row.history.truncate(HISTORY - 1);
+        self.row.history.push(Tried { lane, started_at, latency_ms, status, failure });
         match judged {
             Verdict::Succeeded { response, usage } => {
                 let cost = self.route().map_or(Usd::ZERO, |route| route.price.cost(&usage));

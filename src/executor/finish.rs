@@ -74,10 +74,14 @@ impl Finish {
         let Some(mut lines) = self.store.lines(id, ResultPart::All).await? else { return Ok(None) };
         let sum = move || {
             let mut adding = Adding::new(&batch.plan);
-            while let Some(result) = lines.next_result()? {
-                adding.add(&result);
+            loop {
+                match lines.next_result() {
+                    Ok(Some(result)) => adding.add(&result),
+                    Ok(None) => return Ok(Some(adding.receipt())),
+                    // One damaged result must not keep a batch from ending.
+                    Err(error) => tracing::error!(batch = %id, %error, "a result cannot be read and is not in the receipt"),
+                }
             }
-            Ok(Some(adding.receipt()))
         };
         blocking(sum).await
     }

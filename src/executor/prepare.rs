@@ -16,13 +16,16 @@ use super::input::Source;
 use super::stages::{Stage, Stages};
 use super::validate::{Asked, Checked, InputLimits, check};
 use super::ways::Ways;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Snapshot};
 use crate::domain::batch::{Batch, BatchEvent, BatchSpec, BatchState, Order};
-use crate::domain::id::{BatchId, QuoteId};
+use crate::domain::id::BatchId;
+use crate::domain::ledger::{micros_up, with_fee};
+use crate::domain::money::Usd;
 use crate::domain::plan::{Places, Plan};
 use crate::domain::problem::{Problem, ProblemCode};
 use crate::domain::quote::Quote;
 use crate::domain::time::Clock;
+use crate::domain::usage::Usage;
 use crate::store::{LiveBatch, Store, StoreError, blocking};
 
 /// What preparing needs.
@@ -82,61 +85,96 @@ impl Prepare {
         }
     }
 
-    /// The quote of a batch, which is kept for as long as the batch.
-    async fn quote(&self, id: QuoteId) -> Result<Quote, StoreError> {
-        let kept = self.store.quote(id).await?;
-        Ok(kept.ok_or_else(|| StoreError::Broken(format!("the quote {} of a batch is gone", id.in_hex())))?.quote)
+    /// The quote whose lanes a batch takes, if it is one of items. `Err` inside if it cannot be read.
+    async fn quote(&self, order: &Order) -> Result<Result<Option<Quote>, Problem>, StoreError> {
+        let Order::Items(order) = order else { return Ok(Ok(None)) };
+        let reason = match self.store.quote(order.quote).await {
+            Ok(Some(kept)) => return Ok(Ok(Some(kept.quote))),
+            Ok(None) => "it is gone".to_owned(),
+            Err(StoreError::Damaged(error)) => error.to_string(),
+            Err(error) => return Err(error),
+        };
+        tracing::error!(quote = %order.quote, reason, "the quote of a batch cannot be read");
+        Ok(Err(problem(ProblemCode::NotQuoted, "the quote of the batch cannot be read; make a new one".to_owned())))
+    }
+
+    /// Reads the whole input.
+    async fn look(&self, spec: &BatchSpec, quote: Option<Quote>, catalog: Arc<Snapshot>) -> Result<Checked, StoreError> {
+        let (store, stop) = (self.store.clone(), self.stop.clone());
+        let (file, limits, order) = (spec.input_file, self.limits, spec.order.clone());
+        let checked = blocking(move || {
+            let input = store.open_content(file)?;
+            let asked = Asked { order: &order, quote: quote.as_ref() };
+            check(input, asked, &catalog, limits, &stop).map_err(|e| StoreError::unreadable(file, &e))
+        });
+        match checked.await {
+            // What fails for the moment is tried again, but not for ever.
+            Err(StoreError::Io { reason, missing, .. }) if missing || spec.deadline() <= self.clock.now() => {
+                Ok(Checked::Bad(vec![problem(ProblemCode::InputUnreadable, format!("the input file could not be read: {reason}"))]))
+            }
+            other => other,
+        }
     }
 
     async fn validate(self, batch: Batch) -> Result<Prepared, StoreError> {
         let Batch { spec, state, .. } = batch;
-        let (store, catalog, stop) = (self.store.clone(), self.catalog.current(), self.stop.clone());
-        let checked_against = catalog.clone();
-        let (file, limits, order) = (spec.input_file, self.limits, spec.order.clone());
-        let quote = match &spec.order {
-            Order::Rows { .. } => None,
-            Order::Items(order) => Some(self.quote(order.quote).await?),
-        };
-        let checked = blocking(move || {
-            let input = store.open_content(file)?;
-            let asked = Asked { order: &order, quote: quote.as_ref() };
-            check(input, asked, &checked_against, limits, &stop).map_err(|e| StoreError::unreadable(file, &e))
-        });
-        let checked = match checked.await {
-            // What fails for the moment is tried again, but not for ever.
-            Err(StoreError::Io { reason, missing, .. }) if missing || spec.deadline() <= self.clock.now() => {
-                let message = format!("the input file could not be read: {reason}");
-                Checked::Bad(vec![Problem { code: ProblemCode::InputUnreadable, message, line: None, param: None }])
-            }
-            other => other?,
+        let catalog = self.catalog.current();
+        let checked = match self.quote(&spec.order).await? {
+            Ok(quote) => self.look(&spec, quote, catalog.clone()).await?,
+            Err(problem) => Checked::Bad(vec![problem]),
         };
         if self.stop.is_cancelled() {
             return Ok(Prepared::Nothing);
         }
-        let now = self.clock.now();
-        let event = match &checked {
-            Checked::Good { .. } => BatchEvent::Validated,
-            Checked::Bad(_) => BatchEvent::Refused,
-            Checked::Stopped => return Ok(Prepared::Nothing),
-        };
-        let Ok(next) = state.apply(event, now) else { return Ok(Prepared::Nothing) };
-        let id = spec.id;
         match checked {
-            Checked::Good { mut plan, pages } => {
+            Checked::Good { mut plan, pages, read } => {
                 add_alternatives(&mut plan, spec.fallback, &catalog);
-                tracing::info!(batch = %id, rows = plan.rows, models = plan.models.len(), "batch validated");
-                self.store.batch_validated(id, next, plan.clone(), pages).await?;
-                let live = self.store.live(id).ok_or(StoreError::Closed)?;
-                Ok(Prepared::Run { spec, state: next, plan, live })
+                let Ok(next) = state.apply(BatchEvent::Validated, self.clock.now()) else { return Ok(Prepared::Nothing) };
+                let reserve = expected(&spec.order, &plan, &read);
+                tracing::info!(batch = %spec.id, rows = plan.rows, models = plan.models.len(), "batch validated");
+                match self.store.batch_validated(spec.id, next, plan.clone(), pages, reserve).await? {
+                    Ok(()) => {
+                        let live = self.store.live(spec.id).ok_or(StoreError::Closed)?;
+                        Ok(Prepared::Run { spec, state: next, plan, live })
+                    }
+                    Err(shortfall) => {
+                        let message = format!("{shortfall}, which its {} items are expected to cost", plan.rows);
+                        self.refuse(&spec, state, vec![problem(ProblemCode::InsufficientCredits, message)]).await
+                    }
+                }
             }
-            Checked::Bad(problems) => {
-                tracing::info!(batch = %id, problems = problems.len(), "batch refused");
-                self.store.batch_refused(id, next, problems).await?;
-                Ok(Prepared::Nothing)
-            }
+            Checked::Bad(problems) => self.refuse(&spec, state, problems).await,
             Checked::Stopped => Ok(Prepared::Nothing),
         }
     }
+
+    async fn refuse(&self, spec: &BatchSpec, state: BatchState, problems: Vec<Problem>) -> Result<Prepared, StoreError> {
+        let Ok(next) = state.apply(BatchEvent::Refused, self.clock.now()) else { return Ok(Prepared::Nothing) };
+        tracing::info!(batch = %spec.id, problems = problems.len(), "batch refused");
+        self.store.batch_refused(spec.id, next, problems).await?;
+        Ok(Prepared::Nothing)
+    }
+}
+
+/// A problem of the input as a whole.
+fn problem(code: ProblemCode, message: String) -> Problem {
+    Problem { code, message, line: None, param: None }
+}
+
+/// Bytes of a body that make a token, at most: what is reserved for what is read is never far too little.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// What all items are expected to cost now that they are counted, in whole micro-dollars: as many times
+/// what one was quoted, and no less than what reading them costs. `None` for rows of OpenAI's.
+fn expected(order: &Order, plan: &Plan, read: &[u64]) -> Option<Usd> {
+    let Order::Items(order) = order else { return None };
+    let quoted = order.each.map_or(Usd::ZERO, |each| Usd(each.0.saturating_mul(plan.rows.into())));
+    let reading = plan.models.iter().zip(read).map(|(model, bytes)| {
+        let usage = Usage { input_tokens: bytes / BYTES_PER_TOKEN, ..Usage::default() };
+        model.lane.price.cost(&usage)
+    });
+    let reading = with_fee(reading.fold(Usd::ZERO, Usd::plus), order.fee);
+    Some(micros_up(quoted.max(reading)))
 }
 
 /// Cancels a batch that nothing is being done to.

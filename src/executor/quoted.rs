@@ -15,8 +15,9 @@ use crate::domain::words::Operation;
 /// # Errors
 /// When the quote has no lanes for them.
 pub(super) fn planned(quote: &Quote, requested: &str, operation: Operation, catalog: &Snapshot) -> Result<Vec<PlannedModel>, Fault> {
-    let models = canonical(requested, catalog);
-    let Some(group) = quote.group(operation, &models) else {
+    let asked: Vec<_> = requested.split(MODEL_BREAK).collect();
+    let group = quote.group(operation, &asked).or_else(|| quote.group(operation, &canonical(requested, catalog)));
+    let Some(group) = group else {
         let shown = requested.replace(MODEL_BREAK, "`, `");
         let message = format!("the quote has no lane for `{shown}` with the operation `{operation}`; quote a sample of every kind of item");
         return Err(Fault::new(ProblemCode::NotQuoted, Some("model"), message));
@@ -26,7 +27,13 @@ pub(super) fn planned(quote: &Quote, requested: &str, operation: Operation, cata
         lane: to_plan(lane),
         rows: 0,
         alternatives: others(group, lane),
-        quoted: Some(QuotedShare { operation, weight: lane.items, most_input: lane.most_input }),
+        quoted: Some(QuotedShare {
+            operation,
+            weight: lane.items,
+            most_input: lane.most_input,
+            most_output: lane.most_output,
+            text_only: lane.text_only,
+        }),
     });
     Ok(planned.collect())
 }

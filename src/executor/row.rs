@@ -19,7 +19,7 @@ use crate::domain::words::Operation;
 /// expensive; the row then ends with the response of its last attempt or with none.
 pub(super) const REMEMBERED: usize = 16 << 10;
 
-/// Attempts whose details are kept: the first ones; a row that is rate-limited for hours would
+/// Attempts whose details are kept: the first ones and the last; a row that is rate-limited for hours would
 /// otherwise grow without bound.
 pub(super) const HISTORY: usize = 32;
 

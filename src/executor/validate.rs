@@ -15,8 +15,9 @@ use super::quoted::planned;
 use crate::catalog::Snapshot;
 use crate::domain::batch::Order;
 use crate::domain::id::RowIndex;
+use crate::domain::item::check_readable;
 use crate::domain::lines::{Line, Lines, Place};
-use crate::domain::plan::{MAX_MODELS, Places, Plan, PlannedLane, PlannedModel};
+use crate::domain::plan::{MAX_MODELS, MAX_QUOTED, Places, Plan, PlannedLane, PlannedModel};
 use crate::domain::problem::{MAX_PROBLEMS, Problem, ProblemCode};
 use crate::domain::quote::Quote;
 use crate::domain::request::{Fault, RowRequest};
@@ -38,6 +39,8 @@ pub(super) enum Checked {
     Good {
         plan: Plan,
         pages: Vec<Page>,
+        /// Parallel to the models of the plan: bytes of the bodies of their rows.
+        read: Vec<u64>,
     },
     /// At least one and at most [`MAX_PROBLEMS`].
     Bad(Vec<Problem>),
@@ -169,6 +172,11 @@ impl<'a> Check<'a> {
     fn row(&mut self, place: Place, row: &RowRequest<'_>) {
         self.ids.push(self.hasher.hash_one(row.custom_id.as_ref()));
         let index = RowIndex(self.rows - 1);
+        if row.operation.is_some()
+            && let Err(fault) = check_readable(row)
+        {
+            self.problem(fault.at(place.number));
+        }
         if let Err(fault) = self.models.count(row, index, self.asked.quote, self.catalog) {
             self.problem(fault.at(place.number));
         }
@@ -209,8 +217,19 @@ impl<'a> Check<'a> {
             let message = "the file has no rows; each line must be one request".to_owned();
             self.problem(Problem { code: ProblemCode::EmptyFile, message, line: None, param: None });
         }
+        if let Order::Items(order) = self.asked.order
+            && let Some(stated) = order.items.filter(|stated| *stated != self.rows)
+            && self.problems.is_empty()
+        {
+            let message = format!("`input_item_count` says {stated}, and the file has {} items", self.rows);
+            self.problem(Problem { code: ProblemCode::InvalidInput, message, line: None, param: Some("input_item_count".to_owned()) });
+        }
         if self.problems.is_empty() {
-            return Checked::Good { plan: Plan { rows: self.rows, models: self.models.planned }, pages: self.pages };
+            return Checked::Good {
+                plan: Plan { rows: self.rows, models: self.models.planned },
+                pages: self.pages,
+                read: self.models.read,
+            };
         }
         self.problems.sort_by_key(|problem| problem.line);
         Checked::Bad(self.problems)
@@ -221,6 +240,8 @@ impl<'a> Check<'a> {
 #[derive(Default)]
 struct Models {
     planned: Vec<PlannedModel>,
+    /// Parallel to them: bytes of bodies.
+    read: Vec<u64>,
     places: Places,
     /// By operation and what the rows name.
     known: HashMap<Option<Operation>, HashMap<String, Result<(), Fault>>>,
@@ -237,34 +258,41 @@ impl Models {
                 added?;
             }
         }
-        let place = self.places.of(row, index).and_then(|place| self.planned.get_mut(usize::from(place)));
+        let place = self.places.of(row, index).map(usize::from);
+        let place = place.and_then(|place| self.planned.get_mut(place).zip(self.read.get_mut(place)));
+        let count = |(planned, read): (&mut PlannedModel, &mut u64)| {
+            planned.rows += 1;
+            *read += row.body.len() as u64;
+        };
         // What was added a moment ago is there.
-        place.map(|planned| planned.rows += 1).ok_or_else(too_many)
+        place.map(count).ok_or_else(|| too_many(MAX_QUOTED))
     }
 
     fn add(&mut self, row: &RowRequest<'_>, quote: Option<&Quote>, catalog: &Snapshot) -> Result<(), Fault> {
+        let most = if quote.is_some() { MAX_QUOTED } else { MAX_MODELS };
         let named: usize = self.known.values().map(HashMap::len).sum();
-        if named >= MAX_MODELS {
-            return Err(too_many());
+        if named >= most {
+            return Err(too_many(most));
         }
         let new = match (quote, row.operation) {
             (Some(quote), Some(operation)) => planned(quote, &row.model, operation, catalog)?,
             _ => vec![resolved(&row.model, catalog)?],
         };
-        if self.planned.len() + new.len() > MAX_MODELS {
-            return Err(too_many());
+        if self.planned.len() + new.len() > most {
+            return Err(too_many(most));
         }
         for model in new {
-            let index = u16::try_from(self.planned.len()).map_err(|_| too_many())?;
+            let index = u16::try_from(self.planned.len()).map_err(|_| too_many(most))?;
             self.places.add(index, &model);
             self.planned.push(model);
+            self.read.push(0);
         }
         Ok(())
     }
 }
 
-fn too_many() -> Fault {
-    let message = format!("the file names more than {MAX_MODELS} different models");
+fn too_many(most: usize) -> Fault {
+    let message = format!("the file names more than {most} different models, or lanes for them");
     Fault::new(ProblemCode::TooManyModels, Some("body.model"), message)
 }
 
@@ -334,7 +362,7 @@ mod tests {
     #[test]
     fn windows_line_ends_and_blank_lines_at_the_end_are_fine() {
         let input = format!("{}\r\n{}\r\n\r\n\n  \n", row("a"), row("b"));
-        let Checked::Good { plan, pages } = run(input.as_bytes(), 5) else { panic!("{}", problems(&input)) };
+        let Checked::Good { plan, pages, .. } = run(input.as_bytes(), 5) else { panic!("{}", problems(&input)) };
         assert_eq!((plan.rows, plan.models.len(), plan.models[0].rows), (2, 1, 2));
         assert_eq!(pages.iter().map(|page| (page.input_offset, page.rows)).collect::<Vec<_>>(), [(0, 2)]);
     }

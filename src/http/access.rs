@@ -22,6 +22,7 @@ use super::Api;
 use super::batchrouter::{KEYLESS, PUBLIC};
 use super::error::ApiError;
 use super::links::signed;
+use super::shared::speaks_batchrouter;
 use crate::domain::error::Code;
 use crate::domain::id::OrgId;
 
@@ -76,6 +77,23 @@ pub struct Caller {
     pub org: OrgId,
 }
 
+/// A key that a client has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    pub org: OrgId,
+    /// It has neither expired nor been revoked.
+    pub good: bool,
+}
+
+impl Found {
+    fn admit(self, digest: [u8; 32]) -> Result<Caller, ApiError> {
+        match self.good {
+            true => Ok(Caller { key: digest, org: self.org }),
+            false => Err(ApiError::unauthorized(Code::InvalidApiKey, "the API key has expired or was revoked")),
+        }
+    }
+}
+
 impl Access {
     /// No keys: for a daemon that listens on loopback only.
     pub fn open() -> Self {
@@ -99,11 +117,16 @@ impl Access {
         &self.origins
     }
 
-    /// Who calls, if they may.
-    pub(super) fn admit(&self, uri: &Uri, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    /// Who calls, if they may. `known` finds a key that a client has made by the SHA-256 of its secret.
+    pub(super) fn admit(&self, uri: &Uri, headers: &HeaderMap, known: impl Fn(&[u8; 32]) -> Option<Found>) -> Result<Caller, ApiError> {
         if self.keys.is_empty() {
             self.refuse_pages(uri, headers)?;
-            return Ok(Caller { key: [0; 32], org: OrgId::OPERATOR });
+            // Any key will do where none is needed, except one that was good once.
+            let digest = headers.get(AUTHORIZATION).and_then(bearer).map(|key| Sha256::digest(key).into());
+            return match digest.and_then(|digest| Some((digest, known(&digest)?))) {
+                Some((digest, found)) => found.admit(digest),
+                None => Ok(Caller { key: [0; 32], org: OrgId::OPERATOR }),
+            };
         }
         let Some(value) = headers.get(AUTHORIZATION) else {
             let message = "an API key is needed: send it as `Authorization: Bearer <key>`";
@@ -115,9 +138,12 @@ impl Access {
         };
         let digest: [u8; 32] = Sha256::digest(key).into();
         // Every key is compared, so that the time tells nothing about which one was near.
-        let known = self.keys.iter().fold(subtle::Choice::from(0), |known, each| known | each.ct_eq(&digest));
-        if bool::from(known) {
+        let configured = self.keys.iter().fold(subtle::Choice::from(0), |known, each| known | each.ct_eq(&digest));
+        if bool::from(configured) {
             return Ok(Caller { key: digest, org: OrgId::OPERATOR });
+        }
+        if let Some(found) = known(&digest) {
+            return found.admit(digest);
         }
         Err(ApiError::unauthorized(Code::InvalidApiKey, "the API key is not one of those that this daemon knows"))
     }
@@ -186,9 +212,26 @@ fn is_open(path: &str) -> bool {
     ["/v1", "/batchrouter/v1"].into_iter().any(keyless) || matches!(path, "/healthz" | "/readyz")
 }
 
+/// What only the operator may ask.
+fn is_operators(path: &str) -> bool {
+    path == "/metrics" || path == "/admin" || path.starts_with("/admin/")
+}
+
 /// What anybody and any web page may read.
 pub(super) fn is_public(path: &str) -> bool {
     ["/v1", "/batchrouter/v1"].iter().any(|mount| path.strip_prefix(mount) == Some(PUBLIC))
+}
+
+/// The key that a client has made whose secret has this SHA-256.
+pub(super) fn found(api: &Api, digest: &[u8; 32]) -> Option<Found> {
+    let now = api.clock.now();
+    api.store
+        .key(digest)
+        .unwrap_or_else(|error| {
+            tracing::error!(%error, "an API key could not be looked up");
+            None
+        })
+        .map(|key| Found { org: key.org, good: key.is_good(now) })
 }
 
 /// Refuses callers that may not call.
@@ -208,11 +251,15 @@ pub async fn guard(State(api): State<Arc<Api>>, mut request: Request, next: Next
             Err(error) => error.into_batchrouter(),
         };
     }
-    match api.access.admit(request.uri(), request.headers()) {
+    match api.access.admit(request.uri(), request.headers(), |digest| found(&api, digest)) {
+        Ok(caller) if caller.org != OrgId::OPERATOR && is_operators(request.uri().path()) => {
+            ApiError::new(Code::Forbidden, "only the operator's own keys open this").into_response_at(request.uri().path())
+        }
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
+        Err(error) if speaks_batchrouter(request.headers()) => error.into_batchrouter(),
         Err(error) => error.into_response_at(request.uri().path()),
     }
 }
@@ -223,7 +270,7 @@ mod tests {
 
     fn admitted(access: &Access, headers: &[(&'static str, &str)]) -> bool {
         let map = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        access.admit(&Uri::from_static("/v1/batches"), &map).is_ok()
+        access.admit(&Uri::from_static("/v1/batches"), &map, |_| None).is_ok()
     }
 
     #[test]

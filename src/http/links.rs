@@ -1,20 +1,15 @@
 //! Links that are good for a while and need no key: what they lead to, until when, and the daemon's
 //! signature over both.
-//!
-//! The form was observed at BatchRouter: `/v1/files/{file_id}?expires=<unix seconds>&signature=<base64url>`.
 
 use std::time::Duration;
-
-use axum::http::header::HOST;
-use axum::http::{HeaderMap, Uri};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::error::ApiError;
 use crate::domain::error::Code;
 use crate::domain::id::FileId;
 use crate::domain::time::{Timestamp, later};
 use crate::store::Seal;
+use axum::http::header::HOST;
+use axum::http::{HeaderMap, Uri};
 
 /// How long a link is good, as observed.
 const GOOD_FOR: Duration = Duration::from_secs(15 * 60);
@@ -51,14 +46,8 @@ impl Base {
     /// A link to a file.
     pub fn link(&self, seal: &Seal, file: FileId, now: Timestamp) -> Link {
         let expires_at = later(now, GOOD_FOR);
-        let (name, expires) = (file.in_hex(), expires_at.as_second());
-        let signature = URL_SAFE_NO_PAD.encode(seal.sign(&message(file, expires)));
-        Link { url: self.join(&format!("{}{name}?expires={expires}&signature={signature}", FOLDERS[0])), expires_at }
+        Link { url: self.join(&seal.link(file, expires_at.as_second())), expires_at }
     }
-}
-
-fn message(file: FileId, expires: i64) -> Vec<u8> {
-    format!("GET file {} until {expires}", file.in_hex()).into_bytes()
 }
 
 /// The file that a request came for by a link; `None` if it did not come by one.
@@ -76,8 +65,7 @@ pub fn signed(uri: &Uri, seal: &Seal, now: Timestamp) -> Option<Result<Signed, A
         let file = name.parse::<FileId>().ok()?;
         let expires = member("expires")?.parse::<i64>().ok()?;
         // Before it is said that a link is too old: that is nobody's business who has not got one.
-        let good = seal.is_signed(&message(file, expires), &URL_SAFE_NO_PAD.decode(signature).ok()?);
-        good.then_some((Signed(file), expires))
+        seal.is_link(file, expires, signature).then_some((Signed(file), expires))
     };
     Some(match checked() {
         Some((signed, expires)) if now.as_second() < expires => Ok(signed),

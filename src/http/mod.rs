@@ -20,11 +20,13 @@ mod error;
 mod extract;
 mod form;
 mod gate;
+mod keys;
 mod lanes;
 mod links;
 mod metrics;
 mod openai;
 mod ops;
+mod orgs;
 mod phaseo;
 mod range;
 mod routes;
@@ -59,7 +61,9 @@ pub use serve::serve;
 pub use views::Views;
 
 use crate::catalog::Catalog;
+use crate::domain::ledger::Credits;
 use crate::domain::routing::TierTimes;
+use crate::domain::target::Targets;
 use crate::domain::time::Clock;
 use crate::executor;
 use crate::store::Store;
@@ -77,12 +81,31 @@ pub struct Api {
     pub views: Views,
     /// Where others reach the daemon, if that is not where it listens: the beginning of links.
     pub public_url: Option<String>,
+    pub accounts: Accounts,
     /// Bounds the quotes that are made at the same time.
     pub quoting: Quoting,
     /// Cancelled when the daemon begins to stop: from then on nothing new is created.
     pub draining: CancellationToken,
     /// Work that goes on when its client goes away; the daemon waits for it before it closes the store.
     pub tasks: TaskTracker,
+}
+
+/// What clients may do with accounts.
+#[derive(Debug, Clone, Copy)]
+pub struct Accounts {
+    /// Whoever may call may register an organisation.
+    pub may_register: bool,
+    /// What such a one may spend.
+    pub first_credits: Credits,
+    /// Which receivers of messages may be named.
+    pub targets: Targets,
+}
+
+impl Default for Accounts {
+    /// As for a daemon that only its own machine can reach.
+    fn default() -> Self {
+        Self { may_register: true, first_credits: Credits::Unlimited, targets: Targets::PublicAndLoopback }
+    }
 }
 
 /// Limits of what clients may send.
@@ -175,6 +198,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route("/admin/catalog/reload", post(admin::reload))
         .route("/admin/catalog/history", get(admin::history))
+        .route("/admin/organisations", get(orgs::list).post(orgs::create))
+        .route("/admin/organisations/{org_id}/credits", post(orgs::credit))
         .route("/admin/lanes", get(lanes::list))
         .route("/admin/lanes/pause", post(lanes::pause))
         .route("/admin/lanes/resume", post(lanes::resume))
@@ -212,7 +237,7 @@ fn cors(origins: &Origins) -> Option<CorsLayer> {
     };
     let layer = CorsLayer::new()
         .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE])
         // Client libraries send headers of their own, and `*` would not cover `Authorization`.
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([trace::REQUEST_ID, error::SHOULD_RETRY, CONTENT_DISPOSITION, CONTENT_RANGE, ETAG, RETRY_AFTER])

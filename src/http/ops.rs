@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use serde_json::{Value, json};
 
+use super::access::found;
 use super::error::ApiError;
 use super::extract::Params;
 use super::{Api, admin, routes};
@@ -28,7 +29,7 @@ pub async fn healthz(State(api): State<Arc<Api>>) -> Result<Json<Value>, ApiErro
 pub async fn readyz(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap, params: Params) -> Result<Json<Value>, ApiError> {
     let verbose = params.is_set("verbose");
     if verbose {
-        api.access.admit(&uri, &headers)?;
+        api.access.admit(&uri, &headers, |digest| found(&api, digest))?;
     }
     check_store(&api)?;
     api.check_open()?;

@@ -45,9 +45,13 @@ enum Dialect {
 }
 
 fn of_client(headers: &HeaderMap) -> Option<Dialect> {
-    let key = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let key = key.get(7..)?.trim_start();
-    BATCHROUTER_KEYS.iter().any(|start| key.starts_with(start)).then_some(Dialect::BatchRouter)
+    speaks_batchrouter(headers).then_some(Dialect::BatchRouter)
+}
+
+/// Whether a client comes with a key of BatchRouter's.
+pub fn speaks_batchrouter(headers: &HeaderMap) -> bool {
+    let key = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.get(7..));
+    key.is_some_and(|key| BATCHROUTER_KEYS.iter().any(|start| key.trim_start().starts_with(start)))
 }
 
 /// What of a create tells whose it is.
@@ -69,7 +73,9 @@ async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller
 async fn create_by_body(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, request: Request) -> Result<Response, ApiError> {
     api.check_open()?;
     let most = api.limits.quotes.max_body_bytes.max(Object::MAX_BYTES);
-    let _held = api.quoting.hold(announced_bytes(headers).unwrap_or(Object::MAX_BYTES).min(most)).await?;
+    // A small body is read at once; one that may be large waits until there is room for it.
+    let announced = announced_bytes(headers).unwrap_or(most).min(most);
+    let _held = if announced > Object::MAX_BYTES { Some(api.quoting.hold(announced).await?) } else { None };
     let body = read_json(request, api, most).await?;
     // An array would be read as the members in their order.
     let is_object = body.trim_ascii_start().starts_with(b"{");

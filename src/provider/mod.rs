@@ -29,6 +29,14 @@ use crate::domain::id::RowKey;
 use crate::domain::time::Clock;
 pub use verdict::{Verdict, class_of, verdict};
 
+/// The TLS settings of a client that trusts what the system trusts; `who` names it in the log.
+///
+/// # Errors
+/// When there is no usable cryptography.
+pub fn client_tls(who: &str) -> Result<rustls::ClientConfig, SetupError> {
+    transport::client_tls(who)
+}
+
 /// One upstream call.
 #[derive(Debug, Clone)]
 pub struct Call {

@@ -145,12 +145,25 @@ impl Store {
         Ok(found.map(|record| (BatchId::from_u128(record.batch), record.request)))
     }
 
-    /// Records that the input is good: `state` is `InProgress`.
+    /// Records that the input is good: `state` is `InProgress`. Raises what is reserved to `reserve`, or
+    /// records nothing if there is not as much.
     ///
     /// # Errors
     /// When the store has failed.
-    pub async fn batch_validated(&self, id: BatchId, state: BatchState, plan: Plan, pages: Vec<Page>) -> Result<(), StoreError> {
+    pub async fn batch_validated(
+        &self,
+        id: BatchId,
+        state: BatchState,
+        plan: Plan,
+        pages: Vec<Page>,
+        reserve: Option<Usd>,
+    ) -> Result<Result<(), Shortfall>, StoreError> {
         self.commit(move |tx| {
+            if let Some(amount) = reserve
+                && let Err(shortfall) = super::ledger::raise(tx, id, amount)?
+            {
+                return Ok(Err(shortfall));
+            }
             tx.put_blob(id, Blob::Plan, &PlanRecord::from(&plan))?;
             for (number, page) in (0_u32..).zip(&pages) {
                 tx.put(format::page(id, number), &PageRecord::from(page))?;
@@ -158,7 +171,7 @@ impl Store {
             tx.put(format::batch(id), &StateRecord::pack(&state, &Progress::default()))?;
             let control = control_in(tx, id)?;
             tx.after(move |lives| lives.insert(id, LiveBatch::new(pages, control)));
-            Ok(())
+            Ok(Ok(()))
         })
         .await
     }
@@ -275,11 +288,12 @@ impl Store {
         let mut listing = Listing { items: Vec::new(), has_more: false };
         for entry in self.inner.tree.range(start..end).rev() {
             let Some(id) = format::trailing_id(&entry?.0).map(BatchId::from_u128) else { continue };
+            let Some(batch) = self.read_batch(id)?.filter(|batch| query.org.is_none_or(|org| batch.spec.org == org)) else { continue };
             if listing.items.len() == query.limit {
                 listing.has_more = true;
                 break;
             }
-            listing.items.extend(self.read_batch(id)?.filter(|batch| query.org.is_none_or(|org| batch.spec.org == org)));
+            listing.items.push(batch);
         }
         Ok(listing)
     }
@@ -352,7 +366,9 @@ fn put_control(tx: &mut Tx<'_>, id: BatchId, control: Control) -> Result<(), Sto
 /// the batch still read it and no other batch does: its content can go now.
 fn leave(tx: &mut Tx<'_>, id: BatchId, cost: Usd) -> Result<Option<FileId>, StoreError> {
     let Some(input) = tx.tree().get(format::active(id))? else { return Ok(None) };
-    super::ledger::settle(tx, id, cost)?;
+    if super::ledger::settle(tx, id, cost)? {
+        super::deliveries::note(tx, id);
+    }
     tx.remove(format::active(id));
     let Some(file) = format::trailing_id(&input).map(FileId::from_u128) else { return Ok(None) };
     if !tx.tree().contains_key(format::deleted(file))? || is_read(tx.tree(), file, Some(id))? {

@@ -18,6 +18,13 @@
 //! T quote(16) chunk(2)            a quote, in chunks
 //! W org(16)                       what an organisation has and has spent
 //! Y batch(16)                     what a batch has reserved, and was charged
+//! Z org(16)                       an organisation
+//! N 1 sha256(32)                  an API key, by the digest of its secret
+//! N 2 org(16) key(16)             the digest of an organisation's key
+//! N 3 key(16)                     the organisation of a key
+//! J 1 batch(16)                   a batch has ended, and nobody was told
+//! J 2 seconds(8) event(16)        when a message is to be tried
+//! J 3 event(16) chunk(2)          a message to a receiver, in chunks
 //! V quote(16)                     the batch that was made from a quote
 //! O sha256(32)                    how long answers have been, by the digest of the lane and operation
 //! Q digest(16)                    rows with an answer, by the digest of their request
@@ -34,7 +41,7 @@
 //! reclaim.
 
 use crate::domain::dedup::RequestDigest;
-use crate::domain::id::{BatchId, FileId, OrgId, PartId, QuoteId, RowIndex, UploadId};
+use crate::domain::id::{BatchId, EventId, FileId, KeyId, OrgId, PartId, QuoteId, RowIndex, UploadId};
 
 /// The largest value in the tree, in bytes.
 pub const MAX_VALUE: usize = 4_000;
@@ -153,6 +160,53 @@ pub fn account(org: OrgId) -> Vec<u8> {
 
 pub fn reservation(batch: BatchId) -> Vec<u8> {
     key(b'Y', [&batch.as_u128().to_be_bytes()])
+}
+
+pub const ORGS: &[u8] = b"Z";
+
+pub fn org(id: OrgId) -> Vec<u8> {
+    key(b'Z', [&id.as_u128().to_be_bytes()])
+}
+
+pub fn key_by_digest(digest: &[u8; 32]) -> Vec<u8> {
+    key_at(digest)
+}
+
+/// Where the key with this digest is.
+pub fn key_at(digest: &[u8]) -> Vec<u8> {
+    key(b'N', [&[1], digest])
+}
+
+pub fn keys_of(org: OrgId) -> Vec<u8> {
+    key(b'N', [&[2], &org.as_u128().to_be_bytes()])
+}
+
+pub fn key_of(org: OrgId, id: KeyId) -> Vec<u8> {
+    key(b'N', [&[2], &org.as_u128().to_be_bytes(), &id.as_u128().to_be_bytes()])
+}
+
+pub fn owner_of_key(id: KeyId) -> Vec<u8> {
+    key(b'N', [&[3], &id.as_u128().to_be_bytes()])
+}
+
+pub const NOTICES: &[u8] = b"J\x01";
+pub const DELIVERIES_DUE: &[u8] = b"J\x02";
+
+pub fn notice(batch: BatchId) -> Vec<u8> {
+    key(b'J', [&[1], &batch.as_u128().to_be_bytes()])
+}
+
+pub fn delivery_due(seconds: u64, id: EventId) -> Vec<u8> {
+    key(b'J', [&[2], &seconds.to_be_bytes(), &id.as_u128().to_be_bytes()])
+}
+
+/// The first key of [`DELIVERIES_DUE`] that is not due at `seconds`.
+pub fn delivery_due_end(seconds: u64) -> Vec<u8> {
+    key(b'J', [&[2], &seconds.saturating_add(1).to_be_bytes()])
+}
+
+pub fn delivery(id: EventId) -> Vec<u8> {
+    key(b'J', [&[3], &id.as_u128().to_be_bytes()])
 }
 
 pub fn control(id: BatchId) -> Vec<u8> {

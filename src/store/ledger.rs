@@ -32,11 +32,11 @@ impl Store {
     pub async fn change_credits(
         &self,
         org: OrgId,
-        change: impl FnOnce(Credits) -> Credits + Send + 'static,
+        change: impl FnOnce(&Account) -> Credits + Send + 'static,
     ) -> Result<Account, StoreError> {
         self.commit(move |tx| {
             let account = account_in(tx, org)?;
-            let account = Account { credits: change(account.credits), ..account };
+            let account = Account { credits: change(&account), ..account };
             tx.put(format::account(org), &AccountRecord::from(&account))?;
             Ok(account)
         })
@@ -84,14 +84,33 @@ pub(super) fn reserve(tx: &mut Tx<'_>, batch: BatchId, reservation: Reservation)
     Ok(Ok(()))
 }
 
-/// Settles the reservation of a batch that ends, if it has one: its providers charge `cost`.
-pub(super) fn settle(tx: &mut Tx<'_>, batch: BatchId, cost: Usd) -> Result<(), StoreError> {
+/// Raises what a batch reserves to an amount; changes nothing if there is not enough, or it reserves as
+/// much already.
+pub(super) fn raise(tx: &mut Tx<'_>, batch: BatchId, amount: Usd) -> Result<Result<(), Shortfall>, StoreError> {
     let key = format::reservation(batch);
-    let Some(reservation) = tx.get::<ReservationRecord>(&key)?.map(Reservation::from) else { return Ok(()) };
+    let Some(reservation) = tx.get::<ReservationRecord>(&key)?.map(Reservation::from) else { return Ok(Ok(())) };
+    if reservation.settlement.is_some() || reservation.amount >= amount {
+        return Ok(Ok(()));
+    }
+    let more = Usd(amount.0.saturating_sub(reservation.amount.0));
+    let account = match account_in(tx, reservation.org)?.reserve(more) {
+        Ok(account) => account,
+        Err(shortfall) => return Ok(Err(shortfall)),
+    };
+    tx.put(format::account(reservation.org), &AccountRecord::from(&account))?;
+    tx.put(key, &ReservationRecord::from(&Reservation { amount, ..reservation }))?;
+    Ok(Ok(()))
+}
+
+/// Settles the reservation of a batch that ends: its providers charge `cost`. `false` if it has none.
+pub(super) fn settle(tx: &mut Tx<'_>, batch: BatchId, cost: Usd) -> Result<bool, StoreError> {
+    let key = format::reservation(batch);
+    let Some(reservation) = tx.get::<ReservationRecord>(&key)?.map(Reservation::from) else { return Ok(false) };
     if reservation.settlement.is_some() {
-        return Ok(());
+        return Ok(true);
     }
     let (account, settlement) = account_in(tx, reservation.org)?.settle(&reservation, cost);
     tx.put(format::account(reservation.org), &AccountRecord::from(&account))?;
-    tx.put(key, &ReservationRecord::from(&Reservation { settlement: Some(settlement), ..reservation }))
+    tx.put(key, &ReservationRecord::from(&Reservation { settlement: Some(settlement), ..reservation }))?;
+    Ok(true)
 }

@@ -7,7 +7,7 @@ use super::chunks::read_packed;
 use super::format::{self, ExpiryKind};
 use super::record::packed::{self, Packed};
 use super::record::quote::QuoteRecord;
-use super::record::{decode_body, encode_body};
+use super::record::{RecordError, decode_body, encode_body};
 use super::{Store, StoreError, blocking};
 use crate::domain::id::{BatchId, QuoteId};
 use crate::domain::quote::{KeptQuote, Quote};
@@ -41,7 +41,10 @@ impl Store {
         let store = self.clone();
         let quote = blocking(move || {
             let Some(bytes) = read_packed::<QuoteRecord>(&store.inner.tree, &format::quote(id))? else { return Ok(None) };
-            let record: QuoteRecord = Packed::open::<QuoteRecord>(&bytes)?.with_body::<QuoteRecord, _>(decode_body)?;
+            let record: QuoteRecord = match Packed::open::<QuoteRecord>(&bytes)?.with_body::<QuoteRecord, _>(decode_body) {
+                Err(RecordError::Version { found: 1, .. }) => return Ok(None),
+                other => other?,
+            };
             let used = store.inner.tree.get(format::used_quote(id))?;
             let batch = used.as_deref().and_then(format::trailing_id).map(BatchId::from_u128);
             Ok(Some(KeptQuote { quote: Quote::try_from(record)?, batch }))

@@ -13,7 +13,11 @@ use std::path::Path;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::{hmac, rand};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use super::StoreError;
+use crate::domain::id::FileId;
 
 const FILE: &str = "seal.key";
 const BYTES: usize = 32;
@@ -68,15 +72,27 @@ impl Seal {
     }
 
     /// The signature of a message.
-    pub fn sign(&self, message: &[u8]) -> [u8; BYTES] {
+    fn sign(&self, message: &[u8]) -> [u8; BYTES] {
         let mut signature = [0; BYTES];
         signature.copy_from_slice(hmac::sign(&self.signing, message).as_ref());
         signature
     }
 
     /// Whether a signature is that of a message. Takes the same time however wrong it is.
-    pub fn is_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+    fn is_signed(&self, message: &[u8], signature: &[u8]) -> bool {
         hmac::verify(&self.signing, message, signature).is_ok()
+    }
+
+    /// The path and query of a link to a file that is good until a moment, in seconds since 1970. The
+    /// form was observed at BatchRouter.
+    pub fn link(&self, file: FileId, expires: i64) -> String {
+        let signature = URL_SAFE_NO_PAD.encode(self.sign(&link_message(file, expires)));
+        format!("/v1/files/{}?expires={expires}&signature={signature}", file.in_hex())
+    }
+
+    /// Whether a link to a file until that moment has this signature.
+    pub fn is_link(&self, file: FileId, expires: i64, signature: &str) -> bool {
+        URL_SAFE_NO_PAD.decode(signature).is_ok_and(|signature| self.is_signed(&link_message(file, expires), &signature))
     }
 
     /// A secret, sealed: the nonce, then the cipher text. `None` if the machine has no random numbers.
@@ -98,6 +114,10 @@ impl Seal {
         let opened = self.sealing.open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::empty(), &mut secret);
         Ok(opened.map_err(|_| Unsealable)?.to_vec())
     }
+}
+
+fn link_message(file: FileId, expires: i64) -> Vec<u8> {
+    format!("GET file {} until {expires}", file.in_hex()).into_bytes()
 }
 
 fn make(dir: &Path, path: &Path) -> Result<Vec<u8>, StoreError> {

@@ -91,7 +91,7 @@ async fn running(store: &Store, rows: u32) -> BatchSpec {
         Page::new(u64::from(page) * 100, u16::try_from(left.min(ROWS_PER_PAGE)).unwrap())
     });
     let state = BatchState::Validating.apply(BatchEvent::Validated, NOW).unwrap();
-    store.batch_validated(spec.id, state, Plan { rows, models: vec![] }, pages.collect()).await.unwrap();
+    store.batch_validated(spec.id, state, Plan { rows, models: vec![] }, pages.collect(), None).await.unwrap().unwrap();
     spec
 }
 
@@ -327,7 +327,7 @@ async fn what_a_lane_has_answered_is_known_once_its_batch_has_ended() {
         store.create_batch(spec.clone(), Control::default(), None).await.unwrap();
         let model = planned(crate::domain::money::PriceSheet::default(), 30);
         let state = BatchState::InProgress { since: NOW };
-        store.batch_validated(spec.id, state, Plan { rows: 30, models: vec![model] }, vec![Page::new(0, 30)]).await.unwrap();
+        store.batch_validated(spec.id, state, Plan { rows: 30, models: vec![model] }, vec![Page::new(0, 30)], None).await.unwrap().unwrap();
         let answered = |row: u32| RowResult { usage: Usage { output_tokens: 10, ..Usage::default() }, ..result(spec.id, row * 7 + 2, 1) };
         record(&store, &(0..4).map(answered).collect::<Vec<_>>()).await;
         let progress = store.batch(spec.id).await.unwrap().unwrap().progress;
@@ -385,7 +385,7 @@ async fn write_fixture() {
     let price = crate::domain::money::PriceSheet { input: Some(rust_decimal::Decimal::new(125, 4)), ..Default::default() };
     let model = planned(price, 8);
     let state = BatchState::InProgress { since: NOW };
-    store.batch_validated(spec.id, state, Plan { rows: 8, models: vec![model] }, vec![Page::new(0, 8)]).await.unwrap();
+    store.batch_validated(spec.id, state, Plan { rows: 8, models: vec![model] }, vec![Page::new(0, 8)], None).await.unwrap().unwrap();
     let mut durable = store.durable_rows();
     for row in 0..5 {
         let packed = PackedRow::pack(&result(spec.id, row, row as usize * 1_000)).unwrap();

@@ -14,7 +14,7 @@ use super::spool::{Sealed, Spool};
 use super::writer::Tx;
 use super::{Store, StoreError, batches::seconds};
 use crate::domain::file::File;
-use crate::domain::id::{OrgId, PartId, UploadId};
+use crate::domain::id::{PartId, UploadId};
 use crate::domain::time::{Timestamp, later};
 use crate::domain::upload::{MAX_PARTS, Upload, UploadPart, UploadState};
 
@@ -116,7 +116,6 @@ impl Store {
         order: Vec<PartId>,
         md5: Option<String>,
         retention: Option<Duration>,
-        org: OrgId,
         now: Timestamp,
     ) -> Result<(Upload, File), CompleteError> {
         let mut upload = self.upload(id, now).await?.ok_or(CompleteError::NotFound)?;
@@ -128,7 +127,7 @@ impl Store {
             filename: upload.filename.clone(),
             purpose: upload.purpose,
             mime: Some(upload.mime_type.clone()),
-            org,
+            org: upload.org,
             created_at: now,
             expires_at: upload.file_expires_after.map(|after| after.from(now)).or_else(|| retention.map(|kept| later(now, kept))),
         };

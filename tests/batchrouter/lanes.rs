@@ -88,7 +88,7 @@ fn items_reach_the_quoted_lane_in_the_form_that_it_takes() {
     assert_eq!(client.ended(&id)["status"], "completed");
     let bodies: Vec<_> = at(&two.cheap, CHAT).iter().map(body).collect();
     let of = |user: &str| bodies.iter().find(|body| body["user"] == user).unwrap_or_else(|| panic!("{user}: {bodies:?}"));
-    assert_eq!((&of("chat")["model"], &of("chat")["max_output_tokens"]), (&json!("cheap-m"), &json!(16)), "as it was written");
+    assert_eq!((&of("chat")["model"], &of("chat")["max_tokens"]), (&json!("cheap-m"), &json!(16)), "the limit under the name of the form");
     let expected = json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]);
     assert_eq!((&of("text")["messages"], &of("text")["max_tokens"]), (&expected, &json!(5)), "a lane without Responses is asked in chat");
     assert_eq!(two.dear.calls(), 0);

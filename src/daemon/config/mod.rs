@@ -10,6 +10,7 @@
 
 mod ambient;
 mod check;
+mod choices;
 mod environment;
 mod error;
 mod load;
@@ -22,6 +23,7 @@ mod settings;
 mod tests;
 mod value;
 
+pub use choices::{AgentRegister, WebhookTargets};
 pub use environment::{NotUnicode, ProcessEnvironment, Strings};
 pub use error::{ConfigError, Fault, Origin};
 pub use load::{Effective, Flags};

@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use secrecy::SecretString;
 
 use super::ambient;
+use super::choices::{AgentRegister, Dollars, WebhookTargets};
 use super::load::{Candidates, Effective, Sources};
 use super::percent::Percent;
 use super::quantity::{ByteSize, DurationText};
@@ -295,6 +296,21 @@ settings! {
 
     /// What quotes charge besides what providers charge, in percent of that.
     fee_percent: value Percent = Percent::whole(0), range Percent::whole(0), Percent::whole(1_000);
+
+    /// Whether whoever may call may register an organisation of its own (BatchRouter's
+    /// `agent-register`): `on`, `off`, or `auto`, which is `on` if only this machine can reach `listen`.
+    agent_register: value AgentRegister = AgentRegister::Auto;
+
+    /// What an organisation that registers itself may spend, in US dollars.
+    registered_credits: maybe Dollars = None, range Dollars::whole(0), Dollars::whole(1_000_000), words "as much as it likes";
+
+    /// Which receivers of webhooks may be called: `public` addresses by `https`, `any`, or `auto`, which is
+    /// `public` and this machine itself, by `http` too, if only this machine can reach `listen`.
+    webhook_targets: value WebhookTargets = WebhookTargets::Auto;
+
+    /// The wait before a webhook that was not taken is sent a second time; each further wait is four
+    /// times as long, up to six hours, for a day.
+    webhook_retry_base: value DurationText = DurationText::from_secs(10), range DurationText::from_millis(1), DurationText::from_secs(3_600);
 
     /// What is logged: a level, or levels by module such as `info,batchd::executor=debug`.
     log: value String = "info".to_owned();

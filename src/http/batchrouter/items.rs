@@ -6,7 +6,7 @@
 //! and operation are a group.
 //!
 //! Everything that a request can make long has a bound: names in a list, groups, and members of an
-//! item's JSON, each of which takes a hundred times its bytes in memory.
+//! item's JSON.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -23,8 +23,6 @@ use crate::route::tokens::{Basis, Counter, Tokenizer};
 
 /// Lists of models that items may name.
 const MAX_GROUPS: usize = 256;
-/// Members and elements of one item.
-const MAX_MEMBERS: usize = 100_000;
 
 /// The items, read.
 #[derive(Debug)]
@@ -101,10 +99,6 @@ impl<'a> Reader<'a> {
 
     fn item(&mut self, place: u32, raw: &RawValue) {
         let path = |member: &str| if member.is_empty() { format!("items[{place}]") } else { format!("items[{place}].{member}") };
-        if members(raw.get()) > MAX_MEMBERS {
-            let message = format!("has more than {MAX_MEMBERS} members and elements");
-            return self.issue("invalid_item", path(""), message);
-        }
         let row = match parse_item(raw.get().as_bytes(), self.defaults) {
             Ok(row) => row,
             Err(faults) => {
@@ -220,19 +214,4 @@ impl<'a> Reader<'a> {
         self.read.tokenizers = self.counters.into_keys().collect();
         Ok(self.read)
     }
-}
-
-/// Members and elements of a JSON text, or a few more.
-fn members(json: &str) -> usize {
-    let (mut count, mut in_string, mut escaped) = (0, false, false);
-    for byte in json.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b',' | b'{' | b'[' if !in_string => count += 1,
-            _ => {}
-        }
-    }
-    count
 }

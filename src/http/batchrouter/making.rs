@@ -16,12 +16,13 @@ use super::refusal::{Issue, Refusal};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::{OrgId, QuoteId};
 use crate::domain::item::{Defaults, is_name};
+use crate::domain::ledger::Account;
 use crate::domain::observed::Observed;
 use crate::domain::quote::{Quote, QuotedGroup, QuotedLane};
 use crate::domain::request::MAX_MODEL_CHARS;
 use crate::domain::routing::Constraints;
 use crate::domain::time::{Timestamp, later};
-use crate::domain::words::Operation;
+use crate::domain::words::{Modality, Operation};
 use crate::http::Api;
 use crate::http::error::ApiError;
 use crate::http::extract::Object;
@@ -102,7 +103,7 @@ pub fn split(items: &Bytes, most: usize) -> Result<Vec<&RawValue>, Refusal> {
 ///
 /// # Errors
 /// When the items are faulty, or no lanes can serve them as demanded.
-pub fn make(api: &Api, wanted: Wanted, org: OrgId) -> Result<Quote, Refusal> {
+pub fn make(api: &Api, wanted: Wanted, org: OrgId, account: &Account) -> Result<Quote, Refusal> {
     let Wanted { items, defaults, demands } = wanted;
     let terms = &api.limits.quotes;
     let catalog = api.catalog.current();
@@ -129,6 +130,7 @@ pub fn make(api: &Api, wanted: Wanted, org: OrgId) -> Result<Quote, Refusal> {
         lanes: &lanes,
         decision: &decision,
         catalog: &catalog,
+        account,
     };
     refuse(&object)?;
     let takers = object.takers();
@@ -193,17 +195,19 @@ fn quoted(read: &Read, place: usize, group: &GroupDecision, takers: &[bool], lan
             model: lane.model.to_owned(),
             price: lane.price,
             most_input: [lane.context_window, lane.max_input_tokens].into_iter().flatten().min(),
+            most_output: lane.max_output_tokens,
+            text_only: !lane.input.is_empty() && lane.input.iter().all(|each| *each == Modality::Text),
             items,
             takes_over: *takes_over,
         }
     };
     let lanes = group.lanes.iter().zip(takers).map(of).filter(|lane| lane.items > 0 || lane.takes_over).collect();
-    let (operation, models) = read
-        .groups
-        .get(place)
-        .zip(read.operations.get(place))
-        .map_or_else(|| (Operation::Responses, Vec::new()), |(group, operation)| (*operation, group.models.clone()));
-    QuotedGroup { operation, models, lanes }
+    QuotedGroup {
+        operation: read.operations.get(place).copied().unwrap_or(Operation::Responses),
+        models: read.groups.get(place).map(|group| group.models.clone()).unwrap_or_default(),
+        asked: read.asked.get(place).cloned().unwrap_or_default(),
+        lanes,
+    }
 }
 
 /// Refuses what no lanes can serve, or only dearer than the client allows.

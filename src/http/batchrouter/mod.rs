@@ -1,5 +1,7 @@
-//! The BatchRouter dialect: its catalog, quotes, batches of items, files, and what anybody may ask.
+//! The BatchRouter dialect: its catalog, quotes, batches of items, files, accounts, and what anybody may
+//! ask.
 
+pub mod account;
 pub mod batches;
 mod catalog;
 mod demands;
@@ -18,7 +20,7 @@ mod supply;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 
 pub use self::quoting::Quoting;
 use super::Api;
@@ -26,7 +28,7 @@ use super::Api;
 /// The path below a mount that anybody may read, from any web page: BatchRouter's documents promise it.
 pub const PUBLIC: &str = "/catalog/models";
 /// Paths below a mount that need no key.
-pub const KEYLESS: [&str; 4] = [PUBLIC, "/providers", "/pricing/fees", "/health"];
+pub const KEYLESS: [&str; 5] = [PUBLIC, "/providers", "/pricing/fees", "/health", "/auth/agent-register"];
 
 /// Whether a path, its mount included, is one of this dialect alone.
 pub fn owns(path: &str) -> bool {
@@ -66,6 +68,11 @@ pub fn own() -> Router<Arc<Api>> {
         .route("/quotes/model", post(quotes::create))
         .route("/batches/quote", post(quotes::create))
         .route("/quotes/{quote_id}", get(quotes::read))
+        .route("/auth/account", get(account::account))
+        .route("/auth/account/api-keys", get(account::list_keys).post(account::create_key))
+        .route("/auth/account/api-keys/{api_key_id}", delete(account::revoke_key))
+        .route("/auth/account/delivery-webhook", get(account::webhook).put(account::set_webhook).delete(account::remove_webhook))
+        .route("/auth/agent-register", post(account::register))
         .route("/batches/input-manifests", post(files::create))
         .route("/batches/{batch_id}/artifact-url", get(batches::artifact_url))
         .route("/batches/{batch_id}/billing-receipt", get(batches::billing_receipt))

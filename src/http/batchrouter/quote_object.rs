@@ -9,6 +9,8 @@ use super::items::Read;
 use super::money::{Pricing, money};
 use crate::catalog::Snapshot;
 use crate::domain::id::QuoteId;
+use crate::domain::ledger::{Account, micros_up};
+use crate::domain::money::Usd;
 use crate::domain::routing::{Constraints, PriceProtection, ProviderPreferences};
 use crate::domain::time::Timestamp;
 use crate::domain::words::Operation;
@@ -29,6 +31,8 @@ pub struct QuoteObject<'a> {
     pub lanes: &'a [Lane<'a>],
     pub decision: &'a Decision,
     pub catalog: &'a Snapshot,
+    /// Of whoever asks.
+    pub account: &'a Account,
 }
 
 impl QuoteObject<'_> {
@@ -56,7 +60,7 @@ impl QuoteObject<'_> {
             "pricing_estimate": pricing.map_or_else(Pricing::unknown, Pricing::json),
             "token_estimate": self.tokens(),
             "quote_lanes": lane_objects(self),
-            "funding_preview": funding(pricing),
+            "funding_preview": funding(pricing, self.account),
             "quote_explanation": self.explanation(&deadline),
             "quote_lock": { "quote_id": id, "valid_until": valid_until, "max_price": max_price, "status": "active" },
         })
@@ -77,16 +81,11 @@ impl QuoteObject<'_> {
         let of_group = |group: &GroupDecision| {
             let selected = || group.selected().try_fold(Decimal::ZERO, |sum, (each, _)| Some(sum + self.price(each)?.total()));
             let rest = total.and_then(|total| Some(total - selected()?));
+            // Whoever takes over may get any item of the group, and so must take all, at a known price.
             let takes = |considered: &Considered| {
-                let within = || match (self.demands.protection, ceiling) {
-                    // Whoever is eligible keeps to the price limit.
-                    (PriceProtection::LockTotal, _) => true,
-                    (PriceProtection::LockTotalAndFallback, Some(ceiling)) => {
-                        rest.zip(self.price(considered)).is_some_and(|(rest, own)| rest + own.total() <= ceiling)
-                    }
-                    (PriceProtection::LockTotalAndFallback, None) => false,
-                };
-                self.demands.preferences.allow_fallbacks && considered.eligible && (considered.is_selected() || within())
+                let Some(whole) = considered.whole.map(|cost| Pricing::of(cost.0, self.fee).total()) else { return false };
+                let within = ceiling.is_none_or(|ceiling| rest.is_some_and(|rest| rest + whole <= ceiling));
+                self.demands.preferences.allow_fallbacks && considered.eligible && within
             };
             group.lanes.iter().map(takes).collect()
         };
@@ -185,10 +184,21 @@ pub fn preferences(wishes: &ProviderPreferences) -> Value {
     json!({ "only": only, "ignore": ignore, "allow_fallbacks": allow_fallbacks, "data_collection": data_collection, "zdr": zdr })
 }
 
-/// Whether the quote can be paid: without prepaid credits always, if anybody knows what is to be paid.
-fn funding(pricing: Option<Pricing>) -> Value {
-    let (total, none) = (pricing.map(|pricing| money(pricing.total())), pricing.map(|_| money(Decimal::ZERO)));
-    json!({ "available": null, "estimated_total": total, "quote_total": total, "shortfall": none, "can_fund": pricing.map(|_| true) })
+/// Whether a batch of just these items can be paid. Nothing is reserved for it yet.
+fn funding(pricing: Option<Pricing>, account: &Account) -> Value {
+    let available = account.available();
+    let total = pricing.map(|pricing| money(pricing.total()));
+    let reserve = pricing.map(|pricing| micros_up(Usd(pricing.total())));
+    let missing = |reserve: Usd| available.map_or(Decimal::ZERO, |available| (reserve.0 - available.0).max(Decimal::ZERO));
+    json!({
+        "available": available.map(|available| money(available.0)),
+        "reserved": money(account.reserved.0),
+        "estimated_total": total,
+        "quote_total": total,
+        "reservation_amount": reserve.map(|reserve| money(reserve.0)),
+        "shortfall": reserve.map(|reserve| money(missing(reserve))),
+        "can_fund": reserve.map(|reserve| missing(reserve).is_zero()),
+    })
 }
 
 /// The lanes of a quote, all of them, each with why it is not selected.

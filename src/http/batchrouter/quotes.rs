@@ -29,6 +29,7 @@ pub async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Ca
     // Bodies are held as a whole until their turn comes.
     let _held = api.quoting.hold(announced_bytes(request.headers()).unwrap_or(most).min(most)).await?;
     let body = read_json(request, &api, most).await.map_err(|error| Refusal::of_body(error, most))?;
+    let account = api.store.account(caller.org).await.map_err(ApiError::from)?;
     let turn = api.quoting.turn().await?;
     let making = {
         let api = api.clone();
@@ -36,7 +37,7 @@ pub async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Ca
         move || {
             // Goes on when the client goes away, and so does its turn.
             let _turn = turn;
-            span.in_scope(|| make(&api, Wanted::read(&body)?, caller.org))
+            span.in_scope(|| make(&api, Wanted::read(&body)?, caller.org, &account))
         }
     };
     let quote = tokio::task::spawn_blocking(making).await.map_err(ApiError::internal)??;

@@ -16,6 +16,7 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::error::Code;
 use crate::domain::file::{ExpiresAfter, Purpose};
 use crate::domain::id::{BatchId, FileId};
+use crate::domain::ledger::Credits;
 use crate::domain::metadata::Metadata;
 use crate::domain::share::{Control, Owner};
 use crate::domain::time::CompletionWindow;
@@ -39,6 +40,7 @@ pub async fn create(
     body: Object,
 ) -> Result<Json<BatchObject>, ApiError> {
     api.check_open()?;
+    check_credits(&api, &caller).await?;
     let order = Order::read(&body)?;
     let idempotency = idempotency_key(&headers)?.map(|key| order.once(&caller, key));
     let (input, refusal) = match check_input(&api, &caller, order.input_file).await {
@@ -56,6 +58,17 @@ pub async fn create(
     match api.to_the_end(created).await?? {
         Some(batch) => Ok(Json(BatchObject::from(&batch))),
         None => Err(refusal.unwrap_or_else(|| no_such_input(input))),
+    }
+}
+
+/// Rows without a quote reserve nothing, so that who prepays cannot have them.
+async fn check_credits(api: &Api, caller: &Caller) -> Result<(), ApiError> {
+    match api.store.account(caller.org).await?.credits {
+        Credits::Unlimited => Ok(()),
+        Credits::Prepaid(_) => {
+            let message = "the organisation prepays; make a quote (`POST /v1/quotes/model`) and create the batch from it";
+            Err(ApiError::new(Code::InsufficientCredits, message))
+        }
     }
 }
 

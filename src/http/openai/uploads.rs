@@ -22,7 +22,11 @@ use crate::store::{CompleteError, PartError};
 const MAX_TEXT_CHARS: usize = 255;
 
 /// `POST /v1/uploads`
-pub async fn create(State(api): State<Arc<Api>>, body: Object) -> Result<Json<UploadObject>, ApiError> {
+pub async fn create(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    body: Object,
+) -> Result<Json<UploadObject>, ApiError> {
     api.check_open()?;
     body.only(&["filename", "purpose", "bytes", "mime_type", "expires_after"])?;
     let bytes = body.need_integer("bytes", "it is the size of the whole file")?;
@@ -33,6 +37,7 @@ pub async fn create(State(api): State<Arc<Api>>, body: Object) -> Result<Json<Up
     let now = api.clock.now();
     let upload = Upload {
         id: UploadId::generate(now),
+        org: caller.org,
         created_at: now,
         expires_at: later(now, LIFETIME),
         filename: short(&body, "filename", "it is the name of the file")?,
@@ -56,10 +61,20 @@ fn short(body: &Object, field: &str, what: &str) -> Result<String, ApiError> {
     Ok(text.to_owned())
 }
 
+/// An upload of the caller's; those of others do not exist.
+async fn find(api: &Api, caller: &Caller, id: UploadId) -> Result<Upload, ApiError> {
+    let upload = api.store.upload(id, api.clock.now()).await?.filter(|upload| upload.org == caller.org);
+    upload.ok_or_else(|| ApiError::not_found("upload", id))
+}
+
 /// `GET /v1/uploads/{upload_id}`; ours, for clients that lost track.
-pub async fn retrieve(State(api): State<Arc<Api>>, PathId(id): PathId<UploadId>) -> Result<Json<UploadObject>, ApiError> {
+pub async fn retrieve(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<UploadId>,
+) -> Result<Json<UploadObject>, ApiError> {
     let now = api.clock.now();
-    let upload = api.store.upload(id, now).await?.ok_or_else(|| ApiError::not_found("upload", id))?;
+    let upload = find(&api, &caller, id).await?;
     let file = match upload.state {
         UploadState::Completed { file } => api.store.file(file, now).await?,
         UploadState::Pending | UploadState::Cancelled | UploadState::Expired => None,
@@ -68,11 +83,16 @@ pub async fn retrieve(State(api): State<Arc<Api>>, PathId(id): PathId<UploadId>)
 }
 
 /// `POST /v1/uploads/{upload_id}/parts`
-pub async fn add_part(State(api): State<Arc<Api>>, PathId(id): PathId<UploadId>, mut form: Form) -> Result<Json<PartObject>, ApiError> {
+pub async fn add_part(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<UploadId>,
+    mut form: Form,
+) -> Result<Json<PartObject>, ApiError> {
     let cap = Cap { bytes: api.limits.max_part_bytes, what: "a part of an upload" };
     form.check(&api, cap)?;
     // Before 64 MiB are read for nothing; whether the upload is pending is decided when the part is added.
-    api.store.upload(id, api.clock.now()).await?.ok_or_else(|| ApiError::not_found("upload", id))?;
+    find(&api, &caller, id).await?;
     let mut data = None;
     while let Some(part) = form.next().await? {
         if part.name != "data" {
@@ -108,12 +128,12 @@ pub async fn complete(
     let parts = part_ids(&body)?;
     let md5 = body.text("md5")?.map(String::from);
     let now = api.clock.now();
-    let upload = api.store.upload(id, now).await?.ok_or_else(|| ApiError::not_found("upload", id))?;
+    let upload = find(&api, &caller, id).await?;
     // The joined file stands beside its parts until it is complete.
     api.check_room(upload.bytes)?;
     let retention = api.limits.file_retention.filter(|_| upload.purpose == crate::domain::file::Purpose::Batch);
     let store = api.store.clone();
-    let completed = api.to_the_end(async move { store.complete_upload(id, parts, md5, retention, caller.org, now).await }).await?;
+    let completed = api.to_the_end(async move { store.complete_upload(id, parts, md5, retention, now).await }).await?;
     match completed {
         Ok((upload, file)) => {
             tracing::info!(upload = %id, file = %file.id, bytes = file.bytes, "upload completed");
@@ -144,7 +164,12 @@ fn part_ids(body: &Object) -> Result<Vec<PartId>, ApiError> {
 }
 
 /// `POST /v1/uploads/{upload_id}/cancel`
-pub async fn cancel(State(api): State<Arc<Api>>, PathId(id): PathId<UploadId>) -> Result<Json<UploadObject>, ApiError> {
+pub async fn cancel(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<UploadId>,
+) -> Result<Json<UploadObject>, ApiError> {
+    find(&api, &caller, id).await?;
     let (store, now) = (api.store.clone(), api.clock.now());
     match api.to_the_end(async move { store.cancel_upload(id, now).await }).await?? {
         Some(Ok(upload)) => Ok(Json(UploadObject::new(&upload, None))),

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use super::{Access, Api, Limits, Views, router};
+use super::{Access, Accounts, Api, Limits, Views, router};
 use crate::catalog::{Catalog, load_embedded};
 use crate::domain::time::{Clock, Timestamp};
 use crate::executor::{Handle, Stub};
@@ -107,6 +107,7 @@ impl Bench {
             access: Access::open(),
             views: Views::default(),
             public_url: None,
+            accounts: Accounts::default(),
             quoting: super::Quoting::default(),
             draining: CancellationToken::new(),
             tasks: TaskTracker::new(),

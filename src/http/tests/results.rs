@@ -41,7 +41,7 @@ async fn run(bench: &Bench, settle: bool) -> Ran {
     let batch = spec.id;
     store.create_batch(spec, Control::default(), None).await.unwrap();
     let state = BatchState::Validating.apply(BatchEvent::Validated, now).unwrap();
-    store.batch_validated(batch, state, Plan { rows: ROWS, models: Vec::new() }, vec![Page::new(0, 40)]).await.unwrap();
+    store.batch_validated(batch, state, Plan { rows: ROWS, models: Vec::new() }, vec![Page::new(0, 40)], None).await.unwrap().unwrap();
     for row in 0..ROWS {
         let response = Response { status: 200, request_id: None, body: Bytes::from(format!("{{\"n\":{row}}}")) };
         let row = RowResult {

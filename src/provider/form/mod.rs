@@ -46,12 +46,26 @@ impl Takes<'_> {
     }
 }
 
+/// What BatchRouter's items call the most tokens to be written, whatever form they have.
+const LIMIT: &str = "max_output_tokens";
+
+/// Gives the limit of what is written the name that Chat Completions have for it: the newer one where the
+/// lane is as new, as it is where it has Responses, too.
+fn name_limit(request: &mut Map<String, Value>, newer: bool) {
+    let names = ["max_completion_tokens", "max_tokens"];
+    let Some(limit) = request.remove(LIMIT) else { return };
+    if !names.iter().any(|name| request.contains_key(*name)) {
+        request.insert(names[usize::from(!newer)].to_owned(), limit);
+    }
+}
+
 /// Where a body that asks `asked` is sent, and as what. `tools` are to be run by the provider.
 pub fn fit(asked: Endpoint, body: Vec<u8>, takes: Takes<'_>, tools: &[HostedTool]) -> (Endpoint, Vec<u8>) {
     let conversation = matches!(asked, Endpoint::ChatCompletions | Endpoint::Responses);
     let tools = if conversation { tools } else { &[] };
     let endpoint = takes.endpoint(asked, !tools.is_empty());
-    if endpoint == asked && tools.is_empty() {
+    let foreign_limit = asked == Endpoint::ChatCompletions && memchr::memmem::find(&body, LIMIT.as_bytes()).is_some();
+    if endpoint == asked && tools.is_empty() && !foreign_limit {
         return (asked, body);
     }
     // It was read as an object before.
@@ -66,6 +80,9 @@ pub fn fit(asked: Endpoint, body: Vec<u8>, takes: Takes<'_>, tools: &[HostedTool
         } else {
             endpoint = asked;
         }
+    }
+    if endpoint == Endpoint::ChatCompletions {
+        name_limit(&mut request, takes.endpoints.contains(&Endpoint::Responses));
     }
     tools::demand(&mut request, endpoint, tools, takes.tool_names);
     match serde_json::to_vec(&request) {
@@ -104,12 +121,24 @@ mod tests {
     }
 
     #[test]
+    fn the_limit_of_an_item_has_the_name_that_its_lane_knows() {
+        let item = json!({"model": "m", "messages": [{"role": "user", "content": "x"}], "max_output_tokens": 9});
+        for (endpoints, name) in [(CHAT, "max_tokens"), (BOTH, "max_completion_tokens"), (RESPONSES, "max_output_tokens")] {
+            let (_, body) = fitted(Endpoint::ChatCompletions, &item, endpoints, &[]);
+            assert_eq!(body[name], 9, "{body}");
+            assert_eq!(body.as_object().unwrap().keys().filter(|name| name.starts_with("max_")).count(), 1, "{body}");
+        }
+        let both = json!({"messages": [], "max_output_tokens": 9, "max_tokens": 5});
+        assert_eq!(fitted(Endpoint::ChatCompletions, &both, CHAT, &[]).1, json!({"messages": [], "max_tokens": 5}));
+    }
+
+    #[test]
     fn conversations_are_said_in_the_other_form() {
         let chat = json!({
             "model": "m", "max_completion_tokens": 9, "temperature": 0.5, "reasoning_effort": "low", "verbosity": "low",
             "messages": [
                 {"role": "system", "content": "Be brief."},
-                {"role": "user", "name": "ann", "content": [
+                {"role": "user", "content": [
                     {"type": "text", "text": "What is it?"},
                     {"type": "image_url", "image_url": {"url": "https://a.test/b.png", "detail": "low"}},
                     {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="}},

@@ -37,6 +37,11 @@ pub(super) use self::proxies::from_env as proxies_from_env;
 use super::{CallError, SetupError};
 use crate::domain::connection::{OpenAiConnection, Timeouts};
 
+/// The TLS settings of a client that trusts what the system trusts.
+pub(super) fn client_tls(who: &str) -> Result<rustls::ClientConfig, SetupError> {
+    roots::client_config(who, None, true)
+}
+
 /// Bytes reserved at most on the word of a `content-length`.
 const MAX_RESERVE: usize = 1024 * 1024;
 

@@ -44,6 +44,8 @@ pub struct Considered {
     /// What the items that fit it cost there, the selected ones if it is selected; `None` if none fits
     /// or its prices are not established.
     pub cost: Option<Usd>,
+    /// What all items of the group cost there; `None` if one does not fit, or its prices are not established.
+    pub whole: Option<Usd>,
     /// About how long it takes, in seconds; `None` if not known.
     pub seconds: Option<u64>,
     /// It meets every demand for at least one item: it is selected, or could take over.
@@ -161,12 +163,10 @@ impl Choice<'_> {
         let mut others = Vec::new();
         for (candidate, items) in candidates.iter().zip(selected) {
             match items.is_empty() {
-                true => {
-                    others.push(self.considered(candidate.lane, &candidate.sum, true, Verdict::Rejected(vec![self.passed_over(candidate)])))
-                }
+                true => others.push(self.eligible(candidate, &candidate.sum, Verdict::Rejected(vec![self.passed_over(candidate)]))),
                 false => {
                     let sum = sum(self.items, &items, &self.lanes[candidate.lane]);
-                    considered.push(self.considered(candidate.lane, &sum, true, Verdict::Selected(items)));
+                    considered.push(self.eligible(candidate, &sum, Verdict::Selected(items)));
                 }
             }
         }
@@ -177,7 +177,19 @@ impl Choice<'_> {
 
     fn considered(&self, lane: usize, sum: &Sum, eligible: bool, verdict: Verdict) -> Considered {
         let of = &self.lanes[lane];
-        Considered { lane, cost: of.cost(sum).filter(|_| sum.items > 0), seconds: of.seconds_for(sum.items), eligible, verdict }
+        Considered {
+            lane,
+            cost: of.cost(sum).filter(|_| sum.items > 0),
+            whole: None,
+            seconds: of.seconds_for(sum.items),
+            eligible,
+            verdict,
+        }
+    }
+
+    fn eligible(&self, candidate: &Candidate, sum: &Sum, verdict: Verdict) -> Considered {
+        let whole = candidate.whole.filter(|_| candidate.misfit.is_none());
+        Considered { whole, ..self.considered(candidate.lane, sum, true, verdict) }
     }
 
     /// Why a candidate serves nothing: one lane for all items is better than several.

@@ -11,11 +11,13 @@
 pub mod answer;
 pub mod batch;
 pub mod catalog;
+pub mod delivery;
 mod demands;
 pub mod file;
 pub mod hold;
 pub mod ledger;
 pub mod observed;
+pub mod org;
 pub mod packed;
 pub mod page;
 pub mod plan;
@@ -146,6 +148,8 @@ pub fn decode_anything(bytes: &[u8]) {
     let _ = decode::<catalog::CatalogFilesRecord>(bytes);
     let _ = decode::<observed::ObservedRecord>(bytes).map(crate::domain::observed::Observed::from);
     let _ = decode::<page::PageRecord>(bytes).map(page::Page::try_from);
+    let _ = decode::<org::OrgRecord>(bytes).map(crate::domain::org::Organisation::try_from);
+    let _ = decode::<org::KeyRecord>(bytes).map(crate::domain::org::ApiKey::try_from);
     let _ = decode::<ledger::AccountRecord>(bytes).map(crate::domain::ledger::Account::from);
     let _ = decode::<ledger::ReservationRecord>(bytes).map(crate::domain::ledger::Reservation::from);
     let _ = decode::<ledger::ReceiptRecord>(bytes).map(crate::domain::receipt::Receipt::try_from);
@@ -155,6 +159,9 @@ pub fn decode_anything(bytes: &[u8]) {
     let _ = packed::Packed::open::<quote::QuoteRecord>(bytes)
         .and_then(|packed| packed.with_body::<quote::QuoteRecord, _>(decode_body::<quote::QuoteRecord>))
         .map(crate::domain::quote::Quote::try_from);
+    let _ = packed::Packed::open::<delivery::DeliveryRecord>(bytes)
+        .and_then(|packed| packed.with_body::<delivery::DeliveryRecord, _>(decode_body::<delivery::DeliveryRecord>))
+        .map(crate::domain::delivery::Delivery::try_from);
     let _ = run::StoredRun::open(0, bytes).and_then(run::StoredRun::unpack);
 }
 

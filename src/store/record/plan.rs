@@ -37,6 +37,8 @@ struct ShareRecord {
     operation: String,
     weight: u32,
     most_input: Option<u64>,
+    most_output: Option<u64>,
+    text_only: bool,
 }
 
 /// Version 2 of it: no lane is of a quote.
@@ -122,8 +124,13 @@ impl From<LaneRecord> for PlannedLane {
 
 impl From<&Plan> for PlanRecord {
     fn from(plan: &Plan) -> Self {
-        let share =
-            |share: QuotedShare| ShareRecord { operation: share.operation.to_string(), weight: share.weight, most_input: share.most_input };
+        let share = |share: QuotedShare| ShareRecord {
+            operation: share.operation.to_string(),
+            weight: share.weight,
+            most_input: share.most_input,
+            most_output: share.most_output,
+            text_only: share.text_only,
+        };
         let models = plan.models.iter().map(|model| PlannedRecord {
             requested: model.requested.clone(),
             lane: (&model.lane).into(),
@@ -141,7 +148,8 @@ impl TryFrom<PlanRecord> for Plan {
     fn try_from(record: PlanRecord) -> Result<Self, RecordError> {
         let share = |share: ShareRecord| {
             let operation = operation::<PlanRecord>(&share.operation)?;
-            Ok(QuotedShare { operation, weight: share.weight, most_input: share.most_input })
+            let ShareRecord { weight, most_input, most_output, text_only, .. } = share;
+            Ok(QuotedShare { operation, weight, most_input, most_output, text_only })
         };
         let models = record.models.into_iter().map(|model| {
             Ok(PlannedModel {

@@ -1,4 +1,4 @@
-//! Quotes on disk, version 1. In the envelope of [`super::packed`], because they are long and repeat
+//! Quotes on disk, version 2. Version 1 could not become a batch and lived for a day; it counts as gone. In the envelope of [`super::packed`], because they are long and repeat
 //! themselves; the number there is not used.
 
 use rust_decimal::Decimal;
@@ -12,7 +12,7 @@ use crate::domain::item::Defaults;
 use crate::domain::money::Usd;
 use crate::domain::quote::{Estimate, Quote, QuotedGroup, QuotedLane};
 
-/// Version 1 of a quote. Words are as they are on the wire.
+/// Version 2 of a quote. Words are as they are on the wire.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuoteRecord {
     id: u128,
@@ -41,6 +41,7 @@ pub(super) struct EstimateRecord {
 struct GroupRecord {
     operation: String,
     models: Vec<String>,
+    asked: Vec<String>,
     lanes: Vec<LaneRecord>,
 }
 
@@ -51,12 +52,14 @@ struct LaneRecord {
     model: String,
     price: Option<PriceRecord>,
     most_input: Option<u64>,
+    most_output: Option<u64>,
+    text_only: bool,
     items: u32,
     takes_over: bool,
 }
 
 impl Record for QuoteRecord {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
     const NAME: &'static str = "quote";
     const LIMIT: u64 = 64 << 20;
 }
@@ -69,12 +72,15 @@ impl From<&Quote> for QuoteRecord {
             model: lane.model.clone(),
             price: lane.price.as_ref().map(pack_price),
             most_input: lane.most_input,
+            most_output: lane.most_output,
+            text_only: lane.text_only,
             items: lane.items,
             takes_over: lane.takes_over,
         };
         let group = |group: &QuotedGroup| GroupRecord {
             operation: group.operation.to_string(),
             models: group.models.clone(),
+            asked: group.asked.clone(),
             lanes: group.lanes.iter().map(lane).collect(),
         };
         Self {
@@ -117,12 +123,14 @@ impl TryFrom<QuoteRecord> for Quote {
             model: lane.model,
             price: lane.price.map(unpack_price),
             most_input: lane.most_input,
+            most_output: lane.most_output,
+            text_only: lane.text_only,
             items: lane.items,
             takes_over: lane.takes_over,
         };
         let group = |group: GroupRecord| {
             let operation = operation::<QuoteRecord>(&group.operation)?;
-            Ok(QuotedGroup { operation, models: group.models, lanes: group.lanes.into_iter().map(lane).collect() })
+            Ok(QuotedGroup { operation, models: group.models, asked: group.asked, lanes: group.lanes.into_iter().map(lane).collect() })
         };
         Ok(Self {
             id: QuoteId::from_u128(record.id),

@@ -4,6 +4,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use super::demands::{DemandsRecord, operation};
+use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
 use super::quote::EstimateRecord;
 use super::{Record, RecordError, decode_old, moment, timestamp};
 use crate::domain::batch::{BatchSpec, Fallback, Order, QuotedOrder};
@@ -14,7 +15,6 @@ use crate::domain::item::Defaults;
 use crate::domain::metadata::Metadata;
 use crate::domain::money::{MaxPrice, Usd};
 use crate::domain::share::Owner;
-use crate::domain::webhook::Webhook;
 
 /// Version 3 of what the client asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,11 +46,11 @@ struct QuotedOrderRecord {
     demands: DemandsRecord,
     fee: [u8; 16],
     estimate: Option<EstimateRecord>,
+    each: Option<[u8; 16]>,
     reserve: [u8; 16],
     items: Option<u32>,
     metadata: Option<String>,
-    /// Its URL and its sealed secret.
-    webhook: Option<(String, Vec<u8>)>,
+    webhook: Option<WebhookRecord>,
 }
 
 /// Version 2 of it: rows for one endpoint.
@@ -150,10 +150,11 @@ impl From<&Order> for OrderRecord {
                 demands: (&order.demands).into(),
                 fee: order.fee.serialize(),
                 estimate: order.estimate.map(EstimateRecord::from),
+                each: order.each.map(|each| each.0.serialize()),
                 reserve: order.reserve.0.serialize(),
                 items: order.items,
                 metadata: order.metadata.clone(),
-                webhook: order.webhook.clone().map(|webhook| (webhook.url, webhook.sealed_secret)),
+                webhook: order.webhook.as_ref().map(pack_webhook),
             })),
         }
     }
@@ -179,10 +180,11 @@ impl TryFrom<OrderRecord> for Order {
                 demands: record.demands.read::<SpecRecord>()?,
                 fee: Decimal::deserialize(record.fee),
                 estimate: record.estimate.map(Into::into),
+                each: record.each.map(|each| Usd(Decimal::deserialize(each))),
                 reserve: Usd(Decimal::deserialize(record.reserve)),
                 items: record.items,
                 metadata: record.metadata,
-                webhook: record.webhook.map(|(url, sealed_secret)| Webhook { url, sealed_secret }),
+                webhook: record.webhook.map(unpack_webhook),
             })),
         })
     }

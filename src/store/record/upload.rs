@@ -1,15 +1,22 @@
-//! Multi-part uploads on disk, version 1.
+//! Multi-part uploads on disk, version 2; parts, version 1.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Record, RecordError, moment, timestamp};
+use super::{Record, RecordError, decode_old, moment, timestamp};
 use crate::domain::file::{ExpiresAfter, Purpose};
-use crate::domain::id::{FileId, PartId, UploadId};
+use crate::domain::id::{FileId, OrgId, PartId, UploadId};
 use crate::domain::upload::{Upload, UploadPart, UploadState};
 
-/// Version 1 of an upload.
+/// Version 2 of an upload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UploadRecord {
+    upload: UploadRecord1,
+    org: u128,
+}
+
+/// Version 1 of it, which is a part of version 2: all uploads are the operator's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct UploadRecord1 {
     id: u128,
     created_at: i64,
     expires_at: i64,
@@ -30,13 +37,21 @@ enum StateRecord {
 }
 
 impl Record for UploadRecord {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
     const NAME: &'static str = "upload";
+
+    fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
+        match version {
+            1 => Ok(Self { upload: decode_old::<Self, _>(body)?, org: OrgId::OPERATOR.as_u128() }),
+            _ => Err(RecordError::unknown::<Self>(version)),
+        }
+    }
 }
 
 impl From<&Upload> for UploadRecord {
     fn from(upload: &Upload) -> Self {
-        Self {
+        let org = upload.org.as_u128();
+        let upload = UploadRecord1 {
             id: upload.id.as_u128(),
             created_at: moment(upload.created_at),
             expires_at: moment(upload.expires_at),
@@ -51,7 +66,8 @@ impl From<&Upload> for UploadRecord {
                 UploadState::Cancelled => StateRecord::Cancelled,
                 UploadState::Expired => StateRecord::Expired,
             },
-        }
+        };
+        Self { upload, org }
     }
 }
 
@@ -59,7 +75,9 @@ impl TryFrom<UploadRecord> for Upload {
     type Error = RecordError;
 
     fn try_from(record: UploadRecord) -> Result<Self, RecordError> {
+        let UploadRecord { upload: record, org } = record;
         Ok(Self {
+            org: OrgId::from_u128(org),
             id: UploadId::from_u128(record.id),
             created_at: timestamp::<UploadRecord>(record.created_at)?,
             expires_at: timestamp::<UploadRecord>(record.expires_at)?,

@@ -15,13 +15,13 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::order::{Asked, Input, Receiver};
+use super::order::{Asked, Input, Receiver, check_receiver};
 use super::show;
 use crate::domain::batch::{self, Batch, BatchSpec, Fallback, QuotedOrder};
 use crate::domain::error::Code;
 use crate::domain::file::Purpose;
 use crate::domain::id::{BatchId, FileId};
-use crate::domain::item::Defaults;
+use crate::domain::item::{Defaults, members};
 use crate::domain::ledger::micros_up;
 use crate::domain::metadata::Metadata;
 use crate::domain::money::Usd;
@@ -41,6 +41,8 @@ use crate::http::extract::{announced_bytes, read_json};
 use crate::http::openai::create::idempotency_key;
 use crate::store::{CreateOutcome, Idempotency, NewFile, Sealed, Store, StoreError};
 
+/// Members and elements of a body, each of which takes several times its bytes in memory.
+const MAX_MEMBERS: usize = 2_000_000;
 /// Characters of an `Idempotency-Key` (its guide to submitting).
 const KEY_CHARS: std::ops::RangeInclusive<usize> = 8..=128;
 /// How long the items that came with a request can be read after their batch had to be done.
@@ -67,29 +69,65 @@ pub async fn create(
 /// When the request cannot be served; nothing is kept of it then.
 pub async fn create_from(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, body: Bytes) -> Result<Response, Refusal> {
     api.check_open()?;
-    let once = idempotency(headers, &caller, &body)?;
-    let asked = Asked::read(&body)?;
+    let (asked, once) = read(api, &caller, headers, &body).await?;
+    asked.webhook.as_ref().map_or(Ok(()), |receiver| check_receiver(api, receiver))?;
     if let Some(earlier) = earlier(api, &caller, headers, &once).await? {
         return Ok(earlier);
     }
     api.check_room(0)?;
     let (quote, made) = match asked.quote {
-        Some(id) => (usable(api, &caller, &asked, id).await?, false),
+        Some(id) => match usable(api, &caller, &asked, id).await {
+            Ok(quote) => (quote, false),
+            // The same request may have made its batch a moment ago.
+            Err(refused) => match earlier(api, &caller, headers, &once).await? {
+                Some(earlier) => return Ok(earlier),
+                None => return Err(refused),
+            },
+        },
         None => (quote_for(api, &caller, &asked, &body).await?, true),
     };
     let shown = made.then(|| quote.shown.clone());
     let prepared = prepare(api, &asked, &quote, body).await?;
+    within_ceiling(&asked, &quote, &prepared)?;
     let spec = spec(api, &caller, asked, &quote, &prepared)?;
     let creating = {
         let (api, file) = (api.clone(), prepared.content);
         async move { create_once(&api, spec, file, once).await }
     };
-    let batch = api.to_the_end(creating).await??;
+    let (batch, created) = api.to_the_end(creating).await??;
     let mut answer = json!({ "batch": show(api, headers, &batch) });
-    if let Some(shown) = shown {
+    if let Some(shown) = shown.filter(|_| created) {
         answer["quote"] = serde_json::from_slice(&shown).map_err(ApiError::internal)?;
     }
     Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
+}
+
+/// Refuses a batch that is expected to cost more than its client allows: the quote may have been made of a
+/// few items, and the limit is for all of them.
+fn within_ceiling(asked: &Asked, quote: &Quote, prepared: &Prepared) -> Result<(), Refusal> {
+    let Some(most) = [asked.demands.max_price, quote.demands.max_price].into_iter().flatten().min() else { return Ok(()) };
+    let message = match prepared.estimate {
+        Some(estimate) if estimate.total() <= most => return Ok(()),
+        Some(estimate) => format!("all items together cost about {} USD, more than {most} USD", estimate.total()),
+        None => format!("nobody knows what the items cost, and they may cost {most} USD at most"),
+    };
+    let issue = Issue { code: "price_ceiling", path: "max_price".to_owned(), message };
+    Err(Refusal::Preflight { issues: vec![issue], lanes: Vec::new() })
+}
+
+/// Reads a body. Takes time, and a turn, for one that is large.
+async fn read(api: &Arc<Api>, caller: &Caller, headers: &HeaderMap, body: &Bytes) -> Result<(Asked, Idempotency), Refusal> {
+    let turn = api.quoting.turn().await?;
+    let (caller, headers, body) = (*caller, headers.clone(), body.clone());
+    let reading = move || {
+        let _turn = turn;
+        if members(&body) > MAX_MEMBERS {
+            return Err(ApiError::new(Code::TooLarge, format!("the body has more than {MAX_MEMBERS} members and elements")).into());
+        }
+        let once = idempotency(&headers, &caller, &body)?;
+        Ok((Asked::read(&body)?, once))
+    };
+    tokio::task::spawn_blocking(reading).await.map_err(ApiError::internal)?
 }
 
 /// The key that a create must have, bound to what the body says.
@@ -146,13 +184,14 @@ async fn quote_for(api: &Arc<Api>, caller: &Caller, asked: &Asked, body: &Bytes)
     if let Input::File(_) = asked.input {
         return Err(ApiError::missing("quote_id", "a batch over a file needs a quote of items like those in it").into());
     }
+    let account = api.store.account(caller.org).await.map_err(ApiError::from)?;
     let (api, org, body) = (api.clone(), caller.org, body.clone());
     let turn = api.quoting.turn().await?;
     let making = {
         let api = api.clone();
         move || {
             let _turn = turn;
-            make(&api, Wanted::read(&body)?, org)
+            make(&api, Wanted::read(&body)?, org, &account)
         }
     };
     let quote = tokio::task::spawn_blocking(making).await.map_err(ApiError::internal)??;
@@ -304,6 +343,7 @@ fn spec(api: &Api, caller: &Caller, asked: Asked, quote: &Quote, prepared: &Prep
         demands: quote.demands.clone(),
         fee: quote.fee,
         estimate: prepared.estimate,
+        each: quote.estimate.map(|estimate| Usd(estimate.total().0 / Decimal::from(quote.items.max(1)))),
         reserve,
         items: prepared.items,
         metadata: asked.metadata,
@@ -337,8 +377,9 @@ pub fn sealed(api: &Api, receiver: Receiver) -> Result<Webhook, ApiError> {
     Ok(Webhook { url: receiver.url, sealed_secret })
 }
 
-/// Creates the batch, and its input first if it is new; removes that again if no batch comes of it.
-async fn create_once(api: &Api, mut spec: BatchSpec, content: Content, once: Idempotency) -> Result<Batch, ApiError> {
+/// Creates the batch, and its input first if it is new; removes that again if no batch comes of it. Says
+/// whether the batch is new.
+async fn create_once(api: &Api, mut spec: BatchSpec, content: Content, once: Idempotency) -> Result<(Batch, bool), ApiError> {
     let new = spec.id;
     let mut added = None;
     if let Content::New(content) = content {
@@ -373,5 +414,6 @@ async fn create_once(api: &Api, mut spec: BatchSpec, content: Content, once: Ide
         }
     };
     let batch = api.store.batch(id).await?;
-    batch.ok_or_else(|| ApiError::internal(format!("{id} was created and cannot be found")))
+    let batch = batch.ok_or_else(|| ApiError::internal(format!("{id} was created and cannot be found")))?;
+    Ok((batch, id == new))
 }

@@ -14,8 +14,9 @@ use axum::http::HeaderMap;
 use axum::{Extension, Json};
 use serde_json::{Map, Value, json};
 
-pub use self::create::{create, create_from};
+pub use self::create::{create, create_from, sealed};
 use self::object::{Around, object};
+pub use self::order::{check_receiver, receiver};
 pub use self::receipt::read as billing_receipt;
 pub use self::results::{artifact_url, download, page};
 use super::refusal::Refusal;

@@ -24,6 +24,9 @@ pub struct Around<'a> {
 /// `pending`, `queued` and `routing` before it is validated, `dispatched` until the first of its results
 /// is durable, then `processing`, and `completing` while what is left is written.
 pub fn status(batch: &Batch, stage: Stage) -> &'static str {
+    if let Some(end) = batch.end() {
+        return end.word();
+    }
     match batch.state {
         BatchState::Validating => match stage {
             Stage::Pending => "pending",
@@ -33,12 +36,9 @@ pub fn status(batch: &Batch, stage: Stage) -> &'static str {
         BatchState::InProgress { .. } if batch.progress.unfinished() == batch.progress.total => "dispatched",
         BatchState::InProgress { .. } => "processing",
         BatchState::Finalizing { .. } | BatchState::Cancelling { .. } => "completing",
-        // Items that failed do not make a batch fail, unless all did.
-        BatchState::Completed { .. } if batch.progress.succeeded == 0 => "failed",
-        BatchState::Completed { .. } => "completed",
-        BatchState::Failed { .. } => "failed",
-        BatchState::Expired { .. } => "expired",
-        BatchState::Cancelled { .. } => "cancelled",
+        BatchState::Completed { .. } | BatchState::Failed { .. } | BatchState::Expired { .. } | BatchState::Cancelled { .. } => {
+            "completing"
+        }
     }
 }
 

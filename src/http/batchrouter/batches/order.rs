@@ -8,8 +8,9 @@ use crate::domain::error::Code;
 use crate::domain::id::{FileId, QuoteId};
 use crate::domain::item::Defaults;
 use crate::domain::quote::Quote;
-use crate::domain::routing::{Constraints, RoutingMode, STANDARD_PRIVACY, TierTimes};
+use crate::domain::routing::{Constraints, PriceProtection, RoutingMode, STANDARD_PRIVACY, SlaTier, TierTimes};
 use crate::domain::words::DataCollection;
+use crate::http::Api;
 use crate::http::batchrouter::demands;
 use crate::http::batchrouter::making::defaults;
 use crate::http::batchrouter::refusal::{Issue, Refusal};
@@ -62,6 +63,9 @@ pub struct Asked {
     pub defaults: Defaults,
     /// What the body states; what it does not state is as by default.
     pub demands: Constraints,
+    /// The tier and the price protection, if the body states them.
+    pub tier: Option<SlaTier>,
+    pub protection: Option<PriceProtection>,
     pub metadata: Option<String>,
     pub webhook: Option<Receiver>,
 }
@@ -87,6 +91,8 @@ impl Asked {
             item_count,
             defaults: defaults(&object)?,
             demands: demands::read(&object)?,
+            tier: demands::word(&object, "sla_tier", SlaTier::parse, SlaTier::choices)?,
+            protection: demands::word(&object, "price_protection_policy", PriceProtection::parse, PriceProtection::choices)?,
             metadata: metadata(&object)?,
             webhook: webhook(&object)?,
         })
@@ -101,15 +107,16 @@ impl Asked {
         let (asked, quoted) = (&self.demands, &quote.demands);
         let subset = |these: &[String], of: &[String]| these.iter().all(|each| of.contains(each));
         let (wishes, given) = (&asked.preferences, &quoted.preferences);
-        let faster = tiers.of(asked.tier) < tiers.of(quoted.tier) && asked.tier != Constraints::default().tier;
+        let faster = self.tier.is_some_and(|tier| tiers.of(tier) < tiers.of(quoted.tier));
+        let safer = self.protection == Some(PriceProtection::LockTotalAndFallback) && quoted.protection == PriceProtection::LockTotal;
         let (only, ignored) = (&wishes.only, &wishes.ignore);
         let mismatches = [
             ("sla_tier", faster),
+            ("price_protection_policy", safer),
             ("routing_mode", asked.mode == RoutingMode::EdgeOnly && quoted.mode != RoutingMode::EdgeOnly),
             ("privacy_tier", asked.privacy_tier != STANDARD_PRIVACY && asked.privacy_tier != quoted.privacy_tier),
             ("allowed_regions", !asked.is_global() && (quoted.is_global() || !subset(&quoted.regions, &asked.regions))),
             ("required_tools", !asked.tools.iter().all(|tool| quoted.tools.contains(tool))),
-            ("max_price", asked.max_price.is_some_and(|most| quote.estimate.is_none_or(|estimate| estimate.total() > most))),
             ("provider_preferences.zdr", wishes.zdr && !given.zdr),
             (
                 "provider_preferences.data_collection",
@@ -175,8 +182,17 @@ pub fn receiver(object: &Object) -> Result<Receiver, ApiError> {
     if !(8..=256).contains(&secret.chars().count()) {
         return Err(object.invalid("secret", "must have 8 to 256 characters"));
     }
-    if url.len() > 2_048 || !url.parse::<http::Uri>().is_ok_and(|url| url.host().is_some_and(|host| !host.is_empty())) {
-        return Err(object.invalid("url", "must be an absolute URL of at most 2,048 characters"));
+    if url.len() > 2_048 || url.parse::<http::Uri>().is_err() {
+        return Err(object.invalid("url", "must be an absolute `https` URL of at most 2,048 characters"));
     }
     Ok(Receiver { url: url.to_owned(), secret: secret.into() })
+}
+
+/// Refuses a receiver that may not be called, as far as its URL says.
+///
+/// # Errors
+/// When it may not.
+pub fn check_receiver(api: &Api, receiver: &Receiver) -> Result<(), ApiError> {
+    let url = receiver.url.parse().map_err(|_| ApiError::invalid("webhook.url", "`webhook.url` is not a URL"))?;
+    api.accounts.targets.check(&url).map_err(|error| ApiError::invalid("webhook.url", format!("`webhook.url` {error}")))
 }

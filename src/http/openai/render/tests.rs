@@ -105,6 +105,7 @@ fn files_and_uploads() {
         source: FileSource::View { batch: BatchId::from_u128(1), part: ResultPart::Output },
     };
     let upload = Upload {
+        org: OrgId::OPERATOR,
         id: UploadId::from_u128(6),
         created_at: at(0),
         expires_at: at(3_600),

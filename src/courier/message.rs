@@ -1,0 +1,66 @@
+//! What a receiver is told: BatchRouter's message, with the members of both of its older pages (its guides
+//! to webhooks disagree, and the newest does not say).
+
+use std::time::Duration;
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::domain::batch::Batch;
+use crate::domain::id::{EventId, FileId};
+use crate::domain::money::Usd;
+use crate::domain::time::{Timestamp, later};
+use crate::store::Seal;
+
+/// How long links in a message are good: longer than it is tried.
+const LINKS_GOOD_FOR: Duration = Duration::from_secs(48 * 60 * 60);
+
+/// Writes messages.
+pub(super) struct Writer {
+    /// The beginning of links, without a path.
+    pub base_url: String,
+}
+
+impl Writer {
+    /// The message about a batch that has ended, and the id of its event.
+    pub fn write(&self, batch: &Batch, charged: Usd, seal: &Seal, now: Timestamp) -> Option<(EventId, Vec<u8>)> {
+        let end = batch.end()?;
+        let event = event_of(batch);
+        let kind = format!("batch.{end}");
+        let id = batch.spec.id.in_hex();
+        let expires = later(now, LINKS_GOOD_FOR).as_second();
+        let link = |file: Option<FileId>| file.map(|file| format!("{}{}", self.base_url, seal.link(file, expires)));
+        let files = batch.state.files();
+        let (output, errors) = (link(files.output), link(files.errors));
+        let progress = &batch.progress;
+        let message = json!({
+            "id": event.in_hex(),
+            "type": kind,
+            "event": kind,
+            "created": now.as_second(),
+            "batch_id": id,
+            "status": end,
+            "output_file_url": output,
+            "error_file_url": errors,
+            "data": {
+                "batch_id": id,
+                "status": end,
+                "items_total": progress.total,
+                "items_completed": progress.succeeded,
+                "items_failed": progress.failed,
+                "cost_usd": charged.to_string(),
+                "output_file_url": output,
+                "error_file_url": errors,
+            },
+        });
+        Some((event, message.to_string().into_bytes()))
+    }
+}
+
+/// The event that a batch has ended: always the same for the same batch.
+fn event_of(batch: &Batch) -> EventId {
+    let digest: [u8; 32] =
+        Sha256::new().chain_update(b"batch ended ").chain_update(batch.spec.id.as_u128().to_be_bytes()).finalize().into();
+    let (half, _) = digest.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
+    EventId::from_u128(u128::from_be_bytes(*half))
+}

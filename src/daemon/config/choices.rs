@@ -1,0 +1,145 @@
+//! Settings that are one of a few words, and amounts of money.
+
+use std::fmt;
+use std::str::FromStr;
+
+use rust_decimal::Decimal;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+
+use super::value::{Value, quoted};
+use crate::domain::money::Usd;
+
+/// A setting that is one of a few words.
+macro_rules! choices {
+    ($(#[$meta:meta])* $name:ident $placeholder:literal { $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum $name { $($(#[$variant_meta])* $variant,)+ }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$variant => $word,)+ })
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(format!("must be one of {}", [$(concat!("`", $word, "`")),+].join(", "))),
+                }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+            }
+        }
+
+        impl Value for $name {
+            type Checked = Self;
+            const PLACEHOLDER: &'static str = $placeholder;
+
+            fn parse(text: &str) -> Result<Self, String> {
+                text.parse()
+            }
+
+            fn toml(&self) -> String {
+                quoted(self)
+            }
+
+            fn checked(self) -> Self {
+                self
+            }
+        }
+    };
+}
+
+choices! {
+    /// Whether whoever may call may register an organisation.
+    AgentRegister "WHETHER" {
+        /// If only this machine can reach the daemon.
+        Auto = "auto",
+        On = "on",
+        Off = "off",
+    }
+}
+
+choices! {
+    /// Which receivers of messages may be called.
+    WebhookTargets "WHICH" {
+        /// Public ones; those of this machine, too, if only this machine can reach the daemon.
+        Auto = "auto",
+        Public = "public",
+        Any = "any",
+    }
+}
+
+/// An amount of US dollars.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Dollars(Decimal);
+
+impl Dollars {
+    /// Whole dollars.
+    pub fn whole(dollars: u32) -> Self {
+        Self(dollars.into())
+    }
+}
+
+impl fmt::Display for Dollars {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0.normalize(), f)
+    }
+}
+
+impl FromStr for Dollars {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let amount = text.parse::<Decimal>().ok().filter(|amount| !amount.is_sign_negative() && amount.normalize().scale() <= 6);
+        amount
+            .map(Self)
+            .ok_or_else(|| "must be an amount of US dollars with at most six digits behind the point, such as `25.00`".to_owned())
+    }
+}
+
+impl<'de> Deserialize<'de> for Dollars {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+impl Value for Dollars {
+    type Checked = Usd;
+    const PLACEHOLDER: &'static str = "USD";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+
+    fn toml(&self) -> String {
+        quoted(self)
+    }
+
+    fn checked(self) -> Usd {
+        Usd(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_amounts_are_what_they_must_be() {
+        assert_eq!("auto".parse(), Ok(AgentRegister::Auto));
+        assert_eq!(WebhookTargets::parse("none").unwrap_err(), "must be one of `auto`, `public`, `any`");
+        assert_eq!(Dollars::parse("25.00").unwrap().to_string(), "25");
+        for bad in ["", "-1", "0.0000001", "$5", "five"] {
+            assert!(Dollars::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

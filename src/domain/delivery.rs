@@ -1,0 +1,63 @@
+//! A message to a receiver: what is sent, to whom, and when it is tried again.
+//!
+//! Invariant: what is sent never changes, however often it is tried.
+
+use std::time::Duration;
+
+use super::id::{BatchId, EventId};
+use super::time::{Timestamp, later};
+use super::webhook::Webhook;
+
+/// How long a message is tried.
+const TRIED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest wait between two attempts.
+const LONGEST_WAIT: Duration = Duration::from_secs(6 * 60 * 60);
+/// Each wait is this many times the one before.
+const GROWTH: u32 = 4;
+
+/// A message on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    pub id: EventId,
+    /// The batch that it tells of.
+    pub batch: BatchId,
+    pub webhook: Webhook,
+    /// The exact bytes.
+    pub body: Vec<u8>,
+    pub created_at: Timestamp,
+    /// Those that have failed.
+    pub attempts: u32,
+    /// When it is tried (again).
+    pub due_at: Timestamp,
+}
+
+impl Delivery {
+    /// The message after one more attempt has failed at `now`; `None` if it is not tried again. The first
+    /// wait is `base`, each further one four times as long, up to six hours, for a day.
+    pub fn failed(self, base: Duration, now: Timestamp) -> Option<Self> {
+        let attempts = self.attempts.saturating_add(1);
+        let wait = base.saturating_mul(GROWTH.saturating_pow(self.attempts)).min(LONGEST_WAIT);
+        let due_at = later(now, wait);
+        (due_at < later(self.created_at, TRIED_FOR)).then_some(Self { attempts, due_at, ..self })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_tried_for_a_day_at_growing_distances() {
+        let start = Timestamp::from_second(1_790_000_000).unwrap();
+        let webhook = Webhook { url: "https://a.test/".into(), sealed_secret: vec![] };
+        let (id, batch) = (EventId::from_u128(1), BatchId::from_u128(2));
+        let mut delivery = Delivery { id, batch, webhook, body: vec![1], created_at: start, attempts: 0, due_at: start };
+        let mut waits = Vec::new();
+        while let Some(next) = delivery.clone().failed(Duration::from_secs(10), delivery.due_at) {
+            waits.push(next.due_at.as_second() - delivery.due_at.as_second());
+            assert_eq!(next.body, delivery.body);
+            delivery = next;
+        }
+        assert_eq!(waits, [10, 40, 160, 640, 2_560, 10_240, 21_600, 21_600, 21_600]);
+    }
+}

@@ -1,0 +1,176 @@
+//! Organisations and their API keys. A key is found by the SHA-256 of its secret, which is never stored.
+
+use super::format;
+use super::record;
+use super::record::ledger::AccountRecord;
+use super::record::org::{KeyRecord, OrgRecord};
+use super::writer::Tx;
+use super::{Store, StoreError};
+use crate::domain::id::{KeyId, OrgId};
+use crate::domain::ledger::{Account, Credits};
+use crate::domain::org::{ApiKey, Organisation};
+use crate::domain::time::Timestamp;
+use crate::domain::webhook::Webhook;
+
+/// Organisations that there can be.
+pub const MAX_ORGS: usize = 10_000;
+/// Keys of one organisation, those that were revoked included.
+pub const MAX_KEYS: usize = 1_000;
+
+/// What became of something that was to be added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Added {
+    Done,
+    /// There are as many as there can be.
+    TooMany,
+}
+
+/// What became of a revocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Revoked {
+    /// Now, or before.
+    Done(ApiKey),
+    NotFound,
+    /// The key is another organisation's.
+    Foreign,
+}
+
+impl Store {
+    /// Adds an organisation with what it may spend, and its first key if it gets one.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn add_org(&self, org: Organisation, credits: Credits, key: Option<(ApiKey, [u8; 32])>) -> Result<Added, StoreError> {
+        self.commit(move |tx| {
+            if tx.tree().scan_prefix(format::ORGS).keys().take(MAX_ORGS).count() == MAX_ORGS {
+                return Ok(Added::TooMany);
+            }
+            tx.put(format::org(org.id), &OrgRecord::from(&org))?;
+            tx.put(format::account(org.id), &AccountRecord::from(&Account { credits, ..Account::default() }))?;
+            if let Some((key, digest)) = key {
+                put_key(tx, &key, &digest)?;
+            }
+            Ok(Added::Done)
+        })
+        .await
+    }
+
+    /// An organisation; `None` if there is none. The operator's own is always there.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub async fn org(&self, id: OrgId) -> Result<Option<Organisation>, StoreError> {
+        let found = self.inner.tree.get(format::org(id))?;
+        let found = found.map(|bytes| decode_org(&bytes)).transpose()?;
+        self.shown().await?;
+        Ok(found.or_else(|| operator(id)))
+    }
+
+    /// Every organisation that was added, oldest first.
+    ///
+    /// # Errors
+    /// When the store has failed or a record is damaged.
+    pub async fn orgs(&self) -> Result<Vec<Organisation>, StoreError> {
+        let store = self.clone();
+        let all = super::blocking(move || store.inner.tree.scan_prefix(format::ORGS).map(|entry| decode_org(&entry?.1)).collect());
+        let all = all.await?;
+        self.shown().await?;
+        Ok(all)
+    }
+
+    /// Says who is told when batches of an organisation have ended. `false` if there is no such one.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub async fn set_org_webhook(&self, id: OrgId, webhook: Option<Webhook>) -> Result<bool, StoreError> {
+        self.commit(move |tx| {
+            let found = tx.tree().get(format::org(id))?.map(|bytes| decode_org(&bytes)).transpose()?;
+            let Some(org) = found.or_else(|| operator(id)) else { return Ok(false) };
+            tx.put(format::org(id), &OrgRecord::from(&Organisation { webhook, ..org }))?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Adds a key whose secret has this SHA-256.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn add_key(&self, key: ApiKey, digest: [u8; 32]) -> Result<Added, StoreError> {
+        self.commit(move |tx| {
+            if tx.tree().scan_prefix(format::keys_of(key.org)).keys().take(MAX_KEYS).count() == MAX_KEYS {
+                return Ok(Added::TooMany);
+            }
+            put_key(tx, &key, &digest)?;
+            Ok(Added::Done)
+        })
+        .await
+    }
+
+    /// The key whose secret has this SHA-256, good or not.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub fn key(&self, digest: &[u8; 32]) -> Result<Option<ApiKey>, StoreError> {
+        let found = self.inner.tree.get(format::key_by_digest(digest))?;
+        found.map(|bytes| decode_key(&bytes)).transpose()
+    }
+
+    /// The keys of an organisation, oldest first.
+    ///
+    /// # Errors
+    /// When the store has failed or a record is damaged.
+    pub async fn keys(&self, org: OrgId) -> Result<Vec<ApiKey>, StoreError> {
+        let mut keys = Vec::new();
+        for entry in self.inner.tree.scan_prefix(format::keys_of(org)) {
+            let digest = entry?.1;
+            keys.extend(self.inner.tree.get(format::key_at(&digest))?.map(|bytes| decode_key(&bytes)).transpose()?);
+        }
+        self.shown().await?;
+        Ok(keys)
+    }
+
+    /// Revokes a key of an organisation.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub async fn revoke_key(&self, org: OrgId, id: KeyId, now: Timestamp) -> Result<Revoked, StoreError> {
+        self.commit(move |tx| {
+            let Some(owner) = tx.tree().get(format::owner_of_key(id))?.as_deref().and_then(format::trailing_id).map(OrgId::from_u128)
+            else {
+                return Ok(Revoked::NotFound);
+            };
+            if owner != org {
+                return Ok(Revoked::Foreign);
+            }
+            let Some(digest) = tx.tree().get(format::key_of(org, id))? else { return Ok(Revoked::NotFound) };
+            let place = format::key_at(&digest);
+            let Some(key) = tx.tree().get(&place)?.map(|bytes| decode_key(&bytes)).transpose()? else { return Ok(Revoked::NotFound) };
+            let key = ApiKey { revoked_at: key.revoked_at.or(Some(now)), ..key };
+            tx.put(place, &KeyRecord::from(&key))?;
+            Ok(Revoked::Done(key))
+        })
+        .await
+    }
+}
+
+/// The operator's own organisation as long as nothing was said about it.
+fn operator(id: OrgId) -> Option<Organisation> {
+    let created_at = Timestamp::UNIX_EPOCH;
+    (id == OrgId::OPERATOR).then(|| Organisation { id, name: "Operator".to_owned(), created_at, webhook: None })
+}
+
+fn put_key(tx: &mut Tx<'_>, key: &ApiKey, digest: &[u8; 32]) -> Result<(), StoreError> {
+    tx.put(format::key_by_digest(digest), &KeyRecord::from(key))?;
+    tx.put_raw(format::key_of(key.org, key.id), digest);
+    tx.put_raw(format::owner_of_key(key.id), &key.org.as_u128().to_be_bytes());
+    Ok(())
+}
+
+fn decode_org(bytes: &[u8]) -> Result<Organisation, StoreError> {
+    Ok(record::decode::<OrgRecord>(bytes)?.try_into()?)
+}
+
+fn decode_key(bytes: &[u8]) -> Result<ApiKey, StoreError> {
+    Ok(record::decode::<KeyRecord>(bytes)?.try_into()?)
+}

@@ -1,0 +1,132 @@
+//! Accounts, keys and credits: the guide to authentication, the quickstart, the terms about credits.
+
+use serde_json::{Value, json};
+
+use crate::client::{Client, amount, items};
+use crate::support::daemon::Daemon;
+use crate::support::http::{Request, Response};
+
+fn as_key<'a>(daemon: &'a Daemon, key: &Value) -> Client<'a> {
+    Client { daemon, key: key.as_str().expect("a key").to_owned() }
+}
+
+fn code(answer: &Value) -> &str {
+    answer["error"]["code"].as_str().unwrap_or_default()
+}
+
+/// Adds an organisation with credits; a client with its key, and its id.
+fn prepaid<'a>(daemon: &'a Daemon, credits: &str) -> (Client<'a>, String) {
+    let made = daemon.post("/admin/organisations", &json!({ "name": "Acme", "credits": credits })).expect(201);
+    (as_key(daemon, &made["api_key"]), made["org_id"].as_str().expect("an id").to_owned())
+}
+
+#[test]
+fn an_agent_registers_itself_and_its_keys_come_and_go() {
+    let daemon = Daemon::start();
+    let registered = daemon.send(Request::post("/v1/auth/agent-register")).expect(201);
+    let key = registered["api_key"].as_str().expect("a key");
+    assert!(key.starts_with("br_live_") && key.len() == 8 + 24, "{registered}");
+    let agent = as_key(&daemon, &registered["api_key"]);
+    let account = agent.get("/v1/auth/account").expect(200);
+    assert_eq!(account["org_id"], registered["org_id"]);
+    assert!(amount(&account["credit_balance"]) > 0.0, "{account}");
+    let made = agent.post("/v1/auth/account/api-keys", &json!({ "name": "nightly", "expires_at": "2099-03-01T00:00:00Z" })).expect(201);
+    assert_eq!((&made["name"], &made["expires_at"]), (&json!("nightly"), &json!("2099-03-01T00:00:00.000Z")));
+    let listed = agent.get("/v1/auth/account/api-keys").expect(200);
+    assert_eq!(listed["data"].as_array().map(Vec::len), Some(2));
+    assert!(!listed.to_string().contains(made["api_key"].as_str().expect("a key")), "the secret is shown once");
+    // Rotation: the new one works, the old one until it is revoked, and then no more, also after a restart.
+    let (new, id) = (as_key(&daemon, &made["api_key"]), made["api_key_id"].as_str().expect("an id").to_owned());
+    new.get("/v1/batches").expect(200);
+    let stranger = as_key(&daemon, &daemon.send(Request::post("/v1/auth/agent-register")).expect(201)["api_key"]);
+    assert_eq!(code(&stranger.send(Request::new("DELETE", &format!("/v1/auth/account/api-keys/{id}"))).expect(403)), "forbidden");
+    agent.send(Request::new("DELETE", &format!("/v1/auth/account/api-keys/{id}"))).expect(200);
+    assert_eq!(code(&new.get("/v1/batches").expect(401)), "unauthorized");
+    assert_eq!(
+        code(&agent.post("/v1/auth/account/api-keys", &json!({ "expires_at": "2020-01-01T00:00:00Z" })).expect(400)),
+        "invalid_request"
+    );
+    let on_disk = std::fs::read(daemon.data_dir().join("store/db")).expect("the store");
+    for secret in [key, made["api_key"].as_str().expect("a key")] {
+        assert!(!on_disk.windows(secret.len()).any(|part| part == secret.as_bytes()), "a secret is in the store");
+    }
+}
+
+#[test]
+fn what_belongs_to_one_organisation_does_not_exist_for_another() {
+    let daemon = Daemon::start();
+    let ((own, _), (other, _)) = (prepaid(&daemon, "10.00"), prepaid(&daemon, "10.00"));
+    let quote = own.quote(&json!({ "items": items(1, "gpt-4o-mini") }));
+    let id = own.submit(&items(1, "gpt-4o-mini"), &json!({}));
+    let batch = own.ended(&id);
+    let file = batch["output_file_id"].as_str().expect("a file");
+    let forbidden = |answer: Response| assert_eq!(code(&answer.expect(403)), "forbidden");
+    forbidden(other.get(&format!("/v1/quotes/{}", quote["quote_id"].as_str().expect("an id"))));
+    for path in ["", "/results", "/artifact-url", "/billing-receipt"] {
+        forbidden(other.get(&format!("/v1/batches/{id}{path}")));
+    }
+    forbidden(other.post(&format!("/v1/batches/{id}/cancel"), &json!({})));
+    forbidden(other.try_create(&json!({ "quote_id": quote["quote_id"], "items": items(1, "gpt-4o-mini") })));
+    for path in
+        [format!("/v1/openai/v1/batches/{id}"), format!("/v1/openai/v1/files/{file}"), format!("/v1/openai/v1/files/{file}/content")]
+    {
+        other.get(&path).expect(404);
+        assert_eq!(own.get(&path).status(), 200, "{path}");
+    }
+    assert_eq!(other.get("/v1/batches").expect(200)["data"], json!([]));
+    assert_eq!(other.get("/v1/openai/v1/files").expect(200)["data"], json!([]));
+    for path in ["/admin/organisations", "/admin/lanes", "/metrics"] {
+        forbidden(other.get(path));
+    }
+    // Rows without a quote would cost what was never reserved.
+    let input = own.send(Request::post("/v1/files").header("content-type", "application/x-ndjson").bytes("{}\n")).expect(201);
+    let rows = Daemon::batch_request(input["file_id"].as_str().expect("an id"), "/v1/responses");
+    own.send(Request::post("/openai/v1/batches").json(&rows)).expect(402);
+}
+
+#[test]
+fn credits_are_reserved_and_settled_and_a_batch_that_they_do_not_cover_is_not_made() {
+    let daemon = Daemon::start();
+    let (client, org) = prepaid(&daemon, "0.00005");
+    let order = items(10, "gpt-4o-mini");
+    let quote = client.quote(&json!({ "items": order }));
+    assert_eq!(quote["funding_preview"]["can_fund"], false, "a quote is free, and says so");
+    let body = json!({ "quote_id": quote["quote_id"], "items": order });
+    let refused = client.create_as("order-0001", &body).expect(402);
+    assert_eq!(code(&refused), "insufficient_credits");
+    assert_eq!(client.get("/v1/batches").expect(200)["data"], json!([]), "nothing is dispatched");
+    daemon.post(&format!("/admin/organisations/{org}/credits"), &json!({ "grant": "1.00" })).expect(200);
+    // The key was not used up, and neither was the quote.
+    let id = client.create_as("order-0001", &body).expect(202)["batch"]["id"].as_str().expect("an id").to_owned();
+    client.ended(&id);
+    let receipt = client.get(&format!("/v1/batches/{id}/billing-receipt")).expect(200)["billing_receipt"].clone();
+    let account = client.get("/v1/auth/account").expect(200);
+    let micros = |money: &Value| (amount(money) * 1e6).round();
+    let (credits, balance) = (&receipt["credits"], micros(&account["credit_balance"]));
+    assert_eq!(micros(&credits["reserved"]), micros(&credits["charged"]) + micros(&credits["released"]));
+    assert_eq!(balance, 1_000_050.0 - micros(&credits["charged"]));
+    assert_eq!(micros(&account["credits"]["reserved"]), 0.0);
+
+    // A file has as many items as it has: what its quote reserved is raised when they are counted.
+    let lines: String = items(2_000, "gpt-4o").iter().map(|item| format!("{item}\n")).collect();
+    let file = client.send(Request::post("/v1/files").header("content-type", "application/x-ndjson").bytes(lines)).expect(201);
+    let (poor, _) = prepaid(&daemon, "0.001");
+    let own = poor.send(
+        Request::post("/v1/files")
+            .header("content-type", "application/x-ndjson")
+            .bytes(items(2_000, "gpt-4o-mini").iter().map(|item| format!("{item}\n")).collect::<String>()),
+    );
+    let sample = poor.quote(&json!({ "items": items(1, "gpt-4o-mini") }))["quote_id"].clone();
+    let created = poor.try_create(&json!({ "quote_id": sample, "input_file_id": own.expect(201)["file_id"] })).expect(202);
+    let batch = poor.ended(created["batch"]["id"].as_str().expect("an id"));
+    assert_eq!((&batch["status"], &batch["errors"][0]["code"]), (&json!("failed"), &json!("insufficient_credits")));
+    assert_eq!(micros(&poor.get("/v1/auth/account").expect(200)["credit_balance"]), 1_000.0, "all of it is released");
+    let wrong = client.quote(&json!({ "items": items(1, "gpt-4o") }))["quote_id"].clone();
+    let created = client.try_create(&json!({ "quote_id": wrong, "input_file_id": file["file_id"], "input_item_count": 3 })).expect(202);
+    let batch = client.ended(created["batch"]["id"].as_str().expect("an id"));
+    assert_eq!(batch["errors"][0]["path"], "input_item_count");
+    let ceiling = json!({ "items": items(1, "gpt-4o"), "max_price": "0.001" });
+    let sample = client.quote(&ceiling)["quote_id"].clone();
+    let refused = client.try_create(&json!({ "quote_id": sample, "items": items(50, "gpt-4o") })).expect(400);
+    assert_eq!(refused["error"]["details"]["preflight"]["issues"][0]["code"], "price_ceiling", "the limit is for all items");
+}
