@@ -8,14 +8,12 @@ use std::fs::File;
 use std::io::{BufReader, Seek, SeekFrom};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::answers::Shared;
 use super::attempt::unanswered;
+use super::request::Unusable;
 use super::row::{ReadyRow, RowRef, WaitingRow};
-use super::ways::{Route, Ways};
-use crate::domain::batch::{BatchSpec, Order};
-use crate::domain::endpoint::Endpoint;
+use super::ways::Ways;
+use crate::domain::batch::BatchSpec;
 use crate::domain::id::{BatchId, FileId, RowIndex, RowKey};
 use crate::domain::lines::{Line, Lines};
 use crate::domain::plan::Places;
@@ -25,7 +23,6 @@ use crate::domain::retry::Tally;
 use crate::domain::row::{Outcome, RowError};
 use crate::domain::time::Clock;
 use crate::domain::words::Operation;
-use crate::provider::form::{Takes, fit};
 use crate::store::{LiveBatch, PackedRow, Page, ROWS_PER_PAGE, Store, StoreError};
 
 /// Where reading goes on: the next row and the byte at which its line begins.
@@ -172,6 +169,12 @@ enum Prepared {
     Deferred,
     /// It is not what was validated.
     Unreadable,
+    /// It can never be sent.
+    Unusable {
+        id: String,
+        operation: Option<Operation>,
+        reason: String,
+    },
 }
 
 impl Source {
@@ -225,6 +228,7 @@ impl Source {
                 Ok(Prepared::Ready(ready)) => _ = self.keep(row.resume(*ready), window)?,
                 Ok(Prepared::Deferred) => window.unread.push(row),
                 Ok(Prepared::Unreadable) => self.close(row.at, window)?,
+                Ok(Prepared::Unusable { id, operation, reason }) => self.end(row.at, id, operation, &reason, window)?,
                 Err(error) => {
                     window.unread.push(row);
                     return Err(error);
@@ -250,6 +254,7 @@ impl Source {
                 Prepared::Ready(ready) => _ = self.keep(*ready, window)?,
                 Prepared::Deferred => window.deferred.push(*at),
                 Prepared::Unreadable => self.close(*at, window)?,
+                Prepared::Unusable { id, operation, reason } => self.end(*at, id, operation, &reason, window)?,
             }
         }
         Ok(())
@@ -298,10 +303,14 @@ impl Source {
     ) -> Result<(), StoreError> {
         let Some((row, model)) = self.place(at.row, line) else { return self.close(at, window) };
         let at = RowRef { model, ..at };
-        let free = room.get_mut(usize::from(model)).filter(|free| **free > 0);
-        match (free, self.ready(at, &row, None)) {
-            (Some(free), Some(ready)) => *free -= usize::from(self.keep(ready, window)?),
-            (_, _) => deferred.push(at),
+        let Some(free) = room.get_mut(usize::from(model)).filter(|free| **free > 0) else {
+            deferred.push(at);
+            return Ok(());
+        };
+        match self.ready(at, &row, None) {
+            Ok(Some(ready)) => *free -= usize::from(self.keep(ready, window)?),
+            Ok(None) => deferred.push(at),
+            Err(Unusable(reason)) => self.end(at, row.custom_id.into_owned(), row.operation, &reason, window)?,
         }
         Ok(())
     }
@@ -318,22 +327,23 @@ impl Source {
     fn prepare(&self, at: RowRef, line: Line<'_>, route: Option<u16>) -> Prepared {
         let Some((row, model)) = self.place(at.row, line) else { return Prepared::Unreadable };
         match self.ready(RowRef { model, ..at }, &row, route) {
-            Some(ready) => Prepared::Ready(Box::new(ready)),
-            None => Prepared::Deferred,
+            Ok(Some(ready)) => Prepared::Ready(Box::new(ready)),
+            Ok(None) => Prepared::Deferred,
+            Err(Unusable(reason)) => Prepared::Unusable { id: row.custom_id.into_owned(), operation: row.operation, reason },
         }
     }
 
     /// The row for its route, or for the one that fresh rows of its model take; `None` if that leads
     /// nowhere.
-    fn ready(&self, at: RowRef, row: &RowRequest<'_>, route: Option<u16>) -> Option<ReadyRow> {
-        let route = route.or_else(|| self.ways.entry(at.model))?;
-        let way = self.ways.get(route).filter(|way| way.lane.is_some())?;
+    fn ready(&self, at: RowRef, row: &RowRequest<'_>, route: Option<u16>) -> Result<Option<ReadyRow>, Unusable> {
+        let way = |route: u16| Some((route, self.ways.get(route).filter(|way| way.lane.is_some())?));
+        let Some((route, way)) = route.or_else(|| self.ways.entry(at.model)).and_then(way) else { return Ok(None) };
         let (custom_id, operation) = (row.custom_id.as_ref().into(), row.operation);
-        let (endpoint, body) = self.request(row, way);
+        let (endpoint, body) = self.request(row, way)?;
         let beginning = if way.by_prefix { beginning(&body) } else { 0 };
         let asked = self.shared.map(|shared| shared.ask(way, endpoint, &body));
         let (history, tally, last) = (Vec::new(), Tally::default(), None);
-        Some(ReadyRow { at, route, custom_id, operation, endpoint, body, beginning, asked, history, tally, last })
+        Ok(Some(ReadyRow { at, route, custom_id, operation, endpoint, body, beginning, asked, history, tally, last }))
     }
 
     /// Puts a row into the window, unless the answer to what it asks is there already. Returns
@@ -349,19 +359,6 @@ impl Source {
         window.closed += 1;
         window.shared += 1;
         Ok(false)
-    }
-
-    /// What is sent for a row on its way, and to which endpoint.
-    fn request(&self, row: &RowRequest<'_>, way: &Route) -> (Endpoint, Bytes) {
-        let body = row.body_for(&way.upstream);
-        let (endpoint, body) = match &self.spec.order {
-            Order::Rows { endpoint, .. } => (*endpoint, body),
-            Order::Items(order) => {
-                let takes = Takes { endpoints: &way.endpoints, tool_names: &way.tool_names };
-                fit(row.endpoint, body, takes, &order.demands.tools)
-            }
-        };
-        (endpoint, Bytes::from(body))
     }
 
     fn parse<'a>(&'a self, line: Line<'a>) -> Option<RowRequest<'a>> {
@@ -381,9 +378,13 @@ impl Source {
     /// Gives a row whose line is no longer what was validated its result.
     fn close(&self, at: RowRef, window: &mut Window) -> Result<(), StoreError> {
         tracing::error!(batch = %self.batch, line = at.row.line(), "a line of the input is not what it was when it was validated");
-        let outcome = unreadable(&self.changed(at).to_string());
+        self.end(at, line_name(at.row), None, &self.changed(at).to_string(), window)
+    }
+
+    /// Gives a row that can never be sent its result.
+    fn end(&self, at: RowRef, id: String, operation: Option<Operation>, reason: &str, window: &mut Window) -> Result<(), StoreError> {
         let key = RowKey { batch: self.batch, row: at.row };
-        let result = unanswered(key, line_name(at.row), None, outcome, self.clock.now());
+        let result = unanswered(key, id, operation, unreadable(reason), self.clock.now());
         self.store.record_unrun_blocking(PackedRow::pack(&result)?)?;
         window.closed += 1;
         Ok(())

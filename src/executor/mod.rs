@@ -25,6 +25,7 @@ mod pool;
 mod prepare;
 mod quoted;
 mod receipt;
+mod request;
 mod row;
 mod run;
 mod sharing;

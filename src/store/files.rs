@@ -97,6 +97,15 @@ impl Store {
         Ok(found.filter(|file| file.expires_at.is_none_or(|at| now < at)))
     }
 
+    /// [`Self::file`] for a blocking thread, which shows it to nobody.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub fn attachment(&self, id: FileId, now: Timestamp) -> Result<Option<File>, StoreError> {
+        let found = self.inner.tree.get(format::file(id))?.map(|bytes| decode(&bytes)).transpose()?;
+        Ok(found.filter(|file| file.expires_at.is_none_or(|at| now < at) && matches!(file.source, FileSource::Uploaded { .. })))
+    }
+
     /// Files in the order of their creation or the reverse.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use crate::client::{Client, amount, item, items};
 use crate::support::daemon::Daemon;
+use crate::support::http::{Form, Request};
 use crate::support::upstream::{Call, FakeUpstream, Reply};
 
 /// A daemon over two providers of one model: the cheap one takes Chat Completions alone and calls its
@@ -43,7 +44,8 @@ impl Two {
         write(
             "models/m.toml",
             format!(
-                "schema = 1\n[[model]]\nid = \"m\"\norganisation = \"o\"\nreleased = 2026-01-01\nendpoints = [{responses}]\n{}{}",
+                "schema = 1\n[[model]]\nid = \"m\"\norganisation = \"o\"\nreleased = 2026-01-01\nendpoints = [{responses}]\n\
+                 input = [\"text\", \"image\", \"document\"]\n[model.files]\ntypes = [\"image/*\"]\nmax_bytes = 1000\n{}{}",
                 offering("cheap", chat, 1),
                 offering("dear", responses, 3)
             ),
@@ -168,4 +170,42 @@ fn the_prices_of_the_quote_hold_whatever_the_catalog_says_by_then() {
     assert_eq!(client.ended(&id)["status"], "completed");
     let row = &client.results(&id, 1)[0];
     assert_eq!((&row["provider"], amount(&row["cost"]["provider_cost"])), (&json!("cheap"), 11e-6), "it stays with its lane, at its price");
+}
+
+#[test]
+fn files_that_items_name_travel_with_them() {
+    let two = Two::new(Reply::ok);
+    let daemon = two.daemon();
+    let client = Client::new(&daemon);
+    let upload = |kind: &str, content: &[u8]| {
+        let form = Form::default().field("purpose", "attachment").typed_file("file", "label.png", kind, content);
+        client.send(Request::post("/v1/files").form(form)).expect(201)["file_id"].clone()
+    };
+    let image = upload("image/png", b"png");
+    let look = |file: &Value| {
+        json!({"customer_item_id": "look", "operation": "vision", "model": "m", "input": {"user": "look", "messages": [{"role": "user", "content": [
+            {"type": "text", "text": "What is on the label?"}, {"type": "input_image", "file_id": file}]}]}})
+    };
+    let id = client.submit(&[look(&image)], &json!({}));
+    assert_eq!(client.ended(&id)["status"], "completed");
+    let sent = &body(&at(&two.cheap, CHAT)[0])["messages"][0]["content"];
+    assert_eq!(sent[1], json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,cG5n", "detail": "auto"}}));
+    // "Accepted MIME types and the size cap for attachments are per model."
+    for file in [upload("application/pdf", b"pdf"), upload("image/png", &[0; 1_001])] {
+        let refused = client.post("/v1/quotes/model", &json!({ "items": [look(&file)] })).expect(400);
+        assert_eq!(refused["error"]["details"]["quote_lanes"][0]["rejection_reason"], "file_unsupported");
+    }
+    let missing = json!({ "items": [look(&json!("file_00000000000000000000000000000007"))] });
+    let refused = client.post("/v1/quotes/model", &missing).expect(400);
+    assert_eq!(refused["error"]["details"]["preflight"]["issues"][0]["code"], "unknown_file");
+    // One that goes away before its item runs ends that item, and says so.
+    let quote = client.quote(&json!({ "items": [look(&image)] }))["quote_id"].clone();
+    let line = format!("{}\n{}\n", look(&image), item("other", "m").to_string().replace("responses", "vision"));
+    let input = client.send(Request::post("/v1/files").header("content-type", "application/x-ndjson").bytes(line)).expect(201);
+    daemon.delete(&format!("/openai/v1/files/{}", image.as_str().expect("an id"))).expect(200);
+    let created = client.try_create(&json!({ "quote_id": quote, "input_file_id": input["file_id"] })).expect(202);
+    let id = created["batch"]["id"].as_str().expect("an id").to_owned();
+    assert_eq!(client.ended(&id)["counts"]["completed"], 1);
+    let row = &client.results(&id, 1)[0];
+    assert!(row["error"]["message"].as_str().is_some_and(|message| message.contains("there is no file")), "{row}");
 }

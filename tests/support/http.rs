@@ -104,8 +104,14 @@ impl Form {
     }
 
     #[must_use]
-    pub fn file(mut self, name: &str, filename: &str, content: &[u8]) -> Self {
-        self.parts.extend_from_slice(Self::file_head(name, filename).as_bytes());
+    pub fn file(self, name: &str, filename: &str, content: &[u8]) -> Self {
+        self.typed_file(name, filename, "application/octet-stream", content)
+    }
+
+    #[must_use]
+    pub fn typed_file(mut self, name: &str, filename: &str, kind: &str, content: &[u8]) -> Self {
+        let head = Self::file_head(name, filename).replace("application/octet-stream", kind);
+        self.parts.extend_from_slice(head.as_bytes());
         self.parts.extend_from_slice(content);
         self.parts.extend_from_slice(b"\r\n");
         self

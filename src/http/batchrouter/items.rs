@@ -15,11 +15,14 @@ use serde_json::{Map, Value};
 
 use super::refusal::{Issue, MAX_ISSUES};
 use crate::catalog::Snapshot;
+use crate::domain::id::{FileId, OrgId};
 use crate::domain::item::{Defaults, parse_item};
 use crate::domain::request::{MODEL_BREAK, RowRequest};
+use crate::domain::time::Timestamp;
 use crate::domain::words::Operation;
-use crate::route::quote::{Content, Group, Item, Misread, OutputBasis};
+use crate::route::quote::{Attachment, Content, Group, Item, Misread, OutputBasis};
 use crate::route::tokens::{Basis, Counter, Tokenizer};
+use crate::store::Store;
 
 /// Lists of models that items may name.
 const MAX_GROUPS: usize = 256;
@@ -46,8 +49,9 @@ pub struct Read {
 ///
 /// # Errors
 /// Everything that is wrong with them, at most [`MAX_ISSUES`].
-pub fn read(items: &[&RawValue], defaults: &Defaults, catalog: &Snapshot) -> Result<Read, Vec<Issue>> {
+pub fn read(items: &[&RawValue], defaults: &Defaults, catalog: &Snapshot, files: &Files<'_>) -> Result<Read, Vec<Issue>> {
     let mut reader = Reader {
+        files,
         catalog,
         defaults,
         ids: HashMap::new(),
@@ -76,7 +80,28 @@ pub fn read(items: &[&RawValue], defaults: &Defaults, catalog: &Snapshot) -> Res
     reader.finish()
 }
 
+/// Finds files that items name.
+pub struct Files<'a> {
+    pub store: &'a Store,
+    /// Whose they must be.
+    pub org: OrgId,
+    pub now: Timestamp,
+}
+
+impl Files<'_> {
+    fn find(&self, id: &str) -> Option<Attachment> {
+        let id = id.parse::<FileId>().ok()?;
+        let found = self.store.attachment(id, self.now).unwrap_or_else(|error| {
+            tracing::error!(%error, "a file that an item names could not be looked up");
+            None
+        });
+        let file = found.filter(|file| file.org == self.org)?;
+        Some(Attachment { mime: file.mime.unwrap_or_else(|| "application/octet-stream".to_owned()), bytes: file.bytes })
+    }
+}
+
 struct Reader<'a> {
+    files: &'a Files<'a>,
     catalog: &'a Snapshot,
     defaults: &'a Defaults,
     /// Ids, and the places of the items that have them.
@@ -116,8 +141,9 @@ impl<'a> Reader<'a> {
             Ok(content) => {
                 // What is wrong with its models is told, whatever else is.
                 let group = self.group_of(place, operation, &row.model);
+                let files = self.attachments(&path("input"), &content.file_ids);
                 if let Some(group) = group.filter(|_| self.issues.len() == before) {
-                    self.place(group, content);
+                    self.place(group, content, files);
                 }
             }
             Err(Misread { member, message }) => {
@@ -125,6 +151,21 @@ impl<'a> Reader<'a> {
                 self.issue("invalid_input", path(&member), message);
             }
         }
+    }
+
+    /// The files that an item names; an issue for each that is not there.
+    fn attachments(&mut self, path: &str, ids: &[&str]) -> Vec<Attachment> {
+        let mut found = Vec::with_capacity(ids.len());
+        for id in ids {
+            match self.files.find(id) {
+                Some(file) => found.push(file),
+                None => {
+                    let shown: String = id.chars().take(80).collect();
+                    self.issue("unknown_file", path.to_owned(), format!("there is no file `{shown}`; upload it first"));
+                }
+            }
+        }
+        found
     }
 
     fn id(&mut self, place: u32, row: &RowRequest<'_>) {
@@ -195,13 +236,13 @@ impl<'a> Reader<'a> {
         Some((models, names))
     }
 
-    fn place(&mut self, group: usize, content: Content<'_>) {
+    fn place(&mut self, group: usize, content: Content<'_>, files: Vec<Attachment>) {
         if content.has_media() {
             self.read.input_basis = Basis::Media;
         }
         self.read.output_basis = self.read.output_basis.max(content.basis);
         let own = u32::try_from(self.read.items.len()).unwrap_or(u32::MAX);
-        self.read.items.push(content.into_item(&self.tokenizers[group], &mut self.counters));
+        self.read.items.push(content.into_item(files, &self.tokenizers[group], &mut self.counters));
         self.read.groups[group].items.push(own);
     }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::demands::{self, names, word};
-use super::items::{self, Read};
+use super::items::{self, Files, Read};
 use super::lanes::lanes;
 use super::money::{Pricing, digits};
 use super::quote_object::{QuoteObject, lane_objects};
@@ -108,7 +108,8 @@ pub fn make(api: &Api, wanted: Wanted, org: OrgId, account: &Account) -> Result<
     let terms = &api.limits.quotes;
     let catalog = api.catalog.current();
     let written = split(&items, terms.max_items)?;
-    let read = items::read(&written, &defaults, &catalog).map_err(|issues| Refusal::Preflight { issues, lanes: Vec::new() })?;
+    let read = items::read(&written, &defaults, &catalog, &Files { store: &api.store, org, now: api.clock.now() })
+        .map_err(|issues| Refusal::Preflight { issues, lanes: Vec::new() })?;
     let (board, holds, now) = (api.executor.board(), api.executor.lane_holds(), api.clock.now());
     let mut lanes = lanes(&catalog, &read.groups, &Live { board: &board, holds: &holds, now });
     check_lanes(&read, &lanes)?;

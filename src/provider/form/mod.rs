@@ -6,7 +6,10 @@
 //! ([`conversation::is_sayable`]); its answer is passed on as it is. What a provider would not understand
 //! is left for the provider to refuse: nothing is dropped.
 
+mod attach;
 mod tools;
+
+pub use self::attach::{Attached, attach};
 
 use std::collections::BTreeMap;
 

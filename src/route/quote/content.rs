@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{InputTokens, Item};
+use super::{Attachment, InputTokens, Item};
 use crate::domain::conversation::is_sayable;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::words::{Modality, Operation};
@@ -71,6 +71,8 @@ pub struct Content<'a> {
     answers: u64,
     output_limit: Option<u64>,
     pub basis: OutputBasis,
+    /// Ids of the files that it names.
+    pub file_ids: Vec<&'a str>,
 }
 
 impl<'a> Content<'a> {
@@ -89,6 +91,7 @@ impl<'a> Content<'a> {
             answers: 1,
             output_limit: None,
             basis: OutputBasis::Nothing,
+            file_ids: Vec::new(),
         };
         match operation {
             Operation::Embeddings => content.embeddings(input)?,
@@ -169,6 +172,8 @@ impl<'a> Content<'a> {
 
     fn part(&mut self, part: &'a Value) {
         let kind = part.get("type").and_then(Value::as_str).unwrap_or("text");
+        let holder = if kind == "file" { part.get("file") } else { Some(part) };
+        self.file_ids.extend(holder.and_then(|holder| holder.get("file_id")?.as_str()));
         match kind {
             "image_url" | "input_image" | "image" => {
                 let detail = part.get("detail").or_else(|| part.get("image_url")?.get("detail")).and_then(Value::as_str);
@@ -217,8 +222,8 @@ impl<'a> Content<'a> {
         !self.modalities.is_empty()
     }
 
-    /// The item, its tokens counted for each of these tokenizers. Takes time; see [`Counter`].
-    pub fn into_item(self, tokenizers: &[Tokenizer], counters: &mut BTreeMap<Tokenizer, Counter>) -> Item {
+    /// The item with the files that it names, its tokens counted for each of these tokenizers. Takes time; see [`Counter`].
+    pub fn into_item(self, files: Vec<Attachment>, tokenizers: &[Tokenizer], counters: &mut BTreeMap<Tokenizer, Counter>) -> Item {
         let mut count = |tokenizer: &Tokenizer| {
             let counter = counters.entry(*tokenizer).or_insert_with(|| Counter::new(*tokenizer));
             let (mut all, mut longest) = (self.frame, self.frame);
@@ -236,7 +241,7 @@ impl<'a> Content<'a> {
             answers: self.answers,
             output_limit: self.output_limit,
             modalities: self.modalities,
-            files: Vec::new(),
+            files,
         }
     }
 }
@@ -251,7 +256,7 @@ mod tests {
         let Value::Object(input) = input else { panic!("an object") };
         let content = Content::read(operation, &input)?;
         let basis = content.basis;
-        Ok((content.into_item(&[Tokenizer::O200k], &mut BTreeMap::new()), basis))
+        Ok((content.into_item(Vec::new(), &[Tokenizer::O200k], &mut BTreeMap::new()), basis))
     }
 
     #[test]

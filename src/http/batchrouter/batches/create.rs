@@ -31,7 +31,7 @@ use crate::domain::time::later;
 use crate::domain::webhook::Webhook;
 use crate::http::Api;
 use crate::http::access::Caller;
-use crate::http::batchrouter::items::{self, Read};
+use crate::http::batchrouter::items::{self, Files, Read};
 use crate::http::batchrouter::making::{Wanted, make, split};
 use crate::http::batchrouter::quotes;
 use crate::http::batchrouter::refusal::{Issue, MAX_ISSUES, Refusal};
@@ -248,7 +248,8 @@ async fn prepare(api: &Arc<Api>, asked: &Asked, quote: &Quote, body: Bytes) -> R
 fn prepare_inline(api: &Api, items: &Bytes, quote: &Quote, defaults: Defaults) -> Result<Prepared, Refusal> {
     let refused = |issues| Refusal::Preflight { issues, lanes: Vec::new() };
     let written = split(items, api.limits.quotes.max_items)?;
-    let read = items::read(&written, &defaults, &api.catalog.current()).map_err(refused)?;
+    let files = Files { store: &api.store, org: quote.org, now: api.clock.now() };
+    let read = items::read(&written, &defaults, &api.catalog.current(), &files).map_err(refused)?;
     let issues = not_quoted(&read, quote);
     if !issues.is_empty() {
         return Err(refused(issues));

@@ -1,0 +1,97 @@
+//! Files that an item names by their ids: a provider does not know them, and gets their content in place
+//! of the id, as a data URL in the form that the endpoint has for it.
+//!
+//! The parts are those of Responses, `{"type": "input_image" | "input_file", "file_id": ...}`, also among the
+//! messages of Chat Completions, and that form's own `{"type": "file", "file": {"file_id": ...}}`.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+
+use crate::domain::endpoint::Endpoint;
+
+/// A file to be sent along.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// Its media type.
+    pub mime: String,
+    pub filename: String,
+    pub content: Vec<u8>,
+}
+
+impl Attached {
+    fn url(&self) -> String {
+        format!("data:{};base64,{}", self.mime, STANDARD.encode(&self.content))
+    }
+}
+
+/// A body with the files that it names; `find` gives them by their ids.
+///
+/// # Errors
+/// Those of `find`; a file that is not there must not be left out.
+pub fn attach<E>(endpoint: Endpoint, body: Vec<u8>, mut find: impl FnMut(&str) -> Result<Attached, E>) -> Result<Vec<u8>, E> {
+    let named = memchr::memmem::find(&body, b"\"file_id\"").is_some();
+    if !named || !matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Responses) {
+        return Ok(body);
+    }
+    let Ok(mut request) = serde_json::from_slice::<Map<String, Value>>(&body) else { return Ok(body) };
+    let member = if endpoint == Endpoint::ChatCompletions { "messages" } else { "input" };
+    let messages = request.get_mut(member).and_then(Value::as_array_mut).into_iter().flatten();
+    for part in messages.filter_map(|message| message.get_mut("content")?.as_array_mut()).flatten() {
+        if let Some(id) = id_of(part) {
+            let file = find(&id)?;
+            *part = filled(endpoint, part, &file);
+        }
+    }
+    Ok(serde_json::to_vec(&request).unwrap_or(body))
+}
+
+/// The id that a part names in place of content.
+fn id_of(part: &Value) -> Option<String> {
+    let holder = if part["type"] == "file" { part.get("file")? } else { part };
+    holder.get("file_id")?.as_str().map(str::to_owned)
+}
+
+fn filled(endpoint: Endpoint, part: &Value, file: &Attached) -> Value {
+    let is_image = matches!(part["type"].as_str(), Some("input_image" | "image_url"));
+    let detail = part.get("detail").cloned().unwrap_or_else(|| json!("auto"));
+    match (endpoint, is_image) {
+        (Endpoint::ChatCompletions, true) => json!({ "type": "image_url", "image_url": { "url": file.url(), "detail": detail } }),
+        (Endpoint::ChatCompletions, false) => json!({ "type": "file", "file": { "filename": file.filename, "file_data": file.url() } }),
+        (_, true) => json!({ "type": "input_image", "image_url": file.url(), "detail": detail }),
+        (_, false) => json!({ "type": "input_file", "filename": file.filename, "file_data": file.url() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(endpoint: Endpoint, body: &Value) -> Result<Value, String> {
+        let find = |id: &str| match id {
+            "file_1" => Ok(Attached { mime: "image/png".into(), filename: "a.png".into(), content: b"png".to_vec() }),
+            other => Err(format!("no {other}")),
+        };
+        attach(endpoint, body.to_string().into_bytes(), find).map(|body| serde_json::from_slice(&body).unwrap())
+    }
+
+    #[test]
+    fn files_stand_where_their_ids_stood_and_nothing_else_changes() {
+        let parts = json!([
+            {"type": "text", "text": "file_id"},
+            {"type": "input_image", "file_id": "file_1", "detail": "low"},
+            {"type": "input_file", "file_id": "file_1"},
+            {"type": "file", "file": {"file_id": "file_1"}},
+            {"type": "image_url", "image_url": {"url": "https://a.test/b.png"}},
+        ]);
+        let chat = json!({"model": "m", "messages": [{"role": "system", "content": "x"}, {"role": "user", "content": parts}]});
+        let responses = json!({"model": "m", "input": [{"role": "user", "content": parts}]});
+        insta::assert_json_snapshot!([sent(Endpoint::ChatCompletions, &chat).unwrap(), sent(Endpoint::Responses, &responses).unwrap()]);
+        let missing = json!({"messages": [{"role": "user", "content": [{"type": "input_file", "file_id": "file_2"}]}]});
+        assert_eq!(sent(Endpoint::ChatCompletions, &missing), Err("no file_2".to_owned()));
+        for body in [json!({"messages": "file_id"}), json!({"messages": [7, {"content": [7]}], "file_id": "file_2"}), json!({"input": "x"})]
+        {
+            assert_eq!(sent(Endpoint::ChatCompletions, &body), Ok(body));
+        }
+    }
+}
