@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::model::{Capacity, Limits, Model, Offering, Privacy, Provider};
 use super::rates::{Meter, Rate};
 use super::snapshot::Snapshot;
+use super::workflow::Workflow;
 use crate::domain::connection::{KeySource, ProviderKind};
 
 /// Details that are kept.
@@ -37,6 +38,9 @@ pub struct Changes {
     pub prices: usize,
     /// Models that are served by somebody else than before.
     pub routes: usize,
+    /// Tasks that are ready to be run. Builds before there were any did not write it.
+    #[serde(default)]
+    pub workflows: Counts,
     /// The first 200 differences, one line each.
     pub details: Vec<String>,
 }
@@ -66,7 +70,10 @@ impl fmt::Display for Changes {
             return f.write_str("no difference");
         }
         let counts = |name: &str, Counts { added, removed, changed }: Counts| format!("{name} +{added} -{removed} ~{changed}");
-        let parts = [counts("providers", self.providers), counts("models", self.models), counts("lanes", self.lanes)];
+        let mut parts = vec![counts("providers", self.providers), counts("models", self.models), counts("lanes", self.lanes)];
+        if self.workflows != Counts::default() {
+            parts.push(counts("workflows", self.workflows));
+        }
         write!(f, "{}, prices ~{}, routes ~{}", parts.join(", "), self.prices, self.routes)
     }
 }
@@ -77,6 +84,8 @@ pub fn diff(old: &Snapshot, new: &Snapshot) -> Changes {
     let providers = |snapshot: &Snapshot| snapshot.providers().map(|(p, ready)| (p.id().to_owned(), provider_facts(p, ready))).collect();
     changes.providers = compare("provider", &providers(old), &providers(new), &mut changes);
     let models = |snapshot: &Snapshot| snapshot.all_models().iter().map(|model| (model.id.clone(), model_facts(model))).collect();
+    let workflows = |snapshot: &Snapshot| snapshot.workflows().iter().map(|each| (each.slug.clone(), workflow_facts(each))).collect();
+    changes.workflows = compare("workflow", &workflows(old), &workflows(new), &mut changes);
     changes.models = compare("model", &models(old), &models(new), &mut changes);
     changes.lanes = compare("lane", &lanes(old, offering_facts), &lanes(new, offering_facts), &mut changes);
     let (before, after) = (lanes(old, price_facts), lanes(new, price_facts));
@@ -214,6 +223,13 @@ fn privacy_facts(privacy: &Privacy) -> [(String, String); 6] {
         list("privacy_tiers", &privacy.tiers),
         maybe("terms_url", privacy.terms_url.as_ref()),
     ]
+}
+
+fn workflow_facts(workflow: &Workflow) -> Facts {
+    // What it asks is long, and its version tells that it has changed.
+    let Workflow { version, name, operation, models, demands, item, artifact, .. } = workflow;
+    let asks = format!("{item:?} {demands:?} {artifact:?}").bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    vec![fact("version", version), fact("name", name), fact("operation", operation), list("models", models), fact("asks", asks)]
 }
 
 fn model_facts(model: &Model) -> Facts {

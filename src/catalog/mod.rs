@@ -31,6 +31,7 @@ mod url;
 mod validate;
 mod watch;
 mod words;
+mod workflow;
 
 #[cfg(test)]
 mod tests;
@@ -48,3 +49,4 @@ pub use snapshot::{ListedModel, Offer, Route, Snapshot, unix_seconds};
 pub use upstream::{UPSTREAM_KEY_ENV, Upstream, UpstreamError, UpstreamOptions, Upstreams};
 pub use watch::{WatchError, Watcher, watch};
 pub use words::{DataCollection, HostedTool, Modality, Operation, Plan, Status, Verification};
+pub use workflow::{Artifact, ItemTemplate, Workflow};

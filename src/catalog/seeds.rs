@@ -13,7 +13,8 @@ use super::fault::{Fault, Faults, Source};
 use super::folder;
 use super::model::{Model, Provider};
 use super::url::parse_base_url;
-use super::validate::{self, MODELS, PROVIDERS};
+use super::validate::{self, Checked, MODELS, PROVIDERS, WORKFLOWS};
+use super::workflow::Workflow;
 use crate::domain::connection::ProviderKind;
 
 /// Calls at the same time to a provider whose seed states no number.
@@ -36,6 +37,8 @@ pub struct Seeds {
     pub(super) providers: Vec<Provider>,
     /// In order of file name and then of the text.
     pub(super) models: Vec<Model>,
+    /// In order of file name.
+    pub(super) workflows: Vec<Workflow>,
     /// SHA-256 over names and contents of the files, and over what was added since, in hexadecimal.
     pub(super) hash: String,
 }
@@ -89,7 +92,7 @@ pub fn embedded() -> Archive {
     Archive(Embedded::iter().filter(|name| is_seed(name)).map(|name| (name.to_string(), text(&name))).collect())
 }
 
-/// The seeds in `providers/*.toml` and `models/*.toml` of a folder.
+/// The seeds in `providers/*.toml`, `models/*.toml` and `workflows/*.toml` of a folder.
 ///
 /// # Errors
 /// Every fault of every file, or the first file that cannot be read.
@@ -116,7 +119,7 @@ pub fn load_archive(archive: Archive) -> Result<Seeds, Faults> {
 /// Checks files in memory.
 pub(super) fn from_sources(mut sources: Vec<Source>) -> Result<Seeds, Faults> {
     sources.sort_by(|a, b| a.file.cmp(&b.file));
-    let (providers, models) = validate::check(&sources)?;
+    let Checked { providers, models, workflows } = validate::check(&sources)?;
     let mut digest = Sha256::new();
     for Source { file, text } in &sources {
         // With the lengths, no two sets of files run together to the same bytes.
@@ -125,7 +128,7 @@ pub(super) fn from_sources(mut sources: Vec<Source>) -> Result<Seeds, Faults> {
         digest.update((text.len() as u64).to_be_bytes());
         digest.update(text);
     }
-    Ok(Seeds { providers, models, hash: hex(&digest.finalize()) })
+    Ok(Seeds { providers, models, workflows, hash: hex(&digest.finalize()) })
 }
 
 /// `bytes` in hexadecimal.
@@ -140,7 +143,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 /// `true` for `providers/a.toml`; not for what editors leave beside it, such as `.#a.toml`.
 pub(super) fn is_seed(file: &str) -> bool {
     match file.split('/').collect::<Vec<_>>().as_slice() {
-        [PROVIDERS | MODELS, name] => name.ends_with(".toml") && !name.starts_with('.'),
+        [PROVIDERS | MODELS | WORKFLOWS, name] => name.ends_with(".toml") && !name.starts_with('.'),
         _ => false,
     }
 }

@@ -14,6 +14,7 @@ use super::model::{Model, Offering, Provider};
 use super::resolve::{ResolveError, suggestions};
 use super::seeds::Seeds;
 use super::words::Status;
+use super::workflow::Workflow;
 use crate::domain::connection::{Connection, KeySource};
 use crate::domain::money::PriceSheet;
 
@@ -77,6 +78,7 @@ pub struct Snapshot {
     /// From providers and their names for models to indexes of `models` and of offerings.
     lanes: HashMap<String, HashMap<String, (usize, usize)>>,
     roles: Roles,
+    workflows: Vec<Workflow>,
     hash: String,
     /// The day on which the decisions were made.
     today: Date,
@@ -104,7 +106,18 @@ impl Seeds {
         };
         let substitutes = self.models.iter().zip(&choices).map(substitute).collect();
         let (names, lanes) = (names(&self.models), lanes(&self.models));
-        Snapshot { names, lanes, providers, models: self.models, choices, substitutes, roles, hash: self.hash, today }
+        Snapshot {
+            names,
+            lanes,
+            providers,
+            models: self.models,
+            choices,
+            substitutes,
+            roles,
+            workflows: self.workflows,
+            hash: self.hash,
+            today,
+        }
     }
 }
 
@@ -151,8 +164,8 @@ impl Snapshot {
 
     /// Whether it decides and shows the same as `other`, whatever the day of either is.
     pub fn equals(&self, other: &Self) -> bool {
-        let Self { providers, models, choices, substitutes, names: _, lanes: _, roles, hash, today: _ } = self;
-        // Names and lanes follow from the models.
+        let Self { providers, models, choices, substitutes, names: _, lanes: _, roles, workflows: _, hash, today: _ } = self;
+        // Names and lanes follow from the models, and workflows are as the seeds have them.
         (providers, choices, roles, hash) == (&other.providers, &other.choices, &other.roles, &other.hash)
             && (models, substitutes) == (&other.models, &other.substitutes)
             && self.next_change() == other.next_change()
@@ -210,6 +223,11 @@ impl Snapshot {
     /// Every known model, in the order of the seeds.
     pub fn all_models(&self) -> &[Model] {
         &self.models
+    }
+
+    /// Tasks that are ready to be run, in order of their names.
+    pub fn workflows(&self) -> &[Workflow] {
+        &self.workflows
     }
 
     /// Who offers the model: its listed offerings, then the stand-in if that serves it in their place.

@@ -208,7 +208,9 @@ fn is_loopback(host: &str) -> bool {
 /// What anybody may ask: probes, because an orchestrator has no key and they tell nothing, and what
 /// is documented as public.
 fn is_open(path: &str) -> bool {
-    let keyless = |mount: &str| path.strip_prefix(mount).is_some_and(|below| KEYLESS.contains(&below));
+    let keyless = |mount: &str| {
+        path.strip_prefix(mount).is_some_and(|below| KEYLESS.contains(&below) || below.starts_with("/catalog/workflow-products/"))
+    };
     ["/v1", "/batchrouter/v1"].into_iter().any(keyless) || matches!(path, "/healthz" | "/readyz")
 }
 

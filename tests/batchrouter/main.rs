@@ -10,3 +10,4 @@ mod submit;
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
 mod support;
 mod webhooks;
+mod workflows;

@@ -1,14 +1,18 @@
-//! The JSON Schemas of both kinds of seed, for editors that complete and check while one types.
+//! The JSON Schemas of all kinds of seed, for editors that complete and check while one types.
 
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
-use super::{ModelFile, ProviderFile};
+use super::{ModelFile, ProviderFile, WorkflowFile};
 
-/// The schema of `providers/*.toml` and of `models/*.toml`, each with the name of the file that the seeds point at.
-pub fn schemas() -> [(&'static str, String); 2] {
-    [("provider.schema.json", text::<ProviderFile>()), ("model.schema.json", text::<ModelFile>())]
+/// The schema of `providers/*.toml`, of `models/*.toml` and of `workflows/*.toml`, each with the name of the file that the seeds point at.
+pub fn schemas() -> [(&'static str, String); 3] {
+    [
+        ("provider.schema.json", text::<ProviderFile>()),
+        ("model.schema.json", text::<ModelFile>()),
+        ("workflow.schema.json", text::<WorkflowFile>()),
+    ]
 }
 
 fn text<T: JsonSchema>() -> String {

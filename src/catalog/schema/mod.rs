@@ -12,6 +12,7 @@ pub mod json;
 pub(super) mod kinds;
 mod model;
 mod provider;
+mod workflow;
 
 use std::borrow::Cow;
 use std::ops::Deref;
@@ -22,6 +23,7 @@ use toml::Spanned;
 
 pub use model::{ModelFile, WrittenFiles, WrittenModel, WrittenOffering, WrittenPrice};
 pub use provider::{ProviderFile, WrittenFaults, WrittenProfile, WrittenTimeouts};
+pub use workflow::{WorkflowFile, WrittenArtifact, WrittenItem, WrittenRouting};
 
 /// A value with its place in the file, if it was written at all.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Seeds as written to seeds as checked. All or nothing: one fault anywhere and none of it counts,
 //! but every fault of every file is found first.
 //!
-//! What one file says is checked in [`provider`], [`model`] and [`offering`]; what concerns several
+//! What one file says is checked in [`provider`], [`model`], [`offering`] and [`workflow`]; what concerns several
 //! files (names used twice, offerings of unknown providers) is checked here, when all of them are
 //! read.
 
@@ -10,6 +10,7 @@ mod model;
 mod offering;
 mod provider;
 mod shared;
+mod workflow;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,15 +21,25 @@ use self::context::Context;
 use super::fault::{Fault, Faults, Source};
 use super::model::{Model, Provider};
 use super::read::{Read, read};
-use super::schema::{ModelFile, ProviderFile};
+use super::schema::{ModelFile, ProviderFile, WorkflowFile};
+use super::workflow::Workflow;
 
 /// The folder of provider files.
 pub(super) const PROVIDERS: &str = "providers";
 /// The folder of model files.
 pub(super) const MODELS: &str = "models";
+/// The folder of workflow files.
+pub(super) const WORKFLOWS: &str = "workflows";
+
+/// What files hold.
+pub(super) struct Checked {
+    pub providers: Vec<Provider>,
+    pub models: Vec<Model>,
+    pub workflows: Vec<Workflow>,
+}
 
 /// Checks files, sorted by name. The order of models is that of the files and of the text.
-pub(super) fn check(sources: &[Source]) -> Result<(Vec<Provider>, Vec<Model>), Faults> {
+pub(super) fn check(sources: &[Source]) -> Result<Checked, Faults> {
     let mut faults = Vec::new();
     let (mut providers, mut models) = (Vec::new(), Vec::new());
     let mut across = Across::default();
@@ -48,6 +59,14 @@ pub(super) fn check(sources: &[Source]) -> Result<(Vec<Provider>, Vec<Model>), F
             models.extend(model::check(&mut Context { source, whole, faults: &mut faults }, &file));
         }
     }
+    let mut workflows = Vec::new();
+    for source in in_folder(WORKFLOWS) {
+        let Read { written, whole } = read::<WorkflowFile>(source, &mut faults);
+        if let Some(file) = written {
+            let known = |name: &str| across.names.contains_key(name);
+            workflows.extend(workflow::check(&mut Context { source, whole, faults: &mut faults }, &file, &known));
+        }
+    }
     if let Some(faults) = Faults::new(faults) {
         return Err(faults);
     }
@@ -56,7 +75,7 @@ pub(super) fn check(sources: &[Source]) -> Result<(Vec<Provider>, Vec<Model>), F
         Model { offerings, ..model }
     });
     let models = completed.collect();
-    Ok((providers, models))
+    Ok(Checked { providers, models, workflows })
 }
 
 /// Where something was written. Turned into line and column only for a report: finding them takes a

@@ -44,6 +44,7 @@ pub struct ExportArgs {
 pub enum SeedKind {
     Provider,
     Model,
+    Workflow,
 }
 
 #[derive(Debug, Args)]
@@ -51,7 +52,7 @@ pub struct SchemaArgs {
     /// The kind of seed whose schema is printed
     #[arg(required_unless_present = "into")]
     kind: Option<SeedKind>,
-    /// Write both schemas into this folder instead
+    /// Write all schemas into this folder instead
     #[arg(long, value_name = "DIR", conflicts_with = "kind")]
     into: Option<PathBuf>,
 }
@@ -77,10 +78,11 @@ pub fn export(args: &ExportArgs, env: Environment) -> Result<u8, Refusal> {
 }
 
 pub fn schema(args: &SchemaArgs) -> Result<u8, Refusal> {
-    let [provider, model] = schemas();
+    let [provider, model, workflow] = schemas();
     match (&args.into, args.kind) {
-        (Some(dir), _) => write(dir, Archive([provider, model].map(|(name, text)| (name.to_owned(), text)).into()), true)?,
+        (Some(dir), _) => write(dir, Archive([provider, model, workflow].map(|(name, text)| (name.to_owned(), text)).into()), true)?,
         (None, Some(SeedKind::Model)) => put(model.1.trim_end())?,
+        (None, Some(SeedKind::Workflow)) => put(workflow.1.trim_end())?,
         (None, Some(SeedKind::Provider) | None) => put(provider.1.trim_end())?,
     }
     Ok(0)

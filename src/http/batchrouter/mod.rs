@@ -16,6 +16,7 @@ mod quotes;
 mod quoting;
 mod refusal;
 mod supply;
+mod workflows;
 
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ use super::Api;
 /// The path below a mount that anybody may read, from any web page: BatchRouter's documents promise it.
 pub const PUBLIC: &str = "/catalog/models";
 /// Paths below a mount that need no key.
-pub const KEYLESS: [&str; 5] = [PUBLIC, "/providers", "/pricing/fees", "/health", "/auth/agent-register"];
+pub const KEYLESS: [&str; 6] = [PUBLIC, "/catalog/workflow-products", "/providers", "/pricing/fees", "/health", "/auth/agent-register"];
 
 /// Whether a path, its mount included, is one of this dialect alone.
 pub fn owns(path: &str) -> bool {
@@ -62,6 +63,9 @@ fn shared() -> Router<Arc<Api>> {
 pub fn own() -> Router<Arc<Api>> {
     Router::new()
         .route(PUBLIC, get(catalog::models).options(catalog::preflight))
+        .route("/catalog/workflow-products", get(workflows::list))
+        .route("/catalog/workflow-products/{slug}", get(workflows::retrieve))
+        .route("/quotes/workflow", post(workflows::quote))
         .route("/providers", get(directory::providers))
         .route("/pricing/fees", get(directory::fees))
         .route("/health", get(directory::health))

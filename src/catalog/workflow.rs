@@ -1,0 +1,67 @@
+//! Workflows after the check: tasks that are ready to be run over many items.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::words::Operation;
+use crate::domain::routing::Constraints;
+
+/// A task that is ready to be run over many items.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Workflow {
+    pub slug: String,
+    /// From 1 on.
+    pub version: u32,
+    /// For people.
+    pub name: String,
+    pub description: String,
+    pub operation: Operation,
+    /// Models of the catalog, at least one.
+    pub models: Vec<String>,
+    /// What is demanded of lanes.
+    pub demands: Constraints,
+    pub item: ItemTemplate,
+    pub artifact: Artifact,
+}
+
+/// What each item is asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ItemTemplate {
+    pub instructions: Option<String>,
+    /// With `{{name}}` where the client puts something in.
+    pub prompt: String,
+    pub max_output_tokens: Option<u64>,
+    pub temperature: Option<f64>,
+}
+
+/// What comes out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Artifact {
+    pub description: String,
+    /// By name.
+    pub fields: BTreeMap<String, String>,
+}
+
+impl Workflow {
+    /// How it is quoted: `<slug>@v<version>`.
+    pub fn reference(&self) -> String {
+        format!("{}@v{}", self.slug, self.version)
+    }
+
+    /// The input of an item, with the names of what is to be put in still in it.
+    pub fn input(&self) -> Value {
+        let ItemTemplate { instructions, prompt, max_output_tokens, temperature } = &self.item;
+        let mut input = Map::new();
+        if self.operation == Operation::Embeddings {
+            input.insert("input".to_owned(), json!(prompt));
+        } else {
+            let system = instructions.iter().map(|text| json!({ "role": "system", "content": text }));
+            let messages: Vec<_> = system.chain([json!({ "role": "user", "content": prompt })]).collect();
+            input.insert("messages".to_owned(), json!(messages));
+        }
+        input.extend(max_output_tokens.map(|most| ("max_output_tokens".to_owned(), json!(most))));
+        input.extend(temperature.map(|temperature| ("temperature".to_owned(), json!(temperature))));
+        Value::Object(input)
+    }
+}

@@ -1,0 +1,116 @@
+//! Workflows: `GET /v1/catalog/workflow-products`, one of them, and `POST /v1/quotes/workflow`. That there are
+//! such is documented; the form is ours, but for the body of the quote (the older of its pages).
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde_json::{Value, json};
+
+use super::making::{Wanted, make};
+use super::refusal::Refusal;
+use crate::catalog::Workflow;
+use crate::domain::error::Code;
+use crate::domain::item::Defaults;
+use crate::http::Api;
+use crate::http::access::Caller;
+use crate::http::error::ApiError;
+use crate::http::extract::{Object, PathText};
+
+/// `GET /v1/catalog/workflow-products`
+pub async fn list(State(api): State<Arc<Api>>) -> Json<Value> {
+    let catalog = api.catalog.current();
+    Json(json!({ "data": catalog.workflows().iter().map(|workflow| product(&api, workflow)).collect::<Vec<_>>() }))
+}
+
+/// `GET /v1/catalog/workflow-products/{slug}`
+pub async fn retrieve(State(api): State<Arc<Api>>, PathText(slug): PathText) -> Result<Json<Value>, Refusal> {
+    let catalog = api.catalog.current();
+    let found = catalog.workflows().iter().find(|workflow| workflow.slug == slug);
+    let shown: String = slug.chars().take(80).collect();
+    let found = found.ok_or_else(|| ApiError::not_found("workflow", shown))?;
+    Ok(Json(product(&api, found)))
+}
+
+/// A workflow as it is shown: what a client sends for each item, where it runs, what comes out, and how
+/// its end is told.
+fn product(api: &Api, workflow: &Workflow) -> Value {
+    let demands = &workflow.demands;
+    json!({
+        "slug": workflow.slug,
+        "version": workflow.version,
+        "workflow": workflow.reference(),
+        "name": workflow.name,
+        "description": workflow.description,
+        "preset_manifest": {
+            "operation": workflow.operation,
+            "models": workflow.models,
+            "item_template": { "customer_item_id": "{{customer_item_id}}", "operation": workflow.operation, "input": workflow.input() },
+        },
+        "route_product": {
+            "routing_mode": demands.mode,
+            "sla_tier": demands.tier,
+            "privacy_tier": demands.privacy_tier,
+            "allowed_regions": demands.regions,
+            "required_tools": demands.tools,
+        },
+        "artifact_contract": {
+            "content_type": "application/x-ndjson",
+            "description": workflow.artifact.description,
+            "fields": workflow.artifact.fields,
+        },
+        "webhook_contract": {
+            "events": ["batch.completed", "batch.failed", "batch.cancelled", "batch.expired"],
+            "signature_header": "X-BatchRouter-Signature",
+        },
+        "success_sla": { "tier": demands.tier, "target_seconds": api.limits.quotes.tiers.of(demands.tier).as_secs() },
+    })
+}
+
+/// `POST /v1/quotes/workflow`: `{"workflow": "<slug>@v<version>", "estimated_items": N}`
+pub async fn quote(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, body: Object) -> Result<Response, Refusal> {
+    api.check_open()?;
+    api.check_room(0)?;
+    let reference = body.need_text("workflow", "it names a workflow and its version, such as `summary@v1`")?;
+    let catalog = api.catalog.current();
+    let workflow = catalog.workflows().iter().find(|workflow| workflow.reference() == reference);
+    let workflow = workflow.ok_or_else(|| {
+        let known = catalog.workflows().iter().map(|workflow| format!("`{}`", workflow.reference())).collect::<Vec<_>>();
+        let known = if known.is_empty() { "this catalog has none".to_owned() } else { format!("there are {}", known.join(", ")) };
+        ApiError::new(Code::NotFound, format!("there is no workflow `{}`; {known}", reference.chars().take(80).collect::<String>()))
+    })?;
+    let wanted = wanted(workflow, estimated_items(&api, &body)?)?;
+    let account = api.store.account(caller.org).await.map_err(ApiError::from)?;
+    let turn = api.quoting.turn().await?;
+    let making = {
+        let api = api.clone();
+        move || {
+            let _turn = turn;
+            make(&api, wanted, caller.org, &account)
+        }
+    };
+    let mut quote = tokio::task::spawn_blocking(making).await.map_err(ApiError::internal)??;
+    let mut shown: Value = serde_json::from_slice(&quote.shown).map_err(ApiError::internal)?;
+    shown["workflow"] = json!(workflow.reference());
+    quote.shown = serde_json::to_vec(&shown).map_err(ApiError::internal)?;
+    tracing::info!(quote = %quote.id, workflow = workflow.reference(), "quote made");
+    api.store.add_quote(quote).await.map_err(ApiError::from)?;
+    Ok(Json(shown).into_response())
+}
+
+fn estimated_items(api: &Api, body: &Object) -> Result<usize, ApiError> {
+    let most = api.limits.quotes.max_items;
+    let count = body.integer("estimated_items")?.unwrap_or(1);
+    let count = usize::try_from(count).ok().filter(|count| (1..=most).contains(count));
+    count.ok_or_else(|| body.invalid("estimated_items", &format!("must be from 1 to {most}; a batch may have more items than its quote")))
+}
+
+/// The request for a quote of so many items of a workflow.
+fn wanted(workflow: &Workflow, count: usize) -> Result<Wanted, ApiError> {
+    let input = workflow.input();
+    let items: Vec<_> = (0..count).map(|place| json!({ "customer_item_id": place.to_string(), "input": input })).collect();
+    let items = serde_json::to_vec(&items).map_err(ApiError::internal)?;
+    let defaults = Defaults { operation: Some(workflow.operation), models: workflow.models.clone() };
+    Ok(Wanted { items: items.into(), defaults, demands: workflow.demands.clone() })
+}
