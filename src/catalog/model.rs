@@ -128,6 +128,17 @@ pub struct Files {
     pub max_bytes: Option<u64>,
 }
 
+impl Files {
+    /// Whether a file of this media type and length is read.
+    pub fn takes(&self, mime: &str, bytes: u64) -> bool {
+        let matches = |accepted: &String| match accepted.strip_suffix("/*") {
+            Some(kind) => mime.split_once('/').is_some_and(|(own, _)| own == kind),
+            None => accepted == mime,
+        };
+        self.types.iter().any(matches) && self.max_bytes.is_none_or(|most| bytes <= most)
+    }
+}
+
 /// A model that the catalog knows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {

@@ -17,8 +17,8 @@ const LINKS_GOOD_FOR: Duration = Duration::from_secs(48 * 60 * 60);
 
 /// Writes messages.
 pub(super) struct Writer {
-    /// The beginning of links, without a path.
-    pub base_url: String,
+    /// The beginning of links, without a path; without it there are none.
+    pub base_url: Option<String>,
 }
 
 impl Writer {
@@ -29,7 +29,7 @@ impl Writer {
         let kind = format!("batch.{end}");
         let id = batch.spec.id.in_hex();
         let expires = later(now, LINKS_GOOD_FOR).as_second();
-        let link = |file: Option<FileId>| file.map(|file| format!("{}{}", self.base_url, seal.link(file, expires)));
+        let link = |file: Option<FileId>| Some(format!("{}{}", self.base_url.as_deref()?, seal.link(file?, expires)));
         let files = batch.state.files();
         let (output, errors) = (link(files.output), link(files.errors));
         let progress = &batch.progress;

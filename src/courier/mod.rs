@@ -11,38 +11,41 @@ mod sender;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::message::Writer;
 use self::sender::{SendError, Sender};
 use crate::domain::batch::{Batch, Order};
-use crate::domain::delivery::Delivery;
-use crate::domain::id::{BatchId, EventId};
+use crate::domain::delivery::{Delivery, Route};
+use crate::domain::id::{BatchId, EventId, OrgId};
 use crate::domain::target::Targets;
 use crate::domain::time::Clock;
 use crate::domain::webhook::Webhook;
 use crate::provider::SetupError;
-use crate::store::{Store, StoreError};
+use crate::store::{Due, Store, StoreError};
 
-/// Messages that are sent at the same time, and those of them to one receiver: one that is slow must not
-/// hold up the others.
+/// Messages that are sent at the same time, those of them to one host, and those of one organisation: a
+/// receiver that is slow must not hold up the others.
 const AT_ONCE: usize = 64;
-const TO_ONE: usize = 8;
-/// Messages and notes that are looked at in one go.
-const LOOK: usize = 1_024;
+const TO_HOST: usize = 8;
+const OF_ORG: usize = 32;
+/// Notes that are turned into messages in one go.
+const NOTES: usize = 1_024;
+/// Messages that are due and looked at in one go, most of which may be for receivers that have to wait.
+const LOOK: usize = 20_000;
 /// How often the queue is looked at.
 const PACE: Duration = Duration::from_millis(500);
 
 /// How messages are sent.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The beginning of links to results, without a path.
-    pub base_url: String,
+    /// The beginning of links to results, without a path; without it messages have none.
+    pub base_url: Option<String>,
     pub targets: Targets,
     /// The wait after the first attempt that failed.
     pub retry_base: Duration,
@@ -62,24 +65,66 @@ struct Post {
     retry_base: Duration,
 }
 
-/// Messages that are being sent, and the hosts they go to.
+/// Messages that are being sent.
 #[derive(Default)]
 struct UnderWay {
-    tasks: JoinSet<Result<EventId, StoreError>>,
-    hosts: HashMap<EventId, String>,
+    tasks: JoinSet<Result<(), StoreError>>,
+    messages: HashMap<task::Id, (EventId, Route)>,
 }
 
 impl UnderWay {
-    fn has_place_for(&self, delivery: &Delivery) -> bool {
-        let host = host(delivery);
-        let same = self.hosts.values().filter(|each| **each == host).count();
-        self.hosts.len() < AT_ONCE && same < TO_ONE && !self.hosts.contains_key(&delivery.id)
+    fn begin(&mut self, post: &Arc<Post>, delivery: Delivery) {
+        let about = (delivery.id, delivery.route());
+        let id = self.tasks.spawn(post.clone().try_once(delivery)).id();
+        self.messages.insert(id, about);
+    }
+
+    /// Waits until one is done; `None` if there is none.
+    async fn done(&mut self) -> Option<()> {
+        let id = match self.tasks.join_next_with_id().await? {
+            Ok((id, Ok(()))) => id,
+            Ok((id, Err(error))) => {
+                tracing::error!(%error, "what became of a message could not be recorded; it is sent again");
+                id
+            }
+            Err(error) => {
+                tracing::error!(%error, "sending a message ended unexpectedly");
+                error.id()
+            }
+        };
+        self.messages.remove(&id);
+        Some(())
+    }
+
+    /// The places that are taken.
+    fn slots(&self) -> Slots {
+        let mut slots = Slots::default();
+        for (event, route) in self.messages.values() {
+            slots.take(*event, *route);
+        }
+        slots
     }
 }
 
-/// The host of a receiver.
-fn host(delivery: &Delivery) -> String {
-    delivery.webhook.url.parse::<http::Uri>().ok().and_then(|url| Some(url.authority()?.to_string())).unwrap_or_default()
+/// Who gets to send: so many at once, of them so many to one host and of one organisation.
+#[derive(Debug, Default)]
+struct Slots {
+    events: HashSet<EventId>,
+    hosts: HashMap<u128, usize>,
+    orgs: HashMap<OrgId, usize>,
+}
+
+impl Slots {
+    /// Takes a place for a message, if it is not being sent and there is one.
+    fn take(&mut self, event: EventId, route: Route) -> bool {
+        let (host, org) = (self.hosts.entry(route.host).or_default(), self.orgs.entry(route.org).or_default());
+        let free = self.events.len() < AT_ONCE && *host < TO_HOST && *org < OF_ORG && !self.events.contains(&event);
+        if free {
+            (*host, *org) = (*host + 1, *org + 1);
+            self.events.insert(event);
+        }
+        free
+    }
 }
 
 impl Courier {
@@ -93,43 +138,48 @@ impl Courier {
         Ok(Self { post: Arc::new(Post { store, clock, sender, retry_base: settings.retry_base }), writer })
     }
 
-    /// Runs until `drain`; messages that are on their way then are sent again after the next start.
+    /// Runs until `drain`, and until what is on its way then has arrived or not. What does not end in time is
+    /// sent again after the next start.
     pub async fn run(self, drain: CancellationToken) {
         let mut pace = tokio::time::interval(PACE);
         pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut under_way = UnderWay::default();
         loop {
             tokio::select! {
-                () = drain.cancelled() => return,
-                Some(ended) = under_way.tasks.join_next() => match ended {
-                    Ok(Ok(event)) => _ = under_way.hosts.remove(&event),
-                    Ok(Err(error)) => tracing::error!(%error, "what became of a message could not be recorded"),
-                    Err(error) => tracing::error!(%error, "sending a message ended unexpectedly"),
-                },
+                () = drain.cancelled() => break,
+                Some(()) = under_way.done() => {}
                 _ = pace.tick() => {
-                    if under_way.tasks.is_empty() {
-                        // What could not be recorded is tried again.
-                        under_way.hosts.clear();
-                    }
                     if let Err(error) = self.round(&mut under_way).await {
                         tracing::error!(%error, "messages to receivers have to wait");
                     }
                 }
             }
         }
+        while under_way.done().await.is_some() {}
     }
 
     /// Writes what is to be told, and begins to send what is due.
     async fn round(&self, under_way: &mut UnderWay) -> Result<(), StoreError> {
         let store = &self.post.store;
-        for batch in store.notices(LOOK).await? {
-            let delivery = self.write(batch).await?;
+        for batch in store.notices(NOTES).await? {
+            let delivery = match self.write(batch).await {
+                Err(StoreError::Damaged(error)) => {
+                    tracing::error!(%batch, %error, "nobody can be told of the end of a batch: its record is damaged");
+                    None
+                }
+                written => written?,
+            };
             store.answer_notice(batch, delivery).await?;
         }
-        for delivery in store.due_deliveries(self.post.clock.now(), LOOK).await? {
-            if under_way.has_place_for(&delivery) {
-                under_way.hosts.insert(delivery.id, host(&delivery));
-                under_way.tasks.spawn(self.post.clone().try_once(delivery));
+        let mut slots = under_way.slots();
+        let take = move |event, route| slots.take(event, route);
+        for due in store.due_deliveries(self.post.clock.now(), LOOK, take).await? {
+            match due {
+                Due::Message(delivery) => under_way.begin(&self.post, *delivery),
+                Due::Lost { key, reason } => {
+                    tracing::error!(reason, "a message to a receiver cannot be read and is given up");
+                    store.drop_delivery(key).await?;
+                }
             }
         }
         Ok(())
@@ -143,7 +193,7 @@ impl Courier {
         let charged = store.reservation(id).await?.and_then(|reservation| reservation.settlement).unwrap_or_default().charged;
         let now = clock.now();
         let Some((id, body)) = self.writer.write(&batch, charged, store.seal(), now) else { return Ok(None) };
-        Ok(Some(Delivery { id, batch: batch.spec.id, webhook, body, created_at: now, attempts: 0, due_at: now }))
+        Ok(Some(Delivery { id, batch: batch.spec.id, org: batch.spec.org, webhook, body, created_at: now, attempts: 0, due_at: now }))
     }
 
     /// The batch's own receiver, or that of its organisation.
@@ -161,7 +211,7 @@ impl Courier {
 
 impl Post {
     /// Makes one attempt, and records what became of it.
-    async fn try_once(self: Arc<Self>, delivery: Delivery) -> Result<EventId, StoreError> {
+    async fn try_once(self: Arc<Self>, delivery: Delivery) -> Result<(), StoreError> {
         let outcome = match self.store.seal().unseal(&delivery.webhook.sealed_secret) {
             Ok(secret) => self.sender.send(&delivery, &secret).await,
             Err(error) => Err(SendError::Secret(error)),
@@ -181,7 +231,6 @@ impl Post {
                 next
             }
         };
-        let id = delivery.id;
-        self.store.delivery_tried(delivery, next).await.map(|()| id)
+        self.store.delivery_tried(delivery, next).await
     }
 }

@@ -119,7 +119,7 @@ impl Server {
 }
 
 fn accounts(settings: &Settings) -> Accounts {
-    let at_home = settings.listen.ip().to_canonical().is_loopback();
+    let at_home = settings.is_at_home();
     Accounts {
         may_register: match settings.agent_register {
             AgentRegister::Auto => at_home,
@@ -138,11 +138,12 @@ fn accounts(settings: &Settings) -> Accounts {
 /// Starts telling receivers of what has happened.
 fn start_courier(settings: &Settings, core: &Core, address: SocketAddr, tasks: &Tasks) -> Result<(), ServeError> {
     let public = settings.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
-    let courier = courier::Settings {
-        base_url: public.unwrap_or_else(|| format!("http://{address}")),
-        targets: accounts(settings).targets,
-        retry_base: settings.webhook_retry_base,
-    };
+    // `0.0.0.0` and `[::]` lead nobody back.
+    let base_url = public.or_else(|| (!address.ip().to_canonical().is_unspecified()).then(|| format!("http://{address}")));
+    if base_url.is_none() {
+        tracing::warn!("webhooks will have no links to results: `public_url` is not set and `listen` names no single address");
+    }
+    let courier = courier::Settings { base_url, targets: accounts(settings).targets, retry_base: settings.webhook_retry_base };
     let courier = Courier::new(core.store.clone(), core.clock.clone(), courier).map_err(ServeError::Courier)?;
     tasks.spawn("courier", Fate::Essential, courier.run(tasks.shutdown().drain().clone()));
     Ok(())

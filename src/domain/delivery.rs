@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use super::id::{BatchId, EventId};
+use sha2::{Digest, Sha256};
+
+use super::id::{BatchId, EventId, OrgId};
 use super::time::{Timestamp, later};
 use super::webhook::Webhook;
 
@@ -19,8 +21,9 @@ const GROWTH: u32 = 4;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     pub id: EventId,
-    /// The batch that it tells of.
+    /// The batch that it tells of, and whose that is.
     pub batch: BatchId,
+    pub org: OrgId,
     pub webhook: Webhook,
     /// The exact bytes.
     pub body: Vec<u8>,
@@ -31,7 +34,24 @@ pub struct Delivery {
     pub due_at: Timestamp,
 }
 
+/// Where a message goes and for whom, as far as sharing out the sending is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Route {
+    /// The first half of the SHA-256 of the receiver's host, in lower case and without the port.
+    pub host: u128,
+    pub org: OrgId,
+}
+
 impl Delivery {
+    /// Where it goes.
+    pub fn route(&self) -> Route {
+        let url = self.webhook.url.parse::<http::Uri>().ok();
+        let host = url.as_ref().and_then(http::Uri::host).unwrap_or_default().to_ascii_lowercase();
+        let digest: [u8; 32] = Sha256::digest(host).into();
+        let (half, _) = digest.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
+        Route { host: u128::from_be_bytes(*half), org: self.org }
+    }
+
     /// The message after one more attempt has failed at `now`; `None` if it is not tried again. The first
     /// wait is `base`, each further one four times as long, up to six hours, for a day.
     pub fn failed(self, base: Duration, now: Timestamp) -> Option<Self> {
@@ -51,7 +71,8 @@ mod tests {
         let start = Timestamp::from_second(1_790_000_000).unwrap();
         let webhook = Webhook { url: "https://a.test/".into(), sealed_secret: vec![] };
         let (id, batch) = (EventId::from_u128(1), BatchId::from_u128(2));
-        let mut delivery = Delivery { id, batch, webhook, body: vec![1], created_at: start, attempts: 0, due_at: start };
+        let mut delivery =
+            Delivery { id, batch, org: OrgId::OPERATOR, webhook, body: vec![1], created_at: start, attempts: 0, due_at: start };
         let mut waits = Vec::new();
         while let Some(next) = delivery.clone().failed(Duration::from_secs(10), delivery.due_at) {
             waits.push(next.due_at.as_second() - delivery.due_at.as_second());

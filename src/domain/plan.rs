@@ -86,6 +86,11 @@ const LEAST_BYTES_PER_TOKEN: u64 = 3;
 const MEDIA: [&str; 8] =
     ["\"image_url\"", "\"input_image\"", "\"image\"", "\"file\"", "\"input_file\"", "\"input_audio\"", "\"document\"", "\"video_url\""];
 
+/// Whether there is more than text in a body, as far as can be seen at a glance: text may say so too.
+pub fn has_media(body: &str) -> bool {
+    MEDIA.iter().any(|member| memchr::memmem::find(body.as_bytes(), member.as_bytes()).is_some())
+}
+
 /// What decides which of several lanes can take a row.
 struct Needs {
     input: u64,
@@ -106,8 +111,7 @@ impl Needs {
         }
         let limits = serde_json::from_str::<Limits>(row.body).ok();
         let output = limits.and_then(|of| of.max_completion_tokens.or(of.max_output_tokens).or(of.max_tokens));
-        let media = MEDIA.iter().any(|member| memchr::memmem::find(row.body.as_bytes(), member.as_bytes()).is_some());
-        Self { input: row.body.len() as u64 / LEAST_BYTES_PER_TOKEN, output, media }
+        Self { input: row.body.len() as u64 / LEAST_BYTES_PER_TOKEN, output, media: has_media(row.body) }
     }
 }
 

@@ -59,4 +59,5 @@ problem_codes! {
     InvalidInput = "invalid_input",
     NotQuoted = "model_not_quoted",
     InsufficientCredits = "insufficient_credits",
+    PriceCeiling = "price_ceiling",
 }

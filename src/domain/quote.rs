@@ -106,6 +106,9 @@ pub struct QuotedLane {
     pub most_output: Option<u64>,
     /// It reads nothing but text.
     pub text_only: bool,
+    /// What one item of the group is expected to cost there, on average and with the fee, in US dollars;
+    /// `None` if nobody knows.
+    pub each: Option<Usd>,
     /// Items of the quote that it serves; 0 for one that serves none.
     pub items: u32,
     /// It may take items of the other lanes, when those fail for good.

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::id::OrgId;
+
 /// Whose work it is, as far as shares between clients are concerned: the first eight bytes of the
-/// SHA-256 of the API key. All who need no key are one owner.
+/// SHA-256 of the operator's API key, or a part of the number of an organisation. All who need no key are
+/// one owner.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(pub u64);
 
@@ -12,6 +15,13 @@ impl Owner {
     /// The owner of a key with this SHA-256; zeros stand for no key.
     pub fn of_key(digest: &[u8; 32]) -> Self {
         let [a, b, c, d, e, f, g, h, ..] = *digest;
+        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+
+    /// The owner of all that an organisation has created.
+    pub fn of_org(org: OrgId) -> Self {
+        // The lower half is the one that is random.
+        let [.., a, b, c, d, e, f, g, h] = org.as_u128().to_be_bytes();
         Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
     }
 }

@@ -8,10 +8,11 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::attachments::{Attachments, Complete, Incomplete};
 use super::row::{HISTORY, REMEMBERED, ReadyRow, Tried, WaitingRow};
 use super::valve::Lesson;
 use super::ways::{Route, Ways};
-use crate::domain::batch::BatchSpec;
+use crate::domain::batch::{BatchSpec, Order};
 use crate::domain::id::RowKey;
 use crate::domain::money::Usd;
 use crate::domain::retry::{Decision, FailureClass, RetryPolicy, Tally, decide};
@@ -19,8 +20,12 @@ use crate::domain::row::{Outcome, Response, RowError, RowResult};
 use crate::domain::time::{Clock, Timestamp, until};
 use crate::domain::usage::Usage;
 use crate::domain::words::Operation;
+use crate::provider::form::named;
 use crate::provider::{Answer, Call, CallError, Dispatch, Verdict, verdict};
 use crate::store::{PackedRow, Store};
+
+/// The wait when the files of an item cannot be read at the moment. Until the deadline they may be.
+const UNREADABLE: Duration = Duration::from_secs(10);
 
 /// What all attempts share.
 #[derive(Clone)]
@@ -28,6 +33,7 @@ pub(super) struct Context {
     pub store: Store,
     pub clock: Clock,
     pub policy: RetryPolicy,
+    pub attachments: Attachments,
 }
 
 /// One attempt about to be made. Boxed from the beginning, because it passes through futures of which
@@ -89,9 +95,21 @@ impl Attempt {
     }
 
     /// Waits for nothing but the call: there are as many of these in memory as there are calls.
-    async fn make(self: Box<Self>) -> (Made, Option<Lesson>) {
+    async fn make(mut self: Box<Self>) -> (Made, Option<Lesson>) {
         let abort = self.abort.clone();
         let started_at = self.context.clock.now();
+        let held = tokio::select! {
+            biased;
+            () = abort.cancelled() => return (Made::Ended(Ended::Aborted), None),
+            held = self.files() => held,
+        };
+        let files = match held {
+            Ok(files) => files,
+            Err(incomplete) => return (self.not_sent(incomplete), None),
+        };
+        if let Some(complete) = &files {
+            self.row.body = complete.body.clone();
+        }
         let start = Instant::now();
         let answer = tokio::select! {
             biased;
@@ -99,6 +117,28 @@ impl Attempt {
             answer = self.provider.call(self.call(started_at)) => answer,
         };
         self.judge(answer, started_at, start.elapsed())
+    }
+
+    /// The body with the files that it names, if it names any. Boxed, because hardly any row does.
+    async fn files(&self) -> Result<Option<Complete>, Incomplete> {
+        let (Order::Items(_), Some(way)) = (&self.spec.order, self.route()) else { return Ok(None) };
+        let (endpoint, body) = (self.row.endpoint, &self.row.body);
+        let ids = named(endpoint, body);
+        if ids.is_empty() {
+            return Ok(None);
+        }
+        Box::pin(self.context.attachments.complete(ids, (endpoint, body.clone()), self.spec.org, &way.reads)).await.map(Some)
+    }
+
+    /// What becomes of a row whose files cannot be sent along.
+    fn not_sent(self, incomplete: Incomplete) -> Made {
+        match incomplete {
+            Incomplete::Unusable(message) => {
+                let error = RowError { code: "input_unreadable".to_owned(), message };
+                self.result(Outcome::Failed { error, last: None }, Usage::default(), Usd::ZERO)
+            }
+            Incomplete::NotNow => self.again(Instant::now() + UNREADABLE, None),
+        }
     }
 
     fn judge(mut self, mut answer: Result<Answer, CallError>, started_at: Timestamp, took: Duration) -> (Made, Option<Lesson>) {

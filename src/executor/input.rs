@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use super::answers::Shared;
 use super::attempt::unanswered;
-use super::request::Unusable;
 use super::row::{ReadyRow, RowRef, WaitingRow};
 use super::ways::Ways;
 use crate::domain::batch::BatchSpec;
@@ -169,12 +168,6 @@ enum Prepared {
     Deferred,
     /// It is not what was validated.
     Unreadable,
-    /// It can never be sent.
-    Unusable {
-        id: String,
-        operation: Option<Operation>,
-        reason: String,
-    },
 }
 
 impl Source {
@@ -228,7 +221,6 @@ impl Source {
                 Ok(Prepared::Ready(ready)) => _ = self.keep(row.resume(*ready), window)?,
                 Ok(Prepared::Deferred) => window.unread.push(row),
                 Ok(Prepared::Unreadable) => self.close(row.at, window)?,
-                Ok(Prepared::Unusable { id, operation, reason }) => self.end(row.at, id, operation, &reason, window)?,
                 Err(error) => {
                     window.unread.push(row);
                     return Err(error);
@@ -254,7 +246,6 @@ impl Source {
                 Prepared::Ready(ready) => _ = self.keep(*ready, window)?,
                 Prepared::Deferred => window.deferred.push(*at),
                 Prepared::Unreadable => self.close(*at, window)?,
-                Prepared::Unusable { id, operation, reason } => self.end(*at, id, operation, &reason, window)?,
             }
         }
         Ok(())
@@ -308,9 +299,8 @@ impl Source {
             return Ok(());
         };
         match self.ready(at, &row, None) {
-            Ok(Some(ready)) => *free -= usize::from(self.keep(ready, window)?),
-            Ok(None) => deferred.push(at),
-            Err(Unusable(reason)) => self.end(at, row.custom_id.into_owned(), row.operation, &reason, window)?,
+            Some(ready) => *free -= usize::from(self.keep(ready, window)?),
+            None => deferred.push(at),
         }
         Ok(())
     }
@@ -327,23 +317,22 @@ impl Source {
     fn prepare(&self, at: RowRef, line: Line<'_>, route: Option<u16>) -> Prepared {
         let Some((row, model)) = self.place(at.row, line) else { return Prepared::Unreadable };
         match self.ready(RowRef { model, ..at }, &row, route) {
-            Ok(Some(ready)) => Prepared::Ready(Box::new(ready)),
-            Ok(None) => Prepared::Deferred,
-            Err(Unusable(reason)) => Prepared::Unusable { id: row.custom_id.into_owned(), operation: row.operation, reason },
+            Some(ready) => Prepared::Ready(Box::new(ready)),
+            None => Prepared::Deferred,
         }
     }
 
     /// The row for its route, or for the one that fresh rows of its model take; `None` if that leads
     /// nowhere.
-    fn ready(&self, at: RowRef, row: &RowRequest<'_>, route: Option<u16>) -> Result<Option<ReadyRow>, Unusable> {
+    fn ready(&self, at: RowRef, row: &RowRequest<'_>, route: Option<u16>) -> Option<ReadyRow> {
         let way = |route: u16| Some((route, self.ways.get(route).filter(|way| way.lane.is_some())?));
-        let Some((route, way)) = route.or_else(|| self.ways.entry(at.model)).and_then(way) else { return Ok(None) };
+        let (route, way) = route.or_else(|| self.ways.entry(at.model)).and_then(way)?;
         let (custom_id, operation) = (row.custom_id.as_ref().into(), row.operation);
-        let (endpoint, body) = self.request(row, way)?;
+        let (endpoint, body) = self.request(row, way);
         let beginning = if way.by_prefix { beginning(&body) } else { 0 };
         let asked = self.shared.map(|shared| shared.ask(way, endpoint, &body));
         let (history, tally, last) = (Vec::new(), Tally::default(), None);
-        Ok(Some(ReadyRow { at, route, custom_id, operation, endpoint, body, beginning, asked, history, tally, last }))
+        Some(ReadyRow { at, route, custom_id, operation, endpoint, body, beginning, asked, history, tally, last })
     }
 
     /// Puts a row into the window, unless the answer to what it asks is there already. Returns
@@ -378,13 +367,8 @@ impl Source {
     /// Gives a row whose line is no longer what was validated its result.
     fn close(&self, at: RowRef, window: &mut Window) -> Result<(), StoreError> {
         tracing::error!(batch = %self.batch, line = at.row.line(), "a line of the input is not what it was when it was validated");
-        self.end(at, line_name(at.row), None, &self.changed(at).to_string(), window)
-    }
-
-    /// Gives a row that can never be sent its result.
-    fn end(&self, at: RowRef, id: String, operation: Option<Operation>, reason: &str, window: &mut Window) -> Result<(), StoreError> {
         let key = RowKey { batch: self.batch, row: at.row };
-        let result = unanswered(key, id, operation, unreadable(reason), self.clock.now());
+        let result = unanswered(key, line_name(at.row), None, unreadable(&self.changed(at).to_string()), self.clock.now());
         self.store.record_unrun_blocking(PackedRow::pack(&result)?)?;
         window.closed += 1;
         Ok(())

@@ -12,8 +12,10 @@
 
 mod again;
 mod answers;
+mod attachments;
 mod attempt;
 mod board;
+mod cost;
 mod dispatcher;
 mod fallback;
 mod finish;

@@ -19,13 +19,10 @@ use super::ways::Ways;
 use crate::catalog::{Catalog, Snapshot};
 use crate::domain::batch::{Batch, BatchEvent, BatchSpec, BatchState, Order};
 use crate::domain::id::BatchId;
-use crate::domain::ledger::{micros_up, with_fee};
-use crate::domain::money::Usd;
 use crate::domain::plan::{Places, Plan};
 use crate::domain::problem::{Problem, ProblemCode};
 use crate::domain::quote::Quote;
 use crate::domain::time::Clock;
-use crate::domain::usage::Usage;
 use crate::store::{LiveBatch, Store, StoreError, blocking};
 
 /// What preparing needs.
@@ -127,10 +124,9 @@ impl Prepare {
             return Ok(Prepared::Nothing);
         }
         match checked {
-            Checked::Good { mut plan, pages, read } => {
+            Checked::Good { mut plan, pages, reserve } => {
                 add_alternatives(&mut plan, spec.fallback, &catalog);
                 let Ok(next) = state.apply(BatchEvent::Validated, self.clock.now()) else { return Ok(Prepared::Nothing) };
-                let reserve = expected(&spec.order, &plan, &read);
                 tracing::info!(batch = %spec.id, rows = plan.rows, models = plan.models.len(), "batch validated");
                 match self.store.batch_validated(spec.id, next, plan.clone(), pages, reserve).await? {
                     Ok(()) => {
@@ -159,22 +155,6 @@ impl Prepare {
 /// A problem of the input as a whole.
 fn problem(code: ProblemCode, message: String) -> Problem {
     Problem { code, message, line: None, param: None }
-}
-
-/// Bytes of a body that make a token, at most: what is reserved for what is read is never far too little.
-const BYTES_PER_TOKEN: u64 = 4;
-
-/// What all items are expected to cost now that they are counted, in whole micro-dollars: as many times
-/// what one was quoted, and no less than what reading them costs. `None` for rows of OpenAI's.
-fn expected(order: &Order, plan: &Plan, read: &[u64]) -> Option<Usd> {
-    let Order::Items(order) = order else { return None };
-    let quoted = order.each.map_or(Usd::ZERO, |each| Usd(each.0.saturating_mul(plan.rows.into())));
-    let reading = plan.models.iter().zip(read).map(|(model, bytes)| {
-        let usage = Usage { input_tokens: bytes / BYTES_PER_TOKEN, ..Usage::default() };
-        model.lane.price.cost(&usage)
-    });
-    let reading = with_fee(reading.fold(Usd::ZERO, Usd::plus), order.fee);
-    Some(micros_up(quoted.max(reading)))
 }
 
 /// Cancels a batch that nothing is being done to.

@@ -3,6 +3,7 @@
 //! Nothing is decided anew: a batch goes where its quote said, at the prices that stand there, and what
 //! was not quoted does not run.
 
+use super::cost::Tally;
 use crate::catalog::Snapshot;
 use crate::domain::plan::{MAX_ALTERNATIVES, PlannedLane, PlannedModel, QuotedShare};
 use crate::domain::problem::ProblemCode;
@@ -14,7 +15,12 @@ use crate::domain::words::Operation;
 ///
 /// # Errors
 /// When the quote has no lanes for them.
-pub(super) fn planned(quote: &Quote, requested: &str, operation: Operation, catalog: &Snapshot) -> Result<Vec<PlannedModel>, Fault> {
+pub(super) fn planned(
+    quote: &Quote,
+    requested: &str,
+    operation: Operation,
+    catalog: &Snapshot,
+) -> Result<Vec<(PlannedModel, Tally)>, Fault> {
     let asked: Vec<_> = requested.split(MODEL_BREAK).collect();
     let group = quote.group(operation, &asked).or_else(|| quote.group(operation, &canonical(requested, catalog)));
     let Some(group) = group else {
@@ -22,18 +28,23 @@ pub(super) fn planned(quote: &Quote, requested: &str, operation: Operation, cata
         let message = format!("the quote has no lane for `{shown}` with the operation `{operation}`; quote a sample of every kind of item");
         return Err(Fault::new(ProblemCode::NotQuoted, Some("model"), message));
     };
-    let planned = group.lanes.iter().filter(|lane| lane.items > 0).map(|lane| PlannedModel {
-        requested: requested.to_owned(),
-        lane: to_plan(lane),
-        rows: 0,
-        alternatives: others(group, lane),
-        quoted: Some(QuotedShare {
+    let planned = group.lanes.iter().filter(|lane| lane.items > 0).map(|lane| {
+        let others = others(group, lane);
+        let share = QuotedShare {
             operation,
             weight: lane.items,
             most_input: lane.most_input,
             most_output: lane.most_output,
             text_only: lane.text_only,
-        }),
+        };
+        let model = PlannedModel {
+            requested: requested.to_owned(),
+            lane: to_plan(lane),
+            rows: 0,
+            alternatives: others.iter().map(|other| to_plan(other)).collect(),
+            quoted: Some(share),
+        };
+        (model, Tally { each: lane.each, elsewhere: others.iter().map(|other| other.each).collect(), read: 0 })
     });
     Ok(planned.collect())
 }
@@ -60,7 +71,7 @@ fn to_plan(lane: &QuotedLane) -> PlannedLane {
 }
 
 /// Where items of a lane may go besides: those that the quote allowed to take over, in its order.
-fn others(group: &QuotedGroup, planned: &QuotedLane) -> Vec<PlannedLane> {
+fn others<'a>(group: &'a QuotedGroup, planned: &QuotedLane) -> Vec<&'a QuotedLane> {
     let other = |lane: &&QuotedLane| (&lane.provider, &lane.upstream) != (&planned.provider, &planned.upstream);
-    group.lanes.iter().filter(other).filter(|lane| lane.takes_over).map(to_plan).take(MAX_ALTERNATIVES).collect()
+    group.lanes.iter().filter(other).filter(|lane| lane.takes_over).take(MAX_ALTERNATIVES).collect()
 }

@@ -11,13 +11,15 @@ use std::io::{BufReader, Read, Seek};
 
 use tokio_util::sync::CancellationToken;
 
+use super::cost::{self, Tally};
 use super::quoted::planned;
 use crate::catalog::Snapshot;
 use crate::domain::batch::Order;
 use crate::domain::id::RowIndex;
 use crate::domain::item::check_readable;
 use crate::domain::lines::{Line, Lines, Place};
-use crate::domain::plan::{MAX_MODELS, MAX_QUOTED, Places, Plan, PlannedLane, PlannedModel};
+use crate::domain::money::Usd;
+use crate::domain::plan::{MAX_MODELS, MAX_QUOTED, Places, Plan, PlannedLane, PlannedModel, has_media};
 use crate::domain::problem::{MAX_PROBLEMS, Problem, ProblemCode};
 use crate::domain::quote::Quote;
 use crate::domain::request::{Fault, RowRequest};
@@ -39,8 +41,8 @@ pub(super) enum Checked {
     Good {
         plan: Plan,
         pages: Vec<Page>,
-        /// Parallel to the models of the plan: bytes of the bodies of their rows.
-        read: Vec<u64>,
+        /// What is to be reserved for items; `None` for rows of OpenAI's.
+        reserve: Option<Usd>,
     },
     /// At least one and at most [`MAX_PROBLEMS`].
     Bad(Vec<Problem>),
@@ -224,15 +226,22 @@ impl<'a> Check<'a> {
             let message = format!("`input_item_count` says {stated}, and the file has {} items", self.rows);
             self.problem(Problem { code: ProblemCode::InvalidInput, message, line: None, param: Some("input_item_count".to_owned()) });
         }
+        let reserve = self.price();
         if self.problems.is_empty() {
-            return Checked::Good {
-                plan: Plan { rows: self.rows, models: self.models.planned },
-                pages: self.pages,
-                read: self.models.read,
-            };
+            return Checked::Good { plan: Plan { rows: self.rows, models: self.models.planned }, pages: self.pages, reserve };
         }
         self.problems.sort_by_key(|problem| problem.line);
         Checked::Bad(self.problems)
+    }
+
+    /// What is to be reserved for items; a problem if they are too dear.
+    fn price(&mut self) -> Option<Usd> {
+        let (Order::Items(order), Some(quote)) = (self.asked.order, self.asked.quote) else { return None };
+        let Models { planned, tallies, .. } = &mut self.models;
+        if let Err(problem) = cost::keep_below_ceiling(order, quote, planned, tallies) {
+            self.problem(problem);
+        }
+        Some(cost::reserve(order, &self.models.planned, &self.models.tallies))
     }
 }
 
@@ -240,8 +249,8 @@ impl<'a> Check<'a> {
 #[derive(Default)]
 struct Models {
     planned: Vec<PlannedModel>,
-    /// Parallel to them: bytes of bodies.
-    read: Vec<u64>,
+    /// Parallel to them.
+    tallies: Vec<Tally>,
     places: Places,
     /// By operation and what the rows name.
     known: HashMap<Option<Operation>, HashMap<String, Result<(), Fault>>>,
@@ -259,10 +268,13 @@ impl Models {
             }
         }
         let place = self.places.of(row, index).map(usize::from);
-        let place = place.and_then(|place| self.planned.get_mut(place).zip(self.read.get_mut(place)));
-        let count = |(planned, read): (&mut PlannedModel, &mut u64)| {
+        let place = place.and_then(|place| self.planned.get_mut(place).zip(self.tallies.get_mut(place)));
+        let count = |(planned, tally): (&mut PlannedModel, &mut Tally)| {
             planned.rows += 1;
-            *read += row.body.len() as u64;
+            // Images and files are long as text, and not as tokens.
+            if planned.quoted.is_some() && !has_media(row.body) {
+                tally.read += row.body.len() as u64;
+            }
         };
         // What was added a moment ago is there.
         place.map(count).ok_or_else(|| too_many(MAX_QUOTED))
@@ -276,16 +288,16 @@ impl Models {
         }
         let new = match (quote, row.operation) {
             (Some(quote), Some(operation)) => planned(quote, &row.model, operation, catalog)?,
-            _ => vec![resolved(&row.model, catalog)?],
+            _ => vec![(resolved(&row.model, catalog)?, Tally::default())],
         };
         if self.planned.len() + new.len() > most {
             return Err(too_many(most));
         }
-        for model in new {
+        for (model, tally) in new {
             let index = u16::try_from(self.planned.len()).map_err(|_| too_many(most))?;
             self.places.add(index, &model);
             self.planned.push(model);
-            self.read.push(0);
+            self.tallies.push(tally);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::lane::Lanes;
 use super::run::LaneIndex;
-use crate::catalog::Snapshot;
+use crate::catalog::{Files, Snapshot};
 use crate::domain::connection::{Connection, ProviderKind};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::lane::{Hold, LaneHold, hold_on};
@@ -38,8 +38,19 @@ pub(super) struct Route {
     pub price: PriceSheet,
     /// The endpoints that it serves; empty if that is not known.
     pub endpoints: Vec<Endpoint>,
+    /// Which files it reads.
+    pub reads: Reads,
     /// What its provider calls tools that it runs itself.
     pub tool_names: BTreeMap<HostedTool, String>,
+}
+
+/// Which files a lane reads.
+#[derive(Debug, Clone)]
+pub(super) enum Reads {
+    /// Nobody knows; its provider says.
+    Unknown,
+    /// None, or these.
+    Files(Option<Files>),
 }
 
 impl Route {
@@ -158,11 +169,14 @@ fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around
     let avoided = lane.is_some_and(|lane| lanes.is_avoided(lane, around.now));
     let by_prefix = around.catalog.is_local(provider);
     let server = around.catalog.provider(provider).map(|provider| server(&provider.connection)).unwrap_or_default();
-    let endpoints = around.catalog.offering(provider, upstream).map(|offering| offering.endpoints.clone()).unwrap_or_default();
+    let offering = around.catalog.offering(provider, upstream);
+    let endpoints = offering.map(|offering| offering.endpoints.clone()).unwrap_or_default();
+    let reads = offering.map_or(Reads::Unknown, |offering| Reads::Files(offering.files.clone()));
     let tool_names = around.catalog.provider(provider).map(|provider| provider.tool_names.clone()).unwrap_or_default();
     Route {
         lane,
         endpoints,
+        reads,
         tool_names,
         avoided,
         by_prefix,

@@ -25,6 +25,7 @@ use super::links::signed;
 use super::shared::speaks_batchrouter;
 use crate::domain::error::Code;
 use crate::domain::id::OrgId;
+use crate::domain::share::Owner;
 
 /// Which web pages may call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,6 +76,17 @@ pub struct Caller {
     pub key: [u8; 32],
     /// To whom the key belongs.
     pub org: OrgId,
+}
+
+impl Caller {
+    /// Whose share of a lane the caller's rows take. The operator's keys stand for teams, each with a share
+    /// of its own; any other organisation has one, however many keys it makes.
+    pub fn owner(&self) -> Owner {
+        match self.org == OrgId::OPERATOR {
+            true => Owner::of_key(&self.key),
+            false => Owner::of_org(self.org),
+        }
+    }
 }
 
 /// A key that a client has made.
@@ -146,6 +158,11 @@ impl Access {
             return found.admit(digest);
         }
         Err(ApiError::unauthorized(Code::InvalidApiKey, "the API key is not one of those that this daemon knows"))
+    }
+
+    /// Refuses a web page that may not call, for a route that asks for no key.
+    fn admit_keyless(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+        if self.keys.is_empty() { self.refuse_pages(uri, headers) } else { Ok(()) }
     }
 
     fn refuse_pages(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
@@ -239,7 +256,11 @@ pub(super) fn found(api: &Api, digest: &[u8; 32]) -> Option<Found> {
 /// Refuses callers that may not call.
 pub async fn guard(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     if is_open(request.uri().path()) {
-        return next.run(request).await;
+        // Reading tells pages nothing that is not public; anything else is for whoever may call.
+        return match api.access.admit_keyless(request.uri(), request.headers()) {
+            Err(error) if !request.method().is_safe() => error.into_batchrouter(),
+            Ok(()) | Err(_) => next.run(request).await,
+        };
     }
     if let Some(link) = signed(request.uri(), api.store.seal(), api.clock.now()) {
         return match link {

@@ -11,6 +11,8 @@ use super::access::found;
 use super::error::ApiError;
 use super::extract::Params;
 use super::{Api, admin, routes};
+use crate::domain::error::Code;
+use crate::domain::id::OrgId;
 
 /// `GET /`
 pub async fn index() -> Json<Value> {
@@ -25,11 +27,14 @@ pub async fn healthz(State(api): State<Arc<Api>>) -> Result<Json<Value>, ApiErro
 }
 
 /// `GET /readyz`: whether new work is taken; with `verbose` also how the catalog stands. That tells of
-/// files and providers, so it is for those who may call.
+/// files and providers, so it is for the operator.
 pub async fn readyz(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap, params: Params) -> Result<Json<Value>, ApiError> {
     let verbose = params.is_set("verbose");
     if verbose {
-        api.access.admit(&uri, &headers, |digest| found(&api, digest))?;
+        let caller = api.access.admit(&uri, &headers, |digest| found(&api, digest))?;
+        if caller.org != OrgId::OPERATOR {
+            return Err(ApiError::new(Code::Forbidden, "only the operator's own keys open this"));
+        }
     }
     check_store(&api)?;
     api.check_open()?;

@@ -17,6 +17,7 @@ use crate::domain::id::OrgId;
 use crate::domain::ledger::{Account, Credits};
 use crate::domain::money::Usd;
 use crate::domain::org::Organisation;
+use crate::store::MAX_ORGS;
 
 /// `GET /admin/organisations`: the operator's own first.
 pub async fn list(State(api): State<Arc<Api>>) -> Result<Json<Value>, ApiError> {
@@ -38,7 +39,7 @@ pub async fn create(State(api): State<Arc<Api>>, body: Object) -> Result<Respons
         Some(amount) => Credits::Prepaid(Usd(amount)),
         None => Credits::Unlimited,
     };
-    let (org, made) = add_org(&api, name, credits).await?;
+    let (org, made) = add_org(&api, name, credits, MAX_ORGS).await?;
     let mut answer = shown(&org, &Account { credits, ..Account::default() });
     answer["api_key"] = json!(made.secret);
     answer["api_key_id"] = json!(made.key.id.in_hex());

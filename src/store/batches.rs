@@ -119,6 +119,9 @@ impl Store {
             }
             tx.put_blob(spec.id, Blob::Spec, &SpecRecord::from(&spec))?;
             tx.put(format::batch(spec.id), &StateRecord::pack(&BatchState::Validating, &Progress::default()))?;
+            if let Some(place) = format::owned(format::batches_of(spec.org), spec.id.as_u128()) {
+                tx.put_raw(place, &[]);
+            }
             put_control(tx, spec.id, control)?;
             tx.put_raw(format::active(spec.id), &spec.input_file.as_u128().to_be_bytes());
             Ok(CreateOutcome::Created)
@@ -283,12 +286,13 @@ impl Store {
     }
 
     fn read_batches(&self, query: BatchQuery) -> Result<Listing<Batch>, StoreError> {
-        let start = format::BATCHES.to_vec();
-        let end = query.after.map_or_else(|| vec![format::BATCHES[0] + 1], format::batch);
+        let list = query.org.map_or_else(|| format::BATCHES.to_vec(), format::batches_of);
         let mut listing = Listing { items: Vec::new(), has_more: false };
-        for entry in self.inner.tree.range(start..end).rev() {
-            let Some(id) = format::trailing_id(&entry?.0).map(BatchId::from_u128) else { continue };
-            let Some(batch) = self.read_batch(id)?.filter(|batch| query.org.is_none_or(|org| batch.spec.org == org)) else { continue };
+        for id in self.ids_backwards(&list, query.after.map(BatchId::as_u128)) {
+            let Some(batch) = self.read_batch(BatchId::from_u128(id?))?.filter(|batch| query.org.is_none_or(|org| batch.spec.org == org))
+            else {
+                continue;
+            };
             if listing.items.len() == query.limit {
                 listing.has_more = true;
                 break;

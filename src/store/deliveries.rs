@@ -10,9 +10,20 @@ use super::record::packed::{self, Packed};
 use super::record::{decode_body, encode_body};
 use super::writer::Tx;
 use super::{Store, StoreError, blocking};
-use crate::domain::delivery::Delivery;
+use crate::domain::delivery::{Delivery, Route};
 use crate::domain::id::{BatchId, EventId};
 use crate::domain::time::Timestamp;
+
+/// A message that is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Due {
+    Message(Box<Delivery>),
+    /// It cannot be read, and never will be; its place in the queue.
+    Lost {
+        key: Vec<u8>,
+        reason: String,
+    },
+}
 
 /// Notes that a batch has ended.
 pub(super) fn note(tx: &mut Tx<'_>, batch: BatchId) {
@@ -51,21 +62,54 @@ impl Store {
         .await
     }
 
-    /// Messages that are to be tried at `now`, the most overdue first, at most so many.
+    /// Messages that are to be tried at `now`, the most overdue first, of those whose route `take` wants.
+    /// Looks at so many, `look`, at most: more than that are not shared out fairly.
     ///
     /// # Errors
-    /// When the store has failed or a record is damaged.
-    pub async fn due_deliveries(&self, now: Timestamp, most: usize) -> Result<Vec<Delivery>, StoreError> {
+    /// When the store has failed.
+    pub async fn due_deliveries(
+        &self,
+        now: Timestamp,
+        look: usize,
+        mut take: impl FnMut(EventId, Route) -> bool + Send + 'static,
+    ) -> Result<Vec<Due>, StoreError> {
         let store = self.clone();
         let due = blocking(move || {
+            let mut due = Vec::new();
             let range = store.inner.tree.range(format::DELIVERIES_DUE.to_vec()..format::delivery_due_end(seconds(now)));
-            let ids = range.keys().take(most).map(|key| Ok(format::trailing_id(&key?))).collect::<Result<Vec<_>, StoreError>>()?;
-            let read = ids.into_iter().flatten().map(|id| store.read_delivery(EventId::from_u128(id)));
-            Ok(read.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+            for entry in range.take(look) {
+                let (key, route) = entry?;
+                let Some(id) = format::trailing_id(&key).map(EventId::from_u128) else { continue };
+                if !take(id, format::route_of(&route)) {
+                    continue;
+                }
+                due.push(match store.read_delivery(id) {
+                    Ok(Some(delivery)) => Due::Message(Box::new(delivery)),
+                    Ok(None) => Due::Lost { key: key.to_vec(), reason: "it is not there".to_owned() },
+                    Err(StoreError::Damaged(error)) => Due::Lost { key: key.to_vec(), reason: error.to_string() },
+                    Err(error) => return Err(error),
+                });
+            }
+            Ok(due)
         });
         let due = due.await?;
         self.shown().await?;
         Ok(due)
+    }
+
+    /// Forgets a message that cannot be read.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn drop_delivery(&self, key: Vec<u8>) -> Result<(), StoreError> {
+        self.commit(move |tx| {
+            tx.remove(key.clone());
+            match format::trailing_id(&key) {
+                Some(id) => remove(tx, EventId::from_u128(id)),
+                None => Ok(()),
+            }
+        })
+        .await
     }
 
     fn read_delivery(&self, id: EventId) -> Result<Option<Delivery>, StoreError> {
@@ -86,9 +130,7 @@ impl Store {
             if let Some((packed, next)) = &packed {
                 return put(tx, next, packed);
             }
-            let keys: Vec<_> = tx.tree().scan_prefix(format::delivery(tried.id)).keys().collect::<Result<_, _>>()?;
-            keys.into_iter().for_each(|key| tx.remove(key.to_vec()));
-            Ok(())
+            remove(tx, tried.id)
         })
         .await
     }
@@ -100,6 +142,12 @@ fn pack(delivery: &Delivery) -> Result<Vec<u8>, StoreError> {
 
 fn put(tx: &mut Tx<'_>, delivery: &Delivery, packed: &[u8]) -> Result<(), StoreError> {
     tx.put_chunks(&format::delivery(delivery.id), packed)?;
-    tx.put_raw(format::delivery_due(seconds(delivery.due_at), delivery.id), &[]);
+    tx.put_raw(format::delivery_due(seconds(delivery.due_at), delivery.id), &format::route(delivery.route()));
+    Ok(())
+}
+
+fn remove(tx: &mut Tx<'_>, id: EventId) -> Result<(), StoreError> {
+    let keys: Vec<_> = tx.tree().scan_prefix(format::delivery(id)).keys().collect::<Result<_, _>>()?;
+    keys.into_iter().for_each(|key| tx.remove(key.to_vec()));
     Ok(())
 }

@@ -118,16 +118,16 @@ impl Store {
     }
 
     fn read_files(&self, query: FileQuery) -> Result<Listing<File>, StoreError> {
-        let all = (format::FILES.to_vec(), vec![format::FILES[0] + 1]);
-        let entries: Box<dyn Iterator<Item = sled::Result<(sled::IVec, sled::IVec)>>> = match (query.order, query.after.map(format::file)) {
-            (Order::Ascending, None) => Box::new(self.inner.tree.range(all.0..all.1)),
-            (Order::Ascending, Some(after)) => Box::new(self.inner.tree.range([after, vec![0]].concat()..all.1)),
-            (Order::Descending, None) => Box::new(self.inner.tree.range(all.0..all.1).rev()),
-            (Order::Descending, Some(after)) => Box::new(self.inner.tree.range(all.0..after).rev()),
+        let list = format::files_of(query.org);
+        let after = query.after.map(FileId::as_u128);
+        let ids: Box<dyn Iterator<Item = _>> = match query.order {
+            Order::Ascending => Box::new(self.ids(&list, after)),
+            Order::Descending => Box::new(self.ids_backwards(&list, after)),
         };
         let mut listing = Listing { items: Vec::new(), has_more: false };
-        for entry in entries {
-            let file = decode(&entry?.1)?;
+        for id in ids {
+            let Some(bytes) = self.inner.tree.get(format::file(FileId::from_u128(id?)))? else { continue };
+            let file = decode(&bytes)?;
             let expired = file.expires_at.is_some_and(|at| at <= query.now);
             if expired || file.org != query.org || query.purpose.is_some_and(|purpose| purpose != file.purpose) {
                 continue;
@@ -150,6 +150,9 @@ impl Store {
             .commit(move |tx| {
                 let Some(file) = file_in(tx, id)? else { return Ok(None) };
                 tx.remove(format::file(id));
+                if let Some(place) = format::owned(format::files_of(file.org), id.as_u128()) {
+                    tx.remove(place);
+                }
                 if let Some(at) = file.expires_at {
                     tx.remove(format::expiry(seconds(at), ExpiryKind::File, &id.as_u128().to_be_bytes()));
                 }
@@ -196,6 +199,9 @@ impl Store {
 /// Writes a file's record and its expiry.
 pub(super) fn put_file(tx: &mut Tx<'_>, file: &File) -> Result<(), StoreError> {
     tx.put(format::file(file.id), &FileRecord::from(file))?;
+    if let Some(place) = format::owned(format::files_of(file.org), file.id.as_u128()) {
+        tx.put_raw(place, &[]);
+    }
     if let Some(at) = file.expires_at {
         tx.put_raw(format::expiry(seconds(at), ExpiryKind::File, &file.id.as_u128().to_be_bytes()), &[]);
     }

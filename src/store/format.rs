@@ -22,8 +22,10 @@
 //! N 1 sha256(32)                  an API key, by the digest of its secret
 //! N 2 org(16) key(16)             the digest of an organisation's key
 //! N 3 key(16)                     the organisation of a key
+//! E 1 org(16) batch(16)           the batches of an organisation, where that is not the operator's
+//! E 2 org(16) file(16)            the files of an organisation, likewise
 //! J 1 batch(16)                   a batch has ended, and nobody was told
-//! J 2 seconds(8) event(16)        when a message is to be tried
+//! J 2 seconds(8) event(16)        when a message is to be tried; where it goes and for whom
 //! J 3 event(16) chunk(2)          a message to a receiver, in chunks
 //! V quote(16)                     the batch that was made from a quote
 //! O sha256(32)                    how long answers have been, by the digest of the lane and operation
@@ -41,6 +43,7 @@
 //! reclaim.
 
 use crate::domain::dedup::RequestDigest;
+use crate::domain::delivery::Route;
 use crate::domain::id::{BatchId, EventId, FileId, KeyId, OrgId, PartId, QuoteId, RowIndex, UploadId};
 
 /// The largest value in the tree, in bytes.
@@ -168,6 +171,26 @@ pub fn org(id: OrgId) -> Vec<u8> {
     key(b'Z', [&id.as_u128().to_be_bytes()])
 }
 
+/// Behind every key that is `list` and an id.
+pub fn behind(list: &[u8]) -> Vec<u8> {
+    [list, &[0xff; 17]].concat()
+}
+
+/// Batches of an organisation; those of the operator are among all of them.
+pub fn batches_of(org: OrgId) -> Vec<u8> {
+    if org == OrgId::OPERATOR { BATCHES.to_vec() } else { key(b'E', [&[1], &org.as_u128().to_be_bytes()]) }
+}
+
+/// Files of an organisation; those of the operator are among all of them.
+pub fn files_of(org: OrgId) -> Vec<u8> {
+    if org == OrgId::OPERATOR { FILES.to_vec() } else { key(b'E', [&[2], &org.as_u128().to_be_bytes()]) }
+}
+
+/// The place of a batch or file among those of its organisation; `None` where it has none besides its own.
+pub fn owned(list: Vec<u8>, id: u128) -> Option<Vec<u8>> {
+    (list.first() == Some(&b'E')).then(|| [list, id.to_be_bytes().to_vec()].concat())
+}
+
 pub fn key_by_digest(digest: &[u8; 32]) -> Vec<u8> {
     key_at(digest)
 }
@@ -198,6 +221,17 @@ pub fn notice(batch: BatchId) -> Vec<u8> {
 
 pub fn delivery_due(seconds: u64, id: EventId) -> Vec<u8> {
     key(b'J', [&[2], &seconds.to_be_bytes(), &id.as_u128().to_be_bytes()])
+}
+
+/// The value of [`delivery_due`].
+pub fn route(route: Route) -> Vec<u8> {
+    [route.host.to_be_bytes(), route.org.as_u128().to_be_bytes()].concat()
+}
+
+/// The route in a value of [`delivery_due`].
+pub fn route_of(value: &[u8]) -> Route {
+    let half = |bytes: Option<&[u8]>| bytes.and_then(trailing_id).unwrap_or_default();
+    Route { host: half(value.get(..16)), org: OrgId::from_u128(half(value.get(16..))) }
 }
 
 /// The first key of [`DELIVERIES_DUE`] that is not due at `seconds`.

@@ -51,13 +51,14 @@ use tokio_util::sync::CancellationToken;
 
 pub use batches::{BatchQuery, CreateOutcome, End, Idempotency};
 pub use catalog::{CATALOGS_KEPT, StoredCatalog};
+pub use deliveries::Due;
 pub use files::{Deletion, FileQuery, NewFile, Order};
 pub use format::ROWS_PER_PAGE;
 pub use holds::{HoldOutcome, MAX_HOLDS};
 pub use lines::{ByteRange, Lines, Render};
 pub use live::LiveBatch;
 pub use open::{OpenError, Options, Recovered};
-pub use orgs::{Added, MAX_KEYS, MAX_ORGS, Revoked};
+pub use orgs::{Added, MAX_KEYS, MAX_ORGS, MAX_REGISTERED, Revoked};
 #[doc(hidden)]
 pub use record::decode_anything as fuzz_decode;
 pub use record::page::Page;
@@ -243,6 +244,18 @@ impl Store {
         self.inner.commits.load(std::sync::atomic::Ordering::Relaxed)
     }
 
+    /// The ids behind the keys that are `list` and an id, only those beyond `after`.
+    fn ids(&self, list: &[u8], after: Option<u128>) -> impl Iterator<Item = Result<u128, StoreError>> + use<> {
+        let from = after.map_or_else(|| list.to_vec(), |id| [list, &id.to_be_bytes(), &[0]].concat());
+        self.inner.tree.range(from..format::behind(list)).keys().map(id_of)
+    }
+
+    /// The same from the last to the first, only those before `after`.
+    fn ids_backwards(&self, list: &[u8], after: Option<u128>) -> impl Iterator<Item = Result<u128, StoreError>> + use<> {
+        let end = after.map_or_else(|| format::behind(list), |id| [list, &id.to_be_bytes()].concat());
+        self.inner.tree.range(list.to_vec()..end).rev().map(|entry| id_of(entry.map(|(key, _)| key)))
+    }
+
     /// Waits until all that the caller may have just read is durable. Every read of metadata ends
     /// with it: sled shows a write before it is flushed, and what is shown must survive.
     async fn shown(&self) -> Result<(), StoreError> {
@@ -282,6 +295,11 @@ impl Store {
     fn path_of(&self, folder: &str, name: u128) -> PathBuf {
         self.inner.dir.join(folder).join(format!("{name:032x}"))
     }
+}
+
+/// The id that ends the key of an entry.
+fn id_of(key: sled::Result<sled::IVec>) -> Result<u128, StoreError> {
+    format::trailing_id(&key?).ok_or_else(|| StoreError::Broken("a key of a list has no id".into()))
 }
 
 /// Runs blocking work on the store off the async threads; a panic in it is an error of that work. The

@@ -13,7 +13,9 @@ use crate::domain::time::Timestamp;
 use crate::domain::webhook::Webhook;
 
 /// Organisations that there can be.
-pub const MAX_ORGS: usize = 10_000;
+pub const MAX_ORGS: usize = 20_000;
+/// As many as there may be when one registers itself: the operator always has room for more.
+pub const MAX_REGISTERED: usize = 10_000;
 /// Keys of one organisation, those that were revoked included.
 pub const MAX_KEYS: usize = 1_000;
 
@@ -36,13 +38,20 @@ pub enum Revoked {
 }
 
 impl Store {
-    /// Adds an organisation with what it may spend, and its first key if it gets one.
+    /// Adds an organisation with what it may spend, and its first key if it gets one, unless there are
+    /// `most` already.
     ///
     /// # Errors
     /// When the store has failed.
-    pub async fn add_org(&self, org: Organisation, credits: Credits, key: Option<(ApiKey, [u8; 32])>) -> Result<Added, StoreError> {
+    pub async fn add_org(
+        &self,
+        org: Organisation,
+        credits: Credits,
+        key: Option<(ApiKey, [u8; 32])>,
+        most: usize,
+    ) -> Result<Added, StoreError> {
         self.commit(move |tx| {
-            if tx.tree().scan_prefix(format::ORGS).keys().take(MAX_ORGS).count() == MAX_ORGS {
+            if tx.tree().scan_prefix(format::ORGS).keys().take(most).count() == most {
                 return Ok(Added::TooMany);
             }
             tx.put(format::org(org.id), &OrgRecord::from(&org))?;

@@ -53,6 +53,28 @@ fn an_agent_registers_itself_and_its_keys_come_and_go() {
 }
 
 #[test]
+fn nobody_registers_where_keys_say_who_may_call_and_no_web_page_does() {
+    let keys = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(keys.path(), "br_live_000000000000000000000001\n").expect("it can be written");
+    // A daemon with keys on loopback stands behind something that lets others in.
+    let daemon = Daemon::with(&["--api-keys-file", &keys.path().to_string_lossy()]);
+    assert_eq!(code(&daemon.send(Request::post("/v1/auth/agent-register")).expect(403)), "forbidden");
+    let operator = Client { daemon: &daemon, key: "br_live_000000000000000000000001".to_owned() };
+    let home = json!({ "url": "http://127.0.0.1:9/", "secret": "long enough" });
+    operator.send(Request::new("PUT", "/v1/auth/account/delivery-webhook").json(&home)).expect(400);
+    let made = operator.post("/admin/organisations", &json!({ "name": "Acme" })).expect(201);
+    let other = as_key(&daemon, &made["api_key"]);
+    other.get("/v1/batches").expect(200);
+    other.get("/readyz?verbose").expect(403);
+    operator.get("/readyz?verbose").expect(200);
+
+    let open = Daemon::start();
+    let page = Request::post("/v1/auth/agent-register").header("origin", "https://evil.example");
+    assert_eq!(code(&open.send(page).expect(403)), "origin_not_allowed");
+    open.send(Request::post("/v1/auth/agent-register").header("origin", "http://localhost:3000")).expect(201);
+}
+
+#[test]
 fn what_belongs_to_one_organisation_does_not_exist_for_another() {
     let daemon = Daemon::start();
     let ((own, _), (other, _)) = (prepaid(&daemon, "10.00"), prepaid(&daemon, "10.00"));
@@ -75,6 +97,10 @@ fn what_belongs_to_one_organisation_does_not_exist_for_another() {
     }
     assert_eq!(other.get("/v1/batches").expect(200)["data"], json!([]));
     assert_eq!(other.get("/v1/openai/v1/files").expect(200)["data"], json!([]));
+    assert_eq!(own.get("/v1/batches").expect(200)["data"].as_array().map(Vec::len), Some(1));
+    let files = |of: &Client<'_>| of.get("/v1/openai/v1/files").expect(200)["data"].as_array().map_or(0, Vec::len);
+    let before = files(&own);
+    assert!(before > 0);
     for path in ["/admin/organisations", "/admin/lanes", "/metrics"] {
         forbidden(other.get(path));
     }
@@ -82,6 +108,10 @@ fn what_belongs_to_one_organisation_does_not_exist_for_another() {
     let input = own.send(Request::post("/v1/files").header("content-type", "application/x-ndjson").bytes("{}\n")).expect(201);
     let rows = Daemon::batch_request(input["file_id"].as_str().expect("an id"), "/v1/responses");
     own.send(Request::post("/openai/v1/batches").json(&rows)).expect(402);
+    own.send(Request::post(&format!("/v1/openai/v1/batches/{id}/retry"))).expect(402);
+    assert_eq!(files(&own), before + 1);
+    own.send(Request::new("DELETE", &format!("/v1/openai/v1/files/{}", input["file_id"].as_str().expect("an id")))).expect(200);
+    assert_eq!(files(&own), before, "what is deleted is in no list");
 }
 
 #[test]
@@ -127,6 +157,15 @@ fn credits_are_reserved_and_settled_and_a_batch_that_they_do_not_cover_is_not_ma
     assert_eq!(batch["errors"][0]["path"], "input_item_count");
     let ceiling = json!({ "items": items(1, "gpt-4o"), "max_price": "0.001" });
     let sample = client.quote(&ceiling)["quote_id"].clone();
+    let fifty: String = items(50, "gpt-4o").iter().map(|item| format!("{item}\n")).collect();
+    let file = client.send(Request::post("/v1/files").header("content-type", "application/x-ndjson").bytes(fifty)).expect(201);
     let refused = client.try_create(&json!({ "quote_id": sample, "items": items(50, "gpt-4o") })).expect(400);
     assert_eq!(refused["error"]["details"]["preflight"]["issues"][0]["code"], "price_ceiling", "the limit is for all items");
+    let created = client.try_create(&json!({ "quote_id": sample, "input_file_id": file["file_id"] })).expect(202);
+    let batch = client.ended(created["batch"]["id"].as_str().expect("an id"));
+    assert_eq!(
+        (&batch["status"], &batch["errors"][0]["code"]),
+        (&json!("failed"), &json!("price_ceiling")),
+        "also when they are in a file"
+    );
 }

@@ -149,6 +149,17 @@ fn rows_of_a_lane_that_fails_go_to_the_next_one_within_the_ceiling_and_the_recei
     let micros = |name: &str| (amount(&credits[name]) * 1e6).round();
     assert_eq!(micros("reserved"), micros("charged") + micros("released"), "{credits}");
 
+    // The dear lane may take over what was quoted, and not so many more that all together exceed the ceiling.
+    let quote = client.quote(&json!({ "items": items(1, "m") }));
+    let one = quote["pricing_estimate"]["total"].as_str().and_then(|total| total.parse::<f64>().ok()).expect("a total");
+    let quote = client.quote(&json!({ "items": items(1, "m"), "max_price": format!("{:.9}", one * 4.0) }))["quote_id"].clone();
+    let lines: String = items(3, "m").iter().map(|item| format!("{item}\n")).collect();
+    let file = client.send(Request::post("/v1/files").header("content-type", "application/x-ndjson").bytes(lines)).expect(201);
+    let created = client.try_create(&json!({ "quote_id": quote, "input_file_id": file["file_id"] })).expect(202);
+    let calls = two.dear.calls();
+    assert_eq!(client.ended(created["batch"]["id"].as_str().expect("an id"))["status"], "failed");
+    assert_eq!(two.dear.calls(), calls);
+
     let more = json!({ "max_price": "1.00", "provider_preferences": { "allow_fallbacks": false } });
     let id = client.submit(&items(1, "m"), &more);
     assert_eq!(client.ended(&id)["status"], "failed", "no other lane was allowed");
@@ -198,6 +209,17 @@ fn files_that_items_name_travel_with_them() {
     let missing = json!({ "items": [look(&json!("file_00000000000000000000000000000007"))] });
     let refused = client.post("/v1/quotes/model", &missing).expect(400);
     assert_eq!(refused["error"]["details"]["preflight"]["issues"][0]["code"], "unknown_file");
+    // Nobody has looked at the items of a file when its batch is made.
+    let pdf = upload("application/pdf", b"pdf");
+    let quote = client.quote(&json!({ "items": [look(&image)] }))["quote_id"].clone();
+    let input = client
+        .send(Request::post("/v1/files").header("content-type", "application/x-ndjson").bytes(format!("{}\n", look(&pdf))))
+        .expect(201);
+    let created = client.try_create(&json!({ "quote_id": quote, "input_file_id": input["file_id"] })).expect(202);
+    let id = created["batch"]["id"].as_str().expect("an id").to_owned();
+    client.ended(&id);
+    let row = &client.results(&id, 1)[0];
+    assert!(row["error"]["message"].as_str().is_some_and(|message| message.contains("does not take the file")), "{row}");
     // One that goes away before its item runs ends that item, and says so.
     let quote = client.quote(&json!({ "items": [look(&image)] }))["quote_id"].clone();
     let line = format!("{}\n{}\n", look(&image), item("other", "m").to_string().replace("responses", "vision"));

@@ -47,6 +47,12 @@ impl Settings {
         if faults.is_empty() { Ok(settings) } else { Err(ConfigError::Faults(faults)) }
     }
 
+    /// Whether only programs of this machine can call, as far as settings tell: who has keys or a public
+    /// URL stands behind something that lets others in.
+    pub fn is_at_home(&self) -> bool {
+        self.listen.ip().to_canonical().is_loopback() && self.api_keys.is_empty() && self.public_url.is_none()
+    }
+
     /// What holds for each setting, in the order of the manual.
     pub fn effective(&self) -> &[Effective] {
         &self.effective

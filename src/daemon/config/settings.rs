@@ -298,14 +298,16 @@ settings! {
     fee_percent: value Percent = Percent::whole(0), range Percent::whole(0), Percent::whole(1_000);
 
     /// Whether whoever may call may register an organisation of its own (BatchRouter's
-    /// `agent-register`): `on`, `off`, or `auto`, which is `on` if only this machine can reach `listen`.
+    /// `agent-register`): `on`, `off`, or `auto`, which is `on` if `listen` is a loopback address and
+    /// there are neither API keys nor a `public_url`. With `on`, whoever can reach the daemon gets a key.
     agent_register: value AgentRegister = AgentRegister::Auto;
 
     /// What an organisation that registers itself may spend, in US dollars.
     registered_credits: maybe Dollars = None, range Dollars::whole(0), Dollars::whole(1_000_000), words "as much as it likes";
 
     /// Which receivers of webhooks may be called: `public` addresses by `https`, `any`, or `auto`, which is
-    /// `public` and this machine itself, by `http` too, if only this machine can reach `listen`.
+    /// `public` and this machine itself, by `http` too, if `listen` is a loopback address and there are
+    /// neither API keys nor a `public_url`.
     webhook_targets: value WebhookTargets = WebhookTargets::Auto;
 
     /// The wait before a webhook that was not taken is sent a second time; each further wait is four

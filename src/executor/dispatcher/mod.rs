@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::attachments::Attachments;
 use super::attempt::Ended;
 use super::board::{self, Wall};
 use super::handle::{CancelError, Command};
@@ -100,6 +101,7 @@ pub(super) struct Dispatcher {
     parts: Parts,
     settings: Settings,
     lanes: Lanes,
+    attachments: Attachments,
     /// Requests that several rows make.
     sharing: Sharing,
     /// Rows that have the answer of another, since the start.
@@ -133,7 +135,9 @@ pub(super) struct Dispatcher {
 impl Dispatcher {
     pub(super) fn new(parts: Parts, settings: Settings, recovered: Recovered, events: mpsc::UnboundedSender<Event>, seen: Seen) -> Self {
         let lanes = Lanes::new(parts.open.clone(), settings.in_flight_limit);
+        let attachments = Attachments::new(parts.store.clone(), parts.clock.clone());
         let mut dispatcher = Self {
+            attachments,
             parts,
             settings,
             lanes,

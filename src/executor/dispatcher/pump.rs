@@ -277,7 +277,12 @@ impl Dispatcher {
             self.sharing.leads(request, key);
         }
         let attempt = Box::new(Attempt {
-            context: Context { store: self.parts.store.clone(), clock: self.parts.clock.clone(), policy: self.settings.retry },
+            context: Context {
+                store: self.parts.store.clone(),
+                clock: self.parts.clock.clone(),
+                policy: self.settings.retry,
+                attachments: self.attachments.clone(),
+            },
             spec: run.spec.clone(),
             provider,
             ways: run.source.ways.clone(),

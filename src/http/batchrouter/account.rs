@@ -25,7 +25,7 @@ use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Object, PathId};
 use crate::http::keys::NewKey;
-use crate::store::{Added, MAX_KEYS, MAX_ORGS, Revoked};
+use crate::store::{Added, MAX_KEYS, MAX_REGISTERED, Revoked};
 
 /// Characters of a name.
 const MAX_NAME: usize = 200;
@@ -141,7 +141,7 @@ pub async fn register(State(api): State<Arc<Api>>, request: Request) -> Result<R
     let has_body = !request.body().is_end_stream() && request.headers().contains_key(CONTENT_TYPE);
     let body = if has_body { Object::from_request(request, &api).await? } else { Object::default() };
     let name = name(&body, &["agent_name", "name"])?.unwrap_or_else(|| "Registered by itself".to_owned());
-    let (org, made) = add_org(&api, name, api.accounts.first_credits).await?;
+    let (org, made) = add_org(&api, name, api.accounts.first_credits, MAX_REGISTERED).await?;
     let answer = json!({
         "org_id": org.id.in_hex(), "name": org.name,
         "api_key": made.secret, "api_key_id": made.key.id.in_hex(), "expires_at": null,
@@ -152,17 +152,17 @@ pub async fn register(State(api): State<Arc<Api>>, request: Request) -> Result<R
 /// A new organisation and its first key.
 ///
 /// # Errors
-/// When there are too many, or the store has failed.
-pub async fn add_org(api: &Api, name: String, credits: Credits) -> Result<(Organisation, NewKey), ApiError> {
+/// When there are `most` already, or the store has failed.
+pub async fn add_org(api: &Api, name: String, credits: Credits, most: usize) -> Result<(Organisation, NewKey), ApiError> {
     let now = api.clock.now();
     let org = Organisation { id: OrgId::generate(now), name, created_at: now, webhook: None };
     let made = NewKey::generate(org.id, None, None, now)?;
-    match api.store.add_org(org.clone(), credits, Some((made.key.clone(), made.digest))).await? {
+    match api.store.add_org(org.clone(), credits, Some((made.key.clone(), made.digest)), most).await? {
         Added::Done => {
             tracing::info!(org = %org.id, "organisation added");
             Ok((org, made))
         }
-        Added::TooMany => Err(ApiError::new(Code::Conflict, format!("there can be {MAX_ORGS} organisations"))),
+        Added::TooMany => Err(ApiError::new(Code::Conflict, format!("there are {most} organisations, and cannot be more"))),
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
+use rust_decimal::Decimal;
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -16,7 +17,8 @@ use super::refusal::{Issue, Refusal};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::{OrgId, QuoteId};
 use crate::domain::item::{Defaults, is_name};
-use crate::domain::ledger::Account;
+use crate::domain::ledger::{Account, with_fee};
+use crate::domain::money::Usd;
 use crate::domain::observed::Observed;
 use crate::domain::quote::{Quote, QuotedGroup, QuotedLane};
 use crate::domain::request::MAX_MODEL_CHARS;
@@ -136,7 +138,7 @@ pub fn make(api: &Api, wanted: Wanted, org: OrgId, account: &Account) -> Result<
     refuse(&object)?;
     let takers = object.takers();
     let groups = decision.groups.iter().zip(&takers).enumerate();
-    let groups = groups.map(|(place, (group, takers))| quoted(&read, place, group, takers, &lanes)).collect();
+    let groups = groups.map(|(place, (group, takers))| quoted(&read, place, group, takers, &lanes, terms.fee)).collect();
     let estimate = object.pricing().map(Pricing::estimate);
     let shown = serde_json::to_vec(&object.json()).map_err(ApiError::internal)?;
     let (id, valid_until, deadline): (QuoteId, Timestamp, Timestamp) = (object.id, object.valid_until, object.deadline);
@@ -183,7 +185,8 @@ fn check_lanes(read: &Read, lanes: &[Lane<'_>]) -> Result<(), Refusal> {
 }
 
 /// What a batch needs to know of a group's lanes.
-fn quoted(read: &Read, place: usize, group: &GroupDecision, takers: &[bool], lanes: &[Lane<'_>]) -> QuotedGroup {
+fn quoted(read: &Read, place: usize, group: &GroupDecision, takers: &[bool], lanes: &[Lane<'_>], fee: Decimal) -> QuotedGroup {
+    let whole = read.groups.get(place).map_or(0, |group| group.items.len());
     let of = |(considered, takes_over): (&Considered, &bool)| {
         let lane = &lanes[considered.lane];
         let items = match &considered.verdict {
@@ -198,6 +201,7 @@ fn quoted(read: &Read, place: usize, group: &GroupDecision, takers: &[bool], lan
             most_input: [lane.context_window, lane.max_input_tokens].into_iter().flatten().min(),
             most_output: lane.max_output_tokens,
             text_only: !lane.input.is_empty() && lane.input.iter().all(|each| *each == Modality::Text),
+            each: each(considered, whole, fee),
             items,
             takes_over: *takes_over,
         }
@@ -209,6 +213,16 @@ fn quoted(read: &Read, place: usize, group: &GroupDecision, takers: &[bool], lan
         asked: read.asked.get(place).cloned().unwrap_or_default(),
         lanes,
     }
+}
+
+/// What one item costs on a lane, on average: of all `whole` items of the group, or of those that it serves.
+fn each(considered: &Considered, whole: usize, fee: Decimal) -> Option<Usd> {
+    let (cost, items) = match (&considered.verdict, considered.whole) {
+        (Verdict::Selected(items), _) => (considered.cost?, items.len()),
+        (Verdict::Rejected(_), Some(cost)) => (cost, whole),
+        (Verdict::Rejected(_), None) => return None,
+    };
+    Some(Usd(with_fee(cost, fee).0 / Decimal::from(items.max(1))))
 }
 
 /// Refuses what no lanes can serve, or only dearer than the client allows.

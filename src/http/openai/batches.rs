@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 
 use super::content::result_lines;
+use super::create::check_credits;
 use super::render::{BatchObject, List};
 use crate::domain::batch::Batch;
 use crate::domain::error::Code;
@@ -78,6 +79,7 @@ pub async fn retry(
 ) -> Result<Json<BatchObject>, ApiError> {
     api.check_open()?;
     api.check_room(0)?;
+    check_credits(&api, &caller).await?;
     find(&api, &caller, id).await?;
     let (executor, now) = (api.executor.clone(), api.clock.now());
     match api.to_the_end(async move { executor.retry(id, now).await }).await? {

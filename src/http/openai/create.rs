@@ -18,7 +18,7 @@ use crate::domain::file::{ExpiresAfter, Purpose};
 use crate::domain::id::{BatchId, FileId};
 use crate::domain::ledger::Credits;
 use crate::domain::metadata::Metadata;
-use crate::domain::share::{Control, Owner};
+use crate::domain::share::Control;
 use crate::domain::time::CompletionWindow;
 use crate::http::Api;
 use crate::http::access::Caller;
@@ -62,7 +62,10 @@ pub async fn create(
 }
 
 /// Rows without a quote reserve nothing, so that who prepays cannot have them.
-async fn check_credits(api: &Api, caller: &Caller) -> Result<(), ApiError> {
+///
+/// # Errors
+/// When the caller's organisation prepays.
+pub async fn check_credits(api: &Api, caller: &Caller) -> Result<(), ApiError> {
     match api.store.account(caller.org).await?.credits {
         Credits::Unlimited => Ok(()),
         Credits::Prepaid(_) => {
@@ -129,7 +132,7 @@ impl Order {
             output_expires_after: self.output_expires_after,
             retry_of: None,
             org: caller.org,
-            owner: Owner::of_key(&caller.key),
+            owner: caller.owner(),
             fallback: self.preferences.fallback,
         }
     }

@@ -30,20 +30,33 @@ impl Attached {
 /// # Errors
 /// Those of `find`; a file that is not there must not be left out.
 pub fn attach<E>(endpoint: Endpoint, body: Vec<u8>, mut find: impl FnMut(&str) -> Result<Attached, E>) -> Result<Vec<u8>, E> {
-    let named = memchr::memmem::find(&body, b"\"file_id\"").is_some();
-    if !named || !matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Responses) {
-        return Ok(body);
-    }
-    let Ok(mut request) = serde_json::from_slice::<Map<String, Value>>(&body) else { return Ok(body) };
-    let member = if endpoint == Endpoint::ChatCompletions { "messages" } else { "input" };
-    let messages = request.get_mut(member).and_then(Value::as_array_mut).into_iter().flatten();
-    for part in messages.filter_map(|message| message.get_mut("content")?.as_array_mut()).flatten() {
+    let Some(mut request) = read(endpoint, &body) else { return Ok(body) };
+    for part in parts(endpoint, &mut request) {
         if let Some(id) = id_of(part) {
             let file = find(&id)?;
             *part = filled(endpoint, part, &file);
         }
     }
     Ok(serde_json::to_vec(&request).unwrap_or(body))
+}
+
+/// The ids of files that a body names, as often as it does.
+pub fn named(endpoint: Endpoint, body: &[u8]) -> Vec<String> {
+    let Some(mut request) = read(endpoint, body) else { return Vec::new() };
+    parts(endpoint, &mut request).filter_map(|part| id_of(part)).collect()
+}
+
+/// A body that may name files.
+fn read(endpoint: Endpoint, body: &[u8]) -> Option<Map<String, Value>> {
+    let may = matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Responses) && memchr::memmem::find(body, b"\"file_id\"").is_some();
+    may.then(|| serde_json::from_slice(body).ok()).flatten()
+}
+
+/// The parts of its messages.
+fn parts(endpoint: Endpoint, request: &mut Map<String, Value>) -> impl Iterator<Item = &mut Value> {
+    let member = if endpoint == Endpoint::ChatCompletions { "messages" } else { "input" };
+    let messages = request.get_mut(member).and_then(Value::as_array_mut).into_iter().flatten();
+    messages.filter_map(|message| message.get_mut("content")?.as_array_mut()).flatten()
 }
 
 /// The id that a part names in place of content.

@@ -9,7 +9,7 @@
 mod attach;
 mod tools;
 
-pub use self::attach::{Attached, attach};
+pub use self::attach::{Attached, attach, named};
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,8 @@
 //! Which demands a lane meets: those that do not depend on an item, and which items fit.
 
+use super::Item;
 use super::lane::{Lane, Listing};
 use super::rejection::Rejection;
-use super::{Attachment, Item};
-use crate::catalog::Files;
 use crate::domain::routing::{Constraints, RoutingMode, STANDARD_PRIVACY};
 use crate::domain::words::{DataCollection, HostedTool, Modality};
 
@@ -54,7 +53,7 @@ pub(super) fn misfit(lane: &Lane<'_>, place: u32, item: &Item) -> Option<Rejecti
     if let Some(modality) = item.modalities.iter().find(unread) {
         return Some(Rejection::ModalityUnsupported { item: place, modality: *modality });
     }
-    if let Some(file) = item.files.iter().find(|file| !takes(lane.files, file)) {
+    if let Some(file) = item.files.iter().find(|file| !lane.files.is_some_and(|files| files.takes(&file.mime, file.bytes))) {
         return Some(Rejection::FileUnsupported { item: place, mime: file.mime.clone() });
     }
     if let (Some(limit), Some(tokens)) = (lane.max_output_tokens, item.output_limit)
@@ -75,13 +74,4 @@ pub(super) fn misfit(lane: &Lane<'_>, place: u32, item: &Item) -> Option<Rejecti
 /// Whether an item can go to the lane, as far as that is up to the item.
 pub fn fits(lane: &Lane<'_>, item: &Item) -> bool {
     misfit(lane, 0, item).is_none()
-}
-
-fn takes(files: Option<&Files>, file: &Attachment) -> bool {
-    let Some(files) = files else { return false };
-    let matches = |accepted: &String| match accepted.strip_suffix("/*") {
-        Some(kind) => file.mime.split_once('/').is_some_and(|(own, _)| own == kind),
-        None => *accepted == file.mime,
-    };
-    files.types.iter().any(matches) && files.max_bytes.is_none_or(|most| file.bytes <= most)
 }

@@ -6,13 +6,14 @@ use serde::{Deserialize, Serialize};
 use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
 use super::{Record, RecordError, moment, timestamp};
 use crate::domain::delivery::Delivery;
-use crate::domain::id::{BatchId, EventId};
+use crate::domain::id::{BatchId, EventId, OrgId};
 
 /// Version 1 of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeliveryRecord {
     id: u128,
     batch: u128,
+    org: u128,
     webhook: WebhookRecord,
     #[serde(with = "serde_bytes")]
     body: Vec<u8>,
@@ -32,6 +33,7 @@ impl From<&Delivery> for DeliveryRecord {
         Self {
             id: delivery.id.as_u128(),
             batch: delivery.batch.as_u128(),
+            org: delivery.org.as_u128(),
             webhook: pack_webhook(&delivery.webhook),
             body: delivery.body.clone(),
             created_at: moment(delivery.created_at),
@@ -48,6 +50,7 @@ impl TryFrom<DeliveryRecord> for Delivery {
         Ok(Self {
             id: EventId::from_u128(record.id),
             batch: BatchId::from_u128(record.batch),
+            org: OrgId::from_u128(record.org),
             webhook: unpack_webhook(record.webhook),
             body: record.body,
             created_at: timestamp::<DeliveryRecord>(record.created_at)?,

@@ -1,5 +1,6 @@
-//! Quotes on disk, version 2. Version 1 could not become a batch and lived for a day; it counts as gone. In the envelope of [`super::packed`], because they are long and repeat
-//! themselves; the number there is not used.
+//! Quotes on disk, version 2. Version 1 could not become a batch and lived for a day; it counts as gone. In
+//! the envelope of [`super::packed`], because they are long and repeat themselves; the number there is not
+//! used.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -54,6 +55,7 @@ struct LaneRecord {
     most_input: Option<u64>,
     most_output: Option<u64>,
     text_only: bool,
+    each: Option<[u8; 16]>,
     items: u32,
     takes_over: bool,
 }
@@ -74,6 +76,7 @@ impl From<&Quote> for QuoteRecord {
             most_input: lane.most_input,
             most_output: lane.most_output,
             text_only: lane.text_only,
+            each: lane.each.map(|each| each.0.serialize()),
             items: lane.items,
             takes_over: lane.takes_over,
         };
@@ -125,6 +128,7 @@ impl TryFrom<QuoteRecord> for Quote {
             most_input: lane.most_input,
             most_output: lane.most_output,
             text_only: lane.text_only,
+            each: lane.each.map(|each| Usd(Decimal::deserialize(each))),
             items: lane.items,
             takes_over: lane.takes_over,
         };

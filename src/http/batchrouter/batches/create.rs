@@ -22,11 +22,12 @@ use crate::domain::error::Code;
 use crate::domain::file::Purpose;
 use crate::domain::id::{BatchId, FileId};
 use crate::domain::item::{Defaults, members};
-use crate::domain::ledger::micros_up;
+use crate::domain::ledger::{Credits, micros_up, with_fee};
 use crate::domain::metadata::Metadata;
 use crate::domain::money::Usd;
 use crate::domain::quote::{Estimate, KeptQuote, Quote};
-use crate::domain::share::{Control, Owner};
+use crate::domain::routing::Constraints;
+use crate::domain::share::Control;
 use crate::domain::time::later;
 use crate::domain::webhook::Webhook;
 use crate::http::Api;
@@ -88,8 +89,10 @@ pub async fn create_from(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, bo
     };
     let shown = made.then(|| quote.shown.clone());
     let prepared = prepare(api, &asked, &quote, body).await?;
-    within_ceiling(&asked, &quote, &prepared)?;
-    let spec = spec(api, &caller, asked, &quote, &prepared)?;
+    check_credits(api, &caller, &prepared).await?;
+    let most = [asked.demands.max_price, quote.demands.max_price].into_iter().flatten().min();
+    most.map_or(Ok(()), |most| within(most, &quote, &prepared))?;
+    let spec = spec(api, &caller, asked, &quote, &prepared, most)?;
     let creating = {
         let (api, file) = (api.clone(), prepared.content);
         async move { create_once(&api, spec, file, once).await }
@@ -104,15 +107,28 @@ pub async fn create_from(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, bo
 
 /// Refuses a batch that is expected to cost more than its client allows: the quote may have been made of a
 /// few items, and the limit is for all of them.
-fn within_ceiling(asked: &Asked, quote: &Quote, prepared: &Prepared) -> Result<(), Refusal> {
-    let Some(most) = [asked.demands.max_price, quote.demands.max_price].into_iter().flatten().min() else { return Ok(()) };
-    let message = match prepared.estimate {
-        Some(estimate) if estimate.total() <= most => return Ok(()),
-        Some(estimate) => format!("all items together cost about {} USD, more than {most} USD", estimate.total()),
+fn within(most: Usd, quote: &Quote, prepared: &Prepared) -> Result<(), Refusal> {
+    // As many as were quoted were held against the ceiling of the quote one by one.
+    let counted = prepared.counted.filter(|_| prepared.items != Some(quote.items)).map(|counted| with_fee(counted, quote.fee));
+    let expected = prepared.estimate.map(|estimate| estimate.total().max(counted.unwrap_or_default()));
+    let message = match expected {
+        Some(expected) if expected <= most => return Ok(()),
+        Some(expected) => format!("all items together cost about {} USD, more than {most} USD", micros_up(expected)),
         None => format!("nobody knows what the items cost, and they may cost {most} USD at most"),
     };
     let issue = Issue { code: "price_ceiling", path: "max_price".to_owned(), message };
     Err(Refusal::Preflight { issues: vec![issue], lanes: Vec::new() })
+}
+
+/// Refuses what cannot be reserved for: nobody knows what it costs, and its organisation prepays.
+async fn check_credits(api: &Api, caller: &Caller, prepared: &Prepared) -> Result<(), ApiError> {
+    match (prepared.estimate, api.store.account(caller.org).await?.credits) {
+        (Some(_), _) | (None, Credits::Unlimited) => Ok(()),
+        (None, Credits::Prepaid(_)) => {
+            let message = "the organisation prepays, and nobody knows what the items cost: a lane of their model has no prices";
+            Err(ApiError::new(Code::InsufficientCredits, message))
+        }
+    }
 }
 
 /// Reads a body. Takes time, and a turn, for one that is large.
@@ -208,6 +224,8 @@ struct Prepared {
     defaults: Defaults,
     /// What they are expected to cost; `None` if nobody knows.
     estimate: Option<Estimate>,
+    /// What these very items cost at the provider on the dearest of their lanes, if they came with the request.
+    counted: Option<Usd>,
 }
 
 enum Content {
@@ -230,7 +248,13 @@ async fn prepare(api: &Arc<Api>, asked: &Asked, quote: &Quote, body: Bytes) -> R
                 return Err(ApiError::invalid("input_file_id", message).into());
             }
             let items = asked.item_count;
-            Ok(Prepared { content: Content::Uploaded(*id), items, defaults, estimate: scaled(quote, items.unwrap_or(quote.items)) })
+            Ok(Prepared {
+                content: Content::Uploaded(*id),
+                items,
+                defaults,
+                estimate: scaled(quote, items.unwrap_or(quote.items)),
+                counted: None,
+            })
         }
         Input::Inline(items) => {
             let turn = api.quoting.turn().await?;
@@ -255,9 +279,10 @@ fn prepare_inline(api: &Api, items: &Bytes, quote: &Quote, defaults: Defaults) -
         return Err(refused(issues));
     }
     let count = u32::try_from(written.len()).unwrap_or(u32::MAX);
-    let estimate = scaled(quote, count).map(|scaled| larger(scaled, priced(&read, quote)));
+    let counted = priced(&read, quote);
+    let estimate = scaled(quote, count).map(|scaled| larger(scaled, counted));
     let content = materialise(&api.store, &written).map_err(ApiError::from)?;
-    Ok(Prepared { content: Content::New(content), items: Some(count), defaults, estimate })
+    Ok(Prepared { content: Content::New(content), items: Some(count), defaults, estimate, counted: Some(counted) })
 }
 
 /// Items of kinds that the quote has no lane for.
@@ -333,7 +358,7 @@ fn materialise(store: &Store, items: &[&RawValue]) -> Result<Sealed, StoreError>
     spool.seal()
 }
 
-fn spec(api: &Api, caller: &Caller, asked: Asked, quote: &Quote, prepared: &Prepared) -> Result<BatchSpec, ApiError> {
+fn spec(api: &Api, caller: &Caller, asked: Asked, quote: &Quote, prepared: &Prepared, most: Option<Usd>) -> Result<BatchSpec, ApiError> {
     let now = api.clock.now();
     let reserve = prepared.estimate.map_or(Usd::ZERO, |estimate| micros_up(estimate.total()));
     let webhook = asked.webhook.map(|receiver| sealed(api, receiver)).transpose()?;
@@ -341,7 +366,7 @@ fn spec(api: &Api, caller: &Caller, asked: Asked, quote: &Quote, prepared: &Prep
         quote: quote.id,
         deadline: quote.deadline,
         defaults: prepared.defaults.clone(),
-        demands: quote.demands.clone(),
+        demands: Constraints { max_price: most, ..quote.demands.clone() },
         fee: quote.fee,
         estimate: prepared.estimate,
         each: quote.estimate.map(|estimate| Usd(estimate.total().0 / Decimal::from(quote.items.max(1)))),
@@ -362,7 +387,7 @@ fn spec(api: &Api, caller: &Caller, asked: Asked, quote: &Quote, prepared: &Prep
         output_expires_after: None,
         retry_of: None,
         org: caller.org,
-        owner: Owner::of_key(&caller.key),
+        owner: caller.owner(),
         fallback: Fallback::Never,
     })
 }

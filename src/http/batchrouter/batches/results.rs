@@ -67,7 +67,7 @@ pub async fn page(
     let from = params.text("cursor")?.map(row_of).transpose()?.unwrap_or(RowIndex(0));
     let batch = find(&api, &caller, id).await?;
     let status = status_of(&api, &batch);
-    if !batch.state.is_terminal() || status == "failed" && batch.progress.total == 0 {
+    if !batch.state.is_terminal() {
         let message = format!("the batch is {status}; its results can be read when it has ended");
         return Err(ApiError::new(Code::ResultsNotReady, message).into());
     }
@@ -133,7 +133,7 @@ pub async fn artifact_url(
     PathId(id): PathId<BatchId>,
 ) -> Result<Response, Refusal> {
     let batch = find(&api, &caller, id).await?;
-    if !batch.state.is_terminal() || batch.progress.total == 0 {
+    if !batch.state.is_terminal() {
         let message = format!("the batch is {}; its results can be read when it has ended", status_of(&api, &batch));
         return Err(ApiError::new(Code::ResultsNotReady, message).into());
     }

@@ -1,0 +1,123 @@
+//! The files that items name, which travel with them: read when their row is sent, and gone from memory
+//! when its call has ended.
+//!
+//! Invariant: all files that are in memory at one time have no more than [`AT_ONCE`] bytes; who has to wait
+//! holds none.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::ways::Reads;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::file::File;
+use crate::domain::id::{FileId, OrgId};
+use crate::domain::time::Clock;
+use crate::provider::form::{Attached, attach};
+use crate::store::{Store, StoreError, blocking};
+
+/// Bytes of the files of one item. They become a third larger as text, and are copied on the way to it.
+const OF_ONE: u64 = 20 << 20;
+/// Bytes of all files at one time.
+const AT_ONCE: u64 = 32 << 20;
+/// Bytes that one permit stands for.
+const UNIT: u64 = 4 << 10;
+/// Media type of a file that was uploaded without one.
+const ANY_TYPE: &str = "application/octet-stream";
+
+/// Reads files for rows.
+#[derive(Clone)]
+pub(super) struct Attachments {
+    store: Store,
+    clock: Clock,
+    room: Arc<Semaphore>,
+}
+
+/// Why a row has no complete body.
+#[derive(Debug)]
+pub(super) enum Incomplete {
+    /// It never will have.
+    Unusable(String),
+    /// The store cannot be read at the moment.
+    NotNow,
+}
+
+/// A body with its files. They have their room for as long as it lives.
+pub(super) struct Complete {
+    pub body: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Attachments {
+    pub fn new(store: Store, clock: Clock) -> Self {
+        let permits = usize::try_from(AT_ONCE / UNIT).unwrap_or(Semaphore::MAX_PERMITS);
+        Self { store, clock, room: Arc::new(Semaphore::new(permits)) }
+    }
+
+    /// A body with these files of the organisation, which it names. Waits for room.
+    ///
+    /// # Errors
+    /// When a file is not there, is not what the lane reads, or cannot be read.
+    pub async fn complete(
+        &self,
+        ids: Vec<String>,
+        (endpoint, body): (Endpoint, Bytes),
+        org: OrgId,
+        reads: &Reads,
+    ) -> Result<Complete, Incomplete> {
+        let mut bytes = 0_u64;
+        for id in &ids {
+            bytes = bytes.saturating_add(self.find(id, org, reads)?.bytes);
+        }
+        if bytes > OF_ONE {
+            return Err(Incomplete::Unusable(format!("the files of the item have {bytes} bytes; they may have {OF_ONE}")));
+        }
+        let units = u32::try_from(bytes.div_ceil(UNIT).max(1)).unwrap_or(u32::MAX);
+        let closed = |_| Incomplete::NotNow;
+        let room = self.room.clone().acquire_many_owned(units).await.map_err(closed)?;
+        let (this, reads) = (self.clone(), reads.clone());
+        let filled = blocking(move || Ok(attach(endpoint, body.to_vec(), |id| this.read(id, org, &reads))));
+        let body = Bytes::from(filled.await.map_err(|error| unreadable("of a row", &error))??);
+        Ok(Complete { body, _room: room })
+    }
+
+    fn find(&self, name: &str, org: OrgId, reads: &Reads) -> Result<File, Incomplete> {
+        let shown: String = name.chars().take(80).collect();
+        let gone = || Incomplete::Unusable(format!("there is no file `{shown}`, which the item names"));
+        let id: FileId = name.parse().map_err(|_| gone())?;
+        let file = self.store.attachment(id, self.clock.now()).map_err(|error| unreadable(name, &error))?;
+        let file = file.filter(|file| file.org == org).ok_or_else(gone)?;
+        let mime = file.mime.as_deref().unwrap_or(ANY_TYPE);
+        match reads {
+            Reads::Unknown => Ok(file),
+            Reads::Files(Some(files)) if files.takes(mime, file.bytes) => Ok(file),
+            Reads::Files(_) => {
+                let message = format!("the lane does not take the file `{shown}`, which is {mime} of {} bytes", file.bytes);
+                Err(Incomplete::Unusable(message))
+            }
+        }
+    }
+
+    fn read(&self, name: &str, org: OrgId, reads: &Reads) -> Result<Attached, Incomplete> {
+        let file = self.find(name, org, reads)?;
+        let mut content = Vec::with_capacity(usize::try_from(file.bytes).unwrap_or(0));
+        let reader = self.store.open_content(file.id).map_err(|error| unreadable(name, &error))?;
+        // No more than there is room for, whatever lies on the disk.
+        let read = reader.take(file.bytes).read_to_end(&mut content);
+        read.map_err(|error| unreadable(name, &StoreError::unreadable(file.id, &error)))?;
+        Ok(Attached { mime: file.mime.unwrap_or_else(|| ANY_TYPE.to_owned()), filename: file.filename, content })
+    }
+}
+
+/// What is gone or damaged stays so; anything else may pass.
+fn unreadable(name: &str, error: &StoreError) -> Incomplete {
+    tracing::error!(file = name, %error, "a file that an item names cannot be read");
+    match error {
+        StoreError::Damaged(_) | StoreError::Io { missing: true, .. } => {
+            Incomplete::Unusable(format!("the file `{name}`, which the item names, cannot be read"))
+        }
+        _ => Incomplete::NotNow,
+    }
+}
