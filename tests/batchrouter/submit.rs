@@ -105,6 +105,19 @@ fn items_come_inline_or_as_a_file_in_either_form() {
     let ids: Vec<_> = client.results(batch["id"].as_str().expect("an id"), 1).iter().map(|row| row["customer_item_id"].clone()).collect();
     assert_eq!(ids, ["native", "openai"]);
 
+    // The quote of a file is that of its items; a create without a quote makes it, too.
+    let whole = client.quote(&json!({ "input_file_id": file["file_id"], "input_item_count": 2 }));
+    let inline =
+        client.quote(&json!({ "items": lines.lines().map(|line| serde_json::from_str(line).expect("an item")).collect::<Vec<Value>>() }));
+    assert_eq!((&whole["item_count"], &whole["pricing_estimate"]), (&inline["item_count"], &inline["pricing_estimate"]));
+    let created = client.try_create(&json!({ "input_file_id": file["file_id"] })).expect(202);
+    assert_eq!(created["quote"]["pricing_estimate"], whole["pricing_estimate"]);
+    assert_eq!(client.ended(created["batch"]["id"].as_str().expect("an id"))["counts"]["completed"], 2);
+    let broken = client.send(Request::post("/v1/files").header("content-type", "application/x-ndjson").bytes("{}\n{\n7\n")).expect(201);
+    let refused = client.post("/v1/quotes/model", &json!({ "input_file_id": broken["file_id"] })).expect(400);
+    assert_eq!(refused["error"]["details"]["preflight"]["issues"][0]["path"], "line 2", "{refused}");
+    client.post("/v1/quotes/model", &json!({ "input_file_id": "file_00000000000000000000000000000007" })).expect(404);
+
     // The older upload, and what it says of itself.
     let manifest = |count: &str, sha256: &str| {
         let request = Request::post("/v1/batches/input-manifests").header("content-type", "application/x-ndjson");

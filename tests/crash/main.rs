@@ -11,6 +11,7 @@ mod creation;
 mod equal;
 mod fallback;
 mod large;
+mod ledger;
 mod pause;
 mod priority;
 #[path = "../support/mod.rs"]

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::demands::{self, names, word};
 use super::items::{self, Files, Read};
 use super::lanes::lanes;
+use super::manifest;
 use super::money::{Pricing, digits};
 use super::quote_object::{QuoteObject, lane_objects};
 use super::refusal::{Issue, Refusal};
@@ -27,12 +28,14 @@ use crate::domain::time::{Timestamp, later};
 use crate::domain::words::{Modality, Operation};
 use crate::http::Api;
 use crate::http::error::ApiError;
-use crate::http::extract::Object;
+use crate::http::extract::{Object, parse_id};
 use crate::http::views::Live;
 use crate::route::quote::{Considered, GroupDecision, Lane, Rejection, Terms, Verdict, decide, fits};
 
 /// The fields that are read, besides the items.
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 13] = [
+    "input_file_id",
+    "input_item_count",
     "model",
     "models",
     "operation",
@@ -58,15 +61,27 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// What a body says.
+    /// What a body says. Takes time if the items are in a file of the organisation's.
     ///
     /// # Errors
-    /// When a field has a value that it cannot have.
-    pub fn read(body: &Bytes) -> Result<Self, ApiError> {
+    /// When a field has a value that it cannot have, or the file cannot be used.
+    pub fn read(api: &Api, org: OrgId, body: &Bytes) -> Result<Self, Refusal> {
         let (object, items) = Object::picking(body, &FIELDS, "items")?;
-        let items =
-            items.ok_or_else(|| ApiError::missing("items", "it is an array of the items to be quoted, or of some that are like them"))?;
-        Ok(Self { items, defaults: defaults(&object)?, demands: demands::read(&object)? })
+        let (defaults, demands) = (defaults(&object)?, demands::read(&object)?);
+        let file = object.text("input_file_id")?.map(|id| parse_id("input_file_id", id)).transpose()?;
+        let items = match (items.filter(|items| items.as_ref() != b"null"), file) {
+            (Some(items), None) => items,
+            (None, Some(file)) => manifest::items(api, org, file)?,
+            (Some(_), Some(_)) => {
+                return Err(ApiError::invalid("input_file_id", "`input_file_id` stands beside `items`; one is quoted").into());
+            }
+            (None, None) => {
+                let message =
+                    "it is an array of the items to be quoted, or of some that are like them; or `input_file_id` names a file of them";
+                return Err(ApiError::missing("items", message).into());
+            }
+        };
+        Ok(Self { items, defaults, demands })
     }
 }
 

@@ -10,6 +10,7 @@ pub mod files;
 mod items;
 mod lanes;
 mod making;
+mod manifest;
 mod money;
 mod quote_object;
 mod quotes;

@@ -37,7 +37,7 @@ pub async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Ca
         move || {
             // Goes on when the client goes away, and so does its turn.
             let _turn = turn;
-            span.in_scope(|| make(&api, Wanted::read(&body)?, caller.org, &account))
+            span.in_scope(|| make(&api, Wanted::read(&api, caller.org, &body)?, caller.org, &account))
         }
     };
     let quote = tokio::task::spawn_blocking(making).await.map_err(ApiError::internal)??;

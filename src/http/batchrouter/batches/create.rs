@@ -85,7 +85,7 @@ pub async fn create_from(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, bo
                 None => return Err(refused),
             },
         },
-        None => (quote_for(api, &caller, &asked, &body).await?, true),
+        None => (quote_for(api, &caller, &body).await?, true),
     };
     let shown = made.then(|| quote.shown.clone());
     let prepared = prepare(api, &asked, &quote, body).await?;
@@ -196,10 +196,7 @@ fn quote_used(batch: BatchId) -> ApiError {
 }
 
 /// A quote of the items themselves, for a create that names none. Ours.
-async fn quote_for(api: &Arc<Api>, caller: &Caller, asked: &Asked, body: &Bytes) -> Result<Quote, Refusal> {
-    if let Input::File(_) = asked.input {
-        return Err(ApiError::missing("quote_id", "a batch over a file needs a quote of items like those in it").into());
-    }
+async fn quote_for(api: &Arc<Api>, caller: &Caller, body: &Bytes) -> Result<Quote, Refusal> {
     let account = api.store.account(caller.org).await.map_err(ApiError::from)?;
     let (api, org, body) = (api.clone(), caller.org, body.clone());
     let turn = api.quoting.turn().await?;
@@ -207,7 +204,7 @@ async fn quote_for(api: &Arc<Api>, caller: &Caller, asked: &Asked, body: &Bytes)
         let api = api.clone();
         move || {
             let _turn = turn;
-            make(&api, Wanted::read(&body)?, org, &account)
+            make(&api, Wanted::read(&api, org, &body)?, org, &account)
         }
     };
     let quote = tokio::task::spawn_blocking(making).await.map_err(ApiError::internal)??;

@@ -1,0 +1,73 @@
+//! Items that were uploaded as the lines of a file, read to be quoted: all of them, or the first ones as a
+//! sample of the others.
+
+use std::io::{BufReader, ErrorKind};
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use crate::domain::file::Purpose;
+use crate::domain::id::{FileId, OrgId};
+use crate::domain::lines::{Line, Lines};
+use crate::http::Api;
+use crate::http::batchrouter::refusal::{Issue, MAX_ISSUES, Refusal};
+use crate::http::error::ApiError;
+use crate::store::StoreError;
+
+/// The items of a file as an array, as they are written: no more of them, and no more bytes, than a request
+/// may have. Takes time.
+///
+/// # Errors
+/// When there is no such file of the organisation's, or one of its lines is no item.
+pub fn items(api: &Api, org: OrgId, id: FileId) -> Result<Bytes, Refusal> {
+    let file = api.store.attachment(id, api.clock.now()).map_err(ApiError::from)?.filter(|file| file.org == org);
+    let file = file.ok_or_else(|| ApiError::not_found("file", id.in_hex()))?;
+    if file.purpose != Purpose::Batch {
+        let message = format!("`{}` was not uploaded as the input of a batch", id.in_hex());
+        return Err(ApiError::invalid("input_file_id", message).into());
+    }
+    let content = api.store.open_content(id).map_err(ApiError::from)?;
+    let most = api.limits.quotes.max_items;
+    let most_bytes = usize::try_from(api.limits.quotes.max_body_bytes).unwrap_or(usize::MAX);
+    let mut lines = Lines::new(BufReader::new(content), api.limits.max_line_bytes);
+    let (mut array, mut count, mut issues) = (b"[".to_vec(), 0, Vec::new());
+    let mut wrong = |line: u64, message: String| {
+        issues.push(Issue { code: "invalid_input", path: format!("line {line}"), message });
+        issues.len() < MAX_ISSUES
+    };
+    while let Some(place) = lines.advance().map_err(|error| unreadable(id, &error))? {
+        let text = match lines.latest() {
+            Line::Text(text) => text,
+            // Blank lines are allowed at the end; elsewhere the batch tells of them.
+            Line::Blank => continue,
+            Line::TooLong if wrong(place.number, format!("is longer than {} bytes", api.limits.max_line_bytes)) => continue,
+            Line::TooLong => break,
+        };
+        if count == most || count > 0 && array.len() + text.len() + 1 > most_bytes {
+            break;
+        }
+        match serde_json::from_slice::<&RawValue>(text) {
+            Err(error) if !wrong(place.number, format!("is not valid JSON: {error}")) => break,
+            Err(_) => {}
+            Ok(item) => {
+                if count > 0 {
+                    array.push(b',');
+                }
+                array.extend_from_slice(item.get().as_bytes());
+            }
+        }
+        count += 1;
+    }
+    if !issues.is_empty() {
+        return Err(Refusal::Preflight { issues, lanes: Vec::new() });
+    }
+    array.push(b']');
+    Ok(array.into())
+}
+
+fn unreadable(id: FileId, error: &std::io::Error) -> ApiError {
+    match error.kind() {
+        ErrorKind::NotFound => ApiError::not_found("file", id.in_hex()),
+        _ => StoreError::unreadable(id, error).into(),
+    }
+}
