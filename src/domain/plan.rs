@@ -87,7 +87,7 @@ const MEDIA: [&str; 8] =
     ["\"image_url\"", "\"input_image\"", "\"image\"", "\"file\"", "\"input_file\"", "\"input_audio\"", "\"document\"", "\"video_url\""];
 
 /// Whether there is more than text in a body, as far as can be seen at a glance: text may say so too.
-pub fn has_media(body: &str) -> bool {
+fn has_media(body: &str) -> bool {
     MEDIA.iter().any(|member| memchr::memmem::find(body.as_bytes(), member.as_bytes()).is_some())
 }
 

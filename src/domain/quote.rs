@@ -106,6 +106,8 @@ pub struct QuotedLane {
     pub most_output: Option<u64>,
     /// It reads nothing but text.
     pub text_only: bool,
+    /// Tokens that its answers usually have, if that was observed.
+    pub usual_output: Option<u64>,
     /// What one item of the group is expected to cost there, on average and with the fee, in US dollars;
     /// `None` if nobody knows.
     pub each: Option<Usd>,

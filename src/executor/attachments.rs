@@ -1,8 +1,8 @@
 //! The files that items name, which travel with them: read when their row is sent, and gone from memory
 //! when its call has ended.
 //!
-//! Invariant: all files that are in memory at one time have no more than [`AT_ONCE`] bytes; who has to wait
-//! holds none.
+//! Invariant: all files that are in memory at one time have no more than [`AT_ONCE`] bytes. A row for which
+//! there is no room comes back later, and keeps no place from others meanwhile.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::store::{Store, StoreError, blocking};
 
 /// Bytes of the files of one item. They become a third larger as text, and are copied on the way to it.
 const OF_ONE: u64 = 20 << 20;
-/// Bytes of all files at one time.
+/// Bytes of all files at one time, before they become text.
 const AT_ONCE: u64 = 32 << 20;
 /// Bytes that one permit stands for.
 const UNIT: u64 = 4 << 10;
@@ -40,7 +40,9 @@ pub(super) struct Attachments {
 pub(super) enum Incomplete {
     /// It never will have.
     Unusable(String),
-    /// The store cannot be read at the moment.
+    /// This lane does not read one of its files; another one may.
+    NotHere(String),
+    /// There is no room, or the store cannot be read at the moment.
     NotNow,
 }
 
@@ -56,10 +58,10 @@ impl Attachments {
         Self { store, clock, room: Arc::new(Semaphore::new(permits)) }
     }
 
-    /// A body with these files of the organisation, which it names. Waits for room.
+    /// A body with these files of the organisation, which it names.
     ///
     /// # Errors
-    /// When a file is not there, is not what the lane reads, or cannot be read.
+    /// When a file is not there, is not what the lane reads, or cannot be read, or there is no room.
     pub async fn complete(
         &self,
         ids: Vec<String>,
@@ -67,20 +69,24 @@ impl Attachments {
         org: OrgId,
         reads: &Reads,
     ) -> Result<Complete, Incomplete> {
+        let (this, reads) = (self.clone(), reads.clone());
+        blocking(move || Ok(this.fill(&ids, endpoint, &body, org, &reads))).await.map_err(|error| unreadable("of a row", &error))?
+    }
+
+    fn fill(&self, ids: &[String], endpoint: Endpoint, body: &Bytes, org: OrgId, reads: &Reads) -> Result<Complete, Incomplete> {
         let mut bytes = 0_u64;
-        for id in &ids {
+        for id in ids {
             bytes = bytes.saturating_add(self.find(id, org, reads)?.bytes);
-        }
-        if bytes > OF_ONE {
-            return Err(Incomplete::Unusable(format!("the files of the item have {bytes} bytes; they may have {OF_ONE}")));
+            if bytes > OF_ONE {
+                return Err(Incomplete::Unusable(format!("the files of the item have more than {OF_ONE} bytes")));
+            }
         }
         let units = u32::try_from(bytes.div_ceil(UNIT).max(1)).unwrap_or(u32::MAX);
-        let closed = |_| Incomplete::NotNow;
-        let room = self.room.clone().acquire_many_owned(units).await.map_err(closed)?;
-        let (this, reads) = (self.clone(), reads.clone());
-        let filled = blocking(move || Ok(attach(endpoint, body.to_vec(), |id| this.read(id, org, &reads))));
-        let body = Bytes::from(filled.await.map_err(|error| unreadable("of a row", &error))??);
-        Ok(Complete { body, _room: room })
+        let room = self.room.clone().try_acquire_many_owned(units).map_err(|_| Incomplete::NotNow)?;
+        let mut body = attach(endpoint, body.to_vec(), |id| self.read(id, org, reads))?;
+        // It grew by doubling, and stays for as long as the call takes.
+        body.shrink_to_fit();
+        Ok(Complete { body: body.into(), _room: room })
     }
 
     fn find(&self, name: &str, org: OrgId, reads: &Reads) -> Result<File, Incomplete> {
@@ -95,7 +101,7 @@ impl Attachments {
             Reads::Files(Some(files)) if files.takes(mime, file.bytes) => Ok(file),
             Reads::Files(_) => {
                 let message = format!("the lane does not take the file `{shown}`, which is {mime} of {} bytes", file.bytes);
-                Err(Incomplete::Unusable(message))
+                Err(Incomplete::NotHere(message))
             }
         }
     }

@@ -24,8 +24,9 @@ use crate::provider::form::named;
 use crate::provider::{Answer, Call, CallError, Dispatch, Verdict, verdict};
 use crate::store::{PackedRow, Store};
 
-/// The wait when the files of an item cannot be read at the moment. Until the deadline they may be.
-const UNREADABLE: Duration = Duration::from_secs(10);
+/// The longest wait when there is no room for the files of an item, or they cannot be read at the moment.
+/// Until the deadline they may be.
+const LATER: Duration = Duration::from_secs(2);
 
 /// What all attempts share.
 #[derive(Clone)]
@@ -97,7 +98,6 @@ impl Attempt {
     /// Waits for nothing but the call: there are as many of these in memory as there are calls.
     async fn make(mut self: Box<Self>) -> (Made, Option<Lesson>) {
         let abort = self.abort.clone();
-        let started_at = self.context.clock.now();
         let held = tokio::select! {
             biased;
             () = abort.cancelled() => return (Made::Ended(Ended::Aborted), None),
@@ -110,6 +110,7 @@ impl Attempt {
         if let Some(complete) = &files {
             self.row.body = complete.body.clone();
         }
+        let started_at = self.context.clock.now();
         let start = Instant::now();
         let answer = tokio::select! {
             biased;
@@ -131,13 +132,21 @@ impl Attempt {
     }
 
     /// What becomes of a row whose files cannot be sent along.
-    fn not_sent(self, incomplete: Incomplete) -> Made {
+    fn not_sent(mut self, incomplete: Incomplete) -> Made {
         match incomplete {
+            Incomplete::NotHere(message) => match self.ways.after(self.row.route) {
+                Some(other) => {
+                    (self.row.route, self.row.tally) = (other, Tally::default());
+                    self.again(Instant::now(), None)
+                }
+                None => self.not_sent(Incomplete::Unusable(message)),
+            },
             Incomplete::Unusable(message) => {
                 let error = RowError { code: "input_unreadable".to_owned(), message };
-                self.result(Outcome::Failed { error, last: None }, Usage::default(), Usd::ZERO)
+                let last = self.row.last.take();
+                self.result(Outcome::Failed { error, last }, Usage::default(), Usd::ZERO)
             }
-            Incomplete::NotNow => self.again(Instant::now() + UNREADABLE, None),
+            Incomplete::NotNow => self.again(Instant::now() + LATER.mul_f64(0.25 + 0.75 * fastrand::f64()), None),
         }
     }
 

@@ -3,8 +3,11 @@
 //! Nothing is decided anew: a batch goes where its quote said, at the prices that stand there, and what
 //! was not quoted does not run.
 
+use rust_decimal::Decimal;
+
 use super::cost::Tally;
 use crate::catalog::Snapshot;
+use crate::domain::money::Usd;
 use crate::domain::plan::{MAX_ALTERNATIVES, PlannedLane, PlannedModel, QuotedShare};
 use crate::domain::problem::ProblemCode;
 use crate::domain::quote::{Quote, QuotedGroup, QuotedLane};
@@ -28,6 +31,7 @@ pub(super) fn planned(
         let message = format!("the quote has no lane for `{shown}` with the operation `{operation}`; quote a sample of every kind of item");
         return Err(Fault::new(ProblemCode::NotQuoted, Some("model"), message));
     };
+    let each = average(group);
     let planned = group.lanes.iter().filter(|lane| lane.items > 0).map(|lane| {
         let others = others(group, lane);
         let share = QuotedShare {
@@ -44,9 +48,17 @@ pub(super) fn planned(
             alternatives: others.iter().map(|other| to_plan(other)).collect(),
             quoted: Some(share),
         };
-        (model, Tally { each: lane.each, elsewhere: others.iter().map(|other| other.each).collect(), read: 0 })
+        (model, Tally { each, elsewhere: others.iter().map(|other| other.each).collect(), read: 0 })
     });
     Ok(planned.collect())
+}
+
+/// What an item of a group was quoted, wherever it went: how a batch is shared out is not what was quoted.
+fn average(group: &QuotedGroup) -> Option<Usd> {
+    let serving = || group.lanes.iter().filter(|lane| lane.items > 0);
+    let costs = serving().map(|lane| Some(lane.each?.0.saturating_mul(lane.items.into()))).sum::<Option<Decimal>>()?;
+    let items: u64 = serving().map(|lane| u64::from(lane.items)).sum();
+    Some(Usd(costs / Decimal::from(items.max(1))))
 }
 
 /// The canonical names of models that an item names, each once.

@@ -19,7 +19,7 @@ use crate::domain::id::RowIndex;
 use crate::domain::item::check_readable;
 use crate::domain::lines::{Line, Lines, Place};
 use crate::domain::money::Usd;
-use crate::domain::plan::{MAX_MODELS, MAX_QUOTED, Places, Plan, PlannedLane, PlannedModel, has_media};
+use crate::domain::plan::{MAX_MODELS, MAX_QUOTED, Places, Plan, PlannedLane, PlannedModel};
 use crate::domain::problem::{MAX_PROBLEMS, Problem, ProblemCode};
 use crate::domain::quote::Quote;
 use crate::domain::request::{Fault, RowRequest};
@@ -236,9 +236,9 @@ impl<'a> Check<'a> {
 
     /// What is to be reserved for items; a problem if they are too dear.
     fn price(&mut self) -> Option<Usd> {
-        let (Order::Items(order), Some(quote)) = (self.asked.order, self.asked.quote) else { return None };
+        let Order::Items(order) = self.asked.order else { return None };
         let Models { planned, tallies, .. } = &mut self.models;
-        if let Err(problem) = cost::keep_below_ceiling(order, quote, planned, tallies) {
+        if let Err(problem) = cost::keep_below_ceiling(order, planned, tallies) {
             self.problem(problem);
         }
         Some(cost::reserve(order, &self.models.planned, &self.models.tallies))
@@ -271,9 +271,8 @@ impl Models {
         let place = place.and_then(|place| self.planned.get_mut(place).zip(self.tallies.get_mut(place)));
         let count = |(planned, tally): (&mut PlannedModel, &mut Tally)| {
             planned.rows += 1;
-            // Images and files are long as text, and not as tokens.
-            if planned.quoted.is_some() && !has_media(row.body) {
-                tally.read += row.body.len() as u64;
+            if planned.quoted.is_some() {
+                tally.read += cost::text_bytes(row.body);
             }
         };
         // What was added a moment ago is there.

@@ -216,6 +216,7 @@ fn quoted(read: &Read, place: usize, group: &GroupDecision, takers: &[bool], lan
             most_input: [lane.context_window, lane.max_input_tokens].into_iter().flatten().min(),
             most_output: lane.max_output_tokens,
             text_only: !lane.input.is_empty() && lane.input.iter().all(|each| *each == Modality::Text),
+            usual_output: lane.observed_output,
             each: each(considered, whole, fee),
             items,
             takes_over: *takes_over,

@@ -38,10 +38,13 @@ pub fn items(api: &Api, org: OrgId, id: FileId) -> Result<Bytes, Refusal> {
     while let Some(place) = lines.advance().map_err(|error| unreadable(id, &error))? {
         let text = match lines.latest() {
             Line::Text(text) => text,
-            // Blank lines are allowed at the end; elsewhere the batch tells of them.
-            Line::Blank => continue,
-            Line::TooLong if wrong(place.number, format!("is longer than {} bytes", api.limits.max_line_bytes)) => continue,
-            Line::TooLong => break,
+            // Blank lines are allowed at the end alone; the batch tells of what is behind them.
+            Line::Blank => break,
+            // It may be as long as the file is.
+            Line::TooLong => {
+                wrong(place.number, format!("is longer than {} bytes", api.limits.max_line_bytes));
+                break;
+            }
         };
         if count == most || count > 0 && array.len() + text.len() + 1 > most_bytes {
             break;

@@ -104,10 +104,7 @@ impl<'a> Lane<'a> {
     /// About the tokens that it writes for an item: as many as its answers usually have, but no more than
     /// the item allows.
     pub fn output_tokens(&self, item: &Item) -> u64 {
-        match self.observed_output.filter(|_| item.output_tokens > 0) {
-            Some(usual) => item.output_limit.map_or(usual, |limit| limit.min(usual)).saturating_mul(item.answers),
-            None => item.output_tokens,
-        }
+        item.likely_output(self.observed_output)
     }
 
     /// What these tokens of so many items cost, if the prices are known.

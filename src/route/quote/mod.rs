@@ -69,6 +69,14 @@ impl Item {
         self.read_by(tokenizer).map_or(0, |tokens| tokens.all)
     }
 
+    /// About the tokens to be written where answers usually have so many: no more than the item allows.
+    pub fn likely_output(&self, usual: Option<u64>) -> u64 {
+        match usual.filter(|_| self.output_tokens > 0) {
+            Some(usual) => self.output_limit.map_or(usual, |limit| limit.min(usual)).saturating_mul(self.answers),
+            None => self.output_tokens,
+        }
+    }
+
     /// About the most tokens that it reads at once.
     pub fn longest_input(&self, tokenizer: Tokenizer) -> u64 {
         self.read_by(tokenizer).map_or(0, |tokens| tokens.longest)

@@ -24,12 +24,14 @@ use crate::domain::id::{BatchId, FileId};
 use crate::domain::item::{Defaults, members};
 use crate::domain::ledger::{Credits, micros_up, with_fee};
 use crate::domain::metadata::Metadata;
-use crate::domain::money::Usd;
-use crate::domain::quote::{Estimate, KeptQuote, Quote};
+use crate::domain::money::{PriceSheet, Usd};
+use crate::domain::quote::{Estimate, KeptQuote, Quote, QuotedLane};
 use crate::domain::routing::Constraints;
 use crate::domain::share::Control;
 use crate::domain::time::later;
+use crate::domain::usage::Usage;
 use crate::domain::webhook::Webhook;
+use crate::domain::words::Operation;
 use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::batchrouter::items::{self, Files, Read};
@@ -40,12 +42,16 @@ use crate::http::canonical;
 use crate::http::error::ApiError;
 use crate::http::extract::{announced_bytes, read_json};
 use crate::http::openai::create::idempotency_key;
+use crate::route::quote::Group;
+use crate::route::tokens::Tokenizer;
 use crate::store::{CreateOutcome, Idempotency, NewFile, Sealed, Store, StoreError};
 
 /// Members and elements of a body, each of which takes several times its bytes in memory.
 const MAX_MEMBERS: usize = 2_000_000;
 /// Characters of an `Idempotency-Key` (its guide to submitting).
 const KEY_CHARS: std::ops::RangeInclusive<usize> = 8..=128;
+/// Decimal places of US dollars beyond which a sum of shares says nothing.
+const PLACES: u32 = 9;
 /// How long the items that came with a request can be read after their batch had to be done.
 const KEPT: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
 
@@ -91,7 +97,7 @@ pub async fn create_from(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, bo
     let prepared = prepare(api, &asked, &quote, body).await?;
     check_credits(api, &caller, &prepared).await?;
     let most = [asked.demands.max_price, quote.demands.max_price].into_iter().flatten().min();
-    most.map_or(Ok(()), |most| within(most, &quote, &prepared))?;
+    most.map_or(Ok(()), |most| within(most, &prepared))?;
     let spec = spec(api, &caller, asked, &quote, &prepared, most)?;
     let creating = {
         let (api, file) = (api.clone(), prepared.content);
@@ -107,13 +113,10 @@ pub async fn create_from(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, bo
 
 /// Refuses a batch that is expected to cost more than its client allows: the quote may have been made of a
 /// few items, and the limit is for all of them.
-fn within(most: Usd, quote: &Quote, prepared: &Prepared) -> Result<(), Refusal> {
-    // As many as were quoted were held against the ceiling of the quote one by one.
-    let counted = prepared.counted.filter(|_| prepared.items != Some(quote.items)).map(|counted| with_fee(counted, quote.fee));
-    let expected = prepared.estimate.map(|estimate| estimate.total().max(counted.unwrap_or_default()));
-    let message = match expected {
-        Some(expected) if expected <= most => return Ok(()),
-        Some(expected) => format!("all items together cost about {} USD, more than {most} USD", micros_up(expected)),
+fn within(most: Usd, prepared: &Prepared) -> Result<(), Refusal> {
+    let message = match prepared.estimate.map(Estimate::total) {
+        Some(total) if total.0.round_dp(PLACES) <= most.0 => return Ok(()),
+        Some(total) => format!("all items together cost about {} USD, more than {most} USD", micros_up(total)),
         None => format!("nobody knows what the items cost, and they may cost {most} USD at most"),
     };
     let issue = Issue { code: "price_ceiling", path: "max_price".to_owned(), message };
@@ -221,8 +224,6 @@ struct Prepared {
     defaults: Defaults,
     /// What they are expected to cost; `None` if nobody knows.
     estimate: Option<Estimate>,
-    /// What these very items cost at the provider on the dearest of their lanes, if they came with the request.
-    counted: Option<Usd>,
 }
 
 enum Content {
@@ -245,13 +246,7 @@ async fn prepare(api: &Arc<Api>, asked: &Asked, quote: &Quote, body: Bytes) -> R
                 return Err(ApiError::invalid("input_file_id", message).into());
             }
             let items = asked.item_count;
-            Ok(Prepared {
-                content: Content::Uploaded(*id),
-                items,
-                defaults,
-                estimate: scaled(quote, items.unwrap_or(quote.items)),
-                counted: None,
-            })
+            Ok(Prepared { content: Content::Uploaded(*id), items, defaults, estimate: scaled(quote, items.unwrap_or(quote.items)) })
         }
         Input::Inline(items) => {
             let turn = api.quoting.turn().await?;
@@ -276,17 +271,16 @@ fn prepare_inline(api: &Api, items: &Bytes, quote: &Quote, defaults: Defaults) -
         return Err(refused(issues));
     }
     let count = u32::try_from(written.len()).unwrap_or(u32::MAX);
-    let counted = priced(&read, quote);
-    let estimate = scaled(quote, count).map(|scaled| larger(scaled, counted));
+    let estimate = scaled(quote, count).map(|scaled| larger(scaled, priced(&read, quote), quote.fee));
     let content = materialise(&api.store, &written).map_err(ApiError::from)?;
-    Ok(Prepared { content: Content::New(content), items: Some(count), defaults, estimate, counted: Some(counted) })
+    Ok(Prepared { content: Content::New(content), items: Some(count), defaults, estimate })
 }
 
 /// Items of kinds that the quote has no lane for.
 fn not_quoted(read: &Read, quote: &Quote) -> Vec<Issue> {
     let groups = read.groups.iter().zip(&read.operations).zip(&read.asked);
     let unknown = groups.filter(|((group, operation), _)| quote.group(**operation, &group.models).is_none());
-    let issue = |((group, operation), asked): ((&crate::route::quote::Group, &crate::domain::words::Operation), &Vec<String>)| {
+    let issue = |((group, operation), asked): ((&Group, &Operation), &Vec<String>)| {
         let names = asked.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         Issue {
             code: "model_not_quoted",
@@ -304,38 +298,33 @@ fn scaled(quote: &Quote, items: u32) -> Option<Estimate> {
     Some(Estimate { provider: by(estimate.provider), fee: by(estimate.fee) })
 }
 
-/// What these very items cost on the dearest of the lanes that serve them.
+/// What these very items cost on the lanes that serve them, as many of them on each as the quote has said.
 fn priced(read: &Read, quote: &Quote) -> Usd {
-    let of_group = |(group, operation): (&crate::route::quote::Group, &crate::domain::words::Operation)| {
+    let of_group = |(group, operation): (&Group, &Operation)| {
         let lanes = quote.group(*operation, &group.models).map_or(&[][..], |quoted| &quoted.lanes);
-        let costs = lanes.iter().filter(|lane| lane.items > 0).filter_map(|lane| {
-            let tokenizer = crate::route::tokens::Tokenizer::of(&lane.model);
-            let price = lane.price?;
+        let lanes: Vec<_> = lanes.iter().filter(|lane| lane.items > 0).filter_map(|lane| Some((lane, lane.price?))).collect();
+        let shares: u64 = lanes.iter().map(|(lane, _)| u64::from(lane.items)).sum();
+        let of_lane = |(lane, price): &(&QuotedLane, PriceSheet)| {
+            let tokenizer = Tokenizer::of(&lane.model);
             let items = group.items.iter().filter_map(|place| read.items.get(*place as usize));
-            let cost = items.map(|item| {
-                let usage = crate::domain::usage::Usage {
-                    input_tokens: item.input_tokens(tokenizer),
-                    output_tokens: item.output_tokens,
-                    ..Default::default()
-                };
-                price.cost(&usage)
+            let costs = items.map(|item| {
+                let (input_tokens, output_tokens) = (item.input_tokens(tokenizer), item.likely_output(lane.usual_output));
+                price.cost(&Usage { input_tokens, output_tokens, ..Usage::default() })
             });
-            Some(cost.fold(Usd::ZERO, Usd::plus))
-        });
-        costs.max().unwrap_or(Usd::ZERO)
+            Usd(costs.fold(Usd::ZERO, Usd::plus).0.saturating_mul(lane.items.into()))
+        };
+        Usd(lanes.iter().map(of_lane).fold(Usd::ZERO, Usd::plus).0 / Decimal::from(shares.max(1)))
     };
     read.groups.iter().zip(&read.operations).map(of_group).fold(Usd::ZERO, Usd::plus)
 }
 
-/// The estimate, or what its items were counted to cost if that is more than twice as much: a sample that
-/// has little to do with the batch is not what is reserved.
-fn larger(estimate: Estimate, counted: Usd) -> Estimate {
-    let provider = estimate.provider;
-    if counted.0 <= provider.0.saturating_mul(Decimal::TWO) || provider.is_zero() && counted.is_zero() {
-        return estimate;
+/// The estimate, or what its items were counted to cost if that is more: a sample that has little to do with
+/// the batch is not what is reserved.
+fn larger(estimate: Estimate, counted: Usd, fee: Decimal) -> Estimate {
+    match counted.0.round_dp(PLACES) > estimate.provider.0.round_dp(PLACES) {
+        true => Estimate { provider: counted, fee: Usd(with_fee(counted, fee).0.saturating_sub(counted.0)) },
+        false => estimate,
     }
-    let fee = if provider.is_zero() { Decimal::ZERO } else { estimate.fee.0 / provider.0 };
-    Estimate { provider: counted, fee: Usd(counted.0.saturating_mul(fee)) }
 }
 
 /// The items as the lines of a file: they are one path from then on.
