@@ -27,17 +27,18 @@ use crate::domain::target::Targets;
 use crate::domain::time::Clock;
 use crate::domain::webhook::Webhook;
 use crate::provider::SetupError;
-use crate::store::{Due, Store, StoreError};
+use crate::store::{Choice, Due, Store, StoreError};
 
-/// Messages that are sent at the same time, those of them to one host, and those of one organisation: a
-/// receiver that is slow must not hold up the others.
+/// Messages that are sent at the same time, those of them of one organisation, those to one host, and those
+/// of one organisation to one host: a receiver that is slow must not hold up the others.
 const AT_ONCE: usize = 64;
-const TO_HOST: usize = 8;
-const OF_ORG: usize = 32;
+const OF_ORG: usize = 16;
+const TO_HOST: usize = 24;
+const OF_ORG_TO_HOST: usize = 8;
 /// Notes that are turned into messages in one go.
 const NOTES: usize = 1_024;
-/// Messages that are due and looked at in one go, most of which may be for receivers that have to wait.
-const LOOK: usize = 20_000;
+/// Messages of an organisation that are due and looked at in one go: most may be for receivers that have to wait.
+const LOOK: usize = 2_000;
 /// How often the queue is looked at.
 const PACE: Duration = Duration::from_millis(500);
 
@@ -66,10 +67,11 @@ struct Post {
 }
 
 /// Messages that are being sent.
-#[derive(Default)]
 struct UnderWay {
     tasks: JoinSet<Result<(), StoreError>>,
     messages: HashMap<task::Id, (EventId, Route)>,
+    /// The organisation, or the next one, whose messages are looked at first.
+    first: OrgId,
 }
 
 impl UnderWay {
@@ -106,24 +108,28 @@ impl UnderWay {
     }
 }
 
-/// Who gets to send: so many at once, of them so many to one host and of one organisation.
+/// Who gets to send.
 #[derive(Debug, Default)]
 struct Slots {
     events: HashSet<EventId>,
-    hosts: HashMap<u128, usize>,
     orgs: HashMap<OrgId, usize>,
+    hosts: HashMap<u128, usize>,
+    routes: HashMap<Route, usize>,
 }
 
 impl Slots {
     /// Takes a place for a message, if it is not being sent and there is one.
-    fn take(&mut self, event: EventId, route: Route) -> bool {
-        let (host, org) = (self.hosts.entry(route.host).or_default(), self.orgs.entry(route.org).or_default());
-        let free = self.events.len() < AT_ONCE && *host < TO_HOST && *org < OF_ORG && !self.events.contains(&event);
-        if free {
-            (*host, *org) = (*host + 1, *org + 1);
-            self.events.insert(event);
+    fn take(&mut self, event: EventId, route: Route) -> Choice {
+        let org = self.orgs.entry(route.org).or_default();
+        if self.events.len() >= AT_ONCE || *org >= OF_ORG {
+            return Choice::Enough;
         }
-        free
+        let (host, both) = (self.hosts.entry(route.host).or_default(), self.routes.entry(route).or_default());
+        if *host >= TO_HOST || *both >= OF_ORG_TO_HOST || !self.events.insert(event) {
+            return Choice::Pass;
+        }
+        (*org, *host, *both) = (*org + 1, *host + 1, *both + 1);
+        Choice::Take
     }
 }
 
@@ -143,7 +149,7 @@ impl Courier {
     pub async fn run(self, drain: CancellationToken) {
         let mut pace = tokio::time::interval(PACE);
         pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut under_way = UnderWay::default();
+        let mut under_way = UnderWay { tasks: JoinSet::new(), messages: HashMap::new(), first: OrgId::OPERATOR };
         loop {
             tokio::select! {
                 () = drain.cancelled() => break,
@@ -173,14 +179,22 @@ impl Courier {
         }
         let mut slots = under_way.slots();
         let take = move |event, route| slots.take(event, route);
-        for due in store.due_deliveries(self.post.clock.now(), LOOK, take).await? {
+        // Whoever was served first is served last the next time.
+        let mut turn = None;
+        for due in store.due_deliveries(self.post.clock.now(), under_way.first, LOOK, take).await? {
             match due {
-                Due::Message(delivery) => under_way.begin(&self.post, *delivery),
+                Due::Message(delivery) => {
+                    turn.get_or_insert(delivery.org);
+                    under_way.begin(&self.post, *delivery);
+                }
                 Due::Lost { key, reason } => {
                     tracing::error!(reason, "a message to a receiver cannot be read and is given up");
                     store.drop_delivery(key).await?;
                 }
             }
+        }
+        if let Some(served) = turn {
+            under_way.first = OrgId::from_u128(served.as_u128().wrapping_add(1));
         }
         Ok(())
     }

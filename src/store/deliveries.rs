@@ -11,7 +11,7 @@ use super::record::{decode_body, encode_body};
 use super::writer::Tx;
 use super::{Store, StoreError, blocking};
 use crate::domain::delivery::{Delivery, Route};
-use crate::domain::id::{BatchId, EventId};
+use crate::domain::id::{BatchId, EventId, OrgId};
 use crate::domain::time::Timestamp;
 
 /// A message that is due.
@@ -23,6 +23,16 @@ pub enum Due {
         key: Vec<u8>,
         reason: String,
     },
+}
+
+/// What becomes of a message that is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    Take,
+    /// Another one of its organisation may be taken.
+    Pass,
+    /// None of its organisation is.
+    Enough,
 }
 
 /// Notes that a batch has ended.
@@ -62,39 +72,61 @@ impl Store {
         .await
     }
 
-    /// Messages that are to be tried at `now`, the most overdue first, of those whose route `take` wants.
-    /// Looks at so many, `look`, at most: more than that are not shared out fairly.
+    /// Messages that are to be tried at `now` and that `choose` takes: organisation by organisation, from `first`
+    /// on and round, of each the most overdue first. Looks at `look` of an organisation at most.
     ///
     /// # Errors
     /// When the store has failed.
     pub async fn due_deliveries(
         &self,
         now: Timestamp,
+        first: OrgId,
         look: usize,
-        mut take: impl FnMut(EventId, Route) -> bool + Send + 'static,
+        mut choose: impl FnMut(EventId, Route) -> Choice + Send + 'static,
     ) -> Result<Vec<Due>, StoreError> {
         let store = self.clone();
         let due = blocking(move || {
             let mut due = Vec::new();
-            let range = store.inner.tree.range(format::DELIVERIES_DUE.to_vec()..format::delivery_due_end(seconds(now)));
-            for entry in range.take(look) {
-                let (key, route) = entry?;
-                let Some(id) = format::trailing_id(&key).map(EventId::from_u128) else { continue };
-                if !take(id, format::route_of(&route)) {
-                    continue;
+            let (middle, end) = (format::deliveries_of(first), format::behind(format::DELIVERIES_DUE));
+            for (mut from, to) in [(middle.clone(), end), (format::DELIVERIES_DUE.to_vec(), middle)] {
+                while let Some(key) = store.inner.tree.range(from..to.clone()).keys().next().transpose()? {
+                    let Some(org) = format::org_of_delivery(&key) else { break };
+                    store.due_of(org, now, look, &mut choose, &mut due)?;
+                    from = format::deliveries_end(org, u64::MAX);
                 }
-                due.push(match store.read_delivery(id) {
-                    Ok(Some(delivery)) => Due::Message(Box::new(delivery)),
-                    Ok(None) => Due::Lost { key: key.to_vec(), reason: "it is not there".to_owned() },
-                    Err(StoreError::Damaged(error)) => Due::Lost { key: key.to_vec(), reason: error.to_string() },
-                    Err(error) => return Err(error),
-                });
             }
             Ok(due)
         });
         let due = due.await?;
         self.shown().await?;
         Ok(due)
+    }
+
+    fn due_of(
+        &self,
+        org: OrgId,
+        now: Timestamp,
+        look: usize,
+        choose: &mut impl FnMut(EventId, Route) -> Choice,
+        due: &mut Vec<Due>,
+    ) -> Result<(), StoreError> {
+        let range = format::deliveries_of(org)..format::deliveries_end(org, seconds(now));
+        for entry in self.inner.tree.range(range).take(look) {
+            let (key, host) = entry?;
+            let Some(id) = format::trailing_id(&key).map(EventId::from_u128) else { continue };
+            match choose(id, Route { host: format::trailing_id(&host).unwrap_or_default(), org }) {
+                Choice::Take => {}
+                Choice::Pass => continue,
+                Choice::Enough => break,
+            }
+            due.push(match self.read_delivery(id) {
+                Ok(Some(delivery)) => Due::Message(Box::new(delivery)),
+                Ok(None) => Due::Lost { key: key.to_vec(), reason: "it is not there".to_owned() },
+                Err(StoreError::Damaged(error)) => Due::Lost { key: key.to_vec(), reason: error.to_string() },
+                Err(error) => return Err(error),
+            });
+        }
+        Ok(())
     }
 
     /// Forgets a message that cannot be read.
@@ -126,7 +158,7 @@ impl Store {
     pub async fn delivery_tried(&self, tried: Delivery, next: Option<Delivery>) -> Result<(), StoreError> {
         let packed = next.map(|next| Ok::<_, StoreError>((pack(&next)?, next))).transpose()?;
         self.commit(move |tx| {
-            tx.remove(format::delivery_due(seconds(tried.due_at), tried.id));
+            tx.remove(format::delivery_due(tried.org, seconds(tried.due_at), tried.id));
             if let Some((packed, next)) = &packed {
                 return put(tx, next, packed);
             }
@@ -142,7 +174,7 @@ fn pack(delivery: &Delivery) -> Result<Vec<u8>, StoreError> {
 
 fn put(tx: &mut Tx<'_>, delivery: &Delivery, packed: &[u8]) -> Result<(), StoreError> {
     tx.put_chunks(&format::delivery(delivery.id), packed)?;
-    tx.put_raw(format::delivery_due(seconds(delivery.due_at), delivery.id), &format::route(delivery.route()));
+    tx.put_raw(format::delivery_due(delivery.org, seconds(delivery.due_at), delivery.id), &delivery.route().host.to_be_bytes());
     Ok(())
 }
 

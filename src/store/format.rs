@@ -25,7 +25,7 @@
 //! E 1 org(16) batch(16)           the batches of an organisation, where that is not the operator's
 //! E 2 org(16) file(16)            the files of an organisation, likewise
 //! J 1 batch(16)                   a batch has ended, and nobody was told
-//! J 2 seconds(8) event(16)        when a message is to be tried; where it goes and for whom
+//! J 2 org(16) seconds(8) event(16)  when a message of an organisation is to be tried; its host
 //! J 3 event(16) chunk(2)          a message to a receiver, in chunks
 //! V quote(16)                     the batch that was made from a quote
 //! O sha256(32)                    how long answers have been, by the digest of the lane and operation
@@ -43,7 +43,6 @@
 //! reclaim.
 
 use crate::domain::dedup::RequestDigest;
-use crate::domain::delivery::Route;
 use crate::domain::id::{BatchId, EventId, FileId, KeyId, OrgId, PartId, QuoteId, RowIndex, UploadId};
 
 /// The largest value in the tree, in bytes.
@@ -219,24 +218,24 @@ pub fn notice(batch: BatchId) -> Vec<u8> {
     key(b'J', [&[1], &batch.as_u128().to_be_bytes()])
 }
 
-pub fn delivery_due(seconds: u64, id: EventId) -> Vec<u8> {
-    key(b'J', [&[2], &seconds.to_be_bytes(), &id.as_u128().to_be_bytes()])
+pub fn delivery_due(org: OrgId, seconds: u64, id: EventId) -> Vec<u8> {
+    key(b'J', [&[2], &org.as_u128().to_be_bytes(), &seconds.to_be_bytes(), &id.as_u128().to_be_bytes()])
 }
 
-/// The value of [`delivery_due`].
-pub fn route(route: Route) -> Vec<u8> {
-    [route.host.to_be_bytes(), route.org.as_u128().to_be_bytes()].concat()
+/// Before the first key of an organisation among [`DELIVERIES_DUE`].
+pub fn deliveries_of(org: OrgId) -> Vec<u8> {
+    key(b'J', [&[2], &org.as_u128().to_be_bytes()])
 }
 
-/// The route in a value of [`delivery_due`].
-pub fn route_of(value: &[u8]) -> Route {
-    let half = |bytes: Option<&[u8]>| bytes.and_then(trailing_id).unwrap_or_default();
-    Route { host: half(value.get(..16)), org: OrgId::from_u128(half(value.get(16..))) }
+/// The first key of an organisation that is not due at `seconds`.
+pub fn deliveries_end(org: OrgId, seconds: u64) -> Vec<u8> {
+    key(b'J', [&[2], &org.as_u128().to_be_bytes(), &seconds.saturating_add(1).to_be_bytes()])
 }
 
-/// The first key of [`DELIVERIES_DUE`] that is not due at `seconds`.
-pub fn delivery_due_end(seconds: u64) -> Vec<u8> {
-    key(b'J', [&[2], &seconds.saturating_add(1).to_be_bytes()])
+/// The organisation in a key of [`DELIVERIES_DUE`].
+pub fn org_of_delivery(key: &[u8]) -> Option<OrgId> {
+    let bytes = key.strip_prefix(DELIVERIES_DUE)?.first_chunk::<16>()?;
+    Some(OrgId::from_u128(u128::from_be_bytes(*bytes)))
 }
 
 pub fn delivery(id: EventId) -> Vec<u8> {

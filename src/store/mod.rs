@@ -51,7 +51,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use batches::{BatchQuery, CreateOutcome, End, Idempotency};
 pub use catalog::{CATALOGS_KEPT, StoredCatalog};
-pub use deliveries::Due;
+pub use deliveries::{Choice, Due};
 pub use files::{Deletion, FileQuery, NewFile, Order};
 pub use format::ROWS_PER_PAGE;
 pub use holds::{HoldOutcome, MAX_HOLDS};
