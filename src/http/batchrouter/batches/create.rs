@@ -15,6 +15,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use super::expect::{of_items, scaled, within};
 use super::order::{Asked, Input, Receiver, check_receiver};
 use super::show;
 use crate::domain::batch::{self, Batch, BatchSpec, Fallback, QuotedOrder};
@@ -22,14 +23,13 @@ use crate::domain::error::Code;
 use crate::domain::file::Purpose;
 use crate::domain::id::{BatchId, FileId};
 use crate::domain::item::{Defaults, members};
-use crate::domain::ledger::{Credits, micros_up, with_fee};
+use crate::domain::ledger::{Credits, micros_up};
 use crate::domain::metadata::Metadata;
-use crate::domain::money::{PriceSheet, Usd};
-use crate::domain::quote::{Estimate, KeptQuote, Quote, QuotedLane};
+use crate::domain::money::Usd;
+use crate::domain::quote::{Estimate, KeptQuote, Quote};
 use crate::domain::routing::Constraints;
 use crate::domain::share::Control;
 use crate::domain::time::later;
-use crate::domain::usage::Usage;
 use crate::domain::webhook::Webhook;
 use crate::domain::words::Operation;
 use crate::http::Api;
@@ -43,15 +43,12 @@ use crate::http::error::ApiError;
 use crate::http::extract::{announced_bytes, read_json};
 use crate::http::openai::create::idempotency_key;
 use crate::route::quote::Group;
-use crate::route::tokens::Tokenizer;
 use crate::store::{CreateOutcome, Idempotency, NewFile, Sealed, Store, StoreError};
 
 /// Members and elements of a body, each of which takes several times its bytes in memory.
 const MAX_MEMBERS: usize = 2_000_000;
 /// Characters of an `Idempotency-Key` (its guide to submitting).
 const KEY_CHARS: std::ops::RangeInclusive<usize> = 8..=128;
-/// Decimal places of US dollars beyond which a sum of shares says nothing.
-const PLACES: u32 = 9;
 /// How long the items that came with a request can be read after their batch had to be done.
 const KEPT: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
 
@@ -97,7 +94,7 @@ pub async fn create_from(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, bo
     let prepared = prepare(api, &asked, &quote, body).await?;
     check_credits(api, &caller, &prepared).await?;
     let most = [asked.demands.max_price, quote.demands.max_price].into_iter().flatten().min();
-    most.map_or(Ok(()), |most| within(most, &prepared))?;
+    most.map_or(Ok(()), |most| within(most, prepared.estimate))?;
     let spec = spec(api, &caller, asked, &quote, &prepared, most)?;
     let creating = {
         let (api, file) = (api.clone(), prepared.content);
@@ -109,18 +106,6 @@ pub async fn create_from(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, bo
         answer["quote"] = serde_json::from_slice(&shown).map_err(ApiError::internal)?;
     }
     Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
-}
-
-/// Refuses a batch that is expected to cost more than its client allows: the quote may have been made of a
-/// few items, and the limit is for all of them.
-fn within(most: Usd, prepared: &Prepared) -> Result<(), Refusal> {
-    let message = match prepared.estimate.map(Estimate::total) {
-        Some(total) if total.0.round_dp(PLACES) <= most.0 => return Ok(()),
-        Some(total) => format!("all items together cost about {} USD, more than {most} USD", micros_up(total)),
-        None => format!("nobody knows what the items cost, and they may cost {most} USD at most"),
-    };
-    let issue = Issue { code: "price_ceiling", path: "max_price".to_owned(), message };
-    Err(Refusal::Preflight { issues: vec![issue], lanes: Vec::new() })
 }
 
 /// Refuses what cannot be reserved for: nobody knows what it costs, and its organisation prepays.
@@ -271,7 +256,7 @@ fn prepare_inline(api: &Api, items: &Bytes, quote: &Quote, defaults: Defaults) -
         return Err(refused(issues));
     }
     let count = u32::try_from(written.len()).unwrap_or(u32::MAX);
-    let estimate = scaled(quote, count).map(|scaled| larger(scaled, priced(&read, quote), quote.fee));
+    let estimate = of_items(&read, count, quote);
     let content = materialise(&api.store, &written).map_err(ApiError::from)?;
     Ok(Prepared { content: Content::New(content), items: Some(count), defaults, estimate })
 }
@@ -289,42 +274,6 @@ fn not_quoted(read: &Read, quote: &Quote) -> Vec<Issue> {
         }
     };
     unknown.map(issue).take(MAX_ISSUES).collect()
-}
-
-/// What so many items cost, if they are like those that were quoted.
-fn scaled(quote: &Quote, items: u32) -> Option<Estimate> {
-    let estimate = quote.estimate?;
-    let by = |amount: Usd| Usd(amount.0.saturating_mul(Decimal::from(items)) / Decimal::from(quote.items.max(1)));
-    Some(Estimate { provider: by(estimate.provider), fee: by(estimate.fee) })
-}
-
-/// What these very items cost on the lanes that serve them, as many of them on each as the quote has said.
-fn priced(read: &Read, quote: &Quote) -> Usd {
-    let of_group = |(group, operation): (&Group, &Operation)| {
-        let lanes = quote.group(*operation, &group.models).map_or(&[][..], |quoted| &quoted.lanes);
-        let lanes: Vec<_> = lanes.iter().filter(|lane| lane.items > 0).filter_map(|lane| Some((lane, lane.price?))).collect();
-        let shares: u64 = lanes.iter().map(|(lane, _)| u64::from(lane.items)).sum();
-        let of_lane = |(lane, price): &(&QuotedLane, PriceSheet)| {
-            let tokenizer = Tokenizer::of(&lane.model);
-            let items = group.items.iter().filter_map(|place| read.items.get(*place as usize));
-            let costs = items.map(|item| {
-                let (input_tokens, output_tokens) = (item.input_tokens(tokenizer), item.likely_output(lane.usual_output));
-                price.cost(&Usage { input_tokens, output_tokens, ..Usage::default() })
-            });
-            Usd(costs.fold(Usd::ZERO, Usd::plus).0.saturating_mul(lane.items.into()))
-        };
-        Usd(lanes.iter().map(of_lane).fold(Usd::ZERO, Usd::plus).0 / Decimal::from(shares.max(1)))
-    };
-    read.groups.iter().zip(&read.operations).map(of_group).fold(Usd::ZERO, Usd::plus)
-}
-
-/// The estimate, or what its items were counted to cost if that is more: a sample that has little to do with
-/// the batch is not what is reserved.
-fn larger(estimate: Estimate, counted: Usd, fee: Decimal) -> Estimate {
-    match counted.0.round_dp(PLACES) > estimate.provider.0.round_dp(PLACES) {
-        true => Estimate { provider: counted, fee: Usd(with_fee(counted, fee).0.saturating_sub(counted.0)) },
-        false => estimate,
-    }
 }
 
 /// The items as the lines of a file: they are one path from then on.

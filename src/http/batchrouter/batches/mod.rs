@@ -1,6 +1,7 @@
 //! `/v1/batches` as BatchRouter has it: create from a quote, poll, list, cancel, read results.
 
 mod create;
+mod expect;
 mod object;
 mod order;
 mod receipt;

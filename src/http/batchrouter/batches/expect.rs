@@ -1,0 +1,75 @@
+//! What the items of a batch are expected to cost before it is made from its quote, and whether its client
+//! allows that.
+//!
+//! Not here: what is expected once the items of a file are counted; the executor does that.
+
+use rust_decimal::Decimal;
+
+use crate::domain::ledger::{micros_up, with_fee};
+use crate::domain::money::{PriceSheet, Usd};
+use crate::domain::quote::{Estimate, Quote, QuotedLane};
+use crate::domain::usage::Usage;
+use crate::domain::words::Operation;
+use crate::http::batchrouter::items::Read;
+use crate::http::batchrouter::refusal::{Issue, Refusal};
+use crate::route::quote::Group;
+use crate::route::tokens::Tokenizer;
+
+/// Decimal places of US dollars beyond which a sum of shares says nothing.
+const PLACES: u32 = 9;
+
+/// Refuses a batch that is expected to cost more than its client allows: the quote may have been made of a
+/// few items, and the limit is for all of them.
+///
+/// # Errors
+/// When it is, or nobody knows.
+pub fn within(most: Usd, estimate: Option<Estimate>) -> Result<(), Refusal> {
+    let message = match estimate.map(Estimate::total) {
+        Some(total) if total.0.round_dp(PLACES) <= most.0 => return Ok(()),
+        Some(total) => format!("all items together cost about {} USD, more than {most} USD", micros_up(total)),
+        None => format!("nobody knows what the items cost, and they may cost {most} USD at most"),
+    };
+    let issue = Issue { code: "price_ceiling", path: "max_price".to_owned(), message };
+    Err(Refusal::Preflight { issues: vec![issue], lanes: Vec::new() })
+}
+
+/// What these very items are expected to cost; `None` if nobody knows.
+pub fn of_items(read: &Read, count: u32, quote: &Quote) -> Option<Estimate> {
+    scaled(quote, count).map(|scaled| larger(scaled, priced(read, quote), quote.fee))
+}
+
+/// What so many items cost, if they are like those that were quoted.
+pub fn scaled(quote: &Quote, items: u32) -> Option<Estimate> {
+    let estimate = quote.estimate?;
+    let by = |amount: Usd| Usd(amount.0.saturating_mul(Decimal::from(items)) / Decimal::from(quote.items.max(1)));
+    Some(Estimate { provider: by(estimate.provider), fee: by(estimate.fee) })
+}
+
+/// What these very items cost on the lanes that serve them, as many of them on each as the quote has said.
+fn priced(read: &Read, quote: &Quote) -> Usd {
+    let of_group = |(group, operation): (&Group, &Operation)| {
+        let lanes = quote.group(*operation, &group.models).map_or(&[][..], |quoted| &quoted.lanes);
+        let lanes: Vec<_> = lanes.iter().filter(|lane| lane.items > 0).filter_map(|lane| Some((lane, lane.price?))).collect();
+        let shares: u64 = lanes.iter().map(|(lane, _)| u64::from(lane.items)).sum();
+        let of_lane = |(lane, price): &(&QuotedLane, PriceSheet)| {
+            let tokenizer = Tokenizer::of(&lane.model);
+            let items = group.items.iter().filter_map(|place| read.items.get(*place as usize));
+            let costs = items.map(|item| {
+                let (input_tokens, output_tokens) = (item.input_tokens(tokenizer), item.likely_output(lane.usual_output));
+                price.cost(&Usage { input_tokens, output_tokens, ..Usage::default() })
+            });
+            Usd(costs.fold(Usd::ZERO, Usd::plus).0.saturating_mul(lane.items.into()))
+        };
+        Usd(lanes.iter().map(of_lane).fold(Usd::ZERO, Usd::plus).0 / Decimal::from(shares.max(1)))
+    };
+    read.groups.iter().zip(&read.operations).map(of_group).fold(Usd::ZERO, Usd::plus)
+}
+
+/// The estimate, or what its items were counted to cost if that is more: a sample that has little to do with
+/// the batch is not what is reserved.
+fn larger(estimate: Estimate, counted: Usd, fee: Decimal) -> Estimate {
+    match counted.0.round_dp(PLACES) > estimate.provider.0.round_dp(PLACES) {
+        true => Estimate { provider: counted, fee: Usd(with_fee(counted, fee).0.saturating_sub(counted.0)) },
+        false => estimate,
+    }
+}
