@@ -7,7 +7,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::domain::batch::Batch;
-use crate::domain::id::{EventId, FileId};
+use crate::domain::id::{EventId, FileId, half};
 use crate::domain::money::Usd;
 use crate::domain::time::{Timestamp, later};
 use crate::store::Seal;
@@ -59,8 +59,6 @@ impl Writer {
 
 /// The event that a batch has ended: always the same for the same batch.
 fn event_of(batch: &Batch) -> EventId {
-    let digest: [u8; 32] =
-        Sha256::new().chain_update(b"batch ended ").chain_update(batch.spec.id.as_u128().to_be_bytes()).finalize().into();
-    let (half, _) = digest.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
-    EventId::from_u128(u128::from_be_bytes(*half))
+    let digest = Sha256::new().chain_update(b"batch ended ").chain_update(batch.spec.id.as_u128().to_be_bytes());
+    EventId::from_u128(half(digest.finalize().into()))
 }

@@ -20,8 +20,8 @@ use hyper_util::rt::TokioExecutor;
 use tower::Service;
 
 use crate::domain::delivery::Delivery;
-use crate::domain::target::{Targets, Unwanted, literal};
-use crate::provider::{SetupError, client_tls};
+use crate::domain::target::{Targets, Unwanted};
+use crate::provider::{SetupError, client_tls, reason};
 use crate::store::Unsealable;
 
 /// How long one attempt may take: the older of BatchRouter's pages wants an answer within it.
@@ -68,9 +68,6 @@ impl Sender {
     pub async fn send(&self, delivery: &Delivery, secret: &[u8]) -> Result<(), SendError> {
         let url: Uri = delivery.webhook.url.parse().map_err(|_| SendError::Url)?;
         self.targets.check(&url)?;
-        if literal(&url).is_some_and(|address| !self.targets.allows(address)) {
-            return Err(Unwanted::Private.into());
-        }
         let request = Request::builder()
             .method(Method::POST)
             .uri(url)
@@ -82,7 +79,7 @@ impl Sender {
         // The status is all that counts; the rest of the answer is not waited for.
         match tokio::time::timeout(PATIENCE, self.http.request(request)).await {
             Err(_) => Err(SendError::Late),
-            Ok(Err(error)) => Err(SendError::Unreachable(chain(&error))),
+            Ok(Err(error)) => Err(SendError::Unreachable(reason(&error))),
             Ok(Ok(response)) if response.status().is_success() => Ok(()),
             Ok(Ok(response)) => Err(SendError::Refused(response.status())),
         }
@@ -93,18 +90,6 @@ impl Sender {
 pub(super) fn signature(secret: &[u8], body: &[u8]) -> String {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), body);
     tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// An error with what caused it. No URL is in it, which may hold a token.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
 }
 
 /// Resolves names, and gives only addresses that may be called.

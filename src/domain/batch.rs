@@ -6,7 +6,7 @@
 use rust_decimal::Decimal;
 
 use super::endpoint::Endpoint;
-use super::file::ExpiresAfter;
+use super::file::{ExpiresAfter, ResultPart};
 use super::id::{BatchId, FileId, OrgId, QuoteId};
 use super::item::{Defaults, parse_item};
 use super::metadata::Metadata;
@@ -275,6 +275,11 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Exact size of a part of the results so far, in bytes.
+    pub fn bytes(&self, part: ResultPart) -> u64 {
+        part.of(self.output_bytes, self.error_bytes)
+    }
+
     /// Rows without a result.
     pub fn unfinished(&self) -> u32 {
         self.total.saturating_sub(self.succeeded).saturating_sub(self.failed)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::id::{BatchId, EventId, OrgId};
+use super::id::{BatchId, EventId, OrgId, half};
 use super::time::{Timestamp, later};
 use super::webhook::Webhook;
 
@@ -47,9 +47,7 @@ impl Delivery {
     pub fn route(&self) -> Route {
         let url = self.webhook.url.parse::<http::Uri>().ok();
         let host = url.as_ref().and_then(http::Uri::host).unwrap_or_default().to_ascii_lowercase();
-        let digest: [u8; 32] = Sha256::digest(host).into();
-        let (half, _) = digest.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
-        Route { host: u128::from_be_bytes(*half), org: self.org }
+        Route { host: half(Sha256::digest(host).into()), org: self.org }
     }
 
     /// The message after one more attempt has failed at `now`; `None` if it is not tried again. The first

@@ -65,6 +65,9 @@ pub enum FileSource {
     View { batch: BatchId, part: ResultPart },
 }
 
+/// Media type of content of which nobody has said what it is.
+pub const ANY_TYPE: &str = "application/octet-stream";
+
 /// Which results a view shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ResultPart {
@@ -77,6 +80,15 @@ pub enum ResultPart {
 }
 
 impl ResultPart {
+    /// What is the part's of what the output and the error file have.
+    pub fn of(self, output: u64, errors: u64) -> u64 {
+        match self {
+            Self::Output => output,
+            Self::Errors => errors,
+            Self::All => output + errors,
+        }
+    }
+
     /// Whether a row with this success belongs to the part.
     pub fn includes(self, success: bool) -> bool {
         match self {
@@ -102,6 +114,13 @@ pub struct File {
     /// Whose it is: nobody else can see it.
     pub org: OrgId,
     pub source: FileSource,
+}
+
+impl File {
+    /// Its media type.
+    pub fn media_type(&self) -> &str {
+        self.mime.as_deref().unwrap_or(ANY_TYPE)
+    }
 }
 
 /// A client's wish that a file goes away by itself: OpenAI's `FileExpirationAfter` and

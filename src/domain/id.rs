@@ -169,6 +169,12 @@ ids! {
     EventId = EVENT;
 }
 
+/// The number that a digest stands for: its first half. Ids that follow from something else are made of it.
+pub fn half(digest: [u8; 32]) -> u128 {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = digest;
+    u128::from_be_bytes([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
+}
+
 impl OrgId {
     /// The operator's own: of the keys in the settings, and of everybody where no key is asked for.
     pub const OPERATOR: Self = Self(0);

@@ -68,6 +68,11 @@ pub fn micros_up(amount: Usd) -> Usd {
     Usd(amount.0.round_dp_with_strategy(6, RoundingStrategy::ToPositiveInfinity))
 }
 
+/// An amount in whole nano-dollars, to be compared with others: below that a sum of shares says nothing.
+pub fn nanos(amount: Usd) -> Usd {
+    Usd(amount.0.round_dp(9))
+}
+
 /// What a client pays for what a provider charges; `fee` is a percentage.
 pub fn with_fee(cost: Usd, fee: Decimal) -> Usd {
     cost.plus(Usd(cost.0.saturating_mul(fee) / Decimal::ONE_HUNDRED))

@@ -183,7 +183,7 @@ pub(super) fn place(error: &serde_json::Error) -> String {
     format!("{reason} at column {}", error.column())
 }
 
-pub(super) fn required<'a>(value: Option<&'a RawValue>, param: &'static str, what: &str) -> Result<&'a RawValue, Fault> {
+fn required<'a>(value: Option<&'a RawValue>, param: &'static str, what: &str) -> Result<&'a RawValue, Fault> {
     match value {
         Some(raw) if raw.get() != "null" => Ok(raw),
         Some(_) | None => Err(Fault::new(ProblemCode::MissingField, Some(param), format!("`{param}` is missing; {what}"))),
@@ -274,7 +274,7 @@ pub(super) fn kind(raw: &RawValue) -> &'static str {
 }
 
 /// The value as written, cut to a length that fits a message.
-pub(super) fn excerpt(raw: &RawValue) -> String {
+fn excerpt(raw: &RawValue) -> String {
     const MAX: usize = 60;
     let text = raw.get();
     match text.char_indices().nth(MAX) {

@@ -65,7 +65,7 @@ impl Targets {
 }
 
 /// The address that a URL names in place of a host.
-pub fn literal(url: &Uri) -> Option<IpAddr> {
+fn literal(url: &Uri) -> Option<IpAddr> {
     let host = url.host()?;
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }

@@ -4,6 +4,7 @@
 //! Invariant: all files that are in memory at one time have no more than [`AT_ONCE`] bytes. A row for which
 //! there is no room comes back later, and keeps no place from others meanwhile.
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::sync::Arc;
 
@@ -24,8 +25,6 @@ const OF_ONE: u64 = 20 << 20;
 const AT_ONCE: u64 = 32 << 20;
 /// Bytes that one permit stands for.
 const UNIT: u64 = 4 << 10;
-/// Media type of a file that was uploaded without one.
-const ANY_TYPE: &str = "application/octet-stream";
 
 /// Reads files for rows.
 #[derive(Clone)]
@@ -75,46 +74,57 @@ impl Attachments {
 
     fn fill(&self, ids: &[String], endpoint: Endpoint, body: &Bytes, org: OrgId, reads: &Reads) -> Result<Complete, Incomplete> {
         let mut bytes = 0_u64;
+        let mut files = HashMap::new();
         for id in ids {
-            bytes = bytes.saturating_add(self.find(id, org, reads)?.bytes);
+            let file = self.find(id, org, reads)?;
+            bytes = bytes.saturating_add(file.bytes);
             if bytes > OF_ONE {
                 return Err(Incomplete::Unusable(format!("the files of the item have more than {OF_ONE} bytes")));
             }
+            files.insert(id.as_str(), file);
         }
         let units = u32::try_from(bytes.div_ceil(UNIT).max(1)).unwrap_or(u32::MAX);
         let room = self.room.clone().try_acquire_many_owned(units).map_err(|_| Incomplete::NotNow)?;
-        let mut body = attach(endpoint, body.to_vec(), |id| self.read(id, org, reads))?;
+        let mut body = attach(endpoint, body.to_vec(), |id| self.read(id, files.get(id)))?;
         // It grew by doubling, and stays for as long as the call takes.
         body.shrink_to_fit();
         Ok(Complete { body: body.into(), _room: room })
     }
 
     fn find(&self, name: &str, org: OrgId, reads: &Reads) -> Result<File, Incomplete> {
-        let shown: String = name.chars().take(80).collect();
-        let gone = || Incomplete::Unusable(format!("there is no file `{shown}`, which the item names"));
-        let id: FileId = name.parse().map_err(|_| gone())?;
+        let id: FileId = name.parse().map_err(|_| gone(name))?;
         let file = self.store.attachment(id, self.clock.now()).map_err(|error| unreadable(name, &error))?;
-        let file = file.filter(|file| file.org == org).ok_or_else(gone)?;
-        let mime = file.mime.as_deref().unwrap_or(ANY_TYPE);
+        let file = file.filter(|file| file.org == org).ok_or_else(|| gone(name))?;
         match reads {
             Reads::Unknown => Ok(file),
-            Reads::Files(Some(files)) if files.takes(mime, file.bytes) => Ok(file),
+            Reads::Files(Some(files)) if files.takes(file.media_type(), file.bytes) => Ok(file),
             Reads::Files(_) => {
-                let message = format!("the lane does not take the file `{shown}`, which is {mime} of {} bytes", file.bytes);
+                let (name, mime, bytes) = (shown(name), file.media_type(), file.bytes);
+                let message = format!("the lane does not take the file `{name}`, which is {mime} of {bytes} bytes");
                 Err(Incomplete::NotHere(message))
             }
         }
     }
 
-    fn read(&self, name: &str, org: OrgId, reads: &Reads) -> Result<Attached, Incomplete> {
-        let file = self.find(name, org, reads)?;
+    /// The content of a file that was found.
+    fn read(&self, name: &str, file: Option<&File>) -> Result<Attached, Incomplete> {
+        let file = file.ok_or_else(|| gone(name))?;
         let mut content = Vec::with_capacity(usize::try_from(file.bytes).unwrap_or(0));
         let reader = self.store.open_content(file.id).map_err(|error| unreadable(name, &error))?;
         // No more than there is room for, whatever lies on the disk.
         let read = reader.take(file.bytes).read_to_end(&mut content);
         read.map_err(|error| unreadable(name, &StoreError::unreadable(file.id, &error)))?;
-        Ok(Attached { mime: file.mime.unwrap_or_else(|| ANY_TYPE.to_owned()), filename: file.filename, content })
+        Ok(Attached { mime: file.media_type().to_owned(), filename: file.filename.clone(), content })
     }
+}
+
+/// A name as it is told; it is the client's, and may be long.
+fn shown(name: &str) -> String {
+    name.chars().take(80).collect()
+}
+
+fn gone(name: &str) -> Incomplete {
+    Incomplete::Unusable(format!("there is no file `{}`, which the item names", shown(name)))
 }
 
 /// What is gone or damaged stays so; anything else may pass.

@@ -6,7 +6,7 @@
 use rust_decimal::Decimal;
 
 use crate::domain::batch::QuotedOrder;
-use crate::domain::ledger::{micros_up, with_fee};
+use crate::domain::ledger::{micros_up, nanos, with_fee};
 use crate::domain::money::Usd;
 use crate::domain::plan::PlannedModel;
 use crate::domain::problem::{Problem, ProblemCode};
@@ -20,8 +20,6 @@ const ENVELOPE: usize = 512;
 const CODED_BYTES_PER_TEXT_BYTE: usize = 16;
 /// What stands before the content of a data URL.
 const CODED: &[u8] = b";base64,";
-/// Decimal places of US dollars beyond which a sum of shares says nothing.
-const PLACES: u32 = 9;
 
 /// What is known of the rows of a planned model besides their count.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -79,9 +77,8 @@ fn quoted(models: &[PlannedModel], tallies: &[Tally]) -> Usd {
 /// When they are expected to cost more.
 pub(super) fn keep_below_ceiling(order: &QuotedOrder, models: &mut [PlannedModel], tallies: &[Tally]) -> Result<(), Problem> {
     let Some(most) = order.demands.max_price else { return Ok(()) };
-    let fits = |total: Usd| total.0.round_dp(PLACES) <= most.0;
     let mut worst = expected(order, models, tallies);
-    if !fits(worst) {
+    if nanos(worst) > most {
         let rows: u64 = models.iter().map(|model| u64::from(model.rows)).sum();
         let message = format!("all {rows} items together are expected to cost {} USD, more than {most} USD", micros_up(worst));
         return Err(Problem { code: ProblemCode::PriceCeiling, message, line: None, param: Some("max_price".to_owned()) });
@@ -93,7 +90,7 @@ pub(super) fn keep_below_ceiling(order: &QuotedOrder, models: &mut [PlannedModel
             let Some(Some(each)) = costs.next() else { return false };
             let more = Usd(each.0.saturating_sub(dearest.0).max(Decimal::ZERO));
             let then = worst.plus(Tally::times(more, model.rows));
-            let stays = fits(then);
+            let stays = nanos(then) <= most;
             if stays {
                 (worst, dearest) = (then, dearest.max(*each));
             }

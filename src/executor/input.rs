@@ -13,7 +13,7 @@ use super::attempt::unanswered;
 use super::row::{ReadyRow, RowRef, WaitingRow};
 use super::ways::Ways;
 use crate::domain::batch::BatchSpec;
-use crate::domain::id::{BatchId, FileId, RowIndex, RowKey};
+use crate::domain::id::{RowIndex, RowKey};
 use crate::domain::lines::{Line, Lines};
 use crate::domain::plan::Places;
 use crate::domain::prefix::beginning;
@@ -85,8 +85,6 @@ pub(super) struct Unread {
 pub(super) struct Source {
     pub store: Store,
     pub clock: Clock,
-    pub batch: BatchId,
-    pub file: FileId,
     pub spec: Arc<BatchSpec>,
     pub total: u32,
     pub live: Arc<LiveBatch>,
@@ -172,13 +170,13 @@ enum Prepared {
 
 impl Source {
     fn open(&self, offset: u64) -> Result<Lines<BufReader<File>>, StoreError> {
-        let mut file = self.store.open_content(self.file)?;
-        file.seek(SeekFrom::Start(offset)).map_err(|e| StoreError::unreadable(self.file, &e))?;
+        let mut file = self.store.open_content(self.spec.input_file)?;
+        file.seek(SeekFrom::Start(offset)).map_err(|e| StoreError::unreadable(self.spec.input_file, &e))?;
         Ok(Lines::new(BufReader::with_capacity(STREAM_BUFFER, file), MAX_LINE))
     }
 
     fn scattered(&self) -> Result<Scattered, StoreError> {
-        let file = self.store.open_content(self.file)?;
+        let file = self.store.open_content(self.spec.input_file)?;
         Ok(Scattered { reader: BufReader::with_capacity(SCATTER_BUFFER, file), at: 0 })
     }
 
@@ -217,7 +215,7 @@ impl Source {
                 continue;
             }
             let read = file.line(row.at.offset, |line| self.prepare(row.at, line, Some(row.route)));
-            match read.map_err(|e| StoreError::unreadable(self.file, &e)) {
+            match read.map_err(|e| StoreError::unreadable(self.spec.input_file, &e)) {
                 Ok(Prepared::Ready(ready)) => _ = self.keep(row.resume(*ready), window)?,
                 Ok(Prepared::Deferred) => window.unread.push(row),
                 Ok(Prepared::Unreadable) => self.close(row.at, window)?,
@@ -242,7 +240,7 @@ impl Source {
                 continue;
             }
             let read = file.line(at.offset, |line| self.prepare(*at, line, None));
-            match read.map_err(|e| StoreError::unreadable(self.file, &e))? {
+            match read.map_err(|e| StoreError::unreadable(self.spec.input_file, &e))? {
                 Prepared::Ready(ready) => _ = self.keep(*ready, window)?,
                 Prepared::Deferred => window.deferred.push(*at),
                 Prepared::Unreadable => self.close(*at, window)?,
@@ -268,7 +266,7 @@ impl Source {
             if row.is_multiple_of(ROWS_PER_PAGE) {
                 page = self.live.page(row / ROWS_PER_PAGE);
             }
-            let place = lines.advance().map_err(|e| StoreError::unreadable(self.file, &e))?;
+            let place = lines.advance().map_err(|e| StoreError::unreadable(self.spec.input_file, &e))?;
             let at = RowRef { row: RowIndex(row), model: 0, offset: from.offset + place.map_or(0, |place| place.offset) };
             if place.is_none() {
                 return Err(self.changed(at));
@@ -338,7 +336,7 @@ impl Source {
     /// Puts a row into the window, unless the answer to what it asks is there already. Returns
     /// whether it is in the window.
     fn keep(&self, row: ReadyRow, window: &mut Window) -> Result<bool, StoreError> {
-        let key = RowKey { batch: self.batch, row: row.at.row };
+        let key = RowKey { batch: self.spec.id, row: row.at.row };
         let answer = self.shared.and_then(|shared| shared.answer(&self.store, key, &row, self.clock.now()));
         let Some(result) = answer else {
             window.push(row);
@@ -366,8 +364,8 @@ impl Source {
 
     /// Gives a row whose line is no longer what was validated its result.
     fn close(&self, at: RowRef, window: &mut Window) -> Result<(), StoreError> {
-        tracing::error!(batch = %self.batch, line = at.row.line(), "a line of the input is not what it was when it was validated");
-        let key = RowKey { batch: self.batch, row: at.row };
+        tracing::error!(batch = %self.spec.id, line = at.row.line(), "a line of the input is not what it was when it was validated");
+        let key = RowKey { batch: self.spec.id, row: at.row };
         let result = unanswered(key, line_name(at.row), None, unreadable(&self.changed(at).to_string()), self.clock.now());
         self.store.record_unrun_blocking(PackedRow::pack(&result)?)?;
         window.closed += 1;
@@ -380,7 +378,7 @@ impl Source {
         let mut lines = self.open(page.input_offset)?;
         let mut ids = Vec::new();
         for slot in 0..u32::from(page.rows) {
-            let place = lines.advance().map_err(|e| StoreError::unreadable(self.file, &e))?;
+            let place = lines.advance().map_err(|e| StoreError::unreadable(self.spec.input_file, &e))?;
             if !page.is_done(slot) {
                 let row = place.and_then(|_| self.parse(lines.latest()));
                 let told = row.map(|row| (row.custom_id.into_owned(), row.operation));
@@ -392,7 +390,7 @@ impl Source {
 
     fn changed(&self, at: RowRef) -> StoreError {
         let reason = format!("line {} is not what it was when the file was validated", at.row.line());
-        StoreError::unreadable(self.file, &std::io::Error::other(reason))
+        StoreError::unreadable(self.spec.input_file, &std::io::Error::other(reason))
     }
 }
 

@@ -168,13 +168,11 @@ pub(super) async fn cancel_stored(store: &Store, clock: &Clock, id: BatchId) -> 
 }
 
 /// A reader of a batch's input under these ways.
-pub(super) fn source(store: &Store, clock: &Clock, spec: &BatchSpec, plan: &Plan, live: Arc<LiveBatch>, ways: Arc<Ways>) -> Source {
+pub(super) fn source(store: &Store, clock: &Clock, spec: Arc<BatchSpec>, plan: &Plan, live: Arc<LiveBatch>, ways: Arc<Ways>) -> Source {
     Source {
         store: store.clone(),
         clock: clock.clone(),
-        batch: spec.id,
-        file: spec.input_file,
-        spec: Arc::new(spec.clone()),
+        spec,
         total: live.progress().total,
         live,
         places: Arc::new(Places::of_plan(&plan.models)),

@@ -113,12 +113,12 @@ pub(super) enum Idle {
 }
 
 impl Run {
-    pub fn new(spec: BatchSpec, state: BatchState, plan: Plan, source: Source) -> Self {
+    pub fn new(state: BatchState, plan: Plan, source: Source) -> Self {
         let cursor = Cursor::first_unfinished(&source.live.pages());
         let done_before = done(&source);
         let deferred = plan.models.iter().map(|_| VecDeque::new()).collect();
         Self {
-            spec: Arc::new(spec),
+            spec: source.spec.clone(),
             state,
             plan,
             control: source.live.control(),

@@ -22,6 +22,7 @@ use super::error::ApiError;
 use super::extract::{announced_bytes, check_encoding, media_type};
 use super::gate::{Gate, Gated, WINDOW};
 use crate::domain::error::Code;
+use crate::domain::file::ANY_TYPE;
 use crate::store::{Sealed, Spool, Store, StoreError, blocking};
 
 /// Bytes gathered before they are written.
@@ -137,7 +138,7 @@ impl Part<'_> {
 
     /// Its media type as the client says it.
     pub fn mime(&self) -> String {
-        let mime = self.field.content_type().unwrap_or("application/octet-stream");
+        let mime = self.field.content_type().unwrap_or(ANY_TYPE);
         let bare = mime.split(';').next().unwrap_or(mime).trim().to_ascii_lowercase();
         bare.chars().filter(|c| c.is_ascii_graphic()).take(MAX_FILENAME_CHARS).collect()
     }

@@ -37,6 +37,11 @@ pub fn client_tls(who: &str) -> Result<rustls::ClientConfig, SetupError> {
     transport::client_tls(who)
 }
 
+/// What went wrong with a call and why, as one line. No URL is in it, which may hold a token.
+pub fn reason(error: &(dyn std::error::Error + 'static)) -> String {
+    transport::reason(error)
+}
+
 /// One upstream call.
 #[derive(Debug, Clone)]
 pub struct Call {

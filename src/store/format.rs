@@ -190,10 +190,6 @@ pub fn owned(list: Vec<u8>, id: u128) -> Option<Vec<u8>> {
     (list.first() == Some(&b'E')).then(|| [list, id.to_be_bytes().to_vec()].concat())
 }
 
-pub fn key_by_digest(digest: &[u8; 32]) -> Vec<u8> {
-    key_at(digest)
-}
-
 /// Where the key with this digest is.
 pub fn key_at(digest: &[u8]) -> Vec<u8> {
     key(b'N', [&[1], digest])

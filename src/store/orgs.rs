@@ -121,7 +121,7 @@ impl Store {
     /// # Errors
     /// When the store has failed or the record is damaged.
     pub fn key(&self, digest: &[u8; 32]) -> Result<Option<ApiKey>, StoreError> {
-        let found = self.inner.tree.get(format::key_by_digest(digest))?;
+        let found = self.inner.tree.get(format::key_at(digest))?;
         found.map(|bytes| decode_key(&bytes)).transpose()
     }
 
@@ -170,7 +170,7 @@ fn operator(id: OrgId) -> Option<Organisation> {
 }
 
 fn put_key(tx: &mut Tx<'_>, key: &ApiKey, digest: &[u8; 32]) -> Result<(), StoreError> {
-    tx.put(format::key_by_digest(digest), &KeyRecord::from(key))?;
+    tx.put(format::key_at(digest), &KeyRecord::from(key))?;
     tx.put_raw(format::key_of(key.org, key.id), digest);
     tx.put_raw(format::owner_of_key(key.id), &key.org.as_u128().to_be_bytes());
     Ok(())

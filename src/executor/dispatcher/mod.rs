@@ -290,8 +290,9 @@ impl Dispatcher {
             Prepared::Run { spec, state, plan, live } => self.start(spec, state, plan, live),
             Prepared::Finish { spec, state, live } => {
                 let (store, clock) = (&self.parts.store, &self.parts.clock);
-                let source = live.map(|live| source(store, clock, &spec, &Plan::default(), live, Arc::default()));
-                self.finish(Arc::new(spec), state, source);
+                let spec = Arc::new(spec);
+                let source = live.map(|live| source(store, clock, spec.clone(), &Plan::default(), live, Arc::default()));
+                self.finish(spec, state, source);
             }
             Prepared::Nothing => {}
             Prepared::Failed(error) => {
@@ -308,8 +309,9 @@ impl Dispatcher {
         let id = spec.id;
         let ways = self.ways(&plan);
         outlook::tell_closed(id, &plan, &[], &ways);
-        let source = Source { shared: self.shared(&spec), ..source(&self.parts.store, &self.parts.clock, &spec, &plan, live, ways) };
-        self.runs.insert(id, Run::new(spec, state, plan, source));
+        let shared = self.shared(&spec);
+        let source = Source { shared, ..source(&self.parts.store, &self.parts.clock, Arc::new(spec), &plan, live, ways) };
+        self.runs.insert(id, Run::new(state, plan, source));
         self.touched.insert(id);
     }
 

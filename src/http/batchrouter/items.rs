@@ -96,7 +96,7 @@ impl Files<'_> {
             None
         });
         let file = found.filter(|file| file.org == self.org)?;
-        Some(Attachment { mime: file.mime.unwrap_or_else(|| "application/octet-stream".to_owned()), bytes: file.bytes })
+        Some(Attachment { mime: file.media_type().to_owned(), bytes: file.bytes })
     }
 }
 

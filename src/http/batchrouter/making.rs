@@ -2,6 +2,7 @@
 //! what can be refused, refused.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rust_decimal::Decimal;
@@ -33,7 +34,7 @@ use crate::http::views::Live;
 use crate::route::quote::{Considered, GroupDecision, Lane, Rejection, Terms, Verdict, decide, fits};
 
 /// The fields that are read, besides the items.
-const FIELDS: [&str; 13] = [
+pub const FIELDS: [&str; 13] = [
     "input_file_id",
     "input_item_count",
     "model",
@@ -116,11 +117,31 @@ pub fn split(items: &Bytes, most: usize) -> Result<Vec<&RawValue>, Refusal> {
     }
 }
 
+/// Makes a quote of what `wanted` reads, when its turn has come. It is not kept yet.
+///
+/// # Errors
+/// Those of `wanted`, and of a quote that cannot be made.
+pub async fn in_turn(
+    api: &Arc<Api>,
+    org: OrgId,
+    wanted: impl FnOnce(&Api) -> Result<Wanted, Refusal> + Send + 'static,
+) -> Result<Quote, Refusal> {
+    let account = api.store.account(org).await.map_err(ApiError::from)?;
+    let turn = api.quoting.turn().await?;
+    let (api, span) = (api.clone(), tracing::Span::current());
+    let making = move || {
+        // Goes on when the client goes away, and so does its turn.
+        let _turn = turn;
+        span.in_scope(|| make(&api, wanted(&api)?, org, &account))
+    };
+    tokio::task::spawn_blocking(making).await.map_err(ApiError::internal)?
+}
+
 /// Makes a quote. Takes time.
 ///
 /// # Errors
 /// When the items are faulty, or no lanes can serve them as demanded.
-pub fn make(api: &Api, wanted: Wanted, org: OrgId, account: &Account) -> Result<Quote, Refusal> {
+fn make(api: &Api, wanted: Wanted, org: OrgId, account: &Account) -> Result<Quote, Refusal> {
     let Wanted { items, defaults, demands } = wanted;
     let terms = &api.limits.quotes;
     let catalog = api.catalog.current();

@@ -6,7 +6,7 @@ use std::io::{BufReader, ErrorKind};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use crate::domain::file::Purpose;
+use crate::domain::file::{File, Purpose};
 use crate::domain::id::{FileId, OrgId};
 use crate::domain::lines::{Line, Lines};
 use crate::http::Api;
@@ -20,12 +20,7 @@ use crate::store::StoreError;
 /// # Errors
 /// When there is no such file of the organisation's, or one of its lines is no item.
 pub fn items(api: &Api, org: OrgId, id: FileId) -> Result<Bytes, Refusal> {
-    let file = api.store.attachment(id, api.clock.now()).map_err(ApiError::from)?.filter(|file| file.org == org);
-    let file = file.ok_or_else(|| ApiError::not_found("file", id.in_hex()))?;
-    if file.purpose != Purpose::Batch {
-        let message = format!("`{}` was not uploaded as the input of a batch", id.in_hex());
-        return Err(ApiError::invalid("input_file_id", message).into());
-    }
+    check(api.store.attachment(id, api.clock.now()).map_err(ApiError::from)?, org, id)?;
     let content = api.store.open_content(id).map_err(ApiError::from)?;
     let most = api.limits.quotes.max_items;
     let most_bytes = usize::try_from(api.limits.quotes.max_body_bytes).unwrap_or(usize::MAX);
@@ -66,6 +61,18 @@ pub fn items(api: &Api, org: OrgId, id: FileId) -> Result<Bytes, Refusal> {
     }
     array.push(b']');
     Ok(array.into())
+}
+
+/// Refuses a file that is not there, is somebody else's, or is no input.
+///
+/// # Errors
+/// When it is one of these.
+pub fn check(found: Option<File>, org: OrgId, id: FileId) -> Result<(), ApiError> {
+    let file = found.filter(|file| file.org == org).ok_or_else(|| ApiError::not_found("file", id.in_hex()))?;
+    match file.purpose {
+        Purpose::Batch => Ok(()),
+        _ => Err(ApiError::invalid("input_file_id", format!("`{}` was not uploaded as the input of a batch", id.in_hex()))),
+    }
 }
 
 fn unreadable(id: FileId, error: &std::io::Error) -> ApiError {

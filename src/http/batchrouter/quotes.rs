@@ -11,7 +11,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::making::{Wanted, make};
+use super::making::{Wanted, in_turn};
 use super::refusal::Refusal;
 use crate::domain::error::Code;
 use crate::domain::id::QuoteId;
@@ -29,18 +29,7 @@ pub async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Ca
     // Bodies are held as a whole until their turn comes.
     let _held = api.quoting.hold(announced_bytes(request.headers()).unwrap_or(most).min(most)).await?;
     let body = read_json(request, &api, most).await.map_err(|error| Refusal::of_body(error, most))?;
-    let account = api.store.account(caller.org).await.map_err(ApiError::from)?;
-    let turn = api.quoting.turn().await?;
-    let making = {
-        let api = api.clone();
-        let span = tracing::Span::current();
-        move || {
-            // Goes on when the client goes away, and so does its turn.
-            let _turn = turn;
-            span.in_scope(|| make(&api, Wanted::read(&api, caller.org, &body)?, caller.org, &account))
-        }
-    };
-    let quote = tokio::task::spawn_blocking(making).await.map_err(ApiError::internal)??;
+    let quote = in_turn(&api, caller.org, move |api| Wanted::read(api, caller.org, &body)).await?;
     let shown = quote.shown.clone();
     tracing::info!(quote = %quote.id, "quote made");
     api.store.add_quote(quote).await.map_err(ApiError::from)?;

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde_json::{Value, json};
 
-use super::making::{Wanted, make};
+use super::making::{Wanted, in_turn};
 use super::refusal::Refusal;
 use crate::catalog::Workflow;
 use crate::domain::error::Code;
@@ -81,16 +81,7 @@ pub async fn quote(State(api): State<Arc<Api>>, Extension(caller): Extension<Cal
         ApiError::new(Code::NotFound, format!("there is no workflow `{}`; {known}", reference.chars().take(80).collect::<String>()))
     })?;
     let wanted = wanted(workflow, estimated_items(&api, &body)?)?;
-    let account = api.store.account(caller.org).await.map_err(ApiError::from)?;
-    let turn = api.quoting.turn().await?;
-    let making = {
-        let api = api.clone();
-        move || {
-            let _turn = turn;
-            make(&api, wanted, caller.org, &account)
-        }
-    };
-    let mut quote = tokio::task::spawn_blocking(making).await.map_err(ApiError::internal)??;
+    let mut quote = in_turn(&api, caller.org, move |_| Ok(wanted)).await?;
     let mut shown: Value = serde_json::from_slice(&quote.shown).map_err(ApiError::internal)?;
     shown["workflow"] = json!(workflow.reference());
     quote.shown = serde_json::to_vec(&shown).map_err(ApiError::internal)?;

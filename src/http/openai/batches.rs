@@ -113,14 +113,9 @@ pub async fn results(
     let part = params.choice("part", &parts)?.unwrap_or(ResultPart::All);
     let attempts = params.choice("include", &[("attempts", ())])?.is_some();
     let batch = find(&api, &caller, id).await?;
-    let progress = &batch.progress;
-    let all = match part {
-        ResultPart::Output => progress.output_bytes,
-        ResultPart::Errors => progress.error_bytes,
-        ResultPart::All => progress.output_bytes + progress.error_bytes,
-    };
     // Only of a batch that has ended is it known how much there must be.
-    let lines = result_lines(&api, id, part, batch.state.is_terminal().then_some(all)).await?;
+    let all = batch.state.is_terminal().then(|| batch.progress.bytes(part));
+    let lines = result_lines(&api, id, part, all).await?;
     let kind = (CONTENT_TYPE, "application/x-ndjson".to_owned());
     if attempts {
         return Ok(([kind], stream::body(lines.with_attempts())).into_response());

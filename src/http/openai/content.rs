@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::files::find;
 use crate::domain::error::Code;
-use crate::domain::file::{File, FileSource, ResultPart};
+use crate::domain::file::{ANY_TYPE, File, FileSource, ResultPart};
 use crate::domain::id::{BatchId, FileId};
 use crate::http::Api;
 use crate::http::access::Caller;
@@ -42,7 +42,7 @@ pub async fn content(
     };
     let body = open(&api, &file, range.clone()).await?;
     let kind = match file.source {
-        FileSource::Uploaded { .. } => "application/octet-stream",
+        FileSource::Uploaded { .. } => ANY_TYPE,
         FileSource::View { .. } => "application/jsonl",
     };
     let mut headers: Vec<(HeaderName, String)> = vec![

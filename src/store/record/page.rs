@@ -90,11 +90,7 @@ impl Page {
 
     /// Bytes of the lines of `part` in this page.
     pub fn bytes(&self, part: ResultPart) -> u64 {
-        match part {
-            ResultPart::Output => self.output_bytes,
-            ResultPart::Errors => self.error_bytes,
-            ResultPart::All => self.output_bytes + self.error_bytes,
-        }
+        part.of(self.output_bytes, self.error_bytes)
     }
 
     /// Counts the result of the row at `slot`.

@@ -35,7 +35,8 @@ use crate::domain::words::Operation;
 use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::batchrouter::items::{self, Files, Read};
-use crate::http::batchrouter::making::{Wanted, make, split};
+use crate::http::batchrouter::making::{Wanted, in_turn, split};
+use crate::http::batchrouter::manifest;
 use crate::http::batchrouter::quotes;
 use crate::http::batchrouter::refusal::{Issue, MAX_ISSUES, Refusal};
 use crate::http::canonical;
@@ -185,17 +186,8 @@ fn quote_used(batch: BatchId) -> ApiError {
 
 /// A quote of the items themselves, for a create that names none. Ours.
 async fn quote_for(api: &Arc<Api>, caller: &Caller, body: &Bytes) -> Result<Quote, Refusal> {
-    let account = api.store.account(caller.org).await.map_err(ApiError::from)?;
-    let (api, org, body) = (api.clone(), caller.org, body.clone());
-    let turn = api.quoting.turn().await?;
-    let making = {
-        let api = api.clone();
-        move || {
-            let _turn = turn;
-            make(&api, Wanted::read(&api, org, &body)?, org, &account)
-        }
-    };
-    let quote = tokio::task::spawn_blocking(making).await.map_err(ApiError::internal)??;
+    let (org, body) = (caller.org, body.clone());
+    let quote = in_turn(api, org, move |api| Wanted::read(api, org, &body)).await?;
     api.store.add_quote(quote.clone()).await.map_err(ApiError::from)?;
     Ok(quote)
 }
@@ -224,12 +216,7 @@ async fn prepare(api: &Arc<Api>, asked: &Asked, quote: &Quote, body: Bytes) -> R
     };
     match &asked.input {
         Input::File(id) => {
-            let file = api.store.file(*id, api.clock.now()).await.map_err(ApiError::from)?;
-            let file = file.filter(|file| file.org == quote.org).ok_or_else(|| ApiError::not_found("file", id.in_hex()))?;
-            if file.purpose != Purpose::Batch {
-                let message = format!("`{}` was not uploaded as the input of a batch", id.in_hex());
-                return Err(ApiError::invalid("input_file_id", message).into());
-            }
+            manifest::check(api.store.file(*id, api.clock.now()).await.map_err(ApiError::from)?, quote.org, *id)?;
             let items = asked.item_count;
             Ok(Prepared { content: Content::Uploaded(*id), items, defaults, estimate: scaled(quote, items.unwrap_or(quote.items)) })
         }

@@ -5,7 +5,7 @@
 
 use rust_decimal::Decimal;
 
-use crate::domain::ledger::{micros_up, with_fee};
+use crate::domain::ledger::{micros_up, nanos, with_fee};
 use crate::domain::money::{PriceSheet, Usd};
 use crate::domain::quote::{Estimate, Quote, QuotedLane};
 use crate::domain::usage::Usage;
@@ -15,9 +15,6 @@ use crate::http::batchrouter::refusal::{Issue, Refusal};
 use crate::route::quote::Group;
 use crate::route::tokens::Tokenizer;
 
-/// Decimal places of US dollars beyond which a sum of shares says nothing.
-const PLACES: u32 = 9;
-
 /// Refuses a batch that is expected to cost more than its client allows: the quote may have been made of a
 /// few items, and the limit is for all of them.
 ///
@@ -25,7 +22,7 @@ const PLACES: u32 = 9;
 /// When it is, or nobody knows.
 pub fn within(most: Usd, estimate: Option<Estimate>) -> Result<(), Refusal> {
     let message = match estimate.map(Estimate::total) {
-        Some(total) if total.0.round_dp(PLACES) <= most.0 => return Ok(()),
+        Some(total) if nanos(total) <= most => return Ok(()),
         Some(total) => format!("all items together cost about {} USD, more than {most} USD", micros_up(total)),
         None => format!("nobody knows what the items cost, and they may cost {most} USD at most"),
     };
@@ -68,7 +65,7 @@ fn priced(read: &Read, quote: &Quote) -> Usd {
 /// The estimate, or what its items were counted to cost if that is more: a sample that has little to do with
 /// the batch is not what is reserved.
 fn larger(estimate: Estimate, counted: Usd, fee: Decimal) -> Estimate {
-    match counted.0.round_dp(PLACES) > estimate.provider.0.round_dp(PLACES) {
+    match nanos(counted) > nanos(estimate.provider) {
         true => Estimate { provider: counted, fee: Usd(with_fee(counted, fee).0.saturating_sub(counted.0)) },
         false => estimate,
     }

@@ -12,30 +12,13 @@ use crate::domain::routing::{Constraints, PriceProtection, RoutingMode, STANDARD
 use crate::domain::words::DataCollection;
 use crate::http::Api;
 use crate::http::batchrouter::demands;
-use crate::http::batchrouter::making::defaults;
+use crate::http::batchrouter::making::{FIELDS, defaults};
 use crate::http::batchrouter::refusal::{Issue, Refusal};
 use crate::http::error::ApiError;
 use crate::http::extract::{Object, parse_id};
 
-/// The fields that are read, besides the items.
-const FIELDS: [&str; 16] = [
-    "quote_id",
-    "input_file_id",
-    "input_item_count",
-    "model",
-    "models",
-    "operation",
-    "routing_mode",
-    "sla_tier",
-    "privacy_tier",
-    "allowed_regions",
-    "required_tools",
-    "max_price",
-    "price_protection_policy",
-    "provider_preferences",
-    "metadata",
-    "webhook",
-];
+/// The fields that are read besides those of a quote.
+const OWN_FIELDS: [&str; 3] = ["quote_id", "metadata", "webhook"];
 /// Bytes of the metadata of a batch.
 const MAX_METADATA: usize = 16 << 10;
 
@@ -77,7 +60,7 @@ impl Asked {
     /// When a field has a value that it cannot have, or not exactly one of `items` and `input_file_id`
     /// is there.
     pub fn read(body: &Bytes) -> Result<Self, Refusal> {
-        let (object, items) = Object::picking(body, &FIELDS, "items")?;
+        let (object, items) = Object::picking(body, &[&FIELDS[..], &OWN_FIELDS].concat(), "items")?;
         let items = items.filter(|items| items.as_ref() != b"null");
         let file = object.text("input_file_id")?.map(|id| parse_id("input_file_id", id)).transpose()?;
         let quote = object.text("quote_id")?.map(|id| parse_id("quote_id", id)).transpose()?;

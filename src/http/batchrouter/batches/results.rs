@@ -46,13 +46,7 @@ fn fee(spec: &BatchSpec) -> Decimal {
 
 /// Bytes that the results of a part of a batch have as the lines of a file, for a batch that has ended.
 fn expected(batch: &Batch, part: ResultPart) -> Option<u64> {
-    let progress = &batch.progress;
-    let bytes = match part {
-        ResultPart::Output => progress.output_bytes,
-        ResultPart::Errors => progress.error_bytes,
-        ResultPart::All => progress.output_bytes + progress.error_bytes,
-    };
-    batch.state.is_terminal().then_some(bytes)
+    batch.state.is_terminal().then(|| batch.progress.bytes(part))
 }
 
 /// `GET /v1/batches/{batch_id}/results`

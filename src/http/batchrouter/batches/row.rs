@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::domain::id::RowKey;
+use crate::domain::id::{RowKey, half};
 use crate::domain::ledger::with_fee;
 use crate::domain::money::Usd;
 use crate::domain::output::{CANCELLED, EXPIRED};
@@ -71,10 +71,8 @@ fn money(amount: Usd) -> Money {
 
 /// An id for an item: always the same for the same row.
 fn item_id(key: RowKey) -> String {
-    let digest: [u8; 32] =
-        Sha256::new().chain_update(key.batch.as_u128().to_be_bytes()).chain_update(key.row.0.to_be_bytes()).finalize().into();
-    let (half, _) = digest.split_first_chunk::<16>().unwrap_or((&[0; 16], &[]));
-    format!("item_{:032x}", u128::from_be_bytes(*half))
+    let digest = Sha256::new().chain_update(key.batch.as_u128().to_be_bytes()).chain_update(key.row.0.to_be_bytes());
+    format!("item_{:032x}", half(digest.finalize().into()))
 }
 
 /// Appends the result as JSON, without a line break. `fee` is in percent of what providers charge.
