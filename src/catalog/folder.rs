@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::fault::Fault;
 use super::seeds::{Archive, is_seed};
-use super::validate::{MODELS, PROVIDERS, WORKFLOWS};
+use super::validate::FOLDERS;
 
 /// The largest seed file, in bytes.
 const MAX_FILE: u64 = 16 << 20;
@@ -68,7 +68,7 @@ fn read_once(dir: &Path) -> Result<Option<Archive>, Fault> {
 pub(super) fn marks(dir: &Path) -> Result<Vec<Mark>, Fault> {
     let root = dir.canonicalize().map_err(|error| unreadable(&dir.to_string_lossy(), &error))?;
     let (mut marks, mut bytes) = (Vec::new(), 0);
-    for folder in [PROVIDERS, MODELS, WORKFLOWS] {
+    for folder in FOLDERS {
         let entries = match fs::read_dir(root.join(folder)) {
             Ok(entries) => entries,
             // Models without a provider, or the other way round, are named by the check.

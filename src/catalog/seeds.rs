@@ -13,7 +13,7 @@ use super::fault::{Fault, Faults, Source};
 use super::folder;
 use super::model::{Model, Provider};
 use super::url::parse_base_url;
-use super::validate::{self, Checked, MODELS, PROVIDERS, WORKFLOWS};
+use super::validate::{self, Checked, FOLDERS, PROVIDERS};
 use super::workflow::Workflow;
 use crate::domain::connection::ProviderKind;
 
@@ -143,7 +143,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 /// `true` for `providers/a.toml`; not for what editors leave beside it, such as `.#a.toml`.
 pub(super) fn is_seed(file: &str) -> bool {
     match file.split('/').collect::<Vec<_>>().as_slice() {
-        [PROVIDERS | MODELS | WORKFLOWS, name] => name.ends_with(".toml") && !name.starts_with('.'),
+        [folder, name] => FOLDERS.contains(folder) && name.ends_with(".toml") && !name.starts_with('.'),
         _ => false,
     }
 }

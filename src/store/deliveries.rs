@@ -137,7 +137,7 @@ impl Store {
         self.commit(move |tx| {
             tx.remove(key.clone());
             match format::trailing_id(&key) {
-                Some(id) => remove(tx, EventId::from_u128(id)),
+                Some(id) => tx.remove_all(format::delivery(EventId::from_u128(id))),
                 None => Ok(()),
             }
         })
@@ -162,7 +162,7 @@ impl Store {
             if let Some((packed, next)) = &packed {
                 return put(tx, next, packed);
             }
-            remove(tx, tried.id)
+            tx.remove_all(format::delivery(tried.id))
         })
         .await
     }
@@ -175,11 +175,5 @@ fn pack(delivery: &Delivery) -> Result<Vec<u8>, StoreError> {
 fn put(tx: &mut Tx<'_>, delivery: &Delivery, packed: &[u8]) -> Result<(), StoreError> {
     tx.put_chunks(&format::delivery(delivery.id), packed)?;
     tx.put_raw(format::delivery_due(delivery.org, seconds(delivery.due_at), delivery.id), &delivery.route().host.to_be_bytes());
-    Ok(())
-}
-
-fn remove(tx: &mut Tx<'_>, id: EventId) -> Result<(), StoreError> {
-    let keys: Vec<_> = tx.tree().scan_prefix(format::delivery(id)).keys().collect::<Result<_, _>>()?;
-    keys.into_iter().for_each(|key| tx.remove(key.to_vec()));
     Ok(())
 }

@@ -60,9 +60,7 @@ impl Store {
             if tx.tree().contains_key(format::used_quote(id))? {
                 return Ok(());
             }
-            let keys: Vec<_> = tx.tree().scan_prefix(format::quote(id)).keys().collect::<Result<_, _>>()?;
-            keys.into_iter().for_each(|key| tx.remove(key.to_vec()));
-            Ok(())
+            tx.remove_all(format::quote(id))
         })
         .await
     }

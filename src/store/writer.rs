@@ -111,6 +111,16 @@ impl Tx<'_> {
         self.writes.remove(key);
     }
 
+    /// Removes every key that begins so. For a few of them: they are gathered first.
+    ///
+    /// # Errors
+    /// When the tree cannot be read.
+    pub fn remove_all(&mut self, prefix: Vec<u8>) -> Result<(), StoreError> {
+        let keys: Vec<_> = self.tree().scan_prefix(prefix).keys().collect::<Result<_, _>>()?;
+        keys.into_iter().for_each(|key| self.remove(key.to_vec()));
+        Ok(())
+    }
+
     /// Does `publish` once this operation is durable.
     pub fn after(&mut self, publish: impl FnOnce(&Lives) + Send + 'static) {
         self.publish.push(Box::new(publish));

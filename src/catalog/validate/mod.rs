@@ -31,6 +31,9 @@ pub(super) const MODELS: &str = "models";
 /// The folder of workflow files.
 pub(super) const WORKFLOWS: &str = "workflows";
 
+/// Every folder of seeds.
+pub(super) const FOLDERS: [&str; 3] = [PROVIDERS, MODELS, WORKFLOWS];
+
 /// What files hold.
 pub(super) struct Checked {
     pub providers: Vec<Provider>,

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::catalog::validate::{MODELS, PROVIDERS, WORKFLOWS};
+use crate::catalog::validate::FOLDERS;
 
 /// Links that are followed from one path; the system's own limit is 40.
 const MAX_LINKS: usize = 40;
@@ -31,7 +31,7 @@ pub fn places(dir: &Path) -> BTreeMap<PathBuf, Place> {
     // An absolute path without `.` and `..`, but with its links.
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     follow(&dir, &mut found);
-    for folder in [PROVIDERS, MODELS, WORKFLOWS] {
+    for folder in FOLDERS {
         follow(&dir.join(folder), &mut found);
         let entries = fs::read_dir(dir.join(folder)).into_iter().flatten().filter_map(Result::ok);
         let links = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
@@ -41,7 +41,8 @@ pub fn places(dir: &Path) -> BTreeMap<PathBuf, Place> {
             }
         }
     }
-    for (folder, inside) in [(dir.clone(), false), (dir.join(PROVIDERS), true), (dir.join(MODELS), true), (dir.join(WORKFLOWS), true)] {
+    let folders = FOLDERS.map(|folder| (dir.join(folder), true));
+    for (folder, inside) in [(dir.clone(), false)].into_iter().chain(folders) {
         if let Ok(real) = folder.canonicalize() {
             add(&real, inside, &mut found);
         }

@@ -10,6 +10,7 @@ use super::eligible::{failed_demands, misfit};
 use super::lane::{Lane, Sum};
 use super::rejection::Rejection;
 use super::{Group, Item};
+use crate::domain::ledger::with_fee;
 use crate::domain::money::Usd;
 use crate::domain::routing::{Constraints, RoutingMode};
 
@@ -86,13 +87,6 @@ pub struct Terms {
     pub window: Duration,
     /// What is charged besides what providers charge, in percent of that. It counts for ceilings.
     pub fee: Decimal,
-}
-
-impl Terms {
-    /// What a client pays.
-    pub fn with_fee(&self, cost: Usd) -> Usd {
-        cost.plus(Usd(cost.0.saturating_mul(self.fee) / Decimal::ONE_HUNDRED))
-    }
 }
 
 /// Decides which lanes serve the items of each group. What one group takes, the next ones do not have.
@@ -230,7 +224,7 @@ impl Choice<'_> {
         if let Some(seconds) = lane.seconds_for(taken).filter(|seconds| *seconds > self.target()) {
             reasons.push(Rejection::SlaUnattainable { seconds, target: self.target() });
         }
-        let cost = lane.cost(&sum).map(|cost| self.terms.with_fee(cost));
+        let cost = lane.cost(&sum).map(|cost| with_fee(cost, self.terms.fee));
         if let Some(ceiling) = self.demands.max_price
             && cost.is_none_or(|cost| cost > ceiling)
         {
