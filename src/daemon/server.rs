@@ -157,7 +157,8 @@ fn limits(settings: &Settings) -> Limits {
         min_free_bytes: settings.min_free_bytes,
         file_retention: settings.file_retention,
         quotes: QuoteTerms {
-            max_items: usize::try_from(settings.max_inline_items).unwrap_or(usize::MAX),
+            // Items of one request become the rows of a batch.
+            max_items: usize::try_from(settings.max_inline_items.min(settings.max_rows)).unwrap_or(usize::MAX),
             max_body_bytes: settings.max_inline_bytes,
             validity: settings.quote_validity,
             tiers: TierTimes { standard: settings.sla_standard, flex: settings.sla_flex, priority: settings.sla_priority },

@@ -266,6 +266,8 @@ pub struct Progress {
     pub succeeded: u32,
     /// Rows with a result in the error file.
     pub failed: u32,
+    /// Those of the failed that a cancel ended before they had a result.
+    pub cancelled: u32,
     /// Exact size of the output file so far, in bytes.
     pub output_bytes: u64,
     /// Exact size of the error file so far, in bytes.

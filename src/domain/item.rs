@@ -6,9 +6,11 @@
 //! as that of any other row.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use super::endpoint::Endpoint;
 use super::problem::ProblemCode;
@@ -184,10 +186,10 @@ fn models<'a>(raw: &RawItem<'a>, input: Option<&Input<'a>>, defaults: &'a Defaul
     match defaults.models.as_slice() {
         [] => {}
         [only] => return Ok(Cow::Borrowed(only)),
-        several => return Ok(Cow::Owned(join(several))),
+        several => return Ok(join(several)),
     }
     if let Some(options) = raw.model_options.filter(|options| !matches!(options.get(), "null" | "[]")) {
-        return options_of(options).map(|options| Cow::Owned(join(&options)));
+        return options_of(options).map(|options| join(&options));
     }
     let model = raw.model.or_else(|| input?.members.model).and_then(string);
     let bad = || {
@@ -216,9 +218,11 @@ pub fn is_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= 4 * MAX_MODEL_CHARS && text.chars().count() <= MAX_MODEL_CHARS && !text.contains(MODEL_BREAK)
 }
 
-/// The names of several models as those of one row.
-pub fn join(names: &[String]) -> String {
-    names.join("\n")
+/// The names of several models as those of one row, each once.
+fn join(names: &[String]) -> Cow<'static, str> {
+    let mut seen = HashSet::new();
+    let names: Vec<_> = names.iter().map(String::as_str).filter(|name| seen.insert(*name)).collect();
+    Cow::Owned(names.join("\n"))
 }
 
 /// Members and elements of a JSON text, or a few more.
@@ -241,10 +245,9 @@ pub fn members(json: &[u8]) -> usize {
 ///
 /// # Errors
 /// When a number in it is too large, or it is nested too deeply.
-pub fn check_readable(row: &RowRequest<'_>) -> Result<(), Fault> {
-    let read = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(row.body);
-    read.map(|_| ())
-        .map_err(|error| Fault::new(ProblemCode::InvalidInput, Some("input"), format!("`input` is not usable: {}", place(&error))))
+pub fn readable(row: &RowRequest<'_>) -> Result<Map<String, Value>, Fault> {
+    let unusable = |error| Fault::new(ProblemCode::InvalidInput, Some("input"), format!("`input` is not usable: {}", place(&error)));
+    serde_json::from_str(row.body).map_err(unusable)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Where the items of a batch ran and what that cost, summed up when the batch ended.
 
+use super::id::RowIndex;
 use super::money::Usd;
 use super::usage::Usage;
 use super::words::Operation;
@@ -9,6 +10,8 @@ use super::words::Operation;
 pub struct Receipt {
     /// In the order in which they first served an item.
     pub lanes: Vec<LaneReceipt>,
+    /// Items whose result is damaged on the disk; they are in no lane.
+    pub unreadable: u32,
 }
 
 /// What one lane did for a batch, for one operation.
@@ -30,4 +33,57 @@ pub struct LaneReceipt {
     pub usage: Usage,
     /// What its provider charges, in US dollars.
     pub cost: Usd,
+    /// Which items they are; `None` if they lie too scattered to be told.
+    pub rows: Option<Rows>,
+}
+
+/// The most ranges that are kept of the rows of a lane.
+const MAX_RANGES: usize = 1_000;
+
+/// Numbers of rows, in ascending order, as ranges.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rows(Vec<(u32, u32)>);
+
+impl Rows {
+    /// Rows in these ranges, each from its first to its last.
+    pub fn from_ranges(ranges: Vec<(u32, u32)>) -> Self {
+        Self(ranges)
+    }
+
+    /// The first and the last of each range.
+    pub fn ranges(&self) -> &[(u32, u32)] {
+        &self.0
+    }
+
+    /// These rows and one behind them; `None` if they become too many ranges.
+    #[must_use]
+    pub fn and(mut self, row: RowIndex) -> Option<Self> {
+        let many = self.0.len();
+        match self.0.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(row.0) => *last = row.0,
+            _ if many == MAX_RANGES => return None,
+            _ => self.0.push((row.0, row.0)),
+        }
+        Some(self)
+    }
+
+    /// One by one.
+    pub fn iter(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().flat_map(|(first, last)| *first..=*last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_kept_as_ranges_of_a_bounded_number() {
+        let of = |rows: &[u32]| rows.iter().try_fold(Rows::default(), |all, row| all.and(RowIndex(*row)));
+        let some = of(&[0, 1, 2, 5, 7, 8]).unwrap();
+        assert_eq!(some.ranges(), [(0, 2), (5, 5), (7, 8)]);
+        assert_eq!(some.iter().collect::<Vec<_>>(), [0, 1, 2, 5, 7, 8]);
+        assert!(of(&(0..2_000).map(|row| row * 2).collect::<Vec<_>>()).is_none());
+        assert_eq!(of(&(0..100_000).collect::<Vec<_>>()).unwrap().ranges(), [(0, 99_999)]);
+    }
 }

@@ -54,6 +54,24 @@ impl Outcome {
             Self::Rejected(_) | Self::Failed { .. } | Self::Expired | Self::Cancelled => false,
         }
     }
+
+    /// What it counts as.
+    pub fn end(&self) -> RowEnd {
+        match self {
+            Self::Succeeded(_) => RowEnd::Succeeded,
+            Self::Rejected(_) | Self::Failed { .. } | Self::Expired => RowEnd::Failed,
+            Self::Cancelled => RowEnd::Cancelled,
+        }
+    }
+}
+
+/// What a finished row counts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowEnd {
+    Succeeded,
+    Failed,
+    /// Its batch was cancelled before it had a result; it is among the failed ones, too.
+    Cancelled,
 }
 
 /// One upstream call made for a row.

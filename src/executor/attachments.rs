@@ -1,37 +1,110 @@
 //! The files that items name, which travel with them: read when their row is sent, and gone from memory
 //! when its call has ended.
 //!
-//! Invariant: all files that are in memory at one time have no more than [`AT_ONCE`] bytes. A row for which
-//! there is no room comes back later, and keeps no place from others meanwhile.
+//! Invariant: all files that are in memory at one time have no more than [`AT_ONCE`] bytes, and those of one
+//! organisation no more than [`OF_ONE_ORG`]. A row for which there is no room comes back later; while it
+//! does, what it needs is kept free of others that came after it.
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::ways::Reads;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::File;
-use crate::domain::id::{FileId, OrgId};
-use crate::domain::time::Clock;
+use crate::domain::id::{FileId, OrgId, RowKey};
+use crate::domain::time::{Clock, Timestamp};
 use crate::provider::form::{Attached, attach};
+use crate::route::quote::Attachment;
 use crate::store::{Store, StoreError, blocking};
 
 /// Bytes of the files of one item. They become a third larger as text, and are copied on the way to it.
 const OF_ONE: u64 = 20 << 20;
+/// Bytes of the files of one organisation at one time.
+const OF_ONE_ORG: u64 = 20 << 20;
 /// Bytes of all files at one time, before they become text.
 const AT_ONCE: u64 = 32 << 20;
-/// Bytes that one permit stands for.
-const UNIT: u64 = 4 << 10;
+/// How long room is kept for a row that does not come back.
+const KEPT_FOR: Duration = Duration::from_secs(10);
 
 /// Reads files for rows.
 #[derive(Clone)]
 pub(super) struct Attachments {
     store: Store,
     clock: Clock,
-    room: Arc<Semaphore>,
+    room: Arc<Mutex<Room>>,
+}
+
+/// Who has files in memory, and who is the next.
+#[derive(Debug, Default)]
+struct Room {
+    /// Bytes, by organisation.
+    taken: HashMap<OrgId, u64>,
+    /// The row that has waited longest, what it needs, and when it was last here.
+    first: Option<(RowKey, u64, Instant)>,
+}
+
+impl Room {
+    /// Takes room for a row, if there is some besides what is kept for another one.
+    fn take(&mut self, row: RowKey, org: OrgId, bytes: u64, now: Instant) -> bool {
+        let all: u64 = self.taken.values().sum();
+        let own = self.taken.get(&org).copied().unwrap_or(0);
+        // One that waits for its own organisation keeps nothing from others.
+        if own > 0 && own.saturating_add(bytes) > OF_ONE_ORG {
+            return false;
+        }
+        let first = self.first.filter(|(first, _, seen)| *first != row && now.saturating_duration_since(*seen) < KEPT_FOR);
+        let kept = first.map_or(0, |(_, needs, _)| needs);
+        if all > 0 && all.saturating_add(bytes).saturating_add(kept) > AT_ONCE {
+            if first.is_none() {
+                self.first = Some((row, bytes, now));
+            }
+            return false;
+        }
+        if first.is_none() {
+            self.first = None;
+        }
+        *self.taken.entry(org).or_default() += bytes;
+        true
+    }
+
+    fn give_back(&mut self, org: OrgId, bytes: u64) {
+        if let Some(taken) = self.taken.get_mut(&org) {
+            *taken = taken.saturating_sub(bytes);
+            if *taken == 0 {
+                self.taken.remove(&org);
+            }
+        }
+    }
+}
+
+/// Room that a row has, until this is dropped.
+struct Place {
+    room: Arc<Mutex<Room>>,
+    org: OrgId,
+    bytes: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.room).give_back(self.org, self.bytes);
+    }
+}
+
+fn lock(room: &Mutex<Room>) -> MutexGuard<'_, Room> {
+    room.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// A row that is to be sent, and where.
+pub(super) struct Sent {
+    pub row: RowKey,
+    pub org: OrgId,
+    pub endpoint: Endpoint,
+    pub body: Bytes,
 }
 
 /// Why a row has no complete body.
@@ -39,8 +112,8 @@ pub(super) struct Attachments {
 pub(super) enum Incomplete {
     /// It never will have.
     Unusable(String),
-    /// This lane does not read one of its files; another one may.
-    NotHere(String),
+    /// This lane does not read one of its files; another one may. All that it needs to read: kinds and bytes.
+    NotHere { message: String, files: Vec<Attachment> },
     /// There is no room, or the store cannot be read at the moment.
     NotNow,
 }
@@ -48,62 +121,47 @@ pub(super) enum Incomplete {
 /// A body with its files. They have their room for as long as it lives.
 pub(super) struct Complete {
     pub body: Bytes,
-    _room: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Attachments {
     pub fn new(store: Store, clock: Clock) -> Self {
-        let permits = usize::try_from(AT_ONCE / UNIT).unwrap_or(Semaphore::MAX_PERMITS);
-        Self { store, clock, room: Arc::new(Semaphore::new(permits)) }
+        Self { store, clock, room: Arc::default() }
     }
 
     /// A body with these files of the organisation, which it names.
     ///
     /// # Errors
     /// When a file is not there, is not what the lane reads, or cannot be read, or there is no room.
-    pub async fn complete(
-        &self,
-        ids: Vec<String>,
-        (endpoint, body): (Endpoint, Bytes),
-        org: OrgId,
-        reads: &Reads,
-    ) -> Result<Complete, Incomplete> {
+    pub async fn complete(&self, ids: Vec<String>, sent: Sent, reads: &Reads) -> Result<Complete, Incomplete> {
         let (this, reads) = (self.clone(), reads.clone());
-        blocking(move || Ok(this.fill(&ids, endpoint, &body, org, &reads))).await.map_err(|error| unreadable("of a row", &error))?
+        blocking(move || Ok(this.fill(&ids, &sent, &reads))).await.map_err(|error| unreadable("of a row", &error))?
     }
 
-    fn fill(&self, ids: &[String], endpoint: Endpoint, body: &Bytes, org: OrgId, reads: &Reads) -> Result<Complete, Incomplete> {
-        let mut bytes = 0_u64;
+    fn fill(&self, ids: &[String], sent: &Sent, reads: &Reads) -> Result<Complete, Incomplete> {
         let mut files = HashMap::new();
         for id in ids {
-            let file = self.find(id, org, reads)?;
-            bytes = bytes.saturating_add(file.bytes);
-            if bytes > OF_ONE {
-                return Err(Incomplete::Unusable(format!("the files of the item have more than {OF_ONE} bytes")));
-            }
-            files.insert(id.as_str(), file);
+            files.insert(id.as_str(), self.find(id, sent.org)?);
         }
-        let units = u32::try_from(bytes.div_ceil(UNIT).max(1)).unwrap_or(u32::MAX);
-        let room = self.room.clone().try_acquire_many_owned(units).map_err(|_| Incomplete::NotNow)?;
-        let mut body = attach(endpoint, body.to_vec(), |id| self.read(id, files.get(id)))?;
+        check_read(&files, reads)?;
+        let bytes = files.values().map(|file| file.bytes).fold(0, u64::saturating_add);
+        if bytes > OF_ONE {
+            return Err(Incomplete::Unusable(format!("the files of the item have more than {OF_ONE} bytes")));
+        }
+        if !lock(&self.room).take(sent.row, sent.org, bytes, Instant::now()) {
+            return Err(Incomplete::NotNow);
+        }
+        let place = Place { room: self.room.clone(), org: sent.org, bytes };
+        let mut body = attach(sent.endpoint, sent.body.to_vec(), |id| self.read(id, files.get(id)))?;
         // It grew by doubling, and stays for as long as the call takes.
         body.shrink_to_fit();
-        Ok(Complete { body: body.into(), _room: room })
+        Ok(Complete { body: body.into(), _place: place })
     }
 
-    fn find(&self, name: &str, org: OrgId, reads: &Reads) -> Result<File, Incomplete> {
+    fn find(&self, name: &str, org: OrgId) -> Result<File, Incomplete> {
         let id: FileId = name.parse().map_err(|_| gone(name))?;
         let file = self.store.attachment(id, self.clock.now()).map_err(|error| unreadable(name, &error))?;
-        let file = file.filter(|file| file.org == org).ok_or_else(|| gone(name))?;
-        match reads {
-            Reads::Unknown => Ok(file),
-            Reads::Files(Some(files)) if files.takes(file.media_type(), file.bytes) => Ok(file),
-            Reads::Files(_) => {
-                let (name, mime, bytes) = (shown(name), file.media_type(), file.bytes);
-                let message = format!("the lane does not take the file `{name}`, which is {mime} of {bytes} bytes");
-                Err(Incomplete::NotHere(message))
-            }
-        }
+        file.filter(|file| file.org == org).ok_or_else(|| gone(name))
     }
 
     /// The content of a file that was found.
@@ -116,6 +174,23 @@ impl Attachments {
         read.map_err(|error| unreadable(name, &StoreError::unreadable(file.id, &error)))?;
         Ok(Attached { mime: file.media_type().to_owned(), filename: file.filename.clone(), content })
     }
+}
+
+/// Whether a lane reads all of these files.
+fn check_read(files: &HashMap<&str, File>, reads: &Reads) -> Result<(), Incomplete> {
+    let Some((name, file)) = files.iter().find(|(_, file)| !reads.takes(file.media_type(), file.bytes)) else { return Ok(()) };
+    let (name, mime, bytes) = (shown(name), file.media_type(), file.bytes);
+    let message = format!("the lane does not take the file `{name}`, which is {mime} of {bytes} bytes");
+    let all = files.values().map(|file| Attachment { mime: file.media_type().to_owned(), bytes: file.bytes });
+    Err(Incomplete::NotHere { message, files: all.collect() })
+}
+
+/// What is known of a file of the organisation that an item names; `None` if it is not there. Blocks.
+pub fn describe(store: &Store, name: &str, org: OrgId, now: Timestamp) -> Option<Attachment> {
+    let found = store.attachment(name.parse().ok()?, now);
+    let found = found.inspect_err(|error| tracing::error!(%error, "a file that an item names could not be looked up")).ok()?;
+    let file = found.filter(|file| file.org == org)?;
+    Some(Attachment { mime: file.media_type().to_owned(), bytes: file.bytes })
 }
 
 /// A name as it is told; it is the client's, and may be long.
@@ -135,5 +210,45 @@ fn unreadable(name: &str, error: &StoreError) -> Incomplete {
             Incomplete::Unusable(format!("the file `{name}`, which the item names, cannot be read"))
         }
         _ => Incomplete::NotNow,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::{BatchId, RowIndex};
+
+    const MIB: u64 = 1 << 20;
+
+    fn row(number: u32) -> RowKey {
+        RowKey { batch: BatchId::from_u128(1), row: RowIndex(number) }
+    }
+
+    #[test]
+    fn a_large_file_comes_before_small_ones_that_came_later_and_nobody_has_all_the_room() {
+        let (one, two, three) = (OrgId::from_u128(1), OrgId::from_u128(2), OrgId::from_u128(3));
+        let (mut room, now) = (Room::default(), Instant::now());
+        assert!((0..20).all(|number| room.take(row(number), one, MIB, now)));
+        assert!(!room.take(row(20), one, MIB, now), "an organisation has its bound");
+        assert!(!room.take(row(30), two, 20 * MIB, now), "no room: it is the first to come");
+        assert!(!room.take(row(40), three, MIB, now), "and what it needs is kept free");
+        for _ in 0..8 {
+            room.give_back(one, MIB);
+        }
+        assert!(!room.take(row(40), three, MIB, now));
+        assert!(room.take(row(30), two, 20 * MIB, now), "its turn");
+        assert!(!room.take(row(41), three, MIB, now), "all is taken");
+        room.give_back(one, MIB);
+        assert!(!room.take(row(40), three, MIB, now + KEPT_FOR / 2), "the row before it has not come back yet");
+        assert!(room.take(row(40), three, MIB, now + KEPT_FOR), "and did not for too long");
+    }
+
+    #[test]
+    fn room_comes_back_when_a_place_is_dropped() {
+        let room = Arc::new(Mutex::new(Room::default()));
+        let org = OrgId::from_u128(1);
+        assert!(lock(&room).take(row(1), org, OF_ONE, Instant::now()));
+        drop(Place { room: room.clone(), org, bytes: OF_ONE });
+        assert!(lock(&room).taken.is_empty());
     }
 }

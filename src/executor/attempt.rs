@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::attachments::{Attachments, Complete, Incomplete};
+use super::attachments::{Attachments, Complete, Incomplete, Sent};
 use super::row::{HISTORY, REMEMBERED, ReadyRow, Tried, WaitingRow};
 use super::valve::Lesson;
 use super::ways::{Route, Ways};
@@ -57,6 +57,8 @@ pub(super) enum Ended {
     Recorded(bool),
     /// The row waits for its next attempt.
     Again(Box<WaitingRow>),
+    /// The same, and nobody was called.
+    NotSent(Box<WaitingRow>),
     /// The row would be tried again, but not before the deadline.
     Parked,
     /// The call was abandoned: the batch was cancelled or its deadline passed.
@@ -128,16 +130,17 @@ impl Attempt {
         if ids.is_empty() {
             return Ok(None);
         }
-        Box::pin(self.context.attachments.complete(ids, (endpoint, body.clone()), self.spec.org, &way.reads)).await.map(Some)
+        let sent = Sent { row: self.key(), org: self.spec.org, endpoint, body: body.clone() };
+        Box::pin(self.context.attachments.complete(ids, sent, &way.reads)).await.map(Some)
     }
 
     /// What becomes of a row whose files cannot be sent along.
     fn not_sent(mut self, incomplete: Incomplete) -> Made {
         match incomplete {
-            Incomplete::NotHere(message) => match self.ways.after(self.row.route) {
-                Some(other) => {
+            Incomplete::NotHere { message, files } => match self.ways.reading(self.row.route, &files) {
+                Some((other, at_once)) => {
                     (self.row.route, self.row.tally) = (other, Tally::default());
-                    self.again(Instant::now(), None)
+                    self.not_yet(if at_once { Duration::ZERO } else { LATER })
                 }
                 None => self.not_sent(Incomplete::Unusable(message)),
             },
@@ -146,8 +149,13 @@ impl Attempt {
                 let last = self.row.last.take();
                 self.result(Outcome::Failed { error, last }, Usage::default(), Usd::ZERO)
             }
-            Incomplete::NotNow => self.again(Instant::now() + LATER.mul_f64(0.25 + 0.75 * fastrand::f64()), None),
+            Incomplete::NotNow => self.not_yet(LATER.mul_f64(0.25 + 0.75 * fastrand::f64())),
         }
+    }
+
+    /// The row waits, and nobody was called.
+    fn not_yet(self, wait: Duration) -> Made {
+        Made::Ended(Ended::NotSent(Box::new(self.row.wait_until(Instant::now() + wait))))
     }
 
     fn judge(mut self, mut answer: Result<Answer, CallError>, started_at: Timestamp, took: Duration) -> (Made, Option<Lesson>) {

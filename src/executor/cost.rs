@@ -6,20 +6,15 @@
 use rust_decimal::Decimal;
 
 use crate::domain::batch::QuotedOrder;
+use crate::domain::item::readable;
 use crate::domain::ledger::{micros_up, nanos, with_fee};
 use crate::domain::money::Usd;
 use crate::domain::plan::PlannedModel;
 use crate::domain::problem::{Problem, ProblemCode};
+use crate::domain::request::{Fault, RowRequest};
 use crate::domain::usage::Usage;
-
-/// Bytes of a body that make a token, at most: what is expected of reading it is never far too much.
-const BYTES_PER_TOKEN: u64 = 4;
-/// Bytes of a body that are not read by the model: names of members, options.
-const ENVELOPE: usize = 512;
-/// Bytes of an encoded image or file that make a token, about; what it really makes depends on its kind.
-const CODED_BYTES_PER_TEXT_BYTE: usize = 16;
-/// What stands before the content of a data URL.
-const CODED: &[u8] = b";base64,";
+use crate::domain::words::Operation;
+use crate::route::quote::{Attachment, Content, Misread, Output};
 
 /// What is known of the rows of a planned model besides their count.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,24 +23,53 @@ pub(super) struct Tally {
     pub each: Option<Usd>,
     /// The same on each of the alternatives, in their order.
     pub elsewhere: Vec<Option<Usd>>,
-    /// Bytes of their bodies, as [`text_bytes`] counts them.
+    /// Tokens of an answer of the planned lane on average, if enough were observed.
+    pub usual_output: Option<u64>,
+    /// Tokens that they are expected to read, and to write.
     pub read: u64,
+    pub written: u64,
 }
 
 impl Tally {
+    /// Counts one row more.
+    pub fn add(&mut self, row: &Measured) {
+        self.read = self.read.saturating_add(row.read);
+        self.written = self.written.saturating_add(row.output.likely(self.usual_output));
+    }
+
     /// So many rows at what one of them costs.
     fn times(each: Usd, rows: u32) -> Usd {
         Usd(each.0.saturating_mul(rows.into()))
     }
 }
 
-/// Bytes of a body that are text to be read, encoded images and files counted as far less than they have.
-pub(super) fn text_bytes(body: &str) -> u64 {
-    let body = body.as_bytes();
-    let coded: usize = memchr::memmem::find_iter(body, CODED)
-        .map(|at| body[at + CODED.len()..].iter().take_while(|byte| byte.is_ascii_alphanumeric() || b"+/=-_".contains(byte)).count())
-        .sum();
-    (body.len().saturating_sub(coded).saturating_sub(ENVELOPE) + coded / CODED_BYTES_PER_TEXT_BYTE) as u64
+/// Bytes of a text that make a token, at most: what is expected of reading it is never far too much.
+const BYTES_PER_TOKEN: u64 = 4;
+
+/// What one row is expected to read and write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Measured {
+    /// Tokens, about.
+    pub read: u64,
+    pub output: Output,
+}
+
+/// Finds a file that an item names.
+pub(super) type FindFile<'a> = &'a dyn Fn(&str) -> Option<Attachment>;
+
+/// Measures an item of a file. A file that it names and that is not there counts for nothing: its row will
+/// fail when it runs.
+///
+/// # Errors
+/// When nobody could answer the item.
+pub(super) fn measure(row: &RowRequest<'_>, operation: Operation, find: FindFile<'_>) -> Result<Measured, Fault> {
+    let input = readable(row)?;
+    let content = Content::read(operation, &input).map_err(|Misread { member, message }| {
+        let field = if member.is_empty() { "input".to_owned() } else { format!("input.{member}") };
+        Fault::new(ProblemCode::InvalidInput, Some("input"), format!("`{field}` {message}"))
+    })?;
+    let files: Vec<_> = content.file_ids.iter().filter_map(|id| find(id)).collect();
+    Ok(Measured { read: content.measured(&files, BYTES_PER_TOKEN), output: content.output() })
 }
 
 /// What is to be reserved for all items, in whole micro-dollars.
@@ -55,13 +79,13 @@ pub(super) fn reserve(order: &QuotedOrder, models: &[PlannedModel], tallies: &[T
     micros_up(average.max(expected(order, models, tallies)))
 }
 
-/// What all items are expected to cost: what they were quoted, and no less than what reading them costs.
+/// What all items are expected to cost: what they were quoted, and no less than what they come to themselves.
 fn expected(order: &QuotedOrder, models: &[PlannedModel], tallies: &[Tally]) -> Usd {
-    let reading = models.iter().zip(tallies).map(|(model, tally)| {
-        let usage = Usage { input_tokens: tally.read / BYTES_PER_TOKEN, ..Usage::default() };
+    let own = models.iter().zip(tallies).map(|(model, tally)| {
+        let usage = Usage { input_tokens: tally.read, output_tokens: tally.written, ..Usage::default() };
         model.lane.price.cost(&usage)
     });
-    quoted(models, tallies).max(with_fee(reading.fold(Usd::ZERO, Usd::plus), order.fee))
+    quoted(models, tallies).max(with_fee(own.fold(Usd::ZERO, Usd::plus), order.fee))
 }
 
 /// What all items were quoted, each on the lane that was planned for it.
@@ -120,10 +144,11 @@ mod tests {
             model: "m".into(),
             provider: provider.into(),
             upstream: "m".into(),
-            price: PriceSheet { input: Some(Decimal::ONE), ..PriceSheet::default() },
+            price: PriceSheet { input: Some(Decimal::ONE), output: Some(Decimal::TWO), ..PriceSheet::default() },
         };
         let alternatives = elsewhere.iter().map(|each| lane(&each.to_string())).collect();
-        let tally = Tally { each: Some(usd(each)), elsewhere: elsewhere.iter().map(|each| Some(usd(*each))).collect(), read: 0 };
+        let elsewhere = elsewhere.iter().map(|each| Some(usd(*each))).collect();
+        let tally = Tally { each: Some(usd(each)), elsewhere, ..Tally::default() };
         (PlannedModel { requested: "m".into(), lane: lane("own"), rows: 50, alternatives, quoted: None }, tally)
     }
 
@@ -160,19 +185,46 @@ mod tests {
         assert_eq!(stay(250), Ok(vec![vec!["2".to_owned(), "1".to_owned(), "3".to_owned()], vec!["2".to_owned()]]));
         // Rows that are much longer than those of the quote cost what reading them does: a dollar a million.
         let (mut model, mut tally) = model(1, &[]);
-        tally.read = 4 * 3_000_000;
+        tally.read = 1_000_000;
+        tally.written = 1_000_000;
         assert_eq!(reserve(&order(299), std::slice::from_ref(&model), std::slice::from_ref(&tally)), usd(300));
         assert!(keep_below_ceiling(&order(299), std::slice::from_mut(&mut model), &[tally]).is_err());
     }
 
     #[test]
-    fn what_is_encoded_counts_for_little_and_text_about_it_in_full() {
-        let text = "x".repeat(10_000);
-        assert_eq!(text_bytes(&text), 10_000 - ENVELOPE as u64);
-        assert_eq!(text_bytes("{}"), 0);
-        let talk = format!("{text} \"file\" \"image\" ;base64, is a word");
-        assert!(text_bytes(&talk) > 9_500);
-        let image = format!("{text}data:image/png;base64,{}\"", "A".repeat(16_000));
-        assert!((10_500..10_600).contains(&text_bytes(&image)), "{}", text_bytes(&image));
+    fn a_row_is_measured_by_its_texts_its_files_and_its_limit() {
+        let file = |mime: &str, bytes| Some(Attachment { mime: mime.to_owned(), bytes });
+        let find = |id: &str| match id {
+            "file_pdf" => file("application/pdf", 64_000),
+            "file_text" => file("text/plain", 4_000),
+            _ => None,
+        };
+        let read = |input: &str| {
+            let item = format!(r#"{{"customer_item_id":"a","model":"m","input":{input}}}"#);
+            let defaults = Defaults::default();
+            let row = crate::domain::item::parse_item(item.as_bytes(), &defaults).unwrap();
+            measure(&row, Operation::Responses, &find).map_err(|fault| fault.message)
+        };
+        let text = "x".repeat(4_000);
+        let plain = read(&format!(r#"{{"input":"{text} ;base64,{text}","max_output_tokens":16000,"n":2}}"#)).unwrap();
+        assert!((2_000..2_020).contains(&plain.read), "words of a text encode nothing: {plain:?}");
+        let mut tally = Tally::default();
+        tally.add(&plain);
+        assert_eq!(tally.written, 32_000);
+        let mut usual = Tally { usual_output: Some(40), ..Tally::default() };
+        usual.add(&plain);
+        assert_eq!(usual.written, 80, "as answers usually are");
+        let part = |kind: &str, more: &str| format!(r#"{{"input":[{{"role":"user","content":[{{"type":"{kind}",{more}}}]}}]}}"#);
+        for (input, least) in [
+            (part("input_file", r#""file_id":"file_pdf""#), 1_000),
+            (part("input_file", r#""file_id":"file_text""#), 1_000),
+            (part("input_file", r#""file_id":"file_gone""#), 0),
+            (part("input_image", r#""image_url":"data:image/png;base64,AAAA""#), 765),
+            (part("input_file", &format!(r#""file_data":"data:application/pdf;base64,{}""#, "A".repeat(64_000 / 3 * 4))), 999),
+        ] {
+            let read = read(&input).unwrap().read;
+            assert!((least..least + 20).contains(&read), "{read} of {least}");
+        }
+        assert!(read(r#"{"messages":["text"]}"#).unwrap_err().contains("`input.messages` must have objects"));
     }
 }

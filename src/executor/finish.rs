@@ -79,7 +79,11 @@ impl Finish {
                     Ok(Some(result)) => adding.add(&result),
                     Ok(None) => return Ok(Some(adding.receipt())),
                     // One damaged result must not keep a batch from ending.
-                    Err(error) => tracing::error!(batch = %id, %error, "a result cannot be read and is not in the receipt"),
+                    Err(StoreError::Damaged(error)) => {
+                        tracing::error!(batch = %id, %error, "a result cannot be read and is not in the receipt");
+                        adding.unreadable();
+                    }
+                    Err(error) => return Err(error),
                 }
             }
         };

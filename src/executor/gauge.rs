@@ -42,6 +42,14 @@ impl Gauge {
         }
     }
 
+    /// It was not made after all.
+    pub fn unsent(&mut self, now: Instant, tokens: u64) {
+        self.end(now, tokens, Some(0));
+        if let Some(pace) = &mut self.requests {
+            pace.correct(now, 1, 0);
+        }
+    }
+
     /// It has ended, and took so many in truth, if that is known.
     pub fn end(&mut self, now: Instant, said: u64, truly: Option<u64>) {
         self.in_flight -= 1;
@@ -56,5 +64,23 @@ fn set(pace: &mut Option<Pace>, per_minute: Option<u64>, now: Instant) {
         (Some(pace), Some(per_minute)) => pace.set(now, per_minute),
         (None, Some(per_minute)) => *pace = Some(Pace::new(per_minute)),
         (_, None) => *pace = None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_was_not_made_takes_nothing_of_the_limits() {
+        let limits = Limits { requests_per_minute: Some(60), tokens_per_minute: Some(600), ..Limits::default() };
+        let (mut gauge, now) = (Gauge::new(limits), Instant::now());
+        gauge.start(now, 100);
+        let owed = gauge.paced_until(now);
+        assert!(owed > now);
+        gauge.unsent(now, 100);
+        assert_eq!((gauge.paced_until(now), gauge.in_flight), (now, 0));
+        gauge.start(now, 100);
+        assert_eq!(gauge.paced_until(now), owed);
     }
 }

@@ -219,6 +219,14 @@ impl Lanes {
         Some(lane.valve.start(now, tokens, pool.epoch))
     }
 
+    /// A call that was let out was not made: what it took of the limits comes back.
+    pub fn unsent(&mut self, index: LaneIndex, now: Instant, sent: &Sent) {
+        let Some(lane) = self.lanes.get_mut(index) else { return };
+        let Some(pool) = self.pools.get_mut(lane.pool) else { return };
+        pool.unsent(now, sent);
+        lane.valve.unsent(now, sent);
+    }
+
     /// A call has ended; `lesson` is `None` if that says nothing.
     pub fn end(&mut self, index: LaneIndex, now: Instant, at: Timestamp, sent: &Sent, lesson: Option<&Lesson>) {
         let Some(lane) = self.lanes.get_mut(index) else { return };

@@ -45,6 +45,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use attachments::describe;
 pub use board::{Board, LaneReport};
 #[cfg(test)]
 pub use handle::Stub;

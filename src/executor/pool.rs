@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::gauge::Gauge;
+use super::valve::Sent;
 use crate::domain::connection::Connection;
 use crate::domain::retry::FailureClass;
 use crate::domain::time::Timestamp;
@@ -77,6 +78,12 @@ impl Pool {
     pub fn start(&mut self, now: Instant, tokens: u64) {
         self.gauge.start(now, tokens);
         self.reach.start(now);
+    }
+
+    /// It was not made after all.
+    pub fn unsent(&mut self, now: Instant, sent: &Sent) {
+        self.gauge.unsent(now, sent.tokens);
+        self.reach.on_nothing(sent.at);
     }
 
     /// It is asked whether it is there; meanwhile no row goes out to find that out.

@@ -10,6 +10,7 @@ use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::attachments::describe;
 use super::fallback::add_alternatives;
 use super::handle::CancelError;
 use super::input::Source;
@@ -99,9 +100,11 @@ impl Prepare {
     async fn look(&self, spec: &BatchSpec, quote: Option<Quote>, catalog: Arc<Snapshot>) -> Result<Checked, StoreError> {
         let (store, stop) = (self.store.clone(), self.stop.clone());
         let (file, limits, order) = (spec.input_file, self.limits, spec.order.clone());
+        let (org, now) = (spec.org, self.clock.now());
         let checked = blocking(move || {
             let input = store.open_content(file)?;
-            let asked = Asked { order: &order, quote: quote.as_ref() };
+            let find = |name: &str| describe(&store, name, org, now);
+            let asked = Asked { order: &order, quote: quote.as_ref(), files: &find };
             check(input, asked, &catalog, limits, &stop).map_err(|e| StoreError::unreadable(file, &e))
         });
         match checked.await {

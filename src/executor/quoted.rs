@@ -48,7 +48,8 @@ pub(super) fn planned(
             alternatives: others.iter().map(|other| to_plan(other)).collect(),
             quoted: Some(share),
         };
-        (model, Tally { each, elsewhere: others.iter().map(|other| other.each).collect(), read: 0 })
+        let elsewhere = others.iter().map(|other| other.each).collect();
+        (model, Tally { each, elsewhere, usual_output: lane.usual_output, ..Tally::default() })
     });
     Ok(planned.collect())
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::domain::plan::{Plan, PlannedLane};
-use crate::domain::receipt::{LaneReceipt, Receipt};
+use crate::domain::receipt::{LaneReceipt, Receipt, Rows};
 use crate::domain::row::RowResult;
 use crate::domain::words::Operation;
 
@@ -23,7 +23,12 @@ impl<'a> Adding<'a> {
         Self { plan, places: HashMap::new(), receipt: Receipt::default() }
     }
 
-    /// Adds the result of an item.
+    /// Tells that the result of an item is damaged.
+    pub fn unreadable(&mut self) {
+        self.receipt.unreadable += 1;
+    }
+
+    /// Adds the result of an item. They come in the order of the input.
     pub fn add(&mut self, result: &RowResult) {
         let (Some(first), Some(last)) = (result.attempts.first(), result.attempts.last()) else { return };
         let copied = last.lane.starts_with("cache:");
@@ -43,6 +48,7 @@ impl<'a> Adding<'a> {
         lane.taken_over += u32::from(!copied && first.lane != last.lane);
         lane.usage += result.usage;
         lane.cost = lane.cost.plus(result.cost);
+        lane.rows = lane.rows.take().and_then(|rows| rows.and(result.key.row));
     }
 
     fn lane(&self, name: &str, operation: Option<Operation>) -> LaneReceipt {
@@ -59,6 +65,7 @@ impl<'a> Adding<'a> {
             taken_over: 0,
             usage: Default::default(),
             cost: Default::default(),
+            rows: Some(Rows::default()),
         }
     }
 

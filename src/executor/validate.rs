@@ -11,12 +11,11 @@ use std::io::{BufReader, Read, Seek};
 
 use tokio_util::sync::CancellationToken;
 
-use super::cost::{self, Tally};
+use super::cost::{self, FindFile, Measured, Tally, measure};
 use super::quoted::planned;
 use crate::catalog::Snapshot;
 use crate::domain::batch::Order;
 use crate::domain::id::RowIndex;
-use crate::domain::item::check_readable;
 use crate::domain::lines::{Line, Lines, Place};
 use crate::domain::money::Usd;
 use crate::domain::plan::{MAX_MODELS, MAX_QUOTED, Places, Plan, PlannedLane, PlannedModel};
@@ -51,15 +50,20 @@ pub(super) enum Checked {
 }
 
 /// What the input is checked for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
     pub order: &'a Order,
     /// Whose lanes items take; `None` for rows of OpenAI's.
     pub quote: Option<&'a Quote>,
+    /// Files that items name.
+    pub files: FindFile<'a>,
 }
 
 /// Lines between two looks at whether to stop.
 const STOP_EVERY: u64 = 1_024;
+
+/// Bytes that the names in a plan have at most.
+const MAX_NAMED_BYTES: usize = 1 << 20;
 
 /// Buffer for reading the input.
 const BUFFER: usize = 256 << 10;
@@ -174,12 +178,9 @@ impl<'a> Check<'a> {
     fn row(&mut self, place: Place, row: &RowRequest<'_>) {
         self.ids.push(self.hasher.hash_one(row.custom_id.as_ref()));
         let index = RowIndex(self.rows - 1);
-        if row.operation.is_some()
-            && let Err(fault) = check_readable(row)
-        {
-            self.problem(fault.at(place.number));
-        }
-        if let Err(fault) = self.models.count(row, index, self.asked.quote, self.catalog) {
+        let measured = row.operation.map(|operation| measure(row, operation, self.asked.files)).transpose();
+        let measured = measured.map_err(|fault| self.problem(fault.at(place.number))).ok().flatten();
+        if let Err(fault) = self.models.count(row, index, measured, (self.asked.quote, self.catalog)) {
             self.problem(fault.at(place.number));
         }
     }
@@ -252,12 +253,20 @@ struct Models {
     /// Parallel to them.
     tallies: Vec<Tally>,
     places: Places,
+    /// Bytes of what the rows name, once for each lane planned for it: it is held as long as the batch runs.
+    named_bytes: usize,
     /// By operation and what the rows name.
     known: HashMap<Option<Operation>, HashMap<String, Result<(), Fault>>>,
 }
 
 impl Models {
-    fn count(&mut self, row: &RowRequest<'_>, index: RowIndex, quote: Option<&Quote>, catalog: &Snapshot) -> Result<(), Fault> {
+    fn count(
+        &mut self,
+        row: &RowRequest<'_>,
+        index: RowIndex,
+        measured: Option<Measured>,
+        (quote, catalog): (Option<&Quote>, &Snapshot),
+    ) -> Result<(), Fault> {
         let known = self.known.entry(row.operation).or_default();
         match known.get(row.model.as_ref()) {
             Some(known) => known.clone()?,
@@ -271,8 +280,8 @@ impl Models {
         let place = place.and_then(|place| self.planned.get_mut(place).zip(self.tallies.get_mut(place)));
         let count = |(planned, tally): (&mut PlannedModel, &mut Tally)| {
             planned.rows += 1;
-            if planned.quoted.is_some() {
-                tally.read += cost::text_bytes(row.body);
+            if let Some(measured) = &measured {
+                tally.add(measured);
             }
         };
         // What was added a moment ago is there.
@@ -291,6 +300,11 @@ impl Models {
         };
         if self.planned.len() + new.len() > most {
             return Err(too_many(most));
+        }
+        self.named_bytes += new.iter().map(|(model, _)| model.requested.len()).sum::<usize>();
+        if self.named_bytes > MAX_NAMED_BYTES {
+            let message = format!("the names of models and lists of models in the file have more than {MAX_NAMED_BYTES} bytes");
+            return Err(Fault::new(ProblemCode::TooManyModels, Some("body.model"), message));
         }
         for (model, tally) in new {
             let index = u16::try_from(self.planned.len()).map_err(|_| too_many(most))?;
@@ -343,7 +357,7 @@ mod tests {
         let catalog = catalog::load_embedded().unwrap().into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false);
         let limits = InputLimits { max_rows, max_row_bytes: 400 };
         let order = Order::Rows { endpoint: Endpoint::Embeddings, window: CompletionWindow::DAY };
-        let asked = Asked { order: &order, quote: None };
+        let asked = Asked { order: &order, quote: None, files: &|_| None };
         check(Cursor::new(input), asked, &catalog, limits, &CancellationToken::new()).unwrap()
     }
 

@@ -117,6 +117,12 @@ impl Valve {
         Sent { at: now, tokens, epoch, in_flight: self.gauge.in_flight, total: self.total }
     }
 
+    /// It was not made after all. What was found out about the lane's rate counts it all the same.
+    pub fn unsent(&mut self, now: Instant, sent: &Sent) {
+        self.gauge.unsent(now, sent.tokens);
+        self.breaker.on_nothing(sent.at);
+    }
+
     /// A call has ended; `lesson` is `None` if that says nothing. Tells whether the lane is left alone
     /// from now on, or is well again.
     pub fn end(&mut self, now: Instant, sent: &Sent, lesson: Option<&Lesson>) -> Change {

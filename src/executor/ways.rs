@@ -18,6 +18,7 @@ use crate::domain::lane::{Hold, LaneHold, hold_on};
 use crate::domain::money::PriceSheet;
 use crate::domain::plan::{Plan, PlannedLane, PlannedModel};
 use crate::domain::words::HostedTool;
+use crate::route::quote::Attachment;
 
 /// One way for the rows of a model.
 #[derive(Debug, Clone)]
@@ -51,6 +52,16 @@ pub(super) enum Reads {
     Unknown,
     /// None, or these.
     Files(Option<Files>),
+}
+
+impl Reads {
+    /// Whether a file may be sent there.
+    pub fn takes(&self, mime: &str, bytes: u64) -> bool {
+        match self {
+            Self::Unknown => true,
+            Self::Files(files) => files.as_ref().is_some_and(|files| files.takes(mime, bytes)),
+        }
+    }
 }
 
 impl Route {
@@ -106,6 +117,20 @@ impl Ways {
     pub fn after(&self, route: u16) -> Option<u16> {
         let model = self.of(route)?;
         (route + 1..model.first + model.count).find(|next| self.get(*next).is_some_and(Route::is_good))
+    }
+
+    /// Where a row may go whose files `route` does not read: to one that is well, and if there is none to
+    /// another one, in a while; says which it is.
+    pub fn reading(&self, route: u16, files: &[Attachment]) -> Option<(u16, bool)> {
+        let model = self.of(route)?;
+        let reads = |other: &u16| {
+            let known = self.get(*other).filter(|known| known.lane.is_some());
+            known.is_some_and(|known| files.iter().all(|file| known.reads.takes(&file.mime, file.bytes)))
+        };
+        let is_good = |other: &u16| self.get(*other).is_some_and(Route::is_good);
+        let mut others = (model.first..model.first + model.count).filter(|other| *other != route).filter(reads);
+        let good = others.clone().find(is_good).map(|other| (other, true));
+        good.or_else(|| others.next().map(|other| (other, false)))
     }
 
     fn of(&self, route: u16) -> Option<&OfModel> {

@@ -74,9 +74,10 @@ async fn create_by_body(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, req
     api.check_open()?;
     let most = api.limits.quotes.max_body_bytes.max(Object::MAX_BYTES);
     // A small body is read at once; one that may be large waits until there is room for it.
-    let announced = announced_bytes(headers).unwrap_or(most).min(most);
-    let _held = if announced > Object::MAX_BYTES { Some(api.quoting.hold(announced).await?) } else { None };
-    let body = read_json(request, api, most).await?;
+    let (_held, body) = match announced_bytes(headers) {
+        Some(small) if small <= Object::MAX_BYTES => (None, read_json(request, api, most).await?),
+        _ => api.quoting.read(request, api, most).await.map(|(held, body)| (Some(held), body))?,
+    };
     // An array would be read as the members in their order.
     let is_object = body.trim_ascii_start().starts_with(b"{");
     let peek = serde_json::from_slice::<Peek>(&body).ok().filter(|_| is_object);

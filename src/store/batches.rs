@@ -370,9 +370,8 @@ fn put_control(tx: &mut Tx<'_>, id: BatchId, control: Control) -> Result<(), Sto
 /// the batch still read it and no other batch does: its content can go now.
 fn leave(tx: &mut Tx<'_>, id: BatchId, cost: Usd) -> Result<Option<FileId>, StoreError> {
     let Some(input) = tx.tree().get(format::active(id))? else { return Ok(None) };
-    if super::ledger::settle(tx, id, cost)? {
-        super::deliveries::note(tx, id);
-    }
+    super::ledger::settle(tx, id, cost)?;
+    super::deliveries::note(tx, id);
     tx.remove(format::active(id));
     let Some(file) = format::trailing_id(&input).map(FileId::from_u128) else { return Ok(None) };
     if !tx.tree().contains_key(format::deleted(file))? || is_read(tx.tree(), file, Some(id))? {

@@ -103,14 +103,14 @@ pub(super) fn raise(tx: &mut Tx<'_>, batch: BatchId, amount: Usd) -> Result<Resu
 }
 
 /// Settles the reservation of a batch that ends: its providers charge `cost`. `false` if it has none.
-pub(super) fn settle(tx: &mut Tx<'_>, batch: BatchId, cost: Usd) -> Result<bool, StoreError> {
+pub(super) fn settle(tx: &mut Tx<'_>, batch: BatchId, cost: Usd) -> Result<(), StoreError> {
     let key = format::reservation(batch);
-    let Some(reservation) = tx.get::<ReservationRecord>(&key)?.map(Reservation::from) else { return Ok(false) };
+    let Some(reservation) = tx.get::<ReservationRecord>(&key)?.map(Reservation::from) else { return Ok(()) };
     if reservation.settlement.is_some() {
-        return Ok(true);
+        return Ok(());
     }
     let (account, settlement) = account_in(tx, reservation.org)?.settle(&reservation, cost);
     tx.put(format::account(reservation.org), &AccountRecord::from(&account))?;
     tx.put(key, &ReservationRecord::from(&Reservation { settlement: Some(settlement), ..reservation }))?;
-    Ok(true)
+    Ok(())
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::record::RecordError;
 use super::record::packed::Packed;
 use super::record::page::Page;
 use super::record::result::{self, ResultRecord};
@@ -245,7 +246,8 @@ impl Lines {
     }
 
     fn missing(&self, row: u32) -> StoreError {
-        StoreError::Broken(format!("row {row} of {} counts as done, but its result is not in the store", self.batch))
+        let reason = format!("row {row} of {} counts as done, but its result is not in the store", self.batch);
+        RecordError::damaged::<ResultRecord>(reason).into()
     }
 
     /// The rows in runs of the page with that row, from it on.

@@ -78,6 +78,7 @@ impl LiveBatch {
         let progress = &mut inner.progress;
         progress.succeeded += added.succeeded;
         progress.failed += added.failed;
+        progress.cancelled += added.cancelled;
         progress.output_bytes += added.output_bytes;
         progress.error_bytes += added.error_bytes;
         progress.usage += added.usage;

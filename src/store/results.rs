@@ -14,7 +14,7 @@ use crate::domain::dedup::RequestDigest;
 use crate::domain::id::RowKey;
 use crate::domain::money::Usd;
 use crate::domain::output;
-use crate::domain::row::RowResult;
+use crate::domain::row::{RowEnd, RowResult};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 
@@ -29,7 +29,7 @@ const LINE_KEPT: usize = 256 << 10;
 #[derive(Debug)]
 pub struct PackedRow {
     pub(super) key: RowKey,
-    pub(super) success: bool,
+    pub(super) end: RowEnd,
     pub(super) line_bytes: u32,
     pub(super) usage: Usage,
     pub(super) cost: Usd,
@@ -57,15 +57,15 @@ impl PackedRow {
         let line_bytes = u32::try_from(line_length(row)).map_err(too_large)?;
         let body = result::body(row)?;
         let form = if body.len() <= JOINS { Form::Joined(body) } else { Form::Alone(packed::pack::<ResultRecord>(line_bytes, &body)?) };
-        let success = row.outcome.is_success();
-        Ok(Self { key: row.key, success, line_bytes, usage: row.usage, cost: row.cost, pointer: None, form })
+        let end = row.outcome.end();
+        Ok(Self { key: row.key, end, line_bytes, usage: row.usage, cost: row.cost, pointer: None, form })
     }
 
     /// Lets it be found by the digest of its request, if it is a success.
     #[must_use]
     pub fn found_by(self, request: Option<RequestDigest>, at: Timestamp) -> Self {
         let record = AnswerRecord::new(self.key, at);
-        let request = request.filter(|_| self.success);
+        let request = request.filter(|_| self.is_success());
         // A few numbers: they can always be encoded.
         let pointer = request.and_then(|request| Some((format::answer(request), record::encode(&record).ok()?)));
         Self { pointer, ..self }
@@ -73,7 +73,7 @@ impl PackedRow {
 
     /// Whether the row has succeeded.
     pub fn is_success(&self) -> bool {
-        self.success
+        self.end == RowEnd::Succeeded
     }
 
     pub(super) fn size(&self) -> usize {

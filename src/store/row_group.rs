@@ -15,6 +15,7 @@ use super::record::{self, packed};
 use super::results::{Form, PackedRow};
 use crate::domain::batch::Progress;
 use crate::domain::id::{BatchId, RowIndex};
+use crate::domain::row::RowEnd;
 
 /// Gathers results, then writes them, then lets them be seen.
 #[derive(Default)]
@@ -77,16 +78,17 @@ impl RowGroup {
                 }
             },
         };
-        if !of_page.page.finish(index.0 % ROWS_PER_PAGE, row.success, row.line_bytes.into(), row.usage, row.cost) {
+        if !of_page.page.finish(index.0 % ROWS_PER_PAGE, row.end, row.line_bytes.into(), row.usage, row.cost) {
             tracing::error!(%batch, row = index.0, "a second result came for a row; the first one stands");
             return;
         }
         count(added, &row);
+        let success = row.is_success();
         if let Some((key, pointer)) = row.pointer {
             self.writes.insert(key, pointer);
         }
         match row.form {
-            Form::Joined(body) => of_page.joined[usize::from(row.success)].push(RunRow { row: index.0, line_bytes: row.line_bytes, body }),
+            Form::Joined(body) => of_page.joined[usize::from(success)].push(RunRow { row: index.0, line_bytes: row.line_bytes, body }),
             Form::Alone(packed) => self.writes.put(&format::result(batch, index), &packed),
         }
     }
@@ -119,11 +121,12 @@ impl RowGroup {
 }
 
 fn count(added: &mut Progress, row: &PackedRow) {
-    if row.success {
+    if row.is_success() {
         added.succeeded += 1;
         added.output_bytes += u64::from(row.line_bytes);
     } else {
         added.failed += 1;
+        added.cancelled += u32::from(row.end == RowEnd::Cancelled);
         added.error_bytes += u64::from(row.line_bytes);
     }
     added.usage += row.usage;

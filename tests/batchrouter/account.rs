@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{Client, amount, items};
+use crate::client::{Client, TIMEOUT, amount, items};
 use crate::support::daemon::Daemon;
 use crate::support::http::{Request, Response};
+use crate::support::wait::poll;
 
 fn as_key<'a>(daemon: &'a Daemon, key: &Value) -> Client<'a> {
     Client { daemon, key: key.as_str().expect("a key").to_owned() }
@@ -49,6 +50,42 @@ fn an_agent_registers_itself_and_its_keys_come_and_go() {
     let on_disk = std::fs::read(daemon.data_dir().join("store/db")).expect("the store");
     for secret in [key, made["api_key"].as_str().expect("a key")] {
         assert!(!on_disk.windows(secret.len()).any(|part| part == secret.as_bytes()), "a secret is in the store");
+    }
+}
+
+#[test]
+fn keys_of_both_beginnings_are_taken_and_expire_when_they_say() {
+    let daemon = Daemon::start();
+    let agent = as_key(&daemon, &daemon.send(Request::post("/v1/auth/agent-register")).expect(201)["api_key"]);
+    // "Omitted means they never expire"; one that says when works until then.
+    let lasting = agent.post("/v1/auth/account/api-keys", &json!({})).expect(201);
+    assert_eq!((&lasting["expires_at"], &lasting["name"]), (&Value::Null, &Value::Null));
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_millis(1_500);
+    let made = agent.post("/v1/auth/account/api-keys", &json!({ "expires_at": soon.to_string() })).expect(201);
+    let short = as_key(&daemon, &made["api_key"]);
+    short.get("/v1/auth/account").expect(200);
+    poll(TIMEOUT, || (short.get("/v1/auth/account").status() == 401).then_some(())).expect("it expires");
+    as_key(&daemon, &lasting["api_key"]).get("/v1/auth/account").expect(200);
+
+    // "Legacy `ob_live_` keys stay valid while active": told from others by nothing but being known.
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "br_live_000000000000000000000001\nob_live_000000000000000000000002\n").expect("it can be written");
+    let daemon = Daemon::with(&["--api-keys-file", &file.path().to_string_lossy()]);
+    for (key, status) in
+        [("br_live_000000000000000000000001", 200), ("ob_live_000000000000000000000002", 200), ("br_live_000000000000000000000003", 401)]
+    {
+        let client = Client { daemon: &daemon, key: key.to_owned() };
+        let answer = client.get("/v1/auth/account").expect(status);
+        assert_eq!(code(&answer), if status == 401 { "unauthorized" } else { "" });
+        // BatchRouter's envelope, because its key asks.
+        assert_eq!(client.get("/v1/batches").expect(status)["error"].get("type"), None);
+    }
+    // "Bearer on every endpoint except the public ones."
+    for path in ["/v1/auth/account", "/v1/auth/account/api-keys", "/v1/auth/account/delivery-webhook", "/v1/batches"] {
+        assert_eq!(daemon.get(path).status(), 401, "{path}");
+    }
+    for path in ["/v1/catalog/models", "/v1/catalog/workflow-products", "/v1/providers", "/v1/pricing/fees", "/v1/health"] {
+        assert_eq!(daemon.get(path).status(), 200, "{path}");
     }
 }
 
@@ -121,6 +158,8 @@ fn credits_are_reserved_and_settled_and_a_batch_that_they_do_not_cover_is_not_ma
     let order = items(10, "gpt-4o-mini");
     let quote = client.quote(&json!({ "items": order }));
     assert_eq!(quote["funding_preview"]["can_fund"], false, "a quote is free, and says so");
+    let before = client.get("/v1/auth/account").expect(200);
+    assert_eq!(amount(&before["credit_balance"]), 0.000_05, "and reserves nothing");
     let body = json!({ "quote_id": quote["quote_id"], "items": order });
     let refused = client.create_as("order-0001", &body).expect(402);
     assert_eq!(code(&refused), "insufficient_credits");

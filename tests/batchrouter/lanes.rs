@@ -12,14 +12,14 @@ use crate::support::upstream::{Call, FakeUpstream, Reply};
 
 /// A daemon over two providers of one model: the cheap one takes Chat Completions alone and calls its
 /// web search by another name; the dear one has both, in Europe.
-struct Two {
-    cheap: FakeUpstream,
-    dear: FakeUpstream,
-    folder: TempDir,
+pub struct Two {
+    pub cheap: FakeUpstream,
+    pub dear: FakeUpstream,
+    pub folder: TempDir,
 }
 
 impl Two {
-    fn new(cheap: impl Fn(&Call) -> Reply + Send + Sync + 'static) -> Self {
+    pub fn new(cheap: impl Fn(&Call) -> Reply + Send + Sync + 'static) -> Self {
         let two =
             Self { cheap: FakeUpstream::start(cheap), dear: FakeUpstream::start(Reply::ok), folder: TempDir::new().expect("a folder") };
         let write = |name: &str, text: String| {
@@ -53,7 +53,7 @@ impl Two {
         two
     }
 
-    fn daemon(&self) -> Daemon {
+    pub fn daemon(&self) -> Daemon {
         let folder = self.folder.path().to_str().expect("a plain path");
         Daemon::with(&["--catalog-dir", folder, "--retry-base", "5ms", "--retry-cap", "20ms", "--max-attempts", "2"])
     }
@@ -71,7 +71,8 @@ fn body(call: &Call) -> Value {
     serde_json::from_slice(&call.body).expect("a body")
 }
 
-fn selected(quote: &Value) -> Vec<&str> {
+/// The providers of a quote's selected lanes.
+pub fn selected(quote: &Value) -> Vec<&str> {
     let lanes = quote["quote_lanes"].as_array().expect("lanes").iter();
     lanes.filter(|lane| lane["selected"] == true).filter_map(|lane| lane["provider"].as_str()).collect()
 }

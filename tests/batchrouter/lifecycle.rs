@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::client::{Client, amount, item, items};
+use crate::client::{Client, TIMEOUT, amount, item, items};
 use crate::support::api::lines;
 use crate::support::daemon::Daemon;
 use crate::support::http::Request;
+use crate::support::upstream::{FakeUpstream, Reply};
 use crate::support::wait::{SOON, poll};
 
 /// BatchRouter's stages in their order.
@@ -121,6 +122,9 @@ fn results_wait_for_the_end_and_a_batch_can_be_cancelled_once() {
     let early = client.get(&format!("/v1/batches/{id}/results")).expect(409);
     assert_eq!(early["error"]["code"], "results_not_ready");
     assert_eq!(client.get(&format!("/v1/batches/{id}/artifact-url")).expect(409)["error"]["code"], "results_not_ready");
+    assert_eq!(client.get(&format!("/v1/batches/{id}/billing-receipt")).expect(409)["error"]["code"], "results_not_ready");
+    let running = client.get(&format!("/v1/batches/{id}?include_billing_receipt=true")).expect(200);
+    assert_eq!(running["billing_receipt"], Value::Null, "embedded when the batch has ended, and not before");
     poll(SOON, || (client.batch(&id)["counts"]["completed"] != 0).then_some(())).expect("rows run");
     client.post(&format!("/v1/batches/{id}/cancel"), &json!({})).expect(200);
     let batch = client.ended(&id);
@@ -135,6 +139,27 @@ fn results_wait_for_the_end_and_a_batch_can_be_cancelled_once() {
     // What did run is charged, the rest is released.
     let receipt = client.get(&format!("/v1/batches/{id}/billing-receipt")).expect(200)["billing_receipt"].clone();
     assert!(amount(&receipt["credits"]["charged"]) > 0.0 && amount(&receipt["credits"]["released"]) > 0.0, "{}", receipt["credits"]);
+}
+
+#[test]
+fn what_has_failed_before_a_batch_is_cancelled_stays_failed() {
+    // Every second row is refused, and the others go on until the batch is cancelled.
+    let upstream = FakeUpstream::start(|call| match call.row.ends_with('0') {
+        true => Reply::error(400),
+        false => Reply::ok(call).after(std::time::Duration::from_millis(20)),
+    });
+    let daemon = Daemon::with_upstream(&upstream.url(), &["--in-flight-limit", "2"]);
+    let client = Client::new(&daemon);
+    let id = client.submit(&items(1_000, "a-model"), &json!({}));
+    let counts = |batch: &Value| ["failed", "cancelled"].map(|name| batch["counts"][name].as_u64().expect("a count"));
+    let seen = poll(TIMEOUT, || Some(counts(&client.batch(&id))).filter(|[failed, _]| *failed > 2)).expect("rows fail");
+    assert_eq!(seen[1], 0);
+    client.post(&format!("/v1/batches/{id}/cancel"), &json!({})).expect(200);
+    let [failed, cancelled] = counts(&client.ended(&id));
+    assert!(failed >= seen[0] && cancelled > 900, "{failed} failed and {cancelled} cancelled after {seen:?}");
+    let statuses = client.results(&id, 1_000);
+    let of = |word: &str| statuses.iter().filter(|row| row["status"] == word).count() as u64;
+    assert_eq!((of("failed"), of("cancelled")), (failed, cancelled));
 }
 
 #[test]

@@ -6,8 +6,10 @@ mod client;
 mod lanes;
 mod lifecycle;
 mod submit;
+mod supply;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
 mod support;
 mod webhooks;
+mod wire;
 mod workflows;

@@ -88,6 +88,48 @@ fn everything_that_is_wrong_is_told_before_anything_is_kept() {
 }
 
 #[test]
+fn more_items_than_come_in_a_request_come_as_a_file() {
+    let daemon = Daemon::with(&["--max-inline-items", "3", "--max-inline-bytes", "64KiB", "--max-row-bytes", "1KiB"]);
+    let client = Client::new(&daemon);
+    let quote = || client.quote(&json!({ "items": items(1, "gpt-4o-mini") }))["quote_id"].clone();
+    let four = items(4, "gpt-4o-mini");
+    let refused = client.try_create(&json!({ "quote_id": quote(), "items": four })).expect(400);
+    assert_eq!(
+        (code(&refused), &refused["error"]["message"]),
+        ("invalid_request", &json!("items: Array must contain at most 3 element(s)"))
+    );
+    let long = json!({ "quote_id": quote(), "items": items(1, "gpt-4o-mini"), "metadata": "x".repeat(64 << 10) });
+    let refused = client.try_create(&long).expect(413);
+    assert_eq!((code(&refused), &refused["error"]["details"]["max_bytes"]), ("request_too_large", &json!(64 << 10)));
+    // What could not be a row of its file is told at once, and the quote is not used up.
+    let id = quote();
+    let mut wide = items(2, "gpt-4o-mini");
+    wide[1]["input"]["messages"][0]["content"] = json!("x".repeat(1_024));
+    let refused = client.try_create(&json!({ "quote_id": id, "items": wide })).expect(400);
+    assert_eq!(refused["error"]["details"]["preflight"]["issues"][0]["path"], "items[1]", "{refused}");
+    let lines: String = four.iter().map(|item| format!("{item}\n")).collect();
+    let file = client.send(Request::post("/v1/files").header("content-type", "application/x-ndjson").bytes(lines)).expect(201);
+    let created = client.try_create(&json!({ "quote_id": id, "input_file_id": file["file_id"] })).expect(202);
+    assert_eq!(client.ended(created["batch"]["id"].as_str().expect("an id"))["counts"]["completed"], 4);
+}
+
+#[test]
+fn what_a_file_asks_beyond_its_sample_is_reserved_too() {
+    let daemon = Daemon::start();
+    let made = daemon.post("/admin/organisations", &json!({ "name": "Acme", "credits": "0.01" })).expect(201);
+    let client = Client { daemon: &daemon, key: made["api_key"].as_str().expect("a key").to_owned() };
+    // A cheap sample, and a file whose rows ask for a thousand times as much to be written.
+    let quote = client.quote(&json!({ "items": items(1, "gpt-4o-mini") }))["quote_id"].clone();
+    let mut greedy = items(20, "gpt-4o-mini");
+    greedy.iter_mut().for_each(|item| item["input"]["max_output_tokens"] = json!(16_000));
+    let lines: String = greedy.iter().map(|item| format!("{item}\n")).collect();
+    let file = client.send(Request::post("/v1/files").header("content-type", "application/x-ndjson").bytes(lines)).expect(201);
+    let created = client.try_create(&json!({ "quote_id": quote, "input_file_id": file["file_id"] })).expect(202);
+    let batch = client.ended(created["batch"]["id"].as_str().expect("an id"));
+    assert_eq!((&batch["status"], &batch["errors"][0]["code"]), (&json!("failed"), &json!("insufficient_credits")));
+}
+
+#[test]
 fn items_come_inline_or_as_a_file_in_either_form() {
     let daemon = Daemon::start();
     let client = Client::new(&daemon);

@@ -61,7 +61,7 @@ fn a_batch_that_has_ended_is_told_once_to_its_own_receiver_or_that_of_the_organi
     assert!(told["id"].as_str().is_some_and(|id| id.starts_with("evt_")), "{told}");
     let link = told["output_file_url"].as_str().expect("a link");
     assert_eq!(daemon.send(Request::get(&link[link.find("/v1/").expect("a path")..])).text().lines().count(), 1);
-    // Without one of its own: the default; every way to end is told.
+    // Without one of its own: the default; every way to end is told, by whichever API it was created.
     let plain = json!({ "items": items(1, "gpt-4o-mini") });
     create(&client, &plain);
     let big = client.submit(&items(2_000, "gpt-4o-mini"), &json!({}));
@@ -70,8 +70,11 @@ fn a_batch_that_has_ended_is_told_once_to_its_own_receiver_or_that_of_the_organi
         calls(&default, 2).iter().map(|call| serde_json::from_slice::<Value>(&call.body).expect("a message")["event"].clone()).collect();
     events.sort_by_key(Value::to_string);
     assert_eq!(events, ["batch.cancelled", "batch.completed"]);
+    let row = r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"gpt-4o-mini","messages":[{"role":"user","content":"x"}]}}"#;
+    daemon.submit(row);
+    calls(&default, 3);
     std::thread::sleep(Duration::from_millis(1_200));
-    assert_eq!((own.kept().len(), default.kept().len()), (1, 2), "once each");
+    assert_eq!((own.kept().len(), default.kept().len()), (1, 3), "once each");
     client.send(Request::new("DELETE", "/v1/auth/account/delivery-webhook")).expect(200);
     assert_eq!(client.get("/v1/auth/account/delivery-webhook").expect(200)["url"], Value::Null);
 }

@@ -7,8 +7,10 @@ when everything held.
 import hashlib
 import importlib.metadata
 import json
+import os
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 import openai
@@ -171,7 +173,34 @@ def models():
     raises(openai.NotFoundError, lambda: client.models.retrieve("no-such-model"), "model_not_found")
 
 
-for part in (files, uploads, batches, models):
+def batchrouter():
+    """A batch of BatchRouter's, made in its own way, polled and read at the path that it has for this SDK."""
+    root, key = os.environ["OPENAI_BASE_URL"].rsplit("/v1", 1)[0], "br_live_0123456789abcdef01234567"
+    items = [{"customer_item_id": f"item-{n}", "operation": "responses", "model": MODEL,
+              "input": {"messages": [{"role": "user", "content": "hello"}]}} for n in range(3)]
+
+    def native(path, body):
+        headers = {"authorization": f"Bearer {key}", "content-type": "application/json", "idempotency-key": "python-batchrouter"}
+        request = urllib.request.Request(f"{root}/v1{path}", json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
+
+    quote = native("/quotes/model", {"items": items})
+    batch_id = native("/batches", {"quote_id": quote["quote_id"], "items": items})["batch"]["id"]
+    there = openai.OpenAI(base_url=f"{root}/v1/openai/v1", api_key=key)
+    for _ in range(600):
+        batch = there.batches.retrieve(batch_id)
+        if batch.status in {"completed", "failed", "expired", "cancelled"}:
+            break
+        time.sleep(0.05)
+    assert (batch.status, batch.request_counts.completed) == ("completed", 3), batch
+    lines = [json.loads(line) for line in there.files.content(batch.output_file_id).text.splitlines()]
+    assert [line["custom_id"] for line in lines] == ["item-0", "item-1", "item-2"], lines
+    assert all(line["response"]["body"]["choices"] for line in lines), lines
+    assert batch.id in [each.id for each in there.batches.list()]
+
+
+for part in (files, uploads, batches, models, batchrouter):
     part()
     print(part.__name__, flush=True)
 print(f"OK openai {importlib.metadata.version('openai')}")

@@ -286,13 +286,13 @@ settings! {
     quote_validity: value DurationText = DurationText::from_secs(600), range DurationText::from_secs(1), DurationText::from_secs(7 * 86_400);
 
     /// How long work of the SLA tier `standard` may take.
-    sla_standard: value DurationText = DurationText::from_secs(86_400), range DurationText::from_secs(60), DurationText::from_secs(30 * 86_400);
+    sla_standard: value DurationText = DurationText::from_secs(86_400), range DurationText::from_secs(1), DurationText::from_secs(30 * 86_400);
 
     /// The same of the tier `flex`.
-    sla_flex: value DurationText = DurationText::from_secs(2 * 86_400), range DurationText::from_secs(60), DurationText::from_secs(30 * 86_400);
+    sla_flex: value DurationText = DurationText::from_secs(2 * 86_400), range DurationText::from_secs(1), DurationText::from_secs(30 * 86_400);
 
     /// The same of the tier `priority`.
-    sla_priority: value DurationText = DurationText::from_secs(4 * 3_600), range DurationText::from_secs(60), DurationText::from_secs(30 * 86_400);
+    sla_priority: value DurationText = DurationText::from_secs(4 * 3_600), range DurationText::from_secs(1), DurationText::from_secs(30 * 86_400);
 
     /// What quotes charge besides what providers charge, in percent of that.
     fee_percent: value Percent = Percent::whole(0), range Percent::whole(0), Percent::whole(1_000);

@@ -239,7 +239,10 @@ impl Dispatcher {
             Event::Prepared { batch, prepared } => self.prepared(batch, *prepared),
             Event::Loaded { batch, result } => self.loaded(batch, result),
             Event::Ended { lane, row, request, sent, ended, lesson } => {
-                self.lanes.end(lane, Instant::now(), self.parts.clock.now(), &sent, lesson.as_ref());
+                match &ended {
+                    Ended::NotSent(_) => self.lanes.unsent(lane, Instant::now(), &sent),
+                    _ => self.lanes.end(lane, Instant::now(), self.parts.clock.now(), &sent, lesson.as_ref()),
+                }
                 if let Some(request) = request {
                     self.request_ended(request, row, &ended);
                 }
@@ -346,7 +349,7 @@ impl Dispatcher {
         match ended {
             // An aborted row stays unfinished; its run has been stopped.
             Ended::Recorded(_) | Ended::Aborted => {}
-            Ended::Again(row) => run.wait(*row),
+            Ended::Again(row) | Ended::NotSent(row) => run.wait(*row),
             Ended::Parked => run.parked += 1,
             // The store takes nothing any more: each further call would be made in vain.
             Ended::StoreGone => self.draining = true,

@@ -15,11 +15,12 @@ use serde_json::{Map, Value};
 
 use super::refusal::{Issue, MAX_ISSUES};
 use crate::catalog::Snapshot;
-use crate::domain::id::{FileId, OrgId};
+use crate::domain::id::OrgId;
 use crate::domain::item::{Defaults, parse_item};
 use crate::domain::request::{MODEL_BREAK, RowRequest};
 use crate::domain::time::Timestamp;
 use crate::domain::words::Operation;
+use crate::executor::describe;
 use crate::route::quote::{Attachment, Content, Group, Item, Misread, OutputBasis};
 use crate::route::tokens::{Basis, Counter, Tokenizer};
 use crate::store::Store;
@@ -90,13 +91,7 @@ pub struct Files<'a> {
 
 impl Files<'_> {
     fn find(&self, id: &str) -> Option<Attachment> {
-        let id = id.parse::<FileId>().ok()?;
-        let found = self.store.attachment(id, self.now).unwrap_or_else(|error| {
-            tracing::error!(%error, "a file that an item names could not be looked up");
-            None
-        });
-        let file = found.filter(|file| file.org == self.org)?;
-        Some(Attachment { mime: file.media_type().to_owned(), bytes: file.bytes })
+        describe(self.store, id, self.org, self.now)
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::supply::Supply;
 use crate::catalog::{Offer, Privacy, Route, Snapshot};
+use crate::domain::connection::Limits;
 use crate::http::views::Live;
 use crate::route::quote::{Group, Lane, Listing};
 use crate::route::tokens::Tokenizer;
@@ -45,7 +46,9 @@ fn is_counted(offer: &Offer<'_>) -> bool {
 /// The lane of a server that takes every model, of which nothing is known there.
 fn catch_all<'a>(snapshot: &'a Snapshot, name: &'a str, route: &Route<'a>, live: &Live<'_>) -> Lane<'a> {
     let own = snapshot.is_local(route.provider);
-    let (supply, held) = Supply::of_any(route.provider, route.upstream).for_quote(live);
+    let provider = snapshot.provider(route.provider);
+    let limits = provider.map_or_else(Limits::default, |provider| provider.connection.limits);
+    let (supply, held) = Supply::of_any(route.provider, route.upstream, limits).for_quote(live);
     let listing = match (held, snapshot.is_paused(route.provider, route.upstream)) {
         (true, _) => HELD,
         (false, true) => Listing::Closed("is paused"),
@@ -64,8 +67,8 @@ fn catch_all<'a>(snapshot: &'a Snapshot, name: &'a str, route: &Route<'a>, live:
         max_output_tokens: None,
         input: &[],
         files: None,
-        regions: snapshot.provider(route.provider).map_or(&[], |provider| &provider.regions),
-        privacy: snapshot.provider(route.provider).map_or(&NOTHING_KNOWN, |provider| &provider.privacy),
+        regions: provider.map_or(&[], |provider| &provider.regions),
+        privacy: provider.map_or(&NOTHING_KNOWN, |provider| &provider.privacy),
         tools: &[],
         price: own.then_some(route.price),
         observed_output: None,

@@ -50,7 +50,7 @@ pub const FIELDS: [&str; 13] = [
     "provider_preferences",
 ];
 /// Lanes in one answer; one that serves several groups counts for each.
-const MAX_LANES: usize = 20_000;
+const MAX_LANES: usize = 4_000;
 
 /// What the request says, as far as it can be said without the catalog.
 #[derive(Debug)]

@@ -118,7 +118,7 @@ impl QuoteObject<'_> {
             for item in items.iter().filter_map(|place| self.read.items.get(*place as usize)) {
                 input = input.saturating_add(item.input_tokens(lane.tokenizer));
                 output = output.saturating_add(lane.output_tokens(item));
-                observed |= lane.observed_output.is_some() && item.output_tokens > 0;
+                observed |= lane.observed_output.is_some() && item.output.tokens > 0;
             }
         }
         json!({

@@ -19,16 +19,14 @@ use crate::domain::quote::KeptQuote;
 use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
-use crate::http::extract::{PathId, announced_bytes, read_json};
+use crate::http::extract::PathId;
 
 /// `POST /v1/quotes/model`
 pub async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, request: Request) -> Result<Response, Refusal> {
     api.check_open()?;
     api.check_room(0)?;
     let most = api.limits.quotes.max_body_bytes;
-    // Bodies are held as a whole until their turn comes.
-    let _held = api.quoting.hold(announced_bytes(request.headers()).unwrap_or(most).min(most)).await?;
-    let body = read_json(request, &api, most).await.map_err(|error| Refusal::of_body(error, most))?;
+    let (_held, body) = api.quoting.read(request, &api, most).await.map_err(|error| Refusal::of_body(error, most))?;
     let quote = in_turn(&api, caller.org, move |api| Wanted::read(api, caller.org, &body)).await?;
     let shown = quote.shown.clone();
     tracing::info!(quote = %quote.id, "quote made");
@@ -43,6 +41,7 @@ pub async fn read(
     id: Result<PathId<QuoteId>, ApiError>,
 ) -> Result<Response, Refusal> {
     let PathId(id) = id?;
+    let _look = api.quoting.look().await?;
     let KeptQuote { quote, batch } = find(&api, &caller, id).await?;
     let status = match batch {
         Some(_) => "accepted",

@@ -2,37 +2,68 @@
 //! that while it is made.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use axum::extract::Request;
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 
+use crate::http::Api;
+use crate::http::body::incomplete;
 use crate::http::error::ApiError;
+use crate::http::extract::{announced_bytes, read_json};
 
 /// Quotes that are made at the same time.
 const TURNS: usize = 2;
+/// Quotes that are looked at, at the same time: each may be some megabytes, and several times that once it
+/// is taken apart.
+const LOOKS: usize = 4;
 /// KiB of bodies that are read, or wait for their turn. One that is larger by itself has them all.
 const HELD: u32 = 128 << 10;
+/// How long a body waits for room.
+const WAIT: Duration = Duration::from_secs(60);
+/// What a body may take to arrive besides a second for each of these bytes: it keeps room from others.
+const ARRIVAL: Duration = Duration::from_secs(30);
+const BYTES_PER_SECOND: u64 = 256 << 10;
 
 /// Bounds the quotes that are made at the same time.
 #[derive(Debug)]
 pub struct Quoting {
     turns: Arc<Semaphore>,
     held: Semaphore,
+    looks: Semaphore,
 }
 
 impl Default for Quoting {
     fn default() -> Self {
-        Self { turns: Arc::new(Semaphore::new(TURNS)), held: Semaphore::new(HELD as usize) }
+        Self { turns: Arc::new(Semaphore::new(TURNS)), held: Semaphore::new(HELD as usize), looks: Semaphore::new(LOOKS) }
     }
 }
 
 impl Quoting {
-    /// Room for a body of so many bytes, as long as the permit is kept.
+    /// Reads a body of JSON when there is room for it, which it has as long as the permit is kept: bodies
+    /// are held as a whole until their turn comes.
+    ///
+    /// # Errors
+    /// Those of [`read_json`]; when there is no room for a while, or the body takes too long.
+    pub async fn read(&self, request: Request, api: &Api, most: u64) -> Result<(SemaphorePermit<'_>, Bytes), ApiError> {
+        let bytes = announced_bytes(request.headers()).unwrap_or(most).min(most);
+        let kib = u32::try_from(bytes >> 10).unwrap_or(HELD).saturating_add(1).min(HELD);
+        let held = timeout(WAIT, self.held.acquire_many(kib)).await;
+        let held = held.map_err(|_| ApiError::unavailable("the daemon has no room for another body at the moment; try again later"))?;
+        let limit = ARRIVAL + Duration::from_secs(bytes / BYTES_PER_SECOND);
+        let read = timeout(limit, read_json(request, api, most)).await;
+        let read = read.map_err(|_| incomplete(format!("the body took longer than {} seconds; nothing was kept", limit.as_secs())))?;
+        Ok((held.map_err(ApiError::internal)?, read?))
+    }
+
+    /// Leave to look at a quote, as long as the permit is kept.
     ///
     /// # Errors
     /// Never: nobody closes it.
-    pub async fn hold(&self, bytes: u64) -> Result<SemaphorePermit<'_>, ApiError> {
-        let kib = u32::try_from(bytes >> 10).unwrap_or(HELD).saturating_add(1).min(HELD);
-        self.held.acquire_many(kib).await.map_err(ApiError::internal)
+    pub async fn look(&self) -> Result<SemaphorePermit<'_>, ApiError> {
+        self.looks.acquire().await.map_err(ApiError::internal)
     }
 
     /// A turn, as long as the permit is kept.

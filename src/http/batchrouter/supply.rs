@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::catalog::{Capacity, Offer};
+use crate::domain::connection::Limits;
 use crate::domain::lane::{Hold, hold_on};
 use crate::domain::time::{Timestamp, later};
 use crate::executor::LaneReport;
@@ -20,6 +21,8 @@ pub struct Supply {
     upstream: String,
     takes_work: bool,
     capacity: Capacity,
+    /// What is stated of its rates, by the offering and by its provider.
+    limits: [Limits; 2],
 }
 
 /// What a lane can take now.
@@ -58,12 +61,14 @@ impl Supply {
             upstream: offer.offering.upstream.clone(),
             takes_work: offer.takes_work(),
             capacity: offer.offering.capacity,
+            limits: [offer.offering.limits, offer.provider.connection.limits],
         }
     }
 
     /// A provider's service of a model that it does not list.
-    pub fn of_any(provider: &str, upstream: &str) -> Self {
-        Self { provider: provider.to_owned(), upstream: upstream.to_owned(), takes_work: true, capacity: Capacity::default() }
+    pub fn of_any(provider: &str, upstream: &str, limits: Limits) -> Self {
+        let (provider, upstream, limits) = (provider.to_owned(), upstream.to_owned(), [limits; 2]);
+        Self { provider, upstream, takes_work: true, capacity: Capacity::default(), limits }
     }
 
     fn now(&self, live: &Live<'_>) -> State {
@@ -93,7 +98,17 @@ impl Supply {
         let (report, hold) = self.look(live);
         let (room_rows, room_tokens) = self.room(&report);
         let State { silent, .. } = self.state(&report, hold, live.now);
-        let supply = quote::Supply { room_rows, room_tokens, silent, queued_rows: report.queued_rows, per_minute: report.per_minute };
+        // The board knows the rates of lanes that rows have gone to.
+        let stated = self.limits.iter().filter_map(|limits| limits.requests_per_minute.map(u64::from));
+        let supply = quote::Supply {
+            room_rows,
+            room_tokens,
+            silent,
+            queued_rows: report.queued_rows,
+            queued_tokens: report.queued_tokens,
+            per_minute: stated.chain(report.per_minute).min(),
+            tokens_per_minute: self.limits.iter().filter_map(|limits| limits.tokens_per_minute).min(),
+        };
         (supply, hold.is_some())
     }
 
@@ -136,7 +151,7 @@ mod tests {
     #[test]
     fn what_is_held_or_rests_is_not_routed_to() {
         let capacity = Capacity { queue_items: 10, queue_tokens: 100 };
-        let supply = Supply { provider: "p".into(), upstream: "u".into(), takes_work: true, capacity };
+        let supply = Supply { provider: "p".into(), upstream: "u".into(), takes_work: true, capacity, limits: Default::default() };
         let at = |second| Timestamp::from_second(second).unwrap();
         let report = LaneReport { queued_rows: 4, queued_tokens: 120, resting_until: Some(at(100)), ..LaneReport::default() };
         let resting = supply.state(&report, None, at(99));

@@ -80,8 +80,9 @@ pub async fn quote(State(api): State<Arc<Api>>, Extension(caller): Extension<Cal
         let known = if known.is_empty() { "this catalog has none".to_owned() } else { format!("there are {}", known.join(", ")) };
         ApiError::new(Code::NotFound, format!("there is no workflow `{}`; {known}", reference.chars().take(80).collect::<String>()))
     })?;
-    let wanted = wanted(workflow, estimated_items(&api, &body)?)?;
-    let mut quote = in_turn(&api, caller.org, move |_| Ok(wanted)).await?;
+    let (count, asked) = (estimated_items(&api, &body)?, workflow.clone());
+    // The items are made when their turn has come: they are large, and the body is not.
+    let mut quote = in_turn(&api, caller.org, move |_| Ok(wanted(&asked, count)?)).await?;
     let mut shown: Value = serde_json::from_slice(&quote.shown).map_err(ApiError::internal)?;
     shown["workflow"] = json!(workflow.reference());
     quote.shown = serde_json::to_vec(&shown).map_err(ApiError::internal)?;

@@ -261,6 +261,28 @@ async fn what_cannot_be_meant_is_an_invalid_request() {
     assert_eq!(selected(&bench, &asking(json!({"estimated_items": 9, "metadata": {"a": 1}}))).await, ["cheap-us"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_body_that_trickles_in_does_not_keep_room_from_others_for_ever() {
+    let bench = Bench::new().await;
+    let trickle = || {
+        let pieces = futures_util::stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            Some((Ok::<_, std::io::Error>(axum::body::Bytes::from_static(b" ")), ()))
+        });
+        Body::from_stream(pieces)
+    };
+    // Each of them may become as long as a body may be: 20 MiB, and there is room for six at the same time.
+    let headers = [("content-type", "application/json")];
+    let slow = (0..10).map(|_| bench.call("POST", "/v1/quotes/model", &headers, trickle()));
+    let started = tokio::time::Instant::now();
+    let replies = futures_util::future::join_all(slow).await;
+    let of = |status: u16| replies.iter().filter(|reply| reply.status == status).count();
+    assert_eq!((of(400), of(503)), (6, 4), "{}", replies[0].text());
+    assert!(replies[0].text().contains("took longer than 110 seconds"), "{}", replies[0].text());
+    assert!(started.elapsed() < Duration::from_secs(200), "{:?}", started.elapsed());
+    assert_eq!(bench.post("/v1/quotes/model", &json!({"items": [item("a", "gpt-4o-mini")]})).await.status, 200);
+}
+
 #[tokio::test]
 async fn lines_of_openais_batch_input_are_items_too() {
     let bench = bench().await;

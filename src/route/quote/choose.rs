@@ -101,6 +101,7 @@ pub fn decide(items: &[Item], groups: &[Group], lanes: &[Lane<'_>], demands: &Co
             supply.room_rows = supply.room_rows.saturating_sub(taken.items);
             supply.room_tokens = supply.room_tokens.saturating_sub(taken.input_tokens);
             supply.queued_rows = supply.queued_rows.saturating_add(taken.items);
+            supply.queued_tokens = supply.queued_tokens.saturating_add(taken.tokens());
         }
         decision
     };
@@ -175,7 +176,7 @@ impl Choice<'_> {
             lane,
             cost: of.cost(sum).filter(|_| sum.items > 0),
             whole: None,
-            seconds: of.seconds_for(sum.items),
+            seconds: of.seconds_for(sum.items, sum.tokens()),
             eligible,
             verdict,
         }
@@ -220,8 +221,8 @@ impl Choice<'_> {
         if supply.room_rows == 0 || sum.input_tokens > supply.room_tokens && least().is_some_and(|tokens| tokens > supply.room_tokens) {
             reasons.push(no_room(lane));
         }
-        let taken = sum.items.min(supply.room_rows);
-        if let Some(seconds) = lane.seconds_for(taken).filter(|seconds| *seconds > self.target()) {
+        let taken = (sum.items.min(supply.room_rows), sum.input_tokens.min(supply.room_tokens).saturating_add(sum.output_tokens));
+        if let Some(seconds) = lane.seconds_for(taken.0, taken.1).filter(|seconds| *seconds > self.target()) {
             reasons.push(Rejection::SlaUnattainable { seconds, target: self.target() });
         }
         let cost = lane.cost(&sum).map(|cost| with_fee(cost, self.terms.fee));
@@ -296,8 +297,8 @@ impl Choice<'_> {
     /// by the order of the models in the request and of the lanes in the catalog.
     fn compare(&self, a: &Candidate, b: &Candidate) -> Ordering {
         let (first, second) = (&self.lanes[a.lane], &self.lanes[b.lane]);
-        let late =
-            |candidate: &Candidate| self.lanes[candidate.lane].seconds_for(candidate.sum.items).is_none_or(|s| s > self.target() / 2);
+        let seconds = |candidate: &Candidate| self.lanes[candidate.lane].seconds_for(candidate.sum.items, candidate.sum.tokens());
+        let late = |candidate: &Candidate| seconds(candidate).is_none_or(|seconds| seconds > self.target() / 2);
         let by_mode = match self.demands.mode {
             RoutingMode::Cheapest | RoutingMode::EdgeOnly => Ordering::Equal,
             RoutingMode::SlaAware => late(a).cmp(&late(b)),

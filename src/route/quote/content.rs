@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{Attachment, InputTokens, Item};
+use super::{Attachment, InputTokens, Item, Output, media};
 use crate::domain::conversation::is_sayable;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::words::{Modality, Operation};
@@ -20,7 +20,7 @@ const PER_MESSAGE: u64 = 3;
 /// Tokens of an image of low detail, and of one of 1024 by 1024 pixels of high detail, by OpenAI's
 /// rule for GPT-4o. The size of an image is not known before somebody fetches it.
 const IMAGE_LOW: u64 = 85;
-const IMAGE_HIGH: u64 = 765;
+pub(super) const IMAGE_HIGH: u64 = 765;
 /// Answers to one item that are believed.
 const MAX_ANSWERS: u64 = 128;
 
@@ -66,10 +66,10 @@ pub struct Content<'a> {
     apart: bool,
     /// Tokens besides those of the texts.
     frame: u64,
+    /// Tokens that encoded files come to, about.
+    media: u64,
     modalities: Vec<Modality>,
-    output_tokens: u64,
-    answers: u64,
-    output_limit: Option<u64>,
+    output: Output,
     pub basis: OutputBasis,
     /// Ids of the files that it names.
     pub file_ids: Vec<&'a str>,
@@ -86,10 +86,9 @@ impl<'a> Content<'a> {
             texts: Vec::new(),
             apart: false,
             frame: 0,
+            media: 0,
             modalities: Vec::new(),
-            output_tokens: 0,
-            answers: 1,
-            output_limit: None,
+            output: Output::NOTHING,
             basis: OutputBasis::Nothing,
             file_ids: Vec::new(),
         };
@@ -150,7 +149,7 @@ impl<'a> Content<'a> {
                 self.strings(value);
             }
         }
-        self.output(input);
+        self.read_output(input);
         Ok(())
     }
 
@@ -180,10 +179,28 @@ impl<'a> Content<'a> {
                 self.frame += if detail == Some("low") { IMAGE_LOW } else { IMAGE_HIGH };
                 self.has(Modality::Image);
             }
-            "input_audio" | "audio" => self.has(Modality::Audio),
-            "file" | "input_file" | "document" => self.has(Modality::Document),
-            "video" | "video_url" | "input_video" => self.has(Modality::Video),
+            "input_audio" | "audio" => {
+                let data = part.get("input_audio").or(Some(part)).and_then(|audio| audio.get("data"));
+                self.encoded(data, "audio/wav");
+                self.has(Modality::Audio);
+            }
+            "file" | "input_file" | "document" => {
+                self.encoded(holder.and_then(|file| file.get("file_data")), "application/pdf");
+                self.has(Modality::Document);
+            }
+            "video" | "video_url" | "input_video" => {
+                let url = part.get("video_url").map(|video| video.get("url").unwrap_or(video));
+                self.encoded(url.filter(|url| url.as_str().is_some_and(|url| url.starts_with("data:"))), "video/mp4");
+                self.has(Modality::Video);
+            }
             _ => self.strings(part),
+        }
+    }
+
+    fn encoded(&mut self, data: Option<&'a Value>, expected: &'static str) {
+        if let Some(text) = data.and_then(Value::as_str) {
+            let (mime, bytes) = media::encoded(text, expected);
+            self.media = self.media.saturating_add(media::tokens(mime, bytes));
         }
     }
 
@@ -209,12 +226,12 @@ impl<'a> Content<'a> {
         }
     }
 
-    fn output(&mut self, input: &Map<String, Value>) {
+    fn read_output(&mut self, input: &Map<String, Value>) {
         let number = |name: &str| input.get(name).and_then(Value::as_u64);
-        self.output_limit = ["max_completion_tokens", "max_output_tokens", "max_tokens"].into_iter().find_map(number);
-        self.answers = number("n").unwrap_or(1).clamp(1, MAX_ANSWERS);
-        self.output_tokens = self.output_limit.unwrap_or(ASSUMED_OUTPUT_TOKENS).saturating_mul(self.answers);
-        self.basis = if self.output_limit.is_some() { OutputBasis::Limit } else { OutputBasis::Assumed };
+        let limit = ["max_completion_tokens", "max_output_tokens", "max_tokens"].into_iter().find_map(number);
+        let answers = number("n").unwrap_or(1).clamp(1, MAX_ANSWERS);
+        self.output = Output { tokens: limit.unwrap_or(ASSUMED_OUTPUT_TOKENS).saturating_mul(answers), answers, limit };
+        self.basis = if limit.is_some() { OutputBasis::Limit } else { OutputBasis::Assumed };
     }
 
     /// Whether there is more than text in it.
@@ -222,8 +239,20 @@ impl<'a> Content<'a> {
         !self.modalities.is_empty()
     }
 
+    /// About the tokens to be read, its texts not counted but measured: `bytes_per_token` of them make one.
+    pub fn measured(&self, files: &[Attachment], bytes_per_token: u64) -> u64 {
+        let texts = self.texts.iter().map(|text| text.len() as u64 / bytes_per_token);
+        texts.fold(self.frame.saturating_add(self.media).saturating_add(of_files(files)), u64::saturating_add)
+    }
+
+    /// What it asks to be written.
+    pub fn output(&self) -> Output {
+        self.output
+    }
+
     /// The item with the files that it names, its tokens counted for each of these tokenizers. Takes time; see [`Counter`].
     pub fn into_item(self, files: Vec<Attachment>, tokenizers: &[Tokenizer], counters: &mut BTreeMap<Tokenizer, Counter>) -> Item {
+        let media = self.media.saturating_add(of_files(&files));
         let mut count = |tokenizer: &Tokenizer| {
             let counter = counters.entry(*tokenizer).or_insert_with(|| Counter::new(*tokenizer));
             let (mut all, mut longest) = (self.frame, self.frame);
@@ -232,18 +261,24 @@ impl<'a> Content<'a> {
                 all = all.saturating_add(tokens);
                 longest = longest.max(tokens);
             }
-            InputTokens { tokenizer: *tokenizer, all, longest: if self.apart { longest } else { all } }
+            // What is only guessed keeps no item out of a window.
+            let longest = if self.apart { longest } else { all };
+            InputTokens { tokenizer: *tokenizer, all: all.saturating_add(media), longest }
         };
         Item {
             endpoints: self.endpoints,
             input_tokens: tokenizers.iter().map(&mut count).collect(),
-            output_tokens: self.output_tokens,
-            answers: self.answers,
-            output_limit: self.output_limit,
+            output: self.output,
             modalities: self.modalities,
             files,
         }
     }
+}
+
+/// Tokens of files that travel with an item. Its images are in its frame.
+fn of_files(files: &[Attachment]) -> u64 {
+    let others = files.iter().filter(|file| !file.mime.starts_with("image/"));
+    others.map(|file| media::tokens(&file.mime, file.bytes)).fold(0, u64::saturating_add)
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ pub(super) fn misfit(lane: &Lane<'_>, place: u32, item: &Item) -> Option<Rejecti
     if let Some(file) = item.files.iter().find(|file| !lane.files.is_some_and(|files| files.takes(&file.mime, file.bytes))) {
         return Some(Rejection::FileUnsupported { item: place, mime: file.mime.clone() });
     }
-    if let (Some(limit), Some(tokens)) = (lane.max_output_tokens, item.output_limit)
+    if let (Some(limit), Some(tokens)) = (lane.max_output_tokens, item.output.limit)
         && tokens > limit
     {
         return Some(Rejection::OutputLimitExceeded { item: place, tokens, limit });
@@ -66,7 +66,7 @@ pub(super) fn misfit(lane: &Lane<'_>, place: u32, item: &Item) -> Option<Rejecti
         return Some(Rejection::ContextWindowExceeded { item: place, tokens: input, window });
     }
     // What may be written takes room in the window, too, where the item says how much that is.
-    let tokens = input.saturating_add(item.output_limit.unwrap_or(0));
+    let tokens = input.saturating_add(item.output.limit.unwrap_or(0));
     let window = lane.context_window.filter(|window| tokens > *window)?;
     Some(Rejection::ContextWindowExceeded { item: place, tokens, window })
 }

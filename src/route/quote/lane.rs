@@ -63,8 +63,12 @@ pub struct Supply {
     pub silent: bool,
     /// Rows that wait there already.
     pub queued_rows: u64,
+    /// About the tokens that those are to read.
+    pub queued_tokens: u64,
     /// Requests a minute that it keeps to, stated or found out; `None` if not known.
     pub per_minute: Option<u64>,
+    /// Tokens a minute that its provider states; `None` if not known.
+    pub tokens_per_minute: Option<u64>,
 }
 
 impl<'a> Lane<'a> {
@@ -116,10 +120,15 @@ impl<'a> Lane<'a> {
         Some(PriceSheet { request: None, ..price }.cost(&usage).plus(Usd(requests)))
     }
 
-    /// About how long it takes until it is done with so many more items, in seconds; `None` if not known.
-    pub fn seconds_for(&self, items: u64) -> Option<u64> {
-        let per_minute = self.supply.per_minute.filter(|rate| *rate > 0)?;
-        Some(self.supply.queued_rows.saturating_add(items).saturating_mul(60).div_ceil(per_minute))
+    /// About how long it takes until it is done with so many more items of so many tokens, in seconds:
+    /// what is longer of requests and tokens. `None` if no rate is known.
+    pub fn seconds_for(&self, items: u64, tokens: u64) -> Option<u64> {
+        let at = |rate: Option<u64>, waiting: u64, more: u64| {
+            let rate = rate.filter(|rate| *rate > 0)?;
+            Some(waiting.saturating_add(more).saturating_mul(60).div_ceil(rate))
+        };
+        let supply = &self.supply;
+        at(supply.per_minute, supply.queued_rows, items).max(at(supply.tokens_per_minute, supply.queued_tokens, tokens))
     }
 }
 
@@ -132,6 +141,11 @@ pub struct Sum {
 }
 
 impl Sum {
+    /// Tokens that are read and written.
+    pub fn tokens(&self) -> u64 {
+        self.input_tokens.saturating_add(self.output_tokens)
+    }
+
     /// The sum with one more, as the lane reads and answers it.
     #[must_use]
     pub fn and(self, item: &Item, lane: &Lane<'_>) -> Self {

@@ -9,13 +9,14 @@
 //! * a reason is true of the lane: whatever it says can be checked against the lane and the demands;
 //! * one demand more never makes a lane eligible that was not.
 //!
-//! The order of work: what an item asks ([`content`]), demands that a lane meets or not ([`eligible`]), which items fit it, what they
+//! The order of work: what an item asks ([`content`], [`media`]), demands that a lane meets or not ([`eligible`]), which items fit it, what they
 //! cost there ([`lane`]), and the choice among those that are left ([`choose`]).
 
 mod choose;
 mod content;
 mod eligible;
 mod lane;
+mod media;
 mod rejection;
 #[cfg(test)]
 mod tests;
@@ -37,15 +38,34 @@ pub struct Item {
     pub endpoints: &'static [Endpoint],
     /// The tokens to be read, for each tokenizer of a model that may be asked.
     pub input_tokens: Vec<InputTokens>,
-    /// About the tokens to be written, as far as the item tells.
-    pub output_tokens: u64,
-    /// Answers that it asks for.
-    pub answers: u64,
-    /// The most tokens that may be written, if the item says so.
-    pub output_limit: Option<u64>,
+    pub output: Output,
     /// What it consists of besides text.
     pub modalities: Vec<Modality>,
     pub files: Vec<Attachment>,
+}
+
+/// What an item asks to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Output {
+    /// About the tokens of all answers, as far as the item tells.
+    pub tokens: u64,
+    /// Answers that it asks for.
+    pub answers: u64,
+    /// The most tokens that one of them may have, if the item says so.
+    pub limit: Option<u64>,
+}
+
+impl Output {
+    /// No text is written.
+    pub const NOTHING: Self = Self { tokens: 0, answers: 1, limit: None };
+
+    /// About the tokens to be written where answers usually have so many: no more than the item allows.
+    pub fn likely(&self, usual: Option<u64>) -> u64 {
+        match usual.filter(|_| self.tokens > 0) {
+            Some(usual) => self.limit.map_or(usual, |limit| limit.min(usual)).saturating_mul(self.answers),
+            None => self.tokens,
+        }
+    }
 }
 
 /// About how many tokens an item is to read.
@@ -71,10 +91,7 @@ impl Item {
 
     /// About the tokens to be written where answers usually have so many: no more than the item allows.
     pub fn likely_output(&self, usual: Option<u64>) -> u64 {
-        match usual.filter(|_| self.output_tokens > 0) {
-            Some(usual) => self.output_limit.map_or(usual, |limit| limit.min(usual)).saturating_mul(self.answers),
-            None => self.output_tokens,
-        }
+        self.output.likely(usual)
     }
 
     /// About the most tokens that it reads at once.

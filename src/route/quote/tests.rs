@@ -75,14 +75,19 @@ fn tokens(all: u64) -> InputTokens {
 
 fn supply() -> impl Strategy<Value = Supply> {
     let room = prop_oneof![8 => Just(1_000_u64), 1 => 0_u64..8];
-    (room, prop_oneof![8 => Just(1_000_000_u64), 1 => 0_u64..5_000], prop::bool::weighted(0.1), 0_u64..400, prop::option::of(1_u64..20))
-        .prop_map(|(room_rows, room_tokens, silent, queued_rows, per_minute)| Supply {
+    let tokens = prop_oneof![8 => Just(1_000_000_u64), 1 => 0_u64..5_000];
+    let rates = (prop::option::of(1_u64..20), prop::option::weighted(0.2, 10_u64..500));
+    (room, tokens, prop::bool::weighted(0.1), (0_u64..400, 0_u64..20_000), rates).prop_map(
+        |(room_rows, room_tokens, silent, (queued_rows, queued_tokens), (per_minute, tokens_per_minute))| Supply {
             room_rows,
             room_tokens,
             silent,
             queued_rows,
+            queued_tokens,
             per_minute,
-        })
+            tokens_per_minute,
+        },
+    )
 }
 
 fn facts() -> impl Strategy<Value = Facts> {
@@ -149,9 +154,7 @@ fn item() -> impl Strategy<Value = Item> {
         |(endpoints, input_tokens, output_tokens, output_limit, image)| Item {
             endpoints,
             input_tokens: vec![tokens(input_tokens)],
-            output_tokens,
-            answers: 1,
-            output_limit,
+            output: Output { tokens: output_tokens, answers: 1, limit: output_limit },
             modalities: image.iter().map(|_| Modality::Image).collect(),
             files: image.into_iter().collect(),
         },
@@ -228,14 +231,15 @@ fn is_true(reason: &Rejection, lane: &Lane<'_>, items: &[Item], demands: &Constr
             tokens > window && *tokens >= at(item).input_tokens(PLAIN) && lane.context_window == Some(*window)
         }
         Rejection::OutputLimitExceeded { item, tokens, limit } => {
-            tokens > limit && at(item).output_limit == Some(*tokens) && lane.max_output_tokens == Some(*limit)
+            tokens > limit && at(item).output.limit == Some(*tokens) && lane.max_output_tokens == Some(*limit)
         }
         Rejection::CapacityUnavailable { rows, tokens } => {
             (*rows, *tokens) == (lane.supply.room_rows, lane.supply.room_tokens)
                 && (*rows < items.len() as u64 || sum(items, lane).input_tokens > *tokens)
         }
         Rejection::SlaUnattainable { seconds, target } => {
-            seconds > target && lane.seconds_for(items.len() as u64).is_some_and(|most| *seconds <= most)
+            let all = sum(items, lane);
+            seconds > target && lane.seconds_for(items.len() as u64, all.tokens()).is_some_and(|most| *seconds <= most)
         }
         Rejection::PriceCeiling { price, ceiling } => {
             price.is_none_or(|price| price > *ceiling && Some(price) <= lane.cost(&sum(items, lane))) && demands.max_price == Some(*ceiling)
@@ -349,7 +353,15 @@ fn plain(provider: &str, model: &'static str, price: u32) -> Facts {
         tools: Vec::new(),
         price: Some(price),
         observed: None,
-        supply: Supply { room_rows: 1_000, room_tokens: 1_000_000, silent: false, queued_rows: 0, per_minute: None },
+        supply: Supply {
+            room_rows: 1_000,
+            room_tokens: 1_000_000,
+            silent: false,
+            queued_rows: 0,
+            queued_tokens: 0,
+            per_minute: None,
+            tokens_per_minute: None,
+        },
     }
 }
 
@@ -357,9 +369,7 @@ fn chat(input_tokens: u64) -> Item {
     Item {
         endpoints: CHAT,
         input_tokens: vec![tokens(input_tokens)],
-        output_tokens: 10,
-        answers: 1,
-        output_limit: None,
+        output: Output { tokens: 10, answers: 1, limit: None },
         modalities: Vec::new(),
         files: Vec::new(),
     }
@@ -393,7 +403,7 @@ fn told(facts: &[Facts], items: &[Item], demands: &Constraints) -> String {
 #[test]
 fn usual_answers_count_as_far_as_an_item_allows_them() {
     let lane = Facts { observed: Some(40), ..plain("a", "a", 1) };
-    let item = |output_limit, answers, output_tokens| Item { output_limit, answers, output_tokens, ..chat(1) };
+    let item = |limit, answers, tokens| Item { output: Output { limit, answers, tokens }, ..chat(1) };
     let written = [item(None, 1, 256), item(Some(100), 2, 200), item(Some(7), 1, 7), item(None, 1, 0)];
     assert_eq!(written.map(|item| lane.lane().output_tokens(&item)), [40, 80, 7, 0], "an embedding has no output");
 }
@@ -417,8 +427,9 @@ fn what_is_decided_as_it_is_told() {
     let full = Facts { supply: Supply { room_rows: 0, ..cheap.supply }, ..plain("full", "a", 3) };
     let own = Facts { own: true, price: Some(9), regions: vec!["eu".into()], ..plain("own", "b", 9) };
     let slow = Facts { supply: Supply { per_minute: Some(1), queued_rows: 90, ..cheap.supply }, ..plain("slow", "b", 1) };
+    let narrow = Facts { supply: Supply { tokens_per_minute: Some(10), ..cheap.supply }, ..plain("narrow", "b", 1) };
     let unpriced = Facts { price: None, ..plain("unpriced", "b", 0) };
-    let lanes = [cheap.clone(), small.clone(), full, own, slow, unpriced];
+    let lanes = [cheap.clone(), small.clone(), full, own, slow, narrow, unpriced];
     let items = [chat(50), chat(500), chat(70)];
     let any = Constraints::default();
     let with = |mode| Constraints { mode, ..Constraints::default() };

@@ -5,7 +5,7 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use super::page::{pack_usage, unpack_usage};
-use super::{Record, RecordError, moment, timestamp};
+use super::{Record, RecordError, decode_old, moment, timestamp};
 use crate::domain::batch::{BatchState, Ending, Progress, ResultFiles};
 use crate::domain::id::FileId;
 use crate::domain::money::Usd;
@@ -13,10 +13,18 @@ use crate::domain::problem::{Problem, ProblemCode};
 use crate::domain::share::{Control, Priority};
 use crate::domain::time::Timestamp;
 
-/// Version 1 of where a batch stands. While rows run, the pages know the progress; once the batch
+/// Version 2 of where a batch stands. While rows run, the pages know the progress; once the batch
 /// has ended it is here, so that reading an old batch touches no page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateRecord {
+    first: StateRecord1,
+    /// Of the rows that failed.
+    cancelled: u32,
+}
+
+/// Version 1, which did not tell what was cancelled from what has failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct StateRecord1 {
     state: StateTag,
     final_progress: Option<ProgressRecord>,
 }
@@ -54,8 +62,15 @@ struct ProgressRecord {
 }
 
 impl Record for StateRecord {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
     const NAME: &'static str = "batch state";
+
+    fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
+        match version {
+            1 => Ok(Self { first: decode_old::<Self, _>(body)?, cancelled: 0 }),
+            other => Err(RecordError::unknown::<Self>(other)),
+        }
+    }
 }
 
 impl EndRecord {
@@ -102,7 +117,8 @@ impl StateRecord {
                 StateTag::Cancelled(EndRecord::pack(in_progress_at, cancelling_at, at, files))
             }
         };
-        Self { state: tag, final_progress: state.is_terminal().then(|| ProgressRecord::from(progress)) }
+        let final_progress = state.is_terminal().then(|| ProgressRecord::from(progress));
+        Self { first: StateRecord1 { state: tag, final_progress }, cancelled: progress.cancelled }
     }
 
     /// The state, and the progress of a batch that has ended.
@@ -111,7 +127,8 @@ impl StateRecord {
     /// When a moment is out of range.
     pub fn unpack(self) -> Result<(BatchState, Option<Progress>), RecordError> {
         let time = timestamp::<Self>;
-        let state = match self.state {
+        let Self { first, cancelled } = self;
+        let state = match first.state {
             StateTag::Validating => BatchState::Validating,
             StateTag::Failed { at } => BatchState::Failed { at: time(at)? },
             StateTag::InProgress { since } => BatchState::InProgress { since: time(since)? },
@@ -142,13 +159,14 @@ impl StateRecord {
                 files: end.files(),
             },
         };
-        Ok((state, self.final_progress.map(Progress::from)))
+        Ok((state, first.final_progress.map(|record| Progress { cancelled, ..record.into() })))
     }
 }
 
 impl From<&Progress> for ProgressRecord {
     fn from(progress: &Progress) -> Self {
-        let Progress { total, succeeded, failed, output_bytes, error_bytes, usage, cost } = progress;
+        // What was cancelled stands beside it.
+        let Progress { total, succeeded, failed, cancelled: _, output_bytes, error_bytes, usage, cost } = progress;
         Self {
             total: *total,
             succeeded: *succeeded,
@@ -167,6 +185,7 @@ impl From<ProgressRecord> for Progress {
             total: record.total,
             succeeded: record.succeeded,
             failed: record.failed,
+            cancelled: 0,
             output_bytes: record.output_bytes,
             error_bytes: record.error_bytes,
             usage: unpack_usage(record.usage),

@@ -1,15 +1,15 @@
-//! Accounts, reservations and receipts on disk, version 1.
+//! Accounts and reservations on disk, version 1, and receipts, version 2.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use super::demands::operation;
 use super::page::{pack_usage, unpack_usage};
-use super::{Record, RecordError};
+use super::{Record, RecordError, decode_old};
 use crate::domain::id::OrgId;
 use crate::domain::ledger::{Account, Credits, Reservation, Settlement};
 use crate::domain::money::Usd;
-use crate::domain::receipt::{LaneReceipt, Receipt};
+use crate::domain::receipt::{LaneReceipt, Receipt, Rows};
 
 type Amount = [u8; 16];
 
@@ -89,10 +89,17 @@ impl From<ReservationRecord> for Reservation {
     }
 }
 
-/// Version 1 of a receipt.
+/// Version 2 of a receipt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReceiptRecord(Vec<LaneRecord>);
+pub struct ReceiptRecord {
+    lanes: Vec<(LaneRecord, Ranges)>,
+    unreadable: u32,
+}
 
+/// The first and the last of each range of rows; `None` if there are too many.
+type Ranges = Option<Vec<(u32, u32)>>;
+
+/// A lane of a receipt, as all versions have it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct LaneRecord {
     provider: String,
@@ -107,8 +114,19 @@ struct LaneRecord {
 }
 
 impl Record for ReceiptRecord {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
     const NAME: &'static str = "receipt";
+
+    fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
+        match version {
+            // Version 1 did not say which items they are.
+            1 => {
+                let lanes: Vec<LaneRecord> = decode_old::<Self, _>(body)?;
+                Ok(Self { lanes: lanes.into_iter().map(|lane| (lane, None)).collect(), unreadable: 0 })
+            }
+            other => Err(RecordError::unknown::<Self>(other)),
+        }
+    }
 }
 
 impl From<&Receipt> for ReceiptRecord {
@@ -124,7 +142,9 @@ impl From<&Receipt> for ReceiptRecord {
             usage: pack_usage(&lane.usage),
             cost: pack(lane.cost),
         };
-        Self(receipt.lanes.iter().map(lane).collect())
+        let rows = |lane: &LaneReceipt| lane.rows.as_ref().map(|rows| rows.ranges().to_vec());
+        let lanes = receipt.lanes.iter().map(|each| (lane(each), rows(each))).collect();
+        Self { lanes, unreadable: receipt.unreadable }
     }
 }
 
@@ -132,7 +152,7 @@ impl TryFrom<ReceiptRecord> for Receipt {
     type Error = RecordError;
 
     fn try_from(record: ReceiptRecord) -> Result<Self, RecordError> {
-        let lane = |lane: LaneRecord| {
+        let lane = |(lane, rows): (LaneRecord, Ranges)| {
             Ok(LaneReceipt {
                 provider: lane.provider,
                 upstream: lane.upstream,
@@ -143,8 +163,49 @@ impl TryFrom<ReceiptRecord> for Receipt {
                 taken_over: lane.taken_over,
                 usage: unpack_usage(lane.usage),
                 cost: unpack(lane.cost),
+                rows: rows.map(Rows::from_ranges),
             })
         };
-        Ok(Self { lanes: record.0.into_iter().map(lane).collect::<Result<_, RecordError>>()? })
+        let lanes = record.lanes.into_iter().map(lane).collect::<Result<_, RecordError>>()?;
+        Ok(Self { lanes, unreadable: record.unreadable })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{decode, encode, encode_body};
+    use super::*;
+    use crate::domain::id::RowIndex;
+
+    /// What version 1 wrote.
+    #[derive(Serialize, Deserialize)]
+    struct First(Vec<LaneRecord>);
+
+    impl Record for First {
+        const VERSION: u8 = 1;
+        const NAME: &'static str = "receipt";
+    }
+
+    #[test]
+    fn receipts_of_both_versions_are_read() {
+        let lane = LaneReceipt {
+            provider: "p".into(),
+            upstream: "u".into(),
+            model: "m".into(),
+            operation: None,
+            items: 3,
+            answered: 2,
+            taken_over: 1,
+            usage: Default::default(),
+            cost: Usd(Decimal::ONE),
+            rows: [0, 1, 5].into_iter().try_fold(Rows::default(), |rows, row| rows.and(RowIndex(row))),
+        };
+        let receipt = Receipt { lanes: vec![lane.clone()], unreadable: 2 };
+        let record = ReceiptRecord::from(&receipt);
+        let read = |bytes: &[u8]| Receipt::try_from(decode::<ReceiptRecord>(bytes).unwrap()).unwrap();
+        assert_eq!(read(&encode(&record).unwrap()), receipt);
+        let first = First(record.lanes.into_iter().map(|(lane, _)| lane).collect());
+        let old = Receipt { lanes: vec![LaneReceipt { rows: None, ..lane }], unreadable: 0 };
+        assert_eq!(read(&[vec![1], encode_body(&first).unwrap()].concat()), old);
     }
 }

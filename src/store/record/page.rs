@@ -1,4 +1,4 @@
-//! A page of rows on disk, version 1, and in memory: where its rows start in the input, which of
+//! A page of rows on disk, version 2, and in memory: where its rows start in the input, which of
 //! them are done, and sums over those.
 //!
 //! Invariant: the sums are those of exactly the rows whose bit is set, because a page is written
@@ -7,18 +7,26 @@
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use super::{Record, RecordError};
+use super::{Record, RecordError, decode_old};
 use crate::domain::batch::Progress;
 use crate::domain::file::ResultPart;
 use crate::domain::money::Usd;
+use crate::domain::row::RowEnd;
 use crate::domain::usage::Usage;
 use crate::store::format::ROWS_PER_PAGE;
 
 const BITMAP_BYTES: usize = ROWS_PER_PAGE as usize / 8;
 
-/// Version 1 of a page.
+/// Version 2 of a page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageRecord {
+    first: PageRecord1,
+    cancelled: u16,
+}
+
+/// Version 1, which did not tell what was cancelled from what has failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct PageRecord1 {
     input_offset: u64,
     rows: u16,
     #[serde(with = "serde_bytes")]
@@ -32,8 +40,15 @@ pub struct PageRecord {
 }
 
 impl Record for PageRecord {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
     const NAME: &'static str = "page";
+
+    fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
+        match version {
+            1 => Ok(Self { first: decode_old::<Self, _>(body)?, cancelled: 0 }),
+            other => Err(RecordError::unknown::<Self>(other)),
+        }
+    }
 }
 
 type Bitmap = [u8; BITMAP_BYTES];
@@ -47,6 +62,8 @@ pub struct Page {
     pub rows: u16,
     done: Bitmap,
     failed: Bitmap,
+    /// Rows of the failed ones that were cancelled.
+    cancelled: u16,
     pub output_bytes: u64,
     pub error_bytes: u64,
     pub usage: Usage,
@@ -61,6 +78,7 @@ impl Page {
             rows,
             done: [0; BITMAP_BYTES],
             failed: [0; BITMAP_BYTES],
+            cancelled: 0,
             output_bytes: 0,
             error_bytes: 0,
             usage: Usage::default(),
@@ -96,16 +114,18 @@ impl Page {
     /// Counts the result of the row at `slot`.
     ///
     /// Returns `false`, changing nothing, if the row has one already: the first result stands.
-    pub fn finish(&mut self, slot: u32, success: bool, line_bytes: u64, usage: Usage, cost: Usd) -> bool {
+    pub fn finish(&mut self, slot: u32, end: RowEnd, line_bytes: u64, usage: Usage, cost: Usd) -> bool {
         if slot >= u32::from(self.rows) || self.is_done(slot) {
             return false;
         }
         set(&mut self.done, slot);
-        if success {
-            self.output_bytes += line_bytes;
-        } else {
-            set(&mut self.failed, slot);
-            self.error_bytes += line_bytes;
+        match end {
+            RowEnd::Succeeded => self.output_bytes += line_bytes,
+            RowEnd::Failed | RowEnd::Cancelled => {
+                set(&mut self.failed, slot);
+                self.error_bytes += line_bytes;
+                self.cancelled += u16::from(end == RowEnd::Cancelled);
+            }
         }
         self.usage += usage;
         self.cost = self.cost.plus(cost);
@@ -118,6 +138,7 @@ impl Page {
         progress.total += u32::from(self.rows);
         progress.succeeded += done - failed;
         progress.failed += failed;
+        progress.cancelled += u32::from(self.cancelled);
         progress.output_bytes += self.output_bytes;
         progress.error_bytes += self.error_bytes;
         progress.usage += self.usage;
@@ -149,7 +170,7 @@ pub(super) fn unpack_usage([input_tokens, cached_tokens, output_tokens, reasonin
 
 impl From<&Page> for PageRecord {
     fn from(page: &Page) -> Self {
-        Self {
+        let first = PageRecord1 {
             input_offset: page.input_offset,
             rows: page.rows,
             done: page.done.to_vec(),
@@ -158,14 +179,15 @@ impl From<&Page> for PageRecord {
             error_bytes: page.error_bytes,
             usage: pack_usage(&page.usage),
             cost: page.cost.0.serialize(),
-        }
+        };
+        Self { first, cancelled: page.cancelled }
     }
 }
 
 impl TryFrom<PageRecord> for Page {
     type Error = RecordError;
 
-    fn try_from(record: PageRecord) -> Result<Self, RecordError> {
+    fn try_from(PageRecord { first: record, cancelled }: PageRecord) -> Result<Self, RecordError> {
         let bitmap = |bytes: Vec<u8>| {
             Bitmap::try_from(bytes).map_err(|bytes| RecordError::damaged::<PageRecord>(format!("a bitmap of {} bytes", bytes.len())))
         };
@@ -174,13 +196,18 @@ impl TryFrom<PageRecord> for Page {
             rows: record.rows,
             done: bitmap(record.done)?,
             failed: bitmap(record.failed)?,
+            cancelled,
             output_bytes: record.output_bytes,
             error_bytes: record.error_bytes,
             usage: unpack_usage(record.usage),
             cost: Usd(Decimal::deserialize(record.cost)),
         };
         let stray_failures = page.failed.iter().zip(&page.done).any(|(failed, done)| failed & !done != 0);
-        if u32::from(page.rows) > ROWS_PER_PAGE || ones(&page.done) > u32::from(page.rows) || stray_failures {
+        if u32::from(page.rows) > ROWS_PER_PAGE
+            || ones(&page.done) > u32::from(page.rows)
+            || stray_failures
+            || u32::from(cancelled) > ones(&page.failed)
+        {
             return Err(RecordError::damaged::<PageRecord>("the bitmaps do not fit the number of rows"));
         }
         Ok(page)
@@ -190,32 +217,46 @@ impl TryFrom<PageRecord> for Page {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::record::{decode, encode};
+    use crate::store::record::{decode, encode, encode_body};
     use proptest::prelude::*;
+
+    /// What version 1 wrote.
+    #[derive(Serialize, Deserialize)]
+    struct First(PageRecord1);
+
+    impl Record for First {
+        const VERSION: u8 = 1;
+        const NAME: &'static str = "page";
+    }
 
     proptest! {
         #[test]
-        fn the_first_result_of_a_row_stands(finishes in proptest::collection::vec((0_u32..120, any::<bool>(), 0_u64..1000), 0..300)) {
+        fn the_first_result_of_a_row_stands(finishes in proptest::collection::vec((0_u32..120, 0_usize..3, 0_u64..1000), 0..300)) {
             let mut page = Page::new(77, 100);
             let mut model = std::collections::BTreeMap::new();
-            for (slot, success, bytes) in finishes {
+            for (slot, end, bytes) in finishes {
+                let end = [RowEnd::Succeeded, RowEnd::Failed, RowEnd::Cancelled][end];
                 let usage = Usage { input_tokens: bytes, ..Usage::default() };
                 let fresh = slot < 100 && !model.contains_key(&slot);
-                prop_assert_eq!(page.finish(slot, success, bytes, usage, Usd::ZERO), fresh);
+                prop_assert_eq!(page.finish(slot, end, bytes, usage, Usd::ZERO), fresh);
                 if fresh {
-                    model.insert(slot, (success, bytes));
+                    model.insert(slot, (end, bytes));
                 }
             }
             let mut progress = Progress::default();
             page.add_to(&mut progress);
-            let sum = |wanted: bool| model.values().filter(|(s, _)| *s == wanted).map(|(_, b)| b).sum::<u64>();
+            let sum = |wanted: bool| model.values().filter(|(end, _)| (*end == RowEnd::Succeeded) == wanted).map(|(_, b)| b).sum::<u64>();
+            let cancelled = model.values().filter(|(end, _)| *end == RowEnd::Cancelled).count();
+            prop_assert_eq!(progress.cancelled as usize, cancelled);
             prop_assert_eq!((progress.output_bytes, progress.error_bytes), (sum(true), sum(false)));
             prop_assert_eq!(progress.usage.input_tokens, sum(true) + sum(false));
             prop_assert_eq!((progress.succeeded + progress.failed) as usize, model.len());
             prop_assert_eq!(progress.unfinished() as usize, 100 - model.len());
             let bytes = encode(&PageRecord::from(&page)).unwrap();
             prop_assert!(bytes.len() < 400);
-            prop_assert_eq!(Page::try_from(decode::<PageRecord>(&bytes).unwrap()).unwrap(), page);
+            prop_assert_eq!(&Page::try_from(decode::<PageRecord>(&bytes).unwrap()).unwrap(), &page);
+            let first = [vec![1], encode_body(&First(PageRecord::from(&page).first)).unwrap()].concat();
+            prop_assert_eq!(Page::try_from(decode::<PageRecord>(&first).unwrap()).unwrap(), Page { cancelled: 0, ..page });
         }
     }
 }

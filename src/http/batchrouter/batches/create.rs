@@ -26,6 +26,7 @@ use crate::domain::item::{Defaults, members};
 use crate::domain::ledger::{Credits, micros_up};
 use crate::domain::metadata::Metadata;
 use crate::domain::money::Usd;
+use crate::domain::problem::ProblemCode;
 use crate::domain::quote::{Estimate, KeptQuote, Quote};
 use crate::domain::routing::Constraints;
 use crate::domain::share::Control;
@@ -41,7 +42,6 @@ use crate::http::batchrouter::quotes;
 use crate::http::batchrouter::refusal::{Issue, MAX_ISSUES, Refusal};
 use crate::http::canonical;
 use crate::http::error::ApiError;
-use crate::http::extract::{announced_bytes, read_json};
 use crate::http::openai::create::idempotency_key;
 use crate::route::quote::Group;
 use crate::store::{CreateOutcome, Idempotency, NewFile, Sealed, Store, StoreError};
@@ -62,9 +62,7 @@ pub async fn create(
 ) -> Result<Response, Refusal> {
     api.check_open()?;
     let most = api.limits.quotes.max_body_bytes;
-    // Bodies are held as a whole until their turn comes.
-    let _held = api.quoting.hold(announced_bytes(&headers).unwrap_or(most).min(most)).await?;
-    let body = read_json(request, &api, most).await.map_err(|error| Refusal::of_body(error, most))?;
+    let (_held, body) = api.quoting.read(request, &api, most).await.map_err(|error| Refusal::of_body(error, most))?;
     create_from(&api, caller, &headers, body).await
 }
 
@@ -169,7 +167,11 @@ fn key_reused() -> ApiError {
 
 /// The quote that a create names, if a batch can be made from it.
 async fn usable(api: &Api, caller: &Caller, asked: &Asked, id: crate::domain::id::QuoteId) -> Result<Quote, Refusal> {
+    let look = api.quoting.look().await?;
     let KeptQuote { quote, batch } = quotes::find(api, caller, id).await?;
+    // What was shown of it may be long, and is not needed: it waits for its turn without.
+    let quote = Quote { shown: Vec::new(), ..quote };
+    drop(look);
     if let Some(batch) = batch {
         return Err(quote_used(batch).into());
     }
@@ -236,6 +238,10 @@ async fn prepare(api: &Arc<Api>, asked: &Asked, quote: &Quote, body: Bytes) -> R
 fn prepare_inline(api: &Api, items: &Bytes, quote: &Quote, defaults: Defaults) -> Result<Prepared, Refusal> {
     let refused = |issues| Refusal::Preflight { issues, lanes: Vec::new() };
     let written = split(items, api.limits.quotes.max_items)?;
+    let too_long = too_long(&written, api.limits.max_line_bytes);
+    if !too_long.is_empty() {
+        return Err(refused(too_long));
+    }
     let files = Files { store: &api.store, org: quote.org, now: api.clock.now() };
     let read = items::read(&written, &defaults, &api.catalog.current(), &files).map_err(refused)?;
     let issues = not_quoted(&read, quote);
@@ -246,6 +252,17 @@ fn prepare_inline(api: &Api, items: &Bytes, quote: &Quote, defaults: Defaults) -
     let estimate = of_items(&read, count, quote);
     let content = materialise(&api.store, &written).map_err(ApiError::from)?;
     Ok(Prepared { content: Content::New(content), items: Some(count), defaults, estimate })
+}
+
+/// Items that are longer than a row may be.
+fn too_long(items: &[&RawValue], most: usize) -> Vec<Issue> {
+    let long = items.iter().enumerate().filter(|(_, item)| item.get().len() > most);
+    let issue = |(place, _)| Issue {
+        code: ProblemCode::RowTooLong.as_str(),
+        path: format!("items[{place}]"),
+        message: format!("the item is longer than the limit of {most} bytes"),
+    };
+    long.map(issue).take(MAX_ISSUES).collect()
 }
 
 /// Items of kinds that the quote has no lane for.

@@ -97,12 +97,12 @@ fn counts(batch: &Batch, quoted: Option<&QuotedOrder>) -> Value {
     let progress = &batch.progress;
     let total = items(batch, quoted).unwrap_or(0);
     let open = total.saturating_sub(progress.succeeded).saturating_sub(progress.failed);
-    let (mut failed, mut cancelled, mut pending, mut running) = (progress.failed, 0, 0, 0);
+    let failed = progress.failed.saturating_sub(progress.cancelled);
+    let (mut cancelled, mut pending, mut running) = (progress.cancelled, 0, 0);
     match batch.state {
         BatchState::Validating | BatchState::Failed { .. } => pending = open,
         BatchState::InProgress { .. } | BatchState::Finalizing { .. } | BatchState::Cancelling { .. } => running = open,
-        // What has failed before a batch was cancelled cannot be told from what was cancelled, in a sum.
-        BatchState::Cancelled { .. } => (failed, cancelled) = (0, failed + open),
+        BatchState::Cancelled { .. } => cancelled += open,
         BatchState::Completed { .. } | BatchState::Expired { .. } => {}
     }
     json!({
@@ -112,7 +112,7 @@ fn counts(batch: &Batch, quoted: Option<&QuotedOrder>) -> Value {
 }
 
 /// When a batch ended.
-fn ended(state: &BatchState) -> Option<Timestamp> {
+pub fn ended(state: &BatchState) -> Option<Timestamp> {
     match state {
         BatchState::Failed { at }
         | BatchState::Completed { at, .. }

@@ -6,13 +6,14 @@ use axum::extract::State;
 use axum::{Extension, Json};
 use serde_json::{Value, json};
 
+use super::object::ended;
 use super::{find, status_of};
 use crate::domain::batch::{Batch, Order, QuotedOrder};
 use crate::domain::error::Code;
 use crate::domain::id::BatchId;
 use crate::domain::ledger::{Reservation, with_fee};
 use crate::domain::quote::KeptQuote;
-use crate::domain::receipt::LaneReceipt;
+use crate::domain::receipt::{LaneReceipt, Receipt};
 use crate::domain::usage::Usage;
 use crate::http::Api;
 use crate::http::access::Caller;
@@ -21,6 +22,9 @@ use crate::http::batchrouter::quote_object::moment;
 use crate::http::batchrouter::refusal::Refusal;
 use crate::http::error::ApiError;
 use crate::http::extract::PathId;
+
+/// Items of a lane whose numbers are told one by one.
+const MOST_NUMBERS: u32 = 5_000;
 
 /// `GET /v1/batches/{batch_id}/billing-receipt`
 pub async fn read(
@@ -46,9 +50,11 @@ pub async fn receipt(api: &Api, batch: &Batch) -> Result<Option<Value>, ApiError
     let Order::Items(order) = &batch.spec.order else { return Ok(None) };
     let Some(reservation) = api.store.reservation(batch.spec.id).await? else { return Ok(None) };
     let Some(settled) = reservation.settlement else { return Ok(None) };
-    let lanes = api.store.receipt(batch.spec.id).await?.unwrap_or_default().lanes;
+    let Receipt { lanes, unreadable, .. } = api.store.receipt(batch.spec.id).await?.unwrap_or_default();
+    let _look = api.quoting.look().await?;
     let kept = api.store.quote(order.quote).await?;
     let now = moment(api.clock.now());
+    let settled_at = ended(&batch.state).map(moment);
     let quoted = order.estimate.map_or_else(Pricing::unknown, |estimate| Pricing::of_estimate(estimate).json());
     let usage = lanes.iter().fold(Usage::default(), |mut sum, lane| {
         sum += lane.usage;
@@ -59,6 +65,7 @@ pub async fn receipt(api: &Api, batch: &Batch) -> Result<Option<Value>, ApiError
         "batch_id": batch.spec.id.in_hex(),
         "org_id": batch.spec.org.in_hex(),
         "created_at": moment(batch.spec.created_at),
+        "updated_at": settled_at,
         "generated_at": now,
         "quote": kept.as_ref().map(|kept| quote(kept, batch, order)),
         "product": { "kind": "model", "workflow_plan": null, "model": model },
@@ -66,7 +73,8 @@ pub async fn receipt(api: &Api, batch: &Batch) -> Result<Option<Value>, ApiError
         "provider_lanes": lanes.iter().map(|lane| provider_lane(lane, order)).collect::<Vec<_>>(),
         "rejected_lanes": kept.map(|kept| rejected(&kept)).transpose()?.unwrap_or_default(),
         "usage": usage_object(&usage),
-        "credits": credits(&reservation),
+        "credits": credits(&reservation, settled_at),
+        "unreadable_items": unreadable,
         "ledger_counts": { "usage_entries": batch.progress.succeeded, "provider_cost_entries": lanes.len() },
     })))
 }
@@ -90,6 +98,7 @@ fn provider_lane(lane: &LaneReceipt, order: &QuotedOrder) -> Value {
         "model": lane.model,
         "operation": lane.operation,
         "item_count": lane.items,
+        "item_sequence_numbers": lane.rows.as_ref().filter(|_| lane.items <= MOST_NUMBERS).map(|rows| rows.iter().collect::<Vec<_>>()),
         "completed_items": lane.answered,
         "taken_over_items": lane.taken_over,
         "usage": usage_object(&lane.usage),
@@ -108,7 +117,7 @@ fn rejected(kept: &KeptQuote) -> Result<Vec<Value>, ApiError> {
     Ok(lanes.into_iter().filter(|lane| lane["selected"] == false).collect())
 }
 
-fn credits(reservation: &Reservation) -> Value {
+fn credits(reservation: &Reservation, settled_at: Option<String>) -> Value {
     let settled = reservation.settlement.unwrap_or_default();
     let status = if settled.charged.is_zero() { "released" } else { "settled" };
     json!({
@@ -117,6 +126,7 @@ fn credits(reservation: &Reservation) -> Value {
         "released": money(settled.released.0),
         "overrun": money(settled.overrun.0),
         "reservation_status": status,
+        "settled_at": settled_at,
     })
 }
 
