@@ -127,6 +127,14 @@ fn receivers_that_may_not_be_called_are_refused() {
         let body = json!({ "items": items(1, "gpt-4o-mini"), "webhook": { "url": url, "secret": SECRET } });
         assert_eq!(client.try_create(&body).expect(400)["error"]["code"], "invalid_request", "{url}");
     }
+    // "Secret 8–256 characters", for a batch and for the organisation.
+    for (length, is_right) in [(7, false), (8, true), (256, true), (257, false)] {
+        let webhook = json!({ "url": "http://127.0.0.1:9/hook", "secret": "s".repeat(length) });
+        let set = client.send(Request::new("PUT", "/v1/auth/account/delivery-webhook").json(&webhook));
+        assert_eq!(set.status(), if is_right { 200 } else { 400 }, "{length}");
+        let body = json!({ "items": items(1, "gpt-4o-mini"), "webhook": webhook });
+        assert_eq!(client.try_create(&body).status(), if is_right { 202 } else { 400 }, "{length}");
+    }
     // Where others can reach the daemon, this machine is no receiver either.
     let strict = Daemon::with(&["--webhook-targets", "public"]);
     let client = Client::new(&strict);

@@ -129,6 +129,10 @@ async fn the_cheapest_eligible_lane_is_chosen_and_every_other_says_why_not() {
     let (chosen, others) = told(&reply["quote_lanes"]);
     assert_eq!(chosen, ["tiny-eu"]);
     assert_eq!(others, ["dear-eu not_cheapest", "cheap-us region_unavailable", "tool-us region_unavailable"]);
+    // "Privacy tiers this offering satisfies"; nobody here says more than `standard`.
+    let reply = bench.post("/v1/quotes/model", &asking(json!({"privacy_tier": "hipaa"}))).await;
+    let lanes = &reply.json()["error"]["details"]["quote_lanes"];
+    assert_eq!((reply.status.as_u16(), &lanes[0]["rejection_reason"]), (400, &json!("privacy_tier")), "{lanes}");
     // "`global` is a wildcard".
     assert_eq!(selected(&bench, &asking(json!({"allowed_regions": ["global", "eu"]}))).await, ["cheap-us"]);
     // "Use `models` instead of `model`: the cheapest that satisfies the constraints wins".
