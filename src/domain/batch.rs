@@ -7,6 +7,7 @@ use rust_decimal::Decimal;
 
 use super::endpoint::Endpoint;
 use super::file::{ExpiresAfter, ResultPart};
+use super::gateway::Gateway;
 use super::id::{BatchId, FileId, OrgId, QuoteId};
 use super::item::{Defaults, parse_item};
 use super::metadata::Metadata;
@@ -43,7 +44,7 @@ pub struct BatchSpec {
 pub enum Order {
     /// OpenAI's: every row is for the same endpoint.
     Rows { endpoint: Endpoint, window: CompletionWindow },
-    /// BatchRouter's: items, on the lanes of a quote.
+    /// BatchRouter's and Phaseo's: items, on the lanes of a quote.
     Items(Box<QuotedOrder>),
 }
 
@@ -69,6 +70,8 @@ pub struct QuotedOrder {
     pub metadata: Option<String>,
     /// Who is told when it has ended; the organisation's own receiver if `None`.
     pub webhook: Option<Webhook>,
+    /// What a batch of Phaseo's has besides.
+    pub gateway: Option<Gateway>,
 }
 
 impl Order {
@@ -84,6 +87,13 @@ impl Order {
     }
 }
 
+impl Order {
+    /// Whether what is reserved for it is the most that its rows may cost, not what they are expected to.
+    pub fn holds_the_most(&self) -> bool {
+        matches!(self, Self::Items(order) if order.gateway.is_some())
+    }
+}
+
 /// Whether rows may go to another lane than the one that was planned for them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Fallback {
@@ -96,6 +106,22 @@ pub enum Fallback {
 }
 
 impl BatchSpec {
+    /// The completion window that its client has asked for; `None` if that was a tier.
+    pub fn window(&self) -> Option<CompletionWindow> {
+        match &self.order {
+            Order::Rows { window, .. } => Some(*window),
+            Order::Items(order) => order.gateway.as_ref().map(|gateway| gateway.window),
+        }
+    }
+
+    /// What a batch of Phaseo's has besides; `None` for any other.
+    pub fn gateway(&self) -> Option<(&QuotedOrder, &Gateway)> {
+        match &self.order {
+            Order::Items(order) => Some((order, order.gateway.as_ref()?)),
+            Order::Rows { .. } => None,
+        }
+    }
+
     /// The moment at which unfinished rows expire.
     pub fn deadline(&self) -> Timestamp {
         match &self.order {

@@ -41,7 +41,9 @@ const QUOTE: Kind = Kind { name: "quote", prefixes: &["qlock_"] };
 const ORG: Kind = Kind { name: "organisation", prefixes: &["org_"] };
 const KEY: Kind = Kind { name: "API key", prefixes: &["key_"] };
 const EVENT: Kind = Kind { name: "event", prefixes: &["evt_"] };
-const KINDS: [&Kind; 8] = [&BATCH, &FILE, &UPLOAD, &PART, &QUOTE, &ORG, &KEY, &EVENT];
+const REQUEST: Kind = Kind { name: "request", prefixes: &["G-"] };
+const RECEIVER: Kind = Kind { name: "webhook endpoint", prefixes: &["we_"] };
+const KINDS: [&Kind; 10] = [&BATCH, &FILE, &UPLOAD, &PART, &QUOTE, &ORG, &KEY, &EVENT, &REQUEST, &RECEIVER];
 
 fn next_value(now: Timestamp) -> u128 {
     // The context keeps ids made within one millisecond in the order in which they were made,
@@ -120,6 +122,12 @@ macro_rules! ids {
                 format!("{}{:032x}", $kind.prefixes.last().unwrap_or(&""), self.0)
             }
 
+            /// In Phaseo's form: the first of its prefixes and 26 characters in upper case, as a ULID has them.
+            pub fn in_upper(self) -> String {
+                let prefix = $kind.prefixes[0];
+                format!("{prefix}{}", self.to_string()[prefix.len()..].to_ascii_uppercase())
+            }
+
             /// The bits, for keys on disk.
             pub const fn as_u128(self) -> u128 {
                 self.0
@@ -167,6 +175,10 @@ ids! {
     KeyId = KEY;
     /// Something that receivers are told of: `evt_` and 26 characters.
     EventId = EVENT;
+    /// A request of Phaseo's clients: `G-` and 26 characters.
+    RequestId = REQUEST;
+    /// A receiver of messages that is managed by itself: `we_` and 26 characters.
+    ReceiverId = RECEIVER;
 }
 
 /// The number that a digest stands for: its first half. Ids that follow from something else are made of it.
@@ -230,6 +242,7 @@ mod tests {
             prop_assert_eq!(id.to_string().to_uppercase().replace("BATCH_", "batch_").parse::<BatchId>(), Ok(id));
             prop_assert_eq!(format!("bat_{value:032x}").parse::<BatchId>(), Ok(id));
             prop_assert_eq!(id.in_hex(), format!("bat_{value:032x}"));
+            prop_assert_eq!(id.in_upper().parse::<BatchId>(), Ok(id));
             prop_assert_eq!(QuoteId::from_u128(value).in_hex().parse::<QuoteId>(), Ok(QuoteId::from_u128(value)));
             prop_assert_eq!(format!("file_{value:032x}").parse::<FileId>(), Ok(FileId::from_u128(value)));
         }

@@ -19,6 +19,7 @@ pub mod delivery;
 pub mod endpoint;
 pub mod error;
 pub mod file;
+pub mod gateway;
 pub mod id;
 pub mod item;
 pub mod lane;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::money::Usd;
+use super::money::{MaxPrice, Usd};
 use super::words::{DataCollection, HostedTool, words};
 
 words! {
@@ -72,6 +72,32 @@ impl TierTimes {
             SlaTier::Priority => self.priority,
         }
     }
+}
+
+words! {
+    /// What lanes are compared by that a client has put into no order itself (Phaseo's `provider.sort`).
+    LaneSort {
+        /// The cheaper one is better.
+        Price = "price",
+        /// The one that is done sooner is better, as far as its rate is known; then the cheaper one.
+        Throughput = "throughput",
+    }
+}
+
+/// What a client wishes of the choice among the lanes that meet its demands, and of their rates: Phaseo's
+/// `provider`. It holds for the choice alone; what was chosen does not change later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wishes {
+    /// Ids of providers, the best first; others come after them.
+    pub order: Vec<String>,
+    pub sort: LaneSort,
+    /// The most that a lane may charge by the token and by the request.
+    pub most: MaxPrice,
+}
+
+impl Wishes {
+    /// Nothing is wished for.
+    pub const NONE: Self = Self { order: Vec::new(), sort: LaneSort::Price, most: MaxPrice { input: None, output: None, request: None } };
 }
 
 /// The demands of a quote or a batch. All of them must hold.

@@ -14,6 +14,7 @@ use crate::domain::problem::{Problem, ProblemCode};
 use crate::domain::request::{Fault, RowRequest};
 use crate::domain::usage::Usage;
 use crate::domain::words::Operation;
+use crate::route::bound;
 use crate::route::quote::{Attachment, Content, Misread, Output};
 
 /// What is known of the rows of a planned model besides their count.
@@ -25,6 +26,10 @@ pub(super) struct Tally {
     pub elsewhere: Vec<Option<Usd>>,
     /// Tokens of an answer of the planned lane on average, if enough were observed.
     pub usual_output: Option<u64>,
+    /// Tokens that the planned lane writes at most, if that is known.
+    pub most_output: Option<u64>,
+    /// What is reserved is the most that rows may cost, not what they are expected to.
+    pub at_most: bool,
     /// Tokens that they are expected to read, and to write.
     pub read: u64,
     pub written: u64,
@@ -33,8 +38,11 @@ pub(super) struct Tally {
 impl Tally {
     /// Counts one row more.
     pub fn add(&mut self, row: &Measured) {
-        self.read = self.read.saturating_add(row.read);
-        self.written = self.written.saturating_add(row.output.likely(self.usual_output));
+        let likely = || Usage { input_tokens: row.read, output_tokens: row.output.likely(self.usual_output), ..Usage::default() };
+        let bound = self.at_most.then(|| bound::of_row(row.body_bytes, row.output, self.most_output)).flatten();
+        let usage = bound.unwrap_or_else(likely);
+        self.read = self.read.saturating_add(usage.input_tokens);
+        self.written = self.written.saturating_add(usage.output_tokens);
     }
 
     /// So many rows at what one of them costs.
@@ -52,6 +60,7 @@ pub(super) struct Measured {
     /// Tokens, about.
     pub read: u64,
     pub output: Output,
+    pub body_bytes: usize,
 }
 
 /// Finds a file that an item names.
@@ -69,7 +78,7 @@ pub(super) fn measure(row: &RowRequest<'_>, operation: Operation, find: FindFile
         Fault::new(ProblemCode::InvalidInput, Some("input"), format!("`{field}` {message}"))
     })?;
     let files: Vec<_> = content.file_ids.iter().filter_map(|id| find(id)).collect();
-    Ok(Measured { read: content.measured(&files, BYTES_PER_TOKEN), output: content.output() })
+    Ok(Measured { read: content.measured(&files, BYTES_PER_TOKEN), output: content.output(), body_bytes: row.body.len() })
 }
 
 /// What is to be reserved for all items, in whole micro-dollars.
@@ -85,7 +94,9 @@ fn expected(order: &QuotedOrder, models: &[PlannedModel], tallies: &[Tally]) -> 
         let usage = Usage { input_tokens: tally.read, output_tokens: tally.written, ..Usage::default() };
         model.lane.price.cost(&usage)
     });
-    quoted(models, tallies).max(with_fee(own.fold(Usd::ZERO, Usd::plus), order.fee))
+    let own = own.fold(Usd::ZERO, Usd::plus);
+    let own = if order.gateway.is_some() { bound::with_margin(own) } else { own };
+    quoted(models, tallies).max(with_fee(own, order.fee))
 }
 
 /// What all items were quoted, each on the lane that was planned for it.
@@ -165,6 +176,7 @@ mod tests {
             items: None,
             metadata: None,
             webhook: None,
+            gateway: None,
         }
     }
 

@@ -49,7 +49,7 @@ pub(super) fn planned(
             quoted: Some(share),
         };
         let elsewhere = others.iter().map(|other| other.each).collect();
-        (model, Tally { each, elsewhere, usual_output: lane.usual_output, ..Tally::default() })
+        (model, Tally { each, elsewhere, usual_output: lane.usual_output, most_output: lane.most_output, ..Tally::default() })
     });
     Ok(planned.collect())
 }

@@ -118,7 +118,7 @@ impl<'a> Check<'a> {
             limits,
             rows: 0,
             pages: Vec::new(),
-            models: Models::default(),
+            models: Models { at_most: asked.order.holds_the_most(), ..Models::default() },
             hasher: RandomState::new(),
             ids: Vec::new(),
             blank: None,
@@ -253,6 +253,8 @@ struct Models {
     /// Parallel to them.
     tallies: Vec<Tally>,
     places: Places,
+    /// See [`Tally::at_most`].
+    at_most: bool,
     /// Bytes of what the rows name, once for each lane planned for it: it is held as long as the batch runs.
     named_bytes: usize,
     /// By operation and what the rows name.
@@ -306,7 +308,8 @@ impl Models {
             let message = format!("the names of models and lists of models in the file have more than {MAX_NAMED_BYTES} bytes");
             return Err(Fault::new(ProblemCode::TooManyModels, Some("body.model"), message));
         }
-        for (model, tally) in new {
+        for (model, mut tally) in new {
+            tally.at_most = self.at_most;
             let index = u16::try_from(self.planned.len()).map_err(|_| too_many(most))?;
             self.places.add(index, &model);
             self.planned.push(model);

@@ -22,7 +22,9 @@ use super::Api;
 use super::batchrouter::{KEYLESS, PUBLIC};
 use super::error::ApiError;
 use super::links::signed;
-use super::shared::speaks_batchrouter;
+use super::phaseo::context::Context;
+use super::phaseo::refusal::Refusal;
+use super::shared::{speaks_batchrouter, speaks_phaseo};
 use crate::domain::error::Code;
 use crate::domain::id::OrgId;
 use crate::domain::share::Owner;
@@ -283,6 +285,7 @@ pub async fn guard(State(api): State<Arc<Api>>, mut request: Request, next: Next
             next.run(request).await
         }
         Err(error) if speaks_batchrouter(request.headers()) => error.into_batchrouter(),
+        Err(error) if speaks_phaseo(&request) => Refusal::from(error).respond(&Context::of(&request)),
         Err(error) => error.into_response_at(request.uri().path()),
     }
 }

@@ -187,6 +187,11 @@ impl ApiError {
         self.with_body(&body)
     }
 
+    /// The sentence for the client.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The code, for decisions about the error.
     pub fn code(&self) -> Code {
         self.code

@@ -210,6 +210,11 @@ impl Object {
         Err(ApiError::new(Code::UnknownParameter, message).param(&shown))
     }
 
+    /// A field as it is; null counts as absent.
+    pub fn value(&self, field: &str) -> Option<&Value> {
+        self.get(field)
+    }
+
     /// A field; null counts as absent.
     fn get(&self, field: &str) -> Option<&Value> {
         self.fields.get(field).filter(|value| !value.is_null())

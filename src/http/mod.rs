@@ -204,7 +204,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/admin/lanes/pause", post(lanes::pause))
         .route("/admin/lanes/resume", post(lanes::resume))
         .route("/admin/lanes/drain", post(lanes::drain))
-        .nest("/v1", shared::routes().merge(openai::own()).merge(phaseo::routes()).merge(batchrouter::own()))
+        .nest("/v1", shared::routes().merge(openai::own()).merge(phaseo::own()).merge(batchrouter::own()))
         .nest("/openai/v1", openai::routes())
         // Where BatchRouter has it.
         .nest("/v1/openai/v1", openai::routes())

@@ -90,6 +90,10 @@ pub const TABLE: &[Listed] = &[
     phaseo("GET", "/v1/batches/models"),
     phaseo("GET", "/v1/batches/capabilities"),
     phaseo("GET", "/v1/data/models"),
+    phaseo("GET", "/v1/batches/{batch_id}/requests"),
+    phaseo("GET, POST", "/v1/batches/files"),
+    phaseo("GET", "/v1/batches/files/{file_id}"),
+    phaseo("GET", "/v1/batches/files/{file_id}/content"),
 ];
 
 /// Answers for a path that no route has.

@@ -2,30 +2,37 @@
 //! below it, `/v1/files`.
 //!
 //! The first of these decides: the object that the path names (it answers in the dialect that created
-//! it), the client (BatchRouter's keys begin with `br_live_` or `ob_live_`), the body of a create
-//! (`quote_id` and `items` are BatchRouter's); else it is OpenAI.
+//! it), the client (BatchRouter's keys begin with `br_live_` or `ob_live_`, Phaseo's with `phaseo_` or
+//! `aistats_`, and its clients send `X-Phaseo-Client`), the body of a create (`quote_id` and items with a
+//! `customer_item_id` are BatchRouter's; other `items`, `requests`, `prompts`, `session_id`, `webhook` and
+//! `webhook_endpoint_id` are Phaseo's); else it is OpenAI.
 
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, HeaderName};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use super::access::Caller;
 use super::error::ApiError;
 use super::extract::{Object, PathId, announced_bytes, media_type, read_json};
 use super::links::Signed;
-use super::{Api, batchrouter, openai};
+use super::phaseo::context::Context;
+use super::{Api, batchrouter, openai, phaseo};
 use crate::domain::batch::Order;
 use crate::domain::id::{BatchId, FileId};
 
 /// Beginnings of BatchRouter's keys.
 const BATCHROUTER_KEYS: [&str; 2] = ["br_live_", "ob_live_"];
+/// Beginnings of Phaseo's, and the header that all of its clients send.
+const PHASEO_KEYS: [&str; 2] = ["phaseo_", "aistats_"];
+const PHASEO_CLIENT: HeaderName = HeaderName::from_static("x-phaseo-client");
 
 /// The shared paths, to be mounted below `/v1`.
 pub fn routes() -> Router<Arc<Api>> {
@@ -42,37 +49,88 @@ pub fn routes() -> Router<Arc<Api>> {
 enum Dialect {
     OpenAi,
     BatchRouter,
+    Phaseo,
 }
 
 fn of_client(headers: &HeaderMap) -> Option<Dialect> {
-    speaks_batchrouter(headers).then_some(Dialect::BatchRouter)
+    let phaseo = || has_header_of_phaseo(headers).then_some(Dialect::Phaseo);
+    speaks_batchrouter(headers).then_some(Dialect::BatchRouter).or_else(phaseo)
+}
+
+fn has_key_of(headers: &HeaderMap, starts: &[&str]) -> bool {
+    let key = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.get(7..));
+    key.is_some_and(|key| starts.iter().any(|start| key.trim_start().starts_with(start)))
 }
 
 /// Whether a client comes with a key of BatchRouter's.
 pub fn speaks_batchrouter(headers: &HeaderMap) -> bool {
-    let key = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.get(7..));
-    key.is_some_and(|key| BATCHROUTER_KEYS.iter().any(|start| key.trim_start().starts_with(start)))
+    has_key_of(headers, &BATCHROUTER_KEYS)
+}
+
+fn has_header_of_phaseo(headers: &HeaderMap) -> bool {
+    headers.contains_key(PHASEO_CLIENT) || has_key_of(headers, &PHASEO_KEYS)
+}
+
+/// Whether a request is for Phaseo: by its path, its key or its header.
+pub fn speaks_phaseo(request: &Request) -> bool {
+    phaseo::owns(request.uri().path()) || of_client(request.headers()) == Some(Dialect::Phaseo)
 }
 
 /// What of a create tells whose it is.
 #[derive(Deserialize)]
-struct Peek {
+struct Peek<'a> {
     #[serde(default)]
     quote_id: Option<IgnoredAny>,
+    #[serde(borrow, default)]
+    items: Option<&'a RawValue>,
     #[serde(default)]
-    items: Option<IgnoredAny>,
+    requests: Option<IgnoredAny>,
+    #[serde(default)]
+    prompts: Option<IgnoredAny>,
+    #[serde(default)]
+    session_id: Option<IgnoredAny>,
+    #[serde(default)]
+    webhook: Option<IgnoredAny>,
+    #[serde(default)]
+    webhook_endpoint_id: Option<IgnoredAny>,
+}
+
+/// An item of BatchRouter's says whose it is.
+#[derive(Deserialize)]
+struct PeekItem {
+    #[serde(default)]
+    customer_item_id: Option<IgnoredAny>,
+    #[serde(default)]
+    operation: Option<IgnoredAny>,
+}
+
+impl Peek<'_> {
+    fn dialect(&self) -> Dialect {
+        let items = self.items.map(|items| serde_json::from_str::<Vec<&RawValue>>(items.get()).unwrap_or_default());
+        let first = items.as_ref().and_then(|items| serde_json::from_str::<PeekItem>(items.first()?.get()).ok());
+        let is_own = first.is_none_or(|item| item.customer_item_id.is_some() || item.operation.is_some());
+        let phaseo = [&self.requests, &self.prompts, &self.session_id, &self.webhook_endpoint_id].iter().any(|field| field.is_some());
+        match (self.quote_id.is_some(), items.is_some(), phaseo || self.webhook.is_some()) {
+            (true, _, _) => Dialect::BatchRouter,
+            (false, true, _) if is_own => Dialect::BatchRouter,
+            (false, true, _) | (false, false, true) => Dialect::Phaseo,
+            (false, false, false) => Dialect::OpenAi,
+        }
+    }
 }
 
 async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, headers: HeaderMap, request: Request) -> Response {
-    if of_client(&headers) == Some(Dialect::BatchRouter) {
-        return batchrouter::batches::create(State(api), Extension(caller), headers, request).await.into_response();
+    match of_client(&headers) {
+        Some(Dialect::BatchRouter) => batchrouter::batches::create(State(api), Extension(caller), headers, request).await.into_response(),
+        Some(Dialect::Phaseo) => call(phaseo::batches::create, request, api).await,
+        Some(Dialect::OpenAi) | None => create_by_body(&api, caller, &headers, request).await.unwrap_or_else(IntoResponse::into_response),
     }
-    create_by_body(&api, caller, &headers, request).await.unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn create_by_body(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, request: Request) -> Result<Response, ApiError> {
     api.check_open()?;
     let most = api.limits.quotes.max_body_bytes.max(Object::MAX_BYTES);
+    let context = Context::of(&request);
     // A small body is read at once; one that may be large waits until there is room for it.
     let (_held, body) = match announced_bytes(headers) {
         Some(small) if small <= Object::MAX_BYTES => (None, read_json(request, api, most).await?),
@@ -80,17 +138,20 @@ async fn create_by_body(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, req
     };
     // An array would be read as the members in their order.
     let is_object = body.trim_ascii_start().starts_with(b"{");
-    let peek = serde_json::from_slice::<Peek>(&body).ok().filter(|_| is_object);
-    let items = peek.is_some_and(|peek| peek.quote_id.is_some() || peek.items.is_some());
-    if items {
-        return Ok(batchrouter::batches::create_from(api, caller, headers, body).await.into_response());
-    }
-    Ok(openai::create::create(State(api.clone()), Extension(caller), headers.clone(), Object::read(body)?).await.into_response())
+    let peek = serde_json::from_slice::<Peek<'_>>(&body).ok().filter(|_| is_object);
+    Ok(match peek.map_or(Dialect::OpenAi, |peek| peek.dialect()) {
+        Dialect::BatchRouter => batchrouter::batches::create_from(api, caller, headers, body).await.into_response(),
+        Dialect::Phaseo => phaseo::batches::create_from(api, caller, &context, headers, body).await,
+        Dialect::OpenAi => {
+            openai::create::create(State(api.clone()), Extension(caller), headers.clone(), Object::read(body)?).await.into_response()
+        }
+    })
 }
 
 async fn list(State(api): State<Arc<Api>>, request: Request) -> Response {
     match of_client(request.headers()) {
         Some(Dialect::BatchRouter) => call(batchrouter::batches::list, request, api).await,
+        Some(Dialect::Phaseo) => call(phaseo::batches::list, request, api).await,
         Some(Dialect::OpenAi) | None => call(openai::batches::list, request, api).await,
     }
 }
@@ -99,6 +160,7 @@ async fn retrieve(State(api): State<Arc<Api>>, request: Request) -> Response {
     let (dialect, request) = of_batch(&api, request).await;
     match dialect {
         Dialect::BatchRouter => call(batchrouter::batches::retrieve, request, api).await,
+        Dialect::Phaseo => call(phaseo::batches::retrieve, request, api).await,
         Dialect::OpenAi => call(openai::batches::retrieve, request, api).await,
     }
 }
@@ -107,6 +169,7 @@ async fn cancel(State(api): State<Arc<Api>>, request: Request) -> Response {
     let (dialect, request) = of_batch(&api, request).await;
     match dialect {
         Dialect::BatchRouter => call(batchrouter::batches::cancel, request, api).await,
+        Dialect::Phaseo => call(phaseo::batches::cancel, request, api).await,
         Dialect::OpenAi => call(openai::batches::cancel, request, api).await,
     }
 }
@@ -115,6 +178,7 @@ async fn results(State(api): State<Arc<Api>>, request: Request) -> Response {
     let (dialect, request) = of_batch(&api, request).await;
     match dialect {
         Dialect::BatchRouter => call(batchrouter::batches::page, request, api).await,
+        Dialect::Phaseo => call(phaseo::batches::results, request, api).await,
         Dialect::OpenAi => call(openai::batches::results, request, api).await,
     }
 }
@@ -128,6 +192,7 @@ async fn of_batch(api: &Arc<Api>, request: Request) -> (Dialect, Request) {
         None => None,
     };
     let dialect = match batch.map(|batch| batch.spec.order) {
+        Some(Order::Items(order)) if order.gateway.is_some() => Dialect::Phaseo,
         Some(Order::Items(_)) => Dialect::BatchRouter,
         Some(Order::Rows { .. }) => Dialect::OpenAi,
         None => of_client(&parts.headers).unwrap_or(Dialect::OpenAi),
@@ -161,6 +226,7 @@ async fn upload(State(api): State<Arc<Api>>, request: Request) -> Response {
     let lines = media_type(request.headers()).is_some_and(|kind| batchrouter::files::is_lines(&kind));
     match of_client(request.headers()) {
         Some(Dialect::BatchRouter) => call(batchrouter::files::create, request, api).await,
+        Some(Dialect::Phaseo) => call(phaseo::files::create, request, api).await,
         Some(Dialect::OpenAi) | None if lines => call(batchrouter::files::create, request, api).await,
         Some(Dialect::OpenAi) | None => call(openai::files::create, request, api).await,
     }

@@ -13,15 +13,23 @@ use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
 
 use super::error::ApiError;
+use super::shared::speaks_phaseo;
+use crate::domain::id::RequestId;
 
 /// The header that carries the id of a request, both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Characters of an id that a client may choose.
 const MAX_ID_CHARS: usize = 128;
 
+/// The number of a request, among its extensions: what its id is made of unless its client has chosen one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traced(pub RequestId);
+
 /// Gives the request an id, a span and, at its end, a line in the log.
-pub async fn request(request: Request, next: Next) -> Response {
-    let id = own_id(request.headers()).unwrap_or_else(new_id);
+pub async fn request(mut request: Request, next: Next) -> Response {
+    let number = new_number();
+    request.extensions_mut().insert(Traced(number));
+    let id = own_id(request.headers()).unwrap_or_else(|| new_id(number, speaks_phaseo(&request)));
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let shown = id.to_str().unwrap_or_default();
     let span = tracing::info_span!("request", request_id = shown, method = %request.method(), route);
@@ -48,12 +56,17 @@ fn own_id(headers: &HeaderMap) -> Option<HeaderValue> {
 
 /// Unique, and in order of time. Nobody is kept out by it, so its random part need not come from the
 /// kernel, which would be a call of its own for each request.
-fn new_id() -> HeaderValue {
+fn new_number() -> RequestId {
     let (seconds, nanos) = uuid::Timestamp::now(uuid::NoContext).to_unix();
     let millis = seconds.saturating_mul(1_000).saturating_add(u64::from(nanos) / 1_000_000);
     let mut random = [0; 10];
     fastrand::fill(&mut random);
-    let id = format!("req_{}", uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid().simple());
+    RequestId::from_u128(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid().as_u128())
+}
+
+/// Its number as it is told: Phaseo's clients find it in the bodies of answers, in the same form.
+fn new_id(number: RequestId, for_phaseo: bool) -> HeaderValue {
+    let id = if for_phaseo { number.in_upper() } else { format!("req_{:032x}", number.as_u128()) };
     HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("req_unknown"))
 }
 

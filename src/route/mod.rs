@@ -7,6 +7,7 @@
 //! cost ([`estimate()`]). Which lanes serve the items of a quote, and why the others do not
 //! ([`quote`]), and how many tokens they are ([`tokens`]). Pure: no clock is read, nothing is sent, nothing is stored.
 
+pub mod bound;
 pub mod breaker;
 pub mod estimate;
 pub mod fair;

@@ -97,8 +97,11 @@ fn line_length(row: &RowResult) -> usize {
 }
 
 impl Store {
-    /// The result of a row, whether or not it is durable yet. Blocks.
-    pub(super) fn result_of(&self, key: RowKey) -> Result<Option<RowResult>, StoreError> {
+    /// The result of a row, whether or not it is durable yet: its page tells that. Blocks.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub fn result_of(&self, key: RowKey) -> Result<Option<RowResult>, StoreError> {
         if let Some(packed) = self.read_alone(key)? {
             let packed = Packed::open::<ResultRecord>(&packed)?;
             return Ok(Some(packed.with_body::<ResultRecord, _>(|body| result::unpack(body, key))?));

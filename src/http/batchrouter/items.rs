@@ -50,11 +50,12 @@ pub struct Read {
 ///
 /// # Errors
 /// Everything that is wrong with them, at most [`MAX_ISSUES`].
-pub fn read(items: &[&RawValue], defaults: &Defaults, catalog: &Snapshot, files: &Files<'_>) -> Result<Read, Vec<Issue>> {
+pub fn read(items: &[&RawValue], reading: Reading<'_>, catalog: &Snapshot, files: &Files<'_>) -> Result<Read, Vec<Issue>> {
     let mut reader = Reader {
         files,
         catalog,
-        defaults,
+        defaults: reading.defaults,
+        as_asked: reading.as_asked,
         ids: HashMap::new(),
         issues: Vec::new(),
         places: HashMap::new(),
@@ -81,6 +82,14 @@ pub fn read(items: &[&RawValue], defaults: &Defaults, catalog: &Snapshot, files:
     reader.finish()
 }
 
+/// How items are read.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading<'a> {
+    pub defaults: &'a Defaults,
+    /// They go to lanes that take them as they are asked, and not in another form.
+    pub as_asked: bool,
+}
+
 /// Finds files that items name.
 pub struct Files<'a> {
     pub store: &'a Store,
@@ -99,6 +108,7 @@ struct Reader<'a> {
     files: &'a Files<'a>,
     catalog: &'a Snapshot,
     defaults: &'a Defaults,
+    as_asked: bool,
     /// Ids, and the places of the items that have them.
     ids: HashMap<String, u32>,
     issues: Vec<Issue>,
@@ -133,7 +143,10 @@ impl<'a> Reader<'a> {
         // It was read as an object before.
         let input = serde_json::from_str::<Map<String, Value>>(row.body).unwrap_or_default();
         match Content::read(operation, &input) {
-            Ok(content) => {
+            Ok(mut content) => {
+                if self.as_asked {
+                    content.keep_its_form();
+                }
                 // What is wrong with its models is told, whatever else is.
                 let group = self.group_of(place, operation, &row.model);
                 let files = self.attachments(&path("input"), &content.file_ids);

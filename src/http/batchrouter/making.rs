@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rust_decimal::Decimal;
@@ -10,7 +11,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::demands::{self, names, word};
-use super::items::{self, Files, Read};
+use super::items::{self, Files, Read, Reading};
 use super::lanes::lanes;
 use super::manifest;
 use super::money::{Pricing, digits};
@@ -24,7 +25,7 @@ use crate::domain::money::Usd;
 use crate::domain::observed::Observed;
 use crate::domain::quote::{Quote, QuotedGroup, QuotedLane};
 use crate::domain::request::MAX_MODEL_CHARS;
-use crate::domain::routing::Constraints;
+use crate::domain::routing::{Constraints, Wishes};
 use crate::domain::time::{Timestamp, later};
 use crate::domain::words::{Modality, Operation};
 use crate::http::Api;
@@ -59,6 +60,25 @@ pub struct Wanted {
     pub items: Bytes,
     pub defaults: Defaults,
     pub demands: Constraints,
+    pub manner: Manner,
+}
+
+/// How a quote is made, as far as dialects differ in that. The default is BatchRouter's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manner {
+    pub wishes: Wishes,
+    /// Items go to lanes that take them as they are asked, and not in another form.
+    pub as_asked: bool,
+    /// When they must be done, if that is not what their tier says.
+    pub window: Option<Duration>,
+    /// Items that it may have, if those are not as many as the settings say.
+    pub most: Option<usize>,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self { wishes: Wishes::NONE, as_asked: false, window: None, most: None }
+    }
 }
 
 impl Wanted {
@@ -82,7 +102,7 @@ impl Wanted {
                 return Err(ApiError::missing("items", message).into());
             }
         };
-        Ok(Self { items, defaults, demands })
+        Ok(Self { items, defaults, demands, manner: Manner::default() })
     }
 }
 
@@ -142,11 +162,12 @@ pub async fn in_turn(
 /// # Errors
 /// When the items are faulty, or no lanes can serve them as demanded.
 fn make(api: &Api, wanted: Wanted, org: OrgId, account: &Account) -> Result<Quote, Refusal> {
-    let Wanted { items, defaults, demands } = wanted;
+    let Wanted { items, defaults, demands, manner } = wanted;
     let terms = &api.limits.quotes;
     let catalog = api.catalog.current();
-    let written = split(&items, terms.max_items)?;
-    let read = items::read(&written, &defaults, &catalog, &Files { store: &api.store, org, now: api.clock.now() })
+    let written = split(&items, manner.most.unwrap_or(terms.max_items))?;
+    let files = Files { store: &api.store, org, now: api.clock.now() };
+    let read = items::read(&written, Reading { defaults: &defaults, as_asked: manner.as_asked }, &catalog, &files)
         .map_err(|issues| Refusal::Preflight { issues, lanes: Vec::new() })?;
     let (board, holds, now) = (api.executor.board(), api.executor.lane_holds(), api.clock.now());
     let mut lanes = lanes(&catalog, &read.groups, &Live { board: &board, holds: &holds, now });
@@ -155,8 +176,8 @@ fn make(api: &Api, wanted: Wanted, org: OrgId, account: &Account) -> Result<Quot
     for lane in &mut lanes {
         lane.observed_output = observed(api, lane, asked.get(lane.model))?;
     }
-    let window = terms.tiers.of(demands.tier);
-    let decision = decide(&read.items, &read.groups, &lanes, &demands, &Terms { window, fee: terms.fee });
+    let window = manner.window.unwrap_or_else(|| terms.tiers.of(demands.tier));
+    let decision = decide(&read.items, &read.groups, &lanes, &demands, &Terms { window, fee: terms.fee, wishes: &manner.wishes });
     let object = QuoteObject {
         id: QuoteId::generate(now),
         now,

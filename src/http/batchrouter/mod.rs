@@ -9,13 +9,13 @@ mod directory;
 pub mod files;
 mod items;
 mod lanes;
-mod making;
-mod manifest;
+pub mod making;
+pub mod manifest;
 mod money;
 mod quote_object;
 mod quotes;
 mod quoting;
-mod refusal;
+pub mod refusal;
 mod supply;
 mod workflows;
 

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde_json::{Value, json};
 
-use super::making::{Wanted, in_turn};
+use super::making::{Manner, Wanted, in_turn};
 use super::refusal::Refusal;
 use crate::catalog::Workflow;
 use crate::domain::error::Code;
@@ -104,5 +104,5 @@ fn wanted(workflow: &Workflow, count: usize) -> Result<Wanted, ApiError> {
     let items: Vec<_> = (0..count).map(|place| json!({ "customer_item_id": place.to_string(), "input": input })).collect();
     let items = serde_json::to_vec(&items).map_err(ApiError::internal)?;
     let defaults = Defaults { operation: Some(workflow.operation), models: workflow.models.clone() };
-    Ok(Wanted { items: items.into(), defaults, demands: workflow.demands.clone() })
+    Ok(Wanted { items: items.into(), defaults, demands: workflow.demands.clone(), manner: Manner::default() })
 }

@@ -12,7 +12,7 @@ mod estimate;
 pub mod files;
 mod models;
 mod preferences;
-mod render;
+pub mod render;
 mod uploads;
 
 use std::sync::Arc;

@@ -264,18 +264,19 @@ impl From<&Batch> for BatchObject {
 fn endpoint(order: &Order) -> Endpoint {
     match order {
         Order::Rows { endpoint, .. } => *endpoint,
-        Order::Items(order) => match order.defaults.operation {
-            Some(Operation::Embeddings) => Endpoint::Embeddings,
-            Some(Operation::Responses | Operation::Vision) | None => Endpoint::Responses,
+        Order::Items(order) => match (&order.gateway, order.defaults.operation) {
+            (Some(gateway), _) => gateway.endpoint,
+            (None, Some(Operation::Embeddings)) => Endpoint::Embeddings,
+            (None, Some(Operation::Responses | Operation::Vision) | None) => Endpoint::Responses,
         },
     }
 }
 
 fn window(spec: &BatchSpec) -> String {
-    match &spec.order {
-        Order::Rows { window, .. } => window.to_string(),
+    match spec.window() {
+        Some(window) => window.to_string(),
         // What its tier allows, in whole hours, minutes where that is less.
-        Order::Items(order) => match until(spec.created_at, order.deadline).as_secs().div_ceil(60) {
+        None => match until(spec.created_at, spec.deadline()).as_secs().div_ceil(60) {
             minutes if minutes < 60 => format!("{minutes}m"),
             minutes => format!("{}h", minutes.div_ceil(60)),
         },

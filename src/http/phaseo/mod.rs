@@ -1,14 +1,18 @@
-//! The Phaseo dialect: so far its views of the catalog.
+//! The Phaseo dialect: its views of the catalog, batches, files.
 
+pub mod batches;
 mod capabilities;
+pub mod context;
 mod data;
+pub mod files;
 mod models;
 mod params;
+pub mod refusal;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde::Serialize;
 
 use super::Api;
@@ -23,12 +27,49 @@ struct Listing<T> {
     data: Vec<T>,
 }
 
-/// The routes, to be mounted below a version. `/batch` is another name of `/batches`.
+/// Whether a path, its mount included, is one of this dialect alone.
+pub fn owns(path: &str) -> bool {
+    let is_own = |below: &str| {
+        let mut parts = below.split('/').skip(1);
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some("batch" | "async" | "webhook-endpoints"), _, _) | (Some("data"), Some("models"), None) => true,
+            (Some("batches"), Some("models" | "capabilities" | "files"), _) | (Some("batches"), Some(_), Some("requests")) => true,
+            (_, _, _) => false,
+        }
+    };
+    path.starts_with("/phaseo/") || path.strip_prefix("/v1").is_some_and(is_own)
+}
+
+/// The routes, to be mounted below a version.
 pub fn routes() -> Router<Arc<Api>> {
+    own().merge(shared("/batches")).merge(files_at("/files"))
+}
+
+/// Those that other dialects have, too, below one of the two names of batches.
+fn shared(batches: &str) -> Router<Arc<Api>> {
     Router::new()
-        .route("/batches/models", get(models::list))
-        .route("/batch/models", get(models::list))
-        .route("/batches/capabilities", get(capabilities::list))
-        .route("/batch/capabilities", get(capabilities::list))
-        .route("/data/models", get(data::list))
+        .route(batches, get(batches::list).post(batches::create))
+        .route(&format!("{batches}/{{batch_id}}"), get(batches::retrieve))
+        .route(&format!("{batches}/{{batch_id}}/cancel"), post(batches::cancel))
+        .route(&format!("{batches}/{{batch_id}}/results"), get(batches::results))
+}
+
+fn files_at(files: &str) -> Router<Arc<Api>> {
+    Router::new()
+        .route(files, get(files::list).post(files::create))
+        .route(&format!("{files}/{{file_id}}"), get(files::retrieve))
+        .route(&format!("{files}/{{file_id}}/content"), get(files::content))
+}
+
+/// Those that no other dialect has. `/batch` is another name of `/batches`.
+pub fn own() -> Router<Arc<Api>> {
+    let mut own = Router::new().route("/data/models", get(data::list)).merge(shared("/batch"));
+    for batches in ["/batches", "/batch"] {
+        own = own
+            .route(&format!("{batches}/models"), get(models::list))
+            .route(&format!("{batches}/capabilities"), get(capabilities::list))
+            .route(&format!("{batches}/{{batch_id}}/requests"), get(batches::requests))
+            .merge(files_at(&format!("{batches}/files")));
+    }
+    own
 }

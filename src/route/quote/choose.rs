@@ -11,8 +11,8 @@ use super::lane::{Lane, Sum};
 use super::rejection::Rejection;
 use super::{Group, Item};
 use crate::domain::ledger::with_fee;
-use crate::domain::money::Usd;
-use crate::domain::routing::{Constraints, RoutingMode};
+use crate::domain::money::{MaxPrice, Usd};
+use crate::domain::routing::{Constraints, LaneSort, RoutingMode, Wishes};
 
 /// What was decided for each group, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,17 +80,18 @@ impl GroupDecision {
     }
 }
 
-/// What is not up to the client.
+/// What is not among the demands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
+pub struct Terms<'a> {
     /// The time that the tier allows.
     pub window: Duration,
     /// What is charged besides what providers charge, in percent of that. It counts for ceilings.
     pub fee: Decimal,
+    pub wishes: &'a Wishes,
 }
 
 /// Decides which lanes serve the items of each group. What one group takes, the next ones do not have.
-pub fn decide(items: &[Item], groups: &[Group], lanes: &[Lane<'_>], demands: &Constraints, terms: &Terms) -> Decision {
+pub fn decide(items: &[Item], groups: &[Group], lanes: &[Lane<'_>], demands: &Constraints, terms: &Terms<'_>) -> Decision {
     let mut lanes = lanes.to_vec();
     let decide = |group| {
         let decision = Choice { items, group, lanes: &lanes, demands, terms }.decide();
@@ -123,7 +124,7 @@ struct Choice<'a> {
     group: &'a Group,
     lanes: &'a [Lane<'a>],
     demands: &'a Constraints,
-    terms: &'a Terms,
+    terms: &'a Terms<'a>,
 }
 
 /// A lane that meets the demands for at least one item.
@@ -226,6 +227,10 @@ impl Choice<'_> {
             reasons.push(Rejection::SlaUnattainable { seconds, target: self.target() });
         }
         let cost = lane.cost(&sum).map(|cost| with_fee(cost, self.terms.fee));
+        let most = &self.terms.wishes.most;
+        if !lane.price.map_or(*most == MaxPrice::default(), |price| most.allows(&price)) {
+            reasons.push(Rejection::RateCeiling);
+        }
         if let Some(ceiling) = self.demands.max_price
             && cost.is_none_or(|cost| cost > ceiling)
         {
@@ -293,8 +298,9 @@ impl Choice<'_> {
         candidate.sum.items <= supply.room_rows && candidate.sum.input_tokens <= supply.room_tokens
     }
 
-    /// The better one first: by what the mode puts before the price, then by the price of all items, then
-    /// by the order of the models in the request and of the lanes in the catalog.
+    /// The better one first: by the order that the client wishes for, by what the mode puts before the price,
+    /// then by the price of all items, then by the order of the models in the request and of the lanes in the
+    /// catalog.
     fn compare(&self, a: &Candidate, b: &Candidate) -> Ordering {
         let (first, second) = (&self.lanes[a.lane], &self.lanes[b.lane]);
         let seconds = |candidate: &Candidate| self.lanes[candidate.lane].seconds_for(candidate.sum.items, candidate.sum.tokens());
@@ -304,8 +310,20 @@ impl Choice<'_> {
             RoutingMode::SlaAware => late(a).cmp(&late(b)),
             RoutingMode::Hybrid => first.own.cmp(&second.own).reverse(),
         };
+        let Wishes { order, sort, .. } = self.terms.wishes;
+        let wished = |lane: &Lane<'_>| order.iter().position(|id| id == lane.provider).unwrap_or(order.len());
+        let by_sort = || match sort {
+            LaneSort::Price => Ordering::Equal,
+            LaneSort::Throughput => seconds(a).unwrap_or(u64::MAX).cmp(&seconds(b).unwrap_or(u64::MAX)),
+        };
         let place = |lane: &Lane<'_>| self.group.place(lane.model);
-        by_mode.then_with(|| by_price(a.whole, b.whole)).then_with(|| place(first).cmp(&place(second))).then_with(|| a.lane.cmp(&b.lane))
+        wished(first)
+            .cmp(&wished(second))
+            .then(by_mode)
+            .then_with(by_sort)
+            .then_with(|| by_price(a.whole, b.whole))
+            .then_with(|| place(first).cmp(&place(second)))
+            .then_with(|| a.lane.cmp(&b.lane))
     }
 }
 

@@ -245,6 +245,11 @@ impl<'a> Content<'a> {
         texts.fold(self.frame.saturating_add(self.media).saturating_add(of_files(files)), u64::saturating_add)
     }
 
+    /// It is for lanes that take it as it is asked, and not in another form.
+    pub fn keep_its_form(&mut self) {
+        self.endpoints = &self.endpoints[..self.endpoints.len().min(1)];
+    }
+
     /// What it asks to be written.
     pub fn output(&self) -> Output {
         self.output

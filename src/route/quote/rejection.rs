@@ -47,6 +47,8 @@ pub enum Rejection {
     SlaUnattainable { seconds: u64, target: u64 },
     /// The items cost more there than the client allows, or nobody knows what they cost.
     PriceCeiling { price: Option<Usd>, ceiling: Usd },
+    /// It charges more by the token or the request than the client allows, or nobody knows what it charges.
+    RateCeiling,
     /// It could serve the items, and another one is better.
     NotCheapest,
 }
@@ -68,7 +70,7 @@ impl Rejection {
             Self::ContextWindowExceeded { .. } | Self::OutputLimitExceeded { .. } => "context_window_exceeded",
             Self::CapacityUnavailable { .. } => "capacity_unavailable",
             Self::SlaUnattainable { .. } => "sla_unattainable",
-            Self::PriceCeiling { .. } => "price_ceiling",
+            Self::PriceCeiling { .. } | Self::RateCeiling => "price_ceiling",
             Self::NotCheapest => "not_cheapest",
         }
     }
@@ -91,6 +93,7 @@ impl Rejection {
             | Self::ContextWindowExceeded { .. }
             | Self::OutputLimitExceeded { .. }
             | Self::PriceCeiling { .. }
+            | Self::RateCeiling
             | Self::NotCheapest => false,
         }
     }
@@ -125,6 +128,7 @@ impl fmt::Display for Rejection {
             Self::SlaUnattainable { seconds, target } => write!(f, "would take about {seconds} s of the {target} s that the tier allows"),
             Self::PriceCeiling { price: Some(price), ceiling } => write!(f, "would cost {price} USD, more than {ceiling} USD"),
             Self::PriceCeiling { price: None, ceiling } => write!(f, "has no established price to compare with {ceiling} USD"),
+            Self::RateCeiling => f.write_str("charges more by the token or the request than is allowed, or does not say what it charges"),
             Self::NotCheapest => f.write_str("could serve the items, and another lane is better"),
         }
     }

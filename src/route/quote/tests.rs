@@ -9,15 +9,15 @@ use super::eligible::misfit;
 use super::lane::Sum;
 use super::*;
 use crate::catalog::{Files, Privacy};
-use crate::domain::money::{PriceSheet, Usd};
-use crate::domain::routing::{Constraints, ProviderPreferences, RoutingMode};
+use crate::domain::money::{MaxPrice, PriceSheet, Usd};
+use crate::domain::routing::{Constraints, LaneSort, ProviderPreferences, RoutingMode, Wishes};
 use crate::domain::words::{DataCollection, HostedTool};
 
 const CHAT: &[Endpoint] = &[Endpoint::ChatCompletions, Endpoint::Responses];
 const EMBEDDINGS: &[Endpoint] = &[Endpoint::Embeddings];
 /// The tokenizer of every lane.
 const PLAIN: Tokenizer = Tokenizer::Ratio(400);
-const HOUR: Terms = Terms { window: Duration::from_secs(3_600), fee: Decimal::ZERO };
+const HOUR: Terms<'static> = Terms { window: Duration::from_secs(3_600), fee: Decimal::ZERO, wishes: &Wishes::NONE };
 
 /// The facts of a lane, owned.
 #[derive(Debug, Clone)]
@@ -244,6 +244,8 @@ fn is_true(reason: &Rejection, lane: &Lane<'_>, items: &[Item], demands: &Constr
         Rejection::PriceCeiling { price, ceiling } => {
             price.is_none_or(|price| price > *ceiling && Some(price) <= lane.cost(&sum(items, lane))) && demands.max_price == Some(*ceiling)
         }
+        // Nothing of the kind was wished for.
+        Rejection::RateCeiling => false,
         Rejection::NotCheapest => true,
     }
 }
@@ -445,4 +447,30 @@ fn what_is_decided_as_it_is_told() {
         ("no lane takes all", told(&[little, small], &items, &any)),
     ];
     insta::assert_snapshot!(told.map(|(name, text)| format!("{name}\n{text}")).join("\n"));
+}
+
+#[test]
+fn wishes_put_lanes_into_an_order_and_bound_their_rates() {
+    let (cheap, dear) = (plain("cheap", "a", 1), plain("dear", "a", 3));
+    let quick = Facts { supply: Supply { per_minute: Some(600), ..cheap.supply }, ..plain("quick", "a", 2) };
+    let lanes = [cheap.clone(), quick.clone(), dear.clone()];
+    let lanes: Vec<_> = lanes.iter().map(Facts::lane).collect();
+    let chosen = |wishes: Wishes| {
+        let terms = Terms { wishes: &wishes, ..HOUR };
+        let decision = decide(&[chat(50)], &[group(1)], &lanes, &Constraints::default(), &terms);
+        let told = decision.groups[0].lanes.iter().map(|considered| lanes[considered.lane].provider.to_owned());
+        let rates = decision.groups[0].lanes.iter().filter(|considered| match &considered.verdict {
+            Verdict::Rejected(reasons) => reasons.contains(&Rejection::RateCeiling),
+            Verdict::Selected(_) => false,
+        });
+        (told.collect::<Vec<_>>(), rates.count())
+    };
+    let order = |ids: &[&str]| Wishes { order: ids.iter().map(|id| (*id).to_owned()).collect(), ..Wishes::NONE };
+    assert_eq!(chosen(Wishes::NONE).0, ["cheap", "quick", "dear"]);
+    assert_eq!(chosen(order(&["dear", "nobody"])).0, ["dear", "cheap", "quick"]);
+    assert_eq!(chosen(Wishes { sort: LaneSort::Throughput, ..Wishes::NONE }).0, ["quick", "cheap", "dear"]);
+    assert_eq!(chosen(Wishes { sort: LaneSort::Throughput, ..order(&["dear"]) }).0, ["dear", "quick", "cheap"]);
+    let most = MaxPrice { input: Some(Decimal::new(2, 2)), ..MaxPrice::default() };
+    let (told, rejected) = chosen(Wishes { most, ..order(&["dear"]) });
+    assert_eq!((told[0].as_str(), rejected), ("cheap", 1), "what is wished for first is too dear");
 }

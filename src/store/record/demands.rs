@@ -3,7 +3,7 @@
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use super::{Record, RecordError};
+use super::{Record, RecordError, word};
 use crate::domain::money::Usd;
 use crate::domain::routing::{Constraints, PriceProtection, ProviderPreferences, RoutingMode, SlaTier};
 use crate::domain::words::{DataCollection, HostedTool, Operation};
@@ -42,11 +42,6 @@ impl From<&Constraints> for DemandsRecord {
             zdr: *zdr,
         }
     }
-}
-
-/// The word of a vocabulary, in a record `T`.
-fn word<T: Record, W>(text: &str, parse: impl FnOnce(&str) -> Option<W>) -> Result<W, RecordError> {
-    parse(text).ok_or_else(|| RecordError::damaged::<T>(format!("`{text}` is an unknown word")))
 }
 
 /// The operation with that word, in a record `T`.

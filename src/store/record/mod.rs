@@ -14,6 +14,7 @@ pub mod catalog;
 pub mod delivery;
 mod demands;
 pub mod file;
+mod gateway;
 pub mod hold;
 pub mod ledger;
 pub mod observed;
@@ -118,6 +119,11 @@ pub(super) fn decode_body<T: Record>(body: &[u8]) -> Result<T, RecordError> {
 /// Reads the body of an earlier version of a record.
 fn decode_old<T: Record, Old: DeserializeOwned>(body: &[u8]) -> Result<Old, RecordError> {
     options().deserialize(body).map_err(RecordError::damaged::<T>)
+}
+
+/// The word of a vocabulary, in a record `T`.
+fn word<T: Record, W>(text: &str, parse: impl FnOnce(&str) -> Option<W>) -> Result<W, RecordError> {
+    parse(text).ok_or_else(|| RecordError::damaged::<T>(format!("`{text}` is an unknown word")))
 }
 
 /// A moment on disk: microseconds since the Unix epoch.

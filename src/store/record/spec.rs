@@ -1,24 +1,33 @@
-//! What was asked for of a batch, on disk, version 3.
+//! What was asked for of a batch, on disk, version 4.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use super::demands::{DemandsRecord, operation};
+use super::gateway::GatewayRecord;
 use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
 use super::quote::EstimateRecord;
 use super::{Record, RecordError, decode_old, moment, timestamp};
 use crate::domain::batch::{BatchSpec, Fallback, Order, QuotedOrder};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::ExpiresAfter;
+use crate::domain::gateway::Gateway;
 use crate::domain::id::{BatchId, FileId, OrgId, QuoteId};
 use crate::domain::item::Defaults;
 use crate::domain::metadata::Metadata;
 use crate::domain::money::{MaxPrice, Usd};
 use crate::domain::share::Owner;
 
-/// Version 3 of what the client asked for.
+/// Version 4 of what the client asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpecRecord {
+    asked: SpecRecord3,
+    gateway: Option<GatewayRecord>,
+}
+
+/// Version 3 of it, which is a part of version 4: before there were batches of Phaseo's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SpecRecord3 {
     id: u128,
     order: OrderRecord,
     input_file: u128,
@@ -83,19 +92,23 @@ enum FallbackRecord {
 }
 
 impl Record for SpecRecord {
-    const VERSION: u8 = 3;
+    const VERSION: u8 = 4;
     const NAME: &'static str = "batch specification";
 
     fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
         match version {
-            1 => Ok(SpecRecord2 { asked: decode_old::<Self, _>(body)?, owner: 0, fallback: FallbackRecord::NotDearer }.into()),
-            2 => Ok(decode_old::<Self, SpecRecord2>(body)?.into()),
+            1 => {
+                let asked = SpecRecord2 { asked: decode_old::<Self, _>(body)?, owner: 0, fallback: FallbackRecord::NotDearer };
+                Ok(Self { asked: asked.into(), gateway: None })
+            }
+            2 => Ok(Self { asked: decode_old::<Self, SpecRecord2>(body)?.into(), gateway: None }),
+            3 => Ok(Self { asked: decode_old::<Self, _>(body)?, gateway: None }),
             _ => Err(RecordError::unknown::<Self>(version)),
         }
     }
 }
 
-impl From<SpecRecord2> for SpecRecord {
+impl From<SpecRecord2> for SpecRecord3 {
     fn from(old: SpecRecord2) -> Self {
         let SpecRecord2 { asked, owner, fallback } = old;
         Self {
@@ -185,12 +198,23 @@ impl TryFrom<OrderRecord> for Order {
                 items: record.items,
                 metadata: record.metadata,
                 webhook: record.webhook.map(unpack_webhook),
+                gateway: None,
             })),
         })
     }
 }
 
 impl From<&BatchSpec> for SpecRecord {
+    fn from(spec: &BatchSpec) -> Self {
+        let gateway = match &spec.order {
+            Order::Items(order) => order.gateway.as_ref().map(GatewayRecord::from),
+            Order::Rows { .. } => None,
+        };
+        Self { asked: spec.into(), gateway }
+    }
+}
+
+impl From<&BatchSpec> for SpecRecord3 {
     fn from(spec: &BatchSpec) -> Self {
         Self {
             id: spec.id.as_u128(),
@@ -210,10 +234,14 @@ impl From<&BatchSpec> for SpecRecord {
 impl TryFrom<SpecRecord> for BatchSpec {
     type Error = RecordError;
 
-    fn try_from(record: SpecRecord) -> Result<Self, RecordError> {
+    fn try_from(SpecRecord { asked: record, gateway }: SpecRecord) -> Result<Self, RecordError> {
+        let mut order = Order::try_from(record.order)?;
+        if let Order::Items(order) = &mut order {
+            order.gateway = gateway.map(Gateway::try_from).transpose()?;
+        }
         Ok(Self {
             id: BatchId::from_u128(record.id),
-            order: record.order.try_into()?,
+            order,
             input_file: FileId::from_u128(record.input_file),
             created_at: timestamp::<SpecRecord>(record.created_at)?,
             metadata: Metadata::new(record.metadata).map_err(RecordError::damaged::<SpecRecord>)?,

@@ -35,7 +35,7 @@ use crate::domain::webhook::Webhook;
 use crate::domain::words::Operation;
 use crate::http::Api;
 use crate::http::access::Caller;
-use crate::http::batchrouter::items::{self, Files, Read};
+use crate::http::batchrouter::items::{self, Files, Read, Reading};
 use crate::http::batchrouter::making::{Wanted, in_turn, split};
 use crate::http::batchrouter::manifest;
 use crate::http::batchrouter::quotes;
@@ -97,7 +97,7 @@ pub async fn create_from(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, bo
     let spec = spec(api, &caller, asked, &quote, &prepared, most)?;
     let creating = {
         let (api, file) = (api.clone(), prepared.content);
-        async move { create_once(&api, spec, file, once).await }
+        async move { create_once(&api, spec, file, Some(once)).await }
     };
     let (batch, created) = api.to_the_end(creating).await??;
     let mut answer = json!({ "batch": show(api, headers, &batch) });
@@ -205,7 +205,8 @@ struct Prepared {
     estimate: Option<Estimate>,
 }
 
-enum Content {
+/// The input of a batch: new, or a file that was uploaded.
+pub enum Content {
     New(Sealed),
     Uploaded(FileId),
 }
@@ -243,7 +244,8 @@ fn prepare_inline(api: &Api, items: &Bytes, quote: &Quote, defaults: Defaults) -
         return Err(refused(too_long));
     }
     let files = Files { store: &api.store, org: quote.org, now: api.clock.now() };
-    let read = items::read(&written, &defaults, &api.catalog.current(), &files).map_err(refused)?;
+    let reading = Reading { defaults: &defaults, as_asked: false };
+    let read = items::read(&written, reading, &api.catalog.current(), &files).map_err(refused)?;
     let issues = not_quoted(&read, quote);
     if !issues.is_empty() {
         return Err(refused(issues));
@@ -281,7 +283,10 @@ fn not_quoted(read: &Read, quote: &Quote) -> Vec<Issue> {
 }
 
 /// The items as the lines of a file: they are one path from then on.
-fn materialise(store: &Store, items: &[&RawValue]) -> Result<Sealed, StoreError> {
+///
+/// # Errors
+/// When the store cannot keep them.
+pub fn materialise(store: &Store, items: &[&RawValue]) -> Result<Sealed, StoreError> {
     let mut spool = store.spool()?;
     let mut lines = Vec::with_capacity(1 << 20);
     for item in items {
@@ -313,6 +318,7 @@ fn spec(api: &Api, caller: &Caller, asked: Asked, quote: &Quote, prepared: &Prep
         items: prepared.items,
         metadata: asked.metadata,
         webhook,
+        gateway: None,
     };
     Ok(BatchSpec {
         id: BatchId::generate(now),
@@ -344,7 +350,10 @@ pub fn sealed(api: &Api, receiver: Receiver) -> Result<Webhook, ApiError> {
 
 /// Creates the batch, and its input first if it is new; removes that again if no batch comes of it. Says
 /// whether the batch is new.
-async fn create_once(api: &Api, mut spec: BatchSpec, content: Content, once: Idempotency) -> Result<(Batch, bool), ApiError> {
+///
+/// # Errors
+/// When the store has failed, or the batch cannot be made; nothing is kept then.
+pub async fn create_once(api: &Api, mut spec: BatchSpec, content: Content, once: Option<Idempotency>) -> Result<(Batch, bool), ApiError> {
     let new = spec.id;
     let mut added = None;
     if let Content::New(content) = content {
@@ -360,7 +369,7 @@ async fn create_once(api: &Api, mut spec: BatchSpec, content: Content, once: Ide
         added = Some(spec.input_file);
     }
     let file = spec.input_file;
-    let outcome = api.store.create_batch(spec, Control::default(), Some(once)).await?;
+    let outcome = api.store.create_batch(spec, Control::default(), once).await?;
     if let (Some(added), false) = (added, outcome == CreateOutcome::Created) {
         api.store.delete_file(added).await?;
     }

@@ -15,7 +15,7 @@ use axum::http::HeaderMap;
 use axum::{Extension, Json};
 use serde_json::{Map, Value, json};
 
-pub use self::create::{create, create_from, sealed};
+pub use self::create::{Content, create, create_from, create_once, materialise, sealed};
 use self::object::{Around, object};
 pub use self::order::{check_receiver, receiver};
 pub use self::receipt::read as billing_receipt;

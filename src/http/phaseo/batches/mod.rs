@@ -1,0 +1,187 @@
+//! Phaseo's batches: create, list, read, cancel, and what became of their rows.
+
+mod billing;
+mod body;
+mod create;
+mod endpoint;
+mod hold;
+pub mod object;
+mod provider;
+mod requests;
+mod results;
+mod rows;
+
+use std::sync::Arc;
+
+use axum::extract::{RawPathParams, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde_json::{Value, json};
+
+pub use self::create::{create, create_from};
+use self::object::{Around, Place, list_item, object, updated};
+pub use self::requests::requests;
+pub use self::results::results;
+use super::context::Context;
+use super::refusal::Refusal;
+use crate::domain::batch::{Batch, BatchState};
+use crate::domain::id::BatchId;
+use crate::executor::CancelError;
+use crate::http::Api;
+use crate::http::access::Caller;
+use crate::http::error::ApiError;
+use crate::http::extract::Params;
+use crate::store::BatchQuery;
+
+const DEFAULT_LIST: i64 = 20;
+const MAX_LIST: i64 = 100;
+/// Batches that a list looks at, and those of them at a time: the newest ones, of which those that changed
+/// last come first.
+const LOOKED_AT: usize = 2_000;
+const AT_A_TIME: usize = 100;
+
+/// A batch of the workspace, named in the path.
+///
+/// # Errors
+/// When there is none: one of another workspace cannot be told from one that does not exist.
+pub async fn find(api: &Api, caller: &Caller, path: &RawPathParams) -> Result<Batch, Refusal> {
+    let named = path.iter().find(|(name, _)| *name == "batch_id").map_or("", |(_, value)| value);
+    let not_found = || Refusal::not_found("batch_not_found_or_not_owned", "batch_id", named);
+    let id: BatchId = named.parse().map_err(|_| not_found())?;
+    let batch = api.store.batch(id).await.map_err(ApiError::from)?;
+    batch.filter(|batch| batch.spec.org == caller.org).ok_or_else(not_found)
+}
+
+/// `GET /v1/batches/{batch_id}`; a query is ignored.
+pub async fn retrieve(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    context: Context,
+    headers: HeaderMap,
+    path: RawPathParams,
+) -> Response {
+    let read = async {
+        let batch = find(&api, &caller, &path).await?;
+        Ok(Json(object(&api, &headers, &context, &batch).await?).into_response())
+    };
+    read.await.unwrap_or_else(|refusal: Refusal| refusal.respond(&context))
+}
+
+/// `POST /v1/batches/{batch_id}/cancel`; a batch that has ended stays as it is.
+pub async fn cancel(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    context: Context,
+    headers: HeaderMap,
+    path: RawPathParams,
+) -> Response {
+    let cancelled = async {
+        let batch = find(&api, &caller, &path).await?;
+        let (executor, id) = (api.executor.clone(), batch.spec.id);
+        let batch = match batch.state.is_terminal() {
+            true => batch,
+            false => match api.to_the_end(async move { executor.cancel(id).await }).await? {
+                Ok(batch) => batch,
+                Err(CancelError::NotFound | CancelError::TooLate(_)) => find(&api, &caller, &path).await?,
+                Err(CancelError::Gone(error)) => return Err(ApiError::from(error).into()),
+                Err(CancelError::Store(error)) => return Err(ApiError::from(error).into()),
+            },
+        };
+        Ok(Json(object(&api, &headers, &context, &batch).await?).into_response())
+    };
+    cancelled.await.unwrap_or_else(|refusal: Refusal| refusal.respond(&context))
+}
+
+/// `GET /v1/batches`: those that changed last come first; there are no pages.
+pub async fn list(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    context: Context,
+    headers: HeaderMap,
+    params: Params,
+) -> Response {
+    let listed = async {
+        let (limit, wanted) = (limit(&params), wanted(&params));
+        let batches = latest(&api, &caller, limit, &wanted).await?;
+        let place = Place::of(&api, &headers, &context);
+        let mut data = Vec::with_capacity(batches.len());
+        for batch in &batches {
+            data.push(list_item(batch, &Around::of(&api, batch).await?, &place));
+        }
+        let id = |item: Option<&Value>| item.map_or(Value::Null, |item| item["id"].clone());
+        let (first, last) = (id(data.first()), id(data.last()));
+        let body = json!({ "object": "list", "data": data, "first_id": first, "last_id": last, "has_more": false });
+        Ok(([("cache-control", super::CACHE)], Json(body)).into_response())
+    };
+    listed.await.unwrap_or_else(|refusal: Refusal| refusal.respond(&context))
+}
+
+/// The batches that changed last, of those that the filter wants.
+async fn latest(api: &Api, caller: &Caller, limit: usize, wanted: &[Status]) -> Result<Vec<Batch>, ApiError> {
+    let mut latest: Vec<Batch> = Vec::new();
+    let mut after = None;
+    for _ in 0..LOOKED_AT / AT_A_TIME {
+        let listing = api.store.batches(BatchQuery { after, limit: AT_A_TIME, org: Some(caller.org) }).await?;
+        after = listing.items.last().map(|batch| batch.spec.id);
+        latest
+            .extend(listing.items.into_iter().filter(|batch| wanted.is_empty() || wanted.iter().any(|status| status.holds(&batch.state))));
+        latest.sort_by_key(|batch| std::cmp::Reverse(updated(batch)));
+        latest.truncate(limit);
+        if !listing.has_more {
+            break;
+        }
+    }
+    Ok(latest)
+}
+
+/// From 1 to 100; what is no number counts as absent.
+fn limit(params: &Params) -> usize {
+    let stated = params.all("limit").first().and_then(|text| text.trim().parse::<f64>().ok());
+    #[expect(clippy::cast_possible_truncation, reason = "clamped before")]
+    let limit = stated.map_or(DEFAULT_LIST, |limit| limit.clamp(1.0, 1e9) as i64).clamp(1, MAX_LIST);
+    usize::try_from(limit).unwrap_or(1)
+}
+
+/// A word by which a list is filtered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Pending,
+    Running,
+    Completed,
+    Failed,
+    Expired,
+    Cancelled,
+}
+
+impl Status {
+    fn parse(word: &str) -> Option<Self> {
+        Some(match word.trim().to_ascii_lowercase().as_str() {
+            "pending" | "queued" => Self::Pending,
+            "in_progress" | "running" | "processing" => Self::Running,
+            "completed" => Self::Completed,
+            "failed" => Self::Failed,
+            "expired" => Self::Expired,
+            "cancelled" | "canceled" => Self::Cancelled,
+            _ => return None,
+        })
+    }
+
+    fn holds(self, state: &BatchState) -> bool {
+        match state {
+            BatchState::Validating => self == Self::Pending,
+            BatchState::InProgress { .. } | BatchState::Finalizing { .. } | BatchState::Cancelling { .. } => self == Self::Running,
+            BatchState::Completed { .. } => self == Self::Completed,
+            BatchState::Failed { .. } => self == Self::Failed,
+            BatchState::Expired { .. } => self == Self::Expired,
+            BatchState::Cancelled { .. } => self == Self::Cancelled,
+        }
+    }
+}
+
+/// `status` and `statuses`, each of them repeated or separated by commas. Unknown words are dropped; if none is
+/// left, nothing is filtered.
+fn wanted(params: &Params) -> Vec<Status> {
+    let words = ["status", "statuses"].into_iter().flat_map(|name| params.all(name));
+    words.flat_map(|words| words.split(',').filter_map(Status::parse).collect::<Vec<_>>()).collect()
+}

@@ -1,0 +1,159 @@
+//! The batch object of this dialect: OpenAI's, and what its gateway adds. Items of a list have the same and no
+//! less, but their times are texts.
+
+use axum::http::HeaderMap;
+use serde_json::{Map, Value, json};
+
+use super::billing;
+use crate::domain::batch::{Batch, BatchState};
+use crate::domain::gateway::Gateway;
+use crate::domain::ledger::Reservation;
+use crate::domain::receipt::Receipt;
+use crate::domain::time::Timestamp;
+use crate::http::Api;
+use crate::http::error::ApiError;
+use crate::http::links::Base;
+use crate::http::openai::render::BatchObject;
+use crate::http::phaseo::context::Context;
+
+/// What a batch is shown with besides itself.
+#[derive(Debug, Default)]
+pub struct Around {
+    pub reservation: Option<Reservation>,
+    /// Of a batch that has ended.
+    pub receipt: Option<Receipt>,
+}
+
+impl Around {
+    /// What is known of a batch.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn of(api: &Api, batch: &Batch) -> Result<Self, ApiError> {
+        let id = batch.spec.id;
+        let receipt = if batch.state.is_terminal() { api.store.receipt(id).await? } else { None };
+        Ok(Self { reservation: api.store.reservation(id).await?, receipt })
+    }
+}
+
+/// What a state is called in short: both of its projections, as its documents recommend them.
+pub fn lifecycle(state: &BatchState) -> &'static str {
+    match state {
+        BatchState::Validating => "pending",
+        BatchState::InProgress { .. } | BatchState::Finalizing { .. } | BatchState::Cancelling { .. } => "running",
+        BatchState::Completed { .. } => "completed",
+        BatchState::Failed { .. } => "failed",
+        BatchState::Expired { .. } => "expired",
+        BatchState::Cancelled { .. } => "cancelled",
+    }
+}
+
+/// How far a batch has come, in percent.
+pub fn progress(batch: &Batch) -> u32 {
+    let progress = &batch.progress;
+    let done = progress.succeeded.saturating_add(progress.failed);
+    match (&batch.state, progress.total) {
+        (BatchState::Completed { .. }, _) => 100,
+        (_, 0) => 0,
+        (_, total) => u32::try_from((u64::from(done) * 100 + u64::from(total) / 2) / u64::from(total)).unwrap_or(100),
+    }
+}
+
+/// The object of a create, a read or a cancel.
+///
+/// # Errors
+/// When the store has failed.
+pub async fn object(api: &Api, headers: &HeaderMap, context: &Context, batch: &Batch) -> Result<Value, ApiError> {
+    let around = Around::of(api, batch).await?;
+    Ok(Value::Object(members(batch, &around, &Place::of(api, headers, context))))
+}
+
+/// Where the batch routes are, as whoever asked sees it.
+pub struct Place {
+    base: Base,
+    /// The path of all batches, in the spelling that was asked for.
+    batches: &'static str,
+    mount: &'static str,
+}
+
+impl Place {
+    /// As a request sees it.
+    pub fn of(api: &Api, headers: &HeaderMap, context: &Context) -> Self {
+        Self { base: Base::of(api.public_url.as_deref(), headers), batches: context.batches, mount: context.mount }
+    }
+
+    /// The URL of a batch.
+    fn polling(&self, id: &str) -> String {
+        self.base.join(&format!("{}/{}/{id}", self.mount, self.batches))
+    }
+
+    /// Where its changes are told: a WebSocket.
+    fn socket(&self, id: &str) -> String {
+        let url = self.base.join(&format!("{}/async/batch/{id}/ws", self.mount));
+        url.strip_prefix("http").map_or_else(|| url.clone(), |rest| format!("ws{rest}"))
+    }
+}
+
+/// The members of the object.
+pub fn members(batch: &Batch, around: &Around, place: &Place) -> Map<String, Value> {
+    let mut shown = match serde_json::to_value(BatchObject::from(batch)) {
+        Ok(Value::Object(members)) => members,
+        Ok(_) | Err(_) => Map::new(),
+    };
+    let id = batch.spec.id.in_upper();
+    let mut put = |name: &str, value: Value| _ = shown.insert(name.to_owned(), value);
+    put("id", json!(id));
+    put("lifecycle_status", json!(lifecycle(&batch.state)));
+    put("progress", json!(progress(batch)));
+    if let Some((_, gateway)) = batch.spec.gateway() {
+        told(gateway, &id, &mut put);
+    }
+    let url = place.polling(&id);
+    let ended = batch.state.is_terminal();
+    put("websocket_url", json!(place.socket(&id)));
+    put("cancel_url", if ended { Value::Null } else { json!(format!("{url}/cancel")) });
+    put("results_url", if ended { json!(format!("{url}/results")) } else { Value::Null });
+    put("polling_url", json!(url));
+    put("pricing_lines", json!(billing::lines(batch, around.receipt.as_ref())));
+    put("billing", billing::object(batch, around));
+    match ended {
+        true => put("usage", billing::usage(batch, around)),
+        false => _ = shown.remove("usage"),
+    }
+    shown
+}
+
+fn told(gateway: &Gateway, id: &str, put: &mut impl FnMut(&str, Value)) {
+    put("request_id", json!(gateway.request.in_upper()));
+    put("provider", json!(gateway.provider));
+    // A batch is no job of a provider's: its rows are called one by one.
+    put("native_batch_id", json!(id));
+    if let Some(session) = &gateway.session {
+        put("session_id", json!(session));
+    }
+}
+
+/// An item of a list: times as texts, and when it changed last.
+pub fn list_item(batch: &Batch, around: &Around, place: &Place) -> Value {
+    let mut shown = members(batch, around, place);
+    shown.insert("created_at".to_owned(), json!(text(batch.spec.created_at)));
+    shown.insert("updated_at".to_owned(), json!(text(updated(batch))));
+    Value::Object(shown)
+}
+
+/// A moment as a text.
+pub fn text(at: Timestamp) -> String {
+    format!("{at:.3}")
+}
+
+/// When a batch came into its state.
+pub fn updated(batch: &Batch) -> Timestamp {
+    match &batch.state {
+        BatchState::Validating => batch.spec.created_at,
+        BatchState::InProgress { since } | BatchState::Finalizing { since, .. } | BatchState::Cancelling { since, .. } => *since,
+        BatchState::Failed { at }
+        | BatchState::Completed { at, .. }
+        | BatchState::Expired { at, .. }
+        | BatchState::Cancelled { at, .. } => *at,
+    }
+}

@@ -1,0 +1,344 @@
+//! The rows of a create, as the lines of an input file: `requests` as they are written, `prompts` and `items` as
+//! the shorthand that they are. From then on there is one path for both ways.
+//!
+//! The rules and their codes are those of Phaseo's server (its reference of rows).
+
+use std::collections::HashSet;
+
+use serde_json::{Map, Value, json};
+
+use super::endpoint::named;
+use crate::domain::endpoint::Endpoint;
+
+type Members = Map<String, Value>;
+
+/// What a row may write if nothing says how much (its server's rule for rows that come with a create), unless
+/// its model writes less.
+const OUTPUT_LIMIT: u64 = 16_384;
+/// Bytes of a row's id.
+const MAX_ID: usize = 512;
+/// Members that are shorthand, and no part of a body.
+const TEXTS: [&str; 4] = ["prompt", "input", "text", "content"];
+
+/// Which of the ways a create names its rows in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Requests,
+    Prompts,
+    Items,
+}
+
+/// The most that a model writes, by its name, if that is known.
+pub type MostOutput<'a> = &'a dyn Fn(&str) -> Option<u64>;
+
+/// What is said of all rows.
+#[derive(Debug, Clone, Default)]
+pub struct Common {
+    pub model: Option<String>,
+    pub system: Option<String>,
+    pub max_tokens: Option<Value>,
+    pub temperature: Option<Value>,
+}
+
+/// What is wrong with a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub reason: &'static str,
+    /// Its place, counted from 0.
+    pub row: usize,
+    pub message: String,
+}
+
+/// The lines of these rows, one JSON object each.
+///
+/// # Errors
+/// The first fault.
+pub fn lines(rows: &[Value], kind: Kind, endpoint: Endpoint, common: &Common, most: MostOutput<'_>) -> Result<Vec<String>, Fault> {
+    let mut ids = HashSet::new();
+    let line = |(place, row): (usize, &Value)| {
+        let (id, body) = match kind {
+            Kind::Requests => advanced(row, place, endpoint, common),
+            Kind::Prompts | Kind::Items => shorthand(row, place, endpoint, common),
+        }
+        .map_err(|(reason, message)| Fault { reason, row: place, message })?;
+        let fault = |reason, message: String| Err(Fault { reason, row: place, message });
+        if id.len() > MAX_ID {
+            return fault("batch_custom_id_too_long", format!("`custom_id` may have at most {MAX_ID} bytes"));
+        }
+        if !ids.insert(id.clone()) {
+            return fault("duplicate_custom_id", format!("`custom_id` `{id}` stands before another row, too; it must be unique"));
+        }
+        let body = normalised(body, endpoint, common, most).map_err(|(reason, message)| Fault { reason, row: place, message })?;
+        Ok(json!({ "custom_id": id, "method": "POST", "url": endpoint.path(), "body": body }).to_string())
+    };
+    rows.iter().enumerate().map(line).collect()
+}
+
+type Problem = (&'static str, String);
+
+fn problem<T>(reason: &'static str, message: impl Into<String>) -> Result<T, Problem> {
+    Err((reason, message.into()))
+}
+
+fn text<'a>(row: &'a Members, names: &[&str]) -> Option<&'a str> {
+    names.iter().find_map(|name| row.get(*name)?.as_str()).filter(|text| !text.is_empty())
+}
+
+fn default_id(place: usize) -> String {
+    format!("request-{}", place + 1)
+}
+
+/// A row with a body of its own.
+fn advanced(row: &Value, place: usize, endpoint: Endpoint, common: &Common) -> Result<(String, Members), Problem> {
+    let Value::Object(row) = row else { return problem("invalid_request", "a row must be an object") };
+    let Some(Value::Object(body)) = row.get("body").or_else(|| row.get("request")) else {
+        return problem("invalid_request_body", "a row must have a `body`, an object");
+    };
+    if let Some(url) = row.get("url").filter(|url| !url.is_null()) {
+        let asked = url.as_str().and_then(named);
+        let Some(asked) = asked else {
+            return problem("batch_endpoint_unsupported", format!("`url` {url} is no endpoint that a batch can run"));
+        };
+        if asked != endpoint {
+            return problem("batch_mixed_endpoints_not_supported", format!("`url` is `{asked}`, and the batch is for `{endpoint}`"));
+        }
+    }
+    if let Some(method) = row.get("method").filter(|method| !method.is_null())
+        && !method.as_str().is_some_and(|method| method.eq_ignore_ascii_case("POST"))
+    {
+        return problem("batch_method_not_supported", format!("`method` must be `POST`, found {method}"));
+    }
+    let id = text(row, &["custom_id", "customId"]).map_or_else(|| default_id(place), str::to_owned);
+    let mut body = body.clone();
+    add_model(&mut body, common);
+    Ok((id, body))
+}
+
+fn add_model(body: &mut Members, common: &Common) {
+    let has_one = body.get("model").is_some_and(|model| !model.is_null());
+    if let Some(model) = common.model.as_ref().filter(|_| !has_one) {
+        body.insert("model".to_owned(), json!(model));
+    }
+}
+
+/// A prompt, or an object that says what is asked in short.
+fn shorthand(row: &Value, place: usize, endpoint: Endpoint, common: &Common) -> Result<(String, Members), Problem> {
+    let none = Members::new();
+    let (row, prompt) = match row {
+        Value::String(prompt) if !prompt.trim().is_empty() => (&none, Some(prompt.as_str())),
+        Value::Object(row) => (row, None),
+        _ => return problem("invalid_prompt_item", "a row must be a text that is not blank, or an object"),
+    };
+    let id = text(row, &["custom_id", "customId", "id"]).map_or_else(|| default_id(place), str::to_owned);
+    let model = text(row, &["model"]).or(common.model.as_deref());
+    if let Some(Value::Object(body)) = row.get("body").or_else(|| row.get("request")) {
+        let mut body = body.clone();
+        let own = Common { model: model.map(str::to_owned), ..Common::default() };
+        add_model(&mut body, &own);
+        return Ok((id, body));
+    }
+    let Some(model) = model else { return problem("missing_model", "a row must name a `model`, or the batch must") };
+    let asked = Asked {
+        model,
+        prompt: prompt.or_else(|| text(row, &TEXTS).filter(|text| !text.trim().is_empty())),
+        messages: row.get("messages").and_then(Value::as_array).filter(|messages| !messages.is_empty()),
+        system: text(row, &["system"]).or(common.system.as_deref()),
+        limit: row.get("max_output_tokens").or_else(|| row.get("max_tokens")).or(common.max_tokens.as_ref()),
+        temperature: row.get("temperature").or(common.temperature.as_ref()),
+    };
+    if asked.prompt.is_none() && asked.messages.is_none() {
+        return problem("invalid_prompt_item", "a row must have a text in `prompt`, `input`, `text` or `content`, or `messages`");
+    }
+    Ok((id, asked.body(endpoint)))
+}
+
+/// What a shorthand row asks.
+struct Asked<'a> {
+    model: &'a str,
+    prompt: Option<&'a str>,
+    messages: Option<&'a Vec<Value>>,
+    system: Option<&'a str>,
+    limit: Option<&'a Value>,
+    temperature: Option<&'a Value>,
+}
+
+impl Asked<'_> {
+    /// The body in the form of the endpoint.
+    fn body(&self, endpoint: Endpoint) -> Members {
+        let mut body = Members::new();
+        let mut put = |name: &str, value: Value| _ = body.insert(name.to_owned(), value);
+        put("model", json!(self.model));
+        let said = |role: &str, text: &str| json!({ "role": role, "content": text });
+        let mut messages: Vec<Value> = self.messages.cloned().unwrap_or_default();
+        match endpoint {
+            Endpoint::Embeddings => put("input", json!(self.prompt.unwrap_or_default())),
+            Endpoint::Responses => {
+                // Its documents say that `system` applies; its server drops it.
+                if let Some(system) = self.system {
+                    put("instructions", json!(system));
+                }
+                match (messages.is_empty(), self.prompt) {
+                    (true, Some(prompt)) => put("input", json!(prompt)),
+                    (_, prompt) => {
+                        messages.extend(prompt.map(|prompt| said("user", prompt)));
+                        put("input", json!(messages));
+                    }
+                }
+            }
+            _ => {
+                let system = self.system.map(|system| said("system", system));
+                messages.extend(self.prompt.map(|prompt| said("user", prompt)));
+                put("messages", json!(system.into_iter().chain(messages).collect::<Vec<_>>()));
+            }
+        }
+        if endpoint != Endpoint::Embeddings {
+            if let Some(limit) = self.limit {
+                put(limit_name(endpoint), limit.clone());
+            }
+            if let Some(temperature) = self.temperature {
+                put("temperature", temperature.clone());
+            }
+        }
+        body
+    }
+}
+
+/// What the endpoint calls the most that may be written.
+const fn limit_name(endpoint: Endpoint) -> &'static str {
+    match endpoint {
+        Endpoint::Responses => "max_output_tokens",
+        _ => "max_tokens",
+    }
+}
+
+/// A body as every row has it: complete, and with a limit for what may be written.
+fn normalised(mut body: Members, endpoint: Endpoint, common: &Common, most: MostOutput<'_>) -> Result<Members, Problem> {
+    if body.get("stream") == Some(&Value::Bool(true)) {
+        return problem("batch_streaming_not_supported", "`stream` is true; the answers of a batch are read when they are complete");
+    }
+    let has = |name: &str| match body.get(name) {
+        Some(Value::Array(values)) => !values.is_empty(),
+        Some(Value::String(text)) => !text.is_empty(),
+        _ => false,
+    };
+    match endpoint {
+        Endpoint::Responses if !has("input") => {
+            return problem("batch_responses_input_required", "a row for `/v1/responses` must have `input`");
+        }
+        Endpoint::Embeddings if !has("input") => {
+            return problem("batch_embeddings_input_required", "a row for `/v1/embeddings` must have `input`");
+        }
+        Endpoint::ChatCompletions if !body.get("messages").is_some_and(Value::is_array) || !has("messages") => {
+            return problem("batch_messages_required", "a row for `/v1/chat/completions` must have `messages`");
+        }
+        _ => {}
+    }
+    let Some(model) = body.get("model").and_then(Value::as_str).filter(|model| !model.is_empty()) else {
+        return problem("missing_model", "a row must name a `model` in its body, or the batch must");
+    };
+    if let Some(declared) = common.model.as_deref().filter(|declared| bare(declared) != bare(model)) {
+        let message = format!("the row is for `{model}`, and the batch for `{declared}`; leave the batch's `model` out to mix models");
+        return problem("batch_model_conflict", message);
+    }
+    if endpoint != Endpoint::Embeddings {
+        let limit = most(model).map_or(OUTPUT_LIMIT, |most| most.min(OUTPUT_LIMIT));
+        let (own, other) =
+            if endpoint == Endpoint::Responses { ("max_output_tokens", "max_tokens") } else { ("max_tokens", "max_output_tokens") };
+        let stated = |body: &Members, name: &str| body.get(name).is_some_and(|value| !value.is_null());
+        let other = body.remove(other).filter(|value| !value.is_null());
+        let newer = endpoint == Endpoint::ChatCompletions && stated(&body, "max_completion_tokens");
+        if !newer && !stated(&body, own) {
+            body.insert(own.to_owned(), other.unwrap_or_else(|| json!(limit)));
+        }
+    }
+    Ok(body)
+}
+
+/// A model's name without the organisation before it.
+fn bare(model: &str) -> &str {
+    model.rsplit('/').next().unwrap_or(model)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn told(rows: Value, kind: Kind, endpoint: Endpoint, common: &Common) -> String {
+        let most = |model: &str| (model == "n").then_some(4_096);
+        match lines(rows.as_array().unwrap(), kind, endpoint, common, &most) {
+            Ok(lines) => lines.join("\n"),
+            Err(fault) => format!("{} in row {}: {}", fault.reason, fault.row, fault.message),
+        }
+    }
+
+    #[test]
+    fn rows_as_they_are_run_and_what_is_wrong_with_others() {
+        let none = Common::default();
+        let model = Common { model: Some("openai/m".into()), ..Common::default() };
+        let all = Common { system: Some("Be brief.".into()), max_tokens: Some(json!(64)), temperature: Some(json!(0.5)), ..model.clone() };
+        let (chat, responses, embeddings) = (Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Embeddings);
+        let say = json!([{"role": "user", "content": "x"}]);
+        let told = [
+            told(
+                json!([{"custom_id": "a", "body": {"input": "x", "max_output_tokens": 32}}, {"url": "/Responses/", "method": "post", "request": {"input": "y", "max_tokens": 7}}]),
+                Kind::Requests,
+                responses,
+                &model,
+            ),
+            told(
+                json!([{"customId": "a", "body": {"model": "m", "messages": say}}, {"body": {"model": "n", "messages": say, "max_completion_tokens": 5}}, {"body": {"model": "n", "messages": say}}]),
+                Kind::Requests,
+                chat,
+                &none,
+            ),
+            told(json!([{"body": {"model": "e", "input": ["x"]}}]), Kind::Requests, embeddings, &none),
+            told(
+                json!(["One?", {"id": "b", "text": "Two?", "max_output_tokens": 5, "system": "Be long."}]),
+                Kind::Prompts,
+                responses,
+                &all,
+            ),
+            told(json!(["One?", {"messages": say, "prompt": "more"}]), Kind::Items, chat, &all),
+            told(json!([{"id": "x", "body": {"messages": say}}]), Kind::Items, chat, &model),
+            told(json!(["text"]), Kind::Items, embeddings, &all),
+            told(json!([7]), Kind::Requests, chat, &none),
+            told(json!([{"body": []}]), Kind::Requests, chat, &none),
+            told(json!([{"url": "/v1/nothing", "body": {}}]), Kind::Requests, chat, &none),
+            told(json!([{"url": "/v1/responses", "body": {}}]), Kind::Requests, chat, &none),
+            told(json!([{"method": "GET", "body": {}}]), Kind::Requests, chat, &none),
+            told(json!([{"custom_id": "é".repeat(257), "body": {}}]), Kind::Requests, chat, &none),
+            told(
+                json!([{"custom_id": "a", "body": {"model": "m", "messages": say}}, {"custom_id": "a", "body": {}}]),
+                Kind::Requests,
+                chat,
+                &none,
+            ),
+            told(json!([{"body": {"model": "m", "messages": say, "stream": true}}]), Kind::Requests, chat, &none),
+            told(json!([{"body": {"model": "m", "messages": []}}]), Kind::Requests, chat, &none),
+            told(json!([{"body": {"model": "m"}}]), Kind::Requests, responses, &none),
+            told(json!([{"body": {"model": "m"}}]), Kind::Requests, embeddings, &none),
+            told(json!([{"body": {"messages": say}}]), Kind::Requests, chat, &none),
+            told(json!([{"body": {"model": "n", "messages": say}}]), Kind::Requests, chat, &model),
+            told(json!([" "]), Kind::Prompts, chat, &model),
+            told(json!([{"id": "a"}]), Kind::Items, chat, &model),
+            told(json!(["x"]), Kind::Prompts, chat, &none),
+        ];
+        insta::assert_snapshot!(told.join("\n--\n"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_row_gives_a_line_or_a_fault(text in ".{0,20}", number: i64, kind in 0_usize..3) {
+            let rows = [
+                json!(text), json!(number), json!({"body": {"model": text, "input": text, "messages": [text], "max_tokens": number}}),
+                json!({"custom_id": number, "prompt": text, "model": text}), json!({"url": text, "body": {}}),
+            ];
+            for endpoint in [Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Embeddings] {
+                for line in lines(&rows, [Kind::Requests, Kind::Prompts, Kind::Items][kind], endpoint, &Common::default(), &|_| None).into_iter().flatten() {
+                    prop_assert!(serde_json::from_str::<Value>(&line).is_ok() && !line.contains('\n'));
+                }
+            }
+        }
+    }
+}

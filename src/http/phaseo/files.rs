@@ -1,0 +1,167 @@
+//! Phaseo's files: the same as OpenAI's, under two paths, in this dialect's envelope; and an upload as JSON,
+//! which is what its Python client sends.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequest, RawPathParams, Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::context::Context;
+use super::refusal::Refusal;
+use crate::domain::error::Code;
+use crate::domain::file::{File, Purpose};
+use crate::domain::id::FileId;
+use crate::domain::time::later;
+use crate::http::Api;
+use crate::http::access::Caller;
+use crate::http::error::ApiError;
+use crate::http::extract::{Params, PathId, media_type};
+use crate::http::form::{Form, seal};
+use crate::http::openai;
+use crate::http::openai::render::FileObject;
+use crate::store::{NewFile, blocking};
+
+/// `POST /v1/files`: a form, or JSON with `purpose` and `file`.
+pub async fn create(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    context: Context,
+    headers: HeaderMap,
+    request: Request,
+) -> Response {
+    let created = async {
+        api.check_open()?;
+        let is_json = media_type(&headers).is_some_and(|kind| kind == "application/json" || kind.ends_with("+json"));
+        if is_json {
+            return from_json(&api, &caller, request).await;
+        }
+        let form = Form::from_request(request, &api).await?;
+        Ok(openai::files::create(State(api.clone()), Extension(caller), form).await.map_err(named)?.into_response())
+    };
+    created.await.unwrap_or_else(|refusal: Refusal| refusal.respond(&context))
+}
+
+/// What an upload that is too large, or empty, is told.
+fn named(error: ApiError) -> Refusal {
+    match error.code() {
+        Code::TooLarge => {
+            Refusal::nested(StatusCode::PAYLOAD_TOO_LARGE, "validation_error", "batch_file_too_large", error.message().to_owned())
+        }
+        _ => error.into(),
+    }
+}
+
+/// An upload as JSON: the file is a `data:` URL, or its text.
+#[derive(Deserialize)]
+struct Upload {
+    #[serde(default)]
+    purpose: Option<String>,
+    #[serde(default)]
+    file: Option<String>,
+    #[serde(default)]
+    filename: Option<String>,
+}
+
+async fn from_json(api: &Arc<Api>, caller: &Caller, request: Request) -> Result<Response, Refusal> {
+    let most = api.limits.quotes.max_body_bytes;
+    let (_held, body) = api.quoting.read(request, api, most).await.map_err(named)?;
+    let upload: Upload = serde_json::from_slice(&body).map_err(|error| match error.is_data() {
+        true => Refusal::invalid("invalid_batch_file", format!("the body must be an object with the texts `purpose` and `file`: {error}")),
+        false => ApiError::new(Code::InvalidJson, format!("the body is not valid JSON: {error}")).into(),
+    })?;
+    drop(body);
+    let purpose = upload.purpose.as_deref().unwrap_or("batch");
+    let purpose = Purpose::ALL.into_iter().find(|known| known.as_str() == purpose);
+    let purpose =
+        purpose.ok_or_else(|| Refusal::invalid("invalid_batch_file", "`purpose` must be `batch`, or another purpose of a file"))?;
+    let content = content_of(upload.file.as_deref().unwrap_or_default())?;
+    if content.is_empty() {
+        return Err(Refusal::nested(StatusCode::BAD_REQUEST, "validation_error", "batch_file_empty", "`file` is missing or empty"));
+    }
+    let filename = upload.filename.filter(|name| !name.is_empty() && name.len() <= 255).unwrap_or_else(|| "batch.jsonl".to_owned());
+    let file = keep(api, caller, filename, purpose, content).await?;
+    tracing::info!(file = %file.id, bytes = file.bytes, purpose = purpose.as_str(), "file uploaded");
+    Ok(Json(FileObject::from(&file)).into_response())
+}
+
+/// The bytes of a `data:` URL, or those of any other text.
+fn content_of(text: &str) -> Result<Bytes, Refusal> {
+    let Some((_, encoded)) = text.strip_prefix("data:").and_then(|rest| rest.split_once(',')) else {
+        return Ok(Bytes::copy_from_slice(text.as_bytes()));
+    };
+    let is_base64 = text.split(',').next().is_some_and(|head| head.ends_with(";base64"));
+    match is_base64 {
+        true => {
+            let decoded = STANDARD.decode(encoded.trim());
+            decoded.map(Bytes::from).map_err(|error| Refusal::invalid("invalid_batch_file", format!("`file` is no valid base64: {error}")))
+        }
+        false => Ok(Bytes::copy_from_slice(encoded.as_bytes())),
+    }
+}
+
+async fn keep(api: &Arc<Api>, caller: &Caller, filename: String, purpose: Purpose, content: Bytes) -> Result<File, ApiError> {
+    api.check_room(content.len() as u64)?;
+    let store = api.store.clone();
+    let spool = blocking(move || {
+        let mut spool = store.spool()?;
+        spool.write(&content)?;
+        Ok::<_, crate::store::StoreError>(spool)
+    });
+    let content = seal(spool.await?).await?;
+    let now = api.clock.now();
+    let expires_at = api.limits.file_retention.filter(|_| purpose == Purpose::Batch).map(|kept| later(now, kept));
+    let mime = Some("application/jsonl".to_owned());
+    let new = NewFile { filename, purpose, mime, org: caller.org, created_at: now, expires_at };
+    let store = api.store.clone();
+    Ok(api.to_the_end(async move { store.add_file(new, content).await }).await??)
+}
+
+/// `GET /v1/files`: the hosted service has no list; this one is OpenAI's.
+pub async fn list(State(api): State<Arc<Api>>, caller: Extension<Caller>, context: Context, params: Params) -> Response {
+    let listed = openai::files::list(State(api), caller, params).await;
+    listed.map_or_else(|error| Refusal::from(error).respond(&context), IntoResponse::into_response)
+}
+
+fn id_of(path: &RawPathParams) -> Result<PathId<FileId>, Refusal> {
+    let named = path.iter().find(|(name, _)| *name == "file_id").map_or("", |(_, value)| value);
+    named.parse().map(PathId).map_err(|_| not_there(named))
+}
+
+fn not_there(id: &str) -> Refusal {
+    Refusal::not_found("file_not_found_or_not_owned", "file_id", id)
+}
+
+fn missing(error: ApiError, id: FileId) -> Refusal {
+    if error.code() == Code::NotFound { not_there(&id.to_string()) } else { error.into() }
+}
+
+/// `GET /v1/files/{file_id}`
+pub async fn retrieve(State(api): State<Arc<Api>>, caller: Extension<Caller>, context: Context, path: RawPathParams) -> Response {
+    let read = async {
+        let PathId(id) = id_of(&path)?;
+        let object = openai::files::retrieve(State(api), caller, PathId(id)).await.map_err(|error| missing(error, id))?;
+        Ok(object.into_response())
+    };
+    read.await.unwrap_or_else(|refusal: Refusal| refusal.respond(&context))
+}
+
+/// `GET /v1/files/{file_id}/content`
+pub async fn content(
+    State(api): State<Arc<Api>>,
+    caller: Extension<Caller>,
+    context: Context,
+    path: RawPathParams,
+    headers: HeaderMap,
+) -> Response {
+    let read = async {
+        let PathId(id) = id_of(&path)?;
+        openai::content::content(State(api), caller, PathId(id), headers).await.map_err(|error| missing(error, id))
+    };
+    read.await.unwrap_or_else(|refusal: Refusal| refusal.respond(&context))
+}

@@ -1,0 +1,79 @@
+//! What a batch of Phaseo's has besides, as a part of [`super::spec`]. Words are as they are on the wire.
+
+use serde::{Deserialize, Serialize};
+
+use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
+use super::spec::SpecRecord;
+use super::{RecordError, word};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::gateway::{Gateway, InputMode, Phase, Receiver, Subscription};
+use crate::domain::id::{ReceiverId, RequestId};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct GatewayRecord {
+    request: u128,
+    endpoint: u8,
+    window: String,
+    mode: String,
+    session: Option<String>,
+    provider: String,
+    subscription: Option<SubscriptionRecord>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SubscriptionRecord {
+    receiver: ReceiverRecord,
+    phases: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+enum ReceiverRecord {
+    Managed(u128),
+    Own(WebhookRecord),
+}
+
+impl From<&Gateway> for GatewayRecord {
+    fn from(gateway: &Gateway) -> Self {
+        let subscription = gateway.subscription.as_ref().map(|subscription| SubscriptionRecord {
+            receiver: match &subscription.receiver {
+                Receiver::Managed(id) => ReceiverRecord::Managed(id.as_u128()),
+                Receiver::Own(webhook) => ReceiverRecord::Own(pack_webhook(webhook)),
+            },
+            phases: subscription.phases.iter().map(Phase::to_string).collect(),
+        });
+        Self {
+            request: gateway.request.as_u128(),
+            endpoint: gateway.endpoint.code(),
+            window: gateway.window.to_string(),
+            mode: gateway.mode.to_string(),
+            session: gateway.session.clone(),
+            provider: gateway.provider.clone(),
+            subscription,
+        }
+    }
+}
+
+impl TryFrom<GatewayRecord> for Gateway {
+    type Error = RecordError;
+
+    fn try_from(record: GatewayRecord) -> Result<Self, RecordError> {
+        let damaged = |what: &str| RecordError::damaged::<SpecRecord>(what);
+        let phase = |text: &String| word::<SpecRecord, _>(text, Phase::parse);
+        let subscription = record.subscription.map(|subscription| {
+            let receiver = match subscription.receiver {
+                ReceiverRecord::Managed(id) => Receiver::Managed(ReceiverId::from_u128(id)),
+                ReceiverRecord::Own(webhook) => Receiver::Own(unpack_webhook(webhook)),
+            };
+            Ok::<_, RecordError>(Subscription { receiver, phases: subscription.phases.iter().map(phase).collect::<Result<_, _>>()? })
+        });
+        Ok(Self {
+            request: RequestId::from_u128(record.request),
+            endpoint: Endpoint::from_code(record.endpoint).ok_or_else(|| damaged("unknown endpoint"))?,
+            window: record.window.parse().map_err(RecordError::damaged::<SpecRecord>)?,
+            mode: word::<SpecRecord, _>(&record.mode, InputMode::parse)?,
+            session: record.session,
+            provider: record.provider,
+            subscription: subscription.transpose()?,
+        })
+    }
+}
