@@ -25,6 +25,7 @@ use super::links::signed;
 use super::shared::speaks_batchrouter;
 use crate::domain::error::Code;
 use crate::domain::id::OrgId;
+use crate::domain::org::KeyState;
 use crate::domain::share::Owner;
 
 /// Which web pages may call.
@@ -250,7 +251,7 @@ pub(super) fn found(api: &Api, digest: &[u8; 32]) -> Option<Found> {
             tracing::error!(%error, "an API key could not be looked up");
             None
         })
-        .map(|key| Found { org: key.org, good: key.is_good(now) })
+        .map(|key| Found { org: key.org, good: key.state(now) == KeyState::Active })
 }
 
 /// Refuses callers that may not call.

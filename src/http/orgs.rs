@@ -13,10 +13,11 @@ use super::Api;
 use super::batchrouter::account::{add_org, shown};
 use super::error::ApiError;
 use super::extract::{Object, PathId};
+use super::keys::NewKey;
 use crate::domain::id::OrgId;
 use crate::domain::ledger::{Account, Credits};
 use crate::domain::money::Usd;
-use crate::domain::org::Organisation;
+use crate::domain::org::{KeyKind, Organisation};
 use crate::store::MAX_ORGS;
 
 /// `GET /admin/organisations`: the operator's own first.
@@ -39,7 +40,10 @@ pub async fn create(State(api): State<Arc<Api>>, body: Object) -> Result<Respons
         Some(amount) => Credits::Prepaid(Usd(amount)),
         None => Credits::Unlimited,
     };
-    let (org, made) = add_org(&api, name, credits, MAX_ORGS).await?;
+    let now = api.clock.now();
+    let org = Organisation::new(name, now);
+    let made = NewKey::generate(org.id, KeyKind::BatchRouter, None, None, now)?;
+    add_org(&api, &org, credits, Some(&made), MAX_ORGS).await?;
     let mut answer = shown(&org, &Account { credits, ..Account::default() });
     answer["api_key"] = json!(made.secret);
     answer["api_key_id"] = json!(made.key.id.in_hex());
