@@ -9,6 +9,7 @@ mod batches;
 mod catalog;
 pub mod config;
 mod demo;
+mod keys;
 mod lanes;
 pub mod progress;
 mod remote;
@@ -48,6 +49,9 @@ enum Command {
     /// Pause, resume and prioritise batches of a running daemon
     #[command(subcommand)]
     Batches(batches::BatchesCommand),
+    /// Make, show and revoke the API keys of a running daemon's clients
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Check, compare and make catalog seeds
     #[command(subcommand)]
     Catalog(catalog::CatalogCommand),
@@ -81,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::demo(&args, env),
         Command::Lanes(command) => lanes::run(&command, env),
         Command::Batches(command) => batches::run(&command, env),
+        Command::Keys(command) => keys::run(&command, env),
         Command::Catalog(command) => catalog::run(&command, env),
         Command::Config(command) => match config::run(&command, env, &mut std::io::stdout()) {
             Ok(()) => 0,

@@ -3,6 +3,8 @@
 //! Small on purpose: one request at a time over plain HTTP, answers as JSON or text. It knows the
 //! OpenAI dialect and the paths for operators, and nothing of how the daemon works.
 
+mod keys;
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -80,6 +80,12 @@ codes! {
     MissingApiKey = "missing_api_key",
     /// An API key that is not known.
     InvalidApiKey = "invalid_api_key",
+    /// An API key that was good until a moment that has passed.
+    ApiKeyExpired = "api_key_expired",
+    /// An API key that was revoked.
+    ApiKeyRevoked = "api_key_revoked",
+    /// A key for managing where one for batches is needed, or the other way round.
+    ApiKeyKind = "api_key_wrong_kind",
     /// A browser page or host that the settings do not allow.
     OriginNotAllowed = "origin_not_allowed",
     /// The disk of the data directory is too full to accept data safely.

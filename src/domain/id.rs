@@ -20,11 +20,17 @@ const ENCODED_LEN: usize = 26;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// The prefix belongs to another kind of object.
-    #[error("`{text}` is the id of a {found}, not of a {expected}")]
+    #[error("`{text}` is the id of {}, not of {}", one(found), one(expected))]
     WrongKind { text: String, found: &'static str, expected: &'static str },
     /// Neither the prefix nor the body is one of ours.
-    #[error("`{text}` is not the id of a {expected}; such an id looks like `{prefix}` and {ENCODED_LEN} characters")]
+    #[error("`{text}` is not the id of {}; such an id looks like `{prefix}` and {ENCODED_LEN} characters", one(expected))]
     Malformed { text: String, expected: &'static str, prefix: &'static str },
+}
+
+/// A kind with its article.
+fn one(kind: &str) -> String {
+    let article = if kind.starts_with(['a', 'e', 'i', 'o', 'u', 'A']) { "an" } else { "a" };
+    format!("{article} {kind}")
 }
 
 struct Kind {

@@ -15,11 +15,109 @@ pub struct Organisation {
     pub webhook: Option<Webhook>,
 }
 
+impl Organisation {
+    /// A new one, with nobody to tell.
+    pub fn new(name: String, now: Timestamp) -> Self {
+        Self { id: OrgId::generate(now), name, created_at: now, webhook: None }
+    }
+}
+
+/// What a key is for; the grammar of its secret follows from that. Keys of one organisation, whatever their
+/// kind, reach the same files and batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyKind {
+    /// For clients of OpenAI's API.
+    OpenAi,
+    /// For clients of BatchRouter's.
+    BatchRouter,
+    /// For clients of Phaseo's, as far as they run batches.
+    PhaseoInference,
+    /// For managing the receivers of webhooks in Phaseo's API. It opens nothing else.
+    PhaseoManagement,
+}
+
+impl KeyKind {
+    pub const ALL: [Self; 4] = [Self::OpenAi, Self::BatchRouter, Self::PhaseoInference, Self::PhaseoManagement];
+    /// The words that [`Self::of`] knows.
+    pub const DIALECTS: [&str; 3] = ["openai", "phaseo", "batchrouter"];
+
+    /// The kind for clients of a dialect.
+    ///
+    /// # Errors
+    /// When there is none: for an unknown word, and for management in a dialect that does not know it.
+    pub fn of(dialect: &str, management: bool) -> Result<Self, NoKind> {
+        if !Self::DIALECTS.contains(&dialect) {
+            return Err(NoKind::Dialect);
+        }
+        let wanted = |kind: &Self| kind.dialect() == dialect && kind.is_management() == management;
+        Self::ALL.into_iter().find(wanted).ok_or(NoKind::Management)
+    }
+
+    /// The word for the dialect on the wire.
+    pub const fn dialect(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::BatchRouter => "batchrouter",
+            Self::PhaseoInference | Self::PhaseoManagement => "phaseo",
+        }
+    }
+
+    /// Whether it is for managing alone; on the wire that stands beside the dialect.
+    pub const fn is_management(self) -> bool {
+        matches!(self, Self::PhaseoManagement)
+    }
+
+    /// The number that stands for it on disk. Never changes.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::OpenAi => 0,
+            Self::BatchRouter => 1,
+            Self::PhaseoInference => 2,
+            Self::PhaseoManagement => 3,
+        }
+    }
+
+    /// The kind with that number.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
+}
+
+/// Why there is no such kind of key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoKind {
+    #[error("must be `openai`, `phaseo` or `batchrouter`")]
+    Dialect,
+    #[error("is for keys of the dialect `phaseo` alone")]
+    Management,
+}
+
+/// Whether a key opens anything, and if not, why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyState {
+    Active,
+    Expired,
+    /// Also if it would have expired since.
+    Revoked,
+}
+
+impl KeyState {
+    /// The word for it on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
 /// An API key without its secret, which nobody knows but its holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiKey {
     pub id: KeyId,
     pub org: OrgId,
+    pub kind: KeyKind,
     /// For people.
     pub name: Option<String>,
     pub created_at: Timestamp,
@@ -30,8 +128,28 @@ pub struct ApiKey {
 }
 
 impl ApiKey {
-    /// Whether it opens anything at that moment.
-    pub fn is_good(&self, now: Timestamp) -> bool {
-        self.revoked_at.is_none() && self.expires_at.is_none_or(|at| now < at)
+    /// How it stands at that moment.
+    pub fn state(&self, now: Timestamp) -> KeyState {
+        match (self.revoked_at, self.expires_at) {
+            (Some(_), _) => KeyState::Revoked,
+            (None, Some(at)) if at <= now => KeyState::Expired,
+            (None, Some(_) | None) => KeyState::Active,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_words_and_its_number() {
+        for kind in KeyKind::ALL {
+            assert_eq!(KeyKind::of(kind.dialect(), kind.is_management()), Ok(kind));
+            assert_eq!(KeyKind::from_code(kind.code()), Some(kind));
+        }
+        assert_eq!(KeyKind::from_code(4), None);
+        assert_eq!(KeyKind::of("openai", true), Err(NoKind::Management));
+        assert_eq!(KeyKind::of("open-ai", false), Err(NoKind::Dialect));
     }
 }

@@ -6,6 +6,8 @@
 //!
 //! Keys are kept as SHA-256 and compared in constant time. No key, right or wrong, is ever logged.
 
+mod caller;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,6 +20,8 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use self::caller::Found;
+pub use self::caller::{Caller, found};
 use super::Api;
 use super::batchrouter::{KEYLESS, PUBLIC};
 use super::error::ApiError;
@@ -26,8 +30,6 @@ use super::phaseo::context::Context;
 use super::phaseo::refusal::Refusal;
 use super::shared::{speaks_batchrouter, speaks_phaseo};
 use crate::domain::error::Code;
-use crate::domain::id::OrgId;
-use crate::domain::share::Owner;
 
 /// Which web pages may call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,43 +73,6 @@ pub struct Access {
     origins: Origins,
 }
 
-/// Who calls, among the extensions of a request that was let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Caller {
-    /// SHA-256 of the key; zeros where no key is asked for.
-    pub key: [u8; 32],
-    /// To whom the key belongs.
-    pub org: OrgId,
-}
-
-impl Caller {
-    /// Whose share of a lane the caller's rows take. The operator's keys stand for teams, each with a share
-    /// of its own; any other organisation has one, however many keys it makes.
-    pub fn owner(&self) -> Owner {
-        match self.org == OrgId::OPERATOR {
-            true => Owner::of_key(&self.key),
-            false => Owner::of_org(self.org),
-        }
-    }
-}
-
-/// A key that a client has made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Found {
-    pub org: OrgId,
-    /// It has neither expired nor been revoked.
-    pub good: bool,
-}
-
-impl Found {
-    fn admit(self, digest: [u8; 32]) -> Result<Caller, ApiError> {
-        match self.good {
-            true => Ok(Caller { key: digest, org: self.org }),
-            false => Err(ApiError::unauthorized(Code::InvalidApiKey, "the API key has expired or was revoked")),
-        }
-    }
-}
-
 impl Access {
     /// No keys: for a daemon that listens on loopback only.
     pub fn open() -> Self {
@@ -138,8 +103,8 @@ impl Access {
             // Any key will do where none is needed, except one that was good once.
             let digest = headers.get(AUTHORIZATION).and_then(bearer).map(|key| Sha256::digest(key).into());
             return match digest.and_then(|digest| Some((digest, known(&digest)?))) {
-                Some((digest, found)) => found.admit(digest),
-                None => Ok(Caller { key: [0; 32], org: OrgId::OPERATOR }),
+                Some((digest, found)) => found.admit(digest, uri.path()),
+                None => Ok(Caller::operator([0; 32])),
             };
         }
         let Some(value) = headers.get(AUTHORIZATION) else {
@@ -154,10 +119,10 @@ impl Access {
         // Every key is compared, so that the time tells nothing about which one was near.
         let configured = self.keys.iter().fold(subtle::Choice::from(0), |known, each| known | each.ct_eq(&digest));
         if bool::from(configured) {
-            return Ok(Caller { key: digest, org: OrgId::OPERATOR });
+            return Ok(Caller::operator(digest));
         }
         if let Some(found) = known(&digest) {
-            return found.admit(digest);
+            return found.admit(digest, uri.path());
         }
         Err(ApiError::unauthorized(Code::InvalidApiKey, "the API key is not one of those that this daemon knows"))
     }
@@ -243,18 +208,6 @@ pub(super) fn is_public(path: &str) -> bool {
     ["/v1", "/batchrouter/v1"].iter().any(|mount| path.strip_prefix(mount) == Some(PUBLIC))
 }
 
-/// The key that a client has made whose secret has this SHA-256.
-pub(super) fn found(api: &Api, digest: &[u8; 32]) -> Option<Found> {
-    let now = api.clock.now();
-    api.store
-        .key(digest)
-        .unwrap_or_else(|error| {
-            tracing::error!(%error, "an API key could not be looked up");
-            None
-        })
-        .map(|key| Found { org: key.org, good: key.is_good(now) })
-}
-
 /// Refuses callers that may not call.
 pub async fn guard(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     if is_open(request.uri().path()) {
@@ -268,7 +221,7 @@ pub async fn guard(State(api): State<Arc<Api>>, mut request: Request, next: Next
         return match link {
             // Whoever has the link may have the file.
             Ok(signed) if matches!(*request.method(), Method::GET | Method::HEAD) => {
-                request.extensions_mut().insert(Caller { key: [0; 32], org: OrgId::OPERATOR });
+                request.extensions_mut().insert(Caller::operator([0; 32]));
                 request.extensions_mut().insert(signed);
                 next.run(request).await
             }
@@ -277,7 +230,7 @@ pub async fn guard(State(api): State<Arc<Api>>, mut request: Request, next: Next
         };
     }
     match api.access.admit(request.uri(), request.headers(), |digest| found(&api, digest)) {
-        Ok(caller) if caller.org != OrgId::OPERATOR && is_operators(request.uri().path()) => {
+        Ok(caller) if is_operators(request.uri().path()) && !caller.is_operator() => {
             ApiError::new(Code::Forbidden, "only the operator's own keys open this").into_response_at(request.uri().path())
         }
         Ok(caller) => {

@@ -48,7 +48,9 @@ const fn row(code: Code) -> (StatusCode, &'static str) {
         | Code::ChecksumMismatch
         | Code::MissingIdempotencyKey => (StatusCode::BAD_REQUEST, CLIENT),
         Code::InsufficientCredits => (StatusCode::PAYMENT_REQUIRED, CLIENT),
-        Code::MissingApiKey | Code::InvalidApiKey => (StatusCode::UNAUTHORIZED, CLIENT),
+        Code::MissingApiKey | Code::InvalidApiKey | Code::ApiKeyExpired | Code::ApiKeyRevoked | Code::ApiKeyKind => {
+            (StatusCode::UNAUTHORIZED, CLIENT)
+        }
         Code::OriginNotAllowed | Code::Forbidden => (StatusCode::FORBIDDEN, CLIENT),
         Code::UnknownRoute | Code::NotFound | Code::ModelNotFound | Code::ResultsExpired | Code::QuoteNotFound => {
             (StatusCode::NOT_FOUND, CLIENT)

@@ -21,7 +21,7 @@ use http_body_util::BodyExt;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-pub use self::address::{Params, PathId, PathText};
+pub use self::address::{Params, PathId, PathIds, PathText};
 use super::Api;
 use super::body::{Fate, incomplete};
 use super::error::ApiError;

@@ -46,7 +46,7 @@ use axum::Router;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_RANGE, ETAG, RETRY_AFTER};
 use axum::http::{HeaderValue, Method};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use rust_decimal::Decimal;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -200,6 +200,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/admin/catalog/history", get(admin::history))
         .route("/admin/organisations", get(orgs::list).post(orgs::create))
         .route("/admin/organisations/{org_id}/credits", post(orgs::credit))
+        .route("/admin/organisations/{org_id}/keys", get(orgs::list_keys).post(orgs::create_key))
+        .route("/admin/organisations/{org_id}/keys/{api_key_id}", delete(orgs::revoke_key))
         .route("/admin/lanes", get(lanes::list))
         .route("/admin/lanes/pause", post(lanes::pause))
         .route("/admin/lanes/resume", post(lanes::resume))

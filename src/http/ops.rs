@@ -12,7 +12,6 @@ use super::error::ApiError;
 use super::extract::Params;
 use super::{Api, admin, routes};
 use crate::domain::error::Code;
-use crate::domain::id::OrgId;
 
 /// `GET /`
 pub async fn index() -> Json<Value> {
@@ -32,7 +31,7 @@ pub async fn readyz(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap, p
     let verbose = params.is_set("verbose");
     if verbose {
         let caller = api.access.admit(&uri, &headers, |digest| found(&api, digest))?;
-        if caller.org != OrgId::OPERATOR {
+        if !caller.is_operator() {
             return Err(ApiError::new(Code::Forbidden, "only the operator's own keys open this"));
         }
     }

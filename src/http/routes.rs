@@ -47,6 +47,8 @@ pub const TABLE: &[Listed] = &[
     at("GET", "/admin/catalog/history"),
     at("GET, POST", "/admin/organisations"),
     at("POST", "/admin/organisations/{org_id}/credits"),
+    at("GET, POST", "/admin/organisations/{org_id}/keys"),
+    at("DELETE", "/admin/organisations/{org_id}/keys/{api_key_id}"),
     at("GET", "/admin/lanes"),
     at("POST", "/admin/lanes/pause"),
     at("POST", "/admin/lanes/resume"),

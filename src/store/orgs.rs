@@ -139,6 +139,15 @@ impl Store {
         Ok(keys)
     }
 
+    /// Whose key it is; `None` if there is no such key.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub fn org_of_key(&self, id: KeyId) -> Result<Option<OrgId>, StoreError> {
+        let owner = self.inner.tree.get(format::owner_of_key(id))?;
+        Ok(owner.as_deref().and_then(format::trailing_id).map(OrgId::from_u128))
+    }
+
     /// Revokes a key of an organisation.
     ///
     /// # Errors

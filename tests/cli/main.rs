@@ -1,6 +1,7 @@
 //! The command line: `run`, `serve` and its signals, `config show`, the texts people read.
 
 mod catalog;
+mod keys;
 mod lanes;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
@@ -288,6 +289,8 @@ fn help_texts() {
         ("help_config", &["config", "--help"]),
         ("help_lanes", &["lanes", "--help"]),
         ("help_lanes_drain", &["lanes", "drain", "--help"]),
+        ("help_keys", &["keys", "--help"]),
+        ("help_keys_create", &["keys", "create", "--help"]),
         ("help_batches", &["batches", "--help"]),
         ("help_batches_priority", &["batches", "priority", "--help"]),
     ] {

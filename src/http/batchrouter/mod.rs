@@ -24,6 +24,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::{delete, get, post};
 
+pub use self::quote_object::moment;
 pub use self::quoting::Quoting;
 use super::Api;
 

@@ -22,6 +22,25 @@ impl<T: FromStr<Err = IdError> + Send, S: Send + Sync> FromRequestParts<S> for P
     }
 }
 
+/// The two ids in a path.
+#[derive(Debug)]
+pub struct PathIds<A, B>(pub A, pub B);
+
+impl<A, B, S> FromRequestParts<S> for PathIds<A, B>
+where
+    A: FromStr<Err = IdError> + Send,
+    B: FromStr<Err = IdError> + Send,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let texts = Path::<(String, String)>::from_request_parts(parts, state).await;
+        let Path((first, second)) = texts.map_err(|_| not_text())?;
+        Ok(Self(first.parse()?, second.parse()?))
+    }
+}
+
 /// The one parameter of a path, decoded.
 #[derive(Debug)]
 pub struct PathText(pub String);
@@ -36,7 +55,11 @@ impl<S: Send + Sync> FromRequestParts<S> for PathText {
 
 async fn path_text<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, ApiError> {
     let text = Path::<String>::from_request_parts(parts, state).await;
-    text.map(|Path(text)| text).map_err(|_| ApiError::new(Code::NotFound, "the last part of the path is not valid UTF-8"))
+    text.map(|Path(text)| text).map_err(|_| not_text())
+}
+
+fn not_text() -> ApiError {
+    ApiError::new(Code::NotFound, "the last part of the path is not valid UTF-8")
 }
 
 /// The query of a request. An empty value counts as absent.

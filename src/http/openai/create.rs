@@ -195,7 +195,6 @@ async fn create_once(api: &Api, spec: BatchSpec, control: Control, idempotency: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::id::OrgId;
 
     /// Keys live for 30 days, and so across an upgrade.
     #[test]
@@ -210,6 +209,6 @@ mod tests {
         };
         let text = r#"["file-00000000000000000000000007","/v1/responses","24h",[["a","1"],["b","2"]],null]"#;
         let digest: [u8; 32] = Sha256::digest(text).into();
-        assert_eq!(order.once(&Caller { key: [0; 32], org: OrgId::OPERATOR }, "k").request, digest);
+        assert_eq!(order.once(&Caller::operator([0; 32]), "k").request, digest);
     }
 }

@@ -1,10 +1,10 @@
-//! Organisations and API keys on disk, version 1.
+//! Organisations (version 1) and API keys (version 2) on disk.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Record, RecordError, moment, timestamp};
+use super::{Record, RecordError, decode_old, moment, timestamp};
 use crate::domain::id::{KeyId, OrgId};
-use crate::domain::org::{ApiKey, Organisation};
+use crate::domain::org::{ApiKey, KeyKind, Organisation};
 use crate::domain::webhook::Webhook;
 
 /// A receiver: its URL and its sealed secret.
@@ -56,9 +56,16 @@ impl TryFrom<OrgRecord> for Organisation {
     }
 }
 
-/// Version 1 of an API key. Its secret is not here, and its digest is the record's place.
+/// Version 2 of an API key. Its secret is not here, and its digest is the record's place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRecord {
+    first: KeyRecord1,
+    kind: u8,
+}
+
+/// Version 1, of when all keys were BatchRouter's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct KeyRecord1 {
     id: u128,
     org: u128,
     name: Option<String>,
@@ -68,34 +75,86 @@ pub struct KeyRecord {
 }
 
 impl Record for KeyRecord {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
     const NAME: &'static str = "API key";
+
+    fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
+        match version {
+            1 => Ok(Self { first: decode_old::<Self, _>(body)?, kind: KeyKind::BatchRouter.code() }),
+            other => Err(RecordError::unknown::<Self>(other)),
+        }
+    }
 }
 
 impl From<&ApiKey> for KeyRecord {
     fn from(key: &ApiKey) -> Self {
-        Self {
+        let first = KeyRecord1 {
             id: key.id.as_u128(),
             org: key.org.as_u128(),
             name: key.name.clone(),
             created_at: moment(key.created_at),
             expires_at: key.expires_at.map(moment),
             revoked_at: key.revoked_at.map(moment),
-        }
+        };
+        Self { first, kind: key.kind.code() }
     }
 }
 
 impl TryFrom<KeyRecord> for ApiKey {
     type Error = RecordError;
 
-    fn try_from(record: KeyRecord) -> Result<Self, RecordError> {
+    fn try_from(KeyRecord { first, kind }: KeyRecord) -> Result<Self, RecordError> {
         Ok(Self {
-            id: KeyId::from_u128(record.id),
-            org: OrgId::from_u128(record.org),
-            name: record.name,
-            created_at: timestamp::<KeyRecord>(record.created_at)?,
-            expires_at: record.expires_at.map(timestamp::<KeyRecord>).transpose()?,
-            revoked_at: record.revoked_at.map(timestamp::<KeyRecord>).transpose()?,
+            id: KeyId::from_u128(first.id),
+            org: OrgId::from_u128(first.org),
+            kind: KeyKind::from_code(kind).ok_or_else(|| RecordError::damaged::<KeyRecord>(format!("{kind} is no kind of key")))?,
+            name: first.name,
+            created_at: timestamp::<KeyRecord>(first.created_at)?,
+            expires_at: first.expires_at.map(timestamp::<KeyRecord>).transpose()?,
+            revoked_at: first.revoked_at.map(timestamp::<KeyRecord>).transpose()?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{decode, encode};
+    use super::*;
+    use crate::domain::time::Timestamp;
+
+    fn key(kind: KeyKind) -> ApiKey {
+        let at = |micros| Timestamp::from_microsecond(micros).unwrap();
+        let (created_at, expires_at) = (at(1_790_000_000_000_001), Some(at(1_790_000_000_000_002)));
+        ApiKey {
+            id: KeyId::from_u128(7),
+            org: OrgId::from_u128(300),
+            kind,
+            name: Some("nightly".into()),
+            created_at,
+            expires_at,
+            revoked_at: None,
+        }
+    }
+
+    #[test]
+    fn keys_of_both_versions_are_read() {
+        for kind in KeyKind::ALL {
+            let bytes = encode(&KeyRecord::from(&key(kind))).unwrap();
+            assert_eq!(bytes[0], 2);
+            assert_eq!(decode::<KeyRecord>(&bytes).unwrap().try_into(), Ok(key(kind)));
+        }
+        // As version 1 was written, byte for byte.
+        let mut first = vec![1, 7, 251, 0x2c, 0x01, 1, 7];
+        first.extend_from_slice(b"nightly");
+        for (tag, micros) in [(None, 1_790_000_000_000_001_i64), (Some(1), 1_790_000_000_000_002)] {
+            first.extend(tag);
+            // Signed numbers are in zigzag; 253 announces eight bytes.
+            first.push(253);
+            first.extend_from_slice(&(micros * 2).to_le_bytes());
+        }
+        first.push(0);
+        assert_eq!(decode::<KeyRecord>(&first).unwrap().try_into(), Ok(key(KeyKind::BatchRouter)));
+        let unknown = KeyRecord { kind: 9, ..KeyRecord::from(&key(KeyKind::OpenAi)) };
+        assert!(matches!(ApiKey::try_from(unknown), Err(RecordError::Damaged { .. })));
     }
 }

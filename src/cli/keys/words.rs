@@ -1,0 +1,113 @@
+//! What `batchd keys` takes from the command line: an organisation, and a time to expire.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::daemon::config::DurationText;
+use crate::domain::id::{IdError, OrgId};
+use crate::domain::time::{Timestamp, later};
+
+/// An organisation, as people name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Org {
+    Id(OrgId),
+    /// By its name. Nobody may have it, and several may.
+    Named(String),
+}
+
+/// A text that cannot be meant as an organisation.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoOrg {
+    #[error("must not be empty")]
+    Empty,
+    /// A mistyped id must not become the name of a new organisation.
+    #[error(transparent)]
+    Id(#[from] IdError),
+}
+
+impl FromStr for Org {
+    type Err = NoOrg;
+
+    fn from_str(text: &str) -> Result<Self, NoOrg> {
+        match text.parse::<OrgId>() {
+            _ if text.is_empty() => Err(NoOrg::Empty),
+            _ if text == "operator" => Ok(Self::Id(OrgId::OPERATOR)),
+            Ok(id) => Ok(Self::Id(id)),
+            Err(error @ IdError::WrongKind { .. }) => Err(error.into()),
+            Err(error) if text.starts_with("org_") => Err(error.into()),
+            Err(_) => Ok(Self::Named(text.to_owned())),
+        }
+    }
+}
+
+/// When something expires, as people say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    In(Duration),
+    At(Timestamp),
+}
+
+/// A time that is none, or has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoWhen {
+    #[error("must be a time such as `30d` or `12h`, or a moment such as `2027-03-01T00:00:00Z`")]
+    Unreadable,
+    #[error("--expires must lie in the future")]
+    Past,
+}
+
+impl When {
+    /// The moment.
+    ///
+    /// # Errors
+    /// When it is not in the future.
+    pub fn after(self, now: Timestamp) -> Result<Timestamp, NoWhen> {
+        let at = match self {
+            Self::In(time) => later(now, time),
+            Self::At(at) => at,
+        };
+        if at > now { Ok(at) } else { Err(NoWhen::Past) }
+    }
+}
+
+impl FromStr for When {
+    type Err = NoWhen;
+
+    fn from_str(text: &str) -> Result<Self, NoWhen> {
+        let time = text.parse::<DurationText>().map(|time| Self::In(time.duration()));
+        time.or_else(|_| text.parse().map(Self::At)).map_err(|_| NoWhen::Unreadable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_organisation_is_its_id_or_a_name_and_never_a_mistyped_id() {
+        let id = OrgId::from_u128(7);
+        for text in [id.to_string(), id.in_hex()] {
+            assert_eq!(text.parse(), Ok(Org::Id(id)));
+        }
+        assert_eq!("operator".parse(), Ok(Org::Id(OrgId::OPERATOR)));
+        assert_eq!("Acme & Co".parse(), Ok(Org::Named("Acme & Co".into())));
+        for wrong in ["", "org_7", "key_00000000000000000000000007"] {
+            assert!(wrong.parse::<Org>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_key_expires_after_a_time_or_at_a_moment_to_come() {
+        let now: Timestamp = "2026-11-24T15:06:00Z".parse().unwrap();
+        let after = |text: &str| text.parse::<When>().and_then(|when| when.after(now)).map(|at| at.to_string());
+        assert_eq!(after("30d").as_deref(), Ok("2026-12-24T15:06:00Z"));
+        assert_eq!(after("12h").as_deref(), Ok("2026-11-25T03:06:00Z"));
+        assert_eq!(after("2027-03-01T01:00:00+01:00").as_deref(), Ok("2027-03-01T00:00:00Z"));
+        for past in ["0s", "2026-11-24T15:06:00Z"] {
+            assert_eq!(after(past), Err(NoWhen::Past), "{past}");
+        }
+        for unreadable in ["", "30", "tomorrow", "2027-03-01"] {
+            assert_eq!(after(unreadable), Err(NoWhen::Unreadable), "{unreadable}");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What the operator may ask about organisations and their keys.
+
+use serde_json::{Value, json};
+
+use super::{Client, ClientError};
+
+impl Client {
+    /// The organisations; with a filter, such as `("name", "Acme")`, those that it leaves.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached or refuses.
+    pub async fn organisations(&self, filter: Option<(&str, &str)>) -> Result<Vec<Value>, ClientError> {
+        let query = filter.map(|(name, value)| format!("?{name}={}", encoded(value))).unwrap_or_default();
+        let list = self.at_root().json("GET", &format!("/admin/organisations{query}"), None).await?;
+        Ok(list["data"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// Adds an organisation without a limit and without a key; its object.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached or refuses.
+    pub async fn add_organisation(&self, name: &str) -> Result<Value, ClientError> {
+        self.at_root().send("/admin/organisations", &json!({ "name": name, "api_key": false })).await
+    }
+
+    /// Makes a key for an organisation; its object, with the secret.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached or refuses.
+    pub async fn add_key(&self, org: &str, key: &Value) -> Result<Value, ClientError> {
+        self.at_root().send(&format!("/admin/organisations/{org}/keys"), key).await
+    }
+
+    /// The keys of an organisation.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached or refuses.
+    pub async fn keys(&self, org: &str) -> Result<Vec<Value>, ClientError> {
+        let list = self.at_root().json("GET", &format!("/admin/organisations/{org}/keys"), None).await?;
+        Ok(list["data"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// Revokes a key of an organisation; the key.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached or refuses.
+    pub async fn revoke_key(&self, org: &str, key: &str) -> Result<Value, ClientError> {
+        self.at_root().json("DELETE", &format!("/admin/organisations/{org}/keys/{key}"), None).await
+    }
+}
+
+/// A value of a query.
+fn encoded(value: &str) -> String {
+    let mut text = String::new();
+    for byte in value.bytes() {
+        match byte.is_ascii_alphanumeric() {
+            true => text.push(char::from(byte)),
+            false => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_of_a_query_is_quoted() {
+        assert_eq!(encoded("Acme & Söhne=1"), "Acme%20%26%20S%C3%B6hne%3D1");
+    }
+}

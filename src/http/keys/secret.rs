@@ -1,0 +1,78 @@
+//! The grammar of secrets: each dialect's own, because its clients tell keys by how they begin.
+
+use aws_lc_rs::error::Unspecified;
+use aws_lc_rs::rand::fill;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::domain::org::KeyKind;
+
+/// Characters of the part of Phaseo's keys that names the key.
+const KID: usize = 12;
+const LETTERS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+
+/// A new secret, from the machine's own source of random numbers.
+///
+/// # Errors
+/// When that has none.
+pub fn generate(kind: KeyKind) -> Result<String, Unspecified> {
+    Ok(match kind {
+        KeyKind::OpenAi => format!("sk-batchd-{}", secret()?),
+        // What its production keys begin with, and as many digits as its documents show.
+        KeyKind::BatchRouter => format!("br_live_{}", bytes::<12>()?.map(|byte| format!("{byte:02x}")).concat()),
+        KeyKind::PhaseoInference => format!("phaseo_v1_sk_{}_{}", kid()?, secret()?),
+        KeyKind::PhaseoManagement => format!("phaseo_v1_mk_{}_{}", kid()?, secret()?),
+    })
+}
+
+fn bytes<const N: usize>() -> Result<[u8; N], Unspecified> {
+    let mut random = [0; N];
+    fill(&mut random)?;
+    Ok(random)
+}
+
+/// 256 bits in 43 characters that need no quoting in URLs and shells.
+fn secret() -> Result<String, Unspecified> {
+    Ok(URL_SAFE_NO_PAD.encode(bytes::<32>()?))
+}
+
+fn kid() -> Result<String, Unspecified> {
+    let mut kid = String::new();
+    while kid.len() < KID {
+        let [byte] = bytes::<1>()?;
+        // 248 is the last multiple of 62: of a byte from there on, some letters would come more often.
+        if byte < 248 {
+            kid.push(char::from(LETTERS[usize::from(byte % 62)]));
+        }
+    }
+    Ok(kid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_keeps_to_its_grammar() {
+        for kind in KeyKind::ALL {
+            let (start, kid, length) = match kind {
+                KeyKind::OpenAi => ("sk-batchd-", 0, 43),
+                KeyKind::BatchRouter => ("br_live_", 0, 24),
+                KeyKind::PhaseoInference => ("phaseo_v1_sk_", 12, 43),
+                KeyKind::PhaseoManagement => ("phaseo_v1_mk_", 12, 43),
+            };
+            let made = generate(kind).unwrap();
+            assert_ne!(made, generate(kind).unwrap());
+            let mut rest = made.strip_prefix(start).unwrap();
+            if kid > 0 {
+                let (found, secret) = rest.split_once('_').unwrap();
+                assert!(found.len() == kid && found.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{kind:?}");
+                rest = secret;
+            }
+            let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+            let url_safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+            let is_legal = |byte| if kind == KeyKind::BatchRouter { hex(byte) } else { url_safe(byte) };
+            assert!(rest.len() == length && rest.bytes().all(is_legal), "{kind:?}");
+        }
+    }
+}
