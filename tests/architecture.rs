@@ -28,7 +28,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("bincode", &["store"]),
     ("notify", &["catalog"]),
     ("notify_debouncer_full", &["catalog"]),
-    ("hyper", &["provider", "http", "client"]),
+    ("hyper", &["provider", "http", "client", "courier"]),
     ("hyper_util", &["provider", "http", "client", "courier"]),
     ("hyper_rustls", &["provider", "http", "courier"]),
     ("rustls", &["provider", "http"]),

@@ -1,8 +1,8 @@
-//! The official OpenAI SDKs, unmodified, against the daemon.
+//! The official OpenAI SDKs and the published ones of Phaseo, unmodified, against the daemon.
 //!
 //! The SDKs are installed once below the target directory, from `clients/requirements.txt` and
-//! `clients/package.json`. Where Python or Node is missing the test says so and passes, unless
-//! `CI=true`.
+//! `clients/package.json`, `clients/phaseo_requirements.txt` and `clients/phaseo`. Where Python or Node is missing
+//! the test says so and passes, unless `CI=true`.
 
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
 mod support;
@@ -70,7 +70,10 @@ fn install_once(dir: &Path, requirement: &str, install: impl FnOnce() -> Result<
 
 /// Runs the script against a fresh daemon; its last line must be `OK`.
 fn check(language: &str, dir: &Path, command: &mut Command) {
-    let daemon = Daemon::start();
+    check_against(&Daemon::start(), language, dir, command);
+}
+
+fn check_against(daemon: &Daemon, language: &str, dir: &Path, command: &mut Command) {
     let log = dir.join("script.log");
     command.current_dir(daemon.dir()).env("OPENAI_BASE_URL", daemon.base_url()).env("OPENAI_API_KEY", "test-key");
     for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"] {
@@ -85,27 +88,63 @@ fn check(language: &str, dir: &Path, command: &mut Command) {
     wait::say(&format!("clients: {language}: {last}"));
 }
 
-#[test]
-fn the_python_sdk_works_unmodified() {
-    let requirements = std::fs::read_to_string(scripts().join("requirements.txt")).expect("requirements.txt");
+/// A virtual environment with what a file of requirements lists; why there is none, otherwise.
+fn python_with(requirements_file: &str, dir: &Path) -> Result<PathBuf, String> {
+    let requirements = std::fs::read_to_string(scripts().join(requirements_file)).expect("the requirements");
     let version = Command::new("python3").args(["-c", "import sys, venv, ensurepip; print(sys.version)"]).output();
     let version = match version {
         Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
-        Ok(output) => return skip("Python", &String::from_utf8_lossy(&output.stderr)),
-        Err(error) => return skip("Python", &format!("python3: {error}")),
+        Ok(output) => return Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        Err(error) => return Err(format!("python3: {error}")),
     };
-    let dir = installed("python");
     let python = dir.join("venv/bin/python");
-    let done = install_once(&dir, &format!("{requirements}{version}"), || {
+    install_once(dir, &format!("{requirements}{version}"), || {
         succeed(Command::new("python3").args(["-m", "venv"]).arg(dir.join("venv")), INSTALL_LIMIT, &dir.join("venv.log"))?;
         let mut pip = Command::new(&python);
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(scripts().join("requirements.txt"));
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(scripts().join(requirements_file));
         succeed(&mut pip, INSTALL_LIMIT, &dir.join("pip.log"))
-    });
-    if let Err(why) = done {
-        return skip("Python", &why);
+    })?;
+    Ok(python)
+}
+
+#[test]
+fn the_python_sdk_works_unmodified() {
+    let dir = installed("python");
+    match python_with("requirements.txt", &dir) {
+        Ok(python) => check("python", &dir, Command::new(&python).arg(scripts().join("openai_client.py"))),
+        Err(why) => skip("Python", &why),
     }
-    check("python", &dir, Command::new(&python).arg(scripts().join("openai_client.py")));
+}
+
+/// It brings a package named `gen`, and so has an environment of its own.
+#[test]
+fn the_phaseo_python_sdk_works_unmodified() {
+    let dir = installed("phaseo");
+    match python_with("phaseo_requirements.txt", &dir) {
+        Ok(python) => {
+            let daemon = Daemon::start();
+            let script = scripts().join("phaseo_client.py");
+            check_against(&daemon, "phaseo", &dir, Command::new(&python).arg(script).arg(daemon.base_url()));
+        }
+        Err(why) => skip("Phaseo", &why),
+    }
+}
+
+/// What it depends on is no part of the daemon's own tree: it is built by itself.
+#[test]
+fn the_phaseo_rust_crate_works_unmodified() {
+    let dir = installed("phaseo-rust");
+    std::fs::create_dir_all(&dir).expect("a folder");
+    let manifest = scripts().join("phaseo/Cargo.toml");
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--locked", "--manifest-path"]).arg(manifest).arg("--target-dir").arg(dir.join("target"));
+    if let Err(why) = succeed(&mut build, INSTALL_LIMIT, &dir.join("build.log")) {
+        return skip("Phaseo (Rust)", &why);
+    }
+    let daemon = Daemon::start();
+    let mut client = Command::new(dir.join("target/debug/phaseo-client"));
+    client.env("PHASEO_BASE_URL", daemon.base_url()).env("PHASEO_API_KEY", "phaseo_v1_sk_abcdefghijkl_a-secret");
+    check_against(&daemon, "phaseo-rust", &dir, &mut client);
 }
 
 #[test]

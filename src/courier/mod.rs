@@ -1,12 +1,15 @@
-//! Tells receivers that batches have ended: writes the message, signs it, sends it, and tries again.
+//! Tells receivers what becomes of batches: writes the message, signs it, sends it, and tries again. There is one
+//! engine for two forms: BatchRouter's tell that a batch has ended, Phaseo's also what happens before.
 //!
 //! A message is in the store before it is sent for the first time and until it is delivered or given up,
-//! so none is lost when the daemon dies; it may then be sent once more. It is sent as it was written at
-//! first, byte by byte.
+//! so none is lost when the daemon dies; it may then be sent once more. What it tells is what was written at
+//! first.
 //!
 //! Not here: who the receiver is (the batch, or its organisation, says so) and the queue (the store's).
 
+mod letter;
 mod message;
+mod news;
 mod sender;
 #[cfg(test)]
 mod tests;
@@ -15,16 +18,21 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::value::RawValue;
 use tokio::task::{self, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::message::Writer;
-use self::sender::{SendError, Sender};
+use self::news::Newsroom;
+pub use self::news::Render;
+use self::sender::{Answer, SendError, Sender};
 use crate::domain::batch::{Batch, Order};
-use crate::domain::delivery::{Delivery, Route};
+use crate::domain::delivery::{Delivery, Route, Wire};
 use crate::domain::id::{BatchId, EventId, OrgId};
+use crate::domain::receiver::{Probed, Receiver, ReceiverStatus};
 use crate::domain::target::Targets;
-use crate::domain::time::Clock;
+use crate::domain::telling::{Tried, TriedOutcome};
+use crate::domain::time::{Clock, Timestamp};
 use crate::domain::webhook::Webhook;
 use crate::provider::SetupError;
 use crate::store::{Choice, Due, Store, StoreError};
@@ -43,19 +51,24 @@ const LOOK: usize = 2_000;
 const PACE: Duration = Duration::from_millis(500);
 
 /// How messages are sent.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     /// The beginning of links to results, without a path; without it messages have none.
     pub base_url: Option<String>,
     pub targets: Targets,
     /// The wait after the first attempt that failed.
     pub retry_base: Duration,
+    /// Sends the headers of Standard Webhooks besides.
+    pub standard: bool,
+    /// Writes what a message of Phaseo's tells.
+    pub render: Render,
 }
 
 /// Sends messages for as long as it runs.
 pub struct Courier {
     post: Arc<Post>,
     writer: Writer,
+    newsroom: Newsroom,
 }
 
 /// What it takes to send a message.
@@ -133,20 +146,54 @@ impl Slots {
     }
 }
 
+/// Tries receivers out.
+#[derive(Clone)]
+pub struct Tester(Arc<Post>);
+
+impl Tester {
+    /// Sends one message to a receiver, and tells what became of it. Nothing of it is kept.
+    pub async fn send(&self, receiver: Receiver) -> Probed {
+        let post = &self.0;
+        let id = format!("evt_webhook_test_{}", EventId::generate(post.clock.now()).as_u128());
+        let about = serde_json::json!({ "object": "webhook_endpoint", "id": receiver.id.to_string() }).to_string();
+        let data = serde_json::from_str::<&RawValue>(&about).unwrap_or(RawValue::NULL);
+        let outcome = match post.secret(&receiver.webhook) {
+            Ok(secret) => post.sender.test(&id, data, &receiver.webhook, &secret, post.clock.now()).await,
+            Err(error) => Err(error),
+        };
+        let answer = match &outcome {
+            Ok(answer) | Err(SendError::Refused(answer)) => Some(answer),
+            Err(_) => None,
+        };
+        Probed {
+            event: id,
+            status: answer.map(|answer| answer.status.as_u16()),
+            preview: answer.map(|answer| answer.preview.clone()),
+            error: outcome.as_ref().err().map(ToString::to_string),
+        }
+    }
+}
+
 impl Courier {
+    /// What tries receivers out in its way.
+    pub fn tester(&self) -> Tester {
+        Tester(self.post.clone())
+    }
+
     /// A courier over a store.
     ///
     /// # Errors
     /// When the system's certificates cannot be used.
     pub fn new(store: Store, clock: Clock, settings: Settings) -> Result<Self, SetupError> {
         let writer = Writer { base_url: settings.base_url };
-        let sender = Sender::new(settings.targets)?;
-        Ok(Self { post: Arc::new(Post { store, clock, sender, retry_base: settings.retry_base }), writer })
+        let sender = Sender::new(settings.targets, settings.standard)?;
+        let newsroom = Newsroom::new(store.clone(), clock.clone(), settings.render);
+        Ok(Self { post: Arc::new(Post { store, clock, sender, retry_base: settings.retry_base }), writer, newsroom })
     }
 
     /// Runs until `drain`, and until what is on its way then has arrived or not. What does not end in time is
     /// sent again after the next start.
-    pub async fn run(self, drain: CancellationToken) {
+    pub async fn run(mut self, drain: CancellationToken) {
         let mut pace = tokio::time::interval(PACE);
         pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut under_way = UnderWay { tasks: JoinSet::new(), messages: HashMap::new(), first: OrgId::OPERATOR };
@@ -165,7 +212,8 @@ impl Courier {
     }
 
     /// Writes what is to be told, and begins to send what is due.
-    async fn round(&self, under_way: &mut UnderWay) -> Result<(), StoreError> {
+    async fn round(&mut self, under_way: &mut UnderWay) -> Result<(), StoreError> {
+        self.newsroom.round().await?;
         let store = &self.post.store;
         for batch in store.notices(NOTES).await? {
             let delivery = match self.write(batch).await {
@@ -207,12 +255,23 @@ impl Courier {
         let charged = store.reservation(id).await?.and_then(|reservation| reservation.settlement).unwrap_or_default().charged;
         let now = clock.now();
         let Some((id, body)) = self.writer.write(&batch, charged, store.seal(), now) else { return Ok(None) };
-        Ok(Some(Delivery { id, batch: batch.spec.id, org: batch.spec.org, webhook, body, created_at: now, attempts: 0, due_at: now }))
+        Ok(Some(Delivery {
+            id,
+            batch: batch.spec.id,
+            org: batch.spec.org,
+            webhook,
+            body,
+            wire: Wire::BatchRouter,
+            created_at: now,
+            attempts: 0,
+            due_at: now,
+        }))
     }
 
-    /// The batch's own receiver, or that of its organisation.
+    /// The batch's own receiver, or that of its organisation; `None` if its receiver is told in Phaseo's form.
     async fn receiver(&self, batch: &Batch) -> Result<Option<Webhook>, StoreError> {
         let own = match &batch.spec.order {
+            Order::Items(order) if order.gateway.as_ref().is_some_and(|gateway| gateway.subscription.is_some()) => return Ok(None),
             Order::Items(order) => order.webhook.clone(),
             Order::Rows { .. } => None,
         };
@@ -226,18 +285,19 @@ impl Courier {
 impl Post {
     /// Makes one attempt, and records what became of it.
     async fn try_once(self: Arc<Self>, delivery: Delivery) -> Result<(), StoreError> {
-        let outcome = match self.store.seal().unseal(&delivery.webhook.sealed_secret) {
-            Ok(secret) => self.sender.send(&delivery, &secret).await,
-            Err(error) => Err(SendError::Secret(error)),
+        let outcome = match self.webhook(&delivery).await? {
+            Some(webhook) => self.send(&delivery, &webhook).await,
+            None => Err(SendError::Gone),
         };
-        let (event, batch) = (delivery.id.in_hex(), delivery.batch);
-        let next = match outcome {
-            Ok(()) => {
+        let (event, batch, now) = (delivery.id.in_hex(), delivery.batch, self.clock.now());
+        let next = match &outcome {
+            Ok(_) => {
                 tracing::info!(event, %batch, attempts = delivery.attempts + 1, "message delivered");
                 None
             }
             Err(error) => {
-                let next = delivery.clone().failed(self.retry_base, self.clock.now());
+                let again = !matches!(error, SendError::Gone);
+                let next = again.then(|| delivery.clone().failed(self.retry_base, now)).flatten();
                 match &next {
                     Some(next) => tracing::warn!(event, %batch, %error, next = %next.due_at, "message not delivered; trying again"),
                     None => tracing::error!(event, %batch, %error, "message given up"),
@@ -245,6 +305,54 @@ impl Post {
                 next
             }
         };
-        self.store.delivery_tried(delivery, next).await
+        let told = tried(&delivery, &outcome, next.as_ref(), now);
+        self.store.delivery_tried(delivery, next, told).await
     }
+
+    async fn send(&self, delivery: &Delivery, webhook: &Webhook) -> Result<Answer, SendError> {
+        let secret = self.secret(webhook)?;
+        self.sender.send(delivery, webhook, &secret, self.clock.now()).await
+    }
+
+    /// The secret of a receiver; empty if it has none.
+    fn secret(&self, webhook: &Webhook) -> Result<Vec<u8>, SendError> {
+        match webhook.sealed_secret.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.store.seal().unseal(&webhook.sealed_secret).map_err(SendError::Secret),
+        }
+    }
+
+    /// Where a message goes now; `None` if its receiver wants no more messages.
+    async fn webhook(&self, delivery: &Delivery) -> Result<Option<Webhook>, StoreError> {
+        let id = match &delivery.wire {
+            Wire::Phaseo(told) => told.receiver,
+            Wire::BatchRouter => None,
+        };
+        let Some(id) = id else { return Ok(Some(delivery.webhook.clone())) };
+        let receiver = self.store.receiver(delivery.org, id).await?;
+        Ok(receiver.filter(|receiver| receiver.status == ReceiverStatus::Active).map(|receiver| receiver.webhook))
+    }
+}
+
+/// What is remembered of an attempt at a message of Phaseo's.
+fn tried(delivery: &Delivery, outcome: &Result<Answer, SendError>, next: Option<&Delivery>, now: Timestamp) -> Option<Tried> {
+    let Wire::Phaseo(told) = &delivery.wire else { return None };
+    let answer = match outcome {
+        Ok(answer) | Err(SendError::Refused(answer)) => Some(answer),
+        Err(_) => None,
+    };
+    Some(Tried {
+        key: told.event.key.clone(),
+        phase: told.event.phase,
+        number: delivery.attempts + 1,
+        at: now,
+        outcome: match (outcome, next) {
+            (Ok(_), _) => TriedOutcome::Delivered,
+            (Err(_), Some(next)) => TriedOutcome::Again(next.due_at),
+            (Err(_), None) => TriedOutcome::GivenUp,
+        },
+        response: answer.map(|answer| answer.status.as_u16()),
+        error: outcome.as_ref().err().map(|error| error.to_string().chars().take(200).collect()),
+        preview: answer.map(|answer| answer.preview.clone()).filter(|preview| !preview.is_empty()),
+    })
 }

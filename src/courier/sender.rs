@@ -7,27 +7,34 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use aws_lc_rs::hmac;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::header::CONTENT_TYPE;
 use http::{Method, Request, StatusCode, Uri};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::TokioExecutor;
+use serde_json::value::RawValue;
 use tower::Service;
 
-use crate::domain::delivery::Delivery;
+use super::letter::{self, Letter};
+use crate::domain::delivery::{Delivery, Wire};
 use crate::domain::target::{Targets, Unwanted};
+use crate::domain::time::Timestamp;
+use crate::domain::webhook::Webhook;
 use crate::provider::{SetupError, client_tls, reason};
 use crate::store::Unsealable;
 
-/// How long one attempt may take: the older of BatchRouter's pages wants an answer within it.
+/// How long one attempt may take: the older of BatchRouter's pages wants an answer within ten seconds, Phaseo's
+/// within thirty.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Where the signature is.
-const SIGNATURE: &str = "x-batchrouter-signature";
+const PATIENCE_OF_PHASEO: Duration = Duration::from_secs(30);
+/// Bytes of an answer that are kept, and how long they are waited for.
+const PREVIEW: usize = 500;
+const PREVIEW_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a message was not delivered.
 #[derive(Debug, thiserror::Error)]
@@ -38,22 +45,34 @@ pub(super) enum SendError {
     Unwanted(#[from] Unwanted),
     #[error(transparent)]
     Secret(Unsealable),
-    #[error("the receiver answered {0}")]
-    Refused(StatusCode),
-    #[error("the receiver did not answer within {} seconds", PATIENCE.as_secs())]
-    Late,
+    #[error("the receiver answered {}", .0.status)]
+    Refused(Answer),
+    #[error("the receiver did not answer within {} seconds", .0.as_secs())]
+    Late(Duration),
+    #[error("the receiver was deleted, disabled, or wants no more of it")]
+    Gone,
     #[error("the receiver cannot be reached: {0}")]
     Unreachable(String),
+}
+
+/// What a receiver answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub status: StatusCode,
+    /// The beginning of its body.
+    pub preview: String,
 }
 
 /// Sends messages.
 pub(super) struct Sender {
     http: Client<HttpsConnector<HttpConnector<Guarded>>, Full<Bytes>>,
     targets: Targets,
+    standard: bool,
 }
 
 impl Sender {
-    pub fn new(targets: Targets) -> Result<Self, SetupError> {
+    /// With the headers of Standard Webhooks besides, if `standard`.
+    pub fn new(targets: Targets, standard: bool) -> Result<Self, SetupError> {
         let mut tcp = HttpConnector::new_with_resolver(Guarded { targets });
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(PATIENCE));
@@ -61,35 +80,65 @@ impl Sender {
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
         // Receivers are many and seldom called.
         let http = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
-        Ok(Self { http, targets })
+        Ok(Self { http, targets, standard })
     }
 
     /// Makes one attempt.
-    pub async fn send(&self, delivery: &Delivery, secret: &[u8]) -> Result<(), SendError> {
-        let url: Uri = delivery.webhook.url.parse().map_err(|_| SendError::Url)?;
+    pub async fn send(&self, delivery: &Delivery, webhook: &Webhook, secret: &[u8], now: Timestamp) -> Result<Answer, SendError> {
+        let (patience, letter) = match &delivery.wire {
+            Wire::BatchRouter => (PATIENCE, letter::of_batchrouter(delivery, secret)),
+            Wire::Phaseo(told) => (PATIENCE_OF_PHASEO, letter::of_phaseo(delivery, told, secret, now)),
+        };
+        self.post(webhook, letter, patience, secret, now).await
+    }
+
+    /// Sends a message that tries a receiver out.
+    pub async fn test(&self, id: &str, data: &RawValue, webhook: &Webhook, secret: &[u8], now: Timestamp) -> Result<Answer, SendError> {
+        self.post(webhook, letter::of_test(id, data, secret, now), PATIENCE_OF_PHASEO, secret, now).await
+    }
+
+    async fn post(
+        &self,
+        webhook: &Webhook,
+        letter: Letter,
+        patience: Duration,
+        secret: &[u8],
+        now: Timestamp,
+    ) -> Result<Answer, SendError> {
+        let url: Uri = webhook.url.parse().map_err(|_| SendError::Url)?;
         self.targets.check(&url)?;
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(url)
-            .header(CONTENT_TYPE, "application/json")
-            .header(USER_AGENT, concat!("batchd/", env!("CARGO_PKG_VERSION")))
-            .header(SIGNATURE, signature(secret, &delivery.body))
-            .body(Full::new(Bytes::from(delivery.body.clone())))
-            .map_err(|_| SendError::Url)?;
-        // The status is all that counts; the rest of the answer is not waited for.
-        match tokio::time::timeout(PATIENCE, self.http.request(request)).await {
-            Err(_) => Err(SendError::Late),
-            Ok(Err(error)) => Err(SendError::Unreachable(reason(&error))),
-            Ok(Ok(response)) if response.status().is_success() => Ok(()),
-            Ok(Ok(response)) => Err(SendError::Refused(response.status())),
+        let mut request = Request::builder().method(Method::POST).uri(url).header(CONTENT_TYPE, "application/json");
+        for (name, value) in letter.headers.iter().chain(&letter.standard(self.standard, secret, now)) {
+            request = request.header(*name, value);
         }
+        let request = request.body(Full::new(Bytes::from(letter.body))).map_err(|_| SendError::Url)?;
+        let response = match tokio::time::timeout(patience, self.http.request(request)).await {
+            Err(_) => return Err(SendError::Late(patience)),
+            Ok(Err(error)) => return Err(SendError::Unreachable(reason(&error))),
+            Ok(Ok(response)) => response,
+        };
+        let status = response.status();
+        let answer = Answer { status, preview: preview(response.into_body()).await };
+        if status.is_success() { Ok(answer) } else { Err(SendError::Refused(answer)) }
     }
 }
 
-/// Lower-case hexadecimal HMAC-SHA256 of the exact body (BatchRouter's guide to webhooks).
-pub(super) fn signature(secret: &[u8], body: &[u8]) -> String {
-    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), body);
-    tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+/// The beginning of an answer's body, as far as it comes in time: the status is all that counts.
+async fn preview(mut body: Incoming) -> String {
+    let mut read = Vec::new();
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            if let Ok(data) = frame.into_data() {
+                read.extend_from_slice(&data[..data.len().min(PREVIEW - read.len())]);
+            }
+            if read.len() == PREVIEW {
+                break;
+            }
+        }
+    };
+    // What is there by then is enough.
+    let _ = tokio::time::timeout(PREVIEW_WITHIN, reading).await;
+    String::from_utf8_lossy(&read).into_owned()
 }
 
 /// Resolves names, and gives only addresses that may be called.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
-use super::config::{AgentRegister, Settings, WebhookTargets};
+use super::config::{AgentRegister, Settings, Switch, WebhookEndpoints, WebhookTargets};
 use super::core::{Core, Environment, StartError};
 use super::lifecycle::{Fate, Finish, Notifier, Shutdown, Tasks, keep_alive, watch_signals};
 use crate::courier::{self, Courier};
@@ -58,7 +58,7 @@ impl Server {
         let address = listener.local_addr().map_err(|reason| ServeError::Listen { address, reason })?;
         let tasks = Tasks::new(Shutdown::new());
         let core = Core::start(settings, env, &tasks).await?;
-        start_courier(settings, &core, address, &tasks)?;
+        let tester = start_courier(settings, &core, address, &tasks)?;
         let requests = TaskTracker::new();
         let router = http::router(Arc::new(Api {
             store: core.store.clone(),
@@ -71,6 +71,10 @@ impl Server {
             public_url: settings.public_url.clone(),
             accounts: accounts(settings),
             quoting: http::Quoting::default(),
+            probe: Arc::new(move |receiver| {
+                let tester = tester.clone();
+                Box::pin(async move { tester.send(receiver).await })
+            }),
             draining: tasks.shutdown().drain().clone(),
             tasks: requests.clone(),
         }));
@@ -132,21 +136,29 @@ fn accounts(settings: &Settings) -> Accounts {
             WebhookTargets::Auto | WebhookTargets::Public => Targets::Public,
             WebhookTargets::Any => Targets::Any,
         },
+        managed_receivers: settings.webhook_endpoints == WebhookEndpoints::Managed,
     }
 }
 
 /// Starts telling receivers of what has happened.
-fn start_courier(settings: &Settings, core: &Core, address: SocketAddr, tasks: &Tasks) -> Result<(), ServeError> {
+fn start_courier(settings: &Settings, core: &Core, address: SocketAddr, tasks: &Tasks) -> Result<courier::Tester, ServeError> {
     let public = settings.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
     // `0.0.0.0` and `[::]` lead nobody back.
     let base_url = public.or_else(|| (!address.ip().to_canonical().is_unspecified()).then(|| format!("http://{address}")));
     if base_url.is_none() {
         tracing::warn!("webhooks will have no links to results: `public_url` is not set and `listen` names no single address");
     }
-    let courier = courier::Settings { base_url, targets: accounts(settings).targets, retry_base: settings.webhook_retry_base };
+    let courier = courier::Settings {
+        render: http::told_of_batches(base_url.clone()),
+        base_url,
+        targets: accounts(settings).targets,
+        retry_base: settings.webhook_retry_base,
+        standard: settings.webhook_standard_headers == Switch::On,
+    };
     let courier = Courier::new(core.store.clone(), core.clock.clone(), courier).map_err(ServeError::Courier)?;
+    let tester = courier.tester();
     tasks.spawn("courier", Fate::Essential, courier.run(tasks.shutdown().drain().clone()));
-    Ok(())
+    Ok(tester)
 }
 
 fn limits(settings: &Settings) -> Limits {

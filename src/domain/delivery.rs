@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::id::{BatchId, EventId, OrgId, half};
+use super::id::{BatchId, EventId, OrgId, ReceiverId, half};
+use super::telling::Event;
 use super::time::{Timestamp, later};
 use super::webhook::Webhook;
 
@@ -25,13 +26,53 @@ pub struct Delivery {
     pub batch: BatchId,
     pub org: OrgId,
     pub webhook: Webhook,
-    /// The exact bytes.
+    /// The exact bytes; of Phaseo's messages those of its data, around which each attempt has its own number
+    /// and time.
     pub body: Vec<u8>,
+    pub wire: Wire,
     pub created_at: Timestamp,
     /// Those that have failed.
     pub attempts: u32,
     /// When it is tried (again).
     pub due_at: Timestamp,
+}
+
+/// In which form a message is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wire {
+    BatchRouter,
+    Phaseo(Told),
+}
+
+/// What a message of Phaseo's tells, and to whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    pub event: Event,
+    /// A receiver that is managed by itself is called where it is by then, with the secret that it has by then.
+    pub receiver: Option<ReceiverId>,
+}
+
+impl Told {
+    /// Attempts in all (its documents).
+    pub const ATTEMPTS: u32 = 4;
+    /// The waits after the failures, in units of a sixth of the first one.
+    const WAITS: [u32; 3] = [6, 30, 90];
+
+    /// The event's id on the wire: the same on each attempt.
+    pub fn id(&self, batch: BatchId) -> String {
+        let id = format!("evt_batch_{}_{}", batch.in_upper(), self.event.key);
+        let mut clean = String::with_capacity(id.len());
+        for character in id.chars() {
+            match character {
+                'A'..='Z' | 'a'..='z' | '0'..='9' | '_' | '-' => clean.push(character),
+                // A run of others is one.
+                _ if clean.ends_with('_') => {}
+                _ => clean.push('_'),
+            }
+        }
+        clean.truncate(160);
+        clean
+    }
 }
 
 /// Where a message goes and for whom, as far as sharing out the sending is concerned.
@@ -51,9 +92,14 @@ impl Delivery {
     }
 
     /// The message after one more attempt has failed at `now`; `None` if it is not tried again. The first
-    /// wait is `base`, each further one four times as long, up to six hours, for a day.
+    /// wait of BatchRouter's is `base`, each further one four times as long, up to six hours, for a day; Phaseo's
+    /// are 6, 30 and 90 times `base`: a minute, five, and a quarter of an hour by default.
     pub fn failed(self, base: Duration, now: Timestamp) -> Option<Self> {
         let attempts = self.attempts.saturating_add(1);
+        if matches!(self.wire, Wire::Phaseo(_)) {
+            let wait = Told::WAITS.get(usize::try_from(self.attempts).unwrap_or(usize::MAX))?;
+            return Some(Self { attempts, due_at: later(now, base.saturating_mul(*wait)), ..self });
+        }
         let wait = base.saturating_mul(GROWTH.saturating_pow(self.attempts)).min(LONGEST_WAIT);
         let due_at = later(now, wait);
         (due_at < later(self.created_at, TRIED_FOR)).then_some(Self { attempts, due_at, ..self })
@@ -69,8 +115,17 @@ mod tests {
         let start = Timestamp::from_second(1_790_000_000).unwrap();
         let webhook = Webhook { url: "https://a.test/".into(), sealed_secret: vec![] };
         let (id, batch) = (EventId::from_u128(1), BatchId::from_u128(2));
-        let mut delivery =
-            Delivery { id, batch, org: OrgId::OPERATOR, webhook, body: vec![1], created_at: start, attempts: 0, due_at: start };
+        let mut delivery = Delivery {
+            id,
+            batch,
+            org: OrgId::OPERATOR,
+            webhook,
+            body: vec![1],
+            wire: Wire::BatchRouter,
+            created_at: start,
+            attempts: 0,
+            due_at: start,
+        };
         let mut waits = Vec::new();
         while let Some(next) = delivery.clone().failed(Duration::from_secs(10), delivery.due_at) {
             waits.push(next.due_at.as_second() - delivery.due_at.as_second());
@@ -78,5 +133,24 @@ mod tests {
             delivery = next;
         }
         assert_eq!(waits, [10, 40, 160, 640, 2_560, 10_240, 21_600, 21_600, 21_600]);
+    }
+
+    #[test]
+    fn a_message_of_phaseos_is_tried_four_times_under_one_id() {
+        let start = Timestamp::from_second(1_790_000_000).unwrap();
+        let event = Event { phase: super::super::gateway::Phase::Progress, key: "batch.progress:50".into(), change: None };
+        let told = Told { event, receiver: None };
+        let batch = BatchId::from_u128(2);
+        assert_eq!(told.id(batch), "evt_batch_batch_00000000000000000000000002_batch_progress_50");
+        let webhook = Webhook { url: "https://a.test/".into(), sealed_secret: vec![] };
+        let (id, org) = (EventId::from_u128(1), OrgId::OPERATOR);
+        let mut delivery =
+            Delivery { id, batch, org, webhook, body: vec![1], wire: Wire::Phaseo(told), created_at: start, attempts: 0, due_at: start };
+        let mut waits = Vec::new();
+        while let Some(next) = delivery.clone().failed(Duration::from_secs(10), delivery.due_at) {
+            waits.push(next.due_at.as_second() - delivery.due_at.as_second());
+            delivery = next;
+        }
+        assert_eq!((waits, delivery.attempts + 1), (vec![60, 300, 900], Told::ATTEMPTS));
     }
 }

@@ -38,6 +38,11 @@ impl Base {
         Self(public.map_or_else(|| format!("http://{}", host()), |url| url.trim_end_matches('/').to_owned()))
     }
 
+    /// A known place.
+    pub fn at(url: String) -> Self {
+        Self(url)
+    }
+
     /// The absolute URL of a path.
     pub fn join(&self, path: &str) -> String {
         format!("{}{path}", self.0)

@@ -47,6 +47,7 @@ use axum::http::header::{CONTENT_DISPOSITION, CONTENT_RANGE, ETAG, RETRY_AFTER};
 use axum::http::{HeaderValue, Method};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{delete, get, post};
+use futures_util::future::BoxFuture;
 use rust_decimal::Decimal;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -57,11 +58,13 @@ use tracing::Instrument;
 pub use access::{Access, Origins};
 pub use batchrouter::Quoting;
 pub use error::ApiError;
+pub use phaseo::told_of_batches;
 pub use serve::serve;
 pub use views::Views;
 
 use crate::catalog::Catalog;
 use crate::domain::ledger::Credits;
+use crate::domain::receiver::{Probed, Receiver};
 use crate::domain::routing::TierTimes;
 use crate::domain::target::Targets;
 use crate::domain::time::Clock;
@@ -69,7 +72,6 @@ use crate::executor;
 use crate::store::Store;
 
 /// What the handlers need.
-#[derive(Debug)]
 pub struct Api {
     pub store: Store,
     pub catalog: Arc<Catalog>,
@@ -84,6 +86,8 @@ pub struct Api {
     pub accounts: Accounts,
     /// Bounds the quotes that are made at the same time.
     pub quoting: Quoting,
+    /// Tries receivers out.
+    pub probe: Probe,
     /// Cancelled when the daemon begins to stop: from then on nothing new is created.
     pub draining: CancellationToken,
     /// Work that goes on when its client goes away; the daemon waits for it before it closes the store.
@@ -99,12 +103,17 @@ pub struct Accounts {
     pub first_credits: Credits,
     /// Which receivers of messages may be named.
     pub targets: Targets,
+    /// Batches of Phaseo's name receivers that are managed by themselves, and no URLs.
+    pub managed_receivers: bool,
 }
+
+/// Sends one message to a receiver, to try it out.
+pub type Probe = Arc<dyn Fn(Receiver) -> BoxFuture<'static, Probed> + Send + Sync>;
 
 impl Default for Accounts {
     /// As for a daemon that only its own machine can reach.
     fn default() -> Self {
-        Self { may_register: true, first_credits: Credits::Unlimited, targets: Targets::PublicAndLoopback }
+        Self { may_register: true, first_credits: Credits::Unlimited, targets: Targets::PublicAndLoopback, managed_receivers: false }
     }
 }
 

@@ -111,6 +111,9 @@ impl Store {
                     return Ok(CreateOutcome::NotCovered(shortfall));
                 }
                 tx.put_raw(used, &spec.id.as_u128().to_be_bytes());
+                if order.gateway.as_ref().is_some_and(|gateway| gateway.subscription.is_some()) {
+                    tx.put_raw(format::watched(spec.id), &[]);
+                }
             }
             if let Some(used) = idempotency {
                 tx.put(format::idempotency(&used.key), &IdempotencyRecord { request: used.request, batch: spec.id.as_u128() })?;
@@ -315,7 +318,7 @@ impl Store {
         unpack_control(self.inner.tree.get(format::control(id))?)
     }
 
-    fn read_progress(&self, id: BatchId) -> Result<Option<(BatchState, Progress)>, StoreError> {
+    pub(super) fn read_progress(&self, id: BatchId) -> Result<Option<(BatchState, Progress)>, StoreError> {
         let Some((state, ended)) = self.read_state(id)? else { return Ok(None) };
         if let Some(progress) = ended.or_else(|| self.live(id).map(|live| live.progress())) {
             return Ok(Some((state, progress)));

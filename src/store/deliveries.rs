@@ -6,12 +6,13 @@ use super::batches::seconds;
 use super::chunks::read_packed;
 use super::format;
 use super::record::delivery::DeliveryRecord;
+use super::record::encode_body;
 use super::record::packed::{self, Packed};
-use super::record::{decode_body, encode_body};
 use super::writer::Tx;
 use super::{Store, StoreError, blocking};
 use crate::domain::delivery::{Delivery, Route};
 use crate::domain::id::{BatchId, EventId, OrgId};
+use crate::domain::telling::Tried;
 use crate::domain::time::Timestamp;
 
 /// A message that is due.
@@ -146,19 +147,23 @@ impl Store {
 
     fn read_delivery(&self, id: EventId) -> Result<Option<Delivery>, StoreError> {
         let Some(bytes) = read_packed::<DeliveryRecord>(&self.inner.tree, &format::delivery(id))? else { return Ok(None) };
-        let record: DeliveryRecord = Packed::open::<DeliveryRecord>(&bytes)?.with_body::<DeliveryRecord, _>(decode_body)?;
+        let packed = Packed::open::<DeliveryRecord>(&bytes)?;
+        let record = packed.with_body::<DeliveryRecord, _>(|body| DeliveryRecord::read(packed.version, body))?;
         Ok(Some(Delivery::try_from(record)?))
     }
 
     /// Records what became of an attempt: `next` is the message as it is tried again, `None` if it is
-    /// not.
+    /// not. What became of one of Phaseo's is remembered with its batch.
     ///
     /// # Errors
     /// When the store has failed.
-    pub async fn delivery_tried(&self, tried: Delivery, next: Option<Delivery>) -> Result<(), StoreError> {
+    pub async fn delivery_tried(&self, tried: Delivery, next: Option<Delivery>, outcome: Option<Tried>) -> Result<(), StoreError> {
         let packed = next.map(|next| Ok::<_, StoreError>((pack(&next)?, next))).transpose()?;
         self.commit(move |tx| {
             tx.remove(format::delivery_due(tried.org, seconds(tried.due_at), tried.id));
+            if let Some(outcome) = outcome {
+                super::tellings::tried(tx, tried.batch, outcome)?;
+            }
             if let Some((packed, next)) = &packed {
                 return put(tx, next, packed);
             }
@@ -168,11 +173,11 @@ impl Store {
     }
 }
 
-fn pack(delivery: &Delivery) -> Result<Vec<u8>, StoreError> {
+pub(super) fn pack(delivery: &Delivery) -> Result<Vec<u8>, StoreError> {
     Ok(packed::pack::<DeliveryRecord>(0, &encode_body(&DeliveryRecord::from(delivery))?)?)
 }
 
-fn put(tx: &mut Tx<'_>, delivery: &Delivery, packed: &[u8]) -> Result<(), StoreError> {
+pub(super) fn put(tx: &mut Tx<'_>, delivery: &Delivery, packed: &[u8]) -> Result<(), StoreError> {
     tx.put_chunks(&format::delivery(delivery.id), packed)?;
     tx.put_raw(format::delivery_due(delivery.org, seconds(delivery.due_at), delivery.id), &delivery.route().host.to_be_bytes());
     Ok(())

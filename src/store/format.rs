@@ -10,7 +10,7 @@
 //! U upload(16)                    upload record
 //! P upload(16) part(16)           upload part record
 //! B batch(16)                     state of a batch (the list of batches)
-//! S batch(16) blob(1) chunk(2)    specification, plan, problems, receipt of a batch, in chunks
+//! S batch(16) blob(1) chunk(2)    specification, plan, problems, receipt, telling of a batch, in chunks
 //! A batch(16)                     unfinished batches; the value is the input file's id
 //! I sha256(32)                    idempotency keys
 //! K batch(16)                     control of a batch, where it is not as by default
@@ -27,6 +27,8 @@
 //! J 1 batch(16)                   a batch has ended, and nobody was told
 //! J 2 org(16) seconds(8) event(16)  when a message of an organisation is to be tried; its host
 //! J 3 event(16) chunk(2)          a message to a receiver, in chunks
+//! J 4 batch(16)                   an unfinished batch of which somebody is told
+//! H org(16) receiver(16)          a receiver that is managed by itself
 //! V quote(16)                     the batch that was made from a quote
 //! O sha256(32)                    how long answers have been, by the digest of the lane and operation
 //! Q digest(16)                    rows with an answer, by the digest of their request
@@ -43,7 +45,7 @@
 //! reclaim.
 
 use crate::domain::dedup::RequestDigest;
-use crate::domain::id::{BatchId, EventId, FileId, KeyId, OrgId, PartId, QuoteId, RowIndex, UploadId};
+use crate::domain::id::{BatchId, EventId, FileId, KeyId, OrgId, PartId, QuoteId, ReceiverId, RowIndex, UploadId};
 
 /// The largest value in the tree, in bytes.
 pub const MAX_VALUE: usize = 4_000;
@@ -57,6 +59,7 @@ pub enum Blob {
     Plan = 2,
     Problems = 3,
     Receipt = 4,
+    Telling = 5,
 }
 
 /// What an expiry entry points at.
@@ -205,6 +208,20 @@ pub fn key_of(org: OrgId, id: KeyId) -> Vec<u8> {
 
 pub fn owner_of_key(id: KeyId) -> Vec<u8> {
     key(b'N', [&[3], &id.as_u128().to_be_bytes()])
+}
+
+pub fn receivers_of(org: OrgId) -> Vec<u8> {
+    key(b'H', [&org.as_u128().to_be_bytes()])
+}
+
+pub fn receiver(org: OrgId, id: ReceiverId) -> Vec<u8> {
+    key(b'H', [&org.as_u128().to_be_bytes(), &id.as_u128().to_be_bytes()])
+}
+
+pub const WATCHED: &[u8] = b"J\x04";
+
+pub fn watched(batch: BatchId) -> Vec<u8> {
+    key(b'J', [&[4], &batch.as_u128().to_be_bytes()])
 }
 
 pub const NOTICES: &[u8] = b"J\x01";

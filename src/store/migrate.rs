@@ -9,13 +9,15 @@ use super::StoreError;
 use super::format::FORMAT_KEY;
 
 /// The format that this build writes.
-pub(super) const CURRENT: u32 = 3;
+pub(super) const CURRENT: u32 = 4;
 
 /// What brings format `n` to `n + 1` stands at index `n - 1`.
 const STEPS: &[Step] = &[
     // Results may be compressed with a dictionary from 2 on, which a build for 1 takes for damage.
     |_| Ok(()),
     // Small results may be in runs from 3 on, which a build for 2 does not find.
+    |_| Ok(()),
+    // Receivers may be managed by themselves from 4 on, of which a build for 3 would tell nobody.
     |_| Ok(()),
 ];
 

@@ -37,6 +37,7 @@ mod spool;
 #[cfg(test)]
 mod standstill;
 mod sweep;
+mod tellings;
 #[cfg(test)]
 mod tests;
 mod uploads;
@@ -67,6 +68,7 @@ pub use seal::{Seal, Unsealable};
 pub use spool::{Sealed, Spool};
 #[cfg(test)]
 pub use standstill::Standstill;
+pub use tellings::{News, Watched};
 pub use uploads::{CompleteError, PartError};
 
 use live::Lives;

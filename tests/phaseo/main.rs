@@ -6,3 +6,4 @@ mod lifecycle;
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
 mod support;
 mod validation;
+mod webhooks;

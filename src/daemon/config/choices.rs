@@ -78,6 +78,23 @@ choices! {
     }
 }
 
+choices! {
+    /// What a batch of Phaseo's may name as its receiver.
+    WebhookEndpoints "WHICH" {
+        /// A URL of its own, or one that is managed.
+        Any = "any",
+        Managed = "managed",
+    }
+}
+
+choices! {
+    /// Whether something is done.
+    Switch "WHETHER" {
+        On = "on",
+        Off = "off",
+    }
+}
+
 /// An amount of US dollars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Dollars(Decimal);

@@ -23,7 +23,7 @@ mod settings;
 mod tests;
 mod value;
 
-pub use choices::{AgentRegister, WebhookTargets};
+pub use choices::{AgentRegister, Switch, WebhookEndpoints, WebhookTargets};
 pub use environment::{NotUnicode, ProcessEnvironment, Strings};
 pub use error::{ConfigError, Fault, Origin};
 pub use load::{Effective, Flags};

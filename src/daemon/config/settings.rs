@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use secrecy::SecretString;
 
 use super::ambient;
-use super::choices::{AgentRegister, Dollars, WebhookTargets};
+use super::choices::{AgentRegister, Dollars, Switch, WebhookEndpoints, WebhookTargets};
 use super::load::{Candidates, Effective, Sources};
 use super::percent::Percent;
 use super::quantity::{ByteSize, DurationText};
@@ -310,8 +310,16 @@ settings! {
     /// neither API keys nor a `public_url`.
     webhook_targets: value WebhookTargets = WebhookTargets::Auto;
 
+    /// What batches of Phaseo's may name as their receiver: `managed` for webhook endpoints alone, or
+    /// `any`, which is also a URL and a secret of their own.
+    webhook_endpoints: value WebhookEndpoints = WebhookEndpoints::Any;
+
+    /// Whether webhooks have the headers of Standard Webhooks besides those of their dialect: `on` or `off`.
+    webhook_standard_headers: value Switch = Switch::Off;
+
     /// The wait before a webhook that was not taken is sent a second time; each further wait is four
-    /// times as long, up to six hours, for a day.
+    /// times as long, up to six hours, for a day. In Phaseo's form it is sent three times more, after
+    /// 6, 30 and 90 times as long.
     webhook_retry_base: value DurationText = DurationText::from_secs(10), range DurationText::from_millis(1), DurationText::from_secs(3_600);
 
     /// What is logged: a level, or levels by module such as `info,batchd::executor=debug`.

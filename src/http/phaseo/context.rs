@@ -21,6 +21,8 @@ pub struct Context {
     pub mount: &'static str,
     /// `batches`, or its other name `batch`.
     pub batches: &'static str,
+    /// It is about receivers of messages, which management keys are for.
+    pub is_managed: bool,
 }
 
 impl Context {
@@ -35,6 +37,7 @@ impl Context {
             request: extensions.get::<Traced>().map_or(RequestId::from_u128(0), |traced| traced.0),
             org: extensions.get::<Caller>().map(|caller| caller.org),
             mount: if path.starts_with("/phaseo/") { "/phaseo/v1" } else { "/v1" },
+            is_managed: path.contains("/webhook-endpoints"),
             batches: if path.split('/').any(|part| part == "batch") && !path.contains("/async/") { "batch" } else { "batches" },
         }
     }

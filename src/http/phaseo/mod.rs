@@ -7,6 +7,7 @@ mod data;
 pub mod files;
 mod models;
 mod params;
+pub mod receivers;
 pub mod refusal;
 
 use std::sync::Arc;
@@ -16,6 +17,10 @@ use axum::routing::{get, post};
 use serde::Serialize;
 
 use super::Api;
+use crate::domain::batch::Batch;
+use crate::domain::ledger::Reservation;
+use crate::domain::receipt::Receipt;
+use crate::domain::telling::Telling;
 
 /// What Phaseo's server says of all that it makes itself.
 const CACHE: &str = "no-store";
@@ -26,6 +31,8 @@ struct Listing<T> {
     object: &'static str,
     data: Vec<T>,
 }
+
+const RECEIVER: &str = "/webhook-endpoints/{endpoint_id}";
 
 /// Whether a path, its mount included, is one of this dialect alone.
 pub fn owns(path: &str) -> bool {
@@ -63,7 +70,13 @@ fn files_at(files: &str) -> Router<Arc<Api>> {
 
 /// Those that no other dialect has. `/batch` is another name of `/batches`.
 pub fn own() -> Router<Arc<Api>> {
-    let mut own = Router::new().route("/data/models", get(data::list)).merge(shared("/batch"));
+    let mut own = Router::new()
+        .route("/data/models", get(data::list))
+        .route("/webhook-endpoints", get(receivers::list).post(receivers::create))
+        .route(RECEIVER, get(receivers::retrieve).patch(receivers::change).delete(receivers::delete))
+        .route(&format!("{RECEIVER}/rotate-secret"), post(receivers::rotate))
+        .route(&format!("{RECEIVER}/test"), post(receivers::test))
+        .merge(shared("/batch"));
     for batches in ["/batches", "/batch"] {
         own = own
             .route(&format!("{batches}/models"), get(models::list))
@@ -73,3 +86,15 @@ pub fn own() -> Router<Arc<Api>> {
     }
     own
 }
+
+/// What messages about batches tell, with links to this base URL.
+pub fn told_of_batches(base: Option<String>) -> Told {
+    let place = batches::object::Place::at(base);
+    Arc::new(move |batch, reservation, receipt, telling| {
+        let around = batches::object::Around { reservation: reservation.cloned(), receipt: receipt.cloned(), telling: telling.clone() };
+        serde_json::to_vec(&batches::object::members(batch, &around, &place)).unwrap_or_default()
+    })
+}
+
+/// Writes what is told of a batch.
+pub type Told = Arc<dyn Fn(&Batch, Option<&Reservation>, Option<&Receipt>, &Telling) -> Vec<u8> + Send + Sync>;

@@ -65,6 +65,15 @@ impl Refusal {
         Self::Nested(Box::new(Nested { status, kind, reason: reason.into(), message: message.into(), more: Map::new() }))
     }
 
+    /// The sentence for the client.
+    pub fn message(&self) -> &str {
+        match self {
+            Self::Flat(flat) => &flat.message,
+            Self::Nested(nested) => &nested.message,
+            Self::Api(error) => error.message(),
+        }
+    }
+
     /// The error with one more member.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
@@ -131,6 +140,9 @@ fn of_api(error: ApiError, context: &Context) -> Response {
     let status = response.status();
     let (error, reason) = match (status.as_u16(), code) {
         (401, Code::MissingApiKey) => ("unauthorised", Some("missing_or_invalid_authorization_header")),
+        (401, Code::ApiKeyExpired) => ("unauthorised", Some("key_expired")),
+        (401, Code::ApiKeyKind) if context.is_managed => ("unauthorised", Some("management_key_required")),
+        (401, Code::ApiKeyKind) => ("unauthorised", Some("management_key_not_valid_for_gateway")),
         (401, _) => ("unauthorised", Some("key_not_found_or_revoked")),
         (402, _) => ("insufficient_funds", Some("insufficient_balance")),
         (404, _) => ("not_found", Some(code.as_str())),

@@ -109,6 +109,10 @@ impl Bench {
             public_url: None,
             accounts: Accounts::default(),
             quoting: super::Quoting::default(),
+            probe: Arc::new(|_| {
+                let (event, error) = ("evt_test".to_owned(), Some("nothing is sent here".to_owned()));
+                Box::pin(async { crate::domain::receiver::Probed { event, status: None, preview: None, error } })
+            }),
             draining: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };

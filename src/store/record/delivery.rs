@@ -1,16 +1,34 @@
-//! Messages on their way, on disk, version 1. In the envelope of [`super::packed`], because they may be
+//! Messages on their way, on disk, version 2. In the envelope of [`super::packed`], because they may be
 //! longer than a value; the number there is not used.
 
 use serde::{Deserialize, Serialize};
 
 use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
-use super::{Record, RecordError, moment, timestamp};
-use crate::domain::delivery::Delivery;
-use crate::domain::id::{BatchId, EventId, OrgId};
+use super::{Record, RecordError, decode_body, decode_old, moment, timestamp, word};
+use crate::domain::delivery::{Delivery, Told, Wire};
+use crate::domain::gateway::Phase;
+use crate::domain::id::{BatchId, EventId, OrgId, ReceiverId};
+use crate::domain::telling::Event;
 
-/// Version 1 of a message.
+/// Version 2 of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeliveryRecord {
+    first: DeliveryRecord1,
+    /// `None` for BatchRouter's.
+    told: Option<ToldRecord>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct ToldRecord {
+    phase: String,
+    key: String,
+    change: Option<(String, String)>,
+    receiver: Option<u128>,
+}
+
+/// Version 1, of when all messages were BatchRouter's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct DeliveryRecord1 {
     id: u128,
     batch: u128,
     org: u128,
@@ -23,14 +41,27 @@ pub struct DeliveryRecord {
 }
 
 impl Record for DeliveryRecord {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
     const NAME: &'static str = "delivery";
     const LIMIT: u64 = 1 << 20;
+
+    fn is_packed_as(version: u8) -> bool {
+        (1..=2).contains(&version)
+    }
 }
 
 impl From<&Delivery> for DeliveryRecord {
     fn from(delivery: &Delivery) -> Self {
-        Self {
+        let told = match &delivery.wire {
+            Wire::BatchRouter => None,
+            Wire::Phaseo(told) => Some(ToldRecord {
+                phase: told.event.phase.to_string(),
+                key: told.event.key.clone(),
+                change: told.event.change.clone(),
+                receiver: told.receiver.map(ReceiverId::as_u128),
+            }),
+        };
+        let first = DeliveryRecord1 {
             id: delivery.id.as_u128(),
             batch: delivery.batch.as_u128(),
             org: delivery.org.as_u128(),
@@ -39,6 +70,20 @@ impl From<&Delivery> for DeliveryRecord {
             created_at: moment(delivery.created_at),
             attempts: delivery.attempts,
             due_at: moment(delivery.due_at),
+        };
+        Self { first, told }
+    }
+}
+
+impl DeliveryRecord {
+    /// Reads a body of either version.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn read(version: u8, body: &[u8]) -> Result<Self, RecordError> {
+        match version {
+            1 => Ok(Self { first: decode_old::<Self, _>(body)?, told: None }),
+            _ => decode_body(body),
         }
     }
 }
@@ -46,13 +91,22 @@ impl From<&Delivery> for DeliveryRecord {
 impl TryFrom<DeliveryRecord> for Delivery {
     type Error = RecordError;
 
-    fn try_from(record: DeliveryRecord) -> Result<Self, RecordError> {
+    fn try_from(DeliveryRecord { first: record, told }: DeliveryRecord) -> Result<Self, RecordError> {
+        let wire = match told {
+            None => Wire::BatchRouter,
+            Some(told) => {
+                let phase = word::<DeliveryRecord, _>(&told.phase, Phase::parse)?;
+                let event = Event { phase, key: told.key, change: told.change };
+                Wire::Phaseo(Told { event, receiver: told.receiver.map(ReceiverId::from_u128) })
+            }
+        };
         Ok(Self {
             id: EventId::from_u128(record.id),
             batch: BatchId::from_u128(record.batch),
             org: OrgId::from_u128(record.org),
             webhook: unpack_webhook(record.webhook),
             body: record.body,
+            wire,
             created_at: timestamp::<DeliveryRecord>(record.created_at)?,
             attempts: record.attempts,
             due_at: timestamp::<DeliveryRecord>(record.due_at)?,

@@ -27,6 +27,7 @@ pub mod result;
 pub mod run;
 pub mod spec;
 mod squeeze;
+pub mod telling;
 pub mod upload;
 
 use bincode::Options;
@@ -47,6 +48,11 @@ pub trait Record: Serialize + DeserializeOwned {
     const NAME: &'static str;
     /// The most that a body of it may unpack to, in bytes.
     const LIMIT: u64 = DECODE_LIMIT;
+
+    /// Whether a packed body of that version can be read; who reads it must tell versions apart.
+    fn is_packed_as(version: u8) -> bool {
+        version == Self::VERSION
+    }
 
     /// Reads a version other than the current one.
     ///
@@ -158,6 +164,8 @@ pub fn decode_anything(bytes: &[u8]) {
     let _ = decode::<org::KeyRecord>(bytes).map(crate::domain::org::ApiKey::try_from);
     let _ = decode::<ledger::AccountRecord>(bytes).map(crate::domain::ledger::Account::from);
     let _ = decode::<ledger::ReservationRecord>(bytes).map(crate::domain::ledger::Reservation::from);
+    let _ = decode::<telling::TellingRecord>(bytes).map(crate::domain::telling::Telling::try_from);
+    let _ = decode::<telling::ReceiverRecord>(bytes).map(crate::domain::receiver::Receiver::try_from);
     let _ = decode::<ledger::ReceiptRecord>(bytes).map(crate::domain::receipt::Receipt::try_from);
     let key = RowKey { batch: BatchId::from_u128(0), row: RowIndex(0) };
     let _ = packed::Packed::open::<result::ResultRecord>(bytes)
@@ -166,7 +174,7 @@ pub fn decode_anything(bytes: &[u8]) {
         .and_then(|packed| packed.with_body::<quote::QuoteRecord, _>(decode_body::<quote::QuoteRecord>))
         .map(crate::domain::quote::Quote::try_from);
     let _ = packed::Packed::open::<delivery::DeliveryRecord>(bytes)
-        .and_then(|packed| packed.with_body::<delivery::DeliveryRecord, _>(decode_body::<delivery::DeliveryRecord>))
+        .and_then(|packed| packed.with_body::<delivery::DeliveryRecord, _>(|body| delivery::DeliveryRecord::read(packed.version, body)))
         .map(crate::domain::delivery::Delivery::try_from);
     let _ = run::StoredRun::open(0, bytes).and_then(run::StoredRun::unpack);
 }

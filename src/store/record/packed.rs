@@ -49,7 +49,8 @@ pub fn chunks(packed: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 /// A packed record, its header read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packed<'a> {
-    version: u8,
+    /// Of the record.
+    pub version: u8,
     flags: u8,
     pub number: u32,
     /// Values that hold the record.
@@ -74,8 +75,8 @@ impl<'a> Packed<'a> {
     /// # Errors
     /// When the bytes are damaged or of a later version, and those of `read`.
     pub fn with_body<T: Record, R>(self, read: impl FnOnce(&[u8]) -> Result<R, RecordError>) -> Result<R, RecordError> {
-        if self.version != T::VERSION {
-            T::decode_other(self.version, self.body)?;
+        if !T::is_packed_as(self.version) {
+            return Err(RecordError::unknown::<T>(self.version));
         }
         let with_dictionary = match self.flags {
             0 => return read(self.body),

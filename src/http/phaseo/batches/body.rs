@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::endpoint::{QUOTABLE, named};
 use super::provider;
 use super::rows::{Common, Kind};
+use super::subscription::{self, Wish};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::error::Code;
 use crate::domain::file::ExpiresAfter;
@@ -64,6 +65,7 @@ pub struct Asked {
     pub session: Option<String>,
     pub demands: Constraints,
     pub wishes: Wishes,
+    pub subscription: Option<Wish>,
 }
 
 impl Asked {
@@ -78,6 +80,7 @@ impl Asked {
             return Err(Refusal::invalid("batch_body_must_be_object", "the body must be a JSON object"));
         }
         let (object, _) = Object::picking(body, &FIELDS, "requests")?;
+        let subscription = subscription::read(&object)?;
         let source = source(body, &object)?;
         let (demands, wishes) = provider::read(&object)?;
         Ok(Self {
@@ -90,6 +93,7 @@ impl Asked {
             session: session(&object)?,
             demands,
             wishes,
+            subscription,
         })
     }
 }

@@ -19,13 +19,13 @@ use sha2::{Digest, Sha256};
 use super::body::{Asked, Source, endpoint, not_json};
 use super::endpoint::named;
 use super::object::object;
-use super::{hold, rows};
+use super::{hold, rows, subscription};
 use crate::catalog::{Offer, Snapshot};
 use crate::domain::batch::{self, BatchSpec, Fallback, QuotedOrder};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::error::Code;
 use crate::domain::file::Purpose;
-use crate::domain::gateway::{Gateway, InputMode};
+use crate::domain::gateway::{Gateway, InputMode, Subscription};
 use crate::domain::id::{BatchId, FileId, OrgId};
 use crate::domain::item::{Defaults, members};
 use crate::domain::ledger::Credits;
@@ -79,7 +79,8 @@ async fn made(api: &Arc<Api>, caller: &Caller, context: &Context, headers: &Head
     api.check_open()?;
     api.check_room(0)?;
     let key = idempotency_key(headers)?.map(str::to_owned);
-    let Prepared { asked, rows, endpoint, mode, once } = prepare(api, caller, body, key).await?;
+    let Prepared { mut asked, rows, endpoint, mode, once } = prepare(api, caller, body, key).await?;
+    let subscription = subscription::resolve(api, caller.org, asked.subscription.take()).await?;
     let wanted = Wanted {
         items: rows.clone(),
         defaults: Defaults::default(),
@@ -93,7 +94,7 @@ async fn made(api: &Arc<Api>, caller: &Caller, context: &Context, headers: &Head
         let message = "the workspace prepays, and nobody knows what these rows cost: a provider of their model states no prices";
         return Err(Refusal::invalid("batch_reservation_price_card_missing", message));
     }
-    let spec = Ready { asked, endpoint, mode, quote, held, count }.into_spec(api, caller, context)?;
+    let spec = Ready { asked, endpoint, mode, quote, held, count, subscription }.into_spec(api, caller, context)?;
     let creating = {
         let api = api.clone();
         async move { create_once(&api, spec, content, once).await }
@@ -314,11 +315,12 @@ struct Ready {
     quote: Quote,
     held: Option<Usd>,
     count: Option<u32>,
+    subscription: Option<Subscription>,
 }
 
 impl Ready {
     fn into_spec(self, api: &Api, caller: &Caller, context: &Context) -> Result<BatchSpec, Refusal> {
-        let Self { asked, endpoint, mode, quote, held, count } = self;
+        let Self { asked, endpoint, mode, quote, held, count, subscription } = self;
         let now = api.clock.now();
         let id = BatchId::generate(now);
         let metadata = Metadata::new(with_ids(asked.metadata, id, context));
@@ -330,7 +332,7 @@ impl Ready {
             mode,
             session: asked.session,
             provider: main_provider(&quote),
-            subscription: None,
+            subscription,
         };
         let order = QuotedOrder {
             quote: quote.id,

@@ -10,6 +10,8 @@ mod provider;
 mod requests;
 mod results;
 mod rows;
+mod subscription;
+mod told;
 
 use std::sync::Arc;
 

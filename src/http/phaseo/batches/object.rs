@@ -4,11 +4,12 @@
 use axum::http::HeaderMap;
 use serde_json::{Map, Value, json};
 
-use super::billing;
+use super::{billing, told};
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::gateway::Gateway;
 use crate::domain::ledger::Reservation;
 use crate::domain::receipt::Receipt;
+use crate::domain::telling::{Telling, percent};
 use crate::domain::time::Timestamp;
 use crate::http::Api;
 use crate::http::error::ApiError;
@@ -22,6 +23,8 @@ pub struct Around {
     pub reservation: Option<Reservation>,
     /// Of a batch that has ended.
     pub receipt: Option<Receipt>,
+    /// What its receiver was told, if it has one.
+    pub telling: Telling,
 }
 
 impl Around {
@@ -32,7 +35,9 @@ impl Around {
     pub async fn of(api: &Api, batch: &Batch) -> Result<Self, ApiError> {
         let id = batch.spec.id;
         let receipt = if batch.state.is_terminal() { api.store.receipt(id).await? } else { None };
-        Ok(Self { reservation: api.store.reservation(id).await?, receipt })
+        let has_receiver = batch.spec.gateway().is_some_and(|(_, gateway)| gateway.subscription.is_some());
+        let telling = if has_receiver { api.store.telling(id).await?.unwrap_or_default() } else { Telling::default() };
+        Ok(Self { reservation: api.store.reservation(id).await?, receipt, telling })
     }
 }
 
@@ -45,17 +50,6 @@ pub fn lifecycle(state: &BatchState) -> &'static str {
         BatchState::Failed { .. } => "failed",
         BatchState::Expired { .. } => "expired",
         BatchState::Cancelled { .. } => "cancelled",
-    }
-}
-
-/// How far a batch has come, in percent.
-pub fn progress(batch: &Batch) -> u32 {
-    let progress = &batch.progress;
-    let done = progress.succeeded.saturating_add(progress.failed);
-    match (&batch.state, progress.total) {
-        (BatchState::Completed { .. }, _) => 100,
-        (_, 0) => 0,
-        (_, total) => u32::try_from((u64::from(done) * 100 + u64::from(total) / 2) / u64::from(total)).unwrap_or(100),
     }
 }
 
@@ -82,6 +76,11 @@ impl Place {
         Self { base: Base::of(api.public_url.as_deref(), headers), batches: context.batches, mount: context.mount }
     }
 
+    /// At a place of which nobody has asked; without a URL links are paths.
+    pub fn at(base: Option<String>) -> Self {
+        Self { base: Base::at(base.unwrap_or_default()), batches: "batches", mount: "/v1" }
+    }
+
     /// The URL of a batch.
     fn polling(&self, id: &str) -> String {
         self.base.join(&format!("{}/{}/{id}", self.mount, self.batches))
@@ -104,9 +103,9 @@ pub fn members(batch: &Batch, around: &Around, place: &Place) -> Map<String, Val
     let mut put = |name: &str, value: Value| _ = shown.insert(name.to_owned(), value);
     put("id", json!(id));
     put("lifecycle_status", json!(lifecycle(&batch.state)));
-    put("progress", json!(progress(batch)));
+    put("progress", json!(percent(&batch.state, &batch.progress)));
     if let Some((_, gateway)) = batch.spec.gateway() {
-        told(gateway, &id, &mut put);
+        of_gateway(gateway, &id, &around.telling, &mut put);
     }
     let url = place.polling(&id);
     let ended = batch.state.is_terminal();
@@ -123,13 +122,16 @@ pub fn members(batch: &Batch, around: &Around, place: &Place) -> Map<String, Val
     shown
 }
 
-fn told(gateway: &Gateway, id: &str, put: &mut impl FnMut(&str, Value)) {
+fn of_gateway(gateway: &Gateway, id: &str, telling: &Telling, put: &mut impl FnMut(&str, Value)) {
     put("request_id", json!(gateway.request.in_upper()));
     put("provider", json!(gateway.provider));
     // A batch is no job of a provider's: its rows are called one by one.
     put("native_batch_id", json!(id));
     if let Some(session) = &gateway.session {
         put("session_id", json!(session));
+    }
+    if let Some(subscription) = &gateway.subscription {
+        put("webhook", told::object(subscription, telling));
     }
 }
 

@@ -1,0 +1,158 @@
+//! A message as it goes over the wire: its headers and its body, signed.
+//!
+//! BatchRouter's is the same on each attempt. Phaseo's has the number and the time of the attempt in it, around
+//! data that stays the same; so its signature differs from attempt to attempt, and its id does not.
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::domain::delivery::{Delivery, Told};
+use crate::domain::time::Timestamp;
+
+/// The type of a message that tries a receiver out.
+const TEST: &str = "webhook.test";
+const BATCHROUTER_SIGNATURE: &str = "x-batchrouter-signature";
+/// What secrets of Phaseo's and of Standard Webhooks begin with.
+const SECRET: &[u8] = b"whsec_";
+
+/// A message.
+pub(super) struct Letter {
+    /// Its id, as the headers of Standard Webhooks have it.
+    id: String,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Letter {
+    /// The headers of Standard Webhooks (its specification, version 1), if they are wanted.
+    pub fn standard(&self, wanted: bool, secret: &[u8], now: Timestamp) -> Vec<(&'static str, String)> {
+        if !wanted || secret.is_empty() {
+            return Vec::new();
+        }
+        let seconds = now.as_second().to_string();
+        // Its secrets are base64 behind their beginning; any other one is taken as it is.
+        let decoded = secret.strip_prefix(SECRET).and_then(|text| URL_SAFE_NO_PAD.decode(text).or_else(|_| STANDARD.decode(text)).ok());
+        let signed = [self.id.as_bytes(), b".", seconds.as_bytes(), b".", &self.body].concat();
+        let signature = STANDARD.encode(hmac_sha256(decoded.as_deref().unwrap_or(secret), &signed));
+        vec![("webhook-id", self.id.clone()), ("webhook-timestamp", seconds), ("webhook-signature", format!("v1,{signature}"))]
+    }
+}
+
+fn hmac_sha256(secret: &[u8], text: &[u8]) -> Vec<u8> {
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), text).as_ref().to_vec()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Lower-case hexadecimal HMAC-SHA256 of the exact body (BatchRouter's guide to webhooks).
+pub(super) fn signature(secret: &[u8], body: &[u8]) -> String {
+    hex(&hmac_sha256(secret, body))
+}
+
+/// Lower-case hexadecimal HMAC-SHA256 of the time, a dot, and the body, under the secret as it is written
+/// (Phaseo's reference of webhooks).
+pub(super) fn timed_signature(secret: &[u8], seconds: &str, body: &[u8]) -> String {
+    hex(&hmac_sha256(secret, &[seconds.as_bytes(), b".", body].concat()))
+}
+
+/// A message of BatchRouter's.
+pub(super) fn of_batchrouter(delivery: &Delivery, secret: &[u8]) -> Letter {
+    let headers = vec![
+        ("user-agent", concat!("batchd/", env!("CARGO_PKG_VERSION")).to_owned()),
+        (BATCHROUTER_SIGNATURE, signature(secret, &delivery.body)),
+    ];
+    Letter { id: delivery.id.in_hex(), headers, body: delivery.body.clone() }
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    id: &'a str,
+    r#type: &'a str,
+    /// Unix seconds, of this attempt.
+    created_at: i64,
+    delivery: Attempt<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status_change: Option<Change<'a>>,
+    data: &'a RawValue,
+}
+
+#[derive(Serialize)]
+struct Attempt<'a> {
+    key: &'a str,
+    attempt: u32,
+    max_attempts: u32,
+}
+
+#[derive(Serialize)]
+struct Change<'a> {
+    previous_status: &'a str,
+    status: &'a str,
+}
+
+/// A message of Phaseo's, as one attempt sends it. It is signed if there is a secret.
+pub(super) fn of_phaseo(delivery: &Delivery, told: &Told, secret: &[u8], now: Timestamp) -> Letter {
+    let (id, kind) = (told.id(delivery.batch), told.event.phase.event());
+    // It was written as JSON.
+    let data = std::str::from_utf8(&delivery.body).ok().and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
+    let envelope = Envelope {
+        id: &id,
+        r#type: &kind,
+        created_at: now.as_second(),
+        delivery: Attempt { key: &told.event.key, attempt: delivery.attempts + 1, max_attempts: Told::ATTEMPTS },
+        status_change: told.event.change.as_ref().map(|(before, after)| Change { previous_status: before, status: after }),
+        data: data.unwrap_or(RawValue::NULL),
+    };
+    envelope.seal(secret)
+}
+
+/// A message that tries a receiver out: once, and about nothing.
+pub(super) fn of_test(id: &str, data: &RawValue, secret: &[u8], now: Timestamp) -> Letter {
+    let delivery = Attempt { key: TEST, attempt: 1, max_attempts: 1 };
+    Envelope { id, r#type: TEST, created_at: now.as_second(), delivery, status_change: None, data }.seal(secret)
+}
+
+impl Envelope<'_> {
+    fn seal(&self, secret: &[u8]) -> Letter {
+        // Texts, numbers and JSON into a vector: it has no way to fail.
+        let body = serde_json::to_vec(self).unwrap_or_default();
+        let seconds = self.created_at.to_string();
+        let mut headers = vec![
+            ("user-agent", "Phaseo-Async-Webhook/1.0".to_owned()),
+            ("x-phaseo-event-id", self.id.to_owned()),
+            ("x-phaseo-event-type", self.r#type.to_owned()),
+            ("x-phaseo-delivery-key", self.delivery.key.to_owned()),
+            ("x-phaseo-attempt", self.delivery.attempt.to_string()),
+            ("x-phaseo-max-attempts", self.delivery.max_attempts.to_string()),
+            ("x-phaseo-timestamp", seconds.clone()),
+        ];
+        if !secret.is_empty() {
+            headers.push(("x-phaseo-signature", timed_signature(secret, &seconds, &body)));
+        }
+        Letter { id: self.id.to_owned(), headers, body }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signatures_are_those_of_the_documents() {
+        let secret = b"a-long-random-shared-secret";
+        let body = br#"{"event":"batch.completed","batch_id":"bat_0001","status":"completed"}"#;
+        assert_eq!(signature(secret, body), "7b194aa334e75c42a1f613a0669940f7f77d03feaac9c69ad4ae5a9c1c0cc9ab");
+        let timed = timed_signature(b"whsec_test", "1700000000", br#"{"hello":"world"}"#);
+        assert_eq!(timed, "f592bbf3951cfc94e560eecfb5d9dd4da6b0fff2e626235f8ab4b54860925d0b");
+        // The example of the specification of Standard Webhooks.
+        let letter = Letter { id: "msg_p5jXN8AQM9LWM0D4loKWxJek".into(), headers: vec![], body: br#"{"test": 2432232314}"#.to_vec() };
+        let at = Timestamp::from_second(1_614_265_330).unwrap();
+        let headers = letter.standard(true, b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", at);
+        assert_eq!(headers[2].1, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+        assert!(letter.standard(false, b"x", at).is_empty() && letter.standard(true, b"", at).is_empty());
+    }
+}

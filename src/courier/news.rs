@@ -1,0 +1,137 @@
+//! What receivers of Phaseo's batches are told: looks at every batch of which somebody is told, and queues what
+//! its receiver has not heard yet.
+//!
+//! Nothing is noted when a batch changes: what is to be told follows from where it stands and from what was
+//! queued before, both of which are in the store. So a crash loses no event, and makes none twice; what changes
+//! back and forth between two looks is one change.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::domain::batch::Batch;
+use crate::domain::delivery::{Delivery, Told, Wire};
+use crate::domain::gateway::{Phase, Receiver, Subscription};
+use crate::domain::id::{BatchId, EventId, OrgId, ReceiverId, half};
+use crate::domain::ledger::Reservation;
+use crate::domain::receipt::Receipt;
+use crate::domain::receiver::ReceiverStatus;
+use crate::domain::telling::{Event, Telling, bucket, percent, status};
+use crate::domain::time::Clock;
+use crate::domain::webhook::Webhook;
+use crate::store::{News, Store, StoreError};
+
+/// Batches that are looked at in one go.
+const LOOK: usize = 1_000;
+
+/// What a message tells of a batch: JSON. Its reservation, and of one that has ended its receipt, stand beside it,
+/// and what was told before.
+pub type Render = Arc<dyn Fn(&Batch, Option<&Reservation>, Option<&Receipt>, &Telling) -> Vec<u8> + Send + Sync>;
+
+/// Looks at batches.
+pub(super) struct Newsroom {
+    pub store: Store,
+    pub clock: Clock,
+    pub render: Render,
+    /// Where each batch stood when it was looked at last.
+    known: HashMap<BatchId, (&'static str, Option<u32>)>,
+}
+
+impl Newsroom {
+    pub fn new(store: Store, clock: Clock, render: Render) -> Self {
+        Self { store, clock, render, known: HashMap::new() }
+    }
+
+    /// Queues what there is to tell.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn round(&mut self) -> Result<(), StoreError> {
+        let mut after = None;
+        let mut seen = HashMap::new();
+        loop {
+            let found = self.store.watched(after, LOOK).await?;
+            for watched in &found {
+                let now = (status(&watched.state), bucket(percent(&watched.state, &watched.progress)));
+                if self.known.get(&watched.batch) != Some(&now) {
+                    self.tell(watched.batch).await?;
+                }
+                seen.insert(watched.batch, now);
+            }
+            after = found.last().map(|watched| watched.batch);
+            if found.len() < LOOK {
+                break;
+            }
+        }
+        self.known = seen;
+        Ok(())
+    }
+
+    async fn tell(&self, id: BatchId) -> Result<(), StoreError> {
+        let batch = match self.store.batch(id).await {
+            Ok(Some(batch)) => batch,
+            Ok(None) => return Ok(()),
+            Err(StoreError::Damaged(error)) => {
+                tracing::error!(batch = %id, %error, "nobody can be told of a batch: its record is damaged");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let telling = self.store.telling(id).await?.unwrap_or_default();
+        let deliveries = match batch.spec.gateway().and_then(|(_, gateway)| gateway.subscription.as_ref()) {
+            Some(subscription) => self.deliveries(&batch, subscription, &telling).await?,
+            None => Vec::new(),
+        };
+        let news = News {
+            batch: id,
+            status: status(&batch.state),
+            bucket: bucket(percent(&batch.state, &batch.progress)),
+            deliveries,
+            is_over: batch.state.is_terminal(),
+        };
+        self.store.tell(news).await
+    }
+
+    async fn deliveries(&self, batch: &Batch, subscription: &Subscription, telling: &Telling) -> Result<Vec<Delivery>, StoreError> {
+        let Some((receiver, webhook, own)) = self.receiver(batch.spec.org, &subscription.receiver).await? else { return Ok(Vec::new()) };
+        let phases = if subscription.phases.is_empty() { own } else { subscription.phases.clone() };
+        let events = telling.due(batch, &phases);
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let id = batch.spec.id;
+        let receipt = if batch.state.is_terminal() { self.store.receipt(id).await? } else { None };
+        let data = (self.render)(batch, self.store.reservation(id).await?.as_ref(), receipt.as_ref(), telling);
+        let now = self.clock.now();
+        let delivery = |event: Event| Delivery {
+            id: event_id(id, &event.key),
+            batch: id,
+            org: batch.spec.org,
+            webhook: webhook.clone(),
+            body: data.clone(),
+            wire: Wire::Phaseo(Told { event, receiver }),
+            created_at: now,
+            attempts: 0,
+            due_at: now,
+        };
+        Ok(events.into_iter().map(delivery).collect())
+    }
+
+    /// Who is told, where that is now, and what they want to hear by themselves; `None` if they want nothing.
+    async fn receiver(&self, org: OrgId, receiver: &Receiver) -> Result<Option<(Option<ReceiverId>, Webhook, Vec<Phase>)>, StoreError> {
+        match receiver {
+            Receiver::Own(webhook) => Ok(Some((None, webhook.clone(), Phase::DEFAULT.to_vec()))),
+            Receiver::Managed(id) => {
+                let found = self.store.receiver(org, *id).await?.filter(|receiver| receiver.status == ReceiverStatus::Active);
+                Ok(found.map(|receiver| (Some(*id), receiver.webhook.clone(), receiver.phases())))
+            }
+        }
+    }
+}
+
+/// The id of an event in the queue: always the same for the same event.
+fn event_id(batch: BatchId, key: &str) -> EventId {
+    let digest = Sha256::new().chain_update(b"told of batch ").chain_update(batch.as_u128().to_be_bytes()).chain_update(key);
+    EventId::from_u128(half(digest.finalize().into()))
+}

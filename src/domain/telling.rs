@@ -1,0 +1,179 @@
+//! What the receiver of a batch of Phaseo's is told of it, and what became of that.
+//!
+//! Invariant: an event has one key, whatever happens, and a key is queued once. So nothing is told twice, but
+//! for an attempt whose end was not recorded.
+
+use super::batch::{Batch, BatchState, Progress};
+use super::gateway::Phase;
+use super::time::Timestamp;
+
+/// Attempts that are remembered one by one.
+const REMEMBERED: usize = 20;
+/// Progress is told in steps of this many percent, from the first to the last.
+const STEP: u32 = 10;
+const FIRST: u32 = 5;
+const LAST: u32 = 95;
+
+/// The short word for where a batch stands, as its receivers hear it.
+pub const fn status(state: &BatchState) -> &'static str {
+    match state {
+        BatchState::Validating => "pending",
+        BatchState::InProgress { .. } | BatchState::Finalizing { .. } | BatchState::Cancelling { .. } => "in_progress",
+        BatchState::Completed { .. } => "completed",
+        BatchState::Failed { .. } => "failed",
+        BatchState::Expired { .. } => "expired",
+        BatchState::Cancelled { .. } => "cancelled",
+    }
+}
+
+/// How far a batch has come, in percent.
+pub fn percent(state: &BatchState, progress: &Progress) -> u32 {
+    let done = u64::from(progress.succeeded) + u64::from(progress.failed);
+    match (state, u64::from(progress.total)) {
+        (BatchState::Completed { .. }, _) => 100,
+        (_, 0) => 0,
+        (_, total) => u32::try_from((done * 100 + total / 2) / total).unwrap_or(100),
+    }
+}
+
+/// The step of a progress that is told: the nearest ten, only between the beginning and the end.
+pub fn bucket(percent: u32) -> Option<u32> {
+    (1..100).contains(&percent).then(|| ((percent + STEP / 2) / STEP * STEP).clamp(FIRST, LAST))
+}
+
+/// Something that is to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    pub phase: Phase,
+    /// Its delivery key.
+    pub key: String,
+    /// From which status to which, if that is what it tells.
+    pub change: Option<(String, String)>,
+}
+
+impl Event {
+    /// One whose key is its type.
+    fn plain(phase: Phase) -> Self {
+        Self { phase, key: phase.event(), change: None }
+    }
+}
+
+/// What the receiver of a batch was told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Telling {
+    /// The status and the step of progress that it knows of; empty and 0 before the first look.
+    pub status: String,
+    pub bucket: u32,
+    /// Keys of what was queued.
+    pub queued: Vec<String>,
+    /// Keys of what was delivered.
+    pub delivered: Vec<String>,
+    /// Keys that wait for another attempt, and until when.
+    pub waiting: Vec<(String, Timestamp)>,
+    pub attempts: u32,
+    /// The last ones, the oldest first.
+    pub latest: Vec<Tried>,
+}
+
+/// One attempt to deliver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tried {
+    pub key: String,
+    pub phase: Phase,
+    /// Counted from 1.
+    pub number: u32,
+    pub at: Timestamp,
+    pub outcome: TriedOutcome,
+    /// The status of the answer, if there was one.
+    pub response: Option<u16>,
+    /// What went wrong.
+    pub error: Option<String>,
+    /// The beginning of the answer's body.
+    pub preview: Option<String>,
+}
+
+/// What became of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TriedOutcome {
+    Delivered,
+    /// It is tried again then.
+    Again(Timestamp),
+    GivenUp,
+}
+
+impl Telling {
+    /// What is to be told of a batch as it is now, to somebody who wants to hear of these phases.
+    pub fn due(&self, batch: &Batch, phases: &[Phase]) -> Vec<Event> {
+        let now = status(&batch.state);
+        let mut events = vec![Event::plain(Phase::Created)];
+        if !self.status.is_empty() && self.status != now || self.status.is_empty() && now != "pending" {
+            let before = if self.status.is_empty() { "pending" } else { &self.status };
+            let key = format!("{}:{before}:{now}", Phase::StatusChanged.event());
+            events.push(Event { phase: Phase::StatusChanged, key, change: Some((before.to_owned(), now.to_owned())) });
+        }
+        if let Some(bucket) =
+            bucket(percent(&batch.state, &batch.progress)).filter(|bucket| *bucket > self.bucket && !batch.state.is_terminal())
+        {
+            events.push(Event { phase: Phase::Progress, key: format!("{}:{bucket}", Phase::Progress.event()), change: None });
+        }
+        let end = match batch.state {
+            BatchState::Completed { .. } => Some(Phase::Completed),
+            BatchState::Failed { .. } => Some(Phase::Failed),
+            BatchState::Expired { .. } => Some(Phase::Expired),
+            BatchState::Cancelled { .. } => Some(Phase::Cancelled),
+            BatchState::Validating | BatchState::InProgress { .. } | BatchState::Finalizing { .. } | BatchState::Cancelling { .. } => None,
+        };
+        events.extend(end.map(Event::plain));
+        events.retain(|event| phases.contains(&event.phase) && !self.queued.contains(&event.key));
+        events
+    }
+
+    /// Takes note of where the batch stands, which is told now.
+    pub fn saw(&mut self, batch_status: &str, bucket: Option<u32>) {
+        batch_status.clone_into(&mut self.status);
+        self.bucket = self.bucket.max(bucket.unwrap_or(0));
+    }
+
+    /// Takes note of an attempt.
+    pub fn tried(&mut self, tried: Tried) {
+        self.attempts = self.attempts.saturating_add(1);
+        self.waiting.retain(|(key, _)| *key != tried.key);
+        match tried.outcome {
+            TriedOutcome::Delivered if !self.delivered.contains(&tried.key) => self.delivered.push(tried.key.clone()),
+            TriedOutcome::Again(at) => self.waiting.push((tried.key.clone(), at)),
+            TriedOutcome::Delivered | TriedOutcome::GivenUp => {}
+        }
+        self.latest.push(tried);
+        let surplus = self.latest.len().saturating_sub(REMEMBERED);
+        self.latest.drain(..surplus);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn progress_is_told_by_tens_between_the_ends() {
+        assert_eq!(
+            [0, 1, 4, 5, 14, 15, 94, 99, 100].map(bucket),
+            [None, Some(5), Some(5), Some(10), Some(10), Some(20), Some(90), Some(95), None]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_remembered_has_a_bound(attempts in proptest::collection::vec((0_usize..5, 0_u8..3), 0..200)) {
+            let mut telling = Telling::default();
+            for (key, outcome) in &attempts {
+                let at = Timestamp::UNIX_EPOCH;
+                let outcome = [TriedOutcome::Delivered, TriedOutcome::Again(at), TriedOutcome::GivenUp][usize::from(*outcome)];
+                let (key, phase) = (key.to_string(), Phase::Created);
+                telling.tried(Tried { key, phase, number: 1, at, outcome, response: None, error: None, preview: None });
+            }
+            prop_assert!(telling.latest.len() <= REMEMBERED && telling.delivered.len() <= 5 && telling.waiting.len() <= 5);
+            prop_assert_eq!(telling.attempts as usize, attempts.len());
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What was told of a batch, as its object shows it: `webhook`. Never a secret.
+
+use serde_json::{Value, json};
+
+use super::object::text;
+use crate::domain::delivery::Told;
+use crate::domain::gateway::{Receiver, Subscription};
+use crate::domain::telling::{Telling, Tried, TriedOutcome};
+
+/// Attempts that are shown one by one.
+const SHOWN: usize = 10;
+
+/// `webhook`.
+pub fn object(subscription: &Subscription, telling: &Telling) -> Value {
+    let (endpoint, url, has_secret) = match &subscription.receiver {
+        Receiver::Managed(id) => (Some(id.to_string()), None, true),
+        Receiver::Own(webhook) => (None, Some(webhook.url.as_str()), !webhook.sealed_secret.is_empty()),
+    };
+    json!({
+        "endpoint_id": endpoint,
+        "url": url,
+        "events": subscription.phases.iter().map(|phase| phase.event()).collect::<Vec<_>>(),
+        "has_secret": has_secret,
+        "delivery": delivery(telling),
+        "attempts": telling.latest.iter().rev().take(SHOWN).rev().map(attempt).collect::<Vec<_>>(),
+    })
+}
+
+fn delivery(telling: &Telling) -> Value {
+    let last = telling.latest.last();
+    let latest = |wanted: fn(&Tried) -> bool| telling.latest.iter().rev().find(|tried| wanted(tried));
+    let delivered = latest(|tried| tried.outcome == TriedOutcome::Delivered);
+    let failed = latest(|tried| tried.outcome != TriedOutcome::Delivered);
+    json!({
+        "total_attempts": telling.attempts,
+        "delivered_events": telling.delivered.len(),
+        "delivered_event_types": telling.delivered,
+        "pending_retries": telling.waiting.len(),
+        "next_retry_at": telling.waiting.iter().map(|(_, at)| *at).min().map(text),
+        "last_attempt_at": last.map(|tried| text(tried.at)),
+        "last_attempt_status": last.map(|tried| word(tried.outcome)),
+        "last_response_status": last.and_then(|tried| tried.response),
+        "last_delivered_at": delivered.map(|tried| text(tried.at)),
+        "last_failure_at": failed.map(|tried| text(tried.at)),
+        "last_error_message": failed.and_then(|tried| tried.error.as_deref()),
+    })
+}
+
+fn word(outcome: TriedOutcome) -> &'static str {
+    match outcome {
+        TriedOutcome::Delivered => "delivered",
+        TriedOutcome::Again(_) => "scheduled_retry",
+        TriedOutcome::GivenUp => "failed_permanently",
+    }
+}
+
+fn attempt(tried: &Tried) -> Value {
+    let at = text(tried.at);
+    let next = match tried.outcome {
+        TriedOutcome::Again(at) => Some(text(at)),
+        TriedOutcome::Delivered | TriedOutcome::GivenUp => None,
+    };
+    json!({
+        "id": format!("{}:{}:{at}", tried.key, tried.number),
+        "delivery_key": tried.key,
+        "event_type": tried.phase.event(),
+        "status": word(tried.outcome),
+        "attempt_number": tried.number,
+        "max_attempts": Told::ATTEMPTS,
+        "tried_at": at,
+        "delivered_at": (tried.outcome == TriedOutcome::Delivered).then_some(&at),
+        "next_retry_at": next,
+        "response_status": tried.response,
+        "error_message": tried.error,
+        "response_body_preview": tried.preview,
+    })
+}

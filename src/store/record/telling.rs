@@ -1,0 +1,162 @@
+//! What receivers were told of a batch, and receivers that are managed by themselves, on disk, version 1. Words
+//! are as they are on the wire.
+
+use serde::{Deserialize, Serialize};
+
+use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
+use super::{Record, RecordError, moment, timestamp, word};
+use crate::domain::gateway::Phase;
+use crate::domain::id::{OrgId, ReceiverId};
+use crate::domain::receiver::{Receiver, ReceiverStatus};
+use crate::domain::telling::{Telling, Tried, TriedOutcome};
+
+/// Version 1 of what the receiver of a batch was told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TellingRecord {
+    status: String,
+    bucket: u32,
+    queued: Vec<String>,
+    delivered: Vec<String>,
+    waiting: Vec<(String, i64)>,
+    attempts: u32,
+    latest: Vec<TriedRecord>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct TriedRecord {
+    key: String,
+    phase: String,
+    number: u32,
+    at: i64,
+    outcome: OutcomeRecord,
+    response: Option<u16>,
+    error: Option<String>,
+    preview: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum OutcomeRecord {
+    Delivered,
+    Again(i64),
+    GivenUp,
+}
+
+impl Record for TellingRecord {
+    const VERSION: u8 = 1;
+    const NAME: &'static str = "telling";
+}
+
+impl From<&Telling> for TellingRecord {
+    fn from(telling: &Telling) -> Self {
+        let tried = |tried: &Tried| TriedRecord {
+            key: tried.key.clone(),
+            phase: tried.phase.to_string(),
+            number: tried.number,
+            at: moment(tried.at),
+            outcome: match tried.outcome {
+                TriedOutcome::Delivered => OutcomeRecord::Delivered,
+                TriedOutcome::Again(at) => OutcomeRecord::Again(moment(at)),
+                TriedOutcome::GivenUp => OutcomeRecord::GivenUp,
+            },
+            response: tried.response,
+            error: tried.error.clone(),
+            preview: tried.preview.clone(),
+        };
+        Self {
+            status: telling.status.clone(),
+            bucket: telling.bucket,
+            queued: telling.queued.clone(),
+            delivered: telling.delivered.clone(),
+            waiting: telling.waiting.iter().map(|(key, at)| (key.clone(), moment(*at))).collect(),
+            attempts: telling.attempts,
+            latest: telling.latest.iter().map(tried).collect(),
+        }
+    }
+}
+
+impl TryFrom<TellingRecord> for Telling {
+    type Error = RecordError;
+
+    fn try_from(record: TellingRecord) -> Result<Self, RecordError> {
+        let time = timestamp::<TellingRecord>;
+        let tried = |tried: TriedRecord| {
+            Ok::<_, RecordError>(Tried {
+                phase: word::<TellingRecord, _>(&tried.phase, Phase::parse)?,
+                key: tried.key,
+                number: tried.number,
+                at: time(tried.at)?,
+                outcome: match tried.outcome {
+                    OutcomeRecord::Delivered => TriedOutcome::Delivered,
+                    OutcomeRecord::Again(at) => TriedOutcome::Again(time(at)?),
+                    OutcomeRecord::GivenUp => TriedOutcome::GivenUp,
+                },
+                response: tried.response,
+                error: tried.error,
+                preview: tried.preview,
+            })
+        };
+        Ok(Self {
+            status: record.status,
+            bucket: record.bucket,
+            queued: record.queued,
+            delivered: record.delivered,
+            waiting: record.waiting.into_iter().map(|(key, at)| Ok((key, time(at)?))).collect::<Result<_, RecordError>>()?,
+            attempts: record.attempts,
+            latest: record.latest.into_iter().map(tried).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// Version 1 of a receiver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiverRecord {
+    id: u128,
+    org: u128,
+    name: String,
+    webhook: WebhookRecord,
+    status: String,
+    events: Vec<String>,
+    created_at: i64,
+    updated_at: i64,
+    deleted_at: Option<i64>,
+}
+
+impl Record for ReceiverRecord {
+    const VERSION: u8 = 1;
+    const NAME: &'static str = "receiver";
+}
+
+impl From<&Receiver> for ReceiverRecord {
+    fn from(receiver: &Receiver) -> Self {
+        Self {
+            id: receiver.id.as_u128(),
+            org: receiver.org.as_u128(),
+            name: receiver.name.clone(),
+            webhook: pack_webhook(&receiver.webhook),
+            status: receiver.status.to_string(),
+            events: receiver.events.clone(),
+            created_at: moment(receiver.created_at),
+            updated_at: moment(receiver.updated_at),
+            deleted_at: receiver.deleted_at.map(moment),
+        }
+    }
+}
+
+impl TryFrom<ReceiverRecord> for Receiver {
+    type Error = RecordError;
+
+    fn try_from(record: ReceiverRecord) -> Result<Self, RecordError> {
+        let time = timestamp::<ReceiverRecord>;
+        Ok(Self {
+            id: ReceiverId::from_u128(record.id),
+            org: OrgId::from_u128(record.org),
+            name: record.name,
+            webhook: unpack_webhook(record.webhook),
+            status: word::<ReceiverRecord, _>(&record.status, ReceiverStatus::parse)?,
+            events: record.events,
+            created_at: time(record.created_at)?,
+            updated_at: time(record.updated_at)?,
+            deleted_at: record.deleted_at.map(time).transpose()?,
+        })
+    }
+}
