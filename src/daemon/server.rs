@@ -71,6 +71,7 @@ impl Server {
             public_url: settings.public_url.clone(),
             accounts: accounts(settings),
             quoting: http::Quoting::default(),
+            feeds: http::Feeds::default(),
             draining: tasks.shutdown().drain().clone(),
             tasks: requests.clone(),
         }));

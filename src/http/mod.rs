@@ -57,6 +57,7 @@ use tracing::Instrument;
 pub use access::{Access, Origins};
 pub use batchrouter::Quoting;
 pub use error::ApiError;
+pub use phaseo::feed::Feeds;
 pub use serve::serve;
 pub use views::Views;
 
@@ -84,6 +85,8 @@ pub struct Api {
     pub accounts: Accounts,
     /// Bounds the quotes that are made at the same time.
     pub quoting: Quoting,
+    /// The batches that somebody follows.
+    pub feeds: Feeds,
     /// Cancelled when the daemon begins to stop: from then on nothing new is created.
     pub draining: CancellationToken,
     /// Work that goes on when its client goes away; the daemon waits for it before it closes the store.

@@ -93,6 +93,8 @@ pub const TABLE: &[Listed] = &[
     phaseo("GET", "/v1/batches/capabilities"),
     phaseo("GET", "/v1/data/models"),
     phaseo("GET", "/v1/batches/{batch_id}/requests"),
+    phaseo("GET", "/v1/batches/{batch_id}/events"),
+    phaseo("GET", "/v1/async/{kind}/{id}/ws"),
     phaseo("GET, POST", "/v1/batches/files"),
     phaseo("GET", "/v1/batches/files/{file_id}"),
     phaseo("GET", "/v1/batches/files/{file_id}/content"),

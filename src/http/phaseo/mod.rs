@@ -1,9 +1,10 @@
-//! The Phaseo dialect: its views of the catalog, batches, files.
+//! The Phaseo dialect: its views of the catalog, batches and what happens to them, files.
 
 pub mod batches;
 mod capabilities;
 pub mod context;
 mod data;
+pub mod feed;
 pub mod files;
 mod models;
 mod params;
@@ -63,12 +64,14 @@ fn files_at(files: &str) -> Router<Arc<Api>> {
 
 /// Those that no other dialect has. `/batch` is another name of `/batches`.
 pub fn own() -> Router<Arc<Api>> {
-    let mut own = Router::new().route("/data/models", get(data::list)).merge(shared("/batch"));
+    let mut own =
+        Router::new().route("/data/models", get(data::list)).route("/async/{kind}/{id}/ws", get(feed::socket)).merge(shared("/batch"));
     for batches in ["/batches", "/batch"] {
         own = own
             .route(&format!("{batches}/models"), get(models::list))
             .route(&format!("{batches}/capabilities"), get(capabilities::list))
             .route(&format!("{batches}/{{batch_id}}/requests"), get(batches::requests))
+            .route(&format!("{batches}/{{batch_id}}/events"), get(feed::events))
             .merge(files_at(&format!("{batches}/files")));
     }
     own

@@ -5,6 +5,7 @@ mod batches;
 mod catalog;
 mod control;
 mod errors;
+mod feed;
 mod files;
 mod lanes;
 mod quotes;
@@ -109,6 +110,7 @@ impl Bench {
             public_url: None,
             accounts: Accounts::default(),
             quoting: super::Quoting::default(),
+            feeds: super::Feeds::default(),
             draining: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
