@@ -75,6 +75,7 @@ impl Server {
                 let tester = tester.clone();
                 Box::pin(async move { tester.send(receiver).await })
             }),
+            feeds: http::Feeds::default(),
             draining: tasks.shutdown().drain().clone(),
             tasks: requests.clone(),
         }));

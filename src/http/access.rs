@@ -27,6 +27,7 @@ use super::batchrouter::{KEYLESS, PUBLIC};
 use super::error::ApiError;
 use super::links::signed;
 use super::phaseo::context::Context;
+use super::phaseo::feed::{lacks_upgrade, upgrade_required};
 use super::phaseo::refusal::Refusal;
 use super::shared::{speaks_batchrouter, speaks_phaseo};
 use crate::domain::error::Code;
@@ -210,6 +211,9 @@ pub(super) fn is_public(path: &str) -> bool {
 
 /// Refuses callers that may not call.
 pub async fn guard(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+    if lacks_upgrade(&request) {
+        return upgrade_required();
+    }
     if is_open(request.uri().path()) {
         // Reading tells pages nothing that is not public; anything else is for whoever may call.
         return match api.access.admit_keyless(request.uri(), request.headers()) {

@@ -16,6 +16,7 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -37,15 +38,23 @@ impl Default for Patience {
 
 /// Serves a connection to its end. No request is cut when it becomes idle or `drain` is cancelled:
 /// those that have begun are answered.
-pub async fn run(builder: Builder<TokioExecutor>, stream: TcpStream, router: Router, drain: CancellationToken, patience: Patience) {
+///
+/// One that becomes a WebSocket is handed on, and its slot goes with it.
+pub async fn run(
+    builder: Builder<TokioExecutor>,
+    (stream, slot): (TcpStream, OwnedSemaphorePermit),
+    router: Router,
+    drain: CancellationToken,
+    patience: Patience,
+) {
     let latest = Arc::new(Mutex::new(Instant::now()));
     let (service, seen) = (TowerToHyperService::new(router), latest.clone());
     let service = service_fn(move |request| {
         *seen.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         service.call(request)
     });
-    let io = TokioIo::new(Impatient { stream, limit: patience.write, timer: None });
-    let mut connection = Box::pin(builder.serve_connection(io, service).into_owned());
+    let io = TokioIo::new(Impatient { stream, _slot: slot, limit: patience.write, timer: None });
+    let mut connection = Box::pin(builder.serve_connection_with_upgrades(io, service).into_owned());
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = async { tokio::select! { () = drain.cancelled() => (), () = idle(&latest, patience.idle) => () } } => {
@@ -74,6 +83,8 @@ async fn idle(latest: &Mutex<Instant>, limit: Duration) {
 /// A stream whose writes fail when the other side takes nothing for too long.
 struct Impatient {
     stream: TcpStream,
+    /// Free again when the stream is closed.
+    _slot: OwnedSemaphorePermit,
     limit: Duration,
     /// Set while a write waits.
     timer: Option<Pin<Box<Sleep>>>,

@@ -58,6 +58,7 @@ use tracing::Instrument;
 pub use access::{Access, Origins};
 pub use batchrouter::Quoting;
 pub use error::ApiError;
+pub use phaseo::feed::Feeds;
 pub use phaseo::told_of_batches;
 pub use serve::serve;
 pub use views::Views;
@@ -88,6 +89,8 @@ pub struct Api {
     pub quoting: Quoting,
     /// Tries receivers out.
     pub probe: Probe,
+    /// The batches that somebody follows.
+    pub feeds: Feeds,
     /// Cancelled when the daemon begins to stop: from then on nothing new is created.
     pub draining: CancellationToken,
     /// Work that goes on when its client goes away; the daemon waits for it before it closes the store.

@@ -97,6 +97,8 @@ pub const TABLE: &[Listed] = &[
     phaseo("GET, PATCH, DELETE", "/v1/webhook-endpoints/{endpoint_id}"),
     phaseo("POST", "/v1/webhook-endpoints/{endpoint_id}/rotate-secret"),
     phaseo("POST", "/v1/webhook-endpoints/{endpoint_id}/test"),
+    phaseo("GET", "/v1/batches/{batch_id}/events"),
+    phaseo("GET", "/v1/async/{kind}/{id}/ws"),
     phaseo("GET, POST", "/v1/batches/files"),
     phaseo("GET", "/v1/batches/files/{file_id}"),
     phaseo("GET", "/v1/batches/files/{file_id}/content"),

@@ -67,7 +67,8 @@ pub fn speaks_batchrouter(headers: &HeaderMap) -> bool {
     has_key_of(headers, &BATCHROUTER_KEYS)
 }
 
-fn has_header_of_phaseo(headers: &HeaderMap) -> bool {
+/// Whether a client comes with Phaseo's header, or a key of its.
+pub fn has_header_of_phaseo(headers: &HeaderMap) -> bool {
     headers.contains_key(PHASEO_CLIENT) || has_key_of(headers, &PHASEO_KEYS)
 }
 

@@ -272,6 +272,16 @@ impl Store {
         Ok(found)
     }
 
+    /// Where a batch stands, without what never changes of it: for whoever looks often.
+    ///
+    /// # Errors
+    /// When the store has failed or the record is damaged.
+    pub async fn standing(&self, id: BatchId) -> Result<Option<(BatchState, Progress)>, StoreError> {
+        let found = self.read_progress(id)?;
+        self.shown().await?;
+        Ok(found)
+    }
+
     /// Batches, newest first.
     ///
     /// # Errors

@@ -15,6 +15,7 @@
 mod batch;
 mod client;
 mod daemon;
+mod followers;
 mod options;
 mod peers;
 mod report;
@@ -37,7 +38,7 @@ struct Scenario {
     run: fn(&Options) -> io::Result<Report>,
 }
 
-const SCENARIOS: [Scenario; 11] = [
+const SCENARIOS: [Scenario; 12] = [
     Scenario {
         name: "catalog",
         what: "the list of models against nginx with the same bytes",
@@ -93,6 +94,12 @@ const SCENARIOS: [Scenario; 11] = [
         run: scenarios::quote::run,
     },
     Scenario {
+        name: "followers",
+        what: "very many who follow one batch, over WebSockets and by events, against the same rows with nobody",
+        options: &[("rows", 500_000), ("sockets", 5_000), ("events", 5_000)],
+        run: scenarios::followers::run,
+    },
+    Scenario {
         name: "flat",
         what: "cost of a row and memory in a small, a larger and a large batch",
         options: &[("rows", 1_000_000)],
@@ -122,6 +129,9 @@ fn main() -> ExitCode {
     let (first, rest) = words.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
     if first == upstream::SUBCOMMAND {
         return upstream::main(rest);
+    }
+    if first == followers::SUBCOMMAND {
+        return followers::main(rest);
     }
     let chosen: Vec<_> = SCENARIOS.iter().filter(|scenario| first == "all" && rest.is_empty() || scenario.name == first).collect();
     if chosen.is_empty() {

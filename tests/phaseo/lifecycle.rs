@@ -11,9 +11,10 @@ use crate::support::wait::poll;
 const MODEL: &str = "gpt-5-mini";
 
 /// Compares a body with what is kept of it, without what differs from run to run.
-fn same(name: &str, body: &Value) {
+pub fn same(name: &str, body: &Value) {
     insta::with_settings!({filters => vec![
         (r"batch_[0-9A-Z]{26}", "batch_[ULID]"),
+        (r"batch_[0-9a-z]{26}", "batch_[id]"),
         (r"G-[0-9A-Z]{26}", "G-[ULID]"),
         (r"file-[0-9a-z]{26}", "file-[id]"),
         (r#""[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}""#, r#""[UUID]""#),

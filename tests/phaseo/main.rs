@@ -1,6 +1,7 @@
 //! The Phaseo dialect of the running daemon, over real sockets. One module per subject.
 
 mod client;
+mod feed;
 mod lifecycle;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]

@@ -1,9 +1,10 @@
-//! The Phaseo dialect: its views of the catalog, batches, files.
+//! The Phaseo dialect: its views of the catalog, batches and what happens to them, files.
 
 pub mod batches;
 mod capabilities;
 pub mod context;
 mod data;
+pub mod feed;
 pub mod files;
 mod models;
 mod params;
@@ -72,6 +73,7 @@ fn files_at(files: &str) -> Router<Arc<Api>> {
 pub fn own() -> Router<Arc<Api>> {
     let mut own = Router::new()
         .route("/data/models", get(data::list))
+        .route("/async/{kind}/{id}/ws", get(feed::socket))
         .route("/webhook-endpoints", get(receivers::list).post(receivers::create))
         .route(RECEIVER, get(receivers::retrieve).patch(receivers::change).delete(receivers::delete))
         .route(&format!("{RECEIVER}/rotate-secret"), post(receivers::rotate))
@@ -82,6 +84,7 @@ pub fn own() -> Router<Arc<Api>> {
             .route(&format!("{batches}/models"), get(models::list))
             .route(&format!("{batches}/capabilities"), get(capabilities::list))
             .route(&format!("{batches}/{{batch_id}}/requests"), get(batches::requests))
+            .route(&format!("{batches}/{{batch_id}}/events"), get(feed::events))
             .merge(files_at(&format!("{batches}/files")));
     }
     own
@@ -92,7 +95,7 @@ pub fn told_of_batches(base: Option<String>) -> Told {
     let place = batches::object::Place::at(base);
     Arc::new(move |batch, reservation, receipt, telling| {
         let around = batches::object::Around { reservation: reservation.cloned(), receipt: receipt.cloned(), telling: telling.clone() };
-        serde_json::to_vec(&batches::object::members(batch, &around, &place)).unwrap_or_default()
+        batches::job::Job::of(batch, &around).at(&place).into_bytes()
     })
 }
 

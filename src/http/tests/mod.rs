@@ -5,6 +5,7 @@ mod batches;
 mod catalog;
 mod control;
 mod errors;
+mod feed;
 mod files;
 mod lanes;
 mod quotes;
@@ -113,6 +114,7 @@ impl Bench {
                 let (event, error) = ("evt_test".to_owned(), Some("nothing is sent here".to_owned()));
                 Box::pin(async { crate::domain::receiver::Probed { event, status: None, preview: None, error } })
             }),
+            feeds: super::Feeds::default(),
             draining: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };

@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod download;
 pub mod flat;
+pub mod followers;
 pub mod lanes;
 pub mod limit;
 pub mod quote;

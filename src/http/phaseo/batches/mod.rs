@@ -5,6 +5,7 @@ mod body;
 mod create;
 mod endpoint;
 mod hold;
+pub mod job;
 pub mod object;
 mod provider;
 mod requests;

@@ -82,12 +82,12 @@ impl Place {
     }
 
     /// The URL of a batch.
-    fn polling(&self, id: &str) -> String {
+    pub fn polling(&self, id: &str) -> String {
         self.base.join(&format!("{}/{}/{id}", self.mount, self.batches))
     }
 
     /// Where its changes are told: a WebSocket.
-    fn socket(&self, id: &str) -> String {
+    pub fn socket(&self, id: &str) -> String {
         let url = self.base.join(&format!("{}/async/batch/{id}/ws", self.mount));
         url.strip_prefix("http").map_or_else(|| url.clone(), |rest| format!("ws{rest}"))
     }

@@ -1,0 +1,123 @@
+//! What those who follow a batch are told of it: the job data of this dialect's messages. It is not the object
+//! that a read returns: its words for states are fewer, its times are texts, its `billing` is the other one.
+//!
+//! Invariant: a [`Job`] is made of durable state alone, and where its reader is plays no part in it before
+//! [`Job::at`]: the same state is the same job for everybody, before and after a restart.
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::object::{Around, Place, lifecycle, text, updated};
+use super::{billing, told};
+use crate::domain::batch::{Batch, Order};
+use crate::domain::gateway::Phase;
+use crate::domain::telling::{percent, status};
+use crate::http::openai::render::BatchObject;
+
+/// Bytes of a digest that make a name: enough that no two states of a batch have the same.
+const NAME_BYTES: usize = 16;
+
+/// A batch as it is told, but for the URLs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// The batch, as its own dialect spells it.
+    pub id: String,
+    /// Nothing will change any more.
+    pub ended: bool,
+    /// A name for exactly this state.
+    pub name: String,
+    /// Its members as JSON, with the opening brace and without the closing one.
+    members: String,
+}
+
+impl Job {
+    /// A batch with what is around it.
+    pub fn of(batch: &Batch, around: &Around) -> Self {
+        let id = own_id(batch);
+        let mut members = members(batch, around, &id).to_string();
+        let digest = Sha256::digest(&members);
+        let name = digest.iter().take(NAME_BYTES).map(|byte| format!("{byte:02x}")).collect();
+        members.pop();
+        Self { id, ended: batch.state.is_terminal(), name, members }
+    }
+
+    /// The data as JSON, with the URLs for whoever is there.
+    pub fn at(&self, place: &Place) -> String {
+        let polling = place.polling(&self.id);
+        let cancel = (!self.ended).then(|| format!("{polling}/cancel"));
+        let urls = json!({ "cancel_url": cancel, "polling_url": polling, "websocket_url": place.socket(&self.id) }).to_string();
+        format!("{},{}", self.members, urls.trim_start_matches('{'))
+    }
+}
+
+fn own_id(batch: &Batch) -> String {
+    let id = batch.spec.id;
+    match &batch.spec.order {
+        Order::Items(order) if order.gateway.is_some() => id.in_upper(),
+        Order::Items(_) => id.in_hex(),
+        Order::Rows { .. } => id.to_string(),
+    }
+}
+
+fn members(batch: &Batch, around: &Around, id: &str) -> Value {
+    let shown = serde_json::to_value(BatchObject::from(batch)).unwrap_or_default();
+    let gateway = batch.spec.gateway().map(|(_, gateway)| gateway);
+    let subscription = gateway.and_then(|gateway| gateway.subscription.as_ref());
+    let telling = &around.telling;
+    let billing = billing(batch, around);
+    json!({
+        "id": id,
+        "object": "batch",
+        "kind": "batch",
+        "status": status(&batch.state),
+        "lifecycle_status": lifecycle(&batch.state),
+        "progress": percent(&batch.state, &batch.progress),
+        "request_id": gateway.map(|gateway| gateway.request.in_upper()),
+        "session_id": gateway.and_then(|gateway| gateway.session.as_deref()),
+        "app_id": null,
+        // A batch is no job of a provider's: its rows are called one by one.
+        "native_id": gateway.map(|_| id),
+        "provider": gateway.map(|gateway| &gateway.provider),
+        "model": shown["model"],
+        "webhook": subscription.map(|subscription| told::object(subscription, telling)),
+        "endpoint": shown["endpoint"],
+        "completion_window": shown["completion_window"],
+        "input_file_id": shown["input_file_id"],
+        "output_file_id": shown["output_file_id"],
+        "error_file_id": shown["error_file_id"],
+        "key_source": "gateway",
+        "byok_key_id": null,
+        "reservation_id": billing["reservation_id"],
+        "reservation_status": billing["reservation_status"],
+        "pricing_lines": billing::lines(batch, around.receipt.as_ref()),
+        "next_webhook_retry_at": telling.waiting.iter().map(|(_, at)| *at).min().map(text),
+        "last_webhook_progress": (telling.bucket > 0).then_some(telling.bucket),
+        "last_webhook_progress_at": telling.latest.iter().rev().find(|tried| tried.phase == Phase::Progress).map(|tried| text(tried.at)),
+        "last_webhook_dispatched_at": telling.latest.last().map(|tried| text(tried.at)),
+        "last_polled_at": null,
+        "polled_status": null,
+        "finalized_at": batch.state.is_terminal().then(|| text(updated(batch))),
+        "request_counts": shown["request_counts"],
+        "upstream_error": null,
+        "provider_failure_diagnostics": null,
+        "failure_sample": null,
+        "routing_diagnostics": null,
+        "provider_enablement": null,
+        "provider_candidate_diagnostics": null,
+        "billing": billing,
+        "created_at": text(batch.spec.created_at),
+        "updated_at": text(updated(batch)),
+    })
+}
+
+/// The union of both shapes of `billing`, and what only this one has.
+fn billing(batch: &Batch, around: &Around) -> Value {
+    let mut billing = billing::object(batch, around);
+    for name in ["estimation_truncated", "estimation_sample_size", "estimation_total_rows"] {
+        billing[name] = Value::Null;
+    }
+    if billing["billed"] == true {
+        billing["billed_at"] = billing["finalized_at"].clone();
+    }
+    billing
+}

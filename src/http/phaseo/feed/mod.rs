@@ -1,0 +1,20 @@
+//! What happens to a batch, told to whoever follows it, without a poll for each of them: over a WebSocket, as
+//! this dialect has it, and as server-sent events, for the batches of every dialect.
+//!
+//! ```text
+//! store  --commits-->  watcher (one for each batch that is followed)  --frames-->  followers
+//! ```
+//!
+//! Invariants:
+//! * whatever a follower is told is durable: the watcher reads the store as every other reader does;
+//! * a follower costs its connection and a receiver; reading and rendering are the watcher's, once for all;
+//! * what is told is a state and not a log: whoever is slow misses states in between, never the last one.
+
+mod events;
+mod socket;
+mod watcher;
+mod wishes;
+
+pub use self::events::events;
+pub use self::socket::{lacks_upgrade, socket, upgrade_required};
+pub use self::watcher::Feeds;

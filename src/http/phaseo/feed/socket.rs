@@ -1,0 +1,278 @@
+//! `GET /v1/async/{kind}/{id}/ws`: a batch over a WebSocket.
+//!
+//! Each socket is one task that ends in bounded time whatever its client does: writes, silence, and the last
+//! words are limited, and so is what the client may say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::{MatchedPath, RawPathParams, Request, State};
+use axum::http::header::{CACHE_CONTROL, UPGRADE};
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::{Instant, Interval, interval_at, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::watcher::{Feeds, Follower, Frame};
+use super::wishes::Wishes;
+use crate::domain::id::BatchId;
+use crate::http::Api;
+use crate::http::access::Caller;
+use crate::http::error::ApiError;
+use crate::http::extract::Params;
+use crate::http::phaseo::CACHE;
+use crate::http::phaseo::batches::object::Place;
+use crate::http::phaseo::context::Context;
+use crate::http::phaseo::refusal::Refusal;
+
+/// Bytes of a message from a client: all that mean anything are shorter.
+const MAX_MESSAGE: usize = 4 << 10;
+/// Bytes that are read at a time. The library takes that much for every socket at once.
+const READ_BUFFER: usize = 512;
+/// How long a client may take nothing of what is written to it.
+const WRITE: Duration = Duration::from_secs(30);
+/// How often a client is asked whether it is still there; one that has said nothing since the last time is not.
+const PING: Duration = Duration::from_secs(30);
+/// How long the other side may take to say that it closes, too.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// Whether a request for a WebSocket is none. That is said before anybody is asked who they are.
+pub fn lacks_upgrade(request: &Request) -> bool {
+    let is_socket = request.extensions().get::<MatchedPath>().is_some_and(|path| path.as_str().ends_with("/async/{kind}/{id}/ws"));
+    let upgrades = || {
+        let named = request.headers().get_all(UPGRADE).iter().filter_map(|value| value.to_str().ok());
+        named.flat_map(|value| value.split(',')).any(|protocol| protocol.trim().eq_ignore_ascii_case("websocket"))
+    };
+    is_socket && matches!(*request.method(), Method::GET | Method::HEAD) && !upgrades()
+}
+
+/// The answer to it.
+pub fn upgrade_required() -> Response {
+    let message = "this is a WebSocket: connect with `Upgrade: websocket`";
+    let body = json!({ "error": { "code": "websocket_upgrade_required", "message": message } });
+    let headers = [(UPGRADE, "websocket"), (CACHE_CONTROL, CACHE)];
+    (StatusCode::UPGRADE_REQUIRED, headers, axum::Json(body)).into_response()
+}
+
+/// `GET /v1/async/{kind}/{id}/ws`
+pub async fn socket(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    context: Context,
+    headers: HeaderMap,
+    params: Result<Params, ApiError>,
+    path: Result<RawPathParams, RawPathParamsRejection>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Response {
+    let opened = async {
+        let id = batch_of(path.ok().as_ref())?;
+        let own = api.store.batch(id).await.map_err(ApiError::from)?.is_some_and(|batch| batch.spec.org == caller.org);
+        if !own {
+            return Err(not_found(&id.in_upper()));
+        }
+        let upgrade = upgrade.map_err(|rejection| {
+            Refusal::flat(rejection.status(), "validation_error", "invalid_websocket_handshake", rejection.body_text())
+        })?;
+        let mut follower = Feeds::follow(&api, id);
+        let first = follower.now().await.ok_or_else(|| ApiError::unavailable("the batch cannot be followed at present; try again"))?;
+        let place = Place::of(&api, &headers, &context);
+        let (wishes, draining) = (Wishes::of(params.ok().as_ref()), api.draining.clone());
+        // The daemon waits for those who have to be told that it stops.
+        let waited_for = api.tasks.token();
+        let upgrade = upgrade.read_buffer_size(READ_BUFFER).write_buffer_size(0).max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE);
+        Ok(upgrade.on_upgrade(move |socket| async move {
+            let talk = Talk { socket, follower, place, wishes, draining, told: 0 };
+            talk.run(first).await;
+            drop(waited_for);
+        }))
+    };
+    opened.await.unwrap_or_else(|refusal: Refusal| refusal.respond(&context))
+}
+
+/// The batch that a path names. There are no jobs of other kinds.
+fn batch_of(path: Option<&RawPathParams>) -> Result<BatchId, Refusal> {
+    let named = |wanted| path.and_then(|path| path.iter().find(|(name, _)| *name == wanted)).map_or("", |(_, value)| value);
+    let (kind, id) = (named("kind").to_ascii_lowercase(), named("id"));
+    let wrong = || Refusal::invalid("invalid_async_job_path", "the path must be `/async/batch/{id}/ws` with the id of a batch");
+    match kind.as_str() {
+        "batch" => id.parse().map_err(|_| wrong()),
+        "video" if !id.is_empty() => Err(not_found(id)),
+        _ => Err(wrong()),
+    }
+}
+
+fn not_found(id: &str) -> Refusal {
+    Refusal::not_found("async_job_not_found_or_not_owned", "id", id)
+}
+
+/// What a client may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Ping,
+    Refresh,
+}
+
+impl Wish {
+    /// The word alone, which is what the hosted server takes, or an object, which is what its document has.
+    fn read(text: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Typed {
+            r#type: String,
+        }
+        let typed = text.trim_start().starts_with('{').then(|| serde_json::from_str::<Typed>(text).ok()).flatten();
+        match typed.as_ref().map_or(text, |typed| &typed.r#type) {
+            "ping" => Some(Self::Ping),
+            "refresh" => Some(Self::Refresh),
+            _ => None,
+        }
+    }
+}
+
+/// Why a socket ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// There is nothing more to tell.
+    Told,
+    /// The daemon stops.
+    Draining,
+    /// The client has said what it may not.
+    Misuse,
+    /// The batch cannot be read any more.
+    Failed,
+    /// The client closes, or is not there.
+    Gone,
+}
+
+impl End {
+    fn frame(self) -> Option<CloseFrame> {
+        let (code, reason) = match self {
+            Self::Told => (close_code::NORMAL, "closed"),
+            Self::Draining => (close_code::AWAY, "stopping"),
+            Self::Misuse => (close_code::POLICY, "message refused"),
+            Self::Failed => (close_code::ERROR, "failed"),
+            Self::Gone => return None,
+        };
+        Some(CloseFrame { code, reason: reason.into() })
+    }
+}
+
+enum Event {
+    Heard(Message),
+    Frame(Arc<Frame>),
+    Ping,
+}
+
+/// A socket at work.
+struct Talk {
+    socket: WebSocket,
+    follower: Follower,
+    place: Place,
+    wishes: Wishes,
+    draining: CancellationToken,
+    /// The version of the state that was told last.
+    told: u64,
+}
+
+impl Talk {
+    async fn run(mut self, first: Arc<Frame>) {
+        let end = match self.tell("job.snapshot", &first).await {
+            Ok(()) => {
+                drop(first);
+                self.follow().await
+            }
+            Err(end) => end,
+        };
+        let farewell = async {
+            if let Some(frame) = end.frame() {
+                self.socket.send(Message::Close(Some(frame))).await.ok()?;
+            }
+            // What has been said meanwhile is read, or the connection would be reset before the client has read ours.
+            while let Some(Ok(_)) = self.socket.recv().await {}
+            Some(())
+        };
+        // A client that does not answer has had its time.
+        let _ = timeout(CLOSING, farewell).await;
+    }
+
+    async fn follow(&mut self) -> End {
+        let mut due = Instant::now() + self.wishes.interval;
+        let mut ping = interval_at(Instant::now() + PING, PING);
+        let mut is_there = true;
+        loop {
+            let event = match self.event(due, &mut ping).await {
+                Ok(event) => event,
+                Err(end) => return end,
+            };
+            let done = match event {
+                Event::Heard(Message::Close(_)) => Err(End::Gone),
+                Event::Heard(message) => {
+                    is_there = true;
+                    self.answer(&message, &mut due).await
+                }
+                Event::Frame(frame) => self.update(&frame, &mut due).await,
+                Event::Ping if !std::mem::take(&mut is_there) => Err(End::Gone),
+                Event::Ping => self.send(Message::Ping(bytes::Bytes::new())).await,
+            };
+            if let Err(end) = done {
+                return end;
+            }
+        }
+    }
+
+    async fn event(&mut self, due: Instant, ping: &mut Interval) -> Result<Event, End> {
+        tokio::select! {
+            biased;
+            () = self.draining.cancelled() => Err(End::Draining),
+            heard = self.socket.recv() => match heard {
+                Some(Ok(message)) => Ok(Event::Heard(message)),
+                Some(Err(_)) => Err(End::Misuse),
+                None => Err(End::Gone),
+            },
+            _ = ping.tick() => Ok(Event::Ping),
+            frame = self.follower.next(due) => frame.map(Event::Frame).ok_or(End::Failed),
+        }
+    }
+
+    async fn answer(&mut self, message: &Message, due: &mut Instant) -> Result<(), End> {
+        let Message::Text(text) = message else { return Ok(()) };
+        match Wish::read(text) {
+            Some(Wish::Ping) => self.send(Message::text(r#"{"type":"pong"}"#)).await,
+            Some(Wish::Refresh) => {
+                let frame = self.follower.now().await.ok_or(End::Failed)?;
+                self.update(&frame, due).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn update(&mut self, frame: &Frame, due: &mut Instant) -> Result<(), End> {
+        if frame.version > self.told {
+            *due = Instant::now() + self.wishes.interval;
+            self.tell("job.updated", frame).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell(&mut self, kind: &str, frame: &Frame) -> Result<(), End> {
+        self.told = frame.version;
+        let Some(job) = &frame.job else {
+            self.send(Message::text(json!({ "type": "job.deleted", "data": frame.deleted() }).to_string())).await?;
+            return Err(End::Told);
+        };
+        self.send(Message::text(format!(r#"{{"type":"{kind}","data":{}}}"#, job.at(&self.place)))).await?;
+        if job.ended && self.wishes.close_on_terminal { Err(End::Told) } else { Ok(()) }
+    }
+
+    async fn send(&mut self, message: Message) -> Result<(), End> {
+        tokio::select! {
+            sent = timeout(WRITE, self.socket.send(message)) => sent.ok().and_then(Result::ok).ok_or(End::Gone),
+            () = self.draining.cancelled() => Err(End::Draining),
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Following batches: one watcher for all who follow the same one.
+
+use serde_json::json;
+
+use super::*;
+use crate::domain::batch::BatchState;
+use crate::domain::id::BatchId;
+use crate::http::Feeds;
+
+#[tokio::test]
+async fn one_watcher_serves_all_and_ends_with_the_last() {
+    let bench = Bench::new().await;
+    let file = bench.upload(b"{}\n").await;
+    let order = json!({"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"});
+    let id: BatchId = bench.post("/v1/batches", &order).await.id().parse().unwrap();
+    let (mut one, mut other) = (Feeds::follow(&bench.api, id), Feeds::follow(&bench.api, id));
+    let (first, same) = tokio::join!(one.now(), other.now());
+    let (first, same) = (first.unwrap(), same.unwrap());
+    assert!(Arc::ptr_eq(&first, &same), "rendered once");
+    assert_eq!((bench.api.feeds.followed(), bench.api.tasks.len(), first.version), (1, 1, 1));
+
+    // What is committed is told without being asked for.
+    bench.api.store.batch_refused(id, BatchState::Failed { at: bench.api.clock.now() }, Vec::new()).await.unwrap();
+    let next = one.next(tokio::time::Instant::now()).await.unwrap();
+    assert_eq!((next.version, next.job.as_ref().map(|job| job.ended)), (2, Some(true)));
+    let asked = other.now().await.unwrap();
+    assert!(Arc::ptr_eq(&next, &asked));
+
+    // There is nothing of the kind, but there may be some day: it is told like any other change.
+    let mut nothing = Feeds::follow(&bench.api, BatchId::from_u128(7));
+    let gone = nothing.now().await.unwrap();
+    assert!(gone.job.is_none());
+    assert_eq!(gone.deleted(), json!({ "id": "batch_00000000000000000000000007", "kind": "batch" }));
+
+    drop((one, other, nothing));
+    while !bench.api.tasks.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bench.api.feeds.followed(), 0);
+    let mut again = Feeds::follow(&bench.api, id);
+    assert_eq!(again.now().await.unwrap().job, next.job);
+}

@@ -1,0 +1,95 @@
+//! Very many who follow one batch, over WebSockets and by server-sent events: what each costs in memory, and
+//! what all of them cost the rows. The batch is paused until all have been told its first state; the
+//! upstream answers at once.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::temp_dir;
+use crate::batch::{self, ANSWER, small_body};
+use crate::client;
+use crate::daemon::{Cost, Daemon};
+use crate::followers::{Followers, Kind};
+use crate::options::Options;
+use crate::peers::nginx_answering;
+use crate::report::{Report, Target};
+use crate::server::most_files;
+
+/// Calls at the same time.
+const CALLS: u64 = 64;
+/// Files that the daemon has open besides followers.
+const OTHER_FILES: u64 = 512;
+const LOOK: Duration = Duration::from_millis(50);
+/// How long the daemon takes at most to come to rest.
+const SETTLED: Duration = Duration::from_secs(2);
+
+pub fn run(options: &Options) -> io::Result<Report> {
+    let (rows, sockets, events) = (options.get("rows"), options.get("sockets"), options.get("events"));
+    let files = sockets + events + OTHER_FILES;
+    if most_files()? < files {
+        return Err(io::Error::other(format!("{files} files must be open at a time; raise the hard limit of `ulimit -n`")));
+    }
+    let dir = temp_dir()?;
+    let upstream = nginx_answering(dir.path(), ANSWER)?;
+    let alone = Worked::with(upstream.address, rows, 0, 0)?;
+    let followed = Worked::with(upstream.address, rows, sockets, events)?;
+    let mut report = Report::new(format_args!("{rows} rows with nobody and with {sockets} + {events} who follow them, both cores"));
+    let [idle, with_sockets, with_both] = followed.resident;
+    let each = |from: u64, to: u64, count: u64| to.saturating_sub(from) as f64 / 1_024.0 / count.max(1) as f64;
+    report.line("a WebSocket", format_args!("{:.1} KiB resident beside {} MiB without any", each(idle, with_sockets, sockets), idle >> 20));
+    report.line("a stream of events", format_args!("{:.1} KiB resident", each(with_sockets, with_both, events)));
+    report.compare("rows", "rows/s", alone.rate, followed.rate, Target::AtLeast(0.8));
+    let (told, seconds) = (followed.updates, followed.took);
+    report
+        .line("updates", format_args!("{told} in {seconds:.1} s, {:.1} for each follower", told as f64 / (sockets + events).max(1) as f64));
+    alone.cost.tell(&mut report);
+    followed.cost.tell(&mut report);
+    Ok(report)
+}
+
+/// A batch that was done.
+struct Worked {
+    /// Memory of the daemon with the paused batch: with nobody, with the sockets, with all, in bytes.
+    resident: [u64; 3],
+    /// Rows a second from its resumption to its end.
+    rate: f64,
+    took: f64,
+    updates: u64,
+    cost: Cost,
+}
+
+impl Worked {
+    fn with(upstream: SocketAddr, rows: u64, sockets: u64, events: u64) -> io::Result<Self> {
+        let dir = temp_dir()?;
+        let connections = (sockets + events + OTHER_FILES).to_string();
+        let args = ["--upstream-concurrency", &CALLS.to_string(), "--max-connections", &connections];
+        let daemon = Daemon::in_front_of(upstream, dir.path(), &args)?;
+        let address = daemon.address();
+        let file = batch::upload(address, dir.path(), rows, small_body)?;
+        let batch = batch::create(address, &file)?;
+        let control = |what: &str| client::post_json(address, &format!("/v1/batches/{batch}/{what}"), &json!({}));
+        control("pause")?;
+        batch::wait(address, &batch, LOOK, batch::Look::is_validated)?;
+        let resident = || {
+            std::thread::sleep(SETTLED);
+            daemon.server.resident()
+        };
+        let idle = resident()?;
+        let by_socket = Followers::start(Kind::Socket, address, &batch, sockets)?;
+        let with_sockets = resident()?;
+        let by_events = Followers::start(Kind::Events, address, &batch, events)?;
+        let with_both = resident()?;
+        let (before, done) = (daemon.used()?, batch::look(address, &batch)?.done);
+        let start = Instant::now();
+        control("resume")?;
+        batch::wait(address, &batch, LOOK, batch::Look::has_ended)?;
+        let took = start.elapsed().as_secs_f64();
+        let cost = daemon.cost(before, rows - done)?;
+        let updates = by_socket.ended()? + by_events.ended()?;
+        Ok(Self { resident: [idle, with_sockets, with_both], rate: (rows - done) as f64 / took, took, updates, cost })
+    }
+}
