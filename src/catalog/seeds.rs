@@ -3,7 +3,6 @@
 //! Reads files and nothing else; no environment, no network. A folder replaces the built-in seeds
 //! as a whole: two sources mixed file by file would leave nobody sure which price counts.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use rust_embed::RustEmbed;
@@ -16,6 +15,7 @@ use super::url::parse_base_url;
 use super::validate::{self, Checked, FOLDERS, PROVIDERS};
 use super::workflow::Workflow;
 use crate::domain::connection::ProviderKind;
+use crate::domain::text::hex;
 
 /// Calls at the same time to a provider whose seed states no number.
 pub(super) const DEFAULT_CONCURRENCY: u32 = 64;
@@ -129,15 +129,6 @@ pub(super) fn from_sources(mut sources: Vec<Source>) -> Result<Seeds, Faults> {
         digest.update(text);
     }
     Ok(Seeds { providers, models, workflows, hash: hex(&digest.finalize()) })
-}
-
-/// `bytes` in hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// `true` for `providers/a.toml`; not for what editors leave beside it, such as `.#a.toml`.

@@ -11,11 +11,12 @@ use http::Uri;
 use sha2::{Digest, Sha256};
 
 use super::model::{Capacity, Limits, Model, Offering, Privacy, Provider};
-use super::seeds::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES, Seeds, hex};
+use super::seeds::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES, Seeds};
 use super::url::parse_base_url;
 use super::words::Status;
 use crate::domain::connection::{Connection, KeySource, OpenAiConnection, ProviderKind, Timeouts};
 use crate::domain::request::MAX_MODEL_CHARS;
+use crate::domain::text::hex;
 
 /// The environment variable with the key of all upstreams. There is one; whoever has servers with
 /// different keys writes seeds for them, so that no server is sent the key of another.

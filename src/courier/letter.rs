@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::domain::delivery::{Delivery, Told};
+use crate::domain::text::hex;
 use crate::domain::time::Timestamp;
 
 /// The type of a message that tries a receiver out.
@@ -43,10 +44,6 @@ impl Letter {
 
 fn hmac_sha256(secret: &[u8], text: &[u8]) -> Vec<u8> {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), text).as_ref().to_vec()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Lower-case hexadecimal HMAC-SHA256 of the exact body (BatchRouter's guide to webhooks).

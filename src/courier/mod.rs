@@ -161,10 +161,7 @@ impl Tester {
             Ok(secret) => post.sender.test(&id, data, &receiver.webhook, &secret, post.clock.now()).await,
             Err(error) => Err(error),
         };
-        let answer = match &outcome {
-            Ok(answer) | Err(SendError::Refused(answer)) => Some(answer),
-            Err(_) => None,
-        };
+        let answer = answered(&outcome);
         Probed {
             event: id,
             status: answer.map(|answer| answer.status.as_u16()),
@@ -334,13 +331,18 @@ impl Post {
     }
 }
 
+/// What the receiver has answered, if it has.
+fn answered(outcome: &Result<Answer, SendError>) -> Option<&Answer> {
+    match outcome {
+        Ok(answer) | Err(SendError::Refused(answer)) => Some(answer),
+        Err(_) => None,
+    }
+}
+
 /// What is remembered of an attempt at a message of Phaseo's.
 fn tried(delivery: &Delivery, outcome: &Result<Answer, SendError>, next: Option<&Delivery>, now: Timestamp) -> Option<Tried> {
     let Wire::Phaseo(told) = &delivery.wire else { return None };
-    let answer = match outcome {
-        Ok(answer) | Err(SendError::Refused(answer)) => Some(answer),
-        Err(_) => None,
-    };
+    let answer = answered(outcome);
     Some(Tried {
         key: told.event.key.clone(),
         phase: told.event.phase,

@@ -22,6 +22,7 @@ use crate::domain::lines::{Line, Lines};
 use crate::domain::metadata::Metadata;
 use crate::domain::request::endpoint_of;
 use crate::domain::share::{Control, Owner};
+use crate::domain::text::hex;
 use crate::domain::time::CompletionWindow;
 use crate::store::{CreateOutcome, Idempotency, NewFile, Store, StoreError};
 
@@ -117,10 +118,7 @@ impl Job {
         match settings.origin("data_dir") {
             Origin::Flag | Origin::File(_) => settings.data_dir.clone(),
             Origin::Env(name) if name == "BATCHD_DATA_DIR" => settings.data_dir.clone(),
-            Origin::Env(_) | Origin::Default => {
-                let name: String = self.digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-                settings.data_dir.join("run").join(name)
-            }
+            Origin::Env(_) | Origin::Default => settings.data_dir.join("run").join(hex(&self.digest[..8])),
         }
     }
 

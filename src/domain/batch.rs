@@ -74,6 +74,13 @@ pub struct QuotedOrder {
     pub gateway: Option<Gateway>,
 }
 
+impl QuotedOrder {
+    /// See [`Order::holds_the_most`].
+    pub const fn holds_the_most(&self) -> bool {
+        self.gateway.is_some()
+    }
+}
+
 impl Order {
     /// Reads a line of the input.
     ///
@@ -85,12 +92,10 @@ impl Order {
             Self::Items(order) => parse_item(line, &order.defaults),
         }
     }
-}
 
-impl Order {
     /// Whether what is reserved for it is the most that its rows may cost, not what they are expected to.
     pub fn holds_the_most(&self) -> bool {
-        matches!(self, Self::Items(order) if order.gateway.is_some())
+        matches!(self, Self::Items(order) if order.holds_the_most())
     }
 }
 

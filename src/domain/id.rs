@@ -8,8 +8,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Mutex;
 
+use sha2::{Digest, Sha256};
 use uuid::timestamp::context::ContextV7;
 
+use super::text::shown;
 use super::time::Timestamp;
 
 const CROCKFORD: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -97,7 +99,7 @@ fn parse(kind: &'static Kind, text: &str) -> Result<u128, IdError> {
             return Ok(value);
         }
     }
-    let shown: String = text.chars().take(80).collect();
+    let shown = shown(text);
     for other in KINDS {
         if other.prefixes.iter().any(|p| text.strip_prefix(p).and_then(decode).is_some()) {
             return Err(IdError::WrongKind { text: shown, found: other.name, expected: kind.name });
@@ -221,6 +223,12 @@ pub struct RowKey {
 impl RowKey {
     /// Characters in the printed key.
     pub const LEN: usize = ENCODED_LEN + 8;
+
+    /// A number for the row, always the same, of which ids of other forms are made.
+    pub fn number(self) -> u128 {
+        let digest = Sha256::new().chain_update(self.batch.as_u128().to_be_bytes()).chain_update(self.row.0.to_be_bytes());
+        half(digest.finalize().into())
+    }
 }
 
 impl fmt::Display for RowKey {

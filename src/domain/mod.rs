@@ -44,6 +44,7 @@ pub mod row;
 pub mod share;
 pub mod target;
 pub mod telling;
+pub mod text;
 pub mod time;
 pub mod upload;
 pub mod usage;

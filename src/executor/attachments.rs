@@ -17,6 +17,7 @@ use super::ways::Reads;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::File;
 use crate::domain::id::{FileId, OrgId, RowKey};
+use crate::domain::text::shown;
 use crate::domain::time::{Clock, Timestamp};
 use crate::provider::form::{Attached, attach};
 use crate::route::quote::Attachment;
@@ -191,11 +192,6 @@ pub fn describe(store: &Store, name: &str, org: OrgId, now: Timestamp) -> Option
     let found = found.inspect_err(|error| tracing::error!(%error, "a file that an item names could not be looked up")).ok()?;
     let file = found.filter(|file| file.org == org)?;
     Some(Attachment { mime: file.media_type().to_owned(), bytes: file.bytes })
-}
-
-/// A name as it is told; it is the client's, and may be long.
-fn shown(name: &str) -> String {
-    name.chars().take(80).collect()
 }
 
 fn gone(name: &str) -> Incomplete {

@@ -95,7 +95,7 @@ fn expected(order: &QuotedOrder, models: &[PlannedModel], tallies: &[Tally]) -> 
         model.lane.price.cost(&usage)
     });
     let own = own.fold(Usd::ZERO, Usd::plus);
-    let own = if order.gateway.is_some() { bound::with_margin(own) } else { own };
+    let own = if order.holds_the_most() { bound::with_margin(own) } else { own };
     quoted(models, tallies).max(with_fee(own, order.fee))
 }
 

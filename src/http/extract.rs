@@ -21,7 +21,7 @@ use http_body_util::BodyExt;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-pub use self::address::{Params, PathId, PathIds, PathText};
+pub use self::address::{Params, PathId, PathIds, PathText, named};
 use super::Api;
 use super::body::{Fate, incomplete};
 use super::error::ApiError;
@@ -156,17 +156,17 @@ impl Object {
         }
     }
 
-    /// Reads these fields of a large body, and gives another one as it was written. What else there is,
-    /// however large, costs nothing.
+    /// Reads these fields of a large body, and gives others as they were written. What else there is, however
+    /// large, costs nothing.
     ///
     /// # Errors
     /// When the body is not a JSON object, or one of the fields is longer than any that is meant.
-    pub fn picking(body: &Bytes, known: &[&str], raw: &str) -> Result<(Self, Option<Bytes>), ApiError> {
+    pub fn picking<const N: usize>(body: &Bytes, known: &[&str], raw: [&str; N]) -> Result<(Self, [Option<Bytes>; N]), ApiError> {
         let members: BTreeMap<String, &RawValue> = serde_json::from_slice(body).map_err(|error| match error.is_data() {
             true => ApiError::new(Code::InvalidValue, "the body must be a JSON object"),
             false => not_json(&error),
         })?;
-        let left = members.get(raw).map(|value| body.slice_ref(value.get().as_bytes()));
+        let left = raw.map(|name| members.get(name).map(|value| body.slice_ref(value.get().as_bytes())));
         let read = |(name, value): (&String, &&RawValue)| match value.get().len() > MAX_FIELD {
             true => Err(ApiError::invalid(name, format!("`{name}` may have at most {MAX_FIELD} bytes"))),
             false => Ok((name.clone(), serde_json::from_str(value.get()).map_err(|error| not_json(&error))?)),

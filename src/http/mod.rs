@@ -182,6 +182,14 @@ impl Default for Limits {
 }
 
 impl Api {
+    /// A secret as it is kept.
+    ///
+    /// # Errors
+    /// When the machine has no random numbers.
+    fn seal(&self, secret: &str) -> Result<Vec<u8>, ApiError> {
+        self.store.seal().seal(secret.as_bytes()).ok_or_else(|| ApiError::internal("a secret could not be sealed"))
+    }
+
     /// Refuses to create anything while the daemon stops.
     ///
     /// # Errors

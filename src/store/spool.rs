@@ -11,6 +11,7 @@ use md5::Md5;
 use sha2::{Digest, Sha256};
 
 use super::{Store, StoreError};
+use crate::domain::text::hex;
 
 /// A file being written. Dropping it removes what was written.
 #[derive(Debug)]
@@ -95,7 +96,7 @@ impl Spool {
     /// When the disk is full or fails.
     pub fn seal(self) -> Result<Sealed, StoreError> {
         self.file.sync_all().map_err(|e| StoreError::io("flushing", self.path.get(), &e))?;
-        let md5 = self.md5.map(|md5| md5.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+        let md5 = self.md5.map(|md5| hex(&md5.finalize()));
         Ok(Sealed { path: self.path, bytes: self.bytes, sha256: self.sha256.finalize().into(), md5 })
     }
 }

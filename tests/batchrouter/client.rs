@@ -1,15 +1,12 @@
 //! What a client of BatchRouter's does: quote, submit with a key of its own, poll, read.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
+pub use crate::support::client::{Client, TIMEOUT};
 use crate::support::daemon::Daemon;
 use crate::support::http::{Request, Response};
-use crate::support::wait::poll;
-
-pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An item of chat, as the documents write it.
 pub fn item(id: &str, model: &str) -> Value {
@@ -21,27 +18,9 @@ pub fn items(count: usize, model: &str) -> Vec<Value> {
     (0..count).map(|n| item(&format!("item-{n}"), model)).collect()
 }
 
-/// A daemon as a client of BatchRouter's sees it.
-pub struct Client<'a> {
-    pub daemon: &'a Daemon,
-    pub key: String,
-}
-
 impl<'a> Client<'a> {
     pub fn new(daemon: &'a Daemon) -> Self {
         Self { daemon, key: "br_live_0123456789abcdef01234567".to_owned() }
-    }
-
-    pub fn send(&self, request: Request) -> Response {
-        self.daemon.send(request.header("authorization", &format!("Bearer {}", self.key)))
-    }
-
-    pub fn get(&self, path: &str) -> Response {
-        self.send(Request::get(path))
-    }
-
-    pub fn post(&self, path: &str, body: &Value) -> Response {
-        self.send(Request::post(path).json(body))
     }
 
     pub fn quote(&self, body: &Value) -> Value {
@@ -65,16 +44,6 @@ impl<'a> Client<'a> {
         let quote = self.quote(&asked);
         let created = self.try_create(&json!({ "quote_id": quote["quote_id"], "items": items })).expect(202);
         created["batch"]["id"].as_str().expect("an id").to_owned()
-    }
-
-    pub fn batch(&self, id: &str) -> Value {
-        self.get(&format!("/v1/batches/{id}")).expect(200)
-    }
-
-    /// The batch once it has ended.
-    pub fn ended(&self, id: &str) -> Value {
-        let terminal = |batch: &Value| matches!(batch["status"].as_str(), Some("completed" | "failed" | "cancelled" | "expired"));
-        poll(TIMEOUT, || Some(self.batch(id)).filter(terminal)).unwrap_or_else(|| panic!("not ended: {}", self.batch(id)))
     }
 
     /// Every result, page by page.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::client::{Client, items};
 use crate::support::daemon::Daemon;
 use crate::support::http::Request;
-use crate::support::upstream::{Call, FakeUpstream, Reply};
+use crate::support::upstream::{FakeUpstream, Reply, hmac_sha256};
 use crate::support::wait::{SOON, poll};
 
 const SECRET: &str = "a-long-random-shared-secret";
@@ -34,15 +34,8 @@ fn count(heard: &Mutex<BTreeMap<String, u32>>, path: &str) -> u32 {
     *count
 }
 
-/// Waits until the receiver was called so often.
-fn calls(receiver: &FakeUpstream, least: usize) -> Vec<Call> {
-    let enough = || Some(receiver.kept()).filter(|calls| calls.len() >= least);
-    poll(SOON, enough).unwrap_or_else(|| panic!("{} calls of {least}", receiver.kept().len()))
-}
-
 fn signature(body: &[u8]) -> String {
-    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, SECRET.as_bytes());
-    aws_lc_rs::hmac::sign(&key, body).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hmac_sha256(SECRET.as_bytes(), body)
 }
 
 #[test]
@@ -53,7 +46,7 @@ fn a_batch_that_has_ended_is_told_once_to_its_own_receiver_or_that_of_the_organi
     let set = Request::new("PUT", "/v1/auth/account/delivery-webhook");
     client.send(set.json(&json!({ "url": format!("{}/all?x=1", default.url()), "secret": SECRET }))).expect(200);
     let id = create(&client, &order(&own, "/mine"));
-    let call = calls(&own, 1).remove(0);
+    let call = own.called(1).remove(0);
     assert_eq!((call.path.as_str(), call.header("content-type")), ("/mine", Some("application/json")));
     assert_eq!(call.header("x-batchrouter-signature"), Some(signature(&call.body).as_str()), "lower-case hexadecimal, and nothing else");
     let told: Value = serde_json::from_slice(&call.body).expect("a message");
@@ -67,12 +60,12 @@ fn a_batch_that_has_ended_is_told_once_to_its_own_receiver_or_that_of_the_organi
     let big = client.submit(&items(2_000, "gpt-4o-mini"), &json!({}));
     client.post(&format!("/v1/batches/{big}/cancel"), &json!({})).expect(200);
     let mut events: Vec<_> =
-        calls(&default, 2).iter().map(|call| serde_json::from_slice::<Value>(&call.body).expect("a message")["event"].clone()).collect();
+        default.called(2).iter().map(|call| serde_json::from_slice::<Value>(&call.body).expect("a message")["event"].clone()).collect();
     events.sort_by_key(Value::to_string);
     assert_eq!(events, ["batch.cancelled", "batch.completed"]);
     let row = r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"gpt-4o-mini","messages":[{"role":"user","content":"x"}]}}"#;
     daemon.submit(row);
-    calls(&default, 3);
+    default.called(3);
     std::thread::sleep(Duration::from_millis(1_200));
     assert_eq!((own.kept().len(), default.kept().len()), (1, 3), "once each");
     client.send(Request::new("DELETE", "/v1/auth/account/delivery-webhook")).expect(200);

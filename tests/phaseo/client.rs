@@ -2,53 +2,22 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tungstenite::client::IntoClientRequest as _;
 use tungstenite::{Message, WebSocket};
 
+pub use crate::support::client::{Client, TIMEOUT};
 use crate::support::daemon::Daemon;
-use crate::support::http::{BodyReader, Head, Request, Response};
-use crate::support::wait::poll;
-
-pub const TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A daemon as a client of Phaseo's sees it.
-pub struct Client<'a> {
-    pub daemon: &'a Daemon,
-    pub key: String,
-}
+use crate::support::http::{BodyReader, Head, Request};
 
 impl<'a> Client<'a> {
     pub fn new(daemon: &'a Daemon) -> Self {
         Self { daemon, key: "phaseo_v1_sk_abcdefghijkl_0123456789".to_owned() }
     }
 
-    pub fn send(&self, request: Request) -> Response {
-        self.daemon.send(request.header("authorization", &format!("Bearer {}", self.key)))
-    }
-
-    pub fn get(&self, path: &str) -> Response {
-        self.send(Request::get(path))
-    }
-
-    pub fn post(&self, path: &str, body: &Value) -> Response {
-        self.send(Request::post(path).json(body))
-    }
-
     pub fn create(&self, body: &Value) -> Value {
         self.post("/v1/batches", body).expect(200)
-    }
-
-    pub fn batch(&self, id: &str) -> Value {
-        self.get(&format!("/v1/batches/{id}")).expect(200)
-    }
-
-    /// The batch once it has ended.
-    pub fn ended(&self, id: &str) -> Value {
-        let terminal = |batch: &Value| matches!(batch["status"].as_str(), Some("completed" | "failed" | "cancelled" | "expired"));
-        poll(TIMEOUT, || Some(self.batch(id)).filter(terminal)).unwrap_or_else(|| panic!("not ended: {}", self.batch(id)))
     }
 
     /// The lines of its results.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::client::{Client, id, row};
 use crate::support::daemon::Daemon;
 use crate::support::http::Request;
-use crate::support::upstream::{Call, FakeUpstream, Reply};
+use crate::support::upstream::{Call, FakeUpstream, Reply, hmac_sha256};
 use crate::support::wait::{SOON, poll};
 
 const MODEL: &str = "gpt-5-mini";
@@ -18,18 +18,13 @@ fn daemon() -> Daemon {
     Daemon::with(&["--webhook-retry-base", "20ms"])
 }
 
-fn hmac(secret: &[u8], text: &[u8]) -> String {
-    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret);
-    aws_lc_rs::hmac::sign(&key, text).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// What a call tells, once its headers and its signature were found right.
 fn told(call: &Call, secret: &str) -> Value {
     let header = |name: &str| call.header(name).unwrap_or_else(|| panic!("{name}: {:?}", call.headers));
     let message: Value = serde_json::from_slice(&call.body).expect("a message");
     let seconds = header("x-phaseo-timestamp");
     let signed = [seconds.as_bytes(), b".", &call.body].concat();
-    assert_eq!(header("x-phaseo-signature"), hmac(secret.as_bytes(), &signed));
+    assert_eq!(header("x-phaseo-signature"), hmac_sha256(secret.as_bytes(), &signed));
     assert_eq!(header("user-agent"), "Phaseo-Async-Webhook/1.0");
     for (name, value) in [
         ("x-phaseo-event-id", &message["id"]),
@@ -41,12 +36,6 @@ fn told(call: &Call, secret: &str) -> Value {
     assert_eq!(header("x-phaseo-attempt"), message["delivery"]["attempt"].to_string());
     assert_eq!((header("x-phaseo-max-attempts"), seconds.to_owned()), ("4", message["created_at"].to_string()));
     message
-}
-
-/// Waits until the receiver was called so often.
-fn calls(receiver: &FakeUpstream, least: usize) -> Vec<Call> {
-    let enough = || Some(receiver.kept()).filter(|calls| calls.len() >= least);
-    poll(SOON, enough).unwrap_or_else(|| panic!("{} calls of {least}: {:?}", receiver.kept().len(), receiver.kept()))
 }
 
 fn endpoint(client: &Client<'_>, body: &Value) -> (String, String) {
@@ -72,7 +61,7 @@ fn endpoints_are_made_changed_tried_out_and_deleted() {
     assert_eq!(client.get("/v1/webhook-endpoints").expect(200)["data"].as_array().map(Vec::len), Some(1));
     let tried = client.send(Request::post(&format!("{path}/test"))).expect(200);
     assert_eq!((&tried["ok"], &tried["status_code"], &tried["response_body_preview"]), (&json!(true), &json!(200), &json!("thanks")));
-    let call = calls(&receiver, 1).remove(0);
+    let call = receiver.called(1).remove(0);
     assert_eq!((call.header("x-phaseo-event-type"), call.header("x-phaseo-max-attempts")), (Some("webhook.test"), Some("1")));
     let patch = |body: Value| client.send(Request::new("PATCH", &path).json(&body));
     let changed =

@@ -4,6 +4,7 @@
 //! Everything panics with the daemon's log at hand: a test that hangs or fails must explain itself.
 
 pub mod api;
+pub mod client;
 pub mod daemon;
 pub mod http;
 pub mod rows;

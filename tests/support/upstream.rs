@@ -15,8 +15,16 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::wait::{SOON, poll};
+
 /// Calls that are kept in full.
 const KEPT: usize = 2_000;
+
+/// Lower-case hexadecimal HMAC-SHA256, as receivers of messages compute it.
+pub fn hmac_sha256(secret: &[u8], text: &[u8]) -> String {
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret);
+    aws_lc_rs::hmac::sign(&key, text).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// One call as it came in.
 #[derive(Debug, Clone)]
@@ -212,6 +220,12 @@ impl FakeUpstream {
     /// The first calls, in full.
     pub fn kept(&self) -> Vec<Call> {
         self.shared.record().kept.clone()
+    }
+
+    /// The calls, when it was called so often.
+    pub fn called(&self, least: usize) -> Vec<Call> {
+        let enough = || Some(self.kept()).filter(|calls| calls.len() >= least);
+        poll(SOON, enough).unwrap_or_else(|| panic!("{} calls of {least}: {:?}", self.kept().len(), self.kept()))
     }
 
     /// The first calls of one row, in full.

@@ -15,6 +15,7 @@ use super::refusal::Refusal;
 use crate::domain::error::Code;
 use crate::domain::file::{File, FileSource, Purpose};
 use crate::domain::id::FileId;
+use crate::domain::text::hex;
 use crate::domain::time::later;
 use crate::http::Api;
 use crate::http::access::Caller;
@@ -121,7 +122,7 @@ fn check_headers(headers: &HeaderMap, sha256: &[u8; 32], lines: u64) -> Result<(
         Err(ApiError::new(Code::ChecksumMismatch, message).param(name.as_str()))
     };
     if let Some(stated) = header_text(headers, &SHA256) {
-        let found: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+        let found = hex(sha256);
         if !stated.trim().eq_ignore_ascii_case(&found) {
             return mismatch(&SHA256, format!("its SHA-256 is {found}"));
         }
@@ -142,7 +143,7 @@ fn object(file: &File) -> Value {
         other => other.as_str(),
     };
     let sha256 = match &file.source {
-        FileSource::Uploaded { sha256 } => Some(sha256.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+        FileSource::Uploaded { sha256 } => Some(hex(sha256)),
         FileSource::View { .. } => None,
     };
     json!({

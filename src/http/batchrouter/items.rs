@@ -18,6 +18,7 @@ use crate::catalog::Snapshot;
 use crate::domain::id::OrgId;
 use crate::domain::item::{Defaults, parse_item};
 use crate::domain::request::{MODEL_BREAK, RowRequest};
+use crate::domain::text::shown;
 use crate::domain::time::Timestamp;
 use crate::domain::words::Operation;
 use crate::executor::describe;
@@ -168,7 +169,7 @@ impl<'a> Reader<'a> {
             match self.files.find(id) {
                 Some(file) => found.push(file),
                 None => {
-                    let shown: String = id.chars().take(80).collect();
+                    let shown = shown(id);
                     self.issue("unknown_file", path.to_owned(), format!("there is no file `{shown}`; upload it first"));
                 }
             }

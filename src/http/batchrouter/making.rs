@@ -87,7 +87,7 @@ impl Wanted {
     /// # Errors
     /// When a field has a value that it cannot have, or the file cannot be used.
     pub fn read(api: &Api, org: OrgId, body: &Bytes) -> Result<Self, Refusal> {
-        let (object, items) = Object::picking(body, &FIELDS, "items")?;
+        let (object, [items]) = Object::picking(body, &FIELDS, ["items"])?;
         let (defaults, demands) = (defaults(&object)?, demands::read(&object)?);
         let file = object.text("input_file_id")?.map(|id| parse_id("input_file_id", id)).transpose()?;
         let items = match (items.filter(|items| items.as_ref() != b"null"), file) {

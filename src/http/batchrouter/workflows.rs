@@ -13,6 +13,7 @@ use super::refusal::Refusal;
 use crate::catalog::Workflow;
 use crate::domain::error::Code;
 use crate::domain::item::Defaults;
+use crate::domain::text::shown;
 use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
@@ -28,8 +29,7 @@ pub async fn list(State(api): State<Arc<Api>>) -> Json<Value> {
 pub async fn retrieve(State(api): State<Arc<Api>>, PathText(slug): PathText) -> Result<Json<Value>, Refusal> {
     let catalog = api.catalog.current();
     let found = catalog.workflows().iter().find(|workflow| workflow.slug == slug);
-    let shown: String = slug.chars().take(80).collect();
-    let found = found.ok_or_else(|| ApiError::not_found("workflow", shown))?;
+    let found = found.ok_or_else(|| ApiError::not_found("workflow", shown(&slug)))?;
     Ok(Json(product(&api, found)))
 }
 
@@ -78,7 +78,7 @@ pub async fn quote(State(api): State<Arc<Api>>, Extension(caller): Extension<Cal
     let workflow = workflow.ok_or_else(|| {
         let known = catalog.workflows().iter().map(|workflow| format!("`{}`", workflow.reference())).collect::<Vec<_>>();
         let known = if known.is_empty() { "this catalog has none".to_owned() } else { format!("there are {}", known.join(", ")) };
-        ApiError::new(Code::NotFound, format!("there is no workflow `{}`; {known}", reference.chars().take(80).collect::<String>()))
+        ApiError::new(Code::NotFound, format!("there is no workflow `{}`; {known}", shown(reference)))
     })?;
     let (count, asked) = (estimated_items(&api, &body)?, workflow.clone());
     // The items are made when their turn has come: they are large, and the body is not.

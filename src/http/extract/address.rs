@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use axum::extract::{FromRequestParts, Path, Query};
+use axum::extract::{FromRequestParts, Path, Query, RawPathParams};
 use axum::http::request::Parts;
 
 use super::{parse_id, quoted, unknown_choice};
@@ -39,6 +39,11 @@ where
         let Path((first, second)) = texts.map_err(|_| not_text())?;
         Ok(Self(first.parse()?, second.parse()?))
     }
+}
+
+/// A parameter of a path, decoded, by its name; empty if there is none.
+pub fn named<'a>(path: &'a RawPathParams, name: &str) -> &'a str {
+    path.iter().find(|(found, _)| *found == name).map_or("", |(_, value)| value)
 }
 
 /// The one parameter of a path, decoded.

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::domain::org::KeyKind;
+use crate::domain::text::hex;
 
 /// Characters of the part of Phaseo's keys that names the key.
 const KID: usize = 12;
@@ -19,7 +20,7 @@ pub fn generate(kind: KeyKind) -> Result<String, Unspecified> {
     Ok(match kind {
         KeyKind::OpenAi => format!("sk-batchd-{}", secret()?),
         // What its production keys begin with, and as many digits as its documents show.
-        KeyKind::BatchRouter => format!("br_live_{}", bytes::<12>()?.map(|byte| format!("{byte:02x}")).concat()),
+        KeyKind::BatchRouter => format!("br_live_{}", hex(&bytes::<12>()?)),
         KeyKind::PhaseoInference => format!("phaseo_v1_sk_{}_{}", kid()?, secret()?),
         KeyKind::PhaseoManagement => format!("phaseo_v1_mk_{}_{}", kid()?, secret()?),
     })

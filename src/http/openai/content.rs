@@ -17,6 +17,7 @@ use super::files::find;
 use crate::domain::error::Code;
 use crate::domain::file::{ANY_TYPE, File, FileSource, ResultPart};
 use crate::domain::id::{BatchId, FileId};
+use crate::domain::text::hex;
 use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
@@ -66,10 +67,7 @@ pub async fn content(
 
 fn etag(file: &File) -> String {
     match &file.source {
-        FileSource::Uploaded { sha256 } => {
-            let hash: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("\"{hash}\"")
-        }
+        FileSource::Uploaded { sha256 } => format!("\"{}\"", hex(sha256)),
         FileSource::View { .. } => format!("\"{}\"", file.id),
     }
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::context::Context;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, told};
 use crate::domain::error::Code;
 use crate::domain::file::{File, Purpose};
 use crate::domain::id::FileId;
@@ -21,7 +21,7 @@ use crate::domain::time::later;
 use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
-use crate::http::extract::{Params, PathId, media_type};
+use crate::http::extract::{Params, PathId, media_type, named};
 use crate::http::form::{Form, seal};
 use crate::http::openai;
 use crate::http::openai::render::FileObject;
@@ -42,13 +42,13 @@ pub async fn create(
             return from_json(&api, &caller, request).await;
         }
         let form = Form::from_request(request, &api).await?;
-        Ok(openai::files::create(State(api.clone()), Extension(caller), form).await.map_err(named)?.into_response())
+        Ok(openai::files::create(State(api.clone()), Extension(caller), form).await.map_err(too_large)?.into_response())
     };
-    created.await.unwrap_or_else(|refusal: Refusal| refusal.respond(&context))
+    told(created.await, &context)
 }
 
-/// What an upload that is too large, or empty, is told.
-fn named(error: ApiError) -> Refusal {
+/// What an upload that is too large is told.
+fn too_large(error: ApiError) -> Refusal {
     match error.code() {
         Code::TooLarge => {
             Refusal::nested(StatusCode::PAYLOAD_TOO_LARGE, "validation_error", "batch_file_too_large", error.message().to_owned())
@@ -70,7 +70,7 @@ struct Upload {
 
 async fn from_json(api: &Arc<Api>, caller: &Caller, request: Request) -> Result<Response, Refusal> {
     let most = api.limits.quotes.max_body_bytes;
-    let (_held, body) = api.quoting.read(request, api, most).await.map_err(named)?;
+    let (_held, body) = api.quoting.read(request, api, most).await.map_err(too_large)?;
     let upload: Upload = serde_json::from_slice(&body).map_err(|error| match error.is_data() {
         true => Refusal::invalid("invalid_batch_file", format!("the body must be an object with the texts `purpose` and `file`: {error}")),
         false => ApiError::new(Code::InvalidJson, format!("the body is not valid JSON: {error}")).into(),
@@ -129,8 +129,8 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Extension<Caller>, contex
 }
 
 fn id_of(path: &RawPathParams) -> Result<PathId<FileId>, Refusal> {
-    let named = path.iter().find(|(name, _)| *name == "file_id").map_or("", |(_, value)| value);
-    named.parse().map(PathId).map_err(|_| not_there(named))
+    let id = named(path, "file_id");
+    id.parse().map(PathId).map_err(|_| not_there(id))
 }
 
 fn not_there(id: &str) -> Refusal {
@@ -148,7 +148,7 @@ pub async fn retrieve(State(api): State<Arc<Api>>, caller: Extension<Caller>, co
         let object = openai::files::retrieve(State(api), caller, PathId(id)).await.map_err(|error| missing(error, id))?;
         Ok(object.into_response())
     };
-    read.await.unwrap_or_else(|refusal: Refusal| refusal.respond(&context))
+    told(read.await, &context)
 }
 
 /// `GET /v1/files/{file_id}/content`
@@ -163,5 +163,5 @@ pub async fn content(
         let PathId(id) = id_of(&path)?;
         openai::content::content(State(api), caller, PathId(id), headers).await.map_err(|error| missing(error, id))
     };
-    read.await.unwrap_or_else(|refusal: Refusal| refusal.respond(&context))
+    told(read.await, &context)
 }

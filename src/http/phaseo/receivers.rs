@@ -14,16 +14,17 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::context::Context;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, told};
 use crate::domain::gateway::Phase;
 use crate::domain::id::ReceiverId;
 use crate::domain::receiver::{Receiver, ReceiverStatus};
 use crate::domain::target::Unwanted;
+use crate::domain::text;
 use crate::domain::webhook::Webhook;
 use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
-use crate::http::extract::{Object, Params};
+use crate::http::extract::{Object, Params, named};
 
 const DEFAULT_NAME: &str = "Async webhooks";
 const MAX_NAME: usize = 120;
@@ -31,12 +32,6 @@ const MAX_URL: usize = 2_048;
 const MAX_LIST: usize = 100;
 /// Names of events that one receiver may want.
 const MAX_EVENTS: usize = 32;
-
-type Answer = Result<Response, Refusal>;
-
-fn told(answer: Answer, context: &Context) -> Response {
-    answer.unwrap_or_else(|refusal| refusal.respond(context))
-}
 
 /// `{"error": {"type": ..., "message": ..., "details": ...}}`, which these routes have alone.
 fn invalid(reason: &'static str, message: impl Into<String>) -> Refusal {
@@ -48,8 +43,7 @@ fn not_found() -> Refusal {
 }
 
 fn id_of(path: &RawPathParams) -> Result<ReceiverId, Refusal> {
-    let named = path.iter().find(|(name, _)| *name == "endpoint_id").map_or("", |(_, value)| value);
-    named.parse().map_err(|_| not_found())
+    named(path, "endpoint_id").parse().map_err(|_| not_found())
 }
 
 /// As it is shown, without its secret.
@@ -82,8 +76,8 @@ fn new_secret(api: &Api) -> Result<(String, Vec<u8>), ApiError> {
     let mut random = [0; 32];
     aws_lc_rs::rand::fill(&mut random).map_err(|_| ApiError::internal("the machine has no random numbers"))?;
     let secret = format!("whsec_{}", URL_SAFE_NO_PAD.encode(random));
-    let sealed = api.store.seal().seal(secret.as_bytes());
-    Ok((secret, sealed.ok_or_else(|| ApiError::internal("a secret could not be sealed"))?))
+    let sealed = api.seal(&secret)?;
+    Ok((secret, sealed))
 }
 
 /// The URL of a receiver, if it may be called as far as it says itself.
@@ -120,7 +114,7 @@ fn events_of(body: &Object) -> Result<Option<Vec<String>>, Refusal> {
     let mut events: Vec<String> = body.texts("events")?.iter().map(|name| name.trim().to_ascii_lowercase()).collect();
     let is_known = |name: &String| Phase::of_event(name.strip_prefix("video.").unwrap_or(name)).is_some();
     if let Some(unknown) = events.iter().find(|name| !is_known(name)) {
-        let shown: String = unknown.chars().take(80).collect();
+        let shown = text::shown(unknown);
         return Err(invalid(
             "webhook_events_invalid",
             format!("`{shown}` is no event; there are `batch.`, `job.` and one of {}", Phase::choices()),

@@ -10,8 +10,17 @@ use serde_json::{Map, Value, json};
 
 use super::context::Context;
 use crate::domain::error::Code;
+use crate::domain::text::shown;
 use crate::http::batchrouter::refusal as batchrouter;
 use crate::http::error::ApiError;
+
+/// What a handler of this dialect comes to.
+pub type Answer = Result<Response, Refusal>;
+
+/// As it goes to the client.
+pub fn told(answer: Answer, context: &Context) -> Response {
+    answer.unwrap_or_else(|refusal| refusal.respond(context))
+}
 
 /// Why a request is not served.
 #[derive(Debug)]
@@ -55,7 +64,7 @@ impl Refusal {
 
     /// An object that is not there, or is another workspace's: that cannot be told apart.
     pub fn not_found(reason: &'static str, field: &str, id: &str) -> Self {
-        let shown: String = id.chars().take(80).collect();
+        let shown = shown(id);
         let message = format!("there is no `{shown}` in this workspace");
         Self::flat(StatusCode::NOT_FOUND, "not_found", reason, message).with(field, shown)
     }

@@ -28,6 +28,7 @@ use super::error::ApiError;
 use super::{Api, range};
 use crate::catalog::Snapshot;
 use crate::domain::lane::LaneHold;
+use crate::domain::text::hex;
 use crate::domain::time::Timestamp;
 
 /// Bytes that the views kept may take, texts and compressed forms together. Beyond it all but the one
@@ -92,7 +93,7 @@ impl Made {
 impl Form {
     fn new(body: Bytes, coding: Coding) -> Self {
         let digest = Sha256::digest(&body);
-        let hash: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex(&digest[..16]);
         let etag = HeaderValue::from_str(&format!("\"{hash}{}\"", coding.suffix())).unwrap_or(HeaderValue::from_static("\"\""));
         Self { body, etag }
     }

@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn the_dictionary_is_the_one_that_results_were_packed_with() {
-        let digest: String = Sha256::digest(DICTIONARY).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest = crate::domain::text::hex(&Sha256::digest(DICTIONARY));
         assert_eq!(digest, "7cbcb164e83b1277c5486e1d6a7a6fc2503c6b5a2591cbc4b3ca7568bd2571cc", "stored results become unreadable");
     }
 

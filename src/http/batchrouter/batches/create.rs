@@ -343,9 +343,7 @@ fn spec(api: &Api, caller: &Caller, asked: Asked, quote: &Quote, prepared: &Prep
 /// When the machine has no random numbers.
 pub fn sealed(api: &Api, receiver: Receiver) -> Result<Webhook, ApiError> {
     use secrecy::ExposeSecret;
-    let sealed = api.store.seal().seal(receiver.secret.expose_secret().as_bytes());
-    let sealed_secret = sealed.ok_or_else(|| ApiError::internal("a secret could not be sealed"))?;
-    Ok(Webhook { url: receiver.url, sealed_secret })
+    Ok(Webhook { url: receiver.url, sealed_secret: api.seal(receiver.secret.expose_secret())? })
 }
 
 /// Creates the batch, and its input first if it is new; removes that again if no batch comes of it. Says

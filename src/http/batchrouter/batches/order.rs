@@ -60,7 +60,7 @@ impl Asked {
     /// When a field has a value that it cannot have, or not exactly one of `items` and `input_file_id`
     /// is there.
     pub fn read(body: &Bytes) -> Result<Self, Refusal> {
-        let (object, items) = Object::picking(body, &[&FIELDS[..], &OWN_FIELDS].concat(), "items")?;
+        let (object, [items]) = Object::picking(body, &[&FIELDS[..], &OWN_FIELDS].concat(), ["items"])?;
         let items = items.filter(|items| items.as_ref() != b"null");
         let file = object.text("input_file_id")?.map(|id| parse_id("input_file_id", id)).transpose()?;
         let quote = object.text("quote_id")?.map(|id| parse_id("quote_id", id)).transpose()?;

@@ -3,9 +3,8 @@
 use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 
-use crate::domain::id::{RowKey, half};
+use crate::domain::id::RowKey;
 use crate::domain::ledger::with_fee;
 use crate::domain::money::Usd;
 use crate::domain::output::{CANCELLED, EXPIRED};
@@ -71,8 +70,7 @@ fn money(amount: Usd) -> Money {
 
 /// An id for an item: always the same for the same row.
 fn item_id(key: RowKey) -> String {
-    let digest = Sha256::new().chain_update(key.batch.as_u128().to_be_bytes()).chain_update(key.row.0.to_be_bytes());
-    format!("item_{:032x}", half(digest.finalize().into()))
+    format!("item_{:032x}", key.number())
 }
 
 /// Appends the result as JSON, without a line break. `fee` is in percent of what providers charge.

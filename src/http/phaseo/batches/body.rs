@@ -79,9 +79,9 @@ impl Asked {
             serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(not_json)?;
             return Err(Refusal::invalid("batch_body_must_be_object", "the body must be a JSON object"));
         }
-        let (object, _) = Object::picking(body, &FIELDS, "requests")?;
+        let (object, rows) = Object::picking(body, &FIELDS, ROWS.map(|(name, _)| name))?;
         let subscription = subscription::read(&object)?;
-        let source = source(body, &object)?;
+        let source = source(&object, rows)?;
         let (demands, wishes) = provider::read(&object)?;
         Ok(Self {
             source,
@@ -104,14 +104,13 @@ pub fn not_json(error: serde_json::Error) -> Refusal {
 }
 
 /// Exactly one source of rows, which is not empty.
-fn source(body: &Bytes, object: &Object) -> Result<Source, Refusal> {
+fn source(object: &Object, rows: [Option<Bytes>; ROWS.len()]) -> Result<Source, Refusal> {
     let mut sources = Vec::new();
     if let Some(id) = object.text("input_file_id")?.filter(|id| !id.is_empty()) {
         let file = id.parse().map_err(|_| Refusal::not_found("batch_input_file_not_found_or_not_owned", "file_id", id))?;
         sources.push(Source::File(file));
     }
-    for (name, kind) in ROWS {
-        let (_, raw) = Object::picking(body, &[], name)?;
+    for ((_, kind), raw) in ROWS.into_iter().zip(rows) {
         sources.extend(raw.filter(|raw| raw.as_ref() != b"null").map(|raw| Source::Rows(kind, raw)));
     }
     let names = "`input_file_id`, `requests`, `prompts` and `items`";

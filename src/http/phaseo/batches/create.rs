@@ -42,7 +42,7 @@ use crate::http::canonical;
 use crate::http::error::ApiError;
 use crate::http::openai::create::idempotency_key;
 use crate::http::phaseo::context::Context;
-use crate::http::phaseo::refusal::Refusal;
+use crate::http::phaseo::refusal::{Refusal, told};
 use crate::store::Idempotency;
 
 /// Rows in one create; its server's effective limit. More of them come as a file.
@@ -67,12 +67,12 @@ pub async fn create(
         let (_held, body) = read.map_err(|error| Refusal::from(batchrouter::Refusal::of_body(error, most)))?;
         made(&api, &caller, &context, &headers, body).await
     };
-    made.await.unwrap_or_else(|refusal: Refusal| refusal.respond(&context))
+    told(made.await, &context)
 }
 
 /// [`create`] of a body that has been read.
 pub async fn create_from(api: &Arc<Api>, caller: Caller, context: &Context, headers: &HeaderMap, body: Bytes) -> Response {
-    made(api, &caller, context, headers, body).await.unwrap_or_else(|refusal| refusal.respond(context))
+    told(made(api, &caller, context, headers, body).await, context)
 }
 
 async fn made(api: &Arc<Api>, caller: &Caller, context: &Context, headers: &HeaderMap, body: Bytes) -> Result<Response, Refusal> {

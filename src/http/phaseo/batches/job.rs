@@ -12,6 +12,7 @@ use super::{billing, told};
 use crate::domain::batch::{Batch, Order};
 use crate::domain::gateway::Phase;
 use crate::domain::telling::{percent, status};
+use crate::domain::text::hex;
 use crate::http::openai::render::BatchObject;
 
 /// Bytes of a digest that make a name: enough that no two states of a batch have the same.
@@ -36,7 +37,7 @@ impl Job {
         let id = own_id(batch);
         let mut members = members(batch, around, &id).to_string();
         let digest = Sha256::digest(&members);
-        let name = digest.iter().take(NAME_BYTES).map(|byte| format!("{byte:02x}")).collect();
+        let name = hex(&digest[..NAME_BYTES]);
         members.pop();
         Self { id, ended: batch.state.is_terminal(), name, members }
     }

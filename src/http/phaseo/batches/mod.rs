@@ -23,18 +23,18 @@ use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 pub use self::create::{create, create_from};
-use self::object::{Around, Place, list_item, object, updated};
+use self::object::{Around, Place, lifecycle, list_item, object, updated};
 pub use self::requests::requests;
 pub use self::results::results;
 use super::context::Context;
-use super::refusal::Refusal;
-use crate::domain::batch::{Batch, BatchState};
+use super::refusal::{Refusal, told};
+use crate::domain::batch::Batch;
 use crate::domain::id::BatchId;
 use crate::executor::CancelError;
 use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
-use crate::http::extract::Params;
+use crate::http::extract::{Params, named};
 use crate::store::BatchQuery;
 
 const DEFAULT_LIST: i64 = 20;
@@ -49,7 +49,7 @@ const AT_A_TIME: usize = 100;
 /// # Errors
 /// When there is none: one of another workspace cannot be told from one that does not exist.
 pub async fn find(api: &Api, caller: &Caller, path: &RawPathParams) -> Result<Batch, Refusal> {
-    let named = path.iter().find(|(name, _)| *name == "batch_id").map_or("", |(_, value)| value);
+    let named = named(path, "batch_id");
     let not_found = || Refusal::not_found("batch_not_found_or_not_owned", "batch_id", named);
     let id: BatchId = named.parse().map_err(|_| not_found())?;
     let batch = api.store.batch(id).await.map_err(ApiError::from)?;
@@ -68,7 +68,7 @@ pub async fn retrieve(
         let batch = find(&api, &caller, &path).await?;
         Ok(Json(object(&api, &headers, &context, &batch).await?).into_response())
     };
-    read.await.unwrap_or_else(|refusal: Refusal| refusal.respond(&context))
+    told(read.await, &context)
 }
 
 /// `POST /v1/batches/{batch_id}/cancel`; a batch that has ended stays as it is.
@@ -93,7 +93,7 @@ pub async fn cancel(
         };
         Ok(Json(object(&api, &headers, &context, &batch).await?).into_response())
     };
-    cancelled.await.unwrap_or_else(|refusal: Refusal| refusal.respond(&context))
+    told(cancelled.await, &context)
 }
 
 /// `GET /v1/batches`: those that changed last come first; there are no pages.
@@ -117,18 +117,17 @@ pub async fn list(
         let body = json!({ "object": "list", "data": data, "first_id": first, "last_id": last, "has_more": false });
         Ok(([("cache-control", super::CACHE)], Json(body)).into_response())
     };
-    listed.await.unwrap_or_else(|refusal: Refusal| refusal.respond(&context))
+    told(listed.await, &context)
 }
 
 /// The batches that changed last, of those that the filter wants.
-async fn latest(api: &Api, caller: &Caller, limit: usize, wanted: &[Status]) -> Result<Vec<Batch>, ApiError> {
+async fn latest(api: &Api, caller: &Caller, limit: usize, wanted: &[&str]) -> Result<Vec<Batch>, ApiError> {
     let mut latest: Vec<Batch> = Vec::new();
     let mut after = None;
     for _ in 0..LOOKED_AT / AT_A_TIME {
         let listing = api.store.batches(BatchQuery { after, limit: AT_A_TIME, org: Some(caller.org) }).await?;
         after = listing.items.last().map(|batch| batch.spec.id);
-        latest
-            .extend(listing.items.into_iter().filter(|batch| wanted.is_empty() || wanted.iter().any(|status| status.holds(&batch.state))));
+        latest.extend(listing.items.into_iter().filter(|batch| wanted.is_empty() || wanted.contains(&lifecycle(&batch.state))));
         latest.sort_by_key(|batch| std::cmp::Reverse(updated(batch)));
         latest.truncate(limit);
         if !listing.has_more {
@@ -146,45 +145,22 @@ fn limit(params: &Params) -> usize {
     usize::try_from(limit).unwrap_or(1)
 }
 
-/// A word by which a list is filtered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Status {
-    Pending,
-    Running,
-    Completed,
-    Failed,
-    Expired,
-    Cancelled,
-}
-
-impl Status {
-    fn parse(word: &str) -> Option<Self> {
-        Some(match word.trim().to_ascii_lowercase().as_str() {
-            "pending" | "queued" => Self::Pending,
-            "in_progress" | "running" | "processing" => Self::Running,
-            "completed" => Self::Completed,
-            "failed" => Self::Failed,
-            "expired" => Self::Expired,
-            "cancelled" | "canceled" => Self::Cancelled,
-            _ => return None,
-        })
-    }
-
-    fn holds(self, state: &BatchState) -> bool {
-        match state {
-            BatchState::Validating => self == Self::Pending,
-            BatchState::InProgress { .. } | BatchState::Finalizing { .. } | BatchState::Cancelling { .. } => self == Self::Running,
-            BatchState::Completed { .. } => self == Self::Completed,
-            BatchState::Failed { .. } => self == Self::Failed,
-            BatchState::Expired { .. } => self == Self::Expired,
-            BatchState::Cancelled { .. } => self == Self::Cancelled,
-        }
-    }
+/// The state in short for which a word stands, by which a list is filtered.
+fn state_of(word: &str) -> Option<&'static str> {
+    Some(match word.trim().to_ascii_lowercase().as_str() {
+        "pending" | "queued" => "pending",
+        "in_progress" | "running" | "processing" => "running",
+        "completed" => "completed",
+        "failed" => "failed",
+        "expired" => "expired",
+        "cancelled" | "canceled" => "cancelled",
+        _ => return None,
+    })
 }
 
 /// `status` and `statuses`, each of them repeated or separated by commas. Unknown words are dropped; if none is
 /// left, nothing is filtered.
-fn wanted(params: &Params) -> Vec<Status> {
+fn wanted(params: &Params) -> Vec<&'static str> {
     let words = ["status", "statuses"].into_iter().flat_map(|name| params.all(name));
-    words.flat_map(|words| words.split(',').filter_map(Status::parse).collect::<Vec<_>>()).collect()
+    words.flat_map(|words| words.split(',').filter_map(state_of).collect::<Vec<_>>()).collect()
 }

@@ -9,7 +9,7 @@ use crate::domain::batch::{Batch, BatchState};
 use crate::domain::gateway::Gateway;
 use crate::domain::ledger::Reservation;
 use crate::domain::receipt::Receipt;
-use crate::domain::telling::{Telling, percent};
+use crate::domain::telling::{Telling, percent, status};
 use crate::domain::time::Timestamp;
 use crate::http::Api;
 use crate::http::error::ApiError;
@@ -43,13 +43,9 @@ impl Around {
 
 /// What a state is called in short: both of its projections, as its documents recommend them.
 pub fn lifecycle(state: &BatchState) -> &'static str {
-    match state {
-        BatchState::Validating => "pending",
-        BatchState::InProgress { .. } | BatchState::Finalizing { .. } | BatchState::Cancelling { .. } => "running",
-        BatchState::Completed { .. } => "completed",
-        BatchState::Failed { .. } => "failed",
-        BatchState::Expired { .. } => "expired",
-        BatchState::Cancelled { .. } => "cancelled",
+    match status(state) {
+        "in_progress" => "running",
+        other => other,
     }
 }
 

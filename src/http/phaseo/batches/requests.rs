@@ -20,12 +20,13 @@ use crate::domain::id::{RowIndex, RowKey};
 use crate::domain::lines::{Line, Lines};
 use crate::domain::output::{CANCELLED, EXPIRED};
 use crate::domain::row::{Outcome, RowResult};
+use crate::domain::text::hex;
 use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::Params;
 use crate::http::phaseo::context::Context;
-use crate::http::phaseo::refusal::Refusal;
+use crate::http::phaseo::refusal::told;
 use crate::store::{Page, ROWS_PER_PAGE, StoreError, blocking};
 
 const DEFAULT_ROWS: usize = 100;
@@ -72,7 +73,7 @@ pub async fn requests(
         Ok(([("cache-control", crate::http::phaseo::CACHE)], Json(json!({ "object": "list", "batch_id": id, "data": data })))
             .into_response())
     };
-    read.await.unwrap_or_else(|refusal: Refusal| refusal.respond(&context))
+    told(read.await, &context)
 }
 
 fn rows(api: &Api, batch: &Batch, pages: &[Page], asked: &Asked) -> Result<Vec<Value>, StoreError> {
@@ -211,12 +212,8 @@ fn object(batch: &Batch, row: RowIndex, status: &'static str, result: Option<&Ro
 
 /// A UUID for a row: always the same for the same one.
 fn row_id(batch: &Batch, row: RowIndex) -> String {
-    let digest = Sha256::new().chain_update(batch.spec.id.as_u128().to_be_bytes()).chain_update(row.0.to_be_bytes()).finalize();
-    uuid::Builder::from_random_bytes(crate::domain::id::half(digest.into()).to_be_bytes()).into_uuid().to_string()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let number = RowKey { batch: batch.spec.id, row }.number();
+    uuid::Builder::from_random_bytes(number.to_be_bytes()).into_uuid().to_string()
 }
 
 fn error(result: &RowResult) -> Option<Value> {

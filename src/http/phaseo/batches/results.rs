@@ -15,7 +15,7 @@ use crate::domain::file::ResultPart;
 use crate::http::access::Caller;
 use crate::http::openai::content::result_lines;
 use crate::http::phaseo::context::Context;
-use crate::http::phaseo::refusal::Refusal;
+use crate::http::phaseo::refusal::{Refusal, told};
 use crate::http::{Api, stream};
 
 /// `GET /v1/batches/{batch_id}/results`
@@ -24,7 +24,7 @@ pub async fn results(State(api): State<Arc<Api>>, Extension(caller): Extension<C
         let batch = find(&api, &caller, &path).await?;
         lines(&api, &batch).await
     };
-    read.await.unwrap_or_else(|refusal: Refusal| refusal.respond(&context))
+    told(read.await, &context)
 }
 
 async fn lines(api: &Api, batch: &Batch) -> Result<Response, Refusal> {

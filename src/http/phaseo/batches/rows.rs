@@ -193,7 +193,7 @@ impl Asked<'_> {
         }
         if endpoint != Endpoint::Embeddings {
             if let Some(limit) = self.limit {
-                put(limit_name(endpoint), limit.clone());
+                put(limit_names(endpoint).0, limit.clone());
             }
             if let Some(temperature) = self.temperature {
                 put("temperature", temperature.clone());
@@ -203,11 +203,11 @@ impl Asked<'_> {
     }
 }
 
-/// What the endpoint calls the most that may be written.
-const fn limit_name(endpoint: Endpoint) -> &'static str {
+/// What the endpoint calls the most that may be written, and what the other ones call it.
+const fn limit_names(endpoint: Endpoint) -> (&'static str, &'static str) {
     match endpoint {
-        Endpoint::Responses => "max_output_tokens",
-        _ => "max_tokens",
+        Endpoint::Responses => ("max_output_tokens", "max_tokens"),
+        _ => ("max_tokens", "max_output_tokens"),
     }
 }
 
@@ -242,8 +242,7 @@ fn normalised(mut body: Members, endpoint: Endpoint, common: &Common, most: Most
     }
     if endpoint != Endpoint::Embeddings {
         let limit = most(model).map_or(OUTPUT_LIMIT, |most| most.min(OUTPUT_LIMIT));
-        let (own, other) =
-            if endpoint == Endpoint::Responses { ("max_output_tokens", "max_tokens") } else { ("max_tokens", "max_output_tokens") };
+        let (own, other) = limit_names(endpoint);
         let stated = |body: &Members, name: &str| body.get(name).is_some_and(|value| !value.is_null());
         let other = body.remove(other).filter(|value| !value.is_null());
         let newer = endpoint == Endpoint::ChatCompletions && stated(&body, "max_completion_tokens");

@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::domain::gateway::{Phase, Receiver, Subscription};
 use crate::domain::id::{OrgId, ReceiverId};
 use crate::domain::receiver::ReceiverStatus;
+use crate::domain::text::shown;
 use crate::domain::webhook::Webhook;
 use crate::http::Api;
 use crate::http::error::ApiError;
@@ -77,8 +78,7 @@ pub async fn resolve(api: &Api, org: OrgId, wish: Option<Wish>) -> Result<Option
         Some(Wish::Managed { id, phases }) => {
             let missing = || {
                 let message = "there is no active webhook endpoint of that id in this workspace";
-                let shown: String = id.chars().take(80).collect();
-                Refusal::invalid("batch_webhook_endpoint_not_found_or_inactive", message).with("webhook_endpoint_id", shown)
+                Refusal::invalid("batch_webhook_endpoint_not_found_or_inactive", message).with("webhook_endpoint_id", shown(&id))
             };
             let receiver: ReceiverId = id.parse().map_err(|_| missing())?;
             let found = api.store.receiver(org, receiver).await.map_err(ApiError::from)?;
@@ -90,9 +90,8 @@ pub async fn resolve(api: &Api, org: OrgId, wish: Option<Wish>) -> Result<Option
         }
         Some(Wish::Own { url, secret, phases }) => {
             let url = url_of(api, Some(&url)).map_err(|refusal| Refusal::invalid("invalid_batch_webhook", refusal.message().to_owned()))?;
-            let sealed = secret
-                .map(|secret| api.store.seal().seal(secret.as_bytes()).ok_or_else(|| ApiError::internal("a secret could not be sealed")));
-            let webhook = Webhook { url, sealed_secret: sealed.transpose()?.unwrap_or_default() };
+            let sealed_secret = secret.map(|secret| api.seal(&secret)).transpose()?.unwrap_or_default();
+            let webhook = Webhook { url, sealed_secret };
             Ok(Some(Subscription { receiver: Receiver::Own(webhook), phases }))
         }
     }

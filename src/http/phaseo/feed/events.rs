@@ -25,7 +25,7 @@ use crate::domain::error::Code;
 use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
-use crate::http::extract::Params;
+use crate::http::extract::{Params, named};
 use crate::http::openai;
 use crate::http::phaseo::CACHE;
 use crate::http::phaseo::batches::find;
@@ -80,8 +80,7 @@ async fn of_path(api: &Api, caller: &Caller, path: Option<&RawPathParams>, for_p
     if for_phaseo {
         return find(api, caller, path).await;
     }
-    let named = path.iter().find(|(name, _)| *name == "batch_id").map_or("", |(_, value)| value);
-    let id = named.parse().map_err(ApiError::from)?;
+    let id = named(path, "batch_id").parse().map_err(ApiError::from)?;
     Ok(openai::batches::find(api, caller, id).await?)
 }
 

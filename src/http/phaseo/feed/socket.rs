@@ -25,11 +25,11 @@ use crate::domain::id::BatchId;
 use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
-use crate::http::extract::Params;
+use crate::http::extract::{Params, named};
 use crate::http::phaseo::CACHE;
 use crate::http::phaseo::batches::object::Place;
 use crate::http::phaseo::context::Context;
-use crate::http::phaseo::refusal::Refusal;
+use crate::http::phaseo::refusal::{Refusal, told};
 
 /// Bytes of a message from a client: all that mean anything are shorter.
 const MAX_MESSAGE: usize = 4 << 10;
@@ -92,12 +92,12 @@ pub async fn socket(
             drop(waited_for);
         }))
     };
-    opened.await.unwrap_or_else(|refusal: Refusal| refusal.respond(&context))
+    told(opened.await, &context)
 }
 
 /// The batch that a path names. There are no jobs of other kinds.
 fn batch_of(path: Option<&RawPathParams>) -> Result<BatchId, Refusal> {
-    let named = |wanted| path.and_then(|path| path.iter().find(|(name, _)| *name == wanted)).map_or("", |(_, value)| value);
+    let named = |name| path.map_or("", |path| named(path, name));
     let (kind, id) = (named("kind").to_ascii_lowercase(), named("id"));
     let wrong = || Refusal::invalid("invalid_async_job_path", "the path must be `/async/batch/{id}/ws` with the id of a batch");
     match kind.as_str() {
