@@ -180,11 +180,12 @@ fn provider_facts(provider: &Provider, ready: bool) -> Facts {
         list("tools", &provider.tool_names.iter().map(|(tool, name)| format!("{tool} = {name}")).collect::<Vec<_>>()),
     ];
     match &connection.kind {
-        ProviderKind::OpenAi(openai) => {
+        ProviderKind::Server(server) => {
+            facts.push(fact("api", format!("{:?}", server.api)));
             // The path of a gateway may hold a token, and this is kept for long.
-            facts.push(fact("server", openai.base_url.authority().map_or("", |server| server.as_str())));
-            facts.push(fact("timeouts", format!("{:?}", openai.timeouts)));
-            facts.push(fact("max_response_bytes", openai.max_response_bytes));
+            facts.push(fact("server", server.base_url.authority().map_or("", |server| server.as_str())));
+            facts.push(fact("timeouts", format!("{:?}", server.timeouts)));
+            facts.push(fact("max_response_bytes", server.max_response_bytes));
         }
         ProviderKind::Simulated { default, models } => facts.push(fact("profile", format!("{default:?} {models:?}"))),
     }

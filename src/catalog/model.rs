@@ -49,9 +49,14 @@ impl Provider {
     /// `true` if its answers come from a model, not from the simulation.
     pub fn is_real(&self) -> bool {
         match self.connection.kind {
-            ProviderKind::OpenAi(_) => true,
+            ProviderKind::Server(_) => true,
             ProviderKind::Simulated { .. } => false,
         }
+    }
+
+    /// Whether it is a server with Anthropic's Messages.
+    pub fn has_messages(&self) -> bool {
+        self.is_real() && self.connection.kind.has_messages()
     }
 
     /// What the operator can do to make it usable.

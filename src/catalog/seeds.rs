@@ -59,7 +59,7 @@ impl Seeds {
         for provider in &mut self.providers {
             let Some((name, url)) = provider.base_url_env.as_ref().and_then(|name| Some((name, variable(name)?))) else { continue };
             match (parse_base_url(url.trim()), &mut provider.connection.kind) {
-                (Ok(url), ProviderKind::OpenAi(connection)) => {
+                (Ok(url), ProviderKind::Server(connection)) => {
                     self.hash = hex(&Sha256::digest(format!("{}\n{name}={url}", self.hash)));
                     connection.base_url = url;
                     provider.base_url_env = None;

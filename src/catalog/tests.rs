@@ -157,7 +157,7 @@ fn upstreams_override_the_seeds() {
     assert!(snapshot.models().all(|model| model.id != "o4-mini"), "nobody is known to have it");
     assert_ne!(snapshot.hash(), load_embedded().unwrap().hash);
     match &snapshot.provider("upstream").unwrap().connection.kind {
-        ProviderKind::OpenAi(connection) => assert_eq!(connection.base_url, "http://gpu:8000/v1"),
+        ProviderKind::Server(connection) => assert_eq!(connection.base_url, "http://gpu:8000/v1"),
         ProviderKind::Simulated { .. } => panic!("simulated"),
     }
 }

@@ -14,7 +14,7 @@ use super::model::{Capacity, Limits, Model, Offering, Privacy, Provider};
 use super::seeds::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES, Seeds};
 use super::url::parse_base_url;
 use super::words::Status;
-use crate::domain::connection::{Connection, KeySource, OpenAiConnection, ProviderKind, Timeouts};
+use crate::domain::connection::{Api, Connection, KeySource, ProviderKind, ServerConnection, Timeouts};
 use crate::domain::request::MAX_MODEL_CHARS;
 use crate::domain::text::hex;
 
@@ -27,7 +27,7 @@ pub const UPSTREAM_KEY_ENV: &str = "BATCHD_UPSTREAM_API_KEY";
 pub struct Upstream {
     /// The only model it serves; `None` for every model that no other provider offers.
     pub model: Option<String>,
-    /// As in [`OpenAiConnection::base_url`].
+    /// As in [`ServerConnection::base_url`].
     pub base_url: Uri,
 }
 
@@ -182,7 +182,8 @@ impl Seeds {
 }
 
 fn provider(id: &str, base_url: &Uri, options: &UpstreamOptions) -> Provider {
-    let connection = OpenAiConnection {
+    let connection = ServerConnection {
+        api: Api::OpenAi,
         base_url: base_url.clone(),
         timeouts: options.timeouts,
         ca_file: None,
@@ -193,7 +194,7 @@ fn provider(id: &str, base_url: &Uri, options: &UpstreamOptions) -> Provider {
         name: "Server of the operator".to_owned(),
         connection: Connection {
             id: id.to_owned(),
-            kind: ProviderKind::OpenAi(connection),
+            kind: ProviderKind::Server(connection),
             key: if options.has_key { KeySource::Env(UPSTREAM_KEY_ENV.to_owned()) } else { KeySource::None },
             limits: Limits { in_flight: Some(options.concurrency), ..Limits::default() },
         },

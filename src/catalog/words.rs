@@ -48,6 +48,8 @@ words! {
     Kind {
         /// Any server with OpenAI's API.
         OpenAi = "openai",
+        /// Anthropic's.
+        Anthropic = "anthropic",
         /// Built in; needs nothing.
         Simulated = "simulated",
     }

@@ -166,8 +166,8 @@ fn open_provider(settings: &Settings, env: Environment, clock: Clock) -> OpenPro
             SetupError::Key { provider: connection.id.clone() }
         })?;
         let mut connection = connection.clone();
-        if let ProviderKind::OpenAi(openai) = &mut connection.kind {
-            openai.max_response_bytes = openai.max_response_bytes.min(cap);
+        if let ProviderKind::Server(server) = &mut connection.kind {
+            server.max_response_bytes = server.max_response_bytes.min(cap);
         }
         provider::open(&connection, key, &clock)
     })

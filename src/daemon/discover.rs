@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::core::{Environment, system_clock};
 use crate::catalog::{Discovered, NotAList, Upstream, UpstreamError, read_models};
-use crate::domain::connection::{OpenAiConnection, Timeouts};
-use crate::provider::openai::OpenAi;
+use crate::domain::connection::{Api, ServerConnection, Timeouts};
+use crate::provider::server::Server;
 use crate::provider::{CallError, SetupError};
 
 /// How long a server may take to list its models.
@@ -47,8 +47,9 @@ pub async fn discover_models(url: &str, key_env: Option<&str>, env: Environment)
     let no_key = |name: &str| DiscoverError::NoKey(name.to_owned());
     let key = key_env.map(|name| env.filled(name).ok().flatten().ok_or_else(|| no_key(name))).transpose()?;
     let timeouts = Timeouts { first_byte: PATIENCE, total: PATIENCE, ..Timeouts::default() };
-    let connection = OpenAiConnection { base_url: upstream.base_url, timeouts, ca_file: None, max_response_bytes: MAX_LIST };
-    let server = OpenAi::new("the server", &connection, key.map(Into::into), system_clock())?;
+    let connection =
+        ServerConnection { api: Api::OpenAi, base_url: upstream.base_url, timeouts, ca_file: None, max_response_bytes: MAX_LIST };
+    let server = Server::new("the server", &connection, key.map(Into::into), system_clock())?;
     let answer = server.list_models(PATIENCE).await?;
     if answer.status != 200 {
         return Err(DiscoverError::Status { status: answer.status });

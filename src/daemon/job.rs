@@ -42,7 +42,7 @@ pub enum JobError {
     Input { name: String, reason: String },
     #[error("{name} is empty; each line must be one request")]
     Empty { name: String },
-    #[error("none of the first {LOOKED_AT} rows of {name} has a `url` that a batch can run: {choices}", choices = Endpoint::choices())]
+    #[error("none of the first {LOOKED_AT} rows of {name} has a `url` that a batch can run: {choices}", choices = Endpoint::choices(&Endpoint::OPENAI))]
     NoEndpoint { name: String },
     #[error("cannot write the results: {0}")]
     Output(io::Error),
@@ -91,7 +91,7 @@ impl Job {
         // Who answers, not how patiently: a changed time limit is no reason to pay for every row again.
         for connection in catalog.connections() {
             let place = match &connection.kind {
-                ProviderKind::OpenAi(openai) => openai.base_url.to_string(),
+                ProviderKind::Server(server) => server.base_url.to_string(),
                 ProviderKind::Simulated { .. } => "simulated".to_owned(),
             };
             sha.update(format!("{}\0{place}\0", connection.id));
@@ -222,7 +222,7 @@ fn first_endpoint(reader: impl BufRead, max_row_bytes: u64) -> io::Result<(u32, 
     while rows < LOOKED_AT && lines.advance()?.is_some() {
         let Line::Text(text) = lines.latest() else { continue };
         rows += 1;
-        let endpoint = endpoint_of(text);
+        let endpoint = endpoint_of(text).filter(|endpoint| Endpoint::OPENAI.contains(endpoint));
         if endpoint.is_some() {
             return Ok((rows, endpoint));
         }

@@ -33,9 +33,19 @@ impl Default for Timeouts {
     }
 }
 
-/// An OpenAI-compatible server.
+/// Whose API a server has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Api {
+    /// OpenAI's, or one that imitates it.
+    OpenAi,
+    /// Anthropic's Messages, and its layer of compatibility with OpenAI's Chat Completions.
+    Anthropic,
+}
+
+/// A server that is called over HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenAiConnection {
+pub struct ServerConnection {
+    pub api: Api,
     /// Absolute `http` or `https` URL without query or fragment and without a trailing slash. If it
     /// has no path, operations are at `/v1/...`; otherwise directly below its path.
     pub base_url: http::Uri,
@@ -83,12 +93,22 @@ impl Default for SimulatedProfile {
 /// What kind of provider it is, with what that kind needs.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ProviderKind {
-    OpenAi(OpenAiConnection),
+    Server(ServerConnection),
     /// Profiles by upstream model name, and one for every other model.
     Simulated {
         default: SimulatedProfile,
         models: Vec<(String, SimulatedProfile)>,
     },
+}
+
+impl ProviderKind {
+    /// Whether Anthropic's Messages are known to be there, whatever model is asked.
+    pub fn has_messages(&self) -> bool {
+        match self {
+            Self::Server(server) => server.api == Api::Anthropic,
+            Self::Simulated { .. } => true,
+        }
+    }
 }
 
 /// What a provider, or one of its offerings, bears. Without a number there is no such limit.

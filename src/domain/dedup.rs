@@ -1,7 +1,7 @@
 //! Equal requests that are made once: among whom, and what makes two requests equal.
 //!
 //! Nothing is normalised: two requests are equal if the same server would receive the same bytes
-//! under the same path. A digest names the request, so a table of them holds no prompts.
+//! under the same path, and the answers would be passed on in the same form. A digest names the request, so a table of them holds no prompts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::endpoint::Endpoint;
+use super::conversation::Form;
 use super::id::BatchId;
 use super::share::Owner;
 
@@ -82,14 +82,15 @@ pub struct RequestDigest(pub [u8; 16]);
 
 impl RequestDigest {
     /// The digest of a request that goes to `upstream`, a model, on `server`.
-    pub fn of(circle: Circle, server: &str, upstream: &str, endpoint: Endpoint, body: &[u8]) -> Self {
+    pub fn of(circle: Circle, server: &str, upstream: &str, form: Form, body: &[u8]) -> Self {
         let mut hash = Sha256::new();
         match circle {
             Circle::Batch(batch) => hash.update([&[1], &batch.as_u128().to_be_bytes()[..]].concat()),
             Circle::Owner(owner) => hash.update([&[2], &owner.0.to_be_bytes()[..]].concat()),
         }
         // With their lengths, so that no two sequences of parts are the same bytes.
-        for part in [server.as_bytes(), upstream.as_bytes(), endpoint.path().as_bytes(), body] {
+        let said_back = form.is_said_back().then(|| form.asked.path().as_bytes());
+        for part in [server.as_bytes(), upstream.as_bytes(), form.sent.path().as_bytes(), body].into_iter().chain(said_back) {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
@@ -103,12 +104,14 @@ impl RequestDigest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::endpoint::Endpoint;
 
     #[test]
     fn whatever_differs_makes_another_request() {
         let (one, two) = (Circle::Owner(Owner(1)), Circle::Batch(BatchId::from_u128(1)));
-        let digest =
-            |circle, server, upstream, body: &str| RequestDigest::of(circle, server, upstream, Endpoint::Embeddings, body.as_bytes());
+        let digest = |circle, server, upstream, body: &str| {
+            RequestDigest::of(circle, server, upstream, Form::as_asked(Endpoint::Embeddings), body.as_bytes())
+        };
         let all = [
             digest(one, "s", "m", "{}"),
             digest(one, "s", "m", "{} "),
@@ -116,7 +119,9 @@ mod tests {
             digest(one, "", "sm", "{}"),
             digest(two, "s", "m", "{}"),
             digest(Circle::Owner(Owner(2)), "s", "m", "{}"),
-            RequestDigest::of(one, "s", "m", Endpoint::Responses, b"{}"),
+            RequestDigest::of(one, "s", "m", Form::as_asked(Endpoint::Responses), b"{}"),
+            RequestDigest::of(one, "s", "m", Form::as_asked(Endpoint::ChatCompletions), b"{}"),
+            RequestDigest::of(one, "s", "m", Form { asked: Endpoint::Messages, sent: Endpoint::ChatCompletions }, b"{}"),
         ];
         let distinct: std::collections::HashSet<_> = all.into_iter().collect();
         assert_eq!(distinct.len(), all.len());

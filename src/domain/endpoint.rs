@@ -1,4 +1,5 @@
-//! The operations a batch can run, as listed by OpenAI's `CreateBatchRequest.endpoint`.
+//! The operations a row can ask for: those that OpenAI's `CreateBatchRequest.endpoint` lists, and Anthropic's
+//! Messages, which Phaseo's batches have besides.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,11 +15,13 @@ pub enum Endpoint {
     ImagesGenerations,
     ImagesEdits,
     Videos,
+    /// Anthropic's.
+    Messages,
 }
 
 impl Endpoint {
-    /// Every operation, in the order of OpenAI's document.
-    pub const ALL: [Self; 8] = [
+    /// Those of OpenAI's batches, in the order of its document.
+    pub const OPENAI: [Self; 8] = [
         Self::Responses,
         Self::ChatCompletions,
         Self::Embeddings,
@@ -27,6 +30,18 @@ impl Endpoint {
         Self::ImagesGenerations,
         Self::ImagesEdits,
         Self::Videos,
+    ];
+    /// Every operation.
+    pub const ALL: [Self; 9] = [
+        Self::Responses,
+        Self::ChatCompletions,
+        Self::Embeddings,
+        Self::Completions,
+        Self::Moderations,
+        Self::ImagesGenerations,
+        Self::ImagesEdits,
+        Self::Videos,
+        Self::Messages,
     ];
 
     /// The path, with the leading `/v1`.
@@ -40,6 +55,7 @@ impl Endpoint {
             Self::ImagesGenerations => "/v1/images/generations",
             Self::ImagesEdits => "/v1/images/edits",
             Self::Videos => "/v1/videos",
+            Self::Messages => "/v1/messages",
         }
     }
 
@@ -48,9 +64,9 @@ impl Endpoint {
         self.path().strip_prefix("/v1").unwrap_or(self.path())
     }
 
-    /// The legal paths as a sentence fragment for error messages.
-    pub fn choices() -> String {
-        let paths: Vec<String> = Self::ALL.iter().map(|e| format!("`{e}`")).collect();
+    /// These paths as a sentence fragment for error messages about what is legal.
+    pub fn choices(legal: &[Self]) -> String {
+        let paths: Vec<String> = legal.iter().map(|e| format!("`{e}`")).collect();
         paths.join(", ")
     }
 
@@ -65,6 +81,7 @@ impl Endpoint {
             Self::ImagesGenerations => 6,
             Self::ImagesEdits => 7,
             Self::Videos => 8,
+            Self::Messages => 9,
         }
     }
 

@@ -1,7 +1,8 @@
 //! One item of BatchRouter's: a line of a file, or one of those that came with the request.
 //!
 //! An item is BatchRouter's own (`customer_item_id`, `operation`, `model`, `input`), or a line of
-//! OpenAI's (`custom_id`, `url`, `body`), which may stand beside each other. Which models may serve it:
+//! OpenAI's (`custom_id`, `url`, `body`), which may stand beside each other. What it asks has the form of
+//! OpenAI's requests, by its members, unless its `url` is that of Anthropic's Messages. Which models may serve it:
 //! those that are named for all items, else its `model_options`, else its `model`. Its body stays raw,
 //! as that of any other row.
 
@@ -24,7 +25,7 @@ pub const MAX_OPTIONS: usize = 256;
 /// Members and elements of one item, each of which takes a hundred times its bytes in memory.
 const MAX_MEMBERS: usize = 100_000;
 /// The endpoints that an item can be meant for.
-const ENDPOINTS: [Endpoint; 3] = [Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Embeddings];
+const ENDPOINTS: [Endpoint; 4] = [Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Embeddings, Endpoint::Messages];
 
 /// What is said of all items at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -100,7 +101,7 @@ pub fn parse_item<'a>(text: &'a [u8], defaults: &'a Defaults) -> Result<RowReque
         check_stream(input.members.stream, "input.stream").unwrap_or_else(&mut keep);
     }
     let endpoint = match (operation, &input) {
-        (Some(operation), Some(input)) => endpoint(operation, input).map_err(&mut keep).ok(),
+        (Some(operation), Some(input)) => endpoint(operation, input, url(&raw)).map_err(&mut keep).ok(),
         (_, _) => None,
     };
     match (custom_id, operation, input, model, endpoint) {
@@ -119,8 +120,10 @@ fn operation(raw: &RawItem<'_>, defaults: &Defaults) -> Result<Operation, Fault>
             Fault::new(ProblemCode::InvalidOperation, Some("operation"), message)
         });
     }
-    let Some(url) = raw.url else { return Ok(defaults.operation.unwrap_or(Operation::Responses)) };
-    match string(url).and_then(|text| text.parse().ok()).filter(|url| ENDPOINTS.contains(url)) {
+    if raw.url.is_none() {
+        return Ok(defaults.operation.unwrap_or(Operation::Responses));
+    }
+    match url(raw) {
         Some(Endpoint::Embeddings) => Ok(Operation::Embeddings),
         Some(_) => Ok(Operation::Responses),
         None => {
@@ -128,6 +131,11 @@ fn operation(raw: &RawItem<'_>, defaults: &Defaults) -> Result<Operation, Fault>
             Err(Fault::new(ProblemCode::InvalidOperation, Some("url"), format!("`url` must be one of {legal}")))
         }
     }
+}
+
+/// What an item names in `url`.
+fn url(raw: &RawItem<'_>) -> Option<Endpoint> {
+    raw.url.and_then(string)?.parse().ok().filter(|url| ENDPOINTS.contains(url))
 }
 
 /// What an item asks.
@@ -167,13 +175,15 @@ fn input<'a>(raw: &RawItem<'a>) -> Result<Input<'a>, Fault> {
     }
 }
 
-fn endpoint(operation: Operation, input: &Input<'_>) -> Result<Endpoint, Fault> {
+fn endpoint(operation: Operation, input: &Input<'_>, url: Option<Endpoint>) -> Result<Endpoint, Fault> {
     let is_there = |value: Option<&RawValue>| value.is_some_and(|value| value.get() != "null");
     let (messages, texts) = (is_there(input.members.messages), is_there(input.members.input));
     let bad = |what: &str| Err(Fault::new(ProblemCode::InvalidInput, Some(input.field), format!("`{}` must have {what}", input.field)));
     match (operation, messages, texts) {
         (Operation::Embeddings, _, true) => Ok(Endpoint::Embeddings),
         (Operation::Embeddings, _, false) => bad("`input`, the text to embed or an array of texts"),
+        (Operation::Responses | Operation::Vision, true, _) if url == Some(Endpoint::Messages) => Ok(Endpoint::Messages),
+        (Operation::Responses | Operation::Vision, false, _) if url == Some(Endpoint::Messages) => bad("`messages`, an array of messages"),
         (Operation::Responses | Operation::Vision, true, _) => Ok(Endpoint::ChatCompletions),
         (Operation::Responses | Operation::Vision, false, true) => Ok(Endpoint::Responses),
         (Operation::Responses | Operation::Vision, false, false) => {
@@ -281,6 +291,8 @@ mod tests {
             (r#"{"customer_item_id":"a","model":"m","input":{"input":"text"}}"#, &all),
             (r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[1]}}"#, &none),
             (r#"{"custom_id":"a","url":"/v1/responses","body":{"model":"up","input":"x"}}"#, &none),
+            (r#"{"custom_id":"a","url":"/v1/messages","body":{"model":"up","max_tokens":5,"messages":[1]}}"#, &none),
+            (r#"{"custom_id":"a","url":"/v1/messages","body":{"model":"up","input":"x"}}"#, &none),
             (r#"{"custom_id":"a","url":"/v1/moderations","body":{"model":"up","input":"x"}}"#, &none),
             (r#"{"customer_item_id":7,"operation":"speech","model":[],"input":[]}"#, &none),
             (r#"{"customer_item_id":"","model_options":"m","input":{"stream":true,"prompt":"x"}}"#, &none),

@@ -1,8 +1,9 @@
 //! How many tokens and images a response says it used.
 //!
 //! Read from the provider's body: the chat form (`prompt_tokens`, `completion_tokens`) and the
-//! Responses form (`input_tokens`, `output_tokens`) of OpenAI's document. A body that states no
-//! usage counts as zero; nothing is guessed.
+//! Responses form (`input_tokens`, `output_tokens`) of OpenAI's document, and that of Anthropic's
+//! Messages, which counts what its cache has read or written beside `input_tokens`. A body that states
+//! no usage counts as zero; nothing is guessed.
 
 use std::ops::AddAssign;
 
@@ -62,6 +63,10 @@ struct RawUsage {
     output_tokens: Option<u64>,
     #[serde(default)]
     completion_tokens: Option<u64>,
+    #[serde(default)]
+    cache_read_input_tokens: Option<u64>,
+    #[serde(default)]
+    cache_creation_input_tokens: Option<u64>,
     #[serde(default)]
     input_tokens_details: Option<Details>,
     #[serde(default)]
@@ -143,6 +148,18 @@ impl From<Probe> for Usage {
     fn from(probe: Probe) -> Self {
         let images = probe.data.map_or(0, |d| d.0);
         let Some(raw) = probe.usage else { return Self { images, ..Self::default() } };
+        // Gateways to Anthropic say it beside a usage in OpenAI's form, which includes it.
+        let beside = raw.prompt_tokens.is_none() && raw.input_tokens_details.is_none();
+        if let (true, Some(input)) = (beside, raw.input_tokens) {
+            let cached = raw.cache_read_input_tokens.unwrap_or(0);
+            return Self {
+                input_tokens: input.saturating_add(cached).saturating_add(raw.cache_creation_input_tokens.unwrap_or(0)),
+                output_tokens: raw.output_tokens.or(raw.completion_tokens).unwrap_or(0),
+                cached_tokens: cached,
+                reasoning_tokens: raw.output_tokens_details.and_then(|details| details.reasoning_tokens).unwrap_or(0),
+                images,
+            };
+        }
         Self {
             input_tokens: raw.input_tokens.or(raw.prompt_tokens).unwrap_or(0),
             output_tokens: raw.output_tokens.or(raw.completion_tokens).unwrap_or(0),
@@ -158,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_spellings_of_usage() {
+    fn the_spellings_of_usage() {
         let chat = br#"{"usage":{"prompt_tokens":9,"completion_tokens":12,"total_tokens":21,
             "prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":5}}}"#;
         let expected = Usage { input_tokens: 9, cached_tokens: 4, output_tokens: 12, reasoning_tokens: 5, images: 0 };
@@ -166,6 +183,10 @@ mod tests {
         let responses = br#"{"usage":{"input_tokens":9,"input_tokens_details":{"cached_tokens":4},
             "output_tokens":12,"output_tokens_details":{"reasoning_tokens":5},"total_tokens":21}}"#;
         assert_eq!(read(responses).unwrap(), expected);
+        let messages = br#"{"usage":{"input_tokens":3,"cache_creation_input_tokens":2,"cache_read_input_tokens":4,"output_tokens":12}}"#;
+        assert_eq!(read(messages).unwrap(), Usage { reasoning_tokens: 0, ..expected });
+        let gateway = br#"{"usage":{"prompt_tokens":9,"input_tokens":9,"cache_read_input_tokens":4,"completion_tokens":12}}"#;
+        assert_eq!(read(gateway).unwrap().input_tokens, 9);
         let both = br#"{"usage":{"prompt_tokens":9,"input_tokens":9,"completion_tokens":12,"output_tokens":12}}"#;
         assert_eq!(read(both).unwrap(), Usage { input_tokens: 9, output_tokens: 12, ..Usage::default() });
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::row::{ReadyRow, Tried};
 use super::sharing::{Asked, Moment};
 use super::ways::Route;
+use crate::domain::conversation::Form;
 use crate::domain::dedup::{Circle, RequestDigest};
-use crate::domain::endpoint::Endpoint;
 use crate::domain::id::RowKey;
 use crate::domain::money::Usd;
 use crate::domain::row::{Attempt, Outcome, RowResult};
@@ -30,8 +30,8 @@ pub(super) struct Shared {
 
 impl Shared {
     /// What a row asks that is sent there.
-    pub fn ask(self, route: &Route, endpoint: Endpoint, body: &[u8]) -> Asked {
-        Asked { request: RequestDigest::of(self.circle, &route.server, &route.upstream, endpoint, body), at: self.at }
+    pub fn ask(self, route: &Route, form: Form, body: &[u8]) -> Asked {
+        Asked { request: RequestDigest::of(self.circle, &route.server, &route.upstream, form, body), at: self.at }
     }
 
     /// The result of a row whose request has been answered before. What cannot be read now counts

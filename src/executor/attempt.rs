@@ -20,7 +20,7 @@ use crate::domain::row::{Outcome, Response, RowError, RowResult};
 use crate::domain::time::{Clock, Timestamp, until};
 use crate::domain::usage::Usage;
 use crate::domain::words::Operation;
-use crate::provider::form::named;
+use crate::provider::form::{named, said_back};
 use crate::provider::{Answer, Call, CallError, Dispatch, Verdict, verdict};
 use crate::store::{PackedRow, Store};
 
@@ -125,7 +125,7 @@ impl Attempt {
     /// The body with the files that it names, if it names any. Boxed, because hardly any row does.
     async fn files(&self) -> Result<Option<Complete>, Incomplete> {
         let (Order::Items(_), Some(way)) = (&self.spec.order, self.route()) else { return Ok(None) };
-        let (endpoint, body) = (self.row.endpoint, &self.row.body);
+        let (endpoint, body) = (self.row.form.sent, &self.row.body);
         let ids = named(endpoint, body);
         if ids.is_empty() {
             return Ok(None);
@@ -160,7 +160,7 @@ impl Attempt {
 
     fn judge(mut self, mut answer: Result<Answer, CallError>, started_at: Timestamp, took: Duration) -> (Made, Option<Lesson>) {
         let allowances = answer.as_mut().ok().and_then(|answer| answer.allowances.take());
-        let judged = verdict(answer);
+        let judged = said_back(self.row.form, verdict(answer));
         let (status, failure) = match &judged {
             Verdict::Succeeded { response, .. } => (Some(response.status), None),
             Verdict::Failed { class, last, .. } => (last.as_ref().map(|response| response.status), Some(*class)),
@@ -190,7 +190,7 @@ impl Attempt {
     fn call(&self, now: Timestamp) -> Call {
         let attempts = self.row.tally.failed.saturating_add(self.row.tally.turned_away);
         Call {
-            endpoint: self.row.endpoint,
+            endpoint: self.row.form.sent,
             upstream_model: self.route().map_or_else(|| Arc::from(""), |route| route.upstream.clone()),
             body: self.row.body.clone(),
             key: self.key(),

@@ -13,7 +13,6 @@ use crate::domain::plan::PlannedModel;
 use crate::domain::problem::{Problem, ProblemCode};
 use crate::domain::request::{Fault, RowRequest};
 use crate::domain::usage::Usage;
-use crate::domain::words::Operation;
 use crate::route::bound;
 use crate::route::quote::{Attachment, Content, Misread, Output};
 
@@ -71,9 +70,9 @@ pub(super) type FindFile<'a> = &'a dyn Fn(&str) -> Option<Attachment>;
 ///
 /// # Errors
 /// When nobody could answer the item.
-pub(super) fn measure(row: &RowRequest<'_>, operation: Operation, find: FindFile<'_>) -> Result<Measured, Fault> {
+pub(super) fn measure(row: &RowRequest<'_>, find: FindFile<'_>) -> Result<Measured, Fault> {
     let input = readable(row)?;
-    let content = Content::read(operation, &input).map_err(|Misread { member, message }| {
+    let content = Content::read(row.endpoint, &input).map_err(|Misread { member, message }| {
         let field = if member.is_empty() { "input".to_owned() } else { format!("input.{member}") };
         Fault::new(ProblemCode::InvalidInput, Some("input"), format!("`{field}` {message}"))
     })?;
@@ -215,7 +214,7 @@ mod tests {
             let item = format!(r#"{{"customer_item_id":"a","model":"m","input":{input}}}"#);
             let defaults = Defaults::default();
             let row = crate::domain::item::parse_item(item.as_bytes(), &defaults).unwrap();
-            measure(&row, Operation::Responses, &find).map_err(|fault| fault.message)
+            measure(&row, &find).map_err(|fault| fault.message)
         };
         let text = "x".repeat(4_000);
         let plain = read(&format!(r#"{{"input":"{text} ;base64,{text}","max_output_tokens":16000,"n":2}}"#)).unwrap();

@@ -326,11 +326,11 @@ impl Source {
         let way = |route: u16| Some((route, self.ways.get(route).filter(|way| way.lane.is_some())?));
         let (route, way) = route.or_else(|| self.ways.entry(at.model)).and_then(way)?;
         let (custom_id, operation) = (row.custom_id.as_ref().into(), row.operation);
-        let (endpoint, body) = self.request(row, way);
+        let (form, body) = self.request(row, way);
         let beginning = if way.by_prefix { beginning(&body) } else { 0 };
-        let asked = self.shared.map(|shared| shared.ask(way, endpoint, &body));
+        let asked = self.shared.map(|shared| shared.ask(way, form, &body));
         let (history, tally, last) = (Vec::new(), Tally::default(), None);
-        Some(ReadyRow { at, route, custom_id, operation, endpoint, body, beginning, asked, history, tally, last })
+        Some(ReadyRow { at, route, custom_id, operation, form, body, beginning, asked, history, tally, last })
     }
 
     /// Puts a row into the window, unless the answer to what it asks is there already. Returns

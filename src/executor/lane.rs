@@ -319,9 +319,9 @@ fn same_way(a: &Connection, b: &Connection) -> bool {
 /// Whether two connections lead to the same server under the same key.
 fn same_place(a: &Connection, b: &Connection) -> bool {
     let urls = match (&a.kind, &b.kind) {
-        (ProviderKind::OpenAi(a), ProviderKind::OpenAi(b)) => a.base_url == b.base_url,
+        (ProviderKind::Server(a), ProviderKind::Server(b)) => (&a.base_url, a.api) == (&b.base_url, b.api),
         (ProviderKind::Simulated { .. }, ProviderKind::Simulated { .. }) => true,
-        (ProviderKind::OpenAi(_), ProviderKind::Simulated { .. }) | (ProviderKind::Simulated { .. }, ProviderKind::OpenAi(_)) => false,
+        (ProviderKind::Server(_), ProviderKind::Simulated { .. }) | (ProviderKind::Simulated { .. }, ProviderKind::Server(_)) => false,
     };
     urls && a.key == b.key
 }

@@ -8,17 +8,17 @@ use bytes::Bytes;
 use super::input::Source;
 use super::ways::Route;
 use crate::domain::batch::Order;
-use crate::domain::endpoint::Endpoint;
+use crate::domain::conversation::Form;
 use crate::domain::request::RowRequest;
 use crate::provider::form::{Takes, fit};
 
 impl Source {
-    /// What is sent for a row on its way, and to which endpoint.
-    pub(super) fn request(&self, row: &RowRequest<'_>, way: &Route) -> (Endpoint, Bytes) {
+    /// What is sent for a row on its way, and in which form.
+    pub(super) fn request(&self, row: &RowRequest<'_>, way: &Route) -> (Form, Bytes) {
         let body = row.body_for(&way.upstream);
-        let Order::Items(order) = &self.spec.order else { return (row.endpoint, Bytes::from(body)) };
-        let takes = Takes { endpoints: &way.endpoints, tool_names: &way.tool_names };
-        let (endpoint, body) = fit(row.endpoint, body, takes, &order.demands.tools);
-        (endpoint, Bytes::from(body))
+        let Order::Items(order) = &self.spec.order else { return (Form::as_asked(row.endpoint), Bytes::from(body)) };
+        let takes = Takes { endpoints: &way.endpoints, messages: way.messages, tool_names: &way.tool_names };
+        let (form, body) = fit(row.endpoint, body, takes, &order.demands.tools);
+        (form, Bytes::from(body))
     }
 }

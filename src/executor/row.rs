@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::sharing::Asked;
-use crate::domain::endpoint::Endpoint;
+use crate::domain::conversation::Form;
 use crate::domain::id::RowIndex;
 use crate::domain::retry::{FailureClass, Tally};
 use crate::domain::row::{Attempt, Response};
@@ -64,8 +64,8 @@ pub(super) struct ReadyRow {
     pub route: u16,
     pub custom_id: Box<str>,
     pub operation: Option<Operation>,
-    /// Where it is sent.
-    pub endpoint: Endpoint,
+    /// How it asks, and where it is sent.
+    pub form: Form,
     /// As the provider receives it.
     pub body: Bytes,
     /// What it begins with, where that decides who is next to it; else 0.

@@ -178,7 +178,7 @@ impl<'a> Check<'a> {
     fn row(&mut self, place: Place, row: &RowRequest<'_>) {
         self.ids.push(self.hasher.hash_one(row.custom_id.as_ref()));
         let index = RowIndex(self.rows - 1);
-        let measured = row.operation.map(|operation| measure(row, operation, self.asked.files)).transpose();
+        let measured = row.operation.map(|_| measure(row, self.asked.files)).transpose();
         let measured = measured.map_err(|fault| self.problem(fault.at(place.number))).ok().flatten();
         if let Err(fault) = self.models.count(row, index, measured, (self.asked.quote, self.catalog)) {
             self.problem(fault.at(place.number));

@@ -39,6 +39,8 @@ pub(super) struct Route {
     pub price: PriceSheet,
     /// The endpoints that it serves; empty if that is not known.
     pub endpoints: Vec<Endpoint>,
+    /// Its server has Anthropic's Messages.
+    pub messages: bool,
     /// Which files it reads.
     pub reads: Reads,
     /// What its provider calls tools that it runs itself.
@@ -194,6 +196,7 @@ fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around
     let avoided = lane.is_some_and(|lane| lanes.is_avoided(lane, around.now));
     let by_prefix = around.catalog.is_local(provider);
     let server = around.catalog.provider(provider).map(|provider| server(&provider.connection)).unwrap_or_default();
+    let messages = around.catalog.provider(provider).is_some_and(|provider| provider.connection.kind.has_messages());
     let offering = around.catalog.offering(provider, upstream);
     let endpoints = offering.map(|offering| offering.endpoints.clone()).unwrap_or_default();
     let reads = offering.map_or(Reads::Unknown, |offering| Reads::Files(offering.files.clone()));
@@ -201,6 +204,7 @@ fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around
     Route {
         lane,
         endpoints,
+        messages,
         reads,
         tool_names,
         avoided,
@@ -215,7 +219,7 @@ fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around
 /// What stands for a server: whose it is, and where.
 fn server(connection: &Connection) -> String {
     match &connection.kind {
-        ProviderKind::OpenAi(openai) => format!("{} {}", connection.id, openai.base_url),
+        ProviderKind::Server(server) => format!("{} {}", connection.id, server.base_url),
         ProviderKind::Simulated { .. } => connection.id.clone(),
     }
 }

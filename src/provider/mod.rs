@@ -10,7 +10,7 @@ pub mod form;
 mod limits;
 #[cfg(test)]
 mod loopback;
-pub mod openai;
+pub mod server;
 pub mod simulated;
 mod transport;
 mod verdict;
@@ -120,13 +120,13 @@ pub enum SetupError {
     Tls { provider: String, reason: String },
 }
 
-/// Builds the provider behind a connection. `key` is sent as a bearer token.
+/// Builds the provider behind a connection. `key` is sent as its API wants it.
 ///
 /// # Errors
 /// When its URL, CA file, key or proxy cannot be used.
 pub fn open(connection: &Connection, key: Option<SecretString>, clock: &Clock) -> Result<Arc<dyn Dispatch>, SetupError> {
     match &connection.kind {
-        ProviderKind::OpenAi(openai) => Ok(Arc::new(openai::OpenAi::new(&connection.id, openai, key, clock.clone())?)),
+        ProviderKind::Server(server) => Ok(Arc::new(server::Server::new(&connection.id, server, key, clock.clone())?)),
         ProviderKind::Simulated { default, models } => Ok(Arc::new(simulated::Simulated::new(*default, models.clone()))),
     }
 }

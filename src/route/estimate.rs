@@ -211,7 +211,7 @@ fn expected_output(endpoint: Endpoint, body: &str) -> ExpectedOutput {
     let stated: Stated = serde_json::from_str(body).unwrap_or_default();
     let choices = stated.n.as_u64().unwrap_or(1).clamp(1, MAX_CHOICES);
     match endpoint {
-        Endpoint::Responses | Endpoint::ChatCompletions | Endpoint::Completions => {
+        Endpoint::Responses | Endpoint::ChatCompletions | Endpoint::Messages | Endpoint::Completions => {
             let limit = [&stated.max_completion_tokens, &stated.max_output_tokens, &stated.max_tokens].into_iter().find_map(|v| v.as_u64());
             let tokens = limit.unwrap_or(ASSUMED_OUTPUT_TOKENS).saturating_mul(choices);
             ExpectedOutput { tokens, images: 0, assumed: limit.is_none() }

@@ -73,6 +73,13 @@ def requests():
         raise AssertionError("an empty array was taken")
 
 
+def messages():
+    batch = wait(client.batches.create({"model": MODEL, "endpoint": "/v1/messages", "prompts": ["One?"], "system": "Be brief."}))
+    [line] = results(batch)
+    answer = line["response"]["body"]
+    assert answer["type"] == "message" and answer["content"][0]["type"] == "text", answer
+
+
 def files():
     body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 16}
     text = "".join(json.dumps({"custom_id": f"f{n}", "method": "POST", "url": "/v1/chat/completions", "body": body}) + "\n" for n in range(3))
@@ -122,7 +129,7 @@ def webhooks():
     server.shutdown()
 
 
-for part in (models, prompts, requests, files, cancel, webhooks):
+for part in (models, prompts, requests, messages, files, cancel, webhooks):
     part()
     print(part.__name__, flush=True)
 print(f"OK phaseo {importlib.metadata.version('phaseo')}")

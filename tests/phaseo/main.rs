@@ -3,6 +3,7 @@
 mod client;
 mod feed;
 mod lifecycle;
+mod messages;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
 mod support;

@@ -77,15 +77,17 @@ fn check_name(name: &str) -> Result<String, String> {
 
 pub(super) fn check_endpoints(context: &mut Context<'_>, field: &ListField<String>) -> Option<Vec<Endpoint>> {
     if let Some(list) = field.as_ref().filter(|list: &&Spanned<Vec<_>>| list.get_ref().is_empty()) {
-        context.fault(list.span(), format!("`endpoints` is empty; it must hold at least one of {}", Endpoint::choices()));
+        context.fault(list.span(), format!("`endpoints` is empty; it must hold at least one of {}", Endpoint::choices(&Endpoint::ALL)));
     }
-    context.list(field, "endpoints", |path| path.parse::<Endpoint>().map_err(|_| format!("must be one of {}", Endpoint::choices())))
+    context.list(field, "endpoints", |path| {
+        path.parse::<Endpoint>().map_err(|_| format!("must be one of {}", Endpoint::choices(&Endpoint::ALL)))
+    })
 }
 
 /// BatchRouter knows three operations: text, with or without images, is `responses`.
 fn derive_operations(endpoints: &[Endpoint], input: &[Modality]) -> Vec<Operation> {
     let writes = endpoints.iter().any(|endpoint| match endpoint {
-        Endpoint::Responses | Endpoint::ChatCompletions | Endpoint::Completions => true,
+        Endpoint::Responses | Endpoint::ChatCompletions | Endpoint::Messages | Endpoint::Completions => true,
         Endpoint::Embeddings | Endpoint::Moderations | Endpoint::ImagesGenerations | Endpoint::ImagesEdits | Endpoint::Videos => false,
     });
     let embeds = endpoints.contains(&Endpoint::Embeddings);

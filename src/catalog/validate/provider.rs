@@ -11,7 +11,7 @@ use super::super::url::parse_base_url;
 use super::super::words::{HostedTool, Kind, Status, slug};
 use super::context::Context;
 use super::shared::{check_capacity, check_limits, check_privacy};
-use crate::domain::connection::{Connection, KeySource, OpenAiConnection, ProviderKind, SimulatedFaults, SimulatedProfile, Timeouts};
+use crate::domain::connection::{Api, Connection, KeySource, ProviderKind, ServerConnection, SimulatedFaults, SimulatedProfile, Timeouts};
 
 /// Checks a provider file. `None` if a fault left too little of it.
 pub(super) fn check(context: &mut Context<'_>, file: &ProviderFile) -> Option<Provider> {
@@ -19,7 +19,7 @@ pub(super) fn check(context: &mut Context<'_>, file: &ProviderFile) -> Option<Pr
     let id = check_id(context, &file.id);
     context.required(&file.name, 0..0, "name", "the provider's name for people");
     let name = context.text(&file.name, "name");
-    context.required(&file.kind, 0..0, "kind", "`openai` or `simulated`");
+    context.required(&file.kind, 0..0, "kind", &Kind::choices());
     let kind = context.word(&file.kind, "kind", Kind::parse, Kind::choices);
     let status = context.parse(&file.status, "status", |word| match Status::parse(word) {
         Some(status @ (Status::Active | Status::Paused | Status::Disabled)) => Ok(status),
@@ -33,7 +33,10 @@ pub(super) fn check(context: &mut Context<'_>, file: &ProviderFile) -> Option<Pr
     let limits = check_limits(context, &file.limits);
     let capacity = check_capacity(context, &file.capacity).unwrap_or_default();
     let (base_url_env, (kind, key)) = match kind? {
-        Kind::OpenAi => (check_variable(context, &file.base_url_env, "base_url_env"), check_openai(context, file)?),
+        Kind::OpenAi => (check_variable(context, &file.base_url_env, "base_url_env"), check_server(context, file, Api::OpenAi, "openai")?),
+        Kind::Anthropic => {
+            (check_variable(context, &file.base_url_env, "base_url_env"), check_server(context, file, Api::Anthropic, "anthropic")?)
+        }
         Kind::Simulated => (None, (check_simulated(context, file), KeySource::None)),
     };
     let limits = Limits { in_flight: limits.in_flight.or(Some(DEFAULT_CONCURRENCY)), ..limits };
@@ -75,11 +78,11 @@ fn check_id(context: &mut Context<'_>, field: &Field<String>) -> Option<String> 
     })
 }
 
-fn check_openai(context: &mut Context<'_>, file: &ProviderFile) -> Option<(ProviderKind, KeySource)> {
-    context.foreign(&file.stand_in, "stand_in", "openai");
-    context.foreign(&file.profile, "profile", "openai");
+fn check_server(context: &mut Context<'_>, file: &ProviderFile, api: Api, kind: &str) -> Option<(ProviderKind, KeySource)> {
+    context.foreign(&file.stand_in, "stand_in", kind);
+    context.foreign(&file.profile, "profile", kind);
     if let Some(name) = file.models.keys().next() {
-        context.fault(name.span(), "`models` has no meaning for a provider of kind `openai`; leave it out");
+        context.fault(name.span(), format!("`models` has no meaning for a provider of kind `{kind}`; leave it out"));
     }
     context.required(&file.base_url, 0..0, "base_url", "an absolute `http` or `https` URL");
     let base_url = context.parse_secret(&file.base_url, "base_url", parse_base_url);
@@ -87,13 +90,14 @@ fn check_openai(context: &mut Context<'_>, file: &ProviderFile) -> Option<(Provi
     let ca_file = context.text(&file.ca_file, "ca_file").map(PathBuf::from);
     let max_response_bytes = context.number(&file.max_response_bytes, "max_response_bytes", 1_024..=1 << 40);
     let timeouts = file.timeouts.as_ref().map_or_else(Timeouts::default, |written| check_timeouts(context, written.get_ref()));
-    let connection = OpenAiConnection {
+    let connection = ServerConnection {
+        api,
         base_url: base_url?,
         timeouts,
         ca_file,
         max_response_bytes: max_response_bytes.unwrap_or(DEFAULT_MAX_RESPONSE_BYTES),
     };
-    Some((ProviderKind::OpenAi(connection), key))
+    Some((ProviderKind::Server(connection), key))
 }
 
 fn check_key(context: &mut Context<'_>, file: &ProviderFile) -> KeySource {

@@ -143,7 +143,7 @@ impl<'a> Reader<'a> {
         let operation = row.operation.unwrap_or(Operation::Responses);
         // It was read as an object before.
         let input = serde_json::from_str::<Map<String, Value>>(row.body).unwrap_or_default();
-        match Content::read(operation, &input) {
+        match Content::read(row.endpoint, &input) {
             Ok(mut content) => {
                 if self.as_asked {
                     content.keep_its_form();

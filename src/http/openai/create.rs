@@ -91,8 +91,10 @@ impl Order {
         body.only(&["input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after", "priority", "provider"])?;
         let file = body.need_text("input_file_id", "it is the id of a file uploaded with the purpose `batch`")?;
         let input_file = parse_id("input_file_id", file)?;
-        let endpoint = body.need_text("endpoint", &format!("it must be one of {}", Endpoint::choices()))?;
-        let endpoint = endpoint.parse().map_err(|_| unknown_choice("endpoint", endpoint, &Endpoint::choices()))?;
+        let legal = Endpoint::choices(&Endpoint::OPENAI);
+        let endpoint = body.need_text("endpoint", &format!("it must be one of {legal}"))?;
+        let known = endpoint.parse().ok().filter(|known| Endpoint::OPENAI.contains(known));
+        let endpoint = known.ok_or_else(|| unknown_choice("endpoint", endpoint, &legal))?;
         let window = body.need_text("completion_window", "it says when the batch should be done, such as `24h`")?;
         let window = window.parse().map_err(|error| ApiError::invalid("completion_window", format!("`completion_window` {error}")))?;
         let metadata = Metadata::new(body.pairs("metadata")?);

@@ -2,7 +2,8 @@
 //! of the id, as a data URL in the form that the endpoint has for it.
 //!
 //! The parts are those of Responses, `{"type": "input_image" | "input_file", "file_id": ...}`, also among the
-//! messages of Chat Completions, and that form's own `{"type": "file", "file": {"file_id": ...}}`.
+//! messages of Chat Completions, that form's own `{"type": "file", "file": {"file_id": ...}}`, and those of
+//! Messages, `{"type": "image" | "document", "source": {"type": "file", "file_id": ...}}`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -48,20 +49,25 @@ pub fn named(endpoint: Endpoint, body: &[u8]) -> Vec<String> {
 
 /// A body that may name files.
 fn read(endpoint: Endpoint, body: &[u8]) -> Option<Map<String, Value>> {
-    let may = matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Responses) && memchr::memmem::find(body, b"\"file_id\"").is_some();
+    let has_messages = matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages);
+    let may = has_messages && memchr::memmem::find(body, b"\"file_id\"").is_some();
     may.then(|| serde_json::from_slice(body).ok()).flatten()
 }
 
 /// The parts of its messages.
 fn parts(endpoint: Endpoint, request: &mut Map<String, Value>) -> impl Iterator<Item = &mut Value> {
-    let member = if endpoint == Endpoint::ChatCompletions { "messages" } else { "input" };
+    let member = if endpoint == Endpoint::Responses { "input" } else { "messages" };
     let messages = request.get_mut(member).and_then(Value::as_array_mut).into_iter().flatten();
     messages.filter_map(|message| message.get_mut("content")?.as_array_mut()).flatten()
 }
 
 /// The id that a part names in place of content.
 fn id_of(part: &Value) -> Option<String> {
-    let holder = if part["type"] == "file" { part.get("file")? } else { part };
+    let holder = match part["type"].as_str() {
+        Some("file") => part.get("file")?,
+        Some("image" | "document") => part.get("source").unwrap_or(part),
+        _ => part,
+    };
     holder.get("file_id")?.as_str().map(str::to_owned)
 }
 
@@ -69,6 +75,11 @@ fn filled(endpoint: Endpoint, part: &Value, file: &Attached) -> Value {
     let is_image = matches!(part["type"].as_str(), Some("input_image" | "image_url"));
     let detail = part.get("detail").cloned().unwrap_or_else(|| json!("auto"));
     match (endpoint, is_image) {
+        (Endpoint::Messages, _) => {
+            let mut block = part.clone();
+            block["source"] = json!({ "type": "base64", "media_type": file.mime, "data": STANDARD.encode(&file.content) });
+            block
+        }
         (Endpoint::ChatCompletions, true) => json!({ "type": "image_url", "image_url": { "url": file.url(), "detail": detail } }),
         (Endpoint::ChatCompletions, false) => json!({ "type": "file", "file": { "filename": file.filename, "file_data": file.url() } }),
         (_, true) => json!({ "type": "input_image", "image_url": file.url(), "detail": detail }),
@@ -99,7 +110,13 @@ mod tests {
         ]);
         let chat = json!({"model": "m", "messages": [{"role": "system", "content": "x"}, {"role": "user", "content": parts}]});
         let responses = json!({"model": "m", "input": [{"role": "user", "content": parts}]});
-        insta::assert_json_snapshot!([sent(Endpoint::ChatCompletions, &chat).unwrap(), sent(Endpoint::Responses, &responses).unwrap()]);
+        let blocks = json!([{"type": "text", "text": "file_id"}, {"type": "image", "source": {"type": "file", "file_id": "file_1"}, "cache_control": {"type": "ephemeral"}}]);
+        let messages = json!({"model": "m", "messages": [{"role": "user", "content": blocks}]});
+        insta::assert_json_snapshot!([
+            sent(Endpoint::ChatCompletions, &chat).unwrap(),
+            sent(Endpoint::Responses, &responses).unwrap(),
+            sent(Endpoint::Messages, &messages).unwrap(),
+        ]);
         let missing = json!({"messages": [{"role": "user", "content": [{"type": "input_file", "file_id": "file_2"}]}]});
         assert_eq!(sent(Endpoint::ChatCompletions, &missing), Err("no file_2".to_owned()));
         for body in [json!({"messages": "file_id"}), json!({"messages": [7, {"content": [7]}], "file_id": "file_2"}), json!({"input": "x"})]

@@ -1,21 +1,23 @@
 //! The form in which a lane takes what an item asks: at an endpoint that it serves, with the tools that
 //! were demanded of it.
 //!
-//! An item says what it asks as Chat Completions (`messages`) or as Responses (`input`). A lane that
-//! serves only the other one gets it translated, as far as both forms can say the same
-//! ([`conversation::is_sayable`]); its answer is passed on as it is. What a provider would not understand
-//! is left for the provider to refuse: nothing is dropped.
+//! An item says what it asks as Chat Completions (`messages`), as Responses (`input`) or as Anthropic's
+//! Messages. A lane that does not serve that form gets it in another one, as far as that can say the same
+//! ([`conversation::forms`]). Answers to Messages are said back in that form; others are passed on as they
+//! are. What a provider would not understand is left for the provider to refuse: nothing is dropped.
 
 mod attach;
+mod back;
 mod tools;
 
 pub use self::attach::{Attached, attach, named};
+pub use self::back::said_back;
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use crate::domain::conversation;
+use crate::domain::conversation::{self, Form};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::words::HostedTool;
 
@@ -24,6 +26,8 @@ use crate::domain::words::HostedTool;
 pub struct Takes<'a> {
     /// The endpoints that it serves; empty if that is not known, and then it gets what the item says.
     pub endpoints: &'a [Endpoint],
+    /// Its server is known to have Anthropic's Messages, whatever is known of the lane.
+    pub messages: bool,
     /// What its provider calls tools that it runs itself, where that is not what OpenAI calls them.
     pub tool_names: &'a BTreeMap<HostedTool, String>,
 }
@@ -32,12 +36,15 @@ impl Takes<'_> {
     fn endpoint(&self, asked: Endpoint, with_tools: bool) -> Endpoint {
         let other = match asked {
             Endpoint::ChatCompletions => Endpoint::Responses,
-            Endpoint::Responses => Endpoint::ChatCompletions,
+            Endpoint::Responses | Endpoint::Messages => Endpoint::ChatCompletions,
             other => return other,
         };
         let serves = |endpoint| self.endpoints.contains(&endpoint);
         if self.endpoints.is_empty() {
-            asked
+            // Of all servers that nothing is known of, most have Chat Completions.
+            if asked == Endpoint::Messages && !self.messages { other } else { asked }
+        } else if asked == Endpoint::Messages {
+            if serves(asked) { asked } else { other }
         } else if with_tools && serves(Endpoint::Responses) {
             // Tools that a provider runs itself are a matter of Responses, where it has them.
             Endpoint::Responses
@@ -63,34 +70,26 @@ fn name_limit(request: &mut Map<String, Value>, newer: bool) {
 }
 
 /// Where a body that asks `asked` is sent, and as what. `tools` are to be run by the provider.
-pub fn fit(asked: Endpoint, body: Vec<u8>, takes: Takes<'_>, tools: &[HostedTool]) -> (Endpoint, Vec<u8>) {
-    let conversation = matches!(asked, Endpoint::ChatCompletions | Endpoint::Responses);
+pub fn fit(asked: Endpoint, body: Vec<u8>, takes: Takes<'_>, tools: &[HostedTool]) -> (Form, Vec<u8>) {
+    let conversation = matches!(asked, Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages);
     let tools = if conversation { tools } else { &[] };
-    let endpoint = takes.endpoint(asked, !tools.is_empty());
+    let as_asked = Form::as_asked(asked);
+    let form = Form { asked, sent: takes.endpoint(asked, !tools.is_empty()) };
     let foreign_limit = asked == Endpoint::ChatCompletions && memchr::memmem::find(&body, LIMIT.as_bytes()).is_some();
-    if endpoint == asked && tools.is_empty() && !foreign_limit {
-        return (asked, body);
+    if form == as_asked && tools.is_empty() && !foreign_limit {
+        return (as_asked, body);
     }
     // It was read as an object before.
-    let Ok(mut request) = serde_json::from_slice::<Map<String, Value>>(&body) else { return (asked, body) };
-    let mut endpoint = endpoint;
-    if endpoint != asked {
-        if conversation::is_sayable(asked, &request) {
-            request = match endpoint {
-                Endpoint::Responses => conversation::to_responses(request),
-                _ => conversation::to_chat(request),
-            };
-        } else {
-            endpoint = asked;
-        }
-    }
-    if endpoint == Endpoint::ChatCompletions {
+    let Ok(request) = serde_json::from_slice::<Map<String, Value>>(&body) else { return (as_asked, body) };
+    let form = if conversation::forms(asked, &request).contains(&form.sent) { form } else { as_asked };
+    let mut request = conversation::said(form, request);
+    if form.sent == Endpoint::ChatCompletions {
         name_limit(&mut request, takes.endpoints.contains(&Endpoint::Responses));
     }
-    tools::demand(&mut request, endpoint, tools, takes.tool_names);
+    tools::demand(&mut request, form.sent, tools, takes.tool_names);
     match serde_json::to_vec(&request) {
-        Ok(fitted) => (endpoint, fitted),
-        Err(_) => (asked, body),
+        Ok(fitted) => (form, fitted),
+        Err(_) => (as_asked, body),
     }
 }
 
@@ -107,8 +106,10 @@ mod tests {
     fn fitted(asked: Endpoint, body: &Value, endpoints: &[Endpoint], tools: &[HostedTool]) -> (Endpoint, Value) {
         let names = BTreeMap::from([(HostedTool::PythonExecution, "run_python".to_owned())]);
         let names = if endpoints == CHAT { names } else { BTreeMap::new() };
-        let (endpoint, body) = fit(asked, body.to_string().into_bytes(), Takes { endpoints, tool_names: &names }, tools);
-        (endpoint, serde_json::from_slice(&body).unwrap())
+        let takes = Takes { endpoints, messages: false, tool_names: &names };
+        let (form, body) = fit(asked, body.to_string().into_bytes(), takes, tools);
+        assert_eq!(form.asked, asked);
+        (form.sent, serde_json::from_slice(&body).unwrap())
     }
 
     #[test]
@@ -179,6 +180,62 @@ mod tests {
         assert_eq!(fitted(Endpoint::Responses, &own, BOTH, &[HostedTool::WebSearch]), (Endpoint::Responses, own));
     }
 
+    #[test]
+    fn messages_are_said_as_a_chat_where_nothing_else_is_served() {
+        let messages = json!({
+            "model": "m", "max_tokens": 9, "temperature": 0.5, "stop_sequences": ["END"], "system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+            "metadata": {"user_id": "u", "simulate": "refuse"}, "service_tier": "standard_only", "thinking": {"type": "disabled"},
+            "messages": [
+                {"role": "user", "content": "Hello"},
+                {"role": "assistant", "content": [{"type": "text", "text": "Let me look."}, {"type": "tool_use", "id": "t1", "name": "look", "input": {"at": 1}}]},
+                {"role": "user", "content": [
+                    {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "a cat"}]},
+                    {"type": "text", "text": "What is it?"},
+                    {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}},
+                    {"type": "image", "source": {"type": "url", "url": "https://a.test/b.png"}},
+                    {"type": "image", "source": {"type": "file", "file_id": "file-1"}},
+                    {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "AA=="}, "title": "a.pdf"},
+                    {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "plain"}},
+                ]},
+            ],
+            "tools": [{"name": "look", "description": "Looks.", "input_schema": {"type": "object"}}],
+            "tool_choice": {"type": "any", "disable_parallel_tool_use": true},
+            "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}},
+        });
+        let (endpoint, chat) = fitted(Endpoint::Messages, &messages, CHAT, &[]);
+        assert_eq!(endpoint, Endpoint::ChatCompletions);
+        insta::assert_json_snapshot!("messages_as_chat", chat);
+        let newer = fitted(Endpoint::Messages, &messages, BOTH, &[]).1;
+        assert_eq!((newer["max_completion_tokens"].as_u64(), newer.get("max_tokens")), (Some(9), None));
+        // Where they are served, or nobody could say it otherwise, they stay as they are.
+        assert_eq!(fitted(Endpoint::Messages, &messages, &[Endpoint::Messages], &[]), (Endpoint::Messages, messages.clone()));
+        let more = [
+            ("top_k", json!(3)),
+            ("thinking", json!({"type": "enabled", "budget_tokens": 1024})),
+            ("tools", json!([{"type": "web_search_20250305", "name": "web_search"}])),
+            ("messages", json!([{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "{"}])),
+            (
+                "messages",
+                json!([{"role": "user", "content": [{"type": "document", "source": {"type": "url", "url": "https://a.test/b.pdf"}}]}]),
+            ),
+            (
+                "messages",
+                json!([{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "no", "is_error": true}]}]),
+            ),
+            ("container", json!("c")),
+        ];
+        for (name, value) in more {
+            let mut body = messages.clone();
+            body[name] = value;
+            assert_eq!(fitted(Endpoint::Messages, &body, CHAT, &[]), (Endpoint::Messages, body));
+        }
+        // Of a server that nothing is known of, only its kind says whether it has them.
+        for (has, endpoint) in [(true, Endpoint::Messages), (false, Endpoint::ChatCompletions)] {
+            let takes = Takes { endpoints: &[], messages: has, tool_names: &BTreeMap::new() };
+            assert_eq!(fit(Endpoint::Messages, messages.to_string().into_bytes(), takes, &[]).0.sent, endpoint);
+        }
+    }
+
     fn any_json() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
@@ -186,7 +243,20 @@ mod tests {
             any::<i32>().prop_map(Value::from),
             "[a-z]{0,6}".prop_map(Value::from)
         ];
-        let key = prop_oneof!["role", "content", "type", "text", "image_url", "file", "tool_calls", "function", "format", "name"];
+        let key = prop_oneof![
+            "role",
+            "content",
+            "type",
+            "text",
+            "image_url",
+            "file",
+            "tool_calls",
+            "function",
+            "format",
+            "name",
+            "source",
+            "input"
+        ];
         leaf.prop_recursive(4, 40, 5, move |inner| {
             prop_oneof![
                 proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
@@ -198,9 +268,9 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_panics_whatever_a_body_says(a in any_json(), b in any_json(), c in any_json()) {
-            for name in ["messages", "input", "tools", "tool_choice", "response_format", "text", "reasoning"] {
+            for name in ["messages", "input", "tools", "tool_choice", "response_format", "text", "reasoning", "system", "metadata", "output_config"] {
                 let body = json!({"model": "m", "messages": a, "input": b, name: c});
-                for (asked, endpoints) in [(Endpoint::ChatCompletions, RESPONSES), (Endpoint::Responses, CHAT)] {
+                for (asked, endpoints) in [(Endpoint::ChatCompletions, RESPONSES), (Endpoint::Responses, CHAT), (Endpoint::Messages, CHAT)] {
                     fitted(asked, &body, endpoints, &[HostedTool::FileSearch]);
                 }
             }

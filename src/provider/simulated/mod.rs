@@ -33,6 +33,8 @@ use self::profile::{Dice, Disturbance};
 use self::request::{Body, Refusal};
 use super::{Answer, Call, CallError, Dispatch};
 use crate::domain::connection::{SimulatedProfile, Timeouts};
+use crate::domain::conversation::error_of_chat;
+use crate::domain::endpoint::Endpoint;
 
 /// What error texts call the host.
 const HOST: &str = "the simulated provider";
@@ -120,12 +122,16 @@ impl<'a> Case<'a> {
         let answer = |status, retry_after, body: Vec<u8>| {
             Ok(Answer { status, request_id: Some(format!("req_{seed:016x}")), retry_after, allowances: None, body: Bytes::from(body) })
         };
+        let error = |status, retry_after, body: Vec<u8>| {
+            let as_message = if call.endpoint == Endpoint::Messages { error_of_chat(status, &body) } else { None };
+            answer(status, retry_after, as_message.unwrap_or(body))
+        };
         let body = match self.body {
             Ok(body) => body,
-            Err(refusal) => return answer(400, None, refusal.body()),
+            Err(refusal) => return error(400, None, refusal.body()),
         };
         if let Some(Disturbance::Status { status: status @ 300.., retry_after }) = disturbance {
-            return answer(status, retry_after, failure(status));
+            return error(status, retry_after, failure(status));
         }
         if disturbance == Some(Disturbance::Cut) {
             return Err(CallError::Interrupted { host: HOST.into(), reason: "simulated".into() });
@@ -143,7 +149,7 @@ impl<'a> Case<'a> {
                 };
                 answer(status, None, body)
             }
-            Err(refusal) => answer(400, None, refusal.body()),
+            Err(refusal) => error(400, None, refusal.body()),
         }
     }
 }

@@ -27,6 +27,10 @@ pub(super) struct Body<'a> {
     #[serde(borrow)]
     pub instructions: Raw<'a>,
     #[serde(borrow)]
+    pub system: Raw<'a>,
+    #[serde(borrow)]
+    pub output_config: Raw<'a>,
+    #[serde(borrow)]
     pub n: Raw<'a>,
     #[serde(borrow)]
     pub max_tokens: Raw<'a>,

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use tower::{Service, ServiceExt};
 
 use super::roots;
-use crate::domain::connection::OpenAiConnection;
+use crate::domain::connection::ServerConnection;
 use crate::provider::SetupError;
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -61,7 +61,7 @@ enum Way {
 impl Connector {
     /// The connector for the host of `connection`, and the credentials that each request to a
     /// forwarding proxy must carry.
-    pub fn open(provider: &str, connection: &OpenAiConnection, proxies: &Matcher) -> Result<(Self, Option<HeaderValue>), SetupError> {
+    pub fn open(provider: &str, connection: &ServerConnection, proxies: &Matcher) -> Result<(Self, Option<HeaderValue>), SetupError> {
         let url = &connection.base_url;
         let limit = connection.timeouts.connect;
         let intercept = if is_this_machine(url) { None } else { proxies.intercept(url) };

@@ -35,7 +35,7 @@ use self::link::{Failed, Link, Outgoing};
 use self::pool::Pool;
 pub(super) use self::proxies::from_env as proxies_from_env;
 use super::{CallError, SetupError};
-use crate::domain::connection::{OpenAiConnection, Timeouts};
+use crate::domain::connection::{ServerConnection, Timeouts};
 
 /// The TLS settings of a client that trusts what the system trusts.
 pub(super) fn client_tls(who: &str) -> Result<rustls::ClientConfig, SetupError> {
@@ -90,7 +90,7 @@ impl Limit {
 impl Transport {
     /// Prepares the way to the host of `connection.base_url`, through a proxy if `proxies` says so.
     /// Opens no connection.
-    pub fn open(provider: &str, connection: &OpenAiConnection, proxies: &Matcher) -> Result<Self, SetupError> {
+    pub fn open(provider: &str, connection: &ServerConnection, proxies: &Matcher) -> Result<Self, SetupError> {
         let (connector, proxy_auth) = Connector::open(provider, connection, proxies)?;
         let url = &connection.base_url;
         let host_header = HeaderValue::try_from(header_of(url))

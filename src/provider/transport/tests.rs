@@ -15,8 +15,14 @@ fn limits(milliseconds: u64) -> Timeouts {
     Timeouts { connect: Duration::from_secs(20), first_byte: limit, total: Duration::from_secs(20) }
 }
 
-fn connection(url: &str, timeouts: Timeouts, max_response_bytes: u64) -> OpenAiConnection {
-    OpenAiConnection { base_url: url.parse().unwrap(), timeouts, ca_file: None, max_response_bytes }
+fn connection(url: &str, timeouts: Timeouts, max_response_bytes: u64) -> ServerConnection {
+    ServerConnection {
+        api: crate::domain::connection::Api::OpenAi,
+        base_url: url.parse().unwrap(),
+        timeouts,
+        ca_file: None,
+        max_response_bytes,
+    }
 }
 
 /// Sends one POST and waits for the end.
@@ -247,7 +253,7 @@ async fn this_machine_is_reached_around_any_proxy() {
 fn settings_that_cannot_work_are_refused_at_once() {
     let open = |ca_file: Option<&std::path::Path>, proxy: &str| {
         let connection =
-            OpenAiConnection { ca_file: ca_file.map(Into::into), ..connection("http://models.example", Timeouts::default(), 100) };
+            ServerConnection { ca_file: ca_file.map(Into::into), ..connection("http://models.example", Timeouts::default(), 100) };
         Transport::open("p", &connection, &Matcher::builder().all(proxy).build()).err().map(|e| e.to_string())
     };
     let empty = tempfile::NamedTempFile::new().unwrap();

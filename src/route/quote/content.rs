@@ -1,5 +1,5 @@
 //! What an item asks, as far as routing and its price depend on it: its texts, its images, how much
-//! may be written. Read from the item's `input`, which has the form of OpenAI's requests.
+//! may be written. Read from the item's `input`, which has the form of OpenAI's or Anthropic's requests.
 //!
 //! What is wrong for a provider alone is the provider's to say; here only what nobody could answer is
 //! refused.
@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::{Attachment, InputTokens, Item, Output, media};
-use crate::domain::conversation::is_sayable;
+use crate::domain::conversation::{Form, forms};
 use crate::domain::endpoint::Endpoint;
-use crate::domain::words::{Modality, Operation};
+use crate::domain::words::Modality;
 use crate::route::estimate::ASSUMED_OUTPUT_TOKENS;
 use crate::route::tokens::{Counter, Tokenizer};
 
@@ -76,13 +76,13 @@ pub struct Content<'a> {
 }
 
 impl<'a> Content<'a> {
-    /// Reads the input of an item.
+    /// Reads the input of an item that asks in this form.
     ///
     /// # Errors
     /// When nobody could answer it.
-    pub fn read(operation: Operation, input: &'a Map<String, Value>) -> Result<Self, Misread> {
+    pub fn read(asked: Endpoint, input: &'a Map<String, Value>) -> Result<Self, Misread> {
         let mut content = Self {
-            endpoints: &[],
+            endpoints: forms(asked, input),
             texts: Vec::new(),
             apart: false,
             frame: 0,
@@ -92,16 +92,15 @@ impl<'a> Content<'a> {
             basis: OutputBasis::Nothing,
             file_ids: Vec::new(),
         };
-        match operation {
-            Operation::Embeddings => content.embeddings(input)?,
-            Operation::Responses | Operation::Vision => content.conversation(input)?,
+        match asked {
+            Endpoint::Embeddings => content.embeddings(input)?,
+            _ => content.conversation(asked, input)?,
         }
         Ok(content)
     }
 
     fn embeddings(&mut self, input: &'a Map<String, Value>) -> Result<(), Misread> {
         let wrong = Misread { member: "input", message: "must be the text to embed, or an array of texts" };
-        self.endpoints = &[Endpoint::Embeddings];
         self.apart = true;
         match input.get("input") {
             Some(Value::String(text)) if !text.is_empty() => self.texts.push(text),
@@ -121,28 +120,18 @@ impl<'a> Content<'a> {
         Ok(())
     }
 
-    fn conversation(&mut self, input: &'a Map<String, Value>) -> Result<(), Misread> {
+    fn conversation(&mut self, asked: Endpoint, input: &'a Map<String, Value>) -> Result<(), Misread> {
         let wrong = Misread { member: "", message: "must have `messages`, an array of messages, or `input`, a text or such an array" };
-        let both: [&'static [Endpoint]; 2] =
-            [&[Endpoint::ChatCompletions, Endpoint::Responses], &[Endpoint::Responses, Endpoint::ChatCompletions]];
-        // What cannot be said in the other form is for lanes that take it as it is.
-        let said = |endpoints: &'static [Endpoint]| if is_sayable(endpoints[0], input) { endpoints } else { &endpoints[..1] };
         self.frame = PER_MESSAGE;
-        match (input.get("messages"), input.get("input")) {
-            (Some(Value::Array(messages)), _) if !messages.is_empty() => {
-                self.endpoints = said(both[0]);
+        match input.get(if asked == Endpoint::Responses { "input" } else { "messages" }) {
+            Some(Value::Array(messages)) if !messages.is_empty() => {
                 messages.iter().try_for_each(|message| self.message(message))?;
             }
-            (None, Some(Value::String(text))) if !text.is_empty() => {
-                self.endpoints = said(both[1]);
+            Some(Value::String(text)) if !text.is_empty() && asked == Endpoint::Responses => {
                 self.frame += PER_MESSAGE;
                 self.texts.push(text);
             }
-            (None, Some(Value::Array(messages))) if !messages.is_empty() => {
-                self.endpoints = said(both[1]);
-                messages.iter().try_for_each(|message| self.message(message))?;
-            }
-            (_, _) => return Err(wrong),
+            _ => return Err(wrong),
         }
         for member in ["instructions", "system", "tools", "response_format", "text"] {
             if let Some(value) = input.get(member) {
@@ -171,7 +160,11 @@ impl<'a> Content<'a> {
 
     fn part(&mut self, part: &'a Value) {
         let kind = part.get("type").and_then(Value::as_str).unwrap_or("text");
-        let holder = if kind == "file" { part.get("file") } else { Some(part) };
+        let holder = match kind {
+            "file" => part.get("file"),
+            "image" | "document" => part.get("source").or(Some(part)),
+            _ => Some(part),
+        };
         self.file_ids.extend(holder.and_then(|holder| holder.get("file_id")?.as_str()));
         match kind {
             "image_url" | "input_image" | "image" => {
@@ -184,9 +177,18 @@ impl<'a> Content<'a> {
                 self.encoded(data, "audio/wav");
                 self.has(Modality::Audio);
             }
+            "document" if part.get("source").is_some() => self.document(part, holder),
             "file" | "input_file" | "document" => {
                 self.encoded(holder.and_then(|file| file.get("file_data")), "application/pdf");
                 self.has(Modality::Document);
+            }
+            "tool_result" => {
+                self.frame += 1;
+                match part.get("content") {
+                    Some(Value::Array(parts)) => parts.iter().for_each(|part| self.part(part)),
+                    Some(content) => self.strings(content),
+                    None => {}
+                }
             }
             "video" | "video_url" | "input_video" => {
                 let url = part.get("video_url").map(|video| video.get("url").unwrap_or(video));
@@ -194,6 +196,24 @@ impl<'a> Content<'a> {
                 self.has(Modality::Video);
             }
             _ => self.strings(part),
+        }
+    }
+
+    /// A document of Messages: plain text, or a file.
+    fn document(&mut self, part: &'a Value, source: Option<&'a Value>) {
+        self.strings(part.get("title").unwrap_or(&Value::Null));
+        self.strings(part.get("context").unwrap_or(&Value::Null));
+        let of_source = |name: &str| source.and_then(|source| source.get(name));
+        match of_source("type").and_then(Value::as_str) {
+            Some("text") => self.strings(of_source("data").unwrap_or(&Value::Null)),
+            Some("content") => match of_source("content") {
+                Some(Value::Array(parts)) => parts.iter().for_each(|part| self.part(part)),
+                content => self.strings(content.unwrap_or(&Value::Null)),
+            },
+            _ => {
+                self.encoded(of_source("data"), "application/pdf");
+                self.has(Modality::Document);
+            }
         }
     }
 
@@ -245,9 +265,11 @@ impl<'a> Content<'a> {
         texts.fold(self.frame.saturating_add(self.media).saturating_add(of_files(files)), u64::saturating_add)
     }
 
-    /// It is for lanes that take it as it is asked, and not in another form.
+    /// It is for lanes whose answers are read in the form in which it asks.
     pub fn keep_its_form(&mut self) {
-        self.endpoints = &self.endpoints[..self.endpoints.len().min(1)];
+        let Some(asked) = self.endpoints.first().copied() else { return };
+        let kept = self.endpoints.iter().take_while(|sent| Form { asked, sent: **sent }.is_kept()).count();
+        self.endpoints = &self.endpoints[..kept];
     }
 
     /// What it asks to be written.
@@ -292,9 +314,9 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    fn item(operation: Operation, input: Value) -> Result<(Item, OutputBasis), Misread> {
+    fn item(asked: Endpoint, input: Value) -> Result<(Item, OutputBasis), Misread> {
         let Value::Object(input) = input else { panic!("an object") };
-        let content = Content::read(operation, &input)?;
+        let content = Content::read(asked, &input)?;
         let basis = content.basis;
         Ok((content.into_item(Vec::new(), &[Tokenizer::O200k], &mut BTreeMap::new()), basis))
     }
@@ -302,25 +324,35 @@ mod tests {
     #[test]
     fn forms_of_input_as_they_are_read() {
         let told = [
-            (Operation::Responses, json!({"messages": [{"role": "user", "content": "Hello, world!"}], "max_tokens": 5, "n": 2})),
-            (Operation::Responses, json!({"input": "Hello, world!", "max_output_tokens": 7})),
-            (Operation::Responses, json!({"input": [{"role": "user", "content": [{"type": "input_text", "text": "Hello, world!"}]}]})),
+            (Endpoint::ChatCompletions, json!({"messages": [{"role": "user", "content": "Hello, world!"}], "max_tokens": 5, "n": 2})),
+            (Endpoint::Responses, json!({"input": "Hello, world!", "max_output_tokens": 7})),
+            (Endpoint::Responses, json!({"input": [{"role": "user", "content": [{"type": "input_text", "text": "Hello, world!"}]}]})),
             (
-                Operation::Vision,
+                Endpoint::ChatCompletions,
                 json!({"messages": [{"role": "user", "content": [
                     {"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "https://a.example/b.png", "detail": "low"}}
                 ]}]}),
             ),
-            (Operation::Embeddings, json!({"input": "Hello, world!"})),
-            (Operation::Embeddings, json!({"input": ["Hello", "world"]})),
-            (Operation::Embeddings, json!({"input": [[1, 2, 3]]})),
-            (Operation::Responses, json!({"messages": []})),
-            (Operation::Responses, json!({"messages": ["text"]})),
-            (Operation::Responses, json!({"prompt": "a"})),
-            (Operation::Embeddings, json!({"input": [true]})),
-            (Operation::Embeddings, json!({"messages": []})),
+            (
+                Endpoint::Messages,
+                json!({"system": "Be brief.", "max_tokens": 9, "messages": [{"role": "user", "content": [
+                    {"type": "text", "text": "What is it?"}, {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}},
+                    {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "Hello, world!"}},
+                    {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "AAAA"}},
+                    {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "image", "source": {"type": "file", "file_id": "file-1"}}]}
+                ]}]}),
+            ),
+            (Endpoint::Messages, json!({"max_tokens": 9, "top_k": 3, "messages": [{"role": "user", "content": "Hello, world!"}]})),
+            (Endpoint::Embeddings, json!({"input": "Hello, world!"})),
+            (Endpoint::Embeddings, json!({"input": ["Hello", "world"]})),
+            (Endpoint::Embeddings, json!({"input": [[1, 2, 3]]})),
+            (Endpoint::ChatCompletions, json!({"messages": []})),
+            (Endpoint::ChatCompletions, json!({"messages": ["text"]})),
+            (Endpoint::Responses, json!({"prompt": "a"})),
+            (Endpoint::Embeddings, json!({"input": [true]})),
+            (Endpoint::Embeddings, json!({"messages": []})),
         ]
-        .map(|(operation, input)| format!("{operation} {input}\n  {:?}", item(operation, input.clone())));
+        .map(|(asked, input)| format!("{asked} {input}\n  {:?}", item(asked, input.clone())));
         insta::assert_snapshot!(told.join("\n"));
     }
 
@@ -331,9 +363,9 @@ mod tests {
             for _ in 0..depth {
                 value = json!([{ "content": value, "text": n }]);
             }
-            for operation in Operation::ALL {
+            for asked in [Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Messages, Endpoint::Embeddings] {
                 for input in [json!({"messages": value, "n": n, "max_tokens": n}), json!({"input": value}), json!({"input": value, "tools": value})] {
-                    let _ = item(*operation, input);
+                    let _ = item(asked, input);
                 }
             }
         }

@@ -16,8 +16,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::body::{Asked, Source, endpoint, not_json};
-use super::endpoint::named;
+use super::body::{Asked, Source, not_json};
+use super::endpoint::{named, of_rows};
 use super::object::object;
 use super::{hold, rows, subscription};
 use crate::catalog::{Offer, Snapshot};
@@ -186,7 +186,7 @@ fn written(api: &Api, asked: &Asked, kind: rows::Kind, raw: &Bytes) -> Result<(B
         let message = format!("a create may have at most {most} rows, found {}; upload more of them as a file", rows.len());
         return Err(Refusal::invalid("batch_request_limit_exceeded", message));
     }
-    let endpoint = asked.endpoint.map_or_else(|| of_rows(api, &rows, kind, asked.common.model.as_deref()), Ok)?;
+    let endpoint = asked.endpoint.map_or_else(|| of_rows(&api.catalog.current(), &rows, kind, asked), Ok)?;
     let catalog = api.catalog.current();
     let most_output = |model: &str| most_output(&catalog, model);
     let lines = rows::lines(&rows, kind, endpoint, &asked.common, &most_output).map_err(|fault| {
@@ -205,32 +205,6 @@ fn most_output(catalog: &Snapshot, model: &str) -> Option<u64> {
     let model = catalog.model(model)?;
     let offered = catalog.offers(model).filter(Offer::takes_work).map(|offer| offer.offering.max_output_tokens);
     offered.flatten().max().or(model.max_output_tokens)
-}
-
-/// The endpoint that the first row is for: it says so, or its body has the form of one, or one that a provider
-/// of its model serves.
-fn of_rows(api: &Api, rows: &[Value], kind: rows::Kind, model: Option<&str>) -> Result<Endpoint, Refusal> {
-    let Some(first) = rows.first() else { return Ok(Endpoint::Responses) };
-    if let Some(url) = first.get("url").and_then(Value::as_str) {
-        return endpoint(url);
-    }
-    let body = first.get("body").or_else(|| first.get("request"));
-    match body {
-        Some(body) if body.get("messages").is_some() => Ok(Endpoint::ChatCompletions),
-        Some(_) if kind == rows::Kind::Requests => Ok(Endpoint::Responses),
-        Some(_) | None => {
-            let model = first.get("model").and_then(Value::as_str).or(model).unwrap_or_default();
-            let catalog = api.catalog.current();
-            let serves = |endpoint: Endpoint| {
-                let model = catalog.model(model);
-                model.is_none_or(|model| {
-                    catalog.offers(model).any(|offer| offer.takes_work() && offer.offering.endpoints.contains(&endpoint))
-                })
-            };
-            let order = [Endpoint::Responses, Endpoint::ChatCompletions, Endpoint::Embeddings];
-            Ok(order.into_iter().find(|endpoint| serves(*endpoint)).unwrap_or(Endpoint::Responses))
-        }
-    }
 }
 
 /// What of a line of a file decides whether it can be priced.

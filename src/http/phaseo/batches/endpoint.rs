@@ -1,9 +1,15 @@
-//! The endpoint of a batch, in any of the spellings that Phaseo's server takes.
+//! The endpoint of a batch: in any of the spellings that Phaseo's server takes, or as its rows say it.
 
+use serde_json::Value;
+
+use super::body::{Asked, endpoint};
+use super::rows::Kind;
+use crate::catalog::Snapshot;
 use crate::domain::endpoint::Endpoint;
+use crate::http::phaseo::refusal::Refusal;
 
 /// What a batch of this dialect can be for: what its quotes can price.
-pub const QUOTABLE: [Endpoint; 3] = [Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Embeddings];
+pub const QUOTABLE: [Endpoint; 4] = [Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Messages, Endpoint::Embeddings];
 
 /// The endpoint that a text names: a URL or a path, with or without `/v1`, in any case. The bare form without
 /// a slash, which stands in a sample of its documents, is taken as well.
@@ -13,6 +19,57 @@ pub fn named(text: &str) -> Option<Endpoint> {
     let path = path.split(['?', '#']).next().unwrap_or(path).trim_matches('/').to_ascii_lowercase();
     let path = path.strip_prefix("v1/").unwrap_or(&path);
     Endpoint::ALL.into_iter().find(|endpoint| endpoint.tail().trim_start_matches('/') == path)
+}
+
+/// The endpoint that the first row is for: it says so, or its body has the form of one, or one that a provider
+/// of its model serves.
+///
+/// # Errors
+/// When it says one that a batch cannot be for.
+pub fn of_rows(catalog: &Snapshot, rows: &[Value], kind: Kind, asked: &Asked) -> Result<Endpoint, Refusal> {
+    let Some(first) = rows.first() else { return Ok(Endpoint::Responses) };
+    if let Some(url) = first.get("url").and_then(Value::as_str) {
+        return endpoint(url);
+    }
+    let body = first.get("body").or_else(|| first.get("request"));
+    let model_of = |holder: Option<&Value>| holder?.get("model")?.as_str().map(str::to_owned);
+    let model = model_of(body).or_else(|| model_of(Some(first))).or_else(|| asked.common.model.clone()).unwrap_or_default();
+    let as_messages = is_anthropics(catalog, asked.demands.preferences.only.first(), &model);
+    match body {
+        Some(body) if body.get("messages").is_some() => {
+            Ok(if as_messages && !has_other_roles(body) { Endpoint::Messages } else { Endpoint::ChatCompletions })
+        }
+        Some(_) if kind == Kind::Requests => Ok(Endpoint::Responses),
+        None if as_messages => Ok(Endpoint::Messages),
+        Some(_) | None => {
+            let serves = |endpoint: Endpoint| {
+                let model = catalog.model(&model);
+                model.is_none_or(|model| {
+                    catalog.offers(model).any(|offer| offer.takes_work() && offer.offering.endpoints.contains(&endpoint))
+                })
+            };
+            let order = [Endpoint::Responses, Endpoint::ChatCompletions, Endpoint::Embeddings];
+            Ok(order.into_iter().find(|endpoint| serves(*endpoint)).unwrap_or(Endpoint::Responses))
+        }
+    }
+}
+
+/// Whether rows go to Anthropic's API by default: the provider that was asked for has it, or else the model's
+/// name is one of Anthropic's (its server's way of telling).
+fn is_anthropics(catalog: &Snapshot, provider: Option<&String>, model: &str) -> bool {
+    match provider {
+        Some(id) => catalog.provider(id).is_some_and(|provider| provider.has_messages()),
+        None => {
+            let name = model.strip_prefix("models/").unwrap_or(model);
+            name.starts_with("anthropic/") || name.starts_with("claude-")
+        }
+    }
+}
+
+/// Whether somebody speaks in a conversation whom Messages do not have: it is one of Chat Completions.
+fn has_other_roles(body: &Value) -> bool {
+    let messages = body["messages"].as_array().into_iter().flatten();
+    messages.into_iter().any(|message| !matches!(message["role"].as_str(), Some("user" | "assistant")))
 }
 
 #[cfg(test)]

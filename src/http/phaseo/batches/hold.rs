@@ -27,7 +27,7 @@ pub fn most(rows: &[&RawValue], quote: &Quote) -> Result<Option<Usd>, Refusal> {
         let operation = row.operation.unwrap_or(Operation::Responses);
         let names: Vec<_> = row.model.split(MODEL_BREAK).collect();
         let input = serde_json::from_str::<Map<String, Value>>(row.body).unwrap_or_default();
-        let Ok(content) = Content::read(operation, &input) else { continue };
+        let Ok(content) = Content::read(row.endpoint, &input) else { continue };
         let lanes = quote.group(operation, &names).map_or(&[][..], |group| &group.lanes);
         let mut dearest: Option<Usd> = None;
         for lane in lanes.iter().filter(|lane| lane.items > 0) {

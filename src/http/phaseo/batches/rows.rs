@@ -15,6 +15,8 @@ type Members = Map<String, Value>;
 /// What a row may write if nothing says how much (its server's rule for rows that come with a create), unless
 /// its model writes less.
 const OUTPUT_LIMIT: u64 = 16_384;
+/// The same of a row of `/v1/messages` that is said in short: there is no message without a limit.
+const MESSAGE_LIMIT: u64 = 1_024;
 /// Bytes of a row's id.
 const MAX_ID: usize = 512;
 /// Members that are shorthand, and no part of a body.
@@ -185,6 +187,14 @@ impl Asked<'_> {
                     }
                 }
             }
+            Endpoint::Messages => {
+                if let Some(system) = self.system {
+                    put("system", json!(system));
+                }
+                messages.extend(self.prompt.map(|prompt| said("user", prompt)));
+                put("messages", json!(messages));
+                put("max_tokens", json!(MESSAGE_LIMIT));
+            }
             _ => {
                 let system = self.system.map(|system| said("system", system));
                 messages.extend(self.prompt.map(|prompt| said("user", prompt)));
@@ -228,8 +238,8 @@ fn normalised(mut body: Members, endpoint: Endpoint, common: &Common, most: Most
         Endpoint::Embeddings if !has("input") => {
             return problem("batch_embeddings_input_required", "a row for `/v1/embeddings` must have `input`");
         }
-        Endpoint::ChatCompletions if !body.get("messages").is_some_and(Value::is_array) || !has("messages") => {
-            return problem("batch_messages_required", "a row for `/v1/chat/completions` must have `messages`");
+        Endpoint::ChatCompletions | Endpoint::Messages if !body.get("messages").is_some_and(Value::is_array) || !has("messages") => {
+            return problem("batch_messages_required", format!("a row for `{endpoint}` must have `messages`"));
         }
         _ => {}
     }
@@ -261,6 +271,7 @@ fn bare(model: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::phaseo::batches::endpoint::QUOTABLE;
     use proptest::prelude::*;
 
     fn told(rows: Value, kind: Kind, endpoint: Endpoint, common: &Common) -> String {
@@ -277,6 +288,7 @@ mod tests {
         let model = Common { model: Some("openai/m".into()), ..Common::default() };
         let all = Common { system: Some("Be brief.".into()), max_tokens: Some(json!(64)), temperature: Some(json!(0.5)), ..model.clone() };
         let (chat, responses, embeddings) = (Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Embeddings);
+        let messages = Endpoint::Messages;
         let say = json!([{"role": "user", "content": "x"}]);
         let told = [
             told(
@@ -301,6 +313,19 @@ mod tests {
             told(json!(["One?", {"messages": say, "prompt": "more"}]), Kind::Items, chat, &all),
             told(json!([{"id": "x", "body": {"messages": say}}]), Kind::Items, chat, &model),
             told(json!(["text"]), Kind::Items, embeddings, &all),
+            told(
+                json!([{"body": {"model": "m", "messages": say, "system": "x"}}, {"body": {"model": "n", "messages": say, "max_output_tokens": 5}}]),
+                Kind::Requests,
+                messages,
+                &none,
+            ),
+            told(
+                json!(["One?", {"messages": say, "prompt": "more", "max_tokens": 7}]),
+                Kind::Prompts,
+                messages,
+                &Common { max_tokens: None, ..all.clone() },
+            ),
+            told(json!([{"body": {"model": "m", "input": "x"}}]), Kind::Requests, messages, &none),
             told(json!([7]), Kind::Requests, chat, &none),
             told(json!([{"body": []}]), Kind::Requests, chat, &none),
             told(json!([{"url": "/v1/nothing", "body": {}}]), Kind::Requests, chat, &none),
@@ -333,7 +358,7 @@ mod tests {
                 json!(text), json!(number), json!({"body": {"model": text, "input": text, "messages": [text], "max_tokens": number}}),
                 json!({"custom_id": number, "prompt": text, "model": text}), json!({"url": text, "body": {}}),
             ];
-            for endpoint in [Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Embeddings] {
+            for endpoint in QUOTABLE {
                 for line in lines(&rows, [Kind::Requests, Kind::Prompts, Kind::Items][kind], endpoint, &Common::default(), &|_| None).into_iter().flatten() {
                     prop_assert!(serde_json::from_str::<Value>(&line).is_ok() && !line.contains('\n'));
                 }

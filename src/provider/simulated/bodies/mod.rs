@@ -1,4 +1,4 @@
-//! A plausible body for each operation, in the shape of OpenAI's document.
+//! A plausible body for each operation, in the shape of OpenAI's or Anthropic's document.
 //!
 //! Everything in a body follows from the row, the timestamps included: they lie in 2025, because an
 //! answer that told the real time could not be the same twice. Tokens are a quarter of the bytes.
@@ -53,6 +53,7 @@ pub(super) fn render(endpoint: Endpoint, mut draft: Draft<'_>) -> Result<Vec<u8>
         Endpoint::Responses => text::response(&mut draft, &mut json),
         Endpoint::ChatCompletions => text::chat(&mut draft, &mut json),
         Endpoint::Completions => text::completion(&mut draft, &mut json),
+        Endpoint::Messages => text::message(&mut draft, &mut json),
         Endpoint::Embeddings => vectors::embeddings(&mut draft, &mut json),
         Endpoint::Moderations => vectors::moderations(&mut draft, &mut json),
         Endpoint::ImagesGenerations => media::images(&mut draft, &mut json),

@@ -130,10 +130,15 @@ pub(super) fn format(raw: Option<&RawValue>, param: &'static str) -> Result<Form
 /// The tool that the row insists on, with the schema of its parameters. A model that may choose
 /// chooses to answer in words.
 fn forced_tool(body: &Body<'_>) -> Result<Option<(String, Value)>, Refusal> {
-    // A function stands in `function` in a chat, and directly in the tool in a response.
+    // A function stands in `function` in a chat, and directly in the tool in a response and in a message.
+    #[derive(Deserialize)]
+    struct Choice {
+        r#type: Option<String>,
+    }
     #[derive(Deserialize)]
     struct Tool {
         name: Option<String>,
+        #[serde(alias = "input_schema")]
         parameters: Option<Value>,
         function: Option<Box<Tool>>,
     }
@@ -147,6 +152,8 @@ fn forced_tool(body: &Body<'_>) -> Result<Option<(String, Value)>, Refusal> {
     let wanted = match string(choice) {
         Some(word) if word == "required" => None,
         Some(_) => return Ok(None),
+        // A message's word for the same.
+        None if serde_json::from_str::<Choice>(choice.get()).is_ok_and(|choice| choice.r#type.as_deref() == Some("any")) => None,
         None => match serde_json::from_str::<Tool>(choice.get()).ok().and_then(Tool::into_function) {
             Some((name, _)) => Some(name),
             None => return Ok(None),

@@ -1,4 +1,4 @@
-//! Bodies of the three operations that write text.
+//! Bodies of the operations that write text.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -70,6 +70,58 @@ fn choice(draft: &Draft<'_>, index: u64, reply: &Reply, json: &mut Json) {
         Reply::Text(_) => "stop",
         Reply::Call { .. } => "tool_calls",
     });
+}
+
+/// A message of Anthropic's.
+pub(super) fn message(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Refusal> {
+    #[derive(Deserialize)]
+    struct Output<'a> {
+        #[serde(borrow)]
+        format: Option<&'a RawValue>,
+    }
+    let body = draft.body;
+    let messages = required(body.messages, "messages")?;
+    required(body.max_tokens, "max_tokens")?;
+    let limit = whole(body.max_tokens, "max_tokens", 1..=MAX_LIMIT)?;
+    let asked = body.output_config.and_then(|raw| serde_json::from_str::<Output<'_>>(raw.get()).ok()).and_then(|output| output.format);
+    let length = draft.length(limit, 1);
+    let reply = Question::read(body, messages, "messages", format(asked, "output_config.format")?, length)?.reply(&mut draft.dice);
+    json.object(|json| {
+        json.key("id").text(&draft.id("msg_", 0));
+        json.key("type").text("message");
+        json.key("role").text("assistant");
+        json.key("model").text(draft.model);
+        json.key("content").array(|json| json.object(|json| block(draft, &reply, json)));
+        json.key("stop_reason").text(match &reply {
+            Reply::Text(text) if text.cut => "max_tokens",
+            Reply::Text(_) => "end_turn",
+            Reply::Call { .. } => "tool_use",
+        });
+        json.key("stop_sequence").null();
+        json.key("usage").object(|json| {
+            json.key("input_tokens").number(tokens(messages.get().len()) + raw_tokens(body.system) + raw_tokens(body.tools));
+            json.key("cache_creation_input_tokens").number(0);
+            json.key("cache_read_input_tokens").number(0);
+            json.key("output_tokens").number(reply.tokens());
+            json.key("service_tier").text("standard");
+        });
+    });
+    Ok(())
+}
+
+fn block(draft: &Draft<'_>, reply: &Reply, json: &mut Json) {
+    match reply {
+        Reply::Text(text) => {
+            json.key("type").text("text");
+            json.key("text").text(&text.text);
+        }
+        Reply::Call { name, arguments } => {
+            json.key("type").text("tool_use");
+            json.key("id").text(&draft.id("toolu_", 0));
+            json.key("name").text(name);
+            json.key("input").raw(arguments);
+        }
+    }
 }
 
 fn completion_usage(prompt: u64, completion: u64, json: &mut Json) {

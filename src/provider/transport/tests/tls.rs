@@ -91,7 +91,7 @@ impl TlsServer {
 /// Sends one POST to `url`; the server's certificate is trusted only if `trusted`.
 async fn post_tls(url: &str, trusted: bool, proxies: &Matcher) -> Result<Bytes, CallError> {
     let ca_file = trusted.then(|| testdata("cert.pem"));
-    let connection = OpenAiConnection { ca_file, ..connection(url, limits(20_000), 100) };
+    let connection = ServerConnection { ca_file, ..connection(url, limits(20_000), 100) };
     let transport = Transport::open("p", &connection, proxies).unwrap();
     post(&transport, url).await.map(|received| received.body)
 }
@@ -108,7 +108,7 @@ async fn the_version_of_http_is_the_one_agreed_on_in_the_handshake() {
 
 fn trusting(server: &TlsServer) -> (Transport, String) {
     let url = format!("https://{}", server.address);
-    let connection = OpenAiConnection { ca_file: Some(testdata("cert.pem")), ..connection(&url, limits(20_000), 100) };
+    let connection = ServerConnection { ca_file: Some(testdata("cert.pem")), ..connection(&url, limits(20_000), 100) };
     (Transport::open("p", &connection, &Matcher::builder().build()).unwrap(), url)
 }
 

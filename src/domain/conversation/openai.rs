@@ -1,14 +1,12 @@
-//! What a conversation asks, as Chat Completions and as Responses, each said as the other: OpenAI's guide
-//! to migrating from the one to the other, and its reference of both.
+//! Chat Completions and Responses, each said as the other: OpenAI's guide to migrating from the one to the
+//! other, and its reference of both.
 //!
-//! Members that both have under the same name stay as they are. Invariant: what [`is_sayable`] says can
-//! be said in the other form loses nothing there.
+//! Members that both have under the same name stay as they are.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::endpoint::Endpoint;
-
-type Members = Map<String, Value>;
+use super::{Members, rename, take};
+use crate::domain::endpoint::Endpoint;
 
 /// What only Chat Completions can say.
 const CHAT_ONLY: [&str; 15] = [
@@ -33,7 +31,7 @@ const RESPONSES_ONLY: [&str; 8] =
     ["background", "conversation", "include", "max_tool_calls", "previous_response_id", "prompt", "top_logprobs", "truncation"];
 
 /// Whether what a request of this endpoint asks can be said in the other form, too.
-pub fn is_sayable(asked: Endpoint, request: &Members) -> bool {
+pub(super) fn is_sayable(asked: Endpoint, request: &Members) -> bool {
     let says = |name: &&str| request.get(*name).is_some_and(|value| !value.is_null());
     match asked {
         Endpoint::ChatCompletions => {
@@ -60,14 +58,8 @@ pub fn is_sayable(asked: Endpoint, request: &Members) -> bool {
     }
 }
 
-fn rename(request: &mut Members, from: &str, to: &str) {
-    if let Some(value) = request.remove(from) {
-        request.insert(to.to_owned(), value);
-    }
-}
-
 /// A request of Chat Completions as one of Responses.
-pub fn to_responses(mut request: Members) -> Members {
+pub(super) fn to_responses(mut request: Members) -> Members {
     if let Some(messages) = request.remove("messages") {
         let input = match messages {
             Value::Array(messages) => messages.into_iter().flat_map(items_of).collect(),
@@ -157,11 +149,6 @@ fn call_item(mut call: Value) -> Value {
     json!({ "type": "function_call", "call_id": id, "name": take(&mut function, "name"), "arguments": take(&mut function, "arguments") })
 }
 
-/// A member of what may be an object, which then has null there.
-fn take(value: &mut Value, name: &str) -> Value {
-    value.get_mut(name).map(Value::take).unwrap_or_default()
-}
-
 fn parts_of(content: Value, is_answer: bool) -> Value {
     let Value::Array(parts) = content else { return content };
     let part = |part: Value| {
@@ -194,7 +181,7 @@ fn parts_of(content: Value, is_answer: bool) -> Value {
 }
 
 /// A request of Responses as one of Chat Completions.
-pub fn to_chat(mut request: Members) -> Members {
+pub(super) fn to_chat(mut request: Members) -> Members {
     let mut messages = Vec::new();
     if let Some(instructions) = request.remove("instructions").filter(|instructions| !instructions.is_null()) {
         messages.push(json!({ "role": "system", "content": instructions }));

@@ -1,11 +1,12 @@
-//! Servers that speak OpenAI's API: the hosted one, and the many that imitate it.
+//! Servers with OpenAI's API, the hosted one and the many that imitate it, and Anthropic's, which has
+//! Messages besides.
 //!
 //! Adds the URL and the headers to a body, and reads the few headers of the answer that matter.
 //! Everything about the connection is in [`super::transport`], everything about the body's meaning
 //! in [`super::verdict`].
 //!
-//! Invariant: the key leaves this module only as the `Authorization` header of a call to the
-//! configured host.
+//! Invariant: the key leaves this module only in a header of a call to the configured host:
+//! `Authorization`, or `x-api-key` for what is Anthropic's own.
 
 use std::fmt;
 use std::fmt::Write;
@@ -20,7 +21,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::transport::{Received, Transport, proxies_from_env};
 use super::{Answer, Call, CallError, Dispatch, SetupError, limits};
-use crate::domain::connection::OpenAiConnection;
+use crate::domain::connection::{Api, ServerConnection};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::RowKey;
 use crate::domain::retry::parse_retry_after;
@@ -29,41 +30,47 @@ use crate::domain::time::Clock;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
 const KEY_PREFIX: &str = "batchd-";
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// The version of Messages that is spoken: Anthropic, "Versions". Servers that imitate them ignore it.
+const ANTHROPIC_VERSION: (HeaderName, HeaderValue) = (HeaderName::from_static("anthropic-version"), HeaderValue::from_static("2023-06-01"));
 
-/// An OpenAI-compatible server.
-pub struct OpenAi {
+/// A server.
+pub struct Server {
     transport: Transport,
     /// By `endpoint as usize`.
     targets: [Uri; Endpoint::ALL.len()],
     /// Where it lists its models.
     models: Uri,
-    /// What every request carries.
+    /// What a request carries.
     headers: HeaderMap,
+    /// What one does that is in Anthropic's own words.
+    anthropic: HeaderMap,
+    api: Api,
     clock: Clock,
 }
 
 // By hand, so that nothing that is added later is printed by accident.
-impl fmt::Debug for OpenAi {
+impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OpenAi").field("host", &self.transport.host()).finish_non_exhaustive()
+        f.debug_struct("Server").field("host", &self.transport.host()).finish_non_exhaustive()
     }
 }
 
-impl OpenAi {
-    /// Prepares calls to the server; `key` is sent as a bearer token. Proxies are taken from
+impl Server {
+    /// Prepares calls to the server. Proxies are taken from
     /// `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in either case; a server on this
     /// machine is always reached directly.
     ///
     /// # Errors
     /// When the URL, the CA file, the key or the proxy cannot be used.
-    pub fn new(id: &str, connection: &OpenAiConnection, key: Option<SecretString>, clock: Clock) -> Result<Self, SetupError> {
+    pub fn new(id: &str, connection: &ServerConnection, key: Option<SecretString>, clock: Clock) -> Result<Self, SetupError> {
         Self::with_proxies(id, connection, key, clock, &proxies_from_env(id)?)
     }
 
     /// As [`Self::new`], with these proxies.
     pub(super) fn with_proxies(
         id: &str,
-        connection: &OpenAiConnection,
+        connection: &ServerConnection,
         key: Option<SecretString>,
         clock: Clock,
         proxies: &Matcher,
@@ -77,14 +84,18 @@ impl OpenAi {
         let models = target(&connection.base_url, "/models").map_err(unusable)?;
         // `ALL` lists every operation once, so no place stays empty.
         let targets = targets.map(Option::unwrap_or_default);
-        Ok(Self { transport, targets, models, headers: headers(id, key)?, clock })
+        let headers = |api| headers(id, api, key.as_ref());
+        let mut anthropic = headers(connection.api)?;
+        anthropic.insert(ANTHROPIC_VERSION.0, ANTHROPIC_VERSION.1);
+        // Anthropic's layer of compatibility takes its key as OpenAI's clients send it.
+        Ok(Self { transport, targets, models, headers: headers(Api::OpenAi)?, anthropic, api: connection.api, clock })
     }
 
     async fn send(&self, call: Call) -> Result<Answer, CallError> {
         let mut request = Box::new(Request::new(call.body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.targets[call.endpoint as usize].clone();
-        let mut headers = self.headers.clone();
+        let mut headers = if call.endpoint == Endpoint::Messages { self.anthropic.clone() } else { self.headers.clone() };
         if let Some(name) = call_name(call.key) {
             headers.insert(CLIENT_REQUEST_ID, name.clone());
             headers.insert(IDEMPOTENCY_KEY, name);
@@ -101,7 +112,10 @@ impl OpenAi {
     pub async fn list_models(&self, budget: Duration) -> Result<Answer, CallError> {
         let mut request = Box::new(Request::new(Bytes::new()));
         *request.uri_mut() = self.models.clone();
-        *request.headers_mut() = self.headers.clone();
+        *request.headers_mut() = match self.api {
+            Api::OpenAi => self.headers.clone(),
+            Api::Anthropic => self.anthropic.clone(),
+        };
         Ok(self.answer(self.transport.send(request, budget).await?))
     }
 
@@ -122,7 +136,7 @@ impl OpenAi {
     }
 }
 
-impl Dispatch for OpenAi {
+impl Dispatch for Server {
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
         Box::pin(self.send(call))
     }
@@ -148,17 +162,20 @@ fn target(base: &Uri, tail: &str) -> Result<Uri, http::Error> {
     Ok(Uri::from_parts(parts)?)
 }
 
-fn headers(id: &str, key: Option<SecretString>) -> Result<HeaderMap, SetupError> {
+fn headers(id: &str, api: Api, key: Option<&SecretString>) -> Result<HeaderMap, SetupError> {
     // Room for the two names of the call, so that a clone is not grown.
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("batchd/", env!("CARGO_PKG_VERSION"))));
     if let Some(key) = key {
-        let mut bearer =
-            HeaderValue::try_from(format!("Bearer {}", key.expose_secret())).map_err(|_| SetupError::Key { provider: id.into() })?;
-        bearer.set_sensitive(true);
-        headers.insert(AUTHORIZATION, bearer);
+        let (name, text) = match api {
+            Api::OpenAi => (AUTHORIZATION, format!("Bearer {}", key.expose_secret())),
+            Api::Anthropic => (API_KEY, key.expose_secret().to_owned()),
+        };
+        let mut value = HeaderValue::try_from(text).map_err(|_| SetupError::Key { provider: id.into() })?;
+        value.set_sensitive(true);
+        headers.insert(name, value);
     }
     Ok(headers)
 }
@@ -190,14 +207,24 @@ mod tests {
     use crate::domain::time::Timestamp;
     use crate::provider::loopback::{Loopback, Reply};
 
-    fn connection(base_url: &str) -> OpenAiConnection {
+    fn connection(base_url: &str) -> ServerConnection {
         let base_url = base_url.parse().unwrap();
-        OpenAiConnection { base_url, timeouts: Timeouts::default(), ca_file: None, max_response_bytes: 1_000 }
+        ServerConnection { api: Api::OpenAi, base_url, timeouts: Timeouts::default(), ca_file: None, max_response_bytes: 1_000 }
     }
 
-    fn open(base_url: &str, key: Option<&str>) -> Result<OpenAi, SetupError> {
+    fn open(base_url: &str, key: Option<&str>) -> Result<Server, SetupError> {
+        open_as(Api::OpenAi, base_url, key)
+    }
+
+    fn open_as(api: Api, base_url: &str, key: Option<&str>) -> Result<Server, SetupError> {
         let clock = Clock::new(|| Timestamp::from_second(784_111_777).unwrap());
-        OpenAi::with_proxies("p", &connection(base_url), key.map(SecretString::from), clock, &Matcher::builder().build())
+        Server::with_proxies(
+            "p",
+            &ServerConnection { api, ..connection(base_url) },
+            key.map(SecretString::from),
+            clock,
+            &Matcher::builder().build(),
+        )
     }
 
     fn call() -> Call {
@@ -221,6 +248,21 @@ mod tests {
         assert_eq!(answer, expected);
         let request = server.requests()[0].replace(&server.address().to_string(), "HOST").replace("\r\n", "\n");
         insta::assert_snapshot!(request);
+    }
+
+    #[tokio::test]
+    async fn anthropic_is_called_in_its_own_words_for_messages_alone() {
+        let mut told = Vec::new();
+        for (api, endpoint) in
+            [(Api::Anthropic, Endpoint::Messages), (Api::Anthropic, Endpoint::ChatCompletions), (Api::OpenAi, Endpoint::Messages)]
+        {
+            let server = Loopback::start(vec![Reply::answer("200 OK", "request-id: req_1\r\n", "{}")]).await;
+            let provider = open_as(api, &format!("http://{}", server.address()), Some("sk-ant")).unwrap();
+            let answer = provider.call(Call { endpoint, ..call() }).await.unwrap();
+            assert_eq!(answer.request_id.as_deref(), Some("req_1"));
+            told.push(server.requests()[0].replace(&server.address().to_string(), "HOST").replace("\r\n", "\n"));
+        }
+        insta::assert_snapshot!(told.join("\n--\n"));
     }
 
     #[test]

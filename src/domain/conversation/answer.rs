@@ -1,0 +1,118 @@
+//! An answer of Chat Completions, and an error of its servers, said as one of Anthropic's Messages.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// An answer that is no chat completion, or says what no message can: how so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unsayable(&'static str);
+
+impl fmt::Display for Unsayable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+#[derive(Deserialize)]
+struct Completion {
+    #[serde(default)]
+    id: Value,
+    #[serde(default)]
+    model: Value,
+    #[serde(default)]
+    choices: Vec<Choice>,
+    #[serde(default)]
+    usage: Value,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    #[serde(default)]
+    message: Value,
+    #[serde(default)]
+    finish_reason: Value,
+    /// vLLM's: the text at which it stopped.
+    #[serde(default)]
+    stop_reason: Value,
+}
+
+/// The message that a chat completion is.
+///
+/// # Errors
+/// When it has no choice, or calls a tool with arguments that are no object.
+pub fn message_of_chat(body: &[u8]) -> Result<Vec<u8>, Unsayable> {
+    let completion: Completion = serde_json::from_slice(body).map_err(|_| Unsayable("it is not of that form"))?;
+    let choice = completion.choices.into_iter().next().ok_or(Unsayable("it has no `choices`"))?;
+    let refused = choice.message["refusal"].as_str().filter(|refusal| !refusal.is_empty());
+    let mut content: Vec<_> =
+        texts(&choice.message["content"]).chain(refused).map(|text| json!({ "type": "text", "text": text })).collect();
+    for call in choice.message["tool_calls"].as_array().into_iter().flatten() {
+        content.push(used(call)?);
+    }
+    let stop_sequence = choice.stop_reason.as_str();
+    let stop_reason = match (choice.finish_reason.as_str(), refused) {
+        (_, Some(_)) | (Some("content_filter"), _) => "refusal",
+        (Some("length"), _) => "max_tokens",
+        (Some("tool_calls" | "function_call"), _) => "tool_use",
+        (_, None) if stop_sequence.is_some() => "stop_sequence",
+        (_, None) => "end_turn",
+    };
+    let message = json!({
+        "id": completion.id, "type": "message", "role": "assistant", "model": completion.model, "content": content,
+        "stop_reason": stop_reason, "stop_sequence": stop_sequence.filter(|_| stop_reason == "stop_sequence"),
+        "usage": usage(&completion.usage),
+    });
+    Ok(message.to_string().into_bytes())
+}
+
+/// A text, or the texts of its parts.
+fn texts(content: &Value) -> impl Iterator<Item = &str> {
+    let parts = content.as_array().into_iter().flatten().filter_map(|part| part["text"].as_str());
+    content.as_str().into_iter().chain(parts).filter(|text| !text.is_empty())
+}
+
+fn used(call: &Value) -> Result<Value, Unsayable> {
+    let function = &call["function"];
+    let input = match function["arguments"].as_str() {
+        None | Some("") => json!({}),
+        Some(arguments) => {
+            let input = serde_json::from_str(arguments).ok().filter(Value::is_object);
+            input.ok_or(Unsayable("it calls a tool with arguments that are no JSON object"))?
+        }
+    };
+    Ok(json!({ "type": "tool_use", "id": call["id"], "name": function["name"], "input": input }))
+}
+
+/// Anthropic counts what was read from its cache beside the input, OpenAI as a part of it.
+fn usage(usage: &Value) -> Value {
+    let tokens = |name: &str| usage[name].as_u64().unwrap_or(0);
+    let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0).min(tokens("prompt_tokens"));
+    json!({
+        "input_tokens": tokens("prompt_tokens") - cached, "cache_creation_input_tokens": 0, "cache_read_input_tokens": cached,
+        "output_tokens": tokens("completion_tokens"),
+    })
+}
+
+/// The error that such a server's answer is; `None` if it does not say what is wrong.
+pub fn error_of_chat(status: u16, body: &[u8]) -> Option<Vec<u8>> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    // OpenAI, and servers that keep it shorter.
+    let said = [&body["error"]["message"], &body["error"], &body["message"], &body["detail"]];
+    let message = said.into_iter().find_map(Value::as_str)?;
+    // Anthropic, "Errors".
+    let kind = match status {
+        401 => "authentication_error",
+        402 => "billing_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        504 => "timeout_error",
+        529 => "overloaded_error",
+        500.. => "api_error",
+        _ => "invalid_request_error",
+    };
+    Some(json!({ "type": "error", "error": { "type": kind, "message": message } }).to_string().into_bytes())
+}

@@ -1,0 +1,263 @@
+//! A request of Anthropic's Messages said as one of Chat Completions (Anthropic, "Messages", API version
+//! 2023-06-01; OpenAI, "Create chat completion").
+//!
+//! What is not known here cannot be said: Messages grow, and a member that is dropped in silence would be a
+//! question that nobody has asked.
+
+use serde_json::{Value, json};
+
+use super::{Members, rename, take};
+
+/// What is understood of a request.
+const MEMBERS: [&str; 14] = [
+    "model",
+    "messages",
+    "max_tokens",
+    "system",
+    "temperature",
+    "top_p",
+    "stop_sequences",
+    "stream",
+    "tools",
+    "tool_choice",
+    "metadata",
+    "service_tier",
+    "thinking",
+    "output_config",
+];
+/// A hint about the price alone, which Chat Completions have no word for.
+const HINT: &str = "cache_control";
+
+/// Whether a request can be said as one of Chat Completions.
+pub(super) fn is_sayable(request: &Members) -> bool {
+    let says = |name: &str| request.get(name).filter(|value| !value.is_null());
+    // A last message of the model's own is one that it is to go on with; in a chat it would answer it.
+    let answers_user = |messages: &[Value]| messages.last().is_some_and(|last| last["role"] == "user");
+    has_only(request, &MEMBERS)
+        && says("messages").and_then(Value::as_array).is_some_and(|messages| answers_user(messages) && messages.iter().all(message))
+        && says("system").is_none_or(texts)
+        && says("tools").is_none_or(|tools| tools.as_array().is_some_and(|tools| tools.iter().all(tool)))
+        && says("tool_choice").is_none_or(|choice| chosen(choice).is_some())
+        && says("thinking").is_none_or(|thinking| thinking["type"] == "disabled")
+        && says("output_config").is_none_or(|config| config.as_object().is_some_and(|config| has_only(config, &["format"])))
+        && says("stop_sequences").is_none_or(Value::is_array)
+}
+
+/// Whether an object has no members but these, besides such as are null.
+fn has_only(members: &Members, known: &[&str]) -> bool {
+    members.iter().all(|(name, value)| known.contains(&name.as_str()) || value.is_null())
+}
+
+fn block_has_only(block: &Value, known: &[&str]) -> bool {
+    block
+        .as_object()
+        .is_some_and(|members| members.iter().all(|(name, value)| name == HINT || known.contains(&name.as_str()) || value.is_null()))
+}
+
+fn text(block: &Value) -> bool {
+    block["type"] == "text" && block["text"].is_string() && block_has_only(block, &["type", "text"])
+}
+
+/// A text, or blocks of it.
+fn texts(value: &Value) -> bool {
+    value.is_string() || value.as_array().is_some_and(|blocks| blocks.iter().all(text))
+}
+
+fn message(message: &Value) -> bool {
+    let is_block = |block: &Value| match message["role"].as_str() {
+        Some("user") => text(block) || media(block) || result(block),
+        Some("assistant") => text(block) || call(block),
+        _ => false,
+    };
+    let said = match &message["content"] {
+        Value::String(_) => matches!(message["role"].as_str(), Some("user" | "assistant")),
+        Value::Array(blocks) => blocks.iter().all(is_block),
+        _ => false,
+    };
+    said && message.as_object().is_some_and(|members| has_only(members, &["role", "content"]))
+}
+
+fn media(block: &Value) -> bool {
+    let source = &block["source"];
+    let is_text = |name: &str| source[name].is_string();
+    match (block["type"].as_str(), source["type"].as_str()) {
+        (Some("image"), Some("base64")) => is_text("media_type") && is_text("data") && block_has_only(block, &["type", "source"]),
+        (Some("image"), Some("url")) => is_text("url") && block_has_only(block, &["type", "source"]),
+        (Some("document"), Some("base64")) => {
+            is_text("media_type") && is_text("data") && block_has_only(block, &["type", "source", "title"])
+        }
+        (Some("document"), Some("text")) => is_text("data") && block_has_only(block, &["type", "source"]),
+        (Some("image" | "document"), Some("file")) => is_text("file_id") && block_has_only(block, &["type", "source"]),
+        _ => false,
+    }
+}
+
+fn result(block: &Value) -> bool {
+    block["type"] == "tool_result"
+        && block["tool_use_id"].is_string()
+        && (block["content"].is_null() || texts(&block["content"]))
+        && block["is_error"].as_bool() != Some(true)
+        && block_has_only(block, &["type", "tool_use_id", "content", "is_error"])
+}
+
+fn call(block: &Value) -> bool {
+    block["type"] == "tool_use"
+        && block["id"].is_string()
+        && block["name"].is_string()
+        && block_has_only(block, &["type", "id", "name", "input"])
+}
+
+fn tool(tool: &Value) -> bool {
+    // Tools with another type are run by Anthropic, or are known to its models by name.
+    let own = tool["type"].is_null() || tool["type"] == "custom";
+    own && tool["name"].is_string() && block_has_only(tool, &["type", "name", "description", "input_schema", "strict"])
+}
+
+/// How Chat Completions say which tool is to be called.
+fn chosen(choice: &Value) -> Option<Value> {
+    match choice["type"].as_str()? {
+        "auto" => Some(json!("auto")),
+        "any" => Some(json!("required")),
+        "none" => Some(json!("none")),
+        "tool" => Some(json!({ "type": "function", "function": { "name": choice["name"].as_str()? } })),
+        _ => None,
+    }
+}
+
+/// A request as one of Chat Completions.
+pub(super) fn to_chat(mut request: Members) -> Members {
+    let mut messages = Vec::new();
+    if let Some(system) = request.remove("system").filter(|system| !system.is_null()) {
+        messages.push(json!({ "role": "system", "content": parts(system) }));
+    }
+    if let Some(Value::Array(said)) = request.remove("messages") {
+        said.into_iter().for_each(|message| add(message, &mut messages));
+    }
+    request.insert("messages".to_owned(), Value::Array(messages));
+    // The name that all lanes are given it by; see `crate::provider::form`.
+    rename(&mut request, "max_tokens", "max_output_tokens");
+    rename(&mut request, "stop_sequences", "stop");
+    request.remove("thinking");
+    if let Some(Value::String(tier)) = request.get_mut("service_tier")
+        && tier == "standard_only"
+    {
+        "default".clone_into(tier);
+    }
+    if let Some(mut format) = request.remove("output_config").map(|mut config| take(&mut config, "format"))
+        && !format.is_null()
+    {
+        let schema = json!({ "name": "answer", "schema": take(&mut format, "schema"), "strict": true });
+        request.insert("response_format".to_owned(), json!({ "type": "json_schema", "json_schema": schema }));
+    }
+    if let Some(Value::Object(mut metadata)) = request.remove("metadata") {
+        if let Some(user) = metadata.remove("user_id").filter(|user| !user.is_null()) {
+            request.insert("user".to_owned(), user);
+        }
+        if !metadata.is_empty() {
+            request.insert("metadata".to_owned(), Value::Object(metadata));
+        }
+    }
+    if let Some(Value::Array(tools)) = request.get_mut("tools") {
+        tools.iter_mut().for_each(|tool| *tool = function(tool));
+    }
+    if let Some(choice) = request.remove("tool_choice") {
+        if let Some(chosen) = chosen(&choice) {
+            request.insert("tool_choice".to_owned(), chosen);
+        }
+        if choice["disable_parallel_tool_use"] == true {
+            request.insert("parallel_tool_calls".to_owned(), Value::Bool(false));
+        }
+    }
+    request
+}
+
+fn function(tool: &mut Value) -> Value {
+    let mut function = Members::new();
+    for (from, to) in [("name", "name"), ("description", "description"), ("input_schema", "parameters"), ("strict", "strict")] {
+        let value = take(tool, from);
+        if !value.is_null() {
+            function.insert(to.to_owned(), value);
+        }
+    }
+    json!({ "type": "function", "function": function })
+}
+
+/// Adds what a message says: results of tools are messages of their own, in their place.
+fn add(mut message: Value, messages: &mut Vec<Value>) {
+    let (role, blocks) = match (take(&mut message, "role"), take(&mut message, "content")) {
+        (role, Value::Array(blocks)) => (role, blocks),
+        (role, content) => return messages.push(json!({ "role": role, "content": content })),
+    };
+    let (mut said, mut calls) = (Vec::new(), Vec::new());
+    for mut block in blocks {
+        match block["type"].as_str() {
+            Some("tool_result") => {
+                flush(&role, &mut said, messages);
+                let content = match take(&mut block, "content") {
+                    Value::Null => json!(""),
+                    content => parts(content),
+                };
+                messages.push(json!({ "role": "tool", "tool_call_id": take(&mut block, "tool_use_id"), "content": content }));
+            }
+            Some("tool_use") => {
+                let arguments = match take(&mut block, "input") {
+                    Value::Null => "{}".to_owned(),
+                    input => input.to_string(),
+                };
+                let function = json!({ "name": take(&mut block, "name"), "arguments": arguments });
+                calls.push(json!({ "id": take(&mut block, "id"), "type": "function", "function": function }));
+            }
+            _ => said.push(part(block)),
+        }
+    }
+    if calls.is_empty() {
+        return flush(&role, &mut said, messages);
+    }
+    let content = if said.is_empty() { Value::Null } else { shortest(said) };
+    messages.push(json!({ "role": role, "content": content, "tool_calls": calls }));
+}
+
+fn flush(role: &Value, said: &mut Vec<Value>, messages: &mut Vec<Value>) {
+    if !said.is_empty() {
+        messages.push(json!({ "role": role, "content": shortest(std::mem::take(said)) }));
+    }
+}
+
+fn parts(content: Value) -> Value {
+    match content {
+        Value::Array(blocks) => shortest(blocks.into_iter().map(part).collect()),
+        other => other,
+    }
+}
+
+/// Parts of a content; a text alone as itself, which every server understands.
+fn shortest(mut parts: Vec<Value>) -> Value {
+    match parts.as_mut_slice() {
+        [only] if only["type"] == "text" => take(only, "text"),
+        _ => Value::Array(parts),
+    }
+}
+
+fn part(mut block: Value) -> Value {
+    let mut source = take(&mut block, "source");
+    let url = |source: &mut Value| {
+        let (mime, data) = (take(source, "media_type"), take(source, "data"));
+        format!("data:{};base64,{}", mime.as_str().unwrap_or_default(), data.as_str().unwrap_or_default())
+    };
+    match (block["type"].as_str(), source["type"].as_str()) {
+        (Some("image"), Some("base64")) => json!({ "type": "image_url", "image_url": { "url": url(&mut source) } }),
+        (Some("image"), Some("url")) => json!({ "type": "image_url", "image_url": { "url": take(&mut source, "url") } }),
+        // Its content takes the place of the id before it is sent.
+        (Some("image"), Some("file")) => json!({ "type": "input_image", "file_id": take(&mut source, "file_id") }),
+        (Some("document"), Some("file")) => json!({ "type": "file", "file": { "file_id": take(&mut source, "file_id") } }),
+        (Some("document"), Some("base64")) => {
+            let filename = match take(&mut block, "title") {
+                Value::Null => json!("document.pdf"),
+                title => title,
+            };
+            json!({ "type": "file", "file": { "filename": filename, "file_data": url(&mut source) } })
+        }
+        (Some("document"), Some("text")) => json!({ "type": "text", "text": take(&mut source, "data") }),
+        _ => json!({ "type": "text", "text": take(&mut block, "text") }),
+    }
+}

@@ -1,0 +1,79 @@
+//! What a conversation asks, in each of the forms that there are for it: Chat Completions and Responses of
+//! OpenAI, and Anthropic's Messages; and in which of them it can be said as well.
+//!
+//! Not here: which form a lane takes ([`crate::provider::form`]).
+//!
+//! Invariant: [`forms`] names a form only if nothing of the request is lost in it.
+
+mod answer;
+mod messages;
+mod openai;
+
+use serde_json::{Map, Value};
+
+use super::endpoint::Endpoint;
+pub use answer::{Unsayable, error_of_chat, message_of_chat};
+
+type Members = Map<String, Value>;
+
+/// The form in which a row asks, and that in which it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    pub asked: Endpoint,
+    pub sent: Endpoint,
+}
+
+impl Form {
+    /// Sent as it is asked.
+    pub const fn as_asked(endpoint: Endpoint) -> Self {
+        Self { asked: endpoint, sent: endpoint }
+    }
+
+    /// Whether what is answered is said anew in the form in which it was asked. The answers of OpenAI's two
+    /// forms are passed on as they are.
+    pub fn is_said_back(self) -> bool {
+        self.asked == Endpoint::Messages && self.sent != Endpoint::Messages
+    }
+
+    /// Whether its client reads an answer in the form in which it has asked.
+    pub fn is_kept(self) -> bool {
+        self.asked == self.sent || self.is_said_back()
+    }
+}
+
+/// The forms in which a request can be sent, that in which it asks before the others.
+pub fn forms(asked: Endpoint, request: &Members) -> &'static [Endpoint] {
+    let (all, is_sayable): (&'static [Endpoint], _) = match asked {
+        Endpoint::ChatCompletions => (&[Endpoint::ChatCompletions, Endpoint::Responses], openai::is_sayable(asked, request)),
+        Endpoint::Responses => (&[Endpoint::Responses, Endpoint::ChatCompletions], openai::is_sayable(asked, request)),
+        Endpoint::Messages => (&[Endpoint::Messages, Endpoint::ChatCompletions], messages::is_sayable(request)),
+        Endpoint::Completions => return &[Endpoint::Completions],
+        Endpoint::Embeddings => return &[Endpoint::Embeddings],
+        Endpoint::Moderations => return &[Endpoint::Moderations],
+        Endpoint::ImagesGenerations => return &[Endpoint::ImagesGenerations],
+        Endpoint::ImagesEdits => return &[Endpoint::ImagesEdits],
+        Endpoint::Videos => return &[Endpoint::Videos],
+    };
+    if is_sayable { all } else { &all[..1] }
+}
+
+/// A request in another one of its [`forms`]; as it is if that is none.
+pub fn said(form: Form, request: Members) -> Members {
+    match (form.asked, form.sent) {
+        (Endpoint::ChatCompletions, Endpoint::Responses) => openai::to_responses(request),
+        (Endpoint::Responses, Endpoint::ChatCompletions) => openai::to_chat(request),
+        (Endpoint::Messages, Endpoint::ChatCompletions) => messages::to_chat(request),
+        _ => request,
+    }
+}
+
+/// A member of what may be an object, which then has null there.
+fn take(value: &mut Value, name: &str) -> Value {
+    value.get_mut(name).map(Value::take).unwrap_or_default()
+}
+
+fn rename(request: &mut Members, from: &str, to: &str) {
+    if let Some(value) = request.remove(from) {
+        request.insert(to.to_owned(), value);
+    }
+}
