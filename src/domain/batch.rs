@@ -127,6 +127,11 @@ impl BatchSpec {
         }
     }
 
+    /// Whether its create named somebody who is told of it.
+    pub fn has_receiver(&self) -> bool {
+        self.gateway().is_some_and(|(_, gateway)| gateway.subscription.is_some())
+    }
+
     /// The moment at which unfinished rows expire.
     pub fn deadline(&self) -> Timestamp {
         match &self.order {

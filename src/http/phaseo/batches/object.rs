@@ -35,8 +35,7 @@ impl Around {
     pub async fn of(api: &Api, batch: &Batch) -> Result<Self, ApiError> {
         let id = batch.spec.id;
         let receipt = if batch.state.is_terminal() { api.store.receipt(id).await? } else { None };
-        let has_receiver = batch.spec.gateway().is_some_and(|(_, gateway)| gateway.subscription.is_some());
-        let telling = if has_receiver { api.store.telling(id).await?.unwrap_or_default() } else { Telling::default() };
+        let telling = if batch.spec.has_receiver() { api.store.telling(id).await?.unwrap_or_default() } else { Telling::default() };
         Ok(Self { reservation: api.store.reservation(id).await?, receipt, telling })
     }
 }

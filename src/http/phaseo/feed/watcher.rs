@@ -3,14 +3,19 @@
 //!
 //! It looks when the store has committed something, at most once in [`PACE`], and whenever a follower asks.
 //! Followers hold the sending end of its questions; when the last of these is gone, so is the watcher.
+//!
+//! Very many followers must not take the processor from the rows: all of them together are told of progress no
+//! more than [`UPDATES`] times a second. That a batch has ended is told to each of them at once.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use crate::domain::batch::{BatchState, Progress};
 use crate::domain::id::BatchId;
@@ -22,6 +27,8 @@ use crate::http::phaseo::batches::object::Around;
 
 /// The least time between two looks that nobody has asked for.
 const PACE: Duration = Duration::from_millis(250);
+/// States in a second that all followers together are told: a few percent of one processor.
+const UPDATES: u32 = 1_000;
 /// Questions that wait for the watcher; whoever asks more waits, too.
 const QUESTIONS: usize = 256;
 
@@ -37,6 +44,11 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// Whether nothing of interest comes after it: the batch has ended, or is gone.
+    fn is_last(&self) -> bool {
+        self.job.as_ref().is_none_or(|job| job.ended)
+    }
+
     /// What is told if there is no such batch any more.
     pub fn deleted(&self) -> Value {
         json!({ "id": self.id, "kind": "batch" })
@@ -51,31 +63,38 @@ type Question = oneshot::Sender<()>;
 struct Feed {
     questions: mpsc::WeakSender<Question>,
     frames: watch::Receiver<Arc<Frame>>,
+    over: CancellationToken,
 }
 
 /// The batches that are followed.
 #[derive(Debug, Clone, Default)]
-pub struct Feeds(Arc<Mutex<HashMap<BatchId, Feed>>>);
+pub struct Feeds {
+    feeds: Arc<Mutex<HashMap<BatchId, Feed>>>,
+    /// Those who follow any of them.
+    followers: Arc<AtomicU32>,
+}
 
 impl Feeds {
     fn lock(&self) -> MutexGuard<'_, HashMap<BatchId, Feed>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Follows a batch.
     pub fn follow(api: &Arc<Api>, id: BatchId) -> Follower {
         let mut feeds = api.feeds.lock();
-        let alive = feeds.get(&id).and_then(|feed| Some((feed.questions.upgrade()?, feed.frames.clone())));
+        let counted = Counted::new(&api.feeds.followers);
+        let alive = feeds.get(&id).and_then(|feed| Some((feed.questions.upgrade()?, feed)));
         // One that is closed though it is held belongs to a watcher that has failed.
-        if let Some((questions, frames)) = alive.filter(|(questions, _)| !questions.is_closed()) {
-            return Follower { questions, frames };
+        if let Some((questions, feed)) = alive.filter(|(questions, _)| !questions.is_closed()) {
+            return Follower { questions, frames: feed.frames.clone(), over: Some(feed.over.clone()), counted };
         }
         let (questions, asked) = mpsc::channel(QUESTIONS);
         let (sender, frames) = watch::channel(Arc::new(Frame { version: 0, id: id.to_string(), job: None }));
-        feeds.insert(id, Feed { questions: questions.downgrade(), frames: frames.clone() });
-        let watcher = Watcher { api: api.clone(), id, questions: asked, frames: sender, seen: None };
+        let over = CancellationToken::new();
+        feeds.insert(id, Feed { questions: questions.downgrade(), frames: frames.clone(), over: over.clone() });
+        let watcher = Watcher { api: api.clone(), id, questions: asked, frames: sender, over: over.clone(), seen: None };
         api.tasks.spawn(watcher.run());
-        Follower { questions, frames }
+        Follower { questions, frames, over: Some(over), counted }
     }
 
     /// Forgets a batch that nobody follows; somebody may have begun to again in the meantime.
@@ -93,11 +112,36 @@ impl Feeds {
     }
 }
 
+/// One of those who are counted, for as long as it is there.
+#[derive(Debug)]
+struct Counted(Arc<AtomicU32>);
+
+impl Counted {
+    fn new(all: &Arc<AtomicU32>) -> Self {
+        all.fetch_add(1, Ordering::Relaxed);
+        Self(all.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The least time between two updates to one of so many, who wishes for `wished`.
+fn interval(wished: Duration, followers: u32) -> Duration {
+    wished.max(Duration::from_secs(1) * followers / UPDATES)
+}
+
 /// Somebody who follows a batch.
 #[derive(Debug)]
 pub struct Follower {
     questions: mpsc::Sender<Question>,
     frames: watch::Receiver<Arc<Frame>>,
+    /// Says that the batch has ended; `None` once that was told.
+    over: Option<CancellationToken>,
+    counted: Counted,
 }
 
 impl Follower {
@@ -106,14 +150,31 @@ impl Follower {
         let (question, answer) = oneshot::channel();
         self.questions.send(question).await.ok()?;
         answer.await.ok()?;
-        Some(self.frames.borrow_and_update().clone())
+        Some(self.latest())
     }
 
-    /// The next state that is different, not before `due`; `None` if the watcher has failed.
+    /// When it is to be told the next state after one that it is told now, by its own wish and among all others.
+    pub fn due(&self, wished: Duration) -> Instant {
+        Instant::now() + interval(wished, self.counted.0.load(Ordering::Relaxed))
+    }
+
+    /// The next state that is different, not before `due` unless it is the last one; `None` if the watcher has failed.
     pub async fn next(&mut self, due: Instant) -> Option<Arc<Frame>> {
-        sleep_until(due).await;
+        let over = self.over.as_ref();
+        tokio::select! {
+            () = async { if let Some(over) = over { over.cancelled().await } }, if over.is_some() => {}
+            () = sleep_until(due) => {}
+        }
         self.frames.changed().await.ok()?;
-        Some(self.frames.borrow_and_update().clone())
+        Some(self.latest())
+    }
+
+    fn latest(&mut self) -> Arc<Frame> {
+        let frame = self.frames.borrow_and_update().clone();
+        if frame.is_last() {
+            self.over = None;
+        }
+        frame
     }
 }
 
@@ -122,8 +183,10 @@ struct Watcher {
     id: BatchId,
     questions: mpsc::Receiver<Question>,
     frames: watch::Sender<Arc<Frame>>,
-    /// What the last frame was made of: all that is told of a batch changes with one of these, in one commit.
-    seen: Option<(BatchState, Progress, Telling)>,
+    over: CancellationToken,
+    /// What the last frame was made of: all that is told of a batch changes with one of these, in one commit. There
+    /// is a telling only if the batch has a receiver.
+    seen: Option<(BatchState, Progress, Option<Telling>)>,
 }
 
 impl Watcher {
@@ -158,16 +221,22 @@ impl Watcher {
     }
 
     async fn look(&mut self) -> Result<(), ApiError> {
-        let telling = self.api.store.telling(self.id).await?.unwrap_or_default();
-        let standing = self.api.store.standing(self.id).await?.map(|(state, progress)| (state, progress, telling));
-        if standing.is_some() && standing == self.seen {
-            return Ok(());
+        if let Some((state, progress, telling)) = &self.seen {
+            let standing = self.api.store.standing(self.id).await?;
+            let told = match telling {
+                Some(telling) => self.api.store.telling(self.id).await?.unwrap_or_default() == *telling,
+                None => true,
+            };
+            if told && standing.is_some_and(|standing| standing == (*state, *progress)) {
+                return Ok(());
+            }
         }
         let batch = self.api.store.batch(self.id).await?;
         let (job, seen) = match batch {
             Some(batch) => {
                 let around = Around::of(&self.api, &batch).await?;
-                (Some(Job::of(&batch, &around)), Some((batch.state, batch.progress, around.telling)))
+                let job = Job::of(&batch, &around);
+                (Some(job), Some((batch.state, batch.progress, batch.spec.has_receiver().then_some(around.telling))))
             }
             None => (None, None),
         };
@@ -180,6 +249,20 @@ impl Watcher {
             }
             changed
         });
+        if self.frames.borrow().is_last() {
+            self.over.cancel();
+        }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_are_told_as_often_as_they_wish_and_many_share_what_there_is() {
+        let wished = Duration::from_millis(2_500);
+        assert_eq!([1, 2_500, 5_000, 10_000].map(|followers| interval(wished, followers).as_millis()), [2_500, 2_500, 5_000, 10_000]);
     }
 }
