@@ -21,7 +21,7 @@ async fn one_watcher_serves_all_and_ends_with_the_last() {
 
     // What is committed is told without being asked for, and an end however long ago the last state was told.
     bench.api.store.batch_refused(id, BatchState::Failed { at: bench.api.clock.now() }, Vec::new()).await.unwrap();
-    let next = one.next(one.due(std::time::Duration::from_secs(3_600))).await.unwrap();
+    let next = one.next(tokio::time::Instant::now() + std::time::Duration::from_secs(3_600)).await.unwrap();
     assert_eq!((next.version, next.job.as_ref().map(|job| job.ended)), (2, Some(true)));
     let asked = other.now().await.unwrap();
     assert!(Arc::ptr_eq(&next, &asked));

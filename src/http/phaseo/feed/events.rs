@@ -110,7 +110,7 @@ impl Telling {
                 frame = self.follower.next(self.due) => ("job.updated", frame?),
             },
         };
-        self.due = self.follower.due(self.interval);
+        self.due = Instant::now() + self.interval;
         let event = match &frame.job {
             Some(job) => {
                 self.over = job.ended;

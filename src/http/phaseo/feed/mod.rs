@@ -8,10 +8,12 @@
 //! Invariants:
 //! * whatever a follower is told is durable: the watcher reads the store as every other reader does;
 //! * a follower costs its connection and a receiver; reading and rendering are the watcher's, once for all;
+//! * however many follow, no more of them are told something in a second than the rows can spare ([`turns`]);
 //! * what is told is a state and not a log: whoever is slow misses states in between, never the last one.
 
 mod events;
 mod socket;
+mod turns;
 mod watcher;
 mod wishes;
 

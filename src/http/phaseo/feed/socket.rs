@@ -201,7 +201,7 @@ impl Talk {
     }
 
     async fn follow(&mut self) -> End {
-        let mut due = self.follower.due(self.wishes.interval);
+        let mut due = Instant::now() + self.wishes.interval;
         let mut ping = interval_at(Instant::now() + PING, PING);
         let mut is_there = true;
         loop {
@@ -253,7 +253,7 @@ impl Talk {
 
     async fn update(&mut self, frame: &Frame, due: &mut Instant) -> Result<(), End> {
         if frame.version > self.told {
-            *due = self.follower.due(self.wishes.interval);
+            *due = Instant::now() + self.wishes.interval;
             self.tell("job.updated", frame).await?;
         }
         Ok(())

@@ -3,12 +3,8 @@
 //!
 //! It looks when the store has committed something, at most once in [`PACE`], and whenever a follower asks.
 //! Followers hold the sending end of its questions; when the last of these is gone, so is the watcher.
-//!
-//! Very many followers must not take the processor from the rows: all of them together are told of progress no
-//! more than [`UPDATES`] times a second. That a batch has ended is told to each of them at once.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::turns::{Turn, Turns};
 use crate::domain::batch::{BatchState, Progress};
 use crate::domain::id::BatchId;
 use crate::domain::telling::Telling;
@@ -27,8 +24,6 @@ use crate::http::phaseo::batches::object::Around;
 
 /// The least time between two looks that nobody has asked for.
 const PACE: Duration = Duration::from_millis(250);
-/// States in a second that all followers together are told: a few percent of one processor.
-const UPDATES: u32 = 1_000;
 /// Questions that wait for the watcher; whoever asks more waits, too.
 const QUESTIONS: usize = 256;
 
@@ -70,8 +65,7 @@ struct Feed {
 #[derive(Debug, Clone, Default)]
 pub struct Feeds {
     feeds: Arc<Mutex<HashMap<BatchId, Feed>>>,
-    /// Those who follow any of them.
-    followers: Arc<AtomicU32>,
+    turns: Turns,
 }
 
 impl Feeds {
@@ -82,11 +76,11 @@ impl Feeds {
     /// Follows a batch.
     pub fn follow(api: &Arc<Api>, id: BatchId) -> Follower {
         let mut feeds = api.feeds.lock();
-        let counted = Counted::new(&api.feeds.followers);
+        let turns = api.feeds.turns.clone();
         let alive = feeds.get(&id).and_then(|feed| Some((feed.questions.upgrade()?, feed)));
         // One that is closed though it is held belongs to a watcher that has failed.
         if let Some((questions, feed)) = alive.filter(|(questions, _)| !questions.is_closed()) {
-            return Follower { questions, frames: feed.frames.clone(), over: Some(feed.over.clone()), counted };
+            return Follower { questions, frames: feed.frames.clone(), over: Some(feed.over.clone()), turns, turn: None };
         }
         let (questions, asked) = mpsc::channel(QUESTIONS);
         let (sender, frames) = watch::channel(Arc::new(Frame { version: 0, id: id.to_string(), job: None }));
@@ -94,7 +88,7 @@ impl Feeds {
         feeds.insert(id, Feed { questions: questions.downgrade(), frames: frames.clone(), over: over.clone() });
         let watcher = Watcher { api: api.clone(), id, questions: asked, frames: sender, over: over.clone(), seen: None };
         api.tasks.spawn(watcher.run());
-        Follower { questions, frames, over: Some(over), counted }
+        Follower { questions, frames, over: Some(over), turns, turn: None }
     }
 
     /// Forgets a batch that nobody follows; somebody may have begun to again in the meantime.
@@ -112,28 +106,6 @@ impl Feeds {
     }
 }
 
-/// One of those who are counted, for as long as it is there.
-#[derive(Debug)]
-struct Counted(Arc<AtomicU32>);
-
-impl Counted {
-    fn new(all: &Arc<AtomicU32>) -> Self {
-        all.fetch_add(1, Ordering::Relaxed);
-        Self(all.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The least time between two updates to one of so many, who wishes for `wished`.
-fn interval(wished: Duration, followers: u32) -> Duration {
-    wished.max(Duration::from_secs(1) * followers / UPDATES)
-}
-
 /// Somebody who follows a batch.
 #[derive(Debug)]
 pub struct Follower {
@@ -141,7 +113,9 @@ pub struct Follower {
     frames: watch::Receiver<Arc<Frame>>,
     /// Says that the batch has ended; `None` once that was told.
     over: Option<CancellationToken>,
-    counted: Counted,
+    turns: Turns,
+    /// There is something new, which it is told then. Kept, because whoever waits may be interrupted.
+    turn: Option<Turn>,
 }
 
 impl Follower {
@@ -153,28 +127,47 @@ impl Follower {
         Some(self.latest())
     }
 
-    /// When it is to be told the next state after one that it is told now, by its own wish and among all others.
-    pub fn due(&self, wished: Duration) -> Instant {
-        Instant::now() + interval(wished, self.counted.0.load(Ordering::Relaxed))
-    }
-
-    /// The next state that is different, not before `due` unless it is the last one; `None` if the watcher has failed.
+    /// The next state that is different, not before `due` unless it is the last one, and in turn; `None` if the watcher
+    /// has failed. Nothing is lost if this is dropped.
     pub async fn next(&mut self, due: Instant) -> Option<Arc<Frame>> {
-        let over = self.over.as_ref();
-        tokio::select! {
-            () = async { if let Some(over) = over { over.cancelled().await } }, if over.is_some() => {}
-            () = sleep_until(due) => {}
+        loop {
+            match self.turn {
+                None => {
+                    tokio::select! {
+                        () = ended(self.over.as_ref()) => {}
+                        () = sleep_until(due) => {}
+                    }
+                    self.frames.changed().await.ok()?;
+                    self.turn = Some(self.turns.progress(Instant::now()));
+                }
+                Some(Turn::Progress(at)) => tokio::select! {
+                    biased;
+                    () = ended(self.over.as_ref()) => self.turn = Some(self.turns.end(Instant::now())),
+                    () = sleep_until(at) => return Some(self.latest()),
+                },
+                Some(Turn::End(at)) => {
+                    sleep_until(at).await;
+                    return Some(self.latest());
+                }
+            }
         }
-        self.frames.changed().await.ok()?;
-        Some(self.latest())
     }
 
     fn latest(&mut self) -> Arc<Frame> {
         let frame = self.frames.borrow_and_update().clone();
+        self.turn = None;
         if frame.is_last() {
             self.over = None;
         }
         frame
+    }
+}
+
+/// Waits for the end of a batch; for ever if that was told.
+async fn ended(over: Option<&CancellationToken>) {
+    match over {
+        Some(over) => over.cancelled().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -253,16 +246,5 @@ impl Watcher {
             self.over.cancel();
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn few_are_told_as_often_as_they_wish_and_many_share_what_there_is() {
-        let wished = Duration::from_millis(2_500);
-        assert_eq!([1, 2_500, 5_000, 10_000].map(|followers| interval(wished, followers).as_millis()), [2_500, 2_500, 5_000, 10_000]);
     }
 }
