@@ -197,12 +197,13 @@ fn message(answer: &Value) -> String {
 
 /// The lanes and the holds as two tables; `None` if there are neither.
 fn tell(lanes: &Value) -> Option<String> {
-    const LANE: [(&str, &str); 9] = [
+    const LANE: [(&str, &str); 10] = [
         ("lane", "lane"),
         ("status", "status"),
         ("in flight", "in_flight"),
         ("allowed", "allowed"),
         ("a minute", "requests_per_minute"),
+        ("ms", "latency_ms"),
         ("rows", "queued_rows"),
         ("tokens", "queued_tokens"),
         ("last answer", "last_answer"),
@@ -235,7 +236,7 @@ mod tests {
         let lane = |lane: &str, provider: &str, model: Option<&str>, status: &str, allowed: Option<u32>| {
             json!({
                 "lane": lane, "provider": provider, "model": model, "status": status, "in_flight": 3, "allowed": allowed,
-                "requests_per_minute": allowed.map(|allowed| allowed * 60), "queued_rows": 1200, "queued_tokens": 48000,
+                "requests_per_minute": allowed.map(|allowed| allowed * 60), "latency_ms": allowed.map(|_| 120), "queued_rows": 1200, "queued_tokens": 48000,
                 "last_answer": "2026-11-24T15:06:00Z", "resting_until": (status == "resting").then_some("2026-11-24T15:06:30Z"),
             })
         };

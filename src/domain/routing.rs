@@ -81,6 +81,9 @@ words! {
         Price = "price",
         /// The one that is done sooner is better, as far as its rate is known; then the cheaper one.
         Throughput = "throughput",
+        /// The one whose calls are answered sooner is better, as far as any have been since the start; then the
+        /// cheaper one.
+        Latency = "latency",
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
@@ -27,6 +28,8 @@ pub struct LaneReport {
     pub allowed: Option<u32>,
     /// Requests a minute that it keeps to at present, stated or found out; `None` without a bound.
     pub per_minute: Option<u64>,
+    /// Milliseconds that its answers take at present, to two digits; `None` before the first.
+    pub latency_ms: Option<u64>,
     /// It is left alone until then: its provider asked for that, or it kept failing.
     pub resting_until: Option<Timestamp>,
     /// When its provider last answered anything.
@@ -67,6 +70,13 @@ impl Board {
     }
 }
 
+/// Whole milliseconds, to two digits: as exact as that is, and so that it changes seldom.
+fn in_two_digits(latency: Duration) -> u64 {
+    let millis = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
+    let unit = 10_u64.pow(millis.checked_ilog10().unwrap_or(0).saturating_sub(1));
+    millis / unit * unit
+}
+
 /// Where the board hangs.
 pub(super) type Wall = Arc<ArcSwap<Board>>;
 
@@ -92,6 +102,7 @@ pub(super) fn publish<'a>(
             in_flight: lane.valve.gauge.in_flight,
             allowed: lane.valve.allowed(),
             per_minute: lane.valve.per_minute(),
+            latency_ms: lane.valve.latency().map(in_two_digits),
             resting_until: resting.and_then(in_seconds),
             last_answer,
             unreachable: pool.is_unreachable(),
@@ -113,5 +124,16 @@ pub(super) fn publish<'a>(
     if board != **before {
         board.generation += 1;
         wall.store(Arc::new(board));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_latency_is_shown_as_exactly_as_it_is_known() {
+        let shown = [0, 7, 42, 789, 1_234, 98_765].map(|millis| in_two_digits(Duration::from_millis(millis)));
+        assert_eq!(shown, [0, 7, 42, 780, 1_200, 98_000]);
     }
 }

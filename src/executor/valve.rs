@@ -21,6 +21,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// Failures in a row after which a lane is left alone.
 const PATIENCE: Patience = Patience { failures: 10, first: Duration::from_secs(1), longest: Duration::from_secs(60) };
 
+/// Answers that the latency of a lane is a mean of, about.
+const LATENCY_OVER: u32 = 16;
+
 /// What a lane was told when a call went out.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sent {
@@ -61,6 +64,8 @@ pub(super) struct Valve {
     hold: Option<Instant>,
     /// Calls and tokens that have gone out.
     total: (u64, u64),
+    /// How long an answer takes: the last ones count most.
+    latency: Option<Duration>,
     ended: Window,
 }
 
@@ -78,6 +83,7 @@ impl Valve {
             breaker: Breaker::new(PATIENCE),
             hold: None,
             total: (0, 0),
+            latency: None,
             ended: Window::default(),
         }
     }
@@ -145,6 +151,7 @@ impl Valve {
                 self.ended.count(now);
                 self.throttle.on_accepted(now);
                 let took = now.saturating_duration_since(sent.at);
+                self.latency = Some(self.latency.map_or(took, |before| (before * (LATENCY_OVER - 1) + took) / LATENCY_OVER));
                 self.limiter.on_success(now, in_flight, took, lesson.tokens.unwrap_or(1));
                 self.breaker.on_success(sent.at)
             }
@@ -208,6 +215,11 @@ impl Valve {
     /// Whether it fails calls.
     pub fn breaker(&self) -> &Breaker {
         &self.breaker
+    }
+
+    /// How long an answer takes at present; `None` before the first.
+    pub fn latency(&self) -> Option<Duration> {
+        self.latency
     }
 
     /// Calls that ended well in a second, over the last minute.

@@ -33,6 +33,8 @@ struct LaneObject {
     allowed: Option<u32>,
     /// `null` without a bound.
     requests_per_minute: Option<u64>,
+    /// Of its answers; `null` before the first.
+    latency_ms: Option<u64>,
     queued_rows: u64,
     queued_tokens: u64,
     last_answer: Option<String>,
@@ -153,6 +155,7 @@ fn lane(provider: &str, upstream: Option<&str>, report: &LaneReport, hold: Optio
         in_flight: report.in_flight,
         allowed: report.allowed,
         requests_per_minute: report.per_minute,
+        latency_ms: report.latency_ms,
         queued_rows: report.queued_rows,
         queued_tokens: report.queued_tokens,
         last_answer: report.last_answer.map(|at| at.to_string()),
@@ -202,6 +205,7 @@ mod tests {
             in_flight: 2,
             allowed: Some(8),
             per_minute: Some(600),
+            latency_ms: Some(120),
             last_answer: Some(at(50)),
             ..LaneReport::default()
         };

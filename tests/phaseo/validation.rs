@@ -54,7 +54,7 @@ fn every_fault_of_a_create_has_its_envelope_and_codes() {
         ),
         ("an expiry out of range", json!({ "output_expires_after": { "anchor": "created_at", "seconds": 1 }, "requests": rows })),
         ("options of an unknown provider", json!({ "provider_options": { "acme": {} }, "requests": rows })),
-        ("a sort that is not measured", json!({ "provider": { "sort": "latency" }, "requests": rows })),
+        ("a sort that nobody knows", json!({ "provider": { "sort": "beauty" }, "requests": rows })),
         ("a session's id that is too long", json!({ "session_id": "s".repeat(257), "requests": rows })),
         ("a fault in a row", json!({ "requests": [row("a", MODEL), row("a", MODEL)] })),
         ("an unknown model", json!({ "requests": [row("a", "no-such-model")] })),

@@ -107,6 +107,7 @@ impl Supply {
             queued_rows: report.queued_rows,
             queued_tokens: report.queued_tokens,
             per_minute: stated.chain(report.per_minute).min(),
+            latency_ms: report.latency_ms,
             tokens_per_minute: self.limits.iter().filter_map(|limits| limits.tokens_per_minute).min(),
         };
         (supply, hold.is_some())

@@ -153,7 +153,7 @@ impl Choice<'_> {
             }
         }
         candidates.sort_by(|a, b| self.compare(a, b));
-        rejected.sort_by(|a, b| by_price(a.cost, b.cost).then(a.lane.cmp(&b.lane)));
+        rejected.sort_by(|a, b| known_first(a.cost, b.cost).then(a.lane.cmp(&b.lane)));
         let (selected, unplaced) = self.select(&candidates);
         let mut considered: Vec<Considered> = Vec::with_capacity(candidates.len() + rejected.len());
         let mut others = Vec::new();
@@ -314,14 +314,15 @@ impl Choice<'_> {
         let wished = |lane: &Lane<'_>| order.iter().position(|id| id == lane.provider).unwrap_or(order.len());
         let by_sort = || match sort {
             LaneSort::Price => Ordering::Equal,
-            LaneSort::Throughput => seconds(a).unwrap_or(u64::MAX).cmp(&seconds(b).unwrap_or(u64::MAX)),
+            LaneSort::Latency => known_first(first.supply.latency_ms, second.supply.latency_ms),
+            LaneSort::Throughput => known_first(seconds(a), seconds(b)),
         };
         let place = |lane: &Lane<'_>| self.group.place(lane.model);
         wished(first)
             .cmp(&wished(second))
             .then(by_mode)
             .then_with(by_sort)
-            .then_with(|| by_price(a.whole, b.whole))
+            .then_with(|| known_first(a.whole, b.whole))
             .then_with(|| place(first).cmp(&place(second)))
             .then_with(|| a.lane.cmp(&b.lane))
     }
@@ -331,8 +332,8 @@ fn no_room(lane: &Lane<'_>) -> Rejection {
     Rejection::CapacityUnavailable { rows: lane.supply.room_rows, tokens: lane.supply.room_tokens }
 }
 
-/// The cheaper one first; what nobody knows comes last.
-fn by_price(a: Option<Usd>, b: Option<Usd>) -> Ordering {
+/// The smaller one first; what nobody knows comes last.
+fn known_first<T: Ord>(a: Option<T>, b: Option<T>) -> Ordering {
     match (a, b) {
         (Some(a), Some(b)) => a.cmp(&b),
         (Some(_), None) => Ordering::Less,

@@ -69,6 +69,8 @@ pub struct Supply {
     pub per_minute: Option<u64>,
     /// Tokens a minute that its provider states; `None` if not known.
     pub tokens_per_minute: Option<u64>,
+    /// Milliseconds that its answers take at present; `None` if not known.
+    pub latency_ms: Option<u64>,
 }
 
 impl<'a> Lane<'a> {

@@ -86,6 +86,7 @@ fn supply() -> impl Strategy<Value = Supply> {
             queued_tokens,
             per_minute,
             tokens_per_minute,
+            latency_ms: None,
         },
     )
 }
@@ -362,6 +363,7 @@ fn plain(provider: &str, model: &'static str, price: u32) -> Facts {
             queued_rows: 0,
             queued_tokens: 0,
             per_minute: None,
+            latency_ms: None,
             tokens_per_minute: None,
         },
     }
@@ -452,7 +454,8 @@ fn what_is_decided_as_it_is_told() {
 #[test]
 fn wishes_put_lanes_into_an_order_and_bound_their_rates() {
     let (cheap, dear) = (plain("cheap", "a", 1), plain("dear", "a", 3));
-    let quick = Facts { supply: Supply { per_minute: Some(600), ..cheap.supply }, ..plain("quick", "a", 2) };
+    let quick = Facts { supply: Supply { per_minute: Some(600), latency_ms: Some(90), ..cheap.supply }, ..plain("quick", "a", 2) };
+    let dear = Facts { supply: Supply { latency_ms: Some(40), ..dear.supply }, ..dear };
     let lanes = [cheap.clone(), quick.clone(), dear.clone()];
     let lanes: Vec<_> = lanes.iter().map(Facts::lane).collect();
     let chosen = |wishes: Wishes| {
@@ -470,6 +473,7 @@ fn wishes_put_lanes_into_an_order_and_bound_their_rates() {
     assert_eq!(chosen(order(&["dear", "nobody"])).0, ["dear", "cheap", "quick"]);
     assert_eq!(chosen(Wishes { sort: LaneSort::Throughput, ..Wishes::NONE }).0, ["quick", "cheap", "dear"]);
     assert_eq!(chosen(Wishes { sort: LaneSort::Throughput, ..order(&["dear"]) }).0, ["dear", "quick", "cheap"]);
+    assert_eq!(chosen(Wishes { sort: LaneSort::Latency, ..Wishes::NONE }).0, ["dear", "quick", "cheap"]);
     let most = MaxPrice { input: Some(Decimal::new(2, 2)), ..MaxPrice::default() };
     let (told, rejected) = chosen(Wishes { most, ..order(&["dear"]) });
     assert_eq!((told[0].as_str(), rejected), ("cheap", 1), "what is wished for first is too dear");

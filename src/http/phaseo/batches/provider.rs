@@ -135,7 +135,7 @@ mod tests {
         }
         for bad in [
             json!({"only": 7}),
-            json!({"sort": "latency"}),
+            json!({"sort": "beauty"}),
             json!({"max_price": {}}),
             json!({"max_price": {"prompt": -1}}),
             json!({"allow_fallbacks": "no"}),
