@@ -1,7 +1,8 @@
 //! When each of very many followers is told something: one after the other, so that they do not take the
 //! processor from the rows. A follower that waits for its turn is told the state that holds by then.
 //!
-//! Invariant: a follower has at most one turn ahead of it, so nobody waits longer than all others take.
+//! Invariant: nobody waits longer than it takes to tell all others once, whatever became of the turns that were
+//! taken before.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,6 +14,9 @@ const PROGRESS: Duration = Duration::from_millis(1);
 /// Between two who are told an end, which is worth more, and comes once: ten thousand in the time between two
 /// updates that a client gets by default.
 const END: Duration = Duration::from_micros(250);
+/// Those who have to wait are woken together at so many moments a second: waking costs as much as telling.
+const TICKS: u32 = 40;
+const TICK: Duration = Duration::from_millis(1_000 / TICKS as u64);
 
 /// What somebody waits to be told, and when it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,34 +25,48 @@ pub enum Turn {
     End(Instant),
 }
 
-/// The turns of all followers.
-#[derive(Debug, Clone, Default)]
-pub struct Turns(Arc<Mutex<Free>>);
+/// The turns of all followers: each of them holds one of these.
+#[derive(Debug, Clone)]
+pub struct Turns(Arc<Shared>);
 
-/// From when on nobody has a turn.
-#[derive(Debug, Default)]
-struct Free {
-    progress: Option<Instant>,
-    end: Option<Instant>,
+#[derive(Debug)]
+struct Shared {
+    /// What ticks are counted from.
+    start: Instant,
+    /// From when on nobody has a turn: to be told of progress, and of an end.
+    free: Mutex<[Instant; 2]>,
 }
 
-fn take(free: &mut Option<Instant>, now: Instant, gap: Duration) -> Instant {
-    let turn = free.map_or(now, |free| free.max(now));
-    *free = Some(turn + gap);
-    turn
+impl Default for Turns {
+    fn default() -> Self {
+        let start = Instant::now();
+        Self(Arc::new(Shared { start, free: Mutex::new([start; 2]) }))
+    }
 }
 
 impl Turns {
     /// The next turn to be told of progress.
     pub fn progress(&self, now: Instant) -> Turn {
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Turn::Progress(take(&mut free.progress, now, PROGRESS))
+        Turn::Progress(self.take(0, now, PROGRESS))
     }
 
     /// The next turn to be told an end.
     pub fn end(&self, now: Instant) -> Turn {
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Turn::End(take(&mut free.end, now, END))
+        Turn::End(self.take(1, now, END))
+    }
+
+    fn take(&self, kind: usize, now: Instant, gap: Duration) -> Instant {
+        let mut free = self.0.free.lock().unwrap_or_else(PoisonError::into_inner);
+        // Turns that nobody has used are no reason to wait longer than for all who are there.
+        let holders = u32::try_from(Arc::strong_count(&self.0)).unwrap_or(u32::MAX);
+        let turn = free[kind].clamp(now, now + gap.saturating_mul(holders));
+        free[kind] = turn + gap;
+        if turn == now { now } else { self.tick_after(turn) }
+    }
+
+    fn tick_after(&self, turn: Instant) -> Instant {
+        let ticks = turn.saturating_duration_since(self.0.start).as_nanos().div_ceil(TICK.as_nanos());
+        u32::try_from(ticks).ok().and_then(|ticks| self.0.start.checked_add(TICK.checked_mul(ticks)?)).unwrap_or(turn)
     }
 }
 
@@ -56,15 +74,38 @@ impl Turns {
 mod tests {
     use super::*;
 
+    fn at(turn: Turn) -> Instant {
+        let (Turn::Progress(at) | Turn::End(at)) = turn;
+        at
+    }
+
     #[test]
     fn few_wait_for_nothing_and_many_for_each_other() {
-        let (turns, now) = (Turns::default(), Instant::now());
-        let later = |millis| now + Duration::from_millis(millis);
-        assert_eq!(turns.progress(now), Turn::Progress(now));
-        assert_eq!(turns.progress(later(5)), Turn::Progress(later(5)));
-        let all: Vec<_> = (0..10_000).map(|_| turns.progress(later(10))).collect();
-        assert_eq!(all.last(), Some(&Turn::Progress(later(10) + PROGRESS * 9_999)));
+        let turns = Turns::default();
+        let all: Vec<_> = (0..10_000).map(|_| turns.clone()).collect();
+        let now = turns.0.start + Duration::from_millis(10);
+        assert_eq!([turns.progress(now), turns.progress(now + PROGRESS)].map(at), [now, now + PROGRESS]);
+        let now = now + Duration::from_secs(1);
+        let told: Vec<_> = all.iter().map(|one| at(one.progress(now))).collect();
+        assert_eq!(told[0], now);
+        assert!(told.is_sorted() && told[9_999] >= now + PROGRESS * 9_999 && told[9_999] < now + PROGRESS * 9_999 + TICK);
+        let mut ticks = told[1..].to_vec();
+        ticks.dedup();
+        assert!(ticks.len() <= 402, "they are woken together: {}", ticks.len());
         // An end does not wait behind progress.
-        assert_eq!([turns.end(later(10)), turns.end(later(10))], [Turn::End(later(10)), Turn::End(later(10) + END)]);
+        assert_eq!(at(turns.end(now)), now);
+    }
+
+    #[test]
+    fn turns_that_are_not_used_delay_nobody_for_long() {
+        let turns = Turns::default();
+        let others: Vec<_> = (0..9).map(|_| turns.clone()).collect();
+        let now = turns.0.start;
+        for _ in 0..100_000 {
+            turns.progress(now);
+        }
+        assert!(at(turns.progress(now)) <= now + PROGRESS * 10 + TICK);
+        drop(others);
+        assert!(at(turns.progress(now)) <= now + PROGRESS + TICK);
     }
 }

@@ -138,7 +138,9 @@ impl Follower {
                         () = sleep_until(due) => {}
                     }
                     self.frames.changed().await.ok()?;
-                    self.turn = Some(self.turns.progress(Instant::now()));
+                    let is_over = self.over.as_ref().is_some_and(CancellationToken::is_cancelled);
+                    let now = Instant::now();
+                    self.turn = Some(if is_over { self.turns.end(now) } else { self.turns.progress(now) });
                 }
                 Some(Turn::Progress(at)) => tokio::select! {
                     biased;
