@@ -91,6 +91,33 @@ impl Endpoint {
     }
 }
 
+/// Some operations.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Endpoints(u16);
+
+impl Endpoints {
+    /// Whether it is one of them.
+    pub const fn contains(self, endpoint: Endpoint) -> bool {
+        self.0 & 1 << endpoint.code() != 0
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Each of them.
+    pub fn iter(self) -> impl Iterator<Item = Endpoint> {
+        Endpoint::ALL.into_iter().filter(move |endpoint| self.contains(*endpoint))
+    }
+}
+
+impl FromIterator<Endpoint> for Endpoints {
+    fn from_iter<I: IntoIterator<Item = Endpoint>>(endpoints: I) -> Self {
+        Self(endpoints.into_iter().fold(0, |set, endpoint| set | 1 << endpoint.code()))
+    }
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.path())

@@ -8,6 +8,8 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
+use super::conversation::forms;
+use super::endpoint::{Endpoint, Endpoints};
 use super::id::RowIndex;
 use super::money::PriceSheet;
 use super::request::RowRequest;
@@ -60,6 +62,29 @@ pub struct QuotedShare {
     pub most_output: Option<u64>,
     /// It reads nothing but text.
     pub text_only: bool,
+    /// Where it can be asked; none if that is not known.
+    pub endpoints: Endpoints,
+}
+
+impl QuotedShare {
+    fn serves(&self, forms: &[Endpoint]) -> bool {
+        self.endpoints.is_empty() || forms.iter().any(|form| self.endpoints.contains(*form))
+    }
+
+    /// Whether the lane can be asked what a row asks, in one of the forms of that.
+    pub fn can_be_asked(&self, row: &RowRequest<'_>) -> bool {
+        self.serves(forms_of(row, |endpoint| self.serves(&[endpoint])))
+    }
+}
+
+/// The forms in which a row can be sent. That in which it asks is enough where everybody serves it: finding out the
+/// others takes time.
+pub fn forms_of(row: &RowRequest<'_>, everybody_serves: impl Fn(Endpoint) -> bool) -> &'static [Endpoint] {
+    let asked = || forms(row.endpoint, &serde_json::Map::new());
+    match everybody_serves(row.endpoint) {
+        true => &asked()[..1],
+        false => serde_json::from_str(row.body).map_or_else(|_| &asked()[..1], |request| forms(row.endpoint, &request)),
+    }
 }
 
 /// Everything validation fixed about a batch.
@@ -96,10 +121,11 @@ struct Needs {
     input: u64,
     output: Option<u64>,
     media: bool,
+    forms: &'static [Endpoint],
 }
 
 impl Needs {
-    fn of(row: &RowRequest<'_>) -> Self {
+    fn of(row: &RowRequest<'_>, forms: &'static [Endpoint]) -> Self {
         #[derive(Deserialize)]
         struct Limits {
             #[serde(default)]
@@ -111,7 +137,7 @@ impl Needs {
         }
         let limits = serde_json::from_str::<Limits>(row.body).ok();
         let output = limits.and_then(|of| of.max_completion_tokens.or(of.max_output_tokens).or(of.max_tokens));
-        Self { input: row.body.len() as u64 / LEAST_BYTES_PER_TOKEN, output, media: has_media(row.body) }
+        Self { input: row.body.len() as u64 / LEAST_BYTES_PER_TOKEN, output, media: has_media(row.body), forms }
     }
 }
 
@@ -137,6 +163,7 @@ impl Candidate {
         share.most_input.is_none_or(|most| input.saturating_add(output) <= most)
             && share.most_output.is_none_or(|most| output <= most)
             && !(needs.media && share.text_only)
+            && share.serves(needs.forms)
     }
 
     fn weight(&self) -> u64 {
@@ -167,7 +194,8 @@ impl Places {
             return (only.quoted.map(|share| share.operation) == row.operation).then_some(only.model);
         }
         let mine = || known.iter().filter(|candidate| candidate.quoted.map(|share| share.operation) == row.operation);
-        let needs = Needs::of(row);
+        let serves = |endpoint| mine().all(|candidate| candidate.quoted.is_none_or(|share| share.serves(&[endpoint])));
+        let needs = Needs::of(row, forms_of(row, serves));
         let some_fit = mine().any(|candidate| candidate.fits(&needs));
         let among = || mine().filter(|candidate| !some_fit || candidate.fits(&needs));
         let total: u64 = among().map(Candidate::weight).sum();
@@ -198,8 +226,29 @@ mod tests {
     fn planned(requested: &str, operation: Operation, weight: u32, most_input: Option<u64>) -> PlannedModel {
         let lane = PlannedLane { model: "m".into(), provider: "p".into(), upstream: "u".into(), price: PriceSheet::default() };
         let text_only = requested == "a" && weight == 1;
-        let quoted = Some(QuotedShare { operation, weight, most_input, most_output: Some(1_000), text_only });
+        let endpoints = Endpoints::default();
+        let quoted = Some(QuotedShare { operation, weight, most_input, most_output: Some(1_000), text_only, endpoints });
         PlannedModel { requested: requested.into(), lane, rows: 0, alternatives: Vec::new(), quoted }
+    }
+
+    #[test]
+    fn rows_go_to_lanes_that_serve_what_they_ask() {
+        let on = |endpoint| {
+            let planned = planned("a", Operation::Responses, 2, None);
+            let quoted = planned.quoted.map(|share| QuotedShare { endpoints: [endpoint].into_iter().collect(), ..share });
+            PlannedModel { quoted, ..planned }
+        };
+        let places = Places::of_plan(&[on(Endpoint::ChatCompletions), on(Endpoint::Messages)]);
+        let places_of = |body: &str| {
+            let row = RowRequest { endpoint: Endpoint::Messages, ..row("a", Operation::Responses, body) };
+            let mut places: Vec<_> = (0..100).filter_map(|index| places.of(&row, RowIndex(index))).collect();
+            places.sort_unstable();
+            places.dedup();
+            places
+        };
+        let messages = r#""messages": [{"role": "user", "content": "x"}]"#;
+        assert_eq!(places_of(&format!("{{{messages}}}")), [0, 1], "either takes it");
+        assert_eq!(places_of(&format!("{{{messages}, \"top_k\": 3}}")), [1], "it cannot be said as a chat");
     }
 
     fn row<'a>(model: &'a str, operation: Operation, body: &'a str) -> RowRequest<'a> {

@@ -160,7 +160,7 @@ impl Attempt {
 
     fn judge(mut self, mut answer: Result<Answer, CallError>, started_at: Timestamp, took: Duration) -> (Made, Option<Lesson>) {
         let allowances = answer.as_mut().ok().and_then(|answer| answer.allowances.take());
-        let judged = said_back(self.row.form, verdict(answer));
+        let judged = said_back(self.row.form, &self.row.body, verdict(answer));
         let (status, failure) = match &judged {
             Verdict::Succeeded { response, .. } => (Some(response.status), None),
             Verdict::Failed { class, last, .. } => (last.as_ref().map(|response| response.status), Some(*class)),

@@ -28,7 +28,7 @@ pub struct LaneReport {
     pub allowed: Option<u32>,
     /// Requests a minute that it keeps to at present, stated or found out; `None` without a bound.
     pub per_minute: Option<u64>,
-    /// Milliseconds that its answers take at present, to two digits; `None` before the first.
+    /// Milliseconds that its last answers took, to two digits; `None` before the first.
     pub latency_ms: Option<u64>,
     /// It is left alone until then: its provider asked for that, or it kept failing.
     pub resting_until: Option<Timestamp>,

@@ -323,8 +323,8 @@ impl Source {
     /// The row for its route, or for the one that fresh rows of its model take; `None` if that leads
     /// nowhere.
     fn ready(&self, at: RowRef, row: &RowRequest<'_>, route: Option<u16>) -> Option<ReadyRow> {
-        let way = |route: u16| Some((route, self.ways.get(route).filter(|way| way.lane.is_some())?));
-        let (route, way) = route.or_else(|| self.ways.entry(at.model)).and_then(way)?;
+        let route = self.ways.asking(route.or_else(|| self.ways.entry(at.model))?, row);
+        let way = self.ways.get(route).filter(|way| way.lane.is_some())?;
         let (custom_id, operation) = (row.custom_id.as_ref().into(), row.operation);
         let (form, body) = self.request(row, way);
         let beginning = if way.by_prefix { beginning(&body) } else { 0 };

@@ -286,6 +286,14 @@ impl Models {
                 tally.add(measured);
             }
         };
+        if let Some((planned, _)) = &place
+            && planned.alternatives.is_empty()
+            && planned.quoted.is_some_and(|share| !share.can_be_asked(row))
+        {
+            let message =
+                format!("no lane of the quote takes what this asks of `{}`; have one like it among those that are quoted", row.endpoint);
+            return Err(Fault::new(ProblemCode::NotQuoted, Some("input"), message));
+        }
         // What was added a moment ago is there.
         place.map(count).ok_or_else(|| too_many(MAX_QUOTED))
     }

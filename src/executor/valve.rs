@@ -151,7 +151,10 @@ impl Valve {
                 self.ended.count(now);
                 self.throttle.on_accepted(now);
                 let took = now.saturating_duration_since(sent.at);
-                self.latency = Some(self.latency.map_or(took, |before| (before * (LATENCY_OVER - 1) + took) / LATENCY_OVER));
+                // A refusal is sooner there than any answer.
+                if lesson.failure.is_none() {
+                    self.latency = Some(self.latency.map_or(took, |before| (before * (LATENCY_OVER - 1) + took) / LATENCY_OVER));
+                }
                 self.limiter.on_success(now, in_flight, took, lesson.tokens.unwrap_or(1));
                 self.breaker.on_success(sent.at)
             }
@@ -217,7 +220,7 @@ impl Valve {
         &self.breaker
     }
 
-    /// How long an answer takes at present; `None` before the first.
+    /// How long its last answers took; `None` before the first.
     pub fn latency(&self) -> Option<Duration> {
         self.latency
     }

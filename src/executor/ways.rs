@@ -16,7 +16,8 @@ use crate::domain::connection::{Connection, ProviderKind};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::lane::{Hold, LaneHold, hold_on};
 use crate::domain::money::PriceSheet;
-use crate::domain::plan::{Plan, PlannedLane, PlannedModel};
+use crate::domain::plan::{Plan, PlannedLane, PlannedModel, forms_of};
+use crate::domain::request::RowRequest;
 use crate::domain::words::HostedTool;
 use crate::route::quote::Attachment;
 
@@ -69,6 +70,13 @@ impl Reads {
 impl Route {
     fn is_good(&self) -> bool {
         self.lane.is_some() && !self.avoided
+    }
+
+    /// Whether it can be asked what an item asks, in one of the forms of that, as far as is known. Rows of OpenAI's
+    /// are for their client to send where they can be answered.
+    fn can_be_asked(&self, row: &RowRequest<'_>) -> bool {
+        let serves = |endpoint: Endpoint| self.endpoints.is_empty() || self.endpoints.contains(&endpoint);
+        row.operation.is_none() || forms_of(row, serves).iter().any(|form| serves(*form))
     }
 }
 
@@ -124,25 +132,40 @@ impl Ways {
     /// Where a row may go whose files `route` does not read: to one that is well, and if there is none to
     /// another one, in a while; says which it is.
     pub fn reading(&self, route: u16, files: &[Attachment]) -> Option<(u16, bool)> {
+        self.other(route, |known| files.iter().all(|file| known.reads.takes(&file.mime, file.bytes)))
+    }
+
+    /// Where a row goes that was to take `route`: there, unless another way can be asked what it asks and that one
+    /// cannot.
+    pub fn asking(&self, route: u16, row: &RowRequest<'_>) -> u16 {
+        match self.get(route) {
+            Some(known) if known.lane.is_some() && !known.can_be_asked(row) => {
+                self.other(route, |other| other.can_be_asked(row)).map_or(route, |(other, _)| other)
+            }
+            Some(_) | None => route,
+        }
+    }
+
+    /// Another way of the same model that nothing holds and that is wanted: one that is well, if there is one, and
+    /// whether it is.
+    fn other(&self, route: u16, wanted: impl Fn(&Route) -> bool) -> Option<(u16, bool)> {
         let model = self.of(route)?;
-        let reads = |other: &u16| {
-            let known = self.get(*other).filter(|known| known.lane.is_some());
-            known.is_some_and(|known| files.iter().all(|file| known.reads.takes(&file.mime, file.bytes)))
-        };
+        let is_wanted = |other: &u16| self.get(*other).is_some_and(|known| known.lane.is_some() && wanted(known));
         let is_good = |other: &u16| self.get(*other).is_some_and(Route::is_good);
-        let mut others = (model.first..model.first + model.count).filter(|other| *other != route).filter(reads);
-        let good = others.clone().find(is_good).map(|other| (other, true));
-        good.or_else(|| others.next().map(|other| (other, false)))
+        let others: Vec<_> = (model.first..model.first + model.count).filter(|other| *other != route).filter(is_wanted).collect();
+        let good = others.iter().find(|other| is_good(other)).map(|other| (*other, true));
+        good.or_else(|| others.first().map(|other| (*other, false)))
     }
 
     fn of(&self, route: u16) -> Option<&OfModel> {
         self.models.iter().find(|model| (model.first..model.first + model.count).contains(&route))
     }
 
-    /// Whether a route leads to the same lane of the same server, under the same name of its model, as
-    /// it did before.
+    /// Whether a route leads to the same lane of the same server, under the same name of its model and in the
+    /// same form, as it did before.
     pub fn is_as_before(&self, before: &Self, route: u16) -> bool {
-        let way = |ways: &Self| ways.get(route).map(|route| (route.lane, route.server.clone(), route.upstream.clone()));
+        let form = |route: &Route| (route.endpoints.clone(), route.messages);
+        let way = |ways: &Self| ways.get(route).map(|route| (route.lane, route.server.clone(), route.upstream.clone(), form(route)));
         way(self) == way(before)
     }
 

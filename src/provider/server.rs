@@ -314,10 +314,14 @@ mod tests {
     #[tokio::test]
     async fn no_text_contains_the_key() {
         let server = Loopback::start(vec![Reply::Cut(String::new())]).await;
-        let provider = open(&format!("http://{}", server.address()), Some("sk-secret")).unwrap();
-        let error = provider.call(call()).await.unwrap_err();
+        let provider = open_as(Api::Anthropic, &format!("http://{}", server.address()), Some("sk-secret")).unwrap();
+        let error = provider.call(Call { endpoint: Endpoint::Messages, ..call() }).await.unwrap_err();
         let refused = open("http://api.example", Some("sk-secret\n")).unwrap_err();
-        for text in [format!("{provider:?} {:?}", provider.headers), format!("{error:?} {error}"), format!("{refused:?} {refused}")] {
+        for text in [
+            format!("{provider:?} {:?} {:?}", provider.headers, provider.anthropic),
+            format!("{error:?} {error}"),
+            format!("{refused:?} {refused}"),
+        ] {
             assert!(!text.contains("secret"), "{text}");
         }
     }

@@ -232,3 +232,34 @@ fn files_that_items_name_travel_with_them() {
     let row = &client.results(&id, 1)[0];
     assert!(row["error"]["message"].as_str().is_some_and(|message| message.contains("there is no file")), "{row}");
 }
+
+#[test]
+fn lines_for_messages_go_where_they_can_be_asked_and_are_answered_as_messages() {
+    let two = Two::new(Reply::ok);
+    let daemon = two.daemon();
+    let client = Client::new(&daemon);
+    let form = Form::default().field("purpose", "attachment").typed_file("file", "label.png", "image/png", b"png");
+    let image = client.send(Request::post("/v1/files").form(form)).expect(201)["file_id"].clone();
+    let line = |id: &str, more: Value| {
+        let content = json!([{"type": "text", "text": "What is it?"}, {"type": "image", "source": {"type": "file", "file_id": image}}]);
+        let mut body =
+            json!({"model": "m", "max_tokens": 5, "metadata": {"user_id": id}, "messages": [{"role": "user", "content": content}]});
+        body.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
+        json!({"custom_id": id, "method": "POST", "url": "/v1/messages", "body": body})
+    };
+    let id = client.submit(&[line("a", json!({}))], &json!({}));
+    assert_eq!(client.ended(&id)["status"], "completed");
+    let sent = &body(&at(&two.cheap, CHAT)[0])["messages"][0]["content"];
+    assert_eq!(sent[1], json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,cG5n", "detail": "auto"}}));
+    assert_eq!(client.results(&id, 1)[0]["output"]["type"], "message");
+    // A sample is quoted; a line of the file asks what none of its lanes can be asked.
+    let quote = client.quote(&json!({ "items": [line("a", json!({}))] }))["quote_id"].clone();
+    let lines = format!("{}\n{}\n", line("a", json!({})), line("b", json!({"top_k": 3})));
+    let input = client.send(Request::post("/v1/files").header("content-type", "application/x-ndjson").bytes(lines)).expect(201);
+    let created = client.try_create(&json!({ "quote_id": quote, "input_file_id": input["file_id"] })).expect(202);
+    let id = created["batch"]["id"].as_str().expect("an id").to_owned();
+    client.ended(&id);
+    let errors = &daemon.get(&format!("/openai/v1/batches/{id}")).expect(200)["errors"]["data"];
+    let expected = "no lane of the quote takes what this asks of `/v1/messages`; have one like it among those that are quoted";
+    assert_eq!((&errors[0]["line"], &errors[0]["message"]), (&json!(2), &json!(expected)), "{errors}");
+}

@@ -96,7 +96,7 @@ const SCENARIOS: [Scenario; 12] = [
     Scenario {
         name: "followers",
         what: "very many who follow one batch, over WebSockets and by events, against the same rows with nobody",
-        options: &[("rows", 1_000_000), ("sockets", 5_000), ("events", 5_000), ("rounds", 3)],
+        options: &[("rows", 400_000), ("sockets", 5_000), ("events", 5_000), ("rounds", 7)],
         run: scenarios::followers::run,
     },
     Scenario {

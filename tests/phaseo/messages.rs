@@ -16,10 +16,12 @@ struct Two {
     folder: TempDir,
 }
 
+type Script = fn(&Call) -> Reply;
+
 impl Two {
-    fn new(plain: impl Fn(&Call) -> Reply + Send + Sync + 'static) -> Self {
+    fn new(native: Script, plain: Script) -> Self {
         let two =
-            Self { native: FakeUpstream::start(Reply::ok), plain: FakeUpstream::start(plain), folder: TempDir::new().expect("a folder") };
+            Self { native: FakeUpstream::start(native), plain: FakeUpstream::start(plain), folder: TempDir::new().expect("a folder") };
         let write = |name: &str, text: String| {
             let path = two.folder.path().join(name);
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("the folder can be made");
@@ -70,7 +72,7 @@ fn body(call: &Call) -> Value {
 
 #[test]
 fn messages_reach_a_server_that_has_them_as_they_are() {
-    let two = Two::new(Reply::ok);
+    let two = Two::new(Reply::ok, Reply::ok);
     let daemon = two.daemon();
     let client = Client::new(&daemon);
     let asked = row("a", json!({"top_k": 3}));
@@ -90,7 +92,7 @@ fn messages_reach_a_server_that_has_them_as_they_are() {
 
 #[test]
 fn messages_reach_other_servers_as_a_chat_and_come_back_as_messages() {
-    let two = Two::new(|call| match call.row.as_str() {
+    let two = Two::new(Reply::ok, |call| match call.row.as_str() {
         "refused" => Reply::error(400),
         "gone" => Reply::error(503),
         _ => Reply::ok(call),
@@ -115,6 +117,20 @@ fn messages_reach_other_servers_as_a_chat_and_come_back_as_messages() {
     insta::assert_json_snapshot!(
         results.iter().map(|line| json!([line["custom_id"], line["response"]["body"], line["error"]])).collect::<Vec<_>>()
     );
+}
+
+#[test]
+fn a_row_that_its_server_fails_is_asked_elsewhere_in_the_form_that_is_taken_there() {
+    let two = Two::new(|_| Reply::error(503), Reply::ok);
+    let daemon = two.daemon();
+    let client = Client::new(&daemon);
+    let batch = client.create(&json!({ "provider": { "order": ["native"] }, "requests": [row("a", json!({}))] }));
+    assert_eq!(batch["provider"], "native");
+    let id = id(&batch);
+    assert_eq!(client.ended(&id)["request_counts"]["completed"], 1);
+    assert_eq!(two.native.kept().iter().map(|call| call.path.as_str()).collect::<Vec<_>>(), ["/v1/messages"; 2]);
+    assert_eq!(two.plain.kept()[0].path, "/v1/chat/completions");
+    assert_eq!(client.results(&id)[0]["response"]["body"]["type"], "message");
 }
 
 #[test]

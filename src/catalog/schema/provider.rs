@@ -22,7 +22,7 @@ pub struct ProviderFile {
     pub id: Field<String>,
     /// For people.
     pub name: Field<String>,
-    /// `openai` for every server with OpenAI's API, or `simulated`.
+    /// `openai` for every server with OpenAI's API, `anthropic` for one with Anthropic's, or `simulated`.
     #[schemars(with = "Option<Kind>")]
     pub kind: Field<String>,
     /// `active` if absent. `paused` keeps its rows waiting; `disabled` sends them elsewhere.

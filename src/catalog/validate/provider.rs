@@ -33,9 +33,8 @@ pub(super) fn check(context: &mut Context<'_>, file: &ProviderFile) -> Option<Pr
     let limits = check_limits(context, &file.limits);
     let capacity = check_capacity(context, &file.capacity).unwrap_or_default();
     let (base_url_env, (kind, key)) = match kind? {
-        Kind::OpenAi => (check_variable(context, &file.base_url_env, "base_url_env"), check_server(context, file, Api::OpenAi, "openai")?),
-        Kind::Anthropic => {
-            (check_variable(context, &file.base_url_env, "base_url_env"), check_server(context, file, Api::Anthropic, "anthropic")?)
+        kind @ (Kind::OpenAi | Kind::Anthropic) => {
+            (check_variable(context, &file.base_url_env, "base_url_env"), check_server(context, file, kind)?)
         }
         Kind::Simulated => (None, (check_simulated(context, file), KeySource::None)),
     };
@@ -78,9 +77,9 @@ fn check_id(context: &mut Context<'_>, field: &Field<String>) -> Option<String> 
     })
 }
 
-fn check_server(context: &mut Context<'_>, file: &ProviderFile, api: Api, kind: &str) -> Option<(ProviderKind, KeySource)> {
-    context.foreign(&file.stand_in, "stand_in", kind);
-    context.foreign(&file.profile, "profile", kind);
+fn check_server(context: &mut Context<'_>, file: &ProviderFile, kind: Kind) -> Option<(ProviderKind, KeySource)> {
+    context.foreign(&file.stand_in, "stand_in", kind.word());
+    context.foreign(&file.profile, "profile", kind.word());
     if let Some(name) = file.models.keys().next() {
         context.fault(name.span(), format!("`models` has no meaning for a provider of kind `{kind}`; leave it out"));
     }
@@ -91,7 +90,7 @@ fn check_server(context: &mut Context<'_>, file: &ProviderFile, api: Api, kind: 
     let max_response_bytes = context.number(&file.max_response_bytes, "max_response_bytes", 1_024..=1 << 40);
     let timeouts = file.timeouts.as_ref().map_or_else(Timeouts::default, |written| check_timeouts(context, written.get_ref()));
     let connection = ServerConnection {
-        api,
+        api: if kind == Kind::Anthropic { Api::Anthropic } else { Api::OpenAi },
         base_url: base_url?,
         timeouts,
         ca_file,

@@ -38,26 +38,34 @@ struct Choice {
     stop_reason: Value,
 }
 
-/// The message that a chat completion is.
+/// The message that the answer to `asked`, a chat, is.
 ///
 /// # Errors
 /// When it has no choice, or calls a tool with arguments that are no object.
-pub fn message_of_chat(body: &[u8]) -> Result<Vec<u8>, Unsayable> {
+pub fn message_of_chat(asked: &[u8], body: &[u8]) -> Result<Vec<u8>, Unsayable> {
     let completion: Completion = serde_json::from_slice(body).map_err(|_| Unsayable("it is not of that form"))?;
     let choice = completion.choices.into_iter().next().ok_or(Unsayable("it has no `choices`"))?;
+    let is_cut = choice.finish_reason == "length";
     let refused = choice.message["refusal"].as_str().filter(|refusal| !refusal.is_empty());
     let mut content: Vec<_> =
         texts(&choice.message["content"]).chain(refused).map(|text| json!({ "type": "text", "text": text })).collect();
-    for call in choice.message["tool_calls"].as_array().into_iter().flatten() {
-        content.push(used(call)?);
+    let calls = choice.message["tool_calls"].as_array().map_or(&[][..], Vec::as_slice);
+    for call in calls {
+        match used(call) {
+            Ok(call) => content.push(call),
+            // It ends in the middle, as the answer says.
+            Err(_) if is_cut => {}
+            Err(unsayable) => return Err(unsayable),
+        }
     }
-    let stop_sequence = choice.stop_reason.as_str();
+    let stop_sequence = choice.stop_reason.as_str().filter(|text| is_stop(asked, text));
     let stop_reason = match (choice.finish_reason.as_str(), refused) {
         (_, Some(_)) | (Some("content_filter"), _) => "refusal",
-        (Some("length"), _) => "max_tokens",
-        (Some("tool_calls" | "function_call"), _) => "tool_use",
-        (_, None) if stop_sequence.is_some() => "stop_sequence",
-        (_, None) => "end_turn",
+        _ if is_cut => "max_tokens",
+        // Servers say `stop` where a tool was prescribed by its name.
+        _ if !calls.is_empty() => "tool_use",
+        _ if stop_sequence.is_some() => "stop_sequence",
+        _ => "end_turn",
     };
     let message = json!({
         "id": completion.id, "type": "message", "role": "assistant", "model": completion.model, "content": content,
@@ -75,14 +83,27 @@ fn texts(content: &Value) -> impl Iterator<Item = &str> {
 
 fn used(call: &Value) -> Result<Value, Unsayable> {
     let function = &call["function"];
-    let input = match function["arguments"].as_str() {
-        None | Some("") => json!({}),
-        Some(arguments) => {
-            let input = serde_json::from_str(arguments).ok().filter(Value::is_object);
-            input.ok_or(Unsayable("it calls a tool with arguments that are no JSON object"))?
-        }
+    let input = match &function["arguments"] {
+        // Some servers do not write it as a text.
+        Value::Object(input) => Some(Value::Object(input.clone())),
+        Value::Null => Some(json!({})),
+        Value::String(text) if text.is_empty() => Some(json!({})),
+        Value::String(text) => serde_json::from_str(text).ok().filter(Value::is_object),
+        _ => None,
     };
+    let input = input.ok_or(Unsayable("it calls a tool with arguments that are no JSON object"))?;
     Ok(json!({ "type": "tool_use", "id": call["id"], "name": function["name"], "input": input }))
+}
+
+/// Whether a chat has asked to be ended at this text: servers give other reasons under the same name.
+fn is_stop(asked: &[u8], text: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Asked {
+        #[serde(default)]
+        stop: Value,
+    }
+    let asked = serde_json::from_slice::<Asked>(asked);
+    asked.is_ok_and(|asked| asked.stop.as_array().is_some_and(|stops| stops.iter().any(|stop| stop == text)))
 }
 
 /// Anthropic counts what was read from its cache beside the input, OpenAI as a part of it.
@@ -95,12 +116,13 @@ fn usage(usage: &Value) -> Value {
     })
 }
 
-/// The error that such a server's answer is; `None` if it does not say what is wrong.
-pub fn error_of_chat(status: u16, body: &[u8]) -> Option<Vec<u8>> {
-    let body: Value = serde_json::from_slice(body).ok()?;
+/// The error that a server's answer of this status is: what it says itself is wrong, or all that it says.
+pub fn error_of_chat(status: u16, body: &[u8]) -> Vec<u8> {
+    let told: Value = serde_json::from_slice(body).unwrap_or_default();
     // OpenAI, and servers that keep it shorter.
-    let said = [&body["error"]["message"], &body["error"], &body["message"], &body["detail"]];
-    let message = said.into_iter().find_map(Value::as_str)?;
+    let said = [&told["error"]["message"], &told["error"], &told["message"], &told["detail"], &told];
+    let message = said.into_iter().find_map(Value::as_str).filter(|text| !text.trim().is_empty()).map(str::to_owned);
+    let message = message.unwrap_or_else(|| if told.is_null() { format!("status {status}") } else { told.to_string() });
     // Anthropic, "Errors".
     let kind = match status {
         401 => "authentication_error",
@@ -114,5 +136,5 @@ pub fn error_of_chat(status: u16, body: &[u8]) -> Option<Vec<u8>> {
         500.. => "api_error",
         _ => "invalid_request_error",
     };
-    Some(json!({ "type": "error", "error": { "type": kind, "message": message } }).to_string().into_bytes())
+    json!({ "type": "error", "error": { "type": kind, "message": message } }).to_string().into_bytes()
 }

@@ -6,13 +6,14 @@
 
 use serde_json::{Value, json};
 
-use super::{Members, rename, take};
+use super::{LIMIT, Members, rename, take};
 
 /// What is understood of a request.
-const MEMBERS: [&str; 14] = [
+const MEMBERS: [&str; 15] = [
     "model",
     "messages",
     "max_tokens",
+    LIMIT,
     "system",
     "temperature",
     "top_p",
@@ -27,67 +28,66 @@ const MEMBERS: [&str; 14] = [
 ];
 /// A hint about the price alone, which Chat Completions have no word for.
 const HINT: &str = "cache_control";
+/// Texts that end an answer, of those that a chat may name (OpenAI's document).
+const MOST_STOPS: usize = 4;
 
 /// Whether a request can be said as one of Chat Completions.
 pub(super) fn is_sayable(request: &Members) -> bool {
     let says = |name: &str| request.get(name).filter(|value| !value.is_null());
     // A last message of the model's own is one that it is to go on with; in a chat it would answer it.
     let answers_user = |messages: &[Value]| messages.last().is_some_and(|last| last["role"] == "user");
-    has_only(request, &MEMBERS)
+    request.iter().all(|(name, value)| MEMBERS.contains(&name.as_str()) || value.is_null())
         && says("messages").and_then(Value::as_array).is_some_and(|messages| answers_user(messages) && messages.iter().all(message))
         && says("system").is_none_or(texts)
-        && says("tools").is_none_or(|tools| tools.as_array().is_some_and(|tools| tools.iter().all(tool)))
-        && says("tool_choice").is_none_or(|choice| chosen(choice).is_some())
-        && says("thinking").is_none_or(|thinking| thinking["type"] == "disabled")
-        && says("output_config").is_none_or(|config| config.as_object().is_some_and(|config| has_only(config, &["format"])))
-        && says("stop_sequences").is_none_or(Value::is_array)
+        && says("tools").is_none_or(|tools| all(tools, tool))
+        && says("tool_choice").is_none_or(choice)
+        && says("metadata").is_none_or(Value::is_object)
+        && says("thinking").is_none_or(|thinking| thinking["type"] == "disabled" && has_only(thinking, &["type"]))
+        && says("output_config").is_none_or(output)
+        && says("stop_sequences").is_none_or(|stops| stops.as_array().is_some_and(|stops| stops.len() <= MOST_STOPS))
 }
 
-/// Whether an object has no members but these, besides such as are null.
-fn has_only(members: &Members, known: &[&str]) -> bool {
-    members.iter().all(|(name, value)| known.contains(&name.as_str()) || value.is_null())
+/// Whether an object has no members but these, besides such as are null, and the hint.
+fn has_only(value: &Value, known: &[&str]) -> bool {
+    let is_known = |(name, value): (&String, &Value)| name == HINT || known.contains(&name.as_str()) || value.is_null();
+    value.as_object().is_some_and(|members| members.iter().all(is_known))
 }
 
-fn block_has_only(block: &Value, known: &[&str]) -> bool {
-    block
-        .as_object()
-        .is_some_and(|members| members.iter().all(|(name, value)| name == HINT || known.contains(&name.as_str()) || value.is_null()))
+fn all(values: &Value, are: fn(&Value) -> bool) -> bool {
+    values.as_array().is_some_and(|values| values.iter().all(are))
 }
 
 fn text(block: &Value) -> bool {
-    block["type"] == "text" && block["text"].is_string() && block_has_only(block, &["type", "text"])
+    block["type"] == "text" && block["text"].is_string() && has_only(block, &["type", "text"])
 }
 
 /// A text, or blocks of it.
 fn texts(value: &Value) -> bool {
-    value.is_string() || value.as_array().is_some_and(|blocks| blocks.iter().all(text))
+    value.is_string() || all(value, text)
 }
 
 fn message(message: &Value) -> bool {
-    let is_block = |block: &Value| match message["role"].as_str() {
-        Some("user") => text(block) || media(block) || result(block),
-        Some("assistant") => text(block) || call(block),
+    let blocks = |are: fn(&Value) -> bool| {
+        let content = &message["content"];
+        content.is_string() || content.as_array().is_some_and(|blocks| !blocks.is_empty() && blocks.iter().all(are))
+    };
+    let said = match message["role"].as_str() {
+        Some("user") => blocks(|block| text(block) || media(block) || result(block)),
+        Some("assistant") => blocks(|block| text(block) || call(block)),
         _ => false,
     };
-    let said = match &message["content"] {
-        Value::String(_) => matches!(message["role"].as_str(), Some("user" | "assistant")),
-        Value::Array(blocks) => blocks.iter().all(is_block),
-        _ => false,
-    };
-    said && message.as_object().is_some_and(|members| has_only(members, &["role", "content"]))
+    said && has_only(message, &["role", "content"])
 }
 
 fn media(block: &Value) -> bool {
     let source = &block["source"];
     let is_text = |name: &str| source[name].is_string();
     match (block["type"].as_str(), source["type"].as_str()) {
-        (Some("image"), Some("base64")) => is_text("media_type") && is_text("data") && block_has_only(block, &["type", "source"]),
-        (Some("image"), Some("url")) => is_text("url") && block_has_only(block, &["type", "source"]),
-        (Some("document"), Some("base64")) => {
-            is_text("media_type") && is_text("data") && block_has_only(block, &["type", "source", "title"])
-        }
-        (Some("document"), Some("text")) => is_text("data") && block_has_only(block, &["type", "source"]),
-        (Some("image" | "document"), Some("file")) => is_text("file_id") && block_has_only(block, &["type", "source"]),
+        (Some("image"), Some("base64")) => is_text("media_type") && is_text("data") && has_only(block, &["type", "source"]),
+        (Some("image"), Some("url")) => is_text("url") && has_only(block, &["type", "source"]),
+        (Some("document"), Some("base64")) => is_text("media_type") && is_text("data") && has_only(block, &["type", "source", "title"]),
+        (Some("document"), Some("text")) => is_text("data") && has_only(block, &["type", "source"]),
+        (Some("image" | "document"), Some("file")) => is_text("file_id") && has_only(block, &["type", "source"]),
         _ => false,
     }
 }
@@ -96,21 +96,42 @@ fn result(block: &Value) -> bool {
     block["type"] == "tool_result"
         && block["tool_use_id"].is_string()
         && (block["content"].is_null() || texts(&block["content"]))
-        && block["is_error"].as_bool() != Some(true)
-        && block_has_only(block, &["type", "tool_use_id", "content", "is_error"])
+        && (block["is_error"].is_null() || block["is_error"] == false)
+        && has_only(block, &["type", "tool_use_id", "content", "is_error"])
 }
 
 fn call(block: &Value) -> bool {
-    block["type"] == "tool_use"
-        && block["id"].is_string()
-        && block["name"].is_string()
-        && block_has_only(block, &["type", "id", "name", "input"])
+    block["type"] == "tool_use" && block["id"].is_string() && block["name"].is_string() && has_only(block, &["type", "id", "name", "input"])
 }
 
 fn tool(tool: &Value) -> bool {
     // Tools with another type are run by Anthropic, or are known to its models by name.
     let own = tool["type"].is_null() || tool["type"] == "custom";
-    own && tool["name"].is_string() && block_has_only(tool, &["type", "name", "description", "input_schema", "strict"])
+    own && tool["name"].is_string() && has_only(tool, &["type", "name", "description", "input_schema", "strict"])
+}
+
+fn choice(choice: &Value) -> bool {
+    chosen(choice).is_some() && has_only(choice, &["type", "name", "disable_parallel_tool_use"])
+}
+
+fn output(config: &Value) -> bool {
+    let format = &config["format"];
+    let is_schema = || format["type"] == "json_schema" && has_only(format, &["type", "schema"]) && is_strict(&format["schema"]);
+    has_only(config, &["format"]) && (format.is_null() || is_schema())
+}
+
+/// Whether a schema is one that a chat can be held to: each member of each object is required (OpenAI, "Structured
+/// model outputs", supported schemas).
+fn is_strict(schema: &Value) -> bool {
+    match schema {
+        Value::Object(members) => {
+            let required = schema["required"].as_array().map_or(&[][..], Vec::as_slice);
+            let properties = members.get("properties").and_then(Value::as_object).into_iter().flatten();
+            properties.into_iter().all(|(name, _)| required.iter().any(|each| each == name)) && members.values().all(is_strict)
+        }
+        Value::Array(values) => values.iter().all(is_strict),
+        _ => true,
+    }
 }
 
 /// How Chat Completions say which tool is to be called.
@@ -126,8 +147,11 @@ fn chosen(choice: &Value) -> Option<Value> {
 
 /// A request as one of Chat Completions.
 pub(super) fn to_chat(mut request: Members) -> Members {
+    // An empty list says what none does, and OpenAI refuses it.
+    let says_nothing = |name: &str, value: &Value| value.is_null() || (name != "messages" && value.as_array().is_some_and(Vec::is_empty));
+    request.retain(|name, value| !says_nothing(name, value));
     let mut messages = Vec::new();
-    if let Some(system) = request.remove("system").filter(|system| !system.is_null()) {
+    if let Some(system) = request.remove("system") {
         messages.push(json!({ "role": "system", "content": parts(system) }));
     }
     if let Some(Value::Array(said)) = request.remove("messages") {
@@ -135,7 +159,7 @@ pub(super) fn to_chat(mut request: Members) -> Members {
     }
     request.insert("messages".to_owned(), Value::Array(messages));
     // The name that all lanes are given it by; see `crate::provider::form`.
-    rename(&mut request, "max_tokens", "max_output_tokens");
+    rename(&mut request, "max_tokens", LIMIT);
     rename(&mut request, "stop_sequences", "stop");
     request.remove("thinking");
     if let Some(Value::String(tier)) = request.get_mut("service_tier")
@@ -157,6 +181,11 @@ pub(super) fn to_chat(mut request: Members) -> Members {
             request.insert("metadata".to_owned(), Value::Object(metadata));
         }
     }
+    say_tools(&mut request);
+    request
+}
+
+fn say_tools(request: &mut Members) {
     if let Some(Value::Array(tools)) = request.get_mut("tools") {
         tools.iter_mut().for_each(|tool| *tool = function(tool));
     }
@@ -168,7 +197,6 @@ pub(super) fn to_chat(mut request: Members) -> Members {
             request.insert("parallel_tool_calls".to_owned(), Value::Bool(false));
         }
     }
-    request
 }
 
 fn function(tool: &mut Value) -> Value {
@@ -193,10 +221,7 @@ fn add(mut message: Value, messages: &mut Vec<Value>) {
         match block["type"].as_str() {
             Some("tool_result") => {
                 flush(&role, &mut said, messages);
-                let content = match take(&mut block, "content") {
-                    Value::Null => json!(""),
-                    content => parts(content),
-                };
+                let content = parts(take(&mut block, "content"));
                 messages.push(json!({ "role": "tool", "tool_call_id": take(&mut block, "tool_use_id"), "content": content }));
             }
             Some("tool_use") => {
@@ -226,6 +251,7 @@ fn flush(role: &Value, said: &mut Vec<Value>, messages: &mut Vec<Value>) {
 fn parts(content: Value) -> Value {
     match content {
         Value::Array(blocks) => shortest(blocks.into_iter().map(part).collect()),
+        Value::Null => json!(""),
         other => other,
     }
 }
@@ -233,6 +259,7 @@ fn parts(content: Value) -> Value {
 /// Parts of a content; a text alone as itself, which every server understands.
 fn shortest(mut parts: Vec<Value>) -> Value {
     match parts.as_mut_slice() {
+        [] => json!(""),
         [only] if only["type"] == "text" => take(only, "text"),
         _ => Value::Array(parts),
     }

@@ -16,6 +16,10 @@ pub use answer::{Unsayable, error_of_chat, message_of_chat};
 
 type Members = Map<String, Value>;
 
+/// What BatchRouter's items call the most tokens to be written, whatever form they have, and what those are called
+/// that are said anew, until their lane has given them its own name for it.
+pub const LIMIT: &str = "max_output_tokens";
+
 /// The form in which a row asks, and that in which it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Form {

@@ -209,8 +209,11 @@ fn endpoints(read: &Read) -> HashMap<&str, BTreeSet<Endpoint>> {
     let mut endpoints: HashMap<&str, BTreeSet<Endpoint>> = HashMap::new();
     for group in &read.groups {
         let first = group.items.first().and_then(|place| read.items.get(*place as usize));
+        let asked = first.map_or(&[][..], |item| item.endpoints);
+        // The answers to items are kept together, whatever form they had.
+        let conversation = asked.contains(&Endpoint::Messages).then_some(&Endpoint::ChatCompletions);
         for model in &group.models {
-            endpoints.entry(model).or_default().extend(first.map_or(&[][..], |item| item.endpoints));
+            endpoints.entry(model).or_default().extend(asked.iter().chain(conversation));
         }
     }
     endpoints

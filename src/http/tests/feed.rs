@@ -40,3 +40,35 @@ async fn one_watcher_serves_all_and_ends_with_the_last() {
     let mut again = Feeds::follow(&bench.api, id);
     assert_eq!(again.now().await.unwrap().job, next.job);
 }
+
+#[tokio::test]
+async fn the_last_state_is_told_to_all_of_many_however_often_they_are_interrupted() {
+    let bench = Bench::new().await;
+    let file = bench.upload(b"{}\n").await;
+    let order = json!({"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"});
+    let id: BatchId = bench.post("/v1/batches", &order).await.id().parse().unwrap();
+    let follow = |place: usize| {
+        let mut follower = Feeds::follow(&bench.api, id);
+        async move {
+            follower.now().await.unwrap();
+            loop {
+                // Some are interrupted in whatever they wait for, as sockets are that hear of their clients.
+                let next = follower.next(tokio::time::Instant::now());
+                let told = if place.is_multiple_of(2) {
+                    tokio::time::timeout(std::time::Duration::from_millis(2), next).await.ok()
+                } else {
+                    Some(next.await)
+                };
+                if told.is_some_and(|frame| frame.unwrap().job.as_ref().is_some_and(|job| job.ended)) {
+                    break;
+                }
+            }
+        }
+    };
+    let all = futures_util::future::join_all((0..300).map(follow));
+    let end = async {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        bench.api.store.batch_refused(id, BatchState::Failed { at: bench.api.clock.now() }, Vec::new()).await.unwrap();
+    };
+    tokio::join!(all, end);
+}

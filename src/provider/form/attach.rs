@@ -58,7 +58,18 @@ fn read(endpoint: Endpoint, body: &[u8]) -> Option<Map<String, Value>> {
 fn parts(endpoint: Endpoint, request: &mut Map<String, Value>) -> impl Iterator<Item = &mut Value> {
     let member = if endpoint == Endpoint::Responses { "input" } else { "messages" };
     let messages = request.get_mut(member).and_then(Value::as_array_mut).into_iter().flatten();
-    messages.filter_map(|message| message.get_mut("content")?.as_array_mut()).flatten()
+    messages.filter_map(|message| message.get_mut("content")?.as_array_mut()).flatten().flat_map(with_inner)
+}
+
+/// A part, or those that it is made of: what a tool has answered, and a document in parts.
+fn with_inner(part: &mut Value) -> Vec<&mut Value> {
+    let has_parts = |holder: &Value| holder.get("content").is_some_and(Value::is_array);
+    let holder = match part["type"].as_str() {
+        Some("tool_result") if has_parts(part) => part,
+        Some("document") if part.get("source").is_some_and(has_parts) => &mut part["source"],
+        _ => return vec![part],
+    };
+    holder["content"].as_array_mut().into_iter().flatten().flat_map(with_inner).collect()
 }
 
 /// The id that a part names in place of content.
@@ -77,7 +88,10 @@ fn filled(endpoint: Endpoint, part: &Value, file: &Attached) -> Value {
     match (endpoint, is_image) {
         (Endpoint::Messages, _) => {
             let mut block = part.clone();
-            block["source"] = json!({ "type": "base64", "media_type": file.mime, "data": STANDARD.encode(&file.content) });
+            block["source"] = match std::str::from_utf8(&file.content).ok().filter(|_| file.mime.starts_with("text/")) {
+                Some(text) => json!({ "type": "text", "media_type": "text/plain", "data": text }),
+                None => json!({ "type": "base64", "media_type": file.mime, "data": STANDARD.encode(&file.content) }),
+            };
             block
         }
         (Endpoint::ChatCompletions, true) => json!({ "type": "image_url", "image_url": { "url": file.url(), "detail": detail } }),
@@ -110,7 +124,7 @@ mod tests {
         ]);
         let chat = json!({"model": "m", "messages": [{"role": "system", "content": "x"}, {"role": "user", "content": parts}]});
         let responses = json!({"model": "m", "input": [{"role": "user", "content": parts}]});
-        let blocks = json!([{"type": "text", "text": "file_id"}, {"type": "image", "source": {"type": "file", "file_id": "file_1"}, "cache_control": {"type": "ephemeral"}}]);
+        let blocks = json!([{"type": "text", "text": "file_id"}, {"type": "image", "source": {"type": "file", "file_id": "file_1"}, "cache_control": {"type": "ephemeral"}}, {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "document", "source": {"type": "file", "file_id": "file_1"}}]}]);
         let messages = json!({"model": "m", "messages": [{"role": "user", "content": blocks}]});
         insta::assert_json_snapshot!([
             sent(Endpoint::ChatCompletions, &chat).unwrap(),

@@ -7,14 +7,14 @@ use crate::domain::retry::FailureClass;
 use crate::domain::row::Response;
 use crate::provider::Verdict;
 
-/// A verdict about an answer as the client reads it. An answer that cannot be said in the form that was asked
-/// is no usable answer; it stays as it is.
-pub fn said_back(form: Form, verdict: Verdict) -> Verdict {
+/// A verdict about the answer to `asked`, the body that was sent, as the client reads it. An answer that cannot be
+/// said in the form that was asked is no usable answer; it stays as it is.
+pub fn said_back(form: Form, asked: &[u8], verdict: Verdict) -> Verdict {
     if !form.is_said_back() {
         return verdict;
     }
     match verdict {
-        Verdict::Succeeded { response, usage } => match message_of_chat(&response.body) {
+        Verdict::Succeeded { response, usage } => match message_of_chat(asked, &response.body) {
             Ok(body) => Verdict::Succeeded { response: Response { body: Bytes::from(body), ..response }, usage },
             Err(unsayable) => {
                 let message = format!("the provider was asked for a chat completion, and its answer cannot be read as one: {unsayable}");
@@ -25,10 +25,10 @@ pub fn said_back(form: Form, verdict: Verdict) -> Verdict {
     }
 }
 
+/// What refuses is an error; an answer that was of no use is none, and stays as it came.
 fn error(response: Response) -> Response {
-    match error_of_chat(response.status, &response.body) {
-        // Only what refuses is an error; an answer that was of no use stays as it came.
-        Some(body) if response.status >= 400 => Response { body: Bytes::from(body), ..response },
+    match response.status {
+        400.. => Response { body: Bytes::from(error_of_chat(response.status, &response.body)), ..response },
         _ => response,
     }
 }
@@ -42,10 +42,11 @@ mod tests {
     use serde_json::{Value, json};
 
     const FORM: Form = Form { asked: Endpoint::Messages, sent: Endpoint::ChatCompletions };
+    const ASKED: &[u8] = br#"{"stop":["two"]}"#;
 
     fn told(status: u16, body: &Value) -> Value {
         let body = Bytes::from(body.to_string());
-        match said_back(FORM, verdict(Ok(Answer { status, request_id: None, retry_after: None, allowances: None, body }))) {
+        match said_back(FORM, ASKED, verdict(Ok(Answer { status, request_id: None, retry_after: None, allowances: None, body }))) {
             Verdict::Succeeded { response, usage } => {
                 json!({ "message": serde_json::from_slice::<Value>(&response.body).unwrap(), "usage": format!("{usage:?}") })
             }
@@ -68,19 +69,33 @@ mod tests {
             json!({ "content": "Let me look.", "tool_calls": [
             { "id": "call_1", "type": "function", "function": { "name": "look", "arguments": arguments } }] })
         };
-        let mut stopped = completion(&json!({ "content": "One" }), "stop");
-        stopped["choices"][0]["stop_reason"] = json!("two");
+        let stopped = |by: &str| {
+            let mut stopped = completion(&json!({ "content": "One" }), "stop");
+            stopped["choices"][0]["stop_reason"] = json!(by);
+            stopped
+        };
         let told = [
             told(200, &completion(&json!({ "content": "Hello." }), "stop")),
             told(200, &completion(&json!({ "content": [{ "type": "text", "text": "Hello" }] }), "length")),
             told(200, &completion(&call("{\"at\": 1}"), "tool_calls")),
             told(200, &completion(&call("{\"at\""), "tool_calls")),
             told(200, &completion(&json!({ "content": null, "refusal": "I will not." }), "stop")),
-            told(200, &stopped),
+            told(200, &stopped("two")),
+            told(200, &stopped("eos")),
+            told(200, &completion(&call("{\"at\": 1}"), "stop")),
+            told(200, &completion(&call("{\"at\""), "length")),
+            told(
+                200,
+                &completion(
+                    &json!({ "tool_calls": [{ "id": "c", "function": { "name": "look", "arguments": { "at": 1 } } }] }),
+                    "tool_calls",
+                ),
+            ),
             told(200, &json!({ "output": [] })),
             told(429, &json!({ "error": { "message": "slow down", "type": "requests" } })),
             told(400, &json!({ "object": "error", "message": "too long" })),
             told(503, &json!({ "status": "loading" })),
+            told(502, &json!(null)),
         ];
         insta::assert_json_snapshot!(told);
     }
@@ -90,7 +105,7 @@ mod tests {
         let answer =
             |body: &'static str| Ok(Answer { status: 200, request_id: None, retry_after: None, allowances: None, body: body.into() });
         let form = Form { asked: Endpoint::ChatCompletions, sent: Endpoint::Responses };
-        assert_eq!(said_back(form, verdict(answer("{\"output\":1}"))), verdict(answer("{\"output\":1}")));
+        assert_eq!(said_back(form, b"{}", verdict(answer("{\"output\":1}"))), verdict(answer("{\"output\":1}")));
     }
 
     proptest! {
@@ -98,7 +113,7 @@ mod tests {
         fn any_answer_stays_one_valid_line(body: Vec<u8>, text: String, status in 200_u16..600) {
             let wrapped = json!({ "choices": [{ "message": { "content": text, "tool_calls": [text] }, "finish_reason": text }], "error": text });
             for body in [body, wrapped.to_string().into_bytes()] {
-                let judged = said_back(FORM, verdict(Ok(Answer { status, request_id: None, retry_after: None, allowances: None, body: body.into() })));
+                let judged = said_back(FORM, ASKED, verdict(Ok(Answer { status, request_id: None, retry_after: None, allowances: None, body: body.into() })));
                 let (Verdict::Succeeded { response, .. } | Verdict::Failed { last: Some(response), .. }) = judged else { panic!("an answer") };
                 prop_assert!(!response.body.contains(&b'\n'));
                 prop_assert!(serde_json::from_slice::<Value>(&response.body).is_ok());

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use crate::domain::conversation::{self, Form};
+use crate::domain::conversation::{self, Form, LIMIT};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::words::HostedTool;
 
@@ -56,16 +56,18 @@ impl Takes<'_> {
     }
 }
 
-/// What BatchRouter's items call the most tokens to be written, whatever form they have.
-const LIMIT: &str = "max_output_tokens";
-
-/// Gives the limit of what is written the name that Chat Completions have for it: the newer one where the
-/// lane is as new, as it is where it has Responses, too.
-fn name_limit(request: &mut Map<String, Value>, newer: bool) {
-    let names = ["max_completion_tokens", "max_tokens"];
+/// Gives the limit of what is written the name that it has in this form: in Chat Completions the newer one where
+/// the lane is as new, as it is where it has Responses, too.
+fn name_limit(request: &mut Map<String, Value>, sent: Endpoint, takes: &Takes<'_>) {
+    let names = match sent {
+        Endpoint::ChatCompletions if takes.endpoints.contains(&Endpoint::Responses) => ["max_completion_tokens", "max_tokens"],
+        Endpoint::ChatCompletions => ["max_tokens", "max_completion_tokens"],
+        Endpoint::Messages => ["max_tokens"; 2],
+        _ => return,
+    };
     let Some(limit) = request.remove(LIMIT) else { return };
     if !names.iter().any(|name| request.contains_key(*name)) {
-        request.insert(names[usize::from(!newer)].to_owned(), limit);
+        request.insert(names[0].to_owned(), limit);
     }
 }
 
@@ -75,7 +77,8 @@ pub fn fit(asked: Endpoint, body: Vec<u8>, takes: Takes<'_>, tools: &[HostedTool
     let tools = if conversation { tools } else { &[] };
     let as_asked = Form::as_asked(asked);
     let form = Form { asked, sent: takes.endpoint(asked, !tools.is_empty()) };
-    let foreign_limit = asked == Endpoint::ChatCompletions && memchr::memmem::find(&body, LIMIT.as_bytes()).is_some();
+    let foreign_limit =
+        matches!(asked, Endpoint::ChatCompletions | Endpoint::Messages) && memchr::memmem::find(&body, LIMIT.as_bytes()).is_some();
     if form == as_asked && tools.is_empty() && !foreign_limit {
         return (as_asked, body);
     }
@@ -83,9 +86,7 @@ pub fn fit(asked: Endpoint, body: Vec<u8>, takes: Takes<'_>, tools: &[HostedTool
     let Ok(request) = serde_json::from_slice::<Map<String, Value>>(&body) else { return (as_asked, body) };
     let form = if conversation::forms(asked, &request).contains(&form.sent) { form } else { as_asked };
     let mut request = conversation::said(form, request);
-    if form.sent == Endpoint::ChatCompletions {
-        name_limit(&mut request, takes.endpoints.contains(&Endpoint::Responses));
-    }
+    name_limit(&mut request, form.sent, &takes);
     tools::demand(&mut request, form.sent, tools, takes.tool_names);
     match serde_json::to_vec(&request) {
         Ok(fitted) => (form, fitted),
@@ -223,12 +224,25 @@ mod tests {
                 json!([{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "no", "is_error": true}]}]),
             ),
             ("container", json!("c")),
+            ("stop_sequences", json!(["a", "b", "c", "d", "e"])),
+            ("messages", json!([{"role": "user", "content": []}])),
+            ("output_config", json!({"format": {"type": "json_schema", "schema": {"properties": {"a": {}}, "required": []}}})),
         ];
         for (name, value) in more {
             let mut body = messages.clone();
             body[name] = value;
             assert_eq!(fitted(Endpoint::Messages, &body, CHAT, &[]), (Endpoint::Messages, body));
         }
+        // What says nothing is left out, and BatchRouter's name for the limit is known.
+        let bare = json!({
+            "model": "m", "max_output_tokens": 9, "top_k": null, "max_completion_tokens": null, "tools": [], "stop_sequences": [], "system": [],
+            "messages": [{"role": "user", "content": "x"}],
+        });
+        let expected = json!({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]});
+        assert_eq!(fitted(Endpoint::Messages, &bare, CHAT, &[]), (Endpoint::ChatCompletions, expected));
+        assert_eq!(fitted(Endpoint::Messages, &bare, &[Endpoint::Messages], &[]).1["max_tokens"], 9);
+        let tools = fitted(Endpoint::Messages, &messages, &[Endpoint::Messages], &[HostedTool::WebSearch]).1["tools"].clone();
+        assert_eq!(tools[1], json!({"type": "web_search", "name": "web_search"}));
         // Of a server that nothing is known of, only its kind says whether it has them.
         for (has, endpoint) in [(true, Endpoint::Messages), (false, Endpoint::ChatCompletions)] {
             let takes = Takes { endpoints: &[], messages: has, tool_names: &BTreeMap::new() };
@@ -237,7 +251,9 @@ mod tests {
     }
 
     fn any_json() -> impl Strategy<Value = Value> {
+        let words = ["user", "assistant", "text", "image", "document", "base64", "url", "tool_use", "tool_result", "tool", "json_schema"];
         let leaf = prop_oneof![
+            prop::sample::select(words.to_vec()).prop_map(Value::from),
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),
             any::<i32>().prop_map(Value::from),
@@ -266,6 +282,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn nothing_panics_whatever_is_said_in_another_form(members in proptest::collection::btree_map("messages|input|system|tools|tool_choice|metadata|output_config|stop_sequences", any_json(), 0..6)) {
+            let request: Map<String, Value> = members.into_iter().collect();
+            for (asked, sent) in [(Endpoint::Messages, Endpoint::ChatCompletions), (Endpoint::ChatCompletions, Endpoint::Responses), (Endpoint::Responses, Endpoint::ChatCompletions)] {
+                let said = conversation::said(Form { asked, sent }, request.clone());
+                prop_assert!(said.contains_key("input") || said.contains_key("messages") || asked == Endpoint::ChatCompletions);
+                if conversation::forms(asked, &request).len() > 1 && asked == Endpoint::Messages {
+                    let messages = said["messages"].as_array().unwrap();
+                    prop_assert!(!messages.is_empty() && messages.iter().all(|message| message.get("content").is_some()), "{messages:?}");
+                }
+            }
+        }
+
         #[test]
         fn nothing_panics_whatever_a_body_says(a in any_json(), b in any_json(), c in any_json()) {
             for name in ["messages", "input", "tools", "tool_choice", "response_format", "text", "reasoning", "system", "metadata", "output_config"] {

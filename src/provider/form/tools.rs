@@ -31,6 +31,11 @@ pub(super) fn demand(request: &mut Map<String, Value>, endpoint: Endpoint, tools
         if stated.iter().any(|each| each["type"] == name) {
             continue;
         }
+        if endpoint == Endpoint::Messages {
+            // Anthropic's tools have a name besides, which is the same in every version of them.
+            stated.push(json!({ "type": name, "name": tool.word() }));
+            continue;
+        }
         // OpenAI runs code in a container, and wants to be told in which.
         let in_container = endpoint == Endpoint::Responses && *tool == HostedTool::PythonExecution && !names.contains_key(tool);
         stated.push(if in_container { json!({ "type": name, "container": { "type": "auto" } }) } else { json!({ "type": name }) });

@@ -123,8 +123,8 @@ impl<'a> Case<'a> {
             Ok(Answer { status, request_id: Some(format!("req_{seed:016x}")), retry_after, allowances: None, body: Bytes::from(body) })
         };
         let error = |status, retry_after, body: Vec<u8>| {
-            let as_message = if call.endpoint == Endpoint::Messages { error_of_chat(status, &body) } else { None };
-            answer(status, retry_after, as_message.unwrap_or(body))
+            let body = if call.endpoint == Endpoint::Messages { error_of_chat(status, &body) } else { body };
+            answer(status, retry_after, body)
         };
         let body = match self.body {
             Ok(body) => body,

@@ -133,7 +133,7 @@ impl<'a> Content<'a> {
             }
             _ => return Err(wrong),
         }
-        for member in ["instructions", "system", "tools", "response_format", "text"] {
+        for member in ["instructions", "system", "tools", "response_format", "text", "output_config"] {
             if let Some(value) = input.get(member) {
                 self.strings(value);
             }

@@ -69,7 +69,7 @@ pub struct Supply {
     pub per_minute: Option<u64>,
     /// Tokens a minute that its provider states; `None` if not known.
     pub tokens_per_minute: Option<u64>,
-    /// Milliseconds that its answers take at present; `None` if not known.
+    /// Milliseconds that its last answers took; `None` if not known.
     pub latency_ms: Option<u64>,
 }
 

@@ -1,14 +1,15 @@
-//! Plans of batches on disk, version 3.
+//! Plans of batches on disk, version 4.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use super::demands::operation;
 use super::{Record, RecordError, decode_old};
+use crate::domain::endpoint::Endpoint;
 use crate::domain::money::PriceSheet;
 use crate::domain::plan::{Plan, PlannedLane, PlannedModel, QuotedShare};
 
-/// Version 3 of a batch's plan.
+/// Version 4 of a batch's plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanRecord {
     rows: u32,
@@ -34,6 +35,33 @@ struct LaneRecord {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct ShareRecord {
+    operation: String,
+    weight: u32,
+    most_input: Option<u64>,
+    most_output: Option<u64>,
+    text_only: bool,
+    /// By their codes.
+    endpoints: Vec<u8>,
+}
+
+/// Version 3 of it: nothing says where a quoted lane can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct PlanRecord3 {
+    rows: u32,
+    models: Vec<PlannedRecord3>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct PlannedRecord3 {
+    requested: String,
+    lane: LaneRecord,
+    rows: u32,
+    alternatives: Vec<LaneRecord>,
+    quoted: Option<ShareRecord3>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct ShareRecord3 {
     operation: String,
     weight: u32,
     most_input: Option<u64>,
@@ -75,7 +103,7 @@ struct AlternativeRecord2 {
 pub(super) type PriceRecord = [Option<[u8; 16]>; 5];
 
 impl Record for PlanRecord {
-    const VERSION: u8 = 3;
+    const VERSION: u8 = 4;
     const NAME: &'static str = "batch plan";
 
     fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
@@ -88,8 +116,23 @@ impl Record for PlanRecord {
                 let PlanRecord2 { rows, models } = decode_old::<Self, _>(body)?;
                 Ok(Self { rows, models: models.into_iter().map(|(model, others)| model.with(others)).collect() })
             }
+            3 => {
+                let PlanRecord3 { rows, models } = decode_old::<Self, _>(body)?;
+                Ok(Self { rows, models: models.into_iter().map(PlannedRecord::from).collect() })
+            }
             _ => Err(RecordError::unknown::<Self>(version)),
         }
+    }
+}
+
+impl From<PlannedRecord3> for PlannedRecord {
+    fn from(record: PlannedRecord3) -> Self {
+        let PlannedRecord3 { requested, lane, rows, alternatives, quoted } = record;
+        let share = |share: ShareRecord3| {
+            let ShareRecord3 { operation, weight, most_input, most_output, text_only } = share;
+            ShareRecord { operation, weight, most_input, most_output, text_only, endpoints: Vec::new() }
+        };
+        Self { requested, lane, rows, alternatives, quoted: quoted.map(share) }
     }
 }
 
@@ -130,6 +173,7 @@ impl From<&Plan> for PlanRecord {
             most_input: share.most_input,
             most_output: share.most_output,
             text_only: share.text_only,
+            endpoints: share.endpoints.iter().map(Endpoint::code).collect(),
         };
         let models = plan.models.iter().map(|model| PlannedRecord {
             requested: model.requested.clone(),
@@ -148,8 +192,10 @@ impl TryFrom<PlanRecord> for Plan {
     fn try_from(record: PlanRecord) -> Result<Self, RecordError> {
         let share = |share: ShareRecord| {
             let operation = operation::<PlanRecord>(&share.operation)?;
-            let ShareRecord { weight, most_input, most_output, text_only, .. } = share;
-            Ok(QuotedShare { operation, weight, most_input, most_output, text_only })
+            let ShareRecord { weight, most_input, most_output, text_only, endpoints, .. } = share;
+            let endpoint = |code| Endpoint::from_code(code).ok_or_else(|| RecordError::damaged::<PlanRecord>("unknown endpoint"));
+            let endpoints = endpoints.into_iter().map(endpoint).collect::<Result<_, _>>()?;
+            Ok(QuotedShare { operation, weight, most_input, most_output, text_only, endpoints })
         };
         let models = record.models.into_iter().map(|model| {
             Ok(PlannedModel {

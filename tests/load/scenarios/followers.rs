@@ -2,7 +2,8 @@
 //! what all of them cost the rows. The batch is paused until all have been told its first state; the
 //! upstream answers at once.
 //!
-//! Rounds with nobody and with all of them take turns, and what those with nobody differ in is the noise.
+//! Rounds with nobody and with all of them take turns: each of these is held against the two beside it, and what
+//! those two differ in is the noise.
 
 use std::io;
 use std::net::SocketAddr;
@@ -37,19 +38,30 @@ pub fn run(options: &Options) -> io::Result<Report> {
     }
     let dir = temp_dir()?;
     let upstream = nginx_answering(dir.path(), ANSWER)?;
-    let mut rounds = Vec::new();
+    let with_nobody = || Worked::with(upstream.address, rows, 0, 0);
+    let (mut alone, mut followed) = (vec![with_nobody()?], Vec::new());
     for _ in 0..options.get("rounds").max(1) {
-        rounds.push((Worked::with(upstream.address, rows, 0, 0)?, Worked::with(upstream.address, rows, sockets, events)?));
+        followed.push(Worked::with(upstream.address, rows, sockets, events)?);
+        alone.push(with_nobody()?);
     }
     let mut report = Report::new(format_args!("{rows} rows with nobody and with {sockets} + {events} who follow them, both cores"));
-    let middle = |of: fn(&(Worked, Worked)) -> f64| median(rounds.iter().map(of).collect());
-    report.compare("rows", "rows/s", middle(|(alone, _)| alone.rate), middle(|(_, followed)| followed.rate), Target::AtLeast(0.97));
-    let rates = |of: fn(&(Worked, Worked)) -> f64| rounds.iter().map(|round| format!("{:.0}", of(round))).collect::<Vec<_>>().join(", ");
-    report.line(
-        "each round",
-        format_args!("with nobody {}; followed {}", rates(|(alone, _)| alone.rate), rates(|(_, followed)| followed.rate)),
+    let rates = |rounds: &[Worked]| rounds.iter().map(|worked| worked.rate).collect::<Vec<_>>();
+    let neighbours: Vec<_> = rates(&alone).windows(2).map(|pair| (pair[0], pair[1])).collect();
+    let (ceiling, ours) = (median(rates(&alone)), median(rates(&followed)));
+    report.compare("rows", "rows/s", ceiling, ours, Target::None);
+    let beside = rates(&followed).into_iter().zip(&neighbours).map(|(rate, (before, after))| rate * 2.0 / (before + after));
+    report.figure(
+        "beside its neighbours",
+        format_args!("{:.3}, the median of the rounds", median(beside.collect())),
+        Target::AtLeast(0.97),
     );
-    let Some((alone, followed)) = rounds.last() else { return Ok(report) };
+    let apart = neighbours.iter().map(|(before, after)| 1.0 - before.min(*after) / before.max(*after));
+    report.line("noise", format_args!("{:.3} between two rounds with nobody, the median", median(apart.collect())));
+    let told = |rounds: &[Worked]| rates(rounds).iter().map(|rate| format!("{rate:.0}")).collect::<Vec<_>>().join(", ");
+    report.line("each round", format_args!("with nobody {}; followed {}", told(&alone), told(&followed)));
+    let cpu = |rounds: &[Worked]| median(rounds.iter().map(|worked| worked.cost.cpu_per_thousand()).collect());
+    report.line("CPU s per 1,000 rows", format_args!("{:.4} with nobody, {:.4} followed, the medians", cpu(&alone), cpu(&followed)));
+    let Some(followed) = followed.last() else { return Ok(report) };
     let [idle, with_sockets, with_both] = followed.resident;
     let each = |from: u64, to: u64, count: u64| to.saturating_sub(from) as f64 / 1_024.0 / count.max(1) as f64;
     report.line("a WebSocket", format_args!("{:.1} KiB resident beside {} MiB without any", each(idle, with_sockets, sockets), idle >> 20));
@@ -57,7 +69,6 @@ pub fn run(options: &Options) -> io::Result<Report> {
     let (told, seconds) = (followed.updates, followed.took);
     report
         .line("updates", format_args!("{told} in {seconds:.1} s, {:.1} for each follower", told as f64 / (sockets + events).max(1) as f64));
-    alone.cost.tell(&mut report);
     followed.cost.tell(&mut report);
     Ok(report)
 }

@@ -31,14 +31,13 @@ pub fn of_rows(catalog: &Snapshot, rows: &[Value], kind: Kind, asked: &Asked) ->
     if let Some(url) = first.get("url").and_then(Value::as_str) {
         return endpoint(url);
     }
-    let body = first.get("body").or_else(|| first.get("request"));
+    let body = body_of(first);
     let model_of = |holder: Option<&Value>| holder?.get("model")?.as_str().map(str::to_owned);
     let model = model_of(body).or_else(|| model_of(Some(first))).or_else(|| asked.common.model.clone()).unwrap_or_default();
-    let as_messages = is_anthropics(catalog, asked.demands.preferences.only.first(), &model);
+    let as_messages = is_anthropics(catalog, asked.demands.preferences.only.first(), &model)
+        && !rows.iter().any(|row| is_chat(body_of(row).unwrap_or(row)));
     match body {
-        Some(body) if body.get("messages").is_some() => {
-            Ok(if as_messages && !has_other_roles(body) { Endpoint::Messages } else { Endpoint::ChatCompletions })
-        }
+        Some(body) if body.get("messages").is_some() => Ok(if as_messages { Endpoint::Messages } else { Endpoint::ChatCompletions }),
         Some(_) if kind == Kind::Requests => Ok(Endpoint::Responses),
         None if as_messages => Ok(Endpoint::Messages),
         Some(_) | None => {
@@ -66,15 +65,28 @@ fn is_anthropics(catalog: &Snapshot, provider: Option<&String>, model: &str) -> 
     }
 }
 
-/// Whether somebody speaks in a conversation whom Messages do not have: it is one of Chat Completions.
-fn has_other_roles(body: &Value) -> bool {
-    let messages = body["messages"].as_array().into_iter().flatten();
-    messages.into_iter().any(|message| !matches!(message["role"].as_str(), Some("user" | "assistant")))
+fn body_of(row: &Value) -> Option<&Value> {
+    row.get("body").or_else(|| row.get("request"))
+}
+
+/// Whether a conversation is one of Chat Completions and cannot be one of Messages: somebody speaks in it whom those
+/// do not have, or it has what only the other form has.
+fn is_chat(body: &Value) -> bool {
+    const MEMBERS: [&str; 7] =
+        ["response_format", "max_completion_tokens", "n", "seed", "logprobs", "frequency_penalty", "presence_penalty"];
+    let each = |name: &str| body[name].as_array().map_or(&[][..], Vec::as_slice);
+    let is_part = |part: &Value| matches!(part["type"].as_str(), Some("image_url" | "input_audio" | "file"));
+    each("messages").iter().any(|message| {
+        let parts = message["content"].as_array().map_or(&[][..], Vec::as_slice);
+        !matches!(message["role"].as_str(), Some("user" | "assistant")) || message.get("tool_calls").is_some() || parts.iter().any(is_part)
+    }) || each("tools").iter().any(|tool| tool["type"] == "function")
+        || MEMBERS.iter().any(|name| body.get(*name).is_some())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn spellings_of_an_endpoint() {
@@ -83,6 +95,24 @@ mod tests {
         }
         for text in ["", "/", "https://host", "/v2/responses", "/v1/responses/x", "://", "/v1"] {
             assert_eq!(named(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_chat_is_told_from_messages() {
+        let user = json!([{"role": "user", "content": "x"}]);
+        for chat in [
+            json!({"messages": [{"role": "system", "content": "x"}]}),
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+            json!({"messages": user, "tools": [{"type": "function"}]}),
+            json!({"messages": user, "max_completion_tokens": 1}),
+        ] {
+            assert!(is_chat(&chat), "{chat}");
+        }
+        for other in
+            [json!({"messages": user, "max_tokens": 1, "system": "x", "tools": [{"name": "x"}]}), json!({"prompt": "x"}), json!("x")]
+        {
+            assert!(!is_chat(&other), "{other}");
         }
     }
 }
