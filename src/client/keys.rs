@@ -1,5 +1,6 @@
 //! What the operator may ask about organisations and their keys.
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::{Client, ClientError};
@@ -10,7 +11,7 @@ impl Client {
     /// # Errors
     /// When the daemon cannot be reached or refuses.
     pub async fn organisations(&self, filter: Option<(&str, &str)>) -> Result<Vec<Value>, ClientError> {
-        let query = filter.map(|(name, value)| format!("?{name}={}", encoded(value))).unwrap_or_default();
+        let query = filter.map(|(name, value)| format!("?{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC))).unwrap_or_default();
         let list = self.at_root().json("GET", &format!("/admin/organisations{query}"), None).await?;
         Ok(list["data"].as_array().cloned().unwrap_or_default())
     }
@@ -46,27 +47,5 @@ impl Client {
     /// When the daemon cannot be reached or refuses.
     pub async fn revoke_key(&self, org: &str, key: &str) -> Result<Value, ClientError> {
         self.at_root().json("DELETE", &format!("/admin/organisations/{org}/keys/{key}"), None).await
-    }
-}
-
-/// A value of a query.
-fn encoded(value: &str) -> String {
-    let mut text = String::new();
-    for byte in value.bytes() {
-        match byte.is_ascii_alphanumeric() {
-            true => text.push(char::from(byte)),
-            false => text.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_value_of_a_query_is_quoted() {
-        assert_eq!(encoded("Acme & Söhne=1"), "Acme%20%26%20S%C3%B6hne%3D1");
     }
 }

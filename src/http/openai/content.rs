@@ -12,6 +12,7 @@ use axum::extract::State;
 use axum::http::header::{ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::files::find;
 use crate::domain::error::Code;
@@ -100,11 +101,13 @@ pub async fn result_lines(api: &Api, batch: BatchId, part: ResultPart, expected:
     }
 }
 
+/// What stands for itself in any part of a URL (RFC 3986).
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// Saves under the file's own name (RFC 6266): plain for old clients, percent-encoded for the rest.
 fn disposition(filename: &str) -> String {
     let plain: String = filename.chars().map(|c| if matches!(c, ' '..='~') && !matches!(c, '"' | '\\' | '%') { c } else { '_' }).collect();
-    let kept = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    let encoded: String = filename.bytes().map(|b| if kept(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect();
+    let encoded = utf8_percent_encode(filename, UNRESERVED);
     format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}")
 }
 
