@@ -4,6 +4,7 @@ mod client;
 mod feed;
 mod lifecycle;
 mod messages;
+mod servers;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
 mod support;

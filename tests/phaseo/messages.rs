@@ -2,60 +2,12 @@
 //! and their answers always as messages.
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::client::{Client, id};
+use crate::servers::Two;
 use crate::support::daemon::Daemon;
 use crate::support::http::Request;
-use crate::support::upstream::{Call, FakeUpstream, Reply};
-
-/// Two servers of one model: one with Messages, and a cheaper one with Chat Completions alone.
-struct Two {
-    native: FakeUpstream,
-    plain: FakeUpstream,
-    folder: TempDir,
-}
-
-type Script = fn(&Call) -> Reply;
-
-impl Two {
-    fn new(native: Script, plain: Script) -> Self {
-        let two =
-            Self { native: FakeUpstream::start(native), plain: FakeUpstream::start(plain), folder: TempDir::new().expect("a folder") };
-        let write = |name: &str, text: String| {
-            let path = two.folder.path().join(name);
-            std::fs::create_dir_all(path.parent().expect("a folder")).expect("the folder can be made");
-            std::fs::write(path, text).expect("the seed can be written");
-        };
-        for (name, kind, upstream) in [("native", "anthropic", &two.native), ("plain", "openai", &two.plain)] {
-            let url = upstream.url();
-            write(
-                &format!("providers/{name}.toml"),
-                format!("schema = 1\nid = \"{name}\"\nname = \"{name}\"\nkind = \"{kind}\"\nbase_url = \"{url}\"\n"),
-            );
-        }
-        let offering = |provider: &str, endpoints: &str, price: u32| {
-            format!(
-                "[[model.offering]]\nprovider = \"{provider}\"\nendpoints = [{endpoints}]\n[[model.offering.price]]\ninput = \"{price}\"\n\
-                 cached_input = \"1\"\noutput = \"{price}\"\nsource = \"https://prices.test\"\nverified_at = 2026-01-01\n"
-            )
-        };
-        write(
-            "models/m.toml",
-            format!(
-                "schema = 1\n[[model]]\nid = \"m\"\norganisation = \"o\"\nreleased = 2026-01-01\nendpoints = [\"/v1/messages\"]\n{}{}",
-                offering("native", "\"/v1/messages\"", 5),
-                offering("plain", "\"/v1/chat/completions\"", 1)
-            ),
-        );
-        two
-    }
-
-    fn daemon(&self) -> Daemon {
-        let folder = self.folder.path().to_str().expect("a plain path");
-        Daemon::with(&["--catalog-dir", folder, "--retry-base", "5ms", "--retry-cap", "20ms", "--max-attempts", "2"])
-    }
-}
+use crate::support::upstream::{Call, Reply};
 
 fn row(custom_id: &str, more: Value) -> Value {
     let mut body = json!({

@@ -4,8 +4,10 @@
 use serde_json::{Value, json};
 
 use crate::client::{Client, line, row};
+use crate::servers::Two;
 use crate::support::daemon::Daemon;
 use crate::support::http::Request;
+use crate::support::upstream::Reply;
 
 const MODEL: &str = "gpt-5-mini";
 
@@ -71,6 +73,7 @@ fn every_fault_of_a_create_has_its_envelope_and_codes() {
         ),
         ("a file for another endpoint", json!({ "endpoint": "responses", "input_file_id": upload(format!("{}\n", line("a", MODEL))) })),
         ("a file with the same id twice", json!({ "input_file_id": upload(format!("{0}\n{0}\n", line("a", MODEL))) })),
+        ("too many rows", json!({ "prompts": vec!["x"; 10_001], "model": MODEL })),
         ("a body that is too long", json!({ "prompts": ["x".repeat(64 << 10)], "model": MODEL })),
     ];
     let mut texts = Vec::new();
@@ -106,6 +109,23 @@ fn a_batch_that_credits_do_not_cover_is_refused_before_anything_runs() {
         (batch["billing"]["billed"] == true).then_some(batch)
     })
     .expect("it ends and is settled");
+}
+
+#[test]
+fn rows_whose_cost_has_no_bound_are_refused() {
+    let two = Two::new(Reply::ok, Reply::ok);
+    let daemon = two.daemon();
+    let made = daemon.post("/admin/organisations", &json!({ "name": "Acme", "credits": "5" })).expect(201);
+    let client = Client { daemon: &daemon, key: made["api_key"].as_str().expect("a key").to_owned() };
+    let refused = |rows: Value| {
+        let lines: String = rows.as_array().expect("rows").iter().map(|row| format!("{row}\n")).collect();
+        let file = client.send(Request::post("/phaseo/v1/files").json(&json!({ "purpose": "batch", "file": lines }))).expect(200);
+        let answer = client.send(Request::post("/phaseo/v1/batches").json(&json!({ "input_file_id": file["id"] })));
+        told(answer.status(), &answer.json())
+    };
+    let mut unlimited = line("a", "m");
+    unlimited["body"].as_object_mut().expect("a body").remove("max_tokens");
+    insta::assert_snapshot!([refused(json!([unlimited])), refused(json!([line("a", "unpriced")]))].join("\n"));
 }
 
 #[test]
