@@ -125,7 +125,9 @@ fn rows_whose_cost_has_no_bound_are_refused() {
     };
     let mut unlimited = line("a", "m");
     unlimited["body"].as_object_mut().expect("a body").remove("max_tokens");
-    insta::assert_snapshot!([refused(json!([unlimited])), refused(json!([line("a", "unpriced")]))].join("\n"));
+    let mut searching = line("a", "m");
+    searching["body"]["web_search_options"] = json!({});
+    insta::assert_snapshot!([refused(json!([unlimited])), refused(json!([line("a", "unpriced")])), refused(json!([searching]))].join("\n"));
 }
 
 #[test]

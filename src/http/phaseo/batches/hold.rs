@@ -13,21 +13,57 @@ use crate::http::phaseo::refusal::Refusal;
 use crate::route::bound;
 use crate::route::quote::Content;
 
-/// The most that these rows may cost on the lanes of their quote, in whole micro-dollars; `None` if a lane has
-/// no established price.
+/// Members whose price is another one than that of the tokens of a text, and is not counted here (its server's
+/// list, without those that are).
+const UNCOUNTED: [&str; 9] =
+    ["audio", "cache_control", "cachecontrol", "input_audio", "input_video", "modalities", "video", "video_url", "web_search_options"];
+/// Members that hold schemas, whose names mean nothing.
+const SCHEMAS: [&str; 3] = ["parameters", "input_schema", "schema"];
+
+/// The most that rows may cost.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Most {
+    /// In whole micro-dollars; `None` if a lane has no established price.
+    pub cost: Option<Usd>,
+    /// The place of a row with something that costs more than this says, and what it is, for a message.
+    pub uncounted: Option<(usize, String)>,
+}
+
+/// The first thing in what a row asks whose price is not counted, for a message.
+fn uncounted(value: &Value) -> Option<String> {
+    match value {
+        Value::Object(members) => members.iter().find_map(|(name, value)| match name.as_str() {
+            _ if value.is_null() => None,
+            "modalities" if *value == serde_json::json!(["text"]) => None,
+            "tools" => {
+                let mut kinds = value.as_array().into_iter().flatten().filter_map(|tool| tool.get("type")?.as_str());
+                kinds.find(|kind| !matches!(*kind, "function" | "custom")).map(|kind| format!("`tools` of the type `{kind}`"))
+            }
+            name if SCHEMAS.contains(&name) => None,
+            name if UNCOUNTED.contains(&name) => Some(format!("`{name}`")),
+            _ => uncounted(value),
+        }),
+        Value::Array(values) => values.iter().find_map(uncounted),
+        _ => None,
+    }
+}
+
+/// The most that these rows may cost on the lanes of their quote.
 ///
 /// # Errors
 /// When nothing bounds what a row may write.
-pub fn most(rows: &[&RawValue], quote: &Quote) -> Result<Option<Usd>, Refusal> {
+pub fn most(rows: &[&RawValue], quote: &Quote) -> Result<Most, Refusal> {
     let defaults = Defaults::default();
-    let mut sum = Usd::ZERO;
+    let (mut sum, mut other) = (Usd::ZERO, None);
     for (place, raw) in rows.iter().enumerate() {
         // They were read for the quote before.
         let Ok(row) = parse_item(raw.get().as_bytes(), &defaults) else { continue };
         let operation = row.operation.unwrap_or(Operation::Responses);
         let names: Vec<_> = row.model.split(MODEL_BREAK).collect();
-        let input = serde_json::from_str::<Map<String, Value>>(row.body).unwrap_or_default();
-        let Ok(content) = Content::read(row.endpoint, &input) else { continue };
+        let input = Value::Object(serde_json::from_str::<Map<String, Value>>(row.body).unwrap_or_default());
+        other = other.or_else(|| Some((place, uncounted(&input)?)));
+        let Value::Object(input) = &input else { continue };
+        let Ok(content) = Content::read(row.endpoint, input) else { continue };
         let lanes = quote.group(operation, &names).map_or(&[][..], |group| &group.lanes);
         let mut dearest: Option<Usd> = None;
         for lane in lanes.iter().filter(|lane| lane.items > 0) {
@@ -35,10 +71,31 @@ pub fn most(rows: &[&RawValue], quote: &Quote) -> Result<Option<Usd>, Refusal> {
                 let message = format!("row {place} does not say how much may be written; give it `max_output_tokens` or `max_tokens`");
                 return Err(Refusal::invalid("batch_max_output_tokens_required", message));
             };
-            let Some(price) = lane.price else { return Ok(None) };
+            let Some(price) = lane.price else { return Ok(Most { cost: None, uncounted: other }) };
             dearest = dearest.max(Some(PriceSheet::cost(&price, &usage)));
         }
         sum = sum.plus(dearest.unwrap_or_default());
     }
-    Ok(Some(micros_up(with_fee(bound::with_margin(sum), quote.fee))))
+    Ok(Most { cost: Some(micros_up(with_fee(bound::with_margin(sum), quote.fee))), uncounted: other })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_has_a_price_of_its_own_is_found_wherever_it_is() {
+        let text = json!({"type": "text", "text": "audio", "cache_control": {"type": "ephemeral"}});
+        for (body, found) in [
+            (json!({"system": [text]}), Some("`cache_control`")),
+            (json!({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]}), Some("`input_audio`")),
+            (json!({"modalities": ["text", "audio"]}), Some("`modalities`")),
+            (json!({"tools": [{"type": "function"}, {"type": "web_search"}]}), Some("`tools` of the type `web_search`")),
+            (json!({"modalities": ["text"], "audio": null, "tools": [{"name": "x", "input_schema": {"audio": {}}}]}), None),
+            (json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}), None),
+        ] {
+            assert_eq!(uncounted(&body).as_deref(), found, "{body}");
+        }
+    }
 }
