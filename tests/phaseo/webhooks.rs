@@ -188,11 +188,13 @@ fn receivers_that_fail_hear_the_same_event_again_also_after_kills() {
             ("/moved", 1..=2) => Reply::new(307, "").header("location", "http://169.254.169.254/latest"),
             ("/reset", 1..=2) => Reply::reset(),
             ("/never", _) => Reply::error(503),
+            // Longer than the time between two kills.
+            ("/slow", _) => Reply::new(200, "ok").after(Duration::from_millis(900)),
             _ => Reply::new(200, "ok"),
         }
     });
     let mut daemon = daemon();
-    let paths = ["/500", "/moved", "/reset", "/never", "/well"];
+    let paths = ["/500", "/moved", "/reset", "/never", "/slow", "/well"];
     let (mut secrets, mut ids) = (BTreeMap::new(), BTreeMap::new());
     for path in paths {
         let client = Client::new(&daemon);
@@ -222,7 +224,41 @@ fn receivers_that_fail_hear_the_same_event_again_also_after_kills() {
     assert_eq!(state("/never")["last_response_status"], 503);
     // One that is deleted while messages wait for it is told no more.
     let receivers = client.get("/v1/webhook-endpoints").expect(200)["data"].clone();
-    assert_eq!(receivers.as_array().map(Vec::len), Some(5));
+    assert_eq!(receivers.as_array().map(Vec::len), Some(6));
+}
+
+/// Takes as long as a receiver may take for an answer.
+#[test]
+fn a_receiver_that_is_down_or_does_not_answer_is_tried_again() {
+    // Bound, so that nobody else gets the port, and not listening.
+    let nobody = tokio::net::TcpSocket::new_v4().expect("a socket");
+    nobody.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    let first = std::sync::atomic::AtomicBool::new(true);
+    let receiver = FakeUpstream::start(move |_| match first.swap(false, std::sync::atomic::Ordering::Relaxed) {
+        true => Reply::stall(),
+        false => Reply::new(200, "ok"),
+    });
+    let daemon = daemon();
+    let client = Client::new(&daemon);
+    let create = |url: String| {
+        let (endpoint, secret) = endpoint(&client, &json!({ "url": url, "events": ["batch.completed"] }));
+        (id(&client.create(&json!({ "requests": [row("a", MODEL)], "webhook_endpoint_id": endpoint }))), secret)
+    };
+    let ((down, _), (silent, secret)) =
+        (create(format!("http://{}/hook", nobody.local_addr().expect("its address"))), create(receiver.url()));
+    let ended = |id: &str, status: &str| {
+        let delivery = || client.batch(id)["webhook"]["delivery"].clone();
+        poll(SOON + SOON, || Some(delivery()).filter(|delivery| delivery["last_attempt_status"] == status))
+            .unwrap_or_else(|| panic!("{}", delivery()))
+    };
+    let down = ended(&down, "failed_permanently");
+    assert_eq!((&down["total_attempts"], &down["last_response_status"]), (&json!(4), &Value::Null), "{down}");
+    assert!(down["last_error_message"].as_str().is_some_and(|message| message.contains("connect")), "{down}");
+    let silent = ended(&silent, "delivered");
+    assert_eq!((&silent["total_attempts"], &silent["delivered_events"]), (&json!(2), &json!(1)), "{silent}");
+    let messages: Vec<_> = receiver.kept().iter().map(|call| told(call, &secret)).collect();
+    assert_eq!(messages.len(), 2);
+    assert!(messages[0]["id"] == messages[1]["id"] && messages[0]["data"] == messages[1]["data"], "the same event");
 }
 
 #[test]
