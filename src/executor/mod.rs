@@ -23,6 +23,7 @@ mod gauge;
 mod handle;
 mod input;
 mod lane;
+mod planning;
 mod pool;
 mod prepare;
 mod quoted;

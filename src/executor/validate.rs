@@ -11,18 +11,17 @@ use std::io::{BufReader, Read, Seek};
 
 use tokio_util::sync::CancellationToken;
 
-use super::cost::{self, FindFile, Measured, Tally, measure};
-use super::quoted::planned;
+use super::cost::{self, FindFile, measure};
+use super::planning::Models;
 use crate::catalog::Snapshot;
 use crate::domain::batch::Order;
 use crate::domain::id::RowIndex;
 use crate::domain::lines::{Line, Lines, Place};
 use crate::domain::money::Usd;
-use crate::domain::plan::{MAX_MODELS, MAX_QUOTED, Places, Plan, PlannedLane, PlannedModel};
+use crate::domain::plan::Plan;
 use crate::domain::problem::{MAX_PROBLEMS, Problem, ProblemCode};
 use crate::domain::quote::Quote;
 use crate::domain::request::{Fault, RowRequest};
-use crate::domain::words::Operation;
 use crate::store::{Page, ROWS_PER_PAGE};
 
 /// What an input file may be.
@@ -61,9 +60,6 @@ pub(super) struct Asked<'a> {
 
 /// Lines between two looks at whether to stop.
 const STOP_EVERY: u64 = 1_024;
-
-/// Bytes that the names in a plan have at most.
-const MAX_NAMED_BYTES: usize = 1 << 20;
 
 /// Buffer for reading the input.
 const BUFFER: usize = 256 << 10;
@@ -118,7 +114,7 @@ impl<'a> Check<'a> {
             limits,
             rows: 0,
             pages: Vec::new(),
-            models: Models { at_most: asked.order.holds_the_most(), ..Models::default() },
+            models: Models::new(asked.order.holds_the_most()),
             hasher: RandomState::new(),
             ids: Vec::new(),
             blank: None,
@@ -244,105 +240,6 @@ impl<'a> Check<'a> {
         }
         Some(cost::reserve(order, &self.models.planned, &self.models.tallies))
     }
-}
-
-/// The models that the rows name, resolved once each.
-#[derive(Default)]
-struct Models {
-    planned: Vec<PlannedModel>,
-    /// Parallel to them.
-    tallies: Vec<Tally>,
-    places: Places,
-    /// See [`Tally::at_most`].
-    at_most: bool,
-    /// Bytes of what the rows name, once for each lane planned for it: it is held as long as the batch runs.
-    named_bytes: usize,
-    /// By operation and what the rows name.
-    known: HashMap<Option<Operation>, HashMap<String, Result<(), Fault>>>,
-}
-
-impl Models {
-    fn count(
-        &mut self,
-        row: &RowRequest<'_>,
-        index: RowIndex,
-        measured: Option<Measured>,
-        (quote, catalog): (Option<&Quote>, &Snapshot),
-    ) -> Result<(), Fault> {
-        let known = self.known.entry(row.operation).or_default();
-        match known.get(row.model.as_ref()) {
-            Some(known) => known.clone()?,
-            None => {
-                let added = self.add(row, quote, catalog);
-                self.known.entry(row.operation).or_default().insert(row.model.to_string(), added.clone());
-                added?;
-            }
-        }
-        let place = self.places.of(row, index).map(usize::from);
-        let place = place.and_then(|place| self.planned.get_mut(place).zip(self.tallies.get_mut(place)));
-        let count = |(planned, tally): (&mut PlannedModel, &mut Tally)| {
-            planned.rows += 1;
-            if let Some(measured) = &measured {
-                tally.add(measured);
-            }
-        };
-        if let Some((planned, _)) = &place
-            && planned.alternatives.is_empty()
-            && planned.quoted.is_some_and(|share| !share.can_be_asked(row))
-        {
-            let message =
-                format!("no lane of the quote takes what this asks of `{}`; have one like it among those that are quoted", row.endpoint);
-            return Err(Fault::new(ProblemCode::NotQuoted, Some("input"), message));
-        }
-        // What was added a moment ago is there.
-        place.map(count).ok_or_else(|| too_many(MAX_QUOTED))
-    }
-
-    fn add(&mut self, row: &RowRequest<'_>, quote: Option<&Quote>, catalog: &Snapshot) -> Result<(), Fault> {
-        let most = if quote.is_some() { MAX_QUOTED } else { MAX_MODELS };
-        let named: usize = self.known.values().map(HashMap::len).sum();
-        if named >= most {
-            return Err(too_many(most));
-        }
-        let new = match (quote, row.operation) {
-            (Some(quote), Some(operation)) => planned(quote, &row.model, operation, catalog)?,
-            _ => vec![(resolved(&row.model, catalog)?, Tally::default())],
-        };
-        if self.planned.len() + new.len() > most {
-            return Err(too_many(most));
-        }
-        self.named_bytes += new.iter().map(|(model, _)| model.requested.len()).sum::<usize>();
-        if self.named_bytes > MAX_NAMED_BYTES {
-            let message = format!("the names of models and lists of models in the file have more than {MAX_NAMED_BYTES} bytes");
-            return Err(Fault::new(ProblemCode::TooManyModels, Some("body.model"), message));
-        }
-        for (model, mut tally) in new {
-            tally.at_most = self.at_most;
-            let index = u16::try_from(self.planned.len()).map_err(|_| too_many(most))?;
-            self.places.add(index, &model);
-            self.planned.push(model);
-            self.tallies.push(tally);
-        }
-        Ok(())
-    }
-}
-
-fn too_many(most: usize) -> Fault {
-    let message = format!("the file names more than {most} different models, or lanes for them");
-    Fault::new(ProblemCode::TooManyModels, Some("body.model"), message)
-}
-
-/// A model of OpenAI's rows, on the lane that the catalog has for it.
-fn resolved(model: &str, catalog: &Snapshot) -> Result<PlannedModel, Fault> {
-    let route = catalog.resolve(model);
-    let route = route.map_err(|error| Fault::new(ProblemCode::UnknownModel, Some("body.model"), error.to_string()))?;
-    let lane = PlannedLane {
-        model: model.to_owned(),
-        provider: route.provider.to_owned(),
-        upstream: route.upstream.to_owned(),
-        price: route.price,
-    };
-    Ok(PlannedModel { requested: model.to_owned(), lane, rows: 0, alternatives: Vec::new(), quoted: None })
 }
 
 /// Hashes that occur more than once; at most ten for each problem that can be reported.
