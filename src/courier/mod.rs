@@ -267,8 +267,10 @@ impl Courier {
 
     /// The batch's own receiver, or that of its organisation; `None` if its receiver is told in Phaseo's form.
     async fn receiver(&self, batch: &Batch) -> Result<Option<Webhook>, StoreError> {
+        if batch.spec.has_receiver() {
+            return Ok(None);
+        }
         let own = match &batch.spec.order {
-            Order::Items(order) if order.gateway.as_ref().is_some_and(|gateway| gateway.subscription.is_some()) => return Ok(None),
             Order::Items(order) => order.webhook.clone(),
             Order::Rows { .. } => None,
         };

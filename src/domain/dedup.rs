@@ -1,7 +1,8 @@
 //! Equal requests that are made once: among whom, and what makes two requests equal.
 //!
 //! Nothing is normalised: two requests are equal if the same server would receive the same bytes
-//! under the same path, and the answers would be passed on in the same form. A digest names the request, so a table of them holds no prompts.
+//! under the same path, and the answers would be passed on in the same form. A digest names the
+//! request, so a table of them holds no prompts.
 
 use std::fmt;
 use std::str::FromStr;

@@ -20,18 +20,7 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// Those of OpenAI's batches, in the order of its document.
-    pub const OPENAI: [Self; 8] = [
-        Self::Responses,
-        Self::ChatCompletions,
-        Self::Embeddings,
-        Self::Completions,
-        Self::Moderations,
-        Self::ImagesGenerations,
-        Self::ImagesEdits,
-        Self::Videos,
-    ];
-    /// Every operation.
+    /// Every operation: those of OpenAI's batches in the order of its document, then Anthropic's.
     pub const ALL: [Self; 9] = [
         Self::Responses,
         Self::ChatCompletions,
@@ -43,6 +32,11 @@ impl Endpoint {
         Self::Videos,
         Self::Messages,
     ];
+    /// Those of OpenAI's batches.
+    pub const OPENAI: [Self; 8] = {
+        let [openais @ .., _] = Self::ALL;
+        openais
+    };
 
     /// The path, with the leading `/v1`.
     pub const fn path(self) -> &'static str {
@@ -104,6 +98,11 @@ impl Endpoints {
     /// Whether there are none.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// Whether one of these forms of a request can be asked there. Where nothing is known, any may be.
+    pub fn serve(self, forms: &[Endpoint]) -> bool {
+        self.is_empty() || forms.iter().any(|form| self.contains(*form))
     }
 
     /// Each of them.

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use super::conversation::forms;
+use super::conversation::{every_form, forms};
 use super::endpoint::{Endpoint, Endpoints};
 use super::id::RowIndex;
 use super::money::PriceSheet;
@@ -66,24 +66,18 @@ pub struct QuotedShare {
     pub endpoints: Endpoints,
 }
 
-impl QuotedShare {
-    fn serves(&self, forms: &[Endpoint]) -> bool {
-        self.endpoints.is_empty() || forms.iter().any(|form| self.endpoints.contains(*form))
-    }
-
-    /// Whether the lane can be asked what a row asks, in one of the forms of that.
-    pub fn can_be_asked(&self, row: &RowRequest<'_>) -> bool {
-        self.serves(forms_of(row, |endpoint| self.serves(&[endpoint])))
-    }
+/// Whether a row can be asked where these are served, in one of the forms of what it asks.
+pub fn can_be_asked(row: &RowRequest<'_>, served: Endpoints) -> bool {
+    served.serve(forms_of(row, |asked| served.serve(asked)))
 }
 
 /// The forms in which a row can be sent. That in which it asks is enough where everybody serves it: finding out the
 /// others takes time.
-pub fn forms_of(row: &RowRequest<'_>, everybody_serves: impl Fn(Endpoint) -> bool) -> &'static [Endpoint] {
-    let asked = || forms(row.endpoint, &serde_json::Map::new());
-    match everybody_serves(row.endpoint) {
-        true => &asked()[..1],
-        false => serde_json::from_str(row.body).map_or_else(|_| &asked()[..1], |request| forms(row.endpoint, &request)),
+fn forms_of(row: &RowRequest<'_>, everybody_serves: impl Fn(&[Endpoint]) -> bool) -> &'static [Endpoint] {
+    let asked = &every_form(row.endpoint)[..1];
+    match everybody_serves(asked) {
+        true => asked,
+        false => serde_json::from_str(row.body).map_or(asked, |request| forms(row.endpoint, &request)),
     }
 }
 
@@ -163,7 +157,7 @@ impl Candidate {
         share.most_input.is_none_or(|most| input.saturating_add(output) <= most)
             && share.most_output.is_none_or(|most| output <= most)
             && !(needs.media && share.text_only)
-            && share.serves(needs.forms)
+            && share.endpoints.serve(needs.forms)
     }
 
     fn weight(&self) -> u64 {
@@ -194,7 +188,7 @@ impl Places {
             return (only.quoted.map(|share| share.operation) == row.operation).then_some(only.model);
         }
         let mine = || known.iter().filter(|candidate| candidate.quoted.map(|share| share.operation) == row.operation);
-        let serves = |endpoint| mine().all(|candidate| candidate.quoted.is_none_or(|share| share.serves(&[endpoint])));
+        let serves = |asked: &[_]| mine().all(|candidate| candidate.quoted.is_none_or(|share| share.endpoints.serve(asked)));
         let needs = Needs::of(row, forms_of(row, serves));
         let some_fit = mine().any(|candidate| candidate.fits(&needs));
         let among = || mine().filter(|candidate| !some_fit || candidate.fits(&needs));

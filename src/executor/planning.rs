@@ -9,7 +9,7 @@ use super::cost::{Measured, Tally};
 use super::quoted::planned;
 use crate::catalog::Snapshot;
 use crate::domain::id::RowIndex;
-use crate::domain::plan::{MAX_MODELS, MAX_QUOTED, Places, PlannedLane, PlannedModel};
+use crate::domain::plan::{MAX_MODELS, MAX_QUOTED, Places, PlannedLane, PlannedModel, can_be_asked};
 use crate::domain::problem::ProblemCode;
 use crate::domain::quote::Quote;
 use crate::domain::request::{Fault, RowRequest};
@@ -69,7 +69,7 @@ impl Models {
         };
         if let Some((planned, _)) = &place
             && planned.alternatives.is_empty()
-            && planned.quoted.is_some_and(|share| !share.can_be_asked(row))
+            && planned.quoted.is_some_and(|share| !can_be_asked(row, share.endpoints))
         {
             let message =
                 format!("no lane of the quote takes what this asks of `{}`; have one like it among those that are quoted", row.endpoint);

@@ -40,11 +40,7 @@ pub(super) fn planned(
             most_input: lane.most_input,
             most_output: lane.most_output,
             text_only: lane.text_only,
-            endpoints: catalog
-                .offering(&lane.provider, &lane.upstream)
-                .into_iter()
-                .flat_map(|known| known.endpoints.iter().copied())
-                .collect(),
+            endpoints: catalog.offering(&lane.provider, &lane.upstream).into_iter().flat_map(|known| &known.endpoints).copied().collect(),
         };
         let model = PlannedModel {
             requested: requested.to_owned(),

@@ -17,7 +17,7 @@ impl Source {
     pub(super) fn request(&self, row: &RowRequest<'_>, way: &Route) -> (Form, Bytes) {
         let body = row.body_for(&way.upstream);
         let Order::Items(order) = &self.spec.order else { return (Form::as_asked(row.endpoint), Bytes::from(body)) };
-        let takes = Takes { endpoints: &way.endpoints, messages: way.messages, tool_names: &way.tool_names };
+        let takes = Takes { endpoints: way.endpoints, messages: way.messages, tool_names: &way.tool_names };
         let (form, body) = fit(row.endpoint, body, takes, &order.demands.tools);
         (form, Bytes::from(body))
     }

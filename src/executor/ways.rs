@@ -13,10 +13,10 @@ use super::lane::Lanes;
 use super::run::LaneIndex;
 use crate::catalog::{Files, Snapshot};
 use crate::domain::connection::{Connection, ProviderKind};
-use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::Endpoints;
 use crate::domain::lane::{Hold, LaneHold, hold_on};
 use crate::domain::money::PriceSheet;
-use crate::domain::plan::{Plan, PlannedLane, PlannedModel, forms_of};
+use crate::domain::plan::{Plan, PlannedLane, PlannedModel, can_be_asked};
 use crate::domain::request::RowRequest;
 use crate::domain::words::HostedTool;
 use crate::route::quote::Attachment;
@@ -39,7 +39,7 @@ pub(super) struct Route {
     /// What the batch pays, fixed when it was validated.
     pub price: PriceSheet,
     /// The endpoints that it serves; empty if that is not known.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Endpoints,
     /// Its server has Anthropic's Messages.
     pub messages: bool,
     /// Which files it reads.
@@ -75,8 +75,7 @@ impl Route {
     /// Whether it can be asked what an item asks, in one of the forms of that, as far as is known. Rows of OpenAI's
     /// are for their client to send where they can be answered.
     fn can_be_asked(&self, row: &RowRequest<'_>) -> bool {
-        let serves = |endpoint: Endpoint| self.endpoints.is_empty() || self.endpoints.contains(&endpoint);
-        row.operation.is_none() || forms_of(row, serves).iter().any(|form| serves(*form))
+        row.operation.is_none() || can_be_asked(row, self.endpoints)
     }
 }
 
@@ -164,7 +163,7 @@ impl Ways {
     /// Whether a route leads to the same lane of the same server, under the same name of its model and in the
     /// same form, as it did before.
     pub fn is_as_before(&self, before: &Self, route: u16) -> bool {
-        let form = |route: &Route| (route.endpoints.clone(), route.messages);
+        let form = |route: &Route| (route.endpoints, route.messages);
         let way = |ways: &Self| ways.get(route).map(|route| (route.lane, route.server.clone(), route.upstream.clone(), form(route)));
         way(self) == way(before)
     }
@@ -221,7 +220,7 @@ fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around
     let server = around.catalog.provider(provider).map(|provider| server(&provider.connection)).unwrap_or_default();
     let messages = around.catalog.provider(provider).is_some_and(|provider| provider.connection.kind.has_messages());
     let offering = around.catalog.offering(provider, upstream);
-    let endpoints = offering.map(|offering| offering.endpoints.clone()).unwrap_or_default();
+    let endpoints = offering.into_iter().flat_map(|offering| &offering.endpoints).copied().collect();
     let reads = offering.map_or(Reads::Unknown, |offering| Reads::Files(offering.files.clone()));
     let tool_names = around.catalog.provider(provider).map(|provider| provider.tool_names.clone()).unwrap_or_default();
     Route {

@@ -111,7 +111,7 @@ impl Store {
                     return Ok(CreateOutcome::NotCovered(shortfall));
                 }
                 tx.put_raw(used, &spec.id.as_u128().to_be_bytes());
-                if order.gateway.as_ref().is_some_and(|gateway| gateway.subscription.is_some()) {
+                if spec.has_receiver() {
                     tx.put_raw(format::watched(spec.id), &[]);
                 }
             }

@@ -1,13 +1,11 @@
 //! What reaches providers, and what happens when a lane fails: the guide to SLA and routing.
 
-use std::path::Path;
-
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::client::{Client, amount, item, items};
 use crate::support::daemon::Daemon;
 use crate::support::http::{Form, Request};
+use crate::support::seeds::Seeds;
 use crate::support::upstream::{Call, FakeUpstream, Reply};
 
 /// A daemon over two providers of one model: the cheap one takes Chat Completions alone and calls its
@@ -15,25 +13,22 @@ use crate::support::upstream::{Call, FakeUpstream, Reply};
 pub struct Two {
     pub cheap: FakeUpstream,
     pub dear: FakeUpstream,
-    pub folder: TempDir,
+    pub seeds: Seeds,
 }
 
 impl Two {
     pub fn new(cheap: impl Fn(&Call) -> Reply + Send + Sync + 'static) -> Self {
-        let two =
-            Self { cheap: FakeUpstream::start(cheap), dear: FakeUpstream::start(Reply::ok), folder: TempDir::new().expect("a folder") };
-        let write = |name: &str, text: String| {
-            let path = two.folder.path().join(name);
-            std::fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).expect("the folder can be made");
-            std::fs::write(path, text).expect("the seed can be written");
-        };
+        let two = Self { cheap: FakeUpstream::start(cheap), dear: FakeUpstream::start(Reply::ok), seeds: Seeds::new() };
         let provider = |id: &str, url: &str, more: &str| {
             format!(
                 "schema = 1\nid = \"{id}\"\nname = \"{id}\"\nkind = \"openai\"\nbase_url = \"{url}\"\n{more}\n[limits]\nin_flight = 8\n"
             )
         };
-        write("providers/cheap.toml", provider("cheap", &two.cheap.url(), "regions = [\"us\"]\n[tools]\nweb_search = \"browser_search\""));
-        write("providers/dear.toml", provider("dear", &two.dear.url(), "regions = [\"eu\"]"));
+        two.seeds.write(
+            "providers/cheap.toml",
+            provider("cheap", &two.cheap.url(), "regions = [\"us\"]\n[tools]\nweb_search = \"browser_search\""),
+        );
+        two.seeds.write("providers/dear.toml", provider("dear", &two.dear.url(), "regions = [\"eu\"]"));
         let offering = |provider: &str, endpoints: &str, price: u32| {
             format!(
                 "[[model.offering]]\nprovider = \"{provider}\"\nupstream = \"{provider}-m\"\nendpoints = [{endpoints}]\nhosted_tools = [\"web_search\"]\n\
@@ -41,7 +36,7 @@ impl Two {
             )
         };
         let (chat, responses) = ("\"/v1/chat/completions\"", "\"/v1/chat/completions\", \"/v1/responses\"");
-        write(
+        two.seeds.write(
             "models/m.toml",
             format!(
                 "schema = 1\n[[model]]\nid = \"m\"\norganisation = \"o\"\nreleased = 2026-01-01\nendpoints = [{responses}]\n\
@@ -54,8 +49,7 @@ impl Two {
     }
 
     pub fn daemon(&self) -> Daemon {
-        let folder = self.folder.path().to_str().expect("a plain path");
-        Daemon::with(&["--catalog-dir", folder, "--retry-base", "5ms", "--retry-cap", "20ms", "--max-attempts", "2"])
+        self.seeds.hasty_daemon(&[])
     }
 }
 
@@ -172,10 +166,7 @@ fn the_prices_of_the_quote_hold_whatever_the_catalog_says_by_then() {
     let daemon = two.daemon();
     let client = Client::new(&daemon);
     let quote = client.quote(&json!({ "items": items(1, "m") }));
-    let path = two.folder.path().join("models/m.toml");
-    let seed =
-        std::fs::read_to_string(&path).expect("the seed").replace("input = \"1\"\noutput = \"1\"", "input = \"100\"\noutput = \"100\"");
-    std::fs::write(&path, seed).expect("the seed can be written");
+    two.seeds.change("models/m.toml", "input = \"1\"\noutput = \"1\"", "input = \"100\"\noutput = \"100\"");
     daemon.post("/admin/catalog/reload", &json!({})).expect(200);
     let created = client.try_create(&json!({ "quote_id": quote["quote_id"], "items": items(1, "m") })).expect(202);
     let id = created["batch"]["id"].as_str().expect("an id").to_owned();

@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, item, items};
 use crate::lanes::{Two, selected};
-use crate::support::daemon::Daemon;
 use crate::support::http::Request;
 use crate::support::upstream::Reply;
 use crate::support::wait::{SOON, poll};
@@ -41,9 +40,7 @@ fn a_lane_that_does_not_answer_or_is_paused_stays_in_the_catalog_and_out_of_quot
 #[test]
 fn a_lane_that_cannot_be_done_within_the_tier_is_rejected() {
     let two = Two::new(Reply::ok);
-    let path = two.folder.path().join("providers/cheap.toml");
-    let seed = std::fs::read_to_string(&path).expect("the seed").replace("in_flight = 8", "in_flight = 8\nrequests_per_minute = 1");
-    std::fs::write(&path, seed).expect("the seed can be written");
+    two.seeds.change("providers/cheap.toml", "in_flight = 8", "in_flight = 8\nrequests_per_minute = 1");
     let daemon = two.daemon();
     let client = Client::new(&daemon);
     let quote = |tier: &str| client.quote(&json!({ "items": items(300, "m"), "sla_tier": tier }));
@@ -60,8 +57,7 @@ fn a_batch_whose_deadline_passes_expires_with_what_was_done() {
         true => Reply::stall(),
         false => Reply::ok(call),
     });
-    let folder = two.folder.path().to_str().expect("a plain path");
-    let daemon = Daemon::with(&["--catalog-dir", folder, "--sla-priority", "2s"]);
+    let daemon = two.seeds.daemon(&["--sla-priority", "2s"]);
     let client = Client::new(&daemon);
     let mixed = [item("quick", "m"), item("slow-1", "m")];
     let id = client.submit(&mixed, &json!({ "sla_tier": "priority" }));

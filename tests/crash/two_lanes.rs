@@ -2,13 +2,12 @@
 //! for, and whether they keep to what an operator was told about them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-use super::support::daemon::{Daemon, temp_dir};
+use super::support::daemon::Daemon;
+use super::support::seeds::Seeds;
 use super::support::upstream::{Call, FakeUpstream, Reply};
 
 /// The model that both providers offer.
@@ -70,7 +69,7 @@ pub struct TwoLanes {
     pub cheap: FakeUpstream,
     pub dear: FakeUpstream,
     pub ledger: Ledger,
-    folder: TempDir,
+    seeds: Seeds,
 }
 
 impl TwoLanes {
@@ -85,9 +84,8 @@ impl TwoLanes {
             })
         };
         let (cheap, dear) = (upstream(CHEAP), upstream(DEAR));
-        let folder = temp_dir();
-        write_seeds(folder.path(), &cheap.url(), &dear.url());
-        Self { cheap, dear, ledger, folder }
+        let seeds = seeds(&cheap.url(), &dear.url());
+        Self { cheap, dear, ledger, seeds }
     }
 
     /// A daemon in front of them, with two attempts a row on each lane.
@@ -97,13 +95,11 @@ impl TwoLanes {
 
     /// The same with further arguments.
     pub fn daemon_with(&self, args: &[&str]) -> Daemon {
-        let folder = self.folder.path().to_str().expect("a plain path");
-        let own = ["--catalog-dir", folder, "--retry-base", "5ms", "--retry-cap", "20ms", "--max-attempts", "2"];
-        Daemon::with(&[&own, args].concat())
+        self.seeds.hasty_daemon(args)
     }
 }
 
-fn write_seeds(folder: &Path, cheap: &str, dear: &str) {
+fn seeds(cheap: &str, dear: &str) -> Seeds {
     let provider = |id: &str, url: &str| {
         format!(
             "schema = 1\nid = \"{id}\"\nname = \"{id}\"\nkind = \"openai\"\nbase_url = \"{url}\"\n[limits]\nin_flight = {CONCURRENCY}\n"
@@ -121,17 +117,12 @@ fn write_seeds(folder: &Path, cheap: &str, dear: &str) {
             offerings.concat()
         )
     };
-    let files = [
-        ("providers/cheap.toml", provider(CHEAP, cheap)),
-        ("providers/dear.toml", provider(DEAR, dear)),
-        ("models/shared.toml", model(MODEL, &[offering(CHEAP, MODEL, 1, 2), offering(DEAR, MODEL, 3, 5)])),
-        ("models/other.toml", model(OTHER, &[offering(DEAR, OTHER, 3, 5)])),
-    ];
-    for (name, text) in files {
-        let path = folder.join(name);
-        std::fs::create_dir_all(path.parent().expect("it has a folder")).expect("the folder can be made");
-        std::fs::write(path, text).expect("the seed can be written");
-    }
+    let seeds = Seeds::new();
+    seeds.write("providers/cheap.toml", provider(CHEAP, cheap));
+    seeds.write("providers/dear.toml", provider(DEAR, dear));
+    seeds.write("models/shared.toml", model(MODEL, &[offering(CHEAP, MODEL, 1, 2), offering(DEAR, MODEL, 3, 5)]));
+    seeds.write("models/other.toml", model(OTHER, &[offering(DEAR, OTHER, 3, 5)]));
+    seeds
 }
 
 /// What an operator was told about lanes, and how often they had been called by then.

@@ -1,8 +1,7 @@
 //! A catalog of servers that do as they are told.
 
-use tempfile::TempDir;
-
 use crate::support::daemon::Daemon;
+use crate::support::seeds::Seeds;
 use crate::support::upstream::{Call, FakeUpstream, Reply};
 
 /// Two servers of the model `m`: one with Messages, and a cheaper one with Chat Completions alone, which has a model
@@ -10,23 +9,17 @@ use crate::support::upstream::{Call, FakeUpstream, Reply};
 pub struct Two {
     pub native: FakeUpstream,
     pub plain: FakeUpstream,
-    folder: TempDir,
+    seeds: Seeds,
 }
 
 pub type Script = fn(&Call) -> Reply;
 
 impl Two {
     pub fn new(native: Script, plain: Script) -> Self {
-        let two =
-            Self { native: FakeUpstream::start(native), plain: FakeUpstream::start(plain), folder: TempDir::new().expect("a folder") };
-        let write = |name: &str, text: String| {
-            let path = two.folder.path().join(name);
-            std::fs::create_dir_all(path.parent().expect("a folder")).expect("the folder can be made");
-            std::fs::write(path, text).expect("the seed can be written");
-        };
+        let two = Self { native: FakeUpstream::start(native), plain: FakeUpstream::start(plain), seeds: Seeds::new() };
         for (name, kind, upstream) in [("native", "anthropic", &two.native), ("plain", "openai", &two.plain)] {
             let url = upstream.url();
-            write(
+            two.seeds.write(
                 &format!("providers/{name}.toml"),
                 format!("schema = 1\nid = \"{name}\"\nname = \"{name}\"\nkind = \"{kind}\"\nbase_url = \"{url}\"\n"),
             );
@@ -37,7 +30,7 @@ impl Two {
                  cached_input = \"1\"\noutput = \"{price}\"\nsource = \"https://prices.test\"\nverified_at = 2026-01-01\n"
             )
         };
-        write(
+        two.seeds.write(
             "models/m.toml",
             format!(
                 "schema = 1\n[[model]]\nid = \"m\"\norganisation = \"o\"\nreleased = 2026-01-01\nendpoints = [\"/v1/messages\"]\n{}{}",
@@ -45,17 +38,15 @@ impl Two {
                 offering("plain", "\"/v1/chat/completions\"", 1)
             ),
         );
-        write(
+        two.seeds.write(
             "models/unpriced.toml",
             "schema = 1\n[[model]]\nid = \"unpriced\"\norganisation = \"o\"\nreleased = 2026-01-01\nendpoints = [\"/v1/chat/completions\"]\n\
-             [[model.offering]]\nprovider = \"plain\"\n"
-                .to_owned(),
+             [[model.offering]]\nprovider = \"plain\"\n",
         );
         two
     }
 
     pub fn daemon(&self) -> Daemon {
-        let folder = self.folder.path().to_str().expect("a plain path");
-        Daemon::with(&["--catalog-dir", folder, "--retry-base", "5ms", "--retry-cap", "20ms", "--max-attempts", "2"])
+        self.seeds.hasty_daemon(&[])
     }
 }

@@ -8,5 +8,6 @@ pub mod client;
 pub mod daemon;
 pub mod http;
 pub mod rows;
+pub mod seeds;
 pub mod upstream;
 pub mod wait;

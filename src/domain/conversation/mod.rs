@@ -45,20 +45,28 @@ impl Form {
     }
 }
 
-/// The forms in which a request can be sent, that in which it asks before the others.
+/// The forms that there are for what is asked in this one, which comes before the others.
+pub const fn every_form(asked: Endpoint) -> &'static [Endpoint] {
+    match asked {
+        Endpoint::ChatCompletions => &[Endpoint::ChatCompletions, Endpoint::Responses],
+        Endpoint::Responses => &[Endpoint::Responses, Endpoint::ChatCompletions],
+        Endpoint::Messages => &[Endpoint::Messages, Endpoint::ChatCompletions],
+        Endpoint::Completions => &[Endpoint::Completions],
+        Endpoint::Embeddings => &[Endpoint::Embeddings],
+        Endpoint::Moderations => &[Endpoint::Moderations],
+        Endpoint::ImagesGenerations => &[Endpoint::ImagesGenerations],
+        Endpoint::ImagesEdits => &[Endpoint::ImagesEdits],
+        Endpoint::Videos => &[Endpoint::Videos],
+    }
+}
+
+/// Those of them in which a request can be sent.
 pub fn forms(asked: Endpoint, request: &Members) -> &'static [Endpoint] {
-    let (all, is_sayable): (&'static [Endpoint], _) = match asked {
-        Endpoint::ChatCompletions => (&[Endpoint::ChatCompletions, Endpoint::Responses], openai::is_sayable(asked, request)),
-        Endpoint::Responses => (&[Endpoint::Responses, Endpoint::ChatCompletions], openai::is_sayable(asked, request)),
-        Endpoint::Messages => (&[Endpoint::Messages, Endpoint::ChatCompletions], messages::is_sayable(request)),
-        Endpoint::Completions => return &[Endpoint::Completions],
-        Endpoint::Embeddings => return &[Endpoint::Embeddings],
-        Endpoint::Moderations => return &[Endpoint::Moderations],
-        Endpoint::ImagesGenerations => return &[Endpoint::ImagesGenerations],
-        Endpoint::ImagesEdits => return &[Endpoint::ImagesEdits],
-        Endpoint::Videos => return &[Endpoint::Videos],
+    let is_sayable = match asked {
+        Endpoint::Messages => messages::is_sayable(request),
+        other => openai::is_sayable(other, request),
     };
-    if is_sayable { all } else { &all[..1] }
+    if is_sayable { every_form(asked) } else { &every_form(asked)[..1] }
 }
 
 /// A request in another one of its [`forms`]; as it is if that is none.

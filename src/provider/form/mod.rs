@@ -18,14 +18,14 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use crate::domain::conversation::{self, Form, LIMIT};
-use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::{Endpoint, Endpoints};
 use crate::domain::words::HostedTool;
 
 /// What a lane takes.
 #[derive(Debug, Clone, Copy)]
 pub struct Takes<'a> {
     /// The endpoints that it serves; empty if that is not known, and then it gets what the item says.
-    pub endpoints: &'a [Endpoint],
+    pub endpoints: Endpoints,
     /// Its server is known to have Anthropic's Messages, whatever is known of the lane.
     pub messages: bool,
     /// What its provider calls tools that it runs itself, where that is not what OpenAI calls them.
@@ -34,12 +34,8 @@ pub struct Takes<'a> {
 
 impl Takes<'_> {
     fn endpoint(&self, asked: Endpoint, with_tools: bool) -> Endpoint {
-        let other = match asked {
-            Endpoint::ChatCompletions => Endpoint::Responses,
-            Endpoint::Responses | Endpoint::Messages => Endpoint::ChatCompletions,
-            other => return other,
-        };
-        let serves = |endpoint| self.endpoints.contains(&endpoint);
+        let Some(other) = conversation::every_form(asked).get(1).copied() else { return asked };
+        let serves = |endpoint| self.endpoints.contains(endpoint);
         if self.endpoints.is_empty() {
             // Of all servers that nothing is known of, most have Chat Completions.
             if asked == Endpoint::Messages && !self.messages { other } else { asked }
@@ -60,7 +56,7 @@ impl Takes<'_> {
 /// the lane is as new, as it is where it has Responses, too.
 fn name_limit(request: &mut Map<String, Value>, sent: Endpoint, takes: &Takes<'_>) {
     let names = match sent {
-        Endpoint::ChatCompletions if takes.endpoints.contains(&Endpoint::Responses) => ["max_completion_tokens", "max_tokens"],
+        Endpoint::ChatCompletions if takes.endpoints.contains(Endpoint::Responses) => ["max_completion_tokens", "max_tokens"],
         Endpoint::ChatCompletions => ["max_tokens", "max_completion_tokens"],
         Endpoint::Messages => ["max_tokens"; 2],
         _ => return,
@@ -107,7 +103,7 @@ mod tests {
     fn fitted(asked: Endpoint, body: &Value, endpoints: &[Endpoint], tools: &[HostedTool]) -> (Endpoint, Value) {
         let names = BTreeMap::from([(HostedTool::PythonExecution, "run_python".to_owned())]);
         let names = if endpoints == CHAT { names } else { BTreeMap::new() };
-        let takes = Takes { endpoints, messages: false, tool_names: &names };
+        let takes = Takes { endpoints: endpoints.iter().copied().collect(), messages: false, tool_names: &names };
         let (form, body) = fit(asked, body.to_string().into_bytes(), takes, tools);
         assert_eq!(form.asked, asked);
         (form.sent, serde_json::from_slice(&body).unwrap())
@@ -245,7 +241,7 @@ mod tests {
         assert_eq!(tools[1], json!({"type": "web_search", "name": "web_search"}));
         // Of a server that nothing is known of, only its kind says whether it has them.
         for (has, endpoint) in [(true, Endpoint::Messages), (false, Endpoint::ChatCompletions)] {
-            let takes = Takes { endpoints: &[], messages: has, tool_names: &BTreeMap::new() };
+            let takes = Takes { endpoints: Endpoints::default(), messages: has, tool_names: &BTreeMap::new() };
             assert_eq!(fit(Endpoint::Messages, messages.to_string().into_bytes(), takes, &[]).0.sent, endpoint);
         }
     }

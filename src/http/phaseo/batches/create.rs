@@ -18,7 +18,6 @@ use sha2::{Digest, Sha256};
 
 use super::body::{Asked, Source, not_json};
 use super::endpoint::{named, of_rows};
-use super::hold::Most;
 use super::object::object;
 use super::{hold, rows, subscription};
 use crate::catalog::{Offer, Snapshot};
@@ -90,27 +89,15 @@ async fn made(api: &Arc<Api>, caller: &Caller, context: &Context, headers: &Head
     };
     let quote = in_turn(api, caller.org, move |_| Ok(wanted)).await.map_err(|refusal| refused(refusal, &asked.source))?;
     api.store.add_quote(quote.clone()).await.map_err(ApiError::from)?;
-    let (held, content, count) = keep(api, &asked.source, rows, &quote).await?;
-    if matches!(api.store.account(caller.org).await.map_err(ApiError::from)?.credits, Credits::Prepaid(_)) {
-        check_bound(&held)?;
-    }
-    let spec = Ready { asked, endpoint, mode, quote, held: held.cost, count, subscription }.into_spec(api, caller, context)?;
+    let prepays = matches!(api.store.account(caller.org).await.map_err(ApiError::from)?.credits, Credits::Prepaid(_));
+    let (held, content, count) = keep(api, &asked.source, rows, &quote, prepays).await?;
+    let spec = Ready { asked, endpoint, mode, quote, held, count, subscription }.into_spec(api, caller, context)?;
     let creating = {
         let api = api.clone();
         async move { create_once(&api, spec, content, once).await }
     };
     let (batch, _) = api.to_the_end(creating).await?.map_err(not_held)?;
     Ok((StatusCode::OK, Json(object(api, headers, context, &batch).await?)).into_response())
-}
-
-/// A workspace that prepays cannot owe more than was held: what its rows cost must be known, all of it.
-fn check_bound(held: &Most) -> Result<(), Refusal> {
-    if let Some((row, what)) = &held.uncounted {
-        let message = format!("the workspace prepays, and row {row} has {what}, whose price is not counted");
-        return Err(Refusal::invalid("batch_unbounded_cost_dimension_not_supported", message));
-    }
-    let message = "the workspace prepays, and nobody knows what these rows cost: a provider of their model states no prices";
-    held.cost.map(|_| ()).ok_or_else(|| Refusal::invalid("batch_reservation_price_card_missing", message))
 }
 
 /// Whatever is wrong with the rows of a file is told with one code.
@@ -266,7 +253,13 @@ fn uploaded(api: &Api, org: OrgId, asked: &Asked, id: FileId) -> Result<(Bytes, 
 
 /// What is held for the rows, and their file. Of rows in a file no more than the sample is known by now; what is
 /// held for the others is added when they are counted.
-async fn keep(api: &Arc<Api>, source: &Source, rows: Bytes, quote: &Quote) -> Result<(Most, Content, Option<u32>), Refusal> {
+async fn keep(
+    api: &Arc<Api>,
+    source: &Source,
+    rows: Bytes,
+    quote: &Quote,
+    prepays: bool,
+) -> Result<(Option<Usd>, Content, Option<u32>), Refusal> {
     let turn = api.quoting.turn().await?;
     let (api, quote, file) = (
         api.clone(),
@@ -279,7 +272,7 @@ async fn keep(api: &Arc<Api>, source: &Source, rows: Bytes, quote: &Quote) -> Re
     let keeping = move || {
         let _turn = turn;
         let written = split(&rows, usize::MAX).map_err(Refusal::from)?;
-        let held = hold::most(&written, &quote)?;
+        let held = hold::most(&written, &quote, prepays)?;
         match file {
             Some(id) => Ok((held, Content::Uploaded(id), None)),
             None => {

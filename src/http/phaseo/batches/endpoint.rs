@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::body::{Asked, endpoint};
-use super::rows::Kind;
+use super::rows::{Kind, body_of};
 use crate::catalog::Snapshot;
 use crate::domain::endpoint::Endpoint;
 use crate::http::phaseo::refusal::Refusal;
@@ -63,10 +63,6 @@ fn is_anthropics(catalog: &Snapshot, provider: Option<&String>, model: &str) -> 
             name.starts_with("anthropic/") || name.starts_with("claude-")
         }
     }
-}
-
-fn body_of(row: &Value) -> Option<&Value> {
-    row.get("body").or_else(|| row.get("request"))
 }
 
 /// Whether a conversation is one of Chat Completions and cannot be one of Messages: somebody speaks in it whom those

@@ -90,10 +90,16 @@ fn default_id(place: usize) -> String {
     format!("request-{}", place + 1)
 }
 
+/// The body that a row has of its own, by either of its names.
+pub fn body_of(row: &Value) -> Option<&Value> {
+    row.get("body").or_else(|| row.get("request"))
+}
+
 /// A row with a body of its own.
 fn advanced(row: &Value, place: usize, endpoint: Endpoint, common: &Common) -> Result<(String, Members), Problem> {
+    let body = body_of(row);
     let Value::Object(row) = row else { return problem("invalid_request", "a row must be an object") };
-    let Some(Value::Object(body)) = row.get("body").or_else(|| row.get("request")) else {
+    let Some(Value::Object(body)) = body else {
         return problem("invalid_request_body", "a row must have a `body`, an object");
     };
     if let Some(url) = row.get("url").filter(|url| !url.is_null()) {
@@ -125,7 +131,7 @@ fn add_model(body: &mut Members, common: &Common) {
 
 /// A prompt, or an object that says what is asked in short.
 fn shorthand(row: &Value, place: usize, endpoint: Endpoint, common: &Common) -> Result<(String, Members), Problem> {
-    let none = Members::new();
+    let (none, body) = (Members::new(), body_of(row));
     let (row, prompt) = match row {
         Value::String(prompt) if !prompt.trim().is_empty() => (&none, Some(prompt.as_str())),
         Value::Object(row) => (row, None),
@@ -133,7 +139,7 @@ fn shorthand(row: &Value, place: usize, endpoint: Endpoint, common: &Common) -> 
     };
     let id = text(row, &["custom_id", "customId", "id"]).map_or_else(|| default_id(place), str::to_owned);
     let model = text(row, &["model"]).or(common.model.as_deref());
-    if let Some(Value::Object(body)) = row.get("body").or_else(|| row.get("request")) {
+    if let Some(Value::Object(body)) = body {
         let mut body = body.clone();
         let own = Common { model: model.map(str::to_owned), ..Common::default() };
         add_model(&mut body, &own);
