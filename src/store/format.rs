@@ -4,7 +4,7 @@
 //! Keys sort as bytes, so numbers are big-endian and of fixed width. The first byte is the kind:
 //!
 //! ```text
-//! M name                          format version
+//! M name                          format version; the sum over everything else
 //! F file(16)                      file record
 //! D file(16)                      deleted by its owner, still read by an unfinished batch
 //! U upload(16)                    upload record
@@ -81,6 +81,7 @@ fn key<const N: usize>(kind: u8, parts: [&[u8]; N]) -> Vec<u8> {
 }
 
 pub const FORMAT_KEY: &[u8] = b"Mformat";
+pub const SUM_KEY: &[u8] = b"Msum";
 pub const FILES: &[u8] = b"F";
 pub const BATCHES: &[u8] = b"B";
 pub const ACTIVE: &[u8] = b"A";

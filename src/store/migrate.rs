@@ -7,41 +7,46 @@
 
 use super::StoreError;
 use super::format::FORMAT_KEY;
+use super::sum::Sum;
+use super::writes::Writes;
 
 /// The format that this build writes.
-pub(super) const CURRENT: u32 = 4;
+pub(super) const CURRENT: u32 = 5;
 
 /// What brings format `n` to `n + 1` stands at index `n - 1`.
 const STEPS: &[Step] = &[
     // Results may be compressed with a dictionary from 2 on, which a build for 1 takes for damage.
-    |_| Ok(()),
+    |_, _| Ok(()),
     // Small results may be in runs from 3 on, which a build for 2 does not find.
-    |_| Ok(()),
+    |_, _| Ok(()),
     // Receivers may be managed by themselves from 4 on, of which a build for 3 would tell nobody.
-    |_| Ok(()),
+    |_, _| Ok(()),
+    // There is a sum over all entries from 5 on, which a build for 4 would not keep. Each write keeps it, so
+    // the stamp of the format brings it.
+    |_, _| Ok(()),
 ];
 
-type Step = fn(&sled::Tree) -> Result<(), StoreError>;
+type Step = fn(&sled::Tree, &mut Sum) -> Result<(), StoreError>;
 
 /// The format of a tree, `None` if nothing was ever written to it.
-pub(super) fn version(tree: &sled::Tree) -> Result<Option<u32>, StoreError> {
-    match tree.get(FORMAT_KEY)? {
-        None => Ok(None),
-        Some(bytes) => {
-            let bytes: [u8; 4] = bytes.as_ref().try_into().map_err(|_| StoreError::Broken("the format version is damaged".into()))?;
-            Ok(Some(u32::from_be_bytes(bytes)))
-        }
-    }
+fn version(tree: &sled::Tree) -> Result<Option<u32>, StoreError> {
+    tree.get(FORMAT_KEY)?.map(|bytes| version_of(&bytes)).transpose()
+}
+
+/// The format as it is stored.
+pub(super) fn version_of(bytes: &[u8]) -> Result<u32, StoreError> {
+    let bytes = bytes.try_into().map_err(|_| StoreError::Broken("the format version is damaged".into()))?;
+    Ok(u32::from_be_bytes(bytes))
 }
 
 /// Brings the tree to [`CURRENT`].
-pub(super) fn run(tree: &sled::Tree) -> Result<(), StoreError> {
-    run_steps(tree, CURRENT, STEPS)
+pub(super) fn run(tree: &sled::Tree, sum: &mut Sum) -> Result<(), StoreError> {
+    run_steps(tree, sum, CURRENT, STEPS)
 }
 
-fn run_steps(tree: &sled::Tree, current: u32, steps: &[Step]) -> Result<(), StoreError> {
+fn run_steps(tree: &sled::Tree, sum: &mut Sum, current: u32, steps: &[Step]) -> Result<(), StoreError> {
     let Some(mut format) = version(tree)? else {
-        return stamp(tree, current);
+        return stamp(tree, sum, current);
     };
     while format < current {
         tracing::info!(from = format, to = format + 1, "migrating the data directory");
@@ -49,17 +54,19 @@ fn run_steps(tree: &sled::Tree, current: u32, steps: &[Step]) -> Result<(), Stor
         let Some(step) = step else {
             return Err(StoreError::Broken(format!("no way from data format {format} to {current}")));
         };
-        step(tree)?;
+        step(tree, sum)?;
         // The step must be on disk before the version says so.
         tree.flush()?;
         format += 1;
-        stamp(tree, format)?;
+        stamp(tree, sum, format)?;
     }
     Ok(())
 }
 
-fn stamp(tree: &sled::Tree, format: u32) -> Result<(), StoreError> {
-    tree.insert(FORMAT_KEY, &format.to_be_bytes())?;
+fn stamp(tree: &sled::Tree, sum: &mut Sum, format: u32) -> Result<(), StoreError> {
+    let mut writes = Writes::default();
+    writes.insert(FORMAT_KEY.to_vec(), &format.to_be_bytes());
+    writes.apply(tree, sum)?;
     tree.flush()?;
     Ok(())
 }
@@ -72,18 +79,20 @@ mod tests {
     fn each_step_runs_once_and_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let tree = sled::open(dir.path()).unwrap().open_tree("data").unwrap();
-        run_steps(&tree, 1, &[]).unwrap();
+        let mut sum = Sum::fresh();
+        run_steps(&tree, &mut sum, 1, &[]).unwrap();
         assert_eq!(version(&tree).unwrap(), Some(1));
-        fn append(tree: &sled::Tree, text: &str) -> Result<(), StoreError> {
+        fn append(tree: &sled::Tree, sum: &mut Sum, text: &str) -> Result<(), StoreError> {
             let before = tree.get("log")?.map(|v| v.to_vec()).unwrap_or_default();
-            tree.insert("log", [&before, text.as_bytes()].concat())?;
-            Ok(())
+            let mut writes = Writes::default();
+            writes.insert(b"log".to_vec(), [&before, text.as_bytes()].concat());
+            writes.apply(tree, sum)
         }
-        let steps: &[Step] = &[|t| append(t, "one "), |t| append(t, "two ")];
-        run_steps(&tree, 3, steps).unwrap();
-        run_steps(&tree, 3, steps).unwrap();
+        let steps: &[Step] = &[|t, s| append(t, s, "one "), |t, s| append(t, s, "two ")];
+        run_steps(&tree, &mut sum, 3, steps).unwrap();
+        run_steps(&tree, &mut sum, 3, steps).unwrap();
         assert_eq!(version(&tree).unwrap(), Some(3));
         assert_eq!(tree.get("log").unwrap().unwrap(), b"one two ");
-        assert!(run_steps(&tree, 4, steps).is_err(), "a missing step is an error, not a skip");
+        assert!(run_steps(&tree, &mut sum, 4, steps).is_err(), "a missing step is an error, not a skip");
     }
 }

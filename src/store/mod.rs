@@ -20,9 +20,11 @@ mod deliveries;
 mod files;
 mod format;
 mod holds;
+mod image;
 mod ledger;
 mod lines;
 mod live;
+mod mark;
 mod migrate;
 mod observed;
 mod open;
@@ -36,12 +38,15 @@ mod seal;
 mod spool;
 #[cfg(test)]
 mod standstill;
+mod sum;
 mod sweep;
 mod tellings;
 #[cfg(test)]
 mod tests;
 mod uploads;
+mod verify;
 mod writer;
+mod writes;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -70,6 +75,7 @@ pub use spool::{Sealed, Spool};
 pub use standstill::Standstill;
 pub use tellings::{News, Watched};
 pub use uploads::{CompleteError, PartError};
+pub use verify::Refusal;
 
 use live::Lives;
 use writer::{Op, Tx};

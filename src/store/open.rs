@@ -23,7 +23,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::live::{LiveBatch, Lives};
+use super::mark::Mark;
 use super::seal::Seal;
+use super::sum::{Sum, TREE};
+use super::verify::{self, Refusal, Sound};
 use super::writer::Writer;
 use super::{Inner, Store, StoreError, format, migrate};
 use crate::domain::batch::BatchState;
@@ -62,36 +65,77 @@ pub enum OpenError {
     InUse { dir: String },
     #[error("the data directory {dir} was written by a newer batchd (format {found}, this one knows up to {known}); use that version")]
     Newer { dir: String, found: u32, known: u32 },
+    #[error(
+        "the data directory {dir} is not opened, and nothing in it was changed: {refusal}. `batchd store check` tells more. \
+         Restore a backup, or copy what can be read to a new directory with `batchd store salvage --to NEWDIR`"
+    )]
+    Refused { dir: String, refusal: Refusal },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
+impl OpenError {
+    fn refused(dir: &Path, refusal: Refusal) -> Self {
+        let dir = dir.display().to_string();
+        match refusal {
+            Refusal::Newer { found, known } => Self::Newer { dir, found, known },
+            refusal => Self::Refused { dir, refusal },
+        }
+    }
+}
+
 pub(super) fn open(options: Options) -> Result<(Store, Recovered), OpenError> {
     let dir = options.dir.clone();
-    for folder in [FILES, PARTS, SPOOL, SLED] {
-        let path = dir.join(folder);
-        // Prompts and answers are nobody else's business.
-        let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
-        created.map_err(|e| StoreError::io("creating", &path, &e))?;
+    for folder in [FILES, PARTS, SPOOL] {
+        create(&dir.join(folder))?;
     }
     let lock = lock(&dir)?;
-    clear(&dir.join(SPOOL))?;
-    let db = open_sled(&dir.join(SLED), options.cache_bytes)?;
-    let tree = db.open_tree("data").map_err(StoreError::from)?;
-    if let Some(found) = migrate::version(&tree)?
-        && found > migrate::CURRENT
-    {
-        return Err(OpenError::Newer { dir: dir.display().to_string(), found, known: migrate::CURRENT });
+    let refused = |refusal| OpenError::refused(&dir, refusal);
+    let Sound { generation, sum, image } = verify::verify(&dir).map_err(refused)?;
+    // Whatever was promised is there: from here on the directory is ours to change.
+    let path = dir.join(folder(generation));
+    create(&path)?;
+    match image {
+        Some(image) => image.hand_over(&path).map_err(|error| refused(error.into()))?,
+        None => remove_snapshots(&path)?,
     }
-    migrate::run(&tree)?;
-    let store = start(dir, tree, lock, options.commit_interval)?;
+    let tree = open_sled(&path, options.cache_bytes)?.open_tree(TREE).map_err(StoreError::from)?;
+    if let Some(sum) = &sum
+        && !verify::is_as_verified(&tree, sum)?
+    {
+        return Err(refused(Refusal::Damaged("sled does not open what is in its log".into())));
+    }
+    let mut sum = sum.unwrap_or_else(Sum::fresh);
+    let mark = Mark::start(&dir, generation, &sum)?;
+    migrate::run(&tree, &mut sum)?;
+    clear(&dir.join(SPOOL))?;
+    let store = start(dir, tree, lock, options.commit_interval, generation, sum, mark)?;
     let recovered = store.recover()?;
     Ok((store, recovered))
 }
 
-fn start(dir: PathBuf, tree: sled::Tree, lock: fs::File, interval: Duration) -> Result<Store, StoreError> {
+/// The folder of a database.
+pub(super) fn folder(generation: u64) -> String {
+    if generation == 0 { SLED.to_owned() } else { format!("{SLED}-{generation}") }
+}
+
+fn create(path: &Path) -> Result<(), StoreError> {
+    // Prompts and answers are nobody else's business.
+    let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    created.map_err(|e| StoreError::io("creating", path, &e))
+}
+
+fn start(
+    dir: PathBuf,
+    tree: sled::Tree,
+    lock: fs::File,
+    interval: Duration,
+    generation: u64,
+    sum: Sum,
+    mark: Mark,
+) -> Result<Store, StoreError> {
     let seal = Seal::open(&dir)?;
-    let path = dir.join(SLED).join("db");
+    let path = dir.join(folder(generation)).join("db");
     let log = fs::File::open(&path).map_err(|e| StoreError::io("opening", &path, &e))?;
     let lives = Lives::default();
     let (queue, receiver) = mpsc::channel(QUEUE);
@@ -110,6 +154,8 @@ fn start(dir: PathBuf, tree: sled::Tree, lock: fs::File, interval: Duration) -> 
         commits: commits.clone(),
         broken: broken.clone(),
         log,
+        sum,
+        mark,
         interval,
     };
     let thread = std::thread::Builder::new()
@@ -157,29 +203,27 @@ fn clear(folder: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let read = || fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
     read().map_err(|e| StoreError::io("listing", folder, &e))
 }
 
 fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
-    // sled 0.34 takes a snapshot that was being written when the process died for a damaged one
-    // and then never opens again (reported there as 1527 and 1533). It is not needed: the log has it all.
-    for entry in entries(path)? {
-        if entry.extension().is_some_and(|ext| ext == "generating") {
-            tracing::warn!(path = %entry.display(), "removing a half-written snapshot");
-            fs::remove_file(&entry).map_err(|e| StoreError::io("removing", &entry, &e))?;
-        }
-    }
     let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None).mode(sled::Mode::HighThroughput);
     match open_once_it_is_free(&config) {
         Err(sled::Error::Io(error)) => Err(StoreError::io("opening the store in", path, &error)),
-        Err(sled::Error::Corruption { .. }) => {
-            set_snapshots_aside(path)?;
-            Ok(config.open()?)
-        }
         other => Ok(other?),
     }
+}
+
+/// A store without data needs none, and sled refuses to open with one that is half written.
+fn remove_snapshots(path: &Path) -> Result<(), StoreError> {
+    for entry in entries(path)? {
+        if entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snap.")) {
+            fs::remove_file(&entry).map_err(|e| StoreError::io("removing", &entry, &e))?;
+        }
+    }
+    Ok(())
 }
 
 /// sled's threads let go of its lock a moment after the last handle is gone. That no other process has
@@ -196,19 +240,6 @@ fn open_once_it_is_free(config: &sled::Config) -> sled::Result<sled::Db> {
     config.open()
 }
 
-/// Moves damaged snapshots away, so that sled recovers from its log alone.
-fn set_snapshots_aside(path: &Path) -> Result<(), StoreError> {
-    let aside = path.with_extension("damaged-snapshots");
-    fs::create_dir_all(&aside).map_err(|e| StoreError::io("creating", &aside, &e))?;
-    for entry in entries(path)? {
-        let Some(name) = entry.file_name().filter(|name| name.to_string_lossy().starts_with("snap.")) else { continue };
-        let target = aside.join(name);
-        tracing::error!(path = %entry.display(), kept_as = %target.display(), "a snapshot is damaged; recovering from the log");
-        fs::rename(&entry, &target).map_err(|e| StoreError::io("moving", &entry, &e))?;
-    }
-    Ok(())
-}
-
 impl Store {
     fn recover(&self) -> Result<Recovered, StoreError> {
         let mut recovered = Recovered::default();
@@ -218,7 +249,10 @@ impl Store {
             match self.revive(id) {
                 Ok(()) => recovered.batches.push(id),
                 // One damaged batch must not keep all the others from running.
-                Err(error) => tracing::error!(batch = %id, %error, "an unfinished batch cannot be read and is left alone"),
+                Err(error @ StoreError::Damaged(_)) => {
+                    tracing::error!(batch = %id, %error, "an unfinished batch cannot be read and is left alone")
+                }
+                Err(error) => return Err(error),
             }
         }
         self.revive_holds()?;

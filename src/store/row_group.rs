@@ -9,10 +9,12 @@ use std::collections::hash_map::Entry;
 use super::StoreError;
 use super::format::{self, ROWS_PER_PAGE};
 use super::live::Lives;
+use super::record;
 use super::record::page::{Page, PageRecord};
 use super::record::run::{RUN_BYTES, RunRow, pack_run};
-use super::record::{self, packed};
 use super::results::{Form, PackedRow};
+use super::sum::Sum;
+use super::writes::Writes;
 use crate::domain::batch::Progress;
 use crate::domain::id::{BatchId, RowIndex};
 use crate::domain::row::RowEnd;
@@ -36,26 +38,6 @@ struct OfPage {
     page: Page,
     /// Those that are to be joined, failures and successes: a reader of one kind skips the other.
     joined: [Vec<RunRow>; 2],
-}
-
-#[derive(Default)]
-struct Writes {
-    batch: sled::Batch,
-    values: usize,
-}
-
-impl Writes {
-    fn insert(&mut self, key: Vec<u8>, value: impl Into<sled::IVec>) {
-        self.batch.insert(key, value);
-        self.values += 1;
-    }
-
-    /// Inserts a packed record, in chunks.
-    fn put(&mut self, prefix: &[u8], packed: &[u8]) {
-        for (number, chunk) in packed::chunks(packed) {
-            self.insert(format::chunk(prefix, number), chunk);
-        }
-    }
 }
 
 impl RowGroup {
@@ -94,7 +76,7 @@ impl RowGroup {
     }
 
     /// Writes all of it; returns how many values that were.
-    pub fn write(&mut self, tree: &sled::Tree) -> Result<usize, StoreError> {
+    pub fn write(&mut self, tree: &sled::Tree, sum: &mut Sum) -> Result<usize, StoreError> {
         for (batch, of_batch) in &mut self.batches {
             for (number, OfPage { page, joined }) in &mut of_batch.pages {
                 for rows in std::mem::take(joined) {
@@ -103,10 +85,9 @@ impl RowGroup {
                 self.writes.insert(format::page(*batch, *number), record::encode(&PageRecord::from(&*page))?);
             }
         }
-        let Writes { batch, values } = std::mem::take(&mut self.writes);
-        if values > 0 {
-            tree.apply_batch(batch)?;
-        }
+        let writes = std::mem::take(&mut self.writes);
+        let values = writes.len();
+        writes.apply(tree, sum)?;
         Ok(values)
     }
 

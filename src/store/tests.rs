@@ -24,18 +24,18 @@ use crate::domain::share::{Control, Owner};
 use crate::domain::time::{CompletionWindow, Timestamp};
 use crate::domain::usage::Usage;
 
-const NOW: Timestamp = Timestamp::constant(1_790_000_000, 0);
+pub(super) const NOW: Timestamp = Timestamp::constant(1_790_000_000, 0);
 
-fn open(dir: &Path) -> (Store, Recovered) {
+pub(super) fn open(dir: &Path) -> (Store, Recovered) {
     let options = Options { dir: dir.to_path_buf(), cache_bytes: 8 << 20, commit_interval: Duration::from_millis(1) };
     Store::open(options).unwrap()
 }
 
-async fn close(store: Store) {
+pub(super) async fn close(store: Store) {
     tokio::task::spawn_blocking(move || store.close()).await.unwrap();
 }
 
-async fn add_file(store: &Store, content: &[u8], expires_at: Option<Timestamp>) -> crate::domain::file::File {
+pub(super) async fn add_file(store: &Store, content: &[u8], expires_at: Option<Timestamp>) -> crate::domain::file::File {
     let mut spool = store.spool().unwrap();
     spool.write(content).unwrap();
     let new =
@@ -58,7 +58,7 @@ fn spec(input_file: FileId) -> BatchSpec {
     }
 }
 
-fn result(batch: BatchId, row: u32, size: usize) -> RowResult {
+pub(super) fn result(batch: BatchId, row: u32, size: usize) -> RowResult {
     let response = |status| Response { status, request_id: None, body: Bytes::from(format!("{{\"x\":\"{}\"}}", "ab".repeat(size))) };
     let outcome = match row % 7 {
         0 => Outcome::Rejected(response(400)),
@@ -75,14 +75,14 @@ fn asked(row: u32) -> RequestDigest {
     RequestDigest(u128::from(row).to_be_bytes())
 }
 
-fn line(result: &RowResult) -> Vec<u8> {
+pub(super) fn line(result: &RowResult) -> Vec<u8> {
     let mut out = Vec::new();
     output::write_line(result, &mut out);
     out
 }
 
 /// A running batch of `rows` rows without any result.
-async fn running(store: &Store, rows: u32) -> BatchSpec {
+pub(super) async fn running(store: &Store, rows: u32) -> BatchSpec {
     let file = add_file(store, b"{}\n", None).await;
     let spec = spec(file.id);
     assert_eq!(store.create_batch(spec.clone(), Control::default(), None).await.unwrap(), CreateOutcome::Created);
@@ -95,7 +95,7 @@ async fn running(store: &Store, rows: u32) -> BatchSpec {
     spec
 }
 
-async fn record(store: &Store, results: &[RowResult]) {
+pub(super) async fn record(store: &Store, results: &[RowResult]) {
     let mut durable = store.durable_rows();
     let before = *durable.borrow();
     for result in results {
@@ -104,7 +104,7 @@ async fn record(store: &Store, results: &[RowResult]) {
     durable.wait_for(|now| *now >= before + results.len() as u64).await.unwrap();
 }
 
-fn read(lines: &mut Lines) -> Vec<u8> {
+pub(super) fn read(lines: &mut Lines) -> Vec<u8> {
     let mut all = Vec::new();
     while let Some(chunk) = lines.next_chunk().unwrap() {
         all.extend_from_slice(&chunk);
@@ -240,20 +240,16 @@ async fn what_a_dead_process_left_behind_goes() {
 }
 
 #[tokio::test]
-async fn a_damaged_snapshot_is_set_aside_and_the_log_recovers() {
+async fn snapshots_are_never_believed() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
     let file = add_file(&store, b"kept", None).await;
     close(store).await;
-    let snapshots = |path: &Path| {
-        let names = std::fs::read_dir(path).into_iter().flatten().map(|entry| entry.unwrap().path());
-        names.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("snap.")).collect::<Vec<_>>()
-    };
-    let sled = dir.path().join("store");
-    std::fs::write(sled.join("snap.00000000000000FF"), b"damaged").unwrap();
+    for name in ["snap.00000000000000FF", "snap.0000000000000000", "snap.00000000000000FF.generating"] {
+        std::fs::write(dir.path().join("store").join(name), b"damaged").unwrap();
+    }
     let (store, _) = open(dir.path());
     assert_eq!(store.file(file.id, NOW).await.unwrap(), Some(file));
-    assert!(!snapshots(&dir.path().join("store.damaged-snapshots")).is_empty());
     close(store).await;
 }
 
@@ -409,6 +405,7 @@ async fn write_fixture() {
             std::fs::write(fixture(migrate::CURRENT).join(name), packed).unwrap();
         }
     }
+    std::fs::copy(dir.path().join(mark::FILE), fixture(migrate::CURRENT).join(mark::FILE)).unwrap();
 }
 
 #[tokio::test]
@@ -421,6 +418,10 @@ async fn every_format_ever_written_opens() {
                 let unpacked = zstd::decode_all(std::fs::File::open(&path).unwrap()).unwrap();
                 std::fs::write(dir.path().join(folder).join(path.file_stem().unwrap()), unpacked).unwrap();
             }
+        }
+        let mark = fixture(format).join(mark::FILE);
+        if mark.exists() {
+            std::fs::copy(mark, dir.path().join(mark::FILE)).unwrap();
         }
         let (store, recovered) = open(dir.path());
         assert_eq!(recovered.batches.len(), 1);

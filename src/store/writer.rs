@@ -18,9 +18,12 @@ use tokio_util::sync::CancellationToken;
 use super::StoreError;
 use super::format::{self, Blob, MAX_VALUE};
 use super::live::Lives;
+use super::mark::Mark;
 use super::record::{self, Record, RecordError};
 use super::results::PackedRow;
 use super::row_group::RowGroup;
+use super::sum::Sum;
+use super::writes::Writes;
 use crate::domain::id::BatchId;
 
 /// Operations in one group; bounds the memory of a group and how long its acknowledgements wait.
@@ -64,7 +67,7 @@ type Publish = Box<dyn FnOnce(&Lives) + Send>;
 /// One metadata operation: what it reads and what it will write, all or nothing.
 pub(super) struct Tx<'a> {
     tree: &'a sled::Tree,
-    writes: sled::Batch,
+    writes: Writes,
     publish: Vec<Publish>,
     failed: bool,
 }
@@ -139,6 +142,10 @@ pub(super) struct Writer {
     pub broken: CancellationToken,
     /// sled's log.
     pub log: std::fs::File,
+    /// The sum over the tree.
+    pub sum: Sum,
+    /// What was made durable, outside sled.
+    pub mark: Mark,
     /// How long row results may gather before a flush.
     pub interval: Duration,
 }
@@ -205,7 +212,7 @@ impl Writer {
         Ok(())
     }
 
-    fn write(&self, group: Vec<Op>, rows: &mut RowGroup, publish: &mut Vec<Publish>, acks: &mut Vec<Ack>) -> Result<(), StoreError> {
+    fn write(&mut self, group: Vec<Op>, rows: &mut RowGroup, publish: &mut Vec<Publish>, acks: &mut Vec<Ack>) -> Result<(), StoreError> {
         for op in group {
             match op {
                 Op::Row { row, ran } => {
@@ -215,24 +222,24 @@ impl Writer {
                 Op::Meta(op) => {
                     // Counted before it can be seen, so that whoever sees it waits for it.
                     self.begun.fetch_add(1, Ordering::SeqCst);
-                    let mut tx = Tx { tree: &self.tree, writes: sled::Batch::default(), publish: Vec::new(), failed: false };
+                    let mut tx = Tx { tree: &self.tree, writes: Writes::default(), publish: Vec::new(), failed: false };
                     acks.push(op(&mut tx));
                     if !tx.failed {
                         // Applied at once, so that the next operation of the group sees it.
-                        self.tree.apply_batch(tx.writes)?;
+                        tx.writes.apply(&self.tree, &mut self.sum)?;
                         publish.append(&mut tx.publish);
                     }
                 }
                 Op::Stop => {}
             }
         }
-        let written = rows.write(&self.tree)?;
+        let written = rows.write(&self.tree, &mut self.sum)?;
         collect_garbage(written);
         self.tree.flush()?;
         // On Linux sled's flush is `sync_file_range`, which survives the process but not the power:
         // it syncs neither the file's size nor the disk's own cache.
         self.log.sync_data().map_err(|error| StoreError::Broken(format!("the log of the store cannot be synced: {error}")))?;
-        Ok(())
+        self.mark.advance(&self.sum)
     }
 }
 

@@ -1,0 +1,205 @@
+//! What is in a store, read from sled's log without sled, and without a write.
+//!
+//! sled 0.34 cannot be asked whether its log is sound. It takes whatever it cannot read for the end of the
+//! log, forgets all that lies behind, and overwrites it, while it opens. So the log is read here first: an
+//! [`Image`] is the pages as sled would recover them, or an error. The store is opened only when the image
+//! holds what was last made durable ([`super::verify`] tells), and sled is then handed the pages
+//! ([`Image::hand_over`]), so that its own recovery has nothing left to read.
+//!
+//! Invariant: reading changes no byte on disk, and any bytes are read or refused, never a panic.
+
+mod handover;
+mod message;
+mod node;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::fs::File;
+
+use message::Kind;
+use node::{Data, Node};
+use scan::{PageState, Place, Scan};
+
+/// sled's page that names the trees.
+const META: usize = 0;
+
+/// A log as it is on disk.
+#[derive(Debug)]
+pub(super) struct Image {
+    log: File,
+    scan: Scan,
+}
+
+/// A place of the log that is not as it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// Bytes from the start of the file.
+    pub offset: u64,
+    pub what: What,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// The header of a segment is damaged: nothing in it can be told.
+    Header,
+    /// A message is damaged, and with it the rest of its segment.
+    Message,
+    /// Another segment has the same number.
+    Twice,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.what {
+            What::Header => write!(f, "byte {}: the header of a segment is damaged", self.offset),
+            What::Message => write!(f, "byte {}: a message is damaged", self.offset),
+            What::Twice => write!(f, "byte {}: a segment is there twice", self.offset),
+        }
+    }
+}
+
+/// Why there is no image.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum ImageError {
+    #[error("{action} the log at byte {offset}: {reason}")]
+    Io { action: &'static str, offset: u64, reason: String },
+    /// A page cannot be told from the log.
+    #[error("page {page}: {reason}")]
+    Page { page: u64, reason: &'static str },
+}
+
+impl ImageError {
+    fn io(action: &'static str, offset: u64, error: &std::io::Error) -> Self {
+        Self::Io { action, offset, reason: error.to_string() }
+    }
+}
+
+impl Image {
+    /// Reads a log.
+    ///
+    /// # Errors
+    /// When it cannot be read from the disk. Damage is no error here: it is among [`Self::faults`].
+    pub fn read(log: File) -> Result<Self, ImageError> {
+        let scan = scan::scan(&log)?;
+        Ok(Self { log, scan })
+    }
+
+    /// What is not as it should be, in the order of the file. What lies in space that is free does no harm: whether
+    /// it does is told by the entries.
+    pub fn faults(&self) -> &[Fault] {
+        &self.scan.faults
+    }
+
+    /// Bytes of the log that hold pages; the others are free.
+    pub fn live_bytes(&self) -> u64 {
+        let bytes = |place: &Place| place.bytes as u64;
+        let of = |page: &PageState| match page {
+            PageState::Present(whole, changes) => bytes(whole) + changes.iter().map(bytes).sum::<u64>(),
+            PageState::Free(place) => bytes(place),
+            PageState::Unknown => 0,
+        };
+        self.scan.pages.iter().map(of).sum()
+    }
+
+    /// Whether the log has a tree of that name.
+    ///
+    /// # Errors
+    /// When the page that names the trees cannot be read.
+    pub fn root(&self, tree: &[u8]) -> Result<Option<u64>, ImageError> {
+        let Some(PageState::Present(whole, _)) = self.scan.pages.get(META) else { return Ok(None) };
+        let meta = self.message(META as u64, *whole, Kind::Meta)?;
+        let roots = node::roots(&meta).ok_or(ImageError::Page { page: META as u64, reason: "it does not name the trees" })?;
+        Ok(roots.into_iter().find(|(name, _)| name == tree).map(|(_, root)| root))
+    }
+
+    /// Gives each entry of a tree, in the order of the keys.
+    ///
+    /// # Errors
+    /// When a page cannot be read, or pages do not follow each other without a gap.
+    pub fn entries(&self, tree: &[u8], mut each: impl FnMut(&[u8], &[u8])) -> Result<(), ImageError> {
+        let Some(root) = self.root(tree)? else { return Ok(()) };
+        let (mut page, mut leaf) = self.first_leaf(root)?;
+        let mut key = Vec::new();
+        // A damaged chain may be a circle.
+        for _ in 0..=self.scan.pages.len() {
+            let Data::Leaf(entries) = &leaf.data else { return Err(ImageError::Page { page, reason: "it is not a leaf" }) };
+            for (suffix, value) in entries {
+                key.clear();
+                key.extend_from_slice(leaf.prefix());
+                key.extend_from_slice(suffix);
+                each(&key, value);
+            }
+            let Some(next) = leaf.next else {
+                return if leaf.hi.is_empty() { Ok(()) } else { Err(ImageError::Page { page, reason: "the pages behind it are missing" }) };
+            };
+            let following = self.node(next)?;
+            if following.lo != leaf.hi {
+                return Err(ImageError::Page { page: next, reason: "it does not begin where the one before it ends" });
+            }
+            (page, leaf) = (next, following);
+        }
+        Err(ImageError::Page { page, reason: "the pages lead in a circle" })
+    }
+
+    /// Gives each entry of each leaf that can be read, whether or not the pages hang together, with the number
+    /// of the leaf's last change; returns how many pages cannot be read.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn leaves(&self, mut each: impl FnMut(&[u8], &[u8], u64)) -> Result<u64, ImageError> {
+        let mut lost = 0;
+        for (page, state) in (0_u64..).zip(&self.scan.pages).skip(META + 2) {
+            let PageState::Present(whole, changes) = state else { continue };
+            match self.node(page) {
+                Ok(Node { data: Data::Index(_), .. }) => {}
+                Ok(node) => {
+                    let Data::Leaf(entries) = &node.data else { continue };
+                    let version = changes.last().unwrap_or(whole).lsn;
+                    for (suffix, value) in entries {
+                        each(&[node.prefix(), suffix].concat(), value, version);
+                    }
+                }
+                Err(ImageError::Page { .. }) => lost += 1,
+                Err(error @ ImageError::Io { .. }) => return Err(error),
+            }
+        }
+        Ok(lost)
+    }
+
+    /// The leftmost leaf below a page.
+    fn first_leaf(&self, root: u64) -> Result<(u64, Node), ImageError> {
+        let mut page = root;
+        // No tree of pages is as high as this.
+        for _ in 0..64 {
+            let node = self.node(page)?;
+            let Data::Index(below) = &node.data else { return Ok((page, node)) };
+            page = *below.first().ok_or(ImageError::Page { page, reason: "it leads nowhere" })?;
+        }
+        Err(ImageError::Page { page, reason: "the pages lead in a circle" })
+    }
+
+    /// A page, with its changes.
+    fn node(&self, page: u64) -> Result<Node, ImageError> {
+        let state = usize::try_from(page).ok().and_then(|index| self.scan.pages.get(index));
+        let Some(PageState::Present(whole, changes)) = state else {
+            return Err(ImageError::Page { page, reason: "it is not in the log" });
+        };
+        let bad = ImageError::Page { page, reason: "it cannot be decoded" };
+        let mut node = Node::read(&self.message(page, *whole, Kind::Node)?).ok_or(bad.clone())?;
+        for change in changes {
+            node.apply(&self.message(page, *change, Kind::Link)?).ok_or(bad.clone())?;
+        }
+        Ok(node)
+    }
+
+    /// What a message says.
+    fn message(&self, page: u64, place: Place, kind: Kind) -> Result<Vec<u8>, ImageError> {
+        let mut bytes = vec![0; place.bytes];
+        scan::read_exact(&self.log, &mut bytes, place.offset)?;
+        let body = message::read(&bytes).filter(|message| message.kind == kind && message.pid == page).map(|message| message.body.len());
+        let body = body.ok_or(ImageError::Page { page, reason: "it changed while it was read" })?;
+        Ok(bytes.split_off(place.bytes - body))
+    }
+}

@@ -1,0 +1,189 @@
+//! Images of logs that sled has written, with a map beside them that says what must be in there.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::message::SEGMENT;
+use super::*;
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+const TREE: &[u8] = b"data";
+
+fn open(folder: &Path) -> (sled::Db, sled::Tree) {
+    let config = sled::Config::new().path(folder).flush_every_ms(None).cache_capacity(1 << 20);
+    let db = loop {
+        match config.open() {
+            Err(sled::Error::Io(error)) if error.to_string().contains("lock") => std::thread::yield_now(),
+            opened => break opened.unwrap(),
+        }
+    };
+    let tree = db.open_tree(TREE).unwrap();
+    (db, tree)
+}
+
+/// Some groups of writes as the writer of the store makes them.
+fn write(tree: &sled::Tree, model: &mut Model, random: &mut fastrand::Rng, groups: usize) {
+    for _ in 0..groups {
+        let mut batch = sled::Batch::default();
+        for _ in 0..random.usize(1..60) {
+            let key = format!("{:04}", random.u32(0..1_500)).into_bytes();
+            if random.u8(0..10) < 3 {
+                batch.remove(key.clone());
+                model.remove(&key);
+            } else {
+                let length = random.usize(0..3_000);
+                let value: Vec<_> = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
+                batch.insert(key.clone(), value.clone());
+                model.insert(key, value);
+            }
+        }
+        tree.apply_batch(batch).unwrap();
+        tree.flush().unwrap();
+    }
+}
+
+fn image(folder: &Path) -> Image {
+    Image::read(File::open(folder.join("db")).unwrap()).unwrap()
+}
+
+fn entries(image: &Image) -> Model {
+    let mut found = Model::new();
+    image
+        .entries(TREE, |key, value| {
+            assert!(found.last_key_value().is_none_or(|(last, _)| last.as_slice() < key), "keys are in order");
+            found.insert(key.to_vec(), value.to_vec());
+        })
+        .unwrap();
+    found
+}
+
+/// A copy of the log as a kill would leave it.
+fn copy(from: &Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().unwrap();
+    for name in ["db", "conf"] {
+        std::fs::copy(from.join(name), to.path().join(name)).unwrap();
+    }
+    to
+}
+
+#[test]
+fn an_image_holds_what_sled_holds_over_many_lives_of_a_log() {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut dir = tempfile::tempdir().unwrap();
+    let mut model = Model::new();
+    for life in 0..12 {
+        let (db, tree) = open(dir.path());
+        write(&tree, &mut model, &mut random, 60);
+        // Killed, or closed.
+        let next = if life % 3 == 0 { None } else { Some(copy(dir.path())) };
+        drop((tree, db));
+        dir = next.unwrap_or(dir);
+        let found = image(dir.path());
+        assert_eq!(found.faults(), [], "life {life}");
+        assert!(entries(&found) == model, "life {life}");
+        assert!(found.live_bytes() > model.values().map(|value| value.len() as u64).sum());
+        found.hand_over(dir.path()).unwrap();
+        let again = image(dir.path());
+        assert!(again.faults().is_empty() && entries(&again) == model, "nothing is lost by handing over, life {life}");
+        let (db, tree) = open(dir.path());
+        assert!(
+            tree.iter().map(|entry| entry.unwrap()).map(|(key, value)| (key.to_vec(), value.to_vec())).eq(model.clone()),
+            "life {life}"
+        );
+        drop((tree, db));
+    }
+}
+
+/// A log that ends anywhere behind what was on disk for certain holds some earlier state, and sled opens it with that.
+#[test]
+fn a_log_that_was_cut_holds_an_earlier_state() {
+    let mut random = fastrand::Rng::with_seed(11);
+    let dir = tempfile::tempdir().unwrap();
+    let (db, tree) = open(dir.path());
+    let mut states = vec![Model::new()];
+    for _ in 0..90 {
+        let mut model = states.last().unwrap().clone();
+        write(&tree, &mut model, &mut random, 1);
+        states.push(model);
+    }
+    let whole = std::fs::read(dir.path().join("db")).unwrap();
+    drop((tree, db));
+    let scan = image(dir.path()).scan;
+    let mut held_less = 0;
+    for _ in 0..60 {
+        let mut torn = whole.clone();
+        let last = scan.tip / SEGMENT as u64 * SEGMENT as u64;
+        let lsn = random.u64(last - SEGMENT as u64 + 20..scan.tip);
+        for (first, offset) in &scan.segments {
+            let from = (*offset + lsn.saturating_sub(*first).min(SEGMENT as u64)) as usize;
+            let to = torn.len().min(*offset as usize + SEGMENT);
+            // Not written, or something else.
+            let noise = random.bool();
+            torn[from.min(to)..to].iter_mut().for_each(|byte| *byte = if noise { random.u8(..) } else { 0 });
+        }
+        let cut = copy(dir.path());
+        std::fs::write(cut.path().join("db"), torn).unwrap();
+        let found = image(cut.path());
+        let held = entries(&found);
+        assert!(states.contains(&held), "cut at {lsn} of {}", scan.tip);
+        held_less += usize::from(held != *states.last().unwrap());
+        found.hand_over(cut.path()).unwrap();
+        let (_db, tree) = open(cut.path());
+        assert!(tree.iter().map(|entry| entry.unwrap()).map(|(key, value)| (key.to_vec(), value.to_vec())).eq(held), "cut at {lsn}");
+    }
+    assert!(held_less > 30, "{held_less}");
+}
+
+/// The state of a log does not depend on how often it was handed over, also with few writes in between.
+#[test]
+fn a_log_goes_on_behind_what_was_handed_over() {
+    let mut random = fastrand::Rng::with_seed(5);
+    let mut dir = tempfile::tempdir().unwrap();
+    let mut model = Model::new();
+    for life in 0..30 {
+        let (db, tree) = open(dir.path());
+        let groups = random.usize(0..3);
+        write(&tree, &mut model, &mut random, groups);
+        let next = if life % 2 == 0 { None } else { Some(copy(dir.path())) };
+        drop((tree, db));
+        dir = next.unwrap_or(dir);
+        let found = image(dir.path());
+        assert_eq!(found.faults(), [], "life {life}");
+        assert!(entries(&found) == model, "life {life}");
+        found.hand_over(dir.path()).unwrap();
+    }
+}
+
+/// Damage changes nothing, or cannot be read, or is told; or it hits the end of the log, of which others must know
+/// how far it reached.
+#[test]
+fn damage_is_told() {
+    let mut random = fastrand::Rng::with_seed(3);
+    let dir = tempfile::tempdir().unwrap();
+    let (db, tree) = open(dir.path());
+    let mut model = Model::new();
+    write(&tree, &mut model, &mut random, 150);
+    drop((tree, db));
+    image(dir.path()).hand_over(dir.path()).unwrap();
+    let (db, tree) = open(dir.path());
+    write(&tree, &mut model, &mut random, 20);
+    drop((tree, db));
+    let whole = std::fs::read(dir.path().join("db")).unwrap();
+    let tip = image(dir.path()).scan.tip;
+    let mut told = 0;
+    for _ in 0..200 {
+        let damaged = copy(dir.path());
+        let mut bytes = whole.clone();
+        let at = random.usize(..bytes.len());
+        bytes[at] ^= 1 << random.u8(0..8);
+        std::fs::write(damaged.path().join("db"), bytes).unwrap();
+        let found = image(damaged.path());
+        let mut held = Model::new();
+        let read = found.entries(TREE, |key, value| drop(held.insert(key.to_vec(), value.to_vec())));
+        if read.is_err() || held != model {
+            told += 1;
+            assert!(!found.faults().is_empty() || found.scan.tip < tip, "byte {at}");
+        }
+    }
+    assert!(told > 50, "{told}");
+}

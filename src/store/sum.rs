@@ -1,0 +1,106 @@
+//! A sum over everything that the store holds, kept in the store and added up again at each start.
+//!
+//! Every write says what it adds and what it takes away, and the new sum becomes durable in one step with
+//! it. So whatever is lost, doubled or changed on disk, by the disk, by a partial restore or by sled
+//! itself, the sum no longer fits. Adding up is by the first 128 bits of SHA-256, so entries can come
+//! in any order. It guards against accidents, not against somebody who computes an entry that fits.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::StoreError;
+use super::format::SUM_KEY;
+use super::image::{Image, ImageError};
+use super::record::{self, Record};
+
+/// The name of the tree that has all data.
+pub(super) const TREE: &[u8] = b"data";
+/// What the store says of itself. Version 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sum {
+    /// Which store it is; random.
+    pub store: u128,
+    /// Writes so far, each of which is atomic.
+    pub writes: u64,
+    /// Entries, but for this one.
+    pub entries: u64,
+    /// The sum over them.
+    pub sum: u128,
+}
+
+impl Record for Sum {
+    const VERSION: u8 = 1;
+    const NAME: &'static str = "sum";
+}
+
+impl Sum {
+    /// The sum of a store that holds nothing.
+    pub fn fresh() -> Self {
+        Self { store: uuid::Uuid::new_v4().as_u128(), writes: 0, entries: 0, sum: 0 }
+    }
+
+    /// Counts one write: each key that it changed, with what was there and what is there now.
+    pub fn count(&mut self, key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>) {
+        if let Some(old) = old {
+            self.entries = self.entries.wrapping_sub(1);
+            self.sum = self.sum.wrapping_sub(of(key, old));
+        }
+        if let Some(new) = new {
+            self.entries = self.entries.wrapping_add(1);
+            self.sum = self.sum.wrapping_add(of(key, new));
+        }
+    }
+
+    /// As it is stored.
+    pub fn encode(&self) -> Result<Vec<u8>, StoreError> {
+        Ok(record::encode(self)?)
+    }
+}
+
+fn of(key: &[u8], value: &[u8]) -> u128 {
+    let mut hash = Sha256::new();
+    hash.update((key.len() as u64).to_le_bytes());
+    hash.update(key);
+    hash.update(value);
+    let digest: [u8; 32] = hash.finalize().into();
+    u128::from_le_bytes(std::array::from_fn(|at| digest[at]))
+}
+
+/// What was added up, and what should have come out.
+#[derive(Debug, Default)]
+pub(super) struct AddedUp {
+    pub entries: u64,
+    pub sum: u128,
+    /// The sum that the store has of itself; none before format 5.
+    pub expected: Option<Vec<u8>>,
+    /// The format of the data, as it is stored.
+    pub format: Option<Vec<u8>>,
+}
+
+impl AddedUp {
+    /// Adds up an image.
+    pub fn of(image: &Image) -> Result<Self, ImageError> {
+        let mut found = Self::default();
+        image.entries(TREE, |key, value| found.add(key, value))?;
+        Ok(found)
+    }
+
+    /// Adds an entry.
+    pub fn add(&mut self, key: &[u8], value: &[u8]) {
+        match key {
+            SUM_KEY => {
+                self.expected = Some(value.to_vec());
+                return;
+            }
+            super::format::FORMAT_KEY => self.format = Some(value.to_vec()),
+            _ => {}
+        }
+        self.entries += 1;
+        self.sum = self.sum.wrapping_add(of(key, value));
+    }
+
+    /// The sum of what was added, as of a store that has none yet.
+    pub fn as_first(&self) -> Sum {
+        Sum { entries: self.entries, sum: self.sum, ..Sum::fresh() }
+    }
+}

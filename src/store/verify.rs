@@ -1,0 +1,187 @@
+//! Whether a data directory holds all that was ever made durable in it, before anything is written to it.
+//!
+//! Invariant: this module only reads. What it does not understand it refuses.
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::path::Path;
+
+use super::format::FORMAT_KEY;
+use super::image::{Image, ImageError};
+use super::mark::{self, Reached};
+use super::open::{FILES, PARTS};
+use super::record;
+use super::sum::{AddedUp, Sum, TREE};
+use super::{StoreError, migrate};
+
+/// The most faults that an error names.
+const FAULTS_NAMED: usize = 5;
+/// The format from which on a store has a sum and a mark.
+const SUMMED_FROM: u32 = 5;
+
+/// A data directory that may be opened.
+#[derive(Debug)]
+pub(super) struct Sound {
+    /// Which of its databases is the current one.
+    pub generation: u64,
+    /// The sum over what it holds; `None` if it is new.
+    pub sum: Option<Sum>,
+    /// What sled is to find. `None` if it is to find nothing.
+    pub image: Option<Image>,
+}
+
+/// Why a data directory is not opened. Nothing in it has been touched.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Refusal {
+    #[error("its store cannot be read: {0}")]
+    Unreadable(String),
+    #[error("its store is damaged: {0}")]
+    Damaged(String),
+    #[error("its store has less than was made durable in it: it ends with write {found}, and write {reached} was shown to others")]
+    Behind { found: u64, reached: u64 },
+    #[error("its store is missing (`{missing}`), but {beside} is there")]
+    Missing { missing: String, beside: &'static str },
+    #[error("its store and the file `mark` beside it do not belong together")]
+    Foreign,
+    #[error("the file `mark` is missing, which tells how much was made durable")]
+    NoMark,
+    #[error("the file `mark` is damaged, which tells how much was made durable")]
+    MarkDamaged,
+    #[error("it was written by a newer batchd (format {found}, this one knows up to {known})")]
+    Newer { found: u32, known: u32 },
+}
+
+impl From<ImageError> for Refusal {
+    fn from(error: ImageError) -> Self {
+        match error {
+            ImageError::Io { .. } => Self::Unreadable(error.to_string()),
+            ImageError::Page { .. } => Self::Damaged(error.to_string()),
+        }
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Unreadable(error.to_string())
+    }
+}
+
+/// Looks at a data directory.
+pub(super) fn verify(dir: &Path) -> Result<Sound, Refusal> {
+    let mark = match mark::read(dir)? {
+        Some(None) => return Err(Refusal::MarkDamaged),
+        Some(Some(reached)) => Some(reached),
+        None => None,
+    };
+    let generation = mark.map_or(0, |mark| mark.generation);
+    // A mark of no writes promises nothing: the first start did not come to its end.
+    let promised = mark.filter(|mark| mark.writes > 0);
+    let folder = super::open::folder(generation);
+    let Some(image) = read_image(&dir.join(&folder).join("db"))? else {
+        return fresh(dir, generation, promised, format!("{folder}/db"));
+    };
+    let found = match AddedUp::of(&image) {
+        Ok(found) => found,
+        Err(error @ ImageError::Io { .. }) => return Err(error.into()),
+        Err(error @ ImageError::Page { .. }) => return Err(Refusal::Damaged(with_faults(&error.to_string(), &image))),
+    };
+    let format = match &found.format {
+        Some(bytes) => migrate::version_of(bytes).map_err(|error| Refusal::Damaged(error.to_string()))?,
+        None if found.entries == 0 && image.faults().is_empty() => {
+            return fresh(dir, generation, promised, format!("the data in {folder}"));
+        }
+        None => return Err(Refusal::Damaged(with_faults("it does not say what format it has", &image))),
+    };
+    if format > migrate::CURRENT {
+        return Err(Refusal::Newer { found: format, known: migrate::CURRENT });
+    }
+    let sum = if format < SUMMED_FROM { without_sum(&found, &image, promised)? } else { with_sum(&found, &image, mark)? };
+    Ok(Sound { generation, sum: Some(sum), image: Some(image) })
+}
+
+fn read_image(log: &Path) -> Result<Option<Image>, Refusal> {
+    let log = match File::open(log) {
+        Ok(log) => log,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StoreError::io("opening", log, &error).into()),
+    };
+    let image = Image::read(log)?;
+    let is_sound = image.faults().is_empty();
+    let has_tree = match image.root(TREE) {
+        Ok(root) => root.is_some(),
+        Err(error) => return Err(Refusal::Damaged(with_faults(&error.to_string(), &image))),
+    };
+    match (has_tree, is_sound) {
+        (true, _) => Ok(Some(image)),
+        (false, true) => Ok(None),
+        (false, false) => Err(Refusal::Damaged(with_faults("it has no data", &image))),
+    }
+}
+
+/// A directory without a store is new only if nothing else says that there was one.
+fn fresh(dir: &Path, generation: u64, promised: Option<Reached>, missing: String) -> Result<Sound, Refusal> {
+    if promised.is_some() {
+        return Err(Refusal::Missing { missing, beside: "the file `mark`" });
+    }
+    for (folder, beside) in [(FILES, "uploaded content in `files`"), (PARTS, "uploaded content in `parts`")] {
+        if !super::open::entries(&dir.join(folder))?.is_empty() {
+            return Err(Refusal::Missing { missing, beside });
+        }
+    }
+    Ok(Sound { generation, sum: None, image: None })
+}
+
+/// Before there were sums, all that can be said is whether the log is whole.
+fn without_sum(found: &AddedUp, image: &Image, promised: Option<Reached>) -> Result<Sum, Refusal> {
+    if let Some(promised) = promised {
+        return Err(Refusal::Behind { found: 0, reached: promised.writes });
+    }
+    if !image.faults().is_empty() {
+        return Err(Refusal::Damaged(with_faults("its log is not whole", image)));
+    }
+    Ok(found.as_first())
+}
+
+fn with_sum(found: &AddedUp, image: &Image, mark: Option<Reached>) -> Result<Sum, Refusal> {
+    let expected = found.expected.as_deref().map(record::decode::<Sum>);
+    let expected = match expected {
+        Some(Ok(expected)) => expected,
+        Some(Err(error)) => return Err(Refusal::Damaged(with_faults(&error.to_string(), image))),
+        None => return Err(Refusal::Damaged(with_faults("the sum over its entries is missing", image))),
+    };
+    if (expected.entries, expected.sum) != (found.entries, found.sum) {
+        let what = match found.entries {
+            entries if entries == expected.entries => "entries of it are not as they were written".to_owned(),
+            entries => format!("it has {entries} entries, and should have {}", expected.entries),
+        };
+        return Err(Refusal::Damaged(with_faults(&what, image)));
+    }
+    match mark {
+        None => Err(Refusal::NoMark),
+        Some(mark) if mark.store != expected.store && mark.writes > 0 => Err(Refusal::Foreign),
+        Some(mark) if mark.writes > expected.writes => Err(Refusal::Behind { found: expected.writes, reached: mark.writes }),
+        Some(_) => Ok(expected),
+    }
+}
+
+/// What is wrong, and the places in the log that may be why.
+fn with_faults(what: &str, image: &Image) -> String {
+    let faults = image.faults();
+    let mut text = what.to_owned();
+    for fault in faults.iter().take(FAULTS_NAMED) {
+        text.push_str(&format!("; {fault}"));
+    }
+    if let Some(more) = faults.len().checked_sub(FAULTS_NAMED).filter(|more| *more > 0) {
+        text.push_str(&format!("; and {more} more"));
+    }
+    text
+}
+
+/// Whether sled, once it is open, has what was verified.
+pub(super) fn is_as_verified(tree: &sled::Tree, sum: &Sum) -> Result<bool, StoreError> {
+    let format = tree.get(FORMAT_KEY)?;
+    let stored = tree.get(super::format::SUM_KEY)?;
+    Ok(format.is_some() && stored.is_none_or(|stored| record::decode::<Sum>(&stored).is_ok_and(|stored| stored == *sum)))
+}

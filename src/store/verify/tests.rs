@@ -1,0 +1,188 @@
+//! Damaged data directories: each is served as it was, or refused and left as it is.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::domain::batch::{Batch, BatchState};
+use crate::domain::file::{File, ResultPart};
+use crate::store::tests::{NOW, add_file, close, open, read, record, result, running};
+use crate::store::{End, FileQuery, OpenError, Options, Order, Store};
+
+/// Everything that a client has been shown.
+#[derive(Debug, PartialEq)]
+struct Shown {
+    files: Vec<(File, Vec<u8>)>,
+    batches: Vec<(Batch, Vec<u8>)>,
+}
+
+async fn shown(store: &Store) -> Shown {
+    let org = crate::domain::id::OrgId::OPERATOR;
+    let query = FileQuery { purpose: None, org, after: None, limit: 1_000, order: Order::Ascending, now: NOW };
+    let mut shown = Shown { files: Vec::new(), batches: Vec::new() };
+    for file in store.files(query).await.unwrap().items {
+        let mut content = Vec::new();
+        std::io::Read::read_to_end(&mut store.open_content(file.id).unwrap(), &mut content).unwrap();
+        shown.files.push((file, content));
+    }
+    for batch in store.batches(crate::store::BatchQuery { limit: 1_000, ..Default::default() }).await.unwrap().items {
+        let mut lines = store.lines(batch.spec.id, ResultPart::All).await.unwrap().unwrap();
+        shown.batches.push((batch, read(&mut lines)));
+    }
+    shown
+}
+
+/// Batches with results, the first half of them ended.
+async fn some_batches(store: &Store, count: u32) {
+    for number in 0..count {
+        add_file(store, format!("content {number}").as_bytes(), None).await;
+        let spec = running(store, 300).await;
+        let results: Vec<_> = (0..300).map(|row| result(spec.id, row, (row * 37 + number) as usize % 500)).collect();
+        record(store, &results).await;
+        if number % 2 == 0 {
+            let progress = store.batch(spec.id).await.unwrap().unwrap().progress;
+            let state = BatchState::Failed { at: NOW };
+            store.batch_settled(spec.id, state, progress, End::default()).await.unwrap();
+        }
+    }
+}
+
+/// Each file below a folder, but for the lock.
+fn content_of(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            found.extend(content_of(&entry));
+        } else if entry.file_name().is_none_or(|name| name != "lock") {
+            found.insert(entry.clone(), std::fs::read(entry).unwrap());
+        }
+    }
+    found
+}
+
+fn write_to(dir: &Path, from: &Path, content: &BTreeMap<PathBuf, Vec<u8>>) {
+    for (path, bytes) in content {
+        let path = dir.join(path.strip_prefix(from).unwrap());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+}
+
+/// One thing that goes wrong with one file; `None` if that one is gone.
+fn damage(bytes: &[u8], random: &mut fastrand::Rng) -> Option<Vec<u8>> {
+    let mut bytes = bytes.to_vec();
+    let at = random.usize(..=bytes.len());
+    let to = (at + (1 << random.u8(0..20))).min(bytes.len());
+    match random.u8(0..16) {
+        0..6 => *bytes.get_mut(at)? ^= 1 << random.u8(0..8),
+        6..8 => bytes[at..to].fill(0),
+        8..10 => bytes[at..to].iter_mut().for_each(|byte| *byte = random.u8(..)),
+        10 => bytes.truncate(at),
+        11 => bytes.extend_from_within(at..to),
+        12 => {
+            // A block of the file in another place, as a disk that mixes up addresses would have it.
+            let block = bytes[at..to].to_vec();
+            let elsewhere = random.usize(..=bytes.len() - block.len());
+            bytes[elsewhere..elsewhere + block.len()].copy_from_slice(&block);
+        }
+        13 => drop(bytes.drain(at..to)),
+        14 => bytes.clear(),
+        _ => return None,
+    }
+    Some(bytes)
+}
+
+fn options(dir: &Path) -> Options {
+    Options { dir: dir.to_path_buf(), cache_bytes: 8 << 20, commit_interval: std::time::Duration::ZERO }
+}
+
+/// A start after something went wrong with the store's files either serves everything that was shown, or refuses and
+/// changes nothing.
+#[tokio::test]
+async fn a_damaged_store_is_served_whole_or_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut earlier = Vec::new();
+    for life in 0..3 {
+        let (store, _) = open(dir.path());
+        some_batches(&store, 6 + life).await;
+        // As a kill leaves it: taken while the store is open.
+        earlier.push(content_of(dir.path()));
+        close(store).await;
+    }
+    let (store, _) = open(dir.path());
+    some_batches(&store, 5).await;
+    let expected = shown(&store).await;
+    let whole = content_of(dir.path());
+    close(store).await;
+    let another = tempfile::tempdir().unwrap();
+    let (store, _) = open(another.path());
+    some_batches(&store, 3).await;
+    close(store).await;
+    let foreign: BTreeMap<_, _> = content_of(another.path())
+        .into_iter()
+        .map(|(path, bytes)| (dir.path().join(path.strip_prefix(another.path()).unwrap()), bytes))
+        .collect();
+    earlier.push(foreign);
+
+    let targets: Vec<_> = whole.keys().filter(|path| !path.starts_with(dir.path().join("files")) && !path.ends_with("seal.key")).collect();
+    let mut random = fastrand::Rng::with_seed(1);
+    let (mut served, mut refused) = (0, 0);
+    for case in 0..500 {
+        let mut damaged = whole.clone();
+        let target = if random.u8(0..4) > 0 { dir.path().join("store/db") } else { (*random.choice(&targets).unwrap()).clone() };
+        let of_another_time = random.u8(0..10) == 0;
+        let replaced =
+            if of_another_time { random.choice(&earlier).unwrap().get(&target).cloned() } else { damage(&whole[&target], &mut random) };
+        match replaced {
+            Some(bytes) => drop(damaged.insert(target.clone(), bytes)),
+            None => drop(damaged.remove(&target)),
+        }
+        let copy = tempfile::tempdir().unwrap();
+        write_to(copy.path(), dir.path(), &damaged);
+        let before = content_of(copy.path());
+        match Store::open(options(copy.path())) {
+            Ok((store, _)) => {
+                served += 1;
+                assert!(shown(&store).await == expected, "case {case}, {}: something is missing", target.display());
+                close(store).await;
+            }
+            Err(OpenError::Refused { .. }) => {
+                refused += 1;
+                assert!(content_of(copy.path()) == before, "case {case}, {}: it was refused, and yet changed", target.display());
+            }
+            Err(error) => panic!("case {case}, {}: {error}", target.display()),
+        }
+    }
+    assert!(served > 50 && refused > 150, "served {served}, refused {refused}");
+}
+
+#[tokio::test]
+async fn a_missing_store_beside_what_belongs_to_it_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    add_file(&store, b"content", None).await;
+    close(store).await;
+    let whole = content_of(dir.path());
+    let refusal = |without: &[&str]| {
+        let copy = tempfile::tempdir().unwrap();
+        write_to(copy.path(), dir.path(), &whole);
+        for name in without {
+            let path = copy.path().join(name);
+            if path.is_dir() { std::fs::remove_dir_all(path).unwrap() } else { std::fs::remove_file(path).unwrap() }
+        }
+        let before = content_of(copy.path());
+        let text = Store::open(options(copy.path())).unwrap_err().to_string();
+        assert_eq!(content_of(copy.path()), before);
+        text.replace(&copy.path().display().to_string(), "DIR").split(". `batchd").next().unwrap().to_owned()
+    };
+    let cases: &[&[&str]] = &[&["store"], &["store", "mark"], &["mark"], &["store/db"], &["store/db", "mark"]];
+    insta::assert_snapshot!(cases.iter().map(|without| format!("without {without:?}: {}", refusal(without))).collect::<Vec<_>>().join("\n"), @r#"
+    without ["store"]: the data directory DIR is not opened, and nothing in it was changed: its store is missing (`store/db`), but the file `mark` is there
+    without ["store", "mark"]: the data directory DIR is not opened, and nothing in it was changed: its store is missing (`store/db`), but uploaded content in `files` is there
+    without ["mark"]: the data directory DIR is not opened, and nothing in it was changed: the file `mark` is missing, which tells how much was made durable
+    without ["store/db"]: the data directory DIR is not opened, and nothing in it was changed: its store is missing (`store/db`), but the file `mark` is there
+    without ["store/db", "mark"]: the data directory DIR is not opened, and nothing in it was changed: its store is missing (`store/db`), but uploaded content in `files` is there
+    "#);
+    // And what never was there is made.
+    let empty = tempfile::tempdir().unwrap();
+    close(Store::open(options(empty.path())).unwrap().0).await;
+}

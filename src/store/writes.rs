@@ -1,0 +1,59 @@
+//! What one atomic write changes.
+//!
+//! Invariant: every write of the store goes through [`Writes::apply`], which keeps the sum.
+
+use std::collections::HashMap;
+
+use super::StoreError;
+use super::format::{self, SUM_KEY};
+use super::record::packed;
+use super::sum::Sum;
+
+/// Keys and what becomes of them: a value, or nothing. The last word on a key counts.
+#[derive(Debug, Default)]
+pub(super) struct Writes(HashMap<Vec<u8>, Option<sled::IVec>>);
+
+impl Writes {
+    pub fn insert(&mut self, key: Vec<u8>, value: impl Into<sled::IVec>) {
+        self.0.insert(key, Some(value.into()));
+    }
+
+    pub fn remove(&mut self, key: Vec<u8>) {
+        self.0.insert(key, None);
+    }
+
+    /// Inserts a packed record, in chunks.
+    pub fn put(&mut self, prefix: &[u8], packed: &[u8]) {
+        for (number, chunk) in packed::chunks(packed) {
+            self.insert(format::chunk(prefix, number), chunk);
+        }
+    }
+
+    /// Keys that change.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Makes all changes at once, and the sum with them. Not durable before the next flush.
+    ///
+    /// # Errors
+    /// When sled fails; the sum is then no longer that of the tree.
+    pub fn apply(self, tree: &sled::Tree, sum: &mut Sum) -> Result<(), StoreError> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let mut batch = sled::Batch::default();
+        for (key, new) in self.0 {
+            let old = tree.get(&key)?;
+            sum.count(&key, old.as_deref(), new.as_deref());
+            match new {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        sum.writes += 1;
+        batch.insert(SUM_KEY, sum.encode()?);
+        tree.apply_batch(batch)?;
+        Ok(())
+    }
+}
