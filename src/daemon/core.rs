@@ -14,7 +14,7 @@ use crate::domain::retry::RetryPolicy;
 use crate::domain::time::{Clock, Timestamp};
 use crate::executor::{self, Handle, InputLimits, OpenProvider};
 use crate::provider::{self, SetupError};
-use crate::store::{OpenError, Options, Recovered, Store, StoreError};
+use crate::store::{Compact, OpenError, Options, Recovered, Store, StoreError};
 
 /// How often expired files, uploads and keys are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
@@ -115,7 +115,16 @@ impl Core {
 }
 
 async fn open_store(settings: &Settings) -> Result<(Store, Recovered), StartError> {
-    let options = Options { dir: settings.data_dir.clone(), cache_bytes: settings.cache_bytes, commit_interval: settings.commit_interval };
+    let options = Options {
+        dir: settings.data_dir.clone(),
+        cache_bytes: settings.cache_bytes,
+        commit_interval: settings.commit_interval,
+        compact: Compact {
+            below_percent: settings.compact_below,
+            from_bytes: settings.compact_from,
+            min_free_bytes: settings.min_free_bytes,
+        },
+    };
     Ok(tokio::task::spawn_blocking(move || Store::open(options)).await??)
 }
 

@@ -91,7 +91,7 @@ impl Store {
     /// # Errors
     /// When the store has failed or the record is damaged.
     pub async fn file(&self, id: FileId, now: Timestamp) -> Result<Option<File>, StoreError> {
-        let found = self.inner.tree.get(format::file(id))?;
+        let found = self.tree().get(format::file(id))?;
         let found = found.map(|bytes| decode(&bytes)).transpose()?;
         self.shown().await?;
         Ok(found.filter(|file| file.expires_at.is_none_or(|at| now < at)))
@@ -102,7 +102,7 @@ impl Store {
     /// # Errors
     /// When the store has failed or the record is damaged.
     pub fn attachment(&self, id: FileId, now: Timestamp) -> Result<Option<File>, StoreError> {
-        let found = self.inner.tree.get(format::file(id))?.map(|bytes| decode(&bytes)).transpose()?;
+        let found = self.tree().get(format::file(id))?.map(|bytes| decode(&bytes)).transpose()?;
         Ok(found.filter(|file| file.expires_at.is_none_or(|at| now < at) && matches!(file.source, FileSource::Uploaded { .. })))
     }
 
@@ -126,7 +126,7 @@ impl Store {
         };
         let mut listing = Listing { items: Vec::new(), has_more: false };
         for id in ids {
-            let Some(bytes) = self.inner.tree.get(format::file(FileId::from_u128(id?)))? else { continue };
+            let Some(bytes) = self.tree().get(format::file(FileId::from_u128(id?)))? else { continue };
             let file = decode(&bytes)?;
             let expired = file.expires_at.is_some_and(|at| at <= query.now);
             if expired || file.org != query.org || query.purpose.is_some_and(|purpose| purpose != file.purpose) {

@@ -56,7 +56,7 @@ impl Store {
     }
 
     pub(super) fn revive_holds(&self) -> Result<(), StoreError> {
-        self.inner.holds.store(Arc::new(read(&self.inner.tree)?));
+        self.inner.holds.store(Arc::new(read(&self.tree())?));
         Ok(())
     }
 }

@@ -260,7 +260,7 @@ impl Lines {
                 let page = self.pages.get(number as usize);
                 // All rows of a run belong to the same part.
                 let wanted = |first: u32| page.is_some_and(|page| page.includes(first % ROWS_PER_PAGE, self.part));
-                Runs::read(&self.store.inner.tree, self.batch, row..end, wanted)?
+                Runs::read(&self.store.tree(), self.batch, row..end, wanted)?
             }
         };
         Ok(self.runs.insert(runs))

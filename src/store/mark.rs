@@ -126,6 +126,20 @@ impl Mark {
         self.is_synced.store(false, Ordering::Release);
         Ok(())
     }
+
+    /// Names another database as the current one, durably: from now on a start opens that one.
+    ///
+    /// # Errors
+    /// When the disk fails; which of the two a start opens is then not known, and both are whole.
+    pub fn switch(&mut self, generation: u64, sum: &Sum) -> Result<(), StoreError> {
+        self.generation = generation;
+        // Both slots, so that no damage to one of them leads back to a database that is gone.
+        for _ in 0..2 {
+            self.advance(sum)?;
+            self.file.sync_data().map_err(failed)?;
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Mark {

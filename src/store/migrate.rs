@@ -66,7 +66,7 @@ fn run_steps(tree: &sled::Tree, sum: &mut Sum, current: u32, steps: &[Step]) -> 
 fn stamp(tree: &sled::Tree, sum: &mut Sum, format: u32) -> Result<(), StoreError> {
     let mut writes = Writes::default();
     writes.insert(FORMAT_KEY.to_vec(), &format.to_be_bytes());
-    writes.apply(tree, sum)?;
+    writes.apply(tree, sum, None)?;
     tree.flush()?;
     Ok(())
 }
@@ -86,7 +86,7 @@ mod tests {
             let before = tree.get("log")?.map(|v| v.to_vec()).unwrap_or_default();
             let mut writes = Writes::default();
             writes.insert(b"log".to_vec(), [&before, text.as_bytes()].concat());
-            writes.apply(tree, sum)
+            writes.apply(tree, sum, None)
         }
         let steps: &[Step] = &[|t, s| append(t, s, "one "), |t, s| append(t, s, "two ")];
         run_steps(&tree, &mut sum, 3, steps).unwrap();

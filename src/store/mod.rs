@@ -16,6 +16,8 @@ mod answers;
 mod batches;
 mod catalog;
 mod chunks;
+mod compaction;
+mod copier;
 mod deliveries;
 mod files;
 mod format;
@@ -57,6 +59,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use batches::{BatchQuery, CreateOutcome, End, Idempotency};
 pub use catalog::{CATALOGS_KEPT, StoredCatalog};
+pub use compaction::{Compact, Space};
 pub use deliveries::{Choice, Due};
 pub use files::{Deletion, FileQuery, NewFile, Order};
 pub use format::ROWS_PER_PAGE;
@@ -144,7 +147,8 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
-    tree: sled::Tree,
+    tree: Arc<arc_swap::ArcSwap<sled::Tree>>,
+    space: Arc<Space>,
     lives: Lives,
     holds: Arc<arc_swap::ArcSwap<Vec<crate::domain::lane::LaneHold>>>,
     queue: mpsc::Sender<Op>,
@@ -252,16 +256,26 @@ impl Store {
         self.inner.commits.load(std::sync::atomic::Ordering::Relaxed)
     }
 
+    /// The tree that holds everything. Not to be kept: a compaction puts another one in its place.
+    fn tree(&self) -> sled::Tree {
+        sled::Tree::clone(&self.inner.tree.load())
+    }
+
+    /// How large the store is.
+    pub fn space(&self) -> &Space {
+        &self.inner.space
+    }
+
     /// The ids behind the keys that are `list` and an id, only those beyond `after`.
     fn ids(&self, list: &[u8], after: Option<u128>) -> impl Iterator<Item = Result<u128, StoreError>> + use<> {
         let from = after.map_or_else(|| list.to_vec(), |id| [list, &id.to_be_bytes(), &[0]].concat());
-        self.inner.tree.range(from..format::behind(list)).keys().map(id_of)
+        self.tree().range(from..format::behind(list)).keys().map(id_of)
     }
 
     /// The same from the last to the first, only those before `after`.
     fn ids_backwards(&self, list: &[u8], after: Option<u128>) -> impl Iterator<Item = Result<u128, StoreError>> + use<> {
         let end = after.map_or_else(|| format::behind(list), |id| [list, &id.to_be_bytes()].concat());
-        self.inner.tree.range(list.to_vec()..end).rev().map(|entry| id_of(entry.map(|(key, _)| key)))
+        self.tree().range(list.to_vec()..end).rev().map(|entry| id_of(entry.map(|(key, _)| key)))
     }
 
     /// Waits until all that the caller may have just read is durable. Every read of metadata ends

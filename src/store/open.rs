@@ -19,9 +19,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::compaction::{Compact, Compaction, Copies};
 use super::live::{LiveBatch, Lives};
 use super::mark::Mark;
 use super::seal::Seal;
@@ -49,6 +51,15 @@ pub struct Options {
     pub cache_bytes: u64,
     /// How long row results may gather before one flush.
     pub commit_interval: Duration,
+    /// When space is given back.
+    pub compact: Compact,
+}
+
+impl Options {
+    /// For a directory, with a small cache and everything else as by default.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), cache_bytes: 8 << 20, commit_interval: Duration::from_millis(5), compact: Compact::default() }
+    }
 }
 
 /// What a process that ended before left to do.
@@ -108,8 +119,9 @@ pub(super) fn open(options: Options) -> Result<(Store, Recovered), OpenError> {
     let mut sum = sum.unwrap_or_else(Sum::fresh);
     let mark = Mark::start(&dir, generation, &sum)?;
     migrate::run(&tree, &mut sum)?;
+    super::compaction::remove_others(&dir, generation)?;
     clear(&dir.join(SPOOL))?;
-    let store = start(dir, tree, lock, options.commit_interval, generation, sum, mark)?;
+    let store = start(options, lock, Opened { generation, tree, sum, mark })?;
     let recovered = store.recover()?;
     Ok((store, recovered))
 }
@@ -119,21 +131,23 @@ pub(super) fn folder(generation: u64) -> String {
     if generation == 0 { SLED.to_owned() } else { format!("{SLED}-{generation}") }
 }
 
-fn create(path: &Path) -> Result<(), StoreError> {
+pub(super) fn create(path: &Path) -> Result<(), StoreError> {
     // Prompts and answers are nobody else's business.
     let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     created.map_err(|e| StoreError::io("creating", path, &e))
 }
 
-fn start(
-    dir: PathBuf,
-    tree: sled::Tree,
-    lock: fs::File,
-    interval: Duration,
+/// The database of a data directory.
+struct Opened {
     generation: u64,
+    tree: sled::Tree,
     sum: Sum,
     mark: Mark,
-) -> Result<Store, StoreError> {
+}
+
+fn start(options: Options, lock: fs::File, opened: Opened) -> Result<Store, StoreError> {
+    let Options { dir, cache_bytes, commit_interval: interval, compact } = options;
+    let Opened { generation, tree, sum, mark } = opened;
     let seal = Seal::open(&dir)?;
     let path = dir.join(folder(generation)).join("db");
     let log = fs::File::open(&path).map_err(|e| StoreError::io("opening", &path, &e))?;
@@ -144,8 +158,15 @@ fn start(
     let (rows_sender, durable_rows) = watch::channel(0);
     let commits = Arc::new(AtomicU64::new(0));
     let broken = CancellationToken::new();
+    let compaction = Compaction::new(compact, &dir);
+    let space = compaction.space.clone();
+    let queue_of_copies = queue.downgrade();
+    let copies = Copies { mirror: None, compaction, queue: queue_of_copies, dir: dir.clone(), generation, cache_bytes };
+    let current = Arc::new(ArcSwap::from_pointee(tree.clone()));
     let writer = Writer {
-        tree: tree.clone(),
+        tree,
+        current: current.clone(),
+        copies,
         lives: lives.clone(),
         queue: receiver,
         begun: begun.clone(),
@@ -165,7 +186,8 @@ fn start(
     let writer = std::sync::Mutex::new(Some(thread));
     let inner = Inner {
         dir,
-        tree,
+        tree: current,
+        space,
         lives,
         holds: Arc::default(),
         queue,
@@ -208,7 +230,7 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     read().map_err(|e| StoreError::io("listing", folder, &e))
 }
 
-fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
+pub(super) fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
     let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None).mode(sled::Mode::HighThroughput);
     match open_once_it_is_free(&config) {
         Err(sled::Error::Io(error)) => Err(StoreError::io("opening the store in", path, &error)),
@@ -243,7 +265,7 @@ fn open_once_it_is_free(config: &sled::Config) -> sled::Result<sled::Db> {
 impl Store {
     fn recover(&self) -> Result<Recovered, StoreError> {
         let mut recovered = Recovered::default();
-        for entry in self.inner.tree.scan_prefix(format::ACTIVE) {
+        for entry in self.tree().scan_prefix(format::ACTIVE) {
             let (key, _) = entry?;
             let Some(id) = format::trailing_id(&key).map(BatchId::from_u128) else { continue };
             match self.revive(id) {
@@ -274,7 +296,7 @@ impl Store {
         for path in entries(&self.inner.dir.join(FILES))? {
             let id = path.file_name().and_then(|name| u128::from_str_radix(name.to_str()?, 16).ok());
             let Some(id) = id.map(crate::domain::id::FileId::from_u128) else { continue };
-            let known = self.inner.tree.contains_key(format::file(id))? || self.inner.tree.contains_key(format::deleted(id))?;
+            let known = self.tree().contains_key(format::file(id))? || self.tree().contains_key(format::deleted(id))?;
             if !known {
                 fs::remove_file(&path).map_err(|e| StoreError::io("removing", &path, &e))?;
             }

@@ -106,16 +106,16 @@ impl Store {
             let packed = Packed::open::<ResultRecord>(&packed)?;
             return Ok(Some(packed.with_body::<ResultRecord, _>(|body| result::unpack(body, key))?));
         }
-        read_one(&self.inner.tree, key, |body| result::unpack(body, key))
+        read_one(&self.tree(), key, |body| result::unpack(body, key))
     }
 
     /// A result that is packed by itself. Blocks.
     pub(super) fn read_alone(&self, key: RowKey) -> Result<Option<sled::IVec>, StoreError> {
-        read_packed::<ResultRecord>(&self.inner.tree, &format::result(key.batch, key.row))
+        read_packed::<ResultRecord>(&self.tree(), &format::result(key.batch, key.row))
     }
 
     /// The first chunk of a result that is packed by itself. Blocks.
     pub(super) fn read_head(&self, key: RowKey) -> Result<Option<sled::IVec>, StoreError> {
-        Ok(self.inner.tree.get(format::chunk(&format::result(key.batch, key.row), 0))?)
+        Ok(self.tree().get(format::chunk(&format::result(key.batch, key.row), 0))?)
     }
 }

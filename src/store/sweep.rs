@@ -21,7 +21,7 @@ impl Store {
         let mut from = format::EXPIRY.to_vec();
         let mut gone = 0;
         loop {
-            let due: Vec<_> = self.inner.tree.range(from..end.clone()).keys().take(STEP).collect::<Result<_, _>>()?;
+            let due: Vec<_> = self.tree().range(from..end.clone()).keys().take(STEP).collect::<Result<_, _>>()?;
             for key in &due {
                 if let Err(error) = self.go(key).await {
                     // One damaged record must not keep all the others for ever.
@@ -62,7 +62,7 @@ impl Store {
 
     /// Removes the results of ended batches neither of whose files exists any more.
     async fn purge_unseen(&self) -> Result<usize, StoreError> {
-        let marks: Vec<_> = self.inner.tree.scan_prefix(format::UNSEEN).keys().take(STEP).collect::<Result<_, _>>()?;
+        let marks: Vec<_> = self.tree().scan_prefix(format::UNSEEN).keys().take(STEP).collect::<Result<_, _>>()?;
         for batch in marks.iter().filter_map(|mark| format::trailing_id(mark)) {
             self.purge_if_unseen(BatchId::from_u128(batch)).await?;
         }

@@ -27,7 +27,7 @@ use crate::domain::usage::Usage;
 pub(super) const NOW: Timestamp = Timestamp::constant(1_790_000_000, 0);
 
 pub(super) fn open(dir: &Path) -> (Store, Recovered) {
-    let options = Options { dir: dir.to_path_buf(), cache_bytes: 8 << 20, commit_interval: Duration::from_millis(1) };
+    let options = Options { commit_interval: Duration::from_millis(1), ..Options::new(dir.to_path_buf()) };
     Store::open(options).unwrap()
 }
 
@@ -177,7 +177,7 @@ async fn an_ended_batch_has_files_that_go_when_they_expire_and_its_results_with_
     assert_eq!(store.sweep(NOW).await.unwrap(), 0);
     assert_eq!(store.sweep(later).await.unwrap(), 3);
     assert!(store.pages(spec.id).await.unwrap().is_empty());
-    assert_eq!(store.inner.tree.scan_prefix(format::rows_of(spec.id)).count(), 0);
+    assert_eq!(store.tree().scan_prefix(format::rows_of(spec.id)).count(), 0);
     assert_eq!(store.batch(spec.id).await.unwrap().unwrap().progress, progress, "the counts stay");
     close(store).await;
 }
@@ -257,10 +257,10 @@ async fn snapshots_are_never_believed() {
 async fn a_directory_in_use_or_from_the_future_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
-    let options = Options { dir: dir.path().into(), cache_bytes: 1 << 20, commit_interval: Duration::ZERO };
+    let options = Options { commit_interval: Duration::ZERO, ..Options::new(dir.path()) };
     let refused = Store::open(options.clone()).unwrap_err().to_string();
     assert!(refused.contains("is in use by another batchd process"), "{refused}");
-    store.inner.tree.insert(format::FORMAT_KEY, &99_u32.to_be_bytes()).unwrap();
+    store.tree().insert(format::FORMAT_KEY, &99_u32.to_be_bytes()).unwrap();
     close(store).await;
     let refused = Store::open(options).unwrap_err().to_string();
     assert!(refused.contains("written by a newer batchd (format 99"), "{refused}");
@@ -351,10 +351,10 @@ async fn what_is_half_removed_is_missing_and_nothing_else() {
     let noise = |row: u32| RowResult { custom_id: (0..2_000).map(|_| fastrand::alphanumeric()).collect(), ..result(spec.id, row, 1) };
     let results: Vec<_> = (0..100).map(noise).collect();
     record(&store, &results).await;
-    let keys = || store.inner.tree.scan_prefix(format::rows_of(spec.id)).keys().map(|key| key.unwrap()).collect::<Vec<_>>();
+    let keys = || store.tree().scan_prefix(format::rows_of(spec.id)).keys().map(|key| key.unwrap()).collect::<Vec<_>>();
     let runs: Vec<_> = keys().into_iter().filter(|key| key[17] == 3).collect();
     let half = runs.iter().position(|key| key.ends_with(&[0, 2])).unwrap();
-    store.inner.tree.remove(&runs[half]).unwrap();
+    store.tree().remove(&runs[half]).unwrap();
     let lost: Vec<_> = results.iter().filter(|result| store.result_of(result.key).unwrap().as_ref() != Some(result)).collect();
     assert!((1..50).contains(&lost.len()), "{}", lost.len());
     assert!(lost.iter().all(|result| store.result_of(result.key).unwrap().is_none()));

@@ -82,7 +82,7 @@ impl Store {
     /// # Errors
     /// When the store has failed or the record is damaged.
     pub async fn upload(&self, id: UploadId, now: Timestamp) -> Result<Option<Upload>, StoreError> {
-        let found = self.inner.tree.get(format::upload(id))?.map(|bytes| decode_upload(&bytes)).transpose()?;
+        let found = self.tree().get(format::upload(id))?.map(|bytes| decode_upload(&bytes)).transpose()?;
         self.shown().await?;
         Ok(found.map(|upload| at(upload, now)))
     }
@@ -192,7 +192,7 @@ impl Store {
 
     /// Closes an upload whose hour has passed, and forgets it a day later.
     pub(super) async fn expire_upload(&self, id: UploadId) -> Result<(), StoreError> {
-        let Some(bytes) = self.inner.tree.get(format::upload(id))? else { return Ok(()) };
+        let Some(bytes) = self.tree().get(format::upload(id))? else { return Ok(()) };
         let mut upload = decode_upload(&bytes)?;
         if upload.state != UploadState::Pending {
             return self
@@ -216,7 +216,7 @@ impl Store {
     }
 
     async fn join_parts(&self, upload: &Upload, order: Vec<PartId>, md5: Option<String>) -> Result<Sealed, CompleteError> {
-        let mut unused: HashMap<_, _> = parts(&self.inner.tree, upload.id)?.into_iter().map(|part| (part.id, part.bytes)).collect();
+        let mut unused: HashMap<_, _> = parts(&self.tree(), upload.id)?.into_iter().map(|part| (part.id, part.bytes)).collect();
         let mut found = 0;
         for (index, id) in order.iter().enumerate() {
             match unused.remove(id) {
@@ -272,7 +272,7 @@ impl Store {
     /// Removes parts that no record names: their process died between the two.
     pub(super) fn remove_orphaned_parts(&self) -> Result<(), StoreError> {
         let mut known = std::collections::HashSet::new();
-        for entry in self.inner.tree.scan_prefix(b"P") {
+        for entry in self.tree().scan_prefix(b"P") {
             known.extend(format::trailing_id(&entry?.0));
         }
         let folder = self.inner.dir.join(super::open::PARTS);

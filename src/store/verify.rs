@@ -151,7 +151,7 @@ fn with_sum(found: &AddedUp, image: &Image, mark: Option<Reached>) -> Result<Sum
         Some(Err(error)) => return Err(Refusal::Damaged(with_faults(&error.to_string(), image))),
         None => return Err(Refusal::Damaged(with_faults("the sum over its entries is missing", image))),
     };
-    if (expected.entries, expected.sum) != (found.entries, found.sum) {
+    if (expected.entries, expected.bytes, expected.sum) != (found.entries, found.bytes, found.sum) {
         let what = match found.entries {
             entries if entries == expected.entries => "entries of it are not as they were written".to_owned(),
             entries => format!("it has {entries} entries, and should have {}", expected.entries),

@@ -12,10 +12,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::StoreError;
+use super::compaction::Copies;
 use super::format::{self, Blob, MAX_VALUE};
 use super::live::Lives;
 use super::mark::Mark;
@@ -42,6 +44,16 @@ pub(super) enum Op {
         ran: bool,
     },
     Meta(MetaOp),
+    /// All entries have been copied; see [`super::copier`].
+    Copied,
+    Stop,
+}
+
+/// What follows a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    GoOn,
+    TakeCopy,
     Stop,
 }
 
@@ -133,6 +145,9 @@ impl Tx<'_> {
 /// The writer's side of the channels.
 pub(super) struct Writer {
     pub tree: sled::Tree,
+    /// What everybody reads; the same, but while a copy takes its place.
+    pub current: Arc<ArcSwap<sled::Tree>>,
+    pub copies: Copies,
     pub lives: Lives,
     pub queue: mpsc::Receiver<Op>,
     pub begun: Arc<AtomicU64>,
@@ -159,35 +174,42 @@ impl Writer {
             if matches!(first, Op::Row { .. }) && !self.interval.is_zero() {
                 std::thread::sleep(self.interval);
             }
-            let (group, stop) = self.gather(first);
-            if let Err(error) = self.commit(group) {
+            let (group, then) = self.gather(first);
+            let done = self.commit(group).and_then(|()| if then == Then::TakeCopy { self.take_copy() } else { Ok(()) });
+            if let Err(error) = done {
                 tracing::error!(%error, "the store has failed; nothing more is accepted until a restart");
                 return;
             }
-            if stop {
+            if then == Then::Stop {
                 break;
             }
+            self.consider_compaction();
         }
+        self.copies.mirror = None;
         alarm.disarm();
     }
 
-    fn gather(&mut self, first: Op) -> (Vec<Op>, bool) {
+    fn gather(&mut self, first: Op) -> (Vec<Op>, Then) {
         let mut group = Vec::new();
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(op) = next {
             match &op {
-                Op::Stop => return (group, true),
+                Op::Stop => return (group, Then::Stop),
+                Op::Copied => return (group, Then::TakeCopy),
                 Op::Row { row, .. } => bytes += row.size(),
                 Op::Meta(_) => {}
             }
             group.push(op);
             next = if group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES { self.queue.try_recv().ok() } else { None };
         }
-        (group, false)
+        (group, Then::GoOn)
     }
 
     fn commit(&mut self, group: Vec<Op>) -> Result<(), StoreError> {
+        if group.is_empty() {
+            return Ok(());
+        }
         let mut acks = Vec::new();
         let mut publish = Vec::new();
         let mut rows = RowGroup::default();
@@ -226,20 +248,22 @@ impl Writer {
                     acks.push(op(&mut tx));
                     if !tx.failed {
                         // Applied at once, so that the next operation of the group sees it.
-                        tx.writes.apply(&self.tree, &mut self.sum)?;
+                        tx.writes.apply(&self.tree, &mut self.sum, self.copies.group())?;
                         publish.append(&mut tx.publish);
                     }
                 }
-                Op::Stop => {}
+                Op::Copied | Op::Stop => {}
             }
         }
-        let written = rows.write(&self.tree, &mut self.sum)?;
+        let written = rows.write(&self.tree, &mut self.sum, self.copies.group())?;
         collect_garbage(written);
         self.tree.flush()?;
         // On Linux sled's flush is `sync_file_range`, which survives the process but not the power:
         // it syncs neither the file's size nor the disk's own cache.
         self.log.sync_data().map_err(|error| StoreError::Broken(format!("the log of the store cannot be synced: {error}")))?;
-        self.mark.advance(&self.sum)
+        self.mark.advance(&self.sum)?;
+        self.copies.hand_over();
+        Ok(())
     }
 }
 

@@ -94,7 +94,7 @@ impl Bench {
 
     async fn with(change: impl FnOnce(&mut Api)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let options = Options { dir: dir.path().to_owned(), cache_bytes: 8 << 20, commit_interval: Duration::from_millis(1) };
+        let options = Options { commit_interval: Duration::from_millis(1), ..Options::new(dir.path().to_owned()) };
         let (store, _) = tokio::task::spawn_blocking(|| Store::open(options)).await.unwrap().unwrap();
         let (executor, stub) = Handle::for_tests(store.clone());
         let time = Arc::new(AtomicI64::new(START));

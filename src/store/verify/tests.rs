@@ -92,7 +92,7 @@ fn damage(bytes: &[u8], random: &mut fastrand::Rng) -> Option<Vec<u8>> {
 }
 
 fn options(dir: &Path) -> Options {
-    Options { dir: dir.to_path_buf(), cache_bytes: 8 << 20, commit_interval: std::time::Duration::ZERO }
+    Options { commit_interval: std::time::Duration::ZERO, ..Options::new(dir.to_path_buf()) }
 }
 
 /// A start after something went wrong with the store's files either serves everything that was shown, or refuses and
