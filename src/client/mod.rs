@@ -100,6 +100,14 @@ impl Client {
         self.at_root().send(&format!("/admin/lanes/{action}"), &json!({ "lane": lane })).await
     }
 
+    /// Makes or renews a backup in a folder of the daemon's machine; what it holds.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached or refuses.
+    pub async fn back_up(&self, target: &str) -> Result<Value, ClientError> {
+        self.at_root().send("/admin/store/backup", &json!({ "target": target })).await
+    }
+
     /// The paths for operators stand beside the version, not below it.
     fn at_root(&self) -> Self {
         Self { base: self.base.strip_suffix("/v1").unwrap_or(&self.base).to_owned(), ..self.clone() }

@@ -83,6 +83,11 @@ fn add_store(registry: &mut Registry, api: &Api) {
         counter
     };
     registry.register("store_commits", "Groups of writes that were made durable together, since the start", count(api.store.commits()));
+    let space = api.store.space();
+    number(registry, "store_log_bytes", "Bytes of the store's log on disk", space.log_bytes());
+    number(registry, "store_used_bytes", "Bytes of keys and values in it", space.used_bytes());
+    number(registry, "store_compacting", "Whether the store is being compacted: 1 or 0", u8::from(space.is_compacting()));
+    registry.register("store_compactions", "Compactions of the store, since the start", count(space.compactions()));
     let rows = *api.store.durable_rows().borrow();
     registry.register("store_rows", "Results of rows that were made durable after a call, since the start", count(rows));
     let shared = api.executor.board().shared_rows;

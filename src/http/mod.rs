@@ -218,6 +218,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route("/admin/catalog/reload", post(admin::reload))
         .route("/admin/catalog/history", get(admin::history))
+        .route("/admin/store/backup", post(admin::backup))
         .route("/admin/organisations", get(orgs::list).post(orgs::create))
         .route("/admin/organisations/{org_id}/credits", post(orgs::credit))
         .route("/admin/organisations/{org_id}/keys", get(orgs::list_keys).post(orgs::create_key))

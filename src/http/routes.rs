@@ -45,6 +45,7 @@ pub const TABLE: &[Listed] = &[
     at("GET", "/metrics"),
     at("POST", "/admin/catalog/reload"),
     at("GET", "/admin/catalog/history"),
+    at("POST", "/admin/store/backup"),
     at("GET, POST", "/admin/organisations"),
     at("POST", "/admin/organisations/{org_id}/credits"),
     at("GET, POST", "/admin/organisations/{org_id}/keys"),

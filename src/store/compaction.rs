@@ -11,12 +11,14 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use tokio::sync::mpsc::WeakSender;
 use tokio::time::Instant;
 
 use super::StoreError;
+use super::backup::Answer;
 use super::copier::{Job, Mirror, remove};
 use super::open::folder;
 use super::sum::Sum;
@@ -136,6 +138,8 @@ impl Compaction {
 #[derive(Debug)]
 pub(super) struct Copies {
     pub mirror: Option<Mirror>,
+    /// Who wants it, if it is for a backup.
+    pub wanted: Option<SyncSender<Answer>>,
     pub compaction: Compaction,
     pub queue: WeakSender<Op>,
     pub dir: PathBuf,
@@ -159,7 +163,21 @@ impl Copies {
 
     fn give_up(&mut self) {
         self.mirror = None;
-        self.compaction.ended(None);
+        if self.wanted.take().is_none() {
+            self.compaction.ended(None);
+        }
+    }
+
+    /// Whether a copy is being made now, of what `job` says.
+    fn start(&mut self, job: Job) -> bool {
+        match Mirror::start(job) {
+            Ok(mirror) => self.mirror = Some(mirror),
+            Err(error) => {
+                tracing::warn!(%error, "the store cannot be copied now");
+                self.give_up();
+            }
+        }
+        self.mirror.is_some()
     }
 }
 
@@ -180,16 +198,29 @@ impl Writer {
             queue: copies.queue.clone(),
             then: Box::new(move || retire(&old)),
         };
-        match Mirror::start(job) {
-            Ok(mirror) => copies.mirror = Some(mirror),
-            Err(error) => {
-                tracing::warn!(%error, "the store cannot be compacted now");
-                copies.give_up();
-            }
-        }
+        copies.start(job);
     }
 
-    /// Moves to the copy, if it is whole. Everything that was written before is durable in both.
+    /// Begins a copy for a backup, unless there is another copy in the making.
+    pub(super) fn copy_to(&mut self, folder: PathBuf, answer: SyncSender<Answer>) {
+        let copies = &mut self.copies;
+        if copies.mirror.is_some() {
+            // Whoever asked may have gone.
+            let _ = answer.send(None);
+            return;
+        }
+        copies.wanted = Some(answer);
+        copies.start(Job {
+            source: self.tree.clone(),
+            folder,
+            cache_bytes: copies.cache_bytes,
+            sum: self.sum,
+            queue: copies.queue.clone(),
+            then: Box::new(|| {}),
+        });
+    }
+
+    /// Moves to the copy, if it is whole, or hands it to whoever wanted it. Everything that was written before is durable in both.
     ///
     /// # Errors
     /// When it is not known which of the two a start would open.
@@ -199,6 +230,11 @@ impl Writer {
             self.copies.give_up();
             return Ok(());
         };
+        if let Some(wanted) = self.copies.wanted.take() {
+            let _ = wanted.send(Some((copy, self.sum)));
+            mirror.taken();
+            return Ok(());
+        }
         self.mark.switch(self.copies.generation + 1, &self.sum)?;
         self.copies.generation += 1;
         self.copies.compaction.ended(copy.log.metadata().ok().map(|log| log.len()));

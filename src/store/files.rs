@@ -188,6 +188,9 @@ impl Store {
     pub(super) async fn remove_content(&self, file: Option<FileId>) -> Result<(), StoreError> {
         let Some(id) = file else { return Ok(()) };
         let path = self.path_of(super::open::FILES, id.as_u128());
+        if self.inner.removals.is_to_wait(&path) {
+            return Ok(());
+        }
         super::blocking(move || {
             std::fs::remove_file(&path).map_err(|e| StoreError::io("removing", &path, &e))?;
             path.parent().map_or(Ok(()), sync_folder)

@@ -86,6 +86,8 @@ pub const FILES: &[u8] = b"F";
 pub const BATCHES: &[u8] = b"B";
 pub const ACTIVE: &[u8] = b"A";
 pub const EXPIRY: &[u8] = b"X";
+pub const DELETED: &[u8] = b"D";
+pub const PARTS: &[u8] = b"P";
 pub const UNSEEN: &[u8] = b"G";
 
 pub const CATALOGS: &[u8] = b"C\x01";

@@ -13,6 +13,7 @@
 //! and "check, then write" trivial, and one flush serves all that wait.
 
 mod answers;
+mod backup;
 mod batches;
 mod catalog;
 mod chunks;
@@ -33,6 +34,7 @@ mod open;
 mod orgs;
 mod quotes;
 mod record;
+mod removals;
 mod results;
 mod row_group;
 mod runs;
@@ -57,6 +59,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use backup::{Backup, BackupError};
 pub use batches::{BatchQuery, CreateOutcome, End, Idempotency};
 pub use catalog::{CATALOGS_KEPT, StoredCatalog};
 pub use compaction::{Compact, Space};
@@ -149,6 +152,7 @@ struct Inner {
     dir: PathBuf,
     tree: Arc<arc_swap::ArcSwap<sled::Tree>>,
     space: Arc<Space>,
+    removals: removals::Removals,
     lives: Lives,
     holds: Arc<arc_swap::ArcSwap<Vec<crate::domain::lane::LaneHold>>>,
     queue: mpsc::Sender<Op>,

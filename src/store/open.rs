@@ -161,7 +161,7 @@ fn start(options: Options, lock: fs::File, opened: Opened) -> Result<Store, Stor
     let compaction = Compaction::new(compact, &dir);
     let space = compaction.space.clone();
     let queue_of_copies = queue.downgrade();
-    let copies = Copies { mirror: None, compaction, queue: queue_of_copies, dir: dir.clone(), generation, cache_bytes };
+    let copies = Copies { mirror: None, wanted: None, compaction, queue: queue_of_copies, dir: dir.clone(), generation, cache_bytes };
     let current = Arc::new(ArcSwap::from_pointee(tree.clone()));
     let writer = Writer {
         tree,
@@ -188,6 +188,7 @@ fn start(options: Options, lock: fs::File, opened: Opened) -> Result<Store, Stor
         dir,
         tree: current,
         space,
+        removals: Default::default(),
         lives,
         holds: Arc::default(),
         queue,
@@ -207,7 +208,7 @@ fn start(options: Options, lock: fs::File, opened: Opened) -> Result<Store, Stor
     Ok(Store { inner: Arc::new(inner) })
 }
 
-fn lock(dir: &Path) -> Result<fs::File, OpenError> {
+pub(super) fn lock(dir: &Path) -> Result<fs::File, OpenError> {
     let path = dir.join("lock");
     let open = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = open.map_err(|e| StoreError::io("opening", &path, &e))?;

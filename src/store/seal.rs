@@ -19,7 +19,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::StoreError;
 use crate::domain::id::FileId;
 
-const FILE: &str = "seal.key";
+pub(super) const FILE: &str = "seal.key";
 const BYTES: usize = 32;
 
 /// Signs and seals.

@@ -257,7 +257,8 @@ impl Store {
     }
 
     async fn remove_parts(&self, parts: Vec<UploadPart>) -> Result<(), StoreError> {
-        let paths: Vec<_> = parts.iter().map(|part| self.path_of(super::open::PARTS, part.id.as_u128())).collect();
+        let paths = parts.iter().map(|part| self.path_of(super::open::PARTS, part.id.as_u128()));
+        let paths: Vec<_> = paths.filter(|path| !self.inner.removals.is_to_wait(path)).collect();
         super::blocking(move || {
             for path in paths {
                 if let Err(error) = std::fs::remove_file(&path) {

@@ -8,8 +8,10 @@
 //! * nothing is acknowledged or published before the flush; after a failure nothing ever is, and
 //!   the daemon is told to stop.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -17,6 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::StoreError;
+use super::backup::Answer;
 use super::compaction::Copies;
 use super::format::{self, Blob, MAX_VALUE};
 use super::live::Lives;
@@ -44,15 +47,20 @@ pub(super) enum Op {
         ran: bool,
     },
     Meta(MetaOp),
+    /// A copy is wanted, in a folder of its own.
+    Backup {
+        folder: PathBuf,
+        answer: SyncSender<Answer>,
+    },
     /// All entries have been copied; see [`super::copier`].
     Copied,
     Stop,
 }
 
 /// What follows a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Then {
     GoOn,
+    Copy(PathBuf, SyncSender<Answer>),
     TakeCopy,
     Stop,
 }
@@ -175,12 +183,12 @@ impl Writer {
                 std::thread::sleep(self.interval);
             }
             let (group, then) = self.gather(first);
-            let done = self.commit(group).and_then(|()| if then == Then::TakeCopy { self.take_copy() } else { Ok(()) });
-            if let Err(error) = done {
+            let stop = matches!(then, Then::Stop);
+            if let Err(error) = self.commit(group).and_then(|()| self.go_on(then)) {
                 tracing::error!(%error, "the store has failed; nothing more is accepted until a restart");
                 return;
             }
-            if then == Then::Stop {
+            if stop {
                 break;
             }
             self.consider_compaction();
@@ -189,16 +197,30 @@ impl Writer {
         alarm.disarm();
     }
 
+    fn go_on(&mut self, then: Then) -> Result<(), StoreError> {
+        match then {
+            Then::GoOn | Then::Stop => Ok(()),
+            Then::Copy(folder, answer) => {
+                self.copy_to(folder, answer);
+                Ok(())
+            }
+            Then::TakeCopy => self.take_copy(),
+        }
+    }
+
     fn gather(&mut self, first: Op) -> (Vec<Op>, Then) {
         let mut group = Vec::new();
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(op) = next {
+            if let Op::Backup { folder, answer } = op {
+                return (group, Then::Copy(folder, answer));
+            }
             match &op {
                 Op::Stop => return (group, Then::Stop),
                 Op::Copied => return (group, Then::TakeCopy),
                 Op::Row { row, .. } => bytes += row.size(),
-                Op::Meta(_) => {}
+                Op::Meta(_) | Op::Backup { .. } => {}
             }
             group.push(op);
             next = if group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES { self.queue.try_recv().ok() } else { None };
@@ -252,7 +274,7 @@ impl Writer {
                         publish.append(&mut tx.publish);
                     }
                 }
-                Op::Copied | Op::Stop => {}
+                Op::Backup { .. } | Op::Copied | Op::Stop => {}
             }
         }
         let written = rows.write(&self.tree, &mut self.sum, self.copies.group())?;
