@@ -17,6 +17,7 @@ mod batches;
 mod catalog;
 mod chunks;
 mod deliveries;
+mod dir;
 mod files;
 mod format;
 mod holds;
@@ -43,7 +44,6 @@ mod tests;
 mod uploads;
 mod writer;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::mpsc::error::TrySendError;
@@ -53,6 +53,9 @@ use tokio_util::sync::CancellationToken;
 pub use batches::{BatchQuery, CreateOutcome, End, Idempotency};
 pub use catalog::{CATALOGS_KEPT, StoredCatalog};
 pub use deliveries::{Choice, Due};
+pub use dir::{DataFile, RUNS, discard};
+#[cfg(test)]
+pub use dir::{Faults, FaultyAct};
 pub use files::{Deletion, FileQuery, NewFile, Order};
 pub use format::ROWS_PER_PAGE;
 pub use holds::{HoldOutcome, MAX_HOLDS};
@@ -137,7 +140,7 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Inner {
-    dir: PathBuf,
+    dir: dir::DataDir,
     tree: sled::Tree,
     lives: Lives,
     holds: Arc<arc_swap::ArcSwap<Vec<crate::domain::lane::LaneHold>>>,
@@ -152,8 +155,6 @@ struct Inner {
     broken: CancellationToken,
     writer: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
     seal: Seal,
-    /// Held for as long as the store is open; a second process cannot get it.
-    _lock: std::fs::File,
     #[cfg(test)]
     recorded: Arc<std::sync::atomic::AtomicU64>,
     #[cfg(test)]
@@ -166,7 +167,18 @@ impl Store {
     /// # Errors
     /// When another process has it, it was written by a newer version, or it cannot be read.
     pub fn open(options: Options) -> Result<(Self, Recovered), OpenError> {
-        open::open(options)
+        let dir = dir::Locked::take(&options.dir)?;
+        open::open(dir, &options)
+    }
+
+    /// [`Self::open`], where operations on the data directory fail as told, but for those that are sled's.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    #[cfg(test)]
+    pub fn open_with(options: &Options, faults: &Faults) -> Result<(Self, Recovered), OpenError> {
+        let dir = dir::Locked::take_with(&options.dir, faults)?;
+        open::open(dir, options)
     }
 
     /// The daemon's own key.
@@ -277,9 +289,7 @@ impl Store {
     /// # Errors
     /// When the file system does not say.
     pub fn free_bytes(&self) -> Result<u64, StoreError> {
-        let stat = rustix::fs::statvfs(&self.inner.dir)
-            .map_err(|errno| StoreError::io("asking for free space of", &self.inner.dir, &errno.into()))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        self.inner.dir.root().free_bytes()
     }
 
     /// Waits until everything handed in is durable, then stops the writer. Blocks.
@@ -292,10 +302,6 @@ impl Store {
         {
             tracing::error!("the store's writer ended with a panic");
         }
-    }
-
-    fn path_of(&self, folder: &str, name: u128) -> PathBuf {
-        self.inner.dir.join(folder).join(format!("{name:032x}"))
     }
 }
 

@@ -1,20 +1,10 @@
 //! Opening a data directory: the lock, sled's known faults, migration, what was unfinished.
 //!
-//! ```text
-//! lock      held by the one process that has the directory
-//! store/    sled
-//! files/    content of uploaded files, by id
-//! parts/    content of upload parts, by id
-//! spool/    being written; emptied on opening
-//! seal.key  the daemon's own key
-//! ```
-//!
 //! Recovery reads the records of unfinished batches and their pages, never a result: its time does
 //! not grow with the number of finished rows.
 
-use std::fs;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -22,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::dir::{DAMAGED_SNAPSHOTS, DataDir, Folder, Locked, Report, STORE, content_id};
 use super::live::{LiveBatch, Lives};
 use super::seal::Seal;
 use super::writer::Writer;
@@ -29,10 +20,6 @@ use super::{Inner, Store, StoreError, format, migrate};
 use crate::domain::batch::BatchState;
 use crate::domain::id::BatchId;
 
-pub(super) const FILES: &str = "files";
-pub(super) const PARTS: &str = "parts";
-pub(super) const SPOOL: &str = "spool";
-const SLED: &str = "store";
 /// Operations that wait for the writer. Rows are bounded by the in-flight limit, metadata by the
 /// number of connections; beyond this, callers wait.
 const QUEUE: usize = 16_384;
@@ -66,33 +53,29 @@ pub enum OpenError {
     Store(#[from] StoreError),
 }
 
-pub(super) fn open(options: Options) -> Result<(Store, Recovered), OpenError> {
-    let dir = options.dir.clone();
-    for folder in [FILES, PARTS, SPOOL, SLED] {
-        let path = dir.join(folder);
-        // Prompts and answers are nobody else's business.
-        let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
-        created.map_err(|e| StoreError::io("creating", &path, &e))?;
-    }
-    let lock = lock(&dir)?;
-    clear(&dir.join(SPOOL))?;
-    let db = open_sled(&dir.join(SLED), options.cache_bytes)?;
+pub(super) fn open(dir: Locked, options: &Options) -> Result<(Store, Recovered), OpenError> {
+    let sled = dir.root().folder(STORE)?;
+    // It opens its files by their paths, and with the permissions that the umask leaves.
+    sled.vet(Report::Loud)?;
+    let dir = dir.furnish()?;
+    clear(dir.spool())?;
+    let db = open_sled(&dir, &sled, options.cache_bytes)?;
+    sled.vet(Report::Quiet)?;
     let tree = db.open_tree("data").map_err(StoreError::from)?;
     if let Some(found) = migrate::version(&tree)?
         && found > migrate::CURRENT
     {
-        return Err(OpenError::Newer { dir: dir.display().to_string(), found, known: migrate::CURRENT });
+        return Err(OpenError::Newer { dir: dir.root().path().display().to_string(), found, known: migrate::CURRENT });
     }
     migrate::run(&tree)?;
-    let store = start(dir, tree, lock, options.commit_interval)?;
+    let store = start(dir, &sled, tree, options.commit_interval)?;
     let recovered = store.recover()?;
     Ok((store, recovered))
 }
 
-fn start(dir: PathBuf, tree: sled::Tree, lock: fs::File, interval: Duration) -> Result<Store, StoreError> {
-    let seal = Seal::open(&dir)?;
-    let path = dir.join(SLED).join("db");
-    let log = fs::File::open(&path).map_err(|e| StoreError::io("opening", &path, &e))?;
+fn start(dir: DataDir, sled: &Folder, tree: sled::Tree, interval: Duration) -> Result<Store, StoreError> {
+    let seal = Seal::open(dir.root())?;
+    let log = sled.open("db")?;
     let lives = Lives::default();
     let (queue, receiver) = mpsc::channel(QUEUE);
     let begun = Arc::new(AtomicU64::new(0));
@@ -115,7 +98,7 @@ fn start(dir: PathBuf, tree: sled::Tree, lock: fs::File, interval: Duration) -> 
     let thread = std::thread::Builder::new()
         .name("store-writer".into())
         .spawn(move || writer.run())
-        .map_err(|e| StoreError::io("starting the writer of", &dir, &e))?;
+        .map_err(|e| StoreError::io("starting the writer of", dir.root().path(), &e))?;
     let writer = std::sync::Mutex::new(Some(thread));
     let inner = Inner {
         dir,
@@ -130,7 +113,6 @@ fn start(dir: PathBuf, tree: sled::Tree, lock: fs::File, interval: Duration) -> 
         broken,
         writer,
         seal,
-        _lock: lock,
         #[cfg(test)]
         recorded: Arc::default(),
         #[cfg(test)]
@@ -139,43 +121,27 @@ fn start(dir: PathBuf, tree: sled::Tree, lock: fs::File, interval: Duration) -> 
     Ok(Store { inner: Arc::new(inner) })
 }
 
-fn lock(dir: &Path) -> Result<fs::File, OpenError> {
-    let path = dir.join("lock");
-    let open = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    let file = open.map_err(|e| StoreError::io("opening", &path, &e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(OpenError::InUse { dir: dir.display().to_string() }),
-        Err(fs::TryLockError::Error(error)) => Err(StoreError::io("locking", &path, &error).into()),
-    }
-}
-
-fn clear(folder: &Path) -> Result<(), StoreError> {
-    for entry in entries(folder)? {
-        fs::remove_file(&entry).map_err(|e| StoreError::io("removing", &entry, &e))?;
+fn clear(folder: &Folder) -> Result<(), StoreError> {
+    for entry in folder.entries()? {
+        folder.remove(&entry.name)?;
     }
     Ok(())
 }
 
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let read = || fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
-    read().map_err(|e| StoreError::io("listing", folder, &e))
-}
-
-fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
+fn open_sled(dir: &DataDir, folder: &Folder, cache_bytes: u64) -> Result<sled::Db, StoreError> {
     // sled 0.34 takes a snapshot that was being written when the process died for a damaged one
     // and then never opens again (reported there as 1527 and 1533). It is not needed: the log has it all.
-    for entry in entries(path)? {
-        if entry.extension().is_some_and(|ext| ext == "generating") {
-            tracing::warn!(path = %entry.display(), "removing a half-written snapshot");
-            fs::remove_file(&entry).map_err(|e| StoreError::io("removing", &entry, &e))?;
+    for name in folder.entries()?.into_iter().map(|entry| entry.name) {
+        if std::path::Path::new(&name).extension() == Some(OsStr::new("generating")) {
+            tracing::warn!(path = %folder.path_of(&name).display(), "removing a half-written snapshot");
+            folder.remove(&name)?;
         }
     }
-    let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None).mode(sled::Mode::HighThroughput);
+    let config = sled::Config::new().path(folder.path()).cache_capacity(cache_bytes).flush_every_ms(None).mode(sled::Mode::HighThroughput);
     match open_once_it_is_free(&config) {
-        Err(sled::Error::Io(error)) => Err(StoreError::io("opening the store in", path, &error)),
+        Err(sled::Error::Io(error)) => Err(StoreError::io("opening the store in", folder.path(), &error)),
         Err(sled::Error::Corruption { .. }) => {
-            set_snapshots_aside(path)?;
+            set_snapshots_aside(dir, folder)?;
             Ok(config.open()?)
         }
         other => Ok(other?),
@@ -197,14 +163,12 @@ fn open_once_it_is_free(config: &sled::Config) -> sled::Result<sled::Db> {
 }
 
 /// Moves damaged snapshots away, so that sled recovers from its log alone.
-fn set_snapshots_aside(path: &Path) -> Result<(), StoreError> {
-    let aside = path.with_extension("damaged-snapshots");
-    fs::create_dir_all(&aside).map_err(|e| StoreError::io("creating", &aside, &e))?;
-    for entry in entries(path)? {
-        let Some(name) = entry.file_name().filter(|name| name.to_string_lossy().starts_with("snap.")) else { continue };
-        let target = aside.join(name);
-        tracing::error!(path = %entry.display(), kept_as = %target.display(), "a snapshot is damaged; recovering from the log");
-        fs::rename(&entry, &target).map_err(|e| StoreError::io("moving", &entry, &e))?;
+fn set_snapshots_aside(dir: &DataDir, folder: &Folder) -> Result<(), StoreError> {
+    let aside = dir.root().folder(DAMAGED_SNAPSHOTS)?;
+    for name in folder.entries()?.into_iter().map(|entry| entry.name).filter(|name| name.to_string_lossy().starts_with("snap.")) {
+        let (path, kept_as) = (folder.path_of(&name), aside.path_of(&name));
+        tracing::error!(path = %path.display(), kept_as = %kept_as.display(), "a snapshot is damaged; recovering from the log");
+        folder.rename(&name, &aside, &name)?;
     }
     Ok(())
 }
@@ -237,12 +201,12 @@ impl Store {
 
     /// Removes content that no record names: its process died between the two.
     fn remove_orphans(&self) -> Result<(), StoreError> {
-        for path in entries(&self.inner.dir.join(FILES))? {
-            let id = path.file_name().and_then(|name| u128::from_str_radix(name.to_str()?, 16).ok());
-            let Some(id) = id.map(crate::domain::id::FileId::from_u128) else { continue };
+        let folder = self.inner.dir.files();
+        for name in folder.entries()?.into_iter().map(|entry| entry.name) {
+            let Some(id) = content_id(&name).map(crate::domain::id::FileId::from_u128) else { continue };
             let known = self.inner.tree.contains_key(format::file(id))? || self.inner.tree.contains_key(format::deleted(id))?;
             if !known {
-                fs::remove_file(&path).map_err(|e| StoreError::io("removing", &path, &e))?;
+                folder.remove(&name)?;
             }
         }
         self.remove_orphaned_parts()

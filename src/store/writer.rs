@@ -138,7 +138,7 @@ pub(super) struct Writer {
     pub commits: Arc<AtomicU64>,
     pub broken: CancellationToken,
     /// sled's log.
-    pub log: std::fs::File,
+    pub log: super::dir::DataFile,
     /// How long row results may gather before a flush.
     pub interval: Duration,
 }
