@@ -1,6 +1,7 @@
 //! The command line: `run`, `serve` and its signals, `config show`, the texts people read.
 
 mod catalog;
+mod data_dir;
 mod keys;
 mod lanes;
 #[path = "../support/mod.rs"]
