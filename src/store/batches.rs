@@ -15,6 +15,7 @@ use super::record::page::{Page, PageRecord};
 use super::record::plan::PlanRecord;
 use super::record::spec::SpecRecord;
 use super::record::{self, Record};
+use super::tree::Tree;
 use super::writer::Tx;
 use super::{Listing, Store, StoreError};
 use crate::domain::batch::{Batch, BatchSpec, BatchState, Order, Progress};
@@ -395,7 +396,7 @@ fn leave(tx: &mut Tx<'_>, id: BatchId, cost: Usd) -> Result<Option<FileId>, Stor
 }
 
 /// Whether an unfinished batch other than `except` reads `file`.
-pub(super) fn is_read(tree: &sled::Tree, file: FileId, except: Option<BatchId>) -> Result<bool, StoreError> {
+pub(super) fn is_read(tree: &Tree, file: FileId, except: Option<BatchId>) -> Result<bool, StoreError> {
     for entry in tree.scan_prefix(format::ACTIVE) {
         let (key, input) = entry?;
         let by_another = format::trailing_id(&key).map(BatchId::from_u128) != except;

@@ -82,6 +82,7 @@ fn key<const N: usize>(kind: u8, parts: [&[u8]; N]) -> Vec<u8> {
 
 pub const FORMAT_KEY: &[u8] = b"Mformat";
 pub const FILES: &[u8] = b"F";
+pub const UPLOAD_PARTS: &[u8] = b"P";
 pub const BATCHES: &[u8] = b"B";
 pub const ACTIVE: &[u8] = b"A";
 pub const EXPIRY: &[u8] = b"X";

@@ -24,6 +24,7 @@ mod holds;
 mod ledger;
 mod lines;
 mod live;
+mod lost;
 mod migrate;
 mod observed;
 mod open;
@@ -41,6 +42,7 @@ mod sweep;
 mod tellings;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod uploads;
 mod writer;
 
@@ -53,9 +55,9 @@ use tokio_util::sync::CancellationToken;
 pub use batches::{BatchQuery, CreateOutcome, End, Idempotency};
 pub use catalog::{CATALOGS_KEPT, StoredCatalog};
 pub use deliveries::{Choice, Due};
-pub use dir::{DataFile, RUNS, discard};
 #[cfg(test)]
-pub use dir::{Faults, FaultyAct};
+pub use dir::{Act, Faults};
+pub use dir::{DataFile, RUNS, discard};
 pub use files::{Deletion, FileQuery, NewFile, Order};
 pub use format::ROWS_PER_PAGE;
 pub use holds::{HoldOutcome, MAX_HOLDS};
@@ -75,6 +77,7 @@ pub use tellings::{News, Watched};
 pub use uploads::{CompleteError, PartError};
 
 use live::Lives;
+use tree::Tree;
 use writer::{Op, Tx};
 
 /// Why the store could not do what it was asked.
@@ -84,6 +87,9 @@ pub enum StoreError {
     /// accepted; a restart recovers all that was acknowledged.
     #[error("the store has failed and must be restarted: {0}")]
     Broken(String),
+    /// One operation went wrong in a way that nobody foresaw; all others are not concerned.
+    #[error("{0}")]
+    Unexpected(String),
     /// The store is being closed.
     #[error("the store is closed")]
     Closed,
@@ -141,8 +147,9 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     dir: dir::DataDir,
-    tree: sled::Tree,
+    tree: Tree,
     lives: Lives,
+    lost: lost::LostFound,
     holds: Arc<arc_swap::ArcSwap<Vec<crate::domain::lane::LaneHold>>>,
     queue: mpsc::Sender<Op>,
     /// Metadata commits that have begun and those that are durable; see [`Store::shown`].
@@ -306,15 +313,15 @@ impl Store {
 }
 
 /// The id that ends the key of an entry.
-fn id_of(key: sled::Result<sled::IVec>) -> Result<u128, StoreError> {
-    format::trailing_id(&key?).ok_or_else(|| StoreError::Broken("a key of a list has no id".into()))
+fn id_of(key: Result<sled::IVec, StoreError>) -> Result<u128, StoreError> {
+    format::trailing_id(&key?).ok_or_else(|| StoreError::Unexpected("a key of a list has no id".into()))
 }
 
 /// Runs blocking work on the store off the async threads; a panic in it is an error of that work. The
 /// work begins at once, whether or not anybody waits for it yet.
 ///
 /// # Errors
-/// Those of the work, and [`StoreError::Broken`] for a panic.
+/// Those of the work, and [`StoreError::Unexpected`] for a panic.
 pub fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> impl Future<Output = Result<T, StoreError>> + Send + 'static {
@@ -322,7 +329,7 @@ pub fn blocking<T: Send + 'static>(
     async move {
         working.await.unwrap_or_else(|error| {
             tracing::error!(%error, "a store operation panicked");
-            Err(StoreError::Broken("an operation ended unexpectedly".into()))
+            Err(StoreError::Unexpected("an operation ended unexpectedly".into()))
         })
     }
 }

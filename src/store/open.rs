@@ -12,9 +12,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::dir::{DAMAGED_SNAPSHOTS, DataDir, Folder, Locked, Report, STORE, content_id};
+use super::dir::{DAMAGED_SNAPSHOTS, DataDir, Folder, Locked, Report, STORE};
 use super::live::{LiveBatch, Lives};
 use super::seal::Seal;
+use super::tree::Tree;
 use super::writer::Writer;
 use super::{Inner, Store, StoreError, format, migrate};
 use crate::domain::batch::BatchState;
@@ -58,7 +59,6 @@ pub(super) fn open(dir: Locked, options: &Options) -> Result<(Store, Recovered),
     // It opens its files by their paths, and with the permissions that the umask leaves.
     sled.vet(Report::Loud)?;
     let dir = dir.furnish()?;
-    clear(dir.spool())?;
     let db = open_sled(&dir, &sled, options.cache_bytes)?;
     sled.vet(Report::Quiet)?;
     let tree = db.open_tree("data").map_err(StoreError::from)?;
@@ -83,6 +83,7 @@ fn start(dir: DataDir, sled: &Folder, tree: sled::Tree, interval: Duration) -> R
     let (rows_sender, durable_rows) = watch::channel(0);
     let commits = Arc::new(AtomicU64::new(0));
     let broken = CancellationToken::new();
+    let tree = Tree::new(tree, broken.clone(), dir.root().seam());
     let writer = Writer {
         tree: tree.clone(),
         lives: lives.clone(),
@@ -104,6 +105,7 @@ fn start(dir: DataDir, sled: &Folder, tree: sled::Tree, interval: Duration) -> R
         dir,
         tree,
         lives,
+        lost: Default::default(),
         holds: Arc::default(),
         queue,
         begun,
@@ -119,13 +121,6 @@ fn start(dir: DataDir, sled: &Folder, tree: sled::Tree, interval: Duration) -> R
         writing: Default::default(),
     };
     Ok(Store { inner: Arc::new(inner) })
-}
-
-fn clear(folder: &Folder) -> Result<(), StoreError> {
-    for entry in folder.entries()? {
-        folder.remove(&entry.name)?;
-    }
-    Ok(())
 }
 
 fn open_sled(dir: &DataDir, folder: &Folder, cache_bytes: u64) -> Result<sled::Db, StoreError> {
@@ -186,7 +181,7 @@ impl Store {
             }
         }
         self.revive_holds()?;
-        self.remove_orphans()?;
+        self.set_unknown_aside()?;
         Ok(recovered)
     }
 
@@ -197,18 +192,5 @@ impl Store {
             Some(_) => self.inner.lives.insert(id, LiveBatch::new(self.read_pages(id)?, self.read_control(id)?)),
         }
         Ok(())
-    }
-
-    /// Removes content that no record names: its process died between the two.
-    fn remove_orphans(&self) -> Result<(), StoreError> {
-        let folder = self.inner.dir.files();
-        for name in folder.entries()?.into_iter().map(|entry| entry.name) {
-            let Some(id) = content_id(&name).map(crate::domain::id::FileId::from_u128) else { continue };
-            let known = self.inner.tree.contains_key(format::file(id))? || self.inner.tree.contains_key(format::deleted(id))?;
-            if !known {
-                folder.remove(&name)?;
-            }
-        }
-        self.remove_orphaned_parts()
     }
 }

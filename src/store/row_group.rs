@@ -13,6 +13,7 @@ use super::record::page::{Page, PageRecord};
 use super::record::run::{RUN_BYTES, RunRow, pack_run};
 use super::record::{self, packed};
 use super::results::{Form, PackedRow};
+use super::tree::Tree;
 use crate::domain::batch::Progress;
 use crate::domain::id::{BatchId, RowIndex};
 use crate::domain::row::RowEnd;
@@ -94,7 +95,7 @@ impl RowGroup {
     }
 
     /// Writes all of it; returns how many values that were.
-    pub fn write(&mut self, tree: &sled::Tree) -> Result<usize, StoreError> {
+    pub fn write(&mut self, tree: &Tree) -> Result<usize, StoreError> {
         for (batch, of_batch) in &mut self.batches {
             for (number, OfPage { page, joined }) in &mut of_batch.pages {
                 for rows in std::mem::take(joined) {

@@ -125,7 +125,7 @@ fn link_message(file: FileId, expires: i64) -> Vec<u8> {
 
 fn make(dir: &Folder) -> Result<Vec<u8>, StoreError> {
     let mut key = vec![0; BYTES];
-    rand::fill(&mut key).map_err(|_| StoreError::Broken("the machine has no random numbers".into()))?;
+    rand::fill(&mut key).map_err(|_| StoreError::Unexpected("the machine has no random numbers".into()))?;
     // As a whole: a key that is cut off would be one for ever.
     dir.replace(SEAL_KEY, &key)?;
     Ok(key)

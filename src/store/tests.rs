@@ -226,7 +226,7 @@ async fn what_a_dead_process_left_behind_goes() {
     let (store, _) = open(dir.path());
     let kept = add_file(&store, b"kept", None).await;
     close(store).await;
-    std::fs::write(dir.path().join("spool/half"), b"x").unwrap();
+    std::fs::write(dir.path().join(format!("spool/{:032x}", 5)), b"x").unwrap();
     std::fs::write(dir.path().join(format!("files/{:032x}", 5)), b"no record").unwrap();
     std::fs::write(dir.path().join(format!("parts/{:032x}", 5)), b"no record").unwrap();
     std::fs::write(dir.path().join("store/snap.0000000000000001.generating"), b"").unwrap();

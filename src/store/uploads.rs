@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::time::Duration;
 
-use super::dir::{content_id, content_name};
+use super::dir::content_name;
 use super::files::NewFile;
 use super::format::{self, ExpiryKind};
 use super::record::{
@@ -12,6 +12,7 @@ use super::record::{
     upload::{PartRecord, UploadRecord},
 };
 use super::spool::{Sealed, Spool};
+use super::tree::Tree;
 use super::writer::Tx;
 use super::{Store, StoreError, batches::seconds};
 use crate::domain::file::File;
@@ -269,21 +270,6 @@ impl Store {
         })
         .await
     }
-
-    /// Removes parts that no record names: their process died between the two.
-    pub(super) fn remove_orphaned_parts(&self) -> Result<(), StoreError> {
-        let mut known = std::collections::HashSet::new();
-        for entry in self.inner.tree.scan_prefix(b"P") {
-            known.extend(format::trailing_id(&entry?.0));
-        }
-        let folder = self.inner.dir.parts();
-        for entry in folder.entries()? {
-            if content_id(&entry.name).is_some_and(|id| !known.contains(&id)) {
-                folder.remove(&entry.name)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 fn try_add_part(tx: &mut Tx<'_>, part: &UploadPart, now: Timestamp) -> Result<Result<(), PartError>, StoreError> {
@@ -305,7 +291,7 @@ fn try_add_part(tx: &mut Tx<'_>, part: &UploadPart, now: Timestamp) -> Result<Re
     Ok(Ok(()))
 }
 
-fn parts(tree: &sled::Tree, upload: UploadId) -> Result<Vec<UploadPart>, StoreError> {
+fn parts(tree: &Tree, upload: UploadId) -> Result<Vec<UploadPart>, StoreError> {
     let entries = tree.scan_prefix(format::parts_of(upload));
     entries.map(|entry| Ok(record::decode::<PartRecord>(&entry?.1)?.try_into()?)).collect()
 }

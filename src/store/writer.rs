@@ -21,6 +21,7 @@ use super::live::Lives;
 use super::record::{self, Record, RecordError};
 use super::results::PackedRow;
 use super::row_group::RowGroup;
+use super::tree::Tree;
 use crate::domain::id::BatchId;
 
 /// Operations in one group; bounds the memory of a group and how long its acknowledgements wait.
@@ -63,7 +64,7 @@ type Publish = Box<dyn FnOnce(&Lives) + Send>;
 
 /// One metadata operation: what it reads and what it will write, all or nothing.
 pub(super) struct Tx<'a> {
-    tree: &'a sled::Tree,
+    tree: &'a Tree,
     writes: sled::Batch,
     publish: Vec<Publish>,
     failed: bool,
@@ -71,7 +72,7 @@ pub(super) struct Tx<'a> {
 
 impl Tx<'_> {
     /// The tree as of before this operation.
-    pub fn tree(&self) -> &sled::Tree {
+    pub fn tree(&self) -> &Tree {
         self.tree
     }
 
@@ -101,7 +102,7 @@ impl Tx<'_> {
     pub fn put_chunks(&mut self, prefix: &[u8], bytes: &[u8]) -> Result<(), StoreError> {
         for (number, part) in bytes.chunks(MAX_VALUE).enumerate() {
             let number =
-                u16::try_from(number).map_err(|_| StoreError::Broken(format!("{} bytes are too many for a record", bytes.len())))?;
+                u16::try_from(number).map_err(|_| StoreError::Unexpected(format!("{} bytes are too many for a record", bytes.len())))?;
             self.writes.insert(format::chunk(prefix, number), part);
         }
         Ok(())
@@ -129,7 +130,7 @@ impl Tx<'_> {
 
 /// The writer's side of the channels.
 pub(super) struct Writer {
-    pub tree: sled::Tree,
+    pub tree: Tree,
     pub lives: Lives,
     pub queue: mpsc::Receiver<Op>,
     pub begun: Arc<AtomicU64>,

@@ -72,6 +72,11 @@ impl Folder {
         &self.0.path
     }
 
+    /// Where tests let operations fail.
+    pub fn seam(&self) -> Seam {
+        self.0.seam.clone()
+    }
+
     /// The path of something in it.
     pub fn path_of(&self, name: impl AsRef<OsStr>) -> PathBuf {
         self.0.path.join(name.as_ref())
@@ -122,6 +127,18 @@ impl Folder {
             Err(errno) => Err(errno.into()),
         })?;
         self.open_folder(name)
+    }
+
+    /// A folder inside it; `None` if there is nothing of that name.
+    ///
+    /// # Errors
+    /// When something else stands there, it belongs to somebody else, or it cannot be opened.
+    pub fn existing_folder(&self, name: impl AsRef<OsStr>) -> Result<Option<Self>, StoreError> {
+        match self.open_folder(name.as_ref()) {
+            Ok(folder) => Ok(Some(folder)),
+            Err(StoreError::Io { missing: true, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn open_folder(&self, name: &OsStr) -> Result<Self, StoreError> {

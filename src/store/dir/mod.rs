@@ -25,9 +25,9 @@ use std::path::Path;
 
 pub use file::DataFile;
 pub(super) use folder::{Folder, Report};
-use seam::Seam;
 #[cfg(test)]
-pub use seam::{Act as FaultyAct, Faults};
+pub use seam::Faults;
+pub use seam::{Act, Seam};
 
 use super::{OpenError, StoreError};
 
@@ -47,10 +47,14 @@ pub(super) const FILES: &str = "files";
 pub(super) const PARTS: &str = "parts";
 /// What is being written.
 pub(super) const SPOOL: &str = "spool";
+/// What was found and no record names.
+pub(super) const LOST_FOUND: &str = "lost+found";
+/// The same, where the file system has a folder of that name for itself.
+pub(super) const LOST_FOUND_TOO: &str = "lost+found.batchd";
 /// Data directories of `batchd run`, one for each input.
 pub const RUNS: &str = "run";
 /// All that one process makes in a data directory of its own.
-const OURS: [&str; 8] = [STORE, DAMAGED_SNAPSHOTS, FILES, PARTS, SPOOL, SEAL_KEY, SEAL_KEY_NEW, LOCK];
+const OURS: [&str; 10] = [STORE, DAMAGED_SNAPSHOTS, FILES, PARTS, SPOOL, LOST_FOUND, LOST_FOUND_TOO, SEAL_KEY, SEAL_KEY_NEW, LOCK];
 
 /// A data directory that no other process has, before anything in it was looked at.
 #[derive(Debug)]

@@ -18,11 +18,13 @@ pub enum Act {
     Sync,
     Rename,
     Remove,
+    /// A read by sled.
+    ReadStore,
 }
 
 /// Goes with every folder and file.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Seam {
+pub struct Seam {
     #[cfg(test)]
     faults: Option<Faults>,
 }
