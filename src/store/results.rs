@@ -116,6 +116,6 @@ impl Store {
 
     /// The first chunk of a result that is packed by itself. Blocks.
     pub(super) fn read_head(&self, key: RowKey) -> Result<Option<sled::IVec>, StoreError> {
-        Ok(self.inner.tree.get(format::chunk(&format::result(key.batch, key.row), 0))?)
+        self.inner.tree.get(format::chunk(&format::result(key.batch, key.row), 0))
     }
 }
