@@ -15,6 +15,7 @@ pub mod progress;
 mod remote;
 mod run;
 mod serve;
+mod temporary;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -269,7 +269,7 @@ async fn store(store: &Store, source: &Source, accepted: &Accepted, changes: &Ch
         hash: accepted.hash.clone(),
         accepted_at: accepted.at,
         folder: source.folder(),
-        changes: serde_json::to_vec(changes).map_err(|error| StoreError::Broken(error.to_string()))?,
+        changes: serde_json::to_vec(changes).map_err(|error| StoreError::Unexpected(error.to_string()))?,
     };
     // What is in the binary need not be kept apart from it.
     let files = if source.dir.is_some() { archive.0 } else { Vec::new() };

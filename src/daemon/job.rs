@@ -24,7 +24,7 @@ use crate::domain::request::endpoint_of;
 use crate::domain::share::{Control, Owner};
 use crate::domain::text::hex;
 use crate::domain::time::CompletionWindow;
-use crate::store::{CreateOutcome, Idempotency, NewFile, Store, StoreError};
+use crate::store::{CreateOutcome, Idempotency, NewFile, RUNS, Store, StoreError, discard};
 
 /// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
@@ -118,20 +118,20 @@ impl Job {
         match settings.origin("data_dir") {
             Origin::Flag | Origin::File(_) => settings.data_dir.clone(),
             Origin::Env(name) if name == "BATCHD_DATA_DIR" => settings.data_dir.clone(),
-            Origin::Env(_) | Origin::Default => settings.data_dir.join("run").join(hex(&self.digest[..8])),
+            Origin::Env(_) | Origin::Default => settings.data_dir.join(RUNS).join(hex(&self.digest[..8])),
         }
     }
 
     /// Removes what other jobs left next to this one's folder and nobody has come back to.
     pub fn tidy(&self, settings: &Settings) {
-        let runs = settings.data_dir.join("run");
+        let runs = settings.data_dir.join(RUNS);
         let stale = |dir: &Path| std::fs::metadata(dir.join("store/db"))?.modified()?.elapsed().map_err(io::Error::other);
-        for dir in std::fs::read_dir(runs).into_iter().flatten().flatten().map(|entry| entry.path()) {
-            if !stale(&dir).is_ok_and(|age| age > KEPT) {
+        for entry in std::fs::read_dir(runs).into_iter().flatten().flatten() {
+            let dir = entry.path();
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) || !stale(&dir).is_ok_and(|age| age > KEPT) {
                 continue;
             }
-            let removed = forget(&dir).and_then(|()| std::fs::remove_dir_all(&dir));
-            if let Err(error) = removed {
+            if let Err(error) = discard(&dir) {
                 tracing::warn!(path = %dir.display(), %error, "an old run could not be removed");
             }
         }
@@ -192,26 +192,6 @@ impl Job {
             }
         }
     }
-}
-
-/// Removes what a job of an earlier run has left in its data directory; nothing else is touched.
-///
-/// # Errors
-/// When another process uses the directory, or it cannot be removed.
-fn forget(data_dir: &Path) -> io::Result<()> {
-    let lock = match std::fs::OpenOptions::new().write(true).open(data_dir.join("lock")) {
-        Ok(lock) => lock,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    lock.try_lock().map_err(|_| io::Error::other("another batchd process uses it"))?;
-    for folder in ["store", "files", "parts", "spool"] {
-        match std::fs::remove_dir_all(data_dir.join(folder)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-    }
-    Ok(())
 }
 
 /// The endpoint of the first row that names one, after how many rows. Whatever is wrong with the

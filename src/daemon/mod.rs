@@ -12,6 +12,7 @@ pub mod lifecycle;
 mod server;
 pub mod telemetry;
 
+pub use crate::store::RUNS;
 pub use core::{Core, Environment, StartError, load_catalog, system_clock};
 pub use discover::{DiscoverError, discover_models};
 pub use job::{Job, JobError, Submission};

@@ -58,7 +58,7 @@ impl Prepare {
         self.stages.set(id, Stage::Routing);
         match AssertUnwindSafe(self.prepare(id)).catch_unwind().await {
             Ok(prepared) => prepared,
-            Err(_) => Prepared::Failed(StoreError::Broken("preparing ended unexpectedly".into())),
+            Err(_) => Prepared::Failed(StoreError::Unexpected("preparing ended unexpectedly".into())),
         }
     }
 

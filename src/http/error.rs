@@ -227,7 +227,7 @@ impl From<StoreError> for ApiError {
                 tracing::error!(%error, "the store refused a request");
                 Self::unavailable("the store of the daemon is closed or has failed; try again after it has restarted")
             }
-            StoreError::Io { .. } | StoreError::Damaged(_) => Self::internal(error),
+            StoreError::Io { .. } | StoreError::Damaged(_) | StoreError::Unexpected(_) => Self::internal(error),
         }
     }
 }

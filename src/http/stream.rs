@@ -6,9 +6,7 @@
 //! short.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -17,7 +15,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, TryStreamExt};
 
 use crate::domain::id::FileId;
-use crate::store::{Lines, StoreError, blocking};
+use crate::store::{DataFile, Lines, StoreError, blocking};
 
 /// Bytes of a piece of an uploaded file.
 const PIECE: u64 = 256 << 10;
@@ -50,13 +48,13 @@ impl Parts for Lines {
 #[derive(Debug)]
 pub struct Content {
     id: FileId,
-    file: Arc<File>,
+    file: Arc<DataFile>,
     range: Range<u64>,
 }
 
 impl Content {
     /// `range` of an open file.
-    pub fn new(id: FileId, file: File, range: Range<u64>) -> Self {
+    pub fn new(id: FileId, file: DataFile, range: Range<u64>) -> Self {
         Self { id, file: Arc::new(file), range }
     }
 }

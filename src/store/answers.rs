@@ -24,7 +24,7 @@ impl Store {
     /// # Errors
     /// When the store has failed or a record is damaged.
     pub fn answer_to(&self, request: RequestDigest, since: Timestamp) -> Result<Option<RowResult>, StoreError> {
-        let Some(pointer) = self.tree().get(format::answer(request))? else { return Ok(None) };
+        let Some(pointer) = self.inner.tree.get(format::answer(request))? else { return Ok(None) };
         let (key, at) = record::decode::<AnswerRecord>(&pointer)?.unpack()?;
         if at < since { Ok(None) } else { self.result_of(key) }
     }
@@ -57,7 +57,7 @@ impl Store {
     /// Keys of pointers that are older than `limit`, and where to go on.
     fn old_answers(&self, from: Key, limit: Timestamp) -> Result<(Vec<Key>, Option<Key>), StoreError> {
         let end = [format::ANSWERS, &[0xff; 17]].concat();
-        let entries = self.tree().range(from..end).take(STEP).collect::<Result<Vec<_>, _>>()?;
+        let entries = self.inner.tree.range(from..end).take(STEP).collect::<Result<Vec<_>, _>>()?;
         // Behind the last one, unless it was the last of all.
         let next = entries.get(STEP - 1).map(|(key, _)| [key, &[0][..]].concat());
         // One that cannot be read leads nowhere.

@@ -9,19 +9,19 @@
 mod tests;
 
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
 use super::copier::Copy;
+use super::dir::{DataFile, FILES, Folder, LOCK, Locked, PARTS, SEAL_KEY, content_id, content_name, database};
 use super::mark::{self, Mark};
-use super::open::{FILES, PARTS, create, entries, folder};
 use super::record;
 use super::record::file::FileRecord;
 use super::sum::Sum;
 use super::writer::Op;
-use super::{Store, StoreError, format, seal};
+use super::{OpenError, Store, StoreError, format};
 use crate::domain::file::{File as FileObject, FileSource};
 
 /// Says that the place is being made a backup, and was not one before.
@@ -71,61 +71,42 @@ impl Store {
     /// # Errors
     /// When the place will not do, or the disk fails. An earlier backup there stays as it was.
     pub fn backup(&self, target: &Path) -> Result<Backup, BackupError> {
-        let place = Place::open(target, &self.inner.dir)?;
+        let source = &self.inner.dir;
+        let place = Place::open(target, source.root())?;
         // Until the end nothing that the backup may need goes away.
         let _kept = self.inner.removals.hold();
+        let pairs = [(source.files(), &place.files), (source.parts(), &place.parts)];
         let mut copied = Copied::default();
-        for name in [FILES, PARTS] {
-            self.copy_contents(name, &place.dir, &mut copied)?;
+        for (from, to) in pairs {
+            copied.contents(from, to)?;
         }
         let generation = place.mark.map_or(0, |mark| mark.generation + 1);
-        let (copy, sum) = self.copy_records(&place.dir.join(folder(generation)))?;
-        for name in [FILES, PARTS] {
-            self.copy_contents(name, &place.dir, &mut copied)?;
+        let (copy, sum) = self.copy_records(place.root(), database(generation))?;
+        for (from, to) in pairs {
+            copied.contents(from, to)?;
         }
         let contents = needed(&copy.tree)?;
         for (name, id) in &contents {
-            let path = place.dir.join(name).join(format!("{id:032x}"));
-            fs::metadata(&path).map_err(|error| StoreError::io("copying", &path, &error))?;
+            // An error if it is missing.
+            place.folder(name).open(content_name(*id))?;
         }
-        copy_file(&self.inner.dir.join(seal::FILE), &place.dir.join(seal::FILE))?;
-        super::spool::sync_folder(&place.dir)?;
-        drop(Mark::start(&place.dir, generation, &sum)?);
+        copy_file(source.root(), place.root(), SEAL_KEY)?;
+        place.root().sync()?;
+        drop(Mark::start(place.root(), generation, &sum)?);
         place.tidy(generation, &contents)?;
         let contents = contents.len() as u64;
         Ok(Backup { writes: sum.writes, entries: sum.entries, contents, copied: copied.files, copied_bytes: copied.bytes })
     }
 
-    fn copy_records(&self, folder: &Path) -> Result<(Copy, Sum), BackupError> {
+    fn copy_records(&self, root: &Folder, name: String) -> Result<(Copy, Sum), BackupError> {
         let (answer, copied) = sync_channel(1);
-        let op = Op::Backup { folder: folder.to_owned(), answer };
+        let op = Op::Backup { place: (root.clone(), name), answer };
         self.inner.queue.blocking_send(op).map_err(|_| StoreError::Closed)?;
         match copied.recv() {
             Ok(Some(copy)) => Ok(copy),
             Ok(None) => Err(BackupError::Busy),
             Err(_) => Err(BackupError::GivenUp),
         }
-    }
-
-    /// Copies what is not there yet.
-    fn copy_contents(&self, name: &str, target: &Path, copied: &mut Copied) -> Result<(), StoreError> {
-        let target = target.join(name);
-        for path in entries(&self.inner.dir.join(name))? {
-            let Some(id) = path.file_name() else { continue };
-            let to = target.join(id);
-            let bytes = match fs::metadata(&path) {
-                Ok(found) => found.len(),
-                // It was being removed already; whether it is needed is known later.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(StoreError::io("copying", &path, &error)),
-            };
-            if fs::metadata(&to).is_ok_and(|there| there.len() == bytes) {
-                continue;
-            }
-            copied.bytes += copy_file(&path, &to)?;
-            copied.files += 1;
-        }
-        super::spool::sync_folder(&target)
     }
 }
 
@@ -135,64 +116,91 @@ struct Copied {
     bytes: u64,
 }
 
+impl Copied {
+    /// Copies what is not there yet.
+    fn contents(&mut self, from: &Folder, to: &Folder) -> Result<(), StoreError> {
+        for entry in from.entries()? {
+            if content_id(&entry.name).is_none() {
+                continue;
+            }
+            let bytes = match from.open(&entry.name) {
+                Ok(file) => DataFile::bytes(&file).map_err(|error| StoreError::io("copying", &from.path_of(&entry.name), &error))?,
+                // It was being removed already; whether it is needed is known later.
+                Err(StoreError::Io { missing: true, .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            let there = if to.kind_of(&entry.name)?.is_some() { DataFile::bytes(&to.open(&entry.name)?).ok() } else { None };
+            if there != Some(bytes) {
+                self.bytes += copy_file(from, to, &entry.name)?;
+                self.files += 1;
+            }
+        }
+        to.sync()
+    }
+}
+
 /// Where a backup goes.
 struct Place {
-    dir: PathBuf,
+    locked: Locked,
+    files: Folder,
+    parts: Folder,
     /// Of the earlier backup, if there is one.
     mark: Option<mark::Reached>,
-    _lock: File,
 }
 
 impl Place {
-    fn open(target: &Path, source: &Path) -> Result<Self, BackupError> {
+    fn open(target: &Path, source: &Folder) -> Result<Self, BackupError> {
         let name = target.display().to_string();
         if !target.is_absolute() {
             return Err(BackupError::Relative(name));
         }
-        create(target)?;
-        let canonical = |path: &Path| path.canonicalize().map_err(|error| StoreError::io("opening", path, &error));
-        let (dir, source) = (canonical(target)?, canonical(source)?);
-        if dir.starts_with(&source) || source.starts_with(&dir) {
+        // Before anything is made there.
+        let parent = target.ancestors().find_map(|path| path.canonicalize().ok()).unwrap_or_default();
+        let own = source.path().canonicalize().map_err(|error| StoreError::io("opening", source.path(), &error))?;
+        if parent.starts_with(&own) || own.starts_with(target) {
             return Err(BackupError::Within(name));
         }
-        let lock = super::open::lock(&dir).map_err(|error| match error {
-            super::OpenError::InUse { .. } => BackupError::InUse(name.clone()),
-            super::OpenError::Store(error) => error.into(),
-            _ => BackupError::Foreign(name.clone()),
+        let locked = Locked::take(target).map_err(|error| match error {
+            OpenError::InUse { .. } => BackupError::InUse(name.clone()),
+            OpenError::Store(error) => error.into(),
+            OpenError::Newer { .. } | OpenError::Refused { .. } => BackupError::Foreign(name.clone()),
         })?;
-        let own = mark::read(&source)?.flatten().map(|mark| mark.store);
-        let mark = mark::read(&dir)?.flatten();
-        let is_ours = mark.is_some_and(|mark| Some(mark.store) == own);
-        if !is_ours {
-            let is_begun = dir.join(BEGUN).exists();
-            let is_empty = entries(&dir)?.iter().all(|path| path.file_name().is_some_and(|name| name == "lock"));
+        let root = locked.root();
+        let (own, mark) = (mark::read(source)?.flatten(), mark::read(root)?.flatten());
+        if mark.is_none_or(|mark| own.is_none_or(|own| own.store != mark.store)) {
+            let is_begun = root.kind_of(BEGUN)?.is_some();
+            let is_empty = root.entries()?.iter().all(|entry| entry.name == LOCK);
             if mark.is_some() || !(is_begun || is_empty) {
                 return Err(BackupError::Foreign(name));
             }
-            let begun = dir.join(BEGUN);
-            fs::write(&begun, "").map_err(|error| StoreError::io("writing", &begun, &error))?;
+            root.replace(BEGUN, b"")?;
         }
-        for folder in [FILES, PARTS] {
-            create(&dir.join(folder))?;
-        }
-        Ok(Self { dir, mark, _lock: lock })
+        let (files, parts) = (root.folder(FILES)?, root.folder(PARTS)?);
+        Ok(Self { files, parts, mark, locked })
+    }
+
+    fn root(&self) -> &Folder {
+        self.locked.root()
+    }
+
+    fn folder(&self, name: &str) -> &Folder {
+        if name == FILES { &self.files } else { &self.parts }
     }
 
     /// Removes what an earlier backup needed and this one does not.
     fn tidy(&self, generation: u64, contents: &HashSet<(&'static str, u128)>) -> Result<(), StoreError> {
-        super::compaction::remove_others(&self.dir, generation)?;
+        super::compaction::remove_others(self.root(), generation)?;
         for name in [FILES, PARTS] {
-            for path in entries(&self.dir.join(name))? {
-                let id = path.file_name().and_then(|id| u128::from_str_radix(id.to_str()?, 16).ok());
-                if id.is_none_or(|id| !contents.contains(&(name, id))) {
-                    fs::remove_file(&path).map_err(|error| StoreError::io("removing", &path, &error))?;
+            for entry in self.folder(name).entries()? {
+                if content_id(&entry.name).is_none_or(|id| !contents.contains(&(name, id))) {
+                    self.folder(name).remove(&entry.name)?;
                 }
             }
         }
-        match fs::remove_file(self.dir.join(BEGUN)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StoreError::io("removing", &self.dir.join(BEGUN), &error)),
-            _ => Ok(()),
+        if self.root().kind_of(BEGUN)?.is_some() {
+            self.root().remove(BEGUN)?;
         }
+        Ok(())
     }
 }
 
@@ -205,7 +213,7 @@ fn needed(tree: &sled::Tree) -> Result<HashSet<(&'static str, u128)>, StoreError
             needed.insert((FILES, file.id.as_u128()));
         }
     }
-    for (kind, name) in [(format::DELETED, FILES), (format::PARTS, PARTS)] {
+    for (kind, name) in [(format::DELETED, FILES), (format::UPLOAD_PARTS, PARTS)] {
         for key in tree.scan_prefix(kind).keys() {
             needed.extend(format::trailing_id(&key?).map(|id| (name, id)));
         }
@@ -214,13 +222,14 @@ fn needed(tree: &sled::Tree) -> Result<HashSet<(&'static str, u128)>, StoreError
 }
 
 /// Copies a file under another name first, durably; returns its bytes.
-fn copy_file(from: &Path, to: &Path) -> Result<u64, StoreError> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let new = to.with_extension("new");
-    let copy = || {
-        let mut source = File::open(from)?;
-        let mut target = File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+fn copy_file(from: &Folder, to: &Folder, name: impl AsRef<OsStr>) -> Result<u64, StoreError> {
+    let name = name.as_ref();
+    let new = format!("{}.new", name.to_string_lossy());
+    if to.kind_of(&new)?.is_some() {
+        to.remove(&new)?;
+    }
+    let (mut source, mut target) = (from.open(name)?, to.create(&new)?);
+    let mut copy = || {
         let mut buffer = vec![0; BUFFER];
         let mut bytes = 0;
         loop {
@@ -232,11 +241,10 @@ fn copy_file(from: &Path, to: &Path) -> Result<u64, StoreError> {
             bytes += read as u64;
         }
         target.sync_all()?;
-        fs::rename(&new, to)?;
         Ok(bytes)
     };
-    copy().map_err(|error: std::io::Error| {
-        let _ = fs::remove_file(&new);
-        StoreError::io("copying", from, &error)
-    })
+    let copied = copy().map_err(|error: std::io::Error| StoreError::io("copying", &from.path_of(name), &error));
+    let bytes = copied.inspect_err(|_| drop(to.remove(&new)))?;
+    to.rename(&new, to, name)?;
+    Ok(bytes)
 }

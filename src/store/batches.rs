@@ -15,6 +15,7 @@ use super::record::page::{Page, PageRecord};
 use super::record::plan::PlanRecord;
 use super::record::spec::SpecRecord;
 use super::record::{self, Record};
+use super::tree::Tree;
 use super::writer::Tx;
 use super::{Listing, Store, StoreError};
 use crate::domain::batch::{Batch, BatchSpec, BatchState, Order, Progress};
@@ -145,7 +146,7 @@ impl Store {
     /// # Errors
     /// When the store has failed or the record is damaged.
     pub async fn used_key(&self, key: &[u8; 32]) -> Result<Option<(BatchId, [u8; 32])>, StoreError> {
-        let found = self.tree().get(format::idempotency(key))?;
+        let found = self.inner.tree.get(format::idempotency(key))?;
         let found = found.map(|bytes| record::decode::<IdempotencyRecord>(&bytes)).transpose()?;
         self.shown().await?;
         Ok(found.map(|record| (BatchId::from_u128(record.batch), record.request)))
@@ -325,7 +326,7 @@ impl Store {
     }
 
     pub(super) fn read_control(&self, id: BatchId) -> Result<Control, StoreError> {
-        unpack_control(self.tree().get(format::control(id))?)
+        unpack_control(self.inner.tree.get(format::control(id))?)
     }
 
     pub(super) fn read_progress(&self, id: BatchId) -> Result<Option<(BatchState, Progress)>, StoreError> {
@@ -344,20 +345,20 @@ impl Store {
     }
 
     pub(super) fn read_state(&self, id: BatchId) -> Result<Option<(BatchState, Option<Progress>)>, StoreError> {
-        let Some(bytes) = self.tree().get(format::batch(id))? else { return Ok(None) };
+        let Some(bytes) = self.inner.tree.get(format::batch(id))? else { return Ok(None) };
         Ok(Some(record::decode::<StateRecord>(&bytes)?.unpack()?))
     }
 
     pub(super) fn read_blob<T: Record>(&self, id: BatchId, blob: Blob) -> Result<Option<T>, StoreError> {
         let mut bytes = Vec::new();
-        for entry in self.tree().scan_prefix(format::blob(id, blob)) {
+        for entry in self.inner.tree.scan_prefix(format::blob(id, blob)) {
             bytes.extend_from_slice(&entry?.1);
         }
         if bytes.is_empty() { Ok(None) } else { Ok(Some(record::decode(&bytes)?)) }
     }
 
     pub(super) fn read_pages(&self, id: BatchId) -> Result<Vec<Page>, StoreError> {
-        let entries = self.tree().scan_prefix(format::pages_of(id));
+        let entries = self.inner.tree.scan_prefix(format::pages_of(id));
         entries.map(|entry| Ok(Page::try_from(record::decode::<PageRecord>(&entry?.1)?)?)).collect()
     }
 }
@@ -395,7 +396,7 @@ fn leave(tx: &mut Tx<'_>, id: BatchId, cost: Usd) -> Result<Option<FileId>, Stor
 }
 
 /// Whether an unfinished batch other than `except` reads `file`.
-pub(super) fn is_read(tree: &sled::Tree, file: FileId, except: Option<BatchId>) -> Result<bool, StoreError> {
+pub(super) fn is_read(tree: &Tree, file: FileId, except: Option<BatchId>) -> Result<bool, StoreError> {
     for entry in tree.scan_prefix(format::ACTIVE) {
         let (key, input) = entry?;
         let by_another = format::trailing_id(&key).map(BatchId::from_u128) != except;

@@ -65,7 +65,7 @@ impl Store {
         let store = self.clone();
         let catalogs = blocking(move || {
             let mut found: Vec<(u64, Vec<u8>)> = Vec::new();
-            for entry in store.tree().scan_prefix(format::CATALOGS) {
+            for entry in store.inner.tree.scan_prefix(format::CATALOGS) {
                 let (key, part) = entry?;
                 let Some(version) = format::catalog_version(&key) else { continue };
                 match found.last_mut().filter(|(last, _)| *last == version) {
@@ -93,7 +93,7 @@ impl Store {
         let store = self.clone();
         blocking(move || {
             let mut packed = Vec::new();
-            for entry in store.tree().scan_prefix(format::catalog_files(version)) {
+            for entry in store.inner.tree.scan_prefix(format::catalog_files(version)) {
                 packed.extend_from_slice(&entry?.1);
             }
             if packed.is_empty() {

@@ -8,19 +8,20 @@
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+use rustix::fs::FileType;
 use tokio::sync::mpsc::WeakSender;
 use tokio::time::Instant;
 
 use super::StoreError;
 use super::backup::Answer;
 use super::copier::{Job, Mirror, remove};
-use super::open::folder;
+use super::dir::{DataFile, Folder, database, generation as generation_of};
 use super::sum::Sum;
 use super::writer::{Op, Writer};
 use super::writes::Writes;
@@ -87,20 +88,20 @@ impl Space {
 pub(super) struct Compaction {
     pub when: Compact,
     pub space: Arc<Space>,
-    dir: PathBuf,
+    root: Folder,
     /// Bytes of the log after the last one.
     after_last: u64,
     not_before: Option<Instant>,
 }
 
 impl Compaction {
-    pub fn new(when: Compact, dir: &Path) -> Self {
-        Self { when, space: Arc::default(), dir: dir.to_owned(), after_last: 0, not_before: None }
+    pub fn new(when: Compact, root: &Folder) -> Self {
+        Self { when, space: Arc::default(), root: root.clone(), after_last: 0, not_before: None }
     }
 
     /// Whether it is time, with the log as it is.
-    pub fn is_due(&self, log: &std::fs::File, sum: &Sum) -> bool {
-        let Ok(bytes) = log.metadata().map(|log| log.len()) else { return false };
+    pub fn is_due(&self, log: &DataFile, sum: &Sum) -> bool {
+        let Ok(bytes) = log.bytes() else { return false };
         self.space.log.store(bytes, Ordering::Relaxed);
         self.space.used.store(sum.bytes, Ordering::Relaxed);
         let is_due = bytes >= self.when.from_bytes
@@ -110,8 +111,7 @@ impl Compaction {
     }
 
     fn has_room(&self, sum: &Sum) -> bool {
-        let free = rustix::fs::statvfs(&self.dir).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-        free.is_ok_and(|free| free >= sum.bytes.saturating_mul(ROOM).saturating_add(self.when.min_free_bytes))
+        self.root.free_bytes().is_ok_and(|free| free >= sum.bytes.saturating_mul(ROOM).saturating_add(self.when.min_free_bytes))
     }
 
     pub fn began(&self, sum: &Sum) {
@@ -142,7 +142,7 @@ pub(super) struct Copies {
     pub wanted: Option<SyncSender<Answer>>,
     pub compaction: Compaction,
     pub queue: WeakSender<Op>,
-    pub dir: PathBuf,
+    pub root: Folder,
     /// Which database is the current one.
     pub generation: u64,
     pub cache_bytes: u64,
@@ -189,20 +189,21 @@ impl Writer {
             return;
         }
         copies.compaction.began(&self.sum);
-        let old = copies.dir.join(folder(copies.generation));
+        let (root, old) = (copies.root.clone(), copies.generation);
         let job = Job {
-            source: self.tree.clone(),
-            folder: copies.dir.join(folder(copies.generation + 1)),
+            source: self.tree.sled(),
+            root: root.clone(),
+            name: database(copies.generation + 1),
             cache_bytes: copies.cache_bytes,
             sum: self.sum,
             queue: copies.queue.clone(),
-            then: Box::new(move || retire(&old)),
+            then: Box::new(move || retire(&root, old)),
         };
         copies.start(job);
     }
 
     /// Begins a copy for a backup, unless there is another copy in the making.
-    pub(super) fn copy_to(&mut self, folder: PathBuf, answer: SyncSender<Answer>) {
+    pub(super) fn copy_to(&mut self, (root, name): (Folder, String), answer: SyncSender<Answer>) {
         let copies = &mut self.copies;
         if copies.mirror.is_some() {
             // Whoever asked may have gone.
@@ -211,8 +212,9 @@ impl Writer {
         }
         copies.wanted = Some(answer);
         copies.start(Job {
-            source: self.tree.clone(),
-            folder,
+            source: self.tree.sled(),
+            root,
+            name,
             cache_bytes: copies.cache_bytes,
             sum: self.sum,
             queue: copies.queue.clone(),
@@ -237,19 +239,20 @@ impl Writer {
         }
         self.mark.switch(self.copies.generation + 1, &self.sum)?;
         self.copies.generation += 1;
-        self.copies.compaction.ended(copy.log.metadata().ok().map(|log| log.len()));
-        self.current.store(Arc::new(copy.tree.clone()));
-        (self.tree, self.log) = (copy.tree, copy.log);
+        self.copies.compaction.ended(copy.log.bytes().ok());
+        self.tree.replace(copy.tree);
+        self.log = copy.log;
         mirror.taken();
         Ok(())
     }
 }
 
 /// Removes a database that is no longer the current one. Whoever still reads it can go on.
-fn retire(old: &Path) {
-    remove(old);
-    if old.file_name().is_some_and(|name| name == folder(0).as_str())
-        && let Err(error) = leave_note(old)
+fn retire(root: &Folder, generation: u64) {
+    let name = database(generation);
+    remove(root, &name);
+    if generation == 0
+        && let Err(error) = leave_note(root, &name)
     {
         tracing::warn!(%error, "no note could be left where the store was");
     }
@@ -258,25 +261,18 @@ fn retire(old: &Path) {
 /// What stands where the first database was, so that a batchd that knows no others does not begin a new one there.
 const NOTE: &str = "The store has moved to a folder beside this file; `mark` says to which. Older versions of batchd cannot open it.\n";
 
-fn leave_note(at: &Path) -> std::io::Result<()> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut note = std::fs::File::options().write(true).create_new(true).mode(0o600).open(at)?;
-    note.write_all(NOTE.as_bytes())
+fn leave_note(root: &Folder, name: &str) -> Result<(), StoreError> {
+    let written = root.create(name)?.write_all(NOTE.as_bytes());
+    written.map_err(|error| StoreError::io("writing", &root.path_of(name), &error))
 }
 
 /// Removes databases that a kill has left behind: copies that were not finished, and one that a copy has replaced.
-pub(super) fn remove_others(dir: &Path, generation: u64) -> Result<(), StoreError> {
-    for path in super::open::entries(dir)? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let number = match name.strip_prefix(&folder(0)) {
-            Some("") => Some(0),
-            Some(rest) => rest.strip_prefix('-').and_then(|number| number.parse::<u64>().ok()),
-            None => None,
-        };
-        if number.is_some_and(|number| number != generation && name == folder(number)) && path.is_dir() {
-            tracing::info!(folder = name, "removing a database of the store that is not in use");
-            retire(&path);
+pub(super) fn remove_others(root: &Folder, current: u64) -> Result<(), StoreError> {
+    for entry in root.entries()? {
+        let other = generation_of(&entry.name).filter(|other| *other != current);
+        if let Some(other) = other.filter(|_| entry.kind == FileType::Directory) {
+            tracing::info!(folder = %root.path_of(&entry.name).display(), "removing a database of the store that is not in use");
+            retire(root, other);
         }
     }
     Ok(())

@@ -7,7 +7,6 @@
 //!
 //! Invariant: nothing of the store changes here. A copy that fails, or is given up, is removed.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
@@ -17,8 +16,11 @@ use tokio::sync::mpsc::WeakSender;
 use tokio::time::Instant;
 
 use super::StoreError;
+use super::dir::{DataFile, Folder};
 use super::format::SUM_KEY;
-use super::sum::{Sum, TREE};
+use super::open::{LOG, open_sled};
+use super::sum::Sum;
+use super::tree::Tree;
 use super::writer::Op;
 use super::writes::Writes;
 
@@ -45,7 +47,7 @@ pub(super) enum Change {
 pub(super) struct Copy {
     pub tree: sled::Tree,
     /// sled's log.
-    pub log: std::fs::File,
+    pub log: DataFile,
 }
 
 /// The writer's side of a copier.
@@ -61,8 +63,9 @@ pub(super) struct Mirror {
 /// What to copy, and where.
 pub(super) struct Job {
     pub source: sled::Tree,
-    /// A folder that does not exist, or holds what is left of a copy that was given up.
-    pub folder: PathBuf,
+    /// Where the copy gets a folder, and its name; what is left there of a copy that was given up is removed.
+    pub root: Folder,
+    pub name: String,
     pub cache_bytes: u64,
     /// As it is now; the copy takes over which store it is.
     pub sum: Sum,
@@ -81,11 +84,11 @@ impl Mirror {
         let (changes, receiver) = sync_channel(WAITING);
         let given_up = Arc::new(AtomicBool::new(false));
         let until = given_up.clone();
-        let folder = job.folder.clone();
+        let (root, name) = (job.root.clone(), job.name.clone());
         let work = move || {
             if let Err(reason) = copy(job, &receiver, &until) {
-                tracing::warn!(folder = %folder.display(), %reason, "a copy of the store was given up");
-                remove(&folder);
+                tracing::warn!(folder = %root.path_of(&name).display(), %reason, "a copy of the store was given up");
+                remove(&root, &name);
             }
         };
         let thread = std::thread::Builder::new().name("store-copier".into()).spawn(work);
@@ -151,9 +154,10 @@ impl From<sled::Error> for GivenUp {
 fn copy(job: Job, changes: &Receiver<Change>, given_up: &AtomicBool) -> Result<(), GivenUp> {
     // The threads that serve come first. Where the system refuses, the pauses remain.
     let _ = rustix::process::setpriority_process(None, 10);
-    remove(&job.folder);
-    super::open::create(&job.folder)?;
-    let tree = super::open::open_sled(&job.folder, job.cache_bytes)?.open_tree(TREE)?;
+    remove(&job.root, &job.name);
+    let folder = job.root.folder(&job.name)?;
+    // What becomes of the copy is no matter of the store's.
+    let tree = Tree::new(open_sled(&folder, job.cache_bytes)?, Default::default(), Default::default());
     let mut copying = Copying { sum: Sum { writes: 0, entries: 0, bytes: 0, sum: 0, ..job.sum }, tree, unflushed: 0 };
     let mut from = Some(Vec::new());
     while let Some(start) = from {
@@ -166,7 +170,7 @@ fn copy(job: Job, changes: &Receiver<Change>, given_up: &AtomicBool) -> Result<(
         }
         std::thread::sleep(pause);
     }
-    let Job { source, folder, queue, then, .. } = job;
+    let Job { source, root, queue, then, .. } = job;
     drop(source);
     let queue = queue.upgrade().ok_or(GivenUp::Closed)?;
     queue.blocking_send(Op::Copied).map_err(|_| GivenUp::Closed)?;
@@ -175,7 +179,7 @@ fn copy(job: Job, changes: &Receiver<Change>, given_up: &AtomicBool) -> Result<(
         match changes.recv().map_err(|_| GivenUp::Closed)? {
             Change::Group(group) => copying.apply(group)?,
             Change::Last(sum, answer) => {
-                let finished = copying.finish(&sum, &folder)?;
+                let finished = copying.finish(&sum, &root, &folder)?;
                 // The writer may have gone meanwhile; then nobody takes the copy.
                 let _ = answer.send(finished);
             }
@@ -189,7 +193,7 @@ fn copy(job: Job, changes: &Receiver<Change>, given_up: &AtomicBool) -> Result<(
 
 /// The copy in the making.
 struct Copying {
-    tree: sled::Tree,
+    tree: Tree,
     sum: Sum,
     unflushed: usize,
 }
@@ -237,31 +241,23 @@ impl Copying {
     }
 
     /// Makes the copy durable, once it is known to be equal.
-    fn finish(&mut self, sum: &Sum, folder: &Path) -> Result<Copy, GivenUp> {
+    fn finish(&mut self, sum: &Sum, root: &Folder, folder: &Folder) -> Result<Copy, GivenUp> {
         if (self.sum.entries, self.sum.bytes, self.sum.sum) != (sum.entries, sum.bytes, sum.sum) {
             return Err(GivenUp::Differs(self.sum.entries, sum.entries));
         }
-        self.tree.insert(SUM_KEY, sum.encode()?)?;
+        self.tree.sled().insert(SUM_KEY, sum.encode()?)?;
         self.tree.flush()?;
-        let path = folder.join("db");
-        let sync = || {
-            let log = std::fs::File::open(&path)?;
-            log.sync_all()?;
-            std::fs::File::open(folder)?.sync_all()?;
-            std::fs::File::open(folder.parent().unwrap_or(folder))?.sync_all()?;
-            Ok(log)
-        };
-        let log = sync().map_err(|error: std::io::Error| StoreError::io("flushing", &path, &error))?;
-        Ok(Copy { tree: self.tree.clone(), log })
+        let log = folder.open(LOG)?;
+        log.sync_all().map_err(|error| StoreError::io("flushing", &folder.path_of(LOG), &error))?;
+        folder.sync()?;
+        root.sync()?;
+        Ok(Copy { tree: self.tree.sled(), log })
     }
 }
 
 /// Removes what is left of a database that nobody uses.
-pub(super) fn remove(folder: &Path) {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(folder = %folder.display(), %error, "an unused copy of the store cannot be removed");
-        }
-        _ => {}
+pub(super) fn remove(root: &Folder, name: &str) {
+    if let Err(error) = root.remove_tree(name) {
+        tracing::warn!(folder = %root.path_of(name).display(), %error, "an unused copy of the store cannot be removed");
     }
 }

@@ -47,7 +47,7 @@ impl Store {
     /// # Errors
     /// When the store has failed.
     pub async fn notices(&self, most: usize) -> Result<Vec<BatchId>, StoreError> {
-        let keys = self.tree().scan_prefix(format::NOTICES).keys().take(most);
+        let keys = self.inner.tree.scan_prefix(format::NOTICES).keys().take(most);
         let found = keys.map(|key| Ok(format::trailing_id(&key?).map(BatchId::from_u128))).collect::<Result<Vec<_>, StoreError>>()?;
         self.shown().await?;
         Ok(found.into_iter().flatten().collect())
@@ -90,7 +90,7 @@ impl Store {
             let mut due = Vec::new();
             let (middle, end) = (format::deliveries_of(first), format::behind(format::DELIVERIES_DUE));
             for (mut from, to) in [(middle.clone(), end), (format::DELIVERIES_DUE.to_vec(), middle)] {
-                while let Some(key) = store.tree().range(from..to.clone()).keys().next().transpose()? {
+                while let Some(key) = store.inner.tree.range(from..to.clone()).keys().next().transpose()? {
                     let Some(org) = format::org_of_delivery(&key) else { break };
                     store.due_of(org, now, look, &mut choose, &mut due)?;
                     from = format::deliveries_end(org, u64::MAX);
@@ -112,7 +112,7 @@ impl Store {
         due: &mut Vec<Due>,
     ) -> Result<(), StoreError> {
         let range = format::deliveries_of(org)..format::deliveries_end(org, seconds(now));
-        for entry in self.tree().range(range).take(look) {
+        for entry in self.inner.tree.range(range).take(look) {
             let (key, host) = entry?;
             let Some(id) = format::trailing_id(&key).map(EventId::from_u128) else { continue };
             match choose(id, Route { host: format::trailing_id(&host).unwrap_or_default(), org }) {
@@ -146,7 +146,7 @@ impl Store {
     }
 
     fn read_delivery(&self, id: EventId) -> Result<Option<Delivery>, StoreError> {
-        let Some(bytes) = read_packed::<DeliveryRecord>(&self.tree(), &format::delivery(id))? else { return Ok(None) };
+        let Some(bytes) = read_packed::<DeliveryRecord>(&self.inner.tree, &format::delivery(id))? else { return Ok(None) };
         let packed = Packed::open::<DeliveryRecord>(&bytes)?;
         let record = packed.with_body::<DeliveryRecord, _>(|body| DeliveryRecord::read(packed.version, body))?;
         Ok(Some(Delivery::try_from(record)?))

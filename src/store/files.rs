@@ -4,9 +4,10 @@
 //! when the last such batch ends, as unlinking an open file does.
 
 use super::batches::{file_in, is_read, seconds};
+use super::dir::{DataFile, content_name};
 use super::format::{self, ExpiryKind};
 use super::record::{self, file::FileRecord};
-use super::spool::{Sealed, sync_folder};
+use super::spool::Sealed;
 use super::writer::Tx;
 use super::{Listing, Store, StoreError};
 use crate::domain::file::{File, FileSource, Purpose};
@@ -79,8 +80,8 @@ impl Store {
     /// When the disk is full or fails, or the store has failed.
     pub async fn add_file(&self, new: NewFile, content: Sealed) -> Result<File, StoreError> {
         let file = new.into_file(&content);
-        let target = self.path_of(super::open::FILES, file.id.as_u128());
-        super::blocking(move || content.move_to(&target)).await?;
+        let (folder, name) = (self.inner.dir.files().clone(), content_name(file.id.as_u128()));
+        super::blocking(move || content.move_to(&folder, &name)).await?;
         let record = file.clone();
         self.commit(move |tx| put_file(tx, &record)).await?;
         Ok(file)
@@ -91,7 +92,7 @@ impl Store {
     /// # Errors
     /// When the store has failed or the record is damaged.
     pub async fn file(&self, id: FileId, now: Timestamp) -> Result<Option<File>, StoreError> {
-        let found = self.tree().get(format::file(id))?;
+        let found = self.inner.tree.get(format::file(id))?;
         let found = found.map(|bytes| decode(&bytes)).transpose()?;
         self.shown().await?;
         Ok(found.filter(|file| file.expires_at.is_none_or(|at| now < at)))
@@ -102,7 +103,7 @@ impl Store {
     /// # Errors
     /// When the store has failed or the record is damaged.
     pub fn attachment(&self, id: FileId, now: Timestamp) -> Result<Option<File>, StoreError> {
-        let found = self.tree().get(format::file(id))?.map(|bytes| decode(&bytes)).transpose()?;
+        let found = self.inner.tree.get(format::file(id))?.map(|bytes| decode(&bytes)).transpose()?;
         Ok(found.filter(|file| file.expires_at.is_none_or(|at| now < at) && matches!(file.source, FileSource::Uploaded { .. })))
     }
 
@@ -126,7 +127,7 @@ impl Store {
         };
         let mut listing = Listing { items: Vec::new(), has_more: false };
         for id in ids {
-            let Some(bytes) = self.tree().get(format::file(FileId::from_u128(id?)))? else { continue };
+            let Some(bytes) = self.inner.tree.get(format::file(FileId::from_u128(id?)))? else { continue };
             let file = decode(&bytes)?;
             let expired = file.expires_at.is_some_and(|at| at <= query.now);
             if expired || file.org != query.org || query.purpose.is_some_and(|purpose| purpose != file.purpose) {
@@ -179,21 +180,17 @@ impl Store {
     ///
     /// # Errors
     /// When it is gone or cannot be read.
-    pub fn open_content(&self, id: FileId) -> Result<std::fs::File, StoreError> {
-        let path = self.path_of(super::open::FILES, id.as_u128());
-        std::fs::File::open(&path).map_err(|e| StoreError::io("opening", &path, &e))
+    pub fn open_content(&self, id: FileId) -> Result<DataFile, StoreError> {
+        self.inner.dir.files().open(content_name(id.as_u128()))
     }
 
     /// Removes the content of a file whose record is gone.
     pub(super) async fn remove_content(&self, file: Option<FileId>) -> Result<(), StoreError> {
         let Some(id) = file else { return Ok(()) };
-        let path = self.path_of(super::open::FILES, id.as_u128());
-        if self.inner.removals.is_to_wait(&path) {
-            return Ok(());
-        }
+        let (folder, removals) = (self.inner.dir.files().clone(), self.inner.removals.clone());
         super::blocking(move || {
-            std::fs::remove_file(&path).map_err(|e| StoreError::io("removing", &path, &e))?;
-            path.parent().map_or(Ok(()), sync_folder)
+            removals.remove(&folder, id.as_u128())?;
+            folder.sync()
         })
         .await
     }

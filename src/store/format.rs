@@ -83,11 +83,12 @@ fn key<const N: usize>(kind: u8, parts: [&[u8]; N]) -> Vec<u8> {
 pub const FORMAT_KEY: &[u8] = b"Mformat";
 pub const SUM_KEY: &[u8] = b"Msum";
 pub const FILES: &[u8] = b"F";
+pub const UPLOAD_PARTS: &[u8] = b"P";
 pub const BATCHES: &[u8] = b"B";
 pub const ACTIVE: &[u8] = b"A";
 pub const EXPIRY: &[u8] = b"X";
 pub const DELETED: &[u8] = b"D";
-pub const PARTS: &[u8] = b"P";
+
 pub const UNSEEN: &[u8] = b"G";
 
 pub const CATALOGS: &[u8] = b"C\x01";

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use super::format;
 use super::record::hold::HoldRecord;
 use super::record::{self};
+use super::tree::Tree;
 use super::{Store, StoreError};
 use crate::domain::lane::{Hold, LaneHold, LaneSelector};
 use crate::domain::time::Timestamp;
@@ -56,12 +57,12 @@ impl Store {
     }
 
     pub(super) fn revive_holds(&self) -> Result<(), StoreError> {
-        self.inner.holds.store(Arc::new(read(&self.tree())?));
+        self.inner.holds.store(Arc::new(read(&self.inner.tree)?));
         Ok(())
     }
 }
 
-fn read(tree: &sled::Tree) -> Result<Vec<LaneHold>, StoreError> {
-    let entries = tree.scan_prefix(format::HOLDS).values();
-    entries.map(|bytes| Ok(record::decode::<HoldRecord>(&bytes?)?.try_into()?)).collect()
+fn read(tree: &Tree) -> Result<Vec<LaneHold>, StoreError> {
+    let entries = tree.scan_prefix(format::HOLDS);
+    entries.map(|entry| Ok(record::decode::<HoldRecord>(&entry?.1)?.try_into()?)).collect()
 }

@@ -65,7 +65,7 @@ impl Store {
     }
 
     fn read<T: Record>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
-        Ok(self.tree().get(key)?.map(|bytes| record::decode::<T>(&bytes)).transpose()?)
+        Ok(self.inner.tree.get(key)?.map(|bytes| record::decode::<T>(&bytes)).transpose()?)
     }
 }
 

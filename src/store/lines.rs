@@ -190,7 +190,7 @@ impl Lines {
             offset -= line;
             row = wanted + 1;
         }
-        Err(StoreError::Broken(format!("results of {} are shorter than they count", self.batch)))
+        Err(RecordError::damaged::<ResultRecord>(format!("results of {} are shorter than they count", self.batch)).into())
     }
 
     /// Takes the next rows off, as a reader of their own: a page of small lines, or about [`PART`] bytes
@@ -260,7 +260,7 @@ impl Lines {
                 let page = self.pages.get(number as usize);
                 // All rows of a run belong to the same part.
                 let wanted = |first: u32| page.is_some_and(|page| page.includes(first % ROWS_PER_PAGE, self.part));
-                Runs::read(&self.store.tree(), self.batch, row..end, wanted)?
+                Runs::read(&self.store.inner.tree, self.batch, row..end, wanted)?
             }
         };
         Ok(self.runs.insert(runs))
@@ -332,7 +332,8 @@ impl Lines {
         let exact = matches!(form, Form::Plain);
         if exact && length != counted as usize {
             let batch = self.batch;
-            return Err(StoreError::Broken(format!("the line of row {row} of {batch} is {length} bytes long and counts as {counted}")));
+            let reason = format!("the line of row {row} of {batch} is {length} bytes long and counts as {counted}");
+            return Err(RecordError::damaged::<ResultRecord>(reason).into());
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ mod chunks;
 mod compaction;
 mod copier;
 mod deliveries;
+mod dir;
 mod files;
 mod format;
 mod holds;
@@ -27,6 +28,7 @@ mod image;
 mod ledger;
 mod lines;
 mod live;
+mod lost;
 mod mark;
 mod migrate;
 mod observed;
@@ -47,12 +49,12 @@ mod sweep;
 mod tellings;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod uploads;
 mod verify;
 mod writer;
 mod writes;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::mpsc::error::TrySendError;
@@ -64,6 +66,9 @@ pub use batches::{BatchQuery, CreateOutcome, End, Idempotency};
 pub use catalog::{CATALOGS_KEPT, StoredCatalog};
 pub use compaction::{Compact, Space};
 pub use deliveries::{Choice, Due};
+#[cfg(test)]
+pub use dir::{Act, Faults};
+pub use dir::{DataFile, RUNS, discard};
 pub use files::{Deletion, FileQuery, NewFile, Order};
 pub use format::ROWS_PER_PAGE;
 pub use holds::{HoldOutcome, MAX_HOLDS};
@@ -84,6 +89,7 @@ pub use uploads::{CompleteError, PartError};
 pub use verify::Refusal;
 
 use live::Lives;
+use tree::Tree;
 use writer::{Op, Tx};
 
 /// Why the store could not do what it was asked.
@@ -93,6 +99,9 @@ pub enum StoreError {
     /// accepted; a restart recovers all that was acknowledged.
     #[error("the store has failed and must be restarted: {0}")]
     Broken(String),
+    /// One operation went wrong in a way that nobody foresaw; all others are not concerned.
+    #[error("{0}")]
+    Unexpected(String),
     /// The store is being closed.
     #[error("the store is closed")]
     Closed,
@@ -149,11 +158,12 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Inner {
-    dir: PathBuf,
-    tree: Arc<arc_swap::ArcSwap<sled::Tree>>,
+    dir: dir::DataDir,
+    tree: Tree,
     space: Arc<Space>,
     removals: removals::Removals,
     lives: Lives,
+    lost: lost::LostFound,
     holds: Arc<arc_swap::ArcSwap<Vec<crate::domain::lane::LaneHold>>>,
     queue: mpsc::Sender<Op>,
     /// Metadata commits that have begun and those that are durable; see [`Store::shown`].
@@ -166,8 +176,6 @@ struct Inner {
     broken: CancellationToken,
     writer: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
     seal: Seal,
-    /// Held for as long as the store is open; a second process cannot get it.
-    _lock: std::fs::File,
     #[cfg(test)]
     recorded: Arc<std::sync::atomic::AtomicU64>,
     #[cfg(test)]
@@ -180,7 +188,18 @@ impl Store {
     /// # Errors
     /// When another process has it, it was written by a newer version, or it cannot be read.
     pub fn open(options: Options) -> Result<(Self, Recovered), OpenError> {
-        open::open(options)
+        let dir = dir::Locked::take(&options.dir)?;
+        open::open(dir, &options)
+    }
+
+    /// [`Self::open`], where operations on the data directory fail as told, but for those that are sled's.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    #[cfg(test)]
+    pub fn open_with(options: &Options, faults: &Faults) -> Result<(Self, Recovered), OpenError> {
+        let dir = dir::Locked::take_with(&options.dir, faults)?;
+        open::open(dir, options)
     }
 
     /// The daemon's own key.
@@ -260,11 +279,6 @@ impl Store {
         self.inner.commits.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// The tree that holds everything. Not to be kept: a compaction puts another one in its place.
-    fn tree(&self) -> sled::Tree {
-        sled::Tree::clone(&self.inner.tree.load())
-    }
-
     /// How large the store is.
     pub fn space(&self) -> &Space {
         &self.inner.space
@@ -273,13 +287,13 @@ impl Store {
     /// The ids behind the keys that are `list` and an id, only those beyond `after`.
     fn ids(&self, list: &[u8], after: Option<u128>) -> impl Iterator<Item = Result<u128, StoreError>> + use<> {
         let from = after.map_or_else(|| list.to_vec(), |id| [list, &id.to_be_bytes(), &[0]].concat());
-        self.tree().range(from..format::behind(list)).keys().map(id_of)
+        self.inner.tree.range(from..format::behind(list)).keys().map(id_of)
     }
 
     /// The same from the last to the first, only those before `after`.
     fn ids_backwards(&self, list: &[u8], after: Option<u128>) -> impl Iterator<Item = Result<u128, StoreError>> + use<> {
         let end = after.map_or_else(|| format::behind(list), |id| [list, &id.to_be_bytes()].concat());
-        self.tree().range(list.to_vec()..end).rev().map(|entry| id_of(entry.map(|(key, _)| key)))
+        self.inner.tree.range(list.to_vec()..end).rev().map(|entry| id_of(entry.map(|(key, _)| key)))
     }
 
     /// Waits until all that the caller may have just read is durable. Every read of metadata ends
@@ -301,9 +315,7 @@ impl Store {
     /// # Errors
     /// When the file system does not say.
     pub fn free_bytes(&self) -> Result<u64, StoreError> {
-        let stat = rustix::fs::statvfs(&self.inner.dir)
-            .map_err(|errno| StoreError::io("asking for free space of", &self.inner.dir, &errno.into()))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        self.inner.dir.root().free_bytes()
     }
 
     /// Waits until everything handed in is durable, then stops the writer. Blocks.
@@ -317,22 +329,18 @@ impl Store {
             tracing::error!("the store's writer ended with a panic");
         }
     }
-
-    fn path_of(&self, folder: &str, name: u128) -> PathBuf {
-        self.inner.dir.join(folder).join(format!("{name:032x}"))
-    }
 }
 
 /// The id that ends the key of an entry.
-fn id_of(key: sled::Result<sled::IVec>) -> Result<u128, StoreError> {
-    format::trailing_id(&key?).ok_or_else(|| StoreError::Broken("a key of a list has no id".into()))
+fn id_of(key: Result<sled::IVec, StoreError>) -> Result<u128, StoreError> {
+    format::trailing_id(&key?).ok_or_else(|| StoreError::Unexpected("a key of a list has no id".into()))
 }
 
 /// Runs blocking work on the store off the async threads; a panic in it is an error of that work. The
 /// work begins at once, whether or not anybody waits for it yet.
 ///
 /// # Errors
-/// Those of the work, and [`StoreError::Broken`] for a panic.
+/// Those of the work, and [`StoreError::Unexpected`] for a panic.
 pub fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> impl Future<Output = Result<T, StoreError>> + Send + 'static {
@@ -340,7 +348,7 @@ pub fn blocking<T: Send + 'static>(
     async move {
         working.await.unwrap_or_else(|error| {
             tracing::error!(%error, "a store operation panicked");
-            Err(StoreError::Broken("an operation ended unexpectedly".into()))
+            Err(StoreError::Unexpected("an operation ended unexpectedly".into()))
         })
     }
 }

@@ -29,7 +29,7 @@ impl Store {
     /// # Errors
     /// When the store has failed or the record is damaged.
     pub fn observed(&self, provider: &str, upstream: &str, endpoint: Endpoint) -> Result<Observed, StoreError> {
-        let found = self.tree().get(key(provider, upstream, endpoint))?;
+        let found = self.inner.tree.get(key(provider, upstream, endpoint))?;
         Ok(found.map(|bytes| record::decode::<ObservedRecord>(&bytes)).transpose()?.map(Observed::from).unwrap_or_default())
     }
 }

@@ -69,7 +69,7 @@ impl Store {
     /// # Errors
     /// When the store has failed or the record is damaged.
     pub async fn org(&self, id: OrgId) -> Result<Option<Organisation>, StoreError> {
-        let found = self.tree().get(format::org(id))?;
+        let found = self.inner.tree.get(format::org(id))?;
         let found = found.map(|bytes| decode_org(&bytes)).transpose()?;
         self.shown().await?;
         Ok(found.or_else(|| operator(id)))
@@ -81,7 +81,7 @@ impl Store {
     /// When the store has failed or a record is damaged.
     pub async fn orgs(&self) -> Result<Vec<Organisation>, StoreError> {
         let store = self.clone();
-        let all = super::blocking(move || store.tree().scan_prefix(format::ORGS).map(|entry| decode_org(&entry?.1)).collect());
+        let all = super::blocking(move || store.inner.tree.scan_prefix(format::ORGS).map(|entry| decode_org(&entry?.1)).collect());
         let all = all.await?;
         self.shown().await?;
         Ok(all)
@@ -121,7 +121,7 @@ impl Store {
     /// # Errors
     /// When the store has failed or the record is damaged.
     pub fn key(&self, digest: &[u8; 32]) -> Result<Option<ApiKey>, StoreError> {
-        let found = self.tree().get(format::key_at(digest))?;
+        let found = self.inner.tree.get(format::key_at(digest))?;
         found.map(|bytes| decode_key(&bytes)).transpose()
     }
 
@@ -131,9 +131,9 @@ impl Store {
     /// When the store has failed or a record is damaged.
     pub async fn keys(&self, org: OrgId) -> Result<Vec<ApiKey>, StoreError> {
         let mut keys = Vec::new();
-        for entry in self.tree().scan_prefix(format::keys_of(org)) {
+        for entry in self.inner.tree.scan_prefix(format::keys_of(org)) {
             let digest = entry?.1;
-            keys.extend(self.tree().get(format::key_at(&digest))?.map(|bytes| decode_key(&bytes)).transpose()?);
+            keys.extend(self.inner.tree.get(format::key_at(&digest))?.map(|bytes| decode_key(&bytes)).transpose()?);
         }
         self.shown().await?;
         Ok(keys)
@@ -144,7 +144,7 @@ impl Store {
     /// # Errors
     /// When the store has failed.
     pub fn org_of_key(&self, id: KeyId) -> Result<Option<OrgId>, StoreError> {
-        let owner = self.tree().get(format::owner_of_key(id))?;
+        let owner = self.inner.tree.get(format::owner_of_key(id))?;
         Ok(owner.as_deref().and_then(format::trailing_id).map(OrgId::from_u128))
     }
 

@@ -40,12 +40,12 @@ impl Store {
     pub async fn quote(&self, id: QuoteId) -> Result<Option<KeptQuote>, StoreError> {
         let store = self.clone();
         let quote = blocking(move || {
-            let Some(bytes) = read_packed::<QuoteRecord>(&store.tree(), &format::quote(id))? else { return Ok(None) };
+            let Some(bytes) = read_packed::<QuoteRecord>(&store.inner.tree, &format::quote(id))? else { return Ok(None) };
             let record: QuoteRecord = match Packed::open::<QuoteRecord>(&bytes)?.with_body::<QuoteRecord, _>(decode_body) {
                 Err(RecordError::Version { found: 1, .. }) => return Ok(None),
                 other => other?,
             };
-            let used = store.tree().get(format::used_quote(id))?;
+            let used = store.inner.tree.get(format::used_quote(id))?;
             let batch = used.as_deref().and_then(format::trailing_id).map(BatchId::from_u128);
             Ok(Some(KeptQuote { quote: Quote::try_from(record)?, batch }))
         })

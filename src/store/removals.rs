@@ -1,7 +1,9 @@
 //! Contents that are to be removed, but not while a backup copies them.
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::StoreError;
+use super::dir::{Folder, content_name};
 
 /// Where removals wait.
 #[derive(Debug, Clone, Default)]
@@ -11,7 +13,7 @@ pub(super) struct Removals(Arc<Mutex<Waiting>>);
 struct Waiting {
     /// Backups that copy at the moment.
     backups: usize,
-    paths: Vec<PathBuf>,
+    contents: Vec<(Folder, u128)>,
 }
 
 /// Nothing is removed for as long as this lives.
@@ -29,13 +31,18 @@ impl Removals {
         Kept(self.clone())
     }
 
-    /// Whether this one waits; if not, the caller removes it.
-    pub fn is_to_wait(&self, path: &Path) -> bool {
+    /// Removes content from a folder, or remembers to do so. Not durable before the folder is synced. Blocks.
+    ///
+    /// # Errors
+    /// When it is not there, or the disk fails.
+    pub fn remove(&self, folder: &Folder, id: u128) -> Result<(), StoreError> {
         let mut waiting = self.lock();
         if waiting.backups > 0 {
-            waiting.paths.push(path.to_owned());
+            waiting.contents.push((folder.clone(), id));
+            return Ok(());
         }
-        waiting.backups > 0
+        drop(waiting);
+        folder.remove(content_name(id))
     }
 }
 
@@ -46,9 +53,9 @@ impl Drop for Kept {
         if waiting.backups > 0 {
             return;
         }
-        for path in std::mem::take(&mut waiting.paths) {
-            if let Err(error) = std::fs::remove_file(&path) {
-                tracing::warn!(path = %path.display(), %error, "content that was deleted during a backup could not be removed");
+        for (folder, id) in std::mem::take(&mut waiting.contents) {
+            if let Err(error) = folder.remove(content_name(id)) {
+                tracing::warn!(%error, "content that was deleted during a backup could not be removed");
             }
         }
     }

@@ -1,5 +1,5 @@
-//! What goes away by itself: expired files and uploads, forgotten idempotency keys and quotes, and results
-//! that no file shows any more.
+//! What goes away by itself: expired files and uploads, forgotten idempotency keys and quotes, results that
+//! no file shows any more, and what has been in `lost+found/` for long.
 
 use super::format::{self, ExpiryKind};
 use super::{Store, StoreError};
@@ -21,11 +21,13 @@ impl Store {
         let mut from = format::EXPIRY.to_vec();
         let mut gone = 0;
         loop {
-            let due: Vec<_> = self.tree().range(from..end.clone()).keys().take(STEP).collect::<Result<_, _>>()?;
+            let due: Vec<_> = self.inner.tree.range(from..end.clone()).keys().take(STEP).collect::<Result<_, _>>()?;
             for key in &due {
-                if let Err(error) = self.go(key).await {
+                match self.go(key).await {
+                    Ok(()) => {}
+                    Err(error @ (StoreError::Broken(_) | StoreError::Closed)) => return Err(error),
                     // One damaged record must not keep all the others for ever.
-                    tracing::error!(%error, "something that has expired could not be removed");
+                    Err(error) => tracing::error!(%error, "something that has expired could not be removed"),
                 }
             }
             gone += due.len();
@@ -34,7 +36,9 @@ impl Store {
                 None => break,
             }
         }
-        Ok(gone + self.purge_unseen().await?)
+        gone += self.purge_unseen().await?;
+        let store = self.clone();
+        Ok(gone + super::blocking(move || store.sweep_lost(now)).await?)
     }
 
     /// Removes what an expiry entry points at, and then the entry.
@@ -62,7 +66,7 @@ impl Store {
 
     /// Removes the results of ended batches neither of whose files exists any more.
     async fn purge_unseen(&self) -> Result<usize, StoreError> {
-        let marks: Vec<_> = self.tree().scan_prefix(format::UNSEEN).keys().take(STEP).collect::<Result<_, _>>()?;
+        let marks: Vec<_> = self.inner.tree.scan_prefix(format::UNSEEN).keys().take(STEP).collect::<Result<_, _>>()?;
         for batch in marks.iter().filter_map(|mark| format::trailing_id(mark)) {
             self.purge_if_unseen(BatchId::from_u128(batch)).await?;
         }

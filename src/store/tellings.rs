@@ -46,7 +46,7 @@ impl Store {
         let found = blocking(move || {
             let from = after.map_or_else(|| format::WATCHED.to_vec(), |batch| [format::watched(batch), vec![0]].concat());
             let mut found = Vec::new();
-            for key in store.tree().range(from..format::behind(format::WATCHED)).keys().take(most) {
+            for key in store.inner.tree.range(from..format::behind(format::WATCHED)).keys().take(most) {
                 let Some(batch) = format::trailing_id(&key?).map(BatchId::from_u128) else { continue };
                 if let Some((state, progress)) = store.read_progress(batch)? {
                     found.push(Watched { batch, state, progress });
@@ -117,7 +117,7 @@ impl Store {
     /// # Errors
     /// When the store has failed or the record is damaged.
     pub async fn receiver(&self, org: OrgId, id: ReceiverId) -> Result<Option<Receiver>, StoreError> {
-        let found = self.tree().get(format::receiver(org, id))?.map(|bytes| decode(&bytes)).transpose()?;
+        let found = self.inner.tree.get(format::receiver(org, id))?.map(|bytes| decode(&bytes)).transpose()?;
         self.shown().await?;
         Ok(found)
     }
@@ -129,7 +129,7 @@ impl Store {
     pub async fn receivers(&self, org: OrgId) -> Result<Vec<Receiver>, StoreError> {
         let store = self.clone();
         let found = blocking(move || {
-            let entries = store.tree().scan_prefix(format::receivers_of(org)).rev();
+            let entries = store.inner.tree.scan_prefix(format::receivers_of(org)).rev();
             entries.map(|entry| decode(&entry?.1)).collect::<Result<Vec<_>, StoreError>>()
         });
         let found = found.await?;

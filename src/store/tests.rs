@@ -177,7 +177,7 @@ async fn an_ended_batch_has_files_that_go_when_they_expire_and_its_results_with_
     assert_eq!(store.sweep(NOW).await.unwrap(), 0);
     assert_eq!(store.sweep(later).await.unwrap(), 3);
     assert!(store.pages(spec.id).await.unwrap().is_empty());
-    assert_eq!(store.tree().scan_prefix(format::rows_of(spec.id)).count(), 0);
+    assert_eq!(store.inner.tree.scan_prefix(format::rows_of(spec.id)).count(), 0);
     assert_eq!(store.batch(spec.id).await.unwrap().unwrap().progress, progress, "the counts stay");
     close(store).await;
 }
@@ -226,7 +226,7 @@ async fn what_a_dead_process_left_behind_goes() {
     let (store, _) = open(dir.path());
     let kept = add_file(&store, b"kept", None).await;
     close(store).await;
-    std::fs::write(dir.path().join("spool/half"), b"x").unwrap();
+    std::fs::write(dir.path().join(format!("spool/{:032x}", 5)), b"x").unwrap();
     std::fs::write(dir.path().join(format!("files/{:032x}", 5)), b"no record").unwrap();
     std::fs::write(dir.path().join(format!("parts/{:032x}", 5)), b"no record").unwrap();
     std::fs::write(dir.path().join("store/snap.0000000000000001.generating"), b"").unwrap();
@@ -260,7 +260,7 @@ async fn a_directory_in_use_or_from_the_future_is_refused() {
     let options = Options { commit_interval: Duration::ZERO, ..Options::new(dir.path()) };
     let refused = Store::open(options.clone()).unwrap_err().to_string();
     assert!(refused.contains("is in use by another batchd process"), "{refused}");
-    store.tree().insert(format::FORMAT_KEY, &99_u32.to_be_bytes()).unwrap();
+    store.inner.tree.insert(format::FORMAT_KEY, &99_u32.to_be_bytes()).unwrap();
     close(store).await;
     let refused = Store::open(options).unwrap_err().to_string();
     assert!(refused.contains("written by a newer batchd (format 99"), "{refused}");
@@ -351,10 +351,10 @@ async fn what_is_half_removed_is_missing_and_nothing_else() {
     let noise = |row: u32| RowResult { custom_id: (0..2_000).map(|_| fastrand::alphanumeric()).collect(), ..result(spec.id, row, 1) };
     let results: Vec<_> = (0..100).map(noise).collect();
     record(&store, &results).await;
-    let keys = || store.tree().scan_prefix(format::rows_of(spec.id)).keys().map(|key| key.unwrap()).collect::<Vec<_>>();
+    let keys = || store.inner.tree.scan_prefix(format::rows_of(spec.id)).keys().map(|key| key.unwrap()).collect::<Vec<_>>();
     let runs: Vec<_> = keys().into_iter().filter(|key| key[17] == 3).collect();
     let half = runs.iter().position(|key| key.ends_with(&[0, 2])).unwrap();
-    store.tree().remove(&runs[half]).unwrap();
+    store.inner.tree.remove(&runs[half]).unwrap();
     let lost: Vec<_> = results.iter().filter(|result| store.result_of(result.key).unwrap().as_ref() != Some(result)).collect();
     assert!((1..50).contains(&lost.len()), "{}", lost.len());
     assert!(lost.iter().all(|result| store.result_of(result.key).unwrap().is_none()));
@@ -405,7 +405,7 @@ async fn write_fixture() {
             std::fs::write(fixture(migrate::CURRENT).join(name), packed).unwrap();
         }
     }
-    std::fs::copy(dir.path().join(mark::FILE), fixture(migrate::CURRENT).join(mark::FILE)).unwrap();
+    std::fs::copy(dir.path().join(dir::MARK), fixture(migrate::CURRENT).join(dir::MARK)).unwrap();
 }
 
 #[tokio::test]
@@ -419,9 +419,9 @@ async fn every_format_ever_written_opens() {
                 std::fs::write(dir.path().join(folder).join(path.file_stem().unwrap()), unpacked).unwrap();
             }
         }
-        let mark = fixture(format).join(mark::FILE);
+        let mark = fixture(format).join(dir::MARK);
         if mark.exists() {
-            std::fs::copy(mark, dir.path().join(mark::FILE)).unwrap();
+            std::fs::copy(mark, dir.path().join(dir::MARK)).unwrap();
         }
         let (store, recovered) = open(dir.path());
         assert_eq!(recovered.batches.len(), 1);

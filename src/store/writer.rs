@@ -8,19 +8,18 @@
 //! * nothing is acknowledged or published before the flush; after a failure nothing ever is, and
 //!   the daemon is told to stop.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::StoreError;
 use super::backup::Answer;
 use super::compaction::Copies;
+use super::dir::Folder;
 use super::format::{self, Blob, MAX_VALUE};
 use super::live::Lives;
 use super::mark::Mark;
@@ -28,6 +27,7 @@ use super::record::{self, Record, RecordError};
 use super::results::PackedRow;
 use super::row_group::RowGroup;
 use super::sum::Sum;
+use super::tree::Tree;
 use super::writes::Writes;
 use crate::domain::id::BatchId;
 
@@ -49,7 +49,7 @@ pub(super) enum Op {
     Meta(MetaOp),
     /// A copy is wanted, in a folder of its own.
     Backup {
-        folder: PathBuf,
+        place: (Folder, String),
         answer: SyncSender<Answer>,
     },
     /// All entries have been copied; see [`super::copier`].
@@ -60,7 +60,7 @@ pub(super) enum Op {
 /// What follows a group.
 enum Then {
     GoOn,
-    Copy(PathBuf, SyncSender<Answer>),
+    Copy((Folder, String), SyncSender<Answer>),
     TakeCopy,
     Stop,
 }
@@ -86,7 +86,7 @@ type Publish = Box<dyn FnOnce(&Lives) + Send>;
 
 /// One metadata operation: what it reads and what it will write, all or nothing.
 pub(super) struct Tx<'a> {
-    tree: &'a sled::Tree,
+    tree: &'a Tree,
     writes: Writes,
     publish: Vec<Publish>,
     failed: bool,
@@ -94,7 +94,7 @@ pub(super) struct Tx<'a> {
 
 impl Tx<'_> {
     /// The tree as of before this operation.
-    pub fn tree(&self) -> &sled::Tree {
+    pub fn tree(&self) -> &Tree {
         self.tree
     }
 
@@ -124,7 +124,7 @@ impl Tx<'_> {
     pub fn put_chunks(&mut self, prefix: &[u8], bytes: &[u8]) -> Result<(), StoreError> {
         for (number, part) in bytes.chunks(MAX_VALUE).enumerate() {
             let number =
-                u16::try_from(number).map_err(|_| StoreError::Broken(format!("{} bytes are too many for a record", bytes.len())))?;
+                u16::try_from(number).map_err(|_| StoreError::Unexpected(format!("{} bytes are too many for a record", bytes.len())))?;
             self.writes.insert(format::chunk(prefix, number), part);
         }
         Ok(())
@@ -152,9 +152,7 @@ impl Tx<'_> {
 
 /// The writer's side of the channels.
 pub(super) struct Writer {
-    pub tree: sled::Tree,
-    /// What everybody reads; the same, but while a copy takes its place.
-    pub current: Arc<ArcSwap<sled::Tree>>,
+    pub tree: Tree,
     pub copies: Copies,
     pub lives: Lives,
     pub queue: mpsc::Receiver<Op>,
@@ -164,7 +162,7 @@ pub(super) struct Writer {
     pub commits: Arc<AtomicU64>,
     pub broken: CancellationToken,
     /// sled's log.
-    pub log: std::fs::File,
+    pub log: super::dir::DataFile,
     /// The sum over the tree.
     pub sum: Sum,
     /// What was made durable, outside sled.
@@ -200,8 +198,8 @@ impl Writer {
     fn go_on(&mut self, then: Then) -> Result<(), StoreError> {
         match then {
             Then::GoOn | Then::Stop => Ok(()),
-            Then::Copy(folder, answer) => {
-                self.copy_to(folder, answer);
+            Then::Copy(place, answer) => {
+                self.copy_to(place, answer);
                 Ok(())
             }
             Then::TakeCopy => self.take_copy(),
@@ -213,8 +211,8 @@ impl Writer {
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(op) = next {
-            if let Op::Backup { folder, answer } = op {
-                return (group, Then::Copy(folder, answer));
+            if let Op::Backup { place, answer } = op {
+                return (group, Then::Copy(place, answer));
             }
             match &op {
                 Op::Stop => return (group, Then::Stop),

@@ -8,6 +8,7 @@ use super::StoreError;
 use super::format::{self, SUM_KEY};
 use super::record::packed;
 use super::sum::Sum;
+use super::tree::Tree;
 
 /// Keys and what becomes of them: a value, or nothing. The last word on a key counts.
 #[derive(Debug, Default)]
@@ -47,7 +48,7 @@ impl Writes {
     ///
     /// # Errors
     /// When sled fails; the sum is then no longer that of the tree.
-    pub fn apply(self, tree: &sled::Tree, sum: &mut Sum, mut copy: Option<&mut Self>) -> Result<(), StoreError> {
+    pub fn apply(self, tree: &Tree, sum: &mut Sum, mut copy: Option<&mut Self>) -> Result<(), StoreError> {
         if self.0.is_empty() {
             return Ok(());
         }

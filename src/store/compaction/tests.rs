@@ -7,11 +7,15 @@ use crate::domain::batch::{BatchEvent, BatchState, ResultFiles};
 use crate::domain::file::{File, FileSource, Purpose, ResultPart};
 use crate::domain::id::{BatchId, FileId, OrgId};
 use crate::store::tests::{NOW, close, read, record, result, running};
-use crate::store::{Compact, End, Options, Recovered, Store};
+use crate::store::{Act, Compact, End, Faults, Options, Recovered, Store};
+
+fn options(dir: &Path) -> Options {
+    let compact = Compact { from_bytes: 2 << 20, ..Compact::default() };
+    Options { commit_interval: Duration::ZERO, compact, ..Options::new(dir) }
+}
 
 fn open(dir: &Path) -> (Store, Recovered) {
-    let compact = Compact { from_bytes: 2 << 20, ..Compact::default() };
-    Store::open(Options { commit_interval: Duration::ZERO, compact, ..Options::new(dir) }).unwrap()
+    Store::open(options(dir)).unwrap()
 }
 
 /// A batch that has ended, with a file over its results.
@@ -96,9 +100,10 @@ async fn space_comes_back_while_everything_else_goes_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_compaction_that_fails_is_given_up() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, _) = open(dir.path());
-    // No folder can be made there.
-    std::fs::write(dir.path().join("store-1"), b"in the way").unwrap();
+    let faults = Faults::default();
+    let (store, _) = Store::open_with(&options(dir.path()), &faults).unwrap();
+    // No folder can be made for a copy.
+    faults.fail_from(Some(Act::MakeFolder), 0, rustix::io::Errno::NOSPC);
     let mut kept = Vec::new();
     for number in 0..150 {
         let (batch, file, content) = ended(&store, number).await;
