@@ -17,14 +17,14 @@ use crate::domain::batch::{Batch, BatchSpec, BatchState, Fallback, Order};
 use crate::domain::connection::ProviderKind;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{Purpose, ResultPart};
-use crate::domain::id::{BatchId, OrgId};
+use crate::domain::id::{BatchId, FileId, OrgId};
 use crate::domain::lines::{Line, Lines};
 use crate::domain::metadata::Metadata;
 use crate::domain::request::endpoint_of;
 use crate::domain::share::{Control, Owner};
 use crate::domain::text::hex;
 use crate::domain::time::CompletionWindow;
-use crate::store::{CreateOutcome, Idempotency, NewFile, Store, StoreError};
+use crate::store::{CreateOutcome, Idempotency, MadeInput, NewFile, Store, StoreError};
 
 /// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
@@ -151,12 +151,13 @@ impl Job {
         let (store, path) = (core.store.clone(), self.path.clone());
         let spool = tokio::task::spawn_blocking(move || spool(&store, &path)).await.map_err(|_| JobError::Stopped)?;
         let filename = self.path.file_name().map_or_else(|| "input.jsonl".into(), |name| name.to_string_lossy().into_owned());
-        let new = NewFile { filename, purpose: Purpose::Batch, mime: None, org: OrgId::OPERATOR, created_at: now, expires_at: None };
-        let file = core.store.add_file(new, spool?).await?;
+        let file = NewFile { filename, purpose: Purpose::Batch, mime: None, org: OrgId::OPERATOR, created_at: now, expires_at: None };
+        let input = MadeInput { file, content: spool? };
         let spec = BatchSpec {
             id: BatchId::generate(now),
             order: Order::Rows { endpoint: self.endpoint, window: WINDOW.parse().unwrap_or(CompletionWindow::DAY) },
-            input_file: file.id,
+            // That of the file which becomes it.
+            input_file: FileId::from_u128(0),
             created_at: now,
             metadata: Metadata::default(),
             output_expires_after: None,
@@ -166,7 +167,7 @@ impl Job {
             fallback: Fallback::default(),
         };
         let batch = spec.id;
-        match core.store.create_batch(spec, Control::default(), Some(idempotency)).await? {
+        match core.store.create_batch_with(spec, input, Control::default(), Some(idempotency)).await? {
             CreateOutcome::Created => {}
             CreateOutcome::Existing(batch) => return Ok(Submission { batch, resumed: true }),
             CreateOutcome::KeyReused | CreateOutcome::InputGone | CreateOutcome::QuoteUsed(_) | CreateOutcome::NotCovered(_) => {

@@ -9,7 +9,7 @@ use crate::domain::file::{Purpose, ResultPart};
 use crate::domain::id::{BatchId, FileId};
 use crate::domain::share::Control;
 use crate::domain::time::Timestamp;
-use crate::store::{CreateOutcome, NewFile, Sealed, Store, StoreError, blocking};
+use crate::store::{CreateOutcome, MadeInput, NewFile, Sealed, Store, StoreError, blocking};
 
 pub(super) async fn retry(handle: &Handle, id: BatchId, now: Timestamp) -> Result<Batch, RetryError> {
     let store = &handle.store;
@@ -36,12 +36,11 @@ pub(super) async fn retry(handle: &Handle, id: BatchId, now: Timestamp) -> Resul
         created_at: now,
         expires_at: batch.spec.output_expires_after.map(|after| after.from(now)),
     };
-    let file = store.add_file(new, content).await?;
-    let spec = BatchSpec { id: BatchId::generate(now), input_file: file.id, created_at: now, retry_of: Some(id), ..batch.spec };
+    let spec = BatchSpec { id: BatchId::generate(now), created_at: now, retry_of: Some(id), ..batch.spec };
     let created = spec.id;
     // Whoever asks for it wants it to run.
     let control = Control { paused: false, ..batch.control };
-    match store.create_batch(spec, control, None).await? {
+    match store.create_batch_with(spec, MadeInput { file: new, content }, control, None).await? {
         CreateOutcome::Created => {}
         CreateOutcome::InputGone
         | CreateOutcome::Existing(_)

@@ -16,6 +16,7 @@ mod answers;
 mod batches;
 mod catalog;
 mod chunks;
+mod creation;
 mod deliveries;
 mod files;
 mod format;
@@ -50,8 +51,9 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use batches::{BatchQuery, CreateOutcome, End, Idempotency};
+pub use batches::{BatchQuery, End};
 pub use catalog::{CATALOGS_KEPT, StoredCatalog};
+pub use creation::{CreateOutcome, Idempotency, MadeInput};
 pub use deliveries::{Choice, Due};
 pub use files::{Deletion, FileQuery, NewFile, Order};
 pub use format::ROWS_PER_PAGE;

@@ -24,18 +24,18 @@ use crate::domain::share::{Control, Owner};
 use crate::domain::time::{CompletionWindow, Timestamp};
 use crate::domain::usage::Usage;
 
-const NOW: Timestamp = Timestamp::constant(1_790_000_000, 0);
+pub(super) const NOW: Timestamp = Timestamp::constant(1_790_000_000, 0);
 
-fn open(dir: &Path) -> (Store, Recovered) {
+pub(super) fn open(dir: &Path) -> (Store, Recovered) {
     let options = Options { dir: dir.to_path_buf(), cache_bytes: 8 << 20, commit_interval: Duration::from_millis(1) };
     Store::open(options).unwrap()
 }
 
-async fn close(store: Store) {
+pub(super) async fn close(store: Store) {
     tokio::task::spawn_blocking(move || store.close()).await.unwrap();
 }
 
-async fn add_file(store: &Store, content: &[u8], expires_at: Option<Timestamp>) -> crate::domain::file::File {
+pub(super) async fn add_file(store: &Store, content: &[u8], expires_at: Option<Timestamp>) -> crate::domain::file::File {
     let mut spool = store.spool().unwrap();
     spool.write(content).unwrap();
     let new =
@@ -43,7 +43,7 @@ async fn add_file(store: &Store, content: &[u8], expires_at: Option<Timestamp>) 
     store.add_file(new, spool.seal().unwrap()).await.unwrap()
 }
 
-fn spec(input_file: FileId) -> BatchSpec {
+pub(super) fn spec(input_file: FileId) -> BatchSpec {
     BatchSpec {
         id: BatchId::generate(NOW),
         order: Order::Rows { endpoint: Endpoint::ChatCompletions, window: CompletionWindow::DAY },
@@ -58,7 +58,7 @@ fn spec(input_file: FileId) -> BatchSpec {
     }
 }
 
-fn result(batch: BatchId, row: u32, size: usize) -> RowResult {
+pub(super) fn result(batch: BatchId, row: u32, size: usize) -> RowResult {
     let response = |status| Response { status, request_id: None, body: Bytes::from(format!("{{\"x\":\"{}\"}}", "ab".repeat(size))) };
     let outcome = match row % 7 {
         0 => Outcome::Rejected(response(400)),
@@ -82,7 +82,7 @@ fn line(result: &RowResult) -> Vec<u8> {
 }
 
 /// A running batch of `rows` rows without any result.
-async fn running(store: &Store, rows: u32) -> BatchSpec {
+pub(super) async fn running(store: &Store, rows: u32) -> BatchSpec {
     let file = add_file(store, b"{}\n", None).await;
     let spec = spec(file.id);
     assert_eq!(store.create_batch(spec.clone(), Control::default(), None).await.unwrap(), CreateOutcome::Created);
@@ -95,7 +95,7 @@ async fn running(store: &Store, rows: u32) -> BatchSpec {
     spec
 }
 
-async fn record(store: &Store, results: &[RowResult]) {
+pub(super) async fn record(store: &Store, results: &[RowResult]) {
     let mut durable = store.durable_rows();
     let before = *durable.borrow();
     for result in results {

@@ -10,6 +10,7 @@ mod acknowledged;
 mod creation;
 mod equal;
 mod fallback;
+mod inline;
 mod large;
 mod ledger;
 mod pause;
