@@ -170,9 +170,11 @@ impl Job {
         match core.store.create_batch_with(spec, input, Control::default(), Some(idempotency)).await? {
             CreateOutcome::Created => {}
             CreateOutcome::Existing(batch) => return Ok(Submission { batch, resumed: true }),
-            CreateOutcome::KeyReused | CreateOutcome::InputGone | CreateOutcome::QuoteUsed(_) | CreateOutcome::NotCovered(_) => {
-                return Err(JobError::Stopped);
-            }
+            CreateOutcome::KeyReused
+            | CreateOutcome::Deleted
+            | CreateOutcome::InputGone
+            | CreateOutcome::QuoteUsed(_)
+            | CreateOutcome::NotCovered(_) => return Err(JobError::Stopped),
         }
         core.executor.take(batch).await.map_err(|_| JobError::Stopped)?;
         Ok(Submission { batch, resumed: false })
@@ -185,7 +187,11 @@ impl Job {
         loop {
             let name = Sha256::new().chain_update(b"batchd run\0").chain_update(self.digest).chain_update(number.to_be_bytes());
             let key = name.finalize().into();
-            let Some(batch) = core.store.batch_of_key(&key).await? else { return Ok(Earlier::None { key }) };
+            let Some(used) = core.store.used_key(&key).await? else { return Ok(Earlier::None { key }) };
+            let Some(batch) = used.batch else {
+                number += 1;
+                continue;
+            };
             match core.batch(batch).await?.state {
                 BatchState::Failed { .. } => number += 1,
                 _ if fresh => number += 1,

@@ -45,6 +45,7 @@ pub(super) async fn retry(handle: &Handle, id: BatchId, now: Timestamp) -> Resul
         CreateOutcome::InputGone
         | CreateOutcome::Existing(_)
         | CreateOutcome::KeyReused
+        | CreateOutcome::Deleted
         | CreateOutcome::QuoteUsed(_)
         | CreateOutcome::NotCovered(_) => {
             return Err(RetryError::InputGone);

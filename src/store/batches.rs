@@ -96,7 +96,7 @@ impl Store {
     }
 
     /// Records a state that is neither the first nor the last. Does nothing to a batch that has
-    /// ended: the end may have overtaken the write of an earlier state.
+    /// ended: the end may have overtaken the write of an earlier state, and so may its deletion.
     ///
     /// # Errors
     /// When the store has failed.
@@ -105,7 +105,8 @@ impl Store {
             let current = tx.get::<StateRecord>(&format::batch(id))?.map(StateRecord::unpack).transpose()?;
             match current {
                 Some((current, _)) if current.is_terminal() => Ok(()),
-                Some(_) | None => tx.put(format::batch(id), &StateRecord::pack(&state, &Progress::default())),
+                None => Ok(()),
+                Some(_) => tx.put(format::batch(id), &StateRecord::pack(&state, &Progress::default())),
             }
         })
         .await
@@ -247,17 +248,22 @@ impl Store {
     }
 
     pub(super) fn read_blob<T: Record>(&self, id: BatchId, blob: Blob) -> Result<Option<T>, StoreError> {
-        let mut bytes = Vec::new();
-        for entry in self.inner.tree.scan_prefix(format::blob(id, blob)) {
-            bytes.extend_from_slice(&entry?.1);
-        }
-        if bytes.is_empty() { Ok(None) } else { Ok(Some(record::decode(&bytes)?)) }
+        blob_in(&self.inner.tree, id, blob)
     }
 
     pub(super) fn read_pages(&self, id: BatchId) -> Result<Vec<Page>, StoreError> {
         let entries = self.inner.tree.scan_prefix(format::pages_of(id));
         entries.map(|entry| Ok(Page::try_from(record::decode::<PageRecord>(&entry?.1)?)?)).collect()
     }
+}
+
+/// A record that may exceed one value.
+pub(super) fn blob_in<T: Record>(tree: &sled::Tree, id: BatchId, blob: Blob) -> Result<Option<T>, StoreError> {
+    let mut bytes = Vec::new();
+    for entry in tree.scan_prefix(format::blob(id, blob)) {
+        bytes.extend_from_slice(&entry?.1);
+    }
+    if bytes.is_empty() { Ok(None) } else { Ok(Some(record::decode(&bytes)?)) }
 }
 
 fn control_in(tx: &Tx<'_>, id: BatchId) -> Result<Control, StoreError> {

@@ -21,7 +21,7 @@ use crate::domain::file::File;
 use crate::domain::id::BatchId;
 use crate::domain::ledger::{Reservation, Shortfall};
 use crate::domain::share::Control;
-use crate::domain::time::later;
+use crate::domain::time::{Timestamp, later};
 
 /// How long an idempotency key is remembered: as long as the longest batch runs.
 const IDEMPOTENCY_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
@@ -43,12 +43,23 @@ pub enum CreateOutcome {
     Existing(BatchId),
     /// The key was used before, with another request.
     KeyReused,
+    /// The key was used before, with the same request; the batch that it made was deleted.
+    Deleted,
     /// The input file does not exist (any more).
     InputGone,
     /// This batch was made from its quote before.
     QuoteUsed(BatchId),
     /// The organisation's credits do not cover what it may cost.
     NotCovered(Shortfall),
+}
+
+/// What an idempotency key was used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UsedKey {
+    /// The batch that was made under it; `None` if that was deleted since.
+    pub batch: Option<BatchId>,
+    /// SHA-256 of the request that made it.
+    pub request: [u8; 32],
 }
 
 /// Content that the daemon makes a batch of; it becomes a file with the batch, or not at all.
@@ -104,24 +115,37 @@ impl Store {
         outcome
     }
 
-    /// The batch that was made under an idempotency key.
+    /// What an idempotency key was used for; `None` if it is free.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
-    pub async fn batch_of_key(&self, key: &[u8; 32]) -> Result<Option<BatchId>, StoreError> {
-        Ok(self.used_key(key).await?.map(|(batch, _)| batch))
-    }
-
-    /// The batch that was made under an idempotency key, and the digest of the request that made it.
-    ///
-    /// # Errors
-    /// When the store has failed or the record is damaged.
-    pub async fn used_key(&self, key: &[u8; 32]) -> Result<Option<(BatchId, [u8; 32])>, StoreError> {
+    pub async fn used_key(&self, key: &[u8; 32]) -> Result<Option<UsedKey>, StoreError> {
         let found = self.inner.tree.get(format::idempotency(key))?;
         let found = found.map(|bytes| record::decode::<IdempotencyRecord>(&bytes)).transpose()?;
         self.shown().await?;
-        Ok(found.map(|record| (BatchId::from_u128(record.batch), record.request)))
+        Ok(found.map(|record| UsedKey { batch: record.batch.map(BatchId::from_u128), request: record.request }))
     }
+}
+
+/// The entry that forgets a key of a batch that was created then; without the key the beginning of those of
+/// that second.
+fn forgotten(created_at: Timestamp, key: &[u8]) -> Vec<u8> {
+    format::expiry(seconds(later(created_at, IDEMPOTENCY_LIFETIME)), ExpiryKind::IdempotencyKey, key)
+}
+
+/// The idempotency key of a batch that is deleted leads to it no more. It stays used: its create happened once, and
+/// must not happen a second time because its answer is gone.
+pub(super) fn release_key(tx: &mut Tx<'_>, spec: &BatchSpec) -> Result<(), StoreError> {
+    let same_second = tx.tree().scan_prefix(forgotten(spec.created_at, &[])).keys().collect::<Result<Vec<_>, _>>()?;
+    for entry in same_second {
+        let Some(digest) = entry.last_chunk::<32>() else { continue };
+        let key = format::idempotency(digest);
+        let Some(used) = tx.get::<IdempotencyRecord>(&key)? else { continue };
+        if used.batch == Some(spec.id.as_u128()) {
+            return tx.put(key, &IdempotencyRecord { batch: None, ..used });
+        }
+    }
+    Ok(())
 }
 
 /// Writes a batch and the file that was made for it, or says why not and writes nothing.
@@ -135,8 +159,12 @@ fn create(
     if let Some(used) = idempotency {
         let key = format::idempotency(&used.key);
         if let Some(earlier) = tx.get::<IdempotencyRecord>(&key)? {
-            let same = earlier.request == used.request;
-            return Ok(if same { CreateOutcome::Existing(BatchId::from_u128(earlier.batch)) } else { CreateOutcome::KeyReused });
+            return Ok(match earlier.batch {
+                _ if earlier.request != used.request => CreateOutcome::KeyReused,
+                Some(batch) => CreateOutcome::Existing(BatchId::from_u128(batch)),
+                // It was to happen once, and has.
+                None => CreateOutcome::Deleted,
+            });
         }
     }
     // Before the key is written: a refused create must not use it up.
@@ -158,12 +186,12 @@ fn create(
         }
     }
     if let Some(used) = idempotency {
-        tx.put(format::idempotency(&used.key), &IdempotencyRecord { request: used.request, batch: spec.id.as_u128() })?;
-        let forget_at = later(spec.created_at, IDEMPOTENCY_LIFETIME);
-        tx.put_raw(format::expiry(seconds(forget_at), ExpiryKind::IdempotencyKey, &used.key), &[]);
+        tx.put(format::idempotency(&used.key), &IdempotencyRecord { request: used.request, batch: Some(spec.id.as_u128()) })?;
+        tx.put_raw(forgotten(spec.created_at, &used.key), &[]);
     }
     if let Some(file) = made {
         put_file(tx, file)?;
+        tx.put_raw(format::made_input(spec.id), &[]);
     }
     tx.put_blob(spec.id, Blob::Spec, &SpecRecord::from(spec))?;
     tx.put(format::batch(spec.id), &StateRecord::pack(&BatchState::Validating, &Progress::default()))?;
@@ -176,7 +204,7 @@ fn create(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
 
     use super::super::tests::{NOW, add_file, close, open, spec};
@@ -186,10 +214,9 @@ mod tests {
     use crate::domain::id::{FileId, OrgId, QuoteId};
     use crate::domain::ledger::Credits;
     use crate::domain::money::Usd;
-    use crate::domain::time::Timestamp;
     use crate::store::{FileQuery, Order as ListOrder};
 
-    fn made(store: &Store, content: &[u8]) -> MadeInput {
+    pub fn made(store: &Store, content: &[u8]) -> MadeInput {
         let mut spool = store.spool().unwrap();
         spool.write(content).unwrap();
         let (filename, org) = ("made.jsonl".to_owned(), OrgId::OPERATOR);
@@ -207,7 +234,7 @@ mod tests {
         names.map(|entry| FileId::from_u128(u128::from_str_radix(entry.unwrap().file_name().to_str().unwrap(), 16).unwrap())).collect()
     }
 
-    fn of_quote(quote: u128, reserve: u32) -> BatchSpec {
+    pub fn of_quote(quote: u128, reserve: u32) -> BatchSpec {
         let order = QuotedOrder {
             quote: QuoteId::from_u128(quote),
             deadline: Timestamp::constant(1_790_090_000, 0),

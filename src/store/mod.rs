@@ -17,6 +17,7 @@ mod batches;
 mod catalog;
 mod chunks;
 mod creation;
+mod deletion;
 mod deliveries;
 mod files;
 mod format;
@@ -53,7 +54,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use batches::{BatchQuery, End};
 pub use catalog::{CATALOGS_KEPT, StoredCatalog};
-pub use creation::{CreateOutcome, Idempotency, MadeInput};
+pub use creation::{CreateOutcome, Idempotency, MadeInput, UsedKey};
+pub use deletion::BatchDeletion;
 pub use deliveries::{Choice, Due};
 pub use files::{Deletion, FileQuery, NewFile, Order};
 pub use format::ROWS_PER_PAGE;

@@ -71,7 +71,7 @@ pub(super) fn result(batch: BatchId, row: u32, size: usize) -> RowResult {
 }
 
 /// What a row asks.
-fn asked(row: u32) -> RequestDigest {
+pub(super) fn asked(row: u32) -> RequestDigest {
     RequestDigest(u128::from(row).to_be_bytes())
 }
 
@@ -444,7 +444,7 @@ async fn every_format_ever_written_opens() {
         }
         let refused = store.batch(BatchId::from_u128(7)).await.unwrap().unwrap();
         assert_eq!((refused.problems[0].line, refused.problems[0].message.as_str()), (Some(3), "blank"));
-        assert_eq!(store.batch_of_key(&[1; 32]).await.unwrap(), Some(batch.spec.id));
+        assert_eq!(store.used_key(&[1; 32]).await.unwrap(), Some(UsedKey { batch: Some(batch.spec.id), request: [2; 32] }));
         close(store).await;
     }
 }

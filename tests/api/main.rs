@@ -3,6 +3,7 @@
 mod access;
 mod batches;
 mod dedup;
+mod deletion;
 mod errors;
 mod files;
 mod retry;

@@ -8,6 +8,7 @@
 
 mod acknowledged;
 mod creation;
+mod deletion;
 mod equal;
 mod fallback;
 mod inline;

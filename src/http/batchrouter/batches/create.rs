@@ -42,7 +42,7 @@ use crate::http::batchrouter::quotes;
 use crate::http::batchrouter::refusal::{Issue, MAX_ISSUES, Refusal};
 use crate::http::canonical;
 use crate::http::error::ApiError;
-use crate::http::openai::create::idempotency_key;
+use crate::http::openai::create::{idempotency_key, made_and_deleted};
 use crate::route::quote::Group;
 use crate::store::{CreateOutcome, Idempotency, MadeInput, NewFile, Sealed, Store, StoreError};
 
@@ -151,11 +151,11 @@ fn idempotency(headers: &HeaderMap, caller: &Caller, body: &[u8]) -> Result<Idem
 
 /// The batch that the same request made before, although its quote is used up by now.
 async fn earlier(api: &Api, caller: &Caller, headers: &HeaderMap, once: &Idempotency) -> Result<Option<Response>, ApiError> {
-    let Some((id, request)) = api.store.used_key(&once.key).await? else { return Ok(None) };
-    if request != once.request {
+    let Some(used) = api.store.used_key(&once.key).await? else { return Ok(None) };
+    if used.request != once.request {
         return Err(key_reused());
     }
-    let batch = super::find(api, caller, id).await?;
+    let batch = super::find(api, caller, used.batch.ok_or_else(made_and_deleted)?).await?;
     let answer = json!({ "batch": show(api, headers, &batch) });
     Ok(Some((StatusCode::ACCEPTED, Json(answer)).into_response()))
 }
@@ -377,6 +377,7 @@ pub async fn create_once(api: &Api, spec: BatchSpec, content: Content, once: Opt
         }
         CreateOutcome::Existing(id) => id,
         CreateOutcome::KeyReused => return Err(key_reused()),
+        CreateOutcome::Deleted => return Err(made_and_deleted()),
         CreateOutcome::InputGone => return Err(ApiError::internal(format!("{new} was to be made with its input, and has none"))),
         CreateOutcome::QuoteUsed(batch) => return Err(quote_used(batch)),
         CreateOutcome::NotCovered(shortfall) => {
