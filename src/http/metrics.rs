@@ -85,6 +85,8 @@ fn add_store(registry: &mut Registry, api: &Api) {
     registry.register("store_commits", "Groups of writes that were made durable together, since the start", count(api.store.commits()));
     let rows = *api.store.durable_rows().borrow();
     registry.register("store_rows", "Results of rows that were made durable after a call, since the start", count(rows));
+    let damaged = "Times that the content of a file was found to be damaged, since the start; the log names the file";
+    registry.register("store_damaged_contents", damaged, count(api.store.damage_found()));
     let shared = api.executor.board().shared_rows;
     registry.register("shared_rows", "Rows that were given the answer of an equal one, since the start", count(shared));
 }

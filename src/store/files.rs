@@ -197,7 +197,8 @@ pub(super) fn forget_file(tx: &mut Tx<'_>, id: FileId) -> Result<Option<Option<F
     }
     match file.source {
         FileSource::Uploaded { .. } if is_read(tx.tree(), id, None)? => {
-            tx.put_raw(format::deleted(id), &[]);
+            // Whoever reads it has to know what it must be.
+            tx.put(format::deleted(id), &FileRecord::from(&file))?;
             Ok(Some(None))
         }
         FileSource::Uploaded { .. } => Ok(Some(Some(id))),

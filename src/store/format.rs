@@ -6,7 +6,7 @@
 //! ```text
 //! M name                          format version
 //! F file(16)                      file record
-//! D file(16)                      deleted by its owner, still read by an unfinished batch
+//! D file(16)                      record of a file deleted by its owner, still read by an unfinished batch
 //! U upload(16)                    upload record
 //! P upload(16) part(16)           upload part record
 //! B batch(16)                     state of a batch (the list of batches)

@@ -128,6 +128,7 @@ fn start(dir: PathBuf, tree: sled::Tree, lock: fs::File, interval: Duration) -> 
         durable_rows,
         commits,
         broken,
+        damage_found: Arc::default(),
         writer,
         seal,
         _lock: lock,

@@ -2,6 +2,7 @@
 
 mod access;
 mod batches;
+mod damage;
 mod dedup;
 mod deletion;
 mod errors;
