@@ -82,7 +82,8 @@ fn a_download_of_damaged_content_never_ends_well() {
 #[test]
 fn a_batch_of_a_damaged_file_fails_and_says_why() {
     let daemon = Daemon::start();
-    let many_faults = "nonsense 0\n".repeat(5_000);
+    // Longer than what is read at once.
+    let many_faults = "nonsense 0\n".repeat(60_000);
     let duplicates = rows::many(1, rows::INSTANT).repeat(3);
     for (content, damage) in [
         (rows::many(40, rows::INSTANT), flip as fn(&Daemon, usize)),

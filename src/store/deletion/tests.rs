@@ -343,7 +343,7 @@ async fn the_mark_of_a_deletion_outlives_a_purge_that_was_under_way() {
             store.delete_file(file).await.unwrap();
         }
         let (purging, before) = (store.clone(), store.commits());
-        let purge = tokio::spawn(async move { purging.remove_rest(spec.id).await });
+        let purge = tokio_util::task::TaskTracker::new().spawn(async move { purging.remove_rest(spec.id).await });
         while store.commits() < before + round % 4 && !purge.is_finished() {
             tokio::task::yield_now().await;
         }
