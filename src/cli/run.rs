@@ -40,8 +40,16 @@ pub(super) struct RunArgs {
 
 /// Settings that only a server has a use for. `run` takes them from a shared configuration file
 /// without a word, but neither shows nor accepts their flags.
-pub(super) const SERVER_ONLY: [&str; 7] =
-    ["listen", "api_keys_file", "cors_origins", "max_connections", "max_file_bytes", "max_upload_bytes", "file_retention"];
+pub(super) const SERVER_ONLY: [&str; 8] = [
+    "listen",
+    "api_keys_file",
+    "cors_origins",
+    "max_connections",
+    "max_file_bytes",
+    "max_upload_bytes",
+    "file_retention",
+    "batch_retention",
+];
 
 /// Runs the file; returns the exit code.
 pub(super) fn run(args: &RunArgs, env: Environment) -> u8 {

@@ -84,6 +84,14 @@ impl Client {
         self.send(&format!("/batches/{id}"), change).await
     }
 
+    /// Deletes a batch that has ended; what the daemon says of it.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached or refuses.
+    pub async fn delete_batch(&self, id: &str) -> Result<Value, ClientError> {
+        self.json("DELETE", &format!("/batches/{id}"), None).await
+    }
+
     /// What the lanes are doing, and the holds on them.
     ///
     /// # Errors

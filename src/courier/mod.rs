@@ -232,6 +232,7 @@ impl Courier {
                     turn.get_or_insert(delivery.org);
                     under_way.begin(&self.post, *delivery);
                 }
+                Due::Moot { key } => store.drop_delivery(key).await?,
                 Due::Lost { key, reason } => {
                     tracing::error!(reason, "a message to a receiver cannot be read and is given up");
                     store.drop_delivery(key).await?;

@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::catalog::{Keeper, Source, key_of};
 use super::config::{Settings, Strings};
 use super::lifecycle::{Fate, Tasks};
@@ -92,7 +94,7 @@ impl Core {
         let (drain, abort) = (shutdown.drain().clone(), shutdown.abort().clone());
         let (executor, run) = executor::start(parts, executor_settings(settings), recovered, drain, abort);
         tasks.spawn("executor", Fate::Essential, run);
-        watch_store(&store, &clock, settings.dedup_max_age, tasks);
+        watch_store(&store, &clock, Kept { answers: settings.dedup_max_age, batches: settings.batch_retention }, tasks);
         let follow = |dir: &std::path::PathBuf| {
             let catalog = catalog.clone();
             watch(dir, move || catalog.ask("the catalog folder has changed"))
@@ -140,8 +142,26 @@ fn executor_settings(settings: &Settings) -> executor::Settings {
     }
 }
 
+/// How long things are kept that do not say so themselves.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    answers: Duration,
+    /// After their end; `None` for ever.
+    batches: Option<Duration>,
+}
+
+/// Deletes batches that have been kept for long enough.
+async fn delete_old(store: &Store, now: Timestamp, kept: Duration, drain: &CancellationToken) -> Result<(), StoreError> {
+    let Ok(limit) = now.checked_sub(kept) else { return Ok(()) };
+    let deleted = store.delete_ended_before(limit, drain).await?;
+    if deleted > 0 {
+        tracing::info!(batches = deleted, "batches deleted that had been kept for `batch_retention`");
+    }
+    Ok(())
+}
+
 /// Sweeps what has expired, and stops the daemon when the store has failed: a restart recovers.
-fn watch_store(store: &Store, clock: &Clock, answers_kept: Duration, tasks: &Tasks) {
+fn watch_store(store: &Store, clock: &Clock, kept: Kept, tasks: &Tasks) {
     let (shutdown, broken) = (tasks.shutdown().clone(), store.broken());
     tasks.spawn("store-watch", Fate::Optional, async move {
         tokio::select! {
@@ -158,9 +178,14 @@ fn watch_store(store: &Store, clock: &Clock, answers_kept: Duration, tasks: &Tas
             if let Err(error) = store.sweep(now).await {
                 tracing::error!(%error, "sweeping failed");
             }
+            if let Some(kept) = kept.batches
+                && let Err(error) = delete_old(&store, now, kept, &drain).await
+            {
+                tracing::error!(%error, "deleting old batches failed");
+            }
             let all_answers = sweeps.is_multiple_of(SWEEPS_BETWEEN_ANSWERS);
             sweeps += 1;
-            if all_answers && let Err(error) = store.forget_answers(now.checked_sub(answers_kept).unwrap_or(Timestamp::MIN)).await {
+            if all_answers && let Err(error) = store.forget_answers(now.checked_sub(kept.answers).unwrap_or(Timestamp::MIN)).await {
                 tracing::error!(%error, "old answers could not be forgotten");
             }
         }

@@ -92,6 +92,8 @@ fn add_store(registry: &mut Registry, api: &Api) {
     registry.register("store_rows", "Results of rows that were made durable after a call, since the start", count(rows));
     let help = "Things in lost+found: content that a start found and no record names";
     number(registry, "store_lost_found", help, api.store.lost_found());
+    let damaged = "Times that the content of a file was found to be damaged, since the start; the log names the file";
+    registry.register("store_damaged_contents", damaged, count(api.store.damage_found()));
     let shared = api.executor.board().shared_rows;
     registry.register("shared_rows", "Rows that were given the answer of an equal one, since the start", count(shared));
 }

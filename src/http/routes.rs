@@ -64,7 +64,7 @@ pub const TABLE: &[Listed] = &[
     openai("POST", "/v1/uploads/{upload_id}/complete"),
     openai("POST", "/v1/uploads/{upload_id}/cancel"),
     openai("GET, POST", "/v1/batches"),
-    openai("GET, POST", "/v1/batches/{batch_id}"),
+    openai("GET, POST, DELETE", "/v1/batches/{batch_id}"),
     openai("POST", "/v1/batches/{batch_id}/pause"),
     openai("POST", "/v1/batches/{batch_id}/resume"),
     openai("POST", "/v1/batches/{batch_id}/cancel"),

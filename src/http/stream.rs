@@ -6,6 +6,7 @@
 //! short.
 
 use std::collections::VecDeque;
+use std::io::Read as _;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, TryStreamExt};
 
 use crate::domain::id::FileId;
-use crate::store::{DataFile, Lines, StoreError, blocking};
+use crate::store::{DataFile, Lines, StoreError, Verified, blocking};
 
 /// Bytes of a piece of an uploaded file.
 const PIECE: u64 = 256 << 10;
@@ -75,6 +76,49 @@ impl Parts for Content {
         let mut piece = vec![0; usize::try_from(end - start).unwrap_or(0)];
         self.file.read_exact_at(&mut piece, start).map_err(|error| StoreError::unreadable(self.id, &error))?;
         Ok(Some(piece.into()))
+    }
+}
+
+/// A whole uploaded file, which is verified as it is read: one that is damaged is cut before its last piece.
+#[derive(Debug)]
+pub struct Whole {
+    id: FileId,
+    content: Option<Verified>,
+    /// Read before anything is answered, so that a small file that is damaged is an error and no cut body.
+    first: Option<Bytes>,
+}
+
+impl Whole {
+    /// An open file. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is damaged and small.
+    pub fn open(id: FileId, content: Verified) -> Result<Self, StoreError> {
+        let mut whole = Self { id, content: Some(content), first: None };
+        whole.first = whole.piece()?;
+        Ok(whole)
+    }
+
+    fn piece(&mut self) -> Result<Option<Bytes>, StoreError> {
+        let Some(content) = &mut self.content else { return Ok(None) };
+        let mut piece = Vec::with_capacity(usize::try_from(PIECE).unwrap_or(0));
+        content.by_ref().take(PIECE).read_to_end(&mut piece).map_err(|error| StoreError::unreadable(self.id, &error))?;
+        Ok((!piece.is_empty()).then(|| piece.into()))
+    }
+}
+
+impl Parts for Whole {
+    /// One part, because its pieces have to be read in their order.
+    fn cut(&mut self) -> Option<Self> {
+        let (content, first) = (self.content.take()?, self.first.take());
+        Some(Self { id: self.id, content: Some(content), first })
+    }
+
+    fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
+        match self.first.take() {
+            Some(first) => Ok(Some(first)),
+            None => self.piece(),
+        }
     }
 }
 

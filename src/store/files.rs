@@ -147,30 +147,7 @@ impl Store {
     /// # Errors
     /// When the store has failed.
     pub async fn delete_file(&self, id: FileId) -> Result<Deletion, StoreError> {
-        let removed = self
-            .commit(move |tx| {
-                let Some(file) = file_in(tx, id)? else { return Ok(None) };
-                tx.remove(format::file(id));
-                if let Some(place) = format::owned(format::files_of(file.org), id.as_u128()) {
-                    tx.remove(place);
-                }
-                if let Some(at) = file.expires_at {
-                    tx.remove(format::expiry(seconds(at), ExpiryKind::File, &id.as_u128().to_be_bytes()));
-                }
-                match file.source {
-                    FileSource::Uploaded { .. } if is_read(tx.tree(), id, None)? => {
-                        tx.put_raw(format::deleted(id), &[]);
-                        Ok(Some(None))
-                    }
-                    FileSource::Uploaded { .. } => Ok(Some(Some(id))),
-                    FileSource::View { batch, .. } => {
-                        tx.put_raw(format::unseen(batch), &[]);
-                        Ok(Some(None))
-                    }
-                }
-            })
-            .await?;
-        let Some(unused) = removed else { return Ok(Deletion::NotFound) };
+        let Some(unused) = self.commit(move |tx| forget_file(tx, id)).await? else { return Ok(Deletion::NotFound) };
         self.remove_content(unused).await?;
         Ok(Deletion::Deleted)
     }
@@ -206,6 +183,30 @@ pub(super) fn put_file(tx: &mut Tx<'_>, file: &File) -> Result<(), StoreError> {
         tx.put_raw(format::expiry(seconds(at), ExpiryKind::File, &file.id.as_u128().to_be_bytes()), &[]);
     }
     Ok(())
+}
+
+/// Removes a file's record. Returns whose content can go now; the outer `None` if there is no such file.
+pub(super) fn forget_file(tx: &mut Tx<'_>, id: FileId) -> Result<Option<Option<FileId>>, StoreError> {
+    let Some(file) = file_in(tx, id)? else { return Ok(None) };
+    tx.remove(format::file(id));
+    if let Some(place) = format::owned(format::files_of(file.org), id.as_u128()) {
+        tx.remove(place);
+    }
+    if let Some(at) = file.expires_at {
+        tx.remove(format::expiry(seconds(at), ExpiryKind::File, &id.as_u128().to_be_bytes()));
+    }
+    match file.source {
+        FileSource::Uploaded { .. } if is_read(tx.tree(), id, None)? => {
+            // Whoever reads it has to know what it must be.
+            tx.put(format::deleted(id), &FileRecord::from(&file))?;
+            Ok(Some(None))
+        }
+        FileSource::Uploaded { .. } => Ok(Some(Some(id))),
+        FileSource::View { batch, .. } => {
+            tx.put_raw(format::unseen(batch), &[]);
+            Ok(Some(None))
+        }
+    }
 }
 
 fn decode(bytes: &[u8]) -> Result<File, StoreError> {

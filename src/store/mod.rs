@@ -18,7 +18,10 @@ mod batches;
 mod catalog;
 mod chunks;
 mod compaction;
+mod content;
 mod copier;
+mod creation;
+mod deletion;
 mod deliveries;
 mod dir;
 mod files;
@@ -62,9 +65,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use backup::{Backup, BackupError};
-pub use batches::{BatchQuery, CreateOutcome, End, Idempotency};
+pub use batches::{BatchQuery, End};
 pub use catalog::{CATALOGS_KEPT, StoredCatalog};
 pub use compaction::{Compact, Space};
+pub use content::{DamagedContent, Verified};
+pub use creation::{CreateOutcome, Idempotency, MadeInput, UsedKey};
+pub use deletion::BatchDeletion;
 pub use deliveries::{Choice, Due};
 #[cfg(test)]
 pub use dir::{Act, Faults};
@@ -120,11 +126,17 @@ pub enum StoreError {
     /// Bytes on disk that are not what they should be.
     #[error(transparent)]
     Damaged(#[from] record::RecordError),
+    /// The same of the content of a file.
+    #[error(transparent)]
+    Content(#[from] DamagedContent),
 }
 
 impl StoreError {
-    /// The content of a file could not be read.
+    /// The content of a file could not be read, or is damaged.
     pub fn unreadable(file: crate::domain::id::FileId, error: &std::io::Error) -> Self {
+        if let Some(damage) = content::damage_in(error) {
+            return Self::Content(damage);
+        }
         Self::Io { action: "reading", path: file.to_string(), reason: error.to_string(), missing: false }
     }
 
@@ -174,6 +186,7 @@ struct Inner {
     /// Groups of writes that were made durable together.
     commits: Arc<std::sync::atomic::AtomicU64>,
     broken: CancellationToken,
+    damage_found: Arc<std::sync::atomic::AtomicU64>,
     writer: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
     seal: Seal,
     #[cfg(test)]

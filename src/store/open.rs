@@ -179,6 +179,7 @@ fn start(dir: DataDir, options: &Options, opened: Opened) -> Result<Store, Store
         durable_rows,
         commits,
         broken,
+        damage_found: Arc::default(),
         writer,
         seal,
         #[cfg(test)]

@@ -43,7 +43,7 @@ pub(super) async fn add_file(store: &Store, content: &[u8], expires_at: Option<T
     store.add_file(new, spool.seal().unwrap()).await.unwrap()
 }
 
-fn spec(input_file: FileId) -> BatchSpec {
+pub(super) fn spec(input_file: FileId) -> BatchSpec {
     BatchSpec {
         id: BatchId::generate(NOW),
         order: Order::Rows { endpoint: Endpoint::ChatCompletions, window: CompletionWindow::DAY },
@@ -71,7 +71,7 @@ pub(super) fn result(batch: BatchId, row: u32, size: usize) -> RowResult {
 }
 
 /// What a row asks.
-fn asked(row: u32) -> RequestDigest {
+pub(super) fn asked(row: u32) -> RequestDigest {
     RequestDigest(u128::from(row).to_be_bytes())
 }
 
@@ -445,7 +445,7 @@ async fn every_format_ever_written_opens() {
         }
         let refused = store.batch(BatchId::from_u128(7)).await.unwrap().unwrap();
         assert_eq!((refused.problems[0].line, refused.problems[0].message.as_str()), (Some(3), "blank"));
-        assert_eq!(store.batch_of_key(&[1; 32]).await.unwrap(), Some(batch.spec.id));
+        assert_eq!(store.used_key(&[1; 32]).await.unwrap(), Some(UsedKey { batch: Some(batch.spec.id), request: [2; 32] }));
         close(store).await;
     }
 }

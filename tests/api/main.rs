@@ -2,7 +2,9 @@
 
 mod access;
 mod batches;
+mod damage;
 mod dedup;
+mod deletion;
 mod errors;
 mod files;
 mod retry;

@@ -8,8 +8,10 @@
 
 mod acknowledged;
 mod creation;
+mod deletion;
 mod equal;
 mod fallback;
+mod inline;
 mod large;
 mod ledger;
 mod pause;

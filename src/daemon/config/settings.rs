@@ -282,6 +282,11 @@ settings! {
     file_retention: maybe DurationText = None, range DurationText::from_secs(3_600), DurationText::from_secs(3_650 * 86_400),
         words "until it is deleted";
 
+    /// How long a batch is kept after it has ended, with its results, receipt and files. An input that a client
+    /// uploaded is a file by itself and stays for as long as such files do.
+    batch_retention: maybe DurationText = None, range DurationText::from_secs(3_600), DurationText::from_secs(3_650 * 86_400),
+        words "until it is deleted";
+
     /// The most items in one request that names them in its body.
     max_inline_items: value u32 = 5_000, range 1, 1_000_000;
 
