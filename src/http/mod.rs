@@ -240,12 +240,16 @@ pub fn router(api: Arc<Api>) -> Router {
         .fallback(routes::unknown)
         .method_not_allowed_fallback(routes::wrong_method)
         // The last layer is the outermost.
-        .layer(from_fn_with_state(api.clone(), access::guard))
-        .layer(from_fn_with_state(api.clone(), body::watch));
+        .layer(from_fn_with_state(api.clone(), access::guard));
     if let Some(cors) = cors(api.access.origins()) {
         router = router.layer(cors);
     }
-    router.layer(CatchPanicLayer::custom(trace::panicked)).layer(from_fn(trace::request)).with_state(api)
+    router
+        .layer(CatchPanicLayer::custom(trace::panicked))
+        .layer(from_fn(trace::request))
+        // Around all that may answer: none of it has to think of the body that it does not read.
+        .layer(from_fn_with_state(api.clone(), body::watch))
+        .with_state(api)
 }
 
 fn cors(origins: &Origins) -> Option<CorsLayer> {

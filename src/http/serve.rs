@@ -71,7 +71,7 @@ pub async fn serve_with(
         let (router, drain) = (router.clone(), drain.clone());
         connections.spawn(async move {
             if let Some(http2) = drain.run_until_cancelled(speaks_http2(&stream)).await.flatten() {
-                connection::run(builder(http2), (stream, slot), router, drain, patience).await;
+                connection::run((builder(http2), http2), (stream, slot), router, drain, patience).await;
             }
         });
     }

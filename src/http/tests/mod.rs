@@ -8,6 +8,7 @@ mod errors;
 mod feed;
 mod files;
 mod lanes;
+mod leftovers;
 mod quotes;
 mod results;
 mod sockets;

@@ -10,14 +10,14 @@ use super::*;
 use crate::http::connection::Patience;
 use crate::http::serve::serve_with;
 
-struct Served {
-    bench: Bench,
-    address: SocketAddr,
+pub struct Served {
+    pub bench: Bench,
+    pub address: SocketAddr,
     drain: CancellationToken,
     server: JoinHandle<()>,
 }
 
-async fn served(connections: usize, change: impl FnOnce(&mut Api)) -> Served {
+pub async fn served(connections: usize, change: impl FnOnce(&mut Api)) -> Served {
     served_with(connections, Patience::default(), change).await
 }
 
