@@ -10,21 +10,24 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{Response, StatusCode};
+use axum::body::HttpBody;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Response, StatusCode};
 use futures_util::TryFutureExt;
+use http_body::{Frame, SizeHint};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -66,23 +69,30 @@ impl Default for Patience {
 pub async fn run(
     (builder, http2): (Builder<TokioExecutor>, bool),
     (stream, slot): (TcpStream, OwnedSemaphorePermit),
+    course: &Arc<Course>,
     router: Router,
     drain: CancellationToken,
     patience: Patience,
 ) {
-    let course = Arc::new(Course::of(http2));
+    course.http2.store(http2, Ordering::Relaxed);
     let (service, seen) = (TowerToHyperService::new(router), course.clone());
     let service = service_fn(move |request| {
-        seen.begins();
-        let seen = seen.clone();
-        service.call(request).inspect_ok(move |response| seen.ends(response))
+        let exchange = seen.begins();
+        service.call(request).map_ok(move |response| exchange.answered(response))
     });
     let stream = Impatient { stream, _slot: slot, course: course.clone(), limit: patience.write, timer: None, linger: None };
     let io = TokioIo::new(stream);
     let mut connection = Box::pin(builder.serve_connection_with_upgrades(io, service).into_owned());
+    let over = async {
+        tokio::select! {
+            () = drain.cancelled() => {}
+            () = course.idle(patience.idle) => {}
+            () = course.left() => {}
+        }
+    };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = async { tokio::select! { () = drain.cancelled() => (), () = course.idle(patience.idle) => () } } => {
+        () = over => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -92,43 +102,82 @@ pub async fn run(
     }
 }
 
-/// How a connection's exchanges go, between its service and its stream.
-struct Course {
+/// How a connection's exchanges go, between its service, its stream and those who wait for its place.
+pub struct Course {
     /// Exchanges run side by side, and much that comes asks for no answer.
-    http2: bool,
-    /// When the latest request began.
-    latest: Mutex<Instant>,
+    http2: AtomicBool,
+    /// Others wait for a place.
+    others_wait: Arc<AtomicBool>,
+    times: Mutex<Times>,
     state: AtomicU8,
+    /// Exchanges that are not at their end.
+    running: AtomicUsize,
+    leaves: AtomicBool,
+    leave: Notify,
+}
+
+struct Times {
+    /// When the latest request began.
+    began: Instant,
+    /// When the latest answer had been made, to its last byte.
+    ended: Instant,
 }
 
 impl Course {
-    fn of(http2: bool) -> Self {
-        Self { http2, latest: Mutex::new(Instant::now()), state: AtomicU8::new(ANSWERED) }
+    /// Of a new connection.
+    pub fn new(others_wait: Arc<AtomicBool>) -> Self {
+        let now = Instant::now();
+        Self {
+            http2: AtomicBool::new(false),
+            others_wait,
+            times: Mutex::new(Times { began: now, ended: now }),
+            state: AtomicU8::new(ANSWERED),
+            running: AtomicUsize::new(0),
+            leaves: AtomicBool::new(false),
+            leave: Notify::new(),
+        }
+    }
+
+    fn times(&self) -> MutexGuard<'_, Times> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> u8 {
         self.state.load(Ordering::Relaxed)
     }
 
+    fn is_http2(&self) -> bool {
+        self.http2.load(Ordering::Relaxed)
+    }
+
     /// Something has come.
     fn reads(&self) {
-        if !self.http2 && self.state() == ANSWERED {
+        if !self.is_http2() && self.state() == ANSWERED {
             self.state.store(OWED, Ordering::Relaxed);
         }
     }
 
-    fn begins(&self) {
-        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    fn begins(self: &Arc<Self>) -> Exchange {
+        self.times().began = Instant::now();
+        self.running.fetch_add(1, Ordering::Relaxed);
+        Exchange(self.clone())
     }
 
-    fn ends<B>(&self, response: &Response<B>) {
-        let state = match response.status() {
-            StatusCode::SWITCHING_PROTOCOLS => UPGRADED,
-            _ if response.extensions().get::<Unread>().is_some() => OWED,
-            _ if self.http2 => return,
-            _ => ANSWERED,
-        };
-        self.state.store(state, Ordering::Relaxed);
+    /// Since when nothing is asked of it; `None` while something is, and once it has been told to go.
+    pub fn resting_since(&self) -> Option<Instant> {
+        let answered = self.running.load(Ordering::Relaxed) == 0 && (self.is_http2() || self.state() == ANSWERED);
+        (answered && !self.leaves.load(Ordering::Relaxed)).then(|| self.times().ended)
+    }
+
+    /// Tells it to close once it has nothing to do.
+    pub fn leave(&self) {
+        self.leaves.store(true, Ordering::Relaxed);
+        self.leave.notify_one();
+    }
+
+    /// Returns when it is told to go.
+    pub async fn left(&self) {
+        self.leave.notified().await;
     }
 
     /// Returns when no request has come for this long. One that takes longer counts as idleness too:
@@ -136,12 +185,64 @@ impl Course {
     async fn idle(&self, limit: Duration) {
         let limit = limit + limit.mul_f64(fastrand::f64() / 4.0);
         loop {
-            let due = *self.latest.lock().unwrap_or_else(PoisonError::into_inner) + limit;
+            let due = self.times().began + limit;
             if due <= Instant::now() {
                 return;
             }
             tokio::time::sleep_until(due).await;
         }
+    }
+}
+
+/// A request, until its answer is at its end.
+struct Exchange(Arc<Course>);
+
+impl Exchange {
+    /// Its answer begins.
+    fn answered<B>(self, mut response: Response<B>) -> Response<Ending<B>> {
+        let course = &self.0;
+        let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let state = match response.status() {
+            StatusCode::SWITCHING_PROTOCOLS => UPGRADED,
+            _ if response.extensions().get::<Unread>().is_some() => OWED,
+            _ if course.is_http2() => course.state(),
+            _ => ANSWERED,
+        };
+        course.state.store(state, Ordering::Relaxed);
+        if course.others_wait.load(Ordering::Relaxed) && !upgrades && !course.is_http2() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response.map(|body| Ending { body, _exchange: self })
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.0.times().ended = Instant::now();
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The body of an answer, which ends an exchange.
+struct Ending<B> {
+    body: B,
+    _exchange: Exchange,
+}
+
+impl<B: HttpBody + Unpin> HttpBody for Ending<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

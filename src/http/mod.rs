@@ -16,6 +16,7 @@ mod batchrouter;
 mod body;
 mod canonical;
 mod connection;
+mod crowd;
 mod error;
 mod extract;
 mod form;
@@ -64,6 +65,7 @@ pub use serve::serve;
 pub use views::Views;
 
 use crate::catalog::Catalog;
+use crate::descriptors::Descriptors;
 use crate::domain::ledger::Credits;
 use crate::domain::receiver::{Probed, Receiver};
 use crate::domain::routing::TierTimes;
@@ -79,6 +81,8 @@ pub struct Api {
     pub executor: executor::Handle,
     pub clock: Clock,
     pub limits: Limits,
+    /// What is open, and what may be.
+    pub descriptors: Descriptors,
     pub access: Access,
     /// What was rendered of the catalog.
     pub views: Views,

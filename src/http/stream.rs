@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, TryStreamExt};
 
+use crate::descriptors::FilePlace;
 use crate::domain::id::FileId;
 use crate::store::{Lines, StoreError, blocking};
 
@@ -50,13 +51,14 @@ impl Parts for Lines {
 #[derive(Debug)]
 pub struct Content {
     id: FileId,
-    file: Arc<File>,
+    /// The place is free again when the file is closed.
+    file: Arc<(File, FilePlace)>,
     range: Range<u64>,
 }
 
 impl Content {
     /// `range` of an open file.
-    pub fn new(id: FileId, file: File, range: Range<u64>) -> Self {
+    pub fn new(id: FileId, file: (File, FilePlace), range: Range<u64>) -> Self {
         Self { id, file: Arc::new(file), range }
     }
 }
@@ -75,7 +77,7 @@ impl Parts for Content {
             return Ok(None);
         }
         let mut piece = vec![0; usize::try_from(end - start).unwrap_or(0)];
-        self.file.read_exact_at(&mut piece, start).map_err(|error| StoreError::unreadable(self.id, &error))?;
+        self.file.0.read_exact_at(&mut piece, start).map_err(|error| StoreError::unreadable(self.id, &error))?;
         Ok(Some(piece.into()))
     }
 }

@@ -3,6 +3,7 @@
 mod access;
 mod batches;
 mod dedup;
+mod descriptors;
 mod errors;
 mod files;
 mod retry;

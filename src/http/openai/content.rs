@@ -77,7 +77,8 @@ async fn open(api: &Api, file: &File, range: Range<u64>) -> Result<Body, ApiErro
     match file.source {
         FileSource::Uploaded { .. } => {
             let (store, id) = (api.store.clone(), file.id);
-            let content = blocking(move || Ok::<_, StoreError>(Content::new(id, store.open_content(id)?, range))).await?;
+            let place = api.descriptors.file().await;
+            let content = blocking(move || Ok::<_, StoreError>(Content::new(id, (store.open_content(id)?, place), range))).await?;
             Ok(stream::body(content))
         }
         FileSource::View { batch, part } => {
