@@ -27,6 +27,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::daemon::Environment;
 use crate::daemon::config::{Flags, Origin, ProcessEnvironment, Settings};
+use crate::descriptors::{Share, raise};
 
 /// A self-hosted LLM batch API: upload JSONL, dispatch every row to a provider, keep every result.
 #[derive(Debug, Parser)]
@@ -154,7 +155,9 @@ fn block_on(future: impl Future<Output = u8>) -> u8 {
 
 /// Runs a future on a runtime of its own.
 fn block_on_result<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("batchd").build()?;
+    // Threads that may block are those that open files: there must be a descriptor for each.
+    let threads = Share::threads(raise());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(threads).thread_name("batchd").build()?;
     let result = runtime.block_on(future);
     // Blocking work that is still under way must not hold up the exit.
     runtime.shutdown_background();

@@ -127,7 +127,7 @@ fn check_output(output: &Path, input: &Path) -> Result<(), String> {
 
 async fn work(settings: Settings, env: Environment, job: Job, args: &RunArgs) -> u8 {
     let tasks = Tasks::new(Shutdown::new());
-    let core = match Core::start(&settings, env, &tasks).await {
+    let core = match Core::start(&settings, env, &tasks, 0).await {
         Ok(core) => core,
         Err(error) => return complain(&error, USAGE),
     };

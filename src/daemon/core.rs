@@ -11,6 +11,7 @@ use super::catalog::{Keeper, Source, key_of};
 use super::config::{Settings, Strings};
 use super::lifecycle::{Fate, Tasks};
 use crate::catalog::{Catalog, Faults, Snapshot, UpstreamError, WatchError, Watcher, watch};
+use crate::descriptors::Descriptors;
 use crate::domain::connection::ProviderKind;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::time::{Clock, Timestamp};
@@ -53,6 +54,7 @@ pub struct Core {
     pub catalog: Arc<Catalog>,
     pub executor: Handle,
     pub clock: Clock,
+    pub descriptors: Descriptors,
     _watcher: Option<Watcher>,
 }
 
@@ -71,11 +73,13 @@ pub fn system_clock() -> Clock {
 }
 
 impl Core {
-    /// Starts the parts; their tasks are counted among `tasks`.
+    /// Starts the parts; their tasks are counted among `tasks`. Of the file descriptors, those for
+    /// `max_clients` connections are left to clients.
     ///
     /// # Errors
     /// When the data directory or the catalog cannot be used.
-    pub async fn start(settings: &Settings, env: Environment, tasks: &Tasks) -> Result<Self, StartError> {
+    pub async fn start(settings: &Settings, env: Environment, tasks: &Tasks, max_clients: u32) -> Result<Self, StartError> {
+        let descriptors = Descriptors::of_process(max_clients);
         let clock = system_clock();
         let source = Source::new(settings, env.clone())?;
         let (store, recovered) = open_store(settings).await?;
@@ -88,7 +92,7 @@ impl Core {
             store: store.clone(),
             catalog: catalog.clone(),
             clock: clock.clone(),
-            open: open_provider(settings, env, clock.clone()),
+            open: open_provider(settings, env, clock.clone(), descriptors.clone()),
         };
         let shutdown = tasks.shutdown();
         let (drain, abort) = (shutdown.drain().clone(), shutdown.abort().clone());
@@ -104,7 +108,7 @@ impl Core {
             // What has changed between the first look and the watch.
             catalog.ask("the start");
         }
-        Ok(Self { store, catalog, executor, clock, _watcher: watcher })
+        Ok(Self { store, catalog, executor, clock, descriptors, _watcher: watcher })
     }
 
     /// Makes everything durable and closes the store. Call it after the tasks have ended.
@@ -192,7 +196,7 @@ fn watch_store(store: &Store, clock: &Clock, kept: Kept, tasks: &Tasks) {
     });
 }
 
-fn open_provider(settings: &Settings, env: Environment, clock: Clock) -> OpenProvider {
+fn open_provider(settings: &Settings, env: Environment, clock: Clock, descriptors: Descriptors) -> OpenProvider {
     let (upstream_key, cap) = (settings.upstream_api_key.clone(), settings.max_response_bytes);
     Arc::new(move |connection| {
         let key = key_of(connection, upstream_key.as_ref(), &*env).map_err(|error| {
@@ -203,6 +207,6 @@ fn open_provider(settings: &Settings, env: Environment, clock: Clock) -> OpenPro
         if let ProviderKind::Server(server) = &mut connection.kind {
             server.max_response_bytes = server.max_response_bytes.min(cap);
         }
-        provider::open(&connection, key, &clock)
+        provider::open(&connection, key, &clock, &descriptors)
     })
 }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, TryStreamExt};
 
+use crate::descriptors::FilePlace;
 use crate::domain::id::FileId;
 use crate::store::{DataFile, Lines, StoreError, Verified, blocking};
 
@@ -49,13 +50,14 @@ impl Parts for Lines {
 #[derive(Debug)]
 pub struct Content {
     id: FileId,
-    file: Arc<DataFile>,
+    /// The place is free again when the file is closed.
+    file: Arc<(DataFile, FilePlace)>,
     range: Range<u64>,
 }
 
 impl Content {
     /// `range` of an open file.
-    pub fn new(id: FileId, file: DataFile, range: Range<u64>) -> Self {
+    pub fn new(id: FileId, file: (DataFile, FilePlace), range: Range<u64>) -> Self {
         Self { id, file: Arc::new(file), range }
     }
 }
@@ -74,7 +76,7 @@ impl Parts for Content {
             return Ok(None);
         }
         let mut piece = vec![0; usize::try_from(end - start).unwrap_or(0)];
-        self.file.read_exact_at(&mut piece, start).map_err(|error| StoreError::unreadable(self.id, &error))?;
+        self.file.0.read_exact_at(&mut piece, start).map_err(|error| StoreError::unreadable(self.id, &error))?;
         Ok(Some(piece.into()))
     }
 }
@@ -83,7 +85,8 @@ impl Parts for Content {
 #[derive(Debug)]
 pub struct Whole {
     id: FileId,
-    content: Option<Verified>,
+    /// The place is free again when the file is closed.
+    content: Option<(Verified, FilePlace)>,
     /// Read before anything is answered, so that a small file that is damaged is an error and no cut body.
     first: Option<Bytes>,
 }
@@ -93,14 +96,14 @@ impl Whole {
     ///
     /// # Errors
     /// When it cannot be read, or is damaged and small.
-    pub fn open(id: FileId, content: Verified) -> Result<Self, StoreError> {
+    pub fn open(id: FileId, content: (Verified, FilePlace)) -> Result<Self, StoreError> {
         let mut whole = Self { id, content: Some(content), first: None };
         whole.first = whole.piece()?;
         Ok(whole)
     }
 
     fn piece(&mut self) -> Result<Option<Bytes>, StoreError> {
-        let Some(content) = &mut self.content else { return Ok(None) };
+        let Some((content, _)) = &mut self.content else { return Ok(None) };
         let mut piece = Vec::with_capacity(usize::try_from(PIECE).unwrap_or(0));
         content.by_ref().take(PIECE).read_to_end(&mut piece).map_err(|error| StoreError::unreadable(self.id, &error))?;
         Ok((!piece.is_empty()).then(|| piece.into()))

@@ -5,6 +5,7 @@ mod batches;
 mod damage;
 mod dedup;
 mod deletion;
+mod descriptors;
 mod errors;
 mod files;
 mod retry;

@@ -78,12 +78,13 @@ async fn open(api: &Api, file: &File, range: Option<Range<u64>>) -> Result<Body,
     match file.source {
         FileSource::Uploaded { .. } => {
             let (store, file) = (api.store.clone(), file.clone());
+            let place = api.descriptors.file().await;
             match range {
                 Some(range) => {
-                    let content = blocking(move || Ok::<_, StoreError>(Content::new(file.id, store.open_part(&file)?, range))).await?;
-                    Ok(stream::body(content))
+                    let open = move || Ok::<_, StoreError>(Content::new(file.id, (store.open_part(&file)?, place), range));
+                    Ok(stream::body(blocking(open).await?))
                 }
-                None => Ok(stream::body(blocking(move || Whole::open(file.id, store.open_verified(&file)?)).await?)),
+                None => Ok(stream::body(blocking(move || Whole::open(file.id, (store.open_verified(&file)?, place))).await?)),
             }
         }
         FileSource::View { batch, part } => {

@@ -8,6 +8,7 @@ mod errors;
 mod feed;
 mod files;
 mod lanes;
+mod leftovers;
 mod quotes;
 mod results;
 mod sockets;
@@ -30,6 +31,7 @@ use tower::ServiceExt;
 
 use super::{Access, Accounts, Api, Limits, Views, router};
 use crate::catalog::{Catalog, load_embedded};
+use crate::descriptors::Descriptors;
 use crate::domain::time::{Clock, Timestamp};
 use crate::executor::{Handle, Stub};
 use crate::store::{Options, Store};
@@ -105,6 +107,7 @@ impl Bench {
             executor,
             clock: Clock::new(move || Timestamp::from_second(read.load(Ordering::Relaxed)).unwrap()),
             limits: Limits { min_free_bytes: 0, ..Limits::default() },
+            descriptors: Descriptors::new(1 << 20, 1_024),
             access: Access::open(),
             views: Views::default(),
             public_url: None,
