@@ -7,6 +7,7 @@
 //! ```
 
 mod acknowledged;
+mod compaction;
 mod creation;
 mod deletion;
 mod equal;
