@@ -42,7 +42,7 @@ async fn a_backup_under_load_has_all_that_was_acknowledged_before_it() {
     let (store, _) = open(dir.path());
     let stop = Arc::new(AtomicBool::new(false));
     let (sender, acknowledged) = tokio::sync::watch::channel(Acknowledged::default());
-    let load = tokio::spawn({
+    let load = tokio_util::task::TaskTracker::new().spawn({
         let (store, stop) = (store.clone(), stop.clone());
         async move {
             for number in 0.. {

@@ -228,7 +228,10 @@ async fn check(shape: Shape, kill: Kill) {
                 .collect();
             let removed = if let Kill::Halfway(percent) = kill { left.len() * percent / 100 } else { 0 };
             let gone = left[..removed].to_vec();
-            let remove = move |tx: &mut Tx<'_>| Ok(gone.into_iter().for_each(|key| tx.remove(key.to_vec())));
+            let remove = move |tx: &mut Tx<'_>| {
+                gone.into_iter().for_each(|key| tx.remove(key.to_vec()));
+                Ok(())
+            };
             store.commit(remove).await.unwrap();
             close(store).await;
             let (store, recovered) = open(dir.path());
