@@ -49,7 +49,13 @@ fn nothing_is_lost_or_doubled_when_a_compaction_is_killed() {
         let before = said(&daemon, "compacting the store");
         std::thread::scope(|scope| {
             for _ in 0..CLIENTS {
-                scope.spawn(|| while !stop.load(Ordering::Relaxed) && churn(addr, &input, &answered).is_some() {});
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        if churn(addr, &input, &answered).is_none() {
+                            break;
+                        }
+                    }
+                });
             }
             wait::poll(wait::A_WHILE, || (said(&daemon, "compacting the store") > before).then_some(())).expect("a compaction begins");
             std::thread::sleep(Duration::from_micros(random.u64(..120_000)));
@@ -100,7 +106,7 @@ fn churn(addr: std::net::SocketAddr, input: &str, answered: &Mutex<BTreeMap<Stri
     let content = ask(Request::get(&format!("/v1/files/{output}/content")))?.body;
     let note = |answer| drop(answered.lock().expect("no panic").insert(id.clone(), answer));
     note(Answered::Ended(batch["metadata"].clone(), content));
-    if number % KEPT > 0 {
+    if !number.is_multiple_of(KEPT) {
         note(Answered::Unknown);
         ask(Request::new("DELETE", &path))?.expect(200);
         note(Answered::Deleted);
