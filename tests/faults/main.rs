@@ -11,6 +11,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod disk;
+mod power;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -41,8 +44,9 @@ struct Fault<'a> {
     count: &'a Path,
 }
 
-fn shim(dir: &Path) -> PathBuf {
-    let (source, library) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/shim.c"), dir.join("shim.so"));
+/// Builds a library of this folder that goes in front of libc.
+fn shim(dir: &Path, source: &str) -> PathBuf {
+    let (source, library) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults").join(source), dir.join("shim.so"));
     let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
     assert!(built.expect("cc runs").success());
     library
@@ -139,7 +143,7 @@ fn all() -> bool {
 #[test]
 fn no_failing_call_costs_what_was_answered() {
     let scratch = daemon::temp_dir();
-    let (shim, count) = (shim(scratch.path()), scratch.path().join("count"));
+    let (shim, count) = (shim(scratch.path(), "shim.c"), scratch.path().join("count"));
     // A directory whose daemon was killed.
     let dir = daemon::temp_dir();
     let (mut child, addr) = start(dir.path(), None);
