@@ -5,32 +5,68 @@
 //! * of what was written later, each sector (512 or 4,096 bytes, by chance) is there or not, whatever came before or
 //!   after it; so writes are torn, reordered or missing. The file has the size that it had durably, the one that it
 //!   had last, or one that what is there allows. `sync_file_range` counts for nothing;
-//! * names (creates, renames, removals) reach the disk in their order, as on a file system with a journal. They are
-//!   there at the latest once a sync of any file, begun after them, has completed; later ones are there up to a random one of them.
+//! * names (creates, renames, removals) are there once the sync of their folder has completed, if they are older than
+//!   its beginning. Of later ones, either each folder has those up to a random moment of its own, as POSIX
+//!   allows; or they reach the disk in one order, and any sync takes along all before it, as with a journal.
 //!
-//! What is not: a file system that reorders changes of names, so that a sync of a folder (which the recorder does not
-//! see) is not known to be needed; a disk that lies about syncs, or damages sectors that nobody wrote.
+//! What is not: changes of names that reach a folder in another order than they were made; a disk that lies about
+//! syncs, or damages sectors that nobody wrote.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::Path;
 
 /// Which file: its inode, and when that was made.
 type Id = (u64, u64);
 
 enum Op {
-    Write(Id, u64, std::ops::Range<usize>),
+    Write(Id, u64, Range<usize>),
     Truncate(Id, u64),
     /// The file is a new one, whatever had this inode before.
     Fresh(Id),
     SyncBegins(Id, u64),
     SyncEnds(Id, u64),
-    Names(std::ops::Range<usize>),
+    /// So many states of the names there have been before this one.
+    Names(usize),
 }
 
 pub struct Trace {
     bytes: Vec<u8>,
     /// Each with the length of the trace up to its end.
     ops: Vec<(u64, Op)>,
+    names: Vec<Names>,
+}
+
+/// The names in the directory.
+#[derive(Default)]
+struct Names {
+    root: Option<Id>,
+    /// What is in each folder: names, which files they are, and whether these are folders.
+    folders: BTreeMap<Id, Vec<(String, Id, bool)>>,
+}
+
+impl Names {
+    /// From lines of kind, inode, when it was made, path; a folder before what is in it.
+    fn read(lines: &str) -> Option<Self> {
+        let mut names = Self::default();
+        let mut paths = HashMap::new();
+        for line in lines.lines() {
+            let mut parts = line.splitn(4, ' ');
+            let (kind, id, path) = (parts.next()?, (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?), parts.next()?);
+            let is_folder = kind == "d";
+            if is_folder {
+                names.folders.insert(id, Vec::new());
+                paths.insert(path, id);
+            }
+            if path == "." {
+                names.root = Some(id);
+                continue;
+            }
+            let (folder, name) = path.rsplit_once('/').unwrap_or((".", path));
+            names.folders.get_mut(paths.get(folder)?)?.push((name.to_owned(), id, is_folder));
+        }
+        Some(names)
+    }
 }
 
 /// A file as the replay goes on.
@@ -38,7 +74,7 @@ pub struct Trace {
 struct File {
     durable: Vec<u8>,
     /// Changes since: an offset with bytes, or a new size without.
-    later: Vec<(u64, Option<std::ops::Range<usize>>)>,
+    later: Vec<(u64, Option<Range<usize>>)>,
     /// How many changes there were before those in `later`.
     settled: usize,
     /// Its size as the program sees it.
@@ -57,7 +93,7 @@ impl Trace {
     pub fn read(path: &Path) -> Self {
         const HEAD: usize = 40;
         let bytes = std::fs::read(path).expect("a trace");
-        let mut ops = Vec::new();
+        let (mut ops, mut names) = (Vec::new(), Vec::new());
         let mut from = 0;
         while from < bytes.len() {
             let head = from;
@@ -71,13 +107,17 @@ impl Trace {
                 2 => Op::Truncate(id, at),
                 3 => Op::SyncBegins(id, at),
                 4 => Op::SyncEnds(id, at),
-                5 => Op::Names(content),
+                5 => {
+                    let lines = std::str::from_utf8(&bytes[content]).expect("names are text");
+                    names.push(Names::read(lines).expect("a list of names"));
+                    Op::Names(names.len() - 1)
+                }
                 6 => Op::Fresh(id),
                 kind => panic!("a record of kind {kind} at {head}"),
             };
             ops.push((from as u64, op));
         }
-        Self { bytes, ops }
+        Self { bytes, ops, names }
     }
 
     pub fn len(&self) -> usize {
@@ -101,11 +141,12 @@ impl Trace {
         Cut { ops, at: self.ops[ops - 1].0 }
     }
 
-    /// Writes what a disk may hold then to `dir`.
-    pub fn image(&self, cut: &Cut, random: &mut fastrand::Rng, dir: &Path) {
+    /// Writes what a disk may hold then to `dir`; how many bytes were written and not synced.
+    pub fn image(&self, cut: &Cut, random: &mut fastrand::Rng, dir: &Path) -> usize {
         let mut files: HashMap<Id, File> = HashMap::new();
         let mut begun = HashMap::new();
-        let (mut names, mut named_for_sure) = (vec![0..0], 0);
+        let mut durable = Durable::default();
+        let mut names = 0;
         for (_, op) in &self.ops[..cut.ops] {
             match op {
                 Op::Write(id, at, content) => files.entry(*id).or_default().write(*at, content.clone()),
@@ -117,38 +158,67 @@ impl Trace {
                 }
                 Op::SyncBegins(id, number) => {
                     let file = files.entry(*id).or_default();
-                    begun.insert(*number, (file.settled + file.later.len(), names.len() - 1));
+                    begun.insert(*number, (file.settled + file.later.len(), names));
                 }
                 Op::SyncEnds(id, number) => {
                     let (changes, named) = begun.remove(number).expect("it has begun");
                     files.entry(*id).or_default().settle(changes, &self.bytes);
-                    named_for_sure = named_for_sure.max(named);
+                    durable.note(*id, named);
                 }
-                Op::Names(list) => names.push(list.clone()),
+                Op::Names(index) => names = index + 1,
             }
         }
-        let named = &names[random.usize(named_for_sure..names.len())];
-        std::fs::create_dir(dir).expect("a folder");
-        let list = std::str::from_utf8(&self.bytes[named.clone()]).expect("names are text");
-        let sorted: BTreeMap<_, _> = list.lines().map(|line| name(line).expect("a name")).collect();
         let luck = Luck { whole: [0.0, 0.1, 0.5, 0.9, 1.0][random.usize(..5)], sector: [512, 4096][random.usize(..2)] };
-        for (path, id) in sorted {
-            match id {
-                None => std::fs::create_dir(dir.join(path)).expect("a folder"),
-                Some(id) => {
-                    let content = files.get(&id).map(|file| file.after(&luck, random, &self.bytes)).unwrap_or_default();
-                    std::fs::write(dir.join(path), content).expect("a file");
+        let states = &self.names[..names];
+        // With a journal there is one moment for all folders.
+        let moment = random.bool().then(|| random.usize(durable.any.max(1)..names.max(1) + 1) - 1);
+        let Some(root) = states.last().and_then(|names| names.root) else { return 0 };
+        let mut folders = vec![(root, dir.to_owned())];
+        while let Some((folder, path)) = folders.pop() {
+            std::fs::create_dir(&path).expect("a folder");
+            let within = match moment {
+                Some(moment) => states[moment].folders.get(&folder),
+                None => durable.listing(folder, states, random),
+            };
+            for (name, id, is_folder) in within.into_iter().flatten() {
+                if *is_folder {
+                    folders.push((*id, path.join(name)));
+                } else {
+                    let content = files.get(id).map(|file| file.after(&luck, random, &self.bytes)).unwrap_or_default();
+                    std::fs::write(path.join(name), content).expect("a file");
                 }
             }
         }
+        let changes = files.values().flat_map(|file| &file.later);
+        changes.filter_map(|(_, bytes)| bytes.as_ref()).map(Range::len).sum()
     }
 }
 
-/// A line of names: the path, and which file it is, unless it is a folder.
-fn name(line: &str) -> Option<(&str, Option<Id>)> {
-    let mut parts = line.splitn(4, ' ');
-    let (kind, inode, made, path) = (parts.next()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?);
-    Some((path, (kind == "f").then_some((inode, made))))
+/// How many states of the names are durable: the last of them is there, or a later one.
+#[derive(Default)]
+struct Durable {
+    /// By the folder that was synced.
+    of: HashMap<Id, usize>,
+    /// By a sync of anything.
+    any: usize,
+}
+
+impl Durable {
+    fn note(&mut self, id: Id, named: usize) {
+        let of = self.of.entry(id).or_default();
+        *of = named.max(*of);
+        self.any = named.max(self.any);
+    }
+
+    /// What one folder has; nothing if it was never synced and is out of luck.
+    fn listing<'a>(&self, folder: Id, states: &'a [Names], random: &mut fastrand::Rng) -> Option<&'a Vec<(String, Id, bool)>> {
+        let sure = self.of.get(&folder).copied().unwrap_or(0);
+        let possible: Vec<_> = states[sure.saturating_sub(1)..].iter().filter_map(|names| names.folders.get(&folder)).collect();
+        let first = usize::from(sure > 0);
+        // One that was made and removed has at least had something once.
+        let chosen = random.usize(first.min(possible.len())..=possible.len());
+        chosen.checked_sub(1).map(|index| possible[index])
+    }
 }
 
 /// How much of what was not synced is there.
@@ -164,7 +234,7 @@ fn put(content: &mut Vec<u8>, at: u64, bytes: &[u8]) {
 }
 
 impl File {
-    fn write(&mut self, at: u64, content: std::ops::Range<usize>) {
+    fn write(&mut self, at: u64, content: Range<usize>) {
         self.size = self.size.max(at + content.len() as u64);
         self.later.push((at, Some(content)));
     }
