@@ -12,7 +12,7 @@
 //! What is not: changes of names that reach a folder in another order than they were made; a disk that lies about
 //! syncs, or damages sectors that nobody wrote.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
@@ -124,21 +124,32 @@ impl Trace {
         self.ops.len()
     }
 
-    /// A random point: anywhere, or just before a sync has completed, or where names have just changed.
+    /// A random point: after any operation or any byte, or where promises are made and kept: around the end of a sync,
+    /// a change of names, the first sync of a database.
     pub fn cut(&self, random: &mut fastrand::Rng) -> Cut {
-        let kind = random.u8(..3);
-        let wanted = |(_, op): &(u64, Op)| match kind {
-            0 => true,
-            1 => matches!(op, Op::SyncEnds(..)),
-            _ => matches!(op, Op::Names(_)),
-        };
-        let points: Vec<_> = (0..self.ops.len()).filter(|index| wanted(&self.ops[*index])).collect();
-        let ops = match kind {
-            2 => random.choice(points).expect("names change") + random.usize(..4),
-            _ => random.choice(points).expect("there are syncs"),
+        let ops = match random.u8(..5) {
+            0 => random.usize(..self.ops.len()),
+            1 => {
+                let byte = random.u64(..self.bytes.len() as u64);
+                self.ops.partition_point(|(end, _)| *end <= byte)
+            }
+            2 => self.one_of(random, |op| matches!(op, Op::SyncEnds(..))) + random.usize(..2),
+            3 => self.one_of(random, |op| matches!(op, Op::Names(_))) + random.usize(..4),
+            _ => {
+                let logs = self.names.iter().flat_map(|names| names.folders.values().flatten());
+                let logs: HashSet<Id> = logs.filter(|(name, ..)| name == "db").map(|(_, id, _)| *id).collect();
+                let mut seen = HashSet::new();
+                let mut is_first = |id: &Id| logs.contains(id) && seen.insert(*id);
+                self.one_of(random, |op| matches!(op, Op::SyncEnds(id, _) if is_first(id))).saturating_sub(12) + random.usize(..36)
+            }
         };
         let ops = ops.clamp(1, self.ops.len());
         Cut { ops, at: self.ops[ops - 1].0 }
+    }
+
+    fn one_of(&self, random: &mut fastrand::Rng, mut is_wanted: impl FnMut(&Op) -> bool) -> usize {
+        let found: Vec<_> = (0..self.ops.len()).filter(|index| is_wanted(&self.ops[*index].1)).collect();
+        random.choice(found).expect("there is one")
     }
 
     /// Writes what a disk may hold then to `dir`; how many bytes were written and not synced.

@@ -5,13 +5,17 @@
 //! is built with `cc`, as some crates are). What the store does relative to open folders passes libc by: the tests of
 //! `store/dir` let that fail.
 //!
+//! [`power`] is about losses of power, with a library of its own.
+//!
 //! A run of `cargo test` tries some of the calls of each kind; all of them: `BATCHD_FAULTS=all cargo test --release --test faults`.
 
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
 #[path = "../support/mod.rs"]
 mod support;
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod disk;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod power;
 
 use std::collections::BTreeMap;

@@ -232,11 +232,11 @@ impl Kind {
 }
 
 /// Starts a healthy daemon on what the disk holds, and looks for what was answered.
-fn check(recorded: &Recorded, cut: &Cut, what: &str, dir: &Path) {
+fn check(known: &BTreeMap<String, Known>, cut: &Cut, what: &str, dir: &Path) {
     let (child, addr) = start(dir, None);
     let log = || std::fs::read_to_string(dir.join("stderr.log")).unwrap_or_default();
     let addr = addr.unwrap_or_else(|| panic!("{what}: no start:\n{}", log()));
-    for (path, known) in recorded.known.lock().expect("no panic").iter() {
+    for (path, known) in known {
         let Some((_, last)) = known.shown.iter().rfind(|(at, _)| *at <= cut.at) else { continue };
         let found = http::send(addr, Request::get(path)).expect("an answer");
         if known.deleted.is_some_and(|at| at <= cut.at) {
@@ -269,6 +269,7 @@ fn no_loss_of_power_costs_what_was_answered() {
     for kind in &KINDS {
         let recorded = kind.record();
         let trace = Trace::read(&recorded.trace);
+        let known = recorded.known.into_inner().expect("no panic");
         let cuts = cuts().div_ceil(KINDS.len());
         let (mut sure, mut unsynced) = (0, 0);
         let before = failures.len();
@@ -279,9 +280,8 @@ fn no_loss_of_power_costs_what_was_answered() {
             let image = daemon::temp_dir();
             unsynced = unsynced.max(trace.image(&cut, &mut random, &image.path().join("data")));
             let what = format!("{}: the power goes at operation {} of {}", kind.name, cut.ops, trace.len());
-            sure +=
-                recorded.known.lock().expect("no panic").values().filter(|known| known.shown.iter().any(|(at, _)| *at <= cut.at)).count();
-            let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(&recorded, &cut, &what, image.path())));
+            sure += known.values().filter(|known| known.shown.iter().any(|(at, _)| *at <= cut.at)).count();
+            let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(&known, &cut, &what, image.path())));
             if checked.is_err() {
                 wait::say(&format!("power: kept in {}", image.keep().display()));
                 failures.push(what);
