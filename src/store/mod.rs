@@ -15,12 +15,15 @@
 mod answers;
 mod batches;
 mod catalog;
+mod check;
 mod chunks;
 mod deliveries;
+mod examine;
 mod files;
 mod format;
 mod holds;
 mod image;
+mod key;
 mod ledger;
 mod lines;
 mod live;
@@ -30,10 +33,12 @@ mod observed;
 mod open;
 mod orgs;
 mod quotes;
+mod readable;
 mod record;
 mod results;
 mod row_group;
 mod runs;
+mod salvage;
 mod seal;
 mod spool;
 #[cfg(test)]
@@ -57,6 +62,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use batches::{BatchQuery, CreateOutcome, End, Idempotency};
 pub use catalog::{CATALOGS_KEPT, StoredCatalog};
+pub use check::{CheckError, Checked, check};
 pub use deliveries::{Choice, Due};
 pub use files::{Deletion, FileQuery, NewFile, Order};
 pub use format::ROWS_PER_PAGE;
@@ -65,10 +71,12 @@ pub use lines::{ByteRange, Lines, Render};
 pub use live::LiveBatch;
 pub use open::{OpenError, Options, Recovered};
 pub use orgs::{Added, MAX_KEYS, MAX_ORGS, MAX_REGISTERED, Revoked};
+pub use readable::Unlookable;
 #[doc(hidden)]
 pub use record::decode_anything as fuzz_decode;
 pub use record::page::Page;
 pub use results::PackedRow;
+pub use salvage::{SalvageError, Salvaged, Thing, Told, salvage};
 pub use seal::{Seal, Unsealable};
 pub use spool::{Sealed, Spool};
 #[cfg(test)]

@@ -119,7 +119,7 @@ pub(super) fn folder(generation: u64) -> String {
     if generation == 0 { SLED.to_owned() } else { format!("{SLED}-{generation}") }
 }
 
-fn create(path: &Path) -> Result<(), StoreError> {
+pub(super) fn create(path: &Path) -> Result<(), StoreError> {
     // Prompts and answers are nobody else's business.
     let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     created.map_err(|e| StoreError::io("creating", path, &e))
@@ -208,7 +208,7 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
     read().map_err(|e| StoreError::io("listing", folder, &e))
 }
 
-fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
+pub(super) fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
     let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None).mode(sled::Mode::HighThroughput);
     match open_once_it_is_free(&config) {
         Err(sled::Error::Io(error)) => Err(StoreError::io("opening the store in", path, &error)),

@@ -19,8 +19,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::StoreError;
 use crate::domain::id::FileId;
 
-const FILE: &str = "seal.key";
-const BYTES: usize = 32;
+pub(super) const FILE: &str = "seal.key";
+pub(super) const BYTES: usize = 32;
 
 /// Signs and seals.
 pub struct Seal {
