@@ -20,6 +20,9 @@
 //!            domain            imports nothing of ours
 //! ```
 //!
+//! [`descriptors`] shares out the file descriptors of the process among those who open connections; it
+//! lies beside `domain` and imports nothing of ours either.
+//!
 //! [`client`] speaks to a daemon over HTTP, as anybody's client does. `cli` also reads seeds, which
 //! needs no daemon, with [`catalog`].
 //!
@@ -30,6 +33,7 @@ pub mod cli;
 pub mod client;
 pub mod courier;
 pub mod daemon;
+pub mod descriptors;
 pub mod domain;
 pub mod executor;
 pub mod http;

@@ -10,16 +10,17 @@ use std::path::{Path, PathBuf};
 /// A module, and what it may name as `crate::...`.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("domain", &[]),
+    ("descriptors", &[]),
     ("catalog", &["domain"]),
-    ("provider", &["domain"]),
+    ("provider", &["domain", "descriptors"]),
     ("store", &["domain"]),
     ("route", &["domain", "catalog"]),
     ("executor", &["domain", "catalog", "route", "store", "provider"]),
-    ("http", &["domain", "catalog", "route", "store", "executor"]),
-    ("courier", &["domain", "store", "provider"]),
-    ("daemon", &["domain", "catalog", "route", "store", "provider", "executor", "courier", "http"]),
+    ("http", &["domain", "descriptors", "catalog", "route", "store", "executor"]),
+    ("courier", &["domain", "descriptors", "store", "provider"]),
+    ("daemon", &["domain", "descriptors", "catalog", "route", "store", "provider", "executor", "courier", "http"]),
     ("client", &["domain"]),
-    ("cli", &["domain", "catalog", "daemon", "client"]),
+    ("cli", &["domain", "descriptors", "catalog", "daemon", "client"]),
 ];
 
 /// A crate, and the only modules or files that may name it.

@@ -1,4 +1,4 @@
-//! `batchd batches`: changing how a batch of a running daemon runs.
+//! `batchd batches`: changing how a batch of a running daemon runs, and deleting one that has ended.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
@@ -10,7 +10,7 @@ use crate::daemon::Environment;
 use crate::domain::id::BatchId;
 use crate::domain::share::{NoPriority, Priority};
 
-/// Pause, resume and prioritise batches of a running daemon
+/// Pause, resume, prioritise and delete batches of a running daemon
 #[derive(Debug, Subcommand)]
 pub enum BatchesCommand {
     /// Dispatch no further row of a batch until it is resumed; its deadline goes on
@@ -19,6 +19,8 @@ pub enum BatchesCommand {
     Resume(BatchArgs),
     /// Change how large a batch's share of a contended lane is
     Priority(PriorityArgs),
+    /// Delete a batch that has ended, with its results, receipt and files; what it was charged stays
+    Delete(BatchArgs),
 }
 
 #[derive(Debug, Args)]
@@ -50,19 +52,27 @@ fn level() -> impl TypedValueParser<Value = Priority> {
 /// Runs the command and returns the exit code.
 pub fn run(command: &BatchesCommand, env: Environment) -> u8 {
     let (id, remote, change) = match command {
-        BatchesCommand::Pause(BatchArgs { id, remote }) => (id, remote, json!({ "paused": true })),
-        BatchesCommand::Resume(BatchArgs { id, remote }) => (id, remote, json!({ "paused": false })),
-        BatchesCommand::Priority(PriorityArgs { id, level, remote }) => (id, remote, json!({ "priority": level.as_str() })),
+        BatchesCommand::Pause(BatchArgs { id, remote }) => (id, remote, Some(json!({ "paused": true }))),
+        BatchesCommand::Resume(BatchArgs { id, remote }) => (id, remote, Some(json!({ "paused": false }))),
+        BatchesCommand::Priority(PriorityArgs { id, level, remote }) => (id, remote, Some(json!({ "priority": level.as_str() }))),
+        BatchesCommand::Delete(BatchArgs { id, remote }) => (id, remote, None),
     };
     remote::run(async {
-        let batch = remote.client(&env)?.change_batch(&id.to_string(), &change).await?;
-        put(&if remote.json { batch.to_string() } else { tell(&batch) })?;
+        let (client, id) = (remote.client(&env)?, id.to_string());
+        let answer = match change {
+            Some(change) => client.change_batch(&id, &change).await?,
+            None => client.delete_batch(&id).await?,
+        };
+        put(&if remote.json { answer.to_string() } else { tell(&answer) })?;
         Ok(0)
     })
 }
 
 fn tell(batch: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    if batch["deleted"] == true {
+        return format!("{} is deleted", text(&batch["id"]));
+    }
     let ours = &batch["batchd"];
     let paused = if ours["paused"] == true { ", paused" } else { "" };
     format!("{} is {}{paused}; its priority is {}", text(&batch["id"]), text(&batch["status"]), text(&ours["priority"]))
@@ -76,5 +86,6 @@ mod tests {
     fn a_batch_is_told_in_a_line() {
         let batch = json!({"id": "batch_1", "status": "in_progress", "batchd": {"paused": true, "priority": "high"}});
         insta::assert_snapshot!(tell(&batch), @"batch_1 is in_progress, paused; its priority is high");
+        insta::assert_snapshot!(tell(&json!({"id": "batch_1", "object": "batch", "deleted": true})), @"batch_1 is deleted");
     }
 }

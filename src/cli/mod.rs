@@ -16,6 +16,7 @@ mod remote;
 mod run;
 mod serve;
 mod store;
+mod temporary;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::daemon::Environment;
 use crate::daemon::config::{Flags, Origin, ProcessEnvironment, Settings};
+use crate::descriptors::{Share, raise};
 
 /// A self-hosted LLM batch API: upload JSONL, dispatch every row to a provider, keep every result.
 #[derive(Debug, Parser)]
@@ -56,7 +58,7 @@ enum Command {
     /// Check, compare and make catalog seeds
     #[command(subcommand)]
     Catalog(catalog::CatalogCommand),
-    /// Check a data directory, and bring back what can be read of a damaged one
+    /// Check a data directory, bring back what can be read of a damaged one, and make backups
     #[command(subcommand)]
     Store(store::StoreCommand),
     /// Inspect the settings
@@ -158,7 +160,9 @@ fn block_on(future: impl Future<Output = u8>) -> u8 {
 
 /// Runs a future on a runtime of its own.
 fn block_on_result<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("batchd").build()?;
+    // Threads that may block are those that open files: there must be a descriptor for each.
+    let threads = Share::threads(raise());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(threads).thread_name("batchd").build()?;
     let result = runtime.block_on(future);
     // Blocking work that is still under way must not hold up the exit.
     runtime.shutdown_background();

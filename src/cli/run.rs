@@ -1,15 +1,17 @@
 //! `batchd run`: one file, one batch, no server.
 
+use std::ffi::OsStr;
 use std::io::Read;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::progress::{Display, ProgressLine};
+use super::temporary::Temporary;
 use super::{FAILURE, INTERRUPTED, USAGE, block_on, complain, quiet_settings, say};
 use crate::daemon::config::{Flags, Settings};
 use crate::daemon::lifecycle::{Shutdown, Tasks, watch_signals};
-use crate::daemon::{Core, Environment, Job, JobError, Submission, load_catalog};
+use crate::daemon::{Core, Environment, Job, JobError, RUNS, Submission, load_catalog};
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::file::ResultPart;
 use crate::domain::id::BatchId;
@@ -38,8 +40,16 @@ pub(super) struct RunArgs {
 
 /// Settings that only a server has a use for. `run` takes them from a shared configuration file
 /// without a word, but neither shows nor accepts their flags.
-pub(super) const SERVER_ONLY: [&str; 7] =
-    ["listen", "api_keys_file", "cors_origins", "max_connections", "max_file_bytes", "max_upload_bytes", "file_retention"];
+pub(super) const SERVER_ONLY: [&str; 8] = [
+    "listen",
+    "api_keys_file",
+    "cors_origins",
+    "max_connections",
+    "max_file_bytes",
+    "max_upload_bytes",
+    "file_retention",
+    "batch_retention",
+];
 
 /// Runs the file; returns the exit code.
 pub(super) fn run(args: &RunArgs, env: Environment) -> u8 {
@@ -74,7 +84,7 @@ pub(super) fn run(args: &RunArgs, env: Environment) -> u8 {
 struct Spooled {
     path: PathBuf,
     name: String,
-    temporary: bool,
+    _copy: Option<Temporary>,
 }
 
 impl Spooled {
@@ -83,27 +93,19 @@ impl Spooled {
         let name = input.display().to_string();
         let unreadable = |error: std::io::Error| format!("cannot read {}: {error}", input.display());
         if !stdin && std::fs::metadata(input).map_err(unreadable)?.is_file() {
-            return Ok(Self { path: input.to_owned(), name, temporary: false });
+            return Ok(Self { path: input.to_owned(), name, _copy: None });
         }
-        let path = data_dir.join("run").join(format!("input-{}", std::process::id()));
+        let runs = data_dir.join(RUNS);
         let name = if stdin { "stdin.jsonl".to_owned() } else { name };
-        let spooled = Self { path, name, temporary: true };
-        let copy = || -> std::io::Result<()> {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir.join("run"))?;
+        let copy = || -> std::io::Result<Temporary> {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&runs)?;
             let mut from: Box<dyn Read> = if stdin { Box::new(std::io::stdin().lock()) } else { Box::new(std::fs::File::open(input)?) };
-            let mut to = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&spooled.path)?;
-            std::io::copy(&mut from, &mut to).map(|_| ())
+            let to = Temporary::create(&runs, OsStr::new("input-"), "", 0o600)?;
+            std::io::copy(&mut from, &mut to.file())?;
+            Ok(to)
         };
-        copy().map_err(|error| format!("cannot spool {} to {}: {error}", input.display(), spooled.path.display()))?;
-        Ok(spooled)
-    }
-}
-
-impl Drop for Spooled {
-    fn drop(&mut self) {
-        if self.temporary {
-            let _ = std::fs::remove_file(&self.path);
-        }
+        let copy = copy().map_err(|error| format!("cannot spool {} to {}: {error}", input.display(), runs.display()))?;
+        Ok(Self { path: copy.path().to_owned(), name, _copy: Some(copy) })
     }
 }
 
@@ -125,7 +127,7 @@ fn check_output(output: &Path, input: &Path) -> Result<(), String> {
 
 async fn work(settings: Settings, env: Environment, job: Job, args: &RunArgs) -> u8 {
     let tasks = Tasks::new(Shutdown::new());
-    let core = match Core::start(&settings, env, &tasks).await {
+    let core = match Core::start(&settings, env, &tasks, 0).await {
         Ok(core) => core,
         Err(error) => return complain(&error, USAGE),
     };
@@ -234,20 +236,15 @@ async fn write_results(core: &Core, batch: BatchId, output: Option<&Path>) -> Re
     let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     // A reader of the output never sees half of it.
     let mut name = path.file_name().map(ToOwned::to_owned).unwrap_or_default();
-    name.push(format!(".{}.partial", std::process::id()));
-    let partial = path.with_file_name(name);
-    let write = async {
-        let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&partial).map_err(JobError::Output)?;
-        if let Ok(existing) = std::fs::metadata(path) {
-            file.set_permissions(existing.permissions()).map_err(JobError::Output)?;
-        }
-        core.write_lines(batch, ResultPart::All, Box::new(std::io::BufWriter::new(file))).await?;
-        std::fs::rename(&partial, path).map_err(JobError::Output)
-    };
-    if let Err(error) = write.await {
-        let _ = std::fs::remove_file(&partial);
-        return Err(error);
+    name.push(".");
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let partial = Temporary::create(folder, &name, ".partial", 0o666).map_err(JobError::Output)?;
+    if let Ok(existing) = std::fs::metadata(path) {
+        partial.file().set_permissions(existing.permissions()).map_err(JobError::Output)?;
     }
+    let file = partial.file().try_clone().map_err(JobError::Output)?;
+    core.write_lines(batch, ResultPart::All, Box::new(std::io::BufWriter::new(file))).await?;
+    partial.rename(path).map_err(JobError::Output)?;
     say(&format!("results are in {}", path.display()));
     Ok(())
 }

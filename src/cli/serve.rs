@@ -6,6 +6,10 @@ use crate::daemon::{Environment, Server};
 
 /// Serves until stopped; returns the exit code.
 pub(super) fn serve(flags: &Flags, env: Environment) -> u8 {
+    // What this process writes is in the data directory alone. The store gives its own files their
+    // permissions; this is for those that sled makes while it runs. (`run` leaves the umask as it is:
+    // its output is the user's.)
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let (settings, _log) = match settings(flags, &env) {
         Ok(settings) => settings,
         Err(error) => return complain(&error, USAGE),

@@ -1,4 +1,4 @@
-//! `batchd store`: looking after a data directory that no daemon is using.
+//! `batchd store`: checking and salvaging a data directory that no daemon is using, and backing up that of one that runs.
 //!
 //! Each damaged or lost thing is a line on standard output, the summary goes to standard error. Exit codes: 0 if
 //! all is well, 1 if something is damaged or lost, 2 if the directory cannot be looked at or copied.
@@ -7,20 +7,24 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::answer::put;
+use super::remote::{self, RemoteArgs};
 use super::{FAILURE, USAGE, complain, print, say};
 use crate::daemon::config::{Flags, Settings};
-use crate::daemon::{CheckError, Checked, Environment, SalvageError, Salvaged, Told, check_store, salvage_store, system_clock};
+use crate::daemon::{Checked, Environment, SalvageError, Salvaged, Told, Unlookable, check_store, salvage_store, system_clock};
 
-/// Check a data directory, and bring back what can be read of a damaged one
+/// Check a data directory, bring back what can be read of a damaged one, and make backups
 #[derive(Debug, Subcommand)]
 pub enum StoreCommand {
     /// Read all that is stored and name each thing that is damaged; changes nothing
     Check(CheckArgs),
     /// Copy all that can be read to a new directory, and say what is lost; leaves the old one as it is
     Salvage(SalvageArgs),
+    /// Make or renew a backup of a running daemon's data directory
+    Backup(BackupArgs),
 }
 
 #[derive(Debug, Args)]
@@ -39,6 +43,15 @@ pub struct SalvageArgs {
     to: PathBuf,
     #[command(flatten)]
     place: PlaceArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// An absolute path on the daemon's machine: of a new directory, an empty one, or an earlier backup
+    #[arg(value_name = "TARGET")]
+    target: String,
+    #[command(flatten)]
+    remote: RemoteArgs,
 }
 
 /// Which data directory. No daemon may be using it.
@@ -68,8 +81,24 @@ pub(super) fn run(command: &StoreCommand, env: Environment) -> u8 {
     let done = match command {
         StoreCommand::Check(args) => check(args, &env),
         StoreCommand::Salvage(args) => salvage(args, &env),
+        StoreCommand::Backup(args) => return back_up(args, &env),
     };
     done.unwrap_or_else(|error| complain(&error, USAGE))
+}
+
+fn back_up(BackupArgs { target, remote }: &BackupArgs, env: &Environment) -> u8 {
+    remote::run(async {
+        let made = remote.client(env)?.back_up(target).await?;
+        put(&if remote.json { made.to_string() } else { tell_backup(&made) })?;
+        Ok(0)
+    })
+}
+
+fn tell_backup(made: &Value) -> String {
+    let number = |name: &str| made[name].as_u64().unwrap_or_default();
+    let (copied, bytes) = (number("copied_contents"), size(number("copied_bytes")));
+    let place = made["target"].as_str().unwrap_or("?");
+    format!("{place} holds {} entries and {} files; {copied} of them were copied now, {bytes}", number("entries"), number("contents"))
 }
 
 fn check(CheckArgs { deep, place }: &CheckArgs, env: &Environment) -> Result<u8, String> {
@@ -80,7 +109,7 @@ fn check(CheckArgs { deep, place }: &CheckArgs, env: &Environment) -> Result<u8,
         true => lines.push(line.to_owned()),
         false => print(line),
     });
-    let checked = checked.map_err(|error: CheckError| error.to_string())?;
+    let checked = checked.map_err(|error: Unlookable| error.to_string())?;
     let took = began.elapsed();
     if place.json {
         let Checked { batches, rows, files, bytes, damaged } = checked;
@@ -188,6 +217,7 @@ mod tests {
             tell_checked(&Checked { damaged: 3, ..checked }, took),
             tell_salvaged(&done, false, took),
             tell_salvaged(&done, true, took),
+            tell_backup(&json!({"target": "/b", "entries": 7, "contents": 3, "copied_contents": 1, "copied_bytes": 2_500_000})),
         ];
         insta::assert_snapshot!(lines.join("\n"), @r"
         sound: 12 batches, 4800 rows with a result, 30 files; 7.2 MiB read in 1.2 s
@@ -197,6 +227,7 @@ mod tests {
         lost: 1 batches, 7 results of other batches, 2 files, and what else is named above
         brought back: 11 batches, 4400 rows with a result, 28 files; 1.1 MiB of content, in 1.2 s
         nothing is lost
+        /b holds 7 entries and 3 files; 1 of them were copied now, 2.3 MiB
         ");
     }
 }

@@ -84,6 +84,14 @@ impl Client {
         self.send(&format!("/batches/{id}"), change).await
     }
 
+    /// Deletes a batch that has ended; what the daemon says of it.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached or refuses.
+    pub async fn delete_batch(&self, id: &str) -> Result<Value, ClientError> {
+        self.json("DELETE", &format!("/batches/{id}"), None).await
+    }
+
     /// What the lanes are doing, and the holds on them.
     ///
     /// # Errors
@@ -98,6 +106,14 @@ impl Client {
     /// When the daemon cannot be reached or refuses.
     pub async fn hold_lane(&self, action: &str, lane: &str) -> Result<Value, ClientError> {
         self.at_root().send(&format!("/admin/lanes/{action}"), &json!({ "lane": lane })).await
+    }
+
+    /// Makes or renews a backup in a folder of the daemon's machine; what it holds.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached or refuses.
+    pub async fn back_up(&self, target: &str) -> Result<Value, ClientError> {
+        self.at_root().send("/admin/store/backup", &json!({ "target": target })).await
     }
 
     /// The paths for operators stand beside the version, not below it.

@@ -26,6 +26,7 @@ use self::message::Writer;
 use self::news::Newsroom;
 pub use self::news::Render;
 use self::sender::{Answer, SendError, Sender};
+use crate::descriptors::Descriptors;
 use crate::domain::batch::{Batch, Order};
 use crate::domain::delivery::{Delivery, Route, Wire};
 use crate::domain::id::{BatchId, EventId, OrgId};
@@ -181,9 +182,9 @@ impl Courier {
     ///
     /// # Errors
     /// When the system's certificates cannot be used.
-    pub fn new(store: Store, clock: Clock, settings: Settings) -> Result<Self, SetupError> {
+    pub fn new(store: Store, clock: Clock, descriptors: Descriptors, settings: Settings) -> Result<Self, SetupError> {
         let writer = Writer { base_url: settings.base_url };
-        let sender = Sender::new(settings.targets, settings.standard)?;
+        let sender = Sender::new(settings.targets, settings.standard, descriptors)?;
         let newsroom = Newsroom::new(store.clone(), clock.clone(), settings.render);
         Ok(Self { post: Arc::new(Post { store, clock, sender, retry_base: settings.retry_base }), writer, newsroom })
     }
@@ -232,6 +233,7 @@ impl Courier {
                     turn.get_or_insert(delivery.org);
                     under_way.begin(&self.post, *delivery);
                 }
+                Due::Moot { key } => store.drop_delivery(key).await?,
                 Due::Lost { key, reason } => {
                     tracing::error!(reason, "a message to a receiver cannot be read and is given up");
                     store.drop_delivery(key).await?;

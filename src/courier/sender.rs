@@ -21,6 +21,7 @@ use serde_json::value::RawValue;
 use tower::Service;
 
 use super::letter::{self, Letter};
+use crate::descriptors::{Descriptors, is_refusal};
 use crate::domain::delivery::{Delivery, Wire};
 use crate::domain::target::{Targets, Unwanted};
 use crate::domain::time::Timestamp;
@@ -68,11 +69,12 @@ pub(super) struct Sender {
     http: Client<HttpsConnector<HttpConnector<Guarded>>, Full<Bytes>>,
     targets: Targets,
     standard: bool,
+    descriptors: Descriptors,
 }
 
 impl Sender {
     /// With the headers of Standard Webhooks besides, if `standard`.
-    pub fn new(targets: Targets, standard: bool) -> Result<Self, SetupError> {
+    pub fn new(targets: Targets, standard: bool, descriptors: Descriptors) -> Result<Self, SetupError> {
         let mut tcp = HttpConnector::new_with_resolver(Guarded { targets });
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(PATIENCE));
@@ -80,7 +82,7 @@ impl Sender {
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
         // Receivers are many and seldom called.
         let http = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
-        Ok(Self { http, targets, standard })
+        Ok(Self { http, targets, standard, descriptors })
     }
 
     /// Makes one attempt.
@@ -112,9 +114,16 @@ impl Sender {
             request = request.header(*name, value);
         }
         let request = request.body(Full::new(Bytes::from(letter.body))).map_err(|_| SendError::Url)?;
+        // The receiver is not to blame for a wait of ours.
+        let _place = self.descriptors.calls().claim().await;
         let response = match tokio::time::timeout(patience, self.http.request(request)).await {
             Err(_) => return Err(SendError::Late(patience)),
-            Ok(Err(error)) => return Err(SendError::Unreachable(reason(&error))),
+            Ok(Err(error)) => {
+                if is_refusal(&error) {
+                    self.descriptors.refused();
+                }
+                return Err(SendError::Unreachable(reason(&error)));
+            }
             Ok(Ok(response)) => response,
         };
         let status = response.status();

@@ -269,7 +269,7 @@ async fn store(store: &Store, source: &Source, accepted: &Accepted, changes: &Ch
         hash: accepted.hash.clone(),
         accepted_at: accepted.at,
         folder: source.folder(),
-        changes: serde_json::to_vec(changes).map_err(|error| StoreError::Broken(error.to_string()))?,
+        changes: serde_json::to_vec(changes).map_err(|error| StoreError::Unexpected(error.to_string()))?,
     };
     // What is in the binary need not be kept apart from it.
     let files = if source.dir.is_some() { archive.0 } else { Vec::new() };
@@ -364,7 +364,7 @@ mod tests {
         let env: Environment = Arc::new(HashMap::from([("HOME", "/nowhere")]));
         let mut settings = Settings::load(&Flags::default(), &*env).unwrap();
         settings.catalog_dir = Some(seeds.clone());
-        let options = Options { dir: dir.path().join("data"), cache_bytes: 8 << 20, commit_interval: Duration::ZERO };
+        let options = Options { commit_interval: Duration::ZERO, ..Options::new(dir.path().join("data")) };
         let (store, _) = tokio::task::spawn_blocking(|| Store::open(options)).await.unwrap().unwrap();
         // Two seconds before midnight of the last of May.
         let time = Arc::new(AtomicI64::new("2026-05-31T23:59:58Z".parse::<Timestamp>().unwrap().as_second()));

@@ -5,16 +5,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::catalog::{Keeper, Source, key_of};
 use super::config::{Settings, Strings};
 use super::lifecycle::{Fate, Tasks};
 use crate::catalog::{Catalog, Faults, Snapshot, UpstreamError, WatchError, Watcher, watch};
+use crate::descriptors::Descriptors;
 use crate::domain::connection::ProviderKind;
 use crate::domain::retry::RetryPolicy;
 use crate::domain::time::{Clock, Timestamp};
 use crate::executor::{self, Handle, InputLimits, OpenProvider};
 use crate::provider::{self, SetupError};
-use crate::store::{OpenError, Options, Recovered, Store, StoreError};
+use crate::store::{Compact, OpenError, Options, Recovered, Store, StoreError};
 
 /// How often expired files, uploads and keys are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
@@ -51,6 +54,7 @@ pub struct Core {
     pub catalog: Arc<Catalog>,
     pub executor: Handle,
     pub clock: Clock,
+    pub descriptors: Descriptors,
     _watcher: Option<Watcher>,
 }
 
@@ -69,11 +73,13 @@ pub fn system_clock() -> Clock {
 }
 
 impl Core {
-    /// Starts the parts; their tasks are counted among `tasks`.
+    /// Starts the parts; their tasks are counted among `tasks`. Of the file descriptors, those for
+    /// `max_clients` connections are left to clients.
     ///
     /// # Errors
     /// When the data directory or the catalog cannot be used.
-    pub async fn start(settings: &Settings, env: Environment, tasks: &Tasks) -> Result<Self, StartError> {
+    pub async fn start(settings: &Settings, env: Environment, tasks: &Tasks, max_clients: u32) -> Result<Self, StartError> {
+        let descriptors = Descriptors::of_process(max_clients);
         let clock = system_clock();
         let source = Source::new(settings, env.clone())?;
         let (store, recovered) = open_store(settings).await?;
@@ -86,13 +92,13 @@ impl Core {
             store: store.clone(),
             catalog: catalog.clone(),
             clock: clock.clone(),
-            open: open_provider(settings, env, clock.clone()),
+            open: open_provider(settings, env, clock.clone(), descriptors.clone()),
         };
         let shutdown = tasks.shutdown();
         let (drain, abort) = (shutdown.drain().clone(), shutdown.abort().clone());
         let (executor, run) = executor::start(parts, executor_settings(settings), recovered, drain, abort);
         tasks.spawn("executor", Fate::Essential, run);
-        watch_store(&store, &clock, settings.dedup_max_age, tasks);
+        watch_store(&store, &clock, Kept { answers: settings.dedup_max_age, batches: settings.batch_retention }, tasks);
         let follow = |dir: &std::path::PathBuf| {
             let catalog = catalog.clone();
             watch(dir, move || catalog.ask("the catalog folder has changed"))
@@ -102,7 +108,7 @@ impl Core {
             // What has changed between the first look and the watch.
             catalog.ask("the start");
         }
-        Ok(Self { store, catalog, executor, clock, _watcher: watcher })
+        Ok(Self { store, catalog, executor, clock, descriptors, _watcher: watcher })
     }
 
     /// Makes everything durable and closes the store. Call it after the tasks have ended.
@@ -115,7 +121,16 @@ impl Core {
 }
 
 async fn open_store(settings: &Settings) -> Result<(Store, Recovered), StartError> {
-    let options = Options { dir: settings.data_dir.clone(), cache_bytes: settings.cache_bytes, commit_interval: settings.commit_interval };
+    let options = Options {
+        dir: settings.data_dir.clone(),
+        cache_bytes: settings.cache_bytes,
+        commit_interval: settings.commit_interval,
+        compact: Compact {
+            below_percent: settings.compact_below,
+            from_bytes: settings.compact_from,
+            min_free_bytes: settings.min_free_bytes,
+        },
+    };
     Ok(tokio::task::spawn_blocking(move || Store::open(options)).await??)
 }
 
@@ -131,8 +146,26 @@ fn executor_settings(settings: &Settings) -> executor::Settings {
     }
 }
 
+/// How long things are kept that do not say so themselves.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    answers: Duration,
+    /// After their end; `None` for ever.
+    batches: Option<Duration>,
+}
+
+/// Deletes batches that have been kept for long enough.
+async fn delete_old(store: &Store, now: Timestamp, kept: Duration, drain: &CancellationToken) -> Result<(), StoreError> {
+    let Ok(limit) = now.checked_sub(kept) else { return Ok(()) };
+    let deleted = store.delete_ended_before(limit, drain).await?;
+    if deleted > 0 {
+        tracing::info!(batches = deleted, "batches deleted that had been kept for `batch_retention`");
+    }
+    Ok(())
+}
+
 /// Sweeps what has expired, and stops the daemon when the store has failed: a restart recovers.
-fn watch_store(store: &Store, clock: &Clock, answers_kept: Duration, tasks: &Tasks) {
+fn watch_store(store: &Store, clock: &Clock, kept: Kept, tasks: &Tasks) {
     let (shutdown, broken) = (tasks.shutdown().clone(), store.broken());
     tasks.spawn("store-watch", Fate::Optional, async move {
         tokio::select! {
@@ -149,16 +182,21 @@ fn watch_store(store: &Store, clock: &Clock, answers_kept: Duration, tasks: &Tas
             if let Err(error) = store.sweep(now).await {
                 tracing::error!(%error, "sweeping failed");
             }
+            if let Some(kept) = kept.batches
+                && let Err(error) = delete_old(&store, now, kept, &drain).await
+            {
+                tracing::error!(%error, "deleting old batches failed");
+            }
             let all_answers = sweeps.is_multiple_of(SWEEPS_BETWEEN_ANSWERS);
             sweeps += 1;
-            if all_answers && let Err(error) = store.forget_answers(now.checked_sub(answers_kept).unwrap_or(Timestamp::MIN)).await {
+            if all_answers && let Err(error) = store.forget_answers(now.checked_sub(kept.answers).unwrap_or(Timestamp::MIN)).await {
                 tracing::error!(%error, "old answers could not be forgotten");
             }
         }
     });
 }
 
-fn open_provider(settings: &Settings, env: Environment, clock: Clock) -> OpenProvider {
+fn open_provider(settings: &Settings, env: Environment, clock: Clock, descriptors: Descriptors) -> OpenProvider {
     let (upstream_key, cap) = (settings.upstream_api_key.clone(), settings.max_response_bytes);
     Arc::new(move |connection| {
         let key = key_of(connection, upstream_key.as_ref(), &*env).map_err(|error| {
@@ -169,6 +207,6 @@ fn open_provider(settings: &Settings, env: Environment, clock: Clock) -> OpenPro
         if let ProviderKind::Server(server) = &mut connection.kind {
             server.max_response_bytes = server.max_response_bytes.min(cap);
         }
-        provider::open(&connection, key, &clock)
+        provider::open(&connection, key, &clock, &descriptors)
     })
 }

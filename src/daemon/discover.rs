@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::core::{Environment, system_clock};
 use crate::catalog::{Discovered, NotAList, Upstream, UpstreamError, read_models};
+use crate::descriptors::Descriptors;
 use crate::domain::connection::{Api, ServerConnection, Timeouts};
 use crate::provider::server::Server;
 use crate::provider::{CallError, SetupError};
@@ -49,7 +50,7 @@ pub async fn discover_models(url: &str, key_env: Option<&str>, env: Environment)
     let timeouts = Timeouts { first_byte: PATIENCE, total: PATIENCE, ..Timeouts::default() };
     let connection =
         ServerConnection { api: Api::OpenAi, base_url: upstream.base_url, timeouts, ca_file: None, max_response_bytes: MAX_LIST };
-    let server = Server::new("the server", &connection, key.map(Into::into), system_clock())?;
+    let server = Server::new("the server", &connection, key.map(Into::into), system_clock(), &Descriptors::of_process(0))?;
     let answer = server.list_models(PATIENCE).await?;
     if answer.status != 200 {
         return Err(DiscoverError::Status { status: answer.status });

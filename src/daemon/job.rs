@@ -17,14 +17,14 @@ use crate::domain::batch::{Batch, BatchSpec, BatchState, Fallback, Order};
 use crate::domain::connection::ProviderKind;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{Purpose, ResultPart};
-use crate::domain::id::{BatchId, OrgId};
+use crate::domain::id::{BatchId, FileId, OrgId};
 use crate::domain::lines::{Line, Lines};
 use crate::domain::metadata::Metadata;
 use crate::domain::request::endpoint_of;
 use crate::domain::share::{Control, Owner};
 use crate::domain::text::hex;
 use crate::domain::time::CompletionWindow;
-use crate::store::{CreateOutcome, Idempotency, NewFile, Store, StoreError};
+use crate::store::{CreateOutcome, Idempotency, MadeInput, NewFile, RUNS, Store, StoreError, discard};
 
 /// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
@@ -118,20 +118,20 @@ impl Job {
         match settings.origin("data_dir") {
             Origin::Flag | Origin::File(_) => settings.data_dir.clone(),
             Origin::Env(name) if name == "BATCHD_DATA_DIR" => settings.data_dir.clone(),
-            Origin::Env(_) | Origin::Default => settings.data_dir.join("run").join(hex(&self.digest[..8])),
+            Origin::Env(_) | Origin::Default => settings.data_dir.join(RUNS).join(hex(&self.digest[..8])),
         }
     }
 
     /// Removes what other jobs left next to this one's folder and nobody has come back to.
     pub fn tidy(&self, settings: &Settings) {
-        let runs = settings.data_dir.join("run");
+        let runs = settings.data_dir.join(RUNS);
         let stale = |dir: &Path| std::fs::metadata(dir.join("store/db"))?.modified()?.elapsed().map_err(io::Error::other);
-        for dir in std::fs::read_dir(runs).into_iter().flatten().flatten().map(|entry| entry.path()) {
-            if !stale(&dir).is_ok_and(|age| age > KEPT) {
+        for entry in std::fs::read_dir(runs).into_iter().flatten().flatten() {
+            let dir = entry.path();
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) || !stale(&dir).is_ok_and(|age| age > KEPT) {
                 continue;
             }
-            let removed = forget(&dir).and_then(|()| std::fs::remove_dir_all(&dir));
-            if let Err(error) = removed {
+            if let Err(error) = discard(&dir) {
                 tracing::warn!(path = %dir.display(), %error, "an old run could not be removed");
             }
         }
@@ -151,12 +151,13 @@ impl Job {
         let (store, path) = (core.store.clone(), self.path.clone());
         let spool = tokio::task::spawn_blocking(move || spool(&store, &path)).await.map_err(|_| JobError::Stopped)?;
         let filename = self.path.file_name().map_or_else(|| "input.jsonl".into(), |name| name.to_string_lossy().into_owned());
-        let new = NewFile { filename, purpose: Purpose::Batch, mime: None, org: OrgId::OPERATOR, created_at: now, expires_at: None };
-        let file = core.store.add_file(new, spool?).await?;
+        let file = NewFile { filename, purpose: Purpose::Batch, mime: None, org: OrgId::OPERATOR, created_at: now, expires_at: None };
+        let input = MadeInput { file, content: spool? };
         let spec = BatchSpec {
             id: BatchId::generate(now),
             order: Order::Rows { endpoint: self.endpoint, window: WINDOW.parse().unwrap_or(CompletionWindow::DAY) },
-            input_file: file.id,
+            // That of the file which becomes it.
+            input_file: FileId::from_u128(0),
             created_at: now,
             metadata: Metadata::default(),
             output_expires_after: None,
@@ -166,12 +167,14 @@ impl Job {
             fallback: Fallback::default(),
         };
         let batch = spec.id;
-        match core.store.create_batch(spec, Control::default(), Some(idempotency)).await? {
+        match core.store.create_batch_with(spec, input, Control::default(), Some(idempotency)).await? {
             CreateOutcome::Created => {}
             CreateOutcome::Existing(batch) => return Ok(Submission { batch, resumed: true }),
-            CreateOutcome::KeyReused | CreateOutcome::InputGone | CreateOutcome::QuoteUsed(_) | CreateOutcome::NotCovered(_) => {
-                return Err(JobError::Stopped);
-            }
+            CreateOutcome::KeyReused
+            | CreateOutcome::Deleted
+            | CreateOutcome::InputGone
+            | CreateOutcome::QuoteUsed(_)
+            | CreateOutcome::NotCovered(_) => return Err(JobError::Stopped),
         }
         core.executor.take(batch).await.map_err(|_| JobError::Stopped)?;
         Ok(Submission { batch, resumed: false })
@@ -184,7 +187,11 @@ impl Job {
         loop {
             let name = Sha256::new().chain_update(b"batchd run\0").chain_update(self.digest).chain_update(number.to_be_bytes());
             let key = name.finalize().into();
-            let Some(batch) = core.store.batch_of_key(&key).await? else { return Ok(Earlier::None { key }) };
+            let Some(used) = core.store.used_key(&key).await? else { return Ok(Earlier::None { key }) };
+            let Some(batch) = used.batch else {
+                number += 1;
+                continue;
+            };
             match core.batch(batch).await?.state {
                 BatchState::Failed { .. } => number += 1,
                 _ if fresh => number += 1,
@@ -192,26 +199,6 @@ impl Job {
             }
         }
     }
-}
-
-/// Removes what a job of an earlier run has left in its data directory; nothing else is touched.
-///
-/// # Errors
-/// When another process uses the directory, or it cannot be removed.
-fn forget(data_dir: &Path) -> io::Result<()> {
-    let lock = match std::fs::OpenOptions::new().write(true).open(data_dir.join("lock")) {
-        Ok(lock) => lock,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    lock.try_lock().map_err(|_| io::Error::other("another batchd process uses it"))?;
-    for folder in ["store", "files", "parts", "spool"] {
-        match std::fs::remove_dir_all(data_dir.join(folder)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-    }
-    Ok(())
 }
 
 /// The endpoint of the first row that names one, after how many rows. Whatever is wrong with the

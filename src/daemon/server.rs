@@ -57,7 +57,7 @@ impl Server {
         let listener = TcpListener::bind(address).await.map_err(|reason| ServeError::Listen { address, reason })?;
         let address = listener.local_addr().map_err(|reason| ServeError::Listen { address, reason })?;
         let tasks = Tasks::new(Shutdown::new());
-        let core = Core::start(settings, env, &tasks).await?;
+        let core = Core::start(settings, env, &tasks, settings.max_connections).await?;
         let tester = start_courier(settings, &core, address, &tasks)?;
         let requests = TaskTracker::new();
         let router = http::router(Arc::new(Api {
@@ -66,6 +66,7 @@ impl Server {
             executor: core.executor.clone(),
             clock: core.clock.clone(),
             limits: limits(settings),
+            descriptors: core.descriptors.clone(),
             access: Access::keys(settings.api_keys.clone()).with_origins(Origins::of(settings.cors_origins.clone())),
             views: http::Views::default(),
             public_url: settings.public_url.clone(),
@@ -79,8 +80,8 @@ impl Server {
             draining: tasks.shutdown().drain().clone(),
             tasks: requests.clone(),
         }));
-        let (drain, connections) = (tasks.shutdown().drain().clone(), settings.max_connections);
-        let serve = http::serve(listener, router, drain, settings.drain_timeout, usize::try_from(connections).unwrap_or(usize::MAX));
+        let drain = tasks.shutdown().drain().clone();
+        let serve = http::serve(listener, router, drain, settings.drain_timeout, core.descriptors.clone());
         tasks.spawn("http", Fate::Essential, serve);
         let catalog = core.catalog.clone();
         let on_hangup = move || catalog.ask("SIGHUP");
@@ -156,7 +157,7 @@ fn start_courier(settings: &Settings, core: &Core, address: SocketAddr, tasks: &
         retry_base: settings.webhook_retry_base,
         standard: settings.webhook_standard_headers == Switch::On,
     };
-    let courier = Courier::new(core.store.clone(), core.clock.clone(), courier).map_err(ServeError::Courier)?;
+    let courier = Courier::new(core.store.clone(), core.clock.clone(), core.descriptors.clone(), courier).map_err(ServeError::Courier)?;
     let tester = courier.tester();
     tasks.spawn("courier", Fate::Essential, courier.run(tasks.shutdown().drain().clone()));
     Ok(tester)

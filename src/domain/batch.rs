@@ -249,6 +249,14 @@ impl BatchState {
         }
     }
 
+    /// When it ended, if it has.
+    pub const fn ended_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Validating | Self::InProgress { .. } | Self::Finalizing { .. } | Self::Cancelling { .. } => None,
+            Self::Failed { at } | Self::Completed { at, .. } | Self::Expired { at, .. } | Self::Cancelled { at, .. } => Some(*at),
+        }
+    }
+
     /// The files of a batch that has ended.
     pub const fn files(&self) -> ResultFiles {
         match self {

@@ -88,6 +88,8 @@ codes! {
     ApiKeyKind = "api_key_wrong_kind",
     /// A browser page or host that the settings do not allow.
     OriginNotAllowed = "origin_not_allowed",
+    /// The content of a file on the disk is not what was uploaded.
+    FileDamaged = "file_damaged",
     /// The disk of the data directory is too full to accept data safely.
     StorageFull = "insufficient_storage",
     /// The daemon is stopping or its store has failed.

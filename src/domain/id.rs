@@ -195,6 +195,14 @@ pub fn half(digest: [u8; 32]) -> u128 {
     u128::from_be_bytes([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
 }
 
+impl BatchId {
+    /// The least id of a batch that is made at a moment or later.
+    pub fn first_at(at: Timestamp) -> Self {
+        // A UUID of version 7 begins with 48 bits of milliseconds.
+        Self(u128::try_from(at.as_millisecond()).unwrap_or(0) << 80)
+    }
+}
+
 impl OrgId {
     /// The operator's own: of the keys in the settings, and of everybody where no key is asked for.
     pub const OPERATOR: Self = Self(0);

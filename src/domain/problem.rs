@@ -55,6 +55,7 @@ problem_codes! {
     ByteOrderMark = "byte_order_mark",
     BlankLine = "blank_line",
     InputUnreadable = "input_unreadable",
+    InputDamaged = "input_damaged",
     InvalidOperation = "unsupported_operation",
     InvalidInput = "invalid_input",
     NotQuoted = "model_not_quoted",

@@ -5,11 +5,11 @@ use std::io::{BufRead, BufReader};
 
 use super::handle::{Handle, RetryError};
 use crate::domain::batch::{Batch, BatchSpec, BatchState, Order};
-use crate::domain::file::{Purpose, ResultPart};
-use crate::domain::id::{BatchId, FileId};
+use crate::domain::file::{File, Purpose, ResultPart};
+use crate::domain::id::BatchId;
 use crate::domain::share::Control;
 use crate::domain::time::Timestamp;
-use crate::store::{CreateOutcome, NewFile, Sealed, Store, StoreError, blocking};
+use crate::store::{CreateOutcome, MadeInput, NewFile, Sealed, Store, StoreError, blocking};
 
 pub(super) async fn retry(handle: &Handle, id: BatchId, now: Timestamp) -> Result<Batch, RetryError> {
     let store = &handle.store;
@@ -27,7 +27,7 @@ pub(super) async fn retry(handle: &Handle, id: BatchId, now: Timestamp) -> Resul
         return Err(RetryError::NothingToRetry);
     }
     let input = store.file(batch.spec.input_file, now).await?.ok_or(RetryError::InputGone)?;
-    let content = copy_unfinished(store, id, batch.spec.input_file).await?;
+    let content = copy_unfinished(store, id, input.clone()).await?;
     let new = NewFile {
         filename: format!("retry-{}", input.filename),
         purpose: Purpose::Batch,
@@ -36,16 +36,16 @@ pub(super) async fn retry(handle: &Handle, id: BatchId, now: Timestamp) -> Resul
         created_at: now,
         expires_at: batch.spec.output_expires_after.map(|after| after.from(now)),
     };
-    let file = store.add_file(new, content).await?;
-    let spec = BatchSpec { id: BatchId::generate(now), input_file: file.id, created_at: now, retry_of: Some(id), ..batch.spec };
+    let spec = BatchSpec { id: BatchId::generate(now), created_at: now, retry_of: Some(id), ..batch.spec };
     let created = spec.id;
     // Whoever asks for it wants it to run.
     let control = Control { paused: false, ..batch.control };
-    match store.create_batch(spec, control, None).await? {
+    match store.create_batch_with(spec, MadeInput { file: new, content }, control, None).await? {
         CreateOutcome::Created => {}
         CreateOutcome::InputGone
         | CreateOutcome::Existing(_)
         | CreateOutcome::KeyReused
+        | CreateOutcome::Deleted
         | CreateOutcome::QuoteUsed(_)
         | CreateOutcome::NotCovered(_) => {
             return Err(RetryError::InputGone);
@@ -55,7 +55,7 @@ pub(super) async fn retry(handle: &Handle, id: BatchId, now: Timestamp) -> Resul
     store.batch(created).await?.ok_or(RetryError::NotFound)
 }
 
-async fn copy_unfinished(store: &Store, id: BatchId, input: FileId) -> Result<Sealed, RetryError> {
+async fn copy_unfinished(store: &Store, id: BatchId, input: File) -> Result<Sealed, RetryError> {
     let pages = store.pages(id).await?;
     if pages.is_empty() {
         return Err(RetryError::ResultsGone);
@@ -63,13 +63,13 @@ async fn copy_unfinished(store: &Store, id: BatchId, input: FileId) -> Result<Se
     let store = store.clone();
     let copy = move || {
         let mut spool = store.spool()?;
-        let mut reader = BufReader::with_capacity(256 << 10, store.open_content(input)?);
+        let mut reader = BufReader::with_capacity(256 << 10, store.open_verified(&input)?);
         let mut line = Vec::new();
         for page in pages {
             for slot in 0..u32::from(page.rows) {
                 line.clear();
                 // The input was validated: every line is within the limits.
-                reader.read_until(b'\n', &mut line).map_err(|e| StoreError::unreadable(input, &e))?;
+                reader.read_until(b'\n', &mut line).map_err(|e| StoreError::unreadable(input.id, &e))?;
                 if page.includes(slot, ResultPart::Errors) {
                     if !line.ends_with(b"\n") {
                         line.push(b'\n');
@@ -78,6 +78,7 @@ async fn copy_unfinished(store: &Store, id: BatchId, input: FileId) -> Result<Se
                 }
             }
         }
+        reader.into_inner().finish().map_err(|e| StoreError::unreadable(input.id, &e))?;
         spool.seal()
     };
     blocking(copy).await.map_err(RetryError::from)

@@ -169,9 +169,9 @@ impl Attachments {
     fn read(&self, name: &str, file: Option<&File>) -> Result<Attached, Incomplete> {
         let file = file.ok_or_else(|| gone(name))?;
         let mut content = Vec::with_capacity(usize::try_from(file.bytes).unwrap_or(0));
-        let reader = self.store.open_content(file.id).map_err(|error| unreadable(name, &error))?;
-        // No more than there is room for, whatever lies on the disk.
-        let read = reader.take(file.bytes).read_to_end(&mut content);
+        let mut reader = self.store.open_verified(file).map_err(|error| unreadable(name, &error))?;
+        // No more than there is room for: with another size it would not have been opened.
+        let read = reader.read_to_end(&mut content);
         read.map_err(|error| unreadable(name, &StoreError::unreadable(file.id, &error)))?;
         Ok(Attached { mime: file.media_type().to_owned(), filename: file.filename.clone(), content })
     }
@@ -202,6 +202,7 @@ fn gone(name: &str) -> Incomplete {
 fn unreadable(name: &str, error: &StoreError) -> Incomplete {
     tracing::error!(file = name, %error, "a file that an item names cannot be read");
     match error {
+        StoreError::Content(_) => Incomplete::Unusable(format!("the content of the file `{name}`, which the item names, is damaged")),
         StoreError::Damaged(_) | StoreError::Io { missing: true, .. } => {
             Incomplete::Unusable(format!("the file `{name}`, which the item names, cannot be read"))
         }

@@ -4,7 +4,6 @@
 //! retry instead of being kept while it waits. A row whose lane has enough rows is read over, and
 //! remembered by its place.
 
-use std::fs::File;
 use std::io::{BufReader, Seek, SeekFrom};
 use std::sync::Arc;
 
@@ -22,7 +21,7 @@ use crate::domain::retry::Tally;
 use crate::domain::row::{Outcome, RowError};
 use crate::domain::time::Clock;
 use crate::domain::words::Operation;
-use crate::store::{LiveBatch, PackedRow, Page, ROWS_PER_PAGE, Store, StoreError};
+use crate::store::{DataFile, LiveBatch, PackedRow, Page, ROWS_PER_PAGE, Store, StoreError};
 
 /// Where reading goes on: the next row and the byte at which its line begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,7 +139,7 @@ const SCATTER_BUFFER: usize = 16 << 10;
 
 /// Lines by their offsets.
 struct Scattered {
-    reader: BufReader<File>,
+    reader: BufReader<DataFile>,
     at: u64,
 }
 
@@ -169,7 +168,7 @@ enum Prepared {
 }
 
 impl Source {
-    fn open(&self, offset: u64) -> Result<Lines<BufReader<File>>, StoreError> {
+    fn open(&self, offset: u64) -> Result<Lines<BufReader<DataFile>>, StoreError> {
         let mut file = self.store.open_content(self.spec.input_file)?;
         file.seek(SeekFrom::Start(offset)).map_err(|e| StoreError::unreadable(self.spec.input_file, &e))?;
         Ok(Lines::new(BufReader::with_capacity(STREAM_BUFFER, file), MAX_LINE))

@@ -58,7 +58,7 @@ impl Prepare {
         self.stages.set(id, Stage::Routing);
         match AssertUnwindSafe(self.prepare(id)).catch_unwind().await {
             Ok(prepared) => prepared,
-            Err(_) => Prepared::Failed(StoreError::Broken("preparing ended unexpectedly".into())),
+            Err(_) => Prepared::Failed(StoreError::Unexpected("preparing ended unexpectedly".into())),
         }
     }
 
@@ -102,12 +102,13 @@ impl Prepare {
         let (file, limits, order) = (spec.input_file, self.limits, spec.order.clone());
         let (org, now) = (spec.org, self.clock.now());
         let checked = blocking(move || {
-            let input = store.open_content(file)?;
+            let input = store.open_input(file)?;
             let find = |name: &str| describe(&store, name, org, now);
             let asked = Asked { order: &order, quote: quote.as_ref(), files: &find };
             check(input, asked, &catalog, limits, &stop).map_err(|e| StoreError::unreadable(file, &e))
         });
         match checked.await {
+            Err(StoreError::Content(damage)) => Ok(Checked::Bad(vec![problem(ProblemCode::InputDamaged, damage.to_string())])),
             // What fails for the moment is tried again, but not for ever.
             Err(StoreError::Io { reason, missing, .. }) if missing || spec.deadline() <= self.clock.now() => {
                 Ok(Checked::Bad(vec![problem(ProblemCode::InputUnreadable, format!("the input file could not be read: {reason}"))]))

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{BufReader, Read, Seek};
+use std::io::{self, BufReader, Read, Seek};
 
 use tokio_util::sync::CancellationToken;
 
@@ -64,7 +64,7 @@ const STOP_EVERY: u64 = 1_024;
 /// Buffer for reading the input.
 const BUFFER: usize = 256 << 10;
 
-/// Checks the whole input. Blocks.
+/// Checks the whole input, and reads it to its end whatever it finds. Blocks.
 ///
 /// # Errors
 /// Those of the reader.
@@ -87,8 +87,16 @@ pub(super) fn check<R: Read + Seek>(
         check.line(place, lines.latest());
     }
     drop(lines);
+    // What is behind the last line that was looked at: only all of it tells whether the file is what was uploaded.
+    read_on(&mut input, stop)?;
     check.find_duplicates(input, stop)?;
     Ok(check.finish())
+}
+
+/// Reads a file to its end, unless there is no use in it.
+fn read_on(input: &mut impl Read, stop: &CancellationToken) -> io::Result<()> {
+    while !stop.is_cancelled() && io::copy(&mut input.by_ref().take(BUFFER as u64), &mut io::sink())? > 0 {}
+    Ok(())
 }
 
 struct Check<'a> {

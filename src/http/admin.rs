@@ -1,5 +1,6 @@
 //! `/admin`: what an operator asks of the catalog of a running daemon.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Json;
@@ -10,10 +11,10 @@ use serde_json::{Value, json};
 
 use super::Api;
 use super::error::ApiError;
-use super::extract::Params;
+use super::extract::{Object, Params};
 use crate::catalog::{Accepted, Changes, Fault, Faults, Origin, ReloadError, Standing};
 use crate::domain::error::Code;
-use crate::store::{CATALOGS_KEPT, StoredCatalog};
+use crate::store::{Backup, BackupError, CATALOGS_KEPT, StoredCatalog};
 
 /// `POST /admin/catalog/reload`: loads the seeds anew, all or nothing.
 pub async fn reload(State(api): State<Arc<Api>>) -> Response {
@@ -69,6 +70,33 @@ pub async fn history(State(api): State<Arc<Api>>, params: Params) -> Result<Json
     stored.truncate(limit);
     let data: Vec<Entry> = stored.into_iter().map(Entry::from).collect();
     Ok(Json(json!({ "object": "list", "data": data, "has_more": has_more })))
+}
+
+/// `POST /admin/store/backup`: makes or renews a backup in a folder of the daemon's machine. Answers once it is whole; goes
+/// on when the client has gone.
+pub async fn backup(State(api): State<Arc<Api>>, body: Object) -> Result<Json<Value>, ApiError> {
+    api.check_open()?;
+    body.only(&["target"])?;
+    let target = body.need_text("target", "it is the absolute path of a folder for the backup, on the daemon's machine")?.to_owned();
+    let (store, path) = (api.store.clone(), PathBuf::from(&target));
+    let work = tokio::task::spawn_blocking(move || store.backup(&path));
+    let made = api.to_the_end(work).await?.map_err(ApiError::internal)?;
+    let Backup { writes, entries, contents, copied, copied_bytes } = made.map_err(|error| match error {
+        BackupError::Relative(_) | BackupError::Within(_) | BackupError::Foreign(_) => {
+            ApiError::invalid("target", format!("`target`: {error}"))
+        }
+        BackupError::InUse(_) | BackupError::Busy => ApiError::new(Code::Conflict, error.to_string()),
+        // The operator's own disk: who asks may know what is wrong with it.
+        BackupError::GivenUp | BackupError::Store(_) => {
+            tracing::error!(target, %error, "a backup could not be made");
+            ApiError::unavailable(format!("the backup could not be made: {error}"))
+        }
+    })?;
+    tracing::info!(target, writes, entries, contents, copied, copied_bytes, "made a backup");
+    Ok(Json(json!({
+        "object": "backup", "target": target, "writes": writes, "entries": entries,
+        "contents": contents, "copied_contents": copied, "copied_bytes": copied_bytes,
+    })))
 }
 
 /// How the catalog stands, for `GET /readyz?verbose`.

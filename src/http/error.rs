@@ -67,7 +67,7 @@ const fn row(code: Code) -> (StatusCode, &'static str) {
         Code::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, CLIENT),
         Code::CatalogInvalid => (StatusCode::UNPROCESSABLE_ENTITY, CLIENT),
         Code::RangeNotSatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, CLIENT),
-        Code::Internal => (StatusCode::INTERNAL_SERVER_ERROR, SERVER),
+        Code::Internal | Code::FileDamaged => (StatusCode::INTERNAL_SERVER_ERROR, SERVER),
         Code::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, SERVER),
         Code::StorageFull => (StatusCode::INSUFFICIENT_STORAGE, SERVER),
     }
@@ -205,8 +205,8 @@ impl IntoResponse for ApiError {
         let (status, kind) = row(self.code);
         let error = Body { message: &self.message, r#type: kind, param: self.param.as_deref(), code: self.code.as_str() };
         let mut response = (status, Json(Envelope { error })).into_response();
-        // Neither goes away within the few seconds for which they would try.
-        if matches!(status, StatusCode::CONFLICT | StatusCode::INSUFFICIENT_STORAGE) {
+        // None of these goes away within the few seconds for which they would try.
+        if matches!(status, StatusCode::CONFLICT | StatusCode::INSUFFICIENT_STORAGE) || self.code == Code::FileDamaged {
             response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
         if let Some(header) = self.header {
@@ -227,7 +227,11 @@ impl From<StoreError> for ApiError {
                 tracing::error!(%error, "the store refused a request");
                 Self::unavailable("the store of the daemon is closed or has failed; try again after it has restarted")
             }
-            StoreError::Io { .. } | StoreError::Damaged(_) => Self::internal(error),
+            // Whoever found it has logged it.
+            StoreError::Content(damage) => {
+                Self::new(Code::FileDamaged, format!("{damage}; upload it again, or have it restored from a backup"))
+            }
+            StoreError::Io { .. } | StoreError::Damaged(_) | StoreError::Unexpected(_) => Self::internal(error),
         }
     }
 }

@@ -21,6 +21,7 @@ use super::body::{Fate, incomplete};
 use super::error::ApiError;
 use super::extract::{announced_bytes, check_encoding, media_type};
 use super::gate::{Gate, Gated, WINDOW};
+use crate::descriptors::FilePlace;
 use crate::domain::error::Code;
 use crate::domain::file::ANY_TYPE;
 use crate::store::{Sealed, Spool, Store, StoreError, blocking};
@@ -44,6 +45,8 @@ pub struct Form {
     idle: Duration,
     announced: Option<u64>,
     fields: usize,
+    /// For the file that it may bring.
+    _place: FilePlace,
 }
 
 /// How large a file may be, and how to call it in an error.
@@ -80,7 +83,8 @@ impl FromRequest<Arc<Api>> for Form {
             let message = "the `content-type` names no boundary; let the client library write the header";
             ApiError::new(Code::InvalidMultipart, message)
         })?;
-        Ok(Self { inner, gate, fate, idle: api.limits.body_idle, announced, fields: 0 })
+        let place = api.descriptors.file().await;
+        Ok(Self { inner, gate, fate, idle: api.limits.body_idle, announced, fields: 0, _place: place })
     }
 }
 
@@ -208,6 +212,7 @@ pub async fn spool_body(request: Request, api: &Api, cap: Cap) -> Result<Spool, 
     }
     api.check_room(announced)?;
     let fate = request.extensions().get::<Fate>().cloned().unwrap_or_default();
+    let _place = api.descriptors.file().await;
     let store = api.store.clone();
     let mut spool = blocking(move || store.spool()).await?;
     let mut gathered = BytesMut::new();

@@ -1,4 +1,4 @@
-//! `GET /metrics`: the state of the catalog and of the lanes, in the text format of Prometheus
+//! `GET /metrics`: the state of the catalog, the lanes and the file descriptors, in the text format of Prometheus
 //! (OpenMetrics). Everything is read at the time of the scrape; nothing is counted on the side.
 
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 use super::Api;
 use super::error::ApiError;
 use crate::catalog::{Origin, Standing};
+use crate::descriptors::open;
 use crate::domain::lane::hold_on;
 
 const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -32,6 +33,11 @@ struct LaneLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PlaceLabels {
+    user: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabels {
     outcome: &'static str,
 }
@@ -42,6 +48,7 @@ pub async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, ApiError> 
     add_catalog(&mut registry, &api);
     add_lanes(&mut registry, &api);
     add_store(&mut registry, &api);
+    add_descriptors(&mut registry, &api);
     let mut text = String::new();
     encode(&mut text, &registry).map_err(ApiError::internal)?;
     Ok(([(CONTENT_TYPE, FORMAT)], text).into_response())
@@ -76,15 +83,49 @@ fn add_catalog(registry: &mut Registry, api: &Api) {
     registry.register("catalog_reloads", "Reloads since the start, by outcome", family);
 }
 
+fn count(count: u64) -> Counter<u64> {
+    let counter = Counter::<u64>::default();
+    counter.inc_by(count);
+    counter
+}
+
+fn add_descriptors(registry: &mut Registry, api: &Api) {
+    let (descriptors, share) = (&api.descriptors, api.descriptors.share());
+    if let Some(open) = open() {
+        number(registry, "file_descriptors_open", "File descriptors of the process that are open", open);
+    }
+    number(registry, "file_descriptors_limit", "The most that it may have open", descriptors.limit());
+    registry.register("file_descriptors_refused", "Those that the kernel has refused, since the start", count(descriptors.refusals()));
+    let [taken, most] = [(); 2].map(|()| Family::<PlaceLabels, Number>::default());
+    for (user, open, places) in [
+        ("clients", descriptors.clients_open(), share.clients),
+        ("calls", descriptors.calls().open(), share.calls),
+        ("files", descriptors.files_open(), share.files),
+    ] {
+        let set = |family: &Family<PlaceLabels, Number>, value: usize| {
+            family.get_or_create(&PlaceLabels { user }).set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&taken, open);
+        set(&most, places);
+    }
+    registry.register("places_taken", "File descriptors in use by connections and files, by what for", taken);
+    registry.register("places", "Those that there are for it", most);
+    number(registry, "calls_waiting", "Calls that wait for a file descriptor", descriptors.calls().waiting());
+}
+
 fn add_store(registry: &mut Registry, api: &Api) {
-    let count = |count: u64| {
-        let counter = Counter::<u64>::default();
-        counter.inc_by(count);
-        counter
-    };
     registry.register("store_commits", "Groups of writes that were made durable together, since the start", count(api.store.commits()));
+    let space = api.store.space();
+    number(registry, "store_log_bytes", "Bytes of the store's log on disk", space.log_bytes());
+    number(registry, "store_used_bytes", "Bytes of keys and values in it", space.used_bytes());
+    number(registry, "store_compacting", "Whether the store is being compacted: 1 or 0", u8::from(space.is_compacting()));
+    registry.register("store_compactions", "Compactions of the store, since the start", count(space.compactions()));
     let rows = *api.store.durable_rows().borrow();
     registry.register("store_rows", "Results of rows that were made durable after a call, since the start", count(rows));
+    let help = "Things in lost+found: content that a start found and no record names";
+    number(registry, "store_lost_found", help, api.store.lost_found());
+    let damaged = "Times that the content of a file was found to be damaged, since the start; the log names the file";
+    registry.register("store_damaged_contents", damaged, count(api.store.damage_found()));
     let shared = api.executor.board().shared_rows;
     registry.register("shared_rows", "Rows that were given the answer of an equal one, since the start", count(shared));
 }

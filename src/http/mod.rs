@@ -16,6 +16,7 @@ mod batchrouter;
 mod body;
 mod canonical;
 mod connection;
+mod crowd;
 mod error;
 mod extract;
 mod form;
@@ -64,6 +65,7 @@ pub use serve::serve;
 pub use views::Views;
 
 use crate::catalog::Catalog;
+use crate::descriptors::Descriptors;
 use crate::domain::ledger::Credits;
 use crate::domain::receiver::{Probed, Receiver};
 use crate::domain::routing::TierTimes;
@@ -79,6 +81,8 @@ pub struct Api {
     pub executor: executor::Handle,
     pub clock: Clock,
     pub limits: Limits,
+    /// What is open, and what may be.
+    pub descriptors: Descriptors,
     pub access: Access,
     /// What was rendered of the catalog.
     pub views: Views,
@@ -218,6 +222,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route("/admin/catalog/reload", post(admin::reload))
         .route("/admin/catalog/history", get(admin::history))
+        .route("/admin/store/backup", post(admin::backup))
         .route("/admin/organisations", get(orgs::list).post(orgs::create))
         .route("/admin/organisations/{org_id}/credits", post(orgs::credit))
         .route("/admin/organisations/{org_id}/keys", get(orgs::list_keys).post(orgs::create_key))
@@ -240,12 +245,16 @@ pub fn router(api: Arc<Api>) -> Router {
         .fallback(routes::unknown)
         .method_not_allowed_fallback(routes::wrong_method)
         // The last layer is the outermost.
-        .layer(from_fn_with_state(api.clone(), access::guard))
-        .layer(from_fn_with_state(api.clone(), body::watch));
+        .layer(from_fn_with_state(api.clone(), access::guard));
     if let Some(cors) = cors(api.access.origins()) {
         router = router.layer(cors);
     }
-    router.layer(CatchPanicLayer::custom(trace::panicked)).layer(from_fn(trace::request)).with_state(api)
+    router
+        .layer(CatchPanicLayer::custom(trace::panicked))
+        .layer(from_fn(trace::request))
+        // Around all that may answer: none of it has to think of the body that it does not read.
+        .layer(from_fn_with_state(api.clone(), body::watch))
+        .with_state(api)
 }
 
 fn cors(origins: &Origins) -> Option<CorsLayer> {

@@ -1,6 +1,7 @@
 //! For operators and orchestrators: is it alive, does it take work, what does it serve.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Json;
 use axum::extract::State;
@@ -11,6 +12,7 @@ use super::access::found;
 use super::error::ApiError;
 use super::extract::Params;
 use super::{Api, admin, routes};
+use crate::descriptors::open;
 use crate::domain::error::Code;
 
 /// `GET /`
@@ -42,11 +44,45 @@ pub async fn readyz(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap, p
         let message = "the disk of the data directory is nearly full; no new work is taken until there is room again";
         return Err(ApiError::unavailable(message));
     }
-    match verbose {
-        // Old prices are better than none: a catalog that could not be reloaded is no reason to refuse work.
-        true => Ok(Json(json!({ "status": "ready", "free_bytes": free, "catalog": admin::standing(&api.catalog.standing()) }))),
-        false => Ok(Json(json!({ "status": "ready" }))),
+    if api.descriptors.shortage() {
+        return Err(ApiError::unavailable("the process or the machine is out of file descriptors; work goes on as they come free"));
     }
+    let mut said = json!({ "status": "ready" });
+    // Work is taken all the same: whoever finds no place waits.
+    if let Some(shortage) = shortage(&api) {
+        said["shortage"] = json!(shortage);
+    }
+    if verbose {
+        said["free_bytes"] = json!(free);
+        said["descriptors"] = descriptors(&api);
+        // Old prices are better than none: a catalog that could not be reloaded is no reason to refuse work.
+        said["catalog"] = admin::standing(&api.catalog.standing());
+    }
+    Ok(Json(said))
+}
+
+/// What there are too few file descriptors for at this moment.
+fn shortage(api: &Api) -> Option<&'static str> {
+    let (descriptors, share) = (&api.descriptors, api.descriptors.share());
+    let short = [
+        (descriptors.calls().waiting() > 0, "calls wait for a file descriptor"),
+        (descriptors.files_open() >= share.files, "uploads and downloads wait for a file descriptor"),
+        (descriptors.client_waits().load(Ordering::Relaxed), "clients wait until others have closed their connections"),
+    ];
+    short.into_iter().find_map(|(is_short, what)| is_short.then_some(what))
+}
+
+fn descriptors(api: &Api) -> Value {
+    let (descriptors, share) = (&api.descriptors, api.descriptors.share());
+    let calls = descriptors.calls();
+    json!({
+        "limit": descriptors.limit(),
+        "open": open(),
+        "refused": descriptors.refusals(),
+        "clients": { "open": descriptors.clients_open(), "most": share.clients },
+        "calls": { "open": calls.open(), "most": calls.most(), "waiting": calls.waiting() },
+        "files": { "open": descriptors.files_open(), "most": share.files },
+    })
 }
 
 fn check_store(api: &Api) -> Result<(), ApiError> {

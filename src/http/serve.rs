@@ -1,22 +1,23 @@
 //! The listener: HTTP/1.1 and HTTP/2 without TLS on one port, a bounded number of connections, and
-//! a close that lets requests in flight finish.
+//! a close that lets requests in flight finish. Where the kernel has no descriptor for a client, it
+//! waits: an accept that fails never ends the loop, and never makes it spin.
 //!
 //! TLS is left to a proxy in front. A request that is not HTTP is answered by hyper itself, before
 //! any of our code runs, and so without our envelope.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{self, Patience};
+use super::connection::{self, Course, Patience};
+use super::crowd::Crowd;
+use crate::descriptors::{Descriptors, is_refusal};
 
 /// How long a client may take for the head of a request, which also ends idle connections.
 const HEADER_READ: Duration = Duration::from_secs(30);
@@ -28,13 +29,15 @@ const PING: Duration = Duration::from_secs(30);
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How often to look again whether the rest of a preface has come.
 const PREFACE_WAIT: Duration = Duration::from_millis(20);
-/// Wait after a failed accept: out of file descriptors, trying at once again only burns processor time.
+/// Wait after a failed accept: the next one would most likely fail as well. Short where only a
+/// descriptor is missing, because one comes free with each connection that ends.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
+const REFUSAL_BACKOFF: Duration = Duration::from_millis(50);
 
 /// Serves until `drain` is cancelled, then stops accepting at once and returns when the requests in
 /// flight are answered, or `deadline` later, whichever comes first.
-pub async fn serve(listener: TcpListener, router: Router, drain: CancellationToken, deadline: Duration, max_connections: usize) {
-    serve_with(listener, router, drain, deadline, max_connections, Patience::default()).await;
+pub async fn serve(listener: TcpListener, router: Router, drain: CancellationToken, deadline: Duration, descriptors: Descriptors) {
+    serve_with(listener, router, drain, deadline, descriptors, Patience::default()).await;
 }
 
 /// [`serve`] with the patience that it has with each connection.
@@ -43,35 +46,38 @@ pub async fn serve_with(
     router: Router,
     drain: CancellationToken,
     deadline: Duration,
-    max_connections: usize,
+    descriptors: Descriptors,
     patience: Patience,
 ) {
-    let slots = Arc::new(Semaphore::new(max_connections.clamp(1, Semaphore::MAX_PERMITS)));
+    let crowd = Crowd::new(&descriptors);
     // A connection's task touches nothing but its own requests; one that dies ends that connection.
     let mut connections = JoinSet::new();
     loop {
-        let (stream, slot) = tokio::select! {
+        let stream = tokio::select! {
             biased;
             () = drain.cancelled() => break,
             Some(ended) = connections.join_next() => {
                 log_panic(ended);
                 continue;
             }
-            next = accept(&listener, &slots) => match next {
-                Ok(next) => next,
+            next = accept(&listener) => match next {
+                Ok(stream) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "could not accept a connection");
+                    let pause = failed(&error, &descriptors, &crowd);
                     tokio::select! {
                         () = drain.cancelled() => break,
-                        () = tokio::time::sleep(ACCEPT_BACKOFF) => continue,
+                        () = tokio::time::sleep(pause) => continue,
                     }
                 }
             },
         };
-        let (router, drain) = (router.clone(), drain.clone());
+        // It waits here, and those behind it in the kernel's queue.
+        let Some(Some(slot)) = drain.run_until_cancelled(crowd.place()).await else { break };
+        let (router, drain, member) = (router.clone(), drain.clone(), crowd.join());
         connections.spawn(async move {
-            if let Some(http2) = drain.run_until_cancelled(speaks_http2(&stream)).await.flatten() {
-                connection::run(builder(http2), (stream, slot), router, drain, patience).await;
+            let course = member.course();
+            if let Some(http2) = drain.run_until_cancelled(speaks_http2(&stream, course)).await.flatten() {
+                connection::run((builder(http2), http2), (stream, slot), course, router, drain, patience).await;
             }
         });
     }
@@ -98,8 +104,8 @@ fn builder(http2: bool) -> Builder<TokioExecutor> {
 
 /// Which version a new connection speaks; `None` if it does not say in time. Found out here,
 /// because hyper-util waits for the first bytes without a limit, and a silent client would hold its
-/// slot for ever.
-async fn speaks_http2(stream: &TcpStream) -> Option<bool> {
+/// place for ever.
+async fn speaks_http2(stream: &TcpStream, course: &Course) -> Option<bool> {
     let look = async {
         let mut head = [0; PREFACE.len()];
         loop {
@@ -114,25 +120,37 @@ async fn speaks_http2(stream: &TcpStream) -> Option<bool> {
             tokio::time::sleep(PREFACE_WAIT).await;
         }
     };
-    tokio::time::timeout(HEADER_READ, look).await.ok().flatten()
+    tokio::select! {
+        said = tokio::time::timeout(HEADER_READ, look) => said.ok().flatten(),
+        () = course.left() => None,
+    }
 }
 
-/// The next connection, as soon as there is a slot for one; until then, clients wait in the
-/// kernel's queue.
-async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+/// The next connection.
+async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 // Small answers must not wait for the acknowledgement of earlier ones.
                 stream.set_nodelay(true)?;
-                return Ok((stream, slot));
+                return Ok(stream);
             }
             // The client was gone before it was accepted.
             Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}
             Err(error) => return Err(error),
         }
     }
+}
+
+/// How long to wait after a failed accept.
+fn failed(error: &io::Error, descriptors: &Descriptors, crowd: &Crowd) -> Duration {
+    if is_refusal(error) {
+        descriptors.refused();
+        crowd.make_room();
+        return REFUSAL_BACKOFF;
+    }
+    tracing::warn!(%error, "could not accept a connection");
+    ACCEPT_BACKOFF
 }
 
 fn log_panic(ended: Result<(), tokio::task::JoinError>) {

@@ -40,7 +40,7 @@ pub fn routes() -> Router<Arc<Api>> {
         .route("/files", get(openai::files::list).post(upload))
         .route("/files/{file_id}", get(file).delete(openai::files::delete))
         .route("/batches", get(list).post(create))
-        .route("/batches/{batch_id}", get(retrieve).post(openai::control::update))
+        .route("/batches/{batch_id}", get(retrieve).post(openai::control::update).delete(delete))
         .route("/batches/{batch_id}/cancel", post(cancel))
         .route("/batches/{batch_id}/results", get(results))
 }
@@ -172,6 +172,15 @@ async fn cancel(State(api): State<Arc<Api>>, request: Request) -> Response {
         Dialect::BatchRouter => call(batchrouter::batches::cancel, request, api).await,
         Dialect::Phaseo => call(phaseo::batches::cancel, request, api).await,
         Dialect::OpenAi => call(openai::batches::cancel, request, api).await,
+    }
+}
+
+async fn delete(State(api): State<Arc<Api>>, request: Request) -> Response {
+    let (dialect, request) = of_batch(&api, request).await;
+    match dialect {
+        Dialect::BatchRouter => call(batchrouter::batches::delete, request, api).await,
+        Dialect::Phaseo => call(phaseo::batches::delete, request, api).await,
+        Dialect::OpenAi => call(openai::batches::delete, request, api).await,
     }
 }
 

@@ -6,9 +6,8 @@
 //! short.
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::io::Read as _;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -16,8 +15,9 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, TryStreamExt};
 
+use crate::descriptors::FilePlace;
 use crate::domain::id::FileId;
-use crate::store::{Lines, StoreError, blocking};
+use crate::store::{DataFile, Lines, StoreError, Verified, blocking};
 
 /// Bytes of a piece of an uploaded file.
 const PIECE: u64 = 256 << 10;
@@ -50,13 +50,14 @@ impl Parts for Lines {
 #[derive(Debug)]
 pub struct Content {
     id: FileId,
-    file: Arc<File>,
+    /// The place is free again when the file is closed.
+    file: Arc<(DataFile, FilePlace)>,
     range: Range<u64>,
 }
 
 impl Content {
     /// `range` of an open file.
-    pub fn new(id: FileId, file: File, range: Range<u64>) -> Self {
+    pub fn new(id: FileId, file: (DataFile, FilePlace), range: Range<u64>) -> Self {
         Self { id, file: Arc::new(file), range }
     }
 }
@@ -75,8 +76,52 @@ impl Parts for Content {
             return Ok(None);
         }
         let mut piece = vec![0; usize::try_from(end - start).unwrap_or(0)];
-        self.file.read_exact_at(&mut piece, start).map_err(|error| StoreError::unreadable(self.id, &error))?;
+        self.file.0.read_exact_at(&mut piece, start).map_err(|error| StoreError::unreadable(self.id, &error))?;
         Ok(Some(piece.into()))
+    }
+}
+
+/// A whole uploaded file, which is verified as it is read: one that is damaged is cut before its last piece.
+#[derive(Debug)]
+pub struct Whole {
+    id: FileId,
+    /// The place is free again when the file is closed.
+    content: Option<(Verified, FilePlace)>,
+    /// Read before anything is answered, so that a small file that is damaged is an error and no cut body.
+    first: Option<Bytes>,
+}
+
+impl Whole {
+    /// An open file. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is damaged and small.
+    pub fn open(id: FileId, content: (Verified, FilePlace)) -> Result<Self, StoreError> {
+        let mut whole = Self { id, content: Some(content), first: None };
+        whole.first = whole.piece()?;
+        Ok(whole)
+    }
+
+    fn piece(&mut self) -> Result<Option<Bytes>, StoreError> {
+        let Some((content, _)) = &mut self.content else { return Ok(None) };
+        let mut piece = Vec::with_capacity(usize::try_from(PIECE).unwrap_or(0));
+        content.by_ref().take(PIECE).read_to_end(&mut piece).map_err(|error| StoreError::unreadable(self.id, &error))?;
+        Ok((!piece.is_empty()).then(|| piece.into()))
+    }
+}
+
+impl Parts for Whole {
+    /// One part, because its pieces have to be read in their order.
+    fn cut(&mut self) -> Option<Self> {
+        let (content, first) = (self.content.take()?, self.first.take());
+        Some(Self { id: self.id, content: Some(content), first })
+    }
+
+    fn read(&mut self) -> Result<Option<Bytes>, StoreError> {
+        match self.first.take() {
+            Some(first) => Ok(Some(first)),
+            None => self.piece(),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The outermost layer: a request id on every response, a span around every request, one log line
+//! Around all that answers: a request id on every response, a span around every request, one log line
 //! at its end, and an envelope even for a panic.
 //!
 //! The span has fixed fields. Bodies, queries and headers are never logged: they hold prompts and

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 
+use crate::descriptors::Descriptors;
 use crate::domain::allowance::Allowances;
 use crate::domain::connection::{Connection, ProviderKind};
 use crate::domain::endpoint::Endpoint;
@@ -124,9 +125,14 @@ pub enum SetupError {
 ///
 /// # Errors
 /// When its URL, CA file, key or proxy cannot be used.
-pub fn open(connection: &Connection, key: Option<SecretString>, clock: &Clock) -> Result<Arc<dyn Dispatch>, SetupError> {
+pub fn open(
+    connection: &Connection,
+    key: Option<SecretString>,
+    clock: &Clock,
+    descriptors: &Descriptors,
+) -> Result<Arc<dyn Dispatch>, SetupError> {
     match &connection.kind {
-        ProviderKind::Server(server) => Ok(Arc::new(server::Server::new(&connection.id, server, key, clock.clone())?)),
+        ProviderKind::Server(server) => Ok(Arc::new(server::Server::new(&connection.id, server, key, clock.clone(), descriptors)?)),
         ProviderKind::Simulated { default, models } => Ok(Arc::new(simulated::Simulated::new(*default, models.clone()))),
     }
 }

@@ -21,6 +21,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::transport::{Received, Transport, proxies_from_env};
 use super::{Answer, Call, CallError, Dispatch, SetupError, limits};
+use crate::descriptors::Descriptors;
 use crate::domain::connection::{Api, ServerConnection};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::RowKey;
@@ -63,8 +64,14 @@ impl Server {
     ///
     /// # Errors
     /// When the URL, the CA file, the key or the proxy cannot be used.
-    pub fn new(id: &str, connection: &ServerConnection, key: Option<SecretString>, clock: Clock) -> Result<Self, SetupError> {
-        Self::with_proxies(id, connection, key, clock, &proxies_from_env(id)?)
+    pub fn new(
+        id: &str,
+        connection: &ServerConnection,
+        key: Option<SecretString>,
+        clock: Clock,
+        descriptors: &Descriptors,
+    ) -> Result<Self, SetupError> {
+        Self::with_proxies(id, connection, key, clock, (&proxies_from_env(id)?, descriptors))
     }
 
     /// As [`Self::new`], with these proxies.
@@ -73,9 +80,9 @@ impl Server {
         connection: &ServerConnection,
         key: Option<SecretString>,
         clock: Clock,
-        proxies: &Matcher,
+        (proxies, descriptors): (&Matcher, &Descriptors),
     ) -> Result<Self, SetupError> {
-        let transport = Transport::open(id, connection, proxies)?;
+        let transport = Transport::open(id, connection, proxies, descriptors)?;
         let unusable = |error: http::Error| SetupError::Url { provider: id.into(), reason: error.to_string() };
         let mut targets = [const { None }; Endpoint::ALL.len()];
         for endpoint in Endpoint::ALL {
@@ -223,7 +230,7 @@ mod tests {
             &ServerConnection { api, ..connection(base_url) },
             key.map(SecretString::from),
             clock,
-            &Matcher::builder().build(),
+            (&Matcher::builder().build(), &Descriptors::new(1 << 20, 0)),
         )
     }
 

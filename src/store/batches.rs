@@ -1,60 +1,31 @@
-//! Batches: creation under an idempotency key, transitions, reading, listing.
+//! Batches: transitions, reading, listing. How they come to be is in [`super::creation`].
 //!
-//! Which transition is legal is decided in `domain`; who may ask for one is the executor alone,
-//! except for creation. Record, index and bookkeeping of a transition are one atomic write.
+//! Which transition is legal is decided in `domain`; who may ask for one is the executor alone. Record, index and bookkeeping of a transition are one atomic write.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::format::{self, Blob, ExpiryKind};
+use super::format::{self, Blob};
 use super::live::LiveBatch;
-use super::record::batch::{ControlRecord, IdempotencyRecord, ProblemsRecord, StateRecord};
+use super::record::batch::{ControlRecord, ProblemsRecord, StateRecord};
 use super::record::file::FileRecord;
 use super::record::ledger::ReceiptRecord;
 use super::record::page::{Page, PageRecord};
 use super::record::plan::PlanRecord;
 use super::record::spec::SpecRecord;
 use super::record::{self, Record};
+use super::tree::Tree;
 use super::writer::Tx;
 use super::{Listing, Store, StoreError};
-use crate::domain::batch::{Batch, BatchSpec, BatchState, Order, Progress};
+use crate::domain::batch::{Batch, BatchState, Progress};
 use crate::domain::file::File;
 use crate::domain::id::{BatchId, FileId, OrgId};
-use crate::domain::ledger::{Reservation, Shortfall};
+use crate::domain::ledger::Shortfall;
 use crate::domain::money::Usd;
 use crate::domain::plan::Plan;
 use crate::domain::problem::Problem;
 use crate::domain::receipt::Receipt;
 use crate::domain::share::{Control, ControlChange};
-use crate::domain::time::{Timestamp, later};
-
-/// How long an idempotency key is remembered: as long as the longest batch runs.
-const IDEMPOTENCY_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
-
-/// A client's wish that a create happens once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Idempotency {
-    /// SHA-256 of the key and whatever it is scoped by.
-    pub key: [u8; 32],
-    /// SHA-256 of the request.
-    pub request: [u8; 32],
-}
-
-/// What became of a create.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CreateOutcome {
-    Created,
-    /// The key was used before, with the same request, and made this batch.
-    Existing(BatchId),
-    /// The key was used before, with another request.
-    KeyReused,
-    /// The input file does not exist (any more).
-    InputGone,
-    /// This batch was made from its quote before.
-    QuoteUsed(BatchId),
-    /// The organisation's credits do not cover what it may cost.
-    NotCovered(Shortfall),
-}
+use crate::domain::time::Timestamp;
 
 /// What is written when a batch that ran ends, besides its state.
 #[derive(Debug, Default)]
@@ -79,78 +50,6 @@ pub struct BatchQuery {
 }
 
 impl Store {
-    /// Creates a batch in `validating`.
-    ///
-    /// # Errors
-    /// When the store has failed.
-    pub async fn create_batch(
-        &self,
-        spec: BatchSpec,
-        control: Control,
-        idempotency: Option<Idempotency>,
-    ) -> Result<CreateOutcome, StoreError> {
-        self.commit(move |tx| {
-            if let Some(used) = idempotency {
-                let key = format::idempotency(&used.key);
-                if let Some(earlier) = tx.get::<IdempotencyRecord>(&key)? {
-                    let same = earlier.request == used.request;
-                    return Ok(if same { CreateOutcome::Existing(BatchId::from_u128(earlier.batch)) } else { CreateOutcome::KeyReused });
-                }
-            }
-            // Before the key is written: a refused create must not use it up.
-            if !tx.tree().contains_key(format::file(spec.input_file))? {
-                return Ok(CreateOutcome::InputGone);
-            }
-            if let Order::Items(order) = &spec.order {
-                let used = format::used_quote(order.quote);
-                if let Some(batch) = tx.tree().get(&used)?.as_deref().and_then(format::trailing_id) {
-                    return Ok(CreateOutcome::QuoteUsed(BatchId::from_u128(batch)));
-                }
-                let reservation = Reservation { org: spec.org, amount: order.reserve, fee: order.fee, settlement: None };
-                if let Err(shortfall) = super::ledger::reserve(tx, spec.id, reservation)? {
-                    return Ok(CreateOutcome::NotCovered(shortfall));
-                }
-                tx.put_raw(used, &spec.id.as_u128().to_be_bytes());
-                if spec.has_receiver() {
-                    tx.put_raw(format::watched(spec.id), &[]);
-                }
-            }
-            if let Some(used) = idempotency {
-                tx.put(format::idempotency(&used.key), &IdempotencyRecord { request: used.request, batch: spec.id.as_u128() })?;
-                let forget_at = later(spec.created_at, IDEMPOTENCY_LIFETIME);
-                tx.put_raw(format::expiry(seconds(forget_at), ExpiryKind::IdempotencyKey, &used.key), &[]);
-            }
-            tx.put_blob(spec.id, Blob::Spec, &SpecRecord::from(&spec))?;
-            tx.put(format::batch(spec.id), &StateRecord::pack(&BatchState::Validating, &Progress::default()))?;
-            if let Some(place) = format::owned(format::batches_of(spec.org), spec.id.as_u128()) {
-                tx.put_raw(place, &[]);
-            }
-            put_control(tx, spec.id, control)?;
-            tx.put_raw(format::active(spec.id), &spec.input_file.as_u128().to_be_bytes());
-            Ok(CreateOutcome::Created)
-        })
-        .await
-    }
-
-    /// The batch that was made under an idempotency key.
-    ///
-    /// # Errors
-    /// When the store has failed or the record is damaged.
-    pub async fn batch_of_key(&self, key: &[u8; 32]) -> Result<Option<BatchId>, StoreError> {
-        Ok(self.used_key(key).await?.map(|(batch, _)| batch))
-    }
-
-    /// The batch that was made under an idempotency key, and the digest of the request that made it.
-    ///
-    /// # Errors
-    /// When the store has failed or the record is damaged.
-    pub async fn used_key(&self, key: &[u8; 32]) -> Result<Option<(BatchId, [u8; 32])>, StoreError> {
-        let found = self.inner.tree.get(format::idempotency(key))?;
-        let found = found.map(|bytes| record::decode::<IdempotencyRecord>(&bytes)).transpose()?;
-        self.shown().await?;
-        Ok(found.map(|record| (BatchId::from_u128(record.batch), record.request)))
-    }
-
     /// Records that the input is good: `state` is `InProgress`. Raises what is reserved to `reserve`, or
     /// records nothing if there is not as much.
     ///
@@ -198,7 +97,7 @@ impl Store {
     }
 
     /// Records a state that is neither the first nor the last. Does nothing to a batch that has
-    /// ended: the end may have overtaken the write of an earlier state.
+    /// ended: the end may have overtaken the write of an earlier state, and so may its deletion.
     ///
     /// # Errors
     /// When the store has failed.
@@ -207,7 +106,8 @@ impl Store {
             let current = tx.get::<StateRecord>(&format::batch(id))?.map(StateRecord::unpack).transpose()?;
             match current {
                 Some((current, _)) if current.is_terminal() => Ok(()),
-                Some(_) | None => tx.put(format::batch(id), &StateRecord::pack(&state, &Progress::default())),
+                None => Ok(()),
+                Some(_) => tx.put(format::batch(id), &StateRecord::pack(&state, &Progress::default())),
             }
         })
         .await
@@ -349,17 +249,22 @@ impl Store {
     }
 
     pub(super) fn read_blob<T: Record>(&self, id: BatchId, blob: Blob) -> Result<Option<T>, StoreError> {
-        let mut bytes = Vec::new();
-        for entry in self.inner.tree.scan_prefix(format::blob(id, blob)) {
-            bytes.extend_from_slice(&entry?.1);
-        }
-        if bytes.is_empty() { Ok(None) } else { Ok(Some(record::decode(&bytes)?)) }
+        blob_in(&self.inner.tree, id, blob)
     }
 
     pub(super) fn read_pages(&self, id: BatchId) -> Result<Vec<Page>, StoreError> {
         let entries = self.inner.tree.scan_prefix(format::pages_of(id));
         entries.map(|entry| Ok(Page::try_from(record::decode::<PageRecord>(&entry?.1)?)?)).collect()
     }
+}
+
+/// A record that may exceed one value.
+pub(super) fn blob_in<T: Record>(tree: &Tree, id: BatchId, blob: Blob) -> Result<Option<T>, StoreError> {
+    let mut bytes = Vec::new();
+    for entry in tree.scan_prefix(format::blob(id, blob)) {
+        bytes.extend_from_slice(&entry?.1);
+    }
+    if bytes.is_empty() { Ok(None) } else { Ok(Some(record::decode(&bytes)?)) }
 }
 
 fn control_in(tx: &Tx<'_>, id: BatchId) -> Result<Control, StoreError> {
@@ -371,7 +276,7 @@ fn unpack_control(bytes: Option<sled::IVec>) -> Result<Control, StoreError> {
     Ok(record.map(Control::try_from).transpose()?.unwrap_or_default())
 }
 
-fn put_control(tx: &mut Tx<'_>, id: BatchId, control: Control) -> Result<(), StoreError> {
+pub(super) fn put_control(tx: &mut Tx<'_>, id: BatchId, control: Control) -> Result<(), StoreError> {
     if control == Control::default() {
         tx.remove(format::control(id));
         return Ok(());
@@ -395,7 +300,7 @@ fn leave(tx: &mut Tx<'_>, id: BatchId, cost: Usd) -> Result<Option<FileId>, Stor
 }
 
 /// Whether an unfinished batch other than `except` reads `file`.
-pub(super) fn is_read(tree: &sled::Tree, file: FileId, except: Option<BatchId>) -> Result<bool, StoreError> {
+pub(super) fn is_read(tree: &Tree, file: FileId, except: Option<BatchId>) -> Result<bool, StoreError> {
     for entry in tree.scan_prefix(format::ACTIVE) {
         let (key, input) = entry?;
         let by_another = format::trailing_id(&key).map(BatchId::from_u128) != except;

@@ -19,6 +19,10 @@ use crate::domain::time::Timestamp;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Due {
     Message(Box<Delivery>),
+    /// Its batch was deleted; its place in the queue.
+    Moot {
+        key: Vec<u8>,
+    },
     /// It cannot be read, and never will be; its place in the queue.
     Lost {
         key: Vec<u8>,
@@ -121,6 +125,7 @@ impl Store {
                 Choice::Enough => break,
             }
             due.push(match self.read_delivery(id) {
+                Ok(Some(delivery)) if !self.inner.tree.contains_key(format::batch(delivery.batch))? => Due::Moot { key: key.to_vec() },
                 Ok(Some(delivery)) => Due::Message(Box::new(delivery)),
                 Ok(None) => Due::Lost { key: key.to_vec(), reason: "it is not there".to_owned() },
                 Err(StoreError::Damaged(error)) => Due::Lost { key: key.to_vec(), reason: error.to_string() },
@@ -130,7 +135,7 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets a message that cannot be read.
+    /// Forgets a message that is sent no more, or cannot be read.
     ///
     /// # Errors
     /// When the store has failed.
@@ -161,11 +166,14 @@ impl Store {
         let packed = next.map(|next| Ok::<_, StoreError>((pack(&next)?, next))).transpose()?;
         self.commit(move |tx| {
             tx.remove(format::delivery_due(tried.org, seconds(tried.due_at), tried.id));
-            if let Some(outcome) = outcome {
-                super::tellings::tried(tx, tried.batch, outcome)?;
-            }
-            if let Some((packed, next)) = &packed {
-                return put(tx, next, packed);
+            // It may have been deleted meanwhile; nothing is kept of it then.
+            if tx.tree().contains_key(format::batch(tried.batch))? {
+                if let Some(outcome) = outcome {
+                    super::tellings::tried(tx, tried.batch, outcome)?;
+                }
+                if let Some((packed, next)) = &packed {
+                    return put(tx, next, packed);
+                }
             }
             tx.remove_all(format::delivery(tried.id))
         })

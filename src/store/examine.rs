@@ -41,6 +41,8 @@ use crate::domain::upload::{Upload, UploadPart};
 #[derive(Debug)]
 pub(super) enum Examined {
     File(Box<File>),
+    /// Deleted, and still read.
+    Deleted(Option<Box<File>>),
     Upload(Box<Upload>),
     Part(UploadPart),
     State(BatchState, Option<Progress>),
@@ -69,6 +71,9 @@ pub(super) enum Examined {
 pub(super) fn examine(key: &Key, bytes: &[u8]) -> Result<Examined, RecordError> {
     Ok(match key {
         Key::File(_) => Examined::File(Box::new(decode::<FileRecord>(bytes)?.try_into()?)),
+        // Without its record before there were such.
+        Key::Deleted(_) if bytes.is_empty() => Examined::Deleted(None),
+        Key::Deleted(_) => Examined::Deleted(Some(Box::new(decode::<FileRecord>(bytes)?.try_into()?))),
         Key::Upload(_) => Examined::Upload(Box::new(decode::<UploadRecord>(bytes)?.try_into()?)),
         Key::Part(..) => Examined::Part(decode::<PartRecord>(bytes)?.try_into()?),
         Key::State(_) => {

@@ -4,9 +4,10 @@
 //! when the last such batch ends, as unlinking an open file does.
 
 use super::batches::{file_in, is_read, seconds};
+use super::dir::{DataFile, content_name};
 use super::format::{self, ExpiryKind};
 use super::record::{self, file::FileRecord};
-use super::spool::{Sealed, sync_folder};
+use super::spool::Sealed;
 use super::writer::Tx;
 use super::{Listing, Store, StoreError};
 use crate::domain::file::{File, FileSource, Purpose};
@@ -79,8 +80,8 @@ impl Store {
     /// When the disk is full or fails, or the store has failed.
     pub async fn add_file(&self, new: NewFile, content: Sealed) -> Result<File, StoreError> {
         let file = new.into_file(&content);
-        let target = self.path_of(super::open::FILES, file.id.as_u128());
-        super::blocking(move || content.move_to(&target)).await?;
+        let (folder, name) = (self.inner.dir.files().clone(), content_name(file.id.as_u128()));
+        super::blocking(move || content.move_to(&folder, &name)).await?;
         let record = file.clone();
         self.commit(move |tx| put_file(tx, &record)).await?;
         Ok(file)
@@ -146,30 +147,7 @@ impl Store {
     /// # Errors
     /// When the store has failed.
     pub async fn delete_file(&self, id: FileId) -> Result<Deletion, StoreError> {
-        let removed = self
-            .commit(move |tx| {
-                let Some(file) = file_in(tx, id)? else { return Ok(None) };
-                tx.remove(format::file(id));
-                if let Some(place) = format::owned(format::files_of(file.org), id.as_u128()) {
-                    tx.remove(place);
-                }
-                if let Some(at) = file.expires_at {
-                    tx.remove(format::expiry(seconds(at), ExpiryKind::File, &id.as_u128().to_be_bytes()));
-                }
-                match file.source {
-                    FileSource::Uploaded { .. } if is_read(tx.tree(), id, None)? => {
-                        tx.put_raw(format::deleted(id), &[]);
-                        Ok(Some(None))
-                    }
-                    FileSource::Uploaded { .. } => Ok(Some(Some(id))),
-                    FileSource::View { batch, .. } => {
-                        tx.put_raw(format::unseen(batch), &[]);
-                        Ok(Some(None))
-                    }
-                }
-            })
-            .await?;
-        let Some(unused) = removed else { return Ok(Deletion::NotFound) };
+        let Some(unused) = self.commit(move |tx| forget_file(tx, id)).await? else { return Ok(Deletion::NotFound) };
         self.remove_content(unused).await?;
         Ok(Deletion::Deleted)
     }
@@ -179,18 +157,17 @@ impl Store {
     ///
     /// # Errors
     /// When it is gone or cannot be read.
-    pub fn open_content(&self, id: FileId) -> Result<std::fs::File, StoreError> {
-        let path = self.path_of(super::open::FILES, id.as_u128());
-        std::fs::File::open(&path).map_err(|e| StoreError::io("opening", &path, &e))
+    pub fn open_content(&self, id: FileId) -> Result<DataFile, StoreError> {
+        self.inner.dir.files().open(content_name(id.as_u128()))
     }
 
     /// Removes the content of a file whose record is gone.
     pub(super) async fn remove_content(&self, file: Option<FileId>) -> Result<(), StoreError> {
         let Some(id) = file else { return Ok(()) };
-        let path = self.path_of(super::open::FILES, id.as_u128());
+        let (folder, removals) = (self.inner.dir.files().clone(), self.inner.removals.clone());
         super::blocking(move || {
-            std::fs::remove_file(&path).map_err(|e| StoreError::io("removing", &path, &e))?;
-            path.parent().map_or(Ok(()), sync_folder)
+            removals.remove(&folder, id.as_u128())?;
+            folder.sync()
         })
         .await
     }
@@ -206,6 +183,30 @@ pub(super) fn put_file(tx: &mut Tx<'_>, file: &File) -> Result<(), StoreError> {
         tx.put_raw(format::expiry(seconds(at), ExpiryKind::File, &file.id.as_u128().to_be_bytes()), &[]);
     }
     Ok(())
+}
+
+/// Removes a file's record. Returns whose content can go now; the outer `None` if there is no such file.
+pub(super) fn forget_file(tx: &mut Tx<'_>, id: FileId) -> Result<Option<Option<FileId>>, StoreError> {
+    let Some(file) = file_in(tx, id)? else { return Ok(None) };
+    tx.remove(format::file(id));
+    if let Some(place) = format::owned(format::files_of(file.org), id.as_u128()) {
+        tx.remove(place);
+    }
+    if let Some(at) = file.expires_at {
+        tx.remove(format::expiry(seconds(at), ExpiryKind::File, &id.as_u128().to_be_bytes()));
+    }
+    match file.source {
+        FileSource::Uploaded { .. } if is_read(tx.tree(), id, None)? => {
+            // Whoever reads it has to know what it must be.
+            tx.put(format::deleted(id), &FileRecord::from(&file))?;
+            Ok(Some(None))
+        }
+        FileSource::Uploaded { .. } => Ok(Some(Some(id))),
+        FileSource::View { batch, .. } => {
+            tx.put_raw(format::unseen(batch), &[]);
+            Ok(Some(None))
+        }
+    }
 }
 
 fn decode(bytes: &[u8]) -> Result<File, StoreError> {

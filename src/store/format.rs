@@ -6,11 +6,12 @@
 //! ```text
 //! M name                          format version; the sum over everything else
 //! F file(16)                      file record
-//! D file(16)                      deleted by its owner, still read by an unfinished batch
+//! D file(16)                      record of a file deleted by its owner, still read by an unfinished batch
 //! U upload(16)                    upload record
 //! P upload(16) part(16)           upload part record
 //! B batch(16)                     state of a batch (the list of batches)
 //! S batch(16) blob(1) chunk(2)    specification, plan, problems, receipt, telling of a batch, in chunks
+//! S batch(16) 6                   its input was made with it, and goes with it
 //! A batch(16)                     unfinished batches; the value is the input file's id
 //! I sha256(32)                    idempotency keys
 //! K batch(16)                     control of a batch, where it is not as by default
@@ -33,7 +34,7 @@
 //! O sha256(32)                    how long answers have been, by the digest of the lane and operation
 //! Q digest(16)                    rows with an answer, by the digest of their request
 //! X seconds(8) kind(1) id(16)     what goes away by itself, and when
-//! G batch(16)                     a file over its results was deleted; are they still seen?
+//! G batch(16)                     a file over its results was deleted, or the batch itself: what may go now?
 //! C 1 version(8) chunk(2)         what is told of an accepted catalog, in chunks
 //! C 2 version(8) chunk(2)         the files of an accepted catalog, in chunks
 //! R batch(16) 1 page(4)           one page of rows: offsets, bitmaps, sums
@@ -83,9 +84,12 @@ fn key<const N: usize>(kind: u8, parts: [&[u8]; N]) -> Vec<u8> {
 pub const FORMAT_KEY: &[u8] = b"Mformat";
 pub const SUM_KEY: &[u8] = b"Msum";
 pub const FILES: &[u8] = b"F";
+pub const UPLOAD_PARTS: &[u8] = b"P";
 pub const BATCHES: &[u8] = b"B";
 pub const ACTIVE: &[u8] = b"A";
 pub const EXPIRY: &[u8] = b"X";
+pub const DELETED: &[u8] = b"D";
+
 pub const UNSEEN: &[u8] = b"G";
 
 pub const CATALOGS: &[u8] = b"C\x01";
@@ -130,6 +134,16 @@ pub fn batch(id: BatchId) -> Vec<u8> {
 
 pub fn blob(id: BatchId, blob: Blob) -> Vec<u8> {
     key(b'S', [&id.as_u128().to_be_bytes(), &[blob as u8]])
+}
+
+/// All that is below a batch besides its rows.
+pub fn blobs_of(id: BatchId) -> Vec<u8> {
+    key(b'S', [&id.as_u128().to_be_bytes()])
+}
+
+/// Says that the input of a batch was made with it.
+pub fn made_input(id: BatchId) -> Vec<u8> {
+    key(b'S', [&id.as_u128().to_be_bytes(), &[6]])
 }
 
 pub fn active(id: BatchId) -> Vec<u8> {

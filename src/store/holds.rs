@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use super::format;
 use super::record::hold::HoldRecord;
 use super::record::{self};
+use super::tree::Tree;
 use super::{Store, StoreError};
 use crate::domain::lane::{Hold, LaneHold, LaneSelector};
 use crate::domain::time::Timestamp;
@@ -61,7 +62,7 @@ impl Store {
     }
 }
 
-fn read(tree: &sled::Tree) -> Result<Vec<LaneHold>, StoreError> {
-    let entries = tree.scan_prefix(format::HOLDS).values();
-    entries.map(|bytes| Ok(record::decode::<HoldRecord>(&bytes?)?.try_into()?)).collect()
+fn read(tree: &Tree) -> Result<Vec<LaneHold>, StoreError> {
+    let entries = tree.scan_prefix(format::HOLDS);
+    entries.map(|entry| Ok(record::decode::<HoldRecord>(&entry?.1)?.try_into()?)).collect()
 }

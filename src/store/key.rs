@@ -21,6 +21,8 @@ pub(super) enum Key {
     Problems(BatchId),
     Receipt(BatchId),
     Telling(BatchId),
+    /// Its input was made with it.
+    MadeInput(BatchId),
     Active(BatchId),
     Control(BatchId),
     Unseen(BatchId),
@@ -101,6 +103,7 @@ pub(super) fn parse(key: &[u8]) -> Option<(Key, Option<u16>)> {
                 [3] => Key::Problems(id),
                 [4] => Key::Receipt(id),
                 [5] => Key::Telling(id),
+                [6] => Key::MadeInput(id),
                 _ => return None,
             }
         }
@@ -190,6 +193,7 @@ impl Key {
             | Self::Upload(_)
             | Self::Part(..)
             | Self::State(_)
+            | Self::MadeInput(_)
             | Self::Active(_)
             | Self::Control(_)
             | Self::Unseen(_)
@@ -227,6 +231,7 @@ impl Key {
             | Self::Problems(id)
             | Self::Receipt(id)
             | Self::Telling(id)
+            | Self::MadeInput(id)
             | Self::Active(id)
             | Self::Control(id)
             | Self::Unseen(id)
@@ -256,9 +261,10 @@ impl fmt::Display for Key {
             Self::Problems(id) => write!(f, "batch {id}: its problems"),
             Self::Receipt(id) => write!(f, "batch {id}: its receipt"),
             Self::Telling(id) => write!(f, "batch {id}: what its receiver was told"),
+            Self::MadeInput(id) => write!(f, "batch {id}: that its input was made with it"),
             Self::Active(id) => write!(f, "batch {id}: its place among those that are not finished"),
             Self::Control(id) => write!(f, "batch {id}: its priority"),
-            Self::Unseen(id) => write!(f, "batch {id}: that its files were deleted"),
+            Self::Unseen(id) => write!(f, "batch {id}: that it, or its files, were deleted"),
             Self::Reservation(id) => write!(f, "batch {id}: what it has reserved"),
             Self::Notice(id) => write!(f, "batch {id}: that its end is to be told"),
             Self::Watched(id) => write!(f, "batch {id}: that its receiver is told of it"),
@@ -318,6 +324,7 @@ mod tests {
                 some(format::blob(batch, Blob::Problems), Key::Problems(batch)),
                 some(format::blob(batch, Blob::Receipt), Key::Receipt(batch)),
                 some(format::blob(batch, Blob::Telling), Key::Telling(batch)),
+                none(format::made_input(batch), Key::MadeInput(batch)),
                 none(format::active(batch), Key::Active(batch)),
                 none(format::control(batch), Key::Control(batch)),
                 none(format::unseen(batch), Key::Unseen(batch)),

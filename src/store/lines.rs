@@ -190,7 +190,7 @@ impl Lines {
             offset -= line;
             row = wanted + 1;
         }
-        Err(StoreError::Broken(format!("results of {} are shorter than they count", self.batch)))
+        Err(RecordError::damaged::<ResultRecord>(format!("results of {} are shorter than they count", self.batch)).into())
     }
 
     /// Takes the next rows off, as a reader of their own: a page of small lines, or about [`PART`] bytes
@@ -332,7 +332,8 @@ impl Lines {
         let exact = matches!(form, Form::Plain);
         if exact && length != counted as usize {
             let batch = self.batch;
-            return Err(StoreError::Broken(format!("the line of row {row} of {batch} is {length} bytes long and counts as {counted}")));
+            let reason = format!("the line of row {row} of {batch} is {length} bytes long and counts as {counted}");
+            return Err(RecordError::damaged::<ResultRecord>(reason).into());
         }
         Ok(())
     }

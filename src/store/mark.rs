@@ -5,17 +5,14 @@
 //! promises more than is durable; after `kill -9` it is exact, after a loss of power it lags by a second
 //! at most.
 
-use std::fs::File;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::StoreError;
+use super::dir::{DataFile, Folder, MARK, MARK_NEW};
 use super::sum::Sum;
 
-pub(super) const FILE: &str = "mark";
 /// Slots lie in blocks of their own, so that a torn write damages one of them.
 const SLOT_DISTANCE: u64 = 4096;
 const SLOT: usize = 64;
@@ -56,20 +53,18 @@ impl Reached {
 
 /// Reads the mark of a data directory; `None` if it has none. The inner `None` is one neither of whose slots is
 /// whole.
-pub(super) fn read(dir: &Path) -> Result<Option<Option<Reached>>, StoreError> {
-    let path = dir.join(FILE);
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(StoreError::io("opening", &path, &error)),
-    };
+pub(super) fn read(root: &Folder) -> Result<Option<Option<Reached>>, StoreError> {
+    if root.kind_of(MARK)?.is_none() {
+        return Ok(None);
+    }
+    let file = root.open(MARK)?;
     let mut newest: Option<Reached> = None;
     for at in [0, SLOT_DISTANCE] {
         let mut slot = [0; SLOT];
         match file.read_exact_at(&mut slot, at) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => continue,
-            Err(error) => return Err(StoreError::io("reading", &path, &error)),
+            Err(error) => return Err(StoreError::io("reading", &root.path_of(MARK), &error)),
         }
         newest = newest.into_iter().chain(Reached::decode(&slot)).max_by_key(|reached| (reached.generation, reached.writes));
     }
@@ -79,7 +74,7 @@ pub(super) fn read(dir: &Path) -> Result<Option<Option<Reached>>, StoreError> {
 /// The mark of an open store.
 #[derive(Debug)]
 pub(super) struct Mark {
-    file: Arc<File>,
+    file: Arc<DataFile>,
     generation: u64,
     /// Which slot is written next.
     turn: bool,
@@ -93,24 +88,23 @@ impl Mark {
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn start(dir: &Path, generation: u64, sum: &Sum) -> Result<Self, StoreError> {
-        let path = dir.join(FILE);
+    pub fn start(root: &Folder, generation: u64, sum: &Sum) -> Result<Self, StoreError> {
         let slot = Reached { store: sum.store, generation, writes: sum.writes }.encode();
-        let open = || {
-            // Under another name first: there is never a mark that says nothing.
-            let new = path.with_extension("new");
-            let file = File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            for at in [0, SLOT_DISTANCE] {
-                file.write_all_at(&slot, at)?;
-            }
-            file.sync_all()?;
-            std::fs::rename(&new, &path)?;
-            File::open(dir)?.sync_all()?;
-            Ok(file)
-        };
-        let file = Arc::new(open().map_err(|error: std::io::Error| StoreError::io("writing", &path, &error))?);
+        let failed = |error: std::io::Error| StoreError::io("writing", &root.path_of(MARK), &error);
+        // Under another name first: there is never a mark that says nothing.
+        if root.kind_of(MARK_NEW)?.is_some() {
+            root.remove(MARK_NEW)?;
+        }
+        let file = root.create(MARK_NEW)?;
+        for at in [0, SLOT_DISTANCE] {
+            file.write_all_at(&slot, at).map_err(failed)?;
+        }
+        file.sync_all().map_err(failed)?;
+        root.rename(MARK_NEW, root, MARK)?;
+        root.sync()?;
+        let file = Arc::new(file);
         let is_synced = Arc::new(AtomicBool::new(true));
-        let syncing = Syncing::start(file.clone(), is_synced.clone()).map_err(|error| StoreError::io("syncing", &path, &error))?;
+        let syncing = Syncing::start(file.clone(), is_synced.clone()).map_err(failed)?;
         Ok(Self { file, generation, turn: false, is_synced, _syncing: syncing })
     }
 
@@ -121,9 +115,23 @@ impl Mark {
     pub fn advance(&mut self, sum: &Sum) -> Result<(), StoreError> {
         let slot = Reached { store: sum.store, generation: self.generation, writes: sum.writes }.encode();
         let at = if self.turn { SLOT_DISTANCE } else { 0 };
-        self.file.write_all_at(&slot, at).map_err(failed)?;
+        self.file.write_all_at(&slot, at).map_err(unwritten)?;
         self.turn = !self.turn;
         self.is_synced.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Names another database as the current one, durably: from now on a start opens that one.
+    ///
+    /// # Errors
+    /// When the disk fails; which of the two a start opens is then not known, and both are whole.
+    pub fn switch(&mut self, generation: u64, sum: &Sum) -> Result<(), StoreError> {
+        self.generation = generation;
+        // Both slots, so that no damage to one of them leads back to a database that is gone.
+        for _ in 0..2 {
+            self.advance(sum)?;
+            self.file.sync_data().map_err(unwritten)?;
+        }
         Ok(())
     }
 }
@@ -136,7 +144,7 @@ impl Drop for Mark {
     }
 }
 
-fn failed(error: std::io::Error) -> StoreError {
+fn unwritten(error: std::io::Error) -> StoreError {
     StoreError::Broken(format!("the mark of the store cannot be written: {error}"))
 }
 
@@ -148,7 +156,7 @@ struct Syncing {
 }
 
 impl Syncing {
-    fn start(file: Arc<File>, is_synced: Arc<AtomicBool>) -> std::io::Result<Self> {
+    fn start(file: Arc<DataFile>, is_synced: Arc<AtomicBool>) -> std::io::Result<Self> {
         let ended = Arc::new(AtomicBool::new(false));
         let until = ended.clone();
         let sync = move || {
@@ -184,22 +192,25 @@ mod tests {
     #[test]
     fn one_damaged_slot_is_borne_and_two_are_told() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(read(dir.path()).unwrap(), None);
+        let locked = crate::store::dir::Locked::take(dir.path()).unwrap();
+        let root = locked.root();
+        assert_eq!(read(root).unwrap(), None);
         let mut sum = Sum::fresh();
-        let mut mark = Mark::start(dir.path(), 3, &sum).unwrap();
+        let mut mark = Mark::start(root, 3, &sum).unwrap();
         for _ in 0..5 {
             sum.writes += 1;
             mark.advance(&sum).unwrap();
         }
         drop(mark);
         let reached = Reached { store: sum.store, generation: 3, writes: sum.writes };
-        assert_eq!(read(dir.path()).unwrap(), Some(Some(reached)));
-        let file = File::options().write(true).open(dir.path().join(FILE)).unwrap();
+        assert_eq!(read(root).unwrap(), Some(Some(reached)));
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::File::options().write(true).open(dir.path().join(MARK)).unwrap();
         file.write_all_at(b"x", 33).unwrap();
-        assert_eq!(read(dir.path()).unwrap(), Some(Some(Reached { writes: sum.writes - 1, ..reached })));
+        assert_eq!(read(root).unwrap(), Some(Some(Reached { writes: sum.writes - 1, ..reached })));
         file.write_all_at(b"x", SLOT_DISTANCE + 33).unwrap();
-        assert_eq!(read(dir.path()).unwrap(), Some(None));
+        assert_eq!(read(root).unwrap(), Some(None));
         file.set_len(10).unwrap();
-        assert_eq!(read(dir.path()).unwrap(), Some(None));
+        assert_eq!(read(root).unwrap(), Some(None));
     }
 }

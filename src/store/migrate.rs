@@ -8,6 +8,7 @@
 use super::StoreError;
 use super::format::FORMAT_KEY;
 use super::sum::Sum;
+use super::tree::Tree;
 use super::writes::Writes;
 
 /// The format that this build writes.
@@ -26,10 +27,10 @@ const STEPS: &[Step] = &[
     |_, _| Ok(()),
 ];
 
-type Step = fn(&sled::Tree, &mut Sum) -> Result<(), StoreError>;
+type Step = fn(&Tree, &mut Sum) -> Result<(), StoreError>;
 
 /// The format of a tree, `None` if nothing was ever written to it.
-fn version(tree: &sled::Tree) -> Result<Option<u32>, StoreError> {
+fn version(tree: &Tree) -> Result<Option<u32>, StoreError> {
     tree.get(FORMAT_KEY)?.map(|bytes| version_of(&bytes)).transpose()
 }
 
@@ -40,11 +41,11 @@ pub(super) fn version_of(bytes: &[u8]) -> Result<u32, StoreError> {
 }
 
 /// Brings the tree to [`CURRENT`].
-pub(super) fn run(tree: &sled::Tree, sum: &mut Sum) -> Result<(), StoreError> {
+pub(super) fn run(tree: &Tree, sum: &mut Sum) -> Result<(), StoreError> {
     run_steps(tree, sum, CURRENT, STEPS)
 }
 
-fn run_steps(tree: &sled::Tree, sum: &mut Sum, current: u32, steps: &[Step]) -> Result<(), StoreError> {
+fn run_steps(tree: &Tree, sum: &mut Sum, current: u32, steps: &[Step]) -> Result<(), StoreError> {
     let Some(mut format) = version(tree)? else {
         return stamp(tree, sum, current);
     };
@@ -63,10 +64,10 @@ fn run_steps(tree: &sled::Tree, sum: &mut Sum, current: u32, steps: &[Step]) -> 
     Ok(())
 }
 
-fn stamp(tree: &sled::Tree, sum: &mut Sum, format: u32) -> Result<(), StoreError> {
+fn stamp(tree: &Tree, sum: &mut Sum, format: u32) -> Result<(), StoreError> {
     let mut writes = Writes::default();
     writes.insert(FORMAT_KEY.to_vec(), &format.to_be_bytes());
-    writes.apply(tree, sum)?;
+    writes.apply(tree, sum, None)?;
     tree.flush()?;
     Ok(())
 }
@@ -79,14 +80,15 @@ mod tests {
     fn each_step_runs_once_and_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let tree = sled::open(dir.path()).unwrap().open_tree("data").unwrap();
+        let tree = Tree::new(tree, Default::default(), Default::default());
         let mut sum = Sum::fresh();
         run_steps(&tree, &mut sum, 1, &[]).unwrap();
         assert_eq!(version(&tree).unwrap(), Some(1));
-        fn append(tree: &sled::Tree, sum: &mut Sum, text: &str) -> Result<(), StoreError> {
+        fn append(tree: &Tree, sum: &mut Sum, text: &str) -> Result<(), StoreError> {
             let before = tree.get("log")?.map(|v| v.to_vec()).unwrap_or_default();
             let mut writes = Writes::default();
             writes.insert(b"log".to_vec(), [&before, text.as_bytes()].concat());
-            writes.apply(tree, sum)
+            writes.apply(tree, sum, None)
         }
         let steps: &[Step] = &[|t, s| append(t, s, "one "), |t, s| append(t, s, "two ")];
         run_steps(&tree, &mut sum, 3, steps).unwrap();

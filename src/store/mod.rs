@@ -13,11 +13,18 @@
 //! and "check, then write" trivial, and one flush serves all that wait.
 
 mod answers;
+mod backup;
 mod batches;
 mod catalog;
 mod check;
 mod chunks;
+mod compaction;
+mod content;
+mod copier;
+mod creation;
+mod deletion;
 mod deliveries;
+mod dir;
 mod examine;
 mod files;
 mod format;
@@ -27,6 +34,7 @@ mod key;
 mod ledger;
 mod lines;
 mod live;
+mod lost;
 mod mark;
 mod migrate;
 mod observed;
@@ -35,6 +43,7 @@ mod orgs;
 mod quotes;
 mod readable;
 mod record;
+mod removals;
 mod results;
 mod row_group;
 mod runs;
@@ -48,22 +57,30 @@ mod sweep;
 mod tellings;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod uploads;
 mod verify;
 mod writer;
 mod writes;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use batches::{BatchQuery, CreateOutcome, End, Idempotency};
+pub use backup::{Backup, BackupError};
+pub use batches::{BatchQuery, End};
 pub use catalog::{CATALOGS_KEPT, StoredCatalog};
-pub use check::{CheckError, Checked, check};
+pub use check::{Checked, check};
+pub use compaction::{Compact, Space};
+pub use content::{DamagedContent, Verified};
+pub use creation::{CreateOutcome, Idempotency, MadeInput, UsedKey};
+pub use deletion::BatchDeletion;
 pub use deliveries::{Choice, Due};
+#[cfg(test)]
+pub use dir::{Act, Faults};
+pub use dir::{DataFile, RUNS, discard};
 pub use files::{Deletion, FileQuery, NewFile, Order};
 pub use format::ROWS_PER_PAGE;
 pub use holds::{HoldOutcome, MAX_HOLDS};
@@ -86,6 +103,7 @@ pub use uploads::{CompleteError, PartError};
 pub use verify::Refusal;
 
 use live::Lives;
+use tree::Tree;
 use writer::{Op, Tx};
 
 /// Why the store could not do what it was asked.
@@ -95,6 +113,9 @@ pub enum StoreError {
     /// accepted; a restart recovers all that was acknowledged.
     #[error("the store has failed and must be restarted: {0}")]
     Broken(String),
+    /// One operation went wrong in a way that nobody foresaw; all others are not concerned.
+    #[error("{0}")]
+    Unexpected(String),
     /// The store is being closed.
     #[error("the store is closed")]
     Closed,
@@ -113,11 +134,17 @@ pub enum StoreError {
     /// Bytes on disk that are not what they should be.
     #[error(transparent)]
     Damaged(#[from] record::RecordError),
+    /// The same of the content of a file.
+    #[error(transparent)]
+    Content(#[from] DamagedContent),
 }
 
 impl StoreError {
-    /// The content of a file could not be read.
+    /// The content of a file could not be read, or is damaged.
     pub fn unreadable(file: crate::domain::id::FileId, error: &std::io::Error) -> Self {
+        if let Some(damage) = content::damage_in(error) {
+            return Self::Content(damage);
+        }
         Self::Io { action: "reading", path: file.to_string(), reason: error.to_string(), missing: false }
     }
 
@@ -151,9 +178,12 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Inner {
-    dir: PathBuf,
-    tree: sled::Tree,
+    dir: dir::DataDir,
+    tree: Tree,
+    space: Arc<Space>,
+    removals: removals::Removals,
     lives: Lives,
+    lost: lost::LostFound,
     holds: Arc<arc_swap::ArcSwap<Vec<crate::domain::lane::LaneHold>>>,
     queue: mpsc::Sender<Op>,
     /// Metadata commits that have begun and those that are durable; see [`Store::shown`].
@@ -164,10 +194,9 @@ struct Inner {
     /// Groups of writes that were made durable together.
     commits: Arc<std::sync::atomic::AtomicU64>,
     broken: CancellationToken,
+    damage_found: Arc<std::sync::atomic::AtomicU64>,
     writer: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
     seal: Seal,
-    /// Held for as long as the store is open; a second process cannot get it.
-    _lock: std::fs::File,
     #[cfg(test)]
     recorded: Arc<std::sync::atomic::AtomicU64>,
     #[cfg(test)]
@@ -180,7 +209,18 @@ impl Store {
     /// # Errors
     /// When another process has it, it was written by a newer version, or it cannot be read.
     pub fn open(options: Options) -> Result<(Self, Recovered), OpenError> {
-        open::open(options)
+        let dir = dir::Locked::take(&options.dir)?;
+        open::open(dir, &options)
+    }
+
+    /// [`Self::open`], where operations on the data directory fail as told, but for those that are sled's.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    #[cfg(test)]
+    pub fn open_with(options: &Options, faults: &Faults) -> Result<(Self, Recovered), OpenError> {
+        let dir = dir::Locked::take_with(&options.dir, faults)?;
+        open::open(dir, options)
     }
 
     /// The daemon's own key.
@@ -260,6 +300,11 @@ impl Store {
         self.inner.commits.load(std::sync::atomic::Ordering::Relaxed)
     }
 
+    /// How large the store is.
+    pub fn space(&self) -> &Space {
+        &self.inner.space
+    }
+
     /// The ids behind the keys that are `list` and an id, only those beyond `after`.
     fn ids(&self, list: &[u8], after: Option<u128>) -> impl Iterator<Item = Result<u128, StoreError>> + use<> {
         let from = after.map_or_else(|| list.to_vec(), |id| [list, &id.to_be_bytes(), &[0]].concat());
@@ -291,9 +336,7 @@ impl Store {
     /// # Errors
     /// When the file system does not say.
     pub fn free_bytes(&self) -> Result<u64, StoreError> {
-        let stat = rustix::fs::statvfs(&self.inner.dir)
-            .map_err(|errno| StoreError::io("asking for free space of", &self.inner.dir, &errno.into()))?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        self.inner.dir.root().free_bytes()
     }
 
     /// Waits until everything handed in is durable, then stops the writer. Blocks.
@@ -307,22 +350,18 @@ impl Store {
             tracing::error!("the store's writer ended with a panic");
         }
     }
-
-    fn path_of(&self, folder: &str, name: u128) -> PathBuf {
-        self.inner.dir.join(folder).join(format!("{name:032x}"))
-    }
 }
 
 /// The id that ends the key of an entry.
-fn id_of(key: sled::Result<sled::IVec>) -> Result<u128, StoreError> {
-    format::trailing_id(&key?).ok_or_else(|| StoreError::Broken("a key of a list has no id".into()))
+fn id_of(key: Result<sled::IVec, StoreError>) -> Result<u128, StoreError> {
+    format::trailing_id(&key?).ok_or_else(|| StoreError::Unexpected("a key of a list has no id".into()))
 }
 
 /// Runs blocking work on the store off the async threads; a panic in it is an error of that work. The
 /// work begins at once, whether or not anybody waits for it yet.
 ///
 /// # Errors
-/// Those of the work, and [`StoreError::Broken`] for a panic.
+/// Those of the work, and [`StoreError::Unexpected`] for a panic.
 pub fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> impl Future<Output = Result<T, StoreError>> + Send + 'static {
@@ -330,7 +369,7 @@ pub fn blocking<T: Send + 'static>(
     async move {
         working.await.unwrap_or_else(|error| {
             tracing::error!(%error, "a store operation panicked");
-            Err(StoreError::Broken("an operation ended unexpectedly".into()))
+            Err(StoreError::Unexpected("an operation ended unexpectedly".into()))
         })
     }
 }

@@ -1,20 +1,9 @@
 //! Opening a data directory: the lock, sled's known faults, migration, what was unfinished.
 //!
-//! ```text
-//! lock      held by the one process that has the directory
-//! store/    sled
-//! files/    content of uploaded files, by id
-//! parts/    content of upload parts, by id
-//! spool/    being written; emptied on opening
-//! seal.key  the daemon's own key
-//! ```
-//!
 //! Recovery reads the records of unfinished batches and their pages, never a result: its time does
 //! not grow with the number of finished rows.
 
-use std::fs;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -22,20 +11,21 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::compaction::{Compact, Compaction, Copies};
+use super::dir::{DataDir, Folder, Locked, Report, database};
 use super::live::{LiveBatch, Lives};
 use super::mark::Mark;
 use super::seal::Seal;
 use super::sum::{Sum, TREE};
+use super::tree::Tree;
 use super::verify::{self, Refusal, Sound};
 use super::writer::Writer;
 use super::{Inner, Store, StoreError, format, migrate};
 use crate::domain::batch::BatchState;
 use crate::domain::id::BatchId;
 
-pub(super) const FILES: &str = "files";
-pub(super) const PARTS: &str = "parts";
-pub(super) const SPOOL: &str = "spool";
-const SLED: &str = "store";
+/// sled's log, in the folder of a database.
+pub(super) const LOG: &str = "db";
 /// Operations that wait for the writer. Rows are bounded by the in-flight limit, metadata by the
 /// number of connections; beyond this, callers wait.
 const QUEUE: usize = 16_384;
@@ -49,6 +39,15 @@ pub struct Options {
     pub cache_bytes: u64,
     /// How long row results may gather before one flush.
     pub commit_interval: Duration,
+    /// When space is given back.
+    pub compact: Compact,
+}
+
+impl Options {
+    /// For a directory, with a small cache and everything else as by default.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), cache_bytes: 8 << 20, commit_interval: Duration::from_millis(5), compact: Compact::default() }
+    }
 }
 
 /// What a process that ended before left to do.
@@ -75,8 +74,8 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    fn refused(dir: &Path, refusal: Refusal) -> Self {
-        let dir = dir.display().to_string();
+    fn refused(root: &Folder, refusal: Refusal) -> Self {
+        let dir = root.path().display().to_string();
         match refusal {
             Refusal::Newer { found, known } => Self::Newer { dir, found, known },
             refusal => Self::Refused { dir, refusal },
@@ -84,68 +83,71 @@ impl OpenError {
     }
 }
 
-pub(super) fn open(options: Options) -> Result<(Store, Recovered), OpenError> {
-    let dir = options.dir.clone();
-    for folder in [FILES, PARTS, SPOOL] {
-        create(&dir.join(folder))?;
-    }
-    let lock = lock(&dir)?;
-    let refused = |refusal| OpenError::refused(&dir, refusal);
-    let Sound { generation, sum, image } = verify::verify(&dir).map_err(refused)?;
+pub(super) fn open(dir: Locked, options: &Options) -> Result<(Store, Recovered), OpenError> {
+    let refused = |refusal| OpenError::refused(dir.root(), refusal);
+    let Sound { generation, sum, image } = verify::verify(dir.root()).map_err(refused)?;
     // Whatever was promised is there: from here on the directory is ours to change.
-    let path = dir.join(folder(generation));
-    create(&path)?;
+    let folder = dir.root().folder(database(generation))?;
+    // sled opens its files by their paths, and with the permissions that the umask leaves.
+    folder.vet(Report::Loud)?;
     match image {
-        Some(image) => image.hand_over(&path).map_err(|error| refused(error.into()))?,
-        None => remove_snapshots(&path)?,
+        Some(image) => {
+            let handed_over = image.hand_over(folder.path());
+            handed_over.map_err(|error| StoreError::io("preparing", folder.path(), &std::io::Error::other(error.to_string())))?;
+        }
+        None => remove_snapshots(&folder)?,
     }
-    let tree = open_sled(&path, options.cache_bytes)?.open_tree(TREE).map_err(StoreError::from)?;
+    let tree = open_sled(&folder, options.cache_bytes)?;
+    let broken = CancellationToken::new();
+    let tree = Tree::new(tree, broken.clone(), dir.root().seam());
     if let Some(sum) = &sum
         && !verify::is_as_verified(&tree, sum)?
     {
         return Err(refused(Refusal::Damaged("sled does not open what is in its log".into())));
     }
     let mut sum = sum.unwrap_or_else(Sum::fresh);
-    let mark = Mark::start(&dir, generation, &sum)?;
+    let mark = Mark::start(dir.root(), generation, &sum)?;
     migrate::run(&tree, &mut sum)?;
-    clear(&dir.join(SPOOL))?;
-    let store = start(dir, tree, lock, options.commit_interval, generation, sum, mark)?;
+    super::compaction::remove_others(dir.root(), generation)?;
+    let store = start(dir.furnish()?, options, Opened { generation, folder, tree, broken, sum, mark })?;
     let recovered = store.recover()?;
     Ok((store, recovered))
 }
 
-/// The folder of a database.
-pub(super) fn folder(generation: u64) -> String {
-    if generation == 0 { SLED.to_owned() } else { format!("{SLED}-{generation}") }
-}
-
-pub(super) fn create(path: &Path) -> Result<(), StoreError> {
-    // Prompts and answers are nobody else's business.
-    let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    created.map_err(|e| StoreError::io("creating", path, &e))
-}
-
-fn start(
-    dir: PathBuf,
-    tree: sled::Tree,
-    lock: fs::File,
-    interval: Duration,
+/// The database of a data directory.
+struct Opened {
     generation: u64,
+    folder: Folder,
+    tree: Tree,
+    broken: CancellationToken,
     sum: Sum,
     mark: Mark,
-) -> Result<Store, StoreError> {
-    let seal = Seal::open(&dir)?;
-    let path = dir.join(folder(generation)).join("db");
-    let log = fs::File::open(&path).map_err(|e| StoreError::io("opening", &path, &e))?;
+}
+
+fn start(dir: DataDir, options: &Options, opened: Opened) -> Result<Store, StoreError> {
+    let Opened { generation, folder, tree, broken, sum, mark } = opened;
+    let seal = Seal::open(dir.root())?;
+    let log = folder.open(LOG)?;
     let lives = Lives::default();
     let (queue, receiver) = mpsc::channel(QUEUE);
     let begun = Arc::new(AtomicU64::new(0));
     let (durable_sender, durable) = watch::channel(0);
     let (rows_sender, durable_rows) = watch::channel(0);
     let commits = Arc::new(AtomicU64::new(0));
-    let broken = CancellationToken::new();
+    let compaction = Compaction::new(options.compact, dir.root());
+    let space = compaction.space.clone();
+    let copies = Copies {
+        mirror: None,
+        wanted: None,
+        compaction,
+        queue: queue.downgrade(),
+        root: dir.root().clone(),
+        generation,
+        cache_bytes: options.cache_bytes,
+    };
     let writer = Writer {
         tree: tree.clone(),
+        copies,
         lives: lives.clone(),
         queue: receiver,
         begun: begun.clone(),
@@ -156,17 +158,20 @@ fn start(
         log,
         sum,
         mark,
-        interval,
+        interval: options.commit_interval,
     };
     let thread = std::thread::Builder::new()
         .name("store-writer".into())
         .spawn(move || writer.run())
-        .map_err(|e| StoreError::io("starting the writer of", &dir, &e))?;
+        .map_err(|e| StoreError::io("starting the writer of", dir.root().path(), &e))?;
     let writer = std::sync::Mutex::new(Some(thread));
     let inner = Inner {
         dir,
         tree,
+        space,
+        removals: Default::default(),
         lives,
+        lost: Default::default(),
         holds: Arc::default(),
         queue,
         begun,
@@ -174,9 +179,9 @@ fn start(
         durable_rows,
         commits,
         broken,
+        damage_found: Arc::default(),
         writer,
         seal,
-        _lock: lock,
         #[cfg(test)]
         recorded: Arc::default(),
         #[cfg(test)]
@@ -185,42 +190,22 @@ fn start(
     Ok(Store { inner: Arc::new(inner) })
 }
 
-fn lock(dir: &Path) -> Result<fs::File, OpenError> {
-    let path = dir.join("lock");
-    let open = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    let file = open.map_err(|e| StoreError::io("opening", &path, &e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(OpenError::InUse { dir: dir.display().to_string() }),
-        Err(fs::TryLockError::Error(error)) => Err(StoreError::io("locking", &path, &error).into()),
-    }
-}
-
-fn clear(folder: &Path) -> Result<(), StoreError> {
-    for entry in entries(folder)? {
-        fs::remove_file(&entry).map_err(|e| StoreError::io("removing", &entry, &e))?;
-    }
-    Ok(())
-}
-
-pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let read = || fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>();
-    read().map_err(|e| StoreError::io("listing", folder, &e))
-}
-
-pub(super) fn open_sled(path: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
-    let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None).mode(sled::Mode::HighThroughput);
-    match open_once_it_is_free(&config) {
-        Err(sled::Error::Io(error)) => Err(StoreError::io("opening the store in", path, &error)),
-        other => Ok(other?),
-    }
+/// Opens the database in a folder, which may be empty.
+pub(super) fn open_sled(folder: &Folder, cache_bytes: u64) -> Result<sled::Tree, StoreError> {
+    let config = sled::Config::new().path(folder.path()).cache_capacity(cache_bytes).flush_every_ms(None).mode(sled::Mode::HighThroughput);
+    let db = match open_once_it_is_free(&config) {
+        Err(sled::Error::Io(error)) => return Err(StoreError::io("opening the store in", folder.path(), &error)),
+        other => other?,
+    };
+    folder.vet(Report::Quiet)?;
+    Ok(db.open_tree(TREE)?)
 }
 
 /// A store without data needs none, and sled refuses to open with one that is half written.
-fn remove_snapshots(path: &Path) -> Result<(), StoreError> {
-    for entry in entries(path)? {
-        if entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snap.")) {
-            fs::remove_file(&entry).map_err(|e| StoreError::io("removing", &entry, &e))?;
+fn remove_snapshots(folder: &Folder) -> Result<(), StoreError> {
+    for entry in folder.entries()? {
+        if entry.name.to_string_lossy().starts_with("snap.") {
+            folder.remove(&entry.name)?;
         }
     }
     Ok(())
@@ -256,7 +241,7 @@ impl Store {
             }
         }
         self.revive_holds()?;
-        self.remove_orphans()?;
+        self.set_unknown_aside()?;
         Ok(recovered)
     }
 
@@ -267,18 +252,5 @@ impl Store {
             Some(_) => self.inner.lives.insert(id, LiveBatch::new(self.read_pages(id)?, self.read_control(id)?)),
         }
         Ok(())
-    }
-
-    /// Removes content that no record names: its process died between the two.
-    fn remove_orphans(&self) -> Result<(), StoreError> {
-        for path in entries(&self.inner.dir.join(FILES))? {
-            let id = path.file_name().and_then(|name| u128::from_str_radix(name.to_str()?, 16).ok());
-            let Some(id) = id.map(crate::domain::id::FileId::from_u128) else { continue };
-            let known = self.inner.tree.contains_key(format::file(id))? || self.inner.tree.contains_key(format::deleted(id))?;
-            if !known {
-                fs::remove_file(&path).map_err(|e| StoreError::io("removing", &path, &e))?;
-            }
-        }
-        self.remove_orphaned_parts()
     }
 }

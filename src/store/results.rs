@@ -53,7 +53,7 @@ impl PackedRow {
     /// # Errors
     /// When it is too large to be stored.
     pub fn pack(row: &RowResult) -> Result<Self, StoreError> {
-        let too_large = |error: std::num::TryFromIntError| StoreError::Broken(format!("a result is too large to be stored: {error}"));
+        let too_large = |error: std::num::TryFromIntError| StoreError::Unexpected(format!("a result is too large to be stored: {error}"));
         let line_bytes = u32::try_from(line_length(row)).map_err(too_large)?;
         let body = result::body(row)?;
         let form = if body.len() <= JOINS { Form::Joined(body) } else { Form::Alone(packed::pack::<ResultRecord>(line_bytes, &body)?) };
@@ -116,6 +116,6 @@ impl Store {
 
     /// The first chunk of a result that is packed by itself. Blocks.
     pub(super) fn read_head(&self, key: RowKey) -> Result<Option<sled::IVec>, StoreError> {
-        Ok(self.inner.tree.get(format::chunk(&format::result(key.batch, key.row), 0))?)
+        self.inner.tree.get(format::chunk(&format::result(key.batch, key.row), 0))
     }
 }

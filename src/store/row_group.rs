@@ -14,6 +14,7 @@ use super::record::page::{Page, PageRecord};
 use super::record::run::{RUN_BYTES, RunRow, pack_run};
 use super::results::{Form, PackedRow};
 use super::sum::Sum;
+use super::tree::Tree;
 use super::writes::Writes;
 use crate::domain::batch::Progress;
 use crate::domain::id::{BatchId, RowIndex};
@@ -76,7 +77,7 @@ impl RowGroup {
     }
 
     /// Writes all of it; returns how many values that were.
-    pub fn write(&mut self, tree: &sled::Tree, sum: &mut Sum) -> Result<usize, StoreError> {
+    pub fn write(&mut self, tree: &Tree, sum: &mut Sum, copy: Option<&mut Writes>) -> Result<usize, StoreError> {
         for (batch, of_batch) in &mut self.batches {
             for (number, OfPage { page, joined }) in &mut of_batch.pages {
                 for rows in std::mem::take(joined) {
@@ -87,7 +88,7 @@ impl RowGroup {
         }
         let writes = std::mem::take(&mut self.writes);
         let values = writes.len();
-        writes.apply(tree, sum)?;
+        writes.apply(tree, sum, copy)?;
         Ok(values)
     }
 

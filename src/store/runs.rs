@@ -7,6 +7,7 @@ use super::chunks::whole;
 use super::format::{self, ROWS_PER_PAGE};
 use super::record::RecordError;
 use super::record::run::{Place, Run, StoredRun};
+use super::tree::Tree;
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 
 /// Rows that are in runs, unpacked. At most a page of them, each as small as a row in a run is.
@@ -25,7 +26,7 @@ impl Runs {
     ///
     /// # Errors
     /// When the store has failed or a record is damaged.
-    pub fn read(tree: &sled::Tree, batch: BatchId, rows: Range<u32>, wanted: impl Fn(u32) -> bool) -> Result<Self, StoreError> {
+    pub fn read(tree: &Tree, batch: BatchId, rows: Range<u32>, wanted: impl Fn(u32) -> bool) -> Result<Self, StoreError> {
         let mut found = Self { bodies: Vec::new(), places: vec![None; rows.len()], rows };
         let from = format::run(batch, RowIndex(found.rows.start / ROWS_PER_PAGE * ROWS_PER_PAGE));
         for entry in tree.range(from..format::run(batch, RowIndex(found.rows.end))) {
@@ -73,11 +74,7 @@ impl Runs {
 ///
 /// # Errors
 /// As [`Runs::read`], and those of `read`.
-pub(super) fn read_one<T>(
-    tree: &sled::Tree,
-    key: RowKey,
-    read: impl FnOnce(&[u8]) -> Result<T, RecordError>,
-) -> Result<Option<T>, StoreError> {
+pub(super) fn read_one<T>(tree: &Tree, key: RowKey, read: impl FnOnce(&[u8]) -> Result<T, RecordError>) -> Result<Option<T>, StoreError> {
     let row = key.row.0;
     let page = format::run(key.batch, RowIndex(row / ROWS_PER_PAGE * ROWS_PER_PAGE));
     // The nearest first: rows that were done alone, or in order, are in the first one that is looked at.

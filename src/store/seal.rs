@@ -5,10 +5,7 @@
 //! are lost; nothing else is.
 
 use std::fmt;
-use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::io::Read;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::{hmac, rand};
@@ -17,9 +14,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::StoreError;
+use super::dir::{Folder, SEAL_KEY};
 use crate::domain::id::FileId;
 
-pub(super) const FILE: &str = "seal.key";
 pub(super) const BYTES: usize = 32;
 
 /// Signs and seals.
@@ -36,17 +33,22 @@ impl fmt::Debug for Seal {
 
 /// What was sealed cannot be opened: it was damaged, or the key is another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the secret cannot be unsealed; was `{FILE}` of the data directory replaced?")]
+#[error("the secret cannot be unsealed; was `{SEAL_KEY}` of the data directory replaced?")]
 pub struct Unsealable;
 
 impl Seal {
     /// Reads the key of a data directory, or makes it.
-    pub(super) fn open(dir: &Path) -> Result<Self, StoreError> {
-        let path = dir.join(FILE);
-        let key = match fs::read(&path) {
-            Ok(key) => key,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => make(dir, &path)?,
-            Err(error) => return Err(StoreError::io("reading", &path, &error)),
+    pub(super) fn open(dir: &Folder) -> Result<Self, StoreError> {
+        let path = dir.path_of(SEAL_KEY);
+        let key = match dir.open(SEAL_KEY) {
+            Ok(file) => {
+                let mut key = Vec::new();
+                // One byte more tells that there is more.
+                file.take(BYTES as u64 + 1).read_to_end(&mut key).map_err(|error| StoreError::io("reading", &path, &error))?;
+                key
+            }
+            Err(StoreError::Io { missing: true, .. }) => make(dir)?,
+            Err(error) => return Err(error),
         };
         let bad = || StoreError::Io {
             action: "reading",
@@ -59,8 +61,9 @@ impl Seal {
 
     /// The key of a directory that has no store.
     #[cfg(test)]
-    pub fn for_tests(dir: &Path) -> Self {
-        Self::open(dir).unwrap_or_else(|error| panic!("{error}"))
+    pub fn for_tests(dir: &std::path::Path) -> Self {
+        let locked = super::dir::Locked::take(dir).unwrap_or_else(|error| panic!("{error}"));
+        Self::open(locked.root()).unwrap_or_else(|error| panic!("{error}"))
     }
 
     fn of(key: &[u8]) -> Option<Self> {
@@ -120,19 +123,11 @@ fn link_message(file: FileId, expires: i64) -> Vec<u8> {
     format!("GET file {} until {expires}", file.in_hex()).into_bytes()
 }
 
-fn make(dir: &Path, path: &Path) -> Result<Vec<u8>, StoreError> {
+fn make(dir: &Folder) -> Result<Vec<u8>, StoreError> {
     let mut key = vec![0; BYTES];
-    rand::fill(&mut key).map_err(|_| StoreError::Broken("the machine has no random numbers".into()))?;
-    let write = || {
-        // Under another name first: a key that is cut off would be one for ever.
-        let new = path.with_extension("key.new");
-        let mut file = fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(&key)?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
-        fs::File::open(dir)?.sync_all()
-    };
-    write().map_err(|e: std::io::Error| StoreError::io("writing", path, &e))?;
+    rand::fill(&mut key).map_err(|_| StoreError::Unexpected("the machine has no random numbers".into()))?;
+    // As a whole: a key that is cut off would be one for ever.
+    dir.replace(SEAL_KEY, &key)?;
     Ok(key)
 }
 
@@ -143,22 +138,21 @@ mod tests {
     #[test]
     fn what_is_sealed_and_signed_holds_across_starts_and_with_no_other_key() {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let seal = Seal::open(dir.path()).unwrap();
+        let seal = Seal::for_tests(dir.path());
         let (sealed, signature) = (seal.seal(b"hush").unwrap(), seal.sign(b"a"));
         assert_ne!(seal.seal(b"hush").unwrap(), sealed, "never the same twice");
         assert!(!sealed.windows(4).any(|part| part == b"hush"));
-        let again = Seal::open(dir.path()).unwrap();
+        let again = Seal::for_tests(dir.path());
         assert_eq!(again.unseal(&sealed), Ok(b"hush".to_vec()));
         assert!(again.is_signed(b"a", &signature) && !again.is_signed(b"b", &signature) && !again.is_signed(b"a", &signature[1..]));
-        let foreign = Seal::open(other.path()).unwrap();
+        let foreign = Seal::for_tests(other.path());
         assert_eq!(foreign.unseal(&sealed), Err(Unsealable));
         assert!(!foreign.is_signed(b"a", &signature));
         for damaged in [&sealed[..5], &sealed[..sealed.len() - 1], &[]] {
             assert_eq!(again.unseal(damaged), Err(Unsealable));
         }
-        use std::os::unix::fs::PermissionsExt;
-        assert_eq!(fs::metadata(dir.path().join(FILE)).unwrap().permissions().mode() & 0o777, 0o600);
-        fs::write(dir.path().join(FILE), b"short").unwrap();
-        assert!(Seal::open(dir.path()).unwrap_err().to_string().contains("32 bytes"));
+        std::fs::write(dir.path().join(SEAL_KEY), b"short").unwrap();
+        let locked = super::super::dir::Locked::take(dir.path()).unwrap();
+        assert!(Seal::open(locked.root()).unwrap_err().to_string().contains("32 bytes"));
     }
 }

@@ -3,21 +3,20 @@
 //!
 //! Whatever is left in `spool/` when the store opens belonged to a process that died, and goes.
 
-use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 
 use md5::Md5;
 use sha2::{Digest, Sha256};
 
+use super::dir::{DataFile, Folder};
 use super::{Store, StoreError};
 use crate::domain::text::hex;
 
 /// A file being written. Dropping it removes what was written.
 #[derive(Debug)]
 pub struct Spool {
-    file: File,
-    path: Temporary,
+    file: DataFile,
+    place: Temporary,
     sha256: Sha256,
     md5: Option<Md5>,
     bytes: u64,
@@ -29,7 +28,7 @@ pub struct Spool {
 /// A complete file that is on disk but has no name yet. Dropping it removes it.
 #[derive(Debug)]
 pub struct Sealed {
-    path: Temporary,
+    place: Temporary,
     pub bytes: u64,
     pub sha256: [u8; 32],
     /// Lower-case hexadecimal MD5, if it was asked for.
@@ -37,25 +36,36 @@ pub struct Sealed {
 }
 
 #[derive(Debug)]
-struct Temporary(Option<PathBuf>);
+struct Temporary {
+    folder: Folder,
+    name: String,
+    /// It has another name by now.
+    moved: bool,
+}
+
+impl Temporary {
+    fn error(&self, action: &'static str, error: &std::io::Error) -> StoreError {
+        StoreError::io(action, &self.folder.path_of(&self.name), error)
+    }
+}
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        if let Some(path) = &self.0
-            && let Err(error) = std::fs::remove_file(path)
+        if !self.moved
+            && let Err(error) = self.folder.remove(&self.name)
         {
-            tracing::warn!(path = %path.display(), %error, "could not remove a temporary file");
+            tracing::warn!(%error, "could not remove a temporary file");
         }
     }
 }
 
 impl Spool {
-    pub(super) fn create(folder: &Path, with_md5: bool) -> Result<Self, StoreError> {
-        let path = folder.join(uuid::Uuid::now_v7().simple().to_string());
-        let file = File::create_new(&path).map_err(|e| StoreError::io("creating", &path, &e))?;
+    fn create(folder: &Folder, with_md5: bool) -> Result<Self, StoreError> {
+        let name = uuid::Uuid::now_v7().simple().to_string();
+        let file = folder.create(&name)?;
         Ok(Self {
             file,
-            path: Temporary(Some(path)),
+            place: Temporary { folder: folder.clone(), name, moved: false },
             sha256: Sha256::new(),
             md5: with_md5.then(Md5::new),
             bytes: 0,
@@ -69,7 +79,7 @@ impl Spool {
     /// # Errors
     /// When the disk is full or fails.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.file.write_all(bytes).map_err(|e| StoreError::io("writing", self.path.get(), &e))?;
+        self.file.write_all(bytes).map_err(|e| self.place.error("writing", &e))?;
         self.sha256.update(bytes);
         if let Some(md5) = &mut self.md5 {
             md5.update(bytes);
@@ -95,33 +105,19 @@ impl Spool {
     /// # Errors
     /// When the disk is full or fails.
     pub fn seal(self) -> Result<Sealed, StoreError> {
-        self.file.sync_all().map_err(|e| StoreError::io("flushing", self.path.get(), &e))?;
+        self.file.sync_all().map_err(|e| self.place.error("flushing", &e))?;
         let md5 = self.md5.map(|md5| hex(&md5.finalize()));
-        Ok(Sealed { path: self.path, bytes: self.bytes, sha256: self.sha256.finalize().into(), md5 })
-    }
-}
-
-impl Temporary {
-    fn get(&self) -> &Path {
-        self.0.as_deref().unwrap_or(Path::new(""))
+        Ok(Sealed { place: self.place, bytes: self.bytes, sha256: self.sha256.finalize().into(), md5 })
     }
 }
 
 impl Sealed {
     /// Gives the content its final name, durably. Blocks.
-    pub(super) fn move_to(mut self, target: &Path) -> Result<(), StoreError> {
-        std::fs::rename(self.path.get(), target).map_err(|e| StoreError::io("renaming to", target, &e))?;
-        self.path.0 = None;
-        match target.parent() {
-            Some(folder) => sync_folder(folder),
-            None => Ok(()),
-        }
+    pub(super) fn move_to(mut self, folder: &Folder, name: &str) -> Result<(), StoreError> {
+        self.place.folder.rename(&self.place.name, folder, name)?;
+        self.place.moved = true;
+        folder.sync()
     }
-}
-
-/// Makes renames and removals in a folder durable.
-pub(super) fn sync_folder(folder: &Path) -> Result<(), StoreError> {
-    File::open(folder).and_then(|dir| dir.sync_all()).map_err(|e| StoreError::io("flushing", folder, &e))
 }
 
 impl Store {
@@ -130,7 +126,7 @@ impl Store {
     /// # Errors
     /// When the disk is full or fails.
     pub fn spool(&self) -> Result<Spool, StoreError> {
-        Spool::create(&self.inner.dir.join(super::open::SPOOL), false)
+        Spool::create(self.inner.dir.spool(), false)
     }
 
     /// As [`Self::spool`], and computes the MD5 that OpenAI's uploads may be checked against.
@@ -138,6 +134,6 @@ impl Store {
     /// # Errors
     /// When the disk is full or fails.
     pub fn spool_with_md5(&self) -> Result<Spool, StoreError> {
-        Spool::create(&self.inner.dir.join(super::open::SPOOL), true)
+        Spool::create(self.inner.dir.spool(), true)
     }
 }

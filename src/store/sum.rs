@@ -24,6 +24,8 @@ pub(super) struct Sum {
     pub writes: u64,
     /// Entries, but for this one.
     pub entries: u64,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
     /// The sum over them.
     pub sum: u128,
 }
@@ -36,17 +38,19 @@ impl Record for Sum {
 impl Sum {
     /// The sum of a store that holds nothing.
     pub fn fresh() -> Self {
-        Self { store: uuid::Uuid::new_v4().as_u128(), writes: 0, entries: 0, sum: 0 }
+        Self { store: uuid::Uuid::new_v4().as_u128(), writes: 0, entries: 0, bytes: 0, sum: 0 }
     }
 
     /// Counts one write: each key that it changed, with what was there and what is there now.
     pub fn count(&mut self, key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>) {
         if let Some(old) = old {
             self.entries = self.entries.wrapping_sub(1);
+            self.bytes = self.bytes.wrapping_sub((key.len() + old.len()) as u64);
             self.sum = self.sum.wrapping_sub(of(key, old));
         }
         if let Some(new) = new {
             self.entries = self.entries.wrapping_add(1);
+            self.bytes = self.bytes.wrapping_add((key.len() + new.len()) as u64);
             self.sum = self.sum.wrapping_add(of(key, new));
         }
     }
@@ -70,6 +74,7 @@ fn of(key: &[u8], value: &[u8]) -> u128 {
 #[derive(Debug, Default)]
 pub(super) struct AddedUp {
     pub entries: u64,
+    pub bytes: u64,
     pub sum: u128,
     /// The sum that the store has of itself; none before format 5.
     pub expected: Option<Vec<u8>>,
@@ -96,11 +101,12 @@ impl AddedUp {
             _ => {}
         }
         self.entries += 1;
+        self.bytes += (key.len() + value.len()) as u64;
         self.sum = self.sum.wrapping_add(of(key, value));
     }
 
     /// The sum of what was added, as of a store that has none yet.
     pub fn as_first(&self) -> Sum {
-        Sum { entries: self.entries, sum: self.sum, ..Sum::fresh() }
+        Sum { entries: self.entries, bytes: self.bytes, sum: self.sum, ..Sum::fresh() }
     }
 }

@@ -1,5 +1,5 @@
-//! What goes away by itself: expired files and uploads, forgotten idempotency keys and quotes, and results
-//! that no file shows any more.
+//! What goes away by itself: expired files and uploads, forgotten idempotency keys and quotes, results that
+//! no file shows any more, what is left of deleted batches, and what has been in `lost+found/` for long.
 
 use super::format::{self, ExpiryKind};
 use super::{Store, StoreError};
@@ -23,9 +23,11 @@ impl Store {
         loop {
             let due: Vec<_> = self.inner.tree.range(from..end.clone()).keys().take(STEP).collect::<Result<_, _>>()?;
             for key in &due {
-                if let Err(error) = self.go(key).await {
+                match self.go(key).await {
+                    Ok(()) => {}
+                    Err(error @ (StoreError::Broken(_) | StoreError::Closed)) => return Err(error),
                     // One damaged record must not keep all the others for ever.
-                    tracing::error!(%error, "something that has expired could not be removed");
+                    Err(error) => tracing::error!(%error, "something that has expired could not be removed"),
                 }
             }
             gone += due.len();
@@ -34,7 +36,9 @@ impl Store {
                 None => break,
             }
         }
-        Ok(gone + self.purge_unseen().await?)
+        gone += self.purge_unseen().await?;
+        let store = self.clone();
+        Ok(gone + super::blocking(move || store.sweep_lost(now)).await?)
     }
 
     /// Removes what an expiry entry points at, and then the entry.
@@ -60,7 +64,8 @@ impl Store {
         .await
     }
 
-    /// Removes the results of ended batches neither of whose files exists any more.
+    /// Removes the results of ended batches neither of whose files exists any more, and all that is left of deleted
+    /// ones.
     async fn purge_unseen(&self) -> Result<usize, StoreError> {
         let marks: Vec<_> = self.inner.tree.scan_prefix(format::UNSEEN).keys().take(STEP).collect::<Result<_, _>>()?;
         for batch in marks.iter().filter_map(|mark| format::trailing_id(mark)) {
@@ -69,7 +74,8 @@ impl Store {
         Ok(marks.len())
     }
 
-    async fn purge_if_unseen(&self, batch: BatchId) -> Result<(), StoreError> {
+    /// The same of one batch.
+    pub(super) async fn purge_if_unseen(&self, batch: BatchId) -> Result<(), StoreError> {
         let files = self.read_state(batch)?.map(|(state, _)| state.files()).unwrap_or_default();
         // In one step with the look: the other file may be deleted at this very moment, and that
         // deletion must find its mark kept or set it again.
@@ -87,11 +93,30 @@ impl Store {
         if seen {
             return Ok(());
         }
+        self.remove_in_steps(format::rows_of(batch)).await?;
+        if self.read_state(batch)?.is_none() {
+            self.remove_in_steps(format::blobs_of(batch)).await?;
+        }
+        // Last: an interrupted purge is taken up again.
+        self.commit(move |tx| {
+            // The batch may have been deleted meanwhile, which leaves more to do.
+            let is_deleted = !tx.tree().contains_key(format::batch(batch))?;
+            if !is_deleted || tx.tree().scan_prefix(format::blobs_of(batch)).next().is_none() {
+                tx.remove(format::unseen(batch));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes all that begins with `prefix`, some of it at a time.
+    async fn remove_in_steps(&self, prefix: Vec<u8>) -> Result<(), StoreError> {
         loop {
+            let prefix = prefix.clone();
             let removed = self
                 .commit(move |tx| {
                     let mut removed = 0;
-                    for key in tx.tree().scan_prefix(format::rows_of(batch)).keys().take(PURGE) {
+                    for key in tx.tree().scan_prefix(prefix).keys().take(PURGE) {
                         tx.remove(key?.to_vec());
                         removed += 1;
                     }
@@ -99,14 +124,8 @@ impl Store {
                 })
                 .await?;
             if removed < PURGE {
-                break;
+                return Ok(());
             }
         }
-        // Last: an interrupted purge is taken up again.
-        self.commit(move |tx| {
-            tx.remove(format::unseen(batch));
-            Ok(())
-        })
-        .await
     }
 }

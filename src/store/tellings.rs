@@ -78,6 +78,10 @@ impl Store {
         let packed =
             news.deliveries.iter().map(|delivery| Ok((pack(delivery)?, delivery.clone()))).collect::<Result<Vec<_>, StoreError>>()?;
         self.commit(move |tx| {
+            // It may have been deleted since somebody looked.
+            if !tx.tree().contains_key(format::batch(news.batch))? {
+                return Ok(());
+            }
             let mut telling = telling_in(tx, news.batch)?;
             for (packed, delivery) in &packed {
                 let Wire::Phaseo(told) = &delivery.wire else { continue };

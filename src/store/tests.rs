@@ -27,7 +27,7 @@ use crate::domain::usage::Usage;
 pub(super) const NOW: Timestamp = Timestamp::constant(1_790_000_000, 0);
 
 pub(super) fn open(dir: &Path) -> (Store, Recovered) {
-    let options = Options { dir: dir.to_path_buf(), cache_bytes: 8 << 20, commit_interval: Duration::from_millis(1) };
+    let options = Options { commit_interval: Duration::from_millis(1), ..Options::new(dir.to_path_buf()) };
     Store::open(options).unwrap()
 }
 
@@ -43,7 +43,7 @@ pub(super) async fn add_file(store: &Store, content: &[u8], expires_at: Option<T
     store.add_file(new, spool.seal().unwrap()).await.unwrap()
 }
 
-fn spec(input_file: FileId) -> BatchSpec {
+pub(super) fn spec(input_file: FileId) -> BatchSpec {
     BatchSpec {
         id: BatchId::generate(NOW),
         order: Order::Rows { endpoint: Endpoint::ChatCompletions, window: CompletionWindow::DAY },
@@ -71,7 +71,7 @@ pub(super) fn result(batch: BatchId, row: u32, size: usize) -> RowResult {
 }
 
 /// What a row asks.
-fn asked(row: u32) -> RequestDigest {
+pub(super) fn asked(row: u32) -> RequestDigest {
     RequestDigest(u128::from(row).to_be_bytes())
 }
 
@@ -226,7 +226,7 @@ async fn what_a_dead_process_left_behind_goes() {
     let (store, _) = open(dir.path());
     let kept = add_file(&store, b"kept", None).await;
     close(store).await;
-    std::fs::write(dir.path().join("spool/half"), b"x").unwrap();
+    std::fs::write(dir.path().join(format!("spool/{:032x}", 5)), b"x").unwrap();
     std::fs::write(dir.path().join(format!("files/{:032x}", 5)), b"no record").unwrap();
     std::fs::write(dir.path().join(format!("parts/{:032x}", 5)), b"no record").unwrap();
     std::fs::write(dir.path().join("store/snap.0000000000000001.generating"), b"").unwrap();
@@ -257,7 +257,7 @@ async fn snapshots_are_never_believed() {
 async fn a_directory_in_use_or_from_the_future_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
-    let options = Options { dir: dir.path().into(), cache_bytes: 1 << 20, commit_interval: Duration::ZERO };
+    let options = Options { commit_interval: Duration::ZERO, ..Options::new(dir.path()) };
     let refused = Store::open(options.clone()).unwrap_err().to_string();
     assert!(refused.contains("is in use by another batchd process"), "{refused}");
     store.inner.tree.insert(format::FORMAT_KEY, &99_u32.to_be_bytes()).unwrap();
@@ -405,7 +405,7 @@ async fn write_fixture() {
             std::fs::write(fixture(migrate::CURRENT).join(name), packed).unwrap();
         }
     }
-    std::fs::copy(dir.path().join(mark::FILE), fixture(migrate::CURRENT).join(mark::FILE)).unwrap();
+    std::fs::copy(dir.path().join(dir::MARK), fixture(migrate::CURRENT).join(dir::MARK)).unwrap();
 }
 
 #[tokio::test]
@@ -419,9 +419,9 @@ async fn every_format_ever_written_opens() {
                 std::fs::write(dir.path().join(folder).join(path.file_stem().unwrap()), unpacked).unwrap();
             }
         }
-        let mark = fixture(format).join(mark::FILE);
+        let mark = fixture(format).join(dir::MARK);
         if mark.exists() {
-            std::fs::copy(mark, dir.path().join(mark::FILE)).unwrap();
+            std::fs::copy(mark, dir.path().join(dir::MARK)).unwrap();
         }
         let (store, recovered) = open(dir.path());
         assert_eq!(recovered.batches.len(), 1);
@@ -445,7 +445,7 @@ async fn every_format_ever_written_opens() {
         }
         let refused = store.batch(BatchId::from_u128(7)).await.unwrap().unwrap();
         assert_eq!((refused.problems[0].line, refused.problems[0].message.as_str()), (Some(3), "blank"));
-        assert_eq!(store.batch_of_key(&[1; 32]).await.unwrap(), Some(batch.spec.id));
+        assert_eq!(store.used_key(&[1; 32]).await.unwrap(), Some(UsedKey { batch: Some(batch.spec.id), request: [2; 32] }));
         close(store).await;
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::time::Duration;
 
+use super::dir::content_name;
 use super::files::NewFile;
 use super::format::{self, ExpiryKind};
 use super::record::{
@@ -11,6 +12,7 @@ use super::record::{
     upload::{PartRecord, UploadRecord},
 };
 use super::spool::{Sealed, Spool};
+use super::tree::Tree;
 use super::writer::Tx;
 use super::{Store, StoreError, batches::seconds};
 use crate::domain::file::File;
@@ -93,13 +95,13 @@ impl Store {
     /// When the upload cannot take it, or the disk or store fails.
     pub async fn add_part(&self, upload: UploadId, content: Sealed, now: Timestamp) -> Result<UploadPart, PartError> {
         let part = UploadPart { id: PartId::generate(now), upload, created_at: now, bytes: content.bytes };
-        let target = self.path_of(super::open::PARTS, part.id.as_u128());
-        let path = target.clone();
-        super::blocking(move || content.move_to(&target)).await?;
+        let (folder, name) = (self.inner.dir.parts().clone(), content_name(part.id.as_u128()));
+        super::blocking(move || content.move_to(&folder, &name)).await?;
         let record = part.clone();
         let added = self.commit(move |tx| try_add_part(tx, &record, now)).await?;
         if let Err(refused) = added {
-            super::blocking(move || std::fs::remove_file(&path).map_err(|e| StoreError::io("removing", &path, &e))).await?;
+            let folder = self.inner.dir.parts().clone();
+            super::blocking(move || folder.remove(content_name(part.id.as_u128()))).await?;
             return Err(refused);
         }
         Ok(part)
@@ -132,8 +134,8 @@ impl Store {
             expires_at: upload.file_expires_after.map(|after| after.from(now)).or_else(|| retention.map(|kept| later(now, kept))),
         };
         let file = new.into_file(&content);
-        let target = self.path_of(super::open::FILES, file.id.as_u128());
-        super::blocking(move || content.move_to(&target)).await?;
+        let (folder, name) = (self.inner.dir.files().clone(), content_name(file.id.as_u128()));
+        super::blocking(move || content.move_to(&folder, &name)).await?;
         upload.state = UploadState::Completed { file: file.id };
         let record = file.clone();
         let closed = self.close_upload(upload.clone(), now, move |tx| super::files::put_file(tx, &record)).await?;
@@ -243,10 +245,10 @@ impl Store {
         let mut spool: Spool = if with_md5 { self.spool_with_md5()? } else { self.spool()? };
         let mut buffer = vec![0; 256 << 10];
         for id in order {
-            let path = self.path_of(super::open::PARTS, id.as_u128());
-            let mut part = std::fs::File::open(&path).map_err(|e| StoreError::io("opening", &path, &e))?;
+            let (folder, name) = (self.inner.dir.parts(), content_name(id.as_u128()));
+            let mut part = folder.open(&name)?;
             loop {
-                let read = part.read(&mut buffer).map_err(|e| StoreError::io("reading", &path, &e))?;
+                let read = part.read(&mut buffer).map_err(|e| StoreError::io("reading", &folder.path_of(&name), &e))?;
                 if read == 0 {
                     break;
                 }
@@ -257,34 +259,16 @@ impl Store {
     }
 
     async fn remove_parts(&self, parts: Vec<UploadPart>) -> Result<(), StoreError> {
-        let paths: Vec<_> = parts.iter().map(|part| self.path_of(super::open::PARTS, part.id.as_u128())).collect();
+        let (folder, removals) = (self.inner.dir.parts().clone(), self.inner.removals.clone());
         super::blocking(move || {
-            for path in paths {
-                if let Err(error) = std::fs::remove_file(&path) {
-                    tracing::warn!(path = %path.display(), %error, "could not remove an upload part");
+            for part in parts {
+                if let Err(error) = removals.remove(&folder, part.id.as_u128()) {
+                    tracing::warn!(%error, "could not remove an upload part");
                 }
             }
             Ok(())
         })
         .await
-    }
-
-    /// Removes parts that no record names: their process died between the two.
-    pub(super) fn remove_orphaned_parts(&self) -> Result<(), StoreError> {
-        let mut known = std::collections::HashSet::new();
-        for entry in self.inner.tree.scan_prefix(b"P") {
-            known.extend(format::trailing_id(&entry?.0));
-        }
-        let folder = self.inner.dir.join(super::open::PARTS);
-        let entries = std::fs::read_dir(&folder).map_err(|e| StoreError::io("listing", &folder, &e))?;
-        for entry in entries {
-            let path = entry.map_err(|e| StoreError::io("listing", &folder, &e))?.path();
-            let id = path.file_name().and_then(|name| u128::from_str_radix(name.to_str()?, 16).ok());
-            if id.is_some_and(|id| !known.contains(&id)) {
-                std::fs::remove_file(&path).map_err(|e| StoreError::io("removing", &path, &e))?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -307,7 +291,7 @@ fn try_add_part(tx: &mut Tx<'_>, part: &UploadPart, now: Timestamp) -> Result<Re
     Ok(Ok(()))
 }
 
-fn parts(tree: &sled::Tree, upload: UploadId) -> Result<Vec<UploadPart>, StoreError> {
+fn parts(tree: &Tree, upload: UploadId) -> Result<Vec<UploadPart>, StoreError> {
     let entries = tree.scan_prefix(format::parts_of(upload));
     entries.map(|entry| Ok(record::decode::<PartRecord>(&entry?.1)?.try_into()?)).collect()
 }

@@ -5,15 +5,14 @@
 #[cfg(test)]
 pub(super) mod tests;
 
-use std::fs::File;
-use std::path::Path;
-
+use super::dir::{FILES, Folder, PARTS};
 use super::format::FORMAT_KEY;
 use super::image::{Image, ImageError};
 use super::mark::{self, Reached};
-use super::open::{FILES, PARTS};
+use super::open::LOG;
 use super::record;
 use super::sum::{AddedUp, Sum, TREE};
+use super::tree::Tree;
 use super::{StoreError, migrate};
 
 /// The most faults that an error names.
@@ -69,8 +68,8 @@ impl From<StoreError> for Refusal {
 }
 
 /// Looks at a data directory.
-pub(super) fn verify(dir: &Path) -> Result<Sound, Refusal> {
-    let mark = match mark::read(dir)? {
+pub(super) fn verify(root: &Folder) -> Result<Sound, Refusal> {
+    let mark = match mark::read(root)? {
         Some(None) => return Err(Refusal::MarkDamaged),
         Some(Some(reached)) => Some(reached),
         None => None,
@@ -78,9 +77,9 @@ pub(super) fn verify(dir: &Path) -> Result<Sound, Refusal> {
     let generation = mark.map_or(0, |mark| mark.generation);
     // A mark of no writes promises nothing: the first start did not come to its end.
     let promised = mark.filter(|mark| mark.writes > 0);
-    let folder = super::open::folder(generation);
-    let Some(image) = read_image(&dir.join(&folder).join("db"))? else {
-        return fresh(dir, generation, promised, format!("{folder}/db"));
+    let folder = super::dir::database(generation);
+    let Some(image) = read_image(root, &folder)? else {
+        return fresh(root, generation, promised, format!("{folder}/db"));
     };
     let found = match AddedUp::of(&image) {
         Ok(found) => found,
@@ -90,7 +89,7 @@ pub(super) fn verify(dir: &Path) -> Result<Sound, Refusal> {
     let format = match &found.format {
         Some(bytes) => migrate::version_of(bytes).map_err(|error| Refusal::Damaged(error.to_string()))?,
         None if found.entries == 0 && image.faults().is_empty() => {
-            return fresh(dir, generation, promised, format!("the data in {folder}"));
+            return fresh(root, generation, promised, format!("the data in {folder}"));
         }
         None => return Err(Refusal::Damaged(with_faults("it does not say what format it has", &image))),
     };
@@ -101,13 +100,12 @@ pub(super) fn verify(dir: &Path) -> Result<Sound, Refusal> {
     Ok(Sound { generation, sum: Some(sum), image: Some(image) })
 }
 
-fn read_image(log: &Path) -> Result<Option<Image>, Refusal> {
-    let log = match File::open(log) {
-        Ok(log) => log,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(StoreError::io("opening", log, &error).into()),
-    };
-    let image = Image::read(log)?;
+fn read_image(root: &Folder, folder: &str) -> Result<Option<Image>, Refusal> {
+    let Some(folder) = root.existing_folder(folder)? else { return Ok(None) };
+    if folder.kind_of(LOG)?.is_none() {
+        return Ok(None);
+    }
+    let image = Image::read(folder.open(LOG)?.into_plain())?;
     let is_sound = image.faults().is_empty();
     let has_tree = match image.root(TREE) {
         Ok(root) => root.is_some(),
@@ -121,12 +119,14 @@ fn read_image(log: &Path) -> Result<Option<Image>, Refusal> {
 }
 
 /// A directory without a store is new only if nothing else says that there was one.
-fn fresh(dir: &Path, generation: u64, promised: Option<Reached>, missing: String) -> Result<Sound, Refusal> {
+fn fresh(root: &Folder, generation: u64, promised: Option<Reached>, missing: String) -> Result<Sound, Refusal> {
     if promised.is_some() {
         return Err(Refusal::Missing { missing, beside: "the file `mark`" });
     }
     for (folder, beside) in [(FILES, "uploaded content in `files`"), (PARTS, "uploaded content in `parts`")] {
-        if !super::open::entries(&dir.join(folder))?.is_empty() {
+        if let Some(found) = root.existing_folder(folder)?
+            && !found.entries()?.is_empty()
+        {
             return Err(Refusal::Missing { missing, beside });
         }
     }
@@ -151,7 +151,7 @@ fn with_sum(found: &AddedUp, image: &Image, mark: Option<Reached>) -> Result<Sum
         Some(Err(error)) => return Err(Refusal::Damaged(with_faults(&error.to_string(), image))),
         None => return Err(Refusal::Damaged(with_faults("the sum over its entries is missing", image))),
     };
-    if (expected.entries, expected.sum) != (found.entries, found.sum) {
+    if (expected.entries, expected.bytes, expected.sum) != (found.entries, found.bytes, found.sum) {
         let what = match found.entries {
             entries if entries == expected.entries => "entries of it are not as they were written".to_owned(),
             entries => format!("it has {entries} entries, and should have {}", expected.entries),
@@ -180,7 +180,7 @@ fn with_faults(what: &str, image: &Image) -> String {
 }
 
 /// Whether sled, once it is open, has what was verified.
-pub(super) fn is_as_verified(tree: &sled::Tree, sum: &Sum) -> Result<bool, StoreError> {
+pub(super) fn is_as_verified(tree: &Tree, sum: &Sum) -> Result<bool, StoreError> {
     let format = tree.get(FORMAT_KEY)?;
     let stored = tree.get(super::format::SUM_KEY)?;
     Ok(format.is_some() && stored.is_none_or(|stored| record::decode::<Sum>(&stored).is_ok_and(|stored| stored == *sum)))

@@ -10,12 +10,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::StoreError;
+use super::backup::Answer;
+use super::compaction::Copies;
+use super::dir::Folder;
 use super::format::{self, Blob, MAX_VALUE};
 use super::live::Lives;
 use super::mark::Mark;
@@ -23,6 +27,7 @@ use super::record::{self, Record, RecordError};
 use super::results::PackedRow;
 use super::row_group::RowGroup;
 use super::sum::Sum;
+use super::tree::Tree;
 use super::writes::Writes;
 use crate::domain::id::BatchId;
 
@@ -42,6 +47,21 @@ pub(super) enum Op {
         ran: bool,
     },
     Meta(MetaOp),
+    /// A copy is wanted, in a folder of its own.
+    Backup {
+        place: (Folder, String),
+        answer: SyncSender<Answer>,
+    },
+    /// All entries have been copied; see [`super::copier`].
+    Copied,
+    Stop,
+}
+
+/// What follows a group.
+enum Then {
+    GoOn,
+    Copy((Folder, String), SyncSender<Answer>),
+    TakeCopy,
     Stop,
 }
 
@@ -66,7 +86,7 @@ type Publish = Box<dyn FnOnce(&Lives) + Send>;
 
 /// One metadata operation: what it reads and what it will write, all or nothing.
 pub(super) struct Tx<'a> {
-    tree: &'a sled::Tree,
+    tree: &'a Tree,
     writes: Writes,
     publish: Vec<Publish>,
     failed: bool,
@@ -74,7 +94,7 @@ pub(super) struct Tx<'a> {
 
 impl Tx<'_> {
     /// The tree as of before this operation.
-    pub fn tree(&self) -> &sled::Tree {
+    pub fn tree(&self) -> &Tree {
         self.tree
     }
 
@@ -104,7 +124,7 @@ impl Tx<'_> {
     pub fn put_chunks(&mut self, prefix: &[u8], bytes: &[u8]) -> Result<(), StoreError> {
         for (number, part) in bytes.chunks(MAX_VALUE).enumerate() {
             let number =
-                u16::try_from(number).map_err(|_| StoreError::Broken(format!("{} bytes are too many for a record", bytes.len())))?;
+                u16::try_from(number).map_err(|_| StoreError::Unexpected(format!("{} bytes are too many for a record", bytes.len())))?;
             self.writes.insert(format::chunk(prefix, number), part);
         }
         Ok(())
@@ -132,7 +152,8 @@ impl Tx<'_> {
 
 /// The writer's side of the channels.
 pub(super) struct Writer {
-    pub tree: sled::Tree,
+    pub tree: Tree,
+    pub copies: Copies,
     pub lives: Lives,
     pub queue: mpsc::Receiver<Op>,
     pub begun: Arc<AtomicU64>,
@@ -141,7 +162,7 @@ pub(super) struct Writer {
     pub commits: Arc<AtomicU64>,
     pub broken: CancellationToken,
     /// sled's log.
-    pub log: std::fs::File,
+    pub log: super::dir::DataFile,
     /// The sum over the tree.
     pub sum: Sum,
     /// What was made durable, outside sled.
@@ -159,35 +180,56 @@ impl Writer {
             if matches!(first, Op::Row { .. }) && !self.interval.is_zero() {
                 std::thread::sleep(self.interval);
             }
-            let (group, stop) = self.gather(first);
-            if let Err(error) = self.commit(group) {
+            let (group, then) = self.gather(first);
+            let stop = matches!(then, Then::Stop);
+            if let Err(error) = self.commit(group).and_then(|()| self.go_on(then)) {
                 tracing::error!(%error, "the store has failed; nothing more is accepted until a restart");
                 return;
             }
             if stop {
                 break;
             }
+            self.consider_compaction();
         }
+        self.copies.mirror = None;
         alarm.disarm();
     }
 
-    fn gather(&mut self, first: Op) -> (Vec<Op>, bool) {
+    fn go_on(&mut self, then: Then) -> Result<(), StoreError> {
+        match then {
+            Then::GoOn | Then::Stop => Ok(()),
+            Then::Copy(place, answer) => {
+                self.copy_to(place, answer);
+                Ok(())
+            }
+            Then::TakeCopy => self.take_copy(),
+        }
+    }
+
+    fn gather(&mut self, first: Op) -> (Vec<Op>, Then) {
         let mut group = Vec::new();
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(op) = next {
+            if let Op::Backup { place, answer } = op {
+                return (group, Then::Copy(place, answer));
+            }
             match &op {
-                Op::Stop => return (group, true),
+                Op::Stop => return (group, Then::Stop),
+                Op::Copied => return (group, Then::TakeCopy),
                 Op::Row { row, .. } => bytes += row.size(),
-                Op::Meta(_) => {}
+                Op::Meta(_) | Op::Backup { .. } => {}
             }
             group.push(op);
             next = if group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES { self.queue.try_recv().ok() } else { None };
         }
-        (group, false)
+        (group, Then::GoOn)
     }
 
     fn commit(&mut self, group: Vec<Op>) -> Result<(), StoreError> {
+        if group.is_empty() {
+            return Ok(());
+        }
         let mut acks = Vec::new();
         let mut publish = Vec::new();
         let mut rows = RowGroup::default();
@@ -226,20 +268,22 @@ impl Writer {
                     acks.push(op(&mut tx));
                     if !tx.failed {
                         // Applied at once, so that the next operation of the group sees it.
-                        tx.writes.apply(&self.tree, &mut self.sum)?;
+                        tx.writes.apply(&self.tree, &mut self.sum, self.copies.group())?;
                         publish.append(&mut tx.publish);
                     }
                 }
-                Op::Stop => {}
+                Op::Backup { .. } | Op::Copied | Op::Stop => {}
             }
         }
-        let written = rows.write(&self.tree, &mut self.sum)?;
+        let written = rows.write(&self.tree, &mut self.sum, self.copies.group())?;
         collect_garbage(written);
         self.tree.flush()?;
         // On Linux sled's flush is `sync_file_range`, which survives the process but not the power:
         // it syncs neither the file's size nor the disk's own cache.
         self.log.sync_data().map_err(|error| StoreError::Broken(format!("the log of the store cannot be synced: {error}")))?;
-        self.mark.advance(&self.sum)
+        self.mark.advance(&self.sum)?;
+        self.copies.hand_over();
+        Ok(())
     }
 }
 

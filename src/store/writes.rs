@@ -8,6 +8,7 @@ use super::StoreError;
 use super::format::{self, SUM_KEY};
 use super::record::packed;
 use super::sum::Sum;
+use super::tree::Tree;
 
 /// Keys and what becomes of them: a value, or nothing. The last word on a key counts.
 #[derive(Debug, Default)]
@@ -34,11 +35,20 @@ impl Writes {
         self.0.len()
     }
 
-    /// Makes all changes at once, and the sum with them. Not durable before the next flush.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Bytes of keys and values.
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, |value| value.len())).sum()
+    }
+
+    /// Makes all changes at once, and the sum with them. Not durable before the next flush. `copy` is given them, too.
     ///
     /// # Errors
     /// When sled fails; the sum is then no longer that of the tree.
-    pub fn apply(self, tree: &sled::Tree, sum: &mut Sum) -> Result<(), StoreError> {
+    pub fn apply(self, tree: &Tree, sum: &mut Sum, mut copy: Option<&mut Self>) -> Result<(), StoreError> {
         if self.0.is_empty() {
             return Ok(());
         }
@@ -46,6 +56,9 @@ impl Writes {
         for (key, new) in self.0 {
             let old = tree.get(&key)?;
             sum.count(&key, old.as_deref(), new.as_deref());
+            if let Some(copy) = &mut copy {
+                copy.0.insert(key.clone(), new.clone());
+            }
             match new {
                 Some(value) => batch.insert(key, value),
                 None => batch.remove(key),

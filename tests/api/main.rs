@@ -2,7 +2,10 @@
 
 mod access;
 mod batches;
+mod damage;
 mod dedup;
+mod deletion;
+mod descriptors;
 mod errors;
 mod files;
 mod retry;

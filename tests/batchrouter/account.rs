@@ -208,3 +208,31 @@ fn credits_are_reserved_and_settled_and_a_batch_that_they_do_not_cover_is_not_ma
         "also when they are in a file"
     );
 }
+
+#[test]
+fn what_a_deleted_batch_was_charged_stays_charged() {
+    let daemon = Daemon::start();
+    let (acme, _) = prepaid(&daemon, "5");
+    let (other, _) = prepaid(&daemon, "5");
+    let body = json!({ "items": items(2, "gpt-4o-mini") });
+    let made = acme.create_as("order-00000001", &body).expect(202);
+    let (id, quote) = (made["batch"]["id"].as_str().expect("an id"), made["quote"]["quote_id"].as_str().expect("an id"));
+    let path = format!("/v1/batches/{id}");
+    acme.ended(id);
+    let account = acme.get("/v1/auth/account").expect(200);
+    assert!(amount(&account["credits"]["charged"]) > 0.0, "{account}");
+    let link = acme.get(&format!("{path}/artifact-url")).expect(200);
+    let delete = |client: &Client<'_>| client.send(Request::new("DELETE", &path));
+    assert_eq!(code(&delete(&other).expect(403)), "forbidden");
+    assert_eq!(delete(&acme).expect(200), json!({ "id": id, "object": "batch", "deleted": true }));
+    for gone in [path.clone(), format!("{path}/results"), format!("{path}/billing-receipt"), format!("/v1/quotes/{quote}")] {
+        assert!(acme.get(&gone).status() == 404, "{gone}: {}", acme.get(&gone).text());
+    }
+    let url = link["artifact_url"].as_str().or(link["url"].as_str()).unwrap_or_else(|| panic!("{link}"));
+    let link = &url[url.find("/v1/").expect("a path")..];
+    assert_eq!(daemon.get(link).status(), 404, "{}", daemon.get(link).text());
+    assert_eq!(code(&delete(&acme).expect(404)), "not_found");
+    assert_eq!(acme.get("/v1/auth/account").expect(200), account);
+    assert_eq!(code(&acme.create_as("order-00000001", &body).expect(409)), "idempotency_conflict");
+    assert_eq!(acme.get("/v1/batches").expect(200)["data"], json!([]));
+}

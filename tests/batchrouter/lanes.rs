@@ -225,6 +225,33 @@ fn files_that_items_name_travel_with_them() {
 }
 
 #[test]
+fn no_row_is_sent_with_a_damaged_file() {
+    let two = Two::new(Reply::ok);
+    let daemon = two.daemon();
+    let client = Client::new(&daemon);
+    let upload = |content: &[u8]| {
+        let form = Form::default().field("purpose", "attachment").typed_file("file", "label.png", "image/png", content);
+        client.send(Request::post("/v1/files").form(form)).expect(201)["file_id"].as_str().expect("an id").to_owned()
+    };
+    let files = ["good", "bad", "short"].map(|name| (name, upload(name.as_bytes())));
+    let place = |id: &str| daemon.data_dir().join("files").join(id.strip_prefix("file_").expect("the form of this dialect"));
+    std::fs::write(place(&files[1].1), "BAD").expect("it can be written");
+    std::fs::write(place(&files[2].1), "shor").expect("it can be written");
+    let look = |(name, file): &(&str, String)| {
+        json!({"customer_item_id": name, "operation": "vision", "model": "m", "input": {"user": name, "messages": [{"role": "user", "content": [
+            {"type": "text", "text": "What is on the label?"}, {"type": "input_image", "file_id": file}]}]}})
+    };
+    let id = client.submit(&files.iter().map(look).collect::<Vec<_>>(), &json!({}));
+    client.ended(&id);
+    let results = client.results(&id, 10);
+    let errors: Vec<_> = results.iter().map(|row| row["error"]["message"].as_str().unwrap_or_default()).collect();
+    let damaged = |file: &str| format!("the content of the file `{file}`, which the item names, is damaged");
+    assert_eq!(errors, ["", &damaged(&files[1].1), &damaged(&files[2].1)], "{results:?}");
+    assert_eq!(at(&two.cheap, CHAT).len(), 1);
+    assert!(daemon.get("/metrics").text().contains("batchd_store_damaged_contents_total 2\n"));
+}
+
+#[test]
 fn lines_for_messages_go_where_they_can_be_asked_and_are_answered_as_messages() {
     let two = Two::new(Reply::ok);
     let daemon = two.daemon();

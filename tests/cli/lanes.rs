@@ -71,6 +71,17 @@ fn batches_are_paused_resumed_and_given_a_priority() {
 }
 
 #[test]
+fn a_batch_that_has_ended_is_deleted() {
+    let daemon = Daemon::start();
+    let [first, second] = [(); 2].map(|()| daemon.complete(rows::many(1, rows::INSTANT))["id"].as_str().expect("an id").to_owned());
+    assert_eq!(ask(&daemon, &["batches", "delete", &first]), (0, format!("{first} is deleted\n")));
+    let (code, said) = ask(&daemon, &["batches", "delete", &second, "--json"]);
+    assert_eq!((code, said.trim()), (0, &*format!(r#"{{"deleted":true,"id":"{second}","object":"batch"}}"#)));
+    assert_eq!(ask(&daemon, &["batches", "delete", &second]).0, 2);
+    assert_eq!(daemon.get("/v1/batches").expect(200)["data"], serde_json::json!([]));
+}
+
+#[test]
 fn what_a_daemon_does_not_do_is_told_with_an_exit_code() {
     let dir = temp_dir();
     let keys = dir.path().join("keys");

@@ -1,8 +1,10 @@
 //! The command line: `run`, `serve` and its signals, `config show`, the texts people read.
 
 mod catalog;
+mod data_dir;
 mod keys;
 mod lanes;
+mod store;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
 mod support;
@@ -173,11 +175,15 @@ fn a_run_that_was_killed_goes_on_with_the_same_command() {
     let _ = child.kill();
     let _ = child.wait();
     assert!(under_way.is_some(), "only {} calls; {state:?}", upstream.answered());
+    // As a run leaves it that is killed while it writes.
+    write(dir.path(), &format!("out.jsonl.{}.partial", child.id()), "half");
 
     exits(&run(dir.path(), &args), 0);
     let lines = api::lines(&std::fs::read(dir.path().join("out.jsonl")).unwrap());
     let expected: Vec<String> = (0..3_000).map(rows::name).collect();
     assert_eq!(api::ids(&lines), expected);
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().ends_with(".partial")), "{left:?}");
     let repeated = upstream.calls() - 3_000;
     assert!(repeated < 1_000, "{repeated} calls were repeated, so it began again");
 }
@@ -293,6 +299,8 @@ fn help_texts() {
         ("help_keys_create", &["keys", "create", "--help"]),
         ("help_batches", &["batches", "--help"]),
         ("help_batches_priority", &["batches", "priority", "--help"]),
+        ("help_store", &["store", "--help"]),
+        ("help_store_salvage", &["store", "salvage", "--help"]),
     ] {
         let output = run(dir.path(), args);
         exits(&output, 0);

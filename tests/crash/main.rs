@@ -7,9 +7,12 @@
 //! ```
 
 mod acknowledged;
+mod compaction;
 mod creation;
+mod deletion;
 mod equal;
 mod fallback;
+mod inline;
 mod large;
 mod ledger;
 mod pause;

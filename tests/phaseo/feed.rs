@@ -85,6 +85,35 @@ fn a_running_batch_is_told_until_its_end() {
 }
 
 #[test]
+fn followers_of_a_batch_that_is_deleted_are_told() {
+    let upstream = upstream();
+    let daemon = in_front_of(&upstream);
+    let client = Client::new(&daemon);
+    let delete = |path: &str| client.send(Request::new("DELETE", path));
+    let batch = half_done(&client);
+    for path in [format!("/v1/batches/{batch}"), format!("/phaseo/v1/batch/{batch}")] {
+        let refused = delete(&path).expect(409);
+        assert_eq!((&refused["error"], &refused["reason"]), (&json!("not_ready"), &json!("batch_not_terminal")), "{refused}");
+    }
+    client.ended(&batch);
+    let mut lingering = Socket::connect(&client, &format!("/v1/async/batch/{batch}/ws?close_on_terminal=no"));
+    assert_eq!(lingering.told()["data"]["status"], "completed");
+    assert_eq!(delete(&format!("/v1/batch/{batch}")).expect(200), json!({ "id": batch, "object": "batch", "deleted": true }));
+    assert_eq!(lingering.told(), json!({ "type": "job.deleted", "data": { "id": batch, "kind": "batch" } }));
+    assert_eq!(lingering.closed(), (1000, "closed".to_owned()));
+    for gone in [
+        client.get(&format!("/v1/batches/{batch}")),
+        client.get(&format!("/v1/batches/{batch}/requests")),
+        delete(&format!("/v1/batches/{batch}")),
+    ] {
+        // Nobody knows in which dialect it was.
+        assert!(gone.status() == 404, "{}", gone.text());
+    }
+    let gone = delete(&format!("/phaseo/v1/batches/{batch}")).expect(404);
+    assert_eq!(gone["reason"], "batch_not_found_or_not_owned", "{gone}");
+}
+
+#[test]
 fn jobs_of_every_dialect_have_the_same_keys() {
     let daemon = Daemon::start();
     let client = Client::new(&daemon);

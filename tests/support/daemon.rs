@@ -36,7 +36,17 @@ const SURROUNDINGS: [&str; 10] = [
 
 /// The binary, free of settings that the surroundings may hold, at home in `dir`.
 pub fn batchd(dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_batchd"));
+    at_home(Command::new(env!("CARGO_BIN_EXE_batchd")), dir)
+}
+
+/// The same behind a limit that the shell sets, such as `ulimit -n 256`.
+fn batchd_behind(limit: &str, dir: &Path) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{limit} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_batchd")]);
+    at_home(shell, dir)
+}
+
+fn at_home(mut command: Command, dir: &Path) -> Command {
     for (name, _) in std::env::vars_os() {
         let upper = name.to_string_lossy().to_ascii_uppercase();
         if upper.starts_with("BATCHD_")
@@ -73,6 +83,8 @@ pub struct Daemon {
     child: Option<Child>,
     dir: TempDir,
     args: Vec<String>,
+    /// What the shell is told before it starts the daemon.
+    limit: Option<String>,
 }
 
 impl Daemon {
@@ -83,10 +95,19 @@ impl Daemon {
 
     /// With further arguments of `serve`.
     pub fn with(args: &[&str]) -> Self {
+        Self::start_behind(None, args)
+    }
+
+    /// Behind a limit that the shell sets, such as `ulimit -n 256`.
+    pub fn behind(limit: &str, args: &[&str]) -> Self {
+        Self::start_behind(Some(limit.to_owned()), args)
+    }
+
+    fn start_behind(limit: Option<String>, args: &[&str]) -> Self {
         let dir = temp_dir();
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let (child, addr) = spawn(dir.path(), &args, "127.0.0.1:0");
-        Self { addr, child: Some(child), dir, args }
+        let (child, addr) = spawn(dir.path(), limit.as_deref(), &args, "127.0.0.1:0");
+        Self { addr, child: Some(child), dir, args, limit }
     }
 
     /// In front of an upstream, with backoffs short enough for tests.
@@ -165,7 +186,7 @@ impl Daemon {
 
     fn restart_listening(&mut self, listen: &str) {
         self.kill9();
-        let (child, addr) = spawn(self.dir.path(), &self.args, listen);
+        let (child, addr) = spawn(self.dir.path(), self.limit.as_deref(), &self.args, listen);
         self.child = Some(child);
         self.addr = addr;
     }
@@ -192,8 +213,8 @@ fn append(path: &Path) -> File {
     OpenOptions::new().create(true).append(true).open(path).expect("a log file")
 }
 
-fn spawn(dir: &Path, args: &[String], listen: &str) -> (Child, SocketAddr) {
-    let mut command = batchd(dir);
+fn spawn(dir: &Path, limit: Option<&str>, args: &[String], listen: &str) -> (Child, SocketAddr) {
+    let mut command = limit.map_or_else(|| batchd(dir), |limit| batchd_behind(limit, dir));
     command.args(["serve", "--listen", listen, "--data-dir"]).arg(dir.join("data")).args(args);
     let mut child = command.stdout(Stdio::piped()).stderr(append(&dir.join("stderr.log"))).spawn().expect("batchd starts");
 

@@ -241,6 +241,12 @@ settings! {
     /// Below this much free space on the disk of `data_dir`, uploads are refused and no row is started.
     min_free_bytes: value ByteSize = ByteSize::mib(512), range ByteSize::bytes(0), ByteSize::gib(1_024);
 
+    /// The store is compacted when less of it than this is in use, in percent; 0 is never.
+    compact_below: value u32 = 40, range 0, 90;
+
+    /// A store that is smaller on disk is not compacted.
+    compact_from: value ByteSize = ByteSize::mib(64), range ByteSize::mib(1), ByteSize::gib(1_024);
+
     /// How long results may gather before they are made durable together. Longer is faster on a
     /// slow disk; each result is visible that much later.
     commit_interval: value DurationText = DurationText::from_millis(5), range DurationText::from_secs(0), DurationText::from_secs(1);
@@ -274,6 +280,11 @@ settings! {
 
     /// How long an uploaded batch file is kept when its upload names no `expires_after`.
     file_retention: maybe DurationText = None, range DurationText::from_secs(3_600), DurationText::from_secs(3_650 * 86_400),
+        words "until it is deleted";
+
+    /// How long a batch is kept after it has ended, with its results, receipt and files. An input that a client
+    /// uploaded is a file by itself and stays for as long as such files do.
+    batch_retention: maybe DurationText = None, range DurationText::from_secs(3_600), DurationText::from_secs(3_650 * 86_400),
         words "until it is deleted";
 
     /// The most items in one request that names them in its body.

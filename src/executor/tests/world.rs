@@ -85,7 +85,7 @@ impl World {
         commit_interval: Duration,
         settings: Settings,
     ) -> Self {
-        let options = Options { dir: dir.into(), cache_bytes: 8 << 20, commit_interval };
+        let options = Options { commit_interval, ..Options::new(dir) };
         let (store, recovered) = tokio::task::spawn_blocking(|| Store::open(options)).await.unwrap().unwrap();
         let start = Instant::now();
         let clock = Clock::new(move || Timestamp::constant(1_790_000_000, 0) + start.elapsed());

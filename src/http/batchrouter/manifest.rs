@@ -20,11 +20,11 @@ use crate::store::StoreError;
 /// # Errors
 /// When there is no such file of the organisation's, or one of its lines is no item.
 pub fn items(api: &Api, org: OrgId, id: FileId) -> Result<Bytes, Refusal> {
-    check(api.store.attachment(id, api.clock.now()).map_err(ApiError::from)?, org, id)?;
-    let content = api.store.open_content(id).map_err(ApiError::from)?;
+    let file = check(api.store.attachment(id, api.clock.now()).map_err(ApiError::from)?, org, id)?;
+    let mut content = api.store.open_verified(&file).map_err(ApiError::from)?;
     let most = api.limits.quotes.max_items;
     let most_bytes = usize::try_from(api.limits.quotes.max_body_bytes).unwrap_or(usize::MAX);
-    let mut lines = Lines::new(BufReader::new(content), api.limits.max_line_bytes);
+    let mut lines = Lines::new(BufReader::new(&mut content), api.limits.max_line_bytes);
     let (mut array, mut count, mut issues) = (b"[".to_vec(), 0, Vec::new());
     let mut wrong = |line: u64, message: String| {
         issues.push(Issue { code: "invalid_input", path: format!("line {line}"), message });
@@ -56,7 +56,10 @@ pub fn items(api: &Api, org: OrgId, id: FileId) -> Result<Bytes, Refusal> {
         }
         count += 1;
     }
+    drop(lines);
     if !issues.is_empty() {
+        // They may be none of its author's.
+        content.finish().map_err(|error| unreadable(id, &error))?;
         return Err(Refusal::Preflight { issues, lanes: Vec::new() });
     }
     array.push(b']');
@@ -67,10 +70,10 @@ pub fn items(api: &Api, org: OrgId, id: FileId) -> Result<Bytes, Refusal> {
 ///
 /// # Errors
 /// When it is one of these.
-pub fn check(found: Option<File>, org: OrgId, id: FileId) -> Result<(), ApiError> {
+pub fn check(found: Option<File>, org: OrgId, id: FileId) -> Result<File, ApiError> {
     let file = found.filter(|file| file.org == org).ok_or_else(|| ApiError::not_found("file", id.in_hex()))?;
     match file.purpose {
-        Purpose::Batch => Ok(()),
+        Purpose::Batch => Ok(file),
         _ => Err(ApiError::invalid("input_file_id", format!("`{}` was not uploaded as the input of a batch", id.in_hex()))),
     }
 }

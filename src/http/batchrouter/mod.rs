@@ -56,7 +56,7 @@ fn shared() -> Router<Arc<Api>> {
         .route("/files", post(files::create))
         .route("/files/{file_id}", get(files::retrieve))
         .route("/batches", get(batches::list).post(batches::create))
-        .route("/batches/{batch_id}", get(batches::retrieve))
+        .route("/batches/{batch_id}", get(batches::retrieve).delete(batches::delete))
         .route("/batches/{batch_id}/cancel", post(batches::cancel))
         .route("/batches/{batch_id}/results", get(batches::page))
 }

@@ -1,4 +1,4 @@
-//! `/v1/batches`: list, retrieve, cancel, run again, read results.
+//! `/v1/batches`: list, retrieve, cancel, delete, run again, read results.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use axum::{Extension, Json};
 
 use super::content::result_lines;
 use super::create::check_credits;
-use super::render::{BatchObject, List};
+use super::render::{BatchObject, Deleted, List};
 use crate::domain::batch::Batch;
 use crate::domain::error::Code;
 use crate::domain::file::ResultPart;
@@ -19,7 +19,7 @@ use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Params, PathId};
 use crate::http::{Api, stream};
-use crate::store::BatchQuery;
+use crate::store::{BatchDeletion, BatchQuery};
 
 const DEFAULT_LIST: usize = 20;
 const MAX_LIST: usize = 100;
@@ -69,6 +69,44 @@ pub async fn cancel(
         Err(CancelError::Gone(error)) => Err(error.into()),
         Err(CancelError::Store(error)) => Err(error.into()),
     }
+}
+
+/// `DELETE /v1/batches/{batch_id}`; ours.
+pub async fn delete(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<BatchId>,
+) -> Result<Json<Deleted>, ApiError> {
+    find(&api, &caller, id).await?;
+    match remove(&api, id).await? {
+        BatchDeletion::Deleted => Ok(Json(Deleted::batch(id.to_string()))),
+        BatchDeletion::NotFound => Err(ApiError::not_found("batch", id)),
+        BatchDeletion::NotEnded(state) => Err(ApiError::new(Code::Conflict, not_ended(state))),
+    }
+}
+
+/// What the deletion of a batch is told that has not ended.
+pub fn not_ended(state: &str) -> String {
+    format!("the batch is {state}; only one that has ended can be deleted")
+}
+
+/// Deletes a batch. What is left of it then goes while the client has its answer.
+///
+/// # Errors
+/// When the store has failed.
+pub async fn remove(api: &Arc<Api>, id: BatchId) -> Result<BatchDeletion, ApiError> {
+    let store = api.store.clone();
+    let deleted = api.to_the_end(async move { store.delete_batch(id).await }).await??;
+    if deleted == BatchDeletion::Deleted {
+        tracing::info!(batch = %id, "batch deleted");
+        let store = api.store.clone();
+        api.tasks.spawn(async move {
+            if let Err(error) = store.remove_rest(id).await {
+                tracing::warn!(batch = %id, %error, "what is left of a deleted batch has to wait for the next sweep");
+            }
+        });
+    }
+    Ok(deleted)
 }
 
 /// `POST /v1/batches/{batch_id}/retry`; ours.

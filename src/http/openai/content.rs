@@ -24,7 +24,7 @@ use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::PathId;
 use crate::http::range::{Selection, select};
-use crate::http::stream::{self, Content};
+use crate::http::stream::{self, Content, Whole};
 use crate::store::{Lines, StoreError, blocking};
 
 /// `GET /v1/files/{file_id}/content`
@@ -42,7 +42,7 @@ pub async fn content(
         Selection::Unsatisfiable => return Err(ApiError::range_not_satisfiable(file.bytes)),
         Selection::NotModified => return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response()),
     };
-    let body = open(&api, &file, range.clone()).await?;
+    let body = open(&api, &file, (status == StatusCode::PARTIAL_CONTENT).then(|| range.clone())).await?;
     let kind = match file.source {
         FileSource::Uploaded { .. } => ANY_TYPE,
         FileSource::View { .. } => "application/jsonl",
@@ -73,15 +73,23 @@ fn etag(file: &File) -> String {
     }
 }
 
-async fn open(api: &Api, file: &File, range: Range<u64>) -> Result<Body, ApiError> {
+/// The body of a range, or of all of it.
+async fn open(api: &Api, file: &File, range: Option<Range<u64>>) -> Result<Body, ApiError> {
     match file.source {
         FileSource::Uploaded { .. } => {
-            let (store, id) = (api.store.clone(), file.id);
-            let content = blocking(move || Ok::<_, StoreError>(Content::new(id, store.open_content(id)?, range))).await?;
-            Ok(stream::body(content))
+            let (store, file) = (api.store.clone(), file.clone());
+            let place = api.descriptors.file().await;
+            match range {
+                Some(range) => {
+                    let open = move || Ok::<_, StoreError>(Content::new(file.id, (store.open_part(&file)?, place), range));
+                    Ok(stream::body(blocking(open).await?))
+                }
+                None => Ok(stream::body(blocking(move || Whole::open(file.id, (store.open_verified(&file)?, place))).await?)),
+            }
         }
         FileSource::View { batch, part } => {
             let mut lines = result_lines(api, batch, part, Some(file.bytes)).await?;
+            let range = range.unwrap_or(0..file.bytes);
             let lines = blocking(move || lines.limit_to(range).map(|()| lines)).await?;
             Ok(stream::body(lines))
         }

@@ -160,6 +160,12 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     }
 }
 
+/// What a create is told whose batch is there no more: it must not silently happen, and be paid, a second time.
+pub fn made_and_deleted() -> ApiError {
+    let message = format!("the batch that was made under this `{KEY}` has been deleted; use a new key to make another one");
+    ApiError::new(Code::IdempotencyMismatch, message).param(KEY)
+}
+
 fn no_such_input(id: FileId) -> ApiError {
     ApiError::invalid("input_file_id", format!("there is no file `{id}`; upload the input first, with the purpose `batch`"))
 }
@@ -187,6 +193,7 @@ async fn create_once(api: &Api, spec: BatchSpec, control: Control, idempotency: 
             let message = format!("this `{KEY}` was used before for another request; use a new key for each new batch");
             return Err(ApiError::new(Code::IdempotencyMismatch, message).param(KEY));
         }
+        CreateOutcome::Deleted => return Err(made_and_deleted()),
         CreateOutcome::InputGone => return Ok(None),
         CreateOutcome::QuoteUsed(_) | CreateOutcome::NotCovered(_) => return Err(ApiError::internal("a batch of rows has used a quote")),
     };

@@ -80,7 +80,7 @@ pub async fn estimate(
     let estimated = blocking(move || {
         // Until the work has ended, which is later than its client's going away.
         let _slot = slot;
-        let content = BufReader::with_capacity(BUFFER, WhileAsked { inner: store.open_content(id)?, asked });
+        let content = BufReader::with_capacity(BUFFER, WhileAsked { inner: store.open_verified(&file)?, asked });
         match route::estimate(content, endpoint, &snapshot, limits) {
             Err(EstimateError::Read(error)) => Err(StoreError::unreadable(id, &error)),
             Err(error @ EstimateError::TooManyModels) => Ok(Err(ApiError::invalid("file_id", error.to_string()))),

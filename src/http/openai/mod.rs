@@ -2,7 +2,7 @@
 //!
 //! What the document does not have is kept apart from it: a `batchd` object in the batch, the fields
 //! `priority` and `provider` of a create, and the routes `cost-estimate`, `results`, `retry`, `pause`,
-//! `resume` and the `POST` to a batch.
+//! `resume`, and the `POST` to and the `DELETE` of a batch.
 
 pub mod batches;
 pub mod content;
@@ -33,7 +33,7 @@ fn shared() -> Router<Arc<Api>> {
         .route("/files", get(files::list).post(files::create))
         .route("/files/{file_id}", get(files::retrieve).delete(files::delete))
         .route("/batches", get(batches::list).post(create::create))
-        .route("/batches/{batch_id}", get(batches::retrieve).post(control::update))
+        .route("/batches/{batch_id}", get(batches::retrieve).post(control::update).delete(batches::delete))
         .route("/batches/{batch_id}/cancel", post(batches::cancel))
         .route("/batches/{batch_id}/results", get(batches::results))
 }

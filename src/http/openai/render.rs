@@ -68,7 +68,7 @@ impl From<&File> for FileObject {
     }
 }
 
-/// `DeleteFileResponse`
+/// `DeleteFileResponse`, and the same of a batch, for which OpenAI has none.
 #[derive(Debug, Serialize)]
 pub struct Deleted {
     id: String,
@@ -80,6 +80,11 @@ impl Deleted {
     /// Says that a file is gone.
     pub fn file(id: FileId) -> Self {
         Self { id: id.to_string(), object: "file", deleted: true }
+    }
+
+    /// Says that a batch is gone, whose id is written so in its dialect.
+    pub fn batch(id: String) -> Self {
+        Self { id, object: "batch", deleted: true }
     }
 }
 

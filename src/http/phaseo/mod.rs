@@ -57,7 +57,7 @@ pub fn routes() -> Router<Arc<Api>> {
 fn shared(batches: &str) -> Router<Arc<Api>> {
     Router::new()
         .route(batches, get(batches::list).post(batches::create))
-        .route(&format!("{batches}/{{batch_id}}"), get(batches::retrieve))
+        .route(&format!("{batches}/{{batch_id}}"), get(batches::retrieve).delete(batches::delete))
         .route(&format!("{batches}/{{batch_id}}/cancel"), post(batches::cancel))
         .route(&format!("{batches}/{{batch_id}}/results"), get(batches::results))
 }

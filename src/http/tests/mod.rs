@@ -8,6 +8,7 @@ mod errors;
 mod feed;
 mod files;
 mod lanes;
+mod leftovers;
 mod quotes;
 mod results;
 mod sockets;
@@ -30,6 +31,7 @@ use tower::ServiceExt;
 
 use super::{Access, Accounts, Api, Limits, Views, router};
 use crate::catalog::{Catalog, load_embedded};
+use crate::descriptors::Descriptors;
 use crate::domain::time::{Clock, Timestamp};
 use crate::executor::{Handle, Stub};
 use crate::store::{Options, Store};
@@ -94,7 +96,7 @@ impl Bench {
 
     async fn with(change: impl FnOnce(&mut Api)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let options = Options { dir: dir.path().to_owned(), cache_bytes: 8 << 20, commit_interval: Duration::from_millis(1) };
+        let options = Options { commit_interval: Duration::from_millis(1), ..Options::new(dir.path().to_owned()) };
         let (store, _) = tokio::task::spawn_blocking(|| Store::open(options)).await.unwrap().unwrap();
         let (executor, stub) = Handle::for_tests(store.clone());
         let time = Arc::new(AtomicI64::new(START));
@@ -105,6 +107,7 @@ impl Bench {
             executor,
             clock: Clock::new(move || Timestamp::from_second(read.load(Ordering::Relaxed)).unwrap()),
             limits: Limits { min_free_bytes: 0, ..Limits::default() },
+            descriptors: Descriptors::new(1 << 20, 1_024),
             access: Access::open(),
             views: Views::default(),
             public_url: None,

@@ -10,14 +10,14 @@ use super::*;
 use crate::http::connection::Patience;
 use crate::http::serve::serve_with;
 
-struct Served {
-    bench: Bench,
-    address: SocketAddr,
+pub struct Served {
+    pub bench: Bench,
+    pub address: SocketAddr,
     drain: CancellationToken,
     server: JoinHandle<()>,
 }
 
-async fn served(connections: usize, change: impl FnOnce(&mut Api)) -> Served {
+pub async fn served(connections: usize, change: impl FnOnce(&mut Api)) -> Served {
     served_with(connections, Patience::default(), change).await
 }
 
@@ -25,7 +25,8 @@ async fn served_with(connections: usize, patience: Patience, change: impl FnOnce
     let bench = Bench::with(change).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, drain) = (listener.local_addr().unwrap(), CancellationToken::new());
-    let work = serve_with(listener, router(bench.api.clone()), drain.clone(), Duration::from_secs(5), connections, patience);
+    let descriptors = Descriptors::new(1 << 20, u32::try_from(connections).unwrap());
+    let work = serve_with(listener, router(bench.api.clone()), drain.clone(), Duration::from_secs(5), descriptors, patience);
     let server = bench.api.tasks.spawn(work);
     Served { bench, address, drain, server }
 }
@@ -167,17 +168,47 @@ async fn a_drain_ends_idle_connections_and_lets_requests_finish() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_wait_for_their_turn() {
+async fn connections_beyond_the_limit_wait_for_one_that_is_busy() {
     let served = served(1, |_| ()).await;
     let mut first = TcpStream::connect(served.address).await.unwrap();
-    first.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-    let mut answer = [0; 12];
-    first.read_exact(&mut answer).await.unwrap();
+    let body = form(&[("purpose", None, b"batch"), ("file", Some("a"), b"x")]);
+    let head = String::from_utf8(upload_head(body.len())).unwrap().replace("Connection: close\r\n", "");
+    first.write_all(head.as_bytes()).await.unwrap();
+    first.write_all(&body[..60]).await.unwrap();
     let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    let waits = tokio::time::timeout(Duration::from_millis(100), served.exchange(request, false)).await;
-    assert!(waits.is_err());
-    drop(first);
-    assert!(served.exchange(request, false).await.starts_with("HTTP/1.1 200 "));
+    let mut waits = Box::pin(served.exchange(request, false));
+    assert!(tokio::time::timeout(Duration::from_millis(1_500), waits.as_mut()).await.is_err());
+    // Its answer ends the connection, because somebody waits.
+    first.write_all(&body[60..]).await.unwrap();
+    let mut answer = String::new();
+    first.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close\r\n"), "{answer}");
+    assert!(waits.await.starts_with("HTTP/1.1 200 "));
+}
+
+/// Whether it has asked anything before or never said a word.
+#[tokio::test]
+async fn a_connection_that_rests_makes_room_for_another() {
+    let served = served(3, |_| ()).await;
+    let mut resting = Vec::new();
+    for asks in [&b""[..], b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\n"] {
+        let mut stream = TcpStream::connect(served.address).await.unwrap();
+        stream.write_all(asks).await.unwrap();
+        if asks.starts_with(b"GET") {
+            stream.read_exact(&mut [0; 12]).await.unwrap();
+        }
+        resting.push(stream);
+    }
+    let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for mut closed in resting {
+        let mut stream = TcpStream::connect(served.address).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        // The one that has rested longest. Of one that had begun to speak, it may be a reset.
+        let _ = closed.read_to_end(&mut Vec::new()).await;
+    }
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use tower::{Service, ServiceExt};
 
 use super::roots;
+use crate::descriptors::Place;
 use crate::domain::connection::ServerConnection;
 use crate::provider::SetupError;
 
@@ -152,15 +153,17 @@ impl Service<Uri> for Connector {
 }
 
 async fn dial(way: Way, target: Uri) -> Result<Stream, BoxError> {
-    Ok(match way {
-        Way::Direct(connector) => Stream { io: Box::new(connector.oneshot(target).await?), forwarded: false },
-        Way::Forward { proxy, connector } => Stream { io: Box::new(connector.oneshot(proxy).await?), forwarded: true },
-        Way::Tunnel(connector) => Stream { io: Box::new(connector.oneshot(target).await?), forwarded: false },
+    let forwarded = matches!(way, Way::Forward { .. });
+    let io: Box<dyn Io> = match way {
+        Way::Direct(connector) => Box::new(connector.oneshot(target).await?),
+        Way::Forward { proxy, connector } => Box::new(connector.oneshot(proxy).await?),
+        Way::Tunnel(connector) => Box::new(connector.oneshot(target).await?),
         Way::Socks(connector) => {
             let default = if target.scheme_str() == Some("https") { 443 } else { 80 };
-            Stream { io: Box::new(connector.oneshot(with_port(&target, default)?).await?), forwarded: false }
+            Box::new(connector.oneshot(with_port(&target, default)?).await?)
         }
-    })
+    };
+    Ok(Stream { io, forwarded, _place: None })
 }
 
 trait Io: Read + Write + Connection + Send + Unpin {}
@@ -172,6 +175,15 @@ pub(super) struct Stream {
     io: Box<dyn Io>,
     /// Makes the client write the whole URL into the request line.
     forwarded: bool,
+    /// Free again when the connection is closed, so the last of the fields.
+    _place: Option<Place>,
+}
+
+impl Stream {
+    /// The same, on this place.
+    pub fn on(self, place: Place) -> Self {
+        Self { _place: Some(place), ..self }
+    }
 }
 
 impl Connection for Stream {

@@ -4,6 +4,9 @@
 //! other, because following one would send the key to a host that nobody configured. Connections
 //! are kept and reused (HTTP/1.1, or HTTP/2 where the server offers it in the TLS handshake).
 //!
+//! An exchange for which the process has no file descriptor waits, and no limit but its budget runs
+//! meanwhile: that says nothing about the upstream.
+//!
 //! Invariant: an exchange ends within its budget, holds at most `max_response_bytes` of the answer,
 //! and its errors carry no header of the request.
 
@@ -28,13 +31,14 @@ use bytes::{Bytes, BytesMut};
 use http::header::PROXY_AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use hyper_util::client::proxy::matcher::Matcher;
-use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 
 use self::connect::{ConnectTimedOut, Connector};
 use self::link::{Failed, Link, Outgoing};
-use self::pool::Pool;
+use self::pool::{Next, Pool};
 pub(super) use self::proxies::from_env as proxies_from_env;
 use super::{CallError, SetupError};
+use crate::descriptors::{Descriptors, is_refusal};
 use crate::domain::connection::{ServerConnection, Timeouts};
 
 /// The TLS settings of a client that trusts what the system trusts.
@@ -44,10 +48,13 @@ pub(super) fn client_tls(who: &str) -> Result<rustls::ClientConfig, SetupError> 
 
 /// Bytes reserved at most on the word of a `content-length`.
 const MAX_RESERVE: usize = 1024 * 1024;
+/// Wait after the kernel has refused a descriptor.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// The client for one upstream host.
 pub(super) struct Transport {
     pool: Arc<Pool>,
+    descriptors: Descriptors,
     /// Host and port as in the base URL, for error texts.
     host: String,
     /// The header of that name.
@@ -89,14 +96,15 @@ impl Limit {
 
 impl Transport {
     /// Prepares the way to the host of `connection.base_url`, through a proxy if `proxies` says so.
-    /// Opens no connection.
-    pub fn open(provider: &str, connection: &ServerConnection, proxies: &Matcher) -> Result<Self, SetupError> {
+    /// Opens no connection; each that is opened later takes one of `descriptors`.
+    pub fn open(provider: &str, connection: &ServerConnection, proxies: &Matcher, descriptors: &Descriptors) -> Result<Self, SetupError> {
         let (connector, proxy_auth) = Connector::open(provider, connection, proxies)?;
         let url = &connection.base_url;
         let host_header = HeaderValue::try_from(header_of(url))
             .map_err(|error| SetupError::Url { provider: provider.into(), reason: error.to_string() })?;
         Ok(Self {
-            pool: Pool::new(connector, url.clone(), connection.timeouts.connect),
+            pool: Pool::new(connector, url.clone(), connection.timeouts.connect, descriptors.calls().clone()),
+            descriptors: descriptors.clone(),
             host: host_of(url),
             host_header,
             proxy_auth,
@@ -112,7 +120,8 @@ impl Transport {
 
     /// Sends the request and reads the whole answer.
     pub async fn send(&self, mut request: Outgoing, budget: Duration) -> Result<Received, CallError> {
-        let total = Limit::from_now("finish its answer", self.timeouts.total.min(budget));
+        let budget = Limit::from_now("finish its answer", budget);
+        let mut total = self.total(budget);
         if let Some(auth) = &self.proxy_auth {
             request.headers_mut().insert(PROXY_AUTHORIZATION, auth.clone());
         }
@@ -120,7 +129,11 @@ impl Transport {
             let (mut link, reused) = match self.pool.take() {
                 Some(link) => (link, true),
                 // Boxed, so that the many calls that find a connection are smaller.
-                None => (Box::pin(self.dial(total)).await?, false),
+                None => {
+                    let (link, reused);
+                    (link, reused, total) = Box::pin(self.reach(budget)).await?;
+                    (link, reused)
+                }
             };
             // Starts when the connection stands.
             let first_byte = Limit::from_now("begin its answer", self.timeouts.first_byte);
@@ -142,16 +155,41 @@ impl Transport {
         }
     }
 
-    async fn dial(&self, total: Limit) -> Result<Link, CallError> {
-        let opened = timeout_at(total.at, self.pool.open()).await.map_err(|_| total.passed(&self.host))?;
-        opened.map_err(|error| {
-            if causes(&*error).any(|cause| cause.is::<ConnectTimedOut>()) {
-                let limit_ms = u64::try_from(self.timeouts.connect.as_millis()).unwrap_or(u64::MAX);
-                CallError::TimedOut { host: self.host.clone(), what: "accept a connection", limit_ms }
-            } else {
-                CallError::Connect { host: self.host.clone(), reason: reason(&*error) }
+    /// The limit of a call that begins now.
+    fn total(&self, budget: Limit) -> Limit {
+        let total = Limit::from_now(budget.what, self.timeouts.total);
+        if budget.at < total.at { budget } else { total }
+    }
+
+    /// A connection, whether it was used before, and the limit of the call, which begins once there is
+    /// a place to open one.
+    async fn reach(&self, budget: Limit) -> Result<(Link, bool, Limit), CallError> {
+        loop {
+            let next = timeout_at(budget.at, self.pool.next()).await.map_err(|_| budget.passed(&self.host))?;
+            let total = self.total(budget);
+            let place = match next {
+                Next::There(link) => return Ok((link, true, total)),
+                Next::Place(place) => place,
+            };
+            let opened = timeout_at(total.at, self.pool.open(place)).await.map_err(|_| total.passed(&self.host))?;
+            match opened {
+                Ok(link) => return Ok((link, false, total)),
+                Err(error) if is_refusal(&*error) => {
+                    self.descriptors.refused();
+                    sleep(REFUSAL_PAUSE).await;
+                }
+                Err(error) => return Err(self.unconnected(&*error)),
             }
-        })
+        }
+    }
+
+    fn unconnected(&self, error: &(dyn Error + 'static)) -> CallError {
+        if causes(error).any(|cause| cause.is::<ConnectTimedOut>()) {
+            let limit_ms = u64::try_from(self.timeouts.connect.as_millis()).unwrap_or(u64::MAX);
+            CallError::TimedOut { host: self.host.clone(), what: "accept a connection", limit_ms }
+        } else {
+            CallError::Connect { host: self.host.clone(), reason: reason(error) }
+        }
     }
 
     async fn read(&self, link: &mut Link, announced: Option<u64>) -> Result<Bytes, CallError> {

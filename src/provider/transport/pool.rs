@@ -3,9 +3,11 @@
 //! Knows nothing of limits but the one for opening a connection, and nothing of answers.
 //!
 //! Invariants: a connection of HTTP/1.1 has one user at a time, and there are never more of them
-//! than there were calls at the same time; none rests for much longer than [`IDLE`].
+//! than there were calls at the same time; none rests for much longer than [`IDLE`], and none while
+//! a call anywhere waits for a place to open one.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use http::Uri;
 use hyper::rt::Executor;
 use hyper_util::client::legacy::connect::Connection;
 use hyper_util::rt::TokioExecutor;
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 
@@ -20,12 +23,15 @@ use super::connect::{BoxError, ConnectTimedOut, Connector};
 use super::http1::Own;
 use super::http2::Shared;
 use super::link::Link;
+use crate::descriptors::{Place, Places, Spare};
 
 /// Idle connections are closed after this long; most servers and load balancers wait at least as
 /// long, and whoever closes first decides whether a request meets a dead connection.
 const IDLE: Duration = Duration::from_secs(60);
 /// Sweeps in that time. One timer for all connections, and no look at the clock for a call.
 const SWEEPS: u32 = 4;
+/// How often a call that waits for a place looks whether a shared connection has room for it.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The connections to one upstream.
 pub(super) struct Pool {
@@ -34,6 +40,9 @@ pub(super) struct Pool {
     target: Uri,
     /// How long opening a connection may take.
     limit: Duration,
+    places: Arc<Places>,
+    /// Calls that wait for a connection or a place.
+    waiting: AtomicUsize,
     kept: Mutex<Kept>,
     /// The server has chosen HTTP/2 before.
     shares: AtomicBool,
@@ -47,63 +56,159 @@ struct Kept {
     /// The one that came last is the first to be used again, so that the others can expire.
     resting: Vec<(Own, u32)>,
     shared: Vec<(Shared, u32)>,
+    /// Calls that have found neither a connection nor a place, in the order of asking.
+    waiting: VecDeque<oneshot::Sender<Link>>,
     /// Sweeps so far; stands for the time in the lists above.
     sweep: u32,
     sweeping: bool,
 }
 
+impl Kept {
+    fn take(&mut self) -> Option<Link> {
+        self.share().or_else(|| self.resting.pop().map(|(own, _)| Link::Own(own)))
+    }
+
+    /// Room on a connection that is shared.
+    fn share(&mut self) -> Option<Link> {
+        let now = self.sweep;
+        self.shared.retain(|(shared, _)| !shared.is_closed());
+        self.shared.iter_mut().find_map(|(shared, used)| {
+            let share = shared.share()?;
+            *used = now;
+            Some(Link::Shared(share))
+        })
+    }
+
+    /// Gives room on shared connections to those who wait.
+    fn share_out(&mut self) {
+        self.waiting.retain(|waits| !waits.is_closed());
+        while !self.waiting.is_empty()
+            && let Some(link) = self.share()
+            && let Some(waits) = self.waiting.pop_front()
+        {
+            // One that has given up meanwhile gives it back by dropping it.
+            let _ = waits.send(link);
+        }
+    }
+}
+
+/// One that is counted.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn in_this(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a call needs.
+pub(super) enum Next {
+    /// A connection that was used before. It may be closed without having noticed.
+    There(Link),
+    /// The right to open one.
+    Place(Place),
+}
+
 impl Pool {
-    pub fn new(connector: Connector, target: Uri, limit: Duration) -> Arc<Self> {
+    pub fn new(connector: Connector, target: Uri, limit: Duration, places: Arc<Places>) -> Arc<Self> {
         let (kept, shares, opening) = (Mutex::default(), AtomicBool::new(false), tokio::sync::Mutex::default());
-        Arc::new(Self { connector, target, limit, kept, shares, opening })
+        let pool = Arc::new(Self { connector, target, limit, places, waiting: AtomicUsize::new(0), kept, shares, opening });
+        let spare: Arc<dyn Spare> = pool.clone();
+        pool.places.ask(Arc::downgrade(&spare));
+        pool
     }
 
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// A connection that is there already. It may be closed without having noticed.
+    /// A connection that is there already, unless others wait for one. It may be closed without having
+    /// noticed.
     pub fn take(&self) -> Option<Link> {
         let mut kept = self.lock();
-        if !kept.shared.is_empty() {
-            let now = kept.sweep;
-            kept.shared.retain(|(shared, _)| !shared.is_closed());
-            for (shared, used) in &mut kept.shared {
-                if let Some(share) = shared.share() {
-                    *used = now;
-                    return Some(Link::Shared(share));
+        if kept.waiting.is_empty() { kept.take() } else { None }
+    }
+
+    /// A connection that is there, or a place for a new one; waits until there is either.
+    pub async fn next(&self) -> Next {
+        let free = || if self.lock().waiting.is_empty() { self.places.try_take() } else { None };
+        if let Some(place) = free() {
+            return Next::Place(place);
+        }
+        // Counted here first and last, so that no call of this pool is ever taken for one of another.
+        let _counted = Counted::in_this(&self.waiting);
+        let _waits = self.places.wait();
+        loop {
+            let (gives, mut given) = oneshot::channel();
+            {
+                let mut kept = self.lock();
+                kept.waiting.retain(|waits| !waits.is_closed());
+                // What came to rest since the caller looked.
+                if kept.waiting.is_empty()
+                    && let Some(link) = kept.take()
+                {
+                    return Next::There(link);
+                }
+                kept.waiting.push_back(gives);
+            }
+            let place = tokio::select! {
+                biased;
+                link = &mut given => match link {
+                    Ok(link) => return Next::There(link),
+                    Err(_) => continue,
+                },
+                place = self.places.take() => Some(place),
+                () = sleep(LOOK) => None,
+            };
+            given.close();
+            match (given.try_recv(), place) {
+                (Ok(link), _) => return Next::There(link),
+                (Err(_), Some(place)) => return Next::Place(place),
+                (Err(_), None) => {
+                    if let Some(link) = self.lock().take() {
+                        return Next::There(link);
+                    }
                 }
             }
         }
-        kept.resting.pop().map(|(own, _)| Link::Own(own))
     }
 
-    /// Opens a connection, or shares one that somebody else opened in the meantime.
+    /// Opens a connection on this place, or shares one that somebody else opened in the meantime.
     ///
     /// # Errors
     /// When there is none within the limit.
-    pub async fn open(self: &Arc<Self>) -> Result<Link, BoxError> {
+    pub async fn open(self: &Arc<Self>, place: Place) -> Result<Link, BoxError> {
         if !self.shares.load(Ordering::Relaxed) {
-            return self.connect().await;
+            return self.connect(place).await;
         }
         let turn = async {
             let _turn = self.opening.lock().await;
-            match self.take() {
+            // Those who wait get the place instead.
+            let there = self.lock().take();
+            match there {
                 Some(link) => Ok(link),
-                None => self.connect().await,
+                None => self.connect(place).await,
             }
         };
         timeout(self.limit, turn).await.map_err(|_| ConnectTimedOut)?
     }
 
-    async fn connect(self: &Arc<Self>) -> Result<Link, BoxError> {
-        let stream = self.connector.clone().oneshot(self.target.clone()).await?;
+    async fn connect(self: &Arc<Self>, place: Place) -> Result<Link, BoxError> {
+        let stream = self.connector.clone().oneshot(self.target.clone()).await?.on(place);
         let connected = stream.connected();
         if !connected.is_negotiated_h2() {
             return Ok(Link::Own(Own::over(stream, connected.is_proxied())));
         }
         self.shares.store(true, Ordering::Relaxed);
-        if let Some(link) = self.take() {
+        let there = self.lock().take();
+        if let Some(link) = there {
             return Ok(link);
         }
         let shared = Shared::over(stream).await?;
@@ -112,18 +217,43 @@ impl Pool {
             let mut kept = self.lock();
             let now = kept.sweep;
             kept.shared.push((shared, now));
+            kept.share_out();
             self.begin_to_sweep(kept);
         }
         share.map(Link::Shared).ok_or_else(|| "the server allows no call on a new connection".into())
     }
 
-    /// Takes back a connection whose answer was read to its end.
+    /// Takes back a connection whose answer was read to its end. Whoever waits for one gets it; where
+    /// calls to other upstreams wait, they get its place in proportion to their number.
     pub fn put(self: &Arc<Self>, link: Link) {
-        let Link::Own(mut own) = link else { return };
+        let waiting = self.places.waiting();
+        let mut own = match link {
+            Link::Own(own) => own,
+            Link::Shared(share) => {
+                drop(share);
+                if waiting > 0 {
+                    self.lock().share_out();
+                }
+                return;
+            }
+        };
         if !own.rest() {
             return;
         }
         let mut kept = self.lock();
+        if waiting > 0 {
+            let others = waiting.saturating_sub(self.waiting.load(Ordering::Relaxed));
+            if others > 0 && fastrand::usize(..others + kept.waiting.len()) < others {
+                return;
+            }
+            while let Some(waits) = kept.waiting.pop_front() {
+                match waits.send(Link::Own(own)) {
+                    // Whoever waited has given up.
+                    Err(Link::Own(back)) => own = back,
+                    Ok(()) | Err(Link::Shared(_)) => return,
+                }
+            }
+        }
         let now = kept.sweep;
         kept.resting.push((own, now));
         self.begin_to_sweep(kept);
@@ -160,6 +290,20 @@ impl Pool {
         // Closing takes a call into the kernel for each.
         drop(closed);
         more
+    }
+}
+
+impl Spare for Pool {
+    fn spare(&self) -> bool {
+        let mut kept = self.lock();
+        // The one that has rested longest.
+        let own = (!kept.resting.is_empty()).then(|| kept.resting.remove(0));
+        if own.is_none() {
+            // One that is shared is closed by its own task, a little later.
+            kept.shared.retain(|(shared, _)| shared.is_used() && !shared.is_closed());
+        }
+        drop(kept);
+        own.is_some()
     }
 }
 

@@ -25,6 +25,11 @@ fn connection(url: &str, timeouts: Timeouts, max_response_bytes: u64) -> ServerC
     }
 }
 
+/// More descriptors than any test needs.
+fn enough() -> Descriptors {
+    Descriptors::new(1 << 20, 0)
+}
+
 /// Sends one POST and waits for the end.
 async fn post(transport: &Transport, url: &str) -> Result<Received, CallError> {
     let request = Request::post(url).body(Bytes::from_static(b"{}")).unwrap();
@@ -33,7 +38,7 @@ async fn post(transport: &Transport, url: &str) -> Result<Received, CallError> {
 
 async fn post_to(server: &Loopback, timeouts: Timeouts, max_response_bytes: u64) -> Result<Received, CallError> {
     let url = format!("http://{}", server.address());
-    let transport = Transport::open("p", &connection(&url, timeouts, max_response_bytes), &Matcher::builder().build()).unwrap();
+    let transport = Transport::open("p", &connection(&url, timeouts, max_response_bytes), &Matcher::builder().build(), &enough()).unwrap();
     post(&transport, &format!("{url}/v1/x")).await
 }
 
@@ -56,7 +61,7 @@ async fn a_slow_body_passes_the_limit_for_the_whole_call() {
 async fn the_budget_of_the_call_ends_it_before_the_limits_do() {
     let server = Loopback::start(vec![Reply::Stall(String::new())]).await;
     let url = format!("http://{}/", server.address());
-    let transport = Transport::open("p", &connection(&url, limits(20_000), 100), &Matcher::builder().build()).unwrap();
+    let transport = Transport::open("p", &connection(&url, limits(20_000), 100), &Matcher::builder().build(), &enough()).unwrap();
     let request = Request::post(url).body(Bytes::default()).unwrap();
     let error = transport.send(Box::new(request), Duration::from_millis(20)).await.unwrap_err();
     assert_eq!(error.to_string(), format!("{} did not finish its answer within 20 ms", server.address()));
@@ -76,7 +81,7 @@ async fn a_refused_connection_says_so() {
     let unused = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", unused.local_addr().unwrap());
     drop(unused);
-    let transport = Transport::open("p", &connection(&url, limits(20_000), 100), &Matcher::builder().build()).unwrap();
+    let transport = Transport::open("p", &connection(&url, limits(20_000), 100), &Matcher::builder().build(), &enough()).unwrap();
     let CallError::Connect { reason, .. } = post(&transport, &url).await.unwrap_err() else { panic!("connected to a closed port") };
     assert!(reason.contains("refused") && !reason.contains("client error"), "{reason}");
 }
@@ -87,7 +92,7 @@ async fn a_handshake_that_never_ends_passes_the_limit_for_connecting() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/", listener.local_addr().unwrap());
     let timeouts = Timeouts { connect: Duration::from_millis(40), ..limits(20_000) };
-    let transport = Transport::open("p", &connection(&url, timeouts, 100), &Matcher::builder().build()).unwrap();
+    let transport = Transport::open("p", &connection(&url, timeouts, 100), &Matcher::builder().build(), &enough()).unwrap();
     let error = post(&transport, &url).await.unwrap_err();
     assert_eq!(error.to_string(), format!("{} did not accept a connection within 40 ms", listener.local_addr().unwrap()));
 }
@@ -120,7 +125,7 @@ async fn a_connection_is_used_again_until_the_server_closes_it() {
     let last = Reply::Cut("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}".into());
     let server = Loopback::start(vec![answer.clone(), answer.clone(), last, answer]).await;
     let url = format!("http://{}/", server.address());
-    let transport = Transport::open("p", &connection(&url, limits(20_000), 100), &Matcher::builder().build()).unwrap();
+    let transport = Transport::open("p", &connection(&url, limits(20_000), 100), &Matcher::builder().build(), &enough()).unwrap();
     for connections in [1, 1, 1, 2] {
         assert_eq!(post(&transport, &url).await.unwrap().body, "{}");
         assert_eq!(server.connections(), connections);
@@ -130,7 +135,7 @@ async fn a_connection_is_used_again_until_the_server_closes_it() {
 /// A transport to this server without close limits.
 fn transport_to(server: &Loopback) -> (Transport, String) {
     let url = format!("http://{}/v1/x", server.address());
-    (Transport::open("p", &connection(&url, limits(20_000), 100 << 20), &Matcher::builder().build()).unwrap(), url)
+    (Transport::open("p", &connection(&url, limits(20_000), 100 << 20), &Matcher::builder().build(), &enough()).unwrap(), url)
 }
 
 #[tokio::test]
@@ -202,12 +207,56 @@ async fn there_are_no_more_connections_than_calls_at_the_same_time() {
     assert!(server.connections() <= 8 && server.requests().len() == 1_600);
 }
 
+/// The wait for a place is no fault of the upstream: no limit of the call runs meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_beyond_the_places_wait_for_a_connection() {
+    let few = Descriptors::new(0, 0);
+    let places = few.share().calls;
+    let server = Loopback::start(vec![Reply::answer("200 OK", "", "{}")]).await;
+    let url = format!("http://{}/v1/x", server.address());
+    let open =
+        |url: &str| Arc::new(Transport::open("p", &connection(url, limits(20_000), 100), &Matcher::builder().build(), &few).unwrap());
+    let transport = open(&url);
+    let held: Vec<_> = (0..places).map(|_| few.calls().try_take().unwrap()).collect();
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..5 * places {
+        let (transport, url) = (transport.clone(), url.clone());
+        calls.spawn(async move { post(&transport, &url).await.map(|received| received.body) });
+    }
+    while few.calls().waiting() < 5 * places {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(server.connections(), 0);
+    drop(held);
+    assert!(calls.join_all().await.into_iter().all(|body| body.unwrap() == "{}"));
+    assert!(server.connections() <= places && few.calls().waiting() == 0);
+
+    // Those connections rest now, and make room for calls to another upstream.
+    let other = Loopback::start(vec![Reply::answer("200 OK", "", "{}")]).await;
+    let there = format!("http://{}/v1/x", other.address());
+    let transport = open(&there);
+    let all = futures_util::future::join_all((0..places).map(|_| post(&transport, &there))).await;
+    assert!(all.into_iter().all(|received| received.is_ok()) && few.calls().open() <= places);
+}
+
+#[tokio::test]
+async fn a_call_waits_for_a_place_no_longer_than_its_budget() {
+    let few = Descriptors::new(0, 0);
+    let _held: Vec<_> = std::iter::from_fn(|| few.calls().try_take()).collect();
+    let url = "http://127.0.0.1:9/";
+    let transport = Transport::open("p", &connection(url, limits(20_000), 100), &Matcher::builder().build(), &few).unwrap();
+    let request = Request::post(url).body(Bytes::default()).unwrap();
+    let error = transport.send(Box::new(request), Duration::from_millis(20)).await.unwrap_err();
+    assert_eq!(error.to_string(), "127.0.0.1:9 did not finish its answer within 20 ms");
+    assert_eq!(few.calls().waiting(), 0);
+}
+
 #[tokio::test]
 async fn plain_http_is_forwarded_by_a_proxy_with_its_credentials() {
     let proxy = Loopback::start(vec![Reply::answer("200 OK", "", "{}")]).await;
     let proxies = Matcher::builder().all(format!("http://user:secret@{}", proxy.address())).build();
     let url = "http://models.example:8000/v1";
-    let transport = Transport::open("p", &connection(url, limits(20_000), 100), &proxies).unwrap();
+    let transport = Transport::open("p", &connection(url, limits(20_000), 100), &proxies, &enough()).unwrap();
     post(&transport, "http://models.example:8000/v1/x").await.unwrap();
     let request = &proxy.requests()[0];
     assert!(request.starts_with("POST http://models.example:8000/v1/x HTTP/1.1\r\n"), "{request}");
@@ -219,7 +268,7 @@ async fn plain_http_is_forwarded_by_a_proxy_with_its_credentials() {
 async fn https_goes_through_a_tunnel_and_a_refusal_names_no_secret() {
     let proxy = Loopback::start(vec![Reply::Cut("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n".into())]).await;
     let proxies = Matcher::builder().all(format!("http://user:secret@{}", proxy.address())).build();
-    let transport = Transport::open("p", &connection("https://api.example", limits(20_000), 100), &proxies).unwrap();
+    let transport = Transport::open("p", &connection("https://api.example", limits(20_000), 100), &proxies, &enough()).unwrap();
     let error = post(&transport, "https://api.example/v1/x").await.unwrap_err();
     assert_eq!(error.to_string(), "could not connect to api.example: tunnel error: proxy authorization required");
     assert!(proxy.requests()[0].starts_with("CONNECT api.example:443 HTTP/1.1\r\n"));
@@ -231,7 +280,7 @@ async fn a_socks_proxy_is_told_the_name_and_port_80_for_plain_http() {
     for (url, target) in [("http://upstream.test/v1", "upstream.test:80"), ("http://upstream.test:8000/v1", "upstream.test:8000")] {
         let proxy = Relay::start(Kind::Socks, upstream.address()).await;
         let proxies = Matcher::builder().all(format!("socks5h://{}", proxy.address())).build();
-        let transport = Transport::open("p", &connection(url, limits(20_000), 100), &proxies).unwrap();
+        let transport = Transport::open("p", &connection(url, limits(20_000), 100), &proxies, &enough()).unwrap();
         post(&transport, url).await.unwrap();
         assert_eq!(proxy.targets(), [target]);
     }
@@ -244,7 +293,7 @@ async fn this_machine_is_reached_around_any_proxy() {
     let url = format!("http://{}/v1", server.address());
     // Nobody listens on the discard port.
     let proxies = Matcher::builder().all("http://127.0.0.1:9").build();
-    let transport = Transport::open("p", &connection(&url, limits(20_000), 100), &proxies).unwrap();
+    let transport = Transport::open("p", &connection(&url, limits(20_000), 100), &proxies, &enough()).unwrap();
     post(&transport, &url).await.unwrap();
     assert!(server.requests()[0].starts_with("POST /v1 HTTP/1.1\r\n"));
 }
@@ -254,7 +303,7 @@ fn settings_that_cannot_work_are_refused_at_once() {
     let open = |ca_file: Option<&std::path::Path>, proxy: &str| {
         let connection =
             ServerConnection { ca_file: ca_file.map(Into::into), ..connection("http://models.example", Timeouts::default(), 100) };
-        Transport::open("p", &connection, &Matcher::builder().all(proxy).build()).err().map(|e| e.to_string())
+        Transport::open("p", &connection, &Matcher::builder().all(proxy).build(), &enough()).err().map(|e| e.to_string())
     };
     let empty = tempfile::NamedTempFile::new().unwrap();
     let refused = open(Some(empty.path()), "").unwrap();

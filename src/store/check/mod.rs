@@ -8,9 +8,10 @@ mod rows;
 
 use std::path::Path;
 
+use super::dir::Folder;
 use super::examine::{Examined, Gathered, Gathering, examine};
 use super::key::Key;
-use super::readable::{self, Readable, Unlookable};
+use super::readable::{Readable, Unlookable};
 use super::{StoreError, format};
 use references::References;
 use rows::RowsOf;
@@ -30,24 +31,12 @@ pub struct Checked {
     pub damaged: u64,
 }
 
-/// Why a data directory could not be checked.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum CheckError {
-    #[error("the data directory {dir} is in use by another batchd process; stop it first")]
-    InUse { dir: String },
-    #[error(transparent)]
-    Unlookable(#[from] Unlookable),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
 /// Checks a data directory; `tell` is given each thing that is damaged, in a line. A deep check also reads the
 /// content of every file and every result. Blocks.
 ///
 /// # Errors
 /// When the directory is in use, is none, or is one of a newer version.
-pub fn check(dir: &Path, deep: bool, tell: &mut dyn FnMut(&str)) -> Result<Checked, CheckError> {
-    let _lock = readable::lock(dir)?;
+pub fn check(dir: &Path, deep: bool, tell: &mut dyn FnMut(&str)) -> Result<Checked, Unlookable> {
     let readable = Readable::of(dir)?;
     let mut check = Check {
         deep,
@@ -64,7 +53,7 @@ pub fn check(dir: &Path, deep: bool, tell: &mut dyn FnMut(&str)) -> Result<Check
     if let Err(error) = read {
         check.tell.say(&format!("the store: {error}"));
     }
-    check.end(dir)
+    Ok(check.end(readable.root())?)
 }
 
 /// Where damage is told.
@@ -140,13 +129,13 @@ impl Check<'_> {
         self.references.has_rows(sums);
     }
 
-    fn end(mut self, dir: &Path) -> Result<Checked, CheckError> {
+    fn end(mut self, root: &Folder) -> Result<Checked, StoreError> {
         if let Some(last) = self.gathering.end() {
             self.record(&last);
         }
         self.close_rows();
         let Self { deep, mut tell, references, mut checked, .. } = self;
-        checked.bytes += references.end(dir, deep, &mut |line| tell.say(line))?;
+        checked.bytes += references.end(root, deep, &mut |line| tell.say(line))?;
         checked.damaged = tell.damaged;
         Ok(checked)
     }

@@ -1,16 +1,14 @@
 //! Whether what records lead to is there: batches, files and their content, lists.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File as DiskFile;
 use std::io::Read;
-use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
 use super::super::StoreError;
+use super::super::dir::{DataFile, FILES, Folder, PARTS, content_name};
 use super::super::examine::Examined;
 use super::super::key::Key;
-use super::super::open::{FILES, PARTS};
 use super::rows::Sums;
 use crate::domain::batch::{BatchSpec, BatchState, Order, Progress};
 use crate::domain::file::{File, FileSource, ResultPart};
@@ -22,6 +20,8 @@ use crate::domain::upload::UploadPart;
 pub(super) struct References {
     batches: BTreeMap<BatchId, OfBatch>,
     files: BTreeMap<FileId, File>,
+    /// Those that were deleted and are still read, with their records since these are kept.
+    deleted: Vec<Option<File>>,
     parts: Vec<UploadPart>,
     keys: BTreeSet<Key>,
     /// Records that are there and cannot be read: what leads to them is not wrong, too.
@@ -63,6 +63,7 @@ impl References {
             (Key::Spec(id), Examined::Spec(spec)) => self.of(id).spec = Some((&*spec).into()),
             (Key::Plan(id), Examined::Plan(rows)) => self.of(id).plan = Some(rows),
             (_, Examined::File(file)) => drop(self.files.insert(file.id, *file)),
+            (_, Examined::Deleted(file)) => self.deleted.push(file.map(|file| *file)),
             (_, Examined::Part(part)) => self.parts.push(part),
             (_, Examined::Pointer(to)) => self.pointers.push((key, to)),
             (_, Examined::ApiKey(found)) => {
@@ -90,7 +91,9 @@ impl References {
 
     /// Whether the results of a batch are to be there: they go when both files over them have gone.
     pub fn shows_results(&self, id: BatchId) -> bool {
-        let Some((state, _)) = self.batches.get(&id).and_then(|batch| batch.state.as_ref()) else { return true };
+        let Some((state, _)) = self.batches.get(&id).and_then(|batch| batch.state.as_ref()) else {
+            return !self.keys.contains(&Key::Unseen(id));
+        };
         let files = state.files();
         let named = [files.output, files.errors];
         let mut named = named.into_iter().flatten().peekable();
@@ -102,7 +105,7 @@ impl References {
     }
 
     /// Tells what does not fit; returns how many bytes of content were read.
-    pub fn end(&self, dir: &Path, deep: bool, tell: &mut dyn FnMut(&str)) -> Result<u64, StoreError> {
+    pub fn end(&self, root: &Folder, deep: bool, tell: &mut dyn FnMut(&str)) -> Result<u64, StoreError> {
         for id in self.batches.keys() {
             self.check_batch(*id, tell);
         }
@@ -117,16 +120,21 @@ impl References {
                 tell(&format!("{key}: {place} is missing"));
             }
         }
+        let (files, parts) = (root.existing_folder(FILES)?, root.existing_folder(PARTS)?);
         let mut bytes = 0;
         for file in self.files.values() {
-            bytes += self.check_file(dir, file, deep, tell);
+            bytes += self.check_file(files.as_ref(), file, deep, tell);
+        }
+        for file in &self.deleted {
+            let Some(file) = file else { continue };
+            bytes += self.check_file(files.as_ref(), file, deep, tell);
         }
         for part in &self.parts {
             if !self.has(&Key::Upload(part.upload)) {
                 tell(&format!("upload {}: it is missing, and its part {} is there", part.upload, part.id));
             }
             let name = format!("upload {}: part {}", part.upload, part.id);
-            bytes += check_content(&dir.join(PARTS), part.id.as_u128(), &name, part.bytes, None, tell);
+            bytes += check_content(parts.as_ref(), part.id.as_u128(), &name, part.bytes, None, tell);
         }
         Ok(bytes)
     }
@@ -136,7 +144,8 @@ impl References {
         let mut say = |what: String| tell(&format!("batch {id}: {what}"));
         let is_missing = |key: Key| !self.has(&key);
         let Some((state, progress)) = state else {
-            if is_missing(Key::State(id)) {
+            // What is left of one that was deleted goes when there is time.
+            if is_missing(Key::State(id)) && is_missing(Key::Unseen(id)) {
                 say("its state is missing".into());
             }
             return;
@@ -181,9 +190,7 @@ impl References {
     /// What is in a list must be there.
     fn check_place(&self, key: &Key, tell: &mut dyn FnMut(&str)) {
         let to = match *key {
-            Key::BatchOf(_, id) | Key::Active(id) | Key::Notice(id) | Key::Watched(id) | Key::Unseen(id) | Key::Control(id) => {
-                Key::State(id)
-            }
+            Key::BatchOf(_, id) | Key::Active(id) | Key::Notice(id) | Key::Watched(id) | Key::Control(id) => Key::State(id),
             Key::FileOf(_, id) | Key::ExpiryOfFile(id) => Key::File(id),
             Key::ExpiryOfIdempotency(digest) => Key::Idempotency(digest),
             Key::Due(_, id) => Key::Delivery(id),
@@ -207,15 +214,16 @@ impl References {
         }
     }
 
-    fn check_file(&self, dir: &Path, file: &File, deep: bool, tell: &mut dyn FnMut(&str)) -> u64 {
+    fn check_file(&self, files: Option<&Folder>, file: &File, deep: bool, tell: &mut dyn FnMut(&str)) -> u64 {
         let id = file.id;
-        if file.org != OrgId::OPERATOR && !self.has(&Key::FileOf(file.org, id)) {
+        let is_listed = self.has(&Key::FileOf(file.org, id)) || self.has(&Key::Deleted(id));
+        if file.org != OrgId::OPERATOR && !is_listed {
             tell(&format!("file {id}: it is not among those of {}", file.org));
         }
         match &file.source {
             FileSource::Uploaded { sha256 } => {
                 let sha256 = deep.then_some(sha256);
-                check_content(&dir.join(FILES), id.as_u128(), &format!("file {id}"), file.bytes, sha256, tell)
+                check_content(files, id.as_u128(), &format!("file {id}"), file.bytes, sha256, tell)
             }
             FileSource::View { batch, part } => {
                 self.check_view(file, *batch, *part, tell);
@@ -242,10 +250,21 @@ fn is_listed(key: &Key) -> bool {
 }
 
 /// Checks the size of content and, if it is given, its SHA-256; returns how many bytes were read.
-fn check_content(folder: &Path, id: u128, name: &str, bytes: u64, sha256: Option<&[u8; 32]>, tell: &mut dyn FnMut(&str)) -> u64 {
-    let path = folder.join(format!("{id:032x}"));
-    let found = match std::fs::symlink_metadata(&path) {
-        Ok(found) => found.len(),
+fn check_content(folder: Option<&Folder>, id: u128, name: &str, bytes: u64, sha256: Option<&[u8; 32]>, tell: &mut dyn FnMut(&str)) -> u64 {
+    let Some(folder) = folder else {
+        tell(&format!("{name}: its content is missing"));
+        return 0;
+    };
+    let opened = folder.open(content_name(id)).and_then(|file| {
+        let found = DataFile::bytes(&file).map_err(|error| StoreError::io("looking at", &folder.path_of(content_name(id)), &error))?;
+        Ok((file, found))
+    });
+    let (file, found) = match opened {
+        Ok(opened) => opened,
+        Err(StoreError::Io { missing: true, .. }) => {
+            tell(&format!("{name}: its content is missing"));
+            return 0;
+        }
         Err(error) => {
             tell(&format!("{name}: its content cannot be read: {error}"));
             return 0;
@@ -256,7 +275,7 @@ fn check_content(folder: &Path, id: u128, name: &str, bytes: u64, sha256: Option
         return 0;
     }
     let Some(sha256) = sha256 else { return 0 };
-    match digest(&path) {
+    match digest(file) {
         Ok(digest) if digest == *sha256 => {}
         Ok(_) => tell(&format!("{name}: its content is not what was uploaded")),
         Err((at, error)) => tell(&format!("{name}: its content cannot be read at byte {at}: {error}")),
@@ -265,8 +284,7 @@ fn check_content(folder: &Path, id: u128, name: &str, bytes: u64, sha256: Option
 }
 
 /// The SHA-256 of a file; where and why it cannot be read.
-fn digest(path: &Path) -> Result<[u8; 32], (u64, std::io::Error)> {
-    let mut file = DiskFile::open(path).map_err(|error| (0, error))?;
+fn digest(mut file: DataFile) -> Result<[u8; 32], (u64, std::io::Error)> {
     let (mut hash, mut buffer, mut at) = (Sha256::new(), vec![0; 256 << 10], 0);
     loop {
         match file.read(&mut buffer) {

@@ -97,6 +97,7 @@ impl Image {
     }
 
     /// Bytes of the log that hold pages; the others are free.
+    #[cfg(test)]
     pub fn live_bytes(&self) -> u64 {
         let bytes = |place: &Place| place.bytes as u64;
         let of = |page: &PageState| match page {

@@ -265,16 +265,33 @@ impl ProblemsRecord {
     }
 }
 
-/// Version 1 of a used idempotency key.
+/// Version 2 of a used idempotency key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdempotencyRecord {
     /// SHA-256 of the request that used it.
     pub request: [u8; 32],
-    /// The batch that it made.
-    pub batch: u128,
+    /// The batch that it made; `None` once that was deleted.
+    pub batch: Option<u128>,
+}
+
+/// Version 1, of when batches stayed for ever.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct IdempotencyRecord1 {
+    request: [u8; 32],
+    batch: u128,
 }
 
 impl Record for IdempotencyRecord {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
     const NAME: &'static str = "idempotency key";
+
+    fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
+        match version {
+            1 => {
+                let IdempotencyRecord1 { request, batch } = decode_old::<Self, _>(body)?;
+                Ok(Self { request, batch: Some(batch) })
+            }
+            other => Err(RecordError::unknown::<Self>(other)),
+        }
+    }
 }

@@ -7,17 +7,18 @@
 //!   cannot, and fails with a problem that says so.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use super::super::StoreError;
+use super::super::dir::{FILES, LOST_FOUND, content_name};
 use super::super::examine::{Examined, examine};
 use super::super::format::{self, Blob};
 use super::super::key::Key;
-use super::super::open::FILES;
 use super::super::record::batch::{ControlRecord, ProblemsRecord, StateRecord};
+use super::super::record::file::FileRecord;
 use super::super::record::ledger::{AccountRecord, ReservationRecord};
 use super::super::record::plan::PlanRecord;
 use super::super::record::{self};
+use super::content::Content;
 use super::copy::Copied;
 use super::rows::{Known, Rows, offsets};
 use super::told::Thing;
@@ -73,7 +74,7 @@ impl Salvage<'_> {
                         lost_rows.insert(*id, lost.into_iter().collect());
                     }
                 }
-                None => self.drop_batch(*id, &mut files)?,
+                None => self.drop_batch(*id, copied, &mut files)?,
             }
         }
         for (batch, views) in std::mem::take(&mut files.views) {
@@ -91,10 +92,12 @@ impl Salvage<'_> {
             self.out.write_much()?;
         }
         for id in &files.needed {
-            self.out.writes.insert(format::deleted(*id), b"".as_slice());
+            let record = copied.deleted.get(id).and_then(Option::as_ref);
+            let record = record.map(|file| record::encode(&FileRecord::from(file))).transpose()?;
+            self.out.writes.insert(format::deleted(*id), record.unwrap_or_default());
         }
         for id in files.content.difference(&files.needed) {
-            content::put_aside(&self.to, FILES, &content::name(id.as_u128()))?;
+            content::put_aside(&self.to, self.to.files(), FILES, content_name(id.as_u128()).as_ref())?;
         }
         self.tell_of_content(copied, &files);
         self.forget_answers(&lost_rows)?;
@@ -104,7 +107,7 @@ impl Salvage<'_> {
     /// Tells of content that no record names.
     fn tell_of_content(&mut self, copied: &Copied, files: &Files) {
         // What was deleted, or was about to be, is left behind by a kill, and nobody misses it.
-        for id in files.content.iter().filter(|id| !copied.deleted.contains(id)) {
+        for id in files.content.iter().filter(|id| !copied.deleted.contains_key(id)) {
             let place = if files.needed.contains(id) { "its batch goes on" } else { "its content is in `lost+found`" };
             match self.told.done.was_whole {
                 true => self.told.note(&format!("file {id}: no record names it; {place}")),
@@ -126,6 +129,9 @@ impl Salvage<'_> {
             _ => None,
         };
         let state = self.out.tree.get(format::batch(id))?.and_then(|bytes| examine(&Key::State(id), &bytes).ok());
+        if state.is_none() && copied.unseen.contains(&id) {
+            return Ok(None);
+        }
         let (state, ended) = match state {
             // Files over its results are made when it ends.
             Some(Examined::State(state, ended)) if state.is_terminal() || views.is_empty() => (state, ended),
@@ -171,15 +177,18 @@ impl Salvage<'_> {
         Ok(examine(&key, &bytes).ok())
     }
 
-    fn drop_batch(&mut self, id: BatchId, files: &mut Files) -> Result<(), StoreError> {
-        self.told.lost(Thing::Batch(id));
-        self.keep_lines(id)?;
+    /// Removes what there is of a batch that is lost, or was deleted.
+    fn drop_batch(&mut self, id: BatchId, copied: &Copied, files: &mut Files) -> Result<(), StoreError> {
+        let was_deleted = copied.unseen.contains(&id) && !self.out.tree.contains_key(format::batch(id))?;
+        if !was_deleted {
+            self.told.lost(Thing::Batch(id));
+            self.keep_lines(id)?;
+        } else if !self.told.done.was_whole {
+            self.told.unsure(Thing::Other(format!("batch {id}")), "it was deleted, or its state is lost; it is not brought back");
+        }
         Rows::remove(id, &mut self.out)?;
-        let blobs = [Blob::Spec, Blob::Plan, Blob::Problems, Blob::Receipt, Blob::Telling];
-        for blob in blobs.map(|blob| format::blob(id, blob)) {
-            for key in self.out.tree.scan_prefix(blob).keys() {
-                self.out.writes.remove(key?.to_vec());
-            }
+        for key in self.out.tree.scan_prefix(format::blobs_of(id)).keys() {
+            self.out.writes.remove(key?.to_vec());
         }
         for key in [format::batch(id), format::control(id), format::notice(id), format::watched(id)] {
             self.out.writes.remove(key);
@@ -193,8 +202,7 @@ impl Salvage<'_> {
 
     /// Puts the results of a lost batch aside, as lines.
     fn keep_lines(&mut self, id: BatchId) -> Result<(), StoreError> {
-        let path = self.to.join(content::LOST_AND_FOUND).join(format!("{id}.jsonl"));
-        let lines = Rows::write_lines(id, &self.out, &path)?;
+        let lines = Rows::write_lines(id, &self.out, &|| self.to.root().folder(LOST_FOUND))?;
         if lines > 0 {
             self.told.note(&format!("batch {id}: results of {lines} of its rows are in `lost+found`"));
         }
@@ -207,7 +215,9 @@ impl Salvage<'_> {
         let input = self.input_of(&batch.spec, files);
         if batch.state.is_terminal() && self.is_purged(&batch, copied, files) {
             Rows::remove(id, &mut self.out)?;
-            if !self.told.done.was_whole && !copied.unseen.contains(&id) {
+            if copied.old_states.contains(&id) {
+                self.told.unsure(Thing::Batch(id), "its files were deleted; it may have been deleted since, too");
+            } else if !self.told.done.was_whole && !copied.unseen.contains(&id) {
                 self.told.unsure(Thing::Results(id), "they went with the files over them, or are lost");
             }
             self.list_batch(&batch)?;
@@ -217,7 +227,7 @@ impl Salvage<'_> {
         let known = Known { total: batch.plan.or(batch.ended.map(|ended| ended.total)), done };
         let mut rows = Rows::read(id, known, &mut self.out)?;
         let total = rows.total(known);
-        rows.fit(total, || input.as_deref().map(offsets).unwrap_or_default());
+        rows.fit(total, || input.as_ref().map(offsets).unwrap_or_default());
         let lost = rows.lost(known, &copied.old_pages);
         if !lost.is_empty() {
             self.told.lost(Thing::Rows(id, lost.clone()));
@@ -231,9 +241,8 @@ impl Salvage<'_> {
         // The others run again.
         let is_over = !matches!(batch.state, BatchState::Validating | BatchState::InProgress { .. });
         if is_over && !lost.is_empty() {
-            let at = ended_at(&batch.state).unwrap_or(self.now);
-            let content = input.unwrap_or_default();
-            rows.fill(&lost, &batch.spec, &content, at, &mut self.out)?;
+            let at = batch.state.ended_at().unwrap_or(self.now);
+            rows.fill(&lost, &batch.spec, input.as_ref(), at, &mut self.out)?;
         }
         if batch.plan.is_none() && total > 0 {
             // Whoever looks at the rows finds that many.
@@ -256,9 +265,9 @@ impl Salvage<'_> {
     }
 
     /// Where the content of its input is, if it is there.
-    fn input_of(&self, spec: &BatchSpec, files: &Files) -> Option<PathBuf> {
+    fn input_of(&self, spec: &BatchSpec, files: &Files) -> Option<Content> {
         let is_there = files.known.contains_key(&spec.input_file) || files.content.contains(&spec.input_file);
-        is_there.then(|| self.to.join(FILES).join(content::name(spec.input_file.as_u128())))
+        is_there.then(|| Content::of(&self.to, spec.input_file))
     }
 
     /// Whether the files over its results were deleted, and the results with them.
@@ -416,16 +425,6 @@ impl Salvage<'_> {
             }
         }
         Ok(())
-    }
-}
-
-fn ended_at(state: &BatchState) -> Option<Timestamp> {
-    match *state {
-        BatchState::Failed { at }
-        | BatchState::Completed { at, .. }
-        | BatchState::Expired { at, .. }
-        | BatchState::Cancelled { at, .. } => Some(at),
-        BatchState::Validating | BatchState::InProgress { .. } | BatchState::Finalizing { .. } | BatchState::Cancelling { .. } => None,
     }
 }
 

@@ -26,22 +26,24 @@ pub(super) struct Copied {
     pub with_rows: BTreeSet<BatchId>,
     /// Pages that may be older than what was shown.
     pub old_pages: BTreeSet<(BatchId, u32)>,
-    /// Batches whose files were all deleted, and whose results are on their way out.
+    /// Batches that have ended, as far as is known, and may be another since.
+    pub old_states: BTreeSet<BatchId>,
+    /// Batches of which a file was deleted, or they themselves.
     pub unseen: BTreeSet<BatchId>,
     /// Records of files whose content is not copied yet.
     pub files: BTreeMap<FileId, File>,
     /// Files whose record is damaged.
     pub unreadable_files: BTreeSet<FileId>,
     /// Deleted files, still read.
-    pub deleted: BTreeSet<FileId>,
+    pub deleted: BTreeMap<FileId, Option<File>>,
     /// Files that were deleted or lost, and whose content is there.
     pub content: BTreeSet<FileId>,
     pub parts: Vec<UploadPart>,
     pub uploads: BTreeMap<UploadId, Upload>,
     /// When quotes are no longer good.
     pub quotes: BTreeMap<QuoteId, Timestamp>,
-    /// Idempotency keys, and the batches that they made.
-    pub idempotency: BTreeMap<[u8; 32], BatchId>,
+    /// Idempotency keys, and the batches that they made, unless these were deleted.
+    pub idempotency: BTreeMap<[u8; 32], Option<BatchId>>,
     /// What has an entry that says when it goes.
     pub expiring: BTreeSet<Key>,
     pub deliveries: BTreeSet<EventId>,
@@ -132,7 +134,7 @@ impl Copying<'_, '_> {
         match (record.key, examined) {
             (_, Examined::File(file)) => drop(copied.files.insert(file.id, *file)),
             (_, Examined::Part(part)) => copied.parts.push(part),
-            (Key::Deleted(id), _) => drop(copied.deleted.insert(id)),
+            (Key::Deleted(id), Examined::Deleted(file)) => drop(copied.deleted.insert(id, file.map(|file| *file))),
             (Key::Unseen(id), _) => drop(copied.unseen.insert(id)),
             // These are made anew.
             (Key::Meta | Key::Active(_) | Key::BatchOf(..) | Key::FileOf(..) | Key::ExpiryOfFile(_), _)
@@ -144,7 +146,7 @@ impl Copying<'_, '_> {
                     Examined::Delivery(delivery) => drop(copied.deliveries.insert(delivery.id)),
                     Examined::Idempotency(used) => {
                         if let Key::Idempotency(digest) = key {
-                            copied.idempotency.insert(digest, BatchId::from_u128(used.batch));
+                            copied.idempotency.insert(digest, used.batch.map(BatchId::from_u128));
                         }
                     }
                     _ => {}
@@ -164,6 +166,10 @@ impl Copying<'_, '_> {
     fn may_be_old(&mut self, key: &Key, examined: &Examined) {
         let thing = match (key, examined) {
             (Key::State(id), Examined::State(state, _)) if !state.is_terminal() => Thing::Batch(*id),
+            (Key::State(id), _) => {
+                self.copied.old_states.insert(*id);
+                return;
+            }
             (_, Examined::Reservation(reservation)) if reservation.settlement.is_none() => Thing::Other(key.to_string()),
             (_, Examined::ApiKey(found)) if found.revoked_at.is_none() => Thing::Other(format!("API key {}", found.id)),
             (_, Examined::Upload(upload)) if upload.state == crate::domain::upload::UploadState::Pending => Thing::Other(key.to_string()),

@@ -63,7 +63,11 @@ impl Salvage<'_> {
     /// What goes away by itself, where nothing says when any more; and what leads to batches that are lost.
     fn list_expiries(&mut self, copied: &Copied) -> Result<(), StoreError> {
         for (digest, batch) in &copied.idempotency {
-            let is_there = self.out.tree.contains_key(format::batch(*batch))?;
+            let is_there = match batch {
+                Some(batch) => self.out.tree.contains_key(format::batch(*batch))?,
+                // It stays used, although its batch was deleted.
+                None => true,
+            };
             if !is_there {
                 // A client that asks again gets a new batch.
                 self.out.writes.remove(format::idempotency(digest));

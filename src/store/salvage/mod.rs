@@ -16,18 +16,18 @@ mod rows;
 pub(super) mod tests;
 mod told;
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::check::CheckError;
+use super::dir::{DataDir, Locked, Seam, database};
 use super::format::FORMAT_KEY;
 use super::mark::Mark;
-use super::open::{self, FILES, PARTS, SPOOL};
-use super::readable::{self, Readable, Unlookable};
-use super::sum::{Sum, TREE};
+use super::open::{LOG, open_sled};
+use super::readable::{Readable, Unlookable};
+use super::sum::Sum;
+use super::tree::Tree;
 use super::verify::SUMMED_FROM;
 use super::writes::Writes;
-use super::{StoreError, migrate, spool, writer};
+use super::{StoreError, migrate, writer};
 use crate::domain::time::Timestamp;
 pub use told::{Thing, Told};
 
@@ -56,10 +56,10 @@ pub struct Salvaged {
 }
 
 /// Why nothing was copied, or not all that could be.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum SalvageError {
     #[error(transparent)]
-    Check(#[from] CheckError),
+    Unlookable(#[from] Unlookable),
     #[error("{dir} is not empty; name a new directory")]
     NotEmpty { dir: String },
     #[error("{to} lies within {dir}; name a directory elsewhere")]
@@ -70,15 +70,9 @@ pub enum SalvageError {
     Incomplete { dir: String, error: String },
 }
 
-impl From<Unlookable> for SalvageError {
-    fn from(error: Unlookable) -> Self {
-        Self::Check(error.into())
-    }
-}
-
 impl From<StoreError> for SalvageError {
     fn from(error: StoreError) -> Self {
-        Self::Check(error.into())
+        Self::Unlookable(error.into())
     }
 }
 
@@ -88,60 +82,57 @@ impl From<StoreError> for SalvageError {
 /// # Errors
 /// When `dir` is in use or none, `to` is not empty, or a disk is full or fails.
 pub fn salvage(dir: &Path, to: &Path, now: Timestamp, tell: &mut dyn FnMut(Told)) -> Result<Salvaged, SalvageError> {
-    let _lock = readable::lock(dir)?;
     let readable = Readable::of(dir)?;
-    prepare(&readable, to)?;
-    let mut work = || -> Result<Salvaged, StoreError> {
-        for folder in [FILES, PARTS, SPOOL] {
-            open::create(&to.join(folder))?;
-        }
-        let _lock_of_new = readable::lock(to).map_err(|error| StoreError::Broken(error.to_string()))?;
-        let folder = to.join(open::folder(0));
-        open::create(&folder)?;
-        let tree = open::open_sled(&folder, CACHE)?.open_tree(TREE)?;
-        let mut salvage = Salvage {
-            to: to.to_path_buf(),
-            now,
-            out: Out { tree, sum: Sum::fresh(), writes: Writes::default() },
-            told: told::Telling { tell, done: Salvaged { was_whole: readable.is_whole, ..Salvaged::default() } },
-        };
-        salvage.work(&readable)?;
-        let Salvage { mut out, told, .. } = salvage;
-        // Only now is it a store.
-        let format = readable.format.unwrap_or(migrate::CURRENT).max(SUMMED_FROM);
-        out.writes.insert(FORMAT_KEY.to_vec(), &format.to_be_bytes());
-        out.write()?;
-        out.end(to, &folder)?;
-        Ok(told.done)
-    };
-    work().map_err(|error| SalvageError::Incomplete { dir: to.display().to_string(), error: error.to_string() })
+    let new = prepare(&readable, to)?;
+    let done = told::Telling { tell, done: Salvaged { was_whole: readable.is_whole, ..Salvaged::default() } };
+    work(&readable, new, now, done).map_err(|error| SalvageError::Incomplete { dir: to.display().to_string(), error: error.to_string() })
 }
 
 /// Makes the new directory, if there is room.
-fn prepare(readable: &Readable, to: &Path) -> Result<(), SalvageError> {
+fn prepare(readable: &Readable, to: &Path) -> Result<Locked, SalvageError> {
     let shown = to.display().to_string();
+    let from = readable.root().path();
     match std::fs::read_dir(to).map(|mut entries| entries.next().is_some()) {
         Ok(false) => {}
         Ok(true) => return Err(SalvageError::NotEmpty { dir: shown }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => open::create(to)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(StoreError::io("listing", to, &error).into()),
     }
-    let real = |path: &Path| path.canonicalize().map_err(|error| StoreError::io("looking for", path, &error));
-    if real(to)?.starts_with(real(&readable.dir)?) {
-        let removed = std::fs::remove_dir(to).map_err(|error| StoreError::io("removing", to, &error));
-        return removed.map_err(SalvageError::from).and(Err(SalvageError::Within { to: shown, dir: readable.dir.display().to_string() }));
+    if is_within(to, from) {
+        return Err(SalvageError::Within { to: shown, dir: from.display().to_string() });
     }
-    let private = std::fs::Permissions::from_mode(0o700);
-    std::fs::set_permissions(to, private).map_err(|error| StoreError::io("changing", to, &error))?;
-    let needed = readable.bytes + content::size(&readable.dir)? + RESERVE;
-    let stat = rustix::fs::statvfs(to).map_err(|errno| StoreError::io("asking for free space of", to, &errno.into()))?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    if free < needed { Err(SalvageError::NoRoom { dir: shown, needed, free }) } else { Ok(()) }
+    let new = Locked::take(to).map_err(Unlookable::from)?;
+    let needed = readable.bytes + content::size(readable.root())? + RESERVE;
+    let free = new.root().free_bytes()?;
+    if free < needed { Err(SalvageError::NoRoom { dir: shown, needed, free }) } else { Ok(new) }
+}
+
+/// Whether a path that may not exist yet lies within a directory.
+fn is_within(path: &Path, dir: &Path) -> bool {
+    let Ok(dir) = dir.canonicalize() else { return false };
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    path.ancestors().find_map(|ancestor| ancestor.canonicalize().ok()).is_some_and(|real| real.starts_with(dir))
+}
+
+fn work(readable: &Readable, new: Locked, now: Timestamp, told: told::Telling<'_>) -> Result<Salvaged, StoreError> {
+    let to = new.furnish()?;
+    let folder = to.root().folder(database(0))?;
+    let tree = Tree::new(open_sled(&folder, CACHE)?, Default::default(), Seam::default());
+    let out = Out { tree, sum: Sum::fresh(), writes: Writes::default() };
+    let mut salvage = Salvage { to, now, out, told };
+    salvage.work(readable)?;
+    let Salvage { to, mut out, told, .. } = salvage;
+    // Only now is it a store.
+    let format = readable.format.unwrap_or(migrate::CURRENT).max(SUMMED_FROM);
+    out.writes.insert(FORMAT_KEY.to_vec(), &format.to_be_bytes());
+    out.write()?;
+    out.end(&to)?;
+    Ok(told.done)
 }
 
 /// The new store, to be written to.
 struct Out {
-    tree: sled::Tree,
+    tree: Tree,
     sum: Sum,
     writes: Writes,
 }
@@ -151,7 +142,7 @@ impl Out {
     fn write(&mut self) -> Result<(), StoreError> {
         let writes = std::mem::take(&mut self.writes);
         let values = writes.len();
-        writes.apply(&self.tree, &mut self.sum)?;
+        writes.apply(&self.tree, &mut self.sum, None)?;
         writer::collect_garbage(values);
         Ok(())
     }
@@ -162,23 +153,20 @@ impl Out {
     }
 
     /// Makes all of it durable, and says so.
-    fn end(self, to: &Path, folder: &Path) -> Result<(), StoreError> {
+    fn end(self, to: &DataDir) -> Result<(), StoreError> {
         self.tree.flush()?;
-        let log = folder.join("db");
-        std::fs::File::open(&log).and_then(|log| log.sync_all()).map_err(|error| StoreError::io("flushing", &log, &error))?;
-        let folders = [FILES, PARTS, content::LOST_AND_FOUND].map(|name| to.join(name));
-        for folder in folders.iter().filter(|folder| folder.exists()) {
-            spool::sync_folder(folder)?;
+        let folder = to.root().folder(database(0))?;
+        folder.open(LOG)?.sync_all().map_err(|error| StoreError::io("flushing", &folder.path_of(LOG), &error))?;
+        for folder in [to.files(), to.parts(), &folder, to.root()] {
+            folder.sync()?;
         }
-        spool::sync_folder(folder)?;
-        spool::sync_folder(to)?;
-        drop(Mark::start(to, 0, &self.sum)?);
+        drop(Mark::start(to.root(), 0, &self.sum)?);
         Ok(())
     }
 }
 
 struct Salvage<'a> {
-    to: PathBuf,
+    to: DataDir,
     now: Timestamp,
     out: Out,
     told: told::Telling<'a>,
@@ -190,7 +178,7 @@ impl Salvage<'_> {
             self.told.note(fault);
         }
         let mut copied = copy::copy(readable, &mut self.out, &mut self.told)?;
-        content::copy(&readable.dir, &self.to, &mut copied, &mut self.out, &mut self.told)?;
+        content::copy(readable.root(), &self.to, &mut copied, &mut self.out, &mut self.told)?;
         self.make_batches_fit(&copied)?;
         self.make_lists(&copied)?;
         if readable.missing_writes > 0 {

@@ -1,12 +1,10 @@
 //! The rows of one batch: the results that can be read, and pages that count exactly these.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File as DiskFile;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use super::super::StoreError;
+use super::super::dir::{DataFile, Folder};
 use super::super::examine::{Examined, Gathered, Gathering, examine};
 use super::super::format::{self, ROWS_PER_PAGE};
 use super::super::key::Key;
@@ -17,6 +15,7 @@ use super::super::record::{self};
 use super::super::results::{Form, PackedRow};
 use super::super::row_group::write_runs;
 use super::Out;
+use super::content::Content;
 use crate::domain::batch::{BatchSpec, Progress};
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::money::Usd;
@@ -163,14 +162,23 @@ impl Rows {
     }
 
     /// Puts results that say what has happened in the place of those that are lost.
-    pub fn fill(&mut self, lost: &[u32], spec: &BatchSpec, content: &Path, at: Timestamp, out: &mut Out) -> Result<(), StoreError> {
+    pub fn fill(
+        &mut self,
+        lost: &[u32],
+        spec: &BatchSpec,
+        content: Option<&Content>,
+        at: Timestamp,
+        out: &mut Out,
+    ) -> Result<(), StoreError> {
         for rows in lost.chunk_by(|a, b| a / ROWS_PER_PAGE == b / ROWS_PER_PAGE) {
             let number = rows.first().map_or(0, |row| row / ROWS_PER_PAGE);
             let offset = self.page(number).input_offset;
-            let names = names(content, offset, number, rows, spec);
+            let names = names(content.and_then(Content::open), offset, number, rows, spec);
             let mut joined = Vec::new();
             for row in rows {
-                let (custom_id, operation) = names.get(row).cloned().unwrap_or_default();
+                // As the executor names a row whose line it cannot read.
+                let unnamed = || (format!("line-{}", u64::from(*row) + 1), None);
+                let (custom_id, operation) = names.get(row).cloned().unwrap_or_else(unnamed);
                 let key = RowKey { batch: self.id, row: RowIndex(*row) };
                 let error = RowError { code: LOST.to_owned(), message: LOST_MESSAGE.to_owned() };
                 let outcome = Outcome::Failed { error, last: None };
@@ -211,9 +219,9 @@ impl Rows {
     }
 
     /// Writes what results can be read as lines to a file; returns how many.
-    pub fn write_lines(id: BatchId, out: &Out, path: &Path) -> Result<u64, StoreError> {
+    pub fn write_lines(id: BatchId, out: &Out, folder: &dyn Fn() -> Result<Folder, StoreError>) -> Result<u64, StoreError> {
         let mut gathering = Gathering::default();
-        let mut lines = Lines { id, path, file: None, written: 0 };
+        let mut lines = Lines { id, folder, file: None, written: 0 };
         for entry in out.tree.scan_prefix(format::rows_of(id)) {
             let (key, value) = entry?;
             if let Ok(Some(record)) = gathering.next(&key, &value, true) {
@@ -246,8 +254,9 @@ fn remove(record: &Gathered, out: &mut Out) {
 /// A file of results.
 struct Lines<'a> {
     id: BatchId,
-    path: &'a Path,
-    file: Option<DiskFile>,
+    /// Where it goes, if there are any.
+    folder: &'a dyn Fn() -> Result<Folder, StoreError>,
+    file: Option<DataFile>,
     written: u64,
 }
 
@@ -273,20 +282,18 @@ impl Lines<'_> {
         if text.is_empty() {
             return Ok(());
         }
-        let failed = |error: std::io::Error| StoreError::io("writing", self.path, &error);
-        if self.file.is_none() {
-            self.path.parent().map_or(Ok(()), super::super::open::create)?;
-            let file = std::fs::OpenOptions::new().append(true).create_new(true).mode(0o600).open(self.path).map_err(failed)?;
-            self.file = Some(file);
-        }
-        self.file.as_mut().map_or(Ok(()), |file| file.write_all(&text)).map_err(failed)
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self.file.insert((self.folder)()?.create(format!("{}.jsonl", self.id))?),
+        };
+        file.write_all(&text).map_err(|error| StoreError::Unexpected(format!("writing results of {}: {error}", self.id)))
     }
 }
 
 /// Where the first row of each page begins, in bytes; as far as the content can be read.
-pub(super) fn offsets(content: &Path) -> Vec<u64> {
+pub(super) fn offsets(content: &Content) -> Vec<u64> {
     let mut offsets = vec![0];
-    let Ok(mut file) = DiskFile::open(content) else { return offsets };
+    let Some(mut file) = content.open() else { return offsets };
     let (mut buffer, mut at, mut lines) = (vec![0; 256 << 10], 0_u64, 0_u32);
     while let Ok(read) = file.read(&mut buffer) {
         if read == 0 {
@@ -306,9 +313,9 @@ pub(super) fn offsets(content: &Path) -> Vec<u64> {
 type Names = BTreeMap<u32, (String, Option<Operation>)>;
 
 /// What the client calls rows of one page, and what they ask for; as far as the input can be read.
-fn names(content: &Path, offset: u64, page: u32, rows: &[u32], spec: &BatchSpec) -> Names {
+fn names(content: Option<DataFile>, offset: u64, page: u32, rows: &[u32], spec: &BatchSpec) -> Names {
     let mut names = Names::new();
-    let (Ok(mut file), Some(last)) = (DiskFile::open(content), rows.last()) else { return names };
+    let (Some(mut file), Some(last)) = (content, rows.last()) else { return names };
     if file.seek(SeekFrom::Start(offset)).is_err() {
         return names;
     }

@@ -42,9 +42,9 @@ use crate::http::batchrouter::quotes;
 use crate::http::batchrouter::refusal::{Issue, MAX_ISSUES, Refusal};
 use crate::http::canonical;
 use crate::http::error::ApiError;
-use crate::http::openai::create::idempotency_key;
+use crate::http::openai::create::{idempotency_key, made_and_deleted};
 use crate::route::quote::Group;
-use crate::store::{CreateOutcome, Idempotency, NewFile, Sealed, Store, StoreError};
+use crate::store::{CreateOutcome, Idempotency, MadeInput, NewFile, Sealed, Store, StoreError};
 
 /// Members and elements of a body, each of which takes several times its bytes in memory.
 const MAX_MEMBERS: usize = 2_000_000;
@@ -151,11 +151,11 @@ fn idempotency(headers: &HeaderMap, caller: &Caller, body: &[u8]) -> Result<Idem
 
 /// The batch that the same request made before, although its quote is used up by now.
 async fn earlier(api: &Api, caller: &Caller, headers: &HeaderMap, once: &Idempotency) -> Result<Option<Response>, ApiError> {
-    let Some((id, request)) = api.store.used_key(&once.key).await? else { return Ok(None) };
-    if request != once.request {
+    let Some(used) = api.store.used_key(&once.key).await? else { return Ok(None) };
+    if used.request != once.request {
         return Err(key_reused());
     }
-    let batch = super::find(api, caller, id).await?;
+    let batch = super::find(api, caller, used.batch.ok_or_else(made_and_deleted)?).await?;
     let answer = json!({ "batch": show(api, headers, &batch) });
     Ok(Some((StatusCode::ACCEPTED, Json(answer)).into_response()))
 }
@@ -346,31 +346,29 @@ pub fn sealed(api: &Api, receiver: Receiver) -> Result<Webhook, ApiError> {
     Ok(Webhook { url: receiver.url, sealed_secret: api.seal(receiver.secret.expose_secret())? })
 }
 
-/// Creates the batch, and its input first if it is new; removes that again if no batch comes of it. Says
-/// whether the batch is new.
+/// Creates the batch, and its input with it if that is new. Says whether the batch is new.
 ///
 /// # Errors
 /// When the store has failed, or the batch cannot be made; nothing is kept then.
-pub async fn create_once(api: &Api, mut spec: BatchSpec, content: Content, once: Option<Idempotency>) -> Result<(Batch, bool), ApiError> {
-    let new = spec.id;
-    let mut added = None;
-    if let Content::New(content) = content {
-        let file = NewFile {
-            filename: format!("{}.jsonl", new.in_hex()),
-            purpose: Purpose::Batch,
-            mime: Some("application/x-ndjson".to_owned()),
-            org: spec.org,
-            created_at: spec.created_at,
-            expires_at: Some(later(spec.deadline(), KEPT)),
-        };
-        spec.input_file = api.store.add_file(file, content).await?.id;
-        added = Some(spec.input_file);
-    }
-    let file = spec.input_file;
-    let outcome = api.store.create_batch(spec, Control::default(), once).await?;
-    if let (Some(added), false) = (added, outcome == CreateOutcome::Created) {
-        api.store.delete_file(added).await?;
-    }
+pub async fn create_once(api: &Api, spec: BatchSpec, content: Content, once: Option<Idempotency>) -> Result<(Batch, bool), ApiError> {
+    let (new, control) = (spec.id, Control::default());
+    let outcome = match content {
+        Content::New(content) => {
+            let file = NewFile {
+                filename: format!("{}.jsonl", new.in_hex()),
+                purpose: Purpose::Batch,
+                mime: Some("application/x-ndjson".to_owned()),
+                org: spec.org,
+                created_at: spec.created_at,
+                expires_at: Some(later(spec.deadline(), KEPT)),
+            };
+            api.store.create_batch_with(spec, MadeInput { file, content }, control, once).await?
+        }
+        Content::Uploaded(file) => match api.store.create_batch(spec, control, once).await? {
+            CreateOutcome::InputGone => return Err(ApiError::not_found("file", file.in_hex())),
+            other => other,
+        },
+    };
     let id = match outcome {
         CreateOutcome::Created => {
             api.executor.take(new).await?;
@@ -379,7 +377,8 @@ pub async fn create_once(api: &Api, mut spec: BatchSpec, content: Content, once:
         }
         CreateOutcome::Existing(id) => id,
         CreateOutcome::KeyReused => return Err(key_reused()),
-        CreateOutcome::InputGone => return Err(ApiError::not_found("file", file.in_hex())),
+        CreateOutcome::Deleted => return Err(made_and_deleted()),
+        CreateOutcome::InputGone => return Err(ApiError::internal(format!("{new} was to be made with its input, and has none"))),
         CreateOutcome::QuoteUsed(batch) => return Err(quote_used(batch)),
         CreateOutcome::NotCovered(shortfall) => {
             return Err(ApiError::new(Code::InsufficientCredits, format!("{shortfall}; nothing was reserved")));

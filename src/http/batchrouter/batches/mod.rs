@@ -1,4 +1,4 @@
-//! `/v1/batches` as BatchRouter has it: create from a quote, poll, list, cancel, read results.
+//! `/v1/batches` as BatchRouter has it: create from a quote, poll, list, cancel, delete, read results.
 
 mod create;
 mod expect;
@@ -30,7 +30,9 @@ use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Params, PathId};
 use crate::http::links::Base;
-use crate::store::BatchQuery;
+use crate::http::openai::batches::{not_ended, remove};
+use crate::http::openai::render::Deleted;
+use crate::store::{BatchDeletion, BatchQuery};
 
 const DEFAULT_LIST: usize = 20;
 const MAX_LIST: usize = 100;
@@ -117,5 +119,19 @@ pub async fn cancel(
         Err(CancelError::TooLate(state)) => Err(too_late(state).into()),
         Err(CancelError::Gone(error)) => Err(ApiError::from(error).into()),
         Err(CancelError::Store(error)) => Err(ApiError::from(error).into()),
+    }
+}
+
+/// `DELETE /v1/batches/{batch_id}`; ours.
+pub async fn delete(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<BatchId>,
+) -> Result<Json<Deleted>, Refusal> {
+    find(&api, &caller, id).await?;
+    match remove(&api, id).await? {
+        BatchDeletion::Deleted => Ok(Json(Deleted::batch(id.in_hex()))),
+        BatchDeletion::NotFound => Err(ApiError::not_found("batch", id.in_hex()).into()),
+        BatchDeletion::NotEnded(state) => Err(ApiError::new(Code::Conflict, not_ended(state)).into()),
     }
 }

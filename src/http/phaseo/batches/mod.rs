@@ -1,4 +1,4 @@
-//! Phaseo's batches: create, list, read, cancel, and what became of their rows.
+//! Phaseo's batches: create, list, read, cancel, delete, and what became of their rows.
 
 mod billing;
 mod body;
@@ -17,7 +17,7 @@ mod told;
 use std::sync::Arc;
 
 use axum::extract::{RawPathParams, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde_json::{Value, json};
@@ -35,7 +35,9 @@ use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Params, named};
-use crate::store::BatchQuery;
+use crate::http::openai::batches::{not_ended, remove};
+use crate::http::openai::render::Deleted;
+use crate::store::{BatchDeletion, BatchQuery};
 
 const DEFAULT_LIST: i64 = 20;
 const MAX_LIST: i64 = 100;
@@ -50,10 +52,14 @@ const AT_A_TIME: usize = 100;
 /// When there is none: one of another workspace cannot be told from one that does not exist.
 pub async fn find(api: &Api, caller: &Caller, path: &RawPathParams) -> Result<Batch, Refusal> {
     let named = named(path, "batch_id");
-    let not_found = || Refusal::not_found("batch_not_found_or_not_owned", "batch_id", named);
+    let not_found = || not_there(named);
     let id: BatchId = named.parse().map_err(|_| not_found())?;
     let batch = api.store.batch(id).await.map_err(ApiError::from)?;
     batch.filter(|batch| batch.spec.org == caller.org).ok_or_else(not_found)
+}
+
+fn not_there(id: &str) -> Refusal {
+    Refusal::not_found("batch_not_found_or_not_owned", "batch_id", id)
 }
 
 /// `GET /v1/batches/{batch_id}`; a query is ignored.
@@ -94,6 +100,19 @@ pub async fn cancel(
         Ok(Json(object(&api, &headers, &context, &batch).await?).into_response())
     };
     told(cancelled.await, &context)
+}
+
+/// `DELETE /v1/batches/{batch_id}`; ours. Whoever follows the batch is told `job.deleted`.
+pub async fn delete(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, context: Context, path: RawPathParams) -> Response {
+    let deleted = async {
+        let batch = find(&api, &caller, &path).await?;
+        match remove(&api, batch.spec.id).await? {
+            BatchDeletion::Deleted => Ok(Json(Deleted::batch(batch.spec.id.in_upper())).into_response()),
+            BatchDeletion::NotFound => Err(not_there(named(&path, "batch_id"))),
+            BatchDeletion::NotEnded(state) => Err(Refusal::flat(StatusCode::CONFLICT, "not_ready", "batch_not_terminal", not_ended(state))),
+        }
+    };
+    told(deleted.await, &context)
 }
 
 /// `GET /v1/batches`: those that changed last come first; there are no pages.

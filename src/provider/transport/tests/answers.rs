@@ -48,7 +48,7 @@ async fn serve(answer: &'static [u8], piece: usize, close: bool) -> Server {
 async fn twice(answer: &'static [u8], piece: usize, close: bool) -> Result<(u16, Bytes, usize), String> {
     let server = serve(answer, piece, close).await;
     let url = &server.url;
-    let transport = Transport::open("p", &connection(url, limits(20_000), 1_000), &Matcher::builder().build()).unwrap();
+    let transport = Transport::open("p", &connection(url, limits(20_000), 1_000), &Matcher::builder().build(), &enough()).unwrap();
     post(&transport, url).await.map_err(|error| error.to_string())?;
     let received = post(&transport, url).await.map_err(|error| error.to_string())?;
     Ok((received.status.as_u16(), received.body, server.connections.load(SeqCst)))
@@ -129,7 +129,7 @@ async fn an_answer_that_comes_before_the_request_is_complete_counts() {
         // It reads no further, and keeps the connection open.
         std::future::pending::<()>().await;
     });
-    let transport = Transport::open("p", &connection(&url, limits(20_000), 1_000), &Matcher::builder().build()).unwrap();
+    let transport = Transport::open("p", &connection(&url, limits(20_000), 1_000), &Matcher::builder().build(), &enough()).unwrap();
     let request = Request::post(&url).body(Bytes::from(vec![b' '; 32 << 20])).unwrap();
     let received = transport.send(Box::new(request), Duration::from_secs(20)).await.unwrap();
     assert_eq!((received.status.as_u16(), received.body), (413, Bytes::from_static(b"big")));

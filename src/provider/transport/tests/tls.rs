@@ -92,7 +92,7 @@ impl TlsServer {
 async fn post_tls(url: &str, trusted: bool, proxies: &Matcher) -> Result<Bytes, CallError> {
     let ca_file = trusted.then(|| testdata("cert.pem"));
     let connection = ServerConnection { ca_file, ..connection(url, limits(20_000), 100) };
-    let transport = Transport::open("p", &connection, proxies).unwrap();
+    let transport = Transport::open("p", &connection, proxies, &enough()).unwrap();
     post(&transport, url).await.map(|received| received.body)
 }
 
@@ -109,7 +109,7 @@ async fn the_version_of_http_is_the_one_agreed_on_in_the_handshake() {
 fn trusting(server: &TlsServer) -> (Transport, String) {
     let url = format!("https://{}", server.address);
     let connection = ServerConnection { ca_file: Some(testdata("cert.pem")), ..connection(&url, limits(20_000), 100) };
-    (Transport::open("p", &connection, &Matcher::builder().build()).unwrap(), url)
+    (Transport::open("p", &connection, &Matcher::builder().build(), &enough()).unwrap(), url)
 }
 
 #[tokio::test]

@@ -1,0 +1,250 @@
+//! A copy of the whole data directory, made while it is in use, that can be opened like it.
+//!
+//! The records are those of one moment ([`super::copier`]). Contents of files never change, so they are
+//! copied before and after that moment, those that an earlier backup in the same place has not; what is
+//! deleted meanwhile is kept until the backup is done. The mark of the backup is written last: until
+//! then the place holds the earlier backup, or nothing that a daemon would open.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::mpsc::sync_channel;
+
+use super::copier::Copy;
+use super::dir::{DataFile, FILES, Folder, LOCK, Locked, PARTS, SEAL_KEY, content_id, content_name, database};
+use super::mark::{self, Mark};
+use super::record;
+use super::record::file::FileRecord;
+use super::sum::Sum;
+use super::writer::Op;
+use super::{OpenError, Store, StoreError, format};
+use crate::domain::file::{File as FileObject, FileSource};
+
+/// Says that the place is being made a backup, and was not one before.
+const BEGUN: &str = "backup-begun";
+/// Bytes that are copied at a time.
+const BUFFER: usize = 256 << 10;
+
+/// Why there is no backup.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    #[error("`{0}` is not an absolute path")]
+    Relative(String),
+    #[error("`{0}` is inside the data directory, or the data directory inside it")]
+    Within(String),
+    #[error("`{0}` is neither empty nor an earlier backup of this store")]
+    Foreign(String),
+    #[error("`{0}` is in use by another process")]
+    InUse(String),
+    #[error("the store is being copied already, for another backup or to give space back; try again later")]
+    Busy,
+    #[error("the copy of the store was given up; the log says why")]
+    GivenUp,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a backup holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backup {
+    /// Writes of the store up to which everything is in it.
+    pub writes: u64,
+    /// Entries of the store.
+    pub entries: u64,
+    /// Contents of files and of parts of uploads.
+    pub contents: u64,
+    /// Those that were copied this time, and their bytes.
+    pub copied: u64,
+    pub copied_bytes: u64,
+}
+
+/// What the writer answers: the copy and its sum, or nothing if there is another copy in the making.
+pub(super) type Answer = Option<(Copy, Sum)>;
+
+impl Store {
+    /// Makes or renews the backup in `target`, an absolute path. Blocks, for as long as it takes to read the store.
+    ///
+    /// # Errors
+    /// When the place will not do, or the disk fails. An earlier backup there stays as it was.
+    pub fn backup(&self, target: &Path) -> Result<Backup, BackupError> {
+        let source = &self.inner.dir;
+        let place = Place::open(target, source.root())?;
+        // Until the end nothing that the backup may need goes away.
+        let _kept = self.inner.removals.hold();
+        let pairs = [(source.files(), &place.files), (source.parts(), &place.parts)];
+        let mut copied = Copied::default();
+        for (from, to) in pairs {
+            copied.contents(from, to)?;
+        }
+        let generation = place.mark.map_or(0, |mark| mark.generation + 1);
+        let (copy, sum) = self.copy_records(place.root(), database(generation))?;
+        for (from, to) in pairs {
+            copied.contents(from, to)?;
+        }
+        let contents = needed(&copy.tree)?;
+        for (name, id) in &contents {
+            // An error if it is missing.
+            place.folder(name).open(content_name(*id))?;
+        }
+        copy_file(source.root(), place.root(), SEAL_KEY)?;
+        place.root().sync()?;
+        drop(Mark::start(place.root(), generation, &sum)?);
+        place.tidy(generation, &contents)?;
+        let contents = contents.len() as u64;
+        Ok(Backup { writes: sum.writes, entries: sum.entries, contents, copied: copied.files, copied_bytes: copied.bytes })
+    }
+
+    fn copy_records(&self, root: &Folder, name: String) -> Result<(Copy, Sum), BackupError> {
+        let (answer, copied) = sync_channel(1);
+        let op = Op::Backup { place: (root.clone(), name), answer };
+        self.inner.queue.blocking_send(op).map_err(|_| StoreError::Closed)?;
+        match copied.recv() {
+            Ok(Some(copy)) => Ok(copy),
+            Ok(None) => Err(BackupError::Busy),
+            Err(_) => Err(BackupError::GivenUp),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Copied {
+    files: u64,
+    bytes: u64,
+}
+
+impl Copied {
+    /// Copies what is not there yet.
+    fn contents(&mut self, from: &Folder, to: &Folder) -> Result<(), StoreError> {
+        for entry in from.entries()? {
+            if content_id(&entry.name).is_none() {
+                continue;
+            }
+            let bytes = match from.open(&entry.name) {
+                Ok(file) => DataFile::bytes(&file).map_err(|error| StoreError::io("copying", &from.path_of(&entry.name), &error))?,
+                // It was being removed already; whether it is needed is known later.
+                Err(StoreError::Io { missing: true, .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            let there = if to.kind_of(&entry.name)?.is_some() { DataFile::bytes(&to.open(&entry.name)?).ok() } else { None };
+            if there != Some(bytes) {
+                self.bytes += copy_file(from, to, &entry.name)?;
+                self.files += 1;
+            }
+        }
+        to.sync()
+    }
+}
+
+/// Where a backup goes.
+struct Place {
+    locked: Locked,
+    files: Folder,
+    parts: Folder,
+    /// Of the earlier backup, if there is one.
+    mark: Option<mark::Reached>,
+}
+
+impl Place {
+    fn open(target: &Path, source: &Folder) -> Result<Self, BackupError> {
+        let name = target.display().to_string();
+        if !target.is_absolute() {
+            return Err(BackupError::Relative(name));
+        }
+        // Before anything is made there.
+        let parent = target.ancestors().find_map(|path| path.canonicalize().ok()).unwrap_or_default();
+        let own = source.path().canonicalize().map_err(|error| StoreError::io("opening", source.path(), &error))?;
+        if parent.starts_with(&own) || own.starts_with(target) {
+            return Err(BackupError::Within(name));
+        }
+        let locked = Locked::take(target).map_err(|error| match error {
+            OpenError::InUse { .. } => BackupError::InUse(name.clone()),
+            OpenError::Store(error) => error.into(),
+            OpenError::Newer { .. } | OpenError::Refused { .. } => BackupError::Foreign(name.clone()),
+        })?;
+        let root = locked.root();
+        let (own, mark) = (mark::read(source)?.flatten(), mark::read(root)?.flatten());
+        if mark.is_none_or(|mark| own.is_none_or(|own| own.store != mark.store)) {
+            let is_begun = root.kind_of(BEGUN)?.is_some();
+            let is_empty = root.entries()?.iter().all(|entry| entry.name == LOCK);
+            if mark.is_some() || !(is_begun || is_empty) {
+                return Err(BackupError::Foreign(name));
+            }
+            root.replace(BEGUN, b"")?;
+        }
+        let (files, parts) = (root.folder(FILES)?, root.folder(PARTS)?);
+        Ok(Self { files, parts, mark, locked })
+    }
+
+    fn root(&self) -> &Folder {
+        self.locked.root()
+    }
+
+    fn folder(&self, name: &str) -> &Folder {
+        if name == FILES { &self.files } else { &self.parts }
+    }
+
+    /// Removes what an earlier backup needed and this one does not.
+    fn tidy(&self, generation: u64, contents: &HashSet<(&'static str, u128)>) -> Result<(), StoreError> {
+        super::compaction::remove_others(self.root(), generation)?;
+        for name in [FILES, PARTS] {
+            for entry in self.folder(name).entries()? {
+                if content_id(&entry.name).is_none_or(|id| !contents.contains(&(name, id))) {
+                    self.folder(name).remove(&entry.name)?;
+                }
+            }
+        }
+        if self.root().kind_of(BEGUN)?.is_some() {
+            self.root().remove(BEGUN)?;
+        }
+        Ok(())
+    }
+}
+
+/// The contents that the records name: the folder and the id of each.
+fn needed(tree: &sled::Tree) -> Result<HashSet<(&'static str, u128)>, StoreError> {
+    let mut needed = HashSet::new();
+    for entry in tree.scan_prefix(format::FILES) {
+        let file: FileObject = record::decode::<FileRecord>(&entry?.1)?.try_into()?;
+        if matches!(file.source, FileSource::Uploaded { .. }) {
+            needed.insert((FILES, file.id.as_u128()));
+        }
+    }
+    for (kind, name) in [(format::DELETED, FILES), (format::UPLOAD_PARTS, PARTS)] {
+        for key in tree.scan_prefix(kind).keys() {
+            needed.extend(format::trailing_id(&key?).map(|id| (name, id)));
+        }
+    }
+    Ok(needed)
+}
+
+/// Copies a file under another name first, durably; returns its bytes.
+fn copy_file(from: &Folder, to: &Folder, name: impl AsRef<OsStr>) -> Result<u64, StoreError> {
+    let name = name.as_ref();
+    let new = format!("{}.new", name.to_string_lossy());
+    if to.kind_of(&new)?.is_some() {
+        to.remove(&new)?;
+    }
+    let (mut source, mut target) = (from.open(name)?, to.create(&new)?);
+    let mut copy = || {
+        let mut buffer = vec![0; BUFFER];
+        let mut bytes = 0;
+        loop {
+            let read = source.read(&mut buffer)?;
+            if read == 0 {
+                break;
+            }
+            target.write_all(&buffer[..read])?;
+            bytes += read as u64;
+        }
+        target.sync_all()?;
+        Ok(bytes)
+    };
+    let copied = copy().map_err(|error: std::io::Error| StoreError::io("copying", &from.path_of(name), &error));
+    let bytes = copied.inspect_err(|_| drop(to.remove(&new)))?;
+    to.rename(&new, to, name)?;
+    Ok(bytes)
+}

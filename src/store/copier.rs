@@ -1,0 +1,263 @@
+//! A copy of the store into a fresh database while the store is in use: for a compaction, or a backup.
+//!
+//! A thread of its own copies the entries in the order of their keys, a little at a time and with pauses,
+//! and applies every group of writes that the writer hands it meanwhile. An entry may be copied after
+//! the write that made it has come, or before; the writes come in order, so the last word on each key
+//! stands in the end. The copy keeps a sum of its own, so that it is known to be equal before it is used.
+//!
+//! Invariant: nothing of the store changes here. A copy that fails, or is given up, is removed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::time::Duration;
+
+use tokio::sync::mpsc::WeakSender;
+use tokio::time::Instant;
+
+use super::StoreError;
+use super::dir::{DataFile, Folder};
+use super::format::SUM_KEY;
+use super::open::{LOG, open_sled};
+use super::sum::Sum;
+use super::tree::Tree;
+use super::writer::Op;
+use super::writes::Writes;
+
+/// Bytes that are copied between two looks at what was written meanwhile.
+const CHUNK: usize = 256 << 10;
+/// Groups of writes that wait to be copied; beyond this the writer waits.
+const WAITING: usize = 4;
+/// The longest pause between two chunks. A pause is as long as its chunk took: the copier uses half a core at most.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes between two flushes, so that sled's buffers do not grow with the copy.
+const FLUSH_EVERY: usize = 8 << 20;
+
+/// What the copier is told by the writer.
+pub(super) enum Change {
+    /// A group of writes that is durable.
+    Group(Writes),
+    /// The store is as the copy is to be; the answer is the finished copy.
+    Last(Sum, SyncSender<Copy>),
+    /// The copy is in use.
+    Taken,
+}
+
+/// A finished copy: durable, and equal to the store as of its sum.
+pub(super) struct Copy {
+    pub tree: sled::Tree,
+    /// sled's log.
+    pub log: DataFile,
+}
+
+/// The writer's side of a copier.
+#[derive(Debug)]
+pub(super) struct Mirror {
+    changes: Option<SyncSender<Change>>,
+    /// What has changed since the last group.
+    pub group: Writes,
+    given_up: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// What to copy, and where.
+pub(super) struct Job {
+    pub source: sled::Tree,
+    /// Where the copy gets a folder, and its name; what is left there of a copy that was given up is removed.
+    pub root: Folder,
+    pub name: String,
+    pub cache_bytes: u64,
+    /// As it is now; the copy takes over which store it is.
+    pub sum: Sum,
+    /// Where the writer is told that everything has been copied.
+    pub queue: WeakSender<Op>,
+    /// Once the copy is in use.
+    pub then: Box<dyn FnOnce() + Send>,
+}
+
+impl Mirror {
+    /// Begins to copy. From now on every group of writes must be handed over.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn start(job: Job) -> Result<Self, StoreError> {
+        let (changes, receiver) = sync_channel(WAITING);
+        let given_up = Arc::new(AtomicBool::new(false));
+        let until = given_up.clone();
+        let (root, name) = (job.root.clone(), job.name.clone());
+        let work = move || {
+            if let Err(reason) = copy(job, &receiver, &until) {
+                tracing::warn!(folder = %root.path_of(&name).display(), %reason, "a copy of the store was given up");
+                remove(&root, &name);
+            }
+        };
+        let thread = std::thread::Builder::new().name("store-copier".into()).spawn(work);
+        let thread = thread.map_err(|error| StoreError::Broken(format!("the copier cannot be started: {error}")))?;
+        Ok(Self { changes: Some(changes), group: Writes::default(), given_up, thread: Some(thread) })
+    }
+
+    /// Hands a group over; waits while too many are on their way. `false` if the copier has given up.
+    pub fn hand_over(&mut self) -> bool {
+        let group = std::mem::take(&mut self.group);
+        group.is_empty() || self.send(Change::Group(group))
+    }
+
+    /// Waits for the copy of the store as it is now. `None` if there will be none.
+    pub fn finish(&mut self, sum: Sum) -> Option<Copy> {
+        let (answer, finished) = sync_channel(1);
+        if !self.send(Change::Last(sum, answer)) {
+            return None;
+        }
+        finished.recv().ok()
+    }
+
+    /// Says that the copy is in use. What remains to be done nobody waits for.
+    pub fn taken(mut self) {
+        self.send(Change::Taken);
+        self.thread = None;
+    }
+
+    fn send(&self, change: Change) -> bool {
+        self.changes.as_ref().is_some_and(|changes| changes.send(change).is_ok())
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        self.changes = None;
+        self.given_up.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's copier ended with a panic");
+        }
+    }
+}
+
+/// Why a copy was given up.
+#[derive(Debug, thiserror::Error)]
+enum GivenUp {
+    #[error("the store is being closed")]
+    Closed,
+    #[error("{0}")]
+    Failed(#[from] StoreError),
+    #[error("it differs from the store: {0} entries, and {1} in the store")]
+    Differs(u64, u64),
+}
+
+impl From<sled::Error> for GivenUp {
+    fn from(error: sled::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+fn copy(job: Job, changes: &Receiver<Change>, given_up: &AtomicBool) -> Result<(), GivenUp> {
+    // The threads that serve come first. Where the system refuses, the pauses remain.
+    let _ = rustix::process::setpriority_process(None, 10);
+    remove(&job.root, &job.name);
+    let folder = job.root.folder(&job.name)?;
+    // What becomes of the copy is no matter of the store's.
+    let tree = Tree::new(open_sled(&folder, job.cache_bytes)?, Default::default(), Default::default());
+    let mut copying = Copying { sum: Sum { writes: 0, entries: 0, bytes: 0, sum: 0, ..job.sum }, tree, unflushed: 0 };
+    let mut from = Some(Vec::new());
+    while let Some(start) = from {
+        let began = Instant::now();
+        copying.catch_up(changes)?;
+        from = copying.chunk(&job.source, start)?;
+        let pause = began.elapsed().min(LONGEST_PAUSE);
+        if given_up.load(Ordering::Acquire) {
+            return Err(GivenUp::Closed);
+        }
+        std::thread::sleep(pause);
+    }
+    let Job { source, root, queue, then, .. } = job;
+    drop(source);
+    let queue = queue.upgrade().ok_or(GivenUp::Closed)?;
+    queue.blocking_send(Op::Copied).map_err(|_| GivenUp::Closed)?;
+    drop(queue);
+    loop {
+        match changes.recv().map_err(|_| GivenUp::Closed)? {
+            Change::Group(group) => copying.apply(group)?,
+            Change::Last(sum, answer) => {
+                let finished = copying.finish(&sum, &root, &folder)?;
+                // The writer may have gone meanwhile; then nobody takes the copy.
+                let _ = answer.send(finished);
+            }
+            Change::Taken => {
+                then();
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// The copy in the making.
+struct Copying {
+    tree: Tree,
+    sum: Sum,
+    unflushed: usize,
+}
+
+impl Copying {
+    /// Applies what was written meanwhile.
+    fn catch_up(&mut self, changes: &Receiver<Change>) -> Result<(), GivenUp> {
+        loop {
+            match changes.try_recv() {
+                Ok(Change::Group(group)) => self.apply(group)?,
+                Ok(Change::Last(..) | Change::Taken) => {}
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => return Err(GivenUp::Closed),
+            }
+        }
+    }
+
+    /// Copies the entries from a key on, a chunk of them; returns where the next chunk begins.
+    fn chunk(&mut self, source: &sled::Tree, from: Vec<u8>) -> Result<Option<Vec<u8>>, GivenUp> {
+        let mut writes = Writes::default();
+        let mut bytes = 0;
+        for entry in source.range(from..) {
+            let (key, value) = entry?;
+            if bytes >= CHUNK {
+                self.apply(writes)?;
+                return Ok(Some(key.to_vec()));
+            }
+            bytes += key.len() + value.len();
+            if *key != *SUM_KEY {
+                writes.insert(key.to_vec(), value);
+            }
+        }
+        self.apply(writes)?;
+        Ok(None)
+    }
+
+    fn apply(&mut self, writes: Writes) -> Result<(), GivenUp> {
+        self.unflushed += writes.bytes();
+        writes.apply(&self.tree, &mut self.sum, None)?;
+        if self.unflushed >= FLUSH_EVERY {
+            self.tree.flush()?;
+            self.unflushed = 0;
+        }
+        Ok(())
+    }
+
+    /// Makes the copy durable, once it is known to be equal.
+    fn finish(&mut self, sum: &Sum, root: &Folder, folder: &Folder) -> Result<Copy, GivenUp> {
+        if (self.sum.entries, self.sum.bytes, self.sum.sum) != (sum.entries, sum.bytes, sum.sum) {
+            return Err(GivenUp::Differs(self.sum.entries, sum.entries));
+        }
+        self.tree.sled().insert(SUM_KEY, sum.encode()?)?;
+        self.tree.flush()?;
+        let log = folder.open(LOG)?;
+        log.sync_all().map_err(|error| StoreError::io("flushing", &folder.path_of(LOG), &error))?;
+        folder.sync()?;
+        root.sync()?;
+        Ok(Copy { tree: self.tree.sled(), log })
+    }
+}
+
+/// Removes what is left of a database that nobody uses.
+pub(super) fn remove(root: &Folder, name: &str) {
+    if let Err(error) = root.remove_tree(name) {
+        tracing::warn!(folder = %root.path_of(name).display(), %error, "an unused copy of the store cannot be removed");
+    }
+}

@@ -1,0 +1,162 @@
+//! How a batch that has ended goes: because somebody wants it to, or because it has been kept for long enough.
+//!
+//! With it go its results, what was asked for and what was found, its receipt, what was told of it, its output and
+//! error files, the quote that it was made from, and its input if the daemon made that. Stay: a file that
+//! a client uploaded, what the organisation was charged, and its idempotency key, which leads nowhere then. Rows of
+//! other batches that share answers with it have them anyway.
+//!
+//! One step takes its state away and marks what is left. From then on there is no such batch for anybody. What is
+//! left goes in small steps, so that a large batch does not hold up the others; the mark goes last, and the
+//! sweep takes up what was interrupted.
+
+use futures_util::{StreamExt as _, stream};
+use tokio_util::sync::CancellationToken;
+
+use super::batches::blob_in;
+use super::files::forget_file;
+use super::format::{self, Blob};
+use super::record::spec::SpecRecord;
+use super::record::{self, batch::StateRecord};
+use super::writer::Tx;
+use super::{Store, StoreError, blocking};
+use crate::domain::batch::{BatchSpec, Order};
+use crate::domain::id::{BatchId, FileId};
+use crate::domain::time::Timestamp;
+
+/// Batches that are found in one go.
+const LOOK: usize = 1_000;
+/// Deletions that are under way at the same time: they share flushes.
+const UNDER_WAY: usize = 16;
+
+/// What became of the deletion of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchDeletion {
+    /// It is gone. What is left of it can be removed with [`Store::remove_rest`].
+    Deleted,
+    NotFound,
+    /// It is in this state, in which something is still done to it.
+    NotEnded(&'static str),
+}
+
+impl Store {
+    /// Deletes a batch that has ended; its id is unknown from then on.
+    ///
+    /// # Errors
+    /// When the store has failed or a record of the batch is damaged.
+    pub async fn delete_batch(&self, id: BatchId) -> Result<BatchDeletion, StoreError> {
+        let (outcome, unused) = self.commit(move |tx| delete(tx, id)).await?;
+        if let Err(error) = self.remove_content(unused).await {
+            // Nobody can see it any more; the next start finds it.
+            tracing::warn!(batch = %id, %error, "the input of a deleted batch could not be removed");
+        }
+        Ok(outcome)
+    }
+
+    /// Removes what is left of a deleted batch. Until then it takes space, and nothing else; the sweep does it, too.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn remove_rest(&self, id: BatchId) -> Result<(), StoreError> {
+        self.purge_if_unseen(id).await
+    }
+
+    /// Deletes the batches that ended before `limit`, the oldest first, until `stop`; returns how many.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn delete_ended_before(&self, limit: Timestamp, stop: &CancellationToken) -> Result<usize, StoreError> {
+        let (mut deleted, mut after) = (0, None);
+        while !stop.is_cancelled() {
+            let store = self.clone();
+            let due = blocking(move || store.ended_before(limit, after)).await?;
+            after = due.last().copied();
+            let is_all = due.len() < LOOK;
+            let mut deletions = stream::iter(due.into_iter().map(|id| self.clone().delete_whole(id))).buffer_unordered(UNDER_WAY);
+            while let Some(done) = deletions.next().await {
+                deleted += usize::from(done?);
+            }
+            if is_all {
+                break;
+            }
+        }
+        Ok(deleted)
+    }
+
+    async fn delete_whole(self, id: BatchId) -> Result<bool, StoreError> {
+        match self.delete_batch(id).await {
+            Ok(BatchDeletion::Deleted) => self.remove_rest(id).await.map(|()| true),
+            Ok(BatchDeletion::NotFound | BatchDeletion::NotEnded(_)) => Ok(false),
+            // One damaged record must not keep all the others for ever.
+            Err(StoreError::Damaged(error)) => {
+                tracing::error!(batch = %id, %error, "a batch that has been kept for long enough could not be deleted");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Batches behind `after` that ended before `limit`, the oldest first, at most [`LOOK`].
+    fn ended_before(&self, limit: Timestamp, after: Option<BatchId>) -> Result<Vec<BatchId>, StoreError> {
+        let from = after.map_or_else(|| format::BATCHES.to_vec(), |id| [&format::batch(id)[..], &[0]].concat());
+        // None ends before it was created, which its id tells; after a clock was set back, ids are ahead of it, and such
+        // batches are found that much later.
+        let end = format::batch(BatchId::first_at(limit));
+        let mut due = Vec::new();
+        if from >= end {
+            return Ok(due);
+        }
+        for entry in self.inner.tree.range(from..end) {
+            let (key, state) = entry?;
+            let Some(id) = format::trailing_id(&key).map(BatchId::from_u128) else { continue };
+            // One that cannot be read is deleted by nobody: the attempt says so.
+            let state = record::decode::<StateRecord>(&state).and_then(StateRecord::unpack);
+            if state.map_or(true, |(state, _)| state.ended_at().is_some_and(|at| at < limit)) {
+                due.push(id);
+            }
+            if due.len() == LOOK {
+                break;
+            }
+        }
+        Ok(due)
+    }
+}
+
+/// Takes a batch away and marks what is left of it. Returns also its input, if its content can go.
+fn delete(tx: &mut Tx<'_>, id: BatchId) -> Result<(BatchDeletion, Option<FileId>), StoreError> {
+    let Some((state, progress)) = tx.get::<StateRecord>(&format::batch(id))?.map(StateRecord::unpack).transpose()? else {
+        return Ok((BatchDeletion::NotFound, None));
+    };
+    if !state.is_terminal() {
+        return Ok((BatchDeletion::NotEnded(state.as_str()), None));
+    }
+    let spec = blob_in::<SpecRecord>(tx.tree(), id, Blob::Spec)?.map(BatchSpec::try_from).transpose()?;
+    let files = state.files();
+    for file in [files.output, files.errors].into_iter().flatten() {
+        forget_file(tx, file)?;
+    }
+    let mut unused = None;
+    if let Some(spec) = spec {
+        if tx.tree().contains_key(format::made_input(id))? {
+            unused = forget_file(tx, spec.input_file)?.flatten();
+        }
+        if let Some(place) = format::owned(format::batches_of(spec.org), id.as_u128()) {
+            tx.remove(place);
+        }
+        if let Order::Items(order) = &spec.order {
+            // Otherwise it could be used a second time.
+            tx.remove(format::used_quote(order.quote));
+            tx.remove_all(format::quote(order.quote))?;
+        }
+        super::creation::release_key(tx, &spec)?;
+    }
+    // It was settled when the batch ended; the account must not depend on that.
+    super::ledger::settle(tx, id, progress.unwrap_or_default().cost)?;
+    for key in [format::reservation(id), format::control(id), format::notice(id), format::watched(id), format::batch(id)] {
+        tx.remove(key);
+    }
+    tx.put_raw(format::unseen(id), &[]);
+    Ok((BatchDeletion::Deleted, unused))
+}
+
+#[cfg(test)]
+mod tests;
