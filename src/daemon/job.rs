@@ -125,7 +125,9 @@ impl Job {
     /// Removes what other jobs left next to this one's folder and nobody has come back to.
     pub fn tidy(&self, settings: &Settings) {
         let runs = settings.data_dir.join(RUNS);
-        let stale = |dir: &Path| std::fs::metadata(dir.join("store/db"))?.modified()?.elapsed().map_err(io::Error::other);
+        // Written with each group of writes; earlier versions had none.
+        let written = |dir: &Path| std::fs::metadata(dir.join("mark")).or_else(|_| std::fs::metadata(dir.join("store/db")));
+        let stale = |dir: &Path| written(dir)?.modified()?.elapsed().map_err(io::Error::other);
         for entry in std::fs::read_dir(runs).into_iter().flatten().flatten() {
             let dir = entry.path();
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) || !stale(&dir).is_ok_and(|age| age > KEPT) {

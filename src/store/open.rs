@@ -26,6 +26,8 @@ use crate::domain::id::BatchId;
 
 /// sled's log, in the folder of a database.
 pub(super) const LOG: &str = "db";
+/// sled's own settings, beside it.
+const SETTINGS: &str = "conf";
 /// Operations that wait for the writer. Rows are bounded by the in-flight limit, metadata by the
 /// number of connections; beyond this, callers wait.
 const QUEUE: usize = 16_384;
@@ -95,9 +97,11 @@ pub(super) fn open(dir: Locked, options: &Options) -> Result<(Store, Recovered),
             let handed_over = image.hand_over(folder.path());
             handed_over.map_err(|error| StoreError::io("preparing", folder.path(), &std::io::Error::other(error.to_string())))?;
         }
-        None => remove_snapshots(&folder)?,
+        None => remove_rest(&folder)?,
     }
     let tree = open_sled(&folder, options.cache_bytes)?;
+    // sled does not make the names of its files durable, and the mark is about to say that they are there.
+    folder.sync()?;
     let broken = CancellationToken::new();
     let tree = Tree::new(tree, broken.clone(), dir.root().seam());
     if let Some(sum) = &sum
@@ -201,10 +205,10 @@ pub(super) fn open_sled(folder: &Folder, cache_bytes: u64) -> Result<sled::Tree,
     Ok(db.open_tree(TREE)?)
 }
 
-/// A store without data needs none, and sled refuses to open with one that is half written.
-fn remove_snapshots(folder: &Folder) -> Result<(), StoreError> {
+/// sled refuses to open with snapshots or settings that are half written. A store without data needs none.
+fn remove_rest(folder: &Folder) -> Result<(), StoreError> {
     for entry in folder.entries()? {
-        if entry.name.to_string_lossy().starts_with("snap.") {
+        if entry.name == SETTINGS || entry.name.to_string_lossy().starts_with("snap.") {
             folder.remove(&entry.name)?;
         }
     }

@@ -81,23 +81,45 @@ pub(super) fn verify(root: &Folder) -> Result<Sound, Refusal> {
     let Some(image) = read_image(root, &folder)? else {
         return fresh(root, generation, promised, format!("{folder}/db"));
     };
-    let found = match AddedUp::of(&image) {
+    match sum_of(&image, mark) {
+        Ok(Some(sum)) => Ok(Sound { generation, sum: Some(sum), image: Some(image) }),
+        Ok(None) => fresh(root, generation, promised, format!("the data in {folder}")),
+        Err(Refusal::Damaged(reason)) if promised.is_some() => {
+            before_the_last_batch(&image, mark, generation).ok_or(Refusal::Damaged(reason))
+        }
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// The image without the last batches, if that has all that was promised: they were begun and not acknowledged.
+fn before_the_last_batch(image: &Image, mark: Option<Reached>, generation: u64) -> Option<Sound> {
+    for earlier in image.earlier() {
+        let earlier = earlier.ok()?;
+        if let Ok(Some(sum)) = sum_of(&earlier, mark) {
+            tracing::warn!("the last write of the store was not finished when it failed; it is left out");
+            return Some(Sound { generation, sum: Some(sum), image: Some(earlier) });
+        }
+    }
+    None
+}
+
+/// The sum over an image that holds what was promised; `None` if it holds nothing.
+fn sum_of(image: &Image, mark: Option<Reached>) -> Result<Option<Sum>, Refusal> {
+    let found = match AddedUp::of(image) {
         Ok(found) => found,
         Err(error @ ImageError::Io { .. }) => return Err(error.into()),
-        Err(error @ ImageError::Page { .. }) => return Err(Refusal::Damaged(with_faults(&error.to_string(), &image))),
+        Err(error @ ImageError::Page { .. }) => return Err(Refusal::Damaged(with_faults(&error.to_string(), image))),
     };
     let format = match &found.format {
         Some(bytes) => migrate::version_of(bytes).map_err(|error| Refusal::Damaged(error.to_string()))?,
-        None if found.entries == 0 && image.faults().is_empty() => {
-            return fresh(root, generation, promised, format!("the data in {folder}"));
-        }
-        None => return Err(Refusal::Damaged(with_faults("it does not say what format it has", &image))),
+        None if found.entries == 0 && image.faults().is_empty() => return Ok(None),
+        None => return Err(Refusal::Damaged(with_faults("it does not say what format it has", image))),
     };
     if format > migrate::CURRENT {
         return Err(Refusal::Newer { found: format, known: migrate::CURRENT });
     }
-    let sum = if format < SUMMED_FROM { without_sum(&found, &image, promised)? } else { with_sum(&found, &image, mark)? };
-    Ok(Sound { generation, sum: Some(sum), image: Some(image) })
+    let sum = if format < SUMMED_FROM { without_sum(&found, image, mark) } else { with_sum(&found, image, mark) };
+    sum.map(Some)
 }
 
 fn read_image(root: &Folder, folder: &str) -> Result<Option<Image>, Refusal> {
@@ -134,8 +156,8 @@ fn fresh(root: &Folder, generation: u64, promised: Option<Reached>, missing: Str
 }
 
 /// Before there were sums, all that can be said is whether the log is whole.
-fn without_sum(found: &AddedUp, image: &Image, promised: Option<Reached>) -> Result<Sum, Refusal> {
-    if let Some(promised) = promised {
+fn without_sum(found: &AddedUp, image: &Image, mark: Option<Reached>) -> Result<Sum, Refusal> {
+    if let Some(promised) = mark.filter(|mark| mark.writes > 0) {
         return Err(Refusal::Behind { found: 0, reached: promised.writes });
     }
     if !image.faults().is_empty() {

@@ -52,6 +52,8 @@ impl Writes {
         if self.0.is_empty() {
             return Ok(());
         }
+        // Whatever will be changed is read first: a read that fails in the middle of a batch leaves half of it.
+        tree.get(SUM_KEY)?;
         let mut batch = sled::Batch::default();
         for (key, new) in self.0 {
             let old = tree.get(&key)?;

@@ -42,20 +42,27 @@ fn nothing_is_lost_or_doubled_when_a_compaction_is_killed() {
     let input = daemon.upload(rows::many(3, rows::INSTANT));
     let answered = Mutex::new(BTreeMap::new());
     let kills = kills();
-    let mut gone = Vec::new();
+    let (mut gone, mut begun) = (Vec::new(), 0);
     for _ in 0..kills {
         let stop = AtomicBool::new(false);
         let addr = daemon.addr();
-        let before = said(&daemon, "compacting the store");
         std::thread::scope(|scope| {
             for _ in 0..CLIENTS {
-                scope.spawn(|| while !stop.load(Ordering::Relaxed) && churn(addr, &input, &answered).is_some() {});
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        if churn(addr, &input, &answered).is_none() {
+                            break;
+                        }
+                    }
+                });
             }
-            wait::poll(wait::A_WHILE, || (said(&daemon, "compacting the store") > before).then_some(())).expect("a compaction begins");
+            // One may have begun with the start itself.
+            wait::poll(wait::A_WHILE, || (said(&daemon, "compacting the store") > begun).then_some(())).expect("a compaction begins");
             std::thread::sleep(Duration::from_micros(random.u64(..120_000)));
             daemon.kill9();
             stop.store(true, Ordering::Relaxed);
         });
+        begun = said(&daemon, "compacting the store");
         daemon.restart();
         let mut answered = answered.lock().expect("no panic");
         for (id, answer) in answered.iter() {
@@ -100,7 +107,7 @@ fn churn(addr: std::net::SocketAddr, input: &str, answered: &Mutex<BTreeMap<Stri
     let content = ask(Request::get(&format!("/v1/files/{output}/content")))?.body;
     let note = |answer| drop(answered.lock().expect("no panic").insert(id.clone(), answer));
     note(Answered::Ended(batch["metadata"].clone(), content));
-    if number % KEPT > 0 {
+    if !number.is_multiple_of(KEPT) {
         note(Answered::Unknown);
         ask(Request::new("DELETE", &path))?.expect(200);
         note(Answered::Deleted);

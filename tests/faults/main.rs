@@ -5,11 +5,18 @@
 //! is built with `cc`, as some crates are). What the store does relative to open folders passes libc by: the tests of
 //! `store/dir` let that fail.
 //!
+//! [`power`] is about losses of power, with a library of its own.
+//!
 //! A run of `cargo test` tries some of the calls of each kind; all of them: `BATCHD_FAULTS=all cargo test --release --test faults`.
 
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
 #[path = "../support/mod.rs"]
 mod support;
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod disk;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod power;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
@@ -41,8 +48,9 @@ struct Fault<'a> {
     count: &'a Path,
 }
 
-fn shim(dir: &Path) -> PathBuf {
-    let (source, library) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/shim.c"), dir.join("shim.so"));
+/// Builds a library of this folder that goes in front of libc.
+fn shim(dir: &Path, source: &str) -> PathBuf {
+    let (source, library) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults").join(source), dir.join("shim.so"));
     let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
     assert!(built.expect("cc runs").success());
     library
@@ -139,7 +147,7 @@ fn all() -> bool {
 #[test]
 fn no_failing_call_costs_what_was_answered() {
     let scratch = daemon::temp_dir();
-    let (shim, count) = (shim(scratch.path()), scratch.path().join("count"));
+    let (shim, count) = (shim(scratch.path(), "shim.c"), scratch.path().join("count"));
     // A directory whose daemon was killed.
     let dir = daemon::temp_dir();
     let (mut child, addr) = start(dir.path(), None);

@@ -86,8 +86,18 @@ impl Image {
     /// # Errors
     /// When it cannot be read from the disk. Damage is no error here: it is among [`Self::faults`].
     pub fn read(log: File) -> Result<Self, ImageError> {
-        let scan = scan::scan(&log)?;
+        let scan = scan::scan(&log, None)?;
         Ok(Self { log, scan })
+    }
+
+    /// The same log before each of its last batches, the last one first: sled may have written some of a batch when a
+    /// read failed in the middle of it, and then nothing was acknowledged any more.
+    pub fn earlier(&self) -> impl Iterator<Item = Result<Self, ImageError>> {
+        self.scan.batches.iter().map(|batch| {
+            let log = self.log.try_clone().map_err(|error| ImageError::io("opening", 0, &error))?;
+            let scan = scan::scan(&log, Some(*batch))?;
+            Ok(Self { log, scan })
+        })
     }
 
     /// What is not as it should be, in the order of the file. What lies in space that is free does no harm: whether

@@ -3,7 +3,7 @@
 //! The rules are those of sled's own recovery (0.34.7, `pagecache/iterator.rs` and `snapshot.rs`), but
 //! for one: sled takes a read that fails for the end of the log. Here it is an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
@@ -43,17 +43,24 @@ pub(super) struct Scan {
     pub segments: BTreeMap<u64, u64>,
     /// What is not as it should be.
     pub faults: Vec<Fault>,
+    /// Where the last batches begin, whether they were finished or given up; in log sequence numbers,
+    /// the last one first.
+    pub batches: VecDeque<u64>,
 }
 
 /// The most pages of a log: each takes a message of eight bytes at least. Bounds the table that a damaged,
 /// but by chance well-summed, page id could ask for.
 pub(super) const MAX_PAGE: u64 = 1 << 32;
 
-/// Reads the whole log.
-pub(super) fn scan(log: &File) -> Result<Scan, ImageError> {
+/// Batches that are remembered.
+const BATCHES: usize = 16;
+
+/// Reads the whole log, or what was written before `limit`, a log sequence number.
+pub(super) fn scan(log: &File, limit: Option<u64>) -> Result<Scan, ImageError> {
     let mut scan = Scan::default();
     let max_stable = scan.read_headers(log)?;
     let end = scan.find_end(log, max_stable)?;
+    let end = limit.map_or(end, |limit| limit.min(end));
     scan.read_pages(log, end)?;
     Ok(scan)
 }
@@ -116,6 +123,10 @@ impl Scan {
                 let place = Place { lsn: lsn + at as u64, offset: offset + at as u64, bytes: message.bytes };
                 if place.lsn >= end {
                     return Ok(());
+                }
+                if matches!(message.kind, Kind::BatchManifest | Kind::Canceled) {
+                    self.batches.truncate(BATCHES - 1);
+                    self.batches.push_front(place.lsn);
                 }
                 if message.kind == Kind::BatchManifest && manifest(&message).is_none_or(|last| last >= end) {
                     // A batch that is not whole does not count, and nothing behind it.
