@@ -96,7 +96,7 @@ pub(super) fn examine(key: &Key, bytes: &[u8]) -> Result<Examined, RecordError> 
         }
         Key::Account(_) => Examined::Account(decode::<AccountRecord>(bytes)?.into()),
         Key::Reservation(_) => Examined::Reservation(decode::<ReservationRecord>(bytes)?.into()),
-        Key::ApiKey(_) => Examined::ApiKey(Box::new(decode::<KeyRecord>(bytes)?.try_into()?)),
+        Key::Access(_) => Examined::ApiKey(Box::new(decode::<KeyRecord>(bytes)?.try_into()?)),
         Key::Quote(_) => match opened::<QuoteRecord>(bytes)?.with_body::<QuoteRecord, _>(decode_body::<QuoteRecord>) {
             // It lived for a day, and counts as gone.
             Err(RecordError::Version { found: 1, .. }) => Examined::Other,
@@ -109,8 +109,8 @@ pub(super) fn examine(key: &Key, bytes: &[u8]) -> Result<Examined, RecordError> 
         }
         Key::Idempotency(_) => Examined::Idempotency(decode(bytes)?),
         Key::Answer(_) => Examined::Answer(decode::<AnswerRecord>(bytes)?.unpack()?.0),
-        Key::Active(_) | Key::UsedQuote(_) | Key::OwnerOfKey(_) | Key::Due(..) => pointer(bytes, 16)?,
-        Key::KeyOf(..) => pointer(bytes, 32)?,
+        Key::Active(_) | Key::UsedQuote(_) | Key::AccessOwner(_) | Key::Due(..) => pointer(bytes, 16)?,
+        Key::AccessOf(..) => pointer(bytes, 32)?,
         _ => other(key, bytes)?,
     })
 }

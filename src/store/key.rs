@@ -43,9 +43,9 @@ pub(super) enum Key {
     Account(OrgId),
     Org(OrgId),
     /// An API key, by the digest of its secret.
-    ApiKey([u8; 32]),
-    KeyOf(OrgId, KeyId),
-    OwnerOfKey(KeyId),
+    Access([u8; 32]),
+    AccessOf(OrgId, KeyId),
+    AccessOwner(KeyId),
     Due(OrgId, EventId),
     Delivery(EventId),
     Receiver(OrgId, ReceiverId),
@@ -132,9 +132,9 @@ pub(super) fn parse(key: &[u8]) -> Option<(Key, Option<u16>)> {
         b'W' => Key::Account(org(rest)?),
         b'Z' => Key::Org(org(rest)?),
         b'N' => match rest.take::<1>()? {
-            [1] => Key::ApiKey(rest.take()?),
-            [2] => Key::KeyOf(org(rest)?, rest.id().map(KeyId::from_u128)?),
-            [3] => Key::OwnerOfKey(rest.id().map(KeyId::from_u128)?),
+            [1] => Key::Access(rest.take()?),
+            [2] => Key::AccessOf(org(rest)?, rest.id().map(KeyId::from_u128)?),
+            [3] => Key::AccessOwner(rest.id().map(KeyId::from_u128)?),
             _ => return None,
         },
         b'J' => match rest.take::<1>()? {
@@ -208,9 +208,9 @@ impl Key {
             | Self::UsedQuote(_)
             | Self::Account(_)
             | Self::Org(_)
-            | Self::ApiKey(_)
-            | Self::KeyOf(..)
-            | Self::OwnerOfKey(_)
+            | Self::Access(_)
+            | Self::AccessOf(..)
+            | Self::AccessOwner(_)
             | Self::Due(..)
             | Self::Receiver(..)
             | Self::Observed(_)
@@ -279,9 +279,9 @@ impl fmt::Display for Key {
             Self::UsedQuote(id) => write!(f, "quote {id}: the batch that was made from it"),
             Self::Account(id) => write!(f, "account of {id}"),
             Self::Org(id) => write!(f, "organisation {id}"),
-            Self::ApiKey(digest) => write!(f, "API key with digest {}", short(digest)),
-            Self::KeyOf(org, id) => write!(f, "API key {id}: its place among those of {org}"),
-            Self::OwnerOfKey(id) => write!(f, "API key {id}: whose it is"),
+            Self::Access(digest) => write!(f, "API key with digest {}", short(digest)),
+            Self::AccessOf(org, id) => write!(f, "API key {id}: its place among those of {org}"),
+            Self::AccessOwner(id) => write!(f, "API key {id}: whose it is"),
             Self::Due(_, id) => write!(f, "message {id}: when it is due"),
             Self::Delivery(id) => write!(f, "message {id}"),
             Self::Receiver(org, id) => write!(f, "webhook endpoint {id} of {org}"),
@@ -340,9 +340,9 @@ mod tests {
                 none(format::used_quote(QuoteId::from_u128(a)), Key::UsedQuote(QuoteId::from_u128(a))),
                 none(format::account(org), Key::Account(org)),
                 none(format::org(org), Key::Org(org)),
-                none(format::key_at(&digest), Key::ApiKey(digest)),
-                none(format::key_of(org, KeyId::from_u128(a)), Key::KeyOf(org, KeyId::from_u128(a))),
-                none(format::owner_of_key(KeyId::from_u128(a)), Key::OwnerOfKey(KeyId::from_u128(a))),
+                none(format::key_at(&digest), Key::Access(digest)),
+                none(format::key_of(org, KeyId::from_u128(a)), Key::AccessOf(org, KeyId::from_u128(a))),
+                none(format::owner_of_key(KeyId::from_u128(a)), Key::AccessOwner(KeyId::from_u128(a))),
                 none(format::delivery_due(org, seconds, EventId::from_u128(a)), Key::Due(org, EventId::from_u128(a))),
                 some(format::delivery(EventId::from_u128(a)), Key::Delivery(EventId::from_u128(a))),
                 none(format::receiver(org, ReceiverId::from_u128(a)), Key::Receiver(org, ReceiverId::from_u128(a))),

@@ -16,7 +16,8 @@ use super::{command, exits, finish, text};
 fn stopped() -> (Daemon, Vec<String>, Vec<String>) {
     let mut daemon = Daemon::start();
     let batches: Vec<_> = (0..2).map(|_| daemon.submit(rows::many(40, rows::INSTANT))).collect();
-    let inputs = batches.iter().map(|id| daemon.wait_ended(id, wait::A_WHILE)["input_file_id"].as_str().unwrap().to_owned()).collect();
+    let inputs =
+        batches.iter().map(|id| daemon.wait_ended(id, wait::A_WHILE)["input_file_id"].as_str().expect("an input").to_owned()).collect();
     let status = daemon.sigterm_and_wait(Duration::from_secs(30));
     assert_eq!(status.code(), Some(0));
     (daemon, batches, inputs)
@@ -25,11 +26,11 @@ fn stopped() -> (Daemon, Vec<String>, Vec<String>) {
 /// Each file below a folder, but for the lock.
 fn content_of(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
-    for path in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+    for path in fs::read_dir(dir).expect("a folder").map(|entry| entry.expect("an entry").path()) {
         if path.is_dir() {
             found.extend(content_of(&path));
         } else if !path.ends_with("lock") {
-            found.insert(path.clone(), fs::read(path).unwrap());
+            found.insert(path.clone(), fs::read(path).expect("a file"));
         }
     }
     found
@@ -50,7 +51,8 @@ fn store(daemon: &Daemon, args: &[&str]) -> Command {
 
 /// Where the content of a file lies: its id is printed in other letters than its name has.
 fn content(daemon: &Daemon, nth: usize) -> PathBuf {
-    let mut paths: Vec<_> = fs::read_dir(daemon.data_dir().join("files")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<_> =
+        fs::read_dir(daemon.data_dir().join("files")).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
     // Ids, and so names, sort by time.
     paths.sort();
     paths.swap_remove(nth)

@@ -67,7 +67,7 @@ impl References {
             (_, Examined::Part(part)) => self.parts.push(part),
             (_, Examined::Pointer(to)) => self.pointers.push((key, to)),
             (_, Examined::ApiKey(found)) => {
-                self.places_of_keys.push((key, [Key::KeyOf(found.org, found.id), Key::OwnerOfKey(found.id)]));
+                self.places_of_keys.push((key, [Key::AccessOf(found.org, found.id), Key::AccessOwner(found.id)]));
             }
             // Answers may lead nowhere, and what has no more than its content leads nowhere.
             (_, Examined::Answer(_) | Examined::Other) if !is_listed(&key) => return,
@@ -205,8 +205,8 @@ impl References {
         let id = || to.try_into().map(u128::from_be_bytes).unwrap_or_default();
         let to = match *key {
             Key::UsedQuote(_) => Key::State(BatchId::from_u128(id())),
-            Key::KeyOf(..) => to.try_into().map_or(Key::Meta, Key::ApiKey),
-            Key::OwnerOfKey(own) => Key::KeyOf(OrgId::from_u128(id()), own),
+            Key::AccessOf(..) => to.try_into().map_or(Key::Meta, Key::Access),
+            Key::AccessOwner(own) => Key::AccessOf(OrgId::from_u128(id()), own),
             _ => return,
         };
         if !self.has(&to) {

@@ -1,6 +1,7 @@
 //! Images of logs that sled has written, with a map beside them that says what must be in there.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::Path;
 
 use super::message::SEGMENT;
@@ -256,7 +257,8 @@ fn what_is_left_of_a_wreck_is_found() {
         }
     }
     let of_each = all / 6;
-    eprintln!("brought back: {:?} of {of_each} entries a kind; after one bit at least {worst} of {}", back, model.len());
+    let figures = format!("brought back: {back:?} of {of_each} entries a kind; after one bit at least {worst} of {}", model.len());
+    writeln!(std::io::stderr(), "{figures}").unwrap();
     assert!(model.len() - worst < 40, "one bit took {} of {} entries", model.len() - worst, model.len());
     assert!(back.values().all(|back| back * 100 > of_each * 90), "{back:?} of {of_each}");
 }

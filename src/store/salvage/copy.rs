@@ -138,7 +138,7 @@ impl Copying<'_, '_> {
             (Key::Unseen(id), _) => drop(copied.unseen.insert(id)),
             // These are made anew.
             (Key::Meta | Key::Active(_) | Key::BatchOf(..) | Key::FileOf(..) | Key::ExpiryOfFile(_), _)
-            | (Key::UsedQuote(_) | Key::KeyOf(..) | Key::OwnerOfKey(_) | Key::Due(..), _) => {}
+            | (Key::UsedQuote(_) | Key::AccessOf(..) | Key::AccessOwner(_) | Key::Due(..), _) => {}
             (key, examined) => {
                 match examined {
                     Examined::Upload(upload) => drop(copied.uploads.insert(upload.id, *upload)),

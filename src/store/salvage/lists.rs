@@ -30,7 +30,7 @@ impl Salvage<'_> {
         let tree = self.out.tree.clone();
         for entry in tree.scan_prefix(format::key_at(&[])) {
             let (at, value) = entry?;
-            let Some((place @ Key::ApiKey(digest), _)) = key::parse(&at) else { continue };
+            let Some((place @ Key::Access(digest), _)) = key::parse(&at) else { continue };
             if let Ok(Examined::ApiKey(found)) = examine(&place, &value) {
                 self.out.writes.insert(format::key_of(found.org, found.id), digest.as_slice());
                 self.out.writes.insert(format::owner_of_key(found.id), &found.org.as_u128().to_be_bytes());

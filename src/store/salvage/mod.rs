@@ -10,6 +10,7 @@
 mod batches;
 mod content;
 mod copy;
+mod files;
 mod lists;
 mod rows;
 #[cfg(test)]

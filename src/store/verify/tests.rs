@@ -1,6 +1,7 @@
 //! Damaged data directories: each is served as it was, or refused and left as it is.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::domain::batch::{Batch, BatchState, ResultFiles};
@@ -201,7 +202,7 @@ async fn a_damaged_store_is_served_whole_or_refused_and_left_alone() {
                 assert!(content_of(copy.path()) == before, "case {case}, {}: it was refused, and yet changed", target.display());
                 let name = format!("case {case}, {}", target.strip_prefix(dir.path()).unwrap().display());
                 // Of another store there is what that one had, but for its files.
-                let is_foreign = target.ends_with("db") && damaged.get(&target).is_some() && damaged.get(&target) == foreign.get(&target);
+                let is_foreign = target.ends_with("db") && damaged.contains_key(&target) && damaged.get(&target) == foreign.get(&target);
                 let expected = if is_foreign { &foreign_shown } else { &expected };
                 *figures.entry(kind).or_default() += is_brought_back(&name, copy.path(), expected, target.ends_with("db")).await;
                 assert!(content_of(copy.path()) == before, "{name}: it was salvaged, and yet changed");
@@ -209,9 +210,10 @@ async fn a_damaged_store_is_served_whole_or_refused_and_left_alone() {
             Err(error) => panic!("case {case}, {}: {error}", target.display()),
         }
     }
-    eprintln!("of 500: {served} served, {refused} refused");
+    let mut out = std::io::stderr();
+    writeln!(out, "of 500: {served} served, {refused} refused").unwrap();
     for (kind, figures) in &figures {
-        eprintln!("{kind}: {figures}");
+        writeln!(out, "{kind}: {figures}").unwrap();
     }
     assert!(served > 50 && refused > 150, "served {served}, refused {refused}");
 }
