@@ -1,7 +1,7 @@
 //! The command line: what a person types, and what they read in return.
 //!
 //! Data goes to standard output, everything else to standard error. Exit codes: 0 for success, 1
-//! when rows failed, the daemon had to stop, or a daemon that was asked cannot be reached or did not do
+//! when rows failed, a store is damaged, the daemon had to stop, or a daemon that was asked cannot be reached or did not do
 //! it, 2 for bad usage, settings or input, 130 when a run or a wait was interrupted.
 
 mod answer;
@@ -15,6 +15,7 @@ pub mod progress;
 mod remote;
 mod run;
 mod serve;
+mod store;
 mod temporary;
 
 use std::io::Write;
@@ -57,6 +58,9 @@ enum Command {
     /// Check, compare and make catalog seeds
     #[command(subcommand)]
     Catalog(catalog::CatalogCommand),
+    /// Check a data directory, bring back what can be read of a damaged one, and make backups
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Inspect the settings
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -89,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Batches(command) => batches::run(&command, env),
         Command::Keys(command) => keys::run(&command, env),
         Command::Catalog(command) => catalog::run(&command, env),
+        Command::Store(command) => store::run(&command, env),
         Command::Config(command) => match config::run(&command, env, &mut std::io::stdout()) {
             Ok(()) => 0,
             Err(error) => complain(&error, USAGE),

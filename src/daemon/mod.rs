@@ -17,3 +17,6 @@ pub use core::{Core, Environment, StartError, load_catalog, system_clock};
 pub use discover::{DiscoverError, discover_models};
 pub use job::{Job, JobError, Submission};
 pub use server::{ServeError, Server};
+
+// What is done to a data directory that no daemon has.
+pub use crate::store::{Checked, SalvageError, Salvaged, Thing, Told, Unlookable, check as check_store, salvage as salvage_store};

@@ -61,4 +61,5 @@ problem_codes! {
     NotQuoted = "model_not_quoted",
     InsufficientCredits = "insufficient_credits",
     PriceCeiling = "price_ceiling",
+    LostInDamage = "lost_in_damage",
 }

@@ -99,15 +99,20 @@ impl Store {
             if packed.is_empty() {
                 return Ok(None);
             }
-            let damaged = RecordError::damaged::<CatalogFilesRecord>;
-            let mut bytes = Vec::new();
-            let unpacked = zstd::Decoder::new(packed.as_slice()).map_err(damaged)?;
-            unpacked.take(MAX_UNPACKED).read_to_end(&mut bytes).map_err(damaged)?;
-            let files = record::decode::<CatalogFilesRecord>(&bytes)?.files;
+            let files = unpack(&packed)?;
             Ok((!files.is_empty()).then_some(files))
         })
         .await
     }
+}
+
+/// The files that were packed.
+pub(super) fn unpack(packed: &[u8]) -> Result<Vec<(String, String)>, RecordError> {
+    let damaged = RecordError::damaged::<CatalogFilesRecord>;
+    let mut bytes = Vec::new();
+    let unpacked = zstd::Decoder::new(packed).map_err(damaged)?;
+    unpacked.take(MAX_UNPACKED).read_to_end(&mut bytes).map_err(damaged)?;
+    Ok(record::decode::<CatalogFilesRecord>(&bytes)?.files)
 }
 
 fn pack(record: CatalogFilesRecord) -> Result<Vec<u8>, StoreError> {

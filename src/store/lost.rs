@@ -69,7 +69,7 @@ fn folder(dir: &DataDir, make: bool) -> Result<Option<Folder>, StoreError> {
 }
 
 /// Moves something there.
-fn move_there(from: &Folder, origin: &str, name: &OsStr, to: &Folder) -> Result<(), StoreError> {
+pub(super) fn move_there(from: &Folder, origin: &str, name: &OsStr, to: &Folder) -> Result<(), StoreError> {
     let mut kept = name.to_string_lossy().into_owned();
     while kept.len() > NAME_KEPT {
         kept.pop();

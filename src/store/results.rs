@@ -83,7 +83,7 @@ impl PackedRow {
 }
 
 /// The length of a result's line, which only writing it tells.
-fn line_length(row: &RowResult) -> usize {
+pub(super) fn line_length(row: &RowResult) -> usize {
     thread_local! {
         static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }

@@ -116,7 +116,7 @@ fn count(added: &mut Progress, row: &PackedRow) {
 }
 
 /// Joins rows of one page to runs.
-fn write_runs(batch: BatchId, mut rows: Vec<RunRow>, writes: &mut Writes) -> Result<(), StoreError> {
+pub(super) fn write_runs(batch: BatchId, mut rows: Vec<RunRow>, writes: &mut Writes) -> Result<(), StoreError> {
     rows.sort_unstable_by_key(|row| row.row);
     let mut rows = rows.as_slice();
     while let Some(first) = rows.first() {

@@ -17,7 +17,7 @@ use super::StoreError;
 use super::dir::{Folder, SEAL_KEY};
 use crate::domain::id::FileId;
 
-const BYTES: usize = 32;
+pub(super) const BYTES: usize = 32;
 
 /// Signs and seals.
 pub struct Seal {

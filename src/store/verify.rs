@@ -3,7 +3,7 @@
 //! Invariant: this module only reads. What it does not understand it refuses.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use super::dir::{FILES, Folder, PARTS};
 use super::format::FORMAT_KEY;
@@ -18,7 +18,7 @@ use super::{StoreError, migrate};
 /// The most faults that an error names.
 const FAULTS_NAMED: usize = 5;
 /// The format from which on a store has a sum and a mark.
-const SUMMED_FROM: u32 = 5;
+pub(super) const SUMMED_FROM: u32 = 5;
 
 /// A data directory that may be opened.
 #[derive(Debug)]

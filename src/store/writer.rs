@@ -289,7 +289,7 @@ impl Writer {
 
 /// Lets sled free the nodes that it has replaced. By itself it frees a bounded number for each access,
 /// which is fewer than many small values replace: they would pile up for as long as rows come fast.
-fn collect_garbage(values: usize) {
+pub(super) fn collect_garbage(values: usize) {
     /// Values whose garbage one step collects for certain.
     const VALUES_A_STEP: usize = 16;
     for _ in 0..values.div_ceil(VALUES_A_STEP) {

@@ -4,6 +4,7 @@ mod catalog;
 mod data_dir;
 mod keys;
 mod lanes;
+mod store;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
 mod support;
@@ -298,6 +299,8 @@ fn help_texts() {
         ("help_keys_create", &["keys", "create", "--help"]),
         ("help_batches", &["batches", "--help"]),
         ("help_batches_priority", &["batches", "priority", "--help"]),
+        ("help_store", &["store", "--help"]),
+        ("help_store_salvage", &["store", "salvage", "--help"]),
     ] {
         let output = run(dir.path(), args);
         exits(&output, 0);

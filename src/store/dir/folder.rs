@@ -9,7 +9,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fsync, mkdirat, open, openat, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, fsync, mkdirat, open, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::super::StoreError;
@@ -42,6 +42,8 @@ struct Opened {
     /// As an operator knows it; for messages, and for sled.
     path: PathBuf,
     seam: Seam,
+    /// Only looked at, whoever it belongs to: permissions stay as they are.
+    is_guest: bool,
 }
 
 /// Deeper than anything that is ever removed as a whole.
@@ -64,12 +66,28 @@ impl Folder {
             Ok(fd)
         };
         let fd = opening().map_err(|error| StoreError::io("opening", path, &error))?;
-        Ok(Self(Arc::new(Opened { fd, path: path.to_owned(), seam })))
+        Ok(Self(Arc::new(Opened { fd, path: path.to_owned(), seam, is_guest: false })))
+    }
+
+    /// Opens a data directory that is there, only to look at it: whoever it belongs to, and nothing is repaired.
+    pub(super) fn guest(path: &Path) -> Result<Self, StoreError> {
+        let opened = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let fd = opened.map_err(|errno| StoreError::io("opening", path, &errno.into()))?;
+        Ok(Self(Arc::new(Opened { fd, path: path.to_owned(), seam: Seam::default(), is_guest: true })))
     }
 
     /// Its path, as an operator knows it.
     pub fn path(&self) -> &Path {
         &self.0.path
+    }
+
+    /// Whether it belongs to the user that runs.
+    ///
+    /// # Errors
+    /// When the file system does not say.
+    pub fn is_ours(&self) -> Result<bool, StoreError> {
+        let stat = fstat(&self.0.fd).map_err(|errno| StoreError::io("looking at", self.path(), &errno.into()))?;
+        Ok(stat.st_uid == rustix::process::geteuid().as_raw())
     }
 
     /// Where tests let operations fail.
@@ -112,7 +130,11 @@ impl Folder {
             Ok(stat) => wanted.check_kind(FileType::from_raw_mode(stat.st_mode)).err().unwrap_or_else(|| errno.into()),
             Err(_) => errno.into(),
         })?;
-        secure(&fd, wanted, &self.path_of(name), report)?;
+        if self.0.is_guest {
+            wanted.check_kind(FileType::from_raw_mode(fstat(&fd)?.st_mode))?;
+        } else {
+            secure(&fd, wanted, &self.path_of(name), report)?;
+        }
         Ok(fd)
     }
 
@@ -144,7 +166,7 @@ impl Folder {
     fn open_folder(&self, name: &OsStr) -> Result<Self, StoreError> {
         let enter = || self.enter(name, OFlags::RDONLY | OFlags::DIRECTORY, Wanted::Folder, Report::Loud);
         let fd = self.at(Act::Open, "opening", name, enter)?;
-        Ok(Self(Arc::new(Opened { fd, path: self.path_of(name), seam: self.0.seam.clone() })))
+        Ok(Self(Arc::new(Opened { fd, path: self.path_of(name), seam: self.0.seam.clone(), is_guest: self.0.is_guest })))
     }
 
     fn file(&self, fd: OwnedFd) -> DataFile {

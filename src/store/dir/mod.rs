@@ -66,6 +66,39 @@ pub(super) struct Locked {
     lock: DataFile,
 }
 
+/// A data directory that is only looked at, and that no daemon has meanwhile.
+#[derive(Debug)]
+pub(super) struct Guest {
+    root: Folder,
+    _lock: Option<DataFile>,
+}
+
+impl Guest {
+    /// Takes the directory at `path`. Nothing in it is changed, the lock file apart, which its owner makes if there is
+    /// none; for anybody else, or where nothing can be written, it is then not taken.
+    ///
+    /// # Errors
+    /// When another process has it, there is none, or it cannot be read.
+    pub fn take(path: &Path) -> Result<Self, OpenError> {
+        let root = Folder::guest(path)?;
+        let lock = match root.kind_of(LOCK)? {
+            Some(_) => Some(root.open(LOCK)?),
+            None if root.is_ours()? => root.open_or_create(LOCK).ok(),
+            None => None,
+        };
+        match lock.as_ref().map_or(Ok(()), DataFile::try_lock) {
+            Ok(()) => Ok(Self { root, _lock: lock }),
+            Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse { dir: path.display().to_string() }),
+            Err(std::fs::TryLockError::Error(error)) => Err(StoreError::io("locking", &root.path_of(LOCK), &error).into()),
+        }
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> &Folder {
+        &self.root
+    }
+}
+
 /// A data directory with its folders.
 #[derive(Debug)]
 pub(super) struct DataDir {

@@ -60,21 +60,47 @@ pub(super) struct Message<'a> {
     pub bytes: usize,
 }
 
+/// What the header of a message says, whether or not the message is whole.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Header {
+    pub kind: Kind,
+    pub pid: u64,
+    /// See [`Message::segment`].
+    pub segment: u64,
+    /// Bytes of the header.
+    bytes: usize,
+    /// Bytes behind it.
+    length: usize,
+}
+
+impl Header {
+    /// The header at the start of `rest`; `None` if there is none.
+    pub fn read(rest: &[u8]) -> Option<Self> {
+        let kind = Kind::of(*rest.get(4)?)?;
+        let mut cursor = rest.get(5..)?;
+        let length = usize::try_from(number(&mut cursor)?).ok()?;
+        let segment = number(&mut cursor)?;
+        let pid = number(&mut cursor)?;
+        let bytes = rest.len() - cursor.len();
+        (length <= cursor.len()).then_some(Self { kind, pid, segment, bytes, length })
+    }
+
+    /// Bytes of the message with its header.
+    pub fn message_bytes(&self) -> usize {
+        self.bytes + self.length
+    }
+}
+
 /// The message at the start of `rest`, which ends with its segment. `None` if there is none, or a
 /// damaged one.
 pub(super) fn read(rest: &[u8]) -> Option<Message<'_>> {
     let expected = u32::from_le_bytes(rest.get(..4)?.try_into().ok()?);
-    let kind = Kind::of(*rest.get(4)?)?;
-    let mut cursor = rest.get(5..)?;
-    let length = usize::try_from(number(&mut cursor)?).ok()?;
-    let segment = number(&mut cursor)?;
-    let pid = number(&mut cursor)?;
-    let header = rest.len() - cursor.len();
-    let body = cursor.get(..length)?;
+    let Header { kind, pid, segment, bytes, length } = Header::read(rest)?;
+    let body = &rest[bytes..bytes + length];
     let mut crc = crc32fast::Hasher::new();
     crc.update(body);
-    crc.update(&rest[4..header]);
-    (crc.finalize() ^ u32::MAX == expected).then_some(Message { kind, pid, segment, body, bytes: header + length })
+    crc.update(&rest[4..bytes]);
+    (crc.finalize() ^ u32::MAX == expected).then_some(Message { kind, pid, segment, body, bytes: bytes + length })
 }
 
 /// What ends a segment of that number early, with `unused` bytes left, at least [`MAX_HEADER`].

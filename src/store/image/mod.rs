@@ -12,8 +12,10 @@ mod handover;
 mod message;
 mod node;
 mod scan;
+mod survey;
 #[cfg(test)]
 mod tests;
+mod wreck;
 
 use std::fmt;
 use std::fs::File;
@@ -21,6 +23,8 @@ use std::fs::File;
 use message::Kind;
 use node::{Data, Node};
 use scan::{PageState, Place, Scan};
+pub(super) use survey::Unreadable;
+pub(super) use wreck::{Found, Wreck};
 
 /// sled's page that names the trees.
 const META: usize = 0;
@@ -103,6 +107,7 @@ impl Image {
     }
 
     /// Bytes of the log that hold pages; the others are free.
+    #[cfg(test)]
     pub fn live_bytes(&self) -> u64 {
         let bytes = |place: &Place| place.bytes as u64;
         let of = |page: &PageState| match page {
@@ -119,7 +124,7 @@ impl Image {
     /// When the page that names the trees cannot be read.
     pub fn root(&self, tree: &[u8]) -> Result<Option<u64>, ImageError> {
         let Some(PageState::Present(whole, _)) = self.scan.pages.get(META) else { return Ok(None) };
-        let meta = self.message(META as u64, *whole, Kind::Meta)?;
+        let meta = body(&self.log, META as u64, *whole, Kind::Meta)?;
         let roots = node::roots(&meta).ok_or(ImageError::Page { page: META as u64, reason: "it does not name the trees" })?;
         Ok(roots.into_iter().find(|(name, _)| name == tree).map(|(_, root)| root))
     }
@@ -153,31 +158,6 @@ impl Image {
         Err(ImageError::Page { page, reason: "the pages lead in a circle" })
     }
 
-    /// Gives each entry of each leaf that can be read, whether or not the pages hang together, with the number
-    /// of the leaf's last change; returns how many pages cannot be read.
-    ///
-    /// # Errors
-    /// When the disk fails.
-    pub fn leaves(&self, mut each: impl FnMut(&[u8], &[u8], u64)) -> Result<u64, ImageError> {
-        let mut lost = 0;
-        for (page, state) in (0_u64..).zip(&self.scan.pages).skip(META + 2) {
-            let PageState::Present(whole, changes) = state else { continue };
-            match self.node(page) {
-                Ok(Node { data: Data::Index(_), .. }) => {}
-                Ok(node) => {
-                    let Data::Leaf(entries) = &node.data else { continue };
-                    let version = changes.last().unwrap_or(whole).lsn;
-                    for (suffix, value) in entries {
-                        each(&[node.prefix(), suffix].concat(), value, version);
-                    }
-                }
-                Err(ImageError::Page { .. }) => lost += 1,
-                Err(error @ ImageError::Io { .. }) => return Err(error),
-            }
-        }
-        Ok(lost)
-    }
-
     /// The leftmost leaf below a page.
     fn first_leaf(&self, root: u64) -> Result<(u64, Node), ImageError> {
         let mut page = root;
@@ -185,7 +165,7 @@ impl Image {
         for _ in 0..64 {
             let node = self.node(page)?;
             let Data::Index(below) = &node.data else { return Ok((page, node)) };
-            page = *below.first().ok_or(ImageError::Page { page, reason: "it leads nowhere" })?;
+            (_, page) = *below.first().ok_or(ImageError::Page { page, reason: "it leads nowhere" })?;
         }
         Err(ImageError::Page { page, reason: "the pages lead in a circle" })
     }
@@ -197,19 +177,19 @@ impl Image {
             return Err(ImageError::Page { page, reason: "it is not in the log" });
         };
         let bad = ImageError::Page { page, reason: "it cannot be decoded" };
-        let mut node = Node::read(&self.message(page, *whole, Kind::Node)?).ok_or(bad.clone())?;
+        let mut node = Node::read(&body(&self.log, page, *whole, Kind::Node)?).ok_or(bad.clone())?;
         for change in changes {
-            node.apply(&self.message(page, *change, Kind::Link)?).ok_or(bad.clone())?;
+            node.apply(&body(&self.log, page, *change, Kind::Link)?).ok_or(bad.clone())?;
         }
         Ok(node)
     }
+}
 
-    /// What a message says.
-    fn message(&self, page: u64, place: Place, kind: Kind) -> Result<Vec<u8>, ImageError> {
-        let mut bytes = vec![0; place.bytes];
-        scan::read_exact(&self.log, &mut bytes, place.offset)?;
-        let body = message::read(&bytes).filter(|message| message.kind == kind && message.pid == page).map(|message| message.body.len());
-        let body = body.ok_or(ImageError::Page { page, reason: "it changed while it was read" })?;
-        Ok(bytes.split_off(place.bytes - body))
-    }
+/// What a message about a page says.
+fn body(log: &File, page: u64, place: Place, kind: Kind) -> Result<Vec<u8>, ImageError> {
+    let mut bytes = vec![0; place.bytes];
+    scan::read_exact(log, &mut bytes, place.offset)?;
+    let body = message::read(&bytes).filter(|message| message.kind == kind && message.pid == page).map(|message| message.body.len());
+    let body = body.ok_or(ImageError::Page { page, reason: "it changed while it was read" })?;
+    Ok(bytes.split_off(place.bytes - body))
 }

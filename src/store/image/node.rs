@@ -19,8 +19,8 @@ pub(super) struct Node {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Data {
     Leaf(Vec<(Vec<u8>, Vec<u8>)>),
-    /// The pages below, from the left.
-    Index(Vec<u64>),
+    /// The pages below, from the left, and what their keys begin with.
+    Index(Vec<(Vec<u8>, u64)>),
 }
 
 impl Node {
@@ -45,7 +45,7 @@ impl Node {
         }
         let keys = (0..length).map(|_| Some(bytes(from)?.to_vec())).collect::<Option<Vec<_>>>()?;
         let data = if is_index {
-            Data::Index((0..length).map(|_| number(from)).collect::<Option<_>>()?)
+            Data::Index(keys.into_iter().map(|key| Some((key, number(from)?))).collect::<Option<_>>()?)
         } else {
             Data::Leaf(keys.into_iter().map(|key| Some((key, bytes(from)?.to_vec()))).collect::<Option<_>>()?)
         };
@@ -53,25 +53,19 @@ impl Node {
     }
 
     /// Applies a change. `None` if the bytes are none, or one of another kind of page.
-    pub fn apply(&mut self, mut from: &[u8]) -> Option<()> {
-        let from = &mut from;
-        match (byte(from)?, &mut self.data) {
-            (0, Data::Leaf(entries)) => {
-                let (key, value) = (bytes(from)?, bytes(from)?.to_vec());
-                match entries.binary_search_by(|(other, _)| other.as_slice().cmp(key)) {
-                    Ok(at) => entries[at].1 = value,
-                    Err(at) => entries.insert(at, (key.to_vec(), value)),
-                }
-            }
-            (1, Data::Leaf(entries)) => {
-                let key = bytes(from)?;
+    pub fn apply(&mut self, from: &[u8]) -> Option<()> {
+        match (Change::read(from)?, &mut self.data) {
+            (Change::Set(key, value), Data::Leaf(entries)) => match entries.binary_search_by(|(other, _)| other.as_slice().cmp(key)) {
+                Ok(at) => entries[at].1 = value.to_vec(),
+                Err(at) => entries.insert(at, (key.to_vec(), value.to_vec())),
+            },
+            (Change::Remove(key), Data::Leaf(entries)) => {
                 if let Ok(at) = entries.binary_search_by(|(other, _)| other.as_slice().cmp(key)) {
                     entries.remove(at);
                 }
             }
-            // A merge of pages on its way: where keys are does not change before the pages are rewritten.
-            (2..=4, _) => {}
-            _ => return None,
+            (Change::Merge, _) => {}
+            (Change::Set(..) | Change::Remove(_), Data::Index(_)) => return None,
         }
         Some(())
     }
@@ -79,6 +73,28 @@ impl Node {
     /// What all keys here begin with.
     pub fn prefix(&self) -> &[u8] {
         &self.lo[..self.prefix]
+    }
+}
+
+/// A change of a page. Keys are without the prefix of the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change<'a> {
+    Set(&'a [u8], &'a [u8]),
+    Remove(&'a [u8]),
+    /// A merge of pages on its way: where keys are does not change before the pages are rewritten.
+    Merge,
+}
+
+impl<'a> Change<'a> {
+    /// `None` if the bytes are none.
+    pub fn read(mut from: &'a [u8]) -> Option<Self> {
+        let from = &mut from;
+        match byte(from)? {
+            0 => Some(Self::Set(bytes(from)?, bytes(from)?)),
+            1 => Some(Self::Remove(bytes(from)?)),
+            2..=4 => Some(Self::Merge),
+            _ => None,
+        }
     }
 }
 

@@ -50,7 +50,7 @@ pub(super) struct Scan {
 
 /// The most pages of a log: each takes a message of eight bytes at least. Bounds the table that a damaged,
 /// but by chance well-summed, page id could ask for.
-const MAX_PAGE: u64 = 1 << 32;
+pub(super) const MAX_PAGE: u64 = 1 << 32;
 
 /// Batches that are remembered.
 const BATCHES: usize = 16;
@@ -206,7 +206,7 @@ fn manifest(message: &Message<'_>) -> Option<u64> {
     u64::try_from(i64::from_le_bytes(message.body.try_into().ok()?)).ok()
 }
 
-fn read_segment(log: &File, offset: u64) -> Result<Vec<u8>, ImageError> {
+pub(super) fn read_segment(log: &File, offset: u64) -> Result<Vec<u8>, ImageError> {
     let mut segment = vec![0; SEGMENT];
     let mut filled = 0;
     while filled < SEGMENT {

@@ -1,6 +1,7 @@
 //! Images of logs that sled has written, with a map beside them that says what must be in there.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::Path;
 
 use super::message::SEGMENT;
@@ -186,4 +187,78 @@ fn damage_is_told() {
         }
     }
     assert!(told > 50, "{told}");
+}
+
+/// What is left of a damaged log: nothing that never was, nothing old that is called the newest, and all that
+/// was not hit, but for what shared a page with it.
+#[test]
+fn what_is_left_of_a_wreck_is_found() {
+    let mut random = fastrand::Rng::with_seed(13);
+    let mut dir = tempfile::tempdir().unwrap();
+    let mut model = Model::new();
+    let mut history: BTreeMap<Vec<u8>, Vec<Vec<u8>>> = BTreeMap::new();
+    for _ in 0..4 {
+        let (db, tree) = open(dir.path());
+        for _ in 0..60 {
+            write(&tree, &mut model, &mut random, 1);
+            for (key, value) in &model {
+                let values = history.entry(key.clone()).or_default();
+                if values.last() != Some(value) {
+                    values.push(value.clone());
+                }
+            }
+        }
+        let next = copy(dir.path());
+        drop((tree, db));
+        dir = next;
+        image(dir.path()).hand_over(dir.path()).unwrap();
+    }
+    let whole = std::fs::read(dir.path().join("db")).unwrap();
+    let sound = image(dir.path()).scan;
+    let last = *sound.segments.last_key_value().unwrap().1 as usize;
+    let is_key = |key: &[u8]| key.len() == 4 && key.iter().all(u8::is_ascii_digit);
+    let (mut back, mut all, mut worst) = (BTreeMap::new(), 0, model.len());
+    for case in 0..150 {
+        let mut bytes = whole.clone();
+        let kind = case % 6;
+        let at = random.usize(..bytes.len());
+        let to = (at + (1 << random.u8(4..18))).min(bytes.len());
+        match kind {
+            0 => bytes[at] ^= 1 << random.u8(0..8),
+            1 => bytes[at..to].fill(0),
+            2 => bytes[at..to].iter_mut().for_each(|byte| *byte = random.u8(..)),
+            3 => {
+                let block = bytes[at..to].to_vec();
+                let elsewhere = random.usize(..=bytes.len() - block.len());
+                bytes[elsewhere..elsewhere + block.len()].copy_from_slice(&block);
+            }
+            4 => drop(bytes.drain(at..to)),
+            _ => bytes.extend_from_within(at..to),
+        }
+        let is_end_hit = bytes.len() < whole.len() || bytes[last..whole.len()] != whole[last..];
+        let damaged = copy(dir.path());
+        std::fs::write(damaged.path().join("db"), bytes).unwrap();
+        let wreck = Wreck::read(File::open(damaged.path().join("db")).unwrap(), is_key).unwrap();
+        let mut found = Model::new();
+        wreck.entries(|entry| {
+            let Found { key, value, is_newest } = entry;
+            assert!(found.last_key_value().is_none_or(|(last, _)| last.as_slice() < key), "keys are in order");
+            assert!(history[key].iter().any(|was| was == value), "case {case}: {key:?} never had that value");
+            if is_newest && !is_end_hit {
+                assert!(model.get(key).is_some_and(|now| now == value), "case {case}: {key:?} is not the newest");
+            }
+            found.insert(key.to_vec(), value.to_vec());
+        });
+        let exact = model.iter().filter(|(key, value)| found.get(*key) == Some(value)).count();
+        *back.entry(kind).or_insert(0) += exact;
+        all += model.len();
+        if kind == 0 {
+            worst = worst.min(exact);
+        }
+    }
+    let of_each = all / 6;
+    let figures = format!("brought back: {back:?} of {of_each} entries a kind; after one bit at least {worst} of {}", model.len());
+    writeln!(std::io::stderr(), "{figures}").unwrap();
+    assert!(model.len() - worst < 40, "one bit took {} of {} entries", model.len() - worst, model.len());
+    assert!(back.values().all(|back| back * 100 > of_each * 90), "{back:?} of {of_each}");
 }

@@ -1,27 +1,35 @@
 //! Damaged data directories: each is served as it was, or refused and left as it is.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use crate::domain::batch::{Batch, BatchState};
-use crate::domain::file::{File, ResultPart};
+use crate::domain::batch::{Batch, BatchState, ResultFiles};
+use crate::domain::file::{File, FileSource, Purpose, ResultPart};
+use crate::domain::id::{FileId, OrgId};
+use crate::store::salvage::tests::{Figures, is_brought_back};
 use crate::store::tests::{NOW, add_file, close, open, read, record, result, running};
 use crate::store::{End, FileQuery, OpenError, Options, Order, Store};
 
 /// Everything that a client has been shown.
 #[derive(Debug, PartialEq)]
-struct Shown {
-    files: Vec<(File, Vec<u8>)>,
-    batches: Vec<(Batch, Vec<u8>)>,
+pub(in crate::store) struct Shown {
+    pub files: Vec<(File, Vec<u8>)>,
+    pub batches: Vec<(Batch, Vec<u8>)>,
 }
 
-async fn shown(store: &Store) -> Shown {
+pub(in crate::store) async fn shown(store: &Store) -> Shown {
     let org = crate::domain::id::OrgId::OPERATOR;
     let query = FileQuery { purpose: None, org, after: None, limit: 1_000, order: Order::Ascending, now: NOW };
     let mut shown = Shown { files: Vec::new(), batches: Vec::new() };
     for file in store.files(query).await.unwrap().items {
         let mut content = Vec::new();
-        std::io::Read::read_to_end(&mut store.open_content(file.id).unwrap(), &mut content).unwrap();
+        match file.source {
+            FileSource::Uploaded { .. } => {
+                std::io::Read::read_to_end(&mut store.open_content(file.id).unwrap(), &mut content).unwrap();
+            }
+            FileSource::View { batch, part } => content = read(&mut store.lines(batch, part).await.unwrap().unwrap()),
+        }
         shown.files.push((file, content));
     }
     for batch in store.batches(crate::store::BatchQuery { limit: 1_000, ..Default::default() }).await.unwrap().items {
@@ -31,23 +39,38 @@ async fn shown(store: &Store) -> Shown {
     shown
 }
 
-/// Batches with results, the first half of them ended.
-async fn some_batches(store: &Store, count: u32) {
+/// Batches with results: some have ended with files over them, some without, some have not.
+pub(in crate::store) async fn some_batches(store: &Store, count: u32) {
     for number in 0..count {
         add_file(store, format!("content {number}").as_bytes(), None).await;
         let spec = running(store, 300).await;
         let results: Vec<_> = (0..300).map(|row| result(spec.id, row, (row * 37 + number) as usize % 500)).collect();
         record(store, &results).await;
-        if number % 2 == 0 {
-            let progress = store.batch(spec.id).await.unwrap().unwrap().progress;
-            let state = BatchState::Failed { at: NOW };
-            store.batch_settled(spec.id, state, progress, End::default()).await.unwrap();
+        let progress = store.batch(spec.id).await.unwrap().unwrap().progress;
+        if number % 3 == 0 {
+            store.batch_settled(spec.id, BatchState::Failed { at: NOW }, progress, End::default()).await.unwrap();
+        } else if number % 3 == 1 {
+            let view = |part, bytes| File {
+                id: FileId::generate(NOW),
+                bytes,
+                created_at: NOW,
+                expires_at: None,
+                filename: "view.jsonl".into(),
+                purpose: Purpose::BatchOutput,
+                mime: None,
+                org: OrgId::OPERATOR,
+                source: FileSource::View { batch: spec.id, part },
+            };
+            let views = [view(ResultPart::Output, progress.output_bytes), view(ResultPart::Errors, progress.error_bytes)];
+            let files = ResultFiles { output: Some(views[0].id), errors: Some(views[1].id) };
+            let state = BatchState::Completed { in_progress_at: Some(NOW), finalizing_at: NOW, at: NOW, files };
+            store.batch_settled(spec.id, state, progress, End { files: views.into(), ..End::default() }).await.unwrap();
         }
     }
 }
 
 /// Each file below a folder, but for the lock.
-fn content_of(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(in crate::store) fn content_of(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
         if entry.is_dir() {
@@ -67,31 +90,56 @@ fn write_to(dir: &Path, from: &Path, content: &BTreeMap<PathBuf, Vec<u8>>) {
     }
 }
 
-/// One thing that goes wrong with one file; `None` if that one is gone.
-fn damage(bytes: &[u8], random: &mut fastrand::Rng) -> Option<Vec<u8>> {
+/// One thing that goes wrong with one file, in words; `None` if that one is gone.
+fn damage(bytes: &[u8], random: &mut fastrand::Rng) -> (&'static str, Option<Vec<u8>>) {
     let mut bytes = bytes.to_vec();
     let at = random.usize(..=bytes.len());
     let to = (at + (1 << random.u8(0..20))).min(bytes.len());
-    match random.u8(0..16) {
-        0..6 => *bytes.get_mut(at)? ^= 1 << random.u8(0..8),
-        6..8 => bytes[at..to].fill(0),
-        8..10 => bytes[at..to].iter_mut().for_each(|byte| *byte = random.u8(..)),
-        10 => bytes.truncate(at),
-        11 => bytes.extend_from_within(at..to),
+    let kind = match random.u8(0..16) {
+        0..6 => match bytes.get_mut(at) {
+            Some(byte) => {
+                *byte ^= 1 << random.u8(0..8);
+                "one bit"
+            }
+            None => return ("gone", None),
+        },
+        6..8 => {
+            bytes[at..to].fill(0);
+            "zeros"
+        }
+        8..10 => {
+            bytes[at..to].iter_mut().for_each(|byte| *byte = random.u8(..));
+            "noise"
+        }
+        10 => {
+            bytes.truncate(at);
+            "cut off"
+        }
+        11 => {
+            bytes.extend_from_within(at..to);
+            "longer"
+        }
         12 => {
             // A block of the file in another place, as a disk that mixes up addresses would have it.
             let block = bytes[at..to].to_vec();
             let elsewhere = random.usize(..=bytes.len() - block.len());
             bytes[elsewhere..elsewhere + block.len()].copy_from_slice(&block);
+            "a block elsewhere"
         }
-        13 => drop(bytes.drain(at..to)),
-        14 => bytes.clear(),
-        _ => return None,
-    }
-    Some(bytes)
+        13 => {
+            bytes.drain(at..to);
+            "a block left out"
+        }
+        14 => {
+            bytes.clear();
+            "empty"
+        }
+        _ => return ("gone", None),
+    };
+    (kind, Some(bytes))
 }
 
-fn options(dir: &Path) -> Options {
+pub(in crate::store) fn options(dir: &Path) -> Options {
     Options { commit_interval: std::time::Duration::ZERO, ..Options::new(dir.to_path_buf()) }
 }
 
@@ -116,22 +164,26 @@ async fn a_damaged_store_is_served_whole_or_refused_and_left_alone() {
     let another = tempfile::tempdir().unwrap();
     let (store, _) = open(another.path());
     some_batches(&store, 3).await;
+    let foreign_shown = shown(&store).await;
     close(store).await;
     let foreign: BTreeMap<_, _> = content_of(another.path())
         .into_iter()
         .map(|(path, bytes)| (dir.path().join(path.strip_prefix(another.path()).unwrap()), bytes))
         .collect();
-    earlier.push(foreign);
+    earlier.push(foreign.clone());
 
     let targets: Vec<_> = whole.keys().filter(|path| !path.starts_with(dir.path().join("files")) && !path.ends_with("seal.key")).collect();
     let mut random = fastrand::Rng::with_seed(1);
     let (mut served, mut refused) = (0, 0);
+    let mut figures: BTreeMap<&str, Figures> = BTreeMap::new();
     for case in 0..500 {
         let mut damaged = whole.clone();
         let target = if random.u8(0..4) > 0 { dir.path().join("store/db") } else { (*random.choice(&targets).unwrap()).clone() };
         let of_another_time = random.u8(0..10) == 0;
-        let replaced =
-            if of_another_time { random.choice(&earlier).unwrap().get(&target).cloned() } else { damage(&whole[&target], &mut random) };
+        let (kind, replaced) = match of_another_time {
+            true => ("another file", random.choice(&earlier).unwrap().get(&target).cloned()),
+            false => damage(&whole[&target], &mut random),
+        };
         match replaced {
             Some(bytes) => drop(damaged.insert(target.clone(), bytes)),
             None => drop(damaged.remove(&target)),
@@ -148,9 +200,20 @@ async fn a_damaged_store_is_served_whole_or_refused_and_left_alone() {
             Err(OpenError::Refused { .. }) => {
                 refused += 1;
                 assert!(content_of(copy.path()) == before, "case {case}, {}: it was refused, and yet changed", target.display());
+                let name = format!("case {case}, {}", target.strip_prefix(dir.path()).unwrap().display());
+                // Of another store there is what that one had, but for its files.
+                let is_foreign = target.ends_with("db") && damaged.contains_key(&target) && damaged.get(&target) == foreign.get(&target);
+                let expected = if is_foreign { &foreign_shown } else { &expected };
+                *figures.entry(kind).or_default() += is_brought_back(&name, copy.path(), expected, target.ends_with("db")).await;
+                assert!(content_of(copy.path()) == before, "{name}: it was salvaged, and yet changed");
             }
             Err(error) => panic!("case {case}, {}: {error}", target.display()),
         }
+    }
+    let mut out = std::io::stderr();
+    writeln!(out, "of 500: {served} served, {refused} refused").unwrap();
+    for (kind, figures) in &figures {
+        writeln!(out, "{kind}: {figures}").unwrap();
     }
     assert!(served > 50 && refused > 150, "served {served}, refused {refused}");
 }

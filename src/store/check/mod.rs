@@ -1,0 +1,148 @@
+//! Whether all that a data directory holds is there and fits together, without opening it.
+//!
+//! Invariant: nothing in the directory is changed, the lock file apart, which is made if there is none. Memory
+//! grows with the number of batches and files, not with their rows.
+
+mod references;
+mod rows;
+
+use std::path::Path;
+
+use super::dir::Folder;
+use super::examine::{Examined, Gathered, Gathering, examine};
+use super::key::Key;
+use super::readable::{Readable, Unlookable};
+use super::{StoreError, format};
+use references::References;
+use rows::RowsOf;
+pub(super) use rows::ranges;
+
+/// What a check has found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Checked {
+    pub batches: u64,
+    /// Rows with a result.
+    pub rows: u64,
+    /// Uploaded ones, and those over results.
+    pub files: u64,
+    /// Bytes of the log and, of a deep check, of content.
+    pub bytes: u64,
+    /// Things that are damaged.
+    pub damaged: u64,
+}
+
+/// Checks a data directory; `tell` is given each thing that is damaged, in a line. A deep check also reads the
+/// content of every file and every result. Blocks.
+///
+/// # Errors
+/// When the directory is in use, is none, or is one of a newer version.
+pub fn check(dir: &Path, deep: bool, tell: &mut dyn FnMut(&str)) -> Result<Checked, Unlookable> {
+    let readable = Readable::of(dir)?;
+    let mut check = Check {
+        deep,
+        tell: Tell { tell, damaged: 0 },
+        references: References::default(),
+        rows: None,
+        gathering: Gathering::default(),
+        checked: Checked { bytes: readable.bytes, ..Checked::default() },
+    };
+    for fault in &readable.faults {
+        check.tell.say(fault);
+    }
+    let read = readable.entries(|key, value, _| check.entry(key, value));
+    if let Err(error) = read {
+        check.tell.say(&format!("the store: {error}"));
+    }
+    Ok(check.end(readable.root())?)
+}
+
+/// Where damage is told.
+struct Tell<'a> {
+    tell: &'a mut dyn FnMut(&str),
+    damaged: u64,
+}
+
+impl Tell<'_> {
+    fn say(&mut self, line: &str) {
+        self.damaged += 1;
+        (self.tell)(line);
+    }
+
+    fn of(&mut self, key: &Key, what: impl std::fmt::Display) {
+        self.say(&format!("{key}: {what}"));
+    }
+}
+
+struct Check<'a> {
+    deep: bool,
+    tell: Tell<'a>,
+    references: References,
+    /// Those of the batch whose rows are being read.
+    rows: Option<RowsOf>,
+    gathering: Gathering,
+    checked: Checked,
+}
+
+impl Check<'_> {
+    fn entry(&mut self, key: &[u8], value: &[u8]) {
+        match self.gathering.next(key, value, true) {
+            Ok(Some(record)) => self.record(&record),
+            Ok(None) => {}
+            Err(()) => self.tell.say(&format!("the store: an entry of an unknown kind, {}", shown(key))),
+        }
+    }
+
+    fn record(&mut self, record: &Gathered) {
+        let key = record.key;
+        if self.rows.as_ref().is_some_and(|rows| !rows.is_of(&key)) {
+            self.close_rows();
+        }
+        let Some(bytes) = record.bytes() else {
+            self.references.has_damaged(&key);
+            return self.tell.of(&key, "a part of it is missing");
+        };
+        match key {
+            Key::Page(batch, _) | Key::Alone(batch, _) | Key::Run(batch, _) => {
+                let rows = self.rows.get_or_insert_with(|| RowsOf::new(batch, self.deep));
+                if let Err(error) = rows.add(&key, &bytes) {
+                    self.tell.of(&key, error);
+                }
+            }
+            _ => match examine(&key, &bytes) {
+                Ok(examined) => {
+                    self.checked.batches += u64::from(matches!(examined, Examined::State(..)));
+                    self.checked.files += u64::from(matches!(examined, Examined::File(_)));
+                    self.references.add(key, examined);
+                }
+                Err(error) => {
+                    self.references.has_damaged(&key);
+                    self.tell.of(&key, error);
+                }
+            },
+        }
+    }
+
+    fn close_rows(&mut self) {
+        let Some(rows) = self.rows.take() else { return };
+        self.checked.rows += rows.found();
+        let sums = rows.end(self.references.shows_results(rows.batch), &mut |line| self.tell.say(line));
+        self.references.has_rows(sums);
+    }
+
+    fn end(mut self, root: &Folder) -> Result<Checked, StoreError> {
+        if let Some(last) = self.gathering.end() {
+            self.record(&last);
+        }
+        self.close_rows();
+        let Self { deep, mut tell, references, mut checked, .. } = self;
+        checked.bytes += references.end(root, deep, &mut |line| tell.say(line))?;
+        checked.damaged = tell.damaged;
+        Ok(checked)
+    }
+}
+
+/// The bytes of a key that says nothing.
+fn shown(key: &[u8]) -> String {
+    let most = &key[..key.len().min(format::FORMAT_KEY.len() * 4)];
+    crate::domain::text::hex(most)
+}

@@ -1,0 +1,197 @@
+//! The records, as they can be read. Lists are left out: they are made anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::StoreError;
+use super::super::examine::{Examined, Gathered, Gathering, examine};
+use super::super::format::{self, MAX_VALUE};
+use super::super::key::Key;
+use super::super::readable::Readable;
+use super::super::record::RecordError;
+use super::Out;
+use super::told::{Telling, Thing};
+use crate::domain::file::File;
+use crate::domain::id::{BatchId, EventId, FileId, QuoteId, UploadId};
+use crate::domain::time::Timestamp;
+use crate::domain::upload::{Upload, UploadPart};
+
+/// What was copied, and what is still to be done about it.
+#[derive(Default)]
+pub(super) struct Copied {
+    /// Entries that were read.
+    pub entries: u64,
+    /// Batches of which there is anything.
+    pub batches: BTreeSet<BatchId>,
+    /// Batches that have results or pages.
+    pub with_rows: BTreeSet<BatchId>,
+    /// Pages that may be older than what was shown.
+    pub old_pages: BTreeSet<(BatchId, u32)>,
+    /// Batches that have ended, as far as is known, and may be another since.
+    pub old_states: BTreeSet<BatchId>,
+    /// Batches of which a file was deleted, or they themselves.
+    pub unseen: BTreeSet<BatchId>,
+    /// Records of files whose content is not copied yet.
+    pub files: BTreeMap<FileId, File>,
+    /// Files whose record is damaged.
+    pub unreadable_files: BTreeSet<FileId>,
+    /// Deleted files, still read.
+    pub deleted: BTreeMap<FileId, Option<File>>,
+    /// Files that were deleted or lost, and whose content is there.
+    pub content: BTreeSet<FileId>,
+    pub parts: Vec<UploadPart>,
+    pub uploads: BTreeMap<UploadId, Upload>,
+    /// When quotes are no longer good.
+    pub quotes: BTreeMap<QuoteId, Timestamp>,
+    /// Idempotency keys, and the batches that they made, unless these were deleted.
+    pub idempotency: BTreeMap<[u8; 32], Option<BatchId>>,
+    /// What has an entry that says when it goes.
+    pub expiring: BTreeSet<Key>,
+    pub deliveries: BTreeSet<EventId>,
+}
+
+/// Copies what can be read.
+pub(super) fn copy(readable: &Readable, out: &mut Out, told: &mut Telling<'_>) -> Result<Copied, StoreError> {
+    let mut copying = Copying { out, told, copied: Copied::default(), gathering: Gathering::default(), failed: None };
+    readable
+        .entries(|key, value, is_newest| copying.entry(key, value, is_newest))
+        .map_err(|error| StoreError::Broken(error.to_string()))?;
+    if let Some(last) = copying.gathering.end() {
+        copying.record(last);
+    }
+    if let Some(error) = copying.failed {
+        return Err(error);
+    }
+    let copied = copying.copied;
+    out.write()?;
+    Ok(copied)
+}
+
+struct Copying<'a, 'b> {
+    out: &'a mut Out,
+    told: &'a mut Telling<'b>,
+    copied: Copied,
+    gathering: Gathering,
+    failed: Option<StoreError>,
+}
+
+impl Copying<'_, '_> {
+    fn entry(&mut self, key: &[u8], value: &[u8], is_newest: bool) {
+        if self.failed.is_some() {
+            return;
+        }
+        self.copied.entries += u64::from(key != format::SUM_KEY);
+        match self.gathering.next(key, value, is_newest) {
+            Ok(Some(complete)) => self.record(complete),
+            Ok(None) => {}
+            Err(()) => self.told.lost(Thing::Other("an entry of an unknown kind".into())),
+        }
+    }
+
+    fn record(&mut self, record: Gathered) {
+        if let Some(batch) = record.key.batch() {
+            self.copied.batches.insert(batch);
+        }
+        let written = if self.is_of_rows(&record) { self.copy_chunks(&record) } else { self.copy_record(record) };
+        if let Err(error) = written.and_then(|()| self.out.write_much()) {
+            self.failed = Some(error);
+        }
+    }
+
+    /// Rows are looked at later, with their batch.
+    fn is_of_rows(&mut self, record: &Gathered) -> bool {
+        let (Key::Page(batch, _) | Key::Alone(batch, _) | Key::Run(batch, _)) = record.key else { return false };
+        self.copied.with_rows.insert(batch);
+        if let (Key::Page(batch, page), false) = (record.key, record.is_newest) {
+            self.copied.old_pages.insert((batch, page));
+        }
+        true
+    }
+
+    fn copy_chunks(&mut self, record: &Gathered) -> Result<(), StoreError> {
+        for (key, value) in &record.values {
+            self.out.writes.insert(key.clone(), value.as_slice());
+        }
+        Ok(())
+    }
+
+    fn copy_record(&mut self, mut record: Gathered) -> Result<(), StoreError> {
+        let examined = match examine_newest(&mut record) {
+            Ok(examined) => examined,
+            Err(error) => {
+                match record.key {
+                    // Told with their batch, or with their content.
+                    Key::State(_) | Key::Spec(_) => {}
+                    Key::File(id) => drop(self.copied.unreadable_files.insert(id)),
+                    key => self.told.lost(Thing::Other(format!("{key} ({error})"))),
+                }
+                return Ok(());
+            }
+        };
+        if !record.is_newest {
+            self.may_be_old(&record.key, &examined);
+        }
+        let copied = &mut self.copied;
+        match (record.key, examined) {
+            (_, Examined::File(file)) => drop(copied.files.insert(file.id, *file)),
+            (_, Examined::Part(part)) => copied.parts.push(part),
+            (Key::Deleted(id), Examined::Deleted(file)) => drop(copied.deleted.insert(id, file.map(|file| *file))),
+            (Key::Unseen(id), _) => drop(copied.unseen.insert(id)),
+            // These are made anew.
+            (Key::Meta | Key::Active(_) | Key::BatchOf(..) | Key::FileOf(..) | Key::ExpiryOfFile(_), _)
+            | (Key::UsedQuote(_) | Key::AccessOf(..) | Key::AccessOwner(_) | Key::Due(..), _) => {}
+            (key, examined) => {
+                match examined {
+                    Examined::Upload(upload) => drop(copied.uploads.insert(upload.id, *upload)),
+                    Examined::Quote(quote) => drop(copied.quotes.insert(quote.id, quote.valid_until)),
+                    Examined::Delivery(delivery) => drop(copied.deliveries.insert(delivery.id)),
+                    Examined::Idempotency(used) => {
+                        if let Key::Idempotency(digest) = key {
+                            copied.idempotency.insert(digest, used.batch.map(BatchId::from_u128));
+                        }
+                    }
+                    _ => {}
+                }
+                match key {
+                    Key::ExpiryOfIdempotency(digest) if !copied.idempotency.contains_key(&digest) => return Ok(()),
+                    Key::ExpiryOfUpload(_) | Key::ExpiryOfQuote(_) | Key::ExpiryOfIdempotency(_) => drop(copied.expiring.insert(key)),
+                    _ => {}
+                }
+                self.copy_chunks(&record)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells of what can change and may have.
+    fn may_be_old(&mut self, key: &Key, examined: &Examined) {
+        let thing = match (key, examined) {
+            (Key::State(id), Examined::State(state, _)) if !state.is_terminal() => Thing::Batch(*id),
+            (Key::State(id), _) => {
+                self.copied.old_states.insert(*id);
+                return;
+            }
+            (_, Examined::Reservation(reservation)) if reservation.settlement.is_none() => Thing::Other(key.to_string()),
+            (_, Examined::ApiKey(found)) if found.revoked_at.is_none() => Thing::Other(format!("API key {}", found.id)),
+            (_, Examined::Upload(upload)) if upload.state == crate::domain::upload::UploadState::Pending => Thing::Other(key.to_string()),
+            (Key::Account(_) | Key::Hold(_) | Key::Org(_) | Key::Receiver(..) | Key::Control(_), _) => Thing::Other(key.to_string()),
+            _ => return,
+        };
+        self.told.unsure(thing, "it may have been changed or removed since");
+    }
+}
+
+/// Decodes a record. It may have become shorter, and later parts be of an earlier time: these are left out then.
+fn examine_newest(record: &mut Gathered) -> Result<Examined, RecordError> {
+    let bytes = record.bytes().ok_or(RecordError::Damaged { what: "record", reason: "a part of it is missing".into() })?;
+    let failed = match examine(&record.key, &bytes) {
+        Ok(examined) => return Ok(examined),
+        Err(error) => error,
+    };
+    for parts in (1..record.values.len()).rev() {
+        if let Ok(examined) = examine(&record.key, &bytes[..parts * MAX_VALUE]) {
+            record.values.truncate(parts);
+            return Ok(examined);
+        }
+    }
+    Err(failed)
+}

@@ -1,0 +1,99 @@
+//! What batches need of files, and what they make of them: inputs whose records are gone, and files over results.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Salvage;
+use super::batches::Read;
+use super::copy::Copied;
+use super::told::Thing;
+use crate::domain::batch::{BatchSpec, BatchState, Progress};
+use crate::domain::file::{ExpiresAfter, File, FileSource, Purpose, ResultPart};
+use crate::domain::id::{BatchId, FileId};
+use crate::domain::time::Timestamp;
+
+/// What batches need of files, and what they make of them.
+pub(super) struct Files {
+    /// Records to be written.
+    pub known: BTreeMap<FileId, File>,
+    /// Content without a record.
+    pub content: BTreeSet<FileId>,
+    /// Content that is still needed, although its file was deleted.
+    pub needed: BTreeSet<FileId>,
+    /// Views over results, by their batch.
+    pub views: BTreeMap<BatchId, Vec<FileId>>,
+}
+
+impl Salvage<'_> {
+    /// Tells of content that no record names.
+    pub(super) fn tell_of_content(&mut self, copied: &Copied, files: &Files) {
+        // What was deleted, or was about to be, is left behind by a kill, and nobody misses it.
+        for id in files.content.iter().filter(|id| !copied.deleted.contains_key(id)) {
+            let place = if files.needed.contains(id) { "its batch goes on" } else { "its content is in `lost+found`" };
+            match self.told.done.was_whole {
+                true => self.told.note(&format!("file {id}: no record names it; {place}")),
+                false => {
+                    self.told.note(&format!("file {id}: its record is missing; {place}"));
+                    self.told.lost(Thing::File(*id));
+                }
+            }
+        }
+        for id in copied.unreadable_files.difference(&files.content) {
+            self.told.lost(Thing::File(*id));
+        }
+    }
+
+    /// Files over its results, of the size that these have now.
+    pub(super) fn fit_views(&mut self, batch: &mut Read, progress: &Progress, files: &mut Files) {
+        let (BatchState::Completed { at, files: named, .. }
+        | BatchState::Expired { at, files: named, .. }
+        | BatchState::Cancelled { at, files: named, .. }) = &mut batch.state
+        else {
+            return;
+        };
+        let at = *at;
+        let shows_nothing = ![named.output, named.errors].into_iter().flatten().any(|file| files.known.contains_key(&file));
+        for (part, id, rows) in
+            [(ResultPart::Output, &mut named.output, progress.succeeded), (ResultPart::Errors, &mut named.errors, progress.failed)]
+        {
+            let bytes = progress.bytes(part);
+            match *id {
+                Some(id) if files.known.contains_key(&id) => {
+                    if let Some(file) = files.known.get_mut(&id).filter(|file| file.bytes != bytes) {
+                        file.bytes = bytes;
+                        self.told.changed(Thing::File(id), format!("it has {bytes} bytes now"));
+                    }
+                }
+                // All results are there, and no file shows them: the records were lost, not deleted.
+                Some(id) if shows_nothing => {
+                    files.known.insert(id, view(&batch.spec, part, id, bytes, at));
+                    self.told.changed(Thing::File(id), "its record was lost, and is made anew");
+                }
+                Some(_) => {}
+                None if rows > 0 => {
+                    let new = FileId::generate(self.now);
+                    files.known.insert(new, view(&batch.spec, part, new, bytes, at));
+                    *id = Some(new);
+                    self.told.changed(Thing::File(new), "it is new, and shows what was lost");
+                    // The state names it.
+                    batch.ended = None;
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+fn view(spec: &BatchSpec, part: ResultPart, id: FileId, bytes: u64, at: Timestamp) -> File {
+    let suffix = if part == ResultPart::Output { "output" } else { "error" };
+    File {
+        id,
+        bytes,
+        created_at: at,
+        expires_at: spec.output_expires_after.map(|after: ExpiresAfter| after.from(at)),
+        filename: format!("{}_{suffix}.jsonl", spec.id),
+        purpose: Purpose::BatchOutput,
+        mime: None,
+        org: spec.org,
+        source: FileSource::View { batch: spec.id, part },
+    }
+}

@@ -1,0 +1,196 @@
+//! Copies all that can be read of a data directory into a new one, and tells what is lost.
+//!
+//! First the records, as they can be read; then the content of files; then each batch is made to fit what is left
+//! of it, and the lists are made anew. The new directory is like one that a daemon has closed.
+//!
+//! Invariants: nothing in the old directory is changed, the lock file apart. The new one is complete, or a start
+//! refuses it: what says that it is a store is written last. Nothing is made up: what cannot be brought back
+//! is told, and stands in the place of a result with a code of its own.
+
+mod batches;
+mod content;
+mod copy;
+mod files;
+mod lists;
+mod rows;
+#[cfg(test)]
+pub(super) mod tests;
+mod told;
+
+use std::path::Path;
+
+use super::dir::{DataDir, Locked, Seam, database};
+use super::format::FORMAT_KEY;
+use super::mark::Mark;
+use super::open::{LOG, open_sled};
+use super::readable::{Readable, Unlookable};
+use super::sum::Sum;
+use super::tree::Tree;
+use super::verify::SUMMED_FROM;
+use super::writes::Writes;
+use super::{StoreError, migrate, writer};
+use crate::domain::time::Timestamp;
+pub use told::{Thing, Told};
+
+/// sled's cache while it is written to, in bytes.
+const CACHE: u64 = 32 << 20;
+/// Keys in one write.
+const WRITE: usize = 1_000;
+/// Bytes that must be free besides what is copied.
+const RESERVE: u64 = 64 << 20;
+
+/// What was brought back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Salvaged {
+    pub batches: u64,
+    /// Rows with their results.
+    pub rows: u64,
+    /// Uploaded ones, and those over results.
+    pub files: u64,
+    /// Bytes of content.
+    pub bytes: u64,
+    pub lost_batches: u64,
+    pub lost_rows: u64,
+    pub lost_files: u64,
+    /// Whether the store and its mark agree that nothing at all was missing in it.
+    pub was_whole: bool,
+}
+
+/// Why nothing was copied, or not all that could be.
+#[derive(Debug, thiserror::Error)]
+pub enum SalvageError {
+    #[error(transparent)]
+    Unlookable(#[from] Unlookable),
+    #[error("{dir} is not empty; name a new directory")]
+    NotEmpty { dir: String },
+    #[error("{to} lies within {dir}; name a directory elsewhere")]
+    Within { to: String, dir: String },
+    #[error("{needed} bytes may be needed in {dir}, and {free} are free")]
+    NoRoom { dir: String, needed: u64, free: u64 },
+    #[error("{error}. {dir} is not complete; remove it before another attempt")]
+    Incomplete { dir: String, error: String },
+}
+
+impl From<StoreError> for SalvageError {
+    fn from(error: StoreError) -> Self {
+        Self::Unlookable(error.into())
+    }
+}
+
+/// Copies what can be read of `dir` to `to`, which must not exist or be empty; `tell` is given what is lost or
+/// not certain. Blocks.
+///
+/// # Errors
+/// When `dir` is in use or none, `to` is not empty, or a disk is full or fails.
+pub fn salvage(dir: &Path, to: &Path, now: Timestamp, tell: &mut dyn FnMut(Told)) -> Result<Salvaged, SalvageError> {
+    let readable = Readable::of(dir)?;
+    let new = prepare(&readable, to)?;
+    let done = told::Telling { tell, done: Salvaged { was_whole: readable.is_whole, ..Salvaged::default() } };
+    work(&readable, new, now, done).map_err(|error| SalvageError::Incomplete { dir: to.display().to_string(), error: error.to_string() })
+}
+
+/// Makes the new directory, if there is room.
+fn prepare(readable: &Readable, to: &Path) -> Result<Locked, SalvageError> {
+    let shown = to.display().to_string();
+    let from = readable.root().path();
+    match std::fs::read_dir(to).map(|mut entries| entries.next().is_some()) {
+        Ok(false) => {}
+        Ok(true) => return Err(SalvageError::NotEmpty { dir: shown }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(StoreError::io("listing", to, &error).into()),
+    }
+    if is_within(to, from) {
+        return Err(SalvageError::Within { to: shown, dir: from.display().to_string() });
+    }
+    let new = Locked::take(to).map_err(Unlookable::from)?;
+    let needed = readable.bytes + content::size(readable.root())? + RESERVE;
+    let free = new.root().free_bytes()?;
+    if free < needed { Err(SalvageError::NoRoom { dir: shown, needed, free }) } else { Ok(new) }
+}
+
+/// Whether a path that may not exist yet lies within a directory.
+fn is_within(path: &Path, dir: &Path) -> bool {
+    let Ok(dir) = dir.canonicalize() else { return false };
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    path.ancestors().find_map(|ancestor| ancestor.canonicalize().ok()).is_some_and(|real| real.starts_with(dir))
+}
+
+fn work(readable: &Readable, new: Locked, now: Timestamp, told: told::Telling<'_>) -> Result<Salvaged, StoreError> {
+    let to = new.furnish()?;
+    let folder = to.root().folder(database(0))?;
+    let tree = Tree::new(open_sled(&folder, CACHE)?, Default::default(), Seam::default());
+    let out = Out { tree, sum: Sum::fresh(), writes: Writes::default() };
+    let mut salvage = Salvage { to, now, out, told };
+    salvage.work(readable)?;
+    let Salvage { to, mut out, told, .. } = salvage;
+    // Only now is it a store.
+    let format = readable.format.unwrap_or(migrate::CURRENT).max(SUMMED_FROM);
+    out.writes.insert(FORMAT_KEY.to_vec(), &format.to_be_bytes());
+    out.write()?;
+    out.end(&to)?;
+    Ok(told.done)
+}
+
+/// The new store, to be written to.
+struct Out {
+    tree: Tree,
+    sum: Sum,
+    writes: Writes,
+}
+
+impl Out {
+    /// Writes what has gathered.
+    fn write(&mut self) -> Result<(), StoreError> {
+        let writes = std::mem::take(&mut self.writes);
+        let values = writes.len();
+        writes.apply(&self.tree, &mut self.sum, None)?;
+        writer::collect_garbage(values);
+        Ok(())
+    }
+
+    /// The same if much has gathered.
+    fn write_much(&mut self) -> Result<(), StoreError> {
+        if self.writes.len() < WRITE { Ok(()) } else { self.write() }
+    }
+
+    /// Makes all of it durable, and says so.
+    fn end(self, to: &DataDir) -> Result<(), StoreError> {
+        self.tree.flush()?;
+        let folder = to.root().folder(database(0))?;
+        folder.open(LOG)?.sync_all().map_err(|error| StoreError::io("flushing", &folder.path_of(LOG), &error))?;
+        for folder in [to.files(), to.parts(), &folder, to.root()] {
+            folder.sync()?;
+        }
+        drop(Mark::start(to.root(), 0, &self.sum)?);
+        Ok(())
+    }
+}
+
+struct Salvage<'a> {
+    to: DataDir,
+    now: Timestamp,
+    out: Out,
+    told: told::Telling<'a>,
+}
+
+impl Salvage<'_> {
+    fn work(&mut self, readable: &Readable) -> Result<(), StoreError> {
+        for fault in &readable.faults {
+            self.told.note(fault);
+        }
+        let mut copied = copy::copy(readable, &mut self.out, &mut self.told)?;
+        content::copy(readable.root(), &self.to, &mut copied, &mut self.out, &mut self.told)?;
+        self.make_batches_fit(&copied)?;
+        self.make_lists(&copied)?;
+        if readable.missing_writes > 0 {
+            self.told.lost(Thing::Other(format!("{} writes to the store, of whatever they were", readable.missing_writes)));
+        }
+        match readable.expected.map(|expected| expected.saturating_sub(copied.entries)) {
+            Some(0) => {}
+            Some(missing) => self.told.lost(Thing::Other(format!("{missing} entries of the store; what is named is among them"))),
+            None if readable.is_whole => {}
+            None => self.told.lost(Thing::Other("entries of the store, nobody knows how many; what is named is among them".into())),
+        }
+        Ok(())
+    }
+}
