@@ -5,6 +5,8 @@
 
 mod references;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 
@@ -65,7 +67,7 @@ struct Tell<'a> {
 impl Tell<'_> {
     fn say(&mut self, line: &str) {
         self.damaged += 1;
-        (self.tell)(line);
+        (self.tell)(&one_line(line));
     }
 
     fn of(&mut self, key: &Key, what: impl std::fmt::Display) {
@@ -139,6 +141,11 @@ impl Check<'_> {
         checked.damaged = tell.damaged;
         Ok(checked)
     }
+}
+
+/// Some errors have line breaks.
+pub(super) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The bytes of a key that says nothing.

@@ -15,6 +15,9 @@ use crate::domain::batch::Progress;
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::row::RowResult;
 
+/// Ranges of rows that one line names.
+const NAMED: usize = 50;
+
 /// Those of one batch, as they come.
 pub(super) struct RowsOf {
     pub batch: BatchId,
@@ -148,10 +151,13 @@ impl RowsOf {
             }
         }
         for (rows, what) in
-            [(missing, "counts as done, but its result is missing"), (uncounted, "has a result, and does not count as done")]
+            [(missing, "count as done, but their results are missing"), (uncounted, "have results, and do not count as done")]
         {
-            for row in ranges(&rows) {
-                tell(&format!("batch {batch}: row {row} {what}"));
+            let ranges = ranges(&rows);
+            if !ranges.is_empty() {
+                let named = ranges.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+                let more = if ranges.len() > NAMED { " and more" } else { "" };
+                tell(&format!("batch {batch}: {} rows {what}: {named}{more}", rows.len()));
             }
         }
         sums

@@ -227,12 +227,18 @@ impl Wreck {
     /// The whole key of a change. The page may have been rewritten in between, with another prefix, and that form of
     /// it be lost: then the length of keys tells, or nothing does.
     fn key_of(&self, lo: &[u8], prefix: Option<usize>, suffix: &[u8]) -> Option<Vec<u8>> {
-        let with = |prefix: usize| Some([lo.get(..prefix)?, suffix].concat()).filter(|key| (self.is_key)(key) && key.as_slice() >= lo);
+        let join = |prefix: usize| Some([lo.get(..prefix)?, suffix].concat());
+        let with = |prefix: usize| join(prefix).filter(|key| (self.is_key)(key) && key.as_slice() >= lo);
         if let Some(key) = prefix.and_then(with) {
             return Some(key);
         }
         let mut possible = (0..=lo.len()).filter_map(with);
-        possible.next().filter(|_| possible.next().is_none())
+        match (possible.next(), possible.next()) {
+            (Some(key), None) => Some(key),
+            (Some(_), Some(_)) => None,
+            // Whoever reads the entries finds that it is none.
+            (None, _) => prefix.and_then(join),
+        }
     }
 }
 

@@ -185,10 +185,14 @@ impl Salvage<'_> {
         let input = self.input_of(&batch.spec, files);
         if batch.state.is_terminal() && self.is_purged(&batch, copied, files) {
             Rows::remove(id, &mut self.out)?;
-            if copied.old_states.contains(&id) {
-                self.told.unsure(Thing::Batch(id), "its files were deleted; it may have been deleted since, too");
-            } else if !self.told.done.was_whole && !copied.unseen.contains(&id) {
-                self.told.unsure(Thing::Results(id), "they went with the files over them, or are lost");
+            match copied.unseen.contains(&id) {
+                true if copied.old_states.contains(&id) => {
+                    self.told.unsure(Thing::Batch(id), "its files were deleted; it may have been deleted since, too");
+                }
+                false if !self.told.done.was_whole => {
+                    self.told.unsure(Thing::Results(id), "they went with the files over them, or are lost");
+                }
+                _ => {}
             }
             self.list_batch(&batch)?;
             return Ok(Vec::new());

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::StoreError;
+use super::super::check::one_line;
 use super::super::examine::{Examined, Gathered, Gathering, examine};
 use super::super::format::{self, MAX_VALUE};
 use super::super::key::Key;
@@ -122,7 +123,7 @@ impl Copying<'_, '_> {
                     // Told with their batch, or with their content.
                     Key::State(_) | Key::Spec(_) => {}
                     Key::File(id) => drop(self.copied.unreadable_files.insert(id)),
-                    key => self.told.lost(Thing::Other(format!("{key} ({error})"))),
+                    key => self.told.lost(Thing::Other(format!("{key} ({})", one_line(&error.to_string())))),
                 }
                 return Ok(());
             }

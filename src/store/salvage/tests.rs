@@ -130,8 +130,9 @@ fn compare_batches(case: &str, found: &Shown, expected: &Shown, told: &Tellings)
             let is_back = now.get(row) == Some(line);
             assert!(
                 is_back != told.lost_rows.contains(row),
-                "{case}: row {row} is {}",
-                if is_back { "lost and there" } else { "not told" }
+                "{case}: row {row} is {}: {batch:?}\n{:#?}",
+                if is_back { "lost and there" } else { "not told" },
+                told.all
             );
             has_lost |= !is_back;
             rows_back += u64::from(is_back);
