@@ -168,8 +168,7 @@ impl Copies {
         }
     }
 
-    /// Whether a copy is being made now, of what `job` says.
-    fn start(&mut self, job: Job) -> bool {
+    fn start(&mut self, job: Job) {
         match Mirror::start(job) {
             Ok(mirror) => self.mirror = Some(mirror),
             Err(error) => {
@@ -177,49 +176,35 @@ impl Copies {
                 self.give_up();
             }
         }
-        self.mirror.is_some()
     }
 }
 
 impl Writer {
     /// Begins a compaction, if it is time for one.
     pub(super) fn consider_compaction(&mut self) {
-        let copies = &mut self.copies;
-        if copies.mirror.is_some() || !copies.compaction.is_due(&self.log, &self.sum) {
+        if self.copies.mirror.is_some() || !self.copies.compaction.is_due(&self.log, &self.sum) {
             return;
         }
-        copies.compaction.began(&self.sum);
-        let (root, old) = (copies.root.clone(), copies.generation);
-        let job = Job {
-            source: self.tree.sled(),
-            root: root.clone(),
-            name: database(copies.generation + 1),
-            cache_bytes: copies.cache_bytes,
-            sum: self.sum,
-            queue: copies.queue.clone(),
-            then: Box::new(move || retire(&root, old)),
-        };
-        copies.start(job);
+        self.copies.compaction.began(&self.sum);
+        let (root, old) = (self.copies.root.clone(), self.copies.generation);
+        self.start_copy(root.clone(), database(old + 1), move || retire(&root, old));
+    }
+
+    fn start_copy(&mut self, root: Folder, name: String, then: impl FnOnce() + Send + 'static) {
+        let (cache_bytes, queue) = (self.copies.cache_bytes, self.copies.queue.clone());
+        let job = Job { source: self.tree.sled(), root, name, cache_bytes, sum: self.sum, queue, then: Box::new(then) };
+        self.copies.start(job);
     }
 
     /// Begins a copy for a backup, unless there is another copy in the making.
     pub(super) fn copy_to(&mut self, (root, name): (Folder, String), answer: SyncSender<Answer>) {
-        let copies = &mut self.copies;
-        if copies.mirror.is_some() {
+        if self.copies.mirror.is_some() {
             // Whoever asked may have gone.
             let _ = answer.send(None);
             return;
         }
-        copies.wanted = Some(answer);
-        copies.start(Job {
-            source: self.tree.sled(),
-            root,
-            name,
-            cache_bytes: copies.cache_bytes,
-            sum: self.sum,
-            queue: copies.queue.clone(),
-            then: Box::new(|| {}),
-        });
+        self.copies.wanted = Some(answer);
+        self.start_copy(root, name, || {});
     }
 
     /// Moves to the copy, if it is whole, or hands it to whoever wanted it. Everything that was written before is durable in both.

@@ -84,11 +84,15 @@ impl Mirror {
         let (changes, receiver) = sync_channel(WAITING);
         let given_up = Arc::new(AtomicBool::new(false));
         let until = given_up.clone();
-        let (root, name) = (job.root.clone(), job.name.clone());
+        let (root, name, queue) = (job.root.clone(), job.name.clone(), job.queue.clone());
         let work = move || {
             if let Err(reason) = copy(job, &receiver, &until) {
                 tracing::warn!(folder = %root.path_of(&name).display(), %reason, "a copy of the store was given up");
                 remove(&root, &name);
+                // The writer learns of it with its next group, or at once if it has nothing to do.
+                if let Some(queue) = queue.upgrade() {
+                    let _ = queue.try_send(Op::Copied);
+                }
             }
         };
         let thread = std::thread::Builder::new().name("store-copier".into()).spawn(work);

@@ -5,7 +5,7 @@
 #[cfg(test)]
 pub(super) mod tests;
 
-use super::dir::{FILES, Folder, PARTS};
+use super::dir::{FILES, Folder, PARTS, database};
 use super::format::FORMAT_KEY;
 use super::image::{Image, ImageError};
 use super::mark::{self, Reached};
@@ -77,7 +77,7 @@ pub(super) fn verify(root: &Folder) -> Result<Sound, Refusal> {
     let generation = mark.map_or(0, |mark| mark.generation);
     // A mark of no writes promises nothing: the first start did not come to its end.
     let promised = mark.filter(|mark| mark.writes > 0);
-    let folder = super::dir::database(generation);
+    let folder = database(generation);
     let Some(image) = read_image(root, &folder)? else {
         return fresh(root, generation, promised, format!("{folder}/db"));
     };

@@ -52,7 +52,7 @@ pub(super) enum Op {
         place: (Folder, String),
         answer: SyncSender<Answer>,
     },
-    /// All entries have been copied; see [`super::copier`].
+    /// All entries have been copied, or there will be no copy; see [`super::copier`].
     Copied,
     Stop,
 }
@@ -211,14 +211,12 @@ impl Writer {
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(op) = next {
-            if let Op::Backup { place, answer } = op {
-                return (group, Then::Copy(place, answer));
-            }
-            match &op {
+            match op {
                 Op::Stop => return (group, Then::Stop),
                 Op::Copied => return (group, Then::TakeCopy),
-                Op::Row { row, .. } => bytes += row.size(),
-                Op::Meta(_) | Op::Backup { .. } => {}
+                Op::Backup { place, answer } => return (group, Then::Copy(place, answer)),
+                Op::Row { ref row, .. } => bytes += row.size(),
+                Op::Meta(_) => {}
             }
             group.push(op);
             next = if group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES { self.queue.try_recv().ok() } else { None };

@@ -107,3 +107,19 @@ async fn a_place_that_will_not_do_is_refused_and_left_alone() {
     assert!(matches!(error(another.path().to_owned()).await, BackupError::Foreign(_)), "another store's directory");
     close(store).await;
 }
+
+/// Also when nothing is written that would tell the writer of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_fails_says_so_and_leaves_the_earlier_one() {
+    let (dir, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (store, _) = open(dir.path());
+    let file = add_file(&store, b"content", None).await;
+    back_up(&store, target.path()).await.unwrap();
+    // Deeper than anything that is removed, where the next copy is to be.
+    std::fs::create_dir_all(target.path().join("store-1/1/2/3/4/5/6/7/8/9/10/11")).unwrap();
+    let failed = tokio::time::timeout(std::time::Duration::from_secs(60), back_up(&store, target.path())).await;
+    assert!(matches!(failed, Ok(Err(BackupError::GivenUp))), "{failed:?}");
+    std::fs::remove_dir_all(target.path().join("store-1")).unwrap();
+    check(target.path(), &Acknowledged { files: vec![file.id], ..Acknowledged::default() }).await;
+    close(store).await;
+}

@@ -47,6 +47,17 @@ async fn ended(store: &Store, number: u32) -> (BatchId, FileId, Vec<u8>) {
     (spec.id, id, content)
 }
 
+/// Makes a batch, of which one in twenty stays and the others lose their results.
+async fn churn(store: &Store, number: u32, kept: &mut Vec<(BatchId, Vec<u8>)>) {
+    let (batch, file, content) = ended(store, number).await;
+    if number.is_multiple_of(20) {
+        kept.push((batch, content));
+    } else {
+        store.delete_file(file).await.unwrap();
+    }
+    store.sweep(NOW).await.unwrap();
+}
+
 async fn holds(store: &Store, batch: BatchId, content: &[u8]) -> bool {
     match store.lines(batch, ResultPart::All).await.unwrap() {
         Some(mut lines) => tokio::task::spawn_blocking(move || read(&mut lines)).await.unwrap() == content,
@@ -61,13 +72,7 @@ async fn space_comes_back_while_everything_else_goes_on() {
     let mut kept = Vec::new();
     let mut largest = 0;
     for number in 0..600 {
-        let (batch, file, content) = ended(&store, number).await;
-        if number % 20 == 0 {
-            kept.push((batch, content));
-        } else {
-            store.delete_file(file).await.unwrap();
-        }
-        store.sweep(NOW).await.unwrap();
+        churn(&store, number, &mut kept).await;
         largest = largest.max(store.space().log_bytes());
         // At every moment, also of a switch, all that was kept is there.
         let (batch, content) = &kept[number as usize % kept.len()];
@@ -106,13 +111,7 @@ async fn a_compaction_that_fails_is_given_up() {
     faults.fail_from(Some(Act::MakeFolder), 0, rustix::io::Errno::NOSPC);
     let mut kept = Vec::new();
     for number in 0..150 {
-        let (batch, file, content) = ended(&store, number).await;
-        if number % 20 == 0 {
-            kept.push((batch, content));
-        } else {
-            store.delete_file(file).await.unwrap();
-        }
-        store.sweep(NOW).await.unwrap();
+        churn(&store, number, &mut kept).await;
     }
     assert_eq!(store.space().compactions(), 0);
     assert!(!store.broken().is_cancelled() && !store.space().is_compacting());
