@@ -15,6 +15,7 @@ use super::config::{Origin, Settings};
 use crate::catalog::Snapshot;
 use crate::domain::batch::{Batch, BatchSpec, BatchState, Fallback, Order};
 use crate::domain::connection::ProviderKind;
+use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{Purpose, ResultPart};
 use crate::domain::id::{BatchId, FileId, OrgId};
@@ -157,6 +158,7 @@ impl Job {
         let input = MadeInput { file, content: spool? };
         let spec = BatchSpec {
             id: BatchId::generate(now),
+            dialect: Dialect::OpenAi,
             order: Order::Rows { endpoint: self.endpoint, window: WINDOW.parse().unwrap_or(CompletionWindow::DAY) },
             // That of the file which becomes it.
             input_file: FileId::from_u128(0),

@@ -5,6 +5,7 @@
 
 use rust_decimal::Decimal;
 
+use super::dialect::Dialect;
 use super::endpoint::Endpoint;
 use super::file::{ExpiresAfter, ResultPart};
 use super::gateway::Gateway;
@@ -24,6 +25,8 @@ use super::webhook::Webhook;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchSpec {
     pub id: BatchId,
+    /// That of its create: what it is answered in.
+    pub dialect: Dialect,
     pub order: Order,
     pub input_file: FileId,
     pub created_at: Timestamp,

@@ -16,6 +16,7 @@ pub mod connection;
 pub mod conversation;
 pub mod dedup;
 pub mod delivery;
+pub mod dialect;
 pub mod endpoint;
 pub mod error;
 pub mod file;

@@ -25,7 +25,7 @@ use super::extract::{Object, PathId, announced_bytes, media_type, read_json};
 use super::links::Signed;
 use super::phaseo::context::Context;
 use super::{Api, batchrouter, openai, phaseo};
-use crate::domain::batch::Order;
+use crate::domain::dialect::Dialect;
 use crate::domain::id::{BatchId, FileId};
 
 /// Beginnings of BatchRouter's keys.
@@ -43,13 +43,6 @@ pub fn routes() -> Router<Arc<Api>> {
         .route("/batches/{batch_id}", get(retrieve).post(openai::control::update).delete(delete))
         .route("/batches/{batch_id}/cancel", post(cancel))
         .route("/batches/{batch_id}/results", get(results))
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Dialect {
-    OpenAi,
-    BatchRouter,
-    Phaseo,
 }
 
 fn of_client(headers: &HeaderMap) -> Option<Dialect> {
@@ -201,12 +194,7 @@ async fn of_batch(api: &Arc<Api>, request: Request) -> (Dialect, Request) {
         Some(PathId(id)) => api.store.batch(id).await.ok().flatten(),
         None => None,
     };
-    let dialect = match batch.map(|batch| batch.spec.order) {
-        Some(Order::Items(order)) if order.gateway.is_some() => Dialect::Phaseo,
-        Some(Order::Items(_)) => Dialect::BatchRouter,
-        Some(Order::Rows { .. }) => Dialect::OpenAi,
-        None => of_client(&parts.headers).unwrap_or(Dialect::OpenAi),
-    };
+    let dialect = batch.map(|batch| batch.spec.dialect).or_else(|| of_client(&parts.headers)).unwrap_or(Dialect::OpenAi);
     (dialect, Request::from_parts(parts, body))
 }
 

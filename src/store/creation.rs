@@ -210,11 +210,16 @@ pub(super) mod tests {
 
     use super::super::tests::{NOW, add_file, close, open, spec};
     use super::*;
-    use crate::domain::batch::QuotedOrder;
+    use crate::domain::batch::{Fallback, QuotedOrder};
+    use crate::domain::dialect::Dialect;
+    use crate::domain::endpoint::Endpoint;
     use crate::domain::file::Purpose;
-    use crate::domain::id::{FileId, OrgId, QuoteId};
+    use crate::domain::gateway::{Gateway, InputMode, Receiver, Subscription};
+    use crate::domain::id::{FileId, OrgId, QuoteId, RequestId};
     use crate::domain::ledger::Credits;
     use crate::domain::money::Usd;
+    use crate::domain::time::CompletionWindow;
+    use crate::domain::webhook::Webhook;
     use crate::store::{FileQuery, Order as ListOrder};
 
     pub fn made(store: &Store, content: &[u8]) -> MadeInput {
@@ -250,7 +255,24 @@ pub(super) mod tests {
             webhook: None,
             gateway: None,
         };
-        BatchSpec { order: Order::Items(Box::new(order)), ..spec(FileId::from_u128(0)) }
+        BatchSpec { dialect: Dialect::BatchRouter, order: Order::Items(Box::new(order)), ..spec(FileId::from_u128(0)) }
+    }
+
+    /// A batch of Phaseo's, made from a quote of that number.
+    pub fn of_phaseo(quote: u128) -> BatchSpec {
+        let mut spec = BatchSpec { dialect: Dialect::Phaseo, fallback: Fallback::Never, ..of_quote(quote, 3) };
+        let Order::Items(order) = &mut spec.order else { unreachable!() };
+        let webhook = Webhook { url: "https://hooks.example/b".into(), sealed_secret: vec![1, 2, 3] };
+        order.gateway = Some(Gateway {
+            request: RequestId::from_u128(5),
+            endpoint: Endpoint::ChatCompletions,
+            window: CompletionWindow::DAY,
+            mode: InputMode::Requests,
+            session: None,
+            provider: "p".into(),
+            subscription: Some(Subscription { receiver: Receiver::Own(webhook), phases: Vec::new() }),
+        });
+        spec
     }
 
     #[tokio::test]

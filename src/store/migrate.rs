@@ -12,7 +12,7 @@ use super::tree::Tree;
 use super::writes::Writes;
 
 /// The format that this build writes.
-pub(super) const CURRENT: u32 = 5;
+pub(super) const CURRENT: u32 = 6;
 
 /// What brings format `n` to `n + 1` stands at index `n - 1`.
 const STEPS: &[Step] = &[
@@ -24,6 +24,8 @@ const STEPS: &[Step] = &[
     |_, _| Ok(()),
     // There is a sum over all entries from 5 on, which a build for 4 would not keep. Each write keeps it, so
     // the stamp of the format brings it.
+    |_, _| Ok(()),
+    // Batches say which dialect made them from 6 on, which a build for 5 cannot read.
     |_, _| Ok(()),
 ];
 

@@ -8,10 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use super::creation::tests::{made, of_phaseo, of_quote};
 use super::*;
 use crate::domain::batch::Fallback;
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Order, Progress, ResultFiles};
 use crate::domain::dedup::RequestDigest;
+use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{FileSource, Purpose, ResultPart};
 use crate::domain::id::{BatchId, FileId, OrgId, RowIndex, RowKey};
@@ -46,6 +48,7 @@ pub(super) async fn add_file(store: &Store, content: &[u8], expires_at: Option<T
 pub(super) fn spec(input_file: FileId) -> BatchSpec {
     BatchSpec {
         id: BatchId::generate(NOW),
+        dialect: Dialect::OpenAi,
         order: Order::Rows { endpoint: Endpoint::ChatCompletions, window: CompletionWindow::DAY },
         input_file,
         created_at: NOW,
@@ -396,6 +399,11 @@ async fn write_fixture() {
     let code = crate::domain::problem::ProblemCode::BlankLine;
     let problem = crate::domain::problem::Problem { code, message: "blank".into(), line: Some(3), param: None };
     store.batch_refused(refused.id, BatchState::Failed { at: NOW }, vec![problem]).await.unwrap();
+    for (id, spec) in [(8, of_quote(8, 3)), (9, of_phaseo(9))] {
+        let spec = BatchSpec { id: BatchId::from_u128(id), ..spec };
+        store.create_batch_with(spec, made(&store, BODY), Control::default(), None).await.unwrap();
+        store.batch_refused(BatchId::from_u128(id), BatchState::Failed { at: NOW }, Vec::new()).await.unwrap();
+    }
     close(store).await;
     for folder in ["store", "files"] {
         std::fs::create_dir_all(fixture(migrate::CURRENT).join(folder)).unwrap();
@@ -428,6 +436,12 @@ async fn every_format_ever_written_opens() {
         let batch = store.batch(recovered.batches[0]).await.unwrap().unwrap();
         assert_eq!((batch.state, batch.progress.unfinished()), (BatchState::InProgress { since: NOW }, 3));
         assert_eq!(batch.spec.metadata, spec(FileId::from_u128(0)).metadata);
+        assert_eq!(batch.spec.dialect, Dialect::OpenAi);
+        // Batches say their dialect since format 6.
+        for (id, dialect) in [(8, Dialect::BatchRouter), (9, Dialect::Phaseo)] {
+            let found = store.batch(BatchId::from_u128(id)).await.unwrap().map(|batch| batch.spec.dialect);
+            assert_eq!(found, Some(dialect).filter(|_| format > 5));
+        }
         assert_eq!(batch.plan.models[0].lane.price.input, Some(rust_decimal::Decimal::new(125, 4)));
         let mut content = Vec::new();
         std::io::Read::read_to_end(&mut store.open_content(batch.spec.input_file).unwrap(), &mut content).unwrap();

@@ -3,6 +3,7 @@
 use super::*;
 use crate::domain::batch::{self, BatchState, Fallback};
 use crate::domain::dedup::Dedup;
+use crate::domain::dialect::Dialect;
 use crate::domain::id::OrgId;
 use crate::domain::share::{Control, Owner, Priority};
 
@@ -125,6 +126,7 @@ impl World {
         let file = self.store.add_file(new, spool.seal().unwrap()).await.unwrap();
         let spec = BatchSpec {
             id: BatchId::generate(now),
+            dialect: Dialect::OpenAi,
             order: batch::Order::Rows { endpoint: Endpoint::Embeddings, window: window.parse().unwrap() },
             input_file: file.id,
             created_at: now,

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::preferences::Preferences;
 use super::render::BatchObject;
 use crate::domain::batch::{self, Batch, BatchSpec};
+use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::error::Code;
 use crate::domain::file::{ExpiresAfter, Purpose};
@@ -127,6 +128,7 @@ impl Order {
         let now = api.clock.now();
         BatchSpec {
             id: BatchId::generate(now),
+            dialect: Dialect::OpenAi,
             order: batch::Order::Rows { endpoint: self.endpoint, window: self.window },
             input_file,
             created_at: now,

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Fallback, Order, Progress, ResultFiles};
+use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{File, FileSource, Purpose, ResultPart};
 use crate::domain::id::{BatchId, FileId, OrgId, RowIndex, RowKey};
@@ -28,6 +29,7 @@ async fn run(bench: &Bench, settle: bool) -> Ran {
     let input = bench.upload(b"x\n").await.parse().unwrap();
     let spec = BatchSpec {
         id: BatchId::generate(now),
+        dialect: Dialect::OpenAi,
         order: Order::Rows { endpoint: Endpoint::Responses, window: CompletionWindow::DAY },
         input_file: input,
         created_at: now,

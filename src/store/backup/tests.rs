@@ -22,6 +22,9 @@ struct Acknowledged {
 }
 
 async fn check(dir: &Path, acknowledged: &Acknowledged) {
+    let mut damages = Vec::new();
+    let checked = crate::store::check(dir, true, &mut |line| damages.push(line.to_owned())).unwrap();
+    assert!(checked.damaged == 0 && damages.is_empty(), "{checked:?}: {damages:?}");
     let (store, _) = open(dir);
     for (batch, content) in &acknowledged.batches {
         let mut lines = store.lines(*batch, ResultPart::All).await.unwrap().unwrap();

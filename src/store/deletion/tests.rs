@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::creation::tests::{made, of_quote};
+use super::super::creation::tests::{made, of_phaseo};
 use super::super::tests::{NOW, add_file, asked, close, open, record, result, spec};
 use super::super::writer::Tx;
 use super::*;
-use crate::domain::batch::{BatchEvent, BatchState, Fallback, ResultFiles};
+use crate::domain::batch::{BatchEvent, BatchState, ResultFiles};
 use crate::domain::delivery::{Delivery, Told, Wire};
 use crate::domain::file::{File, FileSource, Purpose, ResultPart};
-use crate::domain::gateway::{Gateway, InputMode, Phase, Receiver, Subscription};
-use crate::domain::id::{EventId, OrgId, QuoteId, RequestId};
+use crate::domain::gateway::Phase;
+use crate::domain::id::{EventId, OrgId, QuoteId};
 use crate::domain::ledger::Credits;
 use crate::domain::money::Usd;
 use crate::domain::plan::Plan;
@@ -23,7 +23,6 @@ use crate::domain::quote::Quote;
 use crate::domain::receipt::Receipt;
 use crate::domain::share::{Control, Priority};
 use crate::domain::telling::{Event, Tried, TriedOutcome};
-use crate::domain::time::CompletionWindow;
 use crate::domain::webhook::Webhook;
 use crate::store::{Choice, CreateOutcome, Deletion, Due, End, Idempotency, News, PackedRow, Page, ROWS_PER_PAGE, Store, UsedKey};
 
@@ -115,18 +114,7 @@ async fn ended(store: &Store, shape: Shape) -> BatchSpec {
     let mut spec = BatchSpec { org: shape.org, ..spec(uploaded) };
     if shape.quoted {
         store.add_quote(quote(shape.org)).await.unwrap();
-        spec.order = of_quote(0x77, 3).order;
-        let Order::Items(order) = &mut spec.order else { unreachable!() };
-        order.gateway = Some(Gateway {
-            request: RequestId::from_u128(5),
-            endpoint: crate::domain::endpoint::Endpoint::ChatCompletions,
-            window: CompletionWindow::DAY,
-            mode: InputMode::Requests,
-            session: None,
-            provider: "p".into(),
-            subscription: Some(Subscription { receiver: Receiver::Own(webhook()), phases: Vec::new() }),
-        });
-        spec.fallback = Fallback::Never;
+        spec = BatchSpec { org: shape.org, input_file: spec.input_file, ..of_phaseo(0x77) };
     }
     let (id, control) = (spec.id, Control { priority: Priority::High, paused: true });
     let key = shape.keyed.then_some(KEY);

@@ -1,4 +1,4 @@
-//! What was asked for of a batch, on disk, version 4.
+//! What was asked for of a batch, on disk, version 5.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -9,6 +9,7 @@ use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
 use super::quote::EstimateRecord;
 use super::{Record, RecordError, decode_old, moment, timestamp};
 use crate::domain::batch::{BatchSpec, Fallback, Order, QuotedOrder};
+use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::ExpiresAfter;
 use crate::domain::gateway::Gateway;
@@ -18,9 +19,16 @@ use crate::domain::metadata::Metadata;
 use crate::domain::money::{MaxPrice, Usd};
 use crate::domain::share::Owner;
 
-/// Version 4 of what the client asked for.
+/// Version 5 of what the client asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpecRecord {
+    asked: SpecRecord4,
+    dialect: u8,
+}
+
+/// Version 4 of it, which is a part of version 5: before a batch had its dialect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SpecRecord4 {
     asked: SpecRecord3,
     gateway: Option<GatewayRecord>,
 }
@@ -92,19 +100,38 @@ enum FallbackRecord {
 }
 
 impl Record for SpecRecord {
-    const VERSION: u8 = 4;
+    const VERSION: u8 = 5;
     const NAME: &'static str = "batch specification";
 
     fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
         match version {
             1 => {
                 let asked = SpecRecord2 { asked: decode_old::<Self, _>(body)?, owner: 0, fallback: FallbackRecord::NotDearer };
-                Ok(Self { asked: asked.into(), gateway: None })
+                Ok(SpecRecord3::from(asked).into())
             }
-            2 => Ok(Self { asked: decode_old::<Self, SpecRecord2>(body)?.into(), gateway: None }),
-            3 => Ok(Self { asked: decode_old::<Self, _>(body)?, gateway: None }),
+            2 => Ok(SpecRecord3::from(decode_old::<Self, SpecRecord2>(body)?).into()),
+            3 => Ok(decode_old::<Self, SpecRecord3>(body)?.into()),
+            4 => Ok(decode_old::<Self, SpecRecord4>(body)?.into()),
             _ => Err(RecordError::unknown::<Self>(version)),
         }
+    }
+}
+
+impl From<SpecRecord3> for SpecRecord {
+    fn from(asked: SpecRecord3) -> Self {
+        SpecRecord4 { asked, gateway: None }.into()
+    }
+}
+
+/// The shape of its order tells the dialect of a batch that was made before it was stored.
+impl From<SpecRecord4> for SpecRecord {
+    fn from(asked: SpecRecord4) -> Self {
+        let dialect = match (&asked.asked.order, &asked.gateway) {
+            (OrderRecord::Rows { .. }, _) => Dialect::OpenAi,
+            (OrderRecord::Items(_), None) => Dialect::BatchRouter,
+            (OrderRecord::Items(_), Some(_)) => Dialect::Phaseo,
+        };
+        Self { asked, dialect: dialect.code() }
     }
 }
 
@@ -210,7 +237,7 @@ impl From<&BatchSpec> for SpecRecord {
             Order::Items(order) => order.gateway.as_ref().map(GatewayRecord::from),
             Order::Rows { .. } => None,
         };
-        Self { asked: spec.into(), gateway }
+        Self { asked: SpecRecord4 { asked: spec.into(), gateway }, dialect: spec.dialect.code() }
     }
 }
 
@@ -234,13 +261,16 @@ impl From<&BatchSpec> for SpecRecord3 {
 impl TryFrom<SpecRecord> for BatchSpec {
     type Error = RecordError;
 
-    fn try_from(SpecRecord { asked: record, gateway }: SpecRecord) -> Result<Self, RecordError> {
+    fn try_from(SpecRecord { asked: SpecRecord4 { asked: record, gateway }, dialect }: SpecRecord) -> Result<Self, RecordError> {
+        let unknown = || RecordError::damaged::<SpecRecord>(format!("unknown dialect {dialect}"));
+        let dialect = Dialect::from_code(dialect).ok_or_else(unknown)?;
         let mut order = Order::try_from(record.order)?;
         if let Order::Items(order) = &mut order {
             order.gateway = gateway.map(Gateway::try_from).transpose()?;
         }
         Ok(Self {
             id: BatchId::from_u128(record.id),
+            dialect,
             order,
             input_file: FileId::from_u128(record.input_file),
             created_at: timestamp::<SpecRecord>(record.created_at)?,
@@ -251,5 +281,27 @@ impl TryFrom<SpecRecord> for BatchSpec {
             owner: Owner(record.owner),
             fallback: record.fallback.into(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bincode::Options;
+
+    use super::super::{decode, encode, options};
+    use super::*;
+    use crate::store::creation::tests::{of_phaseo, of_quote};
+    use crate::store::tests::spec;
+
+    #[test]
+    fn the_order_of_an_older_batch_tells_its_dialect() {
+        for spec in [spec(FileId::from_u128(1)), of_quote(1, 2), of_phaseo(1)] {
+            let record = SpecRecord::from(&spec);
+            assert_eq!(decode::<SpecRecord>(&encode(&record).unwrap()).unwrap(), record);
+            let older = [vec![4], options().serialize(&record.asked).unwrap()].concat();
+            assert_eq!(BatchSpec::try_from(decode::<SpecRecord>(&older).unwrap()).unwrap(), spec);
+        }
+        let unknown = SpecRecord { dialect: 99, ..SpecRecord::from(&spec(FileId::from_u128(1))) };
+        assert!(BatchSpec::try_from(unknown).unwrap_err().to_string().contains("unknown dialect 99"));
     }
 }

@@ -19,6 +19,7 @@ use super::expect::{of_items, scaled, within};
 use super::order::{Asked, Input, Receiver, check_receiver};
 use super::show;
 use crate::domain::batch::{self, Batch, BatchSpec, Fallback, QuotedOrder};
+use crate::domain::dialect::Dialect;
 use crate::domain::error::Code;
 use crate::domain::file::Purpose;
 use crate::domain::id::{BatchId, FileId};
@@ -322,6 +323,7 @@ fn spec(api: &Api, caller: &Caller, asked: Asked, quote: &Quote, prepared: &Prep
     };
     Ok(BatchSpec {
         id: BatchId::generate(now),
+        dialect: Dialect::BatchRouter,
         order: batch::Order::Items(Box::new(order)),
         input_file: match &prepared.content {
             Content::New(_) => FileId::from_u128(0),

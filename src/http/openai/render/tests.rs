@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::batch::{BatchSpec, Ending, Fallback, Order, Progress, ResultFiles};
+use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{FileSource, Purpose, ResultPart};
 use crate::domain::id::{BatchId, OrgId, PartId, UploadId};
@@ -19,6 +20,7 @@ fn at(second: i64) -> Timestamp {
 fn spec() -> BatchSpec {
     BatchSpec {
         id: BatchId::from_u128(1),
+        dialect: Dialect::OpenAi,
         order: Order::Rows { endpoint: Endpoint::ChatCompletions, window: CompletionWindow::DAY },
         input_file: FileId::from_u128(2),
         created_at: at(0),

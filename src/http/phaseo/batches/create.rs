@@ -22,6 +22,7 @@ use super::object::object;
 use super::{hold, rows, subscription};
 use crate::catalog::{Offer, Snapshot};
 use crate::domain::batch::{self, BatchSpec, Fallback, QuotedOrder};
+use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::error::Code;
 use crate::domain::file::Purpose;
@@ -327,6 +328,7 @@ impl Ready {
         };
         Ok(BatchSpec {
             id,
+            dialect: Dialect::Phaseo,
             order: batch::Order::Items(Box::new(order)),
             input_file: match asked.source {
                 Source::File(id) => id,

@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::object::{Around, Place, lifecycle, text, updated};
 use super::{billing, told};
-use crate::domain::batch::{Batch, Order};
+use crate::domain::batch::Batch;
+use crate::domain::dialect::Dialect;
 use crate::domain::gateway::Phase;
 use crate::domain::telling::{percent, status};
 use crate::domain::text::hex;
@@ -53,10 +54,10 @@ impl Job {
 
 fn own_id(batch: &Batch) -> String {
     let id = batch.spec.id;
-    match &batch.spec.order {
-        Order::Items(order) if order.gateway.is_some() => id.in_upper(),
-        Order::Items(_) => id.in_hex(),
-        Order::Rows { .. } => id.to_string(),
+    match batch.spec.dialect {
+        Dialect::Phaseo => id.in_upper(),
+        Dialect::BatchRouter => id.in_hex(),
+        Dialect::OpenAi => id.to_string(),
     }
 }
 
