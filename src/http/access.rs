@@ -22,14 +22,13 @@ use subtle::ConstantTimeEq;
 
 use self::caller::Found;
 pub use self::caller::{Caller, found};
-use super::Api;
-use super::batchrouter::{KEYLESS, PUBLIC};
+use super::dialect::{KEYLESS, PUBLIC, speaks_batchrouter, speaks_phaseo};
 use super::error::ApiError;
 use super::links::signed;
 use super::phaseo::context::Context;
 use super::phaseo::feed::{lacks_upgrade, upgrade_required};
 use super::phaseo::refusal::Refusal;
-use super::shared::{speaks_batchrouter, speaks_phaseo};
+use super::state::Api;
 use crate::domain::error::Code;
 
 /// Which web pages may call.

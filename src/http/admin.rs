@@ -9,9 +9,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::Api;
 use super::error::ApiError;
 use super::extract::{Object, Params};
+use super::state::Api;
 use crate::catalog::{Accepted, Changes, Fault, Faults, Origin, ReloadError, Standing};
 use crate::domain::error::Code;
 use crate::store::{Backup, BackupError, CATALOGS_KEPT, StoredCatalog};

@@ -26,8 +26,8 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, Sleep};
 
-use super::Api;
 use super::error::ApiError;
+use super::state::Api;
 use crate::domain::error::Code;
 
 /// Nobody has asked for it: a client that waits for `100 Continue` has not been told to send it.

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::domain::dialect::Dialect;
 use crate::domain::error::Code;
 use crate::domain::id::IdError;
 use crate::executor::Gone;
@@ -170,7 +171,10 @@ impl ApiError {
 
     /// In the envelope of the dialect that a path belongs to.
     pub fn into_response_at(self, path: &str) -> Response {
-        if super::batchrouter::owns(path) { self.into_batchrouter() } else { self.into_response() }
+        match super::dialect::of_path(path) {
+            Some(Dialect::BatchRouter) => self.into_batchrouter(),
+            Some(Dialect::OpenAi | Dialect::Phaseo) | None => self.into_response(),
+        }
     }
 
     /// The same in BatchRouter's envelope, `{"error": {"code", "message", "details"}}`, whose code for

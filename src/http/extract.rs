@@ -22,9 +22,9 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 pub use self::address::{Params, PathId, PathIds, PathText, named};
-use super::Api;
 use super::body::{Fate, incomplete};
 use super::error::ApiError;
+use super::state::Api;
 use crate::domain::error::Code;
 use crate::domain::file::ExpiresAfter;
 use crate::domain::id::IdError;

@@ -16,11 +16,11 @@ use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
 use bytes::BytesMut;
 use http_body_util::BodyExt;
 
-use super::Api;
 use super::body::{Fate, incomplete};
 use super::error::ApiError;
 use super::extract::{announced_bytes, check_encoding, media_type};
 use super::gate::{Gate, Gated, WINDOW};
+use super::state::Api;
 use crate::descriptors::FilePlace;
 use crate::domain::error::Code;
 use crate::domain::file::ANY_TYPE;

@@ -6,10 +6,10 @@ mod secret;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::Api;
 use super::batchrouter::moment;
 use super::error::ApiError;
 use super::extract::Object;
+use super::state::Api;
 use crate::domain::error::Code;
 use crate::domain::id::{KeyId, OrgId};
 use crate::domain::org::{ApiKey, KeyKind, KeyState};

@@ -11,9 +11,9 @@ use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 
-use super::Api;
 use super::error::ApiError;
 use super::extract::Object;
+use super::state::Api;
 use crate::catalog::{Snapshot, Status};
 use crate::domain::error::Code;
 use crate::domain::lane::{Hold, LaneHold, LaneSelector, hold_on};

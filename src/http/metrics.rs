@@ -14,8 +14,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use super::Api;
 use super::error::ApiError;
+use super::state::Api;
 use crate::catalog::{Origin, Standing};
 use crate::descriptors::open;
 use crate::domain::lane::hold_on;

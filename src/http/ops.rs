@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::access::found;
 use super::error::ApiError;
 use super::extract::Params;
-use super::{Api, admin, routes};
+use super::state::Api;
+use super::{admin, routes};
 use crate::descriptors::open;
 use crate::domain::error::Code;
 

@@ -1,38 +1,25 @@
 //! Paths that several dialects have, where no mount says which one is meant: `/v1/batches` and what is
 //! below it, `/v1/files`.
-//!
-//! The first of these decides: the object that the path names (it answers in the dialect that created
-//! it), the client (BatchRouter's keys begin with `br_live_` or `ob_live_`, Phaseo's with `phaseo_` or
-//! `aistats_`, and its clients send `X-Phaseo-Client`), the body of a create (`quote_id` and items with a
-//! `customer_item_id` are BatchRouter's; other `items`, `requests`, `prompts`, `session_id`, `webhook` and
-//! `webhook_endpoint_id` are Phaseo's); else it is OpenAI.
+//! [`super::dialect`] tells which.
 
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::header::AUTHORIZATION;
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::value::RawValue;
 
 use super::access::Caller;
+use super::dialect::{of_client, of_create};
 use super::error::ApiError;
 use super::extract::{Object, PathId, announced_bytes, media_type, read_json};
 use super::links::Signed;
 use super::phaseo::context::Context;
-use super::{Api, batchrouter, openai, phaseo};
+use super::state::Api;
+use super::{batchrouter, openai, phaseo};
 use crate::domain::dialect::Dialect;
 use crate::domain::id::{BatchId, FileId};
-
-/// Beginnings of BatchRouter's keys.
-const BATCHROUTER_KEYS: [&str; 2] = ["br_live_", "ob_live_"];
-/// Beginnings of Phaseo's, and the header that all of its clients send.
-const PHASEO_KEYS: [&str; 2] = ["phaseo_", "aistats_"];
-const PHASEO_CLIENT: HeaderName = HeaderName::from_static("x-phaseo-client");
 
 /// The shared paths, to be mounted below `/v1`.
 pub fn routes() -> Router<Arc<Api>> {
@@ -43,74 +30,6 @@ pub fn routes() -> Router<Arc<Api>> {
         .route("/batches/{batch_id}", get(retrieve).post(openai::control::update).delete(delete))
         .route("/batches/{batch_id}/cancel", post(cancel))
         .route("/batches/{batch_id}/results", get(results))
-}
-
-fn of_client(headers: &HeaderMap) -> Option<Dialect> {
-    let phaseo = || has_header_of_phaseo(headers).then_some(Dialect::Phaseo);
-    speaks_batchrouter(headers).then_some(Dialect::BatchRouter).or_else(phaseo)
-}
-
-fn has_key_of(headers: &HeaderMap, starts: &[&str]) -> bool {
-    let key = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.get(7..));
-    key.is_some_and(|key| starts.iter().any(|start| key.trim_start().starts_with(start)))
-}
-
-/// Whether a client comes with a key of BatchRouter's.
-pub fn speaks_batchrouter(headers: &HeaderMap) -> bool {
-    has_key_of(headers, &BATCHROUTER_KEYS)
-}
-
-/// Whether a client comes with Phaseo's header, or a key of its.
-pub fn has_header_of_phaseo(headers: &HeaderMap) -> bool {
-    headers.contains_key(PHASEO_CLIENT) || has_key_of(headers, &PHASEO_KEYS)
-}
-
-/// Whether a request is for Phaseo: by its path, its key or its header.
-pub fn speaks_phaseo(request: &Request) -> bool {
-    phaseo::owns(request.uri().path()) || of_client(request.headers()) == Some(Dialect::Phaseo)
-}
-
-/// What of a create tells whose it is.
-#[derive(Deserialize)]
-struct Peek<'a> {
-    #[serde(default)]
-    quote_id: Option<IgnoredAny>,
-    #[serde(borrow, default)]
-    items: Option<&'a RawValue>,
-    #[serde(default)]
-    requests: Option<IgnoredAny>,
-    #[serde(default)]
-    prompts: Option<IgnoredAny>,
-    #[serde(default)]
-    session_id: Option<IgnoredAny>,
-    #[serde(default)]
-    webhook: Option<IgnoredAny>,
-    #[serde(default)]
-    webhook_endpoint_id: Option<IgnoredAny>,
-}
-
-/// An item of BatchRouter's says whose it is.
-#[derive(Deserialize)]
-struct PeekItem {
-    #[serde(default)]
-    customer_item_id: Option<IgnoredAny>,
-    #[serde(default)]
-    operation: Option<IgnoredAny>,
-}
-
-impl Peek<'_> {
-    fn dialect(&self) -> Dialect {
-        let items = self.items.map(|items| serde_json::from_str::<Vec<&RawValue>>(items.get()).unwrap_or_default());
-        let first = items.as_ref().and_then(|items| serde_json::from_str::<PeekItem>(items.first()?.get()).ok());
-        let is_own = first.is_none_or(|item| item.customer_item_id.is_some() || item.operation.is_some());
-        let phaseo = [&self.requests, &self.prompts, &self.session_id, &self.webhook_endpoint_id].iter().any(|field| field.is_some());
-        match (self.quote_id.is_some(), items.is_some(), phaseo || self.webhook.is_some()) {
-            (true, _, _) => Dialect::BatchRouter,
-            (false, true, _) if is_own => Dialect::BatchRouter,
-            (false, true, _) | (false, false, true) => Dialect::Phaseo,
-            (false, false, false) => Dialect::OpenAi,
-        }
-    }
 }
 
 async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, headers: HeaderMap, request: Request) -> Response {
@@ -130,10 +49,7 @@ async fn create_by_body(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, req
         Some(small) if small <= Object::MAX_BYTES => (None, read_json(request, api, most).await?),
         _ => api.quoting.read(request, api, most).await.map(|(held, body)| (Some(held), body))?,
     };
-    // An array would be read as the members in their order.
-    let is_object = body.trim_ascii_start().starts_with(b"{");
-    let peek = serde_json::from_slice::<Peek<'_>>(&body).ok().filter(|_| is_object);
-    Ok(match peek.map_or(Dialect::OpenAi, |peek| peek.dialect()) {
+    Ok(match of_create(&body) {
         Dialect::BatchRouter => batchrouter::batches::create_from(api, caller, headers, body).await.into_response(),
         Dialect::Phaseo => phaseo::batches::create_from(api, caller, &context, headers, body).await,
         Dialect::OpenAi => {

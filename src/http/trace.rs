@@ -12,8 +12,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
 
+use super::dialect::speaks_phaseo;
 use super::error::ApiError;
-use super::shared::speaks_phaseo;
 use crate::domain::id::RequestId;
 
 /// The header that carries the id of a request, both ways.

@@ -4,8 +4,8 @@ use crate::domain::error::Code;
 use crate::domain::id::OrgId;
 use crate::domain::org::{KeyKind, KeyState};
 use crate::domain::share::Owner;
-use crate::http::Api;
 use crate::http::error::ApiError;
+use crate::http::state::Api;
 
 /// Where receivers of Phaseo's webhooks are managed.
 const MANAGED: [&str; 2] = ["/v1/webhook-endpoints", "/phaseo/v1/webhook-endpoints"];

@@ -19,11 +19,11 @@ use crate::domain::error::Code;
 use crate::domain::id::KeyId;
 use crate::domain::ledger::{Account, Credits};
 use crate::domain::org::{KeyKind, Organisation};
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Object, PathId};
 use crate::http::keys::{self, NewKey};
+use crate::http::state::Api;
 use crate::store::{Added, MAX_REGISTERED};
 
 /// What an account without a limit shows as its balance: clients compare it with what they are about to spend.

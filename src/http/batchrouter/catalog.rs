@@ -19,9 +19,9 @@ use serde_json::json;
 use super::supply::Supply;
 use crate::catalog::{HostedTool, Meter, Model, Offer, Operation, Plan, Rate, Snapshot, Status};
 use crate::domain::endpoint::Endpoint;
-use crate::http::Api;
 use crate::http::error::ApiError;
 use crate::http::extract::Params;
+use crate::http::state::Api;
 use crate::http::views::{Template, respond};
 
 /// Clients may keep it, and ask each time whether it is still so.

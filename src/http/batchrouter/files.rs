@@ -17,12 +17,12 @@ use crate::domain::file::{File, FileSource, Purpose};
 use crate::domain::id::FileId;
 use crate::domain::text::hex;
 use crate::domain::time::later;
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{PathId, header_text, media_type, unknown_choice};
 use crate::http::form::{Cap, Form, seal, spool_body};
 use crate::http::links::Signed;
+use crate::http::state::Api;
 use crate::store::{NewFile, Spool};
 
 const ITEM_COUNT: HeaderName = HeaderName::from_static("x-batchrouter-item-count");

@@ -28,9 +28,9 @@ use crate::domain::request::MAX_MODEL_CHARS;
 use crate::domain::routing::{Constraints, Wishes};
 use crate::domain::time::{Timestamp, later};
 use crate::domain::words::{Modality, Operation};
-use crate::http::Api;
 use crate::http::error::ApiError;
 use crate::http::extract::{Object, parse_id};
+use crate::http::state::Api;
 use crate::http::views::Live;
 use crate::route::quote::{Considered, GroupDecision, Lane, Rejection, Terms, Verdict, decide, fits};
 

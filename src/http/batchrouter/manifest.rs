@@ -9,9 +9,9 @@ use serde_json::value::RawValue;
 use crate::domain::file::{File, Purpose};
 use crate::domain::id::{FileId, OrgId};
 use crate::domain::lines::{Line, Lines};
-use crate::http::Api;
 use crate::http::batchrouter::refusal::{Issue, MAX_ISSUES, Refusal};
 use crate::http::error::ApiError;
+use crate::http::state::Api;
 use crate::store::StoreError;
 
 /// The items of a file as an array, as they are written: no more of them, and no more bytes, than a request

@@ -26,24 +26,7 @@ use axum::routing::{delete, get, post};
 
 pub use self::quote_object::moment;
 pub use self::quoting::Quoting;
-use super::Api;
-
-/// The path below a mount that anybody may read, from any web page: BatchRouter's documents promise it.
-pub const PUBLIC: &str = "/catalog/models";
-/// Paths below a mount that need no key.
-pub const KEYLESS: [&str; 6] = [PUBLIC, "/catalog/workflow-products", "/providers", "/pricing/fees", "/health", "/auth/agent-register"];
-
-/// Whether a path, its mount included, is one of this dialect alone.
-pub fn owns(path: &str) -> bool {
-    let below = path.strip_prefix("/v1").filter(|below| {
-        let is_own = |below: &str| {
-            ["/batches/quote", "/batches/input-manifests"].contains(&below)
-                || below.starts_with("/batches/") && (below.ends_with("/artifact-url") || below.ends_with("/billing-receipt"))
-        };
-        ["/catalog/", "/quotes/", "/auth/"].iter().any(|start| below.starts_with(start)) || is_own(below) || KEYLESS.contains(below)
-    });
-    below.is_some() || path.starts_with("/batchrouter/")
-}
+use super::state::Api;
 
 /// The routes, to be mounted below a version.
 pub fn routes() -> Router<Arc<Api>> {
@@ -64,7 +47,7 @@ fn shared() -> Router<Arc<Api>> {
 /// Those that no other dialect has.
 pub fn own() -> Router<Arc<Api>> {
     Router::new()
-        .route(PUBLIC, get(catalog::models).options(catalog::preflight))
+        .route("/catalog/models", get(catalog::models).options(catalog::preflight))
         .route("/catalog/workflow-products", get(workflows::list))
         .route("/catalog/workflow-products/{slug}", get(workflows::retrieve))
         .route("/quotes/workflow", post(workflows::quote))

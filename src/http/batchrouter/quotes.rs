@@ -16,10 +16,10 @@ use super::refusal::Refusal;
 use crate::domain::error::Code;
 use crate::domain::id::QuoteId;
 use crate::domain::quote::KeptQuote;
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::PathId;
+use crate::http::state::Api;
 
 /// `POST /v1/quotes/model`
 pub async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, request: Request) -> Result<Response, Refusal> {

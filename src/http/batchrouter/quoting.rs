@@ -9,10 +9,10 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use crate::http::Api;
 use crate::http::body::incomplete;
 use crate::http::error::ApiError;
 use crate::http::extract::{announced_bytes, read_json};
+use crate::http::state::Api;
 
 /// Quotes that are made at the same time.
 const TURNS: usize = 2;

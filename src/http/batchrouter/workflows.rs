@@ -14,10 +14,10 @@ use crate::catalog::Workflow;
 use crate::domain::error::Code;
 use crate::domain::item::Defaults;
 use crate::domain::text::shown;
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Object, PathText};
+use crate::http::state::Api;
 
 /// `GET /v1/catalog/workflow-products`
 pub async fn list(State(api): State<Arc<Api>>) -> Json<Value> {

@@ -4,8 +4,8 @@ use crate::catalog::Snapshot;
 use crate::domain::error::Code;
 use crate::domain::lane::LaneSelector;
 use crate::domain::nearest::{did_you_mean, nearest};
-use crate::http::Api;
 use crate::http::error::ApiError;
+use crate::http::state::Api;
 
 /// Refuses lanes that are neither in the catalog nor in use: a hold on a misspelt name holds nothing.
 ///

@@ -19,11 +19,11 @@ use crate::domain::error::Code;
 use crate::domain::file::{ANY_TYPE, File, FileSource, ResultPart};
 use crate::domain::id::{BatchId, FileId};
 use crate::domain::text::hex;
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::PathId;
 use crate::http::range::{Selection, select};
+use crate::http::state::Api;
 use crate::http::stream::{self, Content, Whole};
 use crate::store::{Lines, StoreError, blocking};
 

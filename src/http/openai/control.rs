@@ -12,10 +12,10 @@ use crate::domain::error::Code;
 use crate::domain::id::BatchId;
 use crate::domain::share::ControlChange;
 use crate::executor::ControlError;
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Object, PathId};
+use crate::http::state::Api;
 
 /// `POST /v1/batches/{batch_id}`
 pub async fn update(

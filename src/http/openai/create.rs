@@ -21,10 +21,10 @@ use crate::domain::ledger::Credits;
 use crate::domain::metadata::Metadata;
 use crate::domain::share::Control;
 use crate::domain::time::CompletionWindow;
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Object, header_text, parse_id, unknown_choice};
+use crate::http::state::Api;
 use crate::store::{CreateOutcome, Idempotency};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");

@@ -14,10 +14,10 @@ use super::files::find;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::Purpose;
 use crate::domain::id::FileId;
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Params, PathId};
+use crate::http::state::Api;
 use crate::route::{self, CostEstimate, EstimateError, EstimateLimits};
 use crate::store::{StoreError, blocking};
 

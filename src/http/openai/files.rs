@@ -9,11 +9,11 @@ use super::render::{Deleted, FileObject, List};
 use crate::domain::file::{ExpiresAfter, File, Purpose};
 use crate::domain::id::FileId;
 use crate::domain::time::later;
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Params, PathId, expires_after, quoted, unknown_choice};
 use crate::http::form::{Cap, Form, Part, seal};
+use crate::http::state::Api;
 use crate::store::{Deletion, FileQuery, NewFile, Order, Spool};
 
 const MAX_LIST: usize = 10_000;

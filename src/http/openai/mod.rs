@@ -20,7 +20,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::{get, post};
 
-use super::Api;
+use super::state::Api;
 
 /// The routes, to be mounted below a version.
 pub fn routes() -> Router<Arc<Api>> {

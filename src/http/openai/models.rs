@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use crate::catalog::unix_seconds;
 use crate::domain::error::Code;
-use crate::http::Api;
 use crate::http::error::ApiError;
 use crate::http::extract::PathText;
+use crate::http::state::Api;
 use crate::http::views::{Template, respond};
 
 /// Clients may keep it, and ask each time whether it is still so.

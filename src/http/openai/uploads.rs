@@ -11,11 +11,11 @@ use crate::domain::error::Code;
 use crate::domain::id::{PartId, UploadId};
 use crate::domain::time::later;
 use crate::domain::upload::{LIFETIME, MAX_PARTS, Upload, UploadState};
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Object, PathId, parse_id};
 use crate::http::form::{Cap, Form, seal};
+use crate::http::state::Api;
 use crate::store::{CompleteError, PartError};
 
 /// Characters of a file's name and of its media type.

@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::{CACHE, Listing};
 use crate::catalog::{Offer, Provider, Snapshot, Status};
 use crate::domain::endpoint::Endpoint;
-use crate::http::Api;
 use crate::http::error::ApiError;
+use crate::http::state::Api;
 use crate::http::views::{Template, respond};
 
 /// `GET /v1/batches/capabilities`

@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use super::CACHE;
 use crate::catalog::{Model, Snapshot, Status};
-use crate::http::Api;
 use crate::http::error::ApiError;
 use crate::http::extract::Params;
+use crate::http::state::Api;
 use crate::http::views::{Template, respond};
 
 const DEFAULT_LIMIT: usize = 50;

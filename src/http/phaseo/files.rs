@@ -18,13 +18,13 @@ use crate::domain::error::Code;
 use crate::domain::file::{File, Purpose};
 use crate::domain::id::FileId;
 use crate::domain::time::later;
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Params, PathId, media_type, named};
 use crate::http::form::{Form, seal};
 use crate::http::openai;
 use crate::http::openai::render::FileObject;
+use crate::http::state::Api;
 use crate::store::{NewFile, blocking};
 
 /// `POST /v1/files`: a form, or JSON with `purpose` and `file`.

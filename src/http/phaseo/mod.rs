@@ -17,7 +17,7 @@ use axum::Router;
 use axum::routing::{get, post};
 use serde::Serialize;
 
-use super::Api;
+use super::state::Api;
 use crate::domain::batch::Batch;
 use crate::domain::ledger::Reservation;
 use crate::domain::receipt::Receipt;
@@ -34,19 +34,6 @@ struct Listing<T> {
 }
 
 const RECEIVER: &str = "/webhook-endpoints/{endpoint_id}";
-
-/// Whether a path, its mount included, is one of this dialect alone.
-pub fn owns(path: &str) -> bool {
-    let is_own = |below: &str| {
-        let mut parts = below.split('/').skip(1);
-        match (parts.next(), parts.next(), parts.next()) {
-            (Some("batch" | "async" | "webhook-endpoints"), _, _) | (Some("data"), Some("models"), None) => true,
-            (Some("batches"), Some("models" | "capabilities" | "files"), _) | (Some("batches"), Some(_), Some("requests")) => true,
-            (_, _, _) => false,
-        }
-    };
-    path.starts_with("/phaseo/") || path.strip_prefix("/v1").is_some_and(is_own)
-}
 
 /// The routes, to be mounted below a version.
 pub fn routes() -> Router<Arc<Api>> {

@@ -16,9 +16,9 @@ use serde::Serialize;
 use super::params::{Details, NAMES, has, merge, of_offer};
 use super::{CACHE, Listing};
 use crate::catalog::{Meter, Modality, Model, Offer, Snapshot};
-use crate::http::Api;
 use crate::http::error::ApiError;
 use crate::http::extract::Params;
+use crate::http::state::Api;
 use crate::http::views::{Template, respond};
 
 /// `GET /v1/batches/models`

@@ -21,10 +21,10 @@ use crate::domain::receiver::{Receiver, ReceiverStatus};
 use crate::domain::target::Unwanted;
 use crate::domain::text;
 use crate::domain::webhook::Webhook;
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Object, Params, named};
+use crate::http::state::Api;
 
 const DEFAULT_NAME: &str = "Async webhooks";
 const MAX_NAME: usize = 120;

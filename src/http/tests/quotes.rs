@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::catalog::{Archive, load_archive};
 use crate::domain::time::later;
-use crate::http::QuoteTerms;
+use crate::http::state::QuoteTerms;
 
 /// Providers in the United States and in Europe, one that runs a tool, one that is dear.
 fn seeds() -> Vec<(String, String)> {

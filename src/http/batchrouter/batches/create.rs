@@ -34,7 +34,6 @@ use crate::domain::share::Control;
 use crate::domain::time::later;
 use crate::domain::webhook::Webhook;
 use crate::domain::words::Operation;
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::batchrouter::items::{self, Files, Read, Reading};
 use crate::http::batchrouter::making::{Wanted, in_turn, split};
@@ -44,6 +43,7 @@ use crate::http::batchrouter::refusal::{Issue, MAX_ISSUES, Refusal};
 use crate::http::canonical;
 use crate::http::error::ApiError;
 use crate::http::openai::create::{idempotency_key, made_and_deleted};
+use crate::http::state::Api;
 use crate::route::quote::Group;
 use crate::store::{CreateOutcome, Idempotency, MadeInput, NewFile, Sealed, Store, StoreError};
 

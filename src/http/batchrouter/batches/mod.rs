@@ -25,13 +25,13 @@ use crate::domain::batch::Batch;
 use crate::domain::error::Code;
 use crate::domain::id::BatchId;
 use crate::executor::CancelError;
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Params, PathId};
 use crate::http::links::Base;
 use crate::http::openai::batches::{not_ended, remove};
 use crate::http::openai::render::Deleted;
+use crate::http::state::Api;
 use crate::store::{BatchDeletion, BatchQuery};
 
 const DEFAULT_LIST: usize = 20;

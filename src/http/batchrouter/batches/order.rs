@@ -10,12 +10,12 @@ use crate::domain::item::Defaults;
 use crate::domain::quote::Quote;
 use crate::domain::routing::{Constraints, PriceProtection, RoutingMode, STANDARD_PRIVACY, SlaTier, TierTimes};
 use crate::domain::words::DataCollection;
-use crate::http::Api;
 use crate::http::batchrouter::demands;
 use crate::http::batchrouter::making::{FIELDS, defaults};
 use crate::http::batchrouter::refusal::{Issue, Refusal};
 use crate::http::error::ApiError;
 use crate::http::extract::{Object, parse_id};
+use crate::http::state::Api;
 
 /// The fields that are read besides those of a quote.
 const OWN_FIELDS: [&str; 3] = ["quote_id", "metadata", "webhook"];

@@ -15,13 +15,13 @@ use crate::domain::ledger::{Reservation, with_fee};
 use crate::domain::quote::KeptQuote;
 use crate::domain::receipt::{LaneReceipt, Receipt};
 use crate::domain::usage::Usage;
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::batchrouter::money::{Pricing, money};
 use crate::http::batchrouter::quote_object::moment;
 use crate::http::batchrouter::refusal::Refusal;
 use crate::http::error::ApiError;
 use crate::http::extract::PathId;
+use crate::http::state::Api;
 
 /// Items of a lane whose numbers are told one by one.
 const MOST_NUMBERS: u32 = 5_000;

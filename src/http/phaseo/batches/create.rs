@@ -33,7 +33,6 @@ use crate::domain::ledger::Credits;
 use crate::domain::metadata::Metadata;
 use crate::domain::money::Usd;
 use crate::domain::quote::Quote;
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::batchrouter::batches::{Content, create_once, materialise};
 use crate::http::batchrouter::making::{Manner, Wanted, in_turn, split};
@@ -44,6 +43,7 @@ use crate::http::error::ApiError;
 use crate::http::openai::create::idempotency_key;
 use crate::http::phaseo::context::Context;
 use crate::http::phaseo::refusal::{Refusal, told};
+use crate::http::state::Api;
 use crate::store::Idempotency;
 
 /// Rows in one create; its server's effective limit. More of them come as a file.

@@ -31,12 +31,12 @@ use super::refusal::{Refusal, told};
 use crate::domain::batch::Batch;
 use crate::domain::id::BatchId;
 use crate::executor::CancelError;
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Params, named};
 use crate::http::openai::batches::{not_ended, remove};
 use crate::http::openai::render::Deleted;
+use crate::http::state::Api;
 use crate::store::{BatchDeletion, BatchQuery};
 
 const DEFAULT_LIST: i64 = 20;

@@ -11,11 +11,11 @@ use crate::domain::ledger::Reservation;
 use crate::domain::receipt::Receipt;
 use crate::domain::telling::{Telling, percent, status};
 use crate::domain::time::Timestamp;
-use crate::http::Api;
 use crate::http::error::ApiError;
 use crate::http::links::Base;
 use crate::http::openai::render::BatchObject;
 use crate::http::phaseo::context::Context;
+use crate::http::state::Api;
 
 /// What a batch is shown with besides itself.
 #[derive(Debug, Default)]

@@ -21,12 +21,12 @@ use crate::domain::lines::{Line, Lines};
 use crate::domain::output::{CANCELLED, EXPIRED};
 use crate::domain::row::{Outcome, RowResult};
 use crate::domain::text::hex;
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::Params;
 use crate::http::phaseo::context::Context;
 use crate::http::phaseo::refusal::told;
+use crate::http::state::Api;
 use crate::store::{Page, ROWS_PER_PAGE, StoreError, blocking};
 
 const DEFAULT_ROWS: usize = 100;

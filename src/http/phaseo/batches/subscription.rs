@@ -8,11 +8,11 @@ use crate::domain::id::{OrgId, ReceiverId};
 use crate::domain::receiver::ReceiverStatus;
 use crate::domain::text::shown;
 use crate::domain::webhook::Webhook;
-use crate::http::Api;
 use crate::http::error::ApiError;
 use crate::http::extract::Object;
 use crate::http::phaseo::receivers::url_of;
 use crate::http::phaseo::refusal::Refusal;
+use crate::http::state::Api;
 
 /// What a create says of it.
 #[derive(Debug)]

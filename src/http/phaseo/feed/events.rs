@@ -22,8 +22,8 @@ use super::watcher::{Feeds, Follower, Frame};
 use super::wishes::Wishes;
 use crate::domain::batch::Batch;
 use crate::domain::error::Code;
-use crate::http::Api;
 use crate::http::access::Caller;
+use crate::http::dialect::{has_header_of_phaseo, speaks_batchrouter};
 use crate::http::error::ApiError;
 use crate::http::extract::{Params, named};
 use crate::http::openai;
@@ -32,7 +32,7 @@ use crate::http::phaseo::batches::find;
 use crate::http::phaseo::batches::object::Place;
 use crate::http::phaseo::context::Context;
 use crate::http::phaseo::refusal::Refusal;
-use crate::http::shared::{has_header_of_phaseo, speaks_batchrouter};
+use crate::http::state::Api;
 
 /// How often something is sent although there is nothing to tell, so that nobody on the way takes the
 /// connection for dead.

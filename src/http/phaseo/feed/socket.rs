@@ -22,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 use super::watcher::{Feeds, Follower, Frame};
 use super::wishes::Wishes;
 use crate::domain::id::BatchId;
-use crate::http::Api;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Params, named};
@@ -30,6 +29,7 @@ use crate::http::phaseo::CACHE;
 use crate::http::phaseo::batches::object::Place;
 use crate::http::phaseo::context::Context;
 use crate::http::phaseo::refusal::{Refusal, told};
+use crate::http::state::Api;
 
 /// Bytes of a message from a client: all that mean anything are shorter.
 const MAX_MESSAGE: usize = 4 << 10;

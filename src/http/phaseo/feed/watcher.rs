@@ -17,10 +17,10 @@ use super::turns::{Turn, Turns};
 use crate::domain::batch::{BatchState, Progress};
 use crate::domain::id::BatchId;
 use crate::domain::telling::Telling;
-use crate::http::Api;
 use crate::http::error::ApiError;
 use crate::http::phaseo::batches::job::Job;
 use crate::http::phaseo::batches::object::Around;
+use crate::http::state::Api;
 
 /// The least time between two looks that nobody has asked for.
 const PACE: Duration = Duration::from_millis(250);
