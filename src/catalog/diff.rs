@@ -14,7 +14,7 @@ use super::model::{Capacity, Limits, Model, Offering, Privacy, Provider};
 use super::rates::{Meter, Rate};
 use super::snapshot::Snapshot;
 use super::workflow::Workflow;
-use crate::domain::connection::{KeySource, ProviderKind};
+use crate::domain::provider::connection::{KeySource, ProviderKind};
 
 /// Details that are kept.
 const MAX_DETAILS: usize = 200;

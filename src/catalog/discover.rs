@@ -142,7 +142,7 @@ fn model_id(name: &str) -> String {
     };
     let kept = bare.chars().map(|c| if c.is_ascii_alphanumeric() || "._:/-".contains(c) { c } else { '-' });
     let slug: String = kept.skip_while(|c| !c.is_ascii_alphanumeric()).collect();
-    slug.chars().take(crate::domain::request::MAX_MODEL_CHARS).collect()
+    slug.chars().take(crate::domain::row::openai::MAX_MODEL_CHARS).collect()
 }
 
 fn quote(text: &str) -> String {

@@ -8,8 +8,8 @@ use jiff::civil::Date;
 
 use super::rates::Rates;
 use super::words::{DataCollection, HostedTool, Modality, Operation, Status, Verification};
-use crate::domain::connection::{Connection, KeySource, ProviderKind};
 use crate::domain::endpoint::Endpoint;
+use crate::domain::provider::connection::{Connection, KeySource, ProviderKind};
 
 /// Somebody who answers requests.
 #[derive(Debug, Clone, PartialEq)]
@@ -292,4 +292,4 @@ pub struct Evidence {
     pub verified_at: Date,
 }
 
-pub use crate::domain::connection::Limits;
+pub use crate::domain::provider::connection::Limits;

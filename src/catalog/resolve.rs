@@ -1,7 +1,7 @@
 //! Why no provider serves a model, in words for the client who asked for it.
 
 use super::model::Model;
-use crate::domain::nearest::{did_you_mean, nearest};
+use crate::domain::suggest::{did_you_mean, nearest};
 
 /// Nobody serves the model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

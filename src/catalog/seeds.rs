@@ -14,7 +14,7 @@ use super::model::{Model, Provider};
 use super::url::parse_base_url;
 use super::validate::{self, Checked, FOLDERS, PROVIDERS};
 use super::workflow::Workflow;
-use crate::domain::connection::ProviderKind;
+use crate::domain::provider::connection::ProviderKind;
 use crate::domain::text::hex;
 
 /// Calls at the same time to a provider whose seed states no number.

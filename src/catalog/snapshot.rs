@@ -15,8 +15,8 @@ use super::resolve::{ResolveError, suggestions};
 use super::seeds::Seeds;
 use super::words::Status;
 use super::workflow::Workflow;
-use crate::domain::connection::{Connection, KeySource};
 use crate::domain::money::PriceSheet;
+use crate::domain::provider::connection::{Connection, KeySource};
 
 /// Who serves a request for a model, and for how much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

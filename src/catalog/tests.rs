@@ -7,8 +7,8 @@ use jiff::civil::{Date, date};
 use super::fault::Source;
 use super::seeds::from_sources;
 use super::*;
-use crate::domain::connection::{Connection, KeySource, ProviderKind};
 use crate::domain::endpoint::Endpoint;
+use crate::domain::provider::connection::{Connection, KeySource, ProviderKind};
 
 /// A day on which the tests stand, whatever the calendar says.
 const TODAY: Date = date(2026, 11, 24);

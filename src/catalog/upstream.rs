@@ -14,8 +14,8 @@ use super::model::{Capacity, Limits, Model, Offering, Privacy, Provider};
 use super::seeds::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES, Seeds};
 use super::url::parse_base_url;
 use super::words::Status;
-use crate::domain::connection::{Api, Connection, KeySource, ProviderKind, ServerConnection, Timeouts};
-use crate::domain::request::MAX_MODEL_CHARS;
+use crate::domain::provider::connection::{Api, Connection, KeySource, ProviderKind, ServerConnection, Timeouts};
+use crate::domain::row::openai::MAX_MODEL_CHARS;
 use crate::domain::text::hex;
 
 /// The environment variable with the key of all upstreams. There is one; whoever has servers with

@@ -1,11 +1,11 @@
 //! The closed vocabularies of the catalog: words that a seed may write and a view shows.
 //!
-//! Those that other layers speak, too, are in [`crate::domain::words`]. Open vocabularies (regions,
+//! Those that other layers speak, too, are in [`crate::domain::vocabulary`]. Open vocabularies (regions,
 //! capabilities, privacy tiers) are plain [`slug`]s.
 
 use super::schema::kinds::inline_schema;
-use crate::domain::words::words;
-pub use crate::domain::words::{DataCollection, HostedTool, Modality, Operation};
+use crate::domain::vocabulary::words;
+pub use crate::domain::vocabulary::{DataCollection, HostedTool, Modality, Operation};
 
 /// Longest word of an open vocabulary, in bytes.
 const MAX_SLUG: usize = 64;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::words::Operation;
-use crate::domain::routing::Constraints;
+use crate::domain::quote::constraints::Constraints;
 
 /// A task that is ready to be run over many items.
 #[derive(Debug, Clone, PartialEq)]

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::answer::put;
 use super::remote::{self, RemoteArgs};
 use crate::daemon::Environment;
+use crate::domain::batch::priority::{NoPriority, Priority};
 use crate::domain::id::BatchId;
-use crate::domain::share::{NoPriority, Priority};
 
 /// Pause, resume, prioritise and delete batches of a running daemon
 #[derive(Debug, Subcommand)]

@@ -14,7 +14,7 @@ use super::remote::{self, RemoteArgs};
 use super::{FAILURE, INTERRUPTED, say};
 use crate::client::Client;
 use crate::daemon::Environment;
-use crate::domain::lane::LaneSelector;
+use crate::domain::provider::lane_hold::LaneSelector;
 
 /// How often a drain is looked at.
 const POLL: Duration = Duration::from_millis(250);

@@ -8,7 +8,7 @@ use super::{FAILURE, USAGE, block_on_result};
 use crate::client::{Client, ClientError};
 use crate::daemon::Environment;
 use crate::daemon::config::resolve_key;
-use crate::domain::connection::KeySource;
+use crate::domain::provider::connection::KeySource;
 
 /// Holds the key for a daemon that asks for one. No flag does: command lines are visible to everybody.
 const KEY_VARIABLE: &str = "BATCHD_API_KEY";

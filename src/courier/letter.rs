@@ -9,9 +9,9 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::domain::delivery::{Delivery, Told};
 use crate::domain::text::hex;
 use crate::domain::time::Timestamp;
+use crate::domain::webhook::delivery::{Delivery, Told};
 
 /// The type of a message that tries a receiver out.
 const TEST: &str = "webhook.test";

@@ -28,13 +28,13 @@ pub use self::news::Render;
 use self::sender::{Answer, SendError, Sender};
 use crate::descriptors::Descriptors;
 use crate::domain::batch::{Batch, Order};
-use crate::domain::delivery::{Delivery, Route, Wire};
 use crate::domain::id::{BatchId, EventId, OrgId};
-use crate::domain::receiver::{Probed, Receiver, ReceiverStatus};
-use crate::domain::target::Targets;
-use crate::domain::telling::{Tried, TriedOutcome};
 use crate::domain::time::{Clock, Timestamp};
 use crate::domain::webhook::Webhook;
+use crate::domain::webhook::delivery::{Delivery, Route, Wire};
+use crate::domain::webhook::endpoint::{Probed, Receiver, ReceiverStatus};
+use crate::domain::webhook::event_log::{Tried, TriedOutcome};
+use crate::domain::webhook::target_policy::Targets;
 use crate::provider::SetupError;
 use crate::store::{Choice, Due, Store, StoreError};
 

@@ -11,15 +11,15 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::domain::batch::Batch;
-use crate::domain::delivery::{Delivery, Told, Wire};
-use crate::domain::gateway::{Phase, Receiver, Subscription};
+use crate::domain::batch::phaseo::{Phase, Receiver, Subscription};
 use crate::domain::id::{BatchId, EventId, OrgId, ReceiverId, half};
-use crate::domain::ledger::Reservation;
-use crate::domain::receipt::Receipt;
-use crate::domain::receiver::ReceiverStatus;
-use crate::domain::telling::{Event, Telling, bucket, percent, status};
+use crate::domain::org::ledger::Reservation;
+use crate::domain::quote::receipt::Receipt;
 use crate::domain::time::Clock;
 use crate::domain::webhook::Webhook;
+use crate::domain::webhook::delivery::{Delivery, Told, Wire};
+use crate::domain::webhook::endpoint::ReceiverStatus;
+use crate::domain::webhook::event_log::{Event, Telling, bucket, percent, status};
 use crate::store::{News, Store, StoreError};
 
 /// Batches that are looked at in one go.

@@ -22,10 +22,10 @@ use tower::Service;
 
 use super::letter::{self, Letter};
 use crate::descriptors::{Descriptors, is_refusal};
-use crate::domain::delivery::{Delivery, Wire};
-use crate::domain::target::{Targets, Unwanted};
 use crate::domain::time::Timestamp;
 use crate::domain::webhook::Webhook;
+use crate::domain::webhook::delivery::{Delivery, Wire};
+use crate::domain::webhook::target_policy::{Targets, Unwanted};
 use crate::provider::{SetupError, client_tls, reason};
 use crate::store::Unsealable;
 

@@ -1,8 +1,8 @@
 //! Who gets to send; the rest is tested against a running daemon.
 
 use super::{AT_ONCE, OF_ORG, OF_ORG_TO_HOST, Slots, TO_HOST};
-use crate::domain::delivery::Route;
 use crate::domain::id::{EventId, OrgId};
+use crate::domain::webhook::delivery::Route;
 use crate::store::Choice;
 
 #[test]

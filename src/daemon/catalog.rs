@@ -17,7 +17,7 @@ use crate::catalog::{
     Accepted, Archive, Catalog, Changes, Faults, Origin, Reload, ReloadError, Reloaded, Requests, Snapshot, UPSTREAM_KEY_ENV,
     UpstreamError, UpstreamOptions, Upstreams, diff, embedded, load_archive, read_dir, unix_seconds,
 };
-use crate::domain::connection::{Connection, KeySource, Timeouts};
+use crate::domain::provider::connection::{Connection, KeySource, Timeouts};
 use crate::domain::time::{Clock, Timestamp};
 use crate::store::{Store, StoreError, StoredCatalog};
 

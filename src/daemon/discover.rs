@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::core::{Environment, system_clock};
 use crate::catalog::{Discovered, NotAList, Upstream, UpstreamError, read_models};
 use crate::descriptors::Descriptors;
-use crate::domain::connection::{Api, ServerConnection, Timeouts};
+use crate::domain::provider::connection::{Api, ServerConnection, Timeouts};
 use crate::provider::server::Server;
 use crate::provider::{CallError, SetupError};
 

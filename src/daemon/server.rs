@@ -11,9 +11,9 @@ use super::config::{AgentRegister, Settings, Switch, WebhookEndpoints, WebhookTa
 use super::core::{Core, Environment, StartError};
 use super::lifecycle::{Fate, Finish, Notifier, Shutdown, Tasks, keep_alive, watch_signals};
 use crate::courier::{self, Courier};
-use crate::domain::ledger::Credits;
-use crate::domain::routing::TierTimes;
-use crate::domain::target::Targets;
+use crate::domain::org::ledger::Credits;
+use crate::domain::quote::constraints::TierTimes;
+use crate::domain::webhook::target_policy::Targets;
 use crate::http::{self, Access, Accounts, Api, Limits, Origins, QuoteTerms};
 
 /// How long tasks may take to notice an abort.

@@ -3,7 +3,7 @@
 //! A batch has the dialect of the create that made it, for as long as it exists: later requests for
 //! it are answered in that dialect, whichever client sends them.
 
-use super::words::words;
+use super::vocabulary::words;
 
 words! {
     /// Whose batch API is spoken.

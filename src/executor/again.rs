@@ -4,10 +4,10 @@
 use std::io::{BufRead, BufReader};
 
 use super::handle::{Handle, RetryError};
+use crate::domain::batch::priority::Control;
 use crate::domain::batch::{Batch, BatchSpec, BatchState, Order};
 use crate::domain::file::{File, Purpose, ResultPart};
 use crate::domain::id::BatchId;
-use crate::domain::share::Control;
 use crate::domain::time::Timestamp;
 use crate::store::{CreateOutcome, MadeInput, NewFile, Sealed, Store, StoreError, blocking};
 

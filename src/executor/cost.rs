@@ -6,12 +6,12 @@
 use rust_decimal::Decimal;
 
 use crate::domain::batch::QuotedOrder;
-use crate::domain::item::readable;
-use crate::domain::ledger::{micros_up, nanos, with_fee};
+use crate::domain::batch::plan::PlannedModel;
+use crate::domain::batch::problem::{Problem, ProblemCode};
 use crate::domain::money::Usd;
-use crate::domain::plan::PlannedModel;
-use crate::domain::problem::{Problem, ProblemCode};
-use crate::domain::request::{Fault, RowRequest};
+use crate::domain::org::ledger::{micros_up, nanos, with_fee};
+use crate::domain::row::batchrouter::readable;
+use crate::domain::row::openai::{Fault, RowRequest};
 use crate::domain::usage::Usage;
 use crate::route::bound;
 use crate::route::quote::{Attachment, Content, Misread, Output};
@@ -137,11 +137,11 @@ pub(super) fn keep_below_ceiling(order: &QuotedOrder, models: &mut [PlannedModel
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::batch::plan::PlannedLane;
     use crate::domain::id::QuoteId;
-    use crate::domain::item::Defaults;
     use crate::domain::money::PriceSheet;
-    use crate::domain::plan::PlannedLane;
-    use crate::domain::routing::Constraints;
+    use crate::domain::quote::constraints::Constraints;
+    use crate::domain::row::batchrouter::Defaults;
     use crate::domain::time::Timestamp;
 
     fn usd(cents: i64) -> Usd {
@@ -213,7 +213,7 @@ mod tests {
         let read = |input: &str| {
             let item = format!(r#"{{"customer_item_id":"a","model":"m","input":{input}}}"#);
             let defaults = Defaults::default();
-            let row = crate::domain::item::parse_item(item.as_bytes(), &defaults).unwrap();
+            let row = crate::domain::row::batchrouter::parse_item(item.as_bytes(), &defaults).unwrap();
             measure(&row, &find).map_err(|fault| fault.message)
         };
         let text = "x".repeat(4_000);

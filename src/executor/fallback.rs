@@ -3,8 +3,8 @@
 
 use crate::catalog::Snapshot;
 use crate::domain::batch::Fallback;
+use crate::domain::batch::plan::{MAX_ALTERNATIVES, Plan, PlannedLane, PlannedModel};
 use crate::domain::money::PriceSheet;
-use crate::domain::plan::{MAX_ALTERNATIVES, Plan, PlannedLane, PlannedModel};
 
 /// Notes the alternatives of each planned model, the cheapest first.
 ///

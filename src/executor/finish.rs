@@ -12,7 +12,7 @@ use super::receipt::Adding;
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Ending, Order, Progress, ResultFiles};
 use crate::domain::file::{File, FileSource, Purpose, ResultPart};
 use crate::domain::id::{FileId, RowIndex, RowKey};
-use crate::domain::receipt::Receipt;
+use crate::domain::quote::receipt::Receipt;
 use crate::domain::row::Outcome;
 use crate::domain::time::{Clock, Timestamp};
 use crate::store::{End, PackedRow, Page, ROWS_PER_PAGE, Store, StoreError, blocking};

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use crate::domain::connection::Limits;
+use crate::domain::provider::connection::Limits;
 use crate::route::Pace;
 
 /// Calls in flight and the paces that are prescribed.

@@ -6,10 +6,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::board::{Board, Wall};
 use super::stages::{Stage, Stages};
+use crate::domain::batch::priority::ControlChange;
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::id::BatchId;
-use crate::domain::lane::{Hold, LaneHold, LaneSelector};
-use crate::domain::share::ControlChange;
+use crate::domain::provider::lane_hold::{Hold, LaneHold, LaneSelector};
 use crate::domain::time::Timestamp;
 use crate::store::{HoldOutcome, MAX_HOLDS, Store, StoreError};
 

@@ -12,15 +12,15 @@ use super::attempt::unanswered;
 use super::row::{ReadyRow, RowRef, WaitingRow};
 use super::ways::Ways;
 use crate::domain::batch::BatchSpec;
+use crate::domain::batch::plan::Places;
 use crate::domain::id::{RowIndex, RowKey};
-use crate::domain::lines::{Line, Lines};
-use crate::domain::plan::Places;
-use crate::domain::prefix::beginning;
-use crate::domain::request::RowRequest;
-use crate::domain::retry::Tally;
+use crate::domain::row::lines::{Line, Lines};
+use crate::domain::row::openai::RowRequest;
+use crate::domain::row::prefix::beginning;
+use crate::domain::row::retry::Tally;
 use crate::domain::row::{Outcome, RowError};
 use crate::domain::time::Clock;
-use crate::domain::words::Operation;
+use crate::domain::vocabulary::Operation;
 use crate::store::{DataFile, LiveBatch, PackedRow, Page, ROWS_PER_PAGE, Store, StoreError};
 
 /// Where reading goes on: the next row and the byte at which its line begins.

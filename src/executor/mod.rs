@@ -58,8 +58,8 @@ pub use validate::InputLimits;
 use self::dispatcher::Seen;
 use self::stages::Stages;
 use crate::catalog::Catalog;
-use crate::domain::dedup::Dedup;
-use crate::domain::retry::RetryPolicy;
+use crate::domain::batch::dedup::Dedup;
+use crate::domain::row::retry::RetryPolicy;
 use crate::domain::time::Clock;
 use crate::store::{Recovered, Store};
 

@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use super::cost::{Measured, Tally};
 use super::quoted::planned;
 use crate::catalog::Snapshot;
+use crate::domain::batch::plan::{MAX_MODELS, MAX_QUOTED, Places, PlannedLane, PlannedModel, can_be_asked};
+use crate::domain::batch::problem::ProblemCode;
 use crate::domain::id::RowIndex;
-use crate::domain::plan::{MAX_MODELS, MAX_QUOTED, Places, PlannedLane, PlannedModel, can_be_asked};
-use crate::domain::problem::ProblemCode;
 use crate::domain::quote::Quote;
-use crate::domain::request::{Fault, RowRequest};
-use crate::domain::words::Operation;
+use crate::domain::row::openai::{Fault, RowRequest};
+use crate::domain::vocabulary::Operation;
 
 /// Bytes that the names in a plan have at most.
 const MAX_NAMED_BYTES: usize = 1 << 20;

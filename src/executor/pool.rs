@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::gauge::Gauge;
 use super::valve::Sent;
-use crate::domain::connection::Connection;
-use crate::domain::retry::FailureClass;
+use crate::domain::provider::connection::Connection;
+use crate::domain::row::retry::FailureClass;
 use crate::domain::time::Timestamp;
 use crate::provider::Dispatch;
 use crate::route::Breaker;

@@ -7,12 +7,12 @@ use rust_decimal::Decimal;
 
 use super::cost::Tally;
 use crate::catalog::Snapshot;
+use crate::domain::batch::plan::{MAX_ALTERNATIVES, PlannedLane, PlannedModel, QuotedShare};
+use crate::domain::batch::problem::ProblemCode;
 use crate::domain::money::Usd;
-use crate::domain::plan::{MAX_ALTERNATIVES, PlannedLane, PlannedModel, QuotedShare};
-use crate::domain::problem::ProblemCode;
 use crate::domain::quote::{Quote, QuotedGroup, QuotedLane};
-use crate::domain::request::{Fault, MODEL_BREAK};
-use crate::domain::words::Operation;
+use crate::domain::row::openai::{Fault, MODEL_BREAK};
+use crate::domain::vocabulary::Operation;
 
 /// The planned models of items that name these models: one for each lane that the quote selected.
 ///

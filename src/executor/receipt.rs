@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use crate::domain::plan::{Plan, PlannedLane};
-use crate::domain::receipt::{LaneReceipt, Receipt, Rows};
+use crate::domain::batch::plan::{Plan, PlannedLane};
+use crate::domain::quote::receipt::{LaneReceipt, Receipt, Rows};
 use crate::domain::row::RowResult;
-use crate::domain::words::Operation;
+use crate::domain::vocabulary::Operation;
 
 /// The lane of answers that were there already.
 const CACHE: &str = "cache";

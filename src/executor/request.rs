@@ -8,8 +8,8 @@ use bytes::Bytes;
 use super::input::Source;
 use super::ways::Route;
 use crate::domain::batch::Order;
-use crate::domain::conversation::Form;
-use crate::domain::request::RowRequest;
+use crate::domain::format::Form;
+use crate::domain::row::openai::RowRequest;
 use crate::provider::form::{Takes, fit};
 
 impl Source {

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::sharing::Asked;
-use crate::domain::conversation::Form;
+use crate::domain::format::Form;
 use crate::domain::id::RowIndex;
-use crate::domain::retry::{FailureClass, Tally};
+use crate::domain::row::retry::{FailureClass, Tally};
 use crate::domain::row::{Attempt, Response};
 use crate::domain::time::Timestamp;
-use crate::domain::words::Operation;
+use crate::domain::vocabulary::Operation;
 
 /// Bytes of a response that are remembered between attempts. A larger one would make waiting rows
 /// expensive; the row then ends with the response of its last attempt or with none.

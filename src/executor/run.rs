@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::input::{Cursor, Load, Scan, Source, Window, WindowSize};
 use super::row::{BYTES_PER_TOKEN, Due, ReadyRow, RowRef, WaitingRow};
 use super::ways::Ways;
+use crate::domain::batch::plan::Plan;
+use crate::domain::batch::priority::Control;
 use crate::domain::batch::{BatchSpec, BatchState};
-use crate::domain::plan::Plan;
-use crate::domain::share::Control;
 
 /// Index of a lane in the dispatcher's table.
 pub(super) type LaneIndex = usize;

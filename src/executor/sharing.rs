@@ -11,7 +11,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::row::RowRef;
-use crate::domain::dedup::RequestDigest;
+use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::id::{BatchId, RowKey};
 
 /// Requests that are remembered to have failed, and to have been answered lately; beyond that, the

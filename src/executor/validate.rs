@@ -15,13 +15,13 @@ use super::cost::{self, FindFile, measure};
 use super::planning::Models;
 use crate::catalog::Snapshot;
 use crate::domain::batch::Order;
+use crate::domain::batch::plan::Plan;
+use crate::domain::batch::problem::{MAX_PROBLEMS, Problem, ProblemCode};
 use crate::domain::id::RowIndex;
-use crate::domain::lines::{Line, Lines, Place};
 use crate::domain::money::Usd;
-use crate::domain::plan::Plan;
-use crate::domain::problem::{MAX_PROBLEMS, Problem, ProblemCode};
 use crate::domain::quote::Quote;
-use crate::domain::request::{Fault, RowRequest};
+use crate::domain::row::lines::{Line, Lines, Place};
+use crate::domain::row::openai::{Fault, RowRequest};
 use crate::store::{Page, ROWS_PER_PAGE};
 
 /// What an input file may be.

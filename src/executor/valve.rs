@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::gauge::Gauge;
-use crate::domain::allowance::Allowances;
-use crate::domain::connection::Limits;
-use crate::domain::retry::FailureClass;
+use crate::domain::provider::connection::Limits;
+use crate::domain::provider::rate_limits::Allowances;
+use crate::domain::row::retry::FailureClass;
 use crate::route::breaker::{Change, Patience};
 use crate::route::window::Window;
 use crate::route::{Breaker, Limiter, Quota, Throttle};

@@ -12,13 +12,13 @@ use tokio::time::Instant;
 use super::lane::Lanes;
 use super::run::LaneIndex;
 use crate::catalog::{Files, Snapshot};
-use crate::domain::connection::{Connection, ProviderKind};
+use crate::domain::batch::plan::{Plan, PlannedLane, PlannedModel, can_be_asked};
 use crate::domain::endpoint::Endpoints;
-use crate::domain::lane::{Hold, LaneHold, hold_on};
 use crate::domain::money::PriceSheet;
-use crate::domain::plan::{Plan, PlannedLane, PlannedModel, can_be_asked};
-use crate::domain::request::RowRequest;
-use crate::domain::words::HostedTool;
+use crate::domain::provider::connection::{Connection, ProviderKind};
+use crate::domain::provider::lane_hold::{Hold, LaneHold, hold_on};
+use crate::domain::row::openai::RowRequest;
+use crate::domain::vocabulary::HostedTool;
 use crate::route::quote::Attachment;
 
 /// One way for the rows of a model.

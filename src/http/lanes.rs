@@ -16,7 +16,7 @@ use super::extract::Object;
 use super::state::Api;
 use crate::catalog::{Snapshot, Status};
 use crate::domain::error::Code;
-use crate::domain::lane::{Hold, LaneHold, LaneSelector, hold_on};
+use crate::domain::provider::lane_hold::{Hold, LaneHold, LaneSelector, hold_on};
 use crate::domain::time::Timestamp;
 use crate::executor::{HoldError, LaneReport};
 

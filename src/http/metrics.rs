@@ -18,7 +18,7 @@ use super::error::ApiError;
 use super::state::Api;
 use crate::catalog::{Origin, Standing};
 use crate::descriptors::open;
-use crate::domain::lane::hold_on;
+use crate::domain::provider::lane_hold::hold_on;
 
 const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 

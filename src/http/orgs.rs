@@ -16,8 +16,8 @@ use super::keys;
 use super::keys::NewKey;
 use super::state::Api;
 use crate::domain::id::{KeyId, OrgId};
-use crate::domain::ledger::{Account, Credits};
 use crate::domain::money::Usd;
+use crate::domain::org::ledger::{Account, Credits};
 use crate::domain::org::{KeyKind, NoKind, Organisation};
 use crate::store::MAX_ORGS;
 

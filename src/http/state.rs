@@ -18,11 +18,11 @@ use super::phaseo::feed::Feeds;
 use super::views::Views;
 use crate::catalog::Catalog;
 use crate::descriptors::Descriptors;
-use crate::domain::ledger::Credits;
-use crate::domain::receiver::{Probed, Receiver};
-use crate::domain::routing::TierTimes;
-use crate::domain::target::Targets;
+use crate::domain::org::ledger::Credits;
+use crate::domain::quote::constraints::TierTimes;
 use crate::domain::time::Clock;
+use crate::domain::webhook::endpoint::{Probed, Receiver};
+use crate::domain::webhook::target_policy::Targets;
 use crate::executor;
 use crate::store::Store;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-use crate::domain::allowance::{Allowance, Allowances};
+use crate::domain::provider::rate_limits::{Allowance, Allowances};
 use crate::domain::time::{Timestamp, until};
 
 /// Names of the limit, of what remains and of the reset, for one kind of limit.

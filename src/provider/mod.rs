@@ -23,10 +23,10 @@ use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 
 use crate::descriptors::Descriptors;
-use crate::domain::allowance::Allowances;
-use crate::domain::connection::{Connection, ProviderKind};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::RowKey;
+use crate::domain::provider::connection::{Connection, ProviderKind};
+use crate::domain::provider::rate_limits::Allowances;
 use crate::domain::time::Clock;
 pub use verdict::{Verdict, class_of, verdict};
 

@@ -22,10 +22,10 @@ use secrecy::{ExposeSecret, SecretString};
 use super::transport::{Received, Transport, proxies_from_env};
 use super::{Answer, Call, CallError, Dispatch, SetupError, limits};
 use crate::descriptors::Descriptors;
-use crate::domain::connection::{Api, ServerConnection};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::RowKey;
-use crate::domain::retry::parse_retry_after;
+use crate::domain::provider::connection::{Api, ServerConnection};
+use crate::domain::row::retry::parse_retry_after;
 use crate::domain::time::Clock;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -209,8 +209,8 @@ fn parse_milliseconds(value: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::connection::Timeouts;
     use crate::domain::id::{BatchId, RowIndex};
+    use crate::domain::provider::connection::Timeouts;
     use crate::domain::time::Timestamp;
     use crate::provider::loopback::{Loopback, Reply};
 

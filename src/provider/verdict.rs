@@ -1,7 +1,7 @@
 //! Judges what came back from a call: a usable answer, or a failure with its class.
 //!
 //! The same rule for every kind of provider. Decides nothing about what follows a failure; that is
-//! [`crate::domain::retry`].
+//! [`crate::domain::row::retry`].
 //!
 //! Invariant: every response that leaves here has a body of one valid JSON value on one line,
 //! whatever bytes the provider sent.
@@ -12,9 +12,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::{Answer, CallError};
-use crate::domain::output::embeddable;
-use crate::domain::retry::FailureClass;
 use crate::domain::row::Response;
+use crate::domain::row::output::embeddable;
+use crate::domain::row::retry::FailureClass;
 use crate::domain::usage::{self, Usage};
 
 /// Characters of a provider's request id that are kept; a longer one is not an id but a mistake.

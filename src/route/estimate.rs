@@ -10,11 +10,11 @@ use rust_decimal::Decimal;
 use serde::Deserialize;
 
 use crate::catalog::{Route, Snapshot};
+use crate::domain::batch::plan::MAX_MODELS;
 use crate::domain::endpoint::Endpoint;
-use crate::domain::lines::{Line, Lines};
 use crate::domain::money::{PriceSheet, Usd};
-use crate::domain::plan::MAX_MODELS;
-use crate::domain::request::{RowRequest, endpoint_of, parse_line};
+use crate::domain::row::lines::{Line, Lines};
+use crate::domain::row::openai::{RowRequest, endpoint_of, parse_line};
 use crate::domain::usage::Usage;
 
 /// Bytes of a body that make one input token.

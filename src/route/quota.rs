@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::domain::allowance::Allowance;
+use crate::domain::provider::rate_limits::Allowance;
 
 /// The longest time that a provider's word is taken for. A limit for a whole day is a matter of
 /// days; calls are tried again before that.

@@ -8,7 +8,7 @@ use super::format;
 use super::record::answer::AnswerRecord;
 use super::record::{self};
 use super::{Store, StoreError};
-use crate::domain::dedup::RequestDigest;
+use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::row::RowResult;
 use crate::domain::time::Timestamp;
 

@@ -16,15 +16,15 @@ use super::record::{self, Record};
 use super::tree::Tree;
 use super::writer::Tx;
 use super::{Listing, Store, StoreError};
+use crate::domain::batch::plan::Plan;
+use crate::domain::batch::priority::{Control, ControlChange};
+use crate::domain::batch::problem::Problem;
 use crate::domain::batch::{Batch, BatchState, Progress};
 use crate::domain::file::File;
 use crate::domain::id::{BatchId, FileId, OrgId};
-use crate::domain::ledger::Shortfall;
 use crate::domain::money::Usd;
-use crate::domain::plan::Plan;
-use crate::domain::problem::Problem;
-use crate::domain::receipt::Receipt;
-use crate::domain::share::{Control, ControlChange};
+use crate::domain::org::ledger::Shortfall;
+use crate::domain::quote::receipt::Receipt;
 use crate::domain::time::Timestamp;
 
 /// What is written when a batch that ran ends, besides its state.

@@ -17,11 +17,11 @@ use super::record::{self};
 use super::spool::Sealed;
 use super::writer::Tx;
 use super::{Store, StoreError};
+use crate::domain::batch::priority::Control;
 use crate::domain::batch::{BatchSpec, BatchState, Order, Progress};
 use crate::domain::file::File;
 use crate::domain::id::BatchId;
-use crate::domain::ledger::{Reservation, Shortfall};
-use crate::domain::share::Control;
+use crate::domain::org::ledger::{Reservation, Shortfall};
 use crate::domain::time::{Timestamp, later};
 
 /// How long an idempotency key is remembered: as long as the longest batch runs.
@@ -210,14 +210,14 @@ pub(super) mod tests {
 
     use super::super::tests::{NOW, add_file, close, open, spec};
     use super::*;
+    use crate::domain::batch::phaseo::{Gateway, InputMode, Receiver, Subscription};
     use crate::domain::batch::{Fallback, QuotedOrder};
     use crate::domain::dialect::Dialect;
     use crate::domain::endpoint::Endpoint;
     use crate::domain::file::Purpose;
-    use crate::domain::gateway::{Gateway, InputMode, Receiver, Subscription};
     use crate::domain::id::{FileId, OrgId, QuoteId, RequestId};
-    use crate::domain::ledger::Credits;
     use crate::domain::money::Usd;
+    use crate::domain::org::ledger::Credits;
     use crate::domain::time::CompletionWindow;
     use crate::domain::webhook::Webhook;
     use crate::store::{FileQuery, Order as ListOrder};

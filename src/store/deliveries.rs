@@ -10,10 +10,10 @@ use super::record::encode_body;
 use super::record::packed::{self, Packed};
 use super::writer::Tx;
 use super::{Store, StoreError, blocking};
-use crate::domain::delivery::{Delivery, Route};
 use crate::domain::id::{BatchId, EventId, OrgId};
-use crate::domain::telling::Tried;
 use crate::domain::time::Timestamp;
+use crate::domain::webhook::delivery::{Delivery, Route};
+use crate::domain::webhook::event_log::Tried;
 
 /// A message that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -21,21 +21,21 @@ use super::record::spec::SpecRecord;
 use super::record::telling::{ReceiverRecord, TellingRecord};
 use super::record::upload::{PartRecord, UploadRecord};
 use super::record::{Record, RecordError, decode, decode_body};
+use crate::domain::batch::plan::Plan;
+use crate::domain::batch::priority::Control;
 use crate::domain::batch::{BatchSpec, BatchState, Progress};
-use crate::domain::delivery::Delivery;
 use crate::domain::file::File;
+use crate::domain::file::upload::{Upload, UploadPart};
 use crate::domain::id::RowKey;
-use crate::domain::lane::LaneHold;
-use crate::domain::ledger::{Account, Reservation};
+use crate::domain::org::ledger::{Account, Reservation};
 use crate::domain::org::{ApiKey, Organisation};
-use crate::domain::plan::Plan;
+use crate::domain::provider::lane_hold::LaneHold;
 use crate::domain::quote::Quote;
-use crate::domain::receipt::Receipt;
-use crate::domain::receiver::Receiver;
+use crate::domain::quote::receipt::Receipt;
 use crate::domain::row::RowResult;
-use crate::domain::share::Control;
-use crate::domain::telling::Telling;
-use crate::domain::upload::{Upload, UploadPart};
+use crate::domain::webhook::delivery::Delivery;
+use crate::domain::webhook::endpoint::Receiver;
+use crate::domain::webhook::event_log::Telling;
 
 /// A record that was decoded; those that others lead to with their content.
 #[derive(Debug)]

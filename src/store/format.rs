@@ -45,7 +45,7 @@
 //! No value exceeds [`MAX_VALUE`]: above it sled 0.34 puts values into side files that it does not
 //! reclaim.
 
-use crate::domain::dedup::RequestDigest;
+use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::id::{BatchId, EventId, FileId, KeyId, OrgId, PartId, QuoteId, ReceiverId, RowIndex, UploadId};
 
 /// The largest value in the tree, in bytes.

@@ -9,7 +9,7 @@ use super::record::hold::HoldRecord;
 use super::record::{self};
 use super::tree::Tree;
 use super::{Store, StoreError};
-use crate::domain::lane::{Hold, LaneHold, LaneSelector};
+use crate::domain::provider::lane_hold::{Hold, LaneHold, LaneSelector};
 use crate::domain::time::Timestamp;
 
 /// Holds at the same time; each was put by hand.

@@ -9,9 +9,9 @@ use super::record::{self, Record};
 use super::writer::Tx;
 use super::{Store, StoreError};
 use crate::domain::id::{BatchId, OrgId};
-use crate::domain::ledger::{Account, Credits, Reservation, Shortfall};
 use crate::domain::money::Usd;
-use crate::domain::receipt::Receipt;
+use crate::domain::org::ledger::{Account, Credits, Reservation, Shortfall};
+use crate::domain::quote::receipt::Receipt;
 
 impl Store {
     /// What an organisation has; unlimited credits if nothing was ever said about it.

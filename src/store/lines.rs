@@ -18,8 +18,8 @@ use super::runs::Runs;
 use super::{ROWS_PER_PAGE, Store, StoreError};
 use crate::domain::file::ResultPart;
 use crate::domain::id::{BatchId, RowIndex, RowKey};
-use crate::domain::output;
 use crate::domain::row::RowResult;
+use crate::domain::row::output;
 
 /// Bytes of lines that a part of its own aims at.
 const PART: u64 = 512 << 10;

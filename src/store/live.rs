@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use super::format::ROWS_PER_PAGE;
 use super::record::page::Page;
 use crate::domain::batch::Progress;
+use crate::domain::batch::priority::Control;
 use crate::domain::id::{BatchId, RowIndex};
-use crate::domain::share::Control;
 
 /// One batch whose rows run.
 #[derive(Debug)]

@@ -184,7 +184,7 @@ struct Inner {
     removals: removals::Removals,
     lives: Lives,
     lost: lost::LostFound,
-    holds: Arc<arc_swap::ArcSwap<Vec<crate::domain::lane::LaneHold>>>,
+    holds: Arc<arc_swap::ArcSwap<Vec<crate::domain::provider::lane_hold::LaneHold>>>,
     queue: mpsc::Sender<Op>,
     /// Metadata commits that have begun and those that are durable; see [`Store::shown`].
     begun: Arc<std::sync::atomic::AtomicU64>,

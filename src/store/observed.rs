@@ -8,11 +8,11 @@ use super::record;
 use super::record::observed::ObservedRecord;
 use super::writer::Tx;
 use super::{Store, StoreError};
+use crate::domain::batch::plan::Plan;
 use crate::domain::batch::{BatchSpec, Order, Progress};
 use crate::domain::endpoint::Endpoint;
-use crate::domain::observed::Observed;
-use crate::domain::plan::Plan;
-use crate::domain::words::Operation;
+use crate::domain::quote::output_stats::Observed;
+use crate::domain::vocabulary::Operation;
 
 fn key(provider: &str, upstream: &str, endpoint: Endpoint) -> Vec<u8> {
     let mut digest = Sha256::new();

@@ -7,7 +7,7 @@ use super::record::org::{KeyRecord, OrgRecord};
 use super::writer::Tx;
 use super::{Store, StoreError};
 use crate::domain::id::{KeyId, OrgId};
-use crate::domain::ledger::{Account, Credits};
+use crate::domain::org::ledger::{Account, Credits};
 use crate::domain::org::{ApiKey, Organisation};
 use crate::domain::time::Timestamp;
 use crate::domain::webhook::Webhook;

@@ -8,10 +8,10 @@ use super::record::telling::{ReceiverRecord, TellingRecord};
 use super::writer::Tx;
 use super::{Store, StoreError, blocking};
 use crate::domain::batch::{BatchState, Progress};
-use crate::domain::delivery::{Delivery, Wire};
 use crate::domain::id::{BatchId, OrgId, ReceiverId};
-use crate::domain::receiver::{Receiver, ReceiverStatus};
-use crate::domain::telling::{Telling, Tried};
+use crate::domain::webhook::delivery::{Delivery, Wire};
+use crate::domain::webhook::endpoint::{Receiver, ReceiverStatus};
+use crate::domain::webhook::event_log::{Telling, Tried};
 
 /// Receivers of one organisation, those that were deleted included.
 pub const MAX_RECEIVERS: usize = 1_000;

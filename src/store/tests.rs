@@ -11,18 +11,18 @@ use proptest::prelude::*;
 use super::creation::tests::{made, of_phaseo, of_quote};
 use super::*;
 use crate::domain::batch::Fallback;
+use crate::domain::batch::dedup::RequestDigest;
+use crate::domain::batch::metadata::Metadata;
+use crate::domain::batch::plan::{Plan, PlannedLane, PlannedModel};
+use crate::domain::batch::priority::{Control, Owner};
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Order, Progress, ResultFiles};
-use crate::domain::dedup::RequestDigest;
 use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{FileSource, Purpose, ResultPart};
 use crate::domain::id::{BatchId, FileId, OrgId, RowIndex, RowKey};
-use crate::domain::metadata::Metadata;
 use crate::domain::money::Usd;
-use crate::domain::output;
-use crate::domain::plan::{Plan, PlannedLane, PlannedModel};
+use crate::domain::row::output;
 use crate::domain::row::{Outcome, Response, RowResult};
-use crate::domain::share::{Control, Owner};
 use crate::domain::time::{CompletionWindow, Timestamp};
 use crate::domain::usage::Usage;
 
@@ -339,7 +339,7 @@ async fn what_a_lane_has_answered_is_known_once_its_batch_has_ended() {
     }
     close(store).await;
     let (store, _) = open(dir.path());
-    assert_eq!(observed(&store), crate::domain::observed::Observed { answers: 8, output_tokens: 80 });
+    assert_eq!(observed(&store), crate::domain::quote::output_stats::Observed { answers: 8, output_tokens: 80 });
     assert_eq!(store.observed("p", "v", endpoint).unwrap().answers, 0);
     close(store).await;
 }
@@ -396,8 +396,8 @@ async fn write_fixture() {
     durable.wait_for(|rows| *rows >= 5).await.unwrap();
     let refused = BatchSpec { id: BatchId::from_u128(7), ..spec };
     store.create_batch(refused.clone(), Control::default(), None).await.unwrap();
-    let code = crate::domain::problem::ProblemCode::BlankLine;
-    let problem = crate::domain::problem::Problem { code, message: "blank".into(), line: Some(3), param: None };
+    let code = crate::domain::batch::problem::ProblemCode::BlankLine;
+    let problem = crate::domain::batch::problem::Problem { code, message: "blank".into(), line: Some(3), param: None };
     store.batch_refused(refused.id, BatchState::Failed { at: NOW }, vec![problem]).await.unwrap();
     for (id, spec) in [(8, of_quote(8, 3)), (9, of_phaseo(9))] {
         let spec = BatchSpec { id: BatchId::from_u128(id), ..spec };

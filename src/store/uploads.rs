@@ -16,9 +16,9 @@ use super::tree::Tree;
 use super::writer::Tx;
 use super::{Store, StoreError, batches::seconds};
 use crate::domain::file::File;
+use crate::domain::file::upload::{MAX_PARTS, Upload, UploadPart, UploadState};
 use crate::domain::id::{PartId, UploadId};
 use crate::domain::time::{Timestamp, later};
-use crate::domain::upload::{MAX_PARTS, Upload, UploadPart, UploadState};
 
 /// How long an expired upload still says that it has expired.
 const REMEMBERED: Duration = Duration::from_secs(86_400);

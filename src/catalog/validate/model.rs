@@ -10,7 +10,7 @@ use super::super::words::{HostedTool, Modality, Operation};
 use super::context::Context;
 use super::offering::{self, Found};
 use crate::domain::endpoint::Endpoint;
-use crate::domain::request::MAX_MODEL_CHARS;
+use crate::domain::row::openai::MAX_MODEL_CHARS;
 
 /// The largest number of tokens that a context may hold; far beyond any, it catches slips.
 pub(super) const MAX_TOKENS: i64 = 1_000_000_000;

@@ -11,7 +11,7 @@ use super::super::words::{HostedTool, Plan, Status, Verification, slug};
 use super::context::Context;
 use super::model::{MAX_TOKENS, check_endpoints, check_files};
 use super::shared::{check_capacity, check_limits, check_privacy};
-use crate::domain::request::MAX_MODEL_CHARS;
+use crate::domain::row::openai::MAX_MODEL_CHARS;
 
 /// An offering that does not yet have what it shares with its provider.
 pub(super) struct Found {

@@ -11,7 +11,9 @@ use super::super::url::parse_base_url;
 use super::super::words::{HostedTool, Kind, Status, slug};
 use super::context::Context;
 use super::shared::{check_capacity, check_limits, check_privacy};
-use crate::domain::connection::{Api, Connection, KeySource, ProviderKind, ServerConnection, SimulatedFaults, SimulatedProfile, Timeouts};
+use crate::domain::provider::connection::{
+    Api, Connection, KeySource, ProviderKind, ServerConnection, SimulatedFaults, SimulatedProfile, Timeouts,
+};
 
 /// Checks a provider file. `None` if a fault left too little of it.
 pub(super) fn check(context: &mut Context<'_>, file: &ProviderFile) -> Option<Provider> {

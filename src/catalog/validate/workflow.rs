@@ -4,7 +4,7 @@ use super::super::schema::{Field, WorkflowFile, WrittenArtifact, WrittenItem, Wr
 use super::super::words::{HostedTool, Operation, slug};
 use super::super::workflow::{Artifact, ItemTemplate, Workflow};
 use super::context::Context;
-use crate::domain::routing::{Constraints, RoutingMode, SlaTier};
+use crate::domain::quote::constraints::{Constraints, RoutingMode, SlaTier};
 
 /// Checks a workflow file. `known` tells the names of models. `None` if a fault left too little of it.
 pub(super) fn check(context: &mut Context<'_>, file: &WorkflowFile, known: &dyn Fn(&str) -> bool) -> Option<Workflow> {

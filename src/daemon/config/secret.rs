@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::environment::Strings;
 use super::error::Origin;
-use crate::domain::connection::KeySource;
+use crate::domain::provider::connection::KeySource;
 
 /// Why a provider's key cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

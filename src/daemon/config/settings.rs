@@ -14,7 +14,7 @@ use super::load::{Candidates, Effective, Sources};
 use super::percent::Percent;
 use super::quantity::{ByteSize, DurationText};
 use super::value::{LogFormat, Refused, Value};
-use crate::domain::dedup::Dedup;
+use crate::domain::batch::dedup::Dedup;
 
 /// One setting, as the help text, the manual and the messages describe it.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 
 use super::load::parse_file;
 use super::*;
-use crate::domain::connection::KeySource;
+use crate::domain::provider::connection::KeySource;
 
 /// Has an own description, as every command has.
 #[derive(Debug, Parser)]

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
 use super::quantity::{ByteSize, DurationText};
-use crate::domain::dedup::Dedup;
+use crate::domain::batch::dedup::Dedup;
 
 /// A type that a setting can be written in.
 pub trait Value: Clone + PartialOrd {

@@ -32,10 +32,10 @@ use super::sharing::Sharing;
 use super::stages::{Stage, Stages};
 use super::valve::{Lesson, Sent};
 use super::{Parts, Settings};
+use crate::domain::batch::dedup::RequestDigest;
+use crate::domain::batch::plan::Plan;
 use crate::domain::batch::{BatchSpec, BatchState};
-use crate::domain::dedup::RequestDigest;
 use crate::domain::id::{BatchId, RowKey};
-use crate::domain::plan::Plan;
 use crate::store::{LiveBatch, Recovered, StoreError};
 
 /// What the tasks report.

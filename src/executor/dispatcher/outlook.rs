@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::Dispatcher;
+use crate::domain::batch::plan::Plan;
 use crate::domain::id::BatchId;
-use crate::domain::plan::Plan;
 use crate::domain::time::until;
 use crate::executor::run::Stop;
 use crate::executor::ways::{Circumstances, Ways, ways};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Dispatcher, Event};
-use crate::domain::retry::FailureClass;
+use crate::domain::row::retry::FailureClass;
 use crate::executor::pool::Pool;
 use crate::provider::class_of;
 

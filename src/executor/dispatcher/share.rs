@@ -2,7 +2,7 @@
 
 use super::Dispatcher;
 use crate::domain::batch::BatchSpec;
-use crate::domain::dedup::RequestDigest;
+use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::id::{BatchId, RowKey};
 use crate::executor::answers::Shared;
 use crate::executor::attempt::Ended;

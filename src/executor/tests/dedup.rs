@@ -2,7 +2,7 @@
 
 use super::world::Order;
 use super::*;
-use crate::domain::dedup::Dedup;
+use crate::domain::batch::dedup::Dedup;
 
 /// Five requests, in turn.
 fn five(row: u32) -> &'static str {

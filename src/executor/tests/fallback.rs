@@ -4,8 +4,8 @@ use super::lanes::two_lanes;
 use super::world::Order;
 use super::*;
 use crate::domain::batch::Fallback;
-use crate::domain::lane::Hold;
 use crate::domain::money::MaxPrice;
+use crate::domain::provider::lane_hold::Hold;
 use rust_decimal::Decimal;
 
 async fn open(dir: &Path, provider: Scripted) -> World {
@@ -50,7 +50,7 @@ async fn a_drained_lane_hands_its_rows_on_and_a_paused_one_keeps_them_also_acros
     let world = open(dir.path(), a_answers(200)).await;
     let id = world.order(Order { rows: 3_000, fallback: dearer(), ..Order::default() }, |_| MODEL).await;
     world.until(id, |batch| batch.progress.succeeded >= 50).await;
-    let lane: crate::domain::lane::LaneSelector = "a".parse().unwrap();
+    let lane: crate::domain::provider::lane_hold::LaneSelector = "a".parse().unwrap();
     world.handle.hold_lane(lane.clone(), Some(Hold::Paused), world.clock.now()).await.unwrap();
     assert!(world.is_told(), "a hold was confirmed that the dispatcher did not know of");
     tokio::time::sleep(2 * SECOND).await;

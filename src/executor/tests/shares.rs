@@ -3,7 +3,7 @@
 use super::lanes::two_lanes;
 use super::world::Order;
 use super::*;
-use crate::domain::share::{ControlChange, Priority};
+use crate::domain::batch::priority::{ControlChange, Priority};
 
 /// Calls that take a second each.
 fn slow() -> Scripted {

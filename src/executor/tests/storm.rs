@@ -5,9 +5,9 @@ use super::lanes::two_lanes;
 use super::world::Order;
 use super::*;
 use crate::domain::batch::Fallback;
-use crate::domain::lane::Hold;
+use crate::domain::batch::priority::{ControlChange, Priority};
 use crate::domain::money::MaxPrice;
-use crate::domain::share::{ControlChange, Priority};
+use crate::domain::provider::lane_hold::Hold;
 use crate::domain::time::until;
 
 /// The weather at a provider, for a while.

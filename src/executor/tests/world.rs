@@ -1,11 +1,11 @@
 //! An executor as the daemon has it, over a directory, with a scripted provider.
 
 use super::*;
+use crate::domain::batch::dedup::Dedup;
+use crate::domain::batch::priority::{Control, Owner, Priority};
 use crate::domain::batch::{self, BatchState, Fallback};
-use crate::domain::dedup::Dedup;
 use crate::domain::dialect::Dialect;
 use crate::domain::id::OrgId;
-use crate::domain::share::{Control, Owner, Priority};
 
 /// An executor over a directory; everything else is as in the daemon.
 pub struct World {

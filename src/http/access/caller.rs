@@ -1,9 +1,9 @@
 //! Who calls, and what a key that was made opens.
 
+use crate::domain::batch::priority::Owner;
 use crate::domain::error::Code;
 use crate::domain::id::OrgId;
 use crate::domain::org::{KeyKind, KeyState};
-use crate::domain::share::Owner;
 use crate::http::error::ApiError;
 use crate::http::state::Api;
 

@@ -17,7 +17,7 @@ use super::quote_object::moment;
 use super::refusal::Refusal;
 use crate::domain::error::Code;
 use crate::domain::id::KeyId;
-use crate::domain::ledger::{Account, Credits};
+use crate::domain::org::ledger::{Account, Credits};
 use crate::domain::org::{KeyKind, Organisation};
 use crate::http::access::Caller;
 use crate::http::error::ApiError;

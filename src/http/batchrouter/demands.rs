@@ -2,8 +2,8 @@
 //! everywhere in this dialect; a known one that cannot be meant is an error.
 
 use crate::domain::money::Usd;
-use crate::domain::routing::{Constraints, PriceProtection, ProviderPreferences, RoutingMode, SlaTier};
-use crate::domain::words::{DataCollection, HostedTool};
+use crate::domain::quote::constraints::{Constraints, PriceProtection, ProviderPreferences, RoutingMode, SlaTier};
+use crate::domain::vocabulary::{DataCollection, HostedTool};
 use crate::http::error::ApiError;
 use crate::http::extract::{Object, unknown_choice};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::supply::Supply;
 use crate::catalog::{Offer, Privacy, Route, Snapshot};
-use crate::domain::connection::Limits;
+use crate::domain::provider::connection::Limits;
 use crate::http::views::Live;
 use crate::route::quote::{Group, Lane, Listing};
 use crate::route::tokens::Tokenizer;

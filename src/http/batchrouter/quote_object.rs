@@ -9,11 +9,11 @@ use super::items::Read;
 use super::money::{Pricing, money};
 use crate::catalog::Snapshot;
 use crate::domain::id::QuoteId;
-use crate::domain::ledger::{Account, micros_up};
 use crate::domain::money::Usd;
-use crate::domain::routing::{Constraints, PriceProtection, ProviderPreferences};
+use crate::domain::org::ledger::{Account, micros_up};
+use crate::domain::quote::constraints::{Constraints, PriceProtection, ProviderPreferences};
 use crate::domain::time::Timestamp;
-use crate::domain::words::Operation;
+use crate::domain::vocabulary::Operation;
 use crate::route::quote::{Considered, Decision, GroupDecision, Lane, OBSERVED, Rejection, Verdict};
 
 /// Everything that a quote is rendered from.

@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use crate::catalog::{Capacity, Offer};
-use crate::domain::connection::Limits;
-use crate::domain::lane::{Hold, hold_on};
+use crate::domain::provider::connection::Limits;
+use crate::domain::provider::lane_hold::{Hold, hold_on};
 use crate::domain::time::{Timestamp, later};
 use crate::executor::LaneReport;
 use crate::http::views::Live;

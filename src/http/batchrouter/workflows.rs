@@ -12,7 +12,7 @@ use super::making::{Manner, Wanted, in_turn};
 use super::refusal::Refusal;
 use crate::catalog::Workflow;
 use crate::domain::error::Code;
-use crate::domain::item::Defaults;
+use crate::domain::row::batchrouter::Defaults;
 use crate::domain::text::shown;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;

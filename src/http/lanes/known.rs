@@ -2,8 +2,8 @@
 
 use crate::catalog::Snapshot;
 use crate::domain::error::Code;
-use crate::domain::lane::LaneSelector;
-use crate::domain::nearest::{did_you_mean, nearest};
+use crate::domain::provider::lane_hold::LaneSelector;
+use crate::domain::suggest::{did_you_mean, nearest};
 use crate::http::error::ApiError;
 use crate::http::state::Api;
 

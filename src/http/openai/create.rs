@@ -11,15 +11,15 @@ use sha2::{Digest, Sha256};
 
 use super::preferences::Preferences;
 use super::render::BatchObject;
+use crate::domain::batch::metadata::Metadata;
+use crate::domain::batch::priority::Control;
 use crate::domain::batch::{self, Batch, BatchSpec};
 use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::error::Code;
 use crate::domain::file::{ExpiresAfter, Purpose};
 use crate::domain::id::{BatchId, FileId};
-use crate::domain::ledger::Credits;
-use crate::domain::metadata::Metadata;
-use crate::domain::share::Control;
+use crate::domain::org::ledger::Credits;
 use crate::domain::time::CompletionWindow;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;

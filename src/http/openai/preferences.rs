@@ -4,8 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::domain::batch::Fallback;
+use crate::domain::batch::priority::Priority;
 use crate::domain::money::MaxPrice;
-use crate::domain::share::Priority;
 use crate::http::error::ApiError;
 use crate::http::extract::{Object, quoted, unknown_choice};
 

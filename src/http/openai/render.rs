@@ -6,15 +6,15 @@
 use serde::Serialize;
 use serde::ser::Serializer;
 
+use crate::domain::batch::problem::Problem;
 use crate::domain::batch::{Batch, BatchSpec, BatchState, Order};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::File;
+use crate::domain::file::upload::{Upload, UploadPart, UploadState};
 use crate::domain::id::FileId;
-use crate::domain::problem::Problem;
 use crate::domain::time::{Timestamp, until};
-use crate::domain::upload::{Upload, UploadPart, UploadState};
 use crate::domain::usage::Usage;
-use crate::domain::words::Operation;
+use crate::domain::vocabulary::Operation;
 use crate::store::Listing;
 
 #[cfg(test)]

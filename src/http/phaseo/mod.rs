@@ -19,9 +19,9 @@ use serde::Serialize;
 
 use super::state::Api;
 use crate::domain::batch::Batch;
-use crate::domain::ledger::Reservation;
-use crate::domain::receipt::Receipt;
-use crate::domain::telling::Telling;
+use crate::domain::org::ledger::Reservation;
+use crate::domain::quote::receipt::Receipt;
+use crate::domain::webhook::event_log::Telling;
 
 /// What Phaseo's server says of all that it makes itself.
 const CACHE: &str = "no-store";

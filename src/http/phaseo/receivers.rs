@@ -15,12 +15,12 @@ use serde_json::{Value, json};
 
 use super::context::Context;
 use super::refusal::{Refusal, told};
-use crate::domain::gateway::Phase;
+use crate::domain::batch::phaseo::Phase;
 use crate::domain::id::ReceiverId;
-use crate::domain::receiver::{Receiver, ReceiverStatus};
-use crate::domain::target::Unwanted;
 use crate::domain::text;
 use crate::domain::webhook::Webhook;
+use crate::domain::webhook::endpoint::{Receiver, ReceiverStatus};
+use crate::domain::webhook::target_policy::Unwanted;
 use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Object, Params, named};

@@ -115,7 +115,7 @@ impl Bench {
             quoting: super::Quoting::default(),
             probe: Arc::new(|_| {
                 let (event, error) = ("evt_test".to_owned(), Some("nothing is sent here".to_owned()));
-                Box::pin(async { crate::domain::receiver::Probed { event, status: None, preview: None, error } })
+                Box::pin(async { crate::domain::webhook::endpoint::Probed { event, status: None, preview: None, error } })
             }),
             feeds: super::Feeds::default(),
             draining: CancellationToken::new(),

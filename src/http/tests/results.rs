@@ -1,16 +1,16 @@
 //! Output files and results: views over rows, whole and in ranges.
 
 use super::*;
+use crate::domain::batch::metadata::Metadata;
+use crate::domain::batch::plan::Plan;
+use crate::domain::batch::priority::{Control, Owner};
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Fallback, Order, Progress, ResultFiles};
 use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{File, FileSource, Purpose, ResultPart};
 use crate::domain::id::{BatchId, FileId, OrgId, RowIndex, RowKey};
-use crate::domain::metadata::Metadata;
 use crate::domain::money::Usd;
-use crate::domain::plan::Plan;
 use crate::domain::row::{Attempt, Outcome, Response, RowResult};
-use crate::domain::share::{Control, Owner};
 use crate::domain::time::CompletionWindow;
 use crate::domain::usage::Usage;
 use crate::store::{End, PackedRow, Page};

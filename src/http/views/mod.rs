@@ -27,7 +27,7 @@ pub use self::template::{Live, Template};
 use super::error::ApiError;
 use super::{Api, range};
 use crate::catalog::Snapshot;
-use crate::domain::lane::LaneHold;
+use crate::domain::provider::lane_hold::LaneHold;
 use crate::domain::text::hex;
 use crate::domain::time::Timestamp;
 

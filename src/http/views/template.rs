@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::domain::lane::LaneHold;
+use crate::domain::provider::lane_hold::LaneHold;
 use crate::domain::time::Timestamp;
 use crate::executor::Board;
 

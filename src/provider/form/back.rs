@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 
-use crate::domain::conversation::{Form, error_of_chat, message_of_chat};
-use crate::domain::retry::FailureClass;
+use crate::domain::format::{Form, error_of_chat, message_of_chat};
 use crate::domain::row::Response;
+use crate::domain::row::retry::FailureClass;
 use crate::provider::Verdict;
 
 /// A verdict about the answer to `asked`, the body that was sent, as the client reads it. An answer that cannot be

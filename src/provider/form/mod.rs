@@ -3,7 +3,7 @@
 //!
 //! An item says what it asks as Chat Completions (`messages`), as Responses (`input`) or as Anthropic's
 //! Messages. A lane that does not serve that form gets it in another one, as far as that can say the same
-//! ([`conversation::forms`]). Answers to Messages are said back in that form; others are passed on as they
+//! ([`format::forms`]). Answers to Messages are said back in that form; others are passed on as they
 //! are. What a provider would not understand is left for the provider to refuse: nothing is dropped.
 
 mod attach;
@@ -17,9 +17,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use crate::domain::conversation::{self, Form, LIMIT};
 use crate::domain::endpoint::{Endpoint, Endpoints};
-use crate::domain::words::HostedTool;
+use crate::domain::format;
+use crate::domain::format::{Form, LIMIT};
+use crate::domain::vocabulary::HostedTool;
 
 /// What a lane takes.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +35,7 @@ pub struct Takes<'a> {
 
 impl Takes<'_> {
     fn endpoint(&self, asked: Endpoint, with_tools: bool) -> Endpoint {
-        let Some(other) = conversation::every_form(asked).get(1).copied() else { return asked };
+        let Some(other) = format::every_form(asked).get(1).copied() else { return asked };
         let serves = |endpoint| self.endpoints.contains(endpoint);
         if self.endpoints.is_empty() {
             // Of all servers that nothing is known of, most have Chat Completions.
@@ -80,8 +81,8 @@ pub fn fit(asked: Endpoint, body: Vec<u8>, takes: Takes<'_>, tools: &[HostedTool
     }
     // It was read as an object before.
     let Ok(request) = serde_json::from_slice::<Map<String, Value>>(&body) else { return (as_asked, body) };
-    let form = if conversation::forms(asked, &request).contains(&form.sent) { form } else { as_asked };
-    let mut request = conversation::said(form, request);
+    let form = if format::forms(asked, &request).contains(&form.sent) { form } else { as_asked };
+    let mut request = format::said(form, request);
     name_limit(&mut request, form.sent, &takes);
     tools::demand(&mut request, form.sent, tools, takes.tool_names);
     match serde_json::to_vec(&request) {
@@ -282,9 +283,9 @@ mod tests {
         fn nothing_panics_whatever_is_said_in_another_form(members in proptest::collection::btree_map("messages|input|system|tools|tool_choice|metadata|output_config|stop_sequences", any_json(), 0..6)) {
             let request: Map<String, Value> = members.into_iter().collect();
             for (asked, sent) in [(Endpoint::Messages, Endpoint::ChatCompletions), (Endpoint::ChatCompletions, Endpoint::Responses), (Endpoint::Responses, Endpoint::ChatCompletions)] {
-                let said = conversation::said(Form { asked, sent }, request.clone());
+                let said = format::said(Form { asked, sent }, request.clone());
                 prop_assert!(said.contains_key("input") || said.contains_key("messages") || asked == Endpoint::ChatCompletions);
-                if conversation::forms(asked, &request).len() > 1 && asked == Endpoint::Messages {
+                if format::forms(asked, &request).len() > 1 && asked == Endpoint::Messages {
                     let messages = said["messages"].as_array().unwrap();
                     prop_assert!(!messages.is_empty() && messages.iter().all(|message| message.get("content").is_some()), "{messages:?}");
                 }

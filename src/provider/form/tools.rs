@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::domain::endpoint::Endpoint;
-use crate::domain::words::HostedTool;
+use crate::domain::vocabulary::HostedTool;
 
 /// What OpenAI calls a tool: its documents of Responses, `tools`.
 const fn usual_name(tool: HostedTool) -> &'static str {

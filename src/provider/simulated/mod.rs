@@ -32,9 +32,9 @@ use self::force::Forced;
 use self::profile::{Dice, Disturbance};
 use self::request::{Body, Refusal};
 use super::{Answer, Call, CallError, Dispatch};
-use crate::domain::connection::{SimulatedProfile, Timeouts};
-use crate::domain::conversation::error_of_chat;
 use crate::domain::endpoint::Endpoint;
+use crate::domain::format::error_of_chat;
+use crate::domain::provider::connection::{SimulatedProfile, Timeouts};
 
 /// What error texts call the host.
 const HOST: &str = "the simulated provider";

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use crate::domain::connection::{SimulatedFaults, SimulatedProfile};
+use crate::domain::provider::connection::{SimulatedFaults, SimulatedProfile};
 
 /// No call takes longer, whatever the tail of the distribution says.
 const MAX_LATENCY: Duration = Duration::from_secs(3_600);

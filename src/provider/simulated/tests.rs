@@ -4,10 +4,10 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::*;
-use crate::domain::connection::SimulatedFaults;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::{BatchId, RowIndex, RowKey};
-use crate::domain::retry::FailureClass;
+use crate::domain::provider::connection::SimulatedFaults;
+use crate::domain::row::retry::FailureClass;
 use crate::provider::{Verdict, verdict};
 
 fn instant() -> SimulatedProfile {

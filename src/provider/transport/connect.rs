@@ -23,7 +23,7 @@ use tower::{Service, ServiceExt};
 
 use super::roots;
 use crate::descriptors::Place;
-use crate::domain::connection::ServerConnection;
+use crate::domain::provider::connection::ServerConnection;
 use crate::provider::SetupError;
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -39,7 +39,7 @@ use self::pool::{Next, Pool};
 pub(super) use self::proxies::from_env as proxies_from_env;
 use super::{CallError, SetupError};
 use crate::descriptors::{Descriptors, is_refusal};
-use crate::domain::connection::{ServerConnection, Timeouts};
+use crate::domain::provider::connection::{ServerConnection, Timeouts};
 
 /// The TLS settings of a client that trusts what the system trusts.
 pub(super) fn client_tls(who: &str) -> Result<rustls::ClientConfig, SetupError> {

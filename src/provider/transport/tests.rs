@@ -17,7 +17,7 @@ fn limits(milliseconds: u64) -> Timeouts {
 
 fn connection(url: &str, timeouts: Timeouts, max_response_bytes: u64) -> ServerConnection {
     ServerConnection {
-        api: crate::domain::connection::Api::OpenAi,
+        api: crate::domain::provider::connection::Api::OpenAi,
         base_url: url.parse().unwrap(),
         timeouts,
         ca_file: None,

@@ -10,9 +10,9 @@ use super::eligible::{failed_demands, misfit};
 use super::lane::{Lane, Sum};
 use super::rejection::Rejection;
 use super::{Group, Item};
-use crate::domain::ledger::with_fee;
 use crate::domain::money::{MaxPrice, Usd};
-use crate::domain::routing::{Constraints, LaneSort, RoutingMode, Wishes};
+use crate::domain::org::ledger::with_fee;
+use crate::domain::quote::constraints::{Constraints, LaneSort, RoutingMode, Wishes};
 
 /// What was decided for each group, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::{Attachment, InputTokens, Item, Output, media};
-use crate::domain::conversation::{Form, forms};
 use crate::domain::endpoint::Endpoint;
-use crate::domain::words::Modality;
+use crate::domain::format::{Form, forms};
+use crate::domain::vocabulary::Modality;
 use crate::route::estimate::ASSUMED_OUTPUT_TOKENS;
 use crate::route::tokens::{Counter, Tokenizer};
 

@@ -3,8 +3,8 @@
 use super::Item;
 use super::lane::{Lane, Listing};
 use super::rejection::Rejection;
-use crate::domain::routing::{Constraints, RoutingMode, STANDARD_PRIVACY};
-use crate::domain::words::{DataCollection, HostedTool, Modality};
+use crate::domain::quote::constraints::{Constraints, RoutingMode, STANDARD_PRIVACY};
+use crate::domain::vocabulary::{DataCollection, HostedTool, Modality};
 
 /// Every demand that the lane fails whatever the items are.
 pub(super) fn failed_demands(lane: &Lane<'_>, demands: &Constraints) -> Vec<Rejection> {

@@ -7,7 +7,7 @@ use crate::catalog::{Files, Model, Offer, Privacy, Status};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::money::{PriceSheet, Usd};
 use crate::domain::usage::Usage;
-use crate::domain::words::{HostedTool, Modality};
+use crate::domain::vocabulary::{HostedTool, Modality};
 use crate::route::tokens::Tokenizer;
 
 /// One provider's service of one model.

@@ -29,7 +29,7 @@ pub use rejection::Rejection;
 
 use super::tokens::Tokenizer;
 use crate::domain::endpoint::Endpoint;
-use crate::domain::words::Modality;
+use crate::domain::vocabulary::Modality;
 
 /// What routing needs to know of an item.
 #[derive(Debug, Clone, PartialEq, Eq)]

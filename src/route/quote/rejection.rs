@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::domain::endpoint::Endpoint;
 use crate::domain::money::Usd;
-use crate::domain::words::{DataCollection, HostedTool, Modality};
+use crate::domain::vocabulary::{DataCollection, HostedTool, Modality};
 
 /// One reason. Where items are named, it is by their place, counted from 0.
 #[derive(Debug, Clone, PartialEq, Eq)]

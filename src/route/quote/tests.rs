@@ -10,8 +10,8 @@ use super::lane::Sum;
 use super::*;
 use crate::catalog::{Files, Privacy};
 use crate::domain::money::{MaxPrice, PriceSheet, Usd};
-use crate::domain::routing::{Constraints, LaneSort, ProviderPreferences, RoutingMode, Wishes};
-use crate::domain::words::{DataCollection, HostedTool};
+use crate::domain::quote::constraints::{Constraints, LaneSort, ProviderPreferences, RoutingMode, Wishes};
+use crate::domain::vocabulary::{DataCollection, HostedTool};
 
 const CHAT: &[Endpoint] = &[Endpoint::ChatCompletions, Endpoint::Responses];
 const EMBEDDINGS: &[Endpoint] = &[Endpoint::Embeddings];

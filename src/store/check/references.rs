@@ -11,9 +11,9 @@ use super::super::examine::Examined;
 use super::super::key::Key;
 use super::rows::Sums;
 use crate::domain::batch::{BatchSpec, BatchState, Order, Progress};
+use crate::domain::file::upload::UploadPart;
 use crate::domain::file::{File, FileSource, ResultPart};
 use crate::domain::id::{BatchId, FileId, OrgId, QuoteId};
-use crate::domain::upload::UploadPart;
 
 /// What leads anywhere.
 #[derive(Default)]

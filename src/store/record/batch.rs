@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::page::{pack_usage, unpack_usage};
 use super::{Record, RecordError, decode_old, moment, timestamp};
+use crate::domain::batch::priority::{Control, Priority};
+use crate::domain::batch::problem::{Problem, ProblemCode};
 use crate::domain::batch::{BatchState, Ending, Progress, ResultFiles};
 use crate::domain::id::FileId;
 use crate::domain::money::Usd;
-use crate::domain::problem::{Problem, ProblemCode};
-use crate::domain::share::{Control, Priority};
 use crate::domain::time::Timestamp;
 
 /// Version 2 of where a batch stands. While rows run, the pages know the progress; once the batch

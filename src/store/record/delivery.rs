@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
 use super::{Record, RecordError, decode_body, decode_old, moment, timestamp, word};
-use crate::domain::delivery::{Delivery, Told, Wire};
-use crate::domain::gateway::Phase;
+use crate::domain::batch::phaseo::Phase;
 use crate::domain::id::{BatchId, EventId, OrgId, ReceiverId};
-use crate::domain::telling::Event;
+use crate::domain::webhook::delivery::{Delivery, Told, Wire};
+use crate::domain::webhook::event_log::Event;
 
 /// Version 2 of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Record, RecordError, word};
 use crate::domain::money::Usd;
-use crate::domain::routing::{Constraints, PriceProtection, ProviderPreferences, RoutingMode, SlaTier};
-use crate::domain::words::{DataCollection, HostedTool, Operation};
+use crate::domain::quote::constraints::{Constraints, PriceProtection, ProviderPreferences, RoutingMode, SlaTier};
+use crate::domain::vocabulary::{DataCollection, HostedTool, Operation};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct DemandsRecord {

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
 use super::spec::SpecRecord;
 use super::{RecordError, word};
+use crate::domain::batch::phaseo::{Gateway, InputMode, Phase, Receiver, Subscription};
 use crate::domain::endpoint::Endpoint;
-use crate::domain::gateway::{Gateway, InputMode, Phase, Receiver, Subscription};
 use crate::domain::id::{ReceiverId, RequestId};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

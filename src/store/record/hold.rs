@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Record, RecordError, moment, timestamp};
-use crate::domain::lane::{Hold, LaneHold, LaneSelector};
+use crate::domain::provider::lane_hold::{Hold, LaneHold, LaneSelector};
 
 /// Version 1 of a hold; which lane it is on is a part of it, the key holds only a digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

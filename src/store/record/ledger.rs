@@ -7,9 +7,9 @@ use super::demands::operation;
 use super::page::{pack_usage, unpack_usage};
 use super::{Record, RecordError, decode_old};
 use crate::domain::id::OrgId;
-use crate::domain::ledger::{Account, Credits, Reservation, Settlement};
 use crate::domain::money::Usd;
-use crate::domain::receipt::{LaneReceipt, Receipt, Rows};
+use crate::domain::org::ledger::{Account, Credits, Reservation, Settlement};
+use crate::domain::quote::receipt::{LaneReceipt, Receipt, Rows};
 
 type Amount = [u8; 16];
 

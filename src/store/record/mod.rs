@@ -148,25 +148,25 @@ pub fn decode_anything(bytes: &[u8]) {
     let _ = decode::<file::FileRecord>(bytes).map(crate::domain::file::File::try_from);
     let _ = decode::<spec::SpecRecord>(bytes).map(crate::domain::batch::BatchSpec::try_from);
     let _ = decode::<batch::StateRecord>(bytes).map(|r| r.unpack());
-    let _ = decode::<batch::ControlRecord>(bytes).map(crate::domain::share::Control::try_from);
-    let _ = decode::<hold::HoldRecord>(bytes).map(crate::domain::lane::LaneHold::try_from);
+    let _ = decode::<batch::ControlRecord>(bytes).map(crate::domain::batch::priority::Control::try_from);
+    let _ = decode::<hold::HoldRecord>(bytes).map(crate::domain::provider::lane_hold::LaneHold::try_from);
     let _ = decode::<answer::AnswerRecord>(bytes).map(|record| record.unpack());
-    let _ = decode::<plan::PlanRecord>(bytes).map(crate::domain::plan::Plan::try_from);
+    let _ = decode::<plan::PlanRecord>(bytes).map(crate::domain::batch::plan::Plan::try_from);
     let _ = decode::<batch::ProblemsRecord>(bytes).map(|r| r.unpack());
     let _ = decode::<batch::IdempotencyRecord>(bytes);
-    let _ = decode::<upload::UploadRecord>(bytes).map(crate::domain::upload::Upload::try_from);
-    let _ = decode::<upload::PartRecord>(bytes).map(crate::domain::upload::UploadPart::try_from);
+    let _ = decode::<upload::UploadRecord>(bytes).map(crate::domain::file::upload::Upload::try_from);
+    let _ = decode::<upload::PartRecord>(bytes).map(crate::domain::file::upload::UploadPart::try_from);
     let _ = decode::<catalog::CatalogRecord>(bytes).map(|record| record.unpack(1));
     let _ = decode::<catalog::CatalogFilesRecord>(bytes);
-    let _ = decode::<observed::ObservedRecord>(bytes).map(crate::domain::observed::Observed::from);
+    let _ = decode::<observed::ObservedRecord>(bytes).map(crate::domain::quote::output_stats::Observed::from);
     let _ = decode::<page::PageRecord>(bytes).map(page::Page::try_from);
     let _ = decode::<org::OrgRecord>(bytes).map(crate::domain::org::Organisation::try_from);
     let _ = decode::<org::KeyRecord>(bytes).map(crate::domain::org::ApiKey::try_from);
-    let _ = decode::<ledger::AccountRecord>(bytes).map(crate::domain::ledger::Account::from);
-    let _ = decode::<ledger::ReservationRecord>(bytes).map(crate::domain::ledger::Reservation::from);
-    let _ = decode::<telling::TellingRecord>(bytes).map(crate::domain::telling::Telling::try_from);
-    let _ = decode::<telling::ReceiverRecord>(bytes).map(crate::domain::receiver::Receiver::try_from);
-    let _ = decode::<ledger::ReceiptRecord>(bytes).map(crate::domain::receipt::Receipt::try_from);
+    let _ = decode::<ledger::AccountRecord>(bytes).map(crate::domain::org::ledger::Account::from);
+    let _ = decode::<ledger::ReservationRecord>(bytes).map(crate::domain::org::ledger::Reservation::from);
+    let _ = decode::<telling::TellingRecord>(bytes).map(crate::domain::webhook::event_log::Telling::try_from);
+    let _ = decode::<telling::ReceiverRecord>(bytes).map(crate::domain::webhook::endpoint::Receiver::try_from);
+    let _ = decode::<ledger::ReceiptRecord>(bytes).map(crate::domain::quote::receipt::Receipt::try_from);
     let key = RowKey { batch: BatchId::from_u128(0), row: RowIndex(0) };
     let _ = packed::Packed::open::<result::ResultRecord>(bytes)
         .and_then(|packed| packed.with_body::<result::ResultRecord, _>(|body| result::unpack(body, key)));
@@ -175,7 +175,7 @@ pub fn decode_anything(bytes: &[u8]) {
         .map(crate::domain::quote::Quote::try_from);
     let _ = packed::Packed::open::<delivery::DeliveryRecord>(bytes)
         .and_then(|packed| packed.with_body::<delivery::DeliveryRecord, _>(|body| delivery::DeliveryRecord::read(packed.version, body)))
-        .map(crate::domain::delivery::Delivery::try_from);
+        .map(crate::domain::webhook::delivery::Delivery::try_from);
     let _ = run::StoredRun::open(0, bytes).and_then(run::StoredRun::unpack);
 }
 

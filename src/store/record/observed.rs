@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Record;
-use crate::domain::observed::Observed;
+use crate::domain::quote::output_stats::Observed;
 
 /// Version 1 of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

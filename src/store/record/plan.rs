@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::demands::operation;
 use super::{Record, RecordError, decode_old};
+use crate::domain::batch::plan::{Plan, PlannedLane, PlannedModel, QuotedShare};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::money::PriceSheet;
-use crate::domain::plan::{Plan, PlannedLane, PlannedModel, QuotedShare};
 
 /// Version 4 of a batch's plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,9 +10,9 @@ use super::page::{pack_usage, unpack_usage};
 use super::{Record, RecordError, moment, options, timestamp};
 use crate::domain::id::RowKey;
 use crate::domain::money::Usd;
-use crate::domain::output::{CANCELLED, EXPIRED, Line, LineResponse};
+use crate::domain::row::output::{CANCELLED, EXPIRED, Line, LineResponse};
 use crate::domain::row::{Attempt, Outcome, Response, RowError, RowResult};
-use crate::domain::words::Operation;
+use crate::domain::vocabulary::Operation;
 use bincode::Options;
 
 /// Bytes of what is usually around an answer.
@@ -258,7 +258,7 @@ impl ResultRecord {
 mod tests {
     use super::*;
     use crate::domain::id::{BatchId, RowIndex};
-    use crate::domain::output;
+    use crate::domain::row::output;
     use crate::domain::time::Timestamp;
     use crate::domain::usage::Usage;
     use proptest::prelude::*;

@@ -8,16 +8,16 @@ use super::gateway::GatewayRecord;
 use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
 use super::quote::EstimateRecord;
 use super::{Record, RecordError, decode_old, moment, timestamp};
+use crate::domain::batch::metadata::Metadata;
+use crate::domain::batch::phaseo::Gateway;
+use crate::domain::batch::priority::Owner;
 use crate::domain::batch::{BatchSpec, Fallback, Order, QuotedOrder};
 use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::ExpiresAfter;
-use crate::domain::gateway::Gateway;
 use crate::domain::id::{BatchId, FileId, OrgId, QuoteId};
-use crate::domain::item::Defaults;
-use crate::domain::metadata::Metadata;
 use crate::domain::money::{MaxPrice, Usd};
-use crate::domain::share::Owner;
+use crate::domain::row::batchrouter::Defaults;
 
 /// Version 5 of what the client asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
 use super::{Record, RecordError, moment, timestamp, word};
-use crate::domain::gateway::Phase;
+use crate::domain::batch::phaseo::Phase;
 use crate::domain::id::{OrgId, ReceiverId};
-use crate::domain::receiver::{Receiver, ReceiverStatus};
-use crate::domain::telling::{Telling, Tried, TriedOutcome};
+use crate::domain::webhook::endpoint::{Receiver, ReceiverStatus};
+use crate::domain::webhook::event_log::{Telling, Tried, TriedOutcome};
 
 /// Version 1 of what the receiver of a batch was told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

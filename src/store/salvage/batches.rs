@@ -24,13 +24,13 @@ use super::files::Files;
 use super::rows::{Known, Rows, offsets};
 use super::told::Thing;
 use super::{Salvage, content};
+use crate::domain::batch::plan::Plan;
+use crate::domain::batch::priority::Control;
+use crate::domain::batch::problem::{Problem, ProblemCode};
 use crate::domain::batch::{BatchSpec, BatchState, Ending, Order, Progress, ResultFiles};
 use crate::domain::file::{File, FileSource, ResultPart};
 use crate::domain::id::{BatchId, OrgId};
-use crate::domain::ledger::Account;
-use crate::domain::plan::Plan;
-use crate::domain::problem::{Problem, ProblemCode};
-use crate::domain::share::Control;
+use crate::domain::org::ledger::Account;
 
 /// A batch as it was read.
 pub(super) struct Read {
@@ -317,7 +317,7 @@ impl Salvage<'_> {
             _ => Account::default(),
         };
         let (account, settlement) = account.settle(&reservation, cost);
-        let settled = crate::domain::ledger::Reservation { settlement: Some(settlement), ..reservation };
+        let settled = crate::domain::org::ledger::Reservation { settlement: Some(settlement), ..reservation };
         self.out.writes.insert(format::account(reservation.org), record::encode(&AccountRecord::from(&account))?);
         self.out.writes.insert(format::reservation(id), record::encode(&ReservationRecord::from(&settled))?);
         self.out.write()

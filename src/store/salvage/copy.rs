@@ -12,9 +12,9 @@ use super::super::record::RecordError;
 use super::Out;
 use super::told::{Telling, Thing};
 use crate::domain::file::File;
+use crate::domain::file::upload::{Upload, UploadPart};
 use crate::domain::id::{BatchId, EventId, FileId, QuoteId, UploadId};
 use crate::domain::time::Timestamp;
-use crate::domain::upload::{Upload, UploadPart};
 
 /// What was copied, and what is still to be done about it.
 #[derive(Default)]
@@ -173,7 +173,9 @@ impl Copying<'_, '_> {
             }
             (_, Examined::Reservation(reservation)) if reservation.settlement.is_none() => Thing::Other(key.to_string()),
             (_, Examined::ApiKey(found)) if found.revoked_at.is_none() => Thing::Other(format!("API key {}", found.id)),
-            (_, Examined::Upload(upload)) if upload.state == crate::domain::upload::UploadState::Pending => Thing::Other(key.to_string()),
+            (_, Examined::Upload(upload)) if upload.state == crate::domain::file::upload::UploadState::Pending => {
+                Thing::Other(key.to_string())
+            }
             (Key::Account(_) | Key::Hold(_) | Key::Org(_) | Key::Receiver(..) | Key::Control(_), _) => Thing::Other(key.to_string()),
             _ => return,
         };

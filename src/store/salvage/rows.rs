@@ -19,11 +19,11 @@ use super::content::Content;
 use crate::domain::batch::{BatchSpec, Progress};
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::money::Usd;
-use crate::domain::output;
+use crate::domain::row::output;
 use crate::domain::row::{Outcome, RowError, RowResult};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
-use crate::domain::words::Operation;
+use crate::domain::vocabulary::Operation;
 
 /// The code of a row whose result was lost.
 const LOST: &str = "result_lost";

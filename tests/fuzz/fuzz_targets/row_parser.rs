@@ -3,7 +3,7 @@
 #![no_main]
 
 use batchd::domain::endpoint::Endpoint;
-use batchd::domain::request::parse_line;
+use batchd::domain::row::openai::parse_line;
 
 libfuzzer_sys::fuzz_target!(|line: &[u8]| {
     match parse_line(line, Endpoint::ChatCompletions) {

@@ -5,11 +5,11 @@
 
 use rust_decimal::Decimal;
 
-use crate::domain::ledger::{micros_up, nanos, with_fee};
 use crate::domain::money::{PriceSheet, Usd};
+use crate::domain::org::ledger::{micros_up, nanos, with_fee};
 use crate::domain::quote::{Estimate, Quote, QuotedLane};
 use crate::domain::usage::Usage;
-use crate::domain::words::Operation;
+use crate::domain::vocabulary::Operation;
 use crate::http::batchrouter::items::Read;
 use crate::http::batchrouter::refusal::{Issue, Refusal};
 use crate::route::quote::Group;

@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::domain::batch::{Batch, BatchState, Ending, Order, QuotedOrder};
-use crate::domain::routing::Constraints;
+use crate::domain::quote::constraints::Constraints;
 use crate::domain::time::Timestamp;
 use crate::executor::Stage;
 use crate::http::batchrouter::money::Pricing;
@@ -159,7 +159,7 @@ fn errors(batch: &Batch) -> Value {
     if batch.problems.is_empty() {
         return Value::Null;
     }
-    let issue = |problem: &crate::domain::problem::Problem| {
+    let issue = |problem: &crate::domain::batch::problem::Problem| {
         let place = [problem.line.map(|line| format!("line {line}")), problem.param.clone()];
         json!({ "code": problem.code.as_str(), "path": place.into_iter().flatten().collect::<Vec<_>>().join(": "), "message": problem.message })
     };

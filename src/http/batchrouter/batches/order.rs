@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use crate::domain::error::Code;
 use crate::domain::id::{FileId, QuoteId};
-use crate::domain::item::Defaults;
 use crate::domain::quote::Quote;
-use crate::domain::routing::{Constraints, PriceProtection, RoutingMode, STANDARD_PRIVACY, SlaTier, TierTimes};
-use crate::domain::words::DataCollection;
+use crate::domain::quote::constraints::{Constraints, PriceProtection, RoutingMode, STANDARD_PRIVACY, SlaTier, TierTimes};
+use crate::domain::row::batchrouter::Defaults;
+use crate::domain::vocabulary::DataCollection;
 use crate::http::batchrouter::demands;
 use crate::http::batchrouter::making::{FIELDS, defaults};
 use crate::http::batchrouter::refusal::{Issue, Refusal};

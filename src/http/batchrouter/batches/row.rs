@@ -5,11 +5,11 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::domain::id::RowKey;
-use crate::domain::ledger::with_fee;
 use crate::domain::money::Usd;
-use crate::domain::output::{CANCELLED, EXPIRED};
+use crate::domain::org::ledger::with_fee;
+use crate::domain::row::output::{CANCELLED, EXPIRED};
 use crate::domain::row::{Outcome, Response, RowResult};
-use crate::domain::words::Operation;
+use crate::domain::vocabulary::Operation;
 use crate::http::batchrouter::money::digits;
 
 /// A result row, with the fields that were observed.

@@ -1,16 +1,16 @@
 //! What every object looks like on the wire.
 
 use super::*;
+use crate::domain::batch::metadata::Metadata;
+use crate::domain::batch::plan::{Plan, PlannedLane, PlannedModel};
+use crate::domain::batch::priority::{Control, Owner};
+use crate::domain::batch::problem::ProblemCode;
 use crate::domain::batch::{BatchSpec, Ending, Fallback, Order, Progress, ResultFiles};
 use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{FileSource, Purpose, ResultPart};
 use crate::domain::id::{BatchId, OrgId, PartId, UploadId};
-use crate::domain::metadata::Metadata;
 use crate::domain::money::{PriceSheet, Usd};
-use crate::domain::plan::{Plan, PlannedLane, PlannedModel};
-use crate::domain::problem::ProblemCode;
-use crate::domain::share::{Control, Owner};
 use crate::domain::time::CompletionWindow;
 
 fn at(second: i64) -> Timestamp {

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::object::Around;
 use crate::domain::batch::{Batch, BatchState};
-use crate::domain::ledger::{Settlement, with_fee};
 use crate::domain::money::{PriceSheet, Usd};
-use crate::domain::receipt::{LaneReceipt, Receipt};
+use crate::domain::org::ledger::{Settlement, with_fee};
+use crate::domain::quote::receipt::{LaneReceipt, Receipt};
 
 /// Tokens that a price is for.
 const UNIT: u64 = 1_000_000;

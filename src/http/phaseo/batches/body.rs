@@ -11,7 +11,7 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::error::Code;
 use crate::domain::file::ExpiresAfter;
 use crate::domain::id::FileId;
-use crate::domain::routing::{Constraints, Wishes};
+use crate::domain::quote::constraints::{Constraints, Wishes};
 use crate::domain::time::CompletionWindow;
 use crate::http::error::ApiError;
 use crate::http::extract::Object;

@@ -3,12 +3,12 @@
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::domain::item::{Defaults, parse_item};
-use crate::domain::ledger::{micros_up, with_fee};
 use crate::domain::money::Usd;
+use crate::domain::org::ledger::{micros_up, with_fee};
 use crate::domain::quote::{Quote, QuotedLane};
-use crate::domain::request::MODEL_BREAK;
-use crate::domain::words::Operation;
+use crate::domain::row::batchrouter::{Defaults, parse_item};
+use crate::domain::row::openai::MODEL_BREAK;
+use crate::domain::vocabulary::Operation;
 use crate::http::phaseo::refusal::Refusal;
 use crate::route::bound;
 use crate::route::quote::{Content, Output};

@@ -10,10 +10,10 @@ use sha2::{Digest, Sha256};
 use super::object::{Around, Place, lifecycle, text, updated};
 use super::{billing, told};
 use crate::domain::batch::Batch;
+use crate::domain::batch::phaseo::Phase;
 use crate::domain::dialect::Dialect;
-use crate::domain::gateway::Phase;
-use crate::domain::telling::{percent, status};
 use crate::domain::text::hex;
+use crate::domain::webhook::event_log::{percent, status};
 use crate::http::openai::render::BatchObject;
 
 /// Bytes of a digest that make a name: enough that no two states of a batch have the same.

@@ -5,12 +5,12 @@ use axum::http::HeaderMap;
 use serde_json::{Map, Value, json};
 
 use super::{billing, told};
+use crate::domain::batch::phaseo::Gateway;
 use crate::domain::batch::{Batch, BatchState};
-use crate::domain::gateway::Gateway;
-use crate::domain::ledger::Reservation;
-use crate::domain::receipt::Receipt;
-use crate::domain::telling::{Telling, percent, status};
+use crate::domain::org::ledger::Reservation;
+use crate::domain::quote::receipt::Receipt;
 use crate::domain::time::Timestamp;
+use crate::domain::webhook::event_log::{Telling, percent, status};
 use crate::http::error::ApiError;
 use crate::http::links::Base;
 use crate::http::openai::render::BatchObject;

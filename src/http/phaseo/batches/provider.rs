@@ -4,8 +4,8 @@
 use serde_json::{Map, Value};
 
 use crate::domain::money::MaxPrice;
-use crate::domain::routing::{Constraints, LaneSort, ProviderPreferences, Wishes};
-use crate::domain::words::DataCollection;
+use crate::domain::quote::constraints::{Constraints, LaneSort, ProviderPreferences, Wishes};
+use crate::domain::vocabulary::DataCollection;
 use crate::http::extract::Object;
 use crate::http::phaseo::refusal::Refusal;
 

@@ -3,11 +3,11 @@
 
 use serde_json::Value;
 
-use crate::domain::gateway::{Phase, Receiver, Subscription};
+use crate::domain::batch::phaseo::{Phase, Receiver, Subscription};
 use crate::domain::id::{OrgId, ReceiverId};
-use crate::domain::receiver::ReceiverStatus;
 use crate::domain::text::shown;
 use crate::domain::webhook::Webhook;
+use crate::domain::webhook::endpoint::ReceiverStatus;
 use crate::http::error::ApiError;
 use crate::http::extract::Object;
 use crate::http::phaseo::receivers::url_of;

@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::object::text;
-use crate::domain::delivery::Told;
-use crate::domain::gateway::{Receiver, Subscription};
-use crate::domain::telling::{Telling, Tried, TriedOutcome};
+use crate::domain::batch::phaseo::{Receiver, Subscription};
+use crate::domain::webhook::delivery::Told;
+use crate::domain::webhook::event_log::{Telling, Tried, TriedOutcome};
 
 /// Attempts that are shown one by one.
 const SHOWN: usize = 10;

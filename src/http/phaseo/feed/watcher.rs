@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::turns::{Turn, Turns};
 use crate::domain::batch::{BatchState, Progress};
 use crate::domain::id::BatchId;
-use crate::domain::telling::Telling;
+use crate::domain::webhook::event_log::Telling;
 use crate::http::error::ApiError;
 use crate::http::phaseo::batches::job::Job;
 use crate::http::phaseo::batches::object::Around;

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use super::money::{MaxPrice, Usd};
-use super::words::{DataCollection, HostedTool, words};
+use crate::domain::money::{MaxPrice, Usd};
+use crate::domain::vocabulary::{DataCollection, HostedTool, words};
 
 words! {
     /// Which lanes may be used, and which of them are better.

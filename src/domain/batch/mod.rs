@@ -3,20 +3,27 @@
 //! The states are OpenAI's. [`BatchState::apply`] is the only way from one to another; a terminal
 //! state absorbs every event, and each state carries the moments that exist by then.
 
+pub mod dedup;
+pub mod metadata;
+pub mod phaseo;
+pub mod plan;
+pub mod priority;
+pub mod problem;
+
 use rust_decimal::Decimal;
 
+use self::metadata::Metadata;
+use self::phaseo::Gateway;
+use self::priority::{Control, Owner};
 use super::dialect::Dialect;
 use super::endpoint::Endpoint;
 use super::file::{ExpiresAfter, ResultPart};
-use super::gateway::Gateway;
 use super::id::{BatchId, FileId, OrgId, QuoteId};
-use super::item::{Defaults, parse_item};
-use super::metadata::Metadata;
 use super::money::{MaxPrice, Usd};
 use super::quote::Estimate;
-use super::request::{Fault, RowRequest, parse_line};
-use super::routing::Constraints;
-use super::share::{Control, Owner};
+use super::quote::constraints::Constraints;
+use super::row::batchrouter::{Defaults, parse_item};
+use super::row::openai::{Fault, RowRequest, parse_line};
 use super::time::{CompletionWindow, Timestamp, later};
 use super::usage::Usage;
 use super::webhook::Webhook;
@@ -343,9 +350,9 @@ pub struct Batch {
     pub control: Control,
     pub progress: Progress,
     /// Empty until validated.
-    pub plan: super::plan::Plan,
+    pub plan: self::plan::Plan,
     /// Empty unless the state is `Failed`.
-    pub problems: Vec<super::problem::Problem>,
+    pub problems: Vec<self::problem::Problem>,
 }
 
 impl Batch {
@@ -363,7 +370,7 @@ impl Batch {
     }
 }
 
-super::words::words! {
+super::vocabulary::words! {
     /// How a batch has ended, in BatchRouter's words.
     BatchEnd {
         Completed = "completed",

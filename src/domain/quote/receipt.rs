@@ -1,9 +1,9 @@
 //! Where the items of a batch ran and what that cost, summed up when the batch ended.
 
-use super::id::RowIndex;
-use super::money::Usd;
-use super::usage::Usage;
-use super::words::Operation;
+use crate::domain::id::RowIndex;
+use crate::domain::money::Usd;
+use crate::domain::usage::Usage;
+use crate::domain::vocabulary::Operation;
 
 /// What ran where. Rows that never reached a provider are in none of the lanes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::id::{BatchId, EventId, OrgId, ReceiverId, half};
-use super::telling::Event;
-use super::time::{Timestamp, later};
-use super::webhook::Webhook;
+use super::Webhook;
+use super::event_log::Event;
+use crate::domain::id::{BatchId, EventId, OrgId, ReceiverId, half};
+use crate::domain::time::{Timestamp, later};
 
 /// How long a message is tried.
 const TRIED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn a_message_of_phaseos_is_tried_four_times_under_one_id() {
         let start = Timestamp::from_second(1_790_000_000).unwrap();
-        let event = Event { phase: super::super::gateway::Phase::Progress, key: "batch.progress:50".into(), change: None };
+        let event = Event { phase: crate::domain::batch::phaseo::Phase::Progress, key: "batch.progress:50".into(), change: None };
         let told = Told { event, receiver: None };
         let batch = BatchId::from_u128(2);
         assert_eq!(told.id(batch), "evt_batch_batch_00000000000000000000000002_batch_progress_50");

@@ -13,12 +13,12 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::endpoint::Endpoint;
-use super::problem::ProblemCode;
-use super::request::{
+use super::openai::{
     Fault, MAX_MODEL_CHARS, MODEL_BREAK, ModelName, RowRequest, check_id, check_stream, kind, parse_envelope, place, string,
 };
-use super::words::Operation;
+use crate::domain::batch::problem::ProblemCode;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::vocabulary::Operation;
 
 /// Models that one item may name.
 pub const MAX_OPTIONS: usize = 256;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::file::{ExpiresAfter, Purpose};
-use super::id::{FileId, OrgId, PartId, UploadId};
-use super::time::Timestamp;
+use super::{ExpiresAfter, Purpose};
+use crate::domain::id::{FileId, OrgId, PartId, UploadId};
+use crate::domain::time::Timestamp;
 
 /// How long an upload stays open, per OpenAI's document.
 pub const LIFETIME: Duration = Duration::from_secs(3_600);

@@ -1,11 +1,11 @@
 //! What a batch of Phaseo's has besides what other batches of items have: the words of its create that its
 //! object repeats, and who is told of it.
 
-use super::endpoint::Endpoint;
-use super::id::{ReceiverId, RequestId};
-use super::time::CompletionWindow;
-use super::webhook::Webhook;
-use super::words::words;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::id::{ReceiverId, RequestId};
+use crate::domain::time::CompletionWindow;
+use crate::domain::vocabulary::words;
+use crate::domain::webhook::Webhook;
 
 words! {
     /// Where the rows of a batch came from.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::id::OrgId;
+use crate::domain::id::OrgId;
 
 /// Whose work it is, as far as shares between clients are concerned: the first eight bytes of the
 /// SHA-256 of the operator's API key, or a part of the number of an organisation. All who need no key are

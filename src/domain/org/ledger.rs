@@ -9,8 +9,8 @@
 
 use rust_decimal::{Decimal, RoundingStrategy};
 
-use super::id::OrgId;
-use super::money::Usd;
+use crate::domain::id::OrgId;
+use crate::domain::money::Usd;
 
 /// What an organisation may spend.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! Files: uploaded content on disk, and views over the results of a batch.
 
+pub mod upload;
+
 use super::id::{BatchId, FileId, OrgId};
 use super::time::Timestamp;
 

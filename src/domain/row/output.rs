@@ -7,8 +7,8 @@
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::id::RowKey;
-use super::row::{Attempt, Outcome, Response, RowResult};
+use super::{Attempt, Outcome, Response, RowResult};
+use crate::domain::id::RowKey;
 
 /// What a line is made from, wherever it is.
 #[derive(Debug, Clone, Copy)]
@@ -128,7 +128,7 @@ impl<'a> From<&'a Attempt> for AttemptLine<'a> {
 }
 
 /// RFC 3339 with milliseconds.
-fn millis(at: super::time::Timestamp) -> String {
+fn millis(at: crate::domain::time::Timestamp) -> String {
     format!("{at:.3}")
 }
 

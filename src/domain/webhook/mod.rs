@@ -1,5 +1,10 @@
 //! Where somebody wants to be told of something, and with which secret the message is signed.
 
+pub mod delivery;
+pub mod endpoint;
+pub mod event_log;
+pub mod target_policy;
+
 /// A receiver of messages.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Webhook {

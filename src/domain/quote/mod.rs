@@ -3,14 +3,18 @@
 //! What it holds never changes. A batch that is made from it pays the prices that stand here, whatever
 //! the catalog says by then.
 
+pub mod constraints;
+pub mod output_stats;
+pub mod receipt;
+
 use rust_decimal::Decimal;
 
+use self::constraints::Constraints;
 use super::id::{BatchId, OrgId, QuoteId};
-use super::item::Defaults;
 use super::money::{PriceSheet, Usd};
-use super::routing::Constraints;
+use super::row::batchrouter::Defaults;
 use super::time::Timestamp;
-use super::words::Operation;
+use super::vocabulary::Operation;
 
 /// A quote.
 #[derive(Debug, Clone, PartialEq, Eq)]

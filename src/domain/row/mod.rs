@@ -1,12 +1,19 @@
 //! What became of one row: its outcome, its attempts, its one result.
 
+pub mod batchrouter;
+pub mod lines;
+pub mod openai;
+pub mod output;
+pub mod prefix;
+pub mod retry;
+
 use bytes::Bytes;
 
 use super::id::RowKey;
 use super::money::Usd;
 use super::time::Timestamp;
 use super::usage::Usage;
-use super::words::Operation;
+use super::vocabulary::Operation;
 
 /// The provider's answer, as it is passed on to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +24,7 @@ pub struct Response {
     pub request_id: Option<String>,
     /// One JSON value on one line. A provider's JSON is kept byte for byte, except that raw line
     /// breaks between tokens become spaces (a JSONL line cannot hold them); a body that is not
-    /// JSON is kept as a JSON string. Built by [`super::output::embeddable`].
+    /// JSON is kept as a JSON string. Built by [`self::output::embeddable`].
     pub body: Bytes,
 }
 
@@ -25,7 +32,7 @@ pub struct Response {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowError {
     /// A stable code: `batch_expired`, `batch_cancelled`, or one of
-    /// [`super::retry::FailureClass::code`].
+    /// [`self::retry::FailureClass::code`].
     pub code: String,
     /// One sentence for a person.
     pub message: String,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::time::Timestamp;
+use crate::domain::time::Timestamp;
 
 /// One lane, or all lanes of a provider.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -3,9 +3,9 @@
 //! Invariant: an event has one key, whatever happens, and a key is queued once. So nothing is told twice, but
 //! for an attempt whose end was not recorded.
 
-use super::batch::{Batch, BatchState, Progress};
-use super::gateway::Phase;
-use super::time::Timestamp;
+use crate::domain::batch::phaseo::Phase;
+use crate::domain::batch::{Batch, BatchState, Progress};
+use crate::domain::time::Timestamp;
 
 /// Attempts that are remembered one by one.
 const REMEMBERED: usize = 20;

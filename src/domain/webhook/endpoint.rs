@@ -1,10 +1,10 @@
 //! Receivers of messages that are managed by themselves (Phaseo's webhook endpoints): batches name them by
 //! their id, and their URL and secret may change meanwhile.
 
-use super::gateway::Phase;
-use super::id::{OrgId, ReceiverId};
-use super::time::Timestamp;
-use super::webhook::Webhook;
+use super::Webhook;
+use crate::domain::batch::phaseo::Phase;
+use crate::domain::id::{OrgId, ReceiverId};
+use crate::domain::time::Timestamp;
 
 /// A receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct Receiver {
     pub deleted_at: Option<Timestamp>,
 }
 
-super::words::words! {
+crate::domain::vocabulary::words! {
     /// Whether a receiver is told anything.
     ReceiverStatus {
         Active = "active",

@@ -1,5 +1,7 @@
 //! Organisations and their API keys.
 
+pub mod ledger;
+
 use super::id::{KeyId, OrgId};
 use super::time::Timestamp;
 use super::webhook::Webhook;

@@ -10,9 +10,9 @@ use std::str::FromStr;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::conversation::Form;
-use super::id::BatchId;
-use super::share::Owner;
+use super::priority::Owner;
+use crate::domain::format::Form;
+use crate::domain::id::BatchId;
 
 /// Among which rows equal requests are made once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::time::{Timestamp, later, until};
+use crate::domain::time::{Timestamp, later, until};
 
 /// Why an attempt did not end in a usable answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

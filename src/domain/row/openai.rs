@@ -10,9 +10,9 @@ use std::ops::Range;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::endpoint::Endpoint;
-use super::problem::{Problem, ProblemCode};
-use super::words::Operation;
+use crate::domain::batch::problem::{Problem, ProblemCode};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::vocabulary::Operation;
 
 /// Characters in a `custom_id`. OpenAI states no limit; this one keeps records small.
 pub const MAX_CUSTOM_ID_CHARS: usize = 512;

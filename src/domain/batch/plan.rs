@@ -8,12 +8,12 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use super::conversation::{every_form, forms};
-use super::endpoint::{Endpoint, Endpoints};
-use super::id::RowIndex;
-use super::money::PriceSheet;
-use super::request::RowRequest;
-use super::words::Operation;
+use crate::domain::endpoint::{Endpoint, Endpoints};
+use crate::domain::format::{every_form, forms};
+use crate::domain::id::RowIndex;
+use crate::domain::money::PriceSheet;
+use crate::domain::row::openai::RowRequest;
+use crate::domain::vocabulary::Operation;
 
 /// Distinct models in one batch.
 pub const MAX_MODELS: usize = 256;
@@ -215,7 +215,7 @@ fn spread(index: RowIndex) -> u64 {
 mod tests {
     use super::*;
     use crate::domain::endpoint::Endpoint;
-    use crate::domain::request::ModelName;
+    use crate::domain::row::openai::ModelName;
 
     fn planned(requested: &str, operation: Operation, weight: u32, most_input: Option<u64>) -> PlannedModel {
         let lane = PlannedLane { model: "m".into(), provider: "p".into(), upstream: "u".into(), price: PriceSheet::default() };
