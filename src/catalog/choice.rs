@@ -4,7 +4,7 @@ use jiff::civil::Date;
 use rust_decimal::Decimal;
 
 use super::model::{Model, Offering, Provider};
-use super::words::Status;
+use super::vocabulary::Status;
 use crate::domain::money::PriceSheet;
 
 /// Who serves a known model.

@@ -20,8 +20,8 @@ mod fault;
 mod folder;
 mod handle;
 mod model;
+mod parse;
 mod rates;
-mod read;
 mod resolve;
 mod schema;
 mod seeds;
@@ -29,8 +29,8 @@ mod snapshot;
 mod upstream;
 mod url;
 mod validate;
+mod vocabulary;
 mod watch;
-mod words;
 mod workflow;
 
 #[cfg(test)]
@@ -47,6 +47,6 @@ pub use schema::json::schemas;
 pub use seeds::{Archive, Seeds, embedded, load_archive, load_dir, load_embedded, read_dir};
 pub use snapshot::{ListedModel, Offer, Route, Snapshot, unix_seconds};
 pub use upstream::{UPSTREAM_KEY_ENV, Upstream, UpstreamError, UpstreamOptions, Upstreams};
+pub use vocabulary::{DataCollection, HostedTool, Modality, Operation, Plan, Status, Verification};
 pub use watch::{WatchError, Watcher, watch};
-pub use words::{DataCollection, HostedTool, Modality, Operation, Plan, Status, Verification};
 pub use workflow::{Artifact, ItemTemplate, Workflow};

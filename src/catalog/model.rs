@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 
 use super::rates::Rates;
-use super::words::{DataCollection, HostedTool, Modality, Operation, Status, Verification};
+use super::vocabulary::{DataCollection, HostedTool, Modality, Operation, Status, Verification};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::provider::connection::{Connection, KeySource, ProviderKind};
 

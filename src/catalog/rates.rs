@@ -9,7 +9,7 @@ use jiff::civil::Date;
 use rust_decimal::Decimal;
 
 use super::model::Evidence;
-use super::words::Plan;
+use super::vocabulary::Plan;
 use crate::domain::money::PriceSheet;
 
 /// Something that is charged for. The order is that in which prices are shown.

@@ -13,7 +13,7 @@ use super::choice::{Choice, Roles, choose};
 use super::model::{Model, Offering, Provider};
 use super::resolve::{ResolveError, suggestions};
 use super::seeds::Seeds;
-use super::words::Status;
+use super::vocabulary::Status;
 use super::workflow::Workflow;
 use crate::domain::money::PriceSheet;
 use crate::domain::provider::connection::{Connection, KeySource};

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::model::{Capacity, Limits, Model, Offering, Privacy, Provider};
 use super::seeds::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES, Seeds};
 use super::url::parse_base_url;
-use super::words::Status;
+use super::vocabulary::Status;
 use crate::domain::provider::connection::{Api, Connection, KeySource, ProviderKind, ServerConnection, Timeouts};
 use crate::domain::row::openai::MAX_MODEL_CHARS;
 use crate::domain::text::hex;

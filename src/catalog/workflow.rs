@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::words::Operation;
+use super::vocabulary::Operation;
 use crate::domain::quote::constraints::Constraints;
 
 /// A task that is ready to be run over many items.

@@ -83,7 +83,7 @@ pub struct WrittenPrivacy {
     /// Zero data retention can be had, by default or by agreement.
     pub zdr: Field<bool>,
     /// `deny` if inputs are not collected for purposes of the provider's own.
-    #[schemars(with = "Option<super::words::DataCollection>")]
+    #[schemars(with = "Option<super::vocabulary::DataCollection>")]
     pub data_collection: Field<String>,
     /// Inputs may be used to train models.
     pub training_use: Field<bool>,

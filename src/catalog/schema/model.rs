@@ -6,7 +6,7 @@ use toml::Spanned;
 use toml::value::Datetime;
 
 use super::{Field, ListField, WrittenCapacity, WrittenLimits, WrittenPrivacy, kinds};
-use crate::catalog::words::{HostedTool, Modality, Operation, Plan, Status, Verification};
+use crate::catalog::vocabulary::{HostedTool, Modality, Operation, Plan, Status, Verification};
 
 /// Models, and who serves each of them at which price.
 #[derive(Debug, Deserialize, JsonSchema)]

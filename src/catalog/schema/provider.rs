@@ -7,7 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Field, ListField, WrittenCapacity, WrittenLimits, WrittenPrivacy, kinds};
-use crate::catalog::words::{Kind, Status};
+use crate::catalog::vocabulary::{Kind, Status};
 
 /// A provider of models: who answers, where, under which terms.
 #[derive(Debug, Deserialize, JsonSchema)]

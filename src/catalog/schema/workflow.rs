@@ -7,7 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{Field, ListField, kinds};
-use crate::catalog::words::{HostedTool, Operation};
+use crate::catalog::vocabulary::{HostedTool, Operation};
 
 /// A task that is ready to be run over many items: what each is asked, where it may run, what comes out.
 #[derive(Debug, Deserialize, JsonSchema)]

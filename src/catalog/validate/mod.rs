@@ -20,7 +20,7 @@ use toml::Spanned;
 use self::context::Context;
 use super::fault::{Fault, Faults, Source};
 use super::model::{Model, Provider};
-use super::read::{Read, read};
+use super::parse::{Read, read};
 use super::schema::{ModelFile, ProviderFile, WorkflowFile};
 use super::workflow::Workflow;
 

@@ -6,7 +6,7 @@ use toml::Spanned;
 
 use super::super::model::{Files, Model};
 use super::super::schema::{Field, ListField, ModelFile, WrittenFiles, WrittenModel};
-use super::super::words::{HostedTool, Modality, Operation};
+use super::super::vocabulary::{HostedTool, Modality, Operation};
 use super::context::Context;
 use super::offering::{self, Found};
 use crate::domain::endpoint::Endpoint;

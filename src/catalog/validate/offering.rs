@@ -7,7 +7,7 @@ use toml::Spanned;
 use super::super::model::{Limits, Model, Offering, Privacy, Provider};
 use super::super::rates::{Meter, Rate, Rates};
 use super::super::schema::{Field, WrittenOffering, WrittenPrice};
-use super::super::words::{HostedTool, Plan, Status, Verification, slug};
+use super::super::vocabulary::{HostedTool, Plan, Status, Verification, slug};
 use super::context::Context;
 use super::model::{MAX_TOKENS, check_endpoints, check_files};
 use super::shared::{check_capacity, check_limits, check_privacy};

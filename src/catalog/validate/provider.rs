@@ -8,7 +8,7 @@ use super::super::model::{Limits, Provider};
 use super::super::schema::{Field, ProviderFile, WrittenFaults, WrittenProfile, WrittenTimeouts};
 use super::super::seeds::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES};
 use super::super::url::parse_base_url;
-use super::super::words::{HostedTool, Kind, Status, slug};
+use super::super::vocabulary::{HostedTool, Kind, Status, slug};
 use super::context::Context;
 use super::shared::{check_capacity, check_limits, check_privacy};
 use crate::domain::provider::connection::{

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use super::super::model::{Capacity, Limits, Privacy};
 use super::super::schema::{Field, WrittenCapacity, WrittenLimits, WrittenPrivacy};
-use super::super::words::{DataCollection, slug};
+use super::super::vocabulary::{DataCollection, slug};
 use super::context::Context;
 
 /// Far beyond any honest limit; it catches slips, and sums of it do not overflow.

@@ -1,7 +1,7 @@
 //! One workflow file.
 
 use super::super::schema::{Field, WorkflowFile, WrittenArtifact, WrittenItem, WrittenRouting};
-use super::super::words::{HostedTool, Operation, slug};
+use super::super::vocabulary::{HostedTool, Operation, slug};
 use super::super::workflow::{Artifact, ItemTemplate, Workflow};
 use super::context::Context;
 use crate::domain::quote::constraints::{Constraints, RoutingMode, SlaTier};
