@@ -4,7 +4,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::answer::put;
+use super::output::put;
 use super::remote::{self, RemoteArgs};
 use crate::daemon::Environment;
 use crate::domain::batch::priority::{NoPriority, Priority};

@@ -1,6 +1,6 @@
 //! `batchd keys`: the API keys of a running daemon's clients.
 
-mod words;
+mod args;
 
 use std::collections::HashMap;
 
@@ -8,8 +8,8 @@ use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use self::words::{Org, When};
-use super::answer::{Refusal, put, table};
+use self::args::{Org, When};
+use super::output::{Refusal, put, table};
 use super::remote::{self, RemoteArgs};
 use super::say;
 use crate::client::Client;

@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::answer::{Refusal, put, table};
+use super::output::{Refusal, put, table};
 use super::remote::{self, RemoteArgs};
 use super::{FAILURE, INTERRUPTED, say};
 use crate::client::Client;

@@ -4,13 +4,13 @@
 //! when rows failed, a store is damaged, the daemon had to stop, or a daemon that was asked cannot be reached or did not do
 //! it, 2 for bad usage, settings or input, 130 when a run or a wait was interrupted.
 
-mod answer;
 mod batches;
 mod catalog;
 pub mod config;
 mod demo;
 mod keys;
 mod lanes;
+mod output;
 pub mod progress;
 mod remote;
 mod run;

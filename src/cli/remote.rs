@@ -3,7 +3,7 @@
 
 use clap::Args;
 
-use super::answer::Refusal;
+use super::output::Refusal;
 use super::{FAILURE, USAGE, block_on_result};
 use crate::client::{Client, ClientError};
 use crate::daemon::Environment;

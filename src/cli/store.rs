@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::answer::put;
+use super::output::put;
 use super::remote::{self, RemoteArgs};
 use super::{FAILURE, USAGE, complain, print, say};
 use crate::daemon::config::{Flags, Settings};

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::tell::{offering_row, tell_model};
+use super::render::{offering_row, tell_model};
 use super::{CheckArgs, DiffArgs, FAILURE, ListArgs, Refusal, ShowArgs, archive, bare, put, snapshot};
 use crate::catalog::{Model, Offer, Plan, Snapshot, load_archive};
-use crate::cli::answer::table;
+use crate::cli::output::table;
 use crate::daemon::Environment;
 
 pub fn check(args: &CheckArgs, env: Environment) -> Result<u8, Refusal> {

@@ -4,15 +4,15 @@
 //! 1 if seeds have faults or differ, and 2 if the question could not be answered.
 
 mod inspect;
-mod make;
-mod tell;
+mod render;
+mod write;
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use jiff::civil::Date;
 
-use super::answer::{Refusal, put};
+use super::output::{Refusal, put};
 use super::{FAILURE, complain};
 use crate::catalog::{Archive, Faults, Snapshot, load_archive, read_dir};
 use crate::daemon::config::{Flags, Settings};
@@ -30,11 +30,11 @@ pub enum CatalogCommand {
     /// Tell what a reload from one catalog to another would change; exit code 1 if anything
     Diff(DiffArgs),
     /// Ask a server with OpenAI's API for its models and write seeds for it
-    Discover(make::DiscoverArgs),
+    Discover(write::DiscoverArgs),
     /// Write the seeds into a folder, to start from
-    Export(make::ExportArgs),
+    Export(write::ExportArgs),
     /// Print or write the JSON Schemas of both kinds of seed, for editors
-    Schema(make::SchemaArgs),
+    Schema(write::SchemaArgs),
 }
 
 /// Which catalog.
@@ -98,9 +98,9 @@ pub fn run(command: &CatalogCommand, env: Environment) -> u8 {
         CatalogCommand::List(args) => inspect::list(args, env),
         CatalogCommand::Show(args) => inspect::show(args, env),
         CatalogCommand::Diff(args) => inspect::diff(args, env),
-        CatalogCommand::Discover(args) => make::discover(args, env),
-        CatalogCommand::Export(args) => make::export(args, env),
-        CatalogCommand::Schema(args) => make::schema(args),
+        CatalogCommand::Discover(args) => write::discover(args, env),
+        CatalogCommand::Export(args) => write::export(args, env),
+        CatalogCommand::Schema(args) => write::schema(args),
     };
     outcome.unwrap_or_else(|Refusal(code, message)| complain(&message, code))
 }
