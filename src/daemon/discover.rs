@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::core::{Environment, system_clock};
+use super::components::{Environment, system_clock};
 use crate::catalog::{Discovered, NotAList, Upstream, UpstreamError, read_models};
 use crate::descriptors::Descriptors;
 use crate::domain::provider::connection::{Api, ServerConnection, Timeouts};

@@ -3,19 +3,19 @@
 //! The only module that reads the environment or spawns a task of the process. Imported by nobody
 //! but `cli`.
 
-mod catalog;
+mod catalog_reloader;
+mod components;
 pub mod config;
-mod core;
 mod discover;
-mod job;
 pub mod lifecycle;
+mod local_run;
 mod server;
 pub mod telemetry;
 
 pub use crate::store::RUNS;
-pub use core::{Core, Environment, StartError, load_catalog, system_clock};
+pub use components::{Core, Environment, StartError, load_catalog, system_clock};
 pub use discover::{DiscoverError, discover_models};
-pub use job::{Job, JobError, Submission};
+pub use local_run::{Job, JobError, Submission};
 pub use server::{ServeError, Server};
 
 // What is done to a data directory that no daemon has.

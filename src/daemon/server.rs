@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
+use super::components::{Core, Environment, StartError};
 use super::config::{AgentRegister, Settings, Switch, WebhookEndpoints, WebhookTargets};
-use super::core::{Core, Environment, StartError};
 use super::lifecycle::{Fate, Finish, Notifier, Shutdown, Tasks, keep_alive, watch_signals};
 use crate::courier::{self, Courier};
 use crate::domain::org::ledger::Credits;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::catalog::{Keeper, Source, key_of};
+use super::catalog_reloader::{Keeper, Source, key_of};
 use super::config::{Settings, Strings};
 use super::lifecycle::{Fate, Tasks};
 use crate::catalog::{Catalog, Faults, Snapshot, UpstreamError, WatchError, Watcher, watch};

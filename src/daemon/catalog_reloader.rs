@@ -11,8 +11,8 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
+use super::components::{Environment, StartError};
 use super::config::{KeyError, Settings, Strings, resolve_key};
-use super::core::{Environment, StartError};
 use crate::catalog::{
     Accepted, Archive, Catalog, Changes, Faults, Origin, Reload, ReloadError, Reloaded, Requests, Snapshot, UPSTREAM_KEY_ENV,
     UpstreamError, UpstreamOptions, Upstreams, diff, embedded, load_archive, read_dir, unix_seconds,
