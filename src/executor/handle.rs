@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::board::{Board, Wall};
-use super::stages::{Stage, Stages};
+use super::lane::status::{Board, Wall};
+use super::prepare::stage::{Stage, Stages};
 use crate::domain::batch::priority::ControlChange;
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::id::BatchId;

@@ -11,31 +11,14 @@
 //! * memory does not grow with the number of rows of a batch.
 
 mod again;
-mod answers;
-mod attachments;
 mod attempt;
-mod board;
-mod cost;
+mod dedup;
 mod dispatcher;
-mod fallback;
 mod finish;
-mod gauge;
 mod handle;
-mod input;
 mod lane;
-mod planning;
-mod pool;
 mod prepare;
-mod quoted;
-mod receipt;
-mod request;
-mod row;
 mod run;
-mod sharing;
-mod stages;
-mod validate;
-mod valve;
-mod ways;
 
 #[cfg(test)]
 mod tests;
@@ -46,17 +29,17 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use attachments::describe;
-pub use board::{Board, LaneReport};
+pub use attempt::attachments::describe;
 #[cfg(test)]
 pub use handle::Stub;
 pub use handle::{CancelError, ControlError, Gone, Handle, HoldError, RetryError};
 pub use lane::OpenProvider;
-pub use stages::Stage;
-pub use validate::InputLimits;
+pub use lane::status::{Board, LaneReport};
+pub use prepare::stage::Stage;
+pub use prepare::validate::InputLimits;
 
 use self::dispatcher::Seen;
-use self::stages::Stages;
+use self::prepare::stage::Stages;
 use crate::catalog::Catalog;
 use crate::domain::batch::dedup::Dedup;
 use crate::domain::row::retry::RetryPolicy;
@@ -104,7 +87,7 @@ pub fn start(
     let (commands, receiver) = mpsc::channel(COMMANDS);
     // Bounded by what it reports on: attempts in flight, and a few tasks for each running batch.
     let (events, reports) = mpsc::unbounded_channel();
-    let wall = board::Wall::default();
+    let wall = lane::status::Wall::default();
     let stages = Stages::default();
     let handle = Handle { commands, store: parts.store.clone(), wall: wall.clone(), stages: stages.clone() };
     let dispatcher = dispatcher::Dispatcher::new(parts, settings, recovered, events, Seen { wall, stages });

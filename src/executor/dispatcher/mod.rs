@@ -5,10 +5,10 @@
 //! become possible.
 
 mod cancel;
-mod outlook;
+mod deadlines;
+mod dedup;
 mod probe;
 mod pump;
-mod share;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -20,17 +20,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::attachments::Attachments;
 use super::attempt::Ended;
-use super::board::{self, Wall};
+use super::attempt::attachments::Attachments;
+use super::dedup::single_flight::Sharing;
 use super::handle::{CancelError, Command};
-use super::input::{Source, Unread, Window};
 use super::lane::Lanes;
+use super::lane::flow_control::{Lesson, Sent};
+use super::lane::status;
+use super::lane::status::Wall;
+use super::prepare::stage::{Stage, Stages};
 use super::prepare::{Prepared, source};
+use super::run::reader::{Source, Unread, Window};
 use super::run::{LaneIndex, Run};
-use super::sharing::Sharing;
-use super::stages::{Stage, Stages};
-use super::valve::{Lesson, Sent};
 use super::{Parts, Settings};
 use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::batch::plan::Plan;
@@ -311,7 +312,7 @@ impl Dispatcher {
     fn start(&mut self, spec: BatchSpec, state: BatchState, plan: Plan, live: Arc<LiveBatch>) {
         let id = spec.id;
         let ways = self.ways(&plan);
-        outlook::tell_closed(id, &plan, &[], &ways);
+        deadlines::tell_closed(id, &plan, &[], &ways);
         let shared = self.shared(&spec);
         let source = Source { shared, ..source(&self.parts.store, &self.parts.clock, Arc::new(spec), &plan, live, ways) };
         self.runs.insert(id, Run::new(state, plan, source));
@@ -359,7 +360,7 @@ impl Dispatcher {
 
     fn publish(&self) {
         let whole = (self.draining, self.shared_rows);
-        board::publish(&self.seen.wall, &self.lanes, self.runs.values(), &self.parts.clock, whole);
+        status::publish(&self.seen.wall, &self.lanes, self.runs.values(), &self.parts.clock, whole);
     }
 
     fn tick(&mut self) {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Dispatcher, Event};
 use crate::domain::row::retry::FailureClass;
-use crate::executor::pool::Pool;
+use crate::executor::lane::provider::Pool;
 use crate::provider::class_of;
 
 /// How long a server may be silent before it is asked.

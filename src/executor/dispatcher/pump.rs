@@ -9,14 +9,14 @@ use tokio_util::sync::CancellationToken;
 use super::{Busy, CancelReply, Dispatcher, Event, TICK};
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState};
 use crate::domain::id::{BatchId, RowKey};
-use crate::executor::answers::Shared;
 use crate::executor::attempt::{Attempt, Context};
+use crate::executor::dedup::answer_cache::Shared;
 use crate::executor::finish::Finish;
-use crate::executor::input::{Load, Source, Unread, WindowSize};
 use crate::executor::prepare::Prepare;
-use crate::executor::row::ReadyRow;
+use crate::executor::prepare::stage::Stage;
+use crate::executor::run::reader::{Load, Source, Unread, WindowSize};
+use crate::executor::run::row::ReadyRow;
 use crate::executor::run::{Idle, LaneIndex, Place, Run, Stop};
-use crate::executor::stages::Stage;
 use crate::provider::Dispatch;
 use crate::store::{StoreError, blocking};
 

@@ -11,9 +11,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
-use super::lane::Lanes;
-use super::run::Run;
+use super::Lanes;
 use crate::domain::time::{Clock, Timestamp, later};
+use crate::executor::run::Run;
 
 /// What a lane is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -78,16 +78,10 @@ fn in_two_digits(latency: Duration) -> u64 {
 }
 
 /// Where the board hangs.
-pub(super) type Wall = Arc<ArcSwap<Board>>;
+pub type Wall = Arc<ArcSwap<Board>>;
 
 /// Publishes what the lanes are doing, if it is different from before.
-pub(super) fn publish<'a>(
-    wall: &Wall,
-    lanes: &Lanes,
-    runs: impl Iterator<Item = &'a Run>,
-    clock: &Clock,
-    (draining, shared_rows): (bool, u64),
-) {
+pub fn publish<'a>(wall: &Wall, lanes: &Lanes, runs: impl Iterator<Item = &'a Run>, clock: &Clock, (draining, shared_rows): (bool, u64)) {
     let now = Instant::now();
     let mut board = Board { draining, shared_rows, ..Board::default() };
     // Whole seconds: what is shown, and little enough to change seldom.

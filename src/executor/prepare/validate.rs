@@ -12,7 +12,7 @@ use std::io::{self, BufReader, Read, Seek};
 use tokio_util::sync::CancellationToken;
 
 use super::cost::{self, FindFile, measure};
-use super::planning::Models;
+use super::plan::Models;
 use crate::catalog::Snapshot;
 use crate::domain::batch::Order;
 use crate::domain::batch::plan::Plan;
@@ -35,7 +35,7 @@ pub struct InputLimits {
 
 /// What validation found.
 #[derive(Debug)]
-pub(super) enum Checked {
+pub enum Checked {
     Good {
         plan: Plan,
         pages: Vec<Page>,
@@ -50,7 +50,7 @@ pub(super) enum Checked {
 
 /// What the input is checked for.
 #[derive(Clone, Copy)]
-pub(super) struct Asked<'a> {
+pub struct Asked<'a> {
     pub order: &'a Order,
     /// Whose lanes items take; `None` for rows of OpenAI's.
     pub quote: Option<&'a Quote>,
@@ -68,7 +68,7 @@ const BUFFER: usize = 256 << 10;
 ///
 /// # Errors
 /// Those of the reader.
-pub(super) fn check<R: Read + Seek>(
+pub fn check<R: Read + Seek>(
     mut input: R,
     asked: Asked<'_>,
     catalog: &Snapshot,

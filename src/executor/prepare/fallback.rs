@@ -10,7 +10,7 @@ use crate::domain::money::PriceSheet;
 ///
 /// Those of items have been told by their quote. What was planned with the simulated provider has none: answers that are not real must not become
 /// real ones, and cost money, by a fault.
-pub(super) fn add_alternatives(plan: &mut Plan, fallback: Fallback, catalog: &Snapshot) {
+pub fn add_alternatives(plan: &mut Plan, fallback: Fallback, catalog: &Snapshot) {
     for model in plan.models.iter_mut().filter(|model| model.quoted.is_none()) {
         if catalog.provider(&model.lane.provider).is_some_and(|provider| provider.is_real()) {
             model.alternatives = alternatives(model, fallback, catalog);

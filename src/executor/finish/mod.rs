@@ -3,12 +3,14 @@
 //! Runs beside the dispatcher, one task a batch, after the batch's last dispatch. Each step may be
 //! interrupted and is then taken up again at the next start.
 
+pub mod receipt;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::receipt::Adding;
 use super::attempt::unanswered;
-use super::input::{Source, Unfinished, line_name};
-use super::receipt::Adding;
+use super::run::reader::{Source, Unfinished, line_name};
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Ending, Order, Progress, ResultFiles};
 use crate::domain::file::{File, FileSource, Purpose, ResultPart};
 use crate::domain::id::{FileId, RowIndex, RowKey};

@@ -8,8 +8,8 @@ use super::Dispatcher;
 use crate::domain::batch::plan::Plan;
 use crate::domain::id::BatchId;
 use crate::domain::time::until;
+use crate::executor::lane::routes::{Circumstances, Ways, ways};
 use crate::executor::run::Stop;
-use crate::executor::ways::{Circumstances, Ways, ways};
 
 /// A batch is pressed for time when what is left of it is less than this multiple of what it needs.
 const MARGIN: f64 = 1.5;

@@ -7,25 +7,25 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::sharing::Asked;
 use crate::domain::format::Form;
 use crate::domain::id::RowIndex;
 use crate::domain::row::retry::{FailureClass, Tally};
 use crate::domain::row::{Attempt, Response};
 use crate::domain::time::Timestamp;
 use crate::domain::vocabulary::Operation;
+use crate::executor::dedup::single_flight::Asked;
 
 /// Bytes of a response that are remembered between attempts. A larger one would make waiting rows
 /// expensive; the row then ends with the response of its last attempt or with none.
-pub(super) const REMEMBERED: usize = 16 << 10;
+pub const REMEMBERED: usize = 16 << 10;
 
 /// Attempts whose details are kept: the first ones and the last; a row that is rate-limited for hours would
 /// otherwise grow without bound.
-pub(super) const HISTORY: usize = 32;
+pub const HISTORY: usize = 32;
 
 /// Which row, and where its line begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RowRef {
+pub struct RowRef {
     pub row: RowIndex,
     /// Index of its model in the plan.
     pub model: u16,
@@ -35,7 +35,7 @@ pub(super) struct RowRef {
 
 /// One attempt, in few bytes.
 #[derive(Debug, Clone)]
-pub(super) struct Tried {
+pub struct Tried {
     /// The lane's name; its route may have changed since.
     pub lane: Arc<str>,
     pub started_at: Timestamp,
@@ -58,7 +58,7 @@ impl Tried {
 
 /// A row that can be dispatched.
 #[derive(Debug)]
-pub(super) struct ReadyRow {
+pub struct ReadyRow {
     pub at: RowRef,
     /// The route that it takes.
     pub route: u16,
@@ -79,7 +79,7 @@ pub(super) struct ReadyRow {
 }
 
 /// Bytes of a body that make about one token.
-pub(super) const BYTES_PER_TOKEN: u64 = 4;
+pub const BYTES_PER_TOKEN: u64 = 4;
 
 impl ReadyRow {
     /// About how many tokens it will be, read ones alone: what a lane's pace is told before the
@@ -102,7 +102,7 @@ impl ReadyRow {
 
 /// A row that waits for its next attempt. Its body is read again when it is due.
 #[derive(Debug)]
-pub(super) struct WaitingRow {
+pub struct WaitingRow {
     pub at: RowRef,
     /// The route that it is to take.
     pub route: u16,
@@ -124,7 +124,7 @@ impl WaitingRow {
 
 /// The earliest due row first.
 #[derive(Debug)]
-pub(super) struct Due(pub WaitingRow);
+pub struct Due(pub WaitingRow);
 
 impl PartialEq for Due {
     fn eq(&self, other: &Self) -> bool {

@@ -2,16 +2,22 @@
 //! provider takes. Each has a valve of its own, on top of what its provider bears as a whole, and the
 //! batches that have ready rows for it, by their shares.
 
+pub mod flow_control;
+pub mod in_flight;
+pub mod provider;
+pub mod routes;
+pub mod status;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::pool::Pool;
-use super::row::ReadyRow;
+use self::flow_control::{Lesson, Sent, Valve};
+use self::provider::Pool;
 use super::run::LaneIndex;
-use super::valve::{Lesson, Sent, Valve};
+use super::run::row::ReadyRow;
 use crate::catalog::Snapshot;
 use crate::domain::batch::priority::Owner;
 use crate::domain::id::BatchId;

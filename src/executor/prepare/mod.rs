@@ -3,6 +3,13 @@
 //! Runs beside the dispatcher, one task a batch. While it runs the dispatcher leaves the batch
 //! alone, so it may write the batch's state.
 
+pub mod cost;
+pub mod fallback;
+pub mod plan;
+pub mod quoted;
+pub mod stage;
+pub mod validate;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -10,13 +17,13 @@ use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::attachments::describe;
-use super::fallback::add_alternatives;
+use self::fallback::add_alternatives;
+use self::stage::{Stage, Stages};
+use self::validate::{Asked, Checked, InputLimits, check};
+use super::attempt::attachments::describe;
 use super::handle::CancelError;
-use super::input::Source;
-use super::stages::{Stage, Stages};
-use super::validate::{Asked, Checked, InputLimits, check};
-use super::ways::Ways;
+use super::lane::routes::Ways;
+use super::run::reader::Source;
 use crate::catalog::{Catalog, Snapshot};
 use crate::domain::batch::plan::{Places, Plan};
 use crate::domain::batch::problem::{Problem, ProblemCode};

@@ -4,10 +4,10 @@ use super::Dispatcher;
 use crate::domain::batch::BatchSpec;
 use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::id::{BatchId, RowKey};
-use crate::executor::answers::Shared;
 use crate::executor::attempt::Ended;
-use crate::executor::row::ReadyRow;
-use crate::executor::sharing::{Follower, Outlook, Turn};
+use crate::executor::dedup::answer_cache::Shared;
+use crate::executor::dedup::single_flight::{Follower, Outlook, Turn};
+use crate::executor::run::row::ReadyRow;
 
 impl Dispatcher {
     /// How the rows of a batch share answers, if they do.

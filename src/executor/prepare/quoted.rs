@@ -18,12 +18,7 @@ use crate::domain::vocabulary::Operation;
 ///
 /// # Errors
 /// When the quote has no lanes for them.
-pub(super) fn planned(
-    quote: &Quote,
-    requested: &str,
-    operation: Operation,
-    catalog: &Snapshot,
-) -> Result<Vec<(PlannedModel, Tally)>, Fault> {
+pub fn planned(quote: &Quote, requested: &str, operation: Operation, catalog: &Snapshot) -> Result<Vec<(PlannedModel, Tally)>, Fault> {
     let asked: Vec<_> = requested.split(MODEL_BREAK).collect();
     let group = quote.group(operation, &asked).or_else(|| quote.group(operation, &canonical(requested, catalog)));
     let Some(group) = group else {

@@ -22,7 +22,7 @@ pub enum Stage {
 
 /// The stages of batches that the executor has taken.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Stages(Arc<Mutex<HashMap<BatchId, Stage>>>);
+pub struct Stages(Arc<Mutex<HashMap<BatchId, Stage>>>);
 
 impl Stages {
     fn lock(&self) -> MutexGuard<'_, HashMap<BatchId, Stage>> {

@@ -10,31 +10,31 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::row::RowRef;
 use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::id::{BatchId, RowKey};
+use crate::executor::run::row::RowRef;
 
 /// Requests that are remembered to have failed, and to have been answered lately; beyond that, the
 /// oldest are forgotten, and a few calls are made that were not necessary.
 const REMEMBERED: usize = 16 << 10;
 
 /// A row that waits for the answer of another.
-pub(super) type Follower = (BatchId, RowRef);
+pub type Follower = (BatchId, RowRef);
 
 /// What a row asks, and the moment from which it was looked for an answer in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Asked {
+pub struct Asked {
     pub request: RequestDigest,
     pub at: Moment,
 }
 
 /// Counts how often answers have become durable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Moment(u64);
+pub struct Moment(u64);
 
 /// What a row does that could be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
+pub enum Turn {
     /// It is sent.
     Send,
     /// It waits for the answer of another.
@@ -45,7 +45,7 @@ pub(super) enum Turn {
 
 /// How an attempt at a request ended, as far as others wait for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outlook {
+pub enum Outlook {
     /// It was answered, and the answer is with the store.
     Answered,
     /// It has failed for good: an equal one may well fail, too, and none waits for another.
@@ -64,7 +64,7 @@ struct Led {
 
 /// The requests that are being made, by their digests.
 #[derive(Debug, Default)]
-pub(super) struct Sharing {
+pub struct Sharing {
     led: HashMap<RequestDigest, Led>,
     /// Those whose answers are on their way to the disk.
     settling: Vec<RequestDigest>,

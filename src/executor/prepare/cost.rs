@@ -18,7 +18,7 @@ use crate::route::quote::{Attachment, Content, Misread, Output};
 
 /// What is known of the rows of a planned model besides their count.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub struct Tally {
     /// What one of them was quoted on the planned lane, the fee included; `None` if nobody knows.
     pub each: Option<Usd>,
     /// The same on each of the alternatives, in their order.
@@ -55,7 +55,7 @@ const BYTES_PER_TOKEN: u64 = 4;
 
 /// What one row is expected to read and write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Measured {
+pub struct Measured {
     /// Tokens, about.
     pub read: u64,
     pub output: Output,
@@ -63,14 +63,14 @@ pub(super) struct Measured {
 }
 
 /// Finds a file that an item names.
-pub(super) type FindFile<'a> = &'a dyn Fn(&str) -> Option<Attachment>;
+pub type FindFile<'a> = &'a dyn Fn(&str) -> Option<Attachment>;
 
 /// Measures an item of a file. A file that it names and that is not there counts for nothing: its row will
 /// fail when it runs.
 ///
 /// # Errors
 /// When nobody could answer the item.
-pub(super) fn measure(row: &RowRequest<'_>, find: FindFile<'_>) -> Result<Measured, Fault> {
+pub fn measure(row: &RowRequest<'_>, find: FindFile<'_>) -> Result<Measured, Fault> {
     let input = readable(row)?;
     let content = Content::read(row.endpoint, &input).map_err(|Misread { member, message }| {
         let field = if member.is_empty() { "input".to_owned() } else { format!("input.{member}") };
@@ -81,7 +81,7 @@ pub(super) fn measure(row: &RowRequest<'_>, find: FindFile<'_>) -> Result<Measur
 }
 
 /// What is to be reserved for all items, in whole micro-dollars.
-pub(super) fn reserve(order: &QuotedOrder, models: &[PlannedModel], tallies: &[Tally]) -> Usd {
+pub fn reserve(order: &QuotedOrder, models: &[PlannedModel], tallies: &[Tally]) -> Usd {
     let rows = models.iter().fold(0_u32, |sum, model| sum.saturating_add(model.rows));
     let average = order.each.map_or(Usd::ZERO, |each| Tally::times(each, rows));
     micros_up(average.max(expected(order, models, tallies)))
@@ -109,7 +109,7 @@ fn quoted(models: &[PlannedModel], tallies: &[Tally]) -> Usd {
 ///
 /// # Errors
 /// When they are expected to cost more.
-pub(super) fn keep_below_ceiling(order: &QuotedOrder, models: &mut [PlannedModel], tallies: &[Tally]) -> Result<(), Problem> {
+pub fn keep_below_ceiling(order: &QuotedOrder, models: &mut [PlannedModel], tallies: &[Tally]) -> Result<(), Problem> {
     let Some(most) = order.demands.max_price else { return Ok(()) };
     let mut worst = expected(order, models, tallies);
     if nanos(worst) > most {

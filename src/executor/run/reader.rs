@@ -7,10 +7,7 @@
 use std::io::{BufReader, Seek, SeekFrom};
 use std::sync::Arc;
 
-use super::answers::Shared;
-use super::attempt::unanswered;
 use super::row::{ReadyRow, RowRef, WaitingRow};
-use super::ways::Ways;
 use crate::domain::batch::BatchSpec;
 use crate::domain::batch::plan::Places;
 use crate::domain::id::{RowIndex, RowKey};
@@ -21,11 +18,14 @@ use crate::domain::row::retry::Tally;
 use crate::domain::row::{Outcome, RowError};
 use crate::domain::time::Clock;
 use crate::domain::vocabulary::Operation;
+use crate::executor::attempt::unanswered;
+use crate::executor::dedup::answer_cache::Shared;
+use crate::executor::lane::routes::Ways;
 use crate::store::{DataFile, LiveBatch, PackedRow, Page, ROWS_PER_PAGE, Store, StoreError};
 
 /// Where reading goes on: the next row and the byte at which its line begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Cursor {
+pub struct Cursor {
     pub row: u32,
     pub offset: u64,
 }
@@ -41,7 +41,7 @@ impl Cursor {
 
 /// How much of a batch may be in memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct WindowSize {
+pub struct WindowSize {
     pub rows: usize,
     /// Of the rows' bodies; a single row may exceed it.
     pub bytes: usize,
@@ -49,7 +49,7 @@ pub(super) struct WindowSize {
 
 /// New rows to read.
 #[derive(Debug)]
-pub(super) struct Scan {
+pub struct Scan {
     pub from: Cursor,
     /// By model: how many rows there is room for. Further ones are deferred.
     pub room: Vec<usize>,
@@ -57,7 +57,7 @@ pub(super) struct Scan {
 
 /// What to load.
 #[derive(Debug, Default)]
-pub(super) struct Load {
+pub struct Load {
     pub window: WindowSize,
     /// Rows whose next attempt is due.
     pub due: Vec<WaitingRow>,
@@ -74,14 +74,14 @@ impl Load {
 
 /// What was to be loaded, and why it could not be.
 #[derive(Debug)]
-pub(super) struct Unread {
+pub struct Unread {
     pub error: StoreError,
     pub load: Load,
 }
 
 /// What to read of an input file.
 #[derive(Debug, Clone)]
-pub(super) struct Source {
+pub struct Source {
     pub store: Store,
     pub clock: Clock,
     pub spec: Arc<BatchSpec>,
@@ -96,7 +96,7 @@ pub(super) struct Source {
 
 /// What one load brought.
 #[derive(Debug, Default)]
-pub(super) struct Window {
+pub struct Window {
     pub rows: Vec<ReadyRow>,
     /// Where reading goes on, if it has moved: `Some(None)` at the end of the input.
     pub next: Option<Option<Cursor>>,
@@ -126,7 +126,7 @@ impl Window {
 }
 
 /// An unfinished row, its id and what it asks for, as far as they can be read.
-pub(super) type Unfinished = (RowIndex, Option<(String, Option<Operation>)>);
+pub type Unfinished = (RowIndex, Option<(String, Option<Operation>)>);
 
 /// Lines that one load reads over at most, for each row of the window.
 const READ_OVER: usize = 16;
@@ -394,12 +394,12 @@ impl Source {
 }
 
 /// What a row is called whose id cannot be read any more.
-pub(super) fn line_name(row: RowIndex) -> String {
+pub fn line_name(row: RowIndex) -> String {
     format!("line-{}", row.line())
 }
 
 /// The outcome of a row whose line cannot be read any more.
-pub(super) fn unreadable(reason: &str) -> Outcome {
+pub fn unreadable(reason: &str) -> Outcome {
     let error = RowError { code: "input_unreadable".to_owned(), message: reason.to_owned() };
     Outcome::Failed { error, last: None }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::gauge::Gauge;
+use super::in_flight::Gauge;
 use crate::domain::provider::connection::Limits;
 use crate::domain::provider::rate_limits::Allowances;
 use crate::domain::row::retry::FailureClass;
@@ -26,7 +26,7 @@ const LATENCY_OVER: u32 = 16;
 
 /// What a lane was told when a call went out.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sent {
+pub struct Sent {
     pub at: Instant,
     /// About how many tokens it would take.
     pub tokens: u64,
@@ -40,7 +40,7 @@ pub(super) struct Sent {
 
 /// How a call ended, as far as that says anything about its lane.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Lesson {
+pub struct Lesson {
     pub failure: Option<FailureClass>,
     /// Tokens read and written, if the provider said so.
     pub tokens: Option<u64>,
@@ -51,7 +51,7 @@ pub(super) struct Lesson {
 
 /// The valve of a lane.
 #[derive(Debug)]
-pub(super) struct Valve {
+pub struct Valve {
     limits: Limits,
     /// The most calls at a time that anybody would bear.
     most: u32,

@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::lane::Lanes;
-use super::run::LaneIndex;
+use super::Lanes;
 use crate::catalog::{Files, Snapshot};
 use crate::domain::batch::plan::{Plan, PlannedLane, PlannedModel, can_be_asked};
 use crate::domain::endpoint::Endpoints;
@@ -19,11 +18,12 @@ use crate::domain::provider::connection::{Connection, ProviderKind};
 use crate::domain::provider::lane_hold::{Hold, LaneHold, hold_on};
 use crate::domain::row::openai::RowRequest;
 use crate::domain::vocabulary::HostedTool;
+use crate::executor::run::LaneIndex;
 use crate::route::quote::Attachment;
 
 /// One way for the rows of a model.
 #[derive(Debug, Clone)]
-pub(super) struct Route {
+pub struct Route {
     /// `None` while nothing can go there.
     pub lane: Option<LaneIndex>,
     /// It has not been well for a while; another way is better.
@@ -50,7 +50,7 @@ pub(super) struct Route {
 
 /// Which files a lane reads.
 #[derive(Debug, Clone)]
-pub(super) enum Reads {
+pub enum Reads {
     /// Nobody knows; its provider says.
     Unknown,
     /// None, or these.
@@ -89,7 +89,7 @@ struct OfModel {
 
 /// The ways of a batch.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Ways {
+pub struct Ways {
     routes: Vec<Route>,
     models: Vec<OfModel>,
 }
@@ -180,7 +180,7 @@ impl Ways {
 }
 
 /// What decides about ways besides the plan.
-pub(super) struct Circumstances<'a> {
+pub struct Circumstances<'a> {
     pub catalog: &'a Snapshot,
     pub holds: &'a [LaneHold],
     pub now: Instant,
@@ -192,7 +192,7 @@ pub(super) struct Circumstances<'a> {
 /// model, unless its lane is drained or has not been well for a while and the plan has another. What
 /// was planned with the simulated provider stays simulated, and nothing else ever becomes simulated:
 /// its client was promised real answers. Prices never change.
-pub(super) fn ways(plan: &Plan, around: &Circumstances<'_>, lanes: &mut Lanes) -> Arc<Ways> {
+pub fn ways(plan: &Plan, around: &Circumstances<'_>, lanes: &mut Lanes) -> Arc<Ways> {
     let mut ways = Ways::default();
     for model in &plan.models {
         let first = u16::try_from(ways.routes.len()).unwrap_or(u16::MAX);

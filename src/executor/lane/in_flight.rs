@@ -7,7 +7,7 @@ use crate::route::Pace;
 
 /// Calls in flight and the paces that are prescribed.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Gauge {
+pub struct Gauge {
     pub in_flight: u32,
     requests: Option<Pace>,
     tokens: Option<Pace>,

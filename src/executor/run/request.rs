@@ -1,20 +1,20 @@
 //! What is sent for a row: its body as the lane takes it.
 //!
 //! Not here: the files that it names, which travel with it and are read when it is sent
-//! ([`super::attachments`]).
+//! ([`crate::executor::attempt::attachments`]).
 
 use bytes::Bytes;
 
-use super::input::Source;
-use super::ways::Route;
+use super::reader::Source;
 use crate::domain::batch::Order;
 use crate::domain::format::Form;
 use crate::domain::row::openai::RowRequest;
+use crate::executor::lane::routes::Route;
 use crate::provider::form::{Takes, fit};
 
 impl Source {
     /// What is sent for a row on its way, and in which form.
-    pub(super) fn request(&self, row: &RowRequest<'_>, way: &Route) -> (Form, Bytes) {
+    pub fn request(&self, row: &RowRequest<'_>, way: &Route) -> (Form, Bytes) {
         let body = row.body_for(&way.upstream);
         let Order::Items(order) = &self.spec.order else { return (Form::as_asked(row.endpoint), Bytes::from(body)) };
         let takes = Takes { endpoints: way.endpoints, messages: way.messages, tool_names: &way.tool_names };

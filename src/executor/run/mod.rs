@@ -5,15 +5,19 @@
 //! flight, following, waiting, due, blocked, parked, or handed to the store. Of these only ready ones
 //! have their body in memory, and each lane has a bound on them.
 
+pub mod reader;
+pub mod request;
+pub mod row;
+
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::input::{Cursor, Load, Scan, Source, Window, WindowSize};
-use super::row::{BYTES_PER_TOKEN, Due, ReadyRow, RowRef, WaitingRow};
-use super::ways::Ways;
+use self::reader::{Cursor, Load, Scan, Source, Window, WindowSize};
+use self::row::{BYTES_PER_TOKEN, Due, ReadyRow, RowRef, WaitingRow};
+use super::lane::routes::Ways;
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::priority::Control;
 use crate::domain::batch::{BatchSpec, BatchState};

@@ -13,12 +13,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::ways::Reads;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::File;
 use crate::domain::id::{FileId, OrgId, RowKey};
 use crate::domain::text::shown;
 use crate::domain::time::{Clock, Timestamp};
+use crate::executor::lane::routes::Reads;
 use crate::provider::form::{Attached, attach};
 use crate::route::quote::Attachment;
 use crate::store::{Store, StoreError, blocking};
@@ -34,7 +34,7 @@ const KEPT_FOR: Duration = Duration::from_secs(10);
 
 /// Reads files for rows.
 #[derive(Clone)]
-pub(super) struct Attachments {
+pub struct Attachments {
     store: Store,
     clock: Clock,
     room: Arc<Mutex<Room>>,
@@ -101,7 +101,7 @@ fn lock(room: &Mutex<Room>) -> MutexGuard<'_, Room> {
 }
 
 /// A row that is to be sent, and where.
-pub(super) struct Sent {
+pub struct Sent {
     pub row: RowKey,
     pub org: OrgId,
     pub endpoint: Endpoint,
@@ -110,7 +110,7 @@ pub(super) struct Sent {
 
 /// Why a row has no complete body.
 #[derive(Debug)]
-pub(super) enum Incomplete {
+pub enum Incomplete {
     /// It never will have.
     Unusable(String),
     /// This lane does not read one of its files; another one may. All that it needs to read: kinds and bytes.
@@ -120,7 +120,7 @@ pub(super) enum Incomplete {
 }
 
 /// A body with its files. They have their room for as long as it lives.
-pub(super) struct Complete {
+pub struct Complete {
     pub body: Bytes,
     _place: Place,
 }

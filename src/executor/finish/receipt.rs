@@ -11,7 +11,7 @@ use crate::domain::vocabulary::Operation;
 const CACHE: &str = "cache";
 
 /// Sums up.
-pub(super) struct Adding<'a> {
+pub struct Adding<'a> {
     plan: &'a Plan,
     /// By lane and operation: its place in the receipt.
     places: HashMap<(String, Option<Operation>), usize>,

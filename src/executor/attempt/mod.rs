@@ -1,5 +1,7 @@
 //! One row, once: the call, the verdict, and either the row's result or a failure to decide on.
 
+pub mod attachments;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +10,10 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::attachments::{Attachments, Complete, Incomplete, Sent};
-use super::row::{HISTORY, REMEMBERED, ReadyRow, Tried, WaitingRow};
-use super::valve::Lesson;
-use super::ways::{Route, Ways};
+use self::attachments::{Attachments, Complete, Incomplete, Sent};
+use super::lane::flow_control::Lesson;
+use super::lane::routes::{Route, Ways};
+use super::run::row::{HISTORY, REMEMBERED, ReadyRow, Tried, WaitingRow};
 use crate::domain::batch::{BatchSpec, Order};
 use crate::domain::id::RowKey;
 use crate::domain::money::Usd;

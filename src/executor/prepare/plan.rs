@@ -20,7 +20,7 @@ const MAX_NAMED_BYTES: usize = 1 << 20;
 
 /// The models that the rows name, resolved once each.
 #[derive(Default)]
-pub(super) struct Models {
+pub struct Models {
     pub planned: Vec<PlannedModel>,
     /// Parallel to them.
     pub tallies: Vec<Tally>,

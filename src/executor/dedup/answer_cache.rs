@@ -6,9 +6,7 @@
 
 use std::time::Duration;
 
-use super::row::{ReadyRow, Tried};
-use super::sharing::{Asked, Moment};
-use super::ways::Route;
+use super::single_flight::{Asked, Moment};
 use crate::domain::batch::dedup::{Circle, RequestDigest};
 use crate::domain::format::Form;
 use crate::domain::id::RowKey;
@@ -16,11 +14,13 @@ use crate::domain::money::Usd;
 use crate::domain::row::{Attempt, Outcome, RowResult};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
+use crate::executor::lane::routes::Route;
+use crate::executor::run::row::{ReadyRow, Tried};
 use crate::store::Store;
 
 /// How the rows of a batch share answers.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shared {
+pub struct Shared {
     pub circle: Circle,
     /// From when on it is looked for answers.
     pub at: Moment,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::gauge::Gauge;
-use super::valve::Sent;
+use super::flow_control::Sent;
+use super::in_flight::Gauge;
 use crate::domain::provider::connection::Connection;
 use crate::domain::row::retry::FailureClass;
 use crate::domain::time::Timestamp;
@@ -19,7 +19,7 @@ use crate::route::breaker::{Change, Patience};
 const PATIENCE: Patience = Patience { failures: 1, first: Duration::from_secs(1), longest: Duration::from_secs(30) };
 
 /// A provider.
-pub(super) struct Pool {
+pub struct Pool {
     pub connection: Connection,
     pub provider: Arc<dyn Dispatch>,
     pub gauge: Gauge,
