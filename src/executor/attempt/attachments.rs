@@ -20,7 +20,7 @@ use crate::domain::text::shown;
 use crate::domain::time::{Clock, Timestamp};
 use crate::executor::lane::routes::Reads;
 use crate::provider::form::{Attached, attach};
-use crate::route::quote::Attachment;
+use crate::quote::Attachment;
 use crate::store::{Store, StoreError, blocking};
 
 /// Bytes of the files of one item. They become a third larger as text, and are copied on the way to it.

@@ -12,9 +12,9 @@ use super::in_flight::Gauge;
 use crate::domain::provider::connection::Limits;
 use crate::domain::provider::rate_limits::Allowances;
 use crate::domain::row::retry::FailureClass;
-use crate::route::breaker::{Change, Patience};
-use crate::route::window::Window;
-use crate::route::{Breaker, Limiter, Quota, Throttle};
+use crate::flow::circuit_breaker::{Change, Patience};
+use crate::flow::rate_window::Window;
+use crate::flow::{Breaker, Limiter, Quota, Throttle};
 
 /// The longest that a `Retry-After` is obeyed. A provider that asks for more is tried again all the same.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use crate::domain::provider::connection::Limits;
-use crate::route::Pace;
+use crate::flow::Pace;
 
 /// Calls in flight and the paces that are prescribed.
 #[derive(Debug, Clone, Default)]

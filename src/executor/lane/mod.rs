@@ -23,9 +23,9 @@ use crate::domain::batch::priority::Owner;
 use crate::domain::id::BatchId;
 use crate::domain::provider::connection::{Connection, Limits, ProviderKind};
 use crate::domain::time::Timestamp;
+use crate::flow::Fair;
+use crate::flow::circuit_breaker::Change;
 use crate::provider::{Dispatch, SetupError};
-use crate::route::Fair;
-use crate::route::breaker::Change;
 
 /// Builds the provider behind a connection; the daemon knows where keys are.
 pub type OpenProvider = Arc<dyn Fn(&Connection) -> Result<Arc<dyn Dispatch>, SetupError> + Send + Sync>;

@@ -11,9 +11,9 @@ use super::in_flight::Gauge;
 use crate::domain::provider::connection::Connection;
 use crate::domain::row::retry::FailureClass;
 use crate::domain::time::Timestamp;
+use crate::flow::Breaker;
+use crate::flow::circuit_breaker::{Change, Patience};
 use crate::provider::Dispatch;
-use crate::route::Breaker;
-use crate::route::breaker::{Change, Patience};
 
 /// One failure to connect says that nobody is there.
 const PATIENCE: Patience = Patience { failures: 1, first: Duration::from_secs(1), longest: Duration::from_secs(30) };

@@ -19,7 +19,7 @@ use crate::domain::provider::lane_hold::{Hold, LaneHold, hold_on};
 use crate::domain::row::openai::RowRequest;
 use crate::domain::vocabulary::HostedTool;
 use crate::executor::run::LaneIndex;
-use crate::route::quote::Attachment;
+use crate::quote::Attachment;
 
 /// One way for the rows of a model.
 #[derive(Debug, Clone)]

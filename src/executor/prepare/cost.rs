@@ -13,8 +13,8 @@ use crate::domain::org::ledger::{micros_up, nanos, with_fee};
 use crate::domain::row::batchrouter::readable;
 use crate::domain::row::openai::{Fault, RowRequest};
 use crate::domain::usage::Usage;
-use crate::route::bound;
-use crate::route::quote::{Attachment, Content, Misread, Output};
+use crate::quote::upper_bound;
+use crate::quote::{Attachment, Content, Misread, Output};
 
 /// What is known of the rows of a planned model besides their count.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Tally {
     /// Counts one row more.
     pub fn add(&mut self, row: &Measured) {
         let likely = || Usage { input_tokens: row.read, output_tokens: row.output.likely(self.usual_output), ..Usage::default() };
-        let bound = self.at_most.then(|| bound::of_row(row.body_bytes, row.output, self.most_output)).flatten();
+        let bound = self.at_most.then(|| upper_bound::of_row(row.body_bytes, row.output, self.most_output)).flatten();
         let usage = bound.unwrap_or_else(likely);
         self.read = self.read.saturating_add(usage.input_tokens);
         self.written = self.written.saturating_add(usage.output_tokens);
@@ -94,7 +94,7 @@ fn expected(order: &QuotedOrder, models: &[PlannedModel], tallies: &[Tally]) -> 
         model.lane.price.cost(&usage)
     });
     let own = own.fold(Usd::ZERO, Usd::plus);
-    let own = if order.holds_the_most() { bound::with_margin(own) } else { own };
+    let own = if order.holds_the_most() { upper_bound::with_margin(own) } else { own };
     quoted(models, tallies).max(with_fee(own, order.fee))
 }
 

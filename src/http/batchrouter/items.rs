@@ -22,8 +22,8 @@ use crate::domain::text::shown;
 use crate::domain::time::Timestamp;
 use crate::domain::vocabulary::Operation;
 use crate::executor::describe;
-use crate::route::quote::{Attachment, Content, Group, Item, Misread, OutputBasis};
-use crate::route::tokens::{Basis, Counter, Tokenizer};
+use crate::quote::tokens::{Basis, Counter, Tokenizer};
+use crate::quote::{Attachment, Content, Group, Item, Misread, OutputBasis};
 use crate::store::Store;
 
 /// Lists of models that items may name.

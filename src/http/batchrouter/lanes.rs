@@ -6,8 +6,8 @@ use super::supply::Supply;
 use crate::catalog::{Offer, Privacy, Route, Snapshot};
 use crate::domain::provider::connection::Limits;
 use crate::http::views::Live;
-use crate::route::quote::{Group, Lane, Listing};
-use crate::route::tokens::Tokenizer;
+use crate::quote::tokens::Tokenizer;
+use crate::quote::{Group, Lane, Listing};
 
 /// What is not known of a lane that takes every model.
 static NOTHING_KNOWN: std::sync::LazyLock<Privacy> = std::sync::LazyLock::new(Privacy::default);

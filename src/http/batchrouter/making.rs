@@ -32,7 +32,7 @@ use crate::http::error::ApiError;
 use crate::http::extract::{Object, parse_id};
 use crate::http::state::Api;
 use crate::http::views::Live;
-use crate::route::quote::{Considered, GroupDecision, Lane, Rejection, Terms, Verdict, decide, fits};
+use crate::quote::{Considered, GroupDecision, Lane, Rejection, Terms, Verdict, decide, fits};
 
 /// The fields that are read, besides the items.
 pub const FIELDS: [&str; 13] = [

@@ -14,7 +14,7 @@ use crate::domain::org::ledger::{Account, micros_up};
 use crate::domain::quote::constraints::{Constraints, PriceProtection, ProviderPreferences};
 use crate::domain::time::Timestamp;
 use crate::domain::vocabulary::Operation;
-use crate::route::quote::{Considered, Decision, GroupDecision, Lane, OBSERVED, Rejection, Verdict};
+use crate::quote::{Considered, Decision, GroupDecision, Lane, OBSERVED, Rejection, Verdict};
 
 /// Everything that a quote is rendered from.
 pub struct QuoteObject<'a> {

@@ -18,7 +18,7 @@ use crate::http::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::extract::{Params, PathId};
 use crate::http::state::Api;
-use crate::route::{self, CostEstimate, EstimateError, EstimateLimits};
+use crate::quote::file_estimate::{self, CostEstimate, EstimateError, EstimateLimits};
 use crate::store::{StoreError, blocking};
 
 /// Bytes read at once.
@@ -81,7 +81,7 @@ pub async fn estimate(
         // Until the work has ended, which is later than its client's going away.
         let _slot = slot;
         let content = BufReader::with_capacity(BUFFER, WhileAsked { inner: store.open_verified(&file)?, asked });
-        match route::estimate(content, endpoint, &snapshot, limits) {
+        match file_estimate::estimate(content, endpoint, &snapshot, limits) {
             Err(EstimateError::Read(error)) => Err(StoreError::unreadable(id, &error)),
             Err(error @ EstimateError::TooManyModels) => Ok(Err(ApiError::invalid("file_id", error.to_string()))),
             Ok(estimate) => Ok(Ok(estimate)),

@@ -44,7 +44,7 @@ use crate::http::canonical;
 use crate::http::error::ApiError;
 use crate::http::openai::create::{idempotency_key, made_and_deleted};
 use crate::http::state::Api;
-use crate::route::quote::Group;
+use crate::quote::Group;
 use crate::store::{CreateOutcome, Idempotency, MadeInput, NewFile, Sealed, Store, StoreError};
 
 /// Members and elements of a body, each of which takes several times its bytes in memory.

@@ -12,8 +12,8 @@ use crate::domain::usage::Usage;
 use crate::domain::vocabulary::Operation;
 use crate::http::batchrouter::items::Read;
 use crate::http::batchrouter::refusal::{Issue, Refusal};
-use crate::route::quote::Group;
-use crate::route::tokens::Tokenizer;
+use crate::quote::Group;
+use crate::quote::tokens::Tokenizer;
 
 /// Refuses a batch that is expected to cost more than its client allows: the quote may have been made of a
 /// few items, and the limit is for all of them.

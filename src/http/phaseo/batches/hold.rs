@@ -10,8 +10,8 @@ use crate::domain::row::batchrouter::{Defaults, parse_item};
 use crate::domain::row::openai::MODEL_BREAK;
 use crate::domain::vocabulary::Operation;
 use crate::http::phaseo::refusal::Refusal;
-use crate::route::bound;
-use crate::route::quote::{Content, Output};
+use crate::quote::upper_bound;
+use crate::quote::{Content, Output};
 
 /// Members whose price is another one than that of the tokens of a text, and is not counted here (its server's
 /// list, without those that are).
@@ -80,7 +80,7 @@ pub fn most(rows: &[&RawValue], quote: &Quote, prepays: bool) -> Result<Option<U
         let message = "the workspace prepays, and nobody knows what these rows cost: a provider of their model states no prices";
         return Err(Refusal::invalid("batch_reservation_price_card_missing", message));
     }
-    Ok(sum.map(|sum| micros_up(with_fee(bound::with_margin(sum), quote.fee))))
+    Ok(sum.map(|sum| micros_up(with_fee(upper_bound::with_margin(sum), quote.fee))))
 }
 
 /// Nothing bounds what a row may write.
@@ -90,7 +90,7 @@ struct Unbounded;
 fn dearest(lanes: &[QuotedLane], body_bytes: usize, output: Output) -> Result<Option<Usd>, Unbounded> {
     let mut dearest = Usd::ZERO;
     for lane in lanes.iter().filter(|lane| lane.items > 0) {
-        let usage = bound::of_row(body_bytes, output, lane.most_output).ok_or(Unbounded)?;
+        let usage = upper_bound::of_row(body_bytes, output, lane.most_output).ok_or(Unbounded)?;
         let Some(price) = lane.price else { return Ok(None) };
         dearest = dearest.max(price.cost(&usage));
     }

@@ -3,7 +3,7 @@
 
 use rust_decimal::Decimal;
 
-use super::quote::Output;
+use super::Output;
 use crate::domain::money::Usd;
 use crate::domain::usage::Usage;
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::window::Window;
+use super::rate_window::Window;
 
 /// Calls that say something about a rate.
 const ENOUGH: u32 = 20;

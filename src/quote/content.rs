@@ -12,8 +12,8 @@ use super::{Attachment, InputTokens, Item, Output, media};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::format::{Form, forms};
 use crate::domain::vocabulary::Modality;
-use crate::route::estimate::ASSUMED_OUTPUT_TOKENS;
-use crate::route::tokens::{Counter, Tokenizer};
+use crate::quote::file_estimate::ASSUMED_OUTPUT_TOKENS;
+use crate::quote::tokens::{Counter, Tokenizer};
 
 /// Tokens around each message, and before the answer, as OpenAI's cookbook counts them.
 const PER_MESSAGE: u64 = 3;

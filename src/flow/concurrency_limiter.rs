@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::trial::{Round, Trial, Verdict};
+use super::step_trial::{Round, Trial, Verdict};
 
 /// Cuts and doublings are at least this far apart. A burst of refusals is one event, not many.
 const STEP: Duration = Duration::from_secs(1);

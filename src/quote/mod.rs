@@ -9,25 +9,29 @@
 //! * a reason is true of the lane: whatever it says can be checked against the lane and the demands;
 //! * one demand more never makes a lane eligible that was not.
 //!
-//! The order of work: what an item asks ([`content`], [`media`]), demands that a lane meets or not ([`eligible`]), which items fit it, what they
-//! cost there ([`lane`]), and the choice among those that are left ([`choose`]).
+//! The order of work: what an item asks ([`content`], [`media`]), demands that a lane meets or not
+//! ([`eligible`]), which items fit it, what they cost there ([`lane`]), and the choice among those that
+//! are left ([`select`]).
 
-mod choose;
 mod content;
 mod eligible;
+pub mod file_estimate;
 mod lane;
 mod media;
 mod rejection;
+mod select;
 #[cfg(test)]
 mod tests;
+pub mod tokens;
+pub mod upper_bound;
 
-pub use choose::{Considered, Decision, GroupDecision, Terms, Verdict, decide};
 pub use content::{Content, Misread, OBSERVED, OutputBasis};
 pub use eligible::fits;
 pub use lane::{Lane, Listing, Supply};
 pub use rejection::Rejection;
+pub use select::{Considered, Decision, GroupDecision, Terms, Verdict, decide};
 
-use super::tokens::Tokenizer;
+use self::tokens::Tokenizer;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::vocabulary::Modality;
 

@@ -8,7 +8,7 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::money::{PriceSheet, Usd};
 use crate::domain::usage::Usage;
 use crate::domain::vocabulary::{HostedTool, Modality};
-use crate::route::tokens::Tokenizer;
+use crate::quote::tokens::Tokenizer;
 
 /// One provider's service of one model.
 #[derive(Debug, Clone)]
