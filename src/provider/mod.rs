@@ -6,14 +6,13 @@
 //!
 //! Invariant: a call ends within its budget, with at most the configured number of bytes in memory.
 
-pub mod form;
-mod limits;
-#[cfg(test)]
-mod loopback;
+mod classify;
 pub mod server;
 pub mod simulated;
+#[cfg(test)]
+mod test_server;
+pub mod translate;
 mod transport;
-mod verdict;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +27,7 @@ use crate::domain::id::RowKey;
 use crate::domain::provider::connection::{Connection, ProviderKind};
 use crate::domain::provider::rate_limits::Allowances;
 use crate::domain::time::Clock;
-pub use verdict::{Verdict, class_of, verdict};
+pub use classify::{Verdict, class_of, verdict};
 
 /// The TLS settings of a client that trusts what the system trusts; `who` names it in the log.
 ///

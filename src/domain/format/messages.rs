@@ -158,7 +158,7 @@ pub(super) fn to_chat(mut request: Members) -> Members {
         said.into_iter().for_each(|message| add(message, &mut messages));
     }
     request.insert("messages".to_owned(), Value::Array(messages));
-    // The name that all lanes are given it by; see `crate::provider::form`.
+    // The name that all lanes are given it by; see `crate::provider::translate`.
     rename(&mut request, "max_tokens", LIMIT);
     rename(&mut request, "stop_sequences", "stop");
     request.remove("thinking");

@@ -1,7 +1,7 @@
 //! What a conversation asks, in each of the forms that there are for it: Chat Completions and Responses of
 //! OpenAI, and Anthropic's Messages; and in which of them it can be said as well.
 //!
-//! Not here: which form a lane takes ([`crate::provider::form`]).
+//! Not here: which form a lane takes ([`crate::provider::translate`]).
 //!
 //! Invariant: [`forms`] names a form only if nothing of the request is lost in it.
 

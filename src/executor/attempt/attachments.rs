@@ -19,7 +19,7 @@ use crate::domain::id::{FileId, OrgId, RowKey};
 use crate::domain::text::shown;
 use crate::domain::time::{Clock, Timestamp};
 use crate::executor::lane::routes::Reads;
-use crate::provider::form::{Attached, attach};
+use crate::provider::translate::{Attached, attach};
 use crate::quote::Attachment;
 use crate::store::{Store, StoreError, blocking};
 

@@ -22,7 +22,7 @@ use crate::domain::row::{Outcome, Response, RowError, RowResult};
 use crate::domain::time::{Clock, Timestamp, until};
 use crate::domain::usage::Usage;
 use crate::domain::vocabulary::Operation;
-use crate::provider::form::{named, said_back};
+use crate::provider::translate::{named, said_back};
 use crate::provider::{Answer, Call, CallError, Dispatch, Verdict, verdict};
 use crate::store::{PackedRow, Store};
 

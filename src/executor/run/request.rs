@@ -10,7 +10,7 @@ use crate::domain::batch::Order;
 use crate::domain::format::Form;
 use crate::domain::row::openai::RowRequest;
 use crate::executor::lane::routes::Route;
-use crate::provider::form::{Takes, fit};
+use crate::provider::translate::{Takes, fit};
 
 impl Source {
     /// What is sent for a row on its way, and in which form.

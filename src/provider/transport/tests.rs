@@ -8,7 +8,7 @@ use http::Request;
 
 use self::relay::{Kind, Relay};
 use super::*;
-use crate::provider::loopback::{Loopback, Reply};
+use crate::provider::test_server::{Loopback, Reply};
 
 fn limits(milliseconds: u64) -> Timeouts {
     let limit = Duration::from_millis(milliseconds);

@@ -8,16 +8,16 @@
 //!
 //! Invariant: every body is one JSON object that fits the operation's schema.
 
+mod lexicon;
 mod media;
 mod reply;
 mod shape;
 mod text;
 mod vectors;
-mod words;
 
 use serde_json::value::RawValue;
 
-use self::words::Length;
+use self::lexicon::Length;
 use super::force::Forced;
 use super::json::Json;
 use super::profile::Dice;

@@ -7,8 +7,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::lexicon;
+use super::lexicon::{Length, Text};
 use super::shape;
-use super::words::{self, Length, Text};
 use crate::provider::simulated::profile::Dice;
 use crate::provider::simulated::request::{Body, Refusal, string, tokens};
 
@@ -55,7 +56,7 @@ impl<'a> Question<'a> {
         if let Some((name, parameters)) = &self.tool {
             return Reply::Call { name: name.clone(), arguments: shape::fitting(parameters, dice).to_string() };
         }
-        let answer = words::answer(&self.prompt, self.length, dice);
+        let answer = lexicon::answer(&self.prompt, self.length, dice);
         let json = match &self.format {
             Format::Text => return Reply::Text(answer),
             Format::Object => serde_json::json!({ "answer": answer.text }).to_string(),

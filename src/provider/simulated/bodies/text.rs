@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::lexicon;
 use super::reply::{Question, Reply, format};
-use super::words;
 use super::{Draft, inputs};
 use crate::provider::simulated::json::Json;
 use crate::provider::simulated::request::{Refusal, raw_tokens, required, string, tokens, whole};
@@ -144,7 +144,7 @@ pub(super) fn completion(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), R
     let mut texts = Vec::new();
     for prompt in &prompts {
         let prompt = string(prompt).unwrap_or_default();
-        texts.extend((0..n).map(|_| words::answer(&prompt, length, &mut draft.dice)));
+        texts.extend((0..n).map(|_| lexicon::answer(&prompt, length, &mut draft.dice)));
     }
 
     draft.object(json, "cmpl-", "text_completion", "created", |_, json| {
@@ -158,7 +158,7 @@ pub(super) fn completion(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), R
                 });
             }
         });
-        completion_usage(prompts.iter().map(|p| super::input_tokens(p)).sum(), texts.iter().map(words::Text::tokens).sum(), json);
+        completion_usage(prompts.iter().map(|p| super::input_tokens(p)).sum(), texts.iter().map(lexicon::Text::tokens).sum(), json);
     });
     Ok(())
 }

@@ -3,10 +3,12 @@
 //!
 //! Adds the URL and the headers to a body, and reads the few headers of the answer that matter.
 //! Everything about the connection is in [`super::transport`], everything about the body's meaning
-//! in [`super::verdict`].
+//! in [`super::classify`].
 //!
 //! Invariant: the key leaves this module only in a header of a call to the configured host:
 //! `Authorization`, or `x-api-key` for what is Anthropic's own.
+
+pub mod rate_limit_headers;
 
 use std::fmt;
 use std::fmt::Write;
@@ -20,7 +22,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::transport::{Received, Transport, proxies_from_env};
-use super::{Answer, Call, CallError, Dispatch, SetupError, limits};
+use super::{Answer, Call, CallError, Dispatch, SetupError};
 use crate::descriptors::Descriptors;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::RowKey;
@@ -131,7 +133,7 @@ impl Server {
             status: received.status.as_u16(),
             request_id: request_id(&received.headers),
             retry_after: self.retry_after(&received.headers),
-            allowances: limits::allowances(&received.headers, self.clock.now()),
+            allowances: rate_limit_headers::allowances(&received.headers, self.clock.now()),
             body: received.body,
         }
     }
@@ -212,7 +214,7 @@ mod tests {
     use crate::domain::id::{BatchId, RowIndex};
     use crate::domain::provider::connection::Timeouts;
     use crate::domain::time::Timestamp;
-    use crate::provider::loopback::{Loopback, Reply};
+    use crate::provider::test_server::{Loopback, Reply};
 
     fn connection(base_url: &str) -> ServerConnection {
         let base_url = base_url.parse().unwrap();

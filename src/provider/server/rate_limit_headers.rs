@@ -25,7 +25,7 @@ const ANTHROPIC_TOKENS: Names =
 const SHORT: Names = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"];
 
 /// What the headers of an answer that came at `now` say.
-pub(super) fn allowances(headers: &HeaderMap, now: Timestamp) -> Option<Box<Allowances>> {
+pub fn allowances(headers: &HeaderMap, now: Timestamp) -> Option<Box<Allowances>> {
     // Most servers say nothing, and each name takes its time to look up.
     let says = |name: &str| name.starts_with("x-ratelimit") || name.starts_with("anthropic-ratelimit");
     if !headers.keys().any(|name| says(name.as_str())) {

@@ -6,12 +6,12 @@
 //! ([`format::forms`]). Answers to Messages are said back in that form; others are passed on as they
 //! are. What a provider would not understand is left for the provider to refuse: nothing is dropped.
 
-mod attach;
-mod back;
+mod answer;
+mod attachments;
 mod tools;
 
-pub use self::attach::{Attached, attach, named};
-pub use self::back::said_back;
+pub use self::answer::said_back;
+pub use self::attachments::{Attached, attach, named};
 
 use std::collections::BTreeMap;
 
