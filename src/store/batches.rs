@@ -149,7 +149,7 @@ impl Store {
                     super::files::put_file(tx, file)?;
                 }
                 if let Some(Batch { spec, plan, .. }) = &batch {
-                    super::observed::add(tx, spec, plan, &progress)?;
+                    super::output_stats::add(tx, spec, plan, &progress)?;
                 }
                 if let Some(receipt) = &receipt {
                     tx.put_blob(id, Blob::Receipt, &ReceiptRecord::from(receipt))?;

@@ -3,11 +3,11 @@
 //! or given up. So no end is forgotten, and every attempt sends the same bytes.
 
 use super::batches::seconds;
-use super::chunks::read_packed;
 use super::format;
 use super::record::delivery::DeliveryRecord;
 use super::record::encode_body;
 use super::record::packed::{self, Packed};
+use super::results::chunks::read_packed;
 use super::writer::Tx;
 use super::{Store, StoreError, blocking};
 use crate::domain::id::{BatchId, EventId, OrgId};
@@ -169,7 +169,7 @@ impl Store {
             // It may have been deleted meanwhile; nothing is kept of it then.
             if tx.tree().contains_key(format::batch(tried.batch))? {
                 if let Some(outcome) = outcome {
-                    super::tellings::tried(tx, tried.batch, outcome)?;
+                    super::webhook_events::tried(tx, tried.batch, outcome)?;
                 }
                 if let Some((packed, next)) = &packed {
                     return put(tx, next, packed);

@@ -12,12 +12,10 @@
 //! One thread writes ([`writer`]); everybody else sends it work. That makes group commit, ordering
 //! and "check, then write" trivial, and one flush serves all that wait.
 
-mod answers;
 mod backup;
 mod batches;
 mod catalog;
 mod check;
-mod chunks;
 mod compaction;
 mod content;
 mod copier;
@@ -28,38 +26,35 @@ mod dir;
 mod examine;
 mod files;
 mod format;
-mod holds;
 mod image;
 mod key;
+mod lane_holds;
 mod ledger;
-mod lines;
 mod live;
 mod lost;
 mod mark;
 mod migrate;
-mod observed;
 mod open;
 mod orgs;
+mod output_stats;
+#[cfg(test)]
+mod quiesce;
 mod quotes;
 mod readable;
 mod record;
 mod removals;
 mod results;
-mod row_group;
-mod runs;
 mod salvage;
 mod seal;
 mod spool;
-#[cfg(test)]
-mod standstill;
 mod sum;
 mod sweep;
-mod tellings;
 #[cfg(test)]
 mod tests;
 mod tree;
 mod uploads;
 mod verify;
+mod webhook_events;
 mod writer;
 mod writes;
 
@@ -83,24 +78,24 @@ pub use dir::{Act, Faults};
 pub use dir::{DataFile, RUNS, discard};
 pub use files::{Deletion, FileQuery, NewFile, Order};
 pub use format::ROWS_PER_PAGE;
-pub use holds::{HoldOutcome, MAX_HOLDS};
-pub use lines::{ByteRange, Lines, Render};
+pub use lane_holds::{HoldOutcome, MAX_HOLDS};
 pub use live::LiveBatch;
 pub use open::{OpenError, Options, Recovered};
 pub use orgs::{Added, MAX_KEYS, MAX_ORGS, MAX_REGISTERED, Revoked};
+#[cfg(test)]
+pub use quiesce::Standstill;
 pub use readable::Unlookable;
 #[doc(hidden)]
 pub use record::decode_anything as fuzz_decode;
 pub use record::page::Page;
 pub use results::PackedRow;
+pub use results::lines::{ByteRange, Lines, Render};
 pub use salvage::{SalvageError, Salvaged, Thing, Told, salvage};
 pub use seal::{Seal, Unsealable};
 pub use spool::{Sealed, Spool};
-#[cfg(test)]
-pub use standstill::Standstill;
-pub use tellings::{News, Watched};
 pub use uploads::{CompleteError, PartError};
 pub use verify::Refusal;
+pub use webhook_events::{News, Watched};
 
 use live::Lives;
 use tree::Tree;
@@ -200,7 +195,7 @@ struct Inner {
     #[cfg(test)]
     recorded: Arc<std::sync::atomic::AtomicU64>,
     #[cfg(test)]
-    writing: standstill::WhileWriting,
+    writing: quiesce::WhileWriting,
 }
 
 impl Store {

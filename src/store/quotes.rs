@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use super::chunks::read_packed;
 use super::format::{self, ExpiryKind};
 use super::record::packed::{self, Packed};
 use super::record::quote::QuoteRecord;
 use super::record::{RecordError, decode_body, encode_body};
+use super::results::chunks::read_packed;
 use super::{Store, StoreError, blocking};
 use crate::domain::id::{BatchId, QuoteId};
 use crate::domain::quote::{KeptQuote, Quote};

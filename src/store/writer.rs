@@ -25,7 +25,7 @@ use super::live::Lives;
 use super::mark::Mark;
 use super::record::{self, Record, RecordError};
 use super::results::PackedRow;
-use super::row_group::RowGroup;
+use super::results::row_group::RowGroup;
 use super::sum::Sum;
 use super::tree::Tree;
 use super::writes::Writes;

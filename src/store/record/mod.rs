@@ -11,24 +11,24 @@
 pub mod answer;
 pub mod batch;
 pub mod catalog;
+mod compress;
 pub mod delivery;
 mod demands;
 pub mod file;
-mod gateway;
-pub mod hold;
+pub mod lane_hold;
 pub mod ledger;
-pub mod observed;
 pub mod org;
+pub mod output_stats;
 pub mod packed;
 pub mod page;
+mod phaseo;
 pub mod plan;
 pub mod quote;
 pub mod result;
 pub mod run;
 pub mod spec;
-mod squeeze;
-pub mod telling;
 pub mod upload;
+pub mod webhook_events;
 
 use bincode::Options;
 use serde::Serialize;
@@ -149,7 +149,7 @@ pub fn decode_anything(bytes: &[u8]) {
     let _ = decode::<spec::SpecRecord>(bytes).map(crate::domain::batch::BatchSpec::try_from);
     let _ = decode::<batch::StateRecord>(bytes).map(|r| r.unpack());
     let _ = decode::<batch::ControlRecord>(bytes).map(crate::domain::batch::priority::Control::try_from);
-    let _ = decode::<hold::HoldRecord>(bytes).map(crate::domain::provider::lane_hold::LaneHold::try_from);
+    let _ = decode::<lane_hold::HoldRecord>(bytes).map(crate::domain::provider::lane_hold::LaneHold::try_from);
     let _ = decode::<answer::AnswerRecord>(bytes).map(|record| record.unpack());
     let _ = decode::<plan::PlanRecord>(bytes).map(crate::domain::batch::plan::Plan::try_from);
     let _ = decode::<batch::ProblemsRecord>(bytes).map(|r| r.unpack());
@@ -158,14 +158,14 @@ pub fn decode_anything(bytes: &[u8]) {
     let _ = decode::<upload::PartRecord>(bytes).map(crate::domain::file::upload::UploadPart::try_from);
     let _ = decode::<catalog::CatalogRecord>(bytes).map(|record| record.unpack(1));
     let _ = decode::<catalog::CatalogFilesRecord>(bytes);
-    let _ = decode::<observed::ObservedRecord>(bytes).map(crate::domain::quote::output_stats::Observed::from);
+    let _ = decode::<output_stats::ObservedRecord>(bytes).map(crate::domain::quote::output_stats::Observed::from);
     let _ = decode::<page::PageRecord>(bytes).map(page::Page::try_from);
     let _ = decode::<org::OrgRecord>(bytes).map(crate::domain::org::Organisation::try_from);
     let _ = decode::<org::KeyRecord>(bytes).map(crate::domain::org::ApiKey::try_from);
     let _ = decode::<ledger::AccountRecord>(bytes).map(crate::domain::org::ledger::Account::from);
     let _ = decode::<ledger::ReservationRecord>(bytes).map(crate::domain::org::ledger::Reservation::from);
-    let _ = decode::<telling::TellingRecord>(bytes).map(crate::domain::webhook::event_log::Telling::try_from);
-    let _ = decode::<telling::ReceiverRecord>(bytes).map(crate::domain::webhook::endpoint::Receiver::try_from);
+    let _ = decode::<webhook_events::TellingRecord>(bytes).map(crate::domain::webhook::event_log::Telling::try_from);
+    let _ = decode::<webhook_events::ReceiverRecord>(bytes).map(crate::domain::webhook::endpoint::Receiver::try_from);
     let _ = decode::<ledger::ReceiptRecord>(bytes).map(crate::domain::quote::receipt::Receipt::try_from);
     let key = RowKey { batch: BatchId::from_u128(0), row: RowIndex(0) };
     let _ = packed::Packed::open::<result::ResultRecord>(bytes)

@@ -4,7 +4,7 @@
 //! The header holds one number that a reader can use without unpacking the rest; what it says is up
 //! to the kind of record.
 
-use super::squeeze::{squeeze, unsqueeze};
+use super::compress::{squeeze, unsqueeze};
 use super::{Record, RecordError};
 use crate::store::format::MAX_VALUE;
 

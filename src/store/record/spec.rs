@@ -4,8 +4,8 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use super::demands::{DemandsRecord, operation};
-use super::gateway::GatewayRecord;
 use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
+use super::phaseo::GatewayRecord;
 use super::quote::EstimateRecord;
 use super::{Record, RecordError, decode_old, moment, timestamp};
 use crate::domain::batch::metadata::Metadata;

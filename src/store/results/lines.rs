@@ -9,17 +9,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::record::RecordError;
-use super::record::packed::Packed;
-use super::record::page::Page;
-use super::record::result::{self, ResultRecord};
-use super::results::JOINS;
+use super::JOINS;
 use super::runs::Runs;
-use super::{ROWS_PER_PAGE, Store, StoreError};
 use crate::domain::file::ResultPart;
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::row::RowResult;
 use crate::domain::row::output;
+use crate::store::record::RecordError;
+use crate::store::record::packed::Packed;
+use crate::store::record::page::Page;
+use crate::store::record::result;
+use crate::store::record::result::ResultRecord;
+use crate::store::{ROWS_PER_PAGE, Store, StoreError};
 
 /// Bytes of lines that a part of its own aims at.
 const PART: u64 = 512 << 10;
@@ -36,7 +37,7 @@ impl Store {
     /// When the store has failed or a record is damaged.
     pub async fn lines(&self, batch: BatchId, part: ResultPart) -> Result<Option<Lines>, StoreError> {
         let store = self.clone();
-        let lines = super::blocking(move || {
+        let lines = crate::store::blocking(move || {
             if store.read_state(batch)?.is_none() {
                 return Ok(None);
             }
@@ -60,7 +61,7 @@ impl Store {
             return Ok(live.pages());
         }
         let store = self.clone();
-        let pages = super::blocking(move || store.read_pages(batch)).await?;
+        let pages = crate::store::blocking(move || store.read_pages(batch)).await?;
         self.shown().await?;
         Ok(pages)
     }

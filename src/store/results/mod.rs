@@ -1,14 +1,20 @@
 //! Results of rows: packing them for the writer, and reading one of them back.
 
+pub mod answers;
+pub mod chunks;
+pub mod lines;
+pub mod row_group;
+pub mod runs;
+
 use std::cell::RefCell;
 
-use super::chunks::read_packed;
+use self::chunks::read_packed;
+use self::runs::read_one;
 use super::format;
 use super::record;
 use super::record::answer::AnswerRecord;
 use super::record::packed::{self, Packed};
 use super::record::result::{self, ResultRecord};
-use super::runs::read_one;
 use super::{Store, StoreError};
 use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::id::RowKey;

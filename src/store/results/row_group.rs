@@ -6,23 +6,24 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use super::StoreError;
-use super::format::{self, ROWS_PER_PAGE};
-use super::live::Lives;
-use super::record;
-use super::record::page::{Page, PageRecord};
-use super::record::run::{RUN_BYTES, RunRow, pack_run};
-use super::results::{Form, PackedRow};
-use super::sum::Sum;
-use super::tree::Tree;
-use super::writes::Writes;
+use super::{Form, PackedRow};
 use crate::domain::batch::Progress;
 use crate::domain::id::{BatchId, RowIndex};
 use crate::domain::row::RowEnd;
+use crate::store::StoreError;
+use crate::store::format;
+use crate::store::format::ROWS_PER_PAGE;
+use crate::store::live::Lives;
+use crate::store::record;
+use crate::store::record::page::{Page, PageRecord};
+use crate::store::record::run::{RUN_BYTES, RunRow, pack_run};
+use crate::store::sum::Sum;
+use crate::store::tree::Tree;
+use crate::store::writes::Writes;
 
 /// Gathers results, then writes them, then lets them be seen.
 #[derive(Default)]
-pub(super) struct RowGroup {
+pub struct RowGroup {
     writes: Writes,
     batches: HashMap<BatchId, OfBatch>,
     /// Rows that went to a provider, whether or not their results were new.
@@ -116,7 +117,7 @@ fn count(added: &mut Progress, row: &PackedRow) {
 }
 
 /// Joins rows of one page to runs.
-pub(super) fn write_runs(batch: BatchId, mut rows: Vec<RunRow>, writes: &mut Writes) -> Result<(), StoreError> {
+pub fn write_runs(batch: BatchId, mut rows: Vec<RunRow>, writes: &mut Writes) -> Result<(), StoreError> {
     rows.sort_unstable_by_key(|row| row.row);
     let mut rows = rows.as_slice();
     while let Some(first) = rows.first() {

@@ -2,17 +2,18 @@
 
 use std::ops::Range;
 
-use super::StoreError;
 use super::chunks::whole;
-use super::format::{self, ROWS_PER_PAGE};
-use super::record::RecordError;
-use super::record::run::{Place, Run, StoredRun};
-use super::tree::Tree;
 use crate::domain::id::{BatchId, RowIndex, RowKey};
+use crate::store::StoreError;
+use crate::store::format;
+use crate::store::format::ROWS_PER_PAGE;
+use crate::store::record::RecordError;
+use crate::store::record::run::{Place, Run, StoredRun};
+use crate::store::tree::Tree;
 
 /// Rows that are in runs, unpacked. At most a page of them, each as small as a row in a run is.
 #[derive(Debug)]
-pub(super) struct Runs {
+pub struct Runs {
     rows: Range<u32>,
     /// The bodies of each run that has some of the rows.
     bodies: Vec<Vec<u8>>,
@@ -74,7 +75,7 @@ impl Runs {
 ///
 /// # Errors
 /// As [`Runs::read`], and those of `read`.
-pub(super) fn read_one<T>(tree: &Tree, key: RowKey, read: impl FnOnce(&[u8]) -> Result<T, RecordError>) -> Result<Option<T>, StoreError> {
+pub fn read_one<T>(tree: &Tree, key: RowKey, read: impl FnOnce(&[u8]) -> Result<T, RecordError>) -> Result<Option<T>, StoreError> {
     let row = key.row.0;
     let page = format::run(key.batch, RowIndex(row / ROWS_PER_PAGE * ROWS_PER_PAGE));
     // The nearest first: rows that were done alone, or in order, are in the first one that is looked at.

@@ -4,7 +4,7 @@
 use super::deliveries::{pack, put};
 use super::format::{self, Blob};
 use super::record;
-use super::record::telling::{ReceiverRecord, TellingRecord};
+use super::record::webhook_events::{ReceiverRecord, TellingRecord};
 use super::writer::Tx;
 use super::{Store, StoreError, blocking};
 use crate::domain::batch::{BatchState, Progress};

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::format;
 use super::record;
-use super::record::observed::ObservedRecord;
+use super::record::output_stats::ObservedRecord;
 use super::writer::Tx;
 use super::{Store, StoreError};
 use crate::domain::batch::plan::Plan;

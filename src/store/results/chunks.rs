@@ -1,20 +1,20 @@
 //! Packed records, which lie in as many values as they need, read back.
 
-use super::StoreError;
-use super::format;
-use super::record::Record;
-use super::record::packed::Packed;
-use super::tree::Tree;
+use crate::store::StoreError;
+use crate::store::format;
+use crate::store::record::Record;
+use crate::store::record::packed::Packed;
+use crate::store::tree::Tree;
 
 /// The packed record below `prefix`; `None` if it, or some of it, is not there: it may be on its way out.
-pub(super) fn read_packed<T: Record>(tree: &Tree, prefix: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
+pub fn read_packed<T: Record>(tree: &Tree, prefix: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
     let Some(first) = tree.get(format::chunk(prefix, 0))? else { return Ok(None) };
     let chunks = Packed::open::<T>(&first)?.chunks;
     whole(tree, prefix, &first, chunks)
 }
 
 /// All chunks of a record, the first of which is known. `None` if some of them are missing.
-pub(super) fn whole(tree: &Tree, prefix: &[u8], first: &sled::IVec, chunks: u16) -> Result<Option<sled::IVec>, StoreError> {
+pub fn whole(tree: &Tree, prefix: &[u8], first: &sled::IVec, chunks: u16) -> Result<Option<sled::IVec>, StoreError> {
     if chunks <= 1 {
         return Ok(Some(first.clone()));
     }

@@ -4,13 +4,13 @@
 //! A pointer is written together with the result that it leads to. It may outlive that result; then
 //! it leads nowhere, until it is forgotten by its age.
 
-use super::format;
-use super::record::answer::AnswerRecord;
-use super::record::{self};
-use super::{Store, StoreError};
 use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::row::RowResult;
 use crate::domain::time::Timestamp;
+use crate::store::format;
+use crate::store::record;
+use crate::store::record::answer::AnswerRecord;
+use crate::store::{Store, StoreError};
 
 type Key = Vec<u8>;
 
@@ -38,7 +38,7 @@ impl Store {
         let mut forgotten = 0;
         loop {
             let (store, start) = (self.clone(), from);
-            let (old, next) = super::blocking(move || store.old_answers(start, limit)).await?;
+            let (old, next) = crate::store::blocking(move || store.old_answers(start, limit)).await?;
             forgotten += old.len();
             if !old.is_empty() {
                 self.commit(move |tx| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::format;
-use super::record::hold::HoldRecord;
+use super::record::lane_hold::HoldRecord;
 use super::record::{self};
 use super::tree::Tree;
 use super::{Store, StoreError};
