@@ -31,7 +31,6 @@
 pub mod catalog;
 pub mod cli;
 pub mod client;
-pub mod courier;
 pub mod daemon;
 pub mod descriptors;
 pub mod domain;
@@ -41,3 +40,4 @@ pub mod http;
 pub mod provider;
 pub mod quote;
 pub mod store;
+pub mod webhooks;

@@ -10,11 +10,12 @@ use tokio_util::task::TaskTracker;
 use super::components::{Core, Environment, StartError};
 use super::config::{AgentRegister, Settings, Switch, WebhookEndpoints, WebhookTargets};
 use super::lifecycle::{Fate, Finish, Notifier, Shutdown, Tasks, keep_alive, watch_signals};
-use crate::courier::{self, Courier};
 use crate::domain::org::ledger::Credits;
 use crate::domain::quote::constraints::TierTimes;
 use crate::domain::webhook::target_policy::Targets;
 use crate::http::{self, Access, Accounts, Api, Limits, Origins, QuoteTerms};
+use crate::webhooks;
+use crate::webhooks::Courier;
 
 /// How long tasks may take to notice an abort.
 const GRACE: Duration = Duration::from_secs(5);
@@ -143,14 +144,14 @@ fn accounts(settings: &Settings) -> Accounts {
 }
 
 /// Starts telling receivers of what has happened.
-fn start_courier(settings: &Settings, core: &Core, address: SocketAddr, tasks: &Tasks) -> Result<courier::Tester, ServeError> {
+fn start_courier(settings: &Settings, core: &Core, address: SocketAddr, tasks: &Tasks) -> Result<webhooks::Tester, ServeError> {
     let public = settings.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
     // `0.0.0.0` and `[::]` lead nobody back.
     let base_url = public.or_else(|| (!address.ip().to_canonical().is_unspecified()).then(|| format!("http://{address}")));
     if base_url.is_none() {
         tracing::warn!("webhooks will have no links to results: `public_url` is not set and `listen` names no single address");
     }
-    let courier = courier::Settings {
+    let courier = webhooks::Settings {
         render: http::told_of_batches(base_url.clone()),
         base_url,
         targets: accounts(settings).targets,

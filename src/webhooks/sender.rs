@@ -20,7 +20,8 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::value::RawValue;
 use tower::Service;
 
-use super::letter::{self, Letter};
+use super::envelope;
+use super::envelope::Letter;
 use crate::descriptors::{Descriptors, is_refusal};
 use crate::domain::time::Timestamp;
 use crate::domain::webhook::Webhook;
@@ -88,15 +89,15 @@ impl Sender {
     /// Makes one attempt.
     pub async fn send(&self, delivery: &Delivery, webhook: &Webhook, secret: &[u8], now: Timestamp) -> Result<Answer, SendError> {
         let (patience, letter) = match &delivery.wire {
-            Wire::BatchRouter => (PATIENCE, letter::of_batchrouter(delivery, secret)),
-            Wire::Phaseo(told) => (PATIENCE_OF_PHASEO, letter::of_phaseo(delivery, told, secret, now)),
+            Wire::BatchRouter => (PATIENCE, envelope::of_batchrouter(delivery, secret)),
+            Wire::Phaseo(told) => (PATIENCE_OF_PHASEO, envelope::of_phaseo(delivery, told, secret, now)),
         };
         self.post(webhook, letter, patience, secret, now).await
     }
 
     /// Sends a message that tries a receiver out.
     pub async fn test(&self, id: &str, data: &RawValue, webhook: &Webhook, secret: &[u8], now: Timestamp) -> Result<Answer, SendError> {
-        self.post(webhook, letter::of_test(id, data, secret, now), PATIENCE_OF_PHASEO, secret, now).await
+        self.post(webhook, envelope::of_test(id, data, secret, now), PATIENCE_OF_PHASEO, secret, now).await
     }
 
     async fn post(

@@ -7,9 +7,9 @@
 //!
 //! Not here: who the receiver is (the batch, or its organisation, says so) and the queue (the store's).
 
-mod letter;
-mod message;
-mod news;
+mod batchrouter;
+mod envelope;
+mod phaseo;
 mod sender;
 #[cfg(test)]
 mod tests;
@@ -22,9 +22,9 @@ use serde_json::value::RawValue;
 use tokio::task::{self, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use self::message::Writer;
-use self::news::Newsroom;
-pub use self::news::Render;
+use self::batchrouter::Writer;
+use self::phaseo::Newsroom;
+pub use self::phaseo::Render;
 use self::sender::{Answer, SendError, Sender};
 use crate::descriptors::Descriptors;
 use crate::domain::batch::{Batch, Order};
