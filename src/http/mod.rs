@@ -10,45 +10,30 @@
 //! * memory does not grow with the size of an upload or a download;
 //! * work that must not be left half-done goes on when its client goes away.
 
-mod access;
 mod admin;
 mod batchrouter;
-mod body;
-mod canonical;
-mod connection;
-mod crowd;
 mod dialect;
-mod error;
-mod extract;
-mod form;
-mod gate;
-mod keys;
-mod lanes;
-mod links;
-mod metrics;
+mod layers;
 mod openai;
 mod ops;
-mod orgs;
 mod phaseo;
-mod range;
+mod request;
+mod response;
+mod route_table;
 mod router;
-mod routes;
-mod serve;
-mod shared;
+mod server;
 mod state;
-mod stream;
-mod trace;
-mod views;
+mod v1;
 
 #[cfg(test)]
 mod tests;
 
-pub use access::{Access, Origins};
 pub use batchrouter::Quoting;
-pub use error::ApiError;
+pub use layers::auth::{Access, Origins};
 pub use phaseo::feed::Feeds;
 pub use phaseo::told_of_batches;
+pub use response::error::ApiError;
+pub use response::views::Views;
 pub use router::router;
-pub use serve::serve;
+pub use server::serve;
 pub use state::{Accounts, Api, Limits, Probe, QuoteTerms};
-pub use views::Views;

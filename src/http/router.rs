@@ -11,9 +11,13 @@ use axum::routing::{delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-use super::access::Origins;
+use super::admin::{catalog, lanes, orgs};
+use super::layers::auth::Origins;
+use super::layers::{auth, request_body, trace};
+use super::ops::metrics;
+use super::response::error;
 use super::state::Api;
-use super::{access, admin, batchrouter, body, error, lanes, metrics, openai, ops, orgs, phaseo, routes, shared, trace};
+use super::{batchrouter, openai, ops, phaseo, route_table, v1};
 
 /// All routes with their layers.
 pub fn router(api: Arc<Api>) -> Router {
@@ -22,9 +26,9 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/healthz", get(ops::healthz))
         .route("/readyz", get(ops::readyz))
         .route("/metrics", get(metrics::metrics))
-        .route("/admin/catalog/reload", post(admin::reload))
-        .route("/admin/catalog/history", get(admin::history))
-        .route("/admin/store/backup", post(admin::backup))
+        .route("/admin/catalog/reload", post(catalog::reload))
+        .route("/admin/catalog/history", get(catalog::history))
+        .route("/admin/store/backup", post(catalog::backup))
         .route("/admin/organisations", get(orgs::list).post(orgs::create))
         .route("/admin/organisations/{org_id}/credits", post(orgs::credit))
         .route("/admin/organisations/{org_id}/keys", get(orgs::list_keys).post(orgs::create_key))
@@ -33,7 +37,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/admin/lanes/pause", post(lanes::pause))
         .route("/admin/lanes/resume", post(lanes::resume))
         .route("/admin/lanes/drain", post(lanes::drain))
-        .nest("/v1", shared::routes().merge(openai::own()).merge(phaseo::own()).merge(batchrouter::own()))
+        .nest("/v1", v1::routes().merge(openai::own()).merge(phaseo::own()).merge(batchrouter::own()))
         .nest("/openai/v1", openai::routes())
         // Where BatchRouter has it.
         .nest("/v1/openai/v1", openai::routes())
@@ -44,10 +48,10 @@ pub fn router(api: Arc<Api>) -> Router {
         router = router.merge(super::tests::routes());
     }
     router = router
-        .fallback(routes::unknown)
-        .method_not_allowed_fallback(routes::wrong_method)
+        .fallback(route_table::unknown)
+        .method_not_allowed_fallback(route_table::wrong_method)
         // The last layer is the outermost.
-        .layer(from_fn_with_state(api.clone(), access::guard));
+        .layer(from_fn_with_state(api.clone(), auth::guard));
     if let Some(cors) = cors(api.access.origins()) {
         router = router.layer(cors);
     }
@@ -55,7 +59,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .layer(CatchPanicLayer::custom(trace::panicked))
         .layer(from_fn(trace::request))
         // Around all that may answer: none of it has to think of the body that it does not read.
-        .layer(from_fn_with_state(api.clone(), body::watch))
+        .layer(from_fn_with_state(api.clone(), request_body::watch))
         .with_state(api)
 }
 
@@ -65,7 +69,7 @@ fn cors(origins: &Origins) -> Option<CorsLayer> {
         Origins::Any => AllowOrigin::any(),
         Origins::Listed(origins) => {
             let listed: Vec<_> = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
-            AllowOrigin::predicate(move |origin, request| access::is_public(request.uri.path()) || listed.contains(origin))
+            AllowOrigin::predicate(move |origin, request| auth::is_public(request.uri.path()) || listed.contains(origin))
         }
     };
     let layer = CorsLayer::new()

@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::access::Access;
 use super::batchrouter::Quoting;
-use super::error::ApiError;
+use super::layers::auth::Access;
 use super::phaseo::feed::Feeds;
-use super::views::Views;
+use super::response::error::ApiError;
+use super::response::views::Views;
 use crate::catalog::Catalog;
 use crate::descriptors::Descriptors;
 use crate::domain::org::ledger::Credits;

@@ -12,17 +12,18 @@ use http_body::Body as _;
 use serde_json::{Value, json};
 
 use super::batches::{check_receiver, receiver, sealed};
+use super::error::Refusal;
 use super::money::money;
-use super::quote_object::moment;
-use super::refusal::Refusal;
+use super::quotes::object::moment;
 use crate::domain::error::Code;
 use crate::domain::id::KeyId;
 use crate::domain::org::ledger::{Account, Credits};
 use crate::domain::org::{KeyKind, Organisation};
-use crate::http::access::Caller;
-use crate::http::error::ApiError;
-use crate::http::extract::{Object, PathId};
-use crate::http::keys::{self, NewKey};
+use crate::http::admin::keys;
+use crate::http::admin::keys::NewKey;
+use crate::http::layers::auth::Caller;
+use crate::http::request::{Object, PathId};
+use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 use crate::store::{Added, MAX_REGISTERED};
 

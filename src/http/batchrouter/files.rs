@@ -10,18 +10,18 @@ use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use super::batches::download;
-use super::quote_object::moment;
-use super::refusal::Refusal;
+use super::error::Refusal;
+use super::quotes::object::moment;
 use crate::domain::error::Code;
 use crate::domain::file::{File, FileSource, Purpose};
 use crate::domain::id::FileId;
 use crate::domain::text::hex;
 use crate::domain::time::later;
-use crate::http::access::Caller;
-use crate::http::error::ApiError;
-use crate::http::extract::{PathId, header_text, media_type, unknown_choice};
-use crate::http::form::{Cap, Form, seal, spool_body};
-use crate::http::links::Signed;
+use crate::http::layers::auth::Caller;
+use crate::http::request::multipart::{Cap, Form, seal, spool_body};
+use crate::http::request::{PathId, header_text, media_type, unknown_choice};
+use crate::http::response::error::ApiError;
+use crate::http::response::signed_links::Signed;
 use crate::http::state::Api;
 use crate::store::{NewFile, Spool};
 

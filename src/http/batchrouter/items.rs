@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::refusal::{Issue, MAX_ISSUES};
+use super::error::{Issue, MAX_ISSUES};
 use crate::catalog::Snapshot;
 use crate::domain::id::OrgId;
 use crate::domain::row::batchrouter::{Defaults, parse_item};

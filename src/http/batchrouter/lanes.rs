@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::supply::Supply;
 use crate::catalog::{Offer, Privacy, Route, Snapshot};
 use crate::domain::provider::connection::Limits;
-use crate::http::views::Live;
+use crate::http::response::views::Live;
 use crate::quote::tokens::Tokenizer;
 use crate::quote::{Group, Lane, Listing};
 

@@ -10,13 +10,14 @@ use rust_decimal::Decimal;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::demands::{self, names, word};
+use super::error::{Issue, Refusal};
 use super::items::{self, Files, Read, Reading};
 use super::lanes::lanes;
 use super::manifest;
 use super::money::{Pricing, digits};
-use super::quote_object::{QuoteObject, lane_objects};
-use super::refusal::{Issue, Refusal};
+use super::quotes::object::{QuoteObject, lane_objects};
+use super::routing;
+use super::routing::{names, word};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::{OrgId, QuoteId};
 use crate::domain::money::Usd;
@@ -28,10 +29,10 @@ use crate::domain::row::batchrouter::{Defaults, is_name};
 use crate::domain::row::openai::MAX_MODEL_CHARS;
 use crate::domain::time::{Timestamp, later};
 use crate::domain::vocabulary::{Modality, Operation};
-use crate::http::error::ApiError;
-use crate::http::extract::{Object, parse_id};
+use crate::http::request::{Object, parse_id};
+use crate::http::response::error::ApiError;
+use crate::http::response::views::Live;
 use crate::http::state::Api;
-use crate::http::views::Live;
 use crate::quote::{Considered, GroupDecision, Lane, Rejection, Terms, Verdict, decide, fits};
 
 /// The fields that are read, besides the items.
@@ -88,7 +89,7 @@ impl Wanted {
     /// When a field has a value that it cannot have, or the file cannot be used.
     pub fn read(api: &Api, org: OrgId, body: &Bytes) -> Result<Self, Refusal> {
         let (object, [items]) = Object::picking(body, &FIELDS, ["items"])?;
-        let (defaults, demands) = (defaults(&object)?, demands::read(&object)?);
+        let (defaults, demands) = (defaults(&object)?, routing::read(&object)?);
         let file = object.text("input_file_id")?.map(|id| parse_id("input_file_id", id)).transpose()?;
         let items = match (items.filter(|items| items.as_ref() != b"null"), file) {
             (Some(items), None) => items,

@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 use crate::domain::file::{File, Purpose};
 use crate::domain::id::{FileId, OrgId};
 use crate::domain::row::lines::{Line, Lines};
-use crate::http::batchrouter::refusal::{Issue, MAX_ISSUES, Refusal};
-use crate::http::error::ApiError;
+use crate::http::batchrouter::error::{Issue, MAX_ISSUES, Refusal};
+use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 use crate::store::StoreError;
 

@@ -3,19 +3,18 @@
 
 pub mod account;
 pub mod batches;
-mod catalog;
-mod demands;
 mod directory;
+pub mod error;
 pub mod files;
 mod items;
 mod lanes;
 pub mod making;
 pub mod manifest;
+mod models;
 mod money;
-mod quote_object;
 mod quotes;
 mod quoting;
-pub mod refusal;
+mod routing;
 mod supply;
 mod workflows;
 
@@ -24,7 +23,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::{delete, get, post};
 
-pub use self::quote_object::moment;
+pub use self::quotes::object::moment;
 pub use self::quoting::Quoting;
 use super::state::Api;
 
@@ -47,7 +46,7 @@ fn shared() -> Router<Arc<Api>> {
 /// Those that no other dialect has.
 pub fn own() -> Router<Arc<Api>> {
     Router::new()
-        .route("/catalog/models", get(catalog::models).options(catalog::preflight))
+        .route("/catalog/models", get(models::models).options(models::preflight))
         .route("/catalog/workflow-products", get(workflows::list))
         .route("/catalog/workflow-products/{slug}", get(workflows::retrieve))
         .route("/quotes/workflow", post(workflows::quote))

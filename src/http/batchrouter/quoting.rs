@@ -9,9 +9,9 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
-use crate::http::body::incomplete;
-use crate::http::error::ApiError;
-use crate::http::extract::{announced_bytes, read_json};
+use crate::http::layers::request_body::incomplete;
+use crate::http::request::{announced_bytes, read_json};
+use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 
 /// Quotes that are made at the same time.

@@ -7,7 +7,7 @@ use crate::domain::provider::connection::Limits;
 use crate::domain::provider::lane_hold::{Hold, hold_on};
 use crate::domain::time::{Timestamp, later};
 use crate::executor::LaneReport;
-use crate::http::views::Live;
+use crate::http::response::views::Live;
 use crate::quote;
 
 /// How long an answer of a provider shows that it is there, in seconds: what a supplier of BatchRouter

@@ -8,15 +8,15 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde_json::{Value, json};
 
+use super::error::Refusal;
 use super::making::{Manner, Wanted, in_turn};
-use super::refusal::Refusal;
 use crate::catalog::Workflow;
 use crate::domain::error::Code;
 use crate::domain::row::batchrouter::Defaults;
 use crate::domain::text::shown;
-use crate::http::access::Caller;
-use crate::http::error::ApiError;
-use crate::http::extract::{Object, PathText};
+use crate::http::layers::auth::Caller;
+use crate::http::request::{Object, PathText};
+use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 
 /// `GET /v1/catalog/workflow-products`

@@ -5,14 +5,9 @@
 //! `resume`, and the `POST` to and the `DELETE` of a batch.
 
 pub mod batches;
-pub mod content;
-pub mod control;
-pub mod create;
-mod estimate;
 pub mod files;
 mod models;
-mod preferences;
-pub mod render;
+pub mod objects;
 mod uploads;
 
 use std::sync::Arc;
@@ -32,8 +27,8 @@ fn shared() -> Router<Arc<Api>> {
     Router::new()
         .route("/files", get(files::list).post(files::create))
         .route("/files/{file_id}", get(files::retrieve).delete(files::delete))
-        .route("/batches", get(batches::list).post(create::create))
-        .route("/batches/{batch_id}", get(batches::retrieve).post(control::update).delete(batches::delete))
+        .route("/batches", get(batches::list).post(batches::create::create))
+        .route("/batches/{batch_id}", get(batches::retrieve).post(batches::control::update).delete(batches::delete))
         .route("/batches/{batch_id}/cancel", post(batches::cancel))
         .route("/batches/{batch_id}/results", get(batches::results))
 }
@@ -41,15 +36,15 @@ fn shared() -> Router<Arc<Api>> {
 /// Those that no other dialect has.
 pub fn own() -> Router<Arc<Api>> {
     Router::new()
-        .route("/files/{file_id}/content", get(content::content))
-        .route("/files/{file_id}/cost-estimate", get(estimate::estimate))
+        .route("/files/{file_id}/content", get(batches::results::content))
+        .route("/files/{file_id}/cost-estimate", get(files::cost_estimate::estimate))
         .route("/uploads", post(uploads::create))
         .route("/uploads/{upload_id}", get(uploads::retrieve))
         .route("/uploads/{upload_id}/parts", post(uploads::add_part))
         .route("/uploads/{upload_id}/complete", post(uploads::complete))
         .route("/uploads/{upload_id}/cancel", post(uploads::cancel))
-        .route("/batches/{batch_id}/pause", post(control::pause))
-        .route("/batches/{batch_id}/resume", post(control::resume))
+        .route("/batches/{batch_id}/pause", post(batches::control::pause))
+        .route("/batches/{batch_id}/resume", post(batches::control::resume))
         .route("/batches/{batch_id}/retry", post(batches::retry))
         .route("/models", get(models::list))
         .route("/models/{*model}", get(models::retrieve))

@@ -10,10 +10,10 @@ use serde::Serialize;
 
 use crate::catalog::unix_seconds;
 use crate::domain::error::Code;
-use crate::http::error::ApiError;
-use crate::http::extract::PathText;
+use crate::http::request::PathText;
+use crate::http::response::error::ApiError;
+use crate::http::response::views::{Template, respond};
 use crate::http::state::Api;
-use crate::http::views::{Template, respond};
 
 /// Clients may keep it, and ask each time whether it is still so.
 const CACHE: &str = "private, no-cache";

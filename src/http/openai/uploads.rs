@@ -6,15 +6,15 @@ use axum::extract::State;
 use axum::{Extension, Json};
 
 use super::files::{purposes, uploadable};
-use super::render::{PartObject, UploadObject};
+use super::objects::{PartObject, UploadObject};
 use crate::domain::error::Code;
 use crate::domain::file::upload::{LIFETIME, MAX_PARTS, Upload, UploadState};
 use crate::domain::id::{PartId, UploadId};
 use crate::domain::time::later;
-use crate::http::access::Caller;
-use crate::http::error::ApiError;
-use crate::http::extract::{Object, PathId, parse_id};
-use crate::http::form::{Cap, Form, seal};
+use crate::http::layers::auth::Caller;
+use crate::http::request::multipart::{Cap, Form, seal};
+use crate::http::request::{Object, PathId, parse_id};
+use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 use crate::store::{CompleteError, PartError};
 

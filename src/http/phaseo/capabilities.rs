@@ -11,9 +11,9 @@ use serde::Serialize;
 use super::{CACHE, Listing};
 use crate::catalog::{Offer, Provider, Snapshot, Status};
 use crate::domain::endpoint::Endpoint;
-use crate::http::error::ApiError;
+use crate::http::response::error::ApiError;
+use crate::http::response::views::{Template, respond};
 use crate::http::state::Api;
-use crate::http::views::{Template, respond};
 
 /// `GET /v1/batches/capabilities`
 pub async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Response, ApiError> {

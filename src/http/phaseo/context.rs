@@ -8,8 +8,8 @@ use axum::http::Extensions;
 use axum::http::request::Parts;
 
 use crate::domain::id::{OrgId, RequestId};
-use crate::http::access::Caller;
-use crate::http::trace::Traced;
+use crate::http::layers::auth::Caller;
+use crate::http::layers::trace::Traced;
 
 /// A request.
 #[derive(Debug, Clone, Copy)]

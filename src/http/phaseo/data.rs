@@ -13,10 +13,10 @@ use serde::Serialize;
 
 use super::CACHE;
 use crate::catalog::{Model, Snapshot, Status};
-use crate::http::error::ApiError;
-use crate::http::extract::Params;
+use crate::http::request::Params;
+use crate::http::response::error::ApiError;
+use crate::http::response::views::{Template, respond};
 use crate::http::state::Api;
-use crate::http::views::{Template, respond};
 
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 1_000;

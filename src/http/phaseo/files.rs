@@ -13,17 +13,17 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::context::Context;
-use super::refusal::{Refusal, told};
+use super::error::{Refusal, told};
 use crate::domain::error::Code;
 use crate::domain::file::{File, Purpose};
 use crate::domain::id::FileId;
 use crate::domain::time::later;
-use crate::http::access::Caller;
-use crate::http::error::ApiError;
-use crate::http::extract::{Params, PathId, media_type, named};
-use crate::http::form::{Form, seal};
+use crate::http::layers::auth::Caller;
 use crate::http::openai;
-use crate::http::openai::render::FileObject;
+use crate::http::openai::objects::FileObject;
+use crate::http::request::multipart::{Form, seal};
+use crate::http::request::{Params, PathId, media_type, named};
+use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 use crate::store::{NewFile, blocking};
 
@@ -161,7 +161,7 @@ pub async fn content(
 ) -> Response {
     let read = async {
         let PathId(id) = id_of(&path)?;
-        openai::content::content(State(api), caller, PathId(id), headers).await.map_err(|error| missing(error, id))
+        openai::batches::results::content(State(api), caller, PathId(id), headers).await.map_err(|error| missing(error, id))
     };
     told(read.await, &context)
 }

@@ -4,12 +4,12 @@ pub mod batches;
 mod capabilities;
 pub mod context;
 mod data;
+pub mod error;
 pub mod feed;
 pub mod files;
 mod models;
 mod params;
-pub mod receivers;
-pub mod refusal;
+pub mod webhook_endpoints;
 
 use std::sync::Arc;
 
@@ -61,10 +61,10 @@ pub fn own() -> Router<Arc<Api>> {
     let mut own = Router::new()
         .route("/data/models", get(data::list))
         .route("/async/{kind}/{id}/ws", get(feed::socket))
-        .route("/webhook-endpoints", get(receivers::list).post(receivers::create))
-        .route(RECEIVER, get(receivers::retrieve).patch(receivers::change).delete(receivers::delete))
-        .route(&format!("{RECEIVER}/rotate-secret"), post(receivers::rotate))
-        .route(&format!("{RECEIVER}/test"), post(receivers::test))
+        .route("/webhook-endpoints", get(webhook_endpoints::list).post(webhook_endpoints::create))
+        .route(RECEIVER, get(webhook_endpoints::retrieve).patch(webhook_endpoints::change).delete(webhook_endpoints::delete))
+        .route(&format!("{RECEIVER}/rotate-secret"), post(webhook_endpoints::rotate))
+        .route(&format!("{RECEIVER}/test"), post(webhook_endpoints::test))
         .merge(shared("/batch"));
     for batches in ["/batches", "/batch"] {
         own = own

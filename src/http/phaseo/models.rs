@@ -16,10 +16,10 @@ use serde::Serialize;
 use super::params::{Details, NAMES, has, merge, of_offer};
 use super::{CACHE, Listing};
 use crate::catalog::{Meter, Modality, Model, Offer, Snapshot};
-use crate::http::error::ApiError;
-use crate::http::extract::Params;
+use crate::http::request::Params;
+use crate::http::response::error::ApiError;
+use crate::http::response::views::{Template, respond};
 use crate::http::state::Api;
-use crate::http::views::{Template, respond};
 
 /// `GET /v1/batches/models`
 pub async fn list(State(api): State<Arc<Api>>, params: Params, headers: HeaderMap) -> Result<Response, ApiError> {

@@ -349,9 +349,9 @@ async fn however_many_ask_at_once_a_view_is_made_once() {
         async move {
             let build = move |_: &Snapshot| {
                 made.fetch_add(1, Ordering::Relaxed);
-                crate::http::views::Template::of(&"x")
+                crate::http::response::views::Template::of(&"x")
             };
-            crate::http::views::respond(&api, "test", &axum::http::HeaderMap::new(), "no-store", build).await.unwrap().status()
+            crate::http::response::views::respond(&api, "test", &axum::http::HeaderMap::new(), "no-store", build).await.unwrap().status()
         }
     });
     assert!(futures_util::future::join_all(asks).await.iter().all(|status| *status == 200));

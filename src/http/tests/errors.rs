@@ -143,7 +143,7 @@ async fn a_client_may_choose_the_id_of_its_request() {
 #[tokio::test]
 async fn every_listed_route_exists_and_no_other_method_does() {
     let bench = Bench::new().await;
-    for listed in crate::http::routes::TABLE {
+    for listed in crate::http::route_table::TABLE {
         for mount in [""].iter().chain(listed.mounts) {
             let path = format!("{mount}{}", listed.path.replace(['{', '}', '*'], ""));
             for method in ["GET", "POST", "DELETE", "PUT"] {

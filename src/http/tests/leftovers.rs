@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 
 use super::sockets::{Served, served};
 use super::*;
-use crate::http::access::Origins;
-use crate::http::routes::TABLE;
+use crate::http::layers::auth::Origins;
+use crate::http::route_table::TABLE;
 
 /// Connections at the same time.
 const SIDE_BY_SIDE: usize = 200;

@@ -7,8 +7,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::http::connection::Patience;
-use crate::http::serve::serve_with;
+use crate::http::server::connection::Patience;
+use crate::http::server::serve_with;
 
 pub struct Served {
     pub bench: Bench,

@@ -15,8 +15,8 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use super::create_body::{Asked, Input, Receiver, check_receiver};
 use super::expect::{of_items, scaled, within};
-use super::order::{Asked, Input, Receiver, check_receiver};
 use super::show;
 use crate::domain::batch::metadata::Metadata;
 use crate::domain::batch::priority::Control;
@@ -34,15 +34,15 @@ use crate::domain::row::batchrouter::{Defaults, members};
 use crate::domain::time::later;
 use crate::domain::vocabulary::Operation;
 use crate::domain::webhook::Webhook;
-use crate::http::access::Caller;
+use crate::http::batchrouter::error::{Issue, MAX_ISSUES, Refusal};
 use crate::http::batchrouter::items::{self, Files, Read, Reading};
 use crate::http::batchrouter::making::{Wanted, in_turn, split};
 use crate::http::batchrouter::manifest;
 use crate::http::batchrouter::quotes;
-use crate::http::batchrouter::refusal::{Issue, MAX_ISSUES, Refusal};
-use crate::http::canonical;
-use crate::http::error::ApiError;
-use crate::http::openai::create::{idempotency_key, made_and_deleted};
+use crate::http::layers::auth::Caller;
+use crate::http::openai::batches::create::{idempotency_key, made_and_deleted};
+use crate::http::request::json_digest;
+use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 use crate::quote::Group;
 use crate::store::{CreateOutcome, Idempotency, MadeInput, NewFile, Sealed, Store, StoreError};
@@ -146,7 +146,7 @@ fn idempotency(headers: &HeaderMap, caller: &Caller, body: &[u8]) -> Result<Idem
     let scope =
         Sha256::new().chain_update(caller.org.as_u128().to_be_bytes()).chain_update(b"batchrouter POST /v1/batches\0").chain_update(key);
     let request =
-        canonical::digest(body).map_err(|error| ApiError::new(Code::InvalidJson, format!("the body is not valid JSON: {error}")))?;
+        json_digest::digest(body).map_err(|error| ApiError::new(Code::InvalidJson, format!("the body is not valid JSON: {error}")))?;
     Ok(Idempotency { key: scope.finalize().into(), request })
 }
 

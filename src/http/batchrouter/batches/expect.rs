@@ -10,8 +10,8 @@ use crate::domain::org::ledger::{micros_up, nanos, with_fee};
 use crate::domain::quote::{Estimate, Quote, QuotedLane};
 use crate::domain::usage::Usage;
 use crate::domain::vocabulary::Operation;
+use crate::http::batchrouter::error::{Issue, Refusal};
 use crate::http::batchrouter::items::Read;
-use crate::http::batchrouter::refusal::{Issue, Refusal};
 use crate::quote::Group;
 use crate::quote::tokens::Tokenizer;
 

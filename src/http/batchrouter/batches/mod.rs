@@ -1,12 +1,12 @@
 //! `/v1/batches` as BatchRouter has it: create from a quote, poll, list, cancel, delete, read results.
 
 mod create;
+mod create_body;
 mod expect;
 mod object;
-mod order;
 mod receipt;
+mod result_row;
 mod results;
-mod row;
 
 use std::sync::Arc;
 
@@ -16,21 +16,21 @@ use axum::{Extension, Json};
 use serde_json::{Map, Value, json};
 
 pub use self::create::{Content, create, create_from, create_once, materialise, sealed};
+pub use self::create_body::{check_receiver, receiver};
 use self::object::{Around, object};
-pub use self::order::{check_receiver, receiver};
 pub use self::receipt::read as billing_receipt;
 pub use self::results::{artifact_url, download, page};
-use super::refusal::Refusal;
+use super::error::Refusal;
 use crate::domain::batch::Batch;
 use crate::domain::error::Code;
 use crate::domain::id::BatchId;
 use crate::executor::CancelError;
-use crate::http::access::Caller;
-use crate::http::error::ApiError;
-use crate::http::extract::{Params, PathId};
-use crate::http::links::Base;
+use crate::http::layers::auth::Caller;
 use crate::http::openai::batches::{not_ended, remove};
-use crate::http::openai::render::Deleted;
+use crate::http::openai::objects::Deleted;
+use crate::http::request::{Params, PathId};
+use crate::http::response::error::ApiError;
+use crate::http::response::signed_links::Base;
 use crate::http::state::Api;
 use crate::store::{BatchDeletion, BatchQuery};
 

@@ -8,8 +8,8 @@ use crate::domain::quote::constraints::Constraints;
 use crate::domain::time::Timestamp;
 use crate::executor::Stage;
 use crate::http::batchrouter::money::Pricing;
-use crate::http::batchrouter::quote_object::{moment, preferences};
-use crate::http::links::Base;
+use crate::http::batchrouter::quotes::object::{moment, preferences};
+use crate::http::response::signed_links::Base;
 use crate::store::Seal;
 
 /// What a batch is shown with besides itself.

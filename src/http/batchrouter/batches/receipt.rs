@@ -15,12 +15,12 @@ use crate::domain::org::ledger::{Reservation, with_fee};
 use crate::domain::quote::KeptQuote;
 use crate::domain::quote::receipt::{LaneReceipt, Receipt};
 use crate::domain::usage::Usage;
-use crate::http::access::Caller;
+use crate::http::batchrouter::error::Refusal;
 use crate::http::batchrouter::money::{Pricing, money};
-use crate::http::batchrouter::quote_object::moment;
-use crate::http::batchrouter::refusal::Refusal;
-use crate::http::error::ApiError;
-use crate::http::extract::PathId;
+use crate::http::batchrouter::quotes::object::moment;
+use crate::http::layers::auth::Caller;
+use crate::http::request::PathId;
+use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 
 /// Items of a lane whose numbers are told one by one.

@@ -14,20 +14,21 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rust_decimal::Decimal;
 use serde_json::json;
 
-use super::row;
+use super::result_row;
 use super::{find, status_of};
 use crate::domain::batch::{Batch, BatchSpec, Order};
 use crate::domain::error::Code;
 use crate::domain::file::{FileSource, ResultPart};
 use crate::domain::id::{BatchId, FileId, RowIndex};
-use crate::http::access::Caller;
-use crate::http::batchrouter::quote_object::moment;
-use crate::http::batchrouter::refusal::Refusal;
-use crate::http::error::ApiError;
-use crate::http::extract::{Params, PathId};
-use crate::http::links::{Base, Signed};
-use crate::http::openai::content::result_lines;
-use crate::http::{Api, stream};
+use crate::http::Api;
+use crate::http::batchrouter::error::Refusal;
+use crate::http::batchrouter::quotes::object::moment;
+use crate::http::layers::auth::Caller;
+use crate::http::openai::batches::results::result_lines;
+use crate::http::request::{Params, PathId};
+use crate::http::response::error::ApiError;
+use crate::http::response::signed_links::{Base, Signed};
+use crate::http::response::stream;
 use crate::store::{Lines, Render, blocking};
 
 const DEFAULT_PAGE: usize = 100;
@@ -86,7 +87,7 @@ fn read_page(lines: &mut Lines, limit: usize, fee: Decimal) -> Result<Vec<u8>, c
         if count > 0 {
             body.push(b',');
         }
-        row::write(result, fee, &mut body);
+        result_row::write(result, fee, &mut body);
         (count, last) = (count + 1, Some(result.key.row));
         next = lines.next_result()?;
     }
@@ -113,7 +114,7 @@ async fn lines(api: &Api, batch: &Batch, part: ResultPart) -> Result<Response, A
     let lines = result_lines(api, batch.spec.id, part, expected(batch, part)).await?;
     let fee = fee(&batch.spec);
     let render = Render(Arc::new(move |result, out| {
-        row::write(result, fee, out);
+        result_row::write(result, fee, out);
         out.push(b'\n');
     }));
     Ok(([(CONTENT_TYPE, NDJSON)], stream::body(lines.rendered(render))).into_response())

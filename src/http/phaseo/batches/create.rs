@@ -16,10 +16,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::body::{Asked, Source, not_json};
+use super::create_body::{Asked, Source, not_json};
 use super::endpoint::{named, of_rows};
 use super::object::object;
-use super::{hold, rows, subscription};
+use super::{hold, shorthand, subscription};
 use crate::catalog::{Offer, Snapshot};
 use crate::domain::batch::metadata::Metadata;
 use crate::domain::batch::phaseo::{Gateway, InputMode, Subscription};
@@ -33,16 +33,16 @@ use crate::domain::money::Usd;
 use crate::domain::org::ledger::Credits;
 use crate::domain::quote::Quote;
 use crate::domain::row::batchrouter::{Defaults, members};
-use crate::http::access::Caller;
 use crate::http::batchrouter::batches::{Content, create_once, materialise};
+use crate::http::batchrouter::error as batchrouter;
 use crate::http::batchrouter::making::{Manner, Wanted, in_turn, split};
 use crate::http::batchrouter::manifest;
-use crate::http::batchrouter::refusal as batchrouter;
-use crate::http::canonical;
-use crate::http::error::ApiError;
-use crate::http::openai::create::idempotency_key;
+use crate::http::layers::auth::Caller;
+use crate::http::openai::batches::create::idempotency_key;
 use crate::http::phaseo::context::Context;
-use crate::http::phaseo::refusal::{Refusal, told};
+use crate::http::phaseo::error::{Refusal, told};
+use crate::http::request::json_digest;
+use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 use crate::store::Idempotency;
 
@@ -136,7 +136,7 @@ fn not_held(error: ApiError) -> Refusal {
 /// An `Idempotency-Key` is no part of the hosted contract, and a safe extension.
 fn once(caller: &Caller, key: &str, body: &Bytes) -> Result<Idempotency, Refusal> {
     let scope = Sha256::new().chain_update(caller.org.as_u128().to_be_bytes()).chain_update(b"phaseo POST /v1/batches\0").chain_update(key);
-    let request = canonical::digest(body).map_err(not_json)?;
+    let request = json_digest::digest(body).map_err(not_json)?;
     Ok(Idempotency { key: scope.finalize().into(), request })
 }
 
@@ -176,7 +176,7 @@ async fn prepare(api: &Arc<Api>, caller: &Caller, body: Bytes, key: Option<Strin
 }
 
 /// The rows of a create as an array of lines.
-fn written(api: &Api, asked: &Asked, kind: rows::Kind, raw: &Bytes) -> Result<(Bytes, Endpoint), Refusal> {
+fn written(api: &Api, asked: &Asked, kind: shorthand::Kind, raw: &Bytes) -> Result<(Bytes, Endpoint), Refusal> {
     let rows: Vec<Value> =
         serde_json::from_slice(raw).map_err(|error| Refusal::invalid("invalid_requests", format!("the rows must be an array: {error}")))?;
     let most = most_rows(api);
@@ -187,7 +187,7 @@ fn written(api: &Api, asked: &Asked, kind: rows::Kind, raw: &Bytes) -> Result<(B
     let endpoint = asked.endpoint.map_or_else(|| of_rows(&api.catalog.current(), &rows, kind, asked), Ok)?;
     let catalog = api.catalog.current();
     let most_output = |model: &str| most_output(&catalog, model);
-    let lines = rows::lines(&rows, kind, endpoint, &asked.common, &most_output).map_err(|fault| {
+    let lines = shorthand::lines(&rows, kind, endpoint, &asked.common, &most_output).map_err(|fault| {
         Refusal::invalid(fault.reason, format!("row {}: {}", fault.row, fault.message)).with("request_index", fault.row)
     })?;
     let long = lines.iter().position(|line| line.len() > api.limits.max_line_bytes);
@@ -248,7 +248,7 @@ fn uploaded(api: &Api, org: OrgId, asked: &Asked, id: FileId) -> Result<(Bytes, 
             return Err(not_priceable(format!("line {number}: `method` must be `POST`")));
         }
     }
-    let endpoint = super::body::endpoint(endpoint.unwrap_or(Endpoint::Responses).path())?;
+    let endpoint = super::create_body::endpoint(endpoint.unwrap_or(Endpoint::Responses).path())?;
     Ok((rows, endpoint))
 }
 

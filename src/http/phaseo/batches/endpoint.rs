@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use super::body::{Asked, endpoint};
-use super::rows::{Kind, body_of};
+use super::create_body::{Asked, endpoint};
+use super::shorthand::{Kind, body_of};
 use crate::catalog::Snapshot;
 use crate::domain::endpoint::Endpoint;
-use crate::http::phaseo::refusal::Refusal;
+use crate::http::phaseo::error::Refusal;
 
 /// What a batch of this dialect can be for: what its quotes can price.
 pub const QUOTABLE: [Endpoint; 4] = [Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Messages, Endpoint::Embeddings];

@@ -9,7 +9,7 @@ use crate::domain::quote::{Quote, QuotedLane};
 use crate::domain::row::batchrouter::{Defaults, parse_item};
 use crate::domain::row::openai::MODEL_BREAK;
 use crate::domain::vocabulary::Operation;
-use crate::http::phaseo::refusal::Refusal;
+use crate::http::phaseo::error::Refusal;
 use crate::quote::upper_bound;
 use crate::quote::{Content, Output};
 

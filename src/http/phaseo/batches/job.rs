@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::object::{Around, Place, lifecycle, text, updated};
-use super::{billing, told};
+use super::{billing, webhook_object};
 use crate::domain::batch::Batch;
 use crate::domain::batch::phaseo::Phase;
 use crate::domain::dialect::Dialect;
 use crate::domain::text::hex;
 use crate::domain::webhook::event_log::{percent, status};
-use crate::http::openai::render::BatchObject;
+use crate::http::openai::objects::BatchObject;
 
 /// Bytes of a digest that make a name: enough that no two states of a batch have the same.
 const NAME_BYTES: usize = 16;
@@ -81,7 +81,7 @@ fn members(batch: &Batch, around: &Around, id: &str) -> Value {
         "native_id": gateway.map(|_| id),
         "provider": gateway.map(|gateway| &gateway.provider),
         "model": shown["model"],
-        "webhook": subscription.map(|subscription| told::object(subscription, telling)),
+        "webhook": subscription.map(|subscription| webhook_object::object(subscription, telling)),
         "endpoint": shown["endpoint"],
         "completion_window": shown["completion_window"],
         "input_file_id": shown["input_file_id"],

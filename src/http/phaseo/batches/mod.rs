@@ -1,18 +1,18 @@
 //! Phaseo's batches: create, list, read, cancel, delete, and what became of their rows.
 
 mod billing;
-mod body;
 mod create;
+mod create_body;
 mod endpoint;
 mod hold;
 pub mod job;
 pub mod object;
-mod provider;
 mod requests;
 mod results;
-mod rows;
+mod routing;
+mod shorthand;
 mod subscription;
-mod told;
+mod webhook_object;
 
 use std::sync::Arc;
 
@@ -27,15 +27,15 @@ use self::object::{Around, Place, lifecycle, list_item, object, updated};
 pub use self::requests::requests;
 pub use self::results::results;
 use super::context::Context;
-use super::refusal::{Refusal, told};
+use super::error::{Refusal, told};
 use crate::domain::batch::Batch;
 use crate::domain::id::BatchId;
 use crate::executor::CancelError;
-use crate::http::access::Caller;
-use crate::http::error::ApiError;
-use crate::http::extract::{Params, named};
+use crate::http::layers::auth::Caller;
 use crate::http::openai::batches::{not_ended, remove};
-use crate::http::openai::render::Deleted;
+use crate::http::openai::objects::Deleted;
+use crate::http::request::{Params, named};
+use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 use crate::store::{BatchDeletion, BatchQuery};
 

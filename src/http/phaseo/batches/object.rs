@@ -4,17 +4,17 @@
 use axum::http::HeaderMap;
 use serde_json::{Map, Value, json};
 
-use super::{billing, told};
+use super::{billing, webhook_object};
 use crate::domain::batch::phaseo::Gateway;
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::org::ledger::Reservation;
 use crate::domain::quote::receipt::Receipt;
 use crate::domain::time::Timestamp;
 use crate::domain::webhook::event_log::{Telling, percent, status};
-use crate::http::error::ApiError;
-use crate::http::links::Base;
-use crate::http::openai::render::BatchObject;
+use crate::http::openai::objects::BatchObject;
 use crate::http::phaseo::context::Context;
+use crate::http::response::error::ApiError;
+use crate::http::response::signed_links::Base;
 use crate::http::state::Api;
 
 /// What a batch is shown with besides itself.
@@ -126,7 +126,7 @@ fn of_gateway(gateway: &Gateway, id: &str, telling: &Telling, put: &mut impl FnM
         put("session_id", json!(session));
     }
     if let Some(subscription) = &gateway.subscription {
-        put("webhook", told::object(subscription, telling));
+        put("webhook", webhook_object::object(subscription, telling));
     }
 }
 

@@ -21,11 +21,11 @@ use crate::domain::row::lines::{Line, Lines};
 use crate::domain::row::output::{CANCELLED, EXPIRED};
 use crate::domain::row::{Outcome, RowResult};
 use crate::domain::text::hex;
-use crate::http::access::Caller;
-use crate::http::error::ApiError;
-use crate::http::extract::Params;
+use crate::http::layers::auth::Caller;
 use crate::http::phaseo::context::Context;
-use crate::http::phaseo::refusal::told;
+use crate::http::phaseo::error::told;
+use crate::http::request::Params;
+use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 use crate::store::{Page, ROWS_PER_PAGE, StoreError, blocking};
 

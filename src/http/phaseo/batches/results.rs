@@ -12,11 +12,12 @@ use futures_util::StreamExt as _;
 use super::find;
 use crate::domain::batch::Batch;
 use crate::domain::file::ResultPart;
-use crate::http::access::Caller;
-use crate::http::openai::content::result_lines;
+use crate::http::Api;
+use crate::http::layers::auth::Caller;
+use crate::http::openai::batches::results::result_lines;
 use crate::http::phaseo::context::Context;
-use crate::http::phaseo::refusal::{Refusal, told};
-use crate::http::{Api, stream};
+use crate::http::phaseo::error::{Refusal, told};
+use crate::http::response::stream;
 
 /// `GET /v1/batches/{batch_id}/results`
 pub async fn results(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, context: Context, path: RawPathParams) -> Response {

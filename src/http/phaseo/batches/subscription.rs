@@ -8,10 +8,10 @@ use crate::domain::id::{OrgId, ReceiverId};
 use crate::domain::text::shown;
 use crate::domain::webhook::Webhook;
 use crate::domain::webhook::endpoint::ReceiverStatus;
-use crate::http::error::ApiError;
-use crate::http::extract::Object;
-use crate::http::phaseo::receivers::url_of;
-use crate::http::phaseo::refusal::Refusal;
+use crate::http::phaseo::error::Refusal;
+use crate::http::phaseo::webhook_endpoints::url_of;
+use crate::http::request::Object;
+use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 
 /// What a create says of it.

@@ -11,12 +11,12 @@
 //! * however many follow, no more of them are told something in a second than the rows can spare ([`turns`]);
 //! * what is told is a state and not a log: whoever is slow misses states in between, never the last one.
 
-mod events;
 mod socket;
+mod sse;
+mod subscribe;
 mod turns;
 mod watcher;
-mod wishes;
 
-pub use self::events::events;
 pub use self::socket::{lacks_upgrade, socket, upgrade_required};
+pub use self::sse::events;
 pub use self::watcher::Feeds;

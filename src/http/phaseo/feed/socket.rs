@@ -19,16 +19,16 @@ use serde_json::json;
 use tokio::time::{Instant, Interval, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::subscribe::Wishes;
 use super::watcher::{Feeds, Follower, Frame};
-use super::wishes::Wishes;
 use crate::domain::id::BatchId;
-use crate::http::access::Caller;
-use crate::http::error::ApiError;
-use crate::http::extract::{Params, named};
+use crate::http::layers::auth::Caller;
 use crate::http::phaseo::CACHE;
 use crate::http::phaseo::batches::object::Place;
 use crate::http::phaseo::context::Context;
-use crate::http::phaseo::refusal::{Refusal, told};
+use crate::http::phaseo::error::{Refusal, told};
+use crate::http::request::{Params, named};
+use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 
 /// Bytes of a message from a client: all that mean anything are shorter.

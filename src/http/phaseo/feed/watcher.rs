@@ -17,9 +17,9 @@ use super::turns::{Turn, Turns};
 use crate::domain::batch::{BatchState, Progress};
 use crate::domain::id::BatchId;
 use crate::domain::webhook::event_log::Telling;
-use crate::http::error::ApiError;
 use crate::http::phaseo::batches::job::Job;
 use crate::http::phaseo::batches::object::Around;
+use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 
 /// The least time between two looks that nobody has asked for.

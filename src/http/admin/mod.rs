@@ -1,0 +1,7 @@
+//! The operator's routes: catalog, lanes, organisations, keys, backup. All of them are ours.
+
+pub mod catalog;
+pub mod keys;
+pub mod known_lanes;
+pub mod lanes;
+pub mod orgs;

@@ -1,0 +1,122 @@
+//! `/admin/organisations`: whom the operator lets in, with which keys, and what they may spend.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use rust_decimal::Decimal;
+use serde_json::{Value, json};
+
+use super::keys;
+use super::keys::NewKey;
+use crate::domain::id::{KeyId, OrgId};
+use crate::domain::money::Usd;
+use crate::domain::org::ledger::{Account, Credits};
+use crate::domain::org::{KeyKind, NoKind, Organisation};
+use crate::http::batchrouter::account::{add_org, shown};
+use crate::http::request::{Object, Params, PathId, PathIds, quoted, unknown_choice};
+use crate::http::response::error::ApiError;
+use crate::http::state::Api;
+use crate::store::MAX_ORGS;
+
+/// `GET /admin/organisations`: the operator's own first. With `name` those that are called so, with
+/// `api_key_id` the one whose key it is.
+pub async fn list(State(api): State<Arc<Api>>, params: Params) -> Result<Json<Value>, ApiError> {
+    let (name, key) = (params.text("name")?, params.id::<KeyId>("api_key_id")?);
+    let owner = key.map(|key| api.store.org_of_key(key)).transpose()?;
+    let is_asked_for = |org: &Organisation| name.is_none_or(|name| org.name == name) && owner.is_none_or(|owner| Some(org.id) == owner);
+    let mut data = Vec::new();
+    let own = api.store.org(OrgId::OPERATOR).await?;
+    let others = api.store.orgs().await?.into_iter().filter(|org| org.id != OrgId::OPERATOR);
+    for org in own.into_iter().chain(others).filter(is_asked_for) {
+        data.push(shown(&org, &api.store.account(org.id).await?));
+    }
+    Ok(Json(json!({ "data": data })))
+}
+
+/// `POST /admin/organisations`: adds one; the answer has its first key, unless `api_key` is false.
+pub async fn create(State(api): State<Arc<Api>>, body: Object) -> Result<Response, ApiError> {
+    api.check_open()?;
+    body.only(&["name", "credits", "api_key"])?;
+    let name = keys::name(&body, &["name"])?.ok_or_else(|| ApiError::missing("name", "it is what people call the organisation"))?;
+    let credits = match body.dollars("credits")? {
+        Some(amount) => Credits::Prepaid(Usd(amount)),
+        None => Credits::Unlimited,
+    };
+    let now = api.clock.now();
+    let org = Organisation::new(name, now);
+    let made = match body.flag("api_key")? {
+        Some(true) | None => Some(NewKey::generate(org.id, KeyKind::BatchRouter, None, None, now)?),
+        Some(false) => None,
+    };
+    add_org(&api, &org, credits, made.as_ref(), MAX_ORGS).await?;
+    let mut answer = shown(&org, &Account { credits, ..Account::default() });
+    if let Some(made) = made {
+        answer["api_key"] = json!(made.secret);
+        answer["api_key_id"] = json!(made.key.id.in_hex());
+    }
+    Ok((StatusCode::CREATED, Json(answer)).into_response())
+}
+
+/// `POST /admin/organisations/{org_id}/credits`: grants more, or lifts the limit.
+pub async fn credit(State(api): State<Arc<Api>>, PathId(id): PathId<OrgId>, body: Object) -> Result<Json<Value>, ApiError> {
+    body.only(&["grant", "unlimited"])?;
+    let org = known(&api, id).await?;
+    let (grant, unlimited) = (body.dollars("grant")?, body.flag("unlimited")?.unwrap_or(false));
+    let account = match (grant, unlimited) {
+        (Some(amount), false) => api.store.change_credits(id, move |account| granted(account, amount)).await?,
+        (None, true) => api.store.change_credits(id, |_| Credits::Unlimited).await?,
+        (None, false) | (Some(_), true) => {
+            return Err(ApiError::missing("grant", "it is an amount in US dollars such as \"25.00\"; or `unlimited` is true"));
+        }
+    };
+    tracing::info!(org = %id, "credits changed");
+    Ok(Json(shown(&org, &account)))
+}
+
+async fn known(api: &Api, id: OrgId) -> Result<Organisation, ApiError> {
+    api.store.org(id).await?.ok_or_else(|| ApiError::not_found("organisation", id.in_hex()))
+}
+
+/// `POST /admin/organisations/{org_id}/keys`: the one answer that has the secret.
+pub async fn create_key(State(api): State<Arc<Api>>, PathId(id): PathId<OrgId>, body: Object) -> Result<Response, ApiError> {
+    body.only(&["dialect", "management", "name", "expires_at"])?;
+    let dialect = body.need_text("dialect", "it says whose clients the key is for")?;
+    let kind = KeyKind::of(dialect, body.flag("management")?.unwrap_or(false)).map_err(|error| match error {
+        NoKind::Dialect => unknown_choice("dialect", dialect, &quoted(KeyKind::DIALECTS.iter())),
+        NoKind::Management => body.invalid("management", &error.to_string()),
+    })?;
+    let org = known(&api, id).await?;
+    let made = keys::create(&api, id, kind, &body).await?;
+    Ok((StatusCode::CREATED, Json(owned(made, &org))).into_response())
+}
+
+/// `GET /admin/organisations/{org_id}/keys`
+pub async fn list_keys(State(api): State<Arc<Api>>, PathId(id): PathId<OrgId>) -> Result<Json<Value>, ApiError> {
+    let org = known(&api, id).await?;
+    let data: Vec<_> = keys::list(&api, id).await?.into_iter().map(|key| owned(key, &org)).collect();
+    Ok(Json(json!({ "data": data })))
+}
+
+/// `DELETE /admin/organisations/{org_id}/keys/{api_key_id}`
+pub async fn revoke_key(State(api): State<Arc<Api>>, PathIds(id, key): PathIds<OrgId, KeyId>) -> Result<Json<Value>, ApiError> {
+    let org = known(&api, id).await?;
+    Ok(Json(owned(keys::revoke(&api, id, key).await?, &org)))
+}
+
+/// A key with whose it is, which only the operator has to be told.
+fn owned(mut key: Value, org: &Organisation) -> Value {
+    key["org_id"] = json!(org.id.in_hex());
+    key["org_name"] = json!(org.name);
+    key
+}
+
+/// An organisation without a limit has one from its first grant on, and starts with that.
+fn granted(account: &Account, amount: Decimal) -> Credits {
+    match account.credits {
+        Credits::Unlimited => Credits::Prepaid(Usd(amount).plus(account.charged).plus(account.reserved)),
+        Credits::Prepaid(before) => Credits::Prepaid(before.plus(Usd(amount))),
+    }
+}

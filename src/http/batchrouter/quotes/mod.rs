@@ -1,0 +1,76 @@
+//! `POST /v1/quotes/model` (and its older name, `POST /v1/batches/quote`) and `GET /v1/quotes/{id}`:
+//! what items would cost, on which lanes, and why not on the others.
+//!
+//! A quote is free and reserves nothing. Its prices hold until `valid_until`.
+
+pub mod object;
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::error::Refusal;
+use super::making::{Wanted, in_turn};
+use crate::domain::error::Code;
+use crate::domain::id::QuoteId;
+use crate::domain::quote::KeptQuote;
+use crate::http::layers::auth::Caller;
+use crate::http::request::PathId;
+use crate::http::response::error::ApiError;
+use crate::http::state::Api;
+
+/// `POST /v1/quotes/model`
+pub async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, request: Request) -> Result<Response, Refusal> {
+    api.check_open()?;
+    api.check_room(0)?;
+    let most = api.limits.quotes.max_body_bytes;
+    let (_held, body) = api.quoting.read(request, &api, most).await.map_err(|error| Refusal::of_body(error, most))?;
+    let quote = in_turn(&api, caller.org, move |api| Wanted::read(api, caller.org, &body)).await?;
+    let shown = quote.shown.clone();
+    tracing::info!(quote = %quote.id, "quote made");
+    api.store.add_quote(quote).await.map_err(ApiError::from)?;
+    Ok(as_json(shown))
+}
+
+/// `GET /v1/quotes/{quote_id}`
+pub async fn read(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    id: Result<PathId<QuoteId>, ApiError>,
+) -> Result<Response, Refusal> {
+    let PathId(id) = id?;
+    let _look = api.quoting.look().await?;
+    let KeptQuote { quote, batch } = find(&api, &caller, id).await?;
+    let status = match batch {
+        Some(_) => "accepted",
+        None if quote.is_valid(api.clock.now()) => return Ok(as_json(quote.shown)),
+        None => "expired",
+    };
+    let mut shown: Value = serde_json::from_slice(&quote.shown).map_err(ApiError::internal)?;
+    shown["quote_lock"]["status"] = json!(status);
+    if let Some(batch) = batch {
+        shown["quote_lock"]["batch_id"] = json!(batch.in_hex());
+    }
+    Ok(axum::Json(shown).into_response())
+}
+
+/// A quote of the caller's.
+///
+/// # Errors
+/// When there is none, or it is somebody else's.
+pub async fn find(api: &Api, caller: &Caller, id: QuoteId) -> Result<KeptQuote, ApiError> {
+    let kept = api.store.quote(id).await?;
+    let kept = kept.ok_or_else(|| ApiError::new(Code::QuoteNotFound, format!("there is no quote `{}`", id.in_hex())))?;
+    match kept.quote.org == caller.org {
+        true => Ok(kept),
+        false => Err(ApiError::new(Code::Forbidden, "the quote belongs to another organisation")),
+    }
+}
+
+fn as_json(body: Vec<u8>) -> Response {
+    ([(CONTENT_TYPE, "application/json")], body).into_response()
+}

@@ -1,0 +1,114 @@
+//! Who calls, and what a key that was made opens.
+
+use crate::domain::batch::priority::Owner;
+use crate::domain::error::Code;
+use crate::domain::id::OrgId;
+use crate::domain::org::{KeyKind, KeyState};
+use crate::http::response::error::ApiError;
+use crate::http::state::Api;
+
+/// Where receivers of Phaseo's webhooks are managed.
+const MANAGED: [&str; 2] = ["/v1/webhook-endpoints", "/phaseo/v1/webhook-endpoints"];
+
+/// Who calls, among the extensions of a request that was let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// SHA-256 of the key; zeros where no key is asked for.
+    pub key: [u8; 32],
+    /// To whom the key belongs.
+    pub org: OrgId,
+    /// What the key was made for. `None` is the operator, who may do everything: with a key of the
+    /// settings, or as whoever is on this machine while no key is asked for.
+    pub kind: Option<KeyKind>,
+}
+
+impl Caller {
+    /// The operator, with the key of this SHA-256.
+    pub const fn operator(key: [u8; 32]) -> Self {
+        Self { key, org: OrgId::OPERATOR, kind: None }
+    }
+
+    /// Whether it is the operator. A key that was made is not, even if the operator's organisation has it:
+    /// it is handed to clients.
+    pub const fn is_operator(&self) -> bool {
+        self.kind.is_none()
+    }
+
+    /// Whose share of a lane the caller's rows take. The operator's keys stand for teams, each with a share
+    /// of its own; any other organisation has one, however many keys it makes.
+    pub fn owner(&self) -> Owner {
+        match self.org == OrgId::OPERATOR {
+            true => Owner::of_key(&self.key),
+            false => Owner::of_org(self.org),
+        }
+    }
+}
+
+/// A key that was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    pub org: OrgId,
+    pub kind: KeyKind,
+    pub state: KeyState,
+}
+
+impl Found {
+    /// The caller with this key, if it opens the path.
+    pub fn admit(self, digest: [u8; 32], path: &str) -> Result<Caller, ApiError> {
+        let refused = |code, message| Err(ApiError::unauthorized(code, message));
+        match self.state {
+            KeyState::Expired => return refused(Code::ApiKeyExpired, "the API key has expired"),
+            KeyState::Revoked => return refused(Code::ApiKeyRevoked, "the API key was revoked"),
+            KeyState::Active => {}
+        }
+        match (self.kind.is_management(), is_managed(path)) {
+            (true, false) => refused(Code::ApiKeyKind, "a management key opens nothing but the receivers of webhooks"),
+            (false, true) => refused(Code::ApiKeyKind, "only a management key opens this"),
+            (true, true) | (false, false) => Ok(Caller { key: digest, org: self.org, kind: Some(self.kind) }),
+        }
+    }
+}
+
+/// Whether a path is for management keys: the receivers of Phaseo's webhooks, and what is below them.
+fn is_managed(path: &str) -> bool {
+    MANAGED.iter().filter_map(|root| path.strip_prefix(root)).any(|below| below.is_empty() || below.starts_with('/'))
+}
+
+/// The key that was made whose secret has this SHA-256.
+pub fn found(api: &Api, digest: &[u8; 32]) -> Option<Found> {
+    let now = api.clock.now();
+    api.store
+        .key(digest)
+        .unwrap_or_else(|error| {
+            tracing::error!(%error, "an API key could not be looked up");
+            None
+        })
+        .map(|key| Found { org: key.org, kind: key.kind, state: key.state(now) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_management_key_opens_what_no_other_key_does_and_nothing_else() {
+        let code = |kind, state, path| {
+            let found = Found { org: OrgId::from_u128(1), kind, state };
+            found.admit([1; 32], path).map(|caller| caller.kind).map_err(|error| error.code().as_str())
+        };
+        let managed =
+            ["/v1/webhook-endpoints", "/phaseo/v1/webhook-endpoints", "/v1/webhook-endpoints/", "/phaseo/v1/webhook-endpoints/we_1/secret"];
+        let others =
+            ["/", "/v1", "/v1/batches", "/v1/webhook-endpoints-of-others", "/openai/v1/webhook-endpoints", "/admin/lanes", "/metrics"];
+        for kind in KeyKind::ALL {
+            for (paths, opens) in [(&managed[..], kind.is_management()), (&others[..], !kind.is_management())] {
+                for path in paths {
+                    let expected = if opens { Ok(Some(kind)) } else { Err("api_key_wrong_kind") };
+                    assert_eq!(code(kind, KeyState::Active, path), expected, "{kind:?} {path}");
+                    assert_eq!(code(kind, KeyState::Expired, path), Err("api_key_expired"));
+                    assert_eq!(code(kind, KeyState::Revoked, path), Err("api_key_revoked"));
+                }
+            }
+        }
+    }
+}

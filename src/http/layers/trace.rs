@@ -1,0 +1,77 @@
+//! Around all that answers: a request id on every response, a span around every request, one log line
+//! at its end, and an envelope even for a panic.
+//!
+//! The span has fixed fields. Bodies, queries and headers are never logged: they hold prompts and
+//! keys. The path is logged as the route that matched, so that ids do not make every line unique.
+
+use std::any::Any;
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tracing::Instrument;
+
+use crate::domain::id::RequestId;
+use crate::http::dialect::speaks_phaseo;
+use crate::http::response::error::ApiError;
+
+/// The header that carries the id of a request, both ways.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Characters of an id that a client may choose.
+const MAX_ID_CHARS: usize = 128;
+
+/// The number of a request, among its extensions: what its id is made of unless its client has chosen one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traced(pub RequestId);
+
+/// Gives the request an id, a span and, at its end, a line in the log.
+pub async fn request(mut request: Request, next: Next) -> Response {
+    let number = new_number();
+    request.extensions_mut().insert(Traced(number));
+    let id = own_id(request.headers()).unwrap_or_else(|| new_id(number, speaks_phaseo(&request)));
+    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
+    let shown = id.to_str().unwrap_or_default();
+    let span = tracing::info_span!("request", request_id = shown, method = %request.method(), route);
+    let started = tokio::time::Instant::now();
+    let mut response = next.run(request).instrument(span.clone()).await;
+    let latency_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let status = response.status().as_u16();
+    // Probes come every few seconds and say nothing as long as they succeed.
+    let quiet = status < 400 && matches!(route.as_str(), "/healthz" | "/readyz");
+    span.in_scope(|| match quiet {
+        true => tracing::debug!(status, latency_ms, "request handled"),
+        false => tracing::info!(status, latency_ms, "request handled"),
+    });
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// The client's own id, if it can stand in a log line without harm.
+fn own_id(headers: &HeaderMap) -> Option<HeaderValue> {
+    let id = headers.get(REQUEST_ID)?;
+    let sane = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    ((1..=MAX_ID_CHARS).contains(&id.len()) && id.as_bytes().iter().all(sane)).then(|| id.clone())
+}
+
+/// Unique, and in order of time. Nobody is kept out by it, so its random part need not come from the
+/// kernel, which would be a call of its own for each request.
+fn new_number() -> RequestId {
+    let (seconds, nanos) = uuid::Timestamp::now(uuid::NoContext).to_unix();
+    let millis = seconds.saturating_mul(1_000).saturating_add(u64::from(nanos) / 1_000_000);
+    let mut random = [0; 10];
+    fastrand::fill(&mut random);
+    RequestId::from_u128(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid().as_u128())
+}
+
+/// Its number as it is told: Phaseo's clients find it in the bodies of answers, in the same form.
+fn new_id(number: RequestId, for_phaseo: bool) -> HeaderValue {
+    let id = if for_phaseo { number.in_upper() } else { format!("req_{:032x}", number.as_u128()) };
+    HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("req_unknown"))
+}
+
+/// Answers for a handler that panicked.
+pub fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+    ApiError::internal(format!("a handler panicked: {}", text.unwrap_or_default())).into_response()
+}

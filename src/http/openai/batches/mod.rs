@@ -1,0 +1,169 @@
+//! `/v1/batches`: list, retrieve, cancel, delete, run again, read results.
+
+pub mod control;
+pub mod create;
+pub mod results;
+pub mod routing;
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+
+use self::create::check_credits;
+use self::results::result_lines;
+use super::objects::{BatchObject, Deleted, List};
+use crate::domain::batch::Batch;
+use crate::domain::error::Code;
+use crate::domain::file::ResultPart;
+use crate::domain::id::BatchId;
+use crate::executor::{CancelError, RetryError};
+use crate::http::Api;
+use crate::http::layers::auth::Caller;
+use crate::http::request::{Params, PathId};
+use crate::http::response::error::ApiError;
+use crate::http::response::stream;
+use crate::store::{BatchDeletion, BatchQuery};
+
+const DEFAULT_LIST: usize = 20;
+const MAX_LIST: usize = 100;
+
+/// `GET /v1/batches`
+pub async fn list(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    params: Params,
+) -> Result<Json<List<BatchObject>>, ApiError> {
+    let query = BatchQuery { after: params.id("after")?, limit: params.limit(DEFAULT_LIST, MAX_LIST)?, org: Some(caller.org) };
+    let listing = api.store.batches(query).await?;
+    Ok(Json(List::of(listing, |batch| (batch.spec.id.to_string(), BatchObject::from(batch)))))
+}
+
+/// A batch of the caller's; those of others do not exist.
+///
+/// # Errors
+/// When there is none.
+pub async fn find(api: &Api, caller: &Caller, id: BatchId) -> Result<Batch, ApiError> {
+    let batch = api.store.batch(id).await?.filter(|batch| batch.spec.org == caller.org);
+    batch.ok_or_else(|| ApiError::not_found("batch", id))
+}
+
+/// `GET /v1/batches/{batch_id}`
+pub async fn retrieve(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<BatchId>,
+) -> Result<Json<BatchObject>, ApiError> {
+    Ok(Json(BatchObject::from(&find(&api, &caller, id).await?)))
+}
+
+/// `POST /v1/batches/{batch_id}/cancel`
+pub async fn cancel(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<BatchId>,
+) -> Result<Json<BatchObject>, ApiError> {
+    // The executor knows of unfinished batches only.
+    find(&api, &caller, id).await?;
+    let executor = api.executor.clone();
+    match api.to_the_end(async move { executor.cancel(id).await }).await? {
+        Ok(batch) => Ok(Json(BatchObject::from(&batch))),
+        Err(CancelError::NotFound) => Err(ApiError::not_found("batch", id)),
+        Err(error @ CancelError::TooLate(_)) => Err(ApiError::new(Code::Conflict, error.to_string())),
+        Err(CancelError::Gone(error)) => Err(error.into()),
+        Err(CancelError::Store(error)) => Err(error.into()),
+    }
+}
+
+/// `DELETE /v1/batches/{batch_id}`; ours.
+pub async fn delete(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<BatchId>,
+) -> Result<Json<Deleted>, ApiError> {
+    find(&api, &caller, id).await?;
+    match remove(&api, id).await? {
+        BatchDeletion::Deleted => Ok(Json(Deleted::batch(id.to_string()))),
+        BatchDeletion::NotFound => Err(ApiError::not_found("batch", id)),
+        BatchDeletion::NotEnded(state) => Err(ApiError::new(Code::Conflict, not_ended(state))),
+    }
+}
+
+/// What the deletion of a batch is told that has not ended.
+pub fn not_ended(state: &str) -> String {
+    format!("the batch is {state}; only one that has ended can be deleted")
+}
+
+/// Deletes a batch. What is left of it then goes while the client has its answer.
+///
+/// # Errors
+/// When the store has failed.
+pub async fn remove(api: &Arc<Api>, id: BatchId) -> Result<BatchDeletion, ApiError> {
+    let store = api.store.clone();
+    let deleted = api.to_the_end(async move { store.delete_batch(id).await }).await??;
+    if deleted == BatchDeletion::Deleted {
+        tracing::info!(batch = %id, "batch deleted");
+        let store = api.store.clone();
+        api.tasks.spawn(async move {
+            if let Err(error) = store.remove_rest(id).await {
+                tracing::warn!(batch = %id, %error, "what is left of a deleted batch has to wait for the next sweep");
+            }
+        });
+    }
+    Ok(deleted)
+}
+
+/// `POST /v1/batches/{batch_id}/retry`; ours.
+pub async fn retry(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<BatchId>,
+) -> Result<Json<BatchObject>, ApiError> {
+    api.check_open()?;
+    api.check_room(0)?;
+    check_credits(&api, &caller).await?;
+    find(&api, &caller, id).await?;
+    let (executor, now) = (api.executor.clone(), api.clock.now());
+    match api.to_the_end(async move { executor.retry(id, now).await }).await? {
+        Ok(batch) => {
+            tracing::info!(batch = %batch.spec.id, of = %id, "batch created to run rows again");
+            Ok(Json(BatchObject::from(&batch)))
+        }
+        Err(RetryError::NotFound) => Err(ApiError::not_found("batch", id)),
+        Err(
+            error @ (RetryError::StillRunning(_)
+            | RetryError::Refused
+            | RetryError::Quoted
+            | RetryError::NothingToRetry
+            | RetryError::InputGone),
+        ) => Err(ApiError::new(Code::Conflict, error.to_string())),
+        Err(error @ RetryError::ResultsGone) => Err(ApiError::new(Code::ResultsExpired, error.to_string())),
+        Err(RetryError::Gone(error)) => Err(error.into()),
+        Err(RetryError::Store(error)) => Err(error.into()),
+    }
+}
+
+/// `GET /v1/batches/{batch_id}/results`; ours: what is durable so far, in the order of the input;
+/// with `include=attempts` also how each row was tried.
+pub async fn results(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    PathId(id): PathId<BatchId>,
+    params: Params,
+) -> Result<Response, ApiError> {
+    let parts = [("output", ResultPart::Output), ("errors", ResultPart::Errors), ("all", ResultPart::All)];
+    let part = params.choice("part", &parts)?.unwrap_or(ResultPart::All);
+    let attempts = params.choice("include", &[("attempts", ())])?.is_some();
+    let batch = find(&api, &caller, id).await?;
+    // Only of a batch that has ended is it known how much there must be.
+    let all = batch.state.is_terminal().then(|| batch.progress.bytes(part));
+    let lines = result_lines(&api, id, part, all).await?;
+    let kind = (CONTENT_TYPE, "application/x-ndjson".to_owned());
+    if attempts {
+        return Ok(([kind], stream::body(lines.with_attempts())).into_response());
+    }
+    let headers = [kind, (CONTENT_LENGTH, lines.bytes().to_string())];
+    Ok((headers, stream::body(lines)).into_response())
+}

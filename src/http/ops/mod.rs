@@ -1,0 +1,97 @@
+//! For operators and orchestrators: is it alive, does it take work, what does it serve.
+
+pub mod metrics;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
+use serde_json::{Value, json};
+
+use super::admin::catalog;
+use super::layers::auth::found;
+use super::request::Params;
+use super::response::error::ApiError;
+use super::route_table;
+use super::state::Api;
+use crate::descriptors::open;
+use crate::domain::error::Code;
+
+/// `GET /`
+pub async fn index() -> Json<Value> {
+    let endpoints: Vec<_> = route_table::TABLE.iter().map(|listed| format!("{} {}", listed.methods, listed.path)).collect();
+    Json(json!({ "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION"), "endpoints": endpoints }))
+}
+
+/// `GET /healthz`: whether a restart would help.
+pub async fn healthz(State(api): State<Arc<Api>>) -> Result<Json<Value>, ApiError> {
+    check_store(&api)?;
+    Ok(Json(json!({ "status": "ok" })))
+}
+
+/// `GET /readyz`: whether new work is taken; with `verbose` also how the catalog stands. That tells of
+/// files and providers, so it is for the operator.
+pub async fn readyz(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap, params: Params) -> Result<Json<Value>, ApiError> {
+    let verbose = params.is_set("verbose");
+    if verbose {
+        let caller = api.access.admit(&uri, &headers, |digest| found(&api, digest))?;
+        if !caller.is_operator() {
+            return Err(ApiError::new(Code::Forbidden, "only the operator's own keys open this"));
+        }
+    }
+    check_store(&api)?;
+    api.check_open()?;
+    let free = api.store.free_bytes()?;
+    if free < api.limits.min_free_bytes {
+        let message = "the disk of the data directory is nearly full; no new work is taken until there is room again";
+        return Err(ApiError::unavailable(message));
+    }
+    if api.descriptors.shortage() {
+        return Err(ApiError::unavailable("the process or the machine is out of file descriptors; work goes on as they come free"));
+    }
+    let mut said = json!({ "status": "ready" });
+    // Work is taken all the same: whoever finds no place waits.
+    if let Some(shortage) = shortage(&api) {
+        said["shortage"] = json!(shortage);
+    }
+    if verbose {
+        said["free_bytes"] = json!(free);
+        said["descriptors"] = descriptors(&api);
+        // Old prices are better than none: a catalog that could not be reloaded is no reason to refuse work.
+        said["catalog"] = catalog::standing(&api.catalog.standing());
+    }
+    Ok(Json(said))
+}
+
+/// What there are too few file descriptors for at this moment.
+fn shortage(api: &Api) -> Option<&'static str> {
+    let (descriptors, share) = (&api.descriptors, api.descriptors.share());
+    let short = [
+        (descriptors.calls().waiting() > 0, "calls wait for a file descriptor"),
+        (descriptors.files_open() >= share.files, "uploads and downloads wait for a file descriptor"),
+        (descriptors.client_waits().load(Ordering::Relaxed), "clients wait until others have closed their connections"),
+    ];
+    short.into_iter().find_map(|(is_short, what)| is_short.then_some(what))
+}
+
+fn descriptors(api: &Api) -> Value {
+    let (descriptors, share) = (&api.descriptors, api.descriptors.share());
+    let calls = descriptors.calls();
+    json!({
+        "limit": descriptors.limit(),
+        "open": open(),
+        "refused": descriptors.refusals(),
+        "clients": { "open": descriptors.clients_open(), "most": share.clients },
+        "calls": { "open": calls.open(), "most": calls.most(), "waiting": calls.waiting() },
+        "files": { "open": descriptors.files_open(), "most": share.files },
+    })
+}
+
+fn check_store(api: &Api) -> Result<(), ApiError> {
+    match api.store.broken().is_cancelled() {
+        true => Err(ApiError::unavailable("the store has failed; a restart recovers all that was acknowledged")),
+        false => Ok(()),
+    }
+}

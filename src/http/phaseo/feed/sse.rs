@@ -1,0 +1,126 @@
+//! `GET /v1/batches/{batch_id}/events`: a batch as server-sent events. Ours, for the batches of every dialect.
+//!
+//! The id of an event is a name for the state that it tells. Whoever comes back with the name of the present
+//! state is told nothing twice; whoever comes back with another one is told the present state at once.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{RawPathParams, State};
+use axum::http::header::CACHE_CONTROL;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::subscribe::Wishes;
+use super::watcher::{Feeds, Follower, Frame};
+use crate::domain::batch::Batch;
+use crate::domain::error::Code;
+use crate::http::dialect::{has_header_of_phaseo, speaks_batchrouter};
+use crate::http::layers::auth::Caller;
+use crate::http::openai;
+use crate::http::phaseo::CACHE;
+use crate::http::phaseo::batches::find;
+use crate::http::phaseo::batches::object::Place;
+use crate::http::phaseo::context::Context;
+use crate::http::phaseo::error::Refusal;
+use crate::http::request::{Params, named};
+use crate::http::response::error::ApiError;
+use crate::http::state::Api;
+
+/// How often something is sent although there is nothing to tell, so that nobody on the way takes the
+/// connection for dead.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const LAST_EVENT_ID: &str = "last-event-id";
+
+/// `GET /v1/batches/{batch_id}/events`
+pub async fn events(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    context: Context,
+    headers: HeaderMap,
+    params: Result<Params, ApiError>,
+    path: Result<RawPathParams, RawPathParamsRejection>,
+) -> Response {
+    let for_phaseo = context.mount != "/v1" || context.batches == "batch" || has_header_of_phaseo(&headers);
+    let followed = async {
+        let batch = of_path(&api, &caller, path.ok().as_ref(), for_phaseo).await?;
+        let mut follower = Feeds::follow(&api, batch.spec.id);
+        let first = follower.now().await.ok_or_else(|| ApiError::unavailable("the batch cannot be followed at present; try again"))?;
+        let always = [(CACHE_CONTROL.as_str(), CACHE), ("x-accel-buffering", "no")];
+        let known = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
+        let first = match first.job.as_ref().filter(|job| known == Some(&job.name)) {
+            // To a browser this says that there is no use in coming back.
+            Some(job) if job.ended => return Ok((StatusCode::NO_CONTENT, always).into_response()),
+            Some(_) => None,
+            None => Some(first),
+        };
+        let place = Place::of(&api, &headers, &context);
+        let (interval, draining) = (Wishes::of(params.ok().as_ref()).interval, api.draining.clone());
+        let telling = Telling { follower, place, interval, draining, first, due: Instant::now(), over: false };
+        let events = stream::unfold(telling, Telling::next);
+        Ok((always, Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response())
+    };
+    followed.await.unwrap_or_else(|refusal| match refusal {
+        Refusal::Api(error) if speaks_batchrouter(&headers) => error.into_batchrouter(),
+        Refusal::Api(error) if !for_phaseo => error.into_response(),
+        other => other.respond(&context),
+    })
+}
+
+/// The batch that a path names.
+async fn of_path(api: &Api, caller: &Caller, path: Option<&RawPathParams>, for_phaseo: bool) -> Result<Batch, Refusal> {
+    let path = path.ok_or_else(|| ApiError::new(Code::NotFound, "the id in the path is not valid UTF-8"))?;
+    if for_phaseo {
+        return find(api, caller, path).await;
+    }
+    let id = named(path, "batch_id").parse().map_err(ApiError::from)?;
+    Ok(openai::batches::find(api, caller, id).await?)
+}
+
+/// Events on their way.
+struct Telling {
+    follower: Follower,
+    place: Place,
+    interval: Duration,
+    draining: CancellationToken,
+    /// The present state, until it is told.
+    first: Option<Arc<Frame>>,
+    due: Instant,
+    over: bool,
+}
+
+impl Telling {
+    async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
+        if self.over {
+            return None;
+        }
+        let (kind, frame) = match self.first.take() {
+            Some(frame) => ("job.snapshot", frame),
+            None => tokio::select! {
+                biased;
+                // Clients come back by themselves, to the daemon that follows.
+                () = self.draining.cancelled() => return None,
+                frame = self.follower.next(self.due) => ("job.updated", frame?),
+            },
+        };
+        self.due = Instant::now() + self.interval;
+        let event = match &frame.job {
+            Some(job) => {
+                self.over = job.ended;
+                Event::default().event(kind).id(&job.name).data(job.at(&self.place))
+            }
+            None => {
+                self.over = true;
+                Event::default().event("job.deleted").data(frame.deleted().to_string())
+            }
+        };
+        Some((Ok(event), self))
+    }
+}

@@ -1,0 +1,289 @@
+//! Multipart forms with a file in them, spooled to disk as they arrive.
+//!
+//! Memory does not grow with the file: what is gathered between two writes is bounded, and a write
+//! holds a blocking thread only while it writes, however slow the client is. Nor does it grow with
+//! what is no field: a [`Gate`] keeps back what the parser has no room for. Whatever goes wrong,
+//! dropping the [`Spool`] removes what was written.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::multipart::{Field, MultipartError};
+use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
+use bytes::BytesMut;
+use http_body_util::BodyExt;
+
+use super::multipart_window::{Gate, Gated, WINDOW};
+use super::{announced_bytes, check_encoding, media_type};
+use crate::descriptors::FilePlace;
+use crate::domain::error::Code;
+use crate::domain::file::ANY_TYPE;
+use crate::http::layers::request_body::{Fate, incomplete};
+use crate::http::response::error::ApiError;
+use crate::http::state::Api;
+use crate::store::{Sealed, Spool, Store, StoreError, blocking};
+
+/// Bytes gathered before they are written.
+const WRITE: usize = 1 << 20;
+/// Bytes of a field that is not a file, and of all that surrounds the fields.
+const MAX_TEXT: usize = 64 << 10;
+/// Fields of one form.
+const MAX_FIELDS: usize = 64;
+/// Characters of a file's name; more is cut off.
+const MAX_FILENAME_CHARS: usize = 255;
+/// Characters of a field's name, and of the parser's words, that an error repeats.
+const MAX_ECHO_CHARS: usize = 200;
+
+/// A form whose fields are read one after the other.
+pub struct Form {
+    inner: Multipart,
+    gate: Gate,
+    fate: Fate,
+    idle: Duration,
+    announced: Option<u64>,
+    fields: usize,
+    /// For the file that it may bring.
+    _place: FilePlace,
+}
+
+/// How large a file may be, and how to call it in an error.
+#[derive(Debug, Clone, Copy)]
+pub struct Cap {
+    pub bytes: u64,
+    pub what: &'static str,
+}
+
+impl Cap {
+    fn exceeded(self) -> ApiError {
+        ApiError::new(Code::TooLarge, format!("{} may have at most {} bytes", self.what, self.bytes))
+    }
+}
+
+impl FromRequest<Arc<Api>> for Form {
+    type Rejection = ApiError;
+
+    async fn from_request(mut request: Request, api: &Arc<Api>) -> Result<Self, ApiError> {
+        let found = media_type(request.headers());
+        if found.as_deref() != Some("multipart/form-data") {
+            let found = found.map_or_else(|| "none".to_owned(), |found| format!("`{found}`"));
+            let message = format!("the body must be sent as `content-type: multipart/form-data`, found {found}");
+            return Err(ApiError::new(Code::UnsupportedMediaType, message));
+        }
+        check_encoding(request.headers())?;
+        let fate = request.extensions().get::<Fate>().cloned().unwrap_or_default();
+        let announced = announced_bytes(request.headers());
+        // Each field has its own limit here, and axum's default would end every upload at 2 MB.
+        DefaultBodyLimit::disable().apply(&mut request);
+        let gate = Gate::default();
+        let request = request.map(|body| Body::new(Gated::new(body, gate.clone())));
+        let inner = Multipart::from_request(request, api).await.map_err(|_| {
+            let message = "the `content-type` names no boundary; let the client library write the header";
+            ApiError::new(Code::InvalidMultipart, message)
+        })?;
+        let place = api.descriptors.file().await;
+        Ok(Self { inner, gate, fate, idle: api.limits.body_idle, announced, fields: 0, _place: place })
+    }
+}
+
+impl Form {
+    /// Refuses, before reading, a form that cannot be taken: too large, or no room for it.
+    ///
+    /// # Errors
+    /// When it is known already that the form will not do.
+    pub fn check(&self, api: &Api, cap: Cap) -> Result<(), ApiError> {
+        let announced = self.announced.unwrap_or(0);
+        if announced > cap.bytes.saturating_add((MAX_TEXT * MAX_FIELDS) as u64) {
+            return Err(cap.exceeded());
+        }
+        api.check_room(announced)
+    }
+
+    /// The next field.
+    ///
+    /// # Errors
+    /// When the body is cut or not a form.
+    pub async fn next(&mut self) -> Result<Option<Part<'_>>, ApiError> {
+        self.fields += 1;
+        if self.fields > MAX_FIELDS {
+            return Err(ApiError::new(Code::InvalidMultipart, format!("the form has more than {MAX_FIELDS} fields")));
+        }
+        let (gate, fate, idle) = (&self.gate, &self.fate, self.idle);
+        match within(gate, self.inner.next_field()).await? {
+            Ok(field) => Ok(field.map(|field| {
+                let name = field.name().unwrap_or_default().chars().take(MAX_ECHO_CHARS).collect();
+                Part { name, field, gate, fate, idle }
+            })),
+            Err(error) => Err(unreadable(&error, fate, idle)),
+        }
+    }
+}
+
+/// One field of a form.
+pub struct Part<'a> {
+    /// Its name; empty if it has none, and cut off beyond what any known field is called.
+    pub name: String,
+    field: Field<'a>,
+    gate: &'a Gate,
+    fate: &'a Fate,
+    idle: Duration,
+}
+
+impl Part<'_> {
+    /// The name of the file, made safe to show: no path, no control characters.
+    pub fn filename(&self) -> String {
+        let given = self.field.file_name().unwrap_or_default();
+        let name = given.rsplit(['/', '\\']).next().unwrap_or_default();
+        let name: String = name.chars().filter(|c| !c.is_control()).take(MAX_FILENAME_CHARS).collect();
+        if name.is_empty() { "file".to_owned() } else { name }
+    }
+
+    /// Its media type as the client says it.
+    pub fn mime(&self) -> String {
+        let mime = self.field.content_type().unwrap_or(ANY_TYPE);
+        let bare = mime.split(';').next().unwrap_or(mime).trim().to_ascii_lowercase();
+        bare.chars().filter(|c| c.is_ascii_graphic()).take(MAX_FILENAME_CHARS).collect()
+    }
+
+    async fn chunk(&mut self) -> Result<Option<bytes::Bytes>, ApiError> {
+        let chunk = within(self.gate, self.field.chunk()).await?.map_err(|error| unreadable(&error, self.fate, self.idle))?;
+        self.gate.taken(chunk.as_ref().map_or(0, bytes::Bytes::len));
+        Ok(chunk)
+    }
+
+    /// Reads a short text.
+    ///
+    /// # Errors
+    /// When it is long, not UTF-8 or cut.
+    pub async fn text(mut self) -> Result<String, ApiError> {
+        let mut text = Vec::new();
+        while let Some(chunk) = self.chunk().await? {
+            if text.len() + chunk.len() > MAX_TEXT {
+                let message = format!("the field `{}` may have at most {MAX_TEXT} bytes", self.name);
+                return Err(ApiError::new(Code::TooLarge, message).param(&self.name));
+            }
+            text.extend_from_slice(&chunk);
+        }
+        String::from_utf8(text).map_err(|_| ApiError::invalid(&self.name, format!("the field `{}` is not UTF-8", self.name)))
+    }
+
+    /// Writes the field to disk.
+    ///
+    /// # Errors
+    /// When it is larger than the cap or cut, or the disk is full.
+    pub async fn spool(mut self, api: &Api, cap: Cap) -> Result<Spool, ApiError> {
+        let store = api.store.clone();
+        let mut spool = blocking(move || store.spool()).await?;
+        let mut gathered = BytesMut::new();
+        while let Some(chunk) = self.chunk().await? {
+            gathered.extend_from_slice(&chunk);
+            if spool.bytes() + gathered.len() as u64 > cap.bytes {
+                return Err(cap.exceeded().param(&self.name));
+            }
+            if gathered.len() >= WRITE {
+                // The reserve is for the store: on a full disk it fails for everybody.
+                api.check_room(gathered.len() as u64)?;
+                (spool, gathered) = write(spool, gathered).await?;
+            }
+        }
+        Ok(write(spool, gathered).await?.0)
+    }
+}
+
+/// Makes a spooled file durable.
+///
+/// # Errors
+/// When the disk is full or fails.
+pub async fn seal(spool: Spool) -> Result<Sealed, ApiError> {
+    Ok(blocking(move || spool.seal()).await?)
+}
+
+/// Writes a body that is a file by itself to disk.
+///
+/// # Errors
+/// When it is larger than the cap or cut, or the disk is full.
+pub async fn spool_body(request: Request, api: &Api, cap: Cap) -> Result<Spool, ApiError> {
+    check_encoding(request.headers())?;
+    let announced = announced_bytes(request.headers()).unwrap_or(0);
+    if announced > cap.bytes {
+        return Err(cap.exceeded());
+    }
+    api.check_room(announced)?;
+    let fate = request.extensions().get::<Fate>().cloned().unwrap_or_default();
+    let _place = api.descriptors.file().await;
+    let store = api.store.clone();
+    let mut spool = blocking(move || store.spool()).await?;
+    let mut gathered = BytesMut::new();
+    let mut body = request.into_body();
+    while let Some(frame) = body.frame().await {
+        let cut = |_| fate.blame(api.limits.body_idle).unwrap_or_else(|| incomplete("the body could not be read to its end"));
+        let Ok(data) = frame.map_err(cut)?.into_data() else { continue };
+        gathered.extend_from_slice(&data);
+        if spool.bytes() + gathered.len() as u64 > cap.bytes {
+            return Err(cap.exceeded());
+        }
+        if gathered.len() >= WRITE {
+            api.check_room(gathered.len() as u64)?;
+            (spool, gathered) = write(spool, gathered).await?;
+        }
+    }
+    Ok(write(spool, gathered).await?.0)
+}
+
+async fn write(mut spool: Spool, mut bytes: BytesMut) -> Result<(Spool, BytesMut), StoreError> {
+    blocking(move || {
+        spool.write(&bytes)?;
+        bytes.clear();
+        Ok((spool, bytes))
+    })
+    .await
+}
+
+impl Api {
+    /// Refuses to take `bytes` bytes that would eat into the room that the store needs.
+    ///
+    /// # Errors
+    /// When the disk is too full.
+    pub fn check_room(&self, bytes: u64) -> Result<(), ApiError> {
+        room(&self.store, bytes, self.limits.min_free_bytes)
+    }
+}
+
+fn room(store: &Store, bytes: u64, reserve: u64) -> Result<(), ApiError> {
+    let free = store.free_bytes()?;
+    if free >= reserve.saturating_add(bytes) {
+        return Ok(());
+    }
+    tracing::warn!(free, reserve, bytes, "refused a request because the disk is nearly full");
+    let message =
+        "the disk of the data directory is too full to take this; delete uploaded files that are no longer needed, or give it more room";
+    Err(ApiError::new(Code::StorageFull, message))
+}
+
+/// Waits for the parser, unless it waits for more than it may hold.
+async fn within<T>(gate: &Gate, parsing: impl Future<Output = T>) -> Result<T, ApiError> {
+    let mut parsing = pin!(parsing);
+    let parsed = std::future::poll_fn(|cx| match parsing.as_mut().poll(cx) {
+        Poll::Ready(parsed) => Poll::Ready(Some(parsed)),
+        Poll::Pending if !gate.is_full() => Poll::Pending,
+        // The parser does not look at what came in with its last read until it is asked again.
+        Poll::Pending => match parsing.as_mut().poll(cx) {
+            Poll::Ready(parsed) => Poll::Ready(Some(parsed)),
+            Poll::Pending => Poll::Ready(None),
+        },
+    });
+    parsed.await.ok_or_else(|| {
+        let message = format!("more than {WINDOW} bytes of the body lie outside the content of its fields; is the boundary right?");
+        ApiError::new(Code::InvalidMultipart, message)
+    })
+}
+
+fn unreadable(error: &MultipartError, fate: &Fate, idle: Duration) -> ApiError {
+    if let Some(blamed) = fate.blame(idle) {
+        return blamed;
+    }
+    let words: String = error.body_text().chars().take(MAX_ECHO_CHARS).collect();
+    ApiError::new(Code::InvalidMultipart, format!("the body is not well-formed multipart: {words}"))
+}

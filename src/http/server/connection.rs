@@ -1,0 +1,330 @@
+//! One connection: it must not hold its slot for longer than it is of use, and it must not take back
+//! an answer that it has given.
+//!
+//! hyper ends a silent HTTP/1.1 client by itself, but neither an HTTP/2 client that only answers
+//! pings, nor one that sends requests and reads no answers. And it closes a connection at once when a
+//! request was answered before all of it had come: what comes then makes the kernel send a reset,
+//! and a client that gets one may never see the answer. So such a connection is first closed in one
+//! direction only (RFC 9112, section 9.6).
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::HttpBody;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Response, StatusCode};
+use futures_util::TryFutureExt;
+use http_body::{Frame, SizeHint};
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::http::layers::request_body::Unread;
+
+/// How long and how much is read from a client that has its answer and is still sending.
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_BYTES: usize = 64 << 20;
+/// Read of it at once.
+const LINGER_READ: usize = 16 << 10;
+
+/// All that came has been answered.
+const ANSWERED: u8 = 0;
+/// Something came that no answer covers, or an answer has not waited for all of its request.
+const OWED: u8 = 1;
+/// It has become a WebSocket, which says goodbye in its own way.
+const UPGRADED: u8 = 2;
+
+/// How long a connection is waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Until the client takes something of what is written to it.
+    pub write: Duration,
+    /// Until its next request. A random quarter is added, so that clients which came together do
+    /// not all come back together.
+    pub idle: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { write: Duration::from_secs(60), idle: Duration::from_secs(60) }
+    }
+}
+
+/// Serves a connection to its end. No request is cut when it becomes idle or `drain` is cancelled:
+/// those that have begun are answered.
+///
+/// One that becomes a WebSocket is handed on, and its slot goes with it.
+pub async fn run(
+    (builder, http2): (Builder<TokioExecutor>, bool),
+    (stream, slot): (TcpStream, OwnedSemaphorePermit),
+    course: &Arc<Course>,
+    router: Router,
+    drain: CancellationToken,
+    patience: Patience,
+) {
+    course.http2.store(http2, Ordering::Relaxed);
+    let (service, seen) = (TowerToHyperService::new(router), course.clone());
+    let service = service_fn(move |request| {
+        let exchange = seen.begins();
+        service.call(request).map_ok(move |response| exchange.answered(response))
+    });
+    let stream = Impatient { stream, _slot: slot, course: course.clone(), limit: patience.write, timer: None, linger: None };
+    let io = TokioIo::new(stream);
+    let mut connection = Box::pin(builder.serve_connection_with_upgrades(io, service).into_owned());
+    let over = async {
+        tokio::select! {
+            () = drain.cancelled() => {}
+            () = course.idle(patience.idle) => {}
+            () = course.left() => {}
+        }
+    };
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = over => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended with an error");
+    }
+}
+
+/// How a connection's exchanges go, between its service, its stream and those who wait for its place.
+pub struct Course {
+    /// Exchanges run side by side, and much that comes asks for no answer.
+    http2: AtomicBool,
+    /// Others wait for a place.
+    others_wait: Arc<AtomicBool>,
+    times: Mutex<Times>,
+    state: AtomicU8,
+    /// Exchanges that are not at their end.
+    running: AtomicUsize,
+    leaves: AtomicBool,
+    leave: Notify,
+}
+
+struct Times {
+    /// When the latest request began.
+    began: Instant,
+    /// When the latest answer had been made, to its last byte.
+    ended: Instant,
+}
+
+impl Course {
+    /// Of a new connection.
+    pub fn new(others_wait: Arc<AtomicBool>) -> Self {
+        let now = Instant::now();
+        Self {
+            http2: AtomicBool::new(false),
+            others_wait,
+            times: Mutex::new(Times { began: now, ended: now }),
+            state: AtomicU8::new(ANSWERED),
+            running: AtomicUsize::new(0),
+            leaves: AtomicBool::new(false),
+            leave: Notify::new(),
+        }
+    }
+
+    fn times(&self) -> MutexGuard<'_, Times> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state(&self) -> u8 {
+        self.state.load(Ordering::Relaxed)
+    }
+
+    fn is_http2(&self) -> bool {
+        self.http2.load(Ordering::Relaxed)
+    }
+
+    /// Something has come.
+    fn reads(&self) {
+        if !self.is_http2() && self.state() == ANSWERED {
+            self.state.store(OWED, Ordering::Relaxed);
+        }
+    }
+
+    fn begins(self: &Arc<Self>) -> Exchange {
+        self.times().began = Instant::now();
+        self.running.fetch_add(1, Ordering::Relaxed);
+        Exchange(self.clone())
+    }
+
+    /// Since when nothing is asked of it; `None` while something is, and once it has been told to go.
+    pub fn resting_since(&self) -> Option<Instant> {
+        let answered = self.running.load(Ordering::Relaxed) == 0 && (self.is_http2() || self.state() == ANSWERED);
+        (answered && !self.leaves.load(Ordering::Relaxed)).then(|| self.times().ended)
+    }
+
+    /// Tells it to close once it has nothing to do.
+    pub fn leave(&self) {
+        self.leaves.store(true, Ordering::Relaxed);
+        self.leave.notify_one();
+    }
+
+    /// Returns when it is told to go.
+    pub async fn left(&self) {
+        self.leave.notified().await;
+    }
+
+    /// Returns when no request has come for this long. One that takes longer counts as idleness too:
+    /// then it is the last of its connection.
+    async fn idle(&self, limit: Duration) {
+        let limit = limit + limit.mul_f64(fastrand::f64() / 4.0);
+        loop {
+            let due = self.times().began + limit;
+            if due <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(due).await;
+        }
+    }
+}
+
+/// A request, until its answer is at its end.
+struct Exchange(Arc<Course>);
+
+impl Exchange {
+    /// Its answer begins.
+    fn answered<B>(self, mut response: Response<B>) -> Response<Ending<B>> {
+        let course = &self.0;
+        let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let state = match response.status() {
+            StatusCode::SWITCHING_PROTOCOLS => UPGRADED,
+            _ if response.extensions().get::<Unread>().is_some() => OWED,
+            _ if course.is_http2() => course.state(),
+            _ => ANSWERED,
+        };
+        course.state.store(state, Ordering::Relaxed);
+        if course.others_wait.load(Ordering::Relaxed) && !upgrades && !course.is_http2() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response.map(|body| Ending { body, _exchange: self })
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.0.times().ended = Instant::now();
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The body of an answer, which ends an exchange.
+struct Ending<B> {
+    body: B,
+    _exchange: Exchange,
+}
+
+impl<B: HttpBody + Unpin> HttpBody for Ending<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A stream whose writes fail when the other side takes nothing for too long, and which closes so
+/// that the other side can read to the end of what was written.
+struct Impatient {
+    stream: TcpStream,
+    /// Free again when the stream is closed.
+    _slot: OwnedSemaphorePermit,
+    course: Arc<Course>,
+    limit: Duration,
+    /// Set while a write waits.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Set while it is closed in one direction: until when, and how much may still come.
+    linger: Option<(Pin<Box<Sleep>>, usize)>,
+}
+
+impl Impatient {
+    fn limited<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.timer = None;
+            return written;
+        }
+        let limit = self.limit;
+        ready!(self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit))).as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing")))
+    }
+
+    /// Reads and drops what still comes; ready when nothing comes any more, or too much.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some((until, left)) = &mut self.linger else { return Poll::Ready(()) };
+        let mut dropped = [MaybeUninit::uninit(); LINGER_READ];
+        loop {
+            let mut dropped = ReadBuf::uninit(&mut dropped);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut dropped) {
+                Poll::Ready(Ok(())) if !dropped.filled().is_empty() && *left > 0 => *left = left.saturating_sub(dropped.filled().len()),
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return until.as_mut().poll(cx),
+            }
+        }
+    }
+}
+
+impl AsyncRead for Impatient {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.course.reads();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Impatient {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.limited(cx, written)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.limited(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    // Does not wait for the other side: a TCP stream has no buffer of its own.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.linger.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            if self.course.state() != OWED {
+                return Poll::Ready(Ok(()));
+            }
+            self.linger = Some((Box::pin(tokio::time::sleep(LINGER)), LINGER_BYTES));
+        }
+        self.poll_linger(cx).map(Ok)
+    }
+}

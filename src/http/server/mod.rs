@@ -1,0 +1,163 @@
+//! The listener: HTTP/1.1 and HTTP/2 without TLS on one port, a bounded number of connections, and
+//! a close that lets requests in flight finish. Where the kernel has no descriptor for a client, it
+//! waits: an accept that fails never ends the loop, and never makes it spin.
+//!
+//! TLS is left to a proxy in front. A request that is not HTTP is answered by hyper itself, before
+//! any of our code runs, and so without our envelope.
+
+pub mod connection;
+pub mod crowd;
+
+use std::io;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::connection::{Course, Patience};
+use self::crowd::Crowd;
+use crate::descriptors::{Descriptors, is_refusal};
+
+/// How long a client may take for the head of a request, which also ends idle connections.
+const HEADER_READ: Duration = Duration::from_secs(30);
+/// Bytes of the head of a request; more is answered with 431.
+const MAX_HEAD: usize = 64 << 10;
+/// How often an idle HTTP/2 connection is asked whether it is still there.
+const PING: Duration = Duration::from_secs(30);
+/// What every HTTP/2 connection begins with.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How often to look again whether the rest of a preface has come.
+const PREFACE_WAIT: Duration = Duration::from_millis(20);
+/// Wait after a failed accept: the next one would most likely fail as well. Short where only a
+/// descriptor is missing, because one comes free with each connection that ends.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
+const REFUSAL_BACKOFF: Duration = Duration::from_millis(50);
+
+/// Serves until `drain` is cancelled, then stops accepting at once and returns when the requests in
+/// flight are answered, or `deadline` later, whichever comes first.
+pub async fn serve(listener: TcpListener, router: Router, drain: CancellationToken, deadline: Duration, descriptors: Descriptors) {
+    serve_with(listener, router, drain, deadline, descriptors, Patience::default()).await;
+}
+
+/// [`serve`] with the patience that it has with each connection.
+pub async fn serve_with(
+    listener: TcpListener,
+    router: Router,
+    drain: CancellationToken,
+    deadline: Duration,
+    descriptors: Descriptors,
+    patience: Patience,
+) {
+    let crowd = Crowd::new(&descriptors);
+    // A connection's task touches nothing but its own requests; one that dies ends that connection.
+    let mut connections = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            biased;
+            () = drain.cancelled() => break,
+            Some(ended) = connections.join_next() => {
+                log_panic(ended);
+                continue;
+            }
+            next = accept(&listener) => match next {
+                Ok(stream) => stream,
+                Err(error) => {
+                    let pause = failed(&error, &descriptors, &crowd);
+                    tokio::select! {
+                        () = drain.cancelled() => break,
+                        () = tokio::time::sleep(pause) => continue,
+                    }
+                }
+            },
+        };
+        // It waits here, and those behind it in the kernel's queue.
+        let Some(Some(slot)) = drain.run_until_cancelled(crowd.place()).await else { break };
+        let (router, drain, member) = (router.clone(), drain.clone(), crowd.join());
+        connections.spawn(async move {
+            let course = member.course();
+            if let Some(http2) = drain.run_until_cancelled(speaks_http2(&stream, course)).await.flatten() {
+                connection::run((builder(http2), http2), (stream, slot), course, router, drain, patience).await;
+            }
+        });
+    }
+    // Closing the port before waiting lets a successor take it at once.
+    drop(listener);
+    let ends = async {
+        while let Some(ended) = connections.join_next().await {
+            log_panic(ended);
+        }
+    };
+    if tokio::time::timeout(deadline, ends).await.is_err() {
+        let open = connections.len();
+        tracing::warn!(open, seconds = deadline.as_secs(), "connections were cut because their requests did not end in time");
+    }
+    connections.shutdown().await;
+}
+
+fn builder(http2: bool) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ).max_buf_size(MAX_HEAD);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING).max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
+    if http2 { builder.http2_only() } else { builder.http1_only() }
+}
+
+/// Which version a new connection speaks; `None` if it does not say in time. Found out here,
+/// because hyper-util waits for the first bytes without a limit, and a silent client would hold its
+/// place for ever.
+async fn speaks_http2(stream: &TcpStream, course: &Course) -> Option<bool> {
+    let look = async {
+        let mut head = [0; PREFACE.len()];
+        loop {
+            let seen = stream.peek(&mut head).await.ok().filter(|seen| *seen > 0)?;
+            if head[..seen] != PREFACE[..seen] {
+                return Some(false);
+            }
+            if seen == PREFACE.len() {
+                return Some(true);
+            }
+            // Peeking again returns at once with the same bytes.
+            tokio::time::sleep(PREFACE_WAIT).await;
+        }
+    };
+    tokio::select! {
+        said = tokio::time::timeout(HEADER_READ, look) => said.ok().flatten(),
+        () = course.left() => None,
+    }
+}
+
+/// The next connection.
+async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Small answers must not wait for the acknowledgement of earlier ones.
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            // The client was gone before it was accepted.
+            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// How long to wait after a failed accept.
+fn failed(error: &io::Error, descriptors: &Descriptors, crowd: &Crowd) -> Duration {
+    if is_refusal(error) {
+        descriptors.refused();
+        crowd.make_room();
+        return REFUSAL_BACKOFF;
+    }
+    tracing::warn!(%error, "could not accept a connection");
+    ACCEPT_BACKOFF
+}
+
+fn log_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a connection's task ended with a panic");
+    }
+}

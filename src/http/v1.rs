@@ -1,0 +1,147 @@
+//! Paths that several dialects have, where no mount says which one is meant: `/v1/batches` and what is
+//! below it, `/v1/files`.
+//! [`super::dialect`] tells which.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+
+use super::dialect::{of_client, of_create};
+use super::layers::auth::Caller;
+use super::phaseo::context::Context;
+use super::request::{Object, PathId, announced_bytes, media_type, read_json};
+use super::response::error::ApiError;
+use super::response::signed_links::Signed;
+use super::state::Api;
+use super::{batchrouter, openai, phaseo};
+use crate::domain::dialect::Dialect;
+use crate::domain::id::{BatchId, FileId};
+
+/// The shared paths, to be mounted below `/v1`.
+pub fn routes() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/files", get(openai::files::list).post(upload))
+        .route("/files/{file_id}", get(file).delete(openai::files::delete))
+        .route("/batches", get(list).post(create))
+        .route("/batches/{batch_id}", get(retrieve).post(openai::batches::control::update).delete(delete))
+        .route("/batches/{batch_id}/cancel", post(cancel))
+        .route("/batches/{batch_id}/results", get(results))
+}
+
+async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, headers: HeaderMap, request: Request) -> Response {
+    match of_client(&headers) {
+        Some(Dialect::BatchRouter) => batchrouter::batches::create(State(api), Extension(caller), headers, request).await.into_response(),
+        Some(Dialect::Phaseo) => call(phaseo::batches::create, request, api).await,
+        Some(Dialect::OpenAi) | None => create_by_body(&api, caller, &headers, request).await.unwrap_or_else(IntoResponse::into_response),
+    }
+}
+
+async fn create_by_body(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, request: Request) -> Result<Response, ApiError> {
+    api.check_open()?;
+    let most = api.limits.quotes.max_body_bytes.max(Object::MAX_BYTES);
+    let context = Context::of(&request);
+    // A small body is read at once; one that may be large waits until there is room for it.
+    let (_held, body) = match announced_bytes(headers) {
+        Some(small) if small <= Object::MAX_BYTES => (None, read_json(request, api, most).await?),
+        _ => api.quoting.read(request, api, most).await.map(|(held, body)| (Some(held), body))?,
+    };
+    Ok(match of_create(&body) {
+        Dialect::BatchRouter => batchrouter::batches::create_from(api, caller, headers, body).await.into_response(),
+        Dialect::Phaseo => phaseo::batches::create_from(api, caller, &context, headers, body).await,
+        Dialect::OpenAi => openai::batches::create::create(State(api.clone()), Extension(caller), headers.clone(), Object::read(body)?)
+            .await
+            .into_response(),
+    })
+}
+
+async fn list(State(api): State<Arc<Api>>, request: Request) -> Response {
+    match of_client(request.headers()) {
+        Some(Dialect::BatchRouter) => call(batchrouter::batches::list, request, api).await,
+        Some(Dialect::Phaseo) => call(phaseo::batches::list, request, api).await,
+        Some(Dialect::OpenAi) | None => call(openai::batches::list, request, api).await,
+    }
+}
+
+async fn retrieve(State(api): State<Arc<Api>>, request: Request) -> Response {
+    let (dialect, request) = of_batch(&api, request).await;
+    match dialect {
+        Dialect::BatchRouter => call(batchrouter::batches::retrieve, request, api).await,
+        Dialect::Phaseo => call(phaseo::batches::retrieve, request, api).await,
+        Dialect::OpenAi => call(openai::batches::retrieve, request, api).await,
+    }
+}
+
+async fn cancel(State(api): State<Arc<Api>>, request: Request) -> Response {
+    let (dialect, request) = of_batch(&api, request).await;
+    match dialect {
+        Dialect::BatchRouter => call(batchrouter::batches::cancel, request, api).await,
+        Dialect::Phaseo => call(phaseo::batches::cancel, request, api).await,
+        Dialect::OpenAi => call(openai::batches::cancel, request, api).await,
+    }
+}
+
+async fn delete(State(api): State<Arc<Api>>, request: Request) -> Response {
+    let (dialect, request) = of_batch(&api, request).await;
+    match dialect {
+        Dialect::BatchRouter => call(batchrouter::batches::delete, request, api).await,
+        Dialect::Phaseo => call(phaseo::batches::delete, request, api).await,
+        Dialect::OpenAi => call(openai::batches::delete, request, api).await,
+    }
+}
+
+async fn results(State(api): State<Arc<Api>>, request: Request) -> Response {
+    let (dialect, request) = of_batch(&api, request).await;
+    match dialect {
+        Dialect::BatchRouter => call(batchrouter::batches::page, request, api).await,
+        Dialect::Phaseo => call(phaseo::batches::results, request, api).await,
+        Dialect::OpenAi => call(openai::batches::results, request, api).await,
+    }
+}
+
+/// The dialect of a batch that a path names; that of the client if there is no such batch.
+async fn of_batch(api: &Arc<Api>, request: Request) -> (Dialect, Request) {
+    let (mut parts, body) = request.into_parts();
+    let id = PathId::<BatchId>::from_request_parts(&mut parts, api).await.ok();
+    let batch = match id {
+        Some(PathId(id)) => api.store.batch(id).await.ok().flatten(),
+        None => None,
+    };
+    let dialect = batch.map(|batch| batch.spec.dialect).or_else(|| of_client(&parts.headers)).unwrap_or(Dialect::OpenAi);
+    (dialect, Request::from_parts(parts, body))
+}
+
+async fn call<H, T>(handler: H, request: Request, api: Arc<Api>) -> Response
+where
+    H: axum::handler::Handler<T, Arc<Api>>,
+{
+    handler.call(request, api).await
+}
+
+/// A file's object, or what a link to results leads to.
+async fn file(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    signed: Option<Extension<Signed>>,
+    id: Result<PathId<FileId>, ApiError>,
+) -> Response {
+    match (signed, id) {
+        (Some(Extension(signed)), _) => batchrouter::batches::download(&api, signed).await.unwrap_or_else(ApiError::into_batchrouter),
+        (None, Ok(id)) => openai::files::retrieve(State(api), Extension(caller), id).await.into_response(),
+        (None, Err(error)) => error.into_response(),
+    }
+}
+
+/// An upload: a form as OpenAI has it, or, as BatchRouter's clients send it, a body of lines.
+async fn upload(State(api): State<Arc<Api>>, request: Request) -> Response {
+    let lines = media_type(request.headers()).is_some_and(|kind| batchrouter::files::is_lines(&kind));
+    match of_client(request.headers()) {
+        Some(Dialect::BatchRouter) => call(batchrouter::files::create, request, api).await,
+        Some(Dialect::Phaseo) => call(phaseo::files::create, request, api).await,
+        Some(Dialect::OpenAi) | None if lines => call(batchrouter::files::create, request, api).await,
+        Some(Dialect::OpenAi) | None => call(openai::files::create, request, api).await,
+    }
+}
