@@ -39,5 +39,6 @@ pub mod flow;
 pub mod http;
 pub mod provider;
 pub mod quote;
+pub mod service;
 pub mod store;
 pub mod webhooks;

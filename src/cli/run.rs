@@ -134,7 +134,7 @@ async fn work(settings: Settings, env: Environment, job: Job, args: &RunArgs) ->
     if let Err(error) = watch_signals(&tasks, || {}) {
         return complain(&error, FAILURE);
     }
-    if core.store.free_bytes().is_ok_and(|free| free < settings.min_free_bytes) {
+    if core.service.store.free_bytes().is_ok_and(|free| free < settings.min_free_bytes) {
         let wanted = settings.min_free_bytes;
         return complain(
             &format!("there are fewer than {wanted} bytes free for {}; see --min-free-bytes", settings.data_dir.display()),

@@ -6,17 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::catalog_reloader::{Keeper, Source, key_of};
 use super::config::{Settings, Strings};
 use super::lifecycle::{Fate, Tasks};
-use crate::catalog::{Catalog, Faults, Snapshot, UpstreamError, WatchError, Watcher, watch};
+use crate::catalog::{Faults, Snapshot, UpstreamError, WatchError, Watcher, watch};
 use crate::descriptors::Descriptors;
 use crate::domain::provider::connection::ProviderKind;
+use crate::domain::quote::constraints::TierTimes;
 use crate::domain::row::retry::RetryPolicy;
 use crate::domain::time::{Clock, Timestamp};
-use crate::executor::{self, Handle, InputLimits, OpenProvider};
+use crate::executor::{self, InputLimits, OpenProvider};
 use crate::provider::{self, SetupError};
+use crate::service::quotes::turns::QuoteTurns;
+use crate::service::{Limits, QuoteTerms, Service};
 use crate::store::{Compact, OpenError, Options, Recovered, Store, StoreError};
 
 /// How often expired files, uploads and keys are looked for.
@@ -48,12 +52,9 @@ pub enum StartError {
 /// The environment, shared with whatever reads keys later.
 pub type Environment = Arc<dyn Strings + Send + Sync>;
 
-/// Store, catalog and executor at work.
+/// The service, with store, catalog and executor at work.
 pub struct Core {
-    pub store: Store,
-    pub catalog: Arc<Catalog>,
-    pub executor: Handle,
-    pub clock: Clock,
+    pub service: Arc<Service>,
     pub descriptors: Descriptors,
     _watcher: Option<Watcher>,
 }
@@ -108,15 +109,40 @@ impl Core {
             // What has changed between the first look and the watch.
             catalog.ask("the start");
         }
-        Ok(Self { store, catalog, executor, clock, descriptors, _watcher: watcher })
+        let service = Service {
+            store,
+            catalog,
+            executor,
+            clock,
+            limits: limits(settings),
+            turns: QuoteTurns::default(),
+            draining: shutdown.drain().clone(),
+            tasks: TaskTracker::new(),
+        };
+        Ok(Self { service: Arc::new(service), descriptors, _watcher: watcher })
     }
 
     /// Makes everything durable and closes the store. Call it after the tasks have ended.
     pub async fn close(self) {
-        let store = self.store;
+        let store = self.service.store.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
             tracing::error!(%error, "the store was not closed");
         }
+    }
+}
+
+fn limits(settings: &Settings) -> Limits {
+    Limits {
+        max_line_bytes: usize::try_from(settings.max_row_bytes).unwrap_or(usize::MAX),
+        min_free_bytes: settings.min_free_bytes,
+        quotes: QuoteTerms {
+            // Items of one request become the rows of a batch.
+            max_items: usize::try_from(settings.max_inline_items.min(settings.max_rows)).unwrap_or(usize::MAX),
+            max_body_bytes: settings.max_inline_bytes,
+            validity: settings.quote_validity,
+            tiers: TierTimes { standard: settings.sla_standard, flex: settings.sla_flex, priority: settings.sla_priority },
+            fee: settings.fee_percent,
+        },
     }
 }
 

@@ -13,19 +13,20 @@ use sha2::{Digest, Sha256};
 use super::Core;
 use super::config::{Origin, Settings};
 use crate::catalog::Snapshot;
-use crate::domain::batch::metadata::Metadata;
-use crate::domain::batch::priority::{Control, Owner};
-use crate::domain::batch::{Batch, BatchSpec, BatchState, Fallback, Order};
+use crate::domain::batch::priority::Owner;
+use crate::domain::batch::{Batch, BatchState, Order};
 use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
-use crate::domain::file::{Purpose, ResultPart};
-use crate::domain::id::{BatchId, FileId, OrgId};
+use crate::domain::file::ResultPart;
+use crate::domain::id::{BatchId, OrgId};
 use crate::domain::provider::connection::ProviderKind;
 use crate::domain::row::lines::{Line, Lines};
 use crate::domain::row::openai::endpoint_of;
 use crate::domain::text::hex;
 use crate::domain::time::CompletionWindow;
-use crate::store::{CreateOutcome, Idempotency, MadeInput, NewFile, RUNS, Store, StoreError, discard};
+use crate::service::ServiceError;
+use crate::service::batches::create::{Created, Input, Kept, MadeRows, NewBatch};
+use crate::store::{Idempotency, RUNS, Store, StoreError, discard};
 
 /// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
@@ -49,6 +50,8 @@ pub enum JobError {
     Output(io::Error),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
     #[error("the daemon stopped before the job was done")]
     Stopped,
 }
@@ -145,43 +148,20 @@ impl Job {
     /// # Errors
     /// When the file cannot be read or the store fails.
     pub async fn submit(&self, core: &Core, fresh: bool) -> Result<Submission, JobError> {
-        let now = core.clock.now();
         let key = match self.earlier(core, fresh).await? {
             Earlier::Batch(batch) => return Ok(Submission { batch, resumed: true }),
             Earlier::None { key } => key,
         };
-        let idempotency = Idempotency { key, request: self.digest };
-        let (store, path) = (core.store.clone(), self.path.clone());
+        let (store, path) = (core.service.store.clone(), self.path.clone());
         let spool = tokio::task::spawn_blocking(move || spool(&store, &path)).await.map_err(|_| JobError::Stopped)?;
         let filename = self.path.file_name().map_or_else(|| "input.jsonl".into(), |name| name.to_string_lossy().into_owned());
-        let file = NewFile { filename, purpose: Purpose::Batch, mime: None, org: OrgId::OPERATOR, created_at: now, expires_at: None };
-        let input = MadeInput { file, content: spool? };
-        let spec = BatchSpec {
-            id: BatchId::generate(now),
-            dialect: Dialect::OpenAi,
-            order: Order::Rows { endpoint: self.endpoint, window: WINDOW.parse().unwrap_or(CompletionWindow::DAY) },
-            // That of the file which becomes it.
-            input_file: FileId::from_u128(0),
-            created_at: now,
-            metadata: Metadata::default(),
-            output_expires_after: None,
-            retry_of: None,
-            org: OrgId::OPERATOR,
-            owner: Owner::default(),
-            fallback: Fallback::default(),
-        };
-        let batch = spec.id;
-        match core.store.create_batch_with(spec, input, Control::default(), Some(idempotency)).await? {
-            CreateOutcome::Created => {}
-            CreateOutcome::Existing(batch) => return Ok(Submission { batch, resumed: true }),
-            CreateOutcome::KeyReused
-            | CreateOutcome::Deleted
-            | CreateOutcome::InputGone
-            | CreateOutcome::QuoteUsed(_)
-            | CreateOutcome::NotCovered(_) => return Err(JobError::Stopped),
-        }
-        core.executor.take(batch).await.map_err(|_| JobError::Stopped)?;
-        Ok(Submission { batch, resumed: false })
+        let made = MadeRows { content: spool?, filename: Some(filename), mime: None, kept: Kept::ForEver };
+        let order = Order::Rows { endpoint: self.endpoint, window: WINDOW.parse().unwrap_or(CompletionWindow::DAY) };
+        let now = core.service.clock.now();
+        let new = NewBatch::new(now, Dialect::OpenAi, OrgId::OPERATOR, Owner::default(), order, Input::Made(made));
+        let once = Some(Idempotency { key, request: self.digest });
+        let Created { batch, is_new } = core.service.create_batch(NewBatch { once, ..new }).await?;
+        Ok(Submission { batch: batch.spec.id, resumed: !is_new })
     }
 
     /// The batch of an earlier run. One that was refused does not count: whatever was wrong may have
@@ -191,7 +171,7 @@ impl Job {
         loop {
             let name = Sha256::new().chain_update(b"batchd run\0").chain_update(self.digest).chain_update(number.to_be_bytes());
             let key = name.finalize().into();
-            let Some(used) = core.store.used_key(&key).await? else { return Ok(Earlier::None { key }) };
+            let Some(used) = core.service.store.used_key(&key).await? else { return Ok(Earlier::None { key }) };
             let Some(batch) = used.batch else {
                 number += 1;
                 continue;
@@ -240,7 +220,7 @@ impl Core {
     /// # Errors
     /// When the store has failed.
     pub async fn batch(&self, id: BatchId) -> Result<Batch, JobError> {
-        self.store.batch(id).await?.ok_or(JobError::Stopped)
+        self.service.store.batch(id).await?.ok_or(JobError::Stopped)
     }
 
     /// Writes the lines of `part` in input order.
@@ -248,7 +228,7 @@ impl Core {
     /// # Errors
     /// When the store has failed or `out` cannot be written to.
     pub async fn write_lines(&self, id: BatchId, part: ResultPart, mut out: Box<dyn Write + Send>) -> Result<(), JobError> {
-        let mut lines = self.store.lines(id, part).await?.ok_or(JobError::Stopped)?;
+        let mut lines = self.service.store.lines(id, part).await?.ok_or(JobError::Stopped)?;
         let write = move || {
             while let Some(chunk) = lines.next_chunk()? {
                 out.write_all(&chunk).map_err(JobError::Output)?;
@@ -263,7 +243,7 @@ impl Core {
     /// # Errors
     /// When the store has failed.
     pub async fn first_errors(&self, id: BatchId, most: usize) -> Result<Vec<String>, JobError> {
-        let mut lines = self.store.lines(id, ResultPart::Errors).await?.ok_or(JobError::Stopped)?;
+        let mut lines = self.service.store.lines(id, ResultPart::Errors).await?.ok_or(JobError::Stopped)?;
         let chunk = tokio::task::spawn_blocking(move || lines.next_chunk()).await.map_err(|_| JobError::Stopped)??;
         let text = chunk.map(|chunk| String::from_utf8_lossy(&chunk).into_owned()).unwrap_or_default();
         Ok(text.lines().take(most).map(String::from).collect())

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio_util::task::TaskTracker;
 
 use super::components::{Core, Environment, StartError};
 use super::config::{AgentRegister, Settings, Switch, WebhookEndpoints, WebhookTargets};
 use super::lifecycle::{Fate, Finish, Notifier, Shutdown, Tasks, keep_alive, watch_signals};
 use crate::domain::org::ledger::Credits;
-use crate::domain::quote::constraints::TierTimes;
 use crate::domain::webhook::target_policy::Targets;
-use crate::http::{self, Access, Accounts, Api, Limits, Origins, QuoteTerms};
+use crate::http::{self, Access, Accounts, Api, Limits, Origins};
+use crate::service::feed::watcher::Feeds;
 use crate::webhooks;
 use crate::webhooks::Courier;
 
@@ -41,7 +40,6 @@ pub struct Server {
     pub address: SocketAddr,
     core: Core,
     tasks: Tasks,
-    requests: TaskTracker,
     drain_timeout: Duration,
     notifier: Arc<Notifier>,
 }
@@ -60,35 +58,29 @@ impl Server {
         let tasks = Tasks::new(Shutdown::new());
         let core = Core::start(settings, env, &tasks, settings.max_connections).await?;
         let tester = start_courier(settings, &core, address, &tasks)?;
-        let requests = TaskTracker::new();
         let router = http::router(Arc::new(Api {
-            store: core.store.clone(),
-            catalog: core.catalog.clone(),
-            executor: core.executor.clone(),
-            clock: core.clock.clone(),
+            service: core.service.clone(),
             limits: limits(settings),
             descriptors: core.descriptors.clone(),
             access: Access::keys(settings.api_keys.clone()).with_origins(Origins::of(settings.cors_origins.clone())),
             views: http::Views::default(),
             public_url: settings.public_url.clone(),
             accounts: accounts(settings),
-            quoting: http::Quoting::default(),
+            bodies: http::BodyRoom::default(),
             probe: Arc::new(move |receiver| {
                 let tester = tester.clone();
                 Box::pin(async move { tester.send(receiver).await })
             }),
-            feeds: http::Feeds::default(),
-            draining: tasks.shutdown().drain().clone(),
-            tasks: requests.clone(),
+            feeds: Feeds::new(http::batch_message),
         }));
         let drain = tasks.shutdown().drain().clone();
         let serve = http::serve(listener, router, drain, settings.drain_timeout, core.descriptors.clone());
         tasks.spawn("http", Fate::Essential, serve);
-        let catalog = core.catalog.clone();
+        let catalog = core.service.catalog.clone();
         let on_hangup = move || catalog.ask("SIGHUP");
         watch_signals(&tasks, on_hangup).map_err(ServeError::Environment)?;
         keep_alive(tasks.shutdown(), notifier.clone());
-        Ok(Self { address, core, tasks, requests, drain_timeout: settings.drain_timeout, notifier })
+        Ok(Self { address, core, tasks, drain_timeout: settings.drain_timeout, notifier })
     }
 
     /// Tells the service manager that requests are served.
@@ -111,15 +103,16 @@ impl Server {
         shutdown.drain().cancelled().await;
         self.notifier.stopping(self.drain_timeout + GRACE);
         let finish = self.tasks.finish(self.drain_timeout, GRACE).await;
-        self.requests.close();
+        let requests = &self.core.service.tasks;
+        requests.close();
         // Only writes that a client is waiting for; each of them is one commit.
-        if tokio::time::timeout(GRACE, self.requests.wait()).await.is_err() {
+        if tokio::time::timeout(GRACE, requests.wait()).await.is_err() {
             tracing::warn!("requests are still being worked on; their clients get no answer");
         }
         if let Finish::Stuck { tasks } = finish {
             tracing::error!(tasks, "tasks did not end");
         }
-        let broken = self.core.store.broken();
+        let broken = self.core.service.store.broken();
         self.core.close().await;
         if shutdown.failed() || broken.is_cancelled() { Err(ServeError::Failed) } else { Ok(()) }
     }
@@ -158,7 +151,8 @@ fn start_courier(settings: &Settings, core: &Core, address: SocketAddr, tasks: &
         retry_base: settings.webhook_retry_base,
         standard: settings.webhook_standard_headers == Switch::On,
     };
-    let courier = Courier::new(core.store.clone(), core.clock.clone(), core.descriptors.clone(), courier).map_err(ServeError::Courier)?;
+    let courier = Courier::new(core.service.store.clone(), core.service.clock.clone(), core.descriptors.clone(), courier)
+        .map_err(ServeError::Courier)?;
     let tester = courier.tester();
     tasks.spawn("courier", Fate::Essential, courier.run(tasks.shutdown().drain().clone()));
     Ok(tester)
@@ -168,17 +162,7 @@ fn limits(settings: &Settings) -> Limits {
     Limits {
         max_file_bytes: settings.max_file_bytes,
         max_upload_bytes: settings.max_upload_bytes,
-        max_line_bytes: usize::try_from(settings.max_row_bytes).unwrap_or(usize::MAX),
-        min_free_bytes: settings.min_free_bytes,
         file_retention: settings.file_retention,
-        quotes: QuoteTerms {
-            // Items of one request become the rows of a batch.
-            max_items: usize::try_from(settings.max_inline_items.min(settings.max_rows)).unwrap_or(usize::MAX),
-            max_body_bytes: settings.max_inline_bytes,
-            validity: settings.quote_validity,
-            tiers: TierTimes { standard: settings.sla_standard, flex: settings.sla_flex, priority: settings.sla_priority },
-            fee: settings.fee_percent,
-        },
         ..Limits::default()
     }
 }

@@ -56,29 +56,6 @@ pub enum HoldError {
     Store(#[from] StoreError),
 }
 
-/// Why no new batch was made of the unfinished rows of another.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum RetryError {
-    #[error("no such batch")]
-    NotFound,
-    #[error("the batch is {0}; only one that has ended can be run again")]
-    StillRunning(&'static str),
-    #[error("the batch was refused, none of its rows ever ran; mend its input and create a new batch")]
-    Refused,
-    #[error("the batch ran on a quote, which is used up; quote the items again that are to run again")]
-    Quoted,
-    #[error("every row of the batch succeeded; there is nothing to run again")]
-    NothingToRetry,
-    #[error("the input file of the batch was deleted; its rows cannot be read again")]
-    InputGone,
-    #[error("the results of the batch have been removed; which rows failed is no longer known")]
-    ResultsGone,
-    #[error(transparent)]
-    Gone(#[from] Gone),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
 /// A message to the dispatcher.
 #[derive(Debug)]
 pub(super) enum Command {
@@ -173,15 +150,6 @@ impl Handle {
     /// The holds on lanes.
     pub fn lane_holds(&self) -> Arc<Vec<LaneHold>> {
         self.store.lane_holds()
-    }
-
-    /// Makes a new batch of the rows of `id` that failed, expired or never ran, linked to it, with
-    /// the same endpoint, window and metadata.
-    ///
-    /// # Errors
-    /// When the batch still runs, has nothing to retry, or its input or results are gone.
-    pub async fn retry(&self, id: BatchId, now: Timestamp) -> Result<Batch, RetryError> {
-        super::again::retry(self, id, now).await
     }
 }
 

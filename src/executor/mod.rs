@@ -10,7 +10,6 @@
 //!   most upstream calls that a crash repeats;
 //! * memory does not grow with the number of rows of a batch.
 
-mod again;
 mod attempt;
 mod dedup;
 mod dispatcher;
@@ -21,7 +20,7 @@ mod prepare;
 mod run;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 pub use attempt::attachments::describe;
 #[cfg(test)]
 pub use handle::Stub;
-pub use handle::{CancelError, ControlError, Gone, Handle, HoldError, RetryError};
+pub use handle::{CancelError, ControlError, Gone, Handle, HoldError};
 pub use lane::OpenProvider;
 pub use lane::status::{Board, LaneReport};
 pub use prepare::stage::Stage;

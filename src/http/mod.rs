@@ -28,12 +28,11 @@ mod v1;
 #[cfg(test)]
 mod tests;
 
-pub use batchrouter::Quoting;
-pub use layers::auth::{Access, Origins};
-pub use phaseo::feed::Feeds;
-pub use phaseo::told_of_batches;
+pub use layers::access_policy::{Access, Origins};
+pub use phaseo::{batch_message, told_of_batches};
+pub use request::held_body::BodyRoom;
 pub use response::error::ApiError;
 pub use response::views::Views;
 pub use router::router;
 pub use server::serve;
-pub use state::{Accounts, Api, Limits, Probe, QuoteTerms};
+pub use state::{Accounts, Api, Limits, Probe};

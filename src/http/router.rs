@@ -12,7 +12,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use super::admin::{catalog, lanes, orgs};
-use super::layers::auth::Origins;
+use super::layers::access_policy::Origins;
 use super::layers::{auth, request_body, trace};
 use super::ops::metrics;
 use super::response::error;

@@ -42,12 +42,12 @@ async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller
 
 async fn create_by_body(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, request: Request) -> Result<Response, ApiError> {
     api.check_open()?;
-    let most = api.limits.quotes.max_body_bytes.max(Object::MAX_BYTES);
+    let most = api.service.limits.quotes.max_body_bytes.max(Object::MAX_BYTES);
     let context = Context::of(&request);
     // A small body is read at once; one that may be large waits until there is room for it.
     let (_held, body) = match announced_bytes(headers) {
         Some(small) if small <= Object::MAX_BYTES => (None, read_json(request, api, most).await?),
-        _ => api.quoting.read(request, api, most).await.map(|(held, body)| (Some(held), body))?,
+        _ => api.bodies.read(request, api, most).await.map(|(held, body)| (Some(held), body))?,
     };
     Ok(match of_create(&body) {
         Dialect::BatchRouter => batchrouter::batches::create_from(api, caller, headers, body).await.into_response(),
@@ -107,7 +107,7 @@ async fn of_batch(api: &Arc<Api>, request: Request) -> (Dialect, Request) {
     let (mut parts, body) = request.into_parts();
     let id = PathId::<BatchId>::from_request_parts(&mut parts, api).await.ok();
     let batch = match id {
-        Some(PathId(id)) => api.store.batch(id).await.ok().flatten(),
+        Some(PathId(id)) => api.service.store.batch(id).await.ok().flatten(),
         None => None,
     };
     let dialect = batch.map(|batch| batch.spec.dialect).or_else(|| of_client(&parts.headers)).unwrap_or(Dialect::OpenAi);

@@ -11,10 +11,9 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::domain::batch::Batch;
+use crate::domain::batch::details::BatchDetails;
 use crate::domain::batch::phaseo::{Phase, Receiver, Subscription};
 use crate::domain::id::{BatchId, EventId, OrgId, ReceiverId, half};
-use crate::domain::org::ledger::Reservation;
-use crate::domain::quote::receipt::Receipt;
 use crate::domain::time::Clock;
 use crate::domain::webhook::Webhook;
 use crate::domain::webhook::delivery::{Delivery, Told, Wire};
@@ -25,9 +24,8 @@ use crate::store::{News, Store, StoreError};
 /// Batches that are looked at in one go.
 const LOOK: usize = 1_000;
 
-/// What a message tells of a batch: JSON. Its reservation, and of one that has ended its receipt, stand beside it,
-/// and what was told before.
-pub type Render = Arc<dyn Fn(&Batch, Option<&Reservation>, Option<&Receipt>, &Telling) -> Vec<u8> + Send + Sync>;
+/// Writes what a message tells of a batch: JSON.
+pub type Render = Arc<dyn Fn(&Batch, &BatchDetails) -> Vec<u8> + Send + Sync>;
 
 /// Looks at batches.
 pub(super) struct Newsroom {
@@ -102,7 +100,8 @@ impl Newsroom {
         }
         let id = batch.spec.id;
         let receipt = if batch.state.is_terminal() { self.store.receipt(id).await? } else { None };
-        let data = (self.render)(batch, self.store.reservation(id).await?.as_ref(), receipt.as_ref(), telling);
+        let details = BatchDetails { reservation: self.store.reservation(id).await?, receipt, told: telling.clone() };
+        let data = (self.render)(batch, &details);
         let now = self.clock.now();
         let delivery = |event: Event| Delivery {
             id: event_id(id, &event.key),

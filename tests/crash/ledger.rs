@@ -185,7 +185,7 @@ fn checked(addr: SocketAddr, org: &Org, batch: &Made) -> Decimal {
         let receipt = ask(addr, org, Request::get(&format!("{path}?include_billing_receipt=true"))).expect(200);
         (!receipt["billing_receipt"].is_null()).then_some(receipt)
     };
-    let shown = wait::poll(wait::A_WHILE, ended).unwrap_or_else(|| panic!("{} does not end", batch.id));
+    let shown = while_rows_end(addr, &batch.id, ended);
     let credits = &shown["billing_receipt"]["credits"];
     let [reserved, charged, released] = ["reserved", "charged", "released"].map(|name| amount(&credits[name]));
     assert_eq!(reserved, charged + released, "{credits}");
@@ -198,6 +198,27 @@ fn checked(addr: SocketAddr, org: &Org, batch: &Made) -> Decimal {
     let expected = (cost + cost * fee / Decimal::ONE_HUNDRED).round_dp_with_strategy(6, RoundingStrategy::ToPositiveInfinity);
     assert_eq!(charged, expected, "{shown} {rows:?}");
     charged
+}
+
+/// Waits for a batch as long as rows end at all: how long thousands of them take is the machine's matter, and a
+/// daemon that stands still is not.
+fn while_rows_end<T>(addr: SocketAddr, id: &str, mut ended: impl FnMut() -> Option<T>) -> T {
+    let rows = || {
+        let metrics = http::send(addr, Request::get("/metrics")).expect("the metrics").text();
+        let line = metrics.lines().find_map(|line| line.strip_prefix("batchd_store_rows_total "));
+        line.expect("how many rows have ended").parse::<f64>().expect("a number")
+    };
+    let mut before = rows();
+    loop {
+        if let Some(value) = wait::poll(wait::A_WHILE, &mut ended) {
+            return value;
+        }
+        let now = rows();
+        let lanes = http::send(addr, Request::get("/admin/lanes")).expect("the lanes").text();
+        wait::say(&format!("crash: ledger: {id} waits; {} rows since the last look; {lanes}", now - before));
+        assert!(now > before, "{id} does not end, and no row does: {lanes}");
+        before = now;
+    }
 }
 
 fn amount(money: &Value) -> Decimal {

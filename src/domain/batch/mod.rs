@@ -4,6 +4,7 @@
 //! state absorbs every event, and each state carries the moments that exist by then.
 
 pub mod dedup;
+pub mod details;
 pub mod metadata;
 pub mod phaseo;
 pub mod plan;
@@ -20,8 +21,8 @@ use super::endpoint::Endpoint;
 use super::file::{ExpiresAfter, ResultPart};
 use super::id::{BatchId, FileId, OrgId, QuoteId};
 use super::money::{MaxPrice, Usd};
-use super::quote::Estimate;
 use super::quote::constraints::Constraints;
+use super::quote::{Estimate, Quote};
 use super::row::batchrouter::{Defaults, parse_item};
 use super::row::openai::{Fault, RowRequest, parse_line};
 use super::time::{CompletionWindow, Timestamp, later};
@@ -85,6 +86,24 @@ pub struct QuotedOrder {
 }
 
 impl QuotedOrder {
+    /// What a batch has from its quote alone.
+    pub fn of(quote: &Quote) -> Self {
+        Self {
+            quote: quote.id,
+            deadline: quote.deadline,
+            defaults: Defaults::default(),
+            demands: quote.demands.clone(),
+            fee: quote.fee,
+            estimate: quote.estimate,
+            each: quote.estimate.map(|estimate| Usd(estimate.total().0 / Decimal::from(quote.items.max(1)))),
+            reserve: Usd::ZERO,
+            items: None,
+            metadata: None,
+            webhook: None,
+            gateway: None,
+        }
+    }
+
     /// See [`Order::holds_the_most`].
     pub const fn holds_the_most(&self) -> bool {
         self.gateway.is_some()

@@ -14,7 +14,8 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::openai::{
-    Fault, MAX_MODEL_CHARS, MODEL_BREAK, ModelName, RowRequest, check_id, check_stream, kind, parse_envelope, place, string,
+    Fault, MAX_MODEL_CHARS, MODEL_BREAK, ModelName, RowRequest, check_id, check_id_text, check_stream, kind, parse_envelope, place,
+    streams, string,
 };
 use crate::domain::batch::problem::ProblemCode;
 use crate::domain::endpoint::Endpoint;
@@ -101,7 +102,7 @@ pub fn parse_item<'a>(text: &'a [u8], defaults: &'a Defaults) -> Result<RowReque
         check_stream(input.members.stream, "input.stream").unwrap_or_else(&mut keep);
     }
     let endpoint = match (operation, &input) {
-        (Some(operation), Some(input)) => endpoint(operation, input, url(&raw)).map_err(&mut keep).ok(),
+        (Some(operation), Some(input)) => endpoint(operation, input.asks(), url(&raw)).map_err(&mut keep).ok(),
         (_, _) => None,
     };
     match (custom_id, operation, input, model, endpoint) {
@@ -110,6 +111,44 @@ pub fn parse_item<'a>(text: &'a [u8], defaults: &'a Defaults) -> Result<RowReque
             Ok(RowRequest { custom_id, model, endpoint, operation: Some(operation), body: input.text, name })
         }
         (_, _, _, _, _) => Err(faults),
+    }
+}
+
+/// What decides where an item goes that its dialect has read already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parsed<'a> {
+    pub operation: Operation,
+    pub endpoint: Endpoint,
+    pub model: &'a str,
+}
+
+/// Checks an item whose parts were read before, as [`parse_item`] will check the `line` that is made of them:
+/// `custom_id`, `url` and `body`, without anything that is said of all items.
+///
+/// # Errors
+/// Every independent fault of it, at least one.
+pub fn check_parsed<'a>(id: &str, url: Endpoint, body: &'a Map<String, Value>, line: &str) -> Result<Parsed<'a>, Vec<Fault>> {
+    if members(line.as_bytes()) > MAX_MEMBERS {
+        let message = format!("the item has more than {MAX_MEMBERS} members and elements");
+        return Err(vec![Fault::new(ProblemCode::InvalidInput, None, message)]);
+    }
+    let mut faults = Vec::new();
+    let mut keep = |fault: Fault| faults.push(fault);
+    check_id_text(id, "custom_id").unwrap_or_else(&mut keep);
+    if !matches!(body.get("stream"), None | Some(Value::Null | Value::Bool(false))) {
+        keep(streams("input.stream"));
+    }
+    let model = body.get("model").and_then(Value::as_str).filter(|name| is_name(name));
+    if model.is_none() {
+        keep(no_model());
+    }
+    let operation = if url == Endpoint::Embeddings { Operation::Embeddings } else { Operation::Responses };
+    let is_there = |name: &str| body.get(name).is_some_and(|value| !value.is_null());
+    let asks = Asks { field: "body", messages: is_there("messages"), input: is_there("input") };
+    let endpoint = endpoint(operation, asks, Some(url)).map_err(&mut keep).ok();
+    match (model, endpoint) {
+        (Some(model), Some(endpoint)) if faults.is_empty() => Ok(Parsed { operation, endpoint, model }),
+        (_, _) => Err(faults),
     }
 }
 
@@ -147,6 +186,11 @@ struct Input<'a> {
 }
 
 impl Input<'_> {
+    fn asks(&self) -> Asks {
+        let is_there = |value: Option<&RawValue>| value.is_some_and(|value| value.get() != "null");
+        Asks { field: self.field, messages: is_there(self.members.messages), input: is_there(self.members.input) }
+    }
+
     fn model_name(&self) -> ModelName {
         match self.members.model {
             // It borrows from the text, so its address gives its place in it.
@@ -175,11 +219,19 @@ fn input<'a>(raw: &RawItem<'a>) -> Result<Input<'a>, Fault> {
     }
 }
 
-fn endpoint(operation: Operation, input: &Input<'_>, url: Option<Endpoint>) -> Result<Endpoint, Fault> {
-    let is_there = |value: Option<&RawValue>| value.is_some_and(|value| value.get() != "null");
-    let (messages, texts) = (is_there(input.members.messages), is_there(input.members.input));
-    let bad = |what: &str| Err(Fault::new(ProblemCode::InvalidInput, Some(input.field), format!("`{}` must have {what}", input.field)));
-    match (operation, messages, texts) {
+/// Which of the members are there that tell what an item asks.
+#[derive(Clone, Copy)]
+struct Asks {
+    /// What holds them: `input`, or `body`.
+    field: &'static str,
+    messages: bool,
+    input: bool,
+}
+
+fn endpoint(operation: Operation, asks: Asks, url: Option<Endpoint>) -> Result<Endpoint, Fault> {
+    let Asks { field, messages, input } = asks;
+    let bad = |what: &str| Err(Fault::new(ProblemCode::InvalidInput, Some(field), format!("`{field}` must have {what}")));
+    match (operation, messages, input) {
         (Operation::Embeddings, _, true) => Ok(Endpoint::Embeddings),
         (Operation::Embeddings, _, false) => bad("`input`, the text to embed or an array of texts"),
         (Operation::Responses | Operation::Vision, true, _) if url == Some(Endpoint::Messages) => Ok(Endpoint::Messages),
@@ -202,12 +254,13 @@ fn models<'a>(raw: &RawItem<'a>, input: Option<&Input<'a>>, defaults: &'a Defaul
         return options_of(options).map(|options| join(&options));
     }
     let model = raw.model.or_else(|| input?.members.model).and_then(string);
-    let bad = || {
-        let message =
-            format!("`model` must name a model, in 1 to {MAX_MODEL_CHARS} characters, unless `model` or `models` is said of all items");
-        Fault::new(ProblemCode::InvalidModel, Some("model"), message)
-    };
-    model.filter(|name| is_name(name)).ok_or_else(bad)
+    model.filter(|name| is_name(name)).ok_or_else(no_model)
+}
+
+fn no_model() -> Fault {
+    let message =
+        format!("`model` must name a model, in 1 to {MAX_MODEL_CHARS} characters, unless `model` or `models` is said of all items");
+    Fault::new(ProblemCode::InvalidModel, Some("model"), message)
 }
 
 fn options_of(raw: &RawValue) -> Result<Vec<String>, Fault> {

@@ -198,16 +198,21 @@ pub(super) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
 
 pub(super) fn check_id<'a>(value: Option<&'a RawValue>, param: &'static str) -> Result<Cow<'a, str>, Fault> {
     let raw = required(value, param, "every row needs its own, a string that is unique in the file")?;
-    let bad = |found: &str| {
-        let message = format!("`{param}` must be a string of 1 to {MAX_CUSTOM_ID_CHARS} characters, found {found}");
-        Fault::new(ProblemCode::InvalidCustomId, Some(param), message)
-    };
-    let id = string(raw).ok_or_else(|| bad(kind(raw)))?;
+    let id = string(raw).ok_or_else(|| no_id(param, kind(raw)))?;
+    check_id_text(&id, param).map(|()| id)
+}
+
+pub(super) fn check_id_text(id: &str, param: &'static str) -> Result<(), Fault> {
     match id.chars().count() {
-        0 => Err(bad("an empty string")),
-        count if count > MAX_CUSTOM_ID_CHARS => Err(bad(&format!("{count} characters"))),
-        _ => Ok(id),
+        0 => Err(no_id(param, "an empty string")),
+        count if count > MAX_CUSTOM_ID_CHARS => Err(no_id(param, &format!("{count} characters"))),
+        _ => Ok(()),
     }
+}
+
+fn no_id(param: &'static str, found: &str) -> Fault {
+    let message = format!("`{param}` must be a string of 1 to {MAX_CUSTOM_ID_CHARS} characters, found {found}");
+    Fault::new(ProblemCode::InvalidCustomId, Some(param), message)
 }
 
 fn check_method(value: Option<&RawValue>) -> Result<(), Fault> {
@@ -241,11 +246,13 @@ fn check_body(value: Option<&RawValue>) -> Result<(&str, RawBody<'_>), Fault> {
 pub(super) fn check_stream(value: Option<&RawValue>, param: &'static str) -> Result<(), Fault> {
     match value.map(RawValue::get) {
         None | Some("false" | "null") => Ok(()),
-        Some(_) => {
-            let message = format!("`{param}` must be false or absent; a batch row cannot be streamed");
-            Err(Fault::new(ProblemCode::StreamNotSupported, Some(param), message))
-        }
+        Some(_) => Err(streams(param)),
     }
+}
+
+pub(super) fn streams(param: &'static str) -> Fault {
+    let message = format!("`{param}` must be false or absent; a batch row cannot be streamed");
+    Fault::new(ProblemCode::StreamNotSupported, Some(param), message)
 }
 
 fn check_model(value: Option<&RawValue>) -> Result<Cow<'_, str>, Fault> {

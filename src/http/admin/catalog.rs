@@ -18,7 +18,7 @@ use crate::store::{Backup, BackupError, CATALOGS_KEPT, StoredCatalog};
 
 /// `POST /admin/catalog/reload`: loads the seeds anew, all or nothing.
 pub async fn reload(State(api): State<Arc<Api>>) -> Response {
-    match api.catalog.reload("asked for by a client").await {
+    match api.service.catalog.reload("asked for by a client").await {
         Ok(reloaded) => {
             let status = if reloaded.changes.is_some() { "reloaded" } else { "unchanged" };
             let mut shown = shown(&reloaded.accepted);
@@ -65,7 +65,7 @@ impl From<StoredCatalog> for Entry {
 pub async fn history(State(api): State<Arc<Api>>, params: Params) -> Result<Json<Value>, ApiError> {
     let most = usize::try_from(CATALOGS_KEPT).unwrap_or(usize::MAX);
     let limit = params.limit(20, most)?;
-    let mut stored = api.store.catalogs().await?;
+    let mut stored = api.service.store.catalogs().await?;
     let has_more = stored.len() > limit;
     stored.truncate(limit);
     let data: Vec<Entry> = stored.into_iter().map(Entry::from).collect();
@@ -78,7 +78,7 @@ pub async fn backup(State(api): State<Arc<Api>>, body: Object) -> Result<Json<Va
     api.check_open()?;
     body.only(&["target"])?;
     let target = body.need_text("target", "it is the absolute path of a folder for the backup, on the daemon's machine")?.to_owned();
-    let (store, path) = (api.store.clone(), PathBuf::from(&target));
+    let (store, path) = (api.service.store.clone(), PathBuf::from(&target));
     let work = tokio::task::spawn_blocking(move || store.backup(&path));
     let made = api.to_the_end(work).await?.map_err(ApiError::internal)?;
     let Backup { writes, entries, contents, copied, copied_bytes } = made.map_err(|error| match error {

@@ -1,50 +1,18 @@
-//! API keys: making, listing and revoking them. A secret is told once and kept nowhere; what is kept is
-//! its SHA-256.
-
-mod secret;
+//! API keys as answers show them, and what bodies say of them.
 
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use crate::domain::error::Code;
 use crate::domain::id::{KeyId, OrgId};
 use crate::domain::org::{ApiKey, KeyKind, KeyState};
 use crate::domain::time::Timestamp;
-use crate::http::batchrouter::moment;
 use crate::http::request::Object;
 use crate::http::response::error::ApiError;
-use crate::http::state::Api;
-use crate::store::{Added, MAX_KEYS, Revoked};
+use crate::http::response::time::moment;
+use crate::service::orgs::NewKey;
+use crate::service::{Service, ServiceError};
 
 /// Characters of a name.
 const MAX_NAME: usize = 200;
-
-/// A key that was just made.
-pub struct NewKey {
-    pub key: ApiKey,
-    pub secret: String,
-    /// SHA-256 of the secret.
-    pub digest: [u8; 32],
-}
-
-impl NewKey {
-    /// Makes one.
-    ///
-    /// # Errors
-    /// When the machine has no random numbers.
-    pub fn generate(
-        org: OrgId,
-        kind: KeyKind,
-        name: Option<String>,
-        expires_at: Option<Timestamp>,
-        now: Timestamp,
-    ) -> Result<Self, ApiError> {
-        let secret = secret::generate(kind).map_err(|_| ApiError::internal("the machine has no random numbers"))?;
-        let digest = Sha256::digest(&secret).into();
-        let key = ApiKey { id: KeyId::generate(now), org, kind, name, created_at: now, expires_at, revoked_at: None };
-        Ok(Self { key, secret, digest })
-    }
-}
 
 /// What people call something: the first of these fields that is there.
 ///
@@ -73,18 +41,11 @@ fn expires_at(body: &Object, now: Timestamp) -> Result<Option<Timestamp>, ApiErr
 ///
 /// # Errors
 /// When the body asks for what cannot be, the organisation has all the keys it can have, or the store has failed.
-pub async fn create(api: &Api, org: OrgId, kind: KeyKind, body: &Object) -> Result<Value, ApiError> {
-    api.check_open()?;
-    let now = api.clock.now();
+pub async fn create(service: &Service, org: OrgId, kind: KeyKind, body: &Object) -> Result<Value, ApiError> {
+    service.check_open()?;
+    let now = service.clock.now();
     let made = NewKey::generate(org, kind, name(body, &["name", "label"])?, expires_at(body, now)?, now)?;
-    match api.store.add_key(made.key.clone(), made.digest).await? {
-        Added::Done => {}
-        Added::TooMany => {
-            let message = format!("an organisation can have {MAX_KEYS} keys, those that were revoked included");
-            return Err(ApiError::new(Code::Conflict, message));
-        }
-    }
-    tracing::info!(key = %made.key.id, org = %made.key.org, "API key made");
+    service.add_key(&made).await?;
     let mut shown = shown(&made.key, now);
     shown["api_key"] = json!(made.secret);
     Ok(shown)
@@ -94,8 +55,8 @@ pub async fn create(api: &Api, org: OrgId, kind: KeyKind, body: &Object) -> Resu
 ///
 /// # Errors
 /// When the store has failed.
-pub async fn list(api: &Api, org: OrgId) -> Result<Vec<Value>, ApiError> {
-    let (keys, now) = (api.store.keys(org).await?, api.clock.now());
+pub async fn list(service: &Service, org: OrgId) -> Result<Vec<Value>, ApiError> {
+    let (keys, now) = (service.store.keys(org).await?, service.clock.now());
     Ok(keys.iter().map(|key| shown(key, now)).collect())
 }
 
@@ -103,16 +64,12 @@ pub async fn list(api: &Api, org: OrgId) -> Result<Vec<Value>, ApiError> {
 ///
 /// # Errors
 /// When the organisation has no such key, or the store has failed.
-pub async fn revoke(api: &Api, org: OrgId, id: KeyId) -> Result<Value, ApiError> {
-    let now = api.clock.now();
-    match api.store.revoke_key(org, id, now).await? {
-        Revoked::Done(key) => {
-            tracing::info!(key = %id, "API key revoked");
-            Ok(shown(&key, now))
-        }
-        Revoked::NotFound => Err(ApiError::not_found("API key", id.in_hex())),
-        Revoked::Foreign => Err(ApiError::new(Code::Forbidden, "the key belongs to another organisation")),
-    }
+pub async fn revoke(service: &Service, org: OrgId, id: KeyId) -> Result<Value, ApiError> {
+    let revoked = service.revoke_key(org, id).await.map_err(|error| match error {
+        ServiceError::KeyNotFound(id) => ApiError::not_found("API key", id.in_hex()),
+        other => other.into(),
+    })?;
+    Ok(shown(&revoked, service.clock.now()))
 }
 
 fn shown(key: &ApiKey, now: Timestamp) -> Value {

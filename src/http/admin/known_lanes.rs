@@ -12,7 +12,7 @@ use crate::http::state::Api;
 /// # Errors
 /// When there is no such lane; says which there are.
 pub fn check(api: &Api, lane: &LaneSelector) -> Result<(), ApiError> {
-    let (catalog, board) = (api.catalog.current(), api.executor.board());
+    let (catalog, board) = (api.service.catalog.current(), api.service.executor.board());
     let mut used = board.lanes().map(|(provider, upstream, _)| (provider, upstream));
     let LaneSelector { provider, upstream } = lane;
     let Some(upstream) = upstream else {

@@ -89,7 +89,7 @@ async fn put(api: &Api, body: &Object, hold: Option<Hold>) -> Result<Json<Held>,
     body.only(&["lane"])?;
     let text = body.need_text("lane", "it is a provider's id, such as `groq`, or that, a slash and its name for a model")?;
     let lane: LaneSelector = text.parse().map_err(|error| ApiError::invalid("lane", format!("`lane` {error}")))?;
-    let before = api.executor.lane_holds().iter().find(|held| held.lane == lane).map(|held| held.hold);
+    let before = api.service.executor.lane_holds().iter().find(|held| held.lane == lane).map(|held| held.hold);
     if before.is_none() {
         // One that is held can be let go, whatever has become of it.
         crate::http::admin::known_lanes::check(api, &lane)?;
@@ -97,7 +97,7 @@ async fn put(api: &Api, body: &Object, hold: Option<Hold>) -> Result<Json<Held>,
     // Held as it is, it keeps the moment since when.
     let changed = before != hold;
     if changed {
-        let (executor, wished, now) = (api.executor.clone(), lane.clone(), api.clock.now());
+        let (executor, wished, now) = (api.service.executor.clone(), lane.clone(), api.service.clock.now());
         let done = api.to_the_end(async move { executor.hold_lane(wished, hold, now).await }).await?;
         done.map_err(|error| match error {
             HoldError::TooMany => ApiError::new(Code::Conflict, error.to_string()),
@@ -106,14 +106,14 @@ async fn put(api: &Api, body: &Object, hold: Option<Hold>) -> Result<Json<Held>,
         })?;
         tracing::info!(%lane, hold = hold.map_or("none", Hold::as_str), "lane held or let go");
     }
-    let message = tell(&lane, hold, changed, &api.executor.lane_holds(), &api.catalog.current());
+    let message = tell(&lane, hold, changed, &api.service.executor.lane_holds(), &api.service.catalog.current());
     Ok(Json(Held { lanes: show(api, Some(&lane)), changed, message }))
 }
 
 /// The lanes that a selector means, with the holds that bear on them; all without one.
 fn show(api: &Api, only: Option<&LaneSelector>) -> Lanes {
-    let (board, holds, now) = (api.executor.board(), api.executor.lane_holds(), api.clock.now());
-    let catalog = api.catalog.current();
+    let (board, holds, now) = (api.service.executor.board(), api.service.executor.lane_holds(), api.service.clock.now());
+    let catalog = api.service.catalog.current();
     let mut lanes: Vec<_> = board.lanes().collect();
     // A lane that is held may never have had a row, and after a restart no lane has had one.
     for LaneSelector { provider, upstream } in holds.iter().map(|held| &held.lane) {

@@ -6,32 +6,35 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
 use super::keys;
-use super::keys::NewKey;
 use crate::domain::id::{KeyId, OrgId};
 use crate::domain::money::Usd;
 use crate::domain::org::ledger::{Account, Credits};
 use crate::domain::org::{KeyKind, NoKind, Organisation};
-use crate::http::batchrouter::account::{add_org, shown};
 use crate::http::request::{Object, Params, PathId, PathIds, quoted, unknown_choice};
 use crate::http::response::error::ApiError;
+use crate::http::response::money::money;
+use crate::http::response::time::moment;
 use crate::http::state::Api;
+use crate::service::orgs::NewKey;
 use crate::store::MAX_ORGS;
+
+/// What an account without a limit shows as its balance: clients compare it with what they are about to spend.
+const NO_LIMIT: u64 = 1_000_000_000;
 
 /// `GET /admin/organisations`: the operator's own first. With `name` those that are called so, with
 /// `api_key_id` the one whose key it is.
 pub async fn list(State(api): State<Arc<Api>>, params: Params) -> Result<Json<Value>, ApiError> {
     let (name, key) = (params.text("name")?, params.id::<KeyId>("api_key_id")?);
-    let owner = key.map(|key| api.store.org_of_key(key)).transpose()?;
+    let owner = key.map(|key| api.service.store.org_of_key(key)).transpose()?;
     let is_asked_for = |org: &Organisation| name.is_none_or(|name| org.name == name) && owner.is_none_or(|owner| Some(org.id) == owner);
     let mut data = Vec::new();
-    let own = api.store.org(OrgId::OPERATOR).await?;
-    let others = api.store.orgs().await?.into_iter().filter(|org| org.id != OrgId::OPERATOR);
+    let own = api.service.store.org(OrgId::OPERATOR).await?;
+    let others = api.service.store.orgs().await?.into_iter().filter(|org| org.id != OrgId::OPERATOR);
     for org in own.into_iter().chain(others).filter(is_asked_for) {
-        data.push(shown(&org, &api.store.account(org.id).await?));
+        data.push(shown(&org, &api.service.store.account(org.id).await?));
     }
     Ok(Json(json!({ "data": data })))
 }
@@ -45,13 +48,13 @@ pub async fn create(State(api): State<Arc<Api>>, body: Object) -> Result<Respons
         Some(amount) => Credits::Prepaid(Usd(amount)),
         None => Credits::Unlimited,
     };
-    let now = api.clock.now();
+    let now = api.service.clock.now();
     let org = Organisation::new(name, now);
     let made = match body.flag("api_key")? {
         Some(true) | None => Some(NewKey::generate(org.id, KeyKind::BatchRouter, None, None, now)?),
         Some(false) => None,
     };
-    add_org(&api, &org, credits, made.as_ref(), MAX_ORGS).await?;
+    api.service.add_org(&org, credits, made.as_ref(), MAX_ORGS).await?;
     let mut answer = shown(&org, &Account { credits, ..Account::default() });
     if let Some(made) = made {
         answer["api_key"] = json!(made.secret);
@@ -66,18 +69,17 @@ pub async fn credit(State(api): State<Arc<Api>>, PathId(id): PathId<OrgId>, body
     let org = known(&api, id).await?;
     let (grant, unlimited) = (body.dollars("grant")?, body.flag("unlimited")?.unwrap_or(false));
     let account = match (grant, unlimited) {
-        (Some(amount), false) => api.store.change_credits(id, move |account| granted(account, amount)).await?,
-        (None, true) => api.store.change_credits(id, |_| Credits::Unlimited).await?,
+        (Some(amount), false) => api.service.grant(id, amount).await?,
+        (None, true) => api.service.lift_limit(id).await?,
         (None, false) | (Some(_), true) => {
             return Err(ApiError::missing("grant", "it is an amount in US dollars such as \"25.00\"; or `unlimited` is true"));
         }
     };
-    tracing::info!(org = %id, "credits changed");
     Ok(Json(shown(&org, &account)))
 }
 
 async fn known(api: &Api, id: OrgId) -> Result<Organisation, ApiError> {
-    api.store.org(id).await?.ok_or_else(|| ApiError::not_found("organisation", id.in_hex()))
+    api.service.store.org(id).await?.ok_or_else(|| ApiError::not_found("organisation", id.in_hex()))
 }
 
 /// `POST /admin/organisations/{org_id}/keys`: the one answer that has the secret.
@@ -89,21 +91,21 @@ pub async fn create_key(State(api): State<Arc<Api>>, PathId(id): PathId<OrgId>, 
         NoKind::Management => body.invalid("management", &error.to_string()),
     })?;
     let org = known(&api, id).await?;
-    let made = keys::create(&api, id, kind, &body).await?;
+    let made = keys::create(&api.service, id, kind, &body).await?;
     Ok((StatusCode::CREATED, Json(owned(made, &org))).into_response())
 }
 
 /// `GET /admin/organisations/{org_id}/keys`
 pub async fn list_keys(State(api): State<Arc<Api>>, PathId(id): PathId<OrgId>) -> Result<Json<Value>, ApiError> {
     let org = known(&api, id).await?;
-    let data: Vec<_> = keys::list(&api, id).await?.into_iter().map(|key| owned(key, &org)).collect();
+    let data: Vec<_> = keys::list(&api.service, id).await?.into_iter().map(|key| owned(key, &org)).collect();
     Ok(Json(json!({ "data": data })))
 }
 
 /// `DELETE /admin/organisations/{org_id}/keys/{api_key_id}`
 pub async fn revoke_key(State(api): State<Arc<Api>>, PathIds(id, key): PathIds<OrgId, KeyId>) -> Result<Json<Value>, ApiError> {
     let org = known(&api, id).await?;
-    Ok(Json(owned(keys::revoke(&api, id, key).await?, &org)))
+    Ok(Json(owned(keys::revoke(&api.service, id, key).await?, &org)))
 }
 
 /// A key with whose it is, which only the operator has to be told.
@@ -113,10 +115,19 @@ fn owned(mut key: Value, org: &Organisation) -> Value {
     key
 }
 
-/// An organisation without a limit has one from its first grant on, and starts with that.
-fn granted(account: &Account, amount: Decimal) -> Credits {
-    match account.credits {
-        Credits::Unlimited => Credits::Prepaid(Usd(amount).plus(account.charged).plus(account.reserved)),
-        Credits::Prepaid(before) => Credits::Prepaid(before.plus(Usd(amount))),
-    }
+/// An organisation and its account.
+pub fn shown(org: &Organisation, account: &Account) -> Value {
+    let available = account.available();
+    json!({
+        "org_id": org.id.in_hex(),
+        "name": org.name,
+        "created_at": moment(org.created_at),
+        "credit_balance": money(available.map_or_else(|| NO_LIMIT.into(), |available| available.0)),
+        "unlimited": available.is_none(),
+        "credits": {
+            "granted": match account.credits { Credits::Prepaid(granted) => money(granted.0), Credits::Unlimited => Value::Null },
+            "reserved": money(account.reserved.0),
+            "charged": money(account.charged.0),
+        },
+    })
 }

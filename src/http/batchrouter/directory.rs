@@ -14,7 +14,7 @@ use crate::http::{Api, ops};
 
 /// `GET /v1/providers`: the provider directory.
 pub async fn providers(State(api): State<Arc<Api>>) -> Json<Value> {
-    let catalog = api.catalog.current();
+    let catalog = api.service.catalog.current();
     let models =
         |id: &str| catalog.all_models().iter().filter(|model| model.offerings.iter().any(|offering| offering.provider == id)).count();
     let object = |(provider, usable): (&Provider, bool)| {
@@ -40,7 +40,8 @@ pub async fn providers(State(api): State<Arc<Api>>) -> Json<Value> {
 
 /// `GET /v1/pricing/fees`: the fee schedule.
 pub async fn fees(State(api): State<Arc<Api>>) -> Json<Value> {
-    let fee = json!({ "product": "model", "fee_percent": api.limits.quotes.fee.normalize().to_string(), "basis": "provider_subtotal" });
+    let fee =
+        json!({ "product": "model", "fee_percent": api.service.limits.quotes.fee.normalize().to_string(), "basis": "provider_subtotal" });
     Json(json!({ "currency": "usd", "data": [fee] }))
 }
 

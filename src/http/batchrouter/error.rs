@@ -4,25 +4,16 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::quotes::object::lane_objects;
 use crate::domain::error::Code;
 use crate::http::response::error::ApiError;
+use crate::service::quotes::outcome::Outcome;
+use crate::service::{Issue, ServiceError};
+use crate::store::StoreError;
 
-/// Problems that one answer tells.
-pub const MAX_ISSUES: usize = 100;
-
-/// Something that a preflight found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Issue {
-    pub code: &'static str,
-    /// Where, such as `items[3].model`.
-    pub path: String,
-    pub message: String,
-}
-
-/// Why a request gets no quote.
+/// Why a request is not served.
 #[derive(Debug)]
 pub enum Refusal {
     Api(ApiError),
@@ -31,11 +22,12 @@ pub enum Refusal {
         /// At least one.
         issues: Vec<Issue>,
         /// Lanes that were looked at, each with its reasons.
-        lanes: Vec<Value>,
+        outcome: Option<Box<Outcome>>,
     },
     /// They could be served but for what is going on at the moment.
     NoCapacity {
-        details: Value,
+        issues: Vec<Issue>,
+        outcome: Box<Outcome>,
     },
     /// The body has more bytes than this.
     TooLarge(u64),
@@ -47,6 +39,34 @@ impl From<ApiError> for Refusal {
     }
 }
 
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Api(error.into())
+    }
+}
+
+/// Ids in this dialect's sentences are as its clients know them.
+impl From<ServiceError> for Refusal {
+    fn from(error: ServiceError) -> Self {
+        match error {
+            ServiceError::Preflight { issues, outcome } => Self::Preflight { issues, outcome },
+            ServiceError::NoCapacity { issues, outcome } => Self::NoCapacity { issues, outcome },
+            ServiceError::FileNotFound(id) => ApiError::not_found("file", id.in_hex()).into(),
+            ServiceError::NotAnInput(id) => {
+                ApiError::invalid("input_file_id", format!("`{}` was not uploaded as the input of a batch", id.in_hex())).into()
+            }
+            ServiceError::BatchNotFound(id) => ApiError::not_found("batch", id.in_hex()).into(),
+            ServiceError::QuoteNotFound(id) => ApiError::new(Code::QuoteNotFound, format!("there is no quote `{}`", id.in_hex())).into(),
+            ServiceError::QuoteUsed(batch) => {
+                let message = format!("`{}` was made from the quote; make a new quote for another batch", batch.in_hex());
+                ApiError::new(Code::QuoteUsed, message).into()
+            }
+            ServiceError::KeyNotFound(id) => ApiError::not_found("API key", id.in_hex()).into(),
+            other => Self::Api(other.into()),
+        }
+    }
+}
+
 impl Refusal {
     /// What an oversized body is told; other errors are as they are.
     pub fn of_body(error: ApiError, most: u64) -> Self {
@@ -54,24 +74,34 @@ impl Refusal {
     }
 }
 
+/// An issue as it is shown.
+pub fn issue(issue: &Issue) -> Value {
+    json!({ "code": issue.code, "path": issue.path.to_string(), "message": issue.message })
+}
+
+fn preflight(issues: &[Issue]) -> Value {
+    json!({ "ok": false, "issues": issues.iter().map(issue).collect::<Vec<_>>() })
+}
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, code, message, details) = match self {
             Self::Api(error) => return error.into_batchrouter(),
-            Self::Preflight { issues, lanes } => {
+            Self::Preflight { issues, outcome } => {
                 let message = match issues.as_slice() {
                     [only] => format!("{}: {}", only.path, only.message),
                     several => format!("{} problems found; the first: {}: {}", several.len(), several[0].path, several[0].message),
                 };
-                let mut details = json!({ "preflight": { "ok": false, "issues": issues } });
-                if !lanes.is_empty() {
-                    details["quote_lanes"] = Value::Array(lanes);
+                let mut details = json!({ "preflight": preflight(&issues) });
+                if let Some(outcome) = outcome.filter(|outcome| !outcome.lanes.is_empty()) {
+                    details["quote_lanes"] = Value::Array(lane_objects(&outcome));
                 }
                 (StatusCode::BAD_REQUEST, "preflight_failed", message, details)
             }
-            Self::NoCapacity { details } => {
+            Self::NoCapacity { issues, outcome } => {
                 let message = "the lanes that could serve these items have no room for all of them at present; try again later, \
                                quote fewer items, or relax the demands";
+                let details = no_capacity(&issues, &outcome);
                 (StatusCode::SERVICE_UNAVAILABLE, "provider_capacity_unavailable", message.to_owned(), details)
             }
             Self::TooLarge(most) => {
@@ -81,4 +111,17 @@ impl IntoResponse for Refusal {
         };
         (status, Json(json!({ "error": { "code": code, "message": message, "details": details } }))).into_response()
     }
+}
+
+/// What there is no room for.
+fn no_capacity(issues: &[Issue], outcome: &Outcome) -> Value {
+    json!({
+        "requested_items": outcome.items,
+        "allocated_items": outcome.items - outcome.unplaced,
+        "routing_mode": outcome.demands.mode,
+        "sla_tier": outcome.demands.tier,
+        "privacy_tier": outcome.demands.privacy_tier,
+        "preflight": preflight(issues),
+        "quote_lanes": lane_objects(outcome),
+    })
 }

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 
 use super::batches::download;
 use super::error::Refusal;
-use super::quotes::object::moment;
 use crate::domain::error::Code;
 use crate::domain::file::{File, FileSource, Purpose};
 use crate::domain::id::FileId;
@@ -22,6 +21,7 @@ use crate::http::request::multipart::{Cap, Form, seal, spool_body};
 use crate::http::request::{PathId, header_text, media_type, unknown_choice};
 use crate::http::response::error::ApiError;
 use crate::http::response::signed_links::Signed;
+use crate::http::response::time::moment;
 use crate::http::state::Api;
 use crate::store::{NewFile, Spool};
 
@@ -55,10 +55,10 @@ pub async fn create(
     let lines = spool.lines();
     let content = seal(spool).await?;
     check_headers(&headers, &content.sha256, lines)?;
-    let now = api.clock.now();
+    let now = api.service.clock.now();
     let expires_at = api.limits.file_retention.filter(|_| purpose == Purpose::Batch).map(|kept| later(now, kept));
     let new = NewFile { filename, purpose, mime: Some(mime), org: caller.org, created_at: now, expires_at };
-    let store = api.store.clone();
+    let store = api.service.store.clone();
     let file = api.to_the_end(async move { store.add_file(new, content).await }).await?.map_err(ApiError::from)?;
     tracing::info!(file = %file.id, bytes = file.bytes, purpose = purpose.as_str(), "file uploaded");
     Ok((StatusCode::CREATED, Json(object(&file))))
@@ -75,7 +75,7 @@ pub async fn retrieve(
         return Ok(download(&api, signed).await?);
     }
     let PathId(id) = id?;
-    let file = api.store.file(id, api.clock.now()).await.map_err(ApiError::from)?;
+    let file = api.service.store.file(id, api.service.clock.now()).await.map_err(ApiError::from)?;
     let file = file.ok_or_else(|| ApiError::not_found("file", id.in_hex()))?;
     match file.org == caller.org {
         true => Ok(Json(object(&file)).into_response()),

@@ -6,16 +6,10 @@ pub mod batches;
 mod directory;
 pub mod error;
 pub mod files;
-mod items;
-mod lanes;
-pub mod making;
-pub mod manifest;
 mod models;
 mod money;
 mod quotes;
-mod quoting;
 mod routing;
-mod supply;
 mod workflows;
 
 use std::sync::Arc;
@@ -23,8 +17,6 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::{delete, get, post};
 
-pub use self::quotes::object::moment;
-pub use self::quoting::Quoting;
 use super::state::Api;
 
 /// The routes, to be mounted below a version.

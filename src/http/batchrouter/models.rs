@@ -16,13 +16,14 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 use serde_json::json;
 
-use super::supply::Supply;
 use crate::catalog::{HostedTool, Meter, Model, Offer, Operation, Plan, Rate, Snapshot, Status};
 use crate::domain::endpoint::Endpoint;
+use crate::domain::time::Timestamp;
 use crate::http::request::Params;
 use crate::http::response::error::ApiError;
 use crate::http::response::views::{Template, respond};
 use crate::http::state::Api;
+use crate::service::capacity::{CapacityStatus, Freshness, HEARTBEAT_SECONDS, LaneCapacity, Supply};
 
 /// Clients may keep it, and ask each time whether it is still so.
 const CACHE: &str = "public, no-cache";
@@ -71,7 +72,7 @@ impl Filter {
 /// `GET /v1/catalog/models`
 pub async fn models(State(api): State<Arc<Api>>, params: Result<Params, ApiError>, headers: HeaderMap) -> Response {
     let answer = match params.and_then(|params| Filter::read(&params)) {
-        Ok(filter) => match filter.name(&api.catalog.current()) {
+        Ok(filter) => match filter.name(&api.service.catalog.current()) {
             Some(name) => respond(&api, &name, &headers, CACHE, move |snapshot| template(snapshot, &filter)).await,
             None => Ok(Json(json!({ "data": [], "provider_count": 0, "pricing_updated_at": null })).into_response()),
         },
@@ -296,6 +297,47 @@ fn add_offering(template: &mut Template, snapshot: &Snapshot, model: &Model, off
         metadata_verification_status: offering.verification,
     });
     template.text(",");
-    template.hole(move |live, out| supply.write(live, out));
+    template.hole(move |live, out| write_capacity(&supply.capacity(live), out));
     template.text("}");
+}
+
+/// What a lane can take now.
+#[derive(Serialize)]
+struct SupplyObject {
+    capacity_status: &'static str,
+    available_queue_items: u64,
+    available_queue_tokens: u64,
+    capacity_freshness: FreshnessObject,
+}
+
+#[derive(Serialize)]
+struct FreshnessObject {
+    status: &'static str,
+    last_heartbeat_at: Option<String>,
+    ttl_seconds: u64,
+}
+
+/// Appends the live fields of an offering, without braces.
+fn write_capacity(capacity: &LaneCapacity, out: &mut Vec<u8>) -> Option<Timestamp> {
+    let object = SupplyObject {
+        capacity_status: match capacity.status {
+            CapacityStatus::Active => "active",
+            CapacityStatus::Draining => "draining",
+            CapacityStatus::Paused => "paused",
+        },
+        available_queue_items: capacity.room.0,
+        available_queue_tokens: capacity.room.1,
+        capacity_freshness: FreshnessObject {
+            status: match capacity.freshness {
+                Freshness::Fresh => "fresh",
+                Freshness::Stale => "stale_heartbeat",
+                Freshness::Unknown => "unknown",
+            },
+            last_heartbeat_at: capacity.last_answer.map(|at| at.to_string()),
+            ttl_seconds: HEARTBEAT_SECONDS,
+        },
+    };
+    let json = serde_json::to_vec(&object).unwrap_or_default();
+    out.extend_from_slice(json.strip_prefix(b"{").and_then(|rest| rest.strip_suffix(b"}")).unwrap_or(&json));
+    capacity.good_until
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::error::Refusal;
-use super::making::{Manner, Wanted, in_turn};
+use super::quotes::object;
 use crate::catalog::Workflow;
 use crate::domain::error::Code;
 use crate::domain::row::batchrouter::Defaults;
@@ -18,16 +19,18 @@ use crate::http::layers::auth::Caller;
 use crate::http::request::{Object, PathText};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
+use crate::service::quotes::create::{QuoteOptions, QuoteRequest};
+use crate::service::{Service, ServiceError};
 
 /// `GET /v1/catalog/workflow-products`
 pub async fn list(State(api): State<Arc<Api>>) -> Json<Value> {
-    let catalog = api.catalog.current();
+    let catalog = api.service.catalog.current();
     Json(json!({ "data": catalog.workflows().iter().map(|workflow| product(&api, workflow)).collect::<Vec<_>>() }))
 }
 
 /// `GET /v1/catalog/workflow-products/{slug}`
 pub async fn retrieve(State(api): State<Arc<Api>>, PathText(slug): PathText) -> Result<Json<Value>, Refusal> {
-    let catalog = api.catalog.current();
+    let catalog = api.service.catalog.current();
     let found = catalog.workflows().iter().find(|workflow| workflow.slug == slug);
     let found = found.ok_or_else(|| ApiError::not_found("workflow", shown(&slug)))?;
     Ok(Json(product(&api, found)))
@@ -64,7 +67,7 @@ fn product(api: &Api, workflow: &Workflow) -> Value {
             "events": ["batch.completed", "batch.failed", "batch.cancelled", "batch.expired"],
             "signature_header": "X-BatchRouter-Signature",
         },
-        "success_sla": { "tier": demands.tier, "target_seconds": api.limits.quotes.tiers.of(demands.tier).as_secs() },
+        "success_sla": { "tier": demands.tier, "target_seconds": api.service.limits.quotes.tiers.of(demands.tier).as_secs() },
     })
 }
 
@@ -73,7 +76,7 @@ pub async fn quote(State(api): State<Arc<Api>>, Extension(caller): Extension<Cal
     api.check_open()?;
     api.check_room(0)?;
     let reference = body.need_text("workflow", "it names a workflow and its version, such as `summary@v1`")?;
-    let catalog = api.catalog.current();
+    let catalog = api.service.catalog.current();
     let workflow = catalog.workflows().iter().find(|workflow| workflow.reference() == reference);
     let workflow = workflow.ok_or_else(|| {
         let known = catalog.workflows().iter().map(|workflow| format!("`{}`", workflow.reference())).collect::<Vec<_>>();
@@ -82,27 +85,28 @@ pub async fn quote(State(api): State<Arc<Api>>, Extension(caller): Extension<Cal
     })?;
     let (count, asked) = (estimated_items(&api, &body)?, workflow.clone());
     // The items are made when their turn has come: they are large, and the body is not.
-    let mut quote = in_turn(&api, caller.org, move |_| Ok(wanted(&asked, count)?)).await?;
+    let request = move |_: &Service| wanted(&asked, count);
+    let mut quote = api.service.make_quote(caller.org, request, object::shown).await.map_err(Refusal::from)?;
     let mut shown: Value = serde_json::from_slice(&quote.shown).map_err(ApiError::internal)?;
     shown["workflow"] = json!(workflow.reference());
     quote.shown = serde_json::to_vec(&shown).map_err(ApiError::internal)?;
     tracing::info!(quote = %quote.id, workflow = workflow.reference(), "quote made");
-    api.store.add_quote(quote).await.map_err(ApiError::from)?;
+    api.service.store.add_quote(quote).await.map_err(ApiError::from)?;
     Ok(Json(shown).into_response())
 }
 
 fn estimated_items(api: &Api, body: &Object) -> Result<usize, ApiError> {
-    let most = api.limits.quotes.max_items;
+    let most = api.service.limits.quotes.max_items;
     let count = body.integer("estimated_items")?.unwrap_or(1);
     let count = usize::try_from(count).ok().filter(|count| (1..=most).contains(count));
     count.ok_or_else(|| body.invalid("estimated_items", &format!("must be from 1 to {most}; a batch may have more items than its quote")))
 }
 
 /// The request for a quote of so many items of a workflow.
-fn wanted(workflow: &Workflow, count: usize) -> Result<Wanted, ApiError> {
+fn wanted(workflow: &Workflow, count: usize) -> Result<(Bytes, QuoteRequest), ServiceError> {
     let input = workflow.input();
     let items: Vec<_> = (0..count).map(|place| json!({ "customer_item_id": place.to_string(), "input": input })).collect();
-    let items = serde_json::to_vec(&items).map_err(ApiError::internal)?;
+    let items = serde_json::to_vec(&items).map_err(ServiceError::internal)?;
     let defaults = Defaults { operation: Some(workflow.operation), models: workflow.models.clone() };
-    Ok(Wanted { items: items.into(), defaults, demands: workflow.demands.clone(), manner: Manner::default() })
+    Ok((items.into(), QuoteRequest { defaults, demands: workflow.demands.clone(), options: QuoteOptions::default() }))
 }

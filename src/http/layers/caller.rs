@@ -76,8 +76,9 @@ fn is_managed(path: &str) -> bool {
 
 /// The key that was made whose secret has this SHA-256.
 pub fn found(api: &Api, digest: &[u8; 32]) -> Option<Found> {
-    let now = api.clock.now();
-    api.store
+    let now = api.service.clock.now();
+    api.service
+        .store
         .key(digest)
         .unwrap_or_else(|error| {
             tracing::error!(%error, "an API key could not be looked up");

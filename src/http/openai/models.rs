@@ -49,7 +49,7 @@ pub async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Res
 
 /// `GET /v1/models/{model}`: also by an alias, and a name that only the catch-all would be asked for.
 pub async fn retrieve(State(api): State<Arc<Api>>, headers: HeaderMap, PathText(name): PathText) -> Result<Response, ApiError> {
-    let snapshot = api.catalog.current();
+    let snapshot = api.service.catalog.current();
     let short: String = name.chars().take(crate::domain::row::openai::MAX_MODEL_CHARS).collect();
     let route = snapshot.resolve(&short).map_err(|error| ApiError::new(Code::ModelNotFound, error.to_string()).param("model"))?;
     if snapshot.model(&short).is_none() {

@@ -34,7 +34,7 @@ pub async fn create(
     let bytes = u64::try_from(bytes).ok().filter(|bytes| (1..=most).contains(bytes));
     let bytes = bytes.ok_or_else(|| ApiError::invalid("bytes", format!("`bytes` must be from 1 to {most}")))?;
     let purpose = uploadable(body.need_text("purpose", &format!("it must be one of {}", purposes()))?)?;
-    let now = api.clock.now();
+    let now = api.service.clock.now();
     let upload = Upload {
         id: UploadId::generate(now),
         org: caller.org,
@@ -48,7 +48,7 @@ pub async fn create(
         state: UploadState::Pending,
     };
     api.check_room(bytes)?;
-    api.store.create_upload(upload.clone()).await?;
+    api.service.store.create_upload(upload.clone()).await?;
     Ok(Json(UploadObject::new(&upload, None)))
 }
 
@@ -63,7 +63,7 @@ fn short(body: &Object, field: &str, what: &str) -> Result<String, ApiError> {
 
 /// An upload of the caller's; those of others do not exist.
 async fn find(api: &Api, caller: &Caller, id: UploadId) -> Result<Upload, ApiError> {
-    let upload = api.store.upload(id, api.clock.now()).await?.filter(|upload| upload.org == caller.org);
+    let upload = api.service.store.upload(id, api.service.clock.now()).await?.filter(|upload| upload.org == caller.org);
     upload.ok_or_else(|| ApiError::not_found("upload", id))
 }
 
@@ -73,10 +73,10 @@ pub async fn retrieve(
     Extension(caller): Extension<Caller>,
     PathId(id): PathId<UploadId>,
 ) -> Result<Json<UploadObject>, ApiError> {
-    let now = api.clock.now();
+    let now = api.service.clock.now();
     let upload = find(&api, &caller, id).await?;
     let file = match upload.state {
-        UploadState::Completed { file } => api.store.file(file, now).await?,
+        UploadState::Completed { file } => api.service.store.file(file, now).await?,
         UploadState::Pending | UploadState::Cancelled | UploadState::Expired => None,
     };
     Ok(Json(UploadObject::new(&upload, file.as_ref())))
@@ -105,7 +105,7 @@ pub async fn add_part(
     }
     let data = data.ok_or_else(|| ApiError::missing("data", "it holds the bytes of the part"))?;
     let content = seal(data).await?;
-    let (store, now) = (api.store.clone(), api.clock.now());
+    let (store, now) = (api.service.store.clone(), api.service.clock.now());
     let added = api.to_the_end(async move { store.add_part(id, content, now).await }).await?;
     match added {
         Ok(part) => Ok(Json(PartObject::from(&part))),
@@ -127,12 +127,12 @@ pub async fn complete(
     body.only(&["part_ids", "md5"])?;
     let parts = part_ids(&body)?;
     let md5 = body.text("md5")?.map(String::from);
-    let now = api.clock.now();
+    let now = api.service.clock.now();
     let upload = find(&api, &caller, id).await?;
     // The joined file stands beside its parts until it is complete.
     api.check_room(upload.bytes)?;
     let retention = api.limits.file_retention.filter(|_| upload.purpose == crate::domain::file::Purpose::Batch);
-    let store = api.store.clone();
+    let store = api.service.store.clone();
     let completed = api.to_the_end(async move { store.complete_upload(id, parts, md5, retention, now).await }).await?;
     match completed {
         Ok((upload, file)) => {
@@ -170,7 +170,7 @@ pub async fn cancel(
     PathId(id): PathId<UploadId>,
 ) -> Result<Json<UploadObject>, ApiError> {
     find(&api, &caller, id).await?;
-    let (store, now) = (api.store.clone(), api.clock.now());
+    let (store, now) = (api.service.store.clone(), api.service.clock.now());
     match api.to_the_end(async move { store.cancel_upload(id, now).await }).await?? {
         Some(Ok(upload)) => Ok(Json(UploadObject::new(&upload, None))),
         Some(Err(state)) => Err(ApiError::new(Code::Conflict, format!("the upload is {state}; only a pending one can be cancelled"))),

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, Uri};
 use serde_json::{Value, json};
 
 use super::admin::catalog;
-use super::layers::auth::found;
+use super::layers::caller::found;
 use super::request::Params;
 use super::response::error::ApiError;
 use super::route_table;
@@ -43,8 +43,8 @@ pub async fn readyz(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap, p
     }
     check_store(&api)?;
     api.check_open()?;
-    let free = api.store.free_bytes()?;
-    if free < api.limits.min_free_bytes {
+    let free = api.service.store.free_bytes()?;
+    if free < api.service.limits.min_free_bytes {
         let message = "the disk of the data directory is nearly full; no new work is taken until there is room again";
         return Err(ApiError::unavailable(message));
     }
@@ -60,7 +60,7 @@ pub async fn readyz(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap, p
         said["free_bytes"] = json!(free);
         said["descriptors"] = descriptors(&api);
         // Old prices are better than none: a catalog that could not be reloaded is no reason to refuse work.
-        said["catalog"] = catalog::standing(&api.catalog.standing());
+        said["catalog"] = catalog::standing(&api.service.catalog.standing());
     }
     Ok(Json(said))
 }
@@ -90,7 +90,7 @@ fn descriptors(api: &Api) -> Value {
 }
 
 fn check_store(api: &Api) -> Result<(), ApiError> {
-    match api.store.broken().is_cancelled() {
+    match api.service.store.broken().is_cancelled() {
         true => Err(ApiError::unavailable("the store has failed; a restart recovers all that was acknowledged")),
         false => Ok(()),
     }

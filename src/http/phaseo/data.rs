@@ -52,7 +52,7 @@ pub async fn list(State(api): State<Arc<Api>>, params: Params, headers: HeaderMa
     let (asked, limit) = (params.text("model_id")?.map(str::to_owned), params.limit(DEFAULT_LIMIT, MAX_LIMIT)?);
     let view = match &asked {
         // Any name at all: there would be no end of views.
-        Some(id) if api.catalog.current().model(id).is_none() => {
+        Some(id) if api.service.catalog.current().model(id).is_none() => {
             return Ok(Json(Listing { models: Vec::new(), total: 0 }).into_response());
         }
         Some(id) => format!("phaseo/data/model/{id}"),

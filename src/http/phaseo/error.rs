@@ -11,8 +11,11 @@ use serde_json::{Map, Value, json};
 use super::context::Context;
 use crate::domain::error::Code;
 use crate::domain::text::shown;
-use crate::http::batchrouter::error as batchrouter;
 use crate::http::response::error::ApiError;
+use crate::quote::Rejection;
+use crate::service::quotes::outcome::{ConsideredLane, Outcome};
+use crate::service::{Issue, IssueCode, ServiceError};
+use crate::store::StoreError;
 
 /// What a handler of this dialect comes to.
 pub type Answer = Result<Response, Refusal>;
@@ -55,6 +58,15 @@ impl Refusal {
     /// A request that cannot be meant: 400, flat.
     pub fn invalid(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self::flat(StatusCode::BAD_REQUEST, "validation_error", reason, message)
+    }
+
+    /// What an oversized body is told; other errors are as they are.
+    pub fn of_body(error: ApiError, most: u64) -> Self {
+        if error.code() != Code::TooLarge {
+            return error.into();
+        }
+        let message = format!("the body may have at most {most} bytes; upload a larger input as a file");
+        Self::nested(StatusCode::PAYLOAD_TOO_LARGE, "validation_error", "batch_body_too_large", message).with("max_bytes", most)
     }
 
     /// A flat error.
@@ -175,43 +187,85 @@ impl From<ApiError> for Refusal {
     }
 }
 
-/// What a quote of its rows is refused for: a model that nobody knows, lanes that cannot serve them.
-impl From<batchrouter::Refusal> for Refusal {
-    fn from(refusal: batchrouter::Refusal) -> Self {
-        let unsupported = |reason: &'static str, message: String| {
-            Self::flat(StatusCode::BAD_REQUEST, "unsupported_model_or_endpoint", reason, message.clone()).with("description", message)
-        };
-        match refusal {
-            batchrouter::Refusal::Api(error) => Self::Api(error),
-            batchrouter::Refusal::TooLarge(most) => {
-                let message = format!("the body may have at most {most} bytes; upload a larger input as a file");
-                Self::nested(StatusCode::PAYLOAD_TOO_LARGE, "validation_error", "batch_body_too_large", message).with("max_bytes", most)
-            }
-            batchrouter::Refusal::NoCapacity { details } => {
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Api(error.into())
+    }
+}
+
+/// What the service does not do, in the words of this dialect's server where it has any.
+impl From<ServiceError> for Refusal {
+    fn from(error: ServiceError) -> Self {
+        let message = error.to_string();
+        match error {
+            ServiceError::Preflight { issues, outcome } => preflight(&issues, outcome.as_deref()),
+            ServiceError::NoCapacity { issues, outcome } => {
                 let message = "the providers that could run these rows have no room for all of them at present; try again later";
+                let details = json!({
+                    "requested_items": outcome.items,
+                    "allocated_items": outcome.items - outcome.unplaced,
+                    "issues": issues.iter().map(issue_object).collect::<Vec<_>>(),
+                    "lanes": lane_objects(&outcome),
+                });
                 Self::flat(StatusCode::SERVICE_UNAVAILABLE, "gateway_error", "provider_capacity_unavailable", message)
                     .with("details", details)
             }
-            batchrouter::Refusal::Preflight { issues, lanes } => {
-                let first = issues.first();
-                let place = first.map_or_else(String::new, |issue| issue.path.replacen("items", "rows", 1));
-                let message = first.map_or_else(String::new, |issue| format!("{place}: {}", issue.message));
-                let none = || format!("{place}: no provider can run this row and those like it; `details.lanes` has the reason of each");
-                let (reason, message) = match first.map(|issue| issue.code) {
-                    Some("unknown_model") => ("model_not_found_or_inactive", message),
-                    Some("no_eligible_lane") if no_lane_serves(&lanes) => ("unsupported_endpoint_for_model", none()),
-                    Some("no_eligible_lane" | "price_ceiling") | None => ("provider_candidates_unavailable", none()),
-                    Some(code) => return Self::invalid(code, message).with("details", json!({ "issues": issues })),
-                };
-                unsupported(reason, message).with("details", json!({ "issues": issues, "lanes": lanes }))
+            // A hold that cannot be placed is told in the nested form.
+            ServiceError::NotCovered(_) => {
+                Self::nested(StatusCode::PAYMENT_REQUIRED, "insufficient_funds", "insufficient_balance", message)
             }
+            ServiceError::Unbounded { .. } => Self::invalid("batch_max_output_tokens_required", message),
+            ServiceError::Uncounted { .. } => Self::invalid("batch_unbounded_cost_dimension_not_supported", message),
+            ServiceError::Unpriced => Self::invalid("batch_reservation_price_card_missing", message),
+            other => Self::Api(other.into()),
         }
     }
 }
 
+fn issue_object(issue: &Issue) -> Value {
+    json!({ "code": issue.code, "path": issue.path.named("rows"), "message": issue.message })
+}
+
+fn preflight(issues: &[Issue], outcome: Option<&Outcome>) -> Refusal {
+    let unsupported = |reason: &'static str, message: String| {
+        Refusal::flat(StatusCode::BAD_REQUEST, "unsupported_model_or_endpoint", reason, message.clone()).with("description", message)
+    };
+    let lanes = outcome.map_or(&[][..], |outcome| &outcome.lanes);
+    let first = issues.first();
+    let place = first.map_or_else(String::new, |issue| issue.path.named("rows"));
+    let message = first.map_or_else(String::new, |issue| format!("{place}: {}", issue.message));
+    let none = || format!("{place}: no provider can run this row and those like it; `details.lanes` has the reason of each");
+    let shown: Vec<_> = issues.iter().map(issue_object).collect();
+    let (reason, message) = match first.map(|issue| issue.code) {
+        Some(IssueCode::UnknownModel) => ("model_not_found_or_inactive", message),
+        Some(IssueCode::NoEligibleLane) if no_lane_serves(lanes) => ("unsupported_endpoint_for_model", none()),
+        Some(IssueCode::NoEligibleLane | IssueCode::PriceCeiling) | None => ("provider_candidates_unavailable", none()),
+        Some(code) => return Refusal::invalid(code.as_str(), message).with("details", json!({ "issues": shown })),
+    };
+    let lanes = outcome.map_or_else(Vec::new, lane_objects);
+    unsupported(reason, message).with("details", json!({ "issues": shown, "lanes": lanes }))
+}
+
+/// The lanes that were considered, each with why it does not run rows. Ours.
+fn lane_objects(outcome: &Outcome) -> Vec<Value> {
+    let object = |lane: &ConsideredLane| {
+        let tell = |reason: &Rejection| format!("{}/{} {reason}", lane.provider, lane.upstream);
+        json!({
+            "provider": lane.provider,
+            "model": lane.model,
+            "provider_model": lane.upstream,
+            "selected": lane.is_selected(),
+            "row_count": lane.items.len(),
+            "rejection_reason": lane.rejections.first().map(Rejection::code),
+            "rejections": lane.rejections.iter().map(|reason| json!({ "code": reason.code(), "message": tell(reason) })).collect::<Vec<_>>(),
+        })
+    };
+    outcome.lanes.iter().map(object).collect()
+}
+
 /// Whether no lane that takes work serves the endpoint, whatever else there is against it.
-fn no_lane_serves(lanes: &[Value]) -> bool {
-    let has = |lane: &&Value, reason: &str| lane["rejections"].as_array().into_iter().flatten().any(|each| each["code"] == reason);
-    let mut open = lanes.iter().filter(|lane| lane["rejection_reason"] != "offering_inactive").peekable();
-    open.peek().is_some() && open.all(|lane| lane["rejection_reason"] == "operation_unsupported" || has(&lane, "operation_unsupported"))
+fn no_lane_serves(lanes: &[ConsideredLane]) -> bool {
+    let serves_not = |reason: &Rejection| matches!(reason, Rejection::OperationUnsupported { .. });
+    let mut open = lanes.iter().filter(|lane| !matches!(lane.rejections.first(), Some(Rejection::OfferingInactive(_)))).peekable();
+    open.peek().is_some() && open.all(|lane| lane.rejections.iter().any(serves_not))
 }

@@ -69,8 +69,8 @@ struct Upload {
 }
 
 async fn from_json(api: &Arc<Api>, caller: &Caller, request: Request) -> Result<Response, Refusal> {
-    let most = api.limits.quotes.max_body_bytes;
-    let (_held, body) = api.quoting.read(request, api, most).await.map_err(too_large)?;
+    let most = api.service.limits.quotes.max_body_bytes;
+    let (_held, body) = api.bodies.read(request, api, most).await.map_err(too_large)?;
     let upload: Upload = serde_json::from_slice(&body).map_err(|error| match error.is_data() {
         true => Refusal::invalid("invalid_batch_file", format!("the body must be an object with the texts `purpose` and `file`: {error}")),
         false => ApiError::new(Code::InvalidJson, format!("the body is not valid JSON: {error}")).into(),
@@ -107,18 +107,18 @@ fn content_of(text: &str) -> Result<Bytes, Refusal> {
 
 async fn keep(api: &Arc<Api>, caller: &Caller, filename: String, purpose: Purpose, content: Bytes) -> Result<File, ApiError> {
     api.check_room(content.len() as u64)?;
-    let store = api.store.clone();
+    let store = api.service.store.clone();
     let spool = blocking(move || {
         let mut spool = store.spool()?;
         spool.write(&content)?;
         Ok::<_, crate::store::StoreError>(spool)
     });
     let content = seal(spool.await?).await?;
-    let now = api.clock.now();
+    let now = api.service.clock.now();
     let expires_at = api.limits.file_retention.filter(|_| purpose == Purpose::Batch).map(|kept| later(now, kept));
     let mime = Some("application/jsonl".to_owned());
     let new = NewFile { filename, purpose, mime, org: caller.org, created_at: now, expires_at };
-    let store = api.store.clone();
+    let store = api.service.store.clone();
     Ok(api.to_the_end(async move { store.add_file(new, content).await }).await??)
 }
 

@@ -18,10 +18,7 @@ use axum::routing::{get, post};
 use serde::Serialize;
 
 use super::state::Api;
-use crate::domain::batch::Batch;
-use crate::domain::org::ledger::Reservation;
-use crate::domain::quote::receipt::Receipt;
-use crate::domain::webhook::event_log::Telling;
+use crate::webhooks::Render;
 
 /// What Phaseo's server says of all that it makes itself.
 const CACHE: &str = "no-store";
@@ -77,14 +74,11 @@ pub fn own() -> Router<Arc<Api>> {
     own
 }
 
-/// What messages about batches tell, with links to this base URL.
-pub fn told_of_batches(base: Option<String>) -> Told {
-    let place = batches::object::Place::at(base);
-    Arc::new(move |batch, reservation, receipt, telling| {
-        let around = batches::object::Around { reservation: reservation.cloned(), receipt: receipt.cloned(), telling: telling.clone() };
-        batches::job::Job::of(batch, &around).at(&place).into_bytes()
-    })
-}
+/// What followers of a batch are told, in every dialect.
+pub use self::batches::job::message as batch_message;
 
-/// Writes what is told of a batch.
-pub type Told = Arc<dyn Fn(&Batch, Option<&Reservation>, Option<&Receipt>, &Telling) -> Vec<u8> + Send + Sync>;
+/// What messages about batches tell, with links to this base URL.
+pub fn told_of_batches(base: Option<String>) -> Render {
+    let place = batches::object::Place::at(base);
+    Arc::new(move |batch, details| batches::job::at(&batch_message(batch, details), &place).into_bytes())
+}

@@ -137,7 +137,7 @@ pub async fn list(State(api): State<Arc<Api>>, Extension(caller): Extension<Call
     let answer = async {
         let number = |name: &str| params.all(name).first().and_then(|text| text.parse::<usize>().ok());
         let with_deleted = params.all("include_deleted").first().is_some_and(|word| *word == "true");
-        let all = api.store.receivers(caller.org).await.map_err(ApiError::from)?;
+        let all = api.service.store.receivers(caller.org).await.map_err(ApiError::from)?;
         let wanted = all.iter().filter(|receiver| with_deleted || receiver.status != ReceiverStatus::Deleted);
         let limit = number("limit").unwrap_or(MAX_LIST).clamp(1, MAX_LIST);
         let data: Vec<_> = wanted.skip(number("offset").unwrap_or(0)).take(limit).map(shown).collect();
@@ -158,7 +158,7 @@ pub async fn create(
         let body = body?;
         let url = url_of(&api, body.text("url")?)?;
         let (secret, sealed_secret) = new_secret(&api)?;
-        let now = api.clock.now();
+        let now = api.service.clock.now();
         let receiver = Receiver {
             id: ReceiverId::generate(now),
             org: caller.org,
@@ -170,7 +170,7 @@ pub async fn create(
             updated_at: now,
             deleted_at: None,
         };
-        match api.store.add_receiver(receiver.clone()).await.map_err(ApiError::from)? {
+        match api.service.store.add_receiver(receiver.clone()).await.map_err(ApiError::from)? {
             true => Ok((StatusCode::CREATED, Json(with_secret(&receiver, &secret))).into_response()),
             false => Err(invalid("webhook_endpoint_limit_reached", "the workspace has as many webhook endpoints as it can have")),
         }
@@ -186,7 +186,7 @@ pub async fn retrieve(
     path: RawPathParams,
 ) -> Response {
     let answer = async {
-        let found = api.store.receiver(caller.org, id_of(&path)?).await.map_err(ApiError::from)?;
+        let found = api.service.store.receiver(caller.org, id_of(&path)?).await.map_err(ApiError::from)?;
         Ok(Json(shown(&found.ok_or_else(not_found)?)).into_response())
     };
     told(answer.await, &context)
@@ -201,7 +201,7 @@ pub async fn change(
     body: Result<Object, ApiError>,
 ) -> Response {
     let answer = async {
-        let (id, body, now) = (id_of(&path)?, body?, api.clock.now());
+        let (id, body, now) = (id_of(&path)?, body?, api.service.clock.now());
         let url = body.text("url")?.map(|url| url_of(&api, Some(url))).transpose()?;
         let (name, events) = (name_of(&body)?, events_of(&body)?);
         let status = match body.text("status")? {
@@ -210,7 +210,7 @@ pub async fn change(
             Some("disabled") => Some(ReceiverStatus::Disabled),
             Some(_) => return Err(invalid("webhook_status_invalid", "`status` must be `active` or `disabled`")),
         };
-        let changed = api.store.change_receiver((caller.org, id), move |receiver| Receiver {
+        let changed = api.service.store.change_receiver((caller.org, id), move |receiver| Receiver {
             name: name.unwrap_or(receiver.name),
             webhook: Webhook { url: url.unwrap_or(receiver.webhook.url), ..receiver.webhook },
             events: events.unwrap_or(receiver.events),
@@ -226,9 +226,9 @@ pub async fn change(
 /// `POST /v1/webhook-endpoints/{endpoint_id}/rotate-secret`: messages are signed with the new one from now on.
 pub async fn rotate(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, context: Context, path: RawPathParams) -> Response {
     let answer = async {
-        let (id, now) = (id_of(&path)?, api.clock.now());
+        let (id, now) = (id_of(&path)?, api.service.clock.now());
         let (secret, sealed_secret) = new_secret(&api)?;
-        let changed = api.store.change_receiver((caller.org, id), move |receiver| Receiver {
+        let changed = api.service.store.change_receiver((caller.org, id), move |receiver| Receiver {
             webhook: Webhook { sealed_secret, ..receiver.webhook },
             updated_at: now,
             ..receiver
@@ -241,8 +241,8 @@ pub async fn rotate(State(api): State<Arc<Api>>, Extension(caller): Extension<Ca
 /// `DELETE /v1/webhook-endpoints/{endpoint_id}`: it is told nothing more, and can still be looked at.
 pub async fn delete(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, context: Context, path: RawPathParams) -> Response {
     let answer = async {
-        let (id, now) = (id_of(&path)?, api.clock.now());
-        let changed = api.store.change_receiver((caller.org, id), move |receiver| Receiver {
+        let (id, now) = (id_of(&path)?, api.service.clock.now());
+        let changed = api.service.store.change_receiver((caller.org, id), move |receiver| Receiver {
             status: ReceiverStatus::Deleted,
             deleted_at: Some(now),
             updated_at: now,
@@ -258,7 +258,7 @@ pub async fn delete(State(api): State<Arc<Api>>, Extension(caller): Extension<Ca
 pub async fn test(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, context: Context, path: RawPathParams) -> Response {
     let answer = async {
         api.check_open()?;
-        let found = api.store.receiver(caller.org, id_of(&path)?).await.map_err(ApiError::from)?;
+        let found = api.service.store.receiver(caller.org, id_of(&path)?).await.map_err(ApiError::from)?;
         let receiver = found.filter(|receiver| receiver.status != ReceiverStatus::Deleted).ok_or_else(not_found)?;
         let probed = (api.probe)(receiver).await;
         let body = json!({

@@ -6,6 +6,8 @@
 //! for a wish to keep the output for ever. Unknown query parameters are ignored.
 
 mod amount;
+pub mod held_body;
+pub mod idempotency;
 pub mod json_digest;
 pub mod multipart;
 pub mod multipart_window;

@@ -24,7 +24,7 @@ use crate::domain::file::ANY_TYPE;
 use crate::http::layers::request_body::{Fate, incomplete};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
-use crate::store::{Sealed, Spool, Store, StoreError, blocking};
+use crate::store::{Sealed, Spool, StoreError, blocking};
 
 /// Bytes gathered before they are written.
 const WRITE: usize = 1 << 20;
@@ -174,7 +174,7 @@ impl Part<'_> {
     /// # Errors
     /// When it is larger than the cap or cut, or the disk is full.
     pub async fn spool(mut self, api: &Api, cap: Cap) -> Result<Spool, ApiError> {
-        let store = api.store.clone();
+        let store = api.service.store.clone();
         let mut spool = blocking(move || store.spool()).await?;
         let mut gathered = BytesMut::new();
         while let Some(chunk) = self.chunk().await? {
@@ -213,7 +213,7 @@ pub async fn spool_body(request: Request, api: &Api, cap: Cap) -> Result<Spool, 
     api.check_room(announced)?;
     let fate = request.extensions().get::<Fate>().cloned().unwrap_or_default();
     let _place = api.descriptors.file().await;
-    let store = api.store.clone();
+    let store = api.service.store.clone();
     let mut spool = blocking(move || store.spool()).await?;
     let mut gathered = BytesMut::new();
     let mut body = request.into_body();
@@ -239,27 +239,6 @@ async fn write(mut spool: Spool, mut bytes: BytesMut) -> Result<(Spool, BytesMut
         Ok((spool, bytes))
     })
     .await
-}
-
-impl Api {
-    /// Refuses to take `bytes` bytes that would eat into the room that the store needs.
-    ///
-    /// # Errors
-    /// When the disk is too full.
-    pub fn check_room(&self, bytes: u64) -> Result<(), ApiError> {
-        room(&self.store, bytes, self.limits.min_free_bytes)
-    }
-}
-
-fn room(store: &Store, bytes: u64, reserve: u64) -> Result<(), ApiError> {
-    let free = store.free_bytes()?;
-    if free >= reserve.saturating_add(bytes) {
-        return Ok(());
-    }
-    tracing::warn!(free, reserve, bytes, "refused a request because the disk is nearly full");
-    let message =
-        "the disk of the data directory is too full to take this; delete uploaded files that are no longer needed, or give it more room";
-    Err(ApiError::new(Code::StorageFull, message))
 }
 
 /// Waits for the parser, unless it waits for more than it may hold.

@@ -17,6 +17,8 @@ use crate::domain::dialect::Dialect;
 use crate::domain::error::Code;
 use crate::domain::id::IdError;
 use crate::executor::Gone;
+use crate::http::request::idempotency::KEY;
+use crate::service::{RetryError, ServiceError};
 use crate::store::StoreError;
 
 /// Seconds after which a client may try again when the daemon is stopping or its store has failed.
@@ -236,6 +238,44 @@ impl From<StoreError> for ApiError {
                 Self::new(Code::FileDamaged, format!("{damage}; upload it again, or have it restored from a backup"))
             }
             StoreError::Io { .. } | StoreError::Damaged(_) | StoreError::Unexpected(_) => Self::internal(error),
+        }
+    }
+}
+
+/// The sentences are the service's; here is which code and field each of them has.
+impl From<ServiceError> for ApiError {
+    fn from(error: ServiceError) -> Self {
+        let message = error.to_string();
+        match error {
+            ServiceError::Draining | ServiceError::NoCapacity { .. } => Self::unavailable(message),
+            ServiceError::NoRoom => Self::new(Code::StorageFull, message),
+            ServiceError::FileNotFound(_) | ServiceError::BatchNotFound(_) | ServiceError::KeyNotFound(_) => {
+                Self::new(Code::NotFound, message)
+            }
+            ServiceError::NotAnInput(_) => Self::invalid("input_file_id", message),
+            ServiceError::QuoteNotFound(_) => Self::new(Code::QuoteNotFound, message),
+            ServiceError::QuoteForeign | ServiceError::KeyForeign => Self::new(Code::Forbidden, message),
+            ServiceError::QuoteExpired => Self::new(Code::QuoteExpired, message),
+            ServiceError::QuoteUsed(_) => Self::new(Code::QuoteUsed, message),
+            ServiceError::QuoteMismatch { field } => Self::new(Code::QuoteMismatch, message).param(field),
+            ServiceError::KeyReused | ServiceError::BatchDeleted => Self::new(Code::IdempotencyMismatch, message).param(KEY),
+            ServiceError::PrepaidNeedsQuote | ServiceError::PrepaidNeedsPrices | ServiceError::NotCovered(_) => {
+                Self::new(Code::InsufficientCredits, message)
+            }
+            ServiceError::Items(_) => Self::invalid("items", message),
+            ServiceError::Preflight { issues, .. } => match issues.first() {
+                Some(issue) => Self::invalid(&issue.path.to_string(), message),
+                None => Self::new(Code::InvalidValue, message),
+            },
+            ServiceError::Unbounded { .. } | ServiceError::Uncounted { .. } | ServiceError::Unpriced => {
+                Self::new(Code::InvalidValue, message)
+            }
+            ServiceError::TooManyOrgs(_) | ServiceError::TooManyKeys(_) => Self::new(Code::Conflict, message),
+            ServiceError::Retry(RetryError::ResultsGone) => Self::new(Code::ResultsExpired, message),
+            ServiceError::Retry(_) => Self::new(Code::Conflict, message),
+            ServiceError::Store(error) => error.into(),
+            ServiceError::Gone(error) => error.into(),
+            ServiceError::Internal(cause) => Self::internal(cause),
         }
     }
 }

@@ -58,7 +58,7 @@ async fn pages_of_listed_origins_may_call_and_read_errors() {
 async fn a_stopping_daemon_answers_questions_and_takes_no_work() {
     let bench = Bench::new().await;
     let file = bench.upload(b"{}\n").await;
-    bench.api.draining.cancel();
+    bench.api.service.draining.cancel();
     let create = bench.post("/v1/batches", &json!({"input_file_id": file})).await;
     assert_eq!((create.status.as_u16(), create.header("retry-after")), (503, "10"));
     insta::assert_snapshot!(create.text());
@@ -70,7 +70,7 @@ async fn a_stopping_daemon_answers_questions_and_takes_no_work() {
 
 #[tokio::test]
 async fn a_nearly_full_disk_is_told_before_anything_is_read() {
-    let bench = Bench::with(|api| api.limits.min_free_bytes = u64::MAX).await;
+    let bench = Bench::with(|api| super::service(api).limits.min_free_bytes = u64::MAX).await;
     let reply = bench.form("/v1/files", &[("purpose", None, b"batch"), ("file", Some("a"), b"x")]).await;
     assert_eq!((reply.status.as_u16(), reply.code().as_str()), (507, "insufficient_storage"));
     assert_eq!(bench.get("/readyz").await.status, 503);

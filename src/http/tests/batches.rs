@@ -120,7 +120,7 @@ async fn cancelling_is_the_executors_to_decide() {
 async fn without_an_executor_a_batch_waits_for_the_next_start() {
     let Bench { api, stub, time, _dir } = Bench::new().await;
     drop(stub);
-    let (_, stub) = Handle::for_tests(api.store.clone());
+    let (_, stub) = Handle::for_tests(api.service.store.clone());
     let bench = Bench { api, stub, time, _dir };
     let file = bench.upload(b"{}\n").await;
     let reply = bench.post("/v1/batches", &order(&file)).await;

@@ -152,7 +152,7 @@ fn snapshot(models: &str) -> Snapshot {
 }
 
 async fn bench() -> Bench {
-    Bench::with(|api| api.catalog = Arc::new(Catalog::for_tests(snapshot(MODELS)))).await
+    Bench::with(|api| super::service(api).catalog = Arc::new(Catalog::for_tests(snapshot(MODELS)))).await
 }
 
 fn slugs(reply: &Reply, key: &str) -> Vec<String> {
@@ -203,7 +203,7 @@ async fn batchrouters_filters_are_checked_and_combined_with_and() {
 #[tokio::test]
 async fn batchrouters_catalog_is_public_and_nothing_else_is() {
     let bench = Bench::with(|api| {
-        api.catalog = Arc::new(Catalog::for_tests(snapshot(MODELS)));
+        super::service(api).catalog = Arc::new(Catalog::for_tests(snapshot(MODELS)));
         api.access = Access::keys(vec!["key".into()]);
     })
     .await;
@@ -305,7 +305,7 @@ async fn a_view_is_rendered_once_and_its_tag_names_its_bytes() {
     }
     // Another catalog is another answer at once.
     let before = bench.get("/v1/models").await;
-    bench.api.catalog.replace(snapshot(&MODELS.replace("id = \"second\"", "id = \"third\"")));
+    bench.api.service.catalog.replace(snapshot(&MODELS.replace("id = \"second\"", "id = \"third\"")));
     let after = bench.get("/v1/models").await;
     assert_ne!(before.header("etag"), after.header("etag"));
     assert!(after.text().contains("\"third\"") && !after.text().contains("\"second\""));
@@ -318,7 +318,7 @@ async fn a_provider_that_takes_every_model_does_not_offer_it() {
     let archive = Archive(files.map(|(file, text)| (file.to_owned(), text.to_owned())).into());
     let seeds = load_archive(archive).unwrap_or_else(|faults| panic!("{faults}"));
     let snapshot = seeds.into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false);
-    let bench = Bench::with(|api| api.catalog = Arc::new(Catalog::for_tests(snapshot))).await;
+    let bench = Bench::with(|api| super::service(api).catalog = Arc::new(Catalog::for_tests(snapshot))).await;
     let body = bench.get("/v1/catalog/models").await.json();
     let unserved = body["data"].as_array().unwrap().iter().find(|model| model["slug"] == "unserved").unwrap();
     assert_eq!((&unserved["provider"], &unserved["is_available"]), (&Value::from("keyless"), &Value::from(false)));

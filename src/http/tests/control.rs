@@ -40,7 +40,7 @@ async fn what_a_create_wishes_is_kept_and_shown() {
     ] {
         let batch = create(&bench, &file, &wishes).await;
         assert_eq!(batch.json()["batchd"]["priority"], priority, "{wishes}: {}", batch.text());
-        let stored = bench.api.store.batch(batch.id().parse().unwrap()).await.unwrap().unwrap();
+        let stored = bench.api.service.store.batch(batch.id().parse().unwrap()).await.unwrap().unwrap();
         assert_eq!(stored.spec.fallback, fallback, "{wishes}");
     }
     // No float has so many digits.
@@ -49,7 +49,7 @@ async fn what_a_create_wishes_is_kept_and_shown() {
          \"provider\":{{\"max_price\":{{\"prompt\":0.1234567890123456789012345678,\"completion\":25E-1}}}}}}"
     );
     let id = bench.call("POST", "/openai/v1/batches", &[("content-type", "application/json")], body).await.id();
-    let stored = bench.api.store.batch(id.parse().unwrap()).await.unwrap().unwrap();
+    let stored = bench.api.service.store.batch(id.parse().unwrap()).await.unwrap().unwrap();
     assert_eq!(stored.spec.fallback, price(Some("0.1234567890123456789012345678"), Some("2.5"), None));
 }
 
@@ -125,7 +125,7 @@ async fn changes_that_cannot_be_made_say_why() {
     let file = bench.upload(b"{}\n").await;
     let (open, ended) = (create(&bench, &file, &json!({})).await.id(), create(&bench, &file, &json!({})).await.id());
     let id: BatchId = ended.parse().unwrap();
-    bench.api.store.batch_refused(id, BatchState::Failed { at: bench.api.clock.now() }, Vec::new()).await.unwrap();
+    bench.api.service.store.batch_refused(id, BatchState::Failed { at: bench.api.service.clock.now() }, Vec::new()).await.unwrap();
     let mut shown = Vec::new();
     for (path, body) in [
         (open.clone(), json!({})),

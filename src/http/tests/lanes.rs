@@ -36,7 +36,7 @@ async fn lanes_are_held_and_let_go() {
         shown.push(format!("{action} {lane}\n{}", told(&ask(&bench, action, lane).await)));
     }
     insta::assert_snapshot!(shown.join("\n"));
-    assert!(bench.api.executor.lane_holds().is_empty());
+    assert!(bench.api.service.executor.lane_holds().is_empty());
 }
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn operators_need_a_key_where_everybody_does() {
     let bench = Bench::with(|api| api.access = Access::keys(vec!["alpha".into()])).await;
     assert_eq!(bench.get("/admin/lanes").await.status, 401);
     assert_eq!(ask(&bench, "pause", "groq").await.status, 401);
-    assert!(bench.api.executor.lane_holds().is_empty());
+    assert!(bench.api.service.executor.lane_holds().is_empty());
 }
 
 #[tokio::test]

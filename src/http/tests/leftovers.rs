@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::sockets::{Served, served};
 use super::*;
-use crate::http::layers::auth::Origins;
+use crate::http::Origins;
 use crate::http::route_table::TABLE;
 
 /// Connections at the same time.
@@ -258,7 +258,7 @@ async fn a_body_that_nobody_wants_costs_no_other_stream_of_http_2() {
     let served = served_for_bodies(Duration::from_secs(60)).await;
     let io = TokioIo::new(TcpStream::connect(served.address).await.unwrap());
     let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
-    let connection = served.bench.api.tasks.spawn(connection);
+    let connection = served.bench.api.service.tasks.spawn(connection);
     let url = |path: &str| format!("http://localhost{path}");
 
     // Open throughout: an upload of which a piece comes now and then.
@@ -269,7 +269,7 @@ async fn a_body_that_nobody_wants_costs_no_other_stream_of_http_2() {
     }));
     let request =
         Request::post(url("/v1/files")).header("content-type", "multipart/form-data; boundary=XX").body(BodyExt::boxed(body)).unwrap();
-    let upload = served.bench.api.tasks.spawn(sender.clone().send_request(request));
+    let upload = served.bench.api.service.tasks.spawn(sender.clone().send_request(request));
     let form = form(&[("purpose", None, b"batch"), ("file", Some("a"), b"x")]);
     feed.send(Bytes::copy_from_slice(&form[..40])).await.unwrap();
 

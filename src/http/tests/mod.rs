@@ -34,6 +34,9 @@ use crate::catalog::{Catalog, load_embedded};
 use crate::descriptors::Descriptors;
 use crate::domain::time::{Clock, Timestamp};
 use crate::executor::{Handle, Stub};
+use crate::service::feed::watcher::Feeds;
+use crate::service::quotes::turns::QuoteTurns;
+use crate::service::{self, Service};
 use crate::store::{Options, Store};
 
 const START: i64 = 1_790_000_000;
@@ -46,6 +49,11 @@ pub fn routes() -> Router<Arc<Api>> {
         }
     }
     Router::new().route("/test/panic", get(panics))
+}
+
+/// The service of an API that nobody else has yet.
+fn service(api: &mut Api) -> &mut Service {
+    Arc::get_mut(&mut api.service).expect("nobody else has it")
 }
 
 /// The API with everything it needs.
@@ -101,25 +109,30 @@ impl Bench {
         let (executor, stub) = Handle::for_tests(store.clone());
         let time = Arc::new(AtomicI64::new(START));
         let read = time.clone();
-        let mut api = Api {
+        let service = Service {
             store,
             catalog: Arc::new(Catalog::for_tests(load_embedded().unwrap().into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false))),
             executor,
             clock: Clock::new(move || Timestamp::from_second(read.load(Ordering::Relaxed)).unwrap()),
-            limits: Limits { min_free_bytes: 0, ..Limits::default() },
+            limits: service::Limits { min_free_bytes: 0, ..service::Limits::default() },
+            turns: QuoteTurns::default(),
+            draining: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        let mut api = Api {
+            service: Arc::new(service),
+            limits: Limits::default(),
             descriptors: Descriptors::new(1 << 20, 1_024),
             access: Access::open(),
             views: Views::default(),
             public_url: None,
             accounts: Accounts::default(),
-            quoting: super::Quoting::default(),
+            bodies: super::BodyRoom::default(),
             probe: Arc::new(|_| {
                 let (event, error) = ("evt_test".to_owned(), Some("nothing is sent here".to_owned()));
                 Box::pin(async { crate::domain::webhook::endpoint::Probed { event, status: None, preview: None, error } })
             }),
-            feeds: super::Feeds::default(),
-            draining: CancellationToken::new(),
-            tasks: TaskTracker::new(),
+            feeds: Feeds::new(super::batch_message),
         };
         change(&mut api);
         Self { api: Arc::new(api), stub, time, _dir: dir }

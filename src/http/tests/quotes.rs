@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::catalog::{Archive, load_archive};
 use crate::domain::time::later;
-use crate::http::state::QuoteTerms;
+use crate::service::QuoteTerms;
 
 /// Providers in the United States and in Europe, one that runs a tool, one that is dear.
 fn seeds() -> Vec<(String, String)> {
@@ -52,8 +52,9 @@ fn seeds() -> Vec<(String, String)> {
 async fn bench() -> Bench {
     Bench::with(|api| {
         let seeds = load_archive(Archive(seeds())).unwrap_or_else(|faults| panic!("{faults}"));
-        api.catalog = Arc::new(Catalog::for_tests(seeds.into_snapshot(jiff::civil::date(2026, 11, 24), &|_| true)));
-        api.limits.quotes = QuoteTerms { max_items: 5, max_body_bytes: 10_000, fee: "5.9".parse().unwrap(), ..QuoteTerms::default() };
+        super::service(api).catalog = Arc::new(Catalog::for_tests(seeds.into_snapshot(jiff::civil::date(2026, 11, 24), &|_| true)));
+        super::service(api).limits.quotes =
+            QuoteTerms { max_items: 5, max_body_bytes: 10_000, fee: "5.9".parse().unwrap(), ..QuoteTerms::default() };
     })
     .await
 }
@@ -105,9 +106,9 @@ async fn a_quote_has_its_documented_fields_and_can_be_read_back_by_its_owner() {
     let mut expired = body.clone();
     expired["quote_lock"]["status"] = "expired".into();
     assert_eq!(bench.get(&format!("/batchrouter/v1/quotes/{id}")).await.json(), expired);
-    assert_eq!(bench.api.store.sweep(bench.api.clock.now()).await.unwrap(), 0);
+    assert_eq!(bench.api.service.store.sweep(bench.api.service.clock.now()).await.unwrap(), 0);
     bench.pass(86_400);
-    bench.api.store.sweep(bench.api.clock.now()).await.unwrap();
+    bench.api.service.store.sweep(bench.api.service.clock.now()).await.unwrap();
     let gone = bench.get(&format!("/v1/quotes/{id}")).await;
     assert_eq!((gone.status.as_u16(), gone.code().as_str()), (404, "quote_not_found"));
     assert_eq!(bench.post("/v1/batches/quote", &asking(json!({}))).await.status, 200, "the older name");
@@ -153,7 +154,7 @@ async fn the_cheapest_eligible_lane_is_chosen_and_every_other_says_why_not() {
 #[tokio::test]
 async fn a_tier_sets_the_deadline_from_the_moment_of_the_quote() {
     let bench = bench().await;
-    let now = bench.api.clock.now();
+    let now = bench.api.service.clock.now();
     for (tier, hours) in [("standard", 24), ("flex", 48), ("priority", 4)] {
         let reply = bench.post("/v1/quotes/model", &asking(json!({"sla_tier": tier}))).await.json();
         assert_eq!(reply["sla_deadline"], format!("{:.3}", later(now, Duration::from_secs(hours * 3_600))), "{tier}");
@@ -314,8 +315,8 @@ async fn a_quote_belongs_to_the_organisation_that_asked_for_it() {
 async fn providers_the_fee_and_health_need_no_key() {
     let bench = bench().await;
     let keys = Bench::with(|api| {
-        api.catalog = bench.api.catalog.clone();
-        api.limits.quotes.fee = "5.90".parse().unwrap();
+        super::service(api).catalog = bench.api.service.catalog.clone();
+        super::service(api).limits.quotes.fee = "5.90".parse().unwrap();
         api.access = Access::keys(vec!["alpha".into()]);
     })
     .await;

@@ -25,7 +25,7 @@ struct Ran {
 
 /// Runs a batch by hand: even rows succeed, odd ones are rejected.
 async fn run(bench: &Bench, settle: bool) -> Ran {
-    let (store, now) = (&bench.api.store, bench.api.clock.now());
+    let (store, now) = (&bench.api.service.store, bench.api.service.clock.now());
     let input = bench.upload(b"x\n").await.parse().unwrap();
     let spec = BatchSpec {
         id: BatchId::generate(now),
@@ -68,7 +68,7 @@ async fn run(bench: &Bench, settle: bool) -> Ran {
 }
 
 async fn settle_batch(bench: &Bench, ran: &Ran, state: BatchState, progress: Progress) {
-    let now = bench.api.clock.now();
+    let now = bench.api.service.clock.now();
     let view = |id, bytes, part| File {
         id,
         bytes,
@@ -84,7 +84,7 @@ async fn settle_batch(bench: &Bench, ran: &Ran, state: BatchState, progress: Pro
         vec![view(ran.output, progress.output_bytes, ResultPart::Output), view(ran.errors, progress.error_bytes, ResultPart::Errors)];
     let event = BatchEvent::Settled { files: ResultFiles { output: Some(ran.output), errors: Some(ran.errors) } };
     let state = state.apply(BatchEvent::RowsDone, now).and_then(|state| state.apply(event, now)).unwrap();
-    bench.api.store.batch_settled(ran.batch, state, progress, End { files, ..End::default() }).await.unwrap();
+    bench.api.service.store.batch_settled(ran.batch, state, progress, End { files, ..End::default() }).await.unwrap();
 }
 
 #[tokio::test]
@@ -130,7 +130,7 @@ async fn results_without_files_expire() {
     for file in [ran.output, ran.errors] {
         assert_eq!(bench.call("DELETE", &format!("/v1/files/{file}"), &[], "").await.status, 200);
     }
-    bench.api.store.sweep(bench.api.clock.now()).await.unwrap();
+    bench.api.service.store.sweep(bench.api.service.clock.now()).await.unwrap();
     let gone = bench.get(&format!("/v1/batches/{}/results", ran.batch)).await;
     assert_eq!((gone.status.as_u16(), gone.code().as_str()), (404, "results_expired"));
 }

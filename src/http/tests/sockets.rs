@@ -27,7 +27,7 @@ async fn served_with(connections: usize, patience: Patience, change: impl FnOnce
     let (address, drain) = (listener.local_addr().unwrap(), CancellationToken::new());
     let descriptors = Descriptors::new(1 << 20, u32::try_from(connections).unwrap());
     let work = serve_with(listener, router(bench.api.clone()), drain.clone(), Duration::from_secs(5), descriptors, patience);
-    let server = bench.api.tasks.spawn(work);
+    let server = bench.api.service.tasks.spawn(work);
     Served { bench, address, drain, server }
 }
 
@@ -96,7 +96,7 @@ async fn what_lies_outside_the_fields_of_a_form_is_not_gathered() {
         stream.write_all(head.as_bytes()).await.unwrap();
         let (mut reads, mut writes) = stream.into_split();
         // A body without an end: only the limit can answer.
-        let sends = served.bench.api.tasks.spawn(async move {
+        let sends = served.bench.api.service.tasks.spawn(async move {
             let mut piece = start;
             loop {
                 piece.resize(10_000, b'x');
@@ -217,7 +217,7 @@ async fn http_2_is_spoken_by_prior_knowledge() {
     let stream = TcpStream::connect(served.address).await.unwrap();
     let io = hyper_util::rt::TokioIo::new(stream);
     let (mut sender, connection) = hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io).await.unwrap();
-    served.bench.api.tasks.spawn(connection);
+    served.bench.api.service.tasks.spawn(connection);
     let request = Request::get(format!("http://{}/v1/models", served.address)).body(Body::empty()).unwrap();
     assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
     let foreign = Request::get("http://rebound.example/v1/models").body(Body::empty()).unwrap();
@@ -229,7 +229,7 @@ async fn an_http_2_connection_without_requests_is_closed() {
     let served = served_with(10, Patience { idle: Duration::from_millis(200), ..Patience::default() }, |_| ()).await;
     let io = hyper_util::rt::TokioIo::new(TcpStream::connect(served.address).await.unwrap());
     let (mut sender, connection) = hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io).await.unwrap();
-    let connection = served.bench.api.tasks.spawn(connection);
+    let connection = served.bench.api.service.tasks.spawn(connection);
     let request = Request::get(format!("http://{}/healthz", served.address)).body(Body::empty()).unwrap();
     assert_eq!(sender.send_request(request).await.unwrap().status(), 200);
     tokio::time::timeout(Duration::from_secs(5), connection).await.expect("the connection stays").unwrap().unwrap();

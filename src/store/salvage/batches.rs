@@ -185,6 +185,7 @@ impl Salvage<'_> {
         let input = self.input_of(&batch.spec, files);
         if batch.state.is_terminal() && self.is_purged(&batch, copied, files) {
             Rows::remove(id, &mut self.out)?;
+            self.fit_plan(&batch, batch.ended.map_or(0, |ended| ended.total))?;
             match copied.unseen.contains(&id) {
                 true if copied.old_states.contains(&id) => {
                     self.told.unsure(Thing::Batch(id), "its files were deleted; it may have been deleted since, too");
@@ -218,12 +219,7 @@ impl Salvage<'_> {
             let at = batch.state.ended_at().unwrap_or(self.now);
             rows.fill(&lost, &batch.spec, input.as_ref(), at, &mut self.out)?;
         }
-        if batch.plan.is_none() && total > 0 {
-            // Whoever looks at the rows finds that many.
-            let plan = record::encode(&PlanRecord::from(&Plan { rows: total, models: Vec::new() }))?;
-            self.out.writes.put(&format::blob(id, Blob::Plan), &plan);
-            self.told.changed(Thing::Batch(id), "its plan was lost: on which lanes its rows ran, and at what prices");
-        }
+        self.fit_plan(&batch, total)?;
         rows.write(&mut self.out)?;
         let progress = rows.progress();
         self.told.done.rows += u64::from(progress.succeeded + progress.failed) - if is_over { lost.len() as u64 } else { 0 };
@@ -236,6 +232,16 @@ impl Salvage<'_> {
         }
         self.list_batch(&batch)?;
         Ok(lost)
+    }
+
+    /// Puts a plan in the place of one that is lost: whoever looks at the rows finds that many.
+    fn fit_plan(&mut self, batch: &Read, rows: u32) -> Result<(), StoreError> {
+        if batch.plan.is_none() && rows > 0 {
+            let plan = record::encode(&PlanRecord::from(&Plan { rows, models: Vec::new() }))?;
+            self.out.writes.put(&format::blob(batch.id, Blob::Plan), &plan);
+            self.told.changed(Thing::Batch(batch.id), "its plan was lost: on which lanes its rows ran, and at what prices");
+        }
+        Ok(())
     }
 
     /// Where the content of its input is, if it is there.

@@ -1,34 +1,26 @@
-//! What the body of a create says, and whether it asks for more than its quote was made for.
+//! What the body of a create says.
 
 use bytes::Bytes;
 use secrecy::SecretString;
 use serde_json::Value;
 
-use crate::domain::error::Code;
 use crate::domain::id::{FileId, QuoteId};
-use crate::domain::quote::Quote;
-use crate::domain::quote::constraints::{Constraints, PriceProtection, RoutingMode, STANDARD_PRIVACY, SlaTier, TierTimes};
+use crate::domain::quote::constraints::{PriceProtection, SlaTier};
 use crate::domain::row::batchrouter::Defaults;
-use crate::domain::vocabulary::DataCollection;
-use crate::http::batchrouter::error::{Issue, Refusal};
-use crate::http::batchrouter::making::{FIELDS, defaults};
-use crate::http::batchrouter::routing;
+use crate::http::batchrouter::error::Refusal;
+use crate::http::batchrouter::quotes::body::{FIELDS, defaults};
+use crate::http::batchrouter::routing::{self, word};
 use crate::http::request::{Object, parse_id};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
+use crate::service::batches::prepare::Items;
+use crate::service::batches::quoted::StatedDemands;
+use crate::service::{IssueCode, IssuePath, ServiceError};
 
 /// The fields that are read besides those of a quote.
 const OWN_FIELDS: [&str; 3] = ["quote_id", "metadata", "webhook"];
 /// Bytes of the metadata of a batch.
 const MAX_METADATA: usize = 16 << 10;
-
-/// Where the items of a batch are.
-#[derive(Debug, Clone)]
-pub enum Input {
-    /// In the request: an array, as it is written.
-    Inline(Bytes),
-    File(FileId),
-}
 
 /// A receiver as a client names it.
 #[derive(Debug, Clone)]
@@ -39,21 +31,17 @@ pub struct Receiver {
 
 /// A create, read.
 #[derive(Debug)]
-pub struct Asked {
+pub struct CreateBody {
     pub quote: Option<QuoteId>,
-    pub input: Input,
+    pub items: Items,
     pub item_count: Option<u32>,
     pub defaults: Defaults,
-    /// What the body states; what it does not state is as by default.
-    pub demands: Constraints,
-    /// The tier and the price protection, if the body states them.
-    pub tier: Option<SlaTier>,
-    pub protection: Option<PriceProtection>,
+    pub demands: StatedDemands,
     pub metadata: Option<String>,
     pub webhook: Option<Receiver>,
 }
 
-impl Asked {
+impl CreateBody {
     /// Reads a body.
     ///
     /// # Errors
@@ -70,70 +58,29 @@ impl Asked {
             item_count.map_err(|()| ApiError::invalid("input_item_count", "`input_item_count` must be a count of items, 1 or more"))?;
         Ok(Self {
             quote,
-            input: input(items, file)?,
+            items: input(items, file)?,
             item_count,
             defaults: defaults(&object)?,
-            demands: routing::read(&object)?,
-            tier: routing::word(&object, "sla_tier", SlaTier::parse, SlaTier::choices)?,
-            protection: routing::word(&object, "price_protection_policy", PriceProtection::parse, PriceProtection::choices)?,
+            demands: StatedDemands {
+                constraints: routing::read(&object)?,
+                tier: word(&object, "sla_tier", SlaTier::parse, SlaTier::choices)?,
+                protection: word(&object, "price_protection_policy", PriceProtection::parse, PriceProtection::choices)?,
+            },
             metadata: metadata(&object)?,
             webhook: webhook(&object)?,
         })
     }
-
-    /// Refuses what asks for more than the quote promises. What asks for less, or says nothing, gets what
-    /// was quoted.
-    ///
-    /// # Errors
-    /// Naming the first field that does.
-    pub fn check_against(&self, quote: &Quote, tiers: &TierTimes) -> Result<(), ApiError> {
-        let (asked, quoted) = (&self.demands, &quote.demands);
-        let subset = |these: &[String], of: &[String]| these.iter().all(|each| of.contains(each));
-        let (wishes, given) = (&asked.preferences, &quoted.preferences);
-        let faster = self.tier.is_some_and(|tier| tiers.of(tier) < tiers.of(quoted.tier));
-        let safer = self.protection == Some(PriceProtection::LockTotalAndFallback) && quoted.protection == PriceProtection::LockTotal;
-        let (only, ignored) = (&wishes.only, &wishes.ignore);
-        let mismatches = [
-            ("sla_tier", faster),
-            ("price_protection_policy", safer),
-            ("routing_mode", asked.mode == RoutingMode::EdgeOnly && quoted.mode != RoutingMode::EdgeOnly),
-            ("privacy_tier", asked.privacy_tier != STANDARD_PRIVACY && asked.privacy_tier != quoted.privacy_tier),
-            ("allowed_regions", !asked.is_global() && (quoted.is_global() || !subset(&quoted.regions, &asked.regions))),
-            ("required_tools", !asked.tools.iter().all(|tool| quoted.tools.contains(tool))),
-            ("provider_preferences.zdr", wishes.zdr && !given.zdr),
-            (
-                "provider_preferences.data_collection",
-                wishes.data_collection == Some(DataCollection::Deny) && given.data_collection != Some(DataCollection::Deny),
-            ),
-            ("provider_preferences.only", !only.is_empty() && (given.only.is_empty() || !subset(&given.only, only))),
-            ("provider_preferences.ignore", !subset(ignored, &given.ignore) && !excludes(quote, ignored)),
-            ("provider_preferences.allow_fallbacks", !wishes.allow_fallbacks && given.allow_fallbacks),
-        ];
-        match mismatches.into_iter().find(|(_, mismatch)| *mismatch) {
-            None => Ok(()),
-            Some((field, _)) => {
-                let message = format!("`{field}` demands more than the quote was made for; make a new quote with it");
-                Err(ApiError::new(Code::QuoteMismatch, message).param(field))
-            }
-        }
-    }
-}
-
-/// Whether no lane of the quote is by one of these providers.
-fn excludes(quote: &Quote, providers: &[String]) -> bool {
-    quote.groups.iter().flat_map(|group| &group.lanes).all(|lane| !providers.contains(&lane.provider))
 }
 
 /// The documented answer to both, and to neither, is a failed preflight.
-fn input(items: Option<Bytes>, file: Option<FileId>) -> Result<Input, Refusal> {
-    let (path, message) = match (items, file) {
-        (Some(items), None) => return Ok(Input::Inline(items)),
-        (None, Some(file)) => return Ok(Input::File(file)),
+fn input(items: Option<Bytes>, file: Option<FileId>) -> Result<Items, Refusal> {
+    let (field, message) = match (items, file) {
+        (Some(items), None) => return Ok(Items::Inline(items)),
+        (None, Some(file)) => return Ok(Items::File(file)),
         (Some(_), Some(_)) => ("input_file_id", "stands beside `items`; a batch has one of them"),
         (None, None) => ("items", "is missing, and so is `input_file_id`; a batch has one of them"),
     };
-    let issue = Issue { code: "invalid_input", path: path.to_owned(), message: message.to_owned() };
-    Err(Refusal::Preflight { issues: vec![issue], lanes: Vec::new() })
+    Err(ServiceError::issue(IssueCode::InvalidInput, IssuePath::Field(field), message).into())
 }
 
 fn metadata(object: &Object) -> Result<Option<String>, ApiError> {

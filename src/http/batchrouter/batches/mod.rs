@@ -2,7 +2,6 @@
 
 mod create;
 mod create_body;
-mod expect;
 mod object;
 mod receipt;
 mod result_row;
@@ -15,7 +14,7 @@ use axum::http::HeaderMap;
 use axum::{Extension, Json};
 use serde_json::{Map, Value, json};
 
-pub use self::create::{Content, create, create_from, create_once, materialise, sealed};
+pub use self::create::{create, create_from, sealed};
 pub use self::create_body::{check_receiver, receiver};
 use self::object::{Around, object};
 pub use self::receipt::read as billing_receipt;
@@ -26,7 +25,7 @@ use crate::domain::error::Code;
 use crate::domain::id::BatchId;
 use crate::executor::CancelError;
 use crate::http::layers::auth::Caller;
-use crate::http::openai::batches::{not_ended, remove};
+use crate::http::openai::batches::not_ended;
 use crate::http::openai::objects::Deleted;
 use crate::http::request::{Params, PathId};
 use crate::http::response::error::ApiError;
@@ -42,7 +41,7 @@ const MAX_LIST: usize = 100;
 /// # Errors
 /// When there is none, or it is somebody else's.
 pub async fn find(api: &Api, caller: &Caller, id: BatchId) -> Result<Batch, ApiError> {
-    let batch = api.store.batch(id).await?.ok_or_else(|| ApiError::not_found("batch", id.in_hex()))?;
+    let batch = api.service.store.batch(id).await?.ok_or_else(|| ApiError::not_found("batch", id.in_hex()))?;
     match batch.spec.org == caller.org {
         true => Ok(batch),
         false => Err(ApiError::new(Code::Forbidden, "the batch belongs to another organisation")),
@@ -51,14 +50,14 @@ pub async fn find(api: &Api, caller: &Caller, id: BatchId) -> Result<Batch, ApiE
 
 /// The word for where a batch stands.
 fn status_of(api: &Api, batch: &Batch) -> &'static str {
-    object::status(batch, api.executor.stage(batch.spec.id))
+    object::status(batch, api.service.executor.stage(batch.spec.id))
 }
 
 /// The batch object.
 fn show(api: &Api, headers: &HeaderMap, batch: &Batch) -> Map<String, Value> {
     let base = Base::of(api.public_url.as_deref(), headers);
-    let stage = api.executor.stage(batch.spec.id);
-    object(batch, &Around { stage, base: &base, seal: api.store.seal(), now: api.clock.now() })
+    let stage = api.service.executor.stage(batch.spec.id);
+    object(batch, &Around { stage, base: &base, seal: api.service.store.seal(), now: api.service.clock.now() })
 }
 
 /// The object flat, as the newest documents have it, and under `batch`, as older clients read it.
@@ -94,7 +93,7 @@ pub async fn list(
 ) -> Result<Json<Value>, Refusal> {
     let after = params.id("cursor")?;
     let query = BatchQuery { after, limit: params.limit(DEFAULT_LIST, MAX_LIST)?, org: Some(caller.org) };
-    let listing = api.store.batches(query).await.map_err(ApiError::from)?;
+    let listing = api.service.store.batches(query).await.map_err(ApiError::from)?;
     let last = listing.items.last().filter(|_| listing.has_more).map(|batch| batch.spec.id.in_hex());
     let data: Vec<_> = listing.items.iter().map(|batch| show(&api, &headers, batch)).collect();
     Ok(Json(json!({ "data": data, "has_more": listing.has_more, "next_cursor": last })))
@@ -112,7 +111,7 @@ pub async fn cancel(
     if batch.state.is_terminal() {
         return Err(too_late(status_of(&api, &batch)).into());
     }
-    let executor = api.executor.clone();
+    let executor = api.service.executor.clone();
     match api.to_the_end(async move { executor.cancel(id).await }).await? {
         Ok(batch) => Ok(Json(flat_and_wrapped(show(&api, &headers, &batch)))),
         Err(CancelError::NotFound) => Err(ApiError::not_found("batch", id.in_hex()).into()),
@@ -129,7 +128,7 @@ pub async fn delete(
     PathId(id): PathId<BatchId>,
 ) -> Result<Json<Deleted>, Refusal> {
     find(&api, &caller, id).await?;
-    match remove(&api, id).await? {
+    match api.service.delete_batch(id).await? {
         BatchDeletion::Deleted => Ok(Json(Deleted::batch(id.in_hex()))),
         BatchDeletion::NotFound => Err(ApiError::not_found("batch", id.in_hex()).into()),
         BatchDeletion::NotEnded(state) => Err(ApiError::new(Code::Conflict, not_ended(state)).into()),

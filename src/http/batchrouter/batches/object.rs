@@ -7,9 +7,10 @@ use crate::domain::batch::{Batch, BatchState, Ending, Order, QuotedOrder};
 use crate::domain::quote::constraints::Constraints;
 use crate::domain::time::Timestamp;
 use crate::executor::Stage;
-use crate::http::batchrouter::money::Pricing;
-use crate::http::batchrouter::quotes::object::{moment, preferences};
+use crate::http::batchrouter::money::{Pricing, pricing};
+use crate::http::batchrouter::quotes::object::preferences;
 use crate::http::response::signed_links::Base;
+use crate::http::response::time::moment;
 use crate::store::Seal;
 
 /// What a batch is shown with besides itself.
@@ -66,10 +67,7 @@ pub fn object(batch: &Batch, around: &Around<'_>) -> Map<String, Value> {
     put("deadline_at", json!(deadline));
     put("metadata", metadata(batch, quoted));
     demands(quoted, &mut put);
-    put(
-        "pricing_estimate",
-        quoted.and_then(|order| order.estimate).map_or_else(Pricing::unknown, |each| Pricing::of_estimate(each).json()),
-    );
+    put("pricing_estimate", pricing(quoted.and_then(|order| order.estimate).map(Pricing::of_estimate)));
     files(batch, around, &mut put);
     put("errors", errors(batch));
     put("webhook", json!(quoted.and_then(|order| order.webhook.as_ref()).map(|webhook| json!({ "url": webhook.url }))));

@@ -16,11 +16,11 @@ use crate::domain::quote::KeptQuote;
 use crate::domain::quote::receipt::{LaneReceipt, Receipt};
 use crate::domain::usage::Usage;
 use crate::http::batchrouter::error::Refusal;
-use crate::http::batchrouter::money::{Pricing, money};
-use crate::http::batchrouter::quotes::object::moment;
+use crate::http::batchrouter::money::{Pricing, money, pricing};
 use crate::http::layers::auth::Caller;
 use crate::http::request::PathId;
 use crate::http::response::error::ApiError;
+use crate::http::response::time::moment;
 use crate::http::state::Api;
 
 /// Items of a lane whose numbers are told one by one.
@@ -48,14 +48,14 @@ pub async fn read(
 /// When the store has failed.
 pub async fn receipt(api: &Api, batch: &Batch) -> Result<Option<Value>, ApiError> {
     let Order::Items(order) = &batch.spec.order else { return Ok(None) };
-    let Some(reservation) = api.store.reservation(batch.spec.id).await? else { return Ok(None) };
+    let Some(reservation) = api.service.store.reservation(batch.spec.id).await? else { return Ok(None) };
     let Some(settled) = reservation.settlement else { return Ok(None) };
-    let Receipt { lanes, unreadable, .. } = api.store.receipt(batch.spec.id).await?.unwrap_or_default();
-    let _look = api.quoting.look().await?;
-    let kept = api.store.quote(order.quote).await?;
-    let now = moment(api.clock.now());
+    let Receipt { lanes, unreadable, .. } = api.service.store.receipt(batch.spec.id).await?.unwrap_or_default();
+    let _look = api.service.turns.look().await?;
+    let kept = api.service.store.quote(order.quote).await?;
+    let now = moment(api.service.clock.now());
     let settled_at = ended(&batch.state).map(moment);
-    let quoted = order.estimate.map_or_else(Pricing::unknown, |estimate| Pricing::of_estimate(estimate).json());
+    let quoted = pricing(order.estimate.map(Pricing::of_estimate));
     let usage = lanes.iter().fold(Usage::default(), |mut sum, lane| {
         sum += lane.usage;
         sum
@@ -85,7 +85,7 @@ fn quote(kept: &KeptQuote, batch: &Batch, order: &QuotedOrder) -> Value {
         "status": "accepted",
         "accepted_at": moment(batch.spec.created_at),
         "valid_until": moment(kept.quote.valid_until),
-        "quoted_price": kept.quote.estimate.map_or_else(Pricing::unknown, |estimate| Pricing::of_estimate(estimate).json()),
+        "quoted_price": pricing(kept.quote.estimate.map(Pricing::of_estimate)),
         "quoted_items": kept.quote.items,
         "price_protection_policy": order.demands.protection,
     })

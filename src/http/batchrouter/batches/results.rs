@@ -22,13 +22,13 @@ use crate::domain::file::{FileSource, ResultPart};
 use crate::domain::id::{BatchId, FileId, RowIndex};
 use crate::http::Api;
 use crate::http::batchrouter::error::Refusal;
-use crate::http::batchrouter::quotes::object::moment;
 use crate::http::layers::auth::Caller;
 use crate::http::openai::batches::results::result_lines;
 use crate::http::request::{Params, PathId};
 use crate::http::response::error::ApiError;
 use crate::http::response::signed_links::{Base, Signed};
 use crate::http::response::stream;
+use crate::http::response::time::moment;
 use crate::store::{Lines, Render, blocking};
 
 const DEFAULT_PAGE: usize = 100;
@@ -133,7 +133,7 @@ pub async fn artifact_url(
         return Err(ApiError::new(Code::ResultsNotReady, message).into());
     }
     let base = Base::of(api.public_url.as_deref(), &headers);
-    let link = base.link(api.store.seal(), artifact_of(id), api.clock.now());
+    let link = base.link(api.service.store.seal(), artifact_of(id), api.service.clock.now());
     Ok(Json(json!({ "url": link.url, "expires_at": moment(link.expires_at), "content_type": NDJSON })).into_response())
 }
 
@@ -144,13 +144,13 @@ pub fn artifact_of(batch: BatchId) -> FileId {
 
 /// `GET /v1/files/{file_id}?expires=...&signature=...`: what a link leads to.
 pub async fn download(api: &Api, Signed(file): Signed) -> Result<Response, ApiError> {
-    let known = api.store.file(file, api.clock.now()).await?;
+    let known = api.service.store.file(file, api.service.clock.now()).await?;
     let (id, part) = match known.map(|file| file.source) {
         Some(FileSource::View { batch, part }) => (batch, part),
         Some(FileSource::Uploaded { .. }) => return Err(ApiError::not_found("result file", file.in_hex())),
         None => (BatchId::from_u128(file.as_u128()), ResultPart::All),
     };
-    let batch = api.store.batch(id).await?.ok_or_else(|| ApiError::not_found("result file", file.in_hex()))?;
+    let batch = api.service.store.batch(id).await?.ok_or_else(|| ApiError::not_found("result file", file.in_hex()))?;
     let mut response = lines(api, &batch, part).await?;
     let name = format!("attachment; filename=\"{}.jsonl\"", file.in_hex());
     response.headers_mut().insert(CONTENT_DISPOSITION, name.parse().map_err(ApiError::internal)?);

@@ -3,6 +3,7 @@
 //!
 //! A quote is free and reserves nothing. Its prices hold until `valid_until`.
 
+pub mod body;
 pub mod object;
 
 use std::sync::Arc;
@@ -14,8 +15,6 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::error::Refusal;
-use super::making::{Wanted, in_turn};
-use crate::domain::error::Code;
 use crate::domain::id::QuoteId;
 use crate::domain::quote::KeptQuote;
 use crate::http::layers::auth::Caller;
@@ -27,12 +26,13 @@ use crate::http::state::Api;
 pub async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, request: Request) -> Result<Response, Refusal> {
     api.check_open()?;
     api.check_room(0)?;
-    let most = api.limits.quotes.max_body_bytes;
-    let (_held, body) = api.quoting.read(request, &api, most).await.map_err(|error| Refusal::of_body(error, most))?;
-    let quote = in_turn(&api, caller.org, move |api| Wanted::read(api, caller.org, &body)).await?;
+    let service = &api.service;
+    let most = service.limits.quotes.max_body_bytes;
+    let (_held, body) = api.bodies.read(request, &api, most).await.map_err(|error| Refusal::of_body(error, most))?;
+    let quote = service.make_quote(caller.org, move |service| body::read(service, caller.org, &body), object::shown).await?;
     let shown = quote.shown.clone();
     tracing::info!(quote = %quote.id, "quote made");
-    api.store.add_quote(quote).await.map_err(ApiError::from)?;
+    service.store.add_quote(quote).await?;
     Ok(as_json(shown))
 }
 
@@ -43,11 +43,11 @@ pub async fn read(
     id: Result<PathId<QuoteId>, ApiError>,
 ) -> Result<Response, Refusal> {
     let PathId(id) = id?;
-    let _look = api.quoting.look().await?;
-    let KeptQuote { quote, batch } = find(&api, &caller, id).await?;
+    let _look = api.service.turns.look().await?;
+    let KeptQuote { quote, batch } = api.service.quote(caller.org, id).await?;
     let status = match batch {
         Some(_) => "accepted",
-        None if quote.is_valid(api.clock.now()) => return Ok(as_json(quote.shown)),
+        None if quote.is_valid(api.service.clock.now()) => return Ok(as_json(quote.shown)),
         None => "expired",
     };
     let mut shown: Value = serde_json::from_slice(&quote.shown).map_err(ApiError::internal)?;
@@ -56,19 +56,6 @@ pub async fn read(
         shown["quote_lock"]["batch_id"] = json!(batch.in_hex());
     }
     Ok(axum::Json(shown).into_response())
-}
-
-/// A quote of the caller's.
-///
-/// # Errors
-/// When there is none, or it is somebody else's.
-pub async fn find(api: &Api, caller: &Caller, id: QuoteId) -> Result<KeptQuote, ApiError> {
-    let kept = api.store.quote(id).await?;
-    let kept = kept.ok_or_else(|| ApiError::new(Code::QuoteNotFound, format!("there is no quote `{}`", id.in_hex())))?;
-    match kept.quote.org == caller.org {
-        true => Ok(kept),
-        false => Err(ApiError::new(Code::Forbidden, "the quote belongs to another organisation")),
-    }
 }
 
 fn as_json(body: Vec<u8>) -> Response {

@@ -52,7 +52,7 @@ pub async fn resume(
 
 async fn change(api: &Api, caller: &Caller, id: BatchId, wish: ControlChange) -> Result<Json<BatchObject>, ApiError> {
     find(api, caller, id).await?;
-    let executor = api.executor.clone();
+    let executor = api.service.executor.clone();
     match api.to_the_end(async move { executor.control(id, wish).await }).await? {
         Ok(batch) => {
             let (priority, paused) = (batch.control.priority, batch.control.paused);

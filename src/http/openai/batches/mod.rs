@@ -12,14 +12,13 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 
-use self::create::check_credits;
 use self::results::result_lines;
 use super::objects::{BatchObject, Deleted, List};
 use crate::domain::batch::Batch;
 use crate::domain::error::Code;
 use crate::domain::file::ResultPart;
 use crate::domain::id::BatchId;
-use crate::executor::{CancelError, RetryError};
+use crate::executor::CancelError;
 use crate::http::Api;
 use crate::http::layers::auth::Caller;
 use crate::http::request::{Params, PathId};
@@ -37,7 +36,7 @@ pub async fn list(
     params: Params,
 ) -> Result<Json<List<BatchObject>>, ApiError> {
     let query = BatchQuery { after: params.id("after")?, limit: params.limit(DEFAULT_LIST, MAX_LIST)?, org: Some(caller.org) };
-    let listing = api.store.batches(query).await?;
+    let listing = api.service.store.batches(query).await?;
     Ok(Json(List::of(listing, |batch| (batch.spec.id.to_string(), BatchObject::from(batch)))))
 }
 
@@ -46,7 +45,7 @@ pub async fn list(
 /// # Errors
 /// When there is none.
 pub async fn find(api: &Api, caller: &Caller, id: BatchId) -> Result<Batch, ApiError> {
-    let batch = api.store.batch(id).await?.filter(|batch| batch.spec.org == caller.org);
+    let batch = api.service.store.batch(id).await?.filter(|batch| batch.spec.org == caller.org);
     batch.ok_or_else(|| ApiError::not_found("batch", id))
 }
 
@@ -67,7 +66,7 @@ pub async fn cancel(
 ) -> Result<Json<BatchObject>, ApiError> {
     // The executor knows of unfinished batches only.
     find(&api, &caller, id).await?;
-    let executor = api.executor.clone();
+    let executor = api.service.executor.clone();
     match api.to_the_end(async move { executor.cancel(id).await }).await? {
         Ok(batch) => Ok(Json(BatchObject::from(&batch))),
         Err(CancelError::NotFound) => Err(ApiError::not_found("batch", id)),
@@ -84,7 +83,7 @@ pub async fn delete(
     PathId(id): PathId<BatchId>,
 ) -> Result<Json<Deleted>, ApiError> {
     find(&api, &caller, id).await?;
-    match remove(&api, id).await? {
+    match api.service.delete_batch(id).await? {
         BatchDeletion::Deleted => Ok(Json(Deleted::batch(id.to_string()))),
         BatchDeletion::NotFound => Err(ApiError::not_found("batch", id)),
         BatchDeletion::NotEnded(state) => Err(ApiError::new(Code::Conflict, not_ended(state))),
@@ -96,25 +95,6 @@ pub fn not_ended(state: &str) -> String {
     format!("the batch is {state}; only one that has ended can be deleted")
 }
 
-/// Deletes a batch. What is left of it then goes while the client has its answer.
-///
-/// # Errors
-/// When the store has failed.
-pub async fn remove(api: &Arc<Api>, id: BatchId) -> Result<BatchDeletion, ApiError> {
-    let store = api.store.clone();
-    let deleted = api.to_the_end(async move { store.delete_batch(id).await }).await??;
-    if deleted == BatchDeletion::Deleted {
-        tracing::info!(batch = %id, "batch deleted");
-        let store = api.store.clone();
-        api.tasks.spawn(async move {
-            if let Err(error) = store.remove_rest(id).await {
-                tracing::warn!(batch = %id, %error, "what is left of a deleted batch has to wait for the next sweep");
-            }
-        });
-    }
-    Ok(deleted)
-}
-
 /// `POST /v1/batches/{batch_id}/retry`; ours.
 pub async fn retry(
     State(api): State<Arc<Api>>,
@@ -123,26 +103,11 @@ pub async fn retry(
 ) -> Result<Json<BatchObject>, ApiError> {
     api.check_open()?;
     api.check_room(0)?;
-    check_credits(&api, &caller).await?;
+    api.service.check_unlimited(caller.org).await?;
     find(&api, &caller, id).await?;
-    let (executor, now) = (api.executor.clone(), api.clock.now());
-    match api.to_the_end(async move { executor.retry(id, now).await }).await? {
-        Ok(batch) => {
-            tracing::info!(batch = %batch.spec.id, of = %id, "batch created to run rows again");
-            Ok(Json(BatchObject::from(&batch)))
-        }
-        Err(RetryError::NotFound) => Err(ApiError::not_found("batch", id)),
-        Err(
-            error @ (RetryError::StillRunning(_)
-            | RetryError::Refused
-            | RetryError::Quoted
-            | RetryError::NothingToRetry
-            | RetryError::InputGone),
-        ) => Err(ApiError::new(Code::Conflict, error.to_string())),
-        Err(error @ RetryError::ResultsGone) => Err(ApiError::new(Code::ResultsExpired, error.to_string())),
-        Err(RetryError::Gone(error)) => Err(error.into()),
-        Err(RetryError::Store(error)) => Err(error.into()),
-    }
+    let batch = api.service.retry(id).await?;
+    tracing::info!(batch = %batch.spec.id, of = %id, "batch created to run rows again");
+    Ok(Json(BatchObject::from(&batch)))
 }
 
 /// `GET /v1/batches/{batch_id}/results`; ours: what is durable so far, in the order of the input;

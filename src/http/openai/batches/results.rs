@@ -78,7 +78,7 @@ fn etag(file: &File) -> String {
 async fn open(api: &Api, file: &File, range: Option<Range<u64>>) -> Result<Body, ApiError> {
     match file.source {
         FileSource::Uploaded { .. } => {
-            let (store, file) = (api.store.clone(), file.clone());
+            let (store, file) = (api.service.store.clone(), file.clone());
             let place = api.descriptors.file().await;
             match range {
                 Some(range) => {
@@ -99,7 +99,7 @@ async fn open(api: &Api, file: &File, range: Option<Range<u64>>) -> Result<Body,
 
 /// The lines of a part of a batch, `expected` bytes of them if that is known.
 pub async fn result_lines(api: &Api, batch: BatchId, part: ResultPart, expected: Option<u64>) -> Result<Lines, ApiError> {
-    let lines = api.store.lines(batch, part).await?.ok_or_else(|| ApiError::not_found("batch", batch))?;
+    let lines = api.service.store.lines(batch, part).await?.ok_or_else(|| ApiError::not_found("batch", batch))?;
     match expected {
         // Removing the results of a large batch takes a while; half of them is not an answer.
         Some(bytes) if lines.bytes() != bytes => {

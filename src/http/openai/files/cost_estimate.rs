@@ -72,8 +72,8 @@ pub async fn estimate(
         let message = format!("`{id}` was uploaded for `{}`; only a file for `batch` has a cost", file.purpose.as_str());
         return Err(ApiError::invalid("file_id", message));
     }
-    let (store, snapshot) = (api.store.clone(), api.catalog.current());
-    let limits = EstimateLimits { max_line_bytes: api.limits.max_line_bytes };
+    let (store, snapshot) = (api.service.store.clone(), api.service.catalog.current());
+    let limits = EstimateLimits { max_line_bytes: api.service.limits.max_line_bytes };
     let slot = SLOTS.acquire().await.map_err(ApiError::internal)?;
     let wanted = Arc::new(());
     let asked = Arc::downgrade(&wanted);

@@ -35,9 +35,9 @@ pub async fn list(
         after: params.id("after")?,
         limit: params.limit(MAX_LIST, MAX_LIST)?,
         order: order.unwrap_or_default(),
-        now: api.clock.now(),
+        now: api.service.clock.now(),
     };
-    let listing = api.store.files(query).await?;
+    let listing = api.service.store.files(query).await?;
     Ok(Json(List::of(listing, |file| (file.id.to_string(), FileObject::from(file)))))
 }
 
@@ -46,7 +46,7 @@ pub async fn list(
 /// # Errors
 /// When there is none.
 pub async fn find(api: &Api, caller: &Caller, id: FileId) -> Result<File, ApiError> {
-    let file = api.store.file(id, api.clock.now()).await?.filter(|file| file.org == caller.org);
+    let file = api.service.store.file(id, api.service.clock.now()).await?.filter(|file| file.org == caller.org);
     file.ok_or_else(|| ApiError::not_found("file", id))
 }
 
@@ -67,7 +67,7 @@ pub async fn delete(
     PathId(id): PathId<FileId>,
 ) -> Result<Json<Deleted>, ApiError> {
     find(&api, &caller, id).await?;
-    let store = api.store.clone();
+    let store = api.service.store.clone();
     match api.to_the_end(async move { store.delete_file(id).await }).await?? {
         Deletion::Deleted => Ok(Json(Deleted::file(id))),
         Deletion::NotFound => Err(ApiError::not_found("file", id)),
@@ -83,7 +83,7 @@ pub async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Ca
     let (filename, mime, spool) = fields.file.ok_or_else(|| ApiError::missing("file", "it holds the file to upload"))?;
     let purpose = fields.purpose.ok_or_else(|| ApiError::missing("purpose", &format!("it must be one of {}", purposes())))?;
     let wish = wish(fields.anchor.as_deref(), fields.seconds.as_deref())?;
-    let now = api.clock.now();
+    let now = api.service.clock.now();
     let expires_at = match (wish, purpose, api.limits.file_retention) {
         (Some(wish), _, _) => Some(wish.from(now)),
         (None, Purpose::Batch, Some(retention)) => Some(later(now, retention)),
@@ -91,7 +91,7 @@ pub async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Ca
     };
     let content = seal(spool).await?;
     let new = NewFile { filename, purpose, mime: Some(mime), org: caller.org, created_at: now, expires_at };
-    let store = api.store.clone();
+    let store = api.service.store.clone();
     let file = api.to_the_end(async move { store.add_file(new, content).await }).await??;
     tracing::info!(file = %file.id, bytes = file.bytes, purpose = purpose.as_str(), "file uploaded");
     Ok(Json(FileObject::from(&file)))

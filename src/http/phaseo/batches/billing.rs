@@ -6,7 +6,7 @@ use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 use serde_json::{Value, json};
 
-use super::object::Around;
+use crate::domain::batch::details::BatchDetails;
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::money::{PriceSheet, Usd};
 use crate::domain::org::ledger::{Settlement, with_fee};
@@ -33,9 +33,9 @@ pub fn number(amount: Usd) -> Value {
 }
 
 /// `billing`.
-pub fn object(batch: &Batch, around: &Around) -> Value {
-    let settlement = around.reservation.as_ref().and_then(|reservation| reservation.settlement);
-    let reserved = around.reservation.as_ref().map(|reservation| reservation.amount);
+pub fn object(batch: &Batch, details: &BatchDetails) -> Value {
+    let settlement = details.reservation.as_ref().and_then(|reservation| reservation.settlement);
+    let reserved = details.reservation.as_ref().map(|reservation| reservation.amount);
     let quoted = batch.spec.gateway().and_then(|(order, _)| order.estimate);
     let charged = settlement.map(|settled: Settlement| settled.charged);
     let is_charged = charged.map(|charged| !charged.is_zero());
@@ -145,9 +145,9 @@ fn of_lane(batch: &Batch, lane: &LaneReceipt, fee: Decimal) -> Vec<Value> {
 }
 
 /// `usage`, of a batch that has ended.
-pub fn usage(batch: &Batch, around: &Around) -> Value {
+pub fn usage(batch: &Batch, details: &BatchDetails) -> Value {
     let usage = &batch.progress.usage;
-    let charged = around.reservation.as_ref().and_then(|reservation| reservation.settlement).map(|settled| settled.charged);
+    let charged = details.reservation.as_ref().and_then(|reservation| reservation.settlement).map(|settled| settled.charged);
     json!({
         "requests": batch.progress.succeeded,
         "input_tokens": usage.input_tokens,

@@ -10,40 +10,37 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use bytes::Bytes;
-use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::create_body::{Asked, Source, not_json};
+use super::create_body::{CreateBody, Source, not_json};
 use super::endpoint::{named, of_rows};
 use super::object::object;
-use super::{hold, shorthand, subscription};
+use super::shorthand;
+use super::subscription;
 use crate::catalog::{Offer, Snapshot};
 use crate::domain::batch::metadata::Metadata;
 use crate::domain::batch::phaseo::{Gateway, InputMode, Subscription};
-use crate::domain::batch::{self, BatchSpec, Fallback, QuotedOrder};
+use crate::domain::batch::{Fallback, Order, QuotedOrder};
 use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
-use crate::domain::error::Code;
 use crate::domain::file::Purpose;
 use crate::domain::id::{BatchId, FileId, OrgId};
-use crate::domain::money::Usd;
-use crate::domain::org::ledger::Credits;
 use crate::domain::quote::Quote;
 use crate::domain::row::batchrouter::{Defaults, members};
-use crate::http::batchrouter::batches::{Content, create_once, materialise};
-use crate::http::batchrouter::error as batchrouter;
-use crate::http::batchrouter::making::{Manner, Wanted, in_turn, split};
-use crate::http::batchrouter::manifest;
 use crate::http::layers::auth::Caller;
-use crate::http::openai::batches::create::idempotency_key;
 use crate::http::phaseo::context::Context;
 use crate::http::phaseo::error::{Refusal, told};
+use crate::http::request::idempotency::idempotency_key;
 use crate::http::request::json_digest;
-use crate::http::response::error::ApiError;
 use crate::http::state::Api;
+use crate::service::batches::create::NewBatch;
+use crate::service::batches::rows::{QuotedRows, Rows};
+use crate::service::quotes::create::{QuoteOptions, QuoteRequest};
+use crate::service::quotes::manifest;
+use crate::service::{Service, ServiceError};
 use crate::store::Idempotency;
 
 /// Rows in one create; its server's effective limit. More of them come as a file.
@@ -63,9 +60,9 @@ pub async fn create(
 ) -> Response {
     let made = async {
         api.check_open()?;
-        let most = api.limits.quotes.max_body_bytes;
-        let read = api.quoting.read(request, &api, most).await;
-        let (_held, body) = read.map_err(|error| Refusal::from(batchrouter::Refusal::of_body(error, most)))?;
+        let most = api.service.limits.quotes.max_body_bytes;
+        let read = api.bodies.read(request, &api, most).await;
+        let (_held, body) = read.map_err(|error| Refusal::of_body(error, most))?;
         made(&api, &caller, &context, &headers, body).await
     };
     told(made.await, &context)
@@ -80,37 +77,25 @@ async fn made(api: &Arc<Api>, caller: &Caller, context: &Context, headers: &Head
     api.check_open()?;
     api.check_room(0)?;
     let key = idempotency_key(headers)?.map(str::to_owned);
-    let Prepared { mut asked, rows, endpoint, mode, once } = prepare(api, caller, body, key).await?;
+    let Prepared { mut asked, rows, endpoint, once } = prepare(api, caller, body, key).await?;
     let subscription = subscription::resolve(api, caller.org, asked.subscription.take()).await?;
-    let wanted = Wanted {
-        items: rows.clone(),
-        defaults: Defaults::default(),
-        demands: asked.demands.clone(),
-        manner: Manner { wishes: asked.wishes.clone(), as_asked: true, window: Some(asked.window.duration()), most: Some(most_rows(api)) },
-    };
-    let quote = in_turn(api, caller.org, move |_| Ok(wanted)).await.map_err(|refusal| refused(refusal, &asked.source))?;
-    api.store.add_quote(quote.clone()).await.map_err(ApiError::from)?;
-    let prepays = matches!(api.store.account(caller.org).await.map_err(ApiError::from)?.credits, Credits::Prepaid(_));
-    let (held, content, count) = keep(api, &asked.source, rows, &quote, prepays).await?;
-    let spec = Ready { asked, endpoint, mode, quote, held, count, subscription }.into_spec(api, caller, context)?;
-    let creating = {
-        let api = api.clone();
-        async move { create_once(&api, spec, content, once).await }
-    };
-    let (batch, _) = api.to_the_end(creating).await?.map_err(not_held)?;
-    Ok((StatusCode::OK, Json(object(api, headers, context, &batch).await?)).into_response())
+    let options = QuoteOptions { wishes: asked.wishes.clone(), as_asked: true, window: Some(asked.window.duration()), bounded: true };
+    let request = QuoteRequest { defaults: Defaults::default(), demands: asked.demands.clone(), options };
+    let quoted = api.service.quote_rows(caller.org, rows, request).await.map_err(|error| refused(error, &asked.source))?;
+    let new = Ready { asked, endpoint, quoted, subscription }.into_batch(api, caller, context)?;
+    let created = api.service.create_batch(NewBatch { once, ..new }).await?;
+    Ok((StatusCode::OK, Json(object(api, headers, context, &created.batch).await?)).into_response())
 }
 
 /// Whatever is wrong with the rows of a file is told with one code.
-fn refused(refusal: batchrouter::Refusal, source: &Source) -> Refusal {
-    let of_rows = |code: &str| !matches!(code, "unknown_model" | "no_eligible_lane" | "price_ceiling" | "too_many_models");
-    match (refusal, source) {
-        (batchrouter::Refusal::Preflight { issues, .. }, Source::File(id)) if issues.iter().any(|issue| of_rows(issue.code)) => {
-            let first = issues.iter().find(|issue| of_rows(issue.code));
-            let message = first.map_or_else(String::new, |issue| format!("{}: {}", issue.path.replacen("items", "rows", 1), issue.message));
+fn refused(error: ServiceError, source: &Source) -> Refusal {
+    match (error, source) {
+        (ServiceError::Preflight { issues, .. }, Source::File(id)) if issues.iter().any(|issue| issue.code.is_of_rows()) => {
+            let first = issues.iter().find(|issue| issue.code.is_of_rows());
+            let message = first.map_or_else(String::new, |issue| format!("{}: {}", issue.path.named("rows"), issue.message));
             not_priceable(*id, message)
         }
-        (refusal, _) => refusal.into(),
+        (error, _) => error.into(),
     }
 }
 
@@ -119,18 +104,8 @@ fn not_priceable(id: FileId, message: String) -> Refusal {
 }
 
 /// Rows that a create or a quote of its file may have.
-fn most_rows(api: &Api) -> usize {
-    api.limits.quotes.max_items.max(MAX_ROWS)
-}
-
-/// A hold that cannot be placed is told in the nested form.
-fn not_held(error: ApiError) -> Refusal {
-    match error.code() {
-        Code::InsufficientCredits => {
-            Refusal::nested(StatusCode::PAYMENT_REQUIRED, "insufficient_funds", "insufficient_balance", error.message().to_owned())
-        }
-        _ => error.into(),
-    }
+fn most_rows(service: &Service) -> usize {
+    service.limits.quotes.max_items.max(MAX_ROWS)
 }
 
 /// An `Idempotency-Key` is no part of the hosted contract, and a safe extension.
@@ -140,62 +115,51 @@ fn once(caller: &Caller, key: &str, body: &Bytes) -> Result<Idempotency, Refusal
     Ok(Idempotency { key: scope.finalize().into(), request })
 }
 
-/// A create whose rows are lines.
+/// A create whose rows are read.
 struct Prepared {
-    asked: Asked,
-    /// An array of them, as they are written: all of those in a create, and the first ones of a file.
-    rows: Bytes,
+    asked: CreateBody,
+    rows: Rows,
     endpoint: Endpoint,
-    mode: InputMode,
     once: Option<Idempotency>,
 }
 
-async fn prepare(api: &Arc<Api>, caller: &Caller, body: Bytes, key: Option<String>) -> Result<Prepared, Refusal> {
-    let turn = api.quoting.turn().await?;
-    let (api, caller) = (api.clone(), *caller);
+async fn prepare(api: &Api, caller: &Caller, body: Bytes, key: Option<String>) -> Result<Prepared, Refusal> {
+    let (service, caller) = (api.service.clone(), *caller);
     let reading = move || {
-        // Goes on when the client goes away, and so does its turn.
-        let _turn = turn;
         if members(&body) > MAX_MEMBERS {
             return Err(Refusal::invalid("invalid_request_body", format!("the body has more than {MAX_MEMBERS} members and elements")));
         }
-        let asked = Asked::read(&body)?;
+        let asked = CreateBody::read(&body)?;
         let once = key.map(|key| once(&caller, &key, &body)).transpose()?;
-        match &asked.source {
-            Source::Rows(kind, raw) => {
-                let (rows, endpoint) = written(&api, &asked, *kind, raw)?;
-                Ok(Prepared { asked, rows, endpoint, mode: InputMode::Requests, once })
-            }
-            Source::File(id) => {
-                let (rows, endpoint) = uploaded(&api, caller.org, &asked, *id)?;
-                Ok(Prepared { asked, rows, endpoint, mode: InputMode::File, once })
-            }
-        }
+        let (rows, endpoint) = match &asked.source {
+            Source::Rows(kind, raw) => written(&service, &asked, *kind, raw)?,
+            Source::File(id) => uploaded(&service, caller.org, &asked, *id)?,
+        };
+        Ok(Prepared { asked, rows, endpoint, once })
     };
-    tokio::task::spawn_blocking(reading).await.map_err(ApiError::internal)?
+    api.service.turns.take(reading).await
 }
 
-/// The rows of a create as an array of lines.
-fn written(api: &Api, asked: &Asked, kind: shorthand::Kind, raw: &Bytes) -> Result<(Bytes, Endpoint), Refusal> {
+/// The rows of a create.
+fn written(service: &Service, asked: &CreateBody, kind: shorthand::Kind, raw: &Bytes) -> Result<(Rows, Endpoint), Refusal> {
     let rows: Vec<Value> =
         serde_json::from_slice(raw).map_err(|error| Refusal::invalid("invalid_requests", format!("the rows must be an array: {error}")))?;
-    let most = most_rows(api);
+    let most = most_rows(service);
     if rows.len() > most {
         let message = format!("a create may have at most {most} rows, found {}; upload more of them as a file", rows.len());
         return Err(Refusal::invalid("batch_request_limit_exceeded", message));
     }
-    let endpoint = asked.endpoint.map_or_else(|| of_rows(&api.catalog.current(), &rows, kind, asked), Ok)?;
-    let catalog = api.catalog.current();
+    let catalog = service.catalog.current();
+    let endpoint = asked.endpoint.map_or_else(|| of_rows(&catalog, &rows, kind, asked), Ok)?;
     let most_output = |model: &str| most_output(&catalog, model);
-    let lines = shorthand::lines(&rows, kind, endpoint, &asked.common, &most_output).map_err(|fault| {
+    let rows = shorthand::parse(rows, kind, endpoint, &asked.common, &most_output).map_err(|fault| {
         Refusal::invalid(fault.reason, format!("row {}: {}", fault.row, fault.message)).with("request_index", fault.row)
     })?;
-    let long = lines.iter().position(|line| line.len() > api.limits.max_line_bytes);
-    if let Some(row) = long {
-        let message = format!("row {row} is longer than the limit of {} bytes", api.limits.max_line_bytes);
-        return Err(Refusal::invalid("invalid_request_body", message));
+    let most = service.limits.max_line_bytes;
+    if let Some(row) = rows.iter().position(|row| row.line.len() > most) {
+        return Err(Refusal::invalid("invalid_request_body", format!("row {row} is longer than the limit of {most} bytes")));
     }
-    Ok((format!("[{}]", lines.join(",")).into(), endpoint))
+    Ok((Rows::Parsed { url: endpoint, rows }, endpoint))
 }
 
 /// The most that a model writes, wherever it is served; `None` if that is not known.
@@ -215,16 +179,16 @@ struct Line<'a> {
 }
 
 /// The rows of a file as an array: all of them, or the first ones.
-fn uploaded(api: &Api, org: OrgId, asked: &Asked, id: FileId) -> Result<(Bytes, Endpoint), Refusal> {
+fn uploaded(service: &Service, org: OrgId, asked: &CreateBody, id: FileId) -> Result<(Rows, Endpoint), Refusal> {
     let not_there = || Refusal::not_found("batch_input_file_not_found_or_not_owned", "file_id", &id.to_string());
-    let file = api.store.attachment(id, api.clock.now()).map_err(ApiError::from)?.filter(|file| file.org == org);
+    let file = service.store.attachment(id, service.clock.now())?.filter(|file| file.org == org);
     let file = file.ok_or_else(not_there)?;
     let not_priceable = |message: String| not_priceable(id, message);
     if file.purpose != Purpose::Batch {
         return Err(not_priceable(format!("the file was uploaded for `{}`, not for `batch`", file.purpose.as_str())));
     }
-    let rows = manifest::items(api, org, id).map_err(|refusal| match refusal {
-        batchrouter::Refusal::Preflight { issues, .. } => {
+    let rows = manifest::items(service, org, id).map_err(|error| match error {
+        ServiceError::Preflight { issues, .. } => {
             not_priceable(issues.first().map_or_else(String::new, |issue| format!("{}: {}", issue.path, issue.message)))
         }
         other => other.into(),
@@ -249,99 +213,36 @@ fn uploaded(api: &Api, org: OrgId, asked: &Asked, id: FileId) -> Result<(Bytes, 
         }
     }
     let endpoint = super::create_body::endpoint(endpoint.unwrap_or(Endpoint::Responses).path())?;
-    Ok((rows, endpoint))
-}
-
-/// What is held for the rows, and their file. Of rows in a file no more than the sample is known by now; what is
-/// held for the others is added when they are counted.
-async fn keep(
-    api: &Arc<Api>,
-    source: &Source,
-    rows: Bytes,
-    quote: &Quote,
-    prepays: bool,
-) -> Result<(Option<Usd>, Content, Option<u32>), Refusal> {
-    let turn = api.quoting.turn().await?;
-    let (api, quote, file) = (
-        api.clone(),
-        quote.clone(),
-        match source {
-            Source::File(id) => Some(*id),
-            Source::Rows(..) => None,
-        },
-    );
-    let keeping = move || {
-        let _turn = turn;
-        let written = split(&rows, usize::MAX).map_err(Refusal::from)?;
-        let held = hold::most(&written, &quote, prepays)?;
-        match file {
-            Some(id) => Ok((held, Content::Uploaded(id), None)),
-            None => {
-                let content = materialise(&api.store, &written).map_err(ApiError::from)?;
-                Ok((held, Content::New(content), u32::try_from(written.len()).ok()))
-            }
-        }
-    };
-    tokio::task::spawn_blocking(keeping).await.map_err(ApiError::internal)?
+    Ok((Rows::Uploaded { file: id, sample: rows }, endpoint))
 }
 
 /// Everything that a batch is made of.
 struct Ready {
-    asked: Asked,
+    asked: CreateBody,
     endpoint: Endpoint,
-    mode: InputMode,
-    quote: Quote,
-    held: Option<Usd>,
-    count: Option<u32>,
+    quoted: QuotedRows,
     subscription: Option<Subscription>,
 }
 
 impl Ready {
-    fn into_spec(self, api: &Api, caller: &Caller, context: &Context) -> Result<BatchSpec, Refusal> {
-        let Self { asked, endpoint, mode, quote, held, count, subscription } = self;
-        let now = api.clock.now();
-        let id = BatchId::generate(now);
-        let metadata = Metadata::new(with_ids(asked.metadata, id, context));
-        let metadata = metadata.map_err(|error| Refusal::invalid("invalid_batch_metadata", format!("`metadata` {error}")))?;
+    fn into_batch(self, api: &Api, caller: &Caller, context: &Context) -> Result<NewBatch, Refusal> {
+        let Self { asked, endpoint, quoted, subscription } = self;
+        let QuotedRows { quote, input, held, count } = quoted;
         let gateway = Gateway {
             request: context.request,
             endpoint,
             window: asked.window,
-            mode,
+            mode: if let Source::File(_) = asked.source { InputMode::File } else { InputMode::Requests },
             session: asked.session,
             provider: main_provider(&quote),
             subscription,
         };
-        let order = QuotedOrder {
-            quote: quote.id,
-            deadline: quote.deadline,
-            defaults: Defaults::default(),
-            demands: quote.demands.clone(),
-            fee: quote.fee,
-            estimate: quote.estimate,
-            each: quote.estimate.map(|estimate| Usd(estimate.total().0 / Decimal::from(quote.items.max(1)))),
-            reserve: held.unwrap_or_default(),
-            items: count,
-            metadata: None,
-            webhook: None,
-            gateway: Some(gateway),
-        };
-        Ok(BatchSpec {
-            id,
-            dialect: Dialect::Phaseo,
-            order: batch::Order::Items(Box::new(order)),
-            input_file: match asked.source {
-                Source::File(id) => id,
-                Source::Rows(..) => FileId::from_u128(0),
-            },
-            created_at: now,
-            metadata,
-            output_expires_after: asked.output_expires_after,
-            retry_of: None,
-            org: caller.org,
-            owner: caller.owner(),
-            fallback: Fallback::Never,
-        })
+        let order = QuotedOrder { reserve: held.unwrap_or_default(), items: count, gateway: Some(gateway), ..QuotedOrder::of(&quote) };
+        let order = Order::Items(Box::new(order));
+        let new = NewBatch::new(api.service.clock.now(), Dialect::Phaseo, caller.org, caller.owner(), order, input);
+        let metadata = Metadata::new(with_ids(asked.metadata, new.id, context));
+        let metadata = metadata.map_err(|error| Refusal::invalid("invalid_batch_metadata", format!("`metadata` {error}")))?;
+        Ok(NewBatch { metadata, output_expires_after: asked.output_expires_after, fallback: Fallback::Never, ..new })
     }
 }
 

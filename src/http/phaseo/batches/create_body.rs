@@ -54,7 +54,7 @@ pub enum Source {
 
 /// A create, read.
 #[derive(Debug)]
-pub struct Asked {
+pub struct CreateBody {
     pub source: Source,
     pub common: Common,
     /// `None` if the rows say it.
@@ -68,7 +68,7 @@ pub struct Asked {
     pub subscription: Option<Wish>,
 }
 
-impl Asked {
+impl CreateBody {
     /// Reads a body.
     ///
     /// # Errors

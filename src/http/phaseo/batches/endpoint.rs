@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::create_body::{Asked, endpoint};
+use super::create_body::{CreateBody, endpoint};
 use super::shorthand::{Kind, body_of};
 use crate::catalog::Snapshot;
 use crate::domain::endpoint::Endpoint;
@@ -26,7 +26,7 @@ pub fn named(text: &str) -> Option<Endpoint> {
 ///
 /// # Errors
 /// When it says one that a batch cannot be for.
-pub fn of_rows(catalog: &Snapshot, rows: &[Value], kind: Kind, asked: &Asked) -> Result<Endpoint, Refusal> {
+pub fn of_rows(catalog: &Snapshot, rows: &[Value], kind: Kind, asked: &CreateBody) -> Result<Endpoint, Refusal> {
     let Some(first) = rows.first() else { return Ok(Endpoint::Responses) };
     if let Some(url) = first.get("url").and_then(Value::as_str) {
         return endpoint(url);

@@ -1,55 +1,43 @@
 //! What those who follow a batch are told of it: the job data of this dialect's messages. It is not the object
 //! that a read returns: its words for states are fewer, its times are texts, its `billing` is the other one.
 //!
-//! Invariant: a [`Job`] is made of durable state alone, and where its reader is plays no part in it before
-//! [`Job::at`]: the same state is the same job for everybody, before and after a restart.
+//! Invariant: a message is made of durable state alone, and where its reader is plays no part in it before
+//! [`at`]: the same state is the same job for everybody, before and after a restart.
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::object::{Around, Place, lifecycle, text, updated};
+use super::object::{Place, lifecycle, text, updated};
 use super::{billing, webhook_object};
 use crate::domain::batch::Batch;
+use crate::domain::batch::details::BatchDetails;
 use crate::domain::batch::phaseo::Phase;
 use crate::domain::dialect::Dialect;
 use crate::domain::text::hex;
 use crate::domain::webhook::event_log::{percent, status};
 use crate::http::openai::objects::BatchObject;
+use crate::service::feed::watcher::BatchMessage;
 
 /// Bytes of a digest that make a name: enough that no two states of a batch have the same.
 const NAME_BYTES: usize = 16;
 
 /// A batch as it is told, but for the URLs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Job {
-    /// The batch, as its own dialect spells it.
-    pub id: String,
-    /// Nothing will change any more.
-    pub ended: bool,
-    /// A name for exactly this state.
-    pub name: String,
-    /// Its members as JSON, with the opening brace and without the closing one.
-    members: String,
+pub fn message(batch: &Batch, details: &BatchDetails) -> BatchMessage {
+    let id = own_id(batch);
+    let mut text = members(batch, details, &id).to_string();
+    let digest = Sha256::digest(&text);
+    let name = hex(&digest[..NAME_BYTES]);
+    // Without the closing brace: the URLs follow.
+    text.pop();
+    BatchMessage { id, ended: batch.state.is_terminal(), name, text }
 }
 
-impl Job {
-    /// A batch with what is around it.
-    pub fn of(batch: &Batch, around: &Around) -> Self {
-        let id = own_id(batch);
-        let mut members = members(batch, around, &id).to_string();
-        let digest = Sha256::digest(&members);
-        let name = hex(&digest[..NAME_BYTES]);
-        members.pop();
-        Self { id, ended: batch.state.is_terminal(), name, members }
-    }
-
-    /// The data as JSON, with the URLs for whoever is there.
-    pub fn at(&self, place: &Place) -> String {
-        let polling = place.polling(&self.id);
-        let cancel = (!self.ended).then(|| format!("{polling}/cancel"));
-        let urls = json!({ "cancel_url": cancel, "polling_url": polling, "websocket_url": place.socket(&self.id) }).to_string();
-        format!("{},{}", self.members, urls.trim_start_matches('{'))
-    }
+/// The data as JSON, with the URLs for whoever is there.
+pub fn at(message: &BatchMessage, place: &Place) -> String {
+    let polling = place.polling(&message.id);
+    let cancel = (!message.ended).then(|| format!("{polling}/cancel"));
+    let urls = json!({ "cancel_url": cancel, "polling_url": polling, "websocket_url": place.socket(&message.id) }).to_string();
+    format!("{},{}", message.text, urls.trim_start_matches('{'))
 }
 
 fn own_id(batch: &Batch) -> String {
@@ -61,12 +49,12 @@ fn own_id(batch: &Batch) -> String {
     }
 }
 
-fn members(batch: &Batch, around: &Around, id: &str) -> Value {
+fn members(batch: &Batch, details: &BatchDetails, id: &str) -> Value {
     let shown = serde_json::to_value(BatchObject::from(batch)).unwrap_or_default();
     let gateway = batch.spec.gateway().map(|(_, gateway)| gateway);
     let subscription = gateway.and_then(|gateway| gateway.subscription.as_ref());
-    let telling = &around.telling;
-    let billing = billing(batch, around);
+    let telling = &details.told;
+    let billing = billing(batch, details);
     json!({
         "id": id,
         "object": "batch",
@@ -91,7 +79,7 @@ fn members(batch: &Batch, around: &Around, id: &str) -> Value {
         "byok_key_id": null,
         "reservation_id": billing["reservation_id"],
         "reservation_status": billing["reservation_status"],
-        "pricing_lines": billing::lines(batch, around.receipt.as_ref()),
+        "pricing_lines": billing::lines(batch, details.receipt.as_ref()),
         "next_webhook_retry_at": telling.waiting.iter().map(|(_, at)| *at).min().map(text),
         "last_webhook_progress": (telling.bucket > 0).then_some(telling.bucket),
         "last_webhook_progress_at": telling.latest.iter().rev().find(|tried| tried.phase == Phase::Progress).map(|tried| text(tried.at)),
@@ -113,8 +101,8 @@ fn members(batch: &Batch, around: &Around, id: &str) -> Value {
 }
 
 /// The union of both shapes of `billing`, and what only this one has.
-fn billing(batch: &Batch, around: &Around) -> Value {
-    let mut billing = billing::object(batch, around);
+fn billing(batch: &Batch, details: &BatchDetails) -> Value {
+    let mut billing = billing::object(batch, details);
     for name in ["estimation_truncated", "estimation_sample_size", "estimation_total_rows"] {
         billing[name] = Value::Null;
     }

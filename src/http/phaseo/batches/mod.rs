@@ -4,7 +4,6 @@ mod billing;
 mod create;
 mod create_body;
 mod endpoint;
-mod hold;
 pub mod job;
 pub mod object;
 mod requests;
@@ -23,7 +22,7 @@ use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 pub use self::create::{create, create_from};
-use self::object::{Around, Place, lifecycle, list_item, object, updated};
+use self::object::{Place, lifecycle, list_item, object, updated};
 pub use self::requests::requests;
 pub use self::results::results;
 use super::context::Context;
@@ -32,7 +31,7 @@ use crate::domain::batch::Batch;
 use crate::domain::id::BatchId;
 use crate::executor::CancelError;
 use crate::http::layers::auth::Caller;
-use crate::http::openai::batches::{not_ended, remove};
+use crate::http::openai::batches::not_ended;
 use crate::http::openai::objects::Deleted;
 use crate::http::request::{Params, named};
 use crate::http::response::error::ApiError;
@@ -54,7 +53,7 @@ pub async fn find(api: &Api, caller: &Caller, path: &RawPathParams) -> Result<Ba
     let named = named(path, "batch_id");
     let not_found = || not_there(named);
     let id: BatchId = named.parse().map_err(|_| not_found())?;
-    let batch = api.store.batch(id).await.map_err(ApiError::from)?;
+    let batch = api.service.store.batch(id).await.map_err(ApiError::from)?;
     batch.filter(|batch| batch.spec.org == caller.org).ok_or_else(not_found)
 }
 
@@ -87,7 +86,7 @@ pub async fn cancel(
 ) -> Response {
     let cancelled = async {
         let batch = find(&api, &caller, &path).await?;
-        let (executor, id) = (api.executor.clone(), batch.spec.id);
+        let (executor, id) = (api.service.executor.clone(), batch.spec.id);
         let batch = match batch.state.is_terminal() {
             true => batch,
             false => match api.to_the_end(async move { executor.cancel(id).await }).await? {
@@ -106,7 +105,7 @@ pub async fn cancel(
 pub async fn delete(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, context: Context, path: RawPathParams) -> Response {
     let deleted = async {
         let batch = find(&api, &caller, &path).await?;
-        match remove(&api, batch.spec.id).await? {
+        match api.service.delete_batch(batch.spec.id).await? {
             BatchDeletion::Deleted => Ok(Json(Deleted::batch(batch.spec.id.in_upper())).into_response()),
             BatchDeletion::NotFound => Err(not_there(named(&path, "batch_id"))),
             BatchDeletion::NotEnded(state) => Err(Refusal::flat(StatusCode::CONFLICT, "not_ready", "batch_not_terminal", not_ended(state))),
@@ -129,7 +128,7 @@ pub async fn list(
         let place = Place::of(&api, &headers, &context);
         let mut data = Vec::with_capacity(batches.len());
         for batch in &batches {
-            data.push(list_item(batch, &Around::of(&api, batch).await?, &place));
+            data.push(list_item(batch, &api.service.details(batch).await?, &place));
         }
         let id = |item: Option<&Value>| item.map_or(Value::Null, |item| item["id"].clone());
         let (first, last) = (id(data.first()), id(data.last()));
@@ -144,7 +143,7 @@ async fn latest(api: &Api, caller: &Caller, limit: usize, wanted: &[&str]) -> Re
     let mut latest: Vec<Batch> = Vec::new();
     let mut after = None;
     for _ in 0..LOOKED_AT / AT_A_TIME {
-        let listing = api.store.batches(BatchQuery { after, limit: AT_A_TIME, org: Some(caller.org) }).await?;
+        let listing = api.service.store.batches(BatchQuery { after, limit: AT_A_TIME, org: Some(caller.org) }).await?;
         after = listing.items.last().map(|batch| batch.spec.id);
         latest.extend(listing.items.into_iter().filter(|batch| wanted.is_empty() || wanted.contains(&lifecycle(&batch.state))));
         latest.sort_by_key(|batch| std::cmp::Reverse(updated(batch)));

@@ -5,10 +5,9 @@ use axum::http::HeaderMap;
 use serde_json::{Map, Value, json};
 
 use super::{billing, webhook_object};
+use crate::domain::batch::details::BatchDetails;
 use crate::domain::batch::phaseo::Gateway;
 use crate::domain::batch::{Batch, BatchState};
-use crate::domain::org::ledger::Reservation;
-use crate::domain::quote::receipt::Receipt;
 use crate::domain::time::Timestamp;
 use crate::domain::webhook::event_log::{Telling, percent, status};
 use crate::http::openai::objects::BatchObject;
@@ -16,29 +15,6 @@ use crate::http::phaseo::context::Context;
 use crate::http::response::error::ApiError;
 use crate::http::response::signed_links::Base;
 use crate::http::state::Api;
-
-/// What a batch is shown with besides itself.
-#[derive(Debug, Default)]
-pub struct Around {
-    pub reservation: Option<Reservation>,
-    /// Of a batch that has ended.
-    pub receipt: Option<Receipt>,
-    /// What its receiver was told, if it has one.
-    pub telling: Telling,
-}
-
-impl Around {
-    /// What is known of a batch.
-    ///
-    /// # Errors
-    /// When the store has failed.
-    pub async fn of(api: &Api, batch: &Batch) -> Result<Self, ApiError> {
-        let id = batch.spec.id;
-        let receipt = if batch.state.is_terminal() { api.store.receipt(id).await? } else { None };
-        let telling = if batch.spec.has_receiver() { api.store.telling(id).await?.unwrap_or_default() } else { Telling::default() };
-        Ok(Self { reservation: api.store.reservation(id).await?, receipt, telling })
-    }
-}
 
 /// What a state is called in short: both of its projections, as its documents recommend them.
 pub fn lifecycle(state: &BatchState) -> &'static str {
@@ -53,8 +29,8 @@ pub fn lifecycle(state: &BatchState) -> &'static str {
 /// # Errors
 /// When the store has failed.
 pub async fn object(api: &Api, headers: &HeaderMap, context: &Context, batch: &Batch) -> Result<Value, ApiError> {
-    let around = Around::of(api, batch).await?;
-    Ok(Value::Object(members(batch, &around, &Place::of(api, headers, context))))
+    let details = api.service.details(batch).await?;
+    Ok(Value::Object(members(batch, &details, &Place::of(api, headers, context))))
 }
 
 /// Where the batch routes are, as whoever asked sees it.
@@ -89,7 +65,7 @@ impl Place {
 }
 
 /// The members of the object.
-pub fn members(batch: &Batch, around: &Around, place: &Place) -> Map<String, Value> {
+pub fn members(batch: &Batch, details: &BatchDetails, place: &Place) -> Map<String, Value> {
     let mut shown = match serde_json::to_value(BatchObject::from(batch)) {
         Ok(Value::Object(members)) => members,
         Ok(_) | Err(_) => Map::new(),
@@ -100,7 +76,7 @@ pub fn members(batch: &Batch, around: &Around, place: &Place) -> Map<String, Val
     put("lifecycle_status", json!(lifecycle(&batch.state)));
     put("progress", json!(percent(&batch.state, &batch.progress)));
     if let Some((_, gateway)) = batch.spec.gateway() {
-        of_gateway(gateway, &id, &around.telling, &mut put);
+        of_gateway(gateway, &id, &details.told, &mut put);
     }
     let url = place.polling(&id);
     let ended = batch.state.is_terminal();
@@ -108,10 +84,10 @@ pub fn members(batch: &Batch, around: &Around, place: &Place) -> Map<String, Val
     put("cancel_url", if ended { Value::Null } else { json!(format!("{url}/cancel")) });
     put("results_url", if ended { json!(format!("{url}/results")) } else { Value::Null });
     put("polling_url", json!(url));
-    put("pricing_lines", json!(billing::lines(batch, around.receipt.as_ref())));
-    put("billing", billing::object(batch, around));
+    put("pricing_lines", json!(billing::lines(batch, details.receipt.as_ref())));
+    put("billing", billing::object(batch, details));
     match ended {
-        true => put("usage", billing::usage(batch, around)),
+        true => put("usage", billing::usage(batch, details)),
         false => _ = shown.remove("usage"),
     }
     shown
@@ -131,8 +107,8 @@ fn of_gateway(gateway: &Gateway, id: &str, telling: &Telling, put: &mut impl FnM
 }
 
 /// An item of a list: times as texts, and when it changed last.
-pub fn list_item(batch: &Batch, around: &Around, place: &Place) -> Value {
-    let mut shown = members(batch, around, place);
+pub fn list_item(batch: &Batch, details: &BatchDetails, place: &Place) -> Value {
+    let mut shown = members(batch, details, place);
     shown.insert("created_at".to_owned(), json!(text(batch.spec.created_at)));
     shown.insert("updated_at".to_owned(), json!(text(updated(batch))));
     Value::Object(shown)

@@ -67,7 +67,7 @@ pub async fn requests(
     let read = async {
         let batch = find(&api, &caller, &path).await?;
         let (id, asked) = (batch.spec.id.in_upper(), Asked::read(&params));
-        let pages = api.store.pages(batch.spec.id).await.map_err(ApiError::from)?;
+        let pages = api.service.store.pages(batch.spec.id).await.map_err(ApiError::from)?;
         let reader = api.clone();
         let data = blocking(move || rows(&reader, &batch, &pages, &asked)).await.map_err(ApiError::from)?;
         Ok(([("cache-control", crate::http::phaseo::CACHE)], Json(json!({ "object": "list", "batch_id": id, "data": data })))
@@ -90,7 +90,7 @@ fn rows(api: &Api, batch: &Batch, pages: &[Page], asked: &Asked) -> Result<Vec<V
                 true => None,
                 false => {
                     looked_at += 1;
-                    api.store.result_of(RowKey { batch: batch.spec.id, row })?
+                    api.service.store.result_of(RowKey { batch: batch.spec.id, row })?
                 }
             };
             let status = status(batch, result.as_ref());
@@ -154,9 +154,9 @@ fn with_input(
     while let Some((first, ..)) = wanted.peek() {
         let number = first.0 / ROWS_PER_PAGE;
         let Some(page) = pages.get(number as usize) else { break };
-        let mut content = api.store.open_content(batch.spec.input_file)?;
+        let mut content = api.service.store.open_content(batch.spec.input_file)?;
         content.seek(SeekFrom::Start(page.input_offset)).map_err(unreadable)?;
-        let mut lines = Lines::new(BufReader::new(content), api.limits.max_line_bytes);
+        let mut lines = Lines::new(BufReader::new(content), api.service.limits.max_line_bytes);
         let mut row = number * ROWS_PER_PAGE;
         while wanted.peek().is_some_and(|(next, ..)| next.0 / ROWS_PER_PAGE == number) && lines.advance().map_err(unreadable)?.is_some() {
             if let Some((at, status, result)) = wanted.next_if(|(next, ..)| next.0 == row) {

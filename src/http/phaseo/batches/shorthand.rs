@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::endpoint::named;
 use crate::domain::endpoint::Endpoint;
+use crate::service::batches::rows::ParsedRow;
 
 type Members = Map<String, Value>;
 
@@ -51,13 +52,13 @@ pub struct Fault {
     pub message: String,
 }
 
-/// The lines of these rows, one JSON object each.
+/// These rows as they will be kept: each a line, a JSON object, and what stands in it.
 ///
 /// # Errors
 /// The first fault.
-pub fn lines(rows: &[Value], kind: Kind, endpoint: Endpoint, common: &Common, most: MostOutput<'_>) -> Result<Vec<String>, Fault> {
+pub fn parse(rows: Vec<Value>, kind: Kind, endpoint: Endpoint, common: &Common, most: MostOutput<'_>) -> Result<Vec<ParsedRow>, Fault> {
     let mut ids = HashSet::new();
-    let line = |(place, row): (usize, &Value)| {
+    let parse = |(place, row): (usize, Value)| {
         let (id, body) = match kind {
             Kind::Requests => advanced(row, place, endpoint, common),
             Kind::Prompts | Kind::Items => shorthand(row, place, endpoint, common),
@@ -71,9 +72,17 @@ pub fn lines(rows: &[Value], kind: Kind, endpoint: Endpoint, common: &Common, mo
             return fault("duplicate_custom_id", format!("`custom_id` `{id}` stands before another row, too; it must be unique"));
         }
         let body = normalised(body, endpoint, common, most).map_err(|(reason, message)| Fault { reason, row: place, message })?;
-        Ok(json!({ "custom_id": id, "method": "POST", "url": endpoint.path(), "body": body }).to_string())
+        Ok(parsed(id, endpoint, body))
     };
-    rows.iter().enumerate().map(line).collect()
+    rows.into_iter().enumerate().map(parse).collect()
+}
+
+fn parsed(id: String, endpoint: Endpoint, body: Members) -> ParsedRow {
+    let text = Value::Object(body);
+    let written = text.to_string();
+    let line = format!(r#"{{"body":{written},"custom_id":{},"method":"POST","url":"{}"}}"#, json!(id), endpoint.path());
+    let body = if let Value::Object(body) = text { body } else { Members::new() };
+    ParsedRow { id, body, line, body_bytes: written.len() }
 }
 
 type Problem = (&'static str, String);
@@ -96,10 +105,9 @@ pub fn body_of(row: &Value) -> Option<&Value> {
 }
 
 /// A row with a body of its own.
-fn advanced(row: &Value, place: usize, endpoint: Endpoint, common: &Common) -> Result<(String, Members), Problem> {
-    let body = body_of(row);
-    let Value::Object(row) = row else { return problem("invalid_request", "a row must be an object") };
-    let Some(Value::Object(body)) = body else {
+fn advanced(row: Value, place: usize, endpoint: Endpoint, common: &Common) -> Result<(String, Members), Problem> {
+    let Value::Object(mut row) = row else { return problem("invalid_request", "a row must be an object") };
+    let Some(Value::Object(mut body)) = take_body(&mut row) else {
         return problem("invalid_request_body", "a row must have a `body`, an object");
     };
     if let Some(url) = row.get("url").filter(|url| !url.is_null()) {
@@ -116,10 +124,14 @@ fn advanced(row: &Value, place: usize, endpoint: Endpoint, common: &Common) -> R
     {
         return problem("batch_method_not_supported", format!("`method` must be `POST`, found {method}"));
     }
-    let id = text(row, &["custom_id", "customId"]).map_or_else(|| default_id(place), str::to_owned);
-    let mut body = body.clone();
+    let id = text(&row, &["custom_id", "customId"]).map_or_else(|| default_id(place), str::to_owned);
     add_model(&mut body, common);
     Ok((id, body))
+}
+
+/// [`body_of`] a row, taken out of it.
+fn take_body(row: &mut Members) -> Option<Value> {
+    row.remove("body").or_else(|| row.remove("request"))
 }
 
 fn add_model(body: &mut Members, common: &Common) {
@@ -130,17 +142,17 @@ fn add_model(body: &mut Members, common: &Common) {
 }
 
 /// A prompt, or an object that says what is asked in short.
-fn shorthand(row: &Value, place: usize, endpoint: Endpoint, common: &Common) -> Result<(String, Members), Problem> {
-    let (none, body) = (Members::new(), body_of(row));
-    let (row, prompt) = match row {
-        Value::String(prompt) if !prompt.trim().is_empty() => (&none, Some(prompt.as_str())),
+fn shorthand(row: Value, place: usize, endpoint: Endpoint, common: &Common) -> Result<(String, Members), Problem> {
+    let (mut row, prompt) = match row {
+        Value::String(prompt) if !prompt.trim().is_empty() => (Members::new(), Some(prompt)),
         Value::Object(row) => (row, None),
         _ => return problem("invalid_prompt_item", "a row must be a text that is not blank, or an object"),
     };
+    let body = take_body(&mut row);
+    let (row, prompt) = (&row, prompt.as_deref());
     let id = text(row, &["custom_id", "customId", "id"]).map_or_else(|| default_id(place), str::to_owned);
     let model = text(row, &["model"]).or(common.model.as_deref());
-    if let Some(Value::Object(body)) = body {
-        let mut body = body.clone();
+    if let Some(Value::Object(mut body)) = body {
         let own = Common { model: model.map(str::to_owned), ..Common::default() };
         add_model(&mut body, &own);
         return Ok((id, body));
@@ -277,13 +289,14 @@ fn bare(model: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::row::batchrouter::{Defaults, check_parsed, parse_item};
     use crate::http::phaseo::batches::endpoint::QUOTABLE;
     use proptest::prelude::*;
 
     fn told(rows: Value, kind: Kind, endpoint: Endpoint, common: &Common) -> String {
         let most = |model: &str| (model == "n").then_some(4_096);
-        match lines(rows.as_array().unwrap(), kind, endpoint, common, &most) {
-            Ok(lines) => lines.join("\n"),
+        match parse(rows.as_array().unwrap().clone(), kind, endpoint, common, &most) {
+            Ok(rows) => rows.into_iter().map(|row| row.line).collect::<Vec<_>>().join("\n"),
             Err(fault) => format!("{} in row {}: {}", fault.reason, fault.row, fault.message),
         }
     }
@@ -357,6 +370,20 @@ mod tests {
         insta::assert_snapshot!(told.join("\n--\n"));
     }
 
+    /// What was read before is checked as the line that is made of it will be when the batch is validated.
+    fn is_read_as_its_line_is(row: &ParsedRow, endpoint: Endpoint) {
+        let defaults = Defaults::default();
+        let before = check_parsed(&row.id, endpoint, &row.body, &row.line);
+        match (before, parse_item(row.line.as_bytes(), &defaults)) {
+            (Ok(before), Ok(line)) => {
+                assert_eq!((Some(before.operation), before.endpoint, before.model), (line.operation, line.endpoint, line.model.as_ref()));
+                assert_eq!((row.id.as_str(), row.body_bytes), (line.custom_id.as_ref(), line.body.len()));
+                assert_eq!(serde_json::from_str::<Members>(line.body).unwrap(), row.body);
+            }
+            (before, line) => assert_eq!(before.unwrap_err(), line.unwrap_err(), "{}", row.line),
+        }
+    }
+
     proptest! {
         #[test]
         fn any_row_gives_a_line_or_a_fault(text in ".{0,20}", number: i64, kind in 0_usize..3) {
@@ -365,8 +392,12 @@ mod tests {
                 json!({"custom_id": number, "prompt": text, "model": text}), json!({"url": text, "body": {}}),
             ];
             for endpoint in QUOTABLE {
-                for line in lines(&rows, [Kind::Requests, Kind::Prompts, Kind::Items][kind], endpoint, &Common::default(), &|_| None).into_iter().flatten() {
-                    prop_assert!(serde_json::from_str::<Value>(&line).is_ok() && !line.contains('\n'));
+                let kind = [Kind::Requests, Kind::Prompts, Kind::Items][kind];
+                for row in &rows {
+                    for row in parse(vec![row.clone()], kind, endpoint, &Common::default(), &|_| None).into_iter().flatten() {
+                        prop_assert!(serde_json::from_str::<Value>(&row.line).is_ok() && !row.line.contains('\n'));
+                        is_read_as_its_line_is(&row, endpoint);
+                    }
                 }
             }
         }

@@ -81,7 +81,7 @@ pub async fn resolve(api: &Api, org: OrgId, wish: Option<Wish>) -> Result<Option
                 Refusal::invalid("batch_webhook_endpoint_not_found_or_inactive", message).with("webhook_endpoint_id", shown(&id))
             };
             let receiver: ReceiverId = id.parse().map_err(|_| missing())?;
-            let found = api.store.receiver(org, receiver).await.map_err(ApiError::from)?;
+            let found = api.service.store.receiver(org, receiver).await.map_err(ApiError::from)?;
             found.filter(|found| found.status == ReceiverStatus::Active).ok_or_else(missing)?;
             Ok(Some(Subscription { receiver: Receiver::Managed(receiver), phases }))
         }

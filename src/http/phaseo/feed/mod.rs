@@ -1,22 +1,17 @@
-//! What happens to a batch, told to whoever follows it, without a poll for each of them: over a WebSocket, as
-//! this dialect has it, and as server-sent events, for the batches of every dialect.
-//!
-//! ```text
-//! store  --commits-->  watcher (one for each batch that is followed)  --frames-->  followers
-//! ```
-//!
-//! Invariants:
-//! * whatever a follower is told is durable: the watcher reads the store as every other reader does;
-//! * a follower costs its connection and a receiver; reading and rendering are the watcher's, once for all;
-//! * however many follow, no more of them are told something in a second than the rows can spare ([`turns`]);
-//! * what is told is a state and not a log: whoever is slow misses states in between, never the last one.
+//! What followers of a batch are told ([`crate::service::feed`]), over a WebSocket, as this dialect has it, and as
+//! server-sent events, for the batches of every dialect.
 
 mod socket;
 mod sse;
 mod subscribe;
-mod turns;
-mod watcher;
+
+use serde_json::{Value, json};
 
 pub use self::socket::{lacks_upgrade, socket, upgrade_required};
 pub use self::sse::events;
-pub use self::watcher::Feeds;
+use crate::service::feed::watcher::Frame;
+
+/// What is told if there is no such batch any more.
+pub fn deleted(frame: &Frame) -> Value {
+    json!({ "id": frame.id, "kind": "batch" })
+}

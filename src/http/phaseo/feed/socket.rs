@@ -19,17 +19,19 @@ use serde_json::json;
 use tokio::time::{Instant, Interval, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::deleted;
 use super::subscribe::Wishes;
-use super::watcher::{Feeds, Follower, Frame};
 use crate::domain::id::BatchId;
 use crate::http::layers::auth::Caller;
 use crate::http::phaseo::CACHE;
+use crate::http::phaseo::batches::job::at;
 use crate::http::phaseo::batches::object::Place;
 use crate::http::phaseo::context::Context;
 use crate::http::phaseo::error::{Refusal, told};
 use crate::http::request::{Params, named};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
+use crate::service::feed::watcher::{Follower, Frame};
 
 /// Bytes of a message from a client: all that mean anything are shorter.
 const MAX_MESSAGE: usize = 4 << 10;
@@ -72,19 +74,19 @@ pub async fn socket(
 ) -> Response {
     let opened = async {
         let id = batch_of(path.ok().as_ref())?;
-        let own = api.store.batch(id).await.map_err(ApiError::from)?.is_some_and(|batch| batch.spec.org == caller.org);
+        let own = api.service.store.batch(id).await.map_err(ApiError::from)?.is_some_and(|batch| batch.spec.org == caller.org);
         if !own {
             return Err(not_found(&id.in_upper()));
         }
         let upgrade = upgrade.map_err(|rejection| {
             Refusal::flat(rejection.status(), "validation_error", "invalid_websocket_handshake", rejection.body_text())
         })?;
-        let mut follower = Feeds::follow(&api, id);
+        let mut follower = api.feeds.follow(&api.service, id);
         let first = follower.now().await.ok_or_else(|| ApiError::unavailable("the batch cannot be followed at present; try again"))?;
         let place = Place::of(&api, &headers, &context);
-        let (wishes, draining) = (Wishes::of(params.ok().as_ref()), api.draining.clone());
+        let (wishes, draining) = (Wishes::of(params.ok().as_ref()), api.service.draining.clone());
         // The daemon waits for those who have to be told that it stops.
-        let waited_for = api.tasks.token();
+        let waited_for = api.service.tasks.token();
         let upgrade = upgrade.read_buffer_size(READ_BUFFER).write_buffer_size(0).max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE);
         Ok(upgrade.on_upgrade(move |socket| async move {
             let talk = Talk { socket, follower, place, wishes, draining, told: 0 };
@@ -261,12 +263,12 @@ impl Talk {
 
     async fn tell(&mut self, kind: &str, frame: &Frame) -> Result<(), End> {
         self.told = frame.version;
-        let Some(job) = &frame.job else {
-            self.send(Message::text(json!({ "type": "job.deleted", "data": frame.deleted() }).to_string())).await?;
+        let Some(message) = &frame.message else {
+            self.send(Message::text(json!({ "type": "job.deleted", "data": deleted(frame) }).to_string())).await?;
             return Err(End::Told);
         };
-        self.send(Message::text(format!(r#"{{"type":"{kind}","data":{}}}"#, job.at(&self.place)))).await?;
-        if job.ended && self.wishes.close_on_terminal { Err(End::Told) } else { Ok(()) }
+        self.send(Message::text(format!(r#"{{"type":"{kind}","data":{}}}"#, at(message, &self.place)))).await?;
+        if message.ended && self.wishes.close_on_terminal { Err(End::Told) } else { Ok(()) }
     }
 
     async fn send(&mut self, message: Message) -> Result<(), End> {

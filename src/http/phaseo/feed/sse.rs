@@ -18,8 +18,8 @@ use futures_util::stream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::deleted;
 use super::subscribe::Wishes;
-use super::watcher::{Feeds, Follower, Frame};
 use crate::domain::batch::Batch;
 use crate::domain::error::Code;
 use crate::http::dialect::{has_header_of_phaseo, speaks_batchrouter};
@@ -27,12 +27,14 @@ use crate::http::layers::auth::Caller;
 use crate::http::openai;
 use crate::http::phaseo::CACHE;
 use crate::http::phaseo::batches::find;
+use crate::http::phaseo::batches::job::at;
 use crate::http::phaseo::batches::object::Place;
 use crate::http::phaseo::context::Context;
 use crate::http::phaseo::error::Refusal;
 use crate::http::request::{Params, named};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
+use crate::service::feed::watcher::{Follower, Frame};
 
 /// How often something is sent although there is nothing to tell, so that nobody on the way takes the
 /// connection for dead.
@@ -51,18 +53,18 @@ pub async fn events(
     let for_phaseo = context.mount != "/v1" || context.batches == "batch" || has_header_of_phaseo(&headers);
     let followed = async {
         let batch = of_path(&api, &caller, path.ok().as_ref(), for_phaseo).await?;
-        let mut follower = Feeds::follow(&api, batch.spec.id);
+        let mut follower = api.feeds.follow(&api.service, batch.spec.id);
         let first = follower.now().await.ok_or_else(|| ApiError::unavailable("the batch cannot be followed at present; try again"))?;
         let always = [(CACHE_CONTROL.as_str(), CACHE), ("x-accel-buffering", "no")];
         let known = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
-        let first = match first.job.as_ref().filter(|job| known == Some(&job.name)) {
+        let first = match first.message.as_ref().filter(|message| known == Some(&message.name)) {
             // To a browser this says that there is no use in coming back.
-            Some(job) if job.ended => return Ok((StatusCode::NO_CONTENT, always).into_response()),
+            Some(message) if message.ended => return Ok((StatusCode::NO_CONTENT, always).into_response()),
             Some(_) => None,
             None => Some(first),
         };
         let place = Place::of(&api, &headers, &context);
-        let (interval, draining) = (Wishes::of(params.ok().as_ref()).interval, api.draining.clone());
+        let (interval, draining) = (Wishes::of(params.ok().as_ref()).interval, api.service.draining.clone());
         let telling = Telling { follower, place, interval, draining, first, due: Instant::now(), over: false };
         let events = stream::unfold(telling, Telling::next);
         Ok((always, Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response())
@@ -111,14 +113,14 @@ impl Telling {
             },
         };
         self.due = Instant::now() + self.interval;
-        let event = match &frame.job {
-            Some(job) => {
-                self.over = job.ended;
-                Event::default().event(kind).id(&job.name).data(job.at(&self.place))
+        let event = match &frame.message {
+            Some(message) => {
+                self.over = message.ended;
+                Event::default().event(kind).id(&message.name).data(at(message, &self.place))
             }
             None => {
                 self.over = true;
-                Event::default().event("job.deleted").data(frame.deleted().to_string())
+                Event::default().event("job.deleted").data(deleted(&frame).to_string())
             }
         };
         Some((Ok(event), self))

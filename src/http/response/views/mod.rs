@@ -23,14 +23,15 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use self::content_coding::Coding;
-pub use self::template::{Live, Template};
+pub use self::template::Template;
 use super::error::ApiError;
 use super::range;
 use crate::catalog::Snapshot;
 use crate::domain::provider::lane_hold::LaneHold;
 use crate::domain::text::hex;
 use crate::domain::time::Timestamp;
-use crate::http::Api;
+use crate::http::state::Api;
+use crate::service::live_lanes::Live;
 
 /// Bytes that the views kept may take, texts and compressed forms together. Beyond it all but the one
 /// just made are dropped, and made again as they are asked for.
@@ -147,8 +148,8 @@ impl Views {
     /// The view of that name, if it still shows what is so.
     fn find(&self, api: &Api, name: &str) -> Option<Arc<Made>> {
         let made = self.kept.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(name).cloned()?;
-        let (version, generation) = (api.catalog.versioned().0, api.executor.board().generation);
-        made.is_good(version, generation, &api.executor.lane_holds(), api.clock.now()).then_some(made)
+        let (version, generation) = (api.service.catalog.versioned().0, api.service.executor.board().generation);
+        made.is_good(version, generation, &api.service.executor.lane_holds(), api.service.clock.now()).then_some(made)
     }
 
     /// The view of that name, made or filled anew if need be. Blocks.
@@ -157,7 +158,8 @@ impl Views {
             return made;
         }
         let earlier = self.kept.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&name).cloned();
-        let (current, board, holds, now) = (api.catalog.versioned(), api.executor.board(), api.executor.lane_holds(), api.clock.now());
+        let (current, board, holds, now) =
+            (api.service.catalog.versioned(), api.service.executor.board(), api.service.executor.lane_holds(), api.service.clock.now());
         let (version, snapshot) = &*current;
         let template = match earlier.filter(|made| made.version == *version) {
             Some(made) => made.template.clone(),

@@ -4,18 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::domain::provider::lane_hold::LaneHold;
 use crate::domain::time::Timestamp;
-use crate::executor::Board;
-
-/// What holes are filled from.
-#[derive(Debug, Clone, Copy)]
-pub struct Live<'a> {
-    pub board: &'a Board,
-    /// Beside the board, which knows of lanes only that rows have gone to.
-    pub holds: &'a [LaneHold],
-    pub now: Timestamp,
-}
+use crate::service::live_lanes::Live;
 
 /// Fills a hole: appends JSON, and says until when it stays so if nothing happens.
 type Hole = Box<dyn Fn(&Live<'_>, &mut Vec<u8>) -> Option<Timestamp> + Send + Sync>;

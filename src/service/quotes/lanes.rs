@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::supply::Supply;
 use crate::catalog::{Offer, Privacy, Route, Snapshot};
 use crate::domain::provider::connection::Limits;
-use crate::http::response::views::Live;
 use crate::quote::tokens::Tokenizer;
 use crate::quote::{Group, Lane, Listing};
+use crate::service::capacity::Supply;
+use crate::service::live_lanes::Live;
 
 /// What is not known of a lane that takes every model.
 static NOTHING_KNOWN: std::sync::LazyLock<Privacy> = std::sync::LazyLock::new(Privacy::default);

@@ -9,9 +9,7 @@ use serde_json::value::RawValue;
 use crate::domain::file::{File, Purpose};
 use crate::domain::id::{FileId, OrgId};
 use crate::domain::row::lines::{Line, Lines};
-use crate::http::batchrouter::error::{Issue, MAX_ISSUES, Refusal};
-use crate::http::response::error::ApiError;
-use crate::http::state::Api;
+use crate::service::{Issue, IssueCode, IssuePath, MAX_ISSUES, Service, ServiceError};
 use crate::store::StoreError;
 
 /// The items of a file as an array, as they are written: no more of them, and no more bytes, than a request
@@ -19,15 +17,15 @@ use crate::store::StoreError;
 ///
 /// # Errors
 /// When there is no such file of the organisation's, or one of its lines is no item.
-pub fn items(api: &Api, org: OrgId, id: FileId) -> Result<Bytes, Refusal> {
-    let file = check(api.store.attachment(id, api.clock.now()).map_err(ApiError::from)?, org, id)?;
-    let mut content = api.store.open_verified(&file).map_err(ApiError::from)?;
-    let most = api.limits.quotes.max_items;
-    let most_bytes = usize::try_from(api.limits.quotes.max_body_bytes).unwrap_or(usize::MAX);
-    let mut lines = Lines::new(BufReader::new(&mut content), api.limits.max_line_bytes);
+pub fn items(service: &Service, org: OrgId, id: FileId) -> Result<Bytes, ServiceError> {
+    let file = check(service.store.attachment(id, service.clock.now())?, org, id)?;
+    let mut content = service.store.open_verified(&file)?;
+    let most = service.limits.quotes.max_items;
+    let most_bytes = usize::try_from(service.limits.quotes.max_body_bytes).unwrap_or(usize::MAX);
+    let mut lines = Lines::new(BufReader::new(&mut content), service.limits.max_line_bytes);
     let (mut array, mut count, mut issues) = (b"[".to_vec(), 0, Vec::new());
     let mut wrong = |line: u64, message: String| {
-        issues.push(Issue { code: "invalid_input", path: format!("line {line}"), message });
+        issues.push(Issue { code: IssueCode::InvalidInput, path: IssuePath::Line(line), message });
         issues.len() < MAX_ISSUES
     };
     while let Some(place) = lines.advance().map_err(|error| unreadable(id, &error))? {
@@ -37,7 +35,7 @@ pub fn items(api: &Api, org: OrgId, id: FileId) -> Result<Bytes, Refusal> {
             Line::Blank => break,
             // It may be as long as the file is.
             Line::TooLong => {
-                wrong(place.number, format!("is longer than {} bytes", api.limits.max_line_bytes));
+                wrong(place.number, format!("is longer than {} bytes", service.limits.max_line_bytes));
                 break;
             }
         };
@@ -60,7 +58,7 @@ pub fn items(api: &Api, org: OrgId, id: FileId) -> Result<Bytes, Refusal> {
     if !issues.is_empty() {
         // They may be none of its author's.
         content.finish().map_err(|error| unreadable(id, &error))?;
-        return Err(Refusal::Preflight { issues, lanes: Vec::new() });
+        return Err(ServiceError::preflight(issues));
     }
     array.push(b']');
     Ok(array.into())
@@ -70,17 +68,14 @@ pub fn items(api: &Api, org: OrgId, id: FileId) -> Result<Bytes, Refusal> {
 ///
 /// # Errors
 /// When it is one of these.
-pub fn check(found: Option<File>, org: OrgId, id: FileId) -> Result<File, ApiError> {
-    let file = found.filter(|file| file.org == org).ok_or_else(|| ApiError::not_found("file", id.in_hex()))?;
-    match file.purpose {
-        Purpose::Batch => Ok(file),
-        _ => Err(ApiError::invalid("input_file_id", format!("`{}` was not uploaded as the input of a batch", id.in_hex()))),
-    }
+pub fn check(found: Option<File>, org: OrgId, id: FileId) -> Result<File, ServiceError> {
+    let file = found.filter(|file| file.org == org).ok_or(ServiceError::FileNotFound(id))?;
+    if file.purpose == Purpose::Batch { Ok(file) } else { Err(ServiceError::NotAnInput(id)) }
 }
 
-fn unreadable(id: FileId, error: &std::io::Error) -> ApiError {
+fn unreadable(id: FileId, error: &std::io::Error) -> ServiceError {
     match error.kind() {
-        ErrorKind::NotFound => ApiError::not_found("file", id.in_hex()),
+        ErrorKind::NotFound => ServiceError::FileNotFound(id),
         _ => StoreError::unreadable(id, error).into(),
     }
 }

@@ -5,27 +5,41 @@
 //! Followers hold the sending end of its questions; when the last of these is gone, so is the watcher.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::turns::{Turn, Turns};
-use crate::domain::batch::{BatchState, Progress};
+use super::pacing::{Turn, Turns};
+use crate::domain::batch::details::BatchDetails;
+use crate::domain::batch::{Batch, BatchState, Progress};
 use crate::domain::id::BatchId;
 use crate::domain::webhook::event_log::Telling;
-use crate::http::phaseo::batches::job::Job;
-use crate::http::phaseo::batches::object::Around;
-use crate::http::response::error::ApiError;
-use crate::http::state::Api;
+use crate::service::{Service, ServiceError};
 
 /// The least time between two looks that nobody has asked for.
 const PACE: Duration = Duration::from_millis(250);
 /// Questions that wait for the watcher; whoever asks more waits, too.
 const QUESTIONS: usize = 256;
+
+/// What followers are told of a batch, rendered once for all of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchMessage {
+    /// The batch, as its own dialect spells it.
+    pub id: String,
+    /// Nothing will change any more.
+    pub ended: bool,
+    /// A name for exactly this state.
+    pub name: String,
+    /// The text, but for what depends on who reads it.
+    pub text: String,
+}
+
+/// Writes what followers are told.
+pub type Render = fn(&Batch, &BatchDetails) -> BatchMessage;
 
 /// A state of a batch.
 #[derive(Debug)]
@@ -33,20 +47,15 @@ pub struct Frame {
     /// Grows with every state that is different from the one before.
     pub version: u64,
     /// The batch, as its own dialect spells it.
-    id: String,
+    pub id: String,
     /// `None` if there is no such batch.
-    pub job: Option<Job>,
+    pub message: Option<BatchMessage>,
 }
 
 impl Frame {
     /// Whether nothing of interest comes after it: the batch has ended, or is gone.
     fn is_last(&self) -> bool {
-        self.job.as_ref().is_none_or(|job| job.ended)
-    }
-
-    /// What is told if there is no such batch any more.
-    pub fn deleted(&self) -> Value {
-        json!({ "id": self.id, "kind": "batch" })
+        self.message.as_ref().is_none_or(|message| message.ended)
     }
 }
 
@@ -62,32 +71,45 @@ struct Feed {
 }
 
 /// The batches that are followed.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone)]
 pub struct Feeds {
     feeds: Arc<Mutex<HashMap<BatchId, Feed>>>,
     turns: Turns,
+    render: Render,
+}
+
+impl fmt::Debug for Feeds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Feeds").field("followed", &self.lock().len()).finish_non_exhaustive()
+    }
 }
 
 impl Feeds {
+    /// Nobody follows anything yet.
+    pub fn new(render: Render) -> Self {
+        Self { feeds: Arc::default(), turns: Turns::default(), render }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<BatchId, Feed>> {
         self.feeds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Follows a batch.
-    pub fn follow(api: &Arc<Api>, id: BatchId) -> Follower {
-        let mut feeds = api.feeds.lock();
-        let turns = api.feeds.turns.clone();
+    pub fn follow(&self, service: &Arc<Service>, id: BatchId) -> Follower {
+        let mut feeds = self.lock();
+        let turns = self.turns.clone();
         let alive = feeds.get(&id).and_then(|feed| Some((feed.questions.upgrade()?, feed)));
         // One that is closed though it is held belongs to a watcher that has failed.
         if let Some((questions, feed)) = alive.filter(|(questions, _)| !questions.is_closed()) {
             return Follower { questions, frames: feed.frames.clone(), over: Some(feed.over.clone()), turns, turn: None };
         }
         let (questions, asked) = mpsc::channel(QUESTIONS);
-        let (sender, frames) = watch::channel(Arc::new(Frame { version: 0, id: id.to_string(), job: None }));
+        let (sender, frames) = watch::channel(Arc::new(Frame { version: 0, id: id.to_string(), message: None }));
         let over = CancellationToken::new();
         feeds.insert(id, Feed { questions: questions.downgrade(), frames: frames.clone(), over: over.clone() });
-        let watcher = Watcher { api: api.clone(), id, questions: asked, frames: sender, over: over.clone(), seen: None };
-        api.tasks.spawn(watcher.run());
+        let (feeds, service) = (self.clone(), service.clone());
+        let watcher = Watcher { feeds, service, id, questions: asked, frames: sender, over: over.clone(), seen: None };
+        watcher.service.tasks.clone().spawn(watcher.run());
         Follower { questions, frames, over: Some(over), turns, turn: None }
     }
 
@@ -174,7 +196,8 @@ async fn ended(over: Option<&CancellationToken>) {
 }
 
 struct Watcher {
-    api: Arc<Api>,
+    feeds: Feeds,
+    service: Arc<Service>,
     id: BatchId,
     questions: mpsc::Receiver<Question>,
     frames: watch::Sender<Arc<Frame>>,
@@ -186,7 +209,7 @@ struct Watcher {
 
 impl Watcher {
     async fn run(mut self) {
-        let mut commits = self.api.store.durable_rows();
+        let mut commits = self.service.store.durable_rows();
         let mut due = Instant::now();
         loop {
             let first = tokio::select! {
@@ -205,42 +228,42 @@ impl Watcher {
             asking.extend(std::iter::from_fn(|| self.questions.try_recv().ok()));
             commits.mark_unchanged();
             if let Err(error) = self.look().await {
-                tracing::error!(batch = %self.id, code = error.code().as_str(), "a batch can no longer be followed");
+                tracing::error!(batch = %self.id, %error, "a batch can no longer be followed");
                 break;
             }
             due = Instant::now() + PACE;
             // Whoever has gone away meanwhile needs no answer.
             asking.into_iter().for_each(|question| _ = question.send(()));
         }
-        self.api.feeds.forget(self.id);
+        self.feeds.forget(self.id);
     }
 
-    async fn look(&mut self) -> Result<(), ApiError> {
+    async fn look(&mut self) -> Result<(), ServiceError> {
         if let Some((state, progress, telling)) = &self.seen {
-            let standing = self.api.store.standing(self.id).await?;
+            let standing = self.service.store.standing(self.id).await?;
             let told = match telling {
-                Some(telling) => self.api.store.telling(self.id).await?.unwrap_or_default() == *telling,
+                Some(telling) => self.service.store.telling(self.id).await?.unwrap_or_default() == *telling,
                 None => true,
             };
             if told && standing.is_some_and(|standing| standing == (*state, *progress)) {
                 return Ok(());
             }
         }
-        let batch = self.api.store.batch(self.id).await?;
-        let (job, seen) = match batch {
+        let batch = self.service.store.batch(self.id).await?;
+        let (message, seen) = match batch {
             Some(batch) => {
-                let around = Around::of(&self.api, &batch).await?;
-                let job = Job::of(&batch, &around);
-                (Some(job), Some((batch.state, batch.progress, batch.spec.has_receiver().then_some(around.telling))))
+                let details = self.service.details(&batch).await?;
+                let message = (self.feeds.render)(&batch, &details);
+                (Some(message), Some((batch.state, batch.progress, batch.spec.has_receiver().then_some(details.told))))
             }
             None => (None, None),
         };
         self.seen = seen;
         self.frames.send_if_modified(|frame| {
-            let changed = frame.version == 0 || frame.job != job;
+            let changed = frame.version == 0 || frame.message != message;
             if changed {
-                let id = job.as_ref().map_or_else(|| frame.id.clone(), |job| job.id.clone());
-                *frame = Arc::new(Frame { version: frame.version + 1, id, job });
+                let id = message.as_ref().map_or_else(|| frame.id.clone(), |message| message.id.clone());
+                *frame = Arc::new(Frame { version: frame.version + 1, id, message });
             }
             changed
         });

@@ -13,17 +13,19 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::error::{Issue, MAX_ISSUES};
+use super::uncounted::uncounted;
 use crate::catalog::Snapshot;
+use crate::domain::endpoint::Endpoint;
 use crate::domain::id::OrgId;
-use crate::domain::row::batchrouter::{Defaults, parse_item};
-use crate::domain::row::openai::{MODEL_BREAK, RowRequest};
+use crate::domain::row::batchrouter::{self, Defaults, parse_item};
+use crate::domain::row::openai::{Fault, MODEL_BREAK};
 use crate::domain::text::shown;
 use crate::domain::time::Timestamp;
 use crate::domain::vocabulary::Operation;
 use crate::executor::describe;
 use crate::quote::tokens::{Basis, Counter, Tokenizer};
-use crate::quote::{Attachment, Content, Group, Item, Misread, OutputBasis};
+use crate::quote::{Attachment, Content, Group, Item, Misread, Output, OutputBasis};
+use crate::service::{Issue, IssueCode, IssuePath, MAX_ISSUES};
 use crate::store::Store;
 
 /// Lists of models that items may name.
@@ -45,18 +47,55 @@ pub struct Read {
     /// The same of the output tokens.
     pub output_basis: OutputBasis,
     pub tokenizers: Vec<Tokenizer>,
+    /// Parallel to the items, if they were to be bounded.
+    pub bounds: Vec<Bound>,
+}
+
+/// What bounds the cost of an item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bound {
+    /// Its group.
+    pub group: usize,
+    /// Bytes of what it asks, as JSON.
+    pub body_bytes: usize,
+    pub output: Output,
+    /// The first thing in it whose price is not counted, for a message.
+    pub uncounted: Option<String>,
+}
+
+/// An item on its way into a quote.
+#[derive(Debug, Clone, Copy)]
+pub enum NewItem<'a> {
+    /// As it is written.
+    Written(&'a RawValue),
+    /// Read by the dialect before.
+    Parsed(ParsedItem<'a>),
+}
+
+/// A row that was read before: what stands in the line that becomes its input.
+#[derive(Debug, Clone, Copy)]
+pub struct ParsedItem<'a> {
+    pub id: &'a str,
+    /// What its `url` names.
+    pub url: Endpoint,
+    pub body: &'a Map<String, Value>,
+    /// The line, as it will be kept.
+    pub line: &'a str,
+    /// Bytes of the body in it.
+    pub body_bytes: usize,
 }
 
 /// Reads all items; takes time, most of it for counting tokens.
 ///
 /// # Errors
 /// Everything that is wrong with them, at most [`MAX_ISSUES`].
-pub fn read(items: &[&RawValue], reading: Reading<'_>, catalog: &Snapshot, files: &Files<'_>) -> Result<Read, Vec<Issue>> {
+pub fn read(items: &[NewItem<'_>], reading: Reading<'_>, catalog: &Snapshot, files: &Files<'_>) -> Result<Read, Vec<Issue>> {
     let mut reader = Reader {
         files,
         catalog,
         defaults: reading.defaults,
         as_asked: reading.as_asked,
+        bounded: reading.bounded,
         ids: HashMap::new(),
         issues: Vec::new(),
         places: HashMap::new(),
@@ -72,13 +111,14 @@ pub fn read(items: &[&RawValue], reading: Reading<'_>, catalog: &Snapshot, files
             input_basis: Basis::Counted,
             output_basis: OutputBasis::Nothing,
             tokenizers: Vec::new(),
+            bounds: Vec::new(),
         },
     };
     for (place, item) in (0_u32..).zip(items) {
         if reader.issues.len() >= MAX_ISSUES {
             break;
         }
-        reader.item(place, item);
+        reader.item(place, *item);
     }
     reader.finish()
 }
@@ -89,6 +129,8 @@ pub struct Reading<'a> {
     pub defaults: &'a Defaults,
     /// They go to lanes that take them as they are asked, and not in another form.
     pub as_asked: bool,
+    /// What bounds the cost of each is wanted, too.
+    pub bounded: bool,
 }
 
 /// Finds files that items name.
@@ -105,11 +147,22 @@ impl Files<'_> {
     }
 }
 
+/// A row, read.
+struct Row<'a> {
+    id: &'a str,
+    operation: Operation,
+    endpoint: Endpoint,
+    model: &'a str,
+    body: &'a Map<String, Value>,
+    body_bytes: usize,
+}
+
 struct Reader<'a> {
     files: &'a Files<'a>,
     catalog: &'a Snapshot,
     defaults: &'a Defaults,
     as_asked: bool,
+    bounded: bool,
     /// Ids, and the places of the items that have them.
     ids: HashMap<String, u32>,
     issues: Vec<Issue>,
@@ -124,64 +177,90 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn issue(&mut self, code: &'static str, path: String, message: impl Into<String>) {
+    fn issue(&mut self, code: IssueCode, path: IssuePath, message: impl Into<String>) {
         self.issues.push(Issue { code, path, message: message.into() });
     }
 
-    fn item(&mut self, place: u32, raw: &RawValue) {
-        let path = |member: &str| if member.is_empty() { format!("items[{place}]") } else { format!("items[{place}].{member}") };
-        let row = match parse_item(raw.get().as_bytes(), self.defaults) {
-            Ok(row) => row,
-            Err(faults) => {
-                return faults
-                    .into_iter()
-                    .for_each(|fault| self.issue(fault.code.as_str(), path(fault.param.unwrap_or_default()), fault.message));
-            }
-        };
+    fn faults(&mut self, place: u32, faults: Vec<Fault>) {
+        for fault in faults {
+            let path = IssuePath::Item(place, fault.param.unwrap_or_default().to_owned());
+            self.issue(IssueCode::Row(fault.code), path, fault.message);
+        }
+    }
+
+    fn item(&mut self, place: u32, item: NewItem<'_>) {
+        match item {
+            NewItem::Written(raw) => match parse_item(raw.get().as_bytes(), self.defaults) {
+                Ok(row) => {
+                    // It was read as an object before.
+                    let body = serde_json::from_str::<Map<String, Value>>(row.body).unwrap_or_default();
+                    let operation = row.operation.unwrap_or(Operation::Responses);
+                    let (id, model, body_bytes) = (&row.custom_id, &row.model, row.body.len());
+                    self.row(place, Row { id, operation, endpoint: row.endpoint, model, body: &body, body_bytes });
+                }
+                Err(faults) => self.faults(place, faults),
+            },
+            NewItem::Parsed(ParsedItem { id, url, body, line, body_bytes }) => match batchrouter::check_parsed(id, url, body, line) {
+                Ok(batchrouter::Parsed { operation, endpoint, model }) => {
+                    self.row(place, Row { id, operation, endpoint, model, body, body_bytes });
+                }
+                Err(faults) => self.faults(place, faults),
+            },
+        }
+    }
+
+    fn row(&mut self, place: u32, row: Row<'_>) {
         let before = self.issues.len();
-        self.id(place, &row);
-        let operation = row.operation.unwrap_or(Operation::Responses);
-        // It was read as an object before.
-        let input = serde_json::from_str::<Map<String, Value>>(row.body).unwrap_or_default();
-        match Content::read(row.endpoint, &input) {
+        self.id(place, row.id);
+        match Content::read(row.endpoint, row.body) {
             Ok(mut content) => {
                 if self.as_asked {
                     content.keep_its_form();
                 }
                 // What is wrong with its models is told, whatever else is.
-                let group = self.group_of(place, operation, &row.model);
-                let files = self.attachments(&path("input"), &content.file_ids);
+                let group = self.group_of(place, row.operation, row.model);
+                let files = self.attachments(place, &content.file_ids);
                 if let Some(group) = group.filter(|_| self.issues.len() == before) {
+                    if self.bounded {
+                        let uncounted = uncounted(row.body);
+                        self.read.bounds.push(Bound { group, body_bytes: row.body_bytes, output: content.output(), uncounted });
+                    }
                     self.place(group, content, files);
                 }
             }
             Err(Misread { member, message }) => {
                 let member = if member.is_empty() { "input".to_owned() } else { format!("input.{member}") };
-                self.issue("invalid_input", path(&member), message);
+                self.issue(IssueCode::InvalidInput, IssuePath::Item(place, member), message);
             }
         }
     }
 
     /// The files that an item names; an issue for each that is not there.
-    fn attachments(&mut self, path: &str, ids: &[&str]) -> Vec<Attachment> {
+    fn attachments(&mut self, place: u32, ids: &[&str]) -> Vec<Attachment> {
         let mut found = Vec::with_capacity(ids.len());
         for id in ids {
             match self.files.find(id) {
                 Some(file) => found.push(file),
                 None => {
                     let shown = shown(id);
-                    self.issue("unknown_file", path.to_owned(), format!("there is no file `{shown}`; upload it first"));
+                    self.issue(
+                        IssueCode::UnknownFile,
+                        IssuePath::Item(place, "input".to_owned()),
+                        format!("there is no file `{shown}`; upload it first"),
+                    );
                 }
             }
         }
         found
     }
 
-    fn id(&mut self, place: u32, row: &RowRequest<'_>) {
-        if let Some(first) = self.ids.insert(row.custom_id.to_string(), place) {
-            let path = format!("items[{place}].customer_item_id");
-            self.issue("duplicate_customer_item_id", path, format!("duplicate of items[{first}].customer_item_id"));
-            self.ids.insert(row.custom_id.to_string(), first);
+    fn id(&mut self, place: u32, id: &str) {
+        match self.ids.get(id) {
+            Some(first) => {
+                let message = format!("duplicate of items[{first}].customer_item_id");
+                self.issue(IssueCode::DuplicateId, IssuePath::Item(place, "customer_item_id".to_owned()), message);
+            }
+            None => _ = self.ids.insert(id.to_owned(), place),
         }
     }
 
@@ -205,7 +284,7 @@ impl<'a> Reader<'a> {
         let index = self.read.groups.len();
         if index == MAX_GROUPS {
             let message = format!("the items name more than {MAX_GROUPS} different models or lists of models");
-            self.issue("too_many_models", format!("items[{place}].model"), message);
+            self.issue(IssueCode::TooManyModels, IssuePath::Item(place, "model".to_owned()), message);
             return None;
         }
         let mut tokenizers: Vec<_> = key.1.iter().map(|model| Tokenizer::of(model)).collect();
@@ -229,8 +308,9 @@ impl<'a> Reader<'a> {
                 Some(known) => known.id.clone(),
                 None => {
                     if let Err(error) = self.catalog.resolve(name) {
-                        let path = if self.defaults.models.is_empty() { format!("items[{place}].model") } else { "models".to_owned() };
-                        self.issue("unknown_model", path, error.to_string());
+                        let own = self.defaults.models.is_empty();
+                        let path = if own { IssuePath::Item(place, "model".to_owned()) } else { IssuePath::Field("models") };
+                        self.issue(IssueCode::UnknownModel, path, error.to_string());
                         return None;
                     }
                     // One that a server takes which takes every model.

@@ -10,24 +10,23 @@ use crate::domain::org::ledger::{micros_up, nanos, with_fee};
 use crate::domain::quote::{Estimate, Quote, QuotedLane};
 use crate::domain::usage::Usage;
 use crate::domain::vocabulary::Operation;
-use crate::http::batchrouter::error::{Issue, Refusal};
-use crate::http::batchrouter::items::Read;
 use crate::quote::Group;
 use crate::quote::tokens::Tokenizer;
+use crate::service::quotes::items::Read;
+use crate::service::{IssueCode, IssuePath, ServiceError};
 
 /// Refuses a batch that is expected to cost more than its client allows: the quote may have been made of a
 /// few items, and the limit is for all of them.
 ///
 /// # Errors
 /// When it is, or nobody knows.
-pub fn within(most: Usd, estimate: Option<Estimate>) -> Result<(), Refusal> {
+pub fn within(most: Usd, estimate: Option<Estimate>) -> Result<(), ServiceError> {
     let message = match estimate.map(Estimate::total) {
         Some(total) if nanos(total) <= most => return Ok(()),
         Some(total) => format!("all items together cost about {} USD, more than {most} USD", micros_up(total)),
         None => format!("nobody knows what the items cost, and they may cost {most} USD at most"),
     };
-    let issue = Issue { code: "price_ceiling", path: "max_price".to_owned(), message };
-    Err(Refusal::Preflight { issues: vec![issue], lanes: Vec::new() })
+    Err(ServiceError::issue(IssueCode::PriceCeiling, IssuePath::Field("max_price"), message))
 }
 
 /// What these very items are expected to cost; `None` if nobody knows.

@@ -1,24 +1,17 @@
-//! What quotes may take at the same time: each is up to a second of a core, its body, and a multiple of
-//! that while it is made.
+//! Bodies that are held in memory as a whole, of which there is room for so many.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::Request;
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
+use super::{announced_bytes, read_json};
 use crate::http::layers::request_body::incomplete;
-use crate::http::request::{announced_bytes, read_json};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 
-/// Quotes that are made at the same time.
-const TURNS: usize = 2;
-/// Quotes that are looked at, at the same time: each may be some megabytes, and several times that once it
-/// is taken apart.
-const LOOKS: usize = 4;
 /// KiB of bodies that are read, or wait for their turn. One that is larger by itself has them all.
 const HELD: u32 = 128 << 10;
 /// How long a body waits for room.
@@ -27,21 +20,17 @@ const WAIT: Duration = Duration::from_secs(60);
 const ARRIVAL: Duration = Duration::from_secs(30);
 const BYTES_PER_SECOND: u64 = 256 << 10;
 
-/// Bounds the quotes that are made at the same time.
+/// Room for bodies.
 #[derive(Debug)]
-pub struct Quoting {
-    turns: Arc<Semaphore>,
-    held: Semaphore,
-    looks: Semaphore,
-}
+pub struct BodyRoom(Semaphore);
 
-impl Default for Quoting {
+impl Default for BodyRoom {
     fn default() -> Self {
-        Self { turns: Arc::new(Semaphore::new(TURNS)), held: Semaphore::new(HELD as usize), looks: Semaphore::new(LOOKS) }
+        Self(Semaphore::new(HELD as usize))
     }
 }
 
-impl Quoting {
+impl BodyRoom {
     /// Reads a body of JSON when there is room for it, which it has as long as the permit is kept: bodies
     /// are held as a whole until their turn comes.
     ///
@@ -50,27 +39,11 @@ impl Quoting {
     pub async fn read(&self, request: Request, api: &Api, most: u64) -> Result<(SemaphorePermit<'_>, Bytes), ApiError> {
         let bytes = announced_bytes(request.headers()).unwrap_or(most).min(most);
         let kib = u32::try_from(bytes >> 10).unwrap_or(HELD).saturating_add(1).min(HELD);
-        let held = timeout(WAIT, self.held.acquire_many(kib)).await;
+        let held = timeout(WAIT, self.0.acquire_many(kib)).await;
         let held = held.map_err(|_| ApiError::unavailable("the daemon has no room for another body at the moment; try again later"))?;
         let limit = ARRIVAL + Duration::from_secs(bytes / BYTES_PER_SECOND);
         let read = timeout(limit, read_json(request, api, most)).await;
         let read = read.map_err(|_| incomplete(format!("the body took longer than {} seconds; nothing was kept", limit.as_secs())))?;
         Ok((held.map_err(ApiError::internal)?, read?))
-    }
-
-    /// Leave to look at a quote, as long as the permit is kept.
-    ///
-    /// # Errors
-    /// Never: nobody closes it.
-    pub async fn look(&self) -> Result<SemaphorePermit<'_>, ApiError> {
-        self.looks.acquire().await.map_err(ApiError::internal)
-    }
-
-    /// A turn, as long as the permit is kept.
-    ///
-    /// # Errors
-    /// Never: nobody closes it.
-    pub async fn turn(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        self.turns.clone().acquire_owned().await.map_err(ApiError::internal)
     }
 }

@@ -1,18 +1,16 @@
 //! What an offering can take now: the live part of the catalog.
 
-use serde::Serialize;
-
 use crate::catalog::{Capacity, Offer};
 use crate::domain::provider::connection::Limits;
 use crate::domain::provider::lane_hold::{Hold, hold_on};
 use crate::domain::time::{Timestamp, later};
 use crate::executor::LaneReport;
-use crate::http::response::views::Live;
 use crate::quote;
+use crate::service::live_lanes::Live;
 
 /// How long an answer of a provider shows that it is there, in seconds: what a supplier of BatchRouter
 /// declared for its heartbeat.
-const HEARTBEAT_SECONDS: u64 = 120;
+pub const HEARTBEAT_SECONDS: u64 = 120;
 
 /// What of an offering's supply is known from the catalog; the rest is live.
 #[derive(Debug, Clone)]
@@ -25,20 +23,37 @@ pub struct Supply {
     limits: [Limits; 2],
 }
 
-/// What a lane can take now.
-#[derive(Serialize)]
-struct SupplyObject {
-    capacity_status: &'static str,
-    available_queue_items: u64,
-    available_queue_tokens: u64,
-    capacity_freshness: Freshness,
+/// What a lane can take at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneCapacity {
+    pub status: CapacityStatus,
+    /// Rows and tokens that still fit into its queue.
+    pub room: (u64, u64),
+    pub freshness: Freshness,
+    pub last_answer: Option<Timestamp>,
+    /// When it changes if nothing happens.
+    pub good_until: Option<Timestamp>,
 }
 
-#[derive(Serialize)]
-struct Freshness {
-    status: &'static str,
-    last_heartbeat_at: Option<String>,
-    ttl_seconds: u64,
+/// Whether a lane takes work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CapacityStatus {
+    Active,
+    /// The daemon stops.
+    Draining,
+    /// An operator holds it, in the catalog or since.
+    Paused,
+}
+
+/// How sure it is that a lane can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// It has answered within [`HEARTBEAT_SECONDS`].
+    Fresh,
+    /// It is not called now: it cannot be reached, or rests.
+    Stale,
+    /// Nothing was asked of it lately; it is routed to.
+    Unknown,
 }
 
 /// An offering's lane at one moment.
@@ -119,29 +134,22 @@ impl Supply {
         takes_work && !live.board.draining && !silent && room.0 > 0 && room.1 > 0
     }
 
-    /// Appends the live fields, without braces.
-    pub fn write(&self, live: &Live<'_>, out: &mut Vec<u8>) -> Option<Timestamp> {
-        let State { takes_work, room: (available_queue_items, available_queue_tokens), silent, resting_until, last_answer } =
-            self.now(live);
-        let capacity_status = match (takes_work, live.board.draining) {
-            (false, _) => "paused",
-            (true, true) => "draining",
-            (true, false) => "active",
+    /// What it can take now.
+    pub fn capacity(&self, live: &Live<'_>) -> LaneCapacity {
+        let State { takes_work, room, silent, resting_until, last_answer } = self.now(live);
+        let status = match (takes_work, live.board.draining) {
+            (false, _) => CapacityStatus::Paused,
+            (true, true) => CapacityStatus::Draining,
+            (true, false) => CapacityStatus::Active,
         };
         let fresh_until = last_answer.map(|at| later(at, std::time::Duration::from_secs(HEARTBEAT_SECONDS)));
         let fresh = fresh_until.filter(|until| live.now < *until);
-        // A lane that nobody asked for a while is not stale: nobody knows, and it is routed to.
-        let status = match (silent, fresh) {
-            (true, _) => "stale_heartbeat",
-            (false, Some(_)) => "fresh",
-            (false, None) => "unknown",
+        let freshness = match (silent, fresh) {
+            (true, _) => Freshness::Stale,
+            (false, Some(_)) => Freshness::Fresh,
+            (false, None) => Freshness::Unknown,
         };
-        let last_heartbeat_at = last_answer.map(|at| at.to_string());
-        let capacity_freshness = Freshness { status, last_heartbeat_at, ttl_seconds: HEARTBEAT_SECONDS };
-        let object = SupplyObject { capacity_status, available_queue_items, available_queue_tokens, capacity_freshness };
-        let json = serde_json::to_vec(&object).unwrap_or_default();
-        out.extend_from_slice(json.strip_prefix(b"{").and_then(|rest| rest.strip_suffix(b"}")).unwrap_or(&json));
-        [fresh, resting_until].into_iter().flatten().min()
+        LaneCapacity { status, room, freshness, last_answer, good_until: [fresh, resting_until].into_iter().flatten().min() }
     }
 }
 

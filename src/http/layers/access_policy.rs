@@ -1,0 +1,244 @@
+//! Who may call: API keys, or, without keys, whoever is on this machine and is not a web page.
+//!
+//! A daemon on loopback without keys is still reachable by every page that the user's browser
+//! opens: by a form or `fetch` to `http://127.0.0.1` (the `Origin` tells), and by a name that its
+//! owner points at 127.0.0.1 (the `Host` tells). Both are refused unless the settings allow them.
+//!
+//! Keys are kept as SHA-256 and compared in constant time. No key, right or wrong, is ever logged.
+
+use std::net::IpAddr;
+
+use axum::http::header::{AUTHORIZATION, HOST, ORIGIN};
+use axum::http::{HeaderMap, HeaderValue, Uri};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::caller::{Caller, Found};
+use crate::domain::error::Code;
+use crate::http::response::error::ApiError;
+
+/// Which web pages may call.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Origins {
+    /// None; no CORS header is ever sent.
+    #[default]
+    None,
+    /// Every one.
+    Any,
+    /// Those of these origins, each as browsers send it, such as `https://tools.example`.
+    Listed(Vec<String>),
+}
+
+impl Origins {
+    /// As the settings list them; `*` among them stands for every one.
+    pub fn of(listed: Vec<String>) -> Self {
+        match listed.as_slice() {
+            [] => Self::None,
+            some if some.iter().any(|origin| origin == "*") => Self::Any,
+            some => Self::Listed(some.iter().map(|origin| as_sent(origin)).collect()),
+        }
+    }
+}
+
+/// An origin as browsers send it: in lower case, and without the port that its scheme implies.
+fn as_sent(origin: &str) -> String {
+    let origin = origin.to_ascii_lowercase();
+    let implied = match origin.split_once("://") {
+        Some(("http", _)) => ":80",
+        Some(("https", _)) => ":443",
+        Some(_) | None => return origin,
+    };
+    origin.strip_suffix(implied).map(ToOwned::to_owned).unwrap_or(origin)
+}
+
+/// The rule for who may call.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// SHA-256 of each key; empty means that no key is asked for.
+    keys: Vec<[u8; 32]>,
+    origins: Origins,
+}
+
+impl Access {
+    /// No keys: for a daemon that listens on loopback only.
+    pub fn open() -> Self {
+        Self { keys: Vec::new(), origins: Origins::None }
+    }
+
+    /// One of these keys must come with each call. Without any key this is [`Self::open`].
+    pub fn keys(keys: Vec<SecretString>) -> Self {
+        let digests = keys.iter().map(|key| Sha256::digest(key.expose_secret()).into()).collect();
+        Self { keys: digests, origins: Origins::None }
+    }
+
+    /// Lets web pages of these origins call.
+    #[must_use]
+    pub fn with_origins(self, origins: Origins) -> Self {
+        Self { origins, ..self }
+    }
+
+    /// Which web pages may call.
+    pub fn origins(&self) -> &Origins {
+        &self.origins
+    }
+
+    /// Who calls, if they may. `known` finds a key that a client has made by the SHA-256 of its secret.
+    pub fn admit(&self, uri: &Uri, headers: &HeaderMap, known: impl Fn(&[u8; 32]) -> Option<Found>) -> Result<Caller, ApiError> {
+        if self.keys.is_empty() {
+            self.refuse_pages(uri, headers)?;
+            // Any key will do where none is needed, except one that was good once.
+            let digest = headers.get(AUTHORIZATION).and_then(bearer).map(|key| Sha256::digest(key).into());
+            return match digest.and_then(|digest| Some((digest, known(&digest)?))) {
+                Some((digest, found)) => found.admit(digest, uri.path()),
+                None => Ok(Caller::operator([0; 32])),
+            };
+        }
+        let Some(value) = headers.get(AUTHORIZATION) else {
+            let message = "an API key is needed: send it as `Authorization: Bearer <key>`";
+            return Err(ApiError::unauthorized(Code::MissingApiKey, message));
+        };
+        let Some(key) = bearer(value) else {
+            let message = "the `Authorization` header must read `Bearer <key>`";
+            return Err(ApiError::unauthorized(Code::InvalidApiKey, message));
+        };
+        let digest: [u8; 32] = Sha256::digest(key).into();
+        // Every key is compared, so that the time tells nothing about which one was near.
+        let configured = self.keys.iter().fold(subtle::Choice::from(0), |known, each| known | each.ct_eq(&digest));
+        if bool::from(configured) {
+            return Ok(Caller::operator(digest));
+        }
+        if let Some(found) = known(&digest) {
+            return found.admit(digest, uri.path());
+        }
+        Err(ApiError::unauthorized(Code::InvalidApiKey, "the API key is not one of those that this daemon knows"))
+    }
+
+    /// Refuses a web page that may not call, for a route that asks for no key.
+    pub(super) fn admit_keyless(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+        if self.keys.is_empty() { self.refuse_pages(uri, headers) } else { Ok(()) }
+    }
+
+    fn refuse_pages(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+        let refused = |what: &str, value: &str, remedy: &str| {
+            let value: String = value.chars().take(200).collect();
+            let message = format!("{what} `{value}` is not allowed while the daemon asks for no API key; {remedy}");
+            Err(ApiError::new(Code::OriginNotAllowed, message))
+        };
+        // A request without a host is no browser's.
+        let named = headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or("?"));
+        if let Some(host) = named.chain(uri.host()).find(|host| !is_loopback(without_port(host))) {
+            return refused("the host", host, "call it as localhost, or set `api_keys_file`");
+        }
+        for origin in headers.get_all(ORIGIN) {
+            let origin = origin.to_str().unwrap_or("?");
+            if !self.allows(origin) {
+                return refused("a page of the origin", origin, "add the origin to `cors_origins`, or set `api_keys_file`");
+            }
+        }
+        Ok(())
+    }
+
+    fn allows(&self, origin: &str) -> bool {
+        let local = origin.parse::<Uri>().is_ok_and(|uri| uri.scheme().is_some() && uri.host().is_some_and(is_loopback));
+        local
+            || match &self.origins {
+                Origins::None => false,
+                Origins::Any => true,
+                Origins::Listed(origins) => origins.iter().any(|each| each == origin),
+            }
+    }
+}
+
+fn bearer(value: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, key) = value.as_bytes().split_at_checked(7)?;
+    (scheme.eq_ignore_ascii_case(b"bearer ") && !key.trim_ascii().is_empty()).then(|| key.trim_ascii())
+}
+
+/// The host of a `Host` header, which may end in a port; an IPv6 address is in brackets.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => name,
+        Some(_) | None => host,
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    match bare.parse::<IpAddr>() {
+        Ok(IpAddr::V6(address)) => address.to_canonical().is_loopback(),
+        Ok(IpAddr::V4(address)) => address.is_loopback(),
+        Err(_) => {
+            let host = host.to_ascii_lowercase();
+            host == "localhost" || host.ends_with(".localhost")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admitted(access: &Access, headers: &[(&'static str, &str)]) -> bool {
+        let map = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        access.admit(&Uri::from_static("/v1/batches"), &map, |_| None).is_ok()
+    }
+
+    #[test]
+    fn only_names_of_this_machine_are_hosts_of_a_daemon_without_keys() {
+        let open = Access::open();
+        for host in
+            ["localhost", "localhost:8080", "LOCALHOST.", "api.localhost:1", "127.0.0.1:80", "127.9.9.9", "[::1]:80", "[::ffff:127.0.0.1]"]
+        {
+            assert!(admitted(&open, &[("host", host)]), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "10.0.0.1",
+            "0.0.0.0",
+            "[::2]",
+            "evillocalhost",
+            "",
+            "127.0.0.1.evil.example",
+            "\u{e9}",
+        ] {
+            assert!(!admitted(&open, &[("host", host)]), "{host}");
+        }
+        assert!(admitted(&open, &[]));
+        assert!(!admitted(&open, &[("host", "localhost"), ("host", "evil.example")]));
+    }
+
+    #[test]
+    fn only_pages_of_this_machine_and_listed_ones_may_call() {
+        let open = Access::open();
+        assert!(admitted(&open, &[("host", "localhost"), ("origin", "http://localhost:3000")]));
+        for origin in ["https://evil.example", "null", "http://localhost.evil.example", "localhost", ""] {
+            assert!(!admitted(&open, &[("host", "localhost"), ("origin", origin)]), "{origin}");
+        }
+        let listed = Access::open().with_origins(Origins::of(vec!["https://tools.example".into()]));
+        assert!(admitted(&listed, &[("origin", "https://tools.example")]));
+        assert!(!admitted(&listed, &[("origin", "https://evil.example")]));
+        assert!(admitted(&Access::open().with_origins(Origins::of(vec!["https://a.example".into(), "*".into()])), &[("origin", "null")]));
+    }
+
+    #[test]
+    fn origins_are_listed_as_browsers_send_them() {
+        let given = ["https://Tools.Example:443", "http://a.example:80", "https://b.example:80", "http://[::1]:80"];
+        let sent = ["https://tools.example", "http://a.example", "https://b.example:80", "http://[::1]"];
+        assert_eq!(Origins::of(given.map(String::from).to_vec()), Origins::Listed(sent.map(String::from).to_vec()));
+    }
+
+    #[test]
+    fn with_keys_only_keys_count() {
+        let keys = Access::keys(vec!["alpha".into(), "beta".into()]);
+        assert!(admitted(&keys, &[("authorization", "Bearer beta"), ("host", "batch.example"), ("origin", "https://x.example")]));
+        assert!(admitted(&keys, &[("authorization", "bearer  alpha ")]));
+        for value in ["Bearer", "Bearer ", "Basic alpha", "alpha", "Bearer gamma", "Bearer alph", ""] {
+            assert!(!admitted(&keys, &[("authorization", value)]), "{value}");
+        }
+        assert!(!admitted(&keys, &[]));
+        assert!(!format!("{keys:?}").contains("alpha"));
+    }
+}

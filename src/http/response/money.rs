@@ -1,0 +1,11 @@
+//! Amounts of money: decimal strings, in US dollars.
+
+use rust_decimal::Decimal;
+use serde_json::{Value, json};
+
+pub use crate::service::quotes::pricing::digits;
+
+/// `Money`, as BatchRouter has it and the operator's routes as well.
+pub fn money(amount: Decimal) -> Value {
+    json!({ "currency": "usd", "amount": digits(amount) })
+}

@@ -1,0 +1,64 @@
+//! Batches: making one once, what is reserved for it, and running its unfinished rows again.
+//!
+//! Invariant: a batch is made in one place, [`create`], whoever asks; its input, its quote, what is reserved for
+//! it and its idempotency key are one commit with it.
+
+pub mod create;
+mod expected_cost;
+pub mod prepare;
+pub mod quoted;
+mod retry;
+pub mod rows;
+mod worst_case;
+
+use crate::domain::batch::Batch;
+use crate::domain::batch::details::BatchDetails;
+use crate::domain::id::{BatchId, OrgId};
+use crate::domain::org::ledger::Credits;
+use crate::service::{Service, ServiceError};
+use crate::store::BatchDeletion;
+
+impl Service {
+    /// What a batch is shown with besides itself.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn details(&self, batch: &Batch) -> Result<BatchDetails, ServiceError> {
+        let id = batch.spec.id;
+        let receipt = if batch.state.is_terminal() { self.store.receipt(id).await? } else { None };
+        let told = if batch.spec.has_receiver() { self.store.telling(id).await?.unwrap_or_default() } else { Default::default() };
+        Ok(BatchDetails { reservation: self.store.reservation(id).await?, receipt, told })
+    }
+
+    /// Deletes a batch. What is left of it then goes while the client has its answer.
+    ///
+    /// # Errors
+    /// When the store has failed.
+    pub async fn delete_batch(&self, id: BatchId) -> Result<BatchDeletion, ServiceError> {
+        let store = self.store.clone();
+        let deleted = self.to_the_end(async move { store.delete_batch(id).await }).await??;
+        if deleted == BatchDeletion::Deleted {
+            tracing::info!(batch = %id, "batch deleted");
+            let store = self.store.clone();
+            self.tasks.spawn(async move {
+                if let Err(error) = store.remove_rest(id).await {
+                    tracing::warn!(batch = %id, %error, "what is left of a deleted batch has to wait for the next sweep");
+                }
+            });
+        }
+        Ok(deleted)
+    }
+
+    /// Rows without a quote reserve nothing, so that who prepays cannot have them.
+    ///
+    /// # Errors
+    /// [`ServiceError::PrepaidNeedsQuote`] when the organisation prepays.
+    pub async fn check_unlimited(&self, org: OrgId) -> Result<(), ServiceError> {
+        if self.prepays(org).await? { Err(ServiceError::PrepaidNeedsQuote) } else { Ok(()) }
+    }
+
+    /// Whether an organisation may spend no more than it has.
+    async fn prepays(&self, org: OrgId) -> Result<bool, ServiceError> {
+        Ok(matches!(self.store.account(org).await?.credits, Credits::Prepaid(_)))
+    }
+}

@@ -1,0 +1,136 @@
+//! The input of a batch that is made from a quote, checked as far as it can be at once.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use super::create::{Input, MadeRows};
+use super::expected_cost::{of_items, scaled};
+use crate::domain::batch::problem::ProblemCode;
+use crate::domain::id::FileId;
+use crate::domain::quote::{Estimate, Quote};
+use crate::domain::row::batchrouter::Defaults;
+use crate::domain::vocabulary::Operation;
+use crate::quote::Group;
+use crate::service::quotes::create::split;
+use crate::service::quotes::items::{self, Files, NewItem, Read, Reading};
+use crate::service::quotes::manifest;
+use crate::service::{Issue, IssueCode, IssuePath, MAX_ISSUES, Service, ServiceError};
+use crate::store::{Sealed, Store, StoreError};
+
+/// Where the items of a batch are.
+#[derive(Debug, Clone)]
+pub enum Items {
+    /// In the request: an array, as it is written.
+    Inline(Bytes),
+    File(FileId),
+}
+
+/// What was found.
+#[derive(Debug)]
+pub struct Prepared {
+    pub input: Input,
+    /// Items, as far as they are known.
+    pub items: Option<u32>,
+    pub defaults: Defaults,
+    /// What they are expected to cost; `None` if nobody knows.
+    pub estimate: Option<Estimate>,
+}
+
+impl Service {
+    /// Checks items against the quote that they are to run on, and keeps those of a request as a file. `stated` is
+    /// what the create says of all items, `count` how many a file has by its word.
+    ///
+    /// # Errors
+    /// When the items are faulty, or are none of those that were quoted.
+    pub(super) async fn prepare(
+        self: &Arc<Self>,
+        items: Items,
+        count: Option<u32>,
+        stated: &Defaults,
+        quote: &Quote,
+    ) -> Result<Prepared, ServiceError> {
+        let defaults = Defaults {
+            operation: stated.operation.or(quote.defaults.operation),
+            models: if stated.models.is_empty() { quote.defaults.models.clone() } else { stated.models.clone() },
+        };
+        match items {
+            Items::File(id) => {
+                manifest::check(self.store.file(id, self.clock.now()).await?, quote.org, id)?;
+                let estimate = scaled(quote, count.unwrap_or(quote.items));
+                Ok(Prepared { input: Input::Uploaded(id), items: count, defaults, estimate })
+            }
+            Items::Inline(items) => {
+                let (service, quote) = (self.clone(), quote.clone());
+                self.turns.take(move || service.prepare_inline(&items, &quote, defaults)).await
+            }
+        }
+    }
+
+    fn prepare_inline(&self, items: &Bytes, quote: &Quote, defaults: Defaults) -> Result<Prepared, ServiceError> {
+        let written = split(items, self.limits.quotes.max_items)?;
+        let too_long = too_long(&written, self.limits.max_line_bytes);
+        if !too_long.is_empty() {
+            return Err(ServiceError::preflight(too_long));
+        }
+        let files = Files { store: &self.store, org: quote.org, now: self.clock.now() };
+        let reading = Reading { defaults: &defaults, as_asked: false, bounded: false };
+        let new: Vec<_> = written.iter().copied().map(NewItem::Written).collect();
+        let read = items::read(&new, reading, &self.catalog.current(), &files).map_err(ServiceError::preflight)?;
+        let issues = not_quoted(&read, quote);
+        if !issues.is_empty() {
+            return Err(ServiceError::preflight(issues));
+        }
+        let count = u32::try_from(written.len()).unwrap_or(u32::MAX);
+        let estimate = of_items(&read, count, quote);
+        let content = spooled(&self.store, written.iter().map(|item| item.get()))?;
+        Ok(Prepared { input: Input::Made(MadeRows::of_request(content)), items: Some(count), defaults, estimate })
+    }
+}
+
+/// Items that are longer than a row may be.
+fn too_long(items: &[&RawValue], most: usize) -> Vec<Issue> {
+    let long = (0_u32..).zip(items).filter(|(_, item)| item.get().len() > most);
+    let issue = |(place, _)| Issue {
+        code: IssueCode::Row(ProblemCode::RowTooLong),
+        path: IssuePath::item(place),
+        message: format!("the item is longer than the limit of {most} bytes"),
+    };
+    long.map(issue).take(MAX_ISSUES).collect()
+}
+
+/// Items of kinds that the quote has no lane for.
+fn not_quoted(read: &Read, quote: &Quote) -> Vec<Issue> {
+    let groups = read.groups.iter().zip(&read.operations).zip(&read.asked);
+    let unknown = groups.filter(|((group, operation), _)| quote.group(**operation, &group.models).is_none());
+    let issue = |((group, operation), asked): ((&Group, &Operation), &Vec<String>)| {
+        let names = asked.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        Issue {
+            code: IssueCode::ModelNotQuoted,
+            path: IssuePath::Item(group.items.first().copied().unwrap_or(0), "model".to_owned()),
+            message: format!("the quote has no lane for {names} with the operation `{operation}`; quote a sample of every kind of item"),
+        }
+    };
+    unknown.map(issue).take(MAX_ISSUES).collect()
+}
+
+/// JSON texts as the lines of a file: they are one path from then on. Blocks.
+///
+/// # Errors
+/// When the store cannot keep them.
+pub(super) fn spooled<'a>(store: &Store, texts: impl Iterator<Item = &'a str>) -> Result<Sealed, StoreError> {
+    let mut spool = store.spool()?;
+    let mut lines = Vec::with_capacity(1 << 20);
+    for text in texts {
+        // Line breaks can only stand between tokens, where a space says the same.
+        lines.extend(text.bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }));
+        lines.push(b'\n');
+        if lines.len() >= 1 << 20 {
+            spool.write(&lines)?;
+            lines.clear();
+        }
+    }
+    spool.write(&lines)?;
+    spool.seal()
+}

@@ -1,0 +1,178 @@
+//! Making a batch of items from a quote: one that the client names, or one that is made of the items themselves.
+//!
+//! Everything that can be wrong is found before anything is reserved or kept.
+
+use std::sync::Arc;
+
+use super::create::{Created, NewBatch};
+use super::expected_cost::within;
+use super::prepare::{Items, Prepared};
+use crate::domain::batch::priority::Owner;
+use crate::domain::batch::{Fallback, Order, QuotedOrder};
+use crate::domain::dialect::Dialect;
+use crate::domain::id::{OrgId, QuoteId};
+use crate::domain::money::Usd;
+use crate::domain::org::ledger::micros_up;
+use crate::domain::quote::Quote;
+use crate::domain::quote::constraints::{Constraints, PriceProtection, RoutingMode, STANDARD_PRIVACY, SlaTier, TierTimes};
+use crate::domain::row::batchrouter::Defaults;
+use crate::domain::vocabulary::DataCollection;
+use crate::domain::webhook::Webhook;
+use crate::service::quotes::create::{QuoteOptions, QuoteRequest};
+use crate::service::quotes::manifest;
+use crate::service::quotes::outcome::Outcome;
+use crate::service::{Service, ServiceError};
+use crate::store::Idempotency;
+
+/// What a create says.
+#[derive(Debug, Clone)]
+pub struct QuotedCreate {
+    pub org: OrgId,
+    pub owner: Owner,
+    pub once: Idempotency,
+    /// The quote that it names; `None` to have one made.
+    pub quote: Option<QuoteId>,
+    pub items: Items,
+    /// How many items a file has, by its client's word.
+    pub item_count: Option<u32>,
+    pub defaults: Defaults,
+    pub demands: StatedDemands,
+    /// A JSON object of the client's own.
+    pub metadata: Option<String>,
+    pub webhook: Option<Webhook>,
+}
+
+/// What a create demands besides its quote.
+#[derive(Debug, Clone)]
+pub struct StatedDemands {
+    /// What is not stated is as by default.
+    pub constraints: Constraints,
+    /// The tier and the price protection, if they are stated.
+    pub tier: Option<SlaTier>,
+    pub protection: Option<PriceProtection>,
+}
+
+/// A batch, and what its client sees of the quote that was made for it.
+#[derive(Debug)]
+pub struct CreatedFromQuote {
+    pub created: Created,
+    /// `None` if the create named its quote, or had made its batch before.
+    pub shown: Option<Vec<u8>>,
+}
+
+impl Service {
+    /// Makes a batch of items. `show` writes what their owner sees of a quote that is made for them.
+    ///
+    /// # Errors
+    /// When it cannot be made; nothing is kept of it then, but for the quote that was made.
+    pub async fn create_quoted(
+        self: &Arc<Self>,
+        asked: QuotedCreate,
+        show: fn(&Outcome) -> Vec<u8>,
+    ) -> Result<CreatedFromQuote, ServiceError> {
+        self.check_open()?;
+        // Although its quote is used up by now.
+        if let Some(batch) = self.made_before(&asked.once).await? {
+            return Ok(CreatedFromQuote { created: Created { batch, is_new: false }, shown: None });
+        }
+        self.check_room(0)?;
+        let quote = match asked.quote {
+            Some(id) => match self.quote_for(&asked, id).await {
+                Ok(quote) => quote,
+                // The same request may have made its batch a moment ago.
+                Err(refused) => {
+                    let batch = self.made_before(&asked.once).await?.ok_or(refused)?;
+                    return Ok(CreatedFromQuote { created: Created { batch, is_new: false }, shown: None });
+                }
+            },
+            None => self.quote_of_items(&asked, show).await?,
+        };
+        let prepared = self.prepare(asked.items.clone(), asked.item_count, &asked.defaults, &quote).await?;
+        if prepared.estimate.is_none() && self.prepays(asked.org).await? {
+            return Err(ServiceError::PrepaidNeedsPrices);
+        }
+        let most = [asked.demands.constraints.max_price, quote.demands.max_price].into_iter().flatten().min();
+        most.map_or(Ok(()), |most| within(most, prepared.estimate))?;
+        let shown = (asked.quote.is_none() && !quote.shown.is_empty()).then(|| quote.shown.clone());
+        let created = self.create_batch(self.new_batch(asked, &quote, prepared, most)).await?;
+        let shown = shown.filter(|_| created.is_new);
+        Ok(CreatedFromQuote { created, shown })
+    }
+
+    /// The quote that a create names, if a batch can be made from it.
+    async fn quote_for(&self, asked: &QuotedCreate, id: QuoteId) -> Result<Quote, ServiceError> {
+        let quote = self.usable_quote(asked.org, id).await?;
+        match asked.demands.mismatch(&quote, &self.limits.quotes.tiers) {
+            None => Ok(quote),
+            Some(field) => Err(ServiceError::QuoteMismatch { field }),
+        }
+    }
+
+    /// A quote of the items themselves, for a create that names none. An extension of ours.
+    async fn quote_of_items(self: &Arc<Self>, asked: &QuotedCreate, show: fn(&Outcome) -> Vec<u8>) -> Result<Quote, ServiceError> {
+        let (org, items, defaults) = (asked.org, asked.items.clone(), asked.defaults.clone());
+        let demands = asked.demands.constraints.clone();
+        let request = move |service: &Self| {
+            let items = match items {
+                Items::Inline(items) => items,
+                Items::File(file) => manifest::items(service, org, file)?,
+            };
+            Ok::<_, ServiceError>((items, QuoteRequest { defaults, demands, options: QuoteOptions::default() }))
+        };
+        let quote = self.make_quote(org, request, show).await?;
+        self.store.add_quote(quote.clone()).await?;
+        Ok(quote)
+    }
+
+    fn new_batch(&self, asked: QuotedCreate, quote: &Quote, prepared: Prepared, most: Option<Usd>) -> NewBatch {
+        let Prepared { input, items, defaults, estimate } = prepared;
+        let order = QuotedOrder {
+            defaults,
+            demands: Constraints { max_price: most, ..quote.demands.clone() },
+            estimate,
+            reserve: estimate.map_or(Usd::ZERO, |estimate| micros_up(estimate.total())),
+            items,
+            metadata: asked.metadata,
+            webhook: asked.webhook,
+            ..QuotedOrder::of(quote)
+        };
+        let order = Order::Items(Box::new(order));
+        let new = NewBatch::new(self.clock.now(), Dialect::BatchRouter, asked.org, asked.owner, order, input);
+        NewBatch { fallback: Fallback::Never, once: Some(asked.once), ..new }
+    }
+}
+
+impl StatedDemands {
+    /// The first field that asks for more than a quote promises. What asks for less, or says nothing, gets what
+    /// was quoted.
+    fn mismatch(&self, quote: &Quote, tiers: &TierTimes) -> Option<&'static str> {
+        let (asked, quoted) = (&self.constraints, &quote.demands);
+        let subset = |these: &[String], of: &[String]| these.iter().all(|each| of.contains(each));
+        let (wishes, given) = (&asked.preferences, &quoted.preferences);
+        let faster = self.tier.is_some_and(|tier| tiers.of(tier) < tiers.of(quoted.tier));
+        let safer = self.protection == Some(PriceProtection::LockTotalAndFallback) && quoted.protection == PriceProtection::LockTotal;
+        let (only, ignored) = (&wishes.only, &wishes.ignore);
+        let mismatches = [
+            ("sla_tier", faster),
+            ("price_protection_policy", safer),
+            ("routing_mode", asked.mode == RoutingMode::EdgeOnly && quoted.mode != RoutingMode::EdgeOnly),
+            ("privacy_tier", asked.privacy_tier != STANDARD_PRIVACY && asked.privacy_tier != quoted.privacy_tier),
+            ("allowed_regions", !asked.is_global() && (quoted.is_global() || !subset(&quoted.regions, &asked.regions))),
+            ("required_tools", !asked.tools.iter().all(|tool| quoted.tools.contains(tool))),
+            ("provider_preferences.zdr", wishes.zdr && !given.zdr),
+            (
+                "provider_preferences.data_collection",
+                wishes.data_collection == Some(DataCollection::Deny) && given.data_collection != Some(DataCollection::Deny),
+            ),
+            ("provider_preferences.only", !only.is_empty() && (given.only.is_empty() || !subset(&given.only, only))),
+            ("provider_preferences.ignore", !subset(ignored, &given.ignore) && !excludes(quote, ignored)),
+            ("provider_preferences.allow_fallbacks", !wishes.allow_fallbacks && given.allow_fallbacks),
+        ];
+        mismatches.into_iter().find_map(|(field, mismatch)| mismatch.then_some(field))
+    }
+}
+
+/// Whether no lane of the quote is by one of these providers.
+fn excludes(quote: &Quote, providers: &[String]) -> bool {
+    quote.groups.iter().flat_map(|group| &group.lanes).all(|lane| !providers.contains(&lane.provider))
+}

@@ -1,0 +1,83 @@
+//! Running the unfinished rows of a batch again: their lines become a new input file, so that
+//! everything else is the one ordinary path.
+
+use std::io::{BufRead, BufReader};
+use std::sync::Arc;
+
+use super::create::{Input, Kept, MadeRows, NewBatch};
+use crate::domain::batch::priority::Control;
+use crate::domain::batch::{Batch, BatchState, Order};
+use crate::domain::file::{File, ResultPart};
+use crate::domain::id::BatchId;
+use crate::service::{RetryError, Service, ServiceError};
+use crate::store::{Sealed, Store, StoreError, blocking};
+
+impl Service {
+    /// Makes a new batch of the rows of `id` that failed, expired or never ran, linked to it, with the same
+    /// endpoint, window and metadata.
+    ///
+    /// # Errors
+    /// When the batch still runs, has nothing to retry, or its input or results are gone.
+    pub async fn retry(self: &Arc<Self>, id: BatchId) -> Result<Batch, ServiceError> {
+        let batch = self.store.batch(id).await?.ok_or(ServiceError::BatchNotFound(id))?;
+        check(&batch)?;
+        let now = self.clock.now();
+        let file = self.store.file(batch.spec.input_file, now).await?.ok_or(RetryError::InputGone)?;
+        let content = copy_unfinished(&self.store, id, file.clone()).await?;
+        let kept = batch.spec.output_expires_after.map_or(Kept::ForEver, |after| Kept::Until(after.from(now)));
+        let made = MadeRows { content, filename: Some(format!("retry-{}", file.filename)), mime: file.mime, kept };
+        let spec = batch.spec;
+        let new = NewBatch {
+            metadata: spec.metadata,
+            output_expires_after: spec.output_expires_after,
+            fallback: spec.fallback,
+            // Whoever asks for it wants it to run.
+            control: Control { paused: false, ..batch.control },
+            retry_of: Some(id),
+            ..NewBatch::new(now, spec.dialect, spec.org, spec.owner, spec.order, Input::Made(made))
+        };
+        Ok(self.create_batch(new).await?.batch)
+    }
+}
+
+fn check(batch: &Batch) -> Result<(), RetryError> {
+    if !batch.state.is_terminal() {
+        return Err(RetryError::StillRunning(batch.state.as_str()));
+    }
+    if let BatchState::Failed { .. } = batch.state {
+        return Err(RetryError::Refused);
+    }
+    if let Order::Items(_) = batch.spec.order {
+        return Err(RetryError::Quoted);
+    }
+    if batch.progress.failed == 0 { Err(RetryError::NothingToRetry) } else { Ok(()) }
+}
+
+async fn copy_unfinished(store: &Store, id: BatchId, input: File) -> Result<Sealed, ServiceError> {
+    let pages = store.pages(id).await?;
+    if pages.is_empty() {
+        return Err(RetryError::ResultsGone.into());
+    }
+    let store = store.clone();
+    let copy = move || {
+        let mut spool = store.spool()?;
+        let mut reader = BufReader::with_capacity(256 << 10, store.open_verified(&input)?);
+        let mut line = Vec::new();
+        for page in pages {
+            for slot in 0..u32::from(page.rows) {
+                line.clear();
+                // The input was validated: every line is within the limits.
+                reader.read_until(b'\n', &mut line).map_err(|e| StoreError::unreadable(input.id, &e))?;
+                if page.includes(slot, ResultPart::Errors) {
+                    if !line.ends_with(b"\n") {
+                        line.push(b'\n');
+                    }
+                    spool.write(&line)?;
+                }
+            }
+        }
+        reader.into_inner().finish().map_err(|e| StoreError::unreadable(input.id, &e))?;
+        spool.seal()
+    };
+    Ok(blocking(copy).await?)
+}

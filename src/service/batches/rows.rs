@@ -1,0 +1,90 @@
+//! Rows that are quoted as they are asked, with the most that they may cost held before anything runs.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use super::create::{Input, MadeRows};
+use super::prepare::spooled;
+use super::worst_case::worst_case;
+use crate::domain::endpoint::Endpoint;
+use crate::domain::id::{FileId, OrgId};
+use crate::domain::money::Usd;
+use crate::domain::org::ledger::Credits;
+use crate::domain::quote::Quote;
+use crate::service::quotes::create::{MadeQuote, QuoteRequest, split};
+use crate::service::quotes::items::{NewItem, ParsedItem};
+use crate::service::{Service, ServiceError};
+
+/// Rows to be run.
+#[derive(Debug)]
+pub enum Rows {
+    /// Those of a create, read by its dialect.
+    Parsed { url: Endpoint, rows: Vec<ParsedRow> },
+    /// All rows of a file that was uploaded, or the first ones: an array, as they are written.
+    Uploaded { file: FileId, sample: Bytes },
+}
+
+/// A row that its dialect has read, and the line that it becomes.
+#[derive(Debug)]
+pub struct ParsedRow {
+    pub id: String,
+    pub body: Map<String, Value>,
+    /// A JSON text without line breaks.
+    pub line: String,
+    /// Bytes of the body in it.
+    pub body_bytes: usize,
+}
+
+/// Rows with what a batch of them needs.
+#[derive(Debug)]
+pub struct QuotedRows {
+    /// Kept, and shown to nobody.
+    pub quote: Quote,
+    pub input: Input,
+    /// The most that they may cost; `None` if a provider lists no price. Of a file no more than the sample is known.
+    pub held: Option<Usd>,
+    /// Rows; `None` if they are not counted yet.
+    pub count: Option<u32>,
+}
+
+impl Service {
+    /// Quotes rows, finds the most that they may cost, and keeps those of a create as a file. `request` must ask for
+    /// what bounds them.
+    ///
+    /// # Errors
+    /// When the rows are faulty, cannot be served, or nothing bounds what they may cost.
+    pub async fn quote_rows(self: &Arc<Self>, org: OrgId, rows: Rows, request: QuoteRequest) -> Result<QuotedRows, ServiceError> {
+        let account = self.store.account(org).await?;
+        let service = self.clone();
+        let quoting = move || {
+            let prepays = matches!(account.credits, Credits::Prepaid(_));
+            match rows {
+                Rows::Parsed { url, rows } => {
+                    let items: Vec<_> = rows.iter().map(|row| NewItem::Parsed(row.item(url))).collect();
+                    let MadeQuote { quote, read, .. } = service.quote_items(&items, &request, org, account)?;
+                    let held = worst_case(&read, &quote, prepays)?;
+                    let content = spooled(&service.store, rows.iter().map(|row| row.line.as_str()))?;
+                    let count = u32::try_from(rows.len()).ok();
+                    Ok::<_, ServiceError>(QuotedRows { quote, input: Input::Made(MadeRows::of_request(content)), held, count })
+                }
+                Rows::Uploaded { file, sample } => {
+                    let items: Vec<_> = split(&sample, usize::MAX)?.into_iter().map(NewItem::Written).collect();
+                    let MadeQuote { quote, read, .. } = service.quote_items(&items, &request, org, account)?;
+                    let held = worst_case(&read, &quote, prepays)?;
+                    Ok(QuotedRows { quote, input: Input::Uploaded(file), held, count: None })
+                }
+            }
+        };
+        let quoted = self.turns.take(quoting).await?;
+        self.store.add_quote(quoted.quote.clone()).await?;
+        Ok(quoted)
+    }
+}
+
+impl ParsedRow {
+    fn item(&self, url: Endpoint) -> ParsedItem<'_> {
+        ParsedItem { id: &self.id, url, body: &self.body, line: &self.line, body_bytes: self.body_bytes }
+    }
+}

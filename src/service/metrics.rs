@@ -1,0 +1,158 @@
+//! Figures of the daemon: the catalog, the lanes, the store, file descriptors. Everything is read when it is asked
+//! for; nothing is counted on the side. How they are written is for whoever asks.
+
+use super::Service;
+use crate::catalog::{Origin, Standing};
+use crate::descriptors::{Descriptors, open};
+use crate::domain::provider::lane_hold::hold_on;
+
+/// A figure, or one for each of several things.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metric {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub kind: MetricKind,
+    pub samples: Vec<Sample>,
+}
+
+/// How a figure changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricKind {
+    /// It only grows, from 0 at the start of the daemon.
+    Counter,
+    Gauge,
+    /// Its labels say what there is to say.
+    Info,
+}
+
+/// A value, and what of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    pub labels: Vec<(&'static str, String)>,
+    pub value: u64,
+}
+
+impl Metric {
+    fn of(kind: MetricKind, name: &'static str, help: &'static str, value: impl TryInto<u64>) -> Self {
+        Self { name, help, kind, samples: vec![Sample { labels: Vec::new(), value: value.try_into().unwrap_or(u64::MAX) }] }
+    }
+
+    fn gauge(name: &'static str, help: &'static str, value: impl TryInto<u64>) -> Self {
+        Self::of(MetricKind::Gauge, name, help, value)
+    }
+
+    fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
+        Self::of(MetricKind::Counter, name, help, value)
+    }
+}
+
+/// All figures there are.
+pub fn read(service: &Service, descriptors: &Descriptors) -> Vec<Metric> {
+    let mut metrics = of_catalog(service);
+    metrics.extend(of_lanes(service));
+    metrics.extend(of_store(service));
+    metrics.extend(of_descriptors(descriptors));
+    metrics
+}
+
+fn of_catalog(service: &Service) -> Vec<Metric> {
+    let (snapshot, Standing { accepted, refused, reloads }) = (service.catalog.current(), service.catalog.standing());
+    let origin = match accepted.origin {
+        Origin::Embedded => "embedded",
+        Origin::Folder(_) => "folder",
+        Origin::Stored(_) => "last_good",
+    };
+    let faults = refused.map_or(0, |(faults, _)| faults.as_slice().len());
+    let labels = vec![("hash", accepted.hash.clone()), ("origin", origin.to_owned())];
+    let reloads = ["accepted", "unchanged", "refused"].into_iter().zip(reloads);
+    let reloads = reloads.map(|(outcome, value)| Sample { labels: vec![("outcome", outcome.to_owned())], value });
+    vec![
+        Metric { name: "catalog", help: "The catalog that holds", kind: MetricKind::Info, samples: vec![Sample { labels, value: 1 }] },
+        Metric::gauge("catalog_version", "Grows with each accepted catalog", accepted.version),
+        Metric::gauge("catalog_accepted_timestamp_seconds", "When it was accepted", accepted.at.as_second()),
+        Metric::gauge("catalog_models", "Models in the catalog", snapshot.all_models().len()),
+        Metric::gauge("catalog_providers", "Providers in the catalog", snapshot.providers().count()),
+        Metric::gauge("catalog_usable_providers", "Providers that can be called", snapshot.connections().count()),
+        Metric::gauge("catalog_faults", "Faults of the seeds at the last attempt to load them; 0 if they hold", faults),
+        Metric {
+            name: "catalog_reloads",
+            help: "Reloads since the start, by outcome",
+            kind: MetricKind::Counter,
+            samples: reloads.collect(),
+        },
+    ]
+}
+
+fn of_store(service: &Service) -> Vec<Metric> {
+    let (store, space) = (&service.store, service.store.space());
+    let rows = *store.durable_rows().borrow();
+    let damaged = "Times that the content of a file was found to be damaged, since the start; the log names the file";
+    let shared = "Rows that were given the answer of an equal one, since the start";
+    vec![
+        Metric::counter("store_commits", "Groups of writes that were made durable together, since the start", store.commits()),
+        Metric::gauge("store_log_bytes", "Bytes of the store's log on disk", space.log_bytes()),
+        Metric::gauge("store_used_bytes", "Bytes of keys and values in it", space.used_bytes()),
+        Metric::gauge("store_compacting", "Whether the store is being compacted: 1 or 0", u8::from(space.is_compacting())),
+        Metric::counter("store_compactions", "Compactions of the store, since the start", space.compactions()),
+        Metric::counter("store_rows", "Results of rows that were made durable after a call, since the start", rows),
+        Metric::gauge("store_lost_found", "Things in lost+found: content that a start found and no record names", store.lost_found()),
+        Metric::counter("store_damaged_contents", damaged, store.damage_found()),
+        Metric::counter("shared_rows", shared, service.executor.board().shared_rows),
+    ]
+}
+
+fn of_descriptors(descriptors: &Descriptors) -> Vec<Metric> {
+    let share = descriptors.share();
+    let users = [
+        ("clients", descriptors.clients_open(), share.clients),
+        ("calls", descriptors.calls().open(), share.calls),
+        ("files", descriptors.files_open(), share.files),
+    ];
+    let by_user = |value: fn(&(&'static str, usize, usize)) -> usize| {
+        let sample = |user: &(&'static str, usize, usize)| Sample { labels: vec![("user", user.0.to_owned())], value: value(user) as u64 };
+        users.iter().map(sample).collect::<Vec<_>>()
+    };
+    let help = "File descriptors in use by connections and files, by what for";
+    let open = open().map(|open| Metric::gauge("file_descriptors_open", "File descriptors of the process that are open", open));
+    let others = [
+        Metric::gauge("file_descriptors_limit", "The most that it may have open", descriptors.limit()),
+        Metric::counter("file_descriptors_refused", "Those that the kernel has refused, since the start", descriptors.refusals()),
+        Metric { name: "places_taken", help, kind: MetricKind::Gauge, samples: by_user(|user| user.1) },
+        Metric { name: "places", help: "Those that there are for it", kind: MetricKind::Gauge, samples: by_user(|user| user.2) },
+        Metric::gauge("calls_waiting", "Calls that wait for a file descriptor", descriptors.calls().waiting()),
+    ];
+    open.into_iter().chain(others).collect()
+}
+
+/// Each figure of a lane, with what it is; it is left out where a lane has no such number.
+const LANE_FIGURES: [(&str, &str); 7] = [
+    ("lane_queued_rows", "Rows that are not finished, by lane"),
+    ("lane_in_flight", "Calls in flight, by lane"),
+    ("lane_allowed", "Calls that may be in flight at present; absent without a bound"),
+    ("lane_requests_per_minute", "Requests a minute that it keeps to at present; absent without a bound"),
+    ("lane_held", "1 while an operator has paused or drained it"),
+    ("lane_resting", "1 while it is left alone for a while, as its provider asked or because it kept failing"),
+    ("lane_unreachable", "1 while no connection to the provider can be made"),
+];
+
+fn of_lanes(service: &Service) -> Vec<Metric> {
+    let (board, holds, now) = (service.executor.board(), service.executor.lane_holds(), service.clock.now());
+    let mut metrics = LANE_FIGURES.map(|(name, help)| Metric { name, help, kind: MetricKind::Gauge, samples: Vec::new() }).to_vec();
+    for (provider, model, report) in board.lanes() {
+        let figures = [
+            Some(report.queued_rows),
+            Some(report.in_flight.into()),
+            report.allowed.map(u64::from),
+            report.per_minute,
+            Some(hold_on(&holds, provider, model).is_some().into()),
+            Some(report.resting_until.is_some_and(|until| now < until).into()),
+            Some(report.unreachable.into()),
+        ];
+        for (metric, value) in metrics.iter_mut().zip(figures) {
+            // The model is empty for all that the catalog does not know.
+            let labels = || vec![("provider", provider.to_owned()), ("model", model.unwrap_or_default().to_owned())];
+            metric.samples.extend(value.map(|value| Sample { labels: labels(), value }));
+        }
+    }
+    metrics
+}

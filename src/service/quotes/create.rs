@@ -1,0 +1,287 @@
+//! Making a quote: its items, priced on the lanes as they are at the moment; what can be refused, refused.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rust_decimal::Decimal;
+use serde_json::value::RawValue;
+
+use super::items::{self, Files, NewItem, Read, Reading};
+use super::lanes::lanes;
+use super::outcome::{Decided, Outcome};
+use super::pricing::{Pricing, digits};
+use crate::domain::endpoint::Endpoint;
+use crate::domain::id::{OrgId, QuoteId};
+use crate::domain::money::Usd;
+use crate::domain::org::ledger::{Account, with_fee};
+use crate::domain::quote::constraints::{Constraints, Wishes};
+use crate::domain::quote::output_stats::Observed;
+use crate::domain::quote::{Quote, QuotedGroup, QuotedLane};
+use crate::domain::row::batchrouter::Defaults;
+use crate::domain::time::later;
+use crate::domain::vocabulary::{Modality, Operation};
+use crate::quote::{Considered, GroupDecision, Lane, Rejection, Terms, Verdict, decide, fits};
+use crate::service::live_lanes::Live;
+use crate::service::{Issue, IssueCode, IssuePath, ItemsError, Service, ServiceError};
+
+/// Lanes in one answer; one that serves several groups counts for each.
+const MAX_LANES: usize = 4_000;
+
+/// What is asked of a quote besides its items.
+#[derive(Debug, Clone)]
+pub struct QuoteRequest {
+    pub defaults: Defaults,
+    pub demands: Constraints,
+    pub options: QuoteOptions,
+}
+
+/// How a quote is made, as far as dialects differ in that. The default is BatchRouter's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuoteOptions {
+    pub wishes: Wishes,
+    /// Items go to lanes that take them as they are asked, and not in another form.
+    pub as_asked: bool,
+    /// When they must be done, if that is not what their tier says.
+    pub window: Option<Duration>,
+    /// What bounds the cost of each item is wanted, too.
+    pub bounded: bool,
+}
+
+impl Default for QuoteOptions {
+    fn default() -> Self {
+        Self { wishes: Wishes::NONE, as_asked: false, window: None, bounded: false }
+    }
+}
+
+/// A quote that is not kept yet, and what came out when it was made.
+pub struct MadeQuote {
+    pub quote: Quote,
+    pub outcome: Outcome,
+    pub read: Read,
+}
+
+/// The items as they are written, at most so many.
+///
+/// # Errors
+/// When they are no array, or too many or none.
+pub fn split(items: &Bytes, most: usize) -> Result<Vec<&RawValue>, ServiceError> {
+    let items: Vec<&RawValue> = serde_json::from_slice(items).map_err(|_| ServiceError::Items(ItemsError::NotAnArray))?;
+    match items.len() {
+        0 => Err(ServiceError::Items(ItemsError::Empty)),
+        count if count > most => Err(ServiceError::Items(ItemsError::TooMany(most))),
+        _ => Ok(items),
+    }
+}
+
+impl Service {
+    /// Makes a quote of items that are written as an array, when its turn has come. `request` says which, and may
+    /// take time; `show` writes what their owner sees of the quote. It is not kept yet.
+    ///
+    /// # Errors
+    /// Those of `request`, and of a quote that cannot be made.
+    pub async fn make_quote<E: From<ServiceError> + Send + 'static>(
+        self: &Arc<Self>,
+        org: OrgId,
+        request: impl FnOnce(&Self) -> Result<(Bytes, QuoteRequest), E> + Send + 'static,
+        show: fn(&Outcome) -> Vec<u8>,
+    ) -> Result<Quote, E> {
+        let account = self.store.account(org).await.map_err(ServiceError::from)?;
+        let service = self.clone();
+        let making = move || {
+            let (items, request) = request(&service)?;
+            let written = split(&items, service.limits.quotes.max_items)?;
+            let written: Vec<_> = written.into_iter().map(NewItem::Written).collect();
+            let MadeQuote { quote, outcome, read: _ } = service.quote_items(&written, &request, org, account)?;
+            Ok(Quote { shown: show(&outcome), ..quote })
+        };
+        self.turns.take(making).await
+    }
+
+    /// Makes a quote of items, now. It is not kept yet, and not shown. Blocks.
+    ///
+    /// # Errors
+    /// When the items are faulty, or no lanes can serve them as demanded.
+    pub fn quote_items(
+        &self,
+        written: &[NewItem<'_>],
+        request: &QuoteRequest,
+        org: OrgId,
+        account: Account,
+    ) -> Result<MadeQuote, ServiceError> {
+        let QuoteRequest { defaults, demands, options } = request;
+        let terms = &self.limits.quotes;
+        let (catalog, now) = (self.catalog.current(), self.clock.now());
+        let files = Files { store: &self.store, org, now };
+        let reading = Reading { defaults, as_asked: options.as_asked, bounded: options.bounded };
+        let read = items::read(written, reading, &catalog, &files).map_err(ServiceError::preflight)?;
+        let (board, holds) = (self.executor.board(), self.executor.lane_holds());
+        let mut lanes = lanes(&catalog, &read.groups, &Live { board: &board, holds: &holds, now });
+        check_lanes(&read, &lanes)?;
+        let asked = endpoints(&read);
+        for lane in &mut lanes {
+            lane.observed_output = self.observed_output(lane, asked.get(lane.model))?;
+        }
+        let window = options.window.unwrap_or_else(|| terms.tiers.of(demands.tier));
+        let decision = decide(&read.items, &read.groups, &lanes, demands, &Terms { window, fee: terms.fee, wishes: &options.wishes });
+        let decided = Decided { read: &read, lanes: &lanes, decision: &decision, demands, fee: terms.fee };
+        let takers = decided.takers();
+        let outcome = Outcome {
+            id: QuoteId::generate(now),
+            created_at: now,
+            valid_until: later(now, terms.validity),
+            deadline: later(now, window),
+            window,
+            demands: demands.clone(),
+            items: read.items.len(),
+            unplaced: decision.groups.iter().map(|group| group.unplaced.len()).sum(),
+            pricing: decided.pricing(),
+            fallback_ceiling: decided.fallback_ceiling(),
+            tokens: decided.tokens(),
+            account,
+            lanes: decided.considered(&takers, &catalog),
+        };
+        let outcome = refuse(&decided, outcome)?;
+        let groups = decision.groups.iter().zip(&takers).enumerate();
+        let groups = groups.map(|(place, (group, takers))| quoted(&read, place, group, takers, &lanes, terms.fee)).collect();
+        let quote = Quote {
+            id: outcome.id,
+            org,
+            created_at: now,
+            valid_until: outcome.valid_until,
+            deadline: outcome.deadline,
+            demands: demands.clone(),
+            defaults: defaults.clone(),
+            fee: terms.fee,
+            items: u32::try_from(read.items.len()).unwrap_or(u32::MAX),
+            estimate: outcome.pricing.map(Pricing::estimate),
+            groups,
+            shown: Vec::new(),
+        };
+        drop(lanes);
+        Ok(MadeQuote { quote, outcome, read })
+    }
+
+    /// How long the answers of a lane have usually been, in tokens, by what it was asked most.
+    fn observed_output(&self, lane: &Lane<'_>, asked: Option<&BTreeSet<Endpoint>>) -> Result<Option<u64>, ServiceError> {
+        let mut best = Observed::default();
+        for endpoint in asked.into_iter().flatten() {
+            let found = self.store.observed(lane.provider, lane.upstream, *endpoint)?;
+            best = if found.answers > best.answers { found } else { best };
+        }
+        Ok(best.mean())
+    }
+}
+
+/// What each model is asked.
+fn endpoints(read: &Read) -> HashMap<&str, BTreeSet<Endpoint>> {
+    let mut endpoints: HashMap<&str, BTreeSet<Endpoint>> = HashMap::new();
+    for group in &read.groups {
+        let first = group.items.first().and_then(|place| read.items.get(*place as usize));
+        let asked = first.map_or(&[][..], |item| item.endpoints);
+        // The answers to items are kept together, whatever form they had.
+        let conversation = asked.contains(&Endpoint::Messages).then_some(&Endpoint::ChatCompletions);
+        for model in &group.models {
+            endpoints.entry(model).or_default().extend(asked.iter().chain(conversation));
+        }
+    }
+    endpoints
+}
+
+/// Refuses a request whose answer would have no end.
+fn check_lanes(read: &Read, lanes: &[Lane<'_>]) -> Result<(), ServiceError> {
+    let mut of_model: HashMap<&str, usize> = HashMap::new();
+    for lane in lanes {
+        *of_model.entry(lane.model).or_default() += 1;
+    }
+    let models = read.groups.iter().flat_map(|group| &group.models);
+    let count: usize = models.filter_map(|model| of_model.get(model.as_str())).sum();
+    if count <= MAX_LANES {
+        return Ok(());
+    }
+    let message = format!("the items name models with {count} lanes altogether; a quote can have {MAX_LANES}");
+    Err(ServiceError::issue(IssueCode::TooManyModels, IssuePath::Field("items"), message))
+}
+
+/// What a batch needs to know of a group's lanes.
+fn quoted(read: &Read, place: usize, group: &GroupDecision, takers: &[bool], lanes: &[Lane<'_>], fee: Decimal) -> QuotedGroup {
+    let whole = read.groups.get(place).map_or(0, |group| group.items.len());
+    let of = |(considered, takes_over): (&Considered, &bool)| {
+        let lane = &lanes[considered.lane];
+        let items = match &considered.verdict {
+            Verdict::Selected(items) => u32::try_from(items.len()).unwrap_or(u32::MAX),
+            Verdict::Rejected(_) => 0,
+        };
+        QuotedLane {
+            provider: lane.provider.to_owned(),
+            upstream: lane.upstream.to_owned(),
+            model: lane.model.to_owned(),
+            price: lane.price,
+            most_input: [lane.context_window, lane.max_input_tokens].into_iter().flatten().min(),
+            most_output: lane.max_output_tokens,
+            text_only: !lane.input.is_empty() && lane.input.iter().all(|each| *each == Modality::Text),
+            usual_output: lane.observed_output,
+            each: each(considered, whole, fee),
+            items,
+            takes_over: *takes_over,
+        }
+    };
+    let lanes = group.lanes.iter().zip(takers).map(of).filter(|lane| lane.items > 0 || lane.takes_over).collect();
+    QuotedGroup {
+        operation: read.operations.get(place).copied().unwrap_or(Operation::Responses),
+        models: read.groups.get(place).map(|group| group.models.clone()).unwrap_or_default(),
+        asked: read.asked.get(place).cloned().unwrap_or_default(),
+        lanes,
+    }
+}
+
+/// What one item costs on a lane, on average: of all `whole` items of the group, or of those that it serves.
+fn each(considered: &Considered, whole: usize, fee: Decimal) -> Option<Usd> {
+    let (cost, items) = match (&considered.verdict, considered.whole) {
+        (Verdict::Selected(items), _) => (considered.cost?, items.len()),
+        (Verdict::Rejected(_), Some(cost)) => (cost, whole),
+        (Verdict::Rejected(_), None) => return None,
+    };
+    Some(Usd(with_fee(cost, fee).0 / Decimal::from(items.max(1))))
+}
+
+/// Refuses what no lanes can serve, or only dearer than the client allows.
+fn refuse(decided: &Decided<'_>, outcome: Outcome) -> Result<Outcome, ServiceError> {
+    let mut issues = Vec::new();
+    let mut momentary = true;
+    for (group, asked) in decided.decision.groups.iter().zip(&decided.read.asked) {
+        let Some(first) = group.unplaced.first() else { continue };
+        momentary &= group.unplaced.iter().all(|place| has_lane_later(decided, group, *place));
+        let message = format!(
+            "no lane of {} can serve {} of the items; `details.quote_lanes` has the reasons",
+            asked.iter().map(|model| format!("`{model}`")).collect::<Vec<_>>().join(", "),
+            group.unplaced.len(),
+        );
+        issues.push(Issue { code: IssueCode::NoEligibleLane, path: IssuePath::item(*first), message });
+    }
+    let total = outcome.pricing.map(Pricing::total);
+    if let (true, Some(ceiling), Some(total)) = (issues.is_empty(), decided.demands.max_price, total)
+        && total > ceiling.0
+    {
+        let message = format!("all items together cost {} USD, more than {ceiling} USD", digits(total));
+        issues.push(Issue { code: IssueCode::PriceCeiling, path: IssuePath::Field("max_price"), message });
+        momentary = false;
+    }
+    let outcome = Box::new(outcome);
+    match (issues.is_empty(), momentary) {
+        (true, _) => Ok(*outcome),
+        (false, false) => Err(ServiceError::Preflight { issues, outcome: Some(outcome) }),
+        (false, true) => Err(ServiceError::NoCapacity { issues, outcome }),
+    }
+}
+
+/// Whether an item that has no lane could have one at another moment.
+fn has_lane_later(decided: &Decided<'_>, group: &GroupDecision, place: u32) -> bool {
+    let Some(item) = decided.read.items.get(place as usize) else { return false };
+    let is_open = |considered: &Considered| match &considered.verdict {
+        Verdict::Selected(_) => true,
+        Verdict::Rejected(reasons) => considered.eligible || reasons.iter().all(Rejection::is_momentary),
+    };
+    group.lanes.iter().any(|considered| is_open(considered) && fits(&decided.lanes[considered.lane], item))
+}

@@ -1,0 +1,74 @@
+//! What lanes charge, rounded as it is shown: what is shown of several lanes is the sum of what is shown of each.
+
+use rust_decimal::{Decimal, RoundingStrategy};
+
+use crate::domain::money::Usd;
+use crate::domain::quote::Estimate;
+
+/// Digits that amounts are rounded to, lane by lane.
+const MOST: u32 = 8;
+/// Digits that are shown at least.
+const LEAST: u32 = 6;
+
+/// Rounded as lanes are.
+pub fn rounded(amount: Decimal) -> Decimal {
+    amount.round_dp_with_strategy(MOST, RoundingStrategy::MidpointAwayFromZero)
+}
+
+/// The digits of an amount in US dollars.
+pub fn digits(amount: Decimal) -> String {
+    let mut amount = rounded(amount).normalize();
+    if amount.is_zero() {
+        return "0.00".to_owned();
+    }
+    amount.rescale(amount.scale().max(LEAST));
+    amount.to_string()
+}
+
+/// What a lane, or several, charge, in US dollars.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pricing {
+    pub provider: Decimal,
+    pub fee: Decimal,
+}
+
+impl Pricing {
+    /// Of one lane; `fee` is a percentage.
+    pub fn of(cost: Decimal, fee: Decimal) -> Self {
+        let provider = rounded(cost);
+        Self { provider, fee: rounded(provider.saturating_mul(fee) / Decimal::ONE_HUNDRED) }
+    }
+
+    /// Of what was kept with a quote.
+    pub fn of_estimate(estimate: Estimate) -> Self {
+        Self { provider: estimate.provider.0, fee: estimate.fee.0 }
+    }
+
+    /// The sum.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self { provider: self.provider.saturating_add(other.provider), fee: self.fee.saturating_add(other.fee) }
+    }
+
+    /// Provider and fee together.
+    pub fn total(self) -> Decimal {
+        self.provider.saturating_add(self.fee)
+    }
+
+    /// What is expected, as it is kept with a quote.
+    pub fn estimate(self) -> Estimate {
+        Estimate { provider: Usd(self.provider), fee: Usd(self.fee) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_have_six_to_eight_digits() {
+        let shown = ["0", "1.25", "0.0014", "0.001059", "0.00173491", "0.000000004", "0.000000005", "12"];
+        let shown = shown.map(|amount| digits(amount.parse().unwrap()));
+        assert_eq!(shown, ["0.00", "1.250000", "0.001400", "0.001059", "0.00173491", "0.00", "0.00000001", "12.000000"]);
+    }
+}

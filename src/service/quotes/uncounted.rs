@@ -1,0 +1,54 @@
+//! What in a row has a price of its own that is not counted here, such as audio.
+
+use serde_json::{Map, Value};
+
+/// Members whose price is another one than that of the tokens of a text, and is not counted here (its server's
+/// list, without those that are).
+const UNCOUNTED: [&str; 9] =
+    ["audio", "cache_control", "cachecontrol", "input_audio", "input_video", "modalities", "video", "video_url", "web_search_options"];
+/// Members that hold schemas, whose names mean nothing.
+const SCHEMAS: [&str; 3] = ["parameters", "input_schema", "schema"];
+
+/// The first thing in what a row asks whose price is not counted, for a message.
+pub fn uncounted(members: &Map<String, Value>) -> Option<String> {
+    members.iter().find_map(|(name, value)| match name.as_str() {
+        _ if value.is_null() => None,
+        "modalities" if *value == serde_json::json!(["text"]) => None,
+        "tools" => {
+            let mut kinds = value.as_array().into_iter().flatten().filter_map(|tool| tool.get("type")?.as_str());
+            kinds.find(|kind| !matches!(*kind, "function" | "custom")).map(|kind| format!("`tools` of the type `{kind}`"))
+        }
+        name if SCHEMAS.contains(&name) => None,
+        name if UNCOUNTED.contains(&name) => Some(format!("`{name}`")),
+        _ => uncounted_in(value),
+    })
+}
+
+fn uncounted_in(value: &Value) -> Option<String> {
+    match value {
+        Value::Object(members) => uncounted(members),
+        Value::Array(values) => values.iter().find_map(uncounted_in),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_has_a_price_of_its_own_is_found_wherever_it_is() {
+        let text = json!({"type": "text", "text": "audio", "cache_control": {"type": "ephemeral"}});
+        for (body, found) in [
+            (json!({"system": [text]}), Some("`cache_control`")),
+            (json!({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]}), Some("`input_audio`")),
+            (json!({"modalities": ["text", "audio"]}), Some("`modalities`")),
+            (json!({"tools": [{"type": "function"}, {"type": "web_search"}]}), Some("`tools` of the type `web_search`")),
+            (json!({"modalities": ["text"], "audio": null, "tools": [{"name": "x", "input_schema": {"audio": {}}}]}), None),
+            (json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}), None),
+        ] {
+            assert_eq!(uncounted_in(&body).as_deref(), found, "{body}");
+        }
+    }
+}
