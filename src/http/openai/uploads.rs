@@ -5,13 +5,13 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::{Extension, Json};
 
-use super::files::{purposes, uploadable};
 use super::objects::{PartObject, UploadObject};
 use crate::domain::error::Code;
 use crate::domain::file::upload::{LIFETIME, MAX_PARTS, Upload, UploadState};
 use crate::domain::id::{PartId, UploadId};
 use crate::domain::time::later;
 use crate::http::layers::auth::Caller;
+use crate::http::request::file_upload::{purposes, uploadable};
 use crate::http::request::multipart::{Cap, Form, seal};
 use crate::http::request::{Object, PathId, parse_id};
 use crate::http::response::error::ApiError;

@@ -19,11 +19,12 @@ use crate::domain::file::{File, Purpose};
 use crate::domain::id::FileId;
 use crate::domain::time::later;
 use crate::http::layers::auth::Caller;
-use crate::http::openai;
-use crate::http::openai::objects::FileObject;
+use crate::http::openai::objects::{FileObject, List};
+use crate::http::request::file_upload::{file_query, receive};
 use crate::http::request::multipart::{Form, seal};
-use crate::http::request::{Params, PathId, media_type, named};
+use crate::http::request::{Params, media_type, named};
 use crate::http::response::error::ApiError;
+use crate::http::response::file_content::file_content;
 use crate::http::state::Api;
 use crate::store::{NewFile, blocking};
 
@@ -42,7 +43,8 @@ pub async fn create(
             return from_json(&api, &caller, request).await;
         }
         let form = Form::from_request(request, &api).await?;
-        Ok(openai::files::create(State(api.clone()), Extension(caller), form).await.map_err(too_large)?.into_response())
+        let file = receive(&api, &caller, form).await.map_err(too_large)?;
+        Ok(Json(FileObject::from(&file)).into_response())
     };
     told(created.await, &context)
 }
@@ -124,31 +126,27 @@ async fn keep(api: &Arc<Api>, caller: &Caller, filename: String, purpose: Purpos
 
 /// `GET /v1/files`: the hosted service has no list; this one is OpenAI's.
 pub async fn list(State(api): State<Arc<Api>>, caller: Extension<Caller>, context: Context, params: Params) -> Response {
-    let listed = openai::files::list(State(api), caller, params).await;
-    listed.map_or_else(|error| Refusal::from(error).respond(&context), IntoResponse::into_response)
+    let listed = async {
+        let query = file_query(&params, caller.org, api.service.clock.now())?;
+        let listing = api.service.store.files(query).await?;
+        Ok(Json(List::of(listing, |file| (file.id.to_string(), FileObject::from(file)))).into_response())
+    };
+    told(listed.await, &context)
 }
 
-fn id_of(path: &RawPathParams) -> Result<PathId<FileId>, Refusal> {
-    let id = named(path, "file_id");
-    id.parse().map(PathId).map_err(|_| not_there(id))
-}
-
-fn not_there(id: &str) -> Refusal {
-    Refusal::not_found("file_not_found_or_not_owned", "file_id", id)
-}
-
-fn missing(error: ApiError, id: FileId) -> Refusal {
-    if error.code() == Code::NotFound { not_there(&id.to_string()) } else { error.into() }
+/// The file that a path names, if it is the caller's.
+async fn find(api: &Api, caller: &Caller, path: &RawPathParams) -> Result<File, Refusal> {
+    let named = named(path, "file_id");
+    let not_there = || Refusal::not_found("file_not_found_or_not_owned", "file_id", named);
+    let id: FileId = named.parse().map_err(|_| not_there())?;
+    let file = api.service.store.file(id, api.service.clock.now()).await?;
+    file.filter(|file| file.org == caller.org).ok_or_else(not_there)
 }
 
 /// `GET /v1/files/{file_id}`
 pub async fn retrieve(State(api): State<Arc<Api>>, caller: Extension<Caller>, context: Context, path: RawPathParams) -> Response {
-    let read = async {
-        let PathId(id) = id_of(&path)?;
-        let object = openai::files::retrieve(State(api), caller, PathId(id)).await.map_err(|error| missing(error, id))?;
-        Ok(object.into_response())
-    };
-    told(read.await, &context)
+    let found = find(&api, &caller, &path).await;
+    told(found.map(|file| Json(FileObject::from(&file)).into_response()), &context)
 }
 
 /// `GET /v1/files/{file_id}/content`
@@ -160,8 +158,8 @@ pub async fn content(
     headers: HeaderMap,
 ) -> Response {
     let read = async {
-        let PathId(id) = id_of(&path)?;
-        openai::batches::results::content(State(api), caller, PathId(id), headers).await.map_err(|error| missing(error, id))
+        let file = find(&api, &caller, &path).await?;
+        Ok(file_content(&api, &file, &headers).await?)
     };
     told(read.await, &context)
 }

@@ -6,6 +6,7 @@
 //! for a wish to keep the output for ever. Unknown query parameters are ignored.
 
 mod amount;
+pub mod file_upload;
 pub mod held_body;
 pub mod idempotency;
 pub mod json_digest;

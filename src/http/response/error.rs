@@ -110,6 +110,11 @@ impl ApiError {
         Self::new(Code::NotFound, format!("there is no {kind} `{id}`"))
     }
 
+    /// A batch is to be deleted that has not ended.
+    pub fn not_ended(state: &str) -> Self {
+        Self::new(Code::Conflict, format!("the batch is {state}; only one that has ended can be deleted"))
+    }
+
     /// A fault of ours. `cause` goes to the log and nowhere else.
     pub fn internal(cause: impl Display) -> Self {
         tracing::error!(%cause, "a request failed");

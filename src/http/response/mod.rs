@@ -1,6 +1,7 @@
 //! How answers are made: errors, streams, ranges, signed links, and what is rendered of the catalog.
 
 pub mod error;
+pub mod file_content;
 pub mod money;
 pub mod range;
 pub mod signed_links;

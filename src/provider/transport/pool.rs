@@ -226,6 +226,8 @@ impl Pool {
     /// Takes back a connection whose answer was read to its end. Whoever waits for one gets it; where
     /// calls to other upstreams wait, they get its place in proportion to their number.
     pub fn put(self: &Arc<Self>, link: Link) {
+        // Calls of this pool may begin or cease to wait between the two looks at all who do.
+        let own_before = self.waiting.load(Ordering::Relaxed);
         let waiting = self.places.waiting();
         let mut own = match link {
             Link::Own(own) => own,
@@ -242,7 +244,7 @@ impl Pool {
         }
         let mut kept = self.lock();
         if waiting > 0 {
-            let others = waiting.saturating_sub(self.waiting.load(Ordering::Relaxed));
+            let others = waiting.saturating_sub(own_before.max(self.waiting.load(Ordering::Relaxed)));
             if others > 0 && fastrand::usize(..others + kept.waiting.len()) < others {
                 return;
             }

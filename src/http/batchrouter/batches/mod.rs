@@ -25,7 +25,6 @@ use crate::domain::error::Code;
 use crate::domain::id::BatchId;
 use crate::executor::CancelError;
 use crate::http::layers::auth::Caller;
-use crate::http::openai::batches::not_ended;
 use crate::http::openai::objects::Deleted;
 use crate::http::request::{Params, PathId};
 use crate::http::response::error::ApiError;
@@ -131,6 +130,6 @@ pub async fn delete(
     match api.service.delete_batch(id).await? {
         BatchDeletion::Deleted => Ok(Json(Deleted::batch(id.in_hex()))),
         BatchDeletion::NotFound => Err(ApiError::not_found("batch", id.in_hex()).into()),
-        BatchDeletion::NotEnded(state) => Err(ApiError::new(Code::Conflict, not_ended(state)).into()),
+        BatchDeletion::NotEnded(state) => Err(ApiError::not_ended(state).into()),
     }
 }

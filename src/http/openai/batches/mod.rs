@@ -12,7 +12,6 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 
-use self::results::result_lines;
 use super::objects::{BatchObject, Deleted, List};
 use crate::domain::batch::Batch;
 use crate::domain::error::Code;
@@ -23,6 +22,7 @@ use crate::http::Api;
 use crate::http::layers::auth::Caller;
 use crate::http::request::{Params, PathId};
 use crate::http::response::error::ApiError;
+use crate::http::response::file_content::result_lines;
 use crate::http::response::stream;
 use crate::store::{BatchDeletion, BatchQuery};
 
@@ -86,15 +86,9 @@ pub async fn delete(
     match api.service.delete_batch(id).await? {
         BatchDeletion::Deleted => Ok(Json(Deleted::batch(id.to_string()))),
         BatchDeletion::NotFound => Err(ApiError::not_found("batch", id)),
-        BatchDeletion::NotEnded(state) => Err(ApiError::new(Code::Conflict, not_ended(state))),
+        BatchDeletion::NotEnded(state) => Err(ApiError::not_ended(state)),
     }
 }
-
-/// What the deletion of a batch is told that has not ended.
-pub fn not_ended(state: &str) -> String {
-    format!("the batch is {state}; only one that has ended can be deleted")
-}
-
 /// `POST /v1/batches/{batch_id}/retry`; ours.
 pub async fn retry(
     State(api): State<Arc<Api>>,

@@ -1,32 +1,19 @@
-//! `GET /v1/files/{file_id}/content`: the bytes of a file, whole or a range of them.
-//!
-//! A file never changes, so its `ETag` is strong and a cut download can be continued: the hash of
-//! an uploaded file, the id of a view, whose lines are rendered the same way each time.
+//! `GET /v1/files/{file_id}/content`: results, and whatever else was uploaded.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::header::{ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderMap, HeaderName, StatusCode};
-use axum::response::{IntoResponse, Response};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use axum::http::HeaderMap;
+use axum::response::Response;
 
-use crate::domain::error::Code;
-use crate::domain::file::{ANY_TYPE, File, FileSource, ResultPart};
-use crate::domain::id::{BatchId, FileId};
-use crate::domain::text::hex;
+use crate::domain::id::FileId;
 use crate::http::layers::auth::Caller;
 use crate::http::openai::files::find;
 use crate::http::request::PathId;
 use crate::http::response::error::ApiError;
-use crate::http::response::range::{Selection, select};
-use crate::http::response::stream;
-use crate::http::response::stream::{Content, Whole};
+use crate::http::response::file_content::file_content;
 use crate::http::state::Api;
-use crate::store::{Lines, StoreError, blocking};
 
 /// `GET /v1/files/{file_id}/content`
 pub async fn content(
@@ -36,102 +23,5 @@ pub async fn content(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let file = find(&api, &caller, id).await?;
-    let etag = etag(&file);
-    let (status, range) = match select(&headers, &etag, file.bytes) {
-        Selection::Whole => (StatusCode::OK, 0..file.bytes),
-        Selection::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
-        Selection::Unsatisfiable => return Err(ApiError::range_not_satisfiable(file.bytes)),
-        Selection::NotModified => return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response()),
-    };
-    let body = open(&api, &file, (status == StatusCode::PARTIAL_CONTENT).then(|| range.clone())).await?;
-    let kind = match file.source {
-        FileSource::Uploaded { .. } => ANY_TYPE,
-        FileSource::View { .. } => "application/jsonl",
-    };
-    let mut headers: Vec<(HeaderName, String)> = vec![
-        (CONTENT_TYPE, kind.into()),
-        (CONTENT_LENGTH, (range.end - range.start).to_string()),
-        (CONTENT_DISPOSITION, disposition(&file.filename)),
-        (ACCEPT_RANGES, "bytes".into()),
-        (ETAG, etag),
-        // What a client uploaded must not run as a page of ours.
-        (X_CONTENT_TYPE_OPTIONS, "nosniff".into()),
-    ];
-    if status == StatusCode::PARTIAL_CONTENT {
-        headers.push((CONTENT_RANGE, format!("bytes {}-{}/{}", range.start, range.end - 1, file.bytes)));
-    }
-    let mut response = (status, body).into_response();
-    for (name, value) in headers {
-        response.headers_mut().insert(name, value.parse().map_err(ApiError::internal)?);
-    }
-    Ok(response)
-}
-
-fn etag(file: &File) -> String {
-    match &file.source {
-        FileSource::Uploaded { sha256 } => format!("\"{}\"", hex(sha256)),
-        FileSource::View { .. } => format!("\"{}\"", file.id),
-    }
-}
-
-/// The body of a range, or of all of it.
-async fn open(api: &Api, file: &File, range: Option<Range<u64>>) -> Result<Body, ApiError> {
-    match file.source {
-        FileSource::Uploaded { .. } => {
-            let (store, file) = (api.service.store.clone(), file.clone());
-            let place = api.descriptors.file().await;
-            match range {
-                Some(range) => {
-                    let open = move || Ok::<_, StoreError>(Content::new(file.id, (store.open_part(&file)?, place), range));
-                    Ok(stream::body(blocking(open).await?))
-                }
-                None => Ok(stream::body(blocking(move || Whole::open(file.id, (store.open_verified(&file)?, place))).await?)),
-            }
-        }
-        FileSource::View { batch, part } => {
-            let mut lines = result_lines(api, batch, part, Some(file.bytes)).await?;
-            let range = range.unwrap_or(0..file.bytes);
-            let lines = blocking(move || lines.limit_to(range).map(|()| lines)).await?;
-            Ok(stream::body(lines))
-        }
-    }
-}
-
-/// The lines of a part of a batch, `expected` bytes of them if that is known.
-pub async fn result_lines(api: &Api, batch: BatchId, part: ResultPart, expected: Option<u64>) -> Result<Lines, ApiError> {
-    let lines = api.service.store.lines(batch, part).await?.ok_or_else(|| ApiError::not_found("batch", batch))?;
-    match expected {
-        // Removing the results of a large batch takes a while; half of them is not an answer.
-        Some(bytes) if lines.bytes() != bytes => {
-            let message = format!("the results of `{batch}` have expired or were deleted, and are being or have been removed");
-            Err(ApiError::new(Code::ResultsExpired, message))
-        }
-        Some(_) | None => Ok(lines),
-    }
-}
-
-/// What stands for itself in any part of a URL (RFC 3986).
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-/// Saves under the file's own name (RFC 6266): plain for old clients, percent-encoded for the rest.
-fn disposition(filename: &str) -> String {
-    let plain: String = filename.chars().map(|c| if matches!(c, ' '..='~') && !matches!(c, '"' | '\\' | '%') { c } else { '_' }).collect();
-    let encoded = utf8_percent_encode(filename, UNRESERVED);
-    format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_name_cannot_break_out_of_its_header() {
-        assert_eq!(disposition("in put.jsonl"), "attachment; filename=\"in put.jsonl\"; filename*=UTF-8''in%20put.jsonl");
-        let nasty = disposition("a\"; x=\\\r\né%41.txt");
-        assert_eq!(
-            nasty,
-            "attachment; filename=\"a_; x=____ _41.txt\"; filename*=UTF-8''a%22%3B%20x%3D%5C%0D%0A%C3%A9%2541.txt"
-                .replace("____ _", "_____")
-        );
-    }
+    file_content(&api, &file, &headers).await
 }

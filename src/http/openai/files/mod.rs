@@ -8,19 +8,15 @@ use axum::extract::State;
 use axum::{Extension, Json};
 
 use super::objects::{Deleted, FileObject, List};
-use crate::domain::file::{ExpiresAfter, File, Purpose};
+use crate::domain::file::File;
 use crate::domain::id::FileId;
-use crate::domain::time::later;
 use crate::http::layers::auth::Caller;
-use crate::http::request::multipart::{Cap, Form, Part, seal};
-use crate::http::request::{Params, PathId, expires_after, quoted, unknown_choice};
+use crate::http::request::file_upload::{file_query, receive};
+use crate::http::request::multipart::Form;
+use crate::http::request::{Params, PathId};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
-use crate::store::{Deletion, FileQuery, NewFile, Order, Spool};
-
-const MAX_LIST: usize = 10_000;
-const ANCHOR: &str = "expires_after[anchor]";
-const SECONDS: &str = "expires_after[seconds]";
+use crate::store::Deletion;
 
 /// `GET /v1/files`
 pub async fn list(
@@ -28,15 +24,7 @@ pub async fn list(
     Extension(caller): Extension<Caller>,
     params: Params,
 ) -> Result<Json<List<FileObject>>, ApiError> {
-    let order = params.choice("order", &[("asc", Order::Ascending), ("desc", Order::Descending)])?;
-    let query = FileQuery {
-        purpose: params.choice("purpose", &Purpose::ALL.map(|purpose| (purpose.as_str(), purpose)))?,
-        org: caller.org,
-        after: params.id("after")?,
-        limit: params.limit(MAX_LIST, MAX_LIST)?,
-        order: order.unwrap_or_default(),
-        now: api.service.clock.now(),
-    };
+    let query = file_query(&params, caller.org, api.service.clock.now())?;
     let listing = api.service.store.files(query).await?;
     Ok(Json(List::of(listing, |file| (file.id.to_string(), FileObject::from(file)))))
 }
@@ -76,87 +64,5 @@ pub async fn delete(
 
 /// `POST /v1/files`
 pub async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, form: Form) -> Result<Json<FileObject>, ApiError> {
-    api.check_open()?;
-    let cap = Cap { bytes: api.limits.max_file_bytes, what: "a file uploaded in one request" };
-    form.check(&api, cap)?;
-    let fields = Fields::read(form, &api, cap).await?;
-    let (filename, mime, spool) = fields.file.ok_or_else(|| ApiError::missing("file", "it holds the file to upload"))?;
-    let purpose = fields.purpose.ok_or_else(|| ApiError::missing("purpose", &format!("it must be one of {}", purposes())))?;
-    let wish = wish(fields.anchor.as_deref(), fields.seconds.as_deref())?;
-    let now = api.service.clock.now();
-    let expires_at = match (wish, purpose, api.limits.file_retention) {
-        (Some(wish), _, _) => Some(wish.from(now)),
-        (None, Purpose::Batch, Some(retention)) => Some(later(now, retention)),
-        (None, _, _) => None,
-    };
-    let content = seal(spool).await?;
-    let new = NewFile { filename, purpose, mime: Some(mime), org: caller.org, created_at: now, expires_at };
-    let store = api.service.store.clone();
-    let file = api.to_the_end(async move { store.add_file(new, content).await }).await??;
-    tracing::info!(file = %file.id, bytes = file.bytes, purpose = purpose.as_str(), "file uploaded");
-    Ok(Json(FileObject::from(&file)))
-}
-
-/// The fields of the form, which come in the client's order: what the file is for may be said after it.
-#[derive(Default)]
-struct Fields {
-    /// Its name, its media type, its content.
-    file: Option<(String, String, Spool)>,
-    purpose: Option<Purpose>,
-    anchor: Option<String>,
-    seconds: Option<String>,
-}
-
-impl Fields {
-    async fn read(mut form: Form, api: &Api, cap: Cap) -> Result<Self, ApiError> {
-        let mut fields = Self::default();
-        while let Some(part) = form.next().await? {
-            let name = part.name.clone();
-            let again = match name.as_str() {
-                "file" => {
-                    // Before the file is written a second time for nothing.
-                    once(&name, fields.file.is_some())?;
-                    fields.file.replace((part.filename(), part.mime(), part.spool(api, cap).await?)).is_some()
-                }
-                "purpose" => fields.purpose.replace(purpose(part).await?).is_some(),
-                ANCHOR => fields.anchor.replace(part.text().await?).is_some(),
-                SECONDS => fields.seconds.replace(part.text().await?).is_some(),
-                // Read to its end within the limit of a text; ignored like unknown fields elsewhere.
-                _ => part.text().await.map(|_| false)?,
-            };
-            once(&name, again)?;
-        }
-        Ok(fields)
-    }
-}
-
-fn once(name: &str, again: bool) -> Result<(), ApiError> {
-    if again { Err(ApiError::invalid(name, format!("the form has the field `{name}` twice"))) } else { Ok(()) }
-}
-
-async fn purpose(part: Part<'_>) -> Result<Purpose, ApiError> {
-    uploadable(&part.text().await?)
-}
-
-/// A purpose that a client may upload with.
-pub fn uploadable(text: &str) -> Result<Purpose, ApiError> {
-    let found = Purpose::UPLOADABLE.into_iter().find(|purpose| purpose.as_str() == text);
-    found.ok_or_else(|| unknown_choice("purpose", text, &purposes()))
-}
-
-/// The purposes that a client may upload with, for messages.
-pub fn purposes() -> String {
-    quoted(Purpose::UPLOADABLE.iter().map(|purpose| purpose.as_str()))
-}
-
-fn wish(anchor: Option<&str>, seconds: Option<&str>) -> Result<Option<ExpiresAfter>, ApiError> {
-    match (anchor, seconds) {
-        (None, None) => Ok(None),
-        (Some(_), None) => Err(ApiError::missing(SECONDS, "it says after how many seconds the file goes away")),
-        (None, Some(_)) => Err(ApiError::missing(ANCHOR, "it must be `created_at`")),
-        (Some(anchor), Some(seconds)) => {
-            let number = seconds.trim().parse().map_err(|_| ApiError::invalid(SECONDS, format!("`{SECONDS}` must be a whole number")))?;
-            expires_after(anchor, ANCHOR, number, SECONDS).map(Some)
-        }
-    }
+    Ok(Json(FileObject::from(&receive(&api, &caller, form).await?)))
 }

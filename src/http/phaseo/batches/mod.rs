@@ -31,7 +31,6 @@ use crate::domain::batch::Batch;
 use crate::domain::id::BatchId;
 use crate::executor::CancelError;
 use crate::http::layers::auth::Caller;
-use crate::http::openai::batches::not_ended;
 use crate::http::openai::objects::Deleted;
 use crate::http::request::{Params, named};
 use crate::http::response::error::ApiError;
@@ -108,7 +107,10 @@ pub async fn delete(State(api): State<Arc<Api>>, Extension(caller): Extension<Ca
         match api.service.delete_batch(batch.spec.id).await? {
             BatchDeletion::Deleted => Ok(Json(Deleted::batch(batch.spec.id.in_upper())).into_response()),
             BatchDeletion::NotFound => Err(not_there(named(&path, "batch_id"))),
-            BatchDeletion::NotEnded(state) => Err(Refusal::flat(StatusCode::CONFLICT, "not_ready", "batch_not_terminal", not_ended(state))),
+            BatchDeletion::NotEnded(state) => {
+                let message = ApiError::not_ended(state).message().to_owned();
+                Err(Refusal::flat(StatusCode::CONFLICT, "not_ready", "batch_not_terminal", message))
+            }
         }
     };
     told(deleted.await, &context)

@@ -14,9 +14,9 @@ use crate::domain::batch::Batch;
 use crate::domain::file::ResultPart;
 use crate::http::Api;
 use crate::http::layers::auth::Caller;
-use crate::http::openai::batches::results::result_lines;
 use crate::http::phaseo::context::Context;
 use crate::http::phaseo::error::{Refusal, told};
+use crate::http::response::file_content::result_lines;
 use crate::http::response::stream;
 
 /// `GET /v1/batches/{batch_id}/results`

@@ -24,7 +24,6 @@ use crate::domain::batch::Batch;
 use crate::domain::error::Code;
 use crate::http::dialect::{has_header_of_phaseo, speaks_batchrouter};
 use crate::http::layers::auth::Caller;
-use crate::http::openai;
 use crate::http::phaseo::CACHE;
 use crate::http::phaseo::batches::find;
 use crate::http::phaseo::batches::job::at;
@@ -83,7 +82,8 @@ async fn of_path(api: &Api, caller: &Caller, path: Option<&RawPathParams>, for_p
         return find(api, caller, path).await;
     }
     let id = named(path, "batch_id").parse().map_err(ApiError::from)?;
-    Ok(openai::batches::find(api, caller, id).await?)
+    let batch = api.service.store.batch(id).await?.filter(|batch| batch.spec.org == caller.org);
+    Ok(batch.ok_or_else(|| ApiError::not_found("batch", id))?)
 }
 
 /// Events on their way.
