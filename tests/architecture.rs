@@ -1,8 +1,8 @@
-//! Holds the code to the picture in `src/lib.rs`: which module may name which, and which crates
-//! belong to one module alone.
+//! Holds the code to the picture in `src/lib.rs` and to `docs/architecture.md`: which module may name which,
+//! who may name handlers, and which crates belong to one module alone.
 //!
-//! Textual on purpose: it reads the source as anybody would, and cannot see through macros or
-//! `super::super`. A module that does not exist yet breaks no rule.
+//! Textual on purpose: it reads the source as anybody would, and cannot see through macros. A module that
+//! does not exist yet breaks no rule; one that is in no rule breaks the first.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,17 +11,43 @@ use std::path::{Path, PathBuf};
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("descriptors", &[]),
+    ("flow", &["domain"]),
     ("catalog", &["domain"]),
+    ("quote", &["domain", "catalog"]),
     ("provider", &["domain", "descriptors"]),
     ("store", &["domain"]),
-    ("route", &["domain", "catalog"]),
-    ("executor", &["domain", "catalog", "route", "store", "provider"]),
-    ("http", &["domain", "descriptors", "catalog", "route", "store", "executor"]),
-    ("courier", &["domain", "descriptors", "store", "provider"]),
-    ("daemon", &["domain", "descriptors", "catalog", "route", "store", "provider", "executor", "courier", "http"]),
+    ("webhooks", &["domain", "descriptors", "store", "provider"]),
+    ("executor", &["domain", "catalog", "flow", "quote", "store", "provider"]),
+    ("service", &["domain", "descriptors", "catalog", "quote", "store", "executor"]),
+    ("http", &["domain", "descriptors", "catalog", "quote", "store", "executor", "webhooks", "service"]),
+    ("daemon", &["domain", "descriptors", "catalog", "store", "provider", "executor", "webhooks", "service", "http"]),
     ("client", &["domain"]),
-    ("cli", &["domain", "descriptors", "catalog", "daemon", "client"]),
+    ("cli", &["domain", "descriptors", "catalog", "daemon", "client", "store"]),
 ];
+
+/// A room of `http`, and what of `http` it may name. Rooms for a stage of a request come first, then dialects.
+const MAY_NAME_IN_HTTP: &[(&str, &[&str])] = &[
+    ("dialect", &[]),
+    ("state", &["layers", "request", "response"]),
+    ("response", &["state", "dialect", "request"]),
+    ("request", &["state", "response", "layers"]),
+    ("layers", &["state", "dialect", "request", "response", "route_table", "phaseo"]),
+    ("server", &["layers", "response"]),
+    ("route_table", &["state", "response", "router"]),
+    ("ops", &["state", "layers", "request", "response", "route_table", "admin"]),
+    ("admin", &["state", "layers", "request", "response"]),
+    ("openai", &["state", "dialect", "layers", "request", "response", "route_table"]),
+    ("batchrouter", &["state", "dialect", "layers", "request", "response", "route_table", "admin", "ops", "openai::objects"]),
+    ("phaseo", &["state", "dialect", "layers", "request", "response", "route_table", "openai::objects"]),
+    ("v1", &["state", "dialect", "layers", "request", "response", "route_table", "openai", "batchrouter", "phaseo"]),
+    ("router", &["state", "layers", "response", "route_table", "ops", "admin", "openai", "batchrouter", "phaseo", "v1", "tests"]),
+];
+
+/// Files of `http` that name handlers: each is a table of routes.
+const NAME_HANDLERS: &[&str] = &["http/router.rs", "http/v1.rs", "http/openai/mod.rs", "http/batchrouter/mod.rs", "http/phaseo/mod.rs"];
+
+/// Words of the wire that the service does not know, beside the crates that only `http` may name.
+const NOT_IN_SERVICE: &[&str] = &["StatusCode", "IntoResponse", "ApiError", "Refusal", "to_value"];
 
 /// A crate, and the only modules or files that may name it.
 const OWNED: &[(&str, &[&str])] = &[
@@ -29,18 +55,18 @@ const OWNED: &[(&str, &[&str])] = &[
     ("bincode", &["store"]),
     ("notify", &["catalog"]),
     ("notify_debouncer_full", &["catalog"]),
-    ("hyper", &["provider", "http", "client", "courier"]),
-    ("hyper_util", &["provider", "http", "client", "courier"]),
-    ("hyper_rustls", &["provider", "http", "courier"]),
+    ("hyper", &["provider", "http", "client", "webhooks"]),
+    ("hyper_util", &["provider", "http", "client", "webhooks"]),
+    ("hyper_rustls", &["provider", "http", "webhooks"]),
     ("rustls", &["provider", "http"]),
     ("axum", &["http"]),
     ("clap", &["cli", "daemon/config"]),
     ("sd_notify", &["daemon"]),
     ("schemars", &["catalog"]),
     ("comfy_table", &["cli"]),
-    ("prometheus_client", &["http"]),
-    ("flate2", &["http"]),
-    ("tiktoken_rs", &["route"]),
+    ("prometheus_client", &["http/ops"]),
+    ("flate2", &["http/response"]),
+    ("tiktoken_rs", &["quote"]),
 ];
 
 #[test]
@@ -69,7 +95,7 @@ fn a_breach_is_found_wherever_it_hides() {
     ];
     assert_eq!(check("domain/mod.rs", source), expected);
     assert_eq!(
-        check("executor/mod.rs", "use crate::{domain, store, route};\nuse crate::http::x;\n"),
+        check("executor/mod.rs", "use crate::{domain, store, quote};\nuse crate::http::x;\n"),
         ["src/executor/mod.rs:2: executor names http"]
     );
     assert_eq!(check("daemon/config.rs", "use clap::Parser;\nuse sd_notify::x;"), Vec::<String>::new());
@@ -77,6 +103,48 @@ fn a_breach_is_found_wherever_it_hides() {
     assert_eq!(check("store.rs", "use sled::Db;\nuse crate::catalog;"), ["src/store.rs:2: store names catalog"]);
     assert_eq!(check("novelty/mod.rs", ""), ["src/novelty/mod.rs:1: novelty has no place in the layer rule"]);
     assert_eq!(check("lib.rs", "pub mod http;"), Vec::<String>::new());
+}
+
+#[test]
+fn a_dialect_that_names_another_is_found() {
+    let source = "use crate::http::openai::objects::List;\nuse crate::http::openai::files;\nuse super::super::batchrouter::error::Refusal;\nuse super::{error, openai};\nuse crate::http::{\n    state::Api,\n    openai::{objects, uploads},\n};\n";
+    assert_eq!(
+        check("http/phaseo/files.rs", source),
+        ["src/http/phaseo/files.rs:2: http/phaseo names openai::files", "src/http/phaseo/files.rs:7: http/phaseo names openai::uploads",],
+        "`super::openai` of a file of phaseo's is phaseo's own"
+    );
+    assert_eq!(
+        check("http/phaseo/batches/create.rs", "use super::super::super::batchrouter::quotes;\n"),
+        ["src/http/phaseo/batches/create.rs:1: http/phaseo names batchrouter::quotes"]
+    );
+    assert_eq!(check("http/state.rs", "use super::phaseo::feed;\n"), ["src/http/state.rs:1: http/state names phaseo::feed"]);
+    assert_eq!(check("http/dialect.rs", "use super::state::Api;\n"), ["src/http/dialect.rs:1: http/dialect names state::Api"]);
+    assert_eq!(check("http/newcomer/mod.rs", ""), ["src/http/newcomer/mod.rs:1: http/newcomer has no place in the rule for http"]);
+    assert_eq!(check("http/tests/files.rs", "use super::super::phaseo::feed;\n"), Vec::<String>::new());
+}
+
+#[test]
+fn a_service_that_speaks_the_wire_is_found() {
+    let source = "use axum::Json;\nfn f() -> StatusCode {}\n// StatusCode\nlet x = crate::http::y();\n";
+    assert_eq!(
+        check("service/orgs.rs", source),
+        [
+            "src/service/orgs.rs:1: service names the crate axum",
+            "src/service/orgs.rs:2: service speaks of StatusCode",
+            "src/service/orgs.rs:4: service names http",
+        ]
+    );
+}
+
+#[test]
+fn handlers_that_are_named_outside_of_a_table_are_found() {
+    let source = "use axum::routing::get;\n";
+    assert_eq!(check("http/admin/orgs.rs", source), ["src/http/admin/orgs.rs:1: routes are made outside of a table of routes"]);
+    assert_eq!(
+        check("http/admin/orgs.rs", "let t = routes! {};\n"),
+        ["src/http/admin/orgs.rs:1: routes are made outside of a table of routes"]
+    );
+    assert_eq!(check("http/openai/mod.rs", "let t = routes! {};\n"), Vec::<String>::new());
 }
 
 /// The breaches of one file, named relative to `src`, in order of line.
@@ -90,9 +158,11 @@ fn check(file: &str, source: &str) -> Vec<String> {
     };
     let code = without_comments(source);
     let mut found = Vec::new();
-    for (offset, name) in crate_names(&code) {
-        if name != module && !may_name.contains(&name) && MAY_NAME.iter().any(|(known, _)| *known == name) {
-            found.push((offset, format!("{module} names {name}")));
+    let names = names(file, &code);
+    for (offset, path) in &names {
+        let first = path[0].as_str();
+        if first != module && !may_name.contains(&first) && MAY_NAME.iter().any(|(known, _)| *known == first) {
+            found.push((*offset, format!("{module} names {first}")));
         }
     }
     for (name, owners) in OWNED {
@@ -102,10 +172,44 @@ fn check(file: &str, source: &str) -> Vec<String> {
             found.extend(uses_of(&code, name).map(|offset| (offset, format!("{module} names the crate {name}"))));
         }
     }
+    match module {
+        "http" => found.extend(check_http(file, &code, &names)),
+        "service" => {
+            let words = NOT_IN_SERVICE.iter().flat_map(|word| words_of(&code, word).map(move |offset| (offset, word)));
+            found.extend(words.map(|(offset, word)| (offset, format!("service speaks of {word}"))));
+        }
+        _ => {}
+    }
     let mut lines: Vec<_> = found.into_iter().map(|(offset, what)| (code[..offset].matches('\n').count() + 1, what)).collect();
     lines.sort();
     lines.dedup();
     lines.into_iter().map(|(line, what)| format!("src/{file}:{line}: {what}")).collect()
+}
+
+/// What a file of `http` names that its room may not.
+fn check_http(file: &str, code: &str, names: &[(usize, Vec<String>)]) -> Vec<(usize, String)> {
+    let room = file.split('/').nth(1).unwrap_or(file).trim_end_matches(".rs");
+    // The root gathers what the daemon needs; tests are of the whole.
+    if matches!(room, "mod" | "tests") {
+        return Vec::new();
+    }
+    let Some((_, may_name)) = MAY_NAME_IN_HTTP.iter().find(|(name, _)| *name == room) else {
+        return vec![(0, format!("http/{room} has no place in the rule for http"))];
+    };
+    let mut found = Vec::new();
+    for (offset, path) in names.iter().filter(|(_, path)| path[0] == "http" && path.len() > 1) {
+        let (of, below) = (path[1].as_str(), path.get(2).map_or("", String::as_str));
+        let is_room = MAY_NAME_IN_HTTP.iter().any(|(known, _)| *known == of);
+        let may = of == room || may_name.iter().any(|name| *name == of || *name == format!("{of}::{below}"));
+        if is_room && !may {
+            found.push((*offset, format!("http/{room} names {of}::{below}")));
+        }
+    }
+    if !NAME_HANDLERS.contains(&file) && file != "http/route_table.rs" {
+        let made = code.match_indices("axum::routing").chain(code.match_indices("routes! {"));
+        found.extend(made.map(|(offset, _)| (offset, "routes are made outside of a table of routes".to_owned())));
+    }
+    found
 }
 
 /// Line comments replaced by nothing, so that offsets keep their line.
@@ -125,37 +229,62 @@ fn word(text: &str) -> &str {
     &text[..text.find(|c| !is_word(c)).unwrap_or(text.len())]
 }
 
-/// Every first name after `crate::`, in groups too, with its offset.
-fn crate_names(code: &str) -> Vec<(usize, &str)> {
+/// Where a word stands by itself.
+fn words_of<'a>(code: &'a str, name: &'a str) -> impl Iterator<Item = usize> + 'a {
+    code.match_indices(name).map(|(at, _)| at).filter(move |at| {
+        !code[..*at].chars().next_back().is_some_and(is_word) && !code[at + name.len()..].chars().next().is_some_and(is_word)
+    })
+}
+
+/// Every path from the root of the crate that the code names, `super` resolved and groups taken apart, with the
+/// offset of its last segment.
+fn names(file: &str, code: &str) -> Vec<(usize, Vec<String>)> {
+    let mut own: Vec<String> = file.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
+    if own.last().is_some_and(|last| last == "mod") {
+        own.pop();
+    }
     let mut names = Vec::new();
-    for (at, mark) in code.match_indices("crate::") {
-        let start = at + mark.len();
-        if code[..at].chars().next_back().is_some_and(is_word) {
-            continue;
-        }
-        if !code[start..].starts_with('{') {
-            names.push((start, word(&code[start..])));
-            continue;
-        }
-        let (mut depth, mut expects_name) = (0, false);
-        for (index, character) in code[start..].char_indices() {
-            match character {
-                '{' => {
-                    depth += 1;
-                    expects_name = depth == 1;
-                }
-                '}' if depth == 1 => break,
-                '}' => depth -= 1,
-                ',' => expects_name = depth == 1,
-                _ if expects_name && is_word(character) => {
-                    names.push((start + index, word(&code[start + index..])));
-                    expects_name = false;
-                }
-                _ => {}
+    for start in ["crate::", "super::"] {
+        for (at, _) in code.match_indices(start) {
+            let before = code[..at].chars().next_back();
+            if before.is_some_and(is_word) || code[..at].ends_with("::") {
+                continue;
             }
+            paths_below(code, at, &[], &own, &mut names);
         }
     }
+    names.retain(|(_, path)| !path.is_empty());
     names
+}
+
+/// The paths that begin at an offset, after those segments; where the text goes on behind them.
+fn paths_below(code: &str, at: usize, before: &[String], own: &[String], names: &mut Vec<(usize, Vec<String>)>) -> usize {
+    if code[at..].starts_with('{') {
+        let mut next = at + 1;
+        loop {
+            next += code[next..].len() - code[next..].trim_start_matches([' ', '\n', ',']).len();
+            if next >= code.len() || code[next..].starts_with('}') {
+                return next + 1;
+            }
+            let end = paths_below(code, next, before, own, names);
+            // Whatever is no path, such as `as x` or `*`.
+            next = if end > next { end } else { next + code[next..].chars().next().map_or(1, char::len_utf8) };
+        }
+    }
+    let segment = word(&code[at..]);
+    let mut path = before.to_vec();
+    match segment {
+        "crate" | "self" => {}
+        "super" if before.is_empty() => path = own[..own.len().saturating_sub(1)].to_vec(),
+        "super" => _ = path.pop(),
+        name => path.push(name.to_owned()),
+    }
+    let end = at + segment.len();
+    if !segment.is_empty() && code[end..].starts_with("::") {
+        return paths_below(code, end + 2, &path, own, names);
+    }
+    names.push((at, path));
+    end
 }
 
 /// Where the crate is named: at the start of a path, or in a `use` or `extern crate`.

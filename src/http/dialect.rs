@@ -22,11 +22,6 @@ const BATCHROUTER_KEYS: [&str; 2] = ["br_live_", "ob_live_"];
 const PHASEO_KEYS: [&str; 2] = ["phaseo_", "aistats_"];
 const PHASEO_CLIENT: HeaderName = HeaderName::from_static("x-phaseo-client");
 
-/// The path below a mount that anybody may read, from any web page: BatchRouter's documents promise it.
-pub const PUBLIC: &str = "/catalog/models";
-/// Paths below a mount that need no key.
-pub const KEYLESS: [&str; 6] = [PUBLIC, "/catalog/workflow-products", "/providers", "/pricing/fees", "/health", "/auth/agent-register"];
-
 /// The dialect that alone has a path, its mount included; `None` where several have it, or none.
 pub fn of_path(path: &str) -> Option<Dialect> {
     if is_batchrouters(path) {
@@ -42,7 +37,9 @@ fn is_batchrouters(path: &str) -> bool {
             ["/batches/quote", "/batches/input-manifests"].contains(&below)
                 || below.starts_with("/batches/") && (below.ends_with("/artifact-url") || below.ends_with("/billing-receipt"))
         };
-        ["/catalog/", "/quotes/", "/auth/"].iter().any(|start| below.starts_with(start)) || is_own(below) || KEYLESS.contains(below)
+        ["/catalog/", "/quotes/", "/auth/"].iter().any(|start| below.starts_with(start))
+            || is_own(below)
+            || ["/providers", "/pricing/fees", "/health"].contains(below)
     });
     below.is_some() || path.starts_with("/batchrouter/")
 }

@@ -1,109 +1,165 @@
-//! The table of routes for people: what `/` lists, what an unknown path is told, what `Allow` says.
+//! One table of routes for each dialect, and what follows from it: the router, what `/` lists, what an unknown path
+//! is told, what `Allow` says, and who may call.
 
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use axum::Router;
 use axum::extract::{MatchedPath, Request};
-use axum::http::{Method, Uri};
+use axum::http::{Extensions, Method, Uri};
 use axum::response::Response;
+use axum::routing::MethodRouter;
 
 use super::response::error::ApiError;
+use super::router::TABLES;
+use super::state::Api;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::error::Code;
 
-/// A path, its methods, and what it is for.
-pub struct Listed {
-    pub methods: &'static str,
+/// A path, its methods, and who may call it.
+pub struct Route {
+    /// In capitals.
+    pub methods: &'static [&'static str],
+    /// Below the version, such as `/batches/{batch_id}`.
     pub path: &'static str,
-    /// Where the dialect it belongs to is mounted besides.
+    pub access: AccessClass,
+    /// Other dialects have it as well: below `/v1` it is not mounted, and [`super::v1`] decides whose it is.
+    pub is_shared: bool,
+    pub handlers: fn() -> MethodRouter<Arc<Api>>,
+}
+
+/// Who may call a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessClass {
+    /// Whoever has a key of their organisation's, or no key is asked for.
+    Key,
+    /// The same, with a key for managing receivers of webhooks.
+    Management,
+    /// The operator alone.
+    Operator,
+    /// Anybody, without a key.
+    Open,
+    /// Anybody, without a key, and from any web page.
+    Public,
+}
+
+/// Routes that are mounted together.
+pub struct Table {
+    /// Where they are all mounted.
     pub mounts: &'static [&'static str],
+    /// Where those are mounted that no other dialect has.
+    pub own_mount: Option<&'static str>,
+    pub routes: &'static [Route],
+    /// Whether `/` lists them, and those that are shared as well.
+    pub listed: Listed,
+}
+
+/// Which routes of a table people are told of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listed {
+    All,
+    /// The shared ones are told of as OpenAI's.
+    Own,
+    /// They are other names of listed ones.
+    None,
+}
+
+/// A table of routes: whether each is `own` or `shared`, its path, who may call it, its methods with their handlers.
+macro_rules! routes {
+    (@shared own) => { false };
+    (@shared shared) => { true };
+    (@method get) => { "GET" };
+    (@method post) => { "POST" };
+    (@method put) => { "PUT" };
+    (@method patch) => { "PATCH" };
+    (@method delete) => { "DELETE" };
+    (@method options) => { "OPTIONS" };
+    ($($kind:ident $path:literal $access:ident { $($method:ident: $handler:path),+ })+) => {
+        &[$(crate::http::route_table::Route {
+            methods: &[$(routes!(@method $method)),+],
+            path: $path,
+            access: crate::http::route_table::AccessClass::$access,
+            is_shared: routes!(@shared $kind),
+            handlers: || axum::routing::MethodRouter::new()$(.$method($handler))+,
+        }),+]
+    };
+}
+
+pub(super) use routes;
+
+impl Route {
+    /// The methods that people are told of, such as `GET, POST`.
+    pub fn listed_methods(&self) -> String {
+        let listed: Vec<_> = self.methods.iter().copied().filter(|method| *method != "OPTIONS").collect();
+        listed.join(", ")
+    }
+}
+
+impl Table {
+    /// Each route with the whole path that it is mounted at.
+    fn mounted(&self) -> impl Iterator<Item = (String, &Route)> {
+        let below = |mount: &'static str| move |route: &'static Route| (format!("{mount}{}", route.path), route);
+        let own = self.own_mount.map(|mount| self.routes.iter().filter(|route| !route.is_shared).map(below(mount)));
+        own.into_iter().flatten().chain(self.mounts.iter().flat_map(move |mount| self.routes.iter().map(below(mount))))
+    }
+
+    /// Whether people are told of a route.
+    fn tells_of(&self, route: &Route) -> bool {
+        match self.listed {
+            Listed::All => true,
+            Listed::Own => !route.is_shared,
+            Listed::None => false,
+        }
+    }
+}
+
+/// The router of all tables.
+pub fn mounted() -> Router<Arc<Api>> {
+    let routes = TABLES.iter().flat_map(|table| table.mounted());
+    routes.fold(Router::new(), |router, (path, route)| router.route(&path, (route.handlers)()))
+}
+
+/// Every route that people are told of, with its path.
+pub fn listed() -> impl Iterator<Item = (String, &'static Route)> {
+    TABLES.iter().flat_map(|table| {
+        let mount = table.own_mount.unwrap_or_default();
+        table.routes.iter().filter(|route| table.tells_of(route)).map(move |route| (format!("{mount}{}", route.path), route))
+    })
+}
+
+/// Every route, with each whole path that it is mounted at.
+#[cfg(test)]
+pub fn every() -> impl Iterator<Item = (String, &'static Route)> {
+    TABLES.iter().flat_map(Table::mounted)
+}
+
+/// Every route, by the whole path that it is mounted at.
+static MOUNTED: LazyLock<HashMap<String, &'static Route>> = LazyLock::new(|| TABLES.iter().flat_map(|table| table.mounted()).collect());
+
+/// Whole paths that everything below has the class of, whether or not there is a route.
+const ROOTS: [(&str, AccessClass); 4] = [
+    ("/admin", AccessClass::Operator),
+    ("/metrics", AccessClass::Operator),
+    ("/v1/webhook-endpoints", AccessClass::Management),
+    ("/phaseo/v1/webhook-endpoints", AccessClass::Management),
+];
+
+/// Who may call what a request asks for.
+pub fn access_of(uri: &Uri, extensions: &Extensions) -> AccessClass {
+    let matched = extensions.get::<MatchedPath>().and_then(|path| MOUNTED.get(path.as_str()));
+    matched.map_or_else(|| access_below(uri.path()), |route| route.access)
+}
+
+/// Who may call a path that no route has.
+pub fn access_below(path: &str) -> AccessClass {
+    let is_below = |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    ROOTS.iter().find_map(|(root, class)| is_below(root).then_some(*class)).unwrap_or(AccessClass::Key)
 }
 
 /// From 0 (nothing in common) to 1 (the same), how near a path must be to be suggested.
 const NEAR: f64 = 0.75;
 /// The same for one segment of a path.
 const ALIKE: f64 = 0.5;
-
-const fn at(methods: &'static str, path: &'static str) -> Listed {
-    Listed { methods, path, mounts: &[] }
-}
-
-const fn openai(methods: &'static str, path: &'static str) -> Listed {
-    Listed { methods, path, mounts: &["/openai", "/v1/openai"] }
-}
-
-const fn phaseo(methods: &'static str, path: &'static str) -> Listed {
-    Listed { methods, path, mounts: &["/phaseo"] }
-}
-
-const fn batchrouter(methods: &'static str, path: &'static str) -> Listed {
-    Listed { methods, path, mounts: &["/batchrouter"] }
-}
-
-/// Every route; a test holds it to the router.
-pub const TABLE: &[Listed] = &[
-    at("GET", "/"),
-    at("GET", "/healthz"),
-    at("GET", "/readyz"),
-    at("GET", "/metrics"),
-    at("POST", "/admin/catalog/reload"),
-    at("GET", "/admin/catalog/history"),
-    at("POST", "/admin/store/backup"),
-    at("GET, POST", "/admin/organisations"),
-    at("POST", "/admin/organisations/{org_id}/credits"),
-    at("GET, POST", "/admin/organisations/{org_id}/keys"),
-    at("DELETE", "/admin/organisations/{org_id}/keys/{api_key_id}"),
-    at("GET", "/admin/lanes"),
-    at("POST", "/admin/lanes/pause"),
-    at("POST", "/admin/lanes/resume"),
-    at("POST", "/admin/lanes/drain"),
-    openai("GET, POST", "/v1/files"),
-    openai("GET, DELETE", "/v1/files/{file_id}"),
-    openai("GET", "/v1/files/{file_id}/content"),
-    openai("GET", "/v1/files/{file_id}/cost-estimate"),
-    openai("POST", "/v1/uploads"),
-    openai("GET", "/v1/uploads/{upload_id}"),
-    openai("POST", "/v1/uploads/{upload_id}/parts"),
-    openai("POST", "/v1/uploads/{upload_id}/complete"),
-    openai("POST", "/v1/uploads/{upload_id}/cancel"),
-    openai("GET, POST", "/v1/batches"),
-    openai("GET, POST, DELETE", "/v1/batches/{batch_id}"),
-    openai("POST", "/v1/batches/{batch_id}/pause"),
-    openai("POST", "/v1/batches/{batch_id}/resume"),
-    openai("POST", "/v1/batches/{batch_id}/cancel"),
-    openai("POST", "/v1/batches/{batch_id}/retry"),
-    openai("GET", "/v1/batches/{batch_id}/results"),
-    openai("GET", "/v1/models"),
-    openai("GET", "/v1/models/{*model}"),
-    batchrouter("GET", "/v1/catalog/models"),
-    batchrouter("GET", "/v1/catalog/workflow-products"),
-    batchrouter("GET", "/v1/catalog/workflow-products/{slug}"),
-    batchrouter("POST", "/v1/quotes/workflow"),
-    batchrouter("GET", "/v1/providers"),
-    batchrouter("GET", "/v1/pricing/fees"),
-    batchrouter("GET", "/v1/health"),
-    batchrouter("POST", "/v1/quotes/model"),
-    batchrouter("POST", "/v1/batches/quote"),
-    batchrouter("GET", "/v1/quotes/{quote_id}"),
-    batchrouter("GET", "/v1/auth/account"),
-    batchrouter("GET, POST", "/v1/auth/account/api-keys"),
-    batchrouter("DELETE", "/v1/auth/account/api-keys/{api_key_id}"),
-    batchrouter("GET, PUT, DELETE", "/v1/auth/account/delivery-webhook"),
-    batchrouter("POST", "/v1/auth/agent-register"),
-    batchrouter("POST", "/v1/batches/input-manifests"),
-    batchrouter("GET", "/v1/batches/{batch_id}/artifact-url"),
-    batchrouter("GET", "/v1/batches/{batch_id}/billing-receipt"),
-    phaseo("GET", "/v1/batches/models"),
-    phaseo("GET", "/v1/batches/capabilities"),
-    phaseo("GET", "/v1/data/models"),
-    phaseo("GET", "/v1/batches/{batch_id}/requests"),
-    phaseo("GET, POST", "/v1/webhook-endpoints"),
-    phaseo("GET, PATCH, DELETE", "/v1/webhook-endpoints/{endpoint_id}"),
-    phaseo("POST", "/v1/webhook-endpoints/{endpoint_id}/rotate-secret"),
-    phaseo("POST", "/v1/webhook-endpoints/{endpoint_id}/test"),
-    phaseo("GET", "/v1/batches/{batch_id}/events"),
-    phaseo("GET", "/v1/async/{kind}/{id}/ws"),
-    phaseo("GET, POST", "/v1/batches/files"),
-    phaseo("GET", "/v1/batches/files/{file_id}"),
-    phaseo("GET", "/v1/batches/files/{file_id}/content"),
-];
 
 /// Answers for a path that no route has.
 pub async fn unknown(method: Method, uri: Uri) -> Response {
@@ -119,17 +175,9 @@ pub async fn unknown(method: Method, uri: Uri) -> Response {
 /// Answers for a path that has other methods.
 pub async fn wrong_method(request: Request) -> Response {
     let matched = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    let mount_of = |listed: &Listed| {
-        let mount = matched.strip_suffix(listed.path)?;
-        (mount.is_empty() || listed.mounts.contains(&mount)).then_some((listed.methods, mount))
-    };
-    let (allow, mount) = TABLE.iter().find_map(mount_of).unwrap_or(("GET", ""));
-    let allow = allow.replace("GET", "GET, HEAD");
-    // A nested route sees its path without the mount.
-    let own: String = request.uri().path().chars().take(200).collect();
-    let mounts = [format!("{mount}/v1"), "/v1".to_owned()];
-    let mount = mounts.into_iter().find(|mount| matched.starts_with(mount) && !own.starts_with(mount)).unwrap_or_default();
-    let path = format!("{mount}{own}");
+    let methods = MOUNTED.get(matched).map_or_else(|| "GET".to_owned(), |route| route.listed_methods());
+    let allow = methods.replace("GET", "GET, HEAD");
+    let path: String = request.uri().path().chars().take(200).collect();
     ApiError::method_not_allowed(format!("`{path}` does not take {}; it takes {allow}", request.method()), &allow).into_response_at(&path)
 }
 
@@ -137,9 +185,9 @@ pub async fn wrong_method(request: Request) -> Response {
 fn near(asked: &str) -> Option<String> {
     let trimmed = asked.trim_end_matches('/');
     let versioned = format!("/v1{trimmed}");
-    let candidates = TABLE.iter().skip(1).flat_map(|listed| {
-        let scored = |asked| fill(listed.path, asked).map(|path| (strsim::normalized_damerau_levenshtein(&path, asked), path));
-        [scored(trimmed), scored(&versioned)].into_iter().flatten()
+    let candidates = listed().skip(1).flat_map(|(template, _)| {
+        let scored = |asked| fill(&template, asked).map(|path| (strsim::normalized_damerau_levenshtein(&path, asked), path));
+        [scored(trimmed), scored(&versioned)].into_iter().flatten().collect::<Vec<_>>()
     });
     let best = candidates.filter(|(score, _)| *score >= NEAR).max_by(|a, b| a.0.total_cmp(&b.0));
     best.map(|(_, path)| path)

@@ -7,7 +7,6 @@ use axum::Router;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_RANGE, ETAG, RETRY_AFTER};
 use axum::http::{HeaderValue, Method};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
@@ -16,33 +15,43 @@ use super::layers::access_policy::Origins;
 use super::layers::{auth, request_body, trace};
 use super::ops::metrics;
 use super::response::error;
+use super::route_table::{AccessClass, Listed, Route, Table, access_of, routes};
 use super::state::Api;
 use super::{batchrouter, openai, ops, phaseo, route_table, v1};
 
+/// Every table of routes, in the order in which people are told of them.
+pub static TABLES: [Table; 7] = [
+    Table { mounts: &[""], own_mount: None, routes: OPERATIONS, listed: Listed::All },
+    Table { mounts: &["/openai/v1", "/v1/openai/v1"], own_mount: Some("/v1"), routes: openai::ROUTES, listed: Listed::All },
+    Table { mounts: &["/batchrouter/v1"], own_mount: Some("/v1"), routes: batchrouter::ROUTES, listed: Listed::Own },
+    Table { mounts: &["/phaseo/v1"], own_mount: Some("/v1"), routes: phaseo::ROUTES, listed: Listed::Own },
+    Table { mounts: &["/v1", "/phaseo/v1"], own_mount: None, routes: phaseo::OTHER_NAMES, listed: Listed::None },
+    Table { mounts: &["/phaseo/v1"], own_mount: None, routes: phaseo::FILES, listed: Listed::None },
+    Table { mounts: &["/v1"], own_mount: None, routes: v1::ROUTES, listed: Listed::None },
+];
+
+/// What the daemon has for whoever runs it.
+const OPERATIONS: &[Route] = routes! {
+    own "/" Key { get: ops::index }
+    own "/healthz" Open { get: ops::healthz }
+    own "/readyz" Open { get: ops::readyz }
+    own "/metrics" Operator { get: metrics::metrics }
+    own "/admin/catalog/reload" Operator { post: catalog::reload }
+    own "/admin/catalog/history" Operator { get: catalog::history }
+    own "/admin/store/backup" Operator { post: catalog::backup }
+    own "/admin/organisations" Operator { get: orgs::list, post: orgs::create }
+    own "/admin/organisations/{org_id}/credits" Operator { post: orgs::credit }
+    own "/admin/organisations/{org_id}/keys" Operator { get: orgs::list_keys, post: orgs::create_key }
+    own "/admin/organisations/{org_id}/keys/{api_key_id}" Operator { delete: orgs::revoke_key }
+    own "/admin/lanes" Operator { get: lanes::list }
+    own "/admin/lanes/pause" Operator { post: lanes::pause }
+    own "/admin/lanes/resume" Operator { post: lanes::resume }
+    own "/admin/lanes/drain" Operator { post: lanes::drain }
+};
+
 /// All routes with their layers.
 pub fn router(api: Arc<Api>) -> Router {
-    let mut router = Router::new()
-        .route("/", get(ops::index))
-        .route("/healthz", get(ops::healthz))
-        .route("/readyz", get(ops::readyz))
-        .route("/metrics", get(metrics::metrics))
-        .route("/admin/catalog/reload", post(catalog::reload))
-        .route("/admin/catalog/history", get(catalog::history))
-        .route("/admin/store/backup", post(catalog::backup))
-        .route("/admin/organisations", get(orgs::list).post(orgs::create))
-        .route("/admin/organisations/{org_id}/credits", post(orgs::credit))
-        .route("/admin/organisations/{org_id}/keys", get(orgs::list_keys).post(orgs::create_key))
-        .route("/admin/organisations/{org_id}/keys/{api_key_id}", delete(orgs::revoke_key))
-        .route("/admin/lanes", get(lanes::list))
-        .route("/admin/lanes/pause", post(lanes::pause))
-        .route("/admin/lanes/resume", post(lanes::resume))
-        .route("/admin/lanes/drain", post(lanes::drain))
-        .nest("/v1", v1::routes().merge(openai::own()).merge(phaseo::own()).merge(batchrouter::own()))
-        .nest("/openai/v1", openai::routes())
-        // Where BatchRouter has it.
-        .nest("/v1/openai/v1", openai::routes())
-        .nest("/phaseo/v1", phaseo::routes())
-        .nest("/batchrouter/v1", batchrouter::routes());
+    let mut router = route_table::mounted();
     #[cfg(test)]
     {
         router = router.merge(super::tests::routes());
@@ -69,7 +78,9 @@ fn cors(origins: &Origins) -> Option<CorsLayer> {
         Origins::Any => AllowOrigin::any(),
         Origins::Listed(origins) => {
             let listed: Vec<_> = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
-            AllowOrigin::predicate(move |origin, request| auth::is_public(request.uri.path()) || listed.contains(origin))
+            AllowOrigin::predicate(move |origin, request| {
+                access_of(&request.uri, &request.extensions) == AccessClass::Public || listed.contains(origin)
+            })
         }
     };
     let layer = CorsLayer::new()

@@ -1,14 +1,12 @@
 //! Paths that several dialects have, where no mount says which one is meant: `/v1/batches` and what is
-//! below it, `/v1/files`.
-//! [`super::dialect`] tells which.
+//! below it, `/v1/files`. [`super::dialect`] tells which.
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Extension, Router};
 
 use super::dialect::{of_client, of_create};
 use super::layers::auth::Caller;
@@ -16,21 +14,21 @@ use super::phaseo::context::Context;
 use super::request::{Object, PathId, announced_bytes, media_type, read_json};
 use super::response::error::ApiError;
 use super::response::signed_links::Signed;
+use super::route_table::{Route, routes};
 use super::state::Api;
 use super::{batchrouter, openai, phaseo};
 use crate::domain::dialect::Dialect;
 use crate::domain::id::{BatchId, FileId};
 
-/// The shared paths, to be mounted below `/v1`.
-pub fn routes() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/files", get(openai::files::list).post(upload))
-        .route("/files/{file_id}", get(file).delete(openai::files::delete))
-        .route("/batches", get(list).post(create))
-        .route("/batches/{batch_id}", get(retrieve).post(openai::batches::control::update).delete(delete))
-        .route("/batches/{batch_id}/cancel", post(cancel))
-        .route("/batches/{batch_id}/results", get(results))
-}
+/// The shared paths, below `/v1`.
+pub const ROUTES: &[Route] = routes! {
+    own "/files" Key { get: openai::files::list, post: upload }
+    own "/files/{file_id}" Key { get: file, delete: openai::files::delete }
+    own "/batches" Key { get: list, post: create }
+    own "/batches/{batch_id}" Key { get: retrieve, post: openai::batches::control::update, delete: delete }
+    own "/batches/{batch_id}/cancel" Key { post: cancel }
+    own "/batches/{batch_id}/results" Key { get: results }
+};
 
 async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, headers: HeaderMap, request: Request) -> Response {
     match of_client(&headers) {

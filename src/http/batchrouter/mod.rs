@@ -12,48 +12,33 @@ mod quotes;
 mod routing;
 mod workflows;
 
-use std::sync::Arc;
+use super::route_table::{Route, routes};
 
-use axum::Router;
-use axum::routing::{delete, get, post};
-
-use super::state::Api;
-
-/// The routes, to be mounted below a version.
-pub fn routes() -> Router<Arc<Api>> {
-    own().merge(shared())
-}
-
-/// Those that other dialects have, too.
-fn shared() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/files", post(files::create))
-        .route("/files/{file_id}", get(files::retrieve))
-        .route("/batches", get(batches::list).post(batches::create))
-        .route("/batches/{batch_id}", get(batches::retrieve).delete(batches::delete))
-        .route("/batches/{batch_id}/cancel", post(batches::cancel))
-        .route("/batches/{batch_id}/results", get(batches::page))
-}
-
-/// Those that no other dialect has.
-pub fn own() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/catalog/models", get(models::models).options(models::preflight))
-        .route("/catalog/workflow-products", get(workflows::list))
-        .route("/catalog/workflow-products/{slug}", get(workflows::retrieve))
-        .route("/quotes/workflow", post(workflows::quote))
-        .route("/providers", get(directory::providers))
-        .route("/pricing/fees", get(directory::fees))
-        .route("/health", get(directory::health))
-        .route("/quotes/model", post(quotes::create))
-        .route("/batches/quote", post(quotes::create))
-        .route("/quotes/{quote_id}", get(quotes::read))
-        .route("/auth/account", get(account::account))
-        .route("/auth/account/api-keys", get(account::list_keys).post(account::create_key))
-        .route("/auth/account/api-keys/{api_key_id}", delete(account::revoke_key))
-        .route("/auth/account/delivery-webhook", get(account::webhook).put(account::set_webhook).delete(account::remove_webhook))
-        .route("/auth/agent-register", post(account::register))
-        .route("/batches/input-manifests", post(files::create))
-        .route("/batches/{batch_id}/artifact-url", get(batches::artifact_url))
-        .route("/batches/{batch_id}/billing-receipt", get(batches::billing_receipt))
-}
+/// The routes below a version.
+pub const ROUTES: &[Route] = routes! {
+    shared "/files" Key { post: files::create }
+    shared "/files/{file_id}" Key { get: files::retrieve }
+    shared "/batches" Key { get: batches::list, post: batches::create }
+    shared "/batches/{batch_id}" Key { get: batches::retrieve, delete: batches::delete }
+    shared "/batches/{batch_id}/cancel" Key { post: batches::cancel }
+    shared "/batches/{batch_id}/results" Key { get: batches::page }
+    // From any web page: its documents promise it.
+    own "/catalog/models" Public { get: models::models, options: models::preflight }
+    own "/catalog/workflow-products" Open { get: workflows::list }
+    own "/catalog/workflow-products/{slug}" Open { get: workflows::retrieve }
+    own "/quotes/workflow" Key { post: workflows::quote }
+    own "/providers" Open { get: directory::providers }
+    own "/pricing/fees" Open { get: directory::fees }
+    own "/health" Open { get: directory::health }
+    own "/quotes/model" Key { post: quotes::create }
+    own "/batches/quote" Key { post: quotes::create }
+    own "/quotes/{quote_id}" Key { get: quotes::read }
+    own "/auth/account" Key { get: account::account }
+    own "/auth/account/api-keys" Key { get: account::list_keys, post: account::create_key }
+    own "/auth/account/api-keys/{api_key_id}" Key { delete: account::revoke_key }
+    own "/auth/account/delivery-webhook" Key { get: account::webhook, put: account::set_webhook, delete: account::remove_webhook }
+    own "/auth/agent-register" Open { post: account::register }
+    own "/batches/input-manifests" Key { post: files::create }
+    own "/batches/{batch_id}/artifact-url" Key { get: batches::artifact_url }
+    own "/batches/{batch_id}/billing-receipt" Key { get: batches::billing_receipt }
+};

@@ -17,6 +17,7 @@ use subtle::ConstantTimeEq;
 use super::caller::{Caller, Found};
 use crate::domain::error::Code;
 use crate::http::response::error::ApiError;
+use crate::http::route_table::AccessClass;
 
 /// Which web pages may call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -83,14 +84,20 @@ impl Access {
         &self.origins
     }
 
-    /// Who calls, if they may. `known` finds a key that a client has made by the SHA-256 of its secret.
-    pub fn admit(&self, uri: &Uri, headers: &HeaderMap, known: impl Fn(&[u8; 32]) -> Option<Found>) -> Result<Caller, ApiError> {
+    /// Who calls a route of this class, if they may. `known` finds a key that a client has made by the SHA-256 of its secret.
+    pub fn admit(
+        &self,
+        class: AccessClass,
+        uri: &Uri,
+        headers: &HeaderMap,
+        known: impl Fn(&[u8; 32]) -> Option<Found>,
+    ) -> Result<Caller, ApiError> {
         if self.keys.is_empty() {
             self.refuse_pages(uri, headers)?;
             // Any key will do where none is needed, except one that was good once.
             let digest = headers.get(AUTHORIZATION).and_then(bearer).map(|key| Sha256::digest(key).into());
             return match digest.and_then(|digest| Some((digest, known(&digest)?))) {
-                Some((digest, found)) => found.admit(digest, uri.path()),
+                Some((digest, found)) => found.admit(digest, class),
                 None => Ok(Caller::operator([0; 32])),
             };
         }
@@ -109,7 +116,7 @@ impl Access {
             return Ok(Caller::operator(digest));
         }
         if let Some(found) = known(&digest) {
-            return found.admit(digest, uri.path());
+            return found.admit(digest, class);
         }
         Err(ApiError::unauthorized(Code::InvalidApiKey, "the API key is not one of those that this daemon knows"))
     }
@@ -182,7 +189,7 @@ mod tests {
 
     fn admitted(access: &Access, headers: &[(&'static str, &str)]) -> bool {
         let map = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
-        access.admit(&Uri::from_static("/v1/batches"), &map, |_| None).is_ok()
+        access.admit(AccessClass::Key, &Uri::from_static("/v1/batches"), &map, |_| None).is_ok()
     }
 
     #[test]

@@ -12,39 +12,22 @@ use axum::response::Response;
 pub use super::caller::Caller;
 use super::caller::found;
 use crate::domain::error::Code;
-use crate::http::dialect::{KEYLESS, PUBLIC, speaks_batchrouter, speaks_phaseo};
+use crate::http::dialect::{speaks_batchrouter, speaks_phaseo};
 use crate::http::phaseo::context::Context;
 use crate::http::phaseo::error::Refusal;
 use crate::http::phaseo::feed::{lacks_upgrade, upgrade_required};
 use crate::http::response::error::ApiError;
 use crate::http::response::signed_links::signed;
+use crate::http::route_table::{AccessClass, access_of};
 use crate::http::state::Api;
-
-/// What anybody may ask: probes, because an orchestrator has no key and they tell nothing, and what
-/// is documented as public.
-fn is_open(path: &str) -> bool {
-    let keyless = |mount: &str| {
-        path.strip_prefix(mount).is_some_and(|below| KEYLESS.contains(&below) || below.starts_with("/catalog/workflow-products/"))
-    };
-    ["/v1", "/batchrouter/v1"].into_iter().any(keyless) || matches!(path, "/healthz" | "/readyz")
-}
-
-/// What only the operator may ask.
-fn is_operators(path: &str) -> bool {
-    path == "/metrics" || path == "/admin" || path.starts_with("/admin/")
-}
-
-/// What anybody and any web page may read.
-pub fn is_public(path: &str) -> bool {
-    ["/v1", "/batchrouter/v1"].iter().any(|mount| path.strip_prefix(mount) == Some(PUBLIC))
-}
 
 /// Refuses callers that may not call.
 pub async fn guard(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     if lacks_upgrade(&request) {
         return upgrade_required();
     }
-    if is_open(request.uri().path()) {
+    let class = access_of(request.uri(), request.extensions());
+    if matches!(class, AccessClass::Open | AccessClass::Public) {
         // Reading tells pages nothing that is not public; anything else is for whoever may call.
         return match api.access.admit_keyless(request.uri(), request.headers()) {
             Err(error) if !request.method().is_safe() => error.into_batchrouter(),
@@ -63,8 +46,8 @@ pub async fn guard(State(api): State<Arc<Api>>, mut request: Request, next: Next
             Err(error) => error.into_batchrouter(),
         };
     }
-    match api.access.admit(request.uri(), request.headers(), |digest| found(&api, digest)) {
-        Ok(caller) if is_operators(request.uri().path()) && !caller.is_operator() => {
+    match api.access.admit(class, request.uri(), request.headers(), |digest| found(&api, digest)) {
+        Ok(caller) if class == AccessClass::Operator && !caller.is_operator() => {
             ApiError::new(Code::Forbidden, "only the operator's own keys open this").into_response_at(request.uri().path())
         }
         Ok(caller) => {

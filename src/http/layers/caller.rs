@@ -5,10 +5,8 @@ use crate::domain::error::Code;
 use crate::domain::id::OrgId;
 use crate::domain::org::{KeyKind, KeyState};
 use crate::http::response::error::ApiError;
+use crate::http::route_table::AccessClass;
 use crate::http::state::Api;
-
-/// Where receivers of Phaseo's webhooks are managed.
-const MANAGED: [&str; 2] = ["/v1/webhook-endpoints", "/phaseo/v1/webhook-endpoints"];
 
 /// Who calls, among the extensions of a request that was let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,25 +51,20 @@ pub struct Found {
 }
 
 impl Found {
-    /// The caller with this key, if it opens the path.
-    pub fn admit(self, digest: [u8; 32], path: &str) -> Result<Caller, ApiError> {
+    /// The caller with this key, if it opens routes of this class.
+    pub fn admit(self, digest: [u8; 32], class: AccessClass) -> Result<Caller, ApiError> {
         let refused = |code, message| Err(ApiError::unauthorized(code, message));
         match self.state {
             KeyState::Expired => return refused(Code::ApiKeyExpired, "the API key has expired"),
             KeyState::Revoked => return refused(Code::ApiKeyRevoked, "the API key was revoked"),
             KeyState::Active => {}
         }
-        match (self.kind.is_management(), is_managed(path)) {
+        match (self.kind.is_management(), class == AccessClass::Management) {
             (true, false) => refused(Code::ApiKeyKind, "a management key opens nothing but the receivers of webhooks"),
             (false, true) => refused(Code::ApiKeyKind, "only a management key opens this"),
             (true, true) | (false, false) => Ok(Caller { key: digest, org: self.org, kind: Some(self.kind) }),
         }
     }
-}
-
-/// Whether a path is for management keys: the receivers of Phaseo's webhooks, and what is below them.
-fn is_managed(path: &str) -> bool {
-    MANAGED.iter().filter_map(|root| path.strip_prefix(root)).any(|below| below.is_empty() || below.starts_with('/'))
 }
 
 /// The key that was made whose secret has this SHA-256.
@@ -90,12 +83,13 @@ pub fn found(api: &Api, digest: &[u8; 32]) -> Option<Found> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::route_table::access_below;
 
     #[test]
     fn a_management_key_opens_what_no_other_key_does_and_nothing_else() {
         let code = |kind, state, path| {
             let found = Found { org: OrgId::from_u128(1), kind, state };
-            found.admit([1; 32], path).map(|caller| caller.kind).map_err(|error| error.code().as_str())
+            found.admit([1; 32], access_below(path)).map(|caller| caller.kind).map_err(|error| error.code().as_str())
         };
         let managed =
             ["/v1/webhook-endpoints", "/phaseo/v1/webhook-endpoints", "/v1/webhook-endpoints/", "/phaseo/v1/webhook-endpoints/we_1/secret"];

@@ -10,42 +10,26 @@ mod models;
 pub mod objects;
 mod uploads;
 
-use std::sync::Arc;
+use super::route_table::{Route, routes};
 
-use axum::Router;
-use axum::routing::{get, post};
-
-use super::state::Api;
-
-/// The routes, to be mounted below a version.
-pub fn routes() -> Router<Arc<Api>> {
-    own().merge(shared())
-}
-
-/// Those that other dialects have, too.
-fn shared() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/files", get(files::list).post(files::create))
-        .route("/files/{file_id}", get(files::retrieve).delete(files::delete))
-        .route("/batches", get(batches::list).post(batches::create::create))
-        .route("/batches/{batch_id}", get(batches::retrieve).post(batches::control::update).delete(batches::delete))
-        .route("/batches/{batch_id}/cancel", post(batches::cancel))
-        .route("/batches/{batch_id}/results", get(batches::results))
-}
-
-/// Those that no other dialect has.
-pub fn own() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/files/{file_id}/content", get(batches::results::content))
-        .route("/files/{file_id}/cost-estimate", get(files::cost_estimate::estimate))
-        .route("/uploads", post(uploads::create))
-        .route("/uploads/{upload_id}", get(uploads::retrieve))
-        .route("/uploads/{upload_id}/parts", post(uploads::add_part))
-        .route("/uploads/{upload_id}/complete", post(uploads::complete))
-        .route("/uploads/{upload_id}/cancel", post(uploads::cancel))
-        .route("/batches/{batch_id}/pause", post(batches::control::pause))
-        .route("/batches/{batch_id}/resume", post(batches::control::resume))
-        .route("/batches/{batch_id}/retry", post(batches::retry))
-        .route("/models", get(models::list))
-        .route("/models/{*model}", get(models::retrieve))
-}
+/// The routes below a version.
+pub const ROUTES: &[Route] = routes! {
+    shared "/files" Key { get: files::list, post: files::create }
+    shared "/files/{file_id}" Key { get: files::retrieve, delete: files::delete }
+    own "/files/{file_id}/content" Key { get: batches::results::content }
+    own "/files/{file_id}/cost-estimate" Key { get: files::cost_estimate::estimate }
+    own "/uploads" Key { post: uploads::create }
+    own "/uploads/{upload_id}" Key { get: uploads::retrieve }
+    own "/uploads/{upload_id}/parts" Key { post: uploads::add_part }
+    own "/uploads/{upload_id}/complete" Key { post: uploads::complete }
+    own "/uploads/{upload_id}/cancel" Key { post: uploads::cancel }
+    shared "/batches" Key { get: batches::list, post: batches::create::create }
+    shared "/batches/{batch_id}" Key { get: batches::retrieve, post: batches::control::update, delete: batches::delete }
+    own "/batches/{batch_id}/pause" Key { post: batches::control::pause }
+    own "/batches/{batch_id}/resume" Key { post: batches::control::resume }
+    shared "/batches/{batch_id}/cancel" Key { post: batches::cancel }
+    own "/batches/{batch_id}/retry" Key { post: batches::retry }
+    shared "/batches/{batch_id}/results" Key { get: batches::results }
+    own "/models" Key { get: models::list }
+    own "/models/{*model}" Key { get: models::retrieve }
+};

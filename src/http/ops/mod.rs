@@ -14,14 +14,14 @@ use super::admin::catalog;
 use super::layers::caller::found;
 use super::request::Params;
 use super::response::error::ApiError;
-use super::route_table;
+use super::route_table::{self, AccessClass};
 use super::state::Api;
 use crate::descriptors::open;
 use crate::domain::error::Code;
 
 /// `GET /`
 pub async fn index() -> Json<Value> {
-    let endpoints: Vec<_> = route_table::TABLE.iter().map(|listed| format!("{} {}", listed.methods, listed.path)).collect();
+    let endpoints: Vec<_> = route_table::listed().map(|(path, route)| format!("{} {path}", route.listed_methods())).collect();
     Json(json!({ "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION"), "endpoints": endpoints }))
 }
 
@@ -36,7 +36,7 @@ pub async fn healthz(State(api): State<Arc<Api>>) -> Result<Json<Value>, ApiErro
 pub async fn readyz(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap, params: Params) -> Result<Json<Value>, ApiError> {
     let verbose = params.is_set("verbose");
     if verbose {
-        let caller = api.access.admit(&uri, &headers, |digest| found(&api, digest))?;
+        let caller = api.access.admit(AccessClass::Operator, &uri, &headers, |digest| found(&api, digest))?;
         if !caller.is_operator() {
             return Err(ApiError::new(Code::Forbidden, "only the operator's own keys open this"));
         }

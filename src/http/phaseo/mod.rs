@@ -13,11 +13,9 @@ pub mod webhook_endpoints;
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::routing::{get, post};
 use serde::Serialize;
 
-use super::state::Api;
+use super::route_table::{Route, routes};
 use crate::webhooks::Render;
 
 /// What Phaseo's server says of all that it makes itself.
@@ -30,49 +28,50 @@ struct Listing<T> {
     data: Vec<T>,
 }
 
-const RECEIVER: &str = "/webhook-endpoints/{endpoint_id}";
-
-/// The routes, to be mounted below a version.
-pub fn routes() -> Router<Arc<Api>> {
-    own().merge(shared("/batches")).merge(files_at("/files"))
-}
-
-/// Those that other dialects have, too, below one of the two names of batches.
-fn shared(batches: &str) -> Router<Arc<Api>> {
-    Router::new()
-        .route(batches, get(batches::list).post(batches::create))
-        .route(&format!("{batches}/{{batch_id}}"), get(batches::retrieve).delete(batches::delete))
-        .route(&format!("{batches}/{{batch_id}}/cancel"), post(batches::cancel))
-        .route(&format!("{batches}/{{batch_id}}/results"), get(batches::results))
-}
-
-fn files_at(files: &str) -> Router<Arc<Api>> {
-    Router::new()
-        .route(files, get(files::list).post(files::create))
-        .route(&format!("{files}/{{file_id}}"), get(files::retrieve))
-        .route(&format!("{files}/{{file_id}}/content"), get(files::content))
-}
-
-/// Those that no other dialect has. `/batch` is another name of `/batches`.
-pub fn own() -> Router<Arc<Api>> {
-    let mut own = Router::new()
-        .route("/data/models", get(data::list))
-        .route("/async/{kind}/{id}/ws", get(feed::socket))
-        .route("/webhook-endpoints", get(webhook_endpoints::list).post(webhook_endpoints::create))
-        .route(RECEIVER, get(webhook_endpoints::retrieve).patch(webhook_endpoints::change).delete(webhook_endpoints::delete))
-        .route(&format!("{RECEIVER}/rotate-secret"), post(webhook_endpoints::rotate))
-        .route(&format!("{RECEIVER}/test"), post(webhook_endpoints::test))
-        .merge(shared("/batch"));
-    for batches in ["/batches", "/batch"] {
-        own = own
-            .route(&format!("{batches}/models"), get(models::list))
-            .route(&format!("{batches}/capabilities"), get(capabilities::list))
-            .route(&format!("{batches}/{{batch_id}}/requests"), get(batches::requests))
-            .route(&format!("{batches}/{{batch_id}}/events"), get(feed::events))
-            .merge(files_at(&format!("{batches}/files")));
+/// The routes below a version.
+pub const ROUTES: &[Route] = routes! {
+    shared "/batches" Key { get: batches::list, post: batches::create }
+    shared "/batches/{batch_id}" Key { get: batches::retrieve, delete: batches::delete }
+    shared "/batches/{batch_id}/cancel" Key { post: batches::cancel }
+    shared "/batches/{batch_id}/results" Key { get: batches::results }
+    own "/batches/models" Key { get: models::list }
+    own "/batches/capabilities" Key { get: capabilities::list }
+    own "/data/models" Key { get: data::list }
+    own "/batches/{batch_id}/requests" Key { get: batches::requests }
+    own "/webhook-endpoints" Management { get: webhook_endpoints::list, post: webhook_endpoints::create }
+    own "/webhook-endpoints/{endpoint_id}" Management {
+        get: webhook_endpoints::retrieve, patch: webhook_endpoints::change, delete: webhook_endpoints::delete
     }
-    own
-}
+    own "/webhook-endpoints/{endpoint_id}/rotate-secret" Management { post: webhook_endpoints::rotate }
+    own "/webhook-endpoints/{endpoint_id}/test" Management { post: webhook_endpoints::test }
+    own "/batches/{batch_id}/events" Key { get: feed::events }
+    own "/async/{kind}/{id}/ws" Key { get: feed::socket }
+    own "/batches/files" Key { get: files::list, post: files::create }
+    own "/batches/files/{file_id}" Key { get: files::retrieve }
+    own "/batches/files/{file_id}/content" Key { get: files::content }
+};
+
+/// `/batch` is another name of `/batches`.
+pub const OTHER_NAMES: &[Route] = routes! {
+    own "/batch" Key { get: batches::list, post: batches::create }
+    own "/batch/{batch_id}" Key { get: batches::retrieve, delete: batches::delete }
+    own "/batch/{batch_id}/cancel" Key { post: batches::cancel }
+    own "/batch/{batch_id}/results" Key { get: batches::results }
+    own "/batch/models" Key { get: models::list }
+    own "/batch/capabilities" Key { get: capabilities::list }
+    own "/batch/{batch_id}/requests" Key { get: batches::requests }
+    own "/batch/{batch_id}/events" Key { get: feed::events }
+    own "/batch/files" Key { get: files::list, post: files::create }
+    own "/batch/files/{file_id}" Key { get: files::retrieve }
+    own "/batch/files/{file_id}/content" Key { get: files::content }
+};
+
+/// Where its clients have files when the dialect is mounted by itself.
+pub const FILES: &[Route] = routes! {
+    own "/files" Key { get: files::list, post: files::create }
+    own "/files/{file_id}" Key { get: files::retrieve }
+    own "/files/{file_id}/content" Key { get: files::content }
+};
 
 /// What followers of a batch are told, in every dialect.
 pub use self::batches::job::message as batch_message;

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use super::sockets::{Served, served};
 use super::*;
 use crate::http::Origins;
-use crate::http::route_table::TABLE;
+use crate::http::route_table::every;
 
 /// Connections at the same time.
 const SIDE_BY_SIDE: usize = 200;
@@ -57,12 +57,9 @@ fn bodies() -> Vec<(&'static str, String, Vec<u8>)> {
 /// Every route of the table with each of its methods, and what is answered before any of them.
 fn targets() -> Vec<(String, String, &'static str)> {
     let mut targets = Vec::new();
-    for listed in TABLE {
-        for method in listed.methods.split(", ") {
-            for mount in [""].iter().chain(listed.mounts) {
-                let path = format!("{mount}{}", listed.path).replace(['{', '}', '*'], "");
-                targets.push((method.to_owned(), path, "localhost"));
-            }
+    for (path, route) in every() {
+        for method in route.listed_methods().split(", ") {
+            targets.push((method.to_owned(), path.replace(['{', '}', '*'], ""), "localhost"));
         }
     }
     for (method, path, host) in [
