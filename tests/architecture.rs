@@ -110,7 +110,11 @@ fn a_dialect_that_names_another_is_found() {
     let source = "use crate::http::openai::objects::List;\nuse crate::http::openai::files;\nuse super::super::batchrouter::error::Refusal;\nuse super::{error, openai};\nuse crate::http::{\n    state::Api,\n    openai::{objects, uploads},\n};\n";
     assert_eq!(
         check("http/phaseo/files.rs", source),
-        ["src/http/phaseo/files.rs:2: http/phaseo names openai::files", "src/http/phaseo/files.rs:7: http/phaseo names openai::uploads",],
+        [
+            "src/http/phaseo/files.rs:2: http/phaseo names openai::files",
+            "src/http/phaseo/files.rs:3: http/phaseo names batchrouter::error",
+            "src/http/phaseo/files.rs:7: http/phaseo names openai::uploads",
+        ],
         "`super::openai` of a file of phaseo's is phaseo's own"
     );
     assert_eq!(
