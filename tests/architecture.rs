@@ -323,3 +323,26 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     files.sort();
     files
 }
+
+/// The names of tests that `docs/architecture.md` gives for its invariants, and the paths that it sends people to.
+#[test]
+fn the_manual_names_what_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manual = fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    let code: String =
+        ["src", "tests"].iter().flat_map(|top| rust_files(&root.join(top))).map(|file| fs::read_to_string(file).unwrap()).collect();
+    let (mut tests, mut missing) = (0, Vec::new());
+    for name in manual.split('`').skip(1).step_by(2) {
+        let is_test = name.len() > 20 && name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        if is_test {
+            tests += 1;
+            let there = code.contains(&format!("fn {name}("));
+            missing.extend((!there).then(|| format!("no test is called {name}")));
+        }
+        let is_path = name.contains('/') && name.chars().all(|c| c.is_ascii_alphanumeric() || "/_.-".contains(c)) && !name.starts_with('/');
+        if is_path && !["", "src", "src/http/phaseo"].iter().any(|below| root.join(below).join(name).exists()) {
+            missing.push(format!("there is no {name}"));
+        }
+    }
+    assert!(tests > 15 && missing.is_empty(), "{tests} tests named; {missing:?}");
+}

@@ -1,7 +1,6 @@
 //! `GET /metrics`: the figures of [`crate::service::metrics`] in the text format of Prometheus (OpenMetrics).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -35,21 +34,36 @@ pub async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, ApiError> 
 
 fn register(registry: &mut Registry, metric: Metric) {
     let Metric { name, help, kind, samples } = metric;
-    match kind {
-        MetricKind::Info => samples.into_iter().for_each(|sample| registry.register(name, help, Info::new(sample.labels))),
-        MetricKind::Counter => {
+    match (kind, samples.as_slice()) {
+        (MetricKind::Info, _) => samples.into_iter().for_each(|sample| registry.register(name, help, Info::new(sample.labels))),
+        // By itself, or its line would have empty braces.
+        (MetricKind::Counter, [only]) if only.labels.is_empty() => registry.register(name, help, counter(only.value)),
+        (MetricKind::Gauge, [only]) if only.labels.is_empty() => registry.register(name, help, gauge(only.value)),
+        (MetricKind::Counter, _) => {
             let family = Family::<Labels, Counter>::default();
-            for sample in samples {
-                family.get_or_create(&sample.labels).inner().store(sample.value, Ordering::Relaxed);
-            }
+            samples.iter().for_each(|sample| _ = family.get_or_create(&sample.labels).inc_by(sample.value));
             registry.register(name, help, family);
         }
-        MetricKind::Gauge => {
+        (MetricKind::Gauge, _) => {
             let family = Family::<Labels, Gauge>::default();
-            for sample in samples {
-                family.get_or_create(&sample.labels).set(i64::try_from(sample.value).unwrap_or(i64::MAX));
-            }
+            samples.iter().for_each(|sample| _ = family.get_or_create(&sample.labels).set(whole(sample.value)));
             registry.register(name, help, family);
         }
     }
+}
+
+fn counter(value: u64) -> Counter {
+    let counter = Counter::default();
+    counter.inc_by(value);
+    counter
+}
+
+fn gauge(value: u64) -> Gauge {
+    let gauge = Gauge::default();
+    gauge.set(whole(value));
+    gauge
+}
+
+fn whole(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
