@@ -39,7 +39,7 @@ pub struct NotAList(String);
 /// It is not such a list, or it is empty.
 pub fn read_models(body: &[u8]) -> Result<Vec<Discovered>, NotAList> {
     #[derive(Deserialize)]
-    struct Listing {
+    struct ServerListing {
         data: Vec<Item>,
     }
     #[derive(Deserialize)]
@@ -61,7 +61,7 @@ pub fn read_models(body: &[u8]) -> Result<Vec<Discovered>, NotAList> {
         #[serde(default)]
         n_ctx_train: Value,
     }
-    let listing: Listing = serde_json::from_slice(body).map_err(|error| NotAList(error.to_string()))?;
+    let listing: ServerListing = serde_json::from_slice(body).map_err(|error| NotAList(error.to_string()))?;
     if listing.data.is_empty() {
         return Err(NotAList("it lists no model".to_owned()));
     }

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 /// A place in a file, both counted from 1; the column counts characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct TextPlace {
     pub line: usize,
     pub column: usize,
 }
@@ -17,7 +17,7 @@ pub struct Fault {
     /// Relative to the catalog folder, with forward slashes.
     pub file: String,
     /// `None` if the file as a whole is at fault.
-    pub place: Option<Place>,
+    pub place: Option<TextPlace>,
     /// What was found, and what would be legal.
     pub message: String,
 }
@@ -26,7 +26,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (file, message) = (visible(&self.file), visible(&self.message));
         match self.place {
-            Some(Place { line, column }) => write!(f, "{file}:{line}:{column}: {message}"),
+            Some(TextPlace { line, column }) => write!(f, "{file}:{line}:{column}: {message}"),
             None => write!(f, "{file}: {message}"),
         }
     }
@@ -87,10 +87,10 @@ impl Source {
     }
 
     /// Where byte `offset` is.
-    pub fn place(&self, offset: usize) -> Place {
+    pub fn place(&self, offset: usize) -> TextPlace {
         let before = self.text.get(..offset).unwrap_or(&self.text);
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        Place { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
+        TextPlace { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
     }
 
     /// The file's name without folder and extension.
@@ -107,10 +107,10 @@ mod tests {
     #[test]
     fn places_count_lines_and_characters_from_one() {
         let source = Source { file: "models/a.toml".into(), text: "é = 1\nab = 2\n".into() };
-        assert_eq!(source.place(0), Place { line: 1, column: 1 });
-        assert_eq!(source.place("é ".len()), Place { line: 1, column: 3 });
-        assert_eq!(source.place("é = 1\na".len()), Place { line: 2, column: 2 });
-        assert_eq!(source.place(1_000), Place { line: 3, column: 1 });
+        assert_eq!(source.place(0), TextPlace { line: 1, column: 1 });
+        assert_eq!(source.place("é ".len()), TextPlace { line: 1, column: 3 });
+        assert_eq!(source.place("é = 1\na".len()), TextPlace { line: 2, column: 2 });
+        assert_eq!(source.place(1_000), TextPlace { line: 3, column: 1 });
         assert_eq!(source.stem(), "a");
     }
 }

@@ -40,7 +40,7 @@ pub struct Accepted {
 
 /// How the catalog stands: what holds, and what was refused since.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+pub struct CatalogStatus {
     pub accepted: Accepted,
     /// What was wrong at the last attempt, if that failed, and when it was.
     pub refused: Option<(Faults, Timestamp)>,
@@ -86,7 +86,7 @@ pub type Requests = mpsc::Receiver<Reload>;
 pub struct Catalog {
     current: ArcSwap<(u64, Arc<Snapshot>)>,
     version: watch::Sender<u64>,
-    standing: watch::Sender<Standing>,
+    standing: watch::Sender<CatalogStatus>,
     requests: mpsc::Sender<Reload>,
 }
 
@@ -98,7 +98,7 @@ impl Catalog {
         let catalog = Self {
             current: ArcSwap::from_pointee((version, Arc::new(snapshot))),
             version: watch::Sender::new(version),
-            standing: watch::Sender::new(Standing { accepted, refused: None, reloads: [0; 3] }),
+            standing: watch::Sender::new(CatalogStatus { accepted, refused: None, reloads: [0; 3] }),
             requests,
         };
         (catalog, receiver)
@@ -120,7 +120,7 @@ impl Catalog {
     }
 
     /// How it stands.
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self) -> CatalogStatus {
         self.standing.borrow().clone()
     }
 

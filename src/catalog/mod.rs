@@ -38,8 +38,8 @@ mod tests;
 
 pub use diff::{Changes, diff};
 pub use discover::{Discovered, NotAList, read_models, write_seeds};
-pub use fault::{Fault, Faults, Place};
-pub use handle::{Accepted, Catalog, Origin, Reload, ReloadError, Reloaded, Requests, Standing};
+pub use fault::{Fault, Faults, TextPlace};
+pub use handle::{Accepted, Catalog, CatalogStatus, Origin, Reload, ReloadError, Reloaded, Requests};
 pub use model::{Capacity, Evidence, Files, Model, Offering, Privacy, Provider};
 pub use rates::{Meter, Rate, Rates};
 pub use resolve::ResolveError;

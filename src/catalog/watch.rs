@@ -20,7 +20,7 @@ use notify::event::ModifyKind;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode};
 use notify_debouncer_full::{DebounceEventResult, DebouncedEvent, Debouncer, RecommendedCache, new_debouncer};
 
-use self::paths::{Place, places};
+use self::paths::{WatchedPlace, places};
 use super::folder::{Mark, marks};
 
 /// How long a folder must be quiet before a change counts. Saving takes several events.
@@ -83,7 +83,7 @@ struct Armed {
     dir: PathBuf,
     debouncer: Debouncer<RecommendedWatcher, RecommendedCache>,
     /// Each with the identity of what the path led to when the watch was set.
-    watched: BTreeMap<PathBuf, Place>,
+    watched: BTreeMap<PathBuf, WatchedPlace>,
     /// The seeds as they were at the last look; `None` if they could not be seen.
     marks: Option<Vec<Mark>>,
     /// Some of it cannot be watched, and that has been said.

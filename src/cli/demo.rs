@@ -10,7 +10,7 @@ use super::progress::{Display, ProgressLine};
 use super::{FAILURE, INTERRUPTED, USAGE, block_on, complain, print, quiet_settings};
 use crate::client::{Client, ClientError};
 use crate::daemon::config::{Flags, Settings, Strings};
-use crate::daemon::{Environment, ServeError, Server};
+use crate::daemon::{Daemon, Environment, ServeError};
 use crate::domain::money::Usd;
 
 /// How often progress is looked at.
@@ -91,7 +91,7 @@ pub(super) fn demo(args: &DemoArgs, env: Environment) -> u8 {
 }
 
 async fn show(args: &DemoArgs, settings: &Settings, env: Environment, folder: &Path) -> Result<u8, DemoError> {
-    let server = Server::start(settings, env).await?;
+    let server = Daemon::start(settings, env).await?;
     let base = format!("http://{}/v1", server.address);
     print(&format!("batchd is listening on http://{} and stores in {}", server.address, settings.data_dir.display()));
     let shutdown = server.shutdown().clone();

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use self::args::{Org, When};
-use super::output::{Refusal, put, table};
+use super::output::{CommandRefused, put, table};
 use super::remote::{self, RemoteArgs};
 use super::say;
 use crate::client::Client;
@@ -26,7 +26,7 @@ pub enum KeysCommand {
     /// The secret alone goes to standard output, everything else to standard error.
     Create(CreateArgs),
     /// Show the keys, without their secrets
-    List(ListArgs),
+    List(ListKeysArgs),
     /// Let a key open nothing any more
     Revoke(RevokeArgs),
 }
@@ -55,7 +55,7 @@ pub struct CreateArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct ListArgs {
+pub struct ListKeysArgs {
     /// Only the keys of this organisation: its name or id, or `operator`
     #[arg(long, value_name = "NAME")]
     org: Option<Org>,
@@ -83,12 +83,12 @@ pub fn run(command: &KeysCommand, env: Environment) -> u8 {
     })
 }
 
-async fn create(args: &CreateArgs, env: Environment) -> Result<u8, Refusal> {
+async fn create(args: &CreateArgs, env: Environment) -> Result<u8, CommandRefused> {
     // Everything that can be known to be wrong is looked at before an organisation is created.
     if let Err(error) = KeyKind::of(&args.dialect, args.management) {
-        return Err(Refusal::usage(format!("--management {error}")));
+        return Err(CommandRefused::usage(format!("--management {error}")));
     }
-    let expires_at = args.expires.map(|when| when.after(Timestamp::now())).transpose().map_err(Refusal::usage)?;
+    let expires_at = args.expires.map(|when| when.after(Timestamp::now())).transpose().map_err(CommandRefused::usage)?;
     let client = args.remote.client(&env)?;
     let org = match find(&client, &args.org).await? {
         Ok(id) => id,
@@ -108,12 +108,12 @@ async fn create(args: &CreateArgs, env: Environment) -> Result<u8, Refusal> {
     Ok(0)
 }
 
-async fn list(args: &ListArgs, env: Environment) -> Result<u8, Refusal> {
+async fn list(args: &ListKeysArgs, env: Environment) -> Result<u8, CommandRefused> {
     let client = args.remote.client(&env)?;
     let orgs = match &args.org {
         Some(org) => {
             let found = find(&client, org).await?;
-            vec![found.map_err(|name| Refusal::usage(format!("there is no organisation with the name `{name}`")))?]
+            vec![found.map_err(|name| CommandRefused::usage(format!("there is no organisation with the name `{name}`")))?]
         }
         None => ids(&client.organisations(None).await?),
     };
@@ -131,25 +131,28 @@ async fn list(args: &ListArgs, env: Environment) -> Result<u8, Refusal> {
     Ok(0)
 }
 
-async fn revoke(args: &RevokeArgs, env: Environment) -> Result<u8, Refusal> {
+async fn revoke(args: &RevokeArgs, env: Environment) -> Result<u8, CommandRefused> {
     let client = args.remote.client(&env)?;
     let id = args.id.in_hex();
     let owner = ids(&client.organisations(Some(("api_key_id", &id))).await?).pop();
-    let owner = owner.ok_or_else(|| Refusal::usage(format!("there is no API key `{id}`")))?;
+    let owner = owner.ok_or_else(|| CommandRefused::usage(format!("there is no API key `{id}`")))?;
     let revoked = client.revoke_key(&owner, &id).await?;
     put(&if args.remote.json { revoked.to_string() } else { format!("{id} is revoked: it opens nothing any more") })?;
     Ok(0)
 }
 
 /// The id of an organisation, or the name that none has.
-async fn find<'a>(client: &Client, org: &'a Org) -> Result<Result<String, &'a str>, Refusal> {
+async fn find<'a>(client: &Client, org: &'a Org) -> Result<Result<String, &'a str>, CommandRefused> {
     let name = match org {
         Org::Id(id) => return Ok(Ok(id.in_hex())),
         Org::Named(name) => name,
     };
     let mut found = ids(&client.organisations(Some(("name", name))).await?);
     if found.len() > 1 {
-        return Err(Refusal::usage(format!("several organisations have the name `{name}`; choose one by its id: {}", found.join(", "))));
+        return Err(CommandRefused::usage(format!(
+            "several organisations have the name `{name}`; choose one by its id: {}",
+            found.join(", ")
+        )));
     }
     Ok(found.pop().ok_or(name))
 }

@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::output::{Refusal, put, table};
+use super::output::{CommandRefused, put, table};
 use super::remote::{self, RemoteArgs};
 use super::{FAILURE, INTERRUPTED, say};
 use crate::client::Client;
@@ -27,7 +27,7 @@ const PLAIN_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, Subcommand)]
 pub enum LanesCommand {
     /// Show what the lanes are doing, and which are held
-    List(ListArgs),
+    List(ListLanesArgs),
     /// Let the rows of a lane wait; calls in flight finish
     Pause(HoldArgs),
     /// Let a lane go on that is paused or drained
@@ -40,7 +40,7 @@ pub enum LanesCommand {
 }
 
 #[derive(Debug, Args)]
-pub struct ListArgs {
+pub struct ListLanesArgs {
     /// Only this lane, or only the lanes of this provider
     #[arg(value_name = "LANE")]
     lane: Option<LaneSelector>,
@@ -78,7 +78,7 @@ pub fn run(command: &LanesCommand, env: Environment) -> u8 {
     })
 }
 
-async fn list(args: &ListArgs, env: Environment) -> Result<u8, Refusal> {
+async fn list(args: &ListLanesArgs, env: Environment) -> Result<u8, CommandRefused> {
     let mut lanes = args.remote.client(&env)?.lanes().await?;
     if let Some(only) = &args.lane {
         select(&mut lanes, only);
@@ -93,13 +93,13 @@ async fn list(args: &ListArgs, env: Environment) -> Result<u8, Refusal> {
     Ok(0)
 }
 
-async fn hold(args: &HoldArgs, action: &str, env: Environment) -> Result<u8, Refusal> {
+async fn hold(args: &HoldArgs, action: &str, env: Environment) -> Result<u8, CommandRefused> {
     let answer = args.remote.client(&env)?.hold_lane(action, &args.lane.to_string()).await?;
     put(&if args.remote.json { answer.to_string() } else { message(&answer) })?;
     Ok(0)
 }
 
-async fn drain(args: &DrainArgs, env: Environment) -> Result<u8, Refusal> {
+async fn drain(args: &DrainArgs, env: Environment) -> Result<u8, CommandRefused> {
     let DrainArgs { hold: HoldArgs { lane, remote }, no_wait } = args;
     if *no_wait {
         return hold(&args.hold, "drain", env).await;
@@ -122,7 +122,7 @@ async fn drain(args: &DrainArgs, env: Environment) -> Result<u8, Refusal> {
 }
 
 /// Waits until nothing is in flight on lanes that are drained; what they are doing then.
-async fn wait(client: &Client, lane: &LaneSelector) -> Result<Value, Refusal> {
+async fn wait(client: &Client, lane: &LaneSelector) -> Result<Value, CommandRefused> {
     let mut shown = Waiting::new();
     let mut quiet_since = None;
     loop {
@@ -130,7 +130,7 @@ async fn wait(client: &Client, lane: &LaneSelector) -> Result<Value, Refusal> {
         select(&mut lanes, lane);
         let is_held = |held: &Value| held["lane"] == lane.to_string() && held["hold"] == "drained";
         if !each(&lanes, "holds").any(is_held) {
-            return Err(Refusal(FAILURE, format!("`{lane}` is no longer drained: somebody else has paused or resumed it")));
+            return Err(CommandRefused(FAILURE, format!("`{lane}` is no longer drained: somebody else has paused or resumed it")));
         }
         let in_flight: u64 = each(&lanes, "data").filter_map(|each| each["in_flight"].as_u64()).sum();
         let now = Instant::now();

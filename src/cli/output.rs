@@ -9,9 +9,9 @@ use super::{FAILURE, USAGE};
 
 /// Why a question could not be answered, with the exit code.
 #[derive(Debug)]
-pub(super) struct Refusal(pub u8, pub String);
+pub(super) struct CommandRefused(pub u8, pub String);
 
-impl Refusal {
+impl CommandRefused {
     /// The question itself is at fault.
     pub fn usage(message: impl ToString) -> Self {
         Self(USAGE, message.to_string())
@@ -19,10 +19,12 @@ impl Refusal {
 }
 
 /// Prints what was asked for. A reader that has gone has read enough; a disk that is full is a failure.
-pub(super) fn put(text: &str) -> Result<(), Refusal> {
+pub(super) fn put(text: &str) -> Result<(), CommandRefused> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Refusal(FAILURE, format!("cannot write to standard output: {error}"))),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(CommandRefused(FAILURE, format!("cannot write to standard output: {error}")))
+        }
         Ok(()) | Err(_) => Ok(()),
     }
 }

@@ -3,7 +3,7 @@
 
 use clap::Args;
 
-use super::output::Refusal;
+use super::output::CommandRefused;
 use super::{FAILURE, USAGE, block_on_result};
 use crate::client::{Client, ClientError};
 use crate::daemon::Environment;
@@ -26,29 +26,29 @@ pub struct RemoteArgs {
 
 impl RemoteArgs {
     /// The daemon, yet to be called.
-    pub(super) fn client(&self, env: &Environment) -> Result<Client, Refusal> {
+    pub(super) fn client(&self, env: &Environment) -> Result<Client, CommandRefused> {
         if !self.url.starts_with("http://") {
             let message = format!("--url {:?} must begin with `http://`; a daemon's port has no TLS", self.url);
-            return Err(Refusal::usage(message));
+            return Err(CommandRefused::usage(message));
         }
         let base = self.url.trim_end_matches('/');
         let base = base.strip_suffix("/v1").unwrap_or(base);
         let key = match resolve_key(&KeySource::Env(KEY_VARIABLE.to_owned()), &**env) {
             Ok(key) => key,
             Err(error) if error.is_absence() => None,
-            Err(error) => return Err(Refusal::usage(error)),
+            Err(error) => return Err(CommandRefused::usage(error)),
         };
         Ok(Client::new(format!("{base}/v1")).with_key(key))
     }
 }
 
 /// Runs a command that asks a daemon; the exit code.
-pub(super) fn run(command: impl Future<Output = Result<u8, Refusal>>) -> u8 {
-    let outcome = block_on_result(command).map_err(|error| Refusal(FAILURE, error.to_string())).and_then(|outcome| outcome);
-    outcome.unwrap_or_else(|Refusal(code, message)| super::complain(&message, code))
+pub(super) fn run(command: impl Future<Output = Result<u8, CommandRefused>>) -> u8 {
+    let outcome = block_on_result(command).map_err(|error| CommandRefused(FAILURE, error.to_string())).and_then(|outcome| outcome);
+    outcome.unwrap_or_else(|CommandRefused(code, message)| super::complain(&message, code))
 }
 
-impl From<ClientError> for Refusal {
+impl From<ClientError> for CommandRefused {
     fn from(error: ClientError) -> Self {
         let (code, hint) = match &error {
             ClientError::Refused { status: 401, .. } => (USAGE, format!("; batchd takes it from the environment variable {KEY_VARIABLE}")),

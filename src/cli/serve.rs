@@ -2,7 +2,7 @@
 
 use super::{FAILURE, USAGE, block_on, complain, print, settings};
 use crate::daemon::config::Flags;
-use crate::daemon::{Environment, Server};
+use crate::daemon::{Daemon, Environment};
 
 /// Serves until stopped; returns the exit code.
 pub(super) fn serve(flags: &Flags, env: Environment) -> u8 {
@@ -15,7 +15,7 @@ pub(super) fn serve(flags: &Flags, env: Environment) -> u8 {
         Err(error) => return complain(&error, USAGE),
     };
     block_on(async move {
-        let server = match Server::start(&settings, env).await {
+        let server = match Daemon::start(&settings, env).await {
             Ok(server) => server,
             Err(error) => return complain(&error, USAGE),
         };

@@ -14,7 +14,7 @@ use super::output::put;
 use super::remote::{self, RemoteArgs};
 use super::{FAILURE, USAGE, complain, print, say};
 use crate::daemon::config::{Flags, Settings};
-use crate::daemon::{Checked, Environment, SalvageError, Salvaged, Told, Unlookable, check_store, salvage_store, system_clock};
+use crate::daemon::{Checked, Environment, SalvageError, SalvageNote, Salvaged, Unlookable, check_store, salvage_store, system_clock};
 
 /// Check a data directory, bring back what can be read of a damaged one, and make backups
 #[derive(Debug, Subcommand)]
@@ -141,7 +141,7 @@ fn salvage(SalvageArgs { to, place }: &SalvageArgs, env: &Environment) -> Result
     let mut told = Vec::new();
     let mut is_complete = true;
     let done = salvage_store(&dir, to, system_clock().now(), &mut |what| {
-        is_complete &= matches!(what, Told::Fault(_));
+        is_complete &= matches!(what, SalvageNote::Fault(_));
         match place.json {
             true => told.push(what),
             false => print(&what.to_string()),
@@ -157,16 +157,16 @@ fn salvage(SalvageArgs { to, place }: &SalvageArgs, env: &Environment) -> Result
     Ok(if is_complete { 0 } else { FAILURE })
 }
 
-fn in_json(done: &Salvaged, told: &[Told], took: Duration) -> serde_json::Value {
-    let of = |wanted: fn(&Told) -> Option<String>| told.iter().filter_map(wanted).collect::<Vec<_>>();
+fn in_json(done: &Salvaged, told: &[SalvageNote], took: Duration) -> serde_json::Value {
+    let of = |wanted: fn(&SalvageNote) -> Option<String>| told.iter().filter_map(wanted).collect::<Vec<_>>();
     let Salvaged { batches, rows, files, bytes, lost_batches, lost_rows, lost_files, was_whole } = *done;
     json!({
         "object": "store.salvage",
         "was_whole": was_whole,
-        "found": of(|told| if let Told::Fault(what) = told { Some(what.clone()) } else { None }),
-        "lost": of(|told| if let Told::Lost(thing) = told { Some(thing.to_string()) } else { None }),
-        "changed": of(|told| if let Told::Changed(thing, how) = told { Some(format!("{thing}: {how}")) } else { None }),
-        "unsure": of(|told| if let Told::Unsure(thing, why) = told { Some(format!("{thing}: {why}")) } else { None }),
+        "found": of(|told| if let SalvageNote::Fault(what) = told { Some(what.clone()) } else { None }),
+        "lost": of(|told| if let SalvageNote::Lost(thing) = told { Some(thing.to_string()) } else { None }),
+        "changed": of(|told| if let SalvageNote::Changed(thing, how) = told { Some(format!("{thing}: {how}")) } else { None }),
+        "unsure": of(|told| if let SalvageNote::Unsure(thing, why) = told { Some(format!("{thing}: {why}")) } else { None }),
         "batches": batches, "rows": rows, "files": files, "bytes": bytes,
         "lost_batches": lost_batches, "lost_rows": lost_rows, "lost_files": lost_files, "seconds": took.as_secs_f64(),
     })

@@ -28,7 +28,7 @@ const TOGETHER: usize = 256;
 
 /// Where the catalog comes from, and how to tell which providers can be used.
 #[derive(Clone)]
-pub(super) struct Source {
+pub(super) struct CatalogSource {
     pub dir: Option<PathBuf>,
     upstreams: Upstreams,
     options: UpstreamOptions,
@@ -36,7 +36,7 @@ pub(super) struct Source {
     env: Environment,
 }
 
-impl Source {
+impl CatalogSource {
     pub fn new(settings: &Settings, env: Environment) -> Result<Self, UpstreamError> {
         let total = settings.upstream_timeout;
         let timeouts = Timeouts { connect: Timeouts::default().connect.min(total), first_byte: total, total };
@@ -110,8 +110,8 @@ pub(super) fn key_of(
 }
 
 /// The catalog and the task that keeps it.
-pub(super) struct Keeper {
-    source: Source,
+pub(super) struct CatalogReloader {
+    source: CatalogSource,
     store: Store,
     clock: Clock,
     catalog: Arc<Catalog>,
@@ -125,20 +125,20 @@ pub(super) struct Keeper {
 
 /// What a reload makes the next snapshot of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Basis {
+enum ReloadFrom {
     /// The seeds as they are now.
     Seeds,
     /// Those that hold.
     Kept,
 }
 
-impl Keeper {
+impl CatalogReloader {
     /// Loads the catalog for the first time. If its folder cannot be used, the last good one of that
     /// folder takes its place.
     ///
     /// # Errors
     /// The faults, if there is no last good one.
-    pub async fn start(source: Source, store: Store, clock: Clock) -> Result<(Arc<Catalog>, Self), StartError> {
+    pub async fn start(source: CatalogSource, store: Store, clock: Clock) -> Result<(Arc<Catalog>, Self), StartError> {
         let now = moment(&clock);
         let history = store.catalogs().await?;
         let loaded = blocking({
@@ -172,7 +172,7 @@ impl Keeper {
     pub async fn run(mut self, drain: CancellationToken) {
         let mut waiting = Vec::new();
         loop {
-            let (next_day, mut from) = (self.until_next_day(), Basis::Seeds);
+            let (next_day, mut from) = (self.until_next_day(), ReloadFrom::Seeds);
             tokio::select! {
                 () = drain.cancelled() => return,
                 count = self.requests.recv_many(&mut waiting, TOGETHER) => {
@@ -185,7 +185,7 @@ impl Keeper {
                     if !due {
                         continue;
                     }
-                    from = Basis::Kept;
+                    from = ReloadFrom::Kept;
                     waiting.push(Reload { why: "a date of the catalog has come", reply: None });
                 }
             }
@@ -207,13 +207,13 @@ impl Keeper {
         Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).clamp(Duration::from_secs(1), LOOK)
     }
 
-    async fn reload(&mut self, why: &'static str, from: Basis) -> Result<Reloaded, ReloadError> {
+    async fn reload(&mut self, why: &'static str, from: ReloadFrom) -> Result<Reloaded, ReloadError> {
         let (now, before) = (moment(&self.clock), self.catalog.current());
         let (source, kept) = (self.source.clone(), self.archive.clone());
         let loaded = blocking(move || {
             let archive = match from {
-                Basis::Seeds => source.read()?,
-                Basis::Kept => kept,
+                ReloadFrom::Seeds => source.read()?,
+                ReloadFrom::Kept => kept,
             };
             let snapshot = source.build(archive.clone(), now)?;
             let changes = if snapshot.equals(&before) { None } else { Some(diff(&before, &snapshot)) };
@@ -229,14 +229,14 @@ impl Keeper {
             }
         };
         let Some(changes) = changes else {
-            if from == Basis::Seeds {
+            if from == ReloadFrom::Seeds {
                 self.catalog.confirm(self.source.origin());
             }
             tracing::debug!(why, "the catalog is as it was");
             return Ok(Reloaded { accepted: self.catalog.standing().accepted, changes: None });
         };
         let standing = self.catalog.standing();
-        let (version, origin) = (self.latest + 1, if from == Basis::Seeds { self.source.origin() } else { standing.accepted.origin });
+        let (version, origin) = (self.latest + 1, if from == ReloadFrom::Seeds { self.source.origin() } else { standing.accepted.origin });
         let accepted = Accepted { version, hash: snapshot.hash().to_owned(), origin, at: now };
         store(&self.store, &self.source, &accepted, &changes, archive.clone()).await.map_err(|error| {
             tracing::error!(%error, "the catalog was not reloaded, because it could not be stored");
@@ -244,7 +244,7 @@ impl Keeper {
         })?;
         (self.latest, self.archive) = (version, archive);
         self.catalog.publish(snapshot, accepted.clone());
-        if let (Basis::Kept, Some((faults, at))) = (from, standing.refused) {
+        if let (ReloadFrom::Kept, Some((faults, at))) = (from, standing.refused) {
             // The folder is as broken as it was.
             self.catalog.refuse(faults, at);
         }
@@ -263,7 +263,7 @@ fn log_faults(faults: &Faults) {
     }
 }
 
-async fn store(store: &Store, source: &Source, accepted: &Accepted, changes: &Changes, archive: Archive) -> Result<(), StoreError> {
+async fn store(store: &Store, source: &CatalogSource, accepted: &Accepted, changes: &Changes, archive: Archive) -> Result<(), StoreError> {
     let catalog = StoredCatalog {
         version: accepted.version,
         hash: accepted.hash.clone(),
@@ -278,7 +278,7 @@ async fn store(store: &Store, source: &Source, accepted: &Accepted, changes: &Ch
 
 /// The entry of the first snapshot: the latest one of the history if nothing has changed since.
 async fn first(
-    source: &Source,
+    source: &CatalogSource,
     into: &Store,
     history: &[StoredCatalog],
     snapshot: &Snapshot,
@@ -301,7 +301,7 @@ async fn first(
 /// What is different from the catalog of an earlier run, as far as its files are kept.
 async fn changes_since(
     earlier: &StoredCatalog,
-    source: &Source,
+    source: &CatalogSource,
     from: &Store,
     snapshot: &Snapshot,
     now: Timestamp,
@@ -314,7 +314,7 @@ async fn changes_since(
 
 /// The last good state of the folder, if it was kept and this build can still read it.
 async fn last_good(
-    source: &Source,
+    source: &CatalogSource,
     store: &Store,
     history: &[StoredCatalog],
     now: Timestamp,
@@ -370,8 +370,8 @@ mod tests {
         let time = Arc::new(AtomicI64::new("2026-05-31T23:59:58Z".parse::<Timestamp>().unwrap().as_second()));
         let read = time.clone();
         let clock = Clock::new(move || Timestamp::from_second(read.load(Ordering::Relaxed)).unwrap());
-        let source = Source::new(&settings, env).unwrap();
-        let (catalog, keeper) = Keeper::start(source, store.clone(), clock).await.unwrap();
+        let source = CatalogSource::new(&settings, env).unwrap();
+        let (catalog, keeper) = CatalogReloader::start(source, store.clone(), clock).await.unwrap();
         assert_eq!((price(&catalog), catalog.versioned().0), ("1".to_owned(), 1));
 
         std::fs::write(seeds.join("models/m.toml"), "broken").unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::catalog_reloader::{Keeper, Source, key_of};
+use super::catalog_reloader::{CatalogReloader, CatalogSource, key_of};
 use super::config::{Settings, Strings};
 use super::lifecycle::{Fate, Tasks};
 use crate::catalog::{Faults, Snapshot, UpstreamError, WatchError, Watcher, watch};
@@ -20,7 +20,7 @@ use crate::domain::time::{Clock, Timestamp};
 use crate::executor::{self, InputLimits, OpenProvider};
 use crate::provider::{self, SetupError};
 use crate::service::quotes::turns::QuoteTurns;
-use crate::service::{Limits, QuoteTerms, Service};
+use crate::service::{QuoteTerms, Service, ServiceLimits};
 use crate::store::{Compact, OpenError, Options, Recovered, Store, StoreError};
 
 /// How often expired files, uploads and keys are looked for.
@@ -64,7 +64,7 @@ pub struct Core {
 /// # Errors
 /// When the upstreams or the catalog have faults.
 pub fn load_catalog(settings: &Settings, env: Environment) -> Result<Snapshot, StartError> {
-    let source = Source::new(settings, env)?;
+    let source = CatalogSource::new(settings, env)?;
     Ok(source.build(source.read()?, system_clock().now())?)
 }
 
@@ -82,9 +82,9 @@ impl Core {
     pub async fn start(settings: &Settings, env: Environment, tasks: &Tasks, max_clients: u32) -> Result<Self, StartError> {
         let descriptors = Descriptors::of_process(max_clients);
         let clock = system_clock();
-        let source = Source::new(settings, env.clone())?;
+        let source = CatalogSource::new(settings, env.clone())?;
         let (store, recovered) = open_store(settings).await?;
-        let (catalog, keeper) = Keeper::start(source, store.clone(), clock.clone()).await?;
+        let (catalog, keeper) = CatalogReloader::start(source, store.clone(), clock.clone()).await?;
         tasks.spawn("catalog", Fate::Essential, keeper.run(tasks.shutdown().drain().clone()));
         if catalog.current().is_simulated() {
             tracing::warn!("no provider is configured: known models are answered by the built-in simulated provider");
@@ -99,7 +99,7 @@ impl Core {
         let (drain, abort) = (shutdown.drain().clone(), shutdown.abort().clone());
         let (executor, run) = executor::start(parts, executor_settings(settings), recovered, drain, abort);
         tasks.spawn("executor", Fate::Essential, run);
-        watch_store(&store, &clock, Kept { answers: settings.dedup_max_age, batches: settings.batch_retention }, tasks);
+        watch_store(&store, &clock, RetentionSettings { answers: settings.dedup_max_age, batches: settings.batch_retention }, tasks);
         let follow = |dir: &std::path::PathBuf| {
             let catalog = catalog.clone();
             watch(dir, move || catalog.ask("the catalog folder has changed"))
@@ -131,8 +131,8 @@ impl Core {
     }
 }
 
-fn limits(settings: &Settings) -> Limits {
-    Limits {
+fn limits(settings: &Settings) -> ServiceLimits {
+    ServiceLimits {
         max_line_bytes: usize::try_from(settings.max_row_bytes).unwrap_or(usize::MAX),
         min_free_bytes: settings.min_free_bytes,
         quotes: QuoteTerms {
@@ -174,7 +174,7 @@ fn executor_settings(settings: &Settings) -> executor::Settings {
 
 /// How long things are kept that do not say so themselves.
 #[derive(Debug, Clone, Copy)]
-struct Kept {
+struct RetentionSettings {
     answers: Duration,
     /// After their end; `None` for ever.
     batches: Option<Duration>,
@@ -191,7 +191,7 @@ async fn delete_old(store: &Store, now: Timestamp, kept: Duration, drain: &Cance
 }
 
 /// Sweeps what has expired, and stops the daemon when the store has failed: a restart recovers.
-fn watch_store(store: &Store, clock: &Clock, kept: Kept, tasks: &Tasks) {
+fn watch_store(store: &Store, clock: &Clock, kept: RetentionSettings, tasks: &Tasks) {
     let (shutdown, broken) = (tasks.shutdown().clone(), store.broken());
     tasks.spawn("store-watch", Fate::Optional, async move {
         tokio::select! {

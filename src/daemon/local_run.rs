@@ -14,7 +14,7 @@ use super::Core;
 use super::config::{Origin, Settings};
 use crate::catalog::Snapshot;
 use crate::domain::batch::priority::Owner;
-use crate::domain::batch::{Batch, BatchState, Order};
+use crate::domain::batch::{Batch, BatchInput, BatchState};
 use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::ResultPart;
@@ -156,7 +156,7 @@ impl Job {
         let spool = tokio::task::spawn_blocking(move || spool(&store, &path)).await.map_err(|_| JobError::Stopped)?;
         let filename = self.path.file_name().map_or_else(|| "input.jsonl".into(), |name| name.to_string_lossy().into_owned());
         let made = MadeRows { content: spool?, filename: Some(filename), mime: None, kept: Kept::ForEver };
-        let order = Order::Rows { endpoint: self.endpoint, window: WINDOW.parse().unwrap_or(CompletionWindow::DAY) };
+        let order = BatchInput::Rows { endpoint: self.endpoint, window: WINDOW.parse().unwrap_or(CompletionWindow::DAY) };
         let now = core.service.clock.now();
         let new = NewBatch::new(now, Dialect::OpenAi, OrgId::OPERATOR, Owner::default(), order, Input::Made(made));
         let once = Some(Idempotency { key, request: self.digest });

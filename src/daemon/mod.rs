@@ -16,7 +16,7 @@ pub use crate::store::RUNS;
 pub use components::{Core, Environment, StartError, load_catalog, system_clock};
 pub use discover::{DiscoverError, discover_models};
 pub use local_run::{Job, JobError, Submission};
-pub use server::{ServeError, Server};
+pub use server::{Daemon, ServeError};
 
 // What is done to a data directory that no daemon has.
-pub use crate::store::{Checked, SalvageError, Salvaged, Thing, Told, Unlookable, check as check_store, salvage as salvage_store};
+pub use crate::store::{Checked, SalvageError, SalvageNote, Salvaged, Thing, Unlookable, check as check_store, salvage as salvage_store};

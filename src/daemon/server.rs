@@ -11,10 +11,10 @@ use super::config::{AgentRegister, Settings, Switch, WebhookEndpoints, WebhookTa
 use super::lifecycle::{Fate, Finish, Notifier, Shutdown, Tasks, keep_alive, watch_signals};
 use crate::domain::org::ledger::Credits;
 use crate::domain::webhook::target_policy::Targets;
-use crate::http::{self, Access, Accounts, Api, Limits, Origins};
+use crate::http::{self, Access, Accounts, Api, Origins, UploadLimits};
 use crate::service::feed::watcher::Feeds;
 use crate::webhooks;
-use crate::webhooks::Courier;
+use crate::webhooks::Webhooks;
 
 /// How long tasks may take to notice an abort.
 const GRACE: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ pub enum ServeError {
     #[error(transparent)]
     Start(#[from] StartError),
     #[error("cannot send webhooks: {0}")]
-    Courier(crate::provider::SetupError),
+    Webhooks(crate::provider::SetupError),
     #[error("cannot watch for signals: {0}")]
     Environment(std::io::Error),
     #[error("the daemon had to stop; its log says why")]
@@ -35,7 +35,7 @@ pub enum ServeError {
 }
 
 /// A daemon that serves.
-pub struct Server {
+pub struct Daemon {
     /// The address it listens on.
     pub address: SocketAddr,
     core: Core,
@@ -44,7 +44,7 @@ pub struct Server {
     notifier: Arc<Notifier>,
 }
 
-impl Server {
+impl Daemon {
     /// Starts everything; requests are served once this returns.
     ///
     /// # Errors
@@ -137,32 +137,32 @@ fn accounts(settings: &Settings) -> Accounts {
 }
 
 /// Starts telling receivers of what has happened.
-fn start_courier(settings: &Settings, core: &Core, address: SocketAddr, tasks: &Tasks) -> Result<webhooks::Tester, ServeError> {
+fn start_courier(settings: &Settings, core: &Core, address: SocketAddr, tasks: &Tasks) -> Result<webhooks::TestSender, ServeError> {
     let public = settings.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
     // `0.0.0.0` and `[::]` lead nobody back.
     let base_url = public.or_else(|| (!address.ip().to_canonical().is_unspecified()).then(|| format!("http://{address}")));
     if base_url.is_none() {
         tracing::warn!("webhooks will have no links to results: `public_url` is not set and `listen` names no single address");
     }
-    let courier = webhooks::Settings {
+    let courier = webhooks::WebhookSettings {
         render: http::told_of_batches(base_url.clone()),
         base_url,
         targets: accounts(settings).targets,
         retry_base: settings.webhook_retry_base,
         standard: settings.webhook_standard_headers == Switch::On,
     };
-    let courier = Courier::new(core.service.store.clone(), core.service.clock.clone(), core.descriptors.clone(), courier)
-        .map_err(ServeError::Courier)?;
+    let courier = Webhooks::new(core.service.store.clone(), core.service.clock.clone(), core.descriptors.clone(), courier)
+        .map_err(ServeError::Webhooks)?;
     let tester = courier.tester();
     tasks.spawn("courier", Fate::Essential, courier.run(tasks.shutdown().drain().clone()));
     Ok(tester)
 }
 
-fn limits(settings: &Settings) -> Limits {
-    Limits {
+fn limits(settings: &Settings) -> UploadLimits {
+    UploadLimits {
         max_file_bytes: settings.max_file_bytes,
         max_upload_bytes: settings.max_upload_bytes,
         file_retention: settings.file_retention,
-        ..Limits::default()
+        ..UploadLimits::default()
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::lane::status::{Board, Wall};
+use super::lane::status::{LaneStatuses, SharedLaneStatuses};
 use super::prepare::stage::{Stage, Stages};
 use crate::domain::batch::priority::ControlChange;
 use crate::domain::batch::{Batch, BatchState};
@@ -74,13 +74,13 @@ pub(super) enum Command {
 pub struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) store: Store,
-    pub(super) wall: Wall,
+    pub(super) wall: SharedLaneStatuses,
     pub(super) stages: Stages,
 }
 
 impl Handle {
     /// What the lanes are doing.
-    pub fn board(&self) -> Arc<Board> {
+    pub fn board(&self) -> Arc<LaneStatuses> {
         self.wall.load_full()
     }
 
@@ -228,6 +228,6 @@ impl Handle {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
         });
-        (Self { commands, store, wall: Wall::default(), stages: Stages::default() }, Stub(inbox))
+        (Self { commands, store, wall: SharedLaneStatuses::default(), stages: Stages::default() }, Stub(inbox))
     }
 }

@@ -33,11 +33,11 @@ pub use attempt::attachments::describe;
 pub use handle::Stub;
 pub use handle::{CancelError, ControlError, Gone, Handle, HoldError};
 pub use lane::OpenProvider;
-pub use lane::status::{Board, LaneReport};
+pub use lane::status::{LaneReport, LaneStatuses};
 pub use prepare::stage::Stage;
 pub use prepare::validate::InputLimits;
 
-use self::dispatcher::Seen;
+use self::dispatcher::SeenLanes;
 use self::prepare::stage::Stages;
 use crate::catalog::Catalog;
 use crate::domain::batch::dedup::Dedup;
@@ -86,9 +86,9 @@ pub fn start(
     let (commands, receiver) = mpsc::channel(COMMANDS);
     // Bounded by what it reports on: attempts in flight, and a few tasks for each running batch.
     let (events, reports) = mpsc::unbounded_channel();
-    let wall = lane::status::Wall::default();
+    let wall = lane::status::SharedLaneStatuses::default();
     let stages = Stages::default();
     let handle = Handle { commands, store: parts.store.clone(), wall: wall.clone(), stages: stages.clone() };
-    let dispatcher = dispatcher::Dispatcher::new(parts, settings, recovered, events, Seen { wall, stages });
+    let dispatcher = dispatcher::Dispatcher::new(parts, settings, recovered, events, SeenLanes { wall, stages });
     (handle, dispatcher.run(receiver, reports, drain, abort))
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::rate_window::Window;
+use super::rate_window::RateWindow;
 
 /// Calls that say something about a rate.
 const ENOUGH: u32 = 20;
@@ -49,8 +49,8 @@ const MOST: f64 = 100_000.0;
 
 /// The rate of one lane.
 #[derive(Debug, Clone, Default)]
-pub struct Throttle {
-    accepted: Window,
+pub struct AdaptiveRate {
+    accepted: RateWindow,
     found: Option<Found>,
 }
 
@@ -78,7 +78,7 @@ struct Found {
     last_growth: Instant,
 }
 
-impl Throttle {
+impl AdaptiveRate {
     /// The calls a second that may go out; `None` while nothing was turned away.
     pub fn rate(&self) -> Option<f64> {
         self.found.as_ref().map(|found| found.rate)
@@ -205,7 +205,7 @@ mod tests {
 
     /// The same with a provider that asks all to wait after each refusal.
     fn drive_politely(provider: &mut Provider, latency: Duration, seconds: usize, wait: Option<Duration>) -> Vec<(u32, u32)> {
-        let (start, mut throttle) = (Instant::now(), Throttle::default());
+        let (start, mut throttle) = (Instant::now(), AdaptiveRate::default());
         let mut tally = vec![(0, 0); seconds];
         let mut flying: std::collections::BTreeMap<(Instant, u32), (Instant, bool)> = std::collections::BTreeMap::new();
         let mut calls = 0;
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn what_is_never_turned_away_is_never_throttled() {
-        let (now, mut throttle) = (Instant::now(), Throttle::default());
+        let (now, mut throttle) = (Instant::now(), AdaptiveRate::default());
         for turn in 0..10_000 {
             assert_eq!(throttle.ready_at(now), None);
             throttle.take(now);

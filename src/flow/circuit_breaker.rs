@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 /// When to give up on somebody, and for how long.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct BreakerConfig {
     /// Failures in a row after which it rests.
     pub failures: u32,
     /// The first rest; each further one in a row is twice as long.
@@ -29,8 +29,8 @@ enum State {
 
 /// A breaker.
 #[derive(Debug, Clone)]
-pub struct Breaker {
-    patience: Patience,
+pub struct CircuitBreaker {
+    patience: BreakerConfig,
     state: State,
     /// Rests in a row.
     rests: u32,
@@ -41,7 +41,7 @@ pub struct Breaker {
 
 /// What an end of a call did to a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub enum CircuitChange {
     None,
     /// It rests from now on, for so long.
     Tripped(Duration),
@@ -49,9 +49,9 @@ pub enum Change {
     Recovered,
 }
 
-impl Breaker {
+impl CircuitBreaker {
     /// A breaker of that patience.
-    pub fn new(patience: Patience) -> Self {
+    pub fn new(patience: BreakerConfig) -> Self {
         Self { patience, state: State::Closed { failures: 0 }, rests: 0, since: None, first_rest: None }
     }
 
@@ -103,32 +103,32 @@ impl Breaker {
     }
 
     /// A call that went out at `started` came back well.
-    pub fn on_success(&mut self, started: Instant) -> Change {
+    pub fn on_success(&mut self, started: Instant) -> CircuitChange {
         match self.state {
             State::Closed { .. } => self.state = State::Closed { failures: 0 },
             State::Resting { .. } | State::Probation { .. } if self.is_old(started) => {}
             State::Resting { .. } | State::Probation { .. } => {
                 self.state = State::Closed { failures: 0 };
                 (self.rests, self.first_rest) = (0, None);
-                return Change::Recovered;
+                return CircuitChange::Recovered;
             }
         }
-        Change::None
+        CircuitChange::None
     }
 
     /// It failed in a way that says something about the provider.
-    pub fn on_failure(&mut self, now: Instant, started: Instant) -> Change {
+    pub fn on_failure(&mut self, now: Instant, started: Instant) -> CircuitChange {
         if self.is_old(started) {
-            return Change::None;
+            return CircuitChange::None;
         }
         match &mut self.state {
             State::Closed { failures } => {
                 *failures += 1;
                 if *failures < self.patience.failures.max(1) {
-                    return Change::None;
+                    return CircuitChange::None;
                 }
             }
-            State::Resting { .. } => return Change::None,
+            State::Resting { .. } => return CircuitChange::None,
             State::Probation { .. } => {}
         }
         let rest = self.patience.first.saturating_mul(1 << self.rests.min(20)).min(self.patience.longest);
@@ -137,7 +137,7 @@ impl Breaker {
         self.state = State::Resting { until: now + rest };
         // What went out before has met the same trouble.
         self.since = Some(now);
-        Change::Tripped(rest)
+        CircuitChange::Tripped(rest)
     }
 
     /// It ended in a way that says nothing.
@@ -156,16 +156,16 @@ mod tests {
     use proptest::prelude::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const PATIENCE: Patience = Patience { failures: 3, first: SECOND, longest: Duration::from_secs(5) };
+    const PATIENCE: BreakerConfig = BreakerConfig { failures: 3, first: SECOND, longest: Duration::from_secs(5) };
 
     #[test]
     fn it_rests_longer_each_time_and_one_call_tries_it_again() {
         let start = Instant::now();
-        let mut breaker = Breaker::new(PATIENCE);
-        assert_eq!([0; 2].map(|_| breaker.on_failure(start, start)), [Change::None; 2]);
+        let mut breaker = CircuitBreaker::new(PATIENCE);
+        assert_eq!([0; 2].map(|_| breaker.on_failure(start, start)), [CircuitChange::None; 2]);
         breaker.on_success(start);
         let trips = [0; 4].map(|_| breaker.on_failure(start, start));
-        assert_eq!(trips, [Change::None, Change::None, Change::Tripped(SECOND), Change::None]);
+        assert_eq!(trips, [CircuitChange::None, CircuitChange::None, CircuitChange::Tripped(SECOND), CircuitChange::None]);
         let mut now = start;
         for rest in [1, 2, 4, 5, 5] {
             assert_eq!(breaker.ready_at(now), Some(now + SECOND * rest));
@@ -177,12 +177,12 @@ mod tests {
             breaker.start(now);
             breaker.on_success(start);
             assert_eq!(breaker.ready_at(now), None, "an answer to an old call is no proof");
-            assert!(matches!(breaker.on_failure(now, now), Change::Tripped(_)));
+            assert!(matches!(breaker.on_failure(now, now), CircuitChange::Tripped(_)));
             assert_eq!(breaker.unwell_since(), Some(start));
         }
         now += SECOND * 5;
         breaker.start(now);
-        assert_eq!((breaker.on_success(now), breaker.unwell_since()), (Change::Recovered, None));
+        assert_eq!((breaker.on_success(now), breaker.unwell_since()), (CircuitChange::Recovered, None));
         assert_eq!(breaker.ready_at(now), Some(now));
     }
 
@@ -190,7 +190,7 @@ mod tests {
         #[test]
         fn probation_lets_one_call_out_and_never_blocks_for_good(events in proptest::collection::vec((0u64..3_000, 0u8..4), 1..300)) {
             let mut now = Instant::now();
-            let mut breaker = Breaker::new(PATIENCE);
+            let mut breaker = CircuitBreaker::new(PATIENCE);
             let mut out = Vec::new();
             for (millis, event) in events {
                 now += Duration::from_millis(millis);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::step_trial::{Round, Trial, Verdict};
+use super::step_trial::{Round, Trial, TrialVerdict};
 
 /// Cuts and doublings are at least this far apart. A burst of refusals is one event, not many.
 const STEP: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(300);
 
 /// The allowance of one lane.
 #[derive(Debug, Clone)]
-pub struct Limiter {
+pub struct ConcurrencyLimiter {
     max: u32,
     /// The most is not stated: growth beyond what is known is an experiment.
     unknown: bool,
@@ -44,7 +44,7 @@ pub struct Limiter {
     patient_until: Option<Instant>,
 }
 
-impl Limiter {
+impl ConcurrencyLimiter {
     /// An allowance of `max` calls at the same time, or of as many as turn out well, up to `most`.
     pub fn new(stated: Option<u32>, most: u32) -> Self {
         let max = stated.unwrap_or(most).max(1);
@@ -105,16 +105,16 @@ impl Limiter {
         }
         let round = std::mem::take(&mut self.round);
         match self.trial.judge(&round, now, self.limit) {
-            Verdict::TakeBack(limit) if limit < self.limit => {
+            TrialVerdict::TakeBack(limit) if limit < self.limit => {
                 self.patient_until = Some(now + self.patience);
                 self.patience = (self.patience * 2).min(LONGEST_PATIENCE);
                 self.ceiling = limit.max(1);
                 self.stride = 1;
                 self.go_to(limit);
             }
-            Verdict::TakeBack(limit) => self.go_to(limit),
-            Verdict::StepDown(limit) => self.go_to(limit),
-            Verdict::Fine => self.grow(now, &round),
+            TrialVerdict::TakeBack(limit) => self.go_to(limit),
+            TrialVerdict::StepDown(limit) => self.go_to(limit),
+            TrialVerdict::Fine => self.grow(now, &round),
         }
     }
 
@@ -187,7 +187,7 @@ mod tests {
     const MILLI: Duration = Duration::from_millis(1);
 
     /// A server that does `servers` calls at a time, each in 100 ms, and queues the rest; for `seconds`.
-    fn serve(limiter: &mut Limiter, servers: u32, from: Instant, seconds: u64) -> Instant {
+    fn serve(limiter: &mut ConcurrencyLimiter, servers: u32, from: Instant, seconds: u64) -> Instant {
         let (mut now, end) = (from, from + Duration::from_secs(seconds));
         while now < end {
             let limit = limiter.limit();
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn a_burst_of_trouble_is_one_cut() {
         let now = Instant::now();
-        let mut limiter = Limiter::new(Some(64), 1_000);
+        let mut limiter = ConcurrencyLimiter::new(Some(64), 1_000);
         for millis in 0..50 {
             limiter.on_overload(now + MILLI * (millis * 19));
         }
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn the_way_back_is_as_fast_as_the_way_down() {
         let start = Instant::now();
-        let mut limiter = Limiter::new(Some(128), 1_000);
+        let mut limiter = ConcurrencyLimiter::new(Some(128), 1_000);
         for second in 0..4 {
             limiter.on_overload(start + STEP * second);
         }
@@ -232,7 +232,7 @@ mod tests {
     #[test]
     fn an_unknown_limit_is_found_and_not_passed_by_much() {
         for servers in [4, 50, 300] {
-            let mut limiter = Limiter::new(None, 4_096);
+            let mut limiter = ConcurrencyLimiter::new(None, 4_096);
             serve(&mut limiter, servers, Instant::now(), 60);
             assert!((servers..=servers * 3).contains(&limiter.limit()), "{servers}: {limiter:?}");
         }
@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_limit_that_rose_is_found_again() {
-        let mut limiter = Limiter::new(None, 4_096);
+        let mut limiter = ConcurrencyLimiter::new(None, 4_096);
         let now = serve(&mut limiter, 20, Instant::now(), 30);
         let now = serve(&mut limiter, 200, now, 120);
         assert!(limiter.limit() >= 150, "{limiter:?}");
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn what_is_not_used_up_does_not_grow() {
-        let (now, mut limiter) = (Instant::now(), Limiter::new(None, 4_096));
+        let (now, mut limiter) = (Instant::now(), ConcurrencyLimiter::new(None, 4_096));
         for turn in 0..10_000 {
             limiter.on_success(now + MILLI * turn, 3, MILLI, 1);
         }
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_lane_of_one_stays_a_lane_of_one() {
-        let mut limiter = Limiter::new(Some(0), 1);
+        let mut limiter = ConcurrencyLimiter::new(Some(0), 1);
         limiter.on_overload(Instant::now());
         limiter.on_refused(Instant::now(), 1);
         limiter.on_success(Instant::now(), 1, MILLI, 1);
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn a_new_maximum_counts_at_once_and_keeps_what_was_learnt() {
         let now = Instant::now();
-        let mut limiter = Limiter::new(Some(64), 1_000);
+        let mut limiter = ConcurrencyLimiter::new(Some(64), 1_000);
         limiter.set(Some(128), 1_000);
         assert_eq!(limiter.limit(), 128);
         limiter.on_overload(now);
@@ -281,24 +281,24 @@ mod tests {
     }
 
     #[derive(Debug, Clone)]
-    enum Event {
+    enum LimiterEvent {
         Success(u64),
         Refused,
         Overload,
         Again,
     }
 
-    fn event() -> impl Strategy<Value = (u64, Event)> {
-        let what = prop_oneof![8 => (1u64..5_000).prop_map(Event::Success), 1 => Just(Event::Refused), 1 => Just(Event::Overload), 1 => Just(Event::Again)];
+    fn event() -> impl Strategy<Value = (u64, LimiterEvent)> {
+        let what = prop_oneof![8 => (1u64..5_000).prop_map(LimiterEvent::Success), 1 => Just(LimiterEvent::Refused), 1 => Just(LimiterEvent::Overload), 1 => Just(LimiterEvent::Again)];
         (0u64..3_000, what)
     }
 
-    fn tell(limiter: &mut Limiter, now: Instant, event: &Event) {
+    fn tell(limiter: &mut ConcurrencyLimiter, now: Instant, event: &LimiterEvent) {
         match event {
-            Event::Success(millis) => limiter.on_success(now, limiter.limit(), MILLI * u32::try_from(*millis).unwrap(), 1),
-            Event::Refused => limiter.on_refused(now, limiter.limit()),
-            Event::Overload => limiter.on_overload(now),
-            Event::Again => limiter.begin_again(now),
+            LimiterEvent::Success(millis) => limiter.on_success(now, limiter.limit(), MILLI * u32::try_from(*millis).unwrap(), 1),
+            LimiterEvent::Refused => limiter.on_refused(now, limiter.limit()),
+            LimiterEvent::Overload => limiter.on_overload(now),
+            LimiterEvent::Again => limiter.begin_again(now),
         }
     }
 
@@ -306,13 +306,13 @@ mod tests {
         #[test]
         fn the_limit_stays_within_bounds(stated in proptest::option::of(0u32..500), most in 1u32..500, events in proptest::collection::vec(event(), 0..300)) {
             let mut now = Instant::now();
-            let mut limiter = Limiter::new(stated, most);
+            let mut limiter = ConcurrencyLimiter::new(stated, most);
             for (millis, event) in events {
                 now += MILLI * u32::try_from(millis).unwrap();
                 let before = limiter.limit();
                 tell(&mut limiter, now, &event);
                 prop_assert!((1..=stated.unwrap_or(most).max(1)).contains(&limiter.limit()), "{limiter:?}");
-                if !matches!(event, Event::Success(_)) {
+                if !matches!(event, LimiterEvent::Success(_)) {
                     prop_assert!(limiter.limit() <= before);
                 }
             }
@@ -321,7 +321,7 @@ mod tests {
         #[test]
         fn after_the_last_trouble_the_ceiling_is_reached_in_a_bounded_time(max in 1u32..2_000, events in proptest::collection::vec(event(), 0..100)) {
             let mut now = Instant::now();
-            let mut limiter = Limiter::new(Some(max), max);
+            let mut limiter = ConcurrencyLimiter::new(Some(max), max);
             for (millis, event) in events {
                 now += MILLI * u32::try_from(millis).unwrap();
                 tell(&mut limiter, now, &event);

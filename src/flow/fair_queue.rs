@@ -18,8 +18,8 @@ const MAX_COST: u64 = 1 << 20;
 
 /// The batches of a lane.
 #[derive(Debug)]
-pub struct Fair<K, O> {
-    entries: HashMap<K, Entry<O>>,
+pub struct FairQueue<K, O> {
+    entries: HashMap<K, Member<O>>,
     /// Those that are ready, the least charged first.
     order: BTreeSet<(u64, K)>,
     /// What the one served last had been charged.
@@ -27,7 +27,7 @@ pub struct Fair<K, O> {
 }
 
 #[derive(Debug)]
-struct Entry<O> {
+struct Member<O> {
     owner: O,
     weight: u32,
     charged: u64,
@@ -36,7 +36,7 @@ struct Entry<O> {
     share: (u64, u64),
 }
 
-impl<K: Copy + Ord + Hash, O: Copy + Eq> Fair<K, O> {
+impl<K: Copy + Ord + Hash, O: Copy + Eq> FairQueue<K, O> {
     /// Nobody.
     pub fn new() -> Self {
         Self { entries: HashMap::new(), order: BTreeSet::new(), level: 0 }
@@ -56,7 +56,7 @@ impl<K: Copy + Ord + Hash, O: Copy + Eq> Fair<K, O> {
     pub fn ready(&mut self, key: K, owner: O, weight: u32) {
         let level = self.level;
         let weight = weight.max(1);
-        let fresh = || Entry { owner, weight, charged: level, ready: false, share: (1, u64::from(weight)) };
+        let fresh = || Member { owner, weight, charged: level, ready: false, share: (1, u64::from(weight)) };
         let entry = self.entries.entry(key).or_insert_with(fresh);
         if entry.ready {
             return;
@@ -131,7 +131,7 @@ impl<K: Copy + Ord + Hash, O: Copy + Eq> Fair<K, O> {
     }
 }
 
-impl<K: Copy + Ord + Hash, O: Copy + Eq> Default for Fair<K, O> {
+impl<K: Copy + Ord + Hash, O: Copy + Eq> Default for FairQueue<K, O> {
     fn default() -> Self {
         Self::new()
     }
@@ -143,7 +143,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// Turns of each key among so many.
-    fn turns(fair: &mut Fair<u32, u32>, count: u32) -> HashMap<u32, u32> {
+    fn turns(fair: &mut FairQueue<u32, u32>, count: u32) -> HashMap<u32, u32> {
         let mut turns = HashMap::new();
         for _ in 0..count {
             let Some(key) = fair.first() else { break };
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn shares_follow_weights_and_owners_share_among_themselves() {
-        let mut fair = Fair::new();
+        let mut fair = FairQueue::new();
         // One owner with one batch, one with three, one of them heavier.
         for (key, owner, weight) in [(0, 7, 4), (1, 8, 4), (2, 8, 4), (3, 8, 16)] {
             fair.ready(key, owner, weight);
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn whoever_comes_late_starts_level() {
-        let mut fair = Fair::new();
+        let mut fair = FairQueue::new();
         fair.ready(0, 0, 4);
         turns(&mut fair, 1_000_000);
         fair.ready(1, 1, 4);
@@ -188,14 +188,14 @@ mod tests {
 
     #[test]
     fn costs_count_and_have_a_bound() {
-        let mut fair = Fair::new();
+        let mut fair = FairQueue::new();
         fair.ready(0, 0, 1);
         fair.ready(1, 1, 1);
         for _ in 0..1_000 {
             let key = fair.first().unwrap();
             fair.charge(key, if key == 0 { 9 } else { 1 }, true);
         }
-        let charged = |fair: &Fair<u32, u32>, key| fair.entries[&key].charged;
+        let charged = |fair: &FairQueue<u32, u32>, key| fair.entries[&key].charged;
         assert!(charged(&fair, 0).abs_diff(charged(&fair, 1)) <= 9 * UNIT, "{fair:?}");
         fair.charge(0, u64::MAX, true);
         assert!(charged(&fair, 0) <= charged(&fair, 1) + (MAX_COST + 9) * UNIT);
@@ -204,7 +204,7 @@ mod tests {
     proptest! {
         #[test]
         fn nobody_who_is_ready_starves(weights in proptest::collection::vec((0u32..4, 1u32..=64), 1..20)) {
-            let mut fair = Fair::new();
+            let mut fair = FairQueue::new();
             for (key, (owner, weight)) in (0..).zip(&weights) {
                 fair.ready(key, *owner, *weight);
             }

@@ -1,8 +1,8 @@
 //! How fast work may go out, and whose turn it is: the algorithms of pacing.
 //!
-//! How much a lane bears: calls at a time ([`Limiter`]), stated rates ([`Pace`]), rates found out
-//! ([`Throttle`]), what is left by the provider's own word ([`Quota`]), and whether its circuit is closed
-//! ([`Breaker`]). Whose row is next ([`Fair`]).
+//! How much a lane bears: calls at a time ([`ConcurrencyLimiter`]), stated rates ([`RateLimiter`]), rates found out
+//! ([`AdaptiveRate`]), what is left by the provider's own word ([`RemainingQuota`]), and whether its circuit is closed
+//! ([`CircuitBreaker`]). Whose row is next ([`FairQueue`]).
 //!
 //! Pure: no clock is read, nothing is sent, nothing is stored. They know neither catalog nor prices.
 
@@ -15,9 +15,9 @@ pub mod rate_window;
 pub mod remaining_quota;
 mod step_trial;
 
-pub use adaptive_rate::Throttle;
-pub use circuit_breaker::Breaker;
-pub use concurrency_limiter::Limiter;
-pub use fair_queue::Fair;
-pub use rate_limiter::Pace;
-pub use remaining_quota::Quota;
+pub use adaptive_rate::AdaptiveRate;
+pub use circuit_breaker::CircuitBreaker;
+pub use concurrency_limiter::ConcurrencyLimiter;
+pub use fair_queue::FairQueue;
+pub use rate_limiter::RateLimiter;
+pub use remaining_quota::RemainingQuota;

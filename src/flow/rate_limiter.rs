@@ -1,5 +1,5 @@
 //! How many units may go out in a minute, requests or tokens: a rate that is known, unlike the
-//! limit that [`super::Limiter`] finds out.
+//! limit that [`super::ConcurrencyLimiter`] finds out.
 //!
 //! The generic cell rate algorithm: units are spread evenly over the minute, with a second's worth
 //! as a burst. What goes out may be more than is left; the debt then delays what comes after it.
@@ -17,13 +17,13 @@ const MAX_DEBT: Duration = Duration::from_secs(120);
 
 /// A rate, at least one unit a minute.
 #[derive(Debug, Clone)]
-pub struct Pace {
+pub struct RateLimiter {
     per_minute: u64,
     /// When all that went out would have gone out evenly.
     even: Option<Instant>,
 }
 
-impl Pace {
+impl RateLimiter {
     /// A rate of `per_minute` units.
     pub fn new(per_minute: u64) -> Self {
         Self { per_minute: per_minute.max(1), even: None }
@@ -73,7 +73,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// How many units go out one by one within `length`, each as soon as it may.
-    fn run(pace: &mut Pace, start: Instant, length: Duration) -> u64 {
+    fn run(pace: &mut RateLimiter, start: Instant, length: Duration) -> u64 {
         let (mut now, mut out) = (start, 0);
         while now < start + length {
             match pace.ready_at(now) {
@@ -90,16 +90,16 @@ mod tests {
     #[test]
     fn a_rate_is_kept_after_a_burst_of_a_second() {
         let start = Instant::now();
-        let mut pace = Pace::new(600);
+        let mut pace = RateLimiter::new(600);
         assert_eq!(run(&mut pace, start, Duration::from_millis(1)), 10);
-        assert_eq!(run(&mut Pace::new(600), start, MINUTE), 600 + 9);
-        assert_eq!(run(&mut Pace::new(2), start, MINUTE), 2, "a slow rate lets one out at a time");
+        assert_eq!(run(&mut RateLimiter::new(600), start, MINUTE), 600 + 9);
+        assert_eq!(run(&mut RateLimiter::new(2), start, MINUTE), 2, "a slow rate lets one out at a time");
     }
 
     #[test]
     fn a_debt_delays_what_comes_after_and_a_correction_pays_it_back() {
         let start = Instant::now();
-        let mut pace = Pace::new(60);
+        let mut pace = RateLimiter::new(60);
         pace.take(start, 31);
         assert_eq!(pace.ready_at(start), Some(start + Duration::from_secs(31)));
         pace.correct(start, 31, 1);
@@ -109,7 +109,7 @@ mod tests {
         pace.take(start, u64::MAX);
         assert!(pace.ready_at(start).unwrap() <= start + MAX_DEBT);
         // A guess beyond the bound is charged up to it, and paid back from there.
-        let mut pace = Pace::new(60);
+        let mut pace = RateLimiter::new(60);
         pace.take(start, 1_000);
         pace.correct(start, 1_000, 80);
         assert_eq!(pace.ready_at(start), Some(start + Duration::from_secs(80)));
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn a_debt_is_worth_less_at_a_higher_rate() {
         let start = Instant::now();
-        let mut pace = Pace::new(60);
+        let mut pace = RateLimiter::new(60);
         pace.take(start, 61);
         pace.set(start, 600);
         assert_eq!(pace.ready_at(start), Some(start + Duration::from_millis(6_100 - 900)));
@@ -130,7 +130,7 @@ mod tests {
         #[test]
         fn no_minute_sees_more_than_the_rate_and_its_burst(per_minute in 1u64..5_000, pauses in proptest::collection::vec(0u64..3_000, 1..200)) {
             let start = Instant::now();
-            let (mut pace, mut now, mut out) = (Pace::new(per_minute), start, 0u64);
+            let (mut pace, mut now, mut out) = (RateLimiter::new(per_minute), start, 0u64);
             for pause in pauses {
                 now += Duration::from_millis(pause);
                 while pace.ready_at(now).is_none() {

@@ -11,20 +11,20 @@ const SECONDS: usize = 60;
 
 /// Counts of the last second and the last minute.
 #[derive(Debug, Clone)]
-pub struct Window {
+pub struct RateWindow {
     origin: Option<Instant>,
     /// By number of the tenth, or of the second, since the origin; each with that number.
     tenths: [(u64, u32); TENTHS],
     seconds: [(u64, u32); SECONDS],
 }
 
-impl Default for Window {
+impl Default for RateWindow {
     fn default() -> Self {
         Self { origin: None, tenths: [(0, 0); TENTHS], seconds: [(0, 0); SECONDS] }
     }
 }
 
-impl Window {
+impl RateWindow {
     /// A call.
     pub fn count(&mut self, now: Instant) {
         let since = now.saturating_duration_since(*self.origin.get_or_insert(now));
@@ -78,7 +78,7 @@ mod tests {
     fn frequent_calls_are_seen_in_a_second_and_rare_ones_in_a_minute() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let near = |a: f64, b: f64| (a - b).abs() <= b / 20.0;
-        let mut window = Window::default();
+        let mut window = RateWindow::default();
         assert!(window.rate(start, second) == 0.0);
         for milli in 0..5_000 {
             window.count(start + Duration::from_millis(milli * 2));
@@ -87,7 +87,7 @@ mod tests {
         for span in [1, 5, 60] {
             assert!(near(window.rate(now, second * span), 500.0), "{span}: {}", window.rate(now, second * span));
         }
-        let mut window = Window::default();
+        let mut window = RateWindow::default();
         for turn in 0..40 {
             window.count(start + second * (turn * 4));
         }

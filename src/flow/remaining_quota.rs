@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::domain::provider::rate_limits::Allowance;
+use crate::domain::provider::rate_limits::RateLimitLeft;
 
 /// The longest time that a provider's word is taken for. A limit for a whole day is a matter of
 /// days; calls are tried again before that.
@@ -18,7 +18,7 @@ const LONGEST: Duration = Duration::from_secs(600);
 
 /// What is left of one limit by our own reckoning.
 #[derive(Debug, Clone, Default)]
-pub struct Quota(Option<Bucket>);
+pub struct RemainingQuota(Option<Bucket>);
 
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
@@ -30,10 +30,10 @@ struct Bucket {
     full_at: Instant,
 }
 
-impl Quota {
+impl RemainingQuota {
     /// An answer says what was left when its call was taken up; `since` was sent after that call.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    pub fn told(&mut self, now: Instant, said: Allowance, since: u64) {
+    pub fn told(&mut self, now: Instant, said: RateLimitLeft, since: u64) {
         let reset = said.reset.min(LONGEST);
         if reset.is_zero() {
             self.0 = None;
@@ -84,10 +84,10 @@ mod tests {
     #[test]
     fn what_is_left_goes_out_at_once_and_the_rest_as_it_comes_back() {
         let now = Instant::now();
-        let mut quota = Quota::default();
+        let mut quota = RemainingQuota::default();
         assert_eq!(quota.ready_at(now), None);
         // 60 a minute, of which 55 are used: one comes back each second.
-        quota.told(now, Allowance { limit: Some(60), remaining: 5, reset: SECOND * 55 }, 2);
+        quota.told(now, RateLimitLeft { limit: Some(60), remaining: 5, reset: SECOND * 55 }, 2);
         for _ in 0..3 {
             assert_eq!(quota.ready_at(now), None);
             quota.take(now, 1);
@@ -102,12 +102,12 @@ mod tests {
     #[test]
     fn without_a_limit_nothing_comes_back_before_the_reset() {
         let now = Instant::now();
-        let mut quota = Quota::default();
-        quota.told(now, Allowance { limit: None, remaining: 0, reset: SECOND * 20 }, 0);
+        let mut quota = RemainingQuota::default();
+        quota.told(now, RateLimitLeft { limit: None, remaining: 0, reset: SECOND * 20 }, 0);
         assert_eq!(quota.ready_at(now), Some(now + SECOND * 20));
-        quota.told(now, Allowance { limit: None, remaining: 0, reset: SECOND * 86_400 }, 0);
+        quota.told(now, RateLimitLeft { limit: None, remaining: 0, reset: SECOND * 86_400 }, 0);
         assert_eq!(quota.ready_at(now), Some(now + LONGEST));
-        quota.told(now, Allowance { limit: Some(9), remaining: 9, reset: Duration::ZERO }, 0);
+        quota.told(now, RateLimitLeft { limit: Some(9), remaining: 9, reset: Duration::ZERO }, 0);
         assert_eq!(quota.ready_at(now), None);
     }
 
@@ -115,9 +115,9 @@ mod tests {
         #[test]
         fn a_wait_ends_by_the_reset(limit in proptest::option::of(0u64..1_000), remaining in 0u64..1_000, reset in 0u64..100_000, since in 0u64..2_000, taken in 0u64..u64::MAX) {
             let now = Instant::now();
-            let mut quota = Quota::default();
+            let mut quota = RemainingQuota::default();
             let reset = Duration::from_millis(reset);
-            quota.told(now, Allowance { limit, remaining, reset }, since);
+            quota.told(now, RateLimitLeft { limit, remaining, reset }, since);
             quota.take(now, taken);
             let ready = quota.ready_at(now);
             prop_assert!(ready.is_none_or(|at| at <= now + reset));

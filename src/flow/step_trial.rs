@@ -69,7 +69,7 @@ impl Round {
 
 /// What a round says about the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum TrialVerdict {
     /// Nothing speaks against it.
     Fine,
     /// The last step did not pay; go back to this limit.
@@ -94,14 +94,14 @@ impl Trial {
     }
 
     /// Judges a round under `limit`.
-    pub fn judge(&mut self, round: &Round, now: Instant, limit: u32) -> Verdict {
+    pub fn judge(&mut self, round: &Round, now: Instant, limit: u32) -> TrialVerdict {
         if let Some((before, rate)) = self.step.take() {
             let gain = round.rate() / rate.max(f64::MIN_POSITIVE) - 1.0;
             let hoped = f64::from(limit) / f64::from(before.max(1)) - 1.0;
             // Up: it must bring something. Down: it must cost nothing.
             let keeps = if limit > before { gain >= hoped * PAYS } else { gain >= -LOSS };
             if !keeps {
-                return Verdict::TakeBack(before);
+                return TrialVerdict::TakeBack(before);
             }
         }
         let pace = round.pace();
@@ -112,8 +112,8 @@ impl Trial {
         if pace > best * SLOW && calm && limit > 1 {
             self.last_down = Some(now);
             self.step = Some((limit, round.rate()));
-            return Verdict::StepDown((limit - limit / 4).min(limit - 1));
+            return TrialVerdict::StepDown((limit - limit / 4).min(limit - 1));
         }
-        Verdict::Fine
+        TrialVerdict::Fine
     }
 }

@@ -35,4 +35,4 @@ pub use response::error::ApiError;
 pub use response::views::Views;
 pub use router::router;
 pub use server::serve;
-pub use state::{Accounts, Api, Limits, Probe};
+pub use state::{Accounts, Api, Probe, UploadLimits};

@@ -17,7 +17,7 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::error::Code;
 
 /// A path, its methods, and who may call it.
-pub struct Route {
+pub struct RouteEntry {
     /// In capitals.
     pub methods: &'static [&'static str],
     /// Below the version, such as `/batches/{batch_id}`.
@@ -49,7 +49,7 @@ pub struct Table {
     pub mounts: &'static [&'static str],
     /// Where those are mounted that no other dialect has.
     pub own_mount: Option<&'static str>,
-    pub routes: &'static [Route],
+    pub routes: &'static [RouteEntry],
     /// Whether `/` lists them, and those that are shared as well.
     pub listed: Listed,
 }
@@ -75,7 +75,7 @@ macro_rules! routes {
     (@method delete) => { "DELETE" };
     (@method options) => { "OPTIONS" };
     ($($kind:ident $path:literal $access:ident { $($method:ident: $handler:path),+ })+) => {
-        &[$(crate::http::route_table::Route {
+        &[$(crate::http::route_table::RouteEntry {
             methods: &[$(routes!(@method $method)),+],
             path: $path,
             access: crate::http::route_table::AccessClass::$access,
@@ -87,7 +87,7 @@ macro_rules! routes {
 
 pub(super) use routes;
 
-impl Route {
+impl RouteEntry {
     /// The methods that people are told of, such as `GET, POST`.
     pub fn listed_methods(&self) -> String {
         let listed: Vec<_> = self.methods.iter().copied().filter(|method| *method != "OPTIONS").collect();
@@ -97,14 +97,14 @@ impl Route {
 
 impl Table {
     /// Each route with the whole path that it is mounted at.
-    fn mounted(&self) -> impl Iterator<Item = (String, &Route)> {
-        let below = |mount: &'static str| move |route: &'static Route| (format!("{mount}{}", route.path), route);
+    fn mounted(&self) -> impl Iterator<Item = (String, &RouteEntry)> {
+        let below = |mount: &'static str| move |route: &'static RouteEntry| (format!("{mount}{}", route.path), route);
         let own = self.own_mount.map(|mount| self.routes.iter().filter(|route| !route.is_shared).map(below(mount)));
         own.into_iter().flatten().chain(self.mounts.iter().flat_map(move |mount| self.routes.iter().map(below(mount))))
     }
 
     /// Whether people are told of a route.
-    fn tells_of(&self, route: &Route) -> bool {
+    fn tells_of(&self, route: &RouteEntry) -> bool {
         match self.listed {
             Listed::All => true,
             Listed::Own => !route.is_shared,
@@ -120,7 +120,7 @@ pub fn mounted() -> Router<Arc<Api>> {
 }
 
 /// Every route that people are told of, with its path.
-pub fn listed() -> impl Iterator<Item = (String, &'static Route)> {
+pub fn listed() -> impl Iterator<Item = (String, &'static RouteEntry)> {
     TABLES.iter().flat_map(|table| {
         let mount = table.own_mount.unwrap_or_default();
         table.routes.iter().filter(|route| table.tells_of(route)).map(move |route| (format!("{mount}{}", route.path), route))
@@ -129,12 +129,13 @@ pub fn listed() -> impl Iterator<Item = (String, &'static Route)> {
 
 /// Every route, with each whole path that it is mounted at.
 #[cfg(test)]
-pub fn every() -> impl Iterator<Item = (String, &'static Route)> {
+pub fn every() -> impl Iterator<Item = (String, &'static RouteEntry)> {
     TABLES.iter().flat_map(Table::mounted)
 }
 
 /// Every route, by the whole path that it is mounted at.
-static MOUNTED: LazyLock<HashMap<String, &'static Route>> = LazyLock::new(|| TABLES.iter().flat_map(|table| table.mounted()).collect());
+static MOUNTED: LazyLock<HashMap<String, &'static RouteEntry>> =
+    LazyLock::new(|| TABLES.iter().flat_map(|table| table.mounted()).collect());
 
 /// Whole paths that everything below has the class of, whether or not there is a route.
 const ROOTS: [(&str, AccessClass); 4] = [

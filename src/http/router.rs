@@ -15,7 +15,7 @@ use super::layers::access_policy::Origins;
 use super::layers::{auth, request_body, trace};
 use super::ops::metrics;
 use super::response::error;
-use super::route_table::{AccessClass, Listed, Route, Table, access_of, routes};
+use super::route_table::{AccessClass, Listed, RouteEntry, Table, access_of, routes};
 use super::state::Api;
 use super::{batchrouter, openai, ops, phaseo, route_table, v1};
 
@@ -31,7 +31,7 @@ pub static TABLES: [Table; 7] = [
 ];
 
 /// What the daemon has for whoever runs it.
-const OPERATIONS: &[Route] = routes! {
+const OPERATIONS: &[RouteEntry] = routes! {
     own "/" Key { get: ops::index }
     own "/healthz" Open { get: ops::healthz }
     own "/readyz" Open { get: ops::readyz }

@@ -21,7 +21,7 @@ use crate::service::feed::watcher::Feeds;
 /// What the handlers need.
 pub struct Api {
     pub service: Arc<Service>,
-    pub limits: Limits,
+    pub limits: UploadLimits,
     /// What is open, and what may be.
     pub descriptors: Descriptors,
     pub access: Access,
@@ -63,7 +63,7 @@ impl Default for Accounts {
 
 /// Limits of what clients may send, besides those of the service.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct UploadLimits {
     /// Bytes of a file uploaded in one request.
     pub max_file_bytes: u64,
     /// Bytes of a file uploaded in parts.
@@ -76,7 +76,7 @@ pub struct Limits {
     pub body_idle: Duration,
 }
 
-impl Default for Limits {
+impl Default for UploadLimits {
     fn default() -> Self {
         Self {
             max_file_bytes: 1 << 30,

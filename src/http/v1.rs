@@ -14,14 +14,14 @@ use super::phaseo::context::Context;
 use super::request::{Object, PathId, announced_bytes, media_type, read_json};
 use super::response::error::ApiError;
 use super::response::signed_links::Signed;
-use super::route_table::{Route, routes};
+use super::route_table::{RouteEntry, routes};
 use super::state::Api;
 use super::{batchrouter, openai, phaseo};
 use crate::domain::dialect::Dialect;
 use crate::domain::id::{BatchId, FileId};
 
 /// The shared paths, below `/v1`.
-pub const ROUTES: &[Route] = routes! {
+pub const ROUTES: &[RouteEntry] = routes! {
     own "/files" Key { get: openai::files::list, post: upload }
     own "/files/{file_id}" Key { get: file, delete: openai::files::delete }
     own "/batches" Key { get: list, post: create }

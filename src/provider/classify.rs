@@ -106,14 +106,14 @@ fn status_line(status: u16) -> String {
 /// What the provider itself says is wrong, on one line.
 fn excerpt(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
-    struct Envelope {
+    struct ErrorEnvelope {
         error: Detail,
     }
     #[derive(Deserialize)]
     struct Detail {
         message: String,
     }
-    let envelope: Envelope = serde_json::from_slice(body).ok()?;
+    let envelope: ErrorEnvelope = serde_json::from_slice(body).ok()?;
     let message = envelope.error.message.split_whitespace().collect::<Vec<_>>().join(" ");
     if message.is_empty() {
         return None;

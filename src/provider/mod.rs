@@ -25,7 +25,7 @@ use crate::descriptors::Descriptors;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::RowKey;
 use crate::domain::provider::connection::{Connection, ProviderKind};
-use crate::domain::provider::rate_limits::Allowances;
+use crate::domain::provider::rate_limits::RateLimitStatus;
 use crate::domain::time::Clock;
 pub use classify::{Verdict, class_of, verdict};
 
@@ -67,7 +67,7 @@ pub struct Answer {
     /// `retry-after-ms`, or `retry-after` in either of its forms.
     pub retry_after: Option<Duration>,
     /// What it says is left of its limits.
-    pub allowances: Option<Box<Allowances>>,
+    pub allowances: Option<Box<RateLimitStatus>>,
     pub body: Bytes,
 }
 

@@ -29,7 +29,7 @@ pub use content::{Content, Misread, OBSERVED, OutputBasis};
 pub use eligible::fits;
 pub use lane::{Lane, Listing, Supply};
 pub use rejection::Rejection;
-pub use select::{Considered, Decision, GroupDecision, Terms, Verdict, decide};
+pub use select::{Considered, Decision, GroupDecision, LaneVerdict, Terms, decide};
 
 use self::tokens::Tokenizer;
 use crate::domain::endpoint::Endpoint;

@@ -12,7 +12,7 @@ use super::rejection::Rejection;
 use super::{Group, Item};
 use crate::domain::money::{MaxPrice, Usd};
 use crate::domain::org::ledger::with_fee;
-use crate::domain::quote::constraints::{Constraints, LaneSort, RoutingMode, Wishes};
+use crate::domain::quote::constraints::{Constraints, LaneSort, RoutingMode, RoutingPreferences};
 
 /// What was decided for each group, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,19 +51,19 @@ pub struct Considered {
     pub seconds: Option<u64>,
     /// It meets every demand for at least one item: it is selected, or could take over.
     pub eligible: bool,
-    pub verdict: Verdict,
+    pub verdict: LaneVerdict,
 }
 
 impl Considered {
     /// Whether it serves items.
     pub fn is_selected(&self) -> bool {
-        matches!(self.verdict, Verdict::Selected(_))
+        matches!(self.verdict, LaneVerdict::Selected(_))
     }
 }
 
 /// Whether a lane serves items.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum LaneVerdict {
     /// These, in ascending order.
     Selected(Vec<u32>),
     /// At least one reason, the weightiest first.
@@ -74,8 +74,8 @@ impl GroupDecision {
     /// The lanes that serve items, with these.
     pub fn selected(&self) -> impl Iterator<Item = (&Considered, &[u32])> {
         self.lanes.iter().filter_map(|considered| match &considered.verdict {
-            Verdict::Selected(items) => Some((considered, items.as_slice())),
-            Verdict::Rejected(_) => None,
+            LaneVerdict::Selected(items) => Some((considered, items.as_slice())),
+            LaneVerdict::Rejected(_) => None,
         })
     }
 }
@@ -87,14 +87,14 @@ pub struct Terms<'a> {
     pub window: Duration,
     /// What is charged besides what providers charge, in percent of that. It counts for ceilings.
     pub fee: Decimal,
-    pub wishes: &'a Wishes,
+    pub wishes: &'a RoutingPreferences,
 }
 
 /// Decides which lanes serve the items of each group. What one group takes, the next ones do not have.
 pub fn decide(items: &[Item], groups: &[Group], lanes: &[Lane<'_>], demands: &Constraints, terms: &Terms<'_>) -> Decision {
     let mut lanes = lanes.to_vec();
     let decide = |group| {
-        let decision = Choice { items, group, lanes: &lanes, demands, terms }.decide();
+        let decision = LaneChoice { items, group, lanes: &lanes, demands, terms }.decide();
         for (considered, taken) in decision.selected() {
             let lane = &mut lanes[considered.lane];
             let taken = sum(items, taken, lane);
@@ -119,7 +119,7 @@ fn at<'a>(items: &'a [Item], places: &[u32]) -> impl Iterator<Item = &'a Item> {
     places.iter().filter_map(|place| items.get(*place as usize))
 }
 
-struct Choice<'a> {
+struct LaneChoice<'a> {
     items: &'a [Item],
     group: &'a Group,
     lanes: &'a [Lane<'a>],
@@ -140,7 +140,7 @@ struct Candidate {
     misfit: Option<Rejection>,
 }
 
-impl Choice<'_> {
+impl LaneChoice<'_> {
     fn decide(&self) -> GroupDecision {
         let mut candidates = Vec::new();
         let mut rejected = Vec::new();
@@ -159,10 +159,10 @@ impl Choice<'_> {
         let mut others = Vec::new();
         for (candidate, items) in candidates.iter().zip(selected) {
             match items.is_empty() {
-                true => others.push(self.eligible(candidate, &candidate.sum, Verdict::Rejected(vec![self.passed_over(candidate)]))),
+                true => others.push(self.eligible(candidate, &candidate.sum, LaneVerdict::Rejected(vec![self.passed_over(candidate)]))),
                 false => {
                     let sum = sum(self.items, &items, &self.lanes[candidate.lane]);
-                    considered.push(self.eligible(candidate, &sum, Verdict::Selected(items)));
+                    considered.push(self.eligible(candidate, &sum, LaneVerdict::Selected(items)));
                 }
             }
         }
@@ -171,7 +171,7 @@ impl Choice<'_> {
         GroupDecision { lanes: considered, unplaced }
     }
 
-    fn considered(&self, lane: usize, sum: &Sum, eligible: bool, verdict: Verdict) -> Considered {
+    fn considered(&self, lane: usize, sum: &Sum, eligible: bool, verdict: LaneVerdict) -> Considered {
         let of = &self.lanes[lane];
         Considered {
             lane,
@@ -183,7 +183,7 @@ impl Choice<'_> {
         }
     }
 
-    fn eligible(&self, candidate: &Candidate, sum: &Sum, verdict: Verdict) -> Considered {
+    fn eligible(&self, candidate: &Candidate, sum: &Sum, verdict: LaneVerdict) -> Considered {
         let whole = candidate.whole.filter(|_| candidate.misfit.is_none());
         Considered { whole, ..self.considered(candidate.lane, sum, true, verdict) }
     }
@@ -244,7 +244,7 @@ impl Choice<'_> {
                 };
                 Ok(Candidate { lane: index, fits, sum, whole, misfit: first_misfit })
             }
-            false => Err(self.considered(index, &sum, false, Verdict::Rejected(reasons))),
+            false => Err(self.considered(index, &sum, false, LaneVerdict::Rejected(reasons))),
         }
     }
 
@@ -310,7 +310,7 @@ impl Choice<'_> {
             RoutingMode::SlaAware => late(a).cmp(&late(b)),
             RoutingMode::Hybrid => first.own.cmp(&second.own).reverse(),
         };
-        let Wishes { order, sort, .. } = self.terms.wishes;
+        let RoutingPreferences { order, sort, .. } = self.terms.wishes;
         let wished = |lane: &Lane<'_>| order.iter().position(|id| id == lane.provider).unwrap_or(order.len());
         let by_sort = || match sort {
             LaneSort::Price => Ordering::Equal,

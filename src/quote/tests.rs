@@ -10,14 +10,14 @@ use super::lane::Sum;
 use super::*;
 use crate::catalog::{Files, Privacy};
 use crate::domain::money::{MaxPrice, PriceSheet, Usd};
-use crate::domain::quote::constraints::{Constraints, LaneSort, ProviderPreferences, RoutingMode, Wishes};
+use crate::domain::quote::constraints::{Constraints, LaneSort, ProviderPreferences, RoutingMode, RoutingPreferences};
 use crate::domain::vocabulary::{DataCollection, HostedTool};
 
 const CHAT: &[Endpoint] = &[Endpoint::ChatCompletions, Endpoint::Responses];
 const EMBEDDINGS: &[Endpoint] = &[Endpoint::Embeddings];
 /// The tokenizer of every lane.
 const PLAIN: Tokenizer = Tokenizer::Ratio(400);
-const HOUR: Terms<'static> = Terms { window: Duration::from_secs(3_600), fee: Decimal::ZERO, wishes: &Wishes::NONE };
+const HOUR: Terms<'static> = Terms { window: Duration::from_secs(3_600), fee: Decimal::ZERO, wishes: &RoutingPreferences::NONE };
 
 /// The facts of a lane, owned.
 #[derive(Debug, Clone)]
@@ -276,14 +276,14 @@ proptest! {
         for considered in &decided.lanes {
             let lane = &lanes[considered.lane];
             match &considered.verdict {
-                Verdict::Selected(taken) => {
+                LaneVerdict::Selected(taken) => {
                     let taken_sum = sum(taken.iter().map(|place| &items[*place as usize]), lane);
                     prop_assert!(taken_sum.items > 0 && taken_sum.items <= lane.supply.room_rows);
                     prop_assert!(taken_sum.input_tokens <= lane.supply.room_tokens);
                     prop_assert_eq!(considered.cost, lane.cost(&taken_sum));
                     placed.extend(taken);
                 }
-                Verdict::Rejected(reasons) => {
+                LaneVerdict::Rejected(reasons) => {
                     prop_assert!(!reasons.is_empty());
                     for reason in reasons {
                         prop_assert!(is_true(reason, lane, &items, &demands), "{:?} of {:?}", reason, lane);
@@ -393,8 +393,8 @@ fn told(facts: &[Facts], items: &[Item], demands: &Constraints) -> String {
         let lane = &lanes[considered.lane];
         let cost = considered.cost.map_or_else(|| "unknown".to_owned(), |cost| cost.to_string());
         let verdict = match &considered.verdict {
-            Verdict::Selected(items) => format!("serves {items:?}"),
-            Verdict::Rejected(reasons) => {
+            LaneVerdict::Selected(items) => format!("serves {items:?}"),
+            LaneVerdict::Rejected(reasons) => {
                 reasons.iter().map(|reason| format!("{}: {reason}", reason.code())).collect::<Vec<_>>().join("; ")
             }
         };
@@ -458,23 +458,23 @@ fn wishes_put_lanes_into_an_order_and_bound_their_rates() {
     let dear = Facts { supply: Supply { latency_ms: Some(40), ..dear.supply }, ..dear };
     let lanes = [cheap.clone(), quick.clone(), dear.clone()];
     let lanes: Vec<_> = lanes.iter().map(Facts::lane).collect();
-    let chosen = |wishes: Wishes| {
+    let chosen = |wishes: RoutingPreferences| {
         let terms = Terms { wishes: &wishes, ..HOUR };
         let decision = decide(&[chat(50)], &[group(1)], &lanes, &Constraints::default(), &terms);
         let told = decision.groups[0].lanes.iter().map(|considered| lanes[considered.lane].provider.to_owned());
         let rates = decision.groups[0].lanes.iter().filter(|considered| match &considered.verdict {
-            Verdict::Rejected(reasons) => reasons.contains(&Rejection::RateCeiling),
-            Verdict::Selected(_) => false,
+            LaneVerdict::Rejected(reasons) => reasons.contains(&Rejection::RateCeiling),
+            LaneVerdict::Selected(_) => false,
         });
         (told.collect::<Vec<_>>(), rates.count())
     };
-    let order = |ids: &[&str]| Wishes { order: ids.iter().map(|id| (*id).to_owned()).collect(), ..Wishes::NONE };
-    assert_eq!(chosen(Wishes::NONE).0, ["cheap", "quick", "dear"]);
+    let order = |ids: &[&str]| RoutingPreferences { order: ids.iter().map(|id| (*id).to_owned()).collect(), ..RoutingPreferences::NONE };
+    assert_eq!(chosen(RoutingPreferences::NONE).0, ["cheap", "quick", "dear"]);
     assert_eq!(chosen(order(&["dear", "nobody"])).0, ["dear", "cheap", "quick"]);
-    assert_eq!(chosen(Wishes { sort: LaneSort::Throughput, ..Wishes::NONE }).0, ["quick", "cheap", "dear"]);
-    assert_eq!(chosen(Wishes { sort: LaneSort::Throughput, ..order(&["dear"]) }).0, ["dear", "quick", "cheap"]);
-    assert_eq!(chosen(Wishes { sort: LaneSort::Latency, ..Wishes::NONE }).0, ["dear", "quick", "cheap"]);
+    assert_eq!(chosen(RoutingPreferences { sort: LaneSort::Throughput, ..RoutingPreferences::NONE }).0, ["quick", "cheap", "dear"]);
+    assert_eq!(chosen(RoutingPreferences { sort: LaneSort::Throughput, ..order(&["dear"]) }).0, ["dear", "quick", "cheap"]);
+    assert_eq!(chosen(RoutingPreferences { sort: LaneSort::Latency, ..RoutingPreferences::NONE }).0, ["dear", "quick", "cheap"]);
     let most = MaxPrice { input: Some(Decimal::new(2, 2)), ..MaxPrice::default() };
-    let (told, rejected) = chosen(Wishes { most, ..order(&["dear"]) });
+    let (told, rejected) = chosen(RoutingPreferences { most, ..order(&["dear"]) });
     assert_eq!((told[0].as_str(), rejected), ("cheap", 1), "what is wished for first is too dear");
 }

@@ -57,7 +57,7 @@ pub enum Freshness {
 }
 
 /// An offering's lane at one moment.
-struct State {
+struct LaneState {
     /// Nobody has paused or drained it, in the catalog or since.
     takes_work: bool,
     /// Rows and tokens that still fit into its queue.
@@ -86,7 +86,7 @@ impl Supply {
         Self { provider, upstream, takes_work: true, capacity: Capacity::default(), limits }
     }
 
-    fn now(&self, live: &Live<'_>) -> State {
+    fn now(&self, live: &Live<'_>) -> LaneState {
         let (report, hold) = self.look(live);
         self.state(&report, hold, live.now)
     }
@@ -101,18 +101,24 @@ impl Supply {
         (queue_items.saturating_sub(report.queued_rows), queue_tokens.saturating_sub(report.queued_tokens))
     }
 
-    fn state(&self, report: &LaneReport, hold: Option<Hold>, now: Timestamp) -> State {
+    fn state(&self, report: &LaneReport, hold: Option<Hold>, now: Timestamp) -> LaneState {
         let takes_work = self.takes_work && hold.is_none();
         let room = if takes_work { self.room(report) } else { (0, 0) };
         let resting_until = report.resting_until.filter(|until| now < *until);
-        State { takes_work, room, silent: report.unreachable || resting_until.is_some(), resting_until, last_answer: report.last_answer }
+        LaneState {
+            takes_work,
+            room,
+            silent: report.unreachable || resting_until.is_some(),
+            resting_until,
+            last_answer: report.last_answer,
+        }
     }
 
     /// What a quote needs to know of it, and whether an operator holds it.
     pub fn for_quote(&self, live: &Live<'_>) -> (quote::Supply, bool) {
         let (report, hold) = self.look(live);
         let (room_rows, room_tokens) = self.room(&report);
-        let State { silent, .. } = self.state(&report, hold, live.now);
+        let LaneState { silent, .. } = self.state(&report, hold, live.now);
         // The board knows the rates of lanes that rows have gone to.
         let stated = self.limits.iter().filter_map(|limits| limits.requests_per_minute.map(u64::from));
         let supply = quote::Supply {
@@ -130,13 +136,13 @@ impl Supply {
 
     /// Routable right now.
     pub fn is_available(&self, live: &Live<'_>) -> bool {
-        let State { takes_work, room, silent, .. } = self.now(live);
+        let LaneState { takes_work, room, silent, .. } = self.now(live);
         takes_work && !live.board.draining && !silent && room.0 > 0 && room.1 > 0
     }
 
     /// What it can take now.
     pub fn capacity(&self, live: &Live<'_>) -> LaneCapacity {
-        let State { takes_work, room, silent, resting_until, last_answer } = self.now(live);
+        let LaneState { takes_work, room, silent, resting_until, last_answer } = self.now(live);
         let status = match (takes_work, live.board.draining) {
             (false, _) => CapacityStatus::Paused,
             (true, true) => CapacityStatus::Draining,

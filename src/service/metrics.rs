@@ -2,7 +2,7 @@
 //! for; nothing is counted on the side. How they are written is for whoever asks.
 
 use super::Service;
-use crate::catalog::{Origin, Standing};
+use crate::catalog::{CatalogStatus, Origin};
 use crate::descriptors::{Descriptors, open};
 use crate::domain::provider::lane_hold::hold_on;
 
@@ -56,7 +56,7 @@ pub fn read(service: &Service, descriptors: &Descriptors) -> Vec<Metric> {
 }
 
 fn of_catalog(service: &Service) -> Vec<Metric> {
-    let (snapshot, Standing { accepted, refused, reloads }) = (service.catalog.current(), service.catalog.standing());
+    let (snapshot, CatalogStatus { accepted, refused, reloads }) = (service.catalog.current(), service.catalog.standing());
     let origin = match accepted.origin {
         Origin::Embedded => "embedded",
         Origin::Folder(_) => "folder",

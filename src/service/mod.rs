@@ -40,7 +40,7 @@ pub struct Service {
     pub catalog: Arc<Catalog>,
     pub executor: executor::Handle,
     pub clock: Clock,
-    pub limits: Limits,
+    pub limits: ServiceLimits,
     /// Bounds the quotes that are made at the same time.
     pub turns: QuoteTurns,
     /// Cancelled when the daemon begins to stop: from then on nothing new is created.
@@ -51,7 +51,7 @@ pub struct Service {
 
 /// What rows, files and quotes may be.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct ServiceLimits {
     /// Bytes of one row.
     pub max_line_bytes: usize,
     /// Bytes of the disk that nothing uploaded may use.
@@ -73,7 +73,7 @@ pub struct QuoteTerms {
     pub fee: Decimal,
 }
 
-impl Default for Limits {
+impl Default for ServiceLimits {
     fn default() -> Self {
         Self { max_line_bytes: 16 << 20, min_free_bytes: 512 << 20, quotes: QuoteTerms::default() }
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_util::task::TaskTracker;
 
-use super::{Limits, RetryError, Service, ServiceError};
+use super::{RetryError, Service, ServiceError, ServiceLimits};
 use crate::executor::tests::at_once;
 use crate::executor::tests::world::World;
 use crate::service::quotes::turns::QuoteTurns;
@@ -17,7 +17,7 @@ fn service(world: &World) -> Arc<Service> {
         catalog: world.catalog.clone(),
         executor: world.handle.clone(),
         clock: world.clock.clone(),
-        limits: Limits::default(),
+        limits: ServiceLimits::default(),
         turns: QuoteTurns::default(),
         draining: world.drain.clone(),
         tasks: TaskTracker::new(),

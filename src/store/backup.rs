@@ -63,7 +63,7 @@ pub struct Backup {
 }
 
 /// What the writer answers: the copy and its sum, or nothing if there is another copy in the making.
-pub(super) type Answer = Option<(Copy, Sum)>;
+pub(super) type BackupAnswer = Option<(Copy, Sum)>;
 
 impl Store {
     /// Makes or renews the backup in `target`, an absolute path. Blocks, for as long as it takes to read the store.
@@ -72,7 +72,7 @@ impl Store {
     /// When the place will not do, or the disk fails. An earlier backup there stays as it was.
     pub fn backup(&self, target: &Path) -> Result<Backup, BackupError> {
         let source = &self.inner.dir;
-        let place = Place::open(target, source.root())?;
+        let place = BackupPlace::open(target, source.root())?;
         // Until the end nothing that the backup may need goes away.
         let _kept = self.inner.removals.hold();
         let pairs = [(source.files(), &place.files), (source.parts(), &place.parts)];
@@ -140,7 +140,7 @@ impl Copied {
 }
 
 /// Where a backup goes.
-struct Place {
+struct BackupPlace {
     locked: Locked,
     files: Folder,
     parts: Folder,
@@ -148,7 +148,7 @@ struct Place {
     mark: Option<mark::Reached>,
 }
 
-impl Place {
+impl BackupPlace {
     fn open(target: &Path, source: &Folder) -> Result<Self, BackupError> {
         let name = target.display().to_string();
         if !target.is_absolute() {

@@ -19,7 +19,7 @@ use tokio::sync::mpsc::WeakSender;
 use tokio::time::Instant;
 
 use super::StoreError;
-use super::backup::Answer;
+use super::backup::BackupAnswer;
 use super::copier::{Job, Mirror, remove};
 use super::dir::{DataFile, Folder, database, generation as generation_of};
 use super::sum::Sum;
@@ -139,7 +139,7 @@ impl Compaction {
 pub(super) struct Copies {
     pub mirror: Option<Mirror>,
     /// Who wants it, if it is for a backup.
-    pub wanted: Option<SyncSender<Answer>>,
+    pub wanted: Option<SyncSender<BackupAnswer>>,
     pub compaction: Compaction,
     pub queue: WeakSender<Op>,
     pub root: Folder,
@@ -197,7 +197,7 @@ impl Writer {
     }
 
     /// Begins a copy for a backup, unless there is another copy in the making.
-    pub(super) fn copy_to(&mut self, (root, name): (Folder, String), answer: SyncSender<Answer>) {
+    pub(super) fn copy_to(&mut self, (root, name): (Folder, String), answer: SyncSender<BackupAnswer>) {
         if self.copies.mirror.is_some() {
             // Whoever asked may have gone.
             let _ = answer.send(None);

@@ -29,11 +29,11 @@ pub struct DamagedContent {
 pub struct Verified {
     content: DataFile,
     /// `None` once it is known to be good, or if nobody knows what it should be.
-    check: Option<Check>,
+    check: Option<ContentCheck>,
 }
 
 #[derive(Debug)]
-struct Check {
+struct ContentCheck {
     file: FileId,
     bytes: u64,
     sha256: [u8; 32],
@@ -43,7 +43,7 @@ struct Check {
     found: Arc<AtomicU64>,
 }
 
-impl Check {
+impl ContentCheck {
     fn damaged(&self, reason: String) -> DamagedContent {
         self.found.fetch_add(1, Ordering::Relaxed);
         let damage = DamagedContent { file: self.file, reason };
@@ -124,7 +124,7 @@ impl Store {
             return Err(StoreError::Broken(format!("`{}` is a view, and has no content", file.id)));
         };
         let (id, bytes, found) = (file.id, file.bytes, self.inner.damage_found.clone());
-        let check = Check { file: id, bytes, sha256, read: 0, hasher: Sha256::new(), found };
+        let check = ContentCheck { file: id, bytes, sha256, read: 0, hasher: Sha256::new(), found };
         let content = match self.open_content(id) {
             // Its record may have been removed a moment ago.
             Err(StoreError::Io { missing: true, .. }) if self.recorded(id)?.is_some() => {

@@ -34,7 +34,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 const FLUSH_EVERY: usize = 8 << 20;
 
 /// What the copier is told by the writer.
-pub(super) enum Change {
+pub(super) enum CopierChange {
     /// A group of writes that is durable.
     Group(Writes),
     /// The store is as the copy is to be; the answer is the finished copy.
@@ -53,7 +53,7 @@ pub(super) struct Copy {
 /// The writer's side of a copier.
 #[derive(Debug)]
 pub(super) struct Mirror {
-    changes: Option<SyncSender<Change>>,
+    changes: Option<SyncSender<CopierChange>>,
     /// What has changed since the last group.
     pub group: Writes,
     given_up: Arc<AtomicBool>,
@@ -103,13 +103,13 @@ impl Mirror {
     /// Hands a group over; waits while too many are on their way. `false` if the copier has given up.
     pub fn hand_over(&mut self) -> bool {
         let group = std::mem::take(&mut self.group);
-        group.is_empty() || self.send(Change::Group(group))
+        group.is_empty() || self.send(CopierChange::Group(group))
     }
 
     /// Waits for the copy of the store as it is now. `None` if there will be none.
     pub fn finish(&mut self, sum: Sum) -> Option<Copy> {
         let (answer, finished) = sync_channel(1);
-        if !self.send(Change::Last(sum, answer)) {
+        if !self.send(CopierChange::Last(sum, answer)) {
             return None;
         }
         finished.recv().ok()
@@ -117,11 +117,11 @@ impl Mirror {
 
     /// Says that the copy is in use. What remains to be done nobody waits for.
     pub fn taken(mut self) {
-        self.send(Change::Taken);
+        self.send(CopierChange::Taken);
         self.thread = None;
     }
 
-    fn send(&self, change: Change) -> bool {
+    fn send(&self, change: CopierChange) -> bool {
         self.changes.as_ref().is_some_and(|changes| changes.send(change).is_ok())
     }
 }
@@ -155,7 +155,7 @@ impl From<sled::Error> for GivenUp {
     }
 }
 
-fn copy(job: Job, changes: &Receiver<Change>, given_up: &AtomicBool) -> Result<(), GivenUp> {
+fn copy(job: Job, changes: &Receiver<CopierChange>, given_up: &AtomicBool) -> Result<(), GivenUp> {
     // The threads that serve come first. Where the system refuses, the pauses remain.
     let _ = rustix::process::setpriority_process(None, 10);
     remove(&job.root, &job.name);
@@ -181,13 +181,13 @@ fn copy(job: Job, changes: &Receiver<Change>, given_up: &AtomicBool) -> Result<(
     drop(queue);
     loop {
         match changes.recv().map_err(|_| GivenUp::Closed)? {
-            Change::Group(group) => copying.apply(group)?,
-            Change::Last(sum, answer) => {
+            CopierChange::Group(group) => copying.apply(group)?,
+            CopierChange::Last(sum, answer) => {
                 let finished = copying.finish(&sum, &root, &folder)?;
                 // The writer may have gone meanwhile; then nobody takes the copy.
                 let _ = answer.send(finished);
             }
-            Change::Taken => {
+            CopierChange::Taken => {
                 then();
                 return Ok(());
             }
@@ -204,11 +204,11 @@ struct Copying {
 
 impl Copying {
     /// Applies what was written meanwhile.
-    fn catch_up(&mut self, changes: &Receiver<Change>) -> Result<(), GivenUp> {
+    fn catch_up(&mut self, changes: &Receiver<CopierChange>) -> Result<(), GivenUp> {
         loop {
             match changes.try_recv() {
-                Ok(Change::Group(group)) => self.apply(group)?,
-                Ok(Change::Last(..) | Change::Taken) => {}
+                Ok(CopierChange::Group(group)) => self.apply(group)?,
+                Ok(CopierChange::Last(..) | CopierChange::Taken) => {}
                 Err(TryRecvError::Empty) => return Ok(()),
                 Err(TryRecvError::Disconnected) => return Err(GivenUp::Closed),
             }

@@ -18,7 +18,7 @@ use super::spool::Sealed;
 use super::writer::Tx;
 use super::{Store, StoreError};
 use crate::domain::batch::priority::Control;
-use crate::domain::batch::{BatchSpec, BatchState, Order, Progress};
+use crate::domain::batch::{BatchInput, BatchSpec, BatchState, Progress};
 use crate::domain::file::File;
 use crate::domain::id::BatchId;
 use crate::domain::org::ledger::{Reservation, Shortfall};
@@ -172,7 +172,7 @@ fn create(
     if made.is_none() && !tx.tree().contains_key(format::file(spec.input_file))? {
         return Ok(CreateOutcome::InputGone);
     }
-    if let Order::Items(order) = &spec.order {
+    if let BatchInput::Items(order) = &spec.order {
         let used = format::used_quote(order.quote);
         if let Some(batch) = tx.tree().get(&used)?.as_deref().and_then(format::trailing_id) {
             return Ok(CreateOutcome::QuoteUsed(BatchId::from_u128(batch)));
@@ -210,8 +210,8 @@ pub(super) mod tests {
 
     use super::super::tests::{NOW, add_file, close, open, spec};
     use super::*;
-    use crate::domain::batch::phaseo::{Gateway, InputMode, Receiver, Subscription};
-    use crate::domain::batch::{Fallback, QuotedOrder};
+    use crate::domain::batch::phaseo::{InputMode, PhaseoDetails, Receiver, Subscription};
+    use crate::domain::batch::{Fallback, QuotedInput};
     use crate::domain::dialect::Dialect;
     use crate::domain::endpoint::Endpoint;
     use crate::domain::file::Purpose;
@@ -220,7 +220,7 @@ pub(super) mod tests {
     use crate::domain::org::ledger::Credits;
     use crate::domain::time::CompletionWindow;
     use crate::domain::webhook::Webhook;
-    use crate::store::{FileQuery, Order as ListOrder};
+    use crate::store::{FileQuery, SortOrder as ListOrder};
 
     pub fn made(store: &Store, content: &[u8]) -> MadeInput {
         let mut spool = store.spool().unwrap();
@@ -241,7 +241,7 @@ pub(super) mod tests {
     }
 
     pub fn of_quote(quote: u128, reserve: u32) -> BatchSpec {
-        let order = QuotedOrder {
+        let order = QuotedInput {
             quote: QuoteId::from_u128(quote),
             deadline: Timestamp::constant(1_790_090_000, 0),
             defaults: Default::default(),
@@ -255,15 +255,15 @@ pub(super) mod tests {
             webhook: None,
             gateway: None,
         };
-        BatchSpec { dialect: Dialect::BatchRouter, order: Order::Items(Box::new(order)), ..spec(FileId::from_u128(0)) }
+        BatchSpec { dialect: Dialect::BatchRouter, order: BatchInput::Items(Box::new(order)), ..spec(FileId::from_u128(0)) }
     }
 
     /// A batch of Phaseo's, made from a quote of that number.
     pub fn of_phaseo(quote: u128) -> BatchSpec {
         let mut spec = BatchSpec { dialect: Dialect::Phaseo, fallback: Fallback::Never, ..of_quote(quote, 3) };
-        let Order::Items(order) = &mut spec.order else { unreachable!() };
+        let BatchInput::Items(order) = &mut spec.order else { unreachable!() };
         let webhook = Webhook { url: "https://hooks.example/b".into(), sealed_secret: vec![1, 2, 3] };
-        order.gateway = Some(Gateway {
+        order.gateway = Some(PhaseoDetails {
             request: RequestId::from_u128(5),
             endpoint: Endpoint::ChatCompletions,
             window: CompletionWindow::DAY,

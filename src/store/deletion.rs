@@ -19,7 +19,7 @@ use super::record::spec::SpecRecord;
 use super::record::{self, batch::StateRecord};
 use super::writer::Tx;
 use super::{Store, StoreError, blocking};
-use crate::domain::batch::{BatchSpec, Order};
+use crate::domain::batch::{BatchInput, BatchSpec};
 use crate::domain::id::{BatchId, FileId};
 use crate::domain::time::Timestamp;
 
@@ -142,7 +142,7 @@ fn delete(tx: &mut Tx<'_>, id: BatchId) -> Result<(BatchDeletion, Option<FileId>
         if let Some(place) = format::owned(format::batches_of(spec.org), id.as_u128()) {
             tx.remove(place);
         }
-        if let Order::Items(order) = &spec.order {
+        if let BatchInput::Items(order) = &spec.order {
             // Otherwise it could be used a second time.
             tx.remove(format::used_quote(order.quote));
             tx.remove_all(format::quote(order.quote))?;

@@ -13,7 +13,7 @@ use super::{Store, StoreError, blocking};
 use crate::domain::id::{BatchId, EventId, OrgId};
 use crate::domain::time::Timestamp;
 use crate::domain::webhook::delivery::{Delivery, Route};
-use crate::domain::webhook::event_log::Tried;
+use crate::domain::webhook::event_log::DeliveryAttempt;
 
 /// A message that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub enum Due {
 
 /// What becomes of a message that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Choice {
+pub enum DeliveryChoice {
     Take,
     /// Another one of its organisation may be taken.
     Pass,
@@ -87,7 +87,7 @@ impl Store {
         now: Timestamp,
         first: OrgId,
         look: usize,
-        mut choose: impl FnMut(EventId, Route) -> Choice + Send + 'static,
+        mut choose: impl FnMut(EventId, Route) -> DeliveryChoice + Send + 'static,
     ) -> Result<Vec<Due>, StoreError> {
         let store = self.clone();
         let due = blocking(move || {
@@ -112,7 +112,7 @@ impl Store {
         org: OrgId,
         now: Timestamp,
         look: usize,
-        choose: &mut impl FnMut(EventId, Route) -> Choice,
+        choose: &mut impl FnMut(EventId, Route) -> DeliveryChoice,
         due: &mut Vec<Due>,
     ) -> Result<(), StoreError> {
         let range = format::deliveries_of(org)..format::deliveries_end(org, seconds(now));
@@ -120,9 +120,9 @@ impl Store {
             let (key, host) = entry?;
             let Some(id) = format::trailing_id(&key).map(EventId::from_u128) else { continue };
             match choose(id, Route { host: format::trailing_id(&host).unwrap_or_default(), org }) {
-                Choice::Take => {}
-                Choice::Pass => continue,
-                Choice::Enough => break,
+                DeliveryChoice::Take => {}
+                DeliveryChoice::Pass => continue,
+                DeliveryChoice::Enough => break,
             }
             due.push(match self.read_delivery(id) {
                 Ok(Some(delivery)) if !self.inner.tree.contains_key(format::batch(delivery.batch))? => Due::Moot { key: key.to_vec() },
@@ -162,7 +162,12 @@ impl Store {
     ///
     /// # Errors
     /// When the store has failed.
-    pub async fn delivery_tried(&self, tried: Delivery, next: Option<Delivery>, outcome: Option<Tried>) -> Result<(), StoreError> {
+    pub async fn delivery_tried(
+        &self,
+        tried: Delivery,
+        next: Option<Delivery>,
+        outcome: Option<DeliveryAttempt>,
+    ) -> Result<(), StoreError> {
         let packed = next.map(|next| Ok::<_, StoreError>((pack(&next)?, next))).transpose()?;
         self.commit(move |tx| {
             tx.remove(format::delivery_due(tried.org, seconds(tried.due_at), tried.id));

@@ -35,7 +35,7 @@ use crate::domain::quote::receipt::Receipt;
 use crate::domain::row::RowResult;
 use crate::domain::webhook::delivery::Delivery;
 use crate::domain::webhook::endpoint::Receiver;
-use crate::domain::webhook::event_log::Telling;
+use crate::domain::webhook::event_log::EventLog;
 
 /// A record that was decoded; those that others lead to with their content.
 #[derive(Debug)]
@@ -120,7 +120,7 @@ fn other(key: &Key, bytes: &[u8]) -> Result<Examined, RecordError> {
     match key {
         Key::Problems(_) => drop(decode::<ProblemsRecord>(bytes)?.unpack()?),
         Key::Receipt(_) => drop(Receipt::try_from(decode::<ReceiptRecord>(bytes)?)?),
-        Key::Telling(_) => drop(Telling::try_from(decode::<TellingRecord>(bytes)?)?),
+        Key::Telling(_) => drop(EventLog::try_from(decode::<TellingRecord>(bytes)?)?),
         Key::Control(_) => drop(Control::try_from(decode::<ControlRecord>(bytes)?)?),
         Key::Hold(_) => drop(LaneHold::try_from(decode::<HoldRecord>(bytes)?)?),
         Key::Org(_) => drop(Organisation::try_from(decode::<OrgRecord>(bytes)?)?),

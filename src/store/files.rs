@@ -28,7 +28,7 @@ pub struct NewFile {
 
 /// The order of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Order {
+pub enum SortOrder {
     Ascending,
     /// Newest first.
     #[default]
@@ -45,7 +45,7 @@ pub struct FileQuery {
     pub after: Option<FileId>,
     /// At most this many.
     pub limit: usize,
-    pub order: Order,
+    pub order: SortOrder,
     /// Files that expired by then are left out.
     pub now: Timestamp,
 }
@@ -122,8 +122,8 @@ impl Store {
         let list = format::files_of(query.org);
         let after = query.after.map(FileId::as_u128);
         let ids: Box<dyn Iterator<Item = _>> = match query.order {
-            Order::Ascending => Box::new(self.ids(&list, after)),
-            Order::Descending => Box::new(self.ids_backwards(&list, after)),
+            SortOrder::Ascending => Box::new(self.ids(&list, after)),
+            SortOrder::Descending => Box::new(self.ids_backwards(&list, after)),
         };
         let mut listing = Listing { items: Vec::new(), has_more: false };
         for id in ids {

@@ -72,30 +72,30 @@ pub use compaction::{Compact, Space};
 pub use content::{DamagedContent, Verified};
 pub use creation::{CreateOutcome, Idempotency, MadeInput, UsedKey};
 pub use deletion::BatchDeletion;
-pub use deliveries::{Choice, Due};
+pub use deliveries::{DeliveryChoice, Due};
 #[cfg(test)]
 pub use dir::{Act, Faults};
 pub use dir::{DataFile, RUNS, discard};
-pub use files::{Deletion, FileQuery, NewFile, Order};
+pub use files::{Deletion, FileQuery, NewFile, SortOrder};
 pub use format::ROWS_PER_PAGE;
 pub use lane_holds::{HoldOutcome, MAX_HOLDS};
 pub use live::LiveBatch;
 pub use open::{OpenError, Options, Recovered};
 pub use orgs::{Added, MAX_KEYS, MAX_ORGS, MAX_REGISTERED, Revoked};
 #[cfg(test)]
-pub use quiesce::Standstill;
+pub use quiesce::Quiesce;
 pub use readable::Unlookable;
 #[doc(hidden)]
 pub use record::decode_anything as fuzz_decode;
 pub use record::page::Page;
 pub use results::PackedRow;
-pub use results::lines::{ByteRange, Lines, Render};
-pub use salvage::{SalvageError, Salvaged, Thing, Told, salvage};
+pub use results::lines::{ByteRange, LineRender, Lines};
+pub use salvage::{SalvageError, SalvageNote, Salvaged, Thing, salvage};
 pub use seal::{Seal, Unsealable};
 pub use spool::{Sealed, Spool};
 pub use uploads::{CompleteError, PartError};
-pub use verify::Refusal;
-pub use webhook_events::{News, Watched};
+pub use verify::StartRefused;
+pub use webhook_events::{WatchedBatch, WebhookEvents};
 
 use live::Lives;
 use tree::Tree;
@@ -229,7 +229,7 @@ impl Store {
         op: impl FnOnce(&mut Tx<'_>) -> Result<R, StoreError> + Send + 'static,
     ) -> Result<R, StoreError> {
         #[cfg(test)]
-        let _standstill = Standstill::begin();
+        let _standstill = Quiesce::begin();
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let op = Op::meta(op, sender);
         self.inner.queue.send(op).await.map_err(|_| StoreError::Closed)?;

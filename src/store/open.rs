@@ -18,7 +18,7 @@ use super::mark::Mark;
 use super::seal::Seal;
 use super::sum::{Sum, TREE};
 use super::tree::Tree;
-use super::verify::{self, Refusal, Sound};
+use super::verify::{self, Sound, StartRefused};
 use super::writer::Writer;
 use super::{Inner, Store, StoreError, format, migrate};
 use crate::domain::batch::BatchState;
@@ -70,16 +70,16 @@ pub enum OpenError {
         "the data directory {dir} is not opened, and nothing in it was changed: {refusal}. `batchd store check` tells more. \
          Restore a backup, or copy what can be read to a new directory with `batchd store salvage --to NEWDIR`"
     )]
-    Refused { dir: String, refusal: Refusal },
+    Refused { dir: String, refusal: StartRefused },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl OpenError {
-    fn refused(root: &Folder, refusal: Refusal) -> Self {
+    fn refused(root: &Folder, refusal: StartRefused) -> Self {
         let dir = root.path().display().to_string();
         match refusal {
-            Refusal::Newer { found, known } => Self::Newer { dir, found, known },
+            StartRefused::Newer { found, known } => Self::Newer { dir, found, known },
             refusal => Self::Refused { dir, refusal },
         }
     }
@@ -107,7 +107,7 @@ pub(super) fn open(dir: Locked, options: &Options) -> Result<(Store, Recovered),
     if let Some(sum) = &sum
         && !verify::is_as_verified(&tree, sum)?
     {
-        return Err(refused(Refusal::Damaged("sled does not open what is in its log".into())));
+        return Err(refused(StartRefused::Damaged("sled does not open what is in its log".into())));
     }
     let mut sum = sum.unwrap_or_else(Sum::fresh);
     let mark = Mark::start(dir.root(), generation, &sum)?;

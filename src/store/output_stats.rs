@@ -9,9 +9,9 @@ use super::record::output_stats::ObservedRecord;
 use super::writer::Tx;
 use super::{Store, StoreError};
 use crate::domain::batch::plan::Plan;
-use crate::domain::batch::{BatchSpec, Order, Progress};
+use crate::domain::batch::{BatchInput, BatchSpec, Progress};
 use crate::domain::endpoint::Endpoint;
-use crate::domain::quote::output_stats::Observed;
+use crate::domain::quote::output_stats::OutputStats;
 use crate::domain::vocabulary::Operation;
 
 fn key(provider: &str, upstream: &str, endpoint: Endpoint) -> Vec<u8> {
@@ -28,9 +28,9 @@ impl Store {
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
-    pub fn observed(&self, provider: &str, upstream: &str, endpoint: Endpoint) -> Result<Observed, StoreError> {
+    pub fn observed(&self, provider: &str, upstream: &str, endpoint: Endpoint) -> Result<OutputStats, StoreError> {
         let found = self.inner.tree.get(key(provider, upstream, endpoint))?;
-        Ok(found.map(|bytes| record::decode::<ObservedRecord>(&bytes)).transpose()?.map(Observed::from).unwrap_or_default())
+        Ok(found.map(|bytes| record::decode::<ObservedRecord>(&bytes)).transpose()?.map(OutputStats::from).unwrap_or_default())
     }
 }
 
@@ -41,12 +41,12 @@ pub(super) fn add(tx: &mut Tx<'_>, spec: &BatchSpec, plan: &Plan, progress: &Pro
         return Ok(());
     }
     let endpoint = match (&spec.order, model.quoted.map(|share| share.operation)) {
-        (Order::Rows { endpoint, .. }, _) => *endpoint,
-        (Order::Items(_), Some(Operation::Embeddings)) => Endpoint::Embeddings,
-        (Order::Items(_), _) => Endpoint::ChatCompletions,
+        (BatchInput::Rows { endpoint, .. }, _) => *endpoint,
+        (BatchInput::Items(_), Some(Operation::Embeddings)) => Endpoint::Embeddings,
+        (BatchInput::Items(_), _) => Endpoint::ChatCompletions,
     };
     let key = key(&model.lane.provider, &model.lane.upstream, endpoint);
     // What cannot be read is begun anew: it is an estimate.
-    let before = tx.get::<ObservedRecord>(&key).ok().flatten().map(Observed::from).unwrap_or_default();
+    let before = tx.get::<ObservedRecord>(&key).ok().flatten().map(OutputStats::from).unwrap_or_default();
     tx.put(key, &ObservedRecord::from(before.and(progress.succeeded.into(), progress.usage.output_tokens)))
 }

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 /// The clock stands still for as long as this lives.
 #[derive(Debug)]
-pub struct Standstill {
+pub struct Quiesce {
     _end: mpsc::Sender<()>,
 }
 
-impl Standstill {
+impl Quiesce {
     pub fn begin() -> Self {
         let (end, ended) = mpsc::channel::<()>();
         tokio::task::spawn_blocking(move || ended.recv());

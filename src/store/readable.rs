@@ -6,12 +6,12 @@
 use std::path::Path;
 
 use super::dir::{self, DataFile, Folder, Guest, database};
-use super::image::{Found, Image, ImageError, Unreadable, Wreck};
+use super::image::{FoundPiece, Image, ImageError, Unreadable, Wreck};
 use super::key::is_key;
 use super::mark::{self, Reached};
 use super::open::LOG;
 use super::sum::{AddedUp, Sum, TREE};
-use super::verify::{self, Refusal, SUMMED_FROM};
+use super::verify::{self, SUMMED_FROM, StartRefused};
 use super::{OpenError, StoreError, migrate, record};
 
 /// A data directory to be read, that no daemon has meanwhile.
@@ -104,7 +104,7 @@ impl Readable {
             Some(Log::Damaged(wreck)) => {
                 // What was written later than all that is left may be about anything.
                 let is_behind = self.missing_writes > 0;
-                wreck.entries(|Found { key, value, is_newest }| each(key, value, self.is_whole || (is_newest && !is_behind)));
+                wreck.entries(|FoundPiece { key, value, is_newest }| each(key, value, self.is_whole || (is_newest && !is_behind)));
                 Ok(())
             }
             None => Ok(()),
@@ -124,7 +124,7 @@ impl Looked {
                 let bytes = log_of(root, sound.generation).and_then(|log| log.bytes().ok());
                 return Ok(Self::sound(image, faults, bytes.unwrap_or(0)));
             }
-            Err(Refusal::Newer { found, known }) => return Err(Unlookable::Newer { dir: dir(), found, known }),
+            Err(StartRefused::Newer { found, known }) => return Err(Unlookable::Newer { dir: dir(), found, known }),
             Err(refusal) => faults.push(format!("the data directory: {refusal}")),
         }
         let reached = mark::read(root).ok().flatten().flatten();
@@ -176,7 +176,7 @@ impl Looked {
         };
         faults.extend(wreck.unreadable().iter().map(unreadable));
         let mut found = AddedUp::default();
-        wreck.entries(|Found { key, value, .. }| found.add(key, value));
+        wreck.entries(|FoundPiece { key, value, .. }| found.add(key, value));
         let expected = found.expected.as_deref().and_then(|sum| record::decode::<Sum>(sum).ok());
         let is_whole = prove(&found, None).is_some_and(|sum| !is_behind(&sum));
         // A mark of another store says nothing.

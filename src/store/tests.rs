@@ -15,7 +15,7 @@ use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::batch::metadata::Metadata;
 use crate::domain::batch::plan::{Plan, PlannedLane, PlannedModel};
 use crate::domain::batch::priority::{Control, Owner};
-use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Order, Progress, ResultFiles};
+use crate::domain::batch::{BatchEvent, BatchInput, BatchSpec, BatchState, Progress, ResultFiles};
 use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{FileSource, Purpose, ResultPart};
@@ -49,7 +49,7 @@ pub(super) fn spec(input_file: FileId) -> BatchSpec {
     BatchSpec {
         id: BatchId::generate(NOW),
         dialect: Dialect::OpenAi,
-        order: Order::Rows { endpoint: Endpoint::ChatCompletions, window: CompletionWindow::DAY },
+        order: BatchInput::Rows { endpoint: Endpoint::ChatCompletions, window: CompletionWindow::DAY },
         input_file,
         created_at: NOW,
         metadata: Metadata::new(vec![("k".repeat(64), "é".repeat(512)); 1]).unwrap(),
@@ -339,7 +339,7 @@ async fn what_a_lane_has_answered_is_known_once_its_batch_has_ended() {
     }
     close(store).await;
     let (store, _) = open(dir.path());
-    assert_eq!(observed(&store), crate::domain::quote::output_stats::Observed { answers: 8, output_tokens: 80 });
+    assert_eq!(observed(&store), crate::domain::quote::output_stats::OutputStats { answers: 8, output_tokens: 80 });
     assert_eq!(store.observed("p", "v", endpoint).unwrap().answers, 0);
     close(store).await;
 }

@@ -16,16 +16,16 @@ use super::dir::{Act, Seam};
 
 /// A handle on the tree; clones share it, also when another tree takes its place.
 #[derive(Debug, Clone)]
-pub(super) struct Tree(Arc<Inner>);
+pub(super) struct Tree(Arc<TreeInner>);
 
 #[derive(Debug)]
-struct Inner {
+struct TreeInner {
     sled: ArcSwap<sled::Tree>,
     broken: CancellationToken,
     seam: Seam,
 }
 
-impl Inner {
+impl TreeInner {
     fn done<T>(&self, result: sled::Result<T>) -> Result<T, StoreError> {
         result.map_err(|error| {
             if !self.broken.is_cancelled() {
@@ -44,7 +44,7 @@ impl Inner {
 impl Tree {
     /// `broken` is cancelled when sled fails.
     pub fn new(sled: sled::Tree, broken: CancellationToken, seam: Seam) -> Self {
-        Self(Arc::new(Inner { sled: ArcSwap::from_pointee(sled), broken, seam }))
+        Self(Arc::new(TreeInner { sled: ArcSwap::from_pointee(sled), broken, seam }))
     }
 
     /// sled's own tree, of now.
@@ -99,7 +99,7 @@ impl Tree {
 /// Entries, in order and backwards.
 pub(super) struct Entries {
     entries: sled::Iter,
-    tree: Arc<Inner>,
+    tree: Arc<TreeInner>,
 }
 
 impl Entries {

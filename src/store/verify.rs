@@ -33,7 +33,7 @@ pub(super) struct Sound {
 
 /// Why a data directory is not opened. Nothing in it has been touched.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum Refusal {
+pub enum StartRefused {
     #[error("its store cannot be read: {0}")]
     Unreadable(String),
     #[error("its store is damaged: {0}")]
@@ -52,7 +52,7 @@ pub enum Refusal {
     Newer { found: u32, known: u32 },
 }
 
-impl From<ImageError> for Refusal {
+impl From<ImageError> for StartRefused {
     fn from(error: ImageError) -> Self {
         match error {
             ImageError::Io { .. } => Self::Unreadable(error.to_string()),
@@ -61,16 +61,16 @@ impl From<ImageError> for Refusal {
     }
 }
 
-impl From<StoreError> for Refusal {
+impl From<StoreError> for StartRefused {
     fn from(error: StoreError) -> Self {
         Self::Unreadable(error.to_string())
     }
 }
 
 /// Looks at a data directory.
-pub(super) fn verify(root: &Folder) -> Result<Sound, Refusal> {
+pub(super) fn verify(root: &Folder) -> Result<Sound, StartRefused> {
     let mark = match mark::read(root)? {
-        Some(None) => return Err(Refusal::MarkDamaged),
+        Some(None) => return Err(StartRefused::MarkDamaged),
         Some(Some(reached)) => Some(reached),
         None => None,
     };
@@ -84,8 +84,8 @@ pub(super) fn verify(root: &Folder) -> Result<Sound, Refusal> {
     match sum_of(&image, mark) {
         Ok(Some(sum)) => Ok(Sound { generation, sum: Some(sum), image: Some(image) }),
         Ok(None) => fresh(root, generation, promised, format!("the data in {folder}")),
-        Err(Refusal::Damaged(reason)) if promised.is_some() => {
-            before_the_last_batch(&image, mark, generation).ok_or(Refusal::Damaged(reason))
+        Err(StartRefused::Damaged(reason)) if promised.is_some() => {
+            before_the_last_batch(&image, mark, generation).ok_or(StartRefused::Damaged(reason))
         }
         Err(refusal) => Err(refusal),
     }
@@ -104,25 +104,25 @@ fn before_the_last_batch(image: &Image, mark: Option<Reached>, generation: u64) 
 }
 
 /// The sum over an image that holds what was promised; `None` if it holds nothing.
-fn sum_of(image: &Image, mark: Option<Reached>) -> Result<Option<Sum>, Refusal> {
+fn sum_of(image: &Image, mark: Option<Reached>) -> Result<Option<Sum>, StartRefused> {
     let found = match AddedUp::of(image) {
         Ok(found) => found,
         Err(error @ ImageError::Io { .. }) => return Err(error.into()),
-        Err(error @ ImageError::Page { .. }) => return Err(Refusal::Damaged(with_faults(&error.to_string(), image))),
+        Err(error @ ImageError::Page { .. }) => return Err(StartRefused::Damaged(with_faults(&error.to_string(), image))),
     };
     let format = match &found.format {
-        Some(bytes) => migrate::version_of(bytes).map_err(|error| Refusal::Damaged(error.to_string()))?,
+        Some(bytes) => migrate::version_of(bytes).map_err(|error| StartRefused::Damaged(error.to_string()))?,
         None if found.entries == 0 && image.faults().is_empty() => return Ok(None),
-        None => return Err(Refusal::Damaged(with_faults("it does not say what format it has", image))),
+        None => return Err(StartRefused::Damaged(with_faults("it does not say what format it has", image))),
     };
     if format > migrate::CURRENT {
-        return Err(Refusal::Newer { found: format, known: migrate::CURRENT });
+        return Err(StartRefused::Newer { found: format, known: migrate::CURRENT });
     }
     let sum = if format < SUMMED_FROM { without_sum(&found, image, mark) } else { with_sum(&found, image, mark) };
     sum.map(Some)
 }
 
-fn read_image(root: &Folder, folder: &str) -> Result<Option<Image>, Refusal> {
+fn read_image(root: &Folder, folder: &str) -> Result<Option<Image>, StartRefused> {
     let Some(folder) = root.existing_folder(folder)? else { return Ok(None) };
     if folder.kind_of(LOG)?.is_none() {
         return Ok(None);
@@ -131,59 +131,59 @@ fn read_image(root: &Folder, folder: &str) -> Result<Option<Image>, Refusal> {
     let is_sound = image.faults().is_empty();
     let has_tree = match image.root(TREE) {
         Ok(root) => root.is_some(),
-        Err(error) => return Err(Refusal::Damaged(with_faults(&error.to_string(), &image))),
+        Err(error) => return Err(StartRefused::Damaged(with_faults(&error.to_string(), &image))),
     };
     match (has_tree, is_sound) {
         (true, _) => Ok(Some(image)),
         (false, true) => Ok(None),
-        (false, false) => Err(Refusal::Damaged(with_faults("it has no data", &image))),
+        (false, false) => Err(StartRefused::Damaged(with_faults("it has no data", &image))),
     }
 }
 
 /// A directory without a store is new only if nothing else says that there was one.
-fn fresh(root: &Folder, generation: u64, promised: Option<Reached>, missing: String) -> Result<Sound, Refusal> {
+fn fresh(root: &Folder, generation: u64, promised: Option<Reached>, missing: String) -> Result<Sound, StartRefused> {
     if promised.is_some() {
-        return Err(Refusal::Missing { missing, beside: "the file `mark`" });
+        return Err(StartRefused::Missing { missing, beside: "the file `mark`" });
     }
     for (folder, beside) in [(FILES, "uploaded content in `files`"), (PARTS, "uploaded content in `parts`")] {
         if let Some(found) = root.existing_folder(folder)?
             && !found.entries()?.is_empty()
         {
-            return Err(Refusal::Missing { missing, beside });
+            return Err(StartRefused::Missing { missing, beside });
         }
     }
     Ok(Sound { generation, sum: None, image: None })
 }
 
 /// Before there were sums, all that can be said is whether the log is whole.
-fn without_sum(found: &AddedUp, image: &Image, mark: Option<Reached>) -> Result<Sum, Refusal> {
+fn without_sum(found: &AddedUp, image: &Image, mark: Option<Reached>) -> Result<Sum, StartRefused> {
     if let Some(promised) = mark.filter(|mark| mark.writes > 0) {
-        return Err(Refusal::Behind { found: 0, reached: promised.writes });
+        return Err(StartRefused::Behind { found: 0, reached: promised.writes });
     }
     if !image.faults().is_empty() {
-        return Err(Refusal::Damaged(with_faults("its log is not whole", image)));
+        return Err(StartRefused::Damaged(with_faults("its log is not whole", image)));
     }
     Ok(found.as_first())
 }
 
-fn with_sum(found: &AddedUp, image: &Image, mark: Option<Reached>) -> Result<Sum, Refusal> {
+fn with_sum(found: &AddedUp, image: &Image, mark: Option<Reached>) -> Result<Sum, StartRefused> {
     let expected = found.expected.as_deref().map(record::decode::<Sum>);
     let expected = match expected {
         Some(Ok(expected)) => expected,
-        Some(Err(error)) => return Err(Refusal::Damaged(with_faults(&error.to_string(), image))),
-        None => return Err(Refusal::Damaged(with_faults("the sum over its entries is missing", image))),
+        Some(Err(error)) => return Err(StartRefused::Damaged(with_faults(&error.to_string(), image))),
+        None => return Err(StartRefused::Damaged(with_faults("the sum over its entries is missing", image))),
     };
     if (expected.entries, expected.bytes, expected.sum) != (found.entries, found.bytes, found.sum) {
         let what = match found.entries {
             entries if entries == expected.entries => "entries of it are not as they were written".to_owned(),
             entries => format!("it has {entries} entries, and should have {}", expected.entries),
         };
-        return Err(Refusal::Damaged(with_faults(&what, image)));
+        return Err(StartRefused::Damaged(with_faults(&what, image)));
     }
     match mark {
-        None => Err(Refusal::NoMark),
-        Some(mark) if mark.store != expected.store && mark.writes > 0 => Err(Refusal::Foreign),
-        Some(mark) if mark.writes > expected.writes => Err(Refusal::Behind { found: expected.writes, reached: mark.writes }),
+        None => Err(StartRefused::NoMark),
+        Some(mark) if mark.store != expected.store && mark.writes > 0 => Err(StartRefused::Foreign),
+        Some(mark) if mark.writes > expected.writes => Err(StartRefused::Behind { found: expected.writes, reached: mark.writes }),
         Some(_) => Ok(expected),
     }
 }

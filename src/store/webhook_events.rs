@@ -9,16 +9,16 @@ use super::writer::Tx;
 use super::{Store, StoreError, blocking};
 use crate::domain::batch::{BatchState, Progress};
 use crate::domain::id::{BatchId, OrgId, ReceiverId};
-use crate::domain::webhook::delivery::{Delivery, Wire};
+use crate::domain::webhook::delivery::{Delivery, Payload};
 use crate::domain::webhook::endpoint::{Receiver, ReceiverStatus};
-use crate::domain::webhook::event_log::{Telling, Tried};
+use crate::domain::webhook::event_log::{DeliveryAttempt, EventLog};
 
 /// Receivers of one organisation, those that were deleted included.
 pub const MAX_RECEIVERS: usize = 1_000;
 
 /// Where a batch stands of which somebody is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Watched {
+pub struct WatchedBatch {
     pub batch: BatchId,
     pub state: BatchState,
     pub progress: Progress,
@@ -26,7 +26,7 @@ pub struct Watched {
 
 /// What of a batch is told now.
 #[derive(Debug, Clone)]
-pub struct News {
+pub struct WebhookEvents {
     pub batch: BatchId,
     /// Where it stands, and its step of progress.
     pub status: &'static str,
@@ -41,7 +41,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store has failed or a record is damaged.
-    pub async fn watched(&self, after: Option<BatchId>, most: usize) -> Result<Vec<Watched>, StoreError> {
+    pub async fn watched(&self, after: Option<BatchId>, most: usize) -> Result<Vec<WatchedBatch>, StoreError> {
         let store = self.clone();
         let found = blocking(move || {
             let from = after.map_or_else(|| format::WATCHED.to_vec(), |batch| [format::watched(batch), vec![0]].concat());
@@ -49,7 +49,7 @@ impl Store {
             for key in store.inner.tree.range(from..format::behind(format::WATCHED)).keys().take(most) {
                 let Some(batch) = format::trailing_id(&key?).map(BatchId::from_u128) else { continue };
                 if let Some((state, progress)) = store.read_progress(batch)? {
-                    found.push(Watched { batch, state, progress });
+                    found.push(WatchedBatch { batch, state, progress });
                 }
             }
             Ok::<_, StoreError>(found)
@@ -63,18 +63,18 @@ impl Store {
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
-    pub async fn telling(&self, batch: BatchId) -> Result<Option<Telling>, StoreError> {
+    pub async fn telling(&self, batch: BatchId) -> Result<Option<EventLog>, StoreError> {
         let store = self.clone();
         let found = blocking(move || store.read_blob::<TellingRecord>(batch, Blob::Telling)).await?;
         self.shown().await?;
-        Ok(found.map(Telling::try_from).transpose()?)
+        Ok(found.map(EventLog::try_from).transpose()?)
     }
 
     /// Queues what is to be told of a batch, but for what was queued before.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
-    pub async fn tell(&self, news: News) -> Result<(), StoreError> {
+    pub async fn tell(&self, news: WebhookEvents) -> Result<(), StoreError> {
         let packed =
             news.deliveries.iter().map(|delivery| Ok((pack(delivery)?, delivery.clone()))).collect::<Result<Vec<_>, StoreError>>()?;
         self.commit(move |tx| {
@@ -84,7 +84,7 @@ impl Store {
             }
             let mut telling = telling_in(tx, news.batch)?;
             for (packed, delivery) in &packed {
-                let Wire::Phaseo(told) = &delivery.wire else { continue };
+                let Payload::Phaseo(told) = &delivery.wire else { continue };
                 if !telling.queued.contains(&told.event.key) {
                     telling.queued.push(told.event.key.clone());
                     put(tx, delivery, packed)?;
@@ -162,25 +162,25 @@ impl Store {
 }
 
 /// Takes note of an attempt at a message about a batch.
-pub(super) fn tried(tx: &mut Tx<'_>, batch: BatchId, tried: Tried) -> Result<(), StoreError> {
+pub(super) fn tried(tx: &mut Tx<'_>, batch: BatchId, tried: DeliveryAttempt) -> Result<(), StoreError> {
     let mut telling = telling_in(tx, batch)?;
     telling.tried(tried);
     put_telling(tx, batch, &telling)
 }
 
-fn telling_in(tx: &Tx<'_>, batch: BatchId) -> Result<Telling, StoreError> {
+fn telling_in(tx: &Tx<'_>, batch: BatchId) -> Result<EventLog, StoreError> {
     let mut bytes = Vec::new();
     for entry in tx.tree().scan_prefix(format::blob(batch, Blob::Telling)) {
         bytes.extend_from_slice(&entry?.1);
     }
     match bytes.is_empty() {
-        true => Ok(Telling::default()),
+        true => Ok(EventLog::default()),
         false => Ok(record::decode::<TellingRecord>(&bytes)?.try_into()?),
     }
 }
 
 /// It may have become shorter: chunks that it has no more must go.
-fn put_telling(tx: &mut Tx<'_>, batch: BatchId, telling: &Telling) -> Result<(), StoreError> {
+fn put_telling(tx: &mut Tx<'_>, batch: BatchId, telling: &EventLog) -> Result<(), StoreError> {
     tx.remove_all(format::blob(batch, Blob::Telling))?;
     tx.put_blob(batch, Blob::Telling, &TellingRecord::from(telling))
 }

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::StoreError;
-use super::backup::Answer;
+use super::backup::BackupAnswer;
 use super::compaction::Copies;
 use super::dir::Folder;
 use super::format::{self, Blob, MAX_VALUE};
@@ -50,7 +50,7 @@ pub(super) enum Op {
     /// A copy is wanted, in a folder of its own.
     Backup {
         place: (Folder, String),
-        answer: SyncSender<Answer>,
+        answer: SyncSender<BackupAnswer>,
     },
     /// All entries have been copied, or there will be no copy; see [`super::copier`].
     Copied,
@@ -60,7 +60,7 @@ pub(super) enum Op {
 /// What follows a group.
 enum Then {
     GoOn,
-    Copy((Folder, String), SyncSender<Answer>),
+    Copy((Folder, String), SyncSender<BackupAnswer>),
     TakeCopy,
     Stop,
 }

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::domain::text::hex;
 use crate::domain::time::Timestamp;
-use crate::domain::webhook::delivery::{Delivery, Told};
+use crate::domain::webhook::delivery::{Delivery, EventRef};
 
 /// The type of a message that tries a receiver out.
 const TEST: &str = "webhook.test";
@@ -72,27 +72,27 @@ struct Envelope<'a> {
     r#type: &'a str,
     /// Unix seconds, of this attempt.
     created_at: i64,
-    delivery: Attempt<'a>,
+    delivery: EnvelopeAttempt<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    status_change: Option<Change<'a>>,
+    status_change: Option<EnvelopeChange<'a>>,
     data: &'a RawValue,
 }
 
 #[derive(Serialize)]
-struct Attempt<'a> {
+struct EnvelopeAttempt<'a> {
     key: &'a str,
     attempt: u32,
     max_attempts: u32,
 }
 
 #[derive(Serialize)]
-struct Change<'a> {
+struct EnvelopeChange<'a> {
     previous_status: &'a str,
     status: &'a str,
 }
 
 /// A message of Phaseo's, as one attempt sends it. It is signed if there is a secret.
-pub(super) fn of_phaseo(delivery: &Delivery, told: &Told, secret: &[u8], now: Timestamp) -> Letter {
+pub(super) fn of_phaseo(delivery: &Delivery, told: &EventRef, secret: &[u8], now: Timestamp) -> Letter {
     let (id, kind) = (told.id(delivery.batch), told.event.phase.event());
     // It was written as JSON.
     let data = std::str::from_utf8(&delivery.body).ok().and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
@@ -100,8 +100,8 @@ pub(super) fn of_phaseo(delivery: &Delivery, told: &Told, secret: &[u8], now: Ti
         id: &id,
         r#type: &kind,
         created_at: now.as_second(),
-        delivery: Attempt { key: &told.event.key, attempt: delivery.attempts + 1, max_attempts: Told::ATTEMPTS },
-        status_change: told.event.change.as_ref().map(|(before, after)| Change { previous_status: before, status: after }),
+        delivery: EnvelopeAttempt { key: &told.event.key, attempt: delivery.attempts + 1, max_attempts: EventRef::ATTEMPTS },
+        status_change: told.event.change.as_ref().map(|(before, after)| EnvelopeChange { previous_status: before, status: after }),
         data: data.unwrap_or(RawValue::NULL),
     };
     envelope.seal(secret)
@@ -109,7 +109,7 @@ pub(super) fn of_phaseo(delivery: &Delivery, told: &Told, secret: &[u8], now: Ti
 
 /// A message that tries a receiver out: once, and about nothing.
 pub(super) fn of_test(id: &str, data: &RawValue, secret: &[u8], now: Timestamp) -> Letter {
-    let delivery = Attempt { key: TEST, attempt: 1, max_attempts: 1 };
+    let delivery = EnvelopeAttempt { key: TEST, attempt: 1, max_attempts: 1 };
     Envelope { id, r#type: TEST, created_at: now.as_second(), delivery, status_change: None, data }.seal(secret)
 }
 

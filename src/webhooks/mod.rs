@@ -23,20 +23,20 @@ use tokio::task::{self, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use self::batchrouter::Writer;
-use self::phaseo::Newsroom;
+use self::phaseo::EventScanner;
 pub use self::phaseo::Render;
-use self::sender::{Answer, SendError, Sender};
+use self::sender::{ReceiverAnswer, SendError, Sender};
 use crate::descriptors::Descriptors;
-use crate::domain::batch::{Batch, Order};
+use crate::domain::batch::{Batch, BatchInput};
 use crate::domain::id::{BatchId, EventId, OrgId};
 use crate::domain::time::{Clock, Timestamp};
 use crate::domain::webhook::Webhook;
-use crate::domain::webhook::delivery::{Delivery, Route, Wire};
+use crate::domain::webhook::delivery::{Delivery, Payload, Route};
 use crate::domain::webhook::endpoint::{Probed, Receiver, ReceiverStatus};
-use crate::domain::webhook::event_log::{Tried, TriedOutcome};
+use crate::domain::webhook::event_log::{DeliveryAttempt, TriedOutcome};
 use crate::domain::webhook::target_policy::Targets;
 use crate::provider::SetupError;
-use crate::store::{Choice, Due, Store, StoreError};
+use crate::store::{DeliveryChoice, Due, Store, StoreError};
 
 /// Messages that are sent at the same time, those of them of one organisation, those to one host, and those
 /// of one organisation to one host: a receiver that is slow must not hold up the others.
@@ -53,7 +53,7 @@ const PACE: Duration = Duration::from_millis(500);
 
 /// How messages are sent.
 #[derive(Clone)]
-pub struct Settings {
+pub struct WebhookSettings {
     /// The beginning of links to results, without a path; without it messages have none.
     pub base_url: Option<String>,
     pub targets: Targets,
@@ -66,10 +66,10 @@ pub struct Settings {
 }
 
 /// Sends messages for as long as it runs.
-pub struct Courier {
+pub struct Webhooks {
     post: Arc<Post>,
     writer: Writer,
-    newsroom: Newsroom,
+    newsroom: EventScanner,
 }
 
 /// What it takes to send a message.
@@ -133,25 +133,25 @@ struct Slots {
 
 impl Slots {
     /// Takes a place for a message, if it is not being sent and there is one.
-    fn take(&mut self, event: EventId, route: Route) -> Choice {
+    fn take(&mut self, event: EventId, route: Route) -> DeliveryChoice {
         let org = self.orgs.entry(route.org).or_default();
         if self.events.len() >= AT_ONCE || *org >= OF_ORG {
-            return Choice::Enough;
+            return DeliveryChoice::Enough;
         }
         let (host, both) = (self.hosts.entry(route.host).or_default(), self.routes.entry(route).or_default());
         if *host >= TO_HOST || *both >= OF_ORG_TO_HOST || !self.events.insert(event) {
-            return Choice::Pass;
+            return DeliveryChoice::Pass;
         }
         (*org, *host, *both) = (*org + 1, *host + 1, *both + 1);
-        Choice::Take
+        DeliveryChoice::Take
     }
 }
 
 /// Tries receivers out.
 #[derive(Clone)]
-pub struct Tester(Arc<Post>);
+pub struct TestSender(Arc<Post>);
 
-impl Tester {
+impl TestSender {
     /// Sends one message to a receiver, and tells what became of it. Nothing of it is kept.
     pub async fn send(&self, receiver: Receiver) -> Probed {
         let post = &self.0;
@@ -172,20 +172,20 @@ impl Tester {
     }
 }
 
-impl Courier {
+impl Webhooks {
     /// What tries receivers out in its way.
-    pub fn tester(&self) -> Tester {
-        Tester(self.post.clone())
+    pub fn tester(&self) -> TestSender {
+        TestSender(self.post.clone())
     }
 
     /// A courier over a store.
     ///
     /// # Errors
     /// When the system's certificates cannot be used.
-    pub fn new(store: Store, clock: Clock, descriptors: Descriptors, settings: Settings) -> Result<Self, SetupError> {
+    pub fn new(store: Store, clock: Clock, descriptors: Descriptors, settings: WebhookSettings) -> Result<Self, SetupError> {
         let writer = Writer { base_url: settings.base_url };
         let sender = Sender::new(settings.targets, settings.standard, descriptors)?;
-        let newsroom = Newsroom::new(store.clone(), clock.clone(), settings.render);
+        let newsroom = EventScanner::new(store.clone(), clock.clone(), settings.render);
         Ok(Self { post: Arc::new(Post { store, clock, sender, retry_base: settings.retry_base }), writer, newsroom })
     }
 
@@ -260,7 +260,7 @@ impl Courier {
             org: batch.spec.org,
             webhook,
             body,
-            wire: Wire::BatchRouter,
+            wire: Payload::BatchRouter,
             created_at: now,
             attempts: 0,
             due_at: now,
@@ -273,8 +273,8 @@ impl Courier {
             return Ok(None);
         }
         let own = match &batch.spec.order {
-            Order::Items(order) => order.webhook.clone(),
-            Order::Rows { .. } => None,
+            BatchInput::Items(order) => order.webhook.clone(),
+            BatchInput::Rows { .. } => None,
         };
         match own {
             Some(webhook) => Ok(Some(webhook)),
@@ -310,7 +310,7 @@ impl Post {
         self.store.delivery_tried(delivery, next, told).await
     }
 
-    async fn send(&self, delivery: &Delivery, webhook: &Webhook) -> Result<Answer, SendError> {
+    async fn send(&self, delivery: &Delivery, webhook: &Webhook) -> Result<ReceiverAnswer, SendError> {
         let secret = self.secret(webhook)?;
         self.sender.send(delivery, webhook, &secret, self.clock.now()).await
     }
@@ -326,8 +326,8 @@ impl Post {
     /// Where a message goes now; `None` if its receiver wants no more messages.
     async fn webhook(&self, delivery: &Delivery) -> Result<Option<Webhook>, StoreError> {
         let id = match &delivery.wire {
-            Wire::Phaseo(told) => told.receiver,
-            Wire::BatchRouter => None,
+            Payload::Phaseo(told) => told.receiver,
+            Payload::BatchRouter => None,
         };
         let Some(id) = id else { return Ok(Some(delivery.webhook.clone())) };
         let receiver = self.store.receiver(delivery.org, id).await?;
@@ -336,7 +336,7 @@ impl Post {
 }
 
 /// What the receiver has answered, if it has.
-fn answered(outcome: &Result<Answer, SendError>) -> Option<&Answer> {
+fn answered(outcome: &Result<ReceiverAnswer, SendError>) -> Option<&ReceiverAnswer> {
     match outcome {
         Ok(answer) | Err(SendError::Refused(answer)) => Some(answer),
         Err(_) => None,
@@ -344,10 +344,15 @@ fn answered(outcome: &Result<Answer, SendError>) -> Option<&Answer> {
 }
 
 /// What is remembered of an attempt at a message of Phaseo's.
-fn tried(delivery: &Delivery, outcome: &Result<Answer, SendError>, next: Option<&Delivery>, now: Timestamp) -> Option<Tried> {
-    let Wire::Phaseo(told) = &delivery.wire else { return None };
+fn tried(
+    delivery: &Delivery,
+    outcome: &Result<ReceiverAnswer, SendError>,
+    next: Option<&Delivery>,
+    now: Timestamp,
+) -> Option<DeliveryAttempt> {
+    let Payload::Phaseo(told) = &delivery.wire else { return None };
     let answer = answered(outcome);
-    Some(Tried {
+    Some(DeliveryAttempt {
         key: told.event.key.clone(),
         phase: told.event.phase,
         number: delivery.attempts + 1,

@@ -16,10 +16,10 @@ use crate::domain::batch::phaseo::{Phase, Receiver, Subscription};
 use crate::domain::id::{BatchId, EventId, OrgId, ReceiverId, half};
 use crate::domain::time::Clock;
 use crate::domain::webhook::Webhook;
-use crate::domain::webhook::delivery::{Delivery, Told, Wire};
+use crate::domain::webhook::delivery::{Delivery, EventRef, Payload};
 use crate::domain::webhook::endpoint::ReceiverStatus;
-use crate::domain::webhook::event_log::{Event, Telling, bucket, percent, status};
-use crate::store::{News, Store, StoreError};
+use crate::domain::webhook::event_log::{Event, EventLog, bucket, percent, status};
+use crate::store::{Store, StoreError, WebhookEvents};
 
 /// Batches that are looked at in one go.
 const LOOK: usize = 1_000;
@@ -28,7 +28,7 @@ const LOOK: usize = 1_000;
 pub type Render = Arc<dyn Fn(&Batch, &BatchDetails) -> Vec<u8> + Send + Sync>;
 
 /// Looks at batches.
-pub(super) struct Newsroom {
+pub(super) struct EventScanner {
     pub store: Store,
     pub clock: Clock,
     pub render: Render,
@@ -36,7 +36,7 @@ pub(super) struct Newsroom {
     known: HashMap<BatchId, (&'static str, Option<u32>)>,
 }
 
-impl Newsroom {
+impl EventScanner {
     pub fn new(store: Store, clock: Clock, render: Render) -> Self {
         Self { store, clock, render, known: HashMap::new() }
     }
@@ -81,7 +81,7 @@ impl Newsroom {
             Some(subscription) => self.deliveries(&batch, subscription, &telling).await?,
             None => Vec::new(),
         };
-        let news = News {
+        let news = WebhookEvents {
             batch: id,
             status: status(&batch.state),
             bucket: bucket(percent(&batch.state, &batch.progress)),
@@ -91,7 +91,7 @@ impl Newsroom {
         self.store.tell(news).await
     }
 
-    async fn deliveries(&self, batch: &Batch, subscription: &Subscription, telling: &Telling) -> Result<Vec<Delivery>, StoreError> {
+    async fn deliveries(&self, batch: &Batch, subscription: &Subscription, telling: &EventLog) -> Result<Vec<Delivery>, StoreError> {
         let Some((receiver, webhook, own)) = self.receiver(batch.spec.org, &subscription.receiver).await? else { return Ok(Vec::new()) };
         let phases = if subscription.phases.is_empty() { own } else { subscription.phases.clone() };
         let events = telling.due(batch, &phases);
@@ -109,7 +109,7 @@ impl Newsroom {
             org: batch.spec.org,
             webhook: webhook.clone(),
             body: data.clone(),
-            wire: Wire::Phaseo(Told { event, receiver }),
+            wire: Payload::Phaseo(EventRef { event, receiver }),
             created_at: now,
             attempts: 0,
             due_at: now,

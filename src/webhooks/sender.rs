@@ -25,7 +25,7 @@ use super::envelope::Letter;
 use crate::descriptors::{Descriptors, is_refusal};
 use crate::domain::time::Timestamp;
 use crate::domain::webhook::Webhook;
-use crate::domain::webhook::delivery::{Delivery, Wire};
+use crate::domain::webhook::delivery::{Delivery, Payload};
 use crate::domain::webhook::target_policy::{Targets, Unwanted};
 use crate::provider::{SetupError, client_tls, reason};
 use crate::store::Unsealable;
@@ -48,7 +48,7 @@ pub(super) enum SendError {
     #[error(transparent)]
     Secret(Unsealable),
     #[error("the receiver answered {}", .0.status)]
-    Refused(Answer),
+    Refused(ReceiverAnswer),
     #[error("the receiver did not answer within {} seconds", .0.as_secs())]
     Late(Duration),
     #[error("the receiver was deleted, disabled, or wants no more of it")]
@@ -59,7 +59,7 @@ pub(super) enum SendError {
 
 /// What a receiver answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct ReceiverAnswer {
     pub status: StatusCode,
     /// The beginning of its body.
     pub preview: String,
@@ -87,16 +87,23 @@ impl Sender {
     }
 
     /// Makes one attempt.
-    pub async fn send(&self, delivery: &Delivery, webhook: &Webhook, secret: &[u8], now: Timestamp) -> Result<Answer, SendError> {
+    pub async fn send(&self, delivery: &Delivery, webhook: &Webhook, secret: &[u8], now: Timestamp) -> Result<ReceiverAnswer, SendError> {
         let (patience, letter) = match &delivery.wire {
-            Wire::BatchRouter => (PATIENCE, envelope::of_batchrouter(delivery, secret)),
-            Wire::Phaseo(told) => (PATIENCE_OF_PHASEO, envelope::of_phaseo(delivery, told, secret, now)),
+            Payload::BatchRouter => (PATIENCE, envelope::of_batchrouter(delivery, secret)),
+            Payload::Phaseo(told) => (PATIENCE_OF_PHASEO, envelope::of_phaseo(delivery, told, secret, now)),
         };
         self.post(webhook, letter, patience, secret, now).await
     }
 
     /// Sends a message that tries a receiver out.
-    pub async fn test(&self, id: &str, data: &RawValue, webhook: &Webhook, secret: &[u8], now: Timestamp) -> Result<Answer, SendError> {
+    pub async fn test(
+        &self,
+        id: &str,
+        data: &RawValue,
+        webhook: &Webhook,
+        secret: &[u8],
+        now: Timestamp,
+    ) -> Result<ReceiverAnswer, SendError> {
         self.post(webhook, envelope::of_test(id, data, secret, now), PATIENCE_OF_PHASEO, secret, now).await
     }
 
@@ -107,7 +114,7 @@ impl Sender {
         patience: Duration,
         secret: &[u8],
         now: Timestamp,
-    ) -> Result<Answer, SendError> {
+    ) -> Result<ReceiverAnswer, SendError> {
         let url: Uri = webhook.url.parse().map_err(|_| SendError::Url)?;
         self.targets.check(&url)?;
         let mut request = Request::builder().method(Method::POST).uri(url).header(CONTENT_TYPE, "application/json");
@@ -128,7 +135,7 @@ impl Sender {
             Ok(Ok(response)) => response,
         };
         let status = response.status();
-        let answer = Answer { status, preview: preview(response.into_body()).await };
+        let answer = ReceiverAnswer { status, preview: preview(response.into_body()).await };
         if status.is_success() { Ok(answer) } else { Err(SendError::Refused(answer)) }
     }
 }

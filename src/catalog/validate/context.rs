@@ -18,14 +18,14 @@ use super::super::schema::{Field, ListField};
 const SCHEMA: i64 = 1;
 
 /// One file under check. Methods return `None` after noting a fault, or for an absent field.
-pub(super) struct Context<'a> {
+pub(super) struct ValidateContext<'a> {
     pub source: &'a Source,
     /// Nothing was cut out of the file, so an absent field is a fault of its own.
     pub whole: bool,
     pub faults: &'a mut Vec<Fault>,
 }
 
-impl Context<'_> {
+impl ValidateContext<'_> {
     pub fn fault(&mut self, span: Range<usize>, message: impl Into<String>) {
         self.faults.push(self.source.fault(span, message));
     }

@@ -17,7 +17,7 @@ use std::collections::hash_map::Entry;
 
 use toml::Spanned;
 
-use self::context::Context;
+use self::context::ValidateContext;
 use super::fault::{Fault, Faults, Source};
 use super::model::{Model, Provider};
 use super::parse::{Read, read};
@@ -52,14 +52,14 @@ pub(super) fn check(sources: &[Source]) -> Result<Checked, Faults> {
         across.providers.push(source.stem().to_owned());
         if let Some(file) = written {
             across.one_stand_in(source, &file, &mut faults);
-            providers.extend(provider::check(&mut Context { source, whole, faults: &mut faults }, &file));
+            providers.extend(provider::check(&mut ValidateContext { source, whole, faults: &mut faults }, &file));
         }
     }
     for source in in_folder(MODELS) {
         let Read { written, whole } = read::<ModelFile>(source, &mut faults);
         if let Some(file) = written {
             across.names_and_providers(source, &file, &mut faults);
-            models.extend(model::check(&mut Context { source, whole, faults: &mut faults }, &file));
+            models.extend(model::check(&mut ValidateContext { source, whole, faults: &mut faults }, &file));
         }
     }
     let mut workflows = Vec::new();
@@ -67,7 +67,7 @@ pub(super) fn check(sources: &[Source]) -> Result<Checked, Faults> {
         let Read { written, whole } = read::<WorkflowFile>(source, &mut faults);
         if let Some(file) = written {
             let known = |name: &str| across.names.contains_key(name);
-            workflows.extend(workflow::check(&mut Context { source, whole, faults: &mut faults }, &file, &known));
+            workflows.extend(workflow::check(&mut ValidateContext { source, whole, faults: &mut faults }, &file, &known));
         }
     }
     if let Some(faults) = Faults::new(faults) {

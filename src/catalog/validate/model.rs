@@ -7,7 +7,7 @@ use toml::Spanned;
 use super::super::model::{Files, Model};
 use super::super::schema::{Field, ListField, ModelFile, WrittenFiles, WrittenModel};
 use super::super::vocabulary::{HostedTool, Modality, Operation};
-use super::context::Context;
+use super::context::ValidateContext;
 use super::offering::{self, Found};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::row::openai::MAX_MODEL_CHARS;
@@ -21,7 +21,7 @@ const MAX_FILE_BYTES: i64 = 1 << 40;
 pub(super) type FoundModel = (Model, Vec<Found>);
 
 /// Checks a model file. Models that a fault left too little of are left out.
-pub(super) fn check(context: &mut Context<'_>, file: &ModelFile) -> Vec<FoundModel> {
+pub(super) fn check(context: &mut ValidateContext<'_>, file: &ModelFile) -> Vec<FoundModel> {
     context.schema(&file.schema);
     if file.model.is_empty() && context.whole {
         context.fault(0..0, "there is no `[[model]]` in the file; write at least one or remove the file");
@@ -29,7 +29,7 @@ pub(super) fn check(context: &mut Context<'_>, file: &ModelFile) -> Vec<FoundMod
     file.model.iter().filter_map(|written| check_model(context, written.get_ref(), written.span())).collect()
 }
 
-fn check_model(context: &mut Context<'_>, written: &WrittenModel, within: Range<usize>) -> Option<FoundModel> {
+fn check_model(context: &mut ValidateContext<'_>, written: &WrittenModel, within: Range<usize>) -> Option<FoundModel> {
     context.required(&written.id, within.clone(), "id", "the model's canonical name");
     let id = context.parse(&written.id, "id", |id| check_name(id));
     let aliases = written.aliases.iter().filter_map(|alias| context.parse_value(alias, "aliases", |name| check_name(name))).collect();
@@ -75,7 +75,7 @@ fn check_name(name: &str) -> Result<String, String> {
     Err(format!("must be at most {MAX_MODEL_CHARS} of A-Z, a-z, 0-9, `.`, `_`, `:`, `/` and `-`, and start with a letter or digit"))
 }
 
-pub(super) fn check_endpoints(context: &mut Context<'_>, field: &ListField<String>) -> Option<Vec<Endpoint>> {
+pub(super) fn check_endpoints(context: &mut ValidateContext<'_>, field: &ListField<String>) -> Option<Vec<Endpoint>> {
     if let Some(list) = field.as_ref().filter(|list: &&Spanned<Vec<_>>| list.get_ref().is_empty()) {
         context.fault(list.span(), format!("`endpoints` is empty; it must hold at least one of {}", Endpoint::choices(&Endpoint::ALL)));
     }
@@ -96,7 +96,7 @@ fn derive_operations(endpoints: &[Endpoint], input: &[Modality]) -> Vec<Operatio
     found.into_iter().filter(|(does, _)| *does).map(|(_, operation)| operation).collect()
 }
 
-pub(super) fn check_files(context: &mut Context<'_>, field: &Field<WrittenFiles>) -> Option<Files> {
+pub(super) fn check_files(context: &mut ValidateContext<'_>, field: &Field<WrittenFiles>) -> Option<Files> {
     let (written, within) = field.as_ref().map(|written| (written.get_ref(), written.span()))?;
     context.required(&written.types, within.clone(), "files.types", "a list of MIME types such as `image/png`");
     let types = context.list(&written.types, "files.types", check_mime).unwrap_or_default();

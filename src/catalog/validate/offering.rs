@@ -8,7 +8,7 @@ use super::super::model::{Limits, Model, Offering, Privacy, Provider};
 use super::super::rates::{Meter, Rate, Rates};
 use super::super::schema::{Field, WrittenOffering, WrittenPrice};
 use super::super::vocabulary::{HostedTool, Plan, Status, Verification, slug};
-use super::context::Context;
+use super::context::ValidateContext;
 use super::model::{MAX_TOKENS, check_endpoints, check_files};
 use super::shared::{check_capacity, check_limits, check_privacy};
 use crate::domain::row::openai::MAX_MODEL_CHARS;
@@ -38,7 +38,7 @@ impl Found {
 }
 
 /// Checks an offering of `model`. `None` if a fault left too little of it.
-pub(super) fn check(context: &mut Context<'_>, written: &Spanned<WrittenOffering>, model: &Model) -> Option<Found> {
+pub(super) fn check(context: &mut ValidateContext<'_>, written: &Spanned<WrittenOffering>, model: &Model) -> Option<Found> {
     let (offering, within) = (written.get_ref(), written.span());
     context.required(&offering.provider, within, "provider", "the id of a provider");
     // Whether the provider exists is decided when all files are read.
@@ -82,7 +82,7 @@ pub(super) fn check(context: &mut Context<'_>, written: &Spanned<WrittenOffering
     Some(Found { offering, privacy, own_regions, own_capacity })
 }
 
-fn check_rates(context: &mut Context<'_>, written: &[Spanned<WrittenPrice>]) -> Rates {
+fn check_rates(context: &mut ValidateContext<'_>, written: &[Spanned<WrittenPrice>]) -> Rates {
     let mut rates: Vec<Rate> = Vec::new();
     for price in written {
         let Some(rate) = check_rate(context, price) else { continue };
@@ -95,7 +95,7 @@ fn check_rates(context: &mut Context<'_>, written: &[Spanned<WrittenPrice>]) -> 
     Rates::new(rates)
 }
 
-fn check_rate(context: &mut Context<'_>, written: &Spanned<WrittenPrice>) -> Option<Rate> {
+fn check_rate(context: &mut ValidateContext<'_>, written: &Spanned<WrittenPrice>) -> Option<Rate> {
     let (price, within) = (written.get_ref(), written.span());
     let plan = context.word(&price.plan, "price.plan", Plan::parse, Plan::choices);
     let (from, until) = (context.date(&price.from, "price.from"), context.date(&price.until, "price.until"));

@@ -9,14 +9,14 @@ use super::super::schema::{Field, ProviderFile, WrittenFaults, WrittenProfile, W
 use super::super::seeds::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES};
 use super::super::url::parse_base_url;
 use super::super::vocabulary::{HostedTool, Kind, Status, slug};
-use super::context::Context;
+use super::context::ValidateContext;
 use super::shared::{check_capacity, check_limits, check_privacy};
 use crate::domain::provider::connection::{
     Api, Connection, KeySource, ProviderKind, ServerConnection, SimulatedFaults, SimulatedProfile, Timeouts,
 };
 
 /// Checks a provider file. `None` if a fault left too little of it.
-pub(super) fn check(context: &mut Context<'_>, file: &ProviderFile) -> Option<Provider> {
+pub(super) fn check(context: &mut ValidateContext<'_>, file: &ProviderFile) -> Option<Provider> {
     context.schema(&file.schema);
     let id = check_id(context, &file.id);
     context.required(&file.name, 0..0, "name", "the provider's name for people");
@@ -58,7 +58,7 @@ pub(super) fn check(context: &mut Context<'_>, file: &ProviderFile) -> Option<Pr
     })
 }
 
-fn check_tools(context: &mut Context<'_>, file: &ProviderFile) -> BTreeMap<HostedTool, String> {
+fn check_tools(context: &mut ValidateContext<'_>, file: &ProviderFile) -> BTreeMap<HostedTool, String> {
     let mut names = BTreeMap::new();
     for (tool, name) in &file.tools {
         let known = HostedTool::parse(tool.get_ref()).ok_or_else(|| format!("must be one of {}", HostedTool::choices()));
@@ -70,7 +70,7 @@ fn check_tools(context: &mut Context<'_>, file: &ProviderFile) -> BTreeMap<Hoste
     names
 }
 
-fn check_id(context: &mut Context<'_>, field: &Field<String>) -> Option<String> {
+fn check_id(context: &mut ValidateContext<'_>, field: &Field<String>) -> Option<String> {
     let stem = context.source.stem().to_owned();
     context.required(field, 0..0, "id", &format!("the file's name, {stem:?}"));
     context.parse(field, "id", |id| match slug(id)? {
@@ -79,7 +79,7 @@ fn check_id(context: &mut Context<'_>, field: &Field<String>) -> Option<String> 
     })
 }
 
-fn check_server(context: &mut Context<'_>, file: &ProviderFile, kind: Kind) -> Option<(ProviderKind, KeySource)> {
+fn check_server(context: &mut ValidateContext<'_>, file: &ProviderFile, kind: Kind) -> Option<(ProviderKind, KeySource)> {
     context.foreign(&file.stand_in, "stand_in", kind.word());
     context.foreign(&file.profile, "profile", kind.word());
     if let Some(name) = file.models.keys().next() {
@@ -101,7 +101,7 @@ fn check_server(context: &mut Context<'_>, file: &ProviderFile, kind: Kind) -> O
     Some((ProviderKind::Server(connection), key))
 }
 
-fn check_key(context: &mut Context<'_>, file: &ProviderFile) -> KeySource {
+fn check_key(context: &mut ValidateContext<'_>, file: &ProviderFile) -> KeySource {
     let variable = check_variable(context, &file.api_key_env, "api_key_env");
     let path = context.text(&file.api_key_file, "api_key_file").map(PathBuf::from);
     if let (Some(_), Some(second)) = (file.api_key_env.as_ref(), file.api_key_file.as_ref()) {
@@ -111,7 +111,7 @@ fn check_key(context: &mut Context<'_>, file: &ProviderFile) -> KeySource {
 }
 
 /// The commonest mistake is to write the value itself, which may be a key.
-fn check_variable(context: &mut Context<'_>, field: &Field<String>, name: &str) -> Option<String> {
+fn check_variable(context: &mut ValidateContext<'_>, field: &Field<String>, name: &str) -> Option<String> {
     context.parse_secret(field, name, |text| {
         let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_');
         let rest = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
@@ -119,7 +119,7 @@ fn check_variable(context: &mut Context<'_>, field: &Field<String>, name: &str) 
     })
 }
 
-fn check_timeouts(context: &mut Context<'_>, written: &WrittenTimeouts) -> Timeouts {
+fn check_timeouts(context: &mut ValidateContext<'_>, written: &WrittenTimeouts) -> Timeouts {
     const LEAST: Duration = Duration::from_millis(1);
     let or = Timeouts::default();
     Timeouts {
@@ -129,7 +129,7 @@ fn check_timeouts(context: &mut Context<'_>, written: &WrittenTimeouts) -> Timeo
     }
 }
 
-fn check_simulated(context: &mut Context<'_>, file: &ProviderFile) -> ProviderKind {
+fn check_simulated(context: &mut ValidateContext<'_>, file: &ProviderFile) -> ProviderKind {
     context.foreign(&file.base_url, "base_url", "simulated");
     context.foreign(&file.base_url_env, "base_url_env", "simulated");
     context.foreign(&file.api_key_env, "api_key_env", "simulated");
@@ -147,7 +147,7 @@ fn check_simulated(context: &mut Context<'_>, file: &ProviderFile) -> ProviderKi
 }
 
 /// What is not written is as in `base`.
-fn check_profile(context: &mut Context<'_>, written: &WrittenProfile, place: &str, base: SimulatedProfile) -> SimulatedProfile {
+fn check_profile(context: &mut ValidateContext<'_>, written: &WrittenProfile, place: &str, base: SimulatedProfile) -> SimulatedProfile {
     let latency = context.duration(&written.latency, &format!("{place}.latency"), Duration::ZERO);
     let spread = context.parse(&written.spread, &format!("{place}.spread"), |spread| {
         if (1.0..=100.0).contains(spread) { Ok(*spread) } else { Err("must be from 1.0 to 100.0") }
@@ -167,7 +167,7 @@ fn check_profile(context: &mut Context<'_>, written: &WrittenProfile, place: &st
     SimulatedProfile { latency: latency.unwrap_or(base.latency), spread: spread.unwrap_or(base.spread), faults }
 }
 
-fn check_faults(context: &mut Context<'_>, written: &WrittenFaults, place: &str, base: SimulatedFaults) -> SimulatedFaults {
+fn check_faults(context: &mut ValidateContext<'_>, written: &WrittenFaults, place: &str, base: SimulatedFaults) -> SimulatedFaults {
     let mut share = |field: &Field<f64>, name: &str, base: f64| {
         let parsed = context.parse(field, &format!("{place}.faults.{name}"), |share| {
             if (0.0..=1.0).contains(share) { Ok(*share) } else { Err("must be a share of calls, from 0.0 to 1.0") }

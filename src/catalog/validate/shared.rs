@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use super::super::model::{Capacity, Limits, Privacy};
 use super::super::schema::{Field, WrittenCapacity, WrittenLimits, WrittenPrivacy};
 use super::super::vocabulary::{DataCollection, slug};
-use super::context::Context;
+use super::context::ValidateContext;
 
 /// Far beyond any honest limit; it catches slips, and sums of it do not overflow.
 const MOST: i64 = 1_000_000_000_000_000;
@@ -14,7 +14,7 @@ const MOST_DAYS: i64 = 3_650;
 const CALLS: RangeInclusive<i64> = 1..=100_000;
 const CALLS_A_MINUTE: RangeInclusive<i64> = 1..=100_000_000;
 
-pub(super) fn check_privacy(context: &mut Context<'_>, field: &Field<WrittenPrivacy>) -> Privacy {
+pub(super) fn check_privacy(context: &mut ValidateContext<'_>, field: &Field<WrittenPrivacy>) -> Privacy {
     let Some(written) = field.as_ref().map(toml::Spanned::get_ref) else { return Privacy::default() };
     let days = context.number(&written.retention_days, "privacy.retention_days", 0..=MOST_DAYS);
     Privacy {
@@ -28,7 +28,7 @@ pub(super) fn check_privacy(context: &mut Context<'_>, field: &Field<WrittenPriv
     }
 }
 
-pub(super) fn check_limits(context: &mut Context<'_>, field: &Field<WrittenLimits>) -> Limits {
+pub(super) fn check_limits(context: &mut ValidateContext<'_>, field: &Field<WrittenLimits>) -> Limits {
     let Some(written) = field.as_ref().map(toml::Spanned::get_ref) else { return Limits::default() };
     let narrow = |number: u64| u32::try_from(number).ok();
     Limits {
@@ -38,7 +38,7 @@ pub(super) fn check_limits(context: &mut Context<'_>, field: &Field<WrittenLimit
     }
 }
 
-pub(super) fn check_capacity(context: &mut Context<'_>, field: &Field<WrittenCapacity>) -> Option<Capacity> {
+pub(super) fn check_capacity(context: &mut ValidateContext<'_>, field: &Field<WrittenCapacity>) -> Option<Capacity> {
     let written = field.as_ref()?.get_ref();
     let base = Capacity::default();
     Some(Capacity {

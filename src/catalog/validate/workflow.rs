@@ -3,11 +3,11 @@
 use super::super::schema::{Field, WorkflowFile, WrittenArtifact, WrittenItem, WrittenRouting};
 use super::super::vocabulary::{HostedTool, Operation, slug};
 use super::super::workflow::{Artifact, ItemTemplate, Workflow};
-use super::context::Context;
+use super::context::ValidateContext;
 use crate::domain::quote::constraints::{Constraints, RoutingMode, SlaTier};
 
 /// Checks a workflow file. `known` tells the names of models. `None` if a fault left too little of it.
-pub(super) fn check(context: &mut Context<'_>, file: &WorkflowFile, known: &dyn Fn(&str) -> bool) -> Option<Workflow> {
+pub(super) fn check(context: &mut ValidateContext<'_>, file: &WorkflowFile, known: &dyn Fn(&str) -> bool) -> Option<Workflow> {
     context.schema(&file.schema);
     let stem = context.source.stem().to_owned();
     context.required(&file.slug, 0..0, "slug", &format!("the file's name, {stem:?}"));
@@ -45,7 +45,7 @@ pub(super) fn check(context: &mut Context<'_>, file: &WorkflowFile, known: &dyn 
     })
 }
 
-fn routing(context: &mut Context<'_>, written: &WrittenRouting) -> Constraints {
+fn routing(context: &mut ValidateContext<'_>, written: &WrittenRouting) -> Constraints {
     let default = Constraints::default();
     Constraints {
         mode: context.word(&written.routing_mode, "routing.routing_mode", RoutingMode::parse, RoutingMode::choices).unwrap_or(default.mode),
@@ -57,7 +57,7 @@ fn routing(context: &mut Context<'_>, written: &WrittenRouting) -> Constraints {
     }
 }
 
-fn item(context: &mut Context<'_>, written: &WrittenItem, within: std::ops::Range<usize>) -> Option<ItemTemplate> {
+fn item(context: &mut ValidateContext<'_>, written: &WrittenItem, within: std::ops::Range<usize>) -> Option<ItemTemplate> {
     context.required(&written.prompt, within, "item.prompt", "what each item says, with `{{name}}` where the client puts something in");
     let prompt = long_text(context, &written.prompt, "item.prompt");
     let instructions = long_text(context, &written.instructions, "item.instructions");
@@ -69,11 +69,11 @@ fn item(context: &mut Context<'_>, written: &WrittenItem, within: std::ops::Rang
 }
 
 /// A text that may have several lines.
-fn long_text(context: &mut Context<'_>, field: &Field<String>, name: &str) -> Option<String> {
+fn long_text(context: &mut ValidateContext<'_>, field: &Field<String>, name: &str) -> Option<String> {
     context.parse(field, name, |text| if text.trim().is_empty() { Err("must not be blank") } else { Ok(text.to_owned()) })
 }
 
-fn artifact(context: &mut Context<'_>, written: &WrittenArtifact, within: std::ops::Range<usize>) -> Option<Artifact> {
+fn artifact(context: &mut ValidateContext<'_>, written: &WrittenArtifact, within: std::ops::Range<usize>) -> Option<Artifact> {
     context.required(&written.description, within, "artifact.description", "a sentence about each row");
     let description = context.text(&written.description, "artifact.description");
     let fields = written.fields.iter().map(|(name, meaning)| (name.get_ref().clone(), meaning.get_ref().clone()));

@@ -15,7 +15,7 @@ const MAX_PLACES: usize = 512;
 
 /// What a watched path leads to. If it leads to something else later, the watch must be set anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct WatchedPlace {
     device: u64,
     inode: u64,
     /// When it was made, where the file system knows: the number of a folder that is gone is soon given
@@ -26,7 +26,7 @@ pub struct Place {
 }
 
 /// The folders of the seeds, and each folder in which a link or a name of a path to them stands.
-pub fn places(dir: &Path) -> BTreeMap<PathBuf, Place> {
+pub fn places(dir: &Path) -> BTreeMap<PathBuf, WatchedPlace> {
     let mut found = BTreeMap::new();
     // An absolute path without `.` and `..`, but with its links.
     let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
@@ -51,7 +51,7 @@ pub fn places(dir: &Path) -> BTreeMap<PathBuf, Place> {
 }
 
 /// Adds the folders in which a change would make `path` lead somewhere else.
-fn follow(path: &Path, found: &mut BTreeMap<PathBuf, Place>) {
+fn follow(path: &Path, found: &mut BTreeMap<PathBuf, WatchedPlace>) {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
         // A parent that does not exist appears in the nearest one that does.
@@ -73,9 +73,9 @@ fn follow(path: &Path, found: &mut BTreeMap<PathBuf, Place>) {
     }
 }
 
-fn add(path: &Path, inside: bool, found: &mut BTreeMap<PathBuf, Place>) {
+fn add(path: &Path, inside: bool, found: &mut BTreeMap<PathBuf, WatchedPlace>) {
     let Ok(data) = fs::metadata(path) else { return };
-    let place = Place { device: data.dev(), inode: data.ino(), made: data.created().ok(), inside };
+    let place = WatchedPlace { device: data.dev(), inode: data.ino(), made: data.created().ok(), inside };
     let known = found.entry(path.to_owned()).or_insert(place);
     known.inside |= inside;
 }

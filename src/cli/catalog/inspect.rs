@@ -6,12 +6,12 @@ use std::path::Path;
 use serde_json::json;
 
 use super::render::{offering_row, tell_model};
-use super::{CheckArgs, DiffArgs, FAILURE, ListArgs, Refusal, ShowArgs, archive, bare, put, snapshot};
+use super::{CheckArgs, CommandRefused, DiffArgs, FAILURE, ListArgs, ShowArgs, archive, bare, put, snapshot};
 use crate::catalog::{Model, Offer, Plan, Snapshot, load_archive};
 use crate::cli::output::table;
 use crate::daemon::Environment;
 
-pub fn check(args: &CheckArgs, env: Environment) -> Result<u8, Refusal> {
+pub fn check(args: &CheckArgs, env: Environment) -> Result<u8, CommandRefused> {
     let (files, origin) = archive(args.dir.as_deref(), &env)?;
     let seeds = load_archive(files)?.with_urls(&|name| env.filled(name).ok().flatten())?;
     let snapshot = seeds.into_snapshot(super::today(), &|_| true);
@@ -21,11 +21,11 @@ pub fn check(args: &CheckArgs, env: Environment) -> Result<u8, Refusal> {
     Ok(0)
 }
 
-pub fn list(args: &ListArgs, env: Environment) -> Result<u8, Refusal> {
+pub fn list(args: &ListArgs, env: Environment) -> Result<u8, CommandRefused> {
     let snapshot = snapshot(args.catalog.catalog_dir.as_deref(), env)?;
     if let Some(id) = args.provider.as_deref().filter(|id| snapshot.provider(id).is_none()) {
         let known: Vec<_> = snapshot.providers().map(|(provider, _)| provider.id().to_owned()).collect();
-        return Err(Refusal::usage(format!("there is no provider {id:?}; there are {}", known.join(", "))));
+        return Err(CommandRefused::usage(format!("there is no provider {id:?}; there are {}", known.join(", "))));
     }
     let wanted = |offer: &Offer<'_>| args.provider.as_ref().is_none_or(|id| offer.provider.id() == id) && (offer.usable || !args.usable);
     let rows = snapshot.all_models().iter().flat_map(|model| snapshot.offers(model).filter(wanted).map(move |offer| (model, offer)));
@@ -58,26 +58,26 @@ fn line(snapshot: &Snapshot, model: &Model, offer: &Offer<'_>) -> String {
     .to_string()
 }
 
-pub fn show(args: &ShowArgs, env: Environment) -> Result<u8, Refusal> {
+pub fn show(args: &ShowArgs, env: Environment) -> Result<u8, CommandRefused> {
     let snapshot = snapshot(args.catalog.catalog_dir.as_deref(), env)?;
     match snapshot.model(&args.model) {
         Some(model) => put(tell_model(&snapshot, model).trim_end())?,
         None => {
             let why = snapshot.resolve(&args.model).err().map_or_else(String::new, |error| format!(": {error}"));
-            return Err(Refusal(FAILURE, format!("the catalog has no model `{}`{why}", args.model)));
+            return Err(CommandRefused(FAILURE, format!("the catalog has no model `{}`{why}", args.model)));
         }
     }
     Ok(0)
 }
 
-pub fn diff(args: &DiffArgs, env: Environment) -> Result<u8, Refusal> {
+pub fn diff(args: &DiffArgs, env: Environment) -> Result<u8, CommandRefused> {
     let read = |name: &str| {
         let read = match name {
             "embedded" => bare(crate::catalog::embedded()),
             dir => archive(Some(Path::new(dir)), &env).and_then(|(files, _)| bare(files)),
         };
         // 1 is for a difference, as diff(1) has it.
-        read.map_err(|Refusal(_, message)| Refusal::usage(message))
+        read.map_err(|CommandRefused(_, message)| CommandRefused::usage(message))
     };
     let changes = crate::catalog::diff(&read(&args.old)?, &read(&args.new)?);
     for detail in &changes.details {

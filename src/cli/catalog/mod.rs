@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use jiff::civil::Date;
 
-use super::output::{Refusal, put};
+use super::output::{CommandRefused, put};
 use super::{FAILURE, complain};
 use crate::catalog::{Archive, Faults, Snapshot, load_archive, read_dir};
 use crate::daemon::config::{Flags, Settings};
@@ -85,7 +85,7 @@ pub struct DiffArgs {
     new: String,
 }
 
-impl From<Faults> for Refusal {
+impl From<Faults> for CommandRefused {
     fn from(faults: Faults) -> Self {
         Self(FAILURE, faults.to_string())
     }
@@ -102,11 +102,11 @@ pub fn run(command: &CatalogCommand, env: Environment) -> u8 {
         CatalogCommand::Export(args) => write::export(args, env),
         CatalogCommand::Schema(args) => write::schema(args),
     };
-    outcome.unwrap_or_else(|Refusal(code, message)| complain(&message, code))
+    outcome.unwrap_or_else(|CommandRefused(code, message)| complain(&message, code))
 }
 
-fn settings(dir: Option<&Path>, env: &Environment) -> Result<Settings, Refusal> {
-    let mut settings = Settings::load(&Flags::default(), &**env).map_err(Refusal::usage)?;
+fn settings(dir: Option<&Path>, env: &Environment) -> Result<Settings, CommandRefused> {
+    let mut settings = Settings::load(&Flags::default(), &**env).map_err(CommandRefused::usage)?;
     if let Some(dir) = dir {
         settings.catalog_dir = Some(dir.to_owned());
     }
@@ -114,25 +114,25 @@ fn settings(dir: Option<&Path>, env: &Environment) -> Result<Settings, Refusal> 
 }
 
 /// The snapshot that a daemon with these settings would serve.
-fn snapshot(dir: Option<&Path>, env: Environment) -> Result<Snapshot, Refusal> {
+fn snapshot(dir: Option<&Path>, env: Environment) -> Result<Snapshot, CommandRefused> {
     let settings = settings(dir, &env)?;
     load_catalog(&settings, env).map_err(|error| match error {
         crate::daemon::StartError::Catalog(faults) => faults.into(),
-        other => Refusal::usage(other),
+        other => CommandRefused::usage(other),
     })
 }
 
 /// The files of the folder, or of the settings, or of the program.
-fn archive(dir: Option<&Path>, env: &Environment) -> Result<(Archive, String), Refusal> {
+fn archive(dir: Option<&Path>, env: &Environment) -> Result<(Archive, String), CommandRefused> {
     let settings = settings(dir, env)?;
     match &settings.catalog_dir {
-        Some(dir) => Ok((read_dir(dir).map_err(Refusal::from)?, dir.display().to_string())),
+        Some(dir) => Ok((read_dir(dir).map_err(CommandRefused::from)?, dir.display().to_string())),
         None => Ok((crate::catalog::embedded(), "the seeds in the program".to_owned())),
     }
 }
 
 /// A snapshot of these files alone, whatever keys there are.
-fn bare(archive: Archive) -> Result<Snapshot, Refusal> {
+fn bare(archive: Archive) -> Result<Snapshot, CommandRefused> {
     Ok(load_archive(archive)?.into_snapshot(today(), &|_| true))
 }
 

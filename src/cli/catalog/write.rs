@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{CatalogArgs, FAILURE, Refusal, archive, put, today};
+use super::{CatalogArgs, CommandRefused, FAILURE, archive, put, today};
 use crate::catalog::{Archive, Discovered, load_archive, read_dir, schemas, write_seeds};
 use crate::cli::{block_on_result, say};
 use crate::daemon::{Environment, discover_models};
@@ -57,10 +57,10 @@ pub struct SchemaArgs {
     into: Option<PathBuf>,
 }
 
-pub fn discover(args: &DiscoverArgs, env: Environment) -> Result<u8, Refusal> {
+pub fn discover(args: &DiscoverArgs, env: Environment) -> Result<u8, CommandRefused> {
     let found: Vec<Discovered> = block_on_result(discover_models(&args.url, args.key_env.as_deref(), env))
-        .map_err(Refusal::usage)?
-        .map_err(|error| Refusal(FAILURE, error.to_string()))?;
+        .map_err(CommandRefused::usage)?
+        .map_err(|error| CommandRefused(FAILURE, error.to_string()))?;
     let id = args.id.clone().unwrap_or_else(|| id_of(&args.url));
     let seeds = write_seeds(&id, args.url.trim_end_matches('/'), args.key_env.as_deref(), &found, today());
     write(&args.into, seeds, args.force)?;
@@ -68,7 +68,7 @@ pub fn discover(args: &DiscoverArgs, env: Environment) -> Result<u8, Refusal> {
     Ok(0)
 }
 
-pub fn export(args: &ExportArgs, env: Environment) -> Result<u8, Refusal> {
+pub fn export(args: &ExportArgs, env: Environment) -> Result<u8, CommandRefused> {
     let (mut files, origin) = archive(args.catalog.catalog_dir.as_deref(), &env)?;
     files.0.extend(schemas().map(|(name, text)| (name.to_owned(), text)));
     let count = files.0.len();
@@ -77,7 +77,7 @@ pub fn export(args: &ExportArgs, env: Environment) -> Result<u8, Refusal> {
     Ok(0)
 }
 
-pub fn schema(args: &SchemaArgs) -> Result<u8, Refusal> {
+pub fn schema(args: &SchemaArgs) -> Result<u8, CommandRefused> {
     let [provider, model, workflow] = schemas();
     match (&args.into, args.kind) {
         (Some(dir), _) => write(dir, Archive([provider, model, workflow].map(|(name, text)| (name.to_owned(), text)).into()), true)?,
@@ -90,15 +90,15 @@ pub fn schema(args: &SchemaArgs) -> Result<u8, Refusal> {
 
 /// Writes all files or, if one of them is in the way, none. Each appears whole: a daemon may be
 /// watching the folder.
-fn write(dir: &Path, files: Archive, force: bool) -> Result<(), Refusal> {
+fn write(dir: &Path, files: Archive, force: bool) -> Result<(), CommandRefused> {
     let in_the_way = files.0.iter().map(|(name, _)| dir.join(name)).find(|path| !force && path.exists());
     if let Some(path) = in_the_way {
-        return Err(Refusal(FAILURE, format!("{} exists; give --force to replace it", path.display())));
+        return Err(CommandRefused(FAILURE, format!("{} exists; give --force to replace it", path.display())));
     }
     check_together(dir, &files)?;
     for (name, text) in &files.0 {
         let path = dir.join(name);
-        let fail = |error: std::io::Error| Refusal(FAILURE, format!("cannot write {}: {error}", path.display()));
+        let fail = |error: std::io::Error| CommandRefused(FAILURE, format!("cannot write {}: {error}", path.display()));
         let folder = path.parent().unwrap_or(dir);
         fs::create_dir_all(folder).map_err(fail)?;
         let aside = folder.join(format!(".{}.new", path.file_name().unwrap_or_default().to_string_lossy()));
@@ -110,7 +110,7 @@ fn write(dir: &Path, files: Archive, force: bool) -> Result<(), Refusal> {
 
 /// Refuses seeds that could not be loaded together with those that are in the folder already: nothing
 /// is written that a daemon would then refuse.
-fn check_together(dir: &Path, files: &Archive) -> Result<(), Refusal> {
+fn check_together(dir: &Path, files: &Archive) -> Result<(), CommandRefused> {
     let is_new = |name: &str| files.0.iter().any(|(new, _)| new == name);
     // A folder that is not there, or holds nothing, takes anything.
     let there = read_dir(dir).map(|archive| archive.0).unwrap_or_default();
@@ -122,7 +122,9 @@ fn check_together(dir: &Path, files: &Archive) -> Result<(), Refusal> {
     }
     match load_archive(Archive(together)) {
         Ok(_) => Ok(()),
-        Err(faults) => Err(Refusal(FAILURE, format!("nothing was written to {}: with what would be in it, {faults}", dir.display()))),
+        Err(faults) => {
+            Err(CommandRefused(FAILURE, format!("nothing was written to {}: with what would be in it, {faults}", dir.display())))
+        }
     }
 }
 

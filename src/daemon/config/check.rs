@@ -5,19 +5,19 @@ use std::net::SocketAddr;
 use tracing_subscriber::EnvFilter;
 
 use super::environment::Strings;
-use super::error::{Fault, Origin};
+use super::error::{Origin, SettingFault};
 use super::load::note_secret;
 use super::secret::{add, key, key_lines, read};
 use super::settings::{Settings, setting, unquoted};
 
 /// Reads the secrets that the environment and the files hold.
-pub(super) fn read_secrets(settings: &mut Settings, env: &dyn Strings, faults: &mut Vec<Fault>) {
-    let from_env = |secret, faults: &mut Vec<Fault>| {
+pub(super) fn read_secrets(settings: &mut Settings, env: &dyn Strings, faults: &mut Vec<SettingFault>) {
+    let from_env = |secret, faults: &mut Vec<SettingFault>| {
         let name = setting(secret).env();
         match env.filled(&name) {
             Ok(text) => text.map(|text| (text, Origin::Env(name))),
             Err(fault) => {
-                faults.push(Fault { setting: secret, origin: Origin::Env(name), value: None, reason: fault.to_string() });
+                faults.push(SettingFault { setting: secret, origin: Origin::Env(name), value: None, reason: fault.to_string() });
                 None
             }
         }
@@ -27,7 +27,7 @@ pub(super) fn read_secrets(settings: &mut Settings, env: &dyn Strings, faults: &
     if let Some((text, origin)) = from_env("upstream_api_key", faults) {
         match key(&text) {
             Ok(secret) => (settings.upstream_api_key, found) = (Some(secret), Some(("set".to_owned(), origin))),
-            Err(reason) => faults.push(Fault { setting: "upstream_api_key", origin, value: None, reason }),
+            Err(reason) => faults.push(SettingFault { setting: "upstream_api_key", origin, value: None, reason }),
         }
     } else if let Some(path) = &settings.upstream_api_key_file {
         let origin = Origin::File(path.clone());
@@ -55,7 +55,7 @@ pub(super) fn read_secrets(settings: &mut Settings, env: &dyn Strings, faults: &
                 add(&mut keys, more);
                 found = Some(origin);
             }
-            Err(reason) => faults.push(Fault { setting: "api_keys", origin, value: None, reason }),
+            Err(reason) => faults.push(SettingFault { setting: "api_keys", origin, value: None, reason }),
         }
     }
     let words = format!("{} {}", keys.len(), if keys.len() == 1 { "key" } else { "keys" });
@@ -64,7 +64,7 @@ pub(super) fn read_secrets(settings: &mut Settings, env: &dyn Strings, faults: &
 }
 
 /// Checks what ranges cannot.
-pub(super) fn check(settings: &Settings, faults: &mut Vec<Fault>) {
+pub(super) fn check(settings: &Settings, faults: &mut Vec<SettingFault>) {
     let mut refuse = |key, reason: &str| faults.push(fault(settings, key, reason.to_owned()));
     if settings.data_dir.as_os_str().is_empty() {
         refuse("data_dir", "must name a directory; none of STATE_DIRECTORY, XDG_STATE_HOME and HOME names one either");
@@ -109,8 +109,8 @@ pub(super) fn check(settings: &Settings, faults: &mut Vec<Fault>) {
 }
 
 /// A fault of a setting with its effective value and origin.
-fn fault(settings: &Settings, key: &'static str, reason: String) -> Fault {
-    Fault { setting: key, origin: settings.origin(key), value: settings.value(key).map(ToOwned::to_owned), reason }
+fn fault(settings: &Settings, key: &'static str, reason: String) -> SettingFault {
+    SettingFault { setting: key, origin: settings.origin(key), value: settings.value(key).map(ToOwned::to_owned), reason }
 }
 
 fn is_loopback(address: SocketAddr) -> bool {

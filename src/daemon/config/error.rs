@@ -30,7 +30,7 @@ impl fmt::Display for Origin {
 
 /// One setting that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct SettingFault {
     /// Its key in the configuration file.
     pub setting: &'static str,
     pub origin: Origin,
@@ -40,7 +40,7 @@ pub struct Fault {
     pub reason: String,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for SettingFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { setting, origin, value, reason } = self;
         match value {
@@ -60,9 +60,9 @@ pub enum ConfigError {
     Syntax { path: PathBuf, line: usize, column: usize, message: String },
     /// Every setting that is at fault.
     #[error("{}", lines(.0))]
-    Faults(Vec<Fault>),
+    Faults(Vec<SettingFault>),
 }
 
-fn lines(faults: &[Fault]) -> String {
+fn lines(faults: &[SettingFault]) -> String {
     faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::check;
 use super::environment::Strings;
-use super::error::{ConfigError, Fault, Origin};
+use super::error::{ConfigError, Origin, SettingFault};
 use super::settings::{Setting, Settings, Written, merge, setting, unquoted};
 use super::value::Value;
 
@@ -82,7 +82,7 @@ pub(super) struct Candidates<T> {
 pub(super) struct Sources<'a> {
     pub path: Option<&'a Path>,
     pub env: &'a dyn Strings,
-    pub faults: Vec<Fault>,
+    pub faults: Vec<SettingFault>,
     pub effective: Vec<Effective>,
 }
 
@@ -102,7 +102,7 @@ impl Sources<'_> {
             && !(low..=high).contains(&value)
         {
             let reason = format!("must be from {} to {}", unquoted(&low.toml()), unquoted(&high.toml()));
-            self.faults.push(Fault { setting: setting.key, origin: origin.clone(), value: Some(value.toml()), reason });
+            self.faults.push(SettingFault { setting: setting.key, origin: origin.clone(), value: Some(value.toml()), reason });
         }
         self.effective.push(Effective { setting, value: value.as_ref().map(Value::toml), origin });
         value
@@ -118,7 +118,7 @@ impl Sources<'_> {
             },
             Err(fault) => (None, fault.to_string()),
         };
-        self.faults.push(Fault { setting: setting.key, origin, value, reason });
+        self.faults.push(SettingFault { setting: setting.key, origin, value, reason });
         None
     }
 
@@ -133,7 +133,7 @@ fn config_path(flags: &Flags, env: &dyn Strings) -> Result<Option<PathBuf>, Conf
     }
     let named = env.filled(CONFIG_VARIABLE).map_err(|fault| {
         let origin = Origin::Env(CONFIG_VARIABLE.to_owned());
-        ConfigError::Faults(vec![Fault { setting: "config", origin, value: None, reason: fault.to_string() }])
+        ConfigError::Faults(vec![SettingFault { setting: "config", origin, value: None, reason: fault.to_string() }])
     })?;
     Ok(named.map(PathBuf::from))
 }

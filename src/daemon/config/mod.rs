@@ -25,7 +25,7 @@ mod value;
 
 pub use choices::{AgentRegister, Switch, WebhookEndpoints, WebhookTargets};
 pub use environment::{NotUnicode, ProcessEnvironment, Strings};
-pub use error::{ConfigError, Fault, Origin};
+pub use error::{ConfigError, Origin, SettingFault};
 pub use load::{Effective, Flags};
 pub use manual::manual;
 pub use quantity::{ByteSize, ByteSizeError, DurationError, DurationText};

@@ -129,8 +129,8 @@ impl FromStr for ByteSize {
 
 impl<'de> Deserialize<'de> for DurationText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
+        struct QuantityText;
+        impl Visitor<'_> for QuantityText {
             type Value = DurationText;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a duration in quotes with its unit, such as \"500ms\" or \"30s\"")
@@ -139,7 +139,7 @@ impl<'de> Deserialize<'de> for DurationText {
                 text.parse().map_err(E::custom)
             }
         }
-        deserializer.deserialize_str(Text)
+        deserializer.deserialize_str(QuantityText)
     }
 }
 

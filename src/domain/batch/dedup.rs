@@ -42,11 +42,11 @@ impl Dedup {
     }
 
     /// With whom the rows of a batch share answers; `None` if with nobody.
-    pub fn circle(self, batch: BatchId, owner: Owner) -> Option<Circle> {
+    pub fn circle(self, batch: BatchId, owner: Owner) -> Option<DedupScope> {
         match self {
             Self::Off => None,
-            Self::Batch => Some(Circle::Batch(batch)),
-            Self::Key => Some(Circle::Owner(owner)),
+            Self::Batch => Some(DedupScope::Batch(batch)),
+            Self::Key => Some(DedupScope::Owner(owner)),
         }
     }
 }
@@ -72,7 +72,7 @@ impl FromStr for Dedup {
 
 /// Those who share answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Circle {
+pub enum DedupScope {
     Batch(BatchId),
     Owner(Owner),
 }
@@ -83,11 +83,11 @@ pub struct RequestDigest(pub [u8; 16]);
 
 impl RequestDigest {
     /// The digest of a request that goes to `upstream`, a model, on `server`.
-    pub fn of(circle: Circle, server: &str, upstream: &str, form: Form, body: &[u8]) -> Self {
+    pub fn of(circle: DedupScope, server: &str, upstream: &str, form: Form, body: &[u8]) -> Self {
         let mut hash = Sha256::new();
         match circle {
-            Circle::Batch(batch) => hash.update([&[1], &batch.as_u128().to_be_bytes()[..]].concat()),
-            Circle::Owner(owner) => hash.update([&[2], &owner.0.to_be_bytes()[..]].concat()),
+            DedupScope::Batch(batch) => hash.update([&[1], &batch.as_u128().to_be_bytes()[..]].concat()),
+            DedupScope::Owner(owner) => hash.update([&[2], &owner.0.to_be_bytes()[..]].concat()),
         }
         // With their lengths, so that no two sequences of parts are the same bytes.
         let said_back = form.is_said_back().then(|| form.asked.path().as_bytes());
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn whatever_differs_makes_another_request() {
-        let (one, two) = (Circle::Owner(Owner(1)), Circle::Batch(BatchId::from_u128(1)));
+        let (one, two) = (DedupScope::Owner(Owner(1)), DedupScope::Batch(BatchId::from_u128(1)));
         let digest = |circle, server, upstream, body: &str| {
             RequestDigest::of(circle, server, upstream, Form::as_asked(Endpoint::Embeddings), body.as_bytes())
         };
@@ -119,7 +119,7 @@ mod tests {
             digest(one, "sm", "", "{}"),
             digest(one, "", "sm", "{}"),
             digest(two, "s", "m", "{}"),
-            digest(Circle::Owner(Owner(2)), "s", "m", "{}"),
+            digest(DedupScope::Owner(Owner(2)), "s", "m", "{}"),
             RequestDigest::of(one, "s", "m", Form::as_asked(Endpoint::Responses), b"{}"),
             RequestDigest::of(one, "s", "m", Form::as_asked(Endpoint::ChatCompletions), b"{}"),
             RequestDigest::of(one, "s", "m", Form { asked: Endpoint::Messages, sent: Endpoint::ChatCompletions }, b"{}"),

@@ -2,7 +2,7 @@
 
 use crate::domain::org::ledger::Reservation;
 use crate::domain::quote::receipt::Receipt;
-use crate::domain::webhook::event_log::Telling;
+use crate::domain::webhook::event_log::EventLog;
 
 /// What is kept beside a batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -11,5 +11,5 @@ pub struct BatchDetails {
     /// Of a batch that has ended.
     pub receipt: Option<Receipt>,
     /// What its receiver was told, if it has one.
-    pub told: Telling,
+    pub told: EventLog,
 }

@@ -14,7 +14,7 @@ pub mod problem;
 use rust_decimal::Decimal;
 
 use self::metadata::Metadata;
-use self::phaseo::Gateway;
+use self::phaseo::PhaseoDetails;
 use self::priority::{Control, Owner};
 use super::dialect::Dialect;
 use super::endpoint::Endpoint;
@@ -24,7 +24,7 @@ use super::money::{MaxPrice, Usd};
 use super::quote::constraints::Constraints;
 use super::quote::{Estimate, Quote};
 use super::row::batchrouter::{Defaults, parse_item};
-use super::row::openai::{Fault, RowRequest, parse_line};
+use super::row::openai::{RowFault, RowRequest, parse_line};
 use super::time::{CompletionWindow, Timestamp, later};
 use super::usage::Usage;
 use super::webhook::Webhook;
@@ -35,7 +35,7 @@ pub struct BatchSpec {
     pub id: BatchId,
     /// That of its create: what it is answered in.
     pub dialect: Dialect,
-    pub order: Order,
+    pub order: BatchInput,
     pub input_file: FileId,
     pub created_at: Timestamp,
     pub metadata: Metadata,
@@ -52,16 +52,16 @@ pub struct BatchSpec {
 
 /// What the rows of a batch are and when they must be done: this is what the dialects differ in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
+pub enum BatchInput {
     /// OpenAI's: every row is for the same endpoint.
     Rows { endpoint: Endpoint, window: CompletionWindow },
     /// BatchRouter's and Phaseo's: items, on the lanes of a quote.
-    Items(Box<QuotedOrder>),
+    Items(Box<QuotedInput>),
 }
 
 /// What a batch of items has from its quote and its client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QuotedOrder {
+pub struct QuotedInput {
     pub quote: QuoteId,
     /// When it must be done: what the quote promised.
     pub deadline: Timestamp,
@@ -82,10 +82,10 @@ pub struct QuotedOrder {
     /// Who is told when it has ended; the organisation's own receiver if `None`.
     pub webhook: Option<Webhook>,
     /// What a batch of Phaseo's has besides.
-    pub gateway: Option<Gateway>,
+    pub gateway: Option<PhaseoDetails>,
 }
 
-impl QuotedOrder {
+impl QuotedInput {
     /// What a batch has from its quote alone.
     pub fn of(quote: &Quote) -> Self {
         Self {
@@ -104,18 +104,18 @@ impl QuotedOrder {
         }
     }
 
-    /// See [`Order::holds_the_most`].
+    /// See [`BatchInput::holds_the_most`].
     pub const fn holds_the_most(&self) -> bool {
         self.gateway.is_some()
     }
 }
 
-impl Order {
+impl BatchInput {
     /// Reads a line of the input.
     ///
     /// # Errors
     /// Every independent fault of the line, at least one.
-    pub fn parse<'a>(&'a self, line: &'a [u8]) -> Result<RowRequest<'a>, Vec<Fault>> {
+    pub fn parse<'a>(&'a self, line: &'a [u8]) -> Result<RowRequest<'a>, Vec<RowFault>> {
         match self {
             Self::Rows { endpoint, .. } => parse_line(line, *endpoint),
             Self::Items(order) => parse_item(line, &order.defaults),
@@ -143,16 +143,16 @@ impl BatchSpec {
     /// The completion window that its client has asked for; `None` if that was a tier.
     pub fn window(&self) -> Option<CompletionWindow> {
         match &self.order {
-            Order::Rows { window, .. } => Some(*window),
-            Order::Items(order) => order.gateway.as_ref().map(|gateway| gateway.window),
+            BatchInput::Rows { window, .. } => Some(*window),
+            BatchInput::Items(order) => order.gateway.as_ref().map(|gateway| gateway.window),
         }
     }
 
     /// What a batch of Phaseo's has besides; `None` for any other.
-    pub fn gateway(&self) -> Option<(&QuotedOrder, &Gateway)> {
+    pub fn gateway(&self) -> Option<(&QuotedInput, &PhaseoDetails)> {
         match &self.order {
-            Order::Items(order) => Some((order, order.gateway.as_ref()?)),
-            Order::Rows { .. } => None,
+            BatchInput::Items(order) => Some((order, order.gateway.as_ref()?)),
+            BatchInput::Rows { .. } => None,
         }
     }
 
@@ -164,8 +164,8 @@ impl BatchSpec {
     /// The moment at which unfinished rows expire.
     pub fn deadline(&self) -> Timestamp {
         match &self.order {
-            Order::Rows { window, .. } => later(self.created_at, window.duration()),
-            Order::Items(order) => order.deadline,
+            BatchInput::Rows { window, .. } => later(self.created_at, window.duration()),
+            BatchInput::Items(order) => order.deadline,
         }
     }
 }

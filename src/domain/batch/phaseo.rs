@@ -50,7 +50,7 @@ impl Phase {
 
 /// The words of a create.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gateway {
+pub struct PhaseoDetails {
     /// The request that created it.
     pub request: RequestId,
     /// What every row is for.

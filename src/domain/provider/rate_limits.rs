@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// What is left of one limit, as an answer says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Allowance {
+pub struct RateLimitLeft {
     /// How much there is at most, if it is said.
     pub limit: Option<u64>,
     pub remaining: u64,
@@ -14,7 +14,7 @@ pub struct Allowance {
 
 /// What is left of the limits on requests and on tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Allowances {
-    pub requests: Option<Allowance>,
-    pub tokens: Option<Allowance>,
+pub struct RateLimitStatus {
+    pub requests: Option<RateLimitLeft>,
+    pub tokens: Option<RateLimitLeft>,
 }

@@ -90,7 +90,7 @@ words! {
 /// What a client wishes of the choice among the lanes that meet its demands, and of their rates: Phaseo's
 /// `provider`. It holds for the choice alone; what was chosen does not change later.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wishes {
+pub struct RoutingPreferences {
     /// Ids of providers, the best first; others come after them.
     pub order: Vec<String>,
     pub sort: LaneSort,
@@ -98,7 +98,7 @@ pub struct Wishes {
     pub most: MaxPrice,
 }
 
-impl Wishes {
+impl RoutingPreferences {
     /// Nothing is wished for.
     pub const NONE: Self = Self { order: Vec::new(), sort: LaneSort::Price, most: MaxPrice { input: None, output: None, request: None } };
 }

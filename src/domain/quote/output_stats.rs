@@ -7,13 +7,13 @@ const MOST: u64 = 1_000_000;
 
 /// Answers of one lane to one operation, counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Observed {
+pub struct OutputStats {
     pub answers: u64,
     /// Tokens that they have together, reasoning included.
     pub output_tokens: u64,
 }
 
-impl Observed {
+impl OutputStats {
     /// These and more.
     #[must_use]
     pub fn and(self, answers: u64, output_tokens: u64) -> Self {
@@ -37,19 +37,19 @@ mod tests {
 
     #[test]
     fn a_mean_needs_some_answers() {
-        assert_eq!(Observed::default().and(19, 1_900).mean(), None);
-        assert_eq!(Observed::default().and(19, 1_900).and(1, 101).mean(), Some(101));
+        assert_eq!(OutputStats::default().and(19, 1_900).mean(), None);
+        assert_eq!(OutputStats::default().and(19, 1_900).and(1, 101).mean(), Some(101));
     }
 
     proptest! {
         #[test]
         fn the_mean_of_alike_answers_is_theirs(length in 0_u64..100_000, batches in prop::collection::vec(1_u64..400_000, 1..20)) {
-            let observed = batches.iter().fold(Observed::default(), |sum, answers| sum.and(*answers, answers * length));
+            let observed = batches.iter().fold(OutputStats::default(), |sum, answers| sum.and(*answers, answers * length));
             prop_assert!(observed.answers <= MOST);
             if let Some(mean) = observed.mean() {
                 prop_assert!(mean.abs_diff(length) <= 1);
             }
-            let huge = Observed { answers: u64::MAX, output_tokens: u64::MAX };
+            let huge = OutputStats { answers: u64::MAX, output_tokens: u64::MAX };
             prop_assert!(huge.and(u64::MAX, u64::MAX).mean().is_some());
         }
     }

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::openai::{
-    Fault, MAX_MODEL_CHARS, MODEL_BREAK, ModelName, RowRequest, check_id, check_id_text, check_stream, kind, parse_envelope, place,
+    MAX_MODEL_CHARS, MODEL_BREAK, ModelName, RowFault, RowRequest, check_id, check_id_text, check_stream, kind, parse_envelope, place,
     streams, string,
 };
 use crate::domain::batch::problem::ProblemCode;
@@ -81,14 +81,14 @@ fn written<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 ///
 /// # Errors
 /// Every independent fault of it, at least one.
-pub fn parse_item<'a>(text: &'a [u8], defaults: &'a Defaults) -> Result<RowRequest<'a>, Vec<Fault>> {
+pub fn parse_item<'a>(text: &'a [u8], defaults: &'a Defaults) -> Result<RowRequest<'a>, Vec<RowFault>> {
     if members(text) > MAX_MEMBERS {
         let message = format!("the item has more than {MAX_MEMBERS} members and elements");
-        return Err(vec![Fault::new(ProblemCode::InvalidInput, None, message)]);
+        return Err(vec![RowFault::new(ProblemCode::InvalidInput, None, message)]);
     }
     let raw: RawItem<'_> = parse_envelope(text).map_err(|fault| vec![fault])?;
     let mut faults = Vec::new();
-    let mut keep = |fault: Fault| faults.push(fault);
+    let mut keep = |fault: RowFault| faults.push(fault);
 
     let (field, id) = match (raw.customer_item_id, raw.custom_id) {
         (None, Some(id)) => ("custom_id", Some(id)),
@@ -127,13 +127,13 @@ pub struct Parsed<'a> {
 ///
 /// # Errors
 /// Every independent fault of it, at least one.
-pub fn check_parsed<'a>(id: &str, url: Endpoint, body: &'a Map<String, Value>, line: &str) -> Result<Parsed<'a>, Vec<Fault>> {
+pub fn check_parsed<'a>(id: &str, url: Endpoint, body: &'a Map<String, Value>, line: &str) -> Result<Parsed<'a>, Vec<RowFault>> {
     if members(line.as_bytes()) > MAX_MEMBERS {
         let message = format!("the item has more than {MAX_MEMBERS} members and elements");
-        return Err(vec![Fault::new(ProblemCode::InvalidInput, None, message)]);
+        return Err(vec![RowFault::new(ProblemCode::InvalidInput, None, message)]);
     }
     let mut faults = Vec::new();
-    let mut keep = |fault: Fault| faults.push(fault);
+    let mut keep = |fault: RowFault| faults.push(fault);
     check_id_text(id, "custom_id").unwrap_or_else(&mut keep);
     if !matches!(body.get("stream"), None | Some(Value::Null | Value::Bool(false))) {
         keep(streams("input.stream"));
@@ -152,11 +152,11 @@ pub fn check_parsed<'a>(id: &str, url: Endpoint, body: &'a Map<String, Value>, l
     }
 }
 
-fn operation(raw: &RawItem<'_>, defaults: &Defaults) -> Result<Operation, Fault> {
+fn operation(raw: &RawItem<'_>, defaults: &Defaults) -> Result<Operation, RowFault> {
     if let Some(operation) = raw.operation {
         return string(operation).and_then(|text| Operation::parse(&text)).ok_or_else(|| {
             let message = format!("`operation` must be one of {}", Operation::choices());
-            Fault::new(ProblemCode::InvalidOperation, Some("operation"), message)
+            RowFault::new(ProblemCode::InvalidOperation, Some("operation"), message)
         });
     }
     if raw.url.is_none() {
@@ -167,7 +167,7 @@ fn operation(raw: &RawItem<'_>, defaults: &Defaults) -> Result<Operation, Fault>
         Some(_) => Ok(Operation::Responses),
         None => {
             let legal = ENDPOINTS.map(|url| format!("`{url}`")).join(", ");
-            Err(Fault::new(ProblemCode::InvalidOperation, Some("url"), format!("`url` must be one of {legal}")))
+            Err(RowFault::new(ProblemCode::InvalidOperation, Some("url"), format!("`url` must be one of {legal}")))
         }
     }
 }
@@ -203,12 +203,12 @@ impl Input<'_> {
     }
 }
 
-fn input<'a>(raw: &RawItem<'a>) -> Result<Input<'a>, Fault> {
+fn input<'a>(raw: &RawItem<'a>) -> Result<Input<'a>, RowFault> {
     let (field, input) = match (raw.input, raw.body) {
         (None, Some(body)) => ("body", Some(body)),
         (input, _) => ("input", input),
     };
-    let bad = |what: String| Fault::new(ProblemCode::InvalidInput, Some(field), what);
+    let bad = |what: String| RowFault::new(ProblemCode::InvalidInput, Some(field), what);
     let Some(input) = input.filter(|input| input.get().starts_with('{')) else {
         let found = input.map_or("nothing", kind);
         return Err(bad(format!("`{field}` must be an object, what the model is asked; found {found}")));
@@ -228,9 +228,9 @@ struct Asks {
     input: bool,
 }
 
-fn endpoint(operation: Operation, asks: Asks, url: Option<Endpoint>) -> Result<Endpoint, Fault> {
+fn endpoint(operation: Operation, asks: Asks, url: Option<Endpoint>) -> Result<Endpoint, RowFault> {
     let Asks { field, messages, input } = asks;
-    let bad = |what: &str| Err(Fault::new(ProblemCode::InvalidInput, Some(field), format!("`{field}` must have {what}")));
+    let bad = |what: &str| Err(RowFault::new(ProblemCode::InvalidInput, Some(field), format!("`{field}` must have {what}")));
     match (operation, messages, input) {
         (Operation::Embeddings, _, true) => Ok(Endpoint::Embeddings),
         (Operation::Embeddings, _, false) => bad("`input`, the text to embed or an array of texts"),
@@ -244,7 +244,7 @@ fn endpoint(operation: Operation, asks: Asks, url: Option<Endpoint>) -> Result<E
     }
 }
 
-fn models<'a>(raw: &RawItem<'a>, input: Option<&Input<'a>>, defaults: &'a Defaults) -> Result<Cow<'a, str>, Fault> {
+fn models<'a>(raw: &RawItem<'a>, input: Option<&Input<'a>>, defaults: &'a Defaults) -> Result<Cow<'a, str>, RowFault> {
     match defaults.models.as_slice() {
         [] => {}
         [only] => return Ok(Cow::Borrowed(only)),
@@ -257,14 +257,14 @@ fn models<'a>(raw: &RawItem<'a>, input: Option<&Input<'a>>, defaults: &'a Defaul
     model.filter(|name| is_name(name)).ok_or_else(no_model)
 }
 
-fn no_model() -> Fault {
+fn no_model() -> RowFault {
     let message =
         format!("`model` must name a model, in 1 to {MAX_MODEL_CHARS} characters, unless `model` or `models` is said of all items");
-    Fault::new(ProblemCode::InvalidModel, Some("model"), message)
+    RowFault::new(ProblemCode::InvalidModel, Some("model"), message)
 }
 
-fn options_of(raw: &RawValue) -> Result<Vec<String>, Fault> {
-    let bad = |message: String| Fault::new(ProblemCode::InvalidModel, Some("model_options"), message);
+fn options_of(raw: &RawValue) -> Result<Vec<String>, RowFault> {
+    let bad = |message: String| RowFault::new(ProblemCode::InvalidModel, Some("model_options"), message);
     let options: Vec<String> =
         serde_json::from_str(raw.get()).map_err(|_| bad("`model_options` must be an array of names of models".to_owned()))?;
     if options.len() > MAX_OPTIONS {
@@ -308,8 +308,8 @@ pub fn members(json: &[u8]) -> usize {
 ///
 /// # Errors
 /// When a number in it is too large, or it is nested too deeply.
-pub fn readable(row: &RowRequest<'_>) -> Result<Map<String, Value>, Fault> {
-    let unusable = |error| Fault::new(ProblemCode::InvalidInput, Some("input"), format!("`input` is not usable: {}", place(&error)));
+pub fn readable(row: &RowRequest<'_>) -> Result<Map<String, Value>, RowFault> {
+    let unusable = |error| RowFault::new(ProblemCode::InvalidInput, Some("input"), format!("`input` is not usable: {}", place(&error)));
     serde_json::from_str(row.body).map_err(unusable)
 }
 

@@ -17,7 +17,7 @@ pub enum Line<'a> {
 
 /// Where a line is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct LinePlace {
     /// Counted from 1.
     pub number: u64,
     /// Bytes from where reading began to the line's first byte.
@@ -46,10 +46,10 @@ impl<R: BufRead> Lines<R> {
     ///
     /// # Errors
     /// Those of the reader.
-    pub fn advance(&mut self) -> io::Result<Option<Place>> {
+    pub fn advance(&mut self) -> io::Result<Option<LinePlace>> {
         self.buffer.clear();
         self.too_long = false;
-        let place = Place { number: self.number + 1, offset: self.end };
+        let place = LinePlace { number: self.number + 1, offset: self.end };
         loop {
             let available = match self.reader.fill_buf() {
                 Ok(available) => available,
@@ -104,7 +104,7 @@ mod tests {
         for capacity in 1..20 {
             let mut lines = Lines::new(BufReader::with_capacity(capacity, text.as_slice()), 5);
             let mut seen = Vec::new();
-            while let Some(Place { number, offset }) = lines.advance().unwrap() {
+            while let Some(LinePlace { number, offset }) = lines.advance().unwrap() {
                 let what = match lines.latest() {
                     Line::Text(text) => std::str::from_utf8(text).unwrap(),
                     Line::Blank => "blank",

@@ -63,15 +63,15 @@ impl RowRequest<'_> {
     }
 }
 
-/// A fault of one line; [`Fault::at`] gives it its place.
+/// A fault of one line; [`RowFault::at`] gives it its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct RowFault {
     pub code: ProblemCode,
     pub param: Option<&'static str>,
     pub message: String,
 }
 
-impl Fault {
+impl RowFault {
     /// A fault of the named field.
     pub fn new(code: ProblemCode, param: Option<&'static str>, message: impl Into<String>) -> Self {
         Self { code, param, message: message.into() }
@@ -108,10 +108,10 @@ struct RawBody<'a> {
 ///
 /// # Errors
 /// Every independent fault of the line, at least one.
-pub fn parse_line(line: &[u8], endpoint: Endpoint) -> Result<RowRequest<'_>, Vec<Fault>> {
+pub fn parse_line(line: &[u8], endpoint: Endpoint) -> Result<RowRequest<'_>, Vec<RowFault>> {
     let raw: RawLine<'_> = parse_envelope(line).map_err(|fault| vec![fault])?;
     let mut faults = Vec::new();
-    let mut keep = |fault: Fault| faults.push(fault);
+    let mut keep = |fault: RowFault| faults.push(fault);
 
     let custom_id = check_id(raw.custom_id, "custom_id").map_err(&mut keep).ok();
     check_method(raw.method).unwrap_or_else(&mut keep);
@@ -147,9 +147,9 @@ pub fn endpoint_of(line: &[u8]) -> Option<Endpoint> {
 }
 
 /// The object that a line is, its members as they are written.
-pub(super) fn parse_envelope<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, Fault> {
+pub(super) fn parse_envelope<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, RowFault> {
     if line.starts_with(b"\xef\xbb\xbf") {
-        return Err(Fault::new(
+        return Err(RowFault::new(
             ProblemCode::ByteOrderMark,
             None,
             "the line starts with a byte order mark (EF BB BF); save the file as UTF-8 without one",
@@ -157,23 +157,23 @@ pub(super) fn parse_envelope<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T
     }
     let text = std::str::from_utf8(line).map_err(|error| {
         let column = error.valid_up_to() + 1;
-        Fault::new(ProblemCode::InvalidUtf8, None, format!("byte {column} of the line is not UTF-8; the file must be UTF-8"))
+        RowFault::new(ProblemCode::InvalidUtf8, None, format!("byte {column} of the line is not UTF-8; the file must be UTF-8"))
     })?;
     match serde_json::from_str::<T>(text) {
         Ok(raw) if text.trim_ascii_start().starts_with('{') => Ok(raw),
         Err(error) if !error.is_data() => Err(not_json(&error)),
         Err(error) if text.trim_ascii_start().starts_with('{') => {
-            Err(Fault::new(ProblemCode::InvalidJsonLine, None, format!("the row is not usable: {}", place(&error))))
+            Err(RowFault::new(ProblemCode::InvalidJsonLine, None, format!("the row is not usable: {}", place(&error))))
         }
         Ok(_) | Err(_) => match serde_json::from_str::<serde::de::IgnoredAny>(text) {
-            Ok(_) => Err(Fault::new(ProblemCode::NotAnObject, None, "each line must be one JSON object, like {\"custom_id\": ...}")),
+            Ok(_) => Err(RowFault::new(ProblemCode::NotAnObject, None, "each line must be one JSON object, like {\"custom_id\": ...}")),
             Err(error) => Err(not_json(&error)),
         },
     }
 }
 
-fn not_json(error: &serde_json::Error) -> Fault {
-    Fault::new(ProblemCode::InvalidJsonLine, None, format!("the line is not valid JSON: {}", place(error)))
+fn not_json(error: &serde_json::Error) -> RowFault {
+    RowFault::new(ProblemCode::InvalidJsonLine, None, format!("the line is not valid JSON: {}", place(error)))
 }
 
 /// The parser's message with its place as a column; its own "line 1" would mislead.
@@ -183,10 +183,10 @@ pub(super) fn place(error: &serde_json::Error) -> String {
     format!("{reason} at column {}", error.column())
 }
 
-fn required<'a>(value: Option<&'a RawValue>, param: &'static str, what: &str) -> Result<&'a RawValue, Fault> {
+fn required<'a>(value: Option<&'a RawValue>, param: &'static str, what: &str) -> Result<&'a RawValue, RowFault> {
     match value {
         Some(raw) if raw.get() != "null" => Ok(raw),
-        Some(_) | None => Err(Fault::new(ProblemCode::MissingField, Some(param), format!("`{param}` is missing; {what}"))),
+        Some(_) | None => Err(RowFault::new(ProblemCode::MissingField, Some(param), format!("`{param}` is missing; {what}"))),
     }
 }
 
@@ -196,13 +196,13 @@ pub(super) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     serde_json::from_str::<Text<'_>>(raw.get()).ok().map(|text| text.0)
 }
 
-pub(super) fn check_id<'a>(value: Option<&'a RawValue>, param: &'static str) -> Result<Cow<'a, str>, Fault> {
+pub(super) fn check_id<'a>(value: Option<&'a RawValue>, param: &'static str) -> Result<Cow<'a, str>, RowFault> {
     let raw = required(value, param, "every row needs its own, a string that is unique in the file")?;
     let id = string(raw).ok_or_else(|| no_id(param, kind(raw)))?;
     check_id_text(&id, param).map(|()| id)
 }
 
-pub(super) fn check_id_text(id: &str, param: &'static str) -> Result<(), Fault> {
+pub(super) fn check_id_text(id: &str, param: &'static str) -> Result<(), RowFault> {
     match id.chars().count() {
         0 => Err(no_id(param, "an empty string")),
         count if count > MAX_CUSTOM_ID_CHARS => Err(no_id(param, &format!("{count} characters"))),
@@ -210,56 +210,56 @@ pub(super) fn check_id_text(id: &str, param: &'static str) -> Result<(), Fault> 
     }
 }
 
-fn no_id(param: &'static str, found: &str) -> Fault {
+fn no_id(param: &'static str, found: &str) -> RowFault {
     let message = format!("`{param}` must be a string of 1 to {MAX_CUSTOM_ID_CHARS} characters, found {found}");
-    Fault::new(ProblemCode::InvalidCustomId, Some(param), message)
+    RowFault::new(ProblemCode::InvalidCustomId, Some(param), message)
 }
 
-fn check_method(value: Option<&RawValue>) -> Result<(), Fault> {
+fn check_method(value: Option<&RawValue>) -> Result<(), RowFault> {
     let raw = required(value, "method", "it must be \"POST\"")?;
     if string(raw).as_deref() == Some("POST") {
         return Ok(());
     }
-    Err(Fault::new(ProblemCode::InvalidMethod, Some("method"), format!("`method` must be \"POST\", found {}", excerpt(raw))))
+    Err(RowFault::new(ProblemCode::InvalidMethod, Some("method"), format!("`method` must be \"POST\", found {}", excerpt(raw))))
 }
 
-fn check_url(value: Option<&RawValue>, endpoint: Endpoint) -> Result<(), Fault> {
+fn check_url(value: Option<&RawValue>, endpoint: Endpoint) -> Result<(), RowFault> {
     let raw = required(value, "url", &format!("it must be \"{endpoint}\", the endpoint of the batch"))?;
     if string(raw).as_deref() == Some(endpoint.path()) {
         return Ok(());
     }
     let message = format!("`url` must be the endpoint of the batch, \"{endpoint}\", found {}", excerpt(raw));
-    Err(Fault::new(ProblemCode::MismatchedUrl, Some("url"), message))
+    Err(RowFault::new(ProblemCode::MismatchedUrl, Some("url"), message))
 }
 
-fn check_body(value: Option<&RawValue>) -> Result<(&str, RawBody<'_>), Fault> {
+fn check_body(value: Option<&RawValue>) -> Result<(&str, RawBody<'_>), RowFault> {
     let raw = required(value, "body", "it must be the JSON object to send")?;
     if !raw.get().starts_with('{') {
         let message = format!("`body` must be a JSON object, found {}", kind(raw));
-        return Err(Fault::new(ProblemCode::BodyNotAnObject, Some("body"), message));
+        return Err(RowFault::new(ProblemCode::BodyNotAnObject, Some("body"), message));
     }
     let fields = serde_json::from_str::<RawBody<'_>>(raw.get())
-        .map_err(|error| Fault::new(ProblemCode::InvalidJsonLine, Some("body"), format!("`body` is not usable: {}", place(&error))))?;
+        .map_err(|error| RowFault::new(ProblemCode::InvalidJsonLine, Some("body"), format!("`body` is not usable: {}", place(&error))))?;
     Ok((raw.get(), fields))
 }
 
-pub(super) fn check_stream(value: Option<&RawValue>, param: &'static str) -> Result<(), Fault> {
+pub(super) fn check_stream(value: Option<&RawValue>, param: &'static str) -> Result<(), RowFault> {
     match value.map(RawValue::get) {
         None | Some("false" | "null") => Ok(()),
         Some(_) => Err(streams(param)),
     }
 }
 
-pub(super) fn streams(param: &'static str) -> Fault {
+pub(super) fn streams(param: &'static str) -> RowFault {
     let message = format!("`{param}` must be false or absent; a batch row cannot be streamed");
-    Fault::new(ProblemCode::StreamNotSupported, Some(param), message)
+    RowFault::new(ProblemCode::StreamNotSupported, Some(param), message)
 }
 
-fn check_model(value: Option<&RawValue>) -> Result<Cow<'_, str>, Fault> {
+fn check_model(value: Option<&RawValue>) -> Result<Cow<'_, str>, RowFault> {
     let raw = required(value, "body.model", "it must name the model that runs the row")?;
     let bad = |found: &str| {
         let message = format!("`body.model` must be a string of 1 to {MAX_MODEL_CHARS} characters, found {found}");
-        Fault::new(ProblemCode::InvalidModel, Some("body.model"), message)
+        RowFault::new(ProblemCode::InvalidModel, Some("body.model"), message)
     };
     let model = string(raw).ok_or_else(|| bad(kind(raw)))?;
     match model.chars().count() {

@@ -29,7 +29,7 @@ pub struct Delivery {
     /// The exact bytes; of Phaseo's messages those of its data, around which each attempt has its own number
     /// and time.
     pub body: Vec<u8>,
-    pub wire: Wire,
+    pub wire: Payload,
     pub created_at: Timestamp,
     /// Those that have failed.
     pub attempts: u32,
@@ -39,20 +39,20 @@ pub struct Delivery {
 
 /// In which form a message is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wire {
+pub enum Payload {
     BatchRouter,
-    Phaseo(Told),
+    Phaseo(EventRef),
 }
 
 /// What a message of Phaseo's tells, and to whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct EventRef {
     pub event: Event,
     /// A receiver that is managed by itself is called where it is by then, with the secret that it has by then.
     pub receiver: Option<ReceiverId>,
 }
 
-impl Told {
+impl EventRef {
     /// Attempts in all (its documents).
     pub const ATTEMPTS: u32 = 4;
     /// The waits after the failures, in units of a sixth of the first one.
@@ -96,8 +96,8 @@ impl Delivery {
     /// are 6, 30 and 90 times `base`: a minute, five, and a quarter of an hour by default.
     pub fn failed(self, base: Duration, now: Timestamp) -> Option<Self> {
         let attempts = self.attempts.saturating_add(1);
-        if matches!(self.wire, Wire::Phaseo(_)) {
-            let wait = Told::WAITS.get(usize::try_from(self.attempts).unwrap_or(usize::MAX))?;
+        if matches!(self.wire, Payload::Phaseo(_)) {
+            let wait = EventRef::WAITS.get(usize::try_from(self.attempts).unwrap_or(usize::MAX))?;
             return Some(Self { attempts, due_at: later(now, base.saturating_mul(*wait)), ..self });
         }
         let wait = base.saturating_mul(GROWTH.saturating_pow(self.attempts)).min(LONGEST_WAIT);
@@ -121,7 +121,7 @@ mod tests {
             org: OrgId::OPERATOR,
             webhook,
             body: vec![1],
-            wire: Wire::BatchRouter,
+            wire: Payload::BatchRouter,
             created_at: start,
             attempts: 0,
             due_at: start,
@@ -139,18 +139,18 @@ mod tests {
     fn a_message_of_phaseos_is_tried_four_times_under_one_id() {
         let start = Timestamp::from_second(1_790_000_000).unwrap();
         let event = Event { phase: crate::domain::batch::phaseo::Phase::Progress, key: "batch.progress:50".into(), change: None };
-        let told = Told { event, receiver: None };
+        let told = EventRef { event, receiver: None };
         let batch = BatchId::from_u128(2);
         assert_eq!(told.id(batch), "evt_batch_batch_00000000000000000000000002_batch_progress_50");
         let webhook = Webhook { url: "https://a.test/".into(), sealed_secret: vec![] };
         let (id, org) = (EventId::from_u128(1), OrgId::OPERATOR);
         let mut delivery =
-            Delivery { id, batch, org, webhook, body: vec![1], wire: Wire::Phaseo(told), created_at: start, attempts: 0, due_at: start };
+            Delivery { id, batch, org, webhook, body: vec![1], wire: Payload::Phaseo(told), created_at: start, attempts: 0, due_at: start };
         let mut waits = Vec::new();
         while let Some(next) = delivery.clone().failed(Duration::from_secs(10), delivery.due_at) {
             waits.push(next.due_at.as_second() - delivery.due_at.as_second());
             delivery = next;
         }
-        assert_eq!((waits, delivery.attempts + 1), (vec![60, 300, 900], Told::ATTEMPTS));
+        assert_eq!((waits, delivery.attempts + 1), (vec![60, 300, 900], EventRef::ATTEMPTS));
     }
 }

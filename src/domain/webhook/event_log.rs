@@ -60,7 +60,7 @@ impl Event {
 
 /// What the receiver of a batch was told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Telling {
+pub struct EventLog {
     /// The status and the step of progress that it knows of; empty and 0 before the first look.
     pub status: String,
     pub bucket: u32,
@@ -72,12 +72,12 @@ pub struct Telling {
     pub waiting: Vec<(String, Timestamp)>,
     pub attempts: u32,
     /// The last ones, the oldest first.
-    pub latest: Vec<Tried>,
+    pub latest: Vec<DeliveryAttempt>,
 }
 
 /// One attempt to deliver.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tried {
+pub struct DeliveryAttempt {
     pub key: String,
     pub phase: Phase,
     /// Counted from 1.
@@ -101,7 +101,7 @@ pub enum TriedOutcome {
     GivenUp,
 }
 
-impl Telling {
+impl EventLog {
     /// What is to be told of a batch as it is now, to somebody who wants to hear of these phases.
     pub fn due(&self, batch: &Batch, phases: &[Phase]) -> Vec<Event> {
         let now = status(&batch.state);
@@ -135,7 +135,7 @@ impl Telling {
     }
 
     /// Takes note of an attempt.
-    pub fn tried(&mut self, tried: Tried) {
+    pub fn tried(&mut self, tried: DeliveryAttempt) {
         self.attempts = self.attempts.saturating_add(1);
         self.waiting.retain(|(key, _)| *key != tried.key);
         match tried.outcome {
@@ -165,12 +165,12 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_remembered_has_a_bound(attempts in proptest::collection::vec((0_usize..5, 0_u8..3), 0..200)) {
-            let mut telling = Telling::default();
+            let mut telling = EventLog::default();
             for (key, outcome) in &attempts {
                 let at = Timestamp::UNIX_EPOCH;
                 let outcome = [TriedOutcome::Delivered, TriedOutcome::Again(at), TriedOutcome::GivenUp][usize::from(*outcome)];
                 let (key, phase) = (key.to_string(), Phase::Created);
-                telling.tried(Tried { key, phase, number: 1, at, outcome, response: None, error: None, preview: None });
+                telling.tried(DeliveryAttempt { key, phase, number: 1, at, outcome, response: None, error: None, preview: None });
             }
             prop_assert!(telling.latest.len() <= REMEMBERED && telling.delivered.len() <= 5 && telling.waiting.len() <= 5);
             prop_assert_eq!(telling.attempts as usize, attempts.len());

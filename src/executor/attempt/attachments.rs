@@ -84,13 +84,13 @@ impl Room {
 }
 
 /// Room that a row has, until this is dropped.
-struct Place {
+struct FileSlot {
     room: Arc<Mutex<Room>>,
     org: OrgId,
     bytes: u64,
 }
 
-impl Drop for Place {
+impl Drop for FileSlot {
     fn drop(&mut self) {
         lock(&self.room).give_back(self.org, self.bytes);
     }
@@ -122,7 +122,7 @@ pub enum Incomplete {
 /// A body with its files. They have their room for as long as it lives.
 pub struct Complete {
     pub body: Bytes,
-    _place: Place,
+    _place: FileSlot,
 }
 
 impl Attachments {
@@ -152,7 +152,7 @@ impl Attachments {
         if !lock(&self.room).take(sent.row, sent.org, bytes, Instant::now()) {
             return Err(Incomplete::NotNow);
         }
-        let place = Place { room: self.room.clone(), org: sent.org, bytes };
+        let place = FileSlot { room: self.room.clone(), org: sent.org, bytes };
         let mut body = attach(sent.endpoint, sent.body.to_vec(), |id| self.read(id, files.get(id)))?;
         // It grew by doubling, and stays for as long as the call takes.
         body.shrink_to_fit();
@@ -245,7 +245,7 @@ mod tests {
         let room = Arc::new(Mutex::new(Room::default()));
         let org = OrgId::from_u128(1);
         assert!(lock(&room).take(row(1), org, OF_ONE, Instant::now()));
-        drop(Place { room: room.clone(), org, bytes: OF_ONE });
+        drop(FileSlot { room: room.clone(), org, bytes: OF_ONE });
         assert!(lock(&room).taken.is_empty());
     }
 }

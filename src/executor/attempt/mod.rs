@@ -11,10 +11,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::attachments::{Attachments, Complete, Incomplete, Sent};
-use super::lane::flow_control::Lesson;
-use super::lane::routes::{Route, Ways};
-use super::run::row::{HISTORY, REMEMBERED, ReadyRow, Tried, WaitingRow};
-use crate::domain::batch::{BatchSpec, Order};
+use super::lane::flow_control::CallFeedback;
+use super::lane::routes::{LaneRoute, RouteTable};
+use super::run::row::{HISTORY, PastAttempt, REMEMBERED, ReadyRow, WaitingRow};
+use crate::domain::batch::{BatchInput, BatchSpec};
 use crate::domain::id::RowKey;
 use crate::domain::money::Usd;
 use crate::domain::row::retry::{Decision, FailureClass, RetryPolicy, Tally, decide};
@@ -32,7 +32,7 @@ const LATER: Duration = Duration::from_secs(2);
 
 /// What all attempts share.
 #[derive(Clone)]
-pub(super) struct Context {
+pub(super) struct AttemptContext {
     pub store: Store,
     pub clock: Clock,
     pub policy: RetryPolicy,
@@ -42,10 +42,10 @@ pub(super) struct Context {
 /// One attempt about to be made. Boxed from the beginning, because it passes through futures of which
 /// there are as many in memory as there are calls.
 pub(super) struct Attempt {
-    pub context: Context,
+    pub context: AttemptContext,
     pub spec: Arc<BatchSpec>,
     pub provider: Arc<dyn Dispatch>,
-    pub ways: Arc<Ways>,
+    pub ways: Arc<RouteTable>,
     pub row: ReadyRow,
     /// No other row is on its lane.
     pub alone: bool,
@@ -78,7 +78,7 @@ enum Made {
 
 impl Attempt {
     /// Makes the attempt. A panic ends the row, not the daemon, and is not repeated for ever.
-    pub async fn run(self: Box<Self>) -> (Ended, Option<Lesson>) {
+    pub async fn run(self: Box<Self>) -> (Ended, Option<CallFeedback>) {
         let (store, clock) = (self.context.store.clone(), self.context.clock.clone());
         let (key, custom_id, operation) = (self.key(), self.row.custom_id.clone(), self.row.operation);
         let (made, lesson) = AssertUnwindSafe(self.make()).catch_unwind().await.unwrap_or_else(|_| {
@@ -100,7 +100,7 @@ impl Attempt {
     }
 
     /// Waits for nothing but the call: there are as many of these in memory as there are calls.
-    async fn make(mut self: Box<Self>) -> (Made, Option<Lesson>) {
+    async fn make(mut self: Box<Self>) -> (Made, Option<CallFeedback>) {
         let abort = self.abort.clone();
         let held = tokio::select! {
             biased;
@@ -126,7 +126,7 @@ impl Attempt {
 
     /// The body with the files that it names, if it names any. Boxed, because hardly any row does.
     async fn files(&self) -> Result<Option<Complete>, Incomplete> {
-        let (Order::Items(_), Some(way)) = (&self.spec.order, self.route()) else { return Ok(None) };
+        let (BatchInput::Items(_), Some(way)) = (&self.spec.order, self.route()) else { return Ok(None) };
         let (endpoint, body) = (self.row.form.sent, &self.row.body);
         let ids = named(endpoint, body);
         if ids.is_empty() {
@@ -160,7 +160,7 @@ impl Attempt {
         Made::Ended(Ended::NotSent(Box::new(self.row.wait_until(Instant::now() + wait))))
     }
 
-    fn judge(mut self, mut answer: Result<Answer, CallError>, started_at: Timestamp, took: Duration) -> (Made, Option<Lesson>) {
+    fn judge(mut self, mut answer: Result<Answer, CallError>, started_at: Timestamp, took: Duration) -> (Made, Option<CallFeedback>) {
         let allowances = answer.as_mut().ok().and_then(|answer| answer.allowances.take());
         let judged = said_back(self.row.form, &self.row.body, verdict(answer));
         let (status, failure) = match &judged {
@@ -171,12 +171,12 @@ impl Attempt {
         let lane = self.route().map_or_else(|| Arc::from(""), |route| route.name.clone());
         // The first ones, and always the last one: it says who has answered.
         self.row.history.truncate(HISTORY - 1);
-        self.row.history.push(Tried { lane, started_at, latency_ms, status, failure });
+        self.row.history.push(PastAttempt { lane, started_at, latency_ms, status, failure });
         match judged {
             Verdict::Succeeded { response, usage } => {
                 let cost = self.route().map_or(Usd::ZERO, |route| route.price.cost(&usage));
                 let tokens = Some(usage.total_tokens()).filter(|tokens| *tokens > 0);
-                let lesson = Lesson { failure: None, tokens, allowances, repeated: false };
+                let lesson = CallFeedback { failure: None, tokens, allowances, repeated: false };
                 (self.result(Outcome::Succeeded(response), usage, cost), Some(lesson))
             }
             Verdict::Failed { class, message, last } => {
@@ -184,7 +184,7 @@ impl Attempt {
                 let made = self.failed(class, &message, last);
                 // A call that ran into the batch's own deadline says nothing about its lane.
                 let own_fault = matches!((&made, class), (Made::Ended(Ended::Parked), FailureClass::TimedOut));
-                (made, (!own_fault).then_some(Lesson { failure: Some(class), tokens: None, allowances, repeated }))
+                (made, (!own_fault).then_some(CallFeedback { failure: Some(class), tokens: None, allowances, repeated }))
             }
         }
     }
@@ -206,7 +206,7 @@ impl Attempt {
         RowKey { batch: self.spec.id, row: self.row.at.row }
     }
 
-    fn route(&self) -> Option<&Route> {
+    fn route(&self) -> Option<&LaneRoute> {
         self.ways.get(self.row.route)
     }
 
@@ -270,7 +270,7 @@ impl Attempt {
     }
 
     fn result(mut self, outcome: Outcome, usage: Usage, cost: Usd) -> Made {
-        let attempts = std::mem::take(&mut self.row.history).into_iter().map(Tried::into_attempt).collect();
+        let attempts = std::mem::take(&mut self.row.history).into_iter().map(PastAttempt::into_attempt).collect();
         let finished_at = self.context.clock.now();
         let custom_id = std::mem::take(&mut self.row.custom_id).into_string();
         let operation = self.row.operation;

@@ -6,32 +6,32 @@
 
 use std::time::Duration;
 
-use super::single_flight::{Asked, Moment};
-use crate::domain::batch::dedup::{Circle, RequestDigest};
+use super::single_flight::{DedupKey, Moment};
+use crate::domain::batch::dedup::{DedupScope, RequestDigest};
 use crate::domain::format::Form;
 use crate::domain::id::RowKey;
 use crate::domain::money::Usd;
 use crate::domain::row::{Attempt, Outcome, RowResult};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
-use crate::executor::lane::routes::Route;
-use crate::executor::run::row::{ReadyRow, Tried};
+use crate::executor::lane::routes::LaneRoute;
+use crate::executor::run::row::{PastAttempt, ReadyRow};
 use crate::store::Store;
 
 /// How the rows of a batch share answers.
 #[derive(Debug, Clone, Copy)]
-pub struct Shared {
-    pub circle: Circle,
+pub struct AnswerCache {
+    pub circle: DedupScope,
     /// From when on it is looked for answers.
     pub at: Moment,
     /// Older answers are not given to others.
     pub max_age: Duration,
 }
 
-impl Shared {
+impl AnswerCache {
     /// What a row asks that is sent there.
-    pub fn ask(self, route: &Route, form: Form, body: &[u8]) -> Asked {
-        Asked { request: RequestDigest::of(self.circle, &route.server, &route.upstream, form, body), at: self.at }
+    pub fn ask(self, route: &LaneRoute, form: Form, body: &[u8]) -> DedupKey {
+        DedupKey { request: RequestDigest::of(self.circle, &route.server, &route.upstream, form, body), at: self.at }
     }
 
     /// The result of a row whose request has been answered before. What cannot be read now counts
@@ -43,7 +43,7 @@ impl Shared {
             None
         })?;
         let Outcome::Succeeded(response) = found.outcome else { return None };
-        let mut attempts: Vec<_> = row.history.iter().cloned().map(Tried::into_attempt).collect();
+        let mut attempts: Vec<_> = row.history.iter().cloned().map(PastAttempt::into_attempt).collect();
         attempts.push(Attempt {
             lane: format!("cache:{}/{}", found.key.batch, found.custom_id),
             started_at: now,

@@ -23,7 +23,7 @@ pub type Follower = (BatchId, RowRef);
 
 /// What a row asks, and the moment from which it was looked for an answer in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asked {
+pub struct DedupKey {
     pub request: RequestDigest,
     pub at: Moment,
 }
@@ -34,7 +34,7 @@ pub struct Moment(u64);
 
 /// What a row does that could be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
+pub enum DedupDecision {
     /// It is sent.
     Send,
     /// It waits for the answer of another.
@@ -64,7 +64,7 @@ struct Led {
 
 /// The requests that are being made, by their digests.
 #[derive(Debug, Default)]
-pub struct Sharing {
+pub struct SingleFlight {
     led: HashMap<RequestDigest, Led>,
     /// Those whose answers are on their way to the disk.
     settling: Vec<RequestDigest>,
@@ -75,20 +75,20 @@ pub struct Sharing {
     answered: [HashMap<RequestDigest, Moment>; 2],
 }
 
-impl Sharing {
+impl SingleFlight {
     /// From now on, answers that are durable at present are found in the store.
     pub fn now(&self) -> Moment {
         self.now
     }
 
     /// What a row does; it is a follower if an equal request is being made.
-    pub fn turn(&mut self, asked: Asked, row: Follower) -> Turn {
+    pub fn turn(&mut self, asked: DedupKey, row: Follower) -> DedupDecision {
         if let Some(led) = self.led.get_mut(&asked.request) {
             led.followers.push(row);
-            return Turn::Follow;
+            return DedupDecision::Follow;
         }
         let answered = self.answered.iter().find_map(|some| some.get(&asked.request));
-        if answered.is_some_and(|at| *at > asked.at) { Turn::Read } else { Turn::Send }
+        if answered.is_some_and(|at| *at > asked.at) { DedupDecision::Read } else { DedupDecision::Send }
     }
 
     /// A request is being made; nothing changes if an equal one is already.
@@ -177,7 +177,7 @@ mod tests {
         /// that has failed before.
         #[test]
         fn every_follower_is_released_once(steps in proptest::collection::vec((0_u8..3, 0_u8..3, outlook()), 1..200)) {
-            let mut sharing = Sharing::default();
+            let mut sharing = SingleFlight::default();
             let mut flying: Vec<(RequestDigest, u32)> = Vec::new();
             let mut waiting: HashMap<u32, RequestDigest> = HashMap::new();
             let (mut failed, mut settling, mut answered) = (HashSet::new(), Vec::new(), HashSet::new());
@@ -192,11 +192,11 @@ mod tests {
                 match kind {
                     0 | 1 => {
                         let at = RowRef { row: RowIndex(next), model: 0, offset: 0 };
-                        let asked = Asked { request: digest, at: if kind == 0 { Moment(0) } else { sharing.now() } };
+                        let asked = DedupKey { request: digest, at: if kind == 0 { Moment(0) } else { sharing.now() } };
                         match sharing.turn(asked, (BATCH, at)) {
-                            Turn::Follow => _ = waiting.insert(next, digest),
-                            Turn::Read => prop_assert!(kind == 0 && answered.contains(&digest)),
-                            Turn::Send => {
+                            DedupDecision::Follow => _ = waiting.insert(next, digest),
+                            DedupDecision::Read => prop_assert!(kind == 0 && answered.contains(&digest)),
+                            DedupDecision::Send => {
                                 prop_assert!(failed.contains(&digest) || flying.iter().all(|(other, _)| *other != digest));
                                 prop_assert!(kind == 1 || !answered.contains(&digest));
                                 sharing.leads(digest, key(next));

@@ -8,16 +8,16 @@ use super::Dispatcher;
 use crate::domain::batch::plan::Plan;
 use crate::domain::id::BatchId;
 use crate::domain::time::until;
-use crate::executor::lane::routes::{Circumstances, Ways, ways};
+use crate::executor::lane::routes::{RouteContext, RouteTable, ways};
 use crate::executor::run::Stop;
 
 /// A batch is pressed for time when what is left of it is less than this multiple of what it needs.
 const MARGIN: f64 = 1.5;
 
 impl Dispatcher {
-    pub(super) fn ways(&mut self, plan: &Plan) -> Arc<Ways> {
+    pub(super) fn ways(&mut self, plan: &Plan) -> Arc<RouteTable> {
         let (catalog, holds) = (self.parts.catalog.current(), self.parts.store.lane_holds());
-        ways(plan, &Circumstances { catalog: &catalog, holds: &holds, now: Instant::now() }, &mut self.lanes)
+        ways(plan, &RouteContext { catalog: &catalog, holds: &holds, now: Instant::now() }, &mut self.lanes)
     }
 
     /// The catalog, a hold, or the health of a lane has changed.
@@ -26,7 +26,7 @@ impl Dispatcher {
         self.lanes.refresh(&catalog, now);
         self.lanes.open_local(&catalog);
         self.take_back_suspects(None);
-        let around = Circumstances { catalog: &catalog, holds: &holds, now };
+        let around = RouteContext { catalog: &catalog, holds: &holds, now };
         for (id, run) in &mut self.runs {
             let ways = ways(&run.plan, &around, &mut self.lanes);
             tell_closed(*id, &run.plan, &run.source.ways.closed(), &ways);
@@ -67,7 +67,7 @@ impl Dispatcher {
 }
 
 /// Tells the log which rows have to wait from now on.
-pub(super) fn tell_closed(batch: BatchId, plan: &Plan, before: &[usize], ways: &Ways) {
+pub(super) fn tell_closed(batch: BatchId, plan: &Plan, before: &[usize], ways: &RouteTable) {
     for model in ways.closed().into_iter().filter(|model| !before.contains(model)) {
         let model = plan.models.get(model).map(|model| model.requested.as_str());
         tracing::warn!(%batch, model, "rows wait: their lane is held, or no provider serves their model");

@@ -5,15 +5,15 @@ use crate::domain::batch::BatchSpec;
 use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::id::{BatchId, RowKey};
 use crate::executor::attempt::Ended;
-use crate::executor::dedup::answer_cache::Shared;
-use crate::executor::dedup::single_flight::{Follower, Outlook, Turn};
+use crate::executor::dedup::answer_cache::AnswerCache;
+use crate::executor::dedup::single_flight::{DedupDecision, Follower, Outlook};
 use crate::executor::run::row::ReadyRow;
 
 impl Dispatcher {
     /// How the rows of a batch share answers, if they do.
-    pub(super) fn shared(&self, spec: &BatchSpec) -> Option<Shared> {
+    pub(super) fn shared(&self, spec: &BatchSpec) -> Option<AnswerCache> {
         let circle = self.settings.dedup.circle(spec.id, spec.owner)?;
-        Some(Shared { circle, at: self.sharing.now(), max_age: self.settings.dedup_max_age })
+        Some(AnswerCache { circle, at: self.sharing.now(), max_age: self.settings.dedup_max_age })
     }
 
     /// Whether a row that could be sent is sent, or waits for the answer of an equal one instead.
@@ -23,14 +23,14 @@ impl Dispatcher {
         let turn = self.sharing.turn(asked, (batch, row.at));
         let Some(run) = self.runs.get_mut(&batch) else { return true };
         match turn {
-            Turn::Send => {}
-            Turn::Follow => run.follow(),
-            Turn::Read => {
+            DedupDecision::Send => {}
+            DedupDecision::Follow => run.follow(),
+            DedupDecision::Read => {
                 run.follow();
                 run.unfollow(row.at);
             }
         }
-        turn == Turn::Send
+        turn == DedupDecision::Send
     }
 
     /// An attempt at a request has ended.

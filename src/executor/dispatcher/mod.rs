@@ -22,12 +22,12 @@ use tokio_util::task::TaskTracker;
 
 use super::attempt::Ended;
 use super::attempt::attachments::Attachments;
-use super::dedup::single_flight::Sharing;
+use super::dedup::single_flight::SingleFlight;
 use super::handle::{CancelError, Command};
 use super::lane::Lanes;
-use super::lane::flow_control::{Lesson, Sent};
+use super::lane::flow_control::{CallFeedback, CallTicket};
 use super::lane::status;
-use super::lane::status::Wall;
+use super::lane::status::SharedLaneStatuses;
 use super::prepare::stage::{Stage, Stages};
 use super::prepare::{Prepared, source};
 use super::run::reader::{Source, Unread, Window};
@@ -54,9 +54,9 @@ pub(super) enum Event {
         lane: LaneIndex,
         row: RowKey,
         request: Option<RequestDigest>,
-        sent: Sent,
+        sent: CallTicket,
         ended: Ended,
-        lesson: Option<Lesson>,
+        lesson: Option<CallFeedback>,
     },
     Finished {
         batch: BatchId,
@@ -93,8 +93,8 @@ const TICK: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What others may look at.
-pub(super) struct Seen {
-    pub wall: Wall,
+pub(super) struct SeenLanes {
+    pub wall: SharedLaneStatuses,
     pub stages: Stages,
 }
 
@@ -104,7 +104,7 @@ pub(super) struct Dispatcher {
     lanes: Lanes,
     attachments: Attachments,
     /// Requests that several rows make.
-    sharing: Sharing,
+    sharing: SingleFlight,
     /// Rows that have the answer of another, since the start.
     shared_rows: u64,
     /// The lane that is served first next time.
@@ -124,7 +124,7 @@ pub(super) struct Dispatcher {
     avoided: Vec<LaneIndex>,
     tasks: TaskTracker,
     events: mpsc::UnboundedSender<Event>,
-    seen: Seen,
+    seen: SeenLanes,
     preparing: Arc<Semaphore>,
     in_flight: u32,
     /// Results of attempts handed to the store, since it was opened.
@@ -134,7 +134,13 @@ pub(super) struct Dispatcher {
 }
 
 impl Dispatcher {
-    pub(super) fn new(parts: Parts, settings: Settings, recovered: Recovered, events: mpsc::UnboundedSender<Event>, seen: Seen) -> Self {
+    pub(super) fn new(
+        parts: Parts,
+        settings: Settings,
+        recovered: Recovered,
+        events: mpsc::UnboundedSender<Event>,
+        seen: SeenLanes,
+    ) -> Self {
         let lanes = Lanes::new(parts.open.clone(), settings.in_flight_limit);
         let attachments = Attachments::new(parts.store.clone(), parts.clock.clone());
         let mut dispatcher = Self {
@@ -142,7 +148,7 @@ impl Dispatcher {
             parts,
             settings,
             lanes,
-            sharing: Sharing::default(),
+            sharing: SingleFlight::default(),
             shared_rows: 0,
             first_lane: 0,
             runs: HashMap::new(),

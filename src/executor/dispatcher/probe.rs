@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Dispatcher, Event};
 use crate::domain::row::retry::FailureClass;
-use crate::executor::lane::provider::Pool;
+use crate::executor::lane::provider::ProviderState;
 use crate::provider::class_of;
 
 /// How long a server may be silent before it is asked.
@@ -57,6 +57,6 @@ impl Dispatcher {
     }
 }
 
-fn wants_probe(pool: &Pool, now: Instant) -> bool {
+fn wants_probe(pool: &ProviderState, now: Instant) -> bool {
     pool.reach().wants_proof(now) || (pool.gauge.in_flight == 0 && now.saturating_duration_since(pool.heard) >= SILENCE)
 }

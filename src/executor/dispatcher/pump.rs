@@ -9,14 +9,14 @@ use tokio_util::sync::CancellationToken;
 use super::{Busy, CancelReply, Dispatcher, Event, TICK};
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState};
 use crate::domain::id::{BatchId, RowKey};
-use crate::executor::attempt::{Attempt, Context};
-use crate::executor::dedup::answer_cache::Shared;
+use crate::executor::attempt::{Attempt, AttemptContext};
+use crate::executor::dedup::answer_cache::AnswerCache;
 use crate::executor::finish::Finish;
 use crate::executor::prepare::Prepare;
 use crate::executor::prepare::stage::Stage;
 use crate::executor::run::reader::{Load, Source, Unread, WindowSize};
 use crate::executor::run::row::ReadyRow;
-use crate::executor::run::{Idle, LaneIndex, Place, Run, Stop};
+use crate::executor::run::{LaneIndex, Run, RunPlace, RunStatus, Stop};
 use crate::provider::Dispatch;
 use crate::store::{StoreError, blocking};
 
@@ -64,8 +64,8 @@ impl Dispatcher {
     fn activate(&mut self) {
         while self.active < self.settings.max_running {
             let Some(id) = self.queue.pop_front() else { break };
-            if let Some(run) = self.runs.get_mut(&id).filter(|run| run.place == Place::Queued) {
-                run.place = Place::Active;
+            if let Some(run) = self.runs.get_mut(&id).filter(|run| run.place == RunPlace::Queued) {
+                run.place = RunPlace::Active;
                 self.active += 1;
                 self.touched.insert(id);
             }
@@ -74,8 +74,8 @@ impl Dispatcher {
 
     fn deactivate(&mut self, id: BatchId) {
         if let Some(run) = self.runs.get_mut(&id) {
-            self.active -= usize::from(run.place == Place::Active);
-            run.place = Place::Away;
+            self.active -= usize::from(run.place == RunPlace::Active);
+            run.place = RunPlace::Away;
         }
     }
 
@@ -89,8 +89,8 @@ impl Dispatcher {
     fn advance(&mut self, id: BatchId, now: Instant) {
         let window = self.window();
         let Some(run) = self.runs.get_mut(&id) else { return };
-        if run.place == Place::Away && run.can_go_on() {
-            run.place = Place::Queued;
+        if run.place == RunPlace::Away && run.can_go_on() {
+            run.place = RunPlace::Queued;
             self.queue.push_back(id);
             return;
         }
@@ -101,21 +101,21 @@ impl Dispatcher {
         match run.idle() {
             None => self.set_alarm(id),
             // Looked at again with the next commit.
-            Some(Idle::Settling) => _ = self.settling.insert(id),
-            Some(Idle::Over) => {
+            Some(RunStatus::Settling) => _ = self.settling.insert(id),
+            Some(RunStatus::Over) => {
                 self.deactivate(id);
                 if let Some(run) = self.runs.remove(&id) {
                     run.lanes().for_each(|lane| self.lanes.forget(lane, id));
                     self.end(run);
                 }
             }
-            Some(Idle::Again) => {
+            Some(RunStatus::Again) => {
                 run.rewind();
                 self.deactivate(id);
                 self.touched.insert(id);
             }
             // It keeps no place from a run that has something to do.
-            Some(Idle::Waiting) => self.deactivate(id),
+            Some(RunStatus::Waiting) => self.deactivate(id),
         }
     }
 
@@ -192,7 +192,7 @@ impl Dispatcher {
         let Some(mut source) = self.runs.get(&batch).map(|run| run.source.clone()) else { return };
         // Reading must not write to a full disk.
         let at = self.sharing.now();
-        source.shared = source.shared.filter(|_| !self.disk_is_full).map(|shared| Shared { at, ..shared });
+        source.shared = source.shared.filter(|_| !self.disk_is_full).map(|shared| AnswerCache { at, ..shared });
         let events = self.events.clone();
         self.tasks.spawn(async move {
             // A panic while reading must not leave the run waiting for this load for ever.
@@ -277,7 +277,7 @@ impl Dispatcher {
             self.sharing.leads(request, key);
         }
         let attempt = Box::new(Attempt {
-            context: Context {
+            context: AttemptContext {
                 store: self.parts.store.clone(),
                 clock: self.parts.clock.clone(),
                 policy: self.settings.retry,

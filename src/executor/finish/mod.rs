@@ -11,7 +11,7 @@ use std::time::Duration;
 use self::receipt::Adding;
 use super::attempt::unanswered;
 use super::run::reader::{Source, Unfinished, line_name};
-use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Ending, Order, Progress, ResultFiles};
+use crate::domain::batch::{BatchEvent, BatchInput, BatchSpec, BatchState, Ending, Progress, ResultFiles};
 use crate::domain::file::{File, FileSource, Purpose, ResultPart};
 use crate::domain::id::{FileId, RowIndex, RowKey};
 use crate::domain::quote::receipt::Receipt;
@@ -70,7 +70,7 @@ impl Finish {
 
     /// Where the items of the batch ran, if it has items.
     async fn receipt(&self) -> Result<Option<Receipt>, StoreError> {
-        let (Order::Items(_), true) = (&self.spec.order, self.source.is_some()) else { return Ok(None) };
+        let (BatchInput::Items(_), true) = (&self.spec.order, self.source.is_some()) else { return Ok(None) };
         let id = self.spec.id;
         let Some(batch) = self.store.batch(id).await? else { return Ok(None) };
         let Some(mut lines) = self.store.lines(id, ResultPart::All).await? else { return Ok(None) };

@@ -8,25 +8,25 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::in_flight::Gauge;
+use super::in_flight::InFlight;
 use crate::domain::provider::connection::Limits;
-use crate::domain::provider::rate_limits::Allowances;
+use crate::domain::provider::rate_limits::RateLimitStatus;
 use crate::domain::row::retry::FailureClass;
-use crate::flow::circuit_breaker::{Change, Patience};
-use crate::flow::rate_window::Window;
-use crate::flow::{Breaker, Limiter, Quota, Throttle};
+use crate::flow::circuit_breaker::{BreakerConfig, CircuitChange};
+use crate::flow::rate_window::RateWindow;
+use crate::flow::{AdaptiveRate, CircuitBreaker, ConcurrencyLimiter, RemainingQuota};
 
 /// The longest that a `Retry-After` is obeyed. A provider that asks for more is tried again all the same.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 /// Failures in a row after which a lane is left alone.
-const PATIENCE: Patience = Patience { failures: 10, first: Duration::from_secs(1), longest: Duration::from_secs(60) };
+const PATIENCE: BreakerConfig = BreakerConfig { failures: 10, first: Duration::from_secs(1), longest: Duration::from_secs(60) };
 
 /// Answers that the latency of a lane is a mean of, about.
 const LATENCY_OVER: u32 = 16;
 
 /// What a lane was told when a call went out.
 #[derive(Debug, Clone, Copy)]
-pub struct Sent {
+pub struct CallTicket {
     pub at: Instant,
     /// About how many tokens it would take.
     pub tokens: u64,
@@ -40,51 +40,51 @@ pub struct Sent {
 
 /// How a call ended, as far as that says anything about its lane.
 #[derive(Debug, Clone, Default)]
-pub struct Lesson {
+pub struct CallFeedback {
     pub failure: Option<FailureClass>,
     /// Tokens read and written, if the provider said so.
     pub tokens: Option<u64>,
-    pub allowances: Option<Box<Allowances>>,
+    pub allowances: Option<Box<RateLimitStatus>>,
     /// The row has failed before: that it fails again says more about it than about its lane.
     pub repeated: bool,
 }
 
 /// The valve of a lane.
 #[derive(Debug)]
-pub struct Valve {
+pub struct FlowControl {
     limits: Limits,
     /// The most calls at a time that anybody would bear.
     most: u32,
-    pub gauge: Gauge,
-    limiter: Limiter,
-    throttle: Throttle,
-    requests: Quota,
-    tokens: Quota,
-    breaker: Breaker,
+    pub gauge: InFlight,
+    limiter: ConcurrencyLimiter,
+    throttle: AdaptiveRate,
+    requests: RemainingQuota,
+    tokens: RemainingQuota,
+    breaker: CircuitBreaker,
     hold: Option<Instant>,
     /// Calls and tokens that have gone out.
     total: (u64, u64),
     /// How long an answer takes: the last ones count most.
     latency: Option<Duration>,
-    ended: Window,
+    ended: RateWindow,
 }
 
-impl Valve {
+impl FlowControl {
     /// A valve for what is stated of the lane; an unknown limit is looked for up to `most`.
     pub fn new(limits: Limits, most: u32) -> Self {
         Self {
             limits,
             most,
-            gauge: Gauge::new(limits),
-            limiter: Limiter::new(limits.in_flight, most),
-            throttle: Throttle::default(),
-            requests: Quota::default(),
-            tokens: Quota::default(),
-            breaker: Breaker::new(PATIENCE),
+            gauge: InFlight::new(limits),
+            limiter: ConcurrencyLimiter::new(limits.in_flight, most),
+            throttle: AdaptiveRate::default(),
+            requests: RemainingQuota::default(),
+            tokens: RemainingQuota::default(),
+            breaker: CircuitBreaker::new(PATIENCE),
             hold: None,
             total: (0, 0),
             latency: None,
-            ended: Window::default(),
+            ended: RateWindow::default(),
         }
     }
 
@@ -113,30 +113,30 @@ impl Valve {
     }
 
     /// A call goes out.
-    pub fn start(&mut self, now: Instant, tokens: u64, epoch: u32) -> Sent {
+    pub fn start(&mut self, now: Instant, tokens: u64, epoch: u32) -> CallTicket {
         self.total = (self.total.0 + 1, self.total.1.saturating_add(tokens));
         self.gauge.start(now, tokens);
         self.throttle.take(now);
         self.requests.take(now, 1);
         self.tokens.take(now, tokens);
         self.breaker.start(now);
-        Sent { at: now, tokens, epoch, in_flight: self.gauge.in_flight, total: self.total }
+        CallTicket { at: now, tokens, epoch, in_flight: self.gauge.in_flight, total: self.total }
     }
 
     /// It was not made after all. What was found out about the lane's rate counts it all the same.
-    pub fn unsent(&mut self, now: Instant, sent: &Sent) {
+    pub fn unsent(&mut self, now: Instant, sent: &CallTicket) {
         self.gauge.unsent(now, sent.tokens);
         self.breaker.on_nothing(sent.at);
     }
 
     /// A call has ended; `lesson` is `None` if that says nothing. Tells whether the lane is left alone
     /// from now on, or is well again.
-    pub fn end(&mut self, now: Instant, sent: &Sent, lesson: Option<&Lesson>) -> Change {
+    pub fn end(&mut self, now: Instant, sent: &CallTicket, lesson: Option<&CallFeedback>) -> CircuitChange {
         let in_flight = self.gauge.in_flight.max(sent.in_flight);
         self.gauge.end(now, sent.tokens, lesson.and_then(|lesson| lesson.tokens));
         let Some(lesson) = lesson else {
             self.breaker.on_nothing(sent.at);
-            return Change::None;
+            return CircuitChange::None;
         };
         if let Some(said) = &lesson.allowances {
             self.told(now, sent, said);
@@ -162,7 +162,7 @@ impl Valve {
                 self.throttle.on_refused(now, sent.at, lesson.failure.and_then(FailureClass::retry_after));
                 self.limiter.on_refused(now, sent.in_flight);
                 self.breaker.on_nothing(sent.at);
-                Change::None
+                CircuitChange::None
             }
             Some(FailureClass::Unavailable { status: 503 | 529, .. } | FailureClass::TimedOut) => {
                 self.limiter.on_overload(now);
@@ -171,25 +171,25 @@ impl Valve {
             // About the request, or about somebody else's.
             Some(FailureClass::Unavailable { status: 408 | 409 | 425, .. } | FailureClass::Connect) => {
                 self.breaker.on_nothing(sent.at);
-                Change::None
+                CircuitChange::None
             }
             Some(FailureClass::Unavailable { .. } | FailureClass::Interrupted) => self.failed(now, sent, lesson),
         }
     }
 
-    fn failed(&mut self, now: Instant, sent: &Sent, lesson: &Lesson) -> Change {
+    fn failed(&mut self, now: Instant, sent: &CallTicket, lesson: &CallFeedback) -> CircuitChange {
         if lesson.repeated {
             self.breaker.on_nothing(sent.at);
-            return Change::None;
+            return CircuitChange::None;
         }
         let change = self.breaker.on_failure(now, sent.at);
-        if let Change::Tripped(_) = change {
+        if let CircuitChange::Tripped(_) = change {
             self.limiter.begin_again(now);
         }
         change
     }
 
-    fn told(&mut self, now: Instant, sent: &Sent, said: &Allowances) {
+    fn told(&mut self, now: Instant, sent: &CallTicket, said: &RateLimitStatus) {
         if let Some(requests) = said.requests {
             self.requests.told(now, requests, self.total.0 - sent.total.0);
         }
@@ -216,7 +216,7 @@ impl Valve {
     }
 
     /// Whether it fails calls.
-    pub fn breaker(&self) -> &Breaker {
+    pub fn breaker(&self) -> &CircuitBreaker {
         &self.breaker
     }
 

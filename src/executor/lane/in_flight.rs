@@ -3,19 +3,19 @@
 use tokio::time::Instant;
 
 use crate::domain::provider::connection::Limits;
-use crate::flow::Pace;
+use crate::flow::RateLimiter;
 
 /// Calls in flight and the paces that are prescribed.
 #[derive(Debug, Clone, Default)]
-pub struct Gauge {
+pub struct InFlight {
     pub in_flight: u32,
-    requests: Option<Pace>,
-    tokens: Option<Pace>,
+    requests: Option<RateLimiter>,
+    tokens: Option<RateLimiter>,
 }
 
-impl Gauge {
+impl InFlight {
     pub fn new(limits: Limits) -> Self {
-        let pace = |per_minute: Option<u64>| per_minute.map(Pace::new);
+        let pace = |per_minute: Option<u64>| per_minute.map(RateLimiter::new);
         Self { in_flight: 0, requests: pace(limits.requests_per_minute.map(u64::from)), tokens: pace(limits.tokens_per_minute) }
     }
 
@@ -59,10 +59,10 @@ impl Gauge {
     }
 }
 
-fn set(pace: &mut Option<Pace>, per_minute: Option<u64>, now: Instant) {
+fn set(pace: &mut Option<RateLimiter>, per_minute: Option<u64>, now: Instant) {
     match (pace.as_mut(), per_minute) {
         (Some(pace), Some(per_minute)) => pace.set(now, per_minute),
-        (None, Some(per_minute)) => *pace = Some(Pace::new(per_minute)),
+        (None, Some(per_minute)) => *pace = Some(RateLimiter::new(per_minute)),
         (_, None) => *pace = None,
     }
 }
@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn a_call_that_was_not_made_takes_nothing_of_the_limits() {
         let limits = Limits { requests_per_minute: Some(60), tokens_per_minute: Some(600), ..Limits::default() };
-        let (mut gauge, now) = (Gauge::new(limits), Instant::now());
+        let (mut gauge, now) = (InFlight::new(limits), Instant::now());
         gauge.start(now, 100);
         let owed = gauge.paced_until(now);
         assert!(owed > now);

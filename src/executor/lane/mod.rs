@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::flow_control::{Lesson, Sent, Valve};
-use self::provider::Pool;
+use self::flow_control::{CallFeedback, CallTicket, FlowControl};
+use self::provider::ProviderState;
 use super::run::LaneIndex;
 use super::run::row::ReadyRow;
 use crate::catalog::Snapshot;
@@ -23,8 +23,8 @@ use crate::domain::batch::priority::Owner;
 use crate::domain::id::BatchId;
 use crate::domain::provider::connection::{Connection, Limits, ProviderKind};
 use crate::domain::time::Timestamp;
-use crate::flow::Fair;
-use crate::flow::circuit_breaker::Change;
+use crate::flow::FairQueue;
+use crate::flow::circuit_breaker::CircuitChange;
 use crate::provider::{Dispatch, SetupError};
 
 /// Builds the provider behind a connection; the daemon knows where keys are.
@@ -42,9 +42,9 @@ const RUN_OF_ALIKE: u32 = 16;
 pub(super) struct Lane {
     pub name: LaneName,
     pub pool: usize,
-    pub valve: Valve,
+    pub valve: FlowControl,
     /// Batches with ready rows.
-    pub fair: Fair<BatchId, Owner>,
+    pub fair: FairQueue<BatchId, Owner>,
     /// Rows that begin alike run next to each other, for the sake of the server's prefix cache.
     pub by_prefix: bool,
     /// Whose turn it is, and for how many rows more, where rows run by prefix.
@@ -89,7 +89,7 @@ impl Lane {
 /// All lanes, by index and by name, and the providers behind them.
 pub(super) struct Lanes {
     lanes: Vec<Lane>,
-    pools: Vec<Pool>,
+    pools: Vec<ProviderState>,
     by_name: HashMap<LaneName, LaneIndex>,
     by_provider: HashMap<String, usize>,
     open: OpenProvider,
@@ -111,9 +111,9 @@ impl Lanes {
         if let Some(index) = self.by_name.get(&name) {
             return Some(*index);
         }
-        let valve = Valve::new(stated(&name, catalog), self.most);
+        let valve = FlowControl::new(stated(&name, catalog), self.most);
         let by_prefix = catalog.is_local(provider);
-        self.lanes.push(Lane { name: name.clone(), pool, valve, fair: Fair::new(), by_prefix, turn: None, suspects: VecDeque::new() });
+        self.lanes.push(Lane { name: name.clone(), pool, valve, fair: FairQueue::new(), by_prefix, turn: None, suspects: VecDeque::new() });
         self.by_name.insert(name, self.lanes.len() - 1);
         Some(self.lanes.len() - 1)
     }
@@ -145,7 +145,7 @@ impl Lanes {
                 Some(index)
             }
             None => {
-                self.pools.push(Pool::new(connection.clone(), opened, catalog.is_local(provider)));
+                self.pools.push(ProviderState::new(connection.clone(), opened, catalog.is_local(provider)));
                 self.by_provider.insert(provider.to_owned(), self.pools.len() - 1);
                 Some(self.pools.len() - 1)
             }
@@ -170,18 +170,18 @@ impl Lanes {
     }
 
     /// The provider behind a lane.
-    pub fn pool_of(&mut self, index: LaneIndex) -> Option<&mut Pool> {
+    pub fn pool_of(&mut self, index: LaneIndex) -> Option<&mut ProviderState> {
         let pool = self.lanes.get(index)?.pool;
         self.pools.get_mut(pool)
     }
 
     /// The providers.
-    pub fn providers(&self) -> impl Iterator<Item = &Pool> {
+    pub fn providers(&self) -> impl Iterator<Item = &ProviderState> {
         self.pools.iter()
     }
 
     /// The providers, by index.
-    pub fn pools(&mut self) -> impl Iterator<Item = (usize, &mut Pool)> {
+    pub fn pools(&mut self) -> impl Iterator<Item = (usize, &mut ProviderState)> {
         self.pools.iter_mut().enumerate()
     }
 
@@ -198,7 +198,7 @@ impl Lanes {
     }
 
     /// Every lane with its provider.
-    pub fn iter(&self) -> impl Iterator<Item = (&Lane, &Pool)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&Lane, &ProviderState)> {
         self.lanes.iter().filter_map(|lane| Some((lane, self.pools.get(lane.pool)?)))
     }
 
@@ -218,7 +218,7 @@ impl Lanes {
     }
 
     /// A call goes out that will take about so many tokens.
-    pub fn start(&mut self, index: LaneIndex, now: Instant, tokens: u64) -> Option<Sent> {
+    pub fn start(&mut self, index: LaneIndex, now: Instant, tokens: u64) -> Option<CallTicket> {
         let lane = self.lanes.get_mut(index)?;
         let pool = self.pools.get_mut(lane.pool)?;
         pool.start(now, tokens);
@@ -226,7 +226,7 @@ impl Lanes {
     }
 
     /// A call that was let out was not made: what it took of the limits comes back.
-    pub fn unsent(&mut self, index: LaneIndex, now: Instant, sent: &Sent) {
+    pub fn unsent(&mut self, index: LaneIndex, now: Instant, sent: &CallTicket) {
         let Some(lane) = self.lanes.get_mut(index) else { return };
         let Some(pool) = self.pools.get_mut(lane.pool) else { return };
         pool.unsent(now, sent);
@@ -234,7 +234,7 @@ impl Lanes {
     }
 
     /// A call has ended; `lesson` is `None` if that says nothing.
-    pub fn end(&mut self, index: LaneIndex, now: Instant, at: Timestamp, sent: &Sent, lesson: Option<&Lesson>) {
+    pub fn end(&mut self, index: LaneIndex, now: Instant, at: Timestamp, sent: &CallTicket, lesson: Option<&CallFeedback>) {
         let Some(lane) = self.lanes.get_mut(index) else { return };
         let Some(pool) = self.pools.get_mut(lane.pool) else { return };
         pool.gauge.end(now, sent.tokens, lesson.and_then(|lesson| lesson.tokens));
@@ -244,9 +244,9 @@ impl Lanes {
         pool.learn(lesson.map(|lesson| lesson.failure), now, sent.at, at);
         let (provider, model) = (&lane.name.0, lane.name.1.as_deref());
         match change {
-            Change::None => {}
-            Change::Recovered => tracing::info!(provider, model, "the lane is well again"),
-            Change::Tripped(rest) => {
+            CircuitChange::None => {}
+            CircuitChange::Recovered => tracing::info!(provider, model, "the lane is well again"),
+            CircuitChange::Tripped(rest) => {
                 tracing::error!(provider, model, seconds = rest.as_secs(), "calls of the lane keep failing; it is left alone")
             }
         }
@@ -302,7 +302,7 @@ impl Lanes {
     /// while one of them is wanted there all the same, to see whether it is well again.
     pub fn is_avoided(&self, index: LaneIndex, now: Instant) -> bool {
         let Some(lane) = self.lanes.get(index) else { return true };
-        let breakers = [Some(lane.valve.breaker()), self.pools.get(lane.pool).map(Pool::reach)];
+        let breakers = [Some(lane.valve.breaker()), self.pools.get(lane.pool).map(ProviderState::reach)];
         let unwell = breakers.into_iter().flatten().filter_map(|breaker| Some((breaker.unwell_since()?, breaker.wants_proof(now))));
         let long = |since: Instant| now.saturating_duration_since(since) >= AVOIDED_AFTER;
         unwell.clone().any(|(since, _)| long(since)) && !unwell.clone().all(|(_, wants_proof)| wants_proof)

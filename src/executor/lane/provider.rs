@@ -6,27 +6,27 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::flow_control::Sent;
-use super::in_flight::Gauge;
+use super::flow_control::CallTicket;
+use super::in_flight::InFlight;
 use crate::domain::provider::connection::Connection;
 use crate::domain::row::retry::FailureClass;
 use crate::domain::time::Timestamp;
-use crate::flow::Breaker;
-use crate::flow::circuit_breaker::{Change, Patience};
+use crate::flow::CircuitBreaker;
+use crate::flow::circuit_breaker::{BreakerConfig, CircuitChange};
 use crate::provider::Dispatch;
 
 /// One failure to connect says that nobody is there.
-const PATIENCE: Patience = Patience { failures: 1, first: Duration::from_secs(1), longest: Duration::from_secs(30) };
+const PATIENCE: BreakerConfig = BreakerConfig { failures: 1, first: Duration::from_secs(1), longest: Duration::from_secs(30) };
 
 /// A provider.
-pub struct Pool {
+pub struct ProviderState {
     pub connection: Connection,
     pub provider: Arc<dyn Dispatch>,
-    pub gauge: Gauge,
+    pub gauge: InFlight,
     /// Which address it is at, counted up whenever that changes: what calls to an earlier one meet says
     /// nothing about this one.
     pub epoch: u32,
-    reach: Breaker,
+    reach: CircuitBreaker,
     /// When it last answered anything.
     pub last_answer: Option<Timestamp>,
     /// A server of the operator's own.
@@ -37,15 +37,15 @@ pub struct Pool {
     pub probing: bool,
 }
 
-impl Pool {
+impl ProviderState {
     pub fn new(connection: Connection, provider: Arc<dyn Dispatch>, is_local: bool) -> Self {
-        let gauge = Gauge::new(connection.limits);
+        let gauge = InFlight::new(connection.limits);
         Self {
             connection,
             provider,
             gauge,
             epoch: 0,
-            reach: Breaker::new(PATIENCE),
+            reach: CircuitBreaker::new(PATIENCE),
             last_answer: None,
             is_local,
             heard: Instant::now(),
@@ -81,7 +81,7 @@ impl Pool {
     }
 
     /// It was not made after all.
-    pub fn unsent(&mut self, now: Instant, sent: &Sent) {
+    pub fn unsent(&mut self, now: Instant, sent: &CallTicket) {
         self.gauge.unsent(now, sent.tokens);
         self.reach.on_nothing(sent.at);
     }
@@ -98,7 +98,7 @@ impl Pool {
     }
 
     /// Whether it can be reached.
-    pub fn reach(&self) -> &Breaker {
+    pub fn reach(&self) -> &CircuitBreaker {
         &self.reach
     }
 
@@ -120,9 +120,9 @@ impl Pool {
             }
         };
         match change {
-            Change::None => {}
-            Change::Recovered => tracing::info!(provider, "the provider can be reached again"),
-            Change::Tripped(rest) => {
+            CircuitChange::None => {}
+            CircuitChange::Recovered => tracing::info!(provider, "the provider can be reached again"),
+            CircuitChange::Tripped(rest) => {
                 tracing::error!(
                     provider,
                     seconds = rest.as_secs(),

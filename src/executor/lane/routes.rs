@@ -23,7 +23,7 @@ use crate::quote::Attachment;
 
 /// One way for the rows of a model.
 #[derive(Debug, Clone)]
-pub struct Route {
+pub struct LaneRoute {
     /// `None` while nothing can go there.
     pub lane: Option<LaneIndex>,
     /// It has not been well for a while; another way is better.
@@ -67,7 +67,7 @@ impl Reads {
     }
 }
 
-impl Route {
+impl LaneRoute {
     fn is_good(&self) -> bool {
         self.lane.is_some() && !self.avoided
     }
@@ -89,13 +89,13 @@ struct OfModel {
 
 /// The ways of a batch.
 #[derive(Debug, Clone, Default)]
-pub struct Ways {
-    routes: Vec<Route>,
+pub struct RouteTable {
+    routes: Vec<LaneRoute>,
     models: Vec<OfModel>,
 }
 
-impl Ways {
-    pub fn get(&self, route: u16) -> Option<&Route> {
+impl RouteTable {
+    pub fn get(&self, route: u16) -> Option<&LaneRoute> {
         self.routes.get(usize::from(route))
     }
 
@@ -125,7 +125,7 @@ impl Ways {
     /// Where a row may go that a lane has failed for good.
     pub fn after(&self, route: u16) -> Option<u16> {
         let model = self.of(route)?;
-        (route + 1..model.first + model.count).find(|next| self.get(*next).is_some_and(Route::is_good))
+        (route + 1..model.first + model.count).find(|next| self.get(*next).is_some_and(LaneRoute::is_good))
     }
 
     /// Where a row may go whose files `route` does not read: to one that is well, and if there is none to
@@ -147,10 +147,10 @@ impl Ways {
 
     /// Another way of the same model that nothing holds and that is wanted: one that is well, if there is one, and
     /// whether it is.
-    fn other(&self, route: u16, wanted: impl Fn(&Route) -> bool) -> Option<(u16, bool)> {
+    fn other(&self, route: u16, wanted: impl Fn(&LaneRoute) -> bool) -> Option<(u16, bool)> {
         let model = self.of(route)?;
         let is_wanted = |other: &u16| self.get(*other).is_some_and(|known| known.lane.is_some() && wanted(known));
-        let is_good = |other: &u16| self.get(*other).is_some_and(Route::is_good);
+        let is_good = |other: &u16| self.get(*other).is_some_and(LaneRoute::is_good);
         let others: Vec<_> = (model.first..model.first + model.count).filter(|other| *other != route).filter(is_wanted).collect();
         let good = others.iter().find(|other| is_good(other)).map(|other| (*other, true));
         good.or_else(|| others.first().map(|other| (*other, false)))
@@ -163,7 +163,7 @@ impl Ways {
     /// Whether a route leads to the same lane of the same server, under the same name of its model and in the
     /// same form, as it did before.
     pub fn is_as_before(&self, before: &Self, route: u16) -> bool {
-        let form = |route: &Route| (route.endpoints, route.messages);
+        let form = |route: &LaneRoute| (route.endpoints, route.messages);
         let way = |ways: &Self| ways.get(route).map(|route| (route.lane, route.server.clone(), route.upstream.clone(), form(route)));
         way(self) == way(before)
     }
@@ -180,7 +180,7 @@ impl Ways {
 }
 
 /// What decides about ways besides the plan.
-pub struct Circumstances<'a> {
+pub struct RouteContext<'a> {
     pub catalog: &'a Snapshot,
     pub holds: &'a [LaneHold],
     pub now: Instant,
@@ -192,8 +192,8 @@ pub struct Circumstances<'a> {
 /// model, unless its lane is drained or has not been well for a while and the plan has another. What
 /// was planned with the simulated provider stays simulated, and nothing else ever becomes simulated:
 /// its client was promised real answers. Prices never change.
-pub fn ways(plan: &Plan, around: &Circumstances<'_>, lanes: &mut Lanes) -> Arc<Ways> {
-    let mut ways = Ways::default();
+pub fn ways(plan: &Plan, around: &RouteContext<'_>, lanes: &mut Lanes) -> Arc<RouteTable> {
+    let mut ways = RouteTable::default();
     for model in &plan.models {
         let first = u16::try_from(ways.routes.len()).unwrap_or(u16::MAX);
         let way = way(model, around.catalog);
@@ -212,7 +212,7 @@ pub fn ways(plan: &Plan, around: &Circumstances<'_>, lanes: &mut Lanes) -> Arc<W
     Arc::new(ways)
 }
 
-fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around: &Circumstances<'_>, lanes: &mut Lanes) -> Route {
+fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around: &RouteContext<'_>, lanes: &mut Lanes) -> LaneRoute {
     let held = hold_on(around.holds, provider, Some(upstream)).is_some() || around.catalog.is_paused(provider, upstream);
     let lane = if serves && !held { lanes.of(provider, upstream, around.catalog) } else { None };
     let avoided = lane.is_some_and(|lane| lanes.is_avoided(lane, around.now));
@@ -223,7 +223,7 @@ fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around
     let endpoints = offering.into_iter().flat_map(|offering| &offering.endpoints).copied().collect();
     let reads = offering.map_or(Reads::Unknown, |offering| Reads::Files(offering.files.clone()));
     let tool_names = around.catalog.provider(provider).map(|provider| provider.tool_names.clone()).unwrap_or_default();
-    Route {
+    LaneRoute {
         lane,
         endpoints,
         messages,
@@ -253,7 +253,7 @@ fn still_serves(lane: &PlannedLane, catalog: &Snapshot) -> bool {
 }
 
 /// Whether rows wait for a lane instead of going elsewhere.
-fn is_paused(provider: &str, upstream: &str, around: &Circumstances<'_>) -> bool {
+fn is_paused(provider: &str, upstream: &str, around: &RouteContext<'_>) -> bool {
     match hold_on(around.holds, provider, Some(upstream)) {
         Some(hold) => hold == Hold::Paused,
         None => around.catalog.is_paused(provider, upstream),

@@ -40,7 +40,7 @@ pub struct LaneReport {
 
 /// All lanes at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Board {
+pub struct LaneStatuses {
     /// Grows whenever something below has changed.
     pub generation: u64,
     /// The daemon is stopping and dispatches no more.
@@ -53,7 +53,7 @@ pub struct Board {
     providers: HashMap<String, (Option<Timestamp>, bool)>,
 }
 
-impl Board {
+impl LaneStatuses {
     /// The lane of a provider's model, whether rows have ever gone there or not.
     pub fn lane(&self, provider: &str, upstream: &str) -> LaneReport {
         let (last_answer, unreachable) = self.providers.get(provider).copied().unwrap_or_default();
@@ -78,12 +78,18 @@ fn in_two_digits(latency: Duration) -> u64 {
 }
 
 /// Where the board hangs.
-pub type Wall = Arc<ArcSwap<Board>>;
+pub type SharedLaneStatuses = Arc<ArcSwap<LaneStatuses>>;
 
 /// Publishes what the lanes are doing, if it is different from before.
-pub fn publish<'a>(wall: &Wall, lanes: &Lanes, runs: impl Iterator<Item = &'a Run>, clock: &Clock, (draining, shared_rows): (bool, u64)) {
+pub fn publish<'a>(
+    wall: &SharedLaneStatuses,
+    lanes: &Lanes,
+    runs: impl Iterator<Item = &'a Run>,
+    clock: &Clock,
+    (draining, shared_rows): (bool, u64),
+) {
     let now = Instant::now();
-    let mut board = Board { draining, shared_rows, ..Board::default() };
+    let mut board = LaneStatuses { draining, shared_rows, ..LaneStatuses::default() };
     // Whole seconds: what is shown, and little enough to change seldom.
     let in_seconds = |at: Timestamp| Timestamp::from_second(at.as_second()).ok();
     for pool in lanes.providers() {

@@ -5,13 +5,13 @@
 
 use rust_decimal::Decimal;
 
-use crate::domain::batch::QuotedOrder;
+use crate::domain::batch::QuotedInput;
 use crate::domain::batch::plan::PlannedModel;
 use crate::domain::batch::problem::{Problem, ProblemCode};
 use crate::domain::money::Usd;
 use crate::domain::org::ledger::{micros_up, nanos, with_fee};
 use crate::domain::row::batchrouter::readable;
-use crate::domain::row::openai::{Fault, RowRequest};
+use crate::domain::row::openai::{RowFault, RowRequest};
 use crate::domain::usage::Usage;
 use crate::quote::upper_bound;
 use crate::quote::{Attachment, Content, Misread, Output};
@@ -70,25 +70,25 @@ pub type FindFile<'a> = &'a dyn Fn(&str) -> Option<Attachment>;
 ///
 /// # Errors
 /// When nobody could answer the item.
-pub fn measure(row: &RowRequest<'_>, find: FindFile<'_>) -> Result<Measured, Fault> {
+pub fn measure(row: &RowRequest<'_>, find: FindFile<'_>) -> Result<Measured, RowFault> {
     let input = readable(row)?;
     let content = Content::read(row.endpoint, &input).map_err(|Misread { member, message }| {
         let field = if member.is_empty() { "input".to_owned() } else { format!("input.{member}") };
-        Fault::new(ProblemCode::InvalidInput, Some("input"), format!("`{field}` {message}"))
+        RowFault::new(ProblemCode::InvalidInput, Some("input"), format!("`{field}` {message}"))
     })?;
     let files: Vec<_> = content.file_ids.iter().filter_map(|id| find(id)).collect();
     Ok(Measured { read: content.measured(&files, BYTES_PER_TOKEN), output: content.output(), body_bytes: row.body.len() })
 }
 
 /// What is to be reserved for all items, in whole micro-dollars.
-pub fn reserve(order: &QuotedOrder, models: &[PlannedModel], tallies: &[Tally]) -> Usd {
+pub fn reserve(order: &QuotedInput, models: &[PlannedModel], tallies: &[Tally]) -> Usd {
     let rows = models.iter().fold(0_u32, |sum, model| sum.saturating_add(model.rows));
     let average = order.each.map_or(Usd::ZERO, |each| Tally::times(each, rows));
     micros_up(average.max(expected(order, models, tallies)))
 }
 
 /// What all items are expected to cost: what they were quoted, and no less than what they come to themselves.
-fn expected(order: &QuotedOrder, models: &[PlannedModel], tallies: &[Tally]) -> Usd {
+fn expected(order: &QuotedInput, models: &[PlannedModel], tallies: &[Tally]) -> Usd {
     let own = models.iter().zip(tallies).map(|(model, tally)| {
         let usage = Usage { input_tokens: tally.read, output_tokens: tally.written, ..Usage::default() };
         model.lane.price.cost(&usage)
@@ -109,7 +109,7 @@ fn quoted(models: &[PlannedModel], tallies: &[Tally]) -> Usd {
 ///
 /// # Errors
 /// When they are expected to cost more.
-pub fn keep_below_ceiling(order: &QuotedOrder, models: &mut [PlannedModel], tallies: &[Tally]) -> Result<(), Problem> {
+pub fn keep_below_ceiling(order: &QuotedInput, models: &mut [PlannedModel], tallies: &[Tally]) -> Result<(), Problem> {
     let Some(most) = order.demands.max_price else { return Ok(()) };
     let mut worst = expected(order, models, tallies);
     if nanos(worst) > most {
@@ -162,8 +162,8 @@ mod tests {
         (PlannedModel { requested: "m".into(), lane: lane("own"), rows: 50, alternatives, quoted: None }, tally)
     }
 
-    fn order(most: i64) -> QuotedOrder {
-        QuotedOrder {
+    fn order(most: i64) -> QuotedInput {
+        QuotedInput {
             quote: QuoteId::from_u128(1),
             deadline: Timestamp::UNIX_EPOCH,
             defaults: Defaults { operation: None, models: Vec::new() },

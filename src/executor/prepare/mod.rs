@@ -19,15 +19,15 @@ use tokio_util::sync::CancellationToken;
 
 use self::fallback::add_alternatives;
 use self::stage::{Stage, Stages};
-use self::validate::{Asked, Checked, InputLimits, check};
+use self::validate::{CheckedInput, InputLimits, ValidationInput, check};
 use super::attempt::attachments::describe;
 use super::handle::CancelError;
-use super::lane::routes::Ways;
+use super::lane::routes::RouteTable;
 use super::run::reader::Source;
 use crate::catalog::{Catalog, Snapshot};
 use crate::domain::batch::plan::{Places, Plan};
 use crate::domain::batch::problem::{Problem, ProblemCode};
-use crate::domain::batch::{Batch, BatchEvent, BatchSpec, BatchState, Order};
+use crate::domain::batch::{Batch, BatchEvent, BatchInput, BatchSpec, BatchState};
 use crate::domain::id::BatchId;
 use crate::domain::quote::Quote;
 use crate::domain::time::Clock;
@@ -91,8 +91,8 @@ impl Prepare {
     }
 
     /// The quote whose lanes a batch takes, if it is one of items. `Err` inside if it cannot be read.
-    async fn quote(&self, order: &Order) -> Result<Result<Option<Quote>, Problem>, StoreError> {
-        let Order::Items(order) = order else { return Ok(Ok(None)) };
+    async fn quote(&self, order: &BatchInput) -> Result<Result<Option<Quote>, Problem>, StoreError> {
+        let BatchInput::Items(order) = order else { return Ok(Ok(None)) };
         let reason = match self.store.quote(order.quote).await {
             Ok(Some(kept)) => return Ok(Ok(Some(kept.quote))),
             Ok(None) => "it is gone".to_owned(),
@@ -104,21 +104,21 @@ impl Prepare {
     }
 
     /// Reads the whole input.
-    async fn look(&self, spec: &BatchSpec, quote: Option<Quote>, catalog: Arc<Snapshot>) -> Result<Checked, StoreError> {
+    async fn look(&self, spec: &BatchSpec, quote: Option<Quote>, catalog: Arc<Snapshot>) -> Result<CheckedInput, StoreError> {
         let (store, stop) = (self.store.clone(), self.stop.clone());
         let (file, limits, order) = (spec.input_file, self.limits, spec.order.clone());
         let (org, now) = (spec.org, self.clock.now());
         let checked = blocking(move || {
             let input = store.open_input(file)?;
             let find = |name: &str| describe(&store, name, org, now);
-            let asked = Asked { order: &order, quote: quote.as_ref(), files: &find };
+            let asked = ValidationInput { order: &order, quote: quote.as_ref(), files: &find };
             check(input, asked, &catalog, limits, &stop).map_err(|e| StoreError::unreadable(file, &e))
         });
         match checked.await {
-            Err(StoreError::Content(damage)) => Ok(Checked::Bad(vec![problem(ProblemCode::InputDamaged, damage.to_string())])),
+            Err(StoreError::Content(damage)) => Ok(CheckedInput::Bad(vec![problem(ProblemCode::InputDamaged, damage.to_string())])),
             // What fails for the moment is tried again, but not for ever.
             Err(StoreError::Io { reason, missing, .. }) if missing || spec.deadline() <= self.clock.now() => {
-                Ok(Checked::Bad(vec![problem(ProblemCode::InputUnreadable, format!("the input file could not be read: {reason}"))]))
+                Ok(CheckedInput::Bad(vec![problem(ProblemCode::InputUnreadable, format!("the input file could not be read: {reason}"))]))
             }
             other => other,
         }
@@ -129,13 +129,13 @@ impl Prepare {
         let catalog = self.catalog.current();
         let checked = match self.quote(&spec.order).await? {
             Ok(quote) => self.look(&spec, quote, catalog.clone()).await?,
-            Err(problem) => Checked::Bad(vec![problem]),
+            Err(problem) => CheckedInput::Bad(vec![problem]),
         };
         if self.stop.is_cancelled() {
             return Ok(Prepared::Nothing);
         }
         match checked {
-            Checked::Good { mut plan, pages, reserve } => {
+            CheckedInput::Good { mut plan, pages, reserve } => {
                 add_alternatives(&mut plan, spec.fallback, &catalog);
                 let Ok(next) = state.apply(BatchEvent::Validated, self.clock.now()) else { return Ok(Prepared::Nothing) };
                 tracing::info!(batch = %spec.id, rows = plan.rows, models = plan.models.len(), "batch validated");
@@ -150,8 +150,8 @@ impl Prepare {
                     }
                 }
             }
-            Checked::Bad(problems) => self.refuse(&spec, state, problems).await,
-            Checked::Stopped => Ok(Prepared::Nothing),
+            CheckedInput::Bad(problems) => self.refuse(&spec, state, problems).await,
+            CheckedInput::Stopped => Ok(Prepared::Nothing),
         }
     }
 
@@ -179,7 +179,14 @@ pub(super) async fn cancel_stored(store: &Store, clock: &Clock, id: BatchId) -> 
 }
 
 /// A reader of a batch's input under these ways.
-pub(super) fn source(store: &Store, clock: &Clock, spec: Arc<BatchSpec>, plan: &Plan, live: Arc<LiveBatch>, ways: Arc<Ways>) -> Source {
+pub(super) fn source(
+    store: &Store,
+    clock: &Clock,
+    spec: Arc<BatchSpec>,
+    plan: &Plan,
+    live: Arc<LiveBatch>,
+    ways: Arc<RouteTable>,
+) -> Source {
     Source {
         store: store.clone(),
         clock: clock.clone(),

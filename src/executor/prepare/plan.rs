@@ -12,7 +12,7 @@ use crate::domain::batch::plan::{MAX_MODELS, MAX_QUOTED, Places, PlannedLane, Pl
 use crate::domain::batch::problem::ProblemCode;
 use crate::domain::id::RowIndex;
 use crate::domain::quote::Quote;
-use crate::domain::row::openai::{Fault, RowRequest};
+use crate::domain::row::openai::{RowFault, RowRequest};
 use crate::domain::vocabulary::Operation;
 
 /// Bytes that the names in a plan have at most.
@@ -30,7 +30,7 @@ pub struct Models {
     /// Bytes of what the rows name, once for each lane planned for it: it is held as long as the batch runs.
     named_bytes: usize,
     /// By operation and what the rows name.
-    known: HashMap<Option<Operation>, HashMap<String, Result<(), Fault>>>,
+    known: HashMap<Option<Operation>, HashMap<String, Result<(), RowFault>>>,
 }
 
 impl Models {
@@ -49,7 +49,7 @@ impl Models {
         index: RowIndex,
         measured: Option<Measured>,
         (quote, catalog): (Option<&Quote>, &Snapshot),
-    ) -> Result<(), Fault> {
+    ) -> Result<(), RowFault> {
         let known = self.known.entry(row.operation).or_default();
         match known.get(row.model.as_ref()) {
             Some(known) => known.clone()?,
@@ -73,13 +73,13 @@ impl Models {
         {
             let message =
                 format!("no lane of the quote takes what this asks of `{}`; have one like it among those that are quoted", row.endpoint);
-            return Err(Fault::new(ProblemCode::NotQuoted, Some("input"), message));
+            return Err(RowFault::new(ProblemCode::NotQuoted, Some("input"), message));
         }
         // What was added a moment ago is there.
         place.map(count).ok_or_else(|| too_many(MAX_QUOTED))
     }
 
-    fn add(&mut self, row: &RowRequest<'_>, quote: Option<&Quote>, catalog: &Snapshot) -> Result<(), Fault> {
+    fn add(&mut self, row: &RowRequest<'_>, quote: Option<&Quote>, catalog: &Snapshot) -> Result<(), RowFault> {
         let most = if quote.is_some() { MAX_QUOTED } else { MAX_MODELS };
         let named: usize = self.known.values().map(HashMap::len).sum();
         if named >= most {
@@ -95,7 +95,7 @@ impl Models {
         self.named_bytes += new.iter().map(|(model, _)| model.requested.len()).sum::<usize>();
         if self.named_bytes > MAX_NAMED_BYTES {
             let message = format!("the names of models and lists of models in the file have more than {MAX_NAMED_BYTES} bytes");
-            return Err(Fault::new(ProblemCode::TooManyModels, Some("body.model"), message));
+            return Err(RowFault::new(ProblemCode::TooManyModels, Some("body.model"), message));
         }
         for (model, mut tally) in new {
             tally.at_most = self.at_most;
@@ -108,15 +108,15 @@ impl Models {
     }
 }
 
-fn too_many(most: usize) -> Fault {
+fn too_many(most: usize) -> RowFault {
     let message = format!("the file names more than {most} different models, or lanes for them");
-    Fault::new(ProblemCode::TooManyModels, Some("body.model"), message)
+    RowFault::new(ProblemCode::TooManyModels, Some("body.model"), message)
 }
 
 /// A model of OpenAI's rows, on the lane that the catalog has for it.
-fn resolved(model: &str, catalog: &Snapshot) -> Result<PlannedModel, Fault> {
+fn resolved(model: &str, catalog: &Snapshot) -> Result<PlannedModel, RowFault> {
     let route = catalog.resolve(model);
-    let route = route.map_err(|error| Fault::new(ProblemCode::UnknownModel, Some("body.model"), error.to_string()))?;
+    let route = route.map_err(|error| RowFault::new(ProblemCode::UnknownModel, Some("body.model"), error.to_string()))?;
     let lane = PlannedLane {
         model: model.to_owned(),
         provider: route.provider.to_owned(),

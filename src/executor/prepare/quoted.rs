@@ -11,20 +11,20 @@ use crate::domain::batch::plan::{MAX_ALTERNATIVES, PlannedLane, PlannedModel, Qu
 use crate::domain::batch::problem::ProblemCode;
 use crate::domain::money::Usd;
 use crate::domain::quote::{Quote, QuotedGroup, QuotedLane};
-use crate::domain::row::openai::{Fault, MODEL_BREAK};
+use crate::domain::row::openai::{MODEL_BREAK, RowFault};
 use crate::domain::vocabulary::Operation;
 
 /// The planned models of items that name these models: one for each lane that the quote selected.
 ///
 /// # Errors
 /// When the quote has no lanes for them.
-pub fn planned(quote: &Quote, requested: &str, operation: Operation, catalog: &Snapshot) -> Result<Vec<(PlannedModel, Tally)>, Fault> {
+pub fn planned(quote: &Quote, requested: &str, operation: Operation, catalog: &Snapshot) -> Result<Vec<(PlannedModel, Tally)>, RowFault> {
     let asked: Vec<_> = requested.split(MODEL_BREAK).collect();
     let group = quote.group(operation, &asked).or_else(|| quote.group(operation, &canonical(requested, catalog)));
     let Some(group) = group else {
         let shown = requested.replace(MODEL_BREAK, "`, `");
         let message = format!("the quote has no lane for `{shown}` with the operation `{operation}`; quote a sample of every kind of item");
-        return Err(Fault::new(ProblemCode::NotQuoted, Some("model"), message));
+        return Err(RowFault::new(ProblemCode::NotQuoted, Some("model"), message));
     };
     let each = average(group);
     let planned = group.lanes.iter().filter(|lane| lane.items > 0).map(|lane| {

@@ -14,14 +14,14 @@ use tokio_util::sync::CancellationToken;
 use super::cost::{self, FindFile, measure};
 use super::plan::Models;
 use crate::catalog::Snapshot;
-use crate::domain::batch::Order;
+use crate::domain::batch::BatchInput;
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::problem::{MAX_PROBLEMS, Problem, ProblemCode};
 use crate::domain::id::RowIndex;
 use crate::domain::money::Usd;
 use crate::domain::quote::Quote;
-use crate::domain::row::lines::{Line, Lines, Place};
-use crate::domain::row::openai::{Fault, RowRequest};
+use crate::domain::row::lines::{Line, LinePlace, Lines};
+use crate::domain::row::openai::{RowFault, RowRequest};
 use crate::store::{Page, ROWS_PER_PAGE};
 
 /// What an input file may be.
@@ -35,7 +35,7 @@ pub struct InputLimits {
 
 /// What validation found.
 #[derive(Debug)]
-pub enum Checked {
+pub enum CheckedInput {
     Good {
         plan: Plan,
         pages: Vec<Page>,
@@ -50,8 +50,8 @@ pub enum Checked {
 
 /// What the input is checked for.
 #[derive(Clone, Copy)]
-pub struct Asked<'a> {
-    pub order: &'a Order,
+pub struct ValidationInput<'a> {
+    pub order: &'a BatchInput,
     /// Whose lanes items take; `None` for rows of OpenAI's.
     pub quote: Option<&'a Quote>,
     /// Files that items name.
@@ -70,16 +70,16 @@ const BUFFER: usize = 256 << 10;
 /// Those of the reader.
 pub fn check<R: Read + Seek>(
     mut input: R,
-    asked: Asked<'_>,
+    asked: ValidationInput<'_>,
     catalog: &Snapshot,
     limits: InputLimits,
     stop: &CancellationToken,
-) -> std::io::Result<Checked> {
-    let mut check = Check::new(asked, catalog, limits);
+) -> std::io::Result<CheckedInput> {
+    let mut check = InputCheck::new(asked, catalog, limits);
     let mut lines = Lines::new(BufReader::with_capacity(BUFFER, &mut input), limits.max_row_bytes);
     while let Some(place) = lines.advance()? {
         if place.number.is_multiple_of(STOP_EVERY) && stop.is_cancelled() {
-            return Ok(Checked::Stopped);
+            return Ok(CheckedInput::Stopped);
         }
         if check.is_full() {
             break;
@@ -99,8 +99,8 @@ fn read_on(input: &mut impl Read, stop: &CancellationToken) -> io::Result<()> {
     Ok(())
 }
 
-struct Check<'a> {
-    asked: Asked<'a>,
+struct InputCheck<'a> {
+    asked: ValidationInput<'a>,
     catalog: &'a Snapshot,
     limits: InputLimits,
     rows: u32,
@@ -114,8 +114,8 @@ struct Check<'a> {
     problems: Vec<Problem>,
 }
 
-impl<'a> Check<'a> {
-    fn new(asked: Asked<'a>, catalog: &'a Snapshot, limits: InputLimits) -> Self {
+impl<'a> InputCheck<'a> {
+    fn new(asked: ValidationInput<'a>, catalog: &'a Snapshot, limits: InputLimits) -> Self {
         Self {
             asked,
             catalog,
@@ -141,7 +141,7 @@ impl<'a> Check<'a> {
     }
 
     /// Counts a row and notes where its page begins.
-    fn begin_row(&mut self, place: Place) {
+    fn begin_row(&mut self, place: LinePlace) {
         if let Some(blank) = self.blank.take() {
             let message = "the line is blank and rows follow it; blank lines are allowed only at the end of the file".to_owned();
             self.problem(Problem { code: ProblemCode::BlankLine, message, line: Some(blank), param: None });
@@ -159,7 +159,7 @@ impl<'a> Check<'a> {
         self.rows += 1;
     }
 
-    fn line(&mut self, place: Place, line: Line<'_>) {
+    fn line(&mut self, place: LinePlace, line: Line<'_>) {
         match line {
             Line::Blank => {
                 self.blank.get_or_insert(place.number);
@@ -179,7 +179,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn row(&mut self, place: Place, row: &RowRequest<'_>) {
+    fn row(&mut self, place: LinePlace, row: &RowRequest<'_>) {
         self.ids.push(self.hasher.hash_one(row.custom_id.as_ref()));
         let index = RowIndex(self.rows - 1);
         let measured = row.operation.map(|_| measure(row, self.asked.files)).transpose();
@@ -212,19 +212,19 @@ impl<'a> Check<'a> {
             if *first_line != place.number && *first == row.custom_id {
                 let field = if row.operation.is_some() { "customer_item_id" } else { "custom_id" };
                 let message = format!("`{field}` is the same as on line {first_line}; it must be unique in the file");
-                let fault = Fault::new(ProblemCode::DuplicateCustomId, Some(field), message);
+                let fault = RowFault::new(ProblemCode::DuplicateCustomId, Some(field), message);
                 self.problem(fault.at(place.number));
             }
         }
         Ok(())
     }
 
-    fn finish(mut self) -> Checked {
+    fn finish(mut self) -> CheckedInput {
         if self.rows == 0 && self.problems.is_empty() {
             let message = "the file has no rows; each line must be one request".to_owned();
             self.problem(Problem { code: ProblemCode::EmptyFile, message, line: None, param: None });
         }
-        if let Order::Items(order) = self.asked.order
+        if let BatchInput::Items(order) = self.asked.order
             && let Some(stated) = order.items.filter(|stated| *stated != self.rows)
             && self.problems.is_empty()
         {
@@ -233,15 +233,15 @@ impl<'a> Check<'a> {
         }
         let reserve = self.price();
         if self.problems.is_empty() {
-            return Checked::Good { plan: Plan { rows: self.rows, models: self.models.planned }, pages: self.pages, reserve };
+            return CheckedInput::Good { plan: Plan { rows: self.rows, models: self.models.planned }, pages: self.pages, reserve };
         }
         self.problems.sort_by_key(|problem| problem.line);
-        Checked::Bad(self.problems)
+        CheckedInput::Bad(self.problems)
     }
 
     /// What is to be reserved for items; a problem if they are too dear.
     fn price(&mut self) -> Option<Usd> {
-        let Order::Items(order) = self.asked.order else { return None };
+        let BatchInput::Items(order) = self.asked.order else { return None };
         let Models { planned, tallies, .. } = &mut self.models;
         if let Err(problem) = cost::keep_below_ceiling(order, planned, tallies) {
             self.problem(problem);
@@ -269,16 +269,16 @@ mod tests {
         format!(r#"{{"custom_id":"{id}","method":"POST","url":"/v1/embeddings","body":{{"model":"text-embedding-3-small","input":"x"}}}}"#)
     }
 
-    fn run(input: &[u8], max_rows: u32) -> Checked {
+    fn run(input: &[u8], max_rows: u32) -> CheckedInput {
         let catalog = catalog::load_embedded().unwrap().into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false);
         let limits = InputLimits { max_rows, max_row_bytes: 400 };
-        let order = Order::Rows { endpoint: Endpoint::Embeddings, window: CompletionWindow::DAY };
-        let asked = Asked { order: &order, quote: None, files: &|_| None };
+        let order = BatchInput::Rows { endpoint: Endpoint::Embeddings, window: CompletionWindow::DAY };
+        let asked = ValidationInput { order: &order, quote: None, files: &|_| None };
         check(Cursor::new(input), asked, &catalog, limits, &CancellationToken::new()).unwrap()
     }
 
     fn problems(input: impl AsRef<[u8]>) -> String {
-        let Checked::Bad(problems) = run(input.as_ref(), 5) else { return "no problem".into() };
+        let CheckedInput::Bad(problems) = run(input.as_ref(), 5) else { return "no problem".into() };
         let text = problems.iter().map(|p| format!("{:?} {} {:?}: {}", p.line, p.code.as_str(), p.param, p.message));
         text.collect::<Vec<_>>().join("\n")
     }
@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn windows_line_ends_and_blank_lines_at_the_end_are_fine() {
         let input = format!("{}\r\n{}\r\n\r\n\n  \n", row("a"), row("b"));
-        let Checked::Good { plan, pages, .. } = run(input.as_bytes(), 5) else { panic!("{}", problems(&input)) };
+        let CheckedInput::Good { plan, pages, .. } = run(input.as_bytes(), 5) else { panic!("{}", problems(&input)) };
         assert_eq!((plan.rows, plan.models.len(), plan.models[0].rows), (2, 1, 2));
         assert_eq!(pages.iter().map(|page| (page.input_offset, page.rows)).collect::<Vec<_>>(), [(0, 2)]);
     }
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn pages_say_where_their_rows_begin() {
         let lines: Vec<_> = (0..2_500).map(|n| row(&n.to_string()) + "\n").collect();
-        let Checked::Good { pages, .. } = run(lines.concat().as_bytes(), 2_500) else { panic!("the file is good") };
+        let CheckedInput::Good { pages, .. } = run(lines.concat().as_bytes(), 2_500) else { panic!("the file is good") };
         let offset = |rows: usize| lines[..rows].iter().map(|line| line.len() as u64).sum::<u64>();
         let expected = [(0, 1_024), (offset(1_024), 1_024), (offset(2_048), 452)];
         assert_eq!(pages.iter().map(|page| (page.input_offset, page.rows)).collect::<Vec<_>>(), expected);
@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn at_most_a_hundred_problems_are_reported() {
         let same = (row("a") + "\n").repeat(5_000);
-        let Checked::Bad(problems) = run(same.as_bytes(), 10_000) else { panic!("all the same id") };
+        let CheckedInput::Bad(problems) = run(same.as_bytes(), 10_000) else { panic!("all the same id") };
         assert_eq!((problems.len(), problems[99].line), (MAX_PROBLEMS, Some(101)));
     }
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::reader::{Cursor, Load, Scan, Source, Window, WindowSize};
 use self::row::{BYTES_PER_TOKEN, Due, ReadyRow, RowRef, WaitingRow};
-use super::lane::routes::Ways;
+use super::lane::routes::RouteTable;
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::priority::Control;
 use crate::domain::batch::{BatchSpec, BatchState};
@@ -36,7 +36,7 @@ pub(super) enum Stop {
 
 /// Whether a run is among those that read and dispatch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum RunPlace {
     /// It has nothing to do that it could do.
     Away,
     /// It waits for a place.
@@ -75,7 +75,7 @@ pub(super) struct Run {
     pub control: Control,
     /// Its deadline comes too near for its usual share.
     pub pressed: bool,
-    pub place: Place,
+    pub place: RunPlace,
     queues: HashMap<LaneIndex, Queue>,
     waiting: BinaryHeap<Due>,
     /// The moment at which the dispatcher has been asked to look at it.
@@ -105,7 +105,7 @@ pub(super) struct Run {
 
 /// Where a run stands that has nothing to do by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Idle {
+pub(super) enum RunStatus {
     /// It can be ended: stopped, or every row has its result.
     Over,
     /// Rows were lost: it must start over.
@@ -128,7 +128,7 @@ impl Run {
             control: source.live.control(),
             source,
             pressed: false,
-            place: Place::Away,
+            place: RunPlace::Away,
             queues: HashMap::new(),
             waiting: BinaryHeap::new(),
             alarm: None,
@@ -161,7 +161,7 @@ impl Run {
 
     /// What to load now, if anything: a lane's part of the window is refilled when half of it is gone.
     pub fn begin_load(&mut self, now: Instant, window: WindowSize) -> Option<Load> {
-        if self.place != Place::Active || self.loading || !self.goes() {
+        if self.place != RunPlace::Active || self.loading || !self.goes() {
             return None;
         }
         self.sort_due(now);
@@ -317,7 +317,7 @@ impl Run {
 
     /// When the next waiting row is due, while it could be read.
     pub fn next_due(&self) -> Option<Instant> {
-        let can = self.place == Place::Active && !self.loading && self.goes();
+        let can = self.place == RunPlace::Active && !self.loading && self.goes();
         if can { self.waiting.peek().map(|row| row.0.due) } else { None }
     }
 
@@ -342,23 +342,23 @@ impl Run {
     }
 
     /// What there is to do with a run that does nothing by itself; `None` while it does.
-    pub fn idle(&self) -> Option<Idle> {
+    pub fn idle(&self) -> Option<RunStatus> {
         if self.in_flight > 0 || self.loading || self.can_go_on() {
             return None;
         }
         // Until the last results are durable, nobody knows which rows are done.
         if done(&self.source) - self.done_before < self.recorded {
-            return Some(Idle::Settling);
+            return Some(RunStatus::Settling);
         }
         let unfinished = self.source.live.progress().unfinished();
         if self.stop.is_some() || unfinished == 0 {
-            return Some(Idle::Over);
+            return Some(RunStatus::Over);
         }
         if self.cursor.is_none() && !self.control.paused && u64::from(unfinished) > self.known() {
             tracing::error!(batch = %self.spec.id, unfinished, "rows were lost on their way; starting over with them");
-            return Some(Idle::Again);
+            return Some(RunStatus::Again);
         }
-        Some(Idle::Waiting)
+        Some(RunStatus::Waiting)
     }
 
     /// Unfinished rows of which it is known where they are, while nothing is ready or in flight.
@@ -373,7 +373,7 @@ impl Run {
 
     /// Takes other ways. Rows that were ready for a lane that is no longer theirs are read again, for
     /// the one that is.
-    pub fn set_ways(&mut self, ways: Arc<Ways>, now: Instant) {
+    pub fn set_ways(&mut self, ways: Arc<RouteTable>, now: Instant) {
         let before = std::mem::replace(&mut self.source.ways, ways);
         let ways = &self.source.ways;
         for queue in self.queues.values_mut() {

@@ -19,8 +19,8 @@ use crate::domain::row::{Outcome, RowError};
 use crate::domain::time::Clock;
 use crate::domain::vocabulary::Operation;
 use crate::executor::attempt::unanswered;
-use crate::executor::dedup::answer_cache::Shared;
-use crate::executor::lane::routes::Ways;
+use crate::executor::dedup::answer_cache::AnswerCache;
+use crate::executor::lane::routes::RouteTable;
 use crate::store::{DataFile, LiveBatch, PackedRow, Page, ROWS_PER_PAGE, Store, StoreError};
 
 /// Where reading goes on: the next row and the byte at which its line begins.
@@ -89,9 +89,9 @@ pub struct Source {
     pub live: Arc<LiveBatch>,
     /// From a row to its model's index in the plan.
     pub places: Arc<Places>,
-    pub ways: Arc<Ways>,
+    pub ways: Arc<RouteTable>,
     /// Who shares answers with its rows.
-    pub shared: Option<Shared>,
+    pub shared: Option<AnswerCache>,
 }
 
 /// What one load brought.
@@ -109,7 +109,7 @@ pub struct Window {
     /// Rows for which there was no room.
     pub unread: Vec<WaitingRow>,
     /// The ways that the rows were made for: they may have changed since.
-    pub ways: Arc<Ways>,
+    pub ways: Arc<RouteTable>,
     size: WindowSize,
     bytes: usize,
 }

@@ -6,17 +6,17 @@
 use bytes::Bytes;
 
 use super::reader::Source;
-use crate::domain::batch::Order;
+use crate::domain::batch::BatchInput;
 use crate::domain::format::Form;
 use crate::domain::row::openai::RowRequest;
-use crate::executor::lane::routes::Route;
+use crate::executor::lane::routes::LaneRoute;
 use crate::provider::translate::{Takes, fit};
 
 impl Source {
     /// What is sent for a row on its way, and in which form.
-    pub fn request(&self, row: &RowRequest<'_>, way: &Route) -> (Form, Bytes) {
+    pub fn request(&self, row: &RowRequest<'_>, way: &LaneRoute) -> (Form, Bytes) {
         let body = row.body_for(&way.upstream);
-        let Order::Items(order) = &self.spec.order else { return (Form::as_asked(row.endpoint), Bytes::from(body)) };
+        let BatchInput::Items(order) = &self.spec.order else { return (Form::as_asked(row.endpoint), Bytes::from(body)) };
         let takes = Takes { endpoints: way.endpoints, messages: way.messages, tool_names: &way.tool_names };
         let (form, body) = fit(row.endpoint, body, takes, &order.demands.tools);
         (form, Bytes::from(body))

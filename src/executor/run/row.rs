@@ -13,7 +13,7 @@ use crate::domain::row::retry::{FailureClass, Tally};
 use crate::domain::row::{Attempt, Response};
 use crate::domain::time::Timestamp;
 use crate::domain::vocabulary::Operation;
-use crate::executor::dedup::single_flight::Asked;
+use crate::executor::dedup::single_flight::DedupKey;
 
 /// Bytes of a response that are remembered between attempts. A larger one would make waiting rows
 /// expensive; the row then ends with the response of its last attempt or with none.
@@ -35,7 +35,7 @@ pub struct RowRef {
 
 /// One attempt, in few bytes.
 #[derive(Debug, Clone)]
-pub struct Tried {
+pub struct PastAttempt {
     /// The lane's name; its route may have changed since.
     pub lane: Arc<str>,
     pub started_at: Timestamp,
@@ -44,7 +44,7 @@ pub struct Tried {
     pub failure: Option<FailureClass>,
 }
 
-impl Tried {
+impl PastAttempt {
     pub fn into_attempt(self) -> Attempt {
         Attempt {
             lane: self.lane.to_string(),
@@ -71,8 +71,8 @@ pub struct ReadyRow {
     /// What it begins with, where that decides who is next to it; else 0.
     pub beginning: u64,
     /// What it asks, where others that ask the same share its answer.
-    pub asked: Option<Asked>,
-    pub history: Vec<Tried>,
+    pub asked: Option<DedupKey>,
+    pub history: Vec<PastAttempt>,
     pub tally: Tally,
     /// The last response that was a failure.
     pub last: Option<Response>,
@@ -107,7 +107,7 @@ pub struct WaitingRow {
     /// The route that it is to take.
     pub route: u16,
     pub due: Instant,
-    pub history: Vec<Tried>,
+    pub history: Vec<PastAttempt>,
     pub tally: Tally,
     pub last: Option<Response>,
 }

@@ -13,7 +13,7 @@ fn order(rows: u32, owner: u64) -> Order<'static> {
     Order { rows, owner, prompt: five, ..Order::default() }
 }
 
-fn slow(status: impl Fn(Seen) -> u16 + Send + Sync + 'static) -> Scripted {
+fn slow(status: impl Fn(SeenCall) -> u16 + Send + Sync + 'static) -> Scripted {
     script(move |seen| {
         let status = status(seen);
         tokio::time::sleep(SECOND).map(move |()| answer(status, None)).boxed()

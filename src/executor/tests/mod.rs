@@ -36,7 +36,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// One call as the provider saw it.
 #[derive(Debug, Clone, Copy)]
-pub struct Seen {
+pub struct SeenCall {
     pub batch: BatchId,
     pub row: u32,
     pub at: Instant,
@@ -47,12 +47,12 @@ pub struct Seen {
 }
 
 /// What a provider answers to a call.
-type Script = Arc<dyn Fn(Seen) -> BoxFuture<'static, Result<Answer, CallError>> + Send + Sync>;
+type Script = Arc<dyn Fn(SeenCall) -> BoxFuture<'static, Result<Answer, CallError>> + Send + Sync>;
 
 #[derive(Clone)]
 pub struct Scripted {
     script: Script,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    seen: Arc<Mutex<Vec<SeenCall>>>,
     provider: char,
     /// Whether it is there, where it can be asked.
     there: Option<Arc<std::sync::atomic::AtomicBool>>,
@@ -63,7 +63,7 @@ impl Dispatch for Scripted {
         let body: serde_json::Value = serde_json::from_slice(&call.body).unwrap();
         let lane = body["model"].as_str().and_then(|model| model.chars().next()).unwrap_or('?');
         let (at, provider) = (Instant::now(), self.provider);
-        let seen = Seen { batch: call.key.batch, row: call.key.row.0, at, attempt: call.attempt, provider, lane };
+        let seen = SeenCall { batch: call.key.batch, row: call.key.row.0, at, attempt: call.attempt, provider, lane };
         self.seen.lock().unwrap().push(seen);
         let (answer, budget) = ((self.script)(seen), call.budget);
         async move {
@@ -91,11 +91,11 @@ fn answer(status: u16, retry_after: Option<Duration>) -> Result<Answer, CallErro
     Ok(Answer { status, request_id: None, retry_after, allowances: None, body: Bytes::from_static(b"{\"usage\":{\"prompt_tokens\":1}}") })
 }
 
-fn script(script: impl Fn(Seen) -> BoxFuture<'static, Result<Answer, CallError>> + Send + Sync + 'static) -> Scripted {
+fn script(script: impl Fn(SeenCall) -> BoxFuture<'static, Result<Answer, CallError>> + Send + Sync + 'static) -> Scripted {
     Scripted { script: Arc::new(script), seen: Arc::default(), provider: '?', there: None }
 }
 
-pub fn at_once(status: impl Fn(Seen) -> u16 + Send + Sync + 'static) -> Scripted {
+pub fn at_once(status: impl Fn(SeenCall) -> u16 + Send + Sync + 'static) -> Scripted {
     script(move |seen| std::future::ready(answer(status(seen), None)).boxed())
 }
 
@@ -236,7 +236,7 @@ async fn a_small_batch_does_not_wait_for_a_large_one() {
     world.ended(small).await;
     // Counted in calls: the paused clock runs ahead while the small batch is checked and stored.
     let calls = world.seen();
-    let of_small = |seen: &Seen| seen.batch == small;
+    let of_small = |seen: &SeenCall| seen.batch == small;
     let (first, last) = (calls.iter().position(of_small).unwrap(), calls.iter().rposition(of_small).unwrap());
     assert!(last - first < 40, "ten rows took {} calls of their lane", last - first);
     world.handle.cancel(large).await.unwrap();

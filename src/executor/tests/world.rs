@@ -112,7 +112,7 @@ impl World {
 
     pub async fn order(&self, order: Order<'_>, model: impl Fn(u32) -> &'static str) -> BatchId {
         let Order { rows, window, owner, priority, fallback, prompt } = order;
-        let standstill = crate::store::Standstill::begin();
+        let standstill = crate::store::Quiesce::begin();
         let mut spool = self.store.spool().unwrap();
         for row in 0..rows {
             let model = model(row);
@@ -127,7 +127,7 @@ impl World {
         let spec = BatchSpec {
             id: BatchId::generate(now),
             dialect: Dialect::OpenAi,
-            order: batch::Order::Rows { endpoint: Endpoint::Embeddings, window: window.parse().unwrap() },
+            order: batch::BatchInput::Rows { endpoint: Endpoint::Embeddings, window: window.parse().unwrap() },
             input_file: file.id,
             created_at: now,
             metadata: Metadata::default(),
@@ -192,7 +192,7 @@ impl World {
         lanes
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<SeenCall> {
         self.provider.seen.lock().unwrap().clone()
     }
 

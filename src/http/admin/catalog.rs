@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::catalog::{Accepted, Changes, Fault, Faults, Origin, ReloadError, Standing};
+use crate::catalog::{Accepted, CatalogStatus, Changes, Fault, Faults, Origin, ReloadError};
 use crate::domain::error::Code;
 use crate::http::request::{Object, Params};
 use crate::http::response::error::ApiError;
@@ -42,7 +42,7 @@ pub async fn reload(State(api): State<Arc<Api>>) -> Response {
 
 /// One accepted catalog of the history.
 #[derive(Debug, Serialize)]
-pub struct Entry {
+pub struct HistoryEntry {
     version: u64,
     hash: String,
     accepted_at: String,
@@ -52,7 +52,7 @@ pub struct Entry {
     changes: Changes,
 }
 
-impl From<StoredCatalog> for Entry {
+impl From<StoredCatalog> for HistoryEntry {
     fn from(stored: StoredCatalog) -> Self {
         let StoredCatalog { version, hash, accepted_at, folder, changes } = stored;
         // Written by an earlier build, it may have another form.
@@ -68,7 +68,7 @@ pub async fn history(State(api): State<Arc<Api>>, params: Params) -> Result<Json
     let mut stored = api.service.store.catalogs().await?;
     let has_more = stored.len() > limit;
     stored.truncate(limit);
-    let data: Vec<Entry> = stored.into_iter().map(Entry::from).collect();
+    let data: Vec<HistoryEntry> = stored.into_iter().map(HistoryEntry::from).collect();
     Ok(Json(json!({ "object": "list", "data": data, "has_more": has_more })))
 }
 
@@ -100,7 +100,7 @@ pub async fn backup(State(api): State<Arc<Api>>, body: Object) -> Result<Json<Va
 }
 
 /// How the catalog stands, for `GET /readyz?verbose`.
-pub fn standing(standing: &Standing) -> Value {
+pub fn standing(standing: &CatalogStatus) -> Value {
     let mut shown = shown(&standing.accepted);
     let (refused_at, faults) = match &standing.refused {
         Some((faults, at)) => (Some(at.to_string()), listed(faults)),
@@ -129,7 +129,7 @@ fn shown(accepted: &Accepted) -> Value {
 
 fn listed(faults: &Faults) -> Vec<Value> {
     let shown = |fault: &Fault| {
-        let place = |number: fn(&crate::catalog::Place) -> usize| fault.place.as_ref().map(number);
+        let place = |number: fn(&crate::catalog::TextPlace) -> usize| fault.place.as_ref().map(number);
         json!({ "file": fault.file, "line": place(|place| place.line), "column": place(|place| place.column), "message": fault.message })
     };
     faults.as_slice().iter().map(shown).collect()

@@ -17,7 +17,7 @@ use crate::domain::id::FileId;
 use crate::domain::text::hex;
 use crate::domain::time::later;
 use crate::http::layers::auth::Caller;
-use crate::http::request::multipart::{Cap, Form, seal, spool_body};
+use crate::http::request::multipart::{Cap, MultipartForm, seal, spool_body};
 use crate::http::request::{PathId, header_text, media_type, unknown_choice};
 use crate::http::response::error::ApiError;
 use crate::http::response::signed_links::Signed;
@@ -47,11 +47,11 @@ pub async fn create(
         Some(kind) if is_lines(&kind) => {
             let cap = Cap { bytes: api.limits.max_file_bytes, what: "a file uploaded in one request" };
             let spool = spool_body(request, &api, cap).await?;
-            Upload { filename: "items.jsonl".to_owned(), mime: kind, spool, purpose: Purpose::Batch }
+            ReceivedUpload { filename: "items.jsonl".to_owned(), mime: kind, spool, purpose: Purpose::Batch }
         }
-        _ => read_form(&api, Form::from_request(request, &api).await?).await?,
+        _ => read_form(&api, MultipartForm::from_request(request, &api).await?).await?,
     };
-    let Upload { filename, mime, spool, purpose } = upload;
+    let ReceivedUpload { filename, mime, spool, purpose } = upload;
     let lines = spool.lines();
     let content = seal(spool).await?;
     check_headers(&headers, &content.sha256, lines)?;
@@ -83,14 +83,14 @@ pub async fn retrieve(
     }
 }
 
-struct Upload {
+struct ReceivedUpload {
     filename: String,
     mime: String,
     spool: Spool,
     purpose: Purpose,
 }
 
-async fn read_form(api: &Api, mut form: Form) -> Result<Upload, ApiError> {
+async fn read_form(api: &Api, mut form: MultipartForm) -> Result<ReceivedUpload, ApiError> {
     let cap = Cap { bytes: api.limits.max_file_bytes, what: "a file uploaded in one request" };
     form.check(api, cap)?;
     let (mut file, mut purpose) = (None, None);
@@ -112,7 +112,7 @@ async fn read_form(api: &Api, mut form: Form) -> Result<Upload, ApiError> {
         }
     }
     let (filename, mime, spool) = file.ok_or_else(|| ApiError::missing("file", "it holds the file to upload"))?;
-    Ok(Upload { filename, mime, spool, purpose: purpose.unwrap_or(Purpose::Batch) })
+    Ok(ReceivedUpload { filename, mime, spool, purpose: purpose.unwrap_or(Purpose::Batch) })
 }
 
 /// Compares what was received with what the client has said of it.

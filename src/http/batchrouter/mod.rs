@@ -12,10 +12,10 @@ mod quotes;
 mod routing;
 mod workflows;
 
-use super::route_table::{Route, routes};
+use super::route_table::{RouteEntry, routes};
 
 /// The routes below a version.
-pub const ROUTES: &[Route] = routes! {
+pub const ROUTES: &[RouteEntry] = routes! {
     shared "/files" Key { post: files::create }
     shared "/files/{file_id}" Key { get: files::retrieve }
     shared "/batches" Key { get: batches::list, post: batches::create }

@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::caller::{Caller, Found};
+use super::caller::{Caller, FoundKey};
 use crate::domain::error::Code;
 use crate::http::response::error::ApiError;
 use crate::http::route_table::AccessClass;
@@ -90,7 +90,7 @@ impl Access {
         class: AccessClass,
         uri: &Uri,
         headers: &HeaderMap,
-        known: impl Fn(&[u8; 32]) -> Option<Found>,
+        known: impl Fn(&[u8; 32]) -> Option<FoundKey>,
     ) -> Result<Caller, ApiError> {
         if self.keys.is_empty() {
             self.refuse_pages(uri, headers)?;

@@ -44,13 +44,13 @@ impl Caller {
 
 /// A key that was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Found {
+pub struct FoundKey {
     pub org: OrgId,
     pub kind: KeyKind,
     pub state: KeyState,
 }
 
-impl Found {
+impl FoundKey {
     /// The caller with this key, if it opens routes of this class.
     pub fn admit(self, digest: [u8; 32], class: AccessClass) -> Result<Caller, ApiError> {
         let refused = |code, message| Err(ApiError::unauthorized(code, message));
@@ -68,7 +68,7 @@ impl Found {
 }
 
 /// The key that was made whose secret has this SHA-256.
-pub fn found(api: &Api, digest: &[u8; 32]) -> Option<Found> {
+pub fn found(api: &Api, digest: &[u8; 32]) -> Option<FoundKey> {
     let now = api.service.clock.now();
     api.service
         .store
@@ -77,7 +77,7 @@ pub fn found(api: &Api, digest: &[u8; 32]) -> Option<Found> {
             tracing::error!(%error, "an API key could not be looked up");
             None
         })
-        .map(|key| Found { org: key.org, kind: key.kind, state: key.state(now) })
+        .map(|key| FoundKey { org: key.org, kind: key.kind, state: key.state(now) })
 }
 
 #[cfg(test)]
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn a_management_key_opens_what_no_other_key_does_and_nothing_else() {
         let code = |kind, state, path| {
-            let found = Found { org: OrgId::from_u128(1), kind, state };
+            let found = FoundKey { org: OrgId::from_u128(1), kind, state };
             found.admit([1; 32], access_below(path)).map(|caller| caller.kind).map_err(|error| error.code().as_str())
         };
         let managed =

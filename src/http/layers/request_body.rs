@@ -42,10 +42,10 @@ const REST_BYTES: usize = 64 << 10;
 
 /// What became of a request's body; kept among the extensions of a request that has one.
 #[derive(Debug, Clone, Default)]
-pub struct Fate(Arc<Shared>);
+pub struct Fate(Arc<BodyState>);
 
 #[derive(Debug, Default)]
-struct Shared {
+struct BodyState {
     state: AtomicU8,
     /// The body, once its reader has dropped it before its end.
     rest: Mutex<Option<Body>>,
@@ -110,7 +110,7 @@ pub async fn watch(State(api): State<Arc<Api>>, request: Request, next: Next) ->
     let (fate, version) = (Fate::default(), request.version());
     let asks_first = request.headers().contains_key(EXPECT);
     let (parts, inner) = request.into_parts();
-    let watched = Watched { inner, idle: api.limits.body_idle, timer: None, fate: fate.clone() };
+    let watched = WatchedBody { inner, idle: api.limits.body_idle, timer: None, fate: fate.clone() };
     let mut request = Request::from_parts(parts, Body::new(watched));
     request.extensions_mut().insert(fate.clone());
     let mut response = next.run(request).await;
@@ -141,7 +141,7 @@ async fn drain(mut body: Body) -> bool {
 }
 
 /// A body on its way to whoever reads it.
-struct Watched {
+struct WatchedBody {
     inner: Body,
     idle: Duration,
     /// Set while a piece is awaited.
@@ -149,7 +149,7 @@ struct Watched {
     fate: Fate,
 }
 
-impl Drop for Watched {
+impl Drop for WatchedBody {
     fn drop(&mut self) {
         if !matches!(self.fate.state(), UNTOUCHED | READ) {
             return;
@@ -162,7 +162,7 @@ impl Drop for Watched {
     }
 }
 
-impl HttpBody for Watched {
+impl HttpBody for WatchedBody {
     type Data = Bytes;
     type Error = BoxError;
 

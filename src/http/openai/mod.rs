@@ -10,10 +10,10 @@ mod models;
 pub mod objects;
 mod uploads;
 
-use super::route_table::{Route, routes};
+use super::route_table::{RouteEntry, routes};
 
 /// The routes below a version.
-pub const ROUTES: &[Route] = routes! {
+pub const ROUTES: &[RouteEntry] = routes! {
     shared "/files" Key { get: files::list, post: files::create }
     shared "/files/{file_id}" Key { get: files::retrieve, delete: files::delete }
     own "/files/{file_id}/content" Key { get: batches::results::content }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::ser::Serializer;
 
 use crate::domain::batch::problem::Problem;
-use crate::domain::batch::{Batch, BatchSpec, BatchState, Order};
+use crate::domain::batch::{Batch, BatchInput, BatchSpec, BatchState};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::File;
 use crate::domain::file::upload::{Upload, UploadPart, UploadState};
@@ -266,10 +266,10 @@ impl From<&Batch> for BatchObject {
 }
 
 /// The endpoint of a batch; of one whose items have several, what most of them are.
-fn endpoint(order: &Order) -> Endpoint {
+fn endpoint(order: &BatchInput) -> Endpoint {
     match order {
-        Order::Rows { endpoint, .. } => *endpoint,
-        Order::Items(order) => match (&order.gateway, order.defaults.operation) {
+        BatchInput::Rows { endpoint, .. } => *endpoint,
+        BatchInput::Items(order) => match (&order.gateway, order.defaults.operation) {
             (Some(gateway), _) => gateway.endpoint,
             (None, Some(Operation::Embeddings)) => Endpoint::Embeddings,
             (None, Some(Operation::Responses | Operation::Vision) | None) => Endpoint::Responses,

@@ -12,7 +12,7 @@ use crate::domain::id::{PartId, UploadId};
 use crate::domain::time::later;
 use crate::http::layers::auth::Caller;
 use crate::http::request::file_upload::{purposes, uploadable};
-use crate::http::request::multipart::{Cap, Form, seal};
+use crate::http::request::multipart::{Cap, MultipartForm, seal};
 use crate::http::request::{Object, PathId, parse_id};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
@@ -87,7 +87,7 @@ pub async fn add_part(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     PathId(id): PathId<UploadId>,
-    mut form: Form,
+    mut form: MultipartForm,
 ) -> Result<Json<PartObject>, ApiError> {
     let cap = Cap { bytes: api.limits.max_part_bytes, what: "a part of an upload" };
     form.check(&api, cap)?;

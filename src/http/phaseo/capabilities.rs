@@ -8,7 +8,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Serialize;
 
-use super::{CACHE, Listing};
+use super::{CACHE, PhaseoList};
 use crate::catalog::{Offer, Provider, Snapshot, Status};
 use crate::domain::endpoint::Endpoint;
 use crate::http::response::error::ApiError;
@@ -21,7 +21,7 @@ pub async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Res
 }
 
 #[derive(Serialize)]
-struct Entry<'a> {
+struct CapabilityEntry<'a> {
     id: &'a str,
     name: &'a str,
     status: &'static str,
@@ -41,7 +41,7 @@ struct EndpointEntry {
     mode: &'static str,
 }
 
-fn listing(snapshot: &Snapshot) -> Listing<Entry<'_>> {
+fn listing(snapshot: &Snapshot) -> PhaseoList<CapabilityEntry<'_>> {
     let mut served: BTreeMap<&str, Vec<Endpoint>> = BTreeMap::new();
     for offer in snapshot.all_models().iter().flat_map(|model| snapshot.offers(model)).filter(Offer::takes_work) {
         let known = &offer.offering.endpoints;
@@ -50,7 +50,7 @@ fn listing(snapshot: &Snapshot) -> Listing<Entry<'_>> {
     let mut providers: Vec<_> = snapshot.providers().filter(|(provider, usable)| *usable && takes_work(provider)).collect();
     providers.sort_by_key(|(provider, _)| provider.id());
     let entries = providers.into_iter().map(|(provider, _)| entry(provider, served.get(provider.id()).map_or(&[], |each| each)));
-    Listing { object: "list", data: entries.collect() }
+    PhaseoList { object: "list", data: entries.collect() }
 }
 
 fn takes_work(provider: &Provider) -> bool {
@@ -62,11 +62,11 @@ fn takes_work(provider: &Provider) -> bool {
 
 /// A provider is called row by row: there is no job of its own to be polled or found again, and a row
 /// whose outcome is not known is sent again with the same `Idempotency-Key`.
-fn entry<'a>(provider: &'a Provider, served: &[Endpoint]) -> Entry<'a> {
+fn entry<'a>(provider: &'a Provider, served: &[Endpoint]) -> CapabilityEntry<'a> {
     // A provider that takes every model may be asked for anything.
     let serves = |endpoint: &Endpoint| provider.catch_all || served.contains(endpoint);
     let endpoints = Endpoint::ALL.into_iter().filter(serves);
-    Entry {
+    CapabilityEntry {
         id: provider.id(),
         name: &provider.name,
         status: "active",

@@ -22,13 +22,13 @@ const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 1_000;
 
 #[derive(Debug, Serialize)]
-struct Listing {
-    models: Vec<Entry>,
+struct DataListing {
+    models: Vec<DataEntry>,
     total: usize,
 }
 
 #[derive(Debug, Serialize)]
-struct Entry {
+struct DataEntry {
     model_id: String,
     name: String,
     organisation_id: String,
@@ -53,7 +53,7 @@ pub async fn list(State(api): State<Arc<Api>>, params: Params, headers: HeaderMa
     let view = match &asked {
         // Any name at all: there would be no end of views.
         Some(id) if api.service.catalog.current().model(id).is_none() => {
-            return Ok(Json(Listing { models: Vec::new(), total: 0 }).into_response());
+            return Ok(Json(DataListing { models: Vec::new(), total: 0 }).into_response());
         }
         Some(id) => format!("phaseo/data/model/{id}"),
         None => format!("phaseo/data/models/{limit}"),
@@ -61,25 +61,25 @@ pub async fn list(State(api): State<Arc<Api>>, params: Params, headers: HeaderMa
     respond(&api, &view, &headers, CACHE, move |snapshot| Template::of(&listing(snapshot, asked, limit))).await
 }
 
-fn listing(snapshot: &Snapshot, asked: Option<String>, limit: usize) -> Listing {
+fn listing(snapshot: &Snapshot, asked: Option<String>, limit: usize) -> DataListing {
     match asked {
         Some(id) => {
             let models: Vec<_> = snapshot.model(&id).map(|model| entry(snapshot, model, id.clone())).into_iter().collect();
-            Listing { total: models.len(), models }
+            DataListing { total: models.len(), models }
         }
         None => {
             let all = snapshot.all_models();
             let models = all.iter().take(limit).map(|model| entry(snapshot, model, model.qualified()));
-            Listing { models: models.collect(), total: all.len() }
+            DataListing { models: models.collect(), total: all.len() }
         }
     }
 }
 
-fn entry(snapshot: &Snapshot, model: &Model, model_id: String) -> Entry {
+fn entry(snapshot: &Snapshot, model: &Model, model_id: String) -> DataEntry {
     let day = |day: Option<Date>| day.map(|day| day.to_string());
     let status = status(snapshot, model);
     let qualified = model.qualified();
-    Entry {
+    DataEntry {
         model_id,
         name: model.name.clone(),
         organisation_id: qualified.split('/').next().unwrap_or_default().to_owned(),

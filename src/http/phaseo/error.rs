@@ -18,10 +18,10 @@ use crate::service::{Issue, IssueCode, ServiceError};
 use crate::store::StoreError;
 
 /// What a handler of this dialect comes to.
-pub type Answer = Result<Response, Refusal>;
+pub type PhaseoAnswer = Result<Response, Refusal>;
 
 /// As it goes to the client.
-pub fn told(answer: Answer, context: &Context) -> Response {
+pub fn told(answer: PhaseoAnswer, context: &Context) -> Response {
     answer.unwrap_or_else(|refusal| refusal.respond(context))
 }
 

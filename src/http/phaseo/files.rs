@@ -21,7 +21,7 @@ use crate::domain::time::later;
 use crate::http::layers::auth::Caller;
 use crate::http::openai::objects::{FileObject, List};
 use crate::http::request::file_upload::{file_query, receive};
-use crate::http::request::multipart::{Form, seal};
+use crate::http::request::multipart::{MultipartForm, seal};
 use crate::http::request::{Params, media_type, named};
 use crate::http::response::error::ApiError;
 use crate::http::response::file_content::file_content;
@@ -42,7 +42,7 @@ pub async fn create(
         if is_json {
             return from_json(&api, &caller, request).await;
         }
-        let form = Form::from_request(request, &api).await?;
+        let form = MultipartForm::from_request(request, &api).await?;
         let file = receive(&api, &caller, form).await.map_err(too_large)?;
         Ok(Json(FileObject::from(&file)).into_response())
     };
@@ -61,7 +61,7 @@ fn too_large(error: ApiError) -> Refusal {
 
 /// An upload as JSON: the file is a `data:` URL, or its text.
 #[derive(Deserialize)]
-struct Upload {
+struct JsonUpload {
     #[serde(default)]
     purpose: Option<String>,
     #[serde(default)]
@@ -73,7 +73,7 @@ struct Upload {
 async fn from_json(api: &Arc<Api>, caller: &Caller, request: Request) -> Result<Response, Refusal> {
     let most = api.service.limits.quotes.max_body_bytes;
     let (_held, body) = api.bodies.read(request, api, most).await.map_err(too_large)?;
-    let upload: Upload = serde_json::from_slice(&body).map_err(|error| match error.is_data() {
+    let upload: JsonUpload = serde_json::from_slice(&body).map_err(|error| match error.is_data() {
         true => Refusal::invalid("invalid_batch_file", format!("the body must be an object with the texts `purpose` and `file`: {error}")),
         false => ApiError::new(Code::InvalidJson, format!("the body is not valid JSON: {error}")).into(),
     })?;

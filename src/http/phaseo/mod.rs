@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::route_table::{Route, routes};
+use super::route_table::{RouteEntry, routes};
 use crate::webhooks::Render;
 
 /// What Phaseo's server says of all that it makes itself.
@@ -23,13 +23,13 @@ const CACHE: &str = "no-store";
 
 /// A list that has no pages.
 #[derive(Serialize)]
-struct Listing<T> {
+struct PhaseoList<T> {
     object: &'static str,
     data: Vec<T>,
 }
 
 /// The routes below a version.
-pub const ROUTES: &[Route] = routes! {
+pub const ROUTES: &[RouteEntry] = routes! {
     shared "/batches" Key { get: batches::list, post: batches::create }
     shared "/batches/{batch_id}" Key { get: batches::retrieve, delete: batches::delete }
     shared "/batches/{batch_id}/cancel" Key { post: batches::cancel }
@@ -52,7 +52,7 @@ pub const ROUTES: &[Route] = routes! {
 };
 
 /// `/batch` is another name of `/batches`.
-pub const OTHER_NAMES: &[Route] = routes! {
+pub const OTHER_NAMES: &[RouteEntry] = routes! {
     own "/batch" Key { get: batches::list, post: batches::create }
     own "/batch/{batch_id}" Key { get: batches::retrieve, delete: batches::delete }
     own "/batch/{batch_id}/cancel" Key { post: batches::cancel }
@@ -67,7 +67,7 @@ pub const OTHER_NAMES: &[Route] = routes! {
 };
 
 /// Where its clients have files when the dialect is mounted by itself.
-pub const FILES: &[Route] = routes! {
+pub const FILES: &[RouteEntry] = routes! {
     own "/files" Key { get: files::list, post: files::create }
     own "/files/{file_id}" Key { get: files::retrieve }
     own "/files/{file_id}/content" Key { get: files::content }
@@ -78,6 +78,6 @@ pub use self::batches::job::message as batch_message;
 
 /// What messages about batches tell, with links to this base URL.
 pub fn told_of_batches(base: Option<String>) -> Render {
-    let place = batches::object::Place::at(base);
+    let place = batches::object::BatchLinks::at(base);
     Arc::new(move |batch, details| batches::job::at(&batch_message(batch, details), &place).into_bytes())
 }

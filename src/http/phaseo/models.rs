@@ -14,7 +14,7 @@ use rust_decimal::Decimal;
 use serde::Serialize;
 
 use super::params::{Details, NAMES, has, merge, of_offer};
-use super::{CACHE, Listing};
+use super::{CACHE, PhaseoList};
 use crate::catalog::{Meter, Modality, Model, Offer, Snapshot};
 use crate::http::request::Params;
 use crate::http::response::error::ApiError;
@@ -37,7 +37,7 @@ fn wanted(params: &Params) -> Option<Vec<&'static str>> {
 }
 
 #[derive(Serialize)]
-struct Entry<'a> {
+struct ModelEntry<'a> {
     model: String,
     name: &'a str,
     status: &'static str,
@@ -77,11 +77,11 @@ impl From<Details> for Supported {
     }
 }
 
-fn listing<'a>(snapshot: &'a Snapshot, wanted: Option<&[&str]>) -> Listing<Entry<'a>> {
+fn listing<'a>(snapshot: &'a Snapshot, wanted: Option<&[&str]>) -> PhaseoList<ModelEntry<'a>> {
     let mut models: Vec<_> = snapshot.all_models().iter().filter(|model| is_current(snapshot, model)).collect();
     models.sort_by_cached_key(|model| (std::cmp::Reverse(model.released), model.name.to_lowercase(), model.qualified()));
     let entries = models.into_iter().filter_map(|model| entry(snapshot, model, wanted));
-    Listing { object: "list", data: entries.collect() }
+    PhaseoList { object: "list", data: entries.collect() }
 }
 
 /// Neither retired nor advised against.
@@ -90,7 +90,7 @@ fn is_current(snapshot: &Snapshot, model: &Model) -> bool {
     ahead(model.retired) && ahead(model.deprecated)
 }
 
-fn entry<'a>(snapshot: &'a Snapshot, model: &'a Model, wanted: Option<&[&str]>) -> Option<Entry<'a>> {
+fn entry<'a>(snapshot: &'a Snapshot, model: &'a Model, wanted: Option<&[&str]>) -> Option<ModelEntry<'a>> {
     let mut offers: Vec<_> = snapshot.offers(model).filter(Offer::takes_work).map(|offer| (offer, of_offer(&offer))).collect();
     offers.retain(|(_, details)| wanted.is_none_or(|names| names.iter().any(|name| has(details, name))));
     offers.sort_by_key(|(offer, _)| offer.provider.id());
@@ -100,7 +100,7 @@ fn entry<'a>(snapshot: &'a Snapshot, model: &'a Model, wanted: Option<&[&str]>) 
     let merged = merge(offers.iter().map(|(offer, details)| (offer.provider.id(), details)));
     let pricing = Pricing { pricing_plan: "standard", meters: meters(snapshot, offers.iter().map(|(offer, _)| offer)) };
     let providers = offers.into_iter().map(|(offer, details)| ProviderEntry { id: offer.provider.id(), supported: details.into() });
-    Some(Entry {
+    Some(ModelEntry {
         model: model.qualified(),
         name: &model.name,
         status: "active",

@@ -1,6 +1,6 @@
 //! What OpenAI's form of an upload says, and its query of a list of files, for every dialect that takes them.
 
-use super::multipart::{Cap, Form, Part, seal};
+use super::multipart::{Cap, MultipartForm, Part, seal};
 use super::{Params, expires_after, quoted, unknown_choice};
 use crate::domain::file::{ExpiresAfter, File, Purpose};
 use crate::domain::id::OrgId;
@@ -8,7 +8,7 @@ use crate::domain::time::{Timestamp, later};
 use crate::http::layers::caller::Caller;
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
-use crate::store::{FileQuery, NewFile, Order, Spool};
+use crate::store::{FileQuery, NewFile, SortOrder, Spool};
 
 const MAX_LIST: usize = 10_000;
 const ANCHOR: &str = "expires_after[anchor]";
@@ -19,7 +19,7 @@ const SECONDS: &str = "expires_after[seconds]";
 /// # Errors
 /// When a parameter has a value that it cannot have.
 pub fn file_query(params: &Params, org: OrgId, now: Timestamp) -> Result<FileQuery, ApiError> {
-    let order = params.choice("order", &[("asc", Order::Ascending), ("desc", Order::Descending)])?;
+    let order = params.choice("order", &[("asc", SortOrder::Ascending), ("desc", SortOrder::Descending)])?;
     Ok(FileQuery {
         purpose: params.choice("purpose", &Purpose::ALL.map(|purpose| (purpose.as_str(), purpose)))?,
         org,
@@ -34,7 +34,7 @@ pub fn file_query(params: &Params, org: OrgId, now: Timestamp) -> Result<FileQue
 ///
 /// # Errors
 /// When a field is missing or has a value that it cannot have, or the file cannot be kept.
-pub async fn receive(api: &Api, caller: &Caller, form: Form) -> Result<File, ApiError> {
+pub async fn receive(api: &Api, caller: &Caller, form: MultipartForm) -> Result<File, ApiError> {
     api.check_open()?;
     let cap = Cap { bytes: api.limits.max_file_bytes, what: "a file uploaded in one request" };
     form.check(api, cap)?;
@@ -67,7 +67,7 @@ struct Fields {
 }
 
 impl Fields {
-    async fn read(mut form: Form, api: &Api, cap: Cap) -> Result<Self, ApiError> {
+    async fn read(mut form: MultipartForm, api: &Api, cap: Cap) -> Result<Self, ApiError> {
         let mut fields = Self::default();
         while let Some(part) = form.next().await? {
             let name = part.name.clone();

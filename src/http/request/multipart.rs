@@ -38,7 +38,7 @@ const MAX_FILENAME_CHARS: usize = 255;
 const MAX_ECHO_CHARS: usize = 200;
 
 /// A form whose fields are read one after the other.
-pub struct Form {
+pub struct MultipartForm {
     inner: Multipart,
     gate: Gate,
     fate: Fate,
@@ -62,7 +62,7 @@ impl Cap {
     }
 }
 
-impl FromRequest<Arc<Api>> for Form {
+impl FromRequest<Arc<Api>> for MultipartForm {
     type Rejection = ApiError;
 
     async fn from_request(mut request: Request, api: &Arc<Api>) -> Result<Self, ApiError> {
@@ -88,7 +88,7 @@ impl FromRequest<Arc<Api>> for Form {
     }
 }
 
-impl Form {
+impl MultipartForm {
     /// Refuses, before reading, a form that cannot be taken: too large, or no room for it.
     ///
     /// # Errors

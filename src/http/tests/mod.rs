@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
-use super::{Access, Accounts, Api, Limits, Views, router};
+use super::{Access, Accounts, Api, UploadLimits, Views, router};
 use crate::catalog::{Catalog, load_embedded};
 use crate::descriptors::Descriptors;
 use crate::domain::time::{Clock, Timestamp};
@@ -114,14 +114,14 @@ impl Bench {
             catalog: Arc::new(Catalog::for_tests(load_embedded().unwrap().into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false))),
             executor,
             clock: Clock::new(move || Timestamp::from_second(read.load(Ordering::Relaxed)).unwrap()),
-            limits: service::Limits { min_free_bytes: 0, ..service::Limits::default() },
+            limits: service::ServiceLimits { min_free_bytes: 0, ..service::ServiceLimits::default() },
             turns: QuoteTurns::default(),
             draining: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
         let mut api = Api {
             service: Arc::new(service),
-            limits: Limits::default(),
+            limits: UploadLimits::default(),
             descriptors: Descriptors::new(1 << 20, 1_024),
             access: Access::open(),
             views: Views::default(),

@@ -4,7 +4,7 @@ use super::*;
 use crate::domain::batch::metadata::Metadata;
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::priority::{Control, Owner};
-use crate::domain::batch::{BatchEvent, BatchSpec, BatchState, Fallback, Order, Progress, ResultFiles};
+use crate::domain::batch::{BatchEvent, BatchInput, BatchSpec, BatchState, Fallback, Progress, ResultFiles};
 use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{File, FileSource, Purpose, ResultPart};
@@ -30,7 +30,7 @@ async fn run(bench: &Bench, settle: bool) -> Ran {
     let spec = BatchSpec {
         id: BatchId::generate(now),
         dialect: Dialect::OpenAi,
-        order: Order::Rows { endpoint: Endpoint::Responses, window: CompletionWindow::DAY },
+        order: BatchInput::Rows { endpoint: Endpoint::Responses, window: CompletionWindow::DAY },
         input_file: input,
         created_at: now,
         metadata: Metadata::default(),

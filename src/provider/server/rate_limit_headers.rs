@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-use crate::domain::provider::rate_limits::{Allowance, Allowances};
+use crate::domain::provider::rate_limits::{RateLimitLeft, RateLimitStatus};
 use crate::domain::time::{Timestamp, until};
 
 /// Names of the limit, of what remains and of the reset, for one kind of limit.
@@ -25,7 +25,7 @@ const ANTHROPIC_TOKENS: Names =
 const SHORT: Names = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"];
 
 /// What the headers of an answer that came at `now` say.
-pub fn allowances(headers: &HeaderMap, now: Timestamp) -> Option<Box<Allowances>> {
+pub fn allowances(headers: &HeaderMap, now: Timestamp) -> Option<Box<RateLimitStatus>> {
     // Most servers say nothing, and each name takes its time to look up.
     let says = |name: &str| name.starts_with("x-ratelimit") || name.starts_with("anthropic-ratelimit");
     if !headers.keys().any(|name| says(name.as_str())) {
@@ -34,14 +34,14 @@ pub fn allowances(headers: &HeaderMap, now: Timestamp) -> Option<Box<Allowances>
     let read = |names| allowance(headers, names, now);
     let requests = read(OPENAI_REQUESTS).or_else(|| read(ANTHROPIC_REQUESTS)).or_else(|| read(SHORT));
     let tokens = read(OPENAI_TOKENS).or_else(|| read(ANTHROPIC_TOKENS));
-    let said = Allowances { requests, tokens };
-    (said != Allowances::default()).then(|| Box::new(said))
+    let said = RateLimitStatus { requests, tokens };
+    (said != RateLimitStatus::default()).then(|| Box::new(said))
 }
 
-fn allowance(headers: &HeaderMap, [limit, remaining, reset]: Names, now: Timestamp) -> Option<Allowance> {
+fn allowance(headers: &HeaderMap, [limit, remaining, reset]: Names, now: Timestamp) -> Option<RateLimitLeft> {
     let text = |name: &str| Some(headers.get(name)?.to_str().ok()?.trim());
     let number = |name: &str| text(name)?.parse::<u64>().ok();
-    Some(Allowance { remaining: number(remaining)?, reset: wait(text(reset)?, now)?, limit: number(limit) })
+    Some(RateLimitLeft { remaining: number(remaining)?, reset: wait(text(reset)?, now)?, limit: number(limit) })
 }
 
 /// How long until a reset that is written in one of the ways that are in use.
@@ -102,7 +102,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::constant(1_790_000_000, 0);
 
-    fn read(lines: &[(&'static str, &'static str)]) -> Option<Allowances> {
+    fn read(lines: &[(&'static str, &'static str)]) -> Option<RateLimitStatus> {
         let headers = lines.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect();
         allowances(&headers, NOW).map(|said| *said)
     }
@@ -117,19 +117,19 @@ mod tests {
             ("x-ratelimit-remaining-tokens", "150000"),
             ("x-ratelimit-reset-tokens", "1m2.5s"),
         ]);
-        let requests = Some(Allowance { limit: Some(10_000), remaining: 9_999, reset: Duration::from_millis(6) });
-        let tokens = Some(Allowance { limit: Some(200_000), remaining: 150_000, reset: Duration::from_millis(62_500) });
-        assert_eq!(openai, Some(Allowances { requests, tokens }));
+        let requests = Some(RateLimitLeft { limit: Some(10_000), remaining: 9_999, reset: Duration::from_millis(6) });
+        let tokens = Some(RateLimitLeft { limit: Some(200_000), remaining: 150_000, reset: Duration::from_millis(62_500) });
+        assert_eq!(openai, Some(RateLimitStatus { requests, tokens }));
         let anthropic = read(&[
             ("anthropic-ratelimit-requests-limit", "50"),
             ("anthropic-ratelimit-requests-remaining", "0"),
             ("anthropic-ratelimit-requests-reset", "2026-09-21T14:13:50Z"),
         ]);
-        let requests = Some(Allowance { limit: Some(50), remaining: 0, reset: Duration::from_secs(30) });
-        assert_eq!(anthropic, Some(Allowances { requests, tokens: None }));
+        let requests = Some(RateLimitLeft { limit: Some(50), remaining: 0, reset: Duration::from_secs(30) });
+        assert_eq!(anthropic, Some(RateLimitStatus { requests, tokens: None }));
         let short = read(&[("x-ratelimit-remaining", "7"), ("x-ratelimit-reset", "1790000012")]);
-        let requests = Some(Allowance { limit: None, remaining: 7, reset: Duration::from_secs(12) });
-        assert_eq!(short, Some(Allowances { requests, tokens: None }));
+        let requests = Some(RateLimitLeft { limit: None, remaining: 7, reset: Duration::from_secs(12) });
+        assert_eq!(short, Some(RateLimitStatus { requests, tokens: None }));
     }
 
     #[test]

@@ -30,7 +30,7 @@ use tokio::time::sleep;
 use self::bodies::Draft;
 use self::force::Forced;
 use self::profile::{Dice, Disturbance};
-use self::request::{Body, Refusal};
+use self::request::{Body, SimulatedRefusal};
 use super::{Answer, Call, CallError, Dispatch};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::format::error_of_chat;
@@ -48,7 +48,7 @@ pub struct Simulated {
 
 /// What is decided about a call before it is answered.
 struct Case<'a> {
-    body: Result<Body<'a>, Refusal>,
+    body: Result<Body<'a>, SimulatedRefusal>,
     forced: Forced,
     latency: Duration,
     disturbance: Option<Disturbance>,

@@ -73,11 +73,12 @@ pub(super) struct Body<'a> {
 }
 
 /// Reads a body.
-pub(super) fn read(bytes: &[u8]) -> Result<Body<'_>, Refusal> {
+pub(super) fn read(bytes: &[u8]) -> Result<Body<'_>, SimulatedRefusal> {
     if !bytes.trim_ascii_start().starts_with(b"{") {
-        return Err(Refusal::new("The body of the request must be a JSON object.", None));
+        return Err(SimulatedRefusal::new("The body of the request must be a JSON object.", None));
     }
-    serde_json::from_slice(bytes).map_err(|error| Refusal::new(format!("We could not parse the JSON body of your request: {error}"), None))
+    serde_json::from_slice(bytes)
+        .map_err(|error| SimulatedRefusal::new(format!("We could not parse the JSON body of your request: {error}"), None))
 }
 
 impl<'a> Body<'a> {
@@ -87,7 +88,7 @@ impl<'a> Body<'a> {
     }
 
     /// The directives in `metadata.simulate`; `None` if there are none.
-    pub fn forced(&self, wait: Duration) -> Result<Option<Forced>, Refusal> {
+    pub fn forced(&self, wait: Duration) -> Result<Option<Forced>, SimulatedRefusal> {
         #[derive(Deserialize)]
         struct Metadata<'a> {
             #[serde(borrow)]
@@ -95,7 +96,7 @@ impl<'a> Body<'a> {
         }
         let metadata = self.metadata.and_then(|raw| serde_json::from_str::<Metadata<'_>>(raw.get()).ok());
         let Some(simulate) = metadata.and_then(|m| m.simulate) else { return Ok(None) };
-        let refuse = |message| Refusal::new(message, Some("metadata.simulate"));
+        let refuse = |message| SimulatedRefusal::new(message, Some("metadata.simulate"));
         let text = string(simulate).ok_or_else(|| refuse("Directives must be one string.".into()))?;
         force::parse(&text, wait).map(Some).map_err(|message| refuse(format!("Cannot simulate this: {message}.")))
     }
@@ -104,29 +105,29 @@ impl<'a> Body<'a> {
 /// The text of a JSON string, borrowed where nothing in it is escaped; `None` for another value.
 pub(super) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    struct SimulatedText<'a>(#[serde(borrow)] Cow<'a, str>);
     if !raw.get().starts_with('"') {
         return None;
     }
-    serde_json::from_str::<Text<'_>>(raw.get()).ok().map(|text| text.0)
+    serde_json::from_str::<SimulatedText<'_>>(raw.get()).ok().map(|text| text.0)
 }
 
 /// A whole number within `range`, if the field is there.
-pub(super) fn whole(raw: Raw<'_>, param: &'static str, range: RangeInclusive<u64>) -> Result<Option<u64>, Refusal> {
+pub(super) fn whole(raw: Raw<'_>, param: &'static str, range: RangeInclusive<u64>) -> Result<Option<u64>, SimulatedRefusal> {
     let Some(raw) = raw else { return Ok(None) };
     let number = serde_json::from_str(raw.get()).ok().filter(|number| range.contains(number));
     match number {
         Some(number) => Ok(Some(number)),
         None => {
             let message = format!("Invalid '{param}': expected an integer from {} to {}.", range.start(), range.end());
-            Err(Refusal::new(message, Some(param)))
+            Err(SimulatedRefusal::new(message, Some(param)))
         }
     }
 }
 
 /// A field that must be there.
-pub(super) fn required<'a>(raw: Raw<'a>, param: &'static str) -> Result<&'a RawValue, Refusal> {
-    raw.ok_or_else(|| Refusal {
+pub(super) fn required<'a>(raw: Raw<'a>, param: &'static str) -> Result<&'a RawValue, SimulatedRefusal> {
+    raw.ok_or_else(|| SimulatedRefusal {
         message: format!("Missing required parameter: '{param}'."),
         param: Some(param),
         code: Some("missing_required_parameter"),
@@ -145,13 +146,13 @@ pub(super) fn raw_tokens(raw: Raw<'_>) -> u64 {
 
 /// A body that a hosted API would refuse with 400.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct SimulatedRefusal {
     message: String,
     param: Option<&'static str>,
     code: Option<&'static str>,
 }
 
-impl Refusal {
+impl SimulatedRefusal {
     pub fn new(message: impl Into<String>, param: Option<&'static str>) -> Self {
         Self { message: message.into(), param, code: None }
     }

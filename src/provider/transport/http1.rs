@@ -24,7 +24,7 @@ use ureq_proto::client::state::{RecvBody, RecvResponse};
 use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult, SendRequestResult};
 
 use super::connect::Stream;
-use super::link::{Failed, Fault, Head, Outgoing};
+use super::link::{Failed, Head, Outgoing, TransportFault};
 
 /// The longest head of an answer, and the longest frame around a piece of its body.
 const MAX_HEAD: usize = 64 << 10;
@@ -41,14 +41,14 @@ pub(super) struct Own {
     stream: TokioIo<Stream>,
     /// Leads to a proxy that wants to see the whole URL.
     forwarded: bool,
-    state: State,
+    state: Http1State,
     /// Not for another exchange, whatever the server says.
     closing: bool,
     /// What has come and is not understood yet.
     arrived: BytesMut,
 }
 
-enum State {
+enum Http1State {
     /// Between two exchanges.
     Rest,
     Head(Box<Call<RecvResponse>>),
@@ -66,16 +66,16 @@ struct Unwritten {
 
 impl Own {
     pub fn over(stream: Stream, forwarded: bool) -> Self {
-        Self { stream: TokioIo::new(stream), forwarded, state: State::Rest, closing: false, arrived: BytesMut::new() }
+        Self { stream: TokioIo::new(stream), forwarded, state: Http1State::Rest, closing: false, arrived: BytesMut::new() }
     }
 
     /// Sends a request and waits for the head of the answer.
     pub async fn send(&mut self, request: Outgoing, host: &HeaderValue) -> Result<Head, Failed> {
         if !self.rest() {
-            return Err(Failed { fault: Fault::Closed, unsent: Some(request) });
+            return Err(Failed { fault: TransportFault::Closed, unsent: Some(request) });
         }
         let call = answer_to_come().map_err(|fault| Failed { fault, unsent: None })?;
-        self.state = State::Head(Box::new(call));
+        self.state = Http1State::Head(Box::new(call));
         let head = head(&request, host, self.forwarded);
         let mut unwritten = Some(Box::new(Unwritten { head, request, written: 0 }));
         let answer = poll_fn(|cx| self.poll_head(&mut unwritten, cx)).await;
@@ -85,13 +85,13 @@ impl Own {
 
     /// Writes what is left of the request and reads the head of the answer, which may come before
     /// the request is complete.
-    fn poll_head(&mut self, unwritten: &mut Option<Box<Unwritten>>, cx: &mut Context<'_>) -> Poll<Result<Head, Fault>> {
+    fn poll_head(&mut self, unwritten: &mut Option<Box<Unwritten>>, cx: &mut Context<'_>) -> Poll<Result<Head, TransportFault>> {
         let mut broken = None;
         if let Some(left) = unwritten {
             match self.poll_write(left, cx) {
                 // Here the request is given up, with its body.
                 Poll::Ready(Ok(())) => *unwritten = None,
-                Poll::Ready(Err(error)) => broken = Some(Fault::from(error)),
+                Poll::Ready(Err(error)) => broken = Some(TransportFault::from(error)),
                 Poll::Pending => {}
             }
         }
@@ -119,23 +119,23 @@ impl Own {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Fault>> {
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, TransportFault>> {
         loop {
             if ready!(self.poll_read(cx))? == 0 {
-                return Poll::Ready(Err(Fault::Closed));
+                return Poll::Ready(Err(TransportFault::Closed));
             }
             if let Some(head) = self.head()? {
                 return Poll::Ready(Ok(head));
             }
             if self.arrived.len() > MAX_HEAD {
-                return Poll::Ready(Err(Fault::TooLong));
+                return Poll::Ready(Err(TransportFault::TooLong));
             }
         }
     }
 
     /// The head of the answer, once it is complete. Interim answers are passed over.
-    fn head(&mut self) -> Result<Option<Head>, Fault> {
-        let State::Head(call) = &mut self.state else { return Err(Fault::Closed) };
+    fn head(&mut self) -> Result<Option<Head>, TransportFault> {
+        let Http1State::Head(call) = &mut self.state else { return Err(TransportFault::Closed) };
         let answer = loop {
             match call.try_response(&self.arrived, false)? {
                 (used, Some(answer)) => {
@@ -146,14 +146,14 @@ impl Own {
                 (used, None) => self.arrived.advance(used),
             }
         };
-        let State::Head(call) = std::mem::replace(&mut self.state, State::Over) else { return Err(Fault::Closed) };
+        let Http1State::Head(call) = std::mem::replace(&mut self.state, Http1State::Over) else { return Err(TransportFault::Closed) };
         let mut announced = None;
-        match call.proceed().ok_or(Fault::Closed)? {
+        match call.proceed().ok_or(TransportFault::Closed)? {
             RecvResponseResult::RecvBody(call) => {
                 if let BodyMode::LengthDelimited(length) = call.body_mode() {
                     announced = Some(length);
                 }
-                self.state = State::Body(Box::new(call));
+                self.state = Http1State::Body(Box::new(call));
             }
             RecvResponseResult::Redirect(call) => self.answered(call.must_close_connection()),
             RecvResponseResult::Cleanup(call) => self.answered(call.must_close_connection()),
@@ -163,19 +163,19 @@ impl Own {
     }
 
     /// The next piece of the answer's body; `None` at its end.
-    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, TransportFault>>> {
         loop {
             match self.piece() {
                 Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
                 Ok(None) => {}
                 Err(fault) => return Poll::Ready(Some(Err(fault))),
             }
-            let State::Body(call) = &self.state else { return Poll::Ready(None) };
+            let Http1State::Body(call) = &self.state else { return Poll::Ready(None) };
             let until_closed = call.body_mode() == BodyMode::CloseDelimited;
             match ready!(self.poll_read(cx)) {
                 Ok(0) => {
-                    self.state = State::Over;
-                    return Poll::Ready((!until_closed).then_some(Err(Fault::Closed)));
+                    self.state = Http1State::Over;
+                    return Poll::Ready((!until_closed).then_some(Err(TransportFault::Closed)));
                 }
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
@@ -184,8 +184,8 @@ impl Own {
     }
 
     /// What can be understood of the body without reading more. At its end the exchange is over.
-    fn piece(&mut self) -> Result<Option<Bytes>, Fault> {
-        let State::Body(call) = &mut self.state else { return Ok(None) };
+    fn piece(&mut self) -> Result<Option<Bytes>, TransportFault> {
+        let Http1State::Body(call) = &mut self.state else { return Ok(None) };
         let mut made = 0;
         let mut piece = BytesMut::zeroed(self.arrived.len());
         while !self.arrived.is_empty() {
@@ -197,12 +197,12 @@ impl Own {
             }
         }
         if self.arrived.len() > MAX_HEAD {
-            return Err(Fault::TooLong);
+            return Err(TransportFault::TooLong);
         }
         let until_closed = call.body_mode() == BodyMode::CloseDelimited;
         if call.can_proceed() && !until_closed {
-            let State::Body(call) = std::mem::replace(&mut self.state, State::Over) else { return Ok(None) };
-            match call.proceed().ok_or(Fault::Closed)? {
+            let Http1State::Body(call) = std::mem::replace(&mut self.state, Http1State::Over) else { return Ok(None) };
+            match call.proceed().ok_or(TransportFault::Closed)? {
                 RecvBodyResult::Redirect(call) => self.answered(call.must_close_connection()),
                 RecvBodyResult::Cleanup(call) => self.answered(call.must_close_connection()),
             }
@@ -213,7 +213,7 @@ impl Own {
 
     /// The exchange is complete.
     fn answered(&mut self, must_close: bool) {
-        self.state = if must_close || self.closing || !self.arrived.is_empty() { State::Over } else { State::Rest };
+        self.state = if must_close || self.closing || !self.arrived.is_empty() { Http1State::Over } else { Http1State::Rest };
         // Empty, it still has room for the largest answer so far.
         self.arrived = BytesMut::new();
     }
@@ -231,7 +231,7 @@ impl Own {
     /// Whether it can take another request. Nobody polls it until then, and nobody is woken by it.
     pub fn rest(&mut self) -> bool {
         // Whatever comes now, an end or bytes that nobody asked for, is the end of it.
-        matches!(self.state, State::Rest) && self.poll_read(&mut Context::from_waker(Waker::noop())).is_pending()
+        matches!(self.state, Http1State::Rest) && self.poll_read(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 }
 
@@ -261,11 +261,11 @@ fn head(request: &Request<Bytes>, host: &HeaderValue, forwarded: bool) -> Vec<u8
 /// What reads the answer. It is the same for every method that is used here: only answers to `HEAD`
 /// and `CONNECT` are read differently. So it is made of the shortest request, and holds no headers of
 /// the real one as long as that call waits.
-fn answer_to_come() -> Result<Call<RecvResponse>, Fault> {
+fn answer_to_come() -> Result<Call<RecvResponse>, TransportFault> {
     let mut call = Call::new(Request::new(()))?.proceed();
     call.write(&mut [0; 64])?;
-    match call.proceed()?.ok_or(Fault::Unwritable)? {
+    match call.proceed()?.ok_or(TransportFault::Unwritable)? {
         SendRequestResult::RecvResponse(call) => Ok(call),
-        SendRequestResult::SendBody(_) | SendRequestResult::Await100(_) => Err(Fault::Unwritable),
+        SendRequestResult::SendBody(_) | SendRequestResult::Await100(_) => Err(TransportFault::Unwritable),
     }
 }

@@ -16,7 +16,7 @@ use hyper::rt::Executor;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::connect::Stream;
-use super::link::{Failed, Fault, Head, Outgoing};
+use super::link::{Failed, Head, Outgoing, TransportFault};
 
 /// How often a connection with calls in flight is asked whether it still lives.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -83,13 +83,13 @@ impl Share {
             }
             Err(mut error) => {
                 let unsent = error.take_message().map(|request| Box::new(request.map(content)));
-                Err(Failed { fault: Fault::Http2(error.into_error()), unsent })
+                Err(Failed { fault: TransportFault::Http2(error.into_error()), unsent })
             }
         }
     }
 
     /// The next piece of the answer's body; `None` at its end.
-    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, TransportFault>>> {
         loop {
             let Some(body) = self.body.as_mut() else { return Poll::Ready(None) };
             match ready!(Pin::new(&mut **body).poll_frame(cx)) {

@@ -24,7 +24,7 @@ pub(super) struct Head {
 
 /// Why an exchange came to nothing.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum TransportFault {
     #[error("the connection was closed before the answer was complete")]
     Closed,
     #[error("the head of the answer is too long")]
@@ -42,7 +42,7 @@ pub(super) enum Fault {
 /// A request that was not answered.
 #[derive(Debug)]
 pub(super) struct Failed {
-    pub fault: Fault,
+    pub fault: TransportFault,
     /// The request, if nothing of it was written.
     pub unsent: Option<Outgoing>,
 }
@@ -64,7 +64,7 @@ impl Link {
     }
 
     /// The next piece of the answer's body; `None` at its end.
-    pub async fn piece(&mut self) -> Option<Result<Bytes, Fault>> {
+    pub async fn piece(&mut self) -> Option<Result<Bytes, TransportFault>> {
         poll_fn(|cx| match self {
             Self::Own(own) => own.poll_piece(cx),
             Self::Shared(share) => share.poll_piece(cx),

@@ -43,7 +43,7 @@ pub(super) struct Pool {
     places: Arc<Places>,
     /// Calls that wait for a connection or a place.
     waiting: AtomicUsize,
-    kept: Mutex<Kept>,
+    kept: Mutex<KeptLinks>,
     /// The server has chosen HTTP/2 before.
     shares: AtomicBool,
     /// Held while a connection to a server that is known to speak HTTP/2 is opened, so that a
@@ -52,7 +52,7 @@ pub(super) struct Pool {
 }
 
 #[derive(Default)]
-struct Kept {
+struct KeptLinks {
     /// The one that came last is the first to be used again, so that the others can expire.
     resting: Vec<(Own, u32)>,
     shared: Vec<(Shared, u32)>,
@@ -63,7 +63,7 @@ struct Kept {
     sweeping: bool,
 }
 
-impl Kept {
+impl KeptLinks {
     fn take(&mut self) -> Option<Link> {
         self.share().or_else(|| self.resting.pop().map(|(own, _)| Link::Own(own)))
     }
@@ -125,7 +125,7 @@ impl Pool {
         pool
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
+    fn lock(&self) -> MutexGuard<'_, KeptLinks> {
         self.kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
@@ -261,7 +261,7 @@ impl Pool {
         self.begin_to_sweep(kept);
     }
 
-    fn begin_to_sweep(self: &Arc<Self>, mut kept: MutexGuard<'_, Kept>) {
+    fn begin_to_sweep(self: &Arc<Self>, mut kept: MutexGuard<'_, KeptLinks>) {
         if !std::mem::replace(&mut kept.sweeping, true) {
             drop(kept);
             // Ends by itself when the pool is gone or empty.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::domain::batch::metadata::Metadata;
 use crate::domain::batch::priority::{Control, Owner};
-use crate::domain::batch::{Batch, BatchSpec, Fallback, Order};
+use crate::domain::batch::{Batch, BatchInput, BatchSpec, Fallback};
 use crate::domain::dialect::Dialect;
 use crate::domain::file::{ExpiresAfter, Purpose};
 use crate::domain::id::{BatchId, FileId, OrgId};
@@ -27,7 +27,7 @@ pub struct NewBatch {
     pub org: OrgId,
     /// Whose share of the lanes it takes.
     pub owner: Owner,
-    pub order: Order,
+    pub order: BatchInput,
     pub input: Input,
     pub metadata: Metadata,
     /// Applies to the output and the error file.
@@ -85,7 +85,7 @@ pub struct Created {
 
 impl NewBatch {
     /// A batch that says nothing but what it must.
-    pub fn new(now: Timestamp, dialect: Dialect, org: OrgId, owner: Owner, order: Order, input: Input) -> Self {
+    pub fn new(now: Timestamp, dialect: Dialect, org: OrgId, owner: Owner, order: BatchInput, input: Input) -> Self {
         Self {
             id: BatchId::generate(now),
             created_at: now,

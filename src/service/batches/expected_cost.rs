@@ -12,7 +12,7 @@ use crate::domain::usage::Usage;
 use crate::domain::vocabulary::Operation;
 use crate::quote::Group;
 use crate::quote::tokens::Tokenizer;
-use crate::service::quotes::items::Read;
+use crate::service::quotes::items::ReadItems;
 use crate::service::{IssueCode, IssuePath, ServiceError};
 
 /// Refuses a batch that is expected to cost more than its client allows: the quote may have been made of a
@@ -30,7 +30,7 @@ pub fn within(most: Usd, estimate: Option<Estimate>) -> Result<(), ServiceError>
 }
 
 /// What these very items are expected to cost; `None` if nobody knows.
-pub fn of_items(read: &Read, count: u32, quote: &Quote) -> Option<Estimate> {
+pub fn of_items(read: &ReadItems, count: u32, quote: &Quote) -> Option<Estimate> {
     scaled(quote, count).map(|scaled| larger(scaled, priced(read, quote), quote.fee))
 }
 
@@ -42,7 +42,7 @@ pub fn scaled(quote: &Quote, items: u32) -> Option<Estimate> {
 }
 
 /// What these very items cost on the lanes that serve them, as many of them on each as the quote has said.
-fn priced(read: &Read, quote: &Quote) -> Usd {
+fn priced(read: &ReadItems, quote: &Quote) -> Usd {
     let of_group = |(group, operation): (&Group, &Operation)| {
         let lanes = quote.group(*operation, &group.models).map_or(&[][..], |quoted| &quoted.lanes);
         let lanes: Vec<_> = lanes.iter().filter(|lane| lane.items > 0).filter_map(|lane| Some((lane, lane.price?))).collect();

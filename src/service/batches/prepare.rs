@@ -14,7 +14,7 @@ use crate::domain::row::batchrouter::Defaults;
 use crate::domain::vocabulary::Operation;
 use crate::quote::Group;
 use crate::service::quotes::create::split;
-use crate::service::quotes::items::{self, Files, NewItem, Read, Reading};
+use crate::service::quotes::items::{self, AttachedFiles, NewItem, ReadItems, Reading};
 use crate::service::quotes::manifest;
 use crate::service::{Issue, IssueCode, IssuePath, MAX_ISSUES, Service, ServiceError};
 use crate::store::{Sealed, Store, StoreError};
@@ -29,7 +29,7 @@ pub enum Items {
 
 /// What was found.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct PreparedInput {
     pub input: Input,
     /// Items, as far as they are known.
     pub items: Option<u32>,
@@ -50,7 +50,7 @@ impl Service {
         count: Option<u32>,
         stated: &Defaults,
         quote: &Quote,
-    ) -> Result<Prepared, ServiceError> {
+    ) -> Result<PreparedInput, ServiceError> {
         let defaults = Defaults {
             operation: stated.operation.or(quote.defaults.operation),
             models: if stated.models.is_empty() { quote.defaults.models.clone() } else { stated.models.clone() },
@@ -59,7 +59,7 @@ impl Service {
             Items::File(id) => {
                 manifest::check(self.store.file(id, self.clock.now()).await?, quote.org, id)?;
                 let estimate = scaled(quote, count.unwrap_or(quote.items));
-                Ok(Prepared { input: Input::Uploaded(id), items: count, defaults, estimate })
+                Ok(PreparedInput { input: Input::Uploaded(id), items: count, defaults, estimate })
             }
             Items::Inline(items) => {
                 let (service, quote) = (self.clone(), quote.clone());
@@ -68,13 +68,13 @@ impl Service {
         }
     }
 
-    fn prepare_inline(&self, items: &Bytes, quote: &Quote, defaults: Defaults) -> Result<Prepared, ServiceError> {
+    fn prepare_inline(&self, items: &Bytes, quote: &Quote, defaults: Defaults) -> Result<PreparedInput, ServiceError> {
         let written = split(items, self.limits.quotes.max_items)?;
         let too_long = too_long(&written, self.limits.max_line_bytes);
         if !too_long.is_empty() {
             return Err(ServiceError::preflight(too_long));
         }
-        let files = Files { store: &self.store, org: quote.org, now: self.clock.now() };
+        let files = AttachedFiles { store: &self.store, org: quote.org, now: self.clock.now() };
         let reading = Reading { defaults: &defaults, as_asked: false, bounded: false };
         let new: Vec<_> = written.iter().copied().map(NewItem::Written).collect();
         let read = items::read(&new, reading, &self.catalog.current(), &files).map_err(ServiceError::preflight)?;
@@ -85,7 +85,7 @@ impl Service {
         let count = u32::try_from(written.len()).unwrap_or(u32::MAX);
         let estimate = of_items(&read, count, quote);
         let content = spooled(&self.store, written.iter().map(|item| item.get()))?;
-        Ok(Prepared { input: Input::Made(MadeRows::of_request(content)), items: Some(count), defaults, estimate })
+        Ok(PreparedInput { input: Input::Made(MadeRows::of_request(content)), items: Some(count), defaults, estimate })
     }
 }
 
@@ -101,7 +101,7 @@ fn too_long(items: &[&RawValue], most: usize) -> Vec<Issue> {
 }
 
 /// Items of kinds that the quote has no lane for.
-fn not_quoted(read: &Read, quote: &Quote) -> Vec<Issue> {
+fn not_quoted(read: &ReadItems, quote: &Quote) -> Vec<Issue> {
     let groups = read.groups.iter().zip(&read.operations).zip(&read.asked);
     let unknown = groups.filter(|((group, operation), _)| quote.group(**operation, &group.models).is_none());
     let issue = |((group, operation), asked): ((&Group, &Operation), &Vec<String>)| {

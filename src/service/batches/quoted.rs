@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::create::{Created, NewBatch};
 use super::expected_cost::within;
-use super::prepare::{Items, Prepared};
+use super::prepare::{Items, PreparedInput};
 use crate::domain::batch::priority::Owner;
-use crate::domain::batch::{Fallback, Order, QuotedOrder};
+use crate::domain::batch::{BatchInput, Fallback, QuotedInput};
 use crate::domain::dialect::Dialect;
 use crate::domain::id::{OrgId, QuoteId};
 use crate::domain::money::Usd;
@@ -124,9 +124,9 @@ impl Service {
         Ok(quote)
     }
 
-    fn new_batch(&self, asked: QuotedCreate, quote: &Quote, prepared: Prepared, most: Option<Usd>) -> NewBatch {
-        let Prepared { input, items, defaults, estimate } = prepared;
-        let order = QuotedOrder {
+    fn new_batch(&self, asked: QuotedCreate, quote: &Quote, prepared: PreparedInput, most: Option<Usd>) -> NewBatch {
+        let PreparedInput { input, items, defaults, estimate } = prepared;
+        let order = QuotedInput {
             defaults,
             demands: Constraints { max_price: most, ..quote.demands.clone() },
             estimate,
@@ -134,9 +134,9 @@ impl Service {
             items,
             metadata: asked.metadata,
             webhook: asked.webhook,
-            ..QuotedOrder::of(quote)
+            ..QuotedInput::of(quote)
         };
-        let order = Order::Items(Box::new(order));
+        let order = BatchInput::Items(Box::new(order));
         let new = NewBatch::new(self.clock.now(), Dialect::BatchRouter, asked.org, asked.owner, order, input);
         NewBatch { fallback: Fallback::Never, once: Some(asked.once), ..new }
     }

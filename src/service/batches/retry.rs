@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::create::{Input, Kept, MadeRows, NewBatch};
 use crate::domain::batch::priority::Control;
-use crate::domain::batch::{Batch, BatchState, Order};
+use crate::domain::batch::{Batch, BatchInput, BatchState};
 use crate::domain::file::{File, ResultPart};
 use crate::domain::id::BatchId;
 use crate::service::{RetryError, Service, ServiceError};
@@ -47,7 +47,7 @@ fn check(batch: &Batch) -> Result<(), RetryError> {
     if let BatchState::Failed { .. } = batch.state {
         return Err(RetryError::Refused);
     }
-    if let Order::Items(_) = batch.spec.order {
+    if let BatchInput::Items(_) = batch.spec.order {
         return Err(RetryError::Quoted);
     }
     if batch.progress.failed == 0 { Err(RetryError::NothingToRetry) } else { Ok(()) }

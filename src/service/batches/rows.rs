@@ -19,7 +19,7 @@ use crate::service::{Service, ServiceError};
 
 /// Rows to be run.
 #[derive(Debug)]
-pub enum Rows {
+pub enum RowsToQuote {
     /// Those of a create, read by its dialect.
     Parsed { url: Endpoint, rows: Vec<ParsedRow> },
     /// All rows of a file that was uploaded, or the first ones: an array, as they are written.
@@ -55,13 +55,13 @@ impl Service {
     ///
     /// # Errors
     /// When the rows are faulty, cannot be served, or nothing bounds what they may cost.
-    pub async fn quote_rows(self: &Arc<Self>, org: OrgId, rows: Rows, request: QuoteRequest) -> Result<QuotedRows, ServiceError> {
+    pub async fn quote_rows(self: &Arc<Self>, org: OrgId, rows: RowsToQuote, request: QuoteRequest) -> Result<QuotedRows, ServiceError> {
         let account = self.store.account(org).await?;
         let service = self.clone();
         let quoting = move || {
             let prepays = matches!(account.credits, Credits::Prepaid(_));
             match rows {
-                Rows::Parsed { url, rows } => {
+                RowsToQuote::Parsed { url, rows } => {
                     let items: Vec<_> = rows.iter().map(|row| NewItem::Parsed(row.item(url))).collect();
                     let MadeQuote { quote, read, .. } = service.quote_items(&items, &request, org, account)?;
                     let held = worst_case(&read, &quote, prepays)?;
@@ -69,7 +69,7 @@ impl Service {
                     let count = u32::try_from(rows.len()).ok();
                     Ok::<_, ServiceError>(QuotedRows { quote, input: Input::Made(MadeRows::of_request(content)), held, count })
                 }
-                Rows::Uploaded { file, sample } => {
+                RowsToQuote::Uploaded { file, sample } => {
                     let items: Vec<_> = split(&sample, usize::MAX)?.into_iter().map(NewItem::Written).collect();
                     let MadeQuote { quote, read, .. } = service.quote_items(&items, &request, org, account)?;
                     let held = worst_case(&read, &quote, prepays)?;

@@ -5,7 +5,7 @@ use crate::domain::org::ledger::{micros_up, with_fee};
 use crate::domain::quote::{Quote, QuotedLane};
 use crate::quote::{Output, upper_bound};
 use crate::service::ServiceError;
-use crate::service::quotes::items::Read;
+use crate::service::quotes::items::ReadItems;
 
 /// The most that these rows may cost on the lanes of their quote, in whole micro-dollars; `None` if a lane has
 /// no established price.
@@ -13,7 +13,7 @@ use crate::service::quotes::items::Read;
 /// # Errors
 /// When nothing bounds what a row may write. An organisation that `prepays` cannot owe more than was held: what
 /// its rows cost must be known, all of it.
-pub fn worst_case(read: &Read, quote: &Quote, prepays: bool) -> Result<Option<Usd>, ServiceError> {
+pub fn worst_case(read: &ReadItems, quote: &Quote, prepays: bool) -> Result<Option<Usd>, ServiceError> {
     let (mut sum, mut other) = (Some(Usd::ZERO), None);
     for (row, bound) in (0_u32..).zip(&read.bounds) {
         if prepays && other.is_none() {

@@ -17,7 +17,7 @@ use super::pacing::{Turn, Turns};
 use crate::domain::batch::details::BatchDetails;
 use crate::domain::batch::{Batch, BatchState, Progress};
 use crate::domain::id::BatchId;
-use crate::domain::webhook::event_log::Telling;
+use crate::domain::webhook::event_log::EventLog;
 use crate::service::{Service, ServiceError};
 
 /// The least time between two looks that nobody has asked for.
@@ -204,7 +204,7 @@ struct Watcher {
     over: CancellationToken,
     /// What the last frame was made of: all that is told of a batch changes with one of these, in one commit. There
     /// is a telling only if the batch has a receiver.
-    seen: Option<(BatchState, Progress, Option<Telling>)>,
+    seen: Option<(BatchState, Progress, Option<EventLog>)>,
 }
 
 impl Watcher {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rust_decimal::Decimal;
 use serde_json::value::RawValue;
 
-use super::items::{self, Files, NewItem, Read, Reading};
+use super::items::{self, AttachedFiles, NewItem, ReadItems, Reading};
 use super::lanes::lanes;
 use super::outcome::{Decided, Outcome};
 use super::pricing::{Pricing, digits};
@@ -16,13 +16,13 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::id::{OrgId, QuoteId};
 use crate::domain::money::Usd;
 use crate::domain::org::ledger::{Account, with_fee};
-use crate::domain::quote::constraints::{Constraints, Wishes};
-use crate::domain::quote::output_stats::Observed;
+use crate::domain::quote::constraints::{Constraints, RoutingPreferences};
+use crate::domain::quote::output_stats::OutputStats;
 use crate::domain::quote::{Quote, QuotedGroup, QuotedLane};
 use crate::domain::row::batchrouter::Defaults;
 use crate::domain::time::later;
 use crate::domain::vocabulary::{Modality, Operation};
-use crate::quote::{Considered, GroupDecision, Lane, Rejection, Terms, Verdict, decide, fits};
+use crate::quote::{Considered, GroupDecision, Lane, LaneVerdict, Rejection, Terms, decide, fits};
 use crate::service::live_lanes::Live;
 use crate::service::{Issue, IssueCode, IssuePath, ItemsError, Service, ServiceError};
 
@@ -40,7 +40,7 @@ pub struct QuoteRequest {
 /// How a quote is made, as far as dialects differ in that. The default is BatchRouter's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuoteOptions {
-    pub wishes: Wishes,
+    pub wishes: RoutingPreferences,
     /// Items go to lanes that take them as they are asked, and not in another form.
     pub as_asked: bool,
     /// When they must be done, if that is not what their tier says.
@@ -51,7 +51,7 @@ pub struct QuoteOptions {
 
 impl Default for QuoteOptions {
     fn default() -> Self {
-        Self { wishes: Wishes::NONE, as_asked: false, window: None, bounded: false }
+        Self { wishes: RoutingPreferences::NONE, as_asked: false, window: None, bounded: false }
     }
 }
 
@@ -59,7 +59,7 @@ impl Default for QuoteOptions {
 pub struct MadeQuote {
     pub quote: Quote,
     pub outcome: Outcome,
-    pub read: Read,
+    pub read: ReadItems,
 }
 
 /// The items as they are written, at most so many.
@@ -113,7 +113,7 @@ impl Service {
         let QuoteRequest { defaults, demands, options } = request;
         let terms = &self.limits.quotes;
         let (catalog, now) = (self.catalog.current(), self.clock.now());
-        let files = Files { store: &self.store, org, now };
+        let files = AttachedFiles { store: &self.store, org, now };
         let reading = Reading { defaults, as_asked: options.as_asked, bounded: options.bounded };
         let read = items::read(written, reading, &catalog, &files).map_err(ServiceError::preflight)?;
         let (board, holds) = (self.executor.board(), self.executor.lane_holds());
@@ -165,7 +165,7 @@ impl Service {
 
     /// How long the answers of a lane have usually been, in tokens, by what it was asked most.
     fn observed_output(&self, lane: &Lane<'_>, asked: Option<&BTreeSet<Endpoint>>) -> Result<Option<u64>, ServiceError> {
-        let mut best = Observed::default();
+        let mut best = OutputStats::default();
         for endpoint in asked.into_iter().flatten() {
             let found = self.store.observed(lane.provider, lane.upstream, *endpoint)?;
             best = if found.answers > best.answers { found } else { best };
@@ -175,7 +175,7 @@ impl Service {
 }
 
 /// What each model is asked.
-fn endpoints(read: &Read) -> HashMap<&str, BTreeSet<Endpoint>> {
+fn endpoints(read: &ReadItems) -> HashMap<&str, BTreeSet<Endpoint>> {
     let mut endpoints: HashMap<&str, BTreeSet<Endpoint>> = HashMap::new();
     for group in &read.groups {
         let first = group.items.first().and_then(|place| read.items.get(*place as usize));
@@ -190,7 +190,7 @@ fn endpoints(read: &Read) -> HashMap<&str, BTreeSet<Endpoint>> {
 }
 
 /// Refuses a request whose answer would have no end.
-fn check_lanes(read: &Read, lanes: &[Lane<'_>]) -> Result<(), ServiceError> {
+fn check_lanes(read: &ReadItems, lanes: &[Lane<'_>]) -> Result<(), ServiceError> {
     let mut of_model: HashMap<&str, usize> = HashMap::new();
     for lane in lanes {
         *of_model.entry(lane.model).or_default() += 1;
@@ -205,13 +205,13 @@ fn check_lanes(read: &Read, lanes: &[Lane<'_>]) -> Result<(), ServiceError> {
 }
 
 /// What a batch needs to know of a group's lanes.
-fn quoted(read: &Read, place: usize, group: &GroupDecision, takers: &[bool], lanes: &[Lane<'_>], fee: Decimal) -> QuotedGroup {
+fn quoted(read: &ReadItems, place: usize, group: &GroupDecision, takers: &[bool], lanes: &[Lane<'_>], fee: Decimal) -> QuotedGroup {
     let whole = read.groups.get(place).map_or(0, |group| group.items.len());
     let of = |(considered, takes_over): (&Considered, &bool)| {
         let lane = &lanes[considered.lane];
         let items = match &considered.verdict {
-            Verdict::Selected(items) => u32::try_from(items.len()).unwrap_or(u32::MAX),
-            Verdict::Rejected(_) => 0,
+            LaneVerdict::Selected(items) => u32::try_from(items.len()).unwrap_or(u32::MAX),
+            LaneVerdict::Rejected(_) => 0,
         };
         QuotedLane {
             provider: lane.provider.to_owned(),
@@ -239,9 +239,9 @@ fn quoted(read: &Read, place: usize, group: &GroupDecision, takers: &[bool], lan
 /// What one item costs on a lane, on average: of all `whole` items of the group, or of those that it serves.
 fn each(considered: &Considered, whole: usize, fee: Decimal) -> Option<Usd> {
     let (cost, items) = match (&considered.verdict, considered.whole) {
-        (Verdict::Selected(items), _) => (considered.cost?, items.len()),
-        (Verdict::Rejected(_), Some(cost)) => (cost, whole),
-        (Verdict::Rejected(_), None) => return None,
+        (LaneVerdict::Selected(items), _) => (considered.cost?, items.len()),
+        (LaneVerdict::Rejected(_), Some(cost)) => (cost, whole),
+        (LaneVerdict::Rejected(_), None) => return None,
     };
     Some(Usd(with_fee(cost, fee).0 / Decimal::from(items.max(1))))
 }
@@ -280,8 +280,8 @@ fn refuse(decided: &Decided<'_>, outcome: Outcome) -> Result<Outcome, ServiceErr
 fn has_lane_later(decided: &Decided<'_>, group: &GroupDecision, place: u32) -> bool {
     let Some(item) = decided.read.items.get(place as usize) else { return false };
     let is_open = |considered: &Considered| match &considered.verdict {
-        Verdict::Selected(_) => true,
-        Verdict::Rejected(reasons) => considered.eligible || reasons.iter().all(Rejection::is_momentary),
+        LaneVerdict::Selected(_) => true,
+        LaneVerdict::Rejected(reasons) => considered.eligible || reasons.iter().all(Rejection::is_momentary),
     };
     group.lanes.iter().any(|considered| is_open(considered) && fits(&decided.lanes[considered.lane], item))
 }

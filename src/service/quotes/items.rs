@@ -18,7 +18,7 @@ use crate::catalog::Snapshot;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::OrgId;
 use crate::domain::row::batchrouter::{self, Defaults, parse_item};
-use crate::domain::row::openai::{Fault, MODEL_BREAK};
+use crate::domain::row::openai::{MODEL_BREAK, RowFault};
 use crate::domain::text::shown;
 use crate::domain::time::Timestamp;
 use crate::domain::vocabulary::Operation;
@@ -33,7 +33,7 @@ const MAX_GROUPS: usize = 256;
 
 /// The items, read.
 #[derive(Debug)]
-pub struct Read {
+pub struct ReadItems {
     pub items: Vec<Item>,
     pub groups: Vec<Group>,
     /// Parallel to the groups: the models as they were asked for.
@@ -89,7 +89,7 @@ pub struct ParsedItem<'a> {
 ///
 /// # Errors
 /// Everything that is wrong with them, at most [`MAX_ISSUES`].
-pub fn read(items: &[NewItem<'_>], reading: Reading<'_>, catalog: &Snapshot, files: &Files<'_>) -> Result<Read, Vec<Issue>> {
+pub fn read(items: &[NewItem<'_>], reading: Reading<'_>, catalog: &Snapshot, files: &AttachedFiles<'_>) -> Result<ReadItems, Vec<Issue>> {
     let mut reader = Reader {
         files,
         catalog,
@@ -102,7 +102,7 @@ pub fn read(items: &[NewItem<'_>], reading: Reading<'_>, catalog: &Snapshot, fil
         groups: HashMap::new(),
         tokenizers: Vec::new(),
         counters: BTreeMap::new(),
-        read: Read {
+        read: ReadItems {
             items: Vec::with_capacity(items.len()),
             groups: Vec::new(),
             asked: Vec::new(),
@@ -134,14 +134,14 @@ pub struct Reading<'a> {
 }
 
 /// Finds files that items name.
-pub struct Files<'a> {
+pub struct AttachedFiles<'a> {
     pub store: &'a Store,
     /// Whose they must be.
     pub org: OrgId,
     pub now: Timestamp,
 }
 
-impl Files<'_> {
+impl AttachedFiles<'_> {
     fn find(&self, id: &str) -> Option<Attachment> {
         describe(self.store, id, self.org, self.now)
     }
@@ -158,7 +158,7 @@ struct Row<'a> {
 }
 
 struct Reader<'a> {
-    files: &'a Files<'a>,
+    files: &'a AttachedFiles<'a>,
     catalog: &'a Snapshot,
     defaults: &'a Defaults,
     as_asked: bool,
@@ -173,7 +173,7 @@ struct Reader<'a> {
     /// Parallel to the groups: those of its models.
     tokenizers: Vec<Vec<Tokenizer>>,
     counters: BTreeMap<Tokenizer, Counter>,
-    read: Read,
+    read: ReadItems,
 }
 
 impl<'a> Reader<'a> {
@@ -181,7 +181,7 @@ impl<'a> Reader<'a> {
         self.issues.push(Issue { code, path, message: message.into() });
     }
 
-    fn faults(&mut self, place: u32, faults: Vec<Fault>) {
+    fn faults(&mut self, place: u32, faults: Vec<RowFault>) {
         for fault in faults {
             let path = IssuePath::Item(place, fault.param.unwrap_or_default().to_owned());
             self.issue(IssueCode::Row(fault.code), path, fault.message);
@@ -335,7 +335,7 @@ impl<'a> Reader<'a> {
         self.read.groups[group].items.push(own);
     }
 
-    fn finish(mut self) -> Result<Read, Vec<Issue>> {
+    fn finish(mut self) -> Result<ReadItems, Vec<Issue>> {
         if !self.issues.is_empty() {
             return Err(self.issues);
         }

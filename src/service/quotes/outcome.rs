@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rust_decimal::Decimal;
 
-use super::items::Read;
+use super::items::ReadItems;
 use super::pricing::Pricing;
 use crate::catalog::Snapshot;
 use crate::domain::id::QuoteId;
@@ -13,7 +13,7 @@ use crate::domain::quote::constraints::{Constraints, PriceProtection};
 use crate::domain::time::Timestamp;
 use crate::domain::vocabulary::Operation;
 use crate::quote::tokens::Basis;
-use crate::quote::{Considered, Decision, GroupDecision, Lane, OBSERVED, Rejection, Verdict};
+use crate::quote::{Considered, Decision, GroupDecision, Lane, LaneVerdict, OBSERVED, Rejection};
 
 /// A decision, as it may be shown.
 #[derive(Debug, Clone)]
@@ -88,7 +88,7 @@ impl ConsideredLane {
 
 /// A decision while it is looked at.
 pub(super) struct Decided<'a> {
-    pub read: &'a Read,
+    pub read: &'a ReadItems,
     pub lanes: &'a [Lane<'a>],
     pub decision: &'a Decision,
     pub demands: &'a Constraints,
@@ -168,8 +168,8 @@ impl Decided<'_> {
         let place = self.read.groups.get(group).and_then(|of| of.place(lane.model));
         let asked = place.and_then(|place| self.read.names.get(group)?.get(place));
         let (items, rejections) = match &considered.verdict {
-            Verdict::Selected(items) => (items.clone(), Vec::new()),
-            Verdict::Rejected(reasons) => (Vec::new(), reasons.clone()),
+            LaneVerdict::Selected(items) => (items.clone(), Vec::new()),
+            LaneVerdict::Rejected(reasons) => (Vec::new(), reasons.clone()),
         };
         ConsideredLane {
             provider: lane.provider.to_owned(),

@@ -10,7 +10,7 @@ use super::super::dir::{DataFile, FILES, Folder, PARTS, content_name};
 use super::super::examine::Examined;
 use super::super::key::Key;
 use super::rows::Sums;
-use crate::domain::batch::{BatchSpec, BatchState, Order, Progress};
+use crate::domain::batch::{BatchInput, BatchSpec, BatchState, Progress};
 use crate::domain::file::upload::UploadPart;
 use crate::domain::file::{File, FileSource, ResultPart};
 use crate::domain::id::{BatchId, FileId, OrgId, QuoteId};
@@ -49,8 +49,8 @@ struct Wanted {
 impl From<&BatchSpec> for Wanted {
     fn from(spec: &BatchSpec) -> Self {
         let quote = match &spec.order {
-            Order::Items(order) => Some(order.quote),
-            Order::Rows { .. } => None,
+            BatchInput::Items(order) => Some(order.quote),
+            BatchInput::Rows { .. } => None,
         };
         Self { org: spec.org, input: spec.input_file, quote }
     }

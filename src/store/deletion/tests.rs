@@ -22,9 +22,11 @@ use crate::domain::org::ledger::Credits;
 use crate::domain::quote::Quote;
 use crate::domain::quote::receipt::Receipt;
 use crate::domain::webhook::Webhook;
-use crate::domain::webhook::delivery::{Delivery, Told, Wire};
-use crate::domain::webhook::event_log::{Event, Tried, TriedOutcome};
-use crate::store::{Choice, CreateOutcome, Deletion, Due, End, Idempotency, News, PackedRow, Page, ROWS_PER_PAGE, Store, UsedKey};
+use crate::domain::webhook::delivery::{Delivery, EventRef, Payload};
+use crate::domain::webhook::event_log::{DeliveryAttempt, Event, TriedOutcome};
+use crate::store::{
+    CreateOutcome, Deletion, DeliveryChoice, Due, End, Idempotency, PackedRow, Page, ROWS_PER_PAGE, Store, UsedKey, WebhookEvents,
+};
 
 const ORG: OrgId = OrgId::from_u128(0xabcd << 64);
 const KEY: Idempotency = Idempotency { key: [7; 32], request: [8; 32] };
@@ -101,7 +103,7 @@ fn message(batch: BatchId, org: OrgId, id: u128) -> Delivery {
         org,
         webhook: webhook(),
         body: b"{}".to_vec(),
-        wire: Wire::Phaseo(Told { event, receiver: None }),
+        wire: Payload::Phaseo(EventRef { event, receiver: None }),
         created_at: NOW,
         attempts: 0,
         due_at: NOW,
@@ -129,7 +131,7 @@ async fn ended(store: &Store, shape: Shape) -> BatchSpec {
     };
     assert_eq!(created.unwrap(), CreateOutcome::Created);
     if shape.quoted {
-        let news = |deliveries, is_over| News { batch: id, status: "pending", bucket: None, deliveries, is_over };
+        let news = |deliveries, is_over| WebhookEvents { batch: id, status: "pending", bucket: None, deliveries, is_over };
         store.tell(news(vec![message(id, shape.org, 0x100), message(id, shape.org, 0x101)], false)).await.unwrap();
     }
     if shape.refused {
@@ -266,7 +268,7 @@ async fn check(shape: Shape, kill: Kill) {
 
 /// Messages that were not sent are dropped, and what comes late of one under way changes nothing.
 async fn messages_go(store: &Store, id: BatchId, org: OrgId) {
-    let tried = Tried {
+    let tried = DeliveryAttempt {
         key: "batch.created:256".into(),
         phase: Phase::Created,
         number: 1,
@@ -279,11 +281,11 @@ async fn messages_go(store: &Store, id: BatchId, org: OrgId) {
     let sent = message(id, org, 0x100);
     let next = Delivery { attempts: 1, due_at: NOW + Duration::from_secs(60), ..sent.clone() };
     store.delivery_tried(sent, Some(next), Some(tried)).await.unwrap();
-    let news = News { batch: id, status: "completed", bucket: None, deliveries: vec![message(id, org, 0x102)], is_over: true };
+    let news = WebhookEvents { batch: id, status: "completed", bucket: None, deliveries: vec![message(id, org, 0x102)], is_over: true };
     store.tell(news).await.unwrap();
     store.answer_notice(id, Some(message(id, org, 0x103))).await.unwrap();
     store.batch_moved(id, BatchState::InProgress { since: NOW }).await.unwrap();
-    let due = store.due_deliveries(NOW + Duration::from_secs(90_000), OrgId::OPERATOR, 100, |_, _| Choice::Take).await.unwrap();
+    let due = store.due_deliveries(NOW + Duration::from_secs(90_000), OrgId::OPERATOR, 100, |_, _| DeliveryChoice::Take).await.unwrap();
     assert_eq!(due.len(), 1, "{due:?}");
     let [Due::Moot { key }] = &due[..] else { panic!("{due:?}") };
     store.drop_delivery(key.clone()).await.unwrap();

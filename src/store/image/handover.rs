@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::message::{self, MAX_HEADER, SEGMENT, put_number};
-use super::scan::{PageState, Place};
+use super::scan::{LogPlace, PageState};
 use super::{Image, ImageError};
 
 impl Image {
@@ -125,7 +125,7 @@ fn snapshots(folder: &Path) -> std::io::Result<Vec<std::path::PathBuf>> {
     Ok(entries.into_iter().filter(is_snapshot).collect())
 }
 
-fn put_place(place: &Place, table: &mut Vec<u8>) {
+fn put_place(place: &LogPlace, table: &mut Vec<u8>) {
     table.extend_from_slice(&place.lsn.to_le_bytes());
     // In the log, not in a side file.
     table.push(0);

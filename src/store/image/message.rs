@@ -12,7 +12,7 @@ pub(super) const MAX_HEADER: usize = 32;
 
 /// What a message is about, by sled's byte for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum LogKind {
     /// Space that was reserved and not used.
     Canceled,
     /// The rest of the segment is empty.
@@ -31,7 +31,7 @@ pub(super) enum Kind {
     Link,
 }
 
-impl Kind {
+impl LogKind {
     fn of(byte: u8) -> Option<Self> {
         match byte {
             1 => Some(Self::Canceled),
@@ -50,8 +50,8 @@ impl Kind {
 
 /// One message, checked.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Message<'a> {
-    pub kind: Kind,
+pub(super) struct LogMessage<'a> {
+    pub kind: LogKind,
     pub pid: u64,
     /// The number of the segment that it was written for.
     pub segment: u64,
@@ -63,9 +63,9 @@ pub(super) struct Message<'a> {
 /// What the header of a message says, whether or not the message is whole.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Header {
-    pub kind: Kind,
+    pub kind: LogKind,
     pub pid: u64,
-    /// See [`Message::segment`].
+    /// See [`LogMessage::segment`].
     pub segment: u64,
     /// Bytes of the header.
     bytes: usize,
@@ -76,7 +76,7 @@ pub(super) struct Header {
 impl Header {
     /// The header at the start of `rest`; `None` if there is none.
     pub fn read(rest: &[u8]) -> Option<Self> {
-        let kind = Kind::of(*rest.get(4)?)?;
+        let kind = LogKind::of(*rest.get(4)?)?;
         let mut cursor = rest.get(5..)?;
         let length = usize::try_from(number(&mut cursor)?).ok()?;
         let segment = number(&mut cursor)?;
@@ -93,14 +93,14 @@ impl Header {
 
 /// The message at the start of `rest`, which ends with its segment. `None` if there is none, or a
 /// damaged one.
-pub(super) fn read(rest: &[u8]) -> Option<Message<'_>> {
+pub(super) fn read(rest: &[u8]) -> Option<LogMessage<'_>> {
     let expected = u32::from_le_bytes(rest.get(..4)?.try_into().ok()?);
     let Header { kind, pid, segment, bytes, length } = Header::read(rest)?;
     let body = &rest[bytes..bytes + length];
     let mut crc = crc32fast::Hasher::new();
     crc.update(body);
     crc.update(&rest[4..bytes]);
-    (crc.finalize() ^ u32::MAX == expected).then_some(Message { kind, pid, segment, body, bytes: bytes + length })
+    (crc.finalize() ^ u32::MAX == expected).then_some(LogMessage { kind, pid, segment, body, bytes: bytes + length })
 }
 
 /// What ends a segment of that number early, with `unused` bytes left, at least [`MAX_HEADER`].
@@ -210,7 +210,7 @@ mod tests {
         fn a_cap_is_read_as_one(segment: u32, unused in MAX_HEADER..SEGMENT) {
             let cap = cap(segment.into(), unused);
             let message = read(&cap).unwrap();
-            prop_assert_eq!((message.kind, message.segment, cap.len()), (Kind::Cap, segment.into(), unused));
+            prop_assert_eq!((message.kind, message.segment, cap.len()), (LogKind::Cap, segment.into(), unused));
         }
 
         #[test]

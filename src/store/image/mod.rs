@@ -20,11 +20,11 @@ mod wreck;
 use std::fmt;
 use std::fs::File;
 
-use message::Kind;
+use message::LogKind;
 use node::{Data, Node};
-use scan::{PageState, Place, Scan};
+use scan::{LogPlace, PageState, Scan};
 pub(super) use survey::Unreadable;
-pub(super) use wreck::{Found, Wreck};
+pub(super) use wreck::{FoundPiece, Wreck};
 
 /// sled's page that names the trees.
 const META: usize = 0;
@@ -38,7 +38,7 @@ pub(super) struct Image {
 
 /// A place of the log that is not as it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct ImageFault {
     /// Bytes from the start of the file.
     pub offset: u64,
     pub what: What,
@@ -54,7 +54,7 @@ pub(super) enum What {
     Twice,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ImageFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.what {
             What::Header => write!(f, "byte {}: the header of a segment is damaged", self.offset),
@@ -102,14 +102,14 @@ impl Image {
 
     /// What is not as it should be, in the order of the file. What lies in space that is free does no harm: whether
     /// it does is told by the entries.
-    pub fn faults(&self) -> &[Fault] {
+    pub fn faults(&self) -> &[ImageFault] {
         &self.scan.faults
     }
 
     /// Bytes of the log that hold pages; the others are free.
     #[cfg(test)]
     pub fn live_bytes(&self) -> u64 {
-        let bytes = |place: &Place| place.bytes as u64;
+        let bytes = |place: &LogPlace| place.bytes as u64;
         let of = |page: &PageState| match page {
             PageState::Present(whole, changes) => bytes(whole) + changes.iter().map(bytes).sum::<u64>(),
             PageState::Free(place) => bytes(place),
@@ -124,7 +124,7 @@ impl Image {
     /// When the page that names the trees cannot be read.
     pub fn root(&self, tree: &[u8]) -> Result<Option<u64>, ImageError> {
         let Some(PageState::Present(whole, _)) = self.scan.pages.get(META) else { return Ok(None) };
-        let meta = body(&self.log, META as u64, *whole, Kind::Meta)?;
+        let meta = body(&self.log, META as u64, *whole, LogKind::Meta)?;
         let roots = node::roots(&meta).ok_or(ImageError::Page { page: META as u64, reason: "it does not name the trees" })?;
         Ok(roots.into_iter().find(|(name, _)| name == tree).map(|(_, root)| root))
     }
@@ -177,16 +177,16 @@ impl Image {
             return Err(ImageError::Page { page, reason: "it is not in the log" });
         };
         let bad = ImageError::Page { page, reason: "it cannot be decoded" };
-        let mut node = Node::read(&body(&self.log, page, *whole, Kind::Node)?).ok_or(bad.clone())?;
+        let mut node = Node::read(&body(&self.log, page, *whole, LogKind::Node)?).ok_or(bad.clone())?;
         for change in changes {
-            node.apply(&body(&self.log, page, *change, Kind::Link)?).ok_or(bad.clone())?;
+            node.apply(&body(&self.log, page, *change, LogKind::Link)?).ok_or(bad.clone())?;
         }
         Ok(node)
     }
 }
 
 /// What a message about a page says.
-fn body(log: &File, page: u64, place: Place, kind: Kind) -> Result<Vec<u8>, ImageError> {
+fn body(log: &File, page: u64, place: LogPlace, kind: LogKind) -> Result<Vec<u8>, ImageError> {
     let mut bytes = vec![0; place.bytes];
     scan::read_exact(log, &mut bytes, place.offset)?;
     let body = message::read(&bytes).filter(|message| message.kind == kind && message.pid == page).map(|message| message.body.len());

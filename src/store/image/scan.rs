@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::message::{self, Kind, MAX_HEADER, Message, SEGMENT, SEGMENT_HEADER, SegmentHeader};
-use super::{Fault, ImageError, What};
+use super::message::{self, LogKind, LogMessage, MAX_HEADER, SEGMENT, SEGMENT_HEADER, SegmentHeader};
+use super::{ImageError, ImageFault, What};
 
 /// Where a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct LogPlace {
     /// Its log sequence number.
     pub lsn: u64,
     /// Where it begins in the file.
@@ -27,9 +27,9 @@ pub(super) enum PageState {
     /// Nothing is known of it.
     #[default]
     Unknown,
-    Free(Place),
+    Free(LogPlace),
     /// The whole page, and the changes since, the oldest first.
-    Present(Place, Vec<Place>),
+    Present(LogPlace, Vec<LogPlace>),
 }
 
 /// What a scan has found.
@@ -42,7 +42,7 @@ pub(super) struct Scan {
     /// Where the segments are, by the number of their first byte.
     pub segments: BTreeMap<u64, u64>,
     /// What is not as it should be.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<ImageFault>,
     /// Where the last batches begin, whether they were finished or given up; in log sequence numbers,
     /// the last one first.
     pub batches: VecDeque<u64>,
@@ -120,15 +120,15 @@ impl Scan {
             let segment = read_segment(log, offset)?;
             let mut messages = Messages::new(&segment, lsn);
             while let Some((at, message)) = messages.next() {
-                let place = Place { lsn: lsn + at as u64, offset: offset + at as u64, bytes: message.bytes };
+                let place = LogPlace { lsn: lsn + at as u64, offset: offset + at as u64, bytes: message.bytes };
                 if place.lsn >= end {
                     return Ok(());
                 }
-                if matches!(message.kind, Kind::BatchManifest | Kind::Canceled) {
+                if matches!(message.kind, LogKind::BatchManifest | LogKind::Canceled) {
                     self.batches.truncate(BATCHES - 1);
                     self.batches.push_front(place.lsn);
                 }
-                if message.kind == Kind::BatchManifest && manifest(&message).is_none_or(|last| last >= end) {
+                if message.kind == LogKind::BatchManifest && manifest(&message).is_none_or(|last| last >= end) {
                     // A batch that is not whole does not count, and nothing behind it.
                     self.tip = place.lsn;
                     return Ok(());
@@ -143,15 +143,15 @@ impl Scan {
         Ok(())
     }
 
-    fn apply(&mut self, message: &Message<'_>, place: Place) {
+    fn apply(&mut self, message: &LogMessage<'_>, place: LogPlace) {
         match message.kind {
-            Kind::Canceled | Kind::Cap | Kind::BatchManifest => return,
-            Kind::Free | Kind::Counter | Kind::Meta | Kind::Node | Kind::Link => {}
+            LogKind::Canceled | LogKind::Cap | LogKind::BatchManifest => return,
+            LogKind::Free | LogKind::Counter | LogKind::Meta | LogKind::Node | LogKind::Link => {}
         }
         let Some(index) = Some(message.pid).filter(|pid| *pid < MAX_PAGE).and_then(|pid| usize::try_from(pid).ok()) else {
             return self.fault(place.offset, What::Message);
         };
-        if message.kind == Kind::Link {
+        if message.kind == LogKind::Link {
             // A page may have been written whole in a later segment than its first changes.
             if let Some(PageState::Present(whole, changes)) = self.pages.get_mut(index)
                 && changes.last().unwrap_or(whole).lsn < place.lsn
@@ -163,11 +163,11 @@ impl Scan {
         if self.pages.len() <= index {
             self.pages.resize(index + 1, PageState::Unknown);
         }
-        self.pages[index] = if message.kind == Kind::Free { PageState::Free(place) } else { PageState::Present(place, Vec::new()) };
+        self.pages[index] = if message.kind == LogKind::Free { PageState::Free(place) } else { PageState::Present(place, Vec::new()) };
     }
 
     fn fault(&mut self, offset: u64, what: What) {
-        self.faults.push(Fault { offset, what });
+        self.faults.push(ImageFault { offset, what });
     }
 }
 
@@ -186,7 +186,7 @@ impl<'a> Messages<'a> {
         Self { segment, number: lsn / SEGMENT as u64, at: SEGMENT_HEADER, is_torn: false }
     }
 
-    fn next(&mut self) -> Option<(usize, Message<'a>)> {
+    fn next(&mut self) -> Option<(usize, LogMessage<'a>)> {
         if self.is_torn || self.at > SEGMENT - MAX_HEADER {
             return None;
         }
@@ -196,13 +196,13 @@ impl<'a> Messages<'a> {
             return None;
         };
         let at = self.at;
-        self.at = if message.kind == Kind::Cap { SEGMENT } else { at + message.bytes };
+        self.at = if message.kind == LogKind::Cap { SEGMENT } else { at + message.bytes };
         Some((at, message))
     }
 }
 
 /// The last log sequence number of a batch.
-fn manifest(message: &Message<'_>) -> Option<u64> {
+fn manifest(message: &LogMessage<'_>) -> Option<u64> {
     u64::try_from(i64::from_le_bytes(message.body.try_into().ok()?)).ok()
 }
 

@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::FileExt;
 
 use super::ImageError;
-use super::message::{self, Header, Kind, MAX_HEADER, Message, SEGMENT, SEGMENT_HEADER, SegmentHeader};
+use super::message::{self, Header, LogKind, LogMessage, MAX_HEADER, SEGMENT, SEGMENT_HEADER, SegmentHeader};
 
 /// Bytes that are read by themselves where a longer read fails.
 const BLOCK: usize = 4096;
@@ -56,7 +56,7 @@ pub(super) struct Survey {
 /// Looks through the whole log.
 pub(super) fn survey(log: &File) -> Result<Survey, ImageError> {
     let length = log.metadata().map_err(|error| ImageError::io("asking for the size of", 0, &error))?.len();
-    let mut walk = Walk { survey: Survey::default(), window: Window::default(), at: 0, gaps: Vec::new() };
+    let mut walk = Walk { survey: Survey::default(), window: SurveyWindow::default(), at: 0, gaps: Vec::new() };
     for slot in (0..length).step_by(SEGMENT) {
         walk.window.move_to(log, slot, &mut walk.survey.unreadable);
         walk.look_at(slot, length.min(slot + SEGMENT as u64));
@@ -76,7 +76,7 @@ struct Gap {
 
 struct Walk {
     survey: Survey,
-    window: Window,
+    window: SurveyWindow,
     /// Where to look next.
     at: u64,
     gaps: Vec<Gap>,
@@ -151,8 +151,16 @@ impl Walk {
         let next = self.at + header.message_bytes() as u64;
         let fits = match header.kind {
             // Links of pages whose base is whole. Of the others more than this page may be lost.
-            Kind::Link => next - slot > (SEGMENT - MAX_HEADER) as u64 || self.window.message(next).is_some_and(|next| next.segment == own),
-            Kind::Canceled | Kind::Cap | Kind::BatchManifest | Kind::Free | Kind::Counter | Kind::Meta | Kind::Node => false,
+            LogKind::Link => {
+                next - slot > (SEGMENT - MAX_HEADER) as u64 || self.window.message(next).is_some_and(|next| next.segment == own)
+            }
+            LogKind::Canceled
+            | LogKind::Cap
+            | LogKind::BatchManifest
+            | LogKind::Free
+            | LogKind::Counter
+            | LogKind::Meta
+            | LogKind::Node => false,
         };
         fits.then_some((header.pid, next))
     }
@@ -206,8 +214,8 @@ fn digests(log: &File, stretch: &Stretch) -> HashSet<u64> {
 }
 
 /// Gives each message of a stretch with where it begins.
-pub(super) fn each_message(log: &File, stretch: &Stretch, mut each: impl FnMut(u64, &Message<'_>)) {
-    let mut window = Window::default();
+pub(super) fn each_message(log: &File, stretch: &Stretch, mut each: impl FnMut(u64, &LogMessage<'_>)) {
+    let mut window = SurveyWindow::default();
     // Known from the survey.
     let mut unreadable = Vec::new();
     let mut at = stretch.from;
@@ -230,12 +238,12 @@ impl Stretch {
 
 /// Two segments' worth of the file, so that each message that begins in the first half is whole.
 #[derive(Debug, Default)]
-struct Window {
+struct SurveyWindow {
     start: u64,
     bytes: Vec<u8>,
 }
 
-impl Window {
+impl SurveyWindow {
     fn move_to(&mut self, log: &File, start: u64, unreadable: &mut Vec<Unreadable>) {
         let known = start.checked_sub(self.start).and_then(|skip| usize::try_from(skip).ok()).filter(|skip| *skip <= self.bytes.len());
         match known {
@@ -263,7 +271,7 @@ impl Window {
         &rest[..rest.len().min(SEGMENT)]
     }
 
-    fn message(&self, at: u64) -> Option<Message<'_>> {
+    fn message(&self, at: u64) -> Option<LogMessage<'_>> {
         message::read(self.at(at))
     }
 

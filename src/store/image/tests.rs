@@ -241,7 +241,7 @@ fn what_is_left_of_a_wreck_is_found() {
         let wreck = Wreck::read(File::open(damaged.path().join("db")).unwrap(), is_key).unwrap();
         let mut found = Model::new();
         wreck.entries(|entry| {
-            let Found { key, value, is_newest } = entry;
+            let FoundPiece { key, value, is_newest } = entry;
             assert!(found.last_key_value().is_none_or(|(last, _)| last.as_slice() < key), "keys are in order");
             assert!(history[key].iter().any(|was| was == value), "case {case}: {key:?} never had that value");
             if is_newest && !is_end_hit {

@@ -12,9 +12,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 
 use super::ImageError;
-use super::message::{Kind, SEGMENT, SEGMENT_HEADER};
+use super::message::{LogKind, SEGMENT, SEGMENT_HEADER};
 use super::node::{Change, Data, Node};
-use super::scan::{MAX_PAGE, Place};
+use super::scan::{LogPlace, MAX_PAGE};
 use super::survey::{Survey, Unreadable, each_message, survey};
 
 /// What is left of a log.
@@ -31,15 +31,15 @@ pub(in crate::store) struct Wreck {
 #[derive(Debug, Default)]
 struct Remains {
     /// The newest whole one.
-    whole: Option<Place>,
+    whole: Option<LogPlace>,
     /// Changes since.
-    changes: Vec<Place>,
+    changes: Vec<LogPlace>,
     is_free: bool,
 }
 
 /// An entry that was found.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::store) struct Found<'a> {
+pub(in crate::store) struct FoundPiece<'a> {
     pub key: &'a [u8],
     pub value: &'a [u8],
     /// Nothing newer about it can be among what is lost.
@@ -91,15 +91,15 @@ impl Wreck {
                 each_message(log, stretch, |offset, message| {
                     let within = stretch.within(slot, offset).unwrap_or(next).max(next);
                     next = within + message.bytes as u64;
-                    let place = Place { lsn: base + within.min(SEGMENT as u64 - 1), offset, bytes: message.bytes };
-                    let is_page = matches!(message.kind, Kind::Node | Kind::Link | Kind::Free) && message.pid < MAX_PAGE;
+                    let place = LogPlace { lsn: base + within.min(SEGMENT as u64 - 1), offset, bytes: message.bytes };
+                    let is_page = matches!(message.kind, LogKind::Node | LogKind::Link | LogKind::Free) && message.pid < MAX_PAGE;
                     if !is_page {
                         return;
                     }
                     let page = pages.entry(message.pid).or_default();
                     match message.kind {
-                        Kind::Node => *page = Remains { whole: Some(place), ..Remains::default() },
-                        Kind::Free => *page = Remains { is_free: true, ..Remains::default() },
+                        LogKind::Node => *page = Remains { whole: Some(place), ..Remains::default() },
+                        LogKind::Free => *page = Remains { is_free: true, ..Remains::default() },
                         _ => page.changes.push(place),
                     }
                 });
@@ -127,7 +127,7 @@ impl Wreck {
     }
 
     /// Gives each entry, in the order of the keys.
-    pub fn entries(&self, mut each: impl FnMut(Found<'_>)) {
+    pub fn entries(&self, mut each: impl FnMut(FoundPiece<'_>)) {
         let mut ranges = self.ranges();
         // The last one first, so that the next is at the end.
         ranges.sort_by(|a, b| b.cmp(a));
@@ -144,7 +144,7 @@ impl Wreck {
             let Some(key) = next else { return };
             open.retain(|leaf| leaf.at < leaf.entries.len() || leaf.covers_from(&key));
             if let Some((value, is_newest)) = newest(&open, &key) {
-                each(Found { key: &key, value: &value, is_newest });
+                each(FoundPiece { key: &key, value: &value, is_newest });
             }
             for leaf in &mut open {
                 leaf.at += usize::from(leaf.entries.get(leaf.at).is_some_and(|(other, ..)| *other == key));
@@ -184,8 +184,8 @@ impl Wreck {
         leaves.into_iter().filter_map(|page| begins.remove(&page).map(|(lo, _)| (lo, page))).collect()
     }
 
-    fn node(&self, page: u64, place: Place) -> Option<Node> {
-        Node::read(&super::body(&self.log, page, place, Kind::Node).ok()?)
+    fn node(&self, page: u64, place: LogPlace) -> Option<Node> {
+        Node::read(&super::body(&self.log, page, place, LogKind::Node).ok()?)
     }
 
     /// The leaf of a page that begins with `lo`.
@@ -214,7 +214,7 @@ impl Wreck {
         }
         leaf.lo = lo;
         for place in &remains.changes {
-            let Ok(body) = super::body(&self.log, page, *place, Kind::Link) else { continue };
+            let Ok(body) = super::body(&self.log, page, *place, LogKind::Link) else { continue };
             match Change::read(&body) {
                 Some(Change::Set(key, value)) => leaf.set(self.key_of(&leaf.lo, prefix, key), Some(value.to_vec()), place.lsn),
                 Some(Change::Remove(key)) => leaf.set(self.key_of(&leaf.lo, prefix, key), None, place.lsn),

@@ -7,7 +7,7 @@ use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
 use super::{Record, RecordError, decode_body, decode_old, moment, timestamp, word};
 use crate::domain::batch::phaseo::Phase;
 use crate::domain::id::{BatchId, EventId, OrgId, ReceiverId};
-use crate::domain::webhook::delivery::{Delivery, Told, Wire};
+use crate::domain::webhook::delivery::{Delivery, EventRef, Payload};
 use crate::domain::webhook::event_log::Event;
 
 /// Version 2 of a message.
@@ -53,8 +53,8 @@ impl Record for DeliveryRecord {
 impl From<&Delivery> for DeliveryRecord {
     fn from(delivery: &Delivery) -> Self {
         let told = match &delivery.wire {
-            Wire::BatchRouter => None,
-            Wire::Phaseo(told) => Some(ToldRecord {
+            Payload::BatchRouter => None,
+            Payload::Phaseo(told) => Some(ToldRecord {
                 phase: told.event.phase.to_string(),
                 key: told.event.key.clone(),
                 change: told.event.change.clone(),
@@ -93,11 +93,11 @@ impl TryFrom<DeliveryRecord> for Delivery {
 
     fn try_from(DeliveryRecord { first: record, told }: DeliveryRecord) -> Result<Self, RecordError> {
         let wire = match told {
-            None => Wire::BatchRouter,
+            None => Payload::BatchRouter,
             Some(told) => {
                 let phase = word::<DeliveryRecord, _>(&told.phase, Phase::parse)?;
                 let event = Event { phase, key: told.key, change: told.change };
-                Wire::Phaseo(Told { event, receiver: told.receiver.map(ReceiverId::from_u128) })
+                Payload::Phaseo(EventRef { event, receiver: told.receiver.map(ReceiverId::from_u128) })
             }
         };
         Ok(Self {

@@ -158,13 +158,13 @@ pub fn decode_anything(bytes: &[u8]) {
     let _ = decode::<upload::PartRecord>(bytes).map(crate::domain::file::upload::UploadPart::try_from);
     let _ = decode::<catalog::CatalogRecord>(bytes).map(|record| record.unpack(1));
     let _ = decode::<catalog::CatalogFilesRecord>(bytes);
-    let _ = decode::<output_stats::ObservedRecord>(bytes).map(crate::domain::quote::output_stats::Observed::from);
+    let _ = decode::<output_stats::ObservedRecord>(bytes).map(crate::domain::quote::output_stats::OutputStats::from);
     let _ = decode::<page::PageRecord>(bytes).map(page::Page::try_from);
     let _ = decode::<org::OrgRecord>(bytes).map(crate::domain::org::Organisation::try_from);
     let _ = decode::<org::KeyRecord>(bytes).map(crate::domain::org::ApiKey::try_from);
     let _ = decode::<ledger::AccountRecord>(bytes).map(crate::domain::org::ledger::Account::from);
     let _ = decode::<ledger::ReservationRecord>(bytes).map(crate::domain::org::ledger::Reservation::from);
-    let _ = decode::<webhook_events::TellingRecord>(bytes).map(crate::domain::webhook::event_log::Telling::try_from);
+    let _ = decode::<webhook_events::TellingRecord>(bytes).map(crate::domain::webhook::event_log::EventLog::try_from);
     let _ = decode::<webhook_events::ReceiverRecord>(bytes).map(crate::domain::webhook::endpoint::Receiver::try_from);
     let _ = decode::<ledger::ReceiptRecord>(bytes).map(crate::domain::quote::receipt::Receipt::try_from);
     let key = RowKey { batch: BatchId::from_u128(0), row: RowIndex(0) };

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Record;
-use crate::domain::quote::output_stats::Observed;
+use crate::domain::quote::output_stats::OutputStats;
 
 /// Version 1 of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,13 +17,13 @@ impl Record for ObservedRecord {
     const NAME: &'static str = "observation of answers";
 }
 
-impl From<Observed> for ObservedRecord {
-    fn from(Observed { answers, output_tokens }: Observed) -> Self {
+impl From<OutputStats> for ObservedRecord {
+    fn from(OutputStats { answers, output_tokens }: OutputStats) -> Self {
         Self { answers, output_tokens }
     }
 }
 
-impl From<ObservedRecord> for Observed {
+impl From<ObservedRecord> for OutputStats {
     fn from(ObservedRecord { answers, output_tokens }: ObservedRecord) -> Self {
         Self { answers, output_tokens }
     }

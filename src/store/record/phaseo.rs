@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
 use super::spec::SpecRecord;
 use super::{RecordError, word};
-use crate::domain::batch::phaseo::{Gateway, InputMode, Phase, Receiver, Subscription};
+use crate::domain::batch::phaseo::{InputMode, Phase, PhaseoDetails, Receiver, Subscription};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::{ReceiverId, RequestId};
 
@@ -32,8 +32,8 @@ enum ReceiverRecord {
     Own(WebhookRecord),
 }
 
-impl From<&Gateway> for GatewayRecord {
-    fn from(gateway: &Gateway) -> Self {
+impl From<&PhaseoDetails> for GatewayRecord {
+    fn from(gateway: &PhaseoDetails) -> Self {
         let subscription = gateway.subscription.as_ref().map(|subscription| SubscriptionRecord {
             receiver: match &subscription.receiver {
                 Receiver::Managed(id) => ReceiverRecord::Managed(id.as_u128()),
@@ -53,7 +53,7 @@ impl From<&Gateway> for GatewayRecord {
     }
 }
 
-impl TryFrom<GatewayRecord> for Gateway {
+impl TryFrom<GatewayRecord> for PhaseoDetails {
     type Error = RecordError;
 
     fn try_from(record: GatewayRecord) -> Result<Self, RecordError> {

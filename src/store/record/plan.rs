@@ -19,14 +19,14 @@ pub struct PlanRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct PlannedRecord {
     requested: String,
-    lane: LaneRecord,
+    lane: PlannedLaneRecord,
     rows: u32,
-    alternatives: Vec<LaneRecord>,
+    alternatives: Vec<PlannedLaneRecord>,
     quoted: Option<ShareRecord>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct LaneRecord {
+struct PlannedLaneRecord {
     model: String,
     provider: String,
     upstream: String,
@@ -54,9 +54,9 @@ struct PlanRecord3 {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct PlannedRecord3 {
     requested: String,
-    lane: LaneRecord,
+    lane: PlannedLaneRecord,
     rows: u32,
-    alternatives: Vec<LaneRecord>,
+    alternatives: Vec<PlannedLaneRecord>,
     quoted: Option<ShareRecord3>,
 }
 
@@ -139,28 +139,28 @@ impl From<PlannedRecord3> for PlannedRecord {
 impl ModelRecord2 {
     fn with(self, others: Vec<AlternativeRecord2>) -> PlannedRecord {
         let Self { requested, provider, upstream, price, rows } = self;
-        let other = |other: AlternativeRecord2| LaneRecord {
+        let other = |other: AlternativeRecord2| PlannedLaneRecord {
             model: requested.clone(),
             provider: other.provider,
             upstream: other.upstream,
             price: other.price,
         };
         let alternatives = others.into_iter().map(other).collect();
-        let lane = LaneRecord { model: requested.clone(), provider, upstream, price };
+        let lane = PlannedLaneRecord { model: requested.clone(), provider, upstream, price };
         PlannedRecord { requested, lane, rows, alternatives, quoted: None }
     }
 }
 
-impl From<&PlannedLane> for LaneRecord {
+impl From<&PlannedLane> for PlannedLaneRecord {
     fn from(lane: &PlannedLane) -> Self {
         let PlannedLane { model, provider, upstream, price } = lane;
         Self { model: model.clone(), provider: provider.clone(), upstream: upstream.clone(), price: pack_price(price) }
     }
 }
 
-impl From<LaneRecord> for PlannedLane {
-    fn from(record: LaneRecord) -> Self {
-        let LaneRecord { model, provider, upstream, price } = record;
+impl From<PlannedLaneRecord> for PlannedLane {
+    fn from(record: PlannedLaneRecord) -> Self {
+        let PlannedLaneRecord { model, provider, upstream, price } = record;
         Self { model, provider, upstream, price: unpack_price(price) }
     }
 }
@@ -179,7 +179,7 @@ impl From<&Plan> for PlanRecord {
             requested: model.requested.clone(),
             lane: (&model.lane).into(),
             rows: model.rows,
-            alternatives: model.alternatives.iter().map(LaneRecord::from).collect(),
+            alternatives: model.alternatives.iter().map(PlannedLaneRecord::from).collect(),
             quoted: model.quoted.map(share),
         });
         Self { rows: plan.rows, models: models.collect() }

@@ -43,11 +43,11 @@ struct GroupRecord {
     operation: String,
     models: Vec<String>,
     asked: Vec<String>,
-    lanes: Vec<LaneRecord>,
+    lanes: Vec<QuotedLaneRecord>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct LaneRecord {
+struct QuotedLaneRecord {
     provider: String,
     upstream: String,
     model: String,
@@ -69,7 +69,7 @@ impl Record for QuoteRecord {
 
 impl From<&Quote> for QuoteRecord {
     fn from(quote: &Quote) -> Self {
-        let lane = |lane: &QuotedLane| LaneRecord {
+        let lane = |lane: &QuotedLane| QuotedLaneRecord {
             provider: lane.provider.clone(),
             upstream: lane.upstream.clone(),
             model: lane.model.clone(),
@@ -122,7 +122,7 @@ impl TryFrom<QuoteRecord> for Quote {
     type Error = RecordError;
 
     fn try_from(record: QuoteRecord) -> Result<Self, RecordError> {
-        let lane = |lane: LaneRecord| QuotedLane {
+        let lane = |lane: QuotedLaneRecord| QuotedLane {
             provider: lane.provider,
             upstream: lane.upstream,
             model: lane.model,

@@ -80,13 +80,13 @@ pub fn pack_run(rows: &[RunRow]) -> Result<Vec<u8>, RecordError> {
 /// A run as it is read.
 #[derive(Debug)]
 pub struct Run {
-    pub places: Vec<Place>,
+    pub places: Vec<RowPlace>,
     pub bodies: Vec<u8>,
 }
 
 /// Where a row of a run is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct RowPlace {
     pub row: u32,
     pub line_bytes: u32,
     /// Its part of [`Run::bodies`].
@@ -126,7 +126,7 @@ impl<'a> StoredRun<'a> {
     /// When the bytes are damaged or of a later version.
     pub fn unpack(self) -> Result<Run, RecordError> {
         let RunRecord { rows, bodies } = self.packed.with_body::<RunRecord, _>(decode_body)?;
-        let mut places: Vec<Place> = Vec::with_capacity(rows.len());
+        let mut places: Vec<RowPlace> = Vec::with_capacity(rows.len());
         for EntryRecord { gap, line_bytes, body_bytes } in rows {
             let before = places.last();
             let row = before.map_or(self.first, |before| before.row).saturating_add(u32::from(gap));
@@ -134,7 +134,7 @@ impl<'a> StoredRun<'a> {
                 return Err(RecordError::damaged::<RunRecord>("a row is in it twice"));
             }
             let start = before.map_or(0, |before| before.body.end);
-            places.push(Place { row, line_bytes, body: start..start.saturating_add(body_bytes as usize) });
+            places.push(RowPlace { row, line_bytes, body: start..start.saturating_add(body_bytes as usize) });
         }
         if places.last().is_none_or(|last| last.row != self.last() || last.body.end != bodies.len()) {
             return Err(RecordError::damaged::<RunRecord>("it has other rows or bytes than it says"));
@@ -168,7 +168,7 @@ mod tests {
             prop_assert_eq!(run.last(), rows[rows.len() - 1].row);
             let Run { places, bodies } = run.unpack().unwrap();
             prop_assert_eq!(places.len(), rows.len());
-            for (Place { row, line_bytes, body }, packed) in places.into_iter().zip(&rows) {
+            for (RowPlace { row, line_bytes, body }, packed) in places.into_iter().zip(&rows) {
                 prop_assert_eq!((row, line_bytes, &bodies[body]), (packed.row, packed.line_bytes, &packed.body[..]));
             }
         }

@@ -9,9 +9,9 @@ use super::phaseo::GatewayRecord;
 use super::quote::EstimateRecord;
 use super::{Record, RecordError, decode_old, moment, timestamp};
 use crate::domain::batch::metadata::Metadata;
-use crate::domain::batch::phaseo::Gateway;
+use crate::domain::batch::phaseo::PhaseoDetails;
 use crate::domain::batch::priority::Owner;
-use crate::domain::batch::{BatchSpec, Fallback, Order, QuotedOrder};
+use crate::domain::batch::{BatchInput, BatchSpec, Fallback, QuotedInput};
 use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::ExpiresAfter;
@@ -178,11 +178,11 @@ impl From<FallbackRecord> for Fallback {
     }
 }
 
-impl From<&Order> for OrderRecord {
-    fn from(order: &Order) -> Self {
+impl From<&BatchInput> for OrderRecord {
+    fn from(order: &BatchInput) -> Self {
         match order {
-            Order::Rows { endpoint, window } => Self::Rows { endpoint: endpoint.code(), window: window.to_string() },
-            Order::Items(order) => Self::Items(Box::new(QuotedOrderRecord {
+            BatchInput::Rows { endpoint, window } => Self::Rows { endpoint: endpoint.code(), window: window.to_string() },
+            BatchInput::Items(order) => Self::Items(Box::new(QuotedOrderRecord {
                 quote: order.quote.as_u128(),
                 deadline: moment(order.deadline),
                 operation: order.defaults.operation.map(|operation| operation.to_string()),
@@ -200,7 +200,7 @@ impl From<&Order> for OrderRecord {
     }
 }
 
-impl TryFrom<OrderRecord> for Order {
+impl TryFrom<OrderRecord> for BatchInput {
     type Error = RecordError;
 
     fn try_from(record: OrderRecord) -> Result<Self, RecordError> {
@@ -210,7 +210,7 @@ impl TryFrom<OrderRecord> for Order {
                 endpoint: Endpoint::from_code(endpoint).ok_or_else(|| damaged("unknown endpoint"))?,
                 window: window.parse().map_err(RecordError::damaged::<SpecRecord>)?,
             },
-            OrderRecord::Items(record) => Self::Items(Box::new(QuotedOrder {
+            OrderRecord::Items(record) => Self::Items(Box::new(QuotedInput {
                 quote: QuoteId::from_u128(record.quote),
                 deadline: timestamp::<SpecRecord>(record.deadline)?,
                 defaults: Defaults {
@@ -234,8 +234,8 @@ impl TryFrom<OrderRecord> for Order {
 impl From<&BatchSpec> for SpecRecord {
     fn from(spec: &BatchSpec) -> Self {
         let gateway = match &spec.order {
-            Order::Items(order) => order.gateway.as_ref().map(GatewayRecord::from),
-            Order::Rows { .. } => None,
+            BatchInput::Items(order) => order.gateway.as_ref().map(GatewayRecord::from),
+            BatchInput::Rows { .. } => None,
         };
         Self { asked: SpecRecord4 { asked: spec.into(), gateway }, dialect: spec.dialect.code() }
     }
@@ -264,9 +264,9 @@ impl TryFrom<SpecRecord> for BatchSpec {
     fn try_from(SpecRecord { asked: SpecRecord4 { asked: record, gateway }, dialect }: SpecRecord) -> Result<Self, RecordError> {
         let unknown = || RecordError::damaged::<SpecRecord>(format!("unknown dialect {dialect}"));
         let dialect = Dialect::from_code(dialect).ok_or_else(unknown)?;
-        let mut order = Order::try_from(record.order)?;
-        if let Order::Items(order) = &mut order {
-            order.gateway = gateway.map(Gateway::try_from).transpose()?;
+        let mut order = BatchInput::try_from(record.order)?;
+        if let BatchInput::Items(order) = &mut order {
+            order.gateway = gateway.map(PhaseoDetails::try_from).transpose()?;
         }
         Ok(Self {
             id: BatchId::from_u128(record.id),

@@ -8,7 +8,7 @@ use super::{Record, RecordError, moment, timestamp, word};
 use crate::domain::batch::phaseo::Phase;
 use crate::domain::id::{OrgId, ReceiverId};
 use crate::domain::webhook::endpoint::{Receiver, ReceiverStatus};
-use crate::domain::webhook::event_log::{Telling, Tried, TriedOutcome};
+use crate::domain::webhook::event_log::{DeliveryAttempt, EventLog, TriedOutcome};
 
 /// Version 1 of what the receiver of a batch was told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,9 +46,9 @@ impl Record for TellingRecord {
     const NAME: &'static str = "telling";
 }
 
-impl From<&Telling> for TellingRecord {
-    fn from(telling: &Telling) -> Self {
-        let tried = |tried: &Tried| TriedRecord {
+impl From<&EventLog> for TellingRecord {
+    fn from(telling: &EventLog) -> Self {
+        let tried = |tried: &DeliveryAttempt| TriedRecord {
             key: tried.key.clone(),
             phase: tried.phase.to_string(),
             number: tried.number,
@@ -74,13 +74,13 @@ impl From<&Telling> for TellingRecord {
     }
 }
 
-impl TryFrom<TellingRecord> for Telling {
+impl TryFrom<TellingRecord> for EventLog {
     type Error = RecordError;
 
     fn try_from(record: TellingRecord) -> Result<Self, RecordError> {
         let time = timestamp::<TellingRecord>;
         let tried = |tried: TriedRecord| {
-            Ok::<_, RecordError>(Tried {
+            Ok::<_, RecordError>(DeliveryAttempt {
                 phase: word::<TellingRecord, _>(&tried.phase, Phase::parse)?,
                 key: tried.key,
                 number: tried.number,

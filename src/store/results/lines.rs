@@ -72,9 +72,9 @@ type Append = dyn Fn(&RowResult, &mut Vec<u8>) + Send + Sync;
 
 /// A form of lines of its own.
 #[derive(Clone)]
-pub struct Render(pub Arc<Append>);
+pub struct LineRender(pub Arc<Append>);
 
-impl fmt::Debug for Render {
+impl fmt::Debug for LineRender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Render")
     }
@@ -82,11 +82,11 @@ impl fmt::Debug for Render {
 
 /// What the lines look like.
 #[derive(Debug, Clone)]
-enum Form {
+enum LineForm {
     /// As the files of a batch have them.
     Plain,
     WithAttempts,
-    Rendered(Render),
+    Rendered(LineRender),
 }
 
 /// A reader over the lines of a part of a batch, with a fixed view of which rows are done.
@@ -102,7 +102,7 @@ pub struct Lines {
     skip: u64,
     /// Bytes of the last row's line to give, if it is not the whole: the range ends within it.
     keep: Option<u64>,
-    form: Form,
+    form: LineForm,
     /// Rows of the current page that are in runs.
     runs: Option<Runs>,
 }
@@ -110,7 +110,7 @@ pub struct Lines {
 impl Lines {
     fn new(store: Store, batch: BatchId, part: ResultPart, pages: Vec<Page>) -> Self {
         let rows = 0..u32::try_from(pages.len()).unwrap_or(u32::MAX).saturating_mul(ROWS_PER_PAGE);
-        Self { store, batch, part, pages: pages.into(), rows, skip: 0, keep: None, form: Form::Plain, runs: None }
+        Self { store, batch, part, pages: pages.into(), rows, skip: 0, keep: None, form: LineForm::Plain, runs: None }
     }
 
     /// The exact size of the whole part, in bytes.
@@ -121,13 +121,13 @@ impl Lines {
     /// Lets the reader tell of each row's attempts, too. How many bytes that makes is not known.
     #[must_use]
     pub fn with_attempts(self) -> Self {
-        Self { form: Form::WithAttempts, ..self }
+        Self { form: LineForm::WithAttempts, ..self }
     }
 
     /// Lets the reader give each result as `render` writes it. How many bytes that makes is not known.
     #[must_use]
-    pub fn rendered(self, render: Render) -> Self {
-        Self { form: Form::Rendered(render), ..self }
+    pub fn rendered(self, render: LineRender) -> Self {
+        Self { form: LineForm::Rendered(render), ..self }
     }
 
     /// Limits a fresh reader to rows from this one on.
@@ -311,9 +311,9 @@ impl Lines {
         let (key, form, before) = (self.key(row), self.form.clone(), out.len());
         let mut append = |body: &[u8]| {
             match &form {
-                Form::Plain => output::write_line(result::line(body, key)?, out),
-                Form::WithAttempts => output::write_line_with_attempts(&result::unpack(body, key)?, out),
-                Form::Rendered(Render(render)) => render(&result::unpack(body, key)?, out),
+                LineForm::Plain => output::write_line(result::line(body, key)?, out),
+                LineForm::WithAttempts => output::write_line_with_attempts(&result::unpack(body, key)?, out),
+                LineForm::Rendered(LineRender(render)) => render(&result::unpack(body, key)?, out),
             }
             Ok(())
         };
@@ -330,7 +330,7 @@ impl Lines {
             }
         };
         let length = out.len() - before;
-        let exact = matches!(form, Form::Plain);
+        let exact = matches!(form, LineForm::Plain);
         if exact && length != counted as usize {
             let batch = self.batch;
             let reason = format!("the line of row {row} of {batch} is {length} bytes long and counts as {counted}");

@@ -41,12 +41,12 @@ pub struct PackedRow {
     pub(super) cost: Usd,
     /// Key and value of the entry that leads from its request to it.
     pub(super) pointer: Option<(Vec<u8>, Vec<u8>)>,
-    pub(super) form: Form,
+    pub(super) form: PackedForm,
 }
 
 /// How a result is stored.
 #[derive(Debug)]
-pub(super) enum Form {
+pub(super) enum PackedForm {
     /// In a run, of which this will be one body.
     Joined(Vec<u8>),
     /// Packed by itself.
@@ -62,7 +62,11 @@ impl PackedRow {
         let too_large = |error: std::num::TryFromIntError| StoreError::Unexpected(format!("a result is too large to be stored: {error}"));
         let line_bytes = u32::try_from(line_length(row)).map_err(too_large)?;
         let body = result::body(row)?;
-        let form = if body.len() <= JOINS { Form::Joined(body) } else { Form::Alone(packed::pack::<ResultRecord>(line_bytes, &body)?) };
+        let form = if body.len() <= JOINS {
+            PackedForm::Joined(body)
+        } else {
+            PackedForm::Alone(packed::pack::<ResultRecord>(line_bytes, &body)?)
+        };
         let end = row.outcome.end();
         Ok(Self { key: row.key, end, line_bytes, usage: row.usage, cost: row.cost, pointer: None, form })
     }
@@ -83,7 +87,7 @@ impl PackedRow {
     }
 
     pub(super) fn size(&self) -> usize {
-        let (Form::Joined(bytes) | Form::Alone(bytes)) = &self.form;
+        let (PackedForm::Joined(bytes) | PackedForm::Alone(bytes)) = &self.form;
         bytes.len()
     }
 }

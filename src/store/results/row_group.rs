@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use super::{Form, PackedRow};
+use super::{PackedForm, PackedRow};
 use crate::domain::batch::Progress;
 use crate::domain::id::{BatchId, RowIndex};
 use crate::domain::row::RowEnd;
@@ -72,8 +72,10 @@ impl RowGroup {
             self.writes.insert(key, pointer);
         }
         match row.form {
-            Form::Joined(body) => of_page.joined[usize::from(success)].push(RunRow { row: index.0, line_bytes: row.line_bytes, body }),
-            Form::Alone(packed) => self.writes.put(&format::result(batch, index), &packed),
+            PackedForm::Joined(body) => {
+                of_page.joined[usize::from(success)].push(RunRow { row: index.0, line_bytes: row.line_bytes, body })
+            }
+            PackedForm::Alone(packed) => self.writes.put(&format::result(batch, index), &packed),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::store::StoreError;
 use crate::store::format;
 use crate::store::format::ROWS_PER_PAGE;
 use crate::store::record::RecordError;
-use crate::store::record::run::{Place, Run, StoredRun};
+use crate::store::record::run::{RowPlace, Run, StoredRun};
 use crate::store::tree::Tree;
 
 /// Rows that are in runs, unpacked. At most a page of them, each as small as a row in a run is.
@@ -18,7 +18,7 @@ pub struct Runs {
     /// The bodies of each run that has some of the rows.
     bodies: Vec<Vec<u8>>,
     /// For each of the rows, if it is in a run, in which one and where.
-    places: Vec<Option<(usize, Place)>>,
+    places: Vec<Option<(usize, RowPlace)>>,
 }
 
 impl Runs {

@@ -18,22 +18,22 @@ use super::super::record::file::FileRecord;
 use super::super::record::ledger::{AccountRecord, ReservationRecord};
 use super::super::record::plan::PlanRecord;
 use super::super::record::{self};
-use super::content::Content;
+use super::content::SalvagedContent;
 use super::copy::Copied;
-use super::files::Files;
-use super::rows::{Known, Rows, offsets};
+use super::files::SalvagedFiles;
+use super::rows::{Known, SalvagedRows, offsets};
 use super::told::Thing;
 use super::{Salvage, content};
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::priority::Control;
 use crate::domain::batch::problem::{Problem, ProblemCode};
-use crate::domain::batch::{BatchSpec, BatchState, Ending, Order, Progress, ResultFiles};
+use crate::domain::batch::{BatchInput, BatchSpec, BatchState, Ending, Progress, ResultFiles};
 use crate::domain::file::{File, FileSource, ResultPart};
 use crate::domain::id::{BatchId, OrgId};
 use crate::domain::org::ledger::Account;
 
 /// A batch as it was read.
-pub(super) struct Read {
+pub(super) struct SalvagedBatch {
     pub id: BatchId,
     pub spec: BatchSpec,
     pub state: BatchState,
@@ -46,7 +46,7 @@ impl Salvage<'_> {
     /// Makes every batch fit, and writes the records of files.
     pub(super) fn make_batches_fit(&mut self, copied: &Copied) -> Result<(), StoreError> {
         let mut files =
-            Files { known: copied.files.clone(), content: copied.content.clone(), needed: BTreeSet::new(), views: BTreeMap::new() };
+            SalvagedFiles { known: copied.files.clone(), content: copied.content.clone(), needed: BTreeSet::new(), views: BTreeMap::new() };
         for file in copied.files.values() {
             if let FileSource::View { batch, .. } = file.source {
                 files.views.entry(batch).or_default().push(file.id);
@@ -92,7 +92,7 @@ impl Salvage<'_> {
         self.out.write()
     }
 
-    fn read_batch(&mut self, copied: &Copied, id: BatchId, views: &[File]) -> Result<Option<Read>, StoreError> {
+    fn read_batch(&mut self, copied: &Copied, id: BatchId, views: &[File]) -> Result<Option<SalvagedBatch>, StoreError> {
         let Some(Examined::Spec(spec)) = self.blob(Key::Spec(id), id, Blob::Spec)? else { return Ok(None) };
         let plan = match self.blob(Key::Plan(id), id, Blob::Plan)? {
             Some(Examined::Plan(rows)) => Some(rows),
@@ -107,7 +107,7 @@ impl Salvage<'_> {
             Some(Examined::State(state, ended)) if state.is_terminal() || views.is_empty() => (state, ended),
             _ => (self.infer_state(&spec, copied.with_rows.contains(&id) || plan.is_some(), views)?, None),
         };
-        Ok(Some(Read { id, spec: *spec, state, ended, plan }))
+        Ok(Some(SalvagedBatch { id, spec: *spec, state, ended, plan }))
     }
 
     /// The state of a batch whose own is lost, or is older than what else is there. Nothing that may have been
@@ -148,7 +148,7 @@ impl Salvage<'_> {
     }
 
     /// Removes what there is of a batch that is lost, or was deleted.
-    fn drop_batch(&mut self, id: BatchId, copied: &Copied, files: &mut Files) -> Result<(), StoreError> {
+    fn drop_batch(&mut self, id: BatchId, copied: &Copied, files: &mut SalvagedFiles) -> Result<(), StoreError> {
         let was_deleted = copied.unseen.contains(&id) && !self.out.tree.contains_key(format::batch(id))?;
         if !was_deleted {
             self.told.lost(Thing::Batch(id));
@@ -156,7 +156,7 @@ impl Salvage<'_> {
         } else if !self.told.done.was_whole {
             self.told.unsure(Thing::Other(format!("batch {id}")), "it was deleted, or its state is lost; it is not brought back");
         }
-        Rows::remove(id, &mut self.out)?;
+        SalvagedRows::remove(id, &mut self.out)?;
         for key in self.out.tree.scan_prefix(format::blobs_of(id)).keys() {
             self.out.writes.remove(key?.to_vec());
         }
@@ -172,7 +172,7 @@ impl Salvage<'_> {
 
     /// Puts the results of a lost batch aside, as lines.
     fn keep_lines(&mut self, id: BatchId) -> Result<(), StoreError> {
-        let lines = Rows::write_lines(id, &self.out, &|| self.to.root().folder(LOST_FOUND))?;
+        let lines = SalvagedRows::write_lines(id, &self.out, &|| self.to.root().folder(LOST_FOUND))?;
         if lines > 0 {
             self.told.note(&format!("batch {id}: results of {lines} of its rows are in `lost+found`"));
         }
@@ -180,11 +180,11 @@ impl Salvage<'_> {
     }
 
     /// Returns the rows whose results are lost.
-    fn make_fit(&mut self, mut batch: Read, copied: &Copied, files: &mut Files) -> Result<Vec<u32>, StoreError> {
+    fn make_fit(&mut self, mut batch: SalvagedBatch, copied: &Copied, files: &mut SalvagedFiles) -> Result<Vec<u32>, StoreError> {
         let id = batch.id;
         let input = self.input_of(&batch.spec, files);
         if batch.state.is_terminal() && self.is_purged(&batch, copied, files) {
-            Rows::remove(id, &mut self.out)?;
+            SalvagedRows::remove(id, &mut self.out)?;
             self.fit_plan(&batch, batch.ended.map_or(0, |ended| ended.total))?;
             match copied.unseen.contains(&id) {
                 true if copied.old_states.contains(&id) => {
@@ -200,7 +200,7 @@ impl Salvage<'_> {
         }
         let done = batch.ended.map(|ended| ended.succeeded + ended.failed);
         let known = Known { total: batch.plan.or(batch.ended.map(|ended| ended.total)), done };
-        let mut rows = Rows::read(id, known, &mut self.out)?;
+        let mut rows = SalvagedRows::read(id, known, &mut self.out)?;
         let total = rows.total(known);
         rows.fit(total, || input.as_ref().map(offsets).unwrap_or_default());
         let lost = rows.lost(known, &copied.old_pages);
@@ -235,7 +235,7 @@ impl Salvage<'_> {
     }
 
     /// Puts a plan in the place of one that is lost: whoever looks at the rows finds that many.
-    fn fit_plan(&mut self, batch: &Read, rows: u32) -> Result<(), StoreError> {
+    fn fit_plan(&mut self, batch: &SalvagedBatch, rows: u32) -> Result<(), StoreError> {
         if batch.plan.is_none() && rows > 0 {
             let plan = record::encode(&PlanRecord::from(&Plan { rows, models: Vec::new() }))?;
             self.out.writes.put(&format::blob(batch.id, Blob::Plan), &plan);
@@ -245,13 +245,13 @@ impl Salvage<'_> {
     }
 
     /// Where the content of its input is, if it is there.
-    fn input_of(&self, spec: &BatchSpec, files: &Files) -> Option<Content> {
+    fn input_of(&self, spec: &BatchSpec, files: &SalvagedFiles) -> Option<SalvagedContent> {
         let is_there = files.known.contains_key(&spec.input_file) || files.content.contains(&spec.input_file);
-        is_there.then(|| Content::of(&self.to, spec.input_file))
+        is_there.then(|| SalvagedContent::of(&self.to, spec.input_file))
     }
 
     /// Whether the files over its results were deleted, and the results with them.
-    fn is_purged(&self, batch: &Read, copied: &Copied, files: &Files) -> bool {
+    fn is_purged(&self, batch: &SalvagedBatch, copied: &Copied, files: &SalvagedFiles) -> bool {
         let ResultFiles { output, errors } = batch.state.files();
         let mut named = [output, errors].into_iter().flatten().peekable();
         let shows_nothing = named.peek().is_some() && !named.any(|file| files.known.contains_key(&file));
@@ -259,7 +259,7 @@ impl Salvage<'_> {
     }
 
     /// Lets a batch go on that has not ended, or fails it.
-    fn go_on(&mut self, batch: &mut Read, rows: &mut Rows, has_input: bool, has_lost: bool) -> Result<(), StoreError> {
+    fn go_on(&mut self, batch: &mut SalvagedBatch, rows: &mut SalvagedRows, has_input: bool, has_lost: bool) -> Result<(), StoreError> {
         if !has_input {
             return self.fail(batch, rows, "its input file was lost in damage to the disk");
         }
@@ -291,7 +291,7 @@ impl Salvage<'_> {
         }
     }
 
-    fn fail(&mut self, batch: &mut Read, rows: &Rows, why: &str) -> Result<(), StoreError> {
+    fn fail(&mut self, batch: &mut SalvagedBatch, rows: &SalvagedRows, why: &str) -> Result<(), StoreError> {
         let id = batch.id;
         self.told.changed(Thing::Batch(id), format!("it has failed: {why}"));
         batch.state = BatchState::Failed { at: self.now };
@@ -330,7 +330,7 @@ impl Salvage<'_> {
     }
 
     /// Its places in lists.
-    fn list_batch(&mut self, batch: &Read) -> Result<(), StoreError> {
+    fn list_batch(&mut self, batch: &SalvagedBatch) -> Result<(), StoreError> {
         let (id, spec) = (batch.id, &batch.spec);
         let here = || b"".as_slice();
         self.told.done.batches += 1;
@@ -343,7 +343,7 @@ impl Salvage<'_> {
         {
             self.out.writes.insert(place, here());
         }
-        if let Order::Items(order) = &spec.order {
+        if let BatchInput::Items(order) = &spec.order {
             self.out.writes.insert(format::used_quote(order.quote), &id.as_u128().to_be_bytes());
         }
         self.out.write_much()

@@ -17,7 +17,7 @@ use super::super::record::{self};
 use super::super::{StoreError, seal};
 use super::Out;
 use super::copy::Copied;
-use super::told::{Telling, Thing};
+use super::told::{SalvageReport, Thing};
 use crate::domain::file::{File, FileSource};
 use crate::domain::id::FileId;
 
@@ -26,12 +26,12 @@ const BUFFER: usize = 256 << 10;
 
 /// Content in the new directory.
 #[derive(Debug, Clone)]
-pub(super) struct Content {
+pub(super) struct SalvagedContent {
     folder: Folder,
     id: u128,
 }
 
-impl Content {
+impl SalvagedContent {
     pub fn of(to: &DataDir, file: FileId) -> Self {
         Self { folder: to.files().clone(), id: file.as_u128() }
     }
@@ -55,7 +55,13 @@ pub(super) fn size(root: &Folder) -> Result<u64, StoreError> {
 }
 
 /// Copies all content; files without it are lost.
-pub(super) fn copy(root: &Folder, to: &DataDir, copied: &mut Copied, out: &mut Out, told: &mut Telling<'_>) -> Result<(), StoreError> {
+pub(super) fn copy(
+    root: &Folder,
+    to: &DataDir,
+    copied: &mut Copied,
+    out: &mut Out,
+    told: &mut SalvageReport<'_>,
+) -> Result<(), StoreError> {
     let files = root.existing_folder(FILES)?;
     let mut known = BTreeSet::new();
     for file in std::mem::take(&mut copied.files).into_values() {
@@ -81,7 +87,13 @@ pub(super) fn copy(root: &Folder, to: &DataDir, copied: &mut Copied, out: &mut O
 }
 
 /// Content whose record was removed because it was deleted, or is lost.
-fn copy_rest(files: &Folder, to: &DataDir, known: &BTreeSet<u128>, copied: &mut Copied, told: &mut Telling<'_>) -> Result<(), StoreError> {
+fn copy_rest(
+    files: &Folder,
+    to: &DataDir,
+    known: &BTreeSet<u128>,
+    copied: &mut Copied,
+    told: &mut SalvageReport<'_>,
+) -> Result<(), StoreError> {
     for name in files.entries()?.into_iter().map(|entry| entry.name) {
         let id = content_id(&name);
         if id.is_some_and(|id| known.contains(&id)) {
@@ -105,7 +117,13 @@ fn copy_rest(files: &Folder, to: &DataDir, known: &BTreeSet<u128>, copied: &mut 
     Ok(())
 }
 
-fn copy_parts(parts: Option<&Folder>, to: &DataDir, copied: &mut Copied, out: &mut Out, told: &mut Telling<'_>) -> Result<(), StoreError> {
+fn copy_parts(
+    parts: Option<&Folder>,
+    to: &DataDir,
+    copied: &mut Copied,
+    out: &mut Out,
+    told: &mut SalvageReport<'_>,
+) -> Result<(), StoreError> {
     for part in std::mem::take(&mut copied.parts) {
         let name = content_name(part.id.as_u128());
         let mut result = copy_content(parts, name.as_ref(), to.parts(), None)?;
@@ -129,7 +147,7 @@ fn copy_parts(parts: Option<&Folder>, to: &DataDir, copied: &mut Copied, out: &m
     out.write()
 }
 
-fn copy_key(root: &Folder, to: &DataDir, told: &mut Telling<'_>) -> Result<(), StoreError> {
+fn copy_key(root: &Folder, to: &DataDir, told: &mut SalvageReport<'_>) -> Result<(), StoreError> {
     let result = copy_content(Some(root), SEAL_KEY.as_ref(), to.root(), None)?;
     let is_key = to.root().open(SEAL_KEY).is_ok_and(|key| DataFile::bytes(&key).is_ok_and(|bytes| bytes == seal::BYTES as u64));
     if result.is_err() || !is_key {

@@ -10,7 +10,7 @@ use super::super::key::Key;
 use super::super::readable::Readable;
 use super::super::record::RecordError;
 use super::Out;
-use super::told::{Telling, Thing};
+use super::told::{SalvageReport, Thing};
 use crate::domain::file::File;
 use crate::domain::file::upload::{Upload, UploadPart};
 use crate::domain::id::{BatchId, EventId, FileId, QuoteId, UploadId};
@@ -51,7 +51,7 @@ pub(super) struct Copied {
 }
 
 /// Copies what can be read.
-pub(super) fn copy(readable: &Readable, out: &mut Out, told: &mut Telling<'_>) -> Result<Copied, StoreError> {
+pub(super) fn copy(readable: &Readable, out: &mut Out, told: &mut SalvageReport<'_>) -> Result<Copied, StoreError> {
     let mut copying = Copying { out, told, copied: Copied::default(), gathering: Gathering::default(), failed: None };
     readable
         .entries(|key, value, is_newest| copying.entry(key, value, is_newest))
@@ -69,7 +69,7 @@ pub(super) fn copy(readable: &Readable, out: &mut Out, told: &mut Telling<'_>) -
 
 struct Copying<'a, 'b> {
     out: &'a mut Out,
-    told: &'a mut Telling<'b>,
+    told: &'a mut SalvageReport<'b>,
     copied: Copied,
     gathering: Gathering,
     failed: Option<StoreError>,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Salvage;
-use super::batches::Read;
+use super::batches::SalvagedBatch;
 use super::copy::Copied;
 use super::told::Thing;
 use crate::domain::batch::{BatchSpec, BatchState, Progress};
@@ -12,7 +12,7 @@ use crate::domain::id::{BatchId, FileId};
 use crate::domain::time::Timestamp;
 
 /// What batches need of files, and what they make of them.
-pub(super) struct Files {
+pub(super) struct SalvagedFiles {
     /// Records to be written.
     pub known: BTreeMap<FileId, File>,
     /// Content without a record.
@@ -25,7 +25,7 @@ pub(super) struct Files {
 
 impl Salvage<'_> {
     /// Tells of content that no record names.
-    pub(super) fn tell_of_content(&mut self, copied: &Copied, files: &Files) {
+    pub(super) fn tell_of_content(&mut self, copied: &Copied, files: &SalvagedFiles) {
         // What was deleted, or was about to be, is left behind by a kill, and nobody misses it.
         for id in files.content.iter().filter(|id| !copied.deleted.contains_key(id)) {
             let place = if files.needed.contains(id) { "its batch goes on" } else { "its content is in `lost+found`" };
@@ -43,7 +43,7 @@ impl Salvage<'_> {
     }
 
     /// Files over its results, of the size that these have now.
-    pub(super) fn fit_views(&mut self, batch: &mut Read, progress: &Progress, files: &mut Files) {
+    pub(super) fn fit_views(&mut self, batch: &mut SalvagedBatch, progress: &Progress, files: &mut SalvagedFiles) {
         let (BatchState::Completed { at, files: named, .. }
         | BatchState::Expired { at, files: named, .. }
         | BatchState::Cancelled { at, files: named, .. }) = &mut batch.state

@@ -30,7 +30,7 @@ use super::verify::SUMMED_FROM;
 use super::writes::Writes;
 use super::{StoreError, migrate, writer};
 use crate::domain::time::Timestamp;
-pub use told::{Thing, Told};
+pub use told::{SalvageNote, Thing};
 
 /// sled's cache while it is written to, in bytes.
 const CACHE: u64 = 32 << 20;
@@ -82,10 +82,10 @@ impl From<StoreError> for SalvageError {
 ///
 /// # Errors
 /// When `dir` is in use or none, `to` is not empty, or a disk is full or fails.
-pub fn salvage(dir: &Path, to: &Path, now: Timestamp, tell: &mut dyn FnMut(Told)) -> Result<Salvaged, SalvageError> {
+pub fn salvage(dir: &Path, to: &Path, now: Timestamp, tell: &mut dyn FnMut(SalvageNote)) -> Result<Salvaged, SalvageError> {
     let readable = Readable::of(dir)?;
     let new = prepare(&readable, to)?;
-    let done = told::Telling { tell, done: Salvaged { was_whole: readable.is_whole, ..Salvaged::default() } };
+    let done = told::SalvageReport { tell, done: Salvaged { was_whole: readable.is_whole, ..Salvaged::default() } };
     work(&readable, new, now, done).map_err(|error| SalvageError::Incomplete { dir: to.display().to_string(), error: error.to_string() })
 }
 
@@ -115,7 +115,7 @@ fn is_within(path: &Path, dir: &Path) -> bool {
     path.ancestors().find_map(|ancestor| ancestor.canonicalize().ok()).is_some_and(|real| real.starts_with(dir))
 }
 
-fn work(readable: &Readable, new: Locked, now: Timestamp, told: told::Telling<'_>) -> Result<Salvaged, StoreError> {
+fn work(readable: &Readable, new: Locked, now: Timestamp, told: told::SalvageReport<'_>) -> Result<Salvaged, StoreError> {
     let to = new.furnish()?;
     let folder = to.root().folder(database(0))?;
     let tree = Tree::new(open_sled(&folder, CACHE)?, Default::default(), Seam::default());
@@ -170,7 +170,7 @@ struct Salvage<'a> {
     to: DataDir,
     now: Timestamp,
     out: Out,
-    told: told::Telling<'a>,
+    told: told::SalvageReport<'a>,
 }
 
 impl Salvage<'_> {

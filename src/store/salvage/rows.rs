@@ -13,9 +13,9 @@ use super::super::record::result;
 use super::super::record::run::{Run, RunRow};
 use super::super::record::{self};
 use super::super::results::row_group::write_runs;
-use super::super::results::{Form, PackedRow};
+use super::super::results::{PackedForm, PackedRow};
 use super::Out;
-use super::content::Content;
+use super::content::SalvagedContent;
 use crate::domain::batch::{BatchSpec, Progress};
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::money::Usd;
@@ -32,7 +32,7 @@ const LOST_MESSAGE: &str = "The result of this request was lost in damage to the
 const MAX_LINE: u64 = 64 << 20;
 
 /// The rows of a batch.
-pub(super) struct Rows {
+pub(super) struct SalvagedRows {
     id: BatchId,
     /// As they were read.
     old: BTreeMap<u32, Page>,
@@ -49,7 +49,7 @@ pub(super) struct Known {
     pub done: Option<u32>,
 }
 
-impl Rows {
+impl SalvagedRows {
     /// Reads all of them, and removes from the new store what cannot be read or would count twice.
     pub fn read(id: BatchId, known: Known, out: &mut Out) -> Result<Self, StoreError> {
         let mut rows = Self { id, old: BTreeMap::new(), new: BTreeMap::new() };
@@ -166,14 +166,14 @@ impl Rows {
         &mut self,
         lost: &[u32],
         spec: &BatchSpec,
-        content: Option<&Content>,
+        content: Option<&SalvagedContent>,
         at: Timestamp,
         out: &mut Out,
     ) -> Result<(), StoreError> {
         for rows in lost.chunk_by(|a, b| a / ROWS_PER_PAGE == b / ROWS_PER_PAGE) {
             let number = rows.first().map_or(0, |row| row / ROWS_PER_PAGE);
             let offset = self.page(number).input_offset;
-            let names = names(content.and_then(Content::open), offset, number, rows, spec);
+            let names = names(content.and_then(SalvagedContent::open), offset, number, rows, spec);
             let mut joined = Vec::new();
             for row in rows {
                 // As the executor names a row whose line it cannot read.
@@ -187,8 +187,8 @@ impl Rows {
                 let packed = PackedRow::pack(&result)?;
                 self.count(&result, packed.line_bytes);
                 match packed.form {
-                    Form::Joined(body) => joined.push(RunRow { row: *row, line_bytes: packed.line_bytes, body }),
-                    Form::Alone(packed) => out.writes.put(&format::result(self.id, key.row), &packed),
+                    PackedForm::Joined(body) => joined.push(RunRow { row: *row, line_bytes: packed.line_bytes, body }),
+                    PackedForm::Alone(packed) => out.writes.put(&format::result(self.id, key.row), &packed),
                 }
             }
             write_runs(self.id, joined, &mut out.writes)?;
@@ -221,7 +221,7 @@ impl Rows {
     /// Writes what results can be read as lines to a file; returns how many.
     pub fn write_lines(id: BatchId, out: &Out, folder: &dyn Fn() -> Result<Folder, StoreError>) -> Result<u64, StoreError> {
         let mut gathering = Gathering::default();
-        let mut lines = Lines { id, folder, file: None, written: 0 };
+        let mut lines = SalvagedLines { id, folder, file: None, written: 0 };
         for entry in out.tree.scan_prefix(format::rows_of(id)) {
             let (key, value) = entry?;
             if let Ok(Some(record)) = gathering.next(&key, &value, true) {
@@ -252,7 +252,7 @@ fn remove(record: &Gathered, out: &mut Out) {
 }
 
 /// A file of results.
-struct Lines<'a> {
+struct SalvagedLines<'a> {
     id: BatchId,
     /// Where it goes, if there are any.
     folder: &'a dyn Fn() -> Result<Folder, StoreError>,
@@ -260,7 +260,7 @@ struct Lines<'a> {
     written: u64,
 }
 
-impl Lines<'_> {
+impl SalvagedLines<'_> {
     fn add(&mut self, record: &Gathered) -> Result<(), StoreError> {
         let mut text = Vec::new();
         match record.bytes().and_then(|bytes| examine(&record.key, &bytes).ok()) {
@@ -291,7 +291,7 @@ impl Lines<'_> {
 }
 
 /// Where the first row of each page begins, in bytes; as far as the content can be read.
-pub(super) fn offsets(content: &Content) -> Vec<u64> {
+pub(super) fn offsets(content: &SalvagedContent) -> Vec<u64> {
     let mut offsets = vec![0];
     let Some(mut file) = content.open() else { return offsets };
     let (mut buffer, mut at, mut lines) = (vec![0; 256 << 10], 0_u64, 0_u32);

@@ -8,7 +8,7 @@ use super::super::Store;
 use super::super::check::check;
 use super::super::tests::{NOW, close};
 use super::super::verify::tests::{Shown, options, shown};
-use super::{Salvaged, Thing, Told, salvage};
+use super::{SalvageNote, Salvaged, Thing, salvage};
 use crate::domain::batch::Batch;
 use crate::domain::file::FileSource;
 use crate::domain::id::{BatchId, FileId, RowIndex, RowKey};
@@ -56,29 +56,29 @@ struct Tellings {
     without_results: BTreeSet<BatchId>,
     /// Something is lost that cannot be named.
     unnamed: bool,
-    all: Vec<Told>,
+    all: Vec<SalvageNote>,
 }
 
 impl Tellings {
-    fn add(&mut self, told: Told) {
+    fn add(&mut self, told: SalvageNote) {
         self.all.push(told.clone());
         match told {
-            Told::Fault(_) => {}
-            Told::Lost(Thing::Batch(id)) => drop(self.lost_batches.insert(id)),
-            Told::Lost(Thing::File(id)) => drop(self.lost_files.insert(id)),
-            Told::Lost(Thing::Rows(batch, rows)) => {
+            SalvageNote::Fault(_) => {}
+            SalvageNote::Lost(Thing::Batch(id)) => drop(self.lost_batches.insert(id)),
+            SalvageNote::Lost(Thing::File(id)) => drop(self.lost_files.insert(id)),
+            SalvageNote::Lost(Thing::Rows(batch, rows)) => {
                 self.lost_rows.extend(rows.into_iter().map(|row| RowKey { batch, row: RowIndex(row) }.to_string()));
             }
-            Told::Lost(Thing::Other(_) | Thing::Results(_)) => self.unnamed = true,
-            Told::Changed(Thing::Batch(id), _) | Told::Unsure(Thing::Batch(id), _) => drop(self.changed_batches.insert(id)),
-            Told::Changed(Thing::File(id), _) | Told::Unsure(Thing::File(id), _) => drop(self.changed_files.insert(id)),
-            Told::Unsure(Thing::Results(id), _) => drop(self.without_results.insert(id)),
-            Told::Changed(..) | Told::Unsure(..) => {}
+            SalvageNote::Lost(Thing::Other(_) | Thing::Results(_)) => self.unnamed = true,
+            SalvageNote::Changed(Thing::Batch(id), _) | SalvageNote::Unsure(Thing::Batch(id), _) => drop(self.changed_batches.insert(id)),
+            SalvageNote::Changed(Thing::File(id), _) | SalvageNote::Unsure(Thing::File(id), _) => drop(self.changed_files.insert(id)),
+            SalvageNote::Unsure(Thing::Results(id), _) => drop(self.without_results.insert(id)),
+            SalvageNote::Changed(..) | SalvageNote::Unsure(..) => {}
         }
     }
 
     fn has_losses(&self) -> bool {
-        self.all.iter().any(|told| !matches!(told, Told::Fault(_)))
+        self.all.iter().any(|told| !matches!(told, SalvageNote::Fault(_)))
     }
 }
 

@@ -33,7 +33,7 @@ impl fmt::Display for Thing {
 
 /// What a salvage tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum SalvageNote {
     /// A fault of the old directory.
     Fault(String),
     /// It is not in the new directory.
@@ -44,7 +44,7 @@ pub enum Told {
     Unsure(Thing, &'static str),
 }
 
-impl fmt::Display for Told {
+impl fmt::Display for SalvageNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fault(what) => write!(f, "found: {what}"),
@@ -56,14 +56,14 @@ impl fmt::Display for Told {
 }
 
 /// Where it is told, and counted.
-pub(super) struct Telling<'a> {
-    pub tell: &'a mut dyn FnMut(Told),
+pub(super) struct SalvageReport<'a> {
+    pub tell: &'a mut dyn FnMut(SalvageNote),
     pub done: Salvaged,
 }
 
-impl Telling<'_> {
+impl SalvageReport<'_> {
     pub fn note(&mut self, fault: &str) {
-        (self.tell)(Told::Fault(fault.to_owned()));
+        (self.tell)(SalvageNote::Fault(fault.to_owned()));
     }
 
     pub fn lost(&mut self, thing: Thing) {
@@ -73,14 +73,14 @@ impl Telling<'_> {
             Thing::File(_) => self.done.lost_files += 1,
             Thing::Results(_) | Thing::Other(_) => {}
         }
-        (self.tell)(Told::Lost(thing));
+        (self.tell)(SalvageNote::Lost(thing));
     }
 
     pub fn changed(&mut self, thing: Thing, how: impl Into<String>) {
-        (self.tell)(Told::Changed(thing, how.into()));
+        (self.tell)(SalvageNote::Changed(thing, how.into()));
     }
 
     pub fn unsure(&mut self, thing: Thing, why: &'static str) {
-        (self.tell)(Told::Unsure(thing, why));
+        (self.tell)(SalvageNote::Unsure(thing, why));
     }
 }

@@ -9,7 +9,7 @@ use crate::domain::file::{File, FileSource, Purpose, ResultPart};
 use crate::domain::id::{FileId, OrgId};
 use crate::store::salvage::tests::{Figures, is_brought_back};
 use crate::store::tests::{NOW, add_file, close, open, read, record, result, running};
-use crate::store::{End, FileQuery, OpenError, Options, Order, Store};
+use crate::store::{End, FileQuery, OpenError, Options, SortOrder, Store};
 
 /// Everything that a client has been shown.
 #[derive(Debug, PartialEq)]
@@ -20,7 +20,7 @@ pub(in crate::store) struct Shown {
 
 pub(in crate::store) async fn shown(store: &Store) -> Shown {
     let org = crate::domain::id::OrgId::OPERATOR;
-    let query = FileQuery { purpose: None, org, after: None, limit: 1_000, order: Order::Ascending, now: NOW };
+    let query = FileQuery { purpose: None, org, after: None, limit: 1_000, order: SortOrder::Ascending, now: NOW };
     let mut shown = Shown { files: Vec::new(), batches: Vec::new() };
     for file in store.files(query).await.unwrap().items {
         let mut content = Vec::new();

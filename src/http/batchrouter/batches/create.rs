@@ -12,7 +12,7 @@ use secrecy::ExposeSecret;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::create_body::{CreateBody, Receiver, check_receiver};
+use super::create_body::{CreateBody, NamedReceiver, check_receiver};
 use super::show;
 use crate::domain::error::Code;
 use crate::domain::row::batchrouter::members;
@@ -106,6 +106,6 @@ fn once(headers: &HeaderMap, caller: &Caller, body: &[u8]) -> Result<Idempotency
 ///
 /// # Errors
 /// When the machine has no random numbers.
-pub fn sealed(api: &Api, receiver: Receiver) -> Result<Webhook, ApiError> {
+pub fn sealed(api: &Api, receiver: NamedReceiver) -> Result<Webhook, ApiError> {
     Ok(Webhook { url: receiver.url, sealed_secret: api.seal(receiver.secret.expose_secret())? })
 }

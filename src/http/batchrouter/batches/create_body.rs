@@ -24,7 +24,7 @@ const MAX_METADATA: usize = 16 << 10;
 
 /// A receiver as a client names it.
 #[derive(Debug, Clone)]
-pub struct Receiver {
+pub struct NamedReceiver {
     pub url: String,
     pub secret: SecretString,
 }
@@ -38,7 +38,7 @@ pub struct CreateBody {
     pub defaults: Defaults,
     pub demands: StatedDemands,
     pub metadata: Option<String>,
-    pub webhook: Option<Receiver>,
+    pub webhook: Option<NamedReceiver>,
 }
 
 impl CreateBody {
@@ -98,7 +98,7 @@ fn metadata(object: &Object) -> Result<Option<String>, ApiError> {
 ///
 /// # Errors
 /// When one of the two is missing or cannot be used.
-pub fn webhook(object: &Object) -> Result<Option<Receiver>, ApiError> {
+pub fn webhook(object: &Object) -> Result<Option<NamedReceiver>, ApiError> {
     object.object("webhook")?.map(|webhook| receiver(&webhook)).transpose()
 }
 
@@ -106,7 +106,7 @@ pub fn webhook(object: &Object) -> Result<Option<Receiver>, ApiError> {
 ///
 /// # Errors
 /// When one of the two is missing or cannot be used.
-pub fn receiver(object: &Object) -> Result<Receiver, ApiError> {
+pub fn receiver(object: &Object) -> Result<NamedReceiver, ApiError> {
     let url = object.need_text("url", "it is where the message is sent, an `https` URL")?;
     let secret = object.need_text("secret", "messages are signed with it; 8 to 256 characters")?;
     if !(8..=256).contains(&secret.chars().count()) {
@@ -115,14 +115,14 @@ pub fn receiver(object: &Object) -> Result<Receiver, ApiError> {
     if url.len() > 2_048 || url.parse::<http::Uri>().is_err() {
         return Err(object.invalid("url", "must be an absolute `https` URL of at most 2,048 characters"));
     }
-    Ok(Receiver { url: url.to_owned(), secret: secret.into() })
+    Ok(NamedReceiver { url: url.to_owned(), secret: secret.into() })
 }
 
 /// Refuses a receiver that may not be called, as far as its URL says.
 ///
 /// # Errors
 /// When it may not.
-pub fn check_receiver(api: &Api, receiver: &Receiver) -> Result<(), ApiError> {
+pub fn check_receiver(api: &Api, receiver: &NamedReceiver) -> Result<(), ApiError> {
     let url = receiver.url.parse().map_err(|_| ApiError::invalid("webhook.url", "`webhook.url` is not a URL"))?;
     api.accounts.targets.check(&url).map_err(|error| ApiError::invalid("webhook.url", format!("`webhook.url` {error}")))
 }

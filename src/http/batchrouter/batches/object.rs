@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use crate::domain::batch::{Batch, BatchState, Ending, Order, QuotedOrder};
+use crate::domain::batch::{Batch, BatchInput, BatchState, Ending, QuotedInput};
 use crate::domain::quote::constraints::Constraints;
 use crate::domain::time::Timestamp;
 use crate::executor::Stage;
@@ -47,8 +47,8 @@ pub fn status(batch: &Batch, stage: Stage) -> &'static str {
 pub fn object(batch: &Batch, around: &Around<'_>) -> Map<String, Value> {
     let spec = &batch.spec;
     let quoted = match &spec.order {
-        Order::Items(order) => Some(order.as_ref()),
-        Order::Rows { .. } => None,
+        BatchInput::Items(order) => Some(order.as_ref()),
+        BatchInput::Rows { .. } => None,
     };
     let mut shown = Map::new();
     let mut put = |name: &str, value: Value| _ = shown.insert(name.to_owned(), value);
@@ -74,7 +74,7 @@ pub fn object(batch: &Batch, around: &Around<'_>) -> Map<String, Value> {
     shown
 }
 
-fn demands(quoted: Option<&QuotedOrder>, put: &mut impl FnMut(&str, Value)) {
+fn demands(quoted: Option<&QuotedInput>, put: &mut impl FnMut(&str, Value)) {
     let default = Constraints::default();
     let demands = quoted.map_or(&default, |order| &order.demands);
     put("routing_mode", json!(demands.mode));
@@ -87,11 +87,11 @@ fn demands(quoted: Option<&QuotedOrder>, put: &mut impl FnMut(&str, Value)) {
 }
 
 /// Items of the batch: those that were counted, or that the client has said there are.
-fn items(batch: &Batch, quoted: Option<&QuotedOrder>) -> Option<u32> {
+fn items(batch: &Batch, quoted: Option<&QuotedInput>) -> Option<u32> {
     Some(batch.progress.total).filter(|total| *total > 0).or_else(|| quoted.and_then(|order| order.items))
 }
 
-fn counts(batch: &Batch, quoted: Option<&QuotedOrder>) -> Value {
+fn counts(batch: &Batch, quoted: Option<&QuotedInput>) -> Value {
     let progress = &batch.progress;
     let total = items(batch, quoted).unwrap_or(0);
     let open = total.saturating_sub(progress.succeeded).saturating_sub(progress.failed);
@@ -130,7 +130,7 @@ fn updated(batch: &Batch) -> Timestamp {
     }
 }
 
-fn metadata(batch: &Batch, quoted: Option<&QuotedOrder>) -> Value {
+fn metadata(batch: &Batch, quoted: Option<&QuotedInput>) -> Value {
     let pairs = batch.spec.metadata.pairs();
     match quoted.and_then(|order| order.metadata.as_deref()) {
         // It was read as an object before.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::object::ended;
 use super::{find, status_of};
-use crate::domain::batch::{Batch, Order, QuotedOrder};
+use crate::domain::batch::{Batch, BatchInput, QuotedInput};
 use crate::domain::error::Code;
 use crate::domain::id::BatchId;
 use crate::domain::org::ledger::{Reservation, with_fee};
@@ -47,7 +47,7 @@ pub async fn read(
 /// # Errors
 /// When the store has failed.
 pub async fn receipt(api: &Api, batch: &Batch) -> Result<Option<Value>, ApiError> {
-    let Order::Items(order) = &batch.spec.order else { return Ok(None) };
+    let BatchInput::Items(order) = &batch.spec.order else { return Ok(None) };
     let Some(reservation) = api.service.store.reservation(batch.spec.id).await? else { return Ok(None) };
     let Some(settled) = reservation.settlement else { return Ok(None) };
     let Receipt { lanes, unreadable, .. } = api.service.store.receipt(batch.spec.id).await?.unwrap_or_default();
@@ -79,7 +79,7 @@ pub async fn receipt(api: &Api, batch: &Batch) -> Result<Option<Value>, ApiError
     })))
 }
 
-fn quote(kept: &KeptQuote, batch: &Batch, order: &QuotedOrder) -> Value {
+fn quote(kept: &KeptQuote, batch: &Batch, order: &QuotedInput) -> Value {
     json!({
         "quote_id": order.quote.in_hex(),
         "status": "accepted",
@@ -91,7 +91,7 @@ fn quote(kept: &KeptQuote, batch: &Batch, order: &QuotedOrder) -> Value {
     })
 }
 
-fn provider_lane(lane: &LaneReceipt, order: &QuotedOrder) -> Value {
+fn provider_lane(lane: &LaneReceipt, order: &QuotedInput) -> Value {
     json!({
         "provider": lane.provider,
         "provider_model": lane.upstream,

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::result_row;
 use super::{find, status_of};
-use crate::domain::batch::{Batch, BatchSpec, Order};
+use crate::domain::batch::{Batch, BatchInput, BatchSpec};
 use crate::domain::error::Code;
 use crate::domain::file::{FileSource, ResultPart};
 use crate::domain::id::{BatchId, FileId, RowIndex};
@@ -29,7 +29,7 @@ use crate::http::response::file_content::result_lines;
 use crate::http::response::signed_links::{Base, Signed};
 use crate::http::response::stream;
 use crate::http::response::time::moment;
-use crate::store::{Lines, Render, blocking};
+use crate::store::{LineRender, Lines, blocking};
 
 const DEFAULT_PAGE: usize = 100;
 const MAX_PAGE: usize = 1_000;
@@ -40,8 +40,8 @@ const NDJSON: &str = "application/x-ndjson";
 /// What is charged besides what providers charge, in percent of that.
 fn fee(spec: &BatchSpec) -> Decimal {
     match &spec.order {
-        Order::Items(order) => order.fee,
-        Order::Rows { .. } => Decimal::ZERO,
+        BatchInput::Items(order) => order.fee,
+        BatchInput::Rows { .. } => Decimal::ZERO,
     }
 }
 
@@ -113,7 +113,7 @@ fn row_of(cursor: &str) -> Result<RowIndex, ApiError> {
 async fn lines(api: &Api, batch: &Batch, part: ResultPart) -> Result<Response, ApiError> {
     let lines = result_lines(api, batch.spec.id, part, expected(batch, part)).await?;
     let fee = fee(&batch.spec);
-    let render = Render(Arc::new(move |result, out| {
+    let render = LineRender(Arc::new(move |result, out| {
         result_row::write(result, fee, out);
         out.push(b'\n');
     }));

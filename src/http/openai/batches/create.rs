@@ -10,7 +10,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::routing::Preferences;
-use crate::domain::batch::Order;
+use crate::domain::batch::BatchInput;
 use crate::domain::batch::metadata::Metadata;
 use crate::domain::batch::priority::Control;
 use crate::domain::dialect::Dialect;
@@ -40,7 +40,7 @@ pub async fn create(
 ) -> Result<Json<BatchObject>, ApiError> {
     api.check_open()?;
     api.service.check_unlimited(caller.org).await?;
-    let asked = CreateBody::read(&body)?;
+    let asked = OpenAiCreate::read(&body)?;
     let once = idempotency_key(&headers)?.map(|key| asked.once(&caller, key));
     let (input, refusal) = match check_input(&api, &caller, asked.input_file).await {
         Ok(()) => (asked.input_file, None),
@@ -58,7 +58,7 @@ pub async fn create(
 
 /// What the client asked for.
 #[derive(Debug)]
-struct CreateBody {
+struct OpenAiCreate {
     endpoint: Endpoint,
     input_file: FileId,
     window: CompletionWindow,
@@ -67,7 +67,7 @@ struct CreateBody {
     preferences: Preferences,
 }
 
-impl CreateBody {
+impl OpenAiCreate {
     fn read(body: &Object) -> Result<Self, ApiError> {
         body.only(&["input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after", "priority", "provider"])?;
         let file = body.need_text("input_file_id", "it is the id of a file uploaded with the purpose `batch`")?;
@@ -105,7 +105,7 @@ impl CreateBody {
     }
 
     fn into_batch(self, input_file: FileId, caller: &Caller, api: &Api, once: Option<Idempotency>) -> NewBatch {
-        let order = Order::Rows { endpoint: self.endpoint, window: self.window };
+        let order = BatchInput::Rows { endpoint: self.endpoint, window: self.window };
         let (now, input) = (api.service.clock.now(), Input::Uploaded(input_file));
         NewBatch {
             metadata: self.metadata,
@@ -144,7 +144,7 @@ mod tests {
     /// Keys live for 30 days, and so across an upgrade.
     #[test]
     fn a_request_without_preferences_is_bound_as_it_was_before_there_were_any() {
-        let asked = CreateBody {
+        let asked = OpenAiCreate {
             endpoint: Endpoint::Responses,
             input_file: FileId::from_u128(7),
             window: CompletionWindow::DAY,

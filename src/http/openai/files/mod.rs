@@ -12,7 +12,7 @@ use crate::domain::file::File;
 use crate::domain::id::FileId;
 use crate::http::layers::auth::Caller;
 use crate::http::request::file_upload::{file_query, receive};
-use crate::http::request::multipart::Form;
+use crate::http::request::multipart::MultipartForm;
 use crate::http::request::{Params, PathId};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
@@ -63,6 +63,10 @@ pub async fn delete(
 }
 
 /// `POST /v1/files`
-pub async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, form: Form) -> Result<Json<FileObject>, ApiError> {
+pub async fn create(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    form: MultipartForm,
+) -> Result<Json<FileObject>, ApiError> {
     Ok(Json(FileObject::from(&receive(&api, &caller, form).await?)))
 }

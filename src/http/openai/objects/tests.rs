@@ -5,7 +5,7 @@ use crate::domain::batch::metadata::Metadata;
 use crate::domain::batch::plan::{Plan, PlannedLane, PlannedModel};
 use crate::domain::batch::priority::{Control, Owner};
 use crate::domain::batch::problem::ProblemCode;
-use crate::domain::batch::{BatchSpec, Ending, Fallback, Order, Progress, ResultFiles};
+use crate::domain::batch::{BatchInput, BatchSpec, Ending, Fallback, Progress, ResultFiles};
 use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{FileSource, Purpose, ResultPart};
@@ -21,7 +21,7 @@ fn spec() -> BatchSpec {
     BatchSpec {
         id: BatchId::from_u128(1),
         dialect: Dialect::OpenAi,
-        order: Order::Rows { endpoint: Endpoint::ChatCompletions, window: CompletionWindow::DAY },
+        order: BatchInput::Rows { endpoint: Endpoint::ChatCompletions, window: CompletionWindow::DAY },
         input_file: FileId::from_u128(2),
         created_at: at(0),
         metadata: Metadata::default(),

@@ -15,15 +15,15 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::create_body::{CreateBody, Source, not_json};
+use super::create_body::{CreateBody, RowSource, not_json};
 use super::endpoint::{named, of_rows};
 use super::object::object;
 use super::shorthand;
 use super::subscription;
 use crate::catalog::{Offer, Snapshot};
 use crate::domain::batch::metadata::Metadata;
-use crate::domain::batch::phaseo::{Gateway, InputMode, Subscription};
-use crate::domain::batch::{Fallback, Order, QuotedOrder};
+use crate::domain::batch::phaseo::{InputMode, PhaseoDetails, Subscription};
+use crate::domain::batch::{BatchInput, Fallback, QuotedInput};
 use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::Purpose;
@@ -37,7 +37,7 @@ use crate::http::request::idempotency::idempotency_key;
 use crate::http::request::json_digest;
 use crate::http::state::Api;
 use crate::service::batches::create::NewBatch;
-use crate::service::batches::rows::{QuotedRows, Rows};
+use crate::service::batches::rows::{QuotedRows, RowsToQuote};
 use crate::service::quotes::create::{QuoteOptions, QuoteRequest};
 use crate::service::quotes::manifest;
 use crate::service::{Service, ServiceError};
@@ -77,7 +77,7 @@ async fn made(api: &Arc<Api>, caller: &Caller, context: &Context, headers: &Head
     api.check_open()?;
     api.check_room(0)?;
     let key = idempotency_key(headers)?.map(str::to_owned);
-    let Prepared { mut asked, rows, endpoint, once } = prepare(api, caller, body, key).await?;
+    let PreparedCreate { mut asked, rows, endpoint, once } = prepare(api, caller, body, key).await?;
     let subscription = subscription::resolve(api, caller.org, asked.subscription.take()).await?;
     let options = QuoteOptions { wishes: asked.wishes.clone(), as_asked: true, window: Some(asked.window.duration()), bounded: true };
     let request = QuoteRequest { defaults: Defaults::default(), demands: asked.demands.clone(), options };
@@ -88,9 +88,9 @@ async fn made(api: &Arc<Api>, caller: &Caller, context: &Context, headers: &Head
 }
 
 /// Whatever is wrong with the rows of a file is told with one code.
-fn refused(error: ServiceError, source: &Source) -> Refusal {
+fn refused(error: ServiceError, source: &RowSource) -> Refusal {
     match (error, source) {
-        (ServiceError::Preflight { issues, .. }, Source::File(id)) if issues.iter().any(|issue| issue.code.is_of_rows()) => {
+        (ServiceError::Preflight { issues, .. }, RowSource::File(id)) if issues.iter().any(|issue| issue.code.is_of_rows()) => {
             let first = issues.iter().find(|issue| issue.code.is_of_rows());
             let message = first.map_or_else(String::new, |issue| format!("{}: {}", issue.path.named("rows"), issue.message));
             not_priceable(*id, message)
@@ -116,14 +116,14 @@ fn once(caller: &Caller, key: &str, body: &Bytes) -> Result<Idempotency, Refusal
 }
 
 /// A create whose rows are read.
-struct Prepared {
+struct PreparedCreate {
     asked: CreateBody,
-    rows: Rows,
+    rows: RowsToQuote,
     endpoint: Endpoint,
     once: Option<Idempotency>,
 }
 
-async fn prepare(api: &Api, caller: &Caller, body: Bytes, key: Option<String>) -> Result<Prepared, Refusal> {
+async fn prepare(api: &Api, caller: &Caller, body: Bytes, key: Option<String>) -> Result<PreparedCreate, Refusal> {
     let (service, caller) = (api.service.clone(), *caller);
     let reading = move || {
         if members(&body) > MAX_MEMBERS {
@@ -132,16 +132,16 @@ async fn prepare(api: &Api, caller: &Caller, body: Bytes, key: Option<String>) -
         let asked = CreateBody::read(&body)?;
         let once = key.map(|key| once(&caller, &key, &body)).transpose()?;
         let (rows, endpoint) = match &asked.source {
-            Source::Rows(kind, raw) => written(&service, &asked, *kind, raw)?,
-            Source::File(id) => uploaded(&service, caller.org, &asked, *id)?,
+            RowSource::Rows(kind, raw) => written(&service, &asked, *kind, raw)?,
+            RowSource::File(id) => uploaded(&service, caller.org, &asked, *id)?,
         };
-        Ok(Prepared { asked, rows, endpoint, once })
+        Ok(PreparedCreate { asked, rows, endpoint, once })
     };
     api.service.turns.take(reading).await
 }
 
 /// The rows of a create.
-fn written(service: &Service, asked: &CreateBody, kind: shorthand::Kind, raw: &Bytes) -> Result<(Rows, Endpoint), Refusal> {
+fn written(service: &Service, asked: &CreateBody, kind: shorthand::RowSyntax, raw: &Bytes) -> Result<(RowsToQuote, Endpoint), Refusal> {
     let rows: Vec<Value> =
         serde_json::from_slice(raw).map_err(|error| Refusal::invalid("invalid_requests", format!("the rows must be an array: {error}")))?;
     let most = most_rows(service);
@@ -159,7 +159,7 @@ fn written(service: &Service, asked: &CreateBody, kind: shorthand::Kind, raw: &B
     if let Some(row) = rows.iter().position(|row| row.line.len() > most) {
         return Err(Refusal::invalid("invalid_request_body", format!("row {row} is longer than the limit of {most} bytes")));
     }
-    Ok((Rows::Parsed { url: endpoint, rows }, endpoint))
+    Ok((RowsToQuote::Parsed { url: endpoint, rows }, endpoint))
 }
 
 /// The most that a model writes, wherever it is served; `None` if that is not known.
@@ -171,7 +171,7 @@ fn most_output(catalog: &Snapshot, model: &str) -> Option<u64> {
 
 /// What of a line of a file decides whether it can be priced.
 #[derive(Deserialize)]
-struct Line<'a> {
+struct FileLine<'a> {
     #[serde(borrow, default)]
     url: Option<&'a str>,
     #[serde(borrow, default)]
@@ -179,7 +179,7 @@ struct Line<'a> {
 }
 
 /// The rows of a file as an array: all of them, or the first ones.
-fn uploaded(service: &Service, org: OrgId, asked: &CreateBody, id: FileId) -> Result<(Rows, Endpoint), Refusal> {
+fn uploaded(service: &Service, org: OrgId, asked: &CreateBody, id: FileId) -> Result<(RowsToQuote, Endpoint), Refusal> {
     let not_there = || Refusal::not_found("batch_input_file_not_found_or_not_owned", "file_id", &id.to_string());
     let file = service.store.attachment(id, service.clock.now())?.filter(|file| file.org == org);
     let file = file.ok_or_else(not_there)?;
@@ -199,7 +199,7 @@ fn uploaded(service: &Service, org: OrgId, asked: &CreateBody, id: FileId) -> Re
     }
     let mut endpoint = asked.endpoint;
     for (number, line) in (1..).zip(lines) {
-        let Ok(line) = serde_json::from_str::<Line<'_>>(line.get()) else {
+        let Ok(line) = serde_json::from_str::<FileLine<'_>>(line.get()) else {
             return Err(not_priceable(format!("line {number}: the line must be an object whose `url` and `method` are texts")));
         };
         let url =
@@ -213,7 +213,7 @@ fn uploaded(service: &Service, org: OrgId, asked: &CreateBody, id: FileId) -> Re
         }
     }
     let endpoint = super::create_body::endpoint(endpoint.unwrap_or(Endpoint::Responses).path())?;
-    Ok((Rows::Uploaded { file: id, sample: rows }, endpoint))
+    Ok((RowsToQuote::Uploaded { file: id, sample: rows }, endpoint))
 }
 
 /// Everything that a batch is made of.
@@ -228,17 +228,17 @@ impl Ready {
     fn into_batch(self, api: &Api, caller: &Caller, context: &Context) -> Result<NewBatch, Refusal> {
         let Self { asked, endpoint, quoted, subscription } = self;
         let QuotedRows { quote, input, held, count } = quoted;
-        let gateway = Gateway {
+        let gateway = PhaseoDetails {
             request: context.request,
             endpoint,
             window: asked.window,
-            mode: if let Source::File(_) = asked.source { InputMode::File } else { InputMode::Requests },
+            mode: if let RowSource::File(_) = asked.source { InputMode::File } else { InputMode::Requests },
             session: asked.session,
             provider: main_provider(&quote),
             subscription,
         };
-        let order = QuotedOrder { reserve: held.unwrap_or_default(), items: count, gateway: Some(gateway), ..QuotedOrder::of(&quote) };
-        let order = Order::Items(Box::new(order));
+        let order = QuotedInput { reserve: held.unwrap_or_default(), items: count, gateway: Some(gateway), ..QuotedInput::of(&quote) };
+        let order = BatchInput::Items(Box::new(order));
         let new = NewBatch::new(api.service.clock.now(), Dialect::Phaseo, caller.org, caller.owner(), order, input);
         let metadata = Metadata::new(with_ids(asked.metadata, new.id, context));
         let metadata = metadata.map_err(|error| Refusal::invalid("invalid_batch_metadata", format!("`metadata` {error}")))?;

@@ -5,13 +5,13 @@ use serde_json::Value;
 
 use super::endpoint::{QUOTABLE, named};
 use super::routing;
-use super::shorthand::{Common, Kind};
+use super::shorthand::{Common, RowSyntax};
 use super::subscription::{self, Wish};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::error::Code;
 use crate::domain::file::ExpiresAfter;
 use crate::domain::id::FileId;
-use crate::domain::quote::constraints::{Constraints, Wishes};
+use crate::domain::quote::constraints::{Constraints, RoutingPreferences};
 use crate::domain::time::CompletionWindow;
 use crate::http::phaseo::error::Refusal;
 use crate::http::request::Object;
@@ -38,7 +38,7 @@ const FIELDS: [&str; 16] = [
     "provider_options",
 ];
 /// The ways to name rows in the create itself.
-const ROWS: [(&str, Kind); 3] = [("requests", Kind::Requests), ("prompts", Kind::Prompts), ("items", Kind::Items)];
+const ROWS: [(&str, RowSyntax); 3] = [("requests", RowSyntax::Requests), ("prompts", RowSyntax::Prompts), ("items", RowSyntax::Items)];
 /// Characters of a session's id (its documents).
 const MAX_SESSION: usize = 256;
 /// Pairs of metadata, and the characters of each part (its rule for OpenAI, which made it).
@@ -46,16 +46,16 @@ const METADATA: (usize, usize, usize) = (16, 64, 512);
 
 /// Where the rows are.
 #[derive(Debug, Clone)]
-pub enum Source {
+pub enum RowSource {
     File(FileId),
     /// An array, as it is written.
-    Rows(Kind, Bytes),
+    Rows(RowSyntax, Bytes),
 }
 
 /// A create, read.
 #[derive(Debug)]
 pub struct CreateBody {
-    pub source: Source,
+    pub source: RowSource,
     pub common: Common,
     /// `None` if the rows say it.
     pub endpoint: Option<Endpoint>,
@@ -64,7 +64,7 @@ pub struct CreateBody {
     pub output_expires_after: Option<ExpiresAfter>,
     pub session: Option<String>,
     pub demands: Constraints,
-    pub wishes: Wishes,
+    pub wishes: RoutingPreferences,
     pub subscription: Option<Wish>,
 }
 
@@ -104,21 +104,21 @@ pub fn not_json(error: serde_json::Error) -> Refusal {
 }
 
 /// Exactly one source of rows, which is not empty.
-fn source(object: &Object, rows: [Option<Bytes>; ROWS.len()]) -> Result<Source, Refusal> {
+fn source(object: &Object, rows: [Option<Bytes>; ROWS.len()]) -> Result<RowSource, Refusal> {
     let mut sources = Vec::new();
     if let Some(id) = object.text("input_file_id")?.filter(|id| !id.is_empty()) {
         let file = id.parse().map_err(|_| Refusal::not_found("batch_input_file_not_found_or_not_owned", "file_id", id))?;
-        sources.push(Source::File(file));
+        sources.push(RowSource::File(file));
     }
     for ((_, kind), raw) in ROWS.into_iter().zip(rows) {
-        sources.extend(raw.filter(|raw| raw.as_ref() != b"null").map(|raw| Source::Rows(kind, raw)));
+        sources.extend(raw.filter(|raw| raw.as_ref() != b"null").map(|raw| RowSource::Rows(kind, raw)));
     }
     let names = "`input_file_id`, `requests`, `prompts` and `items`";
     let mut sources = sources.into_iter();
     match (sources.next(), sources.next()) {
         (None, _) => Err(Refusal::invalid("missing_batch_input", format!("a batch has one of {names}"))),
         (Some(_), Some(_)) => Err(Refusal::invalid("ambiguous_batch_input", format!("a batch has exactly one of {names}"))),
-        (Some(Source::Rows(_, raw)), None) if !is_filled(&raw) => {
+        (Some(RowSource::Rows(_, raw)), None) if !is_filled(&raw) => {
             Err(Refusal::invalid("invalid_requests", "the rows must be an array with at least one member"))
         }
         (Some(source), None) => Ok(source),

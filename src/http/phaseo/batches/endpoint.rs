@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::create_body::{CreateBody, endpoint};
-use super::shorthand::{Kind, body_of};
+use super::shorthand::{RowSyntax, body_of};
 use crate::catalog::Snapshot;
 use crate::domain::endpoint::Endpoint;
 use crate::http::phaseo::error::Refusal;
@@ -26,7 +26,7 @@ pub fn named(text: &str) -> Option<Endpoint> {
 ///
 /// # Errors
 /// When it says one that a batch cannot be for.
-pub fn of_rows(catalog: &Snapshot, rows: &[Value], kind: Kind, asked: &CreateBody) -> Result<Endpoint, Refusal> {
+pub fn of_rows(catalog: &Snapshot, rows: &[Value], kind: RowSyntax, asked: &CreateBody) -> Result<Endpoint, Refusal> {
     let Some(first) = rows.first() else { return Ok(Endpoint::Responses) };
     if let Some(url) = first.get("url").and_then(Value::as_str) {
         return endpoint(url);
@@ -38,7 +38,7 @@ pub fn of_rows(catalog: &Snapshot, rows: &[Value], kind: Kind, asked: &CreateBod
         && !rows.iter().any(|row| is_chat(body_of(row).unwrap_or(row)));
     match body {
         Some(body) if body.get("messages").is_some() => Ok(if as_messages { Endpoint::Messages } else { Endpoint::ChatCompletions }),
-        Some(_) if kind == Kind::Requests => Ok(Endpoint::Responses),
+        Some(_) if kind == RowSyntax::Requests => Ok(Endpoint::Responses),
         None if as_messages => Ok(Endpoint::Messages),
         Some(_) | None => {
             let serves = |endpoint: Endpoint| {

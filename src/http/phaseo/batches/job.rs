@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::object::{Place, lifecycle, text, updated};
+use super::object::{BatchLinks, lifecycle, text, updated};
 use super::{billing, webhook_object};
 use crate::domain::batch::Batch;
 use crate::domain::batch::details::BatchDetails;
@@ -33,7 +33,7 @@ pub fn message(batch: &Batch, details: &BatchDetails) -> BatchMessage {
 }
 
 /// The data as JSON, with the URLs for whoever is there.
-pub fn at(message: &BatchMessage, place: &Place) -> String {
+pub fn at(message: &BatchMessage, place: &BatchLinks) -> String {
     let polling = place.polling(&message.id);
     let cancel = (!message.ended).then(|| format!("{polling}/cancel"));
     let urls = json!({ "cancel_url": cancel, "polling_url": polling, "websocket_url": place.socket(&message.id) }).to_string();

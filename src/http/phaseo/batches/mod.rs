@@ -22,7 +22,7 @@ use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 pub use self::create::{create, create_from};
-use self::object::{Place, lifecycle, list_item, object, updated};
+use self::object::{BatchLinks, lifecycle, list_item, object, updated};
 pub use self::requests::requests;
 pub use self::results::results;
 use super::context::Context;
@@ -127,7 +127,7 @@ pub async fn list(
     let listed = async {
         let (limit, wanted) = (limit(&params), wanted(&params));
         let batches = latest(&api, &caller, limit, &wanted).await?;
-        let place = Place::of(&api, &headers, &context);
+        let place = BatchLinks::of(&api, &headers, &context);
         let mut data = Vec::with_capacity(batches.len());
         for batch in &batches {
             data.push(list_item(batch, &api.service.details(batch).await?, &place));

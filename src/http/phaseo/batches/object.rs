@@ -6,10 +6,10 @@ use serde_json::{Map, Value, json};
 
 use super::{billing, webhook_object};
 use crate::domain::batch::details::BatchDetails;
-use crate::domain::batch::phaseo::Gateway;
+use crate::domain::batch::phaseo::PhaseoDetails;
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::time::Timestamp;
-use crate::domain::webhook::event_log::{Telling, percent, status};
+use crate::domain::webhook::event_log::{EventLog, percent, status};
 use crate::http::openai::objects::BatchObject;
 use crate::http::phaseo::context::Context;
 use crate::http::response::error::ApiError;
@@ -30,18 +30,18 @@ pub fn lifecycle(state: &BatchState) -> &'static str {
 /// When the store has failed.
 pub async fn object(api: &Api, headers: &HeaderMap, context: &Context, batch: &Batch) -> Result<Value, ApiError> {
     let details = api.service.details(batch).await?;
-    Ok(Value::Object(members(batch, &details, &Place::of(api, headers, context))))
+    Ok(Value::Object(members(batch, &details, &BatchLinks::of(api, headers, context))))
 }
 
 /// Where the batch routes are, as whoever asked sees it.
-pub struct Place {
+pub struct BatchLinks {
     base: Base,
     /// The path of all batches, in the spelling that was asked for.
     batches: &'static str,
     mount: &'static str,
 }
 
-impl Place {
+impl BatchLinks {
     /// As a request sees it.
     pub fn of(api: &Api, headers: &HeaderMap, context: &Context) -> Self {
         Self { base: Base::of(api.public_url.as_deref(), headers), batches: context.batches, mount: context.mount }
@@ -65,7 +65,7 @@ impl Place {
 }
 
 /// The members of the object.
-pub fn members(batch: &Batch, details: &BatchDetails, place: &Place) -> Map<String, Value> {
+pub fn members(batch: &Batch, details: &BatchDetails, place: &BatchLinks) -> Map<String, Value> {
     let mut shown = match serde_json::to_value(BatchObject::from(batch)) {
         Ok(Value::Object(members)) => members,
         Ok(_) | Err(_) => Map::new(),
@@ -93,7 +93,7 @@ pub fn members(batch: &Batch, details: &BatchDetails, place: &Place) -> Map<Stri
     shown
 }
 
-fn of_gateway(gateway: &Gateway, id: &str, telling: &Telling, put: &mut impl FnMut(&str, Value)) {
+fn of_gateway(gateway: &PhaseoDetails, id: &str, telling: &EventLog, put: &mut impl FnMut(&str, Value)) {
     put("request_id", json!(gateway.request.in_upper()));
     put("provider", json!(gateway.provider));
     // A batch is no job of a provider's: its rows are called one by one.
@@ -107,7 +107,7 @@ fn of_gateway(gateway: &Gateway, id: &str, telling: &Telling, put: &mut impl FnM
 }
 
 /// An item of a list: times as texts, and when it changed last.
-pub fn list_item(batch: &Batch, details: &BatchDetails, place: &Place) -> Value {
+pub fn list_item(batch: &Batch, details: &BatchDetails, place: &BatchLinks) -> Value {
     let mut shown = members(batch, details, place);
     shown.insert("created_at".to_owned(), json!(text(batch.spec.created_at)));
     shown.insert("updated_at".to_owned(), json!(text(updated(batch))));

@@ -38,13 +38,13 @@ const MAX_MESSAGE: usize = 500;
 
 /// What a client asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Asked {
+struct RequestsQuery {
     limit: usize,
     offset: usize,
     status: Option<String>,
 }
 
-impl Asked {
+impl RequestsQuery {
     /// Numbers are clamped; what is none counts as absent.
     fn read(params: &Params) -> Self {
         let number = |name: &str| params.all(name).first().and_then(|text| text.trim().parse::<usize>().ok());
@@ -66,7 +66,7 @@ pub async fn requests(
 ) -> Response {
     let read = async {
         let batch = find(&api, &caller, &path).await?;
-        let (id, asked) = (batch.spec.id.in_upper(), Asked::read(&params));
+        let (id, asked) = (batch.spec.id.in_upper(), RequestsQuery::read(&params));
         let pages = api.service.store.pages(batch.spec.id).await.map_err(ApiError::from)?;
         let reader = api.clone();
         let data = blocking(move || rows(&reader, &batch, &pages, &asked)).await.map_err(ApiError::from)?;
@@ -76,7 +76,7 @@ pub async fn requests(
     told(read.await, &context)
 }
 
-fn rows(api: &Api, batch: &Batch, pages: &[Page], asked: &Asked) -> Result<Vec<Value>, StoreError> {
+fn rows(api: &Api, batch: &Batch, pages: &[Page], asked: &RequestsQuery) -> Result<Vec<Value>, StoreError> {
     let mut wanted = Vec::new();
     let (mut skip, mut looked_at) = (asked.offset, 0);
     'pages: for (number, page) in (0_u32..).zip(pages) {

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 use crate::domain::money::MaxPrice;
-use crate::domain::quote::constraints::{Constraints, LaneSort, ProviderPreferences, Wishes};
+use crate::domain::quote::constraints::{Constraints, LaneSort, ProviderPreferences, RoutingPreferences};
 use crate::domain::vocabulary::DataCollection;
 use crate::http::phaseo::error::Refusal;
 use crate::http::request::Object;
@@ -23,7 +23,7 @@ const MOST: usize = 64;
 /// # Errors
 /// When a member has a value that it cannot have. A `provider` that is neither a text nor an object counts as
 /// absent, as for the hosted server.
-pub fn read(body: &Object) -> Result<(Constraints, Wishes), Refusal> {
+pub fn read(body: &Object) -> Result<(Constraints, RoutingPreferences), Refusal> {
     let none = Map::new();
     let (only, members) = match body.value("provider") {
         Some(Value::String(id)) if !id.trim().is_empty() => (vec![id.trim().to_owned()], &none),
@@ -37,7 +37,7 @@ pub fn read(body: &Object) -> Result<(Constraints, Wishes), Refusal> {
         data_collection: word(members, "data_collection", DataCollection::parse, DataCollection::choices)?,
         zdr: flag(members, "require_zero_data_retention")?.unwrap_or(false) || flag(members, "zdr")?.unwrap_or(false),
     };
-    let wishes = Wishes {
+    let wishes = RoutingPreferences {
         order: of_all(members, &ORDER)?,
         sort: word(members, "sort", LaneSort::parse, LaneSort::choices)?.unwrap_or(LaneSort::Price),
         most: most(body)?,

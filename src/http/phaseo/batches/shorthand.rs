@@ -25,7 +25,7 @@ const TEXTS: [&str; 4] = ["prompt", "input", "text", "content"];
 
 /// Which of the ways a create names its rows in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum RowSyntax {
     Requests,
     Prompts,
     Items,
@@ -45,7 +45,7 @@ pub struct Common {
 
 /// What is wrong with a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct ShorthandFault {
     pub reason: &'static str,
     /// Its place, counted from 0.
     pub row: usize,
@@ -56,22 +56,28 @@ pub struct Fault {
 ///
 /// # Errors
 /// The first fault.
-pub fn parse(rows: Vec<Value>, kind: Kind, endpoint: Endpoint, common: &Common, most: MostOutput<'_>) -> Result<Vec<ParsedRow>, Fault> {
+pub fn parse(
+    rows: Vec<Value>,
+    kind: RowSyntax,
+    endpoint: Endpoint,
+    common: &Common,
+    most: MostOutput<'_>,
+) -> Result<Vec<ParsedRow>, ShorthandFault> {
     let mut ids = HashSet::new();
     let parse = |(place, row): (usize, Value)| {
         let (id, body) = match kind {
-            Kind::Requests => advanced(row, place, endpoint, common),
-            Kind::Prompts | Kind::Items => shorthand(row, place, endpoint, common),
+            RowSyntax::Requests => advanced(row, place, endpoint, common),
+            RowSyntax::Prompts | RowSyntax::Items => shorthand(row, place, endpoint, common),
         }
-        .map_err(|(reason, message)| Fault { reason, row: place, message })?;
-        let fault = |reason, message: String| Err(Fault { reason, row: place, message });
+        .map_err(|(reason, message)| ShorthandFault { reason, row: place, message })?;
+        let fault = |reason, message: String| Err(ShorthandFault { reason, row: place, message });
         if id.len() > MAX_ID {
             return fault("batch_custom_id_too_long", format!("`custom_id` may have at most {MAX_ID} bytes"));
         }
         if !ids.insert(id.clone()) {
             return fault("duplicate_custom_id", format!("`custom_id` `{id}` stands before another row, too; it must be unique"));
         }
-        let body = normalised(body, endpoint, common, most).map_err(|(reason, message)| Fault { reason, row: place, message })?;
+        let body = normalised(body, endpoint, common, most).map_err(|(reason, message)| ShorthandFault { reason, row: place, message })?;
         Ok(parsed(id, endpoint, body))
     };
     rows.into_iter().enumerate().map(parse).collect()
@@ -158,7 +164,7 @@ fn shorthand(row: Value, place: usize, endpoint: Endpoint, common: &Common) -> R
         return Ok((id, body));
     }
     let Some(model) = model else { return problem("missing_model", "a row must name a `model`, or the batch must") };
-    let asked = Asked {
+    let asked = ShorthandRow {
         model,
         prompt: prompt.or_else(|| text(row, &TEXTS).filter(|text| !text.trim().is_empty())),
         messages: row.get("messages").and_then(Value::as_array).filter(|messages| !messages.is_empty()),
@@ -173,7 +179,7 @@ fn shorthand(row: Value, place: usize, endpoint: Endpoint, common: &Common) -> R
 }
 
 /// What a shorthand row asks.
-struct Asked<'a> {
+struct ShorthandRow<'a> {
     model: &'a str,
     prompt: Option<&'a str>,
     messages: Option<&'a Vec<Value>>,
@@ -182,7 +188,7 @@ struct Asked<'a> {
     temperature: Option<&'a Value>,
 }
 
-impl Asked<'_> {
+impl ShorthandRow<'_> {
     /// The body in the form of the endpoint.
     fn body(&self, endpoint: Endpoint) -> Members {
         let mut body = Members::new();
@@ -293,7 +299,7 @@ mod tests {
     use crate::http::phaseo::batches::endpoint::QUOTABLE;
     use proptest::prelude::*;
 
-    fn told(rows: Value, kind: Kind, endpoint: Endpoint, common: &Common) -> String {
+    fn told(rows: Value, kind: RowSyntax, endpoint: Endpoint, common: &Common) -> String {
         let most = |model: &str| (model == "n").then_some(4_096);
         match parse(rows.as_array().unwrap().clone(), kind, endpoint, common, &most) {
             Ok(rows) => rows.into_iter().map(|row| row.line).collect::<Vec<_>>().join("\n"),
@@ -312,60 +318,60 @@ mod tests {
         let told = [
             told(
                 json!([{"custom_id": "a", "body": {"input": "x", "max_output_tokens": 32}}, {"url": "/Responses/", "method": "post", "request": {"input": "y", "max_tokens": 7}}]),
-                Kind::Requests,
+                RowSyntax::Requests,
                 responses,
                 &model,
             ),
             told(
                 json!([{"customId": "a", "body": {"model": "m", "messages": say}}, {"body": {"model": "n", "messages": say, "max_completion_tokens": 5}}, {"body": {"model": "n", "messages": say}}]),
-                Kind::Requests,
+                RowSyntax::Requests,
                 chat,
                 &none,
             ),
-            told(json!([{"body": {"model": "e", "input": ["x"]}}]), Kind::Requests, embeddings, &none),
+            told(json!([{"body": {"model": "e", "input": ["x"]}}]), RowSyntax::Requests, embeddings, &none),
             told(
                 json!(["One?", {"id": "b", "text": "Two?", "max_output_tokens": 5, "system": "Be long."}]),
-                Kind::Prompts,
+                RowSyntax::Prompts,
                 responses,
                 &all,
             ),
-            told(json!(["One?", {"messages": say, "prompt": "more"}]), Kind::Items, chat, &all),
-            told(json!([{"id": "x", "body": {"messages": say}}]), Kind::Items, chat, &model),
-            told(json!(["text"]), Kind::Items, embeddings, &all),
+            told(json!(["One?", {"messages": say, "prompt": "more"}]), RowSyntax::Items, chat, &all),
+            told(json!([{"id": "x", "body": {"messages": say}}]), RowSyntax::Items, chat, &model),
+            told(json!(["text"]), RowSyntax::Items, embeddings, &all),
             told(
                 json!([{"body": {"model": "m", "messages": say, "system": "x"}}, {"body": {"model": "n", "messages": say, "max_output_tokens": 5}}]),
-                Kind::Requests,
+                RowSyntax::Requests,
                 messages,
                 &none,
             ),
             told(
                 json!(["One?", {"messages": say, "prompt": "more", "max_tokens": 7}]),
-                Kind::Prompts,
+                RowSyntax::Prompts,
                 messages,
                 &Common { max_tokens: None, ..all.clone() },
             ),
-            told(json!([{"body": {"model": "m", "input": "x"}}]), Kind::Requests, messages, &none),
-            told(json!([7]), Kind::Requests, chat, &none),
-            told(json!([{"body": []}]), Kind::Requests, chat, &none),
-            told(json!([{"url": "/v1/nothing", "body": {}}]), Kind::Requests, chat, &none),
-            told(json!([{"url": "/v1/responses", "body": {}}]), Kind::Requests, chat, &none),
-            told(json!([{"method": "GET", "body": {}}]), Kind::Requests, chat, &none),
-            told(json!([{"custom_id": "é".repeat(257), "body": {}}]), Kind::Requests, chat, &none),
+            told(json!([{"body": {"model": "m", "input": "x"}}]), RowSyntax::Requests, messages, &none),
+            told(json!([7]), RowSyntax::Requests, chat, &none),
+            told(json!([{"body": []}]), RowSyntax::Requests, chat, &none),
+            told(json!([{"url": "/v1/nothing", "body": {}}]), RowSyntax::Requests, chat, &none),
+            told(json!([{"url": "/v1/responses", "body": {}}]), RowSyntax::Requests, chat, &none),
+            told(json!([{"method": "GET", "body": {}}]), RowSyntax::Requests, chat, &none),
+            told(json!([{"custom_id": "é".repeat(257), "body": {}}]), RowSyntax::Requests, chat, &none),
             told(
                 json!([{"custom_id": "a", "body": {"model": "m", "messages": say}}, {"custom_id": "a", "body": {}}]),
-                Kind::Requests,
+                RowSyntax::Requests,
                 chat,
                 &none,
             ),
-            told(json!([{"body": {"model": "m", "messages": say, "stream": true}}]), Kind::Requests, chat, &none),
-            told(json!([{"body": {"model": "m", "messages": []}}]), Kind::Requests, chat, &none),
-            told(json!([{"body": {"model": "m"}}]), Kind::Requests, responses, &none),
-            told(json!([{"body": {"model": "m"}}]), Kind::Requests, embeddings, &none),
-            told(json!([{"body": {"messages": say}}]), Kind::Requests, chat, &none),
-            told(json!([{"body": {"model": "n", "messages": say}}]), Kind::Requests, chat, &model),
-            told(json!([" "]), Kind::Prompts, chat, &model),
-            told(json!([{"id": "a"}]), Kind::Items, chat, &model),
-            told(json!(["x"]), Kind::Prompts, chat, &none),
+            told(json!([{"body": {"model": "m", "messages": say, "stream": true}}]), RowSyntax::Requests, chat, &none),
+            told(json!([{"body": {"model": "m", "messages": []}}]), RowSyntax::Requests, chat, &none),
+            told(json!([{"body": {"model": "m"}}]), RowSyntax::Requests, responses, &none),
+            told(json!([{"body": {"model": "m"}}]), RowSyntax::Requests, embeddings, &none),
+            told(json!([{"body": {"messages": say}}]), RowSyntax::Requests, chat, &none),
+            told(json!([{"body": {"model": "n", "messages": say}}]), RowSyntax::Requests, chat, &model),
+            told(json!([" "]), RowSyntax::Prompts, chat, &model),
+            told(json!([{"id": "a"}]), RowSyntax::Items, chat, &model),
+            told(json!(["x"]), RowSyntax::Prompts, chat, &none),
         ];
         insta::assert_snapshot!(told.join("\n--\n"));
     }
@@ -392,7 +398,7 @@ mod tests {
                 json!({"custom_id": number, "prompt": text, "model": text}), json!({"url": text, "body": {}}),
             ];
             for endpoint in QUOTABLE {
-                let kind = [Kind::Requests, Kind::Prompts, Kind::Items][kind];
+                let kind = [RowSyntax::Requests, RowSyntax::Prompts, RowSyntax::Items][kind];
                 for row in &rows {
                     for row in parse(vec![row.clone()], kind, endpoint, &Common::default(), &|_| None).into_iter().flatten() {
                         prop_assert!(serde_json::from_str::<Value>(&row.line).is_ok() && !row.line.contains('\n'));

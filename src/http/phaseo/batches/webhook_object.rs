@@ -4,14 +4,14 @@ use serde_json::{Value, json};
 
 use super::object::text;
 use crate::domain::batch::phaseo::{Receiver, Subscription};
-use crate::domain::webhook::delivery::Told;
-use crate::domain::webhook::event_log::{Telling, Tried, TriedOutcome};
+use crate::domain::webhook::delivery::EventRef;
+use crate::domain::webhook::event_log::{DeliveryAttempt, EventLog, TriedOutcome};
 
 /// Attempts that are shown one by one.
 const SHOWN: usize = 10;
 
 /// `webhook`.
-pub fn object(subscription: &Subscription, telling: &Telling) -> Value {
+pub fn object(subscription: &Subscription, telling: &EventLog) -> Value {
     let (endpoint, url, has_secret) = match &subscription.receiver {
         Receiver::Managed(id) => (Some(id.to_string()), None, true),
         Receiver::Own(webhook) => (None, Some(webhook.url.as_str()), !webhook.sealed_secret.is_empty()),
@@ -26,9 +26,9 @@ pub fn object(subscription: &Subscription, telling: &Telling) -> Value {
     })
 }
 
-fn delivery(telling: &Telling) -> Value {
+fn delivery(telling: &EventLog) -> Value {
     let last = telling.latest.last();
-    let latest = |wanted: fn(&Tried) -> bool| telling.latest.iter().rev().find(|tried| wanted(tried));
+    let latest = |wanted: fn(&DeliveryAttempt) -> bool| telling.latest.iter().rev().find(|tried| wanted(tried));
     let delivered = latest(|tried| tried.outcome == TriedOutcome::Delivered);
     let failed = latest(|tried| tried.outcome != TriedOutcome::Delivered);
     json!({
@@ -54,7 +54,7 @@ fn word(outcome: TriedOutcome) -> &'static str {
     }
 }
 
-fn attempt(tried: &Tried) -> Value {
+fn attempt(tried: &DeliveryAttempt) -> Value {
     let at = text(tried.at);
     let next = match tried.outcome {
         TriedOutcome::Again(at) => Some(text(at)),
@@ -66,7 +66,7 @@ fn attempt(tried: &Tried) -> Value {
         "event_type": tried.phase.event(),
         "status": word(tried.outcome),
         "attempt_number": tried.number,
-        "max_attempts": Told::ATTEMPTS,
+        "max_attempts": EventRef::ATTEMPTS,
         "tried_at": at,
         "delivered_at": (tried.outcome == TriedOutcome::Delivered).then_some(&at),
         "next_retry_at": next,

@@ -20,12 +20,12 @@ use tokio::time::{Instant, Interval, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::deleted;
-use super::subscribe::Wishes;
+use super::subscribe::FollowOptions;
 use crate::domain::id::BatchId;
 use crate::http::layers::auth::Caller;
 use crate::http::phaseo::CACHE;
 use crate::http::phaseo::batches::job::at;
-use crate::http::phaseo::batches::object::Place;
+use crate::http::phaseo::batches::object::BatchLinks;
 use crate::http::phaseo::context::Context;
 use crate::http::phaseo::error::{Refusal, told};
 use crate::http::request::{Params, named};
@@ -83,8 +83,8 @@ pub async fn socket(
         })?;
         let mut follower = api.feeds.follow(&api.service, id);
         let first = follower.now().await.ok_or_else(|| ApiError::unavailable("the batch cannot be followed at present; try again"))?;
-        let place = Place::of(&api, &headers, &context);
-        let (wishes, draining) = (Wishes::of(params.ok().as_ref()), api.service.draining.clone());
+        let place = BatchLinks::of(&api, &headers, &context);
+        let (wishes, draining) = (FollowOptions::of(params.ok().as_ref()), api.service.draining.clone());
         // The daemon waits for those who have to be told that it stops.
         let waited_for = api.service.tasks.token();
         let upgrade = upgrade.read_buffer_size(READ_BUFFER).write_buffer_size(0).max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE);
@@ -164,7 +164,7 @@ impl End {
     }
 }
 
-enum Event {
+enum SocketEvent {
     Heard(Message),
     Frame(Arc<Frame>),
     Ping,
@@ -174,8 +174,8 @@ enum Event {
 struct Talk {
     socket: WebSocket,
     follower: Follower,
-    place: Place,
-    wishes: Wishes,
+    place: BatchLinks,
+    wishes: FollowOptions,
     draining: CancellationToken,
     /// The version of the state that was told last.
     told: u64,
@@ -212,14 +212,14 @@ impl Talk {
                 Err(end) => return end,
             };
             let done = match event {
-                Event::Heard(Message::Close(_)) => Err(End::Gone),
-                Event::Heard(message) => {
+                SocketEvent::Heard(Message::Close(_)) => Err(End::Gone),
+                SocketEvent::Heard(message) => {
                     is_there = true;
                     self.answer(&message, &mut due).await
                 }
-                Event::Frame(frame) => self.update(&frame, &mut due).await,
-                Event::Ping if !std::mem::take(&mut is_there) => Err(End::Gone),
-                Event::Ping => self.send(Message::Ping(bytes::Bytes::new())).await,
+                SocketEvent::Frame(frame) => self.update(&frame, &mut due).await,
+                SocketEvent::Ping if !std::mem::take(&mut is_there) => Err(End::Gone),
+                SocketEvent::Ping => self.send(Message::Ping(bytes::Bytes::new())).await,
             };
             if let Err(end) = done {
                 return end;
@@ -227,17 +227,17 @@ impl Talk {
         }
     }
 
-    async fn event(&mut self, due: Instant, ping: &mut Interval) -> Result<Event, End> {
+    async fn event(&mut self, due: Instant, ping: &mut Interval) -> Result<SocketEvent, End> {
         tokio::select! {
             biased;
             () = self.draining.cancelled() => Err(End::Draining),
             heard = self.socket.recv() => match heard {
-                Some(Ok(message)) => Ok(Event::Heard(message)),
+                Some(Ok(message)) => Ok(SocketEvent::Heard(message)),
                 Some(Err(_)) => Err(End::Misuse),
                 None => Err(End::Gone),
             },
-            _ = ping.tick() => Ok(Event::Ping),
-            frame = self.follower.next(due) => frame.map(Event::Frame).ok_or(End::Failed),
+            _ = ping.tick() => Ok(SocketEvent::Ping),
+            frame = self.follower.next(due) => frame.map(SocketEvent::Frame).ok_or(End::Failed),
         }
     }
 

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::deleted;
-use super::subscribe::Wishes;
+use super::subscribe::FollowOptions;
 use crate::domain::batch::Batch;
 use crate::domain::error::Code;
 use crate::http::dialect::{has_header_of_phaseo, speaks_batchrouter};
@@ -27,7 +27,7 @@ use crate::http::layers::auth::Caller;
 use crate::http::phaseo::CACHE;
 use crate::http::phaseo::batches::find;
 use crate::http::phaseo::batches::job::at;
-use crate::http::phaseo::batches::object::Place;
+use crate::http::phaseo::batches::object::BatchLinks;
 use crate::http::phaseo::context::Context;
 use crate::http::phaseo::error::Refusal;
 use crate::http::request::{Params, named};
@@ -62,10 +62,10 @@ pub async fn events(
             Some(_) => None,
             None => Some(first),
         };
-        let place = Place::of(&api, &headers, &context);
-        let (interval, draining) = (Wishes::of(params.ok().as_ref()).interval, api.service.draining.clone());
-        let telling = Telling { follower, place, interval, draining, first, due: Instant::now(), over: false };
-        let events = stream::unfold(telling, Telling::next);
+        let place = BatchLinks::of(&api, &headers, &context);
+        let (interval, draining) = (FollowOptions::of(params.ok().as_ref()).interval, api.service.draining.clone());
+        let telling = EventStream { follower, place, interval, draining, first, due: Instant::now(), over: false };
+        let events = stream::unfold(telling, EventStream::next);
         Ok((always, Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response())
     };
     followed.await.unwrap_or_else(|refusal| match refusal {
@@ -87,9 +87,9 @@ async fn of_path(api: &Api, caller: &Caller, path: Option<&RawPathParams>, for_p
 }
 
 /// Events on their way.
-struct Telling {
+struct EventStream {
     follower: Follower,
-    place: Place,
+    place: BatchLinks,
     interval: Duration,
     draining: CancellationToken,
     /// The present state, until it is told.
@@ -98,7 +98,7 @@ struct Telling {
     over: bool,
 }
 
-impl Telling {
+impl EventStream {
     async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
         if self.over {
             return None;

@@ -12,14 +12,14 @@ const OFF: [&str; 4] = ["0", "false", "no", "off"];
 
 /// What a follower wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wishes {
+pub struct FollowOptions {
     /// The least time between two updates.
     pub interval: Duration,
     /// To be left alone once the batch has ended.
     pub close_on_terminal: bool,
 }
 
-impl Wishes {
+impl FollowOptions {
     /// The wishes of a query; whatever in it cannot be meant counts as absent.
     pub fn of(params: Option<&Params>) -> Self {
         let first = |name: &str| params.and_then(|params| params.all(name).first().map(|text| text.trim()));
@@ -41,7 +41,7 @@ mod tests {
         async fn read(query: &str) -> (u128, bool) {
             let request = axum::http::Request::get(format!("/?{query}")).body(()).unwrap();
             let params = Params::from_request_parts(&mut request.into_parts().0, &()).await.ok();
-            let wishes = Wishes::of(params.as_ref());
+            let wishes = FollowOptions::of(params.as_ref());
             (wishes.interval.as_millis(), wishes.close_on_terminal)
         }
         for (query, expected) in [

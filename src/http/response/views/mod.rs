@@ -56,12 +56,12 @@ struct Made {
     good_until: Option<Timestamp>,
     template: Arc<Template>,
     /// By coding; filled as they are asked for.
-    forms: [OnceLock<Form>; Coding::ALL.len()],
+    forms: [OnceLock<EncodedView>; Coding::ALL.len()],
 }
 
 /// The bytes in one coding, with their headers.
 #[derive(Debug, Clone)]
-struct Form {
+struct EncodedView {
     body: Bytes,
     etag: HeaderValue,
 }
@@ -77,22 +77,22 @@ impl Made {
         self.template.bytes() + forms
     }
 
-    fn form(&self, coding: Coding) -> Option<&Form> {
+    fn form(&self, coding: Coding) -> Option<&EncodedView> {
         self.forms[coding as usize].get()
     }
 
     /// The form in a coding, made if it was not yet. Blocks.
-    fn make(&self, coding: Coding) -> Result<Form, std::io::Error> {
+    fn make(&self, coding: Coding) -> Result<EncodedView, std::io::Error> {
         if let Some(form) = self.form(coding) {
             return Ok(form.clone());
         }
         let plain = &self.form(Coding::Identity).map(|form| form.body.clone()).unwrap_or_default();
-        let form = Form::new(coding.encode(plain)?, coding);
+        let form = EncodedView::new(coding.encode(plain)?, coding);
         Ok(self.forms[coding as usize].get_or_init(|| form).clone())
     }
 }
 
-impl Form {
+impl EncodedView {
     fn new(body: Bytes, coding: Coding) -> Self {
         let digest = Sha256::digest(&body);
         let hash = hex(&digest[..16]);
@@ -125,7 +125,7 @@ pub async fn respond(
     Ok(response(form, coding, headers, cache_control))
 }
 
-fn response(form: Form, coding: Coding, request: &HeaderMap, cache_control: &'static str) -> Response {
+fn response(form: EncodedView, coding: Coding, request: &HeaderMap, cache_control: &'static str) -> Response {
     let known = form.etag.to_str().is_ok_and(|etag| range::is_known(request, etag));
     let mut response = match known {
         true => StatusCode::NOT_MODIFIED.into_response(),
@@ -167,7 +167,7 @@ impl Views {
         };
         let (body, good_until) = template.fill(&Live { board: &board, holds: &holds, now });
         let forms = [const { OnceLock::new() }; Coding::ALL.len()];
-        let _ = forms[Coding::Identity as usize].set(Form::new(body, Coding::Identity));
+        let _ = forms[Coding::Identity as usize].set(EncodedView::new(body, Coding::Identity));
         let made = Arc::new(Made { version: *version, generation: board.generation, holds, good_until, template, forms });
         let mut kept = self.kept.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         kept.remove(&name);

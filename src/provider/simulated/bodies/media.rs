@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use super::Draft;
 use crate::provider::simulated::json::Json;
 use crate::provider::simulated::profile::Dice;
-use crate::provider::simulated::request::{Refusal, raw_tokens, required, string, whole};
+use crate::provider::simulated::request::{SimulatedRefusal, raw_tokens, required, string, whole};
 
 const MAX_IMAGES: u64 = 10;
 /// Output tokens of one picture, as the hosted API counts a square one of low quality.
@@ -18,18 +18,18 @@ const VIDEO_SIZES: [&str; 4] = ["720x1280", "1280x720", "1024x1792", "1792x1024"
 const SECONDS: [&str; 3] = ["4", "8", "12"];
 
 /// Pictures from words.
-pub(super) fn images(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Refusal> {
+pub(super) fn images(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), SimulatedRefusal> {
     write_images(draft, 0, json)
 }
 
 /// Pictures from words and pictures.
-pub(super) fn edits(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Refusal> {
+pub(super) fn edits(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), SimulatedRefusal> {
     let source = required(draft.body.images.or(draft.body.image), "images")?;
     let count = serde_json::from_str::<Vec<&RawValue>>(source.get()).map_or(1, |sources| sources.len() as u64);
     write_images(draft, count, json)
 }
 
-fn write_images(draft: &mut Draft<'_>, sources: u64, json: &mut Json) -> Result<(), Refusal> {
+fn write_images(draft: &mut Draft<'_>, sources: u64, json: &mut Json) -> Result<(), SimulatedRefusal> {
     let body = draft.body;
     required(body.prompt, "prompt")?;
     let n = whole(body.n, "n", 1..=MAX_IMAGES)?.unwrap_or(1);
@@ -59,7 +59,7 @@ fn write_images(draft: &mut Draft<'_>, sources: u64, json: &mut Json) -> Result<
 }
 
 /// A video job that has ended.
-pub(super) fn video(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Refusal> {
+pub(super) fn video(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), SimulatedRefusal> {
     let body = draft.body;
     let prompt = required(body.prompt, "prompt")?;
     draft.object(json, "video_", "video", "created_at", |draft, json| {

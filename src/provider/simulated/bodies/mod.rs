@@ -21,7 +21,7 @@ use self::lexicon::Length;
 use super::force::Forced;
 use super::json::Json;
 use super::profile::Dice;
-use super::request::{Body, Refusal, string, tokens};
+use super::request::{Body, SimulatedRefusal, string, tokens};
 use crate::domain::endpoint::Endpoint;
 
 /// 2025-01-01, in seconds since 1970.
@@ -46,7 +46,7 @@ pub(super) struct Draft<'a> {
 ///
 /// # Errors
 /// When the hosted API would refuse the row, too.
-pub(super) fn render(endpoint: Endpoint, mut draft: Draft<'_>) -> Result<Vec<u8>, Refusal> {
+pub(super) fn render(endpoint: Endpoint, mut draft: Draft<'_>) -> Result<Vec<u8>, SimulatedRefusal> {
     let padding = draft.forced.body_bytes;
     let mut json = Json::default();
     match endpoint {
@@ -104,8 +104,8 @@ impl Draft<'_> {
 }
 
 /// The inputs of a row: one text, several, one list of tokens, or several.
-fn inputs<'a>(raw: &'a RawValue, param: &'static str) -> Result<Vec<&'a RawValue>, Refusal> {
-    let refuse = |what: &str| Err(Refusal::new(format!("Invalid '{param}': {what}."), Some(param)));
+fn inputs<'a>(raw: &'a RawValue, param: &'static str) -> Result<Vec<&'a RawValue>, SimulatedRefusal> {
+    let refuse = |what: &str| Err(SimulatedRefusal::new(format!("Invalid '{param}': {what}."), Some(param)));
     if let Some(text) = string(raw) {
         return if text.is_empty() { refuse("input cannot be an empty string") } else { Ok(vec![raw]) };
     }

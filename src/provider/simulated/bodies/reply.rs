@@ -11,15 +11,15 @@ use super::lexicon;
 use super::lexicon::{Length, Text};
 use super::shape;
 use crate::provider::simulated::profile::Dice;
-use crate::provider::simulated::request::{Body, Refusal, string, tokens};
+use crate::provider::simulated::request::{Body, SimulatedRefusal, string, tokens};
 
 /// What the model says.
-pub(super) enum Reply {
+pub(super) enum SimulatedReply {
     Text(Text),
     Call { name: String, arguments: String },
 }
 
-impl Reply {
+impl SimulatedReply {
     pub fn tokens(&self) -> u64 {
         match self {
             Self::Text(text) => text.tokens(),
@@ -47,29 +47,35 @@ pub(super) enum Format {
 
 impl<'a> Question<'a> {
     /// `conversation` is the row's list of messages, or its one text.
-    pub fn read(body: &Body<'a>, conversation: &'a RawValue, param: &'static str, format: Format, length: Length) -> Result<Self, Refusal> {
+    pub fn read(
+        body: &Body<'a>,
+        conversation: &'a RawValue,
+        param: &'static str,
+        format: Format,
+        length: Length,
+    ) -> Result<Self, SimulatedRefusal> {
         let prompt = last_user_text(conversation, param)?;
         Ok(Self { prompt, format, tool: forced_tool(body)?, length })
     }
 
-    pub fn reply(&self, dice: &mut Dice) -> Reply {
+    pub fn reply(&self, dice: &mut Dice) -> SimulatedReply {
         if let Some((name, parameters)) = &self.tool {
-            return Reply::Call { name: name.clone(), arguments: shape::fitting(parameters, dice).to_string() };
+            return SimulatedReply::Call { name: name.clone(), arguments: shape::fitting(parameters, dice).to_string() };
         }
         let answer = lexicon::answer(&self.prompt, self.length, dice);
         let json = match &self.format {
-            Format::Text => return Reply::Text(answer),
+            Format::Text => return SimulatedReply::Text(answer),
             Format::Object => serde_json::json!({ "answer": answer.text }).to_string(),
             Format::Schema(schema) => shape::fitting(schema, dice).to_string(),
         };
-        Reply::Text(Text::limited(json, self.length.limit))
+        SimulatedReply::Text(Text::limited(json, self.length.limit))
     }
 }
 
 /// The latest thing that the user said.
-fn last_user_text<'a>(conversation: &'a RawValue, param: &'static str) -> Result<Cow<'a, str>, Refusal> {
+fn last_user_text<'a>(conversation: &'a RawValue, param: &'static str) -> Result<Cow<'a, str>, SimulatedRefusal> {
     #[derive(Deserialize)]
-    struct Message<'a> {
+    struct SimulatedMessage<'a> {
         #[serde(borrow)]
         role: Option<&'a RawValue>,
         #[serde(borrow)]
@@ -78,10 +84,13 @@ fn last_user_text<'a>(conversation: &'a RawValue, param: &'static str) -> Result
     if let Some(text) = string(conversation) {
         return Ok(text);
     }
-    let messages: Vec<Message<'a>> = serde_json::from_str(conversation.get())
-        .map_err(|_| Refusal::new(format!("Invalid type for '{param}': expected an array of objects."), Some(param)))?;
+    let messages: Vec<SimulatedMessage<'a>> = serde_json::from_str(conversation.get())
+        .map_err(|_| SimulatedRefusal::new(format!("Invalid type for '{param}': expected an array of objects."), Some(param)))?;
     if messages.is_empty() {
-        return Err(Refusal::new(format!("Invalid '{param}': empty array. Expected an array with minimum length 1."), Some(param)));
+        return Err(SimulatedRefusal::new(
+            format!("Invalid '{param}': empty array. Expected an array with minimum length 1."),
+            Some(param),
+        ));
     }
     let said = messages.iter().rfind(|m| m.role.is_some_and(|role| role.get() == "\"user\"")).and_then(|m| m.content);
     Ok(said.and_then(text_of).unwrap_or_default())
@@ -103,9 +112,9 @@ fn text_of(content: &RawValue) -> Option<Cow<'_, str>> {
 
 /// Reads `response_format` of a chat, or `text.format` of a response, which has the same types but
 /// keeps the schema one level higher.
-pub(super) fn format(raw: Option<&RawValue>, param: &'static str) -> Result<Format, Refusal> {
+pub(super) fn format(raw: Option<&RawValue>, param: &'static str) -> Result<Format, SimulatedRefusal> {
     #[derive(Deserialize)]
-    struct Asked {
+    struct SimulatedAsk {
         r#type: Option<String>,
         json_schema: Option<Holder>,
         schema: Option<Value>,
@@ -115,8 +124,9 @@ pub(super) fn format(raw: Option<&RawValue>, param: &'static str) -> Result<Form
         schema: Option<Value>,
     }
     let Some(raw) = raw else { return Ok(Format::Text) };
-    let refuse = || Refusal::new(format!("Invalid '{param}': 'type' must be 'text', 'json_object' or 'json_schema'."), Some(param));
-    let asked: Asked = serde_json::from_str(raw.get()).map_err(|_| refuse())?;
+    let refuse =
+        || SimulatedRefusal::new(format!("Invalid '{param}': 'type' must be 'text', 'json_object' or 'json_schema'."), Some(param));
+    let asked: SimulatedAsk = serde_json::from_str(raw.get()).map_err(|_| refuse())?;
     match asked.r#type.as_deref() {
         Some("text") => Ok(Format::Text),
         Some("json_object") => Ok(Format::Object),
@@ -130,10 +140,10 @@ pub(super) fn format(raw: Option<&RawValue>, param: &'static str) -> Result<Form
 
 /// The tool that the row insists on, with the schema of its parameters. A model that may choose
 /// chooses to answer in words.
-fn forced_tool(body: &Body<'_>) -> Result<Option<(String, Value)>, Refusal> {
+fn forced_tool(body: &Body<'_>) -> Result<Option<(String, Value)>, SimulatedRefusal> {
     // A function stands in `function` in a chat, and directly in the tool in a response and in a message.
     #[derive(Deserialize)]
-    struct Choice {
+    struct SimulatedChoice {
         r#type: Option<String>,
     }
     #[derive(Deserialize)]
@@ -154,7 +164,7 @@ fn forced_tool(body: &Body<'_>) -> Result<Option<(String, Value)>, Refusal> {
         Some(word) if word == "required" => None,
         Some(_) => return Ok(None),
         // A message's word for the same.
-        None if serde_json::from_str::<Choice>(choice.get()).is_ok_and(|choice| choice.r#type.as_deref() == Some("any")) => None,
+        None if serde_json::from_str::<SimulatedChoice>(choice.get()).is_ok_and(|choice| choice.r#type.as_deref() == Some("any")) => None,
         None => match serde_json::from_str::<Tool>(choice.get()).ok().and_then(Tool::into_function) {
             Some((name, _)) => Some(name),
             None => return Ok(None),
@@ -164,7 +174,9 @@ fn forced_tool(body: &Body<'_>) -> Result<Option<(String, Value)>, Refusal> {
     let found = tools.into_iter().filter_map(Tool::into_function).find(|(name, _)| wanted.as_ref().is_none_or(|w| w == name));
     match (found, wanted) {
         (Some(tool), _) => Ok(Some(tool)),
-        (None, Some(name)) => Err(Refusal::new(format!("Tool choice '{name}' not found in 'tools' parameter."), Some("tool_choice"))),
-        (None, None) => Err(Refusal::new("'tool_choice' is only allowed when 'tools' are specified.", Some("tool_choice"))),
+        (None, Some(name)) => {
+            Err(SimulatedRefusal::new(format!("Tool choice '{name}' not found in 'tools' parameter."), Some("tool_choice")))
+        }
+        (None, None) => Err(SimulatedRefusal::new("'tool_choice' is only allowed when 'tools' are specified.", Some("tool_choice"))),
     }
 }

@@ -4,10 +4,10 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::lexicon;
-use super::reply::{Question, Reply, format};
+use super::reply::{Question, SimulatedReply, format};
 use super::{Draft, inputs};
 use crate::provider::simulated::json::Json;
-use crate::provider::simulated::request::{Refusal, raw_tokens, required, string, tokens, whole};
+use crate::provider::simulated::request::{SimulatedRefusal, raw_tokens, required, string, tokens, whole};
 
 /// Tokens that a row may ask for; beyond what any model can write.
 const MAX_LIMIT: u64 = 10_000_000;
@@ -17,7 +17,7 @@ const COMPLETION_TOKENS: u64 = 16;
 const MAX_CHOICES: u64 = 128;
 
 /// A chat completion.
-pub(super) fn chat(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Refusal> {
+pub(super) fn chat(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), SimulatedRefusal> {
     let body = draft.body;
     let messages = required(body.messages, "messages")?;
     let n = whole(body.n, "n", 1..=MAX_CHOICES)?.unwrap_or(1);
@@ -25,7 +25,7 @@ pub(super) fn chat(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Refusal
     let older = whole(body.max_tokens, "max_tokens", 1..=MAX_LIMIT)?;
     let length = draft.length(newer.or(older), n);
     let question = Question::read(body, messages, "messages", format(body.response_format, "response_format")?, length)?;
-    let replies: Vec<Reply> = (0..n).map(|_| question.reply(&mut draft.dice)).collect();
+    let replies: Vec<SimulatedReply> = (0..n).map(|_| question.reply(&mut draft.dice)).collect();
 
     draft.object(json, "chatcmpl-", "chat.completion", "created", |draft, json| {
         json.key("choices").array(|json| {
@@ -34,23 +34,23 @@ pub(super) fn chat(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Refusal
             }
         });
         let prompt = tokens(messages.get().len()) + raw_tokens(body.tools);
-        completion_usage(prompt, replies.iter().map(Reply::tokens).sum(), json);
+        completion_usage(prompt, replies.iter().map(SimulatedReply::tokens).sum(), json);
         json.key("service_tier").text("default");
         json.key("system_fingerprint").text("fp_simulated");
     });
     Ok(())
 }
 
-fn choice(draft: &Draft<'_>, index: u64, reply: &Reply, json: &mut Json) {
+fn choice(draft: &Draft<'_>, index: u64, reply: &SimulatedReply, json: &mut Json) {
     json.key("index").number(index);
     json.key("message").object(|json| {
         json.key("role").text("assistant");
         match reply {
-            Reply::Text(text) => json.key("content").text(&text.text),
-            Reply::Call { .. } => json.key("content").null(),
+            SimulatedReply::Text(text) => json.key("content").text(&text.text),
+            SimulatedReply::Call { .. } => json.key("content").null(),
         }
         json.key("refusal").null();
-        if let Reply::Call { name, arguments } = reply {
+        if let SimulatedReply::Call { name, arguments } = reply {
             json.key("tool_calls").array(|json| {
                 json.object(|json| {
                     json.key("id").text(&draft.id("call_", index));
@@ -66,14 +66,14 @@ fn choice(draft: &Draft<'_>, index: u64, reply: &Reply, json: &mut Json) {
     });
     json.key("logprobs").null();
     json.key("finish_reason").text(match reply {
-        Reply::Text(text) if text.cut => "length",
-        Reply::Text(_) => "stop",
-        Reply::Call { .. } => "tool_calls",
+        SimulatedReply::Text(text) if text.cut => "length",
+        SimulatedReply::Text(_) => "stop",
+        SimulatedReply::Call { .. } => "tool_calls",
     });
 }
 
 /// A message of Anthropic's.
-pub(super) fn message(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Refusal> {
+pub(super) fn message(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), SimulatedRefusal> {
     #[derive(Deserialize)]
     struct Output<'a> {
         #[serde(borrow)]
@@ -93,9 +93,9 @@ pub(super) fn message(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Refu
         json.key("model").text(draft.model);
         json.key("content").array(|json| json.object(|json| block(draft, &reply, json)));
         json.key("stop_reason").text(match &reply {
-            Reply::Text(text) if text.cut => "max_tokens",
-            Reply::Text(_) => "end_turn",
-            Reply::Call { .. } => "tool_use",
+            SimulatedReply::Text(text) if text.cut => "max_tokens",
+            SimulatedReply::Text(_) => "end_turn",
+            SimulatedReply::Call { .. } => "tool_use",
         });
         json.key("stop_sequence").null();
         json.key("usage").object(|json| {
@@ -109,13 +109,13 @@ pub(super) fn message(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Refu
     Ok(())
 }
 
-fn block(draft: &Draft<'_>, reply: &Reply, json: &mut Json) {
+fn block(draft: &Draft<'_>, reply: &SimulatedReply, json: &mut Json) {
     match reply {
-        Reply::Text(text) => {
+        SimulatedReply::Text(text) => {
             json.key("type").text("text");
             json.key("text").text(&text.text);
         }
-        Reply::Call { name, arguments } => {
+        SimulatedReply::Call { name, arguments } => {
             json.key("type").text("tool_use");
             json.key("id").text(&draft.id("toolu_", 0));
             json.key("name").text(name);
@@ -135,7 +135,7 @@ fn completion_usage(prompt: u64, completion: u64, json: &mut Json) {
 }
 
 /// A text completion.
-pub(super) fn completion(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Refusal> {
+pub(super) fn completion(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), SimulatedRefusal> {
     let body = draft.body;
     let prompts = inputs(required(body.prompt, "prompt")?, "prompt")?;
     let n = whole(body.n, "n", 1..=MAX_CHOICES)?.unwrap_or(1);
@@ -164,7 +164,7 @@ pub(super) fn completion(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), R
 }
 
 /// A response.
-pub(super) fn response(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Refusal> {
+pub(super) fn response(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), SimulatedRefusal> {
     #[derive(Deserialize)]
     struct TextOptions<'a> {
         #[serde(borrow)]
@@ -177,7 +177,7 @@ pub(super) fn response(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Ref
     let length = draft.length(limit, 1);
     let question = Question::read(body, input, "input", format(asked, "text.format")?, length)?;
     let reply = question.reply(&mut draft.dice);
-    let cut = matches!(&reply, Reply::Text(text) if text.cut);
+    let cut = matches!(&reply, SimulatedReply::Text(text) if text.cut);
 
     draft.object(json, "resp_", "response", "created_at", |draft, json| {
         json.key("status").text(if cut { "incomplete" } else { "completed" });
@@ -213,9 +213,9 @@ pub(super) fn response(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Ref
     Ok(())
 }
 
-fn output(draft: &Draft<'_>, reply: &Reply, json: &mut Json) {
+fn output(draft: &Draft<'_>, reply: &SimulatedReply, json: &mut Json) {
     match reply {
-        Reply::Text(text) => {
+        SimulatedReply::Text(text) => {
             json.key("id").text(&draft.id("msg_", 0));
             json.key("type").text("message");
             json.key("status").text(if text.cut { "incomplete" } else { "completed" });
@@ -229,7 +229,7 @@ fn output(draft: &Draft<'_>, reply: &Reply, json: &mut Json) {
                 });
             });
         }
-        Reply::Call { name, arguments } => {
+        SimulatedReply::Call { name, arguments } => {
             json.key("id").text(&draft.id("fc_", 0));
             json.key("type").text("function_call");
             json.key("status").text("completed");

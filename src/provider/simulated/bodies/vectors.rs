@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use super::{Draft, input_tokens, inputs};
 use crate::provider::simulated::json::Json;
 use crate::provider::simulated::profile::{Dice, fingerprint};
-use crate::provider::simulated::request::{Refusal, required, string, whole};
+use crate::provider::simulated::request::{SimulatedRefusal, required, string, whole};
 
 /// What the hosted default model does, and the most that any hosted model does.
 const DIMENSIONS: u64 = 1_536;
@@ -27,7 +27,7 @@ const CATEGORIES: [&str; 13] = [
 ];
 
 /// Embeddings.
-pub(super) fn embeddings(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Refusal> {
+pub(super) fn embeddings(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), SimulatedRefusal> {
     let body = draft.body;
     let inputs = inputs(required(body.input, "input")?, "input")?;
     let dimensions = whole(body.dimensions, "dimensions", 1..=MAX_DIMENSIONS)?.unwrap_or(DIMENSIONS);
@@ -35,7 +35,7 @@ pub(super) fn embeddings(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), R
         None => false,
         Some(Some(format)) if format == "float" => false,
         Some(Some(format)) if format == "base64" => true,
-        Some(_) => return Err(Refusal::new("Invalid 'encoding_format': must be 'float' or 'base64'.", Some("encoding_format"))),
+        Some(_) => return Err(SimulatedRefusal::new("Invalid 'encoding_format': must be 'float' or 'base64'.", Some("encoding_format"))),
     };
     json.object(|json| {
         json.key("object").text("list");
@@ -80,7 +80,7 @@ fn write_vector(vector: &[f32], packed: bool, json: &mut Json) {
 }
 
 /// Moderations.
-pub(super) fn moderations(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Refusal> {
+pub(super) fn moderations(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), SimulatedRefusal> {
     let raw = required(draft.body.input, "input")?;
     let mut inputs = inputs(raw, "input")?;
     // Texts and pictures listed as objects are judged together.
