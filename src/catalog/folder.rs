@@ -22,7 +22,7 @@ const MAX_BYTES: u64 = 128 << 20;
 /// Reads that somebody's writing may spoil before it is given up.
 const READS: u32 = 10;
 /// The wait between them.
-const PAUSE: Duration = Duration::from_millis(20);
+const RETRY_DELAY: Duration = Duration::from_millis(20);
 
 /// What tells one state of a file from another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub(super) fn read(dir: &Path) -> Result<Archive, Fault> {
             Err(fault) if last.as_ref() == Some(&fault) => return Err(fault),
             Err(fault) => last = Some(fault),
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(RETRY_DELAY);
     }
     let message = "its files keep changing while they are read; try again when they are complete".to_owned();
     Err(last.unwrap_or(Fault { file: dir.to_string_lossy().into_owned(), place: None, message }))

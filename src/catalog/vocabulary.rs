@@ -4,13 +4,13 @@
 //! capabilities, privacy tiers) are plain [`slug`]s.
 
 use super::schema::kinds::inline_schema;
-use crate::domain::vocabulary::words;
+use crate::domain::vocabulary::wire_enum;
 pub use crate::domain::vocabulary::{DataCollection, HostedTool, Modality, Operation};
 
 /// Longest word of an open vocabulary, in bytes.
 const MAX_SLUG: usize = 64;
 
-words! {
+wire_enum! {
     /// The life of an offering, in BatchRouter's words.
     Status {
         /// Routed to.
@@ -24,7 +24,7 @@ words! {
     }
 }
 
-words! {
+wire_enum! {
     /// Whether somebody has compared an offering's facts with its provider's own words.
     Verification {
         Verified = "verified",
@@ -33,7 +33,7 @@ words! {
     }
 }
 
-words! {
+wire_enum! {
     /// A price list of a provider.
     Plan {
         /// Ordinary calls. This is what a row costs that is dispatched by itself.
@@ -43,7 +43,7 @@ words! {
     }
 }
 
-words! {
+wire_enum! {
     /// What speaks to a provider.
     Kind {
         /// Any server with OpenAI's API.

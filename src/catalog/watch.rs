@@ -26,7 +26,7 @@ use super::folder::{Mark, marks};
 /// How long a folder must be quiet before a change counts. Saving takes several events.
 const QUIET: Duration = Duration::from_millis(150);
 /// How often the folder is looked at without an event.
-const LOOK: Duration = Duration::from_secs(5);
+const SCAN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Watches for as long as it is held.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ struct Armed {
 impl Armed {
     fn run(mut self, messages: &mpsc::Receiver<Message>, on_change: &impl Fn()) {
         loop {
-            let inside = match messages.recv_timeout(LOOK) {
+            let inside = match messages.recv_timeout(SCAN_INTERVAL) {
                 Ok(Message::Events(Ok(events))) => {
                     let inside = events.iter().any(|event| changes_content(event) && self.is_inside(event));
                     self.forget(&events);
@@ -138,7 +138,7 @@ impl Armed {
         match self.arm() {
             Err(error) if !self.in_part => {
                 self.in_part = true;
-                let seconds = LOOK.as_secs();
+                let seconds = SCAN_INTERVAL.as_secs();
                 tracing::warn!(%error, seconds, "the catalog folder cannot be watched in full; it is looked at every few seconds");
             }
             Err(_) => {}

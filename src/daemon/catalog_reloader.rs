@@ -22,7 +22,7 @@ use crate::domain::time::{Clock, Timestamp};
 use crate::store::{Store, StoreError, StoredCatalog};
 
 /// The longest wait for the calendar: the machine's clock may be set meanwhile.
-const LOOK: Duration = Duration::from_secs(3_600);
+const SCAN_INTERVAL: Duration = Duration::from_secs(3_600);
 /// The most requests served by one reload.
 const TOGETHER: usize = 256;
 
@@ -202,9 +202,9 @@ impl CatalogReloader {
 
     /// Until the next day on which a price or an offering begins or ends.
     fn until_next_day(&self) -> Duration {
-        let Some(day) = self.catalog.current().next_change() else { return LOOK };
+        let Some(day) = self.catalog.current().next_change() else { return SCAN_INTERVAL };
         let seconds = unix_seconds(day).saturating_sub(self.clock.now().as_second());
-        Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).clamp(Duration::from_secs(1), LOOK)
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).clamp(Duration::from_secs(1), SCAN_INTERVAL)
     }
 
     async fn reload(&mut self, why: &'static str, from: ReloadFrom) -> Result<Reloaded, ReloadError> {

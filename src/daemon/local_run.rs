@@ -31,7 +31,7 @@ use crate::store::{Idempotency, RUNS, Store, StoreError, discard};
 /// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
 /// How long a run that has a folder of its own is remembered after its last write.
-const KEPT: Duration = Duration::from_secs(30 * 86_400);
+const RETENTION: Duration = Duration::from_secs(30 * 86_400);
 /// Rows in which an endpoint is looked for.
 const LOOKED_AT: u32 = 100;
 /// Whoever waits at a terminal has no deadline; this is the longest window there is.
@@ -134,7 +134,7 @@ impl Job {
         let stale = |dir: &Path| written(dir)?.modified()?.elapsed().map_err(io::Error::other);
         for entry in std::fs::read_dir(runs).into_iter().flatten().flatten() {
             let dir = entry.path();
-            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) || !stale(&dir).is_ok_and(|age| age > KEPT) {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) || !stale(&dir).is_ok_and(|age| age > RETENTION) {
                 continue;
             }
             if let Err(error) = discard(&dir) {
@@ -156,7 +156,7 @@ impl Job {
         let spool = tokio::task::spawn_blocking(move || spool(&store, &path)).await.map_err(|_| JobError::Stopped)?;
         let filename = self.path.file_name().map_or_else(|| "input.jsonl".into(), |name| name.to_string_lossy().into_owned());
         let made = MadeRows { content: spool?, filename: Some(filename), mime: None, kept: Kept::ForEver };
-        let order = BatchInput::Rows { endpoint: self.endpoint, window: WINDOW.parse().unwrap_or(CompletionWindow::DAY) };
+        let order = BatchInput::Unquoted { endpoint: self.endpoint, window: WINDOW.parse().unwrap_or(CompletionWindow::DAY) };
         let now = core.service.clock.now();
         let new = NewBatch::new(now, Dialect::OpenAi, OrgId::OPERATOR, Owner::default(), order, Input::Made(made));
         let once = Some(Idempotency { key, request: self.digest });

@@ -119,16 +119,16 @@ impl Daemon {
 }
 
 fn accounts(settings: &Settings) -> Accounts {
-    let at_home = settings.is_at_home();
+    let local_only = settings.is_local_only();
     Accounts {
         may_register: match settings.agent_register {
-            AgentRegister::Auto => at_home,
+            AgentRegister::Auto => local_only,
             AgentRegister::On => true,
             AgentRegister::Off => false,
         },
         first_credits: settings.registered_credits.map_or(Credits::Unlimited, Credits::Prepaid),
         targets: match settings.webhook_targets {
-            WebhookTargets::Auto if at_home => Targets::PublicAndLoopback,
+            WebhookTargets::Auto if local_only => Targets::PublicAndLoopback,
             WebhookTargets::Auto | WebhookTargets::Public => Targets::Public,
             WebhookTargets::Any => Targets::Any,
         },

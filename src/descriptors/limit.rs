@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// More is of no use to one process, and where "unlimited" is a number near 2³⁰, tables grow with it.
-const MOST: u64 = 1 << 20;
+const MAX_DESCRIPTORS: u64 = 1 << 20;
 
 /// Raises the soft limit as far as the hard one allows. The soft limit of a shell, 1,024, is one that
 /// programs with `select` need, and has nothing to do with what a server may use.
@@ -15,7 +15,7 @@ const MOST: u64 = 1 << 20;
 /// Returns the soft limit that holds then.
 pub fn raise() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let wanted = maximum.unwrap_or(MOST).min(MOST);
+    let wanted = maximum.unwrap_or(MAX_DESCRIPTORS).min(MAX_DESCRIPTORS);
     if current.is_some_and(|current| current < wanted) {
         // A system that forbids it decides: then the old limit is shared out.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum });
@@ -25,7 +25,7 @@ pub fn raise() -> u64 {
 
 /// The soft limit.
 pub(super) fn soft() -> u64 {
-    getrlimit(Resource::Nofile).current.unwrap_or(MOST).min(MOST)
+    getrlimit(Resource::Nofile).current.unwrap_or(MAX_DESCRIPTORS).min(MAX_DESCRIPTORS)
 }
 
 /// Descriptors that are open now; `None` where the system does not tell.

@@ -3,9 +3,9 @@
 //! A batch has the dialect of the create that made it, for as long as it exists: later requests for
 //! it are answered in that dialect, whichever client sends them.
 
-use super::vocabulary::words;
+use super::vocabulary::wire_enum;
 
-words! {
+wire_enum! {
     /// Whose batch API is spoken.
     Dialect {
         /// OpenAI's Files and Batch API.

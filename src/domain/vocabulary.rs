@@ -5,7 +5,7 @@
 //! they cannot disagree.
 
 /// An enum, its words on the wire, its parser and its message about what is legal, in one table.
-macro_rules! words {
+macro_rules! wire_enum {
     ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,9 +49,9 @@ macro_rules! words {
     };
 }
 
-pub(crate) use words;
+pub(crate) use wire_enum;
 
-words! {
+wire_enum! {
     /// What a model can be asked to do, in BatchRouter's words.
     Operation {
         Responses = "responses",
@@ -60,7 +60,7 @@ words! {
     }
 }
 
-words! {
+wire_enum! {
     /// What goes into a model or comes out of it.
     Modality {
         Text = "text",
@@ -73,7 +73,7 @@ words! {
     }
 }
 
-words! {
+wire_enum! {
     /// A tool that the provider runs itself, in BatchRouter's words.
     HostedTool {
         WebSearch = "web_search",
@@ -85,7 +85,7 @@ words! {
     }
 }
 
-words! {
+wire_enum! {
     /// Whether a provider may collect inputs for purposes of its own.
     DataCollection {
         Allow = "allow",

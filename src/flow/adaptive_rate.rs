@@ -45,7 +45,7 @@ const SLOWEST: f64 = 1.0 / 30.0;
 const BURST: Duration = Duration::from_millis(10);
 /// Beyond this multiple of the ceiling, or this many calls a second, there is no limit any more.
 const FREE: f64 = 16.0;
-const MOST: f64 = 100_000.0;
+const MAX_RATE: f64 = 100_000.0;
 
 /// The rate of one lane.
 #[derive(Debug, Clone, Default)]
@@ -102,7 +102,7 @@ impl AdaptiveRate {
             found.last_growth = now;
         }
         found.even = found.even.max(now) + found.gap();
-        if found.rate > (found.ceiling * FREE).min(MOST) {
+        if found.rate > (found.ceiling * FREE).min(MAX_RATE) {
             self.found = None;
         }
     }

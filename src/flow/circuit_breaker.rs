@@ -73,7 +73,7 @@ impl CircuitBreaker {
     }
 
     /// Whether somebody could find out now whether it is well again.
-    pub fn wants_proof(&self, now: Instant) -> bool {
+    pub fn needs_probe(&self, now: Instant) -> bool {
         match self.state {
             State::Resting { until } => until <= now,
             State::Probation { out } => !out,
@@ -82,7 +82,7 @@ impl CircuitBreaker {
     }
 
     /// Since when nothing has gone well; `None` while it is well.
-    pub fn unwell_since(&self) -> Option<Instant> {
+    pub fn failing_since(&self) -> Option<Instant> {
         self.first_rest
     }
 
@@ -141,7 +141,7 @@ impl CircuitBreaker {
     }
 
     /// It ended in a way that says nothing.
-    pub fn on_nothing(&mut self, started: Instant) {
+    pub fn on_abandoned(&mut self, started: Instant) {
         if let State::Probation { out } = &mut self.state
             && self.since.is_none_or(|since| started >= since)
         {
@@ -172,17 +172,17 @@ mod tests {
             now += SECOND * rest;
             breaker.start(now);
             assert_eq!(breaker.ready_at(now), None, "one call is out");
-            breaker.on_nothing(now);
+            breaker.on_abandoned(now);
             assert_eq!(breaker.ready_at(now), Some(now), "it said nothing, another may try");
             breaker.start(now);
             breaker.on_success(start);
             assert_eq!(breaker.ready_at(now), None, "an answer to an old call is no proof");
             assert!(matches!(breaker.on_failure(now, now), CircuitChange::Tripped(_)));
-            assert_eq!(breaker.unwell_since(), Some(start));
+            assert_eq!(breaker.failing_since(), Some(start));
         }
         now += SECOND * 5;
         breaker.start(now);
-        assert_eq!((breaker.on_success(now), breaker.unwell_since()), (CircuitChange::Recovered, None));
+        assert_eq!((breaker.on_success(now), breaker.failing_since()), (CircuitChange::Recovered, None));
         assert_eq!(breaker.ready_at(now), Some(now));
     }
 
@@ -203,7 +203,7 @@ mod tests {
                 match event {
                     0 => _ = breaker.on_success(started),
                     1 | 2 => _ = breaker.on_failure(now, started),
-                    _ => breaker.on_nothing(started),
+                    _ => breaker.on_abandoned(started),
                 }
                 let probation = matches!(breaker.state, State::Probation { out: true });
                 prop_assert!(!probation || !out.is_empty(), "{breaker:?}");

@@ -90,7 +90,7 @@ impl Store {
             .commit(move |tx| {
                 tx.put_blob(id, Blob::Problems, &ProblemsRecord::from(problems.as_slice()))?;
                 tx.put(format::batch(id), &StateRecord::pack(&state, &Progress::default()))?;
-                leave(tx, id, Usd::ZERO)
+                close_out(tx, id, Usd::ZERO)
             })
             .await?;
         self.remove_content(unused).await
@@ -156,7 +156,7 @@ impl Store {
                 }
                 tx.put(format::batch(id), &StateRecord::pack(&state, &progress))?;
                 tx.after(move |lives| lives.remove(id));
-                leave(tx, id, progress.cost)
+                close_out(tx, id, progress.cost)
             })
             .await?;
         self.remove_content(unused).await
@@ -168,7 +168,7 @@ impl Store {
     /// When the store has failed or the record is damaged.
     pub async fn batch(&self, id: BatchId) -> Result<Option<Batch>, StoreError> {
         let found = self.read_batch(id)?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(found)
     }
 
@@ -176,9 +176,9 @@ impl Store {
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
-    pub async fn standing(&self, id: BatchId) -> Result<Option<(BatchState, Progress)>, StoreError> {
+    pub async fn status(&self, id: BatchId) -> Result<Option<(BatchState, Progress)>, StoreError> {
         let found = self.read_progress(id)?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(found)
     }
 
@@ -189,7 +189,7 @@ impl Store {
     pub async fn batches(&self, query: BatchQuery) -> Result<Listing<Batch>, StoreError> {
         let store = self.clone();
         let listing = super::blocking(move || store.read_batches(query)).await?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(listing)
     }
 
@@ -286,7 +286,7 @@ pub(super) fn put_control(tx: &mut Tx<'_>, id: BatchId, control: Control) -> Res
 
 /// Takes a batch off the list of unfinished ones and settles what it has reserved. Returns its input file if that was deleted while
 /// the batch still read it and no other batch does: its content can go now.
-fn leave(tx: &mut Tx<'_>, id: BatchId, cost: Usd) -> Result<Option<FileId>, StoreError> {
+fn close_out(tx: &mut Tx<'_>, id: BatchId, cost: Usd) -> Result<Option<FileId>, StoreError> {
     let Some(input) = tx.tree().get(format::active(id))? else { return Ok(None) };
     super::ledger::settle(tx, id, cost)?;
     super::deliveries::note(tx, id);

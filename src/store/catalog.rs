@@ -81,7 +81,7 @@ impl Store {
             Ok(found.into_iter().rev().filter_map(unpack).collect())
         });
         let catalogs = catalogs.await?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(catalogs)
     }
 

@@ -123,7 +123,7 @@ impl Store {
     pub async fn used_key(&self, key: &[u8; 32]) -> Result<Option<UsedKey>, StoreError> {
         let found = self.inner.tree.get(format::idempotency(key))?;
         let found = found.map(|bytes| record::decode::<IdempotencyRecord>(&bytes)).transpose()?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(found.map(|record| UsedKey { batch: record.batch.map(BatchId::from_u128), request: record.request }))
     }
 }
@@ -172,7 +172,7 @@ fn create(
     if made.is_none() && !tx.tree().contains_key(format::file(spec.input_file))? {
         return Ok(CreateOutcome::InputGone);
     }
-    if let BatchInput::Items(order) = &spec.order {
+    if let BatchInput::Quoted(order) = &spec.order {
         let used = format::used_quote(order.quote);
         if let Some(batch) = tx.tree().get(&used)?.as_deref().and_then(format::trailing_id) {
             return Ok(CreateOutcome::QuoteUsed(BatchId::from_u128(batch)));
@@ -255,13 +255,13 @@ pub(super) mod tests {
             webhook: None,
             gateway: None,
         };
-        BatchSpec { dialect: Dialect::BatchRouter, order: BatchInput::Items(Box::new(order)), ..spec(FileId::from_u128(0)) }
+        BatchSpec { dialect: Dialect::BatchRouter, order: BatchInput::Quoted(Box::new(order)), ..spec(FileId::from_u128(0)) }
     }
 
     /// A batch of Phaseo's, made from a quote of that number.
     pub fn of_phaseo(quote: u128) -> BatchSpec {
         let mut spec = BatchSpec { dialect: Dialect::Phaseo, fallback: Fallback::Never, ..of_quote(quote, 3) };
-        let BatchInput::Items(order) = &mut spec.order else { unreachable!() };
+        let BatchInput::Quoted(order) = &mut spec.order else { unreachable!() };
         let webhook = Webhook { url: "https://hooks.example/b".into(), sealed_secret: vec![1, 2, 3] };
         order.gateway = Some(PhaseoDetails {
             request: RequestId::from_u128(5),

@@ -24,7 +24,7 @@ use crate::domain::id::{BatchId, FileId};
 use crate::domain::time::Timestamp;
 
 /// Batches that are found in one go.
-const LOOK: usize = 1_000;
+const SCAN_LIMIT: usize = 1_000;
 /// Deletions that are under way at the same time: they share flushes.
 const UNDER_WAY: usize = 16;
 
@@ -70,7 +70,7 @@ impl Store {
             let store = self.clone();
             let due = blocking(move || store.ended_before(limit, after)).await?;
             after = due.last().copied();
-            let is_all = due.len() < LOOK;
+            let is_all = due.len() < SCAN_LIMIT;
             let mut deletions = stream::iter(due.into_iter().map(|id| self.clone().delete_whole(id))).buffer_unordered(UNDER_WAY);
             while let Some(done) = deletions.next().await {
                 deleted += usize::from(done?);
@@ -95,7 +95,7 @@ impl Store {
         }
     }
 
-    /// Batches behind `after` that ended before `limit`, the oldest first, at most [`LOOK`].
+    /// Batches behind `after` that ended before `limit`, the oldest first, at most [`SCAN_LIMIT`].
     fn ended_before(&self, limit: Timestamp, after: Option<BatchId>) -> Result<Vec<BatchId>, StoreError> {
         let from = after.map_or_else(|| format::BATCHES.to_vec(), |id| [&format::batch(id)[..], &[0]].concat());
         // None ends before it was created, which its id tells; after a clock was set back, ids are ahead of it, and such
@@ -113,7 +113,7 @@ impl Store {
             if state.map_or(true, |(state, _)| state.ended_at().is_some_and(|at| at < limit)) {
                 due.push(id);
             }
-            if due.len() == LOOK {
+            if due.len() == SCAN_LIMIT {
                 break;
             }
         }
@@ -142,7 +142,7 @@ fn delete(tx: &mut Tx<'_>, id: BatchId) -> Result<(BatchDeletion, Option<FileId>
         if let Some(place) = format::owned(format::batches_of(spec.org), id.as_u128()) {
             tx.remove(place);
         }
-        if let BatchInput::Items(order) = &spec.order {
+        if let BatchInput::Quoted(order) = &spec.order {
             // Otherwise it could be used a second time.
             tx.remove(format::used_quote(order.quote));
             tx.remove_all(format::quote(order.quote))?;

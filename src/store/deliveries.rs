@@ -53,7 +53,7 @@ impl Store {
     pub async fn notices(&self, most: usize) -> Result<Vec<BatchId>, StoreError> {
         let keys = self.inner.tree.scan_prefix(format::NOTICES).keys().take(most);
         let found = keys.map(|key| Ok(format::trailing_id(&key?).map(BatchId::from_u128))).collect::<Result<Vec<_>, StoreError>>()?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(found.into_iter().flatten().collect())
     }
 
@@ -103,7 +103,7 @@ impl Store {
             Ok(due)
         });
         let due = due.await?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(due)
     }
 

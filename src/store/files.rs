@@ -94,7 +94,7 @@ impl Store {
     pub async fn file(&self, id: FileId, now: Timestamp) -> Result<Option<File>, StoreError> {
         let found = self.inner.tree.get(format::file(id))?;
         let found = found.map(|bytes| decode(&bytes)).transpose()?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(found.filter(|file| file.expires_at.is_none_or(|at| now < at)))
     }
 
@@ -114,7 +114,7 @@ impl Store {
     pub async fn files(&self, query: FileQuery) -> Result<Listing<File>, StoreError> {
         let store = self.clone();
         let listing = super::blocking(move || store.read_files(query)).await?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(listing)
     }
 

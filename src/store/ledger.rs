@@ -20,7 +20,7 @@ impl Store {
     /// When the store has failed or the record is damaged.
     pub async fn account(&self, org: OrgId) -> Result<Account, StoreError> {
         let found = self.read::<AccountRecord>(&format::account(org))?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(found.map(Account::from).unwrap_or_default())
     }
 
@@ -49,7 +49,7 @@ impl Store {
     /// When the store has failed or the record is damaged.
     pub async fn reservation(&self, batch: BatchId) -> Result<Option<Reservation>, StoreError> {
         let found = self.read::<ReservationRecord>(&format::reservation(batch))?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(found.map(Reservation::from))
     }
 
@@ -60,7 +60,7 @@ impl Store {
     pub async fn receipt(&self, batch: BatchId) -> Result<Option<Receipt>, StoreError> {
         let store = self.clone();
         let found = super::blocking(move || store.read_blob::<ReceiptRecord>(batch, format::Blob::Receipt)).await?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(found.map(Receipt::try_from).transpose()?)
     }
 

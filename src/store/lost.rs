@@ -26,7 +26,7 @@ use crate::domain::id::FileId;
 use crate::domain::time::{Timestamp, later};
 
 /// How long it is kept.
-const KEPT: Duration = Duration::from_secs(30 * 86_400);
+const RETENTION: Duration = Duration::from_secs(30 * 86_400);
 /// How often it is looked through.
 const LOOK_EVERY: Duration = Duration::from_secs(3_600);
 /// How its time is written; of a fixed length.
@@ -152,7 +152,7 @@ impl Store {
         let (mut kept, mut removed, mut changed) = (0, 0, false);
         for name in folder.entries()?.into_iter().map(|entry| entry.name) {
             match Name::of(&name) {
-                Some(Name::Since(since)) if later(since, KEPT) <= now => {
+                Some(Name::Since(since)) if later(since, RETENTION) <= now => {
                     folder.remove_tree(&name)?;
                     (removed, changed) = (removed + 1, true);
                 }

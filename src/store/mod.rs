@@ -314,7 +314,7 @@ impl Store {
 
     /// Waits until all that the caller may have just read is durable. Every read of metadata ends
     /// with it: sled shows a write before it is flushed, and what is shown must survive.
-    async fn shown(&self) -> Result<(), StoreError> {
+    async fn await_durable(&self) -> Result<(), StoreError> {
         let begun = self.inner.begun.load(std::sync::atomic::Ordering::SeqCst);
         let mut durable = self.inner.durable.clone();
         durable.wait_for(|durable| *durable >= begun).await.map_err(|_| self.closed_or_broken())?;

@@ -218,11 +218,11 @@ fn remove_rest(folder: &Folder) -> Result<(), StoreError> {
 /// sled's threads let go of its lock a moment after the last handle is gone. That no other process has
 /// it is known from our own lock, so whoever has it is about to leave.
 fn open_once_it_is_free(config: &sled::Config) -> sled::Result<sled::Db> {
-    const PAUSE: Duration = Duration::from_millis(10);
+    const RETRY_DELAY: Duration = Duration::from_millis(10);
     const TRIES: u32 = 200;
     for _ in 1..TRIES {
         match config.open() {
-            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => std::thread::sleep(PAUSE),
+            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => std::thread::sleep(RETRY_DELAY),
             other => return other,
         }
     }

@@ -71,7 +71,7 @@ impl Store {
     pub async fn org(&self, id: OrgId) -> Result<Option<Organisation>, StoreError> {
         let found = self.inner.tree.get(format::org(id))?;
         let found = found.map(|bytes| decode_org(&bytes)).transpose()?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(found.or_else(|| operator(id)))
     }
 
@@ -83,7 +83,7 @@ impl Store {
         let store = self.clone();
         let all = super::blocking(move || store.inner.tree.scan_prefix(format::ORGS).map(|entry| decode_org(&entry?.1)).collect());
         let all = all.await?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(all)
     }
 
@@ -135,7 +135,7 @@ impl Store {
             let digest = entry?.1;
             keys.extend(self.inner.tree.get(format::key_at(&digest))?.map(|bytes| decode_key(&bytes)).transpose()?);
         }
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(keys)
     }
 

@@ -41,9 +41,9 @@ pub(super) fn add(tx: &mut Tx<'_>, spec: &BatchSpec, plan: &Plan, progress: &Pro
         return Ok(());
     }
     let endpoint = match (&spec.order, model.quoted.map(|share| share.operation)) {
-        (BatchInput::Rows { endpoint, .. }, _) => *endpoint,
-        (BatchInput::Items(_), Some(Operation::Embeddings)) => Endpoint::Embeddings,
-        (BatchInput::Items(_), _) => Endpoint::ChatCompletions,
+        (BatchInput::Unquoted { endpoint, .. }, _) => *endpoint,
+        (BatchInput::Quoted(_), Some(Operation::Embeddings)) => Endpoint::Embeddings,
+        (BatchInput::Quoted(_), _) => Endpoint::ChatCompletions,
     };
     let key = key(&model.lane.provider, &model.lane.upstream, endpoint);
     // What cannot be read is begun anew: it is an estimate.

@@ -50,7 +50,7 @@ impl Store {
             Ok(Some(KeptQuote { quote: Quote::try_from(record)?, batch }))
         })
         .await?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(quote)
     }
 

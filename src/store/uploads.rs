@@ -85,7 +85,7 @@ impl Store {
     /// When the store has failed or the record is damaged.
     pub async fn upload(&self, id: UploadId, now: Timestamp) -> Result<Option<Upload>, StoreError> {
         let found = self.inner.tree.get(format::upload(id))?.map(|bytes| decode_upload(&bytes)).transpose()?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(found.map(|upload| at(upload, now)))
     }
 

@@ -55,7 +55,7 @@ impl Store {
             Ok::<_, StoreError>(found)
         });
         let found = found.await?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(found)
     }
 
@@ -66,7 +66,7 @@ impl Store {
     pub async fn telling(&self, batch: BatchId) -> Result<Option<EventLog>, StoreError> {
         let store = self.clone();
         let found = blocking(move || store.read_blob::<TellingRecord>(batch, Blob::Telling)).await?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(found.map(EventLog::try_from).transpose()?)
     }
 
@@ -122,7 +122,7 @@ impl Store {
     /// When the store has failed or the record is damaged.
     pub async fn receiver(&self, org: OrgId, id: ReceiverId) -> Result<Option<Receiver>, StoreError> {
         let found = self.inner.tree.get(format::receiver(org, id))?.map(|bytes| decode(&bytes)).transpose()?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(found)
     }
 
@@ -137,7 +137,7 @@ impl Store {
             entries.map(|entry| decode(&entry?.1)).collect::<Result<Vec<_>, StoreError>>()
         });
         let found = found.await?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(found)
     }
 

@@ -47,7 +47,7 @@ const OF_ORG_TO_HOST: usize = 8;
 /// Notes that are turned into messages in one go.
 const NOTES: usize = 1_024;
 /// Messages of an organisation that are due and looked at in one go: most may be for receivers that have to wait.
-const LOOK: usize = 2_000;
+const SCAN_LIMIT: usize = 2_000;
 /// How often the queue is looked at.
 const PACE: Duration = Duration::from_millis(500);
 
@@ -227,7 +227,7 @@ impl Webhooks {
         let take = move |event, route| slots.take(event, route);
         // Whoever was served first is served last the next time.
         let mut turn = None;
-        for due in store.due_deliveries(self.post.clock.now(), under_way.first, LOOK, take).await? {
+        for due in store.due_deliveries(self.post.clock.now(), under_way.first, SCAN_LIMIT, take).await? {
             match due {
                 Due::Message(delivery) => {
                     turn.get_or_insert(delivery.org);
@@ -273,8 +273,8 @@ impl Webhooks {
             return Ok(None);
         }
         let own = match &batch.spec.order {
-            BatchInput::Items(order) => order.webhook.clone(),
-            BatchInput::Rows { .. } => None,
+            BatchInput::Quoted(order) => order.webhook.clone(),
+            BatchInput::Unquoted { .. } => None,
         };
         match own {
             Some(webhook) => Ok(Some(webhook)),

@@ -22,7 +22,7 @@ use crate::domain::webhook::event_log::{Event, EventLog, bucket, percent, status
 use crate::store::{Store, StoreError, WebhookEvents};
 
 /// Batches that are looked at in one go.
-const LOOK: usize = 1_000;
+const SCAN_LIMIT: usize = 1_000;
 
 /// Writes what a message tells of a batch: JSON.
 pub type Render = Arc<dyn Fn(&Batch, &BatchDetails) -> Vec<u8> + Send + Sync>;
@@ -49,7 +49,7 @@ impl EventScanner {
         let mut after = None;
         let mut seen = HashMap::new();
         loop {
-            let found = self.store.watched(after, LOOK).await?;
+            let found = self.store.watched(after, SCAN_LIMIT).await?;
             for watched in &found {
                 let now = (status(&watched.state), bucket(percent(&watched.state, &watched.progress)));
                 if self.known.get(&watched.batch) != Some(&now) {
@@ -58,7 +58,7 @@ impl EventScanner {
                 seen.insert(watched.batch, now);
             }
             after = found.last().map(|watched| watched.batch);
-            if found.len() < LOOK {
+            if found.len() < SCAN_LIMIT {
                 break;
             }
         }

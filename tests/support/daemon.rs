@@ -36,17 +36,17 @@ const SURROUNDINGS: [&str; 10] = [
 
 /// The binary, free of settings that the surroundings may hold, at home in `dir`.
 pub fn batchd(dir: &Path) -> Command {
-    at_home(Command::new(env!("CARGO_BIN_EXE_batchd")), dir)
+    local_only(Command::new(env!("CARGO_BIN_EXE_batchd")), dir)
 }
 
 /// The same behind a limit that the shell sets, such as `ulimit -n 256`.
 fn batchd_behind(limit: &str, dir: &Path) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("{limit} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_batchd")]);
-    at_home(shell, dir)
+    local_only(shell, dir)
 }
 
-fn at_home(mut command: Command, dir: &Path) -> Command {
+fn local_only(mut command: Command, dir: &Path) -> Command {
     for (name, _) in std::env::vars_os() {
         let upper = name.to_string_lossy().to_ascii_uppercase();
         if upper.starts_with("BATCHD_")

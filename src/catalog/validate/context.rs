@@ -195,15 +195,15 @@ impl ValidateContext<'_> {
 const LONGEST: Duration = Duration::from_secs(86_400);
 
 fn parse_price(text: &str) -> Result<Decimal, String> {
-    const MOST: u32 = 1_000_000;
+    const MAX_COUNT: u32 = 1_000_000;
     if text.starts_with('-') {
         return Err("must not be negative".into());
     }
     let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     let digits = plain && !text.is_empty() && !text.starts_with('.') && !text.ends_with('.');
     match Decimal::from_str_exact(text) {
-        Ok(price) if digits && price <= Decimal::from(MOST) => Ok(price.normalize()),
-        Ok(_) | Err(_) => Err(format!("must be a decimal amount of US dollars from 0 to {MOST}, such as \"0.15\"")),
+        Ok(price) if digits && price <= Decimal::from(MAX_COUNT) => Ok(price.normalize()),
+        Ok(_) | Err(_) => Err(format!("must be a decimal amount of US dollars from 0 to {MAX_COUNT}, such as \"0.15\"")),
     }
 }
 

@@ -8,7 +8,7 @@ use super::super::vocabulary::{DataCollection, slug};
 use super::context::ValidateContext;
 
 /// Far beyond any honest limit; it catches slips, and sums of it do not overflow.
-const MOST: i64 = 1_000_000_000_000_000;
+const MAX_NUMBER: i64 = 1_000_000_000_000_000;
 /// Ten years.
 const MOST_DAYS: i64 = 3_650;
 const CALLS: RangeInclusive<i64> = 1..=100_000;
@@ -34,7 +34,7 @@ pub(super) fn check_limits(context: &mut ValidateContext<'_>, field: &Field<Writ
     Limits {
         in_flight: context.number(&written.in_flight, "limits.in_flight", CALLS).and_then(narrow),
         requests_per_minute: context.number(&written.requests_per_minute, "limits.requests_per_minute", CALLS_A_MINUTE).and_then(narrow),
-        tokens_per_minute: context.number(&written.tokens_per_minute, "limits.tokens_per_minute", 1..=MOST),
+        tokens_per_minute: context.number(&written.tokens_per_minute, "limits.tokens_per_minute", 1..=MAX_NUMBER),
     }
 }
 
@@ -42,7 +42,7 @@ pub(super) fn check_capacity(context: &mut ValidateContext<'_>, field: &Field<Wr
     let written = field.as_ref()?.get_ref();
     let base = Capacity::default();
     Some(Capacity {
-        queue_items: context.number(&written.queue_items, "capacity.queue_items", 1..=MOST).unwrap_or(base.queue_items),
-        queue_tokens: context.number(&written.queue_tokens, "capacity.queue_tokens", 1..=MOST).unwrap_or(base.queue_tokens),
+        queue_items: context.number(&written.queue_items, "capacity.queue_items", 1..=MAX_NUMBER).unwrap_or(base.queue_items),
+        queue_tokens: context.number(&written.queue_tokens, "capacity.queue_tokens", 1..=MAX_NUMBER).unwrap_or(base.queue_tokens),
     })
 }

@@ -49,7 +49,7 @@ impl Settings {
 
     /// Whether only programs of this machine can call, as far as settings tell: who has keys or a public
     /// URL stands behind something that lets others in.
-    pub fn is_at_home(&self) -> bool {
+    pub fn is_local_only(&self) -> bool {
         self.listen.ip().to_canonical().is_loopback() && self.api_keys.is_empty() && self.public_url.is_none()
     }
 

@@ -54,9 +54,9 @@ pub struct BatchSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BatchInput {
     /// OpenAI's: every row is for the same endpoint.
-    Rows { endpoint: Endpoint, window: CompletionWindow },
+    Unquoted { endpoint: Endpoint, window: CompletionWindow },
     /// BatchRouter's and Phaseo's: items, on the lanes of a quote.
-    Items(Box<QuotedInput>),
+    Quoted(Box<QuotedInput>),
 }
 
 /// What a batch of items has from its quote and its client.
@@ -117,14 +117,14 @@ impl BatchInput {
     /// Every independent fault of the line, at least one.
     pub fn parse<'a>(&'a self, line: &'a [u8]) -> Result<RowRequest<'a>, Vec<RowFault>> {
         match self {
-            Self::Rows { endpoint, .. } => parse_line(line, *endpoint),
-            Self::Items(order) => parse_item(line, &order.defaults),
+            Self::Unquoted { endpoint, .. } => parse_line(line, *endpoint),
+            Self::Quoted(order) => parse_item(line, &order.defaults),
         }
     }
 
     /// Whether what is reserved for it is the most that its rows may cost, not what they are expected to.
     pub fn holds_the_most(&self) -> bool {
-        matches!(self, Self::Items(order) if order.holds_the_most())
+        matches!(self, Self::Quoted(order) if order.holds_the_most())
     }
 }
 
@@ -143,16 +143,16 @@ impl BatchSpec {
     /// The completion window that its client has asked for; `None` if that was a tier.
     pub fn window(&self) -> Option<CompletionWindow> {
         match &self.order {
-            BatchInput::Rows { window, .. } => Some(*window),
-            BatchInput::Items(order) => order.gateway.as_ref().map(|gateway| gateway.window),
+            BatchInput::Unquoted { window, .. } => Some(*window),
+            BatchInput::Quoted(order) => order.gateway.as_ref().map(|gateway| gateway.window),
         }
     }
 
     /// What a batch of Phaseo's has besides; `None` for any other.
     pub fn gateway(&self) -> Option<(&QuotedInput, &PhaseoDetails)> {
         match &self.order {
-            BatchInput::Items(order) => Some((order, order.gateway.as_ref()?)),
-            BatchInput::Rows { .. } => None,
+            BatchInput::Quoted(order) => Some((order, order.gateway.as_ref()?)),
+            BatchInput::Unquoted { .. } => None,
         }
     }
 
@@ -164,8 +164,8 @@ impl BatchSpec {
     /// The moment at which unfinished rows expire.
     pub fn deadline(&self) -> Timestamp {
         match &self.order {
-            BatchInput::Rows { window, .. } => later(self.created_at, window.duration()),
-            BatchInput::Items(order) => order.deadline,
+            BatchInput::Unquoted { window, .. } => later(self.created_at, window.duration()),
+            BatchInput::Quoted(order) => order.deadline,
         }
     }
 }
@@ -389,7 +389,7 @@ impl Batch {
     }
 }
 
-super::vocabulary::words! {
+super::vocabulary::wire_enum! {
     /// How a batch has ended, in BatchRouter's words.
     BatchEnd {
         Completed = "completed",

@@ -4,10 +4,10 @@
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::{ReceiverId, RequestId};
 use crate::domain::time::CompletionWindow;
-use crate::domain::vocabulary::words;
+use crate::domain::vocabulary::wire_enum;
 use crate::domain::webhook::Webhook;
 
-words! {
+wire_enum! {
     /// Where the rows of a batch came from.
     InputMode {
         /// A file that was uploaded.
@@ -17,7 +17,7 @@ words! {
     }
 }
 
-words! {
+wire_enum! {
     /// What somebody is told of a batch (Phaseo's phases).
     Phase {
         Created = "created",

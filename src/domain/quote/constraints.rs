@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use crate::domain::money::{MaxPrice, Usd};
-use crate::domain::vocabulary::{DataCollection, HostedTool, words};
+use crate::domain::vocabulary::{DataCollection, HostedTool, wire_enum};
 
-words! {
+wire_enum! {
     /// Which lanes may be used, and which of them are better.
     RoutingMode {
         /// The cheapest.
@@ -22,7 +22,7 @@ words! {
     }
 }
 
-words! {
+wire_enum! {
     /// How soon the work must be done.
     SlaTier {
         Standard = "standard",
@@ -31,7 +31,7 @@ words! {
     }
 }
 
-words! {
+wire_enum! {
     /// What a quote protects its client from, when items go to other lanes than those that it selected.
     PriceProtection {
         /// The prices of the selected lanes hold; others are bound by the price limit alone.
@@ -74,7 +74,7 @@ impl TierTimes {
     }
 }
 
-words! {
+wire_enum! {
     /// What lanes are compared by that a client has put into no order itself (Phaseo's `provider.sort`).
     LaneSort {
         /// The cheaper one is better.

@@ -3,7 +3,7 @@
 /// Answers that make a mean worth believing.
 const ENOUGH: u64 = 20;
 /// Answers after which the older half counts for less: what a lane did last year tells little.
-const MOST: u64 = 1_000_000;
+const MAX_ANSWERS: u64 = 1_000_000;
 
 /// Answers of one lane to one operation, counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -18,7 +18,7 @@ impl OutputStats {
     #[must_use]
     pub fn and(self, answers: u64, output_tokens: u64) -> Self {
         let sum = Self { answers: self.answers.saturating_add(answers), output_tokens: self.output_tokens.saturating_add(output_tokens) };
-        match sum.answers > MOST {
+        match sum.answers > MAX_ANSWERS {
             true => Self { answers: sum.answers / 2, output_tokens: sum.output_tokens / 2 },
             false => sum,
         }
@@ -45,7 +45,7 @@ mod tests {
         #[test]
         fn the_mean_of_alike_answers_is_theirs(length in 0_u64..100_000, batches in prop::collection::vec(1_u64..400_000, 1..20)) {
             let observed = batches.iter().fold(OutputStats::default(), |sum, answers| sum.and(*answers, answers * length));
-            prop_assert!(observed.answers <= MOST);
+            prop_assert!(observed.answers <= MAX_ANSWERS);
             if let Some(mean) = observed.mean() {
                 prop_assert!(mean.abs_diff(length) <= 1);
             }

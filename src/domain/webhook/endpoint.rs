@@ -23,7 +23,7 @@ pub struct Receiver {
     pub deleted_at: Option<Timestamp>,
 }
 
-crate::domain::vocabulary::words! {
+crate::domain::vocabulary::wire_enum! {
     /// Whether a receiver is told anything.
     ReceiverStatus {
         Active = "active",

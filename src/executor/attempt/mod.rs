@@ -28,7 +28,7 @@ use crate::store::{PackedRow, Store};
 
 /// The longest wait when there is no room for the files of an item, or they cannot be read at the moment.
 /// Until the deadline they may be.
-const LATER: Duration = Duration::from_secs(2);
+const REQUEUE_DELAY: Duration = Duration::from_secs(2);
 
 /// What all attempts share.
 #[derive(Clone)]
@@ -126,7 +126,7 @@ impl Attempt {
 
     /// The body with the files that it names, if it names any. Boxed, because hardly any row does.
     async fn files(&self) -> Result<Option<Complete>, Incomplete> {
-        let (BatchInput::Items(_), Some(way)) = (&self.spec.order, self.route()) else { return Ok(None) };
+        let (BatchInput::Quoted(_), Some(way)) = (&self.spec.order, self.route()) else { return Ok(None) };
         let (endpoint, body) = (self.row.form.sent, &self.row.body);
         let ids = named(endpoint, body);
         if ids.is_empty() {
@@ -139,10 +139,10 @@ impl Attempt {
     /// What becomes of a row whose files cannot be sent along.
     fn not_sent(mut self, incomplete: Incomplete) -> Made {
         match incomplete {
-            Incomplete::NotHere { message, files } => match self.ways.reading(self.row.route, &files) {
+            Incomplete::NotHere { message, files } => match self.ways.accepting_files(self.row.route, &files) {
                 Some((other, at_once)) => {
                     (self.row.route, self.row.tally) = (other, Tally::default());
-                    self.not_yet(if at_once { Duration::ZERO } else { LATER })
+                    self.not_yet(if at_once { Duration::ZERO } else { REQUEUE_DELAY })
                 }
                 None => self.not_sent(Incomplete::Unusable(message)),
             },
@@ -151,7 +151,7 @@ impl Attempt {
                 let last = self.row.last.take();
                 self.result(Outcome::Failed { error, last }, Usage::default(), Usd::ZERO)
             }
-            Incomplete::NotNow => self.not_yet(LATER.mul_f64(0.25 + 0.75 * fastrand::f64())),
+            Incomplete::NotNow => self.not_yet(REQUEUE_DELAY.mul_f64(0.25 + 0.75 * fastrand::f64())),
         }
     }
 
@@ -227,7 +227,7 @@ impl Attempt {
         match decision {
             Decision::RetryAt(at) => self.again(Instant::now() + until(now, at), last),
             Decision::PastDeadline => Made::Ended(Ended::Parked),
-            Decision::GiveUp => match self.ways.after(self.row.route).filter(|_| class.may_differ_elsewhere() && !proven) {
+            Decision::GiveUp => match self.ways.next_fallback(self.row.route).filter(|_| class.may_differ_elsewhere() && !proven) {
                 Some(other) => {
                     tracing::debug!(batch = %self.spec.id, row = self.row.at.row.0, reason = class.code(), "the row goes to another lane");
                     (self.row.route, self.row.tally) = (other, Tally::default());

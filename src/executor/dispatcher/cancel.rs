@@ -53,7 +53,7 @@ impl Dispatcher {
                     });
                 }
                 if first {
-                    self.take_back_suspects(Some(id));
+                    self.take_back_quarantined(Some(id));
                 }
                 self.touched.insert(id);
                 self.persist(id, state, reply);

@@ -8,16 +8,16 @@ use super::Dispatcher;
 use crate::domain::batch::plan::Plan;
 use crate::domain::id::BatchId;
 use crate::domain::time::until;
-use crate::executor::lane::routes::{RouteContext, RouteTable, ways};
+use crate::executor::lane::routes::{RouteContext, RouteTable, build_routes};
 use crate::executor::run::Stop;
 
-/// A batch is pressed for time when what is left of it is less than this multiple of what it needs.
+/// A batch is deadline_at_risk for time when what is left of it is less than this multiple of what it needs.
 const MARGIN: f64 = 1.5;
 
 impl Dispatcher {
-    pub(super) fn ways(&mut self, plan: &Plan) -> Arc<RouteTable> {
+    pub(super) fn build_routes(&mut self, plan: &Plan) -> Arc<RouteTable> {
         let (catalog, holds) = (self.parts.catalog.current(), self.parts.store.lane_holds());
-        ways(plan, &RouteContext { catalog: &catalog, holds: &holds, now: Instant::now() }, &mut self.lanes)
+        build_routes(plan, &RouteContext { catalog: &catalog, holds: &holds, now: Instant::now() }, &mut self.lanes)
     }
 
     /// The catalog, a hold, or the health of a lane has changed.
@@ -25,10 +25,10 @@ impl Dispatcher {
         let (catalog, holds, now) = (self.parts.catalog.current(), self.parts.store.lane_holds(), Instant::now());
         self.lanes.refresh(&catalog, now);
         self.lanes.open_local(&catalog);
-        self.take_back_suspects(None);
+        self.take_back_quarantined(None);
         let around = RouteContext { catalog: &catalog, holds: &holds, now };
         for (id, run) in &mut self.runs {
-            let ways = ways(&run.plan, &around, &mut self.lanes);
+            let ways = build_routes(&run.plan, &around, &mut self.lanes);
             tell_closed(*id, &run.plan, &run.source.ways.closed(), &ways);
             run.set_ways(ways, now);
             self.touched.insert(*id);
@@ -50,9 +50,9 @@ impl Dispatcher {
                 continue;
             }
             let needed = run.backlog().filter_map(|(lane, rows, _)| self.lanes.time_for(lane, rows, started)).max().unwrap_or_default();
-            let pressed = needed.mul_f64(MARGIN) >= left;
-            if pressed != run.pressed {
-                run.pressed = pressed;
+            let deadline_at_risk = needed.mul_f64(MARGIN) >= left;
+            if deadline_at_risk != run.deadline_at_risk {
+                run.deadline_at_risk = deadline_at_risk;
                 if needed >= left {
                     tracing::warn!(batch = %id, needed = needed.as_secs(), left = left.as_secs(), "the deadline will pass before all rows are done, at the present pace");
                 }
@@ -61,7 +61,7 @@ impl Dispatcher {
             }
         }
         for id in expired {
-            self.take_back_suspects(Some(id));
+            self.take_back_quarantined(Some(id));
         }
     }
 }

@@ -90,7 +90,7 @@ const PREPARING: usize = 4;
 /// How often free space and the clock are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// Wait before something that failed for the moment is tried again.
-const PAUSE: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// What others may look at.
 pub(super) struct SeenLanes {
@@ -247,7 +247,7 @@ impl Dispatcher {
             Event::Loaded { batch, result } => self.loaded(batch, result),
             Event::Ended { lane, row, request, sent, ended, lesson } => {
                 match &ended {
-                    Ended::NotSent(_) => self.lanes.unsent(lane, Instant::now(), &sent),
+                    Ended::NotSent(_) => self.lanes.refund(lane, Instant::now(), &sent),
                     _ => self.lanes.end(lane, Instant::now(), self.parts.clock.now(), &sent, lesson.as_ref()),
                 }
                 if let Some(request) = request {
@@ -284,7 +284,7 @@ impl Dispatcher {
         self.busy.insert(id, Busy::Preparing { stop: CancellationToken::new(), cancels: Vec::new() });
         let events = self.events.clone();
         self.tasks.spawn(async move {
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(RETRY_DELAY).await;
             // The dispatcher has gone only if the daemon stops.
             let _ = events.send(Event::Retake(id));
         });
@@ -317,7 +317,7 @@ impl Dispatcher {
 
     fn start(&mut self, spec: BatchSpec, state: BatchState, plan: Plan, live: Arc<LiveBatch>) {
         let id = spec.id;
-        let ways = self.ways(&plan);
+        let ways = self.build_routes(&plan);
         deadlines::tell_closed(id, &plan, &[], &ways);
         let shared = self.shared(&spec);
         let source = Source { shared, ..source(&self.parts.store, &self.parts.clock, Arc::new(spec), &plan, live, ways) };

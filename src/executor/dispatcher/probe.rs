@@ -58,5 +58,5 @@ impl Dispatcher {
 }
 
 fn wants_probe(pool: &ProviderState, now: Instant) -> bool {
-    pool.reach().wants_proof(now) || (pool.gauge.in_flight == 0 && now.saturating_duration_since(pool.heard) >= SILENCE)
+    pool.reach().needs_probe(now) || (pool.in_flight_gauge.in_flight == 0 && now.saturating_duration_since(pool.heard) >= SILENCE)
 }

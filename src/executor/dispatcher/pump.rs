@@ -31,7 +31,7 @@ impl Dispatcher {
             return;
         }
         let now = Instant::now();
-        self.ring(now);
+        self.wake_due_runs(now);
         self.settle_shared();
         self.touched.extend(self.settling.drain());
         loop {
@@ -50,7 +50,7 @@ impl Dispatcher {
     }
 
     /// Touches the runs that have rows due by now.
-    fn ring(&mut self, now: Instant) {
+    fn wake_due_runs(&mut self, now: Instant) {
         while let Some(Reverse((at, id))) = self.alarms.peek().copied().filter(|Reverse((at, _))| *at <= now) {
             self.alarms.pop();
             if let Some(run) = self.runs.get_mut(&id).filter(|run| run.alarm == Some(at)) {
@@ -75,7 +75,7 @@ impl Dispatcher {
     fn deactivate(&mut self, id: BatchId) {
         if let Some(run) = self.runs.get_mut(&id) {
             self.active -= usize::from(run.place == RunPlace::Active);
-            run.place = RunPlace::Away;
+            run.place = RunPlace::Inactive;
         }
     }
 
@@ -89,7 +89,7 @@ impl Dispatcher {
     fn advance(&mut self, id: BatchId, now: Instant) {
         let window = self.window();
         let Some(run) = self.runs.get_mut(&id) else { return };
-        if run.place == RunPlace::Away && run.can_go_on() {
+        if run.place == RunPlace::Inactive && run.can_go_on() {
             run.place = RunPlace::Queued;
             self.queue.push_back(id);
             return;
@@ -101,21 +101,21 @@ impl Dispatcher {
         match run.idle() {
             None => self.set_alarm(id),
             // Looked at again with the next commit.
-            Some(RunStatus::Settling) => _ = self.settling.insert(id),
-            Some(RunStatus::Over) => {
+            Some(RunStatus::AwaitingDurability) => _ = self.settling.insert(id),
+            Some(RunStatus::Finished) => {
                 self.deactivate(id);
                 if let Some(run) = self.runs.remove(&id) {
                     run.lanes().for_each(|lane| self.lanes.forget(lane, id));
                     self.end(run);
                 }
             }
-            Some(RunStatus::Again) => {
+            Some(RunStatus::Restart) => {
                 run.rewind();
                 self.deactivate(id);
                 self.touched.insert(id);
             }
             // It keeps no place from a run that has something to do.
-            Some(RunStatus::Waiting) => self.deactivate(id),
+            Some(RunStatus::Blocked) => self.deactivate(id),
         }
     }
 
@@ -132,9 +132,9 @@ impl Dispatcher {
 
     /// Gives rows that were to run alone back to their batches, or to one of them; they come again by
     /// themselves unless their batch has been stopped.
-    pub(super) fn take_back_suspects(&mut self, only: Option<BatchId>) {
+    pub(super) fn take_back_quarantined(&mut self, only: Option<BatchId>) {
         let now = Instant::now();
-        for (batch, row) in self.lanes.take_suspects(only) {
+        for (batch, row) in self.lanes.take_quarantined(only) {
             if let Some(run) = self.runs.get_mut(&batch) {
                 run.in_flight -= 1;
                 run.wait(row.wait_until(now));
@@ -161,7 +161,7 @@ impl Dispatcher {
                 if paused { lane.fair.rest(id) } else { lane.fair.ready(id, owner, weight) }
             }
         }
-        self.take_back_suspects(Some(id));
+        self.take_back_quarantined(Some(id));
         self.touched.insert(id);
     }
 
@@ -228,10 +228,10 @@ impl Dispatcher {
             }
             let Some(provider) = self.lanes.pool_of(index).map(|pool| pool.provider.clone()) else { return false };
             let Some(lane) = self.lanes.get(index) else { return false };
-            if let Some(suspect) = lane.next_suspect() {
-                return self.dispatch_alone(index, now, provider, suspect);
+            if let Some(quarantined) = lane.next_quarantined() {
+                return self.dispatch_alone(index, now, provider, quarantined);
             }
-            if lane.waits_for_suspects() {
+            if lane.waits_for_quarantined() {
                 return false;
             }
             let Some(batch) = lane.next() else { return false };
@@ -254,7 +254,7 @@ impl Dispatcher {
             let Some(lane) = self.lanes.get(index) else { return false };
             lane.fair.charge(batch, cost, more);
             if row.tally.is_suspect() {
-                lane.suspects.push_back((batch, row));
+                lane.quarantined.push_back((batch, row));
                 continue;
             }
             self.send(index, now, provider, batch, row, false);

@@ -20,7 +20,7 @@ use crate::domain::time::{Clock, Timestamp};
 use crate::store::{End, PackedRow, Page, ROWS_PER_PAGE, Store, StoreError, blocking};
 
 /// Wait before an input that cannot be read is tried again.
-const PAUSE: Duration = Duration::from_secs(5);
+const RETRY_DELAY: Duration = Duration::from_secs(5);
 /// Tries, for the whole batch, before the ids of its rows are given up.
 const TRIES: u32 = 3;
 
@@ -70,7 +70,7 @@ impl Finish {
 
     /// Where the items of the batch ran, if it has items.
     async fn receipt(&self) -> Result<Option<Receipt>, StoreError> {
-        let (BatchInput::Items(_), true) = (&self.spec.order, self.source.is_some()) else { return Ok(None) };
+        let (BatchInput::Quoted(_), true) = (&self.spec.order, self.source.is_some()) else { return Ok(None) };
         let id = self.spec.id;
         let Some(batch) = self.store.batch(id).await? else { return Ok(None) };
         let Some(mut lines) = self.store.lines(id, ResultPart::All).await? else { return Ok(None) };
@@ -137,7 +137,7 @@ impl Finish {
                 Err(error) => {
                     tracing::error!(batch = %self.spec.id, %error, "the input cannot be read; trying again");
                     *tries -= 1;
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(RETRY_DELAY).await;
                 }
             }
         }

@@ -49,13 +49,13 @@ pub struct CallFeedback {
     pub repeated: bool,
 }
 
-/// The valve of a lane.
+/// The flow of a lane.
 #[derive(Debug)]
 pub struct FlowControl {
     limits: Limits,
     /// The most calls at a time that anybody would bear.
     most: u32,
-    pub gauge: InFlight,
+    pub in_flight_gauge: InFlight,
     limiter: ConcurrencyLimiter,
     throttle: AdaptiveRate,
     requests: RemainingQuota,
@@ -70,12 +70,12 @@ pub struct FlowControl {
 }
 
 impl FlowControl {
-    /// A valve for what is stated of the lane; an unknown limit is looked for up to `most`.
+    /// A flow for what is stated of the lane; an unknown limit is looked for up to `most`.
     pub fn new(limits: Limits, most: u32) -> Self {
         Self {
             limits,
             most,
-            gauge: InFlight::new(limits),
+            in_flight_gauge: InFlight::new(limits),
             limiter: ConcurrencyLimiter::new(limits.in_flight, most),
             throttle: AdaptiveRate::default(),
             requests: RemainingQuota::default(),
@@ -92,54 +92,54 @@ impl FlowControl {
     pub fn set(&mut self, limits: Limits, now: Instant) {
         self.limits = limits;
         self.limiter.set(limits.in_flight, self.most);
-        self.gauge.set(limits, now);
+        self.in_flight_gauge.set(limits, now);
     }
 
     /// Forgets what was learnt: its provider is at another address now.
-    pub fn forget(&mut self) {
-        let in_flight = self.gauge.in_flight;
+    pub fn reset(&mut self) {
+        let in_flight = self.in_flight_gauge.in_flight;
         *self = Self { total: self.total, ..Self::new(self.limits, self.most) };
-        self.gauge.in_flight = in_flight;
+        self.in_flight_gauge.in_flight = in_flight;
     }
 
     /// When a call may start; `None` if that is not a question of time alone.
     pub fn ready_at(&self, now: Instant) -> Option<Instant> {
-        if self.gauge.in_flight >= self.limiter.limit() {
+        if self.in_flight_gauge.in_flight >= self.limiter.limit() {
             return None;
         }
         let well = self.breaker.ready_at(now)?;
         let waits = [self.hold, self.throttle.ready_at(now), self.requests.ready_at(now), self.tokens.ready_at(now)];
-        Some(waits.into_iter().flatten().fold(well.max(self.gauge.paced_until(now)), Instant::max))
+        Some(waits.into_iter().flatten().fold(well.max(self.in_flight_gauge.paced_until(now)), Instant::max))
     }
 
     /// A call goes out.
     pub fn start(&mut self, now: Instant, tokens: u64, epoch: u32) -> CallTicket {
         self.total = (self.total.0 + 1, self.total.1.saturating_add(tokens));
-        self.gauge.start(now, tokens);
+        self.in_flight_gauge.start(now, tokens);
         self.throttle.take(now);
         self.requests.take(now, 1);
         self.tokens.take(now, tokens);
         self.breaker.start(now);
-        CallTicket { at: now, tokens, epoch, in_flight: self.gauge.in_flight, total: self.total }
+        CallTicket { at: now, tokens, epoch, in_flight: self.in_flight_gauge.in_flight, total: self.total }
     }
 
     /// It was not made after all. What was found out about the lane's rate counts it all the same.
-    pub fn unsent(&mut self, now: Instant, sent: &CallTicket) {
-        self.gauge.unsent(now, sent.tokens);
-        self.breaker.on_nothing(sent.at);
+    pub fn refund(&mut self, now: Instant, sent: &CallTicket) {
+        self.in_flight_gauge.refund(now, sent.tokens);
+        self.breaker.on_abandoned(sent.at);
     }
 
     /// A call has ended; `lesson` is `None` if that says nothing. Tells whether the lane is left alone
     /// from now on, or is well again.
     pub fn end(&mut self, now: Instant, sent: &CallTicket, lesson: Option<&CallFeedback>) -> CircuitChange {
-        let in_flight = self.gauge.in_flight.max(sent.in_flight);
-        self.gauge.end(now, sent.tokens, lesson.and_then(|lesson| lesson.tokens));
+        let in_flight = self.in_flight_gauge.in_flight.max(sent.in_flight);
+        self.in_flight_gauge.end(now, sent.tokens, lesson.and_then(|lesson| lesson.tokens));
         let Some(lesson) = lesson else {
-            self.breaker.on_nothing(sent.at);
+            self.breaker.on_abandoned(sent.at);
             return CircuitChange::None;
         };
         if let Some(said) = &lesson.allowances {
-            self.told(now, sent, said);
+            self.on_limit_headers(now, sent, said);
         }
         if let Some(wait) = lesson.failure.and_then(FailureClass::retry_after) {
             let until = now + wait.min(LONGEST_WAIT);
@@ -161,7 +161,7 @@ impl FlowControl {
             Some(FailureClass::RateLimited { .. }) => {
                 self.throttle.on_refused(now, sent.at, lesson.failure.and_then(FailureClass::retry_after));
                 self.limiter.on_refused(now, sent.in_flight);
-                self.breaker.on_nothing(sent.at);
+                self.breaker.on_abandoned(sent.at);
                 CircuitChange::None
             }
             Some(FailureClass::Unavailable { status: 503 | 529, .. } | FailureClass::TimedOut) => {
@@ -170,7 +170,7 @@ impl FlowControl {
             }
             // About the request, or about somebody else's.
             Some(FailureClass::Unavailable { status: 408 | 409 | 425, .. } | FailureClass::Connect) => {
-                self.breaker.on_nothing(sent.at);
+                self.breaker.on_abandoned(sent.at);
                 CircuitChange::None
             }
             Some(FailureClass::Unavailable { .. } | FailureClass::Interrupted) => self.failed(now, sent, lesson),
@@ -179,7 +179,7 @@ impl FlowControl {
 
     fn failed(&mut self, now: Instant, sent: &CallTicket, lesson: &CallFeedback) -> CircuitChange {
         if lesson.repeated {
-            self.breaker.on_nothing(sent.at);
+            self.breaker.on_abandoned(sent.at);
             return CircuitChange::None;
         }
         let change = self.breaker.on_failure(now, sent.at);
@@ -189,7 +189,7 @@ impl FlowControl {
         change
     }
 
-    fn told(&mut self, now: Instant, sent: &CallTicket, said: &RateLimitStatus) {
+    fn on_limit_headers(&mut self, now: Instant, sent: &CallTicket, said: &RateLimitStatus) {
         if let Some(requests) = said.requests {
             self.requests.told(now, requests, self.total.0 - sent.total.0);
         }

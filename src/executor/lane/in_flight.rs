@@ -43,7 +43,7 @@ impl InFlight {
     }
 
     /// It was not made after all.
-    pub fn unsent(&mut self, now: Instant, tokens: u64) {
+    pub fn refund(&mut self, now: Instant, tokens: u64) {
         self.end(now, tokens, Some(0));
         if let Some(pace) = &mut self.requests {
             pace.correct(now, 1, 0);
@@ -74,13 +74,13 @@ mod tests {
     #[test]
     fn a_call_that_was_not_made_takes_nothing_of_the_limits() {
         let limits = Limits { requests_per_minute: Some(60), tokens_per_minute: Some(600), ..Limits::default() };
-        let (mut gauge, now) = (InFlight::new(limits), Instant::now());
-        gauge.start(now, 100);
-        let owed = gauge.paced_until(now);
+        let (mut in_flight_gauge, now) = (InFlight::new(limits), Instant::now());
+        in_flight_gauge.start(now, 100);
+        let owed = in_flight_gauge.paced_until(now);
         assert!(owed > now);
-        gauge.unsent(now, 100);
-        assert_eq!((gauge.paced_until(now), gauge.in_flight), (now, 0));
-        gauge.start(now, 100);
-        assert_eq!(gauge.paced_until(now), owed);
+        in_flight_gauge.refund(now, 100);
+        assert_eq!((in_flight_gauge.paced_until(now), in_flight_gauge.in_flight), (now, 0));
+        in_flight_gauge.start(now, 100);
+        assert_eq!(in_flight_gauge.paced_until(now), owed);
     }
 }

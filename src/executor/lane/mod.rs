@@ -1,5 +1,5 @@
 //! The lanes: one for each offering of the catalog that rows go to, and one for whatever else a
-//! provider takes. Each has a valve of its own, on top of what its provider bears as a whole, and the
+//! provider takes. Each has a flow of its own, on top of what its provider bears as a whole, and the
 //! batches that have ready rows for it, by their shares.
 
 pub mod flow_control;
@@ -42,7 +42,7 @@ const RUN_OF_ALIKE: u32 = 16;
 pub(super) struct Lane {
     pub name: LaneName,
     pub pool: usize,
-    pub valve: FlowControl,
+    pub flow: FlowControl,
     /// Batches with ready rows.
     pub fair: FairQueue<BatchId, Owner>,
     /// Rows that begin alike run next to each other, for the sake of the server's prefix cache.
@@ -50,7 +50,7 @@ pub(super) struct Lane {
     /// Whose turn it is, and for how many rows more, where rows run by prefix.
     turn: Option<(BatchId, u32)>,
     /// Rows that are to run with no other beside them; meanwhile no other starts.
-    pub suspects: VecDeque<(BatchId, ReadyRow)>,
+    pub quarantined: VecDeque<(BatchId, ReadyRow)>,
 }
 
 impl Lane {
@@ -71,18 +71,18 @@ impl Lane {
     }
 
     /// The next row that is to run alone, if the lane is empty.
-    pub fn next_suspect(&mut self) -> Option<(BatchId, ReadyRow)> {
-        if self.valve.gauge.in_flight == 0 { self.suspects.pop_front() } else { None }
+    pub fn next_quarantined(&mut self) -> Option<(BatchId, ReadyRow)> {
+        if self.flow.in_flight_gauge.in_flight == 0 { self.quarantined.pop_front() } else { None }
     }
 
     /// Whether it has to become empty for a row that is to run alone.
-    pub fn waits_for_suspects(&self) -> bool {
-        !self.suspects.is_empty()
+    pub fn waits_for_quarantined(&self) -> bool {
+        !self.quarantined.is_empty()
     }
 
     /// What a row of so many tokens costs its batch of its share.
     pub fn cost(&self, tokens: u64) -> u64 {
-        if self.valve.counts_tokens() { tokens.max(1) } else { 1 }
+        if self.flow.counts_tokens() { tokens.max(1) } else { 1 }
     }
 }
 
@@ -111,9 +111,17 @@ impl Lanes {
         if let Some(index) = self.by_name.get(&name) {
             return Some(*index);
         }
-        let valve = FlowControl::new(stated(&name, catalog), self.most);
+        let flow = FlowControl::new(stated(&name, catalog), self.most);
         let by_prefix = catalog.is_local(provider);
-        self.lanes.push(Lane { name: name.clone(), pool, valve, fair: FairQueue::new(), by_prefix, turn: None, suspects: VecDeque::new() });
+        self.lanes.push(Lane {
+            name: name.clone(),
+            pool,
+            flow,
+            fair: FairQueue::new(),
+            by_prefix,
+            turn: None,
+            quarantined: VecDeque::new(),
+        });
         self.by_name.insert(name, self.lanes.len() - 1);
         Some(self.lanes.len() - 1)
     }
@@ -141,7 +149,7 @@ impl Lanes {
             }
             Some(index) => {
                 self.pools[index] = self.pools[index].moved(connection.clone(), opened);
-                self.lanes.iter_mut().filter(|lane| lane.pool == index).for_each(|lane| lane.valve.forget());
+                self.lanes.iter_mut().filter(|lane| lane.pool == index).for_each(|lane| lane.flow.reset());
                 Some(index)
             }
             None => {
@@ -160,7 +168,7 @@ impl Lanes {
             }
         }
         for lane in &mut self.lanes {
-            lane.valve.set(stated(&lane.name, catalog), now);
+            lane.flow.set(stated(&lane.name, catalog), now);
             lane.by_prefix = catalog.is_local(&lane.name.0);
         }
     }
@@ -214,7 +222,7 @@ impl Lanes {
 
     /// When a call may start on a lane; `None` if that is not a question of time alone.
     fn ready_at(&self, lane: &Lane, now: Instant) -> Option<Instant> {
-        Some(lane.valve.ready_at(now)?.max(self.pools.get(lane.pool)?.ready_at(now)?))
+        Some(lane.flow.ready_at(now)?.max(self.pools.get(lane.pool)?.ready_at(now)?))
     }
 
     /// A call goes out that will take about so many tokens.
@@ -222,25 +230,25 @@ impl Lanes {
         let lane = self.lanes.get_mut(index)?;
         let pool = self.pools.get_mut(lane.pool)?;
         pool.start(now, tokens);
-        Some(lane.valve.start(now, tokens, pool.epoch))
+        Some(lane.flow.start(now, tokens, pool.epoch))
     }
 
     /// A call that was let out was not made: what it took of the limits comes back.
-    pub fn unsent(&mut self, index: LaneIndex, now: Instant, sent: &CallTicket) {
+    pub fn refund(&mut self, index: LaneIndex, now: Instant, sent: &CallTicket) {
         let Some(lane) = self.lanes.get_mut(index) else { return };
         let Some(pool) = self.pools.get_mut(lane.pool) else { return };
-        pool.unsent(now, sent);
-        lane.valve.unsent(now, sent);
+        pool.refund(now, sent);
+        lane.flow.refund(now, sent);
     }
 
     /// A call has ended; `lesson` is `None` if that says nothing.
     pub fn end(&mut self, index: LaneIndex, now: Instant, at: Timestamp, sent: &CallTicket, lesson: Option<&CallFeedback>) {
         let Some(lane) = self.lanes.get_mut(index) else { return };
         let Some(pool) = self.pools.get_mut(lane.pool) else { return };
-        pool.gauge.end(now, sent.tokens, lesson.and_then(|lesson| lesson.tokens));
+        pool.in_flight_gauge.end(now, sent.tokens, lesson.and_then(|lesson| lesson.tokens));
         // What a call to an earlier address met says nothing about this one.
         let lesson = lesson.filter(|_| pool.epoch == sent.epoch);
-        let change = lane.valve.end(now, sent, lesson);
+        let change = lane.flow.end(now, sent, lesson);
         pool.learn(lesson.map(|lesson| lesson.failure), now, sent.at, at);
         let (provider, model) = (&lane.name.0, lane.name.1.as_deref());
         match change {
@@ -255,18 +263,18 @@ impl Lanes {
     /// The earliest moment at which a lane that waits for nothing but the time may go on, and none
     /// closer than a millisecond.
     pub fn next_release(&self, now: Instant) -> Option<Instant> {
-        let waiting = self.lanes.iter().filter(|lane| !lane.fair.is_idle() || lane.waits_for_suspects());
+        let waiting = self.lanes.iter().filter(|lane| !lane.fair.is_idle() || lane.waits_for_quarantined());
         let ends = waiting.filter_map(|lane| self.ready_at(lane, now)).filter(|at| *at > now);
         ends.min().map(|until| until.max(now + Duration::from_millis(1)))
     }
 
     /// Takes the rows that were to run alone, or those of one batch.
-    pub fn take_suspects(&mut self, only: Option<BatchId>) -> Vec<(BatchId, ReadyRow)> {
+    pub fn take_quarantined(&mut self, only: Option<BatchId>) -> Vec<(BatchId, ReadyRow)> {
         let mut taken = Vec::new();
         for lane in &mut self.lanes {
             let (these, others) =
-                std::mem::take(&mut lane.suspects).into_iter().partition(|(batch, _)| only.is_none_or(|only| only == *batch));
-            lane.suspects = others;
+                std::mem::take(&mut lane.quarantined).into_iter().partition(|(batch, _)| only.is_none_or(|only| only == *batch));
+            lane.quarantined = others;
             taken.extend(these);
         }
         taken
@@ -287,7 +295,7 @@ impl Lanes {
     /// How long a lane would take for so many rows at its present pace; `None` while that is not known.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     pub fn time_for(&self, index: LaneIndex, rows: u64, now: Instant) -> Option<Duration> {
-        let rate = self.lanes.get(index)?.valve.rate(now);
+        let rate = self.lanes.get(index)?.flow.rate(now);
         if rate > 0.0 { Duration::try_from_secs_f64(rows as f64 / rate).ok() } else { None }
     }
 
@@ -302,10 +310,10 @@ impl Lanes {
     /// while one of them is wanted there all the same, to see whether it is well again.
     pub fn is_avoided(&self, index: LaneIndex, now: Instant) -> bool {
         let Some(lane) = self.lanes.get(index) else { return true };
-        let breakers = [Some(lane.valve.breaker()), self.pools.get(lane.pool).map(ProviderState::reach)];
-        let unwell = breakers.into_iter().flatten().filter_map(|breaker| Some((breaker.unwell_since()?, breaker.wants_proof(now))));
+        let breakers = [Some(lane.flow.breaker()), self.pools.get(lane.pool).map(ProviderState::reach)];
+        let unwell = breakers.into_iter().flatten().filter_map(|breaker| Some((breaker.failing_since()?, breaker.needs_probe(now))));
         let long = |since: Instant| now.saturating_duration_since(since) >= AVOIDED_AFTER;
-        unwell.clone().any(|(since, _)| long(since)) && !unwell.clone().all(|(_, wants_proof)| wants_proof)
+        unwell.clone().any(|(since, _)| long(since)) && !unwell.clone().all(|(_, needs_probe)| needs_probe)
     }
 }
 

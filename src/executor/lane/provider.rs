@@ -22,7 +22,7 @@ const PATIENCE: BreakerConfig = BreakerConfig { failures: 1, first: Duration::fr
 pub struct ProviderState {
     pub connection: Connection,
     pub provider: Arc<dyn Dispatch>,
-    pub gauge: InFlight,
+    pub in_flight_gauge: InFlight,
     /// Which address it is at, counted up whenever that changes: what calls to an earlier one meet says
     /// nothing about this one.
     pub epoch: u32,
@@ -39,11 +39,11 @@ pub struct ProviderState {
 
 impl ProviderState {
     pub fn new(connection: Connection, provider: Arc<dyn Dispatch>, is_local: bool) -> Self {
-        let gauge = InFlight::new(connection.limits);
+        let in_flight_gauge = InFlight::new(connection.limits);
         Self {
             connection,
             provider,
-            gauge,
+            in_flight_gauge,
             epoch: 0,
             reach: CircuitBreaker::new(PATIENCE),
             last_answer: None,
@@ -56,34 +56,34 @@ impl ProviderState {
     /// The same provider at another address. Calls to where it was before are still in flight.
     pub fn moved(&self, connection: Connection, provider: Arc<dyn Dispatch>) -> Self {
         let mut moved = Self { epoch: self.epoch.wrapping_add(1), ..Self::new(connection, provider, self.is_local) };
-        moved.gauge.in_flight = self.gauge.in_flight;
+        moved.in_flight_gauge.in_flight = self.in_flight_gauge.in_flight;
         moved
     }
 
     /// Takes what a new catalog says of the limits. The connection itself is as it was.
     pub fn set_limits(&mut self, connection: &Connection, now: Instant) {
         self.connection.limits = connection.limits;
-        self.gauge.set(connection.limits, now);
+        self.in_flight_gauge.set(connection.limits, now);
     }
 
     /// When a call may start; `None` if that is not a question of time alone.
     pub fn ready_at(&self, now: Instant) -> Option<Instant> {
-        if self.connection.limits.in_flight.is_some_and(|most| self.gauge.in_flight >= most) {
+        if self.connection.limits.in_flight.is_some_and(|most| self.in_flight_gauge.in_flight >= most) {
             return None;
         }
-        Some(self.reach.ready_at(now)?.max(self.gauge.paced_until(now)))
+        Some(self.reach.ready_at(now)?.max(self.in_flight_gauge.paced_until(now)))
     }
 
     /// A call goes out.
     pub fn start(&mut self, now: Instant, tokens: u64) {
-        self.gauge.start(now, tokens);
+        self.in_flight_gauge.start(now, tokens);
         self.reach.start(now);
     }
 
     /// It was not made after all.
-    pub fn unsent(&mut self, now: Instant, sent: &CallTicket) {
-        self.gauge.unsent(now, sent.tokens);
-        self.reach.on_nothing(sent.at);
+    pub fn refund(&mut self, now: Instant, sent: &CallTicket) {
+        self.in_flight_gauge.refund(now, sent.tokens);
+        self.reach.on_abandoned(sent.at);
     }
 
     /// It is asked whether it is there; meanwhile no row goes out to find that out.
@@ -94,7 +94,7 @@ impl ProviderState {
 
     /// Nobody answers there.
     pub fn is_unreachable(&self) -> bool {
-        self.reach.unwell_since().is_some()
+        self.reach.failing_since().is_some()
     }
 
     /// Whether it can be reached.
@@ -107,7 +107,7 @@ impl ProviderState {
         let provider = &self.connection.id;
         let change = match failure {
             None => {
-                self.reach.on_nothing(sent);
+                self.reach.on_abandoned(sent);
                 return;
             }
             Some(Some(FailureClass::Connect)) => self.reach.on_failure(now, sent),

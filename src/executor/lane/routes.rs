@@ -105,17 +105,17 @@ impl RouteTable {
     }
 
     /// The route that fresh rows of a model take.
-    pub fn entry(&self, model: u16) -> Option<u16> {
+    pub fn primary(&self, model: u16) -> Option<u16> {
         self.models.get(usize::from(model)).map(|model| model.entry)
     }
 
     /// The lane that fresh rows of a model go to.
-    pub fn entry_lane(&self, model: u16) -> Option<LaneIndex> {
-        self.lane(self.entry(model)?)
+    pub fn primary_lane(&self, model: u16) -> Option<LaneIndex> {
+        self.lane(self.primary(model)?)
     }
 
     /// Where a row goes that was to take `route`: there if that is possible, else where fresh rows go.
-    pub fn instead_of(&self, route: u16) -> u16 {
+    pub fn current_or_primary(&self, route: u16) -> u16 {
         match self.get(route) {
             Some(known) if known.is_good() => route,
             _ => self.of(route).map_or(route, |model| model.entry),
@@ -123,20 +123,20 @@ impl RouteTable {
     }
 
     /// Where a row may go that a lane has failed for good.
-    pub fn after(&self, route: u16) -> Option<u16> {
+    pub fn next_fallback(&self, route: u16) -> Option<u16> {
         let model = self.of(route)?;
         (route + 1..model.first + model.count).find(|next| self.get(*next).is_some_and(LaneRoute::is_good))
     }
 
     /// Where a row may go whose files `route` does not read: to one that is well, and if there is none to
     /// another one, in a while; says which it is.
-    pub fn reading(&self, route: u16, files: &[Attachment]) -> Option<(u16, bool)> {
+    pub fn accepting_files(&self, route: u16, files: &[Attachment]) -> Option<(u16, bool)> {
         self.other(route, |known| files.iter().all(|file| known.reads.takes(&file.mime, file.bytes)))
     }
 
     /// Where a row goes that was to take `route`: there, unless another way can be asked what it asks and that one
     /// cannot.
-    pub fn asking(&self, route: u16, row: &RowRequest<'_>) -> u16 {
+    pub fn supporting(&self, route: u16, row: &RowRequest<'_>) -> u16 {
         match self.get(route) {
             Some(known) if known.lane.is_some() && !known.can_be_asked(row) => {
                 self.other(route, |other| other.can_be_asked(row)).map_or(route, |(other, _)| other)
@@ -162,7 +162,7 @@ impl RouteTable {
 
     /// Whether a route leads to the same lane of the same server, under the same name of its model and in the
     /// same form, as it did before.
-    pub fn is_as_before(&self, before: &Self, route: u16) -> bool {
+    pub fn is_unchanged(&self, before: &Self, route: u16) -> bool {
         let form = |route: &LaneRoute| (route.endpoints, route.messages);
         let way = |ways: &Self| ways.get(route).map(|route| (route.lane, route.server.clone(), route.upstream.clone(), form(route)));
         way(self) == way(before)
@@ -170,11 +170,11 @@ impl RouteTable {
 
     /// The models whose rows have to wait, by their index in the plan.
     pub fn closed(&self) -> Vec<usize> {
-        self.entry_lanes().enumerate().filter(|(_, lane)| lane.is_none()).map(|(model, _)| model).collect()
+        self.primary_lanes().enumerate().filter(|(_, lane)| lane.is_none()).map(|(model, _)| model).collect()
     }
 
     /// For each model the lane of its fresh rows.
-    pub fn entry_lanes(&self) -> impl Iterator<Item = Option<LaneIndex>> + '_ {
+    pub fn primary_lanes(&self) -> impl Iterator<Item = Option<LaneIndex>> + '_ {
         self.models.iter().map(|model| self.lane(model.entry))
     }
 }
@@ -192,7 +192,7 @@ pub struct RouteContext<'a> {
 /// model, unless its lane is drained or has not been well for a while and the plan has another. What
 /// was planned with the simulated provider stays simulated, and nothing else ever becomes simulated:
 /// its client was promised real answers. Prices never change.
-pub fn ways(plan: &Plan, around: &RouteContext<'_>, lanes: &mut Lanes) -> Arc<RouteTable> {
+pub fn build_routes(plan: &Plan, around: &RouteContext<'_>, lanes: &mut Lanes) -> Arc<RouteTable> {
     let mut ways = RouteTable::default();
     for model in &plan.models {
         let first = u16::try_from(ways.routes.len()).unwrap_or(u16::MAX);

@@ -97,12 +97,12 @@ pub fn publish<'a>(
     }
     for (lane, pool) in lanes.iter() {
         let last_answer = pool.last_answer.and_then(in_seconds);
-        let resting = lane.valve.resting_until(now).map(|until| later(clock.now(), until.saturating_duration_since(now)));
+        let resting = lane.flow.resting_until(now).map(|until| later(clock.now(), until.saturating_duration_since(now)));
         let report = LaneReport {
-            in_flight: lane.valve.gauge.in_flight,
-            allowed: lane.valve.allowed(),
-            per_minute: lane.valve.per_minute(),
-            latency_ms: lane.valve.latency().map(in_two_digits),
+            in_flight: lane.flow.in_flight_gauge.in_flight,
+            allowed: lane.flow.allowed(),
+            per_minute: lane.flow.per_minute(),
+            latency_ms: lane.flow.latency().map(in_two_digits),
             resting_until: resting.and_then(in_seconds),
             last_answer,
             unreachable: pool.is_unreachable(),

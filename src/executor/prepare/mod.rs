@@ -92,7 +92,7 @@ impl Prepare {
 
     /// The quote whose lanes a batch takes, if it is one of items. `Err` inside if it cannot be read.
     async fn quote(&self, order: &BatchInput) -> Result<Result<Option<Quote>, Problem>, StoreError> {
-        let BatchInput::Items(order) = order else { return Ok(Ok(None)) };
+        let BatchInput::Quoted(order) = order else { return Ok(Ok(None)) };
         let reason = match self.store.quote(order.quote).await {
             Ok(Some(kept)) => return Ok(Ok(Some(kept.quote))),
             Ok(None) => "it is gone".to_owned(),

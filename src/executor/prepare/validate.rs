@@ -190,8 +190,8 @@ impl<'a> InputCheck<'a> {
     }
 
     fn find_duplicates<R: Read + Seek>(&mut self, mut input: R, stop: &CancellationToken) -> std::io::Result<()> {
-        let suspects = repeated(std::mem::take(&mut self.ids));
-        if suspects.is_empty() || self.is_full() {
+        let repeated_ids = repeated(std::mem::take(&mut self.ids));
+        if repeated_ids.is_empty() || self.is_full() {
             return Ok(());
         }
         input.rewind()?;
@@ -205,7 +205,7 @@ impl<'a> InputCheck<'a> {
             let Line::Text(text) = lines.latest() else { continue };
             let Ok(row) = self.asked.order.parse(text) else { continue };
             let hash = self.hasher.hash_one(row.custom_id.as_ref());
-            if !suspects.contains(&hash) {
+            if !repeated_ids.contains(&hash) {
                 continue;
             }
             let (first_line, first) = first_lines.entry(hash).or_insert_with(|| (place.number, row.custom_id.to_string()));
@@ -224,7 +224,7 @@ impl<'a> InputCheck<'a> {
             let message = "the file has no rows; each line must be one request".to_owned();
             self.problem(Problem { code: ProblemCode::EmptyFile, message, line: None, param: None });
         }
-        if let BatchInput::Items(order) = self.asked.order
+        if let BatchInput::Quoted(order) = self.asked.order
             && let Some(stated) = order.items.filter(|stated| *stated != self.rows)
             && self.problems.is_empty()
         {
@@ -241,7 +241,7 @@ impl<'a> InputCheck<'a> {
 
     /// What is to be reserved for items; a problem if they are too dear.
     fn price(&mut self) -> Option<Usd> {
-        let BatchInput::Items(order) = self.asked.order else { return None };
+        let BatchInput::Quoted(order) = self.asked.order else { return None };
         let Models { planned, tallies, .. } = &mut self.models;
         if let Err(problem) = cost::keep_below_ceiling(order, planned, tallies) {
             self.problem(problem);
@@ -272,7 +272,7 @@ mod tests {
     fn run(input: &[u8], max_rows: u32) -> CheckedInput {
         let catalog = catalog::load_embedded().unwrap().into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false);
         let limits = InputLimits { max_rows, max_row_bytes: 400 };
-        let order = BatchInput::Rows { endpoint: Endpoint::Embeddings, window: CompletionWindow::DAY };
+        let order = BatchInput::Unquoted { endpoint: Endpoint::Embeddings, window: CompletionWindow::DAY };
         let asked = ValidationInput { order: &order, quote: None, files: &|_| None };
         check(Cursor::new(input), asked, &catalog, limits, &CancellationToken::new()).unwrap()
     }

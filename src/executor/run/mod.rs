@@ -38,7 +38,7 @@ pub(super) enum Stop {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RunPlace {
     /// It has nothing to do that it could do.
-    Away,
+    Inactive,
     /// It waits for a place.
     Queued,
     Active,
@@ -74,7 +74,7 @@ pub(super) struct Run {
     pub source: Source,
     pub control: Control,
     /// Its deadline comes too near for its usual share.
-    pub pressed: bool,
+    pub deadline_at_risk: bool,
     pub place: RunPlace,
     queues: HashMap<LaneIndex, Queue>,
     waiting: BinaryHeap<Due>,
@@ -107,13 +107,13 @@ pub(super) struct Run {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RunStatus {
     /// It can be ended: stopped, or every row has its result.
-    Over,
+    Finished,
     /// Rows were lost: it must start over.
-    Again,
+    Restart,
     /// Its rows wait for the deadline, for another catalog, for a lane, or it is paused.
-    Waiting,
+    Blocked,
     /// Its last results are not durable yet.
-    Settling,
+    AwaitingDurability,
 }
 
 impl Run {
@@ -127,8 +127,8 @@ impl Run {
             plan,
             control: source.live.control(),
             source,
-            pressed: false,
-            place: RunPlace::Away,
+            deadline_at_risk: false,
+            place: RunPlace::Inactive,
             queues: HashMap::new(),
             waiting: BinaryHeap::new(),
             alarm: None,
@@ -150,18 +150,18 @@ impl Run {
     /// Its weight among the batches of a lane.
     pub fn weight(&self) -> u32 {
         /// What must run to meet the deadline runs first, and yet does not shut out all others.
-        const PRESSED: u32 = 64;
-        self.control.priority.weight() * if self.pressed { PRESSED } else { 1 }
+        const AT_RISK: u32 = 64;
+        self.control.priority.weight() * if self.deadline_at_risk { AT_RISK } else { 1 }
     }
 
     /// Whether it reads and dispatches at all.
-    fn goes(&self) -> bool {
+    fn is_dispatchable(&self) -> bool {
         self.stop.is_none() && !self.control.paused
     }
 
     /// What to load now, if anything: a lane's part of the window is refilled when half of it is gone.
     pub fn begin_load(&mut self, now: Instant, window: WindowSize) -> Option<Load> {
-        if self.place != RunPlace::Active || self.loading || !self.goes() {
+        if self.place != RunPlace::Active || self.loading || !self.is_dispatchable() {
             return None;
         }
         self.sort_due(now);
@@ -175,7 +175,7 @@ impl Run {
         }
         let mut hungry = vec![0; self.deferred.len()];
         for ((model, deferred), hungry) in (0..).zip(&mut self.deferred).zip(&mut hungry) {
-            let lane = self.source.ways.entry_lane(model);
+            let lane = self.source.ways.primary_lane(model);
             let Some(rows) = lane.and_then(|lane| room.get_mut(&lane)) else { continue };
             let taken = deferred.len().min(*rows);
             load.deferred.extend(deferred.drain(..taken));
@@ -193,7 +193,7 @@ impl Run {
 
     /// How many rows each lane can take: none while more than half of its part of the window is there.
     fn room(&self, window: WindowSize) -> HashMap<LaneIndex, usize> {
-        let mut room: HashMap<LaneIndex, usize> = self.source.ways.entry_lanes().flatten().map(|lane| (lane, 0)).collect();
+        let mut room: HashMap<LaneIndex, usize> = self.source.ways.primary_lanes().flatten().map(|lane| (lane, 0)).collect();
         room.extend(self.queues.iter().filter(|(_, queue)| !queue.due.is_empty()).map(|(lane, _)| (*lane, 0)));
         let lanes = room.len().max(1);
         let (most, bytes) = ((window.rows / lanes).max(LEAST_ROWS), window.bytes / lanes);
@@ -208,7 +208,7 @@ impl Run {
     fn sort_due(&mut self, now: Instant) {
         while self.waiting.peek().is_some_and(|row| row.0.due <= now) {
             let Some(Due(mut row)) = self.waiting.pop() else { break };
-            row.route = self.source.ways.instead_of(row.route);
+            row.route = self.source.ways.current_or_primary(row.route);
             match self.source.ways.lane(row.route) {
                 Some(lane) => self.queues.entry(lane).or_default().due.push_back(row),
                 None => self.blocked.push(row),
@@ -231,7 +231,7 @@ impl Run {
         let outdated = !Arc::ptr_eq(&window.ways, &self.source.ways);
         for row in self.next_to_their_like(window.rows) {
             self.measured = (self.measured.0 + 1, self.measured.1 + row.body.len() as u64);
-            let same = !outdated || self.source.ways.is_as_before(&window.ways, row.route);
+            let same = !outdated || self.source.ways.is_unchanged(&window.ways, row.route);
             let Some(lane) = self.source.ways.lane(row.route).filter(|_| same) else {
                 // Its body was made for another provider; it is read again for the one it goes to now.
                 self.waiting.push(Due(row.wait_until(now)));
@@ -284,7 +284,7 @@ impl Run {
 
     /// The next row for a lane, and whether there are more.
     pub fn next(&mut self, lane: LaneIndex) -> Option<(ReadyRow, bool)> {
-        if !self.goes() {
+        if !self.is_dispatchable() {
             return None;
         }
         let queue = self.queues.get_mut(&lane)?;
@@ -317,7 +317,7 @@ impl Run {
 
     /// When the next waiting row is due, while it could be read.
     pub fn next_due(&self) -> Option<Instant> {
-        let can = self.place == RunPlace::Active && !self.loading && self.goes();
+        let can = self.place == RunPlace::Active && !self.loading && self.is_dispatchable();
         if can { self.waiting.peek().map(|row| row.0.due) } else { None }
     }
 
@@ -336,9 +336,9 @@ impl Run {
     /// Whether rows could be read or dispatched now or later, without anything else happening.
     pub fn can_go_on(&self) -> bool {
         let rows = || !self.waiting.is_empty() || self.queues.values().any(|queue| !queue.ready.is_empty() || !queue.due.is_empty());
-        let open = |model: u16| self.source.ways.entry_lane(model).is_some();
+        let open = |model: u16| self.source.ways.primary_lane(model).is_some();
         let unread = || (0..).zip(&self.deferred).any(|(model, deferred)| (self.cursor.is_some() || !deferred.is_empty()) && open(model));
-        self.goes() && (rows() || unread())
+        self.is_dispatchable() && (rows() || unread())
     }
 
     /// What there is to do with a run that does nothing by itself; `None` while it does.
@@ -348,17 +348,17 @@ impl Run {
         }
         // Until the last results are durable, nobody knows which rows are done.
         if done(&self.source) - self.done_before < self.recorded {
-            return Some(RunStatus::Settling);
+            return Some(RunStatus::AwaitingDurability);
         }
         let unfinished = self.source.live.progress().unfinished();
         if self.stop.is_some() || unfinished == 0 {
-            return Some(RunStatus::Over);
+            return Some(RunStatus::Finished);
         }
         if self.cursor.is_none() && !self.control.paused && u64::from(unfinished) > self.known() {
             tracing::error!(batch = %self.spec.id, unfinished, "rows were lost on their way; starting over with them");
-            return Some(RunStatus::Again);
+            return Some(RunStatus::Restart);
         }
-        Some(RunStatus::Waiting)
+        Some(RunStatus::Blocked)
     }
 
     /// Unfinished rows of which it is known where they are, while nothing is ready or in flight.
@@ -378,7 +378,7 @@ impl Run {
         let ways = &self.source.ways;
         for queue in self.queues.values_mut() {
             for row in std::mem::take(&mut queue.ready) {
-                if ways.is_as_before(&before, row.route) && ways.instead_of(row.route) == row.route {
+                if ways.is_unchanged(&before, row.route) && ways.current_or_primary(row.route) == row.route {
                     queue.ready.push_back(row);
                 } else {
                     queue.bytes -= row.body.len();
@@ -396,7 +396,7 @@ impl Run {
         let unfinished = if self.stop.is_some() { u64::from(self.in_flight) } else { u64::from(self.source.live.progress().unfinished()) };
         let (rows, bytes) = self.measured;
         let bytes_each = bytes.checked_div(rows).unwrap_or(UNMEASURED_BYTES);
-        let entries = self.plan.models.iter().zip(self.source.ways.entry_lanes());
+        let entries = self.plan.models.iter().zip(self.source.ways.primary_lanes());
         entries.filter_map(move |(model, lane)| {
             let rows = (unfinished * u64::from(model.rows)).div_ceil(total);
             Some((lane?, rows, rows.saturating_mul(bytes_each) / BYTES_PER_TOKEN))

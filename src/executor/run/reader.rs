@@ -322,7 +322,7 @@ impl Source {
     /// The row for its route, or for the one that fresh rows of its model take; `None` if that leads
     /// nowhere.
     fn ready(&self, at: RowRef, row: &RowRequest<'_>, route: Option<u16>) -> Option<ReadyRow> {
-        let route = self.ways.asking(route.or_else(|| self.ways.entry(at.model))?, row);
+        let route = self.ways.supporting(route.or_else(|| self.ways.primary(at.model))?, row);
         let way = self.ways.get(route).filter(|way| way.lane.is_some())?;
         let (custom_id, operation) = (row.custom_id.as_ref().into(), row.operation);
         let (form, body) = self.request(row, way);

@@ -16,7 +16,7 @@ impl Source {
     /// What is sent for a row on its way, and in which form.
     pub fn request(&self, row: &RowRequest<'_>, way: &LaneRoute) -> (Form, Bytes) {
         let body = row.body_for(&way.upstream);
-        let BatchInput::Items(order) = &self.spec.order else { return (Form::as_asked(row.endpoint), Bytes::from(body)) };
+        let BatchInput::Quoted(order) = &self.spec.order else { return (Form::as_asked(row.endpoint), Bytes::from(body)) };
         let takes = Takes { endpoints: way.endpoints, messages: way.messages, tool_names: &way.tool_names };
         let (form, body) = fit(row.endpoint, body, takes, &order.demands.tools);
         (form, Bytes::from(body))

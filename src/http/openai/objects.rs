@@ -268,8 +268,8 @@ impl From<&Batch> for BatchObject {
 /// The endpoint of a batch; of one whose items have several, what most of them are.
 fn endpoint(order: &BatchInput) -> Endpoint {
     match order {
-        BatchInput::Rows { endpoint, .. } => *endpoint,
-        BatchInput::Items(order) => match (&order.gateway, order.defaults.operation) {
+        BatchInput::Unquoted { endpoint, .. } => *endpoint,
+        BatchInput::Quoted(order) => match (&order.gateway, order.defaults.operation) {
             (Some(gateway), _) => gateway.endpoint,
             (None, Some(Operation::Embeddings)) => Endpoint::Embeddings,
             (None, Some(Operation::Responses | Operation::Vision) | None) => Endpoint::Responses,

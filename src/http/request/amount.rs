@@ -13,7 +13,7 @@ use super::Object;
 use crate::http::response::error::ApiError;
 
 /// The largest amount in US dollars; the catalog takes no larger price, either.
-const MOST: u32 = 1_000_000;
+const MAX_DOLLARS: u32 = 1_000_000;
 
 impl Object {
     /// An amount of US dollars, if it is there: a JSON number, or the same digits as a string.
@@ -27,9 +27,12 @@ impl Object {
             Value::Number(_) => self.digits(field).and_then(exact),
             other => return Err(self.wrong(field, "an amount of US dollars, as a string or a number", other)),
         };
-        amount.filter(|amount| *amount <= Decimal::from(MOST)).map(|amount| Some(amount.normalize())).ok_or_else(|| {
+        amount.filter(|amount| *amount <= Decimal::from(MAX_DOLLARS)).map(|amount| Some(amount.normalize())).ok_or_else(|| {
             let (name, found) = (self.name(field), value.to_string().chars().take(60).collect::<String>());
-            ApiError::invalid(&name, format!("`{name}` must be an amount of US dollars from 0 to {MOST}, such as \"0.15\"; found {found}"))
+            ApiError::invalid(
+                &name,
+                format!("`{name}` must be an amount of US dollars from 0 to {MAX_DOLLARS}, such as \"0.15\"; found {found}"),
+            )
         })
     }
 

@@ -18,7 +18,7 @@ use crate::descriptors::Descriptors;
 /// How long a connection rests before it makes room for another.
 const RESTED: Duration = Duration::from_secs(1);
 /// How often those who are connected are looked at while somebody waits.
-const LOOK: Duration = Duration::from_millis(100);
+const SCAN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The clients that are connected.
 pub struct Crowd {
@@ -80,7 +80,7 @@ impl Crowd {
             // Too early: it is looked at again.
             Some(_) | None => {}
         }
-        now + LOOK
+        now + SCAN_INTERVAL
     }
 
     /// A new one.

@@ -31,7 +31,7 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Sweeps in that time. One timer for all connections, and no look at the clock for a call.
 const SWEEPS: u32 = 4;
 /// How often a call that waits for a place looks whether a shared connection has room for it.
-const LOOK: Duration = Duration::from_secs(1);
+const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The connections to one upstream.
 pub(super) struct Pool {
@@ -165,7 +165,7 @@ impl Pool {
                     Err(_) => continue,
                 },
                 place = self.places.take() => Some(place),
-                () = sleep(LOOK) => None,
+                () = sleep(SCAN_INTERVAL) => None,
             };
             given.close();
             match (given.try_recv(), place) {

@@ -136,7 +136,7 @@ impl Service {
             webhook: asked.webhook,
             ..QuotedInput::of(quote)
         };
-        let order = BatchInput::Items(Box::new(order));
+        let order = BatchInput::Quoted(Box::new(order));
         let new = NewBatch::new(self.clock.now(), Dialect::BatchRouter, asked.org, asked.owner, order, input);
         NewBatch { fallback: Fallback::Never, once: Some(asked.once), ..new }
     }

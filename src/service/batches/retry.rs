@@ -47,7 +47,7 @@ fn check(batch: &Batch) -> Result<(), RetryError> {
     if let BatchState::Failed { .. } = batch.state {
         return Err(RetryError::Refused);
     }
-    if let BatchInput::Items(_) = batch.spec.order {
+    if let BatchInput::Quoted(_) = batch.spec.order {
         return Err(RetryError::Quoted);
     }
     if batch.progress.failed == 0 { Err(RetryError::NothingToRetry) } else { Ok(()) }

@@ -240,7 +240,7 @@ impl Watcher {
 
     async fn look(&mut self) -> Result<(), ServiceError> {
         if let Some((state, progress, telling)) = &self.seen {
-            let standing = self.service.store.standing(self.id).await?;
+            let standing = self.service.store.status(self.id).await?;
             let told = match telling {
                 Some(telling) => self.service.store.telling(self.id).await?.unwrap_or_default() == *telling,
                 None => true,

@@ -6,13 +6,13 @@ use crate::domain::money::Usd;
 use crate::domain::quote::Estimate;
 
 /// Digits that amounts are rounded to, lane by lane.
-const MOST: u32 = 8;
+const MAX_DIGITS: u32 = 8;
 /// Digits that are shown at least.
-const LEAST: u32 = 6;
+const MIN_DIGITS: u32 = 6;
 
 /// Rounded as lanes are.
 pub fn rounded(amount: Decimal) -> Decimal {
-    amount.round_dp_with_strategy(MOST, RoundingStrategy::MidpointAwayFromZero)
+    amount.round_dp_with_strategy(MAX_DIGITS, RoundingStrategy::MidpointAwayFromZero)
 }
 
 /// The digits of an amount in US dollars.
@@ -21,7 +21,7 @@ pub fn digits(amount: Decimal) -> String {
     if amount.is_zero() {
         return "0.00".to_owned();
     }
-    amount.rescale(amount.scale().max(LEAST));
+    amount.rescale(amount.scale().max(MIN_DIGITS));
     amount.to_string()
 }
 

@@ -49,8 +49,8 @@ struct Wanted {
 impl From<&BatchSpec> for Wanted {
     fn from(spec: &BatchSpec) -> Self {
         let quote = match &spec.order {
-            BatchInput::Items(order) => Some(order.quote),
-            BatchInput::Rows { .. } => None,
+            BatchInput::Quoted(order) => Some(order.quote),
+            BatchInput::Unquoted { .. } => None,
         };
         Self { org: spec.org, input: spec.input_file, quote }
     }

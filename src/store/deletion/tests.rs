@@ -204,7 +204,7 @@ async fn check(shape: Shape, kill: Kill) {
     assert_eq!(store.delete_batch(id).await.unwrap(), BatchDeletion::Deleted);
 
     assert_eq!(store.batch(id).await.unwrap(), None);
-    assert_eq!(store.standing(id).await.unwrap(), None);
+    assert_eq!(store.status(id).await.unwrap(), None);
     assert!(store.lines(id, ResultPart::All).await.unwrap().is_none());
     let store = match kill {
         Kill::Never => {

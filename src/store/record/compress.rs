@@ -20,7 +20,7 @@ const DICTIONARY: &[u8] = include_bytes!("results.dict");
 /// Level 1: measured on chat rows, the higher ones cost more time than they save space.
 const LEVEL: i32 = 1;
 /// A buffer that has grown beyond this is not kept.
-const KEPT: usize = 256 << 10;
+const MAX_SCRATCH: usize = 256 << 10;
 
 static ENCODER: LazyLock<Option<EncoderDictionary<'static>>> = LazyLock::new(|| EncoderDictionary::try_copy(DICTIONARY, LEVEL).ok());
 static DECODER: LazyLock<Option<DecoderDictionary<'static>>> = LazyLock::new(|| DecoderDictionary::try_copy(DICTIONARY).ok());
@@ -43,7 +43,7 @@ pub(super) fn squeeze(plain: &[u8], out: &mut Vec<u8>) -> std::io::Result<()> {
     BENCH.with_borrow_mut(|bench| {
         out.extend_from_slice(bench.compress(plain)?);
         bench.squeezed.clear();
-        bench.squeezed.shrink_to(KEPT);
+        bench.squeezed.shrink_to(MAX_SCRATCH);
         Ok(())
     })
 }
@@ -92,7 +92,7 @@ impl Unpacker {
         let mut unpacked = std::mem::take(&mut self.unpacked);
         unpacked.clear();
         // One large result does not keep its memory.
-        unpacked.shrink_to(KEPT);
+        unpacked.shrink_to(MAX_SCRATCH);
         unpacked.reserve(size as usize);
         let done = self.context(with_dictionary).and_then(|context| context.decompress_to_buffer(body, &mut unpacked));
         self.unpacked = unpacked;

@@ -181,8 +181,8 @@ impl From<FallbackRecord> for Fallback {
 impl From<&BatchInput> for OrderRecord {
     fn from(order: &BatchInput) -> Self {
         match order {
-            BatchInput::Rows { endpoint, window } => Self::Rows { endpoint: endpoint.code(), window: window.to_string() },
-            BatchInput::Items(order) => Self::Items(Box::new(QuotedOrderRecord {
+            BatchInput::Unquoted { endpoint, window } => Self::Rows { endpoint: endpoint.code(), window: window.to_string() },
+            BatchInput::Quoted(order) => Self::Items(Box::new(QuotedOrderRecord {
                 quote: order.quote.as_u128(),
                 deadline: moment(order.deadline),
                 operation: order.defaults.operation.map(|operation| operation.to_string()),
@@ -206,11 +206,11 @@ impl TryFrom<OrderRecord> for BatchInput {
     fn try_from(record: OrderRecord) -> Result<Self, RecordError> {
         let damaged = |what: &str| RecordError::damaged::<SpecRecord>(what);
         Ok(match record {
-            OrderRecord::Rows { endpoint, window } => Self::Rows {
+            OrderRecord::Rows { endpoint, window } => Self::Unquoted {
                 endpoint: Endpoint::from_code(endpoint).ok_or_else(|| damaged("unknown endpoint"))?,
                 window: window.parse().map_err(RecordError::damaged::<SpecRecord>)?,
             },
-            OrderRecord::Items(record) => Self::Items(Box::new(QuotedInput {
+            OrderRecord::Items(record) => Self::Quoted(Box::new(QuotedInput {
                 quote: QuoteId::from_u128(record.quote),
                 deadline: timestamp::<SpecRecord>(record.deadline)?,
                 defaults: Defaults {
@@ -234,8 +234,8 @@ impl TryFrom<OrderRecord> for BatchInput {
 impl From<&BatchSpec> for SpecRecord {
     fn from(spec: &BatchSpec) -> Self {
         let gateway = match &spec.order {
-            BatchInput::Items(order) => order.gateway.as_ref().map(GatewayRecord::from),
-            BatchInput::Rows { .. } => None,
+            BatchInput::Quoted(order) => order.gateway.as_ref().map(GatewayRecord::from),
+            BatchInput::Unquoted { .. } => None,
         };
         Self { asked: SpecRecord4 { asked: spec.into(), gateway }, dialect: spec.dialect.code() }
     }
@@ -265,7 +265,7 @@ impl TryFrom<SpecRecord> for BatchSpec {
         let unknown = || RecordError::damaged::<SpecRecord>(format!("unknown dialect {dialect}"));
         let dialect = Dialect::from_code(dialect).ok_or_else(unknown)?;
         let mut order = BatchInput::try_from(record.order)?;
-        if let BatchInput::Items(order) = &mut order {
+        if let BatchInput::Quoted(order) = &mut order {
             order.gateway = gateway.map(PhaseoDetails::try_from).transpose()?;
         }
         Ok(Self {

@@ -48,7 +48,7 @@ impl Store {
             Ok(Some(Lines::new(store, batch, part, pages)))
         })
         .await?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(lines)
     }
 
@@ -62,7 +62,7 @@ impl Store {
         }
         let store = self.clone();
         let pages = crate::store::blocking(move || store.read_pages(batch)).await?;
-        self.shown().await?;
+        self.await_durable().await?;
         Ok(pages)
     }
 }

@@ -343,7 +343,7 @@ impl Salvage<'_> {
         {
             self.out.writes.insert(place, here());
         }
-        if let BatchInput::Items(order) = &spec.order {
+        if let BatchInput::Quoted(order) = &spec.order {
             self.out.writes.insert(format::used_quote(order.quote), &id.as_u128().to_be_bytes());
         }
         self.out.write_much()

@@ -47,8 +47,8 @@ pub fn status(batch: &Batch, stage: Stage) -> &'static str {
 pub fn object(batch: &Batch, around: &Around<'_>) -> Map<String, Value> {
     let spec = &batch.spec;
     let quoted = match &spec.order {
-        BatchInput::Items(order) => Some(order.as_ref()),
-        BatchInput::Rows { .. } => None,
+        BatchInput::Quoted(order) => Some(order.as_ref()),
+        BatchInput::Unquoted { .. } => None,
     };
     let mut shown = Map::new();
     let mut put = |name: &str, value: Value| _ = shown.insert(name.to_owned(), value);

@@ -47,7 +47,7 @@ pub async fn read(
 /// # Errors
 /// When the store has failed.
 pub async fn receipt(api: &Api, batch: &Batch) -> Result<Option<Value>, ApiError> {
-    let BatchInput::Items(order) = &batch.spec.order else { return Ok(None) };
+    let BatchInput::Quoted(order) = &batch.spec.order else { return Ok(None) };
     let Some(reservation) = api.service.store.reservation(batch.spec.id).await? else { return Ok(None) };
     let Some(settled) = reservation.settlement else { return Ok(None) };
     let Receipt { lanes, unreadable, .. } = api.service.store.receipt(batch.spec.id).await?.unwrap_or_default();

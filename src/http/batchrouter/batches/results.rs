@@ -40,8 +40,8 @@ const NDJSON: &str = "application/x-ndjson";
 /// What is charged besides what providers charge, in percent of that.
 fn fee(spec: &BatchSpec) -> Decimal {
     match &spec.order {
-        BatchInput::Items(order) => order.fee,
-        BatchInput::Rows { .. } => Decimal::ZERO,
+        BatchInput::Quoted(order) => order.fee,
+        BatchInput::Unquoted { .. } => Decimal::ZERO,
     }
 }
 

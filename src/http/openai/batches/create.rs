@@ -105,7 +105,7 @@ impl OpenAiCreate {
     }
 
     fn into_batch(self, input_file: FileId, caller: &Caller, api: &Api, once: Option<Idempotency>) -> NewBatch {
-        let order = BatchInput::Rows { endpoint: self.endpoint, window: self.window };
+        let order = BatchInput::Unquoted { endpoint: self.endpoint, window: self.window };
         let (now, input) = (api.service.clock.now(), Input::Uploaded(input_file));
         NewBatch {
             metadata: self.metadata,

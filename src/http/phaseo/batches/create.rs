@@ -238,7 +238,7 @@ impl Ready {
             subscription,
         };
         let order = QuotedInput { reserve: held.unwrap_or_default(), items: count, gateway: Some(gateway), ..QuotedInput::of(&quote) };
-        let order = BatchInput::Items(Box::new(order));
+        let order = BatchInput::Quoted(Box::new(order));
         let new = NewBatch::new(api.service.clock.now(), Dialect::Phaseo, caller.org, caller.owner(), order, input);
         let metadata = Metadata::new(with_ids(asked.metadata, new.id, context));
         let metadata = metadata.map_err(|error| Refusal::invalid("invalid_batch_metadata", format!("`metadata` {error}")))?;

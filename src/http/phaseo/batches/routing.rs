@@ -16,7 +16,7 @@ const ORDER: [&str; 2] = ["order", "preferred"];
 /// Members that name regions.
 const REGIONS: [&str; 3] = ["regions", "allowed_regions", "region"];
 /// Providers or regions that one member may name.
-const MOST: usize = 64;
+const MAX_NAMES: usize = 64;
 
 /// What a create demands of lanes, and wishes of the choice among them.
 ///
@@ -65,8 +65,8 @@ fn of_all(members: &Map<String, Value>, names: &[&str]) -> Result<Vec<String>, R
             }
             Some(_) => return Err(wrong(name, "must be a text or an array of texts")),
         }
-        if all.len() > MOST {
-            return Err(wrong(name, &format!("may have at most {MOST} members")));
+        if all.len() > MAX_NAMES {
+            return Err(wrong(name, &format!("may have at most {MAX_NAMES} members")));
         }
     }
     all.retain(|name| !name.is_empty());
