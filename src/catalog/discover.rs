@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::seeds::Archive;
+use crate::catalog::archive::Archive;
 
 /// Models that are taken from one server.
 const MAX_MODELS: usize = 10_000;

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::fault::Fault;
-use super::seeds::{Archive, is_seed};
-use super::validate::FOLDERS;
+use crate::catalog::archive::FOLDERS;
+use crate::catalog::archive::{Archive, is_seed};
 
 /// The largest seed file, in bytes.
 const MAX_FILE: u64 = 16 << 20;

@@ -13,9 +13,11 @@
 //!   seeds name `BATCHD_OPENAI_API_KEY` and not `OPENAI_API_KEY`, which a developer's machine has
 //!   set for the client: merely being there, it must not send a batch off the machine.
 
+pub mod archive;
 mod choice;
 mod diff;
 mod discover;
+pub mod evidence;
 mod fault;
 mod folder;
 mod handle;
@@ -36,15 +38,17 @@ mod workflow;
 #[cfg(test)]
 mod tests;
 
+pub use crate::catalog::archive::Archive;
+pub use crate::catalog::evidence::Evidence;
 pub use diff::{Changes, diff};
 pub use discover::{Discovered, NotAList, read_models, write_seeds};
 pub use fault::{Fault, Faults, TextPlace};
 pub use handle::{Accepted, Catalog, CatalogStatus, Origin, Reload, ReloadError, Reloaded, Requests};
-pub use model::{Capacity, Evidence, Files, Model, Offering, Privacy, Provider};
+pub use model::{Capacity, Files, Model, Offering, Privacy, Provider};
 pub use rates::{Meter, Rate, Rates};
 pub use resolve::ResolveError;
 pub use schema::json::schemas;
-pub use seeds::{Archive, Seeds, embedded, load_archive, load_dir, load_embedded, read_dir};
+pub use seeds::{Seeds, embedded, load_archive, load_dir, load_embedded, read_dir};
 pub use snapshot::{ListedModel, Offer, Route, Snapshot, unix_seconds};
 pub use upstream::{UPSTREAM_KEY_ENV, Upstream, UpstreamError, UpstreamOptions, Upstreams};
 pub use vocabulary::{DataCollection, HostedTool, Modality, Operation, Plan, Status, Verification};

@@ -8,6 +8,7 @@ use jiff::civil::Date;
 
 use super::rates::Rates;
 use super::vocabulary::{DataCollection, HostedTool, Modality, Operation, Status, Verification};
+use crate::catalog::evidence::Evidence;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::provider::connection::{Connection, KeySource, ProviderKind};
 
@@ -283,13 +284,10 @@ impl Offering {
     }
 }
 
-/// Where a fact is published, and when somebody last looked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Evidence {
-    /// A URL.
-    pub source: String,
-    /// The day it was last compared with the source.
-    pub verified_at: Date,
-}
-
 pub use crate::domain::provider::connection::Limits;
+
+/// Calls at the same time to a provider whose seed states no number.
+pub const DEFAULT_CONCURRENCY: u32 = 64;
+
+/// The largest answer, in bytes, of a provider whose seed states no number.
+pub const DEFAULT_MAX_RESPONSE_BYTES: u64 = 64 << 20;

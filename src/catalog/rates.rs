@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 use rust_decimal::Decimal;
 
-use super::model::Evidence;
 use super::vocabulary::Plan;
+use crate::catalog::evidence::Evidence;
 use crate::domain::money::PriceSheet;
 
 /// Something that is charged for. The order is that in which prices are shown.

@@ -12,23 +12,16 @@ use super::fault::{Fault, Faults, Source};
 use super::folder;
 use super::model::{Model, Provider};
 use super::url::parse_base_url;
-use super::validate::{self, Checked, FOLDERS, PROVIDERS};
+use super::validate::{self, Checked};
 use super::workflow::Workflow;
+use crate::catalog::archive::PROVIDERS;
+use crate::catalog::archive::{Archive, is_seed};
 use crate::domain::provider::connection::ProviderKind;
 use crate::domain::text::hex;
 
-/// Calls at the same time to a provider whose seed states no number.
-pub(super) const DEFAULT_CONCURRENCY: u32 = 64;
-/// The largest answer, in bytes, of a provider whose seed states no number.
-pub(super) const DEFAULT_MAX_RESPONSE_BYTES: u64 = 64 << 20;
 #[derive(RustEmbed)]
 #[folder = "catalog-seed/"]
 struct Embedded;
-
-/// The files of a catalog as text, by their names relative to the folder: what a set of seeds is made
-/// of, and what is kept of it for a start without the folder.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Archive(pub Vec<(String, String)>);
 
 /// A checked set of providers and models.
 #[derive(Debug, Clone, PartialEq)]
@@ -129,12 +122,4 @@ pub(super) fn from_sources(mut sources: Vec<Source>) -> Result<Seeds, Faults> {
         digest.update(text);
     }
     Ok(Seeds { providers, models, workflows, hash: hex(&digest.finalize()) })
-}
-
-/// `true` for `providers/a.toml`; not for what editors leave beside it, such as `.#a.toml`.
-pub(super) fn is_seed(file: &str) -> bool {
-    match file.split('/').collect::<Vec<_>>().as_slice() {
-        [folder, name] => FOLDERS.contains(folder) && name.ends_with(".toml") && !name.starts_with('.'),
-        _ => false,
-    }
 }

@@ -11,9 +11,10 @@ use http::Uri;
 use sha2::{Digest, Sha256};
 
 use super::model::{Capacity, Limits, Model, Offering, Privacy, Provider};
-use super::seeds::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES, Seeds};
+use super::seeds::Seeds;
 use super::url::parse_base_url;
 use super::vocabulary::Status;
+use crate::catalog::model::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES};
 use crate::domain::provider::connection::{Api, Connection, KeySource, ProviderKind, ServerConnection, Timeouts};
 use crate::domain::row::openai::MAX_MODEL_CHARS;
 use crate::domain::text::hex;

@@ -11,15 +11,16 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use super::components::{Environment, StartError};
 use super::config::{KeyError, Settings, Strings, resolve_key};
 use crate::catalog::{
     Accepted, Archive, Catalog, Changes, Faults, Origin, Reload, ReloadError, Reloaded, Requests, Snapshot, UPSTREAM_KEY_ENV,
     UpstreamError, UpstreamOptions, Upstreams, diff, embedded, load_archive, read_dir, unix_seconds,
 };
+use crate::daemon::start_error::{Environment, StartError};
 use crate::domain::provider::connection::{Connection, KeySource, Timeouts};
 use crate::domain::time::{Clock, Timestamp};
-use crate::store::{Store, StoreError, StoredCatalog};
+use crate::store::error::StoreError;
+use crate::store::{Store, StoredCatalog};
 
 /// The longest wait for the calendar: the machine's clock may be set meanwhile.
 const SCAN_INTERVAL: Duration = Duration::from_secs(3_600);

@@ -9,9 +9,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::catalog_reloader::{CatalogReloader, CatalogSource, key_of};
-use super::config::{Settings, Strings};
+use super::config::Settings;
 use super::lifecycle::{Fate, Tasks};
-use crate::catalog::{Faults, Snapshot, UpstreamError, WatchError, Watcher, watch};
+use crate::catalog::{Snapshot, Watcher, watch};
+use crate::daemon::start_error::{Environment, StartError};
 use crate::descriptors::Descriptors;
 use crate::domain::provider::connection::ProviderKind;
 use crate::domain::quote::constraints::TierTimes;
@@ -21,7 +22,8 @@ use crate::executor::{self, InputLimits, OpenProvider};
 use crate::provider::{self, SetupError};
 use crate::service::quotes::turns::QuoteTurns;
 use crate::service::{QuoteTerms, Service, ServiceLimits};
-use crate::store::{Compact, OpenError, Options, Recovered, Store, StoreError};
+use crate::store::error::StoreError;
+use crate::store::{Compact, Options, Recovered, Store};
 
 /// How often expired files, uploads and keys are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
@@ -30,27 +32,6 @@ const SWEEPS_BETWEEN_ANSWERS: u64 = 120;
 /// Batches that run at the same time; further ones wait. The more there are, the less of each is in
 /// memory.
 const MAX_RUNNING: usize = 1_024;
-
-/// Why the parts could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error(transparent)]
-    Store(#[from] OpenError),
-    /// Its catalogs cannot be read or written.
-    #[error(transparent)]
-    Stored(#[from] StoreError),
-    #[error(transparent)]
-    Catalog(#[from] Faults),
-    #[error("`upstream`: {0}")]
-    Upstream(#[from] UpstreamError),
-    #[error(transparent)]
-    Watch(#[from] WatchError),
-    #[error("the store could not be opened: {0}")]
-    Task(#[from] tokio::task::JoinError),
-}
-
-/// The environment, shared with whatever reads keys later.
-pub type Environment = Arc<dyn Strings + Send + Sync>;
 
 /// The service, with store, catalog and executor at work.
 pub struct Core {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::components::{Environment, system_clock};
+use super::components::system_clock;
 use crate::catalog::{Discovered, NotAList, Upstream, UpstreamError, read_models};
+use crate::daemon::start_error::Environment;
 use crate::descriptors::Descriptors;
 use crate::domain::provider::connection::{Api, ServerConnection, Timeouts};
 use crate::provider::server::Server;

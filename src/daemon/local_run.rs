@@ -26,7 +26,8 @@ use crate::domain::text::hex;
 use crate::domain::time::CompletionWindow;
 use crate::service::ServiceError;
 use crate::service::batches::create::{Created, Input, Kept, MadeRows, NewBatch};
-use crate::store::{Idempotency, RUNS, Store, StoreError, discard};
+use crate::store::error::StoreError;
+use crate::store::{Idempotency, RUNS, Store, discard};
 
 /// Bytes read at a time.
 const BUFFER: usize = 256 << 10;

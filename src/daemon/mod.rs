@@ -10,10 +10,12 @@ mod discover;
 pub mod lifecycle;
 mod local_run;
 mod server;
+pub mod start_error;
 pub mod telemetry;
 
+pub use crate::daemon::start_error::{Environment, StartError};
 pub use crate::store::RUNS;
-pub use components::{Core, Environment, StartError, load_catalog, system_clock};
+pub use components::{Core, load_catalog, system_clock};
 pub use discover::{DiscoverError, discover_models};
 pub use local_run::{Job, JobError, Submission};
 pub use server::{Daemon, ServeError};

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use super::components::{Core, Environment, StartError};
+use super::components::Core;
 use super::config::{AgentRegister, Settings, Switch, WebhookEndpoints, WebhookTargets};
 use super::lifecycle::{Fate, Finish, Notifier, Shutdown, Tasks, keep_alive, watch_signals};
+use crate::daemon::start_error::{Environment, StartError};
 use crate::domain::org::ledger::Credits;
 use crate::domain::webhook::target_policy::Targets;
 use crate::http::{self, Access, Accounts, Api, Origins, UploadLimits};

@@ -11,7 +11,8 @@ use crate::domain::batch::{Batch, BatchState};
 use crate::domain::id::BatchId;
 use crate::domain::provider::lane_hold::{Hold, LaneHold, LaneSelector};
 use crate::domain::time::Timestamp;
-use crate::store::{HoldOutcome, MAX_HOLDS, Store, StoreError};
+use crate::store::error::StoreError;
+use crate::store::{HoldOutcome, MAX_HOLDS, Store};
 
 /// The executor has stopped; the daemon is going down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

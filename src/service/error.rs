@@ -10,7 +10,7 @@ use crate::domain::batch::problem::ProblemCode;
 use crate::domain::id::{BatchId, FileId, KeyId, QuoteId};
 use crate::domain::org::ledger::Shortfall;
 use crate::executor::Gone;
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 
 /// Issues that one refusal tells.
 pub const MAX_ISSUES: usize = 100;

@@ -21,8 +21,9 @@ use super::record;
 use super::record::file::FileRecord;
 use super::sum::Sum;
 use super::writer::Op;
-use super::{OpenError, Store, StoreError, format};
+use super::{OpenError, Store, format};
 use crate::domain::file::{File as FileObject, FileSource};
+use crate::store::error::StoreError;
 
 /// Says that the place is being made a backup, and was not one before.
 const BEGUN: &str = "backup-begun";

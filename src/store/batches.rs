@@ -7,7 +7,6 @@ use std::sync::Arc;
 use super::format::{self, Blob};
 use super::live::LiveBatch;
 use super::record::batch::{ControlRecord, ProblemsRecord, StateRecord};
-use super::record::file::FileRecord;
 use super::record::ledger::ReceiptRecord;
 use super::record::page::{Page, PageRecord};
 use super::record::plan::PlanRecord;
@@ -15,7 +14,7 @@ use super::record::spec::SpecRecord;
 use super::record::{self, Record};
 use super::tree::Tree;
 use super::writer::Tx;
-use super::{Listing, Store, StoreError};
+use super::{Listing, Store};
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::priority::{Control, ControlChange};
 use crate::domain::batch::problem::Problem;
@@ -25,7 +24,8 @@ use crate::domain::id::{BatchId, FileId, OrgId};
 use crate::domain::money::Usd;
 use crate::domain::org::ledger::Shortfall;
 use crate::domain::quote::receipt::Receipt;
-use crate::domain::time::Timestamp;
+use crate::store::error::StoreError;
+use crate::store::files::is_read;
 
 /// What is written when a batch that ran ends, besides its state.
 #[derive(Debug, Default)]
@@ -297,26 +297,4 @@ fn close_out(tx: &mut Tx<'_>, id: BatchId, cost: Usd) -> Result<Option<FileId>, 
     }
     tx.remove(format::deleted(file));
     Ok(Some(file))
-}
-
-/// Whether an unfinished batch other than `except` reads `file`.
-pub(super) fn is_read(tree: &Tree, file: FileId, except: Option<BatchId>) -> Result<bool, StoreError> {
-    for entry in tree.scan_prefix(format::ACTIVE) {
-        let (key, input) = entry?;
-        let by_another = format::trailing_id(&key).map(BatchId::from_u128) != except;
-        if by_another && format::trailing_id(&input) == Some(file.as_u128()) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Seconds since the epoch, for keys that sort by time.
-pub(super) fn seconds(at: Timestamp) -> u64 {
-    u64::try_from(at.as_second()).unwrap_or(0)
-}
-
-/// The record of a file, as the writer sees it.
-pub(super) fn file_in(tx: &Tx<'_>, id: FileId) -> Result<Option<File>, StoreError> {
-    Ok(tx.get::<FileRecord>(&format::file(id))?.map(File::try_from).transpose()?)
 }

@@ -6,10 +6,12 @@
 use std::io::Read;
 
 use super::format;
+use super::record;
 use super::record::catalog::{CatalogFilesRecord, CatalogRecord};
-use super::record::{self, RecordError};
-use super::{Store, StoreError, blocking};
-use crate::domain::time::Timestamp;
+use super::{Store, blocking};
+use crate::store::error::StoreError;
+use crate::store::record::error::RecordError;
+use crate::store::record::stored_catalog::StoredCatalog;
 
 /// Catalogs that are remembered; older ones are forgotten.
 pub const CATALOGS_KEPT: u64 = 100;
@@ -19,20 +21,6 @@ const FILES_KEPT: u64 = 16;
 const LEVEL: i32 = 6;
 /// The most that the files of one catalog may take, unpacked, in bytes.
 const MAX_UNPACKED: u64 = 256 << 20;
-
-/// A catalog that was accepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredCatalog {
-    /// Grows with each one.
-    pub version: u64,
-    /// Of the seeds, in hexadecimal.
-    pub hash: String,
-    pub accepted_at: Timestamp,
-    /// The folder that it was read from; `None` for the seeds in the binary.
-    pub folder: Option<String>,
-    /// What it changed, as JSON of whoever stored it.
-    pub changes: Vec<u8>,
-}
 
 impl Store {
     /// Records a catalog; `files` are names and contents, empty where they need not be kept.

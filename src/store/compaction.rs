@@ -18,13 +18,13 @@ use rustix::fs::FileType;
 use tokio::sync::mpsc::WeakSender;
 use tokio::time::Instant;
 
-use super::StoreError;
 use super::backup::BackupAnswer;
 use super::copier::{Job, Mirror, remove};
 use super::dir::{DataFile, Folder, database, generation as generation_of};
 use super::sum::Sum;
 use super::writer::{Op, Writer};
 use super::writes::Writes;
+use crate::store::error::StoreError;
 
 /// Free space that a copy needs, in multiples of what it holds.
 const ROOM: u64 = 3;

@@ -12,9 +12,10 @@ use sha2::{Digest, Sha256};
 
 use super::dir::DataFile;
 use super::record::{self, file::FileRecord};
-use super::{Store, StoreError, format};
+use super::{Store, format};
 use crate::domain::file::{File, FileSource};
 use crate::domain::id::FileId;
+use crate::store::error::StoreError;
 
 /// What a content is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

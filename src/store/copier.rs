@@ -15,7 +15,6 @@ use std::time::Duration;
 use tokio::sync::mpsc::WeakSender;
 use tokio::time::Instant;
 
-use super::StoreError;
 use super::dir::{DataFile, Folder};
 use super::format::SUM_KEY;
 use super::open::{LOG, open_sled};
@@ -23,6 +22,7 @@ use super::sum::Sum;
 use super::tree::Tree;
 use super::writer::Op;
 use super::writes::Writes;
+use crate::store::error::StoreError;
 
 /// Bytes that are copied between two looks at what was written meanwhile.
 const CHUNK: usize = 256 << 10;

@@ -7,7 +7,8 @@
 
 use std::time::Duration;
 
-use super::batches::{put_control, seconds};
+use super::Store;
+use super::batches::put_control;
 use super::dir::content_name;
 use super::files::{NewFile, put_file};
 use super::format::{self, Blob, ExpiryKind};
@@ -16,13 +17,14 @@ use super::record::spec::SpecRecord;
 use super::record::{self};
 use super::spool::Sealed;
 use super::writer::Tx;
-use super::{Store, StoreError};
 use crate::domain::batch::priority::Control;
 use crate::domain::batch::{BatchInput, BatchSpec, BatchState, Progress};
 use crate::domain::file::File;
 use crate::domain::id::BatchId;
 use crate::domain::org::ledger::{Reservation, Shortfall};
 use crate::domain::time::{Timestamp, later};
+use crate::store::error::StoreError;
+use crate::store::format::seconds;
 
 /// How long an idempotency key is remembered: as long as the longest batch runs.
 const IDEMPOTENCY_LIFETIME: Duration = Duration::from_secs(30 * 86_400);

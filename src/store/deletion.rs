@@ -18,10 +18,11 @@ use super::format::{self, Blob};
 use super::record::spec::SpecRecord;
 use super::record::{self, batch::StateRecord};
 use super::writer::Tx;
-use super::{Store, StoreError, blocking};
+use super::{Store, blocking};
 use crate::domain::batch::{BatchInput, BatchSpec};
 use crate::domain::id::{BatchId, FileId};
 use crate::domain::time::Timestamp;
+use crate::store::error::StoreError;
 
 /// Batches that are found in one go.
 const SCAN_LIMIT: usize = 1_000;

@@ -2,18 +2,19 @@
 //! becomes a message, in one step, when somebody has written it; the message stays until it is delivered
 //! or given up. So no end is forgotten, and every attempt sends the same bytes.
 
-use super::batches::seconds;
 use super::format;
 use super::record::delivery::DeliveryRecord;
 use super::record::encode_body;
 use super::record::packed::{self, Packed};
 use super::results::chunks::read_packed;
 use super::writer::Tx;
-use super::{Store, StoreError, blocking};
+use super::{Store, blocking};
 use crate::domain::id::{BatchId, EventId, OrgId};
 use crate::domain::time::Timestamp;
 use crate::domain::webhook::delivery::{Delivery, Route};
 use crate::domain::webhook::event_log::DeliveryAttempt;
+use crate::store::error::StoreError;
+use crate::store::format::seconds;
 
 /// A message that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]

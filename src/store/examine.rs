@@ -20,7 +20,7 @@ use super::record::run::{Run, RunRecord, StoredRun};
 use super::record::spec::SpecRecord;
 use super::record::upload::{PartRecord, UploadRecord};
 use super::record::webhook_events::{ReceiverRecord, TellingRecord};
-use super::record::{Record, RecordError, decode, decode_body};
+use super::record::{Record, decode, decode_body};
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::priority::Control;
 use crate::domain::batch::{BatchSpec, BatchState, Progress};
@@ -36,6 +36,7 @@ use crate::domain::row::RowResult;
 use crate::domain::webhook::delivery::Delivery;
 use crate::domain::webhook::endpoint::Receiver;
 use crate::domain::webhook::event_log::EventLog;
+use crate::store::record::error::RecordError;
 
 /// A record that was decoded; those that others lead to with their content.
 #[derive(Debug)]

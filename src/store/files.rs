@@ -3,16 +3,18 @@
 //! Deleting an input that an unfinished batch still reads hides it at once and removes its content
 //! when the last such batch ends, as unlinking an open file does.
 
-use super::batches::{file_in, is_read, seconds};
 use super::dir::{DataFile, content_name};
 use super::format::{self, ExpiryKind};
 use super::record::{self, file::FileRecord};
 use super::spool::Sealed;
+use super::tree::Tree;
 use super::writer::Tx;
-use super::{Listing, Store, StoreError};
+use super::{Listing, Store};
 use crate::domain::file::{File, FileSource, Purpose};
-use crate::domain::id::{FileId, OrgId};
+use crate::domain::id::{BatchId, FileId, OrgId};
 use crate::domain::time::Timestamp;
+use crate::store::error::StoreError;
+use crate::store::format::seconds;
 
 /// What a client says about a file that it uploads.
 #[derive(Debug, Clone)]
@@ -211,4 +213,21 @@ pub(super) fn forget_file(tx: &mut Tx<'_>, id: FileId) -> Result<Option<Option<F
 
 fn decode(bytes: &[u8]) -> Result<File, StoreError> {
     Ok(record::decode::<FileRecord>(bytes)?.try_into()?)
+}
+
+/// Whether an unfinished batch other than `except` reads `file`.
+pub fn is_read(tree: &Tree, file: FileId, except: Option<BatchId>) -> Result<bool, StoreError> {
+    for entry in tree.scan_prefix(format::ACTIVE) {
+        let (key, input) = entry?;
+        let by_another = format::trailing_id(&key).map(BatchId::from_u128) != except;
+        if by_another && format::trailing_id(&input) == Some(file.as_u128()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The record of a file, as the writer sees it.
+pub fn file_in(tx: &Tx<'_>, id: FileId) -> Result<Option<File>, StoreError> {
+    Ok(tx.get::<FileRecord>(&format::file(id))?.map(File::try_from).transpose()?)
 }

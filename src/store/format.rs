@@ -47,6 +47,7 @@
 
 use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::id::{BatchId, EventId, FileId, KeyId, OrgId, PartId, QuoteId, ReceiverId, RowIndex, UploadId};
+use crate::domain::time::Timestamp;
 
 /// The largest value in the tree, in bytes.
 pub const MAX_VALUE: usize = 4_000;
@@ -329,6 +330,11 @@ pub fn parse_chunk(key: &[u8]) -> Option<(RowIndex, u16)> {
 pub fn trailing_id(key: &[u8]) -> Option<u128> {
     let start = key.len().checked_sub(16)?;
     Some(u128::from_be_bytes(key[start..].try_into().ok()?))
+}
+
+/// Seconds since the epoch, for keys that sort by time.
+pub fn seconds(at: Timestamp) -> u64 {
+    u64::try_from(at.as_second()).unwrap_or(0)
 }
 
 #[cfg(test)]

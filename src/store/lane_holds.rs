@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
+use super::Store;
 use super::format;
 use super::record::lane_hold::HoldRecord;
 use super::record::{self};
 use super::tree::Tree;
-use super::{Store, StoreError};
 use crate::domain::provider::lane_hold::{Hold, LaneHold, LaneSelector};
 use crate::domain::time::Timestamp;
+use crate::store::error::StoreError;
 
 /// Holds at the same time; each was put by hand.
 pub const MAX_HOLDS: usize = 1_000;

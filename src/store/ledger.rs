@@ -3,15 +3,16 @@
 //! A reservation is written in one step with the creation of its batch, and settled in one step with
 //! the batch's end: whatever happens in between, the account is the sum of its batches.
 
+use super::Store;
 use super::format;
 use super::record::ledger::{AccountRecord, ReceiptRecord, ReservationRecord};
 use super::record::{self, Record};
 use super::writer::Tx;
-use super::{Store, StoreError};
 use crate::domain::id::{BatchId, OrgId};
 use crate::domain::money::Usd;
 use crate::domain::org::ledger::{Account, Credits, Reservation, Shortfall};
 use crate::domain::quote::receipt::Receipt;
+use crate::store::error::StoreError;
 
 impl Store {
     /// What an organisation has; unlimited credits if nothing was ever said about it.

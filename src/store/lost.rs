@@ -21,9 +21,10 @@ use std::time::Duration;
 use rustix::fs::FileType;
 
 use super::dir::{DataDir, FILES, Folder, LOST_FOUND, LOST_FOUND_TOO, PARTS, SPOOL, content_id};
-use super::{Store, StoreError, format};
+use super::{Store, format};
 use crate::domain::id::FileId;
 use crate::domain::time::{Timestamp, later};
+use crate::store::error::StoreError;
 
 /// How long it is kept.
 const RETENTION: Duration = Duration::from_secs(30 * 86_400);

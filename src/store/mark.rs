@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::StoreError;
 use super::dir::{DataFile, Folder, MARK, MARK_NEW};
 use super::sum::Sum;
+use crate::store::error::StoreError;
 
 /// Slots lie in blocks of their own, so that a torn write damages one of them.
 const SLOT_DISTANCE: u64 = 4096;

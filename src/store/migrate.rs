@@ -5,11 +5,11 @@
 //! that cannot do, such as keys that change. A step may be interrupted at any moment and is then
 //! run again from its start, so it must bear that.
 
-use super::StoreError;
 use super::format::FORMAT_KEY;
 use super::sum::Sum;
 use super::tree::Tree;
 use super::writes::Writes;
+use crate::store::error::StoreError;
 
 /// The format that this build writes.
 pub(super) const CURRENT: u32 = 6;

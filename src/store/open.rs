@@ -20,9 +20,10 @@ use super::sum::{Sum, TREE};
 use super::tree::Tree;
 use super::verify::{self, Sound, StartRefused};
 use super::writer::Writer;
-use super::{Inner, Store, StoreError, format, migrate};
+use super::{Inner, Store, format, migrate};
 use crate::domain::batch::BatchState;
 use crate::domain::id::BatchId;
+use crate::store::error::StoreError;
 
 /// sled's log, in the folder of a database.
 pub(super) const LOG: &str = "db";

@@ -1,16 +1,17 @@
 //! Organisations and their API keys. A key is found by the SHA-256 of its secret, which is never stored.
 
+use super::Store;
 use super::format;
 use super::record;
 use super::record::ledger::AccountRecord;
 use super::record::org::{KeyRecord, OrgRecord};
 use super::writer::Tx;
-use super::{Store, StoreError};
 use crate::domain::id::{KeyId, OrgId};
 use crate::domain::org::ledger::{Account, Credits};
 use crate::domain::org::{ApiKey, Organisation};
 use crate::domain::time::Timestamp;
 use crate::domain::webhook::Webhook;
+use crate::store::error::StoreError;
 
 /// Organisations that there can be.
 pub const MAX_ORGS: usize = 20_000;

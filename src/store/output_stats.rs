@@ -3,16 +3,17 @@
 
 use sha2::{Digest, Sha256};
 
+use super::Store;
 use super::format;
 use super::record;
 use super::record::output_stats::ObservedRecord;
 use super::writer::Tx;
-use super::{Store, StoreError};
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::{BatchInput, BatchSpec, Progress};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::quote::output_stats::OutputStats;
 use crate::domain::vocabulary::Operation;
+use crate::store::error::StoreError;
 
 fn key(provider: &str, upstream: &str, endpoint: Endpoint) -> Vec<u8> {
     let mut digest = Sha256::new();

@@ -6,12 +6,14 @@ use std::time::Duration;
 use super::format::{self, ExpiryKind};
 use super::record::packed::{self, Packed};
 use super::record::quote::QuoteRecord;
-use super::record::{RecordError, decode_body, encode_body};
+use super::record::{decode_body, encode_body};
 use super::results::chunks::read_packed;
-use super::{Store, StoreError, blocking};
+use super::{Store, blocking};
 use crate::domain::id::{BatchId, QuoteId};
 use crate::domain::quote::{KeptQuote, Quote};
 use crate::domain::time::later;
+use crate::store::error::StoreError;
+use crate::store::record::error::RecordError;
 
 /// How long an expired quote can be read: whoever uses it too late is told so, and not that there is none.
 const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
@@ -27,7 +29,7 @@ impl Store {
         let packed = blocking(move || Ok(packed::pack::<QuoteRecord>(0, &encode_body(&QuoteRecord::from(&quote))?)?)).await?;
         self.commit(move |tx| {
             tx.put_chunks(&format::quote(id), &packed)?;
-            tx.put_raw(format::expiry(super::batches::seconds(forget_at), ExpiryKind::Quote, &id.as_u128().to_be_bytes()), &[]);
+            tx.put_raw(format::expiry(super::format::seconds(forget_at), ExpiryKind::Quote, &id.as_u128().to_be_bytes()), &[]);
             Ok(())
         })
         .await

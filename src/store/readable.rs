@@ -12,7 +12,8 @@ use super::mark::{self, Reached};
 use super::open::LOG;
 use super::sum::{AddedUp, Sum, TREE};
 use super::verify::{self, SUMMED_FROM, StartRefused};
-use super::{OpenError, StoreError, migrate, record};
+use super::{OpenError, migrate, record};
+use crate::store::error::StoreError;
 
 /// A data directory to be read, that no daemon has meanwhile.
 #[derive(Debug)]

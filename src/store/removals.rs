@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::StoreError;
 use super::dir::{Folder, content_name};
+use crate::store::error::StoreError;
 
 /// Where removals wait.
 #[derive(Debug, Clone, Default)]

@@ -13,9 +13,9 @@ use aws_lc_rs::{hmac, rand};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::StoreError;
 use super::dir::{Folder, SEAL_KEY};
 use crate::domain::id::FileId;
+use crate::store::error::StoreError;
 
 pub(super) const BYTES: usize = 32;
 

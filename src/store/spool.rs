@@ -8,9 +8,10 @@ use std::io::Write;
 use md5::Md5;
 use sha2::{Digest, Sha256};
 
+use super::Store;
 use super::dir::{DataFile, Folder};
-use super::{Store, StoreError};
 use crate::domain::text::hex;
+use crate::store::error::StoreError;
 
 /// A file being written. Dropping it removes what was written.
 #[derive(Debug)]

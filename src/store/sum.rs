@@ -8,10 +8,10 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::StoreError;
 use super::format::SUM_KEY;
 use super::image::{Image, ImageError};
 use super::record::{self, Record};
+use crate::store::error::StoreError;
 
 /// The name of the tree that has all data.
 pub(super) const TREE: &[u8] = b"data";

@@ -1,10 +1,11 @@
 //! What goes away by itself: expired files and uploads, forgotten idempotency keys and quotes, results that
 //! no file shows any more, what is left of deleted batches, and what has been in `lost+found/` for long.
 
+use super::Store;
 use super::format::{self, ExpiryKind};
-use super::{Store, StoreError};
 use crate::domain::id::{BatchId, FileId, QuoteId, UploadId};
 use crate::domain::time::Timestamp;
+use crate::store::error::StoreError;
 
 /// Entries looked up in one step.
 const STEP: usize = 1_000;
@@ -17,7 +18,7 @@ impl Store {
     /// # Errors
     /// When the store or the disk fails.
     pub async fn sweep(&self, now: Timestamp) -> Result<usize, StoreError> {
-        let end = format::expiry_end(super::batches::seconds(now));
+        let end = format::expiry_end(super::format::seconds(now));
         let mut from = format::EXPIRY.to_vec();
         let mut gone = 0;
         loop {

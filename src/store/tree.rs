@@ -11,8 +11,8 @@ use arc_swap::ArcSwap;
 use sled::IVec;
 use tokio_util::sync::CancellationToken;
 
-use super::StoreError;
 use super::dir::{Act, Seam};
+use crate::store::error::StoreError;
 
 /// A handle on the tree; clones share it, also when another tree takes its place.
 #[derive(Debug, Clone)]

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::time::Duration;
 
+use super::Store;
 use super::dir::content_name;
 use super::files::NewFile;
+use super::format::seconds;
 use super::format::{self, ExpiryKind};
 use super::record::{
     self,
@@ -14,11 +16,11 @@ use super::record::{
 use super::spool::{Sealed, Spool};
 use super::tree::Tree;
 use super::writer::Tx;
-use super::{Store, StoreError, batches::seconds};
 use crate::domain::file::File;
 use crate::domain::file::upload::{MAX_PARTS, Upload, UploadPart, UploadState};
 use crate::domain::id::{PartId, UploadId};
 use crate::domain::time::{Timestamp, later};
+use crate::store::error::StoreError;
 
 /// How long an expired upload still says that it has expired.
 const REMEMBERED: Duration = Duration::from_secs(86_400);

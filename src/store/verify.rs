@@ -9,11 +9,12 @@ use super::dir::{FILES, Folder, PARTS, database};
 use super::format::FORMAT_KEY;
 use super::image::{Image, ImageError};
 use super::mark::{self, Reached};
+use super::migrate;
 use super::open::LOG;
 use super::record;
 use super::sum::{AddedUp, Sum, TREE};
 use super::tree::Tree;
-use super::{StoreError, migrate};
+use crate::store::error::StoreError;
 
 /// The most faults that an error names.
 const FAULTS_NAMED: usize = 5;

@@ -6,12 +6,13 @@ use super::format::{self, Blob};
 use super::record;
 use super::record::webhook_events::{ReceiverRecord, TellingRecord};
 use super::writer::Tx;
-use super::{Store, StoreError, blocking};
+use super::{Store, blocking};
 use crate::domain::batch::{BatchState, Progress};
 use crate::domain::id::{BatchId, OrgId, ReceiverId};
 use crate::domain::webhook::delivery::{Delivery, Payload};
 use crate::domain::webhook::endpoint::{Receiver, ReceiverStatus};
 use crate::domain::webhook::event_log::{DeliveryAttempt, EventLog};
+use crate::store::error::StoreError;
 
 /// Receivers of one organisation, those that were deleted included.
 pub const MAX_RECEIVERS: usize = 1_000;

@@ -16,20 +16,21 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::StoreError;
 use super::backup::BackupAnswer;
 use super::compaction::Copies;
 use super::dir::Folder;
 use super::format::{self, Blob, MAX_VALUE};
 use super::live::Lives;
 use super::mark::Mark;
-use super::record::{self, Record, RecordError};
+use super::record::{self, Record};
 use super::results::PackedRow;
 use super::results::row_group::RowGroup;
 use super::sum::Sum;
 use super::tree::Tree;
 use super::writes::Writes;
 use crate::domain::id::BatchId;
+use crate::store::error::StoreError;
+use crate::store::record::error::RecordError;
 
 /// Operations in one group; bounds the memory of a group and how long its acknowledgements wait.
 const MAX_GROUP: usize = 8_192;

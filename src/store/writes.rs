@@ -4,11 +4,11 @@
 
 use std::collections::HashMap;
 
-use super::StoreError;
 use super::format::{self, SUM_KEY};
 use super::record::packed;
 use super::sum::Sum;
 use super::tree::Tree;
+use crate::store::error::StoreError;
 
 /// Keys and what becomes of them: a value, or nothing. The last word on a key counts.
 #[derive(Debug, Default)]

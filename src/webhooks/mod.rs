@@ -36,7 +36,8 @@ use crate::domain::webhook::endpoint::{Probed, Receiver, ReceiverStatus};
 use crate::domain::webhook::event_log::{DeliveryAttempt, TriedOutcome};
 use crate::domain::webhook::target_policy::Targets;
 use crate::provider::SetupError;
-use crate::store::{DeliveryChoice, Due, Store, StoreError};
+use crate::store::error::StoreError;
+use crate::store::{DeliveryChoice, Due, Store};
 
 /// Messages that are sent at the same time, those of them of one organisation, those to one host, and those
 /// of one organisation to one host: a receiver that is slow must not hold up the others.

@@ -19,7 +19,8 @@ use crate::domain::webhook::Webhook;
 use crate::domain::webhook::delivery::{Delivery, EventRef, Payload};
 use crate::domain::webhook::endpoint::ReceiverStatus;
 use crate::domain::webhook::event_log::{Event, EventLog, bucket, percent, status};
-use crate::store::{Store, StoreError, WebhookEvents};
+use crate::store::error::StoreError;
+use crate::store::{Store, WebhookEvents};
 
 /// Batches that are looked at in one go.
 const SCAN_LIMIT: usize = 1_000;

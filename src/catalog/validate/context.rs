@@ -11,8 +11,8 @@ use toml::Spanned;
 use toml::value::Datetime;
 
 use super::super::fault::{Fault, Source};
-use super::super::model::Evidence;
 use super::super::schema::{Field, ListField};
+use crate::catalog::evidence::Evidence;
 
 /// The only version of the seed format.
 const SCHEMA: i64 = 1;

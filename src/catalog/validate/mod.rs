@@ -23,16 +23,7 @@ use super::model::{Model, Provider};
 use super::parse::{Read, read};
 use super::schema::{ModelFile, ProviderFile, WorkflowFile};
 use super::workflow::Workflow;
-
-/// The folder of provider files.
-pub(super) const PROVIDERS: &str = "providers";
-/// The folder of model files.
-pub(super) const MODELS: &str = "models";
-/// The folder of workflow files.
-pub(super) const WORKFLOWS: &str = "workflows";
-
-/// Every folder of seeds.
-pub(super) const FOLDERS: [&str; 3] = [PROVIDERS, MODELS, WORKFLOWS];
+use crate::catalog::archive::{MODELS, PROVIDERS, WORKFLOWS};
 
 /// What files hold.
 pub(super) struct Checked {

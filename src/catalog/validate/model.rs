@@ -2,20 +2,14 @@
 
 use std::ops::Range;
 
-use toml::Spanned;
-
-use super::super::model::{Files, Model};
-use super::super::schema::{Field, ListField, ModelFile, WrittenFiles, WrittenModel};
+use super::super::model::Model;
+use super::super::schema::{ModelFile, WrittenModel};
 use super::super::vocabulary::{HostedTool, Modality, Operation};
 use super::context::ValidateContext;
 use super::offering::{self, Found};
+use crate::catalog::validate::shared::{MAX_TOKENS, check_endpoints, check_files};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::row::openai::MAX_MODEL_CHARS;
-
-/// The largest number of tokens that a context may hold; far beyond any, it catches slips.
-pub(super) const MAX_TOKENS: i64 = 1_000_000_000;
-/// The largest file that a model may be said to read, in bytes.
-const MAX_FILE_BYTES: i64 = 1 << 40;
 
 /// A model and its offerings, which are completed when all providers are known.
 pub(super) type FoundModel = (Model, Vec<Found>);
@@ -75,15 +69,6 @@ fn check_name(name: &str) -> Result<String, String> {
     Err(format!("must be at most {MAX_MODEL_CHARS} of A-Z, a-z, 0-9, `.`, `_`, `:`, `/` and `-`, and start with a letter or digit"))
 }
 
-pub(super) fn check_endpoints(context: &mut ValidateContext<'_>, field: &ListField<String>) -> Option<Vec<Endpoint>> {
-    if let Some(list) = field.as_ref().filter(|list: &&Spanned<Vec<_>>| list.get_ref().is_empty()) {
-        context.fault(list.span(), format!("`endpoints` is empty; it must hold at least one of {}", Endpoint::choices(&Endpoint::ALL)));
-    }
-    context.list(field, "endpoints", |path| {
-        path.parse::<Endpoint>().map_err(|_| format!("must be one of {}", Endpoint::choices(&Endpoint::ALL)))
-    })
-}
-
 /// BatchRouter knows three operations: text, with or without images, is `responses`.
 fn derive_operations(endpoints: &[Endpoint], input: &[Modality]) -> Vec<Operation> {
     let writes = endpoints.iter().any(|endpoint| match endpoint {
@@ -94,23 +79,4 @@ fn derive_operations(endpoints: &[Endpoint], input: &[Modality]) -> Vec<Operatio
     let sees = writes && input.contains(&Modality::Image);
     let found = [(writes, Operation::Responses), (embeds, Operation::Embeddings), (sees, Operation::Vision)];
     found.into_iter().filter(|(does, _)| *does).map(|(_, operation)| operation).collect()
-}
-
-pub(super) fn check_files(context: &mut ValidateContext<'_>, field: &Field<WrittenFiles>) -> Option<Files> {
-    let (written, within) = field.as_ref().map(|written| (written.get_ref(), written.span()))?;
-    context.required(&written.types, within.clone(), "files.types", "a list of MIME types such as `image/png`");
-    let types = context.list(&written.types, "files.types", check_mime).unwrap_or_default();
-    if types.is_empty() && written.types.as_ref().is_some_and(|list| list.get_ref().is_empty()) {
-        context.fault(within, "`files.types` is empty; leave `files` out if the model reads none");
-    }
-    let max_bytes = context.number(&written.max_bytes, "files.max_bytes", 1..=MAX_FILE_BYTES);
-    (!types.is_empty()).then_some(Files { types, max_bytes })
-}
-
-fn check_mime(text: &str) -> Result<String, &'static str> {
-    let plain = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".*+-".contains(&b));
-    match text.split_once('/') {
-        Some((kind, sub)) if plain(kind) && plain(sub) && !kind.contains('*') && text.len() <= 128 => Ok(text.to_owned()),
-        Some(_) | None => Err("must be a MIME type in lower case, such as `image/png` or `image/*`"),
-    }
 }

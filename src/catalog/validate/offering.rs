@@ -9,8 +9,8 @@ use super::super::rates::{Meter, Rate, Rates};
 use super::super::schema::{Field, WrittenOffering, WrittenPrice};
 use super::super::vocabulary::{HostedTool, Plan, Status, Verification, slug};
 use super::context::ValidateContext;
-use super::model::{MAX_TOKENS, check_endpoints, check_files};
 use super::shared::{check_capacity, check_limits, check_privacy};
+use crate::catalog::validate::shared::{MAX_TOKENS, check_endpoints, check_files};
 use crate::domain::row::openai::MAX_MODEL_CHARS;
 
 /// An offering that does not yet have what it shares with its provider.
@@ -121,7 +121,7 @@ fn check_rate(context: &mut ValidateContext<'_>, written: &Spanned<WrittenPrice>
     context.required(&price.verified_at, within, "price.verified_at", "the day somebody last looked, such as 2025-08-07");
     let source = context.page(&price.source, "price.source");
     let verified_at = context.date(&price.verified_at, "price.verified_at");
-    let evidence = super::super::model::Evidence { source: source?, verified_at: verified_at? };
+    let evidence = super::super::evidence::Evidence { source: source?, verified_at: verified_at? };
     Some(Rate { plan: plan.unwrap_or(Plan::Standard), from, until, amounts, note, evidence })
 }
 

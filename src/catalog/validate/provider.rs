@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::super::model::{Limits, Provider};
 use super::super::schema::{Field, ProviderFile, WrittenFaults, WrittenProfile, WrittenTimeouts};
-use super::super::seeds::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES};
 use super::super::url::parse_base_url;
 use super::super::vocabulary::{HostedTool, Kind, Status, slug};
 use super::context::ValidateContext;
 use super::shared::{check_capacity, check_limits, check_privacy};
+use crate::catalog::model::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES};
 use crate::domain::provider::connection::{
     Api, Connection, KeySource, ProviderKind, ServerConnection, SimulatedFaults, SimulatedProfile, Timeouts,
 };

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::catalog::validate::FOLDERS;
+use crate::catalog::archive::FOLDERS;
 
 /// Links that are followed from one path; the system's own limit is 40.
 const MAX_LINKS: usize = 40;

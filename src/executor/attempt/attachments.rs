@@ -18,10 +18,11 @@ use crate::domain::file::File;
 use crate::domain::id::{FileId, OrgId, RowKey};
 use crate::domain::text::shown;
 use crate::domain::time::{Clock, Timestamp};
-use crate::executor::lane::routes::Reads;
+use crate::executor::lane::route::Reads;
 use crate::provider::translate::{Attached, attach};
 use crate::quote::Attachment;
-use crate::store::{Store, StoreError, blocking};
+use crate::store::error::StoreError;
+use crate::store::{Store, blocking};
 
 /// Bytes of the files of one item. They become a third larger as text, and are copied on the way to it.
 const OF_ONE: u64 = 20 << 20;

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::attachments::{Attachments, Complete, Incomplete, Sent};
 use super::lane::flow_control::CallFeedback;
-use super::lane::routes::{LaneRoute, RouteTable};
+use super::lane::routes::RouteTable;
 use super::run::row::{HISTORY, PastAttempt, REMEMBERED, ReadyRow, WaitingRow};
 use crate::domain::batch::{BatchInput, BatchSpec};
 use crate::domain::id::RowKey;
@@ -21,7 +21,8 @@ use crate::domain::row::retry::{Decision, FailureClass, RetryPolicy, Tally, deci
 use crate::domain::row::{Outcome, Response, RowError, RowResult};
 use crate::domain::time::{Clock, Timestamp, until};
 use crate::domain::usage::Usage;
-use crate::domain::vocabulary::Operation;
+use crate::executor::lane::route::LaneRoute;
+use crate::executor::run::row::unanswered;
 use crate::provider::translate::{named, said_back};
 use crate::provider::{Answer, Call, CallError, Dispatch, Verdict, verdict};
 use crate::store::{PackedRow, Store};
@@ -297,15 +298,4 @@ fn without_response(result: RowResult, reason: &str) -> RowResult {
     let class = FailureClass::ResponseTooLarge;
     let error = RowError { code: class.code().to_owned(), message: format!("the response could not be stored: {reason}") };
     RowResult { outcome: Outcome::Failed { error, last: None }, ..result }
-}
-
-/// The result of a row that never had an answer.
-pub(super) fn unanswered(
-    key: RowKey,
-    custom_id: String,
-    operation: Option<Operation>,
-    outcome: Outcome,
-    finished_at: Timestamp,
-) -> RowResult {
-    RowResult { key, custom_id, operation, outcome, usage: Usage::default(), cost: Usd::ZERO, attempts: Vec::new(), finished_at }
 }

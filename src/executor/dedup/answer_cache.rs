@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use super::single_flight::{DedupKey, Moment};
 use crate::domain::batch::dedup::{DedupScope, RequestDigest};
 use crate::domain::format::Form;
 use crate::domain::id::RowKey;
@@ -14,7 +13,8 @@ use crate::domain::money::Usd;
 use crate::domain::row::{Attempt, Outcome, RowResult};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
-use crate::executor::lane::routes::LaneRoute;
+use crate::executor::dedup::key::{DedupKey, Moment};
+use crate::executor::lane::route::LaneRoute;
 use crate::executor::run::row::{PastAttempt, ReadyRow};
 use crate::store::Store;
 

@@ -2,4 +2,5 @@
 //! answers those that come later.
 
 pub mod answer_cache;
+pub mod key;
 pub mod single_flight;

@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::id::{BatchId, RowKey};
+use crate::executor::dedup::key::{DedupKey, Moment};
 use crate::executor::run::row::RowRef;
 
 /// Requests that are remembered to have failed, and to have been answered lately; beyond that, the
@@ -20,17 +21,6 @@ const REMEMBERED: usize = 16 << 10;
 
 /// A row that waits for the answer of another.
 pub type Follower = (BatchId, RowRef);
-
-/// What a row asks, and the moment from which it was looked for an answer in the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DedupKey {
-    pub request: RequestDigest,
-    pub at: Moment,
-}
-
-/// Counts how often answers have become durable.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(u64);
 
 /// What a row does that could be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -30,14 +30,16 @@ use super::lane::status;
 use super::lane::status::SharedLaneStatuses;
 use super::prepare::stage::{Stage, Stages};
 use super::prepare::{Prepared, source};
+use super::run::Run;
 use super::run::reader::{Source, Unread, Window};
-use super::run::{LaneIndex, Run};
 use super::{Parts, Settings};
 use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::{BatchSpec, BatchState};
 use crate::domain::id::{BatchId, RowKey};
-use crate::store::{LiveBatch, Recovered, StoreError};
+use crate::executor::lane::LaneIndex;
+use crate::store::error::StoreError;
+use crate::store::{LiveBatch, Recovered};
 
 /// What the tasks report.
 #[derive(Debug)]

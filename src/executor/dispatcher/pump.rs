@@ -12,13 +12,15 @@ use crate::domain::id::{BatchId, RowKey};
 use crate::executor::attempt::{Attempt, AttemptContext};
 use crate::executor::dedup::answer_cache::AnswerCache;
 use crate::executor::finish::Finish;
+use crate::executor::lane::LaneIndex;
 use crate::executor::prepare::Prepare;
 use crate::executor::prepare::stage::Stage;
 use crate::executor::run::reader::{Load, Source, Unread, WindowSize};
 use crate::executor::run::row::ReadyRow;
-use crate::executor::run::{LaneIndex, Run, RunPlace, RunStatus, Stop};
+use crate::executor::run::{Run, RunPlace, RunStatus, Stop};
 use crate::provider::Dispatch;
-use crate::store::{StoreError, blocking};
+use crate::store::blocking;
+use crate::store::error::StoreError;
 
 /// Rows that are ready over all running batches, and the bytes of their bodies.
 const ALL_ROWS: usize = 64 << 10;

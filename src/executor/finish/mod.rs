@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::receipt::Adding;
-use super::attempt::unanswered;
 use super::run::reader::{Source, Unfinished, line_name};
 use crate::domain::batch::{BatchEvent, BatchInput, BatchSpec, BatchState, Ending, Progress, ResultFiles};
 use crate::domain::file::{File, FileSource, Purpose, ResultPart};
@@ -17,7 +16,9 @@ use crate::domain::id::{FileId, RowIndex, RowKey};
 use crate::domain::quote::receipt::Receipt;
 use crate::domain::row::Outcome;
 use crate::domain::time::{Clock, Timestamp};
-use crate::store::{End, PackedRow, Page, ROWS_PER_PAGE, Store, StoreError, blocking};
+use crate::executor::run::row::unanswered;
+use crate::store::error::StoreError;
+use crate::store::{End, PackedRow, Page, ROWS_PER_PAGE, Store, blocking};
 
 /// Wait before an input that cannot be read is tried again.
 const RETRY_DELAY: Duration = Duration::from_secs(5);

@@ -5,6 +5,7 @@
 pub mod flow_control;
 pub mod in_flight;
 pub mod provider;
+pub mod route;
 pub mod routes;
 pub mod status;
 
@@ -16,7 +17,6 @@ use tokio::time::Instant;
 
 use self::flow_control::{CallFeedback, CallTicket, FlowControl};
 use self::provider::ProviderState;
-use super::run::LaneIndex;
 use super::run::row::ReadyRow;
 use crate::catalog::Snapshot;
 use crate::domain::batch::priority::Owner;
@@ -339,3 +339,6 @@ fn same_place(a: &Connection, b: &Connection) -> bool {
     };
     urls && a.key == b.key
 }
+
+/// Index of a lane in the dispatcher's table.
+pub type LaneIndex = usize;

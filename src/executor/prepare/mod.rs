@@ -31,7 +31,8 @@ use crate::domain::batch::{Batch, BatchEvent, BatchInput, BatchSpec, BatchState}
 use crate::domain::id::BatchId;
 use crate::domain::quote::Quote;
 use crate::domain::time::Clock;
-use crate::store::{LiveBatch, Store, StoreError, blocking};
+use crate::store::error::StoreError;
+use crate::store::{LiveBatch, Store, blocking};
 
 /// What preparing needs.
 pub(super) struct Prepare {

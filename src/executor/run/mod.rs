@@ -21,9 +21,7 @@ use super::lane::routes::RouteTable;
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::priority::Control;
 use crate::domain::batch::{BatchSpec, BatchState};
-
-/// Index of a lane in the dispatcher's table.
-pub(super) type LaneIndex = usize;
+use crate::executor::lane::LaneIndex;
 
 /// Why a run accepts no more dispatches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

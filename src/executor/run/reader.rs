@@ -18,10 +18,11 @@ use crate::domain::row::retry::Tally;
 use crate::domain::row::{Outcome, RowError};
 use crate::domain::time::Clock;
 use crate::domain::vocabulary::Operation;
-use crate::executor::attempt::unanswered;
 use crate::executor::dedup::answer_cache::AnswerCache;
 use crate::executor::lane::routes::RouteTable;
-use crate::store::{DataFile, LiveBatch, PackedRow, Page, ROWS_PER_PAGE, Store, StoreError};
+use crate::executor::run::row::unanswered;
+use crate::store::error::StoreError;
+use crate::store::{DataFile, LiveBatch, PackedRow, Page, ROWS_PER_PAGE, Store};
 
 /// Where reading goes on: the next row and the byte at which its line begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

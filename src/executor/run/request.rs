@@ -9,7 +9,7 @@ use super::reader::Source;
 use crate::domain::batch::BatchInput;
 use crate::domain::format::Form;
 use crate::domain::row::openai::RowRequest;
-use crate::executor::lane::routes::LaneRoute;
+use crate::executor::lane::route::LaneRoute;
 use crate::provider::translate::{Takes, fit};
 
 impl Source {

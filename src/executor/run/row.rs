@@ -8,12 +8,14 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::domain::format::Form;
-use crate::domain::id::RowIndex;
+use crate::domain::id::{RowIndex, RowKey};
+use crate::domain::money::Usd;
 use crate::domain::row::retry::{FailureClass, Tally};
-use crate::domain::row::{Attempt, Response};
+use crate::domain::row::{Attempt, Outcome, Response, RowResult};
 use crate::domain::time::Timestamp;
+use crate::domain::usage::Usage;
 use crate::domain::vocabulary::Operation;
-use crate::executor::dedup::single_flight::DedupKey;
+use crate::executor::dedup::key::DedupKey;
 
 /// Bytes of a response that are remembered between attempts. A larger one would make waiting rows
 /// expensive; the row then ends with the response of its last attempt or with none.
@@ -141,4 +143,9 @@ impl Ord for Due {
     fn cmp(&self, other: &Self) -> Ordering {
         other.0.due.cmp(&self.0.due)
     }
+}
+
+/// The result of a row that never had an answer.
+pub fn unanswered(key: RowKey, custom_id: String, operation: Option<Operation>, outcome: Outcome, finished_at: Timestamp) -> RowResult {
+    RowResult { key, custom_id, operation, outcome, usage: Usage::default(), cost: Usd::ZERO, attempts: Vec::new(), finished_at }
 }

@@ -1,12 +1,13 @@
 //! Rows that go elsewhere: drained and failing lanes, price ceilings, rows that break connections.
 
+use rust_decimal::Decimal;
+
 use super::lanes::two_lanes;
 use super::world::Order;
 use super::*;
 use crate::domain::batch::Fallback;
 use crate::domain::money::MaxPrice;
 use crate::domain::provider::lane_hold::Hold;
-use rust_decimal::Decimal;
 
 async fn open(dir: &Path, provider: Scripted) -> World {
     World::open_on(dir, provider, two_lanes("", ""), Duration::from_millis(1)).await

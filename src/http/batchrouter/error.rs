@@ -11,7 +11,7 @@ use crate::domain::error::Code;
 use crate::http::response::error::ApiError;
 use crate::service::quotes::outcome::Outcome;
 use crate::service::{Issue, ServiceError};
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 
 /// Why a request is not served.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use crate::http::response::error::ApiError;
 use crate::quote::Rejection;
 use crate::service::quotes::outcome::{ConsideredLane, Outcome};
 use crate::service::{Issue, IssueCode, ServiceError};
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 
 /// What a handler of this dialect comes to.
 pub type PhaseoAnswer = Result<Response, Refusal>;

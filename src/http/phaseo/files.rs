@@ -113,7 +113,7 @@ async fn keep(api: &Arc<Api>, caller: &Caller, filename: String, purpose: Purpos
     let spool = blocking(move || {
         let mut spool = store.spool()?;
         spool.write(&content)?;
-        Ok::<_, crate::store::StoreError>(spool)
+        Ok::<_, crate::store::error::StoreError>(spool)
     });
     let content = seal(spool.await?).await?;
     let now = api.service.clock.now();

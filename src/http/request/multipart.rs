@@ -24,7 +24,8 @@ use crate::domain::file::ANY_TYPE;
 use crate::http::layers::request_body::{Fate, incomplete};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
-use crate::store::{Sealed, Spool, StoreError, blocking};
+use crate::store::error::StoreError;
+use crate::store::{Sealed, Spool, blocking};
 
 /// Bytes gathered before they are written.
 const WRITE: usize = 1 << 20;

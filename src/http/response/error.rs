@@ -19,7 +19,7 @@ use crate::domain::id::IdError;
 use crate::executor::Gone;
 use crate::http::request::idempotency::KEY;
 use crate::service::{RetryError, ServiceError};
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 
 /// Seconds after which a client may try again when the daemon is stopping or its store has failed.
 const RETRY_SECONDS: u64 = 10;

@@ -20,7 +20,8 @@ use crate::domain::file::{ANY_TYPE, File, FileSource, ResultPart};
 use crate::domain::id::BatchId;
 use crate::domain::text::hex;
 use crate::http::state::Api;
-use crate::store::{Lines, StoreError, blocking};
+use crate::store::error::StoreError;
+use crate::store::{Lines, blocking};
 
 /// The content of a file as a request asks for it.
 ///

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
+use axum::http::header::HOST;
+use axum::http::{HeaderMap, Uri};
+
 use super::error::ApiError;
 use crate::domain::error::Code;
 use crate::domain::id::FileId;
 use crate::domain::time::{Timestamp, later};
 use crate::store::Seal;
-use axum::http::header::HOST;
-use axum::http::{HeaderMap, Uri};
 
 /// How long a link is good, as observed.
 const GOOD_FOR: Duration = Duration::from_secs(15 * 60);

@@ -17,7 +17,8 @@ use futures_util::{FutureExt, TryStreamExt};
 
 use crate::descriptors::FilePlace;
 use crate::domain::id::FileId;
-use crate::store::{DataFile, Lines, StoreError, Verified, blocking};
+use crate::store::error::StoreError;
+use crate::store::{DataFile, Lines, Verified, blocking};
 
 /// Bytes of a piece of an uploaded file.
 const PIECE: u64 = 256 << 10;

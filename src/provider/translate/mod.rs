@@ -10,13 +10,12 @@ mod answer;
 mod attachments;
 mod tools;
 
-pub use self::answer::said_back;
-pub use self::attachments::{Attached, attach, named};
-
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+pub use self::answer::said_back;
+pub use self::attachments::{Attached, attach, named};
 use crate::domain::endpoint::{Endpoint, Endpoints};
 use crate::domain::format;
 use crate::domain::format::{Form, LIMIT};

@@ -24,7 +24,7 @@ use ureq_proto::client::state::{RecvBody, RecvResponse};
 use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult, SendRequestResult};
 
 use super::connect::Stream;
-use super::link::{Failed, Head, Outgoing, TransportFault};
+use crate::provider::transport::exchange::{Failed, Head, Outgoing, TransportFault};
 
 /// The longest head of an answer, and the longest frame around a piece of its body.
 const MAX_HEAD: usize = 64 << 10;

@@ -16,7 +16,7 @@ use hyper::rt::Executor;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::connect::Stream;
-use super::link::{Failed, Head, Outgoing, TransportFault};
+use crate::provider::transport::exchange::{Failed, Head, Outgoing, TransportFault};
 
 /// How often a connection with calls in flight is asked whether it still lives.
 const PING_INTERVAL: Duration = Duration::from_secs(30);

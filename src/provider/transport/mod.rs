@@ -11,6 +11,7 @@
 //! and its errors carry no header of the request.
 
 mod connect;
+pub mod exchange;
 mod http1;
 mod http2;
 mod link;
@@ -34,12 +35,13 @@ use hyper_util::client::proxy::matcher::Matcher;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 
 use self::connect::{ConnectTimedOut, Connector};
-use self::link::{Failed, Link, Outgoing};
+use self::link::Link;
 use self::pool::{Next, Pool};
 pub(super) use self::proxies::from_env as proxies_from_env;
 use super::{CallError, SetupError};
 use crate::descriptors::{Descriptors, is_refusal};
 use crate::domain::provider::connection::{ServerConnection, Timeouts};
+use crate::provider::transport::exchange::{Failed, Outgoing};
 
 /// The TLS settings of a client that trusts what the system trusts.
 pub(super) fn client_tls(who: &str) -> Result<rustls::ClientConfig, SetupError> {

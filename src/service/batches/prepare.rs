@@ -17,7 +17,8 @@ use crate::service::quotes::create::split;
 use crate::service::quotes::items::{self, AttachedFiles, NewItem, ReadItems, Reading};
 use crate::service::quotes::manifest;
 use crate::service::{Issue, IssueCode, IssuePath, MAX_ISSUES, Service, ServiceError};
-use crate::store::{Sealed, Store, StoreError};
+use crate::store::error::StoreError;
+use crate::store::{Sealed, Store};
 
 /// Where the items of a batch are.
 #[derive(Debug, Clone)]

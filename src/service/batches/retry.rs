@@ -10,7 +10,8 @@ use crate::domain::batch::{Batch, BatchInput, BatchState};
 use crate::domain::file::{File, ResultPart};
 use crate::domain::id::BatchId;
 use crate::service::{RetryError, Service, ServiceError};
-use crate::store::{Sealed, Store, StoreError, blocking};
+use crate::store::error::StoreError;
+use crate::store::{Sealed, Store, blocking};
 
 impl Service {
     /// Makes a new batch of the rows of `id` that failed, expired or never ran, linked to it, with the same

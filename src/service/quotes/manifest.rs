@@ -10,7 +10,7 @@ use crate::domain::file::{File, Purpose};
 use crate::domain::id::{FileId, OrgId};
 use crate::domain::row::lines::{Line, Lines};
 use crate::service::{Issue, IssueCode, IssuePath, MAX_ISSUES, Service, ServiceError};
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 
 /// The items of a file as an array, as they are written: no more of them, and no more bytes, than a request
 /// may have. Takes time.

@@ -12,9 +12,10 @@ use std::path::Path;
 
 use super::dir::Folder;
 use super::examine::{Examined, Gathered, Gathering, examine};
+use super::format;
 use super::key::Key;
 use super::readable::{Readable, Unlookable};
-use super::{StoreError, format};
+use crate::store::error::StoreError;
 use references::References;
 use rows::RowsOf;
 pub(super) use rows::ranges;

@@ -5,7 +5,6 @@ use std::io::Read;
 
 use sha2::{Digest, Sha256};
 
-use super::super::StoreError;
 use super::super::dir::{DataFile, FILES, Folder, PARTS, content_name};
 use super::super::examine::Examined;
 use super::super::key::Key;
@@ -14,6 +13,7 @@ use crate::domain::batch::{BatchInput, BatchSpec, BatchState, Progress};
 use crate::domain::file::upload::UploadPart;
 use crate::domain::file::{File, FileSource, ResultPart};
 use crate::domain::id::{BatchId, FileId, OrgId, QuoteId};
+use crate::store::error::StoreError;
 
 /// What leads anywhere.
 #[derive(Default)]

@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use super::super::ROWS_PER_PAGE;
 use super::super::examine::{Examined, examine};
 use super::super::key::Key;
+use super::super::record::Record;
 use super::super::record::packed::Packed;
 use super::super::record::page::Page;
 use super::super::record::result::{self, ResultRecord};
 use super::super::record::run::Run;
-use super::super::record::{Record, RecordError};
 use super::super::results::line_length;
 use crate::domain::batch::Progress;
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::row::RowResult;
+use crate::store::record::error::RecordError;
 
 /// Ranges of rows that one line names.
 const NAMED: usize = 50;

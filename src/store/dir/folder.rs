@@ -12,10 +12,10 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, fsync, mkdirat, open, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::super::StoreError;
 use super::file::DataFile;
 use super::seam::{Act, Seam};
 use super::trust::{Wanted, protect_new, secure};
+use crate::store::error::StoreError;
 
 /// Whether repaired permissions are worth a line in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

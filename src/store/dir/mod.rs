@@ -29,7 +29,8 @@ pub(super) use folder::{Folder, Report};
 pub use seam::Faults;
 pub use seam::{Act, Seam};
 
-use super::{OpenError, StoreError};
+use super::OpenError;
+use crate::store::error::StoreError;
 
 /// Held by the one process that has the directory.
 pub(super) const LOCK: &str = "lock";

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Record, RecordError, moment, timestamp};
+use super::{Record, moment, timestamp};
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::time::Timestamp;
+use crate::store::record::error::RecordError;
 
 /// Version 1 of a pointer to the row that has the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

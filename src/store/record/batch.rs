@@ -5,13 +5,14 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use super::page::{pack_usage, unpack_usage};
-use super::{Record, RecordError, decode_old, moment, timestamp};
+use super::{Record, decode_old, moment, timestamp};
 use crate::domain::batch::priority::{Control, Priority};
 use crate::domain::batch::problem::{Problem, ProblemCode};
 use crate::domain::batch::{BatchState, Ending, Progress, ResultFiles};
 use crate::domain::id::FileId;
 use crate::domain::money::Usd;
 use crate::domain::time::Timestamp;
+use crate::store::record::error::RecordError;
 
 /// Version 2 of where a batch stands. While rows run, the pages know the progress; once the batch
 /// has ended it is here, so that reading an old batch touches no page.

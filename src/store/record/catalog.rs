@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Record, RecordError, moment, timestamp};
-use crate::store::catalog::StoredCatalog;
+use super::{Record, moment, timestamp};
+use crate::store::record::error::RecordError;
+use crate::store::record::stored_catalog::StoredCatalog;
 
 /// Version 1 of what is told of an accepted catalog.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::dict::{DecoderDictionary, EncoderDictionary};
 
-use super::RecordError;
+use crate::store::record::error::RecordError;
 
 const DICTIONARY: &[u8] = include_bytes!("results.dict");
 /// Level 1: measured on chat rows, the higher ones cost more time than they save space.

@@ -4,11 +4,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
-use super::{Record, RecordError, decode_body, decode_old, moment, timestamp, word};
+use super::{Record, decode_body, decode_old, moment, timestamp, word};
 use crate::domain::batch::phaseo::Phase;
 use crate::domain::id::{BatchId, EventId, OrgId, ReceiverId};
 use crate::domain::webhook::delivery::{Delivery, EventRef, Payload};
 use crate::domain::webhook::event_log::Event;
+use crate::store::record::error::RecordError;
 
 /// Version 2 of a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

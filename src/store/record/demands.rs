@@ -3,10 +3,11 @@
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use super::{Record, RecordError, word};
+use super::{Record, word};
 use crate::domain::money::Usd;
 use crate::domain::quote::constraints::{Constraints, PriceProtection, ProviderPreferences, RoutingMode, SlaTier};
 use crate::domain::vocabulary::{DataCollection, HostedTool, Operation};
+use crate::store::record::error::RecordError;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct DemandsRecord {

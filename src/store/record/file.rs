@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Record, RecordError, decode_old, moment, timestamp};
+use super::{Record, decode_old, moment, timestamp};
 use crate::domain::file::{File, FileSource, Purpose, ResultPart};
 use crate::domain::id::{BatchId, FileId, OrgId};
+use crate::store::record::error::RecordError;
 
 /// Version 2 of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,11 +5,12 @@ use serde::{Deserialize, Serialize};
 
 use super::demands::operation;
 use super::page::{pack_usage, unpack_usage};
-use super::{Record, RecordError, decode_old};
+use super::{Record, decode_old};
 use crate::domain::id::OrgId;
 use crate::domain::money::Usd;
 use crate::domain::org::ledger::{Account, Credits, Reservation, Settlement};
 use crate::domain::quote::receipt::{LaneReceipt, Receipt, Rows};
+use crate::store::record::error::RecordError;
 
 type Amount = [u8; 16];
 

@@ -14,6 +14,7 @@ pub mod catalog;
 mod compress;
 pub mod delivery;
 mod demands;
+pub mod error;
 pub mod file;
 pub mod lane_hold;
 pub mod ledger;
@@ -27,6 +28,7 @@ pub mod quote;
 pub mod result;
 pub mod run;
 pub mod spec;
+pub mod stored_catalog;
 pub mod upload;
 pub mod webhook_events;
 
@@ -36,6 +38,7 @@ use serde::de::DeserializeOwned;
 
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::time::Timestamp;
+use crate::store::record::error::RecordError;
 
 /// The largest decoded record in bytes: the largest response and then some.
 const DECODE_LIMIT: u64 = 512 << 20;
@@ -60,27 +63,6 @@ pub trait Record: Serialize + DeserializeOwned {
     /// [`RecordError::Version`] for a version that this build does not know.
     fn decode_other(version: u8, _body: &[u8]) -> Result<Self, RecordError> {
         Err(RecordError::unknown::<Self>(version))
-    }
-}
-
-/// Bytes on disk that are not the record they should be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RecordError {
-    #[error("a {what} record is empty")]
-    Empty { what: &'static str },
-    #[error("a {what} record has version {found}, this build knows up to {known}")]
-    Version { what: &'static str, found: u8, known: u8 },
-    #[error("a {what} record is damaged: {reason}")]
-    Damaged { what: &'static str, reason: String },
-}
-
-impl RecordError {
-    pub(super) fn unknown<T: Record>(version: u8) -> Self {
-        Self::Version { what: T::NAME, found: version, known: T::VERSION }
-    }
-
-    pub(super) fn damaged<T: Record>(reason: impl ToString) -> Self {
-        Self::Damaged { what: T::NAME, reason: reason.to_string() }
     }
 }
 

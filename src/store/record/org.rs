@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Record, RecordError, decode_old, moment, timestamp};
+use super::{Record, decode_old, moment, timestamp};
 use crate::domain::id::{KeyId, OrgId};
 use crate::domain::org::{ApiKey, KeyKind, Organisation};
 use crate::domain::webhook::Webhook;
+use crate::store::record::error::RecordError;
 
 /// A receiver: its URL and its sealed secret.
 pub(super) type WebhookRecord = (String, Vec<u8>);

@@ -4,9 +4,10 @@
 //! The header holds one number that a reader can use without unpacking the rest; what it says is up
 //! to the kind of record.
 
+use super::Record;
 use super::compress::{squeeze, unsqueeze};
-use super::{Record, RecordError};
 use crate::store::format::MAX_VALUE;
+use crate::store::record::error::RecordError;
 
 /// Version, flags, the number (4 bytes), chunks (2 bytes).
 const HEADER: usize = 8;

@@ -7,13 +7,14 @@
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use super::{Record, RecordError, decode_old};
+use super::{Record, decode_old};
 use crate::domain::batch::Progress;
 use crate::domain::file::ResultPart;
 use crate::domain::money::Usd;
 use crate::domain::row::RowEnd;
 use crate::domain::usage::Usage;
 use crate::store::format::ROWS_PER_PAGE;
+use crate::store::record::error::RecordError;
 
 const BITMAP_BYTES: usize = ROWS_PER_PAGE as usize / 8;
 

@@ -4,10 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
 use super::spec::SpecRecord;
-use super::{RecordError, word};
+use super::word;
 use crate::domain::batch::phaseo::{InputMode, Phase, PhaseoDetails, Receiver, Subscription};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::{ReceiverId, RequestId};
+use crate::store::record::error::RecordError;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct GatewayRecord {

@@ -4,10 +4,11 @@ use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use super::demands::operation;
-use super::{Record, RecordError, decode_old};
+use super::{Record, decode_old};
 use crate::domain::batch::plan::{Plan, PlannedLane, PlannedModel, QuotedShare};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::money::PriceSheet;
+use crate::store::record::error::RecordError;
 
 /// Version 4 of a batch's plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::demands::{DemandsRecord, operation};
 use super::plan::{PriceRecord, pack_price, unpack_price};
-use super::{Record, RecordError, moment, timestamp};
+use super::{Record, moment, timestamp};
 use crate::domain::id::{OrgId, QuoteId};
 use crate::domain::money::Usd;
 use crate::domain::quote::{Estimate, Quote, QuotedGroup, QuotedLane};
 use crate::domain::row::batchrouter::Defaults;
+use crate::store::record::error::RecordError;
 
 /// Version 2 of a quote. Words are as they are on the wire.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

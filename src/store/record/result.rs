@@ -2,18 +2,19 @@
 //! a large one is packed by itself, and the number in its envelope is the exact size of its line, so
 //! that a reader can find a byte of the file without unpacking every row.
 
+use bincode::Options;
 use bytes::Bytes;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::page::{pack_usage, unpack_usage};
-use super::{Record, RecordError, moment, options, timestamp};
+use super::{Record, moment, options, timestamp};
 use crate::domain::id::RowKey;
 use crate::domain::money::Usd;
 use crate::domain::row::output::{CANCELLED, EXPIRED, Line, LineResponse};
 use crate::domain::row::{Attempt, Outcome, Response, RowError, RowResult};
 use crate::domain::vocabulary::Operation;
-use bincode::Options;
+use crate::store::record::error::RecordError;
 
 /// Bytes of what is usually around an answer.
 const USUAL_REST: usize = 160;

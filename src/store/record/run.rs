@@ -8,11 +8,12 @@
 
 use std::ops::Range;
 
+use bincode::Options;
 use serde::{Deserialize, Serialize};
 
 use super::packed::{Packed, pack};
-use super::{Record, RecordError, decode_body, options};
-use bincode::Options;
+use super::{Record, decode_body, options};
+use crate::store::record::error::RecordError;
 
 /// Bytes of bodies in a run, which has at least one row: enough to compress well, and little to unpack
 /// for one row.

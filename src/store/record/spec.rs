@@ -7,7 +7,7 @@ use super::demands::{DemandsRecord, operation};
 use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
 use super::phaseo::GatewayRecord;
 use super::quote::EstimateRecord;
-use super::{Record, RecordError, decode_old, moment, timestamp};
+use super::{Record, decode_old, moment, timestamp};
 use crate::domain::batch::metadata::Metadata;
 use crate::domain::batch::phaseo::PhaseoDetails;
 use crate::domain::batch::priority::Owner;
@@ -18,6 +18,7 @@ use crate::domain::file::ExpiresAfter;
 use crate::domain::id::{BatchId, FileId, OrgId, QuoteId};
 use crate::domain::money::{MaxPrice, Usd};
 use crate::domain::row::batchrouter::Defaults;
+use crate::store::record::error::RecordError;
 
 /// Version 5 of what the client asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

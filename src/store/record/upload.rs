@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Record, RecordError, decode_old, moment, timestamp};
+use super::{Record, decode_old, moment, timestamp};
 use crate::domain::file::upload::{Upload, UploadPart, UploadState};
 use crate::domain::file::{ExpiresAfter, Purpose};
 use crate::domain::id::{FileId, OrgId, PartId, UploadId};
+use crate::store::record::error::RecordError;
 
 /// Version 2 of an upload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

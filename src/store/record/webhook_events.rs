@@ -4,11 +4,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
-use super::{Record, RecordError, moment, timestamp, word};
+use super::{Record, moment, timestamp, word};
 use crate::domain::batch::phaseo::Phase;
 use crate::domain::id::{OrgId, ReceiverId};
 use crate::domain::webhook::endpoint::{Receiver, ReceiverStatus};
 use crate::domain::webhook::event_log::{DeliveryAttempt, EventLog, TriedOutcome};
+use crate::store::record::error::RecordError;
 
 /// Version 1 of what the receiver of a batch was told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

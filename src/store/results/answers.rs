@@ -7,10 +7,11 @@
 use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::row::RowResult;
 use crate::domain::time::Timestamp;
+use crate::store::Store;
+use crate::store::error::StoreError;
 use crate::store::format;
 use crate::store::record;
 use crate::store::record::answer::AnswerRecord;
-use crate::store::{Store, StoreError};
 
 type Key = Vec<u8>;
 

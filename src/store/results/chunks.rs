@@ -1,6 +1,6 @@
 //! Packed records, which lie in as many values as they need, read back.
 
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 use crate::store::format;
 use crate::store::record::Record;
 use crate::store::record::packed::Packed;

@@ -15,12 +15,13 @@ use crate::domain::file::ResultPart;
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::row::RowResult;
 use crate::domain::row::output;
-use crate::store::record::RecordError;
+use crate::store::error::StoreError;
+use crate::store::record::error::RecordError;
 use crate::store::record::packed::Packed;
 use crate::store::record::page::Page;
 use crate::store::record::result;
 use crate::store::record::result::ResultRecord;
-use crate::store::{ROWS_PER_PAGE, Store, StoreError};
+use crate::store::{ROWS_PER_PAGE, Store};
 
 /// Bytes of lines that a part of its own aims at.
 const PART: u64 = 512 << 10;

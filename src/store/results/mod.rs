@@ -10,12 +10,12 @@ use std::cell::RefCell;
 
 use self::chunks::read_packed;
 use self::runs::read_one;
+use super::Store;
 use super::format;
 use super::record;
 use super::record::answer::AnswerRecord;
 use super::record::packed::{self, Packed};
 use super::record::result::{self, ResultRecord};
-use super::{Store, StoreError};
 use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::id::RowKey;
 use crate::domain::money::Usd;
@@ -23,6 +23,7 @@ use crate::domain::row::output;
 use crate::domain::row::{RowEnd, RowResult};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
+use crate::store::error::StoreError;
 
 /// The largest result that joins a run, in bytes before it is compressed. What joins is compressed by
 /// the one writer, what does not before that, on all threads; and a reader may have to keep all that

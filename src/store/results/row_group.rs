@@ -10,7 +10,7 @@ use super::{PackedForm, PackedRow};
 use crate::domain::batch::Progress;
 use crate::domain::id::{BatchId, RowIndex};
 use crate::domain::row::RowEnd;
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 use crate::store::format;
 use crate::store::format::ROWS_PER_PAGE;
 use crate::store::live::Lives;

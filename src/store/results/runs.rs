@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use super::chunks::whole;
 use crate::domain::id::{BatchId, RowIndex, RowKey};
-use crate::store::StoreError;
+use crate::store::error::StoreError;
 use crate::store::format;
 use crate::store::format::ROWS_PER_PAGE;
-use crate::store::record::RecordError;
+use crate::store::record::error::RecordError;
 use crate::store::record::run::{RowPlace, Run, StoredRun};
 use crate::store::tree::Tree;
 

@@ -8,7 +8,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::StoreError;
 use super::super::dir::{FILES, LOST_FOUND, content_name};
 use super::super::examine::{Examined, examine};
 use super::super::format::{self, Blob};
@@ -31,6 +30,7 @@ use crate::domain::batch::{BatchInput, BatchSpec, BatchState, Ending, Progress, 
 use crate::domain::file::{File, FileSource, ResultPart};
 use crate::domain::id::{BatchId, OrgId};
 use crate::domain::org::ledger::Account;
+use crate::store::error::StoreError;
 
 /// A batch as it was read.
 pub(super) struct SalvagedBatch {

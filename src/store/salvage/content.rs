@@ -8,18 +8,19 @@ use std::io::{Read, Write};
 
 use sha2::{Digest, Sha256};
 
-use super::super::batches::seconds;
 use super::super::dir::{DataDir, DataFile, FILES, Folder, LOST_FOUND, PARTS, SEAL_KEY, content_id, content_name};
 use super::super::format::{self, ExpiryKind};
 use super::super::record::file::FileRecord;
 use super::super::record::upload::PartRecord;
 use super::super::record::{self};
-use super::super::{StoreError, seal};
+use super::super::seal;
 use super::Out;
 use super::copy::Copied;
 use super::told::{SalvageReport, Thing};
 use crate::domain::file::{File, FileSource};
 use crate::domain::id::FileId;
+use crate::store::error::StoreError;
+use crate::store::format::seconds;
 
 /// Bytes that are copied at a time.
 const BUFFER: usize = 256 << 10;

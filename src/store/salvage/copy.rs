@@ -2,19 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::StoreError;
 use super::super::check::one_line;
 use super::super::examine::{Examined, Gathered, Gathering, examine};
 use super::super::format::{self, MAX_VALUE};
 use super::super::key::Key;
 use super::super::readable::Readable;
-use super::super::record::RecordError;
 use super::Out;
 use super::told::{SalvageReport, Thing};
 use crate::domain::file::File;
 use crate::domain::file::upload::{Upload, UploadPart};
 use crate::domain::id::{BatchId, EventId, FileId, QuoteId, UploadId};
 use crate::domain::time::Timestamp;
+use crate::store::error::StoreError;
+use crate::store::record::error::RecordError;
 
 /// What was copied, and what is still to be done about it.
 #[derive(Default)]

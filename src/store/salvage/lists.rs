@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use super::super::StoreError;
-use super::super::batches::seconds;
 use super::super::examine::{Examined, examine};
 use super::super::format::{self, ExpiryKind};
 use super::super::key::{self, Key};
@@ -11,6 +9,8 @@ use super::Salvage;
 use super::copy::Copied;
 use crate::domain::id::EventId;
 use crate::domain::time::later;
+use crate::store::error::StoreError;
+use crate::store::format::seconds;
 
 /// How long an idempotency key is kept of which it is not known when it was used: as long as any is.
 const LIFETIME: Duration = Duration::from_secs(30 * 86_400);

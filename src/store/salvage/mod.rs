@@ -28,8 +28,9 @@ use super::sum::Sum;
 use super::tree::Tree;
 use super::verify::SUMMED_FROM;
 use super::writes::Writes;
-use super::{StoreError, migrate, writer};
+use super::{migrate, writer};
 use crate::domain::time::Timestamp;
+use crate::store::error::StoreError;
 pub use told::{SalvageNote, Thing};
 
 /// sled's cache while it is written to, in bytes.

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 
-use super::super::StoreError;
 use super::super::dir::{DataFile, Folder};
 use super::super::examine::{Examined, Gathered, Gathering, examine};
 use super::super::format::{self, ROWS_PER_PAGE};
@@ -24,6 +23,7 @@ use crate::domain::row::{Outcome, RowError, RowResult};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 use crate::domain::vocabulary::Operation;
+use crate::store::error::StoreError;
 
 /// The code of a row whose result was lost.
 const LOST: &str = "result_lost";

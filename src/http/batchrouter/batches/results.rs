@@ -79,7 +79,7 @@ pub async fn page(
 }
 
 /// A page as it is sent.
-fn read_page(lines: &mut Lines, limit: usize, fee: Decimal) -> Result<Vec<u8>, crate::store::StoreError> {
+fn read_page(lines: &mut Lines, limit: usize, fee: Decimal) -> Result<Vec<u8>, crate::store::error::StoreError> {
     let mut body = b"{\"data\":[".to_vec();
     let (mut count, mut last) = (0, None);
     let mut next = lines.next_result()?;

@@ -19,7 +19,8 @@ use crate::http::request::{Params, PathId};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 use crate::quote::file_estimate::{self, CostEstimate, EstimateError, EstimateLimits};
-use crate::store::{StoreError, blocking};
+use crate::store::blocking;
+use crate::store::error::StoreError;
 
 /// Bytes read at once.
 const BUFFER: usize = 256 << 10;

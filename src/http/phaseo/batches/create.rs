@@ -15,6 +15,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use super::common::RowSyntax;
 use super::create_body::{CreateBody, RowSource, not_json};
 use super::endpoint::{named, of_rows};
 use super::object::object;
@@ -141,7 +142,7 @@ async fn prepare(api: &Api, caller: &Caller, body: Bytes, key: Option<String>) -
 }
 
 /// The rows of a create.
-fn written(service: &Service, asked: &CreateBody, kind: shorthand::RowSyntax, raw: &Bytes) -> Result<(RowsToQuote, Endpoint), Refusal> {
+fn written(service: &Service, asked: &CreateBody, kind: RowSyntax, raw: &Bytes) -> Result<(RowsToQuote, Endpoint), Refusal> {
     let rows: Vec<Value> =
         serde_json::from_slice(raw).map_err(|error| Refusal::invalid("invalid_requests", format!("the rows must be an array: {error}")))?;
     let most = most_rows(service);

@@ -5,7 +5,6 @@ use serde_json::Value;
 
 use super::endpoint::{QUOTABLE, named};
 use super::routing;
-use super::shorthand::{Common, RowSyntax};
 use super::subscription::{self, Wish};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::error::Code;
@@ -13,6 +12,7 @@ use crate::domain::file::ExpiresAfter;
 use crate::domain::id::FileId;
 use crate::domain::quote::constraints::{Constraints, RoutingPreferences};
 use crate::domain::time::CompletionWindow;
+use crate::http::phaseo::batches::common::{Common, RowSyntax};
 use crate::http::phaseo::error::Refusal;
 use crate::http::request::Object;
 use crate::http::response::error::ApiError;

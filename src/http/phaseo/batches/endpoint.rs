@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::create_body::{CreateBody, endpoint};
-use super::shorthand::{RowSyntax, body_of};
 use crate::catalog::Snapshot;
 use crate::domain::endpoint::Endpoint;
+use crate::http::phaseo::batches::common::{RowSyntax, body_of};
 use crate::http::phaseo::error::Refusal;
 
 /// What a batch of this dialect can be for: what its quotes can price.

@@ -1,6 +1,7 @@
 //! Phaseo's batches: create, list, read, cancel, delete, and what became of their rows.
 
 mod billing;
+pub mod common;
 mod create;
 mod create_body;
 mod endpoint;

@@ -27,7 +27,8 @@ use crate::http::phaseo::error::told;
 use crate::http::request::Params;
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
-use crate::store::{Page, ROWS_PER_PAGE, StoreError, blocking};
+use crate::store::error::StoreError;
+use crate::store::{Page, ROWS_PER_PAGE, blocking};
 
 const DEFAULT_ROWS: usize = 100;
 const MAX_ROWS: usize = 1_000;

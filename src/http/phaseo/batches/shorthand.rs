@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::endpoint::named;
 use crate::domain::endpoint::Endpoint;
+use crate::http::phaseo::batches::common::{Common, RowSyntax};
 use crate::service::batches::rows::ParsedRow;
 
 type Members = Map<String, Value>;
@@ -23,25 +24,8 @@ const MAX_ID: usize = 512;
 /// Members that are shorthand, and no part of a body.
 const TEXTS: [&str; 4] = ["prompt", "input", "text", "content"];
 
-/// Which of the ways a create names its rows in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RowSyntax {
-    Requests,
-    Prompts,
-    Items,
-}
-
 /// The most that a model writes, by its name, if that is known.
 pub type MostOutput<'a> = &'a dyn Fn(&str) -> Option<u64>;
-
-/// What is said of all rows.
-#[derive(Debug, Clone, Default)]
-pub struct Common {
-    pub model: Option<String>,
-    pub system: Option<String>,
-    pub max_tokens: Option<Value>,
-    pub temperature: Option<Value>,
-}
 
 /// What is wrong with a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,11 +87,6 @@ fn text<'a>(row: &'a Members, names: &[&str]) -> Option<&'a str> {
 
 fn default_id(place: usize) -> String {
     format!("request-{}", place + 1)
-}
-
-/// The body that a row has of its own, by either of its names.
-pub fn body_of(row: &Value) -> Option<&Value> {
-    row.get("body").or_else(|| row.get("request"))
 }
 
 /// A row with a body of its own.

@@ -1,0 +1,29 @@
+//! Why the parts of the daemon could not be started.
+
+use std::sync::Arc;
+
+use crate::catalog::{Faults, UpstreamError, WatchError};
+use crate::daemon::config::Strings;
+use crate::store::OpenError;
+use crate::store::error::StoreError;
+
+/// Why the parts could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// Its catalogs cannot be read or written.
+    #[error(transparent)]
+    Stored(#[from] StoreError),
+    #[error(transparent)]
+    Catalog(#[from] Faults),
+    #[error("`upstream`: {0}")]
+    Upstream(#[from] UpstreamError),
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    #[error("the store could not be opened: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// The environment, shared with whatever reads keys later.
+pub type Environment = Arc<dyn Strings + Send + Sync>;

@@ -1,0 +1,41 @@
+//! What goes out on a connection and what comes back, whichever version of HTTP carries it.
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+
+/// A request as it is sent, its URL whole. Boxed, because it passes through many hands, and each
+/// would keep room for it as long as a call waits.
+pub type Outgoing = Box<Request<Bytes>>;
+
+/// The beginning of an answer.
+pub struct Head {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    /// How long its body is, in bytes, if it says so.
+    pub announced: Option<u64>,
+}
+
+/// Why an exchange came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportFault {
+    #[error("the connection was closed before the answer was complete")]
+    Closed,
+    #[error("the head of the answer is too long")]
+    TooLong,
+    #[error("the request cannot be written as HTTP/1.1")]
+    Unwritable,
+    #[error("the answer is not HTTP/1.1: {0}")]
+    Http1(#[from] ureq_proto::Error),
+    #[error(transparent)]
+    Http2(#[from] hyper::Error),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// A request that was not answered.
+#[derive(Debug)]
+pub struct Failed {
+    pub fault: TransportFault,
+    /// The request, if nothing of it was written.
+    pub unsent: Option<Outgoing>,
+}

@@ -1,0 +1,61 @@
+//! Why the store did not do what it was asked.
+
+use super::content::{self, DamagedContent};
+use super::record::error::RecordError;
+
+/// Why the store could not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// sled failed. Nothing that was not acknowledged may be relied upon, and no further write is
+    /// accepted; a restart recovers all that was acknowledged.
+    #[error("the store has failed and must be restarted: {0}")]
+    Broken(String),
+    /// One operation went wrong in a way that nobody foresaw; all others are not concerned.
+    #[error("{0}")]
+    Unexpected(String),
+    /// The store is being closed.
+    #[error("the store is closed")]
+    Closed,
+    /// A file of the data directory could not be read or written.
+    #[error("{action} {path}: {reason}")]
+    Io {
+        action: &'static str,
+        path: String,
+        reason: String,
+        /// It does not exist; trying again would not help.
+        missing: bool,
+    },
+    /// The disk is full; nothing was kept of what was being written.
+    #[error("{action} {path}: no space left on the disk")]
+    DiskFull { action: &'static str, path: String },
+    /// Bytes on disk that are not what they should be.
+    #[error(transparent)]
+    Damaged(#[from] RecordError),
+    /// The same of the content of a file.
+    #[error(transparent)]
+    Content(#[from] DamagedContent),
+}
+
+impl StoreError {
+    /// The content of a file could not be read, or is damaged.
+    pub fn unreadable(file: crate::domain::id::FileId, error: &std::io::Error) -> Self {
+        if let Some(damage) = content::damage_in(error) {
+            return Self::Content(damage);
+        }
+        Self::Io { action: "reading", path: file.to_string(), reason: error.to_string(), missing: false }
+    }
+
+    pub(super) fn io(action: &'static str, path: &std::path::Path, error: &std::io::Error) -> Self {
+        let path = path.display().to_string();
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull { action, path },
+            kind => Self::Io { action, path, reason: error.to_string(), missing: kind == std::io::ErrorKind::NotFound },
+        }
+    }
+}
+
+impl From<sled::Error> for StoreError {
+    fn from(error: sled::Error) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
