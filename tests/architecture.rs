@@ -33,7 +33,7 @@ const MAY_NAME_IN_HTTP: &[(&str, &[&str])] = &[
     ("request", &["state", "response", "layers"]),
     ("layers", &["state", "dialect", "request", "response", "route_table", "phaseo"]),
     ("server", &["layers", "response"]),
-    ("route_table", &["state", "response", "router"]),
+    ("route_table", &["state", "response"]),
     ("ops", &["state", "layers", "request", "response", "route_table", "admin"]),
     ("admin", &["state", "layers", "request", "response"]),
     ("openai", &["state", "dialect", "layers", "request", "response", "route_table"]),

@@ -8,7 +8,7 @@
 //! * an id is parsed once at the edge and is a `Copy` 128-bit value from there on;
 //! * [`batch::BatchState`] changes only through [`batch::BatchState::apply`], and terminal states
 //!   absorb every event;
-//! * a row has exactly one [`row::RowResult`], rendered to bytes by [`output`] alone.
+//! * a row has exactly one [`row::RowResult`], rendered to bytes by [`row::output`] alone.
 
 pub mod batch;
 pub mod dialect;

@@ -2,16 +2,15 @@
 //! is told, what `Allow` says, and who may call.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{MatchedPath, Request};
 use axum::http::{Extensions, Method, Uri};
 use axum::response::Response;
 use axum::routing::MethodRouter;
+use axum::{Extension, Router};
 
 use super::response::error::ApiError;
-use super::router::TABLES;
 use super::state::Api;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::error::Code;
@@ -97,7 +96,7 @@ impl RouteEntry {
 
 impl Table {
     /// Each route with the whole path that it is mounted at.
-    fn mounted(&self) -> impl Iterator<Item = (String, &RouteEntry)> {
+    pub fn mounted(&'static self) -> impl Iterator<Item = (String, &'static RouteEntry)> {
         let below = |mount: &'static str| move |route: &'static RouteEntry| (format!("{mount}{}", route.path), route);
         let own = self.own_mount.map(|mount| self.routes.iter().filter(|route| !route.is_shared).map(below(mount)));
         own.into_iter().flatten().chain(self.mounts.iter().flat_map(move |mount| self.routes.iter().map(below(mount))))
@@ -113,29 +112,48 @@ impl Table {
     }
 }
 
-/// The router of all tables.
-pub fn mounted() -> Router<Arc<Api>> {
-    let routes = TABLES.iter().flat_map(|table| table.mounted());
+/// What follows from all tables: it travels with each request, so that layers and handlers need not know them.
+pub struct RouteIndex {
+    /// Every route, by the whole path that it is mounted at.
+    mounted: HashMap<String, &'static RouteEntry>,
+    /// Every route that people are told of, with its path.
+    pub listed: Vec<(String, &'static RouteEntry)>,
+}
+
+impl RouteIndex {
+    /// The index of these tables.
+    pub fn of(tables: &'static [Table]) -> Self {
+        let listed = tables.iter().flat_map(|table| {
+            let mount = table.own_mount.unwrap_or_default();
+            table.routes.iter().filter(|route| table.tells_of(route)).map(move |route| (format!("{mount}{}", route.path), route))
+        });
+        Self { mounted: tables.iter().flat_map(Table::mounted).collect(), listed: listed.collect() }
+    }
+
+    /// Who may call what a request asks for.
+    pub fn access_of(&self, uri: &Uri, extensions: &Extensions) -> AccessClass {
+        let matched = extensions.get::<MatchedPath>().and_then(|path| self.mounted.get(path.as_str()));
+        matched.map_or_else(|| access_below(uri.path()), |route| route.access)
+    }
+
+    /// The path that was probably meant, with the parameters of the one that was asked for.
+    pub fn near(&self, asked: &str) -> Option<String> {
+        let trimmed = asked.trim_end_matches('/');
+        let versioned = format!("/v1{trimmed}");
+        let candidates = self.listed.iter().skip(1).flat_map(|(template, _)| {
+            let scored = |asked| fill(template, asked).map(|path| (strsim::normalized_damerau_levenshtein(&path, asked), path));
+            [scored(trimmed), scored(&versioned)].into_iter().flatten().collect::<Vec<_>>()
+        });
+        let best = candidates.filter(|(score, _)| *score >= NEAR).max_by(|a, b| a.0.total_cmp(&b.0));
+        best.map(|(_, path)| path)
+    }
+}
+
+/// The router of these tables.
+pub fn mounted(tables: &'static [Table]) -> Router<Arc<Api>> {
+    let routes = tables.iter().flat_map(Table::mounted);
     routes.fold(Router::new(), |router, (path, route)| router.route(&path, (route.handlers)()))
 }
-
-/// Every route that people are told of, with its path.
-pub fn listed() -> impl Iterator<Item = (String, &'static RouteEntry)> {
-    TABLES.iter().flat_map(|table| {
-        let mount = table.own_mount.unwrap_or_default();
-        table.routes.iter().filter(|route| table.tells_of(route)).map(move |route| (format!("{mount}{}", route.path), route))
-    })
-}
-
-/// Every route, with each whole path that it is mounted at.
-#[cfg(test)]
-pub fn every() -> impl Iterator<Item = (String, &'static RouteEntry)> {
-    TABLES.iter().flat_map(Table::mounted)
-}
-
-/// Every route, by the whole path that it is mounted at.
-static MOUNTED: LazyLock<HashMap<String, &'static RouteEntry>> =
-    LazyLock::new(|| TABLES.iter().flat_map(|table| table.mounted()).collect());
 
 /// Whole paths that everything below has the class of, whether or not there is a route.
 const ROOTS: [(&str, AccessClass); 4] = [
@@ -144,12 +162,6 @@ const ROOTS: [(&str, AccessClass); 4] = [
     ("/v1/webhook-endpoints", AccessClass::Management),
     ("/phaseo/v1/webhook-endpoints", AccessClass::Management),
 ];
-
-/// Who may call what a request asks for.
-pub fn access_of(uri: &Uri, extensions: &Extensions) -> AccessClass {
-    let matched = extensions.get::<MatchedPath>().and_then(|path| MOUNTED.get(path.as_str()));
-    matched.map_or_else(|| access_below(uri.path()), |route| route.access)
-}
 
 /// Who may call a path that no route has.
 pub fn access_below(path: &str) -> AccessClass {
@@ -163,9 +175,9 @@ const NEAR: f64 = 0.75;
 const ALIKE: f64 = 0.5;
 
 /// Answers for a path that no route has.
-pub async fn unknown(method: Method, uri: Uri) -> Response {
+pub async fn unknown(Extension(index): Extension<Arc<RouteIndex>>, method: Method, uri: Uri) -> Response {
     let path: String = uri.path().chars().take(200).collect();
-    let hint = match (path.parse::<Endpoint>(), near(&path)) {
+    let hint = match (path.parse::<Endpoint>(), index.near(&path)) {
         (Ok(endpoint), _) => format!("; rows of a batch run it: name it as `endpoint` in `POST /v1/batches`, as `{endpoint}`"),
         (Err(_), Some(listed)) => format!("; did you mean `{listed}`?"),
         (Err(_), None) => "; `GET /` lists what there is".to_owned(),
@@ -174,24 +186,12 @@ pub async fn unknown(method: Method, uri: Uri) -> Response {
 }
 
 /// Answers for a path that has other methods.
-pub async fn wrong_method(request: Request) -> Response {
+pub async fn wrong_method(Extension(index): Extension<Arc<RouteIndex>>, request: Request) -> Response {
     let matched = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    let methods = MOUNTED.get(matched).map_or_else(|| "GET".to_owned(), |route| route.listed_methods());
+    let methods = index.mounted.get(matched).map_or_else(|| "GET".to_owned(), |route| route.listed_methods());
     let allow = methods.replace("GET", "GET, HEAD");
     let path: String = request.uri().path().chars().take(200).collect();
     ApiError::method_not_allowed(format!("`{path}` does not take {}; it takes {allow}", request.method()), &allow).into_response_at(&path)
-}
-
-/// The path that was probably meant, with the parameters of the one that was asked for.
-fn near(asked: &str) -> Option<String> {
-    let trimmed = asked.trim_end_matches('/');
-    let versioned = format!("/v1{trimmed}");
-    let candidates = listed().skip(1).flat_map(|(template, _)| {
-        let scored = |asked| fill(&template, asked).map(|path| (strsim::normalized_damerau_levenshtein(&path, asked), path));
-        [scored(trimmed), scored(&versioned)].into_iter().flatten().collect::<Vec<_>>()
-    });
-    let best = candidates.filter(|(score, _)| *score >= NEAR).max_by(|a, b| a.0.total_cmp(&b.0));
-    best.map(|(_, path)| path)
 }
 
 /// The path of a template whose segments resemble those of `asked`, its parameters filled in.
@@ -205,27 +205,4 @@ fn fill(template: &str, asked: &str) -> Option<String> {
         false => (strsim::normalized_damerau_levenshtein(wanted, found) >= ALIKE).then_some(*wanted),
     });
     Some(filled.collect::<Option<Vec<_>>>()?.join("/"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_probably_meant() {
-        let hints = [
-            "/v1/files/",
-            "/v1/batch",
-            "/batches",
-            "/v1/batches/batch_1/result",
-            "/files/file-1/content",
-            "/v1/chat/completions",
-            "/",
-            "//",
-            "/favicon.ico",
-            "/health",
-        ];
-        let text: Vec<_> = hints.iter().map(|path| format!("{path} -> {}", near(path).unwrap_or_default())).collect();
-        insta::assert_snapshot!(text.join("\n"));
-    }
 }

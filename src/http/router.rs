@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_RANGE, ETAG, RETRY_AFTER};
 use axum::http::{HeaderValue, Method};
 use axum::middleware::{from_fn, from_fn_with_state};
+use axum::{Extension, Router};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
@@ -15,7 +15,7 @@ use super::layers::access_policy::Origins;
 use super::layers::{auth, request_body, trace};
 use super::ops::metrics;
 use super::response::error;
-use super::route_table::{AccessClass, Listed, RouteEntry, Table, access_of, routes};
+use super::route_table::{AccessClass, Listed, RouteEntry, RouteIndex, Table, routes};
 use super::state::Api;
 use super::{batchrouter, openai, ops, phaseo, route_table, v1};
 
@@ -51,7 +51,8 @@ const OPERATIONS: &[RouteEntry] = routes! {
 
 /// All routes with their layers.
 pub fn router(api: Arc<Api>) -> Router {
-    let mut router = route_table::mounted();
+    let index = Arc::new(RouteIndex::of(&TABLES));
+    let mut router = route_table::mounted(&TABLES);
     #[cfg(test)]
     {
         router = router.merge(super::tests::routes());
@@ -61,7 +62,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .method_not_allowed_fallback(route_table::wrong_method)
         // The last layer is the outermost.
         .layer(from_fn_with_state(api.clone(), auth::guard));
-    if let Some(cors) = cors(api.access.origins()) {
+    if let Some(cors) = cors(api.access.origins(), index.clone()) {
         router = router.layer(cors);
     }
     router
@@ -69,17 +70,18 @@ pub fn router(api: Arc<Api>) -> Router {
         .layer(from_fn(trace::request))
         // Around all that may answer: none of it has to think of the body that it does not read.
         .layer(from_fn_with_state(api.clone(), request_body::watch))
+        .layer(Extension(index))
         .with_state(api)
 }
 
-fn cors(origins: &Origins) -> Option<CorsLayer> {
+fn cors(origins: &Origins, index: Arc<RouteIndex>) -> Option<CorsLayer> {
     let allowed = match origins {
         Origins::None => return None,
         Origins::Any => AllowOrigin::any(),
         Origins::Listed(origins) => {
             let listed: Vec<_> = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()).collect();
             AllowOrigin::predicate(move |origin, request| {
-                access_of(&request.uri, &request.extensions) == AccessClass::Public || listed.contains(origin)
+                index.access_of(&request.uri, &request.extensions) == AccessClass::Public || listed.contains(origin)
             })
         }
     };
@@ -91,4 +93,10 @@ fn cors(origins: &Origins) -> Option<CorsLayer> {
         .expose_headers([trace::REQUEST_ID, error::SHOULD_RETRY, CONTENT_DISPOSITION, CONTENT_RANGE, ETAG, RETRY_AFTER])
         .max_age(Duration::from_secs(3_600));
     Some(layer)
+}
+
+/// Every route, with each whole path that it is mounted at.
+#[cfg(test)]
+pub fn every() -> impl Iterator<Item = (String, &'static RouteEntry)> {
+    TABLES.iter().flat_map(Table::mounted)
 }

@@ -13,6 +13,7 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::format::{Form, forms};
 use crate::domain::vocabulary::Modality;
 use crate::quote::file_estimate::ASSUMED_OUTPUT_TOKENS;
+use crate::quote::media::IMAGE_HIGH;
 use crate::quote::tokens::{Counter, Tokenizer};
 
 /// Tokens around each message, and before the answer, as OpenAI's cookbook counts them.
@@ -20,7 +21,7 @@ const PER_MESSAGE: u64 = 3;
 /// Tokens of an image of low detail, and of one of 1024 by 1024 pixels of high detail, by OpenAI's
 /// rule for GPT-4o. The size of an image is not known before somebody fetches it.
 const IMAGE_LOW: u64 = 85;
-pub(super) const IMAGE_HIGH: u64 = 765;
+
 /// Answers to one item that are believed.
 const MAX_ANSWERS: u64 = 128;
 

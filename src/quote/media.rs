@@ -5,8 +5,6 @@
 //! of a PDF as its text and an image, and audio at ten tokens a second; Gemini reads audio at 32 and video at
 //! 263 tokens a second. They are for prices alone: no item is refused for what they say.
 
-use super::content::IMAGE_HIGH;
-
 /// Bytes of a text that make a token.
 const TEXT: u64 = 4;
 /// Bytes of a document with pages that make a token: about a thousand tokens for a page of 64 KiB.
@@ -39,6 +37,8 @@ pub fn encoded<'a>(text: &'a str, expected: &'a str) -> (&'a str, u64) {
     };
     (mime, content.len() as u64 / 4 * 3)
 }
+
+pub const IMAGE_HIGH: u64 = 765;
 
 #[cfg(test)]
 mod tests {

@@ -17,12 +17,13 @@ use tokio::time::Instant;
 
 use super::dir::{DataFile, Folder};
 use super::format::SUM_KEY;
-use super::open::{LOG, open_sled};
+use super::open::open_sled;
 use super::sum::Sum;
 use super::tree::Tree;
 use super::writer::Op;
 use super::writes::Writes;
 use crate::store::error::StoreError;
+use crate::store::verify::LOG;
 
 /// Bytes that are copied between two looks at what was written meanwhile.
 const CHUNK: usize = 256 << 10;

@@ -12,7 +12,6 @@
 //! One thread writes ([`writer`]); everybody else sends it work. That makes group commit, ordering
 //! and "check, then write" trivial, and one flush serves all that wait.
 
-use crate::store::error::StoreError;
 mod backup;
 mod batches;
 mod catalog;
@@ -100,6 +99,7 @@ pub use uploads::{CompleteError, PartError};
 pub use verify::StartRefused;
 pub use webhook_events::{WatchedBatch, WebhookEvents};
 
+use error::StoreError;
 use live::Lives;
 use tree::Tree;
 use writer::{Op, Tx};
@@ -127,7 +127,7 @@ struct Inner {
     lost: lost::LostFound,
     holds: Arc<arc_swap::ArcSwap<Vec<crate::domain::provider::lane_hold::LaneHold>>>,
     queue: mpsc::Sender<Op>,
-    /// Metadata commits that have begun and those that are durable; see [`Store::shown`].
+    /// Metadata commits that have begun and those that are durable; see [`Store::await_durable`].
     begun: Arc<std::sync::atomic::AtomicU64>,
     durable: watch::Receiver<u64>,
     /// Row results that are durable, counted since the store was opened.

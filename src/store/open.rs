@@ -24,9 +24,8 @@ use super::{Inner, Store, format, migrate};
 use crate::domain::batch::BatchState;
 use crate::domain::id::BatchId;
 use crate::store::error::StoreError;
+use crate::store::verify::LOG;
 
-/// sled's log, in the folder of a database.
-pub(super) const LOG: &str = "db";
 /// sled's own settings, beside it.
 const SETTINGS: &str = "conf";
 /// Operations that wait for the writer. Rows are bounded by the in-flight limit, metadata by the

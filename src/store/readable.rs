@@ -9,11 +9,11 @@ use super::dir::{self, DataFile, Folder, Guest, database};
 use super::image::{FoundPiece, Image, ImageError, Unreadable, Wreck};
 use super::key::is_key;
 use super::mark::{self, Reached};
-use super::open::LOG;
 use super::sum::{AddedUp, Sum, TREE};
 use super::verify::{self, SUMMED_FROM, StartRefused};
 use super::{OpenError, migrate, record};
 use crate::store::error::StoreError;
+use crate::store::verify::LOG;
 
 /// A data directory to be read, that no daemon has meanwhile.
 #[derive(Debug)]

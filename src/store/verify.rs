@@ -10,7 +10,6 @@ use super::format::FORMAT_KEY;
 use super::image::{Image, ImageError};
 use super::mark::{self, Reached};
 use super::migrate;
-use super::open::LOG;
 use super::record;
 use super::sum::{AddedUp, Sum, TREE};
 use super::tree::Tree;
@@ -208,3 +207,6 @@ pub(super) fn is_as_verified(tree: &Tree, sum: &Sum) -> Result<bool, StoreError>
     let stored = tree.get(super::format::SUM_KEY)?;
     Ok(format.is_some() && stored.is_none_or(|stored| record::decode::<Sum>(&stored).is_ok_and(|stored| stored == *sum)))
 }
+
+/// sled's log, in the folder of a database.
+pub const LOG: &str = "db";

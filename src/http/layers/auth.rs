@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::http::Method;
 use axum::middleware::Next;
@@ -18,15 +19,20 @@ use crate::http::phaseo::error::Refusal;
 use crate::http::phaseo::feed::{lacks_upgrade, upgrade_required};
 use crate::http::response::error::ApiError;
 use crate::http::response::signed_links::signed;
-use crate::http::route_table::{AccessClass, access_of};
+use crate::http::route_table::{AccessClass, RouteIndex};
 use crate::http::state::Api;
 
 /// Refuses callers that may not call.
-pub async fn guard(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+pub async fn guard(
+    State(api): State<Arc<Api>>,
+    Extension(index): Extension<Arc<RouteIndex>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     if lacks_upgrade(&request) {
         return upgrade_required();
     }
-    let class = access_of(request.uri(), request.extensions());
+    let class = index.access_of(request.uri(), request.extensions());
     if matches!(class, AccessClass::Open | AccessClass::Public) {
         // Reading tells pages nothing that is not public; anything else is for whoever may call.
         return match api.access.admit_keyless(request.uri(), request.headers()) {

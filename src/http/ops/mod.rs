@@ -5,23 +5,23 @@ pub mod metrics;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use super::admin::catalog;
 use super::layers::caller::found;
 use super::request::Params;
 use super::response::error::ApiError;
-use super::route_table::{self, AccessClass};
+use super::route_table::{AccessClass, RouteIndex};
 use super::state::Api;
 use crate::descriptors::open;
 use crate::domain::error::Code;
 
 /// `GET /`
-pub async fn index() -> Json<Value> {
-    let endpoints: Vec<_> = route_table::listed().map(|(path, route)| format!("{} {path}", route.listed_methods())).collect();
+pub async fn index(Extension(index): Extension<Arc<RouteIndex>>) -> Json<Value> {
+    let endpoints: Vec<_> = index.listed.iter().map(|(path, route)| format!("{} {path}", route.listed_methods())).collect();
     Json(json!({ "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION"), "endpoints": endpoints }))
 }
 

@@ -4,10 +4,9 @@ use axum::http::{HeaderMap, HeaderName};
 
 use super::header_text;
 use crate::http::response::error::ApiError;
+pub use crate::http::response::error::KEY;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// The header, for messages.
-pub const KEY: &str = "Idempotency-Key";
 const MAX_KEY_CHARS: usize = 255;
 
 /// The `Idempotency-Key` of a request, if it has one.

@@ -17,10 +17,11 @@ use crate::domain::dialect::Dialect;
 use crate::domain::error::Code;
 use crate::domain::id::IdError;
 use crate::executor::Gone;
-use crate::http::request::idempotency::KEY;
 use crate::service::{RetryError, ServiceError};
 use crate::store::error::StoreError;
 
+/// The header `Idempotency-Key`, for messages.
+pub const KEY: &str = "Idempotency-Key";
 /// Seconds after which a client may try again when the daemon is stopping or its store has failed.
 const RETRY_SECONDS: u64 = 10;
 /// Tells the official client libraries whether to try again; by themselves they do on 409 and from 500 on.

@@ -1,6 +1,8 @@
 //! Every way to be wrong that the routes share, as a client reads it.
 
 use super::*;
+use crate::http::route_table::RouteIndex;
+use crate::http::router::TABLES;
 
 /// Method, path, headers and body.
 type Call<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str);
@@ -21,6 +23,25 @@ async fn shown(bench: &Bench, requests: &[Call<'_>]) -> String {
 }
 
 const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
+
+#[test]
+fn what_was_probably_meant() {
+    let index = RouteIndex::of(&TABLES);
+    let hints = [
+        "/v1/files/",
+        "/v1/batch",
+        "/batches",
+        "/v1/batches/batch_1/result",
+        "/files/file-1/content",
+        "/v1/chat/completions",
+        "/",
+        "//",
+        "/favicon.ico",
+        "/health",
+    ];
+    let text: Vec<_> = hints.iter().map(|path| format!("{path} -> {}", index.near(path).unwrap_or_default())).collect();
+    insta::assert_snapshot!(text.join("\n"));
+}
 
 #[tokio::test]
 async fn routes_that_do_not_exist() {
@@ -143,7 +164,7 @@ async fn a_client_may_choose_the_id_of_its_request() {
 #[tokio::test]
 async fn every_listed_route_exists_and_no_other_method_does() {
     let bench = Bench::new().await;
-    for (path, route) in crate::http::route_table::every() {
+    for (path, route) in crate::http::router::every() {
         let path = path.replace(['{', '}', '*'], "");
         let listed = route.listed_methods();
         for method in ["GET", "POST", "DELETE", "PUT", "PATCH"] {

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use super::sockets::{Served, served};
 use super::*;
 use crate::http::Origins;
-use crate::http::route_table::every;
+use crate::http::router::every;
 
 /// Connections at the same time.
 const SIDE_BY_SIDE: usize = 200;

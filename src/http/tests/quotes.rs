@@ -64,7 +64,7 @@ fn item(id: &str, model: &str) -> Value {
            "input": {"messages": [{"role": "user", "content": "Say hello."}], "max_output_tokens": 100}})
 }
 
-fn larges(ids: &[&str]) -> Vec<Value> {
+fn large_items(ids: &[&str]) -> Vec<Value> {
     ids.iter().map(|id| item(id, "large")).collect()
 }
 
@@ -199,7 +199,7 @@ async fn a_quote_of_nothing_that_can_be_served_is_refused_with_all_reasons() {
     }
     insta::assert_snapshot!(texts.join("\n--\n"));
     // "Capacity unavailable (quote)": 503 when only that is in the way.
-    let many = json!({"items": larges(&["a", "b", "c"]), "provider_preferences": {"only": ["tiny-eu"]}});
+    let many = json!({"items": large_items(&["a", "b", "c"]), "provider_preferences": {"only": ["tiny-eu"]}});
     let reply = bench.post("/v1/quotes/model", &many).await;
     assert_eq!((reply.status.as_u16(), reply.code().as_str()), (503, "provider_capacity_unavailable"));
     assert_eq!(
@@ -224,7 +224,7 @@ async fn room_is_given_out_once_however_models_are_spelt() {
     let only = json!({"only": ["tiny-eu"]});
     let two = json!({"items": [item("a", "large"), item("b", "large-alias")], "provider_preferences": only});
     assert_eq!(selected(&bench, &two).await, ["tiny-eu"], "one group");
-    let mut four = larges(&["a", "b"]);
+    let mut four = large_items(&["a", "b"]);
     four.extend([item("c", "large-alias"), item("d", "large-alias")]);
     let reply = bench.post("/v1/quotes/model", &json!({"items": four, "provider_preferences": only})).await;
     assert_eq!((reply.status.as_u16(), reply.code().as_str()), (503, "provider_capacity_unavailable"), "{}", reply.text());
@@ -238,7 +238,7 @@ async fn what_cannot_be_meant_is_an_invalid_request() {
         json!({}),
         json!({"items": {}}),
         json!({"items": []}),
-        json!({"items": larges(&["a", "b", "c", "d", "e", "f"])}),
+        json!({"items": large_items(&["a", "b", "c", "d", "e", "f"])}),
         asking(json!({"routing_mode": "fastest"})),
         asking(json!({"sla_tier": "asap"})),
         asking(json!({"required_tools": ["telepathy"]})),

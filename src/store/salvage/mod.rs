@@ -22,7 +22,7 @@ use std::path::Path;
 use super::dir::{DataDir, Locked, Seam, database};
 use super::format::FORMAT_KEY;
 use super::mark::Mark;
-use super::open::{LOG, open_sled};
+use super::open::open_sled;
 use super::readable::{Readable, Unlookable};
 use super::sum::Sum;
 use super::tree::Tree;
@@ -31,6 +31,7 @@ use super::writes::Writes;
 use super::{migrate, writer};
 use crate::domain::time::Timestamp;
 use crate::store::error::StoreError;
+use crate::store::verify::LOG;
 pub use told::{SalvageNote, Thing};
 
 /// sled's cache while it is written to, in bytes.

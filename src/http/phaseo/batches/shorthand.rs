@@ -114,7 +114,7 @@ fn advanced(row: Value, place: usize, endpoint: Endpoint, common: &Common) -> Re
     Ok((id, body))
 }
 
-/// [`body_of`] a row, taken out of it.
+/// The body of a row, taken out of it: the counterpart of `body_of`.
 fn take_body(row: &mut Members) -> Option<Value> {
     row.remove("body").or_else(|| row.remove("request"))
 }
