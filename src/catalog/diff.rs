@@ -101,7 +101,7 @@ pub fn diff(old: &Snapshot, new: &Snapshot) -> Changes {
         let (before, after) = (old.model(&model.id).and_then(|_| route(old)), route(new));
         if old.model(&model.id).is_some() && before != after {
             changes.routes += 1;
-            let shown = |route: Option<String>| route.unwrap_or_else(|| "nobody".to_owned());
+            let shown = |route: Option<String>| route.unwrap_or_else(|| "none".to_owned());
             changes.note(|| format!("route {}: {} -> {}", model.id, shown(before), shown(after)));
         }
     }

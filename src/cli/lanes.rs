@@ -130,7 +130,7 @@ async fn wait(client: &Client, lane: &LaneSelector) -> Result<Value, CommandRefu
         select(&mut lanes, lane);
         let is_held = |held: &Value| held["lane"] == lane.to_string() && held["hold"] == "drained";
         if !each(&lanes, "holds").any(is_held) {
-            return Err(CommandRefused(FAILURE, format!("`{lane}` is no longer drained: somebody else has paused or resumed it")));
+            return Err(CommandRefused(FAILURE, format!("`{lane}` is no longer drained: another command has paused or resumed it")));
         }
         let in_flight: u64 = each(&lanes, "data").filter_map(|each| each["in_flight"].as_u64()).sum();
         let now = Instant::now();

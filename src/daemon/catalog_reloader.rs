@@ -187,7 +187,7 @@ impl CatalogReloader {
                         continue;
                     }
                     from = ReloadFrom::Kept;
-                    waiting.push(Reload { why: "a date of the catalog has come", reply: None });
+                    waiting.push(Reload { why: "a scheduled catalog change is due", reply: None });
                 }
             }
             let why = waiting.first().map_or("", |request| request.why);

@@ -35,7 +35,7 @@ pub enum ServiceError {
     QuoteNotFound(QuoteId),
     #[error("the quote belongs to another organisation")]
     QuoteForeign,
-    #[error("the prices of the quote hold no more; make a new quote")]
+    #[error("the quote has expired; request a new one")]
     QuoteExpired,
     /// The batch that was made from it.
     #[error("`{0}` was made from the quote; make a new quote for another batch")]
@@ -50,7 +50,7 @@ pub enum ServiceError {
     /// Rows without a quote reserve nothing, so that who prepays cannot have them.
     #[error("the organisation prepays; make a quote (`POST /v1/quotes/model`) and create the batch from it")]
     PrepaidNeedsQuote,
-    #[error("the organisation prepays, and nobody knows what the items cost: a lane of their model has no prices")]
+    #[error("cannot reserve credits: a provider of the items' model lists no price")]
     PrepaidNeedsPrices,
     #[error("{0}; nothing was reserved")]
     NotCovered(Shortfall),
@@ -74,7 +74,7 @@ pub enum ServiceError {
     #[error("the workspace prepays, and row {row} has {what}, whose price is not counted")]
     Uncounted { row: u32, what: String },
     /// The organisation prepays, and a provider of a model lists no price.
-    #[error("the workspace prepays, and nobody knows what these rows cost: a provider of their model states no prices")]
+    #[error("cannot reserve credits: a provider of this model lists no price")]
     Unpriced,
     #[error("there are {0} organisations, and cannot be more")]
     TooManyOrgs(usize),

@@ -131,7 +131,7 @@ const LANE_FIGURES: [(&str, &str); 7] = [
     ("lane_allowed", "Calls that may be in flight at present; absent without a bound"),
     ("lane_requests_per_minute", "Requests a minute that it keeps to at present; absent without a bound"),
     ("lane_held", "1 while an operator has paused or drained it"),
-    ("lane_resting", "1 while it is left alone for a while, as its provider asked or because it kept failing"),
+    ("lane_resting", "1 while no call is made: the circuit is open, or the provider asked for a pause"),
     ("lane_unreachable", "1 while no connection to the provider can be made"),
 ];
 

@@ -5,7 +5,7 @@
 //! a client uploaded, what the organisation was charged, and its idempotency key, which leads nowhere then. Rows of
 //! other batches that share answers with it have them anyway.
 //!
-//! One step takes its state away and marks what is left. From then on there is no such batch for anybody. What is
+//! One step takes its state away and marks what is left. From then on there is no such batch for any reader. What is
 //! left goes in small steps, so that a large batch does not hold up the others; the mark goes last, and the
 //! sweep takes up what was interrupted.
 

@@ -25,7 +25,7 @@
 //! N 3 key(16)                     the organisation of a key
 //! E 1 org(16) batch(16)           the batches of an organisation, where that is not the operator's
 //! E 2 org(16) file(16)            the files of an organisation, likewise
-//! J 1 batch(16)                   a batch has ended, and nobody was told
+//! J 1 batch(16)                   a batch has ended, and its receiver was not told
 //! J 2 org(16) seconds(8) event(16)  when a message of an organisation is to be tried; its host
 //! J 3 event(16) chunk(2)          a message to a receiver, in chunks
 //! J 4 batch(16)                   an unfinished batch of which somebody is told

@@ -193,7 +193,7 @@ fn unknown_content(folder: &Folder, is_known: impl Fn(u128) -> Result<bool, Stor
     }
     if !foreign.is_empty() {
         let (count, names) = (foreign.len(), &foreign[..foreign.len().min(NAMED)]);
-        tracing::warn!(path = %folder.path().display(), count, ?names, "these are not batchd's and are left alone");
+        tracing::warn!(path = %folder.path().display(), count, ?names, "files that batchd did not make are ignored");
     }
     Ok(unknown)
 }

@@ -239,7 +239,7 @@ impl Store {
                 Ok(()) => recovered.batches.push(id),
                 // One damaged batch must not keep all the others from running.
                 Err(error @ StoreError::Damaged(_)) => {
-                    tracing::error!(batch = %id, %error, "an unfinished batch cannot be read and is left alone")
+                    tracing::error!(batch = %id, %error, "an unfinished batch cannot be read; it is skipped")
                 }
                 Err(error) => return Err(error),
             }

@@ -217,7 +217,7 @@ impl Webhooks {
         for batch in store.notices(NOTES).await? {
             let delivery = match self.write(batch).await {
                 Err(StoreError::Damaged(error)) => {
-                    tracing::error!(%batch, %error, "nobody can be told of the end of a batch: its record is damaged");
+                    tracing::error!(%batch, %error, "cannot send the end of a batch: its record is damaged");
                     None
                 }
                 written => written?,

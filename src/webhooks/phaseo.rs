@@ -72,7 +72,7 @@ impl EventScanner {
             Ok(Some(batch)) => batch,
             Ok(None) => return Ok(()),
             Err(StoreError::Damaged(error)) => {
-                tracing::error!(batch = %id, %error, "nobody can be told of a batch: its record is damaged");
+                tracing::error!(batch = %id, %error, "cannot send batch events: the record is damaged");
                 return Ok(());
             }
             Err(error) => return Err(error),

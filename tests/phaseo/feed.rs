@@ -174,7 +174,7 @@ fn what_cannot_be_followed_says_why() {
     let made = client.post("/admin/organisations", &json!({ "name": "Acme" })).expect(201);
     let other = Client { daemon: &daemon, key: made["api_key"].as_str().expect("a key").to_owned() };
     assert_eq!(other.send(upgrade(&own)).expect(404)["reason"], "async_job_not_found_or_not_owned");
-    // The events of a batch are refused in the dialect of whoever asks.
+    // The events of a batch are refused in the dialect of the request.
     assert_eq!(other.get(&format!("/v1/batches/{batch}/events")).error_code(404), "not_found");
     assert_eq!(other.get(&format!("/v1/batch/{batch}/events")).expect(404)["reason"], "batch_not_found_or_not_owned");
     assert_eq!(client.get("/v1/batches/nothing/events").expect(404)["reason"], "batch_not_found_or_not_owned");

@@ -166,7 +166,7 @@ impl ValidateContext<'_> {
         let (has_source, has_day) = (source.as_ref().map(Spanned::span), verified_at.as_ref().map(Spanned::span));
         match (has_source, has_day) {
             (Some(span), None) => {
-                self.required(verified_at, span, &format!("{place}verified_at"), "the day somebody last looked, such as 2025-08-07")
+                self.required(verified_at, span, &format!("{place}verified_at"), "the day the fact was last checked, such as 2025-08-07")
             }
             (None, Some(span)) => self.required(source, span, &format!("{place}source"), "the URL where this is published"),
             (Some(_), Some(_)) | (None, None) => {}

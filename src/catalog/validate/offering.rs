@@ -118,7 +118,7 @@ fn check_rate(context: &mut ValidateContext<'_>, written: &Spanned<WrittenPrice>
     }
     let note = context.text(&price.note, "price.note");
     context.required(&price.source, within.clone(), "price.source", "the URL where the price is published");
-    context.required(&price.verified_at, within, "price.verified_at", "the day somebody last looked, such as 2025-08-07");
+    context.required(&price.verified_at, within, "price.verified_at", "the day the fact was last checked, such as 2025-08-07");
     let source = context.page(&price.source, "price.source");
     let verified_at = context.date(&price.verified_at, "price.verified_at");
     let evidence = super::super::evidence::Evidence { source: source?, verified_at: verified_at? };

@@ -308,7 +308,7 @@ settings! {
     /// What quotes charge besides what providers charge, in percent of that.
     fee_percent: value Percent = Percent::whole(0), range Percent::whole(0), Percent::whole(1_000);
 
-    /// Whether whoever may call may register an organisation of its own (BatchRouter's
+    /// Whether a caller may register an organisation of its own (BatchRouter's
     /// `agent-register`): `on`, `off`, or `auto`, which is `on` if `listen` is a loopback address and
     /// there are neither API keys nor a `public_url`. With `on`, whoever can reach the daemon gets a key.
     agent_register: value AgentRegister = AgentRegister::Auto;

@@ -23,7 +23,7 @@ impl Notifier {
     pub fn from_env(env: &dyn Strings) -> Self {
         let name = env.filled("NOTIFY_SOCKET").map_err(io::Error::other);
         let socket = name.and_then(|name| name.as_deref().map(connect).transpose()).unwrap_or_else(|error| {
-            tracing::warn!(%error, "the service manager cannot be told anything: NOTIFY_SOCKET names nobody");
+            tracing::warn!(%error, "cannot notify the service manager: NOTIFY_SOCKET names no socket");
             None
         });
         Self { socket, watchdog: watchdog(env, std::process::id()) }

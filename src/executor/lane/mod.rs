@@ -253,9 +253,9 @@ impl Lanes {
         let (provider, model) = (&lane.name.0, lane.name.1.as_deref());
         match change {
             CircuitChange::None => {}
-            CircuitChange::Recovered => tracing::info!(provider, model, "the lane is well again"),
+            CircuitChange::Recovered => tracing::info!(provider, model, "circuit closed"),
             CircuitChange::Tripped(rest) => {
-                tracing::error!(provider, model, seconds = rest.as_secs(), "calls of the lane keep failing; it is left alone")
+                tracing::error!(provider, model, cooldown_s = rest.as_secs(), "circuit opened: calls of the lane keep failing")
             }
         }
     }

@@ -57,7 +57,7 @@ pub async fn revoke_key(
 /// `POST /v1/auth/agent-register`: an organisation and its first key, for anybody who may call at all.
 pub async fn register(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Refusal> {
     if !api.accounts.may_register {
-        return Err(ApiError::new(Code::Forbidden, "this daemon registers nobody by itself; ask its operator for a key").into());
+        return Err(ApiError::new(Code::Forbidden, "registration is off; ask the operator of this daemon for a key").into());
     }
     api.check_open()?;
     api.check_room(0)?;

@@ -24,7 +24,7 @@ pub fn within(most: Usd, estimate: Option<Estimate>) -> Result<(), ServiceError>
     let message = match estimate.map(Estimate::total) {
         Some(total) if nanos(total) <= most => return Ok(()),
         Some(total) => format!("all items together cost about {} USD, more than {most} USD", micros_up(total)),
-        None => format!("nobody knows what the items cost, and they may cost {most} USD at most"),
+        None => format!("the cost of the items is unknown, and they may cost {most} USD at most"),
     };
     Err(ServiceError::issue(IssueCode::PriceCeiling, IssuePath::Field("max_price"), message))
 }

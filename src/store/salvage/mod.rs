@@ -191,7 +191,7 @@ impl Salvage<'_> {
             Some(0) => {}
             Some(missing) => self.told.lost(Thing::Other(format!("{missing} entries of the store; what is named is among them"))),
             None if readable.is_whole => {}
-            None => self.told.lost(Thing::Other("entries of the store, nobody knows how many; what is named is among them".into())),
+            None => self.told.lost(Thing::Other("entries of the store, an unknown number; what is named is among them".into())),
         }
         Ok(())
     }

@@ -101,7 +101,7 @@ pub async fn cancel(
     told(cancelled.await, &context)
 }
 
-/// `DELETE /v1/batches/{batch_id}`; ours. Whoever follows the batch is told `job.deleted`.
+/// `DELETE /v1/batches/{batch_id}`; ours. Followers of the batch are told `job.deleted`.
 pub async fn delete(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, context: Context, path: RawPathParams) -> Response {
     let deleted = async {
         let batch = find(&api, &caller, &path).await?;
