@@ -9,6 +9,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use support::daemon::{Daemon, wait_exit};
@@ -34,7 +35,7 @@ fn in_ci() -> bool {
 }
 
 fn skip(what: &str, why: &str) {
-    let line = format!("SKIPPED: the {what} SDK was not tested: {why}");
+    let line = format!("SKIPPED: {what} was not tested: {why}");
     assert!(!in_ci(), "{line}; CI must test it");
     wait::say(&line);
 }
@@ -54,8 +55,12 @@ fn succeed(command: &mut Command, limit: Duration, log: &Path) -> Result<(), Str
     }
 }
 
+/// Tests run at the same time, and some need the same packages: one installs at a time.
+static INSTALLING: Mutex<()> = Mutex::new(());
+
 /// Runs `install` unless it has succeeded before with the same `requirement`.
 fn install_once(dir: &Path, requirement: &str, install: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    let _one = INSTALLING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let marker = dir.join("installed");
     if std::fs::read_to_string(&marker).is_ok_and(|done| done == requirement) {
         return Ok(());
@@ -112,7 +117,7 @@ fn the_python_sdk_works_unmodified() {
     let dir = installed("python");
     match python_with("requirements.txt", &dir) {
         Ok(python) => check("python", &dir, Command::new(&python).arg(scripts().join("openai_client.py"))),
-        Err(why) => skip("Python", &why),
+        Err(why) => skip("the Python SDK", &why),
     }
 }
 
@@ -126,7 +131,7 @@ fn the_phaseo_python_sdk_works_unmodified() {
             let script = scripts().join("phaseo_client.py");
             check_against(&daemon, "phaseo", &dir, Command::new(&python).arg(script).arg(daemon.base_url()));
         }
-        Err(why) => skip("Phaseo", &why),
+        Err(why) => skip("the Phaseo SDK", &why),
     }
 }
 
@@ -139,7 +144,7 @@ fn the_phaseo_rust_crate_works_unmodified() {
     let mut build = Command::new(env!("CARGO"));
     build.args(["build", "--quiet", "--locked", "--manifest-path"]).arg(manifest).arg("--target-dir").arg(dir.join("target"));
     if let Err(why) = succeed(&mut build, INSTALL_LIMIT, &dir.join("build.log")) {
-        return skip("Phaseo (Rust)", &why);
+        return skip("the Phaseo crate", &why);
     }
     let daemon = Daemon::start();
     let mut client = Command::new(dir.join("target/debug/phaseo-client"));
@@ -147,28 +152,79 @@ fn the_phaseo_rust_crate_works_unmodified() {
     check_against(&daemon, "phaseo-rust", &dir, &mut client);
 }
 
-#[test]
-fn the_node_sdk_works_unmodified() {
+/// A folder with OpenAI's package for Node; why there is none, otherwise.
+fn node_modules() -> Result<PathBuf, String> {
     let version = match Command::new("node").arg("--version").output() {
         Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
-        Ok(output) => return skip("Node", &String::from_utf8_lossy(&output.stderr)),
-        Err(error) => return skip("Node", &format!("node: {error}")),
+        Ok(output) => return Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        Err(error) => return Err(format!("node: {error}")),
     };
     let lock = std::fs::read_to_string(scripts().join("package-lock.json")).expect("package-lock.json");
     let dir = installed("node");
-    let done = install_once(&dir, &format!("{lock}{version}"), || {
+    install_once(&dir, &format!("{lock}{version}"), || {
         for name in ["package.json", "package-lock.json"] {
             std::fs::copy(scripts().join(name), dir.join(name)).map_err(|error| error.to_string())?;
         }
         let mut npm = Command::new("npm");
         npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&dir);
         succeed(&mut npm, INSTALL_LIMIT, &dir.join("npm.log"))
-    });
-    if let Err(why) = done {
-        return skip("Node", &why);
+    })?;
+    Ok(dir)
+}
+
+#[test]
+fn the_node_sdk_works_unmodified() {
+    match node_modules() {
+        Ok(dir) => {
+            // Node looks for modules beside the script, so the script goes beside the modules.
+            let script = dir.join("openai_client.mjs");
+            std::fs::copy(scripts().join("openai_client.mjs"), &script).expect("a copy of the script");
+            check("node", &dir, Command::new("node").arg(&script));
+        }
+        Err(why) => skip("the Node SDK", &why),
     }
-    // Node looks for modules beside the script, so the script goes beside the modules.
-    let script = dir.join("openai_client.mjs");
-    std::fs::copy(scripts().join("openai_client.mjs"), &script).expect("a copy of the script");
-    check("node", &dir, Command::new("node").arg(&script));
+}
+
+/// Each example of the manual stands in the README as it is, and prints this at its end.
+const EXAMPLES: [(&str, &[&str]); 5] = [
+    ("first.sh", &["\"completed\":2", "\"custom_id\":\"trains\""]),
+    ("first.py", &["completed", "tides Simulated answer to \"Why are there tides?\""]),
+    ("first.mjs", &["completed", "trains Simulated answer to \"What is a night train?\""]),
+    ("first_batchrouter.sh", &["ticket-7", "Simulated answer"]),
+    ("first_phaseo.py", &["completed", "Simulated answer to \"What is a night train?\""]),
+];
+
+#[test]
+fn the_examples_run_and_are_those_of_the_readme() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(root.join("README.md")).expect("the README");
+    let daemon = Daemon::start();
+    for (name, said) in EXAMPLES {
+        let example = std::fs::read_to_string(root.join("docs/examples").join(name)).expect("the example");
+        assert!(readme.contains(&example), "docs/examples/{name} is not in the README");
+        let program = match name {
+            "first.py" => python_with("requirements.txt", &installed("python")),
+            "first_phaseo.py" => python_with("phaseo_requirements.txt", &installed("phaseo")),
+            "first.mjs" => node_modules().map(|_| PathBuf::from("node")),
+            _ => match Command::new("curl").arg("--version").output() {
+                Ok(_) => Ok(PathBuf::from("sh")),
+                Err(error) => Err(format!("curl: {error}")),
+            },
+        };
+        let program = match program {
+            Ok(program) => program,
+            Err(why) => {
+                skip(name, &why);
+                continue;
+            }
+        };
+        let beside = if name == "first.mjs" { installed("node") } else { daemon.dir().to_owned() };
+        let script = beside.join(name);
+        let here = example.replace("http://127.0.0.1:7400", &format!("http://{}", daemon.addr()));
+        std::fs::write(&script, here).expect("a copy of the example");
+        let log = daemon.dir().join("example.log");
+        let done = succeed(Command::new(program).arg(&script).current_dir(daemon.dir()), SCRIPT_LIMIT, &log);
+        let told = std::fs::read_to_string(&log).unwrap_or_default();
+        assert!(done.is_ok() && said.iter().all(|text| told.contains(text)), "docs/examples/{name}: {done:?}\n{told}");
+    }
 }

@@ -100,11 +100,6 @@ impl Endpoints {
         self.0 == 0
     }
 
-    /// Whether one of these forms of a request can be asked there. Where nothing is known, any may be.
-    pub fn serve(self, forms: &[Endpoint]) -> bool {
-        self.is_empty() || forms.iter().any(|form| self.contains(*form))
-    }
-
     /// Each of them.
     pub fn iter(self) -> impl Iterator<Item = Endpoint> {
         Endpoint::ALL.into_iter().filter(move |endpoint| self.contains(*endpoint))

@@ -22,7 +22,7 @@ use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 
 use crate::descriptors::Descriptors;
-use crate::domain::endpoint::Endpoint;
+use crate::domain::format::wire::WireFormat;
 use crate::domain::id::RowKey;
 use crate::domain::provider::connection::{Connection, ProviderKind};
 use crate::domain::provider::rate_limits::RateLimitStatus;
@@ -45,7 +45,7 @@ pub fn reason(error: &(dyn std::error::Error + 'static)) -> String {
 /// One upstream call.
 #[derive(Debug, Clone)]
 pub struct Call {
-    pub endpoint: Endpoint,
+    pub format: WireFormat,
     /// The provider's name for the model; already written into `body`.
     pub upstream_model: Arc<str>,
     /// The JSON object to send.

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{Attachment, InputTokens, Item, Output, media};
 use crate::domain::endpoint::Endpoint;
+use crate::domain::format::wire::WireFormat;
 use crate::domain::format::{Form, forms};
 use crate::domain::vocabulary::Modality;
 use crate::quote::file_estimate::ASSUMED_OUTPUT_TOKENS;
@@ -61,7 +62,7 @@ impl OutputBasis {
 /// An item, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content<'a> {
-    endpoints: &'static [Endpoint],
+    formats: &'static [WireFormat],
     texts: Vec<&'a str>,
     /// Each text is read by itself.
     apart: bool,
@@ -83,7 +84,7 @@ impl<'a> Content<'a> {
     /// When nobody could answer it.
     pub fn read(asked: Endpoint, input: &'a Map<String, Value>) -> Result<Self, Misread> {
         let mut content = Self {
-            endpoints: forms(asked, input),
+            formats: forms(asked, input),
             texts: Vec::new(),
             apart: false,
             frame: 0,
@@ -268,9 +269,9 @@ impl<'a> Content<'a> {
 
     /// It is for lanes whose answers are read in the form in which it asks.
     pub fn keep_its_form(&mut self) {
-        let Some(asked) = self.endpoints.first().copied() else { return };
-        let kept = self.endpoints.iter().take_while(|sent| Form { asked, sent: **sent }.is_kept()).count();
-        self.endpoints = &self.endpoints[..kept];
+        let Some(asked) = self.formats.first().map(|own| own.endpoint()) else { return };
+        let kept = self.formats.iter().take_while(|sent| Form { asked, sent: **sent }.is_kept()).count();
+        self.formats = &self.formats[..kept];
     }
 
     /// What it asks to be written.
@@ -294,7 +295,7 @@ impl<'a> Content<'a> {
             InputTokens { tokenizer: *tokenizer, all: all.saturating_add(media), longest }
         };
         Item {
-            endpoints: self.endpoints,
+            formats: self.formats,
             input_tokens: tokenizers.iter().map(&mut count).collect(),
             output: self.output,
             modalities: self.modalities,

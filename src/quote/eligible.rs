@@ -45,8 +45,8 @@ pub(super) fn failed_demands(lane: &Lane<'_>, demands: &Constraints) -> Vec<Reje
 
 /// Why an item cannot go to the lane, if it cannot.
 pub(super) fn misfit(lane: &Lane<'_>, place: u32, item: &Item) -> Option<Rejection> {
-    if !lane.endpoints.is_empty() && !item.endpoints.iter().any(|endpoint| lane.endpoints.contains(endpoint)) {
-        let asked = *item.endpoints.first()?;
+    if !lane.endpoints.is_empty() && !item.formats.iter().any(|format| lane.endpoints.contains(&format.endpoint())) {
+        let asked = item.formats.first()?.endpoint();
         return Some(Rejection::OperationUnsupported { item: place, asked });
     }
     let unread = |modality: &&Modality| !lane.input.is_empty() && !lane.input.contains(modality);

@@ -32,14 +32,14 @@ pub use rejection::Rejection;
 pub use select::{Considered, Decision, GroupDecision, LaneVerdict, Terms, decide};
 
 use self::tokens::Tokenizer;
-use crate::domain::endpoint::Endpoint;
+use crate::domain::format::wire::WireFormat;
 use crate::domain::vocabulary::Modality;
 
 /// What routing needs to know of an item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
-    /// The endpoints that it can be sent to, any of them.
-    pub endpoints: &'static [Endpoint],
+    /// The forms in which it can be sent, any of them; that in which it asks is the first.
+    pub formats: &'static [WireFormat],
     /// The tokens to be read, for each tokenizer of a model that may be asked.
     pub input_tokens: Vec<InputTokens>,
     pub output: Output,

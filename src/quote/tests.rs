@@ -9,12 +9,13 @@ use super::eligible::misfit;
 use super::lane::Sum;
 use super::*;
 use crate::catalog::{Files, Privacy};
+use crate::domain::endpoint::Endpoint;
 use crate::domain::money::{MaxPrice, PriceSheet, Usd};
 use crate::domain::quote::constraints::{Constraints, LaneSort, ProviderPreferences, RoutingMode, RoutingPreferences};
 use crate::domain::vocabulary::{DataCollection, HostedTool};
 
-const CHAT: &[Endpoint] = &[Endpoint::ChatCompletions, Endpoint::Responses];
-const EMBEDDINGS: &[Endpoint] = &[Endpoint::Embeddings];
+const CHAT: &[WireFormat] = &[WireFormat::ChatCompletions, WireFormat::Responses];
+const EMBEDDINGS: &[WireFormat] = &[WireFormat::Embeddings];
 /// The tokenizer of every lane.
 const PLAIN: Tokenizer = Tokenizer::Ratio(400);
 const HOUR: Terms<'static> = Terms { window: Duration::from_secs(3_600), fee: Decimal::ZERO, wishes: &RoutingPreferences::NONE };
@@ -149,11 +150,11 @@ fn facts() -> impl Strategy<Value = Facts> {
 }
 
 fn item() -> impl Strategy<Value = Item> {
-    let endpoints = prop_oneof![9 => Just(CHAT), 1 => Just(EMBEDDINGS)];
+    let formats = prop_oneof![9 => Just(CHAT), 1 => Just(EMBEDDINGS)];
     let image = (1_u64..3_000).prop_map(|bytes| Attachment { mime: "image/png".into(), bytes });
-    (endpoints, 1_u64..3_000, 0_u64..500, prop::option::of(1_u64..1_000), prop::option::weighted(0.1, image)).prop_map(
-        |(endpoints, input_tokens, output_tokens, output_limit, image)| Item {
-            endpoints,
+    (formats, 1_u64..3_000, 0_u64..500, prop::option::of(1_u64..1_000), prop::option::weighted(0.1, image)).prop_map(
+        |(formats, input_tokens, output_tokens, output_limit, image)| Item {
+            formats,
             input_tokens: vec![tokens(input_tokens)],
             output: Output { tokens: output_tokens, answers: 1, limit: output_limit },
             modalities: image.iter().map(|_| Modality::Image).collect(),
@@ -208,7 +209,9 @@ fn is_true(reason: &Rejection, lane: &Lane<'_>, items: &[Item], demands: &Constr
             ignore.iter().any(|id| id == lane.provider) || !only.is_empty() && !only.iter().any(|id| id == lane.provider)
         }
         Rejection::NotOwn => !lane.own && demands.mode == RoutingMode::EdgeOnly,
-        Rejection::OperationUnsupported { item, asked } => at(item).endpoints.contains(asked) && !lane.endpoints.contains(asked),
+        Rejection::OperationUnsupported { item, asked } => {
+            at(item).formats.contains(&WireFormat::of(*asked)) && !lane.endpoints.contains(asked)
+        }
         Rejection::ToolSupport { missing } => {
             missing.iter().all(|tool| demands.tools.contains(tool) && !lane.tools.contains(tool)) && !missing.is_empty()
         }
@@ -371,7 +374,7 @@ fn plain(provider: &str, model: &'static str, price: u32) -> Facts {
 
 fn chat(input_tokens: u64) -> Item {
     Item {
-        endpoints: CHAT,
+        formats: CHAT,
         input_tokens: vec![tokens(input_tokens)],
         output: Output { tokens: 10, answers: 1, limit: None },
         modalities: Vec::new(),

@@ -181,9 +181,9 @@ mod tests {
     use crate::store::Deletion;
 
     /// What is wrong with the content, and what a reader is told of it.
-    type Case = (&'static str, fn(&mut Vec<u8>), &'static str);
+    type Damage = (&'static str, fn(&mut Vec<u8>), &'static str);
 
-    const CASES: [Case; 6] = [
+    const CASES: [Damage; 6] = [
         ("a bit of its beginning", |content| content[0] ^= 1, "its bytes are not"),
         ("a bit of its end", |content| *content.last_mut().unwrap() ^= 0x80, "its bytes are not"),
         ("a block of zeros", |content| content[1_000..5_000].fill(0), "its bytes are not"),

@@ -91,7 +91,7 @@ impl RequestDigest {
         }
         // With their lengths, so that no two sequences of parts are the same bytes.
         let said_back = form.is_said_back().then(|| form.asked.path().as_bytes());
-        for part in [server.as_bytes(), upstream.as_bytes(), form.sent.path().as_bytes(), body].into_iter().chain(said_back) {
+        for part in [server.as_bytes(), upstream.as_bytes(), form.sent.endpoint().path().as_bytes(), body].into_iter().chain(said_back) {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
@@ -106,6 +106,7 @@ impl RequestDigest {
 mod tests {
     use super::*;
     use crate::domain::endpoint::Endpoint;
+    use crate::domain::format::wire::WireFormat;
 
     #[test]
     fn whatever_differs_makes_another_request() {
@@ -122,7 +123,7 @@ mod tests {
             digest(DedupScope::Owner(Owner(2)), "s", "m", "{}"),
             RequestDigest::of(one, "s", "m", Form::as_asked(Endpoint::Responses), b"{}"),
             RequestDigest::of(one, "s", "m", Form::as_asked(Endpoint::ChatCompletions), b"{}"),
-            RequestDigest::of(one, "s", "m", Form { asked: Endpoint::Messages, sent: Endpoint::ChatCompletions }, b"{}"),
+            RequestDigest::of(one, "s", "m", Form { asked: Endpoint::Messages, sent: WireFormat::ChatCompletions }, b"{}"),
         ];
         let distinct: std::collections::HashSet<_> = all.into_iter().collect();
         assert_eq!(distinct.len(), all.len());

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use crate::domain::endpoint::{Endpoint, Endpoints};
+use crate::domain::endpoint::Endpoints;
+use crate::domain::format::wire::{self, WireFormat};
 use crate::domain::format::{every_form, forms};
 use crate::domain::id::RowIndex;
 use crate::domain::money::PriceSheet;
@@ -68,12 +69,12 @@ pub struct QuotedShare {
 
 /// Whether a row can be asked where these are served, in one of the forms of what it asks.
 pub fn can_be_asked(row: &RowRequest<'_>, served: Endpoints) -> bool {
-    served.serve(forms_of(row, |asked| served.serve(asked)))
+    wire::can_be_asked(forms_of(row, |asked| wire::can_be_asked(asked, served)), served)
 }
 
 /// The forms in which a row can be sent. That in which it asks is enough where everybody serves it: finding out the
 /// others takes time.
-fn forms_of(row: &RowRequest<'_>, everybody_serves: impl Fn(&[Endpoint]) -> bool) -> &'static [Endpoint] {
+fn forms_of(row: &RowRequest<'_>, everybody_serves: impl Fn(&[WireFormat]) -> bool) -> &'static [WireFormat] {
     let asked = &every_form(row.endpoint)[..1];
     match everybody_serves(asked) {
         true => asked,
@@ -115,11 +116,11 @@ struct Needs {
     input: u64,
     output: Option<u64>,
     media: bool,
-    forms: &'static [Endpoint],
+    formats: &'static [WireFormat],
 }
 
 impl Needs {
-    fn of(row: &RowRequest<'_>, forms: &'static [Endpoint]) -> Self {
+    fn of(row: &RowRequest<'_>, formats: &'static [WireFormat]) -> Self {
         #[derive(Deserialize)]
         struct Limits {
             #[serde(default)]
@@ -131,7 +132,7 @@ impl Needs {
         }
         let limits = serde_json::from_str::<Limits>(row.body).ok();
         let output = limits.and_then(|of| of.max_completion_tokens.or(of.max_output_tokens).or(of.max_tokens));
-        Self { input: row.body.len() as u64 / LEAST_BYTES_PER_TOKEN, output, media: has_media(row.body), forms }
+        Self { input: row.body.len() as u64 / LEAST_BYTES_PER_TOKEN, output, media: has_media(row.body), formats }
     }
 }
 
@@ -157,7 +158,7 @@ impl Candidate {
         share.most_input.is_none_or(|most| input.saturating_add(output) <= most)
             && share.most_output.is_none_or(|most| output <= most)
             && !(needs.media && share.text_only)
-            && share.endpoints.serve(needs.forms)
+            && wire::can_be_asked(needs.formats, share.endpoints)
     }
 
     fn weight(&self) -> u64 {
@@ -188,7 +189,7 @@ impl Places {
             return (only.quoted.map(|share| share.operation) == row.operation).then_some(only.model);
         }
         let mine = || known.iter().filter(|candidate| candidate.quoted.map(|share| share.operation) == row.operation);
-        let serves = |asked: &[_]| mine().all(|candidate| candidate.quoted.is_none_or(|share| share.endpoints.serve(asked)));
+        let serves = |asked: &[_]| mine().all(|candidate| candidate.quoted.is_none_or(|share| wire::can_be_asked(asked, share.endpoints)));
         let needs = Needs::of(row, forms_of(row, serves));
         let some_fit = mine().any(|candidate| candidate.fits(&needs));
         let among = || mine().filter(|candidate| !some_fit || candidate.fits(&needs));

@@ -8,11 +8,13 @@
 mod answer;
 mod messages;
 mod openai;
+pub mod wire;
 
 use serde_json::{Map, Value};
 
 use super::endpoint::Endpoint;
 pub use answer::{Unsayable, error_of_chat, message_of_chat};
+use wire::WireFormat;
 
 type Members = Map<String, Value>;
 
@@ -24,44 +26,44 @@ pub const LIMIT: &str = "max_output_tokens";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Form {
     pub asked: Endpoint,
-    pub sent: Endpoint,
+    pub sent: WireFormat,
 }
 
 impl Form {
     /// Sent as it is asked.
     pub const fn as_asked(endpoint: Endpoint) -> Self {
-        Self { asked: endpoint, sent: endpoint }
+        Self { asked: endpoint, sent: WireFormat::of(endpoint) }
     }
 
     /// Whether what is answered is said anew in the form in which it was asked. The answers of OpenAI's two
     /// forms are passed on as they are.
     pub fn is_said_back(self) -> bool {
-        self.asked == Endpoint::Messages && self.sent != Endpoint::Messages
+        self.asked == Endpoint::Messages && self.sent != WireFormat::AnthropicMessages
     }
 
     /// Whether its client reads an answer in the form in which it has asked.
     pub fn is_kept(self) -> bool {
-        self.asked == self.sent || self.is_said_back()
+        self.sent == WireFormat::of(self.asked) || self.is_said_back()
     }
 }
 
 /// The forms that there are for what is asked in this one, which comes before the others.
-pub const fn every_form(asked: Endpoint) -> &'static [Endpoint] {
+pub const fn every_form(asked: Endpoint) -> &'static [WireFormat] {
     match asked {
-        Endpoint::ChatCompletions => &[Endpoint::ChatCompletions, Endpoint::Responses],
-        Endpoint::Responses => &[Endpoint::Responses, Endpoint::ChatCompletions],
-        Endpoint::Messages => &[Endpoint::Messages, Endpoint::ChatCompletions],
-        Endpoint::Completions => &[Endpoint::Completions],
-        Endpoint::Embeddings => &[Endpoint::Embeddings],
-        Endpoint::Moderations => &[Endpoint::Moderations],
-        Endpoint::ImagesGenerations => &[Endpoint::ImagesGenerations],
-        Endpoint::ImagesEdits => &[Endpoint::ImagesEdits],
-        Endpoint::Videos => &[Endpoint::Videos],
+        Endpoint::ChatCompletions => &[WireFormat::ChatCompletions, WireFormat::Responses],
+        Endpoint::Responses => &[WireFormat::Responses, WireFormat::ChatCompletions],
+        Endpoint::Messages => &[WireFormat::AnthropicMessages, WireFormat::ChatCompletions],
+        Endpoint::Completions => &[WireFormat::Completions],
+        Endpoint::Embeddings => &[WireFormat::Embeddings],
+        Endpoint::Moderations => &[WireFormat::Moderations],
+        Endpoint::ImagesGenerations => &[WireFormat::ImagesGenerations],
+        Endpoint::ImagesEdits => &[WireFormat::ImagesEdits],
+        Endpoint::Videos => &[WireFormat::Videos],
     }
 }
 
 /// Those of them in which a request can be sent.
-pub fn forms(asked: Endpoint, request: &Members) -> &'static [Endpoint] {
+pub fn forms(asked: Endpoint, request: &Members) -> &'static [WireFormat] {
     let is_sayable = match asked {
         Endpoint::Messages => messages::is_sayable(request),
         other => openai::is_sayable(other, request),
@@ -72,9 +74,9 @@ pub fn forms(asked: Endpoint, request: &Members) -> &'static [Endpoint] {
 /// A request in another one of its [`forms`]; as it is if that is none.
 pub fn said(form: Form, request: Members) -> Members {
     match (form.asked, form.sent) {
-        (Endpoint::ChatCompletions, Endpoint::Responses) => openai::to_responses(request),
-        (Endpoint::Responses, Endpoint::ChatCompletions) => openai::to_chat(request),
-        (Endpoint::Messages, Endpoint::ChatCompletions) => messages::to_chat(request),
+        (Endpoint::ChatCompletions, WireFormat::Responses) => openai::to_responses(request),
+        (Endpoint::Responses, WireFormat::ChatCompletions) => openai::to_chat(request),
+        (Endpoint::Messages, WireFormat::ChatCompletions) => messages::to_chat(request),
         _ => request,
     }
 }

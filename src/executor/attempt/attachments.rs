@@ -13,8 +13,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::domain::endpoint::Endpoint;
 use crate::domain::file::File;
+use crate::domain::format::wire::WireFormat;
 use crate::domain::id::{FileId, OrgId, RowKey};
 use crate::domain::text::shown;
 use crate::domain::time::{Clock, Timestamp};
@@ -105,7 +105,7 @@ fn lock(room: &Mutex<Room>) -> MutexGuard<'_, Room> {
 pub struct Sent {
     pub row: RowKey,
     pub org: OrgId,
-    pub endpoint: Endpoint,
+    pub format: WireFormat,
     pub body: Bytes,
 }
 
@@ -154,7 +154,7 @@ impl Attachments {
             return Err(Incomplete::NotNow);
         }
         let place = FileSlot { room: self.room.clone(), org: sent.org, bytes };
-        let mut body = attach(sent.endpoint, sent.body.to_vec(), |id| self.read(id, files.get(id)))?;
+        let mut body = attach(sent.format, sent.body.to_vec(), |id| self.read(id, files.get(id)))?;
         // It grew by doubling, and stays for as long as the call takes.
         body.shrink_to_fit();
         Ok(Complete { body: body.into(), _place: place })

@@ -128,12 +128,12 @@ impl Attempt {
     /// The body with the files that it names, if it names any. Boxed, because hardly any row does.
     async fn files(&self) -> Result<Option<Complete>, Incomplete> {
         let (BatchInput::Quoted(_), Some(way)) = (&self.spec.order, self.route()) else { return Ok(None) };
-        let (endpoint, body) = (self.row.form.sent, &self.row.body);
-        let ids = named(endpoint, body);
+        let (format, body) = (self.row.form.sent, &self.row.body);
+        let ids = named(format, body);
         if ids.is_empty() {
             return Ok(None);
         }
-        let sent = Sent { row: self.key(), org: self.spec.org, endpoint, body: body.clone() };
+        let sent = Sent { row: self.key(), org: self.spec.org, format, body: body.clone() };
         Box::pin(self.context.attachments.complete(ids, sent, &way.reads)).await.map(Some)
     }
 
@@ -193,7 +193,7 @@ impl Attempt {
     fn call(&self, now: Timestamp) -> Call {
         let attempts = self.row.tally.failed.saturating_add(self.row.tally.turned_away);
         Call {
-            endpoint: self.row.form.sent,
+            format: self.row.form.sent,
             upstream_model: self.route().map_or_else(|| Arc::from(""), |route| route.upstream.clone()),
             body: self.row.body.clone(),
             key: self.key(),

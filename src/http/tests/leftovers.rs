@@ -81,9 +81,9 @@ struct Answer {
 }
 
 /// A client's side of a connection.
-struct Line(BufReader<TcpStream>);
+struct RawConnection(BufReader<TcpStream>);
 
-impl Line {
+impl RawConnection {
     async fn to(served: &Served) -> Self {
         Self(BufReader::new(TcpStream::connect(served.address).await.unwrap()))
     }
@@ -206,7 +206,7 @@ async fn no_request_is_lost_behind_a_body_that_nobody_wants() {
     let tried = futures_util::stream::iter(cases).map(|(case, head, body, when)| {
         let served = &served;
         async move {
-            let mut line = Line::to(served).await;
+            let mut line = RawConnection::to(served).await;
             let first = line.exchange(&head, &body, when).await.map_err(|error| format!("{case}: {error}"))?;
             line.goes_on(&first).await.map_err(|error| format!("{case}: after {}: {error}", first.status))?;
             Ok((when, first.closes))
@@ -226,13 +226,13 @@ async fn a_connection_closes_only_where_it_must() {
         for when in [When::Early, When::Late, When::Asked] {
             let expect = if when == When::Asked { "Expect: 100-continue\r\n" } else { "" };
             let head = format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n{expect}{framing}\r\n");
-            let answer = Line::to(&served).await.exchange(&head, &body, when).await.unwrap();
+            let answer = RawConnection::to(&served).await.exchange(&head, &body, when).await.unwrap();
             seen.insert(format!("{name}, {when:?}"), answer.closes);
         }
     }
     insta::assert_debug_snapshot!(seen);
     let kept = "GET /healthz HTTP/1.0\r\nHost: localhost\r\nConnection: keep-alive\r\nContent-Length: 300000\r\n\r\n";
-    let mut line = Line::to(&served).await;
+    let mut line = RawConnection::to(&served).await;
     let answer = line.exchange(kept, b"", When::Early).await.unwrap();
     assert!(answer.closes);
     line.goes_on(&answer).await.unwrap();
@@ -242,7 +242,7 @@ async fn a_connection_closes_only_where_it_must() {
 #[tokio::test]
 async fn a_head_that_is_too_long_is_told_so() {
     let served = served_for_bodies(BODY_IDLE).await;
-    let mut line = Line::to(&served).await;
+    let mut line = RawConnection::to(&served).await;
     let head = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(3_000_000));
     let answer = line.exchange(&head, b"", When::Early).await.unwrap();
     assert!(matches!(answer.status, 414 | 431) && answer.closes, "{}", answer.status);

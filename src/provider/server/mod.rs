@@ -8,23 +8,27 @@
 //! Invariant: the key leaves this module only in a header of a call to the configured host:
 //! `Authorization`, or `x-api-key` for what is Anthropic's own.
 
+mod anthropic;
+mod openai;
 pub mod rate_limit_headers;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fmt::Write;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, RETRY_AFTER, USER_AGENT};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use hyper_util::client::proxy::matcher::Matcher;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
 use super::transport::{Received, Transport, proxies_from_env};
 use super::{Answer, Call, CallError, Dispatch, SetupError};
 use crate::descriptors::Descriptors;
 use crate::domain::endpoint::Endpoint;
+use crate::domain::format::wire::WireFormat;
 use crate::domain::id::RowKey;
 use crate::domain::provider::connection::{Api, ServerConnection};
 use crate::domain::row::retry::parse_retry_after;
@@ -33,15 +37,12 @@ use crate::domain::time::Clock;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
 const KEY_PREFIX: &str = "batchd-";
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-/// The version of Messages that is spoken: Anthropic, "Versions". Servers that imitate them ignore it.
-const ANTHROPIC_VERSION: (HeaderName, HeaderValue) = (HeaderName::from_static("anthropic-version"), HeaderValue::from_static("2023-06-01"));
 
 /// A server.
 pub struct Server {
     transport: Transport,
-    /// By `endpoint as usize`.
-    targets: [Uri; Endpoint::ALL.len()],
+    /// Where each format is posted.
+    targets: HashMap<WireFormat, Uri>,
     /// Where it lists its models.
     models: Uri,
     /// What a request carries.
@@ -86,16 +87,13 @@ impl Server {
     ) -> Result<Self, SetupError> {
         let transport = Transport::open(id, connection, proxies, descriptors)?;
         let unusable = |error: http::Error| SetupError::Url { provider: id.into(), reason: error.to_string() };
-        let mut targets = [const { None }; Endpoint::ALL.len()];
-        for endpoint in Endpoint::ALL {
-            targets[endpoint as usize] = Some(target(&connection.base_url, endpoint.tail()).map_err(unusable)?);
-        }
-        let models = target(&connection.base_url, "/models").map_err(unusable)?;
-        // `ALL` lists every operation once, so no place stays empty.
-        let targets = targets.map(Option::unwrap_or_default);
+        let below = |path| target(&connection.base_url, path).map_err(unusable);
+        let formats = Endpoint::ALL.map(WireFormat::of).into_iter();
+        let targets = formats.map(|format| Ok((format, below(openai::path(format))?))).collect::<Result<_, SetupError>>()?;
+        let models = below(openai::MODELS)?;
         let headers = |api| headers(id, api, key.as_ref());
         let mut anthropic = headers(connection.api)?;
-        anthropic.insert(ANTHROPIC_VERSION.0, ANTHROPIC_VERSION.1);
+        anthropic::add_version(&mut anthropic);
         // Anthropic's layer of compatibility takes its key as OpenAI's clients send it.
         Ok(Self { transport, targets, models, headers: headers(Api::OpenAi)?, anthropic, api: connection.api, clock })
     }
@@ -103,8 +101,9 @@ impl Server {
     async fn send(&self, call: Call) -> Result<Answer, CallError> {
         let mut request = Box::new(Request::new(call.body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.targets[call.endpoint as usize].clone();
-        let mut headers = if call.endpoint == Endpoint::Messages { self.anthropic.clone() } else { self.headers.clone() };
+        // Each format is the own form of an endpoint, so each has a place.
+        *request.uri_mut() = self.targets.get(&call.format).cloned().unwrap_or_default();
+        let mut headers = if call.format == WireFormat::AnthropicMessages { self.anthropic.clone() } else { self.headers.clone() };
         if let Some(name) = call_name(call.key) {
             headers.insert(CLIENT_REQUEST_ID, name.clone());
             headers.insert(IDEMPOTENCY_KEY, name);
@@ -179,8 +178,8 @@ fn headers(id: &str, api: Api, key: Option<&SecretString>) -> Result<HeaderMap, 
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("batchd/", env!("CARGO_PKG_VERSION"))));
     if let Some(key) = key {
         let (name, text) = match api {
-            Api::OpenAi => (AUTHORIZATION, format!("Bearer {}", key.expose_secret())),
-            Api::Anthropic => (API_KEY, key.expose_secret().to_owned()),
+            Api::OpenAi => openai::key(key),
+            Api::Anthropic => anthropic::key(key),
         };
         let mut value = HeaderValue::try_from(text).map_err(|_| SetupError::Key { provider: id.into() })?;
         value.set_sensitive(true);
@@ -238,7 +237,7 @@ mod tests {
 
     fn call() -> Call {
         Call {
-            endpoint: Endpoint::ChatCompletions,
+            format: WireFormat::ChatCompletions,
             upstream_model: "m".into(),
             body: Bytes::from_static(b"{\"model\":\"m\"}"),
             key: RowKey { batch: BatchId::from_u128(7), row: RowIndex(255) },
@@ -267,7 +266,7 @@ mod tests {
         {
             let server = Loopback::start(vec![Reply::answer("200 OK", "request-id: req_1\r\n", "{}")]).await;
             let provider = open_as(api, &format!("http://{}", server.address()), Some("sk-ant")).unwrap();
-            let answer = provider.call(Call { endpoint, ..call() }).await.unwrap();
+            let answer = provider.call(Call { format: WireFormat::of(endpoint), ..call() }).await.unwrap();
             assert_eq!(answer.request_id.as_deref(), Some("req_1"));
             told.push(server.requests()[0].replace(&server.address().to_string(), "HOST").replace("\r\n", "\n"));
         }
@@ -288,7 +287,7 @@ mod tests {
         }
         let provider = open("http://api.example", None).unwrap();
         for endpoint in Endpoint::ALL {
-            assert_eq!(provider.targets[endpoint as usize].path(), endpoint.path());
+            assert_eq!(provider.targets[&WireFormat::of(endpoint)].path(), endpoint.path());
         }
     }
 
@@ -324,7 +323,7 @@ mod tests {
     async fn no_text_contains_the_key() {
         let server = Loopback::start(vec![Reply::Cut(String::new())]).await;
         let provider = open_as(Api::Anthropic, &format!("http://{}", server.address()), Some("sk-secret")).unwrap();
-        let error = provider.call(Call { endpoint: Endpoint::Messages, ..call() }).await.unwrap_err();
+        let error = provider.call(Call { format: WireFormat::AnthropicMessages, ..call() }).await.unwrap_err();
         let refused = open("http://api.example", Some("sk-secret\n")).unwrap_err();
         for text in [
             format!("{provider:?} {:?} {:?}", provider.headers, provider.anthropic),

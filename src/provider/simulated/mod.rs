@@ -32,8 +32,8 @@ use self::force::Forced;
 use self::profile::{Dice, Disturbance};
 use self::request::{Body, SimulatedRefusal};
 use super::{Answer, Call, CallError, Dispatch};
-use crate::domain::endpoint::Endpoint;
 use crate::domain::format::error_of_chat;
+use crate::domain::format::wire::WireFormat;
 use crate::domain::provider::connection::{SimulatedProfile, Timeouts};
 
 /// What error texts call the host.
@@ -81,7 +81,7 @@ impl Dispatch for Simulated {
 
 impl<'a> Case<'a> {
     fn decide(call: &'a Call, profile: &SimulatedProfile) -> Self {
-        let seed = profile::fingerprint(&[call.endpoint.path().as_bytes(), call.upstream_model.as_bytes(), &call.body]);
+        let seed = profile::fingerprint(&[call.format.endpoint().path().as_bytes(), call.upstream_model.as_bytes(), &call.body]);
         let mut dice = Dice::new(seed);
         // Always drawn in this order, so that a directive changes what it names and nothing else.
         let mut latency = profile::latency(profile, &mut dice);
@@ -123,7 +123,7 @@ impl<'a> Case<'a> {
             Ok(Answer { status, request_id: Some(format!("req_{seed:016x}")), retry_after, allowances: None, body: Bytes::from(body) })
         };
         let error = |status, retry_after, body: Vec<u8>| {
-            let body = if call.endpoint == Endpoint::Messages { error_of_chat(status, &body) } else { body };
+            let body = if call.format == WireFormat::AnthropicMessages { error_of_chat(status, &body) } else { body };
             answer(status, retry_after, body)
         };
         let body = match self.body {
@@ -137,7 +137,7 @@ impl<'a> Case<'a> {
             return Err(CallError::Interrupted { host: HOST.into(), reason: "simulated".into() });
         }
         let draft = Draft { model: &call.upstream_model, body: &body, forced: &self.forced, seed, dice: self.dice };
-        match bodies::render(call.endpoint, draft) {
+        match bodies::render(call.format, draft) {
             Ok(mut body) => {
                 let status = match disturbance {
                     Some(Disturbance::Status { status, .. }) => status,

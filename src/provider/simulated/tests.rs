@@ -5,6 +5,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::domain::endpoint::Endpoint;
+use crate::domain::format::wire::WireFormat;
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::provider::connection::SimulatedFaults;
 use crate::domain::row::retry::FailureClass;
@@ -16,7 +17,7 @@ fn instant() -> SimulatedProfile {
 
 fn row(body: &str, attempt: u32) -> Call {
     Call {
-        endpoint: Endpoint::ChatCompletions,
+        format: WireFormat::ChatCompletions,
         upstream_model: "m".into(),
         body: Bytes::copy_from_slice(body.as_bytes()),
         key: RowKey { batch: BatchId::from_u128(u128::from(attempt)), row: RowIndex(0) },
@@ -128,7 +129,7 @@ proptest! {
         endpoint in prop::sample::select(Endpoint::ALL.to_vec()),
     ) {
         let provider = Simulated::new(instant(), vec![]);
-        let call = Call { endpoint, ..row(&body, 1) };
+        let call = Call { format: WireFormat::of(endpoint), ..row(&body, 1) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         match verdict(runtime.block_on(provider.call(call))) {
             Verdict::Succeeded { .. } => {}

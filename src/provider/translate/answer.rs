@@ -37,11 +37,12 @@ fn error(response: Response) -> Response {
 mod tests {
     use super::*;
     use crate::domain::endpoint::Endpoint;
+    use crate::domain::format::wire::WireFormat;
     use crate::provider::{Answer, verdict};
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    const FORM: Form = Form { asked: Endpoint::Messages, sent: Endpoint::ChatCompletions };
+    const FORM: Form = Form { asked: Endpoint::Messages, sent: WireFormat::ChatCompletions };
     const ASKED: &[u8] = br#"{"stop":["two"]}"#;
 
     fn told(status: u16, body: &Value) -> Value {
@@ -104,7 +105,7 @@ mod tests {
     fn other_answers_pass_as_they_are() {
         let answer =
             |body: &'static str| Ok(Answer { status: 200, request_id: None, retry_after: None, allowances: None, body: body.into() });
-        let form = Form { asked: Endpoint::ChatCompletions, sent: Endpoint::Responses };
+        let form = Form { asked: Endpoint::ChatCompletions, sent: WireFormat::Responses };
         assert_eq!(said_back(form, b"{}", verdict(answer("{\"output\":1}"))), verdict(answer("{\"output\":1}")));
     }
 

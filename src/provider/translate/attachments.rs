@@ -1,5 +1,5 @@
 //! Files that an item names by their ids: a provider does not know them, and gets their content in place
-//! of the id, as a data URL in the form that the endpoint has for it.
+//! of the id, as a data URL in the form that the format has for it.
 //!
 //! The parts are those of Responses, `{"type": "input_image" | "input_file", "file_id": ...}`, also among the
 //! messages of Chat Completions, that form's own `{"type": "file", "file": {"file_id": ...}}`, and those of
@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use crate::domain::endpoint::Endpoint;
+use crate::domain::format::wire::WireFormat;
 
 /// A file to be sent along.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,33 +30,33 @@ impl Attached {
 ///
 /// # Errors
 /// Those of `find`; a file that is not there must not be left out.
-pub fn attach<E>(endpoint: Endpoint, body: Vec<u8>, mut find: impl FnMut(&str) -> Result<Attached, E>) -> Result<Vec<u8>, E> {
-    let Some(mut request) = read(endpoint, &body) else { return Ok(body) };
-    for part in parts(endpoint, &mut request) {
+pub fn attach<E>(format: WireFormat, body: Vec<u8>, mut find: impl FnMut(&str) -> Result<Attached, E>) -> Result<Vec<u8>, E> {
+    let Some(mut request) = read(format, &body) else { return Ok(body) };
+    for part in parts(format, &mut request) {
         if let Some(id) = id_of(part) {
             let file = find(&id)?;
-            *part = filled(endpoint, part, &file);
+            *part = filled(format, part, &file);
         }
     }
     Ok(serde_json::to_vec(&request).unwrap_or(body))
 }
 
 /// The ids of files that a body names, as often as it does.
-pub fn named(endpoint: Endpoint, body: &[u8]) -> Vec<String> {
-    let Some(mut request) = read(endpoint, body) else { return Vec::new() };
-    parts(endpoint, &mut request).filter_map(|part| id_of(part)).collect()
+pub fn named(format: WireFormat, body: &[u8]) -> Vec<String> {
+    let Some(mut request) = read(format, body) else { return Vec::new() };
+    parts(format, &mut request).filter_map(|part| id_of(part)).collect()
 }
 
 /// A body that may name files.
-fn read(endpoint: Endpoint, body: &[u8]) -> Option<Map<String, Value>> {
-    let has_messages = matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages);
+fn read(format: WireFormat, body: &[u8]) -> Option<Map<String, Value>> {
+    let has_messages = matches!(format, WireFormat::ChatCompletions | WireFormat::Responses | WireFormat::AnthropicMessages);
     let may = has_messages && memchr::memmem::find(body, b"\"file_id\"").is_some();
     may.then(|| serde_json::from_slice(body).ok()).flatten()
 }
 
 /// The parts of its messages.
-fn parts(endpoint: Endpoint, request: &mut Map<String, Value>) -> impl Iterator<Item = &mut Value> {
-    let member = if endpoint == Endpoint::Responses { "input" } else { "messages" };
+fn parts(format: WireFormat, request: &mut Map<String, Value>) -> impl Iterator<Item = &mut Value> {
+    let member = if format == WireFormat::Responses { "input" } else { "messages" };
     let messages = request.get_mut(member).and_then(Value::as_array_mut).into_iter().flatten();
     messages.filter_map(|message| message.get_mut("content")?.as_array_mut()).flatten().flat_map(with_inner)
 }
@@ -82,11 +82,11 @@ fn id_of(part: &Value) -> Option<String> {
     holder.get("file_id")?.as_str().map(str::to_owned)
 }
 
-fn filled(endpoint: Endpoint, part: &Value, file: &Attached) -> Value {
+fn filled(format: WireFormat, part: &Value, file: &Attached) -> Value {
     let is_image = matches!(part["type"].as_str(), Some("input_image" | "image_url"));
     let detail = part.get("detail").cloned().unwrap_or_else(|| json!("auto"));
-    match (endpoint, is_image) {
-        (Endpoint::Messages, _) => {
+    match (format, is_image) {
+        (WireFormat::AnthropicMessages, _) => {
             let mut block = part.clone();
             block["source"] = match std::str::from_utf8(&file.content).ok().filter(|_| file.mime.starts_with("text/")) {
                 Some(text) => json!({ "type": "text", "media_type": "text/plain", "data": text }),
@@ -94,8 +94,8 @@ fn filled(endpoint: Endpoint, part: &Value, file: &Attached) -> Value {
             };
             block
         }
-        (Endpoint::ChatCompletions, true) => json!({ "type": "image_url", "image_url": { "url": file.url(), "detail": detail } }),
-        (Endpoint::ChatCompletions, false) => json!({ "type": "file", "file": { "filename": file.filename, "file_data": file.url() } }),
+        (WireFormat::ChatCompletions, true) => json!({ "type": "image_url", "image_url": { "url": file.url(), "detail": detail } }),
+        (WireFormat::ChatCompletions, false) => json!({ "type": "file", "file": { "filename": file.filename, "file_data": file.url() } }),
         (_, true) => json!({ "type": "input_image", "image_url": file.url(), "detail": detail }),
         (_, false) => json!({ "type": "input_file", "filename": file.filename, "file_data": file.url() }),
     }
@@ -105,12 +105,12 @@ fn filled(endpoint: Endpoint, part: &Value, file: &Attached) -> Value {
 mod tests {
     use super::*;
 
-    fn sent(endpoint: Endpoint, body: &Value) -> Result<Value, String> {
+    fn sent(format: WireFormat, body: &Value) -> Result<Value, String> {
         let find = |id: &str| match id {
             "file_1" => Ok(Attached { mime: "image/png".into(), filename: "a.png".into(), content: b"png".to_vec() }),
             other => Err(format!("no {other}")),
         };
-        attach(endpoint, body.to_string().into_bytes(), find).map(|body| serde_json::from_slice(&body).unwrap())
+        attach(format, body.to_string().into_bytes(), find).map(|body| serde_json::from_slice(&body).unwrap())
     }
 
     #[test]
@@ -127,15 +127,15 @@ mod tests {
         let blocks = json!([{"type": "text", "text": "file_id"}, {"type": "image", "source": {"type": "file", "file_id": "file_1"}, "cache_control": {"type": "ephemeral"}}, {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "document", "source": {"type": "file", "file_id": "file_1"}}]}]);
         let messages = json!({"model": "m", "messages": [{"role": "user", "content": blocks}]});
         insta::assert_json_snapshot!([
-            sent(Endpoint::ChatCompletions, &chat).unwrap(),
-            sent(Endpoint::Responses, &responses).unwrap(),
-            sent(Endpoint::Messages, &messages).unwrap(),
+            sent(WireFormat::ChatCompletions, &chat).unwrap(),
+            sent(WireFormat::Responses, &responses).unwrap(),
+            sent(WireFormat::AnthropicMessages, &messages).unwrap(),
         ]);
         let missing = json!({"messages": [{"role": "user", "content": [{"type": "input_file", "file_id": "file_2"}]}]});
-        assert_eq!(sent(Endpoint::ChatCompletions, &missing), Err("no file_2".to_owned()));
+        assert_eq!(sent(WireFormat::ChatCompletions, &missing), Err("no file_2".to_owned()));
         for body in [json!({"messages": "file_id"}), json!({"messages": [7, {"content": [7]}], "file_id": "file_2"}), json!({"input": "x"})]
         {
-            assert_eq!(sent(Endpoint::ChatCompletions, &body), Ok(body));
+            assert_eq!(sent(WireFormat::ChatCompletions, &body), Ok(body));
         }
     }
 }

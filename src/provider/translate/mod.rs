@@ -18,6 +18,7 @@ pub use self::answer::said_back;
 pub use self::attachments::{Attached, attach, named};
 use crate::domain::endpoint::{Endpoint, Endpoints};
 use crate::domain::format;
+use crate::domain::format::wire::WireFormat;
 use crate::domain::format::{Form, LIMIT};
 use crate::domain::vocabulary::HostedTool;
 
@@ -33,32 +34,33 @@ pub struct Takes<'a> {
 }
 
 impl Takes<'_> {
-    fn endpoint(&self, asked: Endpoint, with_tools: bool) -> Endpoint {
-        let Some(other) = format::every_form(asked).get(1).copied() else { return asked };
-        let serves = |endpoint| self.endpoints.contains(endpoint);
+    fn format(&self, asked: Endpoint, with_tools: bool) -> WireFormat {
+        let own = WireFormat::of(asked);
+        let Some(other) = format::every_form(asked).get(1).copied() else { return own };
+        let serves = |format: WireFormat| self.endpoints.contains(format.endpoint());
         if self.endpoints.is_empty() {
             // Of all servers that nothing is known of, most have Chat Completions.
-            if asked == Endpoint::Messages && !self.messages { other } else { asked }
+            if asked == Endpoint::Messages && !self.messages { other } else { own }
         } else if asked == Endpoint::Messages {
-            if serves(asked) { asked } else { other }
-        } else if with_tools && serves(Endpoint::Responses) {
+            if serves(own) { own } else { other }
+        } else if with_tools && serves(WireFormat::Responses) {
             // Tools that a provider runs itself are a matter of Responses, where it has them.
-            Endpoint::Responses
-        } else if !serves(asked) && serves(other) {
+            WireFormat::Responses
+        } else if !serves(own) && serves(other) {
             other
         } else {
-            asked
+            own
         }
     }
 }
 
 /// Gives the limit of what is written the name that it has in this form: in Chat Completions the newer one where
 /// the lane is as new, as it is where it has Responses, too.
-fn name_limit(request: &mut Map<String, Value>, sent: Endpoint, takes: &Takes<'_>) {
+fn name_limit(request: &mut Map<String, Value>, sent: WireFormat, takes: &Takes<'_>) {
     let names = match sent {
-        Endpoint::ChatCompletions if takes.endpoints.contains(Endpoint::Responses) => ["max_completion_tokens", "max_tokens"],
-        Endpoint::ChatCompletions => ["max_tokens", "max_completion_tokens"],
-        Endpoint::Messages => ["max_tokens"; 2],
+        WireFormat::ChatCompletions if takes.endpoints.contains(Endpoint::Responses) => ["max_completion_tokens", "max_tokens"],
+        WireFormat::ChatCompletions => ["max_tokens", "max_completion_tokens"],
+        WireFormat::AnthropicMessages => ["max_tokens"; 2],
         _ => return,
     };
     let Some(limit) = request.remove(LIMIT) else { return };
@@ -72,7 +74,7 @@ pub fn fit(asked: Endpoint, body: Vec<u8>, takes: Takes<'_>, tools: &[HostedTool
     let conversation = matches!(asked, Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages);
     let tools = if conversation { tools } else { &[] };
     let as_asked = Form::as_asked(asked);
-    let form = Form { asked, sent: takes.endpoint(asked, !tools.is_empty()) };
+    let form = Form { asked, sent: takes.format(asked, !tools.is_empty()) };
     let foreign_limit =
         matches!(asked, Endpoint::ChatCompletions | Endpoint::Messages) && memchr::memmem::find(&body, LIMIT.as_bytes()).is_some();
     if form == as_asked && tools.is_empty() && !foreign_limit {
@@ -106,7 +108,7 @@ mod tests {
         let takes = Takes { endpoints: endpoints.iter().copied().collect(), messages: false, tool_names: &names };
         let (form, body) = fit(asked, body.to_string().into_bytes(), takes, tools);
         assert_eq!(form.asked, asked);
-        (form.sent, serde_json::from_slice(&body).unwrap())
+        (form.sent.endpoint(), serde_json::from_slice(&body).unwrap())
     }
 
     #[test]
@@ -242,7 +244,7 @@ mod tests {
         // Of a server that nothing is known of, only its kind says whether it has them.
         for (has, endpoint) in [(true, Endpoint::Messages), (false, Endpoint::ChatCompletions)] {
             let takes = Takes { endpoints: Endpoints::default(), messages: has, tool_names: &BTreeMap::new() };
-            assert_eq!(fit(Endpoint::Messages, messages.to_string().into_bytes(), takes, &[]).0.sent, endpoint);
+            assert_eq!(fit(Endpoint::Messages, messages.to_string().into_bytes(), takes, &[]).0.sent, WireFormat::of(endpoint));
         }
     }
 
@@ -282,7 +284,7 @@ mod tests {
         fn nothing_panics_whatever_is_said_in_another_form(members in proptest::collection::btree_map("messages|input|system|tools|tool_choice|metadata|output_config|stop_sequences", any_json(), 0..6)) {
             let request: Map<String, Value> = members.into_iter().collect();
             for (asked, sent) in [(Endpoint::Messages, Endpoint::ChatCompletions), (Endpoint::ChatCompletions, Endpoint::Responses), (Endpoint::Responses, Endpoint::ChatCompletions)] {
-                let said = format::said(Form { asked, sent }, request.clone());
+                let said = format::said(Form { asked, sent: WireFormat::of(sent) }, request.clone());
                 prop_assert!(said.contains_key("input") || said.contains_key("messages") || asked == Endpoint::ChatCompletions);
                 if format::forms(asked, &request).len() > 1 && asked == Endpoint::Messages {
                     let messages = said["messages"].as_array().unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::domain::endpoint::Endpoint;
+use crate::domain::format::wire::WireFormat;
 use crate::domain::vocabulary::HostedTool;
 
 /// What OpenAI calls a tool: its documents of Responses, `tools`.
@@ -16,7 +16,7 @@ const fn usual_name(tool: HostedTool) -> &'static str {
 }
 
 /// Adds the tools to a request that does not ask for them by itself.
-pub(super) fn demand(request: &mut Map<String, Value>, endpoint: Endpoint, tools: &[HostedTool], names: &BTreeMap<HostedTool, String>) {
+pub(super) fn demand(request: &mut Map<String, Value>, format: WireFormat, tools: &[HostedTool], names: &BTreeMap<HostedTool, String>) {
     if tools.is_empty() {
         return;
     }
@@ -31,13 +31,13 @@ pub(super) fn demand(request: &mut Map<String, Value>, endpoint: Endpoint, tools
         if stated.iter().any(|each| each["type"] == name) {
             continue;
         }
-        if endpoint == Endpoint::Messages {
+        if format == WireFormat::AnthropicMessages {
             // Anthropic's tools have a name besides, which is the same in every version of them.
             stated.push(json!({ "type": name, "name": tool.word() }));
             continue;
         }
         // OpenAI runs code in a container, and wants to be told in which.
-        let in_container = endpoint == Endpoint::Responses && *tool == HostedTool::PythonExecution && !names.contains_key(tool);
+        let in_container = format == WireFormat::Responses && *tool == HostedTool::PythonExecution && !names.contains_key(tool);
         stated.push(if in_container { json!({ "type": name, "container": { "type": "auto" } }) } else { json!({ "type": name }) });
     }
 }

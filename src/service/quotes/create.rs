@@ -179,11 +179,11 @@ fn endpoints(read: &ReadItems) -> HashMap<&str, BTreeSet<Endpoint>> {
     let mut endpoints: HashMap<&str, BTreeSet<Endpoint>> = HashMap::new();
     for group in &read.groups {
         let first = group.items.first().and_then(|place| read.items.get(*place as usize));
-        let asked = first.map_or(&[][..], |item| item.endpoints);
+        let asked: Vec<Endpoint> = first.map_or(&[][..], |item| item.formats).iter().map(|format| format.endpoint()).collect();
         // The answers to items are kept together, whatever form they had.
-        let conversation = asked.contains(&Endpoint::Messages).then_some(&Endpoint::ChatCompletions);
+        let conversation = asked.contains(&Endpoint::Messages).then_some(Endpoint::ChatCompletions);
         for model in &group.models {
-            endpoints.entry(model).or_default().extend(asked.iter().chain(conversation));
+            endpoints.entry(model).or_default().extend(asked.iter().copied().chain(conversation));
         }
     }
     endpoints

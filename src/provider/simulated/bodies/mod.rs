@@ -22,7 +22,7 @@ use super::force::Forced;
 use super::json::Json;
 use super::profile::Dice;
 use super::request::{Body, SimulatedRefusal, string, tokens};
-use crate::domain::endpoint::Endpoint;
+use crate::domain::format::wire::WireFormat;
 
 /// 2025-01-01, in seconds since 1970.
 const EPOCH: u64 = 1_735_689_600;
@@ -46,19 +46,19 @@ pub(super) struct Draft<'a> {
 ///
 /// # Errors
 /// When the hosted API would refuse the row, too.
-pub(super) fn render(endpoint: Endpoint, mut draft: Draft<'_>) -> Result<Vec<u8>, SimulatedRefusal> {
+pub(super) fn render(format: WireFormat, mut draft: Draft<'_>) -> Result<Vec<u8>, SimulatedRefusal> {
     let padding = draft.forced.body_bytes;
     let mut json = Json::default();
-    match endpoint {
-        Endpoint::Responses => text::response(&mut draft, &mut json),
-        Endpoint::ChatCompletions => text::chat(&mut draft, &mut json),
-        Endpoint::Completions => text::completion(&mut draft, &mut json),
-        Endpoint::Messages => text::message(&mut draft, &mut json),
-        Endpoint::Embeddings => vectors::embeddings(&mut draft, &mut json),
-        Endpoint::Moderations => vectors::moderations(&mut draft, &mut json),
-        Endpoint::ImagesGenerations => media::images(&mut draft, &mut json),
-        Endpoint::ImagesEdits => media::edits(&mut draft, &mut json),
-        Endpoint::Videos => media::video(&mut draft, &mut json),
+    match format {
+        WireFormat::Responses => text::response(&mut draft, &mut json),
+        WireFormat::ChatCompletions => text::chat(&mut draft, &mut json),
+        WireFormat::Completions => text::completion(&mut draft, &mut json),
+        WireFormat::AnthropicMessages => text::message(&mut draft, &mut json),
+        WireFormat::Embeddings => vectors::embeddings(&mut draft, &mut json),
+        WireFormat::Moderations => vectors::moderations(&mut draft, &mut json),
+        WireFormat::ImagesGenerations => media::images(&mut draft, &mut json),
+        WireFormat::ImagesEdits => media::edits(&mut draft, &mut json),
+        WireFormat::Videos => media::video(&mut draft, &mut json),
     }?;
     Ok(padded(json.into_bytes(), padding))
 }

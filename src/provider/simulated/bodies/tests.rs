@@ -1,4 +1,4 @@
-//! The simulated bodies of every endpoint, compared with their snapshots and read as usage.
+//! The simulated bodies of every format, compared with their snapshots and read as usage.
 
 use serde_json::{Value, json};
 
@@ -8,20 +8,20 @@ use crate::provider::simulated::profile::fingerprint;
 use crate::provider::simulated::request;
 
 /// The body that answers `row`, or the refusal's.
-fn answer(endpoint: Endpoint, row: &Value) -> Result<Value, Value> {
+fn answer(format: WireFormat, row: &Value) -> Result<Value, Value> {
     let bytes = row.to_string().into_bytes();
     let read = |bytes: Vec<u8>| serde_json::from_slice(&bytes).unwrap();
     let body = request::read(&bytes).unwrap();
     let seed = fingerprint(&[&bytes]);
     let forced = body.forced(std::time::Duration::ZERO).unwrap().unwrap_or_default();
     let draft = Draft { model: "model-1", body: &body, forced: &forced, seed, dice: Dice::new(seed) };
-    let rendered = render(endpoint, draft).map_err(|refusal| read(refusal.body()))?;
+    let rendered = render(format, draft).map_err(|refusal| read(refusal.body()))?;
     usage::read(&rendered).unwrap();
     Ok(read(rendered))
 }
 
 fn chat(row: Value) -> Value {
-    answer(Endpoint::ChatCompletions, &row).unwrap()
+    answer(WireFormat::ChatCompletions, &row).unwrap()
 }
 
 #[test]
@@ -36,50 +36,50 @@ fn a_response() {
         "input": [{"role": "user", "content": [{"type": "input_text", "text": "Hello"}]}],
         "instructions": "Be kind.", "temperature": 0.5, "metadata": {"a": "b"}
     });
-    insta::assert_json_snapshot!(answer(Endpoint::Responses, &row).unwrap());
+    insta::assert_json_snapshot!(answer(WireFormat::Responses, &row).unwrap());
 }
 
 #[test]
 fn a_response_that_calls_a_tool() {
     let tool = json!({"type": "function", "name": "look", "strict": true, "parameters": {"type": "object", "properties": {"where": {"enum": ["up"]}}}});
     let row = json!({"input": "Look!", "tools": [tool], "tool_choice": {"type": "function", "name": "look"}});
-    insta::assert_json_snapshot!(answer(Endpoint::Responses, &row).unwrap());
+    insta::assert_json_snapshot!(answer(WireFormat::Responses, &row).unwrap());
 }
 
 #[test]
 fn a_text_completion() {
-    insta::assert_json_snapshot!(answer(Endpoint::Completions, &json!({"prompt": ["One", "Two"], "max_tokens": 12})).unwrap());
+    insta::assert_json_snapshot!(answer(WireFormat::Completions, &json!({"prompt": ["One", "Two"], "max_tokens": 12})).unwrap());
 }
 
 #[test]
 fn embeddings() {
-    insta::assert_json_snapshot!(answer(Endpoint::Embeddings, &json!({"input": ["One", "Two"], "dimensions": 3})).unwrap());
+    insta::assert_json_snapshot!(answer(WireFormat::Embeddings, &json!({"input": ["One", "Two"], "dimensions": 3})).unwrap());
 }
 
 #[test]
 fn moderations() {
-    insta::assert_json_snapshot!(answer(Endpoint::Moderations, &json!({"input": ["peace", "violence"]})).unwrap());
+    insta::assert_json_snapshot!(answer(WireFormat::Moderations, &json!({"input": ["peace", "violence"]})).unwrap());
 }
 
 #[test]
 fn images() {
-    insta::assert_json_snapshot!(answer(Endpoint::ImagesGenerations, &json!({"prompt": "A dot", "n": 2, "size": "1536x1024"})).unwrap());
+    insta::assert_json_snapshot!(answer(WireFormat::ImagesGenerations, &json!({"prompt": "A dot", "n": 2, "size": "1536x1024"})).unwrap());
 }
 
 #[test]
 fn image_edits() {
     let row = json!({"prompt": "Redder", "images": [{"image_url": "data:image/png;base64,"}], "size": "auto"});
-    insta::assert_json_snapshot!(answer(Endpoint::ImagesEdits, &row).unwrap());
+    insta::assert_json_snapshot!(answer(WireFormat::ImagesEdits, &row).unwrap());
 }
 
 #[test]
 fn a_video() {
-    insta::assert_json_snapshot!(answer(Endpoint::Videos, &json!({"prompt": "A dot moves", "seconds": "8"})).unwrap());
+    insta::assert_json_snapshot!(answer(WireFormat::Videos, &json!({"prompt": "A dot moves", "seconds": "8"})).unwrap());
 }
 
 #[test]
 fn rows_that_the_hosted_api_refuses() {
-    use Endpoint::{ChatCompletions, Completions, Embeddings, ImagesEdits, ImagesGenerations, Moderations, Responses, Videos};
+    use WireFormat::{ChatCompletions, Completions, Embeddings, ImagesEdits, ImagesGenerations, Moderations, Responses, Videos};
     let hello = json!([{"role": "user", "content": "x"}]);
     let table = [
         (ChatCompletions, json!({})),
@@ -103,7 +103,7 @@ fn rows_that_the_hosted_api_refuses() {
         (ImagesEdits, json!({"prompt": "x"})),
         (Videos, json!({})),
     ];
-    let lines: Vec<String> = table.into_iter().map(|(endpoint, row)| answer(endpoint, &row).unwrap_err().to_string()).collect();
+    let lines: Vec<String> = table.into_iter().map(|(format, row)| answer(format, &row).unwrap_err().to_string()).collect();
     insta::assert_snapshot!(lines.join("\n"));
 }
 
@@ -141,7 +141,7 @@ fn limits_and_forms_of_a_chat_are_kept() {
 
 #[test]
 fn embeddings_are_unit_vectors_in_every_form() {
-    let vectors = |row: Value| answer(Endpoint::Embeddings, &row).unwrap();
+    let vectors = |row: Value| answer(WireFormat::Embeddings, &row).unwrap();
     for (input, count, tokens) in
         [(json!("Hello you"), 1, 3), (json!(["Hello you", "x"]), 2, 4), (json!([1, 2, 3]), 1, 3), (json!([[1, 2, 3], [4]]), 2, 4)]
     {
@@ -164,7 +164,7 @@ fn embeddings_are_unit_vectors_in_every_form() {
 fn a_body_is_filled_up_to_the_size_that_was_asked_for() {
     for (wanted, expected) in [(10_000, 10_000), (8 * 1024 * 1024, 8 * 1024 * 1024), (1, 200)] {
         let row = json!({"input": "x", "dimensions": 1, "metadata": {"simulate": format!("body_bytes={wanted}")}});
-        let length = answer(Endpoint::Embeddings, &row).unwrap().to_string().len();
+        let length = answer(WireFormat::Embeddings, &row).unwrap().to_string().len();
         assert!(length == expected || wanted == 1 && length < expected, "{wanted}: {length}");
     }
 }

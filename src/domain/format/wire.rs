@@ -1,0 +1,74 @@
+//! What a server speaks.
+//!
+//! An [`Endpoint`] is what a client asks. A wire format is the form in which a server is asked it, and with that how
+//! its body reads and where it is posted. Today each format is the own form of one endpoint, and some endpoints
+//! can be asked in two formats ([`super::every_form`]). A server whose API is another one (the model in the
+//! path, for example) adds a format here, and no endpoint.
+
+use crate::domain::endpoint::{Endpoint, Endpoints};
+
+/// The form of a request to a server, and of its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WireFormat {
+    Responses,
+    ChatCompletions,
+    Completions,
+    Embeddings,
+    Moderations,
+    ImagesGenerations,
+    ImagesEdits,
+    Videos,
+    /// Anthropic, "Create a Message".
+    AnthropicMessages,
+}
+
+impl WireFormat {
+    /// The form in which clients ask this.
+    pub const fn of(asked: Endpoint) -> Self {
+        match asked {
+            Endpoint::Responses => Self::Responses,
+            Endpoint::ChatCompletions => Self::ChatCompletions,
+            Endpoint::Completions => Self::Completions,
+            Endpoint::Embeddings => Self::Embeddings,
+            Endpoint::Moderations => Self::Moderations,
+            Endpoint::ImagesGenerations => Self::ImagesGenerations,
+            Endpoint::ImagesEdits => Self::ImagesEdits,
+            Endpoint::Videos => Self::Videos,
+            Endpoint::Messages => Self::AnthropicMessages,
+        }
+    }
+
+    /// The endpoint whose own form it is: catalogs name what a lane serves by it.
+    pub const fn endpoint(self) -> Endpoint {
+        match self {
+            Self::Responses => Endpoint::Responses,
+            Self::ChatCompletions => Endpoint::ChatCompletions,
+            Self::Completions => Endpoint::Completions,
+            Self::Embeddings => Endpoint::Embeddings,
+            Self::Moderations => Endpoint::Moderations,
+            Self::ImagesGenerations => Endpoint::ImagesGenerations,
+            Self::ImagesEdits => Endpoint::ImagesEdits,
+            Self::Videos => Endpoint::Videos,
+            Self::AnthropicMessages => Endpoint::Messages,
+        }
+    }
+}
+
+/// Whether a lane that serves these endpoints can be asked in one of these formats. Where nothing is known, any may do.
+pub fn can_be_asked(formats: &[WireFormat], served: Endpoints) -> bool {
+    served.is_empty() || formats.iter().any(|format| served.contains(format.endpoint()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::format::every_form;
+
+    #[test]
+    fn an_endpoint_is_asked_in_its_own_form_first() {
+        for asked in Endpoint::ALL {
+            assert_eq!(WireFormat::of(asked).endpoint(), asked);
+            assert_eq!(every_form(asked).first(), Some(&WireFormat::of(asked)));
+        }
+    }
+}
