@@ -6,8 +6,9 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // The kernel would give whole pages of 2 MiB to an allocator that uses a part of each: measured,
-    // that trebles the memory of an idle daemon and saves no time. A kernel that refuses decides.
+    // The kernel would give whole pages of 2 MiB to an allocator that uses only a part of each.
+    // Measured, that trebles the memory of an idle daemon and saves no time. If the kernel refuses,
+    // its choice stands.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     batchd::cli::main()
 }

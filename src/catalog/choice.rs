@@ -1,4 +1,4 @@
-//! Who serves a model: the one decision of a snapshot, made when it is built.
+//! Which provider serves a model: the one decision of a snapshot, made when the snapshot is built.
 
 use jiff::civil::Date;
 use rust_decimal::Decimal;
@@ -7,7 +7,7 @@ use super::model::{Model, Offering, Provider};
 use super::vocabulary::Status;
 use crate::domain::money::PriceSheet;
 
-/// Who serves a known model.
+/// The choice for a known model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Choice {
     /// The offering with this index.
@@ -17,24 +17,26 @@ pub(super) enum Choice {
     Nobody,
 }
 
-/// Providers with a special part, as indexes; only usable ones.
+/// Providers with a special role, as indexes; only usable ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Roles {
-    /// Takes what nobody else does.
+    /// The provider that takes every model that no other provider serves.
     pub catch_all: Option<usize>,
-    /// Serves known models in place of the real providers, if none of those is usable.
+    /// The provider that serves known models in place of the real providers, if none of those is
+    /// usable.
     pub stand_in: Option<usize>,
 }
 
 impl Roles {
-    /// The roles among providers, each with whether it can be called.
+    /// Assigns the roles among providers; each provider comes with whether it can be called.
     ///
-    /// Several may be willing to take every model. A server whose address the operator gave comes
-    /// before a hosted service, then the order of the file names decides; an upstream of the command
-    /// line is the only one.
+    /// Several providers may be willing to take every model. A server whose address the operator
+    /// gave comes before a hosted service, then the order of the file names decides; an upstream of
+    /// the command line is the only candidate.
     ///
-    /// There is a stand-in only as long as no real provider is configured. One that is disabled counts:
-    /// whoever had real answers is not to get simulated ones by that.
+    /// There is a stand-in only as long as no real provider is configured. A disabled provider
+    /// counts as configured: disabling it must not turn an operator's real answers into simulated
+    /// ones.
     pub fn of(providers: &[(Provider, bool)], configured: &dyn Fn(&Provider) -> bool) -> Self {
         let usable = || providers.iter().enumerate().filter(|(_, (_, ready))| *ready).map(|(index, (provider, _))| (index, provider));
         let catch_all = usable().filter(|(_, provider)| provider.catch_all).min_by_key(|(_, provider)| !provider.is_local);
@@ -48,8 +50,8 @@ impl Roles {
 /// The cheapest usable offering; else the catch-all; else the stand-in.
 pub(super) fn choose(model: &Model, providers: &[(Provider, bool)], roles: Roles, today: Date) -> Choice {
     let provider = |offering: &Offering| providers.iter().find(|(provider, _)| provider.id() == offering.provider);
-    // The stand-in's own models are asked for by name, knowingly; for any other model an offering
-    // of the stand-in must not compete with real ones, where being free it would win.
+    // The stand-in's own models are asked for by name, knowingly. For any other model an offering
+    // of the stand-in must not compete with real ones, where it would win by being free.
     let simulation = model.offerings.iter().all(|offering| provider(offering).is_some_and(|(provider, _)| provider.stand_in));
     let best = model
         .offerings
@@ -59,8 +61,8 @@ pub(super) fn choose(model: &Model, providers: &[(Provider, bool)], roles: Roles
         .filter_map(|(index, offering)| Some((index, offering, provider(offering)?)))
         .filter(|(_, _, (provider, ready))| *ready && (simulation || !provider.stand_in))
         .min_by_key(|(_, offering, (provider, _))| rank(offering, provider, today));
-    // A server of the operator's own may have any model. A hosted service is not sent what somebody else
-    // was to get.
+    // A server of the operator's own may have any model. A hosted service does not receive a
+    // request that was meant for another provider.
     let takes_it = |index: usize| providers[index].0.is_local || model.offerings.is_empty();
     match best {
         Some((index, _, _)) => Choice::Offering(index),
@@ -70,8 +72,8 @@ pub(super) fn choose(model: &Model, providers: &[(Provider, bool)], roles: Roles
     }
 }
 
-/// Paused offerings come last, those without an established price before them; among equals,
-/// `min_by_key` keeps the first written.
+/// Paused offerings come last, and those without an established price come before them; among
+/// equals, `min_by_key` keeps the first written.
 fn rank(offering: &Offering, provider: &Provider, today: Date) -> (bool, bool, Decimal) {
     let price = offering.rates.sheet(today);
     let paused = offering.status == Status::Paused || provider.status == Status::Paused;

@@ -1,4 +1,4 @@
-//! What differs between two snapshots, as a person would tell it: models, prices, lanes, routes.
+//! The differences between two snapshots, in the words of a person: models, prices, lanes, routes.
 //!
 //! A lane is one provider's offering of one model, written `provider/upstream`. The list of details
 //! is bounded; the counts are complete.
@@ -16,10 +16,10 @@ use super::snapshot::Snapshot;
 use super::workflow::Workflow;
 use crate::domain::provider::connection::{KeySource, ProviderKind};
 
-/// Details that are kept.
+/// The most details that are kept.
 const MAX_DETAILS: usize = 200;
 
-/// How many of a kind came, went, and changed.
+/// How many things of a kind were added, removed and changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     pub added: usize,
@@ -27,18 +27,18 @@ pub struct Counts {
     pub changed: usize,
 }
 
-/// What is different.
+/// The differences.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changes {
     pub providers: Counts,
     pub models: Counts,
     /// Offerings.
     pub lanes: Counts,
-    /// Lanes of which a price changed.
+    /// Lanes with a changed price.
     pub prices: usize,
-    /// Models that are served by somebody else than before.
+    /// Models that another provider serves than before.
     pub routes: usize,
-    /// Tasks that are ready to be run. Builds before there were any did not write it.
+    /// Workflows. Builds before workflows existed did not write this field.
     #[serde(default)]
     pub workflows: Counts,
     /// The first 200 differences, one line each.
@@ -46,12 +46,12 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// `true` if nothing is different.
+    /// `true` if there are no differences.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// What is different cannot be told: the seeds before are not known.
+    /// The differences are unknown, because the earlier seeds are not kept.
     pub fn unknown() -> Self {
         Self { details: vec!["not known: the seeds before are not kept".to_owned()], ..Self::default() }
     }
@@ -89,7 +89,7 @@ pub fn diff(old: &Snapshot, new: &Snapshot) -> Changes {
     changes.models = compare("model", &models(old), &models(new), &mut changes);
     changes.lanes = compare("lane", &lanes(old, offering_facts), &lanes(new, offering_facts), &mut changes);
     let (before, after) = (lanes(old, price_facts), lanes(new, price_facts));
-    // Prices of lanes that came or went are no changes.
+    // Prices of lanes that were added or removed are not changes.
     for (lane, facts) in &before {
         if let Some(now) = after.get(lane).filter(|now| *now != facts) {
             changes.prices += 1;
@@ -108,7 +108,7 @@ pub fn diff(old: &Snapshot, new: &Snapshot) -> Changes {
     changes
 }
 
-/// Names and values of what can be told of something.
+/// The names and values of the facts about one thing.
 type Facts = Vec<(String, String)>;
 
 fn compare(kind: &str, old: &BTreeMap<String, Facts>, new: &BTreeMap<String, Facts>, changes: &mut Changes) -> Counts {
@@ -182,7 +182,8 @@ fn provider_facts(provider: &Provider, ready: bool) -> Facts {
     match &connection.kind {
         ProviderKind::Server(server) => {
             facts.push(fact("api", format!("{:?}", server.api)));
-            // The path of a gateway may hold a token, and this is kept for long.
+            // Only the authority: the path of a gateway may hold a token, and this record is kept
+            // for a long time.
             facts.push(fact("server", server.base_url.authority().map_or("", |server| server.as_str())));
             facts.push(fact("timeouts", format!("{:?}", server.timeouts)));
             facts.push(fact("max_response_bytes", server.max_response_bytes));
@@ -227,7 +228,7 @@ fn privacy_facts(privacy: &Privacy) -> [(String, String); 6] {
 }
 
 fn workflow_facts(workflow: &Workflow) -> Facts {
-    // What it asks is long, and its version tells that it has changed.
+    // The text of a workflow is long, and its version shows that it has changed.
     let Workflow { version, name, operation, models, demands, item, artifact, .. } = workflow;
     let asks = format!("{item:?} {demands:?} {artifact:?}").bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     vec![fact("version", version), fact("name", name), fact("operation", operation), list("models", models), fact("asks", asks)]
@@ -278,7 +279,7 @@ fn offering_facts(offering: &Offering, today: Date) -> Facts {
 fn price_facts(offering: &Offering, today: Date) -> Facts {
     let day = |day: Option<Date>| day.map_or_else(String::new, |day| day.to_string());
     let of_rate = |rate: &Rate| {
-        // The one in force is the price; the others are told with their days.
+        // The rate in force is the price; other rates are listed with their days.
         let days = if rate.holds(today) { String::new() } else { format!(" {}..{}", day(rate.from), day(rate.until)) };
         let plan = rate.plan;
         let of_meter = |(meter, amount): (&Meter, &Decimal)| fact(&format!("{plan}{days} {}", meter.word()), amount);

@@ -1,7 +1,8 @@
-//! Seeds for a server that nobody has described yet: from its own list of models.
+//! Seeds for a server without any seed yet, made from the server's own list of models.
 //!
-//! Pure: whoever asks the server hands over the answer. The list of an OpenAI-compatible server says
-//! little more than names; what it does not say is left out of the seed or marked as a guess.
+//! Pure: the caller asks the server and hands over the answer. The list of an OpenAI-compatible
+//! server contains little more than names; missing facts are left out of the seed or marked as a
+//! guess.
 
 use std::fmt::Write as _;
 
@@ -13,13 +14,13 @@ use serde_json::Value;
 
 use crate::catalog::archive::Archive;
 
-/// Models that are taken from one server.
+/// The most models that are taken from one server.
 const MAX_MODELS: usize = 10_000;
 
 /// A model as its server lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discovered {
-    /// The server's name for it.
+    /// The server's name for the model.
     pub id: String,
     pub owned_by: Option<String>,
     /// In seconds since 1970.
@@ -28,7 +29,7 @@ pub struct Discovered {
     pub context_window: Option<u64>,
 }
 
-/// The answer is no list of models.
+/// The answer is not a list of models.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the answer is no list of models in OpenAI's form, `{{\"data\": [{{\"id\": …}}]}}`: {0}")]
 pub struct NotAList(String);
@@ -36,7 +37,7 @@ pub struct NotAList(String);
 /// Reads the answer to `GET /v1/models`.
 ///
 /// # Errors
-/// It is not such a list, or it is empty.
+/// When the answer is not such a list, or the list is empty.
 pub fn read_models(body: &[u8]) -> Result<Vec<Discovered>, NotAList> {
     #[derive(Deserialize)]
     struct ServerListing {
@@ -81,7 +82,8 @@ pub fn read_models(body: &[u8]) -> Result<Vec<Discovered>, NotAList> {
     Ok(discovered.collect())
 }
 
-/// One provider file and one model file, both named `id`. They are to be checked before they are used.
+/// Writes one provider file and one model file, both named `id`. Callers must check them before
+/// use.
 pub fn write_seeds(id: &str, base_url: &str, key_env: Option<&str>, models: &[Discovered], today: Date) -> Archive {
     let mut provider = format!(
         "schema = 1\nid = {}\nname = {}\nkind = \"openai\"\nbase_url = {}\n",
@@ -100,7 +102,7 @@ pub fn write_seeds(id: &str, base_url: &str, key_env: Option<&str>, models: &[Di
     for model in models {
         let slug = model_id(&model.id);
         if slug.is_empty() || seen.contains(&slug) {
-            // Debug form: on one line whatever it holds, or it would not stay a comment.
+            // Debug form: it stays on one line whatever the name holds, so it stays a comment.
             let _ = writeln!(text, "\n# left out, because its name cannot be made unique: {:?}", model.id);
             continue;
         }
@@ -133,8 +135,8 @@ fn write_model(text: &mut String, provider: &str, slug: &str, model: &Discovered
     }
 }
 
-/// A name that the catalog takes: without the folder and the ending of a weights file, every other
-/// character as a dash.
+/// A name that the catalog accepts: without the folder and the ending of a weights file, and with
+/// every other character replaced by a dash.
 fn model_id(name: &str) -> String {
     let bare = match name.strip_suffix(".gguf") {
         Some(path) => path.rsplit(['/', '\\']).next().unwrap_or(path),

@@ -1,5 +1,5 @@
-//! What is wrong with a set of seeds: every fault with its place, as a report that a person can
-//! work through from top to bottom.
+//! The faults of a set of seeds: each with its place, as a report that a person can work through
+//! from top to bottom.
 
 use std::fmt;
 use std::ops::Range;
@@ -11,7 +11,7 @@ pub struct TextPlace {
     pub column: usize,
 }
 
-/// One thing that is wrong.
+/// One fault.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
     /// Relative to the catalog folder, with forward slashes.
@@ -37,7 +37,7 @@ fn visible(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_debug().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
-/// Everything that is wrong with a set of seeds, at least one fault, in order of file and place.
+/// All faults of a set of seeds, at least one, in order of file and place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Faults(Vec<Fault>);
 
@@ -64,7 +64,7 @@ impl From<Fault> for Faults {
 impl std::error::Error for Faults {}
 
 impl fmt::Display for Faults {
-    /// One line that counts, then one line for each fault, indented.
+    /// One line with the count, then one indented line for each fault.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.0.len();
         write!(f, "the catalog has {count} {}:", if count == 1 { "fault" } else { "faults" })?;
@@ -86,7 +86,7 @@ impl Source {
         Fault { file: self.file.clone(), place: Some(self.place(span.start)), message: message.into() }
     }
 
-    /// Where byte `offset` is.
+    /// The place of byte `offset`.
     pub fn place(&self, offset: usize) -> TextPlace {
         let before = self.text.get(..offset).unwrap_or(&self.text);
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);

@@ -1,7 +1,7 @@
 //! Reading a catalog folder while others write to it.
 //!
-//! Invariant: what is returned was in the folder at one moment. The folder may be a link that is
-//! swapped, and so may the files in it (as container mounts and deployment tools do), so paths are
+//! Invariant: the returned files were in the folder at one moment. The folder may be a link that is
+//! swapped, and so may the files in it (as container mounts and deployment tools do). So paths are
 //! resolved once, and the read counts only if nothing has changed in the meantime.
 
 use std::fs;
@@ -19,12 +19,12 @@ const MAX_FILE: u64 = 16 << 20;
 /// The most files in a folder, and the most bytes in all of them.
 const MAX_FILES: usize = 10_000;
 const MAX_BYTES: u64 = 128 << 20;
-/// Reads that somebody's writing may spoil before it is given up.
+/// Reads that concurrent writes may spoil before reading is given up.
 const READS: u32 = 10;
-/// The wait between them.
+/// The wait between two such reads.
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// What tells one state of a file from another.
+/// Facts that distinguish one state of a file from another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mark {
     file: String,
@@ -36,14 +36,14 @@ pub(super) struct Mark {
     changed: (i64, i64),
 }
 
-/// The seeds of a folder, all of one moment. Blocks.
+/// The seeds of a folder, all from one moment. Blocks.
 pub(super) fn read(dir: &Path) -> Result<Archive, Fault> {
     let mut last = None;
     for _ in 0..READS {
         match read_once(dir) {
             Ok(Some(archive)) => return Ok(archive),
             Ok(None) => last = None,
-            // A file that has just gone away is no fault if the next read is whole.
+            // A file that has just been removed is no fault if the next read is complete.
             Err(fault) if last.as_ref() == Some(&fault) => return Err(fault),
             Err(fault) => last = Some(fault),
         }
@@ -53,7 +53,7 @@ pub(super) fn read(dir: &Path) -> Result<Archive, Fault> {
     Err(last.unwrap_or(Fault { file: dir.to_string_lossy().into_owned(), place: None, message }))
 }
 
-/// `None` if something changed meanwhile.
+/// `None` if something changed during the read.
 fn read_once(dir: &Path) -> Result<Option<Archive>, Fault> {
     let before = marks(dir)?;
     if before.is_empty() {
@@ -71,7 +71,7 @@ pub(super) fn marks(dir: &Path) -> Result<Vec<Mark>, Fault> {
     for folder in FOLDERS {
         let entries = match fs::read_dir(root.join(folder)) {
             Ok(entries) => entries,
-            // Models without a provider, or the other way round, are named by the check.
+            // The check reports models without a provider, and providers without a model.
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => return Err(unreadable(&dir.join(folder).to_string_lossy(), &error)),
         };
@@ -97,7 +97,7 @@ fn mark(path: PathBuf, file: String) -> Result<Mark, Fault> {
     let path = path.canonicalize().map_err(|error| unreadable(&file, &error))?;
     let data = fs::metadata(&path).map_err(|error| unreadable(&file, &error))?;
     if !data.is_file() {
-        // A pipe would be waited for, and a device has no end.
+        // Reading a pipe would wait for its writer, and a device has no end.
         return Err(Fault { file, place: None, message: "is no plain file; a seed must be one".to_owned() });
     }
     Ok(Mark {

@@ -1,8 +1,8 @@
-//! The one place where the current snapshot changes, and the one through which a change is asked for.
+//! The one place where the current snapshot changes, and the one place to ask for a change.
 //!
-//! Readers take a snapshot and keep it for as long as one decision lasts. Whoever wants a reload (the
-//! folder's watcher, a signal, a client, the calendar) sends a request; one keeper, a task of the
-//! daemon, takes them in order, and is the only one that publishes.
+//! Readers take a snapshot and keep it for as long as one decision lasts. Every source of a reload
+//! (the folder's watcher, a signal, a client, the calendar) sends a request. One keeper, a task of
+//! the daemon, takes the requests in order, and is the only one that publishes.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::diff::Changes;
 use super::fault::Faults;
 use super::snapshot::Snapshot;
 
-/// Requests that wait for the keeper. One reload serves all of them.
+/// Requests that can queue for the keeper. One reload serves all of them.
 const REQUESTS: usize = 256;
 
 /// Where a snapshot comes from.
@@ -31,35 +31,36 @@ pub enum Origin {
 /// A snapshot that was put in place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
-    /// Grows with each snapshot, over restarts too.
+    /// Grows with each snapshot, across restarts too.
     pub version: u64,
     pub hash: String,
     pub origin: Origin,
     pub at: Timestamp,
 }
 
-/// How the catalog stands: what holds, and what was refused since.
+/// The state of the catalog: the current snapshot, and the refusals since.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogStatus {
     pub accepted: Accepted,
-    /// What was wrong at the last attempt, if that failed, and when it was.
+    /// The faults and the time of the last attempt, if that failed.
     pub refused: Option<(Faults, Timestamp)>,
-    /// Reloads that put a new snapshot in place, changed nothing, and were refused, since the start.
+    /// Reloads since the start: those that put a new snapshot in place, changed nothing, and were
+    /// refused.
     pub reloads: [u64; 3],
 }
 
-/// What a reload did.
+/// The result of a reload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reloaded {
     pub accepted: Accepted,
-    /// `None` if nothing was different.
+    /// `None` if there were no differences.
     pub changes: Option<Changes>,
 }
 
-/// Why there was no reload.
+/// Why a reload failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ReloadError {
-    /// The seeds have faults; what held before holds on.
+    /// The seeds have faults; the current snapshot stays in force.
     #[error(transparent)]
     Faults(#[from] Faults),
     /// The snapshot could not be stored, so it was not put in place.
@@ -69,16 +70,16 @@ pub enum ReloadError {
     Gone,
 }
 
-/// Who asks for a reload.
+/// A request for a reload.
 #[derive(Debug)]
 pub struct Reload {
-    /// For the log.
+    /// The reason, for the log.
     pub why: &'static str,
-    /// Told how it went.
+    /// Receives the result.
     pub reply: Option<oneshot::Sender<Result<Reloaded, ReloadError>>>,
 }
 
-/// The keeper's end.
+/// The keeper's end of the queue.
 pub type Requests = mpsc::Receiver<Reload>;
 
 /// The current catalog.
@@ -91,7 +92,7 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// A catalog with its first snapshot, and the keeper's end of it.
+    /// A catalog with its first snapshot, and the keeper's end of the queue.
     pub fn new(snapshot: Snapshot, accepted: Accepted) -> (Self, Requests) {
         let (requests, receiver) = mpsc::channel(REQUESTS);
         let version = accepted.version;
@@ -104,12 +105,12 @@ impl Catalog {
         (catalog, receiver)
     }
 
-    /// The snapshot now.
+    /// The current snapshot.
     pub fn current(&self) -> Arc<Snapshot> {
         self.current.load().1.clone()
     }
 
-    /// The snapshot now, with its version: one and the same moment.
+    /// The current snapshot with its version, both from one moment.
     pub fn versioned(&self) -> Arc<(u64, Arc<Snapshot>)> {
         self.current.load_full()
     }
@@ -119,27 +120,27 @@ impl Catalog {
         self.version.subscribe()
     }
 
-    /// How it stands.
+    /// The state of the catalog.
     pub fn standing(&self) -> CatalogStatus {
         self.standing.borrow().clone()
     }
 
-    /// Asks for a reload and does not wait for it. When the queue is full, one is due anyway.
+    /// Asks for a reload and does not wait for it. When the queue is full, a reload is due anyway.
     pub fn ask(&self, why: &'static str) {
         let _ = self.requests.try_send(Reload { why, reply: None });
     }
 
-    /// Reloads, all or nothing: with any fault what held before holds on.
+    /// Reloads, all or nothing: with any fault the current snapshot stays in force.
     ///
     /// # Errors
-    /// The faults, or why it could not be tried.
+    /// The faults, or why the reload could not be tried.
     pub async fn reload(&self, why: &'static str) -> Result<Reloaded, ReloadError> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Reload { why, reply: Some(reply) }).await.map_err(|_| ReloadError::Gone)?;
         answer.await.map_err(|_| ReloadError::Gone)?
     }
 
-    /// Puts another snapshot in place and tells the subscribers. For the keeper alone, after the
+    /// Puts another snapshot in place and notifies the subscribers. Only for the keeper, after the
     /// snapshot has been stored.
     pub fn publish(&self, snapshot: Snapshot, accepted: Accepted) {
         let version = accepted.version;
@@ -148,11 +149,11 @@ impl Catalog {
             standing.reloads[0] += 1;
             (standing.accepted, standing.refused) = (accepted, None);
         });
-        // After the store, so that whoever is woken finds the new snapshot.
+        // After the snapshot is in place, so that woken subscribers find the new one.
         self.version.send_replace(version);
     }
 
-    /// The seeds are as they were: what was wrong meanwhile is mended.
+    /// The seeds are unchanged: any faults in between have been fixed.
     pub fn confirm(&self, origin: Origin) {
         self.standing.send_modify(|standing| {
             standing.reloads[1] += 1;
@@ -160,7 +161,7 @@ impl Catalog {
         });
     }
 
-    /// The seeds have faults: what holds goes on to hold.
+    /// The seeds have faults: the current snapshot stays in force.
     pub fn refuse(&self, faults: Faults, at: Timestamp) {
         self.standing.send_modify(|standing| {
             standing.reloads[2] += 1;
@@ -171,13 +172,13 @@ impl Catalog {
 
 #[cfg(test)]
 impl Catalog {
-    /// A catalog that nobody keeps.
+    /// A catalog without a keeper.
     pub fn for_tests(snapshot: Snapshot) -> Self {
         let accepted = Accepted { version: 1, hash: snapshot.hash().to_owned(), origin: Origin::Embedded, at: Timestamp::UNIX_EPOCH };
         Self::new(snapshot, accepted).0
     }
 
-    /// What a keeper would do with a snapshot that is different.
+    /// Does what a keeper would do with a different snapshot.
     pub fn replace(&self, snapshot: Snapshot) {
         let accepted = self.standing().accepted;
         self.publish(snapshot, Accepted { version: accepted.version + 1, ..accepted });

@@ -1,8 +1,9 @@
 //! Models, providers and prices: read from seed files, checked, and published as a snapshot.
 //!
-//! Two types. As written ([`schema`]) for people, as checked ([`Seeds`], then [`Snapshot`]) for
-//! everybody else; only the second circulates. The catalog reads no environment and opens no
-//! connection: it says where a key is found, and is told whether it was.
+//! Two types: as written ([`schema`]), for people, and as checked ([`Seeds`], then [`Snapshot`]),
+//! for the rest of the program; only the second circulates. The catalog reads no environment and
+//! opens no connection: it states where a key is found, and its caller states whether the key is
+//! there.
 //!
 //! Invariants others rely on:
 //! * a snapshot never changes, and every routing decision in it was made when it was built;
@@ -11,7 +12,7 @@
 //! * no secret is in a snapshot, a report or a log line of the catalog;
 //! * nothing is sent to a provider that the operator did not configure. That is why the built-in
 //!   seeds name `BATCHD_OPENAI_API_KEY` and not `OPENAI_API_KEY`, which a developer's machine has
-//!   set for the client: merely being there, it must not send a batch off the machine.
+//!   set for the client: its mere presence must not send a batch off the machine.
 
 pub mod archive;
 mod choice;

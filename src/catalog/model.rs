@@ -1,6 +1,6 @@
-//! Providers, models and offerings after the check: what circulates.
+//! Providers, models and offerings after the check: the form that circulates.
 //!
-//! A fact that nobody has established is `None` or empty, never a default that looks like a fact.
+//! A fact that has not been established is `None` or empty, never a default that looks like a fact.
 
 use std::collections::BTreeMap;
 
@@ -12,30 +12,30 @@ use crate::catalog::evidence::Evidence;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::provider::connection::{Connection, KeySource, ProviderKind};
 
-/// Somebody who answers requests.
+/// A provider: a server that answers requests, or the simulation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Provider {
-    /// For people.
+    /// The name for people.
     pub name: String,
-    /// How to reach it, with its id.
+    /// How to reach the provider, with its id.
     pub connection: Connection,
-    /// The environment variable whose URL replaces the one of the connection; while it is not set,
-    /// the operator has not said where the server is.
+    /// The environment variable whose URL replaces the URL of the connection. While the variable is
+    /// not set, the operator has not stated where the server is.
     pub base_url_env: Option<String>,
-    /// The operator says where the server is: by that variable, or on the command line.
+    /// The operator states where the server is: by that variable, or on the command line.
     pub is_local: bool,
     /// Never [`Status::Deprecated`].
     pub status: Status,
     /// Takes every model that no other provider is known to offer.
     pub catch_all: bool,
-    /// Serves known models as long as no real provider is usable. Only simulated ones.
+    /// Serves known models as long as no real provider is usable. Only a simulated provider may.
     pub stand_in: bool,
     pub documentation_url: Option<String>,
-    /// A sentence for whoever uses it.
+    /// A sentence for users of the provider.
     pub notes: Option<String>,
     /// Where requests are processed.
     pub regions: Vec<String>,
-    /// What it calls tools that it runs itself, where that is not what OpenAI calls them.
+    /// The provider's names for the tools that it runs itself, where they differ from OpenAI's.
     pub tool_names: BTreeMap<HostedTool, String>,
     pub privacy: Privacy,
     pub capacity: Capacity,
@@ -47,7 +47,7 @@ impl Provider {
         &self.connection.id
     }
 
-    /// `true` if its answers come from a model, not from the simulation.
+    /// `true` if the answers come from a model, not from the simulation.
     pub fn is_real(&self) -> bool {
         match self.connection.kind {
             ProviderKind::Server(_) => true,
@@ -55,12 +55,12 @@ impl Provider {
         }
     }
 
-    /// Whether it is a server with Anthropic's Messages.
+    /// Whether this is a server with Anthropic's Messages.
     pub fn has_messages(&self) -> bool {
         self.is_real() && self.connection.kind.has_messages()
     }
 
-    /// What the operator can do to make it usable.
+    /// What the operator can do to make the provider usable.
     pub(super) fn remedy(&self) -> String {
         if self.status == Status::Disabled {
             return "disabled in its seed".to_owned();
@@ -79,24 +79,24 @@ impl Provider {
     }
 }
 
-/// What a provider does with what it is sent.
+/// How a provider treats the data that it receives.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Privacy {
-    /// Days; 0 if it keeps nothing.
+    /// Days; 0 if the provider keeps nothing.
     pub retention_days: Option<u32>,
-    /// Zero data retention can be had.
+    /// Zero data retention is available.
     pub zdr: Option<bool>,
     pub data_collection: Option<DataCollection>,
     /// Inputs may be used for training.
     pub training_use: Option<bool>,
-    /// Tiers that are satisfied.
+    /// Privacy tiers that are satisfied.
     pub tiers: Vec<String>,
     pub terms_url: Option<String>,
     pub evidence: Option<Evidence>,
 }
 
 impl Privacy {
-    /// These facts, and those of `base` where nothing is said.
+    /// These facts, with gaps filled from `base`.
     pub(super) fn or(self, base: &Self) -> Self {
         Self {
             retention_days: self.retention_days.or(base.retention_days),
@@ -110,7 +110,7 @@ impl Privacy {
     }
 }
 
-/// How much may wait for an offering before it counts as full.
+/// How much may wait for an offering before the offering counts as full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
     /// Rows.
@@ -125,7 +125,7 @@ impl Default for Capacity {
     }
 }
 
-/// What a model reads besides text.
+/// The files that a model reads besides text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
     /// MIME types, at least one; `image/*` stands for all images.
@@ -152,21 +152,21 @@ pub struct Model {
     pub id: String,
     /// Other names for exactly the same thing.
     pub aliases: Vec<String>,
-    /// For people.
+    /// The name for people.
     pub name: String,
-    /// The group of models it belongs to, if any.
+    /// The group of models that this model belongs to, if any.
     pub family: Option<String>,
-    /// Who made it.
+    /// The organisation that made the model.
     pub organisation: String,
-    /// The day it was released; only an upstream of the command line has none.
+    /// The day the model was released; only an upstream of the command line has none.
     pub released: Option<Date>,
-    /// The day from which its maker advises against it.
+    /// The day from which the maker advises against the model.
     pub deprecated: Option<Date>,
-    /// The day on which its maker ends it.
+    /// The day on which the maker ends the model.
     pub retired: Option<Date>,
-    /// The operations it serves. Empty if not known.
+    /// The operations that the model serves. Empty if not known.
     pub endpoints: Vec<Endpoint>,
-    /// The same in BatchRouter's words.
+    /// The same operations in BatchRouter's words.
     pub operations: Vec<Operation>,
     pub input: Vec<Modality>,
     pub output: Vec<Modality>,
@@ -180,7 +180,7 @@ pub struct Model {
     pub hosted_tools: Vec<HostedTool>,
     /// Where these facts come from.
     pub evidence: Option<Evidence>,
-    /// Who serves it, in the order of the file.
+    /// The offerings of the model, in the order of the file.
     pub offerings: Vec<Offering>,
 }
 
@@ -210,8 +210,8 @@ impl Model {
         }
     }
 
-    /// `organisation/id`, the name of Phaseo's API: the organisation in lower case with dashes. An id
-    /// that has an organisation already is its own.
+    /// `organisation/id`, the name in Phaseo's API: the organisation in lower case with dashes. An
+    /// id that contains an organisation already is used as it is.
     pub fn qualified(&self) -> String {
         if self.id.contains('/') {
             return self.id.clone();
@@ -222,7 +222,7 @@ impl Model {
     }
 }
 
-/// One provider's service of one model, with everything that it shares with the two filled in.
+/// One provider's service of one model, with all values inherited from the two filled in.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Offering {
     /// A provider's id.
@@ -230,7 +230,7 @@ pub struct Offering {
     /// The provider's own name for the model.
     pub upstream: String,
     pub status: Status,
-    /// The day the provider ends it; not routed to from then on.
+    /// The day the provider ends the offering; no rows are routed to it from then on.
     pub retired: Option<Date>,
     /// Empty if not known.
     pub endpoints: Vec<Endpoint>,
@@ -248,7 +248,7 @@ pub struct Offering {
 }
 
 impl Offering {
-    /// A service of `model` of which nothing but who gives it is known.
+    /// An offering of `model` of which only the provider is known.
     pub(super) fn plain(provider: &str, upstream: &str, model: &Model) -> Self {
         Self {
             provider: provider.to_owned(),
@@ -270,12 +270,12 @@ impl Offering {
         }
     }
 
-    /// Whether its provider has ended it by that day.
+    /// Whether the provider has ended the offering by that day.
     pub fn has_ended(&self, today: Date) -> bool {
         self.retired.is_some_and(|day| day <= today)
     }
 
-    /// Whether rows may be planned for it, as far as its own listing goes.
+    /// Whether rows may be planned for the offering, as far as its own listing goes.
     pub fn is_open(&self, today: Date) -> bool {
         match self.status {
             Status::Active | Status::Paused | Status::Deprecated => !self.has_ended(today),

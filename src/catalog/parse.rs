@@ -1,7 +1,7 @@
 //! Text to written form. Reports every fault of syntax, key and type in a file, not just the first.
 //!
-//! The parser goes on after a syntax fault by itself. Deserialising does not go on after a wrong
-//! type or an unknown key, so the entry at fault is cut out and the rest is tried again.
+//! The parser continues after a syntax fault by itself. Deserialising stops at a wrong type or an
+//! unknown key, so the entry at fault is cut out and the rest is tried again.
 
 use std::ops::Range;
 
@@ -10,26 +10,26 @@ use toml::de::{DeTable, DeValue, Deserializer};
 
 use super::fault::{Fault, Source};
 
-/// Beyond this many faults in one file, more would not help anybody.
+/// Beyond this many faults in one file, further ones would not help the author.
 const MAX_FAULTS: usize = 50;
 
-/// What could be read of a file.
+/// The readable part of a file.
 pub(super) struct Read<T> {
-    /// `None` if nothing could.
+    /// `None` if nothing could be read.
     pub written: Option<T>,
-    /// Nothing was cut out, so that an absent field was not written at all.
+    /// Nothing was cut out, so an absent field was really not written.
     pub whole: bool,
 }
 
-/// Reads a file as a `T`, noting what is wrong with it.
+/// Reads a file as a `T`, noting its faults.
 pub(super) fn read<T: DeserializeOwned>(source: &Source, faults: &mut Vec<Fault>) -> Read<T> {
     let (table, syntax) = DeTable::parse_recoverable(&source.text);
     if !syntax.is_empty() {
         faults.extend(syntax.iter().take(MAX_FAULTS).map(|error| note(source, error)));
-        // What the parser made up to go on would be reported as further faults.
+        // Values that the parser made up to continue would be reported as further faults.
         return Read { written: None, whole: false };
     }
-    // Most files are good, and a copy of a large one is large.
+    // Most files are good, and copying a large file is expensive.
     if let Ok(written) = T::deserialize(Deserializer::from(table)) {
         return Read { written: Some(written), whole: true };
     }
@@ -51,7 +51,7 @@ pub(super) fn read<T: DeserializeOwned>(source: &Source, faults: &mut Vec<Fault>
 }
 
 fn note(source: &Source, error: &toml::de::Error) -> Fault {
-    // The parser's messages have several lines where the alternatives are many.
+    // The parser's messages have several lines where there are many alternatives.
     let message = error.message().lines().map(str::trim).collect::<Vec<_>>().join("; ");
     let message = message.replace("expected i64", "expected a whole number").replace("expected f64", "expected a number");
     source.fault(error.span().unwrap_or(0..0), message)

@@ -1,7 +1,7 @@
-//! Price lists: what an offering charges, for what, under which plan, from when until when.
+//! Price lists: what an offering charges, for which meter, under which plan, from when until when.
 //!
-//! A list holds more than the daemon can charge for. [`Rates::sheet`] is the part that costs are
-//! computed from; the views show all of it.
+//! A list holds more than the daemon can charge for. Costs are computed from [`Rates::sheet`],
+//! which is a part of it; the views show all of it.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::vocabulary::Plan;
 use crate::catalog::evidence::Evidence;
 use crate::domain::money::PriceSheet;
 
-/// Something that is charged for. The order is that in which prices are shown.
+/// A thing that is charged for. The order is that in which prices are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Meter {
     Input,
@@ -35,7 +35,7 @@ pub enum Meter {
 }
 
 impl Meter {
-    /// As it is written in a seed.
+    /// The word for the meter in a seed.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Input => "input",
@@ -58,7 +58,7 @@ impl Meter {
         }
     }
 
-    /// What is counted, and how many of it a price is for.
+    /// What is counted, and how many units a price is for.
     pub const fn unit(self) -> (&'static str, u32) {
         match self {
             Self::Input
@@ -85,31 +85,31 @@ impl Meter {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rate {
     pub plan: Plan,
-    /// The first day it holds.
+    /// The first day on which the list is in force.
     pub from: Option<Date>,
-    /// The day from which it holds no more.
+    /// The day from which the list is no longer in force.
     pub until: Option<Date>,
     /// US dollars per unit of the meter; at least one.
     pub amounts: BTreeMap<Meter, Decimal>,
-    /// What the numbers leave out.
+    /// Charges that the numbers leave out.
     pub note: Option<String>,
     pub evidence: Evidence,
 }
 
 impl Rate {
-    /// Whether it holds on that day.
+    /// Whether the list is in force on that day.
     pub fn holds(&self, day: Date) -> bool {
         self.from.is_none_or(|from| from <= day) && self.until.is_none_or(|until| day < until)
     }
 
-    /// Whether there is a day on which both hold.
+    /// Whether both lists are in force on any one day.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         let before = |until: Option<Date>, from: Option<Date>| until.zip(from).is_some_and(|(until, from)| until <= from);
         self.plan == other.plan && !before(self.until, other.from) && !before(other.until, self.from)
     }
 }
 
-/// All price lists of an offering. No two of a plan hold on the same day.
+/// All price lists of an offering. No two lists of a plan are in force on the same day.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rates(Vec<Rate>);
 
@@ -124,19 +124,20 @@ impl Rates {
         &self.0
     }
 
-    /// The list that holds on that day.
+    /// The list that is in force on that day.
     pub fn on(&self, day: Date, plan: Plan) -> Option<&Rate> {
         self.0.iter().find(|rate| rate.plan == plan && rate.holds(day))
     }
 
-    /// What a row costs that is dispatched by itself on that day.
+    /// The prices of a row that is dispatched by itself on that day.
     pub fn sheet(&self, day: Date) -> PriceSheet {
         let Some(rate) = self.on(day, Plan::Standard) else { return PriceSheet::default() };
         let amount = |meter| rate.amounts.get(&meter).copied();
         PriceSheet {
             input: amount(Meter::Input),
             cached_input: amount(Meter::CachedInput),
-            // A usage has one number for what was written. Where only images are, that is their tokens.
+            // Usage has one number for all output. Where a model only writes images, that number is
+            // their tokens.
             output: amount(Meter::Output).or(amount(Meter::ImageOutput)).or(amount(Meter::AudioOutput)),
             request: amount(Meter::Request),
             image: amount(Meter::Image),

@@ -3,7 +3,7 @@
 use super::model::Model;
 use crate::domain::suggest::{did_you_mean, nearest};
 
-/// Nobody serves the model.
+/// No provider serves the model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResolveError {
     /// The catalog has no such name, and there is no catch-all.
@@ -13,11 +13,11 @@ pub enum ResolveError {
         /// At most three names of models that can be used, the nearest first.
         suggestions: Vec<String>,
     },
-    /// The catalog knows it, but none of its providers can be used.
+    /// The catalog knows the model, but none of its providers can be used.
     #[error("the model `{model}` is known, but no provider of it can be used here{}", remedies(providers))]
     NoUsableOffering {
         model: String,
-        /// Ids of its providers with what would help, such as `set BATCHD_OPENAI_API_KEY`.
+        /// Ids of the model's providers, each with a remedy such as `set BATCHD_OPENAI_API_KEY`.
         providers: Vec<(String, String)>,
     },
 }

@@ -1,7 +1,7 @@
-//! A checked set of seeds, from the binary or from a folder, before it is known which keys there are.
+//! A checked set of seeds, from the binary or from a folder, before the available keys are known.
 //!
-//! Reads files and nothing else; no environment, no network. A folder replaces the built-in seeds
-//! as a whole: two sources mixed file by file would leave nobody sure which price counts.
+//! Reads files only: no environment, no network. A folder replaces the built-in seeds as a whole.
+//! If two sources were mixed file by file, operators could not be sure which price counts.
 
 use std::path::Path;
 
@@ -32,7 +32,7 @@ pub struct Seeds {
     pub(super) models: Vec<Model>,
     /// In order of file name.
     pub(super) workflows: Vec<Workflow>,
-    /// SHA-256 over names and contents of the files, and over what was added since, in hexadecimal.
+    /// SHA-256 over names and contents of the files, and over later additions, in hexadecimal.
     pub(super) hash: String,
 }
 
@@ -42,11 +42,11 @@ impl Seeds {
         &self.hash
     }
 
-    /// Puts in the URLs of providers that leave theirs to an environment variable. One whose variable
-    /// is not set stays unusable.
+    /// Fills in the URLs of providers that take theirs from an environment variable. A provider
+    /// whose variable is not set stays unusable.
     ///
     /// # Errors
-    /// A variable that holds no URL. Its value, which may hold a secret, is not repeated.
+    /// When a variable holds no URL. Its value, which may hold a secret, is not repeated.
     pub fn with_urls(mut self, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, Faults> {
         let mut faults = Vec::new();
         for provider in &mut self.providers {
@@ -74,7 +74,7 @@ impl Seeds {
 /// The seeds inside the binary.
 ///
 /// # Errors
-/// Every fault of every file. A release has none; a test sees to it.
+/// Every fault of every file. A release has none; a test ensures that.
 pub fn load_embedded() -> Result<Seeds, Faults> {
     load_archive(embedded())
 }
@@ -93,10 +93,10 @@ pub fn load_dir(dir: &Path) -> Result<Seeds, Faults> {
     load_archive(read_dir(dir)?)
 }
 
-/// The files of a folder, all of them as they were at one moment.
+/// The files of a folder, all from one moment.
 ///
 /// # Errors
-/// The first file that cannot be read, or that there is none.
+/// The first file that cannot be read, or that the folder has no files.
 pub fn read_dir(dir: &Path) -> Result<Archive, Faults> {
     Ok(folder::read(dir)?)
 }
@@ -115,7 +115,7 @@ pub(super) fn from_sources(mut sources: Vec<Source>) -> Result<Seeds, Faults> {
     let Checked { providers, models, workflows } = validate::check(&sources)?;
     let mut digest = Sha256::new();
     for Source { file, text } in &sources {
-        // With the lengths, no two sets of files run together to the same bytes.
+        // With the lengths included, no two sets of files hash the same bytes.
         digest.update((file.len() as u64).to_be_bytes());
         digest.update(file);
         digest.update((text.len() as u64).to_be_bytes());

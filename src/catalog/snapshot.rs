@@ -1,8 +1,9 @@
-//! What circulates: an immutable catalog in which every routing decision has been made.
+//! The form of the catalog that circulates: immutable, with every routing decision already made.
 //!
-//! Which provider serves a model depends on the seeds, on which keys are present and on the day, and
-//! all of them are fixed when the snapshot is made. So the choice is made once ([`super::choice`]),
-//! and [`Snapshot::resolve`] looks it up: two rows of a batch cannot be decided differently.
+//! Which provider serves a model depends on the seeds, on the keys that are present and on the day,
+//! and all of these are fixed when the snapshot is made. So the choice is made once
+//! ([`super::choice`]), and [`Snapshot::resolve`] looks it up: two rows of a batch cannot be
+//! decided differently.
 
 use std::collections::HashMap;
 
@@ -18,17 +19,17 @@ use super::workflow::Workflow;
 use crate::domain::money::PriceSheet;
 use crate::domain::provider::connection::{Connection, KeySource};
 
-/// Who serves a request for a model, and for how much.
+/// The lane that serves a request for a model, and its price.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route<'a> {
     /// The provider's id.
     pub provider: &'a str,
     /// The provider's own name for the model.
     pub upstream: &'a str,
-    /// What the provider charges. A stand-in charges what the model's first listed offering would,
-    /// so that costs look as they would for real.
+    /// The provider's charge. A stand-in charges what the model's first listed offering would, so
+    /// that costs look as they would with a real provider.
     pub price: PriceSheet,
-    /// The model's canonical name; the name as asked if the catalog does not know it.
+    /// The model's canonical name; the name that the client used if the catalog does not know it.
     pub model: &'a str,
 }
 
@@ -42,19 +43,19 @@ pub struct ListedModel<'a> {
     pub owned_by: &'a str,
 }
 
-/// An offering as it stands today, with the provider behind it.
+/// An offering in its state today, with its provider.
 #[derive(Debug, Clone, Copy)]
 pub struct Offer<'a> {
     pub provider: &'a Provider,
     pub offering: &'a Offering,
     /// The daemon can call the provider, and the offering may be routed to.
     pub usable: bool,
-    /// The offering's status, what its dates and its provider say included.
+    /// The offering's status, with its dates and its provider's status taken into account.
     pub status: Status,
 }
 
 impl Offer<'_> {
-    /// Whether new rows go to it now: it is usable, and nobody has paused it.
+    /// Whether new rows are routed to the offering now: it is usable and not paused.
     pub fn takes_work(&self) -> bool {
         match self.status {
             Status::Active | Status::Deprecated => self.usable,
@@ -66,12 +67,12 @@ impl Offer<'_> {
 /// The catalog at one moment. Cheap to share, never changed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
-    /// Each with whether the daemon can call it.
+    /// Each provider with whether the daemon can call it.
     providers: Vec<(Provider, bool)>,
     models: Vec<Model>,
     /// Parallel to `models`.
     choices: Vec<Choice>,
-    /// Parallel to `models`: what the stand-in serves in place of the listed offerings.
+    /// Parallel to `models`: the offering of the stand-in that replaces the listed offerings.
     substitutes: Vec<Option<Offering>>,
     /// From ids, aliases and qualified names to indexes of `models`.
     names: HashMap<String, usize>,
@@ -85,8 +86,8 @@ pub struct Snapshot {
 }
 
 impl Seeds {
-    /// Makes the routing decisions as of `today`. `usable` says whether a provider's key is present;
-    /// it is not asked about providers that need none.
+    /// Makes the routing decisions as of `today`. `usable` returns whether a provider's key is
+    /// present; it is not asked about providers that need no key.
     pub fn into_snapshot(self, today: Date, usable: &dyn Fn(&Connection) -> bool) -> Snapshot {
         let has_key = |connection: &Connection| match connection.key {
             KeySource::None => true,
@@ -121,14 +122,14 @@ impl Seeds {
     }
 }
 
-/// What the stand-in serves for a model of somebody else's: at the price of the first listed offering.
+/// The stand-in's offering of another provider's model, at the price of the first listed offering.
 fn stand_in_for(model: &Model, provider: &Provider) -> Offering {
     let rates = model.offerings.first().map(|offering| offering.rates.clone()).unwrap_or_default();
     let plain = Offering::plain(provider.id(), &model.id, model);
     Offering { rates, regions: provider.regions.clone(), privacy: provider.privacy.clone(), capacity: provider.capacity, ..plain }
 }
 
-/// Ids and aliases, and qualified names where nobody else has them.
+/// Maps ids and aliases, and qualified names that no other model has.
 fn names(models: &[Model]) -> HashMap<String, usize> {
     let mut names = HashMap::new();
     for (index, model) in models.iter().enumerate() {
@@ -140,7 +141,7 @@ fn names(models: &[Model]) -> HashMap<String, usize> {
     names
 }
 
-/// A provider that calls two models the same has the first one's lane for both.
+/// Maps lanes. If a provider uses one name for two models, the name leads to the first one's lane.
 fn lanes(models: &[Model]) -> HashMap<String, HashMap<String, (usize, usize)>> {
     let mut lanes: HashMap<String, HashMap<String, (usize, usize)>> = HashMap::new();
     for (model, offerings) in models.iter().enumerate().map(|(index, model)| (index, &model.offerings)) {
@@ -157,15 +158,15 @@ impl Snapshot {
         &self.hash
     }
 
-    /// The day as of which this holds.
+    /// The day as of which this snapshot was decided.
     pub fn today(&self) -> Date {
         self.today
     }
 
-    /// Whether it decides and shows the same as `other`, whatever the day of either is.
+    /// Whether both snapshots decide and show the same, whatever their days are.
     pub fn equals(&self, other: &Self) -> bool {
         let Self { providers, models, choices, substitutes, names: _, lanes: _, roles, workflows: _, hash, today: _ } = self;
-        // Names and lanes follow from the models, and workflows are as the seeds have them.
+        // Names and lanes follow from the models, and workflows follow from the seeds.
         (providers, choices, roles, hash) == (&other.providers, &other.choices, &other.roles, &other.hash)
             && (models, substitutes) == (&other.models, &other.substitutes)
             && self.next_change() == other.next_change()
@@ -189,7 +190,7 @@ impl Snapshot {
         self.providers.iter().map(|(provider, ready)| (provider, *ready))
     }
 
-    /// `true` if no real provider is usable and the built-in one answers in their place.
+    /// `true` if no real provider is usable and the built-in one answers in place of them.
     pub fn is_simulated(&self) -> bool {
         self.roles.stand_in.is_some()
     }
@@ -225,12 +226,13 @@ impl Snapshot {
         &self.models
     }
 
-    /// Tasks that are ready to be run, in order of their names.
+    /// The workflows, in order of their names.
     pub fn workflows(&self) -> &[Workflow] {
         &self.workflows
     }
 
-    /// Who offers the model: its listed offerings, then the stand-in if that serves it in their place.
+    /// The offerings of the model: the listed ones, then the stand-in's if it serves the model in
+    /// place of them.
     pub fn offers<'a>(&'a self, model: &'a Model) -> impl Iterator<Item = Offer<'a>> + 'a {
         let substitute = self.names.get(&model.id).and_then(|index| self.substitutes[*index].as_ref());
         let listed = model.offerings.iter().filter_map(move |offering| self.offer(model, offering, substitute.is_some()));
@@ -256,10 +258,10 @@ impl Snapshot {
         !provider.stand_in || self.is_simulated() || model.offerings.iter().all(|each| each.provider == provider.id())
     }
 
-    /// The known models that somebody serves, in the order of the seeds.
+    /// The known models that a provider serves, in the order of the seeds.
     ///
-    /// A model that only the catch-all would be asked for is not listed: whether that server has it
-    /// is not known.
+    /// A model that only the catch-all could serve is not listed, because it is unknown whether
+    /// that server has the model.
     pub fn models(&self) -> impl Iterator<Item = ListedModel<'_>> {
         let served = |choice: Choice| match choice {
             Choice::Offering(_) | Choice::StandIn => true,
@@ -269,16 +271,18 @@ impl Snapshot {
         models.map(|(model, _)| listed(model))
     }
 
-    /// Who serves `model`, asked for by id, alias, qualified name or any name at all.
+    /// The route of a request for `model`, which may be an id, an alias, a qualified name or any
+    /// other name.
     ///
     /// 1. A known model goes to its cheapest usable offering (input and output price added up, then
     ///    the order of the seeds). A `MODEL=URL` upstream is its model's only offering.
-    /// 2. Else the catch-all takes it, under the name as asked; a hosted one only if the catalog knows
-    ///    nobody who offers it.
-    /// 3. Else, if no real provider is usable at all, the stand-in serves it if it is known.
+    /// 2. Otherwise the catch-all takes it, under the name that the client used; a hosted one only
+    ///    if the catalog knows no provider that offers the model.
+    /// 3. Otherwise, if no real provider is usable at all, the stand-in serves the model if it is
+    ///    known.
     ///
     /// # Errors
-    /// Nobody serves it; the error says to the client what would help.
+    /// When no provider serves the model; the error tells the client what would help.
     pub fn resolve<'a>(&'a self, model: &'a str) -> Result<Route<'a>, ResolveError> {
         let Some(&index) = self.names.get(model) else {
             let provider = self.roles.catch_all.ok_or_else(|| self.unknown(model))?;
@@ -293,8 +297,9 @@ impl Snapshot {
         }
     }
 
-    /// The offerings of a known model besides the given one that rows may be sent to, the cheapest
-    /// first, each with whether its provider is a server of the operator's own. None of a stand-in.
+    /// The other offerings of a known model that rows may be sent to, without the given one, the
+    /// cheapest first. Each comes with whether its provider is a server of the operator's own.
+    /// Offerings of a stand-in are left out.
     pub fn others(&self, model: &str, provider: &str, upstream: &str) -> Vec<(Route<'_>, bool)> {
         let Some(known) = self.model(model) else { return Vec::new() };
         let usable = self.offers(known).filter(|offer| offer.usable && offer.provider.is_real());
@@ -321,9 +326,10 @@ impl Snapshot {
         offering || self.provider(provider).is_some_and(|provider| provider.status == Status::Paused)
     }
 
-    /// The name under which `provider` serves `model` for a batch that was planned with it under the
-    /// name `planned`: that one as long as it is an offering of the model, else the one it has now.
-    /// `None` if the provider cannot be called, or neither offers the model nor takes every one.
+    /// The name under which `provider` serves `model` for a batch that was planned with the name
+    /// `planned`: `planned` as long as it is an offering of the model, otherwise the offering's
+    /// current name. `None` if the provider cannot be called, or neither offers the model nor takes
+    /// every model.
     pub fn serves<'a>(&'a self, model: &str, provider: &str, planned: &'a str) -> Option<&'a str> {
         if !self.is_usable(provider) {
             return None;

@@ -10,7 +10,7 @@ use super::*;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::provider::connection::{Connection, KeySource, ProviderKind};
 
-/// A day on which the tests stand, whatever the calendar says.
+/// The day on which the tests take place, whatever the calendar says.
 const TODAY: Date = date(2026, 11, 24);
 
 fn no_key(_: &Connection) -> bool {
@@ -67,7 +67,7 @@ fn every_built_in_model_says_where_its_facts_come_from() {
         }
     }
     assert!(models >= 80 && priced >= 80 && batch >= 30 && snapshot.providers().count() >= 14, "{models} {priced} {batch}");
-    // Without keys they are listed, and not one of them is called.
+    // Without keys the offerings are listed, but none of their providers is called.
     assert!(snapshot.all_models().iter().flat_map(|model| snapshot.offers(model)).all(|offer| offer.usable != offer.provider.is_real()));
 }
 
@@ -285,7 +285,7 @@ fn a_hosted_service_is_not_sent_what_somebody_else_was_to_get() {
     let disabled = build("status = \"disabled\"", "catch_all = true");
     assert_eq!(route(&disabled, "m"), "the model `m` is known, but no provider of it can be used here: own (disabled in its seed)");
     assert_eq!(disabled.resolve("unheard-of").unwrap().provider, "hosted");
-    // Nor does anybody get simulated answers who has just disabled the last real server.
+    // An operator who has just disabled the last real server does not get simulated answers either.
     let none_left = build("status = \"disabled\"", "api_key_env = \"NO_KEY\"");
     assert!(!none_left.is_simulated() && none_left.resolve("m").is_err());
     assert!(build("api_key_env = \"NO_KEY\"", "api_key_env = \"NO_KEY\"").is_simulated());

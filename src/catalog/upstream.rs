@@ -1,7 +1,7 @@
 //! Servers given on the command line instead of in a seed: `URL` or `MODEL=URL`.
 //!
-//! For the operator of one local server, who should need no file. What they say here overrides the
-//! seeds: they wrote it for this run.
+//! For the operator of a single local server, who should need no file. These arguments override the
+//! seeds, because the operator wrote them for this run.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,28 +19,29 @@ use crate::domain::provider::connection::{Api, Connection, KeySource, ProviderKi
 use crate::domain::row::openai::MAX_MODEL_CHARS;
 use crate::domain::text::hex;
 
-/// The environment variable with the key of all upstreams. There is one; whoever has servers with
-/// different keys writes seeds for them, so that no server is sent the key of another.
+/// The environment variable with the key of all upstreams. There is only one. Operators of servers
+/// with different keys write seeds for them, so that no server receives the key of another.
 pub const UPSTREAM_KEY_ENV: &str = "BATCHD_UPSTREAM_API_KEY";
 
-/// An OpenAI-compatible server, for one model or for all that nobody else serves.
+/// An OpenAI-compatible server, for one model or for all models that no other provider serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
-    /// The only model it serves; `None` for every model that no other provider offers.
+    /// The only model that the server serves; `None` for every model that no other provider offers.
     pub model: Option<String>,
-    /// As in [`ServerConnection::base_url`].
+    /// Has the form of [`ServerConnection::base_url`].
     pub base_url: Uri,
 }
 
-/// Servers that go together.
+/// Upstreams that are compatible with each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Upstreams(Vec<Upstream>);
 
 impl Upstreams {
-    /// Reads one from each text.
+    /// Reads one upstream from each text.
     ///
     /// # Errors
-    /// A text that names none, two plain URLs, or two URLs for one model.
+    /// When a text names no upstream, or the texts contain two plain URLs, or two URLs for one
+    /// model.
     pub fn parse<T: AsRef<str>>(texts: &[T]) -> Result<Self, UpstreamError> {
         let upstreams = texts.iter().map(|text| text.as_ref().parse()).collect::<Result<Vec<_>, _>>()?;
         check_together(&upstreams)?;
@@ -48,12 +49,12 @@ impl Upstreams {
     }
 }
 
-/// What all servers that are added in one go have in common.
+/// Options shared by all servers that are added in one go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UpstreamOptions {
-    /// [`UPSTREAM_KEY_ENV`] holds the key of all of them.
+    /// [`UPSTREAM_KEY_ENV`] holds the key of all of these servers.
     pub has_key: bool,
-    /// Calls at the same time to each of them.
+    /// Calls at the same time to each of these servers.
     pub concurrency: u32,
     pub timeouts: Timeouts,
     /// The largest answer that is read, in bytes.
@@ -71,13 +72,13 @@ impl Default for UpstreamOptions {
     }
 }
 
-/// Why a text names no upstream, or why several do not go together.
+/// Why a text names no upstream, or why several upstreams are not compatible.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
-    /// The part after `=`, or all of it.
+    /// The part after `=`, or the whole text.
     #[error("the URL of an upstream {rule}; write `URL` or `MODEL=URL`, such as `http://localhost:8000`")]
     Url {
-        /// To be read after the name of the thing.
+        /// The rule, in words that follow the name of the value.
         rule: String,
     },
     /// The part before `=`.
@@ -100,7 +101,7 @@ impl FromStr for Upstream {
         let text = text.trim();
         let lower = text.to_ascii_lowercase();
         let plain = lower.starts_with("http://") || lower.starts_with("https://");
-        // A model's name may hold `=`; the URL starts at the first `=` that a scheme follows.
+        // A model's name may hold `=`; the URL starts after the first `=` that a scheme follows.
         let split = ["=http://", "=https://"].iter().filter_map(|mark| lower.find(mark)).min().or_else(|| text.find('='));
         let (model, url) = match split {
             Some(at) if !plain => (Some(&text[..at]), &text[at + 1..]),
@@ -116,7 +117,7 @@ impl FromStr for Upstream {
 }
 
 impl fmt::Display for Upstream {
-    /// As it is written on the command line.
+    /// Formats the upstream as it is written on the command line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let url = self.base_url.to_string();
         let url = url.trim_end_matches('/');
@@ -130,16 +131,17 @@ impl fmt::Display for Upstream {
 impl Seeds {
     /// Adds servers: each distinct URL becomes a provider `upstream`, `upstream-2` and so on.
     ///
-    /// `MODEL=URL` becomes that model's only offering, the model being made if it is not known. A
-    /// plain URL becomes the catch-all in place of any that the seeds name. Nothing is charged for
-    /// either. With any server added, there is no stand-in any more.
+    /// `MODEL=URL` becomes that model's only offering; the model is created if it is not known. A
+    /// plain URL becomes the catch-all in place of any that the seeds name. Neither is charged for.
+    /// With any server added, there is no stand-in any more.
     #[must_use]
     pub fn with_upstreams(mut self, upstreams: &Upstreams, options: &UpstreamOptions) -> Self {
         let Upstreams(upstreams) = upstreams;
         if upstreams.is_empty() {
             return self;
         }
-        // Whoever names a real server does not want simulated answers if its key happens to be missing.
+        // An operator who names a real server does not want simulated answers when its key happens
+        // to be missing.
         self.providers.iter_mut().for_each(|provider| provider.stand_in = false);
         let mut digest = Sha256::new();
         digest.update(&self.hash);
@@ -175,7 +177,8 @@ impl Seeds {
             model.offerings = vec![Offering::plain(provider, name, model)];
             return;
         }
-        // The name is served exactly as it was given, so it stops being another name for something else.
+        // The name is served exactly as it was given, so it is removed from the aliases of other
+        // models.
         self.models.iter_mut().for_each(|model| model.aliases.retain(|alias| alias != name));
         let model = Model::unknown(name, provider);
         self.models.push(Model { offerings: vec![Offering::plain(provider, name, &model)], ..model });
@@ -191,7 +194,7 @@ fn provider(id: &str, base_url: &Uri, options: &UpstreamOptions) -> Provider {
         max_response_bytes: options.max_response_bytes,
     };
     Provider {
-        // Not its address: the name is shown to anybody who may see the catalog.
+        // Not the server's address: the name is shown to every client that may see the catalog.
         name: "Server of the operator".to_owned(),
         connection: Connection {
             id: id.to_owned(),

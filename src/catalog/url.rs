@@ -7,7 +7,7 @@ use crate::domain::endpoint::Endpoint;
 /// Parses the URL below which a provider serves its operations, without trailing slashes.
 ///
 /// # Errors
-/// What the URL must be, to be read after "it".
+/// The rule for the URL, in words that follow "it".
 pub(super) fn parse_base_url(text: &str) -> Result<Uri, String> {
     let lower = text.to_ascii_lowercase();
     if !lower.starts_with("http://") && !lower.starts_with("https://") {

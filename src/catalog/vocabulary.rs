@@ -1,7 +1,7 @@
 //! The closed vocabularies of the catalog: words that a seed may write and a view shows.
 //!
-//! Those that other layers speak, too, are in [`crate::domain::vocabulary`]. Open vocabularies (regions,
-//! capabilities, privacy tiers) are plain [`slug`]s.
+//! Vocabularies that other layers use, too, are in [`crate::domain::vocabulary`]. Open vocabularies
+//! (regions, capabilities, privacy tiers) are plain [`slug`]s.
 
 use super::schema::kinds::inline_schema;
 use crate::domain::vocabulary::wire_enum;
@@ -67,7 +67,7 @@ schemas!(Operation, Modality, HostedTool, DataCollection, Status, Verification, 
 /// A word of an open vocabulary.
 ///
 /// # Errors
-/// What it must be, to be read after "it".
+/// The rule for the word, in words that follow "it".
 pub(super) fn slug(text: &str) -> Result<String, String> {
     let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     let rest = text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte));

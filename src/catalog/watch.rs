@@ -1,12 +1,12 @@
-//! Tells when the files of a catalog folder changed. What to do about it is the caller's business.
+//! Reports when the files of a catalog folder change. The caller decides what to do about it.
 //!
-//! Folders are watched, and not their files: an editor that saves by renaming, and
-//! a container mount that swaps a link, replace the file and would leave a watch on the old one. For
-//! the same reason every folder is watched through which the path leads: the folder itself may be a
-//! link that is swapped, or be deleted and made again. After each burst of events the watches are
-//! set anew, because by then the same path may lead somewhere else.
+//! Folders are watched, and not their files: an editor that saves by renaming, and a container
+//! mount that swaps a link, replace the file and would leave a watch on the old one. For the same
+//! reason every folder on the path is watched: the folder itself may be a link that is swapped, or
+//! may be deleted and made again. After each burst of events the watches are set again, because by
+//! then the same path may lead somewhere else.
 //!
-//! Network file systems may report nothing; so the folder is also looked at now and then.
+//! Network file systems may report nothing, so the folder is also scanned now and then.
 
 mod paths;
 
@@ -25,10 +25,10 @@ use super::folder::{Mark, marks};
 
 /// How long a folder must be quiet before a change counts. Saving takes several events.
 const QUIET: Duration = Duration::from_millis(150);
-/// How often the folder is looked at without an event.
+/// How often the folder is scanned without an event.
 const SCAN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Watches for as long as it is held.
+/// Watches for as long as the value is held.
 #[derive(Debug)]
 pub struct Watcher {
     stop: mpsc::Sender<Message>,
@@ -37,7 +37,7 @@ pub struct Watcher {
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        // Either may be gone already, which is what is wanted.
+        // The receiver and the thread may be gone already, which is the goal.
         let _ = self.stop.send(Message::Stop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -45,7 +45,7 @@ impl Drop for Watcher {
     }
 }
 
-/// Nothing at all can be watched.
+/// The system allows no watch at all.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to watch {dir}: {source}")]
 pub struct WatchError {
@@ -60,10 +60,10 @@ enum Message {
 }
 
 /// Calls `on_change` on a thread of its own after each burst of changes in `dir`, which need not
-/// exist yet. What cannot be watched is looked at every few seconds.
+/// exist yet. Folders that cannot be watched are scanned every few seconds.
 ///
 /// # Errors
-/// The system gives no watches or no threads.
+/// When the system grants no watches or no threads.
 pub fn watch(dir: &Path, on_change: impl Fn() + Send + 'static) -> Result<Watcher, WatchError> {
     let fail = |source| WatchError { dir: dir.display().to_string(), source };
     let (sender, messages) = mpsc::channel();
@@ -82,11 +82,11 @@ pub fn watch(dir: &Path, on_change: impl Fn() + Send + 'static) -> Result<Watche
 struct Armed {
     dir: PathBuf,
     debouncer: Debouncer<RecommendedWatcher, RecommendedCache>,
-    /// Each with the identity of what the path led to when the watch was set.
+    /// Each path with the identity of its target when the watch was set.
     watched: BTreeMap<PathBuf, WatchedPlace>,
-    /// The seeds as they were at the last look; `None` if they could not be seen.
+    /// The seeds at the last scan; `None` if they could not be read.
     marks: Option<Vec<Mark>>,
-    /// Some of it cannot be watched, and that has been said.
+    /// Some folders cannot be watched, and that has been logged.
     in_part: bool,
 }
 
@@ -99,7 +99,7 @@ impl Armed {
                     self.forget(&events);
                     inside
                 }
-                // Events may have been lost; looking again costs little.
+                // Events may have been lost; scanning again costs little.
                 Ok(Message::Events(Err(errors))) => {
                     errors.iter().for_each(|error| tracing::warn!(%error, "catalog folder watch"));
                     true
@@ -109,7 +109,8 @@ impl Armed {
             };
             self.rearm();
             let now = marks(&self.dir).ok();
-            // A neighbour of the folder is not our business, unless it has changed what is in it.
+            // An event beside the folder does not matter, unless it has changed the folder's
+            // content.
             if inside || now != self.marks {
                 self.marks = now;
                 on_change();
@@ -117,7 +118,7 @@ impl Armed {
         }
     }
 
-    /// Drops the watches that went with what was removed or renamed, so that they are set anew.
+    /// Drops the watches on removed or renamed paths, so that they are set again.
     fn forget(&mut self, events: &[DebouncedEvent]) {
         let gone = |event: &&DebouncedEvent| matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
         let paths: Vec<_> = events.iter().filter(gone).flat_map(|event| &event.paths).collect();
@@ -128,7 +129,7 @@ impl Armed {
         }
     }
 
-    /// Whether an event is about the folder or what is in it, rather than about a neighbour.
+    /// Whether an event is about the folder or its content, rather than about a neighbour.
     fn is_inside(&self, event: &DebouncedEvent) -> bool {
         let inside = || self.watched.iter().filter(|(_, place)| place.inside);
         event.paths.is_empty() || event.paths.iter().any(|path| inside().any(|(folder, _)| path.starts_with(folder)))
@@ -146,13 +147,14 @@ impl Armed {
         }
     }
 
-    /// Sets the watches that are missing or lead to what is no longer there, and drops the others.
+    /// Sets the watches that are missing or outdated, and drops the watches that are no longer
+    /// needed.
     fn arm(&mut self) -> Result<(), notify::Error> {
         let wanted = places(&self.dir);
         let stale: Vec<_> =
             self.watched.iter().filter(|(path, place)| wanted.get(*path) != Some(place)).map(|(path, _)| path.clone()).collect();
         for path in stale {
-            // What is gone has taken its watch with it.
+            // A removed folder has taken its watch with it.
             let _ = self.debouncer.unwatch(&path);
             self.watched.remove(&path);
         }
@@ -170,7 +172,8 @@ impl Armed {
     }
 }
 
-/// Opening and closing files is an event too; without this, each reload would bring about the next.
+/// Opening and closing files are events too; without this filter, each reload would trigger the
+/// next.
 fn changes_content(event: &DebouncedEvent) -> bool {
     match event.kind {
         EventKind::Access(_) => event.need_rescan(),
@@ -187,7 +190,7 @@ mod tests {
 
     const GENEROUS: Duration = Duration::from_secs(30);
 
-    /// A watcher that reports what `providers/a.toml` holds at each change.
+    /// A watcher that reports the content of `providers/a.toml` at each change.
     fn follow(dir: &Path) -> (Watcher, Receiver<String>) {
         let (changed, changes) = channel();
         let file = dir.join("providers/a.toml");
@@ -215,8 +218,8 @@ mod tests {
             fs::rename(&aside, dir.path().join("providers/a.toml")).unwrap();
             wait_for(&changes, text);
         }
-        // Each callback has read the file; had that counted as a change, calls would go on for ever. A
-        // burst may come in two parts.
+        // Each callback has read the file. If reading counted as a change, calls would go on for
+        // ever. A burst may come in two parts.
         let more = std::iter::from_fn(|| changes.recv_timeout(QUIET * 5).ok()).take(10).count();
         assert!(more < 10, "reading brings about the next change");
         drop(watcher);
@@ -247,7 +250,8 @@ mod tests {
 
     #[test]
     fn a_mounted_folder_whose_data_is_swapped_is_seen() {
-        // As Kubernetes mounts: `providers` leads to `..data/providers`, `..data` to a dated folder.
+        // As Kubernetes mounts: `providers` leads to `..data/providers`, `..data` to a dated
+        // folder.
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         fill(&at("..one"), "one");

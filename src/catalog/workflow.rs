@@ -1,4 +1,4 @@
-//! Workflows after the check: tasks that are ready to be run over many items.
+//! Workflows after the check: tasks that are ready to run over many items.
 
 use std::collections::BTreeMap;
 
@@ -7,49 +7,49 @@ use serde_json::{Map, Value, json};
 use super::vocabulary::Operation;
 use crate::domain::quote::constraints::Constraints;
 
-/// A task that is ready to be run over many items.
+/// A task that is ready to run over many items.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Workflow {
     pub slug: String,
-    /// From 1 on.
+    /// Starts at 1.
     pub version: u32,
-    /// For people.
+    /// The name for people.
     pub name: String,
     pub description: String,
     pub operation: Operation,
     /// Models of the catalog, at least one.
     pub models: Vec<String>,
-    /// What is demanded of lanes.
+    /// The demands on lanes.
     pub demands: Constraints,
     pub item: ItemTemplate,
     pub artifact: Artifact,
 }
 
-/// What each item is asked.
+/// The request that is made for each item.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ItemTemplate {
     pub instructions: Option<String>,
-    /// With `{{name}}` where the client puts something in.
+    /// Contains `{{name}}` where the client inserts a value.
     pub prompt: String,
     pub max_output_tokens: Option<u64>,
     pub temperature: Option<f64>,
 }
 
-/// What comes out.
+/// The output of a workflow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Artifact {
     pub description: String,
-    /// By name.
+    /// Descriptions of the output's fields, by name.
     pub fields: BTreeMap<String, String>,
 }
 
 impl Workflow {
-    /// How it is quoted: `<slug>@v<version>`.
+    /// The name by which the workflow is quoted: `<slug>@v<version>`.
     pub fn reference(&self) -> String {
         format!("{}@v{}", self.slug, self.version)
     }
 
-    /// The input of an item, with the names of what is to be put in still in it.
+    /// The input of an item, with its placeholders still in it.
     pub fn input(&self) -> Value {
         let ItemTemplate { instructions, prompt, max_output_tokens, temperature } = &self.item;
         let mut input = Map::new();

@@ -1,4 +1,5 @@
-//! `batchd batches`: changing how a batch of a running daemon runs, and deleting one that has ended.
+//! `batchd batches`: changing how a batch of a running daemon runs, and deleting a batch that has
+//! ended.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};

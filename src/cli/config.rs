@@ -1,7 +1,8 @@
-//! `batchd config show` and `batchd config check`: what holds, and why, before anything is started.
+//! `batchd config show` and `batchd config check`: the effective settings and their origins, before
+//! anything is started.
 //!
-//! What `show` prints is a valid configuration file with the same meaning. Secrets and settings that
-//! are absent are comments in it.
+//! The output of `show` is a valid configuration file with the same meaning. Secrets and absent
+//! settings are comments in it.
 
 use std::io::{self, Write};
 
@@ -17,7 +18,7 @@ pub enum ConfigCommand {
     Check(Flags),
 }
 
-/// Why there is nothing to show.
+/// Why the command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigCommandError {
     #[error(transparent)]
@@ -57,10 +58,10 @@ pub fn show(settings: &Settings) -> String {
     rows.iter().map(|(assignment, why)| format!("{assignment:width$}  # {why}\n")).collect()
 }
 
-/// Longer assignments do not push the origins of all others to the right.
+/// Assignments longer than this do not push the origins of all others to the right.
 const WIDEST: usize = 64;
 
-/// What is assigned, and why. Whatever cannot stand in a configuration file is a comment.
+/// The assignment and its origin. A setting that cannot stand in a configuration file is a comment.
 fn row(effective: &Effective, keys: usize) -> (String, String) {
     let Effective { setting, value, origin } = effective;
     let key = setting.key;

@@ -13,7 +13,7 @@ use crate::daemon::config::{Flags, Settings, Strings};
 use crate::daemon::{Daemon, Environment, ServeError};
 use crate::domain::money::Usd;
 
-/// How often progress is looked at.
+/// How often progress is polled.
 const POLL: Duration = Duration::from_millis(100);
 
 /// Arguments of `batchd demo`.
@@ -30,7 +30,7 @@ pub(super) struct DemoArgs {
     model: Option<String>,
 }
 
-/// What can go wrong.
+/// The errors of a demonstration.
 #[derive(Debug, thiserror::Error)]
 enum DemoError {
     #[error(transparent)]
@@ -48,12 +48,13 @@ struct Sample {
     rows: String,
 }
 
-/// Only what a demonstration may take from the environment: the key of the server that was named.
+/// The environment of a demonstration: only the key of the server that was named.
 struct DemoEnvironment(Environment);
 
 impl Strings for DemoEnvironment {
     fn get(&self, name: &str) -> Result<Option<String>, crate::daemon::config::NotUnicode> {
-        // Settings and provider keys that lie about must not turn a demonstration into a bill.
+        // Settings and provider keys that happen to be set must not turn a demonstration into a
+        // bill.
         if name.starts_with("BATCHD_") && name != "BATCHD_UPSTREAM_API_KEY" {
             return Ok(None);
         }
@@ -61,11 +62,12 @@ impl Strings for DemoEnvironment {
     }
 }
 
-/// Shows it; returns the exit code.
+/// Runs the demonstration; returns the exit code.
 pub(super) fn demo(args: &DemoArgs, env: Environment) -> u8 {
     let env: Environment = std::sync::Arc::new(DemoEnvironment(env));
     let folder = std::env::temp_dir().join(format!("batchd-demo-{}", std::process::id()));
-    // Exclusively: on a shared machine somebody may have put a folder of that name there.
+    // Created exclusively: on a shared machine another user may have put a folder of that name
+    // there.
     if let Err(error) = std::fs::DirBuilder::new().mode(0o700).create(&folder) {
         return complain(&format!("cannot create {}: {error}", folder.display()), FAILURE);
     }
@@ -85,7 +87,7 @@ pub(super) fn demo(args: &DemoArgs, env: Environment) -> u8 {
             Err(error) => complain(&error, FAILURE),
         }
     });
-    // The results stay; the store behind them was only for the show.
+    // The results stay; the store behind them was only for the demonstration.
     let _ = std::fs::remove_dir_all(folder.join("data"));
     code
 }
@@ -103,7 +105,7 @@ async fn show(args: &DemoArgs, settings: &Settings, env: Environment, folder: &P
         shown
     };
     let (stopped, shown) = tokio::join!(running, async {
-        // A signal stops the daemon; the demonstration must not go on without it.
+        // A signal stops the daemon; the demonstration must not continue without it.
         shutdown.drain().run_until_cancelled(work).await
     });
     stopped?;
@@ -272,7 +274,8 @@ fn chat_sample(rows: u32, model: &str, faults: bool) -> Sample {
             "messages": [{ "role": "user", "content": format!("Write one sentence about {}.", topic(n)) }],
             "max_tokens": 60,
         });
-        // So that retries and the error file are to be seen: some rows fail once, one for good.
+        // Faults that make retries and the error file visible: some rows fail once, one fails for
+        // good.
         let directive = match n % 100 {
             7 => Some("status=503"),
             42 => Some("cut"),

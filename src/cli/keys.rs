@@ -84,7 +84,7 @@ pub fn run(command: &KeysCommand, env: Environment) -> u8 {
 }
 
 async fn create(args: &CreateArgs, env: Environment) -> Result<u8, CommandRefused> {
-    // Everything that can be known to be wrong is looked at before an organisation is created.
+    // Every fault that can be found beforehand is found before an organisation is created.
     if let Err(error) = KeyKind::of(&args.dialect, args.management) {
         return Err(CommandRefused::usage(format!("--management {error}")));
     }
@@ -141,7 +141,7 @@ async fn revoke(args: &RevokeArgs, env: Environment) -> Result<u8, CommandRefuse
     Ok(0)
 }
 
-/// The id of an organisation, or the name that none has.
+/// The id of an organisation, or its name if no organisation has it.
 async fn find<'a>(client: &Client, org: &'a Org) -> Result<Result<String, &'a str>, CommandRefused> {
     let name = match org {
         Org::Id(id) => return Ok(Ok(id.in_hex())),

@@ -1,4 +1,4 @@
-//! `batchd lanes`: what the lanes of a running daemon are doing, and holding them.
+//! `batchd lanes`: showing the lanes of a running daemon, and holding them.
 
 use std::io::IsTerminal as _;
 use std::pin::pin;
@@ -16,9 +16,9 @@ use crate::client::Client;
 use crate::daemon::Environment;
 use crate::domain::provider::lane_hold::LaneSelector;
 
-/// How often a drain is looked at.
+/// How often a drain is polled.
 const POLL: Duration = Duration::from_millis(250);
-/// How long nothing must have been in flight: the daemon's numbers may be a second old.
+/// How long no call may have been in flight: the daemon's numbers may be a second old.
 const SETTLED: Duration = Duration::from_secs(2);
 /// How often a plain line is printed.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
@@ -121,7 +121,7 @@ async fn drain(args: &DrainArgs, env: Environment) -> Result<u8, CommandRefused>
     Ok(0)
 }
 
-/// Waits until nothing is in flight on lanes that are drained; what they are doing then.
+/// Waits until no call is in flight on the drained lanes; returns their state then.
 async fn wait(client: &Client, lane: &LaneSelector) -> Result<Value, CommandRefused> {
     let mut shown = Waiting::new();
     let mut quiet_since = None;
@@ -143,8 +143,8 @@ async fn wait(client: &Client, lane: &LaneSelector) -> Result<Value, CommandRefu
     }
 }
 
-/// What is waited for: a live line on a terminal, otherwise a line every few seconds. It goes away with
-/// the value.
+/// Shows the wait: a live line on a terminal, otherwise a line every few seconds. The line
+/// disappears when the value is dropped.
 struct Waiting {
     line: Option<ProgressBar>,
     printed: Option<Instant>,
@@ -180,7 +180,7 @@ fn each<'a>(lanes: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> {
     lanes[list].as_array().into_iter().flatten()
 }
 
-/// Leaves the lanes that a selector means, and the holds that bear on them.
+/// Keeps only the lanes that a selector means, and the holds that apply to them.
 fn select(lanes: &mut Value, only: &LaneSelector) {
     if let Some(data) = lanes["data"].as_array_mut() {
         data.retain(|lane| only.covers(lane["provider"].as_str().unwrap_or_default(), lane["model"].as_str()));

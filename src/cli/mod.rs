@@ -1,8 +1,9 @@
-//! The command line: what a person types, and what they read in return.
+//! The command line: the commands that a person types, and the output that they read.
 //!
-//! Data goes to standard output, everything else to standard error. Exit codes: 0 for success, 1
-//! when rows failed, a store is damaged, the daemon had to stop, or a daemon that was asked cannot be reached or did not do
-//! it, 2 for bad usage, settings or input, 130 when a run or a wait was interrupted.
+//! Data goes to standard output, everything else to standard error. Exit codes: 0 for success; 1
+//! when rows failed, a store is damaged, the daemon had to stop, or a running daemon cannot be
+//! reached or did not carry out the command; 2 for bad usage, settings or input; 130 when a run or
+//! a wait was interrupted.
 
 mod batches;
 mod catalog;
@@ -70,15 +71,15 @@ enum Command {
 const USAGE: u8 = 2;
 /// Some rows failed, or the daemon had to stop.
 const FAILURE: u8 = 1;
-/// Stopped by a signal: 128 and SIGINT, as shells count.
+/// Stopped by a signal: 128 plus the number of SIGINT, as in shells.
 const INTERRUPTED: u8 = 130;
 
-/// Runs the command of this process's arguments.
+/// Runs the command that this process's arguments name.
 pub fn main() -> ExitCode {
     let cli = match parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are no errors; clap knows where each belongs.
+            // Help and version are not errors; clap knows which stream each belongs on.
             let code = if error.use_stderr() { USAGE } else { 0 };
             let _ = error.print();
             return ExitCode::from(code);
@@ -102,7 +103,7 @@ pub fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// The command line, with the flags of `run` cut down to those that mean something to it.
+/// The command line, with the flags of `run` cut down to those that apply to it.
 fn command() -> clap::Command {
     Cli::command().mut_subcommand("run", |run| run::SERVER_ONLY.iter().fold(run, |run, name| run.mut_arg(name, |flag| flag.hide(true))))
 }
@@ -119,17 +120,17 @@ fn parse(args: impl Iterator<Item = std::ffi::OsString>) -> Result<Cli, clap::Er
     Cli::from_arg_matches(&matches)
 }
 
-/// A message for the person at the terminal. Nobody there to read it is no reason to fail.
+/// Prints a message for the person at the terminal. A missing reader is no reason to fail.
 fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Data for the person or the program that called. A reader that has gone has read enough.
+/// Prints data for the calling person or program. A reader that has gone has read enough.
 fn print(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-/// Says what went wrong and returns the exit code.
+/// Reports the error and returns the exit code.
 fn complain(error: &dyn std::fmt::Display, code: u8) -> u8 {
     say(&format!("batchd: {error}"));
     code
@@ -142,8 +143,8 @@ fn settings(flags: &Flags, env: &Environment) -> Result<(Settings, impl Drop + u
     Ok((settings, guard))
 }
 
-/// The same for a command that shows progress: logs are for when something is wrong, unless the
-/// person asked for more.
+/// Like `settings`, for a command that shows progress: only problems are logged, unless the user
+/// asked for more.
 fn quiet_settings(flags: &Flags, env: &Environment) -> Result<(Settings, impl Drop + use<>), String> {
     let mut settings = Settings::load(flags, &**env).map_err(|error| error.to_string())?;
     if settings.origin("log") == Origin::Default {
@@ -160,11 +161,11 @@ fn block_on(future: impl Future<Output = u8>) -> u8 {
 
 /// Runs a future on a runtime of its own.
 fn block_on_result<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
-    // Threads that may block are those that open files: there must be a descriptor for each.
+    // Threads that may block are those that open files, so there must be a descriptor for each.
     let threads = Share::threads(raise());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(threads).thread_name("batchd").build()?;
     let result = runtime.block_on(future);
-    // Blocking work that is still under way must not hold up the exit.
+    // Blocking work that still runs must not hold up the exit.
     runtime.shutdown_background();
     Ok(result)
 }

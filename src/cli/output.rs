@@ -18,7 +18,7 @@ impl CommandRefused {
     }
 }
 
-/// Prints what was asked for. A reader that has gone has read enough; a disk that is full is a failure.
+/// Prints the answer. A reader that has gone has read enough; a full disk is a failure.
 pub(super) fn put(text: &str) -> Result<(), CommandRefused> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {

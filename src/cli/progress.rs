@@ -1,8 +1,8 @@
-//! How far a batch is, for a person who waits: a live bar on a terminal, otherwise a plain line every
-//! five seconds that a log can hold.
+//! The progress of a batch, for a person who waits: a live bar on a terminal, otherwise a plain
+//! line every five seconds that suits a log.
 //!
-//! Goes to standard error, so that results can be piped. Formatting is pure; only [`Display`] reads a
-//! clock and writes. A display that cannot be written to is no reason to give up the batch.
+//! Goes to standard error, so that results can be piped. Formatting is pure; only [`Display`] reads
+//! a clock and writes. A failure to write the display is no reason to give up the batch.
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal as _, Write};
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::domain::money::Usd;
 
-/// What there is to show.
+/// The numbers to show.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ProgressLine {
     /// Rows of the batch; 0 while it is not known.
@@ -46,7 +46,7 @@ pub struct Display {
 }
 
 impl Display {
-    /// On standard error: a bar if that is a terminal, plain lines otherwise.
+    /// Shows progress on standard error: a bar if that is a terminal, plain lines otherwise.
     pub fn stderr() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
@@ -56,7 +56,7 @@ impl Display {
         Self::new(Box::new(std::io::stderr()), bar)
     }
 
-    /// Plain lines into `out`.
+    /// Prints plain lines into `out`.
     pub fn plain(out: Box<dyn Write + Send>) -> Self {
         Self::new(out, None)
     }
@@ -90,10 +90,11 @@ impl Display {
     }
 }
 
-/// Rows a second over the last half minute, so that the estimate follows a provider that slows down.
+/// Rows a second over the last half minute, so that the estimate follows a provider that slows
+/// down.
 #[derive(Debug, Default)]
 struct Pace {
-    /// Rows that were done before we looked for the first time.
+    /// Rows that were done before the first look.
     first: u64,
     /// Times since the start, with the rows done by then.
     samples: VecDeque<(Duration, u64)>,
@@ -101,7 +102,7 @@ struct Pace {
 
 impl Pace {
     const WINDOW: Duration = Duration::from_secs(30);
-    /// Samples are not kept closer together than this.
+    /// The least time between two samples that are kept.
     const STEP: Duration = Duration::from_millis(250);
 
     fn note(&mut self, at: Duration, done: u64) {
@@ -130,7 +131,7 @@ fn rate(rows: u64, took: Duration) -> Option<f64> {
     (took > Duration::ZERO && rows > 0).then(|| rows as f64 / took.as_secs_f64())
 }
 
-/// One line about a batch that runs; `rate` in rows a second.
+/// One line about a running batch; `rate` is in rows a second.
 fn describe(line: &ProgressLine, rate: Option<f64>) -> String {
     let ProgressLine { total, succeeded: _, failed, tokens, cost } = *line;
     let done = line.done();

@@ -1,5 +1,5 @@
-//! Commands that ask a running daemon: where it is, the key it wants, and what its answers mean for the
-//! exit code.
+//! Commands that ask a running daemon: its address, the key that it requires, and the exit codes
+//! for its answers.
 
 use clap::Args;
 
@@ -10,7 +10,8 @@ use crate::daemon::Environment;
 use crate::daemon::config::resolve_key;
 use crate::domain::provider::connection::KeySource;
 
-/// Holds the key for a daemon that asks for one. No flag does: command lines are visible to everybody.
+/// Holds the key for a daemon that requires one. No flag holds it: command lines are visible to
+/// every user.
 const KEY_VARIABLE: &str = "BATCHD_API_KEY";
 
 /// Which daemon.
@@ -25,7 +26,7 @@ pub struct RemoteArgs {
 }
 
 impl RemoteArgs {
-    /// The daemon, yet to be called.
+    /// A client for the daemon; no call is made yet.
     pub(super) fn client(&self, env: &Environment) -> Result<Client, CommandRefused> {
         if !self.url.starts_with("http://") {
             let message = format!("--url {:?} must begin with `http://`; a daemon's port has no TLS", self.url);
@@ -42,7 +43,7 @@ impl RemoteArgs {
     }
 }
 
-/// Runs a command that asks a daemon; the exit code.
+/// Runs a command that asks a daemon; returns the exit code.
 pub(super) fn run(command: impl Future<Output = Result<u8, CommandRefused>>) -> u8 {
     let outcome = block_on_result(command).map_err(|error| CommandRefused(FAILURE, error.to_string())).and_then(|outcome| outcome);
     outcome.unwrap_or_else(|CommandRefused(code, message)| super::complain(&message, code))
@@ -52,7 +53,7 @@ impl From<ClientError> for CommandRefused {
     fn from(error: ClientError) -> Self {
         let (code, hint) = match &error {
             ClientError::Refused { status: 401, .. } => (USAGE, format!("; batchd takes it from the environment variable {KEY_VARIABLE}")),
-            // What was asked for is wrong.
+            // The request itself is at fault.
             ClientError::Refused { status: 400..=404, .. } => (USAGE, String::new()),
             ClientError::Refused { .. } | ClientError::Unreachable { .. } | ClientError::Unexpected { .. } => (FAILURE, String::new()),
         };

@@ -16,9 +16,9 @@ use crate::domain::batch::{Batch, BatchState};
 use crate::domain::file::ResultPart;
 use crate::domain::id::BatchId;
 
-/// How often progress is looked at.
+/// How often progress is polled.
 const POLL: Duration = Duration::from_millis(100);
-/// Failed rows and problems that are shown.
+/// The most failed rows and problems that are shown.
 const SHOWN: usize = 5;
 /// How long a stop waits for tasks that do not notice it.
 const GRACE: Duration = Duration::from_secs(2);
@@ -38,8 +38,8 @@ pub(super) struct RunArgs {
     flags: Flags,
 }
 
-/// Settings that only a server has a use for. `run` takes them from a shared configuration file
-/// without a word, but neither shows nor accepts their flags.
+/// Settings that only a server uses. `run` silently accepts them from a shared configuration file,
+/// but neither shows nor accepts their flags.
 pub(super) const SERVER_ONLY: [&str; 8] = [
     "listen",
     "api_keys_file",
@@ -79,7 +79,7 @@ pub(super) fn run(args: &RunArgs, env: Environment) -> u8 {
     code
 }
 
-/// The input as a file that can be read more than once; what comes over a pipe is spooled and removed
+/// The input as a file that can be read more than once; input from a pipe is spooled and removed
 /// afterwards.
 struct Spooled {
     path: PathBuf,
@@ -109,7 +109,7 @@ impl Spooled {
     }
 }
 
-/// Finds out before any row runs whether the results can be written.
+/// Checks before any row runs whether the results can be written.
 fn check_output(output: &Path, input: &Path) -> Result<(), String> {
     let same = |a: &std::fs::Metadata, b: &std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
     match (std::fs::metadata(output), std::fs::metadata(input)) {
@@ -169,7 +169,7 @@ async fn finish_job(core: &Core, job: &Job, tasks: &Tasks, args: &RunArgs) -> Re
         return Ok(refuse(&job.name, &batch));
     }
     match write_results(core, batch.spec.id, args.output.as_deref()).await {
-        // `batchd run ... | head`: whoever reads has read enough.
+        // `batchd run ... | head`: the reader has read enough.
         Err(JobError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
         written => written?,
     }
@@ -212,7 +212,7 @@ async fn wait(core: &Core, id: BatchId, tasks: &Tasks) -> Result<Option<Batch>, 
     }
 }
 
-/// Says what is wrong with the input.
+/// Reports the faults of the input.
 fn refuse(name: &str, batch: &Batch) -> u8 {
     say(&format!("batchd: {name} cannot be run:"));
     for problem in &batch.problems {
@@ -226,15 +226,15 @@ async fn write_results(core: &Core, batch: BatchId, output: Option<&Path>) -> Re
     let Some(path) = output else {
         return core.write_lines(batch, ResultPart::All, Box::new(std::io::stdout())).await;
     };
-    // A pipe or a device is written into; it must not be replaced by a file of its name.
+    // A pipe or a device is written into; a file of its name must not replace it.
     let special = std::fs::metadata(path).is_ok_and(|target| !target.is_file());
     if special {
         let target = std::fs::OpenOptions::new().write(true).open(path).map_err(JobError::Output)?;
         return core.write_lines(batch, ResultPart::All, Box::new(std::io::BufWriter::new(target))).await;
     }
-    // A link goes on pointing where it points.
+    // A link keeps its target.
     let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    // A reader of the output never sees half of it.
+    // A reader of the output never sees half of the output.
     let mut name = path.file_name().map(ToOwned::to_owned).unwrap_or_default();
     name.push(".");
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -6,9 +6,9 @@ use crate::daemon::{Daemon, Environment};
 
 /// Serves until stopped; returns the exit code.
 pub(super) fn serve(flags: &Flags, env: Environment) -> u8 {
-    // What this process writes is in the data directory alone. The store gives its own files their
-    // permissions; this is for those that sled makes while it runs. (`run` leaves the umask as it is:
-    // its output is the user's.)
+    // This process writes to the data directory alone. The store gives its own files their
+    // permissions; the umask is for the files that sled makes while it runs. (`run` leaves the
+    // umask unchanged: its output is the user's.)
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let (settings, _log) = match settings(flags, &env) {
         Ok(settings) => settings,
@@ -19,7 +19,7 @@ pub(super) fn serve(flags: &Flags, env: Environment) -> u8 {
             Ok(server) => server,
             Err(error) => return complain(&error, USAGE),
         };
-        // Scripts wait for this line; it is the only one on standard output.
+        // Scripts wait for this line; it is the only line on standard output.
         print(&format!("listening on http://{}", server.address));
         server.announce();
         match server.run().await {

@@ -1,7 +1,9 @@
-//! `batchd store`: checking and salvaging a data directory that no daemon is using, and backing up that of one that runs.
+//! `batchd store`: checking and salvaging a data directory that no daemon is using, and backing up
+//! the directory of a running daemon.
 //!
-//! Each damaged or lost thing is a line on standard output, the summary goes to standard error. Exit codes: 0 if
-//! all is well, 1 if something is damaged or lost, 2 if the directory cannot be looked at or copied.
+//! Each damaged or lost thing is a line on standard output; the summary goes to standard error.
+//! Exit codes: 0 if all is well, 1 if something is damaged or lost, 2 if the directory cannot be
+//! read or copied.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -187,7 +189,7 @@ fn tell_salvaged(done: &Salvaged, is_complete: bool, took: Duration) -> String {
     }
 }
 
-/// Bytes, for people.
+/// A number of bytes as text for people.
 fn size(bytes: u64) -> String {
     let tenths = bytes.saturating_mul(10) >> 20;
     format!("{}.{} MiB", tenths / 10, tenths % 10)

@@ -1,9 +1,11 @@
-//! Files of `batchd run` that exist only while it works, such as an output that is not complete yet.
+//! Files of `batchd run` that exist only while it works, such as an output that is not complete
+//! yet.
 //!
-//! They have the process id in their names, and are locked for as long as their process lives: of those
-//! of processes that were killed, the next run removes what it would have named alike. The id alone would
-//! not do (in a container every run may have the same, and other containers' are not seen), and neither
-//! would the lock: there is a moment between making a file and locking it.
+//! Each has the process id in its name, and is locked for as long as its process lives. If a
+//! process was killed, the next run that would use the same name pattern removes its file. The id
+//! alone would not suffice (in a container every run may have the same id, and processes of other
+//! containers are not visible), and neither would the lock: there is a moment between making a file
+//! and locking it.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -14,26 +16,26 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, test_kill_process};
 
-/// A file that goes away with its owner, unless it is given another name.
+/// A file that is removed with its owner, unless it is renamed.
 #[derive(Debug)]
 pub(super) struct Temporary {
     path: PathBuf,
-    /// Holds the lock, too.
+    /// Also holds the lock.
     file: File,
     renamed: bool,
 }
 
 impl Temporary {
-    /// Makes `folder/before PID after`, and removes what dead processes have left of that name. `mode` is
-    /// what the umask may take from.
+    /// Makes `folder/before PID after`, and removes files that dead processes have left under that
+    /// pattern. `mode` holds the permissions before the umask is applied.
     pub fn create(folder: &Path, before: &OsStr, after: &str, mode: u32) -> io::Result<Self> {
-        // Nothing depends on it.
+        // Best effort: a failure here does not matter.
         let _ = remove_stale(folder, before, after);
         let mut name = before.to_owned();
         name.push(format!("{}{after}", std::process::id()));
         let path = folder.join(name);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(&path)?;
-        // Some file systems have no locks; then there is the process id.
+        // Some file systems have no locks; then the process id has to suffice.
         let _ = file.try_lock();
         Ok(Self { path, file, renamed: false })
     }
@@ -46,7 +48,7 @@ impl Temporary {
         &self.file
     }
 
-    /// Puts it in the place of `path`.
+    /// Moves the file to `path`, replacing any file there.
     pub fn rename(mut self, path: &Path) -> io::Result<()> {
         std::fs::rename(&self.path, path)?;
         self.renamed = true;
@@ -67,7 +69,7 @@ fn remove_stale(folder: &Path, before: &OsStr, after: &str) -> io::Result<()> {
         let entry = entry?;
         let name = entry.file_name();
         let Some(pid) = pid_in(&name, before, after) else { continue };
-        // A link is somebody's, whatever its name.
+        // A link was made by a user, whatever its name.
         if entry.file_type()?.is_file() && !is_another(pid) {
             remove_unlocked(&entry.path())?;
         }
@@ -75,7 +77,7 @@ fn remove_stale(folder: &Path, before: &OsStr, after: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// The process id in a name that is made just as ours.
+/// The process id in a name that follows the same pattern.
 fn pid_in(name: &OsStr, before: &OsStr, after: &str) -> Option<i32> {
     let digits = name.as_encoded_bytes().strip_prefix(before.as_encoded_bytes())?.strip_suffix(after.as_bytes())?;
     let digits = std::str::from_utf8(digits).ok()?;
@@ -101,7 +103,7 @@ fn remove_unlocked(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// More than any system gives out.
+    /// A process id beyond any that a system assigns.
     const DEAD: i32 = i32::MAX;
 
     #[test]
@@ -112,7 +114,7 @@ mod tests {
         let stale = [format!("out.jsonl.{DEAD}.partial"), format!("out.jsonl.{own}.partial")];
         let kept = [
             "out.jsonl".into(),
-            // A process that lives: the first one.
+            // The id of a process that lives: the first one.
             "out.jsonl.1.partial".into(),
             "out.jsonl.0.partial".into(),
             format!("out.jsonl.0{DEAD}.partial"),
@@ -120,7 +122,7 @@ mod tests {
             "out.jsonl..partial".into(),
             format!("out.jsonl.{DEAD}.partial.gz"),
             format!("other.jsonl.{DEAD}.partial"),
-            // Of another container, which locks it.
+            // A file of another container, which holds its lock.
             format!("out.jsonl.{}.partial", DEAD - 1),
         ];
         stale.iter().chain(&kept).for_each(|name| make(name));

@@ -1,4 +1,4 @@
-//! What the operator may ask about organisations and their keys.
+//! The operator's calls about organisations and their keys.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{Client, ClientError};
 
 impl Client {
-    /// The organisations; with a filter, such as `("name", "Acme")`, those that it leaves.
+    /// Lists the organisations; with a filter, such as `("name", "Acme")`, only those that match.
     ///
     /// # Errors
     /// When the daemon cannot be reached or refuses.
@@ -16,7 +16,7 @@ impl Client {
         Ok(list["data"].as_array().cloned().unwrap_or_default())
     }
 
-    /// Adds an organisation without a limit and without a key; its object.
+    /// Adds an organisation without a limit and without a key; returns its object.
     ///
     /// # Errors
     /// When the daemon cannot be reached or refuses.
@@ -24,7 +24,7 @@ impl Client {
         self.at_root().send("/admin/organisations", &json!({ "name": name, "api_key": false })).await
     }
 
-    /// Makes a key for an organisation; its object, with the secret.
+    /// Makes a key for an organisation; returns its object, with the secret.
     ///
     /// # Errors
     /// When the daemon cannot be reached or refuses.
@@ -32,7 +32,7 @@ impl Client {
         self.at_root().send(&format!("/admin/organisations/{org}/keys"), key).await
     }
 
-    /// The keys of an organisation.
+    /// Lists the keys of an organisation.
     ///
     /// # Errors
     /// When the daemon cannot be reached or refuses.
@@ -41,7 +41,7 @@ impl Client {
         Ok(list["data"].as_array().cloned().unwrap_or_default())
     }
 
-    /// Revokes a key of an organisation; the key.
+    /// Revokes a key of an organisation; returns the key.
     ///
     /// # Errors
     /// When the daemon cannot be reached or refuses.

@@ -31,7 +31,7 @@ pub enum ClientError {
     Unexpected { url: String, reason: String },
 }
 
-/// A daemon at an address.
+/// A client of the daemon at an address.
 #[derive(Debug, Clone)]
 pub struct Client {
     base: String,
@@ -40,12 +40,12 @@ pub struct Client {
 }
 
 impl Client {
-    /// The daemon whose API is at `base`, such as `http://127.0.0.1:7400/v1`.
+    /// A client of the daemon whose API is at `base`, such as `http://127.0.0.1:7400/v1`.
     pub fn new(base: impl Into<String>) -> Self {
         Self { base: base.into(), key: None, http: HyperClient::builder(TokioExecutor::new()).build_http() }
     }
 
-    /// The same with the key that the daemon asks for.
+    /// The same client with the key that the daemon requires.
     #[must_use]
     pub fn with_key(self, key: Option<SecretString>) -> Self {
         Self { key, ..self }
@@ -76,7 +76,7 @@ impl Client {
         self.text_field(&batch, "id")
     }
 
-    /// Changes how a batch runs; the batch object.
+    /// Changes how a batch runs; returns the batch object.
     ///
     /// # Errors
     /// When the daemon cannot be reached or refuses.
@@ -84,7 +84,7 @@ impl Client {
         self.send(&format!("/batches/{id}"), change).await
     }
 
-    /// Deletes a batch that has ended; what the daemon says of it.
+    /// Deletes a batch that has ended; returns the daemon's answer.
     ///
     /// # Errors
     /// When the daemon cannot be reached or refuses.
@@ -92,7 +92,7 @@ impl Client {
         self.json("DELETE", &format!("/batches/{id}"), None).await
     }
 
-    /// What the lanes are doing, and the holds on them.
+    /// Returns the state of the lanes, and the holds on them.
     ///
     /// # Errors
     /// When the daemon cannot be reached or refuses.
@@ -100,7 +100,8 @@ impl Client {
         self.at_root().json("GET", "/admin/lanes", None).await
     }
 
-    /// Pauses, resumes or drains (`action`) lanes; those lanes, the holds on them, and a message.
+    /// Pauses, resumes or drains (`action`) lanes; returns those lanes, the holds on them, and a
+    /// message.
     ///
     /// # Errors
     /// When the daemon cannot be reached or refuses.
@@ -108,7 +109,7 @@ impl Client {
         self.at_root().send(&format!("/admin/lanes/{action}"), &json!({ "lane": lane })).await
     }
 
-    /// Makes or renews a backup in a folder of the daemon's machine; what it holds.
+    /// Makes or renews a backup in a folder of the daemon's machine; returns what it holds.
     ///
     /// # Errors
     /// When the daemon cannot be reached or refuses.
@@ -116,12 +117,12 @@ impl Client {
         self.at_root().send("/admin/store/backup", &json!({ "target": target })).await
     }
 
-    /// The paths for operators stand beside the version, not below it.
+    /// The same client for the operator's paths, which stand beside the version, not below it.
     fn at_root(&self) -> Self {
         Self { base: self.base.strip_suffix("/v1").unwrap_or(&self.base).to_owned(), ..self.clone() }
     }
 
-    /// The batch object.
+    /// Returns the batch object.
     ///
     /// # Errors
     /// When the daemon cannot be reached or refuses.
@@ -129,7 +130,7 @@ impl Client {
         self.json("GET", &format!("/batches/{id}"), None).await
     }
 
-    /// The ids of the models that can be used.
+    /// Returns the ids of the models that can be used.
     ///
     /// # Errors
     /// When the daemon cannot be reached or refuses.
@@ -139,7 +140,7 @@ impl Client {
         Ok(models.filter_map(|model| model["id"].as_str().map(String::from)).collect())
     }
 
-    /// The content of a file.
+    /// Returns the content of a file.
     ///
     /// # Errors
     /// When the daemon cannot be reached or refuses.
@@ -194,7 +195,7 @@ impl Client {
     }
 }
 
-/// An error with all that caused it.
+/// Formats an error with its whole chain of causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,8 +1,8 @@
 //! The keeper of the catalog: the one task that loads, stores and publishes it.
 //!
-//! Requests come from the folder's watcher, from SIGHUP, from clients and from the calendar, and are
-//! served in order; those that wait together are served by one reload. A snapshot is stored before
-//! it is published: what was ever shown is there after a crash.
+//! Requests come from the folder's watcher, from SIGHUP, from clients and from the calendar, and
+//! are served in order; requests that wait together are served by one reload. A snapshot is stored
+//! before it is published, so every snapshot that was ever shown survives a crash.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,12 +22,12 @@ use crate::domain::time::{Clock, Timestamp};
 use crate::store::error::StoreError;
 use crate::store::{Store, StoredCatalog};
 
-/// The longest wait for the calendar: the machine's clock may be set meanwhile.
+/// The longest wait for the calendar: the machine's clock may be set in the meantime.
 const SCAN_INTERVAL: Duration = Duration::from_secs(3_600);
 /// The most requests served by one reload.
 const TOGETHER: usize = 256;
 
-/// Where the catalog comes from, and how to tell which providers can be used.
+/// Where the catalog comes from, and how to find out which providers can be used.
 #[derive(Clone)]
 pub(super) struct CatalogSource {
     pub dir: Option<PathBuf>,
@@ -52,7 +52,8 @@ impl CatalogSource {
         Ok(Self { dir: settings.catalog_dir.clone(), upstreams, options, upstream_key, env })
     }
 
-    /// The folder's absolute path, links as they are: however it is written, it is the same folder.
+    /// The folder's absolute path with its links unresolved: the same folder, however the setting
+    /// spells it.
     fn folder(&self) -> Option<String> {
         let absolute = |dir: &PathBuf| std::path::absolute(dir).unwrap_or_else(|_| dir.clone()).display().to_string();
         self.dir.as_ref().map(absolute)
@@ -70,7 +71,7 @@ impl CatalogSource {
         }
     }
 
-    /// What these files make, as of now. Blocks.
+    /// The snapshot that these files make, as of now. Blocks.
     pub fn build(&self, archive: Archive, now: Timestamp) -> Result<Snapshot, Faults> {
         let seeds = load_archive(archive)?.with_urls(&|name| self.env.filled(name).ok().flatten())?;
         let seeds = seeds.with_upstreams(&self.upstreams, &self.options);
@@ -87,7 +88,8 @@ impl CatalogSource {
     }
 }
 
-/// As it is stored: what is shown now is shown after a restart, too.
+/// The current time at the precision at which it is stored, so that it reads the same after a
+/// restart.
 fn moment(clock: &Clock) -> Timestamp {
     let now = clock.now();
     Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
@@ -97,8 +99,8 @@ fn today(now: Timestamp) -> jiff::civil::Date {
     now.to_zoned(jiff::tz::TimeZone::UTC).date()
 }
 
-/// The key of a provider: the one of the upstreams comes with the settings, every other from where
-/// the seed says.
+/// The key of a provider. The key of the upstreams comes with the settings; every other key comes
+/// from the place that the seed names.
 pub(super) fn key_of(
     connection: &Connection,
     upstream_key: Option<&SecretString>,
@@ -110,35 +112,35 @@ pub(super) fn key_of(
     }
 }
 
-/// The catalog and the task that keeps it.
+/// The catalog's keeper.
 pub(super) struct CatalogReloader {
     source: CatalogSource,
     store: Store,
     clock: Clock,
     catalog: Arc<Catalog>,
     requests: Requests,
-    /// What the snapshot that holds was made of: when a date comes, it is made anew from this, whatever
-    /// the folder looks like by then.
+    /// The files behind the current snapshot. When a price or offering date comes, the snapshot is
+    /// rebuilt from these, whatever the folder looks like by then.
     archive: Archive,
-    /// The latest version that was ever given.
+    /// The latest version that was ever assigned.
     latest: u64,
 }
 
-/// What a reload makes the next snapshot of.
+/// The seeds that a reload makes the next snapshot from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReloadFrom {
     /// The seeds as they are now.
     Seeds,
-    /// Those that hold.
+    /// The seeds of the current snapshot.
     Kept,
 }
 
 impl CatalogReloader {
-    /// Loads the catalog for the first time. If its folder cannot be used, the last good one of that
-    /// folder takes its place.
+    /// Loads the catalog for the first time. If its folder cannot be used, the last good state of
+    /// that folder takes its place.
     ///
     /// # Errors
-    /// The faults, if there is no last good one.
+    /// The faults, if there is no last good state.
     pub async fn start(source: CatalogSource, store: Store, clock: Clock) -> Result<(Arc<Catalog>, Self), StartError> {
         let now = moment(&clock);
         let history = store.catalogs().await?;
@@ -194,14 +196,14 @@ impl CatalogReloader {
             let outcome = self.reload(why, from).await;
             for request in waiting.drain(..) {
                 if let Some(reply) = request.reply {
-                    // Whoever asked may have gone.
+                    // The requester may have gone.
                     let _ = reply.send(outcome.clone());
                 }
             }
         }
     }
 
-    /// Until the next day on which a price or an offering begins or ends.
+    /// The time until the next day on which a price or an offering begins or ends.
     fn until_next_day(&self) -> Duration {
         let Some(day) = self.catalog.current().next_change() else { return SCAN_INTERVAL };
         let seconds = unix_seconds(day).saturating_sub(self.clock.now().as_second());
@@ -246,7 +248,7 @@ impl CatalogReloader {
         (self.latest, self.archive) = (version, archive);
         self.catalog.publish(snapshot, accepted.clone());
         if let (ReloadFrom::Kept, Some((faults, at))) = (from, standing.refused) {
-            // The folder is as broken as it was.
+            // The folder is as broken as it was before.
             self.catalog.refuse(faults, at);
         }
         tracing::info!(why, version, hash = accepted.hash, %changes, "catalog reloaded");
@@ -272,12 +274,12 @@ async fn store(store: &Store, source: &CatalogSource, accepted: &Accepted, chang
         folder: source.folder(),
         changes: serde_json::to_vec(changes).map_err(|error| StoreError::Unexpected(error.to_string()))?,
     };
-    // What is in the binary need not be kept apart from it.
+    // Seeds from the binary need not be stored separately.
     let files = if source.dir.is_some() { archive.0 } else { Vec::new() };
     store.accept_catalog(catalog, files).await
 }
 
-/// The entry of the first snapshot: the latest one of the history if nothing has changed since.
+/// The entry of the first snapshot: the latest entry of the history if nothing has changed since.
 async fn first(
     source: &CatalogSource,
     into: &Store,
@@ -299,7 +301,7 @@ async fn first(
     Ok(accepted)
 }
 
-/// What is different from the catalog of an earlier run, as far as its files are kept.
+/// The differences from the catalog of an earlier run, as far as its files are kept.
 async fn changes_since(
     earlier: &StoredCatalog,
     source: &CatalogSource,
@@ -322,7 +324,7 @@ async fn last_good(
 ) -> Result<Option<(Snapshot, Archive, Accepted)>, StartError> {
     let Some(folder) = source.folder() else { return Ok(None) };
     for entry in history.iter().filter(|entry| entry.folder.as_ref() == Some(&folder)) {
-        // One that cannot be read is no reason not to look at the one before it.
+        // An entry that cannot be read does not keep us from the one before it.
         let Ok(Some(files)) = store.catalog_files(entry.version).await else { continue };
         let (source, archive) = (source.clone(), Archive(files));
         let built = blocking(move || (source.build(archive.clone(), now), archive));
@@ -353,7 +355,8 @@ mod tests {
         catalog.current().resolve("m").unwrap().price.input.unwrap().to_string()
     }
 
-    /// Guards against a price that goes on to hold after its last day because the folder is broken by then.
+    /// Guards against a price that stays in force after its last day because the folder is broken
+    /// by then.
     #[tokio::test]
     async fn a_date_that_comes_counts_even_if_the_folder_is_broken_by_then() {
         let dir = tempfile::tempdir().unwrap();
@@ -367,7 +370,7 @@ mod tests {
         settings.catalog_dir = Some(seeds.clone());
         let options = Options { commit_interval: Duration::ZERO, ..Options::new(dir.path().join("data")) };
         let (store, _) = tokio::task::spawn_blocking(|| Store::open(options)).await.unwrap().unwrap();
-        // Two seconds before midnight of the last of May.
+        // Two seconds before midnight on the last day of May.
         let time = Arc::new(AtomicI64::new("2026-05-31T23:59:58Z".parse::<Timestamp>().unwrap().as_second()));
         let read = time.clone();
         let clock = Clock::new(move || Timestamp::from_second(read.load(Ordering::Relaxed)).unwrap());

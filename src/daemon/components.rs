@@ -1,4 +1,5 @@
-//! The parts without the HTTP server: store, catalog and executor, started in that order.
+//! The parts of the daemon without the HTTP server: store, catalog and executor, started in that
+//! order.
 //!
 //! `serve` puts the API on top of it; `run` works with it directly.
 
@@ -25,15 +26,16 @@ use crate::service::{QuoteTerms, Service, ServiceLimits};
 use crate::store::error::StoreError;
 use crate::store::{Compact, Options, Recovered, Store};
 
-/// How often expired files, uploads and keys are looked for.
+/// How often expired files, uploads and keys are swept.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
-/// Every so many sweeps all answers are looked at that rows may share: there may be millions.
+/// The sweeps between two scans of all answers that rows may share: there may be millions of
+/// answers.
 const SWEEPS_BETWEEN_ANSWERS: u64 = 120;
-/// Batches that run at the same time; further ones wait. The more there are, the less of each is in
-/// memory.
+/// Batches that run at the same time; further ones wait. The more batches run, the less of each is
+/// in memory.
 const MAX_RUNNING: usize = 1_024;
 
-/// The service, with store, catalog and executor at work.
+/// The service, with its store, catalog and executor running.
 pub struct Core {
     pub service: Arc<Service>,
     pub descriptors: Descriptors,
@@ -49,13 +51,13 @@ pub fn load_catalog(settings: &Settings, env: Environment) -> Result<Snapshot, S
     Ok(source.build(source.read()?, system_clock().now())?)
 }
 
-/// The clock of the machine: the one place that reads it.
+/// The clock of the machine. This is the only place that reads it.
 pub fn system_clock() -> Clock {
     Clock::new(Timestamp::now)
 }
 
 impl Core {
-    /// Starts the parts; their tasks are counted among `tasks`. Of the file descriptors, those for
+    /// Starts the parts; their tasks are counted among `tasks`. Enough file descriptors for
     /// `max_clients` connections are left to clients.
     ///
     /// # Errors
@@ -87,7 +89,7 @@ impl Core {
         };
         let watcher = settings.catalog_dir.as_ref().map(follow).transpose()?;
         if watcher.is_some() {
-            // What has changed between the first look and the watch.
+            // Picks up changes between the first load and the start of the watch.
             catalog.ask("the start");
         }
         let service = Service {
@@ -103,7 +105,7 @@ impl Core {
         Ok(Self { service: Arc::new(service), descriptors, _watcher: watcher })
     }
 
-    /// Makes everything durable and closes the store. Call it after the tasks have ended.
+    /// Makes everything durable and closes the store. Call this after the tasks have ended.
     pub async fn close(self) {
         let store = self.service.store.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || store.close()).await {
@@ -117,7 +119,7 @@ fn limits(settings: &Settings) -> ServiceLimits {
         max_line_bytes: usize::try_from(settings.max_row_bytes).unwrap_or(usize::MAX),
         min_free_bytes: settings.min_free_bytes,
         quotes: QuoteTerms {
-            // Items of one request become the rows of a batch.
+            // The items of one request become the rows of a batch.
             max_items: usize::try_from(settings.max_inline_items.min(settings.max_rows)).unwrap_or(usize::MAX),
             max_body_bytes: settings.max_inline_bytes,
             validity: settings.quote_validity,
@@ -153,15 +155,15 @@ fn executor_settings(settings: &Settings) -> executor::Settings {
     }
 }
 
-/// How long things are kept that do not say so themselves.
+/// How long files and batches are kept if they do not state it themselves.
 #[derive(Debug, Clone, Copy)]
 struct RetentionSettings {
     answers: Duration,
-    /// After their end; `None` for ever.
+    /// After the batch's end; `None` for ever.
     batches: Option<Duration>,
 }
 
-/// Deletes batches that have been kept for long enough.
+/// Deletes batches whose retention time has passed.
 async fn delete_old(store: &Store, now: Timestamp, kept: Duration, drain: &CancellationToken) -> Result<(), StoreError> {
     let Ok(limit) = now.checked_sub(kept) else { return Ok(()) };
     let deleted = store.delete_ended_before(limit, drain).await?;
@@ -171,7 +173,7 @@ async fn delete_old(store: &Store, now: Timestamp, kept: Duration, drain: &Cance
     Ok(())
 }
 
-/// Sweeps what has expired, and stops the daemon when the store has failed: a restart recovers.
+/// Sweeps expired data, and stops the daemon when the store has failed: a restart recovers.
 fn watch_store(store: &Store, clock: &Clock, kept: RetentionSettings, tasks: &Tasks) {
     let (shutdown, broken) = (tasks.shutdown().clone(), store.broken());
     tasks.spawn("store-watch", Fate::Optional, async move {

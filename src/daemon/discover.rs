@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The largest list that is read, in bytes.
 const MAX_LIST: u64 = 16 << 20;
 
-/// Why there is no list.
+/// Why the models could not be listed.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoverError {
     #[error(transparent)]
@@ -43,7 +43,7 @@ fn hint(status: u16) -> &'static str {
 /// The models that a server with OpenAI's API lists.
 ///
 /// # Errors
-/// When the URL or the key cannot be used, the server does not answer, or its answer is no list.
+/// When the URL or the key cannot be used, the server does not answer, or its answer is not a list.
 pub async fn discover_models(url: &str, key_env: Option<&str>, env: Environment) -> Result<Vec<Discovered>, DiscoverError> {
     let upstream = Upstream { model: None, ..url.parse::<Upstream>()? };
     let no_key = |name: &str| DiscoverError::NoKey(name.to_owned());

@@ -1,11 +1,12 @@
-//! How the process lives and ends: tasks, the two stages of a stop, signals, systemd.
+//! The life and end of the process: tasks, the two stages of a stop, signals, systemd.
 //!
-//! A stop has two stages. *Drain*: nothing new is taken on, what runs may finish. *Abort*: what
-//! still runs is given up; rows go back to pending by themselves, because in-flight is never stored.
-//! The first SIGTERM or SIGINT drains, the second aborts, and so does the end of the drain timeout.
+//! A stop has two stages. *Drain*: no new work is taken on, and running work may finish. *Abort*:
+//! running work is given up; its rows go back to pending by themselves, because in-flight is never
+//! stored. The first SIGTERM or SIGINT drains, the second aborts, and so does the end of the drain
+//! timeout.
 //!
-//! Invariant others rely on: every task of the daemon was started by [`Tasks::spawn`], so it has a
-//! name, its death is logged, and the process does not end before it does.
+//! Invariant others rely on: every task of the daemon is started by [`Tasks::spawn`], so it has a
+//! name, its death is logged, and the process does not end before the task does.
 
 mod systemd;
 
@@ -33,17 +34,17 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Nothing has asked for a stop yet.
+    /// No stop has been requested yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Cancelled when nothing new may be taken on. Stays cancelled.
+    /// Cancelled when no new work may be taken on. Stays cancelled.
     pub fn drain(&self) -> &CancellationToken {
         &self.drain
     }
 
-    /// Cancelled when running work is to be given up; never before [`Self::drain`].
+    /// Cancelled when running work must be given up; never before [`Self::drain`].
     pub fn abort(&self) -> &CancellationToken {
         &self.abort
     }
@@ -53,13 +54,13 @@ impl Shutdown {
         self.drain.cancel();
     }
 
-    /// Gives up what still runs.
+    /// Gives up the work that still runs.
     pub fn force(&self) {
         self.drain.cancel();
         self.abort.cancel();
     }
 
-    /// Starts the drain because the daemon cannot go on: the process is to end with a failure.
+    /// Starts the drain because the daemon cannot go on: the process will end with a failure.
     pub fn fail(&self) {
         self.failed.store(true, Ordering::Relaxed);
         self.begin();
@@ -74,10 +75,10 @@ impl Shutdown {
 /// What the end of a task means for the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// The daemon is of no use without it: if it panics, or ends before the drain has begun, the
-    /// daemon stops with a failure and its supervisor starts it afresh.
+    /// The daemon is of no use without the task: if the task panics, or ends before the drain has
+    /// begun, the daemon stops with a failure and its supervisor restarts it.
     Essential,
-    /// It may end at any time; a panic is logged.
+    /// The task may end at any time; a panic is logged.
     Optional,
 }
 
@@ -94,7 +95,7 @@ impl Tasks {
         Self { tracker: TaskTracker::new(), shutdown }
     }
 
-    /// What the tasks should watch.
+    /// The stop state that the tasks should watch.
     pub fn shutdown(&self) -> &Shutdown {
         &self.shutdown
     }
@@ -122,8 +123,9 @@ impl Tasks {
         self.tracker.spawn(watched.instrument(tracing::info_span!("task", name)));
     }
 
-    /// Waits until every task has ended. When `drain_timeout` has passed, or the abort was asked for,
-    /// aborts and waits `grace` for the last ones to notice; whatever is left is dropped with the runtime.
+    /// Waits until every task has ended. When `drain_timeout` has passed, or an abort was
+    /// requested, aborts and waits `grace` for the last tasks to notice; any task left is dropped
+    /// with the runtime.
     pub async fn finish(&self, drain_timeout: Duration, grace: Duration) -> Finish {
         self.tracker.close();
         let drained = tokio::select! {
@@ -146,11 +148,11 @@ impl Tasks {
 /// How the tasks ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// All by themselves, in time.
+    /// All tasks ended by themselves, in time.
     Drained,
-    /// All, after they were told to give up.
+    /// All tasks ended, some only after the abort.
     Aborted,
-    /// Not all.
+    /// Some tasks did not end.
     Stuck { tasks: usize },
 }
 
@@ -164,8 +166,8 @@ pub fn watch_signals(tasks: &Tasks, on_hangup: impl Fn() + Send + 'static) -> io
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let shutdown = tasks.shutdown().clone();
-    // It ends with the abort at the latest, which `Tasks::finish` always brings about; it must not keep
-    // a drain from being complete, so it is not counted among the tasks.
+    // The watch ends with the abort at the latest, which `Tasks::finish` always brings about. It
+    // must not keep a drain from completing, so it is not counted among the tasks.
     let stop = shutdown.abort().clone();
     let watch = async move {
         loop {
@@ -191,8 +193,8 @@ pub fn watch_signals(tasks: &Tasks, on_hangup: impl Fn() + Send + 'static) -> io
     Ok(())
 }
 
-/// Pings systemd's watchdog at half its interval until the abort. The ping comes from a timer on the
-/// runtime: if the workers are all blocked it stays out, and systemd starts the daemon afresh.
+/// Pings systemd's watchdog at half its interval until the abort. The ping comes from a timer on
+/// the runtime: if all workers are blocked, the ping stays out and systemd restarts the daemon.
 pub fn keep_alive(shutdown: &Shutdown, notifier: Arc<Notifier>) {
     let Some(interval) = notifier.watchdog() else { return };
     let pings = async move {
@@ -206,7 +208,7 @@ pub fn keep_alive(shutdown: &Shutdown, notifier: Arc<Notifier>) {
     spawn_uncounted("watchdog", shutdown.abort().clone(), pings);
 }
 
-/// A task that serves the stop itself, and so runs until `until` without being waited for.
+/// Starts a task that serves the stop itself, and so runs until `until` without being waited for.
 fn spawn_uncounted(name: &'static str, until: CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
     let bounded = async move {
         until.run_until_cancelled_owned(task).await;

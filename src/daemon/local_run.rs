@@ -1,8 +1,8 @@
-//! One batch from a file to its results without a server: what `batchd run` does.
+//! Runs one batch from a file to its results without a server: the core of `batchd run`.
 //!
-//! A job is named by what its input says and by the providers that can be used, so the same command
-//! is the same job: an interrupted one goes on where it was, a finished one is only read. With other
-//! providers it is another job: answers of one must not pass for those of another.
+//! A job is named after the content of its input and the usable providers, so the same command is
+//! the same job: an interrupted job is resumed, a finished one is only read. With other providers
+//! it is another job: answers of one provider must not pass for those of another.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -31,11 +31,11 @@ use crate::store::{Idempotency, RUNS, Store, discard};
 
 /// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
-/// How long a run that has a folder of its own is remembered after its last write.
+/// How long a run with a folder of its own is remembered after its last write.
 const RETENTION: Duration = Duration::from_secs(30 * 86_400);
-/// Rows in which an endpoint is looked for.
+/// The number of rows in which an endpoint is searched.
 const LOOKED_AT: u32 = 100;
-/// Whoever waits at a terminal has no deadline; this is the longest window there is.
+/// A person who waits at a terminal has no deadline; this is the longest window there is.
 const WINDOW: &str = "30d";
 
 /// Why a job could not be done.
@@ -57,10 +57,10 @@ pub enum JobError {
     Stopped,
 }
 
-/// A file to be run as a batch.
+/// A file to run as a batch.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// As a person wrote it.
+    /// The name as the user wrote it.
     pub name: String,
     pub path: PathBuf,
     pub endpoint: Endpoint,
@@ -70,7 +70,7 @@ pub struct Job {
 /// What an earlier run of a job left behind.
 enum Earlier {
     Batch(BatchId),
-    /// Nothing that can be used; this idempotency key is free.
+    /// Nothing usable; this idempotency key is free.
     None {
         key: [u8; 32],
     },
@@ -80,12 +80,13 @@ enum Earlier {
 #[derive(Debug, Clone, Copy)]
 pub struct Submission {
     pub batch: BatchId,
-    /// It was there already, from an earlier run of the same job.
+    /// The batch was there already, from an earlier run of the same job.
     pub resumed: bool,
 }
 
 impl Job {
-    /// Reads what the file is and names the job after it and after the providers of `catalog`. Blocks.
+    /// Reads the file's content and names the job after it and after the providers of `catalog`.
+    /// Blocks.
     ///
     /// # Errors
     /// When the file cannot be read or its first row names no endpoint.
@@ -93,7 +94,8 @@ impl Job {
         let unreadable = |error: io::Error| JobError::Input { name: name.to_owned(), reason: error.to_string() };
         let mut file = BufReader::with_capacity(BUFFER, std::fs::File::open(path).map_err(unreadable)?);
         let mut sha = Sha256::new();
-        // Who answers, not how patiently: a changed time limit is no reason to pay for every row again.
+        // The name covers who answers, not how patiently: a changed time limit is no reason to pay
+        // for every row again.
         for connection in catalog.connections() {
             let place = match &connection.kind {
                 ProviderKind::Server(server) => server.base_url.to_string(),
@@ -117,7 +119,7 @@ impl Job {
         Ok(Self { name: name.to_owned(), path: path.to_owned(), endpoint, digest: sha.finalize().into() })
     }
 
-    /// Where the job keeps its data: the data directory, if one was asked for, else a folder of its
+    /// Where the job keeps its data: the data directory, if one was requested, else a folder of its
     /// own below the usual place, so that different jobs can run at the same time.
     pub fn data_dir(&self, settings: &Settings) -> PathBuf {
         match settings.origin("data_dir") {
@@ -127,10 +129,10 @@ impl Job {
         }
     }
 
-    /// Removes what other jobs left next to this one's folder and nobody has come back to.
+    /// Removes the abandoned folders of other jobs next to this job's folder.
     pub fn tidy(&self, settings: &Settings) {
         let runs = settings.data_dir.join(RUNS);
-        // Written with each group of writes; earlier versions had none.
+        // The mark is written with each group of writes; earlier versions had no mark.
         let written = |dir: &Path| std::fs::metadata(dir.join("mark")).or_else(|_| std::fs::metadata(dir.join("store/db")));
         let stale = |dir: &Path| written(dir)?.modified()?.elapsed().map_err(io::Error::other);
         for entry in std::fs::read_dir(runs).into_iter().flatten().flatten() {
@@ -144,7 +146,7 @@ impl Job {
         }
     }
 
-    /// Makes the job's batch, or finds the one that an earlier run made unless it is to be `fresh`.
+    /// Makes the job's batch, or finds the batch of an earlier run unless `fresh` is set.
     ///
     /// # Errors
     /// When the file cannot be read or the store fails.
@@ -165,8 +167,8 @@ impl Job {
         Ok(Submission { batch: batch.spec.id, resumed: !is_new })
     }
 
-    /// The batch of an earlier run. One that was refused does not count: whatever was wrong may have
-    /// been mended since, in the catalog or in the limits.
+    /// The batch of an earlier run. A batch that was refused does not count: its faults may have
+    /// been fixed since, in the catalog or in the limits.
     async fn earlier(&self, core: &Core, fresh: bool) -> Result<Earlier, JobError> {
         let mut number = 0_u32;
         loop {
@@ -186,8 +188,8 @@ impl Job {
     }
 }
 
-/// The endpoint of the first row that names one, after how many rows. Whatever is wrong with the
-/// rows before it is for validation to say.
+/// The endpoint of the first row that names one, and the number of rows before it. Faults in those
+/// rows are left to validation.
 fn first_endpoint(reader: impl BufRead, max_row_bytes: u64) -> io::Result<(u32, Option<Endpoint>)> {
     let mut lines = Lines::new(reader, usize::try_from(max_row_bytes).unwrap_or(usize::MAX));
     let mut rows = 0;

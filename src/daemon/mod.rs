@@ -1,7 +1,7 @@
 //! Composition: settings, logs, signals and systemd, and how the parts start and stop.
 //!
-//! The only module that reads the environment or spawns a task of the process. Imported by nobody
-//! but `cli`.
+//! The only module that reads the environment or spawns a task of the process. Only `cli` imports
+//! it.
 
 mod catalog_reloader;
 mod components;
@@ -20,5 +20,5 @@ pub use discover::{DiscoverError, discover_models};
 pub use local_run::{Job, JobError, Submission};
 pub use server::{Daemon, ServeError};
 
-// What is done to a data directory that no daemon has.
+// Operations on a data directory that no daemon is using.
 pub use crate::store::{Checked, SalvageError, SalvageNote, Salvaged, Thing, Unlookable, check as check_store, salvage as salvage_store};

@@ -35,9 +35,9 @@ pub enum ServeError {
     Failed,
 }
 
-/// A daemon that serves.
+/// A running daemon that serves requests.
 pub struct Daemon {
-    /// The address it listens on.
+    /// The address that the daemon listens on.
     pub address: SocketAddr,
     core: Core,
     tasks: Tasks,
@@ -53,7 +53,8 @@ impl Daemon {
     pub async fn start(settings: &Settings, env: Environment) -> Result<Self, ServeError> {
         let notifier = Arc::new(Notifier::from_env(&*env));
         let address = settings.listen;
-        // Before the store is opened: a port in use is the quicker and the commoner fault.
+        // Bound before the store is opened: a port in use is found faster, and is the commoner
+        // fault.
         let listener = TcpListener::bind(address).await.map_err(|reason| ServeError::Listen { address, reason })?;
         let address = listener.local_addr().map_err(|reason| ServeError::Listen { address, reason })?;
         let tasks = Tasks::new(Shutdown::new());
@@ -89,16 +90,16 @@ impl Daemon {
         self.notifier.ready(&format!("serving on http://{}", self.address));
     }
 
-    /// The switch that stops it.
+    /// The switch that stops the daemon.
     pub fn shutdown(&self) -> &Shutdown {
         self.tasks.shutdown()
     }
 
-    /// Waits for the stop and goes through with it: stop accepting, stop dispatching, let rows in
-    /// flight finish, flush.
+    /// Waits for the stop and carries it out: stop accepting, stop dispatching, let rows in flight
+    /// finish, flush.
     ///
     /// # Errors
-    /// When it stopped because it could not go on.
+    /// When the daemon stopped because it could not go on.
     pub async fn run(self) -> Result<(), ServeError> {
         let shutdown = self.tasks.shutdown().clone();
         shutdown.drain().cancelled().await;
@@ -106,7 +107,7 @@ impl Daemon {
         let finish = self.tasks.finish(self.drain_timeout, GRACE).await;
         let requests = &self.core.service.tasks;
         requests.close();
-        // Only writes that a client is waiting for; each of them is one commit.
+        // Only writes with a waiting client are left; each of them is one commit.
         if tokio::time::timeout(GRACE, requests.wait()).await.is_err() {
             tracing::warn!("requests are still being worked on; their clients get no answer");
         }
@@ -137,10 +138,10 @@ fn accounts(settings: &Settings) -> Accounts {
     }
 }
 
-/// Starts telling receivers of what has happened.
+/// Starts notifying receivers of what has happened.
 fn start_courier(settings: &Settings, core: &Core, address: SocketAddr, tasks: &Tasks) -> Result<webhooks::TestSender, ServeError> {
     let public = settings.public_url.as_deref().map(|url| url.trim_end_matches('/').to_owned());
-    // `0.0.0.0` and `[::]` lead nobody back.
+    // `0.0.0.0` and `[::]` are no addresses that a receiver can call back.
     let base_url = public.or_else(|| (!address.ip().to_canonical().is_unspecified()).then(|| format!("http://{address}")));
     if base_url.is_none() {
         tracing::warn!("webhooks will have no links to results: `public_url` is not set and `listen` names no single address");

@@ -12,7 +12,7 @@ use crate::store::error::StoreError;
 pub enum StartError {
     #[error(transparent)]
     Store(#[from] OpenError),
-    /// Its catalogs cannot be read or written.
+    /// The stored catalogs cannot be read or written.
     #[error(transparent)]
     Stored(#[from] StoreError),
     #[error(transparent)]
@@ -25,5 +25,5 @@ pub enum StartError {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// The environment, shared with whatever reads keys later.
+/// The environment, shared with the parts that read keys later.
 pub type Environment = Arc<dyn Strings + Send + Sync>;

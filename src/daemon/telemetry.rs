@@ -1,7 +1,8 @@
-//! Logs: one subscriber for the process, on standard error, and panics in it like every other event.
+//! Logs: one subscriber for the process, on standard error. Panics are logged like every other
+//! event.
 //!
-//! Under systemd the journal stamps each line itself, so text lines carry no time there. Metrics are
-//! not here; `http` serves them from the parts that count.
+//! Under systemd the journal stamps each line itself, so text lines carry no time there. Metrics
+//! are not here; `http` serves them from the parts that keep the counts.
 
 use std::io::IsTerminal as _;
 use std::panic::PanicHookInfo;
@@ -13,7 +14,7 @@ use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 use super::config::{LogFormat, Settings, Strings};
 
-/// Why there are no logs.
+/// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     #[error("`log` is not a filter: {0}")]
@@ -27,8 +28,8 @@ pub enum TelemetryError {
 /// # Errors
 /// When the filter is malformed or there already is a logger.
 ///
-/// Lines are written by a thread of their own: a reader of the log that stalls costs lines, not the
-/// daemon. Whoever holds the returned guard until the end loses no line that there was room for.
+/// A separate thread writes the lines: a stalled reader of the log costs lines, not the daemon. A
+/// caller that holds the returned guard until the end loses no line that there was room for.
 pub fn init(settings: &Settings, env: &dyn Strings) -> Result<WorkerGuard, TelemetryError> {
     let filter = EnvFilter::try_new(&settings.log)?;
     let look = Look::of(settings.log_format, std::io::stderr().is_terminal(), is_journal(env), env);
@@ -44,7 +45,7 @@ pub fn init(settings: &Settings, env: &dyn Strings) -> Result<WorkerGuard, Telem
     Ok(guard)
 }
 
-/// How lines look.
+/// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Look {
     Json,
@@ -62,7 +63,7 @@ impl Look {
     }
 }
 
-/// `true` if standard error goes to the journal: systemd names the device and inode of its stream,
+/// `true` if standard error goes to the journal. systemd names the device and inode of its stream,
 /// and a child that inherits the variable may have been redirected since.
 fn is_journal(env: &dyn Strings) -> bool {
     let Ok(Some(stream)) = env.filled("JOURNAL_STREAM") else { return false };

@@ -1,13 +1,13 @@
-//! The file descriptors of this process, shared out: so many for clients, so many for calls, so many
-//! for files, and the rest for the listener, the store and the log.
+//! Shares out the file descriptors of this process: some for clients, some for calls, some for
+//! files, and the rest for the listener, the store and the log.
 //!
-//! Knows nothing of HTTP and of files: it hands out places, and whoever opens something holds one as
-//! long as it is open. Where places run short, who has one to spare is asked for it, and who needs
-//! one waits.
+//! Knows nothing of HTTP or files. It hands out places, and an opener holds a place as long as its
+//! connection or file is open. Where places run short, holders of resting connections are asked to
+//! give one up, and the others wait.
 //!
-//! Invariant: as long as everybody asks first, the kernel refuses nobody. Where it does all the same
-//! (the whole machine may be short), that is told by [`Descriptors::refused`] and seen in
-//! [`Descriptors::shortage`].
+//! Invariant: as long as every opener asks first, the kernel refuses no descriptor. If it does all
+//! the same (the whole machine may be short), the opener reports it with [`Descriptors::refused`]
+//! and [`Descriptors::shortage`] shows it.
 
 mod limit;
 mod places;
@@ -26,9 +26,9 @@ pub use self::limit::{is_refusal, open, raise};
 pub use self::places::{Place, Places, Spare};
 pub use self::share::Share;
 
-/// For so long a refusal by the kernel counts as a shortage.
+/// How long a refusal by the kernel counts as a shortage.
 const SHORT_FOR: Duration = Duration::from_secs(10);
-/// A shortage is logged once in this time.
+/// A shortage is logged at most once in this time.
 const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// The file descriptors of this process. Clones share one state.
@@ -53,14 +53,15 @@ struct Refusals {
     logged: Option<Instant>,
 }
 
-/// The use of one of the descriptors that are there for files.
+/// The use of one of the descriptors reserved for files.
 #[derive(Debug)]
 pub struct FilePlace {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Descriptors {
-    /// Shares out `limit` descriptors; at most `max_clients` of them are for connections of clients.
+    /// Shares out `limit` descriptors; at most `max_clients` of them are for connections of
+    /// clients.
     pub fn new(limit: u64, max_clients: u32) -> Self {
         let share = Share::of(limit, max_clients);
         let semaphore = |places: usize| Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
@@ -75,7 +76,7 @@ impl Descriptors {
         }))
     }
 
-    /// What this process may open, and how it is shared out.
+    /// The descriptors that this process may open, and how they are shared out.
     pub fn of_process(max_clients: u32) -> Self {
         let descriptors = Self::new(limit::soft(), max_clients);
         let Share { clients, calls, files } = descriptors.share();
@@ -91,12 +92,12 @@ impl Descriptors {
         descriptors
     }
 
-    /// The most that the process may have open.
+    /// The most descriptors that the process may have open.
     pub fn limit(&self) -> u64 {
         self.0.limit
     }
 
-    /// How they are shared out.
+    /// How the descriptors are shared out.
     pub fn share(&self) -> Share {
         self.0.share
     }
@@ -106,7 +107,7 @@ impl Descriptors {
         &self.0.clients
     }
 
-    /// Whether a client waits for one of them; whoever lets it wait says so here.
+    /// Whether a client waits for one of these places; the part that lets it wait sets this flag.
     pub fn client_waits(&self) -> &Arc<AtomicBool> {
         &self.0.client_waits
     }
@@ -118,21 +119,22 @@ impl Descriptors {
 
     /// A place for a file that stays open while its client sends or reads it; waits for one.
     pub async fn file(&self) -> FilePlace {
-        // Nobody closes the semaphore.
+        // The semaphore is never closed.
         FilePlace { _permit: self.0.files.clone().acquire_owned().await.ok() }
     }
 
-    /// Connections of clients that are open.
+    /// The number of open client connections.
     pub fn clients_open(&self) -> usize {
         self.0.share.clients.saturating_sub(self.0.clients.available_permits())
     }
 
-    /// Files that are open for clients.
+    /// The number of files that are open for clients.
     pub fn files_open(&self) -> usize {
         self.0.share.files.saturating_sub(self.0.files.available_permits())
     }
 
-    /// The kernel has refused one: closes what can be spared, and remembers it.
+    /// Reports that the kernel has refused a descriptor: closes one resting connection if possible,
+    /// and remembers the refusal.
     pub fn refused(&self) {
         self.0.calls.spare_one();
         let now = Instant::now();
@@ -145,12 +147,12 @@ impl Descriptors {
         }
     }
 
-    /// How often the kernel has refused one since the start.
+    /// How often the kernel has refused a descriptor since the start.
     pub fn refusals(&self) -> u64 {
         self.0.refusals.lock().unwrap_or_else(PoisonError::into_inner).count
     }
 
-    /// Whether the kernel has refused one just now.
+    /// Whether the kernel has recently refused a descriptor.
     pub fn shortage(&self) -> bool {
         let latest = self.0.refusals.lock().unwrap_or_else(PoisonError::into_inner).latest;
         latest.is_some_and(|latest| latest.elapsed() < SHORT_FOR)

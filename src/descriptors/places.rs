@@ -1,29 +1,30 @@
-//! Places for connections that are opened from here. One that rests keeps its place until somebody
-//! else needs it.
+//! Places for outgoing connections. A resting connection keeps its place until another caller needs
+//! it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The use of one place; free again when it is dropped, so it is dropped after what stands on it.
+/// The use of one place. Dropping it frees the place, so drop it after the connection that it
+/// stands for.
 #[derive(Debug)]
 pub struct Place {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Has connections that rest.
+/// An owner of resting connections.
 pub trait Spare: Send + Sync {
-    /// Closes one that nobody uses; whether its place is free now.
+    /// Closes one unused connection; returns whether its place is free now.
     fn spare(&self) -> bool;
 }
 
-/// A number of places.
+/// A fixed number of places.
 pub struct Places {
     most: usize,
     free: Arc<Semaphore>,
     waiting: AtomicUsize,
-    /// Who may have one to spare.
+    /// The owners that may have a connection to spare.
     spares: Mutex<Vec<Weak<dyn Spare>>>,
 }
 
@@ -33,7 +34,7 @@ impl std::fmt::Debug for Places {
     }
 }
 
-/// Somebody waits.
+/// Counts as one waiter until it is dropped.
 pub struct Waits<'a>(&'a Places);
 
 impl Drop for Waits<'_> {
@@ -43,33 +44,33 @@ impl Drop for Waits<'_> {
 }
 
 impl Places {
-    /// So many places, all free.
+    /// Creates `most` places, all free.
     pub fn new(most: usize) -> Arc<Self> {
         let most = most.min(Semaphore::MAX_PERMITS);
         Arc::new(Self { most, free: Arc::new(Semaphore::new(most)), waiting: AtomicUsize::new(0), spares: Mutex::default() })
     }
 
-    /// Asks this one, too, when places run short.
+    /// Adds an owner that is asked, too, when places run short.
     pub fn ask(&self, spare: Weak<dyn Spare>) {
         let mut spares = self.spares.lock().unwrap_or_else(PoisonError::into_inner);
         spares.retain(|each| each.strong_count() > 0);
         spares.push(spare);
     }
 
-    /// A place, if there is one or somebody can spare one.
+    /// A place, if one is free or an owner can spare one.
     pub fn try_take(&self) -> Option<Place> {
         loop {
             if let Ok(permit) = self.free.clone().try_acquire_owned() {
                 return Some(Place { _permit: Some(permit) });
             }
-            // Each closes one, so this ends.
+            // Each call closes one connection, so the loop ends.
             if !self.spare_one() {
                 return None;
             }
         }
     }
 
-    /// A place, in the order of asking; waits for one.
+    /// A place, in the order of the requests; waits for one.
     pub async fn claim(&self) -> Place {
         match self.try_take() {
             Some(place) => place,
@@ -80,23 +81,23 @@ impl Places {
         }
     }
 
-    /// The same for one who counts among those who wait already.
+    /// Like `claim`, for a caller that counts as a waiter already.
     pub async fn take(&self) -> Place {
         match self.try_take() {
             Some(place) => place,
-            // Nobody closes the semaphore.
+            // The semaphore is never closed.
             None => Place { _permit: self.free.clone().acquire_owned().await.ok() },
         }
     }
 
-    /// Counts among those who wait until it is dropped: who has done with a connection then gives
-    /// its place away instead of keeping it.
+    /// Counts the caller as a waiter until the guard is dropped: an owner that has finished with a
+    /// connection then gives its place away instead of keeping it.
     pub fn wait(&self) -> Waits<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         Waits(self)
     }
 
-    /// How many wait for a place.
+    /// How many callers wait for a place.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
@@ -106,14 +107,14 @@ impl Places {
         self.most.saturating_sub(self.free.available_permits())
     }
 
-    /// How many there are.
+    /// The number of places.
     pub fn most(&self) -> usize {
         self.most
     }
 
-    /// Closes one connection that rests; whether there was one.
+    /// Closes one resting connection; returns whether there was one.
     pub(super) fn spare_one(&self) -> bool {
-        // Not held while they are asked: they hold locks of their own.
+        // The lock is not held while the owners are asked: they hold locks of their own.
         let spares: Vec<_> = self.spares.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect();
         spares.iter().any(|each| each.spare())
     }

@@ -1,14 +1,14 @@
-//! Who gets how many of the descriptors.
+//! How many descriptors each use gets.
 
-/// Kept back for what is always there: standard streams, the runtime, the listener, the lock, the
-/// store (twice for as long as it is copied), the log, the watch over the catalog.
+/// Kept back for descriptors that are always open: standard streams, the runtime, the listener, the
+/// lock, the store (twice as many while it is copied), the log, the watch over the catalog.
 const RESERVE: u64 = 64;
 /// The most that are kept for files: one for each of the threads that open files, and as many for
 /// files that stay open while a client sends or reads them.
 const MOST_FILES: u64 = 1_024;
 /// Threads that open files, if there are enough descriptors for them.
 const MOST_THREADS: usize = 512;
-/// Even with a limit that is far too low, something works.
+/// A floor for each use, so that something works even with a limit that is far too low.
 const LEAST: u64 = 8;
 
 /// How the descriptors are shared out.
@@ -23,7 +23,8 @@ pub struct Share {
 }
 
 impl Share {
-    /// Of `limit` descriptors, of which at most `max_clients` are for connections of clients.
+    /// Shares out `limit` descriptors, of which at most `max_clients` are for connections of
+    /// clients.
     ///
     /// Clients and calls each have a part of their own: neither thousands of idle clients nor
     /// thousands of long calls must shut out the other.

@@ -24,7 +24,7 @@ fn usual_limits_are_shared_out_like_this() {
     insta::assert_snapshot!(lines.join("\n"));
 }
 
-/// So many connections that rest.
+/// An owner of several resting connections.
 struct Resting {
     places: Mutex<Vec<Place>>,
     asked: AtomicUsize,

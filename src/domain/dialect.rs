@@ -1,12 +1,12 @@
 //! The dialects of batch APIs that the daemon speaks.
 //!
-//! A batch has the dialect of the create that made it, for as long as it exists: later requests for
-//! it are answered in that dialect, whichever client sends them.
+//! A batch keeps the dialect of the create that made it for its whole life: later requests for the
+//! batch are answered in that dialect, whichever client sends them.
 
 use super::vocabulary::wire_enum;
 
 wire_enum! {
-    /// Whose batch API is spoken.
+    /// The batch API that a client speaks.
     Dialect {
         /// OpenAI's Files and Batch API.
         OpenAi = "openai",
@@ -16,7 +16,7 @@ wire_enum! {
 }
 
 impl Dialect {
-    /// The number that stands for it on disk. Never changes.
+    /// The number of the dialect on disk. Never changes.
     pub const fn code(self) -> u8 {
         match self {
             Self::OpenAi => 1,
@@ -25,7 +25,7 @@ impl Dialect {
         }
     }
 
-    /// The dialect with that number.
+    /// The dialect that has this number.
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.iter().copied().find(|dialect| dialect.code() == code)
     }

@@ -1,5 +1,5 @@
-//! The operations a row can ask for: those that OpenAI's `CreateBatchRequest.endpoint` lists, and Anthropic's
-//! Messages, which Phaseo's batches have besides.
+//! The operations that a row can ask for: those in OpenAI's `CreateBatchRequest.endpoint`, and
+//! Anthropic's Messages, which Phaseo's batches offer in addition.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ pub enum Endpoint {
     ImagesGenerations,
     ImagesEdits,
     Videos,
-    /// Anthropic's.
+    /// Anthropic's operation.
     Messages,
 }
 
@@ -32,7 +32,7 @@ impl Endpoint {
         Self::Videos,
         Self::Messages,
     ];
-    /// Those of OpenAI's batches.
+    /// The operations of OpenAI's batches.
     pub const OPENAI: [Self; 8] = {
         let [openais @ .., _] = Self::ALL;
         openais
@@ -79,28 +79,28 @@ impl Endpoint {
         }
     }
 
-    /// The operation with that number on disk.
+    /// The operation that has this number on disk.
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|e| e.code() == code)
     }
 }
 
-/// Some operations.
+/// A set of operations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Endpoints(u16);
 
 impl Endpoints {
-    /// Whether it is one of them.
+    /// Whether the set contains the operation.
     pub const fn contains(self, endpoint: Endpoint) -> bool {
         self.0 & 1 << endpoint.code() != 0
     }
 
-    /// Whether there are none.
+    /// Whether the set is empty.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Each of them.
+    /// Iterates over the operations in the set.
     pub fn iter(self) -> impl Iterator<Item = Endpoint> {
         Endpoint::ALL.into_iter().filter(move |endpoint| self.contains(*endpoint))
     }

@@ -40,9 +40,9 @@ codes! {
     TooLarge = "request_too_large",
     /// No such route.
     UnknownRoute = "unknown_url",
-    /// The route exists, with another method.
+    /// The route exists, but not for this method.
     MethodNotAllowed = "method_not_allowed",
-    /// The object belongs to somebody else.
+    /// The object belongs to another owner.
     Forbidden = "forbidden",
     /// No such batch, file, upload or part.
     NotFound = "not_found",
@@ -56,44 +56,44 @@ codes! {
     RangeNotSatisfiable = "range_not_satisfiable",
     /// The object is in a state that forbids the call.
     Conflict = "conflict",
-    /// An `Idempotency-Key` came again with another body.
+    /// An `Idempotency-Key` was reused with another body.
     IdempotencyMismatch = "idempotency_key_reused",
-    /// A create that must have an `Idempotency-Key` came without.
+    /// A create that needs an `Idempotency-Key` came without one.
     MissingIdempotencyKey = "missing_idempotency_key",
     /// No such quote.
     QuoteNotFound = "quote_not_found",
-    /// The quote's prices hold no more.
+    /// The prices of the quote are no longer valid.
     QuoteExpired = "quote_expired",
-    /// A batch was made from the quote before.
+    /// A batch has already been made from the quote.
     QuoteUsed = "quote_already_used",
     /// A batch demands more than its quote was made for.
     QuoteMismatch = "quote_mismatch",
     /// The balance does not cover what a batch may cost.
     InsufficientCredits = "insufficient_credits",
-    /// A batch that has ended was to be changed.
+    /// The call would change a batch that has ended.
     BatchTerminal = "batch_terminal",
     /// A batch that has not completed has no pages of results yet.
     ResultsNotReady = "results_not_ready",
     /// The uploaded bytes do not have the announced size or checksum.
     ChecksumMismatch = "checksum_mismatch",
-    /// No API key where one is needed.
+    /// No API key where one is required.
     MissingApiKey = "missing_api_key",
-    /// An API key that is not known.
+    /// An unknown API key.
     InvalidApiKey = "invalid_api_key",
-    /// An API key that was good until a moment that has passed.
+    /// An API key that has expired.
     ApiKeyExpired = "api_key_expired",
     /// An API key that was revoked.
     ApiKeyRevoked = "api_key_revoked",
-    /// A key for managing where one for batches is needed, or the other way round.
+    /// A management key where a key for batches is required, or the other way round.
     ApiKeyKind = "api_key_wrong_kind",
     /// A browser page or host that the settings do not allow.
     OriginNotAllowed = "origin_not_allowed",
-    /// The content of a file on the disk is not what was uploaded.
+    /// The content of a file on disk differs from what was uploaded.
     FileDamaged = "file_damaged",
     /// The disk of the data directory is too full to accept data safely.
     StorageFull = "insufficient_storage",
     /// The daemon is stopping or its store has failed.
     Unavailable = "service_unavailable",
-    /// A fault of ours; the log has it under the request id.
+    /// An internal fault; the log has the details under the request id.
     Internal = "internal_error",
 }

@@ -24,12 +24,12 @@ pub enum IdError {
     /// The prefix belongs to another kind of object.
     #[error("`{text}` is the id of {}, not of {}", one(found), one(expected))]
     WrongKind { text: String, found: &'static str, expected: &'static str },
-    /// Neither the prefix nor the body is one of ours.
+    /// Neither the prefix nor the body has a form that we know.
     #[error("`{text}` is not the id of {}; such an id looks like `{prefix}` and {ENCODED_LEN} characters", one(expected))]
     Malformed { text: String, expected: &'static str, prefix: &'static str },
 }
 
-/// A kind with its article.
+/// The name of a kind, with its article.
 fn one(kind: &str) -> String {
     let article = if kind.starts_with(['a', 'e', 'i', 'o', 'u', 'A']) { "an" } else { "a" };
     format!("{article} {kind}")
@@ -37,7 +37,7 @@ fn one(kind: &str) -> String {
 
 struct Kind {
     name: &'static str,
-    /// The first prefix is the one printed; the others are only read.
+    /// The first prefix is the printed prefix; the others are accepted on input only.
     prefixes: &'static [&'static str],
 }
 
@@ -72,7 +72,7 @@ fn encode(mut value: u128, out: &mut [u8]) {
     }
 }
 
-/// Writes digits and letters at once: ids are printed for every row.
+/// Writes all characters in one call, because an id is printed for every row.
 fn write_ascii(text: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     f.write_str(std::str::from_utf8(text).map_err(|_| fmt::Error)?)
 }
@@ -84,7 +84,7 @@ fn decode(text: &str) -> Option<u128> {
     let mut value: u128 = 0;
     for (place, byte) in text.bytes().enumerate() {
         let digit = CROCKFORD.iter().position(|c| *c == byte.to_ascii_lowercase())? as u128;
-        // 26 characters carry 130 bits: the first may only use its low three.
+        // 26 characters carry 130 bits: the first character may only use its low three.
         if place == 0 && digit > 7 {
             return None;
         }
@@ -120,7 +120,7 @@ macro_rules! ids {
                 Self(next_value(now))
             }
 
-            /// The id with exactly these bits.
+            /// The id that has exactly these bits.
             pub const fn from_u128(value: u128) -> Self {
                 Self(value)
             }
@@ -130,7 +130,8 @@ macro_rules! ids {
                 format!("{}{:032x}", $kind.prefixes.last().unwrap_or(&""), self.0)
             }
 
-            /// In Phaseo's form: the first of its prefixes and 26 characters in upper case, as a ULID has them.
+            /// In Phaseo's form: the first of its prefixes and 26 upper-case characters, as in a
+            /// ULID.
             pub fn in_upper(self) -> String {
                 let prefix = $kind.prefixes[0];
                 format!("{prefix}{}", self.to_string()[prefix.len()..].to_ascii_uppercase())
@@ -177,26 +178,27 @@ ids! {
     PartId = PART;
     /// A quote: `qlock_` and 26 characters.
     QuoteId = QUOTE;
-    /// An organisation, to which keys and whatever is made with them belong: `org_` and 26 characters.
+    /// An organisation, which owns its keys and everything made with them: `org_` and 26
+    /// characters.
     OrgId = ORG;
     /// An API key, not its secret: `key_` and 26 characters.
     KeyId = KEY;
-    /// Something that receivers are told of: `evt_` and 26 characters.
+    /// An event that receivers get messages about: `evt_` and 26 characters.
     EventId = EVENT;
-    /// A request of Phaseo's clients: `G-` and 26 characters.
+    /// A request by a Phaseo client: `G-` and 26 characters.
     RequestId = REQUEST;
-    /// A receiver of messages that is managed by itself: `we_` and 26 characters.
+    /// A managed receiver of messages: `we_` and 26 characters.
     ReceiverId = RECEIVER;
 }
 
-/// The number that a digest stands for: its first half. Ids that follow from something else are made of it.
+/// A number for a digest: its first half. Derived ids are made from it.
 pub fn half(digest: [u8; 32]) -> u128 {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = digest;
     u128::from_be_bytes([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
 }
 
 impl BatchId {
-    /// The least id of a batch that is made at a moment or later.
+    /// The smallest id of a batch that is made at this moment or later.
     pub fn first_at(at: Timestamp) -> Self {
         // A UUID of version 7 begins with 48 bits of milliseconds.
         Self(u128::try_from(at.as_millisecond()).unwrap_or(0) << 80)
@@ -204,7 +206,8 @@ impl BatchId {
 }
 
 impl OrgId {
-    /// The operator's own: of the keys in the settings, and of everybody where no key is asked for.
+    /// The operator's own organisation. It owns the keys in the settings, and every request where
+    /// no key is required.
     pub const OPERATOR: Self = Self(0);
 }
 
@@ -232,7 +235,7 @@ impl RowKey {
     /// Characters in the printed key.
     pub const LEN: usize = ENCODED_LEN + 8;
 
-    /// A number for the row, always the same, of which ids of other forms are made.
+    /// A number for the row that never changes. Ids of other forms are made from it.
     pub fn number(self) -> u128 {
         let digest = Sha256::new().chain_update(self.batch.as_u128().to_be_bytes()).chain_update(self.row.0.to_be_bytes());
         half(digest.finalize().into())

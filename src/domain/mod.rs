@@ -1,6 +1,6 @@
 //! The vocabulary of the product: batches, rows, outcomes, files, prices, failures.
 //!
-//! Pure values and pure functions. No I/O, no async, no clock: whoever needs the time passes it
+//! Pure values and pure functions. No I/O, no async, no clock: callers that need the time pass it
 //! in. Everything above (store, catalog, provider, executor, http) speaks in these types, so a
 //! wrong id, a half-finished batch or a float holding money does not compile.
 //!

@@ -6,7 +6,7 @@ use rust_decimal::Decimal;
 
 use super::usage::Usage;
 
-/// An amount of US dollars, exact to 28 digits. Rounded only when shown.
+/// An amount of US dollars, exact to 28 digits. It is rounded only for display.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Usd(pub Decimal);
 
@@ -20,7 +20,7 @@ impl Usd {
         Self(self.0.saturating_add(other.0))
     }
 
-    /// `true` for an amount of exactly nothing.
+    /// `true` for an amount of exactly zero.
     pub fn is_zero(self) -> bool {
         self.0.is_zero()
     }
@@ -38,7 +38,8 @@ impl fmt::Display for Usd {
 pub struct PriceSheet {
     /// US dollars per 1,000,000 input tokens.
     pub input: Option<Decimal>,
-    /// US dollars per 1,000,000 input tokens served from the provider's prompt cache; `input` when absent.
+    /// US dollars per 1,000,000 input tokens served from the provider's prompt cache; `input` when
+    /// absent.
     pub cached_input: Option<Decimal>,
     /// US dollars per 1,000,000 output tokens.
     pub output: Option<Decimal>,
@@ -48,7 +49,7 @@ pub struct PriceSheet {
     pub image: Option<Decimal>,
 }
 
-/// The most that a batch is ready to pay. A part that is `None` has no bound.
+/// The highest prices that a client accepts for a batch. A part that is `None` has no bound.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MaxPrice {
     /// US dollars per 1,000,000 input tokens.
@@ -60,7 +61,8 @@ pub struct MaxPrice {
 }
 
 impl MaxPrice {
-    /// Whether an offering keeps within it. One that states no price charges nothing that we know of.
+    /// Whether an offering's prices are within the bounds. An offering that states no price charges
+    /// nothing that we know of.
     pub fn allows(&self, price: &PriceSheet) -> bool {
         let within = |most: Option<Decimal>, price: Option<Decimal>| most.is_none_or(|most| price.unwrap_or_default() <= most);
         within(self.input, price.input) && within(self.output, price.output) && within(self.request, price.request)
@@ -68,7 +70,7 @@ impl MaxPrice {
 }
 
 impl PriceSheet {
-    /// Whether no part of it is dearer than that of `other`.
+    /// Whether no part of the sheet is dearer than the same part of `other`.
     pub fn is_within(&self, other: &Self) -> bool {
         let parts = |sheet: &Self| {
             [sheet.input, sheet.cached_input.or(sheet.input), sheet.output, sheet.request, sheet.image].map(Option::unwrap_or_default)

@@ -1,11 +1,11 @@
-//! What was probably meant by a name that nobody knows.
+//! Suggestions for an unknown name.
 
-/// Names suggested in place of an unknown one.
+/// The most names suggested in place of an unknown name.
 const MAX_SUGGESTIONS: usize = 3;
-/// From 0 (nothing in common) to 1 (the same), how near a name must be to be suggested.
+/// How similar a name must be to be suggested, from 0 (nothing in common) to 1 (equal).
 const NEAR: f64 = 0.6;
 
-/// What those candidates stand for one of whose names is nearest to `asked`, whatever the case; at most
+/// The display texts of the candidates with a name similar to `asked`, ignoring case; at most
 /// three, the nearest first.
 pub fn nearest<'a, N: IntoIterator<Item = &'a str>>(asked: &str, candidates: impl Iterator<Item = (N, String)>) -> Vec<String> {
     let asked = asked.to_lowercase();
@@ -17,7 +17,7 @@ pub fn nearest<'a, N: IntoIterator<Item = &'a str>>(asked: &str, candidates: imp
     near.into_iter().take(MAX_SUGGESTIONS).map(|(_, shown)| shown).collect()
 }
 
-/// The suggestions as a question; `None` without any.
+/// The suggestions as a question; `None` if there are none.
 pub fn did_you_mean(names: &[String]) -> Option<String> {
     let (last, first) = names.split_last()?;
     Some(match first {

@@ -1,8 +1,8 @@
-//! Texts as answers and messages show them.
+//! Text for answers and messages.
 
 use std::fmt::Write as _;
 
-/// Characters of a client's own text that a message repeats.
+/// The most characters of a client's own text that a message repeats.
 const MAX_SHOWN: usize = 80;
 
 /// `bytes` in lower-case hexadecimal.
@@ -14,7 +14,7 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The beginning of a text that is the client's, and may be long.
+/// The beginning of a client's text, which may be long.
 pub fn shown(text: &str) -> String {
     text.chars().take(MAX_SHOWN).collect()
 }

@@ -1,7 +1,7 @@
 //! Time as the product sees it: a wall clock that is passed in, and the completion window.
 //!
-//! Nothing in `domain` asks what time it is. The parts that must know hold a [`Clock`], which the
-//! daemon builds from the system clock and a test builds from tokio's paused one.
+//! Nothing in `domain` reads the clock. The parts that need the time hold a [`Clock`], which the
+//! daemon builds from the system clock and a test builds from tokio's paused clock.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ pub use jiff::Timestamp;
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 
 impl Clock {
-    /// A clock that answers with `read`.
+    /// A clock that calls `read` for the time.
     pub fn new(read: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         Self(Arc::new(read))
     }
@@ -37,7 +37,7 @@ pub fn later(at: Timestamp, by: Duration) -> Timestamp {
     at.checked_add(by).unwrap_or(Timestamp::MAX)
 }
 
-/// How long from `now` until `at`; zero if it has passed.
+/// The time from `now` until `at`; zero if `at` has passed.
 pub fn until(now: Timestamp, at: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO)
 }
@@ -76,7 +76,7 @@ impl CompletionWindow {
     }
 }
 
-/// A completion window that is not one of the legal forms.
+/// The text is not a legal completion window.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("must be `24h`, or a whole number of minutes, hours or days from `1m` to `30d`, such as `90m` or `7d`")]
 pub struct WindowError;

@@ -1,9 +1,9 @@
-//! How many tokens and images a response says it used.
+//! How many tokens and images a response reports as used.
 //!
-//! Read from the provider's body: the chat form (`prompt_tokens`, `completion_tokens`) and the
-//! Responses form (`input_tokens`, `output_tokens`) of OpenAI's document, and that of Anthropic's
-//! Messages, which counts what its cache has read or written beside `input_tokens`. A body that states
-//! no usage counts as zero; nothing is guessed.
+//! The usage is read from the provider's body. It may have the chat form (`prompt_tokens`,
+//! `completion_tokens`) or the Responses form (`input_tokens`, `output_tokens`) of OpenAI's
+//! document, or the form of Anthropic's Messages, which counts cache reads and writes beside
+//! `input_tokens`. A body that states no usage counts as zero; nothing is guessed.
 
 use std::ops::AddAssign;
 
@@ -42,8 +42,8 @@ impl AddAssign for Usage {
     }
 }
 
-/// What is read of a successful body. Reading it walks the whole body, so a body that parses into
-/// a probe is complete, valid JSON.
+/// The members that are read of a successful body. Reading walks the whole body, so a body that
+/// parses into a probe is complete, valid JSON.
 #[derive(Deserialize)]
 struct Probe {
     #[serde(default)]
@@ -52,7 +52,7 @@ struct Probe {
     data: Option<Images>,
 }
 
-/// Both spellings side by side: some servers send both.
+/// Both spellings in one struct, because some servers send both.
 #[derive(Deserialize)]
 struct RawUsage {
     #[serde(default)]
@@ -137,7 +137,8 @@ pub fn read(body: &[u8]) -> Result<Usage, serde_json::Error> {
     match serde_json::from_slice::<Probe>(body) {
         Ok(probe) => Ok(probe.into()),
         Err(error) if error.is_data() => {
-            // Valid syntax, foreign shape: only the syntax decides whether the row succeeded.
+            // The syntax is valid but the shape unknown: only the syntax decides whether the row
+            // succeeded.
             serde_json::from_slice::<IgnoredAny>(body).map(|_| Usage::default())
         }
         Err(error) => Err(error),
@@ -148,7 +149,8 @@ impl From<Probe> for Usage {
     fn from(probe: Probe) -> Self {
         let images = probe.data.map_or(0, |d| d.0);
         let Some(raw) = probe.usage else { return Self { images, ..Self::default() } };
-        // Gateways to Anthropic say it beside a usage in OpenAI's form, which includes it.
+        // Gateways to Anthropic report cache tokens beside a usage in OpenAI's form, which already
+        // includes them.
         let beside = raw.prompt_tokens.is_none() && raw.input_tokens_details.is_none();
         if let (true, Some(input)) = (beside, raw.input_tokens) {
             let cached = raw.cache_read_input_tokens.unwrap_or(0);

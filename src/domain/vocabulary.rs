@@ -1,10 +1,10 @@
-//! Closed vocabularies of the wire that several layers speak: what a model is asked to do, what goes
+//! Closed vocabularies of the wire that several layers use: what a model is asked to do, what goes
 //! into it, what its provider can do and may do.
 //!
-//! One table per vocabulary gives its type, its parser and its message about what is legal, so that
+//! One table per vocabulary gives its type, its parser and its message about legal words, so that
 //! they cannot disagree.
 
-/// An enum, its words on the wire, its parser and its message about what is legal, in one table.
+/// An enum, its words on the wire, its parser and its message about legal words, in one table.
 macro_rules! wire_enum {
     ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$meta])*
@@ -14,17 +14,17 @@ macro_rules! wire_enum {
         }
 
         impl $name {
-            /// Every word, in the order of their documentation.
+            /// Every word, in the order of the documentation.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// As it is written.
+            /// The word on the wire.
             pub const fn word(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)+
                 }
             }
 
-            /// The word that is written like that, in exactly these letters.
+            /// The variant whose word matches exactly, including case.
             pub fn parse(text: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|each| each.word() == text)
             }
@@ -68,7 +68,7 @@ wire_enum! {
         Document = "document",
         Audio = "audio",
         Video = "video",
-        /// Only comes out.
+        /// Only comes out of a model.
         Embedding = "embedding",
     }
 }

@@ -24,7 +24,7 @@ pub struct Gone;
 pub enum CancelError {
     #[error("no such batch")]
     NotFound,
-    /// It has ended, or is being finalized.
+    /// The batch has ended, or is being finalized.
     #[error("the batch is {0} and can no longer be cancelled")]
     TooLate(&'static str),
     #[error(transparent)]
@@ -33,7 +33,7 @@ pub enum CancelError {
     Store(#[from] StoreError),
 }
 
-/// Why nothing about a running batch was changed.
+/// Why a running batch was not changed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ControlError {
     #[error("no such batch")]
@@ -46,7 +46,7 @@ pub enum ControlError {
     Store(#[from] StoreError),
 }
 
-/// Why lanes were neither held nor let go.
+/// Why lanes were neither held nor released.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum HoldError {
     #[error("{MAX_HOLDS} lanes are held already; resume some first, or hold all lanes of a provider at once")]
@@ -63,10 +63,10 @@ pub(super) enum Command {
     /// A batch was created, or found unfinished at start.
     Take(BatchId),
     Cancel(BatchId, oneshot::Sender<Result<BatchState, CancelError>>),
-    /// The batch is to run in another way; the store says how. Confirmed once no row goes out in the
-    /// old way any more.
+    /// The way that the batch should run has changed; the store has the details. Confirmed once no
+    /// row goes out in the old way any more.
     Controlled(BatchId, oneshot::Sender<()>),
-    /// Lanes are held, or no longer; the store says which. Confirmed in the same way.
+    /// Lanes were held or released; the store says which. Confirmed in the same way.
     Held(oneshot::Sender<()>),
 }
 
@@ -85,12 +85,12 @@ impl Handle {
         self.wall.load_full()
     }
 
-    /// How far a batch has come that is not validated yet.
+    /// How far a batch that is not yet validated has come.
     pub fn stage(&self, batch: BatchId) -> Stage {
         self.stages.of(batch)
     }
 
-    /// Tells the executor of a batch that has just been created. A batch whose creation was
+    /// Hands the executor a batch that has just been created. A batch whose creation was
     /// acknowledged is also found at the next start, so a failure here loses nothing.
     ///
     /// # Errors
@@ -99,8 +99,9 @@ impl Handle {
         self.commands.send(Command::Take(id)).await.map_err(|_| Gone)
     }
 
-    /// Stops a batch: no row is dispatched any more, rows in flight may finish. Returns the batch
-    /// once its new state is durable. Cancelling a batch that is cancelling is not an error.
+    /// Stops a batch: no further row is dispatched, and rows in flight may finish. Returns the
+    /// batch once its new state is durable. Cancelling a batch that is already being cancelled is
+    /// not an error.
     ///
     /// # Errors
     /// When there is no such batch or it has ended.
@@ -111,8 +112,8 @@ impl Handle {
         self.store.batch(id).await?.ok_or(CancelError::NotFound)
     }
 
-    /// Changes how a batch runs: its priority, or whether it is paused. Returns the batch once that is
-    /// durable and no row goes out any more that should not; calls in flight go on.
+    /// Changes how a batch runs: its priority, or whether it is paused. Returns the batch once the
+    /// change is durable and no row goes out against it any more; calls in flight go on.
     ///
     /// # Errors
     /// When there is no such batch or it has ended.
@@ -126,8 +127,8 @@ impl Handle {
         Ok(batch)
     }
 
-    /// Holds lanes, or lets go those that were held by exactly this selector. Returns once that is
-    /// durable and no row goes out any more that should not; calls in flight go on.
+    /// Holds lanes, or releases those that were held by exactly this selector. Returns once the
+    /// change is durable and no row goes out against it any more; calls in flight go on.
     ///
     /// # Errors
     /// When too many lanes are held already.
@@ -140,8 +141,8 @@ impl Handle {
         Ok(())
     }
 
-    /// Tells the dispatcher of a change and waits until it has taken it over: whoever is answered that
-    /// something is paused must not see a call go out after that.
+    /// Sends a change to the dispatcher and waits until the dispatcher has applied it: a client
+    /// that is answered that something is paused must not see a call go out after that.
     async fn confirmed(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) -> Result<(), Gone> {
         let (sender, receiver) = oneshot::channel();
         self.commands.send(command(sender)).await.map_err(|_| Gone)?;
@@ -154,12 +155,12 @@ impl Handle {
     }
 }
 
-/// The dispatcher's end of a handle, for tests of those who hold one.
+/// The dispatcher's end of a handle, for tests of code that holds a handle.
 #[cfg(test)]
 #[derive(Debug)]
 pub struct Stub(Arc<std::sync::Mutex<Inbox>>);
 
-/// What has come for the dispatcher that there is not.
+/// The messages that have arrived for the missing dispatcher.
 #[cfg(test)]
 #[derive(Debug)]
 pub struct Inbox {
@@ -169,7 +170,7 @@ pub struct Inbox {
 
 #[cfg(test)]
 impl Inbox {
-    /// Takes what has come; changes of what runs are confirmed, everything else is kept.
+    /// Takes the arrived messages; changes of what runs are confirmed, all others are kept.
     fn look(&mut self) {
         while let Ok(command) = self.commands.try_recv() {
             match command {
@@ -182,7 +183,7 @@ impl Inbox {
 
 #[cfg(test)]
 impl Stub {
-    /// The next command of those that are kept.
+    /// The next of the kept commands.
     fn next(&self) -> Option<Command> {
         let mut inbox = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         inbox.look();
@@ -209,7 +210,7 @@ impl Stub {
 
 #[cfg(test)]
 impl Drop for Stub {
-    /// Nobody is there any more, even while the inbox is being looked at.
+    /// Closes the inbox for good, even while it is being looked at.
     fn drop(&mut self) {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).commands.close();
     }
@@ -217,7 +218,7 @@ impl Drop for Stub {
 
 #[cfg(test)]
 impl Handle {
-    /// A handle that nobody serves but the stub, which confirms changes for as long as it lives.
+    /// A handle served only by the stub, which confirms changes for as long as it lives.
     pub fn for_tests(store: Store) -> (Self, Stub) {
         let (commands, receiver) = mpsc::channel(64);
         let inbox = Arc::new(std::sync::Mutex::new(Inbox { commands: receiver, kept: std::collections::VecDeque::new() }));

@@ -1,8 +1,8 @@
 //! Runs batches: validates their input, dispatches their rows, retries, and ends them.
 //!
-//! The rest of the daemon holds a [`Handle`]. Behind it one task, the dispatcher, owns all run
-//! state and is the only one that moves a batch from state to state; it learns of the world through
-//! messages, and the world learns of it through the store.
+//! The rest of the daemon holds a [`Handle`]. Behind the handle one task, the dispatcher, owns all
+//! run state, and only the dispatcher moves a batch from state to state. The dispatcher learns of
+//! the world through messages, and the world learns of the dispatcher through the store.
 //!
 //! Invariants others rely on:
 //! * what a handle's call returns is durable;
@@ -45,7 +45,7 @@ use crate::domain::row::retry::RetryPolicy;
 use crate::domain::time::Clock;
 use crate::store::{Recovered, Store};
 
-/// Commands that wait for the dispatcher; beyond this, callers wait.
+/// Commands that may wait for the dispatcher; beyond this, callers wait.
 const COMMANDS: usize = 1_024;
 
 /// What the executor works with.
@@ -57,25 +57,26 @@ pub struct Parts {
     pub open: OpenProvider,
 }
 
-/// How it works.
+/// How the executor works.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// Rows dispatched whose results are not durable, over all lanes; at least 1.
+    /// Limit on dispatched rows whose results are not durable, over all lanes; at least 1.
     pub in_flight_limit: u32,
-    /// Batches that run at the same time; further ones wait their turn. At least 1.
+    /// Batches that run at the same time; further batches wait their turn. At least 1.
     pub max_running: usize,
-    /// Below this free space on the data directory's disk, in bytes, no row is dispatched.
+    /// No row is dispatched while the free space on the data directory's disk is below this, in
+    /// bytes.
     pub min_free_bytes: u64,
     pub retry: RetryPolicy,
     pub input: InputLimits,
-    /// Among which rows equal requests are made once.
+    /// The scope within which equal requests are made once.
     pub dedup: Dedup,
-    /// Answers that are older are not given to others.
+    /// Older answers are not shared with other rows.
     pub dedup_max_age: Duration,
 }
 
-/// Makes an executor. The future is the executor itself: it runs until it has drained, which it
-/// does after `drain`, and no longer than until `abort`.
+/// Creates an executor. The returned future is the executor itself: it runs until it has drained,
+/// which begins with `drain`, and no longer than until `abort`.
 pub fn start(
     parts: Parts,
     settings: Settings,
@@ -84,7 +85,8 @@ pub fn start(
     abort: CancellationToken,
 ) -> (Handle, impl Future<Output = ()> + Send) {
     let (commands, receiver) = mpsc::channel(COMMANDS);
-    // Bounded by what it reports on: attempts in flight, and a few tasks for each running batch.
+    // Bounded by the work that it reports on: attempts in flight, and a few tasks for each running
+    // batch.
     let (events, reports) = mpsc::unbounded_channel();
     let wall = lane::status::SharedLaneStatuses::default();
     let stages = Stages::default();

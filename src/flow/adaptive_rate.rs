@@ -1,12 +1,14 @@
-//! How many calls a second a provider takes that does not say so, found out from those it turns away.
+//! How many calls a second a provider takes if it does not state a rate, found out from refused
+//! calls.
 //!
-//! Nothing is throttled until a call is turned away. Then calls go out evenly, a little slower than
-//! those that were accepted in the last second; the rate comes back fast up to a remembered ceiling,
-//! just below where the trouble was, and creeps on from there, the faster the longer all is well. So
-//! the limit is touched now and then, by a few calls, and found anew when it has changed.
+//! Nothing is throttled until a call is refused. Then calls go out evenly, a little slower than the
+//! rate that was accepted in the last second. The rate comes back fast up to a remembered ceiling,
+//! just below where the trouble was, and creeps on from there, faster the longer no call is
+//! refused. So the limit is touched now and then, by a few calls, and found again when it has
+//! changed.
 //!
-//! Pure: it is told what happened and when. Invariant: once throttled, no second sees more than the
-//! rate and a burst of [`BURST`].
+//! Pure: the caller reports what happened and when. Invariant: once throttled, no second sees more
+//! than the rate and a burst of [`BURST`].
 
 use std::time::Duration;
 
@@ -14,36 +16,38 @@ use tokio::time::Instant;
 
 use super::rate_window::RateWindow;
 
-/// Calls that say something about a rate.
+/// The number of calls that makes a measured rate meaningful.
 const ENOUGH: u32 = 20;
-/// The longest that is looked back.
+/// The longest look back.
 const LONG: Duration = Duration::from_secs(60);
 /// A burst of refusals is one event, not many.
 const STEP: Duration = Duration::from_secs(1);
 /// How often the rate grows.
 const GROWTH: Duration = Duration::from_millis(250);
-/// Growth towards the ceiling in one such time: it doubles in a second.
+/// Growth towards the ceiling per growth step: the rate doubles in a second.
 const FAST: f64 = 1.19;
-/// Where the fast way ends, and where a cut at the limit goes to, as parts of it.
+/// Where fast growth ends, and where a cut at the limit goes to, as parts of the ceiling.
 const NEAR: f64 = 0.985;
 const BELOW: f64 = 0.97;
-/// Growth beyond it in one such time at most, as a part of the ceiling.
+/// The most growth beyond the ceiling per growth step, as a part of the ceiling.
 const RUN: f64 = 0.05;
-/// How the limit is looked for where a refusal costs nothing but the call.
+/// How the limit is searched for where a refusal costs only the refused call.
 const CREEP: Creep = Creep { first: 0.002, faster: 1.06 };
-/// The same where each refusal asks the whole lane to wait: touched about twice a minute.
+/// How the limit is searched for where each refusal asks the whole lane to wait: touched about
+/// twice a minute.
 const WARY: Creep = Creep { first: 0.000_05, faster: 1.02 };
-/// A wish to wait for this long counts.
+/// The shortest requested wait that counts.
 const LONG_WAIT: Duration = Duration::from_millis(250);
-/// Calls a second at least, unless even fewer are accepted: somebody has to find out.
+/// The least calls a second, unless even fewer are accepted: some calls must go out to find the
+/// rate.
 const LEAST: f64 = 1.0;
-/// Where the search for a rate begins, unless more was accepted.
+/// Where the search for a rate begins, unless more calls were accepted.
 const FIRST: f64 = 10.0;
-/// The slowest of all.
+/// The slowest rate of all.
 const SLOWEST: f64 = 1.0 / 30.0;
-/// What may go out at once, as time: the dispatcher is not woken more often.
+/// The burst that may go out at once, as time: the dispatcher is not woken more often.
 const BURST: Duration = Duration::from_millis(10);
-/// Beyond this multiple of the ceiling, or this many calls a second, there is no limit any more.
+/// Beyond this multiple of the ceiling, or this many calls a second, the rate is no longer limited.
 const FREE: f64 = 16.0;
 const MAX_RATE: f64 = 100_000.0;
 
@@ -54,32 +58,32 @@ pub struct AdaptiveRate {
     found: Option<Found>,
 }
 
-/// Growth beyond the ceiling in one time of growth.
+/// Growth beyond the ceiling per growth step.
 #[derive(Debug, Clone, Copy)]
 struct Creep {
-    /// At first, as a part of the ceiling.
+    /// The first step, as a part of the ceiling.
     first: f64,
-    /// By how much growth itself grows each time.
+    /// The factor by which growth itself grows with each step.
     faster: f64,
 }
 
 #[derive(Debug, Clone)]
 struct Found {
-    /// Calls a second.
+    /// Calls per second.
     rate: f64,
-    /// What was accepted when calls were last turned away; without bound until that has happened to a
-    /// rate of ours.
+    /// The rate that was accepted when calls were last refused; infinite until calls at a rate of
+    /// ours have been refused.
     ceiling: f64,
     creep: f64,
     faster: f64,
-    /// When all that went out would have gone out evenly.
+    /// When everything that went out would have gone out at an even pace.
     even: Instant,
     last_cut: Instant,
     last_growth: Instant,
 }
 
 impl AdaptiveRate {
-    /// The calls a second that may go out; `None` while nothing was turned away.
+    /// The calls a second that may go out; `None` while no call has been refused.
     pub fn rate(&self) -> Option<f64> {
         self.found.as_ref().map(|found| found.rate)
     }
@@ -91,10 +95,10 @@ impl AdaptiveRate {
         (ready > now).then_some(ready)
     }
 
-    /// A call goes out.
+    /// Notes that a call goes out.
     pub fn take(&mut self, now: Instant) {
         let Some(found) = &mut self.found else { return };
-        // It grows while it is what holds calls back, and only then.
+        // The rate grows only while it is what holds calls back.
         let binding = now.saturating_duration_since(found.even) <= found.gap().max(STEP / 10);
         if binding {
             found.grow(now);
@@ -107,24 +111,24 @@ impl AdaptiveRate {
         }
     }
 
-    /// A call that was sent at `sent` was taken up.
+    /// Notes that the provider accepted a call.
     pub fn on_accepted(&mut self, now: Instant) {
         self.accepted.count(now);
     }
 
-    /// A call that was sent at `sent` was turned away, perhaps with the wish that none be sent for a
-    /// while.
+    /// Notes that the provider refused a call that was sent at `sent`, and may have asked for a
+    /// pause of `wait`.
     pub fn on_refused(&mut self, now: Instant, sent: Instant, wait: Option<Duration>) {
         let Creep { first, faster } = if wait.is_some_and(|wait| wait >= LONG_WAIT) { WARY } else { CREEP };
         let seen = self.found.as_ref().map_or(STEP, |found| found.gap().saturating_mul(ENOUGH));
         let accepted = self.accepted.rate(now, seen);
         let Some(found) = &mut self.found else {
-            // Those that were taken may not have been answered yet.
+            // Accepted calls may not have been answered yet.
             let rate = (accepted * BELOW).max(FIRST);
             self.found = Some(Found { rate, ceiling: f64::INFINITY, creep: first, faster, even: now, last_cut: now, last_growth: now });
             return;
         };
-        // What was sent before the last cut, or just after it, has nothing new to say.
+        // Calls sent before the last cut, or just after it, bring no news.
         let step = STEP.max(found.gap().saturating_mul(2));
         if sent <= found.last_cut || now.saturating_duration_since(found.last_cut) < step {
             found.last_growth = now;
@@ -134,14 +138,14 @@ impl AdaptiveRate {
         let (rate, searched) = (found.rate, found.ceiling.is_infinite());
         let known = if searched { rate } else { found.ceiling };
         let (rate, ceiling) = match accepted / rate {
-            // Whoever takes nothing for a while has not got another limit.
+            // A provider that accepts nothing for a while does not have a new limit.
             share if share < 0.1 => (rate * 0.5, known),
             share if share < 0.5 => (rate * 0.5, known * 0.9),
             _ => (accepted.min(rate) * BELOW, accepted.min(rate)),
         };
         found.rate = rate.max(least);
         found.ceiling = ceiling.max(found.rate);
-        // A search may have ended by chance, on a burst that was not taken.
+        // A search may have ended by chance, on a refused burst.
         found.creep = if searched { CREEP.first * 5.0 } else { first };
         found.faster = faster;
         (found.last_cut, found.last_growth) = (now, now);
@@ -154,7 +158,7 @@ impl Found {
     }
 
     fn grow(&mut self, now: Instant) {
-        // However long nothing went out, one call is no proof of much more.
+        // However long no call went out, one call is no proof of a much higher rate.
         if now.saturating_duration_since(self.last_growth) < GROWTH {
             return;
         }
@@ -174,7 +178,7 @@ mod tests {
 
     const MILLI: Duration = Duration::from_millis(1);
 
-    /// What a provider does to a call at a moment, counted from the start.
+    /// How a provider answers a call at a moment, counted from the start: whether it accepts.
     type Provider = Box<dyn FnMut(Duration) -> bool>;
 
     fn bucket(per_second: f64, burst: f64) -> Provider {
@@ -197,13 +201,13 @@ mod tests {
         })
     }
 
-    /// Calls go out as soon as they may, answered after `latency`, for so many seconds; those accepted
-    /// and those turned away in each second.
+    /// Sends calls as soon as allowed, answered after `latency`, for so many seconds. Returns the
+    /// accepted and the refused calls of each second.
     fn drive(provider: &mut Provider, latency: Duration, seconds: usize) -> Vec<(u32, u32)> {
         drive_politely(provider, latency, seconds, None)
     }
 
-    /// The same with a provider that asks all to wait after each refusal.
+    /// Like `drive`, with a provider that asks all calls to wait after each refusal.
     fn drive_politely(provider: &mut Provider, latency: Duration, seconds: usize, wait: Option<Duration>) -> Vec<(u32, u32)> {
         let (start, mut throttle) = (Instant::now(), AdaptiveRate::default());
         let mut tally = vec![(0, 0); seconds];
@@ -233,7 +237,7 @@ mod tests {
                 } else {
                     second.1 += 1
                 }
-                // It says no at once.
+                // The provider refuses at once.
                 calls += 1;
                 flying.insert((now + if taken { latency } else { MILLI }, calls), (now, taken));
                 room -= 1;
@@ -270,7 +274,7 @@ mod tests {
             let (used, refused) = shares(&tally[20..], 200.0);
             assert!(used >= 0.93 && refused <= 0.003, "{name}: {used:.3} used, {refused:.4} turned away, {tally:?}");
         }
-        // And a limit that is raised is found all the same.
+        // A limit that is raised is found as well.
         let (mut before, mut after) = (bucket(200.0, 20.0), bucket(400.0, 20.0));
         let mut provider: Provider = Box::new(move |at| if at.as_secs() < 60 { before(at) } else { after(at) });
         let tally = drive_politely(&mut provider, MILLI * 50, 240, Some(MILLI * 1_000));

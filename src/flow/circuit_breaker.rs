@@ -1,15 +1,16 @@
-//! Leaving a provider alone that only fails, and trying it again with one call.
+//! Stops calling a provider whose calls all fail, and tries it again with one call.
 //!
-//! Pure: it is told what happened and when. Invariant: on probation at most one call is out.
+//! Pure: the caller reports what happened and when. Invariant: on probation at most one call is
+//! out.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// When to give up on somebody, and for how long.
+/// When to stop calling a provider, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub struct BreakerConfig {
-    /// Failures in a row after which it rests.
+    /// Failures in a row after which the provider rests.
     pub failures: u32,
     /// The first rest; each further one in a row is twice as long.
     pub first: Duration,
@@ -19,11 +20,11 @@ pub struct BreakerConfig {
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// Calls go through; so many have failed in a row.
+    /// Calls go through; this many have failed in a row.
     Closed { failures: u32 },
-    /// None goes through until then.
+    /// No call goes through until then.
     Resting { until: Instant },
-    /// One is out to see whether it is well again.
+    /// One call may be out to find out whether the provider has recovered.
     Probation { out: bool },
 }
 
@@ -32,30 +33,30 @@ enum State {
 pub struct CircuitBreaker {
     patience: BreakerConfig,
     state: State,
-    /// Rests in a row.
+    /// Rests in a row so far.
     rests: u32,
-    /// Calls that began before this say nothing new.
+    /// Calls that began before this bring no news.
     since: Option<Instant>,
     first_rest: Option<Instant>,
 }
 
-/// What an end of a call did to a breaker.
+/// How the end of a call changed a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CircuitChange {
     None,
-    /// It rests from now on, for so long.
+    /// The breaker rests from now on, for this long.
     Tripped(Duration),
-    /// It is well again.
+    /// The provider has recovered.
     Recovered,
 }
 
 impl CircuitBreaker {
-    /// A breaker of that patience.
+    /// A closed breaker with this patience.
     pub fn new(patience: BreakerConfig) -> Self {
         Self { patience, state: State::Closed { failures: 0 }, rests: 0, since: None, first_rest: None }
     }
 
-    /// When a call may start; `None` while one is out on probation.
+    /// When a call may start; `None` while a call is out on probation.
     pub fn ready_at(&self, now: Instant) -> Option<Instant> {
         match self.state {
             State::Closed { .. } | State::Probation { out: false } => Some(now),
@@ -64,7 +65,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// Until when it rests, if it does.
+    /// Until when the breaker rests, if it does.
     pub fn resting_until(&self) -> Option<Instant> {
         match self.state {
             State::Resting { until } => Some(until),
@@ -72,7 +73,7 @@ impl CircuitBreaker {
         }
     }
 
-    /// Whether somebody could find out now whether it is well again.
+    /// Whether a call now could find out if the provider has recovered.
     pub fn needs_probe(&self, now: Instant) -> bool {
         match self.state {
             State::Resting { until } => until <= now,
@@ -81,12 +82,12 @@ impl CircuitBreaker {
         }
     }
 
-    /// Since when nothing has gone well; `None` while it is well.
+    /// Since when no call has succeeded; `None` while the provider is healthy.
     pub fn failing_since(&self) -> Option<Instant> {
         self.first_rest
     }
 
-    /// A call goes out.
+    /// Notes that a call goes out.
     pub fn start(&mut self, now: Instant) {
         match self.state {
             State::Resting { until } if until <= now => {
@@ -102,7 +103,7 @@ impl CircuitBreaker {
         self.since.is_some_and(|since| started < since)
     }
 
-    /// A call that went out at `started` came back well.
+    /// Notes that a call that went out at `started` succeeded.
     pub fn on_success(&mut self, started: Instant) -> CircuitChange {
         match self.state {
             State::Closed { .. } => self.state = State::Closed { failures: 0 },
@@ -116,7 +117,7 @@ impl CircuitBreaker {
         CircuitChange::None
     }
 
-    /// It failed in a way that says something about the provider.
+    /// Notes that a call failed in a way that says something about the provider.
     pub fn on_failure(&mut self, now: Instant, started: Instant) -> CircuitChange {
         if self.is_old(started) {
             return CircuitChange::None;
@@ -135,12 +136,12 @@ impl CircuitBreaker {
         self.rests += 1;
         self.first_rest.get_or_insert(now);
         self.state = State::Resting { until: now + rest };
-        // What went out before has met the same trouble.
+        // Calls that went out earlier have met the same trouble.
         self.since = Some(now);
         CircuitChange::Tripped(rest)
     }
 
-    /// It ended in a way that says nothing.
+    /// Notes that a call ended in a way that says nothing about the provider.
     pub fn on_abandoned(&mut self, started: Instant) {
         if let State::Probation { out } = &mut self.state
             && self.since.is_none_or(|since| started >= since)

@@ -1,13 +1,13 @@
-//! How many calls a lane bears at the same time, found out from how they end.
+//! How many calls a lane takes at the same time, found out from how they end.
 //!
-//! A stated limit is used at once; an unknown one is found from a few calls upwards. Growth has to
-//! pay: a step up that brings no more work done is taken back, and where calls take much longer than
-//! they once did, a step down that costs no work is kept. A refusal or an overload cuts the limit;
-//! the way back doubles it each second up to a remembered ceiling, so one bad moment does not cost
-//! minutes, and from there it grows by one a round, then by more.
+//! A stated limit is used at once; an unknown limit is searched for from a few calls upwards.
+//! Growth has to pay: a step up that brings no more work done is taken back, and where calls take
+//! much longer than they once did, a step down that costs no work is kept. A refusal or an overload
+//! cuts the limit. The recovery doubles the limit each second up to a remembered ceiling, so that
+//! one bad moment does not cost minutes. From there the limit grows by one a round, then by more.
 //!
-//! Pure: it is told what happened and when, and answers how many. It counts no calls and knows
-//! nothing of HTTP. Invariant: `1 <= limit <= max`.
+//! Pure: the caller reports what happened and when, and the limiter answers how many calls may be
+//! in flight. It counts no calls and knows nothing of HTTP. Invariant: `1 <= limit <= max`.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::step_trial::{Round, Trial, TrialVerdict};
 const STEP: Duration = Duration::from_secs(1);
 /// Where the search for an unknown limit begins.
 const START: u32 = 8;
-/// After a step up that did not pay, none is tried for this long; twice as long each time.
+/// After a step up that did not pay, no other is tried for this long; twice as long each time.
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -27,10 +27,10 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(300);
 #[derive(Debug, Clone)]
 pub struct ConcurrencyLimiter {
     max: u32,
-    /// The most is not stated: growth beyond what is known is an experiment.
+    /// No maximum is stated: growth beyond what is known is an experiment.
     unknown: bool,
     limit: u32,
-    /// Remembered from before the last trouble; below it the way up is fast.
+    /// Remembered from before the last trouble; below the ceiling the limit grows fast.
     ceiling: u32,
     /// By how much the next round above the ceiling grows.
     stride: u32,
@@ -40,12 +40,12 @@ pub struct ConcurrencyLimiter {
     round: Round,
     trial: Trial,
     patience: Duration,
-    /// No step up before this.
+    /// No step up before this moment.
     patient_until: Option<Instant>,
 }
 
 impl ConcurrencyLimiter {
-    /// An allowance of `max` calls at the same time, or of as many as turn out well, up to `most`.
+    /// A limiter with a stated maximum, or with the highest number that works well, up to `most`.
     pub fn new(stated: Option<u32>, most: u32) -> Self {
         let max = stated.unwrap_or(most).max(1);
         let limit = if stated.is_some() { max } else { START.min(max) };
@@ -53,7 +53,7 @@ impl ConcurrencyLimiter {
             max,
             unknown: stated.is_none(),
             limit,
-            // Nothing is known to be too much yet.
+            // No number of calls is known to be too high yet.
             ceiling: max,
             stride: 1,
             last_cut: None,
@@ -65,7 +65,7 @@ impl ConcurrencyLimiter {
         }
     }
 
-    /// Changes what is stated; what was learnt about less than that stays.
+    /// Changes the stated maximum; what was learnt about lower numbers stays.
     pub fn set(&mut self, stated: Option<u32>, most: u32) {
         let max = stated.unwrap_or(most).max(1);
         let at_its_best = self.limit == self.max && !self.unknown;
@@ -84,10 +84,10 @@ impl ConcurrencyLimiter {
         self.limit
     }
 
-    /// A call came back well after `took`, when `in_flight` calls were out, itself included. `work` is
-    /// what it did, in tokens or in calls, the same unit each time.
+    /// Notes that a call succeeded after `took`, when `in_flight` calls were out, itself included.
+    /// `work` is what the call did, in tokens or in calls, the same unit each time.
     pub fn on_success(&mut self, now: Instant, in_flight: u32, took: Duration, work: u64) {
-        // What a lane bears that is not used up says nothing about its limit.
+        // A limit that is not used up has not been tested.
         if in_flight < self.limit - self.limit / 4 {
             self.round = Round::default();
             return;
@@ -132,19 +132,19 @@ impl ConcurrencyLimiter {
         self.go_to(self.limit.saturating_add(by));
     }
 
-    /// The provider turned a call away that it would have taken with fewer others: `in_flight` were
-    /// out when it was sent, itself included.
+    /// Notes that the provider refused a call that it would have taken with fewer other calls:
+    /// `in_flight` were out when the call was sent, itself included.
     pub fn on_refused(&mut self, now: Instant, in_flight: u32) {
         let less = in_flight.saturating_sub(in_flight.div_ceil(20)).max(1);
         self.cut(now, less);
     }
 
-    /// The provider is overloaded: 503, 529, a timeout.
+    /// Notes that the provider is overloaded: 503, 529, a timeout.
     pub fn on_overload(&mut self, now: Instant) {
         self.cut(now, self.limit / 2);
     }
 
-    /// The provider is tried again after a rest, carefully.
+    /// Starts carefully again after a rest of the provider.
     pub fn begin_again(&mut self, now: Instant) {
         self.last_cut = None;
         self.cut(now, START.min(self.limit / 2));
@@ -155,8 +155,8 @@ impl ConcurrencyLimiter {
         if !due || (to >= self.limit && self.limit > 1) {
             return;
         }
-        // The first trouble tells where the ceiling is; further trouble on the way back up only that it
-        // is a little lower.
+        // The first trouble shows where the ceiling is; further trouble during the recovery shows
+        // only that the ceiling is a little lower.
         let recovering = self.limit < self.ceiling && self.last_cut.is_some();
         let troubled = if recovering { self.ceiling } else { self.limit };
         self.ceiling = (troubled - troubled.div_ceil(10)).max(1);
@@ -186,7 +186,8 @@ mod tests {
 
     const MILLI: Duration = Duration::from_millis(1);
 
-    /// A server that does `servers` calls at a time, each in 100 ms, and queues the rest; for `seconds`.
+    /// Simulates for `seconds` a server that does `servers` calls at a time, each in 100 ms, and
+    /// queues the rest.
     fn serve(limiter: &mut ConcurrencyLimiter, servers: u32, from: Instant, seconds: u64) -> Instant {
         let (mut now, end) = (from, from + Duration::from_secs(seconds));
         while now < end {
@@ -329,7 +330,7 @@ mod tests {
             limiter.on_overload(now + STEP);
             now += STEP;
             let ceiling = limiter.ceiling;
-            // Each second doubles, and one success in it is enough.
+            // The limit doubles each second, and one success per second is enough for that.
             for _ in 0..=max.ilog2() + 1 {
                 now += STEP;
                 limiter.on_success(now, limiter.limit(), MILLI, 1);

@@ -1,28 +1,29 @@
-//! Whose row is next: shares of a lane between clients, and between the batches of each.
+//! Whose row is next: divides a lane between clients, and between the batches of each client.
 //!
-//! Stride scheduling. Each batch is charged for what it is given, in inverse proportion to its
-//! weight, and whoever was charged least is next. A client's batches share what the heaviest of them
-//! would get alone, so many batches get their owner no more than one. Whoever comes, or comes back,
-//! starts level with the others: idle time saves nothing up.
+//! Stride scheduling. Each batch is charged for the service that it gets, in inverse proportion to
+//! its weight, and the batch with the lowest charge is next. A client's batches share what the
+//! heaviest of them would get alone, so many batches get their owner no more than a single one
+//! would. A batch that arrives, or comes back, starts level with the others: idle time earns no
+//! credit.
 //!
-//! Pure. Invariant: whoever is ready is served after a bounded number of turns of others, whatever
-//! the weights.
+//! Pure. Invariant: a ready batch is served after a bounded number of turns of other batches,
+//! whatever the weights.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
 /// Charge of one unit at weight 1.
 const UNIT: u64 = 1 << 20;
-/// The largest charge of one turn, in units: a single huge row must not shut its batch out for long.
+/// The largest charge of one turn, in units: a single huge row must not block its batch for long.
 const MAX_COST: u64 = 1 << 20;
 
 /// The batches of a lane.
 #[derive(Debug)]
 pub struct FairQueue<K, O> {
     entries: HashMap<K, Member<O>>,
-    /// Those that are ready, the least charged first.
+    /// The ready batches, the least charged first.
     order: BTreeSet<(u64, K)>,
-    /// What the one served last had been charged.
+    /// The charge of the batch that was served last.
     level: u64,
 }
 
@@ -32,27 +33,27 @@ struct Member<O> {
     weight: u32,
     charged: u64,
     ready: bool,
-    /// Numerator and denominator of the charge of a unit: follows from all weights.
+    /// Numerator and denominator of the charge per unit: follows from all weights.
     share: (u64, u64),
 }
 
 impl<K: Copy + Ord + Hash, O: Copy + Eq> FairQueue<K, O> {
-    /// Nobody.
+    /// Creates an empty queue.
     pub fn new() -> Self {
         Self { entries: HashMap::new(), order: BTreeSet::new(), level: 0 }
     }
 
-    /// Whether nobody is ready.
+    /// Whether no batch is ready.
     pub fn is_idle(&self) -> bool {
         self.order.is_empty()
     }
 
-    /// Whether it has something to do.
+    /// Whether the batch has work to do.
     pub fn is_ready(&self, key: K) -> bool {
         self.entries.get(&key).is_some_and(|entry| entry.ready)
     }
 
-    /// A batch has something to do.
+    /// Notes that a batch has work to do.
     pub fn ready(&mut self, key: K, owner: O, weight: u32) {
         let level = self.level;
         let weight = weight.max(1);
@@ -68,7 +69,7 @@ impl<K: Copy + Ord + Hash, O: Copy + Eq> FairQueue<K, O> {
         self.share_out(owner);
     }
 
-    /// It has another weight from now on.
+    /// Changes the weight of a batch.
     pub fn weigh(&mut self, key: K, weight: u32) {
         let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.weight != weight.max(1)) else { return };
         entry.weight = weight.max(1);
@@ -76,12 +77,12 @@ impl<K: Copy + Ord + Hash, O: Copy + Eq> FairQueue<K, O> {
         self.share_out(owner);
     }
 
-    /// Who is next.
+    /// The batch that is next.
     pub fn first(&self) -> Option<K> {
         self.order.first().map(|(_, key)| *key)
     }
 
-    /// It was given something that costs so many units; `more` if it has more to do.
+    /// Charges a batch for service that costs so many units; `more` if the batch has more to do.
     pub fn charge(&mut self, key: K, cost: u64, more: bool) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         if entry.ready {
@@ -100,7 +101,7 @@ impl<K: Copy + Ord + Hash, O: Copy + Eq> FairQueue<K, O> {
         }
     }
 
-    /// It has nothing to do for now.
+    /// Notes that a batch has nothing to do for now.
     pub fn rest(&mut self, key: K) {
         if let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.ready) {
             entry.ready = false;
@@ -110,7 +111,7 @@ impl<K: Copy + Ord + Hash, O: Copy + Eq> FairQueue<K, O> {
         }
     }
 
-    /// It has ended.
+    /// Removes a batch that has ended.
     pub fn forget(&mut self, key: K) {
         self.rest(key);
         self.entries.remove(&key);
@@ -119,8 +120,9 @@ impl<K: Copy + Ord + Hash, O: Copy + Eq> FairQueue<K, O> {
         }
     }
 
-    /// A batch of weight w, the heaviest of its owner being m, and the sum of them all s, is charged as
-    /// one of weight m * w / s.
+    /// Sets the shares of an owner's batches. A batch of weight w is charged like a batch of weight
+    /// m * w / s, where m is the heaviest weight of its owner's batches and s the sum of their
+    /// weights.
     fn share_out(&mut self, owner: O) {
         let of_owner = self.entries.values().filter(|entry| entry.ready && entry.owner == owner);
         let (sum, heaviest) =
@@ -142,7 +144,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Turns of each key among so many.
+    /// The turns of each key among so many turns.
     fn turns(fair: &mut FairQueue<u32, u32>, count: u32) -> HashMap<u32, u32> {
         let mut turns = HashMap::new();
         for _ in 0..count {

@@ -1,10 +1,11 @@
-//! How fast work may go out, and whose turn it is: the algorithms of pacing.
+//! The algorithms of pacing: how fast work may go out, and whose turn it is.
 //!
-//! How much a lane bears: calls at a time ([`ConcurrencyLimiter`]), stated rates ([`RateLimiter`]), rates found out
-//! ([`AdaptiveRate`]), what is left by the provider's own word ([`RemainingQuota`]), and whether its circuit is closed
-//! ([`CircuitBreaker`]). Whose row is next ([`FairQueue`]).
+//! How much a lane takes: calls at a time ([`ConcurrencyLimiter`]), stated rates ([`RateLimiter`]),
+//! rates found out ([`AdaptiveRate`]), what is left according to the provider ([`RemainingQuota`]),
+//! and whether its circuit is closed ([`CircuitBreaker`]). Whose row is next: [`FairQueue`].
 //!
-//! Pure: no clock is read, nothing is sent, nothing is stored. They know neither catalog nor prices.
+//! Pure: no clock is read, nothing is sent, nothing is stored. The algorithms know neither catalog
+//! nor prices.
 
 pub mod adaptive_rate;
 pub mod circuit_breaker;

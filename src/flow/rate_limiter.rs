@@ -1,25 +1,25 @@
-//! How many units may go out in a minute, requests or tokens: a rate that is known, unlike the
-//! limit that [`super::ConcurrencyLimiter`] finds out.
+//! How many units may go out in a minute, requests or tokens: a known rate, unlike the limit that
+//! [`super::ConcurrencyLimiter`] finds out.
 //!
 //! The generic cell rate algorithm: units are spread evenly over the minute, with a second's worth
-//! as a burst. What goes out may be more than is left; the debt then delays what comes after it.
-//! Pure: it is told the time.
+//! as a burst. A call may take more units than are left; the debt then delays the calls after it.
+//! Pure: the caller passes the time.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// What may go out at once after a pause, as time.
+/// The burst that may go out after a pause, as time.
 const BURST: Duration = Duration::from_secs(1);
-/// The longest debt. A single call beyond a whole allowance must not shut the lane for long.
+/// The longest debt. A single call beyond a whole allowance must not block the lane for long.
 const MAX_DEBT: Duration = Duration::from_secs(120);
 
 /// A rate, at least one unit a minute.
 #[derive(Debug, Clone)]
 pub struct RateLimiter {
     per_minute: u64,
-    /// When all that went out would have gone out evenly.
+    /// When everything that went out would have gone out at an even pace.
     even: Option<Instant>,
 }
 
@@ -29,8 +29,8 @@ impl RateLimiter {
         Self { per_minute: per_minute.max(1), even: None }
     }
 
-    /// Changes the rate. What went out before counts on, at the new rate: a debt made under a limit
-    /// that was too low does not outlive it.
+    /// Changes the rate. Earlier units still count, at the new rate: a debt made under a limit that
+    /// was too low does not outlive that limit.
     pub fn set(&mut self, now: Instant, per_minute: u64) {
         let owed = self.even.map_or(Duration::ZERO, |even| even.saturating_duration_since(now));
         let units = owed.as_nanos().saturating_mul(u128::from(self.per_minute)) / MINUTE.as_nanos();
@@ -45,18 +45,18 @@ impl RateLimiter {
         (ready > now).then_some(ready)
     }
 
-    /// Units go out.
+    /// Charges units that go out.
     pub fn take(&mut self, now: Instant, units: u64) {
         let from = self.even.map_or(now, |even| even.max(now));
         self.even = Some((from + self.share(units)).min(now + MAX_DEBT));
     }
 
-    /// What went out before was this much in truth, not what was said.
+    /// Corrects an earlier charge of `said` units to the actual number, `truly`.
     pub fn correct(&mut self, now: Instant, said: u64, truly: u64) {
         if truly > said {
             self.take(now, truly - said);
         } else if let Some(even) = self.even {
-            // No more than was charged: a share has a bound.
+            // Returns no more than was charged, because a share is capped.
             self.even = even.checked_sub(self.share(said) - self.share(truly));
         }
     }
@@ -72,7 +72,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// How many units go out one by one within `length`, each as soon as it may.
+    /// How many units go out one by one within `length`, each as soon as allowed.
     fn run(pace: &mut RateLimiter, start: Instant, length: Duration) -> u64 {
         let (mut now, mut out) = (start, 0);
         while now < start + length {
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(pace.ready_at(start), Some(start + Duration::from_secs(11)));
         pace.take(start, u64::MAX);
         assert!(pace.ready_at(start).unwrap() <= start + MAX_DEBT);
-        // A guess beyond the bound is charged up to it, and paid back from there.
+        // A guess beyond the cap is charged up to the cap, and paid back from there.
         let mut pace = RateLimiter::new(60);
         pace.take(start, 1_000);
         pace.correct(start, 1_000, 80);

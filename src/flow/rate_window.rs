@@ -1,11 +1,11 @@
-//! How many calls there were lately, in constant space: tenths of the last second, and the seconds of
-//! the last minute for what is too rare to be seen in one.
+//! How many calls there were lately, in constant space: tenths of the last second, and the seconds
+//! of the last minute for calls that are too rare to be seen in one second.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// One more than a second: the latest is not over yet.
+/// One more than a second has: the latest tenth is not over yet.
 const TENTHS: usize = 11;
 const SECONDS: usize = 60;
 
@@ -13,7 +13,7 @@ const SECONDS: usize = 60;
 #[derive(Debug, Clone)]
 pub struct RateWindow {
     origin: Option<Instant>,
-    /// By number of the tenth, or of the second, since the origin; each with that number.
+    /// Counts by number of the tenth, or of the second, since the origin; each with that number.
     tenths: [(u64, u32); TENTHS],
     seconds: [(u64, u32); SECONDS],
 }
@@ -25,14 +25,14 @@ impl Default for RateWindow {
 }
 
 impl RateWindow {
-    /// A call.
+    /// Counts a call.
     pub fn count(&mut self, now: Instant) {
         let since = now.saturating_duration_since(*self.origin.get_or_insert(now));
         add(&mut self.tenths, tenth(since));
         add(&mut self.seconds, since.as_secs());
     }
 
-    /// Calls a second over the last `span`, a second to a minute, or since the first call.
+    /// Calls per second over the last `span`, a second to a minute, or since the first call.
     pub fn rate(&self, now: Instant, span: Duration) -> f64 {
         let Some(origin) = self.origin else { return 0.0 };
         let since = now.saturating_duration_since(origin);
@@ -42,7 +42,7 @@ impl RateWindow {
         }
         let seconds = span.as_secs().min(SECONDS as u64);
         let calls = sum(&self.seconds, since.as_secs(), usize::try_from(seconds).unwrap_or(SECONDS));
-        // The second that is not over yet counts for what there was of it.
+        // The current second counts only for the part of it that has passed.
         let length = since.as_secs_f64().fract() + f64::from(u32::try_from(seconds - 1).unwrap_or(0));
         f64::from(calls) / length.min(since.as_secs_f64()).max(1.0)
     }

@@ -1,10 +1,11 @@
-//! What a provider says is left of its limits, in the headers of its answers.
+//! What a provider says is left of its limits, according to the headers of its answers.
 //!
-//! An answer tells of one moment: what was sent since then is taken off, and what comes back is
-//! reckoned evenly until the moment at which all of it is back (the buckets of OpenAI and Anthropic
-//! fill that way; where a provider counts in fixed windows this errs on the careful side).
+//! An answer describes one moment. What was sent since then is deducted, and the quota is assumed
+//! to come back evenly until the moment at which it is complete again. The buckets of OpenAI and
+//! Anthropic fill that way; where a provider counts in fixed windows, this errs on the careful
+//! side.
 //!
-//! Pure. Knows no names of headers; `provider` reads them.
+//! Pure. Knows no header names; `provider` reads the headers.
 
 use std::time::Duration;
 
@@ -12,26 +13,27 @@ use tokio::time::Instant;
 
 use crate::domain::provider::rate_limits::RateLimitLeft;
 
-/// The longest time that a provider's word is taken for. A limit for a whole day is a matter of
+/// The longest time for which a provider's statement is trusted. A limit for a whole day lasts for
 /// days; calls are tried again before that.
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// What is left of one limit by our own reckoning.
+/// What is left of one limit, by our own reckoning.
 #[derive(Debug, Clone, Default)]
 pub struct RemainingQuota(Option<Bucket>);
 
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
-    /// At `at`; less than nothing after a call that took more than was left.
+    /// The level at `at`; negative after a call that took more than was left.
     level: f64,
     per_second: f64,
     at: Instant,
-    /// All of it is there again; nothing is known beyond.
+    /// When the quota is complete again; nothing is known beyond that.
     full_at: Instant,
 }
 
 impl RemainingQuota {
-    /// An answer says what was left when its call was taken up; `since` was sent after that call.
+    /// Takes an answer's statement of what was left when its call was accepted; `since` was sent
+    /// after that call.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     pub fn told(&mut self, now: Instant, said: RateLimitLeft, since: u64) {
         let reset = said.reset.min(LONGEST);
@@ -44,7 +46,7 @@ impl RemainingQuota {
         self.0 = Some(Bucket { level: said.remaining as f64 - since as f64, per_second, at: now, full_at: now + reset });
     }
 
-    /// The earliest moment at which there is something left; `None` for now.
+    /// The earliest moment at which something is left; `None` for now.
     pub fn ready_at(&self, now: Instant) -> Option<Instant> {
         let bucket = self.0.filter(|bucket| now < bucket.full_at)?;
         let short = 1.0 - bucket.level_at(now);
@@ -55,7 +57,7 @@ impl RemainingQuota {
         Some((now + wait.min(LONGEST)).min(bucket.full_at))
     }
 
-    /// So much goes out.
+    /// Deducts units that go out.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     pub fn take(&mut self, now: Instant, units: u64) {
         match &mut self.0 {

@@ -1,27 +1,27 @@
-//! Whether another number of calls in flight pays: what is done in a round before the change against
-//! what is done in one after it.
+//! Judges whether another number of calls in flight pays: compares the work done in a round before
+//! the change with the work done in a round after it.
 //!
-//! Work is counted, not calls alone: long calls that do more are no reason to think that a server is
-//! slow. Pure, as everything beside it.
+//! Work is counted, not calls alone: long calls that do more work do not make a server slow. Pure,
+//! like the other algorithms in this folder.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The fewest calls that say anything.
+/// The fewest calls that make a round meaningful.
 const LEAST_CALLS: u32 = 8;
 /// A shorter round says more about the clock than about the server.
 const LEAST_TIME: Duration = Duration::from_millis(200);
-/// A step up pays if it brings at least this part of what it could.
+/// A step up pays if it brings at least this part of the gain that it could bring.
 const PAYS: f64 = 0.25;
-/// Calls that take this many times as long as they did at best are worth a step down, as an experiment.
+/// Calls that take this many times their best time justify a step down, as an experiment.
 const SLOW: f64 = 2.0;
 /// A step down is kept if no more than this part of the work is lost.
 const LOSS: f64 = 0.05;
-/// Steps down are at least this far apart.
+/// Steps down are at least this far apart in time.
 const CALM: Duration = Duration::from_secs(10);
 
-/// What happened while a limit did not change.
+/// Totals of the calls that ended while the limit did not change.
 #[derive(Debug, Clone, Default)]
 pub struct Round {
     began: Option<Instant>,
@@ -32,10 +32,10 @@ pub struct Round {
 }
 
 impl Round {
-    /// A call ended.
+    /// Counts a call that ended.
     pub fn count(&mut self, now: Instant, took: Duration, work: u64) {
         if self.began.is_none() {
-            // The first end begins the round: what came before it was under another limit.
+            // The first end begins the round: earlier work was done under another limit.
             self.began = Some(now);
             return;
         }
@@ -45,7 +45,7 @@ impl Round {
         self.took += took;
     }
 
-    /// Whether it says enough about a limit of so many calls.
+    /// Whether the round is long enough to judge a limit of so many calls.
     pub fn is_over(&self, limit: u32) -> bool {
         self.calls >= limit.max(LEAST_CALLS) && self.length() >= LEAST_TIME
     }
@@ -54,13 +54,13 @@ impl Round {
         self.last.zip(self.began).map_or(Duration::ZERO, |(last, began)| last.saturating_duration_since(began))
     }
 
-    /// Work a second.
+    /// Work per second.
     #[expect(clippy::cast_precision_loss, reason = "rates are compared by parts of ten")]
     fn rate(&self) -> f64 {
         self.work as f64 / self.length().as_secs_f64().max(1e-3)
     }
 
-    /// Seconds for one unit of work, as a call sees it.
+    /// Seconds per unit of work, as a call sees it.
     #[expect(clippy::cast_precision_loss, reason = "times are compared by their multiples")]
     fn pace(&self) -> f64 {
         self.took.as_secs_f64() / self.work.max(1) as f64
@@ -70,25 +70,25 @@ impl Round {
 /// What a round says about the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrialVerdict {
-    /// Nothing speaks against it.
+    /// The limit is fine.
     Fine,
-    /// The last step did not pay; go back to this limit.
+    /// The last step did not pay; return to this limit.
     TakeBack(u32),
-    /// Calls take long: try with this limit.
+    /// Calls take long; try this limit.
     StepDown(u32),
 }
 
-/// A step whose effect is awaited, and how fast calls were at best.
+/// A step whose effect is awaited, and the best pace of calls so far.
 #[derive(Debug, Clone, Default)]
 pub struct Trial {
-    /// The limit before the step, and the work a second under it.
+    /// The limit before the step, and the work per second under it.
     step: Option<(u32, f64)>,
     best_pace: Option<f64>,
     last_down: Option<Instant>,
 }
 
 impl Trial {
-    /// A step up from this limit begins; `round` was the last one under it.
+    /// Begins a step up from this limit; `round` was the last round under it.
     pub fn begin(&mut self, limit: u32, round: &Round) {
         self.step = Some((limit, round.rate()));
     }
@@ -98,7 +98,7 @@ impl Trial {
         if let Some((before, rate)) = self.step.take() {
             let gain = round.rate() / rate.max(f64::MIN_POSITIVE) - 1.0;
             let hoped = f64::from(limit) / f64::from(before.max(1)) - 1.0;
-            // Up: it must bring something. Down: it must cost nothing.
+            // A step up must bring a gain; a step down must not lose work.
             let keeps = if limit > before { gain >= hoped * PAYS } else { gain >= -LOSS };
             if !keeps {
                 return TrialVerdict::TakeBack(before);
@@ -106,7 +106,8 @@ impl Trial {
         }
         let pace = round.pace();
         let best = self.best_pace.map_or(pace, |best| best.min(pace));
-        // Forgotten slowly: a model that has become slower for good is not queueing.
+        // The best pace is forgotten slowly: a model that has become slower for good is not
+        // queueing.
         self.best_pace = Some(best * 1.005);
         let calm = self.last_down.is_none_or(|last| now.saturating_duration_since(last) >= CALM);
         if pace > best * SLOW && calm && limit > 1 {

@@ -1,11 +1,13 @@
-//! How a request tells its dialect: by its path, by its client, by the body of a create.
+//! How the daemon recognises the dialect of a request: by its path, by its client, by the body of a
+//! create.
 //!
-//! The first of these decides: a path that one dialect alone has; the object that the path names (it is
-//! answered in the dialect that created it, which is [`crate::domain::batch::BatchSpec::dialect`]); the client
-//! (BatchRouter's keys begin with `br_live_` or `ob_live_`, Phaseo's with `phaseo_` or `aistats_`, and its
-//! clients send `X-Phaseo-Client`); the body of a create (`quote_id` and items with a `customer_item_id` are
-//! BatchRouter's; other `items`, `requests`, `prompts`, `session_id`, `webhook` and `webhook_endpoint_id` are
-//! Phaseo's). Else it is OpenAI's.
+//! The first rule that applies decides: a path that only one dialect has; the object that the path
+//! names (it is answered in the dialect that created it, which is
+//! [`crate::domain::batch::BatchSpec::dialect`]); the client (BatchRouter's keys begin with
+//! `br_live_` or `ob_live_`, Phaseo's with `phaseo_` or `aistats_`, and Phaseo's clients send
+//! `X-Phaseo-Client`); the body of a create (`quote_id` and items with a `customer_item_id` are
+//! BatchRouter's; other `items`, `requests`, `prompts`, `session_id`, `webhook` and
+//! `webhook_endpoint_id` are Phaseo's). Otherwise the dialect is OpenAI's.
 
 use axum::extract::Request;
 use axum::http::header::AUTHORIZATION;
@@ -16,13 +18,13 @@ use serde_json::value::RawValue;
 
 use crate::domain::dialect::Dialect;
 
-/// Beginnings of BatchRouter's keys.
+/// The prefixes of BatchRouter's keys.
 const BATCHROUTER_KEYS: [&str; 2] = ["br_live_", "ob_live_"];
-/// Beginnings of Phaseo's, and the header that all of its clients send.
+/// The prefixes of Phaseo's keys, and the header that all of its clients send.
 const PHASEO_KEYS: [&str; 2] = ["phaseo_", "aistats_"];
 const PHASEO_CLIENT: HeaderName = HeaderName::from_static("x-phaseo-client");
 
-/// The dialect that alone has a path, its mount included; `None` where several have it, or none.
+/// The only dialect that has a path, its mount included; `None` if several have it, or none.
 pub fn of_path(path: &str) -> Option<Dialect> {
     if is_batchrouters(path) {
         return Some(Dialect::BatchRouter);
@@ -30,7 +32,7 @@ pub fn of_path(path: &str) -> Option<Dialect> {
     is_phaseos(path).then_some(Dialect::Phaseo)
 }
 
-/// Whether a path, its mount included, is one of BatchRouter's alone.
+/// Whether a path, its mount included, belongs to BatchRouter alone.
 fn is_batchrouters(path: &str) -> bool {
     let below = path.strip_prefix("/v1").filter(|below| {
         let is_own = |below: &str| {
@@ -44,7 +46,7 @@ fn is_batchrouters(path: &str) -> bool {
     below.is_some() || path.starts_with("/batchrouter/")
 }
 
-/// Whether a path, its mount included, is one of Phaseo's alone.
+/// Whether a path, its mount included, belongs to Phaseo alone.
 fn is_phaseos(path: &str) -> bool {
     let is_own = |below: &str| {
         let mut parts = below.split('/').skip(1);
@@ -57,7 +59,7 @@ fn is_phaseos(path: &str) -> bool {
     path.starts_with("/phaseo/") || path.strip_prefix("/v1").is_some_and(is_own)
 }
 
-/// The dialect that a client speaks by its key or its headers; `None` if they do not tell.
+/// The dialect that a client speaks, by its key or its headers; `None` if they do not show it.
 pub fn of_client(headers: &HeaderMap) -> Option<Dialect> {
     let phaseo = || has_header_of_phaseo(headers).then_some(Dialect::Phaseo);
     speaks_batchrouter(headers).then_some(Dialect::BatchRouter).or_else(phaseo)
@@ -68,12 +70,12 @@ fn has_key_of(headers: &HeaderMap, starts: &[&str]) -> bool {
     key.is_some_and(|key| starts.iter().any(|start| key.trim_start().starts_with(start)))
 }
 
-/// Whether a client comes with a key of BatchRouter's.
+/// Whether a client sends a key of BatchRouter's.
 pub fn speaks_batchrouter(headers: &HeaderMap) -> bool {
     has_key_of(headers, &BATCHROUTER_KEYS)
 }
 
-/// Whether a client comes with Phaseo's header, or a key of its.
+/// Whether a client sends Phaseo's header, or a key of Phaseo's.
 pub fn has_header_of_phaseo(headers: &HeaderMap) -> bool {
     headers.contains_key(PHASEO_CLIENT) || has_key_of(headers, &PHASEO_KEYS)
 }
@@ -83,15 +85,15 @@ pub fn speaks_phaseo(request: &Request) -> bool {
     of_path(request.uri().path()) == Some(Dialect::Phaseo) || of_client(request.headers()) == Some(Dialect::Phaseo)
 }
 
-/// The dialect that the body of a create tells.
+/// The dialect that the body of a create shows.
 pub fn of_create(body: &[u8]) -> Dialect {
-    // An array would be read as the members in their order.
+    // serde would read an array as the members in their order.
     let is_object = body.trim_ascii_start().starts_with(b"{");
     let peek = serde_json::from_slice::<Peek<'_>>(body).ok().filter(|_| is_object);
     peek.map_or(Dialect::OpenAi, |peek| peek.dialect())
 }
 
-/// What of a create tells whose it is.
+/// The fields of a create that show its dialect.
 #[derive(Deserialize)]
 struct Peek<'a> {
     #[serde(default)]
@@ -110,7 +112,7 @@ struct Peek<'a> {
     webhook_endpoint_id: Option<IgnoredAny>,
 }
 
-/// An item of BatchRouter's says whose it is.
+/// The field of an item that shows that the create is BatchRouter's.
 #[derive(Deserialize)]
 struct PeekItem {
     #[serde(default)]

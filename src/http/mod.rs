@@ -1,8 +1,9 @@
 //! The HTTP API. The only module that names axum and hyper's server side.
 //!
-//! Handlers are thin: they read a request into `domain` values, ask the store or the executor, and
-//! render the answer. What every request has in common (ids, access, limits, errors) is here; what
-//! belongs to one dialect is in a module of its own, and `shared` decides where several have a path.
+//! Handlers are thin: they read a request into `domain` values, ask the service, the store or the
+//! executor, and render the answer. What every request has in common (ids, access, limits, errors)
+//! is in `layers`, `request` and `response`; each dialect has a module of its own, and `v1` decides
+//! where several dialects have one path.
 //!
 //! Invariants others rely on:
 //! * every response carries `x-request-id`, and every error the envelope of [`ApiError`];

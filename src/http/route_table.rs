@@ -1,5 +1,5 @@
-//! One table of routes for each dialect, and what follows from it: the router, what `/` lists, what an unknown path
-//! is told, what `Allow` says, and who may call.
+//! One table of routes for each dialect, and everything derived from it: the router, the list at
+//! `/`, the answer for an unknown path, the `Allow` header, and who may call.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,10 +19,11 @@ use crate::domain::error::Code;
 pub struct RouteEntry {
     /// In capitals.
     pub methods: &'static [&'static str],
-    /// Below the version, such as `/batches/{batch_id}`.
+    /// The path below the version, such as `/batches/{batch_id}`.
     pub path: &'static str,
     pub access: AccessClass,
-    /// Other dialects have it as well: below `/v1` it is not mounted, and [`super::v1`] decides whose it is.
+    /// Whether other dialects have the route as well: below `/v1` it is then not mounted, and
+    /// [`super::v1`] decides which dialect answers.
     pub is_shared: bool,
     pub handlers: fn() -> MethodRouter<Arc<Api>>,
 }
@@ -30,40 +31,41 @@ pub struct RouteEntry {
 /// Who may call a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessClass {
-    /// Whoever has a key of their organisation's, or no key is asked for.
+    /// Callers with a key of their organisation's, or every caller if no key is required.
     Key,
-    /// The same, with a key for managing receivers of webhooks.
+    /// The same, but the key must be for managing receivers of webhooks.
     Management,
-    /// The operator alone.
+    /// Only the operator.
     Operator,
-    /// Anybody, without a key.
+    /// Every caller, without a key.
     Open,
-    /// Anybody, without a key, and from any web page.
+    /// Every caller, without a key, and from any web page.
     Public,
 }
 
 /// Routes that are mounted together.
 pub struct Table {
-    /// Where they are all mounted.
+    /// Where all routes of the table are mounted.
     pub mounts: &'static [&'static str],
-    /// Where those are mounted that no other dialect has.
+    /// Where the routes are mounted that no other dialect has.
     pub own_mount: Option<&'static str>,
     pub routes: &'static [RouteEntry],
-    /// Whether `/` lists them, and those that are shared as well.
+    /// Whether `/` lists the routes, and whether that includes the shared ones.
     pub listed: Listed,
 }
 
-/// Which routes of a table people are told of.
+/// Which routes of a table are listed to clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listed {
     All,
-    /// The shared ones are told of as OpenAI's.
+    /// The shared routes are listed as OpenAI's.
     Own,
-    /// They are other names of listed ones.
+    /// The routes are other names of listed ones.
     None,
 }
 
-/// A table of routes: whether each is `own` or `shared`, its path, who may call it, its methods with their handlers.
+/// A table of routes: whether each is `own` or `shared`, its path, who may call it, its methods
+/// with their handlers.
 macro_rules! routes {
     (@shared own) => { false };
     (@shared shared) => { true };
@@ -87,7 +89,7 @@ macro_rules! routes {
 pub(super) use routes;
 
 impl RouteEntry {
-    /// The methods that people are told of, such as `GET, POST`.
+    /// The methods that are listed to clients, such as `GET, POST`.
     pub fn listed_methods(&self) -> String {
         let listed: Vec<_> = self.methods.iter().copied().filter(|method| *method != "OPTIONS").collect();
         listed.join(", ")
@@ -95,14 +97,14 @@ impl RouteEntry {
 }
 
 impl Table {
-    /// Each route with the whole path that it is mounted at.
+    /// Each route, with the whole path that it is mounted at.
     pub fn mounted(&'static self) -> impl Iterator<Item = (String, &'static RouteEntry)> {
         let below = |mount: &'static str| move |route: &'static RouteEntry| (format!("{mount}{}", route.path), route);
         let own = self.own_mount.map(|mount| self.routes.iter().filter(|route| !route.is_shared).map(below(mount)));
         own.into_iter().flatten().chain(self.mounts.iter().flat_map(move |mount| self.routes.iter().map(below(mount))))
     }
 
-    /// Whether people are told of a route.
+    /// Whether a route is listed to clients.
     fn tells_of(&self, route: &RouteEntry) -> bool {
         match self.listed {
             Listed::All => true,
@@ -112,11 +114,12 @@ impl Table {
     }
 }
 
-/// What follows from all tables: it travels with each request, so that layers and handlers need not know them.
+/// Everything derived from all tables. It travels with each request, so that layers and handlers
+/// need not know the tables.
 pub struct RouteIndex {
     /// Every route, by the whole path that it is mounted at.
     mounted: HashMap<String, &'static RouteEntry>,
-    /// Every route that people are told of, with its path.
+    /// Every route that is listed to clients, with its path.
     pub listed: Vec<(String, &'static RouteEntry)>,
 }
 
@@ -130,13 +133,13 @@ impl RouteIndex {
         Self { mounted: tables.iter().flat_map(Table::mounted).collect(), listed: listed.collect() }
     }
 
-    /// Who may call what a request asks for.
+    /// Who may call the route that a request asks for.
     pub fn access_of(&self, uri: &Uri, extensions: &Extensions) -> AccessClass {
         let matched = extensions.get::<MatchedPath>().and_then(|path| self.mounted.get(path.as_str()));
         matched.map_or_else(|| access_below(uri.path()), |route| route.access)
     }
 
-    /// The path that was probably meant, with the parameters of the one that was asked for.
+    /// The path that was probably meant, with the parameters of the requested path.
     pub fn near(&self, asked: &str) -> Option<String> {
         let trimmed = asked.trim_end_matches('/');
         let versioned = format!("/v1{trimmed}");
@@ -155,7 +158,7 @@ pub fn mounted(tables: &'static [Table]) -> Router<Arc<Api>> {
     routes.fold(Router::new(), |router, (path, route)| router.route(&path, (route.handlers)()))
 }
 
-/// Whole paths that everything below has the class of, whether or not there is a route.
+/// Paths whose access class holds for everything below them, whether or not there is a route.
 const ROOTS: [(&str, AccessClass); 4] = [
     ("/admin", AccessClass::Operator),
     ("/metrics", AccessClass::Operator),
@@ -163,18 +166,18 @@ const ROOTS: [(&str, AccessClass); 4] = [
     ("/phaseo/v1/webhook-endpoints", AccessClass::Management),
 ];
 
-/// Who may call a path that no route has.
+/// Who may call a path that has no route.
 pub fn access_below(path: &str) -> AccessClass {
     let is_below = |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     ROOTS.iter().find_map(|(root, class)| is_below(root).then_some(*class)).unwrap_or(AccessClass::Key)
 }
 
-/// From 0 (nothing in common) to 1 (the same), how near a path must be to be suggested.
+/// How near a path must be to be suggested, from 0 (nothing in common) to 1 (the same).
 const NEAR: f64 = 0.75;
 /// The same for one segment of a path.
 const ALIKE: f64 = 0.5;
 
-/// Answers for a path that no route has.
+/// Answers for a path that has no route.
 pub async fn unknown(Extension(index): Extension<Arc<RouteIndex>>, method: Method, uri: Uri) -> Response {
     let path: String = uri.path().chars().take(200).collect();
     let hint = match (path.parse::<Endpoint>(), index.near(&path)) {
@@ -185,7 +188,7 @@ pub async fn unknown(Extension(index): Extension<Arc<RouteIndex>>, method: Metho
     ApiError::new(Code::UnknownRoute, format!("there is no `{method} {path}`{hint}")).into_response_at(&path)
 }
 
-/// Answers for a path that has other methods.
+/// Answers for a path that exists with other methods.
 pub async fn wrong_method(Extension(index): Extension<Arc<RouteIndex>>, request: Request) -> Response {
     let matched = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     let methods = index.mounted.get(matched).map_or_else(|| "GET".to_owned(), |route| route.listed_methods());
@@ -194,7 +197,8 @@ pub async fn wrong_method(Extension(index): Extension<Arc<RouteIndex>>, request:
     ApiError::method_not_allowed(format!("`{path}` does not take {}; it takes {allow}", request.method()), &allow).into_response_at(&path)
 }
 
-/// The path of a template whose segments resemble those of `asked`, its parameters filled in.
+/// Returns the path of a template whose segments resemble those of `asked`, its parameters filled
+/// in.
 fn fill(template: &str, asked: &str) -> Option<String> {
     let (template, asked): (Vec<_>, Vec<_>) = (template.split('/').collect(), asked.split('/').collect());
     if template.len() != asked.len() {

@@ -1,4 +1,5 @@
-//! Every route with its layers: the only place besides the dialects' own tables that names handlers.
+//! Every route with its layers: the only place besides the dialects' own tables that names
+//! handlers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use super::route_table::{AccessClass, Listed, RouteEntry, RouteIndex, Table, rou
 use super::state::Api;
 use super::{batchrouter, openai, ops, phaseo, route_table, v1};
 
-/// Every table of routes, in the order in which people are told of them.
+/// Every table of routes, in the order in which they are listed to clients.
 pub static TABLES: [Table; 7] = [
     Table { mounts: &[""], own_mount: None, routes: OPERATIONS, listed: Listed::All },
     Table { mounts: &["/openai/v1", "/v1/openai/v1"], own_mount: Some("/v1"), routes: openai::ROUTES, listed: Listed::All },
@@ -30,7 +31,7 @@ pub static TABLES: [Table; 7] = [
     Table { mounts: &["/v1"], own_mount: None, routes: v1::ROUTES, listed: Listed::None },
 ];
 
-/// What the daemon has for whoever runs it.
+/// The routes for the operator of the daemon.
 const OPERATIONS: &[RouteEntry] = routes! {
     own "/" Key { get: ops::index }
     own "/healthz" Open { get: ops::healthz }
@@ -68,7 +69,8 @@ pub fn router(api: Arc<Api>) -> Router {
     router
         .layer(CatchPanicLayer::custom(trace::panicked))
         .layer(from_fn(trace::request))
-        // Around all that may answer: none of it has to think of the body that it does not read.
+        // Outside every layer and handler that may answer: none of them has to care about a body
+        // that it does not read.
         .layer(from_fn_with_state(api.clone(), request_body::watch))
         .layer(Extension(index))
         .with_state(api)
@@ -95,7 +97,7 @@ fn cors(origins: &Origins, index: Arc<RouteIndex>) -> Option<CorsLayer> {
     Some(layer)
 }
 
-/// Every route, with each whole path that it is mounted at.
+/// Every route, once for each whole path that it is mounted at.
 #[cfg(test)]
 pub fn every() -> impl Iterator<Item = (String, &'static RouteEntry)> {
     TABLES.iter().flat_map(Table::mounted)

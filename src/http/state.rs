@@ -1,4 +1,5 @@
-//! What every handler is given: the parts of the daemon that it asks, and the limits that it holds requests to.
+//! The state that every handler is given: the parts of the daemon that it uses, and the limits on
+//! requests.
 //!
 //! Not here: any route, and any dialect.
 
@@ -18,61 +19,62 @@ use crate::domain::webhook::target_policy::Targets;
 use crate::service::Service;
 use crate::service::feed::watcher::Feeds;
 
-/// What the handlers need.
+/// The state that the handlers share.
 pub struct Api {
     pub service: Arc<Service>,
     pub limits: UploadLimits,
-    /// What is open, and what may be.
+    /// File descriptors: how many are open, and how many may be.
     pub descriptors: Descriptors,
     pub access: Access,
-    /// What was rendered of the catalog.
+    /// The views that were rendered of the catalog.
     pub views: Views,
-    /// Where others reach the daemon, if that is not where it listens: the beginning of links.
+    /// The URL at which clients reach the daemon, if it differs from where the daemon listens: the
+    /// beginning of links.
     pub public_url: Option<String>,
     pub accounts: Accounts,
     /// Bounds the bodies that are held as a whole.
     pub bodies: BodyRoom,
-    /// Tries receivers out.
+    /// Sends test messages to receivers.
     pub probe: Probe,
-    /// The batches that somebody follows.
+    /// The batches that at least one client follows.
     pub feeds: Feeds,
 }
 
 /// What clients may do with accounts.
 #[derive(Debug, Clone, Copy)]
 pub struct Accounts {
-    /// Whoever may call may register an organisation.
+    /// Whether any caller may register an organisation.
     pub may_register: bool,
-    /// What such a one may spend.
+    /// What a newly registered organisation may spend.
     pub first_credits: Credits,
-    /// Which receivers of messages may be named.
+    /// Which receivers of messages clients may name.
     pub targets: Targets,
-    /// Batches of Phaseo's name receivers that are managed by themselves, and no URLs.
+    /// Whether Phaseo's batches must name receivers that are managed separately, instead of URLs.
     pub managed_receivers: bool,
 }
 
-/// Sends one message to a receiver, to try it out.
+/// Sends one test message to a receiver.
 pub type Probe = Arc<dyn Fn(Receiver) -> BoxFuture<'static, Probed> + Send + Sync>;
 
 impl Default for Accounts {
-    /// As for a daemon that only its own machine can reach.
+    /// The settings for a daemon that only its own machine can reach.
     fn default() -> Self {
         Self { may_register: true, first_credits: Credits::Unlimited, targets: Targets::PublicAndLoopback, managed_receivers: false }
     }
 }
 
-/// Limits of what clients may send, besides those of the service.
+/// Limits on what clients may send, besides those of the service.
 #[derive(Debug, Clone)]
 pub struct UploadLimits {
-    /// Bytes of a file uploaded in one request.
+    /// The most bytes of a file uploaded in one request.
     pub max_file_bytes: u64,
-    /// Bytes of a file uploaded in parts.
+    /// The most bytes of a file uploaded in parts.
     pub max_upload_bytes: u64,
-    /// Bytes of one part.
+    /// The most bytes of one part.
     pub max_part_bytes: u64,
-    /// When a batch file goes away if its upload does not say; `None` keeps it.
+    /// When a batch file expires if its upload does not say; `None` keeps it.
     pub file_retention: Option<Duration>,
-    /// How long the next piece of a request's body may take.
+    /// The longest wait for the next piece of a request's body.
     pub body_idle: Duration,
 }
 

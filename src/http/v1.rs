@@ -1,5 +1,5 @@
-//! Paths that several dialects have, where no mount says which one is meant: `/v1/batches` and what is
-//! below it, `/v1/files`. [`super::dialect`] tells which.
+//! Paths that several dialects have, where no mount shows which dialect is meant: `/v1/batches` and
+//! the paths below it, `/v1/files`. [`super::dialect`] decides which dialect answers.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ async fn create_by_body(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, req
     api.check_open()?;
     let most = api.service.limits.quotes.max_body_bytes.max(Object::MAX_BYTES);
     let context = Context::of(&request);
-    // A small body is read at once; one that may be large waits until there is room for it.
+    // A small body is read at once; a body that may be large waits until there is room for it.
     let (_held, body) = match announced_bytes(headers) {
         Some(small) if small <= Object::MAX_BYTES => (None, read_json(request, api, most).await?),
         _ => api.bodies.read(request, api, most).await.map(|(held, body)| (Some(held), body))?,
@@ -100,7 +100,7 @@ async fn results(State(api): State<Arc<Api>>, request: Request) -> Response {
     }
 }
 
-/// The dialect of a batch that a path names; that of the client if there is no such batch.
+/// The dialect of the batch that a path names, or that of the client if there is no such batch.
 async fn of_batch(api: &Arc<Api>, request: Request) -> (Dialect, Request) {
     let (mut parts, body) = request.into_parts();
     let id = PathId::<BatchId>::from_request_parts(&mut parts, api).await.ok();
@@ -119,7 +119,7 @@ where
     handler.call(request, api).await
 }
 
-/// A file's object, or what a link to results leads to.
+/// Answers with a file's object, or with the results that a link leads to.
 async fn file(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
@@ -133,7 +133,8 @@ async fn file(
     }
 }
 
-/// An upload: a form as OpenAI has it, or, as BatchRouter's clients send it, a body of lines.
+/// Takes an upload: a form as in OpenAI's dialect, or a body of lines as BatchRouter's clients send
+/// it.
 async fn upload(State(api): State<Arc<Api>>, request: Request) -> Response {
     let lines = media_type(request.headers()).is_some_and(|kind| batchrouter::files::is_lines(&kind));
     match of_client(request.headers()) {

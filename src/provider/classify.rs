@@ -1,6 +1,6 @@
 //! Judges what came back from a call: a usable answer, or a failure with its class.
 //!
-//! The same rule for every kind of provider. Decides nothing about what follows a failure; that is
+//! The same rule applies to every kind of provider. What follows a failure is decided elsewhere:
 //! [`crate::domain::row::retry`].
 //!
 //! Invariant: every response that leaves here has a body of one valid JSON value on one line,
@@ -17,22 +17,22 @@ use crate::domain::row::output::embeddable;
 use crate::domain::row::retry::FailureClass;
 use crate::domain::usage::{self, Usage};
 
-/// Characters of a provider's request id that are kept; a longer one is not an id but a mistake.
+/// Characters of a provider's request id that are kept; a longer value is not an id but a mistake.
 const MAX_REQUEST_ID_CHARS: usize = 256;
-/// Characters of a provider's error message that are quoted. The whole body is kept beside it.
+/// Characters of a provider's error message that are quoted. The whole body is also kept.
 const MAX_EXCERPT_CHARS: usize = 200;
 
-/// What a call came to.
+/// The outcome of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// A 2xx answer that is one complete JSON object.
     Succeeded { response: Response, usage: Usage },
-    /// Anything else. `message` is one sentence for a person; `last` is the provider's answer, if
-    /// one arrived in full.
+    /// Any other outcome. `message` is one sentence for a person; `last` is the provider's answer,
+    /// if one arrived in full.
     Failed { class: FailureClass, message: String, last: Option<Response> },
 }
 
-/// Judges the end of a call.
+/// Judges the outcome of a call.
 pub fn verdict(result: Result<Answer, CallError>) -> Verdict {
     match result {
         Ok(answer) if (200..300).contains(&answer.status) => accept(answer),
@@ -52,11 +52,11 @@ pub fn class_of(error: &CallError) -> FailureClass {
 }
 
 fn accept(answer: Answer) -> Verdict {
-    // The JSON parser skips over strings that it does not keep without decoding them, so bytes that
-    // are not UTF-8 would pass it and spoil the output file.
+    // The JSON parser skips strings that it does not keep without decoding them, so invalid UTF-8
+    // would pass the parser and spoil the output file.
     let fault = match std::str::from_utf8(&answer.body) {
         Ok("") => "it is empty".into(),
-        // An array would read as a usage by position.
+        // An array would be read as a usage by position.
         Ok(text) if !text.trim_ascii_start().starts_with('{') => "it does not start with a brace".into(),
         Ok(_) => match usage::read(&answer.body) {
             Ok(usage) => return Verdict::Succeeded { response: response(answer, true), usage },
@@ -85,7 +85,7 @@ fn judged(answer: Answer) -> Response {
 }
 
 fn response(answer: Answer, is_json: bool) -> Response {
-    // No body is no value, which is not the same as an empty text.
+    // A missing body is no value, which is not the same as an empty text.
     let body = if answer.body.is_empty() { Bytes::from_static(b"null") } else { embeddable(answer.body, is_json) };
     let request_id = answer.request_id.map(|mut id| {
         if let Some((end, _)) = id.char_indices().nth(MAX_REQUEST_ID_CHARS) {
@@ -103,7 +103,7 @@ fn status_line(status: u16) -> String {
     }
 }
 
-/// What the provider itself says is wrong, on one line.
+/// The provider's own description of the error, on one line.
 fn excerpt(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct ErrorEnvelope {

@@ -1,8 +1,8 @@
 //! Talking to one upstream: one call in, one answer or one failure out.
 //!
 //! Knows nothing of batches, retries or the store. A provider sends what it is given and reports
-//! what came back; [`verdict`] is the only place that judges an answer, the same for every kind of
-//! provider, the simulated one included.
+//! what came back. [`verdict`] is the only place that judges an answer, by the same rule for every
+//! kind of provider, the simulated one included.
 //!
 //! Invariant: a call ends within its budget, with at most the configured number of bytes in memory.
 
@@ -29,15 +29,17 @@ use crate::domain::provider::rate_limits::RateLimitStatus;
 use crate::domain::time::Clock;
 pub use classify::{Verdict, class_of, verdict};
 
-/// The TLS settings of a client that trusts what the system trusts; `who` names it in the log.
+/// The TLS settings of a client that trusts the system's certificates; `who` names the client in
+/// the log.
 ///
 /// # Errors
-/// When there is no usable cryptography.
+/// When no usable cryptography is available.
 pub fn client_tls(who: &str) -> Result<rustls::ClientConfig, SetupError> {
     transport::client_tls(who)
 }
 
-/// What went wrong with a call and why, as one line. No URL is in it, which may hold a token.
+/// What went wrong with a call and why, as one line. The line contains no URL, because a URL may
+/// hold a token.
 pub fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     transport::reason(error)
 }
@@ -66,7 +68,7 @@ pub struct Answer {
     pub request_id: Option<String>,
     /// `retry-after-ms`, or `retry-after` in either of its forms.
     pub retry_after: Option<Duration>,
-    /// What it says is left of its limits.
+    /// What the provider says is left of its limits.
     pub allowances: Option<Box<RateLimitStatus>>,
     pub body: Bytes,
 }
@@ -94,12 +96,12 @@ pub trait Dispatch: Send + Sync + 'static {
     /// Makes the call. Dropping the future abandons it.
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>>;
 
-    /// Whether it can be asked if anybody is there, without any work for a model.
+    /// Whether the provider can be probed without any work for a model.
     fn can_be_asked(&self) -> bool {
         false
     }
 
-    /// Asks whether anybody is there. Whoever answers anything is.
+    /// Probes whether the server is reachable. Any answer at all counts as reachable.
     fn ask(&self, _budget: Duration) -> BoxFuture<'_, Result<(), CallError>> {
         Box::pin(std::future::ready(Ok(())))
     }
@@ -120,7 +122,8 @@ pub enum SetupError {
     Tls { provider: String, reason: String },
 }
 
-/// Builds the provider behind a connection. `key` is sent as its API wants it.
+/// Builds the provider behind a connection. `key` is sent in the way that the provider's API
+/// expects.
 ///
 /// # Errors
 /// When its URL, CA file, key or proxy cannot be used.

@@ -1,4 +1,4 @@
-//! A server on this machine that answers as told: a real socket, a reply for each request.
+//! A server on this machine that answers as scripted: a real socket, a reply for each request.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 /// What the server does with one request.
 #[derive(Clone)]
 pub(super) enum Reply {
-    /// Sends these bytes and keeps the connection.
+    /// Sends these bytes and keeps the connection open.
     Send(String),
     /// Sends these bytes and closes.
     Cut(String),
@@ -39,7 +39,7 @@ pub(super) struct Loopback {
 }
 
 impl Loopback {
-    /// Answers the first request with the first reply and so on; the last one repeats.
+    /// Answers the first request with the first reply and so on; the last reply repeats.
     pub async fn start(replies: Vec<Reply>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -89,7 +89,7 @@ async fn converse(mut stream: TcpStream, seen: Arc<Mutex<Seen>>, replies: Vec<Re
     }
 }
 
-/// Head and body of one request; `None` when the other side is done.
+/// Reads the head and body of one request; `None` when the client has finished.
 async fn read_request(stream: &mut TcpStream) -> Option<String> {
     let mut bytes = Vec::new();
     loop {

@@ -1,8 +1,9 @@
-//! What an item asks, as far as routing and its price depend on it: its texts, its images, how much
-//! may be written. Read from the item's `input`, which has the form of OpenAI's or Anthropic's requests.
+//! The parts of an item that routing and pricing depend on: its texts, its images, and its output
+//! limit. They are read from the item's `input`, which has the form of OpenAI's or Anthropic's
+//! requests.
 //!
-//! What is wrong for a provider alone is the provider's to say; here only what nobody could answer is
-//! refused.
+//! A fault that concerns only a provider is left for the provider to report. This module refuses
+//! only items that no provider could answer.
 
 use std::collections::BTreeMap;
 
@@ -17,16 +18,16 @@ use crate::quote::file_estimate::ASSUMED_OUTPUT_TOKENS;
 use crate::quote::media::IMAGE_HIGH;
 use crate::quote::tokens::{Counter, Tokenizer};
 
-/// Tokens around each message, and before the answer, as OpenAI's cookbook counts them.
+/// Tokens around each message, and before the answer, as counted in OpenAI's cookbook.
 const PER_MESSAGE: u64 = 3;
-/// Tokens of an image of low detail, and of one of 1024 by 1024 pixels of high detail, by OpenAI's
-/// rule for GPT-4o. The size of an image is not known before somebody fetches it.
+/// Tokens of an image of low detail, and of an image of 1024 by 1024 pixels of high detail, by
+/// OpenAI's rule for GPT-4o. The size of an image is unknown until it is fetched.
 const IMAGE_LOW: u64 = 85;
 
-/// Answers to one item that are believed.
+/// The most answers to one item that an estimate counts.
 const MAX_ANSWERS: u64 = 128;
 
-/// Why nobody could answer an item: where below its input, and what would be right.
+/// Why no provider could answer an item: the place below its input, and what would be correct.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misread {
     /// The member of the input; empty for the input itself.
@@ -37,19 +38,19 @@ pub struct Misread {
 /// How the output of an item was estimated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OutputBasis {
-    /// It writes no text.
+    /// The item writes no text.
     Nothing,
-    /// The limit that it states.
+    /// The limit that the item states.
     Limit,
     /// An assumed length.
     Assumed,
 }
 
-/// The word on the wire where a lane's own answers were observed.
+/// The word on the wire for an estimate from a lane's observed answers.
 pub const OBSERVED: &str = "observed";
 
 impl OutputBasis {
-    /// The word for it on the wire.
+    /// The word for the basis on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Nothing => "none",
@@ -59,21 +60,21 @@ impl OutputBasis {
     }
 }
 
-/// An item, read.
+/// The parts of an item after it has been read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content<'a> {
     formats: &'static [WireFormat],
     texts: Vec<&'a str>,
-    /// Each text is read by itself.
+    /// Whether each text is read on its own.
     apart: bool,
-    /// Tokens besides those of the texts.
+    /// Tokens other than those of the texts.
     frame: u64,
-    /// Tokens that encoded files come to, about.
+    /// Approximate tokens of encoded files.
     media: u64,
     modalities: Vec<Modality>,
     output: Output,
     pub basis: OutputBasis,
-    /// Ids of the files that it names.
+    /// Ids of the files that the item names.
     pub file_ids: Vec<&'a str>,
 }
 
@@ -81,7 +82,7 @@ impl<'a> Content<'a> {
     /// Reads the input of an item that asks in this form.
     ///
     /// # Errors
-    /// When nobody could answer it.
+    /// When no provider could answer the item.
     pub fn read(asked: Endpoint, input: &'a Map<String, Value>) -> Result<Self, Misread> {
         let mut content = Self {
             formats: forms(asked, input),
@@ -110,7 +111,7 @@ impl<'a> Content<'a> {
                 for text in texts {
                     match text {
                         Value::String(text) => self.texts.push(text),
-                        // A text that was cut into tokens already.
+                        // A text that the client has already split into tokens.
                         Value::Array(tokens) => self.frame += tokens.len() as u64,
                         Value::Number(_) => self.frame += 1,
                         _ => return Err(wrong),
@@ -152,7 +153,7 @@ impl<'a> Content<'a> {
         for (name, value) in message {
             match (name.as_str(), value) {
                 ("content", Value::Array(parts)) => parts.iter().for_each(|part| self.part(part)),
-                // One token each, and the frame has it.
+                // One token each, which the frame already counts.
                 ("role" | "type", _) => {}
                 (_, value) => self.strings(value),
             }
@@ -201,7 +202,7 @@ impl<'a> Content<'a> {
         }
     }
 
-    /// A document of Messages: plain text, or a file.
+    /// Reads a document of Messages: plain text, or a file.
     fn document(&mut self, part: &'a Value, source: Option<&'a Value>) {
         self.strings(part.get("title").unwrap_or(&Value::Null));
         self.strings(part.get("context").unwrap_or(&Value::Null));
@@ -232,7 +233,7 @@ impl<'a> Content<'a> {
         }
     }
 
-    /// Every text in a value. What is around them counts for one token each.
+    /// Collects every text in a value. Everything around the texts counts for one token each.
     fn strings(&mut self, value: &'a Value) {
         match value {
             Value::String(text) => self.texts.push(text),
@@ -256,30 +257,32 @@ impl<'a> Content<'a> {
         self.basis = if limit.is_some() { OutputBasis::Limit } else { OutputBasis::Assumed };
     }
 
-    /// Whether there is more than text in it.
+    /// Whether the item contains more than text.
     pub fn has_media(&self) -> bool {
         !self.modalities.is_empty()
     }
 
-    /// About the tokens to be read, its texts not counted but measured: `bytes_per_token` of them make one.
+    /// Approximate tokens to be read. Texts are measured instead of counted: `bytes_per_token`
+    /// bytes make one token.
     pub fn measured(&self, files: &[Attachment], bytes_per_token: u64) -> u64 {
         let texts = self.texts.iter().map(|text| text.len() as u64 / bytes_per_token);
         texts.fold(self.frame.saturating_add(self.media).saturating_add(of_files(files)), u64::saturating_add)
     }
 
-    /// It is for lanes whose answers are read in the form in which it asks.
+    /// Keeps only the forms whose answers the client reads in the form in which it asked.
     pub fn keep_its_form(&mut self) {
         let Some(asked) = self.formats.first().map(|own| own.endpoint()) else { return };
         let kept = self.formats.iter().take_while(|sent| Form { asked, sent: **sent }.is_kept()).count();
         self.formats = &self.formats[..kept];
     }
 
-    /// What it asks to be written.
+    /// The output that the item asks for.
     pub fn output(&self) -> Output {
         self.output
     }
 
-    /// The item with the files that it names, its tokens counted for each of these tokenizers. Takes time; see [`Counter`].
+    /// The item with the files that it names, its tokens counted for each of these tokenizers.
+    /// Takes time; see [`Counter`].
     pub fn into_item(self, files: Vec<Attachment>, tokenizers: &[Tokenizer], counters: &mut BTreeMap<Tokenizer, Counter>) -> Item {
         let media = self.media.saturating_add(of_files(&files));
         let mut count = |tokenizer: &Tokenizer| {
@@ -290,7 +293,7 @@ impl<'a> Content<'a> {
                 all = all.saturating_add(tokens);
                 longest = longest.max(tokens);
             }
-            // What is only guessed keeps no item out of a window.
+            // A guessed number of tokens does not exclude an item from a window.
             let longest = if self.apart { longest } else { all };
             InputTokens { tokenizer: *tokenizer, all: all.saturating_add(media), longest }
         };
@@ -304,7 +307,7 @@ impl<'a> Content<'a> {
     }
 }
 
-/// Tokens of files that travel with an item. Its images are in its frame.
+/// Tokens of files that travel with an item. Images are already counted in the item's frame.
 fn of_files(files: &[Attachment]) -> u64 {
     let others = files.iter().filter(|file| !file.mime.starts_with("image/"));
     others.map(|file| media::tokens(&file.mime, file.bytes)).fold(0, u64::saturating_add)

@@ -1,4 +1,5 @@
-//! Which demands a lane meets: those that do not depend on an item, and which items fit.
+//! Which demands a lane meets, as far as they do not depend on an item, and which items fit the
+//! lane.
 
 use super::Item;
 use super::lane::{Lane, Listing};
@@ -6,7 +7,7 @@ use super::rejection::Rejection;
 use crate::domain::quote::constraints::{Constraints, RoutingMode, STANDARD_PRIVACY};
 use crate::domain::vocabulary::{DataCollection, HostedTool, Modality};
 
-/// Every demand that the lane fails whatever the items are.
+/// Every demand that the lane fails, whatever the items are.
 pub(super) fn failed_demands(lane: &Lane<'_>, demands: &Constraints) -> Vec<Rejection> {
     let preferences = &demands.preferences;
     let names = |ids: &[String]| ids.iter().any(|id| id == lane.provider);
@@ -30,7 +31,7 @@ pub(super) fn failed_demands(lane: &Lane<'_>, demands: &Constraints) -> Vec<Reje
     if demands.privacy_tier != STANDARD_PRIVACY && !lane.privacy.tiers.contains(&demands.privacy_tier) {
         failed.push(Rejection::PrivacyTier { tiers: lane.privacy.tiers.clone() });
     }
-    // What nobody has established is not promised to anybody.
+    // A property that has not been established is not promised to a client.
     if preferences.data_collection == Some(DataCollection::Deny) && lane.privacy.data_collection != Some(DataCollection::Deny) {
         failed.push(Rejection::DataCollection(lane.privacy.data_collection));
     }
@@ -65,13 +66,13 @@ pub(super) fn misfit(lane: &Lane<'_>, place: u32, item: &Item) -> Option<Rejecti
     if let Some(window) = lane.max_input_tokens.filter(|most| input > *most) {
         return Some(Rejection::ContextWindowExceeded { item: place, tokens: input, window });
     }
-    // What may be written takes room in the window, too, where the item says how much that is.
+    // The permitted output takes room in the window too, if the item states its limit.
     let tokens = input.saturating_add(item.output.limit.unwrap_or(0));
     let window = lane.context_window.filter(|window| tokens > *window)?;
     Some(Rejection::ContextWindowExceeded { item: place, tokens, window })
 }
 
-/// Whether an item can go to the lane, as far as that is up to the item.
+/// Whether an item can go to the lane, as far as that depends on the item.
 pub fn fits(lane: &Lane<'_>, item: &Item) -> bool {
     misfit(lane, 0, item).is_none()
 }

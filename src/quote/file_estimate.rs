@@ -1,7 +1,7 @@
 //! What an input file would cost, before anything is sent.
 //!
 //! Rough on purpose: tokens are guessed from bytes and answers from their permitted length, and the
-//! result says so. It reads the file once, line by line; memory does not grow with the file.
+//! result says so. The file is read once, line by line, so memory does not grow with the file.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead};
@@ -19,43 +19,43 @@ use crate::domain::usage::Usage;
 
 /// Bytes of a body that make one input token.
 const BYTES_PER_TOKEN: u64 = 4;
-/// Output tokens of an answer whose request states no limit.
+/// Output tokens of an answer if its request states no limit.
 pub const ASSUMED_OUTPUT_TOKENS: u64 = 256;
-/// Output tokens of an image: one of medium quality, 1024 by 1024, of OpenAI's GPT Image models.
+/// Output tokens of an image: a 1024 by 1024 image of medium quality of OpenAI's GPT Image models.
 pub const ASSUMED_IMAGE_TOKENS: u64 = 1056;
-/// Numbers of unusable lines that are kept.
+/// The most numbers of unusable lines that are kept.
 const MAX_LINE_NUMBERS: usize = 10;
-/// Choices or images of one request that are believed.
+/// The most choices or images of one request that an estimate counts.
 const MAX_CHOICES: u64 = 128;
 
-/// How the numbers came about, in one sentence for whoever reads them.
+/// How the numbers came about, in one sentence for the reader of the estimate.
 pub const BASIS: &str = "input tokens are the bytes of each body divided by 4; output tokens are the limit that the request states, \
      or else an assumed 256 per answer and 1056 per image; standard prices, no discounts";
 
-/// What an estimate may read.
+/// The limits of reading for an estimate.
 #[derive(Debug, Clone, Copy)]
 pub struct EstimateLimits {
-    /// Bytes in a line; a longer one counts as unusable.
+    /// The most bytes in a line; a longer line counts as unusable.
     pub max_line_bytes: usize,
 }
 
 /// What one model's rows would cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelEstimate {
-    /// The name as the rows write it.
+    /// The name as written in the rows.
     pub requested: String,
     /// The provider and its name for the model.
     pub target: Option<(String, String)>,
-    /// Why nobody serves it; then it costs nothing.
+    /// Why no lane serves the model; its cost is then zero.
     pub problem: Option<String>,
     pub rows: u64,
     pub input_tokens: u64,
     pub output_tokens: u64,
-    /// Rows that state no limit for their output, so that one was assumed.
+    /// Rows that state no output limit, so that a length was assumed.
     pub assumed_rows: u64,
-    /// Images asked for.
+    /// Images that the rows ask for.
     pub images: u64,
-    /// `false` if no price is established: `cost` is then nothing because nothing is known.
+    /// `false` if no price is established: `cost` is then zero because nothing is known.
     pub priced: bool,
     pub cost: Usd,
 }
@@ -69,14 +69,14 @@ pub struct CostEstimate {
     pub rows: u64,
     /// Rows that could not be parsed.
     pub unusable: u64,
-    /// The first ten of them, counted from 1.
+    /// The first ten of the unusable lines, counted from 1.
     pub unusable_lines: Vec<u64>,
     pub total: Usd,
     /// [`BASIS`]
     pub basis: &'static str,
 }
 
-/// There is no estimate.
+/// Why there is no estimate.
 #[derive(Debug, thiserror::Error)]
 pub enum EstimateError {
     #[error("failed to read the input: {0}")]
@@ -88,7 +88,7 @@ pub enum EstimateError {
 /// Estimates the cost of an input file. Without `endpoint`, each row's own `url` counts.
 ///
 /// # Errors
-/// The file cannot be read, or names too many models. Rows that make no sense are counted instead.
+/// The file cannot be read, or names too many models. Rows that make no sense are only counted.
 pub fn estimate(
     reader: impl BufRead,
     endpoint: Option<Endpoint>,
@@ -138,7 +138,7 @@ impl<'a> Sums<'a> {
         Ok(())
     }
 
-    /// The place of a model, which is routed when it first appears.
+    /// The place of a model. The model is routed when it first appears.
     fn place(&mut self, model: &str) -> Result<usize, EstimateError> {
         if let Some(place) = self.places.get(model) {
             return Ok(*place);
@@ -179,7 +179,8 @@ impl<'a> Sums<'a> {
         for (model, price) in self.estimate.models.iter_mut().zip(&self.prices) {
             let usage =
                 Usage { input_tokens: model.input_tokens, output_tokens: model.output_tokens, images: model.images, ..Usage::default() };
-            // A sheet prices one request; the tokens of all rows are priced at once, their requests one by one.
+            // A sheet prices one request, so the tokens of all rows are priced together and the
+            // request charge is multiplied by the rows.
             let per_request = price.request.unwrap_or_default().saturating_mul(Decimal::from(model.rows));
             model.cost = PriceSheet { request: None, ..*price }.cost(&usage).plus(Usd(per_request));
             self.estimate.total = self.estimate.total.plus(model.cost);
@@ -191,12 +192,12 @@ impl<'a> Sums<'a> {
 struct ExpectedOutput {
     tokens: u64,
     images: u64,
-    /// The request states no limit.
+    /// Whether the request states no limit.
     assumed: bool,
 }
 
 fn expected_output(endpoint: Endpoint, body: &str) -> ExpectedOutput {
-    /// Anything but a number counts as absent; whether it is an error is the provider's to say.
+    /// Anything but a number counts as absent; the provider decides whether it is an error.
     #[derive(Default, Deserialize)]
     struct Stated {
         #[serde(default)]

@@ -1,4 +1,4 @@
-//! A lane as a quote sees it: facts from the catalog, and what is going on there at the moment.
+//! A lane as a quote sees it: facts from the catalog, and the lane's present load.
 
 use rust_decimal::Decimal;
 
@@ -20,10 +20,10 @@ pub struct Lane<'a> {
     /// The model's canonical name.
     pub model: &'a str,
     pub tokenizer: Tokenizer,
-    /// A server of the operator's own, BatchRouter's "edge".
+    /// Whether the server is the operator's own: BatchRouter's "edge".
     pub own: bool,
     pub listing: Listing,
-    /// Empty if not known.
+    /// The endpoints that the lane serves; empty if unknown.
     pub endpoints: &'a [Endpoint],
     /// In tokens, input and output together.
     pub context_window: Option<u64>,
@@ -31,45 +31,45 @@ pub struct Lane<'a> {
     pub max_input_tokens: Option<u64>,
     /// In tokens.
     pub max_output_tokens: Option<u64>,
-    /// What the model reads. Empty if not known.
+    /// The modalities that the model reads; empty if unknown.
     pub input: &'a [Modality],
     pub files: Option<&'a Files>,
     pub regions: &'a [String],
     pub privacy: &'a Privacy,
     pub tools: &'a [HostedTool],
-    /// What it charges; `None` if that is not established.
+    /// The lane's prices; `None` if they are not established.
     pub price: Option<PriceSheet>,
-    /// Tokens of its answers on average, if enough were observed.
+    /// The average tokens of the lane's answers, if enough were observed.
     pub observed_output: Option<u64>,
     pub supply: Supply,
 }
 
-/// Whether the operator lets work go there.
+/// Whether the operator admits work to the lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listing {
     Open,
-    /// Why not, to be read after "it".
+    /// Why the lane is closed, as a phrase that follows "it".
     Closed(&'static str),
 }
 
-/// What is going on in a lane.
+/// The present load and rates of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Supply {
-    /// Rows that it has room for.
+    /// Rows that the lane has room for.
     pub room_rows: u64,
-    /// Tokens to be read that it has room for.
+    /// Input tokens that the lane has room for.
     pub room_tokens: u64,
-    /// Its server does not answer.
+    /// Whether the lane's server does not answer.
     pub silent: bool,
-    /// Rows that wait there already.
+    /// Rows that already wait for the lane.
     pub queued_rows: u64,
-    /// About the tokens that those are to read.
+    /// Approximate input tokens of the waiting rows.
     pub queued_tokens: u64,
-    /// Requests a minute that it keeps to, stated or found out; `None` if not known.
+    /// Requests a minute that the lane keeps to, stated or found out; `None` if unknown.
     pub per_minute: Option<u64>,
-    /// Tokens a minute that its provider states; `None` if not known.
+    /// Tokens a minute that the provider states; `None` if unknown.
     pub tokens_per_minute: Option<u64>,
-    /// Milliseconds that its last answers took; `None` if not known.
+    /// Milliseconds that the lane's last answers took; `None` if unknown.
     pub latency_ms: Option<u64>,
 }
 
@@ -83,7 +83,7 @@ impl<'a> Lane<'a> {
             Status::Active | Status::Deprecated if !usable => Listing::Closed("is not configured here"),
             Status::Active | Status::Deprecated => Listing::Open,
         };
-        // A server of the operator's own that states no price costs nothing by the token.
+        // A server of the operator's own without a stated price costs nothing by the token.
         let known = provider.is_local || price != PriceSheet::default();
         Self {
             provider: provider.id(),
@@ -107,23 +107,24 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// About the tokens that it writes for an item: as many as its answers usually have, but no more than
-    /// the item allows.
+    /// Approximate tokens that the lane writes for an item: the usual number of its answers, but no
+    /// more than the item allows.
     pub fn output_tokens(&self, item: &Item) -> u64 {
         item.likely_output(self.observed_output)
     }
 
-    /// What these tokens of so many items cost, if the prices are known.
+    /// The cost of the tokens and items of a sum, if the prices are known.
     pub fn cost(&self, sum: &Sum) -> Option<Usd> {
         let price = self.price?;
         let usage = Usage { input_tokens: sum.input_tokens, output_tokens: sum.output_tokens, ..Usage::default() };
-        // A sheet prices one request; the tokens of all are priced at once, the requests one by one.
+        // A sheet prices one request, so the tokens of all items are priced together and the
+        // request charge is multiplied by the items.
         let requests = price.request.unwrap_or_default().saturating_mul(Decimal::from(sum.items));
         Some(PriceSheet { request: None, ..price }.cost(&usage).plus(Usd(requests)))
     }
 
-    /// About how long it takes until it is done with so many more items of so many tokens, in seconds:
-    /// what is longer of requests and tokens. `None` if no rate is known.
+    /// Approximate seconds until the lane is done with this many more items and tokens: the longer
+    /// of the times for requests and for tokens. `None` if no rate is known.
     pub fn seconds_for(&self, items: u64, tokens: u64) -> Option<u64> {
         let at = |rate: Option<u64>, waiting: u64, more: u64| {
             let rate = rate.filter(|rate| *rate > 0)?;
@@ -134,7 +135,7 @@ impl<'a> Lane<'a> {
     }
 }
 
-/// Items summed up.
+/// Totals over several items.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sum {
     pub items: u64,
@@ -143,12 +144,12 @@ pub struct Sum {
 }
 
 impl Sum {
-    /// Tokens that are read and written.
+    /// Tokens read and written.
     pub fn tokens(&self) -> u64 {
         self.input_tokens.saturating_add(self.output_tokens)
     }
 
-    /// The sum with one more, as the lane reads and answers it.
+    /// The sum with one more item, as the lane reads and answers it.
     #[must_use]
     pub fn and(self, item: &Item, lane: &Lane<'_>) -> Self {
         Self {

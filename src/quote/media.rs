@@ -1,9 +1,10 @@
-//! About how many tokens a file makes that is not read as text: nobody knows before its provider has looked
-//! at it, and taking it for nothing would price it as free.
+//! Approximate tokens of a file that is not read as text. The exact number is unknown before the
+//! provider has read the file, and counting nothing would price it as free.
 //!
-//! The ratios are what common encodings come to at the published rates of hosted models: OpenAI reads a page
-//! of a PDF as its text and an image, and audio at ten tokens a second; Gemini reads audio at 32 and video at
-//! 263 tokens a second. They are for prices alone: no item is refused for what they say.
+//! The ratios follow from common encodings and the published rates of hosted models: OpenAI reads a
+//! page of a PDF as its text and an image, and audio at ten tokens a second; Gemini reads audio at
+//! 32 and video at 263 tokens a second. They are for prices alone: no item is refused because of
+//! them.
 
 /// Bytes of a text that make a token.
 const TEXT: u64 = 4;
@@ -12,13 +13,13 @@ const PAGES: u64 = 64;
 /// Bytes of audio or video that make a token: 128 kbit/s at 32 tokens a second, 1 Mbit/s at 263.
 const STREAM: u64 = 512;
 
-/// Whether a file of this kind is read as the text that it is.
+/// Whether a file of this kind is read as plain text.
 pub fn is_text(mime: &str) -> bool {
     let named = ["json", "xml", "javascript", "x-ndjson", "yaml", "x-yaml", "csv"];
     mime.starts_with("text/") || mime.strip_prefix("application/").is_some_and(|kind| named.contains(&kind))
 }
 
-/// Tokens of a file of so many bytes.
+/// Tokens of a file of this kind and size.
 pub fn tokens(mime: &str, bytes: u64) -> u64 {
     match mime.split('/').next() {
         _ if is_text(mime) => bytes.div_ceil(TEXT),
@@ -28,8 +29,8 @@ pub fn tokens(mime: &str, bytes: u64) -> u64 {
     }
 }
 
-/// The kind of an encoded content and how many bytes it has. What is no data URL is of the kind that is
-/// expected where it stands.
+/// The kind and the number of bytes of an encoded content. A text that is no data URL has the
+/// expected kind of its position.
 pub fn encoded<'a>(text: &'a str, expected: &'a str) -> (&'a str, u64) {
     let (mime, content) = match text.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,")) {
         Some((mime, content)) => (mime, content),

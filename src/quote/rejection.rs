@@ -1,8 +1,8 @@
 //! Why a lane is not selected: a code for programs, a sentence for people.
 //!
-//! `tool_support` and `region_unavailable` are BatchRouter's; for the others it documents the causes
-//! and no codes, so they are ours. A lane that could serve some of the items, while another takes all
-//! of them, is rejected for the first item that it cannot take.
+//! `tool_support` and `region_unavailable` are BatchRouter's codes. For the other causes it
+//! documents no codes, so those are our own. A lane that could serve some of the items, while
+//! another lane takes all of them, is rejected for the first item that it cannot take.
 
 use std::fmt;
 
@@ -10,46 +10,48 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::money::Usd;
 use crate::domain::vocabulary::{DataCollection, HostedTool, Modality};
 
-/// One reason. Where items are named, it is by their place, counted from 0.
+/// One reason. Items are named by their place, counted from 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rejection {
-    /// The offering or its provider does not take work; why, to be read after "it".
+    /// The offering or its provider does not accept work; the text says why, as a phrase that
+    /// follows "it".
     OfferingInactive(&'static str),
-    /// The client's preferences leave the provider out.
+    /// The client's preferences exclude the provider.
     ProviderExcluded,
-    /// It is no server of the operator's own.
+    /// The lane is not a server of the operator's own.
     NotOwn,
-    /// It cannot be asked for that.
+    /// The lane cannot be asked for this endpoint.
     OperationUnsupported { item: u32, asked: Endpoint },
-    /// It does not run these tools.
+    /// The provider does not run these tools.
     ToolSupport { missing: Vec<HostedTool> },
-    /// Where it processes requests; empty if that is not established.
+    /// The regions where the lane processes requests; empty if they are not established.
     RegionUnavailable { regions: Vec<String> },
-    /// It does not satisfy the privacy tier.
+    /// The lane does not satisfy the privacy tier.
     PrivacyTier { tiers: Vec<String> },
-    /// It collects data, or nobody has established that it does not.
+    /// The provider collects data, or it is not established that it does not.
     DataCollection(Option<DataCollection>),
-    /// It keeps data, or nobody has established that it does not.
+    /// The provider keeps data, or it is not established that it does not.
     DataRetention,
-    /// Its server does not answer.
+    /// The lane's server does not answer.
     StaleHeartbeat,
-    /// It does not read that.
+    /// The model does not read this modality.
     ModalityUnsupported { item: u32, modality: Modality },
-    /// It takes no such file, or none that large.
+    /// The lane takes no files of this type, or none of this size.
     FileUnsupported { item: u32, mime: String },
-    /// An item is too long for it.
+    /// An item is too long for the model's window.
     ContextWindowExceeded { item: u32, tokens: u64, window: u64 },
-    /// An item wants to be allowed more than it can write.
+    /// An item asks for a higher output limit than the lane can write.
     OutputLimitExceeded { item: u32, tokens: u64, limit: u64 },
-    /// It has room for this much only.
+    /// The lane has room only for this much.
     CapacityUnavailable { rows: u64, tokens: u64 },
-    /// At the rate that it keeps to, it would take longer than the tier allows.
+    /// At its rate, the lane would take longer than the tier allows.
     SlaUnattainable { seconds: u64, target: u64 },
-    /// The items cost more there than the client allows, or nobody knows what they cost.
+    /// The items cost more on this lane than the client allows, or their cost is unknown.
     PriceCeiling { price: Option<Usd>, ceiling: Usd },
-    /// It charges more by the token or the request than the client allows, or nobody knows what it charges.
+    /// The lane charges more by the token or the request than the client allows, or its rates are
+    /// unknown.
     RateCeiling,
-    /// It could serve the items, and another one is better.
+    /// The lane could serve the items, but another lane is better.
     NotCheapest,
 }
 
@@ -75,7 +77,7 @@ impl Rejection {
         }
     }
 
-    /// Whether the lane could serve items but for what is going on at the moment.
+    /// Whether the lane could serve items, were it not for its present condition.
     pub const fn is_momentary(&self) -> bool {
         match self {
             Self::StaleHeartbeat | Self::CapacityUnavailable { .. } | Self::SlaUnattainable { .. } => true,
@@ -100,7 +102,7 @@ impl Rejection {
 }
 
 impl fmt::Display for Rejection {
-    /// To be read after the name of the lane.
+    /// Written as a phrase that follows the name of the lane.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OfferingInactive(why) => write!(f, "takes no work: it {why}"),

@@ -14,48 +14,50 @@ use crate::domain::money::{MaxPrice, Usd};
 use crate::domain::org::ledger::with_fee;
 use crate::domain::quote::constraints::{Constraints, LaneSort, RoutingMode, RoutingPreferences};
 
-/// What was decided for each group, in order.
+/// The decisions for all groups, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
     pub groups: Vec<GroupDecision>,
 }
 
 impl Decision {
-    /// The lanes that serve items, with these, group by group.
+    /// The lanes that serve items, each with its items, group by group.
     pub fn selected(&self) -> impl Iterator<Item = (&Considered, &[u32])> {
         self.groups.iter().flat_map(GroupDecision::selected)
     }
 }
 
-/// What was decided for the items of a group.
+/// The decision for the items of one group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupDecision {
-    /// Every lane of the group's models: the selected ones, then those that could take over, then
-    /// the others, each kind with the best first.
+    /// Every lane of the group's models: the selected lanes, then the lanes that could take over,
+    /// then the others, each kind with the best first.
     pub lanes: Vec<Considered>,
-    /// Items that no lane takes; empty if all is well.
+    /// Items that no lane takes; empty if every item has a lane.
     pub unplaced: Vec<u32>,
 }
 
-/// A lane, and what was decided about it.
+/// A lane, and the decision about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Considered {
     /// Its place among the lanes.
     pub lane: usize,
-    /// What the items that fit it cost there, the selected ones if it is selected; `None` if none fits
-    /// or its prices are not established.
+    /// The cost of the items that fit the lane, or of its selected items if it is selected; `None`
+    /// if no item fits or the lane's prices are not established.
     pub cost: Option<Usd>,
-    /// What all items of the group cost there; `None` if one does not fit, or its prices are not established.
+    /// The cost of all items of the group on this lane; `None` if an item does not fit, or the
+    /// lane's prices are not established.
     pub whole: Option<Usd>,
-    /// About how long it takes, in seconds; `None` if not known.
+    /// Approximate seconds that the lane needs; `None` if unknown.
     pub seconds: Option<u64>,
-    /// It meets every demand for at least one item: it is selected, or could take over.
+    /// Whether the lane meets every demand for at least one item: it is selected, or could take
+    /// over.
     pub eligible: bool,
     pub verdict: LaneVerdict,
 }
 
 impl Considered {
-    /// Whether it serves items.
+    /// Whether the lane serves items.
     pub fn is_selected(&self) -> bool {
         matches!(self.verdict, LaneVerdict::Selected(_))
     }
@@ -64,14 +66,14 @@ impl Considered {
 /// Whether a lane serves items.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LaneVerdict {
-    /// These, in ascending order.
+    /// The lane serves these items, in ascending order.
     Selected(Vec<u32>),
-    /// At least one reason, the weightiest first.
+    /// The lane serves none, for at least one reason, the weightiest first.
     Rejected(Vec<Rejection>),
 }
 
 impl GroupDecision {
-    /// The lanes that serve items, with these.
+    /// The lanes that serve items, each with its items.
     pub fn selected(&self) -> impl Iterator<Item = (&Considered, &[u32])> {
         self.lanes.iter().filter_map(|considered| match &considered.verdict {
             LaneVerdict::Selected(items) => Some((considered, items.as_slice())),
@@ -80,17 +82,19 @@ impl GroupDecision {
     }
 }
 
-/// What is not among the demands.
+/// The conditions of a choice that are not among the demands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms<'a> {
     /// The time that the tier allows.
     pub window: Duration,
-    /// What is charged besides what providers charge, in percent of that. It counts for ceilings.
+    /// The fee on top of the providers' charges, in percent of those charges. It counts towards
+    /// price ceilings.
     pub fee: Decimal,
     pub wishes: &'a RoutingPreferences,
 }
 
-/// Decides which lanes serve the items of each group. What one group takes, the next ones do not have.
+/// Decides which lanes serve the items of each group. Room that one group takes is not available to
+/// later groups.
 pub fn decide(items: &[Item], groups: &[Group], lanes: &[Lane<'_>], demands: &Constraints, terms: &Terms<'_>) -> Decision {
     let mut lanes = lanes.to_vec();
     let decide = |group| {
@@ -109,7 +113,7 @@ pub fn decide(items: &[Item], groups: &[Group], lanes: &[Lane<'_>], demands: &Co
     Decision { groups: groups.iter().map(decide).collect() }
 }
 
-/// Items summed up as a lane reads and answers them.
+/// Sums up items as a lane reads and answers them.
 fn sum(items: &[Item], places: &[u32], lane: &Lane<'_>) -> Sum {
     at(items, places).fold(Sum::default(), |sum, item| sum.and(item, lane))
 }
@@ -133,10 +137,10 @@ struct Candidate {
     /// Items that fit, in ascending order.
     fits: Vec<u32>,
     sum: Sum,
-    /// What all items of the group would cost there, whether they fit or not: only so are lanes that
-    /// take different items comparable.
+    /// The cost of all items of the group on this lane, whether they fit or not. Only this makes
+    /// lanes that take different items comparable.
     whole: Option<Usd>,
-    /// Why the first of the others does not.
+    /// Why the first item that does not fit does not fit.
     misfit: Option<Rejection>,
 }
 
@@ -188,7 +192,7 @@ impl LaneChoice<'_> {
         Considered { whole, ..self.considered(candidate.lane, sum, true, verdict) }
     }
 
-    /// Why a candidate serves nothing: one lane for all items is better than several.
+    /// Why a candidate serves no items: one lane for all items is better than several lanes.
     fn passed_over(&self, candidate: &Candidate) -> Rejection {
         match &candidate.misfit {
             Some(misfit) => misfit.clone(),
@@ -197,7 +201,7 @@ impl LaneChoice<'_> {
         }
     }
 
-    /// Looks at one lane: what fits it, or every reason why nothing does.
+    /// Examines one lane: which items fit it, or every reason why none does.
     fn candidate(&self, index: usize, lane: &Lane<'_>) -> Result<Candidate, Considered> {
         let mut reasons = failed_demands(lane, self.demands);
         let mut first_misfit = None;
@@ -217,7 +221,7 @@ impl LaneChoice<'_> {
             reasons.extend(first_misfit.clone());
         }
         let supply = &lane.supply;
-        // Looked for only where not all of them have room.
+        // Computed only if not all items have room.
         let least = || at(self.items, &fits).map(|item| item.input_tokens(lane.tokenizer)).min();
         if supply.room_rows == 0 || sum.input_tokens > supply.room_tokens && least().is_some_and(|tokens| tokens > supply.room_tokens) {
             reasons.push(no_room(lane));
@@ -248,15 +252,16 @@ impl LaneChoice<'_> {
         }
     }
 
-    /// Which candidates take which items: one that takes all if there is one, else the best for as
-    /// much as it can, and so on. Parallel to the candidates, and the items that are left.
+    /// Which candidates take which items: one candidate that takes all items if there is one, else
+    /// the best candidate takes as much as it can, and so on. Returns one list of items per
+    /// candidate, and the items that are left.
     fn select(&self, candidates: &[Candidate]) -> (Vec<Vec<u32>>, Vec<u32>) {
         let mut selected = vec![Vec::new(); candidates.len()];
         if let Some(best) = candidates.iter().position(|candidate| self.takes_all(candidate)) {
             selected[best].clone_from(&candidates[best].fits);
             return (selected, Vec::new());
         }
-        // Those with the fewest lanes choose first: a lane with little room is theirs.
+        // Items with the fewest lanes choose first: a lane with little room goes to them.
         let mut lanes_of: HashMap<u32, usize> = HashMap::new();
         for place in candidates.iter().flat_map(|candidate| &candidate.fits) {
             *lanes_of.entry(*place).or_default() += 1;
@@ -292,15 +297,15 @@ impl LaneChoice<'_> {
         self.terms.window.as_secs()
     }
 
-    /// Whether all that fits may wait there.
+    /// Whether all items that fit the candidate may wait on its lane.
     fn has_room(&self, candidate: &Candidate) -> bool {
         let supply = &self.lanes[candidate.lane].supply;
         candidate.sum.items <= supply.room_rows && candidate.sum.input_tokens <= supply.room_tokens
     }
 
-    /// The better one first: by the order that the client wishes for, by what the mode puts before the price,
-    /// then by the price of all items, then by the order of the models in the request and of the lanes in the
-    /// catalog.
+    /// Orders two candidates, the better one first: by the client's order, then by what the mode
+    /// puts before the price, then by the price of all items, then by the order of the models in
+    /// the request and of the lanes in the catalog.
     fn compare(&self, a: &Candidate, b: &Candidate) -> Ordering {
         let (first, second) = (&self.lanes[a.lane], &self.lanes[b.lane]);
         let seconds = |candidate: &Candidate| self.lanes[candidate.lane].seconds_for(candidate.sum.items, candidate.sum.tokens());
@@ -332,7 +337,7 @@ fn no_room(lane: &Lane<'_>) -> Rejection {
     Rejection::CapacityUnavailable { rows: lane.supply.room_rows, tokens: lane.supply.room_tokens }
 }
 
-/// The smaller one first; what nobody knows comes last.
+/// Orders the smaller value first; unknown values come last.
 fn known_first<T: Ord>(a: Option<T>, b: Option<T>) -> Ordering {
     match (a, b) {
         (Some(a), Some(b)) => a.cmp(&b),

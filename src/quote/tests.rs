@@ -1,4 +1,4 @@
-//! Properties of the choice over lanes and demands of every kind.
+//! Properties of the choice, tested over lanes and demands of every kind.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const EMBEDDINGS: &[WireFormat] = &[WireFormat::Embeddings];
 const PLAIN: Tokenizer = Tokenizer::Ratio(400);
 const HOUR: Terms<'static> = Terms { window: Duration::from_secs(3_600), fee: Decimal::ZERO, wishes: &RoutingPreferences::NONE };
 
-/// The facts of a lane, owned.
+/// The facts of a lane, as owned values.
 #[derive(Debug, Clone)]
 struct Facts {
     provider: String,
@@ -199,7 +199,7 @@ fn sum<'a>(items: impl IntoIterator<Item = &'a Item>, lane: &Lane<'_>) -> Sum {
     items.into_iter().fold(Sum::default(), |sum, item| sum.and(item, lane))
 }
 
-/// Whether what a rejection says is so.
+/// Whether the statement of a rejection is true.
 fn is_true(reason: &Rejection, lane: &Lane<'_>, items: &[Item], demands: &Constraints) -> bool {
     let at = |place: &u32| &items[*place as usize];
     match reason {
@@ -248,7 +248,7 @@ fn is_true(reason: &Rejection, lane: &Lane<'_>, items: &[Item], demands: &Constr
         Rejection::PriceCeiling { price, ceiling } => {
             price.is_none_or(|price| price > *ceiling && Some(price) <= lane.cost(&sum(items, lane))) && demands.max_price == Some(*ceiling)
         }
-        // Nothing of the kind was wished for.
+        // The test sets no limits on rates.
         Rejection::RateCeiling => false,
         Rejection::NotCheapest => true,
     }
@@ -382,13 +382,13 @@ fn chat(input_tokens: u64) -> Item {
     }
 }
 
-/// What all selected lanes cost together, if every item has one.
+/// The total cost of all selected lanes, if every item has a lane.
 fn cost(decision: &Decision) -> Option<Usd> {
     let complete = decision.groups.iter().all(|group| group.unplaced.is_empty());
     complete.then(|| decision.selected().try_fold(Usd::ZERO, |sum, (considered, _)| Some(sum.plus(considered.cost?))))?
 }
 
-/// A decision as a person reads it.
+/// A decision as readable text.
 fn told(facts: &[Facts], items: &[Item], demands: &Constraints) -> String {
     let lanes: Vec<_> = facts.iter().map(Facts::lane).collect();
     let decision = decide(items, &[group(items.len())], &lanes, demands, &HOUR);

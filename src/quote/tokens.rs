@@ -1,37 +1,37 @@
-//! How many tokens a text is, before anybody has read it.
+//! How many tokens a text has, before a provider has read it.
 //!
-//! OpenAI's vocabularies are public and in the program; what they count is exact but for the few
-//! tokens of a message's frame. For other families bytes are divided by a ratio that was measured, and
-//! the result says so.
+//! OpenAI's vocabularies are public and built into the program; their counts are exact except for
+//! the few tokens of a message's frame. For other families, bytes are divided by a measured ratio,
+//! and the result says so.
 //!
-//! Counting takes time (36 MB/s and core were measured; setting up a vocabulary 0.15 s), so it belongs
-//! on a blocking thread, and a [`Counter`] counts no more than a sample of a large input.
+//! Counting takes time (36 MB/s and core were measured; setting up a vocabulary 0.15 s), so it
+//! belongs on a blocking thread, and a [`Counter`] counts no more than a sample of a large input.
 
 use std::fmt;
 
 use tiktoken_rs::CoreBPE;
 
-/// Bytes of text that a [`Counter`] counts with each vocabulary. What comes behind is taken to be like it.
+/// Bytes of text that a [`Counter`] counts with each vocabulary. The rest is assumed to be similar.
 const SAMPLE: u64 = 8 << 20;
-/// A piece of text without a space is cut after so many bytes: merging takes time that grows with the
-/// square of a piece, and whoever writes the text chooses the pieces.
+/// A piece of text without a space is cut after this many bytes: merging takes time that grows with
+/// the square of a piece, and the author of the text chooses the pieces.
 const MAX_PIECE: usize = 512;
 
-/// How a family of models makes tokens of text.
+/// How a family of models splits text into tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Tokenizer {
-    /// OpenAI's since GPT-4o, its open models included.
+    /// OpenAI's vocabulary since GPT-4o, also of its open models.
     O200k,
-    /// OpenAI's of GPT-4, GPT-3.5 and the embeddings.
+    /// OpenAI's vocabulary of GPT-4, GPT-3.5 and the embeddings.
     Cl100k,
-    /// Not at hand: this many hundredths of a byte make a token, at least 100.
+    /// The vocabulary is not available: this many hundredths of a byte make a token, at least 100.
     Ratio(u16),
 }
 
-/// Families whose vocabulary is not in the program: what a model's name contains, and hundredths of a
+/// Families whose vocabulary is not in the program: a part of the model's name, and hundredths of a
 /// byte for each token. Measured in November 2026 with their public vocabularies on 256 KB: this
-/// project's manual, 2,000 English questions and Rust source (o200k and cl100k there: 401). For Claude
-/// there are only reconstructions by others (343; 263 for the models since Opus 4.7).
+/// project's manual, 2,000 English questions and Rust source (o200k and cl100k there: 401). For
+/// Claude there are only reconstructions by others (343; 263 for the models since Opus 4.7).
 const RATIOS: &[(&str, u16)] = &[
     ("claude-opus-4-7", 263),
     ("claude-opus-4-8", 263),
@@ -51,17 +51,18 @@ const RATIOS: &[(&str, u16)] = &[
     ("mixtral", 327),
     ("command", 355),
 ];
-/// For everybody else: about the least of those.
+/// The ratio for all other families: about the lowest of these.
 const OTHERS: u16 = 350;
 
 impl Tokenizer {
-    /// That of a model, by its canonical name or a provider's name for it.
+    /// The tokenizer of a model, by its canonical name or a provider's name for it.
     pub fn of(model: &str) -> Self {
         let name = model.rsplit('/').next().unwrap_or(model).to_ascii_lowercase();
         match tiktoken_rs::tokenizer::get_tokenizer(&name) {
             Some(tiktoken_rs::tokenizer::Tokenizer::O200kBase | tiktoken_rs::tokenizer::Tokenizer::O200kHarmony) => Self::O200k,
             Some(tiktoken_rs::tokenizer::Tokenizer::Cl100kBase) => Self::Cl100k,
-            // A newer one than the library knows: it will hardly have an older vocabulary.
+            // The library does not know the model, so it is newer and will hardly have an older
+            // vocabulary.
             _ if name.starts_with("gpt-") => Self::O200k,
             _ => Self::Ratio(RATIOS.iter().find(|(family, _)| name.contains(family)).map_or(OTHERS, |(_, ratio)| *ratio)),
         }
@@ -91,9 +92,9 @@ impl fmt::Display for Tokenizer {
 #[derive(Debug)]
 pub struct Counter {
     tokenizer: Tokenizer,
-    /// Bytes that were counted, and the tokens that they are.
+    /// Bytes that were counted, and the tokens that they make.
     counted: (u64, u64),
-    /// Bytes that were not.
+    /// Bytes that were not counted.
     guessed: u64,
 }
 
@@ -102,7 +103,7 @@ impl Counter {
         Self { tokenizer, counted: (0, 0), guessed: 0 }
     }
 
-    /// About how many tokens a text is. Blocks for as long as that takes.
+    /// Approximate tokens of a text. Blocks for as long as counting takes.
     pub fn count(&mut self, text: &str) -> u64 {
         let bytes = text.len() as u64;
         match self.tokenizer {
@@ -136,21 +137,21 @@ impl Counter {
     }
 }
 
-/// How a number of tokens came about, from the surest to the least sure.
+/// How a number of tokens was found, from the most to the least certain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Basis {
-    /// With the model's own vocabulary.
+    /// Counted with the model's own vocabulary.
     Counted,
-    /// A part of it, the rest after that part.
+    /// A part was counted; the rest was estimated from that part.
     Sampled,
-    /// From bytes.
+    /// Estimated from bytes.
     Ratio,
-    /// There is more than text, of which the size is not known.
+    /// The item contains more than text, and the size of the rest is unknown.
     Media,
 }
 
 impl Basis {
-    /// The word for it on the wire.
+    /// The word for the basis on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Counted => "tokenizer",
@@ -216,7 +217,7 @@ mod tests {
         let text = "The quick brown fox jumps over the lazy dog. ".repeat(20);
         let first = counter.count(&text);
         assert_eq!(counter.basis(), Basis::Counted);
-        // A single text is counted no further, either.
+        // Counting also stops within a single text.
         let times = SAMPLE / text.len() as u64 * 3;
         let many = counter.count(&text.repeat(usize::try_from(times).unwrap()));
         assert_eq!((counter.basis(), counter.counted.0 / (SAMPLE + 1_000)), (Basis::Sampled, 0));

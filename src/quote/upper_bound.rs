@@ -1,5 +1,6 @@
-//! The most that a row may cost, for those who must be covered before it runs: every byte of its body a token,
-//! and as many tokens written as it allows itself (Phaseo's rule, `utf8_input_upper_bound_v1`).
+//! The most that a row may cost, for batches that must be covered before they run: every byte of
+//! the body counts as a token, and the output counts in full up to its limit (Phaseo's rule,
+//! `utf8_input_upper_bound_v1`).
 
 use rust_decimal::Decimal;
 
@@ -7,13 +8,13 @@ use super::Output;
 use crate::domain::money::Usd;
 use crate::domain::usage::Usage;
 
-/// Tokens around a body.
+/// Tokens added for what surrounds a body.
 const FRAME: u64 = 16;
-/// What is added to the bound of all rows, in percent.
+/// The margin added to the bound of all rows, in percent.
 const MARGIN: i64 = 10;
 
-/// What a row with so many bytes of body reads and writes at most; `None` if nothing bounds what it writes:
-/// neither it nor its lane says how much that may be.
+/// The most that a row with this many bytes of body reads and writes; `None` if its output has no
+/// bound, because neither the row nor its lane states a limit.
 pub fn of_row(body_bytes: usize, output: Output, most_output: Option<u64>) -> Option<Usage> {
     let written = match (output.tokens, output.limit.or(most_output)) {
         (0, _) => 0,

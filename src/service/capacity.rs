@@ -1,4 +1,4 @@
-//! What an offering can take now: the live part of the catalog.
+//! The current capacity of an offering: the live part of the catalog.
 
 use crate::catalog::{Capacity, Offer};
 use crate::domain::provider::connection::Limits;
@@ -8,30 +8,30 @@ use crate::executor::LaneReport;
 use crate::quote;
 use crate::service::live_lanes::Live;
 
-/// How long an answer of a provider shows that it is there, in seconds: what a supplier of BatchRouter
-/// declared for its heartbeat.
+/// How long a provider counts as reachable after an answer, in seconds. This is the value that a
+/// supplier of BatchRouter declared for its heartbeat.
 pub const HEARTBEAT_SECONDS: u64 = 120;
 
-/// What of an offering's supply is known from the catalog; the rest is live.
+/// The part of an offering's supply that is known from the catalog; the rest is live.
 #[derive(Debug, Clone)]
 pub struct Supply {
     provider: String,
     upstream: String,
     takes_work: bool,
     capacity: Capacity,
-    /// What is stated of its rates, by the offering and by its provider.
+    /// The stated rate limits of the offering and of its provider.
     limits: [Limits; 2],
 }
 
-/// What a lane can take at one moment.
+/// The capacity of a lane at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LaneCapacity {
     pub status: CapacityStatus,
-    /// Rows and tokens that still fit into its queue.
+    /// Rows and tokens that still fit into the lane's queue.
     pub room: (u64, u64),
     pub freshness: Freshness,
     pub last_answer: Option<Timestamp>,
-    /// When it changes if nothing happens.
+    /// When this capacity changes if nothing else happens.
     pub good_until: Option<Timestamp>,
 }
 
@@ -39,37 +39,37 @@ pub struct LaneCapacity {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CapacityStatus {
     Active,
-    /// The daemon stops.
+    /// The daemon is stopping.
     Draining,
-    /// An operator holds it, in the catalog or since.
+    /// An operator holds the lane, in the catalog or since.
     Paused,
 }
 
-/// How sure it is that a lane can be reached.
+/// How certain it is that a lane can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
-    /// It has answered within [`HEARTBEAT_SECONDS`].
+    /// The lane has answered within [`HEARTBEAT_SECONDS`].
     Fresh,
-    /// It is not called now: it cannot be reached, or rests.
+    /// The lane is not called now: it cannot be reached, or rests.
     Stale,
-    /// Nothing was asked of it lately; it is routed to.
+    /// The lane has not been called lately; rows are still routed to it.
     Unknown,
 }
 
-/// An offering's lane at one moment.
+/// The state of an offering's lane at one moment.
 struct LaneState {
-    /// Nobody has paused or drained it, in the catalog or since.
+    /// The lane is neither paused nor drained, in the catalog or since.
     takes_work: bool,
-    /// Rows and tokens that still fit into its queue.
+    /// Rows and tokens that still fit into the lane's queue.
     room: (u64, u64),
-    /// It is not called now: it cannot be reached, or rests.
+    /// The lane is not called now: it cannot be reached, or rests.
     silent: bool,
     resting_until: Option<Timestamp>,
     last_answer: Option<Timestamp>,
 }
 
 impl Supply {
-    /// What is known from the catalog.
+    /// The supply of an offering, as far as the catalog knows it.
     pub fn of(offer: &Offer<'_>) -> Self {
         Self {
             provider: offer.provider.id().to_owned(),
@@ -80,7 +80,7 @@ impl Supply {
         }
     }
 
-    /// A provider's service of a model that it does not list.
+    /// The supply of a provider for a model that the provider does not list.
     pub fn of_any(provider: &str, upstream: &str, limits: Limits) -> Self {
         let (provider, upstream, limits) = (provider.to_owned(), upstream.to_owned(), [limits; 2]);
         Self { provider, upstream, takes_work: true, capacity: Capacity::default(), limits }
@@ -95,7 +95,7 @@ impl Supply {
         (live.board.lane(&self.provider, &self.upstream), hold_on(live.holds, &self.provider, Some(&self.upstream)))
     }
 
-    /// Rows and tokens that fit into its queue besides what waits there.
+    /// Rows and tokens that fit into the queue besides those that already wait there.
     fn room(&self, report: &LaneReport) -> (u64, u64) {
         let Capacity { queue_items, queue_tokens } = self.capacity;
         (queue_items.saturating_sub(report.queued_rows), queue_tokens.saturating_sub(report.queued_tokens))
@@ -114,12 +114,12 @@ impl Supply {
         }
     }
 
-    /// What a quote needs to know of it, and whether an operator holds it.
+    /// The supply as a quote needs it, and whether an operator holds the lane.
     pub fn for_quote(&self, live: &Live<'_>) -> (quote::Supply, bool) {
         let (report, hold) = self.look(live);
         let (room_rows, room_tokens) = self.room(&report);
         let LaneState { silent, .. } = self.state(&report, hold, live.now);
-        // The board knows the rates of lanes that rows have gone to.
+        // The board only knows the rates of lanes that have received rows.
         let stated = self.limits.iter().filter_map(|limits| limits.requests_per_minute.map(u64::from));
         let supply = quote::Supply {
             room_rows,
@@ -134,13 +134,13 @@ impl Supply {
         (supply, hold.is_some())
     }
 
-    /// Routable right now.
+    /// Whether rows can be routed to the lane right now.
     pub fn is_available(&self, live: &Live<'_>) -> bool {
         let LaneState { takes_work, room, silent, .. } = self.now(live);
         takes_work && !live.board.draining && !silent && room.0 > 0 && room.1 > 0
     }
 
-    /// What it can take now.
+    /// The capacity of the lane now.
     pub fn capacity(&self, live: &Live<'_>) -> LaneCapacity {
         let LaneState { takes_work, room, silent, resting_until, last_answer } = self.now(live);
         let status = match (takes_work, live.board.draining) {

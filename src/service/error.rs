@@ -1,5 +1,5 @@
-//! Why the service does not do what it is asked, as values: a cause, what it is about, and where. Each dialect
-//! words them in its own envelope; the sentences here are what they have in common.
+//! Why the service refuses or fails a request, as values: a cause, its subject, and its place. Each
+//! dialect words them in its own envelope; the sentences here are what the dialects share.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use crate::domain::org::ledger::Shortfall;
 use crate::executor::Gone;
 use crate::store::error::StoreError;
 
-/// Issues that one refusal tells.
+/// The most issues that one refusal lists.
 pub const MAX_ISSUES: usize = 100;
 
-/// Why something was not done. Nothing is kept of it then.
+/// Why a request was not carried out. Nothing of the request is kept then.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     #[error("the daemon is stopping and takes no new work; try again after it has restarted")]
@@ -24,7 +24,7 @@ pub enum ServiceError {
         "the disk of the data directory is too full to take this; delete uploaded files that are no longer needed, or give it more room"
     )]
     NoRoom,
-    /// There is no such file of the organisation's.
+    /// The organisation has no such file.
     #[error("there is no file `{0}`")]
     FileNotFound(FileId),
     #[error("`{0}` was not uploaded as the input of a batch")]
@@ -37,17 +37,17 @@ pub enum ServiceError {
     QuoteForeign,
     #[error("the quote has expired; request a new one")]
     QuoteExpired,
-    /// The batch that was made from it.
+    /// The batch that was made from the quote.
     #[error("`{0}` was made from the quote; make a new quote for another batch")]
     QuoteUsed(BatchId),
     #[error("`{field}` demands more than the quote was made for; make a new quote with it")]
     QuoteMismatch { field: &'static str },
     #[error("this `Idempotency-Key` was used before for another request; use a new key for each new batch")]
     KeyReused,
-    /// It must not silently happen, and be paid, a second time.
+    /// The same work must not silently run, and be paid for, a second time.
     #[error("the batch that was made under this `Idempotency-Key` has been deleted; use a new key to make another one")]
     BatchDeleted,
-    /// Rows without a quote reserve nothing, so that who prepays cannot have them.
+    /// Rows without a quote reserve nothing, so prepaid organisations cannot run them.
     #[error("the organisation prepays; make a quote (`POST /v1/quotes/model`) and create the batch from it")]
     PrepaidNeedsQuote,
     #[error("cannot reserve credits: a provider of the items' model lists no price")]
@@ -56,21 +56,21 @@ pub enum ServiceError {
     NotCovered(Shortfall),
     #[error("items: {0}")]
     Items(ItemsError),
-    /// The items, or what is demanded of their lanes, cannot be served as they are.
+    /// The items, or the demands on their lanes, cannot be served as they are.
     #[error("{}", first(.issues))]
     Preflight {
         /// At least one.
         issues: Vec<Issue>,
-        /// What was considered, if it came that far.
+        /// The lanes that were considered, if the request came that far.
         outcome: Option<Box<Outcome>>,
     },
-    /// The items could be served but for what is going on at the moment.
+    /// The items could be served, but not in the current situation.
     #[error("{}", first(.issues))]
     NoCapacity { issues: Vec<Issue>, outcome: Box<Outcome> },
-    /// Nothing bounds what a row may write.
+    /// The output of a row has no bound.
     #[error("row {row} does not say how much may be written; give it `max_output_tokens` or `max_tokens`")]
     Unbounded { row: u32 },
-    /// The organisation prepays, and a row has something whose price is not counted.
+    /// The organisation prepays, and a row has a part whose price is not counted.
     #[error("the workspace prepays, and row {row} has {what}, whose price is not counted")]
     Uncounted { row: u32, what: String },
     /// The organisation prepays, and a provider of a model lists no price.
@@ -90,23 +90,23 @@ pub enum ServiceError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Gone(#[from] Gone),
-    /// A fault of the daemon's own. The cause is for its log.
+    /// A fault of the daemon itself. The cause is meant for the daemon's log.
     #[error("{0}")]
     Internal(String),
 }
 
 impl ServiceError {
-    /// A fault of the daemon's own.
+    /// A fault of the daemon itself.
     pub fn internal(cause: impl fmt::Display) -> Self {
         Self::Internal(cause.to_string())
     }
 
-    /// Issues without anything that was considered.
+    /// Issues without an outcome.
     pub fn preflight(issues: Vec<Issue>) -> Self {
         Self::Preflight { issues, outcome: None }
     }
 
-    /// One issue without anything that was considered.
+    /// One issue without an outcome.
     pub fn issue(code: IssueCode, path: IssuePath, message: impl Into<String>) -> Self {
         Self::preflight(vec![Issue { code, path, message: message.into() }])
     }
@@ -133,7 +133,7 @@ fn first(issues: &[Issue]) -> String {
     issues.first().map_or_else(String::new, |issue| format!("{}: {}", issue.path, issue.message))
 }
 
-/// Why something is no list of items.
+/// Why a value is not a list of items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ItemsError {
     #[error("Expected array of items")]
@@ -144,19 +144,19 @@ pub enum ItemsError {
     TooMany(usize),
 }
 
-/// Something that is wrong with a request for lanes.
+/// A fault in a request for lanes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issue {
     pub code: IssueCode,
     pub path: IssuePath,
-    /// What was found and what would be right, for a person.
+    /// What was found and what would be right, in words for people.
     pub message: String,
 }
 
-/// What kind of thing is wrong. The words are stable.
+/// The kind of fault. The words are stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IssueCode {
-    /// A row is wrong by itself.
+    /// The row itself is wrong.
     Row(ProblemCode),
     InvalidInput,
     DuplicateId,
@@ -169,7 +169,7 @@ pub enum IssueCode {
 }
 
 impl IssueCode {
-    /// As it is written.
+    /// The code as it is written in answers.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Row(code) => code.as_str(),
@@ -184,7 +184,7 @@ impl IssueCode {
         }
     }
 
-    /// Whether it is wrong with the rows as they are written, and not with models and lanes.
+    /// Whether the fault lies in the rows as they are written, and not in models and lanes.
     pub const fn is_of_rows(self) -> bool {
         !matches!(self, Self::UnknownModel | Self::NoEligibleLane | Self::PriceCeiling | Self::TooManyModels)
     }
@@ -196,10 +196,10 @@ impl Serialize for IssueCode {
     }
 }
 
-/// Where something is wrong.
+/// The place of a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IssuePath {
-    /// An item, counted from 0, and the member of it; empty for the item as a whole.
+    /// An item, counted from 0, and its member at fault; empty for the item as a whole.
     Item(u32, String),
     /// A line of a file, counted from 1.
     Line(u64),
@@ -213,7 +213,7 @@ impl IssuePath {
         Self::Item(place, String::new())
     }
 
-    /// As it is written where the list of items is called `items`.
+    /// The path as text, for a request whose list of items is called `items`.
     pub fn named(&self, items: &str) -> String {
         match self {
             Self::Item(place, member) if member.is_empty() => format!("{items}[{place}]"),

@@ -1,4 +1,5 @@
-//! The grammar of secrets: each dialect's own, because its clients tell keys by how they begin.
+//! The grammar of secrets. Each dialect has its own, because its clients recognise keys by their
+//! prefix.
 
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::rand::fill;
@@ -15,11 +16,11 @@ const LETTERS: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxy
 /// A new secret, from the machine's own source of random numbers.
 ///
 /// # Errors
-/// When that has none.
+/// When the machine has no random numbers.
 pub fn generate(kind: KeyKind) -> Result<String, Unspecified> {
     Ok(match kind {
         KeyKind::OpenAi => format!("sk-batchd-{}", secret()?),
-        // What its production keys begin with, and as many digits as its documents show.
+        // The prefix of BatchRouter's production keys, and as many digits as its documents show.
         KeyKind::BatchRouter => format!("br_live_{}", hex(&bytes::<12>()?)),
         KeyKind::PhaseoInference => format!("phaseo_v1_sk_{}_{}", kid()?, secret()?),
         KeyKind::PhaseoManagement => format!("phaseo_v1_mk_{}_{}", kid()?, secret()?),
@@ -41,7 +42,8 @@ fn kid() -> Result<String, Unspecified> {
     let mut kid = String::new();
     while kid.len() < KID {
         let [byte] = bytes::<1>()?;
-        // 248 is the last multiple of 62: of a byte from there on, some letters would come more often.
+        // 248 is the last multiple of 62: with bytes from 248 on, some letters would come up more
+        // often.
         if byte < 248 {
             kid.push(char::from(LETTERS[usize::from(byte % 62)]));
         }

@@ -1,4 +1,4 @@
-//! What is going on in the lanes at one moment: what a quote and the live part of the catalog look at.
+//! The state of the lanes at one moment, as quotes and the live part of the catalog read it.
 
 use crate::domain::provider::lane_hold::LaneHold;
 use crate::domain::time::Timestamp;
@@ -8,7 +8,7 @@ use crate::executor::LaneStatuses;
 #[derive(Debug, Clone, Copy)]
 pub struct Live<'a> {
     pub board: &'a LaneStatuses,
-    /// Beside the board, which knows of lanes only that rows have gone to.
+    /// Kept besides the board, which only knows lanes that have received rows.
     pub holds: &'a [LaneHold],
     pub now: Timestamp,
 }

@@ -1,12 +1,12 @@
-//! Figures of the daemon: the catalog, the lanes, the store, file descriptors. Everything is read when it is asked
-//! for; nothing is counted on the side. How they are written is for whoever asks.
+//! Metrics of the daemon: the catalog, the lanes, the store, file descriptors. Every value is read
+//! on request; nothing is counted on the side. The caller chooses how metrics are written.
 
 use super::Service;
 use crate::catalog::{CatalogStatus, Origin};
 use crate::descriptors::{Descriptors, open};
 use crate::domain::provider::lane_hold::hold_on;
 
-/// A figure, or one for each of several things.
+/// A metric, with one sample or one for each of several things.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metric {
     pub name: &'static str,
@@ -15,17 +15,17 @@ pub struct Metric {
     pub samples: Vec<Sample>,
 }
 
-/// How a figure changes.
+/// How a metric changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricKind {
-    /// It only grows, from 0 at the start of the daemon.
+    /// The value only grows, from 0 at the start of the daemon.
     Counter,
     Gauge,
-    /// Its labels say what there is to say.
+    /// The information is in the labels.
     Info,
 }
 
-/// A value, and what of.
+/// A value and its labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
     pub labels: Vec<(&'static str, String)>,
@@ -46,7 +46,7 @@ impl Metric {
     }
 }
 
-/// All figures there are.
+/// All metrics.
 pub fn read(service: &Service, descriptors: &Descriptors) -> Vec<Metric> {
     let mut metrics = of_catalog(service);
     metrics.extend(of_lanes(service));
@@ -124,7 +124,7 @@ fn of_descriptors(descriptors: &Descriptors) -> Vec<Metric> {
     open.into_iter().chain(others).collect()
 }
 
-/// Each figure of a lane, with what it is; it is left out where a lane has no such number.
+/// Each metric of a lane with its description; a lane without such a number is left out.
 const LANE_FIGURES: [(&str, &str); 7] = [
     ("lane_queued_rows", "Rows that are not finished, by lane"),
     ("lane_in_flight", "Calls in flight, by lane"),
@@ -149,7 +149,7 @@ fn of_lanes(service: &Service) -> Vec<Metric> {
             Some(report.unreachable.into()),
         ];
         for (metric, value) in metrics.iter_mut().zip(figures) {
-            // The model is empty for all that the catalog does not know.
+            // The model is empty for models that the catalog does not know.
             let labels = || vec![("provider", provider.to_owned()), ("model", model.unwrap_or_default().to_owned())];
             metric.samples.extend(value.map(|value| Sample { labels: labels(), value }));
         }

@@ -1,10 +1,11 @@
-//! What the product does, once, for every dialect, the command line and whoever comes next: quotes,
-//! creating a batch once, retry, capacity, the feed of changes, organisations and keys, figures.
+//! The product's operations, once for every dialect, the command line and any later front end:
+//! quotes, creating a batch once, retry, capacity, the feed of changes, organisations and keys,
+//! metrics.
 //!
-//! Not here: requests, envelopes, words of a dialect. Whatever cannot be done is a [`ServiceError`], which
-//! each dialect words by itself.
+//! Not here: requests, envelopes, the words of a dialect. Every failure is a [`ServiceError`],
+//! which each dialect words itself.
 //!
-//! Invariant: what a method here returns is durable, and a method that fails has kept nothing.
+//! Invariant: the result of a method here is durable, and a method that fails has kept nothing.
 
 pub mod batches;
 pub mod capacity;
@@ -34,7 +35,7 @@ use crate::domain::time::Clock;
 use crate::executor;
 use crate::store::Store;
 
-/// What the product does. Its parts are there for whoever only reads.
+/// The product's operations. Its parts are accessible to callers that only read.
 pub struct Service {
     pub store: Store,
     pub catalog: Arc<Catalog>,
@@ -45,21 +46,22 @@ pub struct Service {
     pub turns: QuoteTurns,
     /// Cancelled when the daemon begins to stop: from then on nothing new is created.
     pub draining: CancellationToken,
-    /// Work that goes on when its client goes away; the daemon waits for it before it closes the store.
+    /// Work that continues when its client goes away. The daemon waits for this work before it
+    /// closes the store.
     pub tasks: TaskTracker,
 }
 
-/// What rows, files and quotes may be.
+/// Limits of rows, files and quotes.
 #[derive(Debug, Clone)]
 pub struct ServiceLimits {
     /// Bytes of one row.
     pub max_line_bytes: usize,
-    /// Bytes of the disk that nothing uploaded may use.
+    /// Bytes of the disk that uploads must leave free.
     pub min_free_bytes: u64,
     pub quotes: QuoteTerms,
 }
 
-/// What quotes may be, and how long they hold.
+/// Limits of quotes, and how long quotes hold.
 #[derive(Debug, Clone)]
 pub struct QuoteTerms {
     /// Items in one request.
@@ -69,7 +71,7 @@ pub struct QuoteTerms {
     /// How long the prices of a quote hold.
     pub validity: Duration,
     pub tiers: TierTimes,
-    /// What is charged besides what providers charge, in percent of that.
+    /// The fee on top of the providers' charges, in percent of those.
     pub fee: Decimal,
 }
 
@@ -95,12 +97,12 @@ impl Service {
     /// Refuses to create anything while the daemon stops.
     ///
     /// # Errors
-    /// [`ServiceError::Draining`] when it does.
+    /// [`ServiceError::Draining`] when the daemon is stopping.
     pub fn check_open(&self) -> Result<(), ServiceError> {
         if self.draining.is_cancelled() { Err(ServiceError::Draining) } else { Ok(()) }
     }
 
-    /// Refuses to take `bytes` bytes that would eat into the room that the store needs.
+    /// Refuses to take `bytes` bytes if they would eat into the room that the store needs.
     ///
     /// # Errors
     /// [`ServiceError::NoRoom`] when the disk is too full.
@@ -113,7 +115,7 @@ impl Service {
         Err(ServiceError::NoRoom)
     }
 
-    /// A secret as it is kept.
+    /// Encrypts a secret in the form in which it is kept.
     ///
     /// # Errors
     /// When the machine has no random numbers.
@@ -121,8 +123,8 @@ impl Service {
         self.store.seal().seal(secret.as_bytes()).ok_or_else(|| ServiceError::internal("a secret could not be sealed"))
     }
 
-    /// Runs `work` to its end even if whoever waits for it goes away meanwhile: a batch that is stored but not
-    /// handed to the executor would wait for the next start of the daemon.
+    /// Runs `work` to its end even if its caller goes away meanwhile. A batch that is stored but
+    /// not handed to the executor would otherwise wait for the next start of the daemon.
     ///
     /// # Errors
     /// When `work` has panicked.

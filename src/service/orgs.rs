@@ -1,5 +1,5 @@
-//! Organisations and the keys of their clients: making, listing, revoking. A secret is told once and kept nowhere;
-//! what is kept is its SHA-256.
+//! Organisations and the keys of their clients: making, listing, revoking. A secret is shown once
+//! and never kept; only its SHA-256 is kept.
 
 use rust_decimal::Decimal;
 use sha2::{Digest, Sha256};
@@ -22,7 +22,7 @@ pub struct NewKey {
 }
 
 impl NewKey {
-    /// Makes one.
+    /// Makes a key.
     ///
     /// # Errors
     /// When the machine has no random numbers.
@@ -41,10 +41,10 @@ impl NewKey {
 }
 
 impl Service {
-    /// Keeps a new organisation, with its first key if it is to have one.
+    /// Keeps a new organisation, with its first key if one was made.
     ///
     /// # Errors
-    /// When there are `most` already, or the store has failed.
+    /// When there are `most` organisations already, or the store has failed.
     pub async fn add_org(&self, org: &Organisation, credits: Credits, made: Option<&NewKey>, most: usize) -> Result<(), ServiceError> {
         let key = made.map(|made| (made.key.clone(), made.digest));
         match self.store.add_org(org.clone(), credits, key, most).await? {
@@ -56,8 +56,8 @@ impl Service {
         }
     }
 
-    /// Grants an organisation more to spend. One without a limit has one from its first grant on, and starts with
-    /// that.
+    /// Grants an organisation more credits. An organisation without a limit gets one with its first
+    /// grant, and starts with that amount.
     ///
     /// # Errors
     /// When the store has failed.
@@ -84,7 +84,8 @@ impl Service {
     /// Keeps a key that was just made.
     ///
     /// # Errors
-    /// When the daemon stops, the organisation has all the keys that it can have, or the store has failed.
+    /// When the daemon is stopping, the organisation has the most keys that it can have, or the
+    /// store has failed.
     pub async fn add_key(&self, made: &NewKey) -> Result<(), ServiceError> {
         self.check_open()?;
         match self.store.add_key(made.key.clone(), made.digest).await? {

@@ -10,7 +10,7 @@ use crate::executor::tests::at_once;
 use crate::executor::tests::world::World;
 use crate::service::quotes::turns::QuoteTurns;
 
-/// The service as the daemon has it.
+/// The service as the daemon sets it up.
 fn service(world: &World) -> Arc<Service> {
     Arc::new(Service {
         store: world.store.clone(),

@@ -1,9 +1,11 @@
-//! A copy of the whole data directory, made while it is in use, that can be opened like it.
+//! A copy of the whole data directory, made while the directory is in use; a store can be opened
+//! from it like from the original.
 //!
-//! The records are those of one moment ([`super::copier`]). Contents of files never change, so they are
-//! copied before and after that moment, those that an earlier backup in the same place has not; what is
-//! deleted meanwhile is kept until the backup is done. The mark of the backup is written last: until
-//! then the place holds the earlier backup, or nothing that a daemon would open.
+//! The records are those of one moment ([`super::copier`]). Contents of files never change, so they
+//! are copied before and after that moment; contents that an earlier backup in the same place
+//! already has are skipped. Contents that are deleted meanwhile are kept until the backup is done.
+//! The mark of the backup is written last: until then the place holds the earlier backup, or
+//! nothing that a daemon would open.
 
 #[cfg(test)]
 mod tests;
@@ -25,12 +27,12 @@ use super::{OpenError, Store, format};
 use crate::domain::file::{File as FileObject, FileSource};
 use crate::store::error::StoreError;
 
-/// Says that the place is being made a backup, and was not one before.
+/// Says that the place is becoming a backup, and was not one before.
 const BEGUN: &str = "backup-begun";
 /// Bytes that are copied at a time.
 const BUFFER: usize = 256 << 10;
 
-/// Why there is no backup.
+/// Why no backup was made.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     #[error("`{0}` is not an absolute path")]
@@ -52,29 +54,31 @@ pub enum BackupError {
 /// What a backup holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backup {
-    /// Writes of the store up to which everything is in it.
+    /// Number of the last write of the store that the backup includes; all earlier writes are in it
+    /// too.
     pub writes: u64,
     /// Entries of the store.
     pub entries: u64,
     /// Contents of files and of parts of uploads.
     pub contents: u64,
-    /// Those that were copied this time, and their bytes.
+    /// Contents that were copied by this run, and their bytes.
     pub copied: u64,
     pub copied_bytes: u64,
 }
 
-/// What the writer answers: the copy and its sum, or nothing if there is another copy in the making.
+/// The writer's answer: the copy and its sum, or nothing if another copy is being made.
 pub(super) type BackupAnswer = Option<(Copy, Sum)>;
 
 impl Store {
-    /// Makes or renews the backup in `target`, an absolute path. Blocks, for as long as it takes to read the store.
+    /// Makes or renews the backup in `target`, an absolute path. Blocks for as long as reading the
+    /// store takes.
     ///
     /// # Errors
-    /// When the place will not do, or the disk fails. An earlier backup there stays as it was.
+    /// When the place is unsuitable, or the disk fails. An earlier backup there stays as it was.
     pub fn backup(&self, target: &Path) -> Result<Backup, BackupError> {
         let source = &self.inner.dir;
         let place = BackupPlace::open(target, source.root())?;
-        // Until the end nothing that the backup may need goes away.
+        // Until the backup ends, nothing that it may need is removed.
         let _kept = self.inner.removals.hold();
         let pairs = [(source.files(), &place.files), (source.parts(), &place.parts)];
         let mut copied = Copied::default();
@@ -88,7 +92,7 @@ impl Store {
         }
         let contents = needed(&copy.tree)?;
         for (name, id) in &contents {
-            // An error if it is missing.
+            // Fails if the content is missing.
             place.folder(name).open(content_name(*id))?;
         }
         copy_file(source.root(), place.root(), SEAL_KEY)?;
@@ -118,7 +122,7 @@ struct Copied {
 }
 
 impl Copied {
-    /// Copies what is not there yet.
+    /// Copies the contents that `to` does not have yet.
     fn contents(&mut self, from: &Folder, to: &Folder) -> Result<(), StoreError> {
         for entry in from.entries()? {
             if content_id(&entry.name).is_none() {
@@ -126,7 +130,8 @@ impl Copied {
             }
             let bytes = match from.open(&entry.name) {
                 Ok(file) => DataFile::bytes(&file).map_err(|error| StoreError::io("copying", &from.path_of(&entry.name), &error))?,
-                // It was being removed already; whether it is needed is known later.
+                // The content was already being removed; whether the backup needs it is checked
+                // later.
                 Err(StoreError::Io { missing: true, .. }) => continue,
                 Err(error) => return Err(error),
             };
@@ -145,7 +150,7 @@ struct BackupPlace {
     locked: Locked,
     files: Folder,
     parts: Folder,
-    /// Of the earlier backup, if there is one.
+    /// The mark of the earlier backup, if there is one.
     mark: Option<mark::Reached>,
 }
 
@@ -155,7 +160,7 @@ impl BackupPlace {
         if !target.is_absolute() {
             return Err(BackupError::Relative(name));
         }
-        // Before anything is made there.
+        // Checked before anything is created there.
         let parent = target.ancestors().find_map(|path| path.canonicalize().ok()).unwrap_or_default();
         let own = source.path().canonicalize().map_err(|error| StoreError::io("opening", source.path(), &error))?;
         if parent.starts_with(&own) || own.starts_with(target) {
@@ -205,7 +210,7 @@ impl BackupPlace {
     }
 }
 
-/// The contents that the records name: the folder and the id of each.
+/// The contents that the records name, each with its folder and id.
 fn needed(tree: &sled::Tree) -> Result<HashSet<(&'static str, u128)>, StoreError> {
     let mut needed = HashSet::new();
     for entry in tree.scan_prefix(format::FILES) {
@@ -222,7 +227,7 @@ fn needed(tree: &sled::Tree) -> Result<HashSet<(&'static str, u128)>, StoreError
     Ok(needed)
 }
 
-/// Copies a file under another name first, durably; returns its bytes.
+/// Copies a file durably, under a temporary name first; returns its bytes.
 fn copy_file(from: &Folder, to: &Folder, name: impl AsRef<OsStr>) -> Result<u64, StoreError> {
     let name = name.as_ref();
     let new = format!("{}.new", name.to_string_lossy());

@@ -1,6 +1,7 @@
-//! Batches: transitions, reading, listing. How they come to be is in [`super::creation`].
+//! Batches: transitions, reading, listing. Their creation is in [`super::creation`].
 //!
-//! Which transition is legal is decided in `domain`; who may ask for one is the executor alone. Record, index and bookkeeping of a transition are one atomic write.
+//! `domain` decides which transition is legal; only the executor may ask for one. The record, index
+//! and bookkeeping of a transition are one atomic write.
 
 use std::sync::Arc;
 
@@ -30,28 +31,28 @@ use crate::store::files::is_read;
 /// What is written when a batch that ran ends, besides its state.
 #[derive(Debug, Default)]
 pub struct End {
-    /// Over its results.
+    /// The files over the batch's results.
     pub files: Vec<File>,
-    /// Where its items ran.
+    /// Where the batch's items ran.
     pub receipt: Option<Receipt>,
-    /// Its usage tells how long answers are, which it does not where rows share them.
+    /// Whether the batch's usage tells how long answers are; it does not where rows share answers.
     pub observe: bool,
 }
 
 /// Which batches to list, newest first.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BatchQuery {
-    /// Only those older than this one.
+    /// Only batches older than this one.
     pub after: Option<BatchId>,
-    /// At most this many.
+    /// At most this many batches.
     pub limit: usize,
-    /// Only those of this organisation.
+    /// Only batches of this organisation.
     pub org: Option<OrgId>,
 }
 
 impl Store {
-    /// Records that the input is good: `state` is `InProgress`. Raises what is reserved to `reserve`, or
-    /// records nothing if there is not as much.
+    /// Records that the input is good: `state` is `InProgress`. Raises the batch's reservation to
+    /// `reserve`, or records nothing if the credits do not cover it.
     ///
     /// # Errors
     /// When the store has failed.
@@ -97,7 +98,7 @@ impl Store {
     }
 
     /// Records a state that is neither the first nor the last. Does nothing to a batch that has
-    /// ended: the end may have overtaken the write of an earlier state, and so may its deletion.
+    /// ended or was deleted: its end or deletion may have overtaken the write of an earlier state.
     ///
     /// # Errors
     /// When the store has failed.
@@ -113,8 +114,8 @@ impl Store {
         .await
     }
 
-    /// Changes how a batch is to run. `None`, and nothing changed, if there is no such batch or it has
-    /// ended.
+    /// Changes how a batch is to run. Returns `None` and changes nothing if the batch does not
+    /// exist or has ended.
     ///
     /// # Errors
     /// When the store has failed or a record is damaged.
@@ -136,7 +137,7 @@ impl Store {
         .await
     }
 
-    /// Records the end of a batch that ran, and settles what it has reserved.
+    /// Records the end of a batch that ran, and settles its reservation.
     ///
     /// # Errors
     /// When the store has failed.
@@ -162,7 +163,7 @@ impl Store {
         self.remove_content(unused).await
     }
 
-    /// A batch with all that is known of it.
+    /// Reads a batch with all that is known of it.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
@@ -172,7 +173,8 @@ impl Store {
         Ok(found)
     }
 
-    /// Where a batch stands, without what never changes of it: for whoever looks often.
+    /// State and progress of a batch, without the parts that never change: for callers that poll
+    /// often.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
@@ -193,7 +195,8 @@ impl Store {
         Ok(listing)
     }
 
-    /// The rows of an unfinished batch; `None` before it is validated and after it has ended.
+    /// The rows of an unfinished batch; `None` before the batch is validated and after it has
+    /// ended.
     pub fn live(&self, id: BatchId) -> Option<Arc<LiveBatch>> {
         self.inner.lives.get(id)
     }
@@ -233,8 +236,9 @@ impl Store {
         if let Some(progress) = ended.or_else(|| self.live(id).map(|live| live.progress())) {
             return Ok(Some((state, progress)));
         }
-        // It has no rows yet, or it has ended since the first look, or its validation is being
-        // written: the pages are there, the flush that brings it to life is not over.
+        // The batch has no rows yet, or it has ended since the first look, or its validation is
+        // being written: the pages are in the tree, but the flush that makes the batch live is not
+        // over.
         let Some((state, ended)) = self.read_state(id)? else { return Ok(None) };
         let mut progress = Progress::default();
         for page in self.read_pages(id)? {
@@ -258,7 +262,7 @@ impl Store {
     }
 }
 
-/// A record that may exceed one value.
+/// Reads a record that may exceed one value.
 pub(super) fn blob_in<T: Record>(tree: &Tree, id: BatchId, blob: Blob) -> Result<Option<T>, StoreError> {
     let mut bytes = Vec::new();
     for entry in tree.scan_prefix(format::blob(id, blob)) {
@@ -284,8 +288,9 @@ pub(super) fn put_control(tx: &mut Tx<'_>, id: BatchId, control: Control) -> Res
     tx.put(format::control(id), &ControlRecord::from(control))
 }
 
-/// Takes a batch off the list of unfinished ones and settles what it has reserved. Returns its input file if that was deleted while
-/// the batch still read it and no other batch does: its content can go now.
+/// Takes a batch off the list of unfinished ones and settles its reservation. Returns its input
+/// file if the file was deleted while the batch still read it and no other batch reads it: its
+/// content can be removed now.
 fn close_out(tx: &mut Tx<'_>, id: BatchId, cost: Usd) -> Result<Option<FileId>, StoreError> {
     let Some(input) = tx.tree().get(format::active(id))? else { return Ok(None) };
     super::ledger::settle(tx, id, cost)?;

@@ -1,7 +1,8 @@
-//! Catalogs that were accepted: what each was, what it changed, and the files of the latest ones.
+//! Accepted catalogs: what each was, what it changed, and the files of the latest ones.
 //!
-//! The store does not read what is in them. It keeps them so that a start with a broken or missing
-//! catalog folder finds the last good one, and so that an operator can see what changed when.
+//! The store does not read what is in the catalogs. It keeps them so that a start with a broken or
+//! missing catalog folder finds the last good one, and so that an operator can see what changed
+//! when.
 
 use std::io::Read;
 
@@ -13,18 +14,18 @@ use crate::store::error::StoreError;
 use crate::store::record::error::RecordError;
 use crate::store::record::stored_catalog::StoredCatalog;
 
-/// Catalogs that are remembered; older ones are forgotten.
+/// Number of catalogs that are remembered; older ones are forgotten.
 pub const CATALOGS_KEPT: u64 = 100;
-/// Of these, the latest ones of which the files are kept, too.
+/// Number of the latest remembered catalogs whose files are kept, too.
 const FILES_KEPT: u64 = 16;
 /// The files are compressed once and seldom read.
 const LEVEL: i32 = 6;
-/// The most that the files of one catalog may take, unpacked, in bytes.
+/// Limit on the unpacked size of one catalog's files, in bytes.
 const MAX_UNPACKED: u64 = 256 << 20;
 
 impl Store {
     /// Records a catalog; `files` are names and contents, empty where they need not be kept.
-    /// Forgets what is older than is kept.
+    /// Forgets catalogs and files beyond the number that is kept.
     ///
     /// # Errors
     /// When the store has failed, or the files are too large.
@@ -45,7 +46,7 @@ impl Store {
         .await
     }
 
-    /// The catalogs that are remembered and can be read, the latest first.
+    /// The remembered catalogs that can be read, latest first.
     ///
     /// # Errors
     /// When the store has failed.
@@ -63,7 +64,8 @@ impl Store {
             }
             let unpack = |(version, bytes): (u64, Vec<u8>)| {
                 let catalog = record::decode::<CatalogRecord>(&bytes).and_then(|record| record.unpack(version));
-                // It is told, not relied upon: one that cannot be read must not keep the daemon from starting.
+                // The history is shown, not relied upon: an unreadable catalog must not keep the
+                // daemon from starting.
                 catalog.inspect_err(|error| tracing::warn!(version, %error, "a catalog of the history is left out")).ok()
             };
             Ok(found.into_iter().rev().filter_map(unpack).collect())
@@ -94,7 +96,7 @@ impl Store {
     }
 }
 
-/// The files that were packed.
+/// Unpacks the files of a catalog.
 pub(super) fn unpack(packed: &[u8]) -> Result<Vec<(String, String)>, RecordError> {
     let damaged = RecordError::damaged::<CatalogFilesRecord>;
     let mut bytes = Vec::new();

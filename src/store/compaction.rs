@@ -1,9 +1,10 @@
-//! Giving space back: when most of the log is no longer in use, the store moves to a fresh database.
+//! Giving space back: when most of the log is no longer in use, the store moves to a fresh
+//! database.
 //!
-//! sled uses the space of what was removed again only in whole segments, which a single small lasting entry
-//! keeps, and never shrinks its log. So the entries are copied ([`super::copier`]), and the mark then names
-//! the copy as the current database: one durable step, before which the old one is whole and after which the
-//! new one is.
+//! sled reuses the space of removed entries only in whole segments. A single small long-lived entry
+//! keeps its segment, and the log never shrinks. So the entries are copied ([`super::copier`]), and
+//! the mark then names the copy as the current database. That is one durable step: before it the
+//! old database is whole, after it the new one is.
 
 #[cfg(test)]
 mod tests;
@@ -26,21 +27,21 @@ use super::writer::{Op, Writer};
 use super::writes::Writes;
 use crate::store::error::StoreError;
 
-/// Free space that a copy needs, in multiples of what it holds.
+/// Free space that a copy needs, in multiples of the bytes that it holds.
 const ROOM: u64 = 3;
-/// A log must have grown by so much since the last compaction before there is another.
+/// Factor by which a log must have grown since the last compaction before the next one.
 const GROWTH: u64 = 2;
-/// The pause after one that came to nothing.
+/// The pause after a compaction that failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(600);
 
 /// When to compact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Compact {
-    /// Below this share of the log in use, in percent; 0 is never.
+    /// Compact when less than this share of the log is in use, in percent; 0 is never.
     pub below_percent: u32,
-    /// From this size of the log on, in bytes.
+    /// Compact only from this size of the log on, in bytes.
     pub from_bytes: u64,
-    /// Free space on the disk that is left alone, in bytes.
+    /// Free space that must remain on the disk, in bytes.
     pub min_free_bytes: u64,
 }
 
@@ -50,12 +51,12 @@ impl Default for Compact {
     }
 }
 
-/// How large the store is, for those who watch it.
+/// How large the store is, for monitoring.
 #[derive(Debug, Default)]
 pub struct Space {
     /// Bytes of the log.
     log: AtomicU64,
-    /// Bytes of keys and values in it.
+    /// Bytes of keys and values in the log.
     used: AtomicU64,
     compactions: AtomicU64,
     is_compacting: AtomicBool,
@@ -67,7 +68,7 @@ impl Space {
         self.log.load(Ordering::Relaxed)
     }
 
-    /// Bytes of keys and values in it.
+    /// Bytes of keys and values in the log.
     pub fn used_bytes(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
@@ -77,19 +78,19 @@ impl Space {
         self.compactions.load(Ordering::Relaxed)
     }
 
-    /// Whether there is one at the moment.
+    /// Whether a compaction is running.
     pub fn is_compacting(&self) -> bool {
         self.is_compacting.load(Ordering::Relaxed)
     }
 }
 
-/// Decides when.
+/// Decides when to compact.
 #[derive(Debug)]
 pub(super) struct Compaction {
     pub when: Compact,
     pub space: Arc<Space>,
     root: Folder,
-    /// Bytes of the log after the last one.
+    /// Bytes of the log after the last compaction.
     after_last: u64,
     not_before: Option<Instant>,
 }
@@ -99,7 +100,7 @@ impl Compaction {
         Self { when, space: Arc::default(), root: root.clone(), after_last: 0, not_before: None }
     }
 
-    /// Whether it is time, with the log as it is.
+    /// Whether a compaction is due, given the log as it is.
     pub fn is_due(&self, log: &DataFile, sum: &Sum) -> bool {
         let Ok(bytes) = log.bytes() else { return false };
         self.space.log.store(bytes, Ordering::Relaxed);
@@ -119,7 +120,7 @@ impl Compaction {
         tracing::info!(log_bytes = self.space.log_bytes(), used_bytes = sum.bytes, "compacting the store");
     }
 
-    /// One has ended: with a log of so many bytes, or with nothing.
+    /// Notes that a compaction has ended: with a log of so many bytes, or without success.
     pub fn ended(&mut self, bytes: Option<u64>) {
         self.space.is_compacting.store(false, Ordering::Relaxed);
         match bytes {
@@ -134,11 +135,11 @@ impl Compaction {
     }
 }
 
-/// Copies of the store in the making: one at most.
+/// Copies of the store that are being made: one at most.
 #[derive(Debug)]
 pub(super) struct Copies {
     pub mirror: Option<Mirror>,
-    /// Who wants it, if it is for a backup.
+    /// Where the answer goes, if the copy is for a backup.
     pub wanted: Option<SyncSender<BackupAnswer>>,
     pub compaction: Compaction,
     pub queue: WeakSender<Op>,
@@ -149,12 +150,12 @@ pub(super) struct Copies {
 }
 
 impl Copies {
-    /// Where changes are noted that a copy needs, too.
+    /// The group in which changes are noted that a copy needs, too.
     pub fn group(&mut self) -> Option<&mut Writes> {
         self.mirror.as_mut().map(|mirror| &mut mirror.group)
     }
 
-    /// Hands over what has become durable.
+    /// Hands the durable changes over to the copier.
     pub fn hand_over(&mut self) {
         if self.mirror.as_mut().is_some_and(|mirror| !mirror.hand_over()) {
             self.give_up();
@@ -180,7 +181,7 @@ impl Copies {
 }
 
 impl Writer {
-    /// Begins a compaction, if it is time for one.
+    /// Begins a compaction if one is due.
     pub(super) fn consider_compaction(&mut self) {
         if self.copies.mirror.is_some() || !self.copies.compaction.is_due(&self.log, &self.sum) {
             return;
@@ -196,10 +197,10 @@ impl Writer {
         self.copies.start(job);
     }
 
-    /// Begins a copy for a backup, unless there is another copy in the making.
+    /// Begins a copy for a backup, unless another copy is being made.
     pub(super) fn copy_to(&mut self, (root, name): (Folder, String), answer: SyncSender<BackupAnswer>) {
         if self.copies.mirror.is_some() {
-            // Whoever asked may have gone.
+            // The backup may no longer wait for an answer.
             let _ = answer.send(None);
             return;
         }
@@ -207,10 +208,11 @@ impl Writer {
         self.start_copy(root, name, || {});
     }
 
-    /// Moves to the copy, if it is whole, or hands it to whoever wanted it. Everything that was written before is durable in both.
+    /// Moves to the copy if it is whole, or hands it to the backup that wanted it. Everything that
+    /// was written before is durable in both databases.
     ///
     /// # Errors
-    /// When it is not known which of the two a start would open.
+    /// When it is unknown which of the two databases a start would open.
     pub(super) fn take_copy(&mut self) -> Result<(), StoreError> {
         let Some(mut mirror) = self.copies.mirror.take() else { return Ok(()) };
         let Some(copy) = mirror.finish(self.sum) else {
@@ -232,7 +234,7 @@ impl Writer {
     }
 }
 
-/// Removes a database that is no longer the current one. Whoever still reads it can go on.
+/// Removes a database that is no longer the current one. Readers that still use it can go on.
 fn retire(root: &Folder, generation: u64) {
     let name = database(generation);
     remove(root, &name);
@@ -243,7 +245,8 @@ fn retire(root: &Folder, generation: u64) {
     }
 }
 
-/// What stands where the first database was, so that a batchd that knows no others does not begin a new one there.
+/// The note left where the first database was, so that an older batchd does not begin a new
+/// database there.
 const NOTE: &str = "The store has moved to a folder beside this file; `mark` says to which. Older versions of batchd cannot open it.\n";
 
 fn leave_note(root: &Folder, name: &str) -> Result<(), StoreError> {
@@ -251,7 +254,8 @@ fn leave_note(root: &Folder, name: &str) -> Result<(), StoreError> {
     written.map_err(|error| StoreError::io("writing", &root.path_of(name), &error))
 }
 
-/// Removes databases that a kill has left behind: copies that were not finished, and one that a copy has replaced.
+/// Removes databases that a kill left behind: unfinished copies, and a database that a copy has
+/// replaced.
 pub(super) fn remove_others(root: &Folder, current: u64) -> Result<(), StoreError> {
     for entry in root.entries()? {
         let other = generation_of(&entry.name).filter(|other| *other != current);

@@ -1,8 +1,9 @@
-//! Reading the content of uploaded files, which is not taken on trust: a disk may give back other bytes than it was
-//! given, and a person may put other files in their place.
+//! Reading the content of uploaded files, which is not trusted: a disk may return other bytes than
+//! were written, and a person may put other files in their place.
 //!
-//! Invariant: whoever reads a content from its first byte to its end through [`Verified`] gets what was uploaded, or an
-//! error before its last bytes. Nothing is read twice for it. Ranges are only checked for the size of the whole.
+//! Invariant: a reader that reads a content from its first byte to its end through [`Verified`]
+//! gets what was uploaded, or an error before the last bytes. Nothing is read twice for this check.
+//! For ranges, only the size of the whole is checked.
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::domain::file::{File, FileSource};
 use crate::domain::id::FileId;
 use crate::store::error::StoreError;
 
-/// What a content is not as it should be.
+/// How a content differs from what was uploaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the content of the file `{file}` is damaged: {reason}")]
 pub struct DamagedContent {
@@ -25,11 +26,12 @@ pub struct DamagedContent {
     pub reason: String,
 }
 
-/// A content that is read from its beginning. Once it was read to its end, it may be read again from anywhere.
+/// A content that is read from its beginning. After it was read to its end, it may be read again
+/// from anywhere.
 #[derive(Debug)]
 pub struct Verified {
     content: DataFile,
-    /// `None` once it is known to be good, or if nobody knows what it should be.
+    /// `None` once the content is known to be good, or if its size and digest are not known.
     check: Option<ContentCheck>,
 }
 
@@ -40,7 +42,7 @@ struct ContentCheck {
     sha256: [u8; 32],
     read: u64,
     hasher: Sha256,
-    /// How often something was found.
+    /// How often damage was found.
     found: Arc<AtomicU64>,
 }
 
@@ -72,7 +74,7 @@ impl Read for Verified {
         if read > 0 && check.read < check.bytes {
             return Ok(read);
         }
-        // All of it, or something happens to it at this very moment.
+        // The reader has all of it, unless the file is being changed at this very moment.
         check.check_size(check.read).map_err(invalid)?;
         if check.hasher.clone().finalize()[..] != check.sha256 {
             return Err(invalid(check.damaged("its bytes are not those that were uploaded".to_owned())));
@@ -84,7 +86,7 @@ impl Read for Verified {
 
 impl Seek for Verified {
     /// # Errors
-    /// Before its end was reached: what is left out cannot be checked.
+    /// When the end was not reached before: a skipped part cannot be checked.
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         match self.check {
             None => self.content.seek(to),
@@ -94,10 +96,10 @@ impl Seek for Verified {
 }
 
 impl Verified {
-    /// Reads what is left, so that it is known whether it is good.
+    /// Reads the rest, so that it is known whether the content is good.
     ///
     /// # Errors
-    /// When it is damaged or cannot be read.
+    /// When the content is damaged or cannot be read.
     pub fn finish(&mut self) -> io::Result<()> {
         if self.check.is_some() {
             io::copy(self, &mut io::sink())?;
@@ -110,16 +112,16 @@ fn invalid(damage: DamagedContent) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, damage)
 }
 
-/// The damage that a reader has told of, if it was that.
+/// The damage that a reader reported, if the error is one.
 pub(super) fn damage_in(error: &io::Error) -> Option<DamagedContent> {
     error.get_ref()?.downcast_ref::<DamagedContent>().cloned()
 }
 
 impl Store {
-    /// Opens the content of an uploaded file to be read as a whole. Blocks.
+    /// Opens the content of an uploaded file, to be read as a whole. Blocks.
     ///
     /// # Errors
-    /// When its size is another one than it had, or it cannot be read.
+    /// When the content's size differs from the recorded size, or the content cannot be read.
     pub fn open_verified(&self, file: &File) -> Result<Verified, StoreError> {
         let FileSource::Uploaded { sha256 } = file.source else {
             return Err(StoreError::Broken(format!("`{}` is a view, and has no content", file.id)));
@@ -127,7 +129,7 @@ impl Store {
         let (id, bytes, found) = (file.id, file.bytes, self.inner.damage_found.clone());
         let check = ContentCheck { file: id, bytes, sha256, read: 0, hasher: Sha256::new(), found };
         let content = match self.open_content(id) {
-            // Its record may have been removed a moment ago.
+            // The file's record may have been removed a moment ago.
             Err(StoreError::Io { missing: true, .. }) if self.recorded(id)?.is_some() => {
                 return Err(check.damaged("it is missing on the disk".to_owned()).into());
             }
@@ -138,19 +140,21 @@ impl Store {
         Ok(Verified { content, check: Some(check) })
     }
 
-    /// The same of the input of an unfinished batch, which may have been deleted since. Blocks.
+    /// Like `open_verified`, for the input of an unfinished batch, which may have been deleted
+    /// since. Blocks.
     ///
     /// # Errors
     /// As [`Self::open_verified`].
     pub fn open_input(&self, id: FileId) -> Result<Verified, StoreError> {
         match self.recorded(id)? {
             Some(file) => self.open_verified(&file),
-            // Deleted by a version that did not keep what it was.
+            // Deleted by a version that did not keep the file's record.
             None => Ok(Verified { content: self.open_content(id)?, check: None }),
         }
     }
 
-    /// Opens the content of an uploaded file to read some of it; only its size is looked at. Blocks.
+    /// Opens the content of an uploaded file to read a part of it; only its size is checked.
+    /// Blocks.
     ///
     /// # Errors
     /// As [`Self::open_verified`].
@@ -158,12 +162,13 @@ impl Store {
         Ok(self.open_verified(file)?.content)
     }
 
-    /// How often a content was found to be damaged, since the store was opened.
+    /// How often a content was found to be damaged since the store was opened.
     pub fn damage_found(&self) -> u64 {
         self.inner.damage_found.load(Ordering::Relaxed)
     }
 
-    /// What is known of a file, also of one that was deleted while an unfinished batch reads it.
+    /// What is known of a file, including a file that was deleted while an unfinished batch reads
+    /// it.
     fn recorded(&self, id: FileId) -> Result<Option<File>, StoreError> {
         for key in [format::file(id), format::deleted(id)] {
             if let Some(bytes) = self.inner.tree.get(key)?.filter(|bytes| !bytes.is_empty()) {
@@ -180,7 +185,7 @@ mod tests {
     use super::*;
     use crate::store::Deletion;
 
-    /// What is wrong with the content, and what a reader is told of it.
+    /// The case's name, the damage done to the content, and the error that the reader gets.
     type Damage = (&'static str, fn(&mut Vec<u8>), &'static str);
 
     const CASES: [Damage; 6] = [
@@ -223,11 +228,12 @@ mod tests {
             );
             let size_is_right = bad.len() == good.len();
             assert_eq!(store.open_part(&file).is_ok(), size_is_right, "{what}");
-            // By the size alone it is found twice.
+            // A wrong size alone is found twice.
             found += if size_is_right { 1 } else { 2 };
             assert_eq!(store.damage_found(), found, "{what}");
         }
-        // The reader is told before it has all of it, whatever pieces it reads.
+        // The reader gets the error before it has the whole content, whatever the size of its
+        // reads.
         let mut bad = good.clone();
         bad[7] ^= 1;
         std::fs::write(&path, &bad).unwrap();

@@ -1,11 +1,13 @@
-//! A copy of the store into a fresh database while the store is in use: for a compaction, or a backup.
+//! A copy of the store into a fresh database while the store is in use: for a compaction, or a
+//! backup.
 //!
-//! A thread of its own copies the entries in the order of their keys, a little at a time and with pauses,
-//! and applies every group of writes that the writer hands it meanwhile. An entry may be copied after
-//! the write that made it has come, or before; the writes come in order, so the last word on each key
-//! stands in the end. The copy keeps a sum of its own, so that it is known to be equal before it is used.
+//! A dedicated thread copies the entries in key order, a little at a time and with pauses, and
+//! applies every group of writes that the writer hands it meanwhile. An entry may be copied before
+//! or after the write that made it arrives; the writes arrive in order, so the last write to each
+//! key wins in the end. The copy keeps its own sum, so that it is known to equal the store before
+//! it is used.
 //!
-//! Invariant: nothing of the store changes here. A copy that fails, or is given up, is removed.
+//! Invariant: the copier changes nothing in the store. A copy that fails or is given up is removed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,20 +27,21 @@ use super::writes::Writes;
 use crate::store::error::StoreError;
 use crate::store::verify::LOG;
 
-/// Bytes that are copied between two looks at what was written meanwhile.
+/// Bytes that are copied between two checks for new writes.
 const CHUNK: usize = 256 << 10;
-/// Groups of writes that wait to be copied; beyond this the writer waits.
+/// Groups of writes that may wait to be copied; beyond this the writer waits.
 const WAITING: usize = 4;
-/// The longest pause between two chunks. A pause is as long as its chunk took: the copier uses half a core at most.
+/// The longest pause between two chunks. A pause is as long as its chunk took: the copier uses half
+/// a core at most.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes between two flushes, so that sled's buffers do not grow with the copy.
 const FLUSH_EVERY: usize = 8 << 20;
 
-/// What the copier is told by the writer.
+/// Messages from the writer to the copier.
 pub(super) enum CopierChange {
     /// A group of writes that is durable.
     Group(Writes),
-    /// The store is as the copy is to be; the answer is the finished copy.
+    /// The store has reached the state that the copy must have; the answer is the finished copy.
     Last(Sum, SyncSender<Copy>),
     /// The copy is in use.
     Taken,
@@ -64,23 +67,24 @@ pub(super) struct Mirror {
 /// What to copy, and where.
 pub(super) struct Job {
     pub source: sled::Tree,
-    /// Where the copy gets a folder, and its name; what is left there of a copy that was given up is removed.
+    /// The folder in which the copy gets a folder of its own, and the name of that; remains of a
+    /// copy that was given up are removed there.
     pub root: Folder,
     pub name: String,
     pub cache_bytes: u64,
-    /// As it is now; the copy takes over which store it is.
+    /// The sum of the store as it is now; the copy takes over the store's identity from it.
     pub sum: Sum,
-    /// Where the writer is told that everything has been copied.
+    /// Queue on which the writer learns that everything has been copied.
     pub queue: WeakSender<Op>,
-    /// Once the copy is in use.
+    /// Runs once the copy is in use.
     pub then: Box<dyn FnOnce() + Send>,
 }
 
 impl Mirror {
-    /// Begins to copy. From now on every group of writes must be handed over.
+    /// Begins to copy. From now on the writer must hand over every group of writes.
     ///
     /// # Errors
-    /// When there is no thread to be had.
+    /// When the thread cannot be started.
     pub fn start(job: Job) -> Result<Self, StoreError> {
         let (changes, receiver) = sync_channel(WAITING);
         let given_up = Arc::new(AtomicBool::new(false));
@@ -90,7 +94,7 @@ impl Mirror {
             if let Err(reason) = copy(job, &receiver, &until) {
                 tracing::warn!(folder = %root.path_of(&name).display(), %reason, "a copy of the store was given up");
                 remove(&root, &name);
-                // The writer learns of it with its next group, or at once if it has nothing to do.
+                // The writer learns of it with its next group, or at once if it is idle.
                 if let Some(queue) = queue.upgrade() {
                     let _ = queue.try_send(Op::Copied);
                 }
@@ -101,13 +105,14 @@ impl Mirror {
         Ok(Self { changes: Some(changes), group: Writes::default(), given_up, thread: Some(thread) })
     }
 
-    /// Hands a group over; waits while too many are on their way. `false` if the copier has given up.
+    /// Hands a group over; waits while too many groups are queued. `false` if the copier has given
+    /// up.
     pub fn hand_over(&mut self) -> bool {
         let group = std::mem::take(&mut self.group);
         group.is_empty() || self.send(CopierChange::Group(group))
     }
 
-    /// Waits for the copy of the store as it is now. `None` if there will be none.
+    /// Waits for the copy of the store as it is now. `None` if the copy was given up.
     pub fn finish(&mut self, sum: Sum) -> Option<Copy> {
         let (answer, finished) = sync_channel(1);
         if !self.send(CopierChange::Last(sum, answer)) {
@@ -116,7 +121,7 @@ impl Mirror {
         finished.recv().ok()
     }
 
-    /// Says that the copy is in use. What remains to be done nobody waits for.
+    /// Tells the copier that the copy is in use. The writer does not wait for the remaining work.
     pub fn taken(mut self) {
         self.send(CopierChange::Taken);
         self.thread = None;
@@ -157,11 +162,12 @@ impl From<sled::Error> for GivenUp {
 }
 
 fn copy(job: Job, changes: &Receiver<CopierChange>, given_up: &AtomicBool) -> Result<(), GivenUp> {
-    // The threads that serve come first. Where the system refuses, the pauses remain.
+    // Threads that serve requests come first. If the system refuses the lower priority, the pauses
+    // remain.
     let _ = rustix::process::setpriority_process(None, 10);
     remove(&job.root, &job.name);
     let folder = job.root.folder(&job.name)?;
-    // What becomes of the copy is no matter of the store's.
+    // What happens to the copy does not concern the store.
     let tree = Tree::new(open_sled(&folder, job.cache_bytes)?, Default::default(), Default::default());
     let mut copying = Copying { sum: Sum { writes: 0, entries: 0, bytes: 0, sum: 0, ..job.sum }, tree, unflushed: 0 };
     let mut from = Some(Vec::new());
@@ -185,7 +191,7 @@ fn copy(job: Job, changes: &Receiver<CopierChange>, given_up: &AtomicBool) -> Re
             CopierChange::Group(group) => copying.apply(group)?,
             CopierChange::Last(sum, answer) => {
                 let finished = copying.finish(&sum, &root, &folder)?;
-                // The writer may have gone meanwhile; then nobody takes the copy.
+                // The writer may be gone by now; then the copy is not taken.
                 let _ = answer.send(finished);
             }
             CopierChange::Taken => {
@@ -196,7 +202,7 @@ fn copy(job: Job, changes: &Receiver<CopierChange>, given_up: &AtomicBool) -> Re
     }
 }
 
-/// The copy in the making.
+/// The copy that is being made.
 struct Copying {
     tree: Tree,
     sum: Sum,
@@ -216,7 +222,7 @@ impl Copying {
         }
     }
 
-    /// Copies the entries from a key on, a chunk of them; returns where the next chunk begins.
+    /// Copies one chunk of entries, starting at a key; returns where the next chunk begins.
     fn chunk(&mut self, source: &sled::Tree, from: Vec<u8>) -> Result<Option<Vec<u8>>, GivenUp> {
         let mut writes = Writes::default();
         let mut bytes = 0;
@@ -245,7 +251,7 @@ impl Copying {
         Ok(())
     }
 
-    /// Makes the copy durable, once it is known to be equal.
+    /// Makes the copy durable, once it is known to equal the store.
     fn finish(&mut self, sum: &Sum, root: &Folder, folder: &Folder) -> Result<Copy, GivenUp> {
         if (self.sum.entries, self.sum.bytes, self.sum.sum) != (sum.entries, sum.bytes, sum.sum) {
             return Err(GivenUp::Differs(self.sum.entries, sum.entries));
@@ -260,7 +266,7 @@ impl Copying {
     }
 }
 
-/// Removes what is left of a database that nobody uses.
+/// Removes what is left of an unused database.
 pub(super) fn remove(root: &Folder, name: &str) {
     if let Err(error) = root.remove_tree(name) {
         tracing::warn!(folder = %root.path_of(name).display(), %error, "an unused copy of the store cannot be removed");

@@ -1,9 +1,10 @@
-//! How a batch comes to be: once for each idempotency key, once for each quote, within the credits of its
-//! organisation, and together with its input if the daemon makes that itself.
+//! How a batch is created: once per idempotency key, once per quote, within the credits of its
+//! organisation, and together with its input if the daemon makes the input itself.
 //!
-//! Invariant: a file that the daemon makes for a batch exists if and only if that batch was created. Its content
-//! is durable before, its record is in the same atomic write; so whoever dies in between leaves content
-//! without a record, which is nothing that anybody was shown.
+//! Invariant: a file that the daemon makes for a batch exists if and only if that batch was
+//! created. The file's content is durable before, and its record is in the same atomic write as the
+//! batch. So a process that dies in between leaves content without a record, and no client was ever
+//! shown that content.
 
 use std::time::Duration;
 
@@ -29,10 +30,10 @@ use crate::store::format::seconds;
 /// How long an idempotency key is remembered: as long as the longest batch runs.
 const IDEMPOTENCY_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
 
-/// A client's wish that a create happens once.
+/// A client's request that a create happens only once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Idempotency {
-    /// SHA-256 of the key and whatever it is scoped by.
+    /// SHA-256 of the key and its scope.
     pub key: [u8; 32],
     /// SHA-256 of the request.
     pub request: [u8; 32],
@@ -48,24 +49,24 @@ pub enum CreateOutcome {
     KeyReused,
     /// The key was used before, with the same request; the batch that it made was deleted.
     Deleted,
-    /// The input file does not exist (any more).
+    /// The input file does not exist, or no longer exists.
     InputGone,
-    /// This batch was made from its quote before.
+    /// A batch was made from this quote before: this one.
     QuoteUsed(BatchId),
-    /// The organisation's credits do not cover what it may cost.
+    /// The organisation's credits do not cover what the batch may cost.
     NotCovered(Shortfall),
 }
 
 /// What an idempotency key was used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UsedKey {
-    /// The batch that was made under it; `None` if that was deleted since.
+    /// The batch that was made under the key; `None` if the batch was deleted since.
     pub batch: Option<BatchId>,
     /// SHA-256 of the request that made it.
     pub request: [u8; 32],
 }
 
-/// Content that the daemon makes a batch of; it becomes a file with the batch, or not at all.
+/// Content from which the daemon makes a batch; it becomes a file with the batch, or not at all.
 #[derive(Debug)]
 pub struct MadeInput {
     pub file: NewFile,
@@ -86,8 +87,8 @@ impl Store {
         self.commit(move |tx| create(tx, &spec, None, control, idempotency)).await
     }
 
-    /// Creates a batch in `validating`, and its input file with it, whatever `spec` says of that. Unless the outcome is
-    /// `Created`, there is no such file.
+    /// Creates a batch in `validating` together with its input file, whatever input file `spec`
+    /// names. Unless the outcome is `Created`, no such file exists.
     ///
     /// # Errors
     /// When the disk is full or fails, or the store has failed.
@@ -107,7 +108,8 @@ impl Store {
         let outcome = self.commit(move |tx| create(tx, &spec, Some(&file), control, idempotency)).await;
         match outcome {
             Ok(CreateOutcome::Created) => {}
-            // Whether it is there after a restart is not known. If not, its content has no record, which the start sees to.
+            // Whether the batch exists after a restart is not known. If not, its content has no
+            // record, and the start handles that.
             Err(StoreError::Broken(_) | StoreError::Closed) => {}
             Ok(_) | Err(_) => {
                 if let Err(error) = self.remove_content(Some(id)).await {
@@ -130,14 +132,14 @@ impl Store {
     }
 }
 
-/// The entry that forgets a key of a batch that was created then; without the key the beginning of those of
-/// that second.
+/// The expiry entry of an idempotency key whose batch was created at `created_at`. With an empty
+/// key: the common prefix of all such entries of that second.
 fn forgotten(created_at: Timestamp, key: &[u8]) -> Vec<u8> {
     format::expiry(seconds(later(created_at, IDEMPOTENCY_LIFETIME)), ExpiryKind::IdempotencyKey, key)
 }
 
-/// The idempotency key of a batch that is deleted leads to it no more. It stays used: its create happened once, and
-/// must not happen a second time because its answer is gone.
+/// Makes the idempotency key of a deleted batch lead nowhere. The key stays used: its create
+/// happened once, and must not happen a second time because its answer is gone.
 pub(super) fn release_key(tx: &mut Tx<'_>, spec: &BatchSpec) -> Result<(), StoreError> {
     let same_second = tx.tree().scan_prefix(forgotten(spec.created_at, &[])).keys().collect::<Result<Vec<_>, _>>()?;
     for entry in same_second {
@@ -151,7 +153,7 @@ pub(super) fn release_key(tx: &mut Tx<'_>, spec: &BatchSpec) -> Result<(), Store
     Ok(())
 }
 
-/// Writes a batch and the file that was made for it, or says why not and writes nothing.
+/// Writes a batch and the file that was made for it, or returns why not and writes nothing.
 fn create(
     tx: &mut Tx<'_>,
     spec: &BatchSpec,
@@ -165,12 +167,12 @@ fn create(
             return Ok(match earlier.batch {
                 _ if earlier.request != used.request => CreateOutcome::KeyReused,
                 Some(batch) => CreateOutcome::Existing(BatchId::from_u128(batch)),
-                // It was to happen once, and has.
+                // The create was to happen once, and has happened.
                 None => CreateOutcome::Deleted,
             });
         }
     }
-    // Before the key is written: a refused create must not use it up.
+    // Checked before the key is written: a refused create must not use the key up.
     if made.is_none() && !tx.tree().contains_key(format::file(spec.input_file))? {
         return Ok(CreateOutcome::InputGone);
     }
@@ -260,7 +262,7 @@ pub(super) mod tests {
         BatchSpec { dialect: Dialect::BatchRouter, order: BatchInput::Quoted(Box::new(order)), ..spec(FileId::from_u128(0)) }
     }
 
-    /// A batch of Phaseo's, made from a quote of that number.
+    /// A Phaseo batch, made from the quote with that number.
     pub fn of_phaseo(quote: u128) -> BatchSpec {
         let mut spec = BatchSpec { dialect: Dialect::Phaseo, fallback: Fallback::Never, ..of_quote(quote, 3) };
         let BatchInput::Quoted(order) = &mut spec.order else { unreachable!() };
@@ -296,7 +298,7 @@ pub(super) mod tests {
         let refused = of_quote(2, 3);
         assert!(matches!(create(refused.clone(), None).await.unwrap(), CreateOutcome::NotCovered(_)));
         assert_eq!(store.batch(refused.id).await.unwrap(), None);
-        // One that cannot be written: its record is larger than a value.
+        // A batch that cannot be written: its file's record is larger than a value.
         let mut long = made(&store, b"{}\n");
         long.file.filename = "x".repeat(5_000);
         assert!(store.create_batch_with(of_quote(3, 1), long, Control::default(), None).await.is_err());

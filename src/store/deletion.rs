@@ -1,13 +1,15 @@
-//! How a batch that has ended goes: because somebody wants it to, or because it has been kept for long enough.
+//! How a batch that has ended is removed: because its deletion was requested, or because it has
+//! been kept for long enough.
 //!
-//! With it go its results, what was asked for and what was found, its receipt, what was told of it, its output and
-//! error files, the quote that it was made from, and its input if the daemon made that. Stay: a file that
-//! a client uploaded, what the organisation was charged, and its idempotency key, which leads nowhere then. Rows of
-//! other batches that share answers with it have them anyway.
+//! With the batch go its results, its specification, plan and problems, its receipt, its event log,
+//! its output and error files, the quote that it was made from, and its input if the daemon made
+//! that. What stays: a file that a client uploaded, what the organisation was charged, and the
+//! batch's idempotency key, which then leads nowhere. Rows of other batches that share answers with
+//! it keep those answers.
 //!
-//! One step takes its state away and marks what is left. From then on there is no such batch for any reader. What is
-//! left goes in small steps, so that a large batch does not hold up the others; the mark goes last, and the
-//! sweep takes up what was interrupted.
+//! One step removes the batch's state and marks the rest. From then on the batch does not exist for
+//! any reader. The rest goes in small steps, so that a large batch does not hold up the others. The
+//! mark goes last, and the sweep continues interrupted deletions.
 
 use futures_util::{StreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
@@ -24,18 +26,18 @@ use crate::domain::id::{BatchId, FileId};
 use crate::domain::time::Timestamp;
 use crate::store::error::StoreError;
 
-/// Batches that are found in one go.
+/// Batches that one scan returns at most.
 const SCAN_LIMIT: usize = 1_000;
-/// Deletions that are under way at the same time: they share flushes.
+/// Deletions that run at the same time: they share flushes.
 const UNDER_WAY: usize = 16;
 
 /// What became of the deletion of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BatchDeletion {
-    /// It is gone. What is left of it can be removed with [`Store::remove_rest`].
+    /// The batch is gone. The rest of its data can be removed with [`Store::remove_rest`].
     Deleted,
     NotFound,
-    /// It is in this state, in which something is still done to it.
+    /// The batch is in this state, in which work on it goes on.
     NotEnded(&'static str),
 }
 
@@ -47,13 +49,14 @@ impl Store {
     pub async fn delete_batch(&self, id: BatchId) -> Result<BatchDeletion, StoreError> {
         let (outcome, unused) = self.commit(move |tx| delete(tx, id)).await?;
         if let Err(error) = self.remove_content(unused).await {
-            // Nobody can see it any more; the next start finds it.
+            // The content is no longer visible; the next start finds it.
             tracing::warn!(batch = %id, %error, "the input of a deleted batch could not be removed");
         }
         Ok(outcome)
     }
 
-    /// Removes what is left of a deleted batch. Until then it takes space, and nothing else; the sweep does it, too.
+    /// Removes what is left of a deleted batch. Until then the rest only takes space; the sweep
+    /// removes it, too.
     ///
     /// # Errors
     /// When the store has failed.
@@ -61,7 +64,8 @@ impl Store {
         self.purge_if_unseen(id).await
     }
 
-    /// Deletes the batches that ended before `limit`, the oldest first, until `stop`; returns how many.
+    /// Deletes the batches that ended before `limit`, oldest first, until `stop` is cancelled;
+    /// returns how many.
     ///
     /// # Errors
     /// When the store has failed.
@@ -87,7 +91,7 @@ impl Store {
         match self.delete_batch(id).await {
             Ok(BatchDeletion::Deleted) => self.remove_rest(id).await.map(|()| true),
             Ok(BatchDeletion::NotFound | BatchDeletion::NotEnded(_)) => Ok(false),
-            // One damaged record must not keep all the others for ever.
+            // One damaged record must not keep all other batches for ever.
             Err(StoreError::Damaged(error)) => {
                 tracing::error!(batch = %id, %error, "a batch that has been kept for long enough could not be deleted");
                 Ok(false)
@@ -99,8 +103,8 @@ impl Store {
     /// Batches behind `after` that ended before `limit`, the oldest first, at most [`SCAN_LIMIT`].
     fn ended_before(&self, limit: Timestamp, after: Option<BatchId>) -> Result<Vec<BatchId>, StoreError> {
         let from = after.map_or_else(|| format::BATCHES.to_vec(), |id| [&format::batch(id)[..], &[0]].concat());
-        // None ends before it was created, which its id tells; after a clock was set back, ids are ahead of it, and such
-        // batches are found that much later.
+        // No batch ends before it was created, and its id holds its creation time. After a clock
+        // was set back, ids are ahead of the clock, and such batches are found that much later.
         let end = format::batch(BatchId::first_at(limit));
         let mut due = Vec::new();
         if from >= end {
@@ -109,7 +113,7 @@ impl Store {
         for entry in self.inner.tree.range(from..end) {
             let (key, state) = entry?;
             let Some(id) = format::trailing_id(&key).map(BatchId::from_u128) else { continue };
-            // One that cannot be read is deleted by nobody: the attempt says so.
+            // An unreadable record is included: the attempt to delete its batch reports the damage.
             let state = record::decode::<StateRecord>(&state).and_then(StateRecord::unpack);
             if state.map_or(true, |(state, _)| state.ended_at().is_some_and(|at| at < limit)) {
                 due.push(id);
@@ -122,7 +126,8 @@ impl Store {
     }
 }
 
-/// Takes a batch away and marks what is left of it. Returns also its input, if its content can go.
+/// Removes a batch and marks what is left of it. Also returns the batch's input if its content can
+/// be removed now.
 fn delete(tx: &mut Tx<'_>, id: BatchId) -> Result<(BatchDeletion, Option<FileId>), StoreError> {
     let Some((state, progress)) = tx.get::<StateRecord>(&format::batch(id))?.map(StateRecord::unpack).transpose()? else {
         return Ok((BatchDeletion::NotFound, None));
@@ -144,13 +149,13 @@ fn delete(tx: &mut Tx<'_>, id: BatchId) -> Result<(BatchDeletion, Option<FileId>
             tx.remove(place);
         }
         if let BatchInput::Quoted(order) = &spec.order {
-            // Otherwise it could be used a second time.
+            // Otherwise the quote could be used a second time.
             tx.remove(format::used_quote(order.quote));
             tx.remove_all(format::quote(order.quote))?;
         }
         super::creation::release_key(tx, &spec)?;
     }
-    // It was settled when the batch ended; the account must not depend on that.
+    // The reservation was settled when the batch ended; the account must not depend on that.
     super::ledger::settle(tx, id, progress.unwrap_or_default().cost)?;
     for key in [format::reservation(id), format::control(id), format::notice(id), format::watched(id), format::batch(id)] {
         tx.remove(key);

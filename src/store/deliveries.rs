@@ -1,6 +1,8 @@
-//! The queue of messages to receivers. That a batch has ended is noted in one step with its end; the note
-//! becomes a message, in one step, when somebody has written it; the message stays until it is delivered
-//! or given up. So no end is forgotten, and every attempt sends the same bytes.
+//! The queue of messages to receivers.
+//!
+//! The end of a batch and the note that it has ended are written in one step. The note becomes a
+//! message, in one step, once the message has been composed. The message stays until it is
+//! delivered or given up. So no end is forgotten, and every attempt sends the same bytes.
 
 use super::format;
 use super::record::delivery::DeliveryRecord;
@@ -20,24 +22,24 @@ use crate::store::format::seconds;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Due {
     Message(Box<Delivery>),
-    /// Its batch was deleted; its place in the queue.
+    /// The message's batch was deleted; `key` is the message's place in the queue.
     Moot {
         key: Vec<u8>,
     },
-    /// It cannot be read, and never will be; its place in the queue.
+    /// The message cannot be read, and never will be; `key` is its place in the queue.
     Lost {
         key: Vec<u8>,
         reason: String,
     },
 }
 
-/// What becomes of a message that is due.
+/// What to do with a message that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryChoice {
     Take,
-    /// Another one of its organisation may be taken.
+    /// The message is not taken, but another message of its organisation may be.
     Pass,
-    /// None of its organisation is.
+    /// No more messages of its organisation are taken.
     Enough,
 }
 
@@ -47,7 +49,7 @@ pub(super) fn note(tx: &mut Tx<'_>, batch: BatchId) {
 }
 
 impl Store {
-    /// Batches that have ended and of which nobody was told yet, at most so many.
+    /// Batches that have ended and whose receivers were not notified yet, at most `most`.
     ///
     /// # Errors
     /// When the store has failed.
@@ -58,14 +60,14 @@ impl Store {
         Ok(found.into_iter().flatten().collect())
     }
 
-    /// Turns the note of a batch into a message, or into nothing if nobody wants to know.
+    /// Turns the note of a batch into a message, or removes the note if the batch has no receiver.
     ///
     /// # Errors
     /// When the store has failed.
     pub async fn answer_notice(&self, batch: BatchId, delivery: Option<Delivery>) -> Result<(), StoreError> {
         let packed = delivery.map(|delivery| Ok::<_, StoreError>((pack(&delivery)?, delivery))).transpose()?;
         self.commit(move |tx| {
-            // Whoever was quicker has answered it.
+            // Another caller may have answered the note already.
             if !tx.tree().contains_key(format::notice(batch))? {
                 return Ok(());
             }
@@ -78,8 +80,9 @@ impl Store {
         .await
     }
 
-    /// Messages that are to be tried at `now` and that `choose` takes: organisation by organisation, from `first`
-    /// on and round, of each the most overdue first. Looks at `look` of an organisation at most.
+    /// Messages that are due at `now` and that `choose` takes. Goes through the organisations in
+    /// order, from `first` on and around; within an organisation, the most overdue message comes
+    /// first. Looks at no more than `look` messages of one organisation.
     ///
     /// # Errors
     /// When the store has failed.
@@ -136,7 +139,7 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets a message that is sent no more, or cannot be read.
+    /// Removes a message that is no longer sent, or that cannot be read.
     ///
     /// # Errors
     /// When the store has failed.
@@ -158,8 +161,8 @@ impl Store {
         Ok(Some(Delivery::try_from(record)?))
     }
 
-    /// Records what became of an attempt: `next` is the message as it is tried again, `None` if it is
-    /// not. What became of one of Phaseo's is remembered with its batch.
+    /// Records the result of an attempt: `next` is the message for the next attempt, `None` if
+    /// there is none. The result of an attempt for a Phaseo batch is remembered with the batch.
     ///
     /// # Errors
     /// When the store has failed.
@@ -172,7 +175,8 @@ impl Store {
         let packed = next.map(|next| Ok::<_, StoreError>((pack(&next)?, next))).transpose()?;
         self.commit(move |tx| {
             tx.remove(format::delivery_due(tried.org, seconds(tried.due_at), tried.id));
-            // It may have been deleted meanwhile; nothing is kept of it then.
+            // The batch may have been deleted meanwhile; then the message and the result are
+            // dropped.
             if tx.tree().contains_key(format::batch(tried.batch))? {
                 if let Some(outcome) = outcome {
                     super::webhook_events::tried(tx, tried.batch, outcome)?;

@@ -1,16 +1,16 @@
-//! Why the store did not do what it was asked.
+//! Errors of the store.
 
 use super::content::{self, DamagedContent};
 use super::record::error::RecordError;
 
-/// Why the store could not do what it was asked.
+/// Why the store could not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// sled failed. Nothing that was not acknowledged may be relied upon, and no further write is
     /// accepted; a restart recovers all that was acknowledged.
     #[error("the store has failed and must be restarted: {0}")]
     Broken(String),
-    /// One operation went wrong in a way that nobody foresaw; all others are not concerned.
+    /// One operation failed in an unforeseen way; other operations are not affected.
     #[error("{0}")]
     Unexpected(String),
     /// The store is being closed.
@@ -22,22 +22,22 @@ pub enum StoreError {
         action: &'static str,
         path: String,
         reason: String,
-        /// It does not exist; trying again would not help.
+        /// The file does not exist; trying again would not help.
         missing: bool,
     },
-    /// The disk is full; nothing was kept of what was being written.
+    /// The disk is full; nothing was kept of the data being written.
     #[error("{action} {path}: no space left on the disk")]
     DiskFull { action: &'static str, path: String },
-    /// Bytes on disk that are not what they should be.
+    /// Bytes on disk that are damaged.
     #[error(transparent)]
     Damaged(#[from] RecordError),
-    /// The same of the content of a file.
+    /// Damaged content of a file.
     #[error(transparent)]
     Content(#[from] DamagedContent),
 }
 
 impl StoreError {
-    /// The content of a file could not be read, or is damaged.
+    /// The error for content of a file that could not be read, or is damaged.
     pub fn unreadable(file: crate::domain::id::FileId, error: &std::io::Error) -> Self {
         if let Some(damage) = content::damage_in(error) {
             return Self::Content(damage);

@@ -1,4 +1,4 @@
-//! Any record of the store, decoded as its key says: for those who look at everything there is.
+//! Decodes any record of the store according to its key: for code that looks at every record.
 
 use super::catalog;
 use super::key::{self, Key};
@@ -38,11 +38,11 @@ use crate::domain::webhook::endpoint::Receiver;
 use crate::domain::webhook::event_log::EventLog;
 use crate::store::record::error::RecordError;
 
-/// A record that was decoded; those that others lead to with their content.
+/// A decoded record; records that other records lead to keep their content.
 #[derive(Debug)]
 pub(super) enum Examined {
     File(Box<File>),
-    /// Deleted, and still read.
+    /// A file that was deleted and is still read.
     Deleted(Option<Box<File>>),
     Upload(Box<Upload>),
     Part(UploadPart),
@@ -60,7 +60,7 @@ pub(super) enum Examined {
     Delivery(Box<Delivery>),
     Idempotency(IdempotencyRecord),
     Answer(RowKey),
-    /// An id, or a digest, that leads elsewhere.
+    /// An id or a digest that leads to another record.
     Pointer(Vec<u8>),
     Other,
 }
@@ -68,11 +68,11 @@ pub(super) enum Examined {
 /// Decodes a record; `bytes` are all of its chunks.
 ///
 /// # Errors
-/// When the bytes are no such record.
+/// When the bytes are not a record of that kind.
 pub(super) fn examine(key: &Key, bytes: &[u8]) -> Result<Examined, RecordError> {
     Ok(match key {
         Key::File(_) => Examined::File(Box::new(decode::<FileRecord>(bytes)?.try_into()?)),
-        // Without its record before there were such.
+        // Written before deleted files kept their record.
         Key::Deleted(_) if bytes.is_empty() => Examined::Deleted(None),
         Key::Deleted(_) => Examined::Deleted(Some(Box::new(decode::<FileRecord>(bytes)?.try_into()?))),
         Key::Upload(_) => Examined::Upload(Box::new(decode::<UploadRecord>(bytes)?.try_into()?)),
@@ -99,7 +99,7 @@ pub(super) fn examine(key: &Key, bytes: &[u8]) -> Result<Examined, RecordError> 
         Key::Reservation(_) => Examined::Reservation(decode::<ReservationRecord>(bytes)?.into()),
         Key::Access(_) => Examined::ApiKey(Box::new(decode::<KeyRecord>(bytes)?.try_into()?)),
         Key::Quote(_) => match opened::<QuoteRecord>(bytes)?.with_body::<QuoteRecord, _>(decode_body::<QuoteRecord>) {
-            // It lived for a day, and counts as gone.
+            // A quote of version 1 lived for a day, and counts as gone.
             Err(RecordError::Version { found: 1, .. }) => Examined::Other,
             quote => Examined::Quote(Box::new(Quote::try_from(quote?)?)),
         },
@@ -116,7 +116,7 @@ pub(super) fn examine(key: &Key, bytes: &[u8]) -> Result<Examined, RecordError> 
     })
 }
 
-/// Those that nothing leads to.
+/// Decodes the records that nothing leads to.
 fn other(key: &Key, bytes: &[u8]) -> Result<Examined, RecordError> {
     match key {
         Key::Problems(_) => drop(decode::<ProblemsRecord>(bytes)?.unpack()?),
@@ -129,7 +129,7 @@ fn other(key: &Key, bytes: &[u8]) -> Result<Examined, RecordError> {
         Key::Observed(_) => drop(decode::<ObservedRecord>(bytes)?),
         Key::Catalog(version) => drop(decode::<CatalogRecord>(bytes)?.unpack(*version)?),
         Key::CatalogFiles(_) => drop(catalog::unpack(bytes)?),
-        // The others are in lists, and have no content.
+        // The other keys belong to lists and have no content.
         _ => {}
     }
     Ok(Examined::Other)
@@ -142,7 +142,7 @@ fn pointer(bytes: &[u8], length: usize) -> Result<Examined, RecordError> {
     Ok(Examined::Pointer(bytes.to_vec()))
 }
 
-/// The header of a packed record all of whose chunks are there.
+/// Opens the header of a packed record all of whose chunks are there.
 fn opened<T: Record>(bytes: &[u8]) -> Result<Packed<'_>, RecordError> {
     let packed = Packed::open::<T>(bytes)?;
     whole::<T>(bytes, packed.chunks)?;
@@ -157,26 +157,26 @@ fn whole<T: Record>(bytes: &[u8], chunks: u16) -> Result<(), RecordError> {
     Ok(())
 }
 
-/// Puts the chunks of records together again, as they come in the order of keys.
+/// Joins the chunks of records, which come in key order.
 #[derive(Debug, Default)]
 pub(super) struct Gathering(Option<Gathered>);
 
-/// A record with all of its chunks that there are.
+/// A record with all of its chunks that were found.
 #[derive(Debug)]
 pub(super) struct Gathered {
     pub key: Key,
-    /// Keys and values.
+    /// Keys and values of the chunks.
     pub values: Vec<(Vec<u8>, Vec<u8>)>,
-    /// No chunk is missing before the last.
+    /// No chunk before the last is missing.
     is_whole: bool,
     pub is_newest: bool,
 }
 
 impl Gathering {
-    /// Takes an entry; gives the record before it, if that is complete now.
+    /// Takes an entry; returns the previous record if that is complete now.
     ///
     /// # Errors
-    /// When it is no key.
+    /// When `bytes` is not a key.
     pub fn next(&mut self, bytes: &[u8], value: &[u8], is_newest: bool) -> Result<Option<Gathered>, ()> {
         let (key, chunk) = key::parse(bytes).ok_or(())?;
         if let Some(chunk) = chunk
@@ -191,14 +191,14 @@ impl Gathering {
         Ok(self.0.replace(Gathered { key, values: vec![(bytes.to_vec(), value.to_vec())], is_whole, is_newest }))
     }
 
-    /// The last record.
+    /// Returns the last record.
     pub fn end(&mut self) -> Option<Gathered> {
         self.0.take()
     }
 }
 
 impl Gathered {
-    /// Its bytes; `None` if a chunk is missing.
+    /// The record's bytes; `None` if a chunk is missing.
     pub fn bytes(&self) -> Option<Vec<u8>> {
         self.is_whole.then(|| self.values.iter().flat_map(|(_, value)| value).copied().collect())
     }

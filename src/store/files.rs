@@ -1,7 +1,7 @@
 //! Files: adding, reading, listing, deleting.
 //!
-//! Deleting an input that an unfinished batch still reads hides it at once and removes its content
-//! when the last such batch ends, as unlinking an open file does.
+//! When an unfinished batch still reads a deleted input, the deletion hides the file at once, and
+//! the content is removed when the last such batch ends, as with an open file that is unlinked.
 
 use super::dir::{DataFile, content_name};
 use super::format::{self, ExpiryKind};
@@ -21,7 +21,7 @@ use crate::store::format::seconds;
 pub struct NewFile {
     pub filename: String,
     pub purpose: Purpose,
-    /// Its media type, if that is known.
+    /// The file's media type, if known.
     pub mime: Option<String>,
     pub org: OrgId,
     pub created_at: Timestamp,
@@ -41,14 +41,14 @@ pub enum SortOrder {
 #[derive(Debug, Clone, Copy)]
 pub struct FileQuery {
     pub purpose: Option<Purpose>,
-    /// Only those of this organisation.
+    /// Only files of this organisation.
     pub org: OrgId,
-    /// Only those behind this one in the order of the list.
+    /// Only files behind this one in the order of the list.
     pub after: Option<FileId>,
-    /// At most this many.
+    /// At most this many files.
     pub limit: usize,
     pub order: SortOrder,
-    /// Files that expired by then are left out.
+    /// Files that expired by this time are left out.
     pub now: Timestamp,
 }
 
@@ -76,7 +76,7 @@ impl NewFile {
 }
 
 impl Store {
-    /// Makes a file of complete content.
+    /// Makes a file from complete content.
     ///
     /// # Errors
     /// When the disk is full or fails, or the store has failed.
@@ -89,7 +89,7 @@ impl Store {
         Ok(file)
     }
 
-    /// A file that exists and has not expired at `now`.
+    /// Reads a file that exists and has not expired at `now`.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
@@ -100,7 +100,7 @@ impl Store {
         Ok(found.filter(|file| file.expires_at.is_none_or(|at| now < at)))
     }
 
-    /// [`Self::file`] for a blocking thread, which shows it to nobody.
+    /// [`Self::file`] for a blocking thread that shows the file to no client.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
@@ -109,7 +109,7 @@ impl Store {
         Ok(found.filter(|file| file.expires_at.is_none_or(|at| now < at) && matches!(file.source, FileSource::Uploaded { .. })))
     }
 
-    /// Files in the order of their creation or the reverse.
+    /// Files in the order of their creation, or in reverse.
     ///
     /// # Errors
     /// When the store has failed or a record is damaged.
@@ -154,11 +154,11 @@ impl Store {
         Ok(Deletion::Deleted)
     }
 
-    /// Opens the content of an uploaded file, also of one that was deleted while an unfinished
+    /// Opens the content of an uploaded file, including a file that was deleted while an unfinished
     /// batch reads it. Blocks.
     ///
     /// # Errors
-    /// When it is gone or cannot be read.
+    /// When the content is gone or cannot be read.
     pub fn open_content(&self, id: FileId) -> Result<DataFile, StoreError> {
         self.inner.dir.files().open(content_name(id.as_u128()))
     }
@@ -187,7 +187,8 @@ pub(super) fn put_file(tx: &mut Tx<'_>, file: &File) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Removes a file's record. Returns whose content can go now; the outer `None` if there is no such file.
+/// Removes a file's record. Returns the file whose content can be removed now; the outer `None` if
+/// there is no such file.
 pub(super) fn forget_file(tx: &mut Tx<'_>, id: FileId) -> Result<Option<Option<FileId>>, StoreError> {
     let Some(file) = file_in(tx, id)? else { return Ok(None) };
     tx.remove(format::file(id));
@@ -199,7 +200,7 @@ pub(super) fn forget_file(tx: &mut Tx<'_>, id: FileId) -> Result<Option<Option<F
     }
     match file.source {
         FileSource::Uploaded { .. } if is_read(tx.tree(), id, None)? => {
-            // Whoever reads it has to know what it must be.
+            // Readers of the content must know what it should be.
             tx.put(format::deleted(id), &FileRecord::from(&file))?;
             Ok(Some(None))
         }

@@ -1,4 +1,4 @@
-//! Every key on disk. All data is in one sled tree, so that one atomic batch covers whatever
+//! Every key on disk. All data is in one sled tree, so that one atomic batch covers everything that
 //! belongs together, results and their bookkeeping included.
 //!
 //! Keys sort as bytes, so numbers are big-endian and of fixed width. The first byte is the kind:
@@ -6,18 +6,18 @@
 //! ```text
 //! M name                          format version; the sum over everything else
 //! F file(16)                      file record
-//! D file(16)                      record of a file deleted by its owner, still read by an unfinished batch
+//! D file(16)                      record of a deleted file that an unfinished batch still reads
 //! U upload(16)                    upload record
 //! P upload(16) part(16)           upload part record
 //! B batch(16)                     state of a batch (the list of batches)
-//! S batch(16) blob(1) chunk(2)    specification, plan, problems, receipt, telling of a batch, in chunks
-//! S batch(16) 6                   its input was made with it, and goes with it
+//! S batch(16) blob(1) chunk(2)    specification, plan, problems, receipt, event log, in chunks
+//! S batch(16) 6                   the batch's input was made with it, and goes with it
 //! A batch(16)                     unfinished batches; the value is the input file's id
 //! I sha256(32)                    idempotency keys
-//! K batch(16)                     control of a batch, where it is not as by default
+//! K batch(16)                     control of a batch, where it differs from the default
 //! L sha256(32)                    holds on lanes, by the digest of the lane's name
 //! T quote(16) chunk(2)            a quote, in chunks
-//! W org(16)                       what an organisation has and has spent
+//! W org(16)                       account of an organisation: its credits and what it has spent
 //! Y batch(16)                     what a batch has reserved, and was charged
 //! Z org(16)                       an organisation
 //! N 1 sha256(32)                  an API key, by the digest of its secret
@@ -25,24 +25,24 @@
 //! N 3 key(16)                     the organisation of a key
 //! E 1 org(16) batch(16)           the batches of an organisation, where that is not the operator's
 //! E 2 org(16) file(16)            the files of an organisation, likewise
-//! J 1 batch(16)                   a batch has ended, and its receiver was not told
-//! J 2 org(16) seconds(8) event(16)  when a message of an organisation is to be tried; its host
+//! J 1 batch(16)                   a batch has ended, and its receiver was not notified yet
+//! J 2 org(16) seconds(8) event(16)  when a message of an organisation is due; its host
 //! J 3 event(16) chunk(2)          a message to a receiver, in chunks
-//! J 4 batch(16)                   an unfinished batch of which somebody is told
-//! H org(16) receiver(16)          a receiver that is managed by itself
+//! J 4 batch(16)                   an unfinished batch that a receiver is notified of
+//! H org(16) receiver(16)          a receiver that is managed on its own
 //! V quote(16)                     the batch that was made from a quote
-//! O sha256(32)                    how long answers have been, by the digest of the lane and operation
+//! O sha256(32)                    lengths of answers so far, by the digest of lane and operation
 //! Q digest(16)                    rows with an answer, by the digest of their request
-//! X seconds(8) kind(1) id(16)     what goes away by itself, and when
-//! G batch(16)                     a file over its results was deleted, or the batch itself: what may go now?
-//! C 1 version(8) chunk(2)         what is told of an accepted catalog, in chunks
+//! X seconds(8) kind(1) id(16)     what expires, and when
+//! G batch(16)                     a results file or the batch was deleted: removal to be checked
+//! C 1 version(8) chunk(2)         the record of an accepted catalog, in chunks
 //! C 2 version(8) chunk(2)         the files of an accepted catalog, in chunks
 //! R batch(16) 1 page(4)           one page of rows: offsets, bitmaps, sums
 //! R batch(16) 2 row(4) chunk(2)   the large result of one row, in chunks
 //! R batch(16) 3 row(4) chunk(2)   results of rows of one page, this and later ones, in chunks
 //! ```
 //!
-//! No value exceeds [`MAX_VALUE`]: above it sled 0.34 puts values into side files that it does not
+//! No value exceeds [`MAX_VALUE`]: sled 0.34 puts larger values into side files that it does not
 //! reclaim.
 
 use crate::domain::batch::dedup::RequestDigest;
@@ -137,12 +137,12 @@ pub fn blob(id: BatchId, blob: Blob) -> Vec<u8> {
     key(b'S', [&id.as_u128().to_be_bytes(), &[blob as u8]])
 }
 
-/// All that is below a batch besides its rows.
+/// Prefix of everything that belongs to a batch besides its rows.
 pub fn blobs_of(id: BatchId) -> Vec<u8> {
     key(b'S', [&id.as_u128().to_be_bytes()])
 }
 
-/// Says that the input of a batch was made with it.
+/// The key that says that the input of a batch was made with it.
 pub fn made_input(id: BatchId) -> Vec<u8> {
     key(b'S', [&id.as_u128().to_be_bytes(), &[6]])
 }
@@ -189,27 +189,30 @@ pub fn org(id: OrgId) -> Vec<u8> {
     key(b'Z', [&id.as_u128().to_be_bytes()])
 }
 
-/// Behind every key that is `list` and an id.
+/// A key behind every key that consists of `list` and an id.
 pub fn behind(list: &[u8]) -> Vec<u8> {
     [list, &[0xff; 17]].concat()
 }
 
-/// Batches of an organisation; those of the operator are among all of them.
+/// Prefix of the list of an organisation's batches; the operator's batches are in the list of all
+/// batches.
 pub fn batches_of(org: OrgId) -> Vec<u8> {
     if org == OrgId::OPERATOR { BATCHES.to_vec() } else { key(b'E', [&[1], &org.as_u128().to_be_bytes()]) }
 }
 
-/// Files of an organisation; those of the operator are among all of them.
+/// Prefix of the list of an organisation's files; the operator's files are in the list of all
+/// files.
 pub fn files_of(org: OrgId) -> Vec<u8> {
     if org == OrgId::OPERATOR { FILES.to_vec() } else { key(b'E', [&[2], &org.as_u128().to_be_bytes()]) }
 }
 
-/// The place of a batch or file among those of its organisation; `None` where it has none besides its own.
+/// The key of a batch or file in the list of its organisation; `None` if that list is the list of
+/// all.
 pub fn owned(list: Vec<u8>, id: u128) -> Option<Vec<u8>> {
     (list.first() == Some(&b'E')).then(|| [list, id.to_be_bytes().to_vec()].concat())
 }
 
-/// Where the key with this digest is.
+/// Where the API key with this digest is.
 pub fn key_at(digest: &[u8]) -> Vec<u8> {
     key(b'N', [&[1], digest])
 }
@@ -251,7 +254,7 @@ pub fn delivery_due(org: OrgId, seconds: u64, id: EventId) -> Vec<u8> {
     key(b'J', [&[2], &org.as_u128().to_be_bytes(), &seconds.to_be_bytes(), &id.as_u128().to_be_bytes()])
 }
 
-/// Before the first key of an organisation among [`DELIVERIES_DUE`].
+/// Prefix of the keys of an organisation among [`DELIVERIES_DUE`].
 pub fn deliveries_of(org: OrgId) -> Vec<u8> {
     key(b'J', [&[2], &org.as_u128().to_be_bytes()])
 }
@@ -304,12 +307,12 @@ pub fn page(id: BatchId, page: u32) -> Vec<u8> {
     key(b'R', [&id.as_u128().to_be_bytes(), &[1], &page.to_be_bytes()])
 }
 
-/// Where a large result is, as is every one that was stored before there were runs.
+/// Where a large result is; also every result that was stored before runs existed.
 pub fn result(id: BatchId, row: RowIndex) -> Vec<u8> {
     key(b'R', [&id.as_u128().to_be_bytes(), &[2], &row.0.to_be_bytes()])
 }
 
-/// Where the run that begins with that row is.
+/// Where the run that begins with this row is.
 pub fn run(id: BatchId, first: RowIndex) -> Vec<u8> {
     key(b'R', [&id.as_u128().to_be_bytes(), &[3], &first.0.to_be_bytes()])
 }
@@ -318,7 +321,7 @@ pub fn chunk(prefix: &[u8], chunk: u16) -> Vec<u8> {
     [prefix, &chunk.to_be_bytes()].concat()
 }
 
-/// The row and chunk in the key of a result or a run; `None` if it is neither.
+/// The row and chunk in the key of a result or a run; `None` if the key is of neither.
 pub fn parse_chunk(key: &[u8]) -> Option<(RowIndex, u16)> {
     let tail = key.get(18..)?;
     let row = u32::from_be_bytes(tail.get(..4)?.try_into().ok()?);
@@ -326,7 +329,7 @@ pub fn parse_chunk(key: &[u8]) -> Option<(RowIndex, u16)> {
     Some((RowIndex(row), chunk))
 }
 
-/// The id that ends a key of a kind with one.
+/// The id at the end of a key, for kinds of keys that end with one.
 pub fn trailing_id(key: &[u8]) -> Option<u128> {
     let start = key.len().checked_sub(16)?;
     Some(u128::from_be_bytes(key[start..].try_into().ok()?))

@@ -1,6 +1,7 @@
 //! What a key names, read back from its bytes, and its name in plain words.
 //!
-//! The counterpart of [`super::format`], for those who look at everything there is: the check and the salvage.
+//! The counterpart of [`super::format`], for code that looks at every record: the check and the
+//! salvage.
 
 use std::fmt;
 
@@ -11,7 +12,7 @@ use crate::domain::id::{BatchId, EventId, FileId, KeyId, OrgId, PartId, QuoteId,
 pub(super) enum Key {
     Meta,
     File(FileId),
-    /// Deleted, and still read.
+    /// A file that was deleted and is still read.
     Deleted(FileId),
     Upload(UploadId),
     Part(UploadId, PartId),
@@ -21,7 +22,7 @@ pub(super) enum Key {
     Problems(BatchId),
     Receipt(BatchId),
     Telling(BatchId),
-    /// Its input was made with it.
+    /// The batch's input was made with it.
     MadeInput(BatchId),
     Active(BatchId),
     Control(BatchId),
@@ -32,7 +33,7 @@ pub(super) enum Key {
     Page(BatchId, u32),
     /// A result that is packed by itself.
     Alone(BatchId, RowIndex),
-    /// A run, by its first row.
+    /// A run, named by its first row.
     Run(BatchId, RowIndex),
     BatchOf(OrgId, BatchId),
     FileOf(OrgId, FileId),
@@ -59,7 +60,7 @@ pub(super) enum Key {
     CatalogFiles(u64),
 }
 
-/// Takes numbers off the end of a key.
+/// Takes numbers off the front of what is left of a key.
 struct Rest<'a>(&'a [u8]);
 
 impl Rest<'_> {
@@ -79,7 +80,8 @@ pub(super) fn is_key(key: &[u8]) -> bool {
     parse(key).is_some()
 }
 
-/// What the key names, and which chunk of it, if it is in chunks. `None` if it is no key.
+/// What the key names, and the number of its chunk if the record is in chunks. `None` if the bytes
+/// are not a key.
 pub(super) fn parse(key: &[u8]) -> Option<(Key, Option<u16>)> {
     let mut rest = Rest(key.get(1..)?);
     let rest = &mut rest;
@@ -173,7 +175,7 @@ pub(super) fn parse(key: &[u8]) -> Option<(Key, Option<u16>)> {
 }
 
 impl Key {
-    /// Whether a record of that kind may be in several values.
+    /// Whether a record of this kind may span several values.
     pub fn is_in_chunks(&self) -> bool {
         match self {
             Self::Spec(_)
@@ -222,7 +224,7 @@ impl Key {
         }
     }
 
-    /// The batch that it belongs to.
+    /// The batch that the record belongs to.
     pub fn batch(&self) -> Option<BatchId> {
         match *self {
             Self::State(id)

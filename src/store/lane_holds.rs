@@ -1,4 +1,4 @@
-//! Holds that an operator has put on lanes. All of them are in memory, too: there are few.
+//! Holds that an operator has put on lanes. All holds are also in memory: there are few.
 
 use std::sync::Arc;
 
@@ -13,20 +13,20 @@ use crate::domain::provider::lane_hold::{Hold, LaneHold, LaneSelector};
 use crate::domain::time::Timestamp;
 use crate::store::error::StoreError;
 
-/// Holds at the same time; each was put by hand.
+/// Limit on simultaneous holds; each was put by hand.
 pub const MAX_HOLDS: usize = 1_000;
 
-/// What became of a wish to hold a lane or to let it go.
+/// The outcome of a request to hold a lane or to release it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HoldOutcome {
-    /// It is as wished, and durable.
+    /// The hold is as requested, and durable.
     Done,
-    /// There are [`MAX_HOLDS`] already.
+    /// There are [`MAX_HOLDS`] holds already.
     TooMany,
 }
 
 impl Store {
-    /// Puts a hold on lanes, or takes the one on exactly these lanes away.
+    /// Puts a hold on lanes, or removes the hold on exactly these lanes.
     ///
     /// # Errors
     /// When the store has failed.

@@ -1,7 +1,8 @@
-//! The ledger: what organisations have, what their batches reserve and were charged.
+//! The ledger: the credits of organisations, what their batches reserve, and what they were
+//! charged.
 //!
-//! A reservation is written in one step with the creation of its batch, and settled in one step with
-//! the batch's end: whatever happens in between, the account is the sum of its batches.
+//! A reservation is written in one step with the creation of its batch, and settled in one step
+//! with the batch's end: whatever happens in between, the account is the sum of its batches.
 
 use super::Store;
 use super::format;
@@ -15,7 +16,7 @@ use crate::domain::quote::receipt::Receipt;
 use crate::store::error::StoreError;
 
 impl Store {
-    /// What an organisation has; unlimited credits if nothing was ever said about it.
+    /// The account of an organisation; unlimited credits if none were ever set.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
@@ -25,8 +26,8 @@ impl Store {
         Ok(found.map(Account::from).unwrap_or_default())
     }
 
-    /// Sets what an organisation may spend, or grants it more: `change` makes the new from the old.
-    /// Returns the account as it is then.
+    /// Sets what an organisation may spend, or grants it more: `change` makes the new credits from
+    /// the old account. Returns the account after the change.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
@@ -44,7 +45,7 @@ impl Store {
         .await
     }
 
-    /// What a batch reserved, and what became of it; `None` if it is none of items.
+    /// What a batch reserved, and how that was settled; `None` for a batch without items.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
@@ -74,7 +75,7 @@ fn account_in(tx: &Tx<'_>, org: OrgId) -> Result<Account, StoreError> {
     Ok(tx.get::<AccountRecord>(&format::account(org))?.map(Account::from).unwrap_or_default())
 }
 
-/// Reserves for a new batch; changes nothing if there is not enough.
+/// Reserves credits for a new batch; changes nothing if they do not suffice.
 pub(super) fn reserve(tx: &mut Tx<'_>, batch: BatchId, reservation: Reservation) -> Result<Result<(), Shortfall>, StoreError> {
     let account = match account_in(tx, reservation.org)?.reserve(reservation.amount) {
         Ok(account) => account,
@@ -85,8 +86,8 @@ pub(super) fn reserve(tx: &mut Tx<'_>, batch: BatchId, reservation: Reservation)
     Ok(Ok(()))
 }
 
-/// Raises what a batch reserves to an amount; changes nothing if there is not enough, or it reserves as
-/// much already.
+/// Raises the reservation of a batch to `amount`; changes nothing if the credits do not suffice, or
+/// if the batch reserves as much already.
 pub(super) fn raise(tx: &mut Tx<'_>, batch: BatchId, amount: Usd) -> Result<Result<(), Shortfall>, StoreError> {
     let key = format::reservation(batch);
     let Some(reservation) = tx.get::<ReservationRecord>(&key)?.map(Reservation::from) else { return Ok(Ok(())) };
@@ -103,7 +104,8 @@ pub(super) fn raise(tx: &mut Tx<'_>, batch: BatchId, amount: Usd) -> Result<Resu
     Ok(Ok(()))
 }
 
-/// Settles the reservation of a batch that ends: its providers charge `cost`. `false` if it has none.
+/// Settles the reservation of a batch that ends: its providers charge `cost`. Does nothing if the
+/// batch has no reservation.
 pub(super) fn settle(tx: &mut Tx<'_>, batch: BatchId, cost: Usd) -> Result<(), StoreError> {
     let key = format::reservation(batch);
     let Some(reservation) = tx.get::<ReservationRecord>(&key)?.map(Reservation::from) else { return Ok(()) };

@@ -43,7 +43,7 @@ impl LiveBatch {
         self.lock().progress
     }
 
-    /// What was last said about how it is to run.
+    /// How the batch is to run, as last set.
     pub fn control(&self) -> Control {
         self.lock().control
     }
@@ -52,7 +52,7 @@ impl LiveBatch {
         self.lock().control = control;
     }
 
-    /// The page of that number, as it is now.
+    /// The page with that number, as it is now.
     pub fn page(&self, number: u32) -> Option<Page> {
         self.lock().pages.get(number as usize).cloned()
     }

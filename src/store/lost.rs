@@ -1,16 +1,18 @@
 //! `lost+found/`: what a start found in the data directory and no record names.
 //!
-//! Mostly a process died between writing content and its record, or between removing the record and
-//! the content; but it may also be all that is left of something, so it is moved and not removed, by the
-//! start, which alone can know that nobody is about to write the record. The first sweep after that
-//! puts the time in front of the name; a sweep 30 days later removes it. Names:
+//! Usually a process died between writing content and its record, or between removing the record
+//! and the content. But the content may also be all that is left of a file, so it is moved and not
+//! removed. Only the start can do this, because only then is it certain that no record is about to
+//! be written. The first sweep after that puts the time in front of the name; a sweep 30 days later
+//! removes the content. Names:
 //!
 //! ```text
 //! files.01a0c4506c0073f997f3c8024a599215                   moved by this start
 //! 20261124T150600Z.files.01a0c4506c0073f997f3c8024a599215  since then
 //! ```
 //!
-//! Whatever else lies there is not ours: at the top of a file system the name is `fsck`'s.
+//! Other names in this folder are not ours: at the top of a file system the folder is also
+//! `fsck`'s.
 
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -26,27 +28,27 @@ use crate::domain::id::FileId;
 use crate::domain::time::{Timestamp, later};
 use crate::store::error::StoreError;
 
-/// How long it is kept.
+/// How long content is kept in `lost+found/`.
 const RETENTION: Duration = Duration::from_secs(30 * 86_400);
-/// How often it is looked through.
+/// How often the folder is looked through.
 const LOOK_EVERY: Duration = Duration::from_secs(3_600);
-/// How its time is written; of a fixed length.
+/// Format of the time in a name; of a fixed length.
 const STAMP: &str = "%Y%m%dT%H%M%SZ";
-/// Names of folders that things may come from.
+/// Names of folders that content may come from.
 const ORIGINS: [&str; 3] = [FILES, PARTS, SPOOL];
-/// Bytes of a foreign name that are kept: the whole must be a name, too.
+/// Bytes of a foreign name that are kept: the whole must still be a valid file name.
 const NAME_KEPT: usize = 160;
-/// Names that one line of the log has room for.
+/// The most names that one log line lists.
 const NAMED: usize = 10;
 
-/// What lies in `lost+found/`.
+/// The state of `lost+found/`.
 #[derive(Debug, Default)]
 pub(super) struct LostFound {
     count: AtomicU64,
     looked: Mutex<Option<Timestamp>>,
 }
 
-/// A name there, if it is one of ours.
+/// A name in the folder, if it is one of ours.
 enum Name {
     Undated,
     Since(Timestamp),
@@ -63,13 +65,14 @@ impl Name {
     }
 }
 
-/// The folder; `None` if there is none and it is not to be made. The usual one may be the root user's.
+/// Opens the folder; `None` if it does not exist and is not to be made. The usual folder may belong
+/// to the root user.
 fn folder(dir: &DataDir, make: bool) -> Result<Option<Folder>, StoreError> {
     let open = |name| if make { dir.root().folder(name).map(Some) } else { dir.root().existing_folder(name) };
     open(LOST_FOUND).or_else(|error| open(LOST_FOUND_TOO).map_err(|_| error))
 }
 
-/// Moves something there.
+/// Moves a file to the folder.
 pub(super) fn move_there(from: &Folder, origin: &str, name: &OsStr, to: &Folder) -> Result<(), StoreError> {
     let mut kept = name.to_string_lossy().into_owned();
     while kept.len() > NAME_KEPT {
@@ -77,7 +80,7 @@ pub(super) fn move_there(from: &Folder, origin: &str, name: &OsStr, to: &Folder)
     }
     let mut target = format!("{origin}.{kept}");
     let mut number = 1_u32;
-    // Nothing there is written over either.
+    // Nothing in the folder is overwritten.
     while to.kind_of(&target)?.is_some() {
         number += 1;
         target = format!("{origin}.{kept}.{number}");
@@ -86,15 +89,15 @@ pub(super) fn move_there(from: &Folder, origin: &str, name: &OsStr, to: &Folder)
 }
 
 impl Store {
-    /// What lies in `lost+found/`: things that no record names, until they are removed.
+    /// Number of things in `lost+found/` that no record names and that are not removed yet.
     pub fn lost_found(&self) -> u64 {
         self.inner.lost.count.load(Ordering::Relaxed)
     }
 
-    /// Moves what no record names to `lost+found/`. Before anybody can write to the store.
+    /// Moves what no record names to `lost+found/`. Runs before any write to the store is possible.
     ///
     /// # Errors
-    /// When the directory or the store cannot be read. That something cannot be moved is no error: it
+    /// When the directory or the store cannot be read. A file that cannot be moved is no error: it
     /// stays where it is.
     pub(super) fn set_unknown_aside(&self) -> Result<(), StoreError> {
         let dir = &self.inner.dir;
@@ -138,8 +141,8 @@ impl Store {
         Ok(known)
     }
 
-    /// Dates what was moved to `lost+found/` and removes what has been there for 30 days. Looks only now
-    /// and then. Blocks.
+    /// Dates what was moved to `lost+found/` and removes what has been there for 30 days. Only
+    /// looks once in a while. Blocks.
     ///
     /// # Errors
     /// When the disk fails.
@@ -159,7 +162,8 @@ impl Store {
                 }
                 Some(Name::Undated) => {
                     let dated = format!("{}.{}", now.strftime(STAMP), name.to_string_lossy());
-                    // It came from here within the same second; the next look finds another.
+                    // If a file of that name came from here within the same second, the next look
+                    // uses another name.
                     if folder.kind_of(&dated)?.is_none() {
                         folder.rename(&name, &folder, &dated)?;
                     }
@@ -180,8 +184,8 @@ impl Store {
     }
 }
 
-/// Content that has the name of an id that is not known. Other names are somebody else's: they are told
-/// once, and stay.
+/// Content that has the name of an unknown id. Other names are not ours: they are logged once, and
+/// stay.
 fn unknown_content(folder: &Folder, is_known: impl Fn(u128) -> Result<bool, StoreError>) -> Result<Vec<OsString>, StoreError> {
     let (mut unknown, mut foreign) = (Vec::new(), Vec::new());
     for name in folder.entries()?.into_iter().map(|entry| entry.name) {
@@ -198,7 +202,7 @@ fn unknown_content(folder: &Folder, is_known: impl Fn(u128) -> Result<bool, Stor
     Ok(unknown)
 }
 
-/// Removes what we have half written; returns the names of all else.
+/// Removes our half-written files; returns all other names.
 fn clear(spool: &Folder) -> Result<Vec<OsString>, StoreError> {
     let mut foreign = Vec::new();
     for entry in spool.entries()? {
@@ -253,7 +257,7 @@ mod tests {
         assert_eq!(store.lost_found(), 5);
         store.close();
 
-        // Of the same name again, before a sweep has come by.
+        // The same name again, before a sweep has run.
         std::fs::write(dir.path().join(format!("files/{five}")), "precious too").unwrap();
         let store = open(dir.path());
         assert_eq!(std::fs::read_to_string(lost.join(format!("files.{five}"))).unwrap(), "precious");
@@ -265,7 +269,7 @@ mod tests {
         assert!(names(&lost).contains(&format!("20260921T141320Z.files.{five}")), "{:?}", names(&lost));
         store.close();
 
-        // It counts from then on, over any restart.
+        // The 30 days count from then on, across restarts.
         let store = open(dir.path());
         let days = |days: u64| later(NOW, Duration::from_secs(days * 86_400));
         assert_eq!(store.sweep_lost(days(29)).unwrap(), 0);
@@ -279,7 +283,7 @@ mod tests {
     #[test]
     fn a_lost_and_found_that_is_not_ours_is_left_alone() {
         if !rustix::process::geteuid().is_root() {
-            // Only the root user can give something away.
+            // Only the root user can give a folder to another user.
             return;
         }
         let dir = tempfile::tempdir().unwrap();

@@ -1,9 +1,10 @@
-//! How far the store was durable, outside sled: a start that finds less than this has lost something.
+//! How far the store was durable, recorded outside sled: a start that finds less than this has lost
+//! data.
 //!
-//! A small file, `mark`, with two slots that are written in turn, so that one is whole at any moment. It is
-//! written after each group of writes that was made durable, and synced at least once a second. So it never
-//! promises more than is durable; after `kill -9` it is exact, after a loss of power it lags by a second
-//! at most.
+//! A small file, `mark`, with two slots that are written in turn, so that one slot is whole at any
+//! moment. The mark is written after each group of writes that was made durable, and synced at
+//! least once a second. So it never promises more than is durable. After `kill -9` it is exact;
+//! after a loss of power it lags by a second at most.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,17 +18,17 @@ use crate::store::error::StoreError;
 const SLOT_DISTANCE: u64 = 4096;
 const SLOT: usize = 64;
 const MAGIC: &[u8; 8] = b"batchd-m";
-/// The longest time for which the mark may lag after a loss of power.
+/// The longest time by which the mark may lag after a loss of power.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a slot says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reached {
-    /// Which store it is about.
+    /// Which store the slot is about.
     pub store: u128,
-    /// Which of its databases is the current one.
+    /// Which of the store's databases is the current one.
     pub generation: u64,
-    /// Writes that were durable.
+    /// Number of writes that were durable.
     pub writes: u64,
 }
 
@@ -51,8 +52,8 @@ impl Reached {
     }
 }
 
-/// Reads the mark of a data directory; `None` if it has none. The inner `None` is one neither of whose slots is
-/// whole.
+/// Reads the mark of a data directory; `None` if there is no mark. The inner `None` is a mark
+/// neither of whose slots is whole.
 pub(super) fn read(root: &Folder) -> Result<Option<Option<Reached>>, StoreError> {
     if root.kind_of(MARK)?.is_none() {
         return Ok(None);
@@ -79,19 +80,20 @@ pub(super) struct Mark {
     /// Which slot is written next.
     turn: bool,
     is_synced: Arc<AtomicBool>,
-    /// Syncs until it is dropped.
+    /// Syncs until the mark is dropped.
     _syncing: Syncing,
 }
 
 impl Mark {
-    /// Writes the mark of a store as it is now, durably, and keeps it from then on.
+    /// Writes the mark of a store as it is now, durably, and keeps the mark up to date from then
+    /// on.
     ///
     /// # Errors
     /// When the disk fails.
     pub fn start(root: &Folder, generation: u64, sum: &Sum) -> Result<Self, StoreError> {
         let slot = Reached { store: sum.store, generation, writes: sum.writes }.encode();
         let failed = |error: std::io::Error| StoreError::io("writing", &root.path_of(MARK), &error);
-        // Under another name first: there is never a mark that says nothing.
+        // Written under another name first: an empty mark never exists.
         if root.kind_of(MARK_NEW)?.is_some() {
             root.remove(MARK_NEW)?;
         }
@@ -121,13 +123,15 @@ impl Mark {
         Ok(())
     }
 
-    /// Names another database as the current one, durably: from now on a start opens that one.
+    /// Makes another database the current one, durably: from now on a start opens that database.
     ///
     /// # Errors
-    /// When the disk fails; which of the two a start opens is then not known, and both are whole.
+    /// When the disk fails; then it is unknown which of the two databases a start opens, and both
+    /// are whole.
     pub fn switch(&mut self, generation: u64, sum: &Sum) -> Result<(), StoreError> {
         self.generation = generation;
-        // Both slots, so that no damage to one of them leads back to a database that is gone.
+        // Writes both slots, so that damage to one slot does not lead back to a database that is
+        // gone.
         for _ in 0..2 {
             self.advance(sum)?;
             self.file.sync_data().map_err(unwritten)?;
@@ -165,7 +169,8 @@ impl Syncing {
                 if !is_synced.swap(true, Ordering::AcqRel)
                     && let Err(error) = file.sync_data()
                 {
-                    // It still never promises too much, and the next write of the store meets the same disk.
+                    // The mark still never promises too much, and the next write of the store meets
+                    // the same disk.
                     tracing::error!(%error, "the mark of the store cannot be synced");
                 }
             }

@@ -1,9 +1,9 @@
-//! From one format of the data directory to the next, one step a version, before anything else
-//! reads it.
+//! Migrates the data directory from one format to the next, one step per version, before anything
+//! else reads it.
 //!
-//! Records carry their own version and are converted as they are read; a step here is for what
-//! that cannot do, such as keys that change. A step may be interrupted at any moment and is then
-//! run again from its start, so it must bear that.
+//! Records carry their own version and are converted as they are read. A step here is for changes
+//! that conversion cannot make, such as changed keys. A step may be interrupted at any moment and
+//! is then run again from its start, so it must tolerate that.
 
 use super::format::FORMAT_KEY;
 use super::sum::Sum;
@@ -14,18 +14,19 @@ use crate::store::error::StoreError;
 /// The format that this build writes.
 pub(super) const CURRENT: u32 = 6;
 
-/// What brings format `n` to `n + 1` stands at index `n - 1`.
+/// The step from format `n` to `n + 1` is at index `n - 1`.
 const STEPS: &[Step] = &[
-    // Results may be compressed with a dictionary from 2 on, which a build for 1 takes for damage.
+    // From format 2 on, results may be compressed with a dictionary; a build for 1 takes that for
+    // damage.
     |_, _| Ok(()),
-    // Small results may be in runs from 3 on, which a build for 2 does not find.
+    // From format 3 on, small results may be in runs; a build for 2 does not find them.
     |_, _| Ok(()),
-    // Receivers may be managed by themselves from 4 on, of which a build for 3 would tell nobody.
+    // From format 4 on, receivers may be managed on their own; a build for 3 would not notify them.
     |_, _| Ok(()),
-    // There is a sum over all entries from 5 on, which a build for 4 would not keep. Each write keeps it, so
-    // the stamp of the format brings it.
+    // From format 5 on, there is a sum over all entries; a build for 4 would not maintain it. Each
+    // write updates the sum, so stamping the format creates it.
     |_, _| Ok(()),
-    // Batches say which dialect made them from 6 on, which a build for 5 cannot read.
+    // From format 6 on, batches record which dialect made them; a build for 5 cannot read that.
     |_, _| Ok(()),
 ];
 
@@ -36,13 +37,13 @@ fn version(tree: &Tree) -> Result<Option<u32>, StoreError> {
     tree.get(FORMAT_KEY)?.map(|bytes| version_of(&bytes)).transpose()
 }
 
-/// The format as it is stored.
+/// Decodes the format version from its stored bytes.
 pub(super) fn version_of(bytes: &[u8]) -> Result<u32, StoreError> {
     let bytes = bytes.try_into().map_err(|_| StoreError::Broken("the format version is damaged".into()))?;
     Ok(u32::from_be_bytes(bytes))
 }
 
-/// Brings the tree to [`CURRENT`].
+/// Migrates the tree to [`CURRENT`].
 pub(super) fn run(tree: &Tree, sum: &mut Sum) -> Result<(), StoreError> {
     run_steps(tree, sum, CURRENT, STEPS)
 }
@@ -58,7 +59,7 @@ fn run_steps(tree: &Tree, sum: &mut Sum, current: u32, steps: &[Step]) -> Result
             return Err(StoreError::Broken(format!("no way from data format {format} to {current}")));
         };
         step(tree, sum)?;
-        // The step must be on disk before the version says so.
+        // The step must be on disk before the version records it.
         tree.flush()?;
         format += 1;
         stamp(tree, sum, format)?;

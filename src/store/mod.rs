@@ -1,16 +1,16 @@
 //! Everything durable: batches, results, files, uploads. The only module that names sled and
 //! bincode, and the only one that writes to the data directory.
 //!
-//! It does not decide anything: states come from `domain`, and the executor says when.
+//! The store makes no decisions: states come from `domain`, and the executor says when.
 //!
-//! Invariants others rely on:
-//! * a write call returns only after its data is on disk, and every read waits for writes that it
-//!   has seen: whatever a caller was ever shown survives `kill -9`;
+//! Invariants that other modules rely on:
+//! * a write call returns only after its data is on disk, and every read waits for the writes that
+//!   it has seen: whatever a caller was ever shown survives `kill -9`;
 //! * each row of a batch has at most one result, the first one recorded;
-//! * in-flight work is never stored: on disk a row is pending or it has a result.
+//! * in-flight work is never stored: on disk a row is pending or has a result.
 //!
-//! One thread writes ([`writer`]); everybody else sends it work. That makes group commit, ordering
-//! and "check, then write" trivial, and one flush serves all that wait.
+//! One thread writes ([`writer`]); all other threads send work to it. That makes group commit,
+//! ordering and "check, then write" trivial, and one flush serves all callers that wait.
 
 mod backup;
 mod batches;
@@ -104,7 +104,7 @@ use live::Lives;
 use tree::Tree;
 use writer::{Op, Tx};
 
-/// A page of a list, and whether there is more.
+/// A page of a list, and whether more items follow.
 #[derive(Debug, Clone)]
 pub struct Listing<T> {
     pub items: Vec<T>,
@@ -148,13 +148,14 @@ impl Store {
     /// Opens or creates the store in `options.dir`. Blocks; call it on a blocking thread.
     ///
     /// # Errors
-    /// When another process has it, it was written by a newer version, or it cannot be read.
+    /// When another process has the store open, a newer version wrote it, or it cannot be read.
     pub fn open(options: Options) -> Result<(Self, Recovered), OpenError> {
         let dir = dir::Locked::take(&options.dir)?;
         open::open(dir, &options)
     }
 
-    /// [`Self::open`], where operations on the data directory fail as told, but for those that are sled's.
+    /// [`Self::open`], with injected faults in operations on the data directory, except for sled's
+    /// own.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -194,7 +195,8 @@ impl Store {
     pub async fn record(&self, row: PackedRow) -> Result<(), StoreError> {
         match self.inner.queue.try_send(Op::Row { row, ran: true }) {
             Ok(()) => {}
-            // Boxed, so that the many who wait for something else before this are small.
+            // Boxed, so that the futures of the many callers that wait for something else before
+            // this stay small.
             Err(TrySendError::Full(op)) => Box::pin(self.inner.queue.send(op)).await.map_err(|_| self.closed_or_broken())?,
             Err(TrySendError::Closed(_)) => return Err(self.closed_or_broken()),
         }
@@ -213,8 +215,8 @@ impl Store {
             .note(move || broken.is_cancelled() || durable.has_changed().is_err() || *durable.borrow() >= recorded.load(SeqCst));
     }
 
-    /// Hands the result of a row that never ran to the writer; [`Self::durable_rows`] announces but
-    /// does not count it.
+    /// Hands the result of a row that never ran to the writer; [`Self::durable_rows`] announces the
+    /// result but does not count it.
     ///
     /// # Errors
     /// When the store is closed or broken.
@@ -230,7 +232,7 @@ impl Store {
         self.inner.queue.blocking_send(Op::Row { row, ran: false }).map_err(|_| self.closed_or_broken())
     }
 
-    /// Counts the results handed to [`Self::record`] that are durable, since the store was opened;
+    /// Counts the durable results that were handed to [`Self::record`] since the store was opened;
     /// changes with every commit.
     pub fn durable_rows(&self) -> watch::Receiver<u64> {
         self.inner.durable_rows.clone()
@@ -246,20 +248,21 @@ impl Store {
         &self.inner.space
     }
 
-    /// The ids behind the keys that are `list` and an id, only those beyond `after`.
+    /// The ids behind the keys that consist of `list` and an id, only ids after `after`.
     fn ids(&self, list: &[u8], after: Option<u128>) -> impl Iterator<Item = Result<u128, StoreError>> + use<> {
         let from = after.map_or_else(|| list.to_vec(), |id| [list, &id.to_be_bytes(), &[0]].concat());
         self.inner.tree.range(from..format::behind(list)).keys().map(id_of)
     }
 
-    /// The same from the last to the first, only those before `after`.
+    /// Like `ids`, from the last to the first, only ids before `after`.
     fn ids_backwards(&self, list: &[u8], after: Option<u128>) -> impl Iterator<Item = Result<u128, StoreError>> + use<> {
         let end = after.map_or_else(|| format::behind(list), |id| [list, &id.to_be_bytes()].concat());
         self.inner.tree.range(list.to_vec()..end).rev().map(|entry| id_of(entry.map(|(key, _)| key)))
     }
 
-    /// Waits until all that the caller may have just read is durable. Every read of metadata ends
-    /// with it: sled shows a write before it is flushed, and what is shown must survive.
+    /// Waits until everything that the caller may have just read is durable. Every read of metadata
+    /// ends with this wait: sled shows a write before it is flushed, and what is shown must
+    /// survive.
     async fn await_durable(&self) -> Result<(), StoreError> {
         let begun = self.inner.begun.load(std::sync::atomic::Ordering::SeqCst);
         let mut durable = self.inner.durable.clone();
@@ -267,7 +270,8 @@ impl Store {
         Ok(())
     }
 
-    /// Ends when the store has failed; the daemon then stops, so that a restart can recover.
+    /// A token that is cancelled when the store has failed; the daemon then stops, so that a
+    /// restart can recover.
     pub fn broken(&self) -> CancellationToken {
         self.inner.broken.clone()
     }
@@ -275,15 +279,15 @@ impl Store {
     /// Bytes left on the disk of the data directory for an unprivileged writer.
     ///
     /// # Errors
-    /// When the file system does not say.
+    /// When the file system does not report it.
     pub fn free_bytes(&self) -> Result<u64, StoreError> {
         self.inner.dir.root().free_bytes()
     }
 
-    /// Waits until everything handed in is durable, then stops the writer. Blocks.
+    /// Waits until everything that was handed in is durable, then stops the writer. Blocks.
     pub fn close(self) {
         let writer = self.inner.writer.lock().unwrap_or_else(|p| p.into_inner()).take();
-        // The writer ends when it has emptied its queue after this mark.
+        // The writer ends when it has emptied its queue up to this message.
         let _ = self.inner.queue.blocking_send(Op::Stop);
         if let Some(writer) = writer
             && writer.join().is_err()
@@ -298,11 +302,11 @@ fn id_of(key: Result<sled::IVec, StoreError>) -> Result<u128, StoreError> {
     format::trailing_id(&key?).ok_or_else(|| StoreError::Unexpected("a key of a list has no id".into()))
 }
 
-/// Runs blocking work on the store off the async threads; a panic in it is an error of that work. The
-/// work begins at once, whether or not anybody waits for it yet.
+/// Runs blocking work on the store off the async threads; a panic in the work becomes its error.
+/// The work begins at once, whether or not a caller awaits it yet.
 ///
 /// # Errors
-/// Those of the work, and [`StoreError::Unexpected`] for a panic.
+/// Errors of the work, and [`StoreError::Unexpected`] for a panic.
 pub fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> impl Future<Output = Result<T, StoreError>> + Send + 'static {

@@ -1,4 +1,4 @@
-//! Opening a data directory: the lock, sled's known faults, migration, what was unfinished.
+//! Opening a data directory: the lock, sled's known faults, migration, unfinished batches.
 //!
 //! Recovery reads the records of unfinished batches and their pages, never a result: its time does
 //! not grow with the number of finished rows.
@@ -26,7 +26,7 @@ use crate::domain::id::BatchId;
 use crate::store::error::StoreError;
 use crate::store::verify::LOG;
 
-/// sled's own settings, beside it.
+/// sled's own settings file, beside its log.
 const SETTINGS: &str = "conf";
 /// Operations that wait for the writer. Rows are bounded by the in-flight limit, metadata by the
 /// number of connections; beyond this, callers wait.
@@ -37,22 +37,22 @@ const QUEUE: usize = 16_384;
 pub struct Options {
     /// The data directory; created if absent.
     pub dir: PathBuf,
-    /// sled's page cache in bytes. Resident memory exceeds it, see the manual.
+    /// sled's page cache in bytes. Resident memory exceeds this, see the manual.
     pub cache_bytes: u64,
     /// How long row results may gather before one flush.
     pub commit_interval: Duration,
-    /// When space is given back.
+    /// When the store is compacted.
     pub compact: Compact,
 }
 
 impl Options {
-    /// For a directory, with a small cache and everything else as by default.
+    /// Options for a directory, with a small cache and defaults for everything else.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self { dir: dir.into(), cache_bytes: 8 << 20, commit_interval: Duration::from_millis(5), compact: Compact::default() }
     }
 }
 
-/// What a process that ended before left to do.
+/// Work that an earlier process left unfinished.
 #[derive(Debug, Clone, Default)]
 pub struct Recovered {
     /// Unfinished batches, oldest first.
@@ -88,7 +88,7 @@ impl OpenError {
 pub(super) fn open(dir: Locked, options: &Options) -> Result<(Store, Recovered), OpenError> {
     let refused = |refusal| OpenError::refused(dir.root(), refusal);
     let Sound { generation, sum, image } = verify::verify(dir.root()).map_err(refused)?;
-    // Whatever was promised is there: from here on the directory is ours to change.
+    // All that was promised is there: from here on we may change the directory.
     let folder = dir.root().folder(database(generation))?;
     // sled opens its files by their paths, and with the permissions that the umask leaves.
     folder.vet(Report::Loud)?;
@@ -100,7 +100,8 @@ pub(super) fn open(dir: Locked, options: &Options) -> Result<(Store, Recovered),
         None => remove_rest(&folder)?,
     }
     let tree = open_sled(&folder, options.cache_bytes)?;
-    // sled does not make the names of its files durable, and the mark is about to say that they are there.
+    // sled does not make the names of its files durable, and the mark is about to say that the
+    // files are there.
     folder.sync()?;
     let broken = CancellationToken::new();
     let tree = Tree::new(tree, broken.clone(), dir.root().seam());
@@ -205,7 +206,8 @@ pub(super) fn open_sled(folder: &Folder, cache_bytes: u64) -> Result<sled::Tree,
     Ok(db.open_tree(TREE)?)
 }
 
-/// sled refuses to open with snapshots or settings that are half written. A store without data needs none.
+/// Removes snapshots and settings, because sled refuses to open with half-written ones. A store
+/// without data needs none.
 fn remove_rest(folder: &Folder) -> Result<(), StoreError> {
     for entry in folder.entries()? {
         if entry.name == SETTINGS || entry.name.to_string_lossy().starts_with("snap.") {
@@ -215,8 +217,9 @@ fn remove_rest(folder: &Folder) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// sled's threads let go of its lock a moment after the last handle is gone. That no other process has
-/// it is known from our own lock, so whoever has it is about to leave.
+/// Opens sled, and retries while sled's lock is still held. sled's threads release the lock a
+/// moment after the last handle is gone. Our own lock proves that no other process has the
+/// directory, so the current holder is about to release it.
 fn open_once_it_is_free(config: &sled::Config) -> sled::Result<sled::Db> {
     const RETRY_DELAY: Duration = Duration::from_millis(10);
     const TRIES: u32 = 200;
@@ -249,7 +252,7 @@ impl Store {
         Ok(recovered)
     }
 
-    /// Brings the rows of an unfinished batch into memory.
+    /// Loads the rows of an unfinished batch into memory.
     fn revive(&self, id: BatchId) -> Result<(), StoreError> {
         match self.read_state(id)? {
             Some((BatchState::Validating, _)) | None => {}

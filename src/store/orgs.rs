@@ -1,4 +1,5 @@
-//! Organisations and their API keys. A key is found by the SHA-256 of its secret, which is never stored.
+//! Organisations and their API keys. A key is found by the SHA-256 of its secret; the secret is
+//! never stored.
 
 use super::Store;
 use super::format;
@@ -13,34 +14,35 @@ use crate::domain::time::Timestamp;
 use crate::domain::webhook::Webhook;
 use crate::store::error::StoreError;
 
-/// Organisations that there can be.
+/// Limit on the number of organisations.
 pub const MAX_ORGS: usize = 20_000;
-/// As many as there may be when one registers itself: the operator always has room for more.
+/// Limit on organisations when an organisation registers itself: the operator always has room for
+/// more.
 pub const MAX_REGISTERED: usize = 10_000;
-/// Keys of one organisation, those that were revoked included.
+/// Limit on the keys of one organisation, revoked keys included.
 pub const MAX_KEYS: usize = 1_000;
 
-/// What became of something that was to be added.
+/// The outcome of adding something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Added {
     Done,
-    /// There are as many as there can be.
+    /// The limit is reached.
     TooMany,
 }
 
-/// What became of a revocation.
+/// The outcome of a revocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Revoked {
-    /// Now, or before.
+    /// The key is revoked, now or since before.
     Done(ApiKey),
     NotFound,
-    /// The key is another organisation's.
+    /// The key belongs to another organisation.
     Foreign,
 }
 
 impl Store {
-    /// Adds an organisation with what it may spend, and its first key if it gets one, unless there are
-    /// `most` already.
+    /// Adds an organisation with its credits, and its first key if there is one, unless there are
+    /// `most` organisations already.
     ///
     /// # Errors
     /// When the store has failed.
@@ -65,7 +67,8 @@ impl Store {
         .await
     }
 
-    /// An organisation; `None` if there is none. The operator's own is always there.
+    /// Reads an organisation; `None` if it does not exist. The operator's own organisation always
+    /// exists.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
@@ -88,7 +91,8 @@ impl Store {
         Ok(all)
     }
 
-    /// Says who is told when batches of an organisation have ended. `false` if there is no such one.
+    /// Sets the webhook that is notified when batches of an organisation have ended. `false` if the
+    /// organisation does not exist.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
@@ -117,7 +121,7 @@ impl Store {
         .await
     }
 
-    /// The key whose secret has this SHA-256, good or not.
+    /// The key whose secret has this SHA-256, valid or not.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
@@ -140,7 +144,7 @@ impl Store {
         Ok(keys)
     }
 
-    /// Whose key it is; `None` if there is no such key.
+    /// The organisation that a key belongs to; `None` if the key does not exist.
     ///
     /// # Errors
     /// When the store has failed.
@@ -173,7 +177,7 @@ impl Store {
     }
 }
 
-/// The operator's own organisation as long as nothing was said about it.
+/// The operator's own organisation, as it is until something is recorded about it.
 fn operator(id: OrgId) -> Option<Organisation> {
     let created_at = Timestamp::UNIX_EPOCH;
     (id == OrgId::OPERATOR).then(|| Organisation { id, name: "Operator".to_owned(), created_at, webhook: None })

@@ -1,5 +1,5 @@
-//! How long the answers of each lane have been: a sum for each lane and operation, written together
-//! with the end of the batch that adds to it, so that no batch counts twice.
+//! How long the answers of each lane have been: a sum per lane and operation. It is written
+//! together with the end of the batch that adds to it, so that no batch counts twice.
 
 use sha2::{Digest, Sha256};
 
@@ -25,7 +25,7 @@ fn key(provider: &str, upstream: &str, endpoint: Endpoint) -> Vec<u8> {
 }
 
 impl Store {
-    /// What was observed of a lane so far. It may not be durable yet. Blocks.
+    /// What was observed of a lane so far. The latest part may not be durable yet. Blocks.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
@@ -47,7 +47,7 @@ pub(super) fn add(tx: &mut Tx<'_>, spec: &BatchSpec, plan: &Plan, progress: &Pro
         (BatchInput::Quoted(_), _) => Endpoint::ChatCompletions,
     };
     let key = key(&model.lane.provider, &model.lane.upstream, endpoint);
-    // What cannot be read is begun anew: it is an estimate.
+    // An unreadable record is started again from zero: it is only an estimate.
     let before = tx.get::<ObservedRecord>(&key).ok().flatten().map(OutputStats::from).unwrap_or_default();
     tx.put(key, &ObservedRecord::from(before.and(progress.succeeded.into(), progress.usage.output_tokens)))
 }

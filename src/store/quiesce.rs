@@ -1,14 +1,15 @@
-//! For tests under tokio's paused clock: the clock stands still while the writer's thread works, as if
-//! writing took no time. Without this it would run ahead, by minutes, during each flush.
+//! For tests under tokio's paused clock: the clock stands still while the writer's thread works, as
+//! if writing took no time. Otherwise the clock would run ahead, by minutes, during each flush.
 //!
-//! tokio does not advance a paused clock while blocking work is under way, so there is some.
+//! tokio does not advance a paused clock while blocking work is under way, so this module keeps
+//! some under way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// The clock stands still for as long as this lives.
+/// Holds the clock still for as long as this value lives.
 #[derive(Debug)]
 pub struct Quiesce {
     _end: mpsc::Sender<()>,
@@ -22,12 +23,12 @@ impl Quiesce {
     }
 }
 
-/// Makes the clock stand still while results are not durable.
+/// Holds the clock still while results are not durable.
 #[derive(Debug, Clone, Default)]
 pub struct WhileWriting(Arc<AtomicBool>);
 
 impl WhileWriting {
-    /// A result was handed over; `is_durable` tells whether all are.
+    /// Notes that a result was handed over; `is_durable` says whether all results are durable.
     pub fn note(&self, is_durable: impl Fn() -> bool + Send + 'static) {
         if self.0.swap(true, SeqCst) {
             return;

@@ -1,5 +1,5 @@
-//! Quotes: written once, read back, forgotten a day after they have expired, unless a batch was made
-//! from them: its receipt tells what the quote said.
+//! Quotes: written once, read back, and forgotten a day after they have expired. A quote from which
+//! a batch was made is kept: the batch's receipt tells what the quote said.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ use crate::domain::time::later;
 use crate::store::error::StoreError;
 use crate::store::record::error::RecordError;
 
-/// How long an expired quote can be read: whoever uses it too late is told so, and not that there is none.
+/// How long an expired quote can be read: a client that uses it too late learns that it has
+/// expired, not that it does not exist.
 const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Store {
@@ -35,7 +36,7 @@ impl Store {
         .await
     }
 
-    /// A quote, expired or not, used or not.
+    /// Reads a quote, expired or not, used or not.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
@@ -56,7 +57,7 @@ impl Store {
         Ok(quote)
     }
 
-    /// Forgets a quote that no batch was made from.
+    /// Forgets a quote from which no batch was made.
     pub(super) async fn forget_quote(&self, id: QuoteId) -> Result<(), StoreError> {
         self.commit(move |tx| {
             if tx.tree().contains_key(format::used_quote(id))? {

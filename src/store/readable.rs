@@ -1,7 +1,8 @@
-//! What can be read of a data directory, whether or not it may be opened. Only reads.
+//! Reads what is readable in a data directory, whether or not the directory may be opened. Only
+//! reads.
 //!
-//! The log of the store is taken as it is if nothing in it is missing: if its sum fits, and it reaches as far as
-//! the mark. Otherwise all that is left in it is looked for.
+//! The log of the store is taken as it is if nothing in it is missing: if its sum fits, and the log
+//! reaches as far as the mark. Otherwise everything that is left in the log is searched for.
 
 use std::path::Path;
 
@@ -15,22 +16,22 @@ use super::{OpenError, migrate, record};
 use crate::store::error::StoreError;
 use crate::store::verify::LOG;
 
-/// A data directory to be read, that no daemon has meanwhile.
+/// A data directory that is open for reading, while no daemon has it.
 #[derive(Debug)]
 pub(super) struct Readable {
     guest: Guest,
     log: Option<Log>,
-    /// What is wrong with it, each in a line.
+    /// What is wrong with the directory, one line per fault.
     pub faults: Vec<String>,
-    /// Nothing that was ever made durable is missing.
+    /// Whether nothing that was ever made durable is missing.
     pub is_whole: bool,
-    /// Writes that the mark knows of and the log does not.
+    /// Number of writes that the mark knows of and the log does not.
     pub missing_writes: u64,
-    /// Entries that the store says it should have, if that can be read.
+    /// Number of entries that the store says it should have, if that can be read.
     pub expected: Option<u64>,
-    /// Of the data, if that can be read.
+    /// The format of the data, if that can be read.
     pub format: Option<u32>,
-    /// Bytes of its log.
+    /// Bytes of the store's log.
     pub bytes: u64,
 }
 
@@ -41,7 +42,7 @@ enum Log {
     Damaged(Wreck),
 }
 
-/// Why there is nothing to look at.
+/// Why a data directory cannot be examined.
 #[derive(Debug, thiserror::Error)]
 pub enum Unlookable {
     #[error("the data directory {dir} is in use by another batchd process; stop it first")]
@@ -65,7 +66,7 @@ impl From<OpenError> for Unlookable {
     }
 }
 
-/// What was found of one database.
+/// The findings about one database.
 #[derive(Debug)]
 struct Looked {
     log: Option<Log>,
@@ -78,10 +79,11 @@ struct Looked {
 }
 
 impl Readable {
-    /// Looks at a data directory.
+    /// Examines a data directory.
     ///
     /// # Errors
-    /// When it is none, or one of a newer version. Damage is no error, but among [`Self::faults`].
+    /// When it is not a data directory, or is of a newer version. Damage is no error, but among
+    /// [`Self::faults`].
     pub fn of(dir: &Path) -> Result<Self, Unlookable> {
         let guest = Guest::take(dir)?;
         let looked = Looked::at(guest.root())?;
@@ -94,16 +96,16 @@ impl Readable {
         self.guest.root()
     }
 
-    /// Gives each entry, in the order of the keys; whether nothing newer about it can be among what is lost is told
-    /// with it.
+    /// Passes each entry to `each`, in key order, and whether it is certain that nothing newer
+    /// about the entry is among the lost writes.
     ///
     /// # Errors
-    /// When the disk fails in the middle of it.
+    /// When the disk fails while entries are read.
     pub fn entries(&self, mut each: impl FnMut(&[u8], &[u8], bool)) -> Result<(), ImageError> {
         match &self.log {
             Some(Log::Sound(image)) => image.entries(TREE, |key, value| each(key, value, true)),
             Some(Log::Damaged(wreck)) => {
-                // What was written later than all that is left may be about anything.
+                // Writes that are later than all that is left may be about any entry.
                 let is_behind = self.missing_writes > 0;
                 wreck.entries(|FoundPiece { key, value, is_newest }| each(key, value, self.is_whole || (is_newest && !is_behind)));
                 Ok(())
@@ -155,7 +157,7 @@ impl Looked {
         let Some(log) = open() else { return Self::without_log(faults, reached) };
         let bytes = log.bytes().unwrap_or(0);
         let is_behind = |sum: &Sum| reached.is_some_and(|reached| reached.store == sum.store && reached.writes > sum.writes);
-        // As sled would see it: exact, if its sum fits.
+        // Reads the log as sled would see it: exact, if its sum fits.
         if let Some(image) = open().and_then(|log| Image::read(log.into_plain()).ok()) {
             faults.extend(image.faults().iter().map(|fault| format!("the log, {fault}")));
             let sum = AddedUp::of(&image).ok().and_then(|added| prove(&added, Some(&image)));
@@ -180,7 +182,7 @@ impl Looked {
         wreck.entries(|FoundPiece { key, value, .. }| found.add(key, value));
         let expected = found.expected.as_deref().and_then(|sum| record::decode::<Sum>(sum).ok());
         let is_whole = prove(&found, None).is_some_and(|sum| !is_behind(&sum));
-        // A mark of another store says nothing.
+        // A mark of another store says nothing about this one.
         let reached = reached.filter(|reached| expected.is_none_or(|sum| sum.store == reached.store)).map_or(0, |reached| reached.writes);
         Self {
             log: Some(Log::Damaged(wreck)),
@@ -207,7 +209,8 @@ fn format_of(found: &AddedUp) -> Option<u32> {
     migrate::version_of(found.format.as_deref()?).ok()
 }
 
-/// The sum, if it is that of the entries. Before there was one: if the log is whole.
+/// The stored sum, if it equals the sum of the entries. For formats before there was a sum: a sum
+/// of the entries, if the log is whole.
 fn prove(found: &AddedUp, image: Option<&Image>) -> Option<Sum> {
     if format_of(found)? < SUMMED_FROM {
         return image.filter(|image| image.faults().is_empty()).map(|_| found.as_first());
@@ -216,7 +219,7 @@ fn prove(found: &AddedUp, image: Option<&Image>) -> Option<Sum> {
     (sum.entries == found.entries && sum.sum == found.sum).then_some(sum)
 }
 
-/// Databases that there may be: the one that the mark names, if it is there, else all.
+/// Databases to examine: the database that the mark names if it exists, otherwise all.
 fn generations(root: &Folder, reached: Option<Reached>) -> Result<Vec<u64>, StoreError> {
     if let Some(reached) = reached.filter(|reached| log_of(root, reached.generation).is_some()) {
         return Ok(vec![reached.generation]);

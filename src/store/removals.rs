@@ -1,22 +1,22 @@
-//! Contents that are to be removed, but not while a backup copies them.
+//! Removal of contents, postponed while a backup copies them.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::dir::{Folder, content_name};
 use crate::store::error::StoreError;
 
-/// Where removals wait.
+/// Holds removals that wait.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Removals(Arc<Mutex<Waiting>>);
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Backups that copy at the moment.
+    /// Backups that are copying at the moment.
     backups: usize,
     contents: Vec<(Folder, u128)>,
 }
 
-/// Nothing is removed for as long as this lives.
+/// Postpones all removals for as long as this value lives.
 #[derive(Debug)]
 pub(super) struct Kept(Removals);
 
@@ -25,16 +25,17 @@ impl Removals {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Lets removals wait from now on.
+    /// Postpones removals from now on.
     pub fn hold(&self) -> Kept {
         self.lock().backups += 1;
         Kept(self.clone())
     }
 
-    /// Removes content from a folder, or remembers to do so. Not durable before the folder is synced. Blocks.
+    /// Removes content from a folder, or queues the removal. Not durable before the folder is
+    /// synced. Blocks.
     ///
     /// # Errors
-    /// When it is not there, or the disk fails.
+    /// When the content does not exist, or the disk fails.
     pub fn remove(&self, folder: &Folder, id: u128) -> Result<(), StoreError> {
         let mut waiting = self.lock();
         if waiting.backups > 0 {

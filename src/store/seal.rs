@@ -1,8 +1,8 @@
 //! The daemon's own key: it signs links to results and seals secrets that clients leave with it.
 //!
-//! It lies beside the store and not in it (`seal.key`, readable by the daemon alone), so that a copy of
-//! the store tells no secret. Without the file, links that were given out lead nowhere and sealed secrets
-//! are lost; nothing else is.
+//! The key lies beside the store and not in it (`seal.key`, readable by the daemon alone), so that
+//! a copy of the store reveals no secret. If the file is lost, links that were given out no longer
+//! work and sealed secrets are lost; nothing else is.
 
 use std::fmt;
 use std::io::Read;
@@ -19,7 +19,7 @@ use crate::store::error::StoreError;
 
 pub(super) const BYTES: usize = 32;
 
-/// Signs and seals.
+/// Signs links and seals secrets.
 pub struct Seal {
     signing: hmac::Key,
     sealing: LessSafeKey,
@@ -31,19 +31,19 @@ impl fmt::Debug for Seal {
     }
 }
 
-/// What was sealed cannot be opened: it was damaged, or the key is another one.
+/// A sealed secret cannot be opened: it was damaged, or the key is a different one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the secret cannot be unsealed; was `{SEAL_KEY}` of the data directory replaced?")]
 pub struct Unsealable;
 
 impl Seal {
-    /// Reads the key of a data directory, or makes it.
+    /// Reads the key of a data directory, or creates it.
     pub(super) fn open(dir: &Folder) -> Result<Self, StoreError> {
         let path = dir.path_of(SEAL_KEY);
         let key = match dir.open(SEAL_KEY) {
             Ok(file) => {
                 let mut key = Vec::new();
-                // One byte more tells that there is more.
+                // One byte more than the key reveals a file that is too long.
                 file.take(BYTES as u64 + 1).read_to_end(&mut key).map_err(|error| StoreError::io("reading", &path, &error))?;
                 key
             }
@@ -68,7 +68,7 @@ impl Seal {
 
     fn of(key: &[u8]) -> Option<Self> {
         let key: &[u8; BYTES] = key.try_into().ok()?;
-        // One key for each purpose.
+        // A separate key is derived for each purpose.
         let derive = |purpose: &[u8]| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), purpose);
         let sealing = UnboundKey::new(&AES_256_GCM, derive(b"seal").as_ref()).ok()?;
         Some(Self { signing: hmac::Key::new(hmac::HMAC_SHA256, derive(b"sign").as_ref()), sealing: LessSafeKey::new(sealing) })
@@ -81,24 +81,25 @@ impl Seal {
         signature
     }
 
-    /// Whether a signature is that of a message. Takes the same time however wrong it is.
+    /// Whether a signature is that of a message. Takes the same time for every wrong signature.
     fn is_signed(&self, message: &[u8], signature: &[u8]) -> bool {
         hmac::verify(&self.signing, message, signature).is_ok()
     }
 
-    /// The path and query of a link to a file that is good until a moment, in seconds since 1970. The
-    /// form was observed at BatchRouter.
+    /// The path and query of a link to a file, valid until a time in seconds since 1970. The form
+    /// was observed at BatchRouter.
     pub fn link(&self, file: FileId, expires: i64) -> String {
         let signature = URL_SAFE_NO_PAD.encode(self.sign(&link_message(file, expires)));
         format!("/v1/files/{}?expires={expires}&signature={signature}", file.in_hex())
     }
 
-    /// Whether a link to a file until that moment has this signature.
+    /// Whether a link to a file, valid until `expires`, has this signature.
     pub fn is_link(&self, file: FileId, expires: i64, signature: &str) -> bool {
         URL_SAFE_NO_PAD.decode(signature).is_ok_and(|signature| self.is_signed(&link_message(file, expires), &signature))
     }
 
-    /// A secret, sealed: the nonce, then the cipher text. `None` if the machine has no random numbers.
+    /// Seals a secret: the nonce, then the cipher text. `None` if the machine provides no random
+    /// numbers.
     pub fn seal(&self, secret: &[u8]) -> Option<Vec<u8>> {
         let mut nonce = [0; NONCE_LEN];
         rand::fill(&mut nonce).ok()?;
@@ -107,10 +108,10 @@ impl Seal {
         Some([&nonce[..], &sealed].concat())
     }
 
-    /// The secret that was sealed.
+    /// Returns the secret that was sealed.
     ///
     /// # Errors
-    /// When it was sealed with another key, or is damaged.
+    /// When the secret was sealed with another key, or is damaged.
     pub fn unseal(&self, sealed: &[u8]) -> Result<Vec<u8>, Unsealable> {
         let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(Unsealable)?;
         let mut secret = sealed.to_vec();
@@ -126,7 +127,7 @@ fn link_message(file: FileId, expires: i64) -> Vec<u8> {
 fn make(dir: &Folder) -> Result<Vec<u8>, StoreError> {
     let mut key = vec![0; BYTES];
     rand::fill(&mut key).map_err(|_| StoreError::Unexpected("the machine has no random numbers".into()))?;
-    // As a whole: a key that is cut off would be one for ever.
+    // Written as a whole: a truncated key would stay for ever.
     dir.replace(SEAL_KEY, &key)?;
     Ok(key)
 }

@@ -1,7 +1,8 @@
-//! Bytes on their way to become a file: written to `spool/`, hashed as they pass, made durable,
-//! and only then moved to where a record names them.
+//! Bytes on their way to become a file: written to `spool/`, hashed on the way, made durable, and
+//! only then moved to where a record names them.
 //!
-//! Whatever is left in `spool/` when the store opens belonged to a process that died, and goes.
+//! Files that are left in `spool/` when the store opens belonged to a process that died; they are
+//! removed.
 
 use std::io::Write;
 
@@ -21,7 +22,7 @@ pub struct Spool {
     sha256: Sha256,
     md5: Option<Md5>,
     bytes: u64,
-    /// Line breaks, and whether the last byte was none.
+    /// Number of line breaks, and whether the last byte was not a line break.
     breaks: u64,
     open_line: bool,
 }
@@ -40,7 +41,7 @@ pub struct Sealed {
 struct Temporary {
     folder: Folder,
     name: String,
-    /// It has another name by now.
+    /// The file has its final name by now.
     moved: bool,
 }
 
@@ -75,7 +76,7 @@ impl Spool {
         })
     }
 
-    /// Appends. Blocks.
+    /// Appends bytes. Blocks.
     ///
     /// # Errors
     /// When the disk is full or fails.
@@ -122,7 +123,7 @@ impl Sealed {
 }
 
 impl Store {
-    /// Begins a file; blocks for as long as creating a file takes.
+    /// Begins a file; blocks while the file is created.
     ///
     /// # Errors
     /// When the disk is full or fails.
@@ -130,7 +131,7 @@ impl Store {
         Spool::create(self.inner.dir.spool(), false)
     }
 
-    /// As [`Self::spool`], and computes the MD5 that OpenAI's uploads may be checked against.
+    /// As [`Self::spool`], and computes the MD5 against which OpenAI's uploads may be checked.
     ///
     /// # Errors
     /// When the disk is full or fails.

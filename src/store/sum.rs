@@ -1,9 +1,10 @@
-//! A sum over everything that the store holds, kept in the store and added up again at each start.
+//! A sum over everything that the store holds, kept in the store and recomputed at each start.
 //!
-//! Every write says what it adds and what it takes away, and the new sum becomes durable in one step with
-//! it. So whatever is lost, doubled or changed on disk, by the disk, by a partial restore or by sled
-//! itself, the sum no longer fits. Adding up is by the first 128 bits of SHA-256, so entries can come
-//! in any order. It guards against accidents, not against somebody who computes an entry that fits.
+//! Every write states what it adds and what it removes, and the new sum becomes durable in one step
+//! with the write. So if anything is lost, doubled or changed on disk, by the disk, by a partial
+//! restore or by sled itself, the sum no longer fits. The sum adds the first 128 bits of SHA-256,
+//! so entries can come in any order. It guards against accidents, not against an attacker who
+//! computes an entry that fits.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -15,18 +16,18 @@ use crate::store::error::StoreError;
 
 /// The name of the tree that has all data.
 pub(super) const TREE: &[u8] = b"data";
-/// What the store says of itself. Version 1.
+/// What the store records about itself. Version 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sum {
-    /// Which store it is; random.
+    /// Which store this is; random.
     pub store: u128,
     /// Writes so far, each of which is atomic.
     pub writes: u64,
-    /// Entries, but for this one.
+    /// Number of entries, without this one.
     pub entries: u64,
-    /// Bytes of their keys and values.
+    /// Bytes of the entries' keys and values.
     pub bytes: u64,
-    /// The sum over them.
+    /// The sum over the entries.
     pub sum: u128,
 }
 
@@ -41,7 +42,7 @@ impl Sum {
         Self { store: uuid::Uuid::new_v4().as_u128(), writes: 0, entries: 0, bytes: 0, sum: 0 }
     }
 
-    /// Counts one write: each key that it changed, with what was there and what is there now.
+    /// Counts one changed key of a write, with its old and its new value.
     pub fn count(&mut self, key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>) {
         if let Some(old) = old {
             self.entries = self.entries.wrapping_sub(1);
@@ -55,7 +56,7 @@ impl Sum {
         }
     }
 
-    /// As it is stored.
+    /// Encodes the sum as it is stored.
     pub fn encode(&self) -> Result<Vec<u8>, StoreError> {
         Ok(record::encode(self)?)
     }
@@ -70,13 +71,13 @@ fn of(key: &[u8], value: &[u8]) -> u128 {
     u128::from_le_bytes(std::array::from_fn(|at| digest[at]))
 }
 
-/// What was added up, and what should have come out.
+/// The totals of the entries, and the sum that was expected.
 #[derive(Debug, Default)]
 pub(super) struct AddedUp {
     pub entries: u64,
     pub bytes: u64,
     pub sum: u128,
-    /// The sum that the store has of itself; none before format 5.
+    /// The sum that the store records of itself; none before format 5.
     pub expected: Option<Vec<u8>>,
     /// The format of the data, as it is stored.
     pub format: Option<Vec<u8>>,
@@ -105,7 +106,7 @@ impl AddedUp {
         self.sum = self.sum.wrapping_add(of(key, value));
     }
 
-    /// The sum of what was added, as of a store that has none yet.
+    /// The sum of the entries, for a store that has no sum yet.
     pub fn as_first(&self) -> Sum {
         Sum { entries: self.entries, bytes: self.bytes, sum: self.sum, ..Sum::fresh() }
     }

@@ -1,5 +1,6 @@
-//! What goes away by itself: expired files and uploads, forgotten idempotency keys and quotes, results that
-//! no file shows any more, what is left of deleted batches, and what has been in `lost+found/` for long.
+//! Removes what expires: expired files and uploads, forgotten idempotency keys and quotes, results
+//! that no file shows any more, what is left of deleted batches, and what has been in `lost+found/`
+//! for long.
 
 use super::Store;
 use super::format::{self, ExpiryKind};
@@ -13,7 +14,8 @@ const STEP: usize = 1_000;
 const PURGE: usize = 2_000;
 
 impl Store {
-    /// Removes what is due at `now`; returns how many things went. Call it every minute or so.
+    /// Removes everything that is due at `now`; returns how many things were removed. Call it every
+    /// minute or so.
     ///
     /// # Errors
     /// When the store or the disk fails.
@@ -27,7 +29,7 @@ impl Store {
                 match self.go(key).await {
                     Ok(()) => {}
                     Err(error @ (StoreError::Broken(_) | StoreError::Closed)) => return Err(error),
-                    // One damaged record must not keep all the others for ever.
+                    // One damaged record must not keep all other records for ever.
                     Err(error) => tracing::error!(%error, "something that has expired could not be removed"),
                 }
             }
@@ -65,8 +67,8 @@ impl Store {
         .await
     }
 
-    /// Removes the results of ended batches neither of whose files exists any more, and all that is left of deleted
-    /// ones.
+    /// Removes the results of ended batches neither of whose files exists any more, and all that is
+    /// left of deleted batches.
     async fn purge_unseen(&self) -> Result<usize, StoreError> {
         let marks: Vec<_> = self.inner.tree.scan_prefix(format::UNSEEN).keys().take(STEP).collect::<Result<_, _>>()?;
         for batch in marks.iter().filter_map(|mark| format::trailing_id(mark)) {
@@ -75,11 +77,11 @@ impl Store {
         Ok(marks.len())
     }
 
-    /// The same of one batch.
+    /// Does what `purge_unseen` does, for one batch.
     pub(super) async fn purge_if_unseen(&self, batch: BatchId) -> Result<(), StoreError> {
         let files = self.read_state(batch)?.map(|(state, _)| state.files()).unwrap_or_default();
-        // In one step with the look: the other file may be deleted at this very moment, and that
-        // deletion must find its mark kept or set it again.
+        // The check and the change are one step: the other file may be deleted at this very moment,
+        // and that deletion must find its mark kept, or set it again.
         let seen = self
             .commit(move |tx| {
                 for file in [files.output, files.errors].into_iter().flatten() {
@@ -98,7 +100,7 @@ impl Store {
         if self.read_state(batch)?.is_none() {
             self.remove_in_steps(format::blobs_of(batch)).await?;
         }
-        // Last: an interrupted purge is taken up again.
+        // Done last, so that an interrupted purge is continued.
         self.commit(move |tx| {
             // The batch may have been deleted meanwhile, which leaves more to do.
             let is_deleted = !tx.tree().contains_key(format::batch(batch))?;
@@ -110,7 +112,7 @@ impl Store {
         .await
     }
 
-    /// Removes all that begins with `prefix`, some of it at a time.
+    /// Removes all keys that begin with `prefix`, some of them at a time.
     async fn remove_in_steps(&self, prefix: Vec<u8>) -> Result<(), StoreError> {
         loop {
             let prefix = prefix.clone();

@@ -1,5 +1,5 @@
 //! The store against its promises: what was acknowledged is there after reopening, a row has one
-//! result, views are exact to the byte.
+//! result, and views are exact to the byte.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -73,7 +73,7 @@ pub(super) fn result(batch: BatchId, row: u32, size: usize) -> RowResult {
     RowResult { key, custom_id: format!("id-{row}"), operation: None, outcome, usage, cost: Usd::ZERO, attempts: vec![], finished_at: NOW }
 }
 
-/// What a row asks.
+/// The digest of a row's request.
 pub(super) fn asked(row: u32) -> RequestDigest {
     RequestDigest(u128::from(row).to_be_bytes())
 }
@@ -166,7 +166,7 @@ async fn an_ended_batch_has_files_that_go_when_they_expire_and_its_results_with_
     let running = BatchState::InProgress { since: NOW };
     let state = running.apply(BatchEvent::RowsDone, NOW).unwrap().apply(BatchEvent::Settled { files: ids }, NOW).unwrap();
     store.batch_settled(spec.id, state, progress, End { files: files.to_vec(), ..End::default() }).await.unwrap();
-    // A write of an earlier state that comes late does not bring the batch back.
+    // A late write of an earlier state does not bring the batch back.
     store.batch_moved(spec.id, running).await.unwrap();
     close(store).await;
 
@@ -275,7 +275,7 @@ fn any_range_of_any_view_is_that_part_of_the_whole() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (store, _) = open(dir.path());
     let spec = runtime.block_on(running(&store, 2_200));
-    // Some are too large to join others, and they come in groups and in no order.
+    // Some results are too large to join others; results come in groups and in no order.
     let size = |row: u32| (row as usize * 37) % if row.is_multiple_of(9) { 9_000 } else { 400 };
     let mut results: Vec<_> = (0..2_200).filter(|row| row / 300 != 2).map(|row| result(spec.id, row, size(row))).collect();
     results.sort_by_key(|result| result.key.row.0 * 1_543 % 2_200);
@@ -291,7 +291,7 @@ fn any_range_of_any_view_is_that_part_of_the_whole() {
         .map(|part| (part as u8, results.iter().filter(|r| part.includes(r.outcome.is_success())).flat_map(line).collect()))
         .into();
     let parts = prop_oneof![Just(ResultPart::All), Just(ResultPart::Output), Just(ResultPart::Errors)];
-    // Nothing at all of it is a range, too.
+    // An empty range is a range, too.
     let starts = prop_oneof![1 => Just(0.0), 4 => 0.0..1.1_f64];
     let lengths = prop_oneof![1 => Just(0_u64), 4 => 0_u64..5_000, 4 => 0_u64..2_000_000];
     proptest!(ProptestConfig::with_cases(60), |(part in parts, start in starts, length in lengths)| {
@@ -344,7 +344,7 @@ async fn what_a_lane_has_answered_is_known_once_its_batch_has_ended() {
     close(store).await;
 }
 
-/// A sweep removes results in steps, and a kill may come between two of them.
+/// A sweep removes results in steps, and a kill may come between two steps.
 #[tokio::test]
 async fn what_is_half_removed_is_missing_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
@@ -366,7 +366,7 @@ async fn what_is_half_removed_is_missing_and_nothing_else() {
     close(store).await;
 }
 
-/// Where the data directory of a format is kept, each file compressed.
+/// Where the data directory of a format is kept, with each file compressed.
 fn fixture(format: u32) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/format-{format}"))
 }
@@ -437,7 +437,7 @@ async fn every_format_ever_written_opens() {
         assert_eq!((batch.state, batch.progress.unfinished()), (BatchState::InProgress { since: NOW }, 3));
         assert_eq!(batch.spec.metadata, spec(FileId::from_u128(0)).metadata);
         assert_eq!(batch.spec.dialect, Dialect::OpenAi);
-        // Batches say their dialect since format 6.
+        // Batches record their dialect since format 6.
         for (id, dialect) in [(8, Dialect::BatchRouter), (9, Dialect::Phaseo)] {
             let found = store.batch(BatchId::from_u128(id)).await.unwrap().map(|batch| batch.spec.dialect);
             assert_eq!(found, Some(dialect).filter(|_| format > 5));
@@ -447,11 +447,11 @@ async fn every_format_ever_written_opens() {
         std::io::Read::read_to_end(&mut store.open_content(batch.spec.input_file).unwrap(), &mut content).unwrap();
         assert_eq!(content, BODY);
         let mut lines = store.lines(batch.spec.id, ResultPart::All).await.unwrap().unwrap();
-        // Since format 3 small results are stored in another way than large ones.
+        // Since format 3, small results are stored in a different way from large ones.
         let stored = |row: u32| result(batch.spec.id, row, if format > 2 { row as usize * 1_000 } else { 3_000 });
         let expected: Vec<_> = (0..5).flat_map(|row| line(&stored(row))).collect();
         assert!(read(&mut lines) == expected);
-        // Answers that rows share are there since format 2.
+        // Shared answers of rows exist since format 2.
         for row in 0..5 {
             let expected = Some(stored(row)).filter(|result| result.outcome.is_success() && format > 1);
             assert_eq!(store.answer_to(asked(row), NOW).unwrap(), expected);

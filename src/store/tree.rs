@@ -1,8 +1,9 @@
-//! sled's tree, as everybody but the opening of the store sees it.
+//! sled's tree, as all code except the opening of the store sees it.
 //!
-//! Invariant: an error of sled's, of a read as of a write, means that the store has failed, and tells the
-//! daemon so once, here: it stops, and the next start sees what can be read. A record that cannot be
-//! understood is another matter (`RecordError`): it is damaged alone, and all else goes on.
+//! Invariant: an error of sled's, in a read or a write, means that the store has failed. The error
+//! is reported to the daemon once, here: the daemon stops, and the next start sees what can be
+//! read. A record that cannot be understood is different (`RecordError`): only that record is
+//! damaged, and all else goes on.
 
 use std::ops::RangeBounds;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::dir::{Act, Seam};
 use crate::store::error::StoreError;
 
-/// A handle on the tree; clones share it, also when another tree takes its place.
+/// A handle on the tree; clones share it, even after another tree has replaced it.
 #[derive(Debug, Clone)]
 pub(super) struct Tree(Arc<TreeInner>);
 
@@ -47,12 +48,12 @@ impl Tree {
         Self(Arc::new(TreeInner { sled: ArcSwap::from_pointee(sled), broken, seam }))
     }
 
-    /// sled's own tree, of now.
+    /// sled's own tree that is current now.
     pub fn sled(&self) -> sled::Tree {
         sled::Tree::clone(&self.0.sled.load())
     }
 
-    /// Lets another tree, which holds the same, take its place.
+    /// Replaces the tree by another tree with the same entries.
     pub fn replace(&self, with: sled::Tree) {
         self.0.sled.store(Arc::new(with));
     }
@@ -65,22 +66,22 @@ impl Tree {
         self.0.read(|| self.0.sled.load().contains_key(key))
     }
 
-    /// The entries whose keys are in the range, in their order.
+    /// The entries whose keys are in the range, in key order.
     pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Entries {
         Entries { entries: self.0.sled.load().range(range), tree: self.0.clone() }
     }
 
-    /// The entries whose keys begin so, in their order.
+    /// The entries whose keys begin with `prefix`, in key order.
     pub fn scan_prefix(&self, prefix: impl AsRef<[u8]>) -> Entries {
         Entries { entries: self.0.sled.load().scan_prefix(prefix), tree: self.0.clone() }
     }
 
-    /// Applies all of it at once. Not durable before the next flush.
+    /// Applies the whole batch at once. Not durable before the next flush.
     pub fn apply_batch(&self, batch: sled::Batch) -> Result<(), StoreError> {
         self.0.done(self.0.sled.load().apply_batch(batch))
     }
 
-    /// Waits until sled has handed all to the operating system.
+    /// Waits until sled has handed all writes to the operating system.
     pub fn flush(&self) -> Result<(), StoreError> {
         self.0.done(self.0.sled.load().flush()).map(drop)
     }
@@ -96,14 +97,14 @@ impl Tree {
     }
 }
 
-/// Entries, in order and backwards.
+/// Entries of the tree, which can be iterated forwards and backwards.
 pub(super) struct Entries {
     entries: sled::Iter,
     tree: Arc<TreeInner>,
 }
 
 impl Entries {
-    /// Their keys alone.
+    /// The keys of the entries, without the values.
     pub fn keys(self) -> impl DoubleEndedIterator<Item = Result<IVec, StoreError>> {
         self.map(|entry| entry.map(|(key, _)| key))
     }
@@ -142,7 +143,7 @@ mod tests {
         (Store::open_with(&options, &faults).unwrap().0, faults)
     }
 
-    /// Also on the writer's thread, whose own writes go well.
+    /// Includes reads on the writer's thread, whose own writes succeed.
     #[tokio::test]
     async fn whichever_read_fails_the_daemon_is_told() {
         for which in 0..5 {

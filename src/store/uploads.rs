@@ -1,4 +1,4 @@
-//! Multi-part uploads: parts as files of their own until they are joined into one.
+//! Multi-part uploads: each part is a file of its own until the parts are joined into one file.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -22,7 +22,7 @@ use crate::domain::id::{PartId, UploadId};
 use crate::domain::time::{Timestamp, later};
 use crate::store::error::StoreError;
 
-/// How long an expired upload still says that it has expired.
+/// How long an expired upload is still reported as expired.
 const REMEMBERED: Duration = Duration::from_secs(86_400);
 
 /// Why a part was not added.
@@ -40,7 +40,7 @@ pub enum PartError {
     Store(#[from] StoreError),
 }
 
-/// Why an upload was not completed; it stays as it was.
+/// Why an upload was not completed; the upload stays as it was.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CompleteError {
     #[error("no such upload")]
@@ -94,7 +94,7 @@ impl Store {
     /// Adds a part to a pending upload.
     ///
     /// # Errors
-    /// When the upload cannot take it, or the disk or store fails.
+    /// When the upload cannot take the part, or the disk or store fails.
     pub async fn add_part(&self, upload: UploadId, content: Sealed, now: Timestamp) -> Result<UploadPart, PartError> {
         let part = UploadPart { id: PartId::generate(now), upload, created_at: now, bytes: content.bytes };
         let (folder, name) = (self.inner.dir.parts().clone(), content_name(part.id.as_u128()));
@@ -109,11 +109,12 @@ impl Store {
         Ok(part)
     }
 
-    /// Joins parts in the given order into one file. It goes away after `retention` if the upload
-    /// does not say when.
+    /// Joins parts in the given order into one file. The file expires after `retention` if the
+    /// upload does not specify an expiry.
     ///
     /// # Errors
-    /// When parts, size or checksum are not what the client announced, or the disk or store fails.
+    /// When parts, size or checksum differ from what the client announced, or the disk or store
+    /// fails.
     pub async fn complete_upload(
         &self,
         id: UploadId,
@@ -162,7 +163,7 @@ impl Store {
         Ok(Some(closed.map(|()| upload).map_err(word)))
     }
 
-    /// Moves a pending upload to its last state and removes its parts. The inner error is the
+    /// Moves a pending upload to its final state and removes its parts. The inner error is the
     /// state of an upload that another request has closed meanwhile.
     async fn close_upload(
         &self,
@@ -173,7 +174,8 @@ impl Store {
         let closed = self
             .commit(move |tx| {
                 let current = tx.tree().get(format::upload(upload.id))?.map(|bytes| decode_upload(&bytes)).transpose()?;
-                // The sweep closes what is stored as pending; a client, what has also time left.
+                // The sweep closes uploads that are stored as pending; a client closes only those
+                // that also have time left.
                 let expiring = upload.state == UploadState::Expired;
                 let state = current.map_or(UploadState::Expired, |current| if expiring { current.state } else { at(current, now).state });
                 if state != UploadState::Pending {
@@ -194,7 +196,7 @@ impl Store {
         }
     }
 
-    /// Closes an upload whose hour has passed, and forgets it a day later.
+    /// Closes an upload whose hour has passed, and forgets the upload a day later.
     pub(super) async fn expire_upload(&self, id: UploadId) -> Result<(), StoreError> {
         let Some(bytes) = self.inner.tree.get(format::upload(id))? else { return Ok(()) };
         let mut upload = decode_upload(&bytes)?;
@@ -209,7 +211,8 @@ impl Store {
         upload.state = UploadState::Expired;
         let now = upload.expires_at;
         let forget_at = later(now, REMEMBERED);
-        // A request that closes it at this very moment wins; the next sweep then forgets it.
+        // A request that closes the upload at this very moment wins; the next sweep then forgets
+        // the upload.
         let _ = self
             .close_upload(upload, now, move |tx| {
                 tx.put_raw(format::expiry(seconds(forget_at), ExpiryKind::Upload, &id.as_u128().to_be_bytes()), &[]);
@@ -284,7 +287,8 @@ fn try_add_part(tx: &mut Tx<'_>, part: &UploadPart, now: Timestamp) -> Result<Re
     if parts.len() >= MAX_PARTS {
         return Ok(Err(PartError::TooManyParts));
     }
-    // A part may be sent again after a failure, so more than announced is normal, within reason.
+    // A part may be sent again after a failure, so more bytes than announced are normal, within
+    // reason.
     let total = parts.iter().map(|part| part.bytes).sum::<u64>().saturating_add(part.bytes);
     if total > upload.bytes.saturating_mul(2) {
         return Ok(Err(PartError::TooManyBytes(total, upload.bytes)));
@@ -302,7 +306,7 @@ fn decode_upload(bytes: &[u8]) -> Result<Upload, StoreError> {
     Ok(record::decode::<UploadRecord>(bytes)?.try_into()?)
 }
 
-/// The upload as clients see it at `now`: the hour may have passed before the sweep came by.
+/// The upload as clients see it at `now`: the upload's hour may have passed before the sweep ran.
 fn at(mut upload: Upload, now: Timestamp) -> Upload {
     if upload.state == UploadState::Pending && upload.expires_at <= now {
         upload.state = UploadState::Expired;

@@ -1,6 +1,7 @@
-//! Whether a data directory holds all that was ever made durable in it, before anything is written to it.
+//! Checks whether a data directory holds all that was ever made durable in it, before anything is
+//! written to it.
 //!
-//! Invariant: this module only reads. What it does not understand it refuses.
+//! Invariant: this module only reads. It refuses whatever it does not understand.
 
 #[cfg(test)]
 pub(super) mod tests;
@@ -15,23 +16,23 @@ use super::sum::{AddedUp, Sum, TREE};
 use super::tree::Tree;
 use crate::store::error::StoreError;
 
-/// The most faults that an error names.
+/// The most faults that an error lists.
 const FAULTS_NAMED: usize = 5;
-/// The format from which on a store has a sum and a mark.
+/// The first format in which a store has a sum and a mark.
 pub(super) const SUMMED_FROM: u32 = 5;
 
 /// A data directory that may be opened.
 #[derive(Debug)]
 pub(super) struct Sound {
-    /// Which of its databases is the current one.
+    /// Which of the directory's databases is the current one.
     pub generation: u64,
-    /// The sum over what it holds; `None` if it is new.
+    /// The sum over the database's entries; `None` if the directory is new.
     pub sum: Option<Sum>,
-    /// What sled is to find. `None` if it is to find nothing.
+    /// What sled should find; `None` if it should find nothing.
     pub image: Option<Image>,
 }
 
-/// Why a data directory is not opened. Nothing in it has been touched.
+/// Why a data directory is not opened. Nothing in the directory has been touched.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StartRefused {
     #[error("its store cannot be read: {0}")]
@@ -67,7 +68,7 @@ impl From<StoreError> for StartRefused {
     }
 }
 
-/// Looks at a data directory.
+/// Verifies a data directory.
 pub(super) fn verify(root: &Folder) -> Result<Sound, StartRefused> {
     let mark = match mark::read(root)? {
         Some(None) => return Err(StartRefused::MarkDamaged),
@@ -75,7 +76,7 @@ pub(super) fn verify(root: &Folder) -> Result<Sound, StartRefused> {
         None => None,
     };
     let generation = mark.map_or(0, |mark| mark.generation);
-    // A mark of no writes promises nothing: the first start did not come to its end.
+    // A mark of no writes promises nothing: the first start did not finish.
     let promised = mark.filter(|mark| mark.writes > 0);
     let folder = database(generation);
     let Some(image) = read_image(root, &folder)? else {
@@ -91,7 +92,8 @@ pub(super) fn verify(root: &Folder) -> Result<Sound, StartRefused> {
     }
 }
 
-/// The image without the last batches, if that has all that was promised: they were begun and not acknowledged.
+/// The image without the last batches, if it has all that was promised: the last batches were begun
+/// and not acknowledged.
 fn before_the_last_batch(image: &Image, mark: Option<Reached>, generation: u64) -> Option<Sound> {
     for earlier in image.earlier() {
         let earlier = earlier.ok()?;
@@ -103,7 +105,7 @@ fn before_the_last_batch(image: &Image, mark: Option<Reached>, generation: u64) 
     None
 }
 
-/// The sum over an image that holds what was promised; `None` if it holds nothing.
+/// The sum over an image that holds what was promised; `None` if the image is empty.
 fn sum_of(image: &Image, mark: Option<Reached>) -> Result<Option<Sum>, StartRefused> {
     let found = match AddedUp::of(image) {
         Ok(found) => found,
@@ -140,7 +142,7 @@ fn read_image(root: &Folder, folder: &str) -> Result<Option<Image>, StartRefused
     }
 }
 
-/// A directory without a store is new only if nothing else says that there was one.
+/// Treats a directory without a store as new only if nothing else shows that there was a store.
 fn fresh(root: &Folder, generation: u64, promised: Option<Reached>, missing: String) -> Result<Sound, StartRefused> {
     if promised.is_some() {
         return Err(StartRefused::Missing { missing, beside: "the file `mark`" });
@@ -155,7 +157,8 @@ fn fresh(root: &Folder, generation: u64, promised: Option<Reached>, missing: Str
     Ok(Sound { generation, sum: None, image: None })
 }
 
-/// Before there were sums, all that can be said is whether the log is whole.
+/// Verifies a store from before there were sums: all that can be checked is whether the log is
+/// whole.
 fn without_sum(found: &AddedUp, image: &Image, mark: Option<Reached>) -> Result<Sum, StartRefused> {
     if let Some(promised) = mark.filter(|mark| mark.writes > 0) {
         return Err(StartRefused::Behind { found: 0, reached: promised.writes });
@@ -188,7 +191,7 @@ fn with_sum(found: &AddedUp, image: &Image, mark: Option<Reached>) -> Result<Sum
     }
 }
 
-/// What is wrong, and the places in the log that may be why.
+/// Describes what is wrong, and the places in the log that may be why.
 fn with_faults(what: &str, image: &Image) -> String {
     let faults = image.faults();
     let mut text = what.to_owned();
@@ -208,5 +211,5 @@ pub(super) fn is_as_verified(tree: &Tree, sum: &Sum) -> Result<bool, StoreError>
     Ok(format.is_some() && stored.is_none_or(|stored| record::decode::<Sum>(&stored).is_ok_and(|stored| stored == *sum)))
 }
 
-/// sled's log, in the folder of a database.
+/// The name of sled's log in the folder of a database.
 pub const LOG: &str = "db";

@@ -1,5 +1,6 @@
-//! Of which batches somebody is told, and what they were told: the list of those that are watched, and the
-//! telling of each. What is queued and that it is queued are one step.
+//! Which batches have a receiver, and what the receivers were notified of: the list of watched
+//! batches, and the event log of each. Messages and the record that they were queued are written in
+//! one step.
 
 use super::deliveries::{pack, put};
 use super::format::{self, Blob};
@@ -14,10 +15,10 @@ use crate::domain::webhook::endpoint::{Receiver, ReceiverStatus};
 use crate::domain::webhook::event_log::{DeliveryAttempt, EventLog};
 use crate::store::error::StoreError;
 
-/// Receivers of one organisation, those that were deleted included.
+/// Limit on the receivers of one organisation, deleted receivers included.
 pub const MAX_RECEIVERS: usize = 1_000;
 
-/// Where a batch stands of which somebody is told.
+/// The state of a batch that has a receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WatchedBatch {
     pub batch: BatchId,
@@ -25,20 +26,20 @@ pub struct WatchedBatch {
     pub progress: Progress,
 }
 
-/// What of a batch is told now.
+/// The events of a batch that are due now.
 #[derive(Debug, Clone)]
 pub struct WebhookEvents {
     pub batch: BatchId,
-    /// Where it stands, and its step of progress.
+    /// The batch's status, and its step of progress.
     pub status: &'static str,
     pub bucket: Option<u32>,
     pub deliveries: Vec<Delivery>,
-    /// It has ended: nothing more will be told.
+    /// The batch has ended: no more events will follow.
     pub is_over: bool,
 }
 
 impl Store {
-    /// Batches of which somebody is told, at most so many, from `after` on.
+    /// Batches that have a receiver, at most `most`, after the batch `after`.
     ///
     /// # Errors
     /// When the store has failed or a record is damaged.
@@ -60,7 +61,7 @@ impl Store {
         Ok(found)
     }
 
-    /// What the receiver of a batch was told; nothing yet if nobody is told of it.
+    /// The event log of a batch; `None` while no receiver is notified of the batch.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
@@ -71,7 +72,7 @@ impl Store {
         Ok(found.map(EventLog::try_from).transpose()?)
     }
 
-    /// Queues what is to be told of a batch, but for what was queued before.
+    /// Queues the new messages about a batch, except those that were queued before.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
@@ -79,7 +80,7 @@ impl Store {
         let packed =
             news.deliveries.iter().map(|delivery| Ok((pack(delivery)?, delivery.clone()))).collect::<Result<Vec<_>, StoreError>>()?;
         self.commit(move |tx| {
-            // It may have been deleted since somebody looked.
+            // The batch may have been deleted since the caller looked.
             if !tx.tree().contains_key(format::batch(news.batch))? {
                 return Ok(());
             }
@@ -117,7 +118,7 @@ impl Store {
         .await
     }
 
-    /// A receiver of an organisation, also one that was deleted.
+    /// A receiver of an organisation, including a deleted one.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
@@ -142,7 +143,8 @@ impl Store {
         Ok(found)
     }
 
-    /// Changes a receiver that was not deleted. `None`, and nothing changed, if there is none.
+    /// Changes a receiver that was not deleted. Returns `None` and changes nothing if there is no
+    /// such receiver.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
@@ -162,7 +164,7 @@ impl Store {
     }
 }
 
-/// Takes note of an attempt at a message about a batch.
+/// Records an attempt to deliver a message about a batch.
 pub(super) fn tried(tx: &mut Tx<'_>, batch: BatchId, tried: DeliveryAttempt) -> Result<(), StoreError> {
     let mut telling = telling_in(tx, batch)?;
     telling.tried(tried);
@@ -180,7 +182,8 @@ fn telling_in(tx: &Tx<'_>, batch: BatchId) -> Result<EventLog, StoreError> {
     }
 }
 
-/// It may have become shorter: chunks that it has no more must go.
+/// Writes the event log of a batch. The log may have become shorter, so its old chunks are removed
+/// first.
 fn put_telling(tx: &mut Tx<'_>, batch: BatchId, telling: &EventLog) -> Result<(), StoreError> {
     tx.remove_all(format::blob(batch, Blob::Telling))?;
     tx.put_blob(batch, Blob::Telling, &TellingRecord::from(telling))

@@ -4,7 +4,7 @@
 //! once, published to readers, and only then acknowledged.
 //!
 //! Invariants:
-//! * rows of a group and the pages that count them are one atomic sled batch;
+//! * the rows of a group and the pages that count them are one atomic sled batch;
 //! * nothing is acknowledged or published before the flush; after a failure nothing ever is, and
 //!   the daemon is told to stop.
 
@@ -32,15 +32,16 @@ use crate::domain::id::BatchId;
 use crate::store::error::StoreError;
 use crate::store::record::error::RecordError;
 
-/// Operations in one group; bounds the memory of a group and how long its acknowledgements wait.
+/// Limit on operations in one group; bounds the group's memory and how long its acknowledgements
+/// wait.
 const MAX_GROUP: usize = 8_192;
-/// Bytes of results in one group.
+/// Limit on the bytes of results in one group.
 const MAX_GROUP_BYTES: usize = 16 << 20;
 
 type Ack = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 type MetaOp = Box<dyn FnOnce(&mut Tx<'_>) -> Ack + Send>;
 
-/// What the writer is asked to do.
+/// Requests to the writer.
 pub(super) enum Op {
     /// The result of a row; `ran` if it went to a provider, which makes it count as dispatched.
     Row {
@@ -48,17 +49,17 @@ pub(super) enum Op {
         ran: bool,
     },
     Meta(MetaOp),
-    /// A copy is wanted, in a folder of its own.
+    /// Requests a copy for a backup, in a folder of its own.
     Backup {
         place: (Folder, String),
         answer: SyncSender<BackupAnswer>,
     },
-    /// All entries have been copied, or there will be no copy; see [`super::copier`].
+    /// All entries have been copied, or the copy was given up; see [`super::copier`].
     Copied,
     Stop,
 }
 
-/// What follows a group.
+/// What the writer does after a group.
 enum Then {
     GoOn,
     Copy((Folder, String), SyncSender<BackupAnswer>),
@@ -67,7 +68,7 @@ enum Then {
 }
 
 impl Op {
-    /// An operation whose result goes to `sender` once it is durable.
+    /// An operation whose result goes to `sender` once the operation is durable.
     pub fn meta<R: Send + 'static>(
         op: impl FnOnce(&mut Tx<'_>) -> Result<R, StoreError> + Send + 'static,
         sender: oneshot::Sender<Result<R, StoreError>>,
@@ -94,7 +95,7 @@ pub(super) struct Tx<'a> {
 }
 
 impl Tx<'_> {
-    /// The tree as of before this operation.
+    /// The tree as it was before this operation.
     pub fn tree(&self) -> &Tree {
         self.tree
     }
@@ -135,7 +136,8 @@ impl Tx<'_> {
         self.writes.remove(key);
     }
 
-    /// Removes every key that begins so. For a few of them: they are gathered first.
+    /// Removes every key that begins with `prefix`. For small numbers of keys: they are gathered
+    /// first.
     ///
     /// # Errors
     /// When the tree cannot be read.
@@ -145,7 +147,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Does `publish` once this operation is durable.
+    /// Runs `publish` once this operation is durable.
     pub fn after(&mut self, publish: impl FnOnce(&Lives) + Send + 'static) {
         self.publish.push(Box::new(publish));
     }
@@ -166,7 +168,7 @@ pub(super) struct Writer {
     pub log: super::dir::DataFile,
     /// The sum over the tree.
     pub sum: Sum,
-    /// What was made durable, outside sled.
+    /// The mark of what was made durable, outside sled.
     pub mark: Mark,
     /// How long row results may gather before a flush.
     pub interval: Duration,
@@ -175,7 +177,7 @@ pub(super) struct Writer {
 impl Writer {
     /// Works until the store is closed or has failed.
     pub fn run(mut self) {
-        // A panic must not leave a daemon behind that takes work and loses it.
+        // After a panic, the daemon must not go on to take work and lose it.
         let alarm = self.broken.clone().drop_guard();
         while let Some(first) = self.queue.blocking_recv() {
             if matches!(first, Op::Row { .. }) && !self.interval.is_zero() {
@@ -261,7 +263,8 @@ impl Writer {
                     rows.add(row, &self.lives);
                 }
                 Op::Meta(op) => {
-                    // Counted before it can be seen, so that whoever sees it waits for it.
+                    // Counted before the write becomes visible, so that every reader that sees the
+                    // write waits for it.
                     self.begun.fetch_add(1, Ordering::SeqCst);
                     let mut tx = Tx { tree: &self.tree, writes: Writes::default(), publish: Vec::new(), failed: false };
                     acks.push(op(&mut tx));
@@ -286,10 +289,11 @@ impl Writer {
     }
 }
 
-/// Lets sled free the nodes that it has replaced. By itself it frees a bounded number for each access,
-/// which is fewer than many small values replace: they would pile up for as long as rows come fast.
+/// Lets sled free the nodes that it has replaced. On its own, sled frees a bounded number per
+/// access, which is fewer than many small values replace: replaced nodes would pile up for as long
+/// as rows come fast.
 pub(super) fn collect_garbage(values: usize) {
-    /// Values whose garbage one step collects for certain.
+    /// Number of values whose garbage one step is certain to collect.
     const VALUES_A_STEP: usize = 16;
     for _ in 0..values.div_ceil(VALUES_A_STEP) {
         crossbeam_epoch::pin().flush();

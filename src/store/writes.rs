@@ -10,7 +10,7 @@ use super::sum::Sum;
 use super::tree::Tree;
 use crate::store::error::StoreError;
 
-/// Keys and what becomes of them: a value, or nothing. The last word on a key counts.
+/// Keys and their new values, or their removal. The last change to a key counts.
 #[derive(Debug, Default)]
 pub(super) struct Writes(HashMap<Vec<u8>, Option<sled::IVec>>);
 
@@ -30,7 +30,7 @@ impl Writes {
         }
     }
 
-    /// Keys that change.
+    /// Number of keys that change.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -39,20 +39,22 @@ impl Writes {
         self.0.is_empty()
     }
 
-    /// Bytes of keys and values.
+    /// Bytes of the keys and values.
     pub fn bytes(&self) -> usize {
         self.0.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, |value| value.len())).sum()
     }
 
-    /// Makes all changes at once, and the sum with them. Not durable before the next flush. `copy` is given them, too.
+    /// Applies all changes at once, together with the sum. Not durable before the next flush. Adds
+    /// the changes to `copy`, too.
     ///
     /// # Errors
-    /// When sled fails; the sum is then no longer that of the tree.
+    /// When sled fails; the sum then no longer matches the tree.
     pub fn apply(self, tree: &Tree, sum: &mut Sum, mut copy: Option<&mut Self>) -> Result<(), StoreError> {
         if self.0.is_empty() {
             return Ok(());
         }
-        // Whatever will be changed is read first: a read that fails in the middle of a batch leaves half of it.
+        // Reads everything that will be changed first: a read that fails in the middle of a batch
+        // leaves half of it.
         tree.get(SUM_KEY)?;
         let mut batch = sled::Batch::default();
         for (key, new) in self.0 {

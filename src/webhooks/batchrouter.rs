@@ -1,5 +1,5 @@
-//! What a receiver is told: BatchRouter's message, with the members of both of its older pages (its guides
-//! to webhooks disagree, and the newest does not say).
+//! The content of messages to receivers: BatchRouter's message, with the members of both of its
+//! older pages (its guides to webhooks disagree, and the newest does not say).
 
 use std::time::Duration;
 
@@ -12,17 +12,17 @@ use crate::domain::money::Usd;
 use crate::domain::time::{Timestamp, later};
 use crate::store::Seal;
 
-/// How long links in a message are good: longer than it is tried.
+/// How long links in a message are valid: longer than delivery is retried.
 const LINKS_GOOD_FOR: Duration = Duration::from_secs(48 * 60 * 60);
 
 /// Writes messages.
 pub(super) struct Writer {
-    /// The beginning of links, without a path; without it there are none.
+    /// The beginning of links, without a path; without it, messages have no links.
     pub base_url: Option<String>,
 }
 
 impl Writer {
-    /// The message about a batch that has ended, and the id of its event.
+    /// Writes the message about a batch that has ended, and returns it with the id of its event.
     pub fn write(&self, batch: &Batch, charged: Usd, seal: &Seal, now: Timestamp) -> Option<(EventId, Vec<u8>)> {
         let end = batch.end()?;
         let event = event_of(batch);
@@ -57,7 +57,7 @@ impl Writer {
     }
 }
 
-/// The event that a batch has ended: always the same for the same batch.
+/// The event of a batch's end: always the same for the same batch.
 fn event_of(batch: &Batch) -> EventId {
     let digest = Sha256::new().chain_update(b"batch ended ").chain_update(batch.spec.id.as_u128().to_be_bytes());
     EventId::from_u128(half(digest.finalize().into()))

@@ -1,7 +1,8 @@
 //! A message as it goes over the wire: its headers and its body, signed.
 //!
-//! BatchRouter's is the same on each attempt. Phaseo's has the number and the time of the attempt in it, around
-//! data that stays the same; so its signature differs from attempt to attempt, and its id does not.
+//! BatchRouter's message is the same on each attempt. Phaseo's contains the number and the time of
+//! the attempt, around data that stays the same; so its signature differs from attempt to attempt,
+//! and its id does not.
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
@@ -13,15 +14,15 @@ use crate::domain::text::hex;
 use crate::domain::time::Timestamp;
 use crate::domain::webhook::delivery::{Delivery, EventRef};
 
-/// The type of a message that tries a receiver out.
+/// The type of a test message.
 const TEST: &str = "webhook.test";
 const BATCHROUTER_SIGNATURE: &str = "x-batchrouter-signature";
-/// What secrets of Phaseo's and of Standard Webhooks begin with.
+/// The prefix of Phaseo's secrets and of those of Standard Webhooks.
 const SECRET: &[u8] = b"whsec_";
 
 /// A message.
 pub(super) struct Letter {
-    /// Its id, as the headers of Standard Webhooks have it.
+    /// The message's id, as in the headers of Standard Webhooks.
     id: String,
     pub headers: Vec<(&'static str, String)>,
     pub body: Vec<u8>,
@@ -34,7 +35,8 @@ impl Letter {
             return Vec::new();
         }
         let seconds = now.as_second().to_string();
-        // Its secrets are base64 behind their beginning; any other one is taken as it is.
+        // The secrets of Standard Webhooks are base64 after their prefix; any other secret is used
+        // as it is.
         let decoded = secret.strip_prefix(SECRET).and_then(|text| URL_SAFE_NO_PAD.decode(text).or_else(|_| STANDARD.decode(text)).ok());
         let signed = [self.id.as_bytes(), b".", seconds.as_bytes(), b".", &self.body].concat();
         let signature = STANDARD.encode(hmac_sha256(decoded.as_deref().unwrap_or(secret), &signed));
@@ -51,8 +53,8 @@ pub(super) fn signature(secret: &[u8], body: &[u8]) -> String {
     hex(&hmac_sha256(secret, body))
 }
 
-/// Lower-case hexadecimal HMAC-SHA256 of the time, a dot, and the body, under the secret as it is written
-/// (Phaseo's reference of webhooks).
+/// Lower-case hexadecimal HMAC-SHA256 of the time, a dot, and the body, under the secret as it is
+/// written (Phaseo's reference of webhooks).
 pub(super) fn timed_signature(secret: &[u8], seconds: &str, body: &[u8]) -> String {
     hex(&hmac_sha256(secret, &[seconds.as_bytes(), b".", body].concat()))
 }
@@ -91,10 +93,10 @@ struct EnvelopeChange<'a> {
     status: &'a str,
 }
 
-/// A message of Phaseo's, as one attempt sends it. It is signed if there is a secret.
+/// A message of Phaseo's, as one attempt sends it. The message is signed if there is a secret.
 pub(super) fn of_phaseo(delivery: &Delivery, told: &EventRef, secret: &[u8], now: Timestamp) -> Letter {
     let (id, kind) = (told.id(delivery.batch), told.event.phase.event());
-    // It was written as JSON.
+    // The body was written as JSON.
     let data = std::str::from_utf8(&delivery.body).ok().and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
     let envelope = Envelope {
         id: &id,
@@ -107,7 +109,7 @@ pub(super) fn of_phaseo(delivery: &Delivery, told: &EventRef, secret: &[u8], now
     envelope.seal(secret)
 }
 
-/// A message that tries a receiver out: once, and about nothing.
+/// A test message for a receiver: sent once, and about no batch.
 pub(super) fn of_test(id: &str, data: &RawValue, secret: &[u8], now: Timestamp) -> Letter {
     let delivery = EnvelopeAttempt { key: TEST, attempt: 1, max_attempts: 1 };
     Envelope { id, r#type: TEST, created_at: now.as_second(), delivery, status_change: None, data }.seal(secret)
@@ -115,7 +117,7 @@ pub(super) fn of_test(id: &str, data: &RawValue, secret: &[u8], now: Timestamp) 
 
 impl Envelope<'_> {
     fn seal(&self, secret: &[u8]) -> Letter {
-        // Texts, numbers and JSON into a vector: it has no way to fail.
+        // Writing texts, numbers and JSON into a vector cannot fail.
         let body = serde_json::to_vec(self).unwrap_or_default();
         let seconds = self.created_at.to_string();
         let mut headers = vec![
@@ -145,7 +147,7 @@ mod tests {
         assert_eq!(signature(secret, body), "7b194aa334e75c42a1f613a0669940f7f77d03feaac9c69ad4ae5a9c1c0cc9ab");
         let timed = timed_signature(b"whsec_test", "1700000000", br#"{"hello":"world"}"#);
         assert_eq!(timed, "f592bbf3951cfc94e560eecfb5d9dd4da6b0fff2e626235f8ab4b54860925d0b");
-        // The example of the specification of Standard Webhooks.
+        // The example from the specification of Standard Webhooks.
         let letter = Letter { id: "msg_p5jXN8AQM9LWM0D4loKWxJek".into(), headers: vec![], body: br#"{"test": 2432232314}"#.to_vec() };
         let at = Timestamp::from_second(1_614_265_330).unwrap();
         let headers = letter.standard(true, b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", at);

@@ -1,11 +1,13 @@
-//! Tells receivers what becomes of batches: writes the message, signs it, sends it, and tries again. There is one
-//! engine for two forms: BatchRouter's tell that a batch has ended, Phaseo's also what happens before.
+//! Notifies receivers about batches: writes the message, signs it, sends it, and retries. One
+//! engine serves two forms: BatchRouter's messages report that a batch has ended, Phaseo's also
+//! report earlier events.
 //!
-//! A message is in the store before it is sent for the first time and until it is delivered or given up,
-//! so none is lost when the daemon dies; it may then be sent once more. What it tells is what was written at
-//! first.
+//! A message is in the store before it is first sent and until it is delivered or given up, so no
+//! message is lost when the daemon dies; a message may then be sent once more. Its content is the
+//! text that was first written.
 //!
-//! Not here: who the receiver is (the batch, or its organisation, says so) and the queue (the store's).
+//! Not here: which receiver a message goes to (the batch, or its organisation, says so) and the
+//! queue (the store's).
 
 mod batchrouter;
 mod envelope;
@@ -39,30 +41,31 @@ use crate::provider::SetupError;
 use crate::store::error::StoreError;
 use crate::store::{DeliveryChoice, Due, Store};
 
-/// Messages that are sent at the same time, those of them of one organisation, those to one host, and those
-/// of one organisation to one host: a receiver that is slow must not hold up the others.
+/// Limits on messages that are sent at the same time: in total, for one organisation, to one host,
+/// and for one organisation to one host. A slow receiver must not hold up the others.
 const AT_ONCE: usize = 64;
 const OF_ORG: usize = 16;
 const TO_HOST: usize = 24;
 const OF_ORG_TO_HOST: usize = 8;
-/// Notes that are turned into messages in one go.
+/// Notes that are turned into messages in one round.
 const NOTES: usize = 1_024;
-/// Messages of an organisation that are due and looked at in one go: most may be for receivers that have to wait.
+/// Due messages of an organisation that are examined in one round: most may be for receivers that
+/// have to wait.
 const SCAN_LIMIT: usize = 2_000;
-/// How often the queue is looked at.
+/// How often the queue is checked.
 const PACE: Duration = Duration::from_millis(500);
 
 /// How messages are sent.
 #[derive(Clone)]
 pub struct WebhookSettings {
-    /// The beginning of links to results, without a path; without it messages have none.
+    /// The beginning of links to results, without a path; without it, messages have no links.
     pub base_url: Option<String>,
     pub targets: Targets,
-    /// The wait after the first attempt that failed.
+    /// The wait after the first failed attempt.
     pub retry_base: Duration,
-    /// Sends the headers of Standard Webhooks besides.
+    /// Whether to send the headers of Standard Webhooks as well.
     pub standard: bool,
-    /// Writes what a message of Phaseo's tells.
+    /// Writes the content of Phaseo's messages.
     pub render: Render,
 }
 
@@ -73,7 +76,7 @@ pub struct Webhooks {
     newsroom: EventScanner,
 }
 
-/// What it takes to send a message.
+/// The parts that are needed to send a message.
 struct Post {
     store: Store,
     clock: Clock,
@@ -81,11 +84,11 @@ struct Post {
     retry_base: Duration,
 }
 
-/// Messages that are being sent.
+/// The messages that are being sent.
 struct UnderWay {
     tasks: JoinSet<Result<(), StoreError>>,
     messages: HashMap<task::Id, (EventId, Route)>,
-    /// The organisation, or the next one, whose messages are looked at first.
+    /// The organisation whose messages are examined first, or the next one after this id.
     first: OrgId,
 }
 
@@ -96,7 +99,7 @@ impl UnderWay {
         self.messages.insert(id, about);
     }
 
-    /// Waits until one is done; `None` if there is none.
+    /// Waits until one message is done; `None` if none is being sent.
     async fn done(&mut self) -> Option<()> {
         let id = match self.tasks.join_next_with_id().await? {
             Ok((id, Ok(()))) => id,
@@ -113,7 +116,7 @@ impl UnderWay {
         Some(())
     }
 
-    /// The places that are taken.
+    /// The places that the messages under way take.
     fn slots(&self) -> Slots {
         let mut slots = Slots::default();
         for (event, route) in self.messages.values() {
@@ -123,7 +126,7 @@ impl UnderWay {
     }
 }
 
-/// Who gets to send.
+/// Counts the messages under way, to decide which message may be sent next.
 #[derive(Debug, Default)]
 struct Slots {
     events: HashSet<EventId>,
@@ -133,7 +136,7 @@ struct Slots {
 }
 
 impl Slots {
-    /// Takes a place for a message, if it is not being sent and there is one.
+    /// Takes a place for a message, if the message is not being sent already and a place is free.
     fn take(&mut self, event: EventId, route: Route) -> DeliveryChoice {
         let org = self.orgs.entry(route.org).or_default();
         if self.events.len() >= AT_ONCE || *org >= OF_ORG {
@@ -148,12 +151,12 @@ impl Slots {
     }
 }
 
-/// Tries receivers out.
+/// Sends test messages to receivers.
 #[derive(Clone)]
 pub struct TestSender(Arc<Post>);
 
 impl TestSender {
-    /// Sends one message to a receiver, and tells what became of it. Nothing of it is kept.
+    /// Sends one test message to a receiver, and reports the outcome; nothing is stored.
     pub async fn send(&self, receiver: Receiver) -> Probed {
         let post = &self.0;
         let id = format!("evt_webhook_test_{}", EventId::generate(post.clock.now()).as_u128());
@@ -174,7 +177,7 @@ impl TestSender {
 }
 
 impl Webhooks {
-    /// What tries receivers out in its way.
+    /// Returns a sender of test messages that works like this courier.
     pub fn tester(&self) -> TestSender {
         TestSender(self.post.clone())
     }
@@ -190,8 +193,8 @@ impl Webhooks {
         Ok(Self { post: Arc::new(Post { store, clock, sender, retry_base: settings.retry_base }), writer, newsroom })
     }
 
-    /// Runs until `drain`, and until what is on its way then has arrived or not. What does not end in time is
-    /// sent again after the next start.
+    /// Runs until `drain`, and until every attempt under way then has succeeded or failed. A
+    /// message whose attempt does not end in time is sent again after the next start.
     pub async fn run(mut self, drain: CancellationToken) {
         let mut pace = tokio::time::interval(PACE);
         pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -210,7 +213,7 @@ impl Webhooks {
         while under_way.done().await.is_some() {}
     }
 
-    /// Writes what is to be told, and begins to send what is due.
+    /// Writes the messages that are pending, and begins to send those that are due.
     async fn round(&mut self, under_way: &mut UnderWay) -> Result<(), StoreError> {
         self.newsroom.round().await?;
         let store = &self.post.store;
@@ -226,7 +229,7 @@ impl Webhooks {
         }
         let mut slots = under_way.slots();
         let take = move |event, route| slots.take(event, route);
-        // Whoever was served first is served last the next time.
+        // The organisation that was served first is served last in the next round.
         let mut turn = None;
         for due in store.due_deliveries(self.post.clock.now(), under_way.first, SCAN_LIMIT, take).await? {
             match due {
@@ -247,7 +250,7 @@ impl Webhooks {
         Ok(())
     }
 
-    /// The message about a batch, if somebody wants to know.
+    /// Writes the message about a batch, if it has a receiver.
     async fn write(&self, id: BatchId) -> Result<Option<Delivery>, StoreError> {
         let Post { store, clock, .. } = &*self.post;
         let Some(batch) = store.batch(id).await? else { return Ok(None) };
@@ -268,7 +271,8 @@ impl Webhooks {
         }))
     }
 
-    /// The batch's own receiver, or that of its organisation; `None` if its receiver is told in Phaseo's form.
+    /// The batch's own receiver, or that of its organisation; `None` if the receiver gets messages
+    /// in Phaseo's form.
     async fn receiver(&self, batch: &Batch) -> Result<Option<Webhook>, StoreError> {
         if batch.spec.has_receiver() {
             return Ok(None);
@@ -285,7 +289,7 @@ impl Webhooks {
 }
 
 impl Post {
-    /// Makes one attempt, and records what became of it.
+    /// Makes one attempt, and records its outcome.
     async fn try_once(self: Arc<Self>, delivery: Delivery) -> Result<(), StoreError> {
         let outcome = match self.webhook(&delivery).await? {
             Some(webhook) => self.send(&delivery, &webhook).await,
@@ -324,7 +328,7 @@ impl Post {
         }
     }
 
-    /// Where a message goes now; `None` if its receiver wants no more messages.
+    /// The current receiver of a message; `None` if the receiver wants no more messages.
     async fn webhook(&self, delivery: &Delivery) -> Result<Option<Webhook>, StoreError> {
         let id = match &delivery.wire {
             Payload::Phaseo(told) => told.receiver,
@@ -336,7 +340,7 @@ impl Post {
     }
 }
 
-/// What the receiver has answered, if it has.
+/// The receiver's answer, if there was one.
 fn answered(outcome: &Result<ReceiverAnswer, SendError>) -> Option<&ReceiverAnswer> {
     match outcome {
         Ok(answer) | Err(SendError::Refused(answer)) => Some(answer),
@@ -344,7 +348,7 @@ fn answered(outcome: &Result<ReceiverAnswer, SendError>) -> Option<&ReceiverAnsw
     }
 }
 
-/// What is remembered of an attempt at a message of Phaseo's.
+/// The record that is kept of an attempt at a message of Phaseo's.
 fn tried(
     delivery: &Delivery,
     outcome: &Result<ReceiverAnswer, SendError>,

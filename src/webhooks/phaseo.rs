@@ -1,9 +1,10 @@
-//! What receivers of Phaseo's batches are told: looks at every batch of which somebody is told, and queues what
-//! its receiver has not heard yet.
+//! Messages to receivers of Phaseo's batches: scans every batch that has a receiver, and queues the
+//! events that its receiver has not been sent yet.
 //!
-//! Nothing is noted when a batch changes: what is to be told follows from where it stands and from what was
-//! queued before, both of which are in the store. So a crash loses no event, and makes none twice; what changes
-//! back and forth between two looks is one change.
+//! Nothing is recorded when a batch changes: the pending events follow from the batch's current
+//! state and from the events that were queued before, both of which are in the store. So a crash
+//! loses no event, and queues none twice; changes back and forth between two scans count as one
+//! change.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,18 +23,18 @@ use crate::domain::webhook::event_log::{Event, EventLog, bucket, percent, status
 use crate::store::error::StoreError;
 use crate::store::{Store, WebhookEvents};
 
-/// Batches that are looked at in one go.
+/// Batches that are examined in one round.
 const SCAN_LIMIT: usize = 1_000;
 
-/// Writes what a message tells of a batch: JSON.
+/// Writes the content of a message about a batch, as JSON.
 pub type Render = Arc<dyn Fn(&Batch, &BatchDetails) -> Vec<u8> + Send + Sync>;
 
-/// Looks at batches.
+/// Scans batches for events.
 pub(super) struct EventScanner {
     pub store: Store,
     pub clock: Clock,
     pub render: Render,
-    /// Where each batch stood when it was looked at last.
+    /// The state of each batch at the last scan.
     known: HashMap<BatchId, (&'static str, Option<u32>)>,
 }
 
@@ -42,7 +43,7 @@ impl EventScanner {
         Self { store, clock, render, known: HashMap::new() }
     }
 
-    /// Queues what there is to tell.
+    /// Queues the pending events.
     ///
     /// # Errors
     /// When the store has failed.
@@ -118,7 +119,8 @@ impl EventScanner {
         Ok(events.into_iter().map(delivery).collect())
     }
 
-    /// Who is told, where that is now, and what they want to hear by themselves; `None` if they want nothing.
+    /// The receiver's id if it is a managed one, its current webhook, and the phases that it wants
+    /// by default; `None` if it wants no messages.
     async fn receiver(&self, org: OrgId, receiver: &Receiver) -> Result<Option<(Option<ReceiverId>, Webhook, Vec<Phase>)>, StoreError> {
         match receiver {
             Receiver::Own(webhook) => Ok(Some((None, webhook.clone(), Phase::DEFAULT.to_vec()))),

@@ -1,6 +1,7 @@
-//! One attempt at a message: a connection of its own, one request, the status of the answer.
+//! One attempt to deliver a message: a connection of its own, one request, the status of the
+//! answer.
 //!
-//! A redirect is not followed: it could lead where the receiver's URL may not.
+//! A redirect is not followed: it could lead to an address that the receiver's URL may not name.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -30,11 +31,11 @@ use crate::domain::webhook::target_policy::{Targets, Unwanted};
 use crate::provider::{SetupError, client_tls, reason};
 use crate::store::Unsealable;
 
-/// How long one attempt may take: the older of BatchRouter's pages wants an answer within ten seconds, Phaseo's
-/// within thirty.
+/// How long one attempt may take: the older of BatchRouter's pages wants an answer within ten
+/// seconds, Phaseo's within thirty.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_OF_PHASEO: Duration = Duration::from_secs(30);
-/// Bytes of an answer that are kept, and how long they are waited for.
+/// Bytes of an answer that are kept, and how long the sender waits for them.
 const PREVIEW: usize = 500;
 const PREVIEW_WITHIN: Duration = Duration::from_secs(5);
 
@@ -57,7 +58,7 @@ pub(super) enum SendError {
     Unreachable(String),
 }
 
-/// What a receiver answered.
+/// The answer of a receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ReceiverAnswer {
     pub status: StatusCode,
@@ -74,14 +75,14 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    /// With the headers of Standard Webhooks besides, if `standard`.
+    /// A sender that also sends the headers of Standard Webhooks if `standard`.
     pub fn new(targets: Targets, standard: bool, descriptors: Descriptors) -> Result<Self, SetupError> {
         let mut tcp = HttpConnector::new_with_resolver(Guarded { targets });
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(PATIENCE));
         let tls = client_tls("webhooks")?;
         let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
-        // Receivers are many and seldom called.
+        // Receivers are many and seldom called, so no connection is kept.
         let http = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
         Ok(Self { http, targets, standard, descriptors })
     }
@@ -95,7 +96,7 @@ impl Sender {
         self.post(webhook, letter, patience, secret, now).await
     }
 
-    /// Sends a message that tries a receiver out.
+    /// Sends a test message to a receiver.
     pub async fn test(
         &self,
         id: &str,
@@ -122,7 +123,7 @@ impl Sender {
             request = request.header(*name, value);
         }
         let request = request.body(Full::new(Bytes::from(letter.body))).map_err(|_| SendError::Url)?;
-        // The receiver is not to blame for a wait of ours.
+        // The time spent waiting for a place must not count against the receiver.
         let _place = self.descriptors.calls().claim().await;
         let response = match tokio::time::timeout(patience, self.http.request(request)).await {
             Err(_) => return Err(SendError::Late(patience)),
@@ -140,7 +141,7 @@ impl Sender {
     }
 }
 
-/// The beginning of an answer's body, as far as it comes in time: the status is all that counts.
+/// Reads the beginning of an answer's body, as far as it arrives in time: only the status matters.
 async fn preview(mut body: Incoming) -> String {
     let mut read = Vec::new();
     let reading = async {
@@ -153,12 +154,12 @@ async fn preview(mut body: Incoming) -> String {
             }
         }
     };
-    // What is there by then is enough.
+    // Whatever has arrived by then is enough.
     let _ = tokio::time::timeout(PREVIEW_WITHIN, reading).await;
     String::from_utf8_lossy(&read).into_owned()
 }
 
-/// Resolves names, and gives only addresses that may be called.
+/// Resolves names, and returns only addresses that may be called.
 #[derive(Debug, Clone, Copy)]
 struct Guarded {
     targets: Targets,

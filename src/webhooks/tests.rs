@@ -1,4 +1,4 @@
-//! Who gets to send; the rest is tested against a running daemon.
+//! Which messages may be sent; the rest is tested against a running daemon.
 
 use super::{AT_ONCE, OF_ORG, OF_ORG_TO_HOST, Slots, TO_HOST};
 use crate::domain::id::{EventId, OrgId};

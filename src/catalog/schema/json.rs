@@ -1,4 +1,4 @@
-//! The JSON Schemas of all kinds of seed, for editors that complete and check while one types.
+//! The JSON Schemas of all kinds of seed, for editors that complete and check during typing.
 
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::{ModelFile, ProviderFile, WorkflowFile};
 
-/// The schema of `providers/*.toml`, of `models/*.toml` and of `workflows/*.toml`, each with the name of the file that the seeds point at.
+/// The schema of `providers/*.toml`, of `models/*.toml` and of `workflows/*.toml`, each with the
+/// name of the file that the seeds point at.
 pub fn schemas() -> [(&'static str, String); 3] {
     [
         ("provider.schema.json", text::<ProviderFile>()),
@@ -16,7 +17,7 @@ pub fn schemas() -> [(&'static str, String); 3] {
 }
 
 fn text<T: JsonSchema>() -> String {
-    // Draft 7 is what the TOML extensions of editors know.
+    // Draft 7 is the version that the TOML extensions of editors support.
     let mut schema = SchemaSettings::draft07().into_generator().into_root_schema_for::<T>().to_value();
     without_null(&mut schema);
     // A schema is made of strings, numbers and maps; it has no way to fail.
@@ -25,7 +26,7 @@ fn text<T: JsonSchema>() -> String {
     text
 }
 
-/// What may be absent may be `null` in JSON; TOML has no such thing.
+/// A value that may be absent may be `null` in JSON; TOML has no `null`.
 fn without_null(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {

@@ -1,4 +1,4 @@
-//! What a written value looks like, for the JSON Schema alone: the check knows more.
+//! The form of written values, for the JSON Schema alone: the check knows more.
 
 use crate::domain::endpoint::Endpoint;
 

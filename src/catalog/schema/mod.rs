@@ -1,12 +1,13 @@
 //! Seeds as people write them, in TOML.
 //!
-//! For reading, not for use: nothing here is checked beyond its type, and nothing here leaves the
-//! catalog. What every field may hold is decided in [`super::validate`], which turns these into a
-//! snapshot. Unknown keys are refused, so that a misspelt one is a fault and not a silent default.
+//! These types are for reading, not for use: their values are only checked for their type, and they
+//! never leave the catalog. [`super::validate`] decides what every field may hold, and turns them
+//! into a snapshot. Unknown keys are refused, so that a misspelt key is a fault and not a silent
+//! default.
 //!
-//! What is required is optional here: the check then reports every missing field of a file, where
+//! Required fields are optional here: the check then reports every missing field of a file, where
 //! the parser would stop at the first. The comments on the fields become the descriptions of the
-//! JSON Schema ([`json`]) that editors show, so they are written for whoever writes a seed.
+//! JSON Schema ([`json`]) that editors show, so they are written for authors of seeds.
 
 pub mod json;
 pub(super) mod kinds;

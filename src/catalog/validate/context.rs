@@ -1,4 +1,4 @@
-//! The check of one file: where it stands, and how a field is read and blamed.
+//! The check of one file: its place, and how fields are read and faults are noted.
 
 use std::fmt;
 use std::ops::Range;
@@ -36,7 +36,7 @@ impl ValidateContext<'_> {
         self.parse(field, "schema", |version| if *version == SCHEMA { Ok(()) } else { Err("must be 1") });
     }
 
-    /// Notes a fault at `within` if the field is absent. `meaning` is what it should hold.
+    /// Notes a fault at `within` if the field is absent. `meaning` describes its expected content.
     pub fn required<T>(&mut self, field: &Field<T>, within: Range<usize>, name: &str, meaning: &str) {
         if field.is_none() && self.whole {
             self.fault(within, format!("`{name}` is missing; it must be {meaning}"));
@@ -50,7 +50,7 @@ impl ValidateContext<'_> {
         }
     }
 
-    /// Reads the field with `parse`, whose error goes on after "it".
+    /// Reads the field with `parse`, whose error text follows "it".
     pub fn parse<T: fmt::Debug, R, E: fmt::Display>(
         &mut self,
         field: &Field<T>,
@@ -71,8 +71,8 @@ impl ValidateContext<'_> {
         parse(value).map_err(|rule| self.fault(written.span(), format!("`{name}` is {value:?}; it {rule}"))).ok()
     }
 
-    /// Like [`Self::parse`], for a field that somebody may put a key into: the report, which goes to
-    /// the log, does not repeat the value.
+    /// Like [`Self::parse`], for a field that an author may put a key into by mistake: the report,
+    /// which goes to the log, does not repeat the value.
     pub fn parse_secret<R, E: fmt::Display>(
         &mut self,
         field: &Field<String>,
@@ -83,7 +83,7 @@ impl ValidateContext<'_> {
         parse(written.get_ref()).map_err(|rule| self.fault(written.span(), format!("`{name}` {rule}"))).ok()
     }
 
-    /// A text for people, of one line.
+    /// A one-line text for people.
     pub fn text(&mut self, field: &Field<String>, name: &str) -> Option<String> {
         self.parse(field, name, |text| match text {
             blank if blank.trim().is_empty() => Err("must not be blank"),
@@ -114,12 +114,12 @@ impl ValidateContext<'_> {
         })
     }
 
-    /// One of a list of words; `parse` and `choices` are those of its vocabulary.
+    /// A word from a fixed list; `parse` and `choices` belong to its vocabulary.
     pub fn word<R>(&mut self, field: &Field<String>, name: &str, parse: fn(&str) -> Option<R>, choices: fn() -> String) -> Option<R> {
         self.parse(field, name, |text| parse(text).ok_or_else(|| format!("must be one of {}", choices())))
     }
 
-    /// A list without repetitions, each item read with `parse`. `None` if it was not written.
+    /// A list without repetitions, each item read with `parse`. `None` if the list was not written.
     pub fn list<R: PartialEq, E: fmt::Display>(
         &mut self,
         field: &ListField<String>,
@@ -161,7 +161,7 @@ impl ValidateContext<'_> {
         })
     }
 
-    /// Where facts come from: both fields or none.
+    /// The source of facts: both fields or neither.
     pub fn evidence(&mut self, source: &Field<String>, verified_at: &Field<Datetime>, place: &str) -> Option<Evidence> {
         let (has_source, has_day) = (source.as_ref().map(Spanned::span), verified_at.as_ref().map(Spanned::span));
         match (has_source, has_day) {

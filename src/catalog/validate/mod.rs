@@ -1,9 +1,9 @@
-//! Seeds as written to seeds as checked. All or nothing: one fault anywhere and none of it counts,
-//! but every fault of every file is found first.
+//! Turns seeds as written into seeds as checked. All or nothing: a single fault invalidates the
+//! whole set, but every fault of every file is found first.
 //!
-//! What one file says is checked in [`provider`], [`model`], [`offering`] and [`workflow`]; what concerns several
-//! files (names used twice, offerings of unknown providers) is checked here, when all of them are
-//! read.
+//! Rules within one file are checked in [`provider`], [`model`], [`offering`] and [`workflow`];
+//! rules across files (names used twice, offerings of unknown providers) are checked here, when all
+//! of them are read.
 
 mod context;
 mod model;
@@ -25,14 +25,14 @@ use super::schema::{ModelFile, ProviderFile, WorkflowFile};
 use super::workflow::Workflow;
 use crate::catalog::archive::{MODELS, PROVIDERS, WORKFLOWS};
 
-/// What files hold.
+/// The checked content of the files.
 pub(super) struct Checked {
     pub providers: Vec<Provider>,
     pub models: Vec<Model>,
     pub workflows: Vec<Workflow>,
 }
 
-/// Checks files, sorted by name. The order of models is that of the files and of the text.
+/// Checks files, sorted by name. Models keep the order of the files and of the text.
 pub(super) fn check(sources: &[Source]) -> Result<Checked, Faults> {
     let mut faults = Vec::new();
     let (mut providers, mut models) = (Vec::new(), Vec::new());
@@ -72,11 +72,11 @@ pub(super) fn check(sources: &[Source]) -> Result<Checked, Faults> {
     Ok(Checked { providers, models, workflows })
 }
 
-/// Where something was written. Turned into line and column only for a report: finding them takes a
-/// walk through the file.
+/// The place of a written value. It is turned into line and column only for a report, because that
+/// takes a walk through the file.
 type Written<'a> = (&'a Source, usize);
 
-/// What has been seen in earlier files, with its place.
+/// Values from earlier files, each with its place.
 #[derive(Default)]
 struct Across<'a> {
     /// Ids by file name: a provider whose file has a fault still exists.

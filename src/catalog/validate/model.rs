@@ -1,4 +1,4 @@
-//! One model file: the models. What serves them is checked in [`super::offering`].
+//! The check of one model file: its models. Their offerings are checked in [`super::offering`].
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use crate::domain::row::openai::MAX_MODEL_CHARS;
 /// A model and its offerings, which are completed when all providers are known.
 pub(super) type FoundModel = (Model, Vec<Found>);
 
-/// Checks a model file. Models that a fault left too little of are left out.
+/// Checks a model file. A model is left out if faults leave too little of it.
 pub(super) fn check(context: &mut ValidateContext<'_>, file: &ModelFile) -> Vec<FoundModel> {
     context.schema(&file.schema);
     if file.model.is_empty() && context.whole {
@@ -55,7 +55,8 @@ fn check_model(context: &mut ValidateContext<'_>, written: &WrittenModel, within
         ..Model::unknown(&id.clone().unwrap_or_default(), &organisation.clone().unwrap_or_default())
     };
     let offerings = written.offering.iter().filter_map(|each| offering::check(context, each, &model)).collect();
-    // Without these there is a fault, and without these it cannot be spoken of.
+    // Without an id and an organisation there is a fault already, and further faults could not name
+    // the model.
     (id.is_some() && organisation.is_some()).then_some((model, offerings))
 }
 

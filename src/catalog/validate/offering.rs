@@ -1,4 +1,4 @@
-//! What serves a model, and for how much.
+//! The check of a model's offerings and their prices.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::shared::{check_capacity, check_limits, check_privacy};
 use crate::catalog::validate::shared::{MAX_TOKENS, check_endpoints, check_files};
 use crate::domain::row::openai::MAX_MODEL_CHARS;
 
-/// An offering that does not yet have what it shares with its provider.
+/// An offering before the values that it inherits from its provider are filled in.
 pub(super) struct Found {
     offering: Offering,
     privacy: Privacy,
@@ -22,7 +22,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Fills in what is as for the provider.
+    /// Fills in the values that are inherited from the provider.
     pub fn complete(self, providers: &[Provider]) -> Offering {
         let mut offering = self.offering;
         let Some(provider) = providers.iter().find(|provider| provider.id() == offering.provider) else { return offering };
@@ -37,7 +37,7 @@ impl Found {
     }
 }
 
-/// Checks an offering of `model`. `None` if a fault left too little of it.
+/// Checks an offering of `model`. `None` if faults leave too little of it.
 pub(super) fn check(context: &mut ValidateContext<'_>, written: &Spanned<WrittenOffering>, model: &Model) -> Option<Found> {
     let (offering, within) = (written.get_ref(), written.span());
     context.required(&offering.provider, within, "provider", "the id of a provider");

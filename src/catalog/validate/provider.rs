@@ -1,4 +1,4 @@
-//! One provider file.
+//! The check of one provider file.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::domain::provider::connection::{
     Api, Connection, KeySource, ProviderKind, ServerConnection, SimulatedFaults, SimulatedProfile, Timeouts,
 };
 
-/// Checks a provider file. `None` if a fault left too little of it.
+/// Checks a provider file. `None` if faults leave too little of it.
 pub(super) fn check(context: &mut ValidateContext<'_>, file: &ProviderFile) -> Option<Provider> {
     context.schema(&file.schema);
     let id = check_id(context, &file.id);
@@ -146,7 +146,7 @@ fn check_simulated(context: &mut ValidateContext<'_>, file: &ProviderFile) -> Pr
     ProviderKind::Simulated { default, models: models.collect() }
 }
 
-/// What is not written is as in `base`.
+/// Fields that are not written are taken from `base`.
 fn check_profile(context: &mut ValidateContext<'_>, written: &WrittenProfile, place: &str, base: SimulatedProfile) -> SimulatedProfile {
     let latency = context.duration(&written.latency, &format!("{place}.latency"), Duration::ZERO);
     let spread = context.parse(&written.spread, &format!("{place}.spread"), |spread| {
@@ -157,7 +157,8 @@ fn check_profile(context: &mut ValidateContext<'_>, written: &WrittenProfile, pl
         Some(faults) => {
             let (shares, span) = (check_faults(context, faults.get_ref(), place, base.faults), faults.span());
             let sum = shares.error + shares.rate_limit + shares.cut + shares.slow + shares.invalid_json + shares.refuse;
-            // A sum of decimal shares such as 0.7 + 0.2 + 0.1 may be off by a few units in the last place.
+            // A sum of decimal shares such as 0.7 + 0.2 + 0.1 may be off by a few units in the last
+            // place.
             if sum > 1.0 + 1e-9 {
                 context.fault(span, format!("the shares of `{place}.faults` add up to {sum:.3}; together they must be at most 1"));
             }

@@ -10,9 +10,9 @@ use super::super::vocabulary::{DataCollection, slug};
 use super::context::ValidateContext;
 use crate::domain::endpoint::Endpoint;
 
-/// Far beyond any honest limit; it catches slips, and sums of it do not overflow.
+/// Far beyond any honest limit. It catches slips, and sums of such numbers do not overflow.
 const MAX_NUMBER: i64 = 1_000_000_000_000_000;
-/// The largest file that a model may be said to read, in bytes.
+/// The largest file size that a model may state, in bytes.
 const MAX_FILE_BYTES: i64 = 1 << 40;
 /// Ten years.
 const MOST_DAYS: i64 = 3_650;
@@ -52,7 +52,8 @@ pub(super) fn check_capacity(context: &mut ValidateContext<'_>, field: &Field<Wr
     })
 }
 
-/// The largest number of tokens that a context may hold; far beyond any, it catches slips.
+/// The largest number of tokens that a context may hold. It is far beyond any real one and catches
+/// slips.
 pub const MAX_TOKENS: i64 = 1_000_000_000;
 
 pub fn check_endpoints(context: &mut ValidateContext<'_>, field: &ListField<String>) -> Option<Vec<Endpoint>> {

@@ -1,4 +1,4 @@
-//! One workflow file.
+//! The check of one workflow file.
 
 use super::super::schema::{Field, WorkflowFile, WrittenArtifact, WrittenItem, WrittenRouting};
 use super::super::vocabulary::{HostedTool, Operation, slug};
@@ -6,7 +6,8 @@ use super::super::workflow::{Artifact, ItemTemplate, Workflow};
 use super::context::ValidateContext;
 use crate::domain::quote::constraints::{Constraints, RoutingMode, SlaTier};
 
-/// Checks a workflow file. `known` tells the names of models. `None` if a fault left too little of it.
+/// Checks a workflow file. `known` returns whether a model name exists. `None` if faults leave too
+/// little of the file.
 pub(super) fn check(context: &mut ValidateContext<'_>, file: &WorkflowFile, known: &dyn Fn(&str) -> bool) -> Option<Workflow> {
     context.schema(&file.schema);
     let stem = context.source.stem().to_owned();

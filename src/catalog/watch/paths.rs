@@ -1,4 +1,4 @@
-//! Which folders must be watched to learn of every change to what a path leads to.
+//! Finds the folders that must be watched to learn of every change to the target of a path.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,24 +8,26 @@ use std::time::SystemTime;
 
 use crate::catalog::archive::FOLDERS;
 
-/// Links that are followed from one path; the system's own limit is 40.
+/// The most links that are followed from one path; the system's own limit is 40.
 const MAX_LINKS: usize = 40;
-/// Watches that may be set. Seeds that are links to many different folders are found by looking.
+/// The most watches that are set. Seeds that are links to many different folders are found by
+/// scanning.
 const MAX_PLACES: usize = 512;
 
-/// What a watched path leads to. If it leads to something else later, the watch must be set anew.
+/// The target of a watched path. If the path leads to another target later, the watch must be set
+/// again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WatchedPlace {
     device: u64,
     inode: u64,
-    /// When it was made, where the file system knows: the number of a folder that is gone is soon given
-    /// to another.
+    /// When the target was made, where the file system knows: the inode number of a removed folder
+    /// is soon reused.
     made: Option<SystemTime>,
-    /// It holds seeds.
+    /// The folder holds seeds.
     pub inside: bool,
 }
 
-/// The folders of the seeds, and each folder in which a link or a name of a path to them stands.
+/// The folders of the seeds, and each folder that holds a link or a name on a path to them.
 pub fn places(dir: &Path) -> BTreeMap<PathBuf, WatchedPlace> {
     let mut found = BTreeMap::new();
     // An absolute path without `.` and `..`, but with its links.
@@ -54,12 +56,12 @@ pub fn places(dir: &Path) -> BTreeMap<PathBuf, WatchedPlace> {
 fn follow(path: &Path, found: &mut BTreeMap<PathBuf, WatchedPlace>) {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
-        // A parent that does not exist appears in the nearest one that does.
+        // A parent that does not exist will appear in the nearest existing one.
         let Some(parent) = path.ancestors().skip(1).find(|parent| parent.is_dir()) else { return };
         if let Ok(real) = parent.canonicalize() {
             add(&real, false, found);
         }
-        // The outermost first: what stands behind it is not reached without it.
+        // The outermost link first: links behind it cannot be reached without it.
         let parts: Vec<_> = path.ancestors().collect();
         let link = parts.into_iter().rev().find(|part| part.is_symlink()).map(Path::to_owned);
         let Some((link, target)) = link.and_then(|link| fs::read_link(&link).ok().map(|target| (link, target))) else { return };

@@ -1,4 +1,4 @@
-//! Looking: check, list, show, diff.
+//! The commands that look at seeds: check, list, show, diff.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -76,7 +76,7 @@ pub fn diff(args: &DiffArgs, env: Environment) -> Result<u8, CommandRefused> {
             "embedded" => bare(crate::catalog::embedded()),
             dir => archive(Some(Path::new(dir)), &env).and_then(|(files, _)| bare(files)),
         };
-        // 1 is for a difference, as diff(1) has it.
+        // 1 means a difference, as in diff(1).
         read.map_err(|CommandRefused(_, message)| CommandRefused::usage(message))
     };
     let changes = crate::catalog::diff(&read(&args.old)?, &read(&args.new)?);

@@ -1,7 +1,7 @@
 //! `batchd catalog`: looking at seeds, checking and comparing them, and making new ones.
 //!
-//! Works on a folder, or on what the settings name, without a running daemon. The exit code is 0,
-//! 1 if seeds have faults or differ, and 2 if the question could not be answered.
+//! Works on a folder, or on the catalog that the settings name, without a running daemon. The exit
+//! code is 0, 1 if seeds have faults or differ, and 2 if the question could not be answered.
 
 mod inspect;
 mod render;
@@ -122,7 +122,7 @@ fn snapshot(dir: Option<&Path>, env: Environment) -> Result<Snapshot, CommandRef
     })
 }
 
-/// The files of the folder, or of the settings, or of the program.
+/// The files of the folder if given, else of the settings, else of the program.
 fn archive(dir: Option<&Path>, env: &Environment) -> Result<(Archive, String), CommandRefused> {
     let settings = settings(dir, env)?;
     match &settings.catalog_dir {
@@ -131,7 +131,7 @@ fn archive(dir: Option<&Path>, env: &Environment) -> Result<(Archive, String), C
     }
 }
 
-/// A snapshot of these files alone, whatever keys there are.
+/// A snapshot of these files alone, whatever keys are set.
 fn bare(archive: Archive) -> Result<Snapshot, CommandRefused> {
     Ok(load_archive(archive)?.into_snapshot(today(), &|_| true))
 }

@@ -1,4 +1,5 @@
-//! A model and its offerings as text for a person. What is not established says so.
+//! A model and its offerings as text for a person. Facts that are not established are marked as
+//! such.
 
 use std::fmt::{Display, Write as _};
 
@@ -25,7 +26,7 @@ pub fn offering_row(snapshot: &Snapshot, model: &Model, offer: &Offer<'_>) -> Ve
     ]
 }
 
-/// Everything that is known of a model.
+/// All known facts about a model.
 pub fn tell_model(snapshot: &Snapshot, model: &Model) -> String {
     let mut text = format!("{}\n", model.id);
     let mut fact = |name: &str, value: String| _ = writeln!(text, "  {name:20} {value}");

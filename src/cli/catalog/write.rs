@@ -1,4 +1,4 @@
-//! Making: seeds for a server that nobody has described yet, a copy to start from, schemas.
+//! The commands that write: seeds for a server without seeds yet, a copy to start from, schemas.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -88,8 +88,8 @@ pub fn schema(args: &SchemaArgs) -> Result<u8, CommandRefused> {
     Ok(0)
 }
 
-/// Writes all files or, if one of them is in the way, none. Each appears whole: a daemon may be
-/// watching the folder.
+/// Writes all files or, if one of them exists already, none. Each file appears whole: a daemon may
+/// be watching the folder.
 fn write(dir: &Path, files: Archive, force: bool) -> Result<(), CommandRefused> {
     let in_the_way = files.0.iter().map(|(name, _)| dir.join(name)).find(|path| !force && path.exists());
     if let Some(path) = in_the_way {
@@ -108,11 +108,11 @@ fn write(dir: &Path, files: Archive, force: bool) -> Result<(), CommandRefused> 
     Ok(())
 }
 
-/// Refuses seeds that could not be loaded together with those that are in the folder already: nothing
-/// is written that a daemon would then refuse.
+/// Refuses seeds that could not be loaded together with the seeds in the folder: no file is written
+/// that a daemon would then refuse.
 fn check_together(dir: &Path, files: &Archive) -> Result<(), CommandRefused> {
     let is_new = |name: &str| files.0.iter().any(|(new, _)| new == name);
-    // A folder that is not there, or holds nothing, takes anything.
+    // A folder that does not exist, or is empty, accepts any seeds.
     let there = read_dir(dir).map(|archive| archive.0).unwrap_or_default();
     let kept = there.into_iter().filter(|(name, _)| !is_new(name));
     let seeds = files.0.iter().filter(|(name, _)| name.ends_with(".toml")).cloned();

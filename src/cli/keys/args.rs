@@ -1,4 +1,4 @@
-//! What `batchd keys` takes from the command line: an organisation, and a time to expire.
+//! The values that `batchd keys` takes from the command line: an organisation, and an expiry time.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use crate::domain::time::{Timestamp, later};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Org {
     Id(OrgId),
-    /// By its name. Nobody may have it, and several may.
+    /// By its name. No organisation may have that name, and several may.
     Named(String),
 }
 
-/// A text that cannot be meant as an organisation.
+/// A text that cannot stand for an organisation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoOrg {
     #[error("must not be empty")]
@@ -40,14 +40,14 @@ impl FromStr for Org {
     }
 }
 
-/// When something expires, as people say it.
+/// An expiry time, as people write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
     In(Duration),
     At(Timestamp),
 }
 
-/// A time that is none, or has passed.
+/// The text is not a time, or the time has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoWhen {
     #[error("must be a time such as `30d` or `12h`, or a moment such as `2027-03-01T00:00:00Z`")]
@@ -57,10 +57,10 @@ pub enum NoWhen {
 }
 
 impl When {
-    /// The moment.
+    /// The moment of expiry.
     ///
     /// # Errors
-    /// When it is not in the future.
+    /// When the moment is not in the future.
     pub fn after(self, now: Timestamp) -> Result<Timestamp, NoWhen> {
         let at = match self {
             Self::In(time) => later(now, time),

@@ -1,4 +1,5 @@
-//! Places that the surroundings give when nobody sets a path: systemd's directories and the user's.
+//! Default places taken from the surroundings when no path is set: systemd's directories and the
+//! user's.
 
 use std::path::PathBuf;
 
@@ -6,7 +7,7 @@ use super::environment::Strings;
 use super::error::Origin;
 use super::secret::credential;
 
-/// systemd's state directory (the first of the list), else the user's.
+/// systemd's state directory (the first of its list), else the user's state directory.
 pub(super) fn data_dir(env: &dyn Strings) -> Option<(PathBuf, Origin)> {
     let filled = |name: &str| env.filled(name).ok().flatten();
     let from = |name: &str| Origin::Env(name.to_owned());

@@ -1,4 +1,5 @@
-//! What no single type can say: secrets from their sources, and settings that must fit each other.
+//! Checks that no single type can make: secrets from their sources, and settings that must fit each
+//! other.
 
 use std::net::SocketAddr;
 
@@ -63,7 +64,7 @@ pub(super) fn read_secrets(settings: &mut Settings, env: &dyn Strings, faults: &
     note_secret(settings, "api_keys", found.map(|origin| (words, origin)));
 }
 
-/// Checks what ranges cannot.
+/// Checks the rules that ranges cannot express.
 pub(super) fn check(settings: &Settings, faults: &mut Vec<SettingFault>) {
     let mut refuse = |key, reason: &str| faults.push(fault(settings, key, reason.to_owned()));
     if settings.data_dir.as_os_str().is_empty() {
@@ -117,7 +118,7 @@ fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
-/// `*`, or scheme, host and port without anything behind.
+/// Whether the text is `*`, or scheme, host and port with nothing after them.
 fn is_origin(text: &str) -> bool {
     let behind_scheme = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     text == "*" || behind_scheme.is_some_and(|host| host.parse::<http::uri::Authority>().is_ok_and(|a| !a.as_str().contains('@')))

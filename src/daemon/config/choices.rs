@@ -1,4 +1,4 @@
-//! Settings that are one of a few words, and amounts of money.
+//! Settings whose value is one of a few words, and amounts of money.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use serde::de::{Deserializer, Error as _};
 use super::value::{Value, quoted};
 use crate::domain::money::Usd;
 
-/// A setting that is one of a few words.
+/// Defines a setting whose value is one of a few words.
 macro_rules! choices {
     ($(#[$meta:meta])* $name:ident $placeholder:literal { $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)+ }) => {
         $(#[$meta])*
@@ -59,9 +59,9 @@ macro_rules! choices {
 }
 
 choices! {
-    /// Whether whoever may call may register an organisation.
+    /// Whether any caller may register an organisation.
     AgentRegister "WHETHER" {
-        /// If only this machine can reach the daemon.
+        /// On if only this machine can reach the daemon.
         Auto = "auto",
         On = "on",
         Off = "off",
@@ -69,9 +69,9 @@ choices! {
 }
 
 choices! {
-    /// Which receivers of messages may be called.
+    /// Which receivers of webhooks may be called.
     WebhookTargets "WHICH" {
-        /// Public ones; those of this machine, too, if only this machine can reach the daemon.
+        /// Public receivers, and those on this machine if only this machine can reach the daemon.
         Auto = "auto",
         Public = "public",
         Any = "any",
@@ -79,9 +79,9 @@ choices! {
 }
 
 choices! {
-    /// What a batch of Phaseo's may name as its receiver.
+    /// What a Phaseo batch may name as its receiver.
     WebhookEndpoints "WHICH" {
-        /// A URL of its own, or one that is managed.
+        /// A URL of the batch's own, or a managed endpoint.
         Any = "any",
         Managed = "managed",
     }

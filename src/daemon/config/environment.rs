@@ -10,7 +10,8 @@ pub trait Strings: Sync {
     /// When its value is not Unicode.
     fn get(&self, name: &str) -> Result<Option<String>, NotUnicode>;
 
-    /// The same with an empty value counted as not set, as environment files and containers mean it.
+    /// Like `get`, but an empty value counts as not set, as environment files and containers mean
+    /// it.
     ///
     /// # Errors
     /// When its value is not Unicode.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// Where the value of a setting came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody set it.
+    /// The setting was not set.
     Default,
     /// The configuration file at this path.
     File(PathBuf),
@@ -34,7 +34,7 @@ pub struct SettingFault {
     /// Its key in the configuration file.
     pub setting: &'static str,
     pub origin: Origin,
-    /// What was written; absent for secrets.
+    /// The value as it was written; absent for secrets.
     pub value: Option<String>,
     /// What is wrong and what would be legal.
     pub reason: String,

@@ -1,4 +1,4 @@
-//! From what was written to what holds: command line, then environment, then file, then default.
+//! Resolves the effective settings: command line, then environment, then file, then default.
 
 use std::path::{Path, PathBuf};
 
@@ -21,11 +21,11 @@ pub struct Flags {
     pub written: Written,
 }
 
-/// What holds for one setting.
+/// The effective value of one setting.
 #[derive(Debug, Clone)]
 pub struct Effective {
     pub setting: &'static Setting,
-    /// As TOML; `None` when it is absent. For a secret: how many there are, in words.
+    /// As TOML; `None` when the setting is absent. For a secret: the number of secrets, in words.
     pub value: Option<String>,
     pub origin: Origin,
 }
@@ -47,18 +47,18 @@ impl Settings {
         if faults.is_empty() { Ok(settings) } else { Err(ConfigError::Faults(faults)) }
     }
 
-    /// Whether only programs of this machine can call, as far as settings tell: who has keys or a public
-    /// URL stands behind something that lets others in.
+    /// Whether only programs on this machine can call, as far as the settings show: a daemon with
+    /// keys or a public URL stands behind something that lets others in.
     pub fn is_local_only(&self) -> bool {
         self.listen.ip().to_canonical().is_loopback() && self.api_keys.is_empty() && self.public_url.is_none()
     }
 
-    /// What holds for each setting, in the order of the manual.
+    /// The effective value of each setting, in the order of the manual.
     pub fn effective(&self) -> &[Effective] {
         &self.effective
     }
 
-    /// What holds for the setting with that key, as TOML.
+    /// The effective value of the setting with that key, as TOML.
     pub(super) fn value(&self, key: &str) -> Option<&str> {
         self.effective.iter().find(|effective| effective.setting.key == key)?.value.as_deref()
     }
@@ -69,7 +69,8 @@ impl Settings {
     }
 }
 
-/// Everything that may name one setting, the strongest first; the environment stands between the first two.
+/// All sources that may name one setting, the strongest first; the environment stands between the
+/// first two.
 pub(super) struct Candidates<T> {
     pub flag: Option<T>,
     pub file: Option<T>,
@@ -78,7 +79,7 @@ pub(super) struct Candidates<T> {
     pub range: Option<(T, T)>,
 }
 
-/// What settings are merged from, and what came of it.
+/// The sources that settings are merged from, and the result of the merge.
 pub(super) struct Sources<'a> {
     pub path: Option<&'a Path>,
     pub env: &'a dyn Strings,
@@ -143,8 +144,8 @@ fn read_file(path: &Path) -> Result<Written, ConfigError> {
     parse_file(path, &text)
 }
 
-/// The parser's own rendering repeats the faulty line, which may hold a secret that someone put into
-/// the wrong file; ours names the place and the fault.
+/// Reports only the place and the fault. The parser's own message repeats the faulty line, which
+/// may hold a secret that was put into the wrong file.
 pub(super) fn parse_file(path: &Path, text: &str) -> Result<Written, ConfigError> {
     toml::from_str(text).map_err(|fault| {
         let before = text.get(..fault.span().map_or(0, |span| span.start)).unwrap_or_default();
@@ -158,7 +159,7 @@ pub(super) fn parse_file(path: &Path, text: &str) -> Result<Written, ConfigError
     })
 }
 
-/// Notes what holds for a secret without showing it.
+/// Notes the effective value of a secret without showing it.
 pub(super) fn note_secret(settings: &mut Settings, key: &'static str, found: Option<(String, Origin)>) {
     let (value, origin) = found.map_or((None, Origin::Default), |(words, origin)| (Some(words), origin));
     settings.effective.push(Effective { setting: setting(key), value, origin });

@@ -1,9 +1,9 @@
-//! Settings: what the operator wrote on the command line, in the environment and in a file, turned
-//! into one checked value.
+//! Settings: the operator's command line, environment and configuration file, turned into one
+//! checked value.
 //!
 //! Two types: [`Written`], in which everything is optional, and [`Settings`], which is complete,
-//! validated and knows the origin of each part. Only the second circulates. Nothing here is
-//! reloaded while the daemon runs; what changes at run time is the catalog.
+//! validated and knows the origin of each part. Only the second circulates. No setting is reloaded
+//! while the daemon runs; only the catalog changes at run time.
 //!
 //! Invariants others rely on: a secret comes from the environment or a file and is never printed;
 //! an address that other machines can reach has at least one API key.

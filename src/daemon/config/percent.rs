@@ -1,4 +1,4 @@
-//! A percentage as people write it: exact decimals, because it is charged.
+//! A percentage as people write it. It is an exact decimal, because it is charged.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,10 +8,10 @@ use serde::de::{Deserialize, Deserializer, Error as _};
 
 use super::value::{Value, quoted};
 
-/// Digits behind the point.
+/// Digits after the decimal point.
 const DIGITS: u32 = 4;
 
-/// A percentage from 0 on.
+/// A percentage of at least 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Percent(Decimal);
 

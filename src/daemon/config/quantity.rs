@@ -1,7 +1,7 @@
 //! Durations and sizes as people write them: `30s`, `16MiB`.
 //!
-//! Whole numbers only, and a duration always has a unit, so that no reader has to guess. What is
-//! printed parses back to the same value.
+//! Only whole numbers are allowed, and a duration always has a unit, so that no reader has to
+//! guess. A printed value parses back to the same value.
 
 use std::fmt;
 use std::str::FromStr;
@@ -27,7 +27,7 @@ impl DurationText {
         Self(Duration::from_secs(secs))
     }
 
-    /// As the rest of the program handles it.
+    /// The value as the rest of the program handles it.
     pub const fn duration(self) -> Duration {
         self.0
     }
@@ -58,11 +58,13 @@ impl FromStr for DurationText {
     }
 }
 
-/// A number of bytes: plain, or with one of the units `B`, `kB`, `KiB`, `MB`, `MiB`, `GB`, `GiB`, `TB`, `TiB`.
+/// A number of bytes: plain, or with one of the units `B`, `kB`, `KiB`, `MB`, `MiB`, `GB`, `GiB`,
+/// `TB`, `TiB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(u64);
 
-/// Units in bytes. Printing takes the first that divides the number: those of 1024 come before those of 1000.
+/// Units in bytes. Printing takes the first unit that divides the number: units of 1024 come before
+/// those of 1000.
 const SIZES: [(&str, u64); 9] = [
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),

@@ -22,7 +22,7 @@ pub enum KeyError {
 }
 
 impl KeyError {
-    /// Nobody has tried to give a key: the provider is simply not used here.
+    /// Whether no key was given at all: the provider is then simply not used here.
     pub fn is_absence(&self) -> bool {
         match self {
             Self::Missing(_) => true,
@@ -32,7 +32,7 @@ impl KeyError {
     }
 }
 
-/// Reads a provider's key from where its connection says it is.
+/// Reads a provider's key from the place that its connection names.
 ///
 /// # Errors
 /// When the variable or the file is missing, empty, or not one line of visible ASCII.
@@ -51,7 +51,7 @@ pub fn resolve_key(source: &KeySource, env: &dyn Strings) -> Result<Option<Secre
     }
 }
 
-/// One key, without the white space around it. It must fit into an HTTP header.
+/// One key, without the white space around it. The key must fit into an HTTP header.
 pub(super) fn key(text: &str) -> Result<SecretString, String> {
     let text = text.trim();
     if text.is_empty() {
@@ -69,7 +69,7 @@ const MAX_FILE: u64 = 1 << 20;
 /// The content of a small text file.
 pub(super) fn read(path: &Path) -> Result<String, String> {
     let unreadable = |fault: std::io::Error| format!("cannot be read: {fault}");
-    // A pipe would be waited for, and a device has no end.
+    // Reading a pipe would wait for its writer, and a device has no end.
     if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
         return Err("is no plain file".to_owned());
     }
@@ -78,7 +78,7 @@ pub(super) fn read(path: &Path) -> Result<String, String> {
     Ok(text)
 }
 
-/// Keys one a line; empty lines and lines that start with `#` are skipped.
+/// One key per line; empty lines and lines that start with `#` are skipped.
 pub(super) fn key_lines(text: &str) -> Result<Vec<SecretString>, String> {
     let lines = text.lines().enumerate().map(|(at, line)| (at + 1, line.trim()));
     let keys: Vec<_> = lines
@@ -88,7 +88,7 @@ pub(super) fn key_lines(text: &str) -> Result<Vec<SecretString>, String> {
     if keys.is_empty() { Err("holds no key".to_owned()) } else { Ok(keys) }
 }
 
-/// Adds those keys that are not there yet.
+/// Adds the keys that are not in the list yet.
 pub(super) fn add(keys: &mut Vec<SecretString>, more: Vec<SecretString>) {
     for key in more {
         if !keys.iter().any(|known| known.expose_secret() == key.expose_secret()) {

@@ -1,6 +1,6 @@
-//! Every setting, once. From this list come the command line, the configuration file's schema, the
-//! environment variables, the precedence, the validated [`Settings`], `config show` and
-//! `docs/settings.md`.
+//! The one list of all settings. The command line, the configuration file's schema, the environment
+//! variables, the precedence, the validated [`Settings`], `config show` and `docs/settings.md` all
+//! come from this list.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -21,23 +21,24 @@ use crate::domain::batch::dedup::Dedup;
 pub struct Setting {
     /// The key in the configuration file.
     pub key: &'static str,
-    /// What it is for.
+    /// The setting's purpose.
     pub doc: String,
-    /// Stands for the value in `--help`; `None` for a secret, which has no flag and no key in the file.
+    /// Placeholder for the value in `--help`; `None` for a secret, which has no flag and no key in
+    /// the file.
     pub placeholder: Option<&'static str>,
-    /// What holds when nobody sets it, as TOML or in words; `None` when it is then absent.
+    /// The default, as TOML or in words; `None` when the setting is absent by default.
     pub default: Option<String>,
     /// The least and the greatest legal value.
     pub range: Option<(String, String)>,
 }
 
 impl Setting {
-    /// Its environment variable.
+    /// The setting's environment variable.
     pub fn env(&self) -> String {
         format!("BATCHD_{}", self.key.to_ascii_uppercase())
     }
 
-    /// Its command line flag.
+    /// The setting's command line flag.
     pub fn flag(&self) -> Option<String> {
         self.placeholder.map(|_| format!("--{}", self.key.replace('_', "-")))
     }
@@ -54,7 +55,7 @@ impl Setting {
     }
 }
 
-/// A TOML value as one would type it on a command line.
+/// A TOML value as it is typed on a command line.
 pub(super) fn unquoted(toml: &str) -> &str {
     toml.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(toml)
 }
@@ -67,7 +68,7 @@ pub(super) fn setting(key: &'static str) -> &'static Setting {
     TABLE.iter().find(|setting| setting.key == key).unwrap_or_else(|| unreachable!("`{key}` is not in the list of settings"))
 }
 
-/// `value`: always has one, by default the one given. `maybe`: absent unless set.
+/// `value`: the setting always has a value, by default the given one. `maybe`: absent unless set.
 macro_rules! settings {
     (
         $( $(#[doc = $doc:literal])+ $name:ident: $kind:ident $ty:ty = $default:expr
@@ -86,7 +87,8 @@ macro_rules! settings {
                $secret: Option<Refused>, )+
         }
 
-        /// Settings as the program uses them: complete, checked, and each with its origin. Sizes are in bytes.
+        /// Settings as the program uses them: complete, checked, and each with its origin. Sizes
+        /// are in bytes.
         #[derive(Debug, Clone)]
         pub struct Settings {
             $( $(#[doc = $doc])+ pub $name: field!($kind $ty), )+
@@ -113,7 +115,7 @@ macro_rules! settings {
             ]
         }
 
-        /// Decides each setting by precedence. The secrets are still to be read.
+        /// Decides each setting by precedence. The secrets are read later.
         pub(super) fn merge(flags: Written, file: Written, sources: &mut Sources<'_>) -> Settings {
             Settings {
                 $( $name: {
@@ -349,7 +351,7 @@ settings! {
     api_keys: Vec<SecretString>;
 }
 
-/// One line from the lines of a doc comment.
+/// Joins the lines of a doc comment into one line.
 fn paragraph(lines: &[&str]) -> String {
     lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
 }

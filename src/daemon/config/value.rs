@@ -1,4 +1,4 @@
-//! What every type of setting can do: be read from text, be printed as TOML, be handed on.
+//! The operations of every type of setting: reading from text, printing as TOML, handing on.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,9 +12,9 @@ use serde::de::{Deserializer, Error as _};
 use super::quantity::{ByteSize, DurationText};
 use crate::domain::batch::dedup::Dedup;
 
-/// A type that a setting can be written in.
+/// A type in which a setting can be written.
 pub trait Value: Clone + PartialOrd {
-    /// What the rest of the program receives.
+    /// The type that the rest of the program receives.
     type Checked;
     /// Stands for the value in `--help`.
     const PLACEHOLDER: &'static str;
@@ -22,13 +22,13 @@ pub trait Value: Clone + PartialOrd {
     /// Reads the value of an environment variable.
     ///
     /// # Errors
-    /// Says what would be legal, to be read after the setting's name.
+    /// The legal values, in words that follow the setting's name.
     fn parse(text: &str) -> Result<Self, String>;
 
-    /// The value as it stands in a configuration file.
+    /// The value as it is written in a configuration file.
     fn toml(&self) -> String;
 
-    /// Leaves the written form behind.
+    /// Converts the written form to the checked form.
     fn checked(self) -> Self::Checked;
 }
 
@@ -211,8 +211,8 @@ impl Value for Dedup {
     }
 }
 
-/// Takes the place of a secret in the configuration file: refuses whatever stands there without
-/// repeating it.
+/// Takes the place of a secret in the configuration file. It refuses any value without repeating
+/// the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {}
 

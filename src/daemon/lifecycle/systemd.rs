@@ -1,4 +1,4 @@
-//! Messages to systemd, or to whoever else listens on `NOTIFY_SOCKET`. Without a listener nothing is
+//! Messages to systemd, or to any other listener on `NOTIFY_SOCKET`. Without a listener nothing is
 //! sent and nothing fails.
 
 use std::io;
@@ -10,7 +10,7 @@ use sd_notify::NotifyState;
 
 use crate::daemon::config::Strings;
 
-/// The line to the service manager.
+/// The connection to the service manager.
 #[derive(Debug)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,
@@ -18,8 +18,9 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Connects to the socket that the environment names. One that cannot be reached is only warned
-    /// of: shells and containers inherit the variable from services that have long gone.
+    /// Connects to the socket that the environment names. A socket that cannot be reached only
+    /// causes a warning: shells and containers inherit the variable from services that are long
+    /// gone.
     pub fn from_env(env: &dyn Strings) -> Self {
         let name = env.filled("NOTIFY_SOCKET").map_err(io::Error::other);
         let socket = name.and_then(|name| name.as_deref().map(connect).transpose()).unwrap_or_else(|error| {
@@ -29,23 +30,24 @@ impl Notifier {
         Self { socket, watchdog: watchdog(env, std::process::id()) }
     }
 
-    /// How often systemd wants to hear a ping, if it does.
+    /// How often systemd expects a ping, if at all.
     pub fn watchdog(&self) -> Option<Duration> {
         self.watchdog.filter(|_| self.socket.is_some())
     }
 
-    /// The daemon serves from now on. `status` is shown by `systemctl status`.
+    /// Reports that the daemon serves from now on. `status` is shown by `systemctl status`.
     pub fn ready(&self, status: &str) {
         self.send(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
-    /// The stop has begun and may take until `within` from now, whatever the unit's own timeout says.
+    /// Reports that the stop has begun and may take until `within` from now, whatever the unit's
+    /// own timeout is.
     pub fn stopping(&self, within: Duration) {
         let micros = u32::try_from(within.as_micros()).unwrap_or(u32::MAX);
         self.send(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros), NotifyState::Status("draining")]);
     }
 
-    /// The daemon is alive.
+    /// Reports that the daemon is alive.
     pub fn ping(&self) {
         self.send(&[NotifyState::Watchdog]);
     }
@@ -72,7 +74,7 @@ fn connect(name: &str) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// The watchdog's interval, if it is meant for this process and not for a parent.
+/// The watchdog's interval, if the watchdog is meant for this process and not for a parent.
 fn watchdog(env: &dyn Strings, own: u32) -> Option<Duration> {
     let number = |name| env.filled(name).ok().flatten()?.parse::<u64>().ok();
     if number("WATCHDOG_PID").is_some_and(|pid| pid != u64::from(own)) {

@@ -1,8 +1,9 @@
-//! Equal requests that are made once: among whom, and what makes two requests equal.
+//! Equal requests that are made only once: which rows share answers, and what makes two requests
+//! equal.
 //!
 //! Nothing is normalised: two requests are equal if the same server would receive the same bytes
 //! under the same path, and the answers would be passed on in the same form. A digest names the
-//! request, so a table of them holds no prompts.
+//! request, so a table of digests holds no prompts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,17 +15,17 @@ use super::priority::Owner;
 use crate::domain::format::Form;
 use crate::domain::id::BatchId;
 
-/// Among which rows equal requests are made once.
+/// The set of rows among which equal requests are made only once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dedup {
     /// Each row makes its own request.
     #[default]
     Off,
-    /// The rows of one batch.
+    /// The rows of one batch share answers.
     Batch,
-    /// The rows of all batches of one API key. Never those of two: how fast an answer comes would
-    /// tell one client what another has asked.
+    /// The rows of all batches of one API key share answers. Rows of two keys never do: how fast an
+    /// answer comes would tell one client what another has asked.
     Key,
 }
 
@@ -32,7 +33,7 @@ impl Dedup {
     /// From the narrowest to the widest.
     pub const ALL: [Self; 3] = [Self::Off, Self::Batch, Self::Key];
 
-    /// The word for it in the settings.
+    /// The word in the settings.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -41,7 +42,7 @@ impl Dedup {
         }
     }
 
-    /// With whom the rows of a batch share answers; `None` if with nobody.
+    /// The scope in which the rows of a batch share answers; `None` if they share none.
     pub fn circle(self, batch: BatchId, owner: Owner) -> Option<DedupScope> {
         match self {
             Self::Off => None,
@@ -57,7 +58,7 @@ impl fmt::Display for Dedup {
     }
 }
 
-/// A word that names no circle.
+/// The word names no scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be `off`, `batch` or `key`")]
 pub struct NoDedup;
@@ -70,26 +71,28 @@ impl FromStr for Dedup {
     }
 }
 
-/// Those who share answers.
+/// The rows that share answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DedupScope {
     Batch(BatchId),
     Owner(Owner),
 }
 
-/// A request within a circle: the first 16 bytes of a SHA-256, too many to meet by chance.
+/// A request within a scope: the first 16 bytes of a SHA-256, enough to rule out collisions by
+/// chance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestDigest(pub [u8; 16]);
 
 impl RequestDigest {
-    /// The digest of a request that goes to `upstream`, a model, on `server`.
+    /// The digest of a request for the model `upstream` on `server`.
     pub fn of(circle: DedupScope, server: &str, upstream: &str, form: Form, body: &[u8]) -> Self {
         let mut hash = Sha256::new();
         match circle {
             DedupScope::Batch(batch) => hash.update([&[1], &batch.as_u128().to_be_bytes()[..]].concat()),
             DedupScope::Owner(owner) => hash.update([&[2], &owner.0.to_be_bytes()[..]].concat()),
         }
-        // With their lengths, so that no two sequences of parts are the same bytes.
+        // Each part is hashed with its length, so that no two sequences of parts give the same
+        // bytes.
         let said_back = form.is_said_back().then(|| form.asked.path().as_bytes());
         for part in [server.as_bytes(), upstream.as_bytes(), form.sent.endpoint().path().as_bytes(), body].into_iter().chain(said_back) {
             hash.update((part.len() as u64).to_be_bytes());

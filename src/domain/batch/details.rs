@@ -1,15 +1,15 @@
-//! What a batch is shown with besides itself.
+//! The details that are shown with a batch.
 
 use crate::domain::org::ledger::Reservation;
 use crate::domain::quote::receipt::Receipt;
 use crate::domain::webhook::event_log::EventLog;
 
-/// What is kept beside a batch.
+/// The records kept beside a batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BatchDetails {
     pub reservation: Option<Reservation>,
-    /// Of a batch that has ended.
+    /// Set for a batch that has ended.
     pub receipt: Option<Receipt>,
-    /// What its receiver was told, if it has one.
+    /// What has been reported to the receiver of the batch, if it has one.
     pub told: EventLog,
 }

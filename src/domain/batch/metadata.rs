@@ -1,10 +1,10 @@
-//! The 16 key-value pairs a client may attach to a batch (OpenAI's `Metadata` schema).
+//! The 16 key-value pairs that a client may attach to a batch (OpenAI's `Metadata` schema).
 
 /// Validated metadata, in the client's order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Metadata(Vec<(String, String)>);
 
-/// What is wrong with a set of pairs.
+/// Why a set of pairs is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MetadataError {
     #[error("has {0} pairs, at most {max} are allowed", max = Metadata::MAX_PAIRS)]
@@ -18,11 +18,11 @@ pub enum MetadataError {
 }
 
 impl Metadata {
-    /// Pairs in one object.
+    /// The most pairs in one object.
     pub const MAX_PAIRS: usize = 16;
-    /// Unicode characters in a key.
+    /// The most Unicode characters in a key.
     pub const MAX_KEY_CHARS: usize = 64;
-    /// Unicode characters in a value.
+    /// The most Unicode characters in a value.
     pub const MAX_VALUE_CHARS: usize = 512;
 
     /// Checks the limits of OpenAI's schema.

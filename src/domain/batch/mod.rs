@@ -1,7 +1,7 @@
 //! A batch: what the client asked for, and the states it goes through.
 //!
-//! The states are OpenAI's. [`BatchState::apply`] is the only way from one to another; a terminal
-//! state absorbs every event, and each state carries the moments that exist by then.
+//! The states are OpenAI's. [`BatchState::apply`] is the only transition between states; a terminal
+//! state absorbs every event, and each state carries the moments that are known by then.
 
 pub mod dedup;
 pub mod details;
@@ -33,60 +33,61 @@ use super::webhook::Webhook;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchSpec {
     pub id: BatchId,
-    /// That of its create: what it is answered in.
+    /// The dialect of its create. All later answers about the batch use it.
     pub dialect: Dialect,
     pub order: BatchInput,
     pub input_file: FileId,
     pub created_at: Timestamp,
     pub metadata: Metadata,
-    /// Applies to the output and the error file.
+    /// Applies to both the output file and the error file.
     pub output_expires_after: Option<ExpiresAfter>,
     /// The batch whose unfinished rows this one runs again.
     pub retry_of: Option<BatchId>,
-    /// Whose it is: nobody else can see it.
+    /// The organisation that owns the batch. No other organisation can see it.
     pub org: OrgId,
-    /// Whose share of the lanes it takes.
+    /// The owner whose share of the lanes the batch uses.
     pub owner: Owner,
     pub fallback: Fallback,
 }
 
-/// What the rows of a batch are and when they must be done: this is what the dialects differ in.
+/// The rows of a batch and their deadline. This is where the dialects differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BatchInput {
     /// OpenAI's: every row is for the same endpoint.
     Unquoted { endpoint: Endpoint, window: CompletionWindow },
-    /// BatchRouter's and Phaseo's: items, on the lanes of a quote.
+    /// BatchRouter's and Phaseo's: items that run on the lanes of a quote.
     Quoted(Box<QuotedInput>),
 }
 
-/// What a batch of items has from its quote and its client.
+/// What a batch of items takes from its quote and from its client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuotedInput {
     pub quote: QuoteId,
-    /// When it must be done: what the quote promised.
+    /// The deadline that the quote promised.
     pub deadline: Timestamp,
     pub defaults: Defaults,
     pub demands: Constraints,
-    /// What is charged besides what providers charge, in percent of that.
+    /// The fee on top of the providers' charges, in percent of those charges.
     pub fee: Decimal,
-    /// Of all its items; `None` if nobody knows what they cost.
+    /// The estimate for all items; `None` if the cost is unknown.
     pub estimate: Option<Estimate>,
-    /// What one of them was quoted, the fee included, on average; `None` if nobody knows.
+    /// The average quoted price of one item, the fee included; `None` if it is unknown.
     pub each: Option<Usd>,
-    /// What is reserved for them when the batch is created, in whole micro-dollars.
+    /// The amount reserved when the batch is created, in whole micro-dollars.
     pub reserve: Usd,
-    /// Items, as far as they were counted when it was created.
+    /// The number of items, if they were counted when the batch was created.
     pub items: Option<u32>,
-    /// The client's own: a JSON object.
+    /// The client's own metadata: a JSON object.
     pub metadata: Option<String>,
-    /// Who is told when it has ended; the organisation's own receiver if `None`.
+    /// The receiver of a message when the batch has ended; the organisation's own receiver if
+    /// `None`.
     pub webhook: Option<Webhook>,
-    /// What a batch of Phaseo's has besides.
+    /// The additional details of a Phaseo batch.
     pub gateway: Option<PhaseoDetails>,
 }
 
 impl QuotedInput {
-    /// What a batch has from its quote alone.
+    /// The part of a batch that comes from its quote alone.
     pub fn of(quote: &Quote) -> Self {
         Self {
             quote: quote.id,
@@ -122,25 +123,25 @@ impl BatchInput {
         }
     }
 
-    /// Whether what is reserved for it is the most that its rows may cost, not what they are expected to.
+    /// Whether the batch reserves the most that its rows may cost, instead of their expected cost.
     pub fn holds_the_most(&self) -> bool {
         matches!(self, Self::Quoted(order) if order.holds_the_most())
     }
 }
 
-/// Whether rows may go to another lane than the one that was planned for them.
+/// Whether rows may go to a lane other than their planned lane.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Fallback {
     /// To lanes that charge no more than the planned one.
     #[default]
     NotDearer,
-    /// To lanes that charge no more than this.
+    /// To lanes within these rates.
     Within(MaxPrice),
     Never,
 }
 
 impl BatchSpec {
-    /// The completion window that its client has asked for; `None` if that was a tier.
+    /// The completion window that the client asked for; `None` if the client asked for a tier.
     pub fn window(&self) -> Option<CompletionWindow> {
         match &self.order {
             BatchInput::Unquoted { window, .. } => Some(*window),
@@ -148,7 +149,7 @@ impl BatchSpec {
         }
     }
 
-    /// What a batch of Phaseo's has besides; `None` for any other.
+    /// The items and the additional details of a Phaseo batch; `None` for any other batch.
     pub fn gateway(&self) -> Option<(&QuotedInput, &PhaseoDetails)> {
         match &self.order {
             BatchInput::Quoted(order) => Some((order, order.gateway.as_ref()?)),
@@ -156,7 +157,7 @@ impl BatchSpec {
         }
     }
 
-    /// Whether its create named somebody who is told of it.
+    /// Whether the create of the batch named a receiver of messages.
     pub fn has_receiver(&self) -> bool {
         self.gateway().is_some_and(|(_, gateway)| gateway.subscription.is_some())
     }
@@ -170,28 +171,28 @@ impl BatchSpec {
     }
 }
 
-/// How a batch that stopped running will end.
+/// How a batch ends after it has stopped running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// Every row has its own result.
+    /// Every row ended with a result of its own.
     Completed,
-    /// The deadline passed first.
+    /// The deadline passed before all rows were done.
     Expired,
 }
 
-/// The files over a finished batch's results; `None` where no row belongs in the file.
+/// The files over the results of a finished batch; `None` where no row belongs in the file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ResultFiles {
     pub output: Option<FileId>,
     pub errors: Option<FileId>,
 }
 
-/// Where a batch stands.
+/// The state of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BatchState {
     /// The input is being checked, line by line.
     Validating,
-    /// The input was refused; its problems are kept beside the batch.
+    /// The input was refused. Its problems are stored beside the batch.
     Failed {
         at: Timestamp,
     },
@@ -199,7 +200,7 @@ pub enum BatchState {
     InProgress {
         since: Timestamp,
     },
-    /// No row runs any more; what is left to write is being written.
+    /// No row runs any more. The last records are being written.
     Finalizing {
         in_progress_at: Option<Timestamp>,
         since: Timestamp,
@@ -241,9 +242,9 @@ pub enum BatchEvent {
     RowsDone,
     /// The completion window is over.
     DeadlinePassed,
-    /// A client wants it to stop.
+    /// A client asked to cancel the batch.
     CancelRequested,
-    /// All that there was to write is durable.
+    /// Everything that had to be written is durable.
     Settled { files: ResultFiles },
 }
 
@@ -270,7 +271,7 @@ impl BatchState {
         }
     }
 
-    /// `true` if nothing will change any more.
+    /// `true` if the state can no longer change.
     pub const fn is_terminal(&self) -> bool {
         match self {
             Self::Validating | Self::InProgress { .. } | Self::Finalizing { .. } | Self::Cancelling { .. } => false,
@@ -278,7 +279,7 @@ impl BatchState {
         }
     }
 
-    /// When it ended, if it has.
+    /// When the batch ended, if it has ended.
     pub const fn ended_at(&self) -> Option<Timestamp> {
         match self {
             Self::Validating | Self::InProgress { .. } | Self::Finalizing { .. } | Self::Cancelling { .. } => None,
@@ -299,7 +300,7 @@ impl BatchState {
     /// The state after `event` at `now`.
     ///
     /// # Errors
-    /// [`Conflict`] if the event has no meaning in this state; the state stays.
+    /// [`Conflict`] if the event has no meaning in this state; the state does not change.
     pub fn apply(self, event: BatchEvent, now: Timestamp) -> Result<Self, Conflict> {
         let next = match (self, event) {
             (Self::Validating, BatchEvent::Validated) => Self::InProgress { since: now },
@@ -315,7 +316,7 @@ impl BatchState {
                 Self::Finalizing { in_progress_at: Some(since), since: now, ending: Ending::Expired }
             }
             (Self::InProgress { since }, BatchEvent::CancelRequested) => Self::Cancelling { in_progress_at: Some(since), since: now },
-            // Cancelling twice is what impatient people do; the first request counts.
+            // Impatient clients cancel twice; the first request counts.
             (Self::Cancelling { .. }, BatchEvent::CancelRequested) => self,
             (Self::Finalizing { in_progress_at, since, ending }, BatchEvent::Settled { files }) => match ending {
                 Ending::Completed => Self::Completed { in_progress_at, finalizing_at: since, at: now, files },
@@ -330,7 +331,7 @@ impl BatchState {
     }
 }
 
-/// What is durable of a batch's rows.
+/// The durable progress of a batch's rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Rows of the input; 0 until validated.
@@ -339,7 +340,7 @@ pub struct Progress {
     pub succeeded: u32,
     /// Rows with a result in the error file.
     pub failed: u32,
-    /// Those of the failed that a cancel ended before they had a result.
+    /// Failed rows that a cancel ended before they had a result.
     pub cancelled: u32,
     /// Exact size of the output file so far, in bytes.
     pub output_bytes: u64,
@@ -361,7 +362,7 @@ impl Progress {
     }
 }
 
-/// A batch with all that is known of it, as read in one go.
+/// A batch with everything known of it, from one consistent read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     pub spec: BatchSpec,
@@ -375,8 +376,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// How a batch has ended, as its client sees it; `None` until then. One whose rows have all failed
-    /// has failed; that some did does not make it so.
+    /// How a batch has ended, as its client sees it; `None` until then. A batch has failed only if
+    /// all its rows failed; some failed rows do not make it so.
     pub fn end(&self) -> Option<BatchEnd> {
         match self.state {
             BatchState::Validating | BatchState::InProgress { .. } | BatchState::Finalizing { .. } | BatchState::Cancelling { .. } => None,

@@ -1,5 +1,5 @@
-//! What a batch of Phaseo's has besides what other batches of items have: the words of its create that its
-//! object repeats, and who is told of it.
+//! The additional parts of a Phaseo batch, compared with other batches of items: the fields of its
+//! create that its object repeats, and the receiver of its messages.
 
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::{ReceiverId, RequestId};
@@ -10,15 +10,15 @@ use crate::domain::webhook::Webhook;
 wire_enum! {
     /// Where the rows of a batch came from.
     InputMode {
-        /// A file that was uploaded.
+        /// An uploaded file.
         File = "file",
-        /// The create itself.
+        /// The create request itself.
         Requests = "requests",
     }
 }
 
 wire_enum! {
-    /// What somebody is told of a batch (Phaseo's phases).
+    /// The phases of a batch that a receiver can get messages about (Phaseo's phases).
     Phase {
         Created = "created",
         StatusChanged = "status_changed",
@@ -31,53 +31,54 @@ wire_enum! {
 }
 
 impl Phase {
-    /// What is told if nobody has said what should be (its documentation of subscriptions).
+    /// The phases that are reported if the client names none (Phaseo's documentation of
+    /// subscriptions).
     pub const DEFAULT: [Self; 5] = [Self::StatusChanged, Self::Completed, Self::Failed, Self::Cancelled, Self::Expired];
 
-    /// The phase that an event is named for: `batch.completed`, `job.completed` or `completed`, in any case, also
-    /// with one `l` in `cancelled`.
+    /// The phase that an event name stands for: `batch.completed`, `job.completed` or `completed`,
+    /// in any case, also with one `l` in `cancelled`.
     pub fn of_event(name: &str) -> Option<Self> {
         let name = name.trim().to_ascii_lowercase();
         let phase = name.strip_prefix("batch.").or_else(|| name.strip_prefix("job.")).unwrap_or(&name);
         if phase == "canceled" { Some(Self::Cancelled) } else { Self::parse(phase) }
     }
 
-    /// The type of its event on the wire.
+    /// The type of the phase's event on the wire.
     pub fn event(self) -> String {
         format!("batch.{self}")
     }
 }
 
-/// The words of a create.
+/// The fields of a create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PhaseoDetails {
-    /// The request that created it.
+    /// The request that created the batch.
     pub request: RequestId,
-    /// What every row is for.
+    /// The endpoint of every row.
     pub endpoint: Endpoint,
     pub window: CompletionWindow,
     pub mode: InputMode,
     /// The client's own id for a group of batches.
     pub session: Option<String>,
-    /// The provider that serves most of its rows by its quote.
+    /// The provider that serves most rows of the batch, by its quote.
     pub provider: String,
     pub subscription: Option<Subscription>,
 }
 
-/// Who is told of a batch, and of what.
+/// The receiver of messages about a batch, and their phases.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscription {
     pub receiver: Receiver,
-    /// As the create has them; empty to be told what the receiver wants to be told by itself.
+    /// The phases in the create; empty to use the phases that the receiver itself is set to get.
     pub phases: Vec<Phase>,
 }
 
-/// Where it is told.
+/// The destination of the messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Receiver {
-    /// One that is managed by itself, and may change.
+    /// A managed receiver, which may change.
     Managed(ReceiverId),
-    /// One that the create named; without a secret its messages are not signed.
+    /// A receiver that the create named. Without a secret its messages are not signed.
     Own(Webhook),
 }
 

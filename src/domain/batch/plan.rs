@@ -1,8 +1,8 @@
-//! Where the rows of a batch go and what they cost, fixed when the batch was validated, and which part
-//! of the plan a row belongs to.
+//! The lanes and prices of a batch's rows, fixed when the batch was validated, and the part of the
+//! plan that each row belongs to.
 //!
-//! Invariant: [`Places::of`] depends on nothing but the row and the plan, so that a row that is read
-//! again belongs where it did before.
+//! Invariant: [`Places::of`] depends only on the row and the plan, so that a row that is read again
+//! belongs to the same part as before.
 
 use std::collections::HashMap;
 
@@ -16,64 +16,65 @@ use crate::domain::money::PriceSheet;
 use crate::domain::row::openai::RowRequest;
 use crate::domain::vocabulary::Operation;
 
-/// Distinct models in one batch.
+/// The most distinct models in one batch.
 pub const MAX_MODELS: usize = 256;
-/// The same of a batch of items, each list of models as often as it has lanes and spellings.
+/// The same limit for a batch of items, where each list of models counts once for each of its lanes
+/// and spellings.
 pub const MAX_QUOTED: usize = 4_096;
-/// Lanes that one model may fall back to.
+/// The most lanes that one model may fall back to.
 pub const MAX_ALTERNATIVES: usize = 8;
 
-/// Rows of a batch that name the same model, or lists of models, and the lane chosen for them. Items
-/// of a quote that gives them several lanes are as many of these.
+/// The rows of a batch that name the same model, or list of models, and the lane chosen for them.
+/// Items to which a quote gives several lanes have one entry for each lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedModel {
-    /// What the rows name. See [`RowRequest::model`].
+    /// The name in the rows. See [`RowRequest::model`].
     pub requested: String,
     pub lane: PlannedLane,
-    /// Rows that belong here.
+    /// The number of rows that belong to this entry.
     pub rows: u32,
-    /// Where its rows may go besides, the best first; at most [`MAX_ALTERNATIVES`].
+    /// Other lanes for the rows, the best first; at most [`MAX_ALTERNATIVES`].
     pub alternatives: Vec<PlannedLane>,
-    /// Set if a quote chose the lane: its rows then go to lanes of the quote and to no others.
+    /// Set if a quote chose the lane: the rows then go only to lanes of the quote.
     pub quoted: Option<QuotedShare>,
 }
 
-/// A provider's service of a model, and what the batch pays there.
+/// A provider's service of a model, and the price that the batch pays there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedLane {
-    /// The model by the name under which the catalog finds it.
+    /// The name under which the catalog finds the model.
     pub model: String,
     /// The provider's id in the catalog.
     pub provider: String,
     /// The provider's own name for the model.
     pub upstream: String,
-    /// What rows that go there pay, whatever the catalog says later.
+    /// The price for rows that go there, whatever the catalog says later.
     pub price: PriceSheet,
 }
 
-/// Which items of a quote a lane gets.
+/// The share of a quote's items that a lane gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuotedShare {
     pub operation: Operation,
-    /// Its part of the items, beside those of the other lanes for the same models.
+    /// The lane's part of the items, relative to the other lanes for the same models.
     pub weight: u32,
-    /// Tokens that it reads at once, if that is known.
+    /// The most tokens that the lane reads at once, if known.
     pub most_input: Option<u64>,
-    /// Tokens that it writes at most, if that is known.
+    /// The most tokens that the lane writes, if known.
     pub most_output: Option<u64>,
-    /// It reads nothing but text.
+    /// Whether the lane reads only text.
     pub text_only: bool,
-    /// Where it can be asked; none if that is not known.
+    /// The endpoints at which the lane can be asked; empty if unknown.
     pub endpoints: Endpoints,
 }
 
-/// Whether a row can be asked where these are served, in one of the forms of what it asks.
+/// Whether a lane that serves these endpoints can be asked for a row, in one of the row's forms.
 pub fn can_be_asked(row: &RowRequest<'_>, served: Endpoints) -> bool {
     wire::can_be_asked(forms_of(row, |asked| wire::can_be_asked(asked, served)), served)
 }
 
-/// The forms in which a row can be sent. That in which it asks is enough where everybody serves it: finding out the
-/// others takes time.
+/// The forms in which a row can be sent. The form in which the row asks is enough if every lane
+/// serves it, because finding the other forms takes time.
 fn forms_of(row: &RowRequest<'_>, everybody_serves: impl Fn(&[WireFormat]) -> bool) -> &'static [WireFormat] {
     let asked = &every_form(row.endpoint)[..1];
     match everybody_serves(asked) {
@@ -87,31 +88,32 @@ fn forms_of(row: &RowRequest<'_>, everybody_serves: impl Fn(&[WireFormat]) -> bo
 pub struct Plan {
     /// Rows in the input, 1 to 4,294,967,295.
     pub rows: u32,
-    /// At most [`MAX_MODELS`], of items [`MAX_QUOTED`], in order of first appearance.
+    /// At most [`MAX_MODELS`], or [`MAX_QUOTED`] for items, in order of first appearance.
     pub models: Vec<PlannedModel>,
 }
 
 impl Plan {
-    /// The model of the batch object: the one that all rows name, if they agree.
+    /// The model of the batch object: the model that all rows name, if they agree.
     pub fn single_model(&self) -> Option<&str> {
         let (first, rest) = self.models.split_first()?;
         rest.iter().all(|model| model.requested == first.requested).then_some(&first.requested)
     }
 }
 
-/// Bytes of a row that make a token, or more: what is too large by this measure for a lane that reads
-/// little goes to one that reads more.
+/// The fewest bytes of a row that make a token. A row that is too large by this measure for a lane
+/// with a small input limit goes to a lane with a larger limit.
 const LEAST_BYTES_PER_TOKEN: u64 = 3;
-/// Members of a body that say that there is more in it than text.
+/// Members of a body that indicate content other than text.
 const MEDIA: [&str; 8] =
     ["\"image_url\"", "\"input_image\"", "\"image\"", "\"file\"", "\"input_file\"", "\"input_audio\"", "\"document\"", "\"video_url\""];
 
-/// Whether there is more than text in a body, as far as can be seen at a glance: text may say so too.
+/// Whether a body seems to contain more than text. The check is superficial: text may contain the
+/// same words.
 fn has_media(body: &str) -> bool {
     MEDIA.iter().any(|member| memchr::memmem::find(body.as_bytes(), member.as_bytes()).is_some())
 }
 
-/// What decides which of several lanes can take a row.
+/// The facts about a row that decide which of several lanes can take it.
 struct Needs {
     input: u64,
     output: Option<u64>,
@@ -144,7 +146,7 @@ pub struct Places {
 
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
-    /// Index in the plan.
+    /// The index of the model in the plan.
     model: u16,
     quoted: Option<QuotedShare>,
 }
@@ -153,7 +155,7 @@ impl Candidate {
     fn fits(&self, needs: &Needs) -> bool {
         let Some(share) = self.quoted else { return true };
         let output = needs.output.unwrap_or(0);
-        // Images and files are long as text, and not as tokens.
+        // Images and files are long as text, but not in tokens.
         let input = if needs.media { 0 } else { needs.input };
         share.most_input.is_none_or(|most| input.saturating_add(output) <= most)
             && share.most_output.is_none_or(|most| output <= most)
@@ -182,7 +184,7 @@ impl Places {
         self.by_name.entry(model.requested.clone()).or_default().push(candidate);
     }
 
-    /// The index in the plan of what a row belongs to.
+    /// The index in the plan of the entry that a row belongs to.
     pub fn of(&self, row: &RowRequest<'_>, index: RowIndex) -> Option<u16> {
         let known = self.by_name.get(row.model.as_ref())?;
         if let [only] = known.as_slice() {

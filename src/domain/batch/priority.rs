@@ -1,12 +1,12 @@
-//! Who gets how much of a lane: whose a batch is, how urgent it is, whether it is paused.
+//! How a contended lane is shared: the owner of a batch, its urgency, and whether it is paused.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::domain::id::OrgId;
 
-/// Whose work it is, as far as shares between clients are concerned: the first eight bytes of the
-/// SHA-256 of the operator's API key, or a part of the number of an organisation. All who need no key are
+/// The owner of work, for shares between clients: the first eight bytes of the SHA-256 of the
+/// operator's API key, or a part of the number of an organisation. All clients that need no key are
 /// one owner.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Owner(pub u64);
@@ -18,9 +18,9 @@ impl Owner {
         Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
     }
 
-    /// The owner of all that an organisation has created.
+    /// The owner of everything that an organisation has created.
     pub fn of_org(org: OrgId) -> Self {
-        // The lower half is the one that is random.
+        // Only the lower half is random.
         let [.., a, b, c, d, e, f, g, h] = org.as_u128().to_be_bytes();
         Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
     }
@@ -40,7 +40,7 @@ impl Priority {
     /// From the smallest share to the largest.
     pub const ALL: [Self; 4] = [Self::Low, Self::Normal, Self::High, Self::Urgent];
 
-    /// The word for it on the wire.
+    /// The word for the priority on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Low => "low",
@@ -50,7 +50,7 @@ impl Priority {
         }
     }
 
-    /// Its weight: of two batches on a lane, one gets this much for each unit of the other's.
+    /// The weight of the priority. Two batches on a lane share it in the ratio of their weights.
     pub const fn weight(self) -> u32 {
         match self {
             Self::Low => 1,
@@ -60,7 +60,7 @@ impl Priority {
         }
     }
 
-    /// The number that stands for it on disk. Never changes.
+    /// The number of the priority on disk. Never changes.
     pub const fn code(self) -> u8 {
         match self {
             Self::Low => 0,
@@ -70,7 +70,7 @@ impl Priority {
         }
     }
 
-    /// The priority with that number.
+    /// The priority that has this number.
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.get(usize::from(code)).copied()
     }
@@ -82,7 +82,7 @@ impl fmt::Display for Priority {
     }
 }
 
-/// A word that is no priority.
+/// The word names no priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be `low`, `normal`, `high` or `urgent`")]
 pub struct NoPriority;
@@ -99,11 +99,11 @@ impl FromStr for Priority {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Control {
     pub priority: Priority,
-    /// No row of it is dispatched until it is resumed. Its deadline comes all the same.
+    /// No row of the batch is dispatched until it is resumed. Its deadline does not move.
     pub paused: bool,
 }
 
-/// A wish to change some of it.
+/// A request to change part of a `Control`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ControlChange {
     pub priority: Option<Priority>,
@@ -111,7 +111,7 @@ pub struct ControlChange {
 }
 
 impl ControlChange {
-    /// What holds after the change.
+    /// The control after the change.
     #[must_use]
     pub fn on(self, control: Control) -> Control {
         Control { priority: self.priority.unwrap_or(control.priority), paused: self.paused.unwrap_or(control.paused) }

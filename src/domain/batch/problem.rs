@@ -4,15 +4,15 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     pub code: ProblemCode,
-    /// What was found and what would be right, for a person.
+    /// What was found and what would be correct, for a person.
     pub message: String,
-    /// The line of the input file, counted from 1; `None` if the fault is of the file as a whole.
+    /// The line of the input file, counted from 1; `None` if the fault concerns the whole file.
     pub line: Option<u64>,
     /// The offending field, such as `body.model`.
     pub param: Option<String>,
 }
 
-/// Problems collected before a batch fails.
+/// The most problems that are collected before a batch fails.
 pub const MAX_PROBLEMS: usize = 100;
 
 macro_rules! problem_codes {
@@ -27,7 +27,7 @@ macro_rules! problem_codes {
                 match self { $(Self::$variant => $text,)* }
             }
 
-            /// The code with that text.
+            /// The code that has this text.
             pub fn parse(text: &str) -> Option<Self> {
                 match text { $($text => Some(Self::$variant),)* _ => None }
             }

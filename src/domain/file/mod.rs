@@ -5,8 +5,8 @@ pub mod upload;
 use super::id::{BatchId, FileId, OrgId};
 use super::time::Timestamp;
 
-/// What a client says a file is for. The first eight are OpenAI's `OpenAIFile.purpose`, `evals`
-/// is in its `CreateFileRequest`.
+/// What a client says a file is for. The first eight are OpenAI's `OpenAIFile.purpose`; `evals`
+/// comes from its `CreateFileRequest`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
     Assistants,
@@ -34,7 +34,7 @@ impl Purpose {
         Self::Evals,
     ];
 
-    /// Those that a client may upload with.
+    /// The purposes that a client may upload with.
     pub const UPLOADABLE: [Self; 6] = [Self::Assistants, Self::Batch, Self::FineTune, Self::Vision, Self::UserData, Self::Evals];
 
     /// The word on the wire and on disk.
@@ -52,7 +52,7 @@ impl Purpose {
         }
     }
 
-    /// The purpose with that word.
+    /// The purpose that has this word.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|p| p.as_str() == text)
     }
@@ -61,13 +61,13 @@ impl Purpose {
 /// Where the bytes of a file come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileSource {
-    /// Content on disk, under the file's id; the SHA-256 of its bytes.
+    /// Content on disk, stored under the file's id, with the SHA-256 of its bytes.
     Uploaded { sha256: [u8; 32] },
-    /// The rows of a batch that succeeded, or those that did not.
+    /// A view over a batch: its succeeded rows, its other rows, or all of them.
     View { batch: BatchId, part: ResultPart },
 }
 
-/// Media type of content of which nobody has said what it is.
+/// Media type of content whose type the client has not stated.
 pub const ANY_TYPE: &str = "application/octet-stream";
 
 /// Which results a view shows.
@@ -75,14 +75,14 @@ pub const ANY_TYPE: &str = "application/octet-stream";
 pub enum ResultPart {
     /// Rows that succeeded: the output file.
     Output,
-    /// Rows that did not: the error file.
+    /// Rows that did not succeed: the error file.
     Errors,
     /// Every row.
     All,
 }
 
 impl ResultPart {
-    /// What is the part's of what the output and the error file have.
+    /// Picks this part's number from the numbers of the output file and of the error file.
     pub fn of(self, output: u64, errors: u64) -> u64 {
         match self {
             Self::Output => output,
@@ -91,7 +91,7 @@ impl ResultPart {
         }
     }
 
-    /// Whether a row with this success belongs to the part.
+    /// Whether a row with this success flag belongs to the part.
     pub fn includes(self, success: bool) -> bool {
         match self {
             Self::Output => success,
@@ -111,21 +111,21 @@ pub struct File {
     pub expires_at: Option<Timestamp>,
     pub filename: String,
     pub purpose: Purpose,
-    /// Its media type, if the client said what it is.
+    /// The media type, if the client stated one.
     pub mime: Option<String>,
-    /// Whose it is: nobody else can see it.
+    /// The organisation that owns the file. No other organisation can see it.
     pub org: OrgId,
     pub source: FileSource,
 }
 
 impl File {
-    /// Its media type.
+    /// The media type, or `ANY_TYPE` if the client stated none.
     pub fn media_type(&self) -> &str {
         self.mime.as_deref().unwrap_or(ANY_TYPE)
     }
 }
 
-/// A client's wish that a file goes away by itself: OpenAI's `FileExpirationAfter` and
+/// A client's request that a file expires by itself: OpenAI's `FileExpirationAfter` and
 /// `BatchFileExpirationAfter`, both anchored at the creation of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExpiresAfter {
@@ -136,7 +136,7 @@ impl ExpiresAfter {
     /// Legal range in seconds: one hour to thirty days.
     pub const RANGE: std::ops::RangeInclusive<i64> = 3_600..=2_592_000;
 
-    /// `None` outside [`Self::RANGE`].
+    /// Returns `None` outside [`Self::RANGE`].
     pub fn from_seconds(seconds: i64) -> Option<Self> {
         if !Self::RANGE.contains(&seconds) {
             return None;
@@ -149,7 +149,7 @@ impl ExpiresAfter {
         self.seconds
     }
 
-    /// The instant at which a file created at `created` goes away.
+    /// The instant at which a file created at `created` expires.
     pub fn from(self, created: Timestamp) -> Timestamp {
         super::time::later(created, std::time::Duration::from_secs(u64::from(self.seconds)))
     }

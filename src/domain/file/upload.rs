@@ -1,4 +1,5 @@
-//! Multi-part uploads (OpenAI's `Upload` and `UploadPart`): parts now, one file on completion.
+//! Multi-part uploads (OpenAI's `Upload` and `UploadPart`): a client sends parts, then completes
+//! them to one file.
 
 use std::time::Duration;
 
@@ -9,10 +10,10 @@ use crate::domain::time::Timestamp;
 /// How long an upload stays open, per OpenAI's document.
 pub const LIFETIME: Duration = Duration::from_secs(3_600);
 
-/// Parts of one upload; with parts of 64 MiB this is far above the largest upload.
+/// The most parts of one upload. With parts of 64 MiB, this is far above the largest upload.
 pub const MAX_PARTS: usize = 10_000;
 
-/// Where an upload stands.
+/// The state of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UploadState {
     Pending,
@@ -20,7 +21,7 @@ pub enum UploadState {
         file: FileId,
     },
     Cancelled,
-    /// Its hour passed before it was completed.
+    /// The upload's hour passed before the client completed it.
     Expired,
 }
 
@@ -28,7 +29,7 @@ pub enum UploadState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upload {
     pub id: UploadId,
-    /// Whose it is: nobody else can see it.
+    /// The organisation that owns the upload. No other organisation can see it.
     pub org: OrgId,
     pub created_at: Timestamp,
     pub expires_at: Timestamp,
@@ -41,7 +42,7 @@ pub struct Upload {
     pub state: UploadState,
 }
 
-/// One part, its bytes on disk.
+/// One part of an upload. Its bytes are on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadPart {
     pub id: PartId,

@@ -1,11 +1,12 @@
-//! An answer of Chat Completions, and an error of its servers, said as one of Anthropic's Messages.
+//! Converts a Chat Completions answer, or an error of its server, to the form of Anthropic's
+//! Messages.
 
 use std::fmt;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// An answer that is no chat completion, or says what no message can: how so.
+/// Why an answer cannot be converted: it is no chat completion, or no message can express it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unsayable(&'static str);
 
@@ -33,15 +34,15 @@ struct Choice {
     message: Value,
     #[serde(default)]
     finish_reason: Value,
-    /// vLLM's: the text at which it stopped.
+    /// vLLM's member: the text at which the answer stopped.
     #[serde(default)]
     stop_reason: Value,
 }
 
-/// The message that the answer to `asked`, a chat, is.
+/// Converts the answer to `asked`, a chat request, to a message.
 ///
 /// # Errors
-/// When it has no choice, or calls a tool with arguments that are no object.
+/// When the answer has no choice, or calls a tool with arguments that are not an object.
 pub fn message_of_chat(asked: &[u8], body: &[u8]) -> Result<Vec<u8>, Unsayable> {
     let completion: Completion = serde_json::from_slice(body).map_err(|_| Unsayable("it is not of that form"))?;
     let choice = completion.choices.into_iter().next().ok_or(Unsayable("it has no `choices`"))?;
@@ -53,7 +54,7 @@ pub fn message_of_chat(asked: &[u8], body: &[u8]) -> Result<Vec<u8>, Unsayable> 
     for call in calls {
         match used(call) {
             Ok(call) => content.push(call),
-            // It ends in the middle, as the answer says.
+            // The arguments end in the middle, because the answer was cut off, as it says itself.
             Err(_) if is_cut => {}
             Err(unsayable) => return Err(unsayable),
         }
@@ -62,7 +63,7 @@ pub fn message_of_chat(asked: &[u8], body: &[u8]) -> Result<Vec<u8>, Unsayable> 
     let stop_reason = match (choice.finish_reason.as_str(), refused) {
         (_, Some(_)) | (Some("content_filter"), _) => "refusal",
         _ if is_cut => "max_tokens",
-        // Servers say `stop` where a tool was prescribed by its name.
+        // Servers report `stop` where the request prescribed a tool by its name.
         _ if !calls.is_empty() => "tool_use",
         _ if stop_sequence.is_some() => "stop_sequence",
         _ => "end_turn",
@@ -75,7 +76,7 @@ pub fn message_of_chat(asked: &[u8], body: &[u8]) -> Result<Vec<u8>, Unsayable> 
     Ok(message.to_string().into_bytes())
 }
 
-/// A text, or the texts of its parts.
+/// The text of a content, or the texts of its parts.
 fn texts(content: &Value) -> impl Iterator<Item = &str> {
     let parts = content.as_array().into_iter().flatten().filter_map(|part| part["text"].as_str());
     content.as_str().into_iter().chain(parts).filter(|text| !text.is_empty())
@@ -84,7 +85,7 @@ fn texts(content: &Value) -> impl Iterator<Item = &str> {
 fn used(call: &Value) -> Result<Value, Unsayable> {
     let function = &call["function"];
     let input = match &function["arguments"] {
-        // Some servers do not write it as a text.
+        // Some servers write the arguments as an object instead of a string.
         Value::Object(input) => Some(Value::Object(input.clone())),
         Value::Null => Some(json!({})),
         Value::String(text) if text.is_empty() => Some(json!({})),
@@ -95,7 +96,8 @@ fn used(call: &Value) -> Result<Value, Unsayable> {
     Ok(json!({ "type": "tool_use", "id": call["id"], "name": function["name"], "input": input }))
 }
 
-/// Whether a chat has asked to be ended at this text: servers give other reasons under the same name.
+/// Whether a chat request named this text as a stop: servers report other reasons under the same
+/// name.
 fn is_stop(asked: &[u8], text: &str) -> bool {
     #[derive(Deserialize)]
     struct Asked {
@@ -106,7 +108,7 @@ fn is_stop(asked: &[u8], text: &str) -> bool {
     asked.is_ok_and(|asked| asked.stop.as_array().is_some_and(|stops| stops.iter().any(|stop| stop == text)))
 }
 
-/// Anthropic counts what was read from its cache beside the input, OpenAI as a part of it.
+/// Converts the usage: Anthropic counts cached input beside the input, OpenAI as part of the input.
 fn usage(usage: &Value) -> Value {
     let tokens = |name: &str| usage[name].as_u64().unwrap_or(0);
     let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0).min(tokens("prompt_tokens"));
@@ -116,14 +118,15 @@ fn usage(usage: &Value) -> Value {
     })
 }
 
-/// The error that a server's answer of this status is: what it says itself is wrong, or all that it says.
+/// Converts a server's error answer of this status: the message is the server's own, or its whole
+/// answer.
 pub fn error_of_chat(status: u16, body: &[u8]) -> Vec<u8> {
     let told: Value = serde_json::from_slice(body).unwrap_or_default();
-    // OpenAI, and servers that keep it shorter.
+    // The forms of OpenAI, and of servers that shorten it.
     let said = [&told["error"]["message"], &told["error"], &told["message"], &told["detail"], &told];
     let message = said.into_iter().find_map(Value::as_str).filter(|text| !text.trim().is_empty()).map(str::to_owned);
     let message = message.unwrap_or_else(|| if told.is_null() { format!("status {status}") } else { told.to_string() });
-    // Anthropic, "Errors".
+    // The kinds from Anthropic, "Errors".
     let kind = match status {
         401 => "authentication_error",
         402 => "billing_error",

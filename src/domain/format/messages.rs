@@ -1,14 +1,14 @@
-//! A request of Anthropic's Messages said as one of Chat Completions (Anthropic, "Messages", API version
-//! 2023-06-01; OpenAI, "Create chat completion").
+//! Converts a request of Anthropic's Messages to one of Chat Completions (Anthropic, "Messages",
+//! API version 2023-06-01; OpenAI, "Create chat completion").
 //!
-//! What is not known here cannot be said: Messages grow, and a member that is dropped in silence would be a
-//! question that nobody has asked.
+//! A request with a member that is unknown here is not converted. Messages gain members over time,
+//! and dropping one silently would send a question that the client has not asked.
 
 use serde_json::{Value, json};
 
 use super::{LIMIT, Members, rename, take};
 
-/// What is understood of a request.
+/// The members of a request that the conversion understands.
 const MEMBERS: [&str; 15] = [
     "model",
     "messages",
@@ -26,15 +26,16 @@ const MEMBERS: [&str; 15] = [
     "thinking",
     "output_config",
 ];
-/// A hint about the price alone, which Chat Completions have no word for.
+/// A hint that concerns the price alone. Chat Completions have no word for it.
 const HINT: &str = "cache_control";
-/// Texts that end an answer, of those that a chat may name (OpenAI's document).
+/// The most stop texts that a chat request may name (OpenAI's document).
 const MOST_STOPS: usize = 4;
 
-/// Whether a request can be said as one of Chat Completions.
+/// Whether a request can be expressed as one of Chat Completions.
 pub(super) fn is_sayable(request: &Members) -> bool {
     let says = |name: &str| request.get(name).filter(|value| !value.is_null());
-    // A last message of the model's own is one that it is to go on with; in a chat it would answer it.
+    // If the last message is the model's own, the model continues it; in a chat, the model would
+    // answer it.
     let answers_user = |messages: &[Value]| messages.last().is_some_and(|last| last["role"] == "user");
     request.iter().all(|(name, value)| MEMBERS.contains(&name.as_str()) || value.is_null())
         && says("messages").and_then(Value::as_array).is_some_and(|messages| answers_user(messages) && messages.iter().all(message))
@@ -47,7 +48,7 @@ pub(super) fn is_sayable(request: &Members) -> bool {
         && says("stop_sequences").is_none_or(|stops| stops.as_array().is_some_and(|stops| stops.len() <= MOST_STOPS))
 }
 
-/// Whether an object has no members but these, besides such as are null, and the hint.
+/// Whether an object has only these members, apart from members that are null and the hint.
 fn has_only(value: &Value, known: &[&str]) -> bool {
     let is_known = |(name, value): (&String, &Value)| name == HINT || known.contains(&name.as_str()) || value.is_null();
     value.as_object().is_some_and(|members| members.iter().all(is_known))
@@ -61,7 +62,7 @@ fn text(block: &Value) -> bool {
     block["type"] == "text" && block["text"].is_string() && has_only(block, &["type", "text"])
 }
 
-/// A text, or blocks of it.
+/// Whether a value is a text or a list of text blocks.
 fn texts(value: &Value) -> bool {
     value.is_string() || all(value, text)
 }
@@ -105,7 +106,7 @@ fn call(block: &Value) -> bool {
 }
 
 fn tool(tool: &Value) -> bool {
-    // Tools with another type are run by Anthropic, or are known to its models by name.
+    // Tools of any other type are run by Anthropic, or are known to its models by name.
     let own = tool["type"].is_null() || tool["type"] == "custom";
     own && tool["name"].is_string() && has_only(tool, &["type", "name", "description", "input_schema", "strict"])
 }
@@ -120,8 +121,8 @@ fn output(config: &Value) -> bool {
     has_only(config, &["format"]) && (format.is_null() || is_schema())
 }
 
-/// Whether a schema is one that a chat can be held to: each member of each object is required (OpenAI, "Structured
-/// model outputs", supported schemas).
+/// Whether a chat can enforce the schema: each member of each object is required (OpenAI,
+/// "Structured model outputs", supported schemas).
 fn is_strict(schema: &Value) -> bool {
     match schema {
         Value::Object(members) => {
@@ -134,7 +135,7 @@ fn is_strict(schema: &Value) -> bool {
     }
 }
 
-/// How Chat Completions say which tool is to be called.
+/// The tool choice in the form of Chat Completions.
 fn chosen(choice: &Value) -> Option<Value> {
     match choice["type"].as_str()? {
         "auto" => Some(json!("auto")),
@@ -145,9 +146,9 @@ fn chosen(choice: &Value) -> Option<Value> {
     }
 }
 
-/// A request as one of Chat Completions.
+/// Converts a request to one of Chat Completions.
 pub(super) fn to_chat(mut request: Members) -> Members {
-    // An empty list says what none does, and OpenAI refuses it.
+    // An empty list means the same as no list, and OpenAI refuses it.
     let says_nothing = |name: &str, value: &Value| value.is_null() || (name != "messages" && value.as_array().is_some_and(Vec::is_empty));
     request.retain(|name, value| !says_nothing(name, value));
     let mut messages = Vec::new();
@@ -158,7 +159,7 @@ pub(super) fn to_chat(mut request: Members) -> Members {
         said.into_iter().for_each(|message| add(message, &mut messages));
     }
     request.insert("messages".to_owned(), Value::Array(messages));
-    // The name that all lanes are given it by; see `crate::provider::translate`.
+    // The common name that each lane then replaces with its own; see `crate::provider::translate`.
     rename(&mut request, "max_tokens", LIMIT);
     rename(&mut request, "stop_sequences", "stop");
     request.remove("thinking");
@@ -210,7 +211,7 @@ fn function(tool: &mut Value) -> Value {
     json!({ "type": "function", "function": function })
 }
 
-/// Adds what a message says: results of tools are messages of their own, in their place.
+/// Adds what a message says. Tool results become messages of their own, in their place.
 fn add(mut message: Value, messages: &mut Vec<Value>) {
     let (role, blocks) = match (take(&mut message, "role"), take(&mut message, "content")) {
         (role, Value::Array(blocks)) => (role, blocks),
@@ -256,7 +257,8 @@ fn parts(content: Value) -> Value {
     }
 }
 
-/// Parts of a content; a text alone as itself, which every server understands.
+/// The parts of a content. A single text is written as a plain string, which every server
+/// understands.
 fn shortest(mut parts: Vec<Value>) -> Value {
     match parts.as_mut_slice() {
         [] => json!(""),
@@ -274,7 +276,7 @@ fn part(mut block: Value) -> Value {
     match (block["type"].as_str(), source["type"].as_str()) {
         (Some("image"), Some("base64")) => json!({ "type": "image_url", "image_url": { "url": url(&mut source) } }),
         (Some("image"), Some("url")) => json!({ "type": "image_url", "image_url": { "url": take(&mut source, "url") } }),
-        // Its content takes the place of the id before it is sent.
+        // The content of the file replaces the id before the request is sent.
         (Some("image"), Some("file")) => json!({ "type": "input_image", "file_id": take(&mut source, "file_id") }),
         (Some("document"), Some("file")) => json!({ "type": "file", "file": { "file_id": take(&mut source, "file_id") } }),
         (Some("document"), Some("base64")) => {

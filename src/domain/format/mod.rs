@@ -1,9 +1,9 @@
-//! What a conversation asks, in each of the forms that there are for it: Chat Completions and Responses of
-//! OpenAI, and Anthropic's Messages; and in which of them it can be said as well.
+//! What a conversation asks, in each of its possible forms: OpenAI's Chat Completions and
+//! Responses, and Anthropic's Messages; and which other forms can express the same request.
 //!
-//! Not here: which form a lane takes ([`crate::provider::translate`]).
+//! Which form a lane takes is decided elsewhere ([`crate::provider::translate`]).
 //!
-//! Invariant: [`forms`] names a form only if nothing of the request is lost in it.
+//! Invariant: [`forms`] names a form only if the form loses nothing of the request.
 
 mod answer;
 mod messages;
@@ -18,11 +18,11 @@ use wire::WireFormat;
 
 type Members = Map<String, Value>;
 
-/// What BatchRouter's items call the most tokens to be written, whatever form they have, and what those are called
-/// that are said anew, until their lane has given them its own name for it.
+/// The name of the output token limit in BatchRouter's items, whatever form they have. A converted
+/// request uses the same name until its lane replaces it with the lane's own.
 pub const LIMIT: &str = "max_output_tokens";
 
-/// The form in which a row asks, and that in which it is sent.
+/// The form in which a row asks, and the form in which it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Form {
     pub asked: Endpoint,
@@ -30,24 +30,24 @@ pub struct Form {
 }
 
 impl Form {
-    /// Sent as it is asked.
+    /// A row that is sent in the form in which it asks.
     pub const fn as_asked(endpoint: Endpoint) -> Self {
         Self { asked: endpoint, sent: WireFormat::of(endpoint) }
     }
 
-    /// Whether what is answered is said anew in the form in which it was asked. The answers of OpenAI's two
-    /// forms are passed on as they are.
+    /// Whether the answer is converted back to the form in which the row asks. Answers in OpenAI's
+    /// two forms are passed on unchanged.
     pub fn is_said_back(self) -> bool {
         self.asked == Endpoint::Messages && self.sent != WireFormat::AnthropicMessages
     }
 
-    /// Whether its client reads an answer in the form in which it has asked.
+    /// Whether the client gets the answer in the form in which it asked.
     pub fn is_kept(self) -> bool {
         self.sent == WireFormat::of(self.asked) || self.is_said_back()
     }
 }
 
-/// The forms that there are for what is asked in this one, which comes before the others.
+/// All forms in which a request of this endpoint may be sent. The endpoint's own form comes first.
 pub const fn every_form(asked: Endpoint) -> &'static [WireFormat] {
     match asked {
         Endpoint::ChatCompletions => &[WireFormat::ChatCompletions, WireFormat::Responses],
@@ -62,7 +62,7 @@ pub const fn every_form(asked: Endpoint) -> &'static [WireFormat] {
     }
 }
 
-/// Those of them in which a request can be sent.
+/// The forms of `every_form` in which this request can be sent.
 pub fn forms(asked: Endpoint, request: &Members) -> &'static [WireFormat] {
     let is_sayable = match asked {
         Endpoint::Messages => messages::is_sayable(request),
@@ -71,7 +71,7 @@ pub fn forms(asked: Endpoint, request: &Members) -> &'static [WireFormat] {
     if is_sayable { every_form(asked) } else { &every_form(asked)[..1] }
 }
 
-/// A request in another one of its [`forms`]; as it is if that is none.
+/// Converts a request to another of its [`forms`]; any other target leaves it unchanged.
 pub fn said(form: Form, request: Members) -> Members {
     match (form.asked, form.sent) {
         (Endpoint::ChatCompletions, WireFormat::Responses) => openai::to_responses(request),
@@ -81,7 +81,8 @@ pub fn said(form: Form, request: Members) -> Members {
     }
 }
 
-/// A member of what may be an object, which then has null there.
+/// Takes a member out of a value and leaves null in its place; null if the value has no such
+/// member.
 fn take(value: &mut Value, name: &str) -> Value {
     value.get_mut(name).map(Value::take).unwrap_or_default()
 }

@@ -1,14 +1,14 @@
-//! Chat Completions and Responses, each said as the other: OpenAI's guide to migrating from the one to the
-//! other, and its reference of both.
+//! Converts between Chat Completions and Responses, by OpenAI's migration guide and its reference
+//! of both.
 //!
-//! Members that both have under the same name stay as they are.
+//! Members that have the same name in both stay unchanged.
 
 use serde_json::{Value, json};
 
 use super::{Members, rename, take};
 use crate::domain::endpoint::Endpoint;
 
-/// What only Chat Completions can say.
+/// The members that only Chat Completions have.
 const CHAT_ONLY: [&str; 15] = [
     "audio",
     "frequency_penalty",
@@ -26,11 +26,11 @@ const CHAT_ONLY: [&str; 15] = [
     "top_logprobs",
     "web_search_options",
 ];
-/// What only Responses can say.
+/// The members that only Responses have.
 const RESPONSES_ONLY: [&str; 8] =
     ["background", "conversation", "include", "max_tool_calls", "previous_response_id", "prompt", "top_logprobs", "truncation"];
 
-/// Whether what a request of this endpoint asks can be said in the other form, too.
+/// Whether a request of this endpoint can also be expressed in the other form.
 pub(super) fn is_sayable(asked: Endpoint, request: &Members) -> bool {
     let says = |name: &&str| request.get(*name).is_some_and(|value| !value.is_null());
     match asked {
@@ -41,7 +41,8 @@ pub(super) fn is_sayable(asked: Endpoint, request: &Members) -> bool {
             one_answer && unnamed && !CHAT_ONLY.iter().filter(|name| **name != "n").any(says)
         }
         Endpoint::Responses => {
-            // Tools that are no functions are run by the provider, and Chat Completions does not have them.
+            // Tools other than functions are run by the provider, and Chat Completions do not have
+            // them.
             let tools = request.get("tools").and_then(Value::as_array).into_iter().flatten();
             let functions = tools.into_iter().all(|tool| tool["type"] == "function");
             let items = request.get("input").and_then(Value::as_array).into_iter().flatten();
@@ -58,7 +59,7 @@ pub(super) fn is_sayable(asked: Endpoint, request: &Members) -> bool {
     }
 }
 
-/// A request of Chat Completions as one of Responses.
+/// Converts a request of Chat Completions to one of Responses.
 pub(super) fn to_responses(mut request: Members) -> Members {
     if let Some(messages) = request.remove("messages") {
         let input = match messages {
@@ -93,7 +94,7 @@ pub(super) fn to_responses(mut request: Members) -> Members {
     request
 }
 
-/// `{"type": T, T: {...}}` as `{"type": T, ...}`.
+/// Turns `{"type": T, T: {...}}` into `{"type": T, ...}`.
 fn hoisted(value: Value, name: &str) -> Value {
     let Value::Object(mut members) = value else { return value };
     if let Some(Value::Object(inner)) = members.remove(name) {
@@ -102,7 +103,8 @@ fn hoisted(value: Value, name: &str) -> Value {
     Value::Object(members)
 }
 
-/// A function that says whether its schema is strict: not saying it means the one there and the other here.
+/// Makes a function state whether its schema is strict: the default is strict in Responses and not
+/// strict in Chat Completions.
 fn strict_or_not(mut tool: Value) -> Value {
     if tool["type"] == "function"
         && let Some(members) = tool.as_object_mut()
@@ -122,7 +124,7 @@ fn nested(value: Value, name: &str) -> Value {
     json!({ "type": name, name: members })
 }
 
-/// A message as items of the input.
+/// Converts a message to items of the input.
 fn items_of(message: Value) -> Vec<Value> {
     let Value::Object(mut message) = message else { return vec![message] };
     let role = message.get("role").and_then(Value::as_str).unwrap_or("user").to_owned();
@@ -158,7 +160,7 @@ fn parts_of(content: Value, is_answer: bool) -> Value {
             Some("image_url") => {
                 let mut image = part.remove("image_url").unwrap_or_default();
                 part.insert("type".to_owned(), "input_image".into());
-                // The long form, or the address alone.
+                // The image is an object, or its URL alone.
                 let (url, detail) = match &mut image {
                     Value::Object(image) => (image.remove("url"), image.remove("detail")),
                     other => (Some(other.take()), None),
@@ -180,7 +182,7 @@ fn parts_of(content: Value, is_answer: bool) -> Value {
     parts.into_iter().map(part).collect()
 }
 
-/// A request of Responses as one of Chat Completions.
+/// Converts a request of Responses to one of Chat Completions.
 pub(super) fn to_chat(mut request: Members) -> Members {
     let mut messages = Vec::new();
     if let Some(instructions) = request.remove("instructions").filter(|instructions| !instructions.is_null()) {
@@ -192,7 +194,7 @@ pub(super) fn to_chat(mut request: Members) -> Members {
         None => {}
     }
     request.insert("messages".to_owned(), Value::Array(messages));
-    // Servers that have Chat Completions alone know it under this name.
+    // Servers that serve only Chat Completions know the limit under this name.
     rename(&mut request, "max_output_tokens", "max_tokens");
     let effort = request.remove("reasoning").map(|mut reasoning| take(&mut reasoning, "effort"));
     if let Some(effort @ Value::String(_)) = effort {
@@ -221,7 +223,7 @@ fn add_message(item: Value, messages: &mut Vec<Value>) {
                 "id": item.remove("call_id"), "type": "function",
                 "function": { "name": item.remove("name"), "arguments": item.remove("arguments") },
             });
-            // Calls belong to the answer before them.
+            // Calls belong to the answer that precedes them.
             match messages.last_mut().and_then(Value::as_object_mut).filter(|last| last.get("role").is_some_and(|role| role == "assistant"))
             {
                 Some(last) => match last.entry("tool_calls").or_insert_with(|| Value::Array(Vec::new())) {
@@ -235,7 +237,7 @@ fn add_message(item: Value, messages: &mut Vec<Value>) {
             messages.push(json!({ "role": "tool", "tool_call_id": item.remove("call_id"), "content": item.remove("output") }));
         }
         Some(_) | None => {
-            // `message`, which is what it is without a type.
+            // An item of type `message`, which is also the meaning of an item without a type.
             item.remove("type");
             if let Some(content) = item.remove("content") {
                 item.insert("content".to_owned(), chat_parts(content));

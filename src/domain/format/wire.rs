@@ -1,13 +1,13 @@
-//! What a server speaks.
+//! The formats that servers speak.
 //!
-//! An [`Endpoint`] is what a client asks. A wire format is the form in which a server is asked it, and with that how
-//! its body reads and where it is posted. Today each format is the own form of one endpoint, and some endpoints
-//! can be asked in two formats ([`super::every_form`]). A server whose API is another one (the model in the
-//! path, for example) adds a format here, and no endpoint.
+//! An [`Endpoint`] is what a client asks for. A wire format is the form in which a server is asked;
+//! it decides how the body reads and where it is posted. Today each format is the native form of
+//! one endpoint, and some endpoints can be asked in two formats ([`super::every_form`]). A server
+//! with another API (the model in the path, for example) adds a format here, and no endpoint.
 
 use crate::domain::endpoint::{Endpoint, Endpoints};
 
-/// The form of a request to a server, and of its answer.
+/// The form of a request to a server, and of the server's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WireFormat {
     Responses,
@@ -23,7 +23,7 @@ pub enum WireFormat {
 }
 
 impl WireFormat {
-    /// The form in which clients ask this.
+    /// The form in which clients ask this endpoint.
     pub const fn of(asked: Endpoint) -> Self {
         match asked {
             Endpoint::Responses => Self::Responses,
@@ -38,7 +38,7 @@ impl WireFormat {
         }
     }
 
-    /// The endpoint whose own form it is: catalogs name what a lane serves by it.
+    /// The endpoint whose native form this is. Catalogs name what a lane serves by the endpoint.
     pub const fn endpoint(self) -> Endpoint {
         match self {
             Self::Responses => Endpoint::Responses,
@@ -54,7 +54,8 @@ impl WireFormat {
     }
 }
 
-/// Whether a lane that serves these endpoints can be asked in one of these formats. Where nothing is known, any may do.
+/// Whether a lane that serves these endpoints can be asked in one of these formats. If the lane's
+/// endpoints are unknown, every format may work.
 pub fn can_be_asked(formats: &[WireFormat], served: Endpoints) -> bool {
     served.is_empty() || formats.iter().any(|format| served.contains(format.endpoint()))
 }

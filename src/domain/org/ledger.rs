@@ -1,11 +1,11 @@
 //! What organisations have, and what their batches reserve and are charged.
 //!
-//! A batch reserves what it may cost when it is created, and is settled once, when it ends: what it did
-//! cost is charged, the rest is released. Amounts are whole micro-dollars, rounded up, as BatchRouter's
-//! (its terms; observed receipts).
+//! A batch reserves its possible cost when it is created. It is settled once, when it ends: its
+//! actual cost is charged and the rest is released. Amounts are whole micro-dollars, rounded up,
+//! like BatchRouter's (its terms; observed receipts).
 //!
-//! Invariants: the amounts of an account are the sums over its batches; of each settled batch, what was
-//! reserved is what was charged and what was released.
+//! Invariants: the amounts of an account are the sums over its batches. For each settled batch, the
+//! reserved amount is the charged amount plus the released amount.
 
 use rust_decimal::{Decimal, RoundingStrategy};
 
@@ -15,10 +15,10 @@ use crate::domain::money::Usd;
 /// What an organisation may spend.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Credits {
-    /// As much as it likes.
+    /// The organisation has no spending limit.
     #[default]
     Unlimited,
-    /// What was granted to it so far, in US dollars.
+    /// The credits granted to the organisation so far, in US dollars.
     Prepaid(Usd),
 }
 
@@ -26,9 +26,9 @@ pub enum Credits {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Account {
     pub credits: Credits,
-    /// By batches that have not ended.
+    /// Reserved by batches that have not ended.
     pub reserved: Usd,
-    /// By batches that have ended.
+    /// Charged for batches that have ended.
     pub charged: Usd,
 }
 
@@ -38,24 +38,24 @@ pub struct Reservation {
     pub org: OrgId,
     /// In whole micro-dollars.
     pub amount: Usd,
-    /// What is charged besides what providers charge, in percent of that.
+    /// The fee on top of the providers' charges, in percent of those charges.
     pub fee: Decimal,
     /// Set when the batch has ended.
     pub settlement: Option<Settlement>,
 }
 
-/// What became of a reservation, in US dollars.
+/// The result of settling a reservation, in US dollars.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Settlement {
-    /// What was reserved at the end: more than at first if the batch cost more than expected.
+    /// The reserved amount at the end: more than at first if the batch cost more than expected.
     pub reserved: Usd,
     pub charged: Usd,
     pub released: Usd,
-    /// The part of what was charged that had not been reserved at first.
+    /// The part of the charge that had not been reserved at first.
     pub overrun: Usd,
 }
 
-/// An organisation does not have as much as a batch may cost.
+/// The organisation's balance does not cover what a batch may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the balance of {available} USD does not cover {needed} USD")]
 pub struct Shortfall {
@@ -68,18 +68,19 @@ pub fn micros_up(amount: Usd) -> Usd {
     Usd(amount.0.round_dp_with_strategy(6, RoundingStrategy::ToPositiveInfinity))
 }
 
-/// An amount in whole nano-dollars, to be compared with others: below that a sum of shares says nothing.
+/// An amount in whole nano-dollars, for comparisons: below that, a sum of shares says nothing.
 pub fn nanos(amount: Usd) -> Usd {
     Usd(amount.0.round_dp(9))
 }
 
-/// What a client pays for what a provider charges; `fee` is a percentage.
+/// The amount that a client pays for a provider's charge; `fee` is a percentage.
 pub fn with_fee(cost: Usd, fee: Decimal) -> Usd {
     cost.plus(Usd(cost.0.saturating_mul(fee) / Decimal::ONE_HUNDRED))
 }
 
 impl Account {
-    /// What may still be spent; `None` if there is no limit. Negative after an overrun that it did not cover.
+    /// The amount that may still be spent; `None` if there is no limit. Negative after an overrun
+    /// that the balance did not cover.
     pub fn available(&self) -> Option<Usd> {
         match self.credits {
             Credits::Unlimited => None,
@@ -90,7 +91,7 @@ impl Account {
     /// The account with this much more reserved, in whole micro-dollars.
     ///
     /// # Errors
-    /// When there is not as much.
+    /// When the available balance is smaller than the amount.
     pub fn reserve(self, amount: Usd) -> Result<Self, Shortfall> {
         match self.available() {
             Some(available) if available < amount => Err(Shortfall { available, needed: amount }),
@@ -98,7 +99,7 @@ impl Account {
         }
     }
 
-    /// The account after a batch has ended that reserved this and whose providers charge `cost`.
+    /// The account after the end of a batch with this reservation, whose providers charge `cost`.
     pub fn settle(self, reservation: &Reservation, cost: Usd) -> (Self, Settlement) {
         let charged = micros_up(with_fee(cost, reservation.fee));
         let reserved = reservation.amount.max(charged);
@@ -120,7 +121,7 @@ mod tests {
 
     #[test]
     fn amounts_are_whole_micro_dollars_rounded_up() {
-        // As it was observed: 0.0001735 was reserved and charged as 0.000174.
+        // As observed: 0.0001735 was reserved and charged as 0.000174.
         assert_eq!(micros_up(usd(173_500)), usd(174_000));
         assert_eq!(micros_up(usd(174_000)), usd(174_000));
         assert_eq!(micros_up(Usd::ZERO), Usd::ZERO);

@@ -6,47 +6,49 @@ use super::id::{KeyId, OrgId};
 use super::time::Timestamp;
 use super::webhook::Webhook;
 
-/// Somebody to whom keys, files, quotes and batches belong.
+/// The owner of keys, files, quotes and batches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Organisation {
     pub id: OrgId,
-    /// For people.
+    /// A name for people.
     pub name: String,
     pub created_at: Timestamp,
-    /// Who is told when one of its batches has ended, unless the batch names somebody else.
+    /// The receiver of messages when one of its batches has ended, unless the batch names another
+    /// receiver.
     pub webhook: Option<Webhook>,
 }
 
 impl Organisation {
-    /// A new one, with nobody to tell.
+    /// A new organisation without a receiver.
     pub fn new(name: String, now: Timestamp) -> Self {
         Self { id: OrgId::generate(now), name, created_at: now, webhook: None }
     }
 }
 
-/// What a key is for; the grammar of its secret follows from that. Keys of one organisation, whatever their
-/// kind, reach the same files and batches.
+/// The purpose of a key; the format of its secret follows from the purpose. Keys of one
+/// organisation, whatever their kind, reach the same files and batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyKind {
     /// For clients of OpenAI's API.
     OpenAi,
-    /// For clients of BatchRouter's.
+    /// For clients of BatchRouter's API.
     BatchRouter,
-    /// For clients of Phaseo's, as far as they run batches.
+    /// For clients of Phaseo's API, as far as they run batches.
     PhaseoInference,
-    /// For managing the receivers of webhooks in Phaseo's API. It opens nothing else.
+    /// For managing the receivers of webhooks in Phaseo's API. The key permits nothing else.
     PhaseoManagement,
 }
 
 impl KeyKind {
     pub const ALL: [Self; 4] = [Self::OpenAi, Self::BatchRouter, Self::PhaseoInference, Self::PhaseoManagement];
-    /// The words that [`Self::of`] knows.
+    /// The dialects that [`Self::of`] accepts.
     pub const DIALECTS: [&str; 3] = ["openai", "phaseo", "batchrouter"];
 
     /// The kind for clients of a dialect.
     ///
     /// # Errors
-    /// When there is none: for an unknown word, and for management in a dialect that does not know it.
+    /// When there is no such kind: for an unknown dialect, and for management in a dialect without
+    /// it.
     pub fn of(dialect: &str, management: bool) -> Result<Self, NoKind> {
         if !Self::DIALECTS.contains(&dialect) {
             return Err(NoKind::Dialect);
@@ -64,12 +66,13 @@ impl KeyKind {
         }
     }
 
-    /// Whether it is for managing alone; on the wire that stands beside the dialect.
+    /// Whether the key is for management alone. On the wire, this is a separate field beside the
+    /// dialect.
     pub const fn is_management(self) -> bool {
         matches!(self, Self::PhaseoManagement)
     }
 
-    /// The number that stands for it on disk. Never changes.
+    /// The number of the kind on disk. Never changes.
     pub const fn code(self) -> u8 {
         match self {
             Self::OpenAi => 0,
@@ -79,7 +82,7 @@ impl KeyKind {
         }
     }
 
-    /// The kind with that number.
+    /// The kind that has this number.
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.get(usize::from(code)).copied()
     }
@@ -94,17 +97,17 @@ pub enum NoKind {
     Management,
 }
 
-/// Whether a key opens anything, and if not, why.
+/// Whether a key is accepted, and if not, why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyState {
     Active,
     Expired,
-    /// Also if it would have expired since.
+    /// Revoked, even if the key would also have expired since.
     Revoked,
 }
 
 impl KeyState {
-    /// The word for it on the wire.
+    /// The word for the state on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -114,23 +117,23 @@ impl KeyState {
     }
 }
 
-/// An API key without its secret, which nobody knows but its holder.
+/// An API key without its secret, which only the key's holder knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiKey {
     pub id: KeyId,
     pub org: OrgId,
     pub kind: KeyKind,
-    /// For people.
+    /// A name for people.
     pub name: Option<String>,
     pub created_at: Timestamp,
-    /// From then on it opens nothing.
+    /// From this moment on the key is not accepted.
     pub expires_at: Option<Timestamp>,
-    /// Since then it opens nothing.
+    /// Since this moment the key is not accepted.
     pub revoked_at: Option<Timestamp>,
 }
 
 impl ApiKey {
-    /// How it stands at that moment.
+    /// The state of the key at that moment.
     pub fn state(&self, now: Timestamp) -> KeyState {
         match (self.revoked_at, self.expires_at) {
             (Some(_), _) => KeyState::Revoked,

@@ -1,6 +1,7 @@
 //! How to reach a provider, checked and ready to use. Written by `catalog`, used by `provider`.
 //!
-//! No secret stands here: a connection names where its key is found, and the daemon reads it.
+//! This module holds no secret: a connection names the place of its key, and the daemon reads the
+//! key.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 /// Where a provider's key is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
-    /// The provider asks for none.
+    /// The provider needs no key.
     None,
     /// An environment variable.
     Env(String),
@@ -19,9 +20,9 @@ pub enum KeySource {
 /// Time limits of one upstream call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Until the connection, TLS included, stands.
+    /// Until the connection is established, TLS included.
     pub connect: Duration,
-    /// From then until the first byte of the answer's head.
+    /// From then until the first byte of the response head.
     pub first_byte: Duration,
     /// The whole call.
     pub total: Duration,
@@ -33,12 +34,12 @@ impl Default for Timeouts {
     }
 }
 
-/// Whose API a server has.
+/// Which API a server has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Api {
-    /// OpenAI's, or one that imitates it.
+    /// OpenAI's API, or an API that imitates it.
     OpenAi,
-    /// Anthropic's Messages, and its layer of compatibility with OpenAI's Chat Completions.
+    /// Anthropic's Messages API, and its compatibility layer for OpenAI's Chat Completions.
     Anthropic,
 }
 
@@ -52,7 +53,7 @@ pub struct ServerConnection {
     pub timeouts: Timeouts,
     /// A PEM file of certificates to trust besides the system's.
     pub ca_file: Option<PathBuf>,
-    /// The largest answer that is read, in bytes.
+    /// The largest response that is read, in bytes.
     pub max_response_bytes: u64,
 }
 
@@ -80,7 +81,7 @@ pub struct SimulatedFaults {
     pub slow: f64,
     /// Answers 200 with a body that is not JSON.
     pub invalid_json: f64,
-    /// Answers 400, for good.
+    /// Answers 400, on every attempt.
     pub refuse: f64,
 }
 
@@ -90,11 +91,11 @@ impl Default for SimulatedProfile {
     }
 }
 
-/// What kind of provider it is, with what that kind needs.
+/// The kind of a provider, with the settings that the kind needs.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ProviderKind {
     Server(ServerConnection),
-    /// Profiles by upstream model name, and one for every other model.
+    /// Profiles by upstream model name, and a default for every other model.
     Simulated {
         default: SimulatedProfile,
         models: Vec<(String, SimulatedProfile)>,
@@ -102,7 +103,7 @@ pub enum ProviderKind {
 }
 
 impl ProviderKind {
-    /// Whether Anthropic's Messages are known to be there, whatever model is asked.
+    /// Whether the provider is known to serve Anthropic's Messages for every model.
     pub fn has_messages(&self) -> bool {
         match self {
             Self::Server(server) => server.api == Api::Anthropic,
@@ -111,14 +112,15 @@ impl ProviderKind {
     }
 }
 
-/// What a provider, or one of its offerings, bears. Without a number there is no such limit.
+/// The load that a provider, or one of its offerings, accepts. A missing number means no such
+/// limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Calls at the same time, at least 1.
+    /// Concurrent calls, at least 1.
     pub in_flight: Option<u32>,
     /// Calls that may begin in a minute, at least 1.
     pub requests_per_minute: Option<u32>,
-    /// Tokens, read and written, of the calls in a minute; at least 1.
+    /// Tokens of the calls in a minute, read and written; at least 1.
     pub tokens_per_minute: Option<u64>,
 }
 

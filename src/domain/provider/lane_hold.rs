@@ -1,4 +1,4 @@
-//! What an operator says about lanes: which ones, and that nothing is to go there.
+//! Operator holds on lanes: which lanes are held, and how.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,17 +10,17 @@ use crate::domain::time::Timestamp;
 pub struct LaneSelector {
     /// The provider's id; it has no slash.
     pub provider: String,
-    /// The provider's name for the model; `None` for all its lanes.
+    /// The provider's name for the model; `None` for all lanes of the provider.
     pub upstream: Option<String>,
 }
 
 impl LaneSelector {
-    /// Whether it means the lane of this provider's model.
+    /// Whether the selector covers the lane of this provider's model.
     pub fn covers(&self, provider: &str, upstream: Option<&str>) -> bool {
         self.provider == provider && self.upstream.as_deref().is_none_or(|own| Some(own) == upstream)
     }
 
-    /// Whether there can be a lane that both mean.
+    /// Whether a lane can exist that both selectors cover.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.covers(&other.provider, other.upstream.as_deref()) || other.covers(&self.provider, self.upstream.as_deref())
     }
@@ -57,14 +57,14 @@ impl FromStr for LaneSelector {
 /// How an operator holds a lane. Calls in flight go on in either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// Its rows wait for it.
+    /// The lane's rows wait until the hold ends.
     Paused,
-    /// Its rows go to another lane where their batch allows that, or else wait.
+    /// The lane's rows go to another lane where their batch allows that; otherwise they wait.
     Drained,
 }
 
 impl Hold {
-    /// The word for it on the wire.
+    /// The word for the hold on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Paused => "paused",
@@ -73,7 +73,7 @@ impl Hold {
     }
 }
 
-/// A hold that an operator has put on lanes; it outlives a restart.
+/// A hold that an operator has put on lanes. It survives a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneHold {
     pub lane: LaneSelector,
@@ -81,8 +81,8 @@ pub struct LaneHold {
     pub since: Timestamp,
 }
 
-/// The hold on a lane, if there is one. What is said of the lane itself wins over what is said of all
-/// lanes of its provider.
+/// The hold on a lane, if there is one. A hold on the lane itself wins over a hold on all lanes of
+/// its provider.
 pub fn hold_on(holds: &[LaneHold], provider: &str, upstream: Option<&str>) -> Option<Hold> {
     let covering = holds.iter().filter(|held| held.lane.covers(provider, upstream));
     covering.max_by_key(|held| held.lane.upstream.is_some()).map(|held| held.hold)

@@ -1,4 +1,5 @@
-//! Facts about a provider: how it is reached, what it allows in a minute, and whether an operator holds it.
+//! Facts about a provider: how to reach it, its limits per minute, and whether an operator holds
+//! it.
 
 pub mod connection;
 pub mod lane_hold;

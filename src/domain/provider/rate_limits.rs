@@ -1,18 +1,18 @@
-//! What a provider says, with an answer, is left of its limits.
+//! What remains of a provider's limits, as its responses report it.
 
 use std::time::Duration;
 
-/// What is left of one limit, as an answer says it.
+/// What remains of one limit, as a response reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimitLeft {
-    /// How much there is at most, if it is said.
+    /// The full limit, if the response reports it.
     pub limit: Option<u64>,
     pub remaining: u64,
-    /// Until all of it is there again.
+    /// Time until the full limit is available again.
     pub reset: Duration,
 }
 
-/// What is left of the limits on requests and on tokens.
+/// What remains of the limits on requests and on tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RateLimitStatus {
     pub requests: Option<RateLimitLeft>,

@@ -1,7 +1,7 @@
-//! What a client demands of the lanes that serve its items.
+//! The demands of a client on the lanes that serve its items.
 //!
-//! The words are BatchRouter's (guides to quotes and to SLA and routing); where its documents do not
-//! say what a word does, `docs/routing.md` does.
+//! The words are BatchRouter's (guides to quotes and to SLA and routing). Where its documents do
+//! not define a word, `docs/routing.md` does.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use crate::domain::money::{MaxPrice, Usd};
 use crate::domain::vocabulary::{DataCollection, HostedTool, wire_enum};
 
 wire_enum! {
-    /// Which lanes may be used, and which of them are better.
+    /// Which lanes may be used, and which of them are preferred.
     RoutingMode {
-        /// The cheapest.
+        /// The cheapest lane.
         Cheapest = "cheapest",
-        /// The cheapest of those that will be done in half the time there is; then the others.
+        /// The cheapest of the lanes that finish in half the available time; then the others.
         SlaAware = "sla_aware",
-        /// The cheapest server of the operator's own; then the others.
+        /// The cheapest of the operator's own servers; then the others.
         Hybrid = "hybrid",
-        /// Servers of the operator's own only, the cheapest of them.
+        /// Only the operator's own servers, the cheapest first.
         EdgeOnly = "edge_only",
     }
 }
@@ -32,12 +32,12 @@ wire_enum! {
 }
 
 wire_enum! {
-    /// What a quote protects its client from, when items go to other lanes than those that it selected.
+    /// What a quote protects its client from when items go to lanes other than the selected lanes.
     PriceProtection {
-        /// The prices of the selected lanes hold; others are bound by the price limit alone.
+        /// The prices of the selected lanes hold. Other lanes are bound by the price limit alone.
         LockTotal = "lock_total",
-        /// Others are only used if that does not make the whole dearer than quoted, or than the price
-        /// limit if there is one.
+        /// Other lanes are used only if they do not raise the total above the quoted price, or
+        /// above the price limit if there is one.
         LockTotalAndFallback = "lock_total_and_fallback",
     }
 }
@@ -47,7 +47,7 @@ pub const GLOBAL: &str = "global";
 /// The privacy tier that every lane satisfies.
 pub const STANDARD_PRIVACY: &str = "standard";
 
-/// How long each tier takes at most.
+/// The maximum time of each tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TierTimes {
     pub standard: Duration,
@@ -56,7 +56,7 @@ pub struct TierTimes {
 }
 
 impl Default for TierTimes {
-    /// 24 and 48 hours are documented. No number is published for priority; 4 hours are ours.
+    /// 24 and 48 hours are documented. No number is published for priority: 4 hours is our choice.
     fn default() -> Self {
         let hours = |hours: u64| Duration::from_secs(hours * 3_600);
         Self { standard: hours(24), flex: hours(48), priority: hours(4) }
@@ -75,35 +75,35 @@ impl TierTimes {
 }
 
 wire_enum! {
-    /// What lanes are compared by that a client has put into no order itself (Phaseo's `provider.sort`).
+    /// How lanes are compared if the client has not ordered them itself (Phaseo's `provider.sort`).
     LaneSort {
-        /// The cheaper one is better.
+        /// The cheaper lane is better.
         Price = "price",
-        /// The one that is done sooner is better, as far as its rate is known; then the cheaper one.
+        /// The lane that finishes sooner is better, if its rate is known; then the cheaper lane.
         Throughput = "throughput",
-        /// The one whose calls are answered sooner is better, as far as any have been since the start; then the
-        /// cheaper one.
+        /// The lane that answers its calls sooner is better, if it has answered any since the
+        /// start; then the cheaper lane.
         Latency = "latency",
     }
 }
 
-/// What a client wishes of the choice among the lanes that meet its demands, and of their rates: Phaseo's
-/// `provider`. It holds for the choice alone; what was chosen does not change later.
+/// A client's preferences among the lanes that meet its demands, and its limits on their rates:
+/// Phaseo's `provider`. They apply only when lanes are chosen; the choice does not change later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RoutingPreferences {
-    /// Ids of providers, the best first; others come after them.
+    /// Ids of providers, the best first; all other providers come after them.
     pub order: Vec<String>,
     pub sort: LaneSort,
-    /// The most that a lane may charge by the token and by the request.
+    /// The highest rates that a lane may charge, by the token and by the request.
     pub most: MaxPrice,
 }
 
 impl RoutingPreferences {
-    /// Nothing is wished for.
+    /// No preferences.
     pub const NONE: Self = Self { order: Vec::new(), sort: LaneSort::Price, most: MaxPrice { input: None, output: None, request: None } };
 }
 
-/// The demands of a quote or a batch. All of them must hold.
+/// The demands of a quote or a batch. All of them must be met.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Constraints {
     pub mode: RoutingMode,
@@ -112,7 +112,7 @@ pub struct Constraints {
     pub privacy_tier: String,
     /// Where requests may be processed. Empty, or with [`GLOBAL`] among them, everywhere.
     pub regions: Vec<String>,
-    /// Tools that the provider must run itself, each of them.
+    /// Tools that the provider must run itself. All of them are required.
     pub tools: Vec<HostedTool>,
     /// The most that all items together may cost.
     pub max_price: Option<Usd>,
@@ -121,7 +121,7 @@ pub struct Constraints {
 }
 
 impl Default for Constraints {
-    /// Nothing is demanded.
+    /// No demands.
     fn default() -> Self {
         Self {
             mode: RoutingMode::Cheapest,
@@ -150,7 +150,7 @@ pub struct ProviderPreferences {
     pub only: Vec<String>,
     /// Ids of providers that may not be used.
     pub ignore: Vec<String>,
-    /// Whether items may go to another lane than the one that was chosen for them, when that fails.
+    /// Whether items may go to another lane when the lane chosen for them fails.
     pub allow_fallbacks: bool,
     /// [`DataCollection::Deny`] demands that the provider does not collect.
     pub data_collection: Option<DataCollection>,

@@ -1,7 +1,7 @@
-//! A quote: which lanes would serve some items, at which prices, held for some minutes.
+//! A quote: which lanes would serve a set of items, and at which prices, held for some minutes.
 //!
-//! What it holds never changes. A batch that is made from it pays the prices that stand here, whatever
-//! the catalog says by then.
+//! A quote never changes. A batch made from it pays the prices of the quote, whatever the catalog
+//! says by then.
 
 pub mod constraints;
 pub mod output_stats;
@@ -20,32 +20,32 @@ use super::vocabulary::Operation;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quote {
     pub id: QuoteId,
-    /// Who asked for it; nobody else can use it.
+    /// The organisation that asked for the quote. No other organisation can use it.
     pub org: OrgId,
     pub created_at: Timestamp,
-    /// From then on no batch can be made from it.
+    /// From this moment on, no batch can be made from the quote.
     pub valid_until: Timestamp,
-    /// When a batch that is made from it must be done.
+    /// The deadline of a batch that is made from the quote.
     pub deadline: Timestamp,
     pub demands: Constraints,
-    /// What is said of all items.
+    /// Settings that apply to all items.
     pub defaults: Defaults,
-    /// What is charged besides what providers charge, in percent of that.
+    /// The fee on top of the providers' charges, in percent of those charges.
     pub fee: Decimal,
-    /// Items that were quoted, 1 or more; a batch may have more of the same kind.
+    /// The number of items quoted, 1 or more. A batch may have more items of the same kind.
     pub items: u32,
-    /// What they cost at the provider, and the fee; `None` if nobody knows.
+    /// The cost of the items at the providers, and the fee; `None` if it is unknown.
     pub estimate: Option<Estimate>,
-    /// One for each list of models that items name.
+    /// One group for each list of models that items name.
     pub groups: Vec<QuotedGroup>,
-    /// How it was shown to its owner: a JSON object.
+    /// The quote as its owner saw it: a JSON object.
     pub shown: Vec<u8>,
 }
 
-/// What is expected to be charged, in US dollars.
+/// The expected charge, in US dollars.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Estimate {
-    /// By providers.
+    /// Charged by providers.
     pub provider: Usd,
     pub fee: Usd,
 }
@@ -65,8 +65,8 @@ pub struct KeptQuote {
 }
 
 impl Quote {
-    /// The lanes for items that name these models, by canonical names, for this operation; `None` if
-    /// no such item was quoted.
+    /// The lanes for items that name these models, by canonical names, for this operation; `None`
+    /// if no such item was quoted.
     pub fn group<T: AsRef<str>>(&self, operation: Operation, models: &[T]) -> Option<&QuotedGroup> {
         let same = |group: &&QuotedGroup| {
             let named = |names: &[String]| names.iter().map(String::as_str).eq(models.iter().map(AsRef::as_ref));
@@ -75,7 +75,7 @@ impl Quote {
         self.groups.iter().find(same)
     }
 
-    /// Whether a batch can be made from it.
+    /// Whether a batch can still be made from the quote.
     pub fn is_valid(&self, now: Timestamp) -> bool {
         now < self.valid_until
     }
@@ -87,9 +87,10 @@ pub struct QuotedGroup {
     pub operation: Operation,
     /// Canonical names of the models that the items name, each once, in their order.
     pub models: Vec<String>,
-    /// The same as the first of the items names them: the catalog may change until a batch is made.
+    /// The same models, as the first item names them: the catalog may change before a batch is
+    /// made.
     pub asked: Vec<String>,
-    /// Those that serve the items, then those that may take over, the best first.
+    /// The lanes that serve the items, then the lanes that may take over, the best first.
     pub lanes: Vec<QuotedLane>,
 }
 
@@ -102,21 +103,21 @@ pub struct QuotedLane {
     pub upstream: String,
     /// The model's canonical name.
     pub model: String,
-    /// What its rows pay; `None` if nobody knows.
+    /// The price that the lane's rows pay; `None` if it is unknown.
     pub price: Option<PriceSheet>,
-    /// Tokens that it reads at once, if that is known.
+    /// The most tokens that the lane reads at once, if known.
     pub most_input: Option<u64>,
-    /// Tokens that it writes at most, if that is known.
+    /// The most tokens that the lane writes, if known.
     pub most_output: Option<u64>,
-    /// It reads nothing but text.
+    /// Whether the lane reads only text.
     pub text_only: bool,
-    /// Tokens that its answers usually have, if that was observed.
+    /// The usual number of tokens in the lane's answers, if observed.
     pub usual_output: Option<u64>,
-    /// What one item of the group is expected to cost there, on average and with the fee, in US dollars;
-    /// `None` if nobody knows.
+    /// The expected cost of one item of the group on this lane, on average and with the fee, in US
+    /// dollars; `None` if it is unknown.
     pub each: Option<Usd>,
-    /// Items of the quote that it serves; 0 for one that serves none.
+    /// Items of the quote that the lane serves; 0 if it serves none.
     pub items: u32,
-    /// It may take items of the other lanes, when those fail for good.
+    /// Whether the lane may take items of other lanes when those lanes fail for good.
     pub takes_over: bool,
 }

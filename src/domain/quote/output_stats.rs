@@ -1,20 +1,21 @@
 //! How long the answers of a lane have been so far.
 
-/// Answers that make a mean worth believing.
+/// The number of answers from which a mean is used.
 const ENOUGH: u64 = 20;
-/// Answers after which the older half counts for less: what a lane did last year tells little.
+/// The number of answers after which the older half counts for less: what a lane did last year
+/// tells little.
 const MAX_ANSWERS: u64 = 1_000_000;
 
-/// Answers of one lane to one operation, counted.
+/// A count of the answers of one lane to one operation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OutputStats {
     pub answers: u64,
-    /// Tokens that they have together, reasoning included.
+    /// The total tokens of the answers, reasoning included.
     pub output_tokens: u64,
 }
 
 impl OutputStats {
-    /// These and more.
+    /// These answers and more.
     #[must_use]
     pub fn and(self, answers: u64, output_tokens: u64) -> Self {
         let sum = Self { answers: self.answers.saturating_add(answers), output_tokens: self.output_tokens.saturating_add(output_tokens) };
@@ -24,7 +25,7 @@ impl OutputStats {
         }
     }
 
-    /// Tokens of an answer on average, rounded up; `None` before there are enough of them.
+    /// The average tokens of an answer, rounded up; `None` before there are enough answers.
     pub fn mean(&self) -> Option<u64> {
         (self.answers >= ENOUGH).then(|| self.output_tokens.div_ceil(self.answers))
     }

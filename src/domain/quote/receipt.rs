@@ -5,57 +5,57 @@ use crate::domain::money::Usd;
 use crate::domain::usage::Usage;
 use crate::domain::vocabulary::Operation;
 
-/// What ran where. Rows that never reached a provider are in none of the lanes.
+/// The lanes of a batch and what ran on them. Rows that never reached a provider are in no lane.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Receipt {
-    /// In the order in which they first served an item.
+    /// In the order in which the lanes first served an item.
     pub lanes: Vec<LaneReceipt>,
-    /// Items whose result is damaged on the disk; they are in no lane.
+    /// Items whose result is damaged on disk. They are in no lane.
     pub unreadable: u32,
 }
 
 /// What one lane did for a batch, for one operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneReceipt {
-    /// The provider's id; `cache` for answers that were there already.
+    /// The provider's id; `cache` for answers that were already stored.
     pub provider: String,
     /// The provider's name for the model.
     pub upstream: String,
     /// The model's name; empty if the plan does not know the lane.
     pub model: String,
     pub operation: Option<Operation>,
-    /// Items whose last attempt was there.
+    /// Items whose last attempt was on this lane.
     pub items: u32,
-    /// Those of them that it answered.
+    /// Items among them that the lane answered.
     pub answered: u32,
-    /// Those of them that were planned for another lane, which failed.
+    /// Items among them that were planned for another lane, which failed.
     pub taken_over: u32,
     pub usage: Usage,
     /// What its provider charges, in US dollars.
     pub cost: Usd,
-    /// Which items they are; `None` if they lie too scattered to be told.
+    /// The rows of the items; `None` if they are too scattered to be listed.
     pub rows: Option<Rows>,
 }
 
-/// The most ranges that are kept of the rows of a lane.
+/// The most ranges that are kept for the rows of a lane.
 const MAX_RANGES: usize = 1_000;
 
-/// Numbers of rows, in ascending order, as ranges.
+/// Row numbers in ascending order, as ranges.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rows(Vec<(u32, u32)>);
 
 impl Rows {
-    /// Rows in these ranges, each from its first to its last.
+    /// The rows in these ranges, each from its first to its last row.
     pub fn from_ranges(ranges: Vec<(u32, u32)>) -> Self {
         Self(ranges)
     }
 
-    /// The first and the last of each range.
+    /// The first and the last row of each range.
     pub fn ranges(&self) -> &[(u32, u32)] {
         &self.0
     }
 
-    /// These rows and one behind them; `None` if they become too many ranges.
+    /// These rows and one row behind them; `None` if that makes too many ranges.
     #[must_use]
     pub fn and(mut self, row: RowIndex) -> Option<Self> {
         let many = self.0.len();
@@ -67,7 +67,7 @@ impl Rows {
         Some(self)
     }
 
-    /// One by one.
+    /// Iterates over the row numbers.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
         self.0.iter().flat_map(|(first, last)| *first..=*last)
     }

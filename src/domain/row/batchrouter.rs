@@ -1,10 +1,10 @@
-//! One item of BatchRouter's: a line of a file, or one of those that came with the request.
+//! One BatchRouter item: a line of a file, or an element of the items in a request.
 //!
-//! An item is BatchRouter's own (`customer_item_id`, `operation`, `model`, `input`), or a line of
-//! OpenAI's (`custom_id`, `url`, `body`), which may stand beside each other. What it asks has the form of
-//! OpenAI's requests, by its members, unless its `url` is that of Anthropic's Messages. Which models may serve it:
-//! those that are named for all items, else its `model_options`, else its `model`. Its body stays raw,
-//! as that of any other row.
+//! An item has BatchRouter's own form (`customer_item_id`, `operation`, `model`, `input`) or the
+//! form of OpenAI's lines (`custom_id`, `url`, `body`); both forms may be mixed in one input. Its
+//! members decide which of OpenAI's request forms its content has, unless its `url` is that of
+//! Anthropic's Messages. The models that may serve it are those named for all items, else its
+//! `model_options`, else its `model`. Its body stays raw, like the body of any other row.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -21,23 +21,24 @@ use crate::domain::batch::problem::ProblemCode;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::vocabulary::Operation;
 
-/// Models that one item may name.
+/// The most models that one item may name.
 pub const MAX_OPTIONS: usize = 256;
-/// Members and elements of one item, each of which takes a hundred times its bytes in memory.
+/// The most members and elements of one item. Each takes a hundred times its bytes in memory.
 const MAX_MEMBERS: usize = 100_000;
-/// The endpoints that an item can be meant for.
+/// The endpoints that an item can be for.
 const ENDPOINTS: [Endpoint; 4] = [Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Embeddings, Endpoint::Messages];
 
-/// What is said of all items at once.
+/// Settings that apply to all items at once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Defaults {
-    /// For items that do not say it.
+    /// The operation of items that do not name one.
     pub operation: Option<Operation>,
-    /// The models that may serve every item, whatever the items name; empty if they are to say it.
+    /// The models that may serve every item, whatever the items name; empty if the items name their
+    /// own.
     pub models: Vec<String>,
 }
 
-/// An item as it is written. Any member may be anything.
+/// An item as written. Any member may hold any JSON value.
 #[derive(Deserialize)]
 struct RawItem<'a> {
     #[serde(borrow, default)]
@@ -58,10 +59,10 @@ struct RawItem<'a> {
     body: Option<&'a RawValue>,
 }
 
-/// As much of what an item asks as decides where it goes.
+/// The part of an item's request that decides where the item goes.
 #[derive(Deserialize)]
 struct RawInput<'a> {
-    /// Also if it is null: the name takes its place.
+    /// Kept even if it is null: the model's name takes its place.
     #[serde(borrow, default, deserialize_with = "written")]
     model: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -72,7 +73,7 @@ struct RawInput<'a> {
     input: Option<&'a RawValue>,
 }
 
-/// A member as it is written, null included.
+/// A member as written, null included.
 fn written<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
@@ -80,7 +81,7 @@ fn written<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 /// Reads one item.
 ///
 /// # Errors
-/// Every independent fault of it, at least one.
+/// Every independent fault of the item, at least one.
 pub fn parse_item<'a>(text: &'a [u8], defaults: &'a Defaults) -> Result<RowRequest<'a>, Vec<RowFault>> {
     if members(text) > MAX_MEMBERS {
         let message = format!("the item has more than {MAX_MEMBERS} members and elements");
@@ -114,7 +115,7 @@ pub fn parse_item<'a>(text: &'a [u8], defaults: &'a Defaults) -> Result<RowReque
     }
 }
 
-/// What decides where an item goes that its dialect has read already.
+/// The facts that decide where an item goes, already read by its dialect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parsed<'a> {
     pub operation: Operation,
@@ -122,11 +123,11 @@ pub struct Parsed<'a> {
     pub model: &'a str,
 }
 
-/// Checks an item whose parts were read before, as [`parse_item`] will check the `line` that is made of them:
-/// `custom_id`, `url` and `body`, without anything that is said of all items.
+/// Checks an item whose parts were read before, as [`parse_item`] will check the `line` made of
+/// them: `custom_id`, `url` and `body`, without any setting that applies to all items.
 ///
 /// # Errors
-/// Every independent fault of it, at least one.
+/// Every independent fault of the item, at least one.
 pub fn check_parsed<'a>(id: &str, url: Endpoint, body: &'a Map<String, Value>, line: &str) -> Result<Parsed<'a>, Vec<RowFault>> {
     if members(line.as_bytes()) > MAX_MEMBERS {
         let message = format!("the item has more than {MAX_MEMBERS} members and elements");
@@ -172,14 +173,14 @@ fn operation(raw: &RawItem<'_>, defaults: &Defaults) -> Result<Operation, RowFau
     }
 }
 
-/// What an item names in `url`.
+/// The endpoint that an item names in `url`.
 fn url(raw: &RawItem<'_>) -> Option<Endpoint> {
     raw.url.and_then(string)?.parse().ok().filter(|url| ENDPOINTS.contains(url))
 }
 
-/// What an item asks.
+/// The request in an item.
 struct Input<'a> {
-    /// `input`, or `body`.
+    /// The member that holds the request: `input` or `body`.
     field: &'static str,
     text: &'a str,
     members: RawInput<'a>,
@@ -193,7 +194,7 @@ impl Input<'_> {
 
     fn model_name(&self) -> ModelName {
         match self.members.model {
-            // It borrows from the text, so its address gives its place in it.
+            // `model` borrows from the text, so its address gives its place in the text.
             Some(model) => {
                 let start = model.get().as_ptr() as usize - self.text.as_ptr() as usize;
                 ModelName::At(start..start + model.get().len())
@@ -219,10 +220,10 @@ fn input<'a>(raw: &RawItem<'a>) -> Result<Input<'a>, RowFault> {
     }
 }
 
-/// Which of the members are there that tell what an item asks.
+/// Which of the members that indicate the kind of request are present.
 #[derive(Clone, Copy)]
 struct Asks {
-    /// What holds them: `input`, or `body`.
+    /// The member that holds them: `input` or `body`.
     field: &'static str,
     messages: bool,
     input: bool,
@@ -281,14 +282,14 @@ pub fn is_name(text: &str) -> bool {
     !text.is_empty() && text.len() <= 4 * MAX_MODEL_CHARS && text.chars().count() <= MAX_MODEL_CHARS && !text.contains(MODEL_BREAK)
 }
 
-/// The names of several models as those of one row, each once.
+/// Joins the names of several models to one row's model name, each name once.
 fn join(names: &[String]) -> Cow<'static, str> {
     let mut seen = HashSet::new();
     let names: Vec<_> = names.iter().map(String::as_str).filter(|name| seen.insert(*name)).collect();
     Cow::Owned(names.join("\n"))
 }
 
-/// Members and elements of a JSON text, or a few more.
+/// The number of members and elements of a JSON text, or a few more.
 pub fn members(json: &[u8]) -> usize {
     let (mut count, mut in_string, mut escaped) = (0, false, false);
     for byte in json {
@@ -303,11 +304,11 @@ pub fn members(json: &[u8]) -> usize {
     count
 }
 
-/// What a provider is asked must be JSON that can be read and written again: it is, where a lane takes
-/// another form, or tools are added. Takes some time.
+/// Parses the body of a row. The body must be JSON that can be read and written again, because that
+/// happens where a lane takes another form or tools are added. Parsing takes some time.
 ///
 /// # Errors
-/// When a number in it is too large, or it is nested too deeply.
+/// When a number in the body is too large, or the body is nested too deeply.
 pub fn readable(row: &RowRequest<'_>) -> Result<Map<String, Value>, RowFault> {
     let unusable = |error| RowFault::new(ProblemCode::InvalidInput, Some("input"), format!("`input` is not usable: {}", place(&error)));
     serde_json::from_str(row.body).map_err(unusable)

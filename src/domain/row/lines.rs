@@ -1,7 +1,7 @@
-//! The lines of a JSONL file, none of them longer in memory than allowed, each with its place.
+//! The lines of a JSONL file, each with its place. No line takes more memory than allowed.
 //!
-//! Knows nothing of what a line means. The one reader of input files: validation, dispatch and
-//! cost estimates must agree on where lines begin.
+//! This module does not know what a line means. It is the only reader of input files: validation,
+//! dispatch and cost estimates must agree on where lines begin.
 
 use std::io::{self, BufRead};
 
@@ -9,22 +9,22 @@ use std::io::{self, BufRead};
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line<'a> {
     Text(&'a [u8]),
-    /// Nothing but white space.
+    /// Only white space.
     Blank,
-    /// Longer than allowed; it was skipped.
+    /// A line longer than allowed. The reader skipped it.
     TooLong,
 }
 
-/// Where a line is.
+/// The position of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinePlace {
     /// Counted from 1.
     pub number: u64,
-    /// Bytes from where reading began to the line's first byte.
+    /// Bytes from the start of reading to the line's first byte.
     pub offset: u64,
 }
 
-/// Reads lines one after the other; only the latest one is in memory.
+/// Reads lines one after the other; only the latest line is in memory.
 #[derive(Debug)]
 pub struct Lines<R> {
     reader: R,
@@ -37,7 +37,7 @@ pub struct Lines<R> {
 }
 
 impl<R: BufRead> Lines<R> {
-    /// Lines of at most `max` bytes without their break.
+    /// Reads lines of at most `max` bytes without their line break.
     pub fn new(reader: R, max: usize) -> Self {
         Self { reader, max, number: 0, end: 0, buffer: Vec::new(), too_long: false }
     }
@@ -45,7 +45,7 @@ impl<R: BufRead> Lines<R> {
     /// Reads the next line; `None` at the end.
     ///
     /// # Errors
-    /// Those of the reader.
+    /// Errors of the reader.
     pub fn advance(&mut self) -> io::Result<Option<LinePlace>> {
         self.buffer.clear();
         self.too_long = false;
@@ -58,7 +58,7 @@ impl<R: BufRead> Lines<R> {
             };
             let end = memchr::memchr(b'\n', available);
             let part = &available[..end.unwrap_or(available.len())];
-            // One more than the limit: it may be the `\r` of a line break.
+            // One byte more than the limit: it may be the `\r` of a line break.
             self.too_long |= self.buffer.len() + part.len() > self.max.saturating_add(1);
             if !self.too_long {
                 self.buffer.extend_from_slice(part);

@@ -1,4 +1,4 @@
-//! What became of one row: its outcome, its attempts, its one result.
+//! The result of one row: its outcome and its attempts.
 
 pub mod batchrouter;
 pub mod lines;
@@ -43,7 +43,7 @@ pub struct RowError {
 pub enum Outcome {
     /// A 2xx answer with a JSON object; it goes to the output file.
     Succeeded(Response),
-    /// The provider answered, and the answer was final: it goes to the error file as it is.
+    /// The provider's answer was final but not a success: it goes to the error file unchanged.
     Rejected(Response),
     /// No final answer; `last` is the last response that any attempt saw.
     Failed { error: RowError, last: Option<Response> },
@@ -62,7 +62,7 @@ impl Outcome {
         }
     }
 
-    /// What it counts as.
+    /// How the row counts in its batch.
     pub fn end(&self) -> RowEnd {
         match self {
             Self::Succeeded(_) => RowEnd::Succeeded,
@@ -72,12 +72,12 @@ impl Outcome {
     }
 }
 
-/// What a finished row counts as.
+/// How a finished row counts in its batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowEnd {
     Succeeded,
     Failed,
-    /// Its batch was cancelled before it had a result; it is among the failed ones, too.
+    /// The batch was cancelled before the row had a result. The row also counts as failed.
     Cancelled,
 }
 
@@ -88,7 +88,7 @@ pub struct Attempt {
     pub lane: String,
     /// When the call began.
     pub started_at: Timestamp,
-    /// How long it took, in milliseconds.
+    /// The duration of the call, in milliseconds.
     pub latency_ms: u32,
     /// The HTTP status, if a response began.
     pub status: Option<u16>,
@@ -101,12 +101,12 @@ pub struct Attempt {
 pub struct RowResult {
     pub key: RowKey,
     pub custom_id: String,
-    /// What an item asked for; `None` for a row of OpenAI's.
+    /// The operation of an item; `None` for a row of an OpenAI batch.
     pub operation: Option<Operation>,
     pub outcome: Outcome,
     pub usage: Usage,
     pub cost: Usd,
-    /// In the order in which they were made; empty if the row never ran.
+    /// In the order of the calls; empty if the row never ran.
     pub attempts: Vec<Attempt>,
     pub finished_at: Timestamp,
 }

@@ -1,8 +1,9 @@
-//! One line of an input file: parse it, say everything that is wrong with it, keep the body raw.
+//! One line of an input file: parses it, reports everything that is wrong with it, and keeps the
+//! body raw.
 //!
 //! The format is OpenAI's batch input (`custom_id`, `method`, `url`, `body`). The body is never
-//! re-serialised: what the client wrote is what the provider receives, but for the value of
-//! `model` where the provider calls the model by another name.
+//! re-serialised: the provider receives what the client wrote, except for the value of `model`
+//! where the provider has another name for the model.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -14,19 +15,20 @@ use crate::domain::batch::problem::{Problem, ProblemCode};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::vocabulary::Operation;
 
-/// Characters in a `custom_id`. OpenAI states no limit; this one keeps records small.
+/// The most characters in a `custom_id`. OpenAI states no limit; this limit keeps records small.
 pub const MAX_CUSTOM_ID_CHARS: usize = 512;
-/// Characters in a model name.
+/// The most characters in a model name.
 pub const MAX_MODEL_CHARS: usize = 256;
 
-/// A line that passed every check that needs nothing but the line.
+/// A line that passed every check that needs only the line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowRequest<'a> {
     pub custom_id: Cow<'a, str>,
-    /// The model that the row names. An item may name several: then all, with [`MODEL_BREAK`] between them.
+    /// The model that the row names. An item may name several models: the text then holds all of
+    /// them, with [`MODEL_BREAK`] between them.
     pub model: Cow<'a, str>,
     pub endpoint: Endpoint,
-    /// What an item asks for, in BatchRouter's words; `None` for a row of OpenAI's.
+    /// The operation of an item, in BatchRouter's words; `None` for a row of an OpenAI batch.
     pub operation: Option<Operation>,
     /// The JSON object to send, exactly as written.
     pub body: &'a str,
@@ -34,15 +36,15 @@ pub struct RowRequest<'a> {
     pub name: ModelName,
 }
 
-/// Between the names of several models that may all serve a row.
+/// Separates the names of several models that may all serve a row.
 pub const MODEL_BREAK: char = '\n';
 
 /// Where the body of a row names its model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelName {
-    /// These bytes of it are the JSON string of the model's name.
+    /// The bytes of the body that are the JSON string of the model's name.
     At(Range<usize>),
-    /// Nowhere.
+    /// The body does not name the model.
     Absent,
 }
 
@@ -63,7 +65,7 @@ impl RowRequest<'_> {
     }
 }
 
-/// A fault of one line; [`RowFault::at`] gives it its place.
+/// A fault of one line; [`RowFault::at`] adds the line number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowFault {
     pub code: ProblemCode,
@@ -77,13 +79,13 @@ impl RowFault {
         Self { code, param, message: message.into() }
     }
 
-    /// The problem that this fault is on line `line`, counted from 1.
+    /// The problem that reports this fault on line `line`, counted from 1.
     pub fn at(self, line: u64) -> Problem {
         Problem { code: self.code, message: self.message, line: Some(line), param: self.param.map(String::from) }
     }
 }
 
-/// A line of OpenAI's. Any member may be anything.
+/// A line in OpenAI's form. Any member may hold any JSON value.
 #[derive(Deserialize)]
 struct RawLine<'a> {
     #[serde(borrow, default)]
@@ -137,7 +139,8 @@ pub fn parse_line(line: &[u8], endpoint: Endpoint) -> Result<RowRequest<'_>, Vec
     }
 }
 
-/// The endpoint that a line names in its `url`, if that is one; nothing else of the line is checked.
+/// The endpoint that a line names in its `url`, if the endpoint is known; the rest of the line is
+/// not checked.
 pub fn endpoint_of(line: &[u8]) -> Option<Endpoint> {
     #[derive(Deserialize)]
     struct Address {
@@ -146,7 +149,7 @@ pub fn endpoint_of(line: &[u8]) -> Option<Endpoint> {
     serde_json::from_slice::<Address>(line).ok()?.url.parse().ok()
 }
 
-/// The object that a line is, its members as they are written.
+/// Parses the line as an object, with its members as written.
 pub(super) fn parse_envelope<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, RowFault> {
     if line.starts_with(b"\xef\xbb\xbf") {
         return Err(RowFault::new(
@@ -176,7 +179,7 @@ fn not_json(error: &serde_json::Error) -> RowFault {
     RowFault::new(ProblemCode::InvalidJsonLine, None, format!("the line is not valid JSON: {}", place(error)))
 }
 
-/// The parser's message with its place as a column; its own "line 1" would mislead.
+/// The parser's message, with the position as a column: the parser's own "line 1" would mislead.
 pub(super) fn place(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text);
@@ -280,7 +283,7 @@ pub(super) fn kind(raw: &RawValue) -> &'static str {
     }
 }
 
-/// The value as written, cut to a length that fits a message.
+/// The value as written, cut to a length that fits in a message.
 fn excerpt(raw: &RawValue) -> String {
     const MAX: usize = 60;
     let text = raw.get();

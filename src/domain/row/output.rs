@@ -10,13 +10,13 @@ use serde::Serialize;
 use super::{Attempt, Outcome, Response, RowResult};
 use crate::domain::id::RowKey;
 
-/// What a line is made from, wherever it is.
+/// The content of a line, independent of where the result is stored.
 #[derive(Debug, Clone, Copy)]
 pub struct Line<'a> {
     pub key: RowKey,
     pub custom_id: &'a str,
     pub response: Option<LineResponse<'a>>,
-    /// Code and message.
+    /// The code and the message.
     pub error: Option<(&'a str, &'a str)>,
 }
 
@@ -29,7 +29,7 @@ pub struct LineResponse<'a> {
     pub body: &'a [u8],
 }
 
-/// The error of a row that was not done in time.
+/// The error of a row that was not done before the deadline.
 pub const EXPIRED: (&str, &str) = ("batch_expired", "This request could not be executed before the completion window expired.");
 /// The error of a row of a cancelled batch.
 pub const CANCELLED: (&str, &str) = ("batch_cancelled", "This request was not executed because the batch was cancelled.");
@@ -79,8 +79,9 @@ pub fn write_line<'a>(line: impl Into<Line<'a>>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"}\n");
 }
 
-/// Appends the line of `result` with what this daemon knows of the row besides: an object `batchd`
-/// with its cost, its usage and its attempts. Ours; the files of a batch do not have it.
+/// Appends the line of `result` with what else this daemon knows of the row: an object `batchd`
+/// with its cost, its usage and its attempts. The object is our own extension; the files of a batch
+/// do not contain it.
 pub fn write_line_with_attempts(result: &RowResult, out: &mut Vec<u8>) {
     write_line(result, out);
     out.truncate(out.len() - "}\n".len());
@@ -94,7 +95,7 @@ pub fn write_line_with_attempts(result: &RowResult, out: &mut Vec<u8>) {
         attempts: result.attempts.iter().map(AttemptLine::from).collect(),
     };
     out.extend_from_slice(b",\"batchd\":");
-    // Strings and numbers into a vector: it has no way to fail.
+    // Writing strings and numbers to a vector cannot fail.
     if serde_json::to_writer(&mut *out, &extra).is_err() {
         out.extend_from_slice(b"null");
     }
@@ -146,7 +147,7 @@ fn write_response(response: LineResponse<'_>, key: &str, out: &mut Vec<u8>) {
 }
 
 fn write_string(text: &str, out: &mut Vec<u8>) {
-    // Serialising a string into a vector has no way to fail.
+    // Serialising a string to a vector cannot fail.
     if serde_json::to_writer(&mut *out, text).is_err() {
         out.extend_from_slice(b"\"\"");
     }

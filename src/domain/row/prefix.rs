@@ -1,19 +1,20 @@
-//! Which requests begin alike: same model, tools and system prompt. Served next to each other, they
-//! share what a model server keeps of a prompt it has just read.
+//! Which requests share a beginning: the same model, tools and system prompt. When such requests
+//! are served next to each other, they share what a model server caches of a prompt that it has
+//! just read.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// What requests begin with, in the order in which chat templates put it.
+/// The members at the beginning of a request, in the order in which chat templates put them.
 #[derive(Deserialize)]
 struct Beginning<'a> {
     #[serde(borrow, default)]
     model: Option<&'a RawValue>,
     #[serde(borrow, default)]
     tools: Option<&'a RawValue>,
-    /// Of `/v1/responses`.
+    /// A member of `/v1/responses`.
     #[serde(borrow, default)]
     instructions: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -28,8 +29,8 @@ struct Message<'a> {
     content: Option<&'a RawValue>,
 }
 
-/// A number that requests have in common which begin alike, as they are written; never 0. Requests
-/// that cannot be read all begin alike.
+/// A number that is equal for requests with the same beginning, compared as written; never 0. All
+/// requests that cannot be read count as having the same beginning.
 pub fn beginning(body: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     if let Ok(Beginning { model, tools, instructions, messages }) = serde_json::from_slice::<Beginning<'_>>(body) {

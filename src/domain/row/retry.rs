@@ -1,7 +1,7 @@
-//! From what went wrong to what happens next: one pure function, for every provider alike.
+//! Decides what follows a failure: one pure function for every provider.
 //!
-//! A provider classifies ([`FailureClass`]); only this module decides ([`decide`]). The decision
-//! is a moment, not a sleep: whoever asked schedules the row, so waiting costs nothing.
+//! A provider classifies ([`FailureClass`]); only this module decides ([`decide`]). The decision is
+//! a moment, not a sleep: the caller schedules the row, so waiting costs nothing.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub enum FailureClass {
     Connect,
     /// The connection broke before the answer was complete.
     Interrupted,
-    /// A time limit of ours passed.
+    /// One of our time limits passed.
     TimedOut,
     /// A 2xx answer that is not one complete JSON object.
     InvalidResponse,
@@ -52,7 +52,7 @@ impl FailureClass {
         }
     }
 
-    /// What the provider asked us to wait.
+    /// The wait that the provider asked for.
     pub const fn retry_after(self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after } | Self::Unavailable { retry_after, .. } => retry_after,
@@ -64,7 +64,7 @@ impl FailureClass {
 
     /// Whether the same request may well succeed with another provider.
     pub const fn may_differ_elsewhere(self) -> bool {
-        // No key, no credit, no permission, no such model: faults of the lane.
+        // No key, no credit, no permission, no such model: these are faults of the lane.
         self.is_retriable() || matches!(self, Self::Refused { status: 401..=404 })
     }
 
@@ -82,15 +82,16 @@ impl FailureClass {
     }
 }
 
-/// How often and how soon.
+/// How often and how soon a row is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Attempts of one row that may fail before it fails for good; at least 1. Answers 429 and failures
-    /// to connect are not counted: they say nothing about the row, and the deadline ends them.
+    /// Failed attempts of one row before the row fails for good; at least 1. Answers of 429 and
+    /// failures to connect do not count: they say nothing about the row, and the deadline ends
+    /// them.
     pub max_attempts: u32,
-    /// The first backoff; each further one is twice as long.
+    /// The first backoff; each further backoff is twice as long.
     pub base: Duration,
-    /// The longest backoff of ours. A provider's `Retry-After` may be longer and is obeyed.
+    /// The longest of our own backoffs. A provider's `Retry-After` may be longer and is obeyed.
     pub cap: Duration,
 }
 
@@ -100,22 +101,22 @@ impl Default for RetryPolicy {
     }
 }
 
-/// A connection may break by chance, and twice.
+/// Broken connections that make a row suspect: a connection may break by chance, even twice.
 const SUSPICIOUS: u32 = 3;
 
 /// Attempts of one row so far, the latest included.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Those that the provider did not take up: answered 429, or not reached at all.
+    /// Attempts that the provider did not take up: it answered 429, or was not reached at all.
     pub turned_away: u32,
-    /// Those that failed otherwise.
+    /// Attempts that failed in any other way.
     pub failed: u32,
-    /// Of those, the ones whose connection broke.
+    /// Attempts among `failed` whose connection broke.
     pub cut: u32,
 }
 
 impl Tally {
-    /// With one more failure of this class.
+    /// The tally with one more failure of this class.
     #[must_use]
     pub fn and(mut self, class: FailureClass) -> Self {
         match class {
@@ -133,13 +134,13 @@ impl Tally {
         self
     }
 
-    /// Whether the row may be what breaks the connections, those of other rows among them: it is then
-    /// tried once more, with no other row on its lane.
+    /// Whether the row may be what breaks connections, including those of other rows. A suspect row
+    /// gets one more attempt, with no other row on its lane.
     pub const fn is_suspect(&self) -> bool {
         self.cut >= SUSPICIOUS
     }
 
-    /// The same with so many broken connections that the row is suspect.
+    /// The tally with enough broken connections to make the row suspect.
     #[must_use]
     pub const fn suspected(self) -> Self {
         Self { cut: SUSPICIOUS, ..self }
@@ -153,7 +154,7 @@ pub enum Decision {
     RetryAt(Timestamp),
     /// The failure is the row's result.
     GiveUp,
-    /// It would be tried again, but not before the deadline: the row expires.
+    /// The next attempt would come after the deadline: the row expires.
     PastDeadline,
 }
 
@@ -170,7 +171,7 @@ pub fn decide(class: FailureClass, tally: Tally, policy: &RetryPolicy, now: Time
     let doublings = tries.saturating_sub(1).min(31);
     let bound = policy.base.saturating_mul(1_u32 << doublings).min(policy.cap);
     let backoff = bound.mul_f64(jitter.clamp(0.0, 1.0));
-    // Jitter goes on top of the provider's wish: at its moment everyone else comes back, too.
+    // Jitter is added to the provider's wait, because all other rows come back at that moment too.
     let wait = match class.retry_after() {
         Some(asked) => asked.saturating_add(backoff.min(policy.base)),
         None => backoff,
@@ -184,7 +185,7 @@ pub fn decide(class: FailureClass, tally: Tally, policy: &RetryPolicy, now: Time
 pub fn parse_retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        // More digits than fit still mean "very long", not "no wish at all".
+        // A number with too many digits still means "very long", not "no wish at all".
         return Some(Duration::from_secs(value.parse().unwrap_or(u64::from(u32::MAX))));
     }
     let at = Timestamp::try_from(httpdate::parse_http_date(value).ok()?).ok()?;

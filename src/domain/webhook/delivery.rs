@@ -1,6 +1,6 @@
-//! A message to a receiver: what is sent, to whom, and when it is tried again.
+//! A message to a receiver: its content, its destination, and the time of its next attempt.
 //!
-//! Invariant: what is sent never changes, however often it is tried.
+//! Invariant: the content of a message never changes, however many attempts it takes.
 
 use std::time::Duration;
 
@@ -11,61 +11,62 @@ use super::event_log::Event;
 use crate::domain::id::{BatchId, EventId, OrgId, ReceiverId, half};
 use crate::domain::time::{Timestamp, later};
 
-/// How long a message is tried.
+/// How long delivery of a message is attempted.
 const TRIED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest wait between two attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(6 * 60 * 60);
-/// Each wait is this many times the one before.
+/// Each wait is this many times the previous wait.
 const GROWTH: u32 = 4;
 
-/// A message on its way.
+/// A message that awaits delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
     pub id: EventId,
-    /// The batch that it tells of, and whose that is.
+    /// The batch that the message reports on. `org` is the owner of that batch.
     pub batch: BatchId,
     pub org: OrgId,
     pub webhook: Webhook,
-    /// The exact bytes; of Phaseo's messages those of its data, around which each attempt has its own number
-    /// and time.
+    /// The exact bytes. For Phaseo's messages, only the bytes of the data: each attempt wraps them
+    /// with its own number and time.
     pub body: Vec<u8>,
     pub wire: Payload,
     pub created_at: Timestamp,
-    /// Those that have failed.
+    /// Attempts that have failed.
     pub attempts: u32,
-    /// When it is tried (again).
+    /// When the next attempt is due.
     pub due_at: Timestamp,
 }
 
-/// In which form a message is sent.
+/// The form in which a message is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Payload {
     BatchRouter,
     Phaseo(EventRef),
 }
 
-/// What a message of Phaseo's tells, and to whom.
+/// The event that a message of Phaseo's reports, and its receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventRef {
     pub event: Event,
-    /// A receiver that is managed by itself is called where it is by then, with the secret that it has by then.
+    /// A managed receiver is called at its URL at the time of the attempt, with its secret at that
+    /// time.
     pub receiver: Option<ReceiverId>,
 }
 
 impl EventRef {
-    /// Attempts in all (its documents).
+    /// The total number of attempts (Phaseo's documents).
     pub const ATTEMPTS: u32 = 4;
-    /// The waits after the failures, in units of a sixth of the first one.
+    /// The waits after the failures, in units of a sixth of the first wait.
     const WAITS: [u32; 3] = [6, 30, 90];
 
-    /// The event's id on the wire: the same on each attempt.
+    /// The event's id on the wire. It is the same for each attempt.
     pub fn id(&self, batch: BatchId) -> String {
         let id = format!("evt_batch_{}_{}", batch.in_upper(), self.event.key);
         let mut clean = String::with_capacity(id.len());
         for character in id.chars() {
             match character {
                 'A'..='Z' | 'a'..='z' | '0'..='9' | '_' | '-' => clean.push(character),
-                // A run of others is one.
+                // A run of other characters becomes one underscore.
                 _ if clean.ends_with('_') => {}
                 _ => clean.push('_'),
             }
@@ -75,7 +76,7 @@ impl EventRef {
     }
 }
 
-/// Where a message goes and for whom, as far as sharing out the sending is concerned.
+/// The receiver's host and the organisation of a message, by which sending is shared out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route {
     /// The first half of the SHA-256 of the receiver's host, in lower case and without the port.
@@ -84,16 +85,17 @@ pub struct Route {
 }
 
 impl Delivery {
-    /// Where it goes.
+    /// The route of the message.
     pub fn route(&self) -> Route {
         let url = self.webhook.url.parse::<http::Uri>().ok();
         let host = url.as_ref().and_then(http::Uri::host).unwrap_or_default().to_ascii_lowercase();
         Route { host: half(Sha256::digest(host).into()), org: self.org }
     }
 
-    /// The message after one more attempt has failed at `now`; `None` if it is not tried again. The first
-    /// wait of BatchRouter's is `base`, each further one four times as long, up to six hours, for a day; Phaseo's
-    /// are 6, 30 and 90 times `base`: a minute, five, and a quarter of an hour by default.
+    /// The message after one more attempt has failed at `now`; `None` if there is no further
+    /// attempt. For BatchRouter, the first wait is `base` and each further wait is four times as
+    /// long, up to six hours, for a day. For Phaseo, the waits are 6, 30 and 90 times `base`: a
+    /// minute, five minutes and a quarter of an hour by default.
     pub fn failed(self, base: Duration, now: Timestamp) -> Option<Self> {
         let attempts = self.attempts.saturating_add(1);
         if matches!(self.wire, Payload::Phaseo(_)) {

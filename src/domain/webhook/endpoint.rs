@@ -1,5 +1,5 @@
-//! Receivers of messages that are managed by themselves (Phaseo's webhook endpoints): batches name them by
-//! their id, and their URL and secret may change meanwhile.
+//! Managed receivers of messages (Phaseo's webhook endpoints). Batches name a receiver by its id;
+//! its URL and secret may change in the meantime.
 
 use super::Webhook;
 use crate::domain::batch::phaseo::Phase;
@@ -11,12 +11,12 @@ use crate::domain::time::Timestamp;
 pub struct Receiver {
     pub id: ReceiverId,
     pub org: OrgId,
-    /// For people.
+    /// A name for people.
     pub name: String,
     pub webhook: Webhook,
     pub status: ReceiverStatus,
-    /// Names of the events that it wants, as it was told them; those of other things than batches are kept, and
-    /// mean nothing here.
+    /// Names of the events that the receiver wants, as its client gave them. Names of events that
+    /// do not concern batches are kept and have no effect here.
     pub events: Vec<String>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
@@ -24,21 +24,22 @@ pub struct Receiver {
 }
 
 crate::domain::vocabulary::wire_enum! {
-    /// Whether a receiver is told anything.
+    /// Whether a receiver gets any messages.
     ReceiverStatus {
         Active = "active",
         Disabled = "disabled",
-        /// For good; it is kept to be looked at.
+        /// Deleted for good. The record is kept so that it can be looked at.
         Deleted = "deleted",
     }
 }
 
 impl Receiver {
-    /// Events that a new one wants if it does not say (its documents).
+    /// Events that a new receiver gets if its create names none (Phaseo's documents).
     pub const DEFAULT_EVENTS: [&str; 6] =
         ["video.completed", "video.failed", "video.cancelled", "batch.completed", "batch.failed", "batch.cancelled"];
 
-    /// The phases of a batch that it wants to be told of; the usual ones if it names none.
+    /// The phases of a batch that the receiver wants messages about; the default phases if it names
+    /// none.
     pub fn phases(&self) -> Vec<Phase> {
         let mut phases: Vec<_> = self.events.iter().filter_map(|name| Phase::of_event(name)).collect();
         phases.sort_unstable();
@@ -47,15 +48,15 @@ impl Receiver {
     }
 }
 
-/// What became of a message that tried a receiver out.
+/// The result of a test message to a receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probed {
-    /// Its id on the wire.
+    /// The event's id on the wire.
     pub event: String,
     /// The status of the answer, if there was one.
     pub status: Option<u16>,
     /// The beginning of the answer's body.
     pub preview: Option<String>,
-    /// Why it was not taken; `None` if it was.
+    /// Why the receiver did not accept the message; `None` if it did.
     pub error: Option<String>,
 }

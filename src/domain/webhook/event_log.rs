@@ -1,20 +1,20 @@
-//! What the receiver of a batch of Phaseo's is told of it, and what became of that.
+//! Which events of a Phaseo batch its receiver gets, and what became of their deliveries.
 //!
-//! Invariant: an event has one key, whatever happens, and a key is queued once. So nothing is told twice, but
-//! for an attempt whose end was not recorded.
+//! Invariant: an event always has the same key, and a key is queued once. So no event is delivered
+//! twice, except after an attempt whose end was not recorded.
 
 use crate::domain::batch::phaseo::Phase;
 use crate::domain::batch::{Batch, BatchState, Progress};
 use crate::domain::time::Timestamp;
 
-/// Attempts that are remembered one by one.
+/// Attempts that are kept individually.
 const REMEMBERED: usize = 20;
-/// Progress is told in steps of this many percent, from the first to the last.
+/// Progress is reported in steps of this many percent, between `FIRST` and `LAST`.
 const STEP: u32 = 10;
 const FIRST: u32 = 5;
 const LAST: u32 = 95;
 
-/// The short word for where a batch stands, as its receivers hear it.
+/// The short word for the state of a batch, as its receivers see it.
 pub const fn status(state: &BatchState) -> &'static str {
     match state {
         BatchState::Validating => "pending",
@@ -26,7 +26,7 @@ pub const fn status(state: &BatchState) -> &'static str {
     }
 }
 
-/// How far a batch has come, in percent.
+/// The progress of a batch, in percent.
 pub fn percent(state: &BatchState, progress: &Progress) -> u32 {
     let done = u64::from(progress.succeeded) + u64::from(progress.failed);
     match (state, u64::from(progress.total)) {
@@ -36,42 +36,44 @@ pub fn percent(state: &BatchState, progress: &Progress) -> u32 {
     }
 }
 
-/// The step of a progress that is told: the nearest ten, only between the beginning and the end.
+/// The step of progress that is reported: the nearest ten, and only between the beginning and the
+/// end.
 pub fn bucket(percent: u32) -> Option<u32> {
     (1..100).contains(&percent).then(|| ((percent + STEP / 2) / STEP * STEP).clamp(FIRST, LAST))
 }
 
-/// Something that is to be told.
+/// An event that is due for the receiver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     pub phase: Phase,
-    /// Its delivery key.
+    /// The event's delivery key.
     pub key: String,
-    /// From which status to which, if that is what it tells.
+    /// The old and the new status, if the event reports a change of status.
     pub change: Option<(String, String)>,
 }
 
 impl Event {
-    /// One whose key is its type.
+    /// An event whose key is its type.
     fn plain(phase: Phase) -> Self {
         Self { phase, key: phase.event(), change: None }
     }
 }
 
-/// What the receiver of a batch was told.
+/// What has been reported to the receiver of a batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EventLog {
-    /// The status and the step of progress that it knows of; empty and 0 before the first look.
+    /// The last status and the last step of progress that were reported; empty and 0 before the
+    /// first look.
     pub status: String,
     pub bucket: u32,
-    /// Keys of what was queued.
+    /// Keys of the events that were queued.
     pub queued: Vec<String>,
-    /// Keys of what was delivered.
+    /// Keys of the events that were delivered.
     pub delivered: Vec<String>,
-    /// Keys that wait for another attempt, and until when.
+    /// Keys of the events that await another attempt, and the time of that attempt.
     pub waiting: Vec<(String, Timestamp)>,
     pub attempts: u32,
-    /// The last ones, the oldest first.
+    /// The latest attempts, the oldest first.
     pub latest: Vec<DeliveryAttempt>,
 }
 
@@ -86,23 +88,24 @@ pub struct DeliveryAttempt {
     pub outcome: TriedOutcome,
     /// The status of the answer, if there was one.
     pub response: Option<u16>,
-    /// What went wrong.
+    /// Why the attempt failed, if it did.
     pub error: Option<String>,
     /// The beginning of the answer's body.
     pub preview: Option<String>,
 }
 
-/// What became of an attempt.
+/// The result of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TriedOutcome {
     Delivered,
-    /// It is tried again then.
+    /// Another attempt follows at this time.
     Again(Timestamp),
     GivenUp,
 }
 
 impl EventLog {
-    /// What is to be told of a batch as it is now, to somebody who wants to hear of these phases.
+    /// The events that are due for a batch in its present state, for a receiver that wants these
+    /// phases.
     pub fn due(&self, batch: &Batch, phases: &[Phase]) -> Vec<Event> {
         let now = status(&batch.state);
         let mut events = vec![Event::plain(Phase::Created)];
@@ -128,13 +131,13 @@ impl EventLog {
         events
     }
 
-    /// Takes note of where the batch stands, which is told now.
+    /// Records the status and the step of progress that are reported now.
     pub fn saw(&mut self, batch_status: &str, bucket: Option<u32>) {
         batch_status.clone_into(&mut self.status);
         self.bucket = self.bucket.max(bucket.unwrap_or(0));
     }
 
-    /// Takes note of an attempt.
+    /// Records an attempt.
     pub fn tried(&mut self, tried: DeliveryAttempt) {
         self.attempts = self.attempts.saturating_add(1);
         self.waiting.retain(|(key, _)| *key != tried.key);

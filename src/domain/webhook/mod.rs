@@ -1,4 +1,4 @@
-//! Where somebody wants to be told of something, and with which secret the message is signed.
+//! Where a client wants messages sent, and the secret that signs them.
 
 pub mod delivery;
 pub mod endpoint;
@@ -10,12 +10,12 @@ pub mod target_policy;
 pub struct Webhook {
     /// An absolute `http` or `https` URL.
     pub url: String,
-    /// The secret as it is kept: sealed, and of no use without the daemon's own key.
+    /// The secret as it is stored: sealed, and useless without the daemon's own key.
     pub sealed_secret: Vec<u8>,
 }
 
 impl std::fmt::Debug for Webhook {
-    /// The path and the query of a receiver may hold a token.
+    /// Omits the URL: its path and query may hold a token.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Webhook")
     }

@@ -1,7 +1,7 @@
-//! Which receivers may be called. A client names the receiver, so it could name a server that only this
-//! machine reaches: the metadata service of a cloud, a database without a password.
+//! Which receivers may be called. A client names the receiver, so it could name a server that only
+//! this machine can reach: the metadata service of a cloud, or a database without a password.
 //!
-//! Checked at the moment of each connection, on the addresses that the name has then.
+//! The check is made at each connection, on the addresses that the name resolves to at that moment.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,12 +10,12 @@ use http::Uri;
 /// Which receivers may be called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Targets {
-    /// Public addresses, by `https`.
+    /// Public addresses only, by `https`.
     Public,
-    /// These, and every address of this machine, also by `http`: for a daemon that only its own machine can
-    /// reach, whose user tests a receiver.
+    /// Public addresses by `https`, and every address of this machine, also by `http`. It is for a
+    /// daemon that only its own machine can reach, whose user tests a receiver.
     PublicAndLoopback,
-    /// All.
+    /// Every address.
     Any,
 }
 
@@ -31,10 +31,10 @@ pub enum Unwanted {
 }
 
 impl Targets {
-    /// Checks what a URL says by itself.
+    /// Checks what the URL itself says.
     ///
     /// # Errors
-    /// When it may not be called whatever its name leads to.
+    /// When the URL may not be called, whatever its name resolves to.
     pub fn check(self, url: &Uri) -> Result<(), Unwanted> {
         let authority = url.authority().ok_or(Unwanted::NotHttps)?;
         if authority.as_str().contains('@') {
@@ -64,7 +64,7 @@ impl Targets {
     }
 }
 
-/// The address that a URL names in place of a host.
+/// The address that a URL names in place of a host name.
 fn literal(url: &Uri) -> Option<IpAddr> {
     let host = url.host()?;
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
@@ -76,7 +76,7 @@ fn leads_home(url: &Uri) -> bool {
     name == "localhost" || name.ends_with(".localhost") || literal(url).is_some_and(|address| address.to_canonical().is_loopback())
 }
 
-/// Addresses that everybody reaches (IANA's registries of special-purpose addresses).
+/// Addresses that are reachable from everywhere (IANA's registries of special-purpose addresses).
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -94,7 +94,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         || address.is_multicast()
         || a == 0
         || a >= 240
-        // Shared between carriers and their customers, protocol assignments, benchmarks, old relays.
+        // Shared between carriers and their customers, protocol assignments, benchmarks, old
+        // relays.
         || (a == 100 && (64..128).contains(&b))
         || (a == 192 && b == 0 && c == 0)
         || (a == 192 && b == 88 && c == 99)
@@ -104,7 +105,8 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let segments = address.segments();
-    // Global unicast, but for documentation and what carries an IPv4 address, which is looked at itself.
+    // Global unicast, except documentation ranges and addresses that embed an IPv4 address, which
+    // is checked itself.
     match segments {
         [0x2001, 0x0db8, ..] | [0x3fff, 0..=0x0fff, ..] => false,
         // Teredo, ORCHID and other protocols.

@@ -1,9 +1,9 @@
-//! The files that items name, which travel with them: read when their row is sent, and gone from memory
-//! when its call has ended.
+//! The files that items name, which travel with them. They are read when their row is sent, and
+//! leave memory when its call has ended.
 //!
-//! Invariant: all files that are in memory at one time have no more than [`AT_ONCE`] bytes, and those of one
-//! organisation no more than [`OF_ONE_ORG`]. A row for which there is no room comes back later; while it
-//! does, what it needs is kept free of others that came after it.
+//! Invariant: all files in memory at one time have at most [`AT_ONCE`] bytes, and those of one
+//! organisation at most [`OF_ONE_ORG`]. A row for which there is no room comes back later.
+//! Meanwhile the room that it needs is kept free of rows that came after it.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -24,7 +24,7 @@ use crate::quote::Attachment;
 use crate::store::error::StoreError;
 use crate::store::{Store, blocking};
 
-/// Bytes of the files of one item. They become a third larger as text, and are copied on the way to it.
+/// Bytes of the files of one item. As text they are a third larger, and encoding copies them.
 const OF_ONE: u64 = 20 << 20;
 /// Bytes of the files of one organisation at one time.
 const OF_ONE_ORG: u64 = 20 << 20;
@@ -41,21 +41,21 @@ pub struct Attachments {
     room: Arc<Mutex<Room>>,
 }
 
-/// Who has files in memory, and who is the next.
+/// The room that files in memory take, and the row that is next in line.
 #[derive(Debug, Default)]
 struct Room {
-    /// Bytes, by organisation.
+    /// Bytes in use, by organisation.
     taken: HashMap<OrgId, u64>,
-    /// The row that has waited longest, what it needs, and when it was last here.
+    /// The row that has waited longest, the bytes that it needs, and when it last asked.
     first: Option<(RowKey, u64, Instant)>,
 }
 
 impl Room {
-    /// Takes room for a row, if there is some besides what is kept for another one.
+    /// Takes room for a row, if there is enough besides what is kept for another row.
     fn take(&mut self, row: RowKey, org: OrgId, bytes: u64, now: Instant) -> bool {
         let all: u64 = self.taken.values().sum();
         let own = self.taken.get(&org).copied().unwrap_or(0);
-        // One that waits for its own organisation keeps nothing from others.
+        // A row that waits for room of its own organisation keeps no room from others.
         if own > 0 && own.saturating_add(bytes) > OF_ONE_ORG {
             return false;
         }
@@ -84,7 +84,7 @@ impl Room {
     }
 }
 
-/// Room that a row has, until this is dropped.
+/// Room that a row holds until this is dropped.
 struct FileSlot {
     room: Arc<Mutex<Room>>,
     org: OrgId,
@@ -101,7 +101,7 @@ fn lock(room: &Mutex<Room>) -> MutexGuard<'_, Room> {
     room.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// A row that is to be sent, and where.
+/// A row that is about to be sent, and where to.
 pub struct Sent {
     pub row: RowKey,
     pub org: OrgId,
@@ -112,15 +112,16 @@ pub struct Sent {
 /// Why a row has no complete body.
 #[derive(Debug)]
 pub enum Incomplete {
-    /// It never will have.
+    /// The body can never be completed.
     Unusable(String),
-    /// This lane does not read one of its files; another one may. All that it needs to read: kinds and bytes.
+    /// This lane does not read one of the files; another lane may. `files` lists everything that
+    /// must be read: kinds and bytes.
     NotHere { message: String, files: Vec<Attachment> },
     /// There is no room, or the store cannot be read at the moment.
     NotNow,
 }
 
-/// A body with its files. They have their room for as long as it lives.
+/// A body with its files. The files keep their room for as long as it lives.
 pub struct Complete {
     pub body: Bytes,
     _place: FileSlot,
@@ -131,10 +132,10 @@ impl Attachments {
         Self { store, clock, room: Arc::default() }
     }
 
-    /// A body with these files of the organisation, which it names.
+    /// Completes a body with the organisation's files that it names.
     ///
     /// # Errors
-    /// When a file is not there, is not what the lane reads, or cannot be read, or there is no room.
+    /// When a file is missing, the lane does not read it, it cannot be read, or there is no room.
     pub async fn complete(&self, ids: Vec<String>, sent: Sent, reads: &Reads) -> Result<Complete, Incomplete> {
         let (this, reads) = (self.clone(), reads.clone());
         blocking(move || Ok(this.fill(&ids, &sent, &reads))).await.map_err(|error| unreadable("of a row", &error))?
@@ -155,7 +156,7 @@ impl Attachments {
         }
         let place = FileSlot { room: self.room.clone(), org: sent.org, bytes };
         let mut body = attach(sent.format, sent.body.to_vec(), |id| self.read(id, files.get(id)))?;
-        // It grew by doubling, and stays for as long as the call takes.
+        // The body grew by doubling, and stays in memory for as long as the call takes.
         body.shrink_to_fit();
         Ok(Complete { body: body.into(), _place: place })
     }
@@ -166,19 +167,19 @@ impl Attachments {
         file.filter(|file| file.org == org).ok_or_else(|| gone(name))
     }
 
-    /// The content of a file that was found.
+    /// Reads the content of a file that was found.
     fn read(&self, name: &str, file: Option<&File>) -> Result<Attached, Incomplete> {
         let file = file.ok_or_else(|| gone(name))?;
         let mut content = Vec::with_capacity(usize::try_from(file.bytes).unwrap_or(0));
         let mut reader = self.store.open_verified(file).map_err(|error| unreadable(name, &error))?;
-        // No more than there is room for: with another size it would not have been opened.
+        // Reads no more than there is room for: a file of another size would not have been opened.
         let read = reader.read_to_end(&mut content);
         read.map_err(|error| unreadable(name, &StoreError::unreadable(file.id, &error)))?;
         Ok(Attached { mime: file.media_type().to_owned(), filename: file.filename.clone(), content })
     }
 }
 
-/// Whether a lane reads all of these files.
+/// Checks whether a lane reads all of these files.
 fn check_read(files: &HashMap<&str, File>, reads: &Reads) -> Result<(), Incomplete> {
     let Some((name, file)) = files.iter().find(|(_, file)| !reads.takes(file.media_type(), file.bytes)) else { return Ok(()) };
     let (name, mime, bytes) = (shown(name), file.media_type(), file.bytes);
@@ -187,7 +188,7 @@ fn check_read(files: &HashMap<&str, File>, reads: &Reads) -> Result<(), Incomple
     Err(Incomplete::NotHere { message, files: all.collect() })
 }
 
-/// What is known of a file of the organisation that an item names; `None` if it is not there. Blocks.
+/// Describes a file of the organisation that an item names; `None` if it is missing. Blocks.
 pub fn describe(store: &Store, name: &str, org: OrgId, now: Timestamp) -> Option<Attachment> {
     let found = store.attachment(name.parse().ok()?, now);
     let found = found.inspect_err(|error| tracing::error!(%error, "a file that an item names could not be looked up")).ok()?;
@@ -199,7 +200,7 @@ fn gone(name: &str) -> Incomplete {
     Incomplete::Unusable(format!("there is no file `{}`, which the item names", shown(name)))
 }
 
-/// What is gone or damaged stays so; anything else may pass.
+/// Missing or damaged files stay so; any other error may pass.
 fn unreadable(name: &str, error: &StoreError) -> Incomplete {
     tracing::error!(file = name, %error, "a file that an item names cannot be read");
     match error {

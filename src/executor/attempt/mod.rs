@@ -1,4 +1,4 @@
-//! One row, once: the call, the verdict, and either the row's result or a failure to decide on.
+//! One attempt at a row: the call, the verdict, and the row's result or a failure to decide on.
 
 pub mod attachments;
 
@@ -27,8 +27,8 @@ use crate::provider::translate::{named, said_back};
 use crate::provider::{Answer, Call, CallError, Dispatch, Verdict, verdict};
 use crate::store::{PackedRow, Store};
 
-/// The longest wait when there is no room for the files of an item, or they cannot be read at the moment.
-/// Until the deadline they may be.
+/// The longest delay when there is no room for the files of an item, or they cannot be read at the
+/// moment. The row is requeued in this way until its deadline.
 const REQUEUE_DELAY: Duration = Duration::from_secs(2);
 
 /// What all attempts share.
@@ -40,45 +40,45 @@ pub(super) struct AttemptContext {
     pub attachments: Attachments,
 }
 
-/// One attempt about to be made. Boxed from the beginning, because it passes through futures of which
-/// there are as many in memory as there are calls.
+/// One attempt that is about to be made. Boxed from the start, because it passes through futures of
+/// which there are as many in memory as there are calls.
 pub(super) struct Attempt {
     pub context: AttemptContext,
     pub spec: Arc<BatchSpec>,
     pub provider: Arc<dyn Dispatch>,
     pub ways: Arc<RouteTable>,
     pub row: ReadyRow,
-    /// No other row is on its lane.
+    /// No other row is in flight on its lane.
     pub alone: bool,
     pub abort: CancellationToken,
 }
 
-/// What became of an attempt.
+/// How an attempt ended.
 #[derive(Debug)]
 pub(super) enum Ended {
-    /// The row has its result, and the store has it; whether it is a success.
+    /// The row has its result, and the store has taken it; the flag says whether it is a success.
     Recorded(bool),
     /// The row waits for its next attempt.
     Again(Box<WaitingRow>),
-    /// The same, and nobody was called.
+    /// The row waits for its next attempt, and no call was made.
     NotSent(Box<WaitingRow>),
-    /// The row would be tried again, but not before the deadline.
+    /// The row would be retried, but not before the deadline.
     Parked,
     /// The call was abandoned: the batch was cancelled or its deadline passed.
     Aborted,
-    /// The store did not take the result; the daemon is going down.
+    /// The store did not take the result; the daemon is stopping.
     StoreGone,
 }
 
 /// What an answer makes of a row.
 enum Made {
-    /// Its result, ready to be stored.
+    /// The row's result, ready to be stored.
     Result(PackedRow),
     Ended(Ended),
 }
 
 impl Attempt {
-    /// Makes the attempt. A panic ends the row, not the daemon, and is not repeated for ever.
+    /// Makes the attempt. A panic ends the row, not the daemon, and is not repeated endlessly.
     pub async fn run(self: Box<Self>) -> (Ended, Option<CallFeedback>) {
         let (store, clock) = (self.context.store.clone(), self.context.clock.clone());
         let (key, custom_id, operation) = (self.key(), self.row.custom_id.clone(), self.row.operation);
@@ -100,7 +100,8 @@ impl Attempt {
         }
     }
 
-    /// Waits for nothing but the call: there are as many of these in memory as there are calls.
+    /// Makes the call and waits for nothing else: there are as many of these futures in memory as
+    /// there are calls.
     async fn make(mut self: Box<Self>) -> (Made, Option<CallFeedback>) {
         let abort = self.abort.clone();
         let held = tokio::select! {
@@ -125,7 +126,8 @@ impl Attempt {
         self.judge(answer, started_at, start.elapsed())
     }
 
-    /// The body with the files that it names, if it names any. Boxed, because hardly any row does.
+    /// The body with the files that it names, if it names any. Boxed, because hardly any row has
+    /// files.
     async fn files(&self) -> Result<Option<Complete>, Incomplete> {
         let (BatchInput::Quoted(_), Some(way)) = (&self.spec.order, self.route()) else { return Ok(None) };
         let (format, body) = (self.row.form.sent, &self.row.body);
@@ -137,7 +139,7 @@ impl Attempt {
         Box::pin(self.context.attachments.complete(ids, sent, &way.reads)).await.map(Some)
     }
 
-    /// What becomes of a row whose files cannot be sent along.
+    /// Decides what happens to a row whose files cannot be sent along.
     fn not_sent(mut self, incomplete: Incomplete) -> Made {
         match incomplete {
             Incomplete::NotHere { message, files } => match self.ways.accepting_files(self.row.route, &files) {
@@ -156,7 +158,7 @@ impl Attempt {
         }
     }
 
-    /// The row waits, and nobody was called.
+    /// Lets the row wait; no call was made.
     fn not_yet(self, wait: Duration) -> Made {
         Made::Ended(Ended::NotSent(Box::new(self.row.wait_until(Instant::now() + wait))))
     }
@@ -170,7 +172,7 @@ impl Attempt {
         };
         let latency_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
         let lane = self.route().map_or_else(|| Arc::from(""), |route| route.name.clone());
-        // The first ones, and always the last one: it says who has answered.
+        // Keeps the first attempts, and always the last one: it says which lane answered.
         self.row.history.truncate(HISTORY - 1);
         self.row.history.push(PastAttempt { lane, started_at, latency_ms, status, failure });
         match judged {
@@ -198,7 +200,7 @@ impl Attempt {
             body: self.row.body.clone(),
             key: self.key(),
             attempt: attempts.saturating_add(1),
-            // By the wall clock, as everything about the deadline is.
+            // By the wall clock, like everything about the deadline.
             budget: until(now, self.spec.deadline()),
         }
     }
@@ -214,11 +216,13 @@ impl Attempt {
     fn failed(mut self, class: FailureClass, message: &str, last: Option<Response>) -> Made {
         self.row.tally = self.row.tally.and(class);
         let now = self.context.clock.now();
-        // It has broken the connection again, and nobody else can have done it.
+        // The row was alone on its lane and has broken the connection again, so no other row can be
+        // the cause.
         let proven = self.alone && class == FailureClass::Interrupted;
         let decision = match decide(class, self.row.tally, &self.context.policy, now, self.spec.deadline(), fastrand::f64()) {
             Decision::RetryAt(_) if proven => Decision::GiveUp,
-            // It may have been another row each time. It gets a try of its own before it fails.
+            // Another row may have been the cause each time. This row gets an attempt of its own
+            // before it fails.
             Decision::GiveUp if class == FailureClass::Interrupted && !self.alone => {
                 self.row.tally = self.row.tally.suspected();
                 return self.again(Instant::now(), last);
@@ -261,7 +265,7 @@ impl Attempt {
         let alone = if self.alone { ", the last one with no other row beside it" } else { "" };
         match self.row.history.len() {
             0 | 1 => message.to_owned(),
-            // Those that are not remembered one by one are counted.
+            // Attempts that are not remembered one by one are only counted.
             attempts => {
                 let tally = self.row.tally.failed.saturating_add(self.row.tally.turned_away);
                 let attempts = usize::try_from(tally).unwrap_or(usize::MAX).max(attempts);
@@ -293,7 +297,7 @@ fn pack(result: RowResult) -> Made {
     }
 }
 
-/// A result in place of one that is too large to be stored.
+/// Replaces a result that is too large to be stored.
 fn without_response(result: RowResult, reason: &str) -> RowResult {
     let class = FailureClass::ResponseTooLarge;
     let error = RowError { code: class.code().to_owned(), message: format!("the response could not be stored: {reason}") };

@@ -1,7 +1,7 @@
-//! Answers that rows share: finding the one that an equal request has had, and making it the result
-//! of another row.
+//! Answers that rows share: finds the answer to an earlier equal request and makes it the result of
+//! another row.
 //!
-//! The call was paid for once, so the copy has no usage and no cost of its own; its last attempt
+//! The call was paid for once, so the copy has no usage and no cost of its own. Its last attempt
 //! says whose answer it is. Blocks; used while rows are read.
 
 use std::time::Duration;
@@ -22,20 +22,20 @@ use crate::store::Store;
 #[derive(Debug, Clone, Copy)]
 pub struct AnswerCache {
     pub circle: DedupScope,
-    /// From when on it is looked for answers.
+    /// The moment at which the store is searched for answers.
     pub at: Moment,
-    /// Older answers are not given to others.
+    /// Older answers are not shared with other rows.
     pub max_age: Duration,
 }
 
 impl AnswerCache {
-    /// What a row asks that is sent there.
+    /// The dedup key of a row that is sent on this route.
     pub fn ask(self, route: &LaneRoute, form: Form, body: &[u8]) -> DedupKey {
         DedupKey { request: RequestDigest::of(self.circle, &route.server, &route.upstream, form, body), at: self.at }
     }
 
-    /// The result of a row whose request has been answered before. What cannot be read now counts
-    /// as not there: the row then asks for itself.
+    /// The result of a row whose request has been answered before. An answer that cannot be read
+    /// now counts as missing: the row then makes its own call.
     pub fn answer(self, store: &Store, key: RowKey, row: &ReadyRow, now: Timestamp) -> Option<RowResult> {
         let since = now.checked_sub(self.max_age).unwrap_or(Timestamp::MIN);
         let found = store.answer_to(row.asked?.request, since).unwrap_or_else(|error| {

@@ -1,8 +1,8 @@
-//! What a row asks, as a key under which its answer is shared.
+//! The key under which a row's answer is shared: what the row asks.
 
 use crate::domain::batch::dedup::RequestDigest;
 
-/// What a row asks, and the moment from which it was looked for an answer in the store.
+/// What a row asks, and the moment at which the store was searched for its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DedupKey {
     pub request: RequestDigest,

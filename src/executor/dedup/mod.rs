@@ -1,5 +1,5 @@
-//! Rows that ask the same: one call answers those that run at the same time, and an answer that is kept
-//! answers those that come later.
+//! Rows with the same request: one call answers those that run at the same time, and a stored
+//! answer serves those that come later.
 
 pub mod answer_cache;
 pub mod key;

@@ -1,10 +1,10 @@
-//! Which requests are being made at the moment, and the rows that wait for the answer of an equal
-//! one instead of asking again.
+//! Which requests are in flight, and the rows that wait for the answer to an equal request instead
+//! of asking again.
 //!
-//! A row leads while it is in flight and until its answer is durable, no longer: whatever becomes of
-//! it (an answer, a failure, a cancelled batch) its attempt ends, and its followers are read again.
-//! They then find the answer in the store, or one of them leads in its place. A follower is a row
-//! by its place, without its body.
+//! A row leads while it is in flight and until its answer is durable, no longer. Whatever its
+//! outcome (an answer, a failure, a cancelled batch), its attempt ends and its followers are read
+//! again. They then find the answer in the store, or one of them leads in its place. A follower is
+//! stored as a row's place, without its body.
 //!
 //! Not here: the answers. They are in the store, found by the digest of their request.
 
@@ -15,63 +15,64 @@ use crate::domain::id::{BatchId, RowKey};
 use crate::executor::dedup::key::{DedupKey, Moment};
 use crate::executor::run::row::RowRef;
 
-/// Requests that are remembered to have failed, and to have been answered lately; beyond that, the
-/// oldest are forgotten, and a few calls are made that were not necessary.
+/// How many requests are remembered as failed, and how many as lately answered. Beyond that, the
+/// oldest are forgotten, and a few unnecessary calls are made.
 const REMEMBERED: usize = 16 << 10;
 
-/// A row that waits for the answer of another.
+/// A row that waits for the answer of another row.
 pub type Follower = (BatchId, RowRef);
 
-/// What a row does that could be sent.
+/// What happens to a row that could be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DedupDecision {
-    /// It is sent.
+    /// The row is sent.
     Send,
-    /// It waits for the answer of another.
+    /// The row waits for the answer of another row.
     Follow,
-    /// It has just been answered, since the row was read: it is there when the row is read again.
+    /// The request was answered after the row was read; reading the row again finds the answer.
     Read,
 }
 
-/// How an attempt at a request ended, as far as others wait for it.
+/// How an attempt at a request ended, as far as it matters to waiting rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outlook {
-    /// It was answered, and the answer is with the store.
+    /// The request was answered, and the store has the answer.
     Answered,
-    /// It has failed for good: an equal one may well fail, too, and none waits for another.
+    /// The request has failed for good. An equal one may well fail too, so no row waits for
+    /// another.
     Failed,
-    /// It is made again later, or not at all.
+    /// The request is made again later, or not at all.
     Open,
 }
 
 #[derive(Debug)]
 struct Led {
     by: RowKey,
-    /// Its answer is with the store, and not durable yet.
+    /// The store has the answer, but it is not durable yet.
     answered: bool,
     followers: Vec<Follower>,
 }
 
-/// The requests that are being made, by their digests.
+/// The requests in flight, by their digests.
 #[derive(Debug, Default)]
 pub struct SingleFlight {
     led: HashMap<RequestDigest, Led>,
-    /// Those whose answers are on their way to the disk.
+    /// Requests whose answers are on their way to the disk.
     settling: Vec<RequestDigest>,
-    /// Requests that have failed for good; rows do not wait for each other's.
+    /// Requests that have failed for good; rows with these requests do not wait for each other.
     loose: HashSet<RequestDigest>,
     now: Moment,
-    /// When requests were answered: the latest, and those before them.
+    /// When requests were answered: the current generation, and the one before.
     answered: [HashMap<RequestDigest, Moment>; 2],
 }
 
 impl SingleFlight {
-    /// From now on, answers that are durable at present are found in the store.
+    /// The current moment: answers that are durable by now are found in the store from here on.
     pub fn now(&self) -> Moment {
         self.now
     }
 
-    /// What a row does; it is a follower if an equal request is being made.
+    /// Decides what a row does; the row becomes a follower if an equal request is in flight.
     pub fn turn(&mut self, asked: DedupKey, row: Follower) -> DedupDecision {
         if let Some(led) = self.led.get_mut(&asked.request) {
             led.followers.push(row);
@@ -81,14 +82,14 @@ impl SingleFlight {
         if answered.is_some_and(|at| *at > asked.at) { DedupDecision::Read } else { DedupDecision::Send }
     }
 
-    /// A request is being made; nothing changes if an equal one is already.
+    /// Notes that a request is in flight; no effect if an equal one already is.
     pub fn leads(&mut self, request: RequestDigest, by: RowKey) {
         if !self.loose.contains(&request) {
             self.led.entry(request).or_insert(Led { by, answered: false, followers: Vec::new() });
         }
     }
 
-    /// An attempt has ended. Returns the rows that are to be read again now.
+    /// Ends an attempt. Returns the rows that must be read again now.
     pub fn ended(&mut self, request: RequestDigest, by: RowKey, outlook: Outlook) -> Vec<Follower> {
         match outlook {
             Outlook::Failed => {
@@ -162,9 +163,9 @@ mod tests {
     }
 
     proptest! {
-        /// Rows come, are sent or follow, and end in any order: every follower is released once, none
-        /// before its leader has ended, and of the rows that ask the same one at a time is sent unless
-        /// that has failed before.
+        /// Rows come, are sent or follow, and end in any order. Every follower is released once,
+        /// and not before its leader has ended. Of the rows with the same request, one at a time is
+        /// sent unless that request has failed before.
         #[test]
         fn every_follower_is_released_once(steps in proptest::collection::vec((0_u8..3, 0_u8..3, outlook()), 1..200)) {
             let mut sharing = SingleFlight::default();

@@ -1,4 +1,4 @@
-//! Cancelling a batch, whatever is being done to it at the moment.
+//! Cancels a batch, whatever work is in progress on it.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ impl Dispatcher {
                 stop.cancel();
                 cancels.push(reply);
             }
-            // It is being cancelled already, or has just ended; what is stored says which.
+            // The batch is being cancelled already, or has just ended; its stored state says which.
             Some(Busy::Finishing(BatchState::Cancelling { .. }) | Busy::Cancelling) => self.cancel_stored(id, reply, false),
             Some(Busy::Finishing(state)) => drop(reply.send(Err(CancelError::TooLate(state.as_str())))),
             None => {
@@ -39,7 +39,7 @@ impl Dispatcher {
     fn cancel_run(&mut self, id: BatchId, reply: CancelReply) {
         let Some(run) = self.runs.get_mut(&id) else { return };
         match run.state.apply(BatchEvent::CancelRequested, self.parts.clock.now()) {
-            // It has expired already, and only waits for its last rows.
+            // The batch has expired already, and only waits for its last rows.
             Ok(_) if run.stop == Some(Stop::Expired) => drop(reply.send(Err(CancelError::TooLate("finalizing")))),
             Ok(state) => {
                 let first = run.stop.is_none();

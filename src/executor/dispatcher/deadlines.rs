@@ -1,4 +1,4 @@
-//! What changes around the running batches: where their rows may go, and how much time they have left.
+//! What changes around the running batches: where their rows may go, and how much time they have.
 
 use std::sync::Arc;
 
@@ -11,7 +11,8 @@ use crate::domain::time::until;
 use crate::executor::lane::routes::{RouteContext, RouteTable, build_routes};
 use crate::executor::run::Stop;
 
-/// A batch is deadline_at_risk for time when what is left of it is less than this multiple of what it needs.
+/// A batch is `deadline_at_risk` when its remaining time is less than this multiple of the time
+/// that it needs.
 const MARGIN: f64 = 1.5;
 
 impl Dispatcher {
@@ -20,7 +21,7 @@ impl Dispatcher {
         build_routes(plan, &RouteContext { catalog: &catalog, holds: &holds, now: Instant::now() }, &mut self.lanes)
     }
 
-    /// The catalog, a hold, or the health of a lane has changed.
+    /// Handles a change of the catalog, of a hold, or of a lane's health.
     pub(super) fn ways_changed(&mut self) {
         let (catalog, holds, now) = (self.parts.catalog.current(), self.parts.store.lane_holds(), Instant::now());
         self.lanes.refresh(&catalog, now);
@@ -35,10 +36,12 @@ impl Dispatcher {
         }
     }
 
-    /// Ends runs whose deadline has passed, and lets those go first that would otherwise miss it.
+    /// Ends runs whose deadline has passed, and gives precedence to those that would otherwise miss
+    /// theirs.
     pub(super) fn look_at_deadlines(&mut self) {
         let started = Instant::now();
-        // By the wall clock: it is what the client was told, and it may have been set meanwhile.
+        // By the wall clock: the client was given this time, and the clock may have been set
+        // meanwhile.
         let now = self.parts.clock.now();
         let mut expired = Vec::new();
         for (id, run) in self.runs.iter_mut().filter(|(_, run)| run.stop.is_none()) {
@@ -66,7 +69,7 @@ impl Dispatcher {
     }
 }
 
-/// Tells the log which rows have to wait from now on.
+/// Logs which models' rows have to wait from now on.
 pub(super) fn tell_closed(batch: BatchId, plan: &Plan, before: &[usize], ways: &RouteTable) {
     for model in ways.closed().into_iter().filter(|model| !before.contains(model)) {
         let model = plan.models.get(model).map(|model| model.requested.as_str());

@@ -16,8 +16,8 @@ impl Dispatcher {
         Some(AnswerCache { circle, at: self.sharing.now(), max_age: self.settings.dedup_max_age })
     }
 
-    /// Whether a row that could be sent is sent, or waits for the answer of an equal one instead.
-    /// Rows that have been tried do not wait: what is known of them would be lost.
+    /// Whether a row that could be sent is sent, or waits for the answer to an equal request
+    /// instead. Rows that have been tried do not wait: what is known of them would be lost.
     pub(super) fn is_sent(&mut self, batch: BatchId, row: &ReadyRow) -> bool {
         let Some(asked) = row.asked.filter(|_| row.is_fresh()) else { return true };
         let turn = self.sharing.turn(asked, (batch, row.at));
@@ -33,7 +33,7 @@ impl Dispatcher {
         turn == DedupDecision::Send
     }
 
-    /// An attempt at a request has ended.
+    /// Handles the end of an attempt at a request.
     pub(super) fn request_ended(&mut self, request: RequestDigest, row: RowKey, ended: &Ended) {
         let outlook = match ended {
             Ended::Recorded(true) => Outlook::Answered,
@@ -44,14 +44,14 @@ impl Dispatcher {
         self.release(released);
     }
 
-    /// Rows that wait for an answer that has become durable find it now. To be called with every event:
-    /// an answer may be durable before its attempt is known to have ended.
+    /// Releases rows whose awaited answer has become durable, so that they find it now. Must be
+    /// called with every event: an answer may be durable before its attempt is known to have ended.
     pub(super) fn settle_shared(&mut self) {
         if !self.sharing.is_settling() {
             return;
         }
         let runs = &self.runs;
-        // A run that has ended is one whose results are durable.
+        // A run that has ended has only durable results.
         let released = self.sharing.settle(|row| runs.get(&row.batch).is_none_or(|run| run.source.live.is_done(row.row)));
         self.release(released);
     }

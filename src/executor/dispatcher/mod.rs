@@ -1,8 +1,8 @@
-//! The one owner of run state: takes events in one order, moves batches, starts attempts.
+//! The single owner of run state: takes events in one order, moves batches, starts attempts.
 //!
-//! Nothing here waits for anything but the next event. What takes time (reading, calling, writing)
-//! runs in tasks that report back. An event changes the state; `pump` then starts whatever has
-//! become possible.
+//! The dispatcher waits only for the next event. Slow work (reading, calling, writing) runs in
+//! tasks that report back. An event changes the state; `pump` then starts whatever has become
+//! possible.
 
 mod cancel;
 mod deadlines;
@@ -41,7 +41,7 @@ use crate::executor::lane::LaneIndex;
 use crate::store::error::StoreError;
 use crate::store::{LiveBatch, Recovered};
 
-/// What the tasks report.
+/// Reports of the tasks.
 #[derive(Debug)]
 pub(super) enum Event {
     Prepared {
@@ -64,24 +64,24 @@ pub(super) enum Event {
         batch: BatchId,
         result: Result<(), StoreError>,
     },
-    /// A server was asked whether it is there.
+    /// A server was asked whether it is reachable.
     Probed(probe::Probed),
-    /// A pause or a write for a batch that does not run is over; look at it again.
+    /// A pause or a write for a batch that does not run is over; the batch is looked at again.
     Retake(BatchId),
 }
 
-/// A reply to a client who wants a batch cancelled.
+/// A reply to a client who cancels a batch.
 type CancelReply = oneshot::Sender<Result<BatchState, CancelError>>;
 
-/// What is being done to a batch that does not run. Whoever does it may write its state; nobody
-/// else does meanwhile.
+/// The work in progress on a batch that does not run. The task that does this work may write the
+/// batch's state; no other task does meanwhile.
 enum Busy {
-    /// Validated or recovered, or waiting for another try at it; the token stops it. Cancellations
-    /// wait for its end.
+    /// The batch is being validated or recovered, or waits for another try at it; the token stops
+    /// it. Cancellations wait for its end.
     Preparing { stop: CancellationToken, cancels: Vec<CancelReply> },
     /// A client's cancellation is being written.
     Cancelling,
-    /// Being ended, from this state.
+    /// The batch is being ended, from this state.
     Finishing(BatchState),
 }
 
@@ -89,12 +89,12 @@ enum Busy {
 const EVENTS_AT_ONCE: usize = 256;
 /// Batches prepared at the same time; each may read a large file.
 const PREPARING: usize = 4;
-/// How often free space and the clock are looked at.
+/// How often free space and the clock are checked.
 const TICK: Duration = Duration::from_secs(1);
-/// Wait before something that failed for the moment is tried again.
+/// Delay before a temporary failure is tried again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// What others may look at.
+/// What other parts of the daemon may look at.
 pub(super) struct SeenLanes {
     pub wall: SharedLaneStatuses,
     pub stages: Stages,
@@ -107,20 +107,21 @@ pub(super) struct Dispatcher {
     attachments: Attachments,
     /// Requests that several rows make.
     sharing: SingleFlight,
-    /// Rows that have the answer of another, since the start.
+    /// Rows that got the answer of another row, since the start.
     shared_rows: u64,
     /// The lane that is served first next time.
     first_lane: LaneIndex,
     runs: HashMap<BatchId, Run>,
     busy: HashMap<BatchId, Busy>,
-    /// Runs that have a place, and those that wait for one.
+    /// Runs that have a place, and those that wait for a place.
     active: usize,
     queue: VecDeque<BatchId>,
     /// Runs that an event may have made idle or able to load.
     touched: HashSet<BatchId>,
     /// Runs whose last results are being made durable.
     settling: HashSet<BatchId>,
-    /// When rows of runs are due, the earliest first. An entry is void unless its run says the same.
+    /// When rows of runs are due, the earliest first. An entry is void unless its run names the
+    /// same moment.
     alarms: BinaryHeap<Reverse<(Instant, BatchId)>>,
     /// Lanes that are avoided, as of the last look.
     avoided: Vec<LaneIndex>,
@@ -178,7 +179,7 @@ impl Dispatcher {
         dispatcher
     }
 
-    /// Runs until drained: after `drain`, until nothing is in flight; after `abort`, no further.
+    /// Runs until drained: after `drain`, until no call is in flight; after `abort`, no further.
     pub(super) async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
@@ -219,7 +220,7 @@ impl Dispatcher {
         tracing::info!(in_flight = self.in_flight, "draining: no further row is dispatched");
         self.draining = true;
         self.publish();
-        // Validation starts over at the next start; what is being finished goes on there, too.
+        // Validation starts over at the next start; finishing also resumes there.
         for busy in self.busy.values() {
             if let Busy::Preparing { stop, .. } = busy {
                 stop.cancel();
@@ -233,7 +234,7 @@ impl Dispatcher {
             Command::Cancel(id, reply) => self.cancel(id, reply),
             Command::Controlled(id, done) => {
                 self.controlled(id);
-                // Whoever asked may have gone.
+                // The caller that asked may have gone.
                 let _ = done.send(());
             }
             Command::Held(done) => {
@@ -263,14 +264,14 @@ impl Dispatcher {
         }
     }
 
-    /// Begins with a batch, unless it is under way already.
+    /// Starts work on a batch, unless it is under way already.
     fn take(&mut self, id: BatchId) {
         if !self.draining && !self.runs.contains_key(&id) && !self.busy.contains_key(&id) {
             self.prepare(id, Vec::new());
         }
     }
 
-    /// Goes on with a batch after a pause or a write; cancellations that came meanwhile wait on.
+    /// Resumes a batch after a pause or a write; cancellations that came meanwhile keep waiting.
     fn retake(&mut self, id: BatchId) {
         let cancels = match self.busy.remove(&id) {
             Some(Busy::Preparing { cancels, .. }) => cancels,
@@ -287,7 +288,7 @@ impl Dispatcher {
         let events = self.events.clone();
         self.tasks.spawn(async move {
             tokio::time::sleep(RETRY_DELAY).await;
-            // The dispatcher has gone only if the daemon stops.
+            // The dispatcher is gone only if the daemon stops.
             let _ = events.send(Event::Retake(id));
         });
     }
@@ -339,7 +340,7 @@ impl Dispatcher {
                 }
                 self.touched.insert(batch);
             }
-            // Not touched: the next tick tries again, a second later.
+            // The run is not marked as touched: the next tick tries again, a second later.
             Err(unread) => {
                 let Unread { error, load } = *unread;
                 tracing::error!(%batch, %error, "rows could not be read; trying again");
@@ -360,7 +361,7 @@ impl Dispatcher {
             Ended::Recorded(_) | Ended::Aborted => {}
             Ended::Again(row) | Ended::NotSent(row) => run.wait(*row),
             Ended::Parked => run.parked += 1,
-            // The store takes nothing any more: each further call would be made in vain.
+            // The store takes no more results: each further call would be made in vain.
             Ended::StoreGone => self.draining = true,
         }
         self.touched.insert(batch);
@@ -396,7 +397,7 @@ impl Dispatcher {
             self.ways_changed();
         }
         self.publish();
-        // Whatever a failed load left behind is looked at once a second.
+        // Whatever a failed load left behind is checked once a second.
         self.touched.extend(self.runs.keys().copied());
     }
 }

@@ -1,5 +1,5 @@
-//! Asking servers of the operator's own whether they are there: when no call has told for a while, and
-//! instead of a row when nobody could be reached.
+//! Asks the operator's own servers whether they are reachable: when no call has shown it for a
+//! while, and instead of sending a row when the server could not be reached.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::domain::row::retry::FailureClass;
 use crate::executor::lane::provider::ProviderState;
 use crate::provider::class_of;
 
-/// How long a server may be silent before it is asked.
+/// How long a server may be silent before it is probed.
 const SILENCE: Duration = Duration::from_secs(30);
-/// How long it may take to answer.
+/// How long the answer to a probe may take.
 const BUDGET: Duration = Duration::from_secs(10);
 
-/// What became of a question.
+/// The outcome of a probe.
 #[derive(Debug)]
 pub(in crate::executor) struct Probed {
     pool: usize,
@@ -26,7 +26,7 @@ pub(in crate::executor) struct Probed {
 }
 
 impl Dispatcher {
-    /// Asks those that it is time to ask.
+    /// Probes the servers for which a probe is due.
     pub(super) fn probe(&mut self) {
         if self.draining {
             return;

@@ -1,4 +1,4 @@
-//! Starting all that has become possible: preparing, loading, dispatching, ending.
+//! Starts everything that has become possible: preparing, loading, dispatching, ending.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -22,12 +22,12 @@ use crate::provider::Dispatch;
 use crate::store::blocking;
 use crate::store::error::StoreError;
 
-/// Rows that are ready over all running batches, and the bytes of their bodies.
+/// Limits on the ready rows of all running batches, and on the bytes of their bodies.
 const ALL_ROWS: usize = 64 << 10;
 const ALL_BYTES: usize = 64 << 20;
 
 impl Dispatcher {
-    /// Looks at every run that something has happened to, then fills the lanes.
+    /// Looks at every run that an event has touched, then fills the lanes.
     pub(super) fn pump(&mut self, durable: u64) {
         if self.draining {
             return;
@@ -81,13 +81,13 @@ impl Dispatcher {
         }
     }
 
-    /// How much of each running batch may be in memory: less of each, the more there are.
+    /// How much of each running batch may be in memory: the more batches, the less of each.
     fn window(&self) -> WindowSize {
         let part = |all: usize, least: usize, most: usize| (all / self.active.max(1)).clamp(least, most);
         WindowSize { rows: part(ALL_ROWS, 16, 1_024), bytes: part(ALL_BYTES, 64 << 10, 2 << 20) }
     }
 
-    /// Loads what the run can take, or goes on with a run that has become idle.
+    /// Loads what the run can take, or moves on a run that has become idle.
     fn advance(&mut self, id: BatchId, now: Instant) {
         let window = self.window();
         let Some(run) = self.runs.get_mut(&id) else { return };
@@ -102,7 +102,7 @@ impl Dispatcher {
         }
         match run.idle() {
             None => self.set_alarm(id),
-            // Looked at again with the next commit.
+            // The run is looked at again with the next commit.
             Some(RunStatus::AwaitingDurability) => _ = self.settling.insert(id),
             Some(RunStatus::Finished) => {
                 self.deactivate(id);
@@ -116,7 +116,7 @@ impl Dispatcher {
                 self.deactivate(id);
                 self.touched.insert(id);
             }
-            // It keeps no place from a run that has something to do.
+            // A blocked run must not keep a place from a run that has work to do.
             Some(RunStatus::Blocked) => self.deactivate(id),
         }
     }
@@ -132,7 +132,7 @@ impl Dispatcher {
         }
     }
 
-    /// Gives rows that were to run alone back to their batches, or to one of them; they come again by
+    /// Gives quarantined rows back to their batches, or to one of them. They come again by
     /// themselves unless their batch has been stopped.
     pub(super) fn take_back_quarantined(&mut self, only: Option<BatchId>) {
         let now = Instant::now();
@@ -145,7 +145,7 @@ impl Dispatcher {
         }
     }
 
-    /// Takes over what was last said about how a batch is to run.
+    /// Takes over the latest instructions on how a batch should run.
     pub(super) fn controlled(&mut self, id: BatchId) {
         let Some(run) = self.runs.get_mut(&id) else { return };
         if run.control == run.source.live.control() {
@@ -167,7 +167,7 @@ impl Dispatcher {
         self.touched.insert(id);
     }
 
-    /// Prepares a batch; `cancels` came before that and are answered after it.
+    /// Prepares a batch; `cancels` arrived before that and are answered after it.
     pub(super) fn prepare(&mut self, id: BatchId, cancels: Vec<CancelReply>) {
         let stop = CancellationToken::new();
         if !cancels.is_empty() {
@@ -192,7 +192,7 @@ impl Dispatcher {
 
     fn load(&self, batch: BatchId, load: Load) {
         let Some(mut source) = self.runs.get(&batch).map(|run| run.source.clone()) else { return };
-        // Reading must not write to a full disk.
+        // Loading must not write to a full disk.
         let at = self.sharing.now();
         source.shared = source.shared.filter(|_| !self.disk_is_full).map(|shared| AnswerCache { at, ..shared });
         let events = self.events.clone();
@@ -208,8 +208,8 @@ impl Dispatcher {
         let undurable = u32::try_from(self.recorded.saturating_sub(durable)).unwrap_or(u32::MAX);
         let mut room = self.settings.in_flight_limit.saturating_sub(undurable).saturating_sub(self.in_flight);
         let lanes = self.lanes.len();
-        // One row for each lane in turn, and another lane first each time, so that none uses up the
-        // common limit.
+        // One row for each lane in turn, starting with another lane each time, so that no lane uses
+        // up the common limit.
         let mut fruitless = 0;
         while room > 0 && fruitless < lanes {
             let lane = self.first_lane % lanes;
@@ -264,7 +264,7 @@ impl Dispatcher {
         }
     }
 
-    /// Runs a row that may be what breaks connections, with no other row on its lane.
+    /// Runs a row that may be the cause of broken connections, with no other row on its lane.
     fn dispatch_alone(&mut self, index: LaneIndex, now: Instant, provider: Arc<dyn Dispatch>, (batch, row): (BatchId, ReadyRow)) -> bool {
         tracing::warn!(%batch, row = row.at.row.0, "its connection broke again and again; the row is tried with no other beside it");
         self.send(index, now, provider, batch, row, true);
@@ -333,7 +333,7 @@ impl Dispatcher {
         }
     }
 
-    /// When to look again although nothing has happened.
+    /// When to look again if no event arrives.
     pub(super) fn next_wake(&self) -> Instant {
         let now = Instant::now();
         if self.draining {

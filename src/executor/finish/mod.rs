@@ -1,7 +1,7 @@
-//! The end of a batch: a result for each row that has none, the files, the last state.
+//! Ends a batch: writes a result for each row that has none, then the files and the final state.
 //!
-//! Runs beside the dispatcher, one task a batch, after the batch's last dispatch. Each step may be
-//! interrupted and is then taken up again at the next start.
+//! Runs beside the dispatcher, one task per batch, after the batch's last dispatch. Each step may
+//! be interrupted; it is resumed at the next start.
 
 pub mod receipt;
 
@@ -20,12 +20,12 @@ use crate::executor::run::row::unanswered;
 use crate::store::error::StoreError;
 use crate::store::{End, PackedRow, Page, ROWS_PER_PAGE, Store, blocking};
 
-/// Wait before an input that cannot be read is tried again.
+/// Delay before an unreadable input is tried again.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
-/// Tries, for the whole batch, before the ids of its rows are given up.
+/// Read attempts, for the whole batch, before the ids of its rows are given up.
 const TRIES: u32 = 3;
 
-/// A batch to be ended.
+/// A batch that is about to end.
 pub(super) struct Finish {
     pub store: Store,
     pub clock: Clock,
@@ -69,7 +69,7 @@ impl Finish {
         }
     }
 
-    /// Where the items of the batch ran, if it has items.
+    /// Builds the receipt of where the batch's items ran, if it has items.
     async fn receipt(&self) -> Result<Option<Receipt>, StoreError> {
         let (BatchInput::Quoted(_), true) = (&self.spec.order, self.source.is_some()) else { return Ok(None) };
         let id = self.spec.id;
@@ -81,7 +81,7 @@ impl Finish {
                 match lines.next_result() {
                     Ok(Some(result)) => adding.add(&result),
                     Ok(None) => return Ok(Some(adding.receipt())),
-                    // One damaged result must not keep a batch from ending.
+                    // One damaged result must not keep the batch from ending.
                     Err(StoreError::Damaged(error)) => {
                         tracing::error!(batch = %id, %error, "a result cannot be read and is not in the receipt");
                         adding.unreadable();
@@ -107,7 +107,7 @@ impl Finish {
         }
     }
 
-    /// Gives each row without a result this one, page by page.
+    /// Gives this outcome to each row without a result, page by page.
     async fn close_rows(&self, source: &Source, outcome: &Outcome) -> Result<(), StoreError> {
         let mut durable = self.store.durable_rows();
         let mut tries = TRIES;
@@ -128,8 +128,9 @@ impl Finish {
         Ok(())
     }
 
-    /// The unfinished rows of a page and their ids. While `tries` are left, an input that cannot be
-    /// read is waited for; then better a row under its line number than a batch that never ends.
+    /// The unfinished rows of a page and their ids. While `tries` are left, an unreadable input is
+    /// retried after a delay. After that, a row under its line number is better than a batch that
+    /// never ends.
     async fn unfinished(&self, source: &Source, number: u32, page: &Page, tries: &mut u32) -> Result<Vec<Unfinished>, StoreError> {
         while *tries > 0 {
             let (source, page) = (source.clone(), page.clone());

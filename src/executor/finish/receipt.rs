@@ -1,4 +1,4 @@
-//! Where the items of a batch ran, summed up from their results when the batch ends.
+//! Builds the receipt: where the items of a batch ran, summed up from their results at its end.
 
 use std::collections::HashMap;
 
@@ -7,13 +7,13 @@ use crate::domain::quote::receipt::{LaneReceipt, Receipt, Rows};
 use crate::domain::row::RowResult;
 use crate::domain::vocabulary::Operation;
 
-/// The lane of answers that were there already.
+/// The lane name for answers that came from the cache.
 const CACHE: &str = "cache";
 
-/// Sums up.
+/// Sums up the results of a batch's items.
 pub struct Adding<'a> {
     plan: &'a Plan,
-    /// By lane and operation: its place in the receipt.
+    /// By lane and operation: the index of the entry in the receipt.
     places: HashMap<(String, Option<Operation>), usize>,
     receipt: Receipt,
 }
@@ -23,12 +23,12 @@ impl<'a> Adding<'a> {
         Self { plan, places: HashMap::new(), receipt: Receipt::default() }
     }
 
-    /// Tells that the result of an item is damaged.
+    /// Notes that the result of an item is damaged.
     pub fn unreadable(&mut self) {
         self.receipt.unreadable += 1;
     }
 
-    /// Adds the result of an item. They come in the order of the input.
+    /// Adds the result of an item. Results arrive in input order.
     pub fn add(&mut self, result: &RowResult) {
         let (Some(first), Some(last)) = (result.attempts.first(), result.attempts.last()) else { return };
         let copied = last.lane.starts_with("cache:");

@@ -1,8 +1,8 @@
-//! All that may hold back the calls of one lane, in one place: what is stated, what the provider says
-//! is left, what was found out, and whether it is well.
+//! Everything that may hold back the calls of one lane, in one place: the stated limits, what the
+//! provider says is left, the limits found out, and whether the lane is healthy.
 //!
-//! It asks nobody and sends nothing: it is told when a call goes out and how it ended, and answers
-//! when the next one may go out.
+//! Pure bookkeeping: the caller reports when a call goes out and how it ended, and the flow control
+//! says when the next call may go out. It makes no calls of its own.
 
 use std::time::Duration;
 
@@ -16,44 +16,45 @@ use crate::flow::circuit_breaker::{BreakerConfig, CircuitChange};
 use crate::flow::rate_window::RateWindow;
 use crate::flow::{AdaptiveRate, CircuitBreaker, ConcurrencyLimiter, RemainingQuota};
 
-/// The longest that a `Retry-After` is obeyed. A provider that asks for more is tried again all the same.
+/// The longest `Retry-After` that is obeyed. A provider that asks for more is still tried again
+/// after this time.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
-/// Failures in a row after which a lane is left alone.
+/// Failures in a row after which a lane rests.
 const PATIENCE: BreakerConfig = BreakerConfig { failures: 10, first: Duration::from_secs(1), longest: Duration::from_secs(60) };
 
-/// Answers that the latency of a lane is a mean of, about.
+/// About how many answers the mean latency of a lane covers.
 const LATENCY_OVER: u32 = 16;
 
-/// What a lane was told when a call went out.
+/// What is recorded about a call when it goes out.
 #[derive(Debug, Clone, Copy)]
 pub struct CallTicket {
     pub at: Instant,
-    /// About how many tokens it would take.
+    /// About how many tokens the call would take.
     pub tokens: u64,
-    /// Which address of its provider it went to.
+    /// Which address of its provider the call went to.
     pub epoch: u32,
-    /// Calls that were out then, itself included.
+    /// Calls in flight at that time, this one included.
     in_flight: u32,
-    /// All that had gone out by then.
+    /// All calls and tokens that had gone out by then.
     total: (u64, u64),
 }
 
-/// How a call ended, as far as that says anything about its lane.
+/// How a call ended, as far as its end says anything about its lane.
 #[derive(Debug, Clone, Default)]
 pub struct CallFeedback {
     pub failure: Option<FailureClass>,
-    /// Tokens read and written, if the provider said so.
+    /// Tokens read and written, if the provider reported them.
     pub tokens: Option<u64>,
     pub allowances: Option<Box<RateLimitStatus>>,
-    /// The row has failed before: that it fails again says more about it than about its lane.
+    /// The row has failed before: a repeated failure says more about the row than about its lane.
     pub repeated: bool,
 }
 
-/// The flow of a lane.
+/// The flow control of a lane.
 #[derive(Debug)]
 pub struct FlowControl {
     limits: Limits,
-    /// The most calls at a time that anybody would bear.
+    /// The most calls at a time that are ever tried.
     most: u32,
     pub in_flight_gauge: InFlight,
     limiter: ConcurrencyLimiter,
@@ -64,13 +65,14 @@ pub struct FlowControl {
     hold: Option<Instant>,
     /// Calls and tokens that have gone out.
     total: (u64, u64),
-    /// How long an answer takes: the last ones count most.
+    /// How long an answer takes; the latest answers count most.
     latency: Option<Duration>,
     ended: RateWindow,
 }
 
 impl FlowControl {
-    /// A flow for what is stated of the lane; an unknown limit is looked for up to `most`.
+    /// Creates a flow control for the stated limits of a lane; an unknown limit is searched for up
+    /// to `most`.
     pub fn new(limits: Limits, most: u32) -> Self {
         Self {
             limits,
@@ -88,21 +90,21 @@ impl FlowControl {
         }
     }
 
-    /// Takes what a new catalog says.
+    /// Updates the limits from a new catalog.
     pub fn set(&mut self, limits: Limits, now: Instant) {
         self.limits = limits;
         self.limiter.set(limits.in_flight, self.most);
         self.in_flight_gauge.set(limits, now);
     }
 
-    /// Forgets what was learnt: its provider is at another address now.
+    /// Forgets what was learnt: the provider is at another address now.
     pub fn reset(&mut self) {
         let in_flight = self.in_flight_gauge.in_flight;
         *self = Self { total: self.total, ..Self::new(self.limits, self.most) };
         self.in_flight_gauge.in_flight = in_flight;
     }
 
-    /// When a call may start; `None` if that is not a question of time alone.
+    /// When a call may start; `None` if more than the passing of time is needed.
     pub fn ready_at(&self, now: Instant) -> Option<Instant> {
         if self.in_flight_gauge.in_flight >= self.limiter.limit() {
             return None;
@@ -112,7 +114,7 @@ impl FlowControl {
         Some(waits.into_iter().flatten().fold(well.max(self.in_flight_gauge.paced_until(now)), Instant::max))
     }
 
-    /// A call goes out.
+    /// Notes that a call goes out.
     pub fn start(&mut self, now: Instant, tokens: u64, epoch: u32) -> CallTicket {
         self.total = (self.total.0 + 1, self.total.1.saturating_add(tokens));
         self.in_flight_gauge.start(now, tokens);
@@ -123,14 +125,15 @@ impl FlowControl {
         CallTicket { at: now, tokens, epoch, in_flight: self.in_flight_gauge.in_flight, total: self.total }
     }
 
-    /// It was not made after all. What was found out about the lane's rate counts it all the same.
+    /// Takes back a call that was not made after all. The rate found out for the lane counts it all
+    /// the same.
     pub fn refund(&mut self, now: Instant, sent: &CallTicket) {
         self.in_flight_gauge.refund(now, sent.tokens);
         self.breaker.on_abandoned(sent.at);
     }
 
-    /// A call has ended; `lesson` is `None` if that says nothing. Tells whether the lane is left alone
-    /// from now on, or is well again.
+    /// Ends a call; `lesson` is `None` if its end says nothing about the lane. Returns whether the
+    /// lane rests from now on, or has recovered.
     pub fn end(&mut self, now: Instant, sent: &CallTicket, lesson: Option<&CallFeedback>) -> CircuitChange {
         let in_flight = self.in_flight_gauge.in_flight.max(sent.in_flight);
         self.in_flight_gauge.end(now, sent.tokens, lesson.and_then(|lesson| lesson.tokens));
@@ -146,12 +149,12 @@ impl FlowControl {
             self.hold = Some(self.hold.map_or(until, |earlier| earlier.max(until)));
         }
         match lesson.failure {
-            // A refusal of the request is an answer: the lane itself is well.
+            // A refusal of the request is an answer: the lane itself is healthy.
             None | Some(FailureClass::Refused { .. } | FailureClass::ResponseTooLarge | FailureClass::InvalidResponse) => {
                 self.ended.count(now);
                 self.throttle.on_accepted(now);
                 let took = now.saturating_duration_since(sent.at);
-                // A refusal is sooner there than any answer.
+                // A refusal arrives sooner than any real answer.
                 if lesson.failure.is_none() {
                     self.latency = Some(self.latency.map_or(took, |before| (before * (LATENCY_OVER - 1) + took) / LATENCY_OVER));
                 }
@@ -168,7 +171,7 @@ impl FlowControl {
                 self.limiter.on_overload(now);
                 self.failed(now, sent, lesson)
             }
-            // About the request, or about somebody else's.
+            // The failure concerns this request, or another one.
             Some(FailureClass::Unavailable { status: 408 | 409 | 425, .. } | FailureClass::Connect) => {
                 self.breaker.on_abandoned(sent.at);
                 CircuitChange::None
@@ -198,39 +201,39 @@ impl FlowControl {
         }
     }
 
-    /// Calls that it may have in flight now; `None` if nobody knows a bound.
+    /// Calls that the lane may have in flight now; `None` if no bound is known.
     pub fn allowed(&self) -> Option<u32> {
         Some(self.limiter.limit()).filter(|limit| *limit < self.most)
     }
 
-    /// Calls a minute that it keeps to at present, stated or found out.
+    /// Calls a minute that the lane keeps to at present, stated or found out.
     pub fn per_minute(&self) -> Option<u64> {
         let found = self.throttle.rate().map(|rate| Duration::from_secs_f64(rate * 60.0).as_secs().max(1));
         let stated = self.limits.requests_per_minute.map(u64::from);
         [found, stated].into_iter().flatten().min()
     }
 
-    /// Until when it is left alone.
+    /// Until when the lane rests.
     pub fn resting_until(&self, now: Instant) -> Option<Instant> {
         [self.hold, self.breaker.resting_until()].into_iter().flatten().filter(|until| *until > now).max()
     }
 
-    /// Whether it fails calls.
+    /// The breaker that tracks whether calls on the lane fail.
     pub fn breaker(&self) -> &CircuitBreaker {
         &self.breaker
     }
 
-    /// How long its last answers took; `None` before the first.
+    /// How long the lane's last answers took; `None` before the first.
     pub fn latency(&self) -> Option<Duration> {
         self.latency
     }
 
-    /// Calls that ended well in a second, over the last minute.
+    /// Calls per second that ended well, over the last minute.
     pub fn rate(&self, now: Instant) -> f64 {
         self.ended.rate(now, Duration::from_secs(60))
     }
 
-    /// Whether a minute's tokens are what it is short of, so that they are what is shared.
+    /// Whether tokens a minute are limited, so that tokens are what is shared.
     pub fn counts_tokens(&self) -> bool {
         self.limits.tokens_per_minute.is_some()
     }

@@ -1,11 +1,12 @@
-//! What is in flight, and how fast it went out: the stated limits of a provider or of one offering.
+//! Counts the calls in flight and paces new ones: the stated limits of a provider or of one
+//! offering.
 
 use tokio::time::Instant;
 
 use crate::domain::provider::connection::Limits;
 use crate::flow::RateLimiter;
 
-/// Calls in flight and the paces that are prescribed.
+/// The calls in flight and the prescribed paces.
 #[derive(Debug, Clone, Default)]
 pub struct InFlight {
     pub in_flight: u32,
@@ -19,19 +20,19 @@ impl InFlight {
         Self { in_flight: 0, requests: pace(limits.requests_per_minute.map(u64::from)), tokens: pace(limits.tokens_per_minute) }
     }
 
-    /// Changes the paces; what went out before counts on.
+    /// Changes the paces; earlier calls still count.
     pub fn set(&mut self, limits: Limits, now: Instant) {
         set(&mut self.requests, limits.requests_per_minute.map(u64::from), now);
         set(&mut self.tokens, limits.tokens_per_minute, now);
     }
 
-    /// When the paces let the next call out.
+    /// The moment at which the paces allow the next call.
     pub fn paced_until(&self, now: Instant) -> Instant {
         let paces = [&self.requests, &self.tokens].into_iter().flatten();
         paces.filter_map(|pace| pace.ready_at(now)).max().unwrap_or(now)
     }
 
-    /// A call goes out that will take about so many tokens.
+    /// Notes that a call of about so many tokens goes out.
     pub fn start(&mut self, now: Instant, tokens: u64) {
         self.in_flight += 1;
         if let Some(pace) = &mut self.requests {
@@ -42,7 +43,7 @@ impl InFlight {
         }
     }
 
-    /// It was not made after all.
+    /// Takes back a call that was not made after all.
     pub fn refund(&mut self, now: Instant, tokens: u64) {
         self.end(now, tokens, Some(0));
         if let Some(pace) = &mut self.requests {
@@ -50,7 +51,7 @@ impl InFlight {
         }
     }
 
-    /// It has ended, and took so many in truth, if that is known.
+    /// Settles the call with its actual token count, if known.
     pub fn end(&mut self, now: Instant, said: u64, truly: Option<u64>) {
         self.in_flight -= 1;
         if let (Some(pace), Some(truly)) = (&mut self.tokens, truly) {

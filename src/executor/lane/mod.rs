@@ -1,6 +1,6 @@
-//! The lanes: one for each offering of the catalog that rows go to, and one for whatever else a
-//! provider takes. Each has a flow of its own, on top of what its provider bears as a whole, and the
-//! batches that have ready rows for it, by their shares.
+//! The lanes: one for each offering of the catalog that rows go to, and one for all other models
+//! that a provider takes. Each lane has its own flow control, on top of the limits of its provider
+//! as a whole, and shares its capacity among the batches that have ready rows for it.
 
 pub mod flow_control;
 pub mod in_flight;
@@ -27,15 +27,16 @@ use crate::flow::FairQueue;
 use crate::flow::circuit_breaker::CircuitChange;
 use crate::provider::{Dispatch, SetupError};
 
-/// Builds the provider behind a connection; the daemon knows where keys are.
+/// Builds the provider behind a connection; the daemon knows where the keys are.
 pub type OpenProvider = Arc<dyn Fn(&Connection) -> Result<Arc<dyn Dispatch>, SetupError> + Send + Sync>;
 
-/// Which lane: a provider's id and, for an offering of the catalog, the provider's name for the model.
+/// Names a lane: a provider's id and, for an offering of the catalog, the provider's model name.
 pub(super) type LaneName = (String, Option<String>);
 
-/// A lane that has not been well for this long is avoided where there is another.
+/// A lane that has been unhealthy for this long is avoided if there is another.
 const AVOIDED_AFTER: Duration = Duration::from_secs(20);
-/// Rows in a row that a batch gets where rows that begin alike run next to each other.
+/// Consecutive rows of one batch on a lane where rows with the same beginning run next to each
+/// other.
 const RUN_OF_ALIKE: u32 = 16;
 
 /// One lane.
@@ -45,16 +46,16 @@ pub(super) struct Lane {
     pub flow: FlowControl,
     /// Batches with ready rows.
     pub fair: FairQueue<BatchId, Owner>,
-    /// Rows that begin alike run next to each other, for the sake of the server's prefix cache.
+    /// Rows with the same beginning run next to each other, for the server's prefix cache.
     pub by_prefix: bool,
-    /// Whose turn it is, and for how many rows more, where rows run by prefix.
+    /// On a lane by prefix: the batch whose turn it is, and how many more rows the turn has.
     turn: Option<(BatchId, u32)>,
-    /// Rows that are to run with no other beside them; meanwhile no other starts.
+    /// Rows that must run with no other row beside them; meanwhile no other row starts.
     pub quarantined: VecDeque<(BatchId, ReadyRow)>,
 }
 
 impl Lane {
-    /// Whose row is next.
+    /// The batch whose row is next.
     pub fn next(&mut self) -> Option<BatchId> {
         if let Some((batch, left)) = self.turn.take()
             && left > 0
@@ -70,17 +71,17 @@ impl Lane {
         Some(first)
     }
 
-    /// The next row that is to run alone, if the lane is empty.
+    /// The next quarantined row, if the lane is empty.
     pub fn next_quarantined(&mut self) -> Option<(BatchId, ReadyRow)> {
         if self.flow.in_flight_gauge.in_flight == 0 { self.quarantined.pop_front() } else { None }
     }
 
-    /// Whether it has to become empty for a row that is to run alone.
+    /// Whether the lane must drain before a quarantined row can run.
     pub fn waits_for_quarantined(&self) -> bool {
         !self.quarantined.is_empty()
     }
 
-    /// What a row of so many tokens costs its batch of its share.
+    /// What a row of so many tokens is charged to its batch's share.
     pub fn cost(&self, tokens: u64) -> u64 {
         if self.flow.counts_tokens() { tokens.max(1) } else { 1 }
     }
@@ -93,7 +94,7 @@ pub(super) struct Lanes {
     by_name: HashMap<LaneName, LaneIndex>,
     by_provider: HashMap<String, usize>,
     open: OpenProvider,
-    /// The most calls that a lane without a stated limit is tried with.
+    /// The most calls at a time that are tried on a lane without a stated limit.
     most: u32,
 }
 
@@ -103,7 +104,7 @@ impl Lanes {
     }
 
     /// The lane of a provider's model, opened at first use. Models that the catalog does not know
-    /// share one: their names come from clients, and there must not be a lane for each.
+    /// share one lane: their names come from clients, and there must not be a lane for each name.
     pub fn of(&mut self, provider: &str, upstream: &str, catalog: &Snapshot) -> Option<LaneIndex> {
         let pool = self.pool(provider, catalog)?;
         let known = catalog.offering(provider, upstream).map(|_| upstream.to_owned());
@@ -142,7 +143,7 @@ impl Lanes {
         };
         match known {
             Some(index) if same_place(&self.pools[index].connection, connection) => {
-                // What was learnt about the server goes on to hold.
+                // What was learnt about the server still holds.
                 let pool = &mut self.pools[index];
                 (pool.connection, pool.provider) = (connection.clone(), opened);
                 Some(index)
@@ -160,7 +161,7 @@ impl Lanes {
         }
     }
 
-    /// Takes the limits of every lane from a new catalog.
+    /// Updates the limits of every lane from a new catalog.
     pub fn refresh(&mut self, catalog: &Snapshot, now: Instant) {
         for pool in &mut self.pools {
             if let Some(provider) = catalog.provider(&pool.connection.id) {
@@ -193,7 +194,7 @@ impl Lanes {
         self.pools.iter_mut().enumerate()
     }
 
-    /// Opens the servers of the operator's own, so that they are asked whether they are there.
+    /// Opens the operator's own servers, so that they are probed.
     pub fn open_local(&mut self, catalog: &Snapshot) {
         let local = catalog.providers().filter(|(provider, ready)| *ready && provider.is_local);
         for id in local.map(|(provider, _)| provider.id().to_owned()).collect::<Vec<_>>() {
@@ -220,12 +221,12 @@ impl Lanes {
         self.lanes.get(index).and_then(|lane| self.ready_at(lane, now)).is_some_and(|at| at <= now)
     }
 
-    /// When a call may start on a lane; `None` if that is not a question of time alone.
+    /// When a call may start on a lane; `None` if more than the passing of time is needed.
     fn ready_at(&self, lane: &Lane, now: Instant) -> Option<Instant> {
         Some(lane.flow.ready_at(now)?.max(self.pools.get(lane.pool)?.ready_at(now)?))
     }
 
-    /// A call goes out that will take about so many tokens.
+    /// Notes that a call of about so many tokens goes out.
     pub fn start(&mut self, index: LaneIndex, now: Instant, tokens: u64) -> Option<CallTicket> {
         let lane = self.lanes.get_mut(index)?;
         let pool = self.pools.get_mut(lane.pool)?;
@@ -233,7 +234,7 @@ impl Lanes {
         Some(lane.flow.start(now, tokens, pool.epoch))
     }
 
-    /// A call that was let out was not made: what it took of the limits comes back.
+    /// Takes back a call that was let out but not made: its share of the limits is returned.
     pub fn refund(&mut self, index: LaneIndex, now: Instant, sent: &CallTicket) {
         let Some(lane) = self.lanes.get_mut(index) else { return };
         let Some(pool) = self.pools.get_mut(lane.pool) else { return };
@@ -241,12 +242,12 @@ impl Lanes {
         lane.flow.refund(now, sent);
     }
 
-    /// A call has ended; `lesson` is `None` if that says nothing.
+    /// Ends a call; `lesson` is `None` if its end says nothing about the lane.
     pub fn end(&mut self, index: LaneIndex, now: Instant, at: Timestamp, sent: &CallTicket, lesson: Option<&CallFeedback>) {
         let Some(lane) = self.lanes.get_mut(index) else { return };
         let Some(pool) = self.pools.get_mut(lane.pool) else { return };
         pool.in_flight_gauge.end(now, sent.tokens, lesson.and_then(|lesson| lesson.tokens));
-        // What a call to an earlier address met says nothing about this one.
+        // The outcome of a call to an earlier address says nothing about the current one.
         let lesson = lesson.filter(|_| pool.epoch == sent.epoch);
         let change = lane.flow.end(now, sent, lesson);
         pool.learn(lesson.map(|lesson| lesson.failure), now, sent.at, at);
@@ -260,15 +261,15 @@ impl Lanes {
         }
     }
 
-    /// The earliest moment at which a lane that waits for nothing but the time may go on, and none
-    /// closer than a millisecond.
+    /// The earliest moment at which a lane that waits only for time may go on, at least a
+    /// millisecond ahead.
     pub fn next_release(&self, now: Instant) -> Option<Instant> {
         let waiting = self.lanes.iter().filter(|lane| !lane.fair.is_idle() || lane.waits_for_quarantined());
         let ends = waiting.filter_map(|lane| self.ready_at(lane, now)).filter(|at| *at > now);
         ends.min().map(|until| until.max(now + Duration::from_millis(1)))
     }
 
-    /// Takes the rows that were to run alone, or those of one batch.
+    /// Takes the quarantined rows, or those of one batch.
     pub fn take_quarantined(&mut self, only: Option<BatchId>) -> Vec<(BatchId, ReadyRow)> {
         let mut taken = Vec::new();
         for lane in &mut self.lanes {
@@ -280,7 +281,7 @@ impl Lanes {
         taken
     }
 
-    /// A batch has ended.
+    /// Removes a batch that has ended from a lane.
     pub fn forget(&mut self, index: LaneIndex, batch: BatchId) {
         if let Some(lane) = self.lanes.get_mut(index) {
             lane.fair.forget(batch);
@@ -292,22 +293,23 @@ impl Lanes {
         (0..self.lanes.len()).filter(|lane| self.is_avoided(*lane, now)).collect()
     }
 
-    /// How long a lane would take for so many rows at its present pace; `None` while that is not known.
+    /// How long a lane would take for so many rows at its present pace; `None` while the pace is
+    /// unknown.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
     pub fn time_for(&self, index: LaneIndex, rows: u64, now: Instant) -> Option<Duration> {
         let rate = self.lanes.get(index)?.flow.rate(now);
         if rate > 0.0 { Duration::try_from_secs_f64(rows as f64 / rate).ok() } else { None }
     }
 
-    /// A batch has another weight from now on.
+    /// Changes the weight of a batch.
     pub fn weigh(&mut self, index: LaneIndex, batch: BatchId, weight: u32) {
         if let Some(lane) = self.lanes.get_mut(index) {
             lane.fair.weigh(batch, weight);
         }
     }
 
-    /// Whether a lane has not been well for so long that its rows had better go elsewhere. Once in a
-    /// while one of them is wanted there all the same, to see whether it is well again.
+    /// Whether a lane has been unhealthy for so long that its rows should go elsewhere. Once in a
+    /// while a row is let through all the same, to find out whether the lane has recovered.
     pub fn is_avoided(&self, index: LaneIndex, now: Instant) -> bool {
         let Some(lane) = self.lanes.get(index) else { return true };
         let breakers = [Some(lane.flow.breaker()), self.pools.get(lane.pool).map(ProviderState::reach)];
@@ -317,7 +319,8 @@ impl Lanes {
     }
 }
 
-/// What the catalog says of a lane: no more calls at a time than its provider bears as a whole.
+/// The limits that the catalog states for a lane: no more calls at a time than its provider takes
+/// as a whole.
 fn stated((provider, upstream): &LaneName, catalog: &Snapshot) -> Limits {
     let offering = upstream.as_ref().and_then(|upstream| catalog.offering(provider, upstream));
     let own = offering.map_or_else(Limits::default, |offering| offering.limits);
@@ -325,7 +328,7 @@ fn stated((provider, upstream): &LaneName, catalog: &Snapshot) -> Limits {
     Limits { in_flight: own.in_flight.or(of_provider), ..own }
 }
 
-/// Whether two connections are the same but for their limits.
+/// Whether two connections differ at most in their limits.
 fn same_way(a: &Connection, b: &Connection) -> bool {
     a.kind == b.kind && a.key == b.key
 }

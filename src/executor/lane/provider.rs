@@ -1,5 +1,5 @@
-//! One provider at work: its connection, what it bears as a whole by its own word, and whether it is
-//! there at all. Its lanes share it.
+//! One provider at work: its connection, the limits of the provider as a whole, as the provider
+//! states them, and whether it is reachable at all. Its lanes share this state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::flow::CircuitBreaker;
 use crate::flow::circuit_breaker::{BreakerConfig, CircuitChange};
 use crate::provider::Dispatch;
 
-/// One failure to connect says that nobody is there.
+/// A single failure to connect marks the provider as unreachable.
 const PATIENCE: BreakerConfig = BreakerConfig { failures: 1, first: Duration::from_secs(1), longest: Duration::from_secs(30) };
 
 /// A provider.
@@ -23,17 +23,17 @@ pub struct ProviderState {
     pub connection: Connection,
     pub provider: Arc<dyn Dispatch>,
     pub in_flight_gauge: InFlight,
-    /// Which address it is at, counted up whenever that changes: what calls to an earlier one meet says
-    /// nothing about this one.
+    /// Counts the provider's addresses, up by one with each change: what calls to an earlier
+    /// address meet says nothing about the current one.
     pub epoch: u32,
     reach: CircuitBreaker,
-    /// When it last answered anything.
+    /// When the provider last answered anything.
     pub last_answer: Option<Timestamp>,
-    /// A server of the operator's own.
+    /// The server belongs to the operator.
     pub is_local: bool,
-    /// When anything was last heard of it, or else when it was opened.
+    /// When the provider last gave any sign, or else when it was opened.
     pub heard: Instant,
-    /// It is being asked whether it is there.
+    /// A probe of whether the provider is reachable is in flight.
     pub probing: bool,
 }
 
@@ -53,20 +53,20 @@ impl ProviderState {
         }
     }
 
-    /// The same provider at another address. Calls to where it was before are still in flight.
+    /// The same provider at another address. Calls to its earlier address are still in flight.
     pub fn moved(&self, connection: Connection, provider: Arc<dyn Dispatch>) -> Self {
         let mut moved = Self { epoch: self.epoch.wrapping_add(1), ..Self::new(connection, provider, self.is_local) };
         moved.in_flight_gauge.in_flight = self.in_flight_gauge.in_flight;
         moved
     }
 
-    /// Takes what a new catalog says of the limits. The connection itself is as it was.
+    /// Takes the limits from a new catalog. The connection itself stays as it was.
     pub fn set_limits(&mut self, connection: &Connection, now: Instant) {
         self.connection.limits = connection.limits;
         self.in_flight_gauge.set(connection.limits, now);
     }
 
-    /// When a call may start; `None` if that is not a question of time alone.
+    /// When a call may start; `None` if more than the passing of time is needed.
     pub fn ready_at(&self, now: Instant) -> Option<Instant> {
         if self.connection.limits.in_flight.is_some_and(|most| self.in_flight_gauge.in_flight >= most) {
             return None;
@@ -74,35 +74,36 @@ impl ProviderState {
         Some(self.reach.ready_at(now)?.max(self.in_flight_gauge.paced_until(now)))
     }
 
-    /// A call goes out.
+    /// Notes that a call goes out.
     pub fn start(&mut self, now: Instant, tokens: u64) {
         self.in_flight_gauge.start(now, tokens);
         self.reach.start(now);
     }
 
-    /// It was not made after all.
+    /// Takes back a call that was not made after all.
     pub fn refund(&mut self, now: Instant, sent: &CallTicket) {
         self.in_flight_gauge.refund(now, sent.tokens);
         self.reach.on_abandoned(sent.at);
     }
 
-    /// It is asked whether it is there; meanwhile no row goes out to find that out.
+    /// Begins a probe; meanwhile no row goes out to find out whether the provider is reachable.
     pub fn begin_probe(&mut self, now: Instant) {
         self.probing = true;
         self.reach.start(now);
     }
 
-    /// Nobody answers there.
+    /// Whether the provider is unreachable.
     pub fn is_unreachable(&self) -> bool {
         self.reach.failing_since().is_some()
     }
 
-    /// Whether it can be reached.
+    /// The breaker that tracks whether the provider is reachable.
     pub fn reach(&self) -> &CircuitBreaker {
         &self.reach
     }
 
-    /// Learns from how a call ended that went out at `sent`; `None` if it was abandoned.
+    /// Learns from the end of a call that went out at `sent`; `failure` is `None` if the call was
+    /// abandoned.
     pub fn learn(&mut self, failure: Option<Option<FailureClass>>, now: Instant, sent: Instant, at: Timestamp) {
         let provider = &self.connection.id;
         let change = match failure {

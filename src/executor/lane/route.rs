@@ -1,4 +1,4 @@
-//! One lane that rows of a model may take, and which files it accepts.
+//! One lane that the rows of a model may take, and which files it accepts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,44 +11,44 @@ use crate::domain::row::openai::RowRequest;
 use crate::domain::vocabulary::HostedTool;
 use crate::executor::lane::LaneIndex;
 
-/// One way for the rows of a model.
+/// One route for the rows of a model.
 #[derive(Debug, Clone)]
 pub struct LaneRoute {
-    /// `None` while nothing can go there.
+    /// `None` while no row can go there.
     pub lane: Option<LaneIndex>,
-    /// It has not been well for a while; another way is better.
+    /// The lane has been unhealthy for a while; another route is better.
     pub(super) avoided: bool,
-    /// Rows that begin alike run next to each other there.
+    /// Rows with the same beginning run next to each other on the lane.
     pub by_prefix: bool,
     /// The provider's name for the model.
     pub upstream: Arc<str>,
-    /// The server that it leads to.
+    /// The server that the route leads to.
     pub server: Arc<str>,
     /// The lane as it is recorded with attempts: `provider/upstream`.
     pub name: Arc<str>,
     /// What the batch pays, fixed when it was validated.
     pub price: PriceSheet,
-    /// The endpoints that it serves; empty if that is not known.
+    /// The endpoints that the lane serves; empty if unknown.
     pub endpoints: Endpoints,
-    /// Its server has Anthropic's Messages.
+    /// The server has Anthropic's Messages.
     pub messages: bool,
-    /// Which files it reads.
+    /// Which files the lane reads.
     pub reads: Reads,
-    /// What its provider calls tools that it runs itself.
+    /// The provider's names for the tools that it runs itself.
     pub tool_names: BTreeMap<HostedTool, String>,
 }
 
 /// Which files a lane reads.
 #[derive(Debug, Clone)]
 pub enum Reads {
-    /// Nobody knows; its provider says.
+    /// Unknown: the provider decides.
     Unknown,
-    /// None, or these.
+    /// The lane reads no files, or these.
     Files(Option<Files>),
 }
 
 impl Reads {
-    /// Whether a file may be sent there.
+    /// Whether a file may be sent to the lane.
     pub fn takes(&self, mime: &str, bytes: u64) -> bool {
         match self {
             Self::Unknown => true,
@@ -62,8 +62,9 @@ impl LaneRoute {
         self.lane.is_some() && !self.avoided
     }
 
-    /// Whether it can be asked what an item asks, in one of the forms of that, as far as is known. Rows of OpenAI's
-    /// are for their client to send where they can be answered.
+    /// Whether the lane can be asked what an item asks, in one of the forms that can express it, as
+    /// far as is known. Always true for rows in OpenAI's format: their client is responsible for
+    /// sending them where they can be answered.
     pub(super) fn can_be_asked(&self, row: &RowRequest<'_>) -> bool {
         row.operation.is_none() || can_be_asked(row, self.endpoints)
     }

@@ -1,8 +1,8 @@
-//! Where the rows of a batch may go at present: for each of its models the planned offering, and those
-//! that it may fall back to.
+//! Where the rows of a batch may go at present: for each of its models, the planned offering and
+//! its fallbacks.
 //!
-//! Made anew whenever the catalog, a hold or the health of a lane changes; rows that are on their way
-//! keep the one they were made for.
+//! Rebuilt whenever the catalog, a hold or the health of a lane changes. Rows that are on their way
+//! keep the table that they were made for.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::executor::lane::LaneIndex;
 use crate::executor::lane::route::{LaneRoute, Reads};
 use crate::quote::Attachment;
 
-/// The ways of one model: a range of the routes, and the one that fresh rows take.
+/// The routes of one model: a range of the table, and the route that fresh rows take.
 #[derive(Debug, Clone, Copy)]
 struct OfModel {
     first: u16,
@@ -27,7 +27,7 @@ struct OfModel {
     entry: u16,
 }
 
-/// The ways of a batch.
+/// The routes of a batch.
 #[derive(Debug, Clone, Default)]
 pub struct RouteTable {
     routes: Vec<LaneRoute>,
@@ -54,7 +54,8 @@ impl RouteTable {
         self.lane(self.primary(model)?)
     }
 
-    /// Where a row goes that was to take `route`: there if that is possible, else where fresh rows go.
+    /// The route of a row that should take `route`: the same if possible, else the route of fresh
+    /// rows.
     pub fn current_or_primary(&self, route: u16) -> u16 {
         match self.get(route) {
             Some(known) if known.is_good() => route,
@@ -62,20 +63,20 @@ impl RouteTable {
         }
     }
 
-    /// Where a row may go that a lane has failed for good.
+    /// Where a row may go after a lane has failed it for good.
     pub fn next_fallback(&self, route: u16) -> Option<u16> {
         let model = self.of(route)?;
         (route + 1..model.first + model.count).find(|next| self.get(*next).is_some_and(LaneRoute::is_good))
     }
 
-    /// Where a row may go whose files `route` does not read: to one that is well, and if there is none to
-    /// another one, in a while; says which it is.
+    /// Where a row may go if `route` does not read its files: to a healthy lane at once, or if
+    /// there is none, to another lane after a while. The flag says whether the lane is healthy.
     pub fn accepting_files(&self, route: u16, files: &[Attachment]) -> Option<(u16, bool)> {
         self.other(route, |known| files.iter().all(|file| known.reads.takes(&file.mime, file.bytes)))
     }
 
-    /// Where a row goes that was to take `route`: there, unless another way can be asked what it asks and that one
-    /// cannot.
+    /// The route of a row that should take `route`: the same, unless its lane cannot be asked what
+    /// the row asks and another lane can.
     pub fn supporting(&self, route: u16, row: &RowRequest<'_>) -> u16 {
         match self.get(route) {
             Some(known) if known.lane.is_some() && !known.can_be_asked(row) => {
@@ -85,8 +86,8 @@ impl RouteTable {
         }
     }
 
-    /// Another way of the same model that nothing holds and that is wanted: one that is well, if there is one, and
-    /// whether it is.
+    /// Another route of the same model that is not held and fits `wanted`: a healthy one if there
+    /// is one. The flag says whether it is healthy.
     fn other(&self, route: u16, wanted: impl Fn(&LaneRoute) -> bool) -> Option<(u16, bool)> {
         let model = self.of(route)?;
         let is_wanted = |other: &u16| self.get(*other).is_some_and(|known| known.lane.is_some() && wanted(known));
@@ -100,8 +101,8 @@ impl RouteTable {
         self.models.iter().find(|model| (model.first..model.first + model.count).contains(&route))
     }
 
-    /// Whether a route leads to the same lane of the same server, under the same name of its model and in the
-    /// same form, as it did before.
+    /// Whether a route still leads to the same lane of the same server, under the same model name
+    /// and in the same form, as before.
     pub fn is_unchanged(&self, before: &Self, route: u16) -> bool {
         let form = |route: &LaneRoute| (route.endpoints, route.messages);
         let way = |ways: &Self| ways.get(route).map(|route| (route.lane, route.server.clone(), route.upstream.clone(), form(route)));
@@ -113,25 +114,25 @@ impl RouteTable {
         self.primary_lanes().enumerate().filter(|(_, lane)| lane.is_none()).map(|(model, _)| model).collect()
     }
 
-    /// For each model the lane of its fresh rows.
+    /// For each model, the lane of its fresh rows.
     pub fn primary_lanes(&self) -> impl Iterator<Item = Option<LaneIndex>> + '_ {
         self.models.iter().map(|model| self.lane(model.entry))
     }
 }
 
-/// What decides about ways besides the plan.
+/// What decides on the routes besides the plan.
 pub struct RouteContext<'a> {
     pub catalog: &'a Snapshot,
     pub holds: &'a [LaneHold],
     pub now: Instant,
 }
 
-/// The ways of a plan's models, in the plan's order.
+/// Builds the routes of a plan's models, in the plan's order.
 ///
-/// A batch stays with the provider that it was planned with for as long as that one serves the
-/// model, unless its lane is drained or has not been well for a while and the plan has another. What
-/// was planned with the simulated provider stays simulated, and nothing else ever becomes simulated:
-/// its client was promised real answers. Prices never change.
+/// A batch stays with the provider that it was planned with for as long as this provider serves the
+/// model. It moves only if the lane is drained, or has been unhealthy for a while, and the plan has
+/// another lane. A model planned with the simulated provider stays simulated, and no other model
+/// ever becomes simulated: the client was promised real answers. Prices never change.
 pub fn build_routes(plan: &Plan, around: &RouteContext<'_>, lanes: &mut Lanes) -> Arc<RouteTable> {
     let mut ways = RouteTable::default();
     for model in &plan.models {
@@ -178,7 +179,7 @@ fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around
     }
 }
 
-/// What stands for a server: whose it is, and where.
+/// Identifies a server: who owns it, and where it is.
 fn server(connection: &Connection) -> String {
     match &connection.kind {
         ProviderKind::Server(server) => format!("{} {}", connection.id, server.base_url),
@@ -200,7 +201,7 @@ fn is_paused(provider: &str, upstream: &str, around: &RouteContext<'_>) -> bool 
     }
 }
 
-/// The provider that serves a planned model now, and its name for it.
+/// The provider that now serves a planned model, and the provider's name for the model.
 fn way<'a>(model: &'a PlannedModel, catalog: &'a Snapshot) -> Option<(&'a str, &'a str)> {
     let simulated = |provider: &str| catalog.provider(provider).is_some_and(|provider| !provider.is_real());
     if model.quoted.is_some() {
@@ -211,12 +212,13 @@ fn way<'a>(model: &'a PlannedModel, catalog: &'a Snapshot) -> Option<(&'a str, &
         return Some((provider, upstream));
     }
     if simulated(provider) {
-        // It answers for every model, and is never replaced by anybody who would send a bill.
+        // The simulated provider answers for every model, and is never replaced by a provider that
+        // charges.
         return catalog.is_usable(provider).then_some((provider, upstream));
     }
     let other = catalog.resolve(requested).ok().filter(|other| !simulated(other.provider))?;
-    // From one who offers the model only to another who does: a server that takes every model may not
-    // have it, and its client may not want it to be asked.
+    // Only from a provider that offers the model to another that does: a server that takes every
+    // model may not have this one, and the client may not want that server to be asked.
     let offered = catalog.offers_of(requested).next().is_none() || catalog.offers_of(requested).any(|id| id == other.provider);
     offered.then_some((other.provider, other.upstream))
 }

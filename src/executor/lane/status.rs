@@ -1,8 +1,9 @@
-//! What the lanes are doing, for whoever shows it: published by the dispatcher about once a second,
-//! read by anybody at any time.
+//! What the lanes are doing, for display: published by the dispatcher about once a second, and
+//! readable by any task at any time.
 //!
-//! Nothing here is stored; after a restart it starts from nothing. Queue lengths are exact for
-//! batches of one model; rows of a batch of several are divided among its models as in the input.
+//! Nothing here is stored; a restart begins with empty statuses. Queue lengths are exact for
+//! batches of one model. Rows of a batch with several models are divided among its models as in the
+//! input.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,19 +19,20 @@ use crate::executor::run::Run;
 /// What a lane is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LaneReport {
-    /// Rows that are not finished, those in flight included.
+    /// Unfinished rows, including those in flight.
     pub queued_rows: u64,
-    /// About how many tokens these rows will be to read.
+    /// About how many input tokens these rows have.
     pub queued_tokens: u64,
     /// Calls in flight.
     pub in_flight: u32,
-    /// Calls that it may have in flight at present, as far as that is known; `None` without a bound.
+    /// Calls that the lane may have in flight at present, as far as known; `None` without a bound.
     pub allowed: Option<u32>,
-    /// Requests a minute that it keeps to at present, stated or found out; `None` without a bound.
+    /// Requests a minute that the lane keeps to at present, stated or found out; `None` without a
+    /// bound.
     pub per_minute: Option<u64>,
-    /// Milliseconds that its last answers took, to two digits; `None` before the first.
+    /// Milliseconds that its last answers took, rounded to two digits; `None` before the first.
     pub latency_ms: Option<u64>,
-    /// It is left alone until then: its provider asked for that, or it kept failing.
+    /// The lane rests until then: its provider asked for a pause, or the lane kept failing.
     pub resting_until: Option<Timestamp>,
     /// When its provider last answered anything.
     pub last_answer: Option<Timestamp>,
@@ -41,28 +43,28 @@ pub struct LaneReport {
 /// All lanes at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LaneStatuses {
-    /// Grows whenever something below has changed.
+    /// Grows whenever a field below has changed.
     pub generation: u64,
-    /// The daemon is stopping and dispatches no more.
+    /// The daemon is stopping and dispatches no more rows.
     pub draining: bool,
-    /// Rows that have the answer of another one, since the start.
+    /// Rows that got the answer of another row, since the start.
     pub shared_rows: u64,
-    /// By provider and by its name for the model.
+    /// By provider, and by the provider's name for the model.
     lanes: HashMap<String, HashMap<Option<String>, LaneReport>>,
     /// When each provider last answered, and whether it is unreachable.
     providers: HashMap<String, (Option<Timestamp>, bool)>,
 }
 
 impl LaneStatuses {
-    /// The lane of a provider's model, whether rows have ever gone there or not.
+    /// The lane of a provider's model, whether or not rows have ever gone there.
     pub fn lane(&self, provider: &str, upstream: &str) -> LaneReport {
         let (last_answer, unreachable) = self.providers.get(provider).copied().unwrap_or_default();
         let known = self.lanes.get(provider).and_then(|lanes| lanes.get(&Some(upstream.to_owned()))).copied();
         LaneReport { last_answer, unreachable, ..known.unwrap_or_default() }
     }
 
-    /// Every lane that rows have gone to: provider, the provider's name for the model if the catalog
-    /// knows it, and what it is doing.
+    /// Every lane that rows have gone to: the provider, its name for the model if the catalog knows
+    /// the model, and what the lane is doing.
     pub fn lanes(&self) -> impl Iterator<Item = (&str, Option<&str>, LaneReport)> {
         self.lanes
             .iter()
@@ -70,17 +72,18 @@ impl LaneStatuses {
     }
 }
 
-/// Whole milliseconds, to two digits: as exact as that is, and so that it changes seldom.
+/// Whole milliseconds, rounded to two digits: as exact as the latency itself is, and rarely
+/// changing.
 fn in_two_digits(latency: Duration) -> u64 {
     let millis = u64::try_from(latency.as_millis()).unwrap_or(u64::MAX);
     let unit = 10_u64.pow(millis.checked_ilog10().unwrap_or(0).saturating_sub(1));
     millis / unit * unit
 }
 
-/// Where the board hangs.
+/// The shared place where the statuses are published.
 pub type SharedLaneStatuses = Arc<ArcSwap<LaneStatuses>>;
 
-/// Publishes what the lanes are doing, if it is different from before.
+/// Publishes what the lanes are doing, if it differs from before.
 pub fn publish<'a>(
     wall: &SharedLaneStatuses,
     lanes: &Lanes,
@@ -90,7 +93,7 @@ pub fn publish<'a>(
 ) {
     let now = Instant::now();
     let mut board = LaneStatuses { draining, shared_rows, ..LaneStatuses::default() };
-    // Whole seconds: what is shown, and little enough to change seldom.
+    // Whole seconds: the precision that is shown, and coarse enough to change rarely.
     let in_seconds = |at: Timestamp| Timestamp::from_second(at.as_second()).ok();
     for pool in lanes.providers() {
         board.providers.insert(pool.connection.id.clone(), (pool.last_answer.and_then(in_seconds), pool.is_unreachable()));

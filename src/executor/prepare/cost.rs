@@ -1,7 +1,7 @@
-//! What the items of a batch are expected to cost once all of them are counted: what is reserved for them,
-//! and whether they stay below their client's ceiling.
+//! The expected cost of a batch's items once all of them are counted: the amount to reserve for
+//! them, and whether they stay below their client's ceiling.
 //!
-//! A quote may have been made of a few items; here it is held against all of them.
+//! A quote may have been made from a few items; here it is checked against all of them.
 
 use rust_decimal::Decimal;
 
@@ -16,26 +16,26 @@ use crate::domain::usage::Usage;
 use crate::quote::upper_bound;
 use crate::quote::{Attachment, Content, Misread, Output};
 
-/// What is known of the rows of a planned model besides their count.
+/// What is known about the rows of a planned model besides their count.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// What one of them was quoted on the planned lane, the fee included; `None` if nobody knows.
+    /// The quoted cost of one row on the planned lane, the fee included; `None` if unknown.
     pub each: Option<Usd>,
-    /// The same on each of the alternatives, in their order.
+    /// The quoted cost of one row on each of the alternatives, in their order.
     pub elsewhere: Vec<Option<Usd>>,
-    /// Tokens of an answer of the planned lane on average, if enough were observed.
+    /// Average output tokens of an answer on the planned lane, if enough were observed.
     pub usual_output: Option<u64>,
-    /// Tokens that the planned lane writes at most, if that is known.
+    /// The most output tokens that the planned lane writes, if known.
     pub most_output: Option<u64>,
-    /// What is reserved is the most that rows may cost, not what they are expected to.
+    /// Reserve the most that rows may cost, instead of their expected cost.
     pub at_most: bool,
-    /// Tokens that they are expected to read, and to write.
+    /// Tokens that the rows are expected to read, and to write.
     pub read: u64,
     pub written: u64,
 }
 
 impl Tally {
-    /// Counts one row more.
+    /// Adds one row.
     pub fn add(&mut self, row: &Measured) {
         let likely = || Usage { input_tokens: row.read, output_tokens: row.output.likely(self.usual_output), ..Usage::default() };
         let bound = self.at_most.then(|| upper_bound::of_row(row.body_bytes, row.output, self.most_output)).flatten();
@@ -44,19 +44,19 @@ impl Tally {
         self.written = self.written.saturating_add(usage.output_tokens);
     }
 
-    /// So many rows at what one of them costs.
+    /// The cost of so many rows at the cost of one.
     fn times(each: Usd, rows: u32) -> Usd {
         Usd(each.0.saturating_mul(rows.into()))
     }
 }
 
-/// Bytes of a text that make a token, at most: what is expected of reading it is never far too much.
+/// The most bytes of text that make a token: the expected input is never far too high.
 const BYTES_PER_TOKEN: u64 = 4;
 
 /// What one row is expected to read and write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Measured {
-    /// Tokens, about.
+    /// Approximate number of input tokens.
     pub read: u64,
     pub output: Output,
     pub body_bytes: usize,
@@ -65,11 +65,11 @@ pub struct Measured {
 /// Finds a file that an item names.
 pub type FindFile<'a> = &'a dyn Fn(&str) -> Option<Attachment>;
 
-/// Measures an item of a file. A file that it names and that is not there counts for nothing: its row will
+/// Measures an item of a file. A missing file that the item names counts for nothing: its row will
 /// fail when it runs.
 ///
 /// # Errors
-/// When nobody could answer the item.
+/// When no provider could answer the item.
 pub fn measure(row: &RowRequest<'_>, find: FindFile<'_>) -> Result<Measured, RowFault> {
     let input = readable(row)?;
     let content = Content::read(row.endpoint, &input).map_err(|Misread { member, message }| {
@@ -80,14 +80,15 @@ pub fn measure(row: &RowRequest<'_>, find: FindFile<'_>) -> Result<Measured, Row
     Ok(Measured { read: content.measured(&files, BYTES_PER_TOKEN), output: content.output(), body_bytes: row.body.len() })
 }
 
-/// What is to be reserved for all items, in whole micro-dollars.
+/// The amount to reserve for all items, in whole micro-dollars.
 pub fn reserve(order: &QuotedInput, models: &[PlannedModel], tallies: &[Tally]) -> Usd {
     let rows = models.iter().fold(0_u32, |sum, model| sum.saturating_add(model.rows));
     let average = order.each.map_or(Usd::ZERO, |each| Tally::times(each, rows));
     micros_up(average.max(expected(order, models, tallies)))
 }
 
-/// What all items are expected to cost: what they were quoted, and no less than what they come to themselves.
+/// The expected cost of all items: what they were quoted, and no less than the cost by their own
+/// size.
 fn expected(order: &QuotedInput, models: &[PlannedModel], tallies: &[Tally]) -> Usd {
     let own = models.iter().zip(tallies).map(|(model, tally)| {
         let usage = Usage { input_tokens: tally.read, output_tokens: tally.written, ..Usage::default() };
@@ -98,17 +99,17 @@ fn expected(order: &QuotedInput, models: &[PlannedModel], tallies: &[Tally]) -> 
     quoted(models, tallies).max(with_fee(own, order.fee))
 }
 
-/// What all items were quoted, each on the lane that was planned for it.
+/// The quoted cost of all items, each on the lane that was planned for it.
 fn quoted(models: &[PlannedModel], tallies: &[Tally]) -> Usd {
     let costs = models.iter().zip(tallies).filter_map(|(model, tally)| Some(Tally::times(tally.each?, model.rows)));
     costs.fold(Usd::ZERO, Usd::plus)
 }
 
-/// Holds all items against the ceiling of their client, and forgets alternatives with which they could exceed
-/// it: with all that stay, each row may end on the dearest of its lanes.
+/// Checks all items against their client's ceiling, and drops alternatives that could exceed it:
+/// with every alternative that stays, each row may end on its most expensive lane.
 ///
 /// # Errors
-/// When they are expected to cost more.
+/// When the items are expected to cost more than the ceiling.
 pub fn keep_below_ceiling(order: &QuotedInput, models: &mut [PlannedModel], tallies: &[Tally]) -> Result<(), Problem> {
     let Some(most) = order.demands.max_price else { return Ok(()) };
     let mut worst = expected(order, models, tallies);
@@ -148,7 +149,8 @@ mod tests {
         Usd(Decimal::new(cents, 2))
     }
 
-    /// A model of fifty rows, its alternatives, and what an item costs here and on each of those.
+    /// A model of fifty rows with its alternatives, and the cost of an item here and on each
+    /// alternative.
     fn model(each: i64, elsewhere: &[i64]) -> (PlannedModel, Tally) {
         let lane = |provider: &str| PlannedLane {
             model: "m".into(),
@@ -188,13 +190,15 @@ mod tests {
                 models.iter().map(|m| m.alternatives.iter().map(|l| l.provider.clone()).collect()).collect::<Vec<Vec<_>>>(),
             )
         };
-        // A hundred rows at a cent; each model that goes to two cents is fifty more, to three a hundred.
+        // A hundred rows at a cent. Each model that moves to two cents adds fifty cents, to three a
+        // hundred.
         assert_eq!(stay(99), Err(ProblemCode::PriceCeiling));
         assert_eq!(stay(100), Ok(vec![vec!["1".to_owned()], vec![]]));
         assert_eq!(stay(150), Ok(vec![vec!["2".to_owned(), "1".to_owned()], vec![]]));
         assert_eq!(stay(200), Ok(vec![vec!["2".to_owned(), "1".to_owned(), "3".to_owned()], vec![]]));
         assert_eq!(stay(250), Ok(vec![vec!["2".to_owned(), "1".to_owned(), "3".to_owned()], vec!["2".to_owned()]]));
-        // Rows that are much longer than those of the quote cost what reading them does: a dollar a million.
+        // Rows much longer than the quoted ones cost what reading them costs: a dollar per million
+        // tokens.
         let (mut model, mut tally) = model(1, &[]);
         tally.read = 1_000_000;
         tally.written = 1_000_000;

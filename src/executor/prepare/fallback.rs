@@ -1,5 +1,5 @@
-//! Which lanes the rows of a batch may fall back to, decided once, when it is validated: other
-//! offerings of the same model, within what the batch is ready to pay.
+//! Which lanes the rows of a batch may fall back to, decided once, at validation: other offerings
+//! of the same model, within the price that the batch accepts.
 
 use crate::catalog::Snapshot;
 use crate::domain::batch::Fallback;
@@ -8,8 +8,8 @@ use crate::domain::money::PriceSheet;
 
 /// Notes the alternatives of each planned model, the cheapest first.
 ///
-/// Those of items have been told by their quote. What was planned with the simulated provider has none: answers that are not real must not become
-/// real ones, and cost money, by a fault.
+/// Items have the alternatives that their quote fixed. A model planned with the simulated provider
+/// has none: simulated answers must not become real ones, and cost money, because of a fault.
 pub fn add_alternatives(plan: &mut Plan, fallback: Fallback, catalog: &Snapshot) {
     for model in plan.models.iter_mut().filter(|model| model.quoted.is_none()) {
         if catalog.provider(&model.lane.provider).is_some_and(|provider| provider.is_real()) {
@@ -20,7 +20,7 @@ pub fn add_alternatives(plan: &mut Plan, fallback: Fallback, catalog: &Snapshot)
 
 fn alternatives(model: &PlannedModel, fallback: Fallback, catalog: &Snapshot) -> Vec<PlannedLane> {
     let allowed = |price: &PriceSheet, is_local: bool| {
-        // A hosted service without a stated price is not free; what it charges is not known.
+        // A hosted service without a stated price is not free; its price is unknown.
         let known = is_local || *price != PriceSheet::default();
         match fallback {
             Fallback::Never => false,

@@ -1,7 +1,7 @@
-//! From a stored batch to something that can run: validation of a new one, recovery of an old one.
+//! From a stored batch to one that can run: validates a new batch, recovers an old one.
 //!
-//! Runs beside the dispatcher, one task a batch. While it runs the dispatcher leaves the batch
-//! alone, so it may write the batch's state.
+//! Runs beside the dispatcher, one task per batch. While the task runs, the dispatcher does not
+//! touch the batch, so the task may write the batch's state.
 
 pub mod cost;
 pub mod fallback;
@@ -34,7 +34,7 @@ use crate::domain::time::Clock;
 use crate::store::error::StoreError;
 use crate::store::{LiveBatch, Store, blocking};
 
-/// What preparing needs.
+/// What preparing a batch needs.
 pub(super) struct Prepare {
     pub store: Store,
     pub catalog: Arc<Catalog>,
@@ -44,24 +44,24 @@ pub(super) struct Prepare {
     pub stop: CancellationToken,
 }
 
-/// What there is to do for a batch.
+/// The next step for a prepared batch.
 #[derive(Debug)]
 pub(super) enum Prepared {
-    /// Its rows can run.
+    /// The batch's rows can run.
     Run { spec: BatchSpec, state: BatchState, plan: Plan, live: Arc<LiveBatch> },
-    /// It only needs to be ended.
+    /// The batch only needs to be ended.
     Finish { spec: BatchSpec, state: BatchState, live: Option<Arc<LiveBatch>> },
-    /// It has ended, does not exist, or preparing was stopped.
+    /// The batch has ended or does not exist, or preparing was stopped.
     Nothing,
-    /// It could not be read or written for now.
+    /// The batch could not be read or written for now.
     Failed(StoreError),
 }
 
 impl Prepare {
-    /// Prepares the batch, when one of `permits` is free.
+    /// Prepares the batch as soon as one of `permits` is free.
     pub async fn run(self, id: BatchId, permits: Arc<Semaphore>) -> Prepared {
         let stop = self.stop.clone();
-        // Closed never: somebody holds it for as long as the daemon runs.
+        // Never closed: the dispatcher holds the semaphore for as long as the daemon runs.
         let Some(_permit) = stop.run_until_cancelled(permits.acquire_owned()).await else { return Prepared::Nothing };
         self.stages.set(id, Stage::Routing);
         match AssertUnwindSafe(self.prepare(id)).catch_unwind().await {
@@ -91,7 +91,8 @@ impl Prepare {
         }
     }
 
-    /// The quote whose lanes a batch takes, if it is one of items. `Err` inside if it cannot be read.
+    /// The quote whose lanes a batch of items takes, if it is one. The inner result is `Err` if the
+    /// quote cannot be read.
     async fn quote(&self, order: &BatchInput) -> Result<Result<Option<Quote>, Problem>, StoreError> {
         let BatchInput::Quoted(order) = order else { return Ok(Ok(None)) };
         let reason = match self.store.quote(order.quote).await {
@@ -117,7 +118,7 @@ impl Prepare {
         });
         match checked.await {
             Err(StoreError::Content(damage)) => Ok(CheckedInput::Bad(vec![problem(ProblemCode::InputDamaged, damage.to_string())])),
-            // What fails for the moment is tried again, but not for ever.
+            // A temporary failure is retried, but not for ever.
             Err(StoreError::Io { reason, missing, .. }) if missing || spec.deadline() <= self.clock.now() => {
                 Ok(CheckedInput::Bad(vec![problem(ProblemCode::InputUnreadable, format!("the input file could not be read: {reason}"))]))
             }
@@ -169,7 +170,7 @@ fn problem(code: ProblemCode, message: String) -> Problem {
     Problem { code, message, line: None, param: None }
 }
 
-/// Cancels a batch that nothing is being done to.
+/// Cancels a batch that no task is working on.
 pub(super) async fn cancel_stored(store: &Store, clock: &Clock, id: BatchId) -> Result<BatchState, CancelError> {
     let batch = store.batch(id).await?.ok_or(CancelError::NotFound)?;
     let state = batch.state.apply(BatchEvent::CancelRequested, clock.now()).map_err(|conflict| CancelError::TooLate(conflict.state))?;
@@ -179,7 +180,7 @@ pub(super) async fn cancel_stored(store: &Store, clock: &Clock, id: BatchId) -> 
     Ok(state)
 }
 
-/// A reader of a batch's input under these ways.
+/// A reader of a batch's input with these routes.
 pub(super) fn source(
     store: &Store,
     clock: &Clock,

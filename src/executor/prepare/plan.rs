@@ -1,7 +1,8 @@
-//! The plan of a new batch in the making: the models that its rows name, each resolved when it is first named,
-//! and what its rows come to.
+//! Builds the plan of a new batch: the models that its rows name, each resolved when it is first
+//! named, and the totals of its rows.
 //!
-//! Not here: what one row costs ([`super::cost`]), and the lanes that a quote has chosen ([`super::quoted`]).
+//! Not here: the cost of one row ([`super::cost`]), and the lanes that a quote has chosen
+//! ([`super::quoted`]).
 
 use std::collections::HashMap;
 
@@ -15,34 +16,35 @@ use crate::domain::quote::Quote;
 use crate::domain::row::openai::{RowFault, RowRequest};
 use crate::domain::vocabulary::Operation;
 
-/// Bytes that the names in a plan have at most.
+/// The most bytes that the names in a plan may take.
 const MAX_NAMED_BYTES: usize = 1 << 20;
 
 /// The models that the rows name, resolved once each.
 #[derive(Default)]
 pub struct Models {
     pub planned: Vec<PlannedModel>,
-    /// Parallel to them.
+    /// Parallel to `planned`.
     pub tallies: Vec<Tally>,
     places: Places,
     /// See [`Tally::at_most`].
     at_most: bool,
-    /// Bytes of what the rows name, once for each lane planned for it: it is held as long as the batch runs.
+    /// Bytes of the names in rows, once for each lane planned for them: they are held for as long
+    /// as the batch runs.
     named_bytes: usize,
-    /// By operation and what the rows name.
+    /// By operation and by the name in the row.
     known: HashMap<Option<Operation>, HashMap<String, Result<(), RowFault>>>,
 }
 
 impl Models {
-    /// None yet; `at_most` as in [`Tally::at_most`].
+    /// Starts with no models; `at_most` as in [`Tally::at_most`].
     pub fn new(at_most: bool) -> Self {
         Self { at_most, ..Self::default() }
     }
 
-    /// Counts a row to the part of the plan that it belongs to.
+    /// Counts a row in the part of the plan that it belongs to.
     ///
     /// # Errors
-    /// When nobody serves what it asks.
+    /// When no provider serves what the row asks.
     pub fn count(
         &mut self,
         row: &RowRequest<'_>,
@@ -75,7 +77,7 @@ impl Models {
                 format!("no lane of the quote takes what this asks of `{}`; have one like it among those that are quoted", row.endpoint);
             return Err(RowFault::new(ProblemCode::NotQuoted, Some("input"), message));
         }
-        // What was added a moment ago is there.
+        // The entry that was added a moment ago exists.
         place.map(count).ok_or_else(|| too_many(MAX_QUOTED))
     }
 
@@ -113,7 +115,7 @@ fn too_many(most: usize) -> RowFault {
     RowFault::new(ProblemCode::TooManyModels, Some("body.model"), message)
 }
 
-/// A model of OpenAI's rows, on the lane that the catalog has for it.
+/// A model of rows in OpenAI's format, on the lane that the catalog has for it.
 fn resolved(model: &str, catalog: &Snapshot) -> Result<PlannedModel, RowFault> {
     let route = catalog.resolve(model);
     let route = route.map_err(|error| RowFault::new(ProblemCode::UnknownModel, Some("body.model"), error.to_string()))?;

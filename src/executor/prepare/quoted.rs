@@ -1,7 +1,7 @@
-//! The lanes for items, as their quote has chosen them.
+//! The lanes for items, as chosen by their quote.
 //!
-//! Nothing is decided anew: a batch goes where its quote said, at the prices that stand there, and what
-//! was not quoted does not run.
+//! Nothing is decided anew: a batch goes where its quote said, at the quoted prices, and what was
+//! not quoted does not run.
 
 use rust_decimal::Decimal;
 
@@ -14,7 +14,7 @@ use crate::domain::quote::{Quote, QuotedGroup, QuotedLane};
 use crate::domain::row::openai::{MODEL_BREAK, RowFault};
 use crate::domain::vocabulary::Operation;
 
-/// The planned models of items that name these models: one for each lane that the quote selected.
+/// The planned models of items that name these models: one for each lane selected by the quote.
 ///
 /// # Errors
 /// When the quote has no lanes for them.
@@ -50,7 +50,8 @@ pub fn planned(quote: &Quote, requested: &str, operation: Operation, catalog: &S
     Ok(planned.collect())
 }
 
-/// What an item of a group was quoted, wherever it went: how a batch is shared out is not what was quoted.
+/// The average quoted cost of an item in a group, over all lanes: the quote does not fix how a
+/// batch is divided among them.
 fn average(group: &QuotedGroup) -> Option<Usd> {
     let serving = || group.lanes.iter().filter(|lane| lane.items > 0);
     let costs = serving().map(|lane| Some(lane.each?.0.saturating_mul(lane.items.into()))).sum::<Option<Decimal>>()?;
@@ -79,7 +80,8 @@ fn to_plan(lane: &QuotedLane) -> PlannedLane {
     }
 }
 
-/// Where items of a lane may go besides: those that the quote allowed to take over, in its order.
+/// The other lanes for the items of a lane: those that the quote allowed to take over, in the
+/// quote's order.
 fn others<'a>(group: &'a QuotedGroup, planned: &QuotedLane) -> Vec<&'a QuotedLane> {
     let other = |lane: &&QuotedLane| (&lane.provider, &lane.upstream) != (&planned.provider, &planned.upstream);
     group.lanes.iter().filter(other).filter(|lane| lane.takes_over).take(MAX_ALTERNATIVES).collect()

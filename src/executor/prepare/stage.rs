@@ -1,7 +1,7 @@
-//! How far a batch has come on its way to its first call, for those who look.
+//! How far a batch has come on its way to its first call, for display.
 //!
-//! Kept in memory only. Batches are prepared in the order in which they were created, so that those which
-//! were being routed when a daemon died are the first to be routed when it comes back.
+//! Kept in memory only. Batches are prepared in the order in which they were created, so that
+//! batches that were being routed when a daemon died are routed first when it comes back.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,12 +11,12 @@ use crate::domain::id::BatchId;
 /// What is being done to a batch that is not validated yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Stage {
-    /// It was accepted; the executor has not taken it yet.
+    /// The batch was accepted; the executor has not taken it yet.
     #[default]
     Pending,
-    /// It waits until others have been routed.
+    /// The batch waits until others have been routed.
     Queued,
-    /// Its input is read and lanes are chosen.
+    /// The input is being read and lanes are being chosen.
     Routing,
 }
 
@@ -37,7 +37,7 @@ impl Stages {
         self.lock().insert(batch, stage);
     }
 
-    /// It runs, or has ended.
+    /// Removes a batch that runs or has ended.
     pub fn leave(&self, batch: BatchId) {
         self.lock().remove(&batch);
     }

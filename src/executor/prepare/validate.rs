@@ -1,9 +1,9 @@
-//! Checking an input file, line by line, before any row runs.
+//! Checks an input file, line by line, before any row runs.
 //!
-//! It decides nothing about the batch, it says what it found. Memory is one line, one page entry
-//! for 1,024 rows, and 8 bytes a row for the duplicate check: the ids are kept as 64-bit hashes
-//! under a random key, and only if two are equal the file is read again to compare the ids
-//! themselves. So the check is exact, and nobody can make it slow on purpose.
+//! Validation decides nothing about the batch; it reports what it found. Memory is one line, one
+//! page entry for 1,024 rows, and 8 bytes a row for the duplicate check. The ids are kept as 64-bit
+//! hashes under a random key, and only if two hashes are equal is the file read again to compare
+//! the ids themselves. So the check is exact, and no client can make it slow on purpose.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -24,7 +24,7 @@ use crate::domain::row::lines::{Line, LinePlace, Lines};
 use crate::domain::row::openai::{RowFault, RowRequest};
 use crate::store::{Page, ROWS_PER_PAGE};
 
-/// What an input file may be.
+/// The limits of an input file.
 #[derive(Debug, Clone, Copy)]
 pub struct InputLimits {
     /// Rows in a batch.
@@ -39,12 +39,12 @@ pub enum CheckedInput {
     Good {
         plan: Plan,
         pages: Vec<Page>,
-        /// What is to be reserved for items; `None` for rows of OpenAI's.
+        /// The amount to reserve for items; `None` for rows in OpenAI's format.
         reserve: Option<Usd>,
     },
     /// At least one and at most [`MAX_PROBLEMS`].
     Bad(Vec<Problem>),
-    /// It was told to stop before the end.
+    /// Validation was stopped before the end.
     Stopped,
 }
 
@@ -52,13 +52,13 @@ pub enum CheckedInput {
 #[derive(Clone, Copy)]
 pub struct ValidationInput<'a> {
     pub order: &'a BatchInput,
-    /// Whose lanes items take; `None` for rows of OpenAI's.
+    /// The quote whose lanes the items take; `None` for rows in OpenAI's format.
     pub quote: Option<&'a Quote>,
     /// Files that items name.
     pub files: FindFile<'a>,
 }
 
-/// Lines between two looks at whether to stop.
+/// Lines between two checks of whether to stop.
 const STOP_EVERY: u64 = 1_024;
 
 /// Buffer for reading the input.
@@ -67,7 +67,7 @@ const BUFFER: usize = 256 << 10;
 /// Checks the whole input, and reads it to its end whatever it finds. Blocks.
 ///
 /// # Errors
-/// Those of the reader.
+/// Errors of the reader.
 pub fn check<R: Read + Seek>(
     mut input: R,
     asked: ValidationInput<'_>,
@@ -87,13 +87,14 @@ pub fn check<R: Read + Seek>(
         check.line(place, lines.latest());
     }
     drop(lines);
-    // What is behind the last line that was looked at: only all of it tells whether the file is what was uploaded.
+    // Reads what follows the last checked line: only the whole file shows whether it is what was
+    // uploaded.
     read_on(&mut input, stop)?;
     check.find_duplicates(input, stop)?;
     Ok(check.finish())
 }
 
-/// Reads a file to its end, unless there is no use in it.
+/// Reads a file to its end, unless validation was stopped.
 fn read_on(input: &mut impl Read, stop: &CancellationToken) -> io::Result<()> {
     while !stop.is_cancelled() && io::copy(&mut input.by_ref().take(BUFFER as u64), &mut io::sink())? > 0 {}
     Ok(())
@@ -109,7 +110,7 @@ struct InputCheck<'a> {
     hasher: RandomState,
     /// The hash of each row's id.
     ids: Vec<u64>,
-    /// The first blank line; a fault as soon as a row follows it.
+    /// The first blank line; a fault as soon as a row follows.
     blank: Option<u64>,
     problems: Vec<Problem>,
 }
@@ -199,7 +200,7 @@ impl<'a> InputCheck<'a> {
         let mut lines = Lines::new(BufReader::with_capacity(BUFFER, input), self.limits.max_row_bytes);
         while let Some(place) = lines.advance()?
             && !self.is_full()
-            // What it finds then is thrown away by whoever stopped it.
+            // After a stop, the caller discards whatever is found.
             && !(place.number.is_multiple_of(STOP_EVERY) && stop.is_cancelled())
         {
             let Line::Text(text) = lines.latest() else { continue };
@@ -239,7 +240,7 @@ impl<'a> InputCheck<'a> {
         CheckedInput::Bad(self.problems)
     }
 
-    /// What is to be reserved for items; a problem if they are too dear.
+    /// The amount to reserve for items; records a problem if the items are too expensive.
     fn price(&mut self) -> Option<Usd> {
         let BatchInput::Quoted(order) = self.asked.order else { return None };
         let Models { planned, tallies, .. } = &mut self.models;

@@ -1,9 +1,9 @@
-//! The run state of one batch: what is loaded, ready, waiting, in flight. Pure bookkeeping; the
-//! dispatcher moves it, one event at a time.
+//! The run state of one batch: which rows are loaded, ready, waiting or in flight. Pure
+//! bookkeeping; the dispatcher updates it, one event at a time.
 //!
 //! Invariant: every unfinished row is in exactly one place: behind the cursor, deferred, ready, in
-//! flight, following, waiting, due, blocked, parked, or handed to the store. Of these only ready ones
-//! have their body in memory, and each lane has a bound on them.
+//! flight, following, waiting, due, blocked, parked, or handed to the store. Only ready rows have
+//! their body in memory, and each lane has a bound on them.
 
 pub mod reader;
 pub mod request;
@@ -35,31 +35,31 @@ pub(super) enum Stop {
 /// Whether a run is among those that read and dispatch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RunPlace {
-    /// It has nothing to do that it could do.
+    /// The run has no work that it could do now.
     Inactive,
-    /// It waits for a place.
+    /// The run waits for a place.
     Queued,
     Active,
 }
 
-/// Bytes of a body before any was read.
+/// Assumed bytes of a body before any was read.
 const UNMEASURED_BYTES: u64 = 1_024;
 /// New rows are not read while this many wait for another attempt: a lane that fails every row must
 /// not turn the whole batch into waiting rows.
 const MAX_WAITING: usize = 4_096;
-/// Rows that are remembered to be read later, because their own lane has enough of them; at 16 bytes
-/// each. Beyond that, the lanes of a batch wait for each other.
+/// The most rows that are remembered for a later read because their own lane has enough rows, at 16
+/// bytes each. Beyond that, the lanes of a batch wait for each other.
 const MAX_DEFERRED: usize = 4 << 20;
-/// A lane's part of a window is not smaller than this, in rows.
+/// The smallest part of a window that a lane gets, in rows.
 const LEAST_ROWS: usize = 16;
 
 /// The rows of one lane.
 #[derive(Debug, Default)]
 struct Queue {
     ready: VecDeque<ReadyRow>,
-    /// Of the bodies of those.
+    /// Bytes of the bodies of these rows.
     bytes: usize,
-    /// To be read again now.
+    /// Rows that are due and must be read again now.
     due: VecDeque<WaitingRow>,
 }
 
@@ -71,46 +71,46 @@ pub(super) struct Run {
     pub plan: Plan,
     pub source: Source,
     pub control: Control,
-    /// Its deadline comes too near for its usual share.
+    /// The deadline comes too near for the run's usual share.
     pub deadline_at_risk: bool,
     pub place: RunPlace,
     queues: HashMap<LaneIndex, Queue>,
     waiting: BinaryHeap<Due>,
-    /// The moment at which the dispatcher has been asked to look at it.
+    /// The moment at which the dispatcher was asked to look at the run.
     pub alarm: Option<Instant>,
     /// Due rows that can go nowhere at present.
     blocked: Vec<WaitingRow>,
-    /// By model: rows that were read over.
+    /// By model: rows that were skipped.
     deferred: Vec<VecDeque<RowRef>>,
     /// Where reading goes on; `None` at the end of the input.
     cursor: Option<Cursor>,
     loading: bool,
     pub in_flight: u32,
-    /// Rows that wait for the answer of an equal one.
+    /// Rows that wait for the answer to an equal request.
     following: u32,
     /// Results that this run has handed to the store.
     pub recorded: u32,
     /// Rows that were done when this run began.
     done_before: u32,
-    /// Rows that will not be tried again before the deadline.
+    /// Rows that will not be retried before the deadline.
     pub parked: u32,
-    /// Rows that were read, and the bytes of their bodies.
+    /// How many rows were read, and the bytes of their bodies.
     measured: (u64, u64),
     pub stop: Option<Stop>,
-    /// Ends what is in flight.
+    /// Aborts the calls in flight.
     pub abort: CancellationToken,
 }
 
-/// Where a run stands that has nothing to do by itself.
+/// The state of a run that has nothing to do by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RunStatus {
-    /// It can be ended: stopped, or every row has its result.
+    /// The run can be ended: it was stopped, or every row has its result.
     Finished,
-    /// Rows were lost: it must start over.
+    /// Rows were lost: the run must start over.
     Restart,
-    /// Its rows wait for the deadline, for another catalog, for a lane, or it is paused.
+    /// The run is paused, or its rows wait for the deadline, another catalog, or a lane.
     Blocked,
-    /// Its last results are not durable yet.
+    /// The last results are not durable yet.
     AwaitingDurability,
 }
 
@@ -145,19 +145,19 @@ impl Run {
         }
     }
 
-    /// Its weight among the batches of a lane.
+    /// The run's weight among the batches of a lane.
     pub fn weight(&self) -> u32 {
-        /// What must run to meet the deadline runs first, and yet does not shut out all others.
+        /// Rows that must run to meet the deadline go first, without shutting out all others.
         const AT_RISK: u32 = 64;
         self.control.priority.weight() * if self.deadline_at_risk { AT_RISK } else { 1 }
     }
 
-    /// Whether it reads and dispatches at all.
+    /// Whether the run reads and dispatches at all.
     fn is_dispatchable(&self) -> bool {
         self.stop.is_none() && !self.control.paused
     }
 
-    /// What to load now, if anything: a lane's part of the window is refilled when half of it is gone.
+    /// The next load, if any: a lane's part of the window is refilled when half of it is gone.
     pub fn begin_load(&mut self, now: Instant, window: WindowSize) -> Option<Load> {
         if self.place != RunPlace::Active || self.loading || !self.is_dispatchable() {
             return None;
@@ -189,7 +189,8 @@ impl Run {
         Some(load)
     }
 
-    /// How many rows each lane can take: none while more than half of its part of the window is there.
+    /// How many rows each lane can take: none while more than half of its part of the window is
+    /// left.
     fn room(&self, window: WindowSize) -> HashMap<LaneIndex, usize> {
         let mut room: HashMap<LaneIndex, usize> = self.source.ways.primary_lanes().flatten().map(|lane| (lane, 0)).collect();
         room.extend(self.queues.iter().filter(|(_, queue)| !queue.due.is_empty()).map(|(lane, _)| (*lane, 0)));
@@ -202,7 +203,7 @@ impl Run {
         room
     }
 
-    /// Puts rows that are due in line for their lanes.
+    /// Puts due rows in line for their lanes.
     fn sort_due(&mut self, now: Instant) {
         while self.waiting.peek().is_some_and(|row| row.0.due <= now) {
             let Some(Due(mut row)) = self.waiting.pop() else { break };
@@ -214,7 +215,7 @@ impl Run {
         }
     }
 
-    /// Takes what was loaded. Returns the lanes that have ready rows now.
+    /// Takes the result of a load. Returns the lanes that have ready rows now.
     pub fn loaded(&mut self, window: Window, now: Instant) -> Vec<LaneIndex> {
         self.loading = false;
         self.recorded += window.closed;
@@ -231,7 +232,8 @@ impl Run {
             self.measured = (self.measured.0 + 1, self.measured.1 + row.body.len() as u64);
             let same = !outdated || self.source.ways.is_unchanged(&window.ways, row.route);
             let Some(lane) = self.source.ways.lane(row.route).filter(|_| same) else {
-                // Its body was made for another provider; it is read again for the one it goes to now.
+                // The body was made for another provider; the row is read again for its present
+                // one.
                 self.waiting.push(Due(row.wait_until(now)));
                 continue;
             };
@@ -242,8 +244,9 @@ impl Run {
         self.ready_lanes().collect()
     }
 
-    /// Rows that begin alike next to each other, those first that begin like the last one before them.
-    /// Only within what was loaded at once, so that none waits for long.
+    /// Sorts rows so that those with the same beginning are next to each other, starting with rows
+    /// that begin like the last one before them. Sorts only within one load, so that no row waits
+    /// for long.
     fn next_to_their_like(&self, mut rows: Vec<ReadyRow>) -> Vec<ReadyRow> {
         if rows.iter().any(|row| row.beginning != rows[0].beginning) {
             let lasts: Vec<_> = self.queues.values().filter_map(|queue| Some(queue.ready.back()?.beginning)).collect();
@@ -252,17 +255,17 @@ impl Run {
         rows
     }
 
-    /// The lanes that it has ready rows for.
+    /// The lanes for which the run has ready rows.
     pub fn ready_lanes(&self) -> impl Iterator<Item = LaneIndex> + '_ {
         self.queues.iter().filter(|(_, queue)| !queue.ready.is_empty()).map(|(lane, _)| *lane)
     }
 
-    /// Every lane that it has been on.
+    /// Every lane that the run has been on.
     pub fn lanes(&self) -> impl Iterator<Item = LaneIndex> + '_ {
         self.queues.keys().copied()
     }
 
-    /// Loading failed; it may be tried again.
+    /// Takes back a failed load, so that it may be tried again.
     pub fn load_failed(&mut self, load: Load) {
         self.loading = false;
         if self.stop.is_none() {
@@ -271,7 +274,7 @@ impl Run {
         }
     }
 
-    /// Remembers rows by their place, to be read later.
+    /// Remembers rows by their place, for a later read.
     fn defer(&mut self, rows: Vec<RowRef>) {
         for row in rows {
             if let Some(deferred) = self.deferred.get_mut(usize::from(row.model)) {
@@ -292,13 +295,13 @@ impl Run {
         Some((row, !queue.ready.is_empty()))
     }
 
-    /// A row that was about to be sent waits for the answer of an equal one instead.
+    /// Notes that a row that was about to be sent waits for the answer to an equal request instead.
     pub fn follow(&mut self) {
         self.in_flight -= 1;
         self.following += 1;
     }
 
-    /// The answer that a row has waited for is there, or will not come.
+    /// Releases a row whose awaited answer has arrived, or will not come.
     pub fn unfollow(&mut self, row: RowRef) {
         self.following -= 1;
         if self.stop.is_none() {
@@ -313,7 +316,7 @@ impl Run {
         }
     }
 
-    /// When the next waiting row is due, while it could be read.
+    /// When the next waiting row is due, while rows may be read.
     pub fn next_due(&self) -> Option<Instant> {
         let can = self.place == RunPlace::Active && !self.loading && self.is_dispatchable();
         if can { self.waiting.peek().map(|row| row.0.due) } else { None }
@@ -331,7 +334,7 @@ impl Run {
         self.cursor = None;
     }
 
-    /// Whether rows could be read or dispatched now or later, without anything else happening.
+    /// Whether rows could be read or dispatched, now or later, without any further event.
     pub fn can_go_on(&self) -> bool {
         let rows = || !self.waiting.is_empty() || self.queues.values().any(|queue| !queue.ready.is_empty() || !queue.due.is_empty());
         let open = |model: u16| self.source.ways.primary_lane(model).is_some();
@@ -339,12 +342,12 @@ impl Run {
         self.is_dispatchable() && (rows() || unread())
     }
 
-    /// What there is to do with a run that does nothing by itself; `None` while it does.
+    /// The status of a run that does nothing by itself; `None` while it is busy.
     pub fn idle(&self) -> Option<RunStatus> {
         if self.in_flight > 0 || self.loading || self.can_go_on() {
             return None;
         }
-        // Until the last results are durable, nobody knows which rows are done.
+        // Until the last results are durable, it is unknown which rows are done.
         if done(&self.source) - self.done_before < self.recorded {
             return Some(RunStatus::AwaitingDurability);
         }
@@ -359,7 +362,7 @@ impl Run {
         Some(RunStatus::Blocked)
     }
 
-    /// Unfinished rows of which it is known where they are, while nothing is ready or in flight.
+    /// Unfinished rows whose place is known, while none is ready or in flight.
     fn known(&self) -> u64 {
         u64::from(self.parked) + (self.blocked.len() + self.put_aside()) as u64
     }
@@ -369,8 +372,8 @@ impl Run {
         self.following as usize + self.deferred.iter().map(VecDeque::len).sum::<usize>()
     }
 
-    /// Takes other ways. Rows that were ready for a lane that is no longer theirs are read again, for
-    /// the one that is.
+    /// Replaces the routes. Rows that were ready for a lane that is no longer theirs are read again
+    /// for their new lane.
     pub fn set_ways(&mut self, ways: Arc<RouteTable>, now: Instant) {
         let before = std::mem::replace(&mut self.source.ways, ways);
         let ways = &self.source.ways;
@@ -388,7 +391,8 @@ impl Run {
         self.waiting.extend(self.blocked.drain(..).map(Due));
     }
 
-    /// For each lane that rows still go to: how many, and about how many tokens they are to read.
+    /// For each lane that rows still go to: how many rows, and about how many tokens they are to
+    /// read.
     pub fn backlog(&self) -> impl Iterator<Item = (LaneIndex, u64, u64)> + '_ {
         let total = u64::from(self.plan.rows.max(1));
         let unfinished = if self.stop.is_some() { u64::from(self.in_flight) } else { u64::from(self.source.live.progress().unfinished()) };
@@ -401,7 +405,7 @@ impl Run {
         })
     }
 
-    /// Starts over at the first unfinished row. Only when idle.
+    /// Starts over at the first unfinished row. Call only when idle.
     pub fn rewind(&mut self) {
         self.parked = 0;
         self.blocked.clear();

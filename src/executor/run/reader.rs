@@ -1,7 +1,7 @@
 //! Reading rows of a validated input file, a window at a time, by offset.
 //!
-//! Blocks; runs off the async threads. Memory is one window. The same line is read again for each
-//! retry instead of being kept while it waits. A row whose lane has enough rows is read over, and
+//! Blocks; runs off the async threads. Memory is one window. A line is read again for each retry
+//! instead of being kept while its row waits. A row whose lane has enough rows is skipped, and
 //! remembered by its place.
 
 use std::io::{BufReader, Seek, SeekFrom};
@@ -40,11 +40,11 @@ impl Cursor {
     }
 }
 
-/// How much of a batch may be in memory.
+/// Limits on how much of a batch may be in memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WindowSize {
     pub rows: usize,
-    /// Of the rows' bodies; a single row may exceed it.
+    /// Bytes of the rows' bodies; a single row may exceed this.
     pub bytes: usize,
 }
 
@@ -52,17 +52,17 @@ pub struct WindowSize {
 #[derive(Debug)]
 pub struct Scan {
     pub from: Cursor,
-    /// By model: how many rows there is room for. Further ones are deferred.
+    /// By model: how many rows there is room for. Further rows are deferred.
     pub room: Vec<usize>,
 }
 
-/// What to load.
+/// What one load should read.
 #[derive(Debug, Default)]
 pub struct Load {
     pub window: WindowSize,
     /// Rows whose next attempt is due.
     pub due: Vec<WaitingRow>,
-    /// Rows that were read over before.
+    /// Rows that were skipped before.
     pub deferred: Vec<RowRef>,
     pub scan: Option<Scan>,
 }
@@ -73,14 +73,14 @@ impl Load {
     }
 }
 
-/// What was to be loaded, and why it could not be.
+/// What could not be loaded, and why.
 #[derive(Debug)]
 pub struct Unread {
     pub error: StoreError,
     pub load: Load,
 }
 
-/// What to read of an input file.
+/// The input file to read, and what its reader needs.
 #[derive(Debug, Clone)]
 pub struct Source {
     pub store: Store,
@@ -88,10 +88,10 @@ pub struct Source {
     pub spec: Arc<BatchSpec>,
     pub total: u32,
     pub live: Arc<LiveBatch>,
-    /// From a row to its model's index in the plan.
+    /// Maps a row to its model's index in the plan.
     pub places: Arc<Places>,
     pub ways: Arc<RouteTable>,
-    /// Who shares answers with its rows.
+    /// How the rows share answers, if they do.
     pub shared: Option<AnswerCache>,
 }
 
@@ -101,15 +101,15 @@ pub struct Window {
     pub rows: Vec<ReadyRow>,
     /// Where reading goes on, if it has moved: `Some(None)` at the end of the input.
     pub next: Option<Option<Cursor>>,
-    /// Rows whose lane has enough, or none.
+    /// Rows whose lane has enough rows, or which have no lane.
     pub deferred: Vec<RowRef>,
-    /// Rows that the store has got results of, without a call.
+    /// Rows that got a result in the store without a call.
     pub closed: u32,
-    /// Of those, the rows that have the answer of another one; the others could not be read.
+    /// Of the closed rows, those that got the answer of another row; the others could not be read.
     pub shared: u32,
     /// Rows for which there was no room.
     pub unread: Vec<WaitingRow>,
-    /// The ways that the rows were made for: they may have changed since.
+    /// The routes that the rows were made for: they may have changed since.
     pub ways: Arc<RouteTable>,
     size: WindowSize,
     bytes: usize,
@@ -126,26 +126,26 @@ impl Window {
     }
 }
 
-/// An unfinished row, its id and what it asks for, as far as they can be read.
+/// An unfinished row, with its id and its operation as far as they can be read.
 pub type Unfinished = (RowIndex, Option<(String, Option<Operation>)>);
 
-/// Lines that one load reads over at most, for each row of the window.
+/// The most lines that one load skips, for each row of the window.
 const READ_OVER: usize = 16;
 /// The longest line that is read: the largest value of the setting. The setting itself may have
-/// become smaller since the file was validated.
+/// been lowered since the file was validated.
 const MAX_LINE: usize = 1 << 30;
-/// Read at once where rows are read one after the other, and where they lie scattered.
+/// Bytes read at once: for consecutive rows, and for scattered ones.
 const STREAM_BUFFER: usize = 64 << 10;
 const SCATTER_BUFFER: usize = 16 << 10;
 
-/// Lines by their offsets.
+/// Reads lines by their offsets.
 struct Scattered {
     reader: BufReader<DataFile>,
     at: u64,
 }
 
 impl Scattered {
-    /// Reads the line at `offset` and lets `use_line` look at it. What is near is not read twice.
+    /// Reads the line at `offset` and passes it to `use_line`. Bytes nearby are not read twice.
     fn line<R>(&mut self, offset: u64, use_line: impl FnOnce(Line<'_>) -> R) -> std::io::Result<R> {
         match i64::try_from(i128::from(offset) - i128::from(self.at)) {
             Ok(distance) => self.reader.seek_relative(distance)?,
@@ -159,12 +159,12 @@ impl Scattered {
     }
 }
 
-/// A line as it is needed to run its row.
+/// A line, prepared for its row to run.
 enum Prepared {
     Ready(Box<ReadyRow>),
-    /// Nothing can go where it would go.
+    /// The row's route leads nowhere at present.
     Deferred,
-    /// It is not what was validated.
+    /// The line is not what was validated.
     Unreadable,
 }
 
@@ -180,7 +180,7 @@ impl Source {
         Ok(Scattered { reader: BufReader::with_capacity(SCATTER_BUFFER, file), at: 0 })
     }
 
-    /// Loads what is asked for. Gives it back, nothing lost, when it cannot be read now.
+    /// Loads what is asked for. If it cannot be read now, the load is returned with nothing lost.
     pub fn load(&self, load: Load) -> Result<Window, Box<Unread>> {
         let mut window = Window { size: load.window, ways: self.ways.clone(), ..Window::default() };
         let Load { due, deferred, scan, .. } = load;
@@ -193,7 +193,7 @@ impl Source {
         });
         match read {
             Ok(()) => Ok(window),
-            // What was read so far is simply read once more.
+            // What was read so far is read once more.
             Err(error) => {
                 let now = tokio::time::Instant::now();
                 let again = window.rows.into_iter().take(from_due).map(|row| row.wait_until(now));
@@ -228,7 +228,7 @@ impl Source {
         Ok(())
     }
 
-    /// Reads rows that were read over before.
+    /// Reads rows that were skipped before.
     fn read_deferred(&self, deferred: &[RowRef], window: &mut Window) -> Result<(), StoreError> {
         if deferred.is_empty() {
             return Ok(());
@@ -320,8 +320,8 @@ impl Source {
         }
     }
 
-    /// The row for its route, or for the one that fresh rows of its model take; `None` if that leads
-    /// nowhere.
+    /// Prepares the row for its route, or for the route of fresh rows of its model; `None` if that
+    /// route leads nowhere.
     fn ready(&self, at: RowRef, row: &RowRequest<'_>, route: Option<u16>) -> Option<ReadyRow> {
         let route = self.ways.supporting(route.or_else(|| self.ways.primary(at.model))?, row);
         let way = self.ways.get(route).filter(|way| way.lane.is_some())?;
@@ -333,8 +333,8 @@ impl Source {
         Some(ReadyRow { at, route, custom_id, operation, form, body, beginning, asked, history, tally, last })
     }
 
-    /// Puts a row into the window, unless the answer to what it asks is there already. Returns
-    /// whether it is in the window.
+    /// Puts a row into the window, unless the answer to its request is stored already. Returns
+    /// whether the row is in the window.
     fn keep(&self, row: ReadyRow, window: &mut Window) -> Result<bool, StoreError> {
         let key = RowKey { batch: self.spec.id, row: row.at.row };
         let answer = self.shared.and_then(|shared| shared.answer(&self.store, key, &row, self.clock.now()));
@@ -362,7 +362,7 @@ impl Source {
         Some((row, model))
     }
 
-    /// Gives a row whose line is no longer what was validated its result.
+    /// Writes the result of a row whose line is no longer what was validated.
     fn close(&self, at: RowRef, window: &mut Window) -> Result<(), StoreError> {
         tracing::error!(batch = %self.spec.id, line = at.row.line(), "a line of the input is not what it was when it was validated");
         let key = RowKey { batch: self.spec.id, row: at.row };
@@ -372,8 +372,8 @@ impl Source {
         Ok(())
     }
 
-    /// The unfinished rows of a page in order, each with its id and operation, or `None` where its line
-    /// is no longer what was validated.
+    /// The unfinished rows of a page in order, each with its id and operation, or `None` where its
+    /// line is no longer what was validated.
     pub fn unfinished_ids(&self, number: u32, page: &Page) -> Result<Vec<Unfinished>, StoreError> {
         let mut lines = self.open(page.input_offset)?;
         let mut ids = Vec::new();
@@ -394,12 +394,12 @@ impl Source {
     }
 }
 
-/// What a row is called whose id cannot be read any more.
+/// The name of a row whose id can no longer be read.
 pub fn line_name(row: RowIndex) -> String {
     format!("line-{}", row.line())
 }
 
-/// The outcome of a row whose line cannot be read any more.
+/// The outcome of a row whose line can no longer be read.
 pub fn unreadable(reason: &str) -> Outcome {
     let error = RowError { code: "input_unreadable".to_owned(), message: reason.to_owned() };
     Outcome::Failed { error, last: None }

@@ -1,6 +1,6 @@
-//! What is sent for a row: its body as the lane takes it.
+//! Builds the body that is sent for a row, in the form that its lane accepts.
 //!
-//! Not here: the files that it names, which travel with it and are read when it is sent
+//! Not here: the files that the body names. They travel with it and are read when it is sent
 //! ([`crate::executor::attempt::attachments`]).
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use crate::executor::lane::route::LaneRoute;
 use crate::provider::translate::{Takes, fit};
 
 impl Source {
-    /// What is sent for a row on its way, and in which form.
+    /// The body that is sent for a row on this route, and its form.
     pub fn request(&self, row: &RowRequest<'_>, way: &LaneRoute) -> (Form, Bytes) {
         let body = row.body_for(&way.upstream);
         let BatchInput::Quoted(order) = &self.spec.order else { return (Form::as_asked(row.endpoint), Bytes::from(body)) };

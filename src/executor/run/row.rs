@@ -1,5 +1,5 @@
 //! A row on its way through the executor, in its three forms: waiting (a few bytes), ready (with
-//! its body), tried (what an attempt left behind).
+//! its body), and tried (what an attempt left behind).
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -17,21 +17,21 @@ use crate::domain::usage::Usage;
 use crate::domain::vocabulary::Operation;
 use crate::executor::dedup::key::DedupKey;
 
-/// Bytes of a response that are remembered between attempts. A larger one would make waiting rows
-/// expensive; the row then ends with the response of its last attempt or with none.
+/// The most bytes of a response that are remembered between attempts. A larger response would make
+/// waiting rows expensive; the row then ends with the response of its last attempt or with none.
 pub const REMEMBERED: usize = 16 << 10;
 
-/// Attempts whose details are kept: the first ones and the last; a row that is rate-limited for hours would
-/// otherwise grow without bound.
+/// Attempts whose details are kept: the first ones and the last. Without this bound, the history of
+/// a row that is rate-limited for hours would keep growing.
 pub const HISTORY: usize = 32;
 
-/// Which row, and where its line begins.
+/// Identifies a row and where its line begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowRef {
     pub row: RowIndex,
     /// Index of its model in the plan.
     pub model: u16,
-    /// Byte of the input file.
+    /// Byte offset in the input file.
     pub offset: u64,
 }
 
@@ -66,17 +66,18 @@ pub struct ReadyRow {
     pub route: u16,
     pub custom_id: Box<str>,
     pub operation: Option<Operation>,
-    /// How it asks, and where it is sent.
+    /// The form of the request, and its endpoint.
     pub form: Form,
-    /// As the provider receives it.
+    /// The body as the provider receives it.
     pub body: Bytes,
-    /// What it begins with, where that decides who is next to it; else 0.
+    /// Stands for the body's beginning, where that decides which rows run next to each other; else
+    /// 0.
     pub beginning: u64,
-    /// What it asks, where others that ask the same share its answer.
+    /// The row's request, where equal requests share an answer.
     pub asked: Option<DedupKey>,
     pub history: Vec<PastAttempt>,
     pub tally: Tally,
-    /// The last response that was a failure.
+    /// The response of the last failed attempt.
     pub last: Option<Response>,
 }
 
@@ -84,18 +85,18 @@ pub struct ReadyRow {
 pub const BYTES_PER_TOKEN: u64 = 4;
 
 impl ReadyRow {
-    /// About how many tokens it will be, read ones alone: what a lane's pace is told before the
-    /// provider says how many there were.
+    /// About how many input tokens the row has: the count that a lane's pace uses until the
+    /// provider reports the actual number.
     pub fn tokens(&self) -> u64 {
         (self.body.len() as u64).div_ceil(BYTES_PER_TOKEN)
     }
 
-    /// Whether nothing has been tried with it.
+    /// Whether the row has not been tried yet.
     pub fn is_fresh(&self) -> bool {
         self.history.is_empty()
     }
 
-    /// The row without its body, to be tried again at `due`.
+    /// The row without its body, for a retry at `due`.
     pub fn wait_until(self, due: Instant) -> WaitingRow {
         let Self { at, route, history, tally, last, .. } = self;
         WaitingRow { at, route, due, history, tally, last }
@@ -106,7 +107,7 @@ impl ReadyRow {
 #[derive(Debug)]
 pub struct WaitingRow {
     pub at: RowRef,
-    /// The route that it is to take.
+    /// The route that the row should take.
     pub route: u16,
     pub due: Instant,
     pub history: Vec<PastAttempt>,
@@ -115,7 +116,7 @@ pub struct WaitingRow {
 }
 
 impl WaitingRow {
-    /// Puts what is known of earlier attempts into the freshly read row.
+    /// Adds what is known of earlier attempts to the freshly read row.
     pub fn resume(self, mut ready: ReadyRow) -> ReadyRow {
         ready.history = self.history;
         ready.tally = self.tally;
@@ -145,7 +146,7 @@ impl Ord for Due {
     }
 }
 
-/// The result of a row that never had an answer.
+/// The result of a row that never got an answer.
 pub fn unanswered(key: RowKey, custom_id: String, operation: Option<Operation>, outcome: Outcome, finished_at: Timestamp) -> RowResult {
     RowResult { key, custom_id, operation, outcome, usage: Usage::default(), cost: Usd::ZERO, attempts: Vec::new(), finished_at }
 }

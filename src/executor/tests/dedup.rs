@@ -1,4 +1,4 @@
-//! Rows that make the same request: one call, one cost, an answer for each.
+//! Rows that make the same request: one call, one cost, and an answer for each row.
 
 use super::world::Order;
 use super::*;
@@ -20,7 +20,7 @@ fn slow(status: impl Fn(SeenCall) -> u16 + Send + Sync + 'static) -> Scripted {
     })
 }
 
-/// Rows that ended with the answer of another.
+/// Rows that ended with the answer of another row.
 async fn copies(world: &World, id: BatchId) -> usize {
     world.lanes_of(id).await.iter().filter(|(lane, _)| lane.starts_with("cache:batch_")).map(|(_, rows)| rows).sum()
 }
@@ -55,7 +55,8 @@ async fn batches_of_one_key_share_across_restarts_and_for_a_while() {
     let world = World::open_sharing(dir.path(), slow(|_| 200), Dedup::Key).await;
     let later = world.order(order(10, 1), |_| MODEL).await;
     assert_eq!((world.ended(later).await.progress.succeeded, world.seen().len()), (10, 0));
-    // The clock of each world starts anew, so the answers may be some seconds younger than it seems.
+    // The clock of each world starts afresh, so the answers may be some seconds younger than it
+    // seems.
     tokio::time::sleep(SETTINGS.dedup_max_age + 10 * SECOND).await;
     let stale = world.order(order(10, 1), |_| MODEL).await;
     assert_eq!((world.ended(stale).await.progress.succeeded, world.seen().len()), (10, 5));
@@ -70,7 +71,7 @@ async fn batches_of_one_key_share_across_restarts_and_for_a_while() {
 #[tokio::test(start_paused = true)]
 async fn failures_are_not_shared() {
     let dir = tempfile::tempdir().unwrap();
-    // The first call of all fails for the moment; one kind of request always fails for good.
+    // The very first call fails temporarily; one kind of request always fails for good.
     let (calls, kinds) = (AtomicU32::new(0), 5);
     let provider = slow(move |seen| match (calls.fetch_add(1, SeqCst), seen.row % kinds) {
         (0, _) => 503,
@@ -83,7 +84,7 @@ async fn failures_are_not_shared() {
     assert_eq!((batch.progress.succeeded, batch.progress.failed), (160, 40));
     let to_fail = world.seen().iter().filter(|seen| seen.row % kinds == 3).count();
     assert_eq!(to_fail, 40, "each of those that fail has asked for itself");
-    // After the failure for the moment another row asked, and the row that failed asked again.
+    // After the temporary failure another row asked, and the row that failed asked again.
     assert!((5..=6).contains(&(world.seen().len() - to_fail)), "{}", world.seen().len());
     world.close().await;
 }
@@ -107,7 +108,7 @@ async fn nobody_waits_for_a_batch_that_is_cancelled() {
     world.until(second, |batch| batch.state.as_str() == "in_progress").await;
     world.handle.cancel(first).await.unwrap();
     world.ended(first).await;
-    // One of them asks in its place.
+    // One of the followers asks in its place.
     tokio::time::sleep(SECOND).await;
     assert_eq!(world.seen().len(), 2);
     assert_eq!(world.seen()[1].batch, second);

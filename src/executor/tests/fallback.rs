@@ -13,12 +13,12 @@ async fn open(dir: &Path, provider: Scripted) -> World {
     World::open_on(dir, provider, two_lanes("", ""), Duration::from_millis(1)).await
 }
 
-/// `b` costs twice what `a` does; this allows it.
+/// `b` costs twice as much as `a`; this fallback allows it.
 fn dearer() -> Fallback {
     Fallback::Within(MaxPrice { input: Some(Decimal::from(2)), ..MaxPrice::default() })
 }
 
-/// Lane `a` answers with this status, `b` well.
+/// Lane `a` answers with this status, and `b` succeeds.
 fn a_answers(status: u16) -> Scripted {
     script(move |seen| tokio::time::sleep(SECOND / 10).map(move |()| answer(if seen.provider == 'a' { status } else { 200 }, None)).boxed())
 }
@@ -101,7 +101,7 @@ async fn a_lane_that_cannot_be_reached_for_long_is_avoided_and_taken_up_again() 
     world.close().await;
 }
 
-/// Row 7 breaks every connection that is open at the time, as one does that crashes the server.
+/// Row 7 breaks every connection that is open at the time, like a row that crashes the server.
 #[tokio::test(start_paused = true)]
 async fn a_row_that_breaks_connections_is_found_and_the_others_live() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Lanes under a catalog that changes: limits, status, and what the board shows of them.
+//! Lanes under a changing catalog: limits, status, and what the board shows of them.
 
 use super::*;
 use crate::catalog::{Archive, Snapshot, load_archive};
@@ -25,7 +25,7 @@ pub fn two_lanes(a: &str, b: &str) -> Snapshot {
     seeds.into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false)
 }
 
-/// Calls of a second each, with the most that there were at the same time.
+/// Calls of a second each, with the highest number of calls at the same time.
 fn counted() -> (Scripted, Arc<AtomicU32>) {
     let (now, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
     let seen = most.clone();
@@ -73,7 +73,8 @@ async fn stated_rates_are_kept() {
         let world = open(dir.path(), at_once(|_| 200), two_lanes(&format!("limits = {{ {limits} }}"), "")).await;
         let id = world.submit(100, "24h").await;
         assert_eq!(world.ended(id).await.progress.succeeded, 100);
-        // The paused clock runs ahead while the store's thread writes, so only the most is known.
+        // The paused clock runs ahead while the store's thread writes, so only the maximum is
+        // known.
         let calls: Vec<_> = world.seen().iter().map(|seen| seen.at).collect();
         for (index, first) in calls.iter().enumerate() {
             let in_a_minute = calls[index..].iter().take_while(|at| **at < *first + 60 * SECOND).count();
@@ -154,8 +155,9 @@ async fn a_running_batch_keeps_the_prices_it_was_validated_with() {
     world.close().await;
 }
 
-/// Guards against rows that were read for one provider and go to another with its name for the model,
-/// and against rows that stay behind because the catalog changed while they were read.
+/// Guards against rows that were read for one provider and go to another under the first one's
+/// model name, and against rows that are left behind because the catalog changed while they were
+/// read.
 #[tokio::test(start_paused = true)]
 async fn rows_go_out_under_the_name_of_the_provider_they_go_to_whenever_the_catalog_changes() {
     let dir = tempfile::tempdir().unwrap();

@@ -54,7 +54,7 @@ pub struct Scripted {
     script: Script,
     seen: Arc<Mutex<Vec<SeenCall>>>,
     provider: char,
-    /// Whether it is there, where it can be asked.
+    /// Whether the server is reachable, if it can be probed.
     there: Option<Arc<std::sync::atomic::AtomicBool>>,
 }
 
@@ -198,7 +198,8 @@ async fn a_batch_can_be_cancelled_at_any_moment_of_its_beginning() {
     for pause in 0..12 {
         let id = world.submit(2_000, "24h").await;
         tokio::time::sleep(Duration::from_millis(pause)).await;
-        // It may have ended already; then the cancel comes too late, and that is the answer.
+        // The batch may have ended already; then the cancellation is too late, and the answer says
+        // so.
         let cancelled = world.handle.cancel(id).await;
         let batch = world.ended(id).await;
         match cancelled {
@@ -251,7 +252,8 @@ async fn rows_without_a_provider_wait_for_a_catalog_that_has_one() {
     let id = world.submit(50, "24h").await;
     world.until(id, |batch| batch.progress.succeeded >= 8).await;
     world.close().await;
-    // Once with another server only, once with nothing configured: simulated answers would be lies.
+    // Once with another server only, once with nothing configured: simulated answers would be
+    // false.
     for upstreams in [&["another=http://upstream.test"][..], &[]] {
         let world = World::open_with(dir.path(), at_once(|_| 200), upstreams, Duration::ZERO).await;
         tokio::time::sleep(10 * SECOND).await;
@@ -306,7 +308,7 @@ async fn a_batch_can_be_cancelled_while_its_rows_are_loaded() {
     world.close().await;
 }
 
-/// Guards against an upstream's restart that fails every row which is tried meanwhile.
+/// Guards against an upstream's restart failing every row that is tried meanwhile.
 #[tokio::test(start_paused = true)]
 async fn rows_wait_for_a_provider_that_cannot_be_reached() {
     let dir = tempfile::tempdir().unwrap();
@@ -324,7 +326,7 @@ async fn rows_wait_for_a_provider_that_cannot_be_reached() {
     world.close().await;
 }
 
-/// Guards against rows that always fail and make a healthy lane look unwell.
+/// Guards against rows that always fail making a healthy lane look unhealthy.
 #[tokio::test(start_paused = true)]
 async fn rows_that_always_fail_do_not_bring_their_lane_down() {
     let dir = tempfile::tempdir().unwrap();

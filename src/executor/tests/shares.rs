@@ -1,4 +1,4 @@
-//! Who gets how much of a lane: owners, priorities, deadlines, pauses, and lanes that share a batch.
+//! How a lane is divided: owners, priorities, deadlines, pauses, and lanes that share a batch.
 
 use super::lanes::two_lanes;
 use super::world::Order;
@@ -10,7 +10,7 @@ fn slow() -> Scripted {
     script(|_| tokio::time::sleep(SECOND).map(|()| answer(200, None)).boxed())
 }
 
-/// Calls of each batch among the calls from one of a batch's on.
+/// Calls of each batch among `count` calls, beginning with the first call of one batch.
 fn calls_since(world: &World, first_of: BatchId, count: usize) -> HashMap<BatchId, usize> {
     let seen = world.seen();
     let start = seen.iter().position(|seen| seen.batch == first_of).unwrap_or(seen.len());
@@ -39,7 +39,7 @@ async fn shares_follow_priorities_and_owners() {
     assert!(calls[&urgent] >= 190, "{calls:?}");
     assert!(calls.contains_key(&one), "the others are not shut out: {calls:?}");
 
-    // The same by a change of a running batch.
+    // The same effect through a change of a running batch.
     world.handle.cancel(urgent).await.unwrap();
     let changed = world.handle.control(one, ControlChange { priority: Some(Priority::Urgent), paused: None }).await.unwrap();
     assert_eq!(changed.control.priority, Priority::Urgent);
@@ -98,7 +98,8 @@ async fn a_paused_batch_can_be_cancelled_and_expires() {
 async fn what_must_run_to_meet_its_deadline_runs_first() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::open(dir.path(), slow()).await;
-    // Eight rows a second: alone each would make it, with equal shares the second would not.
+    // Eight rows a second: alone each batch would meet its deadline, with equal shares the second
+    // would not.
     let easy = world.submit(5_000, "24h").await;
     world.until(easy, |batch| batch.progress.succeeded >= 200).await;
     let tight = world.submit(1_000, "5m").await;
@@ -140,7 +141,7 @@ async fn a_slow_lane_does_not_hold_up_the_other_models_of_its_batch() {
 async fn many_batches_run_at_a_time_and_none_waits_for_a_large_one() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::open_on(dir.path(), slow(), two_lanes("limits = { in_flight = 4 }", ""), Duration::from_millis(1)).await;
-    // More than have a place at a time: those that wait for one get it in turn.
+    // More batches than there are places: those that wait get a place in turn.
     let large = world.submit(4_000, "24h").await;
     world.until(large, |batch| batch.progress.succeeded >= 8).await;
     let mut small = Vec::new();

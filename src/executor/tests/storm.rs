@@ -1,5 +1,5 @@
-//! Everything at once: two providers that fail in every way there is, batches of many kinds, an
-//! operator who pulls levers; and what must hold whatever happens.
+//! Everything at once: two providers that fail in every possible way, batches of many kinds, and an
+//! operator who keeps intervening. Checks what must hold in any case.
 
 use super::lanes::two_lanes;
 use super::world::Order;
@@ -14,15 +14,15 @@ use crate::domain::time::until;
 #[derive(Debug, Clone, Copy)]
 enum Weather {
     Fine,
-    /// Nobody listens.
+    /// The server is unreachable.
     Gone,
-    /// So many calls in a second are taken, the others turned away.
+    /// This many calls a second are accepted, the others refused.
     Limited(u32),
-    /// Everything takes this long.
+    /// Every call takes this long.
     Wall(Duration),
-    /// So many at a time are served well, the others get 503.
+    /// This many calls at a time are served well, the others get 503.
     Crowded(u32),
-    /// Connections break half way.
+    /// Connections break halfway.
     Cutting,
     /// The server answers 500.
     Broken,
@@ -40,7 +40,7 @@ const WEATHERS: [Weather; 9] = [
     Weather::Fine,
 ];
 
-/// Counts a call as ended, however that comes about.
+/// Counts a call as ended, however it ends.
 struct Back<'a>(&'a AtomicU32);
 
 impl Drop for Back<'_> {
@@ -59,7 +59,7 @@ struct Sky {
 
 impl Sky {
     fn weather(seed: u64, provider: char, since: Duration) -> Weather {
-        // Half a minute each; after ten minutes the storm is over.
+        // Each weather lasts half a minute; after ten minutes the storm is over.
         let turn = since.as_secs() / 30;
         if turn >= 20 {
             return Weather::Fine;
@@ -70,7 +70,7 @@ impl Sky {
 
     async fn call(&self, weather: Weather, since: Duration) -> Result<Answer, CallError> {
         let out = self.now.fetch_add(1, SeqCst) + 1;
-        // Calls may be abandoned, too.
+        // Calls may also be abandoned.
         let _back = Back(&self.now);
         self.most.fetch_max(out, SeqCst);
         self.reply(weather, since, out).await
@@ -96,7 +96,7 @@ impl Sky {
     }
 }
 
-/// Both lanes bear six calls at a time by their own word.
+/// Both lanes state a limit of six calls at a time.
 const LIMIT: u32 = 6;
 
 fn stormy(seed: u64, start: Instant) -> (Scripted, [Arc<Sky>; 2]) {
@@ -111,13 +111,13 @@ fn stormy(seed: u64, start: Instant) -> (Scripted, [Arc<Sky>; 2]) {
     (provider, skies)
 }
 
-/// Pulls a lever now and then.
+/// Intervenes now and then, as an operator does.
 async fn pull_levers(world: &World, ids: &[BatchId], turn: u64) {
     let random = fastrand::u64(..);
     let id = ids[usize::try_from(random).unwrap_or(0) % ids.len()];
     let lane = if random.is_multiple_of(2) { "a" } else { "b/b-model" };
     let priority = Priority::ALL[usize::try_from(random % 4).unwrap()];
-    // Whatever is pulled is let go of in the next turn.
+    // Each intervention is undone in the next turn.
     let hold = [None, Some(Hold::Paused), Some(Hold::Drained)][usize::try_from(turn % 3).unwrap()];
     let change = ControlChange { priority: Some(priority), paused: Some(turn % 4 == 1) };
     // A batch may have ended by now.
@@ -179,7 +179,7 @@ async fn check_ended(world: &World, id: BatchId, seed: u64) {
     assert_eq!(lines, progress.total as usize, "one line for each row, seed {seed}");
     match batch.state.as_str() {
         "completed" => {}
-        // Reported as what it is, in time.
+        // Reported as expired, in time.
         "expired" => assert!(
             until(batch.spec.created_at, batch.spec.deadline()) < Duration::from_secs(3_600) && progress.failed > 0,
             "{batch:?}, seed {seed}"

@@ -1,4 +1,4 @@
-//! An executor as the daemon has it, over a directory, with a scripted provider.
+//! An executor as in the daemon, over a directory, with a scripted provider.
 
 use super::*;
 use crate::domain::batch::dedup::Dedup;
@@ -64,7 +64,7 @@ impl World {
         Self::open_with(dir, provider, &[UPSTREAM], Duration::from_millis(1)).await
     }
 
-    /// As [`Self::open`], and equal requests are made once.
+    /// Like [`Self::open`], but equal requests are made once.
     pub async fn open_sharing(dir: &Path, provider: Scripted, dedup: Dedup) -> Self {
         let settings = Settings { dedup, ..SETTINGS };
         Self::open_as(dir, provider, catalog(&[UPSTREAM]), Duration::from_millis(1), settings).await
@@ -162,7 +162,7 @@ impl World {
         self.until(id, |batch| batch.state.is_terminal()).await
     }
 
-    /// How many lines of the batch have this error code; the empty code for none.
+    /// How many lines of the batch have each error code; the empty code stands for none.
     pub async fn codes(&self, id: BatchId) -> HashMap<String, usize> {
         let mut lines = self.store.lines(id, ResultPart::All).await.unwrap().unwrap();
         let mut codes = HashMap::new();

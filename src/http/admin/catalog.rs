@@ -1,4 +1,4 @@
-//! `/admin`: what an operator asks of the catalog of a running daemon.
+//! `/admin`: the operator's calls about the catalog of a running daemon, and its backup.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 use crate::store::{Backup, BackupError, CATALOGS_KEPT, StoredCatalog};
 
-/// `POST /admin/catalog/reload`: loads the seeds anew, all or nothing.
+/// `POST /admin/catalog/reload`: loads the seeds again, all or nothing.
 pub async fn reload(State(api): State<Arc<Api>>) -> Response {
     match api.service.catalog.reload("asked for by a client").await {
         Ok(reloaded) => {
@@ -46,22 +46,22 @@ pub struct HistoryEntry {
     version: u64,
     hash: String,
     accepted_at: String,
-    /// `null` for the seeds in the program.
+    /// `null` for the seeds that are built into the program.
     folder: Option<String>,
-    /// What it changed against the one before it.
+    /// The differences from the catalog before it.
     changes: Changes,
 }
 
 impl From<StoredCatalog> for HistoryEntry {
     fn from(stored: StoredCatalog) -> Self {
         let StoredCatalog { version, hash, accepted_at, folder, changes } = stored;
-        // Written by an earlier build, it may have another form.
+        // An entry that an earlier build wrote may have another form.
         let changes = serde_json::from_slice(&changes).unwrap_or_default();
         Self { version, hash, accepted_at: accepted_at.to_string(), folder, changes }
     }
 }
 
-/// `GET /admin/catalog/history`: the accepted catalogs, the latest first, with what each changed.
+/// `GET /admin/catalog/history`: the accepted catalogs, the latest first, each with its changes.
 pub async fn history(State(api): State<Arc<Api>>, params: Params) -> Result<Json<Value>, ApiError> {
     let most = usize::try_from(CATALOGS_KEPT).unwrap_or(usize::MAX);
     let limit = params.limit(20, most)?;
@@ -72,8 +72,8 @@ pub async fn history(State(api): State<Arc<Api>>, params: Params) -> Result<Json
     Ok(Json(json!({ "object": "list", "data": data, "has_more": has_more })))
 }
 
-/// `POST /admin/store/backup`: makes or renews a backup in a folder of the daemon's machine. Answers once it is whole; goes
-/// on when the client has gone.
+/// `POST /admin/store/backup`: makes or renews a backup in a folder of the daemon's machine.
+/// Answers once the backup is complete; the backup continues if the client goes away.
 pub async fn backup(State(api): State<Arc<Api>>, body: Object) -> Result<Json<Value>, ApiError> {
     api.check_open()?;
     body.only(&["target"])?;
@@ -86,7 +86,7 @@ pub async fn backup(State(api): State<Arc<Api>>, body: Object) -> Result<Json<Va
             ApiError::invalid("target", format!("`target`: {error}"))
         }
         BackupError::InUse(_) | BackupError::Busy => ApiError::new(Code::Conflict, error.to_string()),
-        // The operator's own disk: who asks may know what is wrong with it.
+        // The disk is the operator's own, so the caller may learn what is wrong with it.
         BackupError::GivenUp | BackupError::Store(_) => {
             tracing::error!(target, %error, "a backup could not be made");
             ApiError::unavailable(format!("the backup could not be made: {error}"))
@@ -99,7 +99,7 @@ pub async fn backup(State(api): State<Arc<Api>>, body: Object) -> Result<Json<Va
     })))
 }
 
-/// How the catalog stands, for `GET /readyz?verbose`.
+/// The state of the catalog, for `GET /readyz?verbose`.
 pub fn standing(standing: &CatalogStatus) -> Value {
     let mut shown = shown(&standing.accepted);
     let (refused_at, faults) = match &standing.refused {

@@ -1,4 +1,4 @@
-//! API keys as answers show them, and what bodies say of them.
+//! API keys: their form in answers, and the fields that bodies give for them.
 
 use serde_json::{Value, json};
 
@@ -11,13 +11,13 @@ use crate::http::response::time::moment;
 use crate::service::orgs::NewKey;
 use crate::service::{Service, ServiceError};
 
-/// Characters of a name.
+/// The most characters that a name may have.
 const MAX_NAME: usize = 200;
 
-/// What people call something: the first of these fields that is there.
+/// Reads a name: the first of these fields that is present.
 ///
 /// # Errors
-/// When it is no such name.
+/// When the field is no valid name.
 pub fn name(body: &Object, fields: &[&str]) -> Result<Option<String>, ApiError> {
     for field in fields {
         if let Some(name) = body.text(field)? {
@@ -37,10 +37,11 @@ fn expires_at(body: &Object, now: Timestamp) -> Result<Option<Timestamp>, ApiErr
     at.map(Some).ok_or_else(|| body.invalid("expires_at", "must be a moment in the future, such as `2027-03-01T00:00:00Z`"))
 }
 
-/// Makes a key with the name and the expiry that a body asks for: the one answer that has the secret.
+/// Makes a key with the name and the expiry of the body; only this answer contains the secret.
 ///
 /// # Errors
-/// When the body asks for what cannot be, the organisation has all the keys it can have, or the store has failed.
+/// When the body asks for something impossible, the organisation has as many keys as it may have,
+/// or the store has failed.
 pub async fn create(service: &Service, org: OrgId, kind: KeyKind, body: &Object) -> Result<Value, ApiError> {
     service.check_open()?;
     let now = service.clock.now();
@@ -51,7 +52,7 @@ pub async fn create(service: &Service, org: OrgId, kind: KeyKind, body: &Object)
     Ok(shown)
 }
 
-/// The keys of an organisation, oldest first.
+/// Lists the keys of an organisation, oldest first.
 ///
 /// # Errors
 /// When the store has failed.
@@ -60,7 +61,7 @@ pub async fn list(service: &Service, org: OrgId) -> Result<Vec<Value>, ApiError>
     Ok(keys.iter().map(|key| shown(key, now)).collect())
 }
 
-/// Revokes a key of an organisation, and shows it.
+/// Revokes a key of an organisation, and returns the key's object.
 ///
 /// # Errors
 /// When the organisation has no such key, or the store has failed.

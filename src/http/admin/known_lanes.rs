@@ -1,4 +1,4 @@
-//! Whether there is a lane of that name, and which one was probably meant.
+//! Checks that a lane of a given name exists, and suggests which one was probably meant.
 
 use crate::catalog::Snapshot;
 use crate::domain::error::Code;
@@ -7,10 +7,11 @@ use crate::domain::suggest::{did_you_mean, nearest};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 
-/// Refuses lanes that are neither in the catalog nor in use: a hold on a misspelt name holds nothing.
+/// Refuses a lane that is neither in the catalog nor in use: a hold on a misspelt name holds
+/// nothing.
 ///
 /// # Errors
-/// When there is no such lane; says which there are.
+/// When there is no such lane; the error lists those that exist.
 pub fn check(api: &Api, lane: &LaneSelector) -> Result<(), ApiError> {
     let (catalog, board) = (api.service.catalog.current(), api.service.executor.board());
     let mut used = board.lanes().map(|(provider, upstream, _)| (provider, upstream));

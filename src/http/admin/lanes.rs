@@ -1,7 +1,7 @@
 //! `/admin/lanes`: what the lanes are doing, and an operator's hold on them.
 //!
-//! Numbers are those of the executor's board, about a second old. Holds are read from the store, so that
-//! an answer shows what the request before it has changed.
+//! The numbers come from the executor's board and are about a second old. Holds are read from the
+//! store, so that an answer shows what the request before it has changed.
 
 use std::sync::Arc;
 
@@ -23,15 +23,16 @@ use crate::http::state::Api;
 struct LaneObject {
     lane: String,
     provider: String,
-    /// The provider's name for the model; `null` for all that the catalog does not know.
+    /// The provider's name for the model; `null` stands for all models that the catalog does not
+    /// know.
     model: Option<String>,
     status: &'static str,
     in_flight: u32,
-    /// `null` without a bound.
+    /// `null` if there is no bound.
     allowed: Option<u32>,
-    /// `null` without a bound.
+    /// `null` if there is no bound.
     requests_per_minute: Option<u64>,
-    /// Of its answers; `null` before the first.
+    /// The latency of the lane's answers; `null` before the first.
     latency_ms: Option<u64>,
     queued_rows: u64,
     queued_tokens: u64,
@@ -55,12 +56,12 @@ pub struct Lanes {
     holds: Vec<HoldObject>,
 }
 
-/// What became of a wish to hold lanes.
+/// The result of a request to hold or release lanes.
 #[derive(Debug, Serialize)]
 pub struct Held {
     #[serde(flatten)]
     lanes: Lanes,
-    /// `false` if it was so before.
+    /// `false` if the lanes were already in that state.
     changed: bool,
     message: String,
 }
@@ -91,10 +92,10 @@ async fn put(api: &Api, body: &Object, hold: Option<Hold>) -> Result<Json<Held>,
     let lane: LaneSelector = text.parse().map_err(|error| ApiError::invalid("lane", format!("`lane` {error}")))?;
     let before = api.service.executor.lane_holds().iter().find(|held| held.lane == lane).map(|held| held.hold);
     if before.is_none() {
-        // One that is held can be let go, whatever has become of it.
+        // A lane that is held can always be released, even if the catalog no longer knows it.
         crate::http::admin::known_lanes::check(api, &lane)?;
     }
-    // Held as it is, it keeps the moment since when.
+    // A lane whose hold does not change keeps its `since`.
     let changed = before != hold;
     if changed {
         let (executor, wished, now) = (api.service.executor.clone(), lane.clone(), api.service.clock.now());
@@ -110,12 +111,13 @@ async fn put(api: &Api, body: &Object, hold: Option<Hold>) -> Result<Json<Held>,
     Ok(Json(Held { lanes: show(api, Some(&lane)), changed, message }))
 }
 
-/// The lanes that a selector means, with the holds that bear on them; all without one.
+/// Renders the lanes that a selector covers, with the holds that affect them; all lanes without a
+/// selector.
 fn show(api: &Api, only: Option<&LaneSelector>) -> Lanes {
     let (board, holds, now) = (api.service.executor.board(), api.service.executor.lane_holds(), api.service.clock.now());
     let catalog = api.service.catalog.current();
     let mut lanes: Vec<_> = board.lanes().collect();
-    // A lane that is held may never have had a row, and after a restart no lane has had one.
+    // A held lane may never have had a row, and after a restart no lane has had one.
     for LaneSelector { provider, upstream } in holds.iter().map(|held| &held.lane) {
         let Some(upstream) = upstream else { continue };
         if !lanes.iter().any(|(known, name, _)| known == provider && *name == Some(upstream)) {
@@ -161,7 +163,7 @@ fn lane(provider: &str, upstream: Option<&str>, report: &LaneReport, hold: Optio
     }
 }
 
-/// What holds now, for a person; what else bears on the same lanes included.
+/// Describes for a person what holds now, including other holds that affect the same lanes.
 fn tell(lane: &LaneSelector, hold: Option<Hold>, changed: bool, holds: &[LaneHold], catalog: &Snapshot) -> String {
     let mut text = match (hold, changed) {
         (Some(Hold::Paused), true) => format!("`{lane}` is paused: its rows wait, calls in flight finish"),

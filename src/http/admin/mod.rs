@@ -1,4 +1,5 @@
-//! The operator's routes: catalog, lanes, organisations, keys, backup. All of them are ours.
+//! The operator's routes: catalog, lanes, organisations, keys, backup. All of them are batchd's
+//! own.
 
 pub mod catalog;
 pub mod keys;

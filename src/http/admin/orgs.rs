@@ -1,4 +1,5 @@
-//! `/admin/organisations`: whom the operator lets in, with which keys, and what they may spend.
+//! `/admin/organisations`: the organisations that the operator lets in, their keys, and what they
+//! may spend.
 
 use std::sync::Arc;
 
@@ -21,11 +22,12 @@ use crate::http::state::Api;
 use crate::service::orgs::NewKey;
 use crate::store::MAX_ORGS;
 
-/// What an account without a limit shows as its balance: clients compare it with what they are about to spend.
+/// The balance that an account without a limit shows: clients compare the balance with what they
+/// are about to spend.
 const NO_LIMIT: u64 = 1_000_000_000;
 
-/// `GET /admin/organisations`: the operator's own first. With `name` those that are called so, with
-/// `api_key_id` the one whose key it is.
+/// `GET /admin/organisations`: the operator's own organisation first. `name` selects the
+/// organisations with that name, `api_key_id` the organisation that the key belongs to.
 pub async fn list(State(api): State<Arc<Api>>, params: Params) -> Result<Json<Value>, ApiError> {
     let (name, key) = (params.text("name")?, params.id::<KeyId>("api_key_id")?);
     let owner = key.map(|key| api.service.store.org_of_key(key)).transpose()?;
@@ -39,7 +41,8 @@ pub async fn list(State(api): State<Arc<Api>>, params: Params) -> Result<Json<Va
     Ok(Json(json!({ "data": data })))
 }
 
-/// `POST /admin/organisations`: adds one; the answer has its first key, unless `api_key` is false.
+/// `POST /admin/organisations`: adds an organisation; the answer has its first key, unless
+/// `api_key` is false.
 pub async fn create(State(api): State<Arc<Api>>, body: Object) -> Result<Response, ApiError> {
     api.check_open()?;
     body.only(&["name", "credits", "api_key"])?;
@@ -63,7 +66,7 @@ pub async fn create(State(api): State<Arc<Api>>, body: Object) -> Result<Respons
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
-/// `POST /admin/organisations/{org_id}/credits`: grants more, or lifts the limit.
+/// `POST /admin/organisations/{org_id}/credits`: grants more credits, or lifts the limit.
 pub async fn credit(State(api): State<Arc<Api>>, PathId(id): PathId<OrgId>, body: Object) -> Result<Json<Value>, ApiError> {
     body.only(&["grant", "unlimited"])?;
     let org = known(&api, id).await?;
@@ -82,7 +85,7 @@ async fn known(api: &Api, id: OrgId) -> Result<Organisation, ApiError> {
     api.service.store.org(id).await?.ok_or_else(|| ApiError::not_found("organisation", id.in_hex()))
 }
 
-/// `POST /admin/organisations/{org_id}/keys`: the one answer that has the secret.
+/// `POST /admin/organisations/{org_id}/keys`: only this answer contains the secret.
 pub async fn create_key(State(api): State<Arc<Api>>, PathId(id): PathId<OrgId>, body: Object) -> Result<Response, ApiError> {
     body.only(&["dialect", "management", "name", "expires_at"])?;
     let dialect = body.need_text("dialect", "it says whose clients the key is for")?;
@@ -108,14 +111,14 @@ pub async fn revoke_key(State(api): State<Arc<Api>>, PathIds(id, key): PathIds<O
     Ok(Json(owned(keys::revoke(&api.service, id, key).await?, &org)))
 }
 
-/// A key with whose it is, which only the operator has to be told.
+/// A key together with its organisation, which only the operator needs to see.
 fn owned(mut key: Value, org: &Organisation) -> Value {
     key["org_id"] = json!(org.id.in_hex());
     key["org_name"] = json!(org.name);
     key
 }
 
-/// An organisation and its account.
+/// Renders an organisation and its account.
 pub fn shown(org: &Organisation, account: &Account) -> Value {
     let available = account.available();
     json!({

@@ -1,4 +1,4 @@
-//! `/v1/auth`: the caller's account, its keys, its receiver of messages, and new organisations (the
+//! `/v1/auth`: the caller's account, its keys, its webhook receiver, and new organisations (the
 //! quickstart and the guide to authentication).
 
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub async fn account(State(api): State<Arc<Api>>, Extension(caller): Extension<C
     Ok(Json(shown))
 }
 
-/// `POST /v1/auth/account/api-keys`: the one answer that has the secret.
+/// `POST /v1/auth/account/api-keys`: the only answer that has the key's secret.
 pub async fn create_key(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, body: Object) -> Result<Response, Refusal> {
     let made = keys::create(&api.service, caller.org, KeyKind::BatchRouter, &body).await?;
     Ok((StatusCode::CREATED, Json(made)).into_response())
@@ -54,14 +54,15 @@ pub async fn revoke_key(
     Ok(Json(keys::revoke(&api.service, caller.org, id).await?))
 }
 
-/// `POST /v1/auth/agent-register`: an organisation and its first key, for anybody who may call at all.
+/// `POST /v1/auth/agent-register`: an organisation and its first key, for every client that can
+/// reach the daemon.
 pub async fn register(State(api): State<Arc<Api>>, request: Request) -> Result<Response, Refusal> {
     if !api.accounts.may_register {
         return Err(ApiError::new(Code::Forbidden, "registration is off; ask the operator of this daemon for a key").into());
     }
     api.check_open()?;
     api.check_room(0)?;
-    // Every field may be left out, and so may the body.
+    // Every field is optional, and so is the body.
     let has_body = !request.body().is_end_stream() && request.headers().contains_key(CONTENT_TYPE);
     let body = if has_body { Object::from_request(request, &api).await? } else { Object::default() };
     let name = keys::name(&body, &["agent_name", "name"])?.unwrap_or_else(|| "Registered by itself".to_owned());
@@ -82,7 +83,8 @@ pub async fn webhook(State(api): State<Arc<Api>>, Extension(caller): Extension<C
     Ok(Json(json!({ "url": org.and_then(|org| org.webhook).map(|webhook| webhook.url) })))
 }
 
-/// `PUT /v1/auth/account/delivery-webhook`: for every batch that names no receiver of its own.
+/// `PUT /v1/auth/account/delivery-webhook`: sets the receiver for every batch that names no
+/// receiver of its own.
 pub async fn set_webhook(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, body: Object) -> Result<Json<Value>, Refusal> {
     let receiver = receiver(&body)?;
     check_receiver(&api, &receiver)?;

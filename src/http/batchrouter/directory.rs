@@ -1,6 +1,6 @@
-//! What anybody may ask besides the catalog: who the providers are, what is charged besides their
-//! prices, whether the daemon is well. BatchRouter documents that there is each of them; the paths and
-//! the forms are ours.
+//! Open routes besides the catalog: the providers, the fees on top of their prices, and the health
+//! of the daemon. BatchRouter documents that each of these exists; the paths and the forms are our
+//! own.
 
 use std::sync::Arc;
 

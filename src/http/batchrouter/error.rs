@@ -1,5 +1,6 @@
-//! Errors of this dialect that carry more than a sentence: what a preflight found, what there is no room
-//! for. The envelope is BatchRouter's, `{"error": {"code", "message", "details"}}`.
+//! Errors of this dialect that carry more than a sentence: the issues of a preflight, and the items
+//! that there is no room for. The envelope is BatchRouter's, `{"error": {"code", "message",
+//! "details"}}`.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -17,14 +18,14 @@ use crate::store::error::StoreError;
 #[derive(Debug)]
 pub enum Refusal {
     Api(ApiError),
-    /// The items, or what is demanded of their lanes, cannot be served as they are.
+    /// The items, or the demands on their lanes, cannot be served as they are.
     Preflight {
         /// At least one.
         issues: Vec<Issue>,
-        /// Lanes that were looked at, each with its reasons.
+        /// The lanes that were considered, each with its reasons.
         outcome: Option<Box<Outcome>>,
     },
-    /// They could be served but for what is going on at the moment.
+    /// The items could be served, but the lanes lack capacity at the moment.
     NoCapacity {
         issues: Vec<Issue>,
         outcome: Box<Outcome>,
@@ -45,7 +46,7 @@ impl From<StoreError> for Refusal {
     }
 }
 
-/// Ids in this dialect's sentences are as its clients know them.
+/// In this dialect's messages, ids have the form that its clients know.
 impl From<ServiceError> for Refusal {
     fn from(error: ServiceError) -> Self {
         match error {
@@ -68,7 +69,7 @@ impl From<ServiceError> for Refusal {
 }
 
 impl Refusal {
-    /// What an oversized body is told; other errors are as they are.
+    /// The refusal of an oversized body; other errors stay unchanged.
     pub fn of_body(error: ApiError, most: u64) -> Self {
         if error.code() == Code::TooLarge { Self::TooLarge(most) } else { Self::Api(error) }
     }
@@ -113,7 +114,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// What there is no room for.
+/// The details of an error about missing capacity.
 fn no_capacity(issues: &[Issue], outcome: &Outcome) -> Value {
     json!({
         "requested_items": outcome.items,

@@ -1,5 +1,5 @@
-//! `POST /v1/files` as BatchRouter has it, and its older name for input alone,
-//! `POST /v1/batches/input-manifests`: a form with `file`, or the lines themselves as the body.
+//! `POST /v1/files` as BatchRouter has it, and `POST /v1/batches/input-manifests`, its older name
+//! for input files alone: a form with `file`, or the lines themselves as the body.
 
 use std::sync::Arc;
 
@@ -27,10 +27,10 @@ use crate::store::{NewFile, Spool};
 
 const ITEM_COUNT: HeaderName = HeaderName::from_static("x-batchrouter-item-count");
 const SHA256: HeaderName = HeaderName::from_static("x-content-sha256");
-/// Types of bodies that are lines.
+/// Media types of bodies that consist of lines.
 const LINES: [&str; 3] = ["application/x-ndjson", "application/jsonl", "application/x-jsonlines"];
 
-/// Whether a body of this type is lines.
+/// Whether a body of this media type consists of lines.
 pub fn is_lines(media: &str) -> bool {
     LINES.contains(&media)
 }
@@ -64,7 +64,7 @@ pub async fn create(
     Ok((StatusCode::CREATED, Json(object(&file))))
 }
 
-/// `GET /v1/files/{file_id}`: what is known of it, or what a link to it leads to.
+/// `GET /v1/files/{file_id}`: the file's object, or, for a signed link, the file's content.
 pub async fn retrieve(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
@@ -100,14 +100,15 @@ async fn read_form(api: &Api, mut form: MultipartForm) -> Result<ReceivedUpload,
             "file" => file = Some((part.filename(), part.mime(), part.spool(api, cap).await?)),
             "purpose" => {
                 let text = part.text().await?;
-                // An attachment is what OpenAI calls the data of its user.
+                // An attachment is what OpenAI calls user data.
                 purpose = Some(match text.as_str() {
                     "batch" => Purpose::Batch,
                     "attachment" | "user_data" | "vision" => Purpose::UserData,
                     other => return Err(unknown_choice("purpose", other, "`batch`, `attachment`")),
                 });
             }
-            // Read to its end within the limit of a text; ignored like unknown fields elsewhere.
+            // The part is read to its end within the limit of a text, and ignored like unknown
+            // fields elsewhere.
             _ => _ = part.text().await?,
         }
     }
@@ -115,7 +116,7 @@ async fn read_form(api: &Api, mut form: MultipartForm) -> Result<ReceivedUpload,
     Ok(ReceivedUpload { filename, mime, spool, purpose: purpose.unwrap_or(Purpose::Batch) })
 }
 
-/// Compares what was received with what the client has said of it.
+/// Compares the received content with the client's headers about it.
 fn check_headers(headers: &HeaderMap, sha256: &[u8; 32], lines: u64) -> Result<(), ApiError> {
     let mismatch = |name: &HeaderName, found: String| {
         let message = format!("`{name}` does not fit the body: {found}; nothing was kept");
@@ -135,7 +136,8 @@ fn check_headers(headers: &HeaderMap, sha256: &[u8; 32], lines: u64) -> Result<(
     Ok(())
 }
 
-/// A file as this dialect shows it; `id`, `object` and `bytes` let clients in OpenAI's style work.
+/// A file as this dialect shows it; `id`, `object` and `bytes` are there for clients in OpenAI's
+/// style.
 fn object(file: &File) -> Value {
     let id = file.id.in_hex();
     let purpose = match file.purpose {

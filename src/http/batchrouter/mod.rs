@@ -1,5 +1,5 @@
-//! The BatchRouter dialect: its catalog, quotes, batches of items, files, accounts, and what anybody may
-//! ask.
+//! The BatchRouter dialect: its catalog, quotes, batches of items, files, accounts, and open
+//! routes.
 
 pub mod account;
 pub mod batches;
@@ -22,7 +22,7 @@ pub const ROUTES: &[RouteEntry] = routes! {
     shared "/batches/{batch_id}" Key { get: batches::retrieve, delete: batches::delete }
     shared "/batches/{batch_id}/cancel" Key { post: batches::cancel }
     shared "/batches/{batch_id}/results" Key { get: batches::page }
-    // From any web page: its documents promise it.
+    // Any web page may call this route: BatchRouter's documents promise that.
     own "/catalog/models" Public { get: models::models, options: models::preflight }
     own "/catalog/workflow-products" Open { get: workflows::list }
     own "/catalog/workflow-products/{slug}" Open { get: workflows::retrieve }

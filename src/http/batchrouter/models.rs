@@ -1,5 +1,6 @@
-//! `GET /v1/catalog/models`: the catalog with what the lanes are doing, as in BatchRouter's guide to
-//! models and catalog. What that does not establish is chosen as described in `docs/catalog.md`.
+//! `GET /v1/catalog/models`: the catalog with the live state of the lanes, as in BatchRouter's
+//! guide to models and catalog. Where the guide leaves a question open, the choice is described in
+//! `docs/catalog.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,10 +26,10 @@ use crate::http::response::views::{Template, respond};
 use crate::http::state::Api;
 use crate::service::capacity::{CapacityStatus, Freshness, HEARTBEAT_SECONDS, LaneCapacity, Supply};
 
-/// Clients may keep it, and ask each time whether it is still so.
+/// Clients may cache the catalog, but must revalidate it each time.
 const CACHE: &str = "public, no-cache";
 
-/// What a request asks for; all of it must hold.
+/// The filter of a request; all its conditions must hold.
 #[derive(Debug, Clone, Default)]
 struct Filter {
     operation: Option<Operation>,
@@ -47,7 +48,7 @@ impl Filter {
         })
     }
 
-    /// A name for the view; `None` if there can be no such model, so that nothing is kept for it.
+    /// A name for the view; `None` if no model can match, so that no view is kept for the filter.
     fn name(&self, snapshot: &Snapshot) -> Option<String> {
         let Self { operation, provider, tool } = self;
         if provider.as_ref().is_some_and(|id| snapshot.provider(id).is_none()) {
@@ -58,7 +59,7 @@ impl Filter {
         Some(format!("batchrouter/catalog/{operation}/{tool}/{}", provider.as_deref().unwrap_or("")))
     }
 
-    /// Provider and tool must be those of the same offering.
+    /// Whether a model matches; provider and tool must match in the same offering.
     fn matches(&self, snapshot: &Snapshot, model: &Model) -> bool {
         let offer = |offer: Offer<'_>| {
             self.provider.as_ref().is_none_or(|id| *id == offer.provider.id())
@@ -83,7 +84,7 @@ pub async fn models(State(api): State<Arc<Api>>, params: Result<Params, ApiError
     response
 }
 
-/// `OPTIONS /v1/catalog/models`: what browsers ask before they send headers of their own.
+/// `OPTIONS /v1/catalog/models`: the preflight request of browsers before they send custom headers.
 pub async fn preflight() -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
     cors(response.headers_mut());
@@ -101,7 +102,7 @@ fn cors(headers: &mut HeaderMap) {
     headers.extend(all.map(|(name, value)| (name, HeaderValue::from_static(value))));
 }
 
-/// `CatalogModel` without what is live.
+/// `CatalogModel` without its live fields.
 #[derive(Serialize)]
 struct ModelObject<'a> {
     slug: &'a str,
@@ -126,7 +127,7 @@ struct ModelObject<'a> {
     retired_at: Option<String>,
 }
 
-/// `ProviderOffering` without what is live.
+/// `ProviderOffering` without its live fields.
 #[derive(Serialize)]
 struct OfferingObject<'a> {
     provider: &'a str,
@@ -159,10 +160,10 @@ struct Price {
     input_per_mtok: String,
     output_per_mtok: String,
     cached_input_per_mtok: Option<String>,
-    /// Ours: whatever else is charged for, by meter, with its unit.
+    /// Our own extension: everything else that is charged for, by meter, with its unit.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     other_rates: BTreeMap<&'static str, OtherRate>,
-    /// Ours: what the numbers leave out.
+    /// Our own extension: what the numbers leave out.
     note: Option<String>,
     source: String,
     verified_at: String,
@@ -219,7 +220,7 @@ fn template(snapshot: &Snapshot, filter: &Filter) -> Template {
 }
 
 fn add_model(template: &mut Template, snapshot: &Snapshot, model: &Model, offers: &[Offer<'_>]) {
-    // A provider that takes every model may serve it, and yet does not offer it.
+    // A provider that takes every model may serve this model without an offering for it.
     let serving = snapshot.resolve(&model.id).map(|route| route.provider).ok();
     let primary = offers.iter().find(|offer| Some(offer.provider.id()) == serving).or(offers.first()).map(|offer| offer.provider.id());
     let tools: BTreeSet<_> = offers.iter().flat_map(|offer| &offer.offering.hosted_tools).chain(&model.hosted_tools).copied().collect();
@@ -301,7 +302,7 @@ fn add_offering(template: &mut Template, snapshot: &Snapshot, model: &Model, off
     template.text("}");
 }
 
-/// What a lane can take now.
+/// The work that a lane can take now.
 #[derive(Serialize)]
 struct SupplyObject {
     capacity_status: &'static str,

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 pub use crate::http::response::money::{digits, money};
 pub use crate::service::quotes::pricing::Pricing;
 
-/// `pricing_estimate`, and `price` of a lane; all null where nobody knows it.
+/// `pricing_estimate`, and `price` of a lane; all amounts are null if the price is unknown.
 pub fn pricing(pricing: Option<Pricing>) -> Value {
     json!({
         "currency": "usd",
@@ -23,7 +23,7 @@ mod tests {
 
     #[test]
     fn the_fee_is_rounded_lane_by_lane() {
-        // 5.90 % of a provider's subtotal, as it was observed.
+        // 5.90 % of a provider's subtotal, as observed.
         let fee = Decimal::new(59, 1);
         let lane = Pricing::of("0.001".parse().unwrap(), fee);
         assert_eq!(pricing(Some(lane))["batchrouter_fee"], "0.000059");

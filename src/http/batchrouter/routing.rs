@@ -1,5 +1,5 @@
-//! What a quote demands of its lanes, as its fields say it. Fields that are not known are ignored, as
-//! everywhere in this dialect; a known one that cannot be meant is an error.
+//! What a quote demands of its lanes, read from its fields. Unknown fields are ignored, as
+//! everywhere in this dialect; a known field with an invalid value is an error.
 
 use crate::domain::money::Usd;
 use crate::domain::quote::constraints::{Constraints, PriceProtection, ProviderPreferences, RoutingMode, SlaTier};
@@ -7,13 +7,13 @@ use crate::domain::vocabulary::{DataCollection, HostedTool};
 use crate::http::request::{Object, unknown_choice};
 use crate::http::response::error::ApiError;
 
-/// Names in one list.
+/// The most names in one list.
 const MAX_NAMES: usize = 256;
 
-/// The demands that a body states; what it does not say is not demanded.
+/// The demands that a body states; a missing field demands nothing.
 ///
 /// # Errors
-/// When a field has a value that it cannot have.
+/// When a field has an invalid value.
 pub fn read(body: &Object) -> Result<Constraints, ApiError> {
     let default = Constraints::default();
     Ok(Constraints {
@@ -28,10 +28,10 @@ pub fn read(body: &Object) -> Result<Constraints, ApiError> {
     })
 }
 
-/// The field `operation` of a body, if it is there.
+/// A field of a body that must be one of several words, if the field is present.
 ///
 /// # Errors
-/// When it is none of the words.
+/// When the value is none of the words.
 pub fn word<T>(body: &Object, field: &str, parse: fn(&str) -> Option<T>, choices: fn() -> String) -> Result<Option<T>, ApiError> {
     let Some(text) = body.text(field)? else { return Ok(None) };
     parse(text).map(Some).ok_or_else(|| unknown_choice(field, text, &choices()))
@@ -40,7 +40,7 @@ pub fn word<T>(body: &Object, field: &str, parse: fn(&str) -> Option<T>, choices
 /// A list of names.
 ///
 /// # Errors
-/// When it is something else, or longer than any that is meant.
+/// When the field is not a list of texts, or the list is longer than allowed.
 pub fn names(body: &Object, field: &str) -> Result<Vec<String>, ApiError> {
     let names = body.texts(field)?;
     match names.len() > MAX_NAMES {

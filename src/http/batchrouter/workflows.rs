@@ -1,5 +1,6 @@
-//! Workflows: `GET /v1/catalog/workflow-products`, one of them, and `POST /v1/quotes/workflow`. That there are
-//! such is documented; the form is ours, but for the body of the quote (the older of its pages).
+//! Workflows: `GET /v1/catalog/workflow-products`, a single workflow, and `POST
+//! /v1/quotes/workflow`. BatchRouter documents that workflows exist; the form is our own, except
+//! the body of the quote (the older of BatchRouter's pages).
 
 use std::sync::Arc;
 
@@ -36,8 +37,8 @@ pub async fn retrieve(State(api): State<Arc<Api>>, PathText(slug): PathText) -> 
     Ok(Json(product(&api, found)))
 }
 
-/// A workflow as it is shown: what a client sends for each item, where it runs, what comes out, and how
-/// its end is told.
+/// A workflow as it is shown: what a client sends for each item, where the item runs, what the
+/// results contain, and how the end of the batch is reported.
 fn product(api: &Api, workflow: &Workflow) -> Value {
     let demands = &workflow.demands;
     json!({
@@ -84,7 +85,8 @@ pub async fn quote(State(api): State<Arc<Api>>, Extension(caller): Extension<Cal
         ApiError::new(Code::NotFound, format!("there is no workflow `{}`; {known}", shown(reference)))
     })?;
     let (count, asked) = (estimated_items(&api, &body)?, workflow.clone());
-    // The items are made when their turn has come: they are large, and the body is not.
+    // The items are made only when the quote's turn has come, because they are large and the body
+    // is not.
     let request = move |_: &Service| wanted(&asked, count);
     let mut quote = api.service.make_quote(caller.org, request, object::shown).await.map_err(Refusal::from)?;
     let mut shown: Value = serde_json::from_slice(&quote.shown).map_err(ApiError::internal)?;
@@ -102,7 +104,7 @@ fn estimated_items(api: &Api, body: &Object) -> Result<usize, ApiError> {
     count.ok_or_else(|| body.invalid("estimated_items", &format!("must be from 1 to {most}; a batch may have more items than its quote")))
 }
 
-/// The request for a quote of so many items of a workflow.
+/// The request for a quote of `count` items of a workflow.
 fn wanted(workflow: &Workflow, count: usize) -> Result<(Bytes, QuoteRequest), ServiceError> {
     let input = workflow.input();
     let items: Vec<_> = (0..count).map(|place| json!({ "customer_item_id": place.to_string(), "input": input })).collect();

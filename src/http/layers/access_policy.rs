@@ -1,8 +1,10 @@
-//! Who may call: API keys, or, without keys, whoever is on this machine and is not a web page.
+//! Which callers may call: those with an API key, or, without keys, those on this machine that are
+//! not a web page.
 //!
 //! A daemon on loopback without keys is still reachable by every page that the user's browser
-//! opens: by a form or `fetch` to `http://127.0.0.1` (the `Origin` tells), and by a name that its
-//! owner points at 127.0.0.1 (the `Host` tells). Both are refused unless the settings allow them.
+//! opens: by a form or `fetch` to `http://127.0.0.1` (the `Origin` shows this), and by a name that
+//! its owner points at 127.0.0.1 (the `Host` shows this). Both are refused unless the settings
+//! allow them.
 //!
 //! Keys are kept as SHA-256 and compared in constant time. No key, right or wrong, is ever logged.
 
@@ -19,20 +21,20 @@ use crate::domain::error::Code;
 use crate::http::response::error::ApiError;
 use crate::http::route_table::AccessClass;
 
-/// Which web pages may call.
+/// Which web pages may call, by their origin.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Origins {
     /// None; no CORS header is ever sent.
     #[default]
     None,
-    /// Every one.
+    /// Every origin.
     Any,
-    /// Those of these origins, each as browsers send it, such as `https://tools.example`.
+    /// Only these origins, each as browsers send it, such as `https://tools.example`.
     Listed(Vec<String>),
 }
 
 impl Origins {
-    /// As the settings list them; `*` among them stands for every one.
+    /// The origins that the settings list; `*` among them stands for every origin.
     pub fn of(listed: Vec<String>) -> Self {
         match listed.as_slice() {
             [] => Self::None,
@@ -42,7 +44,7 @@ impl Origins {
     }
 }
 
-/// An origin as browsers send it: in lower case, and without the port that its scheme implies.
+/// An origin as browsers send it: in lower case, and without the default port of its scheme.
 fn as_sent(origin: &str) -> String {
     let origin = origin.to_ascii_lowercase();
     let implied = match origin.split_once("://") {
@@ -53,27 +55,28 @@ fn as_sent(origin: &str) -> String {
     origin.strip_suffix(implied).map(ToOwned::to_owned).unwrap_or(origin)
 }
 
-/// The rule for who may call.
+/// The rule for which callers may call.
 #[derive(Debug, Clone)]
 pub struct Access {
-    /// SHA-256 of each key; empty means that no key is asked for.
+    /// SHA-256 of each key; empty means that no key is required.
     keys: Vec<[u8; 32]>,
     origins: Origins,
 }
 
 impl Access {
-    /// No keys: for a daemon that listens on loopback only.
+    /// A rule without keys: for a daemon that listens on loopback only.
     pub fn open() -> Self {
         Self { keys: Vec::new(), origins: Origins::None }
     }
 
-    /// One of these keys must come with each call. Without any key this is [`Self::open`].
+    /// A rule that requires one of these keys with each call; without any key this is
+    /// [`Self::open`].
     pub fn keys(keys: Vec<SecretString>) -> Self {
         let digests = keys.iter().map(|key| Sha256::digest(key.expose_secret()).into()).collect();
         Self { keys: digests, origins: Origins::None }
     }
 
-    /// Lets web pages of these origins call.
+    /// Allows calls from web pages of these origins.
     #[must_use]
     pub fn with_origins(self, origins: Origins) -> Self {
         Self { origins, ..self }
@@ -84,7 +87,8 @@ impl Access {
         &self.origins
     }
 
-    /// Who calls a route of this class, if they may. `known` finds a key that a client has made by the SHA-256 of its secret.
+    /// Identifies the caller of a route of this class, if the caller may call. `known` finds a key
+    /// that a client has made, by the SHA-256 of its secret.
     pub fn admit(
         &self,
         class: AccessClass,
@@ -94,7 +98,7 @@ impl Access {
     ) -> Result<Caller, ApiError> {
         if self.keys.is_empty() {
             self.refuse_pages(uri, headers)?;
-            // Any key will do where none is needed, except one that was good once.
+            // Any key will do if none is required, except a made key that is no longer valid.
             let digest = headers.get(AUTHORIZATION).and_then(bearer).map(|key| Sha256::digest(key).into());
             return match digest.and_then(|digest| Some((digest, known(&digest)?))) {
                 Some((digest, found)) => found.admit(digest, class),
@@ -110,7 +114,7 @@ impl Access {
             return Err(ApiError::unauthorized(Code::InvalidApiKey, message));
         };
         let digest: [u8; 32] = Sha256::digest(key).into();
-        // Every key is compared, so that the time tells nothing about which one was near.
+        // Every key is compared, so that the time does not reveal which key was close.
         let configured = self.keys.iter().fold(subtle::Choice::from(0), |known, each| known | each.ct_eq(&digest));
         if bool::from(configured) {
             return Ok(Caller::operator(digest));
@@ -121,7 +125,7 @@ impl Access {
         Err(ApiError::unauthorized(Code::InvalidApiKey, "the API key is not one of those that this daemon knows"))
     }
 
-    /// Refuses a web page that may not call, for a route that asks for no key.
+    /// Refuses a web page that may not call, for a route that requires no key.
     pub(super) fn admit_keyless(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
         if self.keys.is_empty() { self.refuse_pages(uri, headers) } else { Ok(()) }
     }
@@ -132,7 +136,7 @@ impl Access {
             let message = format!("{what} `{value}` is not allowed while the daemon asks for no API key; {remedy}");
             Err(ApiError::new(Code::OriginNotAllowed, message))
         };
-        // A request without a host is no browser's.
+        // A request without a `Host` does not come from a browser.
         let named = headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or("?"));
         if let Some(host) = named.chain(uri.host()).find(|host| !is_loopback(without_port(host))) {
             return refused("the host", host, "call it as localhost, or set `api_keys_file`");

@@ -1,6 +1,6 @@
-//! Lets in who may call, and refuses everybody else in the words of their dialect.
+//! Lets in the callers that may call, and refuses all others in the words of their dialect.
 //!
-//! Not here: the rule for who may ([`super::access_policy`]).
+//! Not here: the rule for which callers may call ([`super::access_policy`]).
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub async fn guard(
     }
     let class = index.access_of(request.uri(), request.extensions());
     if matches!(class, AccessClass::Open | AccessClass::Public) {
-        // Reading tells pages nothing that is not public; anything else is for whoever may call.
+        // Reading shows web pages only what is public; any other method is for permitted callers.
         return match api.access.admit_keyless(request.uri(), request.headers()) {
             Err(error) if !request.method().is_safe() => error.into_batchrouter(),
             Ok(()) | Err(_) => next.run(request).await,
@@ -42,7 +42,7 @@ pub async fn guard(
     }
     if let Some(link) = signed(request.uri(), api.service.store.seal(), api.service.clock.now()) {
         return match link {
-            // Whoever has the link may have the file.
+            // A client that has the link may have the file.
             Ok(signed) if matches!(*request.method(), Method::GET | Method::HEAD) => {
                 request.extensions_mut().insert(Caller::operator([0; 32]));
                 request.extensions_mut().insert(signed);

@@ -1,4 +1,4 @@
-//! Who calls, and what a key that was made opens.
+//! The caller of a request, and which routes a made key opens.
 
 use crate::domain::batch::priority::Owner;
 use crate::domain::error::Code;
@@ -8,32 +8,33 @@ use crate::http::response::error::ApiError;
 use crate::http::route_table::AccessClass;
 use crate::http::state::Api;
 
-/// Who calls, among the extensions of a request that was let in.
+/// The caller, among the extensions of a request that was let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
-    /// SHA-256 of the key; zeros where no key is asked for.
+    /// SHA-256 of the key; zeros if no key is required.
     pub key: [u8; 32],
-    /// To whom the key belongs.
+    /// The organisation that the key belongs to.
     pub org: OrgId,
-    /// What the key was made for. `None` is the operator, who may do everything: with a key of the
-    /// settings, or as whoever is on this machine while no key is asked for.
+    /// The purpose that the key was made for. `None` is the operator, who may do everything: a
+    /// caller with a key of the settings, or any caller on this machine while no key is required.
     pub kind: Option<KeyKind>,
 }
 
 impl Caller {
-    /// The operator, with the key of this SHA-256.
+    /// The operator, with the key that has this SHA-256.
     pub const fn operator(key: [u8; 32]) -> Self {
         Self { key, org: OrgId::OPERATOR, kind: None }
     }
 
-    /// Whether it is the operator. A key that was made is not, even if the operator's organisation has it:
-    /// it is handed to clients.
+    /// Whether the caller is the operator. A caller with a made key is not, even if the key belongs
+    /// to the operator's organisation: made keys are handed to clients.
     pub const fn is_operator(&self) -> bool {
         self.kind.is_none()
     }
 
-    /// Whose share of a lane the caller's rows take. The operator's keys stand for teams, each with a share
-    /// of its own; any other organisation has one, however many keys it makes.
+    /// The owner whose share of a lane the caller's rows take. The operator's keys stand for teams,
+    /// each with a share of its own; any other organisation has one share, however many keys it
+    /// makes.
     pub fn owner(&self) -> Owner {
         match self.org == OrgId::OPERATOR {
             true => Owner::of_key(&self.key),
@@ -42,7 +43,7 @@ impl Caller {
     }
 }
 
-/// A key that was made.
+/// A key that was made, as found in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FoundKey {
     pub org: OrgId,
@@ -51,7 +52,7 @@ pub struct FoundKey {
 }
 
 impl FoundKey {
-    /// The caller with this key, if it opens routes of this class.
+    /// The caller with this key, if the key opens routes of this class.
     pub fn admit(self, digest: [u8; 32], class: AccessClass) -> Result<Caller, ApiError> {
         let refused = |code, message| Err(ApiError::unauthorized(code, message));
         match self.state {
@@ -67,7 +68,7 @@ impl FoundKey {
     }
 }
 
-/// The key that was made whose secret has this SHA-256.
+/// Finds the made key whose secret has this SHA-256.
 pub fn found(api: &Api, digest: &[u8; 32]) -> Option<FoundKey> {
     let now = api.service.clock.now();
     api.service

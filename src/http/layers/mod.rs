@@ -1,4 +1,4 @@
-//! What is around every handler: the id and the log line of a request, who may call, what is left of a body.
+//! The layers around every handler: request ids and log lines, access, and the rest of a body.
 
 pub mod access_policy;
 pub mod auth;

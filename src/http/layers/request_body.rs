@@ -1,13 +1,14 @@
 //! A request's body from the outside: a client that stalls must not hold a connection for ever, a
-//! handler that meets an error must be able to say whether the body was cut, and what a handler has
-//! not read must not be taken for the next request.
+//! handler that meets an error must be able to say whether the body was cut, and bytes that a
+//! handler has not read must not be taken for the next request.
 //!
-//! Only the time between two pieces is limited, not the whole: a large file over a slow line is
-//! legitimate as long as it moves.
+//! Only the time between two pieces is limited, not the total: a large file over a slow line is
+//! legitimate as long as bytes keep arriving.
 //!
-//! Invariant: whoever answered, the body of an HTTP/1.1 request has been read to its end before the
-//! answer begins, or the answer says `Connection: close`. Of HTTP/2, only the stream is affected: h2
-//! ends it with `RST_STREAM(NO_ERROR)` behind the answer (RFC 9113, section 8.1).
+//! Invariant: whichever layer or handler answered, the body of an HTTP/1.1 request has been read to
+//! its end before the answer begins, or the answer says `Connection: close`. With HTTP/2, only the
+//! stream is affected: h2 ends it with `RST_STREAM(NO_ERROR)` behind the answer (RFC 9113, section
+//! 8.1).
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -30,24 +31,26 @@ use crate::domain::error::Code;
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 
-/// Nobody has asked for it: a client that waits for `100 Continue` has not been told to send it.
+/// No reader has asked for the body: a client that waits for `100 Continue` was not asked to send
+/// it.
 const UNTOUCHED: u8 = 0;
 const READ: u8 = 1;
 const ENDED: u8 = 2;
 const CUT: u8 = 3;
 const STALLED: u8 = 4;
-/// How long and how much is read of what a handler has left, before its answer.
+/// How long and how many bytes are read, before the answer, of a body that a handler did not
+/// finish.
 const REST: Duration = Duration::from_secs(1);
 const REST_BYTES: usize = 64 << 10;
 
-/// What became of a request's body; kept among the extensions of a request that has one.
+/// The state of a request's body; kept among the extensions of a request that has one.
 #[derive(Debug, Clone, Default)]
 pub struct Fate(Arc<BodyState>);
 
 #[derive(Debug, Default)]
 struct BodyState {
     state: AtomicU8,
-    /// The body, once its reader has dropped it before its end.
+    /// The body, if its reader dropped it before its end.
     rest: Mutex<Option<Body>>,
 }
 
@@ -72,37 +75,37 @@ impl Fate {
         self.0.state.store(state, Ordering::Relaxed);
     }
 
-    /// Reads what is left of the body and drops it; whether that was all of it.
+    /// Reads the rest of the body and drops it; returns whether the body was read to its end.
     async fn finish(&self, asks_first: bool) -> bool {
         let rest = self.0.rest.lock().unwrap_or_else(PoisonError::into_inner).take();
         match (self.state(), rest) {
             (ENDED, _) => true,
-            // Reading would tell the client to send what nobody wants.
+            // Reading would ask the client to send a body that no handler reads.
             (UNTOUCHED, Some(_)) if asks_first => false,
             (UNTOUCHED | READ, Some(rest)) => tokio::time::timeout(REST, drain(rest)).await.unwrap_or(false),
-            // It has failed, or somebody holds it still.
+            // The body has failed, or its reader still holds it.
             _ => false,
         }
     }
 }
 
-/// Among the extensions of an answer: it has not waited for all of its request.
+/// Marks, among its extensions, an answer that was made before all of its request arrived.
 #[derive(Debug, Clone, Copy)]
 pub struct Unread;
 
-/// A body that is not whole.
+/// An error about a body that is incomplete.
 pub fn incomplete(message: impl Into<String>) -> ApiError {
     ApiError::new(Code::IncompleteBody, message)
 }
 
-/// No piece of the body came in time.
+/// No piece of the body arrived in time.
 #[derive(Debug, thiserror::Error)]
 #[error("the body stalled")]
 struct Stalled;
 
-/// Puts the watch around the body of a request, and sees to what is left of it after the answer is
-/// made: small, it is read, so that the connection can be used again; else the answer says that the
-/// connection closes, and it stays open in one direction until the client has read that.
+/// Watches the body of a request, and handles what is left of it after the answer is made. A small
+/// rest is read, so that the connection can be used again; otherwise the answer says that the
+/// connection closes, and it stays open in one direction until the client has read the answer.
 pub async fn watch(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
@@ -120,13 +123,13 @@ pub async fn watch(State(api): State<Arc<Api>>, request: Request, next: Next) ->
     response.extensions_mut().insert(Unread);
     if version < Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-        // hyper would add `keep-alive` to an answer of a later version than its request.
+        // hyper would add `keep-alive` to an answer whose version is later than its request's.
         *response.version_mut() = version;
     }
     response
 }
 
-/// Whether a body came to its end within what is read of one that nobody wants.
+/// Whether an unread body ended within the bytes that are read of it.
 async fn drain(mut body: Body) -> bool {
     if body.size_hint().lower() > REST_BYTES as u64 {
         return false;
@@ -140,7 +143,7 @@ async fn drain(mut body: Body) -> bool {
     true
 }
 
-/// A body on its way to whoever reads it.
+/// A body on its way to its reader.
 struct WatchedBody {
     inner: Body,
     idle: Duration,

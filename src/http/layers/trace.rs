@@ -1,5 +1,5 @@
-//! Around all that answers: a request id on every response, a span around every request, one log line
-//! at its end, and an envelope even for a panic.
+//! Around everything that answers: a request id on every response, a span around every request, one
+//! log line at its end, and an envelope even for a panic.
 //!
 //! The span has fixed fields. Bodies, queries and headers are never logged: they hold prompts and
 //! keys. The path is logged as the route that matched, so that ids do not make every line unique.
@@ -16,16 +16,17 @@ use crate::domain::id::RequestId;
 use crate::http::dialect::speaks_phaseo;
 use crate::http::response::error::ApiError;
 
-/// The header that carries the id of a request, both ways.
+/// The header that carries the id of a request, in both directions.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Characters of an id that a client may choose.
+/// The most characters of an id that a client may choose.
 const MAX_ID_CHARS: usize = 128;
 
-/// The number of a request, among its extensions: what its id is made of unless its client has chosen one.
+/// The number of a request, among its extensions: the source of the request's id unless its client
+/// has chosen one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traced(pub RequestId);
 
-/// Gives the request an id, a span and, at its end, a line in the log.
+/// Gives the request an id, a span and, at its end, a log line.
 pub async fn request(mut request: Request, next: Next) -> Response {
     let number = new_number();
     request.extensions_mut().insert(Traced(number));
@@ -37,7 +38,7 @@ pub async fn request(mut request: Request, next: Next) -> Response {
     let mut response = next.run(request).instrument(span.clone()).await;
     let latency_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let status = response.status().as_u16();
-    // Probes come every few seconds and say nothing as long as they succeed.
+    // Probes come every few seconds and are of no interest as long as they succeed.
     let quiet = status < 400 && matches!(route.as_str(), "/healthz" | "/readyz");
     span.in_scope(|| match quiet {
         true => tracing::debug!(status, latency_ms, "request handled"),
@@ -47,15 +48,15 @@ pub async fn request(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// The client's own id, if it can stand in a log line without harm.
+/// The client's own id, if it can appear in a log line without harm.
 fn own_id(headers: &HeaderMap) -> Option<HeaderValue> {
     let id = headers.get(REQUEST_ID)?;
     let sane = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     ((1..=MAX_ID_CHARS).contains(&id.len()) && id.as_bytes().iter().all(sane)).then(|| id.clone())
 }
 
-/// Unique, and in order of time. Nobody is kept out by it, so its random part need not come from the
-/// kernel, which would be a call of its own for each request.
+/// A unique number, ordered by time. It protects nothing, so its random part need not come from the
+/// kernel, which would cost a system call for each request.
 fn new_number() -> RequestId {
     let (seconds, nanos) = uuid::Timestamp::now(uuid::NoContext).to_unix();
     let millis = seconds.saturating_mul(1_000).saturating_add(u64::from(nanos) / 1_000_000);
@@ -64,7 +65,8 @@ fn new_number() -> RequestId {
     RequestId::from_u128(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid().as_u128())
 }
 
-/// Its number as it is told: Phaseo's clients find it in the bodies of answers, in the same form.
+/// The request's number as clients see it: Phaseo's clients find it in the bodies of answers, in
+/// the same form.
 fn new_id(number: RequestId, for_phaseo: bool) -> HeaderValue {
     let id = if for_phaseo { number.in_upper() } else { format!("req_{:032x}", number.as_u128()) };
     HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("req_unknown"))

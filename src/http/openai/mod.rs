@@ -1,8 +1,8 @@
 //! The OpenAI dialect: files, uploads, batches, models, as in OpenAI's published document.
 //!
-//! What the document does not have is kept apart from it: a `batchd` object in the batch, the fields
-//! `priority` and `provider` of a create, and the routes `cost-estimate`, `results`, `retry`, `pause`,
-//! `resume`, and the `POST` to and the `DELETE` of a batch.
+//! Additions to the document are kept apart from it: a `batchd` object in the batch, the fields
+//! `priority` and `provider` of a create, and the routes `cost-estimate`, `results`, `retry`,
+//! `pause`, `resume`, and the `POST` to and the `DELETE` of a batch.
 
 pub mod batches;
 pub mod files;

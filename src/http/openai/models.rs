@@ -1,4 +1,4 @@
-//! `/v1/models`: what a row may name.
+//! `/v1/models`: the models that a row may name.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::http::response::error::ApiError;
 use crate::http::response::views::{Template, respond};
 use crate::http::state::Api;
 
-/// Clients may keep it, and ask each time whether it is still so.
+/// Clients may store the answer, but must ask each time whether it is still valid.
 const CACHE: &str = "private, no-cache";
 
 /// `Model`
@@ -47,13 +47,14 @@ pub async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Res
     .await
 }
 
-/// `GET /v1/models/{model}`: also by an alias, and a name that only the catch-all would be asked for.
+/// `GET /v1/models/{model}`: also finds a model by an alias, and a name that only the catch-all
+/// would serve.
 pub async fn retrieve(State(api): State<Arc<Api>>, headers: HeaderMap, PathText(name): PathText) -> Result<Response, ApiError> {
     let snapshot = api.service.catalog.current();
     let short: String = name.chars().take(crate::domain::row::openai::MAX_MODEL_CHARS).collect();
     let route = snapshot.resolve(&short).map_err(|error| ApiError::new(Code::ModelNotFound, error.to_string()).param("model"))?;
     if snapshot.model(&short).is_none() {
-        // Any name at all: there would be no end of views.
+        // The catch-all serves any name, so there would be no bound on the views.
         return Ok(Json(object(route.model, 0, route.provider)).into_response());
     }
     respond(&api, &format!("openai/model/{short}"), &headers, CACHE, move |snapshot| {

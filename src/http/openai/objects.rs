@@ -1,7 +1,9 @@
-//! The objects of OpenAI's document, from `domain` values. Nothing else decides what they look like.
+//! The objects of OpenAI's document, rendered from `domain` values. No other code decides their
+//! form.
 //!
-//! Every field of a schema is always there; what does not apply is null, as in the hosted API.
-//! What we add to a batch is in one object of its own, so that a typed client passes over it.
+//! Every field of a schema is always present; a field that does not apply is null, as in the hosted
+//! API. Everything that batchd adds to a batch is in one separate object, so that a typed client
+//! skips it.
 
 use serde::Serialize;
 use serde::ser::Serializer;
@@ -68,7 +70,7 @@ impl From<&File> for FileObject {
     }
 }
 
-/// `DeleteFileResponse`, and the same of a batch, for which OpenAI has none.
+/// `DeleteFileResponse`, and the same form for a batch, for which OpenAI has none.
 #[derive(Debug, Serialize)]
 pub struct Deleted {
     id: String,
@@ -77,12 +79,12 @@ pub struct Deleted {
 }
 
 impl Deleted {
-    /// Says that a file is gone.
+    /// The object that confirms the deletion of a file.
     pub fn file(id: FileId) -> Self {
         Self { id: id.to_string(), object: "file", deleted: true }
     }
 
-    /// Says that a batch is gone, whose id is written so in its dialect.
+    /// The object that confirms the deletion of a batch, with the id in the form of its dialect.
     pub fn batch(id: String) -> Self {
         Self { id, object: "batch", deleted: true }
     }
@@ -103,7 +105,7 @@ pub struct UploadObject {
 }
 
 impl UploadObject {
-    /// An upload and, once it is completed, the file that it became.
+    /// Renders an upload and, once it is completed, the file that it became.
     pub fn new(upload: &Upload, file: Option<&File>) -> Self {
         Self {
             id: upload.id.to_string(),
@@ -176,7 +178,7 @@ struct BatchError {
     line: Option<u64>,
 }
 
-/// When a batch entered the states that it has been in.
+/// The times at which a batch entered the states that it has been in.
 #[derive(Debug, Default, Serialize)]
 struct Moments {
     in_progress_at: Option<i64>,
@@ -214,7 +216,7 @@ struct OutputDetails {
     reasoning_tokens: u64,
 }
 
-/// What the document does not have.
+/// The fields that OpenAI's document does not have.
 #[derive(Debug, Serialize)]
 struct Extension {
     /// What the rows so far cost, in US dollars.
@@ -265,7 +267,7 @@ impl From<&Batch> for BatchObject {
     }
 }
 
-/// The endpoint of a batch; of one whose items have several, what most of them are.
+/// The endpoint of a batch; if its items have several, the most frequent one.
 fn endpoint(order: &BatchInput) -> Endpoint {
     match order {
         BatchInput::Unquoted { endpoint, .. } => *endpoint,
@@ -280,7 +282,8 @@ fn endpoint(order: &BatchInput) -> Endpoint {
 fn window(spec: &BatchSpec) -> String {
     match spec.window() {
         Some(window) => window.to_string(),
-        // What its tier allows, in whole hours, minutes where that is less.
+        // The time that the batch's tier allows, in whole hours, or in minutes if it is less than
+        // an hour.
         None => match until(spec.created_at, spec.deadline()).as_secs().div_ceil(60) {
             minutes if minutes < 60 => format!("{minutes}m"),
             minutes => format!("{}h", minutes.div_ceil(60)),

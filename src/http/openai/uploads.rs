@@ -18,7 +18,7 @@ use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 use crate::store::{CompleteError, PartError};
 
-/// Characters of a file's name and of its media type.
+/// The most characters of a file's name and of its media type.
 const MAX_TEXT_CHARS: usize = 255;
 
 /// `POST /v1/uploads`
@@ -61,13 +61,13 @@ fn short(body: &Object, field: &str, what: &str) -> Result<String, ApiError> {
     Ok(text.to_owned())
 }
 
-/// An upload of the caller's; those of others do not exist.
+/// Finds an upload of the caller's; uploads of others count as absent.
 async fn find(api: &Api, caller: &Caller, id: UploadId) -> Result<Upload, ApiError> {
     let upload = api.service.store.upload(id, api.service.clock.now()).await?.filter(|upload| upload.org == caller.org);
     upload.ok_or_else(|| ApiError::not_found("upload", id))
 }
 
-/// `GET /v1/uploads/{upload_id}`; ours, for clients that lost track.
+/// `GET /v1/uploads/{upload_id}`: an addition of batchd, for clients that lost track.
 pub async fn retrieve(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
@@ -91,7 +91,8 @@ pub async fn add_part(
 ) -> Result<Json<PartObject>, ApiError> {
     let cap = Cap { bytes: api.limits.max_part_bytes, what: "a part of an upload" };
     form.check(&api, cap)?;
-    // Before 64 MiB are read for nothing; whether the upload is pending is decided when the part is added.
+    // Checked before 64 MiB are read for nothing; whether the upload is pending is decided when the
+    // part is added.
     find(&api, &caller, id).await?;
     let mut data = None;
     while let Some(part) = form.next().await? {
@@ -129,7 +130,7 @@ pub async fn complete(
     let md5 = body.text("md5")?.map(String::from);
     let now = api.service.clock.now();
     let upload = find(&api, &caller, id).await?;
-    // The joined file stands beside its parts until it is complete.
+    // The joined file needs room beside its parts until it is complete.
     api.check_room(upload.bytes)?;
     let retention = api.limits.file_retention.filter(|_| upload.purpose == crate::domain::file::Purpose::Batch);
     let store = api.service.store.clone();

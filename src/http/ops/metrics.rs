@@ -1,4 +1,5 @@
-//! `GET /metrics`: the figures of [`crate::service::metrics`] in the text format of Prometheus (OpenMetrics).
+//! `GET /metrics`: the figures of [`crate::service::metrics`] in the text format of Prometheus
+//! (OpenMetrics).
 
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ fn register(registry: &mut Registry, metric: Metric) {
     let Metric { name, help, kind, samples } = metric;
     match (kind, samples.as_slice()) {
         (MetricKind::Info, _) => samples.into_iter().for_each(|sample| registry.register(name, help, Info::new(sample.labels))),
-        // By itself, or its line would have empty braces.
+        // Registered without a family, because a family would print empty braces in its line.
         (MetricKind::Counter, [only]) if only.labels.is_empty() => registry.register(name, help, counter(only.value)),
         (MetricKind::Gauge, [only]) if only.labels.is_empty() => registry.register(name, help, gauge(only.value)),
         (MetricKind::Counter, _) => {

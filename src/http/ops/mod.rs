@@ -1,4 +1,5 @@
-//! For operators and orchestrators: is it alive, does it take work, what does it serve.
+//! Routes for operators and orchestrators: whether the daemon is alive, whether it takes work, and
+//! what it serves.
 
 pub mod metrics;
 
@@ -25,14 +26,14 @@ pub async fn index(Extension(index): Extension<Arc<RouteIndex>>) -> Json<Value> 
     Json(json!({ "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION"), "endpoints": endpoints }))
 }
 
-/// `GET /healthz`: whether a restart would help.
+/// `GET /healthz`: fails if a restart would help.
 pub async fn healthz(State(api): State<Arc<Api>>) -> Result<Json<Value>, ApiError> {
     check_store(&api)?;
     Ok(Json(json!({ "status": "ok" })))
 }
 
-/// `GET /readyz`: whether new work is taken; with `verbose` also how the catalog stands. That tells of
-/// files and providers, so it is for the operator.
+/// `GET /readyz`: whether the daemon takes new work; with `verbose` also the state of the catalog.
+/// The latter names files and providers, so it is for the operator only.
 pub async fn readyz(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap, params: Params) -> Result<Json<Value>, ApiError> {
     let verbose = params.is_set("verbose");
     if verbose {
@@ -52,20 +53,21 @@ pub async fn readyz(State(api): State<Arc<Api>>, uri: Uri, headers: HeaderMap, p
         return Err(ApiError::unavailable("the process or the machine is out of file descriptors; work goes on as they come free"));
     }
     let mut said = json!({ "status": "ready" });
-    // Work is taken all the same: whoever finds no place waits.
+    // The daemon takes work all the same: a client that finds no place waits.
     if let Some(shortage) = shortage(&api) {
         said["shortage"] = json!(shortage);
     }
     if verbose {
         said["free_bytes"] = json!(free);
         said["descriptors"] = descriptors(&api);
-        // Old prices are better than none: a catalog that could not be reloaded is no reason to refuse work.
+        // Old prices are better than none: a failed reload of the catalog is no reason to refuse
+        // work.
         said["catalog"] = catalog::standing(&api.service.catalog.standing());
     }
     Ok(Json(said))
 }
 
-/// What there are too few file descriptors for at this moment.
+/// What the daemon lacks file descriptors for at this moment.
 fn shortage(api: &Api) -> Option<&'static str> {
     let (descriptors, share) = (&api.descriptors, api.descriptors.share());
     let short = [

@@ -1,4 +1,4 @@
-//! `GET /v1/batches/capabilities`: what each usable provider can do in a batch, as Phaseo tells it.
+//! `GET /v1/batches/capabilities`: what each usable provider can do in a batch, in Phaseo's form.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,10 +60,11 @@ fn takes_work(provider: &Provider) -> bool {
     }
 }
 
-/// A provider is called row by row: there is no job of its own to be polled or found again, and a row
-/// whose outcome is not known is sent again with the same `Idempotency-Key`.
+/// Describes one provider. Providers are called row by row, so a provider has no job of its own
+/// that could be polled or looked up. A row whose outcome is unknown is sent again with the same
+/// `Idempotency-Key`.
 fn entry<'a>(provider: &'a Provider, served: &[Endpoint]) -> CapabilityEntry<'a> {
-    // A provider that takes every model may be asked for anything.
+    // A provider that takes every model may be asked for any endpoint.
     let serves = |endpoint: &Endpoint| provider.catch_all || served.contains(endpoint);
     let endpoints = Endpoint::ALL.into_iter().filter(serves);
     CapabilityEntry {

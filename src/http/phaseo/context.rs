@@ -1,5 +1,5 @@
-//! What an answer of this dialect says of its request: the request's id, whose it is, and by which of its
-//! paths it came.
+//! What an answer of this dialect says about its request: the request's id, its organisation, and
+//! the path by which the request came.
 
 use std::convert::Infallible;
 
@@ -11,17 +11,17 @@ use crate::domain::id::{OrgId, RequestId};
 use crate::http::layers::auth::Caller;
 use crate::http::layers::trace::Traced;
 
-/// A request.
+/// The facts about one request that its answer needs.
 #[derive(Debug, Clone, Copy)]
 pub struct Context {
     pub request: RequestId,
-    /// `None` where nobody was let in.
+    /// `None` if the request was not authenticated.
     pub org: Option<OrgId>,
     /// Where the dialect is mounted: `/v1` or `/phaseo/v1`.
     pub mount: &'static str,
     /// `batches`, or its other name `batch`.
     pub batches: &'static str,
-    /// It is about receivers of messages, which management keys are for.
+    /// Whether the request is about webhook receivers, which need a management key.
     pub is_managed: bool,
 }
 

@@ -1,6 +1,6 @@
-//! `GET /v1/data/models?model_id=&limit=`: the life of a model, which Phaseo's Python client looks up
-//! before it creates a batch that names one. It refuses to go on with a model that is deprecated or
-//! retired, and matches the id with exactly what it asked for.
+//! `GET /v1/data/models?model_id=&limit=`: the life cycle of a model. Phaseo's Python client looks
+//! it up before the client creates a batch that names a model. The client refuses a model that is
+//! deprecated or retired, and expects exactly the id that it asked for.
 
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ struct Lifecycle {
 pub async fn list(State(api): State<Arc<Api>>, params: Params, headers: HeaderMap) -> Result<Response, ApiError> {
     let (asked, limit) = (params.text("model_id")?.map(str::to_owned), params.limit(DEFAULT_LIMIT, MAX_LIMIT)?);
     let view = match &asked {
-        // Any name at all: there would be no end of views.
+        // An unknown name gets no view of its own, or the number of views would be unbounded.
         Some(id) if api.service.catalog.current().model(id).is_none() => {
             return Ok(Json(DataListing { models: Vec::new(), total: 0 }).into_response());
         }

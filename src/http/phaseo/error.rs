@@ -1,5 +1,5 @@
-//! Errors of this dialect. Its server has two envelopes, a flat and a nested one, and which of them a case has
-//! is a part of its contract (the reference of its errors).
+//! Errors of this dialect. Phaseo's server has two envelopes, a flat and a nested one. Which
+//! envelope a case uses is part of the contract (Phaseo's reference of errors).
 
 use std::borrow::Cow;
 
@@ -17,10 +17,10 @@ use crate::service::quotes::outcome::{ConsideredLane, Outcome};
 use crate::service::{Issue, IssueCode, ServiceError};
 use crate::store::error::StoreError;
 
-/// What a handler of this dialect comes to.
+/// The outcome of a handler of this dialect.
 pub type PhaseoAnswer = Result<Response, Refusal>;
 
-/// As it goes to the client.
+/// Turns an answer into the response for the client.
 pub fn told(answer: PhaseoAnswer, context: &Context) -> Response {
     answer.unwrap_or_else(|refusal| refusal.respond(context))
 }
@@ -55,12 +55,12 @@ pub struct Nested {
 }
 
 impl Refusal {
-    /// A request that cannot be meant: 400, flat.
+    /// An invalid request: 400, flat.
     pub fn invalid(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self::flat(StatusCode::BAD_REQUEST, "validation_error", reason, message)
     }
 
-    /// What an oversized body is told; other errors are as they are.
+    /// The refusal of an oversized body; other errors stay unchanged.
     pub fn of_body(error: ApiError, most: u64) -> Self {
         if error.code() != Code::TooLarge {
             return error.into();
@@ -74,7 +74,8 @@ impl Refusal {
         Self::Flat(Box::new(Flat { status, error, reason: Some(reason.into()), message: message.into(), more: Map::new() }))
     }
 
-    /// An object that is not there, or is another workspace's: that cannot be told apart.
+    /// An object that does not exist or belongs to another workspace: the client cannot tell the
+    /// two apart.
     pub fn not_found(reason: &'static str, field: &str, id: &str) -> Self {
         let shown = shown(id);
         let message = format!("there is no `{shown}` in this workspace");
@@ -106,7 +107,7 @@ impl Refusal {
         self
     }
 
-    /// As it goes to the client.
+    /// Turns the refusal into the response for the client.
     pub fn respond(self, context: &Context) -> Response {
         match self {
             Self::Flat(flat) => flat.respond(context),
@@ -154,7 +155,7 @@ fn no_store(status: StatusCode, body: &Value) -> Response {
     (status, [("cache-control", super::CACHE)], Json(body)).into_response()
 }
 
-/// An error of all dialects in the flat envelope, with the headers that it has anyway.
+/// Puts an error that all dialects share into the flat envelope, and keeps its headers.
 fn of_api(error: ApiError, context: &Context) -> Response {
     let (code, message) = (error.code(), error.message().to_owned());
     let mut response = error.into_response();
@@ -193,7 +194,7 @@ impl From<StoreError> for Refusal {
     }
 }
 
-/// What the service does not do, in the words of this dialect's server where it has any.
+/// Errors of the service, with the codes of Phaseo's server where it has one for the case.
 impl From<ServiceError> for Refusal {
     fn from(error: ServiceError) -> Self {
         let message = error.to_string();
@@ -210,7 +211,7 @@ impl From<ServiceError> for Refusal {
                 Self::flat(StatusCode::SERVICE_UNAVAILABLE, "gateway_error", "provider_capacity_unavailable", message)
                     .with("details", details)
             }
-            // A hold that cannot be placed is told in the nested form.
+            // A hold that cannot be placed is reported in the nested form.
             ServiceError::NotCovered(_) => {
                 Self::nested(StatusCode::PAYMENT_REQUIRED, "insufficient_funds", "insufficient_balance", message)
             }
@@ -246,7 +247,8 @@ fn preflight(issues: &[Issue], outcome: Option<&Outcome>) -> Refusal {
     unsupported(reason, message).with("details", json!({ "issues": shown, "lanes": lanes }))
 }
 
-/// The lanes that were considered, each with why it does not run rows. Ours.
+/// The lanes that were considered, each with the reasons why the lane runs no rows. Our own
+/// extension.
 fn lane_objects(outcome: &Outcome) -> Vec<Value> {
     let object = |lane: &ConsideredLane| {
         let tell = |reason: &Rejection| format!("{}/{} {reason}", lane.provider, lane.upstream);
@@ -263,7 +265,7 @@ fn lane_objects(outcome: &Outcome) -> Vec<Value> {
     outcome.lanes.iter().map(object).collect()
 }
 
-/// Whether no lane that takes work serves the endpoint, whatever else there is against it.
+/// Whether none of the lanes that take work serves the endpoint, regardless of other rejections.
 fn no_lane_serves(lanes: &[ConsideredLane]) -> bool {
     let serves_not = |reason: &Rejection| matches!(reason, Rejection::OperationUnsupported { .. });
     let mut open = lanes.iter().filter(|lane| !matches!(lane.rejections.first(), Some(Rejection::OfferingInactive(_)))).peekable();

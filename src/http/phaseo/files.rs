@@ -1,5 +1,5 @@
-//! Phaseo's files: the same as OpenAI's, under two paths, in this dialect's envelope; and an upload as JSON,
-//! which is what its Python client sends.
+//! Phaseo's files: the same as OpenAI's, under two paths, in this dialect's envelope; and an upload
+//! as JSON, which Phaseo's Python client sends.
 
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ pub async fn create(
     told(created.await, &context)
 }
 
-/// What an upload that is too large is told.
+/// The refusal of an upload that is too large; other errors stay unchanged.
 fn too_large(error: ApiError) -> Refusal {
     match error.code() {
         Code::TooLarge => {
@@ -92,7 +92,7 @@ async fn from_json(api: &Arc<Api>, caller: &Caller, request: Request) -> Result<
     Ok(Json(FileObject::from(&file)).into_response())
 }
 
-/// The bytes of a `data:` URL, or those of any other text.
+/// The bytes of a `data:` URL, or the bytes of any other text as they are.
 fn content_of(text: &str) -> Result<Bytes, Refusal> {
     let Some((_, encoded)) = text.strip_prefix("data:").and_then(|rest| rest.split_once(',')) else {
         return Ok(Bytes::copy_from_slice(text.as_bytes()));
@@ -124,7 +124,7 @@ async fn keep(api: &Arc<Api>, caller: &Caller, filename: String, purpose: Purpos
     Ok(api.to_the_end(async move { store.add_file(new, content).await }).await??)
 }
 
-/// `GET /v1/files`: the hosted service has no list; this one is OpenAI's.
+/// `GET /v1/files`: the hosted service has no list of files; this list is OpenAI's.
 pub async fn list(State(api): State<Arc<Api>>, caller: Extension<Caller>, context: Context, params: Params) -> Response {
     let listed = async {
         let query = file_query(&params, caller.org, api.service.clock.now())?;

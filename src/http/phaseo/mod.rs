@@ -1,4 +1,4 @@
-//! The Phaseo dialect: its views of the catalog, batches and what happens to them, files.
+//! The Phaseo dialect: its views of the catalog, its batches and their events, and its files.
 
 pub mod batches;
 mod capabilities;
@@ -18,10 +18,10 @@ use serde::Serialize;
 use super::route_table::{RouteEntry, routes};
 use crate::webhooks::Render;
 
-/// What Phaseo's server says of all that it makes itself.
+/// The `cache-control` that Phaseo's server sends with every answer of its own.
 const CACHE: &str = "no-store";
 
-/// A list that has no pages.
+/// A list without pages.
 #[derive(Serialize)]
 struct PhaseoList<T> {
     object: &'static str,
@@ -66,17 +66,17 @@ pub const OTHER_NAMES: &[RouteEntry] = routes! {
     own "/batch/files/{file_id}/content" Key { get: files::content }
 };
 
-/// Where its clients have files when the dialect is mounted by itself.
+/// The paths where Phaseo's clients expect files when the dialect is mounted by itself.
 pub const FILES: &[RouteEntry] = routes! {
     own "/files" Key { get: files::list, post: files::create }
     own "/files/{file_id}" Key { get: files::retrieve }
     own "/files/{file_id}/content" Key { get: files::content }
 };
 
-/// What followers of a batch are told, in every dialect.
+/// The message that followers of a batch get, in every dialect.
 pub use self::batches::job::message as batch_message;
 
-/// What messages about batches tell, with links to this base URL.
+/// Renders the content of messages about batches, with links to this base URL.
 pub fn told_of_batches(base: Option<String>) -> Render {
     let place = batches::object::BatchLinks::at(base);
     Arc::new(move |batch, details| batches::job::at(&batch_message(batch, details), &place).into_bytes())

@@ -1,8 +1,8 @@
 //! `GET /v1/batches/models`: the models that a batch can use now, as Phaseo lists them.
 //!
-//! Rules of its documentation: `params` picks provider entries that support at least one of the named
-//! parameters; everything else (parameters, details, prices) is computed from the entries that are
-//! left; newest first.
+//! Rules of Phaseo's documentation: `params` picks provider entries that support at least one of
+//! the named parameters. Everything else (parameters, details, prices) is computed from the
+//! remaining entries. The newest models come first.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub async fn list(State(api): State<Arc<Api>>, params: Params, headers: HeaderMa
     respond(&api, &name, &headers, CACHE, move |snapshot| Template::of(&listing(snapshot, wanted.as_deref()))).await
 }
 
-/// The parameters asked for, of those that there are; `None` without a filter.
+/// The known parameters among those that the query asks for; `None` without a filter.
 fn wanted(params: &Params) -> Option<Vec<&'static str>> {
     let named = params.all("params");
     let named: Vec<_> = named.iter().flat_map(|value| value.split(',')).map(str::trim).filter(|name| !name.is_empty()).collect();
@@ -56,7 +56,7 @@ struct ProviderEntry<'a> {
     supported: Supported,
 }
 
-/// Both members of each pair of names, always equal.
+/// The supported parameters and their details, each under two names with equal values.
 #[derive(Serialize)]
 struct Supported {
     supported_params: Vec<&'static str>,
@@ -84,7 +84,7 @@ fn listing<'a>(snapshot: &'a Snapshot, wanted: Option<&[&str]>) -> PhaseoList<Mo
     PhaseoList { object: "list", data: entries.collect() }
 }
 
-/// Neither retired nor advised against.
+/// Whether a model is neither retired nor deprecated.
 fn is_current(snapshot: &Snapshot, model: &Model) -> bool {
     let ahead = |day: Option<jiff::civil::Date>| day.is_none_or(|day| day > snapshot.today());
     ahead(model.retired) && ahead(model.deprecated)
@@ -128,7 +128,7 @@ struct MeterObject {
     currency: &'static str,
 }
 
-/// The 21 meters of the API and what they are called here; `null` where nobody charges by one.
+/// The 21 meters of the API and their names here; `null` if no provider charges by a meter.
 const METERS: [(&str, Option<Meter>); 21] = [
     ("input_tokens", None),
     ("input_characters", Some(Meter::Characters)),

@@ -1,4 +1,4 @@
-//! The parameters of a batch that a model supports, with their details, as Phaseo tells them.
+//! The parameters of a batch that a model supports, with their details, in Phaseo's form.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use serde::Serialize;
 use crate::catalog::Offer;
 use crate::domain::endpoint::Endpoint;
 
-/// The windows that are advertised. Any other from `1m` to `30d` is taken as well.
+/// The advertised completion windows. Any other window from `1m` to `30d` is accepted as well.
 const WINDOWS: [&str; 1] = ["24h"];
 
-/// What is told of one parameter.
+/// The details of one parameter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Detail {
     supported: bool,
@@ -19,7 +19,7 @@ pub struct Detail {
     #[serde(skip_serializing_if = "Option::is_none")]
     default: Option<&'static str>,
     aliases: [&'static str; 1],
-    /// Only where the details of several providers are merged.
+    /// Present only where the details of several providers are merged.
     #[serde(skip_serializing_if = "Option::is_none")]
     providers: Option<Vec<String>>,
 }
@@ -30,11 +30,11 @@ pub type Details = BTreeMap<&'static str, Detail>;
 /// The parameters that a provider supports for a model.
 pub fn of_offer(offer: &Offer<'_>) -> Details {
     let mut endpoints: Vec<_> = match offer.offering.endpoints.as_slice() {
-        // What it serves is not known: it may be asked for anything.
+        // The offering's endpoints are unknown, so it may be asked for any endpoint.
         [] => Endpoint::ALL.to_vec(),
         known => known.to_vec(),
     };
-    // The newer way of asking is the default where a model has both.
+    // Responses, the newer endpoint, is the default where a model has both.
     endpoints.sort_by_key(|endpoint| *endpoint != Endpoint::Responses);
     let detail = |values: Vec<&'static str>, alias| {
         let default = values.first().copied();
@@ -47,12 +47,13 @@ pub fn of_offer(offer: &Offer<'_>) -> Details {
 /// Every name that a filter can mean.
 pub const NAMES: [&str; 4] = ["completion_window", "endpoint", "request_endpoint", "window"];
 
-/// Whether any of the details is meant by `name`, its own or another.
+/// Whether `name` is the name or an alias of any of the parameters.
 pub fn has(details: &Details, name: &str) -> bool {
     details.iter().any(|(own, detail)| *own == name || detail.aliases.contains(&name))
 }
 
-/// The details of several providers as one: values added up in order, later ones win otherwise.
+/// Merges the details of several providers: values are united in sorted order; for everything else,
+/// later providers win.
 pub fn merge<'a>(each: impl Iterator<Item = (&'a str, &'a Details)>) -> Details {
     let mut merged: Details = BTreeMap::new();
     for (provider, details) in each {

@@ -1,7 +1,8 @@
-//! `/v1/webhook-endpoints`: receivers that are managed by themselves. For management keys, and for the operator.
+//! `/v1/webhook-endpoints`: receivers that are managed separately from batches, with a management
+//! key or by the operator.
 //!
-//! The secret is in the answer that makes it, and nowhere else; what is kept is sealed with a key that lies
-//! outside the store.
+//! The secret is shown only in the answer that creates it. The stored copy is sealed with a key
+//! that lies outside the store.
 
 use std::sync::Arc;
 
@@ -30,10 +31,11 @@ const DEFAULT_NAME: &str = "Async webhooks";
 const MAX_NAME: usize = 120;
 const MAX_URL: usize = 2_048;
 const MAX_LIST: usize = 100;
-/// Names of events that one receiver may want.
+/// The most names of events that one receiver may subscribe to.
 const MAX_EVENTS: usize = 32;
 
-/// `{"error": {"type": ..., "message": ..., "details": ...}}`, which these routes have alone.
+/// `{"error": {"type": ..., "message": ..., "details": ...}}`, an envelope that only these routes
+/// use.
 fn invalid(reason: &'static str, message: impl Into<String>) -> Refusal {
     Refusal::nested(StatusCode::BAD_REQUEST, "validation_error", reason, message).with("details", json!({ "reason": reason }))
 }
@@ -46,7 +48,7 @@ fn id_of(path: &RawPathParams) -> Result<ReceiverId, Refusal> {
     named(path, "endpoint_id").parse().map_err(|_| not_found())
 }
 
-/// As it is shown, without its secret.
+/// A receiver as it is shown, without its secret.
 fn shown(receiver: &Receiver) -> Value {
     let at = super::batches::object::text;
     json!({
@@ -71,7 +73,7 @@ fn with_secret(receiver: &Receiver, secret: &str) -> Value {
     shown
 }
 
-/// A new secret, and how it is kept.
+/// Generates a secret, and the sealed form that is stored.
 fn new_secret(api: &Api) -> Result<(String, Vec<u8>), ApiError> {
     let mut random = [0; 32];
     aws_lc_rs::rand::fill(&mut random).map_err(|_| ApiError::internal("the machine has no random numbers"))?;
@@ -80,10 +82,10 @@ fn new_secret(api: &Api) -> Result<(String, Vec<u8>), ApiError> {
     Ok((secret, sealed))
 }
 
-/// The URL of a receiver, if it may be called as far as it says itself.
+/// The URL of a receiver, if the URL alone does not rule out calling it.
 ///
 /// # Errors
-/// When it may not.
+/// When the URL is missing, invalid, or may not be called.
 pub fn url_of(api: &Api, text: Option<&str>) -> Result<String, Refusal> {
     let text = text.map(str::trim).filter(|text| !text.is_empty());
     let text = text.ok_or_else(|| invalid("webhook_url_required", "`url` is missing; it is where messages are sent"))?;
@@ -106,7 +108,8 @@ fn name_of(body: &Object) -> Result<Option<String>, Refusal> {
     }
 }
 
-/// Names of events: those of batches, of jobs, and of videos, which are kept and mean nothing here.
+/// The names of events: of batches, of jobs, and of videos. Names of video events are kept, but
+/// have no effect here.
 fn events_of(body: &Object) -> Result<Option<Vec<String>>, Refusal> {
     if body.value("events").is_none() {
         return Ok(None);
@@ -223,7 +226,8 @@ pub async fn change(
     told(answer.await, &context)
 }
 
-/// `POST /v1/webhook-endpoints/{endpoint_id}/rotate-secret`: messages are signed with the new one from now on.
+/// `POST /v1/webhook-endpoints/{endpoint_id}/rotate-secret`: from now on, messages are signed with
+/// the new secret.
 pub async fn rotate(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, context: Context, path: RawPathParams) -> Response {
     let answer = async {
         let (id, now) = (id_of(&path)?, api.service.clock.now());
@@ -238,7 +242,8 @@ pub async fn rotate(State(api): State<Arc<Api>>, Extension(caller): Extension<Ca
     told(answer.await, &context)
 }
 
-/// `DELETE /v1/webhook-endpoints/{endpoint_id}`: it is told nothing more, and can still be looked at.
+/// `DELETE /v1/webhook-endpoints/{endpoint_id}`: the receiver gets no more messages, but can still
+/// be read.
 pub async fn delete(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, context: Context, path: RawPathParams) -> Response {
     let answer = async {
         let (id, now) = (id_of(&path)?, api.service.clock.now());
@@ -254,7 +259,7 @@ pub async fn delete(State(api): State<Arc<Api>>, Extension(caller): Extension<Ca
     told(answer.await, &context)
 }
 
-/// `POST /v1/webhook-endpoints/{endpoint_id}/test`: sends one message, and tells what became of it.
+/// `POST /v1/webhook-endpoints/{endpoint_id}/test`: sends one message, and reports its outcome.
 pub async fn test(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, context: Context, path: RawPathParams) -> Response {
     let answer = async {
         api.check_open()?;

@@ -1,7 +1,7 @@
 //! Amounts of money, read from the digits that the client wrote.
 //!
-//! `serde_json` keeps a number that is not whole as a float, and no float holds money here: the digits
-//! are looked up in the body again.
+//! `serde_json` keeps a number that is not whole as a float, and no float holds money here: the
+//! digits are read from the body again.
 
 use std::collections::HashMap;
 
@@ -12,14 +12,15 @@ use serde_json::value::RawValue;
 use super::Object;
 use crate::http::response::error::ApiError;
 
-/// The largest amount in US dollars; the catalog takes no larger price, either.
+/// The largest amount in US dollars; the catalog accepts no larger price either.
 const MAX_DOLLARS: u32 = 1_000_000;
 
 impl Object {
-    /// An amount of US dollars, if it is there: a JSON number, or the same digits as a string.
+    /// Reads an amount of US dollars, if present: a JSON number, or the same digits as a string.
     ///
     /// # Errors
-    /// When it is something else, negative, absurdly large, or has more digits than can be kept.
+    /// When the value is something else, negative, absurdly large, or has more digits than can be
+    /// kept.
     pub fn dollars(&self, field: &str) -> Result<Option<Decimal>, ApiError> {
         let Some(value) = self.get(field) else { return Ok(None) };
         let amount = match value {
@@ -36,7 +37,8 @@ impl Object {
         })
     }
 
-    /// How a field stands in the body. The last one counts where a name comes twice, as it did before.
+    /// Returns a field's digits as written in the body. If a name occurs twice, the last one
+    /// counts, as it did when the body was parsed.
     fn digits(&self, field: &str) -> Option<&str> {
         let mut text = std::str::from_utf8(&self.body).ok()?;
         for name in self.path.iter().map(String::as_str).chain([field]) {
@@ -47,7 +49,7 @@ impl Object {
     }
 }
 
-/// The value of a JSON number from 0 on, if it can be kept to its last digit.
+/// The value of a JSON number that is at least 0, if it can be kept to its last digit.
 fn exact(text: &str) -> Option<Decimal> {
     let (digits, exponent) = match text.split_once(['e', 'E']) {
         Some((digits, exponent)) => (digits, exponent.parse::<i32>().ok()?),

@@ -1,4 +1,4 @@
-//! What OpenAI's form of an upload says, and its query of a list of files, for every dialect that takes them.
+//! OpenAI's form of an upload and its query of a list of files, for every dialect that takes them.
 
 use super::multipart::{Cap, MultipartForm, Part, seal};
 use super::{Params, expires_after, quoted, unknown_choice};
@@ -14,10 +14,10 @@ const MAX_LIST: usize = 10_000;
 const ANCHOR: &str = "expires_after[anchor]";
 const SECONDS: &str = "expires_after[seconds]";
 
-/// Which files a list asks for.
+/// Reads which files a list asks for.
 ///
 /// # Errors
-/// When a parameter has a value that it cannot have.
+/// When a parameter has an illegal value.
 pub fn file_query(params: &Params, org: OrgId, now: Timestamp) -> Result<FileQuery, ApiError> {
     let order = params.choice("order", &[("asc", SortOrder::Ascending), ("desc", SortOrder::Descending)])?;
     Ok(FileQuery {
@@ -30,10 +30,10 @@ pub fn file_query(params: &Params, org: OrgId, now: Timestamp) -> Result<FileQue
     })
 }
 
-/// Keeps the file of a form.
+/// Stores the file of a form.
 ///
 /// # Errors
-/// When a field is missing or has a value that it cannot have, or the file cannot be kept.
+/// When a field is missing or has an illegal value, or the file cannot be stored.
 pub async fn receive(api: &Api, caller: &Caller, form: MultipartForm) -> Result<File, ApiError> {
     api.check_open()?;
     let cap = Cap { bytes: api.limits.max_file_bytes, what: "a file uploaded in one request" };
@@ -56,10 +56,10 @@ pub async fn receive(api: &Api, caller: &Caller, form: MultipartForm) -> Result<
     Ok(file)
 }
 
-/// The fields of the form, which come in the client's order: what the file is for may be said after it.
+/// The fields of the form, which arrive in the client's order: the purpose may follow the file.
 #[derive(Default)]
 struct Fields {
-    /// Its name, its media type, its content.
+    /// The file's name, its media type, its content.
     file: Option<(String, String, Spool)>,
     purpose: Option<Purpose>,
     anchor: Option<String>,
@@ -73,14 +73,15 @@ impl Fields {
             let name = part.name.clone();
             let again = match name.as_str() {
                 "file" => {
-                    // Before the file is written a second time for nothing.
+                    // Checked first, so that a repeated file is not written for nothing.
                     once(&name, fields.file.is_some())?;
                     fields.file.replace((part.filename(), part.mime(), part.spool(api, cap).await?)).is_some()
                 }
                 "purpose" => fields.purpose.replace(purpose(part).await?).is_some(),
                 ANCHOR => fields.anchor.replace(part.text().await?).is_some(),
                 SECONDS => fields.seconds.replace(part.text().await?).is_some(),
-                // Read to its end within the limit of a text; ignored like unknown fields elsewhere.
+                // Read to its end within the limit of a text field, then ignored like unknown
+                // fields elsewhere.
                 _ => part.text().await.map(|_| false)?,
             };
             once(&name, again)?;
@@ -97,7 +98,7 @@ async fn purpose(part: Part<'_>) -> Result<Purpose, ApiError> {
     uploadable(&part.text().await?)
 }
 
-/// A purpose that a client may upload with.
+/// Parses a purpose that a client may upload with.
 pub fn uploadable(text: &str) -> Result<Purpose, ApiError> {
     let found = Purpose::UPLOADABLE.into_iter().find(|purpose| purpose.as_str() == text);
     found.ok_or_else(|| unknown_choice("purpose", text, &purposes()))

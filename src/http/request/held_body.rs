@@ -1,4 +1,4 @@
-//! Bodies that are held in memory as a whole, of which there is room for so many.
+//! Bodies that are held in memory as a whole, within a bound on their total size.
 
 use std::time::Duration;
 
@@ -12,15 +12,17 @@ use crate::http::layers::request_body::incomplete;
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 
-/// KiB of bodies that are read, or wait for their turn. One that is larger by itself has them all.
+/// KiB of bodies that are being read or wait for their turn. A single body that is larger takes all
+/// of it.
 const HELD: u32 = 128 << 10;
 /// How long a body waits for room.
 const WAIT: Duration = Duration::from_secs(60);
-/// What a body may take to arrive besides a second for each of these bytes: it keeps room from others.
+/// How long a body may take to arrive, plus a second for each `BYTES_PER_SECOND` bytes: meanwhile
+/// it keeps room from others.
 const ARRIVAL: Duration = Duration::from_secs(30);
 const BYTES_PER_SECOND: u64 = 256 << 10;
 
-/// Room for bodies.
+/// The room for bodies that are held as a whole.
 #[derive(Debug)]
 pub struct BodyRoom(Semaphore);
 
@@ -31,11 +33,11 @@ impl Default for BodyRoom {
 }
 
 impl BodyRoom {
-    /// Reads a body of JSON when there is room for it, which it has as long as the permit is kept: bodies
-    /// are held as a whole until their turn comes.
+    /// Reads a JSON body once there is room for it. The body keeps its room as long as the caller
+    /// keeps the permit: bodies are held as a whole until their turn comes.
     ///
     /// # Errors
-    /// Those of [`read_json`]; when there is no room for a while, or the body takes too long.
+    /// Errors of [`read_json`]; when no room becomes free for a while, or the body takes too long.
     pub async fn read(&self, request: Request, api: &Api, most: u64) -> Result<(SemaphorePermit<'_>, Bytes), ApiError> {
         let bytes = announced_bytes(request.headers()).unwrap_or(most).min(most);
         let kib = u32::try_from(bytes >> 10).unwrap_or(HELD).saturating_add(1).min(HELD);

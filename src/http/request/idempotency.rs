@@ -9,10 +9,10 @@ pub use crate::http::response::error::KEY;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const MAX_KEY_CHARS: usize = 255;
 
-/// The `Idempotency-Key` of a request, if it has one.
+/// Reads the `Idempotency-Key` of a request, if it has one.
 ///
 /// # Errors
-/// When it has several, or one that cannot be a key.
+/// When the request has several, or one that is no valid key.
 pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let invalid = || {
         let message = format!("`{KEY}` must have 1 to {MAX_KEY_CHARS} visible ASCII characters and be given once");

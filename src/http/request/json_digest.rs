@@ -1,20 +1,22 @@
-//! A digest of what a JSON text says, whatever its spelling: white space, the order of members and escapes
-//! do not matter. Two creates with one idempotency key are the same if these are.
+//! A digest of the content of a JSON text, independent of its spelling: white space, the order of
+//! members and escapes do not matter. Two creates with one idempotency key are the same if their
+//! digests are.
 //!
-//! The text is read once and never held as values: memory is what its deepest objects need.
+//! The text is read once and never held as values: memory grows only with its most deeply nested
+//! objects.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use sha2::{Digest, Sha256};
 
-/// SHA-256 of a value: of a tag, then of what it consists of.
+/// SHA-256 of a value: of a tag, then of the value's content.
 struct Canonical([u8; 32]);
 
-/// The digest of a JSON text.
+/// Computes the digest of a JSON text.
 ///
 /// # Errors
-/// When it is not JSON.
+/// When the text is not JSON.
 pub fn digest(json: &[u8]) -> Result<[u8; 32], serde_json::Error> {
     serde_json::from_slice::<Canonical>(json).map(|canonical| canonical.0)
 }
@@ -77,7 +79,8 @@ impl<'de> Visitor<'de> for Reader {
         while let Some((Canonical(name), Canonical(value))) = members.next_entry()? {
             all.push((name, value));
         }
-        // Stable, so that of several members of one name the order counts, as it does for readers.
+        // The sort is stable: if several members have one name, their order counts, as it does for
+        // readers.
         all.sort_by_key(|(name, _)| *name);
         let mut sum = Sha256::new().chain_update(b"o");
         for (name, value) in all {

@@ -1,9 +1,10 @@
-//! What a request says, read with errors that name the field: JSON objects, queries, ids in paths.
+//! The contents of a request, read with errors that name the field: JSON objects, queries, ids in
+//! paths.
 //!
-//! Fields are picked by hand instead of derived: a derived error says "invalid type at line 1",
-//! and what a client needs is which field is wrong and what would be right. A field that a call does
+//! Fields are picked by hand instead of derived: a derived error says "invalid type at line 1", but
+//! a client needs to know which field is wrong and what would be right. A field that a call does
 //! not know is an error, as in the hosted API: a misspelt `output_expires_after` must not be taken
-//! for a wish to keep the output for ever. Unknown query parameters are ignored.
+//! for a request to keep the output for ever. Unknown query parameters are ignored.
 
 mod amount;
 pub mod file_upload;
@@ -35,16 +36,16 @@ use crate::domain::error::Code;
 use crate::domain::file::ExpiresAfter;
 use crate::domain::id::IdError;
 
-/// Bytes of a field of a larger body.
+/// The most bytes that a field of a larger body may have.
 const MAX_FIELD: usize = 256 << 10;
 
 /// A JSON object: the body of a request, or a part of one.
 #[derive(Debug, Default)]
 pub struct Object {
-    /// The names that lead to it from the body.
+    /// The field names that lead from the body to this object.
     path: Vec<String>,
     fields: Map<String, Value>,
-    /// The whole body as it came.
+    /// The whole body as it arrived.
     body: Bytes,
 }
 
@@ -60,10 +61,10 @@ fn not_json(error: &serde_json::Error) -> ApiError {
     ApiError::new(Code::InvalidJson, format!("the body is not valid JSON: {error}"))
 }
 
-/// The body of a request that sends JSON, of at most so many bytes.
+/// Reads the body of a request that sends JSON, of at most `most` bytes.
 ///
 /// # Errors
-/// When it is something else, too long, or does not come to its end.
+/// When the body is not JSON by its content type, is too long, or is cut.
 pub async fn read_json(request: Request, api: &Api, most: u64) -> Result<Bytes, ApiError> {
     check_json_type(request.headers())?;
     check_encoding(request.headers())?;
@@ -92,7 +93,7 @@ fn check_json_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// Refuses a compressed body, which would otherwise be called malformed, or be stored as it is.
+/// Refuses a compressed body, which would otherwise be called malformed, or be stored compressed.
 pub fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
     let values = headers.get_all(CONTENT_ENCODING).iter().map(|value| value.to_str().unwrap_or("?").trim());
     let Some(found) = values.into_iter().find(|value| !value.is_empty() && !value.eq_ignore_ascii_case("identity")) else {
@@ -103,7 +104,7 @@ pub fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
     Err(ApiError::new(Code::UnsupportedMediaType, message).param("content-encoding"))
 }
 
-/// The announced size of the body, if it is announced.
+/// The announced size of the body, if there is one.
 pub fn announced_bytes(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
@@ -131,7 +132,7 @@ async fn read_small(request: Request, api: &Api, most: u64) -> Result<BytesMut, 
     Ok(read)
 }
 
-/// What a value is, in words.
+/// Names the type of a value in words.
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -144,13 +145,13 @@ fn kind(value: &Value) -> &'static str {
 }
 
 impl Object {
-    /// Bytes of a body that is held as a whole.
+    /// The most bytes of a body that is held as a whole.
     pub const MAX_BYTES: u64 = 1 << 20;
 
-    /// Reads a body.
+    /// Reads a body as a JSON object.
     ///
     /// # Errors
-    /// When it is too long, or not a JSON object.
+    /// When the body is too long, or not a JSON object.
     pub fn read(body: Bytes) -> Result<Self, ApiError> {
         if body.len() as u64 > Self::MAX_BYTES {
             return Err(too_large(Self::MAX_BYTES));
@@ -162,11 +163,12 @@ impl Object {
         }
     }
 
-    /// Reads these fields of a large body, and gives others as they were written. What else there is, however
-    /// large, costs nothing.
+    /// Reads the `known` fields of a large body, and returns the `raw` fields as they were written.
+    /// Other fields, however large, cost nothing.
     ///
     /// # Errors
-    /// When the body is not a JSON object, or one of the fields is longer than any that is meant.
+    /// When the body is not a JSON object, or one of the fields is longer than any legitimate
+    /// value.
     pub fn picking<const N: usize>(body: &Bytes, known: &[&str], raw: [&str; N]) -> Result<(Self, [Option<Bytes>; N]), ApiError> {
         let members: BTreeMap<String, &RawValue> = serde_json::from_slice(body).map_err(|error| match error.is_data() {
             true => ApiError::new(Code::InvalidValue, "the body must be a JSON object"),
@@ -181,10 +183,10 @@ impl Object {
         Ok((Self { path: Vec::new(), fields, body: body.clone() }, left))
     }
 
-    /// An array of strings; empty if it is absent.
+    /// Reads an array of strings; empty if the field is absent.
     ///
     /// # Errors
-    /// When it or one of its members is something else.
+    /// When the field or one of its members is something else.
     pub fn texts(&self, field: &str) -> Result<Vec<String>, ApiError> {
         let Some(value) = self.get(field) else { return Ok(Vec::new()) };
         let wrong = || self.wrong(field, "an array of strings", value);
@@ -202,10 +204,10 @@ impl Object {
         ApiError::invalid(&name, message)
     }
 
-    /// Refuses fields other than these.
+    /// Refuses fields other than the `known` ones.
     ///
     /// # Errors
-    /// When there is one.
+    /// When there is another field.
     pub fn only(&self, known: &[&str]) -> Result<(), ApiError> {
         let Some(unknown) = self.fields.keys().find(|field| !known.contains(&field.as_str())) else { return Ok(()) };
         let shown: String = self.name(unknown).chars().take(100).collect();
@@ -216,12 +218,12 @@ impl Object {
         Err(ApiError::new(Code::UnknownParameter, message).param(&shown))
     }
 
-    /// A field as it is; null counts as absent.
+    /// Returns a field as it is; null counts as absent.
     pub fn value(&self, field: &str) -> Option<&Value> {
         self.get(field)
     }
 
-    /// A field; null counts as absent.
+    /// Looks up a field; null counts as absent.
     fn get(&self, field: &str) -> Option<&Value> {
         self.fields.get(field).filter(|value| !value.is_null())
     }
@@ -230,10 +232,10 @@ impl Object {
         found.ok_or_else(|| ApiError::missing(&self.name(field), what))
     }
 
-    /// A string, if it is there.
+    /// Reads a string, if the field is present.
     ///
     /// # Errors
-    /// When it is something else.
+    /// When the field is something else.
     pub fn text(&self, field: &str) -> Result<Option<&str>, ApiError> {
         let read = |value: &'_ Value| value.as_str().is_none().then(|| self.wrong(field, "a string", value));
         match self.get(field) {
@@ -242,56 +244,56 @@ impl Object {
         }
     }
 
-    /// A string that must be there; `what` says what it is for.
+    /// Reads a string that must be present; `what` says what it is for.
     ///
     /// # Errors
-    /// When it is absent or something else.
+    /// When the field is absent or something else.
     pub fn need_text(&self, field: &str, what: &str) -> Result<&str, ApiError> {
         self.need(field, what, self.text(field)?)
     }
 
-    /// A whole number, if it is there.
+    /// Reads a whole number, if the field is present.
     ///
     /// # Errors
-    /// When it is something else.
+    /// When the field is something else.
     pub fn integer(&self, field: &str) -> Result<Option<i64>, ApiError> {
         let Some(value) = self.get(field) else { return Ok(None) };
         value.as_i64().map(Some).ok_or_else(|| self.wrong(field, "a whole number", value))
     }
 
-    /// An error of a field: what it must be.
+    /// An error about a field that says what the field must be.
     pub fn invalid(&self, field: &str, rule: &str) -> ApiError {
         let name = self.name(field);
         ApiError::invalid(&name, format!("`{name}` {rule}"))
     }
 
-    /// The members.
+    /// Returns the members.
     pub fn into_fields(self) -> Map<String, Value> {
         self.fields
     }
 
-    /// `true` or `false`, if it is there.
+    /// Reads `true` or `false`, if the field is present.
     ///
     /// # Errors
-    /// When it is something else.
+    /// When the field is something else.
     pub fn flag(&self, field: &str) -> Result<Option<bool>, ApiError> {
         let Some(value) = self.get(field) else { return Ok(None) };
         value.as_bool().map(Some).ok_or_else(|| self.wrong(field, "`true` or `false`", value))
     }
 
-    /// A whole number that must be there.
+    /// Reads a whole number that must be present.
     ///
     /// # Errors
-    /// When it is absent or something else.
+    /// When the field is absent or something else.
     pub fn need_integer(&self, field: &str, what: &str) -> Result<i64, ApiError> {
         let value = self.need(field, what, self.get(field))?;
         value.as_i64().ok_or_else(|| self.wrong(field, "a whole number", value))
     }
 
-    /// An object, if it is there.
+    /// Reads an object, if the field is present.
     ///
     /// # Errors
-    /// When it is something else.
+    /// When the field is something else.
     pub fn object(&self, field: &str) -> Result<Option<Self>, ApiError> {
         match self.get(field) {
             Some(Value::Object(fields)) => {
@@ -303,27 +305,27 @@ impl Object {
         }
     }
 
-    /// An object, if it is there and is one.
+    /// Reads an object; `None` if the field is absent or something else.
     ///
     /// # Errors
-    /// Never by itself; it reads like the others.
+    /// None of its own; it returns a result like the other readers.
     pub fn object_or_other(&self, field: &str) -> Result<Option<Self>, ApiError> {
         if self.get(field).is_some_and(Value::is_object) { self.object(field) } else { Ok(None) }
     }
 
-    /// An array that must be there.
+    /// Reads an array that must be present.
     ///
     /// # Errors
-    /// When it is absent or something else.
+    /// When the field is absent or something else.
     pub fn need_array(&self, field: &str, what: &str) -> Result<&[Value], ApiError> {
         let value = self.need(field, what, self.get(field))?;
         value.as_array().map(Vec::as_slice).ok_or_else(|| self.wrong(field, "an array", value))
     }
 
-    /// An object whose values are strings.
+    /// Reads an object whose values are strings.
     ///
     /// # Errors
-    /// When it or one of its values is something else.
+    /// When the field or one of its values is something else.
     pub fn pairs(&self, field: &str) -> Result<Vec<(String, String)>, ApiError> {
         let Some(object) = self.object(field)? else { return Ok(Vec::new()) };
         let pair = |(key, value): (&String, &Value)| match value {
@@ -333,10 +335,10 @@ impl Object {
         object.fields.iter().map(pair).collect()
     }
 
-    /// When a file should go away: `{"anchor": "created_at", "seconds": ...}`.
+    /// Reads when a file should expire: `{"anchor": "created_at", "seconds": ...}`.
     ///
     /// # Errors
-    /// When it is there and not that.
+    /// When the field is present and something else.
     pub fn expires_after(&self, field: &str) -> Result<Option<ExpiresAfter>, ApiError> {
         let Some(wish) = self.object(field)? else { return Ok(None) };
         let anchor = wish.need_text("anchor", "it must be `created_at`")?;
@@ -345,7 +347,7 @@ impl Object {
     }
 }
 
-/// Checks the two parts of a wish that a file goes away.
+/// Checks the two parts of a request that a file expires.
 pub fn expires_after(anchor: &str, anchor_name: &str, seconds: i64, seconds_name: &str) -> Result<ExpiresAfter, ApiError> {
     if anchor != "created_at" {
         return Err(unknown_choice(anchor_name, anchor, "`created_at`"));
@@ -355,23 +357,23 @@ pub fn expires_after(anchor: &str, anchor_name: &str, seconds: i64, seconds_name
         .ok_or_else(|| ApiError::invalid(seconds_name, format!("`{seconds_name}` must be from {from} to {to}, found {seconds}")))
 }
 
-/// A value that is none of the legal ones.
+/// An error about a value that is none of the legal ones.
 pub fn unknown_choice(param: &str, found: &str, choices: &str) -> ApiError {
     let found: String = found.chars().take(100).collect();
     ApiError::invalid(param, format!("`{param}` must be one of {choices}; found `{found}`"))
 }
 
-/// An id in a body or a query.
+/// Parses an id in a body or a query.
 pub fn parse_id<T: FromStr<Err = IdError>>(param: &str, text: &str) -> Result<T, ApiError> {
     text.parse().map_err(|error: IdError| ApiError::invalid(param, error.to_string()))
 }
 
-/// A header that is text.
+/// Returns a header as text, if it is text.
 pub fn header_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// `a`, `b`, `c`, each in backticks.
+/// Formats words as `a`, `b`, `c`, each in backticks.
 pub fn quoted(words: impl Iterator<Item = impl Display>) -> String {
     words.map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }

@@ -1,9 +1,9 @@
 //! Multipart forms with a file in them, spooled to disk as they arrive.
 //!
 //! Memory does not grow with the file: what is gathered between two writes is bounded, and a write
-//! holds a blocking thread only while it writes, however slow the client is. Nor does it grow with
-//! what is no field: a [`Gate`] keeps back what the parser has no room for. Whatever goes wrong,
-//! dropping the [`Spool`] removes what was written.
+//! holds a blocking thread only while it writes, however slow the client is. Nor does memory grow
+//! with bytes outside the fields: a [`Gate`] keeps back what the parser has no room for. If
+//! anything fails, dropping the [`Spool`] removes what was written.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -27,18 +27,18 @@ use crate::http::state::Api;
 use crate::store::error::StoreError;
 use crate::store::{Sealed, Spool, blocking};
 
-/// Bytes gathered before they are written.
+/// Bytes that are gathered before they are written.
 const WRITE: usize = 1 << 20;
-/// Bytes of a field that is not a file, and of all that surrounds the fields.
+/// The most bytes of a field that is not a file, and of everything around the fields.
 const MAX_TEXT: usize = 64 << 10;
-/// Fields of one form.
+/// The most fields of one form.
 const MAX_FIELDS: usize = 64;
-/// Characters of a file's name; more is cut off.
+/// The most characters of a file's name; the rest is cut off.
 const MAX_FILENAME_CHARS: usize = 255;
-/// Characters of a field's name, and of the parser's words, that an error repeats.
+/// The most characters that an error repeats of a field's name or of the parser's message.
 const MAX_ECHO_CHARS: usize = 200;
 
-/// A form whose fields are read one after the other.
+/// A form whose fields are read one after another.
 pub struct MultipartForm {
     inner: Multipart,
     gate: Gate,
@@ -46,11 +46,11 @@ pub struct MultipartForm {
     idle: Duration,
     announced: Option<u64>,
     fields: usize,
-    /// For the file that it may bring.
+    /// The place for the file that the form may contain.
     _place: FilePlace,
 }
 
-/// How large a file may be, and how to call it in an error.
+/// How large a file may be, and what an error calls it.
 #[derive(Debug, Clone, Copy)]
 pub struct Cap {
     pub bytes: u64,
@@ -76,7 +76,7 @@ impl FromRequest<Arc<Api>> for MultipartForm {
         check_encoding(request.headers())?;
         let fate = request.extensions().get::<Fate>().cloned().unwrap_or_default();
         let announced = announced_bytes(request.headers());
-        // Each field has its own limit here, and axum's default would end every upload at 2 MB.
+        // Each field has its own limit here; axum's default would end every upload at 2 MB.
         DefaultBodyLimit::disable().apply(&mut request);
         let gate = Gate::default();
         let request = request.map(|body| Body::new(Gated::new(body, gate.clone())));
@@ -90,10 +90,10 @@ impl FromRequest<Arc<Api>> for MultipartForm {
 }
 
 impl MultipartForm {
-    /// Refuses, before reading, a form that cannot be taken: too large, or no room for it.
+    /// Refuses, before reading, a form that is too large or that there is no room for.
     ///
     /// # Errors
-    /// When it is known already that the form will not do.
+    /// When the announced size already rules the form out.
     pub fn check(&self, api: &Api, cap: Cap) -> Result<(), ApiError> {
         let announced = self.announced.unwrap_or(0);
         if announced > cap.bytes.saturating_add((MAX_TEXT * MAX_FIELDS) as u64) {
@@ -102,7 +102,7 @@ impl MultipartForm {
         api.check_room(announced)
     }
 
-    /// The next field.
+    /// Returns the next field.
     ///
     /// # Errors
     /// When the body is cut or not a form.
@@ -124,7 +124,7 @@ impl MultipartForm {
 
 /// One field of a form.
 pub struct Part<'a> {
-    /// Its name; empty if it has none, and cut off beyond what any known field is called.
+    /// The field's name; empty if it has none, and cut off beyond the length of any known name.
     pub name: String,
     field: Field<'a>,
     gate: &'a Gate,
@@ -133,7 +133,7 @@ pub struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// The name of the file, made safe to show: no path, no control characters.
+    /// The name of the file, made safe to display: no path, no control characters.
     pub fn filename(&self) -> String {
         let given = self.field.file_name().unwrap_or_default();
         let name = given.rsplit(['/', '\\']).next().unwrap_or_default();
@@ -141,7 +141,7 @@ impl Part<'_> {
         if name.is_empty() { "file".to_owned() } else { name }
     }
 
-    /// Its media type as the client says it.
+    /// The file's media type as the client states it.
     pub fn mime(&self) -> String {
         let mime = self.field.content_type().unwrap_or(ANY_TYPE);
         let bare = mime.split(';').next().unwrap_or(mime).trim().to_ascii_lowercase();
@@ -157,7 +157,7 @@ impl Part<'_> {
     /// Reads a short text.
     ///
     /// # Errors
-    /// When it is long, not UTF-8 or cut.
+    /// When the text is too long, not UTF-8 or cut.
     pub async fn text(mut self) -> Result<String, ApiError> {
         let mut text = Vec::new();
         while let Some(chunk) = self.chunk().await? {
@@ -173,7 +173,7 @@ impl Part<'_> {
     /// Writes the field to disk.
     ///
     /// # Errors
-    /// When it is larger than the cap or cut, or the disk is full.
+    /// When the field is larger than the cap or cut, or the disk is full.
     pub async fn spool(mut self, api: &Api, cap: Cap) -> Result<Spool, ApiError> {
         let store = api.service.store.clone();
         let mut spool = blocking(move || store.spool()).await?;
@@ -184,7 +184,7 @@ impl Part<'_> {
                 return Err(cap.exceeded().param(&self.name));
             }
             if gathered.len() >= WRITE {
-                // The reserve is for the store: on a full disk it fails for everybody.
+                // The reserve is for the store: on a full disk the store fails for every client.
                 api.check_room(gathered.len() as u64)?;
                 (spool, gathered) = write(spool, gathered).await?;
             }
@@ -201,10 +201,10 @@ pub async fn seal(spool: Spool) -> Result<Sealed, ApiError> {
     Ok(blocking(move || spool.seal()).await?)
 }
 
-/// Writes a body that is a file by itself to disk.
+/// Writes a body that is itself a file to disk.
 ///
 /// # Errors
-/// When it is larger than the cap or cut, or the disk is full.
+/// When the body is larger than the cap or cut, or the disk is full.
 pub async fn spool_body(request: Request, api: &Api, cap: Cap) -> Result<Spool, ApiError> {
     check_encoding(request.headers())?;
     let announced = announced_bytes(request.headers()).unwrap_or(0);
@@ -242,13 +242,13 @@ async fn write(mut spool: Spool, mut bytes: BytesMut) -> Result<(Spool, BytesMut
     .await
 }
 
-/// Waits for the parser, unless it waits for more than it may hold.
+/// Waits for the parser, unless the parser waits for more bytes than it may hold.
 async fn within<T>(gate: &Gate, parsing: impl Future<Output = T>) -> Result<T, ApiError> {
     let mut parsing = pin!(parsing);
     let parsed = std::future::poll_fn(|cx| match parsing.as_mut().poll(cx) {
         Poll::Ready(parsed) => Poll::Ready(Some(parsed)),
         Poll::Pending if !gate.is_full() => Poll::Pending,
-        // The parser does not look at what came in with its last read until it is asked again.
+        // The parser looks at the bytes of its last read only when it is polled again.
         Poll::Pending => match parsing.as_mut().poll(cx) {
             Poll::Ready(parsed) => Poll::Ready(Some(parsed)),
             Poll::Pending => Poll::Ready(None),

@@ -1,7 +1,8 @@
-//! A bound on what the parser of multipart forms holds.
+//! A bound on what the parser of multipart forms holds in memory.
 //!
-//! The parser reads whatever the connection has, and keeps it until it finds the boundary or the end
-//! of a part's header, searching all of it again each time. Here it gets no more than it can hand on.
+//! The parser reads whatever the connection has, and keeps it until it finds the boundary or the
+//! end of a part's header, searching all of it again each time. Here the parser gets no more than
+//! it can hand on.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,10 +12,10 @@ use std::task::{Context, Poll, ready};
 use axum::body::{Body, Bytes, HttpBody};
 use http_body::Frame;
 
-/// Bytes that the parser may have been given beyond those it handed on as content of fields.
+/// The most bytes that the parser may hold beyond those it handed on as content of fields.
 pub const WINDOW: usize = 256 << 10;
 
-/// How many bytes the parser has been given and did not hand on: what it holds, and what lay
+/// Counts the bytes that the parser was given and did not hand on: what it holds, and what lay
 /// between the fields so far.
 #[derive(Debug, Clone, Default)]
 pub struct Gate(Arc<AtomicUsize>);
@@ -24,12 +25,12 @@ impl Gate {
         WINDOW.saturating_sub(self.0.load(Ordering::Relaxed))
     }
 
-    /// Whether the parser gets nothing more before something is taken from it.
+    /// Whether the parser gets no more bytes until a caller takes some from it.
     pub fn is_full(&self) -> bool {
         self.room() == 0
     }
 
-    /// The parser has handed on this much.
+    /// Records that the parser has handed on this many bytes.
     pub fn taken(&self, bytes: usize) {
         self.0.fetch_sub(bytes, Ordering::Relaxed);
     }
@@ -38,7 +39,7 @@ impl Gate {
 /// A body behind a gate.
 pub struct Gated {
     inner: Body,
-    /// What came and did not fit.
+    /// Bytes that arrived and did not fit.
     rest: Bytes,
     gate: Gate,
 }
@@ -56,7 +57,7 @@ impl HttpBody for Gated {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let room = self.gate.room();
         if room == 0 {
-            // Nobody is woken: who takes from the parser asks it again.
+            // No waker is needed: the caller that takes from the parser polls it again.
             return Poll::Pending;
         }
         if self.rest.is_empty() {

@@ -1,4 +1,4 @@
-//! What the address of a request says: the ids in its path, the parameters of its query.
+//! The contents of a request's address: the ids in its path, the parameters of its query.
 
 use std::str::FromStr;
 
@@ -41,12 +41,12 @@ where
     }
 }
 
-/// A parameter of a path, decoded, by its name; empty if there is none.
+/// Returns a path parameter by its name, decoded; empty if there is none.
 pub fn named<'a>(path: &'a RawPathParams, name: &str) -> &'a str {
     path.iter().find(|(found, _)| *found == name).map_or("", |(_, value)| value)
 }
 
-/// The one parameter of a path, decoded.
+/// The only parameter of a path, decoded.
 #[derive(Debug)]
 pub struct PathText(pub String);
 
@@ -67,7 +67,7 @@ fn not_text() -> ApiError {
     ApiError::new(Code::NotFound, "the last part of the path is not valid UTF-8")
 }
 
-/// The query of a request. An empty value counts as absent.
+/// The query of a request; an empty value counts as absent.
 #[derive(Debug)]
 pub struct Params(Vec<(String, String)>);
 
@@ -82,10 +82,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Params {
 }
 
 impl Params {
-    /// The value of a parameter.
+    /// Returns the value of a parameter.
     ///
     /// # Errors
-    /// When it is given twice.
+    /// When the parameter is given twice.
     pub fn text(&self, name: &str) -> Result<Option<&str>, ApiError> {
         let mut values = self.0.iter().filter(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_str());
         match (values.next(), values.next()) {
@@ -94,20 +94,20 @@ impl Params {
         }
     }
 
-    /// Whether a parameter is there that needs no value; `0` and `false` unset it.
+    /// Whether a parameter is present that needs no value; `0` and `false` unset it.
     pub fn is_set(&self, name: &str) -> bool {
         self.0.iter().any(|(key, value)| key == name && !matches!(value.as_str(), "0" | "false"))
     }
 
-    /// Every value of a parameter that may be repeated.
+    /// Returns every value of a parameter that may be repeated.
     pub fn all(&self, name: &str) -> Vec<&str> {
         self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect()
     }
 
-    /// How many objects to list.
+    /// Reads how many objects to list.
     ///
     /// # Errors
-    /// When it is not a number from 1 to `most`.
+    /// When the value is not a number from 1 to `most`.
     pub fn limit(&self, default: usize, most: usize) -> Result<usize, ApiError> {
         let Some(text) = self.text("limit")? else { return Ok(default) };
         let limit = text.parse().ok().filter(|limit| (1..=most).contains(limit));
@@ -117,18 +117,18 @@ impl Params {
         })
     }
 
-    /// An id.
+    /// Reads an id.
     ///
     /// # Errors
-    /// When it is not of that kind.
+    /// When the value is not an id of that kind.
     pub fn id<T: FromStr<Err = IdError>>(&self, name: &str) -> Result<Option<T>, ApiError> {
         self.text(name)?.map(|text| parse_id(name, text)).transpose()
     }
 
-    /// One of a set of words.
+    /// Reads one of a set of words.
     ///
     /// # Errors
-    /// When it is another word.
+    /// When the value is none of them.
     pub fn choice<T: Copy>(&self, name: &str, choices: &[(&str, T)]) -> Result<Option<T>, ApiError> {
         let Some(text) = self.text(name)? else { return Ok(None) };
         let found = choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);

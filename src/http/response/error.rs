@@ -1,8 +1,8 @@
-//! Errors as clients see them: one table from the stable codes to status and `type`, and the one
-//! envelope, OpenAI's `{"error": {"message", "type", "param", "code"}}`.
+//! Errors as clients see them: one table from the stable codes to status and `type`, and OpenAI's
+//! envelope, `{"error": {"message", "type", "param", "code"}}`.
 //!
-//! What went wrong inside goes to the log, within the span of the request and so under its id; the
-//! client gets a stable code and a sentence that says what to do.
+//! Internal causes go to the log, within the span of the request and so under its id; the client
+//! gets a stable code and a sentence that says what to do.
 
 use std::fmt::Display;
 
@@ -24,7 +24,8 @@ use crate::store::error::StoreError;
 pub const KEY: &str = "Idempotency-Key";
 /// Seconds after which a client may try again when the daemon is stopping or its store has failed.
 const RETRY_SECONDS: u64 = 10;
-/// Tells the official client libraries whether to try again; by themselves they do on 409 and from 500 on.
+/// Tells the official client libraries whether to retry; without it they retry on 409 and from 500
+/// on.
 pub const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// An error on its way to the client.
@@ -34,7 +35,7 @@ pub struct ApiError {
     message: String,
     /// The field, parameter or header that is at fault.
     param: Option<String>,
-    /// A header that goes with the status. Boxed, because errors travel in every `Result`.
+    /// An additional header for the status. Boxed, because errors travel in every `Result`.
     header: Option<Box<(HeaderName, HeaderValue)>>,
 }
 
@@ -106,33 +107,33 @@ impl ApiError {
         Self::new(Code::MissingParameter, format!("`{param}` is missing; {what}")).param(param)
     }
 
-    /// No object has that id.
+    /// An error for an id that no object has.
     pub fn not_found(kind: &str, id: impl Display) -> Self {
         Self::new(Code::NotFound, format!("there is no {kind} `{id}`"))
     }
 
-    /// A batch is to be deleted that has not ended.
+    /// An error for the deletion of a batch that has not ended.
     pub fn not_ended(state: &str) -> Self {
         Self::new(Code::Conflict, format!("the batch is {state}; only one that has ended can be deleted"))
     }
 
-    /// A fault of ours. `cause` goes to the log and nowhere else.
+    /// An internal error. `cause` goes to the log and nowhere else.
     pub fn internal(cause: impl Display) -> Self {
         tracing::error!(%cause, "a request failed");
         Self::new(Code::Internal, "the request failed inside the daemon; its log has the cause under the `x-request-id` of this response")
     }
 
-    /// The daemon takes no new work now.
+    /// An error for a time when the daemon takes no new work.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(Code::Unavailable, message).header(RETRY_AFTER, RETRY_SECONDS.into())
     }
 
-    /// An API key is needed or wrong.
+    /// An error for an API key that is missing or wrong.
     pub fn unauthorized(code: Code, message: impl Into<String>) -> Self {
         Self::new(code, message).header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
     }
 
-    /// The route has no such method; `allow` lists those it has.
+    /// An error for a method that the route does not have; `allow` lists the methods that it has.
     pub fn method_not_allowed(message: impl Into<String>, allow: &str) -> Self {
         let error = Self::new(Code::MethodNotAllowed, message);
         match HeaderValue::from_str(allow) {
@@ -141,7 +142,7 @@ impl ApiError {
         }
     }
 
-    /// The range lies outside a content of `bytes` bytes.
+    /// An error for a range that lies outside a content of `bytes` bytes.
     pub fn range_not_satisfiable(bytes: u64) -> Self {
         let error = Self::new(Code::RangeNotSatisfiable, format!("the range lies outside the content, which has {bytes} bytes"));
         match HeaderValue::from_str(&format!("bytes */{bytes}")) {
@@ -150,7 +151,7 @@ impl ApiError {
         }
     }
 
-    /// Names what is at fault.
+    /// Names the field, parameter or header that is at fault.
     #[must_use]
     pub fn param(mut self, param: &str) -> Self {
         self.param = Some(param.to_owned());
@@ -162,7 +163,7 @@ impl ApiError {
         self
     }
 
-    /// The error with one more field in its envelope.
+    /// Renders the error with one more field in its envelope.
     pub fn with_details(self, name: &str, details: Value) -> Response {
         let (_, kind) = row(self.code);
         let mut body = json!({ "message": self.message, "type": kind, "param": self.param, "code": self.code.as_str() });
@@ -177,7 +178,7 @@ impl ApiError {
         response
     }
 
-    /// In the envelope of the dialect that a path belongs to.
+    /// Renders the error in the envelope of the dialect that a path belongs to.
     pub fn into_response_at(self, path: &str) -> Response {
         match crate::http::dialect::of_path(path) {
             Some(Dialect::BatchRouter) => self.into_batchrouter(),
@@ -185,8 +186,8 @@ impl ApiError {
         }
     }
 
-    /// The same in BatchRouter's envelope, `{"error": {"code", "message", "details"}}`, whose code for
-    /// everything that is wrong with a request is `invalid_request`.
+    /// Renders the error in BatchRouter's envelope, `{"error": {"code", "message", "details"}}`,
+    /// where every fault of a request has the code `invalid_request`.
     pub fn into_batchrouter(self) -> Response {
         let (status, _) = row(self.code);
         let code = match (status, self.code) {
@@ -217,7 +218,8 @@ impl IntoResponse for ApiError {
         let (status, kind) = row(self.code);
         let error = Body { message: &self.message, r#type: kind, param: self.param.as_deref(), code: self.code.as_str() };
         let mut response = (status, Json(Envelope { error })).into_response();
-        // None of these goes away within the few seconds for which they would try.
+        // None of these conditions ends within the few seconds for which client libraries would
+        // retry.
         if matches!(status, StatusCode::CONFLICT | StatusCode::INSUFFICIENT_STORAGE) || self.code == Code::FileDamaged {
             response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
@@ -239,7 +241,7 @@ impl From<StoreError> for ApiError {
                 tracing::error!(%error, "the store refused a request");
                 Self::unavailable("the store of the daemon is closed or has failed; try again after it has restarted")
             }
-            // Whoever found it has logged it.
+            // The code that found the damage has logged it.
             StoreError::Content(damage) => {
                 Self::new(Code::FileDamaged, format!("{damage}; upload it again, or have it restored from a backup"))
             }
@@ -248,7 +250,7 @@ impl From<StoreError> for ApiError {
     }
 }
 
-/// The sentences are the service's; here is which code and field each of them has.
+/// The sentences come from the service; this table adds the code and the field of each.
 impl From<ServiceError> for ApiError {
     fn from(error: ServiceError) -> Self {
         let message = error.to_string();
@@ -292,7 +294,7 @@ impl From<Gone> for ApiError {
     }
 }
 
-/// An id in a path that cannot be an id of the expected kind names nothing.
+/// An id in a path that is not of the expected kind names no object.
 impl From<IdError> for ApiError {
     fn from(error: IdError) -> Self {
         Self::new(Code::NotFound, error.to_string())

@@ -1,7 +1,8 @@
 //! The bytes of a file, whole or a range of them.
 //!
-//! A file never changes, so its `ETag` is strong and a cut download can be continued: the hash of
-//! an uploaded file, the id of a view, whose lines are rendered the same way each time.
+//! A file never changes, so its `ETag` is strong and a cut download can be continued. The tag is
+//! the hash of an uploaded file, or the id of a view, whose lines are rendered the same way each
+//! time.
 
 use std::ops::Range;
 
@@ -26,7 +27,7 @@ use crate::store::{Lines, blocking};
 /// The content of a file as a request asks for it.
 ///
 /// # Errors
-/// When there is no such range, the content is damaged, or the results are gone.
+/// When the range does not exist, the content is damaged, or the results are gone.
 pub async fn file_content(api: &Api, file: &File, headers: &HeaderMap) -> Result<Response, ApiError> {
     let etag = etag(file);
     let (status, range) = match select(headers, &etag, file.bytes) {
@@ -46,7 +47,7 @@ pub async fn file_content(api: &Api, file: &File, headers: &HeaderMap) -> Result
         (CONTENT_DISPOSITION, disposition(&file.filename)),
         (ACCEPT_RANGES, "bytes".into()),
         (ETAG, etag),
-        // What a client uploaded must not run as a page of ours.
+        // A file that a client uploaded must not run as a page of this server.
         (X_CONTENT_TYPE_OPTIONS, "nosniff".into()),
     ];
     if status == StatusCode::PARTIAL_CONTENT {
@@ -89,11 +90,12 @@ async fn open(api: &Api, file: &File, range: Option<Range<u64>>) -> Result<Body,
     }
 }
 
-/// The lines of a part of a batch, `expected` bytes of them if that is known.
+/// The lines of a part of a batch; they must have `expected` bytes, if that is known.
 pub async fn result_lines(api: &Api, batch: BatchId, part: ResultPart, expected: Option<u64>) -> Result<Lines, ApiError> {
     let lines = api.service.store.lines(batch, part).await?.ok_or_else(|| ApiError::not_found("batch", batch))?;
     match expected {
-        // Removing the results of a large batch takes a while; half of them is not an answer.
+        // Removing the results of a large batch takes a while; a partly removed result is not an
+        // answer.
         Some(bytes) if lines.bytes() != bytes => {
             let message = format!("the results of `{batch}` have expired or were deleted, and are being or have been removed");
             Err(ApiError::new(Code::ResultsExpired, message))
@@ -102,10 +104,11 @@ pub async fn result_lines(api: &Api, batch: BatchId, part: ResultPart, expected:
     }
 }
 
-/// What stands for itself in any part of a URL (RFC 3986).
+/// The characters that need no encoding in any part of a URL (RFC 3986).
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Saves under the file's own name (RFC 6266): plain for old clients, percent-encoded for the rest.
+/// Makes clients save the file under its own name (RFC 6266): plain for old clients,
+/// percent-encoded for the rest.
 fn disposition(filename: &str) -> String {
     let plain: String = filename.chars().map(|c| if matches!(c, ' '..='~') && !matches!(c, '"' | '\\' | '%') { c } else { '_' }).collect();
     let encoded = utf8_percent_encode(filename, UNRESERVED);

@@ -1,4 +1,5 @@
-//! How answers are made: errors, streams, ranges, signed links, and what is rendered of the catalog.
+//! How answers are made: errors, streams, ranges, signed links, and what is rendered of the
+//! catalog.
 
 pub mod error;
 pub mod file_content;

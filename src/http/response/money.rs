@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 pub use crate::service::quotes::pricing::digits;
 
-/// `Money`, as BatchRouter has it and the operator's routes as well.
+/// `Money`, as in BatchRouter's dialect and in the operator's routes.
 pub fn money(amount: Decimal) -> Value {
     json!({ "currency": "usd", "amount": digits(amount) })
 }

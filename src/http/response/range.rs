@@ -1,14 +1,14 @@
 //! `Range`, `If-Range` and `If-None-Match` for immutable content (RFC 9110, sections 13 and 14).
 //!
 //! One range of bytes is served. Several ranges, other units and anything that does not parse are
-//! ignored, as the RFC permits: the client then gets the whole.
+//! ignored, as the RFC permits: the client then gets the whole content.
 
 use std::ops::Range;
 
 use axum::http::HeaderMap;
 use axum::http::header::{IF_NONE_MATCH, IF_RANGE, RANGE};
 
-/// What to send.
+/// Which part of the content to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
     Whole,
@@ -16,36 +16,37 @@ pub enum Selection {
     Part(Range<u64>),
     /// A range that lies outside the content.
     Unsatisfiable,
-    /// The client has it already.
+    /// The client already has the content.
     NotModified,
 }
 
-/// Decides what to send of `bytes` bytes with the strong validator `etag`, quotes included.
+/// Decides what to send of a content of `bytes` bytes with the strong validator `etag`, quotes
+/// included.
 pub fn select(headers: &HeaderMap, etag: &str, bytes: u64) -> Selection {
     if is_known(headers, etag) {
         return Selection::NotModified;
     }
     let mut ranges = headers.get_all(RANGE).iter();
     let (Some(range), None) = (ranges.next(), ranges.next()) else { return Selection::Whole };
-    // A date never matches: a strong comparison needs the tag.
+    // A date never matches: the strong comparison needs the tag.
     if headers.get(IF_RANGE).is_some_and(|tag| tag.as_bytes() != etag.as_bytes()) {
         return Selection::Whole;
     }
     range.to_str().ok().and_then(|range| parse(range, bytes)).unwrap_or(Selection::Whole)
 }
 
-/// Whether the client has what `etag` names, quotes included.
+/// Whether the client already has the content that `etag` names, quotes included.
 pub fn is_known(headers: &HeaderMap, etag: &str) -> bool {
     headers.get_all(IF_NONE_MATCH).iter().any(|value| matches(value.as_bytes(), etag))
 }
 
-/// Weak comparison with a list of tags, as `If-None-Match` wants it.
+/// Weak comparison with a list of tags, as `If-None-Match` requires.
 fn matches(list: &[u8], etag: &str) -> bool {
     let Ok(list) = std::str::from_utf8(list) else { return false };
     list.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
-/// `None` if it is not one well-formed range of bytes.
+/// Parses a single range of bytes; `None` if the header is not one well-formed range.
 fn parse(header: &str, bytes: u64) -> Option<Selection> {
     let (unit, spec) = header.split_once('=')?;
     let (first, last) = spec.trim().split_once('-')?;
@@ -54,7 +55,7 @@ fn parse(header: &str, bytes: u64) -> Option<Selection> {
     }
     let number = |text: &str| -> Option<u64> {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        // More digits than a number holds are still a number, beyond every end.
+        // A number with too many digits for `u64` is still a number, beyond every end.
         digits.then(|| text.parse().unwrap_or(u64::MAX))
     };
     let range = match (first.trim(), last.trim()) {

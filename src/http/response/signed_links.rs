@@ -1,5 +1,5 @@
-//! Links that are good for a while and need no key: what they lead to, until when, and the daemon's
-//! signature over both.
+//! Links that are valid for a while and need no key: the file that they lead to, the end of their
+//! validity, and the daemon's signature over both.
 
 use std::time::Duration;
 
@@ -12,34 +12,34 @@ use crate::domain::id::FileId;
 use crate::domain::time::{Timestamp, later};
 use crate::store::Seal;
 
-/// How long a link is good, as observed.
+/// How long a link is valid, as observed.
 const GOOD_FOR: Duration = Duration::from_secs(15 * 60);
-/// Where such links lead.
+/// The paths that such links lead to.
 const FOLDERS: [&str; 2] = ["/v1/files/", "/batchrouter/v1/files/"];
 
-/// A file that a link leads to, among the extensions of a request that came by one.
+/// The file that a link leads to, among the extensions of a request that used the link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Signed(pub FileId);
 
-/// A link, made.
+/// A link that was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
     pub url: String,
     pub expires_at: Timestamp,
 }
 
-/// Where this daemon is, as whoever asked sees it.
+/// The base URL of this daemon, as its client sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base(String);
 
 impl Base {
-    /// The public URL of the settings, else the host that the request names.
+    /// The base URL: the public URL of the settings, or else the host that the request names.
     pub fn of(public: Option<&str>, headers: &HeaderMap) -> Self {
         let host = || headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
         Self(public.map_or_else(|| format!("http://{}", host()), |url| url.trim_end_matches('/').to_owned()))
     }
 
-    /// A known place.
+    /// A base URL that is already known.
     pub fn at(url: String) -> Self {
         Self(url)
     }
@@ -56,10 +56,10 @@ impl Base {
     }
 }
 
-/// The file that a request came for by a link; `None` if it did not come by one.
+/// The file of the link that a request used; `None` if the request did not use a link.
 ///
 /// # Errors
-/// When the link is not, or no longer, good.
+/// When the link is invalid or has expired.
 pub fn signed(uri: &Uri, seal: &Seal, now: Timestamp) -> Option<Result<Signed, ApiError>> {
     let name = FOLDERS.iter().find_map(|folder| uri.path().strip_prefix(folder))?;
     let member = |wanted: &str| {
@@ -70,7 +70,8 @@ pub fn signed(uri: &Uri, seal: &Seal, now: Timestamp) -> Option<Result<Signed, A
     let checked = || {
         let file = name.parse::<FileId>().ok()?;
         let expires = member("expires")?.parse::<i64>().ok()?;
-        // Before it is said that a link is too old: that is nobody's business who has not got one.
+        // Checked before the expiry, so that only a client with a genuine link learns that it has
+        // expired.
         seal.is_link(file, expires, signature).then_some((Signed(file), expires))
     };
     Some(match checked() {

@@ -1,8 +1,8 @@
-//! Response bodies that come off the disk piece by piece.
+//! Response bodies that are read from disk piece by piece.
 //!
-//! One visit to a blocking thread per piece, so that a client that reads slowly holds no thread.
-//! While one piece is on its way to the client, the next ones are read, at the same time. An error
-//! on the way breaks the connection: the client sees a cut body, never one that is silently too
+//! Each piece takes one visit to a blocking thread, so that a client that reads slowly holds no
+//! thread. While one piece is sent to the client, the next pieces are read in parallel. An error on
+//! the way breaks the connection: the client sees a cut body, never a body that is silently too
 //! short.
 
 use std::collections::VecDeque;
@@ -22,18 +22,18 @@ use crate::store::{DataFile, Lines, Verified, blocking};
 
 /// Bytes of a piece of an uploaded file.
 const PIECE: u64 = 256 << 10;
-/// Pieces that are read or wait to be sent, besides the one that is sent.
+/// Pieces that are being read or wait to be sent, besides the piece that is being sent.
 const AHEAD: usize = 3;
 
-/// Something that is read in parts.
+/// Content that is read in parts.
 pub trait Parts: Sized + Send + 'static {
     /// Takes the next part off; `None` at the end. Does not block.
     fn cut(&mut self) -> Option<Self>;
 
-    /// Reads of a part what may be in memory at once; `None` at its end. Blocks.
+    /// Reads as much of a part as may be in memory at once; `None` at its end. Blocks.
     ///
     /// # Errors
-    /// When it cannot be read as promised.
+    /// When the part cannot be read as promised.
     fn read(&mut self) -> Result<Option<Bytes>, StoreError>;
 }
 
@@ -51,13 +51,13 @@ impl Parts for Lines {
 #[derive(Debug)]
 pub struct Content {
     id: FileId,
-    /// The place is free again when the file is closed.
+    /// The open file, and its place, which is released when the file is closed.
     file: Arc<(DataFile, FilePlace)>,
     range: Range<u64>,
 }
 
 impl Content {
-    /// `range` of an open file.
+    /// A range of an open file.
     pub fn new(id: FileId, file: (DataFile, FilePlace), range: Range<u64>) -> Self {
         Self { id, file: Arc::new(file), range }
     }
@@ -82,21 +82,23 @@ impl Parts for Content {
     }
 }
 
-/// A whole uploaded file, which is verified as it is read: one that is damaged is cut before its last piece.
+/// A whole uploaded file, which is verified as it is read: a damaged file is cut before its last
+/// piece.
 #[derive(Debug)]
 pub struct Whole {
     id: FileId,
-    /// The place is free again when the file is closed.
+    /// The content, and its place, which is released when the file is closed.
     content: Option<(Verified, FilePlace)>,
-    /// Read before anything is answered, so that a small file that is damaged is an error and no cut body.
+    /// Read before the answer begins, so that a small damaged file yields an error and not a cut
+    /// body.
     first: Option<Bytes>,
 }
 
 impl Whole {
-    /// An open file. Blocks.
+    /// Opens the content and reads its first piece. Blocks.
     ///
     /// # Errors
-    /// When it cannot be read, or is damaged and small.
+    /// When the content cannot be read, or is damaged and small.
     pub fn open(id: FileId, content: (Verified, FilePlace)) -> Result<Self, StoreError> {
         let mut whole = Self { id, content: Some(content), first: None };
         whole.first = whole.piece()?;
@@ -112,7 +114,7 @@ impl Whole {
 }
 
 impl Parts for Whole {
-    /// One part, because its pieces have to be read in their order.
+    /// The file is a single part, because its pieces must be read in order.
     fn cut(&mut self) -> Option<Self> {
         let (content, first) = (self.content.take()?, self.first.take());
         Some(Self { id: self.id, content: Some(content), first })
@@ -126,10 +128,10 @@ impl Parts for Whole {
     }
 }
 
-/// A part while it is read: a piece of it, and what comes behind that.
+/// A part that is being read: yields a piece, and the part that follows it.
 type Reading<P> = BoxFuture<'static, Result<Option<(Bytes, P)>, StoreError>>;
 
-/// A body of these parts.
+/// Builds a body from these parts.
 pub fn body<P: Parts>(whole: P) -> Body {
     // The body outlives the handler; what is logged about it belongs to the same request.
     let span = tracing::Span::current();
@@ -145,7 +147,7 @@ pub fn body<P: Parts>(whole: P) -> Body {
             }
             let Some(reading) = ahead.pop_front() else { return Ok(None) };
             if let Some((piece, rest)) = reading.await? {
-                // Most parts are one piece; then nothing comes of it.
+                // Most parts consist of one piece; then this read returns nothing.
                 ahead.push_front(begin(rest));
                 return Ok(Some((piece, (whole, ahead))));
             }
@@ -154,7 +156,7 @@ pub fn body<P: Parts>(whole: P) -> Body {
     Body::from_stream(pieces.inspect_err(tell))
 }
 
-/// Begins to read, whether or not anybody waits for it yet.
+/// Begins to read a part, even if the client does not wait for it yet.
 fn begin<P: Parts>(mut part: P) -> Reading<P> {
     blocking(move || Ok(part.read()?.map(|piece| (piece, part)))).boxed()
 }

@@ -1,11 +1,11 @@
-//! One connection: it must not hold its slot for longer than it is of use, and it must not take back
-//! an answer that it has given.
+//! One connection: it must not hold its slot for longer than it is useful, and closing it must not
+//! destroy an answer that was already sent.
 //!
-//! hyper ends a silent HTTP/1.1 client by itself, but neither an HTTP/2 client that only answers
-//! pings, nor one that sends requests and reads no answers. And it closes a connection at once when a
-//! request was answered before all of it had come: what comes then makes the kernel send a reset,
-//! and a client that gets one may never see the answer. So such a connection is first closed in one
-//! direction only (RFC 9112, section 9.6).
+//! hyper by itself ends a silent HTTP/1.1 client, but neither an HTTP/2 client that only answers
+//! pings, nor a client that sends requests and reads no answers. And hyper closes a connection at
+//! once when a request was answered before all of it arrived: what arrives afterwards makes the
+//! kernel send a reset, and a client that gets a reset may never see the answer. So such a
+//! connection is first closed in one direction only (RFC 9112, section 9.6).
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -33,26 +33,26 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http::layers::request_body::Unread;
 
-/// How long and how much is read from a client that has its answer and is still sending.
+/// How long and how many bytes are read from a client that has its answer and is still sending.
 const LINGER: Duration = Duration::from_secs(5);
 const LINGER_BYTES: usize = 64 << 20;
-/// Read of it at once.
+/// Bytes of a single such read.
 const LINGER_READ: usize = 16 << 10;
 
-/// All that came has been answered.
+/// Every byte that arrived belongs to an answered request.
 const ANSWERED: u8 = 0;
-/// Something came that no answer covers, or an answer has not waited for all of its request.
+/// Bytes arrived that no answer covers, or an answer was made before all of its request arrived.
 const OWED: u8 = 1;
-/// It has become a WebSocket, which says goodbye in its own way.
+/// The connection has become a WebSocket, which closes in its own way.
 const UPGRADED: u8 = 2;
 
-/// How long a connection is waited for.
+/// How long a connection may keep the server waiting.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Until the client takes something of what is written to it.
+    /// Until the client accepts some of the bytes that are written to it.
     pub write: Duration,
-    /// Until its next request. A random quarter is added, so that clients which came together do
-    /// not all come back together.
+    /// Until the client's next request. A random addition of up to a quarter keeps clients that
+    /// arrived together from all returning together.
     pub idle: Duration,
 }
 
@@ -62,10 +62,10 @@ impl Default for Patience {
     }
 }
 
-/// Serves a connection to its end. No request is cut when it becomes idle or `drain` is cancelled:
-/// those that have begun are answered.
+/// Serves a connection to its end. Requests that have begun are answered: none is cut when the
+/// connection becomes idle or `drain` is cancelled.
 ///
-/// One that becomes a WebSocket is handed on, and its slot goes with it.
+/// A connection that becomes a WebSocket is handed on together with its slot.
 pub async fn run(
     (builder, http2): (Builder<TokioExecutor>, bool),
     (stream, slot): (TcpStream, OwnedSemaphorePermit),
@@ -102,15 +102,17 @@ pub async fn run(
     }
 }
 
-/// How a connection's exchanges go, between its service, its stream and those who wait for its place.
+/// The state of a connection's exchanges, shared by its service, its stream and the crowd that may
+/// need its place.
 pub struct Course {
-    /// Exchanges run side by side, and much that comes asks for no answer.
+    /// Whether the connection is HTTP/2: exchanges run side by side, and many frames ask for no
+    /// answer.
     http2: AtomicBool,
-    /// Others wait for a place.
+    /// Whether other clients wait for a place.
     others_wait: Arc<AtomicBool>,
     times: Mutex<Times>,
     state: AtomicU8,
-    /// Exchanges that are not at their end.
+    /// The number of exchanges that have not ended.
     running: AtomicUsize,
     leaves: AtomicBool,
     leave: Notify,
@@ -119,12 +121,12 @@ pub struct Course {
 struct Times {
     /// When the latest request began.
     began: Instant,
-    /// When the latest answer had been made, to its last byte.
+    /// When the last byte of the latest answer had been made.
     ended: Instant,
 }
 
 impl Course {
-    /// Of a new connection.
+    /// The course of a new connection.
     pub fn new(others_wait: Arc<AtomicBool>) -> Self {
         let now = Instant::now();
         Self {
@@ -150,7 +152,7 @@ impl Course {
         self.http2.load(Ordering::Relaxed)
     }
 
-    /// Something has come.
+    /// Records that bytes have arrived.
     fn reads(&self) {
         if !self.is_http2() && self.state() == ANSWERED {
             self.state.store(OWED, Ordering::Relaxed);
@@ -163,25 +165,26 @@ impl Course {
         Exchange(self.clone())
     }
 
-    /// Since when nothing is asked of it; `None` while something is, and once it has been told to go.
+    /// Since when the connection has had nothing to do; `None` while it has, and once it was asked
+    /// to close.
     pub fn resting_since(&self) -> Option<Instant> {
         let answered = self.running.load(Ordering::Relaxed) == 0 && (self.is_http2() || self.state() == ANSWERED);
         (answered && !self.leaves.load(Ordering::Relaxed)).then(|| self.times().ended)
     }
 
-    /// Tells it to close once it has nothing to do.
+    /// Asks the connection to close once it has nothing to do.
     pub fn leave(&self) {
         self.leaves.store(true, Ordering::Relaxed);
         self.leave.notify_one();
     }
 
-    /// Returns when it is told to go.
+    /// Returns when the connection is asked to close.
     pub async fn left(&self) {
         self.leave.notified().await;
     }
 
-    /// Returns when no request has come for this long. One that takes longer counts as idleness too:
-    /// then it is the last of its connection.
+    /// Returns when no request has begun for this long. A request that itself takes longer counts
+    /// as idleness too: it is then the last of its connection.
     async fn idle(&self, limit: Duration) {
         let limit = limit + limit.mul_f64(fastrand::f64() / 4.0);
         loop {
@@ -194,11 +197,11 @@ impl Course {
     }
 }
 
-/// A request, until its answer is at its end.
+/// A request, until its answer has ended.
 struct Exchange(Arc<Course>);
 
 impl Exchange {
-    /// Its answer begins.
+    /// Records that the answer begins.
     fn answered<B>(self, mut response: Response<B>) -> Response<Ending<B>> {
         let course = &self.0;
         let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -223,7 +226,7 @@ impl Drop for Exchange {
     }
 }
 
-/// The body of an answer, which ends an exchange.
+/// The body of an answer; dropping it ends the exchange.
 struct Ending<B> {
     body: B,
     _exchange: Exchange,
@@ -246,17 +249,18 @@ impl<B: HttpBody + Unpin> HttpBody for Ending<B> {
     }
 }
 
-/// A stream whose writes fail when the other side takes nothing for too long, and which closes so
-/// that the other side can read to the end of what was written.
+/// A stream whose writes fail when the client accepts nothing for too long, and which closes so
+/// that the client can read to the end of what was written.
 struct Impatient {
     stream: TcpStream,
-    /// Free again when the stream is closed.
+    /// Released when the stream is closed.
     _slot: OwnedSemaphorePermit,
     course: Arc<Course>,
     limit: Duration,
     /// Set while a write waits.
     timer: Option<Pin<Box<Sleep>>>,
-    /// Set while it is closed in one direction: until when, and how much may still come.
+    /// Set while the stream is closed in one direction: until when, and how many more bytes may
+    /// arrive.
     linger: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
@@ -271,7 +275,7 @@ impl Impatient {
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing")))
     }
 
-    /// Reads and drops what still comes; ready when nothing comes any more, or too much.
+    /// Reads and drops what still arrives; ready when nothing more arrives, or too much has.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some((until, left)) = &mut self.linger else { return Poll::Ready(()) };
         let mut dropped = [MaybeUninit::uninit(); LINGER_READ];
@@ -312,7 +316,7 @@ impl AsyncWrite for Impatient {
         self.stream.is_write_vectored()
     }
 
-    // Does not wait for the other side: a TCP stream has no buffer of its own.
+    // Does not wait for the client: a TCP stream has no buffer of its own.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(cx)
     }

@@ -1,8 +1,8 @@
-//! The clients that are connected: how many may be, and who makes room when more want to.
+//! The connected clients: how many may connect, and which connection makes room when more want to.
 //!
-//! Where all places are taken and somebody waits, answers say that their connection closes, and the
-//! connection that has rested longest is closed. One that has rested for a moment only is left alone:
-//! its client may be sending at this moment, and would lose its request.
+//! While all places are taken and a client waits, answers announce that their connection closes,
+//! and the connection that has rested longest is closed. A connection that has rested only for a
+//! moment stays open: its client may be sending at this moment, and would lose its request.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,19 +17,19 @@ use crate::descriptors::Descriptors;
 
 /// How long a connection rests before it makes room for another.
 const RESTED: Duration = Duration::from_secs(1);
-/// How often those who are connected are looked at while somebody waits.
+/// How often the connections are scanned while a client waits.
 const SCAN_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The clients that are connected.
+/// The connected clients, and the places for them.
 pub struct Crowd {
     places: Arc<Semaphore>,
-    /// Somebody waits for a place: connections are to be closed with their next answer.
+    /// Whether a client waits for a place: if so, connections close with their next answer.
     waits: Arc<AtomicBool>,
     connected: Mutex<BTreeMap<u64, Arc<Course>>>,
     next: AtomicU64,
 }
 
-/// One of them, until it is dropped.
+/// One connected client, until it is dropped.
 pub struct Member {
     crowd: Arc<Crowd>,
     number: u64,
@@ -37,7 +37,7 @@ pub struct Member {
 }
 
 impl Crowd {
-    /// Nobody yet, and so many places.
+    /// A crowd without clients, with as many places as `descriptors` grants to clients.
     pub fn new(descriptors: &Descriptors) -> Arc<Self> {
         let (places, waits) = (descriptors.clients().clone(), descriptors.client_waits().clone());
         Arc::new(Self { places, waits, connected: Mutex::default(), next: AtomicU64::new(0) })
@@ -47,7 +47,7 @@ impl Crowd {
         self.connected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for one more. Only one may wait at a time.
+    /// Waits for a place for one more client; only one caller may wait at a time.
     pub async fn place(&self) -> Option<OwnedSemaphorePermit> {
         if let Ok(place) = self.places.clone().try_acquire_owned() {
             return Some(place);
@@ -70,20 +70,20 @@ impl Crowd {
         }
     }
 
-    /// Asks the one that has rested longest to go; when to ask again.
+    /// Asks the connection that has rested longest to close, and returns when to ask again.
     pub fn make_room(&self) -> Instant {
         let now = Instant::now();
         let idlest =
             self.lock().values().filter_map(|course| Some((course.resting_since()?, course.clone()))).min_by_key(|(since, _)| *since);
         match idlest {
             Some((since, course)) if since + RESTED <= now => course.leave(),
-            // Too early: it is looked at again.
+            // It has not rested long enough, or none rests: the next scan looks again.
             Some(_) | None => {}
         }
         now + SCAN_INTERVAL
     }
 
-    /// A new one.
+    /// Adds a new connection.
     pub fn join(self: &Arc<Self>) -> Member {
         let course = Arc::new(Course::new(self.waits.clone()));
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -93,7 +93,7 @@ impl Crowd {
 }
 
 impl Member {
-    /// How its exchanges go.
+    /// The course of the connection's exchanges.
     pub fn course(&self) -> &Arc<Course> {
         &self.course
     }

@@ -1,9 +1,9 @@
 //! The listener: HTTP/1.1 and HTTP/2 without TLS on one port, a bounded number of connections, and
-//! a close that lets requests in flight finish. Where the kernel has no descriptor for a client, it
-//! waits: an accept that fails never ends the loop, and never makes it spin.
+//! a close that lets requests in flight finish. When the kernel has no descriptor for a client, the
+//! client waits: a failed accept never ends the loop, and never makes it spin.
 //!
-//! TLS is left to a proxy in front. A request that is not HTTP is answered by hyper itself, before
-//! any of our code runs, and so without our envelope.
+//! TLS is left to a proxy in front. hyper itself answers a request that is not HTTP, before any of
+//! our code runs, and so without our envelope.
 
 pub mod connection;
 pub mod crowd;
@@ -22,18 +22,18 @@ use self::connection::{Course, Patience};
 use self::crowd::Crowd;
 use crate::descriptors::{Descriptors, is_refusal};
 
-/// How long a client may take for the head of a request, which also ends idle connections.
+/// How long a client may take for the head of a request; this also ends idle connections.
 const HEADER_READ: Duration = Duration::from_secs(30);
-/// Bytes of the head of a request; more is answered with 431.
+/// Bytes of the head of a request; a longer head is answered with 431.
 const MAX_HEAD: usize = 64 << 10;
-/// How often an idle HTTP/2 connection is asked whether it is still there.
+/// How often an idle HTTP/2 connection is pinged to learn whether the client is still there.
 const PING: Duration = Duration::from_secs(30);
-/// What every HTTP/2 connection begins with.
+/// The bytes that every HTTP/2 connection begins with.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// How often to look again whether the rest of a preface has come.
+/// How long to wait before checking again whether the rest of a preface has arrived.
 const PREFACE_WAIT: Duration = Duration::from_millis(20);
-/// Wait after a failed accept: the next one would most likely fail as well. Short where only a
-/// descriptor is missing, because one comes free with each connection that ends.
+/// Wait after a failed accept: the next accept would most likely fail as well. The wait is short if
+/// only a descriptor is missing, because each connection that ends frees one.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(500);
 const REFUSAL_BACKOFF: Duration = Duration::from_millis(50);
 
@@ -43,7 +43,7 @@ pub async fn serve(listener: TcpListener, router: Router, drain: CancellationTok
     serve_with(listener, router, drain, deadline, descriptors, Patience::default()).await;
 }
 
-/// [`serve`] with the patience that it has with each connection.
+/// [`serve`] with the given patience for each connection.
 pub async fn serve_with(
     listener: TcpListener,
     router: Router,
@@ -53,7 +53,8 @@ pub async fn serve_with(
     patience: Patience,
 ) {
     let crowd = Crowd::new(&descriptors);
-    // A connection's task touches nothing but its own requests; one that dies ends that connection.
+    // A connection's task touches only its own requests; if the task dies, only that connection
+    // ends.
     let mut connections = JoinSet::new();
     loop {
         let stream = tokio::select! {
@@ -74,7 +75,7 @@ pub async fn serve_with(
                 }
             },
         };
-        // It waits here, and those behind it in the kernel's queue.
+        // The next client waits here, and the clients behind it in the kernel's queue.
         let Some(Some(slot)) = drain.run_until_cancelled(crowd.place()).await else { break };
         let (router, drain, member) = (router.clone(), drain.clone(), crowd.join());
         connections.spawn(async move {
@@ -105,9 +106,9 @@ fn builder(http2: bool) -> Builder<TokioExecutor> {
     if http2 { builder.http2_only() } else { builder.http1_only() }
 }
 
-/// Which version a new connection speaks; `None` if it does not say in time. Found out here,
-/// because hyper-util waits for the first bytes without a limit, and a silent client would hold its
-/// place for ever.
+/// Which HTTP version a new connection speaks; `None` if the client does not say in time. This is
+/// determined here because hyper-util waits for the first bytes without a limit, and a silent
+/// client would hold its place for ever.
 async fn speaks_http2(stream: &TcpStream, course: &Course) -> Option<bool> {
     let look = async {
         let mut head = [0; PREFACE.len()];
@@ -129,7 +130,7 @@ async fn speaks_http2(stream: &TcpStream, course: &Course) -> Option<bool> {
     }
 }
 
-/// The next connection.
+/// Accepts the next connection.
 async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
     loop {
         match listener.accept().await {

@@ -164,7 +164,8 @@ async fn batchrouter_shows_every_documented_field() {
     let reply = bench().await.get("/v1/catalog/models").await;
     assert_eq!((reply.status.as_u16(), reply.header("access-control-allow-origin")), (200, "*"));
     let body = reply.json();
-    // "In the docs' example equals the distinct providers present"; prices were last compared in June.
+    // "In the docs' example equals the distinct providers present"; prices were last compared in
+    // June.
     assert_eq!((&body["provider_count"], &body["pricing_updated_at"]), (&Value::from(3), &Value::from("2026-06-20T00:00:00Z")));
     assert_eq!(slugs(&reply, "slug"), ["text-large", "embedder", "other/old", "unserved", "second"]);
     insta::assert_json_snapshot!(body["data"][0]);
@@ -182,7 +183,8 @@ async fn batchrouters_filters_are_checked_and_combined_with_and() {
     // Provider and tool must be those of the same offering.
     assert_eq!(ask("hosted_tool=calculator&provider=zeta").await, Vec::<String>::new());
     assert_eq!(ask("operation=embeddings&hosted_tool=calculator").await, Vec::<String>::new());
-    // An unknown provider is nobody's, an empty value is none, and unknown parameters are ignored.
+    // An unknown provider matches nothing, an empty value is no filter, and unknown parameters are
+    // ignored.
     assert_eq!(bench.get("/v1/catalog/models?provider=nobody").await.json()["provider_count"], 0);
     assert_eq!(ask("provider=&colour=red").await.len(), 5);
     // Filters select models; their offerings stay whole.
@@ -226,12 +228,13 @@ async fn phaseo_lists_what_a_batch_can_use_the_newest_first() {
     let bench = bench().await;
     let reply = bench.get("/v1/batches/models").await;
     assert_eq!((reply.header("cache-control"), &reply.json()["object"]), ("no-store", &Value::from("list")));
-    // By release, then by name without regard to case; neither the deprecated model nor the one without a usable provider.
+    // Ordered by release, then by name without regard to case; neither the deprecated model nor the
+    // model without a usable provider is listed.
     assert_eq!(slugs(&reply, "model"), ["zeta/embedder", "acme/second", "acme/text-large"]);
     let body = reply.json();
     assert!(body.get("has_more").is_none() && body.get("first_id").is_none());
     insta::assert_json_snapshot!(body["data"][2]);
-    // A paused offering is none of a model's providers.
+    // A paused offering does not count among a model's providers.
     assert_eq!(body["data"][0]["providers"].as_array().unwrap().len(), 1);
     for model in body["data"].as_array().unwrap() {
         for entry in [model].into_iter().chain(model["providers"].as_array().unwrap()) {
@@ -259,7 +262,8 @@ async fn phaseos_params_pick_provider_entries_by_name_or_alias() {
     ] {
         assert_eq!(count(all).await, 3, "{all}");
     }
-    // Unknown names are no error, names are case-sensitive, and all of them unknown match nothing.
+    // Unknown names are no error, names are case-sensitive, and a list of only unknown names
+    // matches nothing.
     for none in ["params=temperature", "params=Endpoint", "params=WINDOW,ENDPOINT"] {
         assert_eq!(count(none).await, 0, "{none}");
     }
@@ -303,7 +307,7 @@ async fn a_view_is_rendered_once_and_its_tag_names_its_bytes() {
         tags.dedup();
         assert_eq!(tags.len(), 3, "each coding has bytes of its own");
     }
-    // Another catalog is another answer at once.
+    // A new catalog changes the answer at once.
     let before = bench.get("/v1/models").await;
     bench.api.service.catalog.replace(snapshot(&MODELS.replace("id = \"second\"", "id = \"third\"")));
     let after = bench.get("/v1/models").await;

@@ -43,7 +43,7 @@ async fn what_a_create_wishes_is_kept_and_shown() {
         let stored = bench.api.service.store.batch(batch.id().parse().unwrap()).await.unwrap().unwrap();
         assert_eq!(stored.spec.fallback, fallback, "{wishes}");
     }
-    // No float has so many digits.
+    // No float has this many digits.
     let body = format!(
         "{{\"input_file_id\":\"{file}\",\"endpoint\":\"/v1/responses\",\"completion_window\":\"24h\",\
          \"provider\":{{\"max_price\":{{\"prompt\":0.1234567890123456789012345678,\"completion\":25E-1}}}}}}"
@@ -93,7 +93,7 @@ async fn a_key_is_bound_to_what_is_wished_and_not_to_its_spelling() {
     let wished = ask(priced("0.5"), "wished").await.id();
     assert_eq!(ask(priced("5.00e-1"), "wished").await.id(), wished);
     assert_eq!(ask(priced("0.51"), "wished").await.status, 409);
-    // By then it may run in another way.
+    // By the time of the repeated request, the batch may run in another way.
     bench.post(&format!("/v1/batches/{wished}"), &json!({"priority": "low"})).await;
     assert_eq!(ask(priced("0.5"), "wished").await.json()["batchd"]["priority"], "low");
 }

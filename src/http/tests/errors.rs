@@ -1,4 +1,4 @@
-//! Every way to be wrong that the routes share, as a client reads it.
+//! Every client error that the routes share, as a client reads it.
 
 use super::*;
 use crate::http::route_table::RouteIndex;

@@ -1,4 +1,4 @@
-//! Following batches: one watcher for all who follow the same one.
+//! Following batches: one watcher for all clients that follow the same batch.
 
 use serde_json::json;
 
@@ -18,14 +18,15 @@ async fn one_watcher_serves_all_and_ends_with_the_last() {
     assert!(Arc::ptr_eq(&first, &same), "rendered once");
     assert_eq!((bench.api.feeds.followed(), bench.api.service.tasks.len(), first.version), (1, 1, 1));
 
-    // What is committed is told without being asked for, and an end however long ago the last state was told.
+    // A committed change is sent without being asked for, and an end is sent however long ago the
+    // last state was sent.
     bench.api.service.store.batch_refused(id, BatchState::Failed { at: bench.api.service.clock.now() }, Vec::new()).await.unwrap();
     let next = one.next(tokio::time::Instant::now() + std::time::Duration::from_secs(3_600)).await.unwrap();
     assert_eq!((next.version, next.message.as_ref().map(|message| message.ended)), (2, Some(true)));
     let asked = other.now().await.unwrap();
     assert!(Arc::ptr_eq(&next, &asked));
 
-    // There is nothing of the kind, but there may be some day: it is told like any other change.
+    // There is no such batch, but there may be later: its absence is sent like any other change.
     let mut nothing = bench.api.feeds.follow(&bench.api.service, BatchId::from_u128(7));
     let gone = nothing.now().await.unwrap();
     assert!(gone.message.is_none());
@@ -51,7 +52,8 @@ async fn the_last_state_is_told_to_all_of_many_however_often_they_are_interrupte
         async move {
             follower.now().await.unwrap();
             loop {
-                // Some are interrupted in whatever they wait for, as sockets are that hear of their clients.
+                // Some followers are interrupted in whatever they wait for, like sockets whose
+                // clients send something.
                 let next = follower.next(tokio::time::Instant::now());
                 let told = if place.is_multiple_of(2) {
                     tokio::time::timeout(std::time::Duration::from_millis(2), next).await.ok()

@@ -1,4 +1,4 @@
-//! `/admin/lanes`: holding lanes and letting them go, and where else that shows.
+//! `/admin/lanes`: holding and releasing lanes, and where else the holds are visible.
 
 use serde_json::json;
 
@@ -47,7 +47,7 @@ async fn a_held_lane_is_listed_although_no_row_has_gone_there() {
     bench.pass(60);
     ask(&bench, "pause", "openai").await;
     bench.pass(60);
-    // What holds already keeps the moment since when.
+    // A hold that is repeated keeps its `since`.
     ask(&bench, "pause", "openai").await;
     insta::assert_json_snapshot!(bench.get("/admin/lanes").await.json());
 }

@@ -1,5 +1,5 @@
-//! Bodies that no handler reads, or none reads to the end: on no route does one cost the next
-//! request of its connection, or an answer.
+//! Bodies that no handler reads, or none reads to the end: on no route may such a body destroy an
+//! answer or the next request of its connection.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::http::router::every;
 
 /// Connections at the same time.
 const SIDE_BY_SIDE: usize = 200;
-/// The next piece of a body may take so long.
+/// The longest wait for the next piece of a body.
 const BODY_IDLE: Duration = Duration::from_millis(400);
 
 /// When a client sends the body of its request.
@@ -29,7 +29,7 @@ enum When {
     Late,
     /// Once it has read the head of the answer.
     Answered,
-    /// When it is told to go on; not at all if it is not.
+    /// When the client is asked to continue; never if it is not asked.
     Asked,
     /// Only half of it.
     Half,
@@ -54,7 +54,8 @@ fn bodies() -> Vec<(&'static str, String, Vec<u8>)> {
     ]
 }
 
-/// Every route of the table with each of its methods, and what is answered before any of them.
+/// Every route of the table with each of its methods, and requests that are answered before any
+/// route.
 fn targets() -> Vec<(String, String, &'static str)> {
     let mut targets = Vec::new();
     for (path, route) in every() {
@@ -131,11 +132,11 @@ impl RawConnection {
         let bodiless = head.starts_with("HEAD ");
         let at_once = if when == When::Early { body } else { b"" };
         let whole = [head.as_bytes(), at_once].concat();
-        // It sends all that it has, whatever comes back meanwhile.
+        // The client sends all that it has, whatever arrives meanwhile.
         self.0.get_mut().write_all(&whole).await.map_err(unsent)?;
         match when {
             When::Late => {
-                // No order is forced here: either must do.
+                // The test forces no order here: either order must work.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 self.0.get_mut().write_all(body).await.map_err(unsent)?;
             }
@@ -155,7 +156,8 @@ impl RawConnection {
         Ok(answer)
     }
 
-    /// A second request, unless the connection is said to close: then it does, and not by a reset.
+    /// Sends a second request, unless the answer says that the connection closes: then it must
+    /// close, and not by a reset.
     async fn goes_on(mut self, first: &Answer) -> Result<(), String> {
         if first.closes {
             let mut rest = Vec::new();
@@ -190,7 +192,7 @@ async fn no_request_is_lost_behind_a_body_that_nobody_wants() {
         for (name, framing, body) in bodies() {
             for when in [When::Early, When::Late, When::Answered, When::Asked, When::Half] {
                 let whole_at_once = body.is_empty() && when != When::Early;
-                // One that never gets its whole body can only be given up.
+                // A handler that never gets its whole body can only give up.
                 if whole_at_once || (when == When::Half && name != "short") {
                     continue;
                 }
@@ -217,7 +219,8 @@ async fn no_request_is_lost_behind_a_body_that_nobody_wants() {
     assert!(failed.is_empty(), "{} of {total}, such as {:#?}", failed.len(), &failed[..failed.len().min(10)]);
 }
 
-/// What is small enough to be read is no reason to close, and what need not be read is not asked for.
+/// A body that is small enough to be read is no reason to close, and a body that need not be read
+/// is not requested.
 #[tokio::test]
 async fn a_connection_closes_only_where_it_must() {
     let served = served_for_bodies(BODY_IDLE).await;
@@ -238,7 +241,8 @@ async fn a_connection_closes_only_where_it_must() {
     line.goes_on(&answer).await.unwrap();
 }
 
-/// What hyper refuses by itself is refused as well: the client sees why, though it is still sending.
+/// A request that hyper itself refuses is refused visibly: the client sees why, though it is still
+/// sending.
 #[tokio::test]
 async fn a_head_that_is_too_long_is_told_so() {
     let served = served_for_bodies(BODY_IDLE).await;
@@ -249,7 +253,7 @@ async fn a_head_that_is_too_long_is_told_so() {
     line.goes_on(&answer).await.unwrap();
 }
 
-/// More than the window of the whole connection is left unread, one stream after the other.
+/// More bytes than the window of the whole connection are left unread, one stream after another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_nobody_wants_costs_no_other_stream_of_http_2() {
     let served = served_for_bodies(Duration::from_secs(60)).await;
@@ -258,7 +262,7 @@ async fn a_body_that_nobody_wants_costs_no_other_stream_of_http_2() {
     let connection = served.bench.api.service.tasks.spawn(connection);
     let url = |path: &str| format!("http://localhost{path}");
 
-    // Open throughout: an upload of which a piece comes now and then.
+    // Open throughout: an upload whose pieces arrive now and then.
     let (feed, fed) = tokio::sync::mpsc::channel::<Bytes>(1);
     let body = StreamBody::new(futures_util::stream::unfold(fed, |mut fed| async move {
         let piece = fed.recv().await?;

@@ -51,7 +51,7 @@ pub fn routes() -> Router<Arc<Api>> {
     Router::new().route("/test/panic", get(panics))
 }
 
-/// The service of an API that nobody else has yet.
+/// The service of an API that no other code shares yet.
 fn service(api: &mut Api) -> &mut Service {
     Arc::get_mut(&mut api.service).expect("nobody else has it")
 }

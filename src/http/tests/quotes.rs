@@ -1,5 +1,5 @@
-//! Quotes against the sentences of BatchRouter's documents (guides to quotes and pricing, to SLA and
-//! routing, to errors), over a small catalog in which lanes differ in one thing each.
+//! Quotes against the sentences of BatchRouter's documents (guides to quotes and pricing, to SLA
+//! and routing, to errors), over a small catalog in which lanes differ in one thing each.
 
 use serde_json::json;
 
@@ -68,7 +68,7 @@ fn large_items(ids: &[&str]) -> Vec<Value> {
     ids.iter().map(|id| item(id, "large")).collect()
 }
 
-/// A request for one item of the model `large`, with these fields besides.
+/// A request for one item of the model `large`, with the given additional fields.
 fn asking(fields: Value) -> Value {
     let mut body = json!({ "items": [item("a", "large")] });
     body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
@@ -101,7 +101,7 @@ async fn a_quote_has_its_documented_fields_and_can_be_read_back_by_its_owner() {
     assert!(id.starts_with("qlock_") && id.len() == 6 + 32, "{id}");
     let again = bench.get(&format!("/v1/quotes/{id}")).await;
     assert_eq!((again.status.as_u16(), again.json()), (200, body.clone()));
-    // "Short-lived locks": ten minutes; a late reader is told what it was.
+    // "Short-lived locks": ten minutes; a late reader still sees what the quote was.
     bench.pass(3_600);
     let mut expired = body.clone();
     expired["quote_lock"]["status"] = "expired".into();
@@ -119,7 +119,8 @@ async fn the_cheapest_eligible_lane_is_chosen_and_every_other_says_why_not() {
     let bench = bench().await;
     // "Routed across every provider offering it, cheapest eligible lane".
     assert_eq!(selected(&bench, &asking(json!({}))).await, ["cheap-us"]);
-    // "Every listed tool must be supported by the lane"; "every unselected lane carries a rejection reason".
+    // "Every listed tool must be supported by the lane"; "every unselected lane carries a rejection
+    // reason".
     let reply = bench.post("/v1/quotes/model", &asking(json!({"required_tools": ["web_search"]}))).await.json();
     let (chosen, others) = told(&reply["quote_lanes"]);
     assert_eq!(
@@ -130,7 +131,7 @@ async fn the_cheapest_eligible_lane_is_chosen_and_every_other_says_why_not() {
     let (chosen, others) = told(&reply["quote_lanes"]);
     assert_eq!(chosen, ["tiny-eu"]);
     assert_eq!(others, ["dear-eu not_cheapest", "cheap-us region_unavailable", "tool-us region_unavailable"]);
-    // "Privacy tiers this offering satisfies"; nobody here says more than `standard`.
+    // "Privacy tiers this offering satisfies"; no offering here claims more than `standard`.
     let reply = bench.post("/v1/quotes/model", &asking(json!({"privacy_tier": "hipaa"}))).await;
     let lanes = &reply.json()["error"]["details"]["quote_lanes"];
     assert_eq!((reply.status.as_u16(), &lanes[0]["rejection_reason"]), (400, &json!("privacy_tier")), "{lanes}");
@@ -142,7 +143,7 @@ async fn the_cheapest_eligible_lane_is_chosen_and_every_other_says_why_not() {
     for preferences in [json!({"zdr": true}), json!({"only": ["tiny-eu", "dear-eu"]})] {
         assert_eq!(selected(&bench, &asking(json!({"provider_preferences": preferences}))).await, ["tiny-eu"]);
     }
-    // One lane a model; several where one cannot take all items.
+    // One lane per model; several lanes if one cannot take all items.
     let three = json!({"items": [item("a", "large"), item("b", "small"), item("c", "large")]});
     assert_eq!(selected(&bench, &three).await, ["cheap-us", "dear-eu"]);
     let many = json!({"items": [item("a", "large"), item("b", "large"), item("c", "large")], "provider_preferences": {"only": ["tiny-eu", "dear-eu"]}});
@@ -179,7 +180,8 @@ async fn a_quote_of_nothing_that_can_be_served_is_refused_with_all_reasons() {
         asking(json!({"max_price": "0.000001"})),
         // The fee counts.
         asking(json!({"max_price": "0.000109"})),
-        // What no lane can ever take is no question of capacity, whatever else there is.
+        // Items that no lane can ever take are no question of capacity, whatever other reasons
+        // there are.
         json!({"items": [item("a", "large"), {"customer_item_id": "b", "model": "large",
             "input": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 5_000}}]}),
         json!({"items": [{"customer_item_id": "a", "model_options": vec!["large"; 300], "input": {"messages": [{"role": "user", "content": "x"}]}}]}),
@@ -198,7 +200,7 @@ async fn a_quote_of_nothing_that_can_be_served_is_refused_with_all_reasons() {
         texts.push([issues, lanes].concat().join("\n"));
     }
     insta::assert_snapshot!(texts.join("\n--\n"));
-    // "Capacity unavailable (quote)": 503 when only that is in the way.
+    // "Capacity unavailable (quote)": 503 if only capacity is in the way.
     let many = json!({"items": large_items(&["a", "b", "c"]), "provider_preferences": {"only": ["tiny-eu"]}});
     let reply = bench.post("/v1/quotes/model", &many).await;
     assert_eq!((reply.status.as_u16(), reply.code().as_str()), (503, "provider_capacity_unavailable"));
@@ -262,7 +264,7 @@ async fn what_cannot_be_meant_is_an_invalid_request() {
     let reply = bench.post("/v1/quotes/model", &asking(json!({"metadata": "x".repeat(20_000)}))).await;
     assert_eq!((reply.status.as_u16(), reply.code().as_str()), (413, "request_too_large"));
     assert_eq!(reply.json()["error"]["details"]["max_bytes"], 10_000);
-    // Fields that nobody knows are ignored.
+    // Unknown fields are ignored.
     assert_eq!(selected(&bench, &asking(json!({"estimated_items": 9, "metadata": {"a": 1}}))).await, ["cheap-us"]);
 }
 
@@ -276,7 +278,8 @@ async fn a_body_that_trickles_in_does_not_keep_room_from_others_for_ever() {
         });
         Body::from_stream(pieces)
     };
-    // Each of them may become as long as a body may be: 20 MiB, and there is room for six at the same time.
+    // Each body may become as long as the limit, 20 MiB, and there is room for six at the same
+    // time.
     let headers = [("content-type", "application/json")];
     let slow = (0..10).map(|_| bench.call("POST", "/v1/quotes/model", &headers, trickle()));
     let started = tokio::time::Instant::now();

@@ -1,4 +1,4 @@
-//! Over real connections: what only a socket can show.
+//! Tests over real connections: behaviour that only a socket can show.
 
 use std::net::SocketAddr;
 
@@ -85,7 +85,7 @@ async fn a_body_that_stalls_is_given_up() {
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("incomplete_body"), "{answer}");
 }
 
-/// The parser would gather all of it, searching it again with each piece.
+/// The parser would gather all of these bytes, and search them again with each piece.
 #[tokio::test]
 async fn what_lies_outside_the_fields_of_a_form_is_not_gathered() {
     let served = served(10, |_| ()).await;
@@ -115,7 +115,8 @@ async fn what_lies_outside_the_fields_of_a_form_is_not_gathered() {
     }
 }
 
-/// A client that sends its whole body before it reads must see why it was refused, not a reset.
+/// A client that sends its whole body before it reads must see why the body was refused, not a
+/// reset.
 #[tokio::test]
 async fn an_upload_that_is_too_large_is_told_so_to_the_client_that_is_still_sending() {
     let served = served(10, |api| api.limits.max_file_bytes = 1_000).await;
@@ -153,7 +154,7 @@ async fn a_drain_ends_idle_connections_and_lets_requests_finish() {
     let body = form(&[("purpose", None, b"batch"), ("file", Some("a"), b"x")]);
     busy.write_all(&upload_head(body.len())).await.unwrap();
     busy.write_all(&body[..60]).await.unwrap();
-    // The head has been read once the server has answered somebody who came later.
+    // The head has been read once the server has answered a client that came later.
     served.exchange(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", false).await;
     served.drain.cancel();
     let mut rest = Vec::new();
@@ -178,7 +179,7 @@ async fn connections_beyond_the_limit_wait_for_one_that_is_busy() {
     let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let mut waits = Box::pin(served.exchange(request, false));
     assert!(tokio::time::timeout(Duration::from_millis(1_500), waits.as_mut()).await.is_err());
-    // Its answer ends the connection, because somebody waits.
+    // The answer ends the connection, because another client waits.
     first.write_all(&body[60..]).await.unwrap();
     let mut answer = String::new();
     first.read_to_string(&mut answer).await.unwrap();
@@ -186,7 +187,7 @@ async fn connections_beyond_the_limit_wait_for_one_that_is_busy() {
     assert!(waits.await.starts_with("HTTP/1.1 200 "));
 }
 
-/// Whether it has asked anything before or never said a word.
+/// Whether the resting client has sent a request before or has never sent anything.
 #[tokio::test]
 async fn a_connection_that_rests_makes_room_for_another() {
     let served = served(3, |_| ()).await;
@@ -206,7 +207,8 @@ async fn a_connection_that_rests_makes_room_for_another() {
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"HTTP/1.1 200");
-        // The one that has rested longest. Of one that had begun to speak, it may be a reset.
+        // The server closed the connection that had rested longest. If its client had begun to
+        // send, the read may see a reset.
         let _ = closed.read_to_end(&mut Vec::new()).await;
     }
 }

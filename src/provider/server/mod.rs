@@ -1,12 +1,12 @@
-//! Servers with OpenAI's API, the hosted one and the many that imitate it, and Anthropic's, which has
-//! Messages besides.
+//! Servers with OpenAI's API (the hosted one and the many that imitate it), and Anthropic's, which
+//! also has Messages.
 //!
-//! Adds the URL and the headers to a body, and reads the few headers of the answer that matter.
-//! Everything about the connection is in [`super::transport`], everything about the body's meaning
-//! in [`super::classify`].
+//! Adds the URL and the headers to a body, and reads the few relevant headers of the answer. The
+//! connection is the concern of [`super::transport`], the meaning of the body that of
+//! [`super::classify`].
 //!
 //! Invariant: the key leaves this module only in a header of a call to the configured host:
-//! `Authorization`, or `x-api-key` for what is Anthropic's own.
+//! `Authorization`, or `x-api-key` for calls in Anthropic's own format.
 
 mod anthropic;
 mod openai;
@@ -41,19 +41,19 @@ const KEY_PREFIX: &str = "batchd-";
 /// A server.
 pub struct Server {
     transport: Transport,
-    /// Where each format is posted.
+    /// The URL to which each format is posted.
     targets: HashMap<WireFormat, Uri>,
-    /// Where it lists its models.
+    /// The URL at which the server lists its models.
     models: Uri,
-    /// What a request carries.
+    /// The headers of a request.
     headers: HeaderMap,
-    /// What one does that is in Anthropic's own words.
+    /// The headers of a request in Anthropic's own format.
     anthropic: HeaderMap,
     api: Api,
     clock: Clock,
 }
 
-// By hand, so that nothing that is added later is printed by accident.
+// Written by hand, so that no field added later is printed by accident.
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server").field("host", &self.transport.host()).finish_non_exhaustive()
@@ -77,7 +77,7 @@ impl Server {
         Self::with_proxies(id, connection, key, clock, (&proxies_from_env(id)?, descriptors))
     }
 
-    /// As [`Self::new`], with these proxies.
+    /// Like [`Self::new`], with these proxies.
     pub(super) fn with_proxies(
         id: &str,
         connection: &ServerConnection,
@@ -94,14 +94,14 @@ impl Server {
         let headers = |api| headers(id, api, key.as_ref());
         let mut anthropic = headers(connection.api)?;
         anthropic::add_version(&mut anthropic);
-        // Anthropic's layer of compatibility takes its key as OpenAI's clients send it.
+        // Anthropic's compatibility layer takes its key as OpenAI's clients send it.
         Ok(Self { transport, targets, models, headers: headers(Api::OpenAi)?, anthropic, api: connection.api, clock })
     }
 
     async fn send(&self, call: Call) -> Result<Answer, CallError> {
         let mut request = Box::new(Request::new(call.body));
         *request.method_mut() = Method::POST;
-        // Each format is the own form of an endpoint, so each has a place.
+        // Each format is the native form of an endpoint, so each has a URL.
         *request.uri_mut() = self.targets.get(&call.format).cloned().unwrap_or_default();
         let mut headers = if call.format == WireFormat::AnthropicMessages { self.anthropic.clone() } else { self.headers.clone() };
         if let Some(name) = call_name(call.key) {
@@ -138,7 +138,7 @@ impl Server {
     }
 
     fn retry_after(&self, headers: &HeaderMap) -> Option<Duration> {
-        // The one in milliseconds is more exact, where a server sends both.
+        // The header in milliseconds is more exact, where a server sends both.
         let milliseconds = text(headers, "retry-after-ms").and_then(parse_milliseconds);
         milliseconds.or_else(|| parse_retry_after(headers.get(RETRY_AFTER)?.to_str().ok()?, self.clock.now()))
     }
@@ -158,8 +158,8 @@ impl Dispatch for Server {
     }
 }
 
-/// Where something is, given as its path below the API's version: a base URL that stops at the host
-/// gets the version, too.
+/// The URL of a path below the API's version: a base URL that ends at the host also gets the
+/// version.
 fn target(base: &Uri, tail: &str) -> Result<Uri, http::Error> {
     let path = match base.path().trim_end_matches('/') {
         "" => format!("/v1{tail}"),
@@ -171,7 +171,7 @@ fn target(base: &Uri, tail: &str) -> Result<Uri, http::Error> {
 }
 
 fn headers(id: &str, api: Api, key: Option<&SecretString>) -> Result<HeaderMap, SetupError> {
-    // Room for the two names of the call, so that a clone is not grown.
+    // Room for the two headers that a call adds, so that a clone does not have to grow.
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
@@ -191,7 +191,7 @@ fn headers(id: &str, api: Api, key: Option<&SecretString>) -> Result<HeaderMap, 
 fn call_name(key: RowKey) -> Option<HeaderValue> {
     let mut name = BytesMut::with_capacity(KEY_PREFIX.len() + RowKey::LEN);
     write!(name, "{KEY_PREFIX}{key}").ok()?;
-    // Digits and letters only; the check cannot fail.
+    // Digits and letters only, so the check cannot fail.
     HeaderValue::from_maybe_shared(Bytes::from(name)).ok()
 }
 

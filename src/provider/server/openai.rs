@@ -1,4 +1,5 @@
-//! OpenAI's API, the hosted one and the many that imitate it: where each format is posted, and how a key goes along.
+//! OpenAI's API, the hosted one and the many that imitate it: where each format is posted, and how
+//! a key is sent.
 
 use http::header::{AUTHORIZATION, HeaderName};
 use secrecy::{ExposeSecret, SecretString};
@@ -8,12 +9,13 @@ use crate::domain::format::wire::WireFormat;
 /// Where the server lists its models, below the API's version.
 pub(super) const MODELS: &str = "/models";
 
-/// The path of a format below the API's version. Servers that imitate OpenAI's have Anthropic's Messages there, too.
+/// The path of a format below the API's version. Servers that imitate OpenAI's API also have
+/// Anthropic's Messages there.
 pub(super) fn path(format: WireFormat) -> &'static str {
     format.endpoint().tail()
 }
 
-/// The header that a key goes in.
+/// The header that carries a key.
 pub(super) fn key(key: &SecretString) -> (HeaderName, String) {
     (AUTHORIZATION, format!("Bearer {}", key.expose_secret()))
 }

@@ -1,10 +1,10 @@
-//! What is left of a provider's limits, from the headers of its answers.
+//! Reads what is left of a provider's limits from the headers of its answers.
 //!
 //! Three spellings: OpenAI's (`x-ratelimit-remaining-requests`, resets such as `2m59.56s`; many
 //! servers imitate it), Anthropic's (`anthropic-ratelimit-requests-remaining`, resets as RFC 3339),
 //! and the short one without a kind (`x-ratelimit-remaining`, resets in seconds or as a moment).
 //! Sources: OpenAI, "Rate limits", "Rate limits in headers"; Anthropic, "Rate limits", "Response
-//! headers". What cannot be read is left out: it is advice, not a part of the answer.
+//! headers". Unreadable values are left out: the headers are advice, not a part of the answer.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use http::HeaderMap;
 use crate::domain::provider::rate_limits::{RateLimitLeft, RateLimitStatus};
 use crate::domain::time::{Timestamp, until};
 
-/// Names of the limit, of what remains and of the reset, for one kind of limit.
+/// Header names of the limit, the remaining amount and the reset, for one kind of limit.
 type Names = [&'static str; 3];
 
 const OPENAI_REQUESTS: Names = ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"];
@@ -24,9 +24,9 @@ const ANTHROPIC_TOKENS: Names =
     ["anthropic-ratelimit-tokens-limit", "anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"];
 const SHORT: Names = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"];
 
-/// What the headers of an answer that came at `now` say.
+/// The limits that the headers of an answer state; the answer came at `now`.
 pub fn allowances(headers: &HeaderMap, now: Timestamp) -> Option<Box<RateLimitStatus>> {
-    // Most servers say nothing, and each name takes its time to look up.
+    // Most servers send no such headers, and each name takes time to look up.
     let says = |name: &str| name.starts_with("x-ratelimit") || name.starts_with("anthropic-ratelimit");
     if !headers.keys().any(|name| says(name.as_str())) {
         return None;
@@ -44,7 +44,7 @@ fn allowance(headers: &HeaderMap, [limit, remaining, reset]: Names, now: Timesta
     Some(RateLimitLeft { remaining: number(remaining)?, reset: wait(text(reset)?, now)?, limit: number(limit) })
 }
 
-/// How long until a reset that is written in one of the ways that are in use.
+/// The time until a reset, written in one of the ways in use.
 fn wait(text: &str, now: Timestamp) -> Option<Duration> {
     if let Ok(number) = text.parse::<f64>() {
         return from_number(number, now);
@@ -57,7 +57,7 @@ fn wait(text: &str, now: Timestamp) -> Option<Duration> {
 
 /// Seconds from now, or seconds or milliseconds since the epoch.
 fn from_number(number: f64, now: Timestamp) -> Option<Duration> {
-    /// No reset is thirty years ahead.
+    /// No reset lies thirty years ahead.
     const SECONDS: f64 = 1e9;
     const MILLISECONDS: f64 = 1e12;
     let since_epoch = match number {
@@ -69,7 +69,7 @@ fn from_number(number: f64, now: Timestamp) -> Option<Duration> {
     Some(until(now, at))
 }
 
-/// Go's way to write a duration: `1h2m3.5s`, `6ms`.
+/// Reads a duration as Go writes it: `1h2m3.5s`, `6ms`.
 fn from_units(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut seconds = 0.0;

@@ -1,7 +1,7 @@
-//! Directives by which a row says what shall happen to it: the string `simulate` in the row's
+//! Directives by which a row requests its own outcome: the string `simulate` in the row's
 //! `metadata`, such as `{"metadata": {"simulate": "status=503; times=2"}}`.
 //!
-//! Directives are separated by `;`. A row takes one *disturbance* at most:
+//! Directives are separated by `;`. A row takes at most one *disturbance*:
 //!
 //! | Disturbance | What happens |
 //! | --- | --- |
@@ -14,7 +14,7 @@
 //! | `stall` | never answers; the call ends when its time is up |
 //! | `invalid_json` | answers 200 with the first part of the body only |
 //!
-//! and any of these besides:
+//! and any of these in addition:
 //!
 //! | Directive | Meaning |
 //! | --- | --- |
@@ -24,8 +24,8 @@
 //! | `output_tokens=500` | the length of the text, at most 65536 and at most the row's own limit |
 //! | `body_bytes=100000` | the body is filled up to this size by a field `padding`, at most 8388608 |
 //!
-//! A row with directives meets none of the faults that the profile deals out by share. Directives
-//! that make no sense are answered with 400 and say why.
+//! A row with directives meets none of the faults that the profile distributes by share. Invalid
+//! directives are answered with 400 and an explanation.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -38,22 +38,22 @@ const MAX_WAIT: Duration = Duration::from_secs(3_600);
 const LEGAL: &str = "`status=503`, `error`, `rate_limit`, `refuse`, `cut`, `slow`, `stall`, `invalid_json`, `times=2`, \
                      `retry_after=2s`, `latency=250ms`, `output_tokens=500`, `body_bytes=100000`";
 
-/// What a row asks for.
+/// What a row requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Forced {
-    /// Instead of what the profile says.
+    /// Replaces the profile's latency.
     pub latency: Option<Duration>,
     disturbance: Option<Disturbance>,
     times: Option<u64>,
     retry_after: Option<Duration>,
     /// Tokens of the text.
     pub output_tokens: Option<u64>,
-    /// The least size of the body.
+    /// The minimum size of the body.
     pub body_bytes: Option<u64>,
 }
 
 impl Forced {
-    /// What happens to this attempt, counted from 1.
+    /// The disturbance of this attempt, counted from 1.
     pub fn disturbance(&self, attempt: u32) -> Option<Disturbance> {
         let disturbance = self.disturbance?;
         let times = self.times.unwrap_or(if disturbance.passes() { 1 } else { u64::MAX });
@@ -67,10 +67,10 @@ impl Forced {
     }
 }
 
-/// Reads the directives. `wait` is what an unadorned `rate_limit` asks for.
+/// Parses the directives. `wait` is the wait that a plain `rate_limit` asks for.
 ///
 /// # Errors
-/// A sentence that names the directive and what would be legal.
+/// A sentence that names the directive and the allowed values.
 pub(super) fn parse(text: &str, wait: Duration) -> Result<Forced, String> {
     let mut forced = Forced::default();
     for directive in text.split(';').map(str::trim).filter(|d| !d.is_empty()) {

@@ -1,8 +1,8 @@
-//! Writes JSON straight into bytes: the answers are many and their shapes are fixed.
+//! Writes JSON directly into bytes: the answers are many and their shapes are fixed.
 //!
 //! Whether a comma is due follows from the last byte alone, so values can be written anywhere.
 
-/// A JSON text in the making.
+/// A JSON text that is being written.
 #[derive(Default)]
 pub(super) struct Json(Vec<u8>);
 
@@ -17,7 +17,7 @@ impl Json {
         }
     }
 
-    /// The name of the next value; plain ASCII without quotes.
+    /// Writes the name of the next value; plain ASCII without quotes.
     pub fn key(&mut self, key: &str) -> &mut Self {
         self.comma();
         self.0.push(b'"');
@@ -26,16 +26,16 @@ impl Json {
         self
     }
 
-    /// A string.
+    /// Writes a string.
     pub fn text(&mut self, text: &str) {
         self.comma();
-        // Serialising a string into a vector has no way to fail.
+        // Serialising a string into a vector cannot fail.
         if serde_json::to_writer(&mut self.0, text).is_err() {
             self.0.extend_from_slice(b"\"\"");
         }
     }
 
-    /// Bytes as a base-64 string.
+    /// Writes bytes as a base-64 string.
     pub fn base64(&mut self, bytes: &[u8]) {
         self.comma();
         self.0.push(b'"');
@@ -62,7 +62,7 @@ impl Json {
         self.raw("null");
     }
 
-    /// A value that is JSON already.
+    /// Writes a value that is JSON already.
     pub fn raw(&mut self, json: &str) {
         self.comma();
         self.0.extend_from_slice(json.as_bytes());

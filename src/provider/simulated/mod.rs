@@ -1,16 +1,16 @@
 //! The built-in provider: answers every operation without a network, a key or a model.
 //!
 //! For laptops, tests and demonstrations. Everything follows from the row's content: a fingerprint
-//! of operation, model and body decides the answer, the latency and whether the row meets one of
-//! the faults that the profile deals out by share, so that a run can be repeated exactly. Faults
-//! meet the first attempt of a row only; a refusal (400) stays. A row can ask for its own fate with
-//! directives in `metadata.simulate`; see [`force`] for the table.
+//! of operation, model and body determines the answer, the latency and whether the row meets one of
+//! the faults that the profile distributes by share, so that a run can be repeated exactly. Faults
+//! affect the first attempt of a row only; a refusal (400) is permanent. A row can request its own
+//! outcome with directives in `metadata.simulate`; see [`force`] for the table.
 //!
-//! Not a model: the texts are made of words, and no answer knows anything. Not a test double
-//! either: what it answers passes through the same judgement as any provider's answer.
+//! Not a model: the texts are made of words, and no answer has any knowledge. Not a test double
+//! either: the answers pass through the same judgement as any provider's answer.
 //!
 //! Invariants: the same row gets the same answer, on every machine and in every run; a latency of
-//! zero sleeps never.
+//! zero never sleeps.
 
 mod bodies;
 mod force;
@@ -36,7 +36,7 @@ use crate::domain::format::error_of_chat;
 use crate::domain::format::wire::WireFormat;
 use crate::domain::provider::connection::{SimulatedProfile, Timeouts};
 
-/// What error texts call the host.
+/// The name of the host in error texts.
 const HOST: &str = "the simulated provider";
 
 /// The built-in provider.
@@ -46,7 +46,7 @@ pub struct Simulated {
     models: Vec<(String, SimulatedProfile)>,
 }
 
-/// What is decided about a call before it is answered.
+/// The decisions about a call before it is answered.
 struct Case<'a> {
     body: Result<Body<'a>, SimulatedRefusal>,
     forced: Forced,
@@ -57,7 +57,7 @@ struct Case<'a> {
 }
 
 impl Simulated {
-    /// Behaves as `models` says for the upstream models named there, and as `default` for others.
+    /// Uses the profiles in `models` for the upstream models named there, and `default` for others.
     pub fn new(default: SimulatedProfile, models: Vec<(String, SimulatedProfile)>) -> Self {
         Self { default, models }
     }
@@ -83,7 +83,7 @@ impl<'a> Case<'a> {
     fn decide(call: &'a Call, profile: &SimulatedProfile) -> Self {
         let seed = profile::fingerprint(&[call.format.endpoint().path().as_bytes(), call.upstream_model.as_bytes(), &call.body]);
         let mut dice = Dice::new(seed);
-        // Always drawn in this order, so that a directive changes what it names and nothing else.
+        // Always drawn in this order, so that a directive changes only what it names.
         let mut latency = profile::latency(profile, &mut dice);
         let mut disturbance = profile::fault(&profile.faults, call.attempt, &mut dice);
         let wait = profile::small_wait(&mut dice);
@@ -104,7 +104,8 @@ impl<'a> Case<'a> {
     }
 
     async fn wait(&self, budget: Duration) -> Result<(), CallError> {
-        // A real provider's calls have a limit, too, besides the deadline of the batch.
+        // A real provider's calls also have a limit of their own, besides the deadline of the
+        // batch.
         let budget = budget.min(Timeouts::default().total);
         if self.disturbance == Some(Disturbance::Stall) || self.latency >= budget {
             sleep(budget).await;

@@ -1,9 +1,10 @@
 //! Chance without randomness: latency and faults that follow from the row's content.
 //!
-//! The dice are seeded with a fingerprint of the row, so the same row meets the same fate on every
-//! machine and in every run; over many rows the shares and the distribution come out as configured.
+//! The dice are seeded with a fingerprint of the row, so the same row gets the same outcome on
+//! every machine and in every run. Over many rows the shares and the distribution match the
+//! configuration.
 //!
-//! Invariant: the sequence of a seed never changes; recorded results of users depend on it.
+//! Invariant: the sequence of a seed never changes, because users' recorded results depend on it.
 
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ impl Dice {
 
     /// Uniform in `0.0..1.0`.
     pub fn unit(&mut self) -> f64 {
-        // 53 bits are what a float holds exactly.
+        // A float holds exactly 53 bits.
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
@@ -46,14 +47,14 @@ const fn finish(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// A number that stands for these texts; fast, and of no use against anyone who wants a collision.
+/// A number that identifies these texts; fast, but no protection against deliberate collisions.
 pub(super) fn fingerprint(parts: &[&[u8]]) -> u64 {
     let mut state = 0x2545_f491_4f6c_dd1d;
     for part in parts {
         let (words, tail) = part.as_chunks::<8>();
         let mut last = [0; 8];
         last[..tail.len()].copy_from_slice(tail);
-        // The length keeps `a`,`bc` apart from `ab`,`c`.
+        // The length distinguishes `a`,`bc` from `ab`,`c`.
         let ends = [u64::from_le_bytes(last), part.len() as u64];
         for word in words.iter().map(|word| u64::from_le_bytes(*word)).chain(ends) {
             state = (state ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
@@ -62,23 +63,23 @@ pub(super) fn fingerprint(parts: &[&[u8]]) -> u64 {
     finish(state)
 }
 
-/// Something that goes wrong with a call.
+/// A fault in a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Disturbance {
     /// Answers with this status: an error, or the usual answer if it is 2xx.
     Status { status: u16, retry_after: Option<Duration> },
     /// The connection breaks before the answer is complete.
     Cut,
-    /// Takes ten times as long.
+    /// The call takes ten times as long.
     Slow,
-    /// Never answers.
+    /// The provider never answers.
     Stall,
     /// Answers 200 with the first part of the body only.
     InvalidJson,
 }
 
 impl Disturbance {
-    /// Whether the same call may fare better later.
+    /// Whether the same call may succeed later.
     pub fn passes(self) -> bool {
         match self {
             Self::Status { status, .. } => matches!(status, 408 | 409 | 425 | 429 | 500..=599),
@@ -87,10 +88,10 @@ impl Disturbance {
     }
 }
 
-/// How long the call takes: log-normal around the profile's median.
+/// The duration of the call: log-normal around the profile's median.
 pub(super) fn latency(profile: &SimulatedProfile, dice: &mut Dice) -> Duration {
-    // Both are drawn always, so that a change of the latency does not change the rest of the fate.
-    // `1 - u` is never 0, whose logarithm would be infinite.
+    // Both are always drawn, so that a change of the latency does not change the row's other
+    // outcomes. `1 - u` is never 0, whose logarithm would be infinite.
     let (radius, angle) = ((-2.0 * (1.0 - dice.unit()).ln()).sqrt(), dice.unit());
     if profile.latency.is_zero() {
         return Duration::ZERO;
@@ -101,7 +102,7 @@ pub(super) fn latency(profile: &SimulatedProfile, dice: &mut Dice) -> Duration {
     Duration::try_from_secs_f64(seconds).map_or(MAX_LATENCY, |latency| latency.min(MAX_LATENCY))
 }
 
-/// What goes wrong with the first attempt, if anything; `None` for a call that is well.
+/// The fault of the first attempt, if any; `None` for a call without a fault.
 pub(super) fn fault(faults: &SimulatedFaults, attempt: u32, dice: &mut Dice) -> Option<Disturbance> {
     let (mut point, wait) = (dice.unit(), small_wait(dice));
     let table = [
@@ -121,7 +122,7 @@ pub(super) fn fault(faults: &SimulatedFaults, attempt: u32, dice: &mut Dice) -> 
     None
 }
 
-/// A wish to wait that a test can wait for: 50 to 250 ms.
+/// A requested wait that is short enough for tests: 50 to 250 ms.
 pub(super) fn small_wait(dice: &mut Dice) -> Duration {
     Duration::from_millis(50 + dice.below(201))
 }

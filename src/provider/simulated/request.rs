@@ -1,7 +1,7 @@
-//! What the simulated provider reads of a row's body, and how it refuses one.
+//! What the simulated provider reads from a row's body, and how it refuses a row.
 //!
-//! Every field is kept as it stands in the body and looked into only by the operation that needs
-//! it: rows are many, and some are large.
+//! Every field is kept as it stands in the body, and parsed only by the operation that needs it:
+//! rows are many, and some are large.
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
@@ -102,7 +102,7 @@ impl<'a> Body<'a> {
     }
 }
 
-/// The text of a JSON string, borrowed where nothing in it is escaped; `None` for another value.
+/// The text of a JSON string, borrowed if it contains no escapes; `None` for any other value.
 pub(super) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct SimulatedText<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -112,7 +112,7 @@ pub(super) fn string(raw: &RawValue) -> Option<Cow<'_, str>> {
     serde_json::from_str::<SimulatedText<'_>>(raw.get()).ok().map(|text| text.0)
 }
 
-/// A whole number within `range`, if the field is there.
+/// A whole number within `range`, if the field is present.
 pub(super) fn whole(raw: Raw<'_>, param: &'static str, range: RangeInclusive<u64>) -> Result<Option<u64>, SimulatedRefusal> {
     let Some(raw) = raw else { return Ok(None) };
     let number = serde_json::from_str(raw.get()).ok().filter(|number| range.contains(number));
@@ -125,7 +125,7 @@ pub(super) fn whole(raw: Raw<'_>, param: &'static str, range: RangeInclusive<u64
     }
 }
 
-/// A field that must be there.
+/// A field that must be present.
 pub(super) fn required<'a>(raw: Raw<'a>, param: &'static str) -> Result<&'a RawValue, SimulatedRefusal> {
     raw.ok_or_else(|| SimulatedRefusal {
         message: format!("Missing required parameter: '{param}'."),

@@ -1,4 +1,4 @@
-//! Whole calls to the simulated provider: latency, faults, and that a row decides its answer.
+//! Whole calls to the simulated provider: latency, faults, and that a row determines its answer.
 
 use proptest::prelude::*;
 use tokio::time::Instant;
@@ -30,7 +30,7 @@ fn hello(simulate: &str) -> String {
     format!(r#"{{"messages":[{{"role":"user","content":"Hello"}}],"metadata":{{"simulate":"{simulate}"}}}}"#)
 }
 
-/// What becomes of the attempts of a row that asks for `simulate`, and how long each takes.
+/// How the attempts of a row that asks for `simulate` end, and how long each takes.
 async fn attempts(simulate: &str, count: u32) -> Vec<(String, u128)> {
     let provider = Simulated::new(SimulatedProfile { spread: 1.0, ..SimulatedProfile::default() }, vec![]);
     let mut all = Vec::new();
@@ -114,7 +114,7 @@ async fn models_have_profiles_of_their_own() {
         let call = Call { upstream_model: model.into(), ..row(r#"{"messages":[{"role":"user","content":"x"}]}"#, attempt) };
         assert_eq!(provider.call(call).await.unwrap().status, status);
     }
-    // A row that asks for something gets that and nothing else.
+    // A row with a directive gets the requested fault and no other.
     let call = Call { upstream_model: "failing".into(), ..row(&hello("latency=0ms"), 1) };
     assert_eq!(provider.call(call).await.unwrap().status, 200);
 }

@@ -1,4 +1,4 @@
-//! What came back from a lane, said in the form in which it was asked.
+//! Translates an answer from a lane back into the form in which the item asked.
 
 use bytes::Bytes;
 
@@ -7,8 +7,8 @@ use crate::domain::row::Response;
 use crate::domain::row::retry::FailureClass;
 use crate::provider::Verdict;
 
-/// A verdict about the answer to `asked`, the body that was sent, as the client reads it. An answer that cannot be
-/// said in the form that was asked is no usable answer; it stays as it is.
+/// Translates the verdict on the answer to `asked`, the body that was sent, into the client's form.
+/// An answer that cannot be expressed in that form is not usable; it stays as it came.
 pub fn said_back(form: Form, asked: &[u8], verdict: Verdict) -> Verdict {
     if !form.is_said_back() {
         return verdict;
@@ -25,7 +25,8 @@ pub fn said_back(form: Form, asked: &[u8], verdict: Verdict) -> Verdict {
     }
 }
 
-/// What refuses is an error; an answer that was of no use is none, and stays as it came.
+/// A response with an error status becomes an error in the client's form; an unusable answer is no
+/// error and stays as it came.
 fn error(response: Response) -> Response {
     match response.status {
         400.. => Response { body: Bytes::from(error_of_chat(response.status, &response.body)), ..response },

@@ -1,8 +1,10 @@
-//! Files that an item names by their ids: a provider does not know them, and gets their content in place
-//! of the id, as a data URL in the form that the format has for it.
+//! Files that an item names by their ids: a provider does not know the ids, and gets the content in
+//! their place, as a data URL in the form that the format has for it.
 //!
-//! The parts are those of Responses, `{"type": "input_image" | "input_file", "file_id": ...}`, also among the
-//! messages of Chat Completions, that form's own `{"type": "file", "file": {"file_id": ...}}`, and those of
+//! The parts are those of Responses,
+//! `{"type": "input_image" | "input_file", "file_id": ...}`, also among the messages of Chat
+//! Completions; Chat Completions' own form, `{"type": "file", "file": {"file_id": ...}}`; and those
+//! of
 //! Messages, `{"type": "image" | "document", "source": {"type": "file", "file_id": ...}}`.
 
 use base64::Engine;
@@ -11,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::domain::format::wire::WireFormat;
 
-/// A file to be sent along.
+/// A file to send along.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attached {
     /// Its media type.
@@ -26,10 +28,10 @@ impl Attached {
     }
 }
 
-/// A body with the files that it names; `find` gives them by their ids.
+/// Puts the files that a body names into it; `find` returns each by its id.
 ///
 /// # Errors
-/// Those of `find`; a file that is not there must not be left out.
+/// Errors of `find`: a missing file must not be dropped silently.
 pub fn attach<E>(format: WireFormat, body: Vec<u8>, mut find: impl FnMut(&str) -> Result<Attached, E>) -> Result<Vec<u8>, E> {
     let Some(mut request) = read(format, &body) else { return Ok(body) };
     for part in parts(format, &mut request) {
@@ -41,27 +43,27 @@ pub fn attach<E>(format: WireFormat, body: Vec<u8>, mut find: impl FnMut(&str) -
     Ok(serde_json::to_vec(&request).unwrap_or(body))
 }
 
-/// The ids of files that a body names, as often as it does.
+/// The ids of the files that a body names, with repetitions.
 pub fn named(format: WireFormat, body: &[u8]) -> Vec<String> {
     let Some(mut request) = read(format, body) else { return Vec::new() };
     parts(format, &mut request).filter_map(|part| id_of(part)).collect()
 }
 
-/// A body that may name files.
+/// Parses a body that may name files.
 fn read(format: WireFormat, body: &[u8]) -> Option<Map<String, Value>> {
     let has_messages = matches!(format, WireFormat::ChatCompletions | WireFormat::Responses | WireFormat::AnthropicMessages);
     let may = has_messages && memchr::memmem::find(body, b"\"file_id\"").is_some();
     may.then(|| serde_json::from_slice(body).ok()).flatten()
 }
 
-/// The parts of its messages.
+/// The parts of a body's messages.
 fn parts(format: WireFormat, request: &mut Map<String, Value>) -> impl Iterator<Item = &mut Value> {
     let member = if format == WireFormat::Responses { "input" } else { "messages" };
     let messages = request.get_mut(member).and_then(Value::as_array_mut).into_iter().flatten();
     messages.filter_map(|message| message.get_mut("content")?.as_array_mut()).flatten().flat_map(with_inner)
 }
 
-/// A part, or those that it is made of: what a tool has answered, and a document in parts.
+/// A part, or the parts inside it: the answer of a tool, or a document in parts.
 fn with_inner(part: &mut Value) -> Vec<&mut Value> {
     let has_parts = |holder: &Value| holder.get("content").is_some_and(Value::is_array);
     let holder = match part["type"].as_str() {
@@ -72,7 +74,7 @@ fn with_inner(part: &mut Value) -> Vec<&mut Value> {
     holder["content"].as_array_mut().into_iter().flatten().flat_map(with_inner).collect()
 }
 
-/// The id that a part names in place of content.
+/// The file id that a part names in place of content.
 fn id_of(part: &Value) -> Option<String> {
     let holder = match part["type"].as_str() {
         Some("file") => part.get("file")?,

@@ -1,10 +1,11 @@
-//! The form in which a lane takes what an item asks: at an endpoint that it serves, with the tools that
-//! were demanded of it.
+//! The form in which a lane takes what an item asks: at an endpoint that the lane serves, with the
+//! required tools.
 //!
-//! An item says what it asks as Chat Completions (`messages`), as Responses (`input`) or as Anthropic's
-//! Messages. A lane that does not serve that form gets it in another one, as far as that can say the same
-//! ([`format::forms`]). Answers to Messages are said back in that form; others are passed on as they
-//! are. What a provider would not understand is left for the provider to refuse: nothing is dropped.
+//! An item asks as Chat Completions (`messages`), as Responses (`input`) or as Anthropic's
+//! Messages. A lane that does not serve that form gets the item in another form, as far as that
+//! form can say the same ([`format::forms`]). Answers to Messages are translated back into that
+//! form; other answers are passed on unchanged. What a provider would not understand is left for
+//! the provider to refuse: nothing is dropped.
 
 mod answer;
 mod attachments;
@@ -22,14 +23,15 @@ use crate::domain::format::wire::WireFormat;
 use crate::domain::format::{Form, LIMIT};
 use crate::domain::vocabulary::HostedTool;
 
-/// What a lane takes.
+/// What a lane accepts.
 #[derive(Debug, Clone, Copy)]
 pub struct Takes<'a> {
-    /// The endpoints that it serves; empty if that is not known, and then it gets what the item says.
+    /// The endpoints that the lane serves; if empty, they are unknown, and the lane gets what the
+    /// item says.
     pub endpoints: Endpoints,
-    /// Its server is known to have Anthropic's Messages, whatever is known of the lane.
+    /// The server is known to have Anthropic's Messages, whatever is known of the lane.
     pub messages: bool,
-    /// What its provider calls tools that it runs itself, where that is not what OpenAI calls them.
+    /// The provider's names for the tools that it runs itself, where they differ from OpenAI's.
     pub tool_names: &'a BTreeMap<HostedTool, String>,
 }
 
@@ -39,12 +41,12 @@ impl Takes<'_> {
         let Some(other) = format::every_form(asked).get(1).copied() else { return own };
         let serves = |format: WireFormat| self.endpoints.contains(format.endpoint());
         if self.endpoints.is_empty() {
-            // Of all servers that nothing is known of, most have Chat Completions.
+            // Among servers about which nothing is known, most have Chat Completions.
             if asked == Endpoint::Messages && !self.messages { other } else { own }
         } else if asked == Endpoint::Messages {
             if serves(own) { own } else { other }
         } else if with_tools && serves(WireFormat::Responses) {
-            // Tools that a provider runs itself are a matter of Responses, where it has them.
+            // Tools that a provider runs itself belong to Responses, where the provider has it.
             WireFormat::Responses
         } else if !serves(own) && serves(other) {
             other
@@ -54,8 +56,8 @@ impl Takes<'_> {
     }
 }
 
-/// Gives the limit of what is written the name that it has in this form: in Chat Completions the newer one where
-/// the lane is as new, as it is where it has Responses, too.
+/// Renames the output limit to its name in this form. In Chat Completions, the newer name is used
+/// for lanes that also serve Responses, because such lanes are recent enough.
 fn name_limit(request: &mut Map<String, Value>, sent: WireFormat, takes: &Takes<'_>) {
     let names = match sent {
         WireFormat::ChatCompletions if takes.endpoints.contains(Endpoint::Responses) => ["max_completion_tokens", "max_tokens"],
@@ -69,7 +71,8 @@ fn name_limit(request: &mut Map<String, Value>, sent: WireFormat, takes: &Takes<
     }
 }
 
-/// Where a body that asks `asked` is sent, and as what. `tools` are to be run by the provider.
+/// Decides where a body that asks `asked` is sent, and in which form. The provider must run
+/// `tools`.
 pub fn fit(asked: Endpoint, body: Vec<u8>, takes: Takes<'_>, tools: &[HostedTool]) -> (Form, Vec<u8>) {
     let conversation = matches!(asked, Endpoint::ChatCompletions | Endpoint::Responses | Endpoint::Messages);
     let tools = if conversation { tools } else { &[] };
@@ -80,7 +83,7 @@ pub fn fit(asked: Endpoint, body: Vec<u8>, takes: Takes<'_>, tools: &[HostedTool
     if form == as_asked && tools.is_empty() && !foreign_limit {
         return (as_asked, body);
     }
-    // It was read as an object before.
+    // The body was parsed as an object before.
     let Ok(request) = serde_json::from_slice::<Map<String, Value>>(&body) else { return (as_asked, body) };
     let form = if format::forms(asked, &request).contains(&form.sent) { form } else { as_asked };
     let mut request = format::said(form, request);
@@ -117,7 +120,7 @@ mod tests {
         for endpoints in [&[][..], BOTH, CHAT] {
             assert_eq!(fitted(Endpoint::ChatCompletions, &body, endpoints, &[]), (Endpoint::ChatCompletions, body.clone()));
         }
-        // It could not say it in the other form; its provider is the one to refuse it.
+        // The other form cannot express the body; the provider has to refuse it.
         assert_eq!(fitted(Endpoint::ChatCompletions, &body, RESPONSES, &[]), (Endpoint::ChatCompletions, body));
         let embeddings = json!({"model": "m", "input": "x"});
         assert_eq!(fitted(Endpoint::Embeddings, &embeddings, CHAT, &[HostedTool::WebSearch]), (Endpoint::Embeddings, embeddings));
@@ -174,7 +177,7 @@ mod tests {
         let tools = [HostedTool::WebSearch, HostedTool::PythonExecution];
         let told = [BOTH, CHAT, RESPONSES, &[]].map(|endpoints| fitted(Endpoint::ChatCompletions, &chat, endpoints, &tools));
         insta::assert_json_snapshot!(told.map(|(endpoint, body)| json!({"endpoint": endpoint.path(), "tools": body["tools"]})));
-        // One that the item asks for itself stays as the item has it.
+        // A tool that the item asks for itself stays as the item has it.
         let own = json!({"model": "m", "input": "x", "tools": [{"type": "web_search", "search_context_size": "high"}]});
         assert_eq!(fitted(Endpoint::Responses, &own, BOTH, &[HostedTool::WebSearch]), (Endpoint::Responses, own));
     }
@@ -206,7 +209,7 @@ mod tests {
         insta::assert_json_snapshot!("messages_as_chat", chat);
         let newer = fitted(Endpoint::Messages, &messages, BOTH, &[]).1;
         assert_eq!((newer["max_completion_tokens"].as_u64(), newer.get("max_tokens")), (Some(9), None));
-        // Where they are served, or nobody could say it otherwise, they stay as they are.
+        // Messages stay unchanged where they are served, or where no other form could express them.
         assert_eq!(fitted(Endpoint::Messages, &messages, &[Endpoint::Messages], &[]), (Endpoint::Messages, messages.clone()));
         let more = [
             ("top_k", json!(3)),
@@ -231,7 +234,7 @@ mod tests {
             body[name] = value;
             assert_eq!(fitted(Endpoint::Messages, &body, CHAT, &[]), (Endpoint::Messages, body));
         }
-        // What says nothing is left out, and BatchRouter's name for the limit is known.
+        // Empty values are left out, and BatchRouter's name for the limit is known.
         let bare = json!({
             "model": "m", "max_output_tokens": 9, "top_k": null, "max_completion_tokens": null, "tools": [], "stop_sequences": [], "system": [],
             "messages": [{"role": "user", "content": "x"}],
@@ -241,7 +244,7 @@ mod tests {
         assert_eq!(fitted(Endpoint::Messages, &bare, &[Endpoint::Messages], &[]).1["max_tokens"], 9);
         let tools = fitted(Endpoint::Messages, &messages, &[Endpoint::Messages], &[HostedTool::WebSearch]).1["tools"].clone();
         assert_eq!(tools[1], json!({"type": "web_search", "name": "web_search"}));
-        // Of a server that nothing is known of, only its kind says whether it has them.
+        // For a server about which nothing is known, only its kind says whether it has Messages.
         for (has, endpoint) in [(true, Endpoint::Messages), (false, Endpoint::ChatCompletions)] {
             let takes = Takes { endpoints: Endpoints::default(), messages: has, tool_names: &BTreeMap::new() };
             assert_eq!(fit(Endpoint::Messages, messages.to_string().into_bytes(), takes, &[]).0.sent, WireFormat::of(endpoint));

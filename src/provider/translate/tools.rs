@@ -1,4 +1,4 @@
-//! Tools that a provider runs itself, as they stand in a request.
+//! Tools that a provider runs itself, as they appear in a request.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::domain::format::wire::WireFormat;
 use crate::domain::vocabulary::HostedTool;
 
-/// What OpenAI calls a tool: its documents of Responses, `tools`.
+/// OpenAI's name for a tool, from its documentation of Responses, `tools`.
 const fn usual_name(tool: HostedTool) -> &'static str {
     match tool {
         HostedTool::PythonExecution => "code_interpreter",
@@ -15,7 +15,7 @@ const fn usual_name(tool: HostedTool) -> &'static str {
     }
 }
 
-/// Adds the tools to a request that does not ask for them by itself.
+/// Adds the tools to a request that does not ask for them itself.
 pub(super) fn demand(request: &mut Map<String, Value>, format: WireFormat, tools: &[HostedTool], names: &BTreeMap<HostedTool, String>) {
     if tools.is_empty() {
         return;
@@ -24,7 +24,7 @@ pub(super) fn demand(request: &mut Map<String, Value>, format: WireFormat, tools
     if stated.is_null() {
         *stated = Value::Array(Vec::new());
     }
-    // Anything else is the provider's to refuse.
+    // Any other value is left for the provider to refuse.
     let Some(stated) = stated.as_array_mut() else { return };
     for tool in tools {
         let name = names.get(tool).map_or(usual_name(*tool), String::as_str);
@@ -32,11 +32,11 @@ pub(super) fn demand(request: &mut Map<String, Value>, format: WireFormat, tools
             continue;
         }
         if format == WireFormat::AnthropicMessages {
-            // Anthropic's tools have a name besides, which is the same in every version of them.
+            // Anthropic's tools also have a name, which is the same in every version of a tool.
             stated.push(json!({ "type": name, "name": tool.word() }));
             continue;
         }
-        // OpenAI runs code in a container, and wants to be told in which.
+        // OpenAI runs code in a container, and the request must say in which.
         let in_container = format == WireFormat::Responses && *tool == HostedTool::PythonExecution && !names.contains_key(tool);
         stated.push(if in_container { json!({ "type": name, "container": { "type": "auto" } }) } else { json!({ "type": name }) });
     }

@@ -1,6 +1,7 @@
 //! Opens connections: directly, or through the proxy that the environment names, then TLS.
 //!
-//! Knows nothing of requests, except that one to a forwarding proxy carries its credentials.
+//! Knows nothing of requests, except that a request to a forwarding proxy carries the proxy's
+//! credentials.
 //!
 //! Invariants: a host of this machine is never reached through a proxy, and opening a connection
 //! (name resolution, TCP, proxy and TLS together) ends within one limit.
@@ -28,10 +29,10 @@ use crate::provider::SetupError;
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long an idle TCP connection stays silent before the kernel asks the other side for a sign
-/// of life; keeps the entries of NAT gateways alive during answers that take minutes.
+/// How long an idle TCP connection stays silent before the kernel asks the other side for a sign of
+/// life. Keeps the entries of NAT gateways alive during answers that take minutes.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
-/// The port of a SOCKS proxy that names none.
+/// The port of a SOCKS proxy whose URL names none.
 const SOCKS_PORT: u16 = 1080;
 
 /// The time limit for opening a connection passed.
@@ -54,7 +55,7 @@ enum Way {
         proxy: Uri,
         connector: HttpsConnector<HttpConnector>,
     },
-    /// HTTPS: the proxy joins two streams on `CONNECT` and sees nothing but the host.
+    /// HTTPS: the proxy joins two streams on `CONNECT` and sees only the host.
     Tunnel(HttpsConnector<Tunnel<HttpsConnector<HttpConnector>>>),
     Socks(HttpsConnector<SocksV5<HttpConnector>>),
 }
@@ -74,7 +75,8 @@ impl Connector {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(TCP_KEEPALIVE));
-        // Shared out among the addresses of a name, so that a dead first one leaves time for the rest.
+        // Divided among the addresses of a name, so that a dead first address leaves time for the
+        // rest.
         tcp.set_connect_timeout(Some(limit));
 
         let target = HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http().enable_all_versions();
@@ -82,7 +84,7 @@ impl Connector {
             return Ok((Self { way: Way::Direct(target.wrap_connector(tcp)), limit }, None));
         };
         tracing::info!(provider, proxy = %proxy.uri(), "calls go through a proxy");
-        // The way to the proxy itself speaks HTTP/1.1 only: CONNECT is written by hand.
+        // The connection to the proxy itself speaks HTTP/1.1 only: CONNECT is written by hand.
         let to_proxy = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
         let (way, auth) = match proxy.uri().scheme_str() {
             Some("socks5" | "socks5h") => {
@@ -101,7 +103,7 @@ impl Connector {
                 let way = Way::Forward { proxy: proxy.uri().clone(), connector: to_proxy.wrap_connector(tcp) };
                 (way, proxy.basic_auth().cloned())
             }
-            // Going around a proxy that someone configured could leak what it was meant to keep.
+            // Bypassing a configured proxy could leak what the proxy was meant to protect.
             scheme => {
                 let reason = format!("no support for proxies of kind `{}`", scheme.unwrap_or_default());
                 return Err(SetupError::Proxy { provider: provider.into(), reason });
@@ -120,15 +122,16 @@ fn socks(proxy: &Intercept, tcp: HttpConnector) -> http::Result<SocksV5<HttpConn
     })
 }
 
-/// Scheme, host and port of a URL, the port written out. The connectors guess a missing one
+/// Scheme, host and port of a URL, with an explicit port. The connectors guess a missing port
 /// wrongly: port 80 for a SOCKS proxy, port 443 for every target behind it.
 fn with_port(url: &Uri, default: u16) -> http::Result<Uri> {
     let authority = format!("{}:{}", url.host().unwrap_or_default(), url.port_u16().unwrap_or(default));
     Uri::builder().scheme(url.scheme_str().unwrap_or("http")).authority(authority).path_and_query("/").build()
 }
 
-/// A model server on this machine behind a company-wide `HTTP_PROXY` is common, and no proxy can
-/// reach it: `localhost` means another machine there.
+/// Whether the URL points at this machine. A model server on this machine behind a company-wide
+/// `HTTP_PROXY` is common, and no proxy can reach it: for the proxy, `localhost` is another
+/// machine.
 fn is_this_machine(url: &Uri) -> bool {
     let host = url.host().unwrap_or_default();
     let name = host.trim_end_matches('.').to_ascii_lowercase();
@@ -175,12 +178,12 @@ pub(super) struct Stream {
     io: Box<dyn Io>,
     /// Makes the client write the whole URL into the request line.
     forwarded: bool,
-    /// Free again when the connection is closed, so the last of the fields.
+    /// Freed when the connection is closed, and therefore the last field.
     _place: Option<Place>,
 }
 
 impl Stream {
-    /// The same, on this place.
+    /// The same stream, holding this place.
     pub fn on(self, place: Place) -> Self {
         Self { _place: Some(place), ..self }
     }

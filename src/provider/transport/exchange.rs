@@ -3,19 +3,19 @@
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 
-/// A request as it is sent, its URL whole. Boxed, because it passes through many hands, and each
-/// would keep room for it as long as a call waits.
+/// A request as it is sent, with its whole URL. Boxed, because many functions pass it on, and each
+/// would keep room for it for as long as a call waits.
 pub type Outgoing = Box<Request<Bytes>>;
 
 /// The beginning of an answer.
 pub struct Head {
     pub status: StatusCode,
     pub headers: HeaderMap,
-    /// How long its body is, in bytes, if it says so.
+    /// The length of the body in bytes, if the answer states it.
     pub announced: Option<u64>,
 }
 
-/// Why an exchange came to nothing.
+/// Why an exchange failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportFault {
     #[error("the connection was closed before the answer was complete")]
@@ -36,6 +36,6 @@ pub enum TransportFault {
 #[derive(Debug)]
 pub struct Failed {
     pub fault: TransportFault,
-    /// The request, if nothing of it was written.
+    /// The request, if no part of it was written.
     pub unsent: Option<Outgoing>,
 }

@@ -1,12 +1,12 @@
-//! One connection of HTTP/1.1, used by one call at a time.
+//! One HTTP/1.1 connection, used by one call at a time.
 //!
-//! What the bytes of an answer mean is the business of `ureq-proto`, which does no input or output;
-//! what is here moves bytes between it and the stream. It has no task and no buffers of its own:
-//! whoever waits for the answer polls it, and as long as nothing has come it holds a few words. That
-//! is what makes ten thousand calls in flight cheap.
+//! `ureq-proto`, which does no input or output, interprets the bytes of an answer; the code here
+//! moves bytes between it and the stream. The connection has no task and no buffers of its own: the
+//! call that waits for the answer polls it, and until bytes arrive it holds a few words. This makes
+//! ten thousand calls in flight cheap.
 //!
-//! Invariant: a connection rests only if its last answer was read to its exact end, nothing has come
-//! behind that, and neither side has said that it closes.
+//! Invariant: a connection rests only if its last answer was read to its exact end, no bytes have
+//! followed, and neither side has announced that it will close.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -28,23 +28,24 @@ use crate::provider::transport::exchange::{Failed, Head, Outgoing, TransportFaul
 
 /// The longest head of an answer, and the longest frame around a piece of its body.
 const MAX_HEAD: usize = 64 << 10;
-/// Read from a stream at once.
+/// Bytes read from a stream at once.
 const READ: usize = 32 << 10;
 
 thread_local! {
-    /// What a read goes to first: a call that waits has no room of its own for what may come.
+    /// The buffer that a read fills first: a waiting call has no buffer of its own for bytes to
+    /// come.
     static ARRIVED: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into_boxed_slice());
 }
 
-/// A connection of HTTP/1.1.
+/// An HTTP/1.1 connection.
 pub(super) struct Own {
     stream: TokioIo<Stream>,
-    /// Leads to a proxy that wants to see the whole URL.
+    /// The connection leads to a proxy that expects the whole URL.
     forwarded: bool,
     state: Http1State,
-    /// Not for another exchange, whatever the server says.
+    /// The connection must not be reused, whatever the server says.
     closing: bool,
-    /// What has come and is not understood yet.
+    /// Bytes that have arrived and are not parsed yet.
     arrived: BytesMut,
 }
 
@@ -53,11 +54,11 @@ enum Http1State {
     Rest,
     Head(Box<Call<RecvResponse>>),
     Body(Box<Call<RecvBody>>),
-    /// No further exchange.
+    /// No further exchange is possible.
     Over,
 }
 
-/// A request of which something is still to be written.
+/// A request that is not completely written yet.
 struct Unwritten {
     head: Vec<u8>,
     request: Outgoing,
@@ -83,19 +84,20 @@ impl Own {
         answer.map_err(|fault| Failed { fault, unsent: untouched.map(|unwritten| unwritten.request) })
     }
 
-    /// Writes what is left of the request and reads the head of the answer, which may come before
-    /// the request is complete.
+    /// Writes the rest of the request and reads the head of the answer, which may arrive before the
+    /// request is complete.
     fn poll_head(&mut self, unwritten: &mut Option<Box<Unwritten>>, cx: &mut Context<'_>) -> Poll<Result<Head, TransportFault>> {
         let mut broken = None;
         if let Some(left) = unwritten {
             match self.poll_write(left, cx) {
-                // Here the request is given up, with its body.
+                // The request is dropped here, with its body.
                 Poll::Ready(Ok(())) => *unwritten = None,
                 Poll::Ready(Err(error)) => broken = Some(TransportFault::from(error)),
                 Poll::Pending => {}
             }
         }
-        // A server that answers before it has the whole request does not know where another begins.
+        // A server that answers before it has the whole request cannot tell where the next one
+        // begins.
         self.closing = unwritten.is_some();
         match (self.poll_answer(cx), broken) {
             (Poll::Ready(Ok(head)), _) => Poll::Ready(Ok(head)),
@@ -133,7 +135,7 @@ impl Own {
         }
     }
 
-    /// The head of the answer, once it is complete. Interim answers are passed over.
+    /// The head of the answer, once it is complete. Interim answers are skipped.
     fn head(&mut self) -> Result<Option<Head>, TransportFault> {
         let Http1State::Head(call) = &mut self.state else { return Err(TransportFault::Closed) };
         let answer = loop {
@@ -183,7 +185,8 @@ impl Own {
         }
     }
 
-    /// What can be understood of the body without reading more. At its end the exchange is over.
+    /// The part of the body that can be parsed without reading more. At the end of the body the
+    /// exchange is over.
     fn piece(&mut self) -> Result<Option<Bytes>, TransportFault> {
         let Http1State::Body(call) = &mut self.state else { return Ok(None) };
         let mut made = 0;
@@ -211,14 +214,14 @@ impl Own {
         Ok(Some(piece.freeze()).filter(|piece| !piece.is_empty()))
     }
 
-    /// The exchange is complete.
+    /// Ends a complete exchange.
     fn answered(&mut self, must_close: bool) {
         self.state = if must_close || self.closing || !self.arrived.is_empty() { Http1State::Over } else { Http1State::Rest };
-        // Empty, it still has room for the largest answer so far.
+        // An emptied buffer would still keep room for the largest answer so far.
         self.arrived = BytesMut::new();
     }
 
-    /// Reads what there is; 0 bytes at the end of the stream.
+    /// Reads the available bytes; 0 bytes at the end of the stream.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
         ARRIVED.with_borrow_mut(|arrived| {
             let mut arrived = ReadBuf::new(arrived);
@@ -228,20 +231,21 @@ impl Own {
         })
     }
 
-    /// Whether it can take another request. Nobody polls it until then, and nobody is woken by it.
+    /// Whether the connection can take another request. No task polls it until then, and it wakes
+    /// none.
     pub fn rest(&mut self) -> bool {
-        // Whatever comes now, an end or bytes that nobody asked for, is the end of it.
+        // An end of the stream or unexpected bytes at this point rule out further requests.
         matches!(self.state, Http1State::Rest) && self.poll_read(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 }
 
-/// The head of a request as it is written; a proxy that forwards it wants to see the whole URL.
+/// The head of a request as it is written; a forwarding proxy expects the whole URL.
 fn head(request: &Request<Bytes>, host: &HeaderValue, forwarded: bool) -> Vec<u8> {
     let (method, url, length) = (request.method(), request.uri(), request.body().len());
     let whole = forwarded.then(|| url.to_string());
     let target = whole.as_deref().unwrap_or_else(|| url.path_and_query().map_or("/", PathAndQuery::as_str));
     let mut head = Vec::with_capacity(512);
-    // What the types of `http` let through cannot break out of its line.
+    // The types of `http` let no value through that could break out of its line.
     let mut line = |parts: &[&[u8]]| {
         parts.iter().for_each(|part| head.extend_from_slice(part));
         head.extend_from_slice(b"\r\n");
@@ -258,9 +262,9 @@ fn head(request: &Request<Bytes>, host: &HeaderValue, forwarded: bool) -> Vec<u8
     head
 }
 
-/// What reads the answer. It is the same for every method that is used here: only answers to `HEAD`
-/// and `CONNECT` are read differently. So it is made of the shortest request, and holds no headers of
-/// the real one as long as that call waits.
+/// The state that reads the answer. It is the same for every method used here: only answers to
+/// `HEAD` and `CONNECT` are read differently. So it is made from the shortest request, and holds no
+/// headers of the real request while that call waits.
 fn answer_to_come() -> Result<Call<RecvResponse>, TransportFault> {
     let mut call = Call::new(Request::new(()))?.proceed();
     call.write(&mut [0; 64])?;

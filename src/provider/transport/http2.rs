@@ -1,4 +1,4 @@
-//! A connection of HTTP/2: shared by many calls, so it runs by itself.
+//! An HTTP/2 connection: shared by many calls, so it runs in a task of its own.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -18,15 +18,15 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use super::connect::Stream;
 use crate::provider::transport::exchange::{Failed, Head, Outgoing, TransportFault};
 
-/// How often a connection with calls in flight is asked whether it still lives.
+/// How often a connection with calls in flight is checked for a sign of life.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
 type Connection = http2::Connection<Stream, Full<Bytes>, TokioExecutor>;
 
-/// A connection that runs by itself until the last handle on it is gone.
+/// A connection that runs by itself until its last handle is gone.
 pub(super) struct Shared {
     sender: http2::SendRequest<Full<Bytes>>,
-    /// Only asked for the server's limit: it comes after the handshake, and may change.
+    /// Only queried for the server's limit, which arrives after the handshake and may change.
     connection: Arc<Mutex<Connection>>,
     calls: Arc<AtomicUsize>,
 }
@@ -50,7 +50,7 @@ impl Shared {
         self.calls.load(Ordering::Relaxed) > 0
     }
 
-    /// Room for a call; `None` if the server would let it wait.
+    /// Takes room for a call; `None` if the server would make it wait.
     pub fn share(&self) -> Option<Share> {
         let limit = lock(&self.connection).current_max_send_streams();
         let more = |calls: usize| (calls < limit).then(|| calls + 1);
@@ -67,7 +67,7 @@ fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
 pub(super) struct Share {
     sender: http2::SendRequest<Full<Bytes>>,
     calls: Arc<AtomicUsize>,
-    /// Of the answer.
+    /// The body of the answer.
     body: Option<Box<Incoming>>,
 }
 
@@ -111,9 +111,9 @@ impl Drop for Share {
     }
 }
 
-/// The bytes that a request was made from.
+/// The bytes from which a request was made.
 fn content(mut body: Full<Bytes>) -> Bytes {
-    // It is there as a whole, so nobody needs to be woken.
+    // The whole body is available, so no task needs to be woken.
     match Pin::new(&mut body).poll_frame(&mut Context::from_waker(std::task::Waker::noop())) {
         Poll::Ready(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
         Poll::Ready(Some(Err(_)) | None) | Poll::Pending => Bytes::new(),

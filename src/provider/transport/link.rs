@@ -1,4 +1,4 @@
-//! The use of a connection for one exchange, whichever HTTP it speaks.
+//! The use of a connection for one exchange, whichever version of HTTP it speaks.
 //!
 //! Invariant: a request comes back from [`Link::send`] only if no byte of it was written.
 
@@ -18,7 +18,7 @@ pub(super) enum Link {
 }
 
 impl Link {
-    /// Sends a request and waits for the head of the answer. `host` is the header of that name.
+    /// Sends a request and waits for the head of the answer. `host` is the `Host` header.
     pub async fn send(&mut self, request: Outgoing, host: &HeaderValue) -> Result<Head, Failed> {
         match self {
             Self::Own(own) => own.send(request, host).await,

@@ -1,11 +1,12 @@
 //! One HTTP exchange with one upstream: time limits, a size limit, errors that say what happened.
 //!
-//! Knows no API: a status is a number and a body is bytes, and a redirect is an answer like any
-//! other, because following one would send the key to a host that nobody configured. Connections
-//! are kept and reused (HTTP/1.1, or HTTP/2 where the server offers it in the TLS handshake).
+//! Knows no API: a status is a number and a body is bytes. A redirect is an answer like any other,
+//! because following it would send the key to a host that the operator did not configure.
+//! Connections are kept and reused (HTTP/1.1, or HTTP/2 where the server offers it in the TLS
+//! handshake).
 //!
-//! An exchange for which the process has no file descriptor waits, and no limit but its budget runs
-//! meanwhile: that says nothing about the upstream.
+//! An exchange for which the process has no file descriptor waits. No limit but its budget runs
+//! meanwhile, because the wait says nothing about the upstream.
 //!
 //! Invariant: an exchange ends within its budget, holds at most `max_response_bytes` of the answer,
 //! and its errors carry no header of the request.
@@ -43,14 +44,14 @@ use crate::descriptors::{Descriptors, is_refusal};
 use crate::domain::provider::connection::{ServerConnection, Timeouts};
 use crate::provider::transport::exchange::{Failed, Outgoing};
 
-/// The TLS settings of a client that trusts what the system trusts.
+/// The TLS settings of a client that trusts the system's certificates.
 pub(super) fn client_tls(who: &str) -> Result<rustls::ClientConfig, SetupError> {
     roots::client_config(who, None, true)
 }
 
-/// Bytes reserved at most on the word of a `content-length`.
+/// The most bytes that are reserved on the basis of a `content-length`.
 const MAX_RESERVE: usize = 1024 * 1024;
-/// Wait after the kernel has refused a descriptor.
+/// Delay after the kernel has refused a descriptor.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// The client for one upstream host.
@@ -59,9 +60,9 @@ pub(super) struct Transport {
     descriptors: Descriptors,
     /// Host and port as in the base URL, for error texts.
     host: String,
-    /// The header of that name.
+    /// The `Host` header.
     host_header: HeaderValue,
-    /// Sent with every request if a forwarding proxy asks for it.
+    /// Sent with every request if a forwarding proxy requires credentials.
     proxy_auth: Option<HeaderValue>,
     timeouts: Timeouts,
     max_response_bytes: u64,
@@ -75,7 +76,7 @@ pub(super) struct Received {
     pub body: Bytes,
 }
 
-/// A moment by which something must have happened.
+/// A moment by which an event must have happened.
 #[derive(Clone, Copy)]
 struct Limit {
     what: &'static str,
@@ -86,7 +87,7 @@ struct Limit {
 impl Limit {
     fn from_now(what: &'static str, length: Duration) -> Self {
         let now = Instant::now();
-        // A limit beyond what the clock can express is no limit; a day is longer than any call.
+        // A length beyond what the clock can express is no limit; a day is longer than any call.
         let at = now.checked_add(length).unwrap_or_else(|| now + Duration::from_secs(86_400));
         Self { what, length, at }
     }
@@ -97,8 +98,8 @@ impl Limit {
 }
 
 impl Transport {
-    /// Prepares the way to the host of `connection.base_url`, through a proxy if `proxies` says so.
-    /// Opens no connection; each that is opened later takes one of `descriptors`.
+    /// Prepares connections to the host of `connection.base_url`, through a proxy if `proxies` says
+    /// so. Opens no connection; each that is opened later takes one of `descriptors`.
     pub fn open(provider: &str, connection: &ServerConnection, proxies: &Matcher, descriptors: &Descriptors) -> Result<Self, SetupError> {
         let (connector, proxy_auth) = Connector::open(provider, connection, proxies)?;
         let url = &connection.base_url;
@@ -137,7 +138,7 @@ impl Transport {
                     (link, reused)
                 }
             };
-            // Starts when the connection stands.
+            // Starts once the connection is open.
             let first_byte = Limit::from_now("begin its answer", self.timeouts.first_byte);
             let limit = if first_byte.at < total.at { first_byte } else { total };
             let mut timer = pin!(sleep_until(limit.at));
@@ -149,7 +150,7 @@ impl Transport {
                     self.pool.put(link);
                     return Ok(Received { status: head.status, headers: head.headers, body });
                 }
-                // An idle connection that the server closed before anything was written to it is no
+                // An idle connection that the server closed before any byte was written to it is no
                 // failure of the call.
                 Err(Failed { unsent: Some(unsent), .. }) if reused => request = unsent,
                 Err(failed) => return Err(self.interrupted(&failed.fault)),
@@ -163,8 +164,8 @@ impl Transport {
         if budget.at < total.at { budget } else { total }
     }
 
-    /// A connection, whether it was used before, and the limit of the call, which begins once there is
-    /// a place to open one.
+    /// A connection, whether it was used before, and the limit of the call. The limit begins once
+    /// there is a place to open a connection.
     async fn reach(&self, budget: Limit) -> Result<(Link, bool, Limit), CallError> {
         loop {
             let next = timeout_at(budget.at, self.pool.next()).await.map_err(|_| budget.passed(&self.host))?;
@@ -201,8 +202,8 @@ impl Transport {
         if announced > limit {
             return Err(too_large());
         }
-        // Most answers arrive as one piece, which is kept as it is; only a second one is a reason
-        // to copy.
+        // Most answers arrive as one piece, which is kept as it is; only a second piece makes a
+        // copy necessary.
         let mut first = Bytes::new();
         let mut joined = BytesMut::new();
         let mut length = 0_u64;
@@ -230,8 +231,8 @@ impl Transport {
     }
 }
 
-/// The outcome of `work`, or `None` if it is not there at `end`. `timer` may fire before; it is set
-/// anew only then, because most work is done long before any limit.
+/// The outcome of `work`, or `None` if it is not ready at `end`. `timer` may fire earlier; it is
+/// reset only then, because most work is done long before any limit.
 async fn within<T>(end: Instant, mut timer: Pin<&mut Sleep>, work: impl Future<Output = T>) -> Option<T> {
     let mut work = pin!(work);
     poll_fn(|cx| {
@@ -258,7 +259,7 @@ fn host_of(url: &http::Uri) -> String {
     }
 }
 
-/// The same as the header of a request, where the port of the scheme goes without saying.
+/// The `Host` header of a URL, which omits the default port of the scheme.
 fn header_of(url: &http::Uri) -> String {
     let default = if url.scheme_str() == Some("https") { 443 } else { 80 };
     match url.port_u16() {

@@ -1,10 +1,10 @@
-//! The connections to one upstream: those that rest, and those that calls share.
+//! The connections to one upstream: the idle ones, and those that calls share.
 //!
-//! Knows nothing of limits but the one for opening a connection, and nothing of answers.
+//! Knows no limits except the one for opening a connection, and nothing of answers.
 //!
-//! Invariants: a connection of HTTP/1.1 has one user at a time, and there are never more of them
-//! than there were calls at the same time; none rests for much longer than [`IDLE`], and none while
-//! a call anywhere waits for a place to open one.
+//! Invariants: an HTTP/1.1 connection has one user at a time, and there are never more such
+//! connections than there were calls at the same time. No connection rests for much longer than
+//! [`IDLE`], and none rests while any call waits for a place to open a connection.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,18 +25,18 @@ use super::http2::Shared;
 use super::link::Link;
 use crate::descriptors::{Place, Places, Spare};
 
-/// Idle connections are closed after this long; most servers and load balancers wait at least as
-/// long, and whoever closes first decides whether a request meets a dead connection.
+/// Idle connections are closed after this long. Most servers and load balancers wait at least as
+/// long, and the side that closes first decides whether a request meets a dead connection.
 const IDLE: Duration = Duration::from_secs(60);
-/// Sweeps in that time. One timer for all connections, and no look at the clock for a call.
+/// Sweeps in that time. One timer serves all connections, and a call never reads the clock.
 const SWEEPS: u32 = 4;
-/// How often a call that waits for a place looks whether a shared connection has room for it.
+/// How often a call that waits for a place checks whether a shared connection has room for it.
 const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The connections to one upstream.
 pub(super) struct Pool {
     connector: Connector,
-    /// Scheme, host and port are what counts.
+    /// Only scheme, host and port matter.
     target: Uri,
     /// How long opening a connection may take.
     limit: Duration,
@@ -53,12 +53,12 @@ pub(super) struct Pool {
 
 #[derive(Default)]
 struct KeptLinks {
-    /// The one that came last is the first to be used again, so that the others can expire.
+    /// The connection that came last is used first, so that the others can expire.
     resting: Vec<(Own, u32)>,
     shared: Vec<(Shared, u32)>,
-    /// Calls that have found neither a connection nor a place, in the order of asking.
+    /// Calls that have found neither a connection nor a place, in the order of their requests.
     waiting: VecDeque<oneshot::Sender<Link>>,
-    /// Sweeps so far; stands for the time in the lists above.
+    /// Sweeps so far; serves as the time in the lists above.
     sweep: u32,
     sweeping: bool,
 }
@@ -68,7 +68,7 @@ impl KeptLinks {
         self.share().or_else(|| self.resting.pop().map(|(own, _)| Link::Own(own)))
     }
 
-    /// Room on a connection that is shared.
+    /// Takes room on a shared connection.
     fn share(&mut self) -> Option<Link> {
         let now = self.sweep;
         self.shared.retain(|(shared, _)| !shared.is_closed());
@@ -79,20 +79,20 @@ impl KeptLinks {
         })
     }
 
-    /// Gives room on shared connections to those who wait.
+    /// Gives room on shared connections to the calls that wait.
     fn share_out(&mut self) {
         self.waiting.retain(|waits| !waits.is_closed());
         while !self.waiting.is_empty()
             && let Some(link) = self.share()
             && let Some(waits) = self.waiting.pop_front()
         {
-            // One that has given up meanwhile gives it back by dropping it.
+            // A call that has given up meanwhile returns the link by dropping it.
             let _ = waits.send(link);
         }
     }
 }
 
-/// One that is counted.
+/// Counts a waiting call for as long as this lives.
 struct Counted<'a>(&'a AtomicUsize);
 
 impl<'a> Counted<'a> {
@@ -108,11 +108,11 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// What a call needs.
+/// What a call needs to be sent.
 pub(super) enum Next {
-    /// A connection that was used before. It may be closed without having noticed.
+    /// A connection that was used before. It may have been closed without having noticed.
     There(Link),
-    /// The right to open one.
+    /// The right to open a connection.
     Place(Place),
 }
 
@@ -129,20 +129,21 @@ impl Pool {
         self.kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// A connection that is there already, unless others wait for one. It may be closed without having
-    /// noticed.
+    /// Takes an existing connection, unless other calls wait for one. The connection may have been
+    /// closed without having noticed.
     pub fn take(&self) -> Option<Link> {
         let mut kept = self.lock();
         if kept.waiting.is_empty() { kept.take() } else { None }
     }
 
-    /// A connection that is there, or a place for a new one; waits until there is either.
+    /// An existing connection, or a place for a new one; waits until either is available.
     pub async fn next(&self) -> Next {
         let free = || if self.lock().waiting.is_empty() { self.places.try_take() } else { None };
         if let Some(place) = free() {
             return Next::Place(place);
         }
-        // Counted here first and last, so that no call of this pool is ever taken for one of another.
+        // Counted here first and last, so that no call of this pool is ever taken for a call of
+        // another.
         let _counted = Counted::in_this(&self.waiting);
         let _waits = self.places.wait();
         loop {
@@ -150,7 +151,7 @@ impl Pool {
             {
                 let mut kept = self.lock();
                 kept.waiting.retain(|waits| !waits.is_closed());
-                // What came to rest since the caller looked.
+                // A connection that became idle since the caller looked.
                 if kept.waiting.is_empty()
                     && let Some(link) = kept.take()
                 {
@@ -180,17 +181,17 @@ impl Pool {
         }
     }
 
-    /// Opens a connection on this place, or shares one that somebody else opened in the meantime.
+    /// Opens a connection on this place, or shares one that another call opened in the meantime.
     ///
     /// # Errors
-    /// When there is none within the limit.
+    /// When no connection is open within the limit.
     pub async fn open(self: &Arc<Self>, place: Place) -> Result<Link, BoxError> {
         if !self.shares.load(Ordering::Relaxed) {
             return self.connect(place).await;
         }
         let turn = async {
             let _turn = self.opening.lock().await;
-            // Those who wait get the place instead.
+            // The calls that wait get the place instead.
             let there = self.lock().take();
             match there {
                 Some(link) => Ok(link),
@@ -223,10 +224,12 @@ impl Pool {
         share.map(Link::Shared).ok_or_else(|| "the server allows no call on a new connection".into())
     }
 
-    /// Takes back a connection whose answer was read to its end. Whoever waits for one gets it; where
-    /// calls to other upstreams wait, they get its place in proportion to their number.
+    /// Takes back a connection whose answer was read to its end. A call that waits for a connection
+    /// gets it. Where calls to other upstreams wait, they get its place in proportion to their
+    /// number.
     pub fn put(self: &Arc<Self>, link: Link) {
-        // Calls of this pool may begin or cease to wait between the two looks at all who do.
+        // Calls of this pool may begin or cease to wait between the two reads around the total
+        // count.
         let own_before = self.waiting.load(Ordering::Relaxed);
         let waiting = self.places.waiting();
         let mut own = match link {
@@ -250,7 +253,7 @@ impl Pool {
             }
             while let Some(waits) = kept.waiting.pop_front() {
                 match waits.send(Link::Own(own)) {
-                    // Whoever waited has given up.
+                    // The waiting call has given up.
                     Err(Link::Own(back)) => own = back,
                     Ok(()) | Err(Link::Shared(_)) => return,
                 }
@@ -264,12 +267,12 @@ impl Pool {
     fn begin_to_sweep(self: &Arc<Self>, mut kept: MutexGuard<'_, KeptLinks>) {
         if !std::mem::replace(&mut kept.sweeping, true) {
             drop(kept);
-            // Ends by itself when the pool is gone or empty.
+            // The sweep ends by itself when the pool is gone or empty.
             TokioExecutor::new().execute(sweep(Arc::downgrade(self)));
         }
     }
 
-    /// Closes what was not used for [`SWEEPS`] sweeps; returns whether there is anything left.
+    /// Closes connections that were not used for [`SWEEPS`] sweeps; returns whether any are left.
     pub(super) fn sweep(&self) -> bool {
         let mut kept = self.lock();
         kept.sweep = kept.sweep.wrapping_add(1);
@@ -281,7 +284,7 @@ impl Pool {
         }
         let expired = |since: u32| now.wrapping_sub(since) > SWEEPS;
         kept.shared.retain(|(shared, used)| !shared.is_closed() && !expired(*used));
-        // They rest in the order of their age.
+        // Idle connections are in the order of their age.
         let old = kept.resting.partition_point(|(_, since)| expired(*since));
         let closed: Vec<_> = kept.resting.drain(..old).collect();
         let rest = kept.resting.len();
@@ -289,7 +292,7 @@ impl Pool {
         kept.sweeping = !(kept.shared.is_empty() && kept.resting.is_empty());
         let more = kept.sweeping;
         drop(kept);
-        // Closing takes a call into the kernel for each.
+        // Each close takes a call into the kernel.
         drop(closed);
         more
     }
@@ -298,10 +301,10 @@ impl Pool {
 impl Spare for Pool {
     fn spare(&self) -> bool {
         let mut kept = self.lock();
-        // The one that has rested longest.
+        // The connection that has rested longest.
         let own = (!kept.resting.is_empty()).then(|| kept.resting.remove(0));
         if own.is_none() {
-            // One that is shared is closed by its own task, a little later.
+            // A shared connection is closed by its own task, a little later.
             kept.shared.retain(|(shared, _)| shared.is_used() && !shared.is_closed());
         }
         drop(kept);
@@ -312,7 +315,7 @@ impl Spare for Pool {
 async fn sweep(pool: Weak<Pool>) {
     loop {
         sleep(IDLE / SWEEPS).await;
-        // Not held while asleep, so that a provider that is gone closes its connections.
+        // Not held while asleep, so that the connections of a dropped provider are closed.
         let Some(pool) = pool.upgrade() else { return };
         if !pool.sweep() {
             return;

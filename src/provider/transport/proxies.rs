@@ -1,7 +1,8 @@
-//! Reads which proxies the environment names.
+//! Reads the proxies that the environment names.
 //!
-//! Invariant: a variable that names a proxy is obeyed or refused. The matcher alone drops what it
-//! does not understand, and then calls that were to go through a proxy leave directly.
+//! Invariant: a variable that names a proxy is obeyed or refused. The matcher alone drops values
+//! that it does not understand, and then calls that should go through a proxy would go out
+//! directly.
 
 use std::env::VarError;
 
@@ -14,11 +15,11 @@ const HTTPS: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
 const ALL: [&str; 2] = ["ALL_PROXY", "all_proxy"];
 const NO: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
-/// The proxies that the variables of the environment name, as for every HTTP client.
+/// The proxies that the environment variables name, as for every HTTP client.
 ///
 /// # Errors
-/// When one of them cannot be used; the text names the variable, but nothing of its value except
-/// the scheme, because the value may hold a password.
+/// When one of the variables cannot be used. The text names the variable, but nothing of its value
+/// except the scheme, because the value may hold a password.
 pub(in crate::provider) fn from_env(provider: &str) -> Result<Matcher, SetupError> {
     #[expect(
         clippy::disallowed_methods,
@@ -28,14 +29,14 @@ pub(in crate::provider) fn from_env(provider: &str) -> Result<Matcher, SetupErro
 }
 
 fn read(variable: impl Fn(&str) -> Result<String, VarError>) -> Result<Matcher, String> {
-    // An empty variable is as good as none and does not hide its namesake.
+    // An empty variable counts as unset and does not hide its counterpart in the other case.
     let first = |names: [&str; 2], check: fn(&str, &str) -> Result<(), String>| {
         let mut first = None;
         for name in names {
             match variable(name) {
                 Ok(value) if value.is_empty() => {}
                 Ok(value) => {
-                    // Desktops write `socks://` and mean version 5.
+                    // Desktop environments write `socks://` and mean version 5.
                     let value = value.strip_prefix("socks://").map_or(value.clone(), |proxy| format!("socks5h://{proxy}"));
                     check(name, &value)?;
                     first = first.or(Some(value));
@@ -50,7 +51,7 @@ fn read(variable: impl Fn(&str) -> Result<String, VarError>) -> Result<Matcher, 
     Ok(Matcher::builder().http(first(HTTP, check)?).https(first(HTTPS, check)?).all(first(ALL, check)?).no(exempt).build())
 }
 
-/// Asks the matcher itself, so that what passes here is what it will use.
+/// Asks the matcher itself, so that a value that passes here is what the matcher will use.
 fn check(name: &str, value: &str) -> Result<(), String> {
     let unreadable = || format!("`{name}` is not the URL of a proxy, such as http://proxy.example:3128");
     let url: http::Uri = value.parse().map_err(|_| unreadable())?;
@@ -108,7 +109,7 @@ mod tests {
                 assert_eq!(error, format!("`{name}` is not the URL of a proxy, such as http://proxy.example:3128"), "{value:?}");
             }
         }
-        // Even where another one is used instead.
+        // Refused even where another variable is used instead.
         assert!(with(&[("HTTP_PROXY", "proxy"), ("http_proxy", "socks4://proxy")]).is_err());
         assert!(read(|_| Err(VarError::NotUnicode("x".into()))).is_err());
     }

@@ -1,8 +1,8 @@
 //! Which certificates are trusted: the system's, an extra file's, or the built-in ones.
 //!
-//! Company-internal authorities are in the system's store or come as a file; an image without any
-//! store falls back to Mozilla's list as it was when this program was built. The log says which
-//! source was used and how many certificates it held.
+//! Company-internal authorities are in the system's store or come as a file. An image without any
+//! store falls back to Mozilla's list as of the build of this program. The log says which source
+//! was used and how many certificates it held.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use rustls::{ClientConfig, RootCertStore};
 use crate::provider::SetupError;
 
 /// The TLS settings of a client. The extra file is read and checked even when `needs_tls` is
-/// `false`, so that a wrong path shows at once; the system's store is not.
+/// `false`, so that a wrong path shows at once; the system's store is not read then.
 pub(super) fn client_config(provider: &str, ca_file: Option<&Path>, needs_tls: bool) -> Result<ClientConfig, SetupError> {
     let mut roots = if needs_tls { system_roots(provider) } else { RootCertStore::empty() };
     if let Some(path) = ca_file {

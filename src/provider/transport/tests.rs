@@ -1,4 +1,5 @@
-//! Exchanges over real sockets on this machine: every limit, every way for one to fail, proxies.
+//! Exchanges over real sockets on this machine: every limit, every way for an exchange to fail,
+//! proxies.
 
 mod answers;
 mod relay;
@@ -30,7 +31,7 @@ fn enough() -> Descriptors {
     Descriptors::new(1 << 20, 0)
 }
 
-/// Sends one POST and waits for the end.
+/// Sends one POST and waits for its outcome.
 async fn post(transport: &Transport, url: &str) -> Result<Received, CallError> {
     let request = Request::post(url).body(Bytes::from_static(b"{}")).unwrap();
     transport.send(Box::new(request), Duration::from_secs(20)).await
@@ -88,7 +89,7 @@ async fn a_refused_connection_says_so() {
 
 #[tokio::test]
 async fn a_handshake_that_never_ends_passes_the_limit_for_connecting() {
-    // Takes the connection and never speaks TLS.
+    // Accepts the connection and never speaks TLS.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/", listener.local_addr().unwrap());
     let timeouts = Timeouts { connect: Duration::from_millis(40), ..limits(20_000) };
@@ -132,7 +133,7 @@ async fn a_connection_is_used_again_until_the_server_closes_it() {
     }
 }
 
-/// A transport to this server without close limits.
+/// A transport to this server, without tight limits.
 fn transport_to(server: &Loopback) -> (Transport, String) {
     let url = format!("http://{}/v1/x", server.address());
     (Transport::open("p", &connection(&url, limits(20_000), 100 << 20), &Matcher::builder().build(), &enough()).unwrap(), url)
@@ -145,7 +146,7 @@ async fn a_connection_that_was_closed_while_it_rested_is_no_failure_of_the_next_
     for connections in 1..4 {
         assert_eq!(post(&transport, &url).await.unwrap().body, "{}");
         assert_eq!(server.connections(), connections);
-        // The server has closed it by now; lets the runtime hear of it.
+        // The server has closed the connection by now; lets the runtime notice.
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }
@@ -207,7 +208,7 @@ async fn there_are_no_more_connections_than_calls_at_the_same_time() {
     assert!(server.connections() <= 8 && server.requests().len() == 1_600);
 }
 
-/// The wait for a place is no fault of the upstream: no limit of the call runs meanwhile.
+/// Waiting for a place is not the upstream's fault: no limit of the call runs meanwhile.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_beyond_the_places_wait_for_a_connection() {
     let few = Descriptors::new(0, 0);
@@ -231,7 +232,7 @@ async fn calls_beyond_the_places_wait_for_a_connection() {
     assert!(calls.join_all().await.into_iter().all(|body| body.unwrap() == "{}"));
     assert!(server.connections() <= places && few.calls().waiting() == 0);
 
-    // Those connections rest now, and make room for calls to another upstream.
+    // Those connections are idle now, and make room for calls to another upstream.
     let other = Loopback::start(vec![Reply::answer("200 OK", "", "{}")]).await;
     let there = format!("http://{}/v1/x", other.address());
     let transport = open(&there);
@@ -291,7 +292,7 @@ async fn a_socks_proxy_is_told_the_name_and_port_80_for_plain_http() {
 async fn this_machine_is_reached_around_any_proxy() {
     let server = Loopback::start(vec![Reply::answer("200 OK", "", "{}")]).await;
     let url = format!("http://{}/v1", server.address());
-    // Nobody listens on the discard port.
+    // No server listens on the discard port.
     let proxies = Matcher::builder().all("http://127.0.0.1:9").build();
     let transport = Transport::open("p", &connection(&url, limits(20_000), 100), &proxies, &enough()).unwrap();
     post(&transport, &url).await.unwrap();

@@ -1,4 +1,5 @@
-//! Making a batch, once for each idempotency key: the one place where a [`BatchSpec`] is built.
+//! Creates a batch, once for each idempotency key. This is the one place where a [`BatchSpec`] is
+//! built.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,19 +14,19 @@ use crate::domain::time::{Timestamp, later};
 use crate::service::{Service, ServiceError};
 use crate::store::{CreateOutcome, Idempotency, MadeInput, NewFile, Sealed};
 
-/// How long an input that came with its create can be read after its batch had to be done.
+/// How long an input that came with its create request stays readable after its batch's deadline.
 const INPUT_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
-/// Stands for the file that becomes the input when its batch is made.
+/// Placeholder for the file that becomes the input when its batch is made.
 const NO_FILE: FileId = FileId::from_u128(0);
 
-/// A batch that is to be made.
+/// A batch to create.
 #[derive(Debug)]
 pub struct NewBatch {
     pub id: BatchId,
     pub created_at: Timestamp,
     pub dialect: Dialect,
     pub org: OrgId,
-    /// Whose share of the lanes it takes.
+    /// Whose share of the lanes the batch takes.
     pub owner: Owner,
     pub order: BatchInput,
     pub input: Input,
@@ -36,7 +37,7 @@ pub struct NewBatch {
     pub control: Control,
     /// The batch whose unfinished rows this one runs again.
     pub retry_of: Option<BatchId>,
-    /// The same key and request make no second batch.
+    /// A second request with the same key and content makes no second batch.
     pub once: Option<Idempotency>,
 }
 
@@ -53,7 +54,7 @@ pub enum Input {
 #[derive(Debug)]
 pub struct MadeRows {
     pub content: Sealed,
-    /// `None` for a name after the batch.
+    /// `None` if the file is named after the batch.
     pub filename: Option<String>,
     pub mime: Option<String>,
     /// How long the file is kept.
@@ -84,7 +85,7 @@ pub struct Created {
 }
 
 impl NewBatch {
-    /// A batch that says nothing but what it must.
+    /// A batch with only the required fields set.
     pub fn new(now: Timestamp, dialect: Dialect, org: OrgId, owner: Owner, order: BatchInput, input: Input) -> Self {
         Self {
             id: BatchId::generate(now),
@@ -141,11 +142,12 @@ impl NewBatch {
 }
 
 impl Service {
-    /// Makes a batch and hands it to the executor, whether or not whoever asked is still there by then. One that
-    /// was made before under the same key and for the same request is found instead.
+    /// Makes a batch and hands it to the executor, even if the caller goes away meanwhile. A batch
+    /// that was made before under the same key and for the same request is found instead.
     ///
     /// # Errors
-    /// When it cannot be made, or the store has failed. Nothing is kept then, neither input nor reservation.
+    /// When the batch cannot be made, or the store has failed. Nothing is kept then, neither input
+    /// nor reservation.
     pub async fn create_batch(self: &Arc<Self>, new: NewBatch) -> Result<Created, ServiceError> {
         let service = self.clone();
         self.to_the_end(async move { service.create_now(new).await }).await?
@@ -176,7 +178,7 @@ impl Service {
         Ok(Created { batch, is_new: id == new })
     }
 
-    /// The batch that the same request made before.
+    /// Finds the batch that the same request made before.
     ///
     /// # Errors
     /// When another request has used the key, the batch has been deleted, or the store has failed.

@@ -1,7 +1,7 @@
-//! What the items of a batch are expected to cost before it is made from its quote, and whether its client
-//! allows that.
+//! The expected cost of a batch's items before the batch is made from its quote, and whether its
+//! client allows that cost.
 //!
-//! Not here: what is expected once the items of a file are counted; the executor does that.
+//! Not here: the expected cost once the items of a file are counted. The executor computes that.
 
 use rust_decimal::Decimal;
 
@@ -15,11 +15,11 @@ use crate::quote::tokens::Tokenizer;
 use crate::service::quotes::items::ReadItems;
 use crate::service::{IssueCode, IssuePath, ServiceError};
 
-/// Refuses a batch that is expected to cost more than its client allows: the quote may have been made of a
-/// few items, and the limit is for all of them.
+/// Refuses a batch that is expected to cost more than its client allows. The quote may have been
+/// made from a few items, while the limit applies to all of them.
 ///
 /// # Errors
-/// When it is, or nobody knows.
+/// When the batch is expected to cost more, or its cost is unknown.
 pub fn within(most: Usd, estimate: Option<Estimate>) -> Result<(), ServiceError> {
     let message = match estimate.map(Estimate::total) {
         Some(total) if nanos(total) <= most => return Ok(()),
@@ -29,19 +29,20 @@ pub fn within(most: Usd, estimate: Option<Estimate>) -> Result<(), ServiceError>
     Err(ServiceError::issue(IssueCode::PriceCeiling, IssuePath::Field("max_price"), message))
 }
 
-/// What these very items are expected to cost; `None` if nobody knows.
+/// The expected cost of these very items; `None` if it is unknown.
 pub fn of_items(read: &ReadItems, count: u32, quote: &Quote) -> Option<Estimate> {
     scaled(quote, count).map(|scaled| larger(scaled, priced(read, quote), quote.fee))
 }
 
-/// What so many items cost, if they are like those that were quoted.
+/// The expected cost of this many items, if they are like the quoted ones.
 pub fn scaled(quote: &Quote, items: u32) -> Option<Estimate> {
     let estimate = quote.estimate?;
     let by = |amount: Usd| Usd(amount.0.saturating_mul(Decimal::from(items)) / Decimal::from(quote.items.max(1)));
     Some(Estimate { provider: by(estimate.provider), fee: by(estimate.fee) })
 }
 
-/// What these very items cost on the lanes that serve them, as many of them on each as the quote has said.
+/// The cost of these very items on the lanes that serve them, with each lane's number of items
+/// taken from the quote.
 fn priced(read: &ReadItems, quote: &Quote) -> Usd {
     let of_group = |(group, operation): (&Group, &Operation)| {
         let lanes = quote.group(*operation, &group.models).map_or(&[][..], |quoted| &quoted.lanes);
@@ -61,8 +62,8 @@ fn priced(read: &ReadItems, quote: &Quote) -> Usd {
     read.groups.iter().zip(&read.operations).map(of_group).fold(Usd::ZERO, Usd::plus)
 }
 
-/// The estimate, or what its items were counted to cost if that is more: a sample that has little to do with
-/// the batch is not what is reserved.
+/// The estimate, or the counted cost of the items if that is higher. A sample that has little to do
+/// with the batch must not determine the reservation.
 fn larger(estimate: Estimate, counted: Usd, fee: Decimal) -> Estimate {
     match nanos(counted) > nanos(estimate.provider) {
         true => Estimate { provider: counted, fee: Usd(with_fee(counted, fee).0.saturating_sub(counted.0)) },

@@ -1,7 +1,7 @@
-//! Batches: making one once, what is reserved for it, and running its unfinished rows again.
+//! Batches: creating a batch once, reserving its cost, and running its unfinished rows again.
 //!
-//! Invariant: a batch is made in one place, [`create`], whoever asks; its input, its quote, what is reserved for
-//! it and its idempotency key are one commit with it.
+//! Invariant: every batch is made in one place, [`create`], for every caller. Its input, its quote,
+//! its reservation and its idempotency key are one commit with the batch.
 
 pub mod create;
 mod expected_cost;
@@ -19,7 +19,7 @@ use crate::service::{Service, ServiceError};
 use crate::store::BatchDeletion;
 
 impl Service {
-    /// What a batch is shown with besides itself.
+    /// The details that a batch is shown with besides its own fields.
     ///
     /// # Errors
     /// When the store has failed.
@@ -30,7 +30,7 @@ impl Service {
         Ok(BatchDetails { reservation: self.store.reservation(id).await?, receipt, told })
     }
 
-    /// Deletes a batch. What is left of it then goes while the client has its answer.
+    /// Deletes a batch. Its remaining data is removed after the client has its answer.
     ///
     /// # Errors
     /// When the store has failed.
@@ -49,7 +49,7 @@ impl Service {
         Ok(deleted)
     }
 
-    /// Rows without a quote reserve nothing, so that who prepays cannot have them.
+    /// Refuses prepaid organisations, because rows without a quote reserve nothing.
     ///
     /// # Errors
     /// [`ServiceError::PrepaidNeedsQuote`] when the organisation prepays.
@@ -57,7 +57,7 @@ impl Service {
         if self.prepays(org).await? { Err(ServiceError::PrepaidNeedsQuote) } else { Ok(()) }
     }
 
-    /// Whether an organisation may spend no more than it has.
+    /// Whether an organisation may spend no more than its credits.
     async fn prepays(&self, org: OrgId) -> Result<bool, ServiceError> {
         Ok(matches!(self.store.account(org).await?.credits, Credits::Prepaid(_)))
     }

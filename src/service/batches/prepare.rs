@@ -1,4 +1,5 @@
-//! The input of a batch that is made from a quote, checked as far as it can be at once.
+//! Prepares the input of a batch that is made from a quote, and checks as much as can be checked at
+//! once.
 
 use std::sync::Arc;
 
@@ -23,28 +24,29 @@ use crate::store::{Sealed, Store};
 /// Where the items of a batch are.
 #[derive(Debug, Clone)]
 pub enum Items {
-    /// In the request: an array, as it is written.
+    /// In the request: an array, as the client wrote it.
     Inline(Bytes),
     File(FileId),
 }
 
-/// What was found.
+/// The result of preparing an input.
 #[derive(Debug)]
 pub struct PreparedInput {
     pub input: Input,
-    /// Items, as far as they are known.
+    /// The number of items, as far as it is known.
     pub items: Option<u32>,
     pub defaults: Defaults,
-    /// What they are expected to cost; `None` if nobody knows.
+    /// The expected cost of the items; `None` if it is unknown.
     pub estimate: Option<Estimate>,
 }
 
 impl Service {
-    /// Checks items against the quote that they are to run on, and keeps those of a request as a file. `stated` is
-    /// what the create says of all items, `count` how many a file has by its word.
+    /// Checks items against the quote that they will run on, and keeps the items of a request as a
+    /// file. `stated` holds the defaults that the create states for all items; `count` is the
+    /// number of items that the client states for a file.
     ///
     /// # Errors
-    /// When the items are faulty, or are none of those that were quoted.
+    /// When the items are faulty, or do not belong to the quoted ones.
     pub(super) async fn prepare(
         self: &Arc<Self>,
         items: Items,
@@ -90,7 +92,7 @@ impl Service {
     }
 }
 
-/// Items that are longer than a row may be.
+/// Issues for items that are longer than a row may be.
 fn too_long(items: &[&RawValue], most: usize) -> Vec<Issue> {
     let long = (0_u32..).zip(items).filter(|(_, item)| item.get().len() > most);
     let issue = |(place, _)| Issue {
@@ -101,7 +103,7 @@ fn too_long(items: &[&RawValue], most: usize) -> Vec<Issue> {
     long.map(issue).take(MAX_ISSUES).collect()
 }
 
-/// Items of kinds that the quote has no lane for.
+/// Issues for items of kinds that the quote has no lane for.
 fn not_quoted(read: &ReadItems, quote: &Quote) -> Vec<Issue> {
     let groups = read.groups.iter().zip(&read.operations).zip(&read.asked);
     let unknown = groups.filter(|((group, operation), _)| quote.group(**operation, &group.models).is_none());
@@ -116,7 +118,8 @@ fn not_quoted(read: &ReadItems, quote: &Quote) -> Vec<Issue> {
     unknown.map(issue).take(MAX_ISSUES).collect()
 }
 
-/// JSON texts as the lines of a file: they are one path from then on. Blocks.
+/// Writes JSON texts as the lines of a file, so that inline items and files share one path from
+/// then on. Blocks.
 ///
 /// # Errors
 /// When the store cannot keep them.
@@ -124,7 +127,7 @@ pub(super) fn spooled<'a>(store: &Store, texts: impl Iterator<Item = &'a str>) -
     let mut spool = store.spool()?;
     let mut lines = Vec::with_capacity(1 << 20);
     for text in texts {
-        // Line breaks can only stand between tokens, where a space says the same.
+        // Line breaks can only stand between tokens, where a space means the same.
         lines.extend(text.bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }));
         lines.push(b'\n');
         if lines.len() >= 1 << 20 {

@@ -1,6 +1,7 @@
-//! Making a batch of items from a quote: one that the client names, or one that is made of the items themselves.
+//! Making a batch of items from a quote: one that the client names, or one that is made from the
+//! items themselves.
 //!
-//! Everything that can be wrong is found before anything is reserved or kept.
+//! Every fault is found before anything is reserved or kept.
 
 use std::sync::Arc;
 
@@ -24,16 +25,16 @@ use crate::service::quotes::outcome::Outcome;
 use crate::service::{Service, ServiceError};
 use crate::store::Idempotency;
 
-/// What a create says.
+/// The content of a create request.
 #[derive(Debug, Clone)]
 pub struct QuotedCreate {
     pub org: OrgId,
     pub owner: Owner,
     pub once: Idempotency,
-    /// The quote that it names; `None` to have one made.
+    /// The quote that the create names; `None` to have one made.
     pub quote: Option<QuoteId>,
     pub items: Items,
-    /// How many items a file has, by its client's word.
+    /// The number of items in a file, as its client states it.
     pub item_count: Option<u32>,
     pub defaults: Defaults,
     pub demands: StatedDemands,
@@ -42,36 +43,36 @@ pub struct QuotedCreate {
     pub webhook: Option<Webhook>,
 }
 
-/// What a create demands besides its quote.
+/// The demands that a create states besides its quote.
 #[derive(Debug, Clone)]
 pub struct StatedDemands {
-    /// What is not stated is as by default.
+    /// Constraints that are not stated have their defaults.
     pub constraints: Constraints,
     /// The tier and the price protection, if they are stated.
     pub tier: Option<SlaTier>,
     pub protection: Option<PriceProtection>,
 }
 
-/// A batch, and what its client sees of the quote that was made for it.
+/// A batch, and the client's view of the quote that was made for it.
 #[derive(Debug)]
 pub struct CreatedFromQuote {
     pub created: Created,
-    /// `None` if the create named its quote, or had made its batch before.
+    /// `None` if the create named its quote, or if an earlier request had made the batch.
     pub shown: Option<Vec<u8>>,
 }
 
 impl Service {
-    /// Makes a batch of items. `show` writes what their owner sees of a quote that is made for them.
+    /// Makes a batch of items. `show` renders the client's view of a quote that is made for them.
     ///
     /// # Errors
-    /// When it cannot be made; nothing is kept of it then, but for the quote that was made.
+    /// When the batch cannot be made. Nothing is kept then, except for the quote if one was made.
     pub async fn create_quoted(
         self: &Arc<Self>,
         asked: QuotedCreate,
         show: fn(&Outcome) -> Vec<u8>,
     ) -> Result<CreatedFromQuote, ServiceError> {
         self.check_open()?;
-        // Although its quote is used up by now.
+        // Checked first: the quote of an earlier create is used up by now.
         if let Some(batch) = self.made_before(&asked.once).await? {
             return Ok(CreatedFromQuote { created: Created { batch, is_new: false }, shown: None });
         }
@@ -108,7 +109,7 @@ impl Service {
         }
     }
 
-    /// A quote of the items themselves, for a create that names none. An extension of ours.
+    /// A quote of the items themselves, for a create that names no quote. This is our extension.
     async fn quote_of_items(self: &Arc<Self>, asked: &QuotedCreate, show: fn(&Outcome) -> Vec<u8>) -> Result<Quote, ServiceError> {
         let (org, items, defaults) = (asked.org, asked.items.clone(), asked.defaults.clone());
         let demands = asked.demands.constraints.clone();
@@ -143,8 +144,8 @@ impl Service {
 }
 
 impl StatedDemands {
-    /// The first field that asks for more than a quote promises. What asks for less, or says nothing, gets what
-    /// was quoted.
+    /// The first field that asks for more than the quote promises. A field that asks for less, or
+    /// is not stated, gets what was quoted.
     fn mismatch(&self, quote: &Quote, tiers: &TierTimes) -> Option<&'static str> {
         let (asked, quoted) = (&self.constraints, &quote.demands);
         let subset = |these: &[String], of: &[String]| these.iter().all(|each| of.contains(each));

@@ -1,5 +1,5 @@
-//! Running the unfinished rows of a batch again: their lines become a new input file, so that
-//! everything else is the one ordinary path.
+//! Running the unfinished rows of a batch again. Their lines become a new input file, so that
+//! everything else takes the one ordinary path.
 
 use std::io::{BufRead, BufReader};
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use crate::store::error::StoreError;
 use crate::store::{Sealed, Store, blocking};
 
 impl Service {
-    /// Makes a new batch of the rows of `id` that failed, expired or never ran, linked to it, with the same
-    /// endpoint, window and metadata.
+    /// Makes a new batch of the rows of `id` that failed, expired or never ran. The new batch is
+    /// linked to `id` and has the same endpoint, window and metadata.
     ///
     /// # Errors
     /// When the batch still runs, has nothing to retry, or its input or results are gone.
@@ -32,7 +32,7 @@ impl Service {
             metadata: spec.metadata,
             output_expires_after: spec.output_expires_after,
             fallback: spec.fallback,
-            // Whoever asks for it wants it to run.
+            // A caller who asks for a retry wants it to run, even if the original was paused.
             control: Control { paused: false, ..batch.control },
             retry_of: Some(id),
             ..NewBatch::new(now, spec.dialect, spec.org, spec.owner, spec.order, Input::Made(made))

@@ -1,4 +1,5 @@
-//! Rows that are quoted as they are asked, with the most that they may cost held before anything runs.
+//! Rows that are quoted in the form the client asked for, with the most that they may cost held
+//! before any row runs.
 
 use std::sync::Arc;
 
@@ -17,44 +18,46 @@ use crate::service::quotes::create::{MadeQuote, QuoteRequest, split};
 use crate::service::quotes::items::{NewItem, ParsedItem};
 use crate::service::{Service, ServiceError};
 
-/// Rows to be run.
+/// Rows to run.
 #[derive(Debug)]
 pub enum RowsToQuote {
-    /// Those of a create, read by its dialect.
+    /// The rows of a create, read by its dialect.
     Parsed { url: Endpoint, rows: Vec<ParsedRow> },
-    /// All rows of a file that was uploaded, or the first ones: an array, as they are written.
+    /// A file that was uploaded. `sample` holds all of its rows or the first ones, as an array of
+    /// the original texts.
     Uploaded { file: FileId, sample: Bytes },
 }
 
-/// A row that its dialect has read, and the line that it becomes.
+/// A row that its dialect has read, and the line that the row becomes.
 #[derive(Debug)]
 pub struct ParsedRow {
     pub id: String,
     pub body: Map<String, Value>,
     /// A JSON text without line breaks.
     pub line: String,
-    /// Bytes of the body in it.
+    /// Bytes of the row's body in that line.
     pub body_bytes: usize,
 }
 
-/// Rows with what a batch of them needs.
+/// Rows with everything that a batch of them needs.
 #[derive(Debug)]
 pub struct QuotedRows {
-    /// Kept, and shown to nobody.
+    /// Kept, but shown to no client.
     pub quote: Quote,
     pub input: Input,
-    /// The most that they may cost; `None` if a provider lists no price. Of a file no more than the sample is known.
+    /// The most that the rows may cost; `None` if a provider lists no price. For a file, only the
+    /// sample is counted.
     pub held: Option<Usd>,
-    /// Rows; `None` if they are not counted yet.
+    /// The number of rows; `None` if they are not counted yet.
     pub count: Option<u32>,
 }
 
 impl Service {
-    /// Quotes rows, finds the most that they may cost, and keeps those of a create as a file. `request` must ask for
-    /// what bounds them.
+    /// Quotes rows, finds the most that they may cost, and keeps the rows of a create as a file.
+    /// `request` must ask for the bounds of the rows.
     ///
     /// # Errors
-    /// When the rows are faulty, cannot be served, or nothing bounds what they may cost.
+    /// When the rows are faulty, cannot be served, or have no bound on their cost.
     pub async fn quote_rows(self: &Arc<Self>, org: OrgId, rows: RowsToQuote, request: QuoteRequest) -> Result<QuotedRows, ServiceError> {
         let account = self.store.account(org).await?;
         let service = self.clone();

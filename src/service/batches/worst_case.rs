@@ -1,4 +1,4 @@
-//! What is held for a batch before anything runs: the most that its rows may cost.
+//! The amount that is held for a batch before any row runs: the most that its rows may cost.
 
 use crate::domain::money::Usd;
 use crate::domain::org::ledger::{micros_up, with_fee};
@@ -7,12 +7,12 @@ use crate::quote::{Output, upper_bound};
 use crate::service::ServiceError;
 use crate::service::quotes::items::ReadItems;
 
-/// The most that these rows may cost on the lanes of their quote, in whole micro-dollars; `None` if a lane has
-/// no established price.
+/// The most that these rows may cost on the lanes of their quote, in whole micro-dollars; `None` if
+/// a lane has no established price.
 ///
 /// # Errors
-/// When nothing bounds what a row may write. An organisation that `prepays` cannot owe more than was held: what
-/// its rows cost must be known, all of it.
+/// When the output of a row has no bound. An organisation that `prepays` cannot owe more than was
+/// held, so the full cost of its rows must be known.
 pub fn worst_case(read: &ReadItems, quote: &Quote, prepays: bool) -> Result<Option<Usd>, ServiceError> {
     let (mut sum, mut other) = (Some(Usd::ZERO), None);
     for (row, bound) in (0_u32..).zip(&read.bounds) {
@@ -36,10 +36,11 @@ pub fn worst_case(read: &ReadItems, quote: &Quote, prepays: bool) -> Result<Opti
     Ok(sum.map(|sum| micros_up(with_fee(upper_bound::with_margin(sum), quote.fee))))
 }
 
-/// Nothing bounds what a row may write.
+/// The output of a row has no bound.
 struct Unbounded;
 
-/// The most that a row may cost on one of the lanes that serve rows; `None` if one has no established price.
+/// The most that a row may cost on one of the lanes that serve rows; `None` if a lane has no
+/// established price.
 fn dearest(lanes: &[QuotedLane], body_bytes: usize, output: Output) -> Result<Option<Usd>, Unbounded> {
     let mut dearest = Usd::ZERO;
     for lane in lanes.iter().filter(|lane| lane.items > 0) {

@@ -1,39 +1,42 @@
-//! When each of very many followers is told something: one after the other, so that they do not take the
-//! processor from the rows. A follower that waits for its turn is told the state that holds by then.
+//! When each of very many followers is notified: one after the other, so that notifications do not
+//! take the processor from the rows. A follower that waits for its turn receives the state that
+//! holds by then.
 //!
-//! Invariant: nobody waits longer than it takes to tell all others once, whatever became of the turns that were
-//! taken before.
+//! Invariant: no follower waits longer than it takes to notify all others once, whatever became of
+//! the turns that were taken before.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Between two who are told of progress: a thousand a second are a few percent of one processor.
+/// Time between two notifications of progress: a thousand a second are a few percent of one
+/// processor.
 const PROGRESS: Duration = Duration::from_millis(1);
-/// Between two who are told an end, which is worth more, and comes once: ten thousand in the time between two
-/// updates that a client gets by default.
+/// Time between two notifications of an end, which is worth more and comes once: ten thousand in
+/// the time between two updates that a client gets by default.
 const END: Duration = Duration::from_micros(250);
-/// Those who have to wait are woken together at so many moments a second: waking costs as much as telling.
+/// Moments in a second at which waiting followers are woken together: waking costs as much as
+/// notifying.
 const TICKS: u32 = 40;
 const TICK: Duration = Duration::from_millis(1_000 / TICKS as u64);
 
-/// What somebody waits to be told, and when it is.
+/// What a follower waits for, and when its turn is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
     Progress(Instant),
     End(Instant),
 }
 
-/// The turns of all followers: each of them holds one of these.
+/// The turns of all followers: each follower holds a clone.
 #[derive(Debug, Clone)]
 pub struct Turns(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// What ticks are counted from.
+    /// The moment that ticks are counted from.
     start: Instant,
-    /// From when on nobody has a turn: to be told of progress, and of an end.
+    /// The moments from which on the turns are free: for progress, and for an end.
     free: Mutex<[Instant; 2]>,
 }
 
@@ -45,19 +48,19 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// The next turn to be told of progress.
+    /// The next turn for a notification of progress.
     pub fn progress(&self, now: Instant) -> Turn {
         Turn::Progress(self.take(0, now, PROGRESS))
     }
 
-    /// The next turn to be told an end.
+    /// The next turn for the notification of an end.
     pub fn end(&self, now: Instant) -> Turn {
         Turn::End(self.take(1, now, END))
     }
 
     fn take(&self, kind: usize, now: Instant, gap: Duration) -> Instant {
         let mut free = self.0.free.lock().unwrap_or_else(PoisonError::into_inner);
-        // Turns that nobody has used are no reason to wait longer than for all who are there.
+        // Unused turns are no reason to wait longer than it takes to notify all current followers.
         let holders = u32::try_from(Arc::strong_count(&self.0)).unwrap_or(u32::MAX);
         let turn = free[kind].clamp(now, now + gap.saturating_mul(holders));
         free[kind] = turn + gap;

@@ -1,8 +1,9 @@
-//! One watcher for each batch that somebody follows. It starts with the first follower, ends with the last, and
-//! is the only one that reads the batch for any of them.
+//! One watcher for each batch that has followers. The watcher starts with the first follower, ends
+//! with the last, and is the only reader of the batch for all of them.
 //!
-//! It looks when the store has committed something, at most once in [`PACE`], and whenever a follower asks.
-//! Followers hold the sending end of its questions; when the last of these is gone, so is the watcher.
+//! The watcher looks when the store has committed something, at most once in [`PACE`], and whenever
+//! a follower asks. Followers hold the sending end of its question channel; when the last sender is
+//! gone, the watcher ends.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,25 +21,25 @@ use crate::domain::id::BatchId;
 use crate::domain::webhook::event_log::EventLog;
 use crate::service::{Service, ServiceError};
 
-/// The least time between two looks that nobody has asked for.
+/// The least time between two looks that no follower has asked for.
 const PACE: Duration = Duration::from_millis(250);
-/// Questions that wait for the watcher; whoever asks more waits, too.
+/// Questions that can queue for the watcher; a follower that asks beyond that waits.
 const QUESTIONS: usize = 256;
 
-/// What followers are told of a batch, rendered once for all of them.
+/// The message to the followers of a batch, rendered once for all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchMessage {
-    /// The batch, as its own dialect spells it.
+    /// The batch's id, as its own dialect spells it.
     pub id: String,
-    /// Nothing will change any more.
+    /// The batch will not change any more.
     pub ended: bool,
     /// A name for exactly this state.
     pub name: String,
-    /// The text, but for what depends on who reads it.
+    /// The text, without the parts that depend on the reader.
     pub text: String,
 }
 
-/// Writes what followers are told.
+/// Renders the message to followers.
 pub type Render = fn(&Batch, &BatchDetails) -> BatchMessage;
 
 /// A state of a batch.
@@ -46,23 +47,23 @@ pub type Render = fn(&Batch, &BatchDetails) -> BatchMessage;
 pub struct Frame {
     /// Grows with every state that is different from the one before.
     pub version: u64,
-    /// The batch, as its own dialect spells it.
+    /// The batch's id, as its own dialect spells it.
     pub id: String,
     /// `None` if there is no such batch.
     pub message: Option<BatchMessage>,
 }
 
 impl Frame {
-    /// Whether nothing of interest comes after it: the batch has ended, or is gone.
+    /// Whether this is the last frame of interest: the batch has ended, or is gone.
     fn is_last(&self) -> bool {
         self.message.as_ref().is_none_or(|message| message.ended)
     }
 }
 
-/// Asks the watcher to look, and is answered when it has.
+/// Asks the watcher to look; answered when the watcher has looked.
 type Question = oneshot::Sender<()>;
 
-/// Where the frames of a batch are to be had while it is followed.
+/// The source of a batch's frames while the batch is followed.
 #[derive(Debug)]
 struct Feed {
     questions: mpsc::WeakSender<Question>,
@@ -70,7 +71,7 @@ struct Feed {
     over: CancellationToken,
 }
 
-/// The batches that are followed.
+/// The batches that have followers.
 #[derive(Clone)]
 pub struct Feeds {
     feeds: Arc<Mutex<HashMap<BatchId, Feed>>>,
@@ -85,7 +86,7 @@ impl fmt::Debug for Feeds {
 }
 
 impl Feeds {
-    /// Nobody follows anything yet.
+    /// No batch has followers yet.
     pub fn new(render: Render) -> Self {
         Self { feeds: Arc::default(), turns: Turns::default(), render }
     }
@@ -99,7 +100,7 @@ impl Feeds {
         let mut feeds = self.lock();
         let turns = self.turns.clone();
         let alive = feeds.get(&id).and_then(|feed| Some((feed.questions.upgrade()?, feed)));
-        // One that is closed though it is held belongs to a watcher that has failed.
+        // A held but closed channel belongs to a watcher that has failed.
         if let Some((questions, feed)) = alive.filter(|(questions, _)| !questions.is_closed()) {
             return Follower { questions, frames: feed.frames.clone(), over: Some(feed.over.clone()), turns, turn: None };
         }
@@ -113,7 +114,7 @@ impl Feeds {
         Follower { questions, frames, over: Some(over), turns, turn: None }
     }
 
-    /// Forgets a batch that nobody follows; somebody may have begun to again in the meantime.
+    /// Forgets a batch without followers, unless a new follower has come in the meantime.
     fn forget(&self, id: BatchId) {
         let mut feeds = self.lock();
         if feeds.get(&id).is_some_and(|feed| feed.questions.strong_count() == 0) {
@@ -121,27 +122,28 @@ impl Feeds {
         }
     }
 
-    /// How many batches are followed.
+    /// The number of batches that have followers.
     #[cfg(test)]
     pub fn followed(&self) -> usize {
         self.lock().len()
     }
 }
 
-/// Somebody who follows a batch.
+/// A follower of a batch.
 #[derive(Debug)]
 pub struct Follower {
     questions: mpsc::Sender<Question>,
     frames: watch::Receiver<Arc<Frame>>,
-    /// Says that the batch has ended; `None` once that was told.
+    /// Signals that the batch has ended; `None` once the follower has been notified of that.
     over: Option<CancellationToken>,
     turns: Turns,
-    /// There is something new, which it is told then. Kept, because whoever waits may be interrupted.
+    /// The follower's turn for a change that it has not received yet. Kept here because the waiting
+    /// future may be dropped.
     turn: Option<Turn>,
 }
 
 impl Follower {
-    /// The state as it is now, or later; `None` if the watcher has failed.
+    /// The state as of now or later; `None` if the watcher has failed.
     pub async fn now(&mut self) -> Option<Arc<Frame>> {
         let (question, answer) = oneshot::channel();
         self.questions.send(question).await.ok()?;
@@ -149,8 +151,8 @@ impl Follower {
         Some(self.latest())
     }
 
-    /// The next state that is different, not before `due` unless it is the last one, and in turn; `None` if the watcher
-    /// has failed. Nothing is lost if this is dropped.
+    /// The next state that differs, in turn, and not before `due` unless it is the last one; `None`
+    /// if the watcher has failed. Nothing is lost if the future is dropped.
     pub async fn next(&mut self, due: Instant) -> Option<Arc<Frame>> {
         loop {
             match self.turn {
@@ -187,7 +189,7 @@ impl Follower {
     }
 }
 
-/// Waits for the end of a batch; for ever if that was told.
+/// Waits for the end of a batch; for ever if the follower has been notified of it.
 async fn ended(over: Option<&CancellationToken>) {
     match over {
         Some(over) => over.cancelled().await,
@@ -202,8 +204,8 @@ struct Watcher {
     questions: mpsc::Receiver<Question>,
     frames: watch::Sender<Arc<Frame>>,
     over: CancellationToken,
-    /// What the last frame was made of: all that is told of a batch changes with one of these, in one commit. There
-    /// is a telling only if the batch has a receiver.
+    /// What the last frame was made from: every visible change of a batch changes one of these in
+    /// the same commit. The event log is only present if the batch has a receiver.
     seen: Option<(BatchState, Progress, Option<EventLog>)>,
 }
 
@@ -223,7 +225,7 @@ impl Watcher {
                     Err(_) => break,
                 },
             };
-            // All who asked before this look are answered by it.
+            // This look answers every follower that asked before it.
             let mut asking: Vec<_> = first.into_iter().collect();
             asking.extend(std::iter::from_fn(|| self.questions.try_recv().ok()));
             commits.mark_unchanged();
@@ -232,7 +234,7 @@ impl Watcher {
                 break;
             }
             due = Instant::now() + PACE;
-            // Whoever has gone away meanwhile needs no answer.
+            // Followers that have gone away meanwhile need no answer.
             asking.into_iter().for_each(|question| _ = question.send(()));
         }
         self.feeds.forget(self.id);

@@ -1,4 +1,5 @@
-//! Making a quote: its items, priced on the lanes as they are at the moment; what can be refused, refused.
+//! Making a quote: its items are priced on the lanes as they are at the moment, and every request
+//! that can be refused is refused.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -26,10 +27,10 @@ use crate::quote::{Considered, GroupDecision, Lane, LaneVerdict, Rejection, Term
 use crate::service::live_lanes::Live;
 use crate::service::{Issue, IssueCode, IssuePath, ItemsError, Service, ServiceError};
 
-/// Lanes in one answer; one that serves several groups counts for each.
+/// The most lanes in one answer; a lane that serves several groups counts for each.
 const MAX_LANES: usize = 4_000;
 
-/// What is asked of a quote besides its items.
+/// The content of a quote request besides its items.
 #[derive(Debug, Clone)]
 pub struct QuoteRequest {
     pub defaults: Defaults,
@@ -37,15 +38,15 @@ pub struct QuoteRequest {
     pub options: QuoteOptions,
 }
 
-/// How a quote is made, as far as dialects differ in that. The default is BatchRouter's.
+/// The options in which dialects differ when a quote is made. The default is BatchRouter's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuoteOptions {
     pub wishes: RoutingPreferences,
-    /// Items go to lanes that take them as they are asked, and not in another form.
+    /// Items only go to lanes that take them in the form the client asked for, without conversion.
     pub as_asked: bool,
-    /// When they must be done, if that is not what their tier says.
+    /// The time within which items must be done, if it differs from that of their tier.
     pub window: Option<Duration>,
-    /// What bounds the cost of each item is wanted, too.
+    /// The bounds on the cost of each item are wanted, too.
     pub bounded: bool,
 }
 
@@ -55,17 +56,17 @@ impl Default for QuoteOptions {
     }
 }
 
-/// A quote that is not kept yet, and what came out when it was made.
+/// A quote that is not kept yet, and the outcome of making it.
 pub struct MadeQuote {
     pub quote: Quote,
     pub outcome: Outcome,
     pub read: ReadItems,
 }
 
-/// The items as they are written, at most so many.
+/// Splits an array of items into their original texts, at most `most` of them.
 ///
 /// # Errors
-/// When they are no array, or too many or none.
+/// When `items` is not an array, or has too many items or none.
 pub fn split(items: &Bytes, most: usize) -> Result<Vec<&RawValue>, ServiceError> {
     let items: Vec<&RawValue> = serde_json::from_slice(items).map_err(|_| ServiceError::Items(ItemsError::NotAnArray))?;
     match items.len() {
@@ -76,11 +77,12 @@ pub fn split(items: &Bytes, most: usize) -> Result<Vec<&RawValue>, ServiceError>
 }
 
 impl Service {
-    /// Makes a quote of items that are written as an array, when its turn has come. `request` says which, and may
-    /// take time; `show` writes what their owner sees of the quote. It is not kept yet.
+    /// Makes a quote of items that are written as an array, when its turn has come. `request`
+    /// returns the request and may take time; `show` renders the client's view of the quote. The
+    /// quote is not kept yet.
     ///
     /// # Errors
-    /// Those of `request`, and of a quote that cannot be made.
+    /// Errors of `request`, and of a quote that cannot be made.
     pub async fn make_quote<E: From<ServiceError> + Send + 'static>(
         self: &Arc<Self>,
         org: OrgId,
@@ -99,7 +101,7 @@ impl Service {
         self.turns.take(making).await
     }
 
-    /// Makes a quote of items, now. It is not kept yet, and not shown. Blocks.
+    /// Makes a quote of items at once. The quote is neither kept nor rendered yet. Blocks.
     ///
     /// # Errors
     /// When the items are faulty, or no lanes can serve them as demanded.
@@ -163,7 +165,7 @@ impl Service {
         Ok(MadeQuote { quote, outcome, read })
     }
 
-    /// How long the answers of a lane have usually been, in tokens, by what it was asked most.
+    /// The usual length of a lane's answers, in tokens, for the endpoint with the most answers.
     fn observed_output(&self, lane: &Lane<'_>, asked: Option<&BTreeSet<Endpoint>>) -> Result<Option<u64>, ServiceError> {
         let mut best = OutputStats::default();
         for endpoint in asked.into_iter().flatten() {
@@ -174,13 +176,13 @@ impl Service {
     }
 }
 
-/// What each model is asked.
+/// The endpoints that each model is asked for.
 fn endpoints(read: &ReadItems) -> HashMap<&str, BTreeSet<Endpoint>> {
     let mut endpoints: HashMap<&str, BTreeSet<Endpoint>> = HashMap::new();
     for group in &read.groups {
         let first = group.items.first().and_then(|place| read.items.get(*place as usize));
         let asked: Vec<Endpoint> = first.map_or(&[][..], |item| item.formats).iter().map(|format| format.endpoint()).collect();
-        // The answers to items are kept together, whatever form they had.
+        // The statistics of answers to items are kept together, whatever form the answers had.
         let conversation = asked.contains(&Endpoint::Messages).then_some(Endpoint::ChatCompletions);
         for model in &group.models {
             endpoints.entry(model).or_default().extend(asked.iter().copied().chain(conversation));
@@ -189,7 +191,7 @@ fn endpoints(read: &ReadItems) -> HashMap<&str, BTreeSet<Endpoint>> {
     endpoints
 }
 
-/// Refuses a request whose answer would have no end.
+/// Refuses a request whose answer would list too many lanes.
 fn check_lanes(read: &ReadItems, lanes: &[Lane<'_>]) -> Result<(), ServiceError> {
     let mut of_model: HashMap<&str, usize> = HashMap::new();
     for lane in lanes {
@@ -204,7 +206,7 @@ fn check_lanes(read: &ReadItems, lanes: &[Lane<'_>]) -> Result<(), ServiceError>
     Err(ServiceError::issue(IssueCode::TooManyModels, IssuePath::Field("items"), message))
 }
 
-/// What a batch needs to know of a group's lanes.
+/// The facts about a group's lanes that a batch needs.
 fn quoted(read: &ReadItems, place: usize, group: &GroupDecision, takers: &[bool], lanes: &[Lane<'_>], fee: Decimal) -> QuotedGroup {
     let whole = read.groups.get(place).map_or(0, |group| group.items.len());
     let of = |(considered, takes_over): (&Considered, &bool)| {
@@ -236,7 +238,8 @@ fn quoted(read: &ReadItems, place: usize, group: &GroupDecision, takers: &[bool]
     }
 }
 
-/// What one item costs on a lane, on average: of all `whole` items of the group, or of those that it serves.
+/// The average cost of one item on a lane: over all `whole` items of the group, or over the items
+/// that the lane serves.
 fn each(considered: &Considered, whole: usize, fee: Decimal) -> Option<Usd> {
     let (cost, items) = match (&considered.verdict, considered.whole) {
         (LaneVerdict::Selected(items), _) => (considered.cost?, items.len()),
@@ -246,7 +249,7 @@ fn each(considered: &Considered, whole: usize, fee: Decimal) -> Option<Usd> {
     Some(Usd(with_fee(cost, fee).0 / Decimal::from(items.max(1))))
 }
 
-/// Refuses what no lanes can serve, or only dearer than the client allows.
+/// Refuses items that no lanes can serve, or only at a price above the client's limit.
 fn refuse(decided: &Decided<'_>, outcome: Outcome) -> Result<Outcome, ServiceError> {
     let mut issues = Vec::new();
     let mut momentary = true;
@@ -276,7 +279,7 @@ fn refuse(decided: &Decided<'_>, outcome: Outcome) -> Result<Outcome, ServiceErr
     }
 }
 
-/// Whether an item that has no lane could have one at another moment.
+/// Whether an item without a lane could have one at another moment.
 fn has_lane_later(decided: &Decided<'_>, group: &GroupDecision, place: u32) -> bool {
     let Some(item) = decided.read.items.get(place as usize) else { return false };
     let is_open = |considered: &Considered| match &considered.verdict {

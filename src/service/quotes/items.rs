@@ -1,9 +1,9 @@
-//! The items of a quote: read one by one, with everything that is wrong told at once.
+//! The items of a quote: read one by one, with all faults reported at once.
 //!
-//! An item is BatchRouter's (`customer_item_id`, `operation`, `model`, `input`) or a line of OpenAI's
-//! batch input (`custom_id`, `url`, `body`). Which models may serve it: the request's `models`, else
-//! its `model`, else the item's `model_options`, else the item's `model`. Items with the same models
-//! and operation are a group.
+//! An item is BatchRouter's (`customer_item_id`, `operation`, `model`, `input`) or a line of
+//! OpenAI's batch input (`custom_id`, `url`, `body`). Which models may serve it: the request's
+//! `models`, else its `model`, else the item's `model_options`, else the item's `model`. Items with
+//! the same models and operation are a group.
 //!
 //! Everything that a request can make long has a bound: names in a list, groups, and members of an
 //! item's JSON.
@@ -28,7 +28,7 @@ use crate::quote::{Attachment, Content, Group, Item, Misread, Output, OutputBasi
 use crate::service::{Issue, IssueCode, IssuePath, MAX_ISSUES};
 use crate::store::Store;
 
-/// Lists of models that items may name.
+/// The most lists of models that items may name.
 const MAX_GROUPS: usize = 256;
 
 /// The items, read.
@@ -36,59 +36,59 @@ const MAX_GROUPS: usize = 256;
 pub struct ReadItems {
     pub items: Vec<Item>,
     pub groups: Vec<Group>,
-    /// Parallel to the groups: the models as they were asked for.
+    /// Parallel to the groups: the models under the names that the client used.
     pub asked: Vec<Vec<String>>,
-    /// Parallel to the models of each group: how it was asked for first.
+    /// Parallel to the models of each group: the name that the client used first.
     pub names: Vec<Vec<String>>,
     /// Parallel to the groups: the operation of the group's first item.
     pub operations: Vec<Operation>,
-    /// How sure the input tokens are: the least of it.
+    /// How certain the input tokens are: the least certain basis of all items.
     pub input_basis: Basis,
-    /// The same of the output tokens.
+    /// How certain the output tokens are: the least certain basis of all items.
     pub output_basis: OutputBasis,
     pub tokenizers: Vec<Tokenizer>,
-    /// Parallel to the items, if they were to be bounded.
+    /// Parallel to the items, if bounds were requested.
     pub bounds: Vec<Bound>,
 }
 
-/// What bounds the cost of an item.
+/// The bounds on the cost of an item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bound {
-    /// Its group.
+    /// The item's group.
     pub group: usize,
-    /// Bytes of what it asks, as JSON.
+    /// Bytes of the item's body, as JSON.
     pub body_bytes: usize,
     pub output: Output,
-    /// The first thing in it whose price is not counted, for a message.
+    /// The first part of the item whose price is not counted, for a message.
     pub uncounted: Option<String>,
 }
 
 /// An item on its way into a quote.
 #[derive(Debug, Clone, Copy)]
 pub enum NewItem<'a> {
-    /// As it is written.
+    /// In its original text.
     Written(&'a RawValue),
-    /// Read by the dialect before.
+    /// Already read by the dialect.
     Parsed(ParsedItem<'a>),
 }
 
-/// A row that was read before: what stands in the line that becomes its input.
+/// A row that was read before: the content of the line that becomes its input.
 #[derive(Debug, Clone, Copy)]
 pub struct ParsedItem<'a> {
     pub id: &'a str,
-    /// What its `url` names.
+    /// The endpoint that its `url` names.
     pub url: Endpoint,
     pub body: &'a Map<String, Value>,
     /// The line, as it will be kept.
     pub line: &'a str,
-    /// Bytes of the body in it.
+    /// Bytes of the row's body in that line.
     pub body_bytes: usize,
 }
 
-/// Reads all items; takes time, most of it for counting tokens.
+/// Reads all items. This takes time, most of it for counting tokens.
 ///
 /// # Errors
-/// Everything that is wrong with them, at most [`MAX_ISSUES`].
+/// All faults of the items, at most [`MAX_ISSUES`].
 pub fn read(items: &[NewItem<'_>], reading: Reading<'_>, catalog: &Snapshot, files: &AttachedFiles<'_>) -> Result<ReadItems, Vec<Issue>> {
     let mut reader = Reader {
         files,
@@ -127,16 +127,16 @@ pub fn read(items: &[NewItem<'_>], reading: Reading<'_>, catalog: &Snapshot, fil
 #[derive(Debug, Clone, Copy)]
 pub struct Reading<'a> {
     pub defaults: &'a Defaults,
-    /// They go to lanes that take them as they are asked, and not in another form.
+    /// Items only go to lanes that take them in the form the client asked for, without conversion.
     pub as_asked: bool,
-    /// What bounds the cost of each is wanted, too.
+    /// The bounds on the cost of each item are wanted, too.
     pub bounded: bool,
 }
 
 /// Finds files that items name.
 pub struct AttachedFiles<'a> {
     pub store: &'a Store,
-    /// Whose they must be.
+    /// The organisation that must own the files.
     pub org: OrgId,
     pub now: Timestamp,
 }
@@ -147,7 +147,7 @@ impl AttachedFiles<'_> {
     }
 }
 
-/// A row, read.
+/// A row after reading.
 struct Row<'a> {
     id: &'a str,
     operation: Operation,
@@ -166,11 +166,11 @@ struct Reader<'a> {
     /// Ids, and the places of the items that have them.
     ids: HashMap<String, u32>,
     issues: Vec<Issue>,
-    /// Groups by operation and models as asked; `None` for models that nobody knows.
+    /// Groups by operation and by the model names that the client used; `None` for unknown models.
     places: HashMap<Operation, HashMap<String, Option<usize>>>,
-    /// The same by the models' canonical names.
+    /// Groups by operation and by the models' canonical names.
     groups: HashMap<(Operation, Vec<String>), usize>,
-    /// Parallel to the groups: those of its models.
+    /// Parallel to the groups: the tokenizers of the group's models.
     tokenizers: Vec<Vec<Tokenizer>>,
     counters: BTreeMap<Tokenizer, Counter>,
     read: ReadItems,
@@ -192,7 +192,7 @@ impl<'a> Reader<'a> {
         match item {
             NewItem::Written(raw) => match parse_item(raw.get().as_bytes(), self.defaults) {
                 Ok(row) => {
-                    // It was read as an object before.
+                    // Parsing cannot fail: the body was read as an object before.
                     let body = serde_json::from_str::<Map<String, Value>>(row.body).unwrap_or_default();
                     let operation = row.operation.unwrap_or(Operation::Responses);
                     let (id, model, body_bytes) = (&row.custom_id, &row.model, row.body.len());
@@ -217,7 +217,7 @@ impl<'a> Reader<'a> {
                 if self.as_asked {
                     content.keep_its_form();
                 }
-                // What is wrong with its models is told, whatever else is.
+                // Faults of the item's models are reported, whatever other faults it has.
                 let group = self.group_of(place, row.operation, row.model);
                 let files = self.attachments(place, &content.file_ids);
                 if let Some(group) = group.filter(|_| self.issues.len() == before) {
@@ -235,7 +235,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The files that an item names; an issue for each that is not there.
+    /// The files that an item names, with an issue for each missing file.
     fn attachments(&mut self, place: u32, ids: &[&str]) -> Vec<Attachment> {
         let mut found = Vec::with_capacity(ids.len());
         for id in ids {
@@ -299,7 +299,8 @@ impl<'a> Reader<'a> {
         Some(index)
     }
 
-    /// The models' canonical names, and how each was asked for; an issue if nobody knows one of them.
+    /// The models' canonical names, and the name that the client used for each; an issue if a model
+    /// is unknown.
     fn resolve(&mut self, place: u32, asked: &[String]) -> Option<(Vec<String>, Vec<String>)> {
         let (mut models, mut names) = (Vec::new(), Vec::new());
         let mut seen = HashSet::new();
@@ -313,7 +314,7 @@ impl<'a> Reader<'a> {
                         self.issue(IssueCode::UnknownModel, path, error.to_string());
                         return None;
                     }
-                    // One that a server takes which takes every model.
+                    // A model that a server takes which takes every model.
                     name.clone()
                 }
             };

@@ -1,4 +1,4 @@
-//! The lanes of a quote: every offering of the models that its items name, as it is at the moment.
+//! The lanes of a quote: every offering of the models that its items name, in its current state.
 
 use std::collections::BTreeSet;
 
@@ -9,10 +9,11 @@ use crate::quote::{Group, Lane, Listing};
 use crate::service::capacity::Supply;
 use crate::service::live_lanes::Live;
 
-/// What is not known of a lane that takes every model.
+/// The privacy of a lane that takes every model: nothing is known of it.
 static NOTHING_KNOWN: std::sync::LazyLock<Privacy> = std::sync::LazyLock::new(Privacy::default);
 
-/// The lanes for these groups: model by model, those of a model in the order of the catalog.
+/// The lanes for these groups, model by model; the lanes of a model are in the order of the
+/// catalog.
 pub fn lanes<'a>(snapshot: &'a Snapshot, groups: &'a [Group], live: &Live<'_>) -> Vec<Lane<'a>> {
     let models: BTreeSet<&str> = groups.iter().flat_map(|group| &group.models).map(String::as_str).collect();
     let mut lanes = Vec::new();
@@ -26,7 +27,8 @@ pub fn lanes<'a>(snapshot: &'a Snapshot, groups: &'a [Group], live: &Live<'_>) -
                 if held { Lane { listing: HELD, ..lane } } else { lane }
             }));
         }
-        // A server that takes every model takes this one where nobody who lists it can be called.
+        // A server that takes every model takes this one if no provider that lists it can be
+        // called.
         if let Ok(route) = snapshot.resolve(name)
             && !lanes[first..].iter().any(|lane| lane.provider == route.provider)
         {
@@ -38,12 +40,13 @@ pub fn lanes<'a>(snapshot: &'a Snapshot, groups: &'a [Group], live: &Live<'_>) -
 
 const HELD: Listing = Listing::Closed("is held by the operator");
 
-/// Offerings of the stand-in beside real ones are not served, and not told of.
+/// Whether an offering counts: those of the stand-in provider are neither served nor shown beside
+/// real ones.
 fn is_counted(offer: &Offer<'_>) -> bool {
     offer.provider.is_real() || offer.usable
 }
 
-/// The lane of a server that takes every model, of which nothing is known there.
+/// The lane of a server that takes every model. The catalog knows nothing about the model there.
 fn catch_all<'a>(snapshot: &'a Snapshot, name: &'a str, route: &Route<'a>, live: &Live<'_>) -> Lane<'a> {
     let own = snapshot.is_local(route.provider);
     let provider = snapshot.provider(route.provider);

@@ -1,5 +1,5 @@
-//! Items that were uploaded as the lines of a file, read to be quoted: all of them, or the first ones as a
-//! sample of the others.
+//! Items that were uploaded as the lines of a file, read for a quote: all of them, or the first
+//! ones as a sample of the others.
 
 use std::io::{BufReader, ErrorKind};
 
@@ -12,11 +12,11 @@ use crate::domain::row::lines::{Line, Lines};
 use crate::service::{Issue, IssueCode, IssuePath, MAX_ISSUES, Service, ServiceError};
 use crate::store::error::StoreError;
 
-/// The items of a file as an array, as they are written: no more of them, and no more bytes, than a request
-/// may have. Takes time.
+/// The items of a file as an array of their original texts, with no more items and no more bytes
+/// than a request may have. Takes time.
 ///
 /// # Errors
-/// When there is no such file of the organisation's, or one of its lines is no item.
+/// When the organisation has no such file, or one of its lines is not an item.
 pub fn items(service: &Service, org: OrgId, id: FileId) -> Result<Bytes, ServiceError> {
     let file = check(service.store.attachment(id, service.clock.now())?, org, id)?;
     let mut content = service.store.open_verified(&file)?;
@@ -31,9 +31,9 @@ pub fn items(service: &Service, org: OrgId, id: FileId) -> Result<Bytes, Service
     while let Some(place) = lines.advance().map_err(|error| unreadable(id, &error))? {
         let text = match lines.latest() {
             Line::Text(text) => text,
-            // Blank lines are allowed at the end alone; the batch tells of what is behind them.
+            // Blank lines are only allowed at the end; the batch reports any lines behind them.
             Line::Blank => break,
-            // It may be as long as the file is.
+            // A line may be as long as the file is.
             Line::TooLong => {
                 wrong(place.number, format!("is longer than {} bytes", service.limits.max_line_bytes));
                 break;
@@ -56,7 +56,8 @@ pub fn items(service: &Service, org: OrgId, id: FileId) -> Result<Bytes, Service
     }
     drop(lines);
     if !issues.is_empty() {
-        // They may be none of its author's.
+        // Checks the content before any issues are shown: they may not stem from what the client
+        // wrote.
         content.finish().map_err(|error| unreadable(id, &error))?;
         return Err(ServiceError::preflight(issues));
     }
@@ -64,10 +65,10 @@ pub fn items(service: &Service, org: OrgId, id: FileId) -> Result<Bytes, Service
     Ok(array.into())
 }
 
-/// Refuses a file that is not there, is somebody else's, or is no input.
+/// Refuses a file that is missing, belongs to another organisation, or is not an input.
 ///
 /// # Errors
-/// When it is one of these.
+/// When the file is one of these.
 pub fn check(found: Option<File>, org: OrgId, id: FileId) -> Result<File, ServiceError> {
     let file = found.filter(|file| file.org == org).ok_or(ServiceError::FileNotFound(id))?;
     if file.purpose == Purpose::Batch { Ok(file) } else { Err(ServiceError::NotAnInput(id)) }

@@ -1,5 +1,5 @@
-//! Quotes: items are read, the lanes of their models looked at, one decision made, and everything that came out
-//! of it handed on. What a client sees of it is its dialect's.
+//! Quotes: the items are read, the lanes of their models are looked at, one decision is made, and
+//! its whole outcome is handed on. The client's view of the outcome is the dialect's.
 
 pub mod create;
 pub mod items;
@@ -15,25 +15,26 @@ use crate::domain::quote::{KeptQuote, Quote};
 use crate::service::{Service, ServiceError};
 
 impl Service {
-    /// A quote of an organisation's.
+    /// A quote of an organisation.
     ///
     /// # Errors
-    /// When there is none, or it is another organisation's.
+    /// When there is no such quote, or it belongs to another organisation.
     pub async fn quote(&self, org: OrgId, id: QuoteId) -> Result<KeptQuote, ServiceError> {
-        // One that was never shown is no client's.
+        // A quote that was never shown does not belong to any client.
         let kept = self.store.quote(id).await?.filter(|kept| !kept.quote.shown.is_empty());
         let kept = kept.ok_or(ServiceError::QuoteNotFound(id))?;
         if kept.quote.org == org { Ok(kept) } else { Err(ServiceError::QuoteForeign) }
     }
 
-    /// A quote that a batch can be made from, without what was shown of it.
+    /// A quote that a batch can be made from, without the client's view of it.
     ///
     /// # Errors
-    /// When there is none, or it is another organisation's, used or expired.
+    /// When there is no such quote, or it belongs to another organisation, is used or has expired.
     pub async fn usable_quote(&self, org: OrgId, id: QuoteId) -> Result<Quote, ServiceError> {
         let look = self.turns.look().await?;
         let KeptQuote { quote, batch } = self.quote(org, id).await?;
-        // What was shown of it may be long, and is not needed: it waits for its turn without.
+        // The client's view may be long and is not needed here, so the quote waits for its turn
+        // without it.
         let quote = Quote { shown: Vec::new(), ..quote };
         drop(look);
         if let Some(batch) = batch {

@@ -1,4 +1,5 @@
-//! What came out when a quote was decided, lane by lane: all that a dialect may show of it, and nothing of how.
+//! The outcome of deciding a quote, lane by lane: everything that a dialect may show, and not how
+//! it is shown.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::domain::vocabulary::Operation;
 use crate::quote::tokens::Basis;
 use crate::quote::{Considered, Decision, GroupDecision, Lane, LaneVerdict, OBSERVED, Rejection};
 
-/// A decision, as it may be shown.
+/// A decision in the form in which dialects may show it.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     pub id: QuoteId,
@@ -25,22 +26,23 @@ pub struct Outcome {
     /// The time that the tier allows.
     pub window: Duration,
     pub demands: Constraints,
-    /// Items that were quoted.
+    /// The number of items that were quoted.
     pub items: usize,
-    /// Items that no lane takes.
+    /// The number of items that no lane takes.
     pub unplaced: usize,
-    /// What the selected lanes charge; `None` if nobody knows that of one of them.
+    /// The charge of the selected lanes; `None` if the charge of any of them is unknown.
     pub pricing: Option<Pricing>,
-    /// The most that all items may cost where other lanes have taken over, in US dollars; `None` if nobody knows.
+    /// The most that all items may cost where other lanes have taken over, in US dollars; `None` if
+    /// it is unknown.
     pub fallback_ceiling: Option<Decimal>,
     pub tokens: TokenEstimate,
-    /// Of whoever asks.
+    /// The account of the organisation that asks.
     pub account: Account,
     /// Every lane that was considered: the selected ones first, then the best.
     pub lanes: Vec<ConsideredLane>,
 }
 
-/// What the prices were computed from, and how sure that is.
+/// The token counts that the prices were computed from, and how certain they are.
 #[derive(Debug, Clone)]
 pub struct TokenEstimate {
     pub input: u64,
@@ -57,36 +59,37 @@ pub struct ConsideredLane {
     /// The provider's name for the model.
     pub upstream: String,
     pub model: String,
-    /// The model as it was asked for.
+    /// The model under the name that the client used.
     pub customer_model: String,
     pub family: Option<String>,
     pub operation: Operation,
-    /// Tokens.
+    /// In tokens.
     pub context_window: Option<u64>,
     pub max_input_tokens: Option<u64>,
     pub max_output_tokens: Option<u64>,
     pub regions: Vec<String>,
-    /// The items that it serves, by their places counted from 0; none if it is not selected.
+    /// The places of the items that the lane serves, counted from 0; empty if the lane is not
+    /// selected.
     pub items: Vec<u32>,
     pub price: Option<Pricing>,
-    /// Rows and tokens that fit into its queue.
+    /// Rows and tokens that fit into the lane's queue.
     pub room: (u64, u64),
-    /// About how long it takes.
+    /// The approximate duration of its work.
     pub seconds: Option<u64>,
-    /// It may take items of the others, when those fail for good.
+    /// The lane may take items of other lanes when those fail for good.
     pub takes_over: bool,
-    /// Why it is not selected, the weightiest reason first; none if it is.
+    /// Why the lane is not selected, the weightiest reason first; empty if it is.
     pub rejections: Vec<Rejection>,
 }
 
 impl ConsideredLane {
-    /// Whether it serves items.
+    /// Whether the lane serves items.
     pub fn is_selected(&self) -> bool {
         self.rejections.is_empty()
     }
 }
 
-/// A decision while it is looked at.
+/// A decision while its outcome is derived.
 pub(super) struct Decided<'a> {
     pub read: &'a ReadItems,
     pub lanes: &'a [Lane<'a>],
@@ -106,13 +109,15 @@ impl Decided<'_> {
         }
     }
 
-    /// For each group, whether each of its lanes may take items of the others, when those fail for good.
+    /// For each group, whether each of its lanes may take items of other lanes when those fail for
+    /// good.
     pub fn takers(&self) -> Vec<Vec<bool>> {
         let (total, ceiling) = (self.pricing().map(Pricing::total), self.fallback_ceiling());
         let of_group = |group: &GroupDecision| {
             let selected = || group.selected().try_fold(Decimal::ZERO, |sum, (each, _)| Some(sum + self.price(each)?.total()));
             let rest = total.and_then(|total| Some(total - selected()?));
-            // Whoever takes over may get any item of the group, and so must take all, at a known price.
+            // A lane that takes over may get any item of the group, so it must be able to take all,
+            // at a known price.
             let takes = |considered: &Considered| {
                 let Some(whole) = considered.whole.map(|cost| Pricing::of(cost.0, self.fee).total()) else { return false };
                 let within = ceiling.is_none_or(|ceiling| rest.is_some_and(|rest| rest + whole <= ceiling));

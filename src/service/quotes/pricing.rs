@@ -1,21 +1,22 @@
-//! What lanes charge, rounded as it is shown: what is shown of several lanes is the sum of what is shown of each.
+//! The charges of lanes, rounded for display: the amount shown for several lanes is the sum of the
+//! amounts shown for each.
 
 use rust_decimal::{Decimal, RoundingStrategy};
 
 use crate::domain::money::Usd;
 use crate::domain::quote::Estimate;
 
-/// Digits that amounts are rounded to, lane by lane.
+/// The most decimal digits; amounts are rounded to these lane by lane.
 const MAX_DIGITS: u32 = 8;
-/// Digits that are shown at least.
+/// The least decimal digits that are shown.
 const MIN_DIGITS: u32 = 6;
 
-/// Rounded as lanes are.
+/// Rounds an amount as the amount of a lane is rounded.
 pub fn rounded(amount: Decimal) -> Decimal {
     amount.round_dp_with_strategy(MAX_DIGITS, RoundingStrategy::MidpointAwayFromZero)
 }
 
-/// The digits of an amount in US dollars.
+/// The text of an amount in US dollars.
 pub fn digits(amount: Decimal) -> String {
     let mut amount = rounded(amount).normalize();
     if amount.is_zero() {
@@ -25,7 +26,7 @@ pub fn digits(amount: Decimal) -> String {
     amount.to_string()
 }
 
-/// What a lane, or several, charge, in US dollars.
+/// The charge of a lane, or of several, in US dollars.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pricing {
     pub provider: Decimal,
@@ -33,18 +34,18 @@ pub struct Pricing {
 }
 
 impl Pricing {
-    /// Of one lane; `fee` is a percentage.
+    /// The charge of one lane; `fee` is a percentage.
     pub fn of(cost: Decimal, fee: Decimal) -> Self {
         let provider = rounded(cost);
         Self { provider, fee: rounded(provider.saturating_mul(fee) / Decimal::ONE_HUNDRED) }
     }
 
-    /// Of what was kept with a quote.
+    /// The charge that was kept with a quote.
     pub fn of_estimate(estimate: Estimate) -> Self {
         Self { provider: estimate.provider.0, fee: estimate.fee.0 }
     }
 
-    /// The sum.
+    /// The sum of both charges.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self { provider: self.provider.saturating_add(other.provider), fee: self.fee.saturating_add(other.fee) }
@@ -55,7 +56,7 @@ impl Pricing {
         self.provider.saturating_add(self.fee)
     }
 
-    /// What is expected, as it is kept with a quote.
+    /// The expected charge, in the form that is kept with a quote.
     pub fn estimate(self) -> Estimate {
         Estimate { provider: Usd(self.provider), fee: Usd(self.fee) }
     }

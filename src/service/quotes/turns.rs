@@ -1,5 +1,5 @@
-//! What quotes may take at the same time: each is up to a second of a core, and a multiple of its request while
-//! it is made.
+//! Limits the quotes that are made at the same time. Each takes up to a second of a core, and a
+//! multiple of its request's size in memory while it is made.
 
 use std::sync::Arc;
 
@@ -7,13 +7,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::service::ServiceError;
 
-/// Quotes that are made at the same time.
+/// The most quotes that are made at the same time.
 const TURNS: usize = 2;
-/// Quotes that are looked at, at the same time: each may be some megabytes, and several times that once it
-/// is taken apart.
+/// The most quotes that are looked at at the same time. Each may be some megabytes, and several
+/// times that once it is parsed.
 const LOOKS: usize = 4;
 
-/// Bounds the quotes that are made, and looked at, at the same time.
+/// Bounds the quotes that are made or looked at at the same time.
 #[derive(Debug)]
 pub struct QuoteTurns {
     turns: Arc<Semaphore>,
@@ -27,7 +27,7 @@ impl Default for QuoteTurns {
 }
 
 impl QuoteTurns {
-    /// Leave to look at a quote, as long as the permit is kept.
+    /// Permission to look at a quote, as long as the permit is kept.
     ///
     /// # Errors
     /// Never: the semaphore is not closed.
@@ -35,7 +35,7 @@ impl QuoteTurns {
         self.looks.acquire().await.map_err(ServiceError::internal)
     }
 
-    /// A turn, as long as the permit is kept.
+    /// A turn to make a quote, as long as the permit is kept.
     ///
     /// # Errors
     /// Never: the semaphore is not closed.
@@ -43,11 +43,11 @@ impl QuoteTurns {
         self.turns.clone().acquire_owned().await.map_err(ServiceError::internal)
     }
 
-    /// Does what takes time when its turn has come, on a thread of its own. Goes on when the client goes away,
-    /// and so does its turn.
+    /// Runs slow work when its turn has come, on a thread of its own. The work continues, and keeps
+    /// its turn, when the client goes away.
     ///
     /// # Errors
-    /// Those of `work`, or when it has panicked.
+    /// Errors of `work`, or when `work` has panicked.
     pub async fn take<T, E>(&self, work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
     where
         T: Send + 'static,

@@ -1,15 +1,15 @@
-//! What in a row has a price of its own that is not counted here, such as audio.
+//! Parts of a row that have a price of their own which is not counted here, such as audio.
 
 use serde_json::{Map, Value};
 
-/// Members whose price is another one than that of the tokens of a text, and is not counted here (its server's
-/// list, without those that are).
+/// Members whose price differs from that of text tokens and is not counted here. This is the
+/// server's list, without the members that are counted.
 const UNCOUNTED: [&str; 9] =
     ["audio", "cache_control", "cachecontrol", "input_audio", "input_video", "modalities", "video", "video_url", "web_search_options"];
-/// Members that hold schemas, whose names mean nothing.
+/// Members that hold schemas: the names in them mean nothing.
 const SCHEMAS: [&str; 3] = ["parameters", "input_schema", "schema"];
 
-/// The first thing in what a row asks whose price is not counted, for a message.
+/// The first part of a row whose price is not counted, for a message.
 pub fn uncounted(members: &Map<String, Value>) -> Option<String> {
     members.iter().find_map(|(name, value)| match name.as_str() {
         _ if value.is_null() => None,

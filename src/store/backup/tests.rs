@@ -1,4 +1,5 @@
-//! Backups of a store in use: each is one that opens, and has all that was there when it was asked for.
+//! Backups of a store in use: each opens, and has everything that was there when the backup was
+//! requested.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -75,7 +76,7 @@ async fn a_backup_under_load_has_all_that_was_acknowledged_before_it() {
         let before = acknowledged.borrow().clone();
         let made = back_up(&store, &target).await.unwrap();
         assert!(made.contents >= before.files.len() as u64 && made.copied <= made.contents + 64, "{made:?}");
-        // Restored by copying: the backup itself stays as it is.
+        // The backup is restored by copying, so it stays as it is.
         let restored = tempfile::tempdir().unwrap();
         let copied = std::process::Command::new("cp").arg("-a").arg(format!("{}/.", target.display())).arg(restored.path()).status();
         assert!(copied.unwrap().success());
@@ -111,14 +112,14 @@ async fn a_place_that_will_not_do_is_refused_and_left_alone() {
     close(store).await;
 }
 
-/// Also when nothing is written that would tell the writer of it.
+/// This also holds when no write comes that would make the writer notice the failure.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_that_fails_says_so_and_leaves_the_earlier_one() {
     let (dir, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (store, _) = open(dir.path());
     let file = add_file(&store, b"content", None).await;
     back_up(&store, target.path()).await.unwrap();
-    // Deeper than anything that is removed, where the next copy is to be.
+    // The place of the next copy holds a folder that is too deep to be removed.
     std::fs::create_dir_all(target.path().join("store-1/1/2/3/4/5/6/7/8/9/10/11")).unwrap();
     let failed = tokio::time::timeout(std::time::Duration::from_secs(60), back_up(&store, target.path())).await;
     assert!(matches!(failed, Ok(Err(BackupError::GivenUp))), "{failed:?}");

@@ -1,7 +1,8 @@
-//! Whether all that a data directory holds is there and fits together, without opening it.
+//! Checks whether everything in a data directory is there and fits together, without opening the
+//! store.
 //!
-//! Invariant: nothing in the directory is changed, the lock file apart, which is made if there is none. Memory
-//! grows with the number of batches and files, not with their rows.
+//! Invariant: nothing in the directory changes, except that the lock file is made if it is missing.
+//! Memory grows with the number of batches and files, not with their rows.
 
 mod references;
 mod rows;
@@ -20,25 +21,25 @@ use references::References;
 use rows::RowsOf;
 pub(super) use rows::ranges;
 
-/// What a check has found.
+/// The findings of a check.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Checked {
     pub batches: u64,
     /// Rows with a result.
     pub rows: u64,
-    /// Uploaded ones, and those over results.
+    /// Uploaded files, and files over results.
     pub files: u64,
-    /// Bytes of the log and, of a deep check, of content.
+    /// Bytes of the log and, in a deep check, of content.
     pub bytes: u64,
     /// Things that are damaged.
     pub damaged: u64,
 }
 
-/// Checks a data directory; `tell` is given each thing that is damaged, in a line. A deep check also reads the
-/// content of every file and every result. Blocks.
+/// Checks a data directory; `tell` receives one line for each thing that is damaged. A deep check
+/// also reads the content of every file and every result. Blocks.
 ///
 /// # Errors
-/// When the directory is in use, is none, or is one of a newer version.
+/// When the directory is in use, is no data directory, or is from a newer version.
 pub fn check(dir: &Path, deep: bool, tell: &mut dyn FnMut(&str)) -> Result<Checked, Unlookable> {
     let readable = Readable::of(dir)?;
     let mut check = Check {
@@ -59,7 +60,7 @@ pub fn check(dir: &Path, deep: bool, tell: &mut dyn FnMut(&str)) -> Result<Check
     Ok(check.end(readable.root())?)
 }
 
-/// Where damage is told.
+/// Reports and counts damage.
 struct Tell<'a> {
     tell: &'a mut dyn FnMut(&str),
     damaged: u64,
@@ -80,7 +81,7 @@ struct Check<'a> {
     deep: bool,
     tell: Tell<'a>,
     references: References,
-    /// Those of the batch whose rows are being read.
+    /// The rows of the batch that is being read.
     rows: Option<RowsOf>,
     gathering: Gathering,
     checked: Checked,
@@ -144,12 +145,12 @@ impl Check<'_> {
     }
 }
 
-/// Some errors have line breaks.
+/// Joins a text into one line, because some errors have line breaks.
 pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The bytes of a key that says nothing.
+/// The first bytes of an unknown key, in hexadecimal.
 fn shown(key: &[u8]) -> String {
     let most = &key[..key.len().min(format::FORMAT_KEY.len() * 4)];
     crate::domain::text::hex(most)

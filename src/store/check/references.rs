@@ -1,4 +1,5 @@
-//! Whether what records lead to is there: batches, files and their content, lists.
+//! Checks whether the things that records refer to are there: batches, files and their content,
+//! lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -15,19 +16,19 @@ use crate::domain::file::{File, FileSource, ResultPart};
 use crate::domain::id::{BatchId, FileId, OrgId, QuoteId};
 use crate::store::error::StoreError;
 
-/// What leads anywhere.
+/// Records that refer to something, and records that can be referred to.
 #[derive(Default)]
 pub(super) struct References {
     batches: BTreeMap<BatchId, OfBatch>,
     files: BTreeMap<FileId, File>,
-    /// Those that were deleted and are still read, with their records since these are kept.
+    /// Deleted files that are still read, with their records if these were kept.
     deleted: Vec<Option<File>>,
     parts: Vec<UploadPart>,
     keys: BTreeSet<Key>,
-    /// Records that are there and cannot be read: what leads to them is not wrong, too.
+    /// Records that are there but cannot be read: references to them are not faults as well.
     damaged: BTreeSet<Key>,
     pointers: Vec<(Key, Vec<u8>)>,
-    /// Where keys of clients are to be found: the organisation's and the key's own place.
+    /// Where each client key must be listed: under its organisation and under its own id.
     places_of_keys: Vec<(Key, [Key; 2])>,
 }
 
@@ -39,7 +40,7 @@ struct OfBatch {
     rows: Option<Option<Progress>>,
 }
 
-/// What matters here of what was asked for.
+/// The parts of a batch's spec that matter here.
 struct Wanted {
     org: OrgId,
     input: FileId,
@@ -69,14 +70,15 @@ impl References {
             (_, Examined::ApiKey(found)) => {
                 self.places_of_keys.push((key, [Key::AccessOf(found.org, found.id), Key::AccessOwner(found.id)]));
             }
-            // Answers may lead nowhere, and what has no more than its content leads nowhere.
+            // Answers may lead nowhere, and other records of unlisted kinds do not refer to
+            // anything.
             (_, Examined::Answer(_) | Examined::Other) if !is_listed(&key) => return,
             _ => {}
         }
         self.keys.insert(key);
     }
 
-    /// A record is there, but it cannot be read.
+    /// Notes a record that is there but cannot be read.
     pub fn has_damaged(&mut self, key: &Key) {
         self.damaged.insert(*key);
     }
@@ -89,7 +91,7 @@ impl References {
         self.batches.entry(id).or_default()
     }
 
-    /// Whether the results of a batch are to be there: they go when both files over them have gone.
+    /// Whether the results of a batch must be there: they go when both files over them have gone.
     pub fn shows_results(&self, id: BatchId) -> bool {
         let Some((state, _)) = self.batches.get(&id).and_then(|batch| batch.state.as_ref()) else {
             return !self.keys.contains(&Key::Unseen(id));
@@ -104,7 +106,7 @@ impl References {
         self.keys.contains(key) || self.damaged.contains(key)
     }
 
-    /// Tells what does not fit; returns how many bytes of content were read.
+    /// Reports everything that does not fit; returns how many bytes of content were read.
     pub fn end(&self, root: &Folder, deep: bool, tell: &mut dyn FnMut(&str)) -> Result<u64, StoreError> {
         for id in self.batches.keys() {
             self.check_batch(*id, tell);
@@ -144,7 +146,7 @@ impl References {
         let mut say = |what: String| tell(&format!("batch {id}: {what}"));
         let is_missing = |key: Key| !self.has(&key);
         let Some((state, progress)) = state else {
-            // What is left of one that was deleted goes when there is time.
+            // The rest of a deleted batch is removed when there is time.
             if is_missing(Key::State(id)) && is_missing(Key::Unseen(id)) {
                 say("its state is missing".into());
             }
@@ -187,7 +189,7 @@ impl References {
         }
     }
 
-    /// What is in a list must be there.
+    /// Checks that an entry of a list leads to something that is there.
     fn check_place(&self, key: &Key, tell: &mut dyn FnMut(&str)) {
         let to = match *key {
             Key::BatchOf(_, id) | Key::Active(id) | Key::Notice(id) | Key::Watched(id) | Key::Control(id) => Key::State(id),
@@ -244,7 +246,7 @@ impl References {
     }
 }
 
-/// Whether others look for it by its key.
+/// Whether other records refer to a record of this kind by its key.
 fn is_listed(key: &Key) -> bool {
     !matches!(key, Key::Answer(_) | Key::Observed(_) | Key::Hold(_) | Key::Catalog(_) | Key::CatalogFiles(_) | Key::Meta)
 }
@@ -283,7 +285,7 @@ fn check_content(folder: Option<&Folder>, id: u128, name: &str, bytes: u64, sha2
     bytes
 }
 
-/// The SHA-256 of a file; where and why it cannot be read.
+/// The SHA-256 of a file; the error says where and why the file cannot be read.
 fn digest(mut file: DataFile) -> Result<[u8; 32], (u64, std::io::Error)> {
     let (mut hash, mut buffer, mut at) = (Sha256::new(), vec![0; 256 << 10], 0);
     loop {

@@ -1,4 +1,4 @@
-//! The rows of one batch: its pages, and the results that they count.
+//! Checks the rows of one batch: its pages, and the results that they count.
 
 use std::collections::BTreeMap;
 
@@ -16,29 +16,29 @@ use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::row::RowResult;
 use crate::store::record::error::RecordError;
 
-/// Ranges of rows that one line names.
+/// The most ranges of rows that one line names.
 const NAMED: usize = 50;
 
-/// Those of one batch, as they come.
+/// The rows of one batch, as they are read.
 pub(super) struct RowsOf {
     pub batch: BatchId,
     deep: bool,
     pages: BTreeMap<u32, Counted>,
 }
 
-/// A page, and what its results make of it.
+/// A page, and the counts that its results give.
 struct Counted {
     page: Option<Page>,
     /// Rows that have a result.
     found: [u64; ROWS_PER_PAGE as usize / 64],
-    /// As its results say; of a deep check.
+    /// The page as its results give it; only in a deep check.
     recounted: Page,
 }
 
-/// What the pages of a batch say.
+/// The sums over the pages of a batch.
 pub(super) struct Sums {
     pub batch: BatchId,
-    /// `None` if some of them are missing.
+    /// `None` if some pages are missing.
     pub progress: Option<Progress>,
 }
 
@@ -47,7 +47,7 @@ impl RowsOf {
         Self { batch, deep, pages: BTreeMap::new() }
     }
 
-    /// Whether it is a key of these rows.
+    /// Whether a key belongs to these rows.
     pub fn is_of(&self, key: &Key) -> bool {
         matches!(key, Key::Page(batch, _) | Key::Alone(batch, _) | Key::Run(batch, _) if *batch == self.batch)
     }
@@ -121,7 +121,7 @@ impl RowsOf {
         Ok(())
     }
 
-    /// Tells what does not fit; `is_shown` if results are to be there.
+    /// Reports everything that does not fit; `is_shown` if results must be there.
     pub fn end(&self, is_shown: bool, tell: &mut dyn FnMut(&str)) -> Sums {
         let batch = self.batch;
         let mut sums = Sums { batch, progress: Some(Progress::default()) };
@@ -169,7 +169,7 @@ fn damaged(reason: &str) -> RecordError {
     RecordError::Damaged { what: ResultRecord::NAME, reason: reason.to_owned() }
 }
 
-/// Rows in ascending order, in words.
+/// Describes rows, which are in ascending order, as ranges in words.
 pub(in crate::store) fn ranges(rows: &[u32]) -> Vec<String> {
     let mut found: Vec<(u32, u32)> = Vec::new();
     for row in rows {

@@ -1,4 +1,4 @@
-//! Stores that do not hang together, and what a check says of them.
+//! Inconsistent stores, and what a check reports about them.
 
 use super::super::format::{self, Blob};
 use super::super::tests::{close, open};
@@ -7,7 +7,8 @@ use super::super::{BatchQuery, Store};
 use super::check;
 use crate::domain::id::{BatchId, OrgId};
 
-/// Changes a store behind its back; what a deep check then says, but for that its sum no longer fits.
+/// Changes a store's records directly; returns what a deep check then reports, except that the
+/// store's sum no longer fits.
 async fn said(change: impl FnOnce(&Store, BatchId)) -> String {
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = open(dir.path());
@@ -19,7 +20,7 @@ async fn said(change: impl FnOnce(&Store, BatchId)) -> String {
     let mut lines = Vec::new();
     check(dir.path(), true, &mut |line| lines.push(line.replace(&id.to_string(), "BATCH"))).unwrap();
     lines.retain(|line| !line.contains("not as they were written") && !line.contains("and should have"));
-    // How many are stored together is a matter of time.
+    // How many rows are stored together depends on timing.
     lines.iter().map(|line| line.find(" rows count").map_or(line.as_str(), |at| &line[at..at + 50])).collect::<Vec<_>>().join("\n")
 }
 

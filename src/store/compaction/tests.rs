@@ -1,4 +1,5 @@
-//! Compactions while the store is in use: nothing changes for its readers, and its space levels off.
+//! Compactions while the store is in use: nothing changes for readers, and the space that it uses
+//! levels off.
 
 use std::path::Path;
 use std::time::Duration;
@@ -47,7 +48,7 @@ async fn ended(store: &Store, number: u32) -> (BatchId, FileId, Vec<u8>) {
     (spec.id, id, content)
 }
 
-/// Makes a batch, of which one in twenty stays and the others lose their results.
+/// Makes a batch; one in twenty of these batches stays, and the others lose their results.
 async fn churn(store: &Store, number: u32, kept: &mut Vec<(BatchId, Vec<u8>)>) {
     let (batch, file, content) = ended(store, number).await;
     if number.is_multiple_of(20) {
@@ -74,7 +75,7 @@ async fn space_comes_back_while_everything_else_goes_on() {
     for number in 0..600 {
         churn(&store, number, &mut kept).await;
         largest = largest.max(store.space().log_bytes());
-        // At every moment, also of a switch, all that was kept is there.
+        // Every kept batch is there at every moment, also during a switch.
         let (batch, content) = &kept[number as usize % kept.len()];
         assert!(holds(&store, *batch, content).await, "batch {number}");
     }
@@ -90,7 +91,8 @@ async fn space_comes_back_while_everything_else_goes_on() {
         let names = names.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name().to_string_lossy().into_owned());
         names.filter(|name| name.starts_with("store")).collect::<Vec<_>>()
     };
-    // What a kill would have left behind goes; the note keeps older versions from beginning anew.
+    // What a kill would have left behind is removed; the note keeps older versions from starting a
+    // new store.
     std::fs::create_dir_all(dir.path().join("store-999/blobs")).unwrap();
     let (store, _) = open(dir.path());
     assert_eq!(databases().len(), 1, "{:?}", databases());
@@ -101,7 +103,7 @@ async fn space_comes_back_while_everything_else_goes_on() {
     close(store).await;
 }
 
-/// A copy that goes wrong changes nothing.
+/// A copy that fails changes nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_compaction_that_fails_is_given_up() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! After a deletion, whatever is killed in between, the tree is as it was before the batch, but for what is to
-//! stay of it; and nobody who comes late brings any of it back.
+//! After a deletion, even if it is killed in between, the tree is as it was before the batch,
+//! except for the entries that must stay; and no late caller brings back anything else.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -31,17 +31,17 @@ use crate::store::{
 const ORG: OrgId = OrgId::from_u128(0xabcd << 64);
 const KEY: Idempotency = Idempotency { key: [7; 32], request: [8; 32] };
 
-/// What a batch may be.
+/// The properties of a test batch.
 #[derive(Debug, Clone, Copy)]
 struct Shape {
     rows: u32,
     org: OrgId,
-    /// From a quote, as Phaseo has it, with a receiver.
+    /// The batch comes from a quote, as Phaseo's batches do, and has a receiver.
     quoted: bool,
-    /// Its input is made with it.
+    /// The batch's input file is made together with the batch.
     made: bool,
     keyed: bool,
-    /// It ends by being refused, and runs nothing.
+    /// The batch ends by being refused, and runs nothing.
     refused: bool,
 }
 
@@ -55,9 +55,9 @@ fn shapes() -> impl Strategy<Value = Shape> {
 #[derive(Debug, Clone, Copy)]
 enum Kill {
     Never,
-    /// Before any of its rest was removed.
+    /// Before any of the batch's remaining keys was removed.
     Before,
-    /// When about so many of its keys, in percent, were.
+    /// When about this percentage of the batch's keys was removed.
     Halfway(usize),
 }
 
@@ -90,7 +90,7 @@ fn quote(org: OrgId) -> Quote {
         items: 1,
         estimate: None,
         groups: Vec::new(),
-        // Of several values.
+        // Long enough to need several values.
         shown: (0..9_000).map(|_| fastrand::alphanumeric() as u8).collect(),
     }
 }
@@ -110,7 +110,7 @@ fn message(batch: BatchId, org: OrgId, id: u128) -> Delivery {
     }
 }
 
-/// A batch that was created, run and ended.
+/// Makes a batch that is created, run and ended.
 async fn ended(store: &Store, shape: Shape) -> BatchSpec {
     let uploaded = add_file(store, b"{}\n", None).await.id;
     let mut spec = BatchSpec { org: shape.org, ..spec(uploaded) };
@@ -147,7 +147,7 @@ async fn ended(store: &Store, shape: Shape) -> BatchSpec {
     let size = |row: u32| if row % 100 == 3 { 9_000 } else { 20 };
     record(store, &(1..shape.rows).filter(|row| *row != 2).map(|row| result(id, row, size(row))).collect::<Vec<_>>()).await;
     if shape.rows > 2 {
-        // One that other rows may share.
+        // An answer that other rows may share.
         let packed = PackedRow::pack(&result(id, 2, 1)).unwrap().found_by(Some(asked(2)), NOW);
         let mut durable = store.durable_rows();
         let before = *durable.borrow();
@@ -177,14 +177,14 @@ async fn ended(store: &Store, shape: Shape) -> BatchSpec {
 /// Whether an entry outlives its batch.
 fn stays(key: &[u8], shape: Shape) -> bool {
     match key[0] {
-        // What was charged; a used key, and when it is forgotten; answers that lead nowhere.
+        // The charges; a used key, and its expiry; answers that lead nowhere.
         b'W' => shape.quoted,
         b'I' => shape.keyed,
         b'X' => {
             key[9] == format::ExpiryKind::IdempotencyKey as u8 && shape.keyed || key[9] == format::ExpiryKind::Quote as u8 && shape.quoted
         }
         b'Q' => true,
-        // A file by itself.
+        // Files are independent of the batch.
         b'F' => true,
         // Messages go when they are due.
         b'J' => [2, 3].contains(&key[1]) && shape.quoted,
@@ -236,7 +236,7 @@ async fn check(shape: Shape, kill: Kill) {
     assert!(added.is_empty(), "left of it: {added:?}");
     let lost: Vec<_> = before.iter().filter(|(key, value)| after.get(*key) != Some(value) && !stays(key, shape)).collect();
     assert!(lost.is_empty(), "not its own: {lost:?}");
-    // The uploaded file and nothing else.
+    // Only the uploaded file was added.
     assert_eq!(contents(dir.path()).len(), before_contents.len() + 1);
     assert_eq!(store.file(spec.input_file, NOW).await.unwrap().is_none(), shape.made);
     assert_eq!(store.account(shape.org).await.unwrap(), account, "what was charged stays");
@@ -244,7 +244,7 @@ async fn check(shape: Shape, kill: Kill) {
         store.answer_to(asked(2), NOW).unwrap().map(|answer| answer.key.batch),
         Some(other.id).filter(|_| shape.refused || shape.rows <= 2)
     );
-    // Its key leads nowhere, and makes no second batch.
+    // The batch's idempotency key leads nowhere, and makes no second batch.
     if shape.keyed {
         assert_eq!(store.used_key(&KEY.key).await.unwrap(), Some(UsedKey { batch: None, request: KEY.request }));
         let again = BatchSpec { id: BatchId::generate(NOW), ..super::super::tests::spec(other.input_file) };
@@ -266,7 +266,7 @@ async fn check(shape: Shape, kill: Kill) {
     close(store).await;
 }
 
-/// Messages that were not sent are dropped, and what comes late of one under way changes nothing.
+/// Unsent messages are dropped, and a late outcome of a message under way changes nothing.
 async fn messages_go(store: &Store, id: BatchId, org: OrgId) {
     let tried = DeliveryAttempt {
         key: "batch.created:256".into(),
@@ -328,7 +328,8 @@ async fn an_input_that_another_batch_still_reads_goes_with_that() {
     close(store).await;
 }
 
-/// A sweep that removes results may have begun before the batch is deleted, and may be at any step by then.
+/// A sweep that removes results may have begun before the batch is deleted, and may be at any step
+/// by then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_mark_of_a_deletion_outlives_a_purge_that_was_under_way() {
     let dir = tempfile::tempdir().unwrap();
@@ -363,7 +364,7 @@ async fn batches_that_were_kept_for_long_enough_go_the_oldest_first() {
     let at = |hours: u64| NOW + Duration::from_secs(hours * 3_600);
     let mut batches = Vec::new();
     for (created, ended) in [(0, Some(1)), (1, Some(9)), (2, None), (3, Some(4)), (6, Some(6))] {
-        // Generated ones never go back, and other tests have other clocks.
+        // Generated ids never go back in time, and other tests have other clocks.
         let id = BatchId::from_u128(BatchId::first_at(at(created)).as_u128() + 1);
         let spec = BatchSpec { id, created_at: at(created), ..spec(file) };
         store.create_batch(spec.clone(), Control::default(), None).await.unwrap();
@@ -385,7 +386,7 @@ async fn batches_that_were_kept_for_long_enough_go_the_oldest_first() {
     assert_eq!(store.delete_ended_before(at(1), &stop).await.unwrap(), 0, "not before it has been kept for that long");
     assert_eq!(store.delete_ended_before(at(5), &stop).await.unwrap(), 2);
     assert_eq!(there(&store).await, [1, 2, 4]);
-    // One that cannot be read keeps none of the others.
+    // An unreadable batch does not keep the others from being deleted.
     store.inner.tree.insert(format::batch(BatchId::from_u128(3)), &[99]).unwrap();
     assert_eq!(store.delete_ended_before(at(7), &stop).await.unwrap(), 1);
     assert_eq!(there(&store).await, [1, 2]);

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use super::seam::{Act, Seam};
 
-/// A regular file of the data directory, open. What it holds is read and written as of any file.
+/// An open regular file of the data directory. It is read and written like any other file.
 #[derive(Debug)]
 pub struct DataFile {
     file: File,
@@ -18,12 +18,12 @@ impl DataFile {
         Self { file, seam }
     }
 
-    /// The file itself, for those that only read.
+    /// The file itself, for callers that only read.
     pub fn into_plain(self) -> File {
         self.file
     }
 
-    /// Its size in bytes.
+    /// The file's size in bytes.
     ///
     /// # Errors
     /// When the file system does not say.
@@ -32,10 +32,10 @@ impl DataFile {
         Ok(self.file.metadata()?.len())
     }
 
-    /// Fills `buffer` with what stands from `offset` on.
+    /// Fills `buffer` with the bytes from `offset` on.
     ///
     /// # Errors
-    /// When there is less, or it cannot be read.
+    /// When the file ends before that, or cannot be read.
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.seam.pass(Act::Read)?;
         self.file.read_exact_at(buffer, offset)
@@ -62,7 +62,7 @@ impl DataFile {
         self.file.sync_all()
     }
 
-    /// Makes the content durable, and of the rest what is needed to read it.
+    /// Makes the content durable, and the metadata that is needed to read it.
     ///
     /// # Errors
     /// When the disk is full or fails.
@@ -71,7 +71,7 @@ impl DataFile {
         self.file.sync_data()
     }
 
-    /// Takes the lock on the file, for as long as it is open.
+    /// Takes the lock on the file, for as long as the file is open.
     pub(super) fn try_lock(&self) -> Result<(), std::fs::TryLockError> {
         self.seam.pass(Act::Lock).map_err(std::fs::TryLockError::Error)?;
         self.file.try_lock()

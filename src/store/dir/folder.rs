@@ -1,4 +1,4 @@
-//! A folder as an open descriptor, and what is done by name inside it.
+//! A folder as an open descriptor, and the operations by name inside it.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -21,11 +21,12 @@ use crate::store::error::StoreError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
     Loud,
-    /// They were expected to be too wide: another part of the program has just made the file.
+    /// The permissions were expected to be too wide: another part of the program has just made the
+    /// file.
     Quiet,
 }
 
-/// Something in a folder.
+/// One entry of a folder.
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub name: OsString,
@@ -39,26 +40,27 @@ pub struct Folder(Arc<Opened>);
 #[derive(Debug)]
 struct Opened {
     fd: OwnedFd,
-    /// As an operator knows it; for messages, and for sled.
+    /// The path as an operator knows it; for messages, and for sled.
     path: PathBuf,
     seam: Seam,
-    /// Only looked at, whoever it belongs to: permissions stay as they are.
+    /// The folder is only read, whoever owns it: permissions stay as they are.
     is_guest: bool,
 }
 
-/// Deeper than anything that is ever removed as a whole.
+/// More levels than any tree that is removed or inspected as a whole has.
 const MAX_DEPTH: usize = 8;
 
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
-/// A fifo must not block whoever opens it, and a terminal not become ours.
+/// Opening a fifo must not block, and a terminal must not become our controlling terminal.
 const CAREFULLY: OFlags = OFlags::NOFOLLOW.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
 impl Folder {
-    /// Opens a data directory, which is made if there is none. Links on the way there are followed.
+    /// Opens a data directory, which is made if it does not exist. Links in the path to it are
+    /// followed.
     pub(super) fn root(path: &Path, seam: Seam) -> Result<Self, StoreError> {
         let opening = || -> io::Result<OwnedFd> {
             seam.pass(Act::MakeFolder)?;
-            // Prompts and answers are nobody else's business.
+            // Prompts and answers must not be readable by other users.
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
             seam.pass(Act::Open)?;
             let fd = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -69,19 +71,20 @@ impl Folder {
         Ok(Self(Arc::new(Opened { fd, path: path.to_owned(), seam, is_guest: false })))
     }
 
-    /// Opens a data directory that is there, only to look at it: whoever it belongs to, and nothing is repaired.
+    /// Opens an existing data directory for reading only: it may belong to any user, and nothing is
+    /// repaired.
     pub(super) fn guest(path: &Path) -> Result<Self, StoreError> {
         let opened = open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let fd = opened.map_err(|errno| StoreError::io("opening", path, &errno.into()))?;
         Ok(Self(Arc::new(Opened { fd, path: path.to_owned(), seam: Seam::default(), is_guest: true })))
     }
 
-    /// Its path, as an operator knows it.
+    /// The folder's path, as an operator knows it.
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
-    /// Whether it belongs to the user that runs.
+    /// Whether the folder belongs to the user that runs batchd.
     ///
     /// # Errors
     /// When the file system does not say.
@@ -95,7 +98,7 @@ impl Folder {
         self.0.seam.clone()
     }
 
-    /// The path of something in it.
+    /// The path of an entry in the folder.
     pub fn path_of(&self, name: impl AsRef<OsStr>) -> PathBuf {
         self.0.path.join(name.as_ref())
     }
@@ -110,7 +113,7 @@ impl Folder {
         work().map_err(|error| StoreError::io(doing, &self.path_of(name), &error))
     }
 
-    /// What stands there, if anything; a link is a link.
+    /// The kind of the entry with that name, if there is one; links are not followed.
     ///
     /// # Errors
     /// When the file system does not say.
@@ -123,7 +126,7 @@ impl Folder {
         })
     }
 
-    /// Opens what must be of the wanted kind; an error says what is there instead.
+    /// Opens an entry that must be of the wanted kind; an error says what is there instead.
     fn enter(&self, name: &OsStr, flags: OFlags, wanted: Wanted, report: Report) -> io::Result<OwnedFd> {
         let opened = openat(&self.0.fd, name, flags | CAREFULLY, FILE_MODE);
         let fd = opened.map_err(|errno| match statat(&self.0.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -138,10 +141,11 @@ impl Folder {
         Ok(fd)
     }
 
-    /// A folder inside it, which is made if there is none.
+    /// Opens a folder inside this one, which is made if it does not exist.
     ///
     /// # Errors
-    /// When something else stands there, it belongs to somebody else, or it cannot be made.
+    /// When the name belongs to something else, the folder belongs to another user, or it cannot be
+    /// made.
     pub fn folder(&self, name: impl AsRef<OsStr>) -> Result<Self, StoreError> {
         let name = name.as_ref();
         self.at(Act::MakeFolder, "creating", name, || match mkdirat(&self.0.fd, name, Mode::RWXU) {
@@ -151,10 +155,11 @@ impl Folder {
         self.open_folder(name)
     }
 
-    /// A folder inside it; `None` if there is nothing of that name.
+    /// Opens a folder inside this one; `None` if there is nothing of that name.
     ///
     /// # Errors
-    /// When something else stands there, it belongs to somebody else, or it cannot be opened.
+    /// When the name belongs to something else, the folder belongs to another user, or it cannot be
+    /// opened.
     pub fn existing_folder(&self, name: impl AsRef<OsStr>) -> Result<Option<Self>, StoreError> {
         match self.open_folder(name.as_ref()) {
             Ok(folder) => Ok(Some(folder)),
@@ -176,24 +181,24 @@ impl Folder {
     /// Opens a file to read it.
     ///
     /// # Errors
-    /// When there is none (the error says that it is missing), it is no regular file or somebody
-    /// else's, or it cannot be opened.
+    /// When the file does not exist (the error says that it is missing), is no regular file,
+    /// belongs to another user, or cannot be opened.
     pub fn open(&self, name: impl AsRef<OsStr>) -> Result<DataFile, StoreError> {
         let name = name.as_ref();
         let fd = self.at(Act::Open, "opening", name, || self.enter(name, OFlags::RDONLY, Wanted::File, Report::Loud))?;
         Ok(self.file(fd))
     }
 
-    /// Opens a file to read and write it where it is, and makes it if there is none.
+    /// Opens a file to read and write it in place, and makes it if it does not exist.
     ///
     /// # Errors
-    /// As [`Self::open`], and when it cannot be made.
+    /// As [`Self::open`], and when the file cannot be made.
     pub fn open_or_create(&self, name: impl AsRef<OsStr>) -> Result<DataFile, StoreError> {
         let name = name.as_ref();
         let open = || {
             match openat(&self.0.fd, name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | CAREFULLY, FILE_MODE) {
                 Ok(fd) => protect_new(&fd).map(|()| fd),
-                // Whatever it is, it is looked at.
+                // Whatever is there, `enter` checks it.
                 Err(Errno::EXIST) => self.enter(name, OFlags::RDWR, Wanted::File, Report::Loud),
                 Err(errno) => Err(errno.into()),
             }
@@ -205,7 +210,7 @@ impl Folder {
     /// Makes a file that does not exist yet, to write and read it.
     ///
     /// # Errors
-    /// When something has that name, be it a link, or the disk is full or fails.
+    /// When something already has that name, even a link, or the disk is full or fails.
     pub fn create(&self, name: impl AsRef<OsStr>) -> Result<DataFile, StoreError> {
         let name = name.as_ref();
         let fd = self.at(Act::Create, "creating", name, || {
@@ -216,11 +221,11 @@ impl Folder {
         Ok(self.file(fd))
     }
 
-    /// Writes a small file as a whole, durably: afterwards and after any crash it has its old content or
-    /// the new one. `NAME.new` is used on the way.
+    /// Writes a small file as a whole, durably: after this and after any crash the file has its old
+    /// content or the new one. `NAME.new` is used on the way.
     ///
     /// # Errors
-    /// When the disk is full or fails, or something that is no file has one of the names.
+    /// When the disk is full or fails, or one of the names belongs to something that is no file.
     pub fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let new = format!("{name}.new");
         for name in [name, new.as_str()] {
@@ -229,7 +234,8 @@ impl Folder {
                 Wanted::File.check_kind(kind).map_err(wrong)?;
             }
         }
-        // Of a process that died. Never written over: it may be one file with another, by a hard link.
+        // Left by a process that died. It is never overwritten: a hard link may make it the same
+        // file as another.
         if self.kind_of(&new)?.is_some() {
             self.remove(&new)?;
         }
@@ -240,11 +246,11 @@ impl Folder {
         self.sync()
     }
 
-    /// Moves something to a name in this or another folder, where it replaces a file. Not durable until
-    /// the folders are synced.
+    /// Moves an entry to a name in this or another folder, where it replaces a file. The move is
+    /// not durable until the folders are synced.
     ///
     /// # Errors
-    /// When it is not there, or the disk is full or fails.
+    /// When the entry does not exist, or the disk is full or fails.
     pub fn rename(&self, name: impl AsRef<OsStr>, to: &Self, to_name: impl AsRef<OsStr>) -> Result<(), StoreError> {
         let (name, to_name) = (name.as_ref(), to_name.as_ref());
         to.at(Act::Rename, "renaming to", to_name, || {
@@ -253,19 +259,20 @@ impl Folder {
         })
     }
 
-    /// Removes what is not a directory; of a link, the link. Not durable until the folder is synced.
+    /// Removes an entry that is not a directory; of a link, the link itself. The removal is not
+    /// durable until the folder is synced.
     ///
     /// # Errors
-    /// When it is not there, or the disk fails.
+    /// When the entry does not exist, or the disk fails.
     pub fn remove(&self, name: impl AsRef<OsStr>) -> Result<(), StoreError> {
         let name = name.as_ref();
         self.at(Act::Remove, "removing", name, || Ok(unlinkat(&self.0.fd, name, AtFlags::empty())?))
     }
 
-    /// Removes something with all that is in it, if it is there; never what links lead to.
+    /// Removes an entry with everything in it, if it exists; never the targets of links.
     ///
     /// # Errors
-    /// When the disk fails, or what is there belongs to somebody else.
+    /// When the disk fails, or something in the tree belongs to another user.
     pub fn remove_tree(&self, name: impl AsRef<OsStr>) -> Result<(), StoreError> {
         self.remove_below(name.as_ref(), MAX_DEPTH)
     }
@@ -285,10 +292,10 @@ impl Folder {
         }
     }
 
-    /// All that is in it, in no order.
+    /// All entries of the folder, in no particular order.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the folder cannot be read.
     pub fn entries(&self) -> Result<Vec<Entry>, StoreError> {
         let list = || -> io::Result<Vec<Entry>> {
             self.0.seam.pass(Act::List)?;
@@ -300,7 +307,7 @@ impl Folder {
                     continue;
                 }
                 let kind = match entry.file_type() {
-                    // Not every file system tells at once.
+                    // Not every file system gives the kind with the listing.
                     FileType::Unknown => match statat(&self.0.fd, &name, AtFlags::SYMLINK_NOFOLLOW) {
                         Ok(stat) => FileType::from_raw_mode(stat.st_mode),
                         Err(Errno::NOENT) => continue,
@@ -315,11 +322,11 @@ impl Folder {
         list().map_err(|error| StoreError::io("listing", self.path(), &error))
     }
 
-    /// Looks at all that is in a folder whose files somebody opens by their paths: only regular files and
+    /// Inspects a folder whose files are opened by their paths: it may hold only regular files and
     /// folders of them, all ours. Repairs permissions.
     ///
     /// # Errors
-    /// When there is a link or anything else in it, or something belongs to somebody else.
+    /// When the folder holds a link or anything else, or something that belongs to another user.
     pub fn vet(&self, report: Report) -> Result<(), StoreError> {
         self.vet_below(report, MAX_DEPTH)
     }
@@ -335,7 +342,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Makes what was created, renamed and removed in it durable.
+    /// Makes creations, renames and removals in the folder durable.
     ///
     /// # Errors
     /// When the disk fails.
@@ -344,7 +351,7 @@ impl Folder {
         synced.map_err(|error| StoreError::io("flushing", self.path(), &error))
     }
 
-    /// Bytes left on its disk for an unprivileged writer.
+    /// Bytes left on the folder's disk for an unprivileged writer.
     ///
     /// # Errors
     /// When the file system does not say.
@@ -355,7 +362,7 @@ impl Folder {
     }
 }
 
-/// A name has one part: it leads nowhere but into its folder.
+/// Checks that a name has one part, so that it cannot lead out of its folder.
 fn check_name(name: &OsStr) -> io::Result<()> {
     let mut parts = Path::new(name).components();
     match (parts.next(), parts.next()) {

@@ -1,19 +1,19 @@
-//! Where tests let an operation on the data directory fail. Outside tests it is nothing at all.
+//! Lets tests make an operation on the data directory fail. Outside tests it does nothing.
 
 use std::io;
 
-/// What is done in the data directory.
+/// A kind of operation on the data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Act {
     Open,
     Create,
     MakeFolder,
-    /// What something is, whose, and how large.
+    /// Asks for the kind, the owner or the size of an entry, or for free space.
     Look,
     List,
     Lock,
     Read,
-    /// A write that fails has written half, as on a full disk.
+    /// A write; one that fails has written half of its bytes, as on a full disk.
     Write,
     Sync,
     Rename,
@@ -22,7 +22,7 @@ pub enum Act {
     ReadStore,
 }
 
-/// Goes with every folder and file.
+/// The seam that every folder and file carries.
 #[derive(Debug, Clone, Default)]
 pub struct Seam {
     #[cfg(test)]
@@ -30,7 +30,7 @@ pub struct Seam {
 }
 
 impl Seam {
-    /// An error if this operation is to fail.
+    /// Returns an error if this operation should fail.
     #[cfg(not(test))]
     #[inline]
     pub fn pass(&self, _: Act) -> io::Result<()> {
@@ -61,18 +61,18 @@ mod faults {
 
     #[derive(Debug, Default)]
     struct Plan {
-        /// Everything that was done or tried, in order.
+        /// Every operation that was done or tried, in order.
         seen: Vec<Act>,
         fault: Option<Fault>,
     }
 
     #[derive(Debug)]
     struct Fault {
-        /// Of this kind only.
+        /// Only operations of this kind fail; `None` for any kind.
         act: Option<Act>,
-        /// How many pass before.
+        /// How many operations pass before the failure.
         spared: usize,
-        /// All from then on fail, and not just one.
+        /// Whether all later operations fail, too, and not just one.
         lasting: bool,
         errno: Errno,
     }
@@ -89,7 +89,7 @@ mod faults {
             self.plan().fault = Some(Fault { act, spared: n, lasting: false, errno });
         }
 
-        /// Lets all operations of that kind, or of any, fail, but for the next `n`.
+        /// Lets all operations of that kind, or of any, fail after the next `n`.
         pub fn fail_from(&self, act: Option<Act>, n: usize, errno: Errno) {
             self.plan().fault = Some(Fault { act, spared: n, lasting: true, errno });
         }
@@ -99,7 +99,7 @@ mod faults {
             self.plan().fault = None;
         }
 
-        /// What was done or tried so far.
+        /// The operations that were done or tried so far.
         pub fn seen(&self) -> Vec<Act> {
             self.plan().seen.clone()
         }

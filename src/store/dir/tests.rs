@@ -1,4 +1,4 @@
-//! Data directories that somebody has prepared, and disks that fail.
+//! Data directories that another user has prepared, and disks that fail.
 
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Read};
@@ -22,7 +22,7 @@ fn options(dir: &Path) -> Options {
     Options { commit_interval: Duration::ZERO, ..Options::new(dir) }
 }
 
-/// What a start says against the directory, if anything.
+/// The error with which a start refuses the directory, if it does.
 fn refusal(dir: &Path) -> Option<String> {
     match Store::open(options(dir)) {
         Ok((store, _)) => {
@@ -55,7 +55,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(future)
 }
 
-/// A data directory with one file, `data`, and beside it what is somebody else's.
+/// A data directory with one file, `data`, and foreign files beside it.
 fn prepared() -> (TempDir, File) {
     let dir = tempfile::tempdir().unwrap();
     let file = block_on(async {
@@ -95,7 +95,7 @@ fn links_inside_are_refused_and_what_they_lead_to_is_untouched() {
             let (dir, _) = prepared();
             let path = dir.path().join("data").join(place);
             if *place == "seal.key.new" {
-                // It is of use only while there is no key.
+                // This file is used only while there is no key.
                 fs::remove_file(path.with_extension("")).unwrap();
             }
             clear_place(&path);
@@ -160,7 +160,7 @@ async fn content_behind_a_link_is_not_served() {
     close(store).await;
 }
 
-/// As systemd has it for a dynamic user.
+/// As systemd sets it up for a dynamic user.
 #[test]
 fn the_way_to_the_directory_may_be_a_link() {
     let (dir, file) = prepared();
@@ -203,7 +203,7 @@ fn others_are_shut_out_again() {
 #[test]
 fn what_belongs_to_another_user_is_refused() {
     if !rustix::process::geteuid().is_root() {
-        // Only the root user can give something away.
+        // Only the root user can change the owner of a file.
         return;
     }
     for place in ["", "lock", "seal.key", "store", "store/db", "files", "parts", "spool"] {
@@ -215,8 +215,8 @@ fn what_belongs_to_another_user_is_refused() {
     }
 }
 
-/// Each operation on the directory fails once, from the start to the end: whatever was acknowledged before
-/// or meanwhile is there after the next start.
+/// Each operation on the directory fails once, from the start to the end: everything that was
+/// acknowledged before or meanwhile is there after the next start.
 #[test]
 fn no_failure_costs_what_was_acknowledged() {
     let (dir, first) = prepared();

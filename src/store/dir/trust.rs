@@ -1,4 +1,4 @@
-//! What may stand in a data directory: whose it must be, what kind, and with which permissions.
+//! What a data directory may contain: of which owner, of which kind and with which permissions.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -8,12 +8,12 @@ use rustix::fs::{FileType, Mode, Stat, fchmod, fstat};
 
 use super::folder::Report;
 
-/// What is wanted in a place.
+/// What is expected in a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
     File,
     Folder,
-    /// The data directory itself, which somebody else may have made for us.
+    /// The data directory itself, which another user may have made for us.
     Root,
 }
 
@@ -32,7 +32,7 @@ impl Wanted {
         }
     }
 
-    /// An error that says what is wrong if something of another kind stands there.
+    /// Returns an error that says what is wrong if the entry is of another kind.
     pub fn check_kind(self, found: FileType) -> io::Result<()> {
         if found == self.kind() {
             return Ok(());
@@ -54,13 +54,13 @@ impl Wanted {
     }
 }
 
-/// What is to be done about the owner and the permissions of something.
+/// What must be done about the owner and the permissions of an entry.
 #[derive(Debug, PartialEq, Eq)]
 enum Finding {
     Good,
-    /// It is ours, and others are let in.
+    /// The entry is ours, but other users have access.
     Open,
-    /// The root user made it for us, and the permissions are not ours to change.
+    /// The root user made the directory for us, and we cannot change its permissions.
     Lent,
     Refused(String),
 }
@@ -73,7 +73,8 @@ fn examine(wanted: Wanted, stat: &Stat, me: u32, path: &Path) -> Finding {
         return if mode & OTHERS == 0 { Finding::Good } else { Finding::Open };
     }
     let path = path.display();
-    // A volume that a container was given, for example: the root user can read everything anyhow.
+    // For example a volume that a container was given: the root user can read everything in any
+    // case.
     if wanted == Wanted::Root && stat.st_uid == 0 {
         if mode & OTHERS_WRITE == 0 {
             return Finding::Lent;
@@ -87,7 +88,8 @@ fn examine(wanted: Wanted, stat: &Stat, me: u32, path: &Path) -> Finding {
     Finding::Refused(format!("it belongs to the user {owner}, and batchd runs as the user {me}: {advice}"))
 }
 
-/// Makes sure that what is open is what is wanted, ours, and nobody else's to read; repairs permissions.
+/// Makes sure that an open entry is of the wanted kind, ours and unreadable to others; repairs
+/// permissions.
 pub(super) fn secure(fd: impl AsFd, wanted: Wanted, path: &Path, report: Report) -> io::Result<()> {
     let stat = fstat(&fd)?;
     wanted.check_kind(FileType::from_raw_mode(stat.st_mode))?;
@@ -109,7 +111,7 @@ fn repair(fd: impl AsFd, wanted: Wanted, path: &Path, report: Report, mode: u32)
     let refuse =
         |why: String| io::Error::other(format!("others are let in (mode {mode:04o}), and that cannot be changed: {why}; {advice}"));
     fchmod(&fd, wanted.mode()).map_err(|errno| refuse(io::Error::from(errno).to_string()))?;
-    // Some file systems have no permissions, and say nothing of that.
+    // Some file systems have no permissions, and do not report an error.
     if fstat(&fd)?.st_mode & 0o077 != 0 {
         return Err(refuse("the file system does not keep it".to_owned()));
     }
@@ -120,7 +122,7 @@ fn repair(fd: impl AsFd, wanted: Wanted, path: &Path, report: Report, mode: u32)
     Ok(())
 }
 
-/// Gives a file that was just made the permissions it must have, whatever the umask has taken away.
+/// Gives a new file the permissions it must have, whatever the umask took away.
 pub(super) fn protect_new(fd: impl AsFd) -> io::Result<()> {
     let mode = Wanted::File.mode();
     if fstat(&fd)?.st_mode & 0o777 != mode.as_raw_mode() {
@@ -133,7 +135,7 @@ pub(super) fn protect_new(fd: impl AsFd) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// Who runs and who owns, in which mode, and what comes of it.
+    /// Checks the finding for each running user, owner and mode.
     #[test]
     fn who_may_own_a_data_directory_and_what_is_in_it() {
         let look = |wanted, uid, mode, me| {

@@ -1,9 +1,10 @@
-//! Handing the pages over to sled, so that it opens without a recovery of its own.
+//! Hands the pages over to sled, so that sled opens without a recovery of its own.
 //!
-//! sled begins with its newest snapshot, a table of pages, and reads the log from there on. The snapshot
-//! written here is at the end of the log, so that there is nothing left to read: a read that fails in sled's
-//! recovery would make it overwrite what it could not read. The last segment is closed, and what lies behind
-//! the end of the log is zeroed, as sled would do. Source: sled 0.34.7, `pagecache/snapshot.rs`.
+//! sled begins with its newest snapshot, a table of pages, and reads the log from there on. The
+//! snapshot written here is at the end of the log, so that nothing is left to read: a failed read
+//! in sled's recovery would make sled overwrite what it could not read. The last segment is closed,
+//! and everything behind the end of the log is zeroed, as sled would do. Source: sled 0.34.7,
+//! `pagecache/snapshot.rs`.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -15,8 +16,8 @@ use super::scan::{LogPlace, PageState};
 use super::{Image, ImageError};
 
 impl Image {
-    /// Makes the folder of the log one that sled opens with exactly the pages of this image. To be called only
-    /// once it is certain that the image holds all that was ever made durable.
+    /// Prepares the log's folder so that sled opens it with exactly the pages of this image.
+    /// Callers must first make sure that the image holds everything that was ever made durable.
     ///
     /// # Errors
     /// When the disk fails. The log holds the same pages as before.
@@ -43,7 +44,7 @@ impl Image {
         if within > 0
             && let Some(offset) = self.scan.segments.get(&(self.scan.tip - within))
         {
-            // Told to be empty, so that the log goes on in the next segment without a gap.
+            // Marked as empty, so that the log goes on in the next segment without a gap.
             let rest = if unused < MAX_HEADER { vec![0; unused] } else { message::cap(number, unused) };
             log.write_all_at(&rest, offset + within)?;
         }
@@ -53,9 +54,9 @@ impl Image {
     /// sled's form of the table of pages.
     fn table(&self) -> Result<Vec<u8>, ImageError> {
         let mut table = Vec::new();
-        // An optional number is shifted by one, so that nothing is 0.
+        // An optional number is shifted by one, so that 0 means that there is none.
         table.extend_from_slice(&(self.next_segment() + 1).to_le_bytes());
-        // No segment is in use: sled begins a new one.
+        // No segment is in use, so sled begins a new one.
         put_number(0, &mut table);
         for (page, state) in (0_u64..).zip(&self.scan.pages) {
             match state {
@@ -80,7 +81,7 @@ impl Image {
     fn write_snapshot(&self, folder: &Path, table: &[u8]) -> std::io::Result<()> {
         let earlier: Vec<_> = snapshots(folder)?;
         let name = format!("snap.{:016X}", self.next_segment());
-        // Not a name that sled takes for a snapshot, for as long as it is not whole.
+        // Until the snapshot is whole, it has a name that sled does not take for a snapshot.
         let new = folder.join("new.snapshot");
         match fs::remove_file(&new) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
@@ -91,7 +92,8 @@ impl Image {
         file.write_all(&(table.len() as u64).to_le_bytes())?;
         file.write_all(&crc32fast::hash(table).to_le_bytes())?;
         file.sync_all()?;
-        // sled takes the one with the greatest name, so the others must be gone before it opens.
+        // sled takes the snapshot with the greatest name, so the others must be gone before it
+        // opens.
         for path in earlier {
             fs::remove_file(path)?;
         }
@@ -100,7 +102,7 @@ impl Image {
     }
 }
 
-/// Writes sled's own settings anew where they are damaged: what they say never changes.
+/// Rewrites sled's own settings if they are damaged; their content never changes.
 fn restore_settings(folder: &Path) -> std::io::Result<()> {
     let text = format!("segment_size: {SEGMENT}\nuse_compression: false\nversion: 0.34\n");
     let settings = [text.as_bytes(), &crc32fast::hash(text.as_bytes()).to_le_bytes()].concat();
@@ -118,7 +120,7 @@ fn restore_settings(folder: &Path) -> std::io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// The snapshots in the folder of a log, half-written ones too.
+/// The snapshots in the folder of a log, including half-written ones.
 fn snapshots(folder: &Path) -> std::io::Result<Vec<std::path::PathBuf>> {
     let entries = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
     let is_snapshot = |path: &std::path::PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snap."));
@@ -127,7 +129,7 @@ fn snapshots(folder: &Path) -> std::io::Result<Vec<std::path::PathBuf>> {
 
 fn put_place(place: &LogPlace, table: &mut Vec<u8>) {
     table.extend_from_slice(&place.lsn.to_le_bytes());
-    // In the log, not in a side file.
+    // The message is in the log, not in a side file.
     table.push(0);
     put_number(place.offset, table);
 }

@@ -1,7 +1,7 @@
-//! The pieces of sled's log: headers of segments, messages, numbers of variable length.
+//! The parts of sled's log: headers of segments, messages, numbers of variable length.
 //!
 //! Source: sled 0.34.7, `pagecache/logger.rs` and `serialization.rs`; its format is final, and the
-//! version is pinned. Invariant: any bytes are read or refused, never a panic.
+//! version is pinned. Invariant: any bytes are read or refused, and never cause a panic.
 
 /// Bytes of a segment; sled's default, which no build of batchd has changed.
 pub(super) const SEGMENT: usize = 512 << 10;
@@ -10,14 +10,14 @@ pub(super) const SEGMENT_HEADER: usize = 20;
 /// No message begins closer to the end of its segment.
 pub(super) const MAX_HEADER: usize = 32;
 
-/// What a message is about, by sled's byte for it.
+/// The kind of a message, which sled writes as one byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LogKind {
     /// Space that was reserved and not used.
     Canceled,
     /// The rest of the segment is empty.
     Cap,
-    /// Up to where the log must reach for the batch that follows to count.
+    /// How far the log must reach for the batch that follows to count.
     BatchManifest,
     /// The page is free.
     Free,
@@ -42,7 +42,8 @@ impl LogKind {
             6 => Some(Self::Meta),
             8 => Some(Self::Node),
             10 => Some(Self::Link),
-            // 7, 9, 11 lie in side files, which values of at most 4,000 bytes never make.
+            // Kinds 7, 9 and 11 lie in side files, which sled never makes for values of at most
+            // 4,000 bytes.
             _ => None,
         }
     }
@@ -53,14 +54,14 @@ impl LogKind {
 pub(super) struct LogMessage<'a> {
     pub kind: LogKind,
     pub pid: u64,
-    /// The number of the segment that it was written for.
+    /// The number of the segment that the message was written for.
     pub segment: u64,
     pub body: &'a [u8],
-    /// Bytes with the header.
+    /// Bytes of the message with its header.
     pub bytes: usize,
 }
 
-/// What the header of a message says, whether or not the message is whole.
+/// The header of a message, whether or not the message is whole.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Header {
     pub kind: LogKind,
@@ -69,12 +70,12 @@ pub(super) struct Header {
     pub segment: u64,
     /// Bytes of the header.
     bytes: usize,
-    /// Bytes behind it.
+    /// Bytes of the body behind the header.
     length: usize,
 }
 
 impl Header {
-    /// The header at the start of `rest`; `None` if there is none.
+    /// Reads the header at the start of `rest`; `None` if there is none.
     pub fn read(rest: &[u8]) -> Option<Self> {
         let kind = LogKind::of(*rest.get(4)?)?;
         let mut cursor = rest.get(5..)?;
@@ -91,8 +92,8 @@ impl Header {
     }
 }
 
-/// The message at the start of `rest`, which ends with its segment. `None` if there is none, or a
-/// damaged one.
+/// Reads the message at the start of `rest`, which ends with its segment. `None` if there is no
+/// message, or a damaged one.
 pub(super) fn read(rest: &[u8]) -> Option<LogMessage<'_>> {
     let expected = u32::from_le_bytes(rest.get(..4)?.try_into().ok()?);
     let Header { kind, pid, segment, bytes, length } = Header::read(rest)?;
@@ -103,7 +104,8 @@ pub(super) fn read(rest: &[u8]) -> Option<LogMessage<'_>> {
     (crc.finalize() ^ u32::MAX == expected).then_some(LogMessage { kind, pid, segment, body, bytes: bytes + length })
 }
 
-/// What ends a segment of that number early, with `unused` bytes left, at least [`MAX_HEADER`].
+/// Makes the message that ends a segment of that number early, with `unused` bytes left, at least
+/// [`MAX_HEADER`].
 pub(super) fn cap(segment: u64, unused: usize) -> Vec<u8> {
     let length = unused.saturating_sub(MAX_HEADER);
     let mut cap = vec![0, 0, 0, 0, 2];
@@ -125,12 +127,12 @@ pub(super) fn cap(segment: u64, unused: usize) -> Vec<u8> {
 pub(super) struct SegmentHeader {
     /// The log sequence number of its first byte.
     pub lsn: u64,
-    /// Up to where the log was on disk when the segment was begun; -1 at first.
+    /// How far the log was on disk when the segment was begun; -1 at first.
     pub max_stable: i64,
 }
 
 impl SegmentHeader {
-    /// `None` if the bytes are none.
+    /// Reads a segment header; `None` if the bytes are no header.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let number = |at: usize| Some(i64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?) ^ i64::MAX);
         let expected = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?);
@@ -140,7 +142,7 @@ impl SegmentHeader {
     }
 }
 
-/// Takes a number of variable length off the front.
+/// Takes a number of variable length off the front of `bytes`.
 pub(super) fn number(bytes: &mut &[u8]) -> Option<u64> {
     let first = *bytes.first()?;
     let at = |index: usize| bytes.get(index).map(|byte| u64::from(*byte));
@@ -179,7 +181,7 @@ pub(super) fn put_number(value: u64, out: &mut Vec<u8>) {
     }
 }
 
-/// Takes bytes with their length in front off the front.
+/// Takes a length and that many bytes off the front of `from`.
 pub(super) fn bytes<'a>(from: &mut &'a [u8]) -> Option<&'a [u8]> {
     let length = usize::try_from(number(from)?).ok()?;
     let (taken, rest) = from.split_at_checked(length)?;

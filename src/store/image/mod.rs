@@ -1,12 +1,14 @@
-//! What is in a store, read from sled's log without sled, and without a write.
+//! The contents of a store, read from sled's log without sled and without a write.
 //!
-//! sled 0.34 cannot be asked whether its log is sound. It takes whatever it cannot read for the end of the
-//! log, forgets all that lies behind, and overwrites it, while it opens. So the log is read here first: an
-//! [`Image`] is the pages as sled would recover them, or an error. The store is opened only when the image
-//! holds what was last made durable ([`super::verify`] tells), and sled is then handed the pages
-//! ([`Image::hand_over`]), so that its own recovery has nothing left to read.
+//! sled 0.34 cannot say whether its log is sound. While it opens, it takes anything that it cannot
+//! read for the end of the log, forgets everything behind that, and overwrites it. So the log is
+//! read here first: an [`Image`] is the pages as sled would recover them, or an error. The store is
+//! opened only when the image holds what was last made durable ([`super::verify`] checks that).
+//! sled is then handed the pages ([`Image::hand_over`]), so that its own recovery has nothing left
+//! to read.
 //!
-//! Invariant: reading changes no byte on disk, and any bytes are read or refused, never a panic.
+//! Invariant: reading changes no byte on disk. Any bytes are read or refused, and never cause a
+//! panic.
 
 mod handover;
 mod message;
@@ -36,7 +38,7 @@ pub(super) struct Image {
     scan: Scan,
 }
 
-/// A place of the log that is not as it should be.
+/// A damaged place of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ImageFault {
     /// Bytes from the start of the file.
@@ -46,9 +48,9 @@ pub(super) struct ImageFault {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {
-    /// The header of a segment is damaged: nothing in it can be told.
+    /// The header of a segment is damaged: nothing in the segment can be identified.
     Header,
-    /// A message is damaged, and with it the rest of its segment.
+    /// A message is damaged, and so the rest of its segment is unreadable.
     Message,
     /// Another segment has the same number.
     Twice,
@@ -69,7 +71,7 @@ impl fmt::Display for ImageFault {
 pub(super) enum ImageError {
     #[error("{action} the log at byte {offset}: {reason}")]
     Io { action: &'static str, offset: u64, reason: String },
-    /// A page cannot be told from the log.
+    /// A page cannot be reconstructed from the log.
     #[error("page {page}: {reason}")]
     Page { page: u64, reason: &'static str },
 }
@@ -84,14 +86,16 @@ impl Image {
     /// Reads a log.
     ///
     /// # Errors
-    /// When it cannot be read from the disk. Damage is no error here: it is among [`Self::faults`].
+    /// When the log cannot be read from the disk. Damage is no error here: it is among
+    /// [`Self::faults`].
     pub fn read(log: File) -> Result<Self, ImageError> {
         let scan = scan::scan(&log, None)?;
         Ok(Self { log, scan })
     }
 
-    /// The same log before each of its last batches, the last one first: sled may have written some of a batch when a
-    /// read failed in the middle of it, and then nothing was acknowledged any more.
+    /// The same log as it was before each of its last batches, the last batch first. sled may have
+    /// written part of a batch when a read failed in the middle of it; nothing was acknowledged
+    /// after that.
     pub fn earlier(&self) -> impl Iterator<Item = Result<Self, ImageError>> {
         self.scan.batches.iter().map(|batch| {
             let log = self.log.try_clone().map_err(|error| ImageError::io("opening", 0, &error))?;
@@ -100,13 +104,13 @@ impl Image {
         })
     }
 
-    /// What is not as it should be, in the order of the file. What lies in space that is free does no harm: whether
-    /// it does is told by the entries.
+    /// The damage that was found, in the order of the file. Damage in free space does no harm; the
+    /// entries show whether damage does.
     pub fn faults(&self) -> &[ImageFault] {
         &self.scan.faults
     }
 
-    /// Bytes of the log that hold pages; the others are free.
+    /// Bytes of the log that hold pages; all other bytes are free.
     #[cfg(test)]
     pub fn live_bytes(&self) -> u64 {
         let bytes = |place: &LogPlace| place.bytes as u64;
@@ -118,7 +122,7 @@ impl Image {
         self.scan.pages.iter().map(of).sum()
     }
 
-    /// Whether the log has a tree of that name.
+    /// The root page of the tree with that name; `None` if the log has no such tree.
     ///
     /// # Errors
     /// When the page that names the trees cannot be read.
@@ -129,7 +133,7 @@ impl Image {
         Ok(roots.into_iter().find(|(name, _)| name == tree).map(|(_, root)| root))
     }
 
-    /// Gives each entry of a tree, in the order of the keys.
+    /// Calls `each` with every entry of a tree, in the order of the keys.
     ///
     /// # Errors
     /// When a page cannot be read, or pages do not follow each other without a gap.
@@ -161,7 +165,7 @@ impl Image {
     /// The leftmost leaf below a page.
     fn first_leaf(&self, root: u64) -> Result<(u64, Node), ImageError> {
         let mut page = root;
-        // No tree of pages is as high as this.
+        // No tree of pages is as deep as this.
         for _ in 0..64 {
             let node = self.node(page)?;
             let Data::Index(below) = &node.data else { return Ok((page, node)) };
@@ -170,7 +174,7 @@ impl Image {
         Err(ImageError::Page { page, reason: "the pages lead in a circle" })
     }
 
-    /// A page, with its changes.
+    /// Reads a page and applies its changes.
     fn node(&self, page: u64) -> Result<Node, ImageError> {
         let state = usize::try_from(page).ok().and_then(|index| self.scan.pages.get(index));
         let Some(PageState::Present(whole, changes)) = state else {
@@ -185,7 +189,7 @@ impl Image {
     }
 }
 
-/// What a message about a page says.
+/// Reads the body of a message about a page.
 fn body(log: &File, page: u64, place: LogPlace, kind: LogKind) -> Result<Vec<u8>, ImageError> {
     let mut bytes = vec![0; place.bytes];
     scan::read_exact(log, &mut bytes, place.offset)?;

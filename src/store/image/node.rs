@@ -1,10 +1,10 @@
-//! Pages of sled's trees: whole ones, and changes of them.
+//! Pages of sled's trees: whole pages, and changes of pages.
 //!
 //! Source: sled 0.34.7, `node.rs`, `serialization.rs`, `prefix.rs`.
 
 use super::message::{bytes, number};
 
-/// A page of a tree: keys from `lo` on and below `hi` (nothing: to the end), of which `prefix` bytes
+/// A page of a tree: keys from `lo` on and below `hi` (empty: to the end); the first `prefix` bytes
 /// are left out of each key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Node {
@@ -19,12 +19,12 @@ pub(super) struct Node {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Data {
     Leaf(Vec<(Vec<u8>, Vec<u8>)>),
-    /// The pages below, from the left, and what their keys begin with.
+    /// The pages below, from the left, each with the key that its range begins with.
     Index(Vec<(Vec<u8>, u64)>),
 }
 
 impl Node {
-    /// `None` if the bytes are no page.
+    /// Reads a page; `None` if the bytes are no page.
     pub fn read(mut from: &[u8]) -> Option<Self> {
         let from = &mut from;
         let next = Some(number(from)?).filter(|pid| *pid != 0);
@@ -39,7 +39,7 @@ impl Node {
             _ => return None,
         };
         let length = usize::try_from(number(from)?).ok()?;
-        // Each key takes a byte at least, so a damaged length allocates nothing much.
+        // Each key takes at least one byte, so a damaged length does not allocate much.
         if length > from.len() || prefix > lo.len() {
             return None;
         }
@@ -52,7 +52,7 @@ impl Node {
         Some(Self { next, prefix, lo, hi, data })
     }
 
-    /// Applies a change. `None` if the bytes are none, or one of another kind of page.
+    /// Applies a change. `None` if the bytes are no change, or a change of another kind of page.
     pub fn apply(&mut self, from: &[u8]) -> Option<()> {
         match (Change::read(from)?, &mut self.data) {
             (Change::Set(key, value), Data::Leaf(entries)) => match entries.binary_search_by(|(other, _)| other.as_slice().cmp(key)) {
@@ -70,23 +70,23 @@ impl Node {
         Some(())
     }
 
-    /// What all keys here begin with.
+    /// The prefix that all keys of this page share.
     pub fn prefix(&self) -> &[u8] {
         &self.lo[..self.prefix]
     }
 }
 
-/// A change of a page. Keys are without the prefix of the page.
+/// A change of a page. Its keys lack the prefix of the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change<'a> {
     Set(&'a [u8], &'a [u8]),
     Remove(&'a [u8]),
-    /// A merge of pages on its way: where keys are does not change before the pages are rewritten.
+    /// A merge of pages in progress: no key moves before the pages are rewritten.
     Merge,
 }
 
 impl<'a> Change<'a> {
-    /// `None` if the bytes are none.
+    /// Reads a change; `None` if the bytes are no change.
     pub fn read(mut from: &'a [u8]) -> Option<Self> {
         let from = &mut from;
         match byte(from)? {
@@ -104,7 +104,7 @@ fn byte(from: &mut &[u8]) -> Option<u8> {
     Some(*first)
 }
 
-/// Names of trees and the pages of their roots.
+/// Reads the names of trees and the pages of their roots.
 pub(super) fn roots(mut from: &[u8]) -> Option<Vec<(Vec<u8>, u64)>> {
     let mut roots = Vec::new();
     while !from.is_empty() {

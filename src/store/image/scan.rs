@@ -1,7 +1,8 @@
-//! From the log to the table of pages: which messages make up each page, up to where the log counts.
+//! Builds the table of pages from the log: which messages make up each page, up to where the log
+//! counts.
 //!
-//! The rules are those of sled's own recovery (0.34.7, `pagecache/iterator.rs` and `snapshot.rs`), but
-//! for one: sled takes a read that fails for the end of the log. Here it is an error.
+//! The rules are those of sled's own recovery (0.34.7, `pagecache/iterator.rs` and `snapshot.rs`),
+//! with one exception: sled takes a failed read for the end of the log, but here it is an error.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -13,49 +14,49 @@ use super::{ImageError, ImageFault, What};
 /// Where a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LogPlace {
-    /// Its log sequence number.
+    /// The message's log sequence number.
     pub lsn: u64,
-    /// Where it begins in the file.
+    /// Where the message begins in the file.
     pub offset: u64,
-    /// Bytes with its header.
+    /// Bytes of the message with its header.
     pub bytes: usize,
 }
 
-/// What a page consists of.
+/// The messages that make up a page.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) enum PageState {
-    /// Nothing is known of it.
+    /// Nothing is known of the page.
     #[default]
     Unknown,
     Free(LogPlace),
-    /// The whole page, and the changes since, the oldest first.
+    /// The whole page, and the changes since then, the oldest first.
     Present(LogPlace, Vec<LogPlace>),
 }
 
-/// What a scan has found.
+/// The findings of a scan.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     /// By page id.
     pub pages: Vec<PageState>,
-    /// Behind the last message that counts; in log sequence numbers.
+    /// The log sequence number just behind the last message that counts.
     pub tip: u64,
-    /// Where the segments are, by the number of their first byte.
+    /// Where the segments are in the file, by the log sequence number of their first byte.
     pub segments: BTreeMap<u64, u64>,
-    /// What is not as it should be.
+    /// Damage that was found.
     pub faults: Vec<ImageFault>,
-    /// Where the last batches begin, whether they were finished or given up; in log sequence numbers,
-    /// the last one first.
+    /// The log sequence numbers at which the last batches begin, whether they were finished or
+    /// given up; the last batch first.
     pub batches: VecDeque<u64>,
 }
 
-/// The most pages of a log: each takes a message of eight bytes at least. Bounds the table that a damaged,
-/// but by chance well-summed, page id could ask for.
+/// The most pages of a log: each takes a message of at least eight bytes. Limits the table that a
+/// damaged page id could ask for, if its checksum happens to fit.
 pub(super) const MAX_PAGE: u64 = 1 << 32;
 
-/// Batches that are remembered.
+/// How many batches are remembered.
 const BATCHES: usize = 16;
 
-/// Reads the whole log, or what was written before `limit`, a log sequence number.
+/// Reads the whole log, or only the messages before `limit`, a log sequence number.
 pub(super) fn scan(log: &File, limit: Option<u64>) -> Result<Scan, ImageError> {
     let mut scan = Scan::default();
     let max_stable = scan.read_headers(log)?;
@@ -66,7 +67,7 @@ pub(super) fn scan(log: &File, limit: Option<u64>) -> Result<Scan, ImageError> {
 }
 
 impl Scan {
-    /// Finds the segments; returns up to where the log was on disk for certain.
+    /// Finds the segments; returns how far the log was certainly on disk.
     fn read_headers(&mut self, log: &File) -> Result<i64, ImageError> {
         let length = log.metadata().map_err(|error| ImageError::io("asking for the size of", 0, &error))?.len();
         let mut max_stable = -1;
@@ -88,12 +89,12 @@ impl Scan {
         Ok(max_stable)
     }
 
-    /// Up to where the log goes on without a gap, exclusive: beyond what was on disk for certain, segments
-    /// follow each other and each message is whole.
+    /// Finds where the log stops being continuous, exclusive: beyond the part that was certainly on
+    /// disk, segments must follow each other and each message must be whole.
     fn find_end(&mut self, log: &File, max_stable: i64) -> Result<u64, ImageError> {
         let stable = u64::try_from(max_stable).unwrap_or(0) / SEGMENT as u64 * SEGMENT as u64;
-        // The last segment that was on disk for certain may have had nothing in it that counts any more; sled frees
-        // such segments when it opens.
+        // The last segment that was certainly on disk may have held nothing that still counts; sled
+        // frees such segments when it opens.
         let mut expected = self.segments.range(stable..).next().map_or(stable, |(lsn, _)| *lsn);
         let mut end = expected;
         while let Some(offset) = self.segments.get(&expected).copied() {
@@ -104,7 +105,8 @@ impl Scan {
             if messages.is_torn {
                 break;
             }
-            // The next one follows behind the end of this one, also where a cap has ended it early.
+            // The next segment follows behind the end of this one, even where a cap ended this one
+            // early.
             expected += SEGMENT as u64;
             end = if self.segments.contains_key(&expected) { expected } else { end };
         }
@@ -129,7 +131,7 @@ impl Scan {
                     self.batches.push_front(place.lsn);
                 }
                 if message.kind == LogKind::BatchManifest && manifest(&message).is_none_or(|last| last >= end) {
-                    // A batch that is not whole does not count, and nothing behind it.
+                    // An incomplete batch does not count, and neither does anything behind it.
                     self.tip = place.lsn;
                     return Ok(());
                 }
@@ -171,13 +173,13 @@ impl Scan {
     }
 }
 
-/// The messages of a segment, until one is no message.
+/// The messages of a segment, up to the first place without a valid message.
 struct Messages<'a> {
     segment: &'a [u8],
     number: u64,
-    /// Where the next one begins.
+    /// Where the next message begins.
     at: usize,
-    /// The last one was none: the log ends here, or it is damaged.
+    /// No valid message was found at `at`: the log ends here, or it is damaged.
     is_torn: bool,
 }
 

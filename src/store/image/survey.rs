@@ -1,8 +1,9 @@
-//! Where messages are in a log that is damaged: whatever can be found, wherever it lies.
+//! Finds all messages of a damaged log, wherever they lie.
 //!
-//! sled, and the scan of a sound log, stop at the first damaged message of a segment. Here the next whole
-//! message is looked for, byte by byte if need be. A message names its segment, so messages are put back into
-//! order even where headers are damaged or blocks of the file are in the wrong place.
+//! sled, and the scan of a sound log, stop at the first damaged message of a segment. The survey
+//! looks for the next whole message, byte by byte if need be. A message names its segment, so
+//! messages are put back into order even where headers are damaged or blocks of the file are in the
+//! wrong place.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -12,12 +13,12 @@ use std::os::unix::fs::FileExt;
 use super::ImageError;
 use super::message::{self, Header, LogKind, LogMessage, MAX_HEADER, SEGMENT, SEGMENT_HEADER, SegmentHeader};
 
-/// Bytes that are read by themselves where a longer read fails.
+/// Bytes of each smaller read that is tried where a longer read fails.
 const BLOCK: usize = 4096;
-/// The most places that are remembered of those that the disk does not give.
+/// The most unreadable places that are remembered.
 const MOST_UNREADABLE: usize = 1_000;
 
-/// A place that the disk does not give.
+/// A place that cannot be read from the disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::store) struct Unreadable {
     /// Bytes from the start of the file.
@@ -26,34 +27,35 @@ pub(in crate::store) struct Unreadable {
     pub reason: String,
 }
 
-/// Messages of one segment that follow each other without a gap.
+/// A run of messages of one segment that follow each other without a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stretch {
     pub from: u64,
     pub to: u64,
-    /// Where the slot begins in which it lies.
+    /// Where the slot that holds the stretch begins.
     slot: u64,
-    /// It hangs together with the begin or the end of its segment, so it is not a copy from elsewhere.
+    /// The stretch is attached to the start or the end of its segment, so it is not a copy from
+    /// elsewhere.
     is_natural: bool,
 }
 
 /// What a survey has found.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
-    /// By the number of the segment, in the order in which they were written.
+    /// Stretches by the number of their segment, in the order in which they were written.
     pub stretches: BTreeMap<u64, Vec<Stretch>>,
     /// The slot of each segment whose header is whole.
     pub slots: BTreeMap<u64, u64>,
-    /// Damaged messages, by the page that their header names: up to where in the log.
+    /// By page: how far in the log there are damaged messages whose header names the page.
     pub lost_of: BTreeMap<u64, u64>,
-    /// Up to where in the log messages may be missing of which nothing is known; 0 if there are none.
+    /// How far in the log unidentified messages may be missing; 0 if there are none.
     pub lost_below: u64,
-    /// Slots of which nothing is known.
+    /// Slots in which neither a header nor a message was found.
     pub blank: usize,
     pub unreadable: Vec<Unreadable>,
 }
 
-/// Looks through the whole log.
+/// Surveys the whole log.
 pub(super) fn survey(log: &File) -> Result<Survey, ImageError> {
     let length = log.metadata().map_err(|error| ImageError::io("asking for the size of", 0, &error))?.len();
     let mut walk = Walk { survey: Survey::default(), window: SurveyWindow::default(), at: 0, gaps: Vec::new() };
@@ -68,9 +70,9 @@ pub(super) fn survey(log: &File) -> Result<Survey, ImageError> {
 #[derive(Debug, Clone, Copy)]
 struct Gap {
     segment: u64,
-    /// Up to where in the log.
+    /// Where the gap ends in the log, as a log sequence number.
     lsn: u64,
-    /// Nothing but zeros up to the end of the slot.
+    /// Whether the gap is only zeros, up to the end of the slot.
     is_rest: bool,
 }
 
@@ -136,7 +138,7 @@ impl Walk {
         self.at += bytes;
     }
 
-    /// The end of a slot has been reached: what came last belongs there.
+    /// Marks the last stretch as natural, because the walk has reached the end of its slot.
     fn close(&mut self, own: Option<u64>, slot: u64) {
         let last = own.and_then(|own| self.survey.stretches.get_mut(&own)).and_then(|stretches| stretches.last_mut());
         if let Some(last) = last.filter(|last| last.to == self.at && last.slot == slot) {
@@ -144,13 +146,14 @@ impl Walk {
         }
     }
 
-    /// Whether what is here is one damaged message, with whole ones behind it; of which page it is, and where
-    /// it ends. What lies within it is not looked at: a value may look like a message.
+    /// Recognises one damaged message with whole messages behind it; returns its page and where it
+    /// ends. The bytes within it are not searched: a value may look like a message.
     fn damaged_alone(&self, own: u64, slot: u64) -> Option<(u64, u64)> {
         let header = Header::read(self.window.at(self.at)).filter(|header| header.segment == own)?;
         let next = self.at + header.message_bytes() as u64;
         let fits = match header.kind {
-            // Links of pages whose base is whole. Of the others more than this page may be lost.
+            // A damaged link costs only its own page, whose base is whole. Damage to other kinds
+            // may cost more than one page.
             LogKind::Link => {
                 next - slot > (SEGMENT - MAX_HEADER) as u64 || self.window.message(next).is_some_and(|next| next.segment == own)
             }
@@ -168,7 +171,8 @@ impl Walk {
     fn end(self, log: &File) -> Survey {
         let Self { mut survey, gaps, .. } = self;
         let last = survey.stretches.keys().chain(survey.slots.keys()).max().copied();
-        // The last segment is not full, and neither is one that ended with a tear when the log went on.
+        // The last segment is not full. Neither is a segment that ended with a tear before the log
+        // went on.
         let lost = gaps.iter().filter(|gap| !(gap.is_rest && Some(gap.segment) == last));
         survey.lost_below = lost.map(|gap| gap.lsn).max().unwrap_or(0);
         let Survey { stretches, slots, .. } = &mut survey;
@@ -183,14 +187,14 @@ impl Walk {
     }
 }
 
-/// Removes stretches all messages of which are elsewhere, too.
+/// Removes stretches all of whose messages are in other stretches, too.
 fn drop_copies(log: &File, found: &mut Vec<Stretch>) {
     let mut of: Vec<HashSet<u64>> = found.iter().map(|stretch| digests(log, stretch)).collect();
     for natural in [false, true] {
         let mut at = 0;
         while at < found.len() {
             let is_elsewhere = |digest: &u64| of.iter().enumerate().any(|(other, digests)| other != at && digests.contains(digest));
-            // The first one that is in its place stays, whatever else looks like it.
+            // The first stretch that is in its place stays, even if others look the same.
             let is_first = found[at].is_natural && !found[..at].iter().any(|before| before.is_natural);
             let is_copy = found[at].is_natural == natural && !is_first && of[at].iter().all(is_elsewhere);
             if is_copy {
@@ -213,10 +217,10 @@ fn digests(log: &File, stretch: &Stretch) -> HashSet<u64> {
     digests
 }
 
-/// Gives each message of a stretch with where it begins.
+/// Calls `each` with every message of a stretch and where it begins.
 pub(super) fn each_message(log: &File, stretch: &Stretch, mut each: impl FnMut(u64, &LogMessage<'_>)) {
     let mut window = SurveyWindow::default();
-    // Known from the survey.
+    // Unreadable places are known from the survey already.
     let mut unreadable = Vec::new();
     let mut at = stretch.from;
     while at < stretch.to {
@@ -230,13 +234,14 @@ pub(super) fn each_message(log: &File, stretch: &Stretch, mut each: impl FnMut(u
 }
 
 impl Stretch {
-    /// Where a message of it is within its segment, if that can be told.
+    /// Where a message of this stretch is within its segment, if that is known.
     pub fn within(&self, slot: Option<u64>, at: u64) -> Option<u64> {
         (slot == Some(self.slot)).then(|| at - self.slot)
     }
 }
 
-/// Two segments' worth of the file, so that each message that begins in the first half is whole.
+/// A window of two segments of the file, so that each message that begins in the first half is
+/// whole.
 #[derive(Debug, Default)]
 struct SurveyWindow {
     start: u64,
@@ -260,7 +265,7 @@ impl SurveyWindow {
         }
     }
 
-    /// Whether a message that begins there is here as a whole.
+    /// Whether the window holds all of a message that begins at `at`.
     fn has(&self, at: u64) -> bool {
         at >= self.start && at < self.start + SEGMENT as u64 && !self.bytes.is_empty()
     }
@@ -275,7 +280,7 @@ impl SurveyWindow {
         message::read(self.at(at))
     }
 
-    /// Where the next message begins; `end` if none does before that.
+    /// Where the next message begins; `end` if no message begins before that.
     fn next_message(&self, from: u64, end: u64) -> u64 {
         (from..end).find(|at| self.message(*at).is_some()).unwrap_or(end)
     }
@@ -286,7 +291,8 @@ impl SurveyWindow {
     }
 }
 
-/// Up to a segment from there on; nothing at the end. What the disk does not give is zero.
+/// Reads up to a segment from `offset` on; nothing at the end of the file. Unreadable bytes are
+/// zero.
 fn read_what_can_be(log: &File, offset: u64, unreadable: &mut Vec<Unreadable>) -> Vec<u8> {
     match super::scan::read_segment(log, offset) {
         Ok(segment) => return segment,

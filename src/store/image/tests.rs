@@ -1,4 +1,4 @@
-//! Images of logs that sled has written, with a map beside them that says what must be in there.
+//! Images of logs that sled has written, compared with a map of what they must hold.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -22,7 +22,7 @@ fn open(folder: &Path) -> (sled::Db, sled::Tree) {
     (db, tree)
 }
 
-/// Some groups of writes as the writer of the store makes them.
+/// Makes some groups of writes like those of the store's writer.
 fn write(tree: &sled::Tree, model: &mut Model, random: &mut fastrand::Rng, groups: usize) {
     for _ in 0..groups {
         let mut batch = sled::Batch::default();
@@ -58,7 +58,7 @@ fn entries(image: &Image) -> Model {
     found
 }
 
-/// A copy of the log as a kill would leave it.
+/// Copies the log as a kill would leave it.
 fn copy(from: &Path) -> tempfile::TempDir {
     let to = tempfile::tempdir().unwrap();
     for name in ["db", "conf"] {
@@ -95,7 +95,8 @@ fn an_image_holds_what_sled_holds_over_many_lives_of_a_log() {
     }
 }
 
-/// A log that ends anywhere behind what was on disk for certain holds some earlier state, and sled opens it with that.
+/// A log that ends anywhere behind the part that was certainly on disk holds an earlier state, and
+/// sled opens it with that state.
 #[test]
 fn a_log_that_was_cut_holds_an_earlier_state() {
     let mut random = fastrand::Rng::with_seed(11);
@@ -118,7 +119,7 @@ fn a_log_that_was_cut_holds_an_earlier_state() {
         for (first, offset) in &scan.segments {
             let from = (*offset + lsn.saturating_sub(*first).min(SEGMENT as u64)) as usize;
             let to = torn.len().min(*offset as usize + SEGMENT);
-            // Not written, or something else.
+            // Zeros as if never written, or noise.
             let noise = random.bool();
             torn[from.min(to)..to].iter_mut().for_each(|byte| *byte = if noise { random.u8(..) } else { 0 });
         }
@@ -135,7 +136,8 @@ fn a_log_that_was_cut_holds_an_earlier_state() {
     assert!(held_less > 30, "{held_less}");
 }
 
-/// The state of a log does not depend on how often it was handed over, also with few writes in between.
+/// The state of a log does not depend on how often it was handed over, even with few writes in
+/// between.
 #[test]
 fn a_log_goes_on_behind_what_was_handed_over() {
     let mut random = fastrand::Rng::with_seed(5);
@@ -155,8 +157,8 @@ fn a_log_goes_on_behind_what_was_handed_over() {
     }
 }
 
-/// Damage changes nothing, or cannot be read, or is told; or it hits the end of the log, of which others must know
-/// how far it reached.
+/// Damage changes nothing, makes the log unreadable, or is reported; or it hits the end of the log,
+/// and then the length of the log, which is known elsewhere, reveals it.
 #[test]
 fn damage_is_told() {
     let mut random = fastrand::Rng::with_seed(3);
@@ -189,8 +191,8 @@ fn damage_is_told() {
     assert!(told > 50, "{told}");
 }
 
-/// What is left of a damaged log: nothing that never was, nothing old that is called the newest, and all that
-/// was not hit, but for what shared a page with it.
+/// A wreck yields no value that never was, calls no old value the newest, and yields everything
+/// that was not hit, except entries that shared a page with something that was hit.
 #[test]
 fn what_is_left_of_a_wreck_is_found() {
     let mut random = fastrand::Rng::with_seed(13);

@@ -1,12 +1,13 @@
-//! The entries of a damaged log: all that can still be read, each in the newest form that is left of it.
+//! The entries of a damaged log: everything still readable, each entry in the newest form that is
+//! left.
 //!
-//! Where the newest form of a page is damaged, an older one may be left, and changes that came later. An older
-//! page also has what was removed since, and what has moved to another page. So all pages that have to do with a
-//! key are asked, and the newest word counts: that of a page which had the key, or of one in whose
-//! range it would be and which does not have it.
+//! Where the newest form of a page is damaged, an older form may be left, and later changes. An
+//! older page also has entries that were since removed, or moved to another page. So all pages that
+//! concern a key are consulted, and the newest evidence counts: that of a page which had the key,
+//! or of a page whose range includes the key but which does not have it.
 //!
-//! Invariant: nothing is made up. Each entry was in the store at some time; whether it may have been
-//! changed or removed since is told.
+//! Invariant: nothing is made up. Each entry was in the store at some time; `is_newest` says
+//! whether it may have been changed or removed since.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,22 +18,22 @@ use super::node::{Change, Data, Node};
 use super::scan::{LogPlace, MAX_PAGE};
 use super::survey::{Survey, Unreadable, each_message, survey};
 
-/// What is left of a log.
+/// The remains of a log.
 #[derive(Debug)]
 pub(in crate::store) struct Wreck {
     log: File,
     pages: BTreeMap<u64, Remains>,
     survey: Survey,
-    /// Keys that can be.
+    /// Whether bytes can be a key.
     is_key: fn(&[u8]) -> bool,
 }
 
-/// What is left of a page.
+/// The remains of a page.
 #[derive(Debug, Default)]
 struct Remains {
-    /// The newest whole one.
+    /// The newest whole form of the page.
     whole: Option<LogPlace>,
-    /// Changes since.
+    /// Changes since then.
     changes: Vec<LogPlace>,
     is_free: bool,
 }
@@ -42,7 +43,7 @@ struct Remains {
 pub(in crate::store) struct FoundPiece<'a> {
     pub key: &'a [u8],
     pub value: &'a [u8],
-    /// Nothing newer about it can be among what is lost.
+    /// Whether this is certainly the newest form: no lost message can concern the key later.
     pub is_newest: bool,
 }
 
@@ -50,23 +51,25 @@ pub(in crate::store) struct FoundPiece<'a> {
 #[derive(Debug, Default)]
 struct Leaf {
     lo: Vec<u8>,
-    /// Nothing if there is no end; the begin, if it is not known that the leaf has a range.
+    /// Where the range ends: empty if it has no end, `None` if the leaf is not known to have a
+    /// range.
     hi: Option<Vec<u8>>,
-    /// Number of the whole page; 0 if there are only changes.
+    /// The log sequence number of the whole page; 0 if there are only changes.
     lsn: u64,
-    /// By key: the value, or that it was removed; and since when.
+    /// Each key with its value, or `None` if it was removed, and the log sequence number of that.
     entries: Vec<(Vec<u8>, Option<Vec<u8>>, u64)>,
-    /// Changes up to here may be missing.
+    /// Changes below this log sequence number may be missing.
     lost_below: u64,
-    /// How many of the entries are done.
+    /// How many of the entries were already given out.
     at: usize,
 }
 
 impl Wreck {
-    /// Looks for all that is left. `is_key` tells keys from what cannot be one.
+    /// Looks for everything that is left. `is_key` says whether bytes can be a key.
     ///
     /// # Errors
-    /// When the size of the log cannot be read; other places that cannot be are among [`Self::unreadable`].
+    /// When the size of the log cannot be read. Unreadable places in the log are among
+    /// [`Self::unreadable`].
     pub fn read(log: File, is_key: fn(&[u8]) -> bool) -> Result<Self, ImageError> {
         let survey = survey(&log)?;
         let mut wreck = Self { log, pages: BTreeMap::new(), survey, is_key };
@@ -75,7 +78,7 @@ impl Wreck {
         Ok(wreck)
     }
 
-    /// Places that the disk does not give.
+    /// Places that cannot be read from the disk.
     pub fn unreadable(&self) -> &[Unreadable] {
         &self.survey.unreadable
     }
@@ -85,7 +88,7 @@ impl Wreck {
         for (segment, stretches) in &survey.stretches {
             let base = segment.saturating_mul(SEGMENT as u64);
             let slot = survey.slots.get(segment).copied();
-            // Where the place in the segment is not known, the order is.
+            // Where a message's place in its segment is unknown, its order is still known.
             let mut next = SEGMENT_HEADER as u64;
             for stretch in stretches {
                 each_message(log, stretch, |offset, message| {
@@ -107,11 +110,11 @@ impl Wreck {
         }
     }
 
-    /// Up to where something may be missing of which nothing is known.
+    /// Finds out how far in the log unidentified messages may be missing.
     fn weigh(&mut self) {
         let survey = &mut self.survey;
         let numbers = || survey.stretches.keys().chain(survey.slots.keys()).copied();
-        // Segments that are not there were freed, or are lost: in slots of which nothing is known, or behind the end.
+        // Missing segments were freed, or are lost: in blank slots, or behind the end of the file.
         if survey.blank > 0 || survey.lost_below == 0 {
             let last = numbers().max().unwrap_or(0);
             let missing = (0..last).rev().find(|number| !survey.stretches.contains_key(number) && !survey.slots.contains_key(number));
@@ -126,10 +129,10 @@ impl Wreck {
         }
     }
 
-    /// Gives each entry, in the order of the keys.
+    /// Calls `each` with every entry, in the order of the keys.
     pub fn entries(&self, mut each: impl FnMut(FoundPiece<'_>)) {
         let mut ranges = self.ranges();
-        // The last one first, so that the next is at the end.
+        // The last range comes first, so that the next one is at the end of the list.
         ranges.sort_by(|a, b| b.cmp(a));
         let mut open: Vec<Leaf> = Vec::new();
         loop {
@@ -152,9 +155,9 @@ impl Wreck {
         }
     }
 
-    /// Where each leaf begins, as far as that is known.
+    /// The first key and the page of each leaf, as far as they are known.
     fn ranges(&self) -> Vec<(Vec<u8>, u64)> {
-        // By page: where it begins, and who said so.
+        // By page: its first key, and the log sequence number of the page that said so.
         let mut begins: BTreeMap<u64, (Vec<u8>, u64)> = BTreeMap::new();
         let mut leaves = Vec::new();
         for (page, remains) in &self.pages {
@@ -196,7 +199,7 @@ impl Wreck {
         let mut leaf = Leaf { lost_below, ..Leaf::default() };
         let mut prefix = None;
         match node {
-            // The page was freed and is another one now: only what came later counts.
+            // The page was freed and reused, with another range: only later changes count.
             Some((node, _)) if node.lo != lo => {}
             Some((node, lsn)) => {
                 prefix = Some(node.prefix().len());
@@ -208,7 +211,7 @@ impl Wreck {
             }
             None => {}
         }
-        // The tree that sled always has, and nobody uses.
+        // The default tree that sled always has, and that batchd does not use.
         if leaf.hi.as_ref().is_some_and(Vec::is_empty) && lo.is_empty() && leaf.entries.is_empty() {
             leaf.hi = None;
         }
@@ -224,8 +227,8 @@ impl Wreck {
         Some(leaf)
     }
 
-    /// The whole key of a change. The page may have been rewritten in between, with another prefix, and that form of
-    /// it be lost: then the length of keys tells, or nothing does.
+    /// The whole key of a change. The page may have been rewritten in between with another prefix,
+    /// and that form may be lost: then the length of keys decides, if anything does.
     fn key_of(&self, lo: &[u8], prefix: Option<usize>, suffix: &[u8]) -> Option<Vec<u8>> {
         let join = |prefix: usize| Some([lo.get(..prefix)?, suffix].concat());
         let with = |prefix: usize| join(prefix).filter(|key| (self.is_key)(key) && key.as_slice() >= lo);
@@ -236,7 +239,7 @@ impl Wreck {
         match (possible.next(), possible.next()) {
             (Some(key), None) => Some(key),
             (Some(_), Some(_)) => None,
-            // Whoever reads the entries finds that it is none.
+            // The reader of the entries will find that this is no valid key.
             (None, _) => prefix.and_then(join),
         }
     }
@@ -251,7 +254,7 @@ impl Leaf {
         }
     }
 
-    /// Whether keys from this one on may be in its range.
+    /// Whether the leaf's range reaches beyond this key.
     fn covers_from(&self, key: &[u8]) -> bool {
         self.hi.as_ref().is_some_and(|hi| hi.is_empty() || key < hi.as_slice())
     }
@@ -261,7 +264,8 @@ impl Leaf {
     }
 }
 
-/// The last word on a key: its value, and whether it is certainly the last one. `None` if it was removed.
+/// The newest value of a key, and whether it is certainly the newest. `None` if the key was
+/// removed.
 fn newest(open: &[Leaf], key: &[u8]) -> Option<(Vec<u8>, bool)> {
     let words = open.iter().filter_map(|leaf| {
         let (other, value, lsn) = leaf.entries.get(leaf.at)?;

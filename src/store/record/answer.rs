@@ -1,4 +1,4 @@
-//! Where the answer to a request is, on disk, version 1.
+//! Pointers to the answers of requests, on disk, version 1.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,7 @@ impl AnswerRecord {
     /// The row, and when it was answered.
     ///
     /// # Errors
-    /// When the time is none.
+    /// When the time is out of range.
     pub fn unpack(self) -> Result<(RowKey, Timestamp), RecordError> {
         let key = RowKey { batch: BatchId::from_u128(self.batch), row: RowIndex(self.row) };
         Ok((key, timestamp::<Self>(self.at)?))

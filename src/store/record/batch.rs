@@ -1,4 +1,4 @@
-//! Batches on disk: state, control, problems, idempotency keys. What was asked for is in
+//! Batches on disk: state, control, problems, idempotency keys. The client's order is in
 //! [`super::spec`].
 
 use rust_decimal::Decimal;
@@ -14,16 +14,16 @@ use crate::domain::money::Usd;
 use crate::domain::time::Timestamp;
 use crate::store::record::error::RecordError;
 
-/// Version 2 of where a batch stands. While rows run, the pages know the progress; once the batch
-/// has ended it is here, so that reading an old batch touches no page.
+/// Version 2 of a batch's state. While rows run, the pages hold the progress; once the batch has
+/// ended the progress is here, so that reading an old batch touches no page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateRecord {
     first: StateRecord1,
-    /// Of the rows that failed.
+    /// The rows that were cancelled, among those that failed.
     cancelled: u32,
 }
 
-/// Version 1, which did not tell what was cancelled from what has failed.
+/// Version 1, which did not distinguish cancelled rows from failed ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct StateRecord1 {
     state: StateTag,
@@ -91,7 +91,7 @@ impl EndRecord {
 }
 
 impl StateRecord {
-    /// The record of `state`; `progress` is kept only once the batch has ended.
+    /// Makes the record of `state`; `progress` is kept only once the batch has ended.
     pub fn pack(state: &BatchState, progress: &Progress) -> Self {
         let tag = match *state {
             BatchState::Validating => StateTag::Validating,
@@ -122,7 +122,7 @@ impl StateRecord {
         Self { first: StateRecord1 { state: tag, final_progress }, cancelled: progress.cancelled }
     }
 
-    /// The state, and the progress of a batch that has ended.
+    /// Returns the state, and the progress if the batch has ended.
     ///
     /// # Errors
     /// When a moment is out of range.
@@ -166,7 +166,7 @@ impl StateRecord {
 
 impl From<&Progress> for ProgressRecord {
     fn from(progress: &Progress) -> Self {
-        // What was cancelled stands beside it.
+        // The number of cancelled rows has a field of its own.
         let Progress { total, succeeded, failed, cancelled: _, output_bytes, error_bytes, usage, cost } = progress;
         Self {
             total: *total,
@@ -195,7 +195,7 @@ impl From<ProgressRecord> for Progress {
     }
 }
 
-/// Version 1 of what may be changed about a batch. Absent while all of it is as by default.
+/// Version 1 of a batch's changeable settings. Absent while all of them have their defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControlRecord {
     priority: u8,
@@ -271,11 +271,11 @@ impl ProblemsRecord {
 pub struct IdempotencyRecord {
     /// SHA-256 of the request that used it.
     pub request: [u8; 32],
-    /// The batch that it made; `None` once that was deleted.
+    /// The batch that the key made; `None` once that batch was deleted.
     pub batch: Option<u128>,
 }
 
-/// Version 1, of when batches stayed for ever.
+/// Version 1, from when batches were never deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct IdempotencyRecord1 {
     request: [u8; 32],

@@ -6,13 +6,13 @@ use super::{Record, moment, timestamp};
 use crate::store::record::error::RecordError;
 use crate::store::record::stored_catalog::StoredCatalog;
 
-/// Version 1 of what is told of an accepted catalog.
+/// Version 1 of an accepted catalog's description.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CatalogRecord {
     hash: String,
     accepted_at: i64,
     folder: Option<String>,
-    /// JSON, which the store does not read.
+    /// JSON that the store does not interpret.
     #[serde(with = "serde_bytes")]
     changes: Vec<u8>,
 }
@@ -34,7 +34,7 @@ impl From<&StoredCatalog> for CatalogRecord {
 }
 
 impl CatalogRecord {
-    /// The catalog with the version that its key states.
+    /// Returns the catalog, with the version from its key.
     pub fn unpack(self, version: u64) -> Result<StoredCatalog, RecordError> {
         let Self { hash, accepted_at, folder, changes } = self;
         Ok(StoredCatalog { version, hash, accepted_at: timestamp::<Self>(accepted_at)?, folder, changes })

@@ -1,12 +1,13 @@
-//! Compression of results and of runs of them: zstd with a dictionary of what answers usually consist of.
+//! Compression of results and of runs of results: zstd with a dictionary of common parts of
+//! answers.
 //!
-//! An answer of usual size is too short to describe itself: a plain frame spends most of its time,
+//! An answer of usual size is too short for its own tables: a plain frame spends most of its time,
 //! and half of its bytes, on tables for its own letters. The dictionary has the text of common
-//! answers, the usual last, and such tables. Its text was written by hand, its tables are zstd's own
-//! (`ZDICT_finalizeDictionary`) for sample answers in English, JSON and Markdown.
+//! answers, the most common last, and such tables. Its text was written by hand; its tables are
+//! zstd's own (`ZDICT_finalizeDictionary`) for sample answers in English, JSON and Markdown.
 //!
 //! Invariant: the dictionary never changes, because every result that was packed with it needs the
-//! very same bytes. Another one would be another file with another flag.
+//! very same bytes. A new dictionary would be a new file with a new flag.
 
 use std::cell::RefCell;
 use std::sync::LazyLock;
@@ -17,7 +18,7 @@ use zstd::dict::{DecoderDictionary, EncoderDictionary};
 use crate::store::record::error::RecordError;
 
 const DICTIONARY: &[u8] = include_bytes!("results.dict");
-/// Level 1: measured on chat rows, the higher ones cost more time than they save space.
+/// Level 1: measured on chat rows, higher levels cost more time than the space they save is worth.
 const LEVEL: i32 = 1;
 /// A buffer that has grown beyond this is not kept.
 const MAX_SCRATCH: usize = 256 << 10;
@@ -25,7 +26,7 @@ const MAX_SCRATCH: usize = 256 << 10;
 static ENCODER: LazyLock<Option<EncoderDictionary<'static>>> = LazyLock::new(|| EncoderDictionary::try_copy(DICTIONARY, LEVEL).ok());
 static DECODER: LazyLock<Option<DecoderDictionary<'static>>> = LazyLock::new(|| DecoderDictionary::try_copy(DICTIONARY).ok());
 
-/// What packing needs again and again. Setting up a context costs more than a usual row.
+/// State that packing reuses. Setting up a context costs more than packing a usual row.
 #[derive(Default)]
 struct Bench {
     compressor: Option<Compressor<'static>>,
@@ -35,7 +36,7 @@ struct Bench {
 /// Appends the compressed form of `plain` to `out`.
 ///
 /// # Errors
-/// When memory is short; then `out` is as before.
+/// When memory is short; `out` is then unchanged.
 pub(super) fn squeeze(plain: &[u8], out: &mut Vec<u8>) -> std::io::Result<()> {
     thread_local! {
         static BENCH: RefCell<Bench> = RefCell::default();
@@ -64,8 +65,8 @@ impl Bench {
     }
 }
 
-/// Lets `read` have the `size` bytes that `body` was made from; the caller has checked that these are
-/// not too many.
+/// Passes the `size` bytes that `body` was made from to `read`. Callers must have checked that
+/// `size` is not too large.
 pub(super) fn unsqueeze<T>(
     body: &[u8],
     size: u32,
@@ -74,7 +75,7 @@ pub(super) fn unsqueeze<T>(
     read: impl FnOnce(&[u8]) -> Result<T, RecordError>,
 ) -> Result<T, RecordError> {
     thread_local! {
-        // Setting it up costs more than a row.
+        // Setting up the unpacker costs more than unpacking a row.
         static UNPACKER: RefCell<Unpacker> = RefCell::default();
     }
     UNPACKER.with_borrow_mut(|unpacker| read(unpacker.decompress(body, size, with_dictionary).map_err(damaged)?))
@@ -91,7 +92,7 @@ impl Unpacker {
     fn decompress(&mut self, body: &[u8], size: u32, with_dictionary: bool) -> Result<&[u8], String> {
         let mut unpacked = std::mem::take(&mut self.unpacked);
         unpacked.clear();
-        // One large result does not keep its memory.
+        // The memory of one large result is not kept.
         unpacked.shrink_to(MAX_SCRATCH);
         unpacked.reserve(size as usize);
         let done = self.context(with_dictionary).and_then(|context| context.decompress_to_buffer(body, &mut unpacked));

@@ -1,5 +1,5 @@
-//! Messages on their way, on disk, version 2. In the envelope of [`super::packed`], because they may be
-//! longer than a value; the number there is not used.
+//! Messages that await delivery, on disk, version 2. They use the envelope of [`super::packed`],
+//! because they may be longer than a value; the number in the envelope is not used.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ use crate::store::record::error::RecordError;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeliveryRecord {
     first: DeliveryRecord1,
-    /// `None` for BatchRouter's.
+    /// `None` for messages of BatchRouter's.
     told: Option<ToldRecord>,
 }
 
@@ -27,7 +27,7 @@ struct ToldRecord {
     receiver: Option<u128>,
 }
 
-/// Version 1, of when all messages were BatchRouter's.
+/// Version 1, from when all messages were BatchRouter's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct DeliveryRecord1 {
     id: u128,
@@ -80,7 +80,7 @@ impl DeliveryRecord {
     /// Reads a body of either version.
     ///
     /// # Errors
-    /// When it is none.
+    /// When the body is not a message.
     pub fn read(version: u8, body: &[u8]) -> Result<Self, RecordError> {
         match version {
             1 => Ok(Self { first: decode_old::<Self, _>(body)?, told: None }),

@@ -1,4 +1,4 @@
-//! What a client demands of lanes, as a part of other records. Words are as they are on the wire.
+//! A client's demands on lanes, as a part of other records. Words are the same as on the wire.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -45,13 +45,13 @@ impl From<&Constraints> for DemandsRecord {
     }
 }
 
-/// The operation with that word, in a record `T`.
+/// Returns the operation with that word; `T` is the record that holds the word.
 pub(super) fn operation<T: Record>(text: &str) -> Result<Operation, RecordError> {
     word::<T, _>(text, Operation::parse)
 }
 
 impl DemandsRecord {
-    /// The demands, as a part of a record `T`.
+    /// Reads the demands; `T` is the record that holds them.
     pub fn read<T: Record>(self) -> Result<Constraints, RecordError> {
         let tools = self.tools.iter().map(|tool| word::<T, _>(tool, HostedTool::parse)).collect::<Result<_, _>>()?;
         let data_collection = self.data_collection.map(|text| word::<T, _>(&text, DataCollection::parse)).transpose()?;

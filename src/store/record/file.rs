@@ -15,7 +15,7 @@ pub struct FileRecord {
     org: u128,
 }
 
-/// Version 1 of it, which is a part of version 2: all files are the operator's.
+/// Version 1, which is a part of version 2: all files are the operator's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct FileRecord1 {
     id: u128,
@@ -50,7 +50,8 @@ impl From<&File> for FileRecord {
     fn from(file: &File) -> Self {
         let source = match &file.source {
             FileSource::Uploaded { sha256 } => SourceRecord::Uploaded { sha256: *sha256 },
-            // A view over all rows has no file of its own; only these two are ever stored.
+            // A view over all rows has no file of its own; only output and error files are ever
+            // stored.
             FileSource::View { batch, part: ResultPart::Output | ResultPart::All } => SourceRecord::Output { batch: batch.as_u128() },
             FileSource::View { batch, part: ResultPart::Errors } => SourceRecord::Errors { batch: batch.as_u128() },
         };

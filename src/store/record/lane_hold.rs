@@ -6,7 +6,7 @@ use super::{Record, moment, timestamp};
 use crate::domain::provider::lane_hold::{Hold, LaneHold, LaneSelector};
 use crate::store::record::error::RecordError;
 
-/// Version 1 of a hold; which lane it is on is a part of it, the key holds only a digest.
+/// Version 1 of a hold. It names its lane, because the key holds only a digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoldRecord {
     provider: String,

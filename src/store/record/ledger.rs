@@ -25,7 +25,7 @@ fn unpack(amount: Amount) -> Usd {
 /// Version 1 of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccountRecord {
-    /// What was granted; `None` if nothing needs to be.
+    /// The amount that was granted; `None` if the account needs no grant.
     granted: Option<Amount>,
     reserved: Amount,
     charged: Amount,
@@ -53,7 +53,7 @@ impl From<AccountRecord> for Account {
     }
 }
 
-/// Version 1 of what a batch reserves.
+/// Version 1 of a batch's reservation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReservationRecord {
     org: u128,
@@ -100,7 +100,7 @@ pub struct ReceiptRecord {
 /// The first and the last of each range of rows; `None` if there are too many.
 type Ranges = Option<Vec<(u32, u32)>>;
 
-/// A lane of a receipt, as all versions have it.
+/// A lane of a receipt, the same in all versions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct LaneRecord {
     provider: String,

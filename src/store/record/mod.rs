@@ -40,19 +40,19 @@ use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::time::Timestamp;
 use crate::store::record::error::RecordError;
 
-/// The largest decoded record in bytes: the largest response and then some.
+/// The largest decoded record in bytes: the largest response and some room.
 const DECODE_LIMIT: u64 = 512 << 20;
 
 /// A struct as it is on disk.
 pub trait Record: Serialize + DeserializeOwned {
     /// The version byte that this struct is written under.
     const VERSION: u8;
-    /// What it is, for errors.
+    /// The name of the record, for errors.
     const NAME: &'static str;
-    /// The most that a body of it may unpack to, in bytes.
+    /// The most bytes that a body of the record may unpack to.
     const LIMIT: u64 = DECODE_LIMIT;
 
-    /// Whether a packed body of that version can be read; who reads it must tell versions apart.
+    /// Whether a packed body of that version can be read; the reader must distinguish versions.
     fn is_packed_as(version: u8) -> bool {
         version == Self::VERSION
     }
@@ -70,10 +70,10 @@ fn options() -> impl Options {
     bincode::DefaultOptions::new().with_limit(DECODE_LIMIT)
 }
 
-/// The version byte and the body.
+/// Encodes a record: the version byte and the body.
 ///
 /// # Errors
-/// When the record exceeds the decode limit; it could not be read back.
+/// When the record exceeds the decode limit, and so could not be read back.
 pub fn encode<T: Record>(record: &T) -> Result<Vec<u8>, RecordError> {
     let mut bytes = vec![T::VERSION];
     options().serialize_into(&mut bytes, record).map_err(RecordError::damaged::<T>)?;
@@ -92,7 +92,7 @@ pub fn decode<T: Record>(bytes: &[u8]) -> Result<T, RecordError> {
     }
 }
 
-/// A body without a version byte, for those whose envelope has one.
+/// Encodes a body without a version byte, for records whose envelope has one.
 ///
 /// # Errors
 /// As [`encode`].
@@ -109,7 +109,7 @@ fn decode_old<T: Record, Old: DeserializeOwned>(body: &[u8]) -> Result<Old, Reco
     options().deserialize(body).map_err(RecordError::damaged::<T>)
 }
 
-/// The word of a vocabulary, in a record `T`.
+/// Parses a word of a vocabulary; `T` is the record that holds the word.
 fn word<T: Record, W>(text: &str, parse: impl FnOnce(&str) -> Option<W>) -> Result<W, RecordError> {
     parse(text).ok_or_else(|| RecordError::damaged::<T>(format!("`{text}` is an unknown word")))
 }
@@ -119,7 +119,7 @@ pub(super) fn moment(at: Timestamp) -> i64 {
     at.as_microsecond()
 }
 
-/// The moment with that number.
+/// The moment with that number of microseconds since the Unix epoch.
 pub(super) fn timestamp<T: Record>(micros: i64) -> Result<Timestamp, RecordError> {
     Timestamp::from_microsecond(micros).map_err(RecordError::damaged::<T>)
 }

@@ -57,14 +57,15 @@ impl TryFrom<OrgRecord> for Organisation {
     }
 }
 
-/// Version 2 of an API key. Its secret is not here, and its digest is the record's place.
+/// Version 2 of an API key. The record does not hold the key's secret; the digest of it is the
+/// record's key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRecord {
     first: KeyRecord1,
     kind: u8,
 }
 
-/// Version 1, of when all keys were BatchRouter's.
+/// Version 1, from when all API keys were BatchRouter's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct KeyRecord1 {
     id: u128,
@@ -144,12 +145,12 @@ mod tests {
             assert_eq!(bytes[0], 2);
             assert_eq!(decode::<KeyRecord>(&bytes).unwrap().try_into(), Ok(key(kind)));
         }
-        // As version 1 was written, byte for byte.
+        // The bytes that version 1 wrote.
         let mut first = vec![1, 7, 251, 0x2c, 0x01, 1, 7];
         first.extend_from_slice(b"nightly");
         for (tag, micros) in [(None, 1_790_000_000_000_001_i64), (Some(1), 1_790_000_000_000_002)] {
             first.extend(tag);
-            // Signed numbers are in zigzag; 253 announces eight bytes.
+            // Signed numbers use zigzag encoding; 253 announces eight bytes.
             first.push(253);
             first.extend_from_slice(&(micros * 2).to_le_bytes());
         }

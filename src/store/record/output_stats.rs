@@ -1,11 +1,11 @@
-//! What was observed of a lane's answers on disk, version 1. The key is a digest of whose they are.
+//! Observations of a lane's answers on disk, version 1. The key is a digest of the lane.
 
 use serde::{Deserialize, Serialize};
 
 use super::Record;
 use crate::domain::quote::output_stats::OutputStats;
 
-/// Version 1 of it.
+/// Version 1 of the observations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObservedRecord {
     answers: u64,

@@ -1,8 +1,8 @@
-//! The envelope of results on disk: a small header, then a body, usually compressed, cut into as many
-//! values as it needs.
+//! The envelope of results on disk: a small header, then a body, usually compressed, cut into as
+//! many values as it needs.
 //!
-//! The header holds one number that a reader can use without unpacking the rest; what it says is up
-//! to the kind of record.
+//! The header holds one number that a reader can use without unpacking the rest; the kind of record
+//! decides what the number means.
 
 use super::Record;
 use super::compress::{squeeze, unsqueeze};
@@ -12,7 +12,7 @@ use crate::store::record::error::RecordError;
 /// Version, flags, the number (4 bytes), chunks (2 bytes).
 const HEADER: usize = 8;
 const COMPRESSED: u8 = 1;
-/// Compressed with the dictionary; not set in data of format 1.
+/// The flag for a body that is compressed with the dictionary; not set in data of format 1.
 const DICTIONARY: u8 = 2;
 /// Below this size in bytes zstd's frame costs more than it saves.
 const COMPRESS_FROM: usize = 100;
@@ -20,7 +20,7 @@ const COMPRESS_FROM: usize = 100;
 /// Packs the body of a `T`.
 ///
 /// # Errors
-/// When it is too large to be stored.
+/// When the body is too large to be stored.
 pub fn pack<T: Record>(number: u32, body: &[u8]) -> Result<Vec<u8>, RecordError> {
     if body.len() as u64 > T::LIMIT {
         return Err(RecordError::damaged::<T>(format!("{} bytes are more than it can have", body.len())));
@@ -50,7 +50,7 @@ pub fn chunks(packed: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 /// A packed record, its header read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packed<'a> {
-    /// Of the record.
+    /// The version of the record.
     pub version: u8,
     flags: u8,
     pub number: u32,
@@ -63,7 +63,7 @@ impl<'a> Packed<'a> {
     /// Reads the header; `packed` may be the first chunk alone.
     ///
     /// # Errors
-    /// When it is shorter than a header.
+    /// When `packed` is shorter than a header.
     pub fn open<T: Record>(packed: &'a [u8]) -> Result<Self, RecordError> {
         let Some((&[version, flags, a, b, c, d, e, f], body)) = packed.split_first_chunk::<HEADER>() else {
             return Err(RecordError::damaged::<T>("shorter than its header"));
@@ -71,10 +71,10 @@ impl<'a> Packed<'a> {
         Ok(Self { version, flags, number: u32::from_be_bytes([a, b, c, d]), chunks: u16::from_be_bytes([e, f]), body })
     }
 
-    /// Lets `read` have the body, not compressed.
+    /// Passes the uncompressed body to `read`.
     ///
     /// # Errors
-    /// When the bytes are damaged or of a later version, and those of `read`.
+    /// When the bytes are damaged or of a later version, and the errors of `read`.
     pub fn with_body<T: Record, R>(self, read: impl FnOnce(&[u8]) -> Result<R, RecordError>) -> Result<R, RecordError> {
         if !T::is_packed_as(self.version) {
             return Err(RecordError::unknown::<T>(self.version));

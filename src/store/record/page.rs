@@ -25,7 +25,7 @@ pub struct PageRecord {
     cancelled: u16,
 }
 
-/// Version 1, which did not tell what was cancelled from what has failed.
+/// Version 1, which did not distinguish cancelled rows from failed ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct PageRecord1 {
     input_offset: u64,
@@ -63,7 +63,7 @@ pub struct Page {
     pub rows: u16,
     done: Bitmap,
     failed: Bitmap,
-    /// Rows of the failed ones that were cancelled.
+    /// The rows that were cancelled, among those that failed.
     cancelled: u16,
     pub output_bytes: u64,
     pub error_bytes: u64,
@@ -72,7 +72,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// A page none of whose rows is done.
+    /// Makes a page with no row done.
     pub fn new(input_offset: u64, rows: u16) -> Self {
         Self {
             input_offset,
@@ -97,7 +97,7 @@ impl Page {
         self.is_done(slot) && part.includes(!bit(&self.failed, slot))
     }
 
-    /// Rows with a result, and those of them that failed.
+    /// The number of rows with a result, and how many of those failed.
     pub fn counts(&self) -> (u32, u32) {
         (ones(&self.done), ones(&self.failed))
     }
@@ -133,7 +133,7 @@ impl Page {
         true
     }
 
-    /// Adds what this page knows to `progress`.
+    /// Adds this page's sums to `progress`.
     pub fn add_to(&self, progress: &mut Progress) {
         let (done, failed) = self.counts();
         progress.total += u32::from(self.rows);

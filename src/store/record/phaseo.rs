@@ -1,4 +1,5 @@
-//! What a batch of Phaseo's has besides, as a part of [`super::spec`]. Words are as they are on the wire.
+//! The additional fields of a batch of Phaseo's, as a part of [`super::spec`]. Words are the same
+//! as on the wire.
 
 use serde::{Deserialize, Serialize};
 

@@ -41,11 +41,11 @@ struct ShareRecord {
     most_input: Option<u64>,
     most_output: Option<u64>,
     text_only: bool,
-    /// By their codes.
+    /// The endpoints, as codes.
     endpoints: Vec<u8>,
 }
 
-/// Version 3 of it: nothing says where a quoted lane can be asked.
+/// Version 3: nothing says which endpoints a quoted lane has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct PlanRecord3 {
     rows: u32,
@@ -70,14 +70,14 @@ struct ShareRecord3 {
     text_only: bool,
 }
 
-/// Version 2 of it: no lane is of a quote.
+/// Version 2: no lane comes from a quote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct PlanRecord2 {
     rows: u32,
     models: Vec<(ModelRecord2, Vec<AlternativeRecord2>)>,
 }
 
-/// Version 1 of it: no model has another lane.
+/// Version 1: each model has a single lane.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct PlanRecord1 {
     rows: u32,
@@ -100,7 +100,7 @@ struct AlternativeRecord2 {
     price: PriceRecord,
 }
 
-/// Input, cached input, output, request, image.
+/// Prices of input, cached input, output, a request and an image, in this order.
 pub(super) type PriceRecord = [Option<[u8; 16]>; 5];
 
 impl Record for PlanRecord {

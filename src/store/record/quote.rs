@@ -1,6 +1,6 @@
-//! Quotes on disk, version 2. Version 1 could not become a batch and lived for a day; it counts as gone. In
-//! the envelope of [`super::packed`], because they are long and repeat themselves; the number there is not
-//! used.
+//! Quotes on disk, version 2. Version 1 could not become a batch and lived for a day, so it counts
+//! as gone. Quotes use the envelope of [`super::packed`], because they are long and repetitive; the
+//! number in the envelope is not used.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use crate::domain::quote::{Estimate, Quote, QuotedGroup, QuotedLane};
 use crate::domain::row::batchrouter::Defaults;
 use crate::store::record::error::RecordError;
 
-/// Version 2 of a quote. Words are as they are on the wire.
+/// Version 2 of a quote. Words are the same as on the wire.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuoteRecord {
     id: u128,

@@ -1,6 +1,7 @@
-//! The result of one row on disk, version 1. Small ones are packed together in a run ([`super::run`]);
-//! a large one is packed by itself, and the number in its envelope is the exact size of its line, so
-//! that a reader can find a byte of the file without unpacking every row.
+//! The result of one row on disk, version 1. Small results are packed together in a run
+//! ([`super::run`]). A large result is packed by itself, and the number in its envelope is the
+//! exact size of its line, so that a reader can find a byte of the file without unpacking every
+//! row.
 
 use bincode::Options;
 use bytes::Bytes;
@@ -16,10 +17,10 @@ use crate::domain::row::{Attempt, Outcome, Response, RowError, RowResult};
 use crate::domain::vocabulary::Operation;
 use crate::store::record::error::RecordError;
 
-/// Bytes of what is usually around an answer.
+/// Bytes that usually surround an answer.
 const USUAL_REST: usize = 160;
 
-/// Version 1 of a row's result, as it is read. It is written from [`ResultRef`].
+/// Version 1 of a row's result, in the form for reading. [`ResultRef`] is the form for writing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResultRecord {
     custom_id: String,
@@ -61,7 +62,7 @@ impl Record for ResultRecord {
     const NAME: &'static str = "result";
 }
 
-/// As much of a record as its line needs, without copying it.
+/// The fields of a record that its line needs, borrowed instead of copied.
 #[derive(Deserialize)]
 struct Shown<'a> {
     custom_id: &'a str,
@@ -82,7 +83,7 @@ impl<'a> Shown<'a> {
     }
 }
 
-/// The same bytes as a [`ResultRecord`], without copying what they are made from.
+/// The same bytes as a [`ResultRecord`], made without copying the result.
 #[derive(Serialize)]
 struct ResultRef<'a> {
     custom_id: &'a str,
@@ -163,7 +164,7 @@ impl<'a> From<&'a RowResult> for ResultRef<'a> {
     }
 }
 
-/// The body of a result, as it is packed.
+/// Encodes the body of a result, ready to be packed.
 ///
 /// # Errors
 /// When the result is too large to be read back.
@@ -179,7 +180,7 @@ pub fn body(result: &RowResult) -> Result<Vec<u8>, RecordError> {
     Ok(body)
 }
 
-/// The byte that follows the record of an item and says what it asked for; rows of OpenAI's have none.
+/// The byte that follows an item's record and states its operation; rows of OpenAI's have none.
 const fn code(operation: Operation) -> u8 {
     match operation {
         Operation::Responses => 1,
@@ -192,7 +193,7 @@ fn operation(byte: u8) -> Option<Operation> {
     Operation::ALL.iter().copied().find(|operation| code(*operation) == byte)
 }
 
-/// The whole result that a body is of.
+/// Reads the whole result from its body.
 ///
 /// # Errors
 /// When the bytes are damaged.
@@ -207,10 +208,10 @@ pub fn unpack(body: &[u8], key: RowKey) -> Result<RowResult, RecordError> {
     record.into_result(key, operation)
 }
 
-/// The line of the result that a body is of.
+/// Reads the line of a result from the result's body.
 ///
 /// # Errors
-/// As [`unpack`], except that what the line does not need is not looked at.
+/// As [`unpack`], except that fields which the line does not need are not checked.
 pub fn line(body: &[u8], key: RowKey) -> Result<Line<'_>, RecordError> {
     let shown: Shown<'_> = options().allow_trailing_bytes().deserialize(body).map_err(RecordError::damaged::<ResultRecord>)?;
     Ok(shown.line(key))

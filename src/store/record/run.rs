@@ -1,8 +1,9 @@
 //! A run on disk, version 1: the results of some rows of one page, packed together.
 //!
-//! Small results that are made durable together are stored together: one value instead of many, and
-//! what they have in common is compressed away. The number in the envelope is the distance from the
-//! first row, which the key names, to the last, so that a reader can skip runs without unpacking them.
+//! Small results that become durable together are stored together: one value instead of many, and
+//! compression removes the parts that they share. The number in the envelope is the distance from
+//! the first row, which the key names, to the last, so that a reader can skip runs without
+//! unpacking them.
 //!
 //! Invariant: rows are in ascending order.
 
@@ -15,11 +16,11 @@ use super::packed::{Packed, pack};
 use super::{Record, decode_body, options};
 use crate::store::record::error::RecordError;
 
-/// Bytes of bodies in a run, which has at least one row: enough to compress well, and little to unpack
-/// for one row.
+/// The most bytes of bodies in a run, unless it has a single row: enough to compress well, and
+/// little enough to unpack for one row.
 pub const RUN_BYTES: usize = 32 << 10;
 
-/// A row of a run, when it is packed.
+/// A row of a run, ready to be packed.
 #[derive(Debug)]
 pub struct RunRow {
     /// The row's index in its batch.
@@ -41,22 +42,22 @@ pub struct RunRecord {
 impl Record for RunRecord {
     const VERSION: u8 = 1;
     const NAME: &'static str = "run of results";
-    /// Far above [`RUN_BYTES`] and what a page of entries takes.
+    /// Far more than [`RUN_BYTES`] and the entries of a full page take.
     const LIMIT: u64 = 1 << 20;
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct EntryRecord {
-    /// Distance from the row before; for the first one 0.
+    /// Distance from the previous row; 0 for the first row.
     gap: u16,
     line_bytes: u32,
     body_bytes: u32,
 }
 
-/// Packs rows of one page, at least one, in ascending order.
+/// Packs at least one row; the rows are of one page and in ascending order.
 ///
 /// # Errors
-/// When they are not such rows, or too large to be read back.
+/// When the rows do not meet these conditions, or are too large to be read back.
 pub fn pack_run(rows: &[RunRow]) -> Result<Vec<u8>, RecordError> {
     let damaged = |error: std::num::TryFromIntError| RecordError::damaged::<RunRecord>(error);
     let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
@@ -78,7 +79,7 @@ pub fn pack_run(rows: &[RunRow]) -> Result<Vec<u8>, RecordError> {
     pack::<RunRecord>(last.row - first.row, &plain)
 }
 
-/// A run as it is read.
+/// An unpacked run.
 #[derive(Debug)]
 pub struct Run {
     pub places: Vec<RowPlace>,
@@ -102,11 +103,11 @@ pub struct StoredRun<'a> {
 }
 
 impl<'a> StoredRun<'a> {
-    /// Reads the header of the run that begins with the row `first`; `packed` may be the first chunk
-    /// alone.
+    /// Reads the header of the run that begins with the row `first`; `packed` may be the first
+    /// chunk alone.
     ///
     /// # Errors
-    /// When it is shorter than a header.
+    /// When `packed` is shorter than a header.
     pub fn open(first: u32, packed: &'a [u8]) -> Result<Self, RecordError> {
         Ok(Self { first, packed: Packed::open::<RunRecord>(packed)? })
     }

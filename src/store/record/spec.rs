@@ -1,4 +1,4 @@
-//! What was asked for of a batch, on disk, version 5.
+//! A batch's spec, which is the client's order, on disk, version 5.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -20,21 +20,21 @@ use crate::domain::money::{MaxPrice, Usd};
 use crate::domain::row::batchrouter::Defaults;
 use crate::store::record::error::RecordError;
 
-/// Version 5 of what the client asked for.
+/// Version 5 of the client's order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpecRecord {
     asked: SpecRecord4,
     dialect: u8,
 }
 
-/// Version 4 of it, which is a part of version 5: before a batch had its dialect.
+/// Version 4, which is a part of version 5: batches did not have a dialect yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct SpecRecord4 {
     asked: SpecRecord3,
     gateway: Option<GatewayRecord>,
 }
 
-/// Version 3 of it, which is a part of version 4: before there were batches of Phaseo's.
+/// Version 3, which is a part of version 4: there were no batches of Phaseo's yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct SpecRecord3 {
     id: u128,
@@ -71,7 +71,7 @@ struct QuotedOrderRecord {
     webhook: Option<WebhookRecord>,
 }
 
-/// Version 2 of it: rows for one endpoint.
+/// Version 2: all rows of a batch are for one endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct SpecRecord2 {
     asked: SpecRecord1,
@@ -79,7 +79,7 @@ struct SpecRecord2 {
     fallback: FallbackRecord,
 }
 
-/// Version 1 of it, which is a part of version 2.
+/// Version 1, which is a part of version 2.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct SpecRecord1 {
     id: u128,
@@ -95,7 +95,7 @@ struct SpecRecord1 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum FallbackRecord {
     NotDearer,
-    /// Input, output, request.
+    /// Price limits for input, output and a request, in this order.
     Within([Option<[u8; 16]>; 3]),
     Never,
 }
@@ -124,7 +124,7 @@ impl From<SpecRecord3> for SpecRecord {
     }
 }
 
-/// The shape of its order tells the dialect of a batch that was made before it was stored.
+/// For batches from before the dialect was stored, the shape of the order reveals the dialect.
 impl From<SpecRecord4> for SpecRecord {
     fn from(asked: SpecRecord4) -> Self {
         let dialect = match (&asked.asked.order, &asked.gateway) {

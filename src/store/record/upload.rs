@@ -15,7 +15,7 @@ pub struct UploadRecord {
     org: u128,
 }
 
-/// Version 1 of it, which is a part of version 2: all uploads are the operator's.
+/// Version 1, which is a part of version 2: all uploads are the operator's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct UploadRecord1 {
     id: u128,

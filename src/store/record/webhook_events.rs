@@ -1,5 +1,5 @@
-//! What receivers were told of a batch, and receivers that are managed by themselves, on disk, version 1. Words
-//! are as they are on the wire.
+//! The messages that receivers got about a batch, and separately managed receivers, on disk,
+//! version 1. Words are the same as on the wire.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use crate::domain::webhook::endpoint::{Receiver, ReceiverStatus};
 use crate::domain::webhook::event_log::{DeliveryAttempt, EventLog, TriedOutcome};
 use crate::store::record::error::RecordError;
 
-/// Version 1 of what the receiver of a batch was told.
+/// Version 1 of the messages that a batch's receiver got.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TellingRecord {
     status: String,

@@ -1,8 +1,8 @@
-//! Answers that rows with the same request can have: pointers from the digest of a request to the
+//! Answers that rows with the same request can share: pointers from the digest of a request to the
 //! row that was answered.
 //!
 //! A pointer is written together with the result that it leads to. It may outlive that result; then
-//! it leads nowhere, until it is forgotten by its age.
+//! it leads nowhere until it is old enough to be forgotten.
 
 use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::row::RowResult;
@@ -15,12 +15,12 @@ use crate::store::record::answer::AnswerRecord;
 
 type Key = Vec<u8>;
 
-/// Pointers that are looked at in one step.
+/// Pointers that are examined in one step.
 const STEP: usize = 10_000;
 
 impl Store {
     /// The result of a row that made this request at `since` or later, if there is one. It may not
-    /// be durable yet; whatever is written from now on becomes durable after it. Blocks.
+    /// be durable yet; anything written from now on becomes durable after it. Blocks.
     ///
     /// # Errors
     /// When the store has failed or a record is damaged.
@@ -55,13 +55,13 @@ impl Store {
         }
     }
 
-    /// Keys of pointers that are older than `limit`, and where to go on.
+    /// Returns the keys of pointers that are older than `limit`, and where the next step begins.
     fn old_answers(&self, from: Key, limit: Timestamp) -> Result<(Vec<Key>, Option<Key>), StoreError> {
         let end = [format::ANSWERS, &[0xff; 17]].concat();
         let entries = self.inner.tree.range(from..end).take(STEP).collect::<Result<Vec<_>, _>>()?;
-        // Behind the last one, unless it was the last of all.
+        // The next step begins behind the last entry, unless no more entries follow.
         let next = entries.get(STEP - 1).map(|(key, _)| [key, &[0][..]].concat());
-        // One that cannot be read leads nowhere.
+        // A pointer that cannot be read leads nowhere, so it counts as old.
         let given_at = |pointer: &[u8]| record::decode::<AnswerRecord>(pointer)?.unpack().map(|(_, at)| at);
         let old = entries.iter().filter(|(_, pointer)| given_at(pointer).map_or(true, |at| at < limit));
         Ok((old.map(|(key, _)| key.to_vec()).collect(), next))

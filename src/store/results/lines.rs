@@ -1,7 +1,7 @@
-//! Results, read back as the lines of a file.
+//! Reads results back as the lines of a file.
 //!
-//! Output and error files are never written anywhere: they are read from the results, in input
-//! order, from any byte on. Only rows that are durable are ever read.
+//! Output and error files are never stored: they are read from the results, in input order,
+//! starting at any byte. Only durable rows are ever read.
 
 use std::fmt;
 use std::ops::Range;
@@ -23,16 +23,17 @@ use crate::store::record::result;
 use crate::store::record::result::ResultRecord;
 use crate::store::{ROWS_PER_PAGE, Store};
 
-/// Bytes of lines that a part of its own aims at.
+/// How many bytes of lines a reader that is cut off should have, about.
 const PART: u64 = 512 << 10;
-/// From so many bytes on [`Lines::next_chunk`] has enough.
+/// The size in bytes at which [`Lines::next_chunk`] stops adding lines.
 const CHUNK: usize = 1 << 20;
 
 /// A half-open range of bytes.
 pub type ByteRange = Range<u64>;
 
 impl Store {
-    /// The lines of `part` of a batch as they are durable now; `None` if there is no such batch.
+    /// Returns the lines of `part` of a batch that are durable now; `None` if there is no such
+    /// batch.
     ///
     /// # Errors
     /// When the store has failed or a record is damaged.
@@ -53,7 +54,7 @@ impl Store {
         Ok(lines)
     }
 
-    /// The pages of a batch as they are durable now; empty if it has none.
+    /// Returns the pages of a batch as they are durable now; empty if the batch has none.
     ///
     /// # Errors
     /// When the store has failed or a record is damaged.
@@ -71,7 +72,7 @@ impl Store {
 /// Appends a result and its line break.
 type Append = dyn Fn(&RowResult, &mut Vec<u8>) + Send + Sync;
 
-/// A form of lines of its own.
+/// A custom form of lines.
 #[derive(Clone)]
 pub struct LineRender(pub Arc<Append>);
 
@@ -81,27 +82,27 @@ impl fmt::Debug for LineRender {
     }
 }
 
-/// What the lines look like.
+/// The form of the lines.
 #[derive(Debug, Clone)]
 enum LineForm {
-    /// As the files of a batch have them.
+    /// The form of lines in the files of a batch.
     Plain,
     WithAttempts,
     Rendered(LineRender),
 }
 
-/// A reader over the lines of a part of a batch, with a fixed view of which rows are done.
+/// A reader over the lines of a part of a batch, with a fixed set of done rows.
 #[derive(Debug)]
 pub struct Lines {
     store: Store,
     batch: BatchId,
     part: ResultPart,
     pages: Arc<[Page]>,
-    /// The rows to look at.
+    /// The rows that are still to be read.
     rows: Range<u32>,
-    /// Bytes of the first line to leave out: the range begins within it.
+    /// Bytes to leave out of the first line, because the range begins within that line.
     skip: u64,
-    /// Bytes of the last row's line to give, if it is not the whole: the range ends within it.
+    /// Bytes to keep of the last row's line, if the range ends within that line.
     keep: Option<u64>,
     form: LineForm,
     /// Rows of the current page that are in runs.
@@ -119,13 +120,13 @@ impl Lines {
         self.pages.iter().map(|page| page.bytes(self.part)).sum()
     }
 
-    /// Lets the reader tell of each row's attempts, too. How many bytes that makes is not known.
+    /// Makes the reader include each row's attempts. The resulting size in bytes is unknown.
     #[must_use]
     pub fn with_attempts(self) -> Self {
         Self { form: LineForm::WithAttempts, ..self }
     }
 
-    /// Lets the reader give each result as `render` writes it. How many bytes that makes is not known.
+    /// Makes the reader write each result with `render`. The resulting size in bytes is unknown.
     #[must_use]
     pub fn rendered(self, render: LineRender) -> Self {
         Self { form: LineForm::Rendered(render), ..self }
@@ -136,7 +137,7 @@ impl Lines {
         self.rows.start = self.rows.start.max(row.0);
     }
 
-    /// The next result as it is; `None` at the end. Blocks.
+    /// Returns the next result itself, not its line; `None` at the end. Blocks.
     ///
     /// # Errors
     /// When the store has failed or a record is damaged.
@@ -162,19 +163,19 @@ impl Lines {
             self.rows = 0..0;
             return Ok(());
         }
-        // Most ranges are all of it: nothing is to be looked up for that.
+        // Most ranges cover the whole part, which needs no lookup.
         if start > 0 {
             (self.rows.start, self.skip) = self.locate(start)?;
         }
         if end < self.bytes() {
-            // The last byte of the range, and what comes up to it.
+            // Finds the last byte of the range, and keeps its line up to that byte.
             let (last, before) = self.locate(end - 1)?;
             (self.rows.end, self.keep) = (last + 1, Some(before + 1));
         }
         Ok(())
     }
 
-    /// The row whose line has that byte of the part, and which of the line's bytes it is.
+    /// Returns the row whose line has that byte of the part, and the byte's place within the line.
     fn locate(&mut self, mut offset: u64) -> Result<(u32, u64), StoreError> {
         let mut row = 0;
         for page in &*self.pages {
@@ -195,12 +196,12 @@ impl Lines {
         Err(RecordError::damaged::<ResultRecord>(format!("results of {} are shorter than they count", self.batch)).into())
     }
 
-    /// Takes the next rows off, as a reader of their own: a page of small lines, or about [`PART`] bytes
-    /// of large ones, as far as that is known before they are read. `None` at the end. Does not block.
+    /// Splits the next rows off as a separate reader: a page of small lines, or about [`PART`]
+    /// bytes of large lines, estimated before they are read. `None` at the end. Does not block.
     pub fn cut(&mut self) -> Option<Self> {
         let start = self.wanted(self.rows.start)?;
         let page = self.pages.get((start / ROWS_PER_PAGE) as usize)?;
-        // What is in runs is read page by page: two readers of a page would unpack the same runs.
+        // Runs are read page by page: two readers of one page would unpack the same runs.
         let line = page.bytes(self.part) / u64::from(page.rows).max(1);
         let rows = if line <= JOINS as u64 { ROWS_PER_PAGE } else { u32::try_from(PART / line).unwrap_or(1).max(1) };
         let end = (start + rows).min((start / ROWS_PER_PAGE + 1) * ROWS_PER_PAGE).min(self.rows.end);
@@ -218,7 +219,7 @@ impl Lines {
         })
     }
 
-    /// The first row from `from` on whose line belongs here.
+    /// Returns the first row from `from` on whose line belongs to this reader's part.
     fn wanted(&self, from: u32) -> Option<u32> {
         let mut row = from;
         while row < self.rows.end {
@@ -252,7 +253,7 @@ impl Lines {
         RecordError::damaged::<ResultRecord>(reason).into()
     }
 
-    /// The rows in runs of the page with that row, from it on.
+    /// Returns those rows, from `row` to the end of its page, that are in runs.
     fn runs_with(&mut self, row: u32) -> Result<&Runs, StoreError> {
         let runs = match self.runs.take() {
             Some(runs) if runs.covers(row) => runs,
@@ -268,13 +269,14 @@ impl Lines {
         Ok(self.runs.insert(runs))
     }
 
-    /// The next bytes, `None` at the end. Blocks; the result is at least one line or the rest of
-    /// the range.
+    /// Returns the next bytes; `None` at the end. Blocks; the result is at least one line or the
+    /// rest of the range.
     ///
     /// # Errors
     /// When the store has failed or a record is damaged.
     pub fn next_chunk(&mut self) -> Result<Option<Bytes>, StoreError> {
-        // Not grown from small: what it would leave behind is slow to come back from other threads.
+        // The buffer has its full size from the start: the smaller buffers that growing leaves
+        // behind are slow to be reclaimed from other threads.
         let mut out = Vec::with_capacity(self.guess());
         // Where the last line begins.
         let mut last = 0;
@@ -299,7 +301,7 @@ impl Lines {
         Ok(Some(Bytes::from(out).slice(start..)))
     }
 
-    /// About the bytes of the next chunk, a little more rather than less.
+    /// Estimates the size of the next chunk in bytes, a little too high rather than too low.
     fn guess(&self) -> usize {
         let Some(page) = self.pages.get((self.rows.start / ROWS_PER_PAGE) as usize) else { return 0 };
         let rows = (self.rows.len() as u64).min(u64::from(page.rows));

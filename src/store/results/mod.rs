@@ -1,4 +1,4 @@
-//! Results of rows: packing them for the writer, and reading one of them back.
+//! Packs results of rows for the writer, and reads a single result back.
 
 pub mod answers;
 pub mod chunks;
@@ -25,14 +25,15 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 use crate::store::error::StoreError;
 
-/// The largest result that joins a run, in bytes before it is compressed. What joins is compressed by
-/// the one writer, what does not before that, on all threads; and a reader may have to keep all that
-/// joined of a page in memory.
+/// The largest result that joins a run, in bytes before compression. Results that join a run are
+/// compressed by the single writer; larger results are compressed before that, on all threads. A
+/// reader may have to keep all joined results of a page in memory.
 pub(super) const JOINS: usize = 4 << 10;
-/// A thread's buffer for measuring lines is not kept larger than this.
+/// The most bytes that a thread keeps of its buffer for measuring lines.
 const LINE_KEPT: usize = 256 << 10;
 
-/// A result ready to be stored. Whatever can be done for one result alone is done before the writer.
+/// A result that is ready to be stored. All work that concerns a single result is done before the
+/// writer gets it.
 #[derive(Debug)]
 pub struct PackedRow {
     pub(super) key: RowKey,
@@ -40,7 +41,7 @@ pub struct PackedRow {
     pub(super) line_bytes: u32,
     pub(super) usage: Usage,
     pub(super) cost: Usd,
-    /// Key and value of the entry that leads from its request to it.
+    /// Key and value of the entry that leads from the row's request to this result.
     pub(super) pointer: Option<(Vec<u8>, Vec<u8>)>,
     pub(super) form: PackedForm,
 }
@@ -48,7 +49,7 @@ pub struct PackedRow {
 /// How a result is stored.
 #[derive(Debug)]
 pub(super) enum PackedForm {
-    /// In a run, of which this will be one body.
+    /// Joined with others in a run; this is the result's body.
     Joined(Vec<u8>),
     /// Packed by itself.
     Alone(Vec<u8>),
@@ -58,7 +59,7 @@ impl PackedRow {
     /// Packs a result.
     ///
     /// # Errors
-    /// When it is too large to be stored.
+    /// When the result is too large to be stored.
     pub fn pack(row: &RowResult) -> Result<Self, StoreError> {
         let too_large = |error: std::num::TryFromIntError| StoreError::Unexpected(format!("a result is too large to be stored: {error}"));
         let line_bytes = u32::try_from(line_length(row)).map_err(too_large)?;
@@ -72,12 +73,12 @@ impl PackedRow {
         Ok(Self { key: row.key, end, line_bytes, usage: row.usage, cost: row.cost, pointer: None, form })
     }
 
-    /// Lets it be found by the digest of its request, if it is a success.
+    /// Makes the result findable by the digest of its request, if it is a success.
     #[must_use]
     pub fn found_by(self, request: Option<RequestDigest>, at: Timestamp) -> Self {
         let record = AnswerRecord::new(self.key, at);
         let request = request.filter(|_| self.is_success());
-        // A few numbers: they can always be encoded.
+        // The record is a few numbers, which can always be encoded.
         let pointer = request.and_then(|request| Some((format::answer(request), record::encode(&record).ok()?)));
         Self { pointer, ..self }
     }
@@ -93,7 +94,7 @@ impl PackedRow {
     }
 }
 
-/// The length of a result's line, which only writing it tells.
+/// Measures a result's line, by writing it.
 pub(super) fn line_length(row: &RowResult) -> usize {
     thread_local! {
         static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -108,7 +109,8 @@ pub(super) fn line_length(row: &RowResult) -> usize {
 }
 
 impl Store {
-    /// The result of a row, whether or not it is durable yet: its page tells that. Blocks.
+    /// Returns the result of a row, whether or not it is durable yet: the row's page says whether
+    /// it is. Blocks.
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
@@ -120,12 +122,12 @@ impl Store {
         read_one(&self.inner.tree, key, |body| result::unpack(body, key))
     }
 
-    /// A result that is packed by itself. Blocks.
+    /// Reads a result that is packed by itself. Blocks.
     pub(super) fn read_alone(&self, key: RowKey) -> Result<Option<sled::IVec>, StoreError> {
         read_packed::<ResultRecord>(&self.inner.tree, &format::result(key.batch, key.row))
     }
 
-    /// The first chunk of a result that is packed by itself. Blocks.
+    /// Reads the first chunk of a result that is packed by itself. Blocks.
     pub(super) fn read_head(&self, key: RowKey) -> Result<Option<sled::IVec>, StoreError> {
         self.inner.tree.get(format::chunk(&format::result(key.batch, key.row), 0))
     }

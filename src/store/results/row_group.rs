@@ -1,7 +1,7 @@
-//! The results of one group of writes: the runs and large results that hold them, and the pages that
-//! will count them.
+//! The results of one group of writes: the runs and large results that hold them, and the pages
+//! that will count them.
 //!
-//! Invariant: all of it becomes one atomic sled batch, and is published only after the flush.
+//! Invariant: the whole group becomes one atomic sled batch, and is published only after the flush.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -21,7 +21,7 @@ use crate::store::sum::Sum;
 use crate::store::tree::Tree;
 use crate::store::writes::Writes;
 
-/// Gathers results, then writes them, then lets them be seen.
+/// Gathers results, then writes them, then publishes them to readers.
 #[derive(Default)]
 pub struct RowGroup {
     writes: Writes,
@@ -38,12 +38,12 @@ struct OfBatch {
 
 struct OfPage {
     page: Page,
-    /// Those that are to be joined, failures and successes: a reader of one kind skips the other.
+    /// Rows to be joined, failures and successes apart: a reader of one kind skips the other.
     joined: [Vec<RunRow>; 2],
 }
 
 impl RowGroup {
-    /// Takes a result, if it is the first one of a row of a running batch.
+    /// Takes a result, if it is the first result of a row of a running batch.
     pub fn add(&mut self, row: PackedRow, lives: &Lives) {
         let (batch, index) = (row.key.batch, row.key.row);
         let Some(live) = lives.get(batch) else {
@@ -79,7 +79,7 @@ impl RowGroup {
         }
     }
 
-    /// Writes all of it; returns how many values that were.
+    /// Writes the whole group; returns how many values it wrote.
     pub fn write(&mut self, tree: &Tree, sum: &mut Sum, copy: Option<&mut Writes>) -> Result<usize, StoreError> {
         for (batch, of_batch) in &mut self.batches {
             for (number, OfPage { page, joined }) in &mut of_batch.pages {
@@ -95,7 +95,7 @@ impl RowGroup {
         Ok(values)
     }
 
-    /// Lets everybody see what is durable now.
+    /// Makes the results, which are durable now, visible to all readers.
     pub fn publish(self, lives: &Lives) {
         for (batch, OfBatch { pages, added }) in self.batches {
             if let Some(live) = lives.get(batch) {
@@ -118,7 +118,7 @@ fn count(added: &mut Progress, row: &PackedRow) {
     added.cost = added.cost.plus(row.cost);
 }
 
-/// Joins rows of one page to runs.
+/// Joins rows of one page into runs.
 pub fn write_runs(batch: BatchId, mut rows: Vec<RunRow>, writes: &mut Writes) -> Result<(), StoreError> {
     rows.sort_unstable_by_key(|row| row.row);
     let mut rows = rows.as_slice();

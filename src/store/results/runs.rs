@@ -1,4 +1,4 @@
-//! Runs of results, as they are read: those rows of one page that are in runs.
+//! Reads runs of results: those rows of one page that are in runs.
 
 use std::ops::Range;
 
@@ -11,19 +11,19 @@ use crate::store::record::error::RecordError;
 use crate::store::record::run::{RowPlace, Run, StoredRun};
 use crate::store::tree::Tree;
 
-/// Rows that are in runs, unpacked. At most a page of them, each as small as a row in a run is.
+/// Unpacked rows of runs: at most one page of them, each as small as rows in runs are.
 #[derive(Debug)]
 pub struct Runs {
     rows: Range<u32>,
-    /// The bodies of each run that has some of the rows.
+    /// The bodies of each run that contains some of the rows.
     bodies: Vec<Vec<u8>>,
-    /// For each of the rows, if it is in a run, in which one and where.
+    /// For each row that is in a run: the index of the run, and the row's place in it.
     places: Vec<Option<(usize, RowPlace)>>,
 }
 
 impl Runs {
-    /// Reads those of `rows`, which are of one page, except for runs whose first row is not `wanted`.
-    /// Blocks.
+    /// Reads those of `rows`, all of one page, that are in runs; runs whose first row is not
+    /// `wanted` are skipped. Blocks.
     ///
     /// # Errors
     /// When the store has failed or a record is damaged.
@@ -37,7 +37,7 @@ impl Runs {
             if run.last() < found.rows.start || !wanted(first) {
                 continue;
             }
-            // A part of it is missing while it is being removed.
+            // A part of the run may be missing while it is being removed.
             if let Some(whole) = whole(tree, &format::run(batch, RowIndex(first)), &head, run.chunks())? {
                 found.add(StoredRun::open(first, &whole)?.unpack()?);
             }
@@ -59,26 +59,27 @@ impl Runs {
         }
     }
 
-    /// Whether the row is one of those that were to be read.
+    /// Whether the row is within the range that was read.
     pub fn covers(&self, row: u32) -> bool {
         self.rows.contains(&row)
     }
 
-    /// The size of the row's line and its body, if it is in a run.
+    /// Returns the size of the row's line and the row's body, if the row is in a run.
     pub fn get(&self, row: u32) -> Option<(u32, &[u8])> {
         let (run, place) = self.places.get(row.checked_sub(self.rows.start)? as usize)?.as_ref()?;
         Some((place.line_bytes, self.bodies.get(*run)?.get(place.body.clone())?))
     }
 }
 
-/// Lets `read` have the body of one row, if it is in a run. Blocks.
+/// Passes the body of one row to `read`, if the row is in a run. Blocks.
 ///
 /// # Errors
-/// As [`Runs::read`], and those of `read`.
+/// As [`Runs::read`], and the errors of `read`.
 pub fn read_one<T>(tree: &Tree, key: RowKey, read: impl FnOnce(&[u8]) -> Result<T, RecordError>) -> Result<Option<T>, StoreError> {
     let row = key.row.0;
     let page = format::run(key.batch, RowIndex(row / ROWS_PER_PAGE * ROWS_PER_PAGE));
-    // The nearest first: rows that were done alone, or in order, are in the first one that is looked at.
+    // The nearest run comes first: rows that finished alone, or in order, are in the first run that
+    // is examined.
     for entry in tree.range(page..format::run(key.batch, RowIndex(row.saturating_add(1)))).rev() {
         let (place, head) = entry?;
         let Some((RowIndex(first), 0)) = format::parse_chunk(&place) else { continue };

@@ -1,10 +1,11 @@
-//! Each batch, made to fit what is left of it: what clients are told of it is true.
+//! Makes each batch fit what is left of it, so that everything clients are shown about it is true.
 //!
-//! * Without what was asked for it is lost; its results are put aside as lines.
-//! * Without its state it ends as its files say, or waits, paused, for somebody to decide.
-//! * One that has ended keeps its results; those that are lost are replaced by errors that say so.
-//! * One that has not ended goes on; rows whose results are lost run again. Without its input or its plan it
-//!   cannot, and fails with a problem that says so.
+//! * A batch without its spec is lost; its results are put aside as lines.
+//! * A batch without its state ends as its files indicate, or waits, paused, for the operator or
+//!   client to decide.
+//! * A batch that has ended keeps its results; lost results are replaced by errors that say so.
+//! * A batch that has not ended goes on; rows whose results are lost run again. Without its input
+//!   or its plan it cannot go on, and fails with a problem that says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,18 +33,18 @@ use crate::domain::id::{BatchId, OrgId};
 use crate::domain::org::ledger::Account;
 use crate::store::error::StoreError;
 
-/// A batch as it was read.
+/// A batch as the salvage read it.
 pub(super) struct SalvagedBatch {
     pub id: BatchId,
     pub spec: BatchSpec,
     pub state: BatchState,
     pub ended: Option<Progress>,
-    /// Rows of its plan.
+    /// Number of rows in its plan.
     plan: Option<u32>,
 }
 
 impl Salvage<'_> {
-    /// Makes every batch fit, and writes the records of files.
+    /// Makes every batch fit what is left of it, and writes the records of files.
     pub(super) fn make_batches_fit(&mut self, copied: &Copied) -> Result<(), StoreError> {
         let mut files =
             SalvagedFiles { known: copied.files.clone(), content: copied.content.clone(), needed: BTreeSet::new(), views: BTreeMap::new() };
@@ -103,15 +104,15 @@ impl Salvage<'_> {
             return Ok(None);
         }
         let (state, ended) = match state {
-            // Files over its results are made when it ends.
+            // Files over a batch's results are made when the batch ends.
             Some(Examined::State(state, ended)) if state.is_terminal() || views.is_empty() => (state, ended),
             _ => (self.infer_state(&spec, copied.with_rows.contains(&id) || plan.is_some(), views)?, None),
         };
         Ok(Some(SalvagedBatch { id, spec: *spec, state, ended, plan }))
     }
 
-    /// The state of a batch whose own is lost, or is older than what else is there. Nothing that may have been
-    /// cancelled runs without anybody's word.
+    /// Infers the state of a batch whose stored state is lost, or is older than its other records.
+    /// A batch that may have been cancelled never runs without an explicit decision.
     fn infer_state(&mut self, spec: &BatchSpec, has_rows: bool, views: &[File]) -> Result<BatchState, StoreError> {
         let id = spec.id;
         let view = |wanted: ResultPart| views.iter().find(|file| matches!(file.source, FileSource::View { part, .. } if part == wanted));
@@ -147,7 +148,7 @@ impl Salvage<'_> {
         Ok(examine(&key, &bytes).ok())
     }
 
-    /// Removes what there is of a batch that is lost, or was deleted.
+    /// Removes what is left of a batch that is lost or was deleted.
     fn drop_batch(&mut self, id: BatchId, copied: &Copied, files: &mut SalvagedFiles) -> Result<(), StoreError> {
         let was_deleted = copied.unseen.contains(&id) && !self.out.tree.contains_key(format::batch(id))?;
         if !was_deleted {
@@ -170,7 +171,7 @@ impl Salvage<'_> {
         self.out.write()
     }
 
-    /// Puts the results of a lost batch aside, as lines.
+    /// Puts the results of a lost batch aside as lines.
     fn keep_lines(&mut self, id: BatchId) -> Result<(), StoreError> {
         let lines = SalvagedRows::write_lines(id, &self.out, &|| self.to.root().folder(LOST_FOUND))?;
         if lines > 0 {
@@ -179,7 +180,7 @@ impl Salvage<'_> {
         Ok(())
     }
 
-    /// Returns the rows whose results are lost.
+    /// Makes one batch fit; returns the rows whose results are lost.
     fn make_fit(&mut self, mut batch: SalvagedBatch, copied: &Copied, files: &mut SalvagedFiles) -> Result<Vec<u32>, StoreError> {
         let id = batch.id;
         let input = self.input_of(&batch.spec, files);
@@ -213,7 +214,7 @@ impl Salvage<'_> {
         if !batch.state.is_terminal() && !files.known.contains_key(&batch.spec.input_file) {
             files.needed.insert(batch.spec.input_file);
         }
-        // The others run again.
+        // Lost rows of other batches run again.
         let is_over = !matches!(batch.state, BatchState::Validating | BatchState::InProgress { .. });
         if is_over && !lost.is_empty() {
             let at = batch.state.ended_at().unwrap_or(self.now);
@@ -234,7 +235,7 @@ impl Salvage<'_> {
         Ok(lost)
     }
 
-    /// Puts a plan in the place of one that is lost: whoever looks at the rows finds that many.
+    /// Replaces a lost plan, so that readers of the rows find the right number of them.
     fn fit_plan(&mut self, batch: &SalvagedBatch, rows: u32) -> Result<(), StoreError> {
         if batch.plan.is_none() && rows > 0 {
             let plan = record::encode(&PlanRecord::from(&Plan { rows, models: Vec::new() }))?;
@@ -244,13 +245,13 @@ impl Salvage<'_> {
         Ok(())
     }
 
-    /// Where the content of its input is, if it is there.
+    /// Returns the content of the batch's input file, if it is there.
     fn input_of(&self, spec: &BatchSpec, files: &SalvagedFiles) -> Option<SalvagedContent> {
         let is_there = files.known.contains_key(&spec.input_file) || files.content.contains(&spec.input_file);
         is_there.then(|| SalvagedContent::of(&self.to, spec.input_file))
     }
 
-    /// Whether the files over its results were deleted, and the results with them.
+    /// Whether the files over the batch's results were deleted, and the results with them.
     fn is_purged(&self, batch: &SalvagedBatch, copied: &Copied, files: &SalvagedFiles) -> bool {
         let ResultFiles { output, errors } = batch.state.files();
         let mut named = [output, errors].into_iter().flatten().peekable();
@@ -258,13 +259,13 @@ impl Salvage<'_> {
         shows_nothing && (copied.unseen.contains(&batch.id) || !copied.with_rows.contains(&batch.id))
     }
 
-    /// Lets a batch go on that has not ended, or fails it.
+    /// Lets an unfinished batch go on, or fails it.
     fn go_on(&mut self, batch: &mut SalvagedBatch, rows: &mut SalvagedRows, has_input: bool, has_lost: bool) -> Result<(), StoreError> {
         if !has_input {
             return self.fail(batch, rows, "its input file was lost in damage to the disk");
         }
         match (batch.plan, rows.is_empty()) {
-            // A page was written, so it was validated.
+            // The batch has a plan, so it was validated.
             (Some(_), _) => {
                 let in_progress = |since| BatchState::InProgress { since };
                 let state = match batch.state {
@@ -311,7 +312,7 @@ impl Salvage<'_> {
         Ok(())
     }
 
-    /// Settles what a batch has reserved that ends here.
+    /// Settles the reservation of a batch that ends here.
     fn settle(&mut self, id: BatchId, cost: crate::domain::money::Usd) -> Result<(), StoreError> {
         let read = |key: Key, at: Vec<u8>| Ok::<_, StoreError>(self.out.tree.get(at)?.and_then(|bytes| examine(&key, &bytes).ok()));
         let Some(Examined::Reservation(reservation)) = read(Key::Reservation(id), format::reservation(id))? else { return Ok(()) };
@@ -329,7 +330,7 @@ impl Salvage<'_> {
         self.out.write()
     }
 
-    /// Its places in lists.
+    /// Writes the batch's entries in the lists.
     fn list_batch(&mut self, batch: &SalvagedBatch) -> Result<(), StoreError> {
         let (id, spec) = (batch.id, &batch.spec);
         let here = || b"".as_slice();
@@ -349,7 +350,7 @@ impl Salvage<'_> {
         self.out.write_much()
     }
 
-    /// Answers that rows share must not be those that were lost.
+    /// Removes pointers to answers that were lost, so that no row shares them.
     fn forget_answers(&mut self, lost: &BTreeMap<BatchId, BTreeSet<u32>>) -> Result<(), StoreError> {
         if lost.is_empty() {
             return Ok(());

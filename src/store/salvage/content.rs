@@ -1,6 +1,7 @@
 //! The content of files and of parts of uploads, and the daemon's own key.
 //!
-//! What no record names, and what is not as its record says, is not thrown away: it goes to `lost+found/`.
+//! Content that no record names, or that differs from its record, is not thrown away: it goes to
+//! `lost+found/`.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -37,7 +38,7 @@ impl SalvagedContent {
         Self { folder: to.files().clone(), id: file.as_u128() }
     }
 
-    /// Opens it, if it can be.
+    /// Opens the content, if possible.
     pub fn open(&self) -> Option<DataFile> {
         self.folder.open(content_name(self.id)).ok()
     }
@@ -55,7 +56,7 @@ pub(super) fn size(root: &Folder) -> Result<u64, StoreError> {
     Ok(bytes)
 }
 
-/// Copies all content; files without it are lost.
+/// Copies all content; files whose content is missing are lost.
 pub(super) fn copy(
     root: &Folder,
     to: &DataDir,
@@ -87,7 +88,7 @@ pub(super) fn copy(
     copy_key(root, to, told)
 }
 
-/// Content whose record was removed because it was deleted, or is lost.
+/// Copies content whose record was removed by a deletion, or is lost.
 fn copy_rest(
     files: &Folder,
     to: &DataDir,
@@ -170,7 +171,7 @@ pub(super) fn put_file(file: &File, out: &mut Out) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Moves content that was copied to where it is in nobody's way.
+/// Moves copied content out of the way, into `lost+found`; empty content is removed.
 pub(super) fn put_aside(to: &DataDir, folder: &Folder, origin: &str, name: &OsStr) -> Result<(), StoreError> {
     if folder.open(name).map_or(0, |file| DataFile::bytes(&file).unwrap_or(0)) == 0 {
         return remove(folder, name);
@@ -184,8 +185,8 @@ fn remove(folder: &Folder, name: &OsStr) -> Result<(), StoreError> {
     if folder.kind_of(name)?.is_some() { folder.remove(name) } else { Ok(()) }
 }
 
-/// Copies content, as far as it can be read. The inner error says why it is not as it should be; only a target
-/// that cannot be written to is an error.
+/// Copies content, as far as it can be read. The inner error says how the content differs from what
+/// is expected; the outer error is only for a target that cannot be written.
 fn copy_content(
     from: Option<&Folder>,
     name: &OsStr,

@@ -1,4 +1,4 @@
-//! The records, as they can be read. Lists are left out: they are made anew.
+//! Copies the records, as far as they can be read. Lists are left out, because they are rebuilt.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,41 +16,41 @@ use crate::domain::time::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::record::error::RecordError;
 
-/// What was copied, and what is still to be done about it.
+/// What was copied, and what the later steps need to know about it.
 #[derive(Default)]
 pub(super) struct Copied {
     /// Entries that were read.
     pub entries: u64,
-    /// Batches of which there is anything.
+    /// Batches of which any record was found.
     pub batches: BTreeSet<BatchId>,
     /// Batches that have results or pages.
     pub with_rows: BTreeSet<BatchId>,
-    /// Pages that may be older than what was shown.
+    /// Pages that may be older than those last shown to clients.
     pub old_pages: BTreeSet<(BatchId, u32)>,
-    /// Batches that have ended, as far as is known, and may be another since.
+    /// Batches whose state says that they ended, but may have changed since.
     pub old_states: BTreeSet<BatchId>,
-    /// Batches of which a file was deleted, or they themselves.
+    /// Batches that were deleted, or one of whose files was deleted.
     pub unseen: BTreeSet<BatchId>,
     /// Records of files whose content is not copied yet.
     pub files: BTreeMap<FileId, File>,
     /// Files whose record is damaged.
     pub unreadable_files: BTreeSet<FileId>,
-    /// Deleted files, still read.
+    /// Deleted files that are still being read.
     pub deleted: BTreeMap<FileId, Option<File>>,
-    /// Files that were deleted or lost, and whose content is there.
+    /// Files whose record was deleted or lost, but whose content is there.
     pub content: BTreeSet<FileId>,
     pub parts: Vec<UploadPart>,
     pub uploads: BTreeMap<UploadId, Upload>,
-    /// When quotes are no longer good.
+    /// When each quote stops being valid.
     pub quotes: BTreeMap<QuoteId, Timestamp>,
-    /// Idempotency keys, and the batches that they made, unless these were deleted.
+    /// Idempotency keys, and the batch that each made; `None` if that batch was deleted.
     pub idempotency: BTreeMap<[u8; 32], Option<BatchId>>,
-    /// What has an entry that says when it goes.
+    /// Expiry entries that were found.
     pub expiring: BTreeSet<Key>,
     pub deliveries: BTreeSet<EventId>,
 }
 
-/// Copies what can be read.
+/// Copies every readable record.
 pub(super) fn copy(readable: &Readable, out: &mut Out, told: &mut SalvageReport<'_>) -> Result<Copied, StoreError> {
     let mut copying = Copying { out, told, copied: Copied::default(), gathering: Gathering::default(), failed: None };
     readable
@@ -98,7 +98,7 @@ impl Copying<'_, '_> {
         }
     }
 
-    /// Rows are looked at later, with their batch.
+    /// Whether a record belongs to rows; rows are examined later, with their batch.
     fn is_of_rows(&mut self, record: &Gathered) -> bool {
         let (Key::Page(batch, _) | Key::Alone(batch, _) | Key::Run(batch, _)) = record.key else { return false };
         self.copied.with_rows.insert(batch);
@@ -120,7 +120,7 @@ impl Copying<'_, '_> {
             Ok(examined) => examined,
             Err(error) => {
                 match record.key {
-                    // Told with their batch, or with their content.
+                    // Reported later, with the batch or with the content.
                     Key::State(_) | Key::Spec(_) => {}
                     Key::File(id) => drop(self.copied.unreadable_files.insert(id)),
                     key => self.told.lost(Thing::Other(format!("{key} ({})", one_line(&error.to_string())))),
@@ -137,7 +137,7 @@ impl Copying<'_, '_> {
             (_, Examined::Part(part)) => copied.parts.push(part),
             (Key::Deleted(id), Examined::Deleted(file)) => drop(copied.deleted.insert(id, file.map(|file| *file))),
             (Key::Unseen(id), _) => drop(copied.unseen.insert(id)),
-            // These are made anew.
+            // These entries are rebuilt.
             (Key::Meta | Key::Active(_) | Key::BatchOf(..) | Key::FileOf(..) | Key::ExpiryOfFile(_), _)
             | (Key::UsedQuote(_) | Key::AccessOf(..) | Key::AccessOwner(_) | Key::Due(..), _) => {}
             (key, examined) => {
@@ -163,7 +163,7 @@ impl Copying<'_, '_> {
         Ok(())
     }
 
-    /// Tells of what can change and may have.
+    /// Reports a record that may have changed since.
     fn may_be_old(&mut self, key: &Key, examined: &Examined) {
         let thing = match (key, examined) {
             (Key::State(id), Examined::State(state, _)) if !state.is_terminal() => Thing::Batch(*id),
@@ -183,7 +183,8 @@ impl Copying<'_, '_> {
     }
 }
 
-/// Decodes a record. It may have become shorter, and later parts be of an earlier time: these are left out then.
+/// Decodes a record. The record may have become shorter, so that its later parts are from an
+/// earlier time: these are left out then.
 fn examine_newest(record: &mut Gathered) -> Result<Examined, RecordError> {
     let bytes = record.bytes().ok_or(RecordError::Damaged { what: "record", reason: "a part of it is missing".into() })?;
     let failed = match examine(&record.key, &bytes) {

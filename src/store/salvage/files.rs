@@ -1,4 +1,4 @@
-//! What batches need of files, and what they make of them: inputs whose records are gone, and files over results.
+//! Files that batches need or make: inputs whose records are gone, and files over results.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::domain::file::{ExpiresAfter, File, FileSource, Purpose, ResultPart};
 use crate::domain::id::{BatchId, FileId};
 use crate::domain::time::Timestamp;
 
-/// What batches need of files, and what they make of them.
+/// The files that batches need or make.
 pub(super) struct SalvagedFiles {
     /// Records to be written.
     pub known: BTreeMap<FileId, File>,
@@ -24,9 +24,9 @@ pub(super) struct SalvagedFiles {
 }
 
 impl Salvage<'_> {
-    /// Tells of content that no record names.
+    /// Reports content that no record names.
     pub(super) fn tell_of_content(&mut self, copied: &Copied, files: &SalvagedFiles) {
-        // What was deleted, or was about to be, is left behind by a kill, and nobody misses it.
+        // A kill may leave behind the content of deleted files; that is no loss to report.
         for id in files.content.iter().filter(|id| !copied.deleted.contains_key(id)) {
             let place = if files.needed.contains(id) { "its batch goes on" } else { "its content is in `lost+found`" };
             match self.told.done.was_whole {
@@ -42,7 +42,7 @@ impl Salvage<'_> {
         }
     }
 
-    /// Files over its results, of the size that these have now.
+    /// Makes the files over a batch's results match the size that the results have now.
     pub(super) fn fit_views(&mut self, batch: &mut SalvagedBatch, progress: &Progress, files: &mut SalvagedFiles) {
         let (BatchState::Completed { at, files: named, .. }
         | BatchState::Expired { at, files: named, .. }
@@ -63,7 +63,8 @@ impl Salvage<'_> {
                         self.told.changed(Thing::File(id), format!("it has {bytes} bytes now"));
                     }
                 }
-                // All results are there, and no file shows them: the records were lost, not deleted.
+                // All results are there, but no file shows them: the file records were lost, not
+                // deleted.
                 Some(id) if shows_nothing => {
                     files.known.insert(id, view(&batch.spec, part, id, bytes, at));
                     self.told.changed(Thing::File(id), "its record was lost, and is made anew");
@@ -74,7 +75,7 @@ impl Salvage<'_> {
                     files.known.insert(new, view(&batch.spec, part, new, bytes, at));
                     *id = Some(new);
                     self.told.changed(Thing::File(new), "it is new, and shows what was lost");
-                    // The state names it.
+                    // Forces the state record, which names the new file, to be rewritten.
                     batch.ended = None;
                 }
                 None => {}

@@ -1,4 +1,4 @@
-//! Lists that lead to what was copied, made anew.
+//! Rebuilds the lists that lead to the copied records.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use crate::domain::time::later;
 use crate::store::error::StoreError;
 use crate::store::format::seconds;
 
-/// How long an idempotency key is kept of which it is not known when it was used: as long as any is.
+/// How long an idempotency key is kept when the time of its use is unknown: the longest that any
+/// key is kept.
 const LIFETIME: Duration = Duration::from_secs(30 * 86_400);
 /// How long an expired quote is remembered.
 const REMEMBERED: Duration = Duration::from_secs(86_400);
@@ -25,7 +26,7 @@ impl Salvage<'_> {
         self.out.write()
     }
 
-    /// Keys of clients, by their organisation and by their id.
+    /// Rebuilds the lists of client keys, by organisation and by key id.
     fn list_keys(&mut self) -> Result<(), StoreError> {
         let tree = self.out.tree.clone();
         for entry in tree.scan_prefix(format::key_at(&[])) {
@@ -40,7 +41,7 @@ impl Salvage<'_> {
         Ok(())
     }
 
-    /// When messages are due.
+    /// Rebuilds the list of when messages are due.
     fn list_deliveries(&mut self, copied: &Copied) -> Result<(), StoreError> {
         for id in &copied.deliveries {
             if let Some(Examined::Delivery(delivery)) = self.read_chunks(Key::Delivery(*id), &format::delivery(*id))? {
@@ -60,12 +61,12 @@ impl Salvage<'_> {
         Ok(examine(&key, &bytes).ok())
     }
 
-    /// What goes away by itself, where nothing says when any more; and what leads to batches that are lost.
+    /// Adds missing expiry entries, and removes idempotency keys that lead to lost batches.
     fn list_expiries(&mut self, copied: &Copied) -> Result<(), StoreError> {
         for (digest, batch) in &copied.idempotency {
             let is_there = match batch {
                 Some(batch) => self.out.tree.contains_key(format::batch(*batch))?,
-                // It stays used, although its batch was deleted.
+                // The key stays used, although its batch was deleted.
                 None => true,
             };
             if !is_there {

@@ -1,11 +1,13 @@
-//! Copies all that can be read of a data directory into a new one, and tells what is lost.
+//! Copies everything readable in a data directory into a new one, and reports what is lost.
 //!
-//! First the records, as they can be read; then the content of files; then each batch is made to fit what is left
-//! of it, and the lists are made anew. The new directory is like one that a daemon has closed.
+//! The readable records are copied first, then the content of files. Each batch is then made to fit
+//! what is left of it, and the lists are rebuilt. The new directory is like one that a daemon has
+//! closed.
 //!
-//! Invariants: nothing in the old directory is changed, the lock file apart. The new one is complete, or a start
-//! refuses it: what says that it is a store is written last. Nothing is made up: what cannot be brought back
-//! is told, and stands in the place of a result with a code of its own.
+//! Invariants: nothing in the old directory changes except the lock file. The new directory is
+//! complete, or a start refuses it: the entry that marks it as a store is written last. Nothing is
+//! made up: a result that cannot be recovered is reported, and an error with a code of its own
+//! stands in its place.
 
 mod batches;
 mod content;
@@ -38,27 +40,27 @@ pub use told::{SalvageNote, Thing};
 const CACHE: u64 = 32 << 20;
 /// Keys in one write.
 const WRITE: usize = 1_000;
-/// Bytes that must be free besides what is copied.
+/// Bytes that must be free in addition to those that are copied.
 const RESERVE: u64 = 64 << 20;
 
-/// What was brought back.
+/// What a salvage recovered and lost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Salvaged {
     pub batches: u64,
     /// Rows with their results.
     pub rows: u64,
-    /// Uploaded ones, and those over results.
+    /// Uploaded files, and files over results.
     pub files: u64,
     /// Bytes of content.
     pub bytes: u64,
     pub lost_batches: u64,
     pub lost_rows: u64,
     pub lost_files: u64,
-    /// Whether the store and its mark agree that nothing at all was missing in it.
+    /// Whether the store and its mark agree that the store was complete.
     pub was_whole: bool,
 }
 
-/// Why nothing was copied, or not all that could be.
+/// Why a salvage copied nothing, or less than it could have.
 #[derive(Debug, thiserror::Error)]
 pub enum SalvageError {
     #[error(transparent)]
@@ -79,11 +81,11 @@ impl From<StoreError> for SalvageError {
     }
 }
 
-/// Copies what can be read of `dir` to `to`, which must not exist or be empty; `tell` is given what is lost or
-/// not certain. Blocks.
+/// Copies everything readable in `dir` to `to`, which must not exist or must be empty. `tell`
+/// receives what is lost or uncertain. Blocks.
 ///
 /// # Errors
-/// When `dir` is in use or none, `to` is not empty, or a disk is full or fails.
+/// When `dir` is in use or is no data directory, `to` is not empty, or a disk is full or fails.
 pub fn salvage(dir: &Path, to: &Path, now: Timestamp, tell: &mut dyn FnMut(SalvageNote)) -> Result<Salvaged, SalvageError> {
     let readable = Readable::of(dir)?;
     let new = prepare(&readable, to)?;
@@ -91,7 +93,7 @@ pub fn salvage(dir: &Path, to: &Path, now: Timestamp, tell: &mut dyn FnMut(Salva
     work(&readable, new, now, done).map_err(|error| SalvageError::Incomplete { dir: to.display().to_string(), error: error.to_string() })
 }
 
-/// Makes the new directory, if there is room.
+/// Makes the new directory if there is room for the copy.
 fn prepare(readable: &Readable, to: &Path) -> Result<Locked, SalvageError> {
     let shown = to.display().to_string();
     let from = readable.root().path();
@@ -125,7 +127,7 @@ fn work(readable: &Readable, new: Locked, now: Timestamp, told: told::SalvageRep
     let mut salvage = Salvage { to, now, out, told };
     salvage.work(readable)?;
     let Salvage { to, mut out, told, .. } = salvage;
-    // Only now is it a store.
+    // Only this entry makes the directory a store.
     let format = readable.format.unwrap_or(migrate::CURRENT).max(SUMMED_FROM);
     out.writes.insert(FORMAT_KEY.to_vec(), &format.to_be_bytes());
     out.write()?;
@@ -133,7 +135,7 @@ fn work(readable: &Readable, new: Locked, now: Timestamp, told: told::SalvageRep
     Ok(told.done)
 }
 
-/// The new store, to be written to.
+/// The new store, which the salvage writes to.
 struct Out {
     tree: Tree,
     sum: Sum,
@@ -141,7 +143,7 @@ struct Out {
 }
 
 impl Out {
-    /// Writes what has gathered.
+    /// Writes the pending changes.
     fn write(&mut self) -> Result<(), StoreError> {
         let writes = std::mem::take(&mut self.writes);
         let values = writes.len();
@@ -150,12 +152,12 @@ impl Out {
         Ok(())
     }
 
-    /// The same if much has gathered.
+    /// Writes the pending changes once there are at least `WRITE` of them.
     fn write_much(&mut self) -> Result<(), StoreError> {
         if self.writes.len() < WRITE { Ok(()) } else { self.write() }
     }
 
-    /// Makes all of it durable, and says so.
+    /// Makes the whole store durable, and records that in the mark.
     fn end(self, to: &DataDir) -> Result<(), StoreError> {
         self.tree.flush()?;
         let folder = to.root().folder(database(0))?;

@@ -1,4 +1,4 @@
-//! The rows of one batch: the results that can be read, and pages that count exactly these.
+//! The rows of one batch: the readable results, and pages that count exactly these results.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -28,15 +28,15 @@ use crate::store::error::StoreError;
 /// The code of a row whose result was lost.
 const LOST: &str = "result_lost";
 const LOST_MESSAGE: &str = "The result of this request was lost in damage to the disk.";
-/// The longest line that is looked at for the name of a row, in bytes.
+/// The longest input line that is searched for a row's name, in bytes.
 const MAX_LINE: u64 = 64 << 20;
 
 /// The rows of a batch.
 pub(super) struct SalvagedRows {
     id: BatchId,
-    /// As they were read.
+    /// The pages as they were read.
     old: BTreeMap<u32, Page>,
-    /// As the results make them.
+    /// The pages as the readable results make them.
     new: BTreeMap<u32, Page>,
 }
 
@@ -45,12 +45,13 @@ pub(super) struct SalvagedRows {
 pub(super) struct Known {
     /// Rows of the batch.
     pub total: Option<u32>,
-    /// Those that had a result when it ended.
+    /// Rows that had a result when the batch ended.
     pub done: Option<u32>,
 }
 
 impl SalvagedRows {
-    /// Reads all of them, and removes from the new store what cannot be read or would count twice.
+    /// Reads all rows, and removes from the new store records that cannot be read or would count
+    /// twice.
     pub fn read(id: BatchId, known: Known, out: &mut Out) -> Result<Self, StoreError> {
         let mut rows = Self { id, old: BTreeMap::new(), new: BTreeMap::new() };
         let tree = out.tree.clone();
@@ -87,7 +88,7 @@ impl SalvagedRows {
         Ok(())
     }
 
-    /// Counts a result. `false` if it is not the first one of its row.
+    /// Counts a result. Returns `false` if its row already has one.
     fn count(&mut self, result: &RowResult, line_bytes: u32) -> bool {
         let row = result.key.row.0;
         let page = self.page(row / ROWS_PER_PAGE);
@@ -99,7 +100,7 @@ impl SalvagedRows {
         self.new.entry(number).or_insert_with(|| Page::new(0, full))
     }
 
-    /// Counts the results of a run; those that could be.
+    /// Counts the results of a run; returns those that could be counted.
     fn count_run(&mut self, run: &Run, is_row: &impl Fn(u32) -> bool) -> Vec<RunRow> {
         let mut good = Vec::new();
         for place in &run.places {
@@ -118,7 +119,7 @@ impl SalvagedRows {
         self.old.is_empty() && self.new.is_empty()
     }
 
-    /// Rows of the batch: as it is known, or as far as its pages and results go.
+    /// The batch's number of rows: the known total, or as far as its pages and results go.
     pub fn total(&self, known: Known) -> u32 {
         if let Some(total) = known.total {
             return total;
@@ -130,7 +131,8 @@ impl SalvagedRows {
         self.old.iter().map(of_page).chain(of_results).max().unwrap_or(0)
     }
 
-    /// Makes pages for so many rows, with where they begin in the input as `offsets` says if that is not known.
+    /// Makes pages for `total` rows. `offsets` tells where pages begin in the input, if an old page
+    /// does not.
     pub fn fit(&mut self, total: u32, offsets: impl FnOnce() -> Vec<u64>) {
         let pages = total.div_ceil(ROWS_PER_PAGE);
         let needs_offsets = (0..pages).any(|number| !self.old.contains_key(&number));
@@ -145,7 +147,7 @@ impl SalvagedRows {
         self.new.retain(|number, _| *number < pages);
     }
 
-    /// Rows that had a result, or may have had one, and have none now.
+    /// Rows that have no result now, but had one or may have had one.
     pub fn lost(&self, known: Known, old_pages: &BTreeSet<(BatchId, u32)>) -> Vec<u32> {
         let found: u32 = self.new.values().map(|page| page.counts().0).sum();
         if known.done == Some(found) {
@@ -161,7 +163,7 @@ impl SalvagedRows {
         rows.collect()
     }
 
-    /// Puts results that say what has happened in the place of those that are lost.
+    /// Replaces each lost result with a result that says what happened.
     pub fn fill(
         &mut self,
         lost: &[u32],
@@ -176,7 +178,7 @@ impl SalvagedRows {
             let names = names(content.and_then(SalvagedContent::open), offset, number, rows, spec);
             let mut joined = Vec::new();
             for row in rows {
-                // As the executor names a row whose line it cannot read.
+                // The name that the executor gives a row whose line it cannot read.
                 let unnamed = || (format!("line-{}", u64::from(*row) + 1), None);
                 let (custom_id, operation) = names.get(row).cloned().unwrap_or_else(unnamed);
                 let key = RowKey { batch: self.id, row: RowIndex(*row) };
@@ -218,7 +220,7 @@ impl SalvagedRows {
         out.write()
     }
 
-    /// Writes what results can be read as lines to a file; returns how many.
+    /// Writes the readable results as lines to a file; returns how many there are.
     pub fn write_lines(id: BatchId, out: &Out, folder: &dyn Fn() -> Result<Folder, StoreError>) -> Result<u64, StoreError> {
         let mut gathering = Gathering::default();
         let mut lines = SalvagedLines { id, folder, file: None, written: 0 };
@@ -234,7 +236,7 @@ impl SalvagedRows {
         Ok(lines.written)
     }
 
-    /// Removes all of them.
+    /// Removes all rows of a batch.
     pub fn remove(id: BatchId, out: &mut Out) -> Result<(), StoreError> {
         let tree = out.tree.clone();
         for key in tree.scan_prefix(format::rows_of(id)).keys() {
@@ -254,7 +256,7 @@ fn remove(record: &Gathered, out: &mut Out) {
 /// A file of results.
 struct SalvagedLines<'a> {
     id: BatchId,
-    /// Where it goes, if there are any.
+    /// Opens the folder for the file; called only if there are results.
     folder: &'a dyn Fn() -> Result<Folder, StoreError>,
     file: Option<DataFile>,
     written: u64,
@@ -290,7 +292,8 @@ impl SalvagedLines<'_> {
     }
 }
 
-/// Where the first row of each page begins, in bytes; as far as the content can be read.
+/// Where the first row of each page begins in the input, in bytes, as far as the content can be
+/// read.
 pub(super) fn offsets(content: &SalvagedContent) -> Vec<u64> {
     let mut offsets = vec![0];
     let Some(mut file) = content.open() else { return offsets };
@@ -312,7 +315,7 @@ pub(super) fn offsets(content: &SalvagedContent) -> Vec<u64> {
 
 type Names = BTreeMap<u32, (String, Option<Operation>)>;
 
-/// What the client calls rows of one page, and what they ask for; as far as the input can be read.
+/// The client's names for rows of one page, and their operations, as far as the input can be read.
 fn names(content: Option<DataFile>, offset: u64, page: u32, rows: &[u32], spec: &BatchSpec) -> Names {
     let mut names = Names::new();
     let (Some(mut file), Some(last)) = (content, rows.last()) else { return names };

@@ -1,4 +1,4 @@
-//! Salvaged directories against what was shown from the ones that were damaged.
+//! Compares salvaged directories with what clients were shown before the damage.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::domain::batch::Batch;
 use crate::domain::file::FileSource;
 use crate::domain::id::{BatchId, FileId, RowIndex, RowKey};
 
-/// What came of many salvages.
+/// The outcomes of many salvages, summed up.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Figures {
     cases: usize,
@@ -45,7 +45,7 @@ impl fmt::Display for Figures {
     }
 }
 
-/// What was told of a salvage.
+/// What a salvage reported.
 #[derive(Debug, Default)]
 struct Tellings {
     lost_batches: BTreeSet<BatchId>,
@@ -54,7 +54,7 @@ struct Tellings {
     changed_batches: BTreeSet<BatchId>,
     changed_files: BTreeSet<FileId>,
     without_results: BTreeSet<BatchId>,
-    /// Something is lost that cannot be named.
+    /// Something was lost that cannot be named.
     unnamed: bool,
     all: Vec<SalvageNote>,
 }
@@ -91,8 +91,8 @@ fn lines(content: &[u8]) -> BTreeMap<String, &[u8]> {
     content.split_inclusive(|byte| *byte == b'\n').map(|line| (id(line), line)).collect()
 }
 
-/// Salvages a directory and holds the new one against what was shown; `may_lose` if the damage is to more than what
-/// can be made anew.
+/// Salvages a directory and compares the new one with what was shown; `may_lose` if the damage
+/// exceeds what can be rebuilt.
 pub(in crate::store) async fn is_brought_back(case: &str, dir: &Path, expected: &Shown, may_lose: bool) -> Figures {
     let parent = tempfile::tempdir().unwrap();
     let to = parent.path().join("new");
@@ -124,7 +124,7 @@ fn compare_batches(case: &str, found: &Shown, expected: &Shown, told: &Tellings)
         assert!(!told.lost_batches.contains(&id), "{case}: {id} is lost and there");
         let (now, before) = (lines(content), lines(was_content));
         let mut has_lost = false;
-        // It is as it was before its rows were known.
+        // The batch is back in a state from before its rows were known, or without its results.
         let is_unknown = (told.changed_batches.contains(&id) && batch.progress.total == 0) || told.without_results.contains(&id);
         for (row, line) in before.iter().filter(|_| !is_unknown) {
             let is_back = now.get(row) == Some(line);
@@ -180,7 +180,7 @@ fn compare_files(case: &str, found: &Shown, expected: &Shown, told: &Tellings) -
     back
 }
 
-/// One that has nothing wrong is copied as it is.
+/// A directory without damage is copied as it is.
 #[tokio::test]
 async fn a_sound_directory_is_copied_whole() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What a salvage tells of what it could not bring back.
+//! What a salvage reports about things that it could not recover.
 
 use std::fmt;
 
@@ -10,12 +10,12 @@ use crate::domain::id::{BatchId, FileId};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Thing {
     Batch(BatchId),
-    /// Rows of a batch whose results are meant.
+    /// The results of these rows of a batch.
     Rows(BatchId, Vec<u32>),
     /// All results of a batch.
     Results(BatchId),
     File(FileId),
-    /// In words.
+    /// Anything else, in words.
     Other(String),
 }
 
@@ -31,16 +31,16 @@ impl fmt::Display for Thing {
     }
 }
 
-/// What a salvage tells.
+/// One note of a salvage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SalvageNote {
-    /// A fault of the old directory.
+    /// A fault in the old directory.
     Fault(String),
-    /// It is not in the new directory.
+    /// The thing is not in the new directory.
     Lost(Thing),
-    /// It is there, and another than it was.
+    /// The thing is there, but differs from what it was; the text says how.
     Changed(Thing, String),
-    /// Whether it is as it was last cannot be told, and why.
+    /// It is unknown whether the thing is in its last state; the text says why.
     Unsure(Thing, &'static str),
 }
 
@@ -55,7 +55,7 @@ impl fmt::Display for SalvageNote {
     }
 }
 
-/// Where it is told, and counted.
+/// Passes notes on, and counts the losses.
 pub(super) struct SalvageReport<'a> {
     pub tell: &'a mut dyn FnMut(SalvageNote),
     pub done: Salvaged,

@@ -1,4 +1,4 @@
-//! Damaged data directories: each is served as it was, or refused and left as it is.
+//! Damaged data directories: each is served as it was, or refused and left unchanged.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -39,7 +39,8 @@ pub(in crate::store) async fn shown(store: &Store) -> Shown {
     shown
 }
 
-/// Batches with results: some have ended with files over them, some without, some have not.
+/// Makes batches with results: some have ended with files over the results, some without files, and
+/// some have not ended.
 pub(in crate::store) async fn some_batches(store: &Store, count: u32) {
     for number in 0..count {
         add_file(store, format!("content {number}").as_bytes(), None).await;
@@ -69,7 +70,7 @@ pub(in crate::store) async fn some_batches(store: &Store, count: u32) {
     }
 }
 
-/// Each file below a folder, but for the lock.
+/// The content of each file below a folder, except the lock.
 pub(in crate::store) fn content_of(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
@@ -90,7 +91,8 @@ fn write_to(dir: &Path, from: &Path, content: &BTreeMap<PathBuf, Vec<u8>>) {
     }
 }
 
-/// One thing that goes wrong with one file, in words; `None` if that one is gone.
+/// Damages one file; returns the kind of damage in words, and the new content, `None` if the file
+/// is gone.
 fn damage(bytes: &[u8], random: &mut fastrand::Rng) -> (&'static str, Option<Vec<u8>>) {
     let mut bytes = bytes.to_vec();
     let at = random.usize(..=bytes.len());
@@ -120,7 +122,7 @@ fn damage(bytes: &[u8], random: &mut fastrand::Rng) -> (&'static str, Option<Vec
             "longer"
         }
         12 => {
-            // A block of the file in another place, as a disk that mixes up addresses would have it.
+            // A block of the file is in another place, as on a disk that mixes up addresses.
             let block = bytes[at..to].to_vec();
             let elsewhere = random.usize(..=bytes.len() - block.len());
             bytes[elsewhere..elsewhere + block.len()].copy_from_slice(&block);
@@ -143,14 +145,15 @@ pub(in crate::store) fn options(dir: &Path) -> Options {
     Options { commit_interval: std::time::Duration::ZERO, ..Options::new(dir.to_path_buf()) }
 }
 
-/// How many directories are damaged. All of them: `BATCHD_DAMAGES=500 cargo test --lib store::verify -- --nocapture`.
+/// How many directories are damaged. For all of them:
+/// `BATCHD_DAMAGES=500 cargo test --lib store::verify -- --nocapture`.
 #[expect(clippy::disallowed_methods, reason = "the length of a test run is not a setting of the daemon")]
 fn damages() -> usize {
     std::env::var("BATCHD_DAMAGES").map_or(150, |text| text.parse().expect("BATCHD_DAMAGES is a number"))
 }
 
-/// A start after something went wrong with the store's files either serves everything that was shown, or refuses and
-/// changes nothing.
+/// A start after damage to the store's files either serves everything that was shown, or refuses
+/// and changes nothing.
 #[tokio::test]
 async fn a_damaged_store_is_served_whole_or_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
@@ -158,7 +161,7 @@ async fn a_damaged_store_is_served_whole_or_refused_and_left_alone() {
     for life in 0..3 {
         let (store, _) = open(dir.path());
         some_batches(&store, 6 + life).await;
-        // As a kill leaves it: taken while the store is open.
+        // Copied while the store is open, as a kill would leave it.
         earlier.push(content_of(dir.path()));
         close(store).await;
     }
@@ -207,7 +210,7 @@ async fn a_damaged_store_is_served_whole_or_refused_and_left_alone() {
                 refused += 1;
                 assert!(content_of(copy.path()) == before, "case {case}, {}: it was refused, and yet changed", target.display());
                 let name = format!("case {case}, {}", target.strip_prefix(dir.path()).unwrap().display());
-                // Of another store there is what that one had, but for its files.
+                // A foreign store brings back its own batches, but not its files.
                 let is_foreign = target.ends_with("db") && damaged.contains_key(&target) && damaged.get(&target) == foreign.get(&target);
                 let expected = if is_foreign { &foreign_shown } else { &expected };
                 *figures.entry(kind).or_default() += is_brought_back(&name, copy.path(), expected, target.ends_with("db")).await;
@@ -251,7 +254,7 @@ async fn a_missing_store_beside_what_belongs_to_it_is_refused() {
     without ["store/db"]: the data directory DIR is not opened, and nothing in it was changed: its store is missing (`store/db`), but the file `mark` is there
     without ["store/db", "mark"]: the data directory DIR is not opened, and nothing in it was changed: its store is missing (`store/db`), but uploaded content in `files` is there
     "#);
-    // And what never was there is made.
+    // A store that never existed is made.
     let empty = tempfile::tempdir().unwrap();
     close(Store::open(options(empty.path())).unwrap().0).await;
 }

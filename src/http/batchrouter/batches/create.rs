@@ -27,9 +27,9 @@ use crate::http::state::Api;
 use crate::service::batches::quoted::QuotedCreate;
 use crate::store::Idempotency;
 
-/// Members and elements of a body, each of which takes several times its bytes in memory.
+/// The most members and elements of a body; each takes several times its bytes in memory.
 const MAX_MEMBERS: usize = 2_000_000;
-/// Characters of an `Idempotency-Key` (its guide to submitting).
+/// The allowed length of an `Idempotency-Key` in characters (BatchRouter's guide to submitting).
 const KEY_CHARS: std::ops::RangeInclusive<usize> = 8..=128;
 
 /// `POST /v1/batches`
@@ -48,7 +48,7 @@ pub async fn create(
 /// [`create`] of a body that has been read.
 ///
 /// # Errors
-/// When the request cannot be served; nothing is kept of it then.
+/// When the request cannot be served; nothing of the request is kept then.
 pub async fn create_from(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, body: Bytes) -> Result<Response, Refusal> {
     api.check_open()?;
     let (body, once) = read(api, &caller, headers, body).await?;
@@ -73,7 +73,7 @@ pub async fn create_from(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, bo
     Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
 }
 
-/// Reads a body. Takes time, and a turn, for one that is large.
+/// Reads a body. A large body takes time, and a turn.
 async fn read(api: &Api, caller: &Caller, headers: &HeaderMap, body: Bytes) -> Result<(CreateBody, Idempotency), Refusal> {
     let (caller, headers) = (*caller, headers.clone());
     let reading = move || {
@@ -86,7 +86,7 @@ async fn read(api: &Api, caller: &Caller, headers: &HeaderMap, body: Bytes) -> R
     api.service.turns.take(reading).await
 }
 
-/// The key that a create must have, bound to what the body says.
+/// The idempotency key that a create must have, bound to the content of the body.
 fn once(headers: &HeaderMap, caller: &Caller, body: &[u8]) -> Result<Idempotency, ApiError> {
     let key = idempotency_key(headers)?.ok_or_else(|| {
         let message = "the header `Idempotency-Key` is missing; it has 8 to 128 characters, and each new batch has its own";
@@ -102,7 +102,7 @@ fn once(headers: &HeaderMap, caller: &Caller, body: &[u8]) -> Result<Idempotency
     Ok(Idempotency { key: scope.finalize().into(), request })
 }
 
-/// A receiver with its secret as it is kept.
+/// A receiver with its secret in the sealed form that is stored.
 ///
 /// # Errors
 /// When the machine has no random numbers.

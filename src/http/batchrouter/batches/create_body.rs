@@ -17,9 +17,9 @@ use crate::service::batches::prepare::Items;
 use crate::service::batches::quoted::StatedDemands;
 use crate::service::{IssueCode, IssuePath, ServiceError};
 
-/// The fields that are read besides those of a quote.
+/// The fields that are read besides the fields of a quote.
 const OWN_FIELDS: [&str; 3] = ["quote_id", "metadata", "webhook"];
-/// Bytes of the metadata of a batch.
+/// The most bytes of the metadata of a batch.
 const MAX_METADATA: usize = 16 << 10;
 
 /// A receiver as a client names it.
@@ -29,7 +29,7 @@ pub struct NamedReceiver {
     pub secret: SecretString,
 }
 
-/// A create, read.
+/// The body of a create, after reading.
 #[derive(Debug)]
 pub struct CreateBody {
     pub quote: Option<QuoteId>,
@@ -45,8 +45,8 @@ impl CreateBody {
     /// Reads a body.
     ///
     /// # Errors
-    /// When a field has a value that it cannot have, or not exactly one of `items` and `input_file_id`
-    /// is there.
+    /// When a field has an invalid value, or when not exactly one of `items` and `input_file_id` is
+    /// present.
     pub fn read(body: &Bytes) -> Result<Self, Refusal> {
         let (object, [items]) = Object::picking(body, &[&FIELDS[..], &OWN_FIELDS].concat(), ["items"])?;
         let items = items.filter(|items| items.as_ref() != b"null");
@@ -72,7 +72,8 @@ impl CreateBody {
     }
 }
 
-/// The documented answer to both, and to neither, is a failed preflight.
+/// The items of a create. If both sources are given, or neither, the documented answer is a failed
+/// preflight.
 fn input(items: Option<Bytes>, file: Option<FileId>) -> Result<Items, Refusal> {
     let (field, message) = match (items, file) {
         (Some(items), None) => return Ok(Items::Inline(items)),
@@ -102,7 +103,8 @@ pub fn webhook(object: &Object) -> Result<Option<NamedReceiver>, ApiError> {
     object.object("webhook")?.map(|webhook| receiver(&webhook)).transpose()
 }
 
-/// A receiver: an absolute URL, and a secret of 8 to 256 characters (its guide to webhooks).
+/// A receiver: an absolute URL, and a secret of 8 to 256 characters (BatchRouter's guide to
+/// webhooks).
 ///
 /// # Errors
 /// When one of the two is missing or cannot be used.
@@ -118,10 +120,10 @@ pub fn receiver(object: &Object) -> Result<NamedReceiver, ApiError> {
     Ok(NamedReceiver { url: url.to_owned(), secret: secret.into() })
 }
 
-/// Refuses a receiver that may not be called, as far as its URL says.
+/// Refuses a receiver whose URL shows that it may not be called.
 ///
 /// # Errors
-/// When it may not.
+/// When the URL is invalid or may not be called.
 pub fn check_receiver(api: &Api, receiver: &NamedReceiver) -> Result<(), ApiError> {
     let url = receiver.url.parse().map_err(|_| ApiError::invalid("webhook.url", "`webhook.url` is not a URL"))?;
     api.accounts.targets.check(&url).map_err(|error| ApiError::invalid("webhook.url", format!("`webhook.url` {error}")))

@@ -1,4 +1,5 @@
-//! `/v1/batches` as BatchRouter has it: create from a quote, poll, list, cancel, delete, read results.
+//! `/v1/batches` as BatchRouter has it: create from a quote, poll, list, cancel, delete, read
+//! results.
 
 mod create;
 mod create_body;
@@ -35,10 +36,10 @@ use crate::store::{BatchDeletion, BatchQuery};
 const DEFAULT_LIST: usize = 20;
 const MAX_LIST: usize = 100;
 
-/// A batch of the caller's.
+/// A batch of the caller's organisation.
 ///
 /// # Errors
-/// When there is none, or it is somebody else's.
+/// When the batch does not exist, or belongs to another organisation.
 pub async fn find(api: &Api, caller: &Caller, id: BatchId) -> Result<Batch, ApiError> {
     let batch = api.service.store.batch(id).await?.ok_or_else(|| ApiError::not_found("batch", id.in_hex()))?;
     match batch.spec.org == caller.org {
@@ -47,7 +48,7 @@ pub async fn find(api: &Api, caller: &Caller, id: BatchId) -> Result<Batch, ApiE
     }
 }
 
-/// The word for where a batch stands.
+/// The dialect's word for the status of a batch.
 fn status_of(api: &Api, batch: &Batch) -> &'static str {
     object::status(batch, api.service.executor.stage(batch.spec.id))
 }
@@ -59,7 +60,8 @@ fn show(api: &Api, headers: &HeaderMap, batch: &Batch) -> Map<String, Value> {
     object(batch, &Around { stage, base: &base, seal: api.service.store.seal(), now: api.service.clock.now() })
 }
 
-/// The object flat, as the newest documents have it, and under `batch`, as older clients read it.
+/// The batch object both flat, as the newest documents have it, and under `batch`, as older clients
+/// read it.
 fn flat_and_wrapped(object: Map<String, Value>) -> Value {
     let mut flat = object.clone();
     flat.insert("batch".to_owned(), Value::Object(object));
@@ -83,7 +85,7 @@ pub async fn retrieve(
     Ok(Json(flat_and_wrapped(shown)))
 }
 
-/// `GET /v1/batches`: the caller's, newest first.
+/// `GET /v1/batches`: the caller's batches, newest first.
 pub async fn list(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
@@ -120,7 +122,7 @@ pub async fn cancel(
     }
 }
 
-/// `DELETE /v1/batches/{batch_id}`; ours.
+/// `DELETE /v1/batches/{batch_id}`; our own extension.
 pub async fn delete(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,

@@ -13,7 +13,7 @@ use crate::http::response::signed_links::Base;
 use crate::http::response::time::moment;
 use crate::store::Seal;
 
-/// What a batch is shown with besides itself.
+/// What the batch object needs besides the batch.
 pub struct Around<'a> {
     pub stage: Stage,
     pub base: &'a Base,
@@ -21,9 +21,10 @@ pub struct Around<'a> {
     pub now: Timestamp,
 }
 
-/// BatchRouter's word for where a batch stands (its guide to results). Each is a stage of ours:
-/// `pending`, `queued` and `routing` before it is validated, `dispatched` until the first of its results
-/// is durable, then `processing`, and `completing` while what is left is written.
+/// BatchRouter's word for the status of a batch (BatchRouter's guide to results). Each word is a
+/// stage of ours: `pending`, `queued` and `routing` before the batch is validated, `dispatched`
+/// until the first of its results is durable, then `processing`, and `completing` while the
+/// remaining results are written.
 pub fn status(batch: &Batch, stage: Stage) -> &'static str {
     if let Some(end) = batch.end() {
         return end.word();
@@ -86,7 +87,7 @@ fn demands(quoted: Option<&QuotedInput>, put: &mut impl FnMut(&str, Value)) {
     put("price_protection_policy", json!(demands.protection));
 }
 
-/// Items of the batch: those that were counted, or that the client has said there are.
+/// The number of items of the batch: the counted number, or else the number that the client stated.
 fn items(batch: &Batch, quoted: Option<&QuotedInput>) -> Option<u32> {
     Some(batch.progress.total).filter(|total| *total > 0).or_else(|| quoted.and_then(|order| order.items))
 }
@@ -120,7 +121,7 @@ pub fn ended(state: &BatchState) -> Option<Timestamp> {
     }
 }
 
-/// When a batch came into its state.
+/// When a batch entered its present state.
 fn updated(batch: &Batch) -> Timestamp {
     match &batch.state {
         BatchState::Validating => batch.spec.created_at,
@@ -133,7 +134,7 @@ fn updated(batch: &Batch) -> Timestamp {
 fn metadata(batch: &Batch, quoted: Option<&QuotedInput>) -> Value {
     let pairs = batch.spec.metadata.pairs();
     match quoted.and_then(|order| order.metadata.as_deref()) {
-        // It was read as an object before.
+        // The create has already read this text as an object.
         Some(text) => {
             serde_json::from_str::<Box<RawValue>>(text).ok().and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
         }
@@ -152,7 +153,7 @@ fn files(batch: &Batch, around: &Around<'_>, put: &mut impl FnMut(&str, Value)) 
     put("error_file_url", json!(link(files.errors)));
 }
 
-/// What was wrong with the input, line by line.
+/// The problems of the input, line by line.
 fn errors(batch: &Batch) -> Value {
     if batch.problems.is_empty() {
         return Value::Null;

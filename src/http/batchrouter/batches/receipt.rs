@@ -23,7 +23,7 @@ use crate::http::response::error::ApiError;
 use crate::http::response::time::moment;
 use crate::http::state::Api;
 
-/// Items of a lane whose numbers are told one by one.
+/// The most items of a lane whose numbers are listed one by one.
 const MOST_NUMBERS: u32 = 5_000;
 
 /// `GET /v1/batches/{batch_id}/billing-receipt`
@@ -42,7 +42,7 @@ pub async fn read(
     }
 }
 
-/// The receipt of a batch; `None` before it has ended, and for one that is none of items.
+/// The receipt of a batch; `None` before the batch has ended, and for a batch without a quote.
 ///
 /// # Errors
 /// When the store has failed.

@@ -1,4 +1,4 @@
-//! The result of an item as this dialect shows it: in pages, and as a line of the whole.
+//! The result of an item as this dialect shows it: in pages, and as a line of the full results.
 
 use rust_decimal::Decimal;
 use serde::Serialize;
@@ -59,7 +59,8 @@ struct ErrorObject<'a> {
     code: &'a str,
     message: &'a str,
     retryable: bool,
-    /// The provider's answer, if it gave one: its HTTP status and its body. Ours.
+    /// The provider's answer, if the provider gave one: its HTTP status and its body. Our own
+    /// extension.
     provider_status: Option<u16>,
     provider_response: Option<&'a RawValue>,
 }
@@ -73,11 +74,12 @@ fn item_id(key: RowKey) -> String {
     format!("item_{:032x}", key.number())
 }
 
-/// Appends the result as JSON, without a line break. `fee` is in percent of what providers charge.
+/// Appends the result as JSON, without a line break. `fee` is a percentage of the provider's
+/// charge.
 pub fn write(result: &RowResult, fee: Decimal, out: &mut Vec<u8>) {
     let last = result.attempts.last();
     let (provider, upstream) = match last.map(|attempt| attempt.lane.as_str()) {
-        // An answer that was there already.
+        // An answer from the cache.
         Some(lane) if lane.starts_with("cache:") => (Some("cache"), None),
         Some(lane) => lane.split_once('/').map_or((Some(lane), None), |(provider, upstream)| (Some(provider), Some(upstream))),
         None => (None, None),
@@ -115,7 +117,7 @@ pub fn write(result: &RowResult, fee: Decimal, out: &mut Vec<u8>) {
         completed_at: format!("{:.6}", result.finished_at),
     };
     let before = out.len();
-    // Strings, numbers and JSON into a vector: it has no way to fail.
+    // Writing strings, numbers and JSON into a vector cannot fail.
     if serde_json::to_writer(&mut *out, &row).is_err() {
         out.truncate(before);
         out.extend_from_slice(b"null");
@@ -131,7 +133,7 @@ const fn status(outcome: &Outcome) -> &'static str {
     }
 }
 
-/// The provider's body as it is.
+/// The provider's body, unchanged.
 fn raw(response: &Response) -> Option<&RawValue> {
     serde_json::from_slice(&response.body).ok()
 }

@@ -1,5 +1,5 @@
-//! Results: `GET /v1/batches/{id}/results` in pages, `.../artifact-url` and the link that it gives for
-//! all of them at once.
+//! Results: `GET /v1/batches/{id}/results` in pages, and `.../artifact-url` with its link to all
+//! results at once.
 
 use std::sync::Arc;
 
@@ -33,11 +33,11 @@ use crate::store::{LineRender, Lines, blocking};
 
 const DEFAULT_PAGE: usize = 100;
 const MAX_PAGE: usize = 1_000;
-/// Bytes from which on a page is long enough, however many rows were asked for.
+/// A page ends when it reaches this many bytes, however many rows the client asked for.
 const PAGE_BYTES: usize = 16 << 20;
 const NDJSON: &str = "application/x-ndjson";
 
-/// What is charged besides what providers charge, in percent of that.
+/// The fee on top of the providers' charges, in percent of these charges.
 fn fee(spec: &BatchSpec) -> Decimal {
     match &spec.order {
         BatchInput::Quoted(order) => order.fee,
@@ -45,7 +45,7 @@ fn fee(spec: &BatchSpec) -> Decimal {
     }
 }
 
-/// Bytes that the results of a part of a batch have as the lines of a file, for a batch that has ended.
+/// Bytes of a part of a batch's results as the lines of a file; `None` before the batch has ended.
 fn expected(batch: &Batch, part: ResultPart) -> Option<u64> {
     batch.state.is_terminal().then(|| batch.progress.bytes(part))
 }
@@ -78,7 +78,7 @@ pub async fn page(
     Ok(([(CONTENT_TYPE, "application/json")], body.await.map_err(ApiError::from)?).into_response())
 }
 
-/// A page as it is sent.
+/// A page in the form that is sent.
 fn read_page(lines: &mut Lines, limit: usize, fee: Decimal) -> Result<Vec<u8>, crate::store::error::StoreError> {
     let mut body = b"{\"data\":[".to_vec();
     let (mut count, mut last) = (0, None);
@@ -96,7 +96,7 @@ fn read_page(lines: &mut Lines, limit: usize, fee: Decimal) -> Result<Vec<u8>, c
     Ok(body)
 }
 
-/// The place behind a row, as clients hand it back.
+/// The cursor for the place after a row, which clients hand back.
 fn cursor_after(row: RowIndex) -> String {
     URL_SAFE_NO_PAD.encode(format!("row:{}", row.0))
 }
@@ -109,7 +109,7 @@ fn row_of(cursor: &str) -> Result<RowIndex, ApiError> {
     row().ok_or_else(|| ApiError::invalid("cursor", "`cursor` must be the `next_cursor` of an earlier page"))
 }
 
-/// Every result of a part, one row in a line.
+/// Every result of a part, one row per line.
 async fn lines(api: &Api, batch: &Batch, part: ResultPart) -> Result<Response, ApiError> {
     let lines = result_lines(api, batch.spec.id, part, expected(batch, part)).await?;
     let fee = fee(&batch.spec);
@@ -137,12 +137,12 @@ pub async fn artifact_url(
     Ok(Json(json!({ "url": link.url, "expires_at": moment(link.expires_at), "content_type": NDJSON })).into_response())
 }
 
-/// All results of a batch as a file: it has the batch's own number.
+/// The file with all results of a batch; its id has the batch's own number.
 pub fn artifact_of(batch: BatchId) -> FileId {
     FileId::from_u128(batch.as_u128())
 }
 
-/// `GET /v1/files/{file_id}?expires=...&signature=...`: what a link leads to.
+/// `GET /v1/files/{file_id}?expires=...&signature=...`: the target of a signed link.
 pub async fn download(api: &Api, Signed(file): Signed) -> Result<Response, ApiError> {
     let known = api.service.store.file(file, api.service.clock.now()).await?;
     let (id, part) = match known.map(|file| file.source) {

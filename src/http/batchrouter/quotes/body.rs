@@ -31,10 +31,11 @@ pub const FIELDS: [&str; 13] = [
     "provider_preferences",
 ];
 
-/// What a body says, with its items as an array. Takes time if the items are in a file of the organisation's.
+/// Reads a body, with its items as an array. This takes time if the items are in a file of the
+/// organisation.
 ///
 /// # Errors
-/// When a field has a value that it cannot have, or the file cannot be used.
+/// When a field has an invalid value, or the file cannot be used.
 pub fn read(service: &Service, org: OrgId, body: &Bytes) -> Result<(Bytes, QuoteRequest), Refusal> {
     let (object, [items]) = Object::picking(body, &FIELDS, ["items"])?;
     let (defaults, demands) = (defaults(&object)?, routing::read(&object)?);
@@ -54,10 +55,10 @@ pub fn read(service: &Service, org: OrgId, body: &Bytes) -> Result<(Bytes, Quote
     Ok((items, QuoteRequest { defaults, demands, options: QuoteOptions::default() }))
 }
 
-/// What a body says of all its items.
+/// What a body says for all its items.
 ///
 /// # Errors
-/// When a field has a value that it cannot have.
+/// When a field has an invalid value.
 pub fn defaults(object: &Object) -> Result<Defaults, ApiError> {
     let model = object.text("model")?.map(str::to_owned);
     let (field, models) = match names(object, "models")? {

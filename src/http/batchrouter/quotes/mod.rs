@@ -1,5 +1,5 @@
-//! `POST /v1/quotes/model` (and its older name, `POST /v1/batches/quote`) and `GET /v1/quotes/{id}`:
-//! what items would cost, on which lanes, and why not on the others.
+//! `POST /v1/quotes/model` (and its older name, `POST /v1/batches/quote`) and `GET
+//! /v1/quotes/{id}`: what items would cost, on which lanes, and why other lanes were not selected.
 //!
 //! A quote is free and reserves nothing. Its prices hold until `valid_until`.
 

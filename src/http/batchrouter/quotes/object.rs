@@ -11,7 +11,7 @@ use crate::http::response::time::moment;
 use crate::quote::Rejection;
 use crate::service::quotes::outcome::{ConsideredLane, Outcome, TokenEstimate};
 
-/// The response, as it is kept with the quote.
+/// The response in the form that is stored with the quote.
 pub fn shown(outcome: &Outcome) -> Vec<u8> {
     object(outcome).to_string().into_bytes()
 }
@@ -45,7 +45,8 @@ fn object(outcome: &Outcome) -> Value {
     })
 }
 
-/// What the prices were computed from, and how sure that is. Ours.
+/// The token counts that the prices were computed from, and how certain they are. Our own
+/// extension.
 fn tokens(tokens: &TokenEstimate) -> Value {
     json!({
         "input_tokens": tokens.input,
@@ -79,13 +80,13 @@ fn explanation(outcome: &Outcome, deadline: &str) -> Value {
     })
 }
 
-/// `provider_preferences`, as they were understood.
+/// `provider_preferences`, as the daemon understood them.
 pub fn preferences(wishes: &ProviderPreferences) -> Value {
     let ProviderPreferences { only, ignore, allow_fallbacks, data_collection, zdr } = wishes;
     json!({ "only": only, "ignore": ignore, "allow_fallbacks": allow_fallbacks, "data_collection": data_collection, "zdr": zdr })
 }
 
-/// Whether a batch of just these items can be paid. Nothing is reserved for it yet.
+/// Whether the account can pay for a batch of just these items. Nothing is reserved for it yet.
 fn funding(pricing: Option<Pricing>, account: &Account) -> Value {
     let available = account.available();
     let total = pricing.map(|pricing| money(pricing.total()));
@@ -102,7 +103,7 @@ fn funding(pricing: Option<Pricing>, account: &Account) -> Value {
     })
 }
 
-/// The lanes of a quote, all of them, each with why it is not selected.
+/// All lanes of a quote, each with the reasons why the lane is not selected.
 pub fn lane_objects(outcome: &Outcome) -> Vec<Value> {
     (1_u32..).zip(&outcome.lanes).map(|(rank, lane)| lane_object(rank, lane)).collect()
 }

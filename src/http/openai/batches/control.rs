@@ -1,4 +1,5 @@
-//! Changing how a batch runs: its priority, and whether it is paused. All of it is ours.
+//! Changes how a batch runs: its priority, and whether it is paused. All of these routes are
+//! additions of batchd.
 
 use std::sync::Arc;
 

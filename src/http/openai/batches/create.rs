@@ -1,5 +1,5 @@
-//! `POST /v1/batches`: reading the request, making it happen once per `Idempotency-Key`, and
-//! handing the batch to the executor.
+//! `POST /v1/batches`: reads the request, makes it take effect once per `Idempotency-Key`, and
+//! hands the batch to the executor.
 
 use std::sync::Arc;
 
@@ -28,7 +28,8 @@ use crate::service::ServiceError;
 use crate::service::batches::create::{Input, NewBatch};
 use crate::store::Idempotency;
 
-/// Names no file: a create with it makes no batch, and still says what an idempotency key is bound to.
+/// An id that names no file: a create with it makes no batch, but still finds what an idempotency
+/// key is bound to.
 const NO_FILE: FileId = FileId::from_u128(0);
 
 /// `POST /v1/batches`
@@ -44,7 +45,7 @@ pub async fn create(
     let once = idempotency_key(&headers)?.map(|key| asked.once(&caller, key));
     let (input, refusal) = match check_input(&api, &caller, asked.input_file).await {
         Ok(()) => (asked.input_file, None),
-        // A repeated request gets its batch although the input is gone by now.
+        // A repeated request gets its batch even if the input is gone by now.
         Err(refusal) if once.is_some() => (NO_FILE, Some(refusal)),
         Err(refusal) => return Err(refusal),
     };
@@ -56,7 +57,7 @@ pub async fn create(
     }
 }
 
-/// What the client asked for.
+/// The contents of a client's create.
 #[derive(Debug)]
 struct OpenAiCreate {
     endpoint: Endpoint,
@@ -84,7 +85,7 @@ impl OpenAiCreate {
         Ok(Self { endpoint, input_file, window, metadata, output_expires_after, preferences: Preferences::read(body)? })
     }
 
-    /// Binds a key to what the request says; the spelling of its JSON does not matter.
+    /// Binds a key to the content of the request; the spelling of its JSON does not matter.
     fn once(&self, caller: &Caller, key: &str) -> Idempotency {
         let mut scope = Sha256::new();
         scope.update(caller.key);
@@ -99,7 +100,7 @@ impl OpenAiCreate {
             json!(pairs),
             json!(self.output_expires_after.map(ExpiresAfter::seconds)),
         ];
-        // Only where there are any: keys of earlier versions stay bound to what they were bound to.
+        // Added only if there are any: keys from earlier versions keep their binding.
         request.extend(self.preferences.stated());
         Idempotency { key: scope.finalize().into(), request: Sha256::digest(json!(request).to_string()).into() }
     }
@@ -141,7 +142,7 @@ async fn check_input(api: &Api, caller: &Caller, id: FileId) -> Result<(), ApiEr
 mod tests {
     use super::*;
 
-    /// Keys live for 30 days, and so across an upgrade.
+    /// Keys live for 30 days, and so outlive an upgrade.
     #[test]
     fn a_request_without_preferences_is_bound_as_it_was_before_there_were_any() {
         let asked = OpenAiCreate {

@@ -1,4 +1,4 @@
-//! `/v1/batches`: list, retrieve, cancel, delete, run again, read results.
+//! `/v1/batches`: list, retrieve, cancel, delete, retry, read results.
 
 pub mod control;
 pub mod create;
@@ -40,10 +40,10 @@ pub async fn list(
     Ok(Json(List::of(listing, |batch| (batch.spec.id.to_string(), BatchObject::from(batch)))))
 }
 
-/// A batch of the caller's; those of others do not exist.
+/// Finds a batch of the caller's; batches of others count as absent.
 ///
 /// # Errors
-/// When there is none.
+/// When there is no such batch.
 pub async fn find(api: &Api, caller: &Caller, id: BatchId) -> Result<Batch, ApiError> {
     let batch = api.service.store.batch(id).await?.filter(|batch| batch.spec.org == caller.org);
     batch.ok_or_else(|| ApiError::not_found("batch", id))
@@ -64,7 +64,7 @@ pub async fn cancel(
     Extension(caller): Extension<Caller>,
     PathId(id): PathId<BatchId>,
 ) -> Result<Json<BatchObject>, ApiError> {
-    // The executor knows of unfinished batches only.
+    // The executor knows only unfinished batches.
     find(&api, &caller, id).await?;
     let executor = api.service.executor.clone();
     match api.to_the_end(async move { executor.cancel(id).await }).await? {
@@ -76,7 +76,7 @@ pub async fn cancel(
     }
 }
 
-/// `DELETE /v1/batches/{batch_id}`; ours.
+/// `DELETE /v1/batches/{batch_id}`; an addition of batchd.
 pub async fn delete(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
@@ -89,7 +89,7 @@ pub async fn delete(
         BatchDeletion::NotEnded(state) => Err(ApiError::not_ended(state)),
     }
 }
-/// `POST /v1/batches/{batch_id}/retry`; ours.
+/// `POST /v1/batches/{batch_id}/retry`; an addition of batchd.
 pub async fn retry(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
@@ -104,8 +104,8 @@ pub async fn retry(
     Ok(Json(BatchObject::from(&batch)))
 }
 
-/// `GET /v1/batches/{batch_id}/results`; ours: what is durable so far, in the order of the input;
-/// with `include=attempts` also how each row was tried.
+/// `GET /v1/batches/{batch_id}/results`, an addition of batchd: the results that are durable so
+/// far, in the order of the input; with `include=attempts` also the attempts of each row.
 pub async fn results(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
@@ -116,7 +116,7 @@ pub async fn results(
     let part = params.choice("part", &parts)?.unwrap_or(ResultPart::All);
     let attempts = params.choice("include", &[("attempts", ())])?.is_some();
     let batch = find(&api, &caller, id).await?;
-    // Only of a batch that has ended is it known how much there must be.
+    // The expected size is known only for a batch that has ended.
     let all = batch.state.is_terminal().then(|| batch.progress.bytes(part));
     let lines = result_lines(&api, id, part, all).await?;
     let kind = (CONTENT_TYPE, "application/x-ndjson".to_owned());

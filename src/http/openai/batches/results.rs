@@ -1,4 +1,4 @@
-//! `GET /v1/files/{file_id}/content`: results, and whatever else was uploaded.
+//! `GET /v1/files/{file_id}/content`: the content of results and of uploaded files.
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
-//! What a create may wish beyond OpenAI's document: how urgent the batch is (`priority`), and where
-//! its rows may go besides (`provider`, of which Phaseo has more members than mean anything here).
+//! The preferences of a create beyond OpenAI's document: how urgent the batch is (`priority`), and
+//! which other providers its rows may go to (`provider`; Phaseo's object has more members than are
+//! meaningful here).
 
 use serde_json::{Value, json};
 
@@ -9,7 +10,7 @@ use crate::domain::money::MaxPrice;
 use crate::http::request::{Object, quoted, unknown_choice};
 use crate::http::response::error::ApiError;
 
-/// The wishes of one create.
+/// The preferences of one create.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Preferences {
     pub priority: Priority,
@@ -17,15 +18,15 @@ pub struct Preferences {
 }
 
 impl Preferences {
-    /// Reads both fields; what is absent is as it is by default.
+    /// Reads both fields; an absent field has its default.
     ///
     /// # Errors
-    /// When one of them cannot be meant.
+    /// When one of the fields has no valid meaning.
     pub fn read(body: &Object) -> Result<Self, ApiError> {
         Ok(Self { priority: priority(body)?.unwrap_or_default(), fallback: fallback(body)? })
     }
 
-    /// What is wished for, in one form however it was spelt; `None` if that is what holds without any wish.
+    /// The preferences in one form, however they were spelt; `None` if they equal the defaults.
     pub fn stated(&self) -> Option<Value> {
         let Self { priority, fallback } = self;
         let fallback = match fallback {
@@ -39,10 +40,10 @@ impl Preferences {
     }
 }
 
-/// The field `priority`, if it is there.
+/// Reads the field `priority`, if it is present.
 ///
 /// # Errors
-/// When it is none of the words.
+/// When the field is none of the known words.
 pub fn priority(body: &Object) -> Result<Option<Priority>, ApiError> {
     let Some(word) = body.text("priority")? else { return Ok(None) };
     word.parse().map(Some).map_err(|_| unknown_choice("priority", word, &quoted(Priority::ALL.iter())))
@@ -68,7 +69,7 @@ fn max_price(most: &Object) -> Result<MaxPrice, ApiError> {
     most.only(&["prompt", "completion", "request"])?;
     let price = MaxPrice { input: most.dollars("prompt")?, output: most.dollars("completion")?, request: most.dollars("request")? };
     if price == MaxPrice::default() {
-        // Taken for no bound at all, a slip would become a bill.
+        // If an empty bound counted as no bound, a slip would become a bill.
         let what = "give at least one of `prompt`, `completion` and `request`, in US dollars";
         return Err(ApiError::invalid("provider.max_price", format!("`provider.max_price` bounds nothing; {what}")));
     }

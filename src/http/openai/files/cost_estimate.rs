@@ -1,6 +1,7 @@
-//! `GET /v1/files/{file_id}/cost-estimate`: what a batch over a file would cost, before it runs.
+//! `GET /v1/files/{file_id}/cost-estimate`: the cost of a batch over a file, before it runs.
 //!
-//! Ours; the hosted API has no such call. Money is written as decimal strings in US dollars.
+//! An addition of batchd; the hosted API has no such call. Money is written as decimal strings in
+//! US dollars.
 
 use std::io::{self, BufReader, Read};
 use std::sync::{Arc, Weak};
@@ -22,9 +23,9 @@ use crate::quote::file_estimate::{self, CostEstimate, EstimateError, EstimateLim
 use crate::store::blocking;
 use crate::store::error::StoreError;
 
-/// Bytes read at once.
+/// Bytes that are read at once.
 const BUFFER: usize = 256 << 10;
-/// Estimates at a time: each keeps a processor busy, which the batches that run need too.
+/// Concurrent estimates: each keeps a processor busy, which the running batches need too.
 static SLOTS: Semaphore = Semaphore::const_new(2);
 
 /// An estimate on the wire.
@@ -33,13 +34,13 @@ pub struct Estimate {
     object: &'static str,
     file_id: String,
     currency: &'static str,
-    /// Over all models.
+    /// The cost over all models.
     total_cost: String,
-    /// `false` if a model of the file has no price or nobody to serve it: the total then leaves it out.
+    /// `false` if a model of the file has no price or no provider: the total then omits that model.
     complete: bool,
     rows: u64,
     unusable_rows: u64,
-    /// The first of the rows that cannot be read, counted from 1.
+    /// The first rows that cannot be read, counted from 1.
     unusable_lines: Vec<u64>,
     models: Vec<ModelCost>,
     basis: &'static str,
@@ -56,7 +57,7 @@ struct ModelCost {
     output_tokens: u64,
     rows_without_output_limit: u64,
     images: u64,
-    /// Null if no price is known.
+    /// Null if the price is not known.
     cost: Option<String>,
 }
 
@@ -79,7 +80,7 @@ pub async fn estimate(
     let wanted = Arc::new(());
     let asked = Arc::downgrade(&wanted);
     let estimated = blocking(move || {
-        // Until the work has ended, which is later than its client's going away.
+        // Held until the work ends, which may be after the client has gone away.
         let _slot = slot;
         let content = BufReader::with_capacity(BUFFER, WhileAsked { inner: store.open_verified(&file)?, asked });
         match file_estimate::estimate(content, endpoint, &snapshot, limits) {
@@ -89,12 +90,12 @@ pub async fn estimate(
         }
     });
     let estimate = estimated.await??;
-    // Held up to here: when the client goes away, this handler is dropped and `wanted` with it.
+    // Held until here: when the client goes away, this handler is dropped and `wanted` with it.
     drop(wanted);
     Ok(Json(render(id, estimate)))
 }
 
-/// A reader that fails once nobody waits for what is made of it.
+/// A reader that fails once no client waits for the estimate.
 struct WhileAsked<R> {
     inner: R,
     asked: Weak<()>,

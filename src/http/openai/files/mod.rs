@@ -29,10 +29,10 @@ pub async fn list(
     Ok(Json(List::of(listing, |file| (file.id.to_string(), FileObject::from(file)))))
 }
 
-/// A file of the caller's; those of others do not exist.
+/// Finds a file of the caller's; files of others count as absent.
 ///
 /// # Errors
-/// When there is none.
+/// When there is no such file.
 pub async fn find(api: &Api, caller: &Caller, id: FileId) -> Result<File, ApiError> {
     let file = api.service.store.file(id, api.service.clock.now()).await?.filter(|file| file.org == caller.org);
     file.ok_or_else(|| ApiError::not_found("file", id))

@@ -1,6 +1,6 @@
-//! What a batch costs, in the shapes of this dialect: `billing` (the union of both that it has under that name),
-//! `pricing_lines` and `usage`. Amounts are exact; those that its contract has as JSON numbers are printed
-//! from whole nano-dollars.
+//! What a batch costs, in the shapes of this dialect: `billing` (the union of the two shapes that
+//! the dialect has under that name), `pricing_lines` and `usage`. Amounts are exact; amounts that
+//! the contract has as JSON numbers are printed from whole nano-dollars.
 
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
@@ -12,7 +12,7 @@ use crate::domain::money::{PriceSheet, Usd};
 use crate::domain::org::ledger::{Settlement, with_fee};
 use crate::domain::quote::receipt::{LaneReceipt, Receipt};
 
-/// Tokens that a price is for.
+/// The number of tokens that a price applies to.
 const UNIT: u64 = 1_000_000;
 
 /// An amount in nano-dollars, rounded up.
@@ -20,7 +20,7 @@ pub fn nanos(amount: Usd) -> u64 {
     amount.0.saturating_mul(Decimal::from(1_000_000_000_u64)).ceil().to_u64().unwrap_or(u64::MAX)
 }
 
-/// An amount as a text of nine digits.
+/// An amount as a text with nine decimal places.
 fn nine(amount: Usd) -> String {
     let mut rounded = amount.0.round_dp(9);
     rounded.rescale(9);
@@ -73,7 +73,7 @@ pub fn object(batch: &Batch, details: &BatchDetails) -> Value {
     })
 }
 
-/// What has become of what was held.
+/// The status of the hold.
 fn status(settlement: Option<Settlement>) -> &'static str {
     match settlement {
         None => "held",
@@ -82,7 +82,7 @@ fn status(settlement: Option<Settlement>) -> &'static str {
     }
 }
 
-/// Why it was charged, or not.
+/// Why the batch was charged, or not.
 fn reason(batch: &Batch, charged: Option<bool>) -> Option<&'static str> {
     let partial = batch.progress.failed > 0;
     match (charged?, &batch.state) {
@@ -107,7 +107,7 @@ fn breakdown(batch: &Batch, charged: Usd) -> Value {
     })
 }
 
-/// `pricing_lines`: what was read and written on each lane, at its price and with the fee.
+/// `pricing_lines`: the tokens read and written on each lane, at the lane's price and with the fee.
 pub fn lines(batch: &Batch, receipt: Option<&Receipt>) -> Vec<Value> {
     let fee = batch.spec.gateway().map_or(Decimal::ZERO, |(order, _)| order.fee);
     receipt.into_iter().flat_map(|receipt| &receipt.lanes).flat_map(|lane| of_lane(batch, lane, fee)).collect()
@@ -144,7 +144,7 @@ fn of_lane(batch: &Batch, lane: &LaneReceipt, fee: Decimal) -> Vec<Value> {
     meters.into_iter().filter(|(_, quantity, _)| *quantity > 0).filter_map(line).collect()
 }
 
-/// `usage`, of a batch that has ended.
+/// `usage` of a batch that has ended.
 pub fn usage(batch: &Batch, details: &BatchDetails) -> Value {
     let usage = &batch.progress.usage;
     let charged = details.reservation.as_ref().and_then(|reservation| reservation.settlement).map(|settled| settled.charged);

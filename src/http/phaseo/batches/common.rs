@@ -1,8 +1,8 @@
-//! What a create says of all its rows, and in which syntax it has them.
+//! What a create says for all its rows, and the syntax of these rows.
 
 use serde_json::Value;
 
-/// Which of the ways a create names its rows in.
+/// The member in which a create names its rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowSyntax {
     Requests,
@@ -10,7 +10,7 @@ pub enum RowSyntax {
     Items,
 }
 
-/// What is said of all rows.
+/// Values that apply to all rows.
 #[derive(Debug, Clone, Default)]
 pub struct Common {
     pub model: Option<String>,
@@ -19,7 +19,7 @@ pub struct Common {
     pub temperature: Option<Value>,
 }
 
-/// The body that a row has of its own, by either of its names.
+/// A row's own body, under either of its names.
 pub fn body_of(row: &Value) -> Option<&Value> {
     row.get("body").or_else(|| row.get("request"))
 }

@@ -1,7 +1,8 @@
-//! `POST /v1/batches` as Phaseo has it: rows in the create itself or in a file, on the lanes that a quote of
-//! them chooses, with the most that they may cost held before anything runs.
+//! `POST /v1/batches` as Phaseo has it. The rows stand in the create itself or in a file, a quote
+//! of the rows chooses their lanes, and the most that the rows may cost is held before anything
+//! runs.
 //!
-//! Rows of the create become a file of their own; from then on there is one path for both.
+//! Rows of the create become a file of their own; from then on, both kinds take the same path.
 
 use std::sync::Arc;
 
@@ -44,11 +45,11 @@ use crate::service::quotes::manifest;
 use crate::service::{Service, ServiceError};
 use crate::store::Idempotency;
 
-/// Rows in one create; its server's effective limit. More of them come as a file.
+/// The most rows in one create: the effective limit of Phaseo's server. More rows come as a file.
 const MAX_ROWS: usize = 10_000;
-/// Members and elements of a body, each of which takes several times its bytes in memory.
+/// The most members and elements of a body; each takes several times its bytes in memory.
 const MAX_MEMBERS: usize = 2_000_000;
-/// Pairs of metadata, the two that the daemon adds included.
+/// The most pairs of metadata, including the two that the daemon adds.
 const MAX_METADATA: usize = 16;
 
 /// `POST /v1/batches`
@@ -88,7 +89,7 @@ async fn made(api: &Arc<Api>, caller: &Caller, context: &Context, headers: &Head
     Ok((StatusCode::OK, Json(object(api, headers, context, &created.batch).await?)).into_response())
 }
 
-/// Whatever is wrong with the rows of a file is told with one code.
+/// Every fault in the rows of a file is reported with one code.
 fn refused(error: ServiceError, source: &RowSource) -> Refusal {
     match (error, source) {
         (ServiceError::Preflight { issues, .. }, RowSource::File(id)) if issues.iter().any(|issue| issue.code.is_of_rows()) => {
@@ -104,19 +105,20 @@ fn not_priceable(id: FileId, message: String) -> Refusal {
     Refusal::invalid("batch_input_file_not_priceable", message).with("file_id", id.to_string())
 }
 
-/// Rows that a create or a quote of its file may have.
+/// The most rows that a create, or a quote of its file, may have.
 fn most_rows(service: &Service) -> usize {
     service.limits.quotes.max_items.max(MAX_ROWS)
 }
 
-/// An `Idempotency-Key` is no part of the hosted contract, and a safe extension.
+/// The idempotency of a create: `Idempotency-Key` is not part of the hosted contract, but a safe
+/// extension.
 fn once(caller: &Caller, key: &str, body: &Bytes) -> Result<Idempotency, Refusal> {
     let scope = Sha256::new().chain_update(caller.org.as_u128().to_be_bytes()).chain_update(b"phaseo POST /v1/batches\0").chain_update(key);
     let request = json_digest::digest(body).map_err(not_json)?;
     Ok(Idempotency { key: scope.finalize().into(), request })
 }
 
-/// A create whose rows are read.
+/// A create whose rows have been read.
 struct PreparedCreate {
     asked: CreateBody,
     rows: RowsToQuote,
@@ -163,14 +165,14 @@ fn written(service: &Service, asked: &CreateBody, kind: RowSyntax, raw: &Bytes) 
     Ok((RowsToQuote::Parsed { url: endpoint, rows }, endpoint))
 }
 
-/// The most that a model writes, wherever it is served; `None` if that is not known.
+/// The most output tokens of a model, wherever it is served; `None` if unknown.
 fn most_output(catalog: &Snapshot, model: &str) -> Option<u64> {
     let model = catalog.model(model)?;
     let offered = catalog.offers(model).filter(Offer::takes_work).map(|offer| offer.offering.max_output_tokens);
     offered.flatten().max().or(model.max_output_tokens)
 }
 
-/// What of a line of a file decides whether it can be priced.
+/// The members of a file's line that decide whether the line can be priced.
 #[derive(Deserialize)]
 struct FileLine<'a> {
     #[serde(borrow, default)]
@@ -179,7 +181,7 @@ struct FileLine<'a> {
     method: Option<&'a str>,
 }
 
-/// The rows of a file as an array: all of them, or the first ones.
+/// The rows of a file as an array: all rows, or the first ones.
 fn uploaded(service: &Service, org: OrgId, asked: &CreateBody, id: FileId) -> Result<(RowsToQuote, Endpoint), Refusal> {
     let not_there = || Refusal::not_found("batch_input_file_not_found_or_not_owned", "file_id", &id.to_string());
     let file = service.store.attachment(id, service.clock.now())?.filter(|file| file.org == org);
@@ -217,7 +219,7 @@ fn uploaded(service: &Service, org: OrgId, asked: &CreateBody, id: FileId) -> Re
     Ok((RowsToQuote::Uploaded { file: id, sample: rows }, endpoint))
 }
 
-/// Everything that a batch is made of.
+/// Everything that is needed to make a batch.
 struct Ready {
     asked: CreateBody,
     endpoint: Endpoint,
@@ -247,7 +249,7 @@ impl Ready {
     }
 }
 
-/// The client's metadata with the two ids that the server adds while there is room for them.
+/// The client's metadata, with the two ids that the server adds as far as there is room.
 fn with_ids(mut pairs: Vec<(String, String)>, id: BatchId, context: &Context) -> Vec<(String, String)> {
     for (name, value) in [("phaseo_batch_id", id.in_upper()), ("phaseo_request_id", context.request.in_upper())] {
         if pairs.len() < MAX_METADATA && pairs.iter().all(|(known, _)| known != name) {

@@ -1,4 +1,5 @@
-//! What the body of a create says, checked in the order in which Phaseo's server does: the first fault is told.
+//! What the body of a create says, checked in the same order as by Phaseo's server: the first fault
+//! is reported.
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -17,8 +18,8 @@ use crate::http::phaseo::error::Refusal;
 use crate::http::request::Object;
 use crate::http::response::error::ApiError;
 
-/// The fields that are read, but for the rows. Others are tolerated: `debug`, `beta` and `routing` mean nothing
-/// here, and nothing of what is not read goes anywhere.
+/// The fields that are read, except the rows. Other fields are tolerated: `debug`, `beta` and
+/// `routing` have no effect here, and fields that are not read are passed on to no other place.
 const FIELDS: [&str; 16] = [
     "model",
     "input_file_id",
@@ -37,27 +38,28 @@ const FIELDS: [&str; 16] = [
     "provider",
     "provider_options",
 ];
-/// The ways to name rows in the create itself.
+/// The fields that can hold rows in the create itself.
 const ROWS: [(&str, RowSyntax); 3] = [("requests", RowSyntax::Requests), ("prompts", RowSyntax::Prompts), ("items", RowSyntax::Items)];
-/// Characters of a session's id (its documents).
+/// The most characters of a session's id (Phaseo's documents).
 const MAX_SESSION: usize = 256;
-/// Pairs of metadata, and the characters of each part (its rule for OpenAI, which made it).
+/// The most pairs of metadata, and the most characters of each name and value (Phaseo's rule for
+/// OpenAI, where the rule comes from).
 const METADATA: (usize, usize, usize) = (16, 64, 512);
 
 /// Where the rows are.
 #[derive(Debug, Clone)]
 pub enum RowSource {
     File(FileId),
-    /// An array, as it is written.
+    /// An array, as it stands in the body.
     Rows(RowSyntax, Bytes),
 }
 
-/// A create, read.
+/// The body of a create, after reading.
 #[derive(Debug)]
 pub struct CreateBody {
     pub source: RowSource,
     pub common: Common,
-    /// `None` if the rows say it.
+    /// `None` if the rows determine the endpoint.
     pub endpoint: Option<Endpoint>,
     pub window: CompletionWindow,
     pub metadata: Vec<(String, String)>,
@@ -75,7 +77,7 @@ impl CreateBody {
     /// The first fault.
     pub fn read(body: &Bytes) -> Result<Self, Refusal> {
         if !body.trim_ascii_start().starts_with(b"{") {
-            // What is no JSON at all is told as that.
+            // A body that is not JSON at all gets the error for that.
             serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(not_json)?;
             return Err(Refusal::invalid("batch_body_must_be_object", "the body must be a JSON object"));
         }
@@ -98,12 +100,12 @@ impl CreateBody {
     }
 }
 
-/// What a body that is no JSON is told.
+/// The refusal of a body that is not JSON.
 pub fn not_json(error: serde_json::Error) -> Refusal {
     ApiError::new(Code::InvalidJson, format!("the body is not valid JSON: {error}")).into()
 }
 
-/// Exactly one source of rows, which is not empty.
+/// The source of the rows: exactly one, and not empty.
 fn source(object: &Object, rows: [Option<Bytes>; ROWS.len()]) -> Result<RowSource, Refusal> {
     let mut sources = Vec::new();
     if let Some(id) = object.text("input_file_id")?.filter(|id| !id.is_empty()) {
@@ -130,10 +132,10 @@ fn is_filled(raw: &[u8]) -> bool {
     raw.strip_prefix(b"[").is_some_and(|rest| !rest.trim_ascii_start().starts_with(b"]"))
 }
 
-/// An endpoint that a batch can be for.
+/// Reads an endpoint that a batch can be for.
 ///
 /// # Errors
-/// When it is none, or one whose rows cannot be priced.
+/// When the text names no endpoint, or an endpoint whose rows cannot be priced.
 pub fn endpoint(text: &str) -> Result<Endpoint, Refusal> {
     let shown: String = text.chars().take(100).collect();
     let choices = QUOTABLE.map(|endpoint| format!("`{endpoint}`")).join(", ");
@@ -162,7 +164,7 @@ fn common(object: &Object) -> Result<Common, Refusal> {
     })
 }
 
-/// `24h`, `2d`, `36 hours`, `3 days`, or a bare number of hours; and minutes, which are ours.
+/// `24h`, `2d`, `36 hours`, `3 days`, or a bare number of hours; minutes are our own extension.
 fn window(object: &Object) -> Result<CompletionWindow, Refusal> {
     let unsupported = |found: &Value| {
         let rule = "a number of hours (`24h`, `36 hours`), days (`2d`, `3 days`) or minutes (`90m`), from `1m` to `30d`";
@@ -197,7 +199,8 @@ fn metadata(object: &Object) -> Result<Vec<(String, String)>, Refusal> {
     if members.len() > most { Err(invalid()) } else { members.iter().map(pair).collect() }
 }
 
-/// At the top, or as `provider_options.openai.output_expires_after`, which says the same.
+/// The expiry, at the top level or as `provider_options.openai.output_expires_after`, which means
+/// the same.
 fn expiry(object: &Object) -> Result<Option<ExpiresAfter>, Refusal> {
     let invalid = |message: String| Refusal::invalid("invalid_openai_batch_output_expiry", message);
     let own = object.expires_after("output_expires_after").map_err(|error| invalid(error.message().to_owned()))?;

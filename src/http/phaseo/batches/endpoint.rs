@@ -1,4 +1,5 @@
-//! The endpoint of a batch: in any of the spellings that Phaseo's server takes, or as its rows say it.
+//! The endpoint of a batch: in any spelling that Phaseo's server accepts, or as the rows determine
+//! it.
 
 use serde_json::Value;
 
@@ -8,11 +9,12 @@ use crate::domain::endpoint::Endpoint;
 use crate::http::phaseo::batches::common::{RowSyntax, body_of};
 use crate::http::phaseo::error::Refusal;
 
-/// What a batch of this dialect can be for: what its quotes can price.
+/// The endpoints that a batch of this dialect can be for: those that its quotes can price.
 pub const QUOTABLE: [Endpoint; 4] = [Endpoint::ChatCompletions, Endpoint::Responses, Endpoint::Messages, Endpoint::Embeddings];
 
-/// The endpoint that a text names: a URL or a path, with or without `/v1`, in any case. The bare form without
-/// a slash, which stands in a sample of its documents, is taken as well.
+/// The endpoint that a text names: a URL or a path, with or without `/v1`, in upper or lower case.
+/// The bare form without a slash, which stands in a sample of Phaseo's documents, is accepted as
+/// well.
 pub fn named(text: &str) -> Option<Endpoint> {
     let text = text.trim();
     let path = text.split_once("://").map_or(text, |(_, rest)| rest.find('/').map_or("", |at| &rest[at..]));
@@ -21,11 +23,11 @@ pub fn named(text: &str) -> Option<Endpoint> {
     Endpoint::ALL.into_iter().find(|endpoint| endpoint.tail().trim_start_matches('/') == path)
 }
 
-/// The endpoint that the first row is for: it says so, or its body has the form of one, or one that a provider
-/// of its model serves.
+/// The endpoint of the first row: the row names the endpoint, or its body has an endpoint's form,
+/// or a provider of its model serves the endpoint.
 ///
 /// # Errors
-/// When it says one that a batch cannot be for.
+/// When the row names an endpoint that a batch cannot be for.
 pub fn of_rows(catalog: &Snapshot, rows: &[Value], kind: RowSyntax, asked: &CreateBody) -> Result<Endpoint, Refusal> {
     let Some(first) = rows.first() else { return Ok(Endpoint::Responses) };
     if let Some(url) = first.get("url").and_then(Value::as_str) {
@@ -53,8 +55,8 @@ pub fn of_rows(catalog: &Snapshot, rows: &[Value], kind: RowSyntax, asked: &Crea
     }
 }
 
-/// Whether rows go to Anthropic's API by default: the provider that was asked for has it, or else the model's
-/// name is one of Anthropic's (its server's way of telling).
+/// Whether rows go to Anthropic's API by default: the requested provider has this API, or, without
+/// a requested provider, the model's name is one of Anthropic's (the rule of Phaseo's server).
 fn is_anthropics(catalog: &Snapshot, provider: Option<&String>, model: &str) -> bool {
     match provider {
         Some(id) => catalog.provider(id).is_some_and(|provider| provider.has_messages()),
@@ -65,8 +67,8 @@ fn is_anthropics(catalog: &Snapshot, provider: Option<&String>, model: &str) -> 
     }
 }
 
-/// Whether a conversation is one of Chat Completions and cannot be one of Messages: somebody speaks in it whom those
-/// do not have, or it has what only the other form has.
+/// Whether a body is for Chat Completions and cannot be for Messages: it has a role that Messages
+/// lacks, or other members or parts that only Chat Completions has.
 fn is_chat(body: &Value) -> bool {
     const MEMBERS: [&str; 7] =
         ["response_format", "max_completion_tokens", "n", "seed", "logprobs", "frequency_penalty", "presence_penalty"];

@@ -1,8 +1,10 @@
-//! What those who follow a batch are told of it: the job data of this dialect's messages. It is not the object
-//! that a read returns: its words for states are fewer, its times are texts, its `billing` is the other one.
+//! The data about a batch that its followers get: the job data of this dialect's messages. The job
+//! data is not the object that a read returns: it has fewer words for states, its times are texts,
+//! and its `billing` has the other shape.
 //!
-//! Invariant: a message is made of durable state alone, and where its reader is plays no part in it before
-//! [`at`]: the same state is the same job for everybody, before and after a restart.
+//! Invariant: a message is made of durable state alone, and the location of its reader has no
+//! influence before [`at`]. So the same state gives the same job for every reader, before and after
+//! a restart.
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -18,10 +20,10 @@ use crate::domain::webhook::event_log::{percent, status};
 use crate::http::openai::objects::BatchObject;
 use crate::service::feed::watcher::BatchMessage;
 
-/// Bytes of a digest that make a name: enough that no two states of a batch have the same.
+/// Bytes of a digest that make a name: enough that no two states of a batch have the same name.
 const NAME_BYTES: usize = 16;
 
-/// A batch as it is told, but for the URLs.
+/// The message about a batch, without the URLs.
 pub fn message(batch: &Batch, details: &BatchDetails) -> BatchMessage {
     let id = own_id(batch);
     let mut text = members(batch, details, &id).to_string();
@@ -32,7 +34,7 @@ pub fn message(batch: &Batch, details: &BatchDetails) -> BatchMessage {
     BatchMessage { id, ended: batch.state.is_terminal(), name, text }
 }
 
-/// The data as JSON, with the URLs for whoever is there.
+/// The data as JSON, with the URLs as the reader at this place sees them.
 pub fn at(message: &BatchMessage, place: &BatchLinks) -> String {
     let polling = place.polling(&message.id);
     let cancel = (!message.ended).then(|| format!("{polling}/cancel"));
@@ -65,7 +67,7 @@ fn members(batch: &Batch, details: &BatchDetails, id: &str) -> Value {
         "request_id": gateway.map(|gateway| gateway.request.in_upper()),
         "session_id": gateway.and_then(|gateway| gateway.session.as_deref()),
         "app_id": null,
-        // A batch is no job of a provider's: its rows are called one by one.
+        // A batch is not a job of a provider, because its rows are called one by one.
         "native_id": gateway.map(|_| id),
         "provider": gateway.map(|gateway| &gateway.provider),
         "model": shown["model"],
@@ -100,7 +102,7 @@ fn members(batch: &Batch, details: &BatchDetails, id: &str) -> Value {
     })
 }
 
-/// The union of both shapes of `billing`, and what only this one has.
+/// The union of both shapes of `billing`, with the members that only the job data has.
 fn billing(batch: &Batch, details: &BatchDetails) -> Value {
     let mut billing = billing::object(batch, details);
     for name in ["estimation_truncated", "estimation_sample_size", "estimation_total_rows"] {

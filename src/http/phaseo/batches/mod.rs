@@ -1,4 +1,4 @@
-//! Phaseo's batches: create, list, read, cancel, delete, and what became of their rows.
+//! Phaseo's batches: create, list, read, cancel, delete, and the outcomes of their rows.
 
 mod billing;
 pub mod common;
@@ -40,15 +40,16 @@ use crate::store::{BatchDeletion, BatchQuery};
 
 const DEFAULT_LIST: i64 = 20;
 const MAX_LIST: i64 = 100;
-/// Batches that a list looks at, and those of them at a time: the newest ones, of which those that changed
-/// last come first.
+/// The most batches that a list examines, and how many it loads at a time: it takes the newest
+/// batches and orders them by their last change, the latest first.
 const LOOKED_AT: usize = 2_000;
 const AT_A_TIME: usize = 100;
 
-/// A batch of the workspace, named in the path.
+/// The batch of the workspace that the path names.
 ///
 /// # Errors
-/// When there is none: one of another workspace cannot be told from one that does not exist.
+/// When there is no such batch: the client cannot tell a batch of another workspace from one that
+/// does not exist.
 pub async fn find(api: &Api, caller: &Caller, path: &RawPathParams) -> Result<Batch, Refusal> {
     let named = named(path, "batch_id");
     let not_found = || not_there(named);
@@ -61,7 +62,7 @@ fn not_there(id: &str) -> Refusal {
     Refusal::not_found("batch_not_found_or_not_owned", "batch_id", id)
 }
 
-/// `GET /v1/batches/{batch_id}`; a query is ignored.
+/// `GET /v1/batches/{batch_id}`; the query is ignored.
 pub async fn retrieve(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
@@ -76,7 +77,7 @@ pub async fn retrieve(
     told(read.await, &context)
 }
 
-/// `POST /v1/batches/{batch_id}/cancel`; a batch that has ended stays as it is.
+/// `POST /v1/batches/{batch_id}/cancel`; a batch that has ended stays unchanged.
 pub async fn cancel(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
@@ -101,7 +102,7 @@ pub async fn cancel(
     told(cancelled.await, &context)
 }
 
-/// `DELETE /v1/batches/{batch_id}`; ours. Followers of the batch are told `job.deleted`.
+/// `DELETE /v1/batches/{batch_id}`; our own extension. Followers of the batch get `job.deleted`.
 pub async fn delete(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, context: Context, path: RawPathParams) -> Response {
     let deleted = async {
         let batch = find(&api, &caller, &path).await?;
@@ -117,7 +118,7 @@ pub async fn delete(State(api): State<Arc<Api>>, Extension(caller): Extension<Ca
     told(deleted.await, &context)
 }
 
-/// `GET /v1/batches`: those that changed last come first; there are no pages.
+/// `GET /v1/batches`: the batches that changed last come first; there are no pages.
 pub async fn list(
     State(api): State<Arc<Api>>,
     Extension(caller): Extension<Caller>,
@@ -141,7 +142,7 @@ pub async fn list(
     told(listed.await, &context)
 }
 
-/// The batches that changed last, of those that the filter wants.
+/// The batches that changed last, among those that match the filter.
 async fn latest(api: &Api, caller: &Caller, limit: usize, wanted: &[&str]) -> Result<Vec<Batch>, ApiError> {
     let mut latest: Vec<Batch> = Vec::new();
     let mut after = None;
@@ -158,7 +159,7 @@ async fn latest(api: &Api, caller: &Caller, limit: usize, wanted: &[&str]) -> Re
     Ok(latest)
 }
 
-/// From 1 to 100; what is no number counts as absent.
+/// The limit of a list, from 1 to 100; a value that is not a number counts as absent.
 fn limit(params: &Params) -> usize {
     let stated = params.all("limit").first().and_then(|text| text.trim().parse::<f64>().ok());
     #[expect(clippy::cast_possible_truncation, reason = "clamped before")]
@@ -166,7 +167,7 @@ fn limit(params: &Params) -> usize {
     usize::try_from(limit).unwrap_or(1)
 }
 
-/// The state in short for which a word stands, by which a list is filtered.
+/// The short state that a word of a list's filter stands for.
 fn state_of(word: &str) -> Option<&'static str> {
     Some(match word.trim().to_ascii_lowercase().as_str() {
         "pending" | "queued" => "pending",
@@ -179,8 +180,8 @@ fn state_of(word: &str) -> Option<&'static str> {
     })
 }
 
-/// `status` and `statuses`, each of them repeated or separated by commas. Unknown words are dropped; if none is
-/// left, nothing is filtered.
+/// The states of `status` and `statuses`, each repeated or separated by commas. Unknown words are
+/// dropped; if no word is left, the list is not filtered.
 fn wanted(params: &Params) -> Vec<&'static str> {
     let words = ["status", "statuses"].into_iter().flat_map(|name| params.all(name));
     words.flat_map(|words| words.split(',').filter_map(state_of).collect::<Vec<_>>()).collect()

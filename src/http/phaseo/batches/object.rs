@@ -1,5 +1,5 @@
-//! The batch object of this dialect: OpenAI's, and what its gateway adds. Items of a list have the same and no
-//! less, but their times are texts.
+//! The batch object of this dialect: OpenAI's object, and the members that Phaseo's gateway adds.
+//! Items of a list have all of these members too, but their times are texts.
 
 use axum::http::HeaderMap;
 use serde_json::{Map, Value, json};
@@ -16,7 +16,7 @@ use crate::http::response::error::ApiError;
 use crate::http::response::signed_links::Base;
 use crate::http::state::Api;
 
-/// What a state is called in short: both of its projections, as its documents recommend them.
+/// The short name of a state: both of its projections, as Phaseo's documents recommend them.
 pub fn lifecycle(state: &BatchState) -> &'static str {
     match status(state) {
         "in_progress" => "running",
@@ -24,7 +24,7 @@ pub fn lifecycle(state: &BatchState) -> &'static str {
     }
 }
 
-/// The object of a create, a read or a cancel.
+/// The object that a create, a read or a cancel returns.
 ///
 /// # Errors
 /// When the store has failed.
@@ -33,21 +33,21 @@ pub async fn object(api: &Api, headers: &HeaderMap, context: &Context, batch: &B
     Ok(Value::Object(members(batch, &details, &BatchLinks::of(api, headers, context))))
 }
 
-/// Where the batch routes are, as whoever asked sees it.
+/// Where the batch routes are, from the reader's point of view.
 pub struct BatchLinks {
     base: Base,
-    /// The path of all batches, in the spelling that was asked for.
+    /// The path of all batches, in the spelling that the request used.
     batches: &'static str,
     mount: &'static str,
 }
 
 impl BatchLinks {
-    /// As a request sees it.
+    /// The links as the client of a request sees them.
     pub fn of(api: &Api, headers: &HeaderMap, context: &Context) -> Self {
         Self { base: Base::of(api.public_url.as_deref(), headers), batches: context.batches, mount: context.mount }
     }
 
-    /// At a place of which nobody has asked; without a URL links are paths.
+    /// The links for a message that no request asked for; without a base URL, the links are paths.
     pub fn at(base: Option<String>) -> Self {
         Self { base: Base::at(base.unwrap_or_default()), batches: "batches", mount: "/v1" }
     }
@@ -57,7 +57,7 @@ impl BatchLinks {
         self.base.join(&format!("{}/{}/{id}", self.mount, self.batches))
     }
 
-    /// Where its changes are told: a WebSocket.
+    /// The URL of the WebSocket that reports a batch's changes.
     pub fn socket(&self, id: &str) -> String {
         let url = self.base.join(&format!("{}/async/batch/{id}/ws", self.mount));
         url.strip_prefix("http").map_or_else(|| url.clone(), |rest| format!("ws{rest}"))
@@ -96,7 +96,7 @@ pub fn members(batch: &Batch, details: &BatchDetails, place: &BatchLinks) -> Map
 fn of_gateway(gateway: &PhaseoDetails, id: &str, telling: &EventLog, put: &mut impl FnMut(&str, Value)) {
     put("request_id", json!(gateway.request.in_upper()));
     put("provider", json!(gateway.provider));
-    // A batch is no job of a provider's: its rows are called one by one.
+    // A batch is not a job of a provider, because its rows are called one by one.
     put("native_batch_id", json!(id));
     if let Some(session) = &gateway.session {
         put("session_id", json!(session));
@@ -106,7 +106,7 @@ fn of_gateway(gateway: &PhaseoDetails, id: &str, telling: &EventLog, put: &mut i
     }
 }
 
-/// An item of a list: times as texts, and when it changed last.
+/// An item of a list: its times are texts, and it has the time of its last change.
 pub fn list_item(batch: &Batch, details: &BatchDetails, place: &BatchLinks) -> Value {
     let mut shown = members(batch, details, place);
     shown.insert("created_at".to_owned(), json!(text(batch.spec.created_at)));
@@ -114,12 +114,12 @@ pub fn list_item(batch: &Batch, details: &BatchDetails, place: &BatchLinks) -> V
     Value::Object(shown)
 }
 
-/// A moment as a text.
+/// A timestamp as a text.
 pub fn text(at: Timestamp) -> String {
     format!("{at:.3}")
 }
 
-/// When a batch came into its state.
+/// When a batch entered its present state.
 pub fn updated(batch: &Batch) -> Timestamp {
     match &batch.state {
         BatchState::Validating => batch.spec.created_at,

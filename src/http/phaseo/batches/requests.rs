@@ -1,6 +1,8 @@
-//! `GET /v1/batches/{batch_id}/requests`: the rows one by one, without what was asked and answered.
+//! `GET /v1/batches/{batch_id}/requests`: the rows one by one, without their request and response
+//! bodies.
 //!
-//! Nothing of it is kept: a row's place, id and body are in the input file, what became of it is in the results.
+//! The list is not stored: a row's place, id and body are in the input file, and its outcome is in
+//! the results.
 
 use std::io::{BufReader, Seek, SeekFrom};
 use std::sync::Arc;
@@ -32,9 +34,9 @@ use crate::store::{Page, ROWS_PER_PAGE, blocking};
 
 const DEFAULT_ROWS: usize = 100;
 const MAX_ROWS: usize = 1_000;
-/// Rows whose results are looked at for one answer: a filter may want few of many.
+/// The most rows whose results are read for one answer: a filter may match few rows of many.
 const MOST_LOOKED_AT: usize = 100_000;
-/// Characters of an error's message.
+/// The most characters of an error's message.
 const MAX_MESSAGE: usize = 500;
 
 /// What a client asked for.
@@ -46,7 +48,7 @@ struct RequestsQuery {
 }
 
 impl RequestsQuery {
-    /// Numbers are clamped; what is none counts as absent.
+    /// Reads a query: numbers are clamped, and a value that is not a number counts as absent.
     fn read(params: &Params) -> Self {
         let number = |name: &str| params.all(name).first().and_then(|text| text.trim().parse::<usize>().ok());
         Self {
@@ -86,7 +88,7 @@ fn rows(api: &Api, batch: &Batch, pages: &[Page], asked: &RequestsQuery) -> Resu
                 continue;
             }
             let row = RowIndex(number * ROWS_PER_PAGE + slot);
-            // Without a filter, a row that is skipped needs no look.
+            // Without a filter, the result of a skipped row need not be read.
             let result = match skip > 0 && asked.status.is_none() || !page.is_done(slot) {
                 true => None,
                 false => {
@@ -114,7 +116,7 @@ fn rows(api: &Api, batch: &Batch, pages: &[Page], asked: &RequestsQuery) -> Resu
     with_input(api, batch, pages, wanted)
 }
 
-/// Whether a row may have a status, as far as its page tells.
+/// Whether a row may have a status, as far as its page shows.
 fn may_be(batch: &Batch, page: &Page, slot: u32, status: Option<&str>) -> bool {
     match status {
         None => true,
@@ -124,7 +126,7 @@ fn may_be(batch: &Batch, page: &Page, slot: u32, status: Option<&str>) -> bool {
     }
 }
 
-/// The word for rows without a result.
+/// The status of rows without a result.
 fn open(batch: &Batch) -> &'static str {
     match batch.state {
         BatchState::Validating => "validating",
@@ -142,7 +144,8 @@ fn status(batch: &Batch, result: Option<&RowResult>) -> &'static str {
     }
 }
 
-/// The rows with what the input file says of them. They come in its order, and so each page is read once.
+/// Adds to the rows what the input file says about them. The rows come in the order of the file, so
+/// each page is read once.
 fn with_input(
     api: &Api,
     batch: &Batch,
@@ -165,7 +168,7 @@ fn with_input(
             }
             row += 1;
         }
-        // What the file lost since it was checked cannot be told of.
+        // Rows that the file has lost since it was checked cannot be shown.
         while wanted.next_if(|(next, ..)| next.0 / ROWS_PER_PAGE == number).is_some() {}
     }
     Ok(shown)
@@ -211,7 +214,7 @@ fn object(batch: &Batch, row: RowIndex, status: &'static str, result: Option<&Ro
     })
 }
 
-/// A UUID for a row: always the same for the same one.
+/// A UUID for a row: always the same for the same row.
 fn row_id(batch: &Batch, row: RowIndex) -> String {
     let number = RowKey { batch: batch.spec.id, row }.number();
     uuid::Builder::from_random_bytes(number.to_be_bytes()).into_uuid().to_string()

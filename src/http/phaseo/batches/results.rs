@@ -1,4 +1,5 @@
-//! `GET /v1/batches/{batch_id}/results`: the lines of the output file, then those of the error file.
+//! `GET /v1/batches/{batch_id}/results`: the lines of the output file, then the lines of the error
+//! file.
 
 use std::sync::Arc;
 
@@ -38,7 +39,7 @@ async fn lines(api: &Api, batch: &Batch) -> Result<Response, Refusal> {
         let message = "nothing of the batch was run, so that there are no results";
         return Err(Refusal::flat(StatusCode::NOT_FOUND, "not_found", "batch_results_unavailable", message).with("batch_id", id));
     }
-    // Both are opened before the first byte is sent.
+    // Both parts are opened before the first byte is sent.
     let part = async |part| result_lines(api, batch.spec.id, part, Some(batch.progress.bytes(part))).await;
     let (output, errors) = (part(ResultPart::Output).await?, part(ResultPart::Errors).await?);
     let body = stream::body(output).into_data_stream().chain(stream::body(errors).into_data_stream());

@@ -1,5 +1,6 @@
-//! The field `provider` of a create: here its members do what their names say, through the same choice of
-//! lanes that a quote makes. The hosted server reads most of them and lets them have no effect.
+//! The field `provider` of a create. Here its members do what their names say, through the same
+//! choice of lanes that a quote makes. The hosted server reads most of the members, but they have
+//! no effect there.
 
 use serde_json::{Map, Value};
 
@@ -9,20 +10,20 @@ use crate::domain::vocabulary::DataCollection;
 use crate::http::phaseo::error::Refusal;
 use crate::http::request::Object;
 
-/// Members that name the only providers that may be used.
+/// Members that name the allowed providers; no other provider may be used.
 const ONLY: [&str; 6] = ["only", "allow", "providers", "include", "id", "provider"];
-/// Members that name providers in an order, the best first.
+/// Members that name providers in order of preference, the best first.
 const ORDER: [&str; 2] = ["order", "preferred"];
 /// Members that name regions.
 const REGIONS: [&str; 3] = ["regions", "allowed_regions", "region"];
-/// Providers or regions that one member may name.
+/// The most providers or regions that one member may name.
 const MAX_NAMES: usize = 64;
 
-/// What a create demands of lanes, and wishes of the choice among them.
+/// What a create demands of its lanes, and its preferences among them.
 ///
 /// # Errors
-/// When a member has a value that it cannot have. A `provider` that is neither a text nor an object counts as
-/// absent, as for the hosted server.
+/// When a member has an invalid value. A `provider` that is neither a text nor an object counts as
+/// absent, as on the hosted server.
 pub fn read(body: &Object) -> Result<(Constraints, RoutingPreferences), Refusal> {
     let none = Map::new();
     let (only, members) = match body.value("provider") {
@@ -50,7 +51,7 @@ fn wrong(name: &str, what: &str) -> Refusal {
     Refusal::invalid("invalid_batch_provider", format!("`provider.{name}` {what}"))
 }
 
-/// Every name that one of these members has: a text, or an array of texts.
+/// All names in these members; each member is a text or an array of texts.
 fn of_all(members: &Map<String, Value>, names: &[&str]) -> Result<Vec<String>, Refusal> {
     let mut all = Vec::new();
     for name in names {
@@ -96,7 +97,8 @@ fn word<W>(
     }
 }
 
-/// `max_price`: US dollars for a million tokens read (`prompt`) and written (`completion`), and for a `request`.
+/// `max_price`: US dollars for a million tokens read (`prompt`) and written (`completion`), and for
+/// each `request`.
 fn most(body: &Object) -> Result<MaxPrice, Refusal> {
     let provider = body.object_or_other("provider")?;
     let Some(most) = provider.map(|provider| provider.object("max_price")).transpose()?.flatten() else { return Ok(MaxPrice::default()) };

@@ -1,7 +1,8 @@
-//! The rows of a create, as the lines of an input file: `requests` as they are written, `prompts` and `items` as
-//! the shorthand that they are. From then on there is one path for both ways.
+//! Turns the rows of a create into the lines of an input file: `requests` are taken as they are
+//! written, `prompts` and `items` are expanded from their shorthand. From then on, both kinds take
+//! the same path.
 //!
-//! The rules and their codes are those of Phaseo's server (its reference of rows).
+//! The rules and their codes are those of Phaseo's server (Phaseo's reference of rows).
 
 use std::collections::HashSet;
 
@@ -14,29 +15,30 @@ use crate::service::batches::rows::ParsedRow;
 
 type Members = Map<String, Value>;
 
-/// What a row may write if nothing says how much (its server's rule for rows that come with a create), unless
-/// its model writes less.
+/// The most output tokens of a row that states no limit (the rule of Phaseo's server for rows that
+/// come with a create), unless its model writes less.
 const OUTPUT_LIMIT: u64 = 16_384;
-/// The same of a row of `/v1/messages` that is said in short: there is no message without a limit.
+/// The same limit for a shorthand row of `/v1/messages`: that endpoint requires a limit.
 const MESSAGE_LIMIT: u64 = 1_024;
-/// Bytes of a row's id.
+/// The most bytes of a row's id.
 const MAX_ID: usize = 512;
-/// Members that are shorthand, and no part of a body.
+/// Members that are shorthand for the prompt, and not part of a body.
 const TEXTS: [&str; 4] = ["prompt", "input", "text", "content"];
 
-/// The most that a model writes, by its name, if that is known.
+/// Looks up the most output tokens of a model by its name, if known.
 pub type MostOutput<'a> = &'a dyn Fn(&str) -> Option<u64>;
 
 /// What is wrong with a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShorthandFault {
     pub reason: &'static str,
-    /// Its place, counted from 0.
+    /// The row's place, counted from 0.
     pub row: usize,
     pub message: String,
 }
 
-/// These rows as they will be kept: each a line, a JSON object, and what stands in it.
+/// Parses rows into the form in which they are kept: for each row a line, a JSON object, and the
+/// line's contents.
 ///
 /// # Errors
 /// The first fault.
@@ -126,7 +128,7 @@ fn add_model(body: &mut Members, common: &Common) {
     }
 }
 
-/// A prompt, or an object that says what is asked in short.
+/// A row in shorthand: a prompt, or an object that states the request in short form.
 fn shorthand(row: Value, place: usize, endpoint: Endpoint, common: &Common) -> Result<(String, Members), Problem> {
     let (mut row, prompt) = match row {
         Value::String(prompt) if !prompt.trim().is_empty() => (Members::new(), Some(prompt)),
@@ -178,7 +180,7 @@ impl ShorthandRow<'_> {
         match endpoint {
             Endpoint::Embeddings => put("input", json!(self.prompt.unwrap_or_default())),
             Endpoint::Responses => {
-                // Its documents say that `system` applies; its server drops it.
+                // Phaseo's documents say that `system` applies; Phaseo's server drops it.
                 if let Some(system) = self.system {
                     put("instructions", json!(system));
                 }
@@ -216,7 +218,7 @@ impl ShorthandRow<'_> {
     }
 }
 
-/// What the endpoint calls the most that may be written, and what the other ones call it.
+/// The endpoint's name for the limit of output tokens, and the name that other endpoints use.
 const fn limit_names(endpoint: Endpoint) -> (&'static str, &'static str) {
     match endpoint {
         Endpoint::Responses => ("max_output_tokens", "max_tokens"),
@@ -224,7 +226,7 @@ const fn limit_names(endpoint: Endpoint) -> (&'static str, &'static str) {
     }
 }
 
-/// A body as every row has it: complete, and with a limit for what may be written.
+/// Normalises the body of a row: the body is complete and has a limit of output tokens.
 fn normalised(mut body: Members, endpoint: Endpoint, common: &Common, most: MostOutput<'_>) -> Result<Members, Problem> {
     if body.get("stream") == Some(&Value::Bool(true)) {
         return problem("batch_streaming_not_supported", "`stream` is true; the answers of a batch are read when they are complete");
@@ -266,7 +268,7 @@ fn normalised(mut body: Members, endpoint: Endpoint, common: &Common, most: Most
     Ok(body)
 }
 
-/// A model's name without the organisation before it.
+/// A model's name without the prefix of its organisation.
 fn bare(model: &str) -> &str {
     model.rsplit('/').next().unwrap_or(model)
 }
@@ -355,7 +357,8 @@ mod tests {
         insta::assert_snapshot!(told.join("\n--\n"));
     }
 
-    /// What was read before is checked as the line that is made of it will be when the batch is validated.
+    /// The parsed row must pass the same check, with the same outcome, as its line will when the
+    /// batch is validated.
     fn is_read_as_its_line_is(row: &ParsedRow, endpoint: Endpoint) {
         let defaults = Defaults::default();
         let before = check_parsed(&row.id, endpoint, &row.body, &row.line);

@@ -1,5 +1,5 @@
-//! Who is told of a batch: `webhook_endpoint_id`, or `webhook` with the id of an endpoint, or, as clients of June
-//! 2026 have it, with a URL and a secret of its own.
+//! The receiver of a batch's messages: `webhook_endpoint_id`, or `webhook` with the id of an
+//! endpoint, or, as clients of June 2026 have it, `webhook` with a URL and a secret of its own.
 
 use serde_json::Value;
 
@@ -14,17 +14,18 @@ use crate::http::request::Object;
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 
-/// What a create says of it.
+/// What a create says about the receiver of its messages.
 #[derive(Debug)]
 pub enum Wish {
     Managed { id: String, phases: Vec<Phase> },
     Own { url: String, secret: Option<String>, phases: Vec<Phase> },
 }
 
-/// Reads what a create says. Events are looked at when everything before them is right, as its server does.
+/// Reads the receiver that a create names. Events are checked only when everything before them is
+/// valid, as on Phaseo's server.
 ///
 /// # Errors
-/// When nobody can be meant.
+/// When `webhook` is invalid or names no receiver.
 pub fn read(object: &Object) -> Result<Option<Wish>, Refusal> {
     let shorthand = object.text("webhook_endpoint_id").ok().flatten().filter(|id| !id.trim().is_empty()).map(str::to_owned);
     let webhook = match (object.value("webhook"), &shorthand) {
@@ -50,8 +51,8 @@ fn required(message: &str) -> Refusal {
     Refusal::invalid("batch_webhook_endpoint_required", message)
 }
 
-/// The phases of a list of events. Names that mean nothing are dropped; a list of nothing else is refused, and
-/// is not widened to all.
+/// The phases of a list of events. Unknown names are dropped. A list of unknown names alone is
+/// refused, and is not widened to all events.
 fn events(list: Option<&Value>) -> Result<Vec<Phase>, Refusal> {
     let invalid = |message: &str| Refusal::invalid("invalid_batch_webhook", message.to_owned());
     let names = match list {
@@ -68,10 +69,10 @@ fn events(list: Option<&Value>) -> Result<Vec<Phase>, Refusal> {
     }
 }
 
-/// Who is meant, if they are there.
+/// Resolves the receiver that a create names.
 ///
 /// # Errors
-/// When the endpoint is not there, or the URL may not be called.
+/// When the endpoint does not exist or is not active, or the URL may not be called.
 pub async fn resolve(api: &Api, org: OrgId, wish: Option<Wish>) -> Result<Option<Subscription>, Refusal> {
     match wish {
         None => Ok(None),

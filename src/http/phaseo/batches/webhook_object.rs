@@ -1,4 +1,5 @@
-//! What was told of a batch, as its object shows it: `webhook`. Never a secret.
+//! The member `webhook` of the batch object: the messages that were sent about a batch. It never
+//! has a secret.
 
 use serde_json::{Value, json};
 
@@ -7,7 +8,7 @@ use crate::domain::batch::phaseo::{Receiver, Subscription};
 use crate::domain::webhook::delivery::EventRef;
 use crate::domain::webhook::event_log::{DeliveryAttempt, EventLog, TriedOutcome};
 
-/// Attempts that are shown one by one.
+/// The most attempts that are shown one by one.
 const SHOWN: usize = 10;
 
 /// `webhook`.

@@ -1,5 +1,5 @@
-//! What followers of a batch are told ([`crate::service::feed`]), over a WebSocket, as this dialect has it, and as
-//! server-sent events, for the batches of every dialect.
+//! The feed for followers of a batch ([`crate::service::feed`]): over a WebSocket, as in this
+//! dialect, and as server-sent events, for the batches of every dialect.
 
 mod socket;
 mod sse;
@@ -11,7 +11,7 @@ pub use self::socket::{lacks_upgrade, socket, upgrade_required};
 pub use self::sse::events;
 use crate::service::feed::watcher::Frame;
 
-/// What is told if there is no such batch any more.
+/// The data of the message that the batch no longer exists.
 pub fn deleted(frame: &Frame) -> Value {
     json!({ "id": frame.id, "kind": "batch" })
 }

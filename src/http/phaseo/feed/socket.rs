@@ -1,7 +1,7 @@
 //! `GET /v1/async/{kind}/{id}/ws`: a batch over a WebSocket.
 //!
-//! Each socket is one task that ends in bounded time whatever its client does: writes, silence, and the last
-//! words are limited, and so is what the client may say.
+//! Each socket is one task that ends in bounded time whatever its client does: writes, the client's
+//! silence and the closing handshake have time limits, and the client's messages have a size limit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,18 +33,19 @@ use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 use crate::service::feed::watcher::{Follower, Frame};
 
-/// Bytes of a message from a client: all that mean anything are shorter.
+/// The most bytes of a client's message: every message with a meaning is shorter.
 const MAX_MESSAGE: usize = 4 << 10;
-/// Bytes that are read at a time. The library takes that much for every socket at once.
+/// Bytes that are read at a time. The library allocates this buffer for every socket up front.
 const READ_BUFFER: usize = 512;
-/// How long a client may take nothing of what is written to it.
+/// How long a write to a client may take.
 const WRITE: Duration = Duration::from_secs(30);
-/// How often a client is asked whether it is still there; one that has said nothing since the last time is not.
+/// How often a client is pinged. A client that has sent nothing since the last ping counts as gone.
 const PING: Duration = Duration::from_secs(30);
-/// How long the other side may take to say that it closes, too.
+/// How long the client may take to close its side as well.
 const CLOSING: Duration = Duration::from_secs(1);
 
-/// Whether a request for a WebSocket is none. That is said before anybody is asked who they are.
+/// Whether a request to a WebSocket path does not ask for an upgrade. This check comes before
+/// authentication.
 pub fn lacks_upgrade(request: &Request) -> bool {
     let is_socket = request.extensions().get::<MatchedPath>().is_some_and(|path| path.as_str().ends_with("/async/{kind}/{id}/ws"));
     let upgrades = || {
@@ -54,7 +55,7 @@ pub fn lacks_upgrade(request: &Request) -> bool {
     is_socket && matches!(*request.method(), Method::GET | Method::HEAD) && !upgrades()
 }
 
-/// The answer to it.
+/// The answer to a request that lacks the upgrade.
 pub fn upgrade_required() -> Response {
     let message = "this is a WebSocket: connect with `Upgrade: websocket`";
     let body = json!({ "error": { "code": "websocket_upgrade_required", "message": message } });
@@ -85,7 +86,8 @@ pub async fn socket(
         let first = follower.now().await.ok_or_else(|| ApiError::unavailable("the batch cannot be followed at present; try again"))?;
         let place = BatchLinks::of(&api, &headers, &context);
         let (wishes, draining) = (FollowOptions::of(params.ok().as_ref()), api.service.draining.clone());
-        // The daemon waits for those who have to be told that it stops.
+        // A stopping daemon waits for its open sockets, because their clients must hear that it
+        // stops.
         let waited_for = api.service.tasks.token();
         let upgrade = upgrade.read_buffer_size(READ_BUFFER).write_buffer_size(0).max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE);
         Ok(upgrade.on_upgrade(move |socket| async move {
@@ -97,7 +99,7 @@ pub async fn socket(
     told(opened.await, &context)
 }
 
-/// The batch that a path names. There are no jobs of other kinds.
+/// The batch that a path names. Jobs of other kinds do not exist.
 fn batch_of(path: Option<&RawPathParams>) -> Result<BatchId, Refusal> {
     let named = |name| path.map_or("", |path| named(path, name));
     let (kind, id) = (named("kind").to_ascii_lowercase(), named("id"));
@@ -121,7 +123,8 @@ enum Wish {
 }
 
 impl Wish {
-    /// The word alone, which is what the hosted server takes, or an object, which is what its document has.
+    /// Reads a wish: the word alone, as the hosted server takes it, or an object, as its document
+    /// has it.
     fn read(text: &str) -> Option<Self> {
         #[derive(Deserialize)]
         struct Typed {
@@ -139,15 +142,15 @@ impl Wish {
 /// Why a socket ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// There is nothing more to tell.
+    /// No more messages will follow.
     Told,
     /// The daemon stops.
     Draining,
-    /// The client has said what it may not.
+    /// The client sent a message that it may not send.
     Misuse,
     /// The batch cannot be read any more.
     Failed,
-    /// The client closes, or is not there.
+    /// The client closes, or no longer responds.
     Gone,
 }
 
@@ -177,7 +180,7 @@ struct Talk {
     place: BatchLinks,
     wishes: FollowOptions,
     draining: CancellationToken,
-    /// The version of the state that was told last.
+    /// The version of the state that was sent last.
     told: u64,
 }
 
@@ -194,11 +197,12 @@ impl Talk {
             if let Some(frame) = end.frame() {
                 self.socket.send(Message::Close(Some(frame))).await.ok()?;
             }
-            // What has been said meanwhile is read, or the connection would be reset before the client has read ours.
+            // Messages that the client has sent in the meantime are read, or the connection would
+            // be reset before the client has read the close frame.
             while let Some(Ok(_)) = self.socket.recv().await {}
             Some(())
         };
-        // A client that does not answer has had its time.
+        // A client that does not answer in time is dropped.
         let _ = timeout(CLOSING, farewell).await;
     }
 

@@ -1,7 +1,9 @@
-//! `GET /v1/batches/{batch_id}/events`: a batch as server-sent events. Ours, for the batches of every dialect.
+//! `GET /v1/batches/{batch_id}/events`: a batch as server-sent events. Our own extension, for the
+//! batches of every dialect.
 //!
-//! The id of an event is a name for the state that it tells. Whoever comes back with the name of the present
-//! state is told nothing twice; whoever comes back with another one is told the present state at once.
+//! The id of an event names the state that the event reports. A client that reconnects with the
+//! name of the present state does not get that state again. A client that reconnects with another
+//! name gets the present state at once.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -35,7 +37,7 @@ use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 use crate::service::feed::watcher::{Follower, Frame};
 
-/// How often something is sent although there is nothing to tell, so that nobody on the way takes the
+/// How often a keep-alive is sent while there is no event, so that no proxy on the way takes the
 /// connection for dead.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -57,7 +59,7 @@ pub async fn events(
         let always = [(CACHE_CONTROL.as_str(), CACHE), ("x-accel-buffering", "no")];
         let known = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok());
         let first = match first.message.as_ref().filter(|message| known == Some(&message.name)) {
-            // To a browser this says that there is no use in coming back.
+            // This status tells a browser not to reconnect.
             Some(message) if message.ended => return Ok((StatusCode::NO_CONTENT, always).into_response()),
             Some(_) => None,
             None => Some(first),
@@ -86,13 +88,13 @@ async fn of_path(api: &Api, caller: &Caller, path: Option<&RawPathParams>, for_p
     Ok(batch.ok_or_else(|| ApiError::not_found("batch", id))?)
 }
 
-/// Events on their way.
+/// The state of one stream of events.
 struct EventStream {
     follower: Follower,
     place: BatchLinks,
     interval: Duration,
     draining: CancellationToken,
-    /// The present state, until it is told.
+    /// The present state, until it is sent.
     first: Option<Arc<Frame>>,
     due: Instant,
     over: bool,
@@ -107,7 +109,7 @@ impl EventStream {
             Some(frame) => ("job.snapshot", frame),
             None => tokio::select! {
                 biased;
-                // Clients come back by themselves, to the daemon that follows.
+                // Clients reconnect by themselves, to the daemon that takes over.
                 () = self.draining.cancelled() => return None,
                 frame = self.follower.next(self.due) => ("job.updated", frame?),
             },

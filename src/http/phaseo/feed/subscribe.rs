@@ -1,4 +1,4 @@
-//! How somebody wants to follow a batch: the query of the request.
+//! How a client wants to follow a batch: the query of the request.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use crate::http::request::Params;
 const DEFAULT_MILLIS: f64 = 2_500.0;
 const MIN_MILLIS: f64 = 1_000.0;
 const MAX_MILLIS: f64 = 10_000.0;
-/// What sets a flag off that is on by default.
+/// The words that switch off a flag that is on by default.
 const OFF: [&str; 4] = ["0", "false", "no", "off"];
 
-/// What a follower wants.
+/// The options of a follower.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FollowOptions {
     /// The least time between two updates.
     pub interval: Duration,
-    /// To be left alone once the batch has ended.
+    /// Whether the feed closes once the batch has ended.
     pub close_on_terminal: bool,
 }
 
 impl FollowOptions {
-    /// The wishes of a query; whatever in it cannot be meant counts as absent.
+    /// Reads the options of a query; an invalid value counts as absent.
     pub fn of(params: Option<&Params>) -> Self {
         let first = |name: &str| params.and_then(|params| params.all(name).first().map(|text| text.trim()));
         let stated = first("interval_ms").and_then(|text| text.parse::<f64>().ok()).filter(|millis| millis.is_finite());

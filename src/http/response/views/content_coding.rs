@@ -1,4 +1,5 @@
-//! Content codings of a view, and which one a client wants (RFC 9110, section 12.5.3).
+//! Content codings of a view, and the choice of the coding that a client wants (RFC 9110, section
+//! 12.5.3).
 
 use std::io::{Error, Write};
 
@@ -12,7 +13,7 @@ use flate2::write::GzEncoder;
 const GZIP_LEVEL: u32 = 6;
 const ZSTD_LEVEL: i32 = 6;
 
-/// How the bytes are coded. In order of preference, the last one first.
+/// How the bytes of a view are coded; ordered by preference, the preferred coding last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coding {
     Identity = 0,
@@ -24,7 +25,7 @@ impl Coding {
     /// Every coding.
     pub const ALL: [Self; 3] = [Self::Identity, Self::Gzip, Self::Zstd];
 
-    /// As it is named in headers.
+    /// The coding's name in headers.
     pub const fn name(self) -> Option<&'static str> {
         match self {
             Self::Identity => None,
@@ -33,7 +34,8 @@ impl Coding {
         }
     }
 
-    /// What tells the tag of this form from that of the others: a strong tag names bytes.
+    /// The suffix that distinguishes the tag of this form from the tags of the others: a strong tag
+    /// names bytes.
     pub const fn suffix(self) -> &'static str {
         match self {
             Self::Identity => "",
@@ -42,8 +44,8 @@ impl Coding {
         }
     }
 
-    /// The coding that the client weighs highest; the smaller one among equals. A header that cannot
-    /// be read asks for nothing.
+    /// The coding with the highest weight in the client's header; among equals the smaller one. A
+    /// header that cannot be read asks for no coding.
     pub fn wanted(headers: &HeaderMap) -> Self {
         let offered: Vec<(&str, u16)> = headers
             .get_all(ACCEPT_ENCODING)
@@ -57,14 +59,14 @@ impl Coding {
         let weight = |coding: Self| match coding.name() {
             Some("gzip") => named("gzip").or(named("x-gzip")).or(any).unwrap_or(0),
             Some(name) => named(name).or(any).unwrap_or(0),
-            // Always acceptable, so that there is something to send.
+            // Always acceptable, so that there is a form to send.
             None => named("identity").unwrap_or(0),
         };
         let best = Self::ALL.into_iter().map(|coding| (weight(coding), coding)).max_by_key(|(weight, coding)| (*weight, *coding as usize));
         best.filter(|(weight, _)| *weight > 0).map_or(Self::Identity, |(_, coding)| coding)
     }
 
-    /// Codes the bytes. Blocks.
+    /// Encodes the bytes. Blocks.
     ///
     /// # Errors
     /// When memory is short.
@@ -89,7 +91,7 @@ fn weighed(item: &str) -> Option<(&str, u16)> {
         None => 1.0,
         Some(text) => text.trim().parse::<f32>().ok().filter(|weight| (0.0..=1.0).contains(weight))?,
     };
-    // In range by the check above.
+    // The check above keeps the weight in range.
     (!coding.is_empty()).then_some((coding, (weight * 1_000.0) as u16))
 }
 

@@ -1,13 +1,14 @@
-//! Answers that depend on the catalog and on what the lanes are doing, and on nothing else: rendered
-//! once, served as bytes to everybody.
+//! Answers that depend only on the catalog and on the state of the lanes: rendered once, served as
+//! bytes to every client.
 //!
-//! A view is built from a snapshot into a [`Template`]: text with holes for what is live. The text is
-//! serialised once per snapshot and query; filling the holes is copying, and happens at most once per
-//! generation of the executor's board, about once a second, and when lanes are held or let go. In between every request is answered with
-//! the same bytes, the same strong `ETag`, and the same compressed forms.
+//! A view is built from a snapshot into a [`Template`]: text with holes for live values. The text
+//! is serialised once per snapshot and query. Filling the holes is copying; it happens at most once
+//! per generation of the executor's board, about once a second, and when lanes are held or
+//! released. In between every request is answered with the same bytes, the same strong `ETag`, and
+//! the same compressed forms.
 //!
-//! Invariants: an answer is of one snapshot, never of parts of two; one view is made at a time, however
-//! many ask; the bytes that are kept have a bound.
+//! Invariants: an answer shows one snapshot, never parts of two; one view is made at a time,
+//! however many clients ask; the bytes that are kept have a bound.
 
 mod content_coding;
 mod template;
@@ -33,15 +34,15 @@ use crate::domain::time::Timestamp;
 use crate::http::state::Api;
 use crate::service::live_lanes::Live;
 
-/// Bytes that the views kept may take, texts and compressed forms together. Beyond it all but the one
-/// just made are dropped, and made again as they are asked for.
+/// Bytes that the kept views may take, texts and compressed forms together. Beyond this bound, all
+/// views but the one just made are dropped, and made again on demand.
 const MAX_BYTES: usize = 64 << 20;
 
-/// The views that were made.
+/// The views that are kept.
 #[derive(Debug, Default)]
 pub struct Views {
     kept: RwLock<HashMap<String, Arc<Made>>>,
-    /// One view is made at a time: whoever asks meanwhile finds it made.
+    /// Views are made one at a time: requests that arrive meanwhile wait and find the view made.
     making: tokio::sync::Mutex<()>,
 }
 
@@ -50,16 +51,16 @@ pub struct Views {
 struct Made {
     version: u64,
     generation: u64,
-    /// Replaced as a whole whenever one of them changes.
+    /// The list is replaced as a whole whenever a hold changes.
     holds: Arc<Vec<LaneHold>>,
-    /// When it shows something that is no longer so, although nothing has happened.
+    /// When the view becomes outdated by time alone.
     good_until: Option<Timestamp>,
     template: Arc<Template>,
-    /// By coding; filled as they are asked for.
+    /// The encoded form for each coding, made on demand.
     forms: [OnceLock<EncodedView>; Coding::ALL.len()],
 }
 
-/// The bytes in one coding, with their headers.
+/// The bytes of a view in one coding, with their headers.
 #[derive(Debug, Clone)]
 struct EncodedView {
     body: Bytes,
@@ -81,7 +82,7 @@ impl Made {
         self.forms[coding as usize].get()
     }
 
-    /// The form in a coding, made if it was not yet. Blocks.
+    /// Returns the form in a coding, and makes it if needed. Blocks.
     fn make(&self, coding: Coding) -> Result<EncodedView, std::io::Error> {
         if let Some(form) = self.form(coding) {
             return Ok(form.clone());
@@ -101,10 +102,10 @@ impl EncodedView {
     }
 }
 
-/// Answers with the view of that name; `build` makes it from a snapshot if it is not there.
+/// Answers with the view of that name; if it is not kept, `build` makes it from a snapshot.
 ///
 /// # Errors
-/// When it could not be made.
+/// When the view could not be made.
 pub async fn respond(
     api: &Arc<Api>,
     name: &str,
@@ -145,14 +146,14 @@ fn response(form: EncodedView, coding: Coding, request: &HeaderMap, cache_contro
 }
 
 impl Views {
-    /// The view of that name, if it still shows what is so.
+    /// Finds the view of that name, if it is still up to date.
     fn find(&self, api: &Api, name: &str) -> Option<Arc<Made>> {
         let made = self.kept.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(name).cloned()?;
         let (version, generation) = (api.service.catalog.versioned().0, api.service.executor.board().generation);
         made.is_good(version, generation, &api.service.executor.lane_holds(), api.service.clock.now()).then_some(made)
     }
 
-    /// The view of that name, made or filled anew if need be. Blocks.
+    /// Returns the view of that name, made or refilled if needed. Blocks.
     fn made(&self, api: &Api, name: String, build: impl FnOnce(&Snapshot) -> Template) -> Arc<Made> {
         if let Some(made) = self.find(api, &name) {
             return made;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::domain::time::Timestamp;
 use crate::service::live_lanes::Live;
 
-/// Fills a hole: appends JSON, and says until when it stays so if nothing happens.
+/// Fills a hole: appends JSON, and returns until when the JSON stays valid if no event changes it.
 type Hole = Box<dyn Fn(&Live<'_>, &mut Vec<u8>) -> Option<Timestamp> + Send + Sync>;
 
 /// Text with holes, each of which follows a piece of text.
@@ -24,12 +24,12 @@ impl fmt::Debug for Template {
 }
 
 impl Template {
-    /// Nothing yet.
+    /// A template without text or holes.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Text without holes: a value as JSON.
+    /// A template without holes: a value as JSON.
     pub fn of(value: &impl serde::Serialize) -> Self {
         let mut template = Self::new();
         template.json(value);
@@ -43,7 +43,7 @@ impl Template {
 
     /// Appends a value as JSON.
     pub fn json(&mut self, value: &impl serde::Serialize) {
-        // Strings, numbers and lists of them into memory: there is no way to fail.
+        // Writing strings, numbers and lists of them into memory cannot fail.
         let _ = serde_json::to_writer(&mut self.end, value);
     }
 
@@ -58,7 +58,7 @@ impl Template {
         self.pieces.push((std::mem::take(&mut self.end), Box::new(fill)));
     }
 
-    /// Whether there is any hole.
+    /// Whether the template has any hole.
     pub fn is_live(&self) -> bool {
         !self.pieces.is_empty()
     }
@@ -68,7 +68,7 @@ impl Template {
         self.pieces.iter().map(|(text, _)| text.len()).sum::<usize>() + self.end.len()
     }
 
-    /// The whole text as of now, and until when it stays so if nothing happens.
+    /// The whole text as of now, and until when it stays valid if no event changes it.
     pub fn fill(&self, live: &Live<'_>) -> (Bytes, Option<Timestamp>) {
         // A hole of the catalog takes about 200 bytes.
         let mut out = Vec::with_capacity(self.bytes() + 200 * self.pieces.len());

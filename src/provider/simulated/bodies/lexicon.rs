@@ -5,7 +5,7 @@ use crate::provider::simulated::request::tokens;
 
 /// Characters of the prompt that are quoted.
 const MAX_QUOTE_CHARS: usize = 60;
-/// Length of an answer that nothing limits, in tokens: this many, and up to as many more.
+/// Length of an answer without any limit, in tokens: this many, and up to as many more.
 const USUAL_TOKENS: u64 = 24;
 const USUAL_SPREAD: u64 = 73;
 
@@ -18,9 +18,9 @@ const WORDS: [&str; 32] = [
 /// What limits the length of a text, in tokens.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Length {
-    /// The text is to have exactly this length.
+    /// The text must have exactly this length.
     pub wanted: Option<u64>,
-    /// The row allows no more.
+    /// The row's own maximum.
     pub limit: Option<u64>,
 }
 
@@ -51,7 +51,7 @@ impl Text {
 pub(super) fn answer(prompt: &str, length: Length, dice: &mut Dice) -> Text {
     let usual = USUAL_TOKENS + dice.below(USUAL_SPREAD);
     let wanted = length.wanted.unwrap_or(usual);
-    // What the limit would cut off again need not be written.
+    // Text that the limit would cut off again need not be written.
     let written = length.limit.map_or(wanted, |limit| wanted.min(limit));
     let bytes = usize::try_from(written.saturating_mul(4)).unwrap_or(usize::MAX);
     let mut text = String::with_capacity(bytes.saturating_add(MAX_QUOTE_CHARS * 4));
@@ -72,7 +72,7 @@ pub(super) fn answer(prompt: &str, length: Length, dice: &mut Dice) -> Text {
         && !cut
         && let Some(end) = text.rfind(' ')
     {
-        // Nobody counts, so the last word may end where words end.
+        // No exact length was requested, so the text may end after a whole word.
         text.truncate(end + 1);
     }
     if !cut && text.pop().is_some() {
@@ -90,7 +90,7 @@ fn quote(prompt: &str, out: &mut String) {
     }
 }
 
-/// Nothing that ends the quotation or the line.
+/// Replaces characters that would end the quotation or the line.
 fn tame(c: char) -> char {
     match c {
         '"' => '\'',

@@ -1,4 +1,4 @@
-//! Bodies of the operations that make pictures and films.
+//! Bodies of the operations that make pictures and videos.
 
 use serde_json::value::RawValue;
 
@@ -8,7 +8,7 @@ use crate::provider::simulated::profile::Dice;
 use crate::provider::simulated::request::{SimulatedRefusal, raw_tokens, required, string, whole};
 
 const MAX_IMAGES: u64 = 10;
-/// Output tokens of one picture, as the hosted API counts a square one of low quality.
+/// Output tokens of one picture, as the hosted API counts a square picture of low quality.
 const IMAGE_TOKENS: u64 = 272;
 /// Input tokens of a picture to edit.
 const INPUT_IMAGE_TOKENS: u64 = 194;
@@ -17,12 +17,12 @@ const QUALITIES: [&str; 3] = ["low", "medium", "high"];
 const VIDEO_SIZES: [&str; 4] = ["720x1280", "1280x720", "1024x1792", "1792x1024"];
 const SECONDS: [&str; 3] = ["4", "8", "12"];
 
-/// Pictures from words.
+/// Pictures from a text.
 pub(super) fn images(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), SimulatedRefusal> {
     write_images(draft, 0, json)
 }
 
-/// Pictures from words and pictures.
+/// Pictures from a text and pictures.
 pub(super) fn edits(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), SimulatedRefusal> {
     let source = required(draft.body.images.or(draft.body.image), "images")?;
     let count = serde_json::from_str::<Vec<&RawValue>>(source.get()).map_or(1, |sources| sources.len() as u64);
@@ -58,7 +58,7 @@ fn write_images(draft: &mut Draft<'_>, sources: u64, json: &mut Json) -> Result<
     Ok(())
 }
 
-/// A video job that has ended.
+/// A finished video job.
 pub(super) fn video(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), SimulatedRefusal> {
     let body = draft.body;
     let prompt = required(body.prompt, "prompt")?;
@@ -76,15 +76,15 @@ pub(super) fn video(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Simula
     Ok(())
 }
 
-/// The value of the field if it is one of the choices, else the first choice; `auto` leaves the
-/// choice to the model, and so does everything that only other models know.
+/// The value of the field if it is one of the choices, else the first choice. `auto` leaves the
+/// choice to the model, as does every value that only other models know.
 fn one_of(raw: Option<&RawValue>, choices: &[&'static str]) -> &'static str {
     let asked = raw.and_then(string);
     let found = asked.and_then(|asked| choices.iter().find(|choice| **choice == asked));
     found.or(choices.first()).copied().unwrap_or_default()
 }
 
-/// A PNG of one pixel in a colour of the dice's choice.
+/// A PNG of one pixel in a colour chosen by the dice.
 fn pixel(dice: &mut Dice) -> Vec<u8> {
     let [red, green, blue, ..] = dice.next().to_le_bytes();
     // One row: no filter, then red, green, blue.

@@ -1,10 +1,10 @@
-//! A plausible body for each operation, in the shape of OpenAI's or Anthropic's document.
+//! A plausible body for each operation, in the shape that OpenAI or Anthropic documents.
 //!
 //! Everything in a body follows from the row, the timestamps included: they lie in 2025, because an
-//! answer that told the real time could not be the same twice. Tokens are a quarter of the bytes.
-//! Texts quote the row's last user message; embeddings are unit vectors that depend on the model
-//! and the text alone; a moderation flags a text for each category whose name is in it; images are
-//! one pixel in PNG, whatever size and format the row asks for; a video is a finished job.
+//! answer with the real time could not be the same twice. Tokens are a quarter of the bytes. Texts
+//! quote the row's last user message. Embeddings are unit vectors that depend only on the model and
+//! the text. A moderation flags a text for each category whose name is in the text. Images are one
+//! pixel in PNG, whatever size and format the row asks for. A video is a finished job.
 //!
 //! Invariant: every body is one JSON object that fits the operation's schema.
 
@@ -27,12 +27,12 @@ use crate::domain::format::wire::WireFormat;
 /// 2025-01-01, in seconds since 1970.
 const EPOCH: u64 = 1_735_689_600;
 const YEAR: u64 = 31_536_000;
-/// Inputs of one row, as in the hosted API.
+/// The most inputs of one row, as in the hosted API.
 const MAX_INPUTS: usize = 2_048;
-/// Tokens of all texts that a directive may ask of one row.
+/// The most tokens, over all texts, that directives may ask of one row.
 const MAX_FORCED_TOKENS: u64 = 262_144;
 
-/// An answer in the making.
+/// An answer that is being written.
 pub(super) struct Draft<'a> {
     pub model: &'a str,
     pub body: &'a Body<'a>,
@@ -45,7 +45,7 @@ pub(super) struct Draft<'a> {
 /// Writes the body that answers the row.
 ///
 /// # Errors
-/// When the hosted API would refuse the row, too.
+/// When the hosted API would also refuse the row.
 pub(super) fn render(format: WireFormat, mut draft: Draft<'_>) -> Result<Vec<u8>, SimulatedRefusal> {
     let padding = draft.forced.body_bytes;
     let mut json = Json::default();
@@ -63,7 +63,7 @@ pub(super) fn render(format: WireFormat, mut draft: Draft<'_>) -> Result<Vec<u8>
     Ok(padded(json.into_bytes(), padding))
 }
 
-/// The body with a last field that makes it at least as long as asked.
+/// Extends the body with a last field to at least the requested length.
 fn padded(mut body: Vec<u8>, wanted: Option<u64>) -> Vec<u8> {
     const FIELD: &[u8] = b",\"padding\":\"";
     let wanted = wanted.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0);
@@ -76,13 +76,13 @@ fn padded(mut body: Vec<u8>, wanted: Option<u64>) -> Vec<u8> {
 }
 
 impl Draft<'_> {
-    /// An id that is the row's own; `index` tells several of one row apart.
+    /// An id specific to the row; `index` distinguishes several ids of one row.
     fn id(&self, prefix: &str, index: u64) -> String {
         let more = Dice::new(self.seed.wrapping_add(index)).next();
         format!("{prefix}{:016x}{:08x}", self.seed, more >> 32)
     }
 
-    /// When the answer claims to have been made, in seconds since 1970.
+    /// The creation time that the answer states, in seconds since 1970.
     fn created(&self) -> u64 {
         EPOCH + self.seed % YEAR
     }
@@ -91,7 +91,7 @@ impl Draft<'_> {
         Length { wanted: self.forced.output_tokens.map(|wanted| wanted.min(MAX_FORCED_TOKENS / texts.max(1)).max(1)), limit }
     }
 
-    /// The answer's object: what every operation starts with, then the rest.
+    /// Writes the answer's object: the fields with which every operation starts, then the rest.
     fn object(&self, json: &mut Json, prefix: &str, object: &str, created: &str, rest: impl FnOnce(&Self, &mut Json)) {
         json.object(|json| {
             json.key("id").text(&self.id(prefix, 0));
@@ -122,7 +122,7 @@ fn inputs<'a>(raw: &'a RawValue, param: &'static str) -> Result<Vec<&'a RawValue
     }
 }
 
-/// Tokens of one of [`inputs`].
+/// The tokens of one of the [`inputs`].
 fn input_tokens(input: &RawValue) -> u64 {
     if input.get().starts_with('[') {
         return input.get().bytes().filter(|b| *b == b',').count() as u64 + 1;

@@ -1,5 +1,5 @@
-//! What a model says to a conversation: text, JSON or a call of a tool. Shared by the two
-//! operations that hold conversations; they differ only in how they ask and how they wrap it.
+//! What a model replies in a conversation: text, JSON or a tool call. Shared by the operations that
+//! hold conversations; they differ only in how they ask and how they wrap the reply.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use super::shape;
 use crate::provider::simulated::profile::Dice;
 use crate::provider::simulated::request::{Body, SimulatedRefusal, string, tokens};
 
-/// What the model says.
+/// The model's reply.
 pub(super) enum SimulatedReply {
     Text(Text),
     Call { name: String, arguments: String },
@@ -28,7 +28,7 @@ impl SimulatedReply {
     }
 }
 
-/// What the row asks the model to say.
+/// What the row asks of the model.
 pub(super) struct Question<'a> {
     prompt: Cow<'a, str>,
     format: Format,
@@ -36,7 +36,7 @@ pub(super) struct Question<'a> {
     length: Length,
 }
 
-/// In which form text is to come.
+/// The form in which the text is requested.
 pub(super) enum Format {
     Text,
     /// Any JSON object.
@@ -46,7 +46,7 @@ pub(super) enum Format {
 }
 
 impl<'a> Question<'a> {
-    /// `conversation` is the row's list of messages, or its one text.
+    /// Reads the question; `conversation` is the row's list of messages, or its one text.
     pub fn read(
         body: &Body<'a>,
         conversation: &'a RawValue,
@@ -72,7 +72,7 @@ impl<'a> Question<'a> {
     }
 }
 
-/// The latest thing that the user said.
+/// The user's latest text.
 fn last_user_text<'a>(conversation: &'a RawValue, param: &'static str) -> Result<Cow<'a, str>, SimulatedRefusal> {
     #[derive(Deserialize)]
     struct SimulatedMessage<'a> {
@@ -96,7 +96,7 @@ fn last_user_text<'a>(conversation: &'a RawValue, param: &'static str) -> Result
     Ok(said.and_then(text_of).unwrap_or_default())
 }
 
-/// The text of a message's content: the content itself, or its first part that has one.
+/// The text of a message's content: the content itself, or the first part that has a text.
 fn text_of(content: &RawValue) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct Part<'a> {
@@ -138,10 +138,11 @@ pub(super) fn format(raw: Option<&RawValue>, param: &'static str) -> Result<Form
     }
 }
 
-/// The tool that the row insists on, with the schema of its parameters. A model that may choose
-/// chooses to answer in words.
+/// The tool that the row requires, with the schema of its parameters. A model that has the choice
+/// answers in words.
 fn forced_tool(body: &Body<'_>) -> Result<Option<(String, Value)>, SimulatedRefusal> {
-    // A function stands in `function` in a chat, and directly in the tool in a response and in a message.
+    // A function is in `function` in a chat, and directly in the tool in a response and in a
+    // message.
     #[derive(Deserialize)]
     struct SimulatedChoice {
         r#type: Option<String>,
@@ -163,7 +164,7 @@ fn forced_tool(body: &Body<'_>) -> Result<Option<(String, Value)>, SimulatedRefu
     let wanted = match string(choice) {
         Some(word) if word == "required" => None,
         Some(_) => return Ok(None),
-        // A message's word for the same.
+        // The equivalent in Messages.
         None if serde_json::from_str::<SimulatedChoice>(choice.get()).is_ok_and(|choice| choice.r#type.as_deref() == Some("any")) => None,
         None => match serde_json::from_str::<Tool>(choice.get()).ok().and_then(Tool::into_function) {
             Some((name, _)) => Some(name),

@@ -1,19 +1,19 @@
-//! A value that fits a JSON Schema, simply: what a schema may say beyond the shapes of structured
-//! outputs is passed over.
+//! A value that fits a JSON Schema, kept simple: whatever a schema says beyond the shapes of
+//! structured outputs is ignored.
 //!
-//! Invariant: whatever the schema, recursive ones included, a bounded number of values is made.
+//! Invariant: for every schema, recursive ones included, a bounded number of values is made.
 
 use serde_json::{Map, Value, json};
 
 use crate::provider::simulated::profile::Dice;
 
-/// A recursive schema ends here.
+/// The depth at which a recursive schema ends.
 const MAX_DEPTH: u32 = 16;
-/// Values made in all: a schema of a few bytes can ask for more than a machine can hold.
+/// The most values in total: a schema of a few bytes can ask for more than a machine can hold.
 const MAX_VALUES: u32 = 10_000;
-/// Beyond this depth only what must be there is made, so that recursive schemas end soon.
+/// Beyond this depth only required parts are made, so that recursive schemas end soon.
 const FULL_DEPTH: u32 = 4;
-/// Elements of an array whose schema asks for many.
+/// The elements of an array whose schema asks for many.
 const MAX_ITEMS: u64 = 16;
 
 /// A value that fits `schema`.
@@ -22,7 +22,7 @@ pub(super) fn fitting(schema: &Value, dice: &mut Dice) -> Value {
 }
 
 struct Maker<'s, 'd> {
-    /// Where references start.
+    /// The schema in which references start.
     root: &'s Value,
     dice: &'d mut Dice,
     left: u32,
@@ -55,7 +55,7 @@ impl<'s> Maker<'s, '_> {
         }
     }
 
-    /// The schema that stands for this one.
+    /// The schema to which this one leads.
     fn target(&self, schema: &'s Value, depth: u32) -> Option<&'s Value> {
         if let Some(path) = schema.get("$ref").and_then(Value::as_str) {
             return self.root.pointer(path.strip_prefix('#')?);
@@ -95,7 +95,8 @@ impl<'s> Maker<'s, '_> {
     }
 }
 
-/// The type, also where only the other keywords tell it; the first that is not null of several.
+/// The type, even where only the other keywords imply it; of several types, the first that is not
+/// null.
 fn kind(schema: &Value) -> &str {
     let stated = match schema.get("type") {
         Some(Value::Array(kinds)) => kinds.iter().filter_map(Value::as_str).find(|kind| *kind != "null"),

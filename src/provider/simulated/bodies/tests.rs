@@ -7,7 +7,7 @@ use crate::domain::usage;
 use crate::provider::simulated::profile::fingerprint;
 use crate::provider::simulated::request;
 
-/// The body that answers `row`, or the refusal's.
+/// The body that answers `row`, or the body of the refusal.
 fn answer(format: WireFormat, row: &Value) -> Result<Value, Value> {
     let bytes = row.to_string().into_bytes();
     let read = |bytes: Vec<u8>| serde_json::from_slice(&bytes).unwrap();
@@ -155,7 +155,7 @@ fn embeddings_are_unit_vectors_in_every_form() {
     }
     let packed = vectors(json!({"input": "Hello you", "encoding_format": "base64", "dimensions": 3}));
     assert_eq!(packed["data"][0]["embedding"].as_str().unwrap().len(), 16);
-    // The same text in another row is the same vector.
+    // The same text in another row gives the same vector.
     let (one, two) = (vectors(json!({"input": "x"})), vectors(json!({"input": ["y", "x"]})));
     assert_eq!(one["data"][0]["embedding"], two["data"][1]["embedding"]);
 }

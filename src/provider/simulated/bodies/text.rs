@@ -9,11 +9,11 @@ use super::{Draft, inputs};
 use crate::provider::simulated::json::Json;
 use crate::provider::simulated::request::{SimulatedRefusal, raw_tokens, required, string, tokens, whole};
 
-/// Tokens that a row may ask for; beyond what any model can write.
+/// The most tokens that a row may ask for; beyond what any model can write.
 const MAX_LIMIT: u64 = 10_000_000;
-/// What the hosted API writes to a prompt without a limit of its own.
+/// The tokens that the hosted API writes for a prompt without a limit of its own.
 const COMPLETION_TOKENS: u64 = 16;
-/// Texts of one row.
+/// The most texts of one row.
 const MAX_CHOICES: u64 = 128;
 
 /// A chat completion.
@@ -72,7 +72,7 @@ fn choice(draft: &Draft<'_>, index: u64, reply: &SimulatedReply, json: &mut Json
     });
 }
 
-/// A message of Anthropic's.
+/// An Anthropic message.
 pub(super) fn message(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), SimulatedRefusal> {
     #[derive(Deserialize)]
     struct Output<'a> {
@@ -191,7 +191,7 @@ pub(super) fn response(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Sim
             false => json.key("incomplete_details").null(),
         }
         json.key("output").array(|json| json.object(|json| output(draft, &reply, json)));
-        // What the row asked for is part of the answer, with the API's defaults.
+        // The answer repeats the row's settings, with the API's defaults.
         let echo = |raw: Option<&RawValue>, otherwise: &'static str, key: &str, json: &mut Json| {
             json.key(key).raw(raw.map_or(otherwise, RawValue::get));
         };

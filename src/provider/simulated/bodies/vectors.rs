@@ -7,7 +7,7 @@ use crate::provider::simulated::json::Json;
 use crate::provider::simulated::profile::{Dice, fingerprint};
 use crate::provider::simulated::request::{SimulatedRefusal, required, string, whole};
 
-/// What the hosted default model does, and the most that any hosted model does.
+/// The dimensions of the hosted default model, and the most of any hosted model.
 const DIMENSIONS: u64 = 1_536;
 const MAX_DIMENSIONS: u64 = 3_072;
 const CATEGORIES: [&str; 13] = [
@@ -83,7 +83,7 @@ fn write_vector(vector: &[f32], packed: bool, json: &mut Json) {
 pub(super) fn moderations(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), SimulatedRefusal> {
     let raw = required(draft.body.input, "input")?;
     let mut inputs = inputs(raw, "input")?;
-    // Texts and pictures listed as objects are judged together.
+    // Texts and pictures that are listed as objects are judged together.
     if inputs.iter().any(|input| input.get().starts_with('{')) {
         inputs = vec![raw];
     }

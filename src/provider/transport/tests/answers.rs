@@ -1,4 +1,4 @@
-//! Answers of HTTP/1.1 in every form that servers give them, whole and byte by byte.
+//! HTTP/1.1 answers in every form that servers send, whole and byte by byte.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
@@ -8,15 +8,15 @@ use tokio::task::JoinSet;
 
 use super::*;
 
-/// A server for as long as it is there.
+/// A running server; it stops when dropped.
 struct Server {
     url: String,
     connections: Arc<AtomicUsize>,
     _task: JoinSet<()>,
 }
 
-/// Sends `answer` to each request, in pieces of so many bytes, and closes if asked to. Counts its
-/// connections.
+/// Sends `answer` to each request, in pieces of this many bytes, and then closes if `close` is set.
+/// Counts its connections.
 async fn serve(answer: &'static [u8], piece: usize, close: bool) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/x", listener.local_addr().unwrap());
@@ -58,7 +58,8 @@ type Case = (&'static [u8], bool, u16, &'static [u8], usize);
 
 #[tokio::test]
 async fn every_form_of_an_answer_is_understood() {
-    // What the server sends, whether it closes then, what that means, and whether it can be asked again.
+    // What the server sends, whether it closes then, what that means, and whether it can be called
+    // again.
     let table: [Case; 13] = [
         (b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", false, 200, b"hello", 1),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", false, 200, b"", 1),
@@ -126,7 +127,7 @@ async fn an_answer_that_comes_before_the_request_is_complete_counts() {
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.read_exact(&mut [0; 100]).await.unwrap();
         stream.write_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\n\r\nbig").await.unwrap();
-        // It reads no further, and keeps the connection open.
+        // The server reads no further, and keeps the connection open.
         std::future::pending::<()>().await;
     });
     let transport = Transport::open("p", &connection(&url, limits(20_000), 1_000), &Matcher::builder().build(), &enough()).unwrap();

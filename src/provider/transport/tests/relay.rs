@@ -1,5 +1,5 @@
-//! A proxy on this machine: notes what it is asked for and joins every client to one upstream,
-//! whatever the name, so that names which exist nowhere can be reached through it.
+//! A proxy on this machine: records the requested targets and joins every client to one upstream,
+//! whatever the name, so that names that exist nowhere can be reached through it.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -41,7 +41,7 @@ impl Relay {
                     };
                     log.lock().unwrap().push(target);
                     let mut upstream = TcpStream::connect(upstream).await.unwrap();
-                    // Either side may break the connection; its own test judges that.
+                    // Either side may break the connection; the test of that side judges it.
                     let _ = copy_bidirectional(&mut client, &mut upstream).await;
                 });
             }
@@ -53,7 +53,7 @@ impl Relay {
         self.address
     }
 
-    /// Every `host:port` that was asked for.
+    /// Every `host:port` that was requested.
     pub fn targets(&self) -> Vec<String> {
         self.targets.lock().unwrap().clone()
     }

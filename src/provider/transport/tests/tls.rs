@@ -1,7 +1,7 @@
 //! HTTPS exchanges with a real server on this machine: trust, HTTP/2 by ALPN, a tunnel.
 //!
 //! `testdata/cert.pem` is its own authority, valid for `upstream.test` and `127.0.0.1` until 2125;
-//! its key protects nothing. Made with `openssl ca -selfsign`, which can set the first day, too, so
+//! its key protects nothing. Made with `openssl ca -selfsign`, which can also set the first day, so
 //! that a clock in the past does not fail the tests.
 
 use std::convert::Infallible;
@@ -30,7 +30,7 @@ fn testdata(file: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "src/provider/testdata", file].iter().collect()
 }
 
-/// A server that answers every request with the version of HTTP it came in; it stops when dropped.
+/// A server that answers every request with its HTTP version; it stops when dropped.
 struct TlsServer {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,
@@ -42,8 +42,8 @@ impl TlsServer {
         Self::allowing(alpn, 200).await
     }
 
-    /// Takes so many calls at the same time on a connection of HTTP/2; those to `/pair` are answered
-    /// two at a time.
+    /// A server that takes so many calls at the same time on an HTTP/2 connection; calls to `/pair`
+    /// are answered two at a time.
     async fn allowing(alpn: &[&[u8]], streams: u32) -> Self {
         let certificate = CertificateDer::from_pem_file(testdata("cert.pem")).unwrap();
         let key = PrivateKeyDer::from_pem_file(testdata("key.pem")).unwrap();
@@ -67,7 +67,7 @@ impl TlsServer {
                 accepted.fetch_add(1, Ordering::SeqCst);
                 let (acceptor, pair) = (acceptor.clone(), pair.clone());
                 connections.spawn(async move {
-                    // A client that does not trust the certificate leaves here.
+                    // A client that does not trust the certificate disconnects here.
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let answer = service_fn(|request: Request<Incoming>| {
                         let pair = pair.clone();
@@ -117,7 +117,7 @@ async fn calls_share_a_connection_of_http_2_as_far_as_the_server_allows() {
     for (streams, connections) in [(200, 1), (1, 2)] {
         let server = TlsServer::allowing(&[b"h2"], streams).await;
         let (transport, url) = trusting(&server);
-        // Teaches the client the limit.
+        // Lets the client learn the limit.
         post(&transport, &url).await.unwrap();
         let pair = format!("{url}/pair");
         for _ in 0..2 {
