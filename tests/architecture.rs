@@ -1,13 +1,15 @@
-//! Holds the code to the picture in `src/lib.rs` and to `docs/architecture.md`: which module may name which,
-//! who may name handlers, and which crates belong to one module alone.
+//! Checks the code against the picture in `src/lib.rs` and against `docs/architecture.md`: which
+//! module may name which, which files may name handlers, and which crates belong to one module
+//! alone.
 //!
-//! Textual on purpose: it reads the source as anybody would, and cannot see through macros. A module that
-//! does not exist yet breaks no rule; one that is in no rule breaks the first.
+//! The check is textual on purpose: it reads the source as a person would, and cannot see through
+//! macros. A module that does not exist yet breaks no rule; a module that is in no rule breaks the
+//! first.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A module, and what it may name as `crate::...`.
+/// A module, and the modules that it may name as `crate::...`.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("descriptors", &[]),
@@ -25,7 +27,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("cli", &["domain", "descriptors", "catalog", "daemon", "client", "store"]),
 ];
 
-/// A room of `http`, and what of `http` it may name. Rooms for a stage of a request come first, then dialects.
+/// A room of `http`, and the rooms of `http` that it may name. Rooms for a stage of a request come
+/// first, then dialects.
 const MAY_NAME_IN_HTTP: &[(&str, &[&str])] = &[
     ("dialect", &[]),
     ("state", &["layers", "request", "response"]),
@@ -43,10 +46,10 @@ const MAY_NAME_IN_HTTP: &[(&str, &[&str])] = &[
     ("router", &["state", "layers", "response", "route_table", "ops", "admin", "openai", "batchrouter", "phaseo", "v1", "tests"]),
 ];
 
-/// Files of `http` that name handlers: each is a table of routes.
+/// Files of `http` that may name handlers: each is a table of routes.
 const NAME_HANDLERS: &[&str] = &["http/router.rs", "http/v1.rs", "http/openai/mod.rs", "http/batchrouter/mod.rs", "http/phaseo/mod.rs"];
 
-/// Words of the wire that the service does not know, beside the crates that only `http` may name.
+/// Words of the wire that the service must not know, besides the crates that only `http` may name.
 const NOT_IN_SERVICE: &[&str] = &["StatusCode", "IntoResponse", "ApiError", "Refusal", "to_value"];
 
 /// A crate, and the only modules or files that may name it.
@@ -151,7 +154,7 @@ fn handlers_that_are_named_outside_of_a_table_are_found() {
     assert_eq!(check("http/openai/mod.rs", "let t = routes! {};\n"), Vec::<String>::new());
 }
 
-/// The breaches of one file, named relative to `src`, in order of line.
+/// Finds the breaches of one file, named relative to `src`, in order of line.
 fn check(file: &str, source: &str) -> Vec<String> {
     let module = file.split('/').next().unwrap_or(file).trim_end_matches(".rs");
     if matches!(file, "lib.rs" | "main.rs") {
@@ -190,10 +193,10 @@ fn check(file: &str, source: &str) -> Vec<String> {
     lines.into_iter().map(|(line, what)| format!("src/{file}:{line}: {what}")).collect()
 }
 
-/// What a file of `http` names that its room may not.
+/// Finds the names in a file of `http` that its room may not use.
 fn check_http(file: &str, code: &str, names: &[(usize, Vec<String>)]) -> Vec<(usize, String)> {
     let room = file.split('/').nth(1).unwrap_or(file).trim_end_matches(".rs");
-    // The root gathers what the daemon needs; tests are of the whole.
+    // The root gathers what the daemon needs; tests cover the whole.
     if matches!(room, "mod" | "tests") {
         return Vec::new();
     }
@@ -216,7 +219,7 @@ fn check_http(file: &str, code: &str, names: &[(usize, Vec<String>)]) -> Vec<(us
     found
 }
 
-/// Line comments replaced by nothing, so that offsets keep their line.
+/// Removes the text of line comments but keeps every line, so that line numbers stay the same.
 fn without_comments(source: &str) -> String {
     let code = |line: &str| {
         let start = line.match_indices("//").map(|(at, _)| at).find(|at| line[..*at].chars().next_back().is_none_or(char::is_whitespace));
@@ -233,15 +236,15 @@ fn word(text: &str) -> &str {
     &text[..text.find(|c| !is_word(c)).unwrap_or(text.len())]
 }
 
-/// Where a word stands by itself.
+/// Finds the offsets where a word stands by itself.
 fn words_of<'a>(code: &'a str, name: &'a str) -> impl Iterator<Item = usize> + 'a {
     code.match_indices(name).map(|(at, _)| at).filter(move |at| {
         !code[..*at].chars().next_back().is_some_and(is_word) && !code[at + name.len()..].chars().next().is_some_and(is_word)
     })
 }
 
-/// Every path from the root of the crate that the code names, `super` resolved and groups taken apart, with the
-/// offset of its last segment.
+/// Finds every path from the root of the crate that the code names, with `super` resolved and
+/// groups taken apart, and the offset of its last segment.
 fn names(file: &str, code: &str) -> Vec<(usize, Vec<String>)> {
     let mut own: Vec<String> = file.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
     if own.last().is_some_and(|last| last == "mod") {
@@ -261,7 +264,8 @@ fn names(file: &str, code: &str) -> Vec<(usize, Vec<String>)> {
     names
 }
 
-/// The paths that begin at an offset, after those segments; where the text goes on behind them.
+/// Collects the paths that begin at an offset, after the segments `before`; returns where the text
+/// continues behind them.
 fn paths_below(code: &str, at: usize, before: &[String], own: &[String], names: &mut Vec<(usize, Vec<String>)>) -> usize {
     if code[at..].starts_with('{') {
         let mut next = at + 1;
@@ -271,7 +275,7 @@ fn paths_below(code: &str, at: usize, before: &[String], own: &[String], names: 
                 return next + 1;
             }
             let end = paths_below(code, next, before, own, names);
-            // Whatever is no path, such as `as x` or `*`.
+            // Skips text that is no path, such as `as x` or `*`.
             next = if end > next { end } else { next + code[next..].chars().next().map_or(1, char::len_utf8) };
         }
     }
@@ -291,14 +295,14 @@ fn paths_below(code: &str, at: usize, before: &[String], own: &[String], names: 
     end
 }
 
-/// Where the crate is named: at the start of a path, or in a `use` or `extern crate`.
+/// Finds where the crate is named: at the start of a path, or in a `use` or `extern crate`.
 fn uses_of<'a>(code: &'a str, name: &'a str) -> impl Iterator<Item = usize> + 'a {
     code.match_indices(name).map(|(at, _)| at).filter(move |at| {
         let (before, after) = (&code[..*at], &code[at + name.len()..]);
         if before.chars().next_back().is_some_and(is_word) || after.chars().next().is_some_and(is_word) {
             return false;
         }
-        // `::clap` starts a path; `self::clap` goes on with one.
+        // `::clap` starts a path; `self::clap` continues one.
         let path_start = match before.strip_suffix("::") {
             Some(before) => !before.chars().next_back().is_some_and(|c| is_word(c) || c == '>'),
             None => true,
@@ -324,7 +328,8 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The names of tests that `docs/architecture.md` gives for its invariants, and the paths that it sends people to.
+/// The names of tests that `docs/architecture.md` gives for its invariants, and the paths that it
+/// refers readers to.
 #[test]
 fn the_manual_names_what_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

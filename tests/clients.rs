@@ -1,8 +1,8 @@
-//! The official OpenAI SDKs and the published ones of Phaseo, unmodified, against the daemon.
+//! The official OpenAI SDKs and the published Phaseo SDKs, unmodified, against the daemon.
 //!
 //! The SDKs are installed once below the target directory, from `clients/requirements.txt` and
-//! `clients/package.json`, `clients/phaseo_requirements.txt` and `clients/phaseo`. Where Python or Node is missing
-//! the test says so and passes, unless `CI=true`.
+//! `clients/package.json`, `clients/phaseo_requirements.txt` and `clients/phaseo`. Where Python or
+//! Node is missing, the test says so and passes, unless `CI=true`.
 
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
 mod support;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use support::daemon::{Daemon, wait_exit};
 use support::wait;
 
-/// Downloading and unpacking on a slow line.
+/// Covers downloading and unpacking on a slow line.
 const INSTALL_LIMIT: Duration = Duration::from_secs(600);
 const SCRIPT_LIMIT: Duration = Duration::from_secs(180);
 
@@ -23,7 +23,7 @@ fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
 }
 
-/// A folder below the target directory, whatever that is.
+/// A folder below the target directory, wherever that directory is.
 fn installed(language: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target directory");
     target.join("clients").join(language)
@@ -40,7 +40,7 @@ fn skip(what: &str, why: &str) {
     wait::say(&line);
 }
 
-/// Runs to the end within `limit`; what it said, if it failed.
+/// Runs the command to its end within `limit`; returns its output if it failed.
 fn succeed(command: &mut Command, limit: Duration, log: &Path) -> Result<(), String> {
     let output = std::fs::File::create(log).map_err(|error| format!("{}: {error}", log.display()))?;
     let errors = output.try_clone().map_err(|error| error.to_string())?;
@@ -55,7 +55,7 @@ fn succeed(command: &mut Command, limit: Duration, log: &Path) -> Result<(), Str
     }
 }
 
-/// Tests run at the same time, and some need the same packages: one installs at a time.
+/// Tests run at the same time, and some need the same packages: only one test installs at a time.
 static INSTALLING: Mutex<()> = Mutex::new(());
 
 /// Runs `install` unless it has succeeded before with the same `requirement`.
@@ -93,7 +93,8 @@ fn check_against(daemon: &Daemon, language: &str, dir: &Path, command: &mut Comm
     wait::say(&format!("clients: {language}: {last}"));
 }
 
-/// A virtual environment with what a file of requirements lists; why there is none, otherwise.
+/// Creates a virtual environment with the packages of a requirements file; otherwise returns why
+/// there is none.
 fn python_with(requirements_file: &str, dir: &Path) -> Result<PathBuf, String> {
     let requirements = std::fs::read_to_string(scripts().join(requirements_file)).expect("the requirements");
     let version = Command::new("python3").args(["-c", "import sys, venv, ensurepip; print(sys.version)"]).output();
@@ -121,7 +122,7 @@ fn the_python_sdk_works_unmodified() {
     }
 }
 
-/// It brings a package named `gen`, and so has an environment of its own.
+/// The SDK brings a package named `gen`, and so has an environment of its own.
 #[test]
 fn the_phaseo_python_sdk_works_unmodified() {
     let dir = installed("phaseo");
@@ -135,7 +136,7 @@ fn the_phaseo_python_sdk_works_unmodified() {
     }
 }
 
-/// What it depends on is no part of the daemon's own tree: it is built by itself.
+/// The crate's dependencies are not part of the daemon's own tree: the client is built separately.
 #[test]
 fn the_phaseo_rust_crate_works_unmodified() {
     let dir = installed("phaseo-rust");
@@ -152,7 +153,7 @@ fn the_phaseo_rust_crate_works_unmodified() {
     check_against(&daemon, "phaseo-rust", &dir, &mut client);
 }
 
-/// A folder with OpenAI's package for Node; why there is none, otherwise.
+/// Creates a folder with OpenAI's package for Node; otherwise returns why there is none.
 fn node_modules() -> Result<PathBuf, String> {
     let version = match Command::new("node").arg("--version").output() {
         Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -185,7 +186,7 @@ fn the_node_sdk_works_unmodified() {
     }
 }
 
-/// Each example of the manual stands in the README as it is, and prints this at its end.
+/// Each example of the manual is in the README verbatim, and prints this text at its end.
 const EXAMPLES: [(&str, &[&str]); 5] = [
     ("first.sh", &["\"completed\":2", "\"custom_id\":\"trains\""]),
     ("first.py", &["completed", "tides Simulated answer to \"Why are there tides?\""]),

@@ -1,13 +1,13 @@
-//! Large batches in bounded memory: a million rows, and an input of nearly a gibibyte, end to end
-//! with the built-in provider.
+//! Large batches in bounded memory: a million rows, and an input of nearly a gibibyte, from end to
+//! end with the built-in provider.
 //!
-//! These take minutes and about 4 GiB of disk in the target directory, so they are ignored:
+//! These tests take minutes and about 4 GiB of disk in the target directory, so they are ignored:
 //!
 //! ```sh
 //! cargo test --release --test limits -- --ignored --nocapture --test-threads 1
 //! ```
 //!
-//! Memory is read from `/proc`, so they say nothing outside Linux.
+//! Memory is read from `/proc`, so the tests say nothing outside Linux.
 
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
 mod support;
@@ -27,7 +27,7 @@ use support::{rows, wait};
 const LIMIT: Duration = Duration::from_secs(3_000);
 const MIB: u64 = 1 << 20;
 
-/// An input that is made while it is read: `rows` lines of exactly `width` bytes.
+/// An input that is generated while it is read: `rows` lines of exactly `width` bytes.
 struct Rows {
     rows: u64,
     width: usize,
@@ -88,7 +88,7 @@ fn memory(pid: u32, field: &str) -> u64 {
     line.split_ascii_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// The peak of resident memory during `work`, sampled beside it, and how long it took.
+/// Runs `work` and records the peak of resident memory, sampled in parallel, and the time taken.
 fn measured<T>(pid: u32, phase: &str, peaks: &Mutex<Vec<(String, u64)>>, work: impl FnOnce() -> T) -> T {
     let over = AtomicBool::new(false);
     let began = Instant::now();
@@ -110,7 +110,8 @@ fn measured<T>(pid: u32, phase: &str, peaks: &Mutex<Vec<(String, u64)>>, work: i
     value
 }
 
-/// Runs a batch of that shape on a fresh daemon; its high-water mark of resident memory.
+/// Runs a batch of this shape on a fresh daemon; returns the daemon's high-water mark of resident
+/// memory.
 fn run(count: u64, width: usize) -> u64 {
     let daemon = Daemon::with(&["--max-file-bytes", "2000000000", "--max-rows", "2000000"]);
     let pid = daemon.pid();
@@ -139,7 +140,7 @@ fn run(count: u64, width: usize) -> u64 {
     peak
 }
 
-/// Reads the output as it comes; every row must be there, in order.
+/// Reads the output as it arrives; every row must be there, in order.
 fn download(daemon: &Daemon, file: &str, count: u64) {
     let announced = daemon.get(&format!("/v1/files/{file}")).expect(200)["bytes"].as_u64().expect("bytes");
     let (head, body) = daemon.open(Request::get(&format!("/v1/files/{file}/content")));
@@ -165,7 +166,8 @@ fn download(daemon: &Daemon, file: &str, count: u64) {
 #[test]
 #[ignore = "takes minutes; run with --ignored in a release build"]
 fn memory_does_not_grow_with_the_number_of_rows() {
-    // With fewer rows the store's cache is not full yet, and its filling would be taken for growth.
+    // With fewer rows the store's cache is not full yet, and its filling would be mistaken for
+    // growth.
     let small = run(300_000, 260);
     let large = run(1_000_000, 260);
     assert!(large < 400 * MIB, "{} MiB for a million rows", large / MIB);

@@ -1,4 +1,4 @@
-//! Who may call: API keys, and the pages of a browser.
+//! Who may call: API keys, and requests from pages in a browser.
 
 use crate::support::daemon::{Daemon, temp_dir};
 use crate::support::http::Request;

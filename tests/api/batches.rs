@@ -201,7 +201,7 @@ fn racing_creates_with_one_key_make_one_batch() {
     let made: Vec<String> = std::thread::scope(|scope| {
         let create = || daemon.send(Request::post("/v1/batches").header("idempotency-key", "race").json(&body));
         let racers: Vec<_> = (0..8).map(|_| scope.spawn(create)).collect();
-        // A racer may also be told to come back, but never to a second batch.
+        // A racing create may also be asked to come back later, but it never gets a second batch.
         racers.into_iter().map(|racer| racer.join().unwrap()).filter(|a| a.status() == 200).map(|a| id_of(&a.json())).collect()
     });
     assert!(!made.is_empty() && made.iter().all(|id| *id == made[0]), "{made:?}");
@@ -242,7 +242,7 @@ fn a_cancelled_batch_accounts_for_every_row() {
     let answer = daemon.post_empty(&format!("/v1/batches/{id}/cancel")).expect(200);
     assert!(matches!(answer["status"].as_str(), Some("cancelling" | "cancelled")), "{answer}");
     assert!(answer["cancelling_at"].is_i64(), "{answer}");
-    // Twice is what impatient people do.
+    // Impatient users cancel twice.
     let again = daemon.post_empty(&format!("/v1/batches/{id}/cancel"));
     assert!(matches!(again.status(), 200 | 409), "{}", again.text());
 

@@ -1,4 +1,5 @@
-//! Uploaded content that is no longer what was uploaded: it is told of, and nobody is given it as if it were good.
+//! Uploaded content that has changed since its upload: the daemon reports the damage and never
+//! serves such content as if it were good.
 
 use std::path::PathBuf;
 
@@ -10,7 +11,7 @@ use crate::support::http::{self, Request};
 use crate::support::upstream::{FakeUpstream, Reply};
 use crate::support::{rows, wait};
 
-/// The place of the only content with so many bytes.
+/// The path of the only content of this size.
 fn place(daemon: &Daemon, bytes: usize) -> PathBuf {
     let files = daemon.data_dir().join("files").read_dir().expect("a folder").map(|entry| entry.expect("an entry").path());
     let mut found = files.filter(|path| path.metadata().expect("a file").len() == bytes as u64);
@@ -19,7 +20,7 @@ fn place(daemon: &Daemon, bytes: usize) -> PathBuf {
     place
 }
 
-/// Changes a digit in its middle: what is there is still JSON.
+/// Changes a digit in the middle of the content, which stays valid JSON.
 fn flip(daemon: &Daemon, bytes: usize) {
     let path = place(daemon, bytes);
     let mut content = std::fs::read(&path).expect("the content");
@@ -43,7 +44,7 @@ fn found(daemon: &Daemon) -> u64 {
 #[test]
 fn a_download_of_damaged_content_never_ends_well() {
     let daemon = Daemon::start();
-    // One of a single piece, one of several, one whose last piece is a whole one.
+    // Contents of a single piece, of several pieces, and of a whole number of pieces.
     for bytes in [1_000, 1_000_000, 4 * (256 << 10)] {
         let content: Vec<u8> = (0..bytes).map(|n| b'0' + (n % 10) as u8).collect();
         let file = daemon.upload(&content);
@@ -74,7 +75,7 @@ fn a_download_of_damaged_content_never_ends_well() {
         let log = std::fs::read_to_string(daemon.dir().join("stderr.log")).expect("the log");
         let told = |line: &str| line.contains(" ERROR ") && line.contains(&file) && line.contains("the content of a file is damaged");
         assert!(log.lines().any(told), "{log}");
-        // The next one must be the only one of its size.
+        // The next content must be the only one of its size.
         daemon.delete(&format!("/v1/files/{file}")).expect(200);
     }
 }
@@ -82,13 +83,13 @@ fn a_download_of_damaged_content_never_ends_well() {
 #[test]
 fn a_batch_of_a_damaged_file_fails_and_says_why() {
     let daemon = Daemon::start();
-    // Longer than what is read at once.
+    // Longer than the daemon reads at once.
     let many_faults = "nonsense 0\n".repeat(60_000);
     let duplicates = rows::many(1, rows::INSTANT).repeat(3);
     for (content, damage) in [
         (rows::many(40, rows::INSTANT), flip as fn(&Daemon, usize)),
         (rows::many(41, rows::INSTANT), cut),
-        // What else is wrong with it may be the damage.
+        // Damage may cause any further faults.
         (many_faults, flip),
         (duplicates, flip),
         (format!("{}\n\n\n0\n", rows::many(1, rows::INSTANT)), flip),

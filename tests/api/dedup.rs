@@ -1,4 +1,4 @@
-//! Equal requests, made once.
+//! Equal requests are made once.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::support::rows;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Each batch is alone, and its only call is answered and durable at once: nothing but that answer
+/// Each batch runs alone, and its only call is answered and made durable at once. Only that answer
 /// can wake the rows that wait for it.
 #[test]
 fn rows_that_wait_for_an_answer_find_it_however_soon_it_is_durable() {

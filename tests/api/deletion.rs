@@ -1,4 +1,5 @@
-//! `DELETE /v1/batches/{id}`: what goes with a batch, what stays, and that it is gone for good.
+//! `DELETE /v1/batches/{id}`: what is deleted with a batch, what stays, and that the batch is gone
+//! for good.
 
 use crate::support::api::id_of;
 use crate::support::daemon::Daemon;
@@ -6,7 +7,7 @@ use crate::support::http::Request;
 use crate::support::upstream::{FakeUpstream, Reply};
 use crate::support::{rows, wait};
 
-/// What every way to a batch says that is there no more.
+/// Asserts that every path to a deleted batch reports that it is gone.
 fn is_gone(daemon: &Daemon, id: &str) {
     let below = |rest: &str| format!("/v1/batches/{id}{rest}");
     for request in [
@@ -48,7 +49,7 @@ fn a_deleted_batch_takes_its_results_along_and_leaves_what_a_client_has_uploaded
         daemon.kill9();
         daemon.restart();
     }
-    // What the daemon has made for it goes with a batch.
+    // The input that the daemon made for a batch is deleted with it.
     let made = retry["input_file_id"].as_str().expect("an id");
     daemon.get(&format!("/v1/files/{made}")).expect(200);
     daemon.delete(&format!("/v1/batches/{}", id_of(&retry))).expect(200);
@@ -70,7 +71,7 @@ fn only_what_has_ended_can_be_deleted() {
     assert_eq!(refused.error_code(409), "conflict");
     assert!(refused.text().contains("the batch is in_progress; only one that has ended can be deleted"), "{}", refused.text());
     assert_eq!(daemon.batch(&id)["status"], "in_progress");
-    // One that was refused has no results, and goes like any other.
+    // A refused batch has no results, and is deleted like any other.
     let failed = daemon.submit("nonsense\n");
     daemon.wait_ended(&failed, wait::A_WHILE);
     daemon.delete(&format!("/v1/batches/{failed}")).expect(200);

@@ -1,4 +1,4 @@
-//! A process that may open few files: nothing fails, it only takes longer.
+//! A process that may open few files: nothing fails, but requests take longer.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const CLIENTS: usize = 300;
 const CALLS: usize = 200;
 const ROWS: usize = 1_200;
 
-/// What the clients have met.
+/// What the clients have seen.
 #[derive(Default)]
 struct Seen {
     over: AtomicBool,
@@ -30,8 +30,8 @@ struct Seen {
     served: AtomicUsize,
 }
 
-/// Asks now and then over a connection that it keeps open, and over a new one when that was closed
-/// while it rested, as every client library does.
+/// Sends requests now and then over a connection that it keeps open, and over a new one if the idle
+/// connection was closed, as every client library does.
 async fn client(number: usize, addr: SocketAddr, seen: Arc<Seen>) -> Result<(), String> {
     let pause = Duration::from_millis(500 + 5 * number as u64);
     let mut kept: Option<TcpStream> = None;
@@ -51,7 +51,7 @@ async fn client(number: usize, addr: SocketAddr, seen: Arc<Seen>) -> Result<(), 
                 kept = (!closes).then_some(stream);
                 tokio::time::sleep(pause).await;
             }
-            // Not a byte of an answer: the connection was closed while it rested.
+            // Not a byte of an answer arrived: the connection was closed while it was idle.
             Err(None) if reused => {}
             other => return Err(format!("client {number}: {other:?}, reused: {reused}")),
         }
@@ -59,8 +59,8 @@ async fn client(number: usize, addr: SocketAddr, seen: Arc<Seen>) -> Result<(), 
     Ok(())
 }
 
-/// The status of the answer and whether the connection closes after it; what there was of an answer, if
-/// it was not whole.
+/// Returns the status of the answer and whether the connection closes after it; if the answer is
+/// incomplete, returns the part that arrived.
 async fn ask(stream: &mut TcpStream, path: &str) -> Result<(u16, bool), Option<String>> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     stream.write_all(request.as_bytes()).await.map_err(|_| None)?;
@@ -94,7 +94,7 @@ fn runtime() -> Runtime {
 fn with_few_descriptors_many_clients_and_many_calls_everything_finishes() {
     let upstream = FakeUpstream::start(|call| Reply::ok(call).after(Duration::from_millis(300)));
     let concurrency = CALLS.to_string();
-    // One attempt: a row that was failed for want of a descriptor would stay failed.
+    // One attempt: a row that failed for lack of a descriptor would stay failed.
     let args = ["--upstream", &upstream.url(), "--upstream-concurrency", &concurrency, "--max-attempts", "1"];
     let daemon = Daemon::behind("ulimit -n 256", &args);
     let runtime = runtime();
@@ -141,7 +141,7 @@ fn the_soft_limit_is_raised_to_the_hard_one() {
     }
 }
 
-/// The machine itself may be short, whatever was shared out.
+/// The machine itself may run short of descriptors, however the daemon has divided them up.
 #[test]
 fn what_the_kernel_refuses_is_waited_for() {
     let upstream = FakeUpstream::start(|call| Reply::ok(call).after(Duration::from_millis(50)));
@@ -158,7 +158,7 @@ fn what_the_kernel_refuses_is_waited_for() {
     assert_eq!(ready(), 200);
     let batch = daemon.submit(input());
     assert!(wait::poll(wait::SOON, || (upstream.calls() > 0).then_some(())).is_some());
-    // Less than what is open.
+    // Fewer than are open.
     limit(5);
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| daemon.get("/healthz").status());

@@ -1,4 +1,4 @@
-//! The envelope of every kind of error, as clients and people read it.
+//! The envelope of every kind of error, as clients and users read it.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::support::rows;
 const NO_FILE: &str = "file-00000000000000000000000000";
 const NO_BATCH: &str = "batch_00000000000000000000000000";
 
-/// Checks what every error has, and gives what a snapshot shows.
+/// Checks the properties that every error has, and returns the part that a snapshot shows.
 fn envelope(what: &str, response: &Response) -> Value {
     let body = response.json();
     assert!(response.status() >= 400, "{what}: {} {body}", response.status());

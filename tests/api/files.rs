@@ -145,7 +145,7 @@ fn lists_are_filtered_ordered_and_paged() {
         }
         assert_eq!(&seen, expected);
     }
-    // A full last page must not promise another.
+    // A full last page must not promise another page.
     assert_eq!(daemon.get("/v1/files?limit=7").expect(200)["has_more"], false);
 
     // Deleting the cursor's file must not lose the place.
@@ -184,7 +184,7 @@ fn ranges_give_exactly_the_bytes_asked_for() {
         assert_eq!(response.error_code(416), "range_not_satisfiable", "{value}");
         assert_eq!(response.header("content-range"), Some("bytes */20"), "{value}");
     }
-    // RFC 9110, section 14.2: a range that can't be read is as if it were not there.
+    // RFC 9110, section 14.2: a range that cannot be parsed is ignored.
     for value in ["lines=1-2", "bytes=9-5", "bytes=x-y", "bytes"] {
         let response = range(value);
         assert_eq!(response.status(), 200, "{value}");
@@ -257,7 +257,7 @@ fn a_file_over_the_limit_is_refused_and_leaves_nothing() {
     assert_eq!(upload(&daemon, "batch", "fits", &[b'x'; 1024])["bytes"], 1024);
     let form = || Form::default().field("purpose", "batch").file("file", "big", &[b'x'; 1025]);
     assert_eq!(daemon.send(Request::post("/v1/files").form(form())).error_code(413), "request_too_large");
-    // The same without an announced length.
+    // The same upload without an announced length.
     let kind = form().content_type();
     let chunks = form().into_bytes().chunks(100).map(<[u8]>::to_vec).collect();
     let request = Request::post("/v1/files").header("content-type", &kind).body(crate::support::http::Body::Chunked(chunks));

@@ -1,4 +1,4 @@
-//! `POST /v1/batches/{id}/retry`: the rows without an answer run again, in a batch of their own.
+//! `POST /v1/batches/{id}/retry`: the rows without an answer run again, in a new batch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

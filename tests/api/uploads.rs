@@ -1,4 +1,4 @@
-//! `/v1/uploads`: parts now, one file on completion.
+//! `/v1/uploads`: parts first, one file on completion.
 
 use serde_json::{Value, json};
 
@@ -44,7 +44,7 @@ fn parts_sent_in_any_order_become_the_file_in_the_order_of_completion() {
     assert_eq!(done["file"]["bytes"], text.len());
     let file = id_of(&done["file"]);
     assert_eq!(daemon.content(&file), text.as_bytes());
-    // An upload is as good an input as a file sent at once.
+    // A completed upload serves as an input just like a file that was sent at once.
     let batch = daemon.create(&file);
     assert_eq!(daemon.wait_ended(&batch, crate::support::wait::A_WHILE)["status"], "completed");
 }
@@ -56,7 +56,7 @@ fn a_right_checksum_completes_and_a_wrong_one_does_not() {
     let id = id_of(&part(&daemon, &upload, b"hello").expect(200));
     let wrong = json!({"part_ids": [id], "md5": "00000000000000000000000000000000"});
     assert_eq!(complete(&daemon, &upload, &wrong).error_code(400), "checksum_mismatch");
-    // The upload stays open: what failed was one request.
+    // The upload stays open: only one request failed.
     let right = json!({"part_ids": [id], "md5": "5d41402abc4b2a76b9719d911017c592"});
     assert_eq!(complete(&daemon, &upload, &right).expect(200)["status"], "completed");
 }

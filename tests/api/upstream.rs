@@ -1,4 +1,4 @@
-//! What the daemon makes of an upstream's answers, good and bad.
+//! How the daemon handles an upstream's answers, good and bad.
 
 use std::time::Duration;
 
@@ -138,7 +138,7 @@ fn lasting_faults_end_after_the_last_attempt_with_the_reason() {
     assert_eq!(errors[0].status(), Some(503), "the last response is kept");
     assert!(errors.iter().all(|line| line.value["error"]["message"].as_str().is_some_and(|m| !m.is_empty())), "{errors:?}");
     for name in names {
-        // A pooled connection that turns out to be dead may cost one more call than attempts.
+        // A dead pooled connection may cost one call more than there are attempts.
         assert!((3..=6).contains(&upstream.calls_of(name)), "{name}: {}", upstream.calls_of(name));
     }
     assert_eq!(upstream.calls_of("503"), 3);
@@ -146,7 +146,8 @@ fn lasting_faults_end_after_the_last_attempt_with_the_reason() {
 
 #[test]
 fn rows_wait_for_an_upstream_that_is_not_there_and_cancelling_ends_that() {
-    // Bound but not accepting would still connect; a port that was just freed refuses.
+    // A port that is bound but not accepting would still connect; a port that was just freed
+    // refuses.
     let addr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let daemon = Daemon::with_upstream(&format!("http://{addr}"), &["--max-attempts", "1"]);
     let id = daemon.submit(chat("a"));
@@ -195,7 +196,7 @@ fn retry_after_in_seconds_is_obeyed() {
 fn retry_after_as_a_date_is_obeyed() {
     let at = jiff::Timestamp::now() + Duration::from_secs(3);
     let date = httpdate::fmt_http_date(at.into());
-    // The date has no fraction: the earliest moment that obeys is the full second.
+    // The date has no fraction: the earliest moment that respects it is the full second.
     let earliest = jiff::Timestamp::from_second(at.as_second()).unwrap();
     let upstream = FakeUpstream::start(move |call| {
         if jiff::Timestamp::now() < earliest { Reply::error(429).header("retry-after", &date) } else { Reply::ok(call) }

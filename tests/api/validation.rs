@@ -1,4 +1,4 @@
-//! What validation says about bad input: the line, the field, the code.
+//! What validation reports about bad input: the line, the field, the code.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,5 @@
-//! Accounts, keys and credits: the guide to authentication, the quickstart, the terms about credits.
+//! Accounts, keys and credits: the guide to authentication, the quickstart, the terms about
+//! credits.
 
 use serde_json::{Value, json};
 
@@ -15,7 +16,7 @@ fn code(answer: &Value) -> &str {
     answer["error"]["code"].as_str().unwrap_or_default()
 }
 
-/// Adds an organisation with credits; a client with its key, and its id.
+/// Adds an organisation with credits; returns a client with its key, and the organisation's id.
 fn prepaid<'a>(daemon: &'a Daemon, credits: &str) -> (Client<'a>, String) {
     let made = daemon.post("/admin/organisations", &json!({ "name": "Acme", "credits": credits })).expect(201);
     (as_key(daemon, &made["api_key"]), made["org_id"].as_str().expect("an id").to_owned())
@@ -36,7 +37,8 @@ fn an_agent_registers_itself_and_its_keys_come_and_go() {
     let listed = agent.get("/v1/auth/account/api-keys").expect(200);
     assert_eq!(listed["data"].as_array().map(Vec::len), Some(2));
     assert!(!listed.to_string().contains(made["api_key"].as_str().expect("a key")), "the secret is shown once");
-    // Rotation: the new one works, the old one until it is revoked, and then no more, also after a restart.
+    // Rotation: the new key works. The old key works until it is revoked, and never again, also
+    // after a restart.
     let (new, id) = (as_key(&daemon, &made["api_key"]), made["api_key_id"].as_str().expect("an id").to_owned());
     new.get("/v1/batches").expect(200);
     let stranger = as_key(&daemon, &daemon.send(Request::post("/v1/auth/agent-register")).expect(201)["api_key"]);
@@ -57,7 +59,7 @@ fn an_agent_registers_itself_and_its_keys_come_and_go() {
 fn keys_of_both_beginnings_are_taken_and_expire_when_they_say() {
     let daemon = Daemon::start();
     let agent = as_key(&daemon, &daemon.send(Request::post("/v1/auth/agent-register")).expect(201)["api_key"]);
-    // "Omitted means they never expire"; one that says when works until then.
+    // "Omitted means they never expire"; a key that names a time works until then.
     let lasting = agent.post("/v1/auth/account/api-keys", &json!({})).expect(201);
     assert_eq!((&lasting["expires_at"], &lasting["name"]), (&Value::Null, &Value::Null));
     let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_millis(1_500);
@@ -67,7 +69,8 @@ fn keys_of_both_beginnings_are_taken_and_expire_when_they_say() {
     poll(TIMEOUT, || (short.get("/v1/auth/account").status() == 401).then_some(())).expect("it expires");
     as_key(&daemon, &lasting["api_key"]).get("/v1/auth/account").expect(200);
 
-    // "Legacy `ob_live_` keys stay valid while active": told from others by nothing but being known.
+    // "Legacy `ob_live_` keys stay valid while active": the daemon recognises such a key only
+    // because the key is known to it.
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), "br_live_000000000000000000000001\nob_live_000000000000000000000002\n").expect("it can be written");
     let daemon = Daemon::with(&["--api-keys-file", &file.path().to_string_lossy()]);
@@ -77,7 +80,7 @@ fn keys_of_both_beginnings_are_taken_and_expire_when_they_say() {
         let client = Client { daemon: &daemon, key: key.to_owned() };
         let answer = client.get("/v1/auth/account").expect(status);
         assert_eq!(code(&answer), if status == 401 { "unauthorized" } else { "" });
-        // BatchRouter's envelope, because its key asks.
+        // The envelope is BatchRouter's, because the key belongs to that dialect.
         assert_eq!(client.get("/v1/batches").expect(status)["error"].get("type"), None);
     }
     // "Bearer on every endpoint except the public ones."
@@ -93,7 +96,7 @@ fn keys_of_both_beginnings_are_taken_and_expire_when_they_say() {
 fn nobody_registers_where_keys_say_who_may_call_and_no_web_page_does() {
     let keys = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(keys.path(), "br_live_000000000000000000000001\n").expect("it can be written");
-    // A daemon with keys on loopback stands behind something that lets others in.
+    // A daemon with keys that listens on loopback stands behind a server that lets others in.
     let daemon = Daemon::with(&["--api-keys-file", &keys.path().to_string_lossy()]);
     assert_eq!(code(&daemon.send(Request::post("/v1/auth/agent-register")).expect(403)), "forbidden");
     let operator = Client { daemon: &daemon, key: "br_live_000000000000000000000001".to_owned() };
@@ -141,7 +144,7 @@ fn what_belongs_to_one_organisation_does_not_exist_for_another() {
     for path in ["/admin/organisations", "/admin/lanes", "/metrics"] {
         forbidden(other.get(path));
     }
-    // Rows without a quote would cost what was never reserved.
+    // Rows without a quote would incur costs that were never reserved.
     let input = own.send(Request::post("/v1/files").header("content-type", "application/x-ndjson").bytes("{}\n")).expect(201);
     let rows = Daemon::batch_request(input["file_id"].as_str().expect("an id"), "/v1/responses");
     own.send(Request::post("/openai/v1/batches").json(&rows)).expect(402);
@@ -165,7 +168,7 @@ fn credits_are_reserved_and_settled_and_a_batch_that_they_do_not_cover_is_not_ma
     assert_eq!(code(&refused), "insufficient_credits");
     assert_eq!(client.get("/v1/batches").expect(200)["data"], json!([]), "nothing is dispatched");
     daemon.post(&format!("/admin/organisations/{org}/credits"), &json!({ "grant": "1.00" })).expect(200);
-    // The key was not used up, and neither was the quote.
+    // The idempotency key was not used up, and neither was the quote.
     let id = client.create_as("order-0001", &body).expect(202)["batch"]["id"].as_str().expect("an id").to_owned();
     client.ended(&id);
     let receipt = client.get(&format!("/v1/batches/{id}/billing-receipt")).expect(200)["billing_receipt"].clone();
@@ -176,7 +179,8 @@ fn credits_are_reserved_and_settled_and_a_batch_that_they_do_not_cover_is_not_ma
     assert_eq!(balance, 1_000_050.0 - micros(&credits["charged"]));
     assert_eq!(micros(&account["credits"]["reserved"]), 0.0);
 
-    // A file has as many items as it has: what its quote reserved is raised when they are counted.
+    // The item count of a file is known only once its items are counted: the reservation of the
+    // quote is raised then.
     let lines: String = items(2_000, "gpt-4o").iter().map(|item| format!("{item}\n")).collect();
     let file = client.send(Request::post("/v1/files").header("content-type", "application/x-ndjson").bytes(lines)).expect(201);
     let (poor, _) = prepaid(&daemon, "0.001");

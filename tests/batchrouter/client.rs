@@ -1,4 +1,4 @@
-//! What a client of BatchRouter's does: quote, submit with a key of its own, poll, read.
+//! The steps of a BatchRouter client: quote, submit with its own idempotency key, poll, read.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -8,7 +8,7 @@ pub use crate::support::client::{Client, TIMEOUT};
 use crate::support::daemon::Daemon;
 use crate::support::http::{Request, Response};
 
-/// An item of chat, as the documents write it.
+/// A chat item, in the form that the documents show.
 pub fn item(id: &str, model: &str) -> Value {
     json!({"customer_item_id": id, "operation": "responses", "model": model,
            "input": {"messages": [{"role": "user", "content": "Label the sentiment: great, it broke again."}], "max_output_tokens": 16, "user": id}})
@@ -27,7 +27,7 @@ impl<'a> Client<'a> {
         self.post("/v1/quotes/model", body).expect(200)
     }
 
-    /// Creates a batch under an idempotency key of its own.
+    /// Creates a batch under its own idempotency key.
     pub fn try_create(&self, body: &Value) -> Response {
         static KEYS: AtomicU32 = AtomicU32::new(0);
         self.create_as(&format!("order-{:08}", KEYS.fetch_add(1, Ordering::Relaxed)), body)
@@ -37,7 +37,7 @@ impl<'a> Client<'a> {
         self.send(Request::post("/v1/batches").header("idempotency-key", key).json(body))
     }
 
-    /// Quotes items, creates their batch, and gives its id.
+    /// Quotes items, creates their batch, and returns the batch's id.
     pub fn submit(&self, items: &[Value], more: &Value) -> String {
         let mut asked = json!({ "items": items });
         asked.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
@@ -46,7 +46,7 @@ impl<'a> Client<'a> {
         created["batch"]["id"].as_str().expect("an id").to_owned()
     }
 
-    /// Every result, page by page.
+    /// Reads every result, page by page.
     pub fn results(&self, id: &str, limit: usize) -> Vec<Value> {
         let (mut rows, mut cursor) = (Vec::new(), String::new());
         loop {

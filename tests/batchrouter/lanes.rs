@@ -8,8 +8,8 @@ use crate::support::http::{Form, Request};
 use crate::support::seeds::Seeds;
 use crate::support::upstream::{Call, FakeUpstream, Reply};
 
-/// A daemon over two providers of one model: the cheap one takes Chat Completions alone and calls its
-/// web search by another name; the dear one has both, in Europe.
+/// A daemon over two providers of one model: the cheap one takes Chat Completions alone and uses
+/// another name for its web search; the dear one has both endpoints, in Europe.
 pub struct Two {
     pub cheap: FakeUpstream,
     pub dear: FakeUpstream,
@@ -56,7 +56,7 @@ impl Two {
 const CHAT: &str = "/v1/chat/completions";
 const RESPONSES: &str = "/v1/responses";
 
-/// The calls of an endpoint.
+/// The calls to an endpoint.
 fn at(upstream: &FakeUpstream, endpoint: &str) -> Vec<Call> {
     upstream.kept().into_iter().filter(|call| call.path == endpoint).collect()
 }
@@ -65,7 +65,7 @@ fn body(call: &Call) -> Value {
     serde_json::from_slice(&call.body).expect("a body")
 }
 
-/// The providers of a quote's selected lanes.
+/// The providers of the lanes that a quote selected.
 pub fn selected(quote: &Value) -> Vec<&str> {
     let lanes = quote["quote_lanes"].as_array().expect("lanes").iter();
     lanes.filter(|lane| lane["selected"] == true).filter_map(|lane| lane["provider"].as_str()).collect()
@@ -89,7 +89,7 @@ fn items_reach_the_quoted_lane_in_the_form_that_it_takes() {
     let expected = json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]);
     assert_eq!((&of("text")["messages"], &of("text")["max_tokens"]), (&expected, &json!(5)), "a lane without Responses is asked in chat");
     assert_eq!(two.dear.calls(), 0);
-    // Another region: another lane, and only that one.
+    // Another region selects another lane, and only that lane.
     let id = client.submit(&items, &json!({ "allowed_regions": ["eu"] }));
     assert_eq!(client.ended(&id)["status"], "completed");
     assert_eq!((at(&two.dear, CHAT).len(), at(&two.dear, RESPONSES).len()), (1, 1));
@@ -121,7 +121,7 @@ fn rows_of_a_lane_that_fails_go_to_the_next_one_within_the_ceiling_and_the_recei
     let two = Two::new(|_| Reply::error(500));
     let daemon = two.daemon();
     let client = Client::new(&daemon);
-    // Without a ceiling the quoted total is one, and the dear lane is above it.
+    // Without a stated ceiling, the quoted total is the ceiling, and the dear lane is above it.
     let id = client.submit(&items(3, "m"), &json!({}));
     assert_eq!(client.ended(&id)["status"], "failed", "no item succeeded");
     assert_eq!(two.dear.calls(), 0);
@@ -138,13 +138,14 @@ fn rows_of_a_lane_that_fails_go_to_the_next_one_within_the_ceiling_and_the_recei
     let receipt = client.get(&format!("/v1/batches/{id}/billing-receipt")).expect(200)["billing_receipt"].clone();
     let lane = &receipt["provider_lanes"][0];
     assert_eq!((&lane["provider"], &lane["completed_items"], &lane["taken_over_items"]), (&json!("dear"), &json!(3), &json!(3)));
-    // 9 tokens read and 2 written, at 3 USD for a million each; quoted at 1.
+    // 9 tokens read and 2 written, at 3 USD for a million each; the quote assumed 1 USD.
     assert!((amount(&lane["provider_cost"]) - 3.0 * 33e-6).abs() < 1e-9, "{lane}");
     let credits = &receipt["credits"];
     let micros = |name: &str| (amount(&credits[name]) * 1e6).round();
     assert_eq!(micros("reserved"), micros("charged") + micros("released"), "{credits}");
 
-    // The dear lane may take over what was quoted, and not so many more that all together exceed the ceiling.
+    // The dear lane may take over what was quoted, but not so many more items that the total
+    // exceeds the ceiling.
     let quote = client.quote(&json!({ "items": items(1, "m") }));
     let one = quote["pricing_estimate"]["total"].as_str().and_then(|total| total.parse::<f64>().ok()).expect("a total");
     let quote = client.quote(&json!({ "items": items(1, "m"), "max_price": format!("{:.9}", one * 4.0) }))["quote_id"].clone();
@@ -201,7 +202,7 @@ fn files_that_items_name_travel_with_them() {
     let missing = json!({ "items": [look(&json!("file_00000000000000000000000000000007"))] });
     let refused = client.post("/v1/quotes/model", &missing).expect(400);
     assert_eq!(refused["error"]["details"]["preflight"]["issues"][0]["code"], "unknown_file");
-    // Nobody has looked at the items of a file when its batch is made.
+    // The items of a file have not been checked when its batch is made.
     let pdf = upload("application/pdf", b"pdf");
     let quote = client.quote(&json!({ "items": [look(&image)] }))["quote_id"].clone();
     let input = client
@@ -212,7 +213,7 @@ fn files_that_items_name_travel_with_them() {
     client.ended(&id);
     let row = &client.results(&id, 1)[0];
     assert!(row["error"]["message"].as_str().is_some_and(|message| message.contains("does not take the file")), "{row}");
-    // One that goes away before its item runs ends that item, and says so.
+    // If a file is deleted before its item runs, that item ends with an error that says so.
     let quote = client.quote(&json!({ "items": [look(&image)] }))["quote_id"].clone();
     let line = format!("{}\n{}\n", look(&image), item("other", "m").to_string().replace("responses", "vision"));
     let input = client.send(Request::post("/v1/files").header("content-type", "application/x-ndjson").bytes(line)).expect(201);
@@ -270,7 +271,8 @@ fn lines_for_messages_go_where_they_can_be_asked_and_are_answered_as_messages() 
     let sent = &body(&at(&two.cheap, CHAT)[0])["messages"][0]["content"];
     assert_eq!(sent[1], json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,cG5n", "detail": "auto"}}));
     assert_eq!(client.results(&id, 1)[0]["output"]["type"], "message");
-    // A sample is quoted; a line of the file asks what none of its lanes can be asked.
+    // The quote covers a sample; a line of the file asks for something that none of the quoted
+    // lanes can do.
     let quote = client.quote(&json!({ "items": [line("a", json!({}))] }))["quote_id"].clone();
     let lines = format!("{}\n{}\n", line("a", json!({})), line("b", json!({"top_k": 3})));
     let input = client.send(Request::post("/v1/files").header("content-type", "application/x-ndjson").bytes(lines)).expect(201);

@@ -1,4 +1,5 @@
-//! From the first poll to the receipt: the guide to results, and what was observed of rows and receipts.
+//! From the first poll to the receipt: the guide to results, and the observed form of rows and
+//! receipts.
 
 use serde_json::{Value, json};
 
@@ -9,7 +10,7 @@ use crate::support::http::Request;
 use crate::support::upstream::{FakeUpstream, Reply};
 use crate::support::wait::{SOON, poll};
 
-/// BatchRouter's stages in their order.
+/// BatchRouter's stages in order.
 const STAGES: [&str; 7] = ["pending", "queued", "routing", "dispatched", "processing", "completing", "completed"];
 
 #[test]
@@ -80,7 +81,8 @@ fn results_rows_artifact_and_receipt_have_what_was_observed() {
         (amount(&row["cost"]["provider_cost"]), amount(&row["cost"]["customer_charge"]), amount(&row["cost"]["platform_margin"]));
     assert!(cost > 0.0 && (charge - cost * 1.059).abs() < 2e-8 && (charge - cost - margin).abs() < 2e-8, "{}", row["cost"]);
 
-    // "A signed URL to download everything": without a key, for a while, and not a byte of it altered.
+    // "A signed URL to download everything": it works without a key, for a limited time, and only
+    // unaltered.
     let artifact = client.get(&format!("/v1/batches/{id}/artifact-url")).expect(200);
     let url = artifact["url"].as_str().expect("a URL");
     let path = &url[url.find("/v1/").expect("a path")..];
@@ -136,14 +138,14 @@ fn results_wait_for_the_end_and_a_batch_can_be_cancelled_once() {
     assert_eq!(again["error"]["code"], "batch_terminal", "terminal states never change");
     let statuses: Vec<_> = client.results(&id, 1_000).iter().map(|row| row["status"].clone()).collect();
     assert_eq!(statuses.iter().filter(|status| **status == "cancelled").count() as u64, cancelled);
-    // What did run is charged, the rest is released.
+    // Rows that ran are charged, and the rest of the reservation is released.
     let receipt = client.get(&format!("/v1/batches/{id}/billing-receipt")).expect(200)["billing_receipt"].clone();
     assert!(amount(&receipt["credits"]["charged"]) > 0.0 && amount(&receipt["credits"]["released"]) > 0.0, "{}", receipt["credits"]);
 }
 
 #[test]
 fn what_has_failed_before_a_batch_is_cancelled_stays_failed() {
-    // Every second row is refused, and the others go on until the batch is cancelled.
+    // The provider refuses rows whose name ends in `0`, and the other rows go on until the batch is cancelled.
     let upstream = FakeUpstream::start(|call| match call.row.ends_with('0') {
         true => Reply::error(400),
         false => Reply::ok(call).after(std::time::Duration::from_millis(20)),

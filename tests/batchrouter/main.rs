@@ -1,5 +1,5 @@
-//! The BatchRouter dialect of the running daemon, over real sockets, sentence by sentence as its documents
-//! and observed answers state it. One module per subject.
+//! The BatchRouter dialect of the running daemon, over real sockets, sentence by sentence as its
+//! documents and observed answers state it. One module per subject.
 
 mod account;
 mod client;

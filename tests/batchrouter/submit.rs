@@ -27,13 +27,13 @@ fn a_batch_needs_an_idempotency_key_and_is_made_once_for_each() {
     assert!(batch["id"].as_str().is_some_and(|id| id.starts_with("bat_") && id.len() == 4 + 32), "{batch}");
     assert_eq!((&batch["item_count"], &batch["routing_mode"], &batch["sla_tier"]), (&json!(2), &json!("cheapest"), &json!("standard")));
     assert_eq!(batch["sla_deadline"], quote["sla_deadline"], "computed at quote time, and carried onto the batch");
-    // The same key and payload, however it is spelt: the original batch.
+    // The same key and payload, in any spelling, return the original batch.
     let respelt = serde_json::to_string_pretty(&body).expect("it is JSON");
     let again = Request::post("/v1/batches").header("idempotency-key", "nightly:2026-11-26").header("content-type", "application/json");
     assert_eq!(client.send(again.bytes(respelt)).expect(202)["batch"]["id"], batch["id"]);
     let other = client.create_as("nightly:2026-11-26", &json!({ "quote_id": quote["quote_id"], "items": [items[0]] })).expect(409);
     assert_eq!(code(&other), "idempotency_conflict");
-    // Readable at once; a quote makes one batch.
+    // The batch is readable at once; a quote makes one batch.
     assert_eq!(client.batch(batch["id"].as_str().expect("an id"))["id"], batch["id"]);
     assert_eq!(code(&client.try_create(&body).expect(409)), "quote_already_used");
     let kept = client.get(&format!("/v1/quotes/{}", quote["quote_id"].as_str().expect("an id"))).expect(200);
@@ -81,7 +81,8 @@ fn everything_that_is_wrong_is_told_before_anything_is_kept() {
     assert_eq!(code(&client.try_create(&json!({ "quote_id": old, "items": items })).expect(409)), "quote_expired");
     assert_eq!(client.get("/v1/batches").expect(200)["data"], json!([]), "nothing was kept");
     assert_eq!(daemon.get("/openai/v1/files").expect(200)["data"], json!([]));
-    // What demands no more than was quoted is welcome: "send the same constraints there again".
+    // A create that demands no more than was quoted is accepted: "send the same constraints there
+    // again".
     let restated =
         json!({ "quote_id": quote(), "items": items, "sla_tier": "standard", "routing_mode": "cheapest", "privacy_tier": "standard" });
     client.try_create(&restated).expect(202);
@@ -101,7 +102,8 @@ fn more_items_than_come_in_a_request_come_as_a_file() {
     let long = json!({ "quote_id": quote(), "items": items(1, "gpt-4o-mini"), "metadata": "x".repeat(64 << 10) });
     let refused = client.try_create(&long).expect(413);
     assert_eq!((code(&refused), &refused["error"]["details"]["max_bytes"]), ("request_too_large", &json!(64 << 10)));
-    // What could not be a row of its file is told at once, and the quote is not used up.
+    // An item that could not be a row of the batch's file is reported at once, and the quote is not
+    // used up.
     let id = quote();
     let mut wide = items(2, "gpt-4o-mini");
     wide[1]["input"]["messages"][0]["content"] = json!("x".repeat(1_024));
@@ -118,7 +120,7 @@ fn what_a_file_asks_beyond_its_sample_is_reserved_too() {
     let daemon = Daemon::start();
     let made = daemon.post("/admin/organisations", &json!({ "name": "Acme", "credits": "0.01" })).expect(201);
     let client = Client { daemon: &daemon, key: made["api_key"].as_str().expect("a key").to_owned() };
-    // A cheap sample, and a file whose rows ask for a thousand times as much to be written.
+    // A cheap sample, and a file whose rows ask for a thousand times as much output.
     let quote = client.quote(&json!({ "items": items(1, "gpt-4o-mini") }))["quote_id"].clone();
     let mut greedy = items(20, "gpt-4o-mini");
     greedy.iter_mut().for_each(|item| item["input"]["max_output_tokens"] = json!(16_000));
@@ -147,7 +149,7 @@ fn items_come_inline_or_as_a_file_in_either_form() {
     let ids: Vec<_> = client.results(batch["id"].as_str().expect("an id"), 1).iter().map(|row| row["customer_item_id"].clone()).collect();
     assert_eq!(ids, ["native", "openai"]);
 
-    // The quote of a file is that of its items; a create without a quote makes it, too.
+    // The quote of a file covers its items; so does the quote that a create without a quote makes.
     let whole = client.quote(&json!({ "input_file_id": file["file_id"], "input_item_count": 2 }));
     let inline =
         client.quote(&json!({ "items": lines.lines().map(|line| serde_json::from_str(line).expect("an item")).collect::<Vec<Value>>() }));
@@ -160,7 +162,7 @@ fn items_come_inline_or_as_a_file_in_either_form() {
     assert_eq!(refused["error"]["details"]["preflight"]["issues"][0]["path"], "line 2", "{refused}");
     client.post("/v1/quotes/model", &json!({ "input_file_id": "file_00000000000000000000000000000007" })).expect(404);
 
-    // The older upload, and what it says of itself.
+    // The older form of upload, and the count and hash that it declares.
     let manifest = |count: &str, sha256: &str| {
         let request = Request::post("/v1/batches/input-manifests").header("content-type", "application/x-ndjson");
         client.send(request.header("x-batchrouter-item-count", count).header("x-content-sha256", sha256).bytes(lines.clone()))
@@ -170,7 +172,8 @@ fn items_come_inline_or_as_a_file_in_either_form() {
     assert_eq!(code(&manifest("3", sha256).expect(400)), "invalid_request");
     assert_eq!(code(&manifest("2", &sha256.replace(|c: char| c.is_ascii_digit(), "0")).expect(400)), "invalid_request");
 
-    // A blank line inside, and an item of a kind that was not quoted: the batch fails and says where.
+    // A blank line in the file, and an item of a kind that was not quoted: the batch fails and
+    // names the lines.
     let faulty = format!("{}\n\n{}\n", item("a", "gpt-4o-mini"), item("b", "gpt-4o"));
     let file = client.send(Request::post("/v1/files").header("content-type", "application/x-ndjson").bytes(faulty)).expect(201);
     let quote = client.quote(&json!({ "items": items(1, "gpt-4o-mini") }))["quote_id"].clone();
@@ -178,7 +181,8 @@ fn items_come_inline_or_as_a_file_in_either_form() {
     let batch = client.ended(created["batch"]["id"].as_str().expect("an id"));
     let errors: Vec<_> = batch["errors"].as_array().expect("errors").iter().map(|error| error["path"].clone()).collect();
     assert_eq!((&batch["status"], errors), (&json!("failed"), vec![json!("line 2"), json!("line 3: model")]));
-    // It has ended, and nothing was run: there are no rows, and there is nothing to wait for.
+    // The batch has ended without running anything: there are no rows, and there is nothing to wait
+    // for.
     let id = batch["id"].as_str().expect("an id");
     assert_eq!(client.get(&format!("/v1/batches/{id}/results")).expect(200), json!({"data": [], "has_more": false, "next_cursor": null}));
     client.get(&format!("/v1/batches/{id}/artifact-url")).expect(200);

@@ -1,4 +1,5 @@
-//! Which lanes are routable supply, and until when: the guides to models and catalog, and to SLA and routing.
+//! Which lanes are routable supply, and for how long: the guides to models and catalog, and to SLA
+//! and routing.
 
 use serde_json::{Value, json};
 
@@ -8,7 +9,7 @@ use crate::support::http::Request;
 use crate::support::upstream::Reply;
 use crate::support::wait::{SOON, poll};
 
-/// The reason why a lane of a quote was not selected.
+/// The reason why a quote did not select a provider's lane.
 fn reason(quote: &Value, provider: &str) -> String {
     let lane = quote["quote_lanes"].as_array().expect("lanes").iter().find(|lane| lane["provider"] == provider);
     lane.unwrap_or_else(|| panic!("{provider}: {quote}"))["rejection_reason"].as_str().unwrap_or("selected").to_owned()
@@ -18,19 +19,20 @@ fn reason(quote: &Value, provider: &str) -> String {
 fn a_lane_that_does_not_answer_or_is_paused_stays_in_the_catalog_and_out_of_quotes() {
     let two = Two::new(Reply::ok);
     let daemon = two.daemon();
-    // Its server is gone.
+    // The cheap provider's server is gone.
     drop(two.cheap);
     let client = Client::new(&daemon);
     let quote = || client.quote(&json!({ "items": items(1, "m") }));
     assert_eq!(selected(&quote()), ["cheap"], "nobody has asked it yet: it is routed to");
-    // Rows without a ceiling for the dear lane wait for the cheap one.
+    // Rows whose ceiling excludes the dear lane wait for the cheap lane.
     client.submit(&items(20, "m"), &json!({}));
     let stale = poll(SOON, || Some(quote()).filter(|quote| selected(quote) == ["dear"])).expect("the other lane is chosen");
     assert_eq!(reason(&stale, "cheap"), "stale_heartbeat");
     let listed = client.get("/v1/catalog/models").expect(200)["data"][0].clone();
     let freshness = |n: usize| listed["provider_offerings"][n]["capacity_freshness"]["status"].clone();
     assert_eq!((freshness(0), freshness(1), &listed["is_available"]), (json!("stale_heartbeat"), json!("unknown"), &json!(true)));
-    // What an operator holds is no supply either: with both gone there is nothing to quote.
+    // A lane that an operator holds is no supply either: with both lanes gone there is nothing to
+    // quote.
     daemon.post("/admin/lanes/pause", &json!({ "lane": "dear" })).expect(200);
     let refused = client.post("/v1/quotes/model", &json!({ "items": items(1, "m") }));
     assert!(matches!(refused.status(), 400 | 503), "{}", refused.text());
@@ -44,7 +46,7 @@ fn a_lane_that_cannot_be_done_within_the_tier_is_rejected() {
     let daemon = two.daemon();
     let client = Client::new(&daemon);
     let quote = |tier: &str| client.quote(&json!({ "items": items(300, "m"), "sla_tier": tier }));
-    // 300 items at one a minute are 5 hours.
+    // 300 items at one a minute take 5 hours.
     assert_eq!(selected(&quote("standard")), ["cheap"]);
     let priority = quote("priority");
     assert_eq!((selected(&priority), reason(&priority, "cheap").as_str()), (vec!["dear"], "sla_unattainable"));

@@ -1,4 +1,4 @@
-//! Messages to receivers: the guide to webhooks, and what a receiver can do to them.
+//! Messages to receivers: the guide to webhooks, and how receivers can misbehave.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -26,7 +26,7 @@ fn create(client: &Client<'_>, body: &Value) -> String {
     client.try_create(body).expect(202)["batch"]["id"].as_str().expect("an id").to_owned()
 }
 
-/// Which time it is that a path is called.
+/// Counts a call to a path and returns how many there have been, including this one.
 fn count(heard: &Mutex<BTreeMap<String, u32>>, path: &str) -> u32 {
     let mut heard = heard.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let count = heard.entry(path.to_owned()).or_default();
@@ -54,7 +54,8 @@ fn a_batch_that_has_ended_is_told_once_to_its_own_receiver_or_that_of_the_organi
     assert!(told["id"].as_str().is_some_and(|id| id.starts_with("evt_")), "{told}");
     let link = told["output_file_url"].as_str().expect("a link");
     assert_eq!(daemon.send(Request::get(&link[link.find("/v1/").expect("a path")..])).text().lines().count(), 1);
-    // Without one of its own: the default; every way to end is told, by whichever API it was created.
+    // A batch without its own webhook uses the default. Every way to end is reported, whichever API
+    // created the batch.
     let plain = json!({ "items": items(1, "gpt-4o-mini") });
     create(&client, &plain);
     let big = client.submit(&items(2_000, "gpt-4o-mini"), &json!({}));
@@ -74,7 +75,7 @@ fn a_batch_that_has_ended_is_told_once_to_its_own_receiver_or_that_of_the_organi
 
 #[test]
 fn a_receiver_that_fails_hears_the_same_again_also_after_kills() {
-    // Down in every way there is, each message twice, and then well.
+    // The receiver fails in every way there is, twice per failing path, and then answers well.
     let heard: Mutex<BTreeMap<String, u32>> = Mutex::default();
     let receiver = FakeUpstream::start(move |call| match (call.path.as_str(), count(&heard, &call.path)) {
         ("/500", 1..=2) => Reply::error(500),
@@ -100,7 +101,8 @@ fn a_receiver_that_fails_hears_the_same_again_also_after_kills() {
         assert!(heard.iter().all(|call| call.body == heard[0].body), "{path}: the same bytes, each time");
         let told: Value = serde_json::from_slice(&heard[0].body).expect("a message");
         assert_eq!(told["batch_id"], json!(id));
-        // Two failures, the success, and one more for each kill that came between an answer and its record.
+        // Two failures, the success, and one more message for each kill that came between an answer
+        // and its record.
         assert!(heard.len() <= 6, "{path}: {}", heard.len());
     }
 }
@@ -128,12 +130,12 @@ fn receivers_that_may_not_be_called_are_refused() {
         let body = json!({ "items": items(1, "gpt-4o-mini"), "webhook": webhook });
         assert_eq!(client.try_create(&body).status(), if is_right { 202 } else { 400 }, "{length}");
     }
-    // Where others can reach the daemon, this machine is no receiver either.
+    // Where other clients can reach the daemon, this machine is not allowed as a receiver either.
     let strict = Daemon::with(&["--webhook-targets", "public"]);
     let client = Client::new(&strict);
     let body = json!({ "url": "http://127.0.0.1:9/", "secret": SECRET });
     client.send(Request::new("PUT", "/v1/auth/account/delivery-webhook").json(&body)).expect(400);
-    // A name that leads home is found out when it is resolved.
+    // A name that points to this machine is detected when it is resolved.
     let body = json!({ "items": items(1, "gpt-4o-mini"), "webhook": { "url": "https://localhost:9/", "secret": SECRET } });
     create(&client, &body);
     poll(SOON, || strict.log_tail().contains("only this machine or its network can reach").then_some(())).expect("it is told in the log");

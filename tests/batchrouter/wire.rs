@@ -1,5 +1,5 @@
-//! Every body of this dialect as it goes over the wire, field by field. The documented fields are in the
-//! reference of each page; the others are those that were observed, and ours.
+//! Every body of this dialect as it goes over the wire, field by field. The documented fields are
+//! in the reference of each page; the other fields were observed, or are ours.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::support::http::Request;
 use crate::support::upstream::{FakeUpstream, Reply};
 use crate::support::wait::{SOON, poll};
 
-/// Compares a body with what is kept of it, without what differs from run to run.
+/// Compares a body with its snapshot, without the parts that differ from run to run.
 fn same(name: &str, body: &Value) {
     insta::with_settings!({filters => vec![
         (r"(qlock|bat|file|key|org|item|evt|err)_[0-9a-f]{32}", "${1}_[hex]"),

@@ -1,4 +1,4 @@
-//! Packaged workflows: listed, quoted, and run with what they say of items.
+//! Packaged workflows: listed, quoted, and run with the settings that they carry for items.
 
 use serde_json::json;
 
@@ -19,7 +19,7 @@ fn a_workflow_is_listed_quoted_and_run() {
     let (one, ten) = (quote(1), quote(10));
     let total = |quote: &serde_json::Value| quote["pricing_estimate"]["total"].as_str().expect("a price").parse::<f64>().expect("a number");
     assert!((total(&ten) - 10.0 * total(&one)).abs() < 1e-7, "{} and {}", total(&one), total(&ten));
-    // The template, filled in, is an item; which models serve it stands in the quote.
+    // The filled-in template is an item; the quote names the models that serve it.
     let template = product["preset_manifest"]["item_template"].to_string();
     let fill = |id: &str, text: &str| {
         serde_json::from_str(&template.replace("{{customer_item_id}}", id).replace("{{text}}", text)).expect("an item")

@@ -1,4 +1,5 @@
-//! A catalog folder that is edited in every way that people and tools have, and what may be seen of it.
+//! A catalog folder that is edited in every way that people and tools use, and the states that
+//! readers may see.
 
 use std::collections::HashSet;
 use std::fs;
@@ -7,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What tells one state of the folder from another: the provider's name and the models' names.
+/// Identifies a state of the folder: the provider's name and the models' names.
 pub type Signature = (String, Vec<String>);
 
-/// The states that the folder has had or may be in just now. Nothing else may ever be seen.
+/// The states that the folder has had or may have at this moment. No other state may ever be seen.
 #[derive(Default)]
 pub struct Legal(Mutex<HashSet<Signature>>);
 
@@ -29,7 +30,7 @@ pub fn provider(name: &str) -> String {
 }
 
 fn model(name: &str) -> String {
-    // Long enough to be written in several pieces by whoever writes in pieces.
+    // Long enough that a writer that writes in pieces needs several.
     let padding = format!("# {}\n", "x".repeat(200)).repeat(100);
     format!(
         "schema = 1\n{padding}[[model]]\nid = \"{name}\"\norganisation = \"Test\"\nreleased = 2026-01-01\nendpoints = [\"/v1/responses\"]\n\
@@ -41,7 +42,7 @@ fn model(name: &str) -> String {
 pub struct Folder {
     root: PathBuf,
     legal: Arc<Legal>,
-    /// What it holds when it is good.
+    /// The state of the folder when it is good.
     pub good: Signature,
     /// The file that holds the model, relative to the folder.
     file: String,
@@ -57,7 +58,7 @@ impl Folder {
         folder
     }
 
-    /// The folder as the daemon knows it: a link to the release that is in use.
+    /// The path of the folder as the daemon knows it: a link to the release that is in use.
     pub fn path(&self) -> PathBuf {
         self.root.join("catalog")
     }
@@ -78,12 +79,13 @@ impl Folder {
         name
     }
 
-    /// One good edit; each way takes the folder from any state, broken ones included, to a good one.
+    /// Makes one good edit; each way takes the folder from any state, broken ones included, to a
+    /// good one.
     pub fn edit(&mut self, rng: &mut fastrand::Rng) {
         let path = self.path();
         let before = self.good.clone();
         let name = self.next();
-        // Whatever a bad edit left behind is mended first or by the edit itself.
+        // Damage left by a bad edit is repaired first or by the edit itself.
         fs::create_dir_all(path.join("providers")).expect("the folder can be changed");
         match rng.u8(..7) {
             0 => fs::write(path.join(&self.file), model(&name)).expect("the folder can be changed"),
@@ -93,7 +95,7 @@ impl Folder {
                 fs::rename(aside, path.join(&self.file)).expect("the folder can be changed");
             }
             2 => {
-                // Under another name; for a moment there are both.
+                // Under another name; for a moment both files exist.
                 self.legal.allow((before.0.clone(), {
                     let mut both = vec![before.1[0].clone(), name.clone()];
                     both.sort();
@@ -104,7 +106,8 @@ impl Folder {
                 fs::remove_file(path.join(old)).expect("the folder can be changed");
             }
             3 => {
-                // As deployment tools do: a new release, then the link to it is swapped. Both files at once.
+                // As deployment tools do: a new release, then the link to it is swapped. Both files
+                // change at once.
                 self.good.0 = format!("P{}", self.edits);
                 self.legal.allow(self.good.clone());
                 let release = format!("release-{}", self.edits);
@@ -138,7 +141,7 @@ impl Folder {
         fs::write(path.join("providers/sim.toml"), provider(&self.good.0)).expect("the folder can be changed");
     }
 
-    /// One bad edit: from now on the folder cannot be loaded.
+    /// Makes one bad edit: from now on the folder cannot be loaded.
     pub fn damage(&self, rng: &mut fastrand::Rng) {
         let path = self.path();
         let file = path.join(&self.file);
@@ -154,7 +157,7 @@ impl Folder {
         }
     }
 
-    /// Takes back what [`Self::damage`] may have left beside the model.
+    /// Removes anything that [`Self::damage`] may have left beside the model.
     pub fn tidy(&self) {
         let _ = fs::remove_file(self.path().join("models/z.toml"));
     }

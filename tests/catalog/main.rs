@@ -1,9 +1,10 @@
-//! The catalog under people and tools that change its folder while it is read: every good state is
-//! live at once, no bad one ever is, nobody sees parts of two, and a start after any of it serves the
-//! last good one.
+//! The catalog while people and tools change its folder and clients read it: every good state is
+//! live at once, a bad state never is, no reader sees parts of two states, and a start after any
+//! edit serves the last good state.
 //!
 //! ```sh
-//! cargo test --release --test catalog -- --ignored --nocapture     # a thousand edits, with the times they took
+//! # a thousand edits, with the times they took
+//! cargo test --release --test catalog -- --ignored --nocapture
 //! BATCHD_CATALOG_SEED=17 cargo test --release --test catalog
 //! ```
 
@@ -27,7 +28,8 @@ use support::daemon::{Daemon, signal, temp_dir};
 use support::http::{Request, Response, send};
 use support::wait;
 
-/// Generous: how long an edit took is told, not judged. The watcher looks again by itself after five seconds.
+/// A generous limit: the time of an edit is reported, not judged. The watcher looks again by itself
+/// after five seconds.
 const LIMIT: Duration = Duration::from_secs(30);
 const READERS: usize = 4;
 
@@ -39,7 +41,7 @@ fn seed() -> u64 {
     }
 }
 
-/// What a view shows, and that it is whole.
+/// Reads the state that a view shows, and checks that the view is whole.
 fn read(response: &Response) -> Signature {
     assert_eq!(response.status(), 200, "{}", response.text());
     let body = response.json();
@@ -60,7 +62,7 @@ fn read(response: &Response) -> Signature {
 
 const VIEW: &str = "/v1/catalog/models";
 
-/// Reads the views all the time, and fails at the first answer that is not whole and good.
+/// Read the views all the time, and fail at the first answer that is not whole and good.
 struct Readers {
     stop: Arc<AtomicBool>,
     reads: Arc<AtomicU64>,
@@ -115,7 +117,7 @@ fn run(edits: u32) {
             assert_eq!(seen(&daemon), folder.good, "edit {edit}: a broken state went live");
         }
         if rng.u8(..25) == 0 {
-            // Killed in whatever state the folder is.
+            // The daemon is killed in whatever state the folder is.
             reads += readers.stop();
             daemon.restart();
             assert_eq!(seen(&daemon), folder.good, "edit {edit}: the start did not serve the last good state");
@@ -152,7 +154,7 @@ fn a_thousand_edits() {
     run(1_000);
 }
 
-/// Guards against a start that fails, or forgets what it served, because the folder is gone.
+/// Guards against a start that fails, or forgets the state it served, because the folder is gone.
 #[test]
 fn a_start_without_its_folder_serves_the_last_good_state_and_says_so() {
     let (dir, legal) = (temp_dir(), Arc::new(Legal::default()));
@@ -164,11 +166,11 @@ fn a_start_without_its_folder_serves_the_last_good_state_and_says_so() {
     assert_eq!(seen(&daemon), good);
     let standing = daemon.get("/readyz?verbose").json()["catalog"].clone();
     assert_eq!((&standing["origin"], &standing["status"]), (&Value::from("last_good"), &Value::from("stale")));
-    // The log is written by a thread of its own.
+    // A separate thread writes the log.
     wait::poll(LIMIT, || daemon.log_tail().contains("its last good state is served").then_some(())).expect("the log says so");
     assert!(daemon.get("/metrics").text().contains("batchd_catalog_faults 1"));
 
-    // All three ways to ask for a reload say the same, and find the folder when it is back.
+    // All three ways to ask for a reload report the same, and find the folder when it is back.
     let refused = daemon.post_empty("/admin/catalog/reload");
     assert_eq!(refused.error_code(422), "catalog_invalid");
     assert!(
@@ -204,7 +206,7 @@ fn resident(daemon: &Daemon) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1_024
 }
 
-/// `models` models in files of `each`; the first one's price is `price`.
+/// Writes `models` models in files of `each`; the first model's price is `price`.
 fn fill_large(dir: &Path, models: u32, each: u32, price: u32) {
     let write = |path: PathBuf, text: String| fs::write(path, text).expect("the folder can be changed");
     for folder in ["providers", "models"] {
@@ -222,7 +224,7 @@ fn fill_large(dir: &Path, models: u32, each: u32, price: u32) {
                  [[model.offering.price]]\ninput = \"{input}\"\noutput = \"2\"\nsource = \"https://p\"\nverified_at = 2026-01-01\n"
             ));
         }
-        // Only the first file changes after the first time.
+        // After the first time, only the first file changes.
         if file == 0 || price == 1 {
             write(dir.join(format!("models/m{file}.toml")), text);
         }

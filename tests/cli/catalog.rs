@@ -1,4 +1,4 @@
-//! `batchd catalog`: what people read, and what scripts decide on.
+//! `batchd catalog`: the text that people read, and the codes that scripts decide on.
 
 use std::fs;
 use std::path::Path;
@@ -137,7 +137,7 @@ fn a_server_is_asked_for_its_models_and_the_seeds_work() {
     let daemon = Daemon::with(&["--catalog-dir", dir.path().join("seeds").to_str().expect("a plain path")]);
     let row = "{\"custom_id\":\"a\",\"method\":\"POST\",\"url\":\"/v1/chat/completions\",\"body\":{\"model\":\"simulated-instant\"}}\n";
     let batch = daemon.complete(row);
-    // The answer came from the other daemon's API, which runs no such operation by itself.
+    // The answer came from the other daemon's API, which does not run such an operation by itself.
     assert_eq!(batch["request_counts"]["total"], 1);
 
     let nobody = run(dir.path(), &["catalog", "discover", "http://127.0.0.1:1", "--into", "none"]);

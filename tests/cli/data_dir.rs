@@ -1,4 +1,4 @@
-//! Who may read the data directory, on a real daemon and a real run.
+//! Who may read the data directory, with a real daemon and a real run.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -10,7 +10,7 @@ use super::support::daemon::{batchd, signal, temp_dir, wait_exit};
 use super::support::rows;
 use super::{exits, finish, run, text, write};
 
-/// The command as somebody runs it whose umask takes nothing away.
+/// Builds the command as run by a user whose umask removes no permissions.
 fn without_umask(dir: &Path, args: &[&str]) -> Command {
     let batchd = batchd(dir);
     let mut command = Command::new("sh");
@@ -24,7 +24,7 @@ fn without_umask(dir: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// Everything below a folder, with its permissions.
+/// Lists everything below a folder, with its permissions.
 fn modes(folder: &Path) -> Vec<(PathBuf, bool, u32)> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(folder).expect("the folder").map(|entry| entry.expect("an entry")) {

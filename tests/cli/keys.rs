@@ -1,4 +1,4 @@
-//! `batchd keys`, against a running daemon: keys of every dialect from their making to their end.
+//! `batchd keys`, against a running daemon: keys of every dialect from creation to revocation.
 
 use std::fs;
 use std::path::Path;
@@ -10,10 +10,10 @@ use super::support::http::{Form, Request, Response};
 use super::support::wait;
 use super::{command, exits, finish, text};
 
-/// The key of the settings.
+/// The key from the settings.
 const OPERATOR: &str = "sk-operator";
 
-/// What a command printed: exit code, standard output, standard error.
+/// The result of a command: exit code, standard output, standard error.
 type Said = (i32, String, String);
 
 fn guarded() -> (Daemon, tempfile::TempDir) {
@@ -36,7 +36,7 @@ fn ask(daemon: &Daemon, args: &[&str]) -> Said {
     ask_as(daemon, OPERATOR, args)
 }
 
-/// Makes a key; its secret and its id.
+/// Creates a key; returns its secret and its id.
 fn create(daemon: &Daemon, args: &[&str]) -> (String, String) {
     let (code, secret, said) = ask(daemon, &[&["create"], args].concat());
     assert_eq!(code, 0, "{said}");
@@ -55,8 +55,9 @@ fn get(daemon: &Daemon, key: &str, path: &str) -> Response {
     with(daemon, key, Request::get(path))
 }
 
-/// What differs from run to run, and what stands for it in a snapshot. Each is as long as the other, so that
-/// columns stay where they are. Ids in the arguments of a test begin with more zeros than generated ones.
+/// Text that differs from run to run, and its replacement in a snapshot. Both have the same length,
+/// so that columns stay in place. Ids in the arguments of a test begin with more zeros than
+/// generated ids.
 const UNSTABLE: [(&str, &str); 2] = [
     (r"(key|org)_01[0-9a-f]{30}", "${1}_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"),
     (r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "20yy-mm-ddThh:mm:ss.000Z"),
@@ -97,7 +98,8 @@ fn keys_of_every_dialect_come_and_go() {
         assert!(secret.starts_with(start) && secret.len() == length, "{start}");
     }
 
-    // Keys of one organisation reach the same, whatever their dialect; those of another do not.
+    // Keys of one organisation reach the same data, whatever their dialect; keys of another
+    // organisation do not.
     let form = Form::default().field("purpose", "batch").file("file", "in.jsonl", b"{}\n");
     let file = with(&daemon, &openai, Request::post("/v1/files").form(form)).expect(200)["id"].as_str().expect("an id").to_owned();
     let path = format!("/openai/v1/files/{file}");
@@ -107,7 +109,7 @@ fn keys_of_every_dialect_come_and_go() {
         assert_eq!(get(&daemon, key, "/admin/organisations").status(), 403);
     }
     get(&daemon, &own, &path).expect(404);
-    // A key that was made is not the operator's, even if it is of the operator's organisation.
+    // A created key is not the operator's, even if it belongs to the operator's organisation.
     for path in ["/admin/organisations", "/metrics", "/readyz?verbose"] {
         assert_eq!(get(&daemon, &own, path).status(), 403, "{path}");
         assert_eq!(get(&daemon, &management, path).status(), 401, "{path}");
@@ -148,7 +150,7 @@ fn keys_of_every_dialect_come_and_go() {
 }
 
 /// The code for a key that is no management key, as its client reads it.
-/// The code of a 401, in any of the dialects' envelopes.
+/// This is the code of a 401, in any of the dialects' envelopes.
 fn reason(answer: &Response) -> String {
     assert_eq!(answer.status(), 401, "{}", answer.text());
     let body = answer.json();

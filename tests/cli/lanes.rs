@@ -7,7 +7,7 @@ use super::support::upstream::{FakeUpstream, Reply};
 use super::support::{rows, wait};
 use super::{command, exits, finish, run, text};
 
-/// What a command of `batchd` says to the daemon and prints, with its exit code.
+/// Runs a command of `batchd` against the daemon; returns its exit code and output.
 fn ask(daemon: &Daemon, args: &[&str]) -> (i32, String) {
     let url = format!("http://{}", daemon.addr());
     let output = run(daemon.dir(), &[args, &["--url", &url]].concat());

@@ -1,4 +1,4 @@
-//! The command line: `run`, `serve` and its signals, `config show`, the texts people read.
+//! The command line: `run`, `serve` and its signals, `config show`, the texts that people read.
 
 mod catalog;
 mod data_dir;
@@ -64,7 +64,7 @@ fn write(dir: &Path, name: &str, content: &str) {
     std::fs::write(dir.join(name), content).expect("an input file");
 }
 
-/// Asserts the exit code, with what the command said.
+/// Asserts the exit code, and shows the command's output on failure.
 fn exits(output: &Output, code: i32) {
     assert_eq!(output.status.code(), Some(code), "stdout:\n{}\nstderr:\n{}", text(&output.stdout), text(&output.stderr));
 }
@@ -175,7 +175,7 @@ fn a_run_that_was_killed_goes_on_with_the_same_command() {
     let _ = child.kill();
     let _ = child.wait();
     assert!(under_way.is_some(), "only {} calls; {state:?}", upstream.answered());
-    // As a run leaves it that is killed while it writes.
+    // A partial file, as a run leaves it that is killed while it writes.
     write(dir.path(), &format!("out.jsonl.{}.partial", child.id()), "half");
 
     exits(&run(dir.path(), &args), 0);

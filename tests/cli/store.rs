@@ -1,5 +1,5 @@
-//! `batchd store check` and `batchd store salvage` on data directories that a real daemon has left behind, sound and
-//! damaged.
+//! `batchd store check` and `batchd store salvage` on data directories that a real daemon has left
+//! behind, sound and damaged.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,8 @@ use super::support::daemon::Daemon;
 use super::support::{rows, wait};
 use super::{command, exits, finish, text};
 
-/// A stopped daemon's directory with two ended batches, and the ids of these and of their inputs.
+/// The directory of a stopped daemon with two ended batches, the batches' ids, and the ids of their
+/// inputs.
 fn stopped() -> (Daemon, Vec<String>, Vec<String>) {
     let mut daemon = Daemon::start();
     let batches: Vec<_> = (0..2).map(|_| daemon.submit(rows::many(40, rows::INSTANT))).collect();
@@ -23,7 +24,7 @@ fn stopped() -> (Daemon, Vec<String>, Vec<String>) {
     (daemon, batches, inputs)
 }
 
-/// Each file below a folder, but for the lock.
+/// Reads every file below a folder except the lock.
 fn content_of(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for path in fs::read_dir(dir).expect("a folder").map(|entry| entry.expect("an entry").path()) {
@@ -36,7 +37,7 @@ fn content_of(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// What a command printed, without what differs from run to run.
+/// The output of a command, without the parts that differ from run to run.
 fn shown(bytes: &[u8], daemon: &Daemon, ids: &[(&str, &str)]) -> String {
     let mut shown = text(bytes).replace(&*daemon.dir().to_string_lossy(), "DIR");
     for (id, name) in ids {
@@ -49,11 +50,12 @@ fn store(daemon: &Daemon, args: &[&str]) -> Command {
     command(daemon.dir(), &[&["store"], args, &["--data-dir", "data"]].concat())
 }
 
-/// Where the content of a file lies: its id is printed in other letters than its name has.
+/// The path of a file's content: the name on disk and the printed id spell the id in different
+/// letters.
 fn content(daemon: &Daemon, nth: usize) -> PathBuf {
     let mut paths: Vec<_> =
         fs::read_dir(daemon.data_dir().join("files")).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
-    // Ids, and so names, sort by time.
+    // Ids, and therefore names, sort by time.
     paths.sort();
     paths.swap_remove(nth)
 }
@@ -98,7 +100,7 @@ fn a_check_names_what_is_damaged_and_a_salvage_what_is_lost() {
     exits(&again, 2);
     assert!(text(&again.stderr).contains("new is not empty"), "{}", text(&again.stderr));
 
-    // A daemon serves what was brought back.
+    // A daemon serves the salvaged data.
     fs::rename(daemon.data_dir(), daemon.dir().join("old")).unwrap();
     fs::rename(daemon.dir().join("new"), daemon.data_dir()).unwrap();
     exits(&finish(store(&daemon, &["check", "--deep"]), None), 0);
@@ -120,7 +122,7 @@ fn a_place_that_the_disk_does_not_give_is_named_and_all_else_is_brought_back() {
     let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
     assert!(built.expect("cc runs").success());
     let before = content_of(&daemon.data_dir());
-    // Where the store is written first, so that it is in use or was rewritten since.
+    // Where the store is written first, so that this place is in use or was rewritten since.
     let with_fault = |args: &[&str]| {
         let mut command = store(&daemon, args);
         command.env("LD_PRELOAD", &library).env("BAD_FILE", "/store/db").env("BAD_FROM", "9000").env("BAD_TO", "9001");

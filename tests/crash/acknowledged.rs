@@ -1,4 +1,4 @@
-//! What was answered, one kind of request after the other: uploads, creates, cancellations, deletions.
+//! Acknowledged requests, one kind after the other: uploads, creates, cancellations, deletions.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ fn an_upload_that_was_killed_halfway_leaves_nothing() {
     assert!(swept.is_some(), "{} bytes are left of an upload that never was", size(&daemon.data_dir()));
 }
 
-/// Content that kills the receiving daemon when half of it was read.
+/// Content that kills the receiving daemon once half of it was read.
 struct Killing {
     left: u64,
     kill_at: u64,
@@ -111,7 +111,7 @@ fn an_acknowledged_cancel_survives() {
     let ended = daemon.wait_ended(&id, wait::A_WHILE);
     assert_eq!(ended["status"], "cancelled", "{ended}");
     assert!(counts(&ended).1 >= done, "{ended}");
-    // Calls that were under way when it was killed may be counted late, but none is made again.
+    // Calls that were under way at the kill may be counted late, but none is made again.
     assert!(upstream.calls() <= calls + 4, "a cancelled batch calls nobody after a restart");
     assert_eq!(upstream.calls(), upstream.rows() as u64, "no row of a cancelled batch is called again");
     let (output, errors) = (daemon.output(&ended), daemon.errors(&ended));

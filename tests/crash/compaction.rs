@@ -1,7 +1,8 @@
-//! Kills while the store moves to another database: what was answered is there afterwards, once, whichever of the two is
-//! opened.
+//! Kills while the store moves to another database: everything that was answered is there
+//! afterwards, once, whichever of the two databases is opened.
 //!
-//! More kills than `cargo test` has time for: `BATCHD_CRASH_KILLS=200 cargo test --release --test crash compaction -- --nocapture`
+//! More kills than `cargo test` has time for:
+//! `BATCHD_CRASH_KILLS=200 cargo test --release --test crash compaction -- --nocapture`
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -16,16 +17,16 @@ use super::support::http::{self, Request};
 use super::support::{rows, wait};
 
 const CLIENTS: usize = 3;
-/// One batch in so many stays.
+/// One batch in this many stays.
 const KEPT: u64 = 12;
 
-/// What was answered about a batch.
+/// What the daemon answered about a batch.
 #[derive(Debug, Clone, PartialEq)]
 enum Answered {
-    /// It has ended, with this metadata and output.
+    /// The batch has ended, with this metadata and output.
     Ended(Value, Vec<u8>),
     Deleted,
-    /// Its deletion was asked for, and nobody knows.
+    /// The batch's deletion was requested, and its outcome is unknown.
     Unknown,
 }
 
@@ -56,7 +57,7 @@ fn nothing_is_lost_or_doubled_when_a_compaction_is_killed() {
                     }
                 });
             }
-            // One may have begun with the start itself.
+            // A compaction may have begun with the start itself.
             wait::poll(wait::A_WHILE, || (said(&daemon, "compacting the store") > begun).then_some(())).expect("a compaction begins");
             std::thread::sleep(Duration::from_micros(random.u64(..120_000)));
             daemon.kill9();
@@ -68,7 +69,7 @@ fn nothing_is_lost_or_doubled_when_a_compaction_is_killed() {
         for (id, answer) in answered.iter() {
             check(&daemon, id, answer);
         }
-        // They are looked at once more at the end: there are many of them.
+        // Deleted batches are checked once more at the end: there are many of them.
         gone.extend(answered.extract_if(.., |_, answer| *answer == Answered::Deleted));
     }
     gone.iter().for_each(|(id, answer)| check(&daemon, id, answer));
@@ -80,16 +81,16 @@ fn nothing_is_lost_or_doubled_when_a_compaction_is_killed() {
     assert!(!log.contains("ERROR"), "{log}");
 }
 
-/// How often the daemon has said something.
+/// How often the daemon has logged a message.
 fn said(daemon: &Daemon, what: &str) -> usize {
     std::fs::read_to_string(daemon.dir().join("stderr.log")).unwrap_or_default().matches(what).count()
 }
 
-/// Makes a batch, reads it, and mostly deletes it again; `None` once the daemon is gone.
+/// Makes a batch, reads it, and mostly deletes it again; returns `None` once the daemon is gone.
 fn churn(addr: std::net::SocketAddr, input: &str, answered: &Mutex<BTreeMap<String, Answered>>) -> Option<()> {
     let ask = |request: Request| http::send(addr, request).ok();
     let number = fastrand::u64(..);
-    // Metadata that do not compress, for a store that soon has much to give back.
+    // Metadata that does not compress, so that the store soon has much to give back.
     let noise = |_| char::from(fastrand::u8(b'0'..=b'z'));
     let metadata: BTreeMap<_, _> = (0..16).map(|key| (key.to_string(), (0..500).map(noise).collect::<String>())).collect();
     let mut order = Daemon::batch_request(input, CHAT);

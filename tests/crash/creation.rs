@@ -1,4 +1,5 @@
-//! Creates under an `Idempotency-Key` that are killed under way and sent again: one batch, as it was asked for.
+//! Creates under an `Idempotency-Key` that are killed under way and sent again: they make one
+//! batch, as requested.
 
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ const ROUNDS: usize = 16;
 #[test]
 fn a_create_that_was_killed_and_is_sent_again_makes_one_batch_with_its_preferences() {
     let mut random = super::random("creation");
-    // The cheap lane refuses everything: a batch has results only if what it said of other lanes is known.
+    // The cheap lane refuses everything: a batch has results only if its settings for other lanes
+    // are known.
     let lanes = TwoLanes::start(|provider, call| if provider == CHEAP { Reply::error(401) } else { good(provider, &call.row) });
     let mut daemon = lanes.daemon();
     let file = daemon.upload(rows::many(ROWS, MODEL));

@@ -1,4 +1,5 @@
-//! Deletions that are killed under way: what was said to be deleted stays so, and whatever is still shown is whole.
+//! Deletions that are killed under way: a batch that was reported deleted stays deleted, and any
+//! batch that is still shown is whole.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -78,7 +79,7 @@ fn what_is_deleted_stays_so_and_what_is_shown_is_whole() {
                 daemon.content(batch["input_file_id"].as_str().expect("an id"));
             }
         }
-        // What was deleted without an answer is gone, too.
+        // Batches that were deleted without an answer are gone, too.
         let lost: Vec<_> = there.difference(&shown).cloned().collect();
         lost.into_iter().for_each(|id| {
             there.remove(&id);
@@ -87,7 +88,7 @@ fn what_is_deleted_stays_so_and_what_is_shown_is_whole() {
     }
     wait::say(&format!("crash: deletion: {} of {BATCHES} batches deleted in {ROUNDS} rounds", gone.len()));
     assert!(gone.len() > ROUNDS && daemon.content(&input).len() == rows::many(ROWS, rows::INSTANT).len());
-    // The inputs that were made for those left, and the one that was uploaded.
+    // The inputs that were made for the remaining batches, and the one that was uploaded.
     let made = there.iter().filter(|id| daemon.get(&path(id)).expect(200)["input_file_id"] != input.as_str()).count();
     let files = daemon.data_dir().join("files").read_dir().expect("a folder").count();
     assert_eq!(files, made + 1);

@@ -1,4 +1,4 @@
-//! Kills while rows are given the answers of others.
+//! Kills while rows receive the answers of equal rows.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const KILLS: u64 = 8;
 const CALLS: u64 = 16;
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Rows that make few different requests.
+/// Rows that make few distinct requests.
 fn input() -> String {
     let mut text = String::new();
     for n in 0..ROWS {
@@ -59,13 +59,13 @@ fn equal_rows_have_one_result_each_and_one_call_together() {
     wait::say(&format!("crash: {ROWS} equal rows, {kills} kills, {repeated} repeated calls"));
     assert_eq!(upstream.rows(), REQUESTS);
     assert!(repeated <= kills * CALLS, "{repeated} repeated calls after {kills} kills");
-    // Paid for once, by what the upstream says of each call.
+    // Each call is paid for once, at the token count that the upstream gives for it.
     let tokens = ended["usage"]["total_tokens"].as_u64().expect("a number");
     let of_one = upstream_tokens(&content);
     assert_eq!(tokens, of_one * REQUESTS as u64, "{ended}");
 }
 
-/// The tokens that the upstream has counted for one call.
+/// The tokens that the upstream counted for one call.
 fn upstream_tokens(content: &[u8]) -> u64 {
     let line = content.split(|byte| *byte == b'\n').next().expect("a line");
     let line: serde_json::Value = serde_json::from_slice(line).expect("JSON");

@@ -1,5 +1,5 @@
-//! Rows that go from lane to lane while the daemon is killed: each ends once, at the price of the lane
-//! that served it.
+//! Rows that move from lane to lane while the daemon is killed: each row ends once, at the price of
+//! the lane that served it.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -17,25 +17,26 @@ use super::witness::{Witness, dollars};
 
 const ROWS: usize = 1_000;
 const KILLS: u64 = 12;
-/// Looks at the batch after which it is killed although it has not come far: its lanes may be held.
+/// Number of looks at the batch after which the daemon is killed even if the batch has made little
+/// progress: its lanes may be held.
 const LOOKS: u32 = 40;
 
-/// What the providers make of a row.
+/// How the providers answer a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// Both serve it.
+    /// Both providers serve the row.
     Good,
-    /// The cheap one fails it for good with this status, the dear one serves it.
+    /// The cheap provider fails the row for good with this status, the dear provider serves it.
     Dear(u16),
-    /// Both fail it with this status.
+    /// Both providers fail the row with this status.
     Bad(u16),
 }
 
 fn fate(row: &str) -> Fate {
     let number: usize = row.trim_start_matches("row-").parse().expect("a row's name");
     match (number, number % 20) {
-        // So few, at two attempts each, that the lane is not left alone for them: rows that are tried
-        // again come one after the other at the end.
+        // So few rows, at two attempts each, that the daemon does not leave the lane alone because
+        // of them: rows that are tried again come one after the other at the end.
         (7 | 407 | 807, _) => Fate::Dear(500),
         (607, _) => Fate::Bad(500),
         (_, 3 | 7 | 11) => Fate::Dear(401),
@@ -55,7 +56,7 @@ fn answer(provider: &'static str, call: &Call) -> Reply {
     reply.after(delay)
 }
 
-/// Something that an operator does now and then.
+/// Does something that an operator does now and then.
 fn meddle(daemon: &Daemon, holds: &mut Holds<'_>, random: &mut fastrand::Rng) {
     let provider = if random.u8(..3) > 0 { CHEAP } else { DEAR };
     let selector = if random.bool() { provider.to_owned() } else { lane(provider) };
@@ -94,7 +95,7 @@ fn rows_that_change_lanes_end_once_and_cost_what_their_lane_does() {
         }
         holds.check(&daemon);
         if random.bool() {
-            // Said in the last moment before a kill, it is said all the same.
+            // An action that was acknowledged in the last moment before a kill still holds.
             meddle(&daemon, &mut holds, &mut random);
         } else {
             witness.see_lines(&results(&daemon, &batch));
@@ -136,7 +137,8 @@ fn rows_that_change_lanes_end_once_and_cost_what_their_lane_does() {
     check_log(&daemon);
 }
 
-/// Every row has one line, from a provider that can have given it, at that provider's price.
+/// Checks that every row has one line, from a provider that can have served it, at that provider's
+/// price.
 fn check_rows(daemon: &Daemon, lanes: &TwoLanes, ended: &Value, lines: &[Line]) {
     let input: Vec<String> = (0..ROWS).map(rows::name).collect();
     assert_eq!(ids(lines), input, "a line for each row");

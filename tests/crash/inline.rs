@@ -1,5 +1,5 @@
-//! Creates that bring their rows with them, and retries, killed under way: the input that the daemon makes of
-//! them is there with its batch, or not at all.
+//! Creates that bring their rows with them, and retries, killed under way: the input that the
+//! daemon makes of the rows is there with its batch, or not at all.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -34,7 +34,7 @@ fn no_file_is_listed_that_belongs_to_no_batch() {
             clients.into_iter().flat_map(|client| client.join().expect("a client ends well")).collect::<Vec<_>>()
         }));
         daemon.restart();
-        // The files first: batches go on, and come to have more of them.
+        // List the files first: batches go on running, and get more files.
         let files = files(&daemon);
         let (batches, used) = batches(&daemon);
         assert!(answered.is_subset(&batches), "{:?} were answered and are gone", answered.difference(&batches));
@@ -45,7 +45,7 @@ fn no_file_is_listed_that_belongs_to_no_batch() {
     assert!(answered.len() > ROUNDS, "{answered:?}");
 }
 
-/// Creates one batch after the other; those that were answered.
+/// Creates one batch after the other; returns the batches that were answered.
 fn create_until_killed(addr: SocketAddr, next: &AtomicUsize, failed: &str) -> Vec<String> {
     let mut answered = Vec::new();
     loop {
@@ -65,13 +65,13 @@ fn create_until_killed(addr: SocketAddr, next: &AtomicUsize, failed: &str) -> Ve
         assert!(matches!(answer.status(), 200 | 202), "{} {}", answer.status(), answer.text());
         let answer = answer.json();
         let batch = if answer["batch"].is_object() { &answer["batch"] } else { &answer };
-        // Every dialect has a form of its own for the same id.
+        // Every dialect has its own form of the same id.
         let shown = http::send(addr, Request::get(&format!("/openai/v1/batches/{}", id_of(batch))));
         answered.extend(shown.ok().map(|shown| id_of(&shown.expect(200))));
     }
 }
 
-/// Every page of a list of OpenAI's.
+/// Reads every page of a list in OpenAI's form.
 fn all(daemon: &Daemon, list: &str) -> Vec<Value> {
     let (mut found, mut after) = (Vec::new(), String::new());
     loop {
@@ -84,7 +84,7 @@ fn all(daemon: &Daemon, list: &str) -> Vec<Value> {
     }
 }
 
-/// The ids of all batches, and those of the files that they have.
+/// The ids of all batches, and the ids of their files.
 fn batches(daemon: &Daemon) -> (BTreeSet<String>, BTreeSet<String>) {
     let all = all(daemon, "batches");
     let files = ["input_file_id", "output_file_id", "error_file_id"].map(|field| all.iter().filter_map(move |batch| batch[field].as_str()));

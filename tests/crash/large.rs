@@ -15,7 +15,7 @@ const ROWS: usize = 100_000;
 const KILLS: u64 = 20;
 /// Rows whose calls a kill may waste.
 const IN_FLIGHT: u64 = 256;
-/// For the whole of the large test, on a slow machine with a debug build.
+/// The limit for the whole large test, on a slow machine with a debug build.
 const LIMIT: Duration = Duration::from_secs(900);
 
 /// The next moment to kill at.
@@ -23,12 +23,12 @@ const LIMIT: Duration = Duration::from_secs(900);
 enum Moment {
     /// This long after the daemon was ready.
     After(Duration),
-    /// Once so many rows are done.
+    /// Once this many rows are done.
     Done(u64),
 }
 
-/// Moments spread over the whole life of the batch, the first during validation and the last about
-/// its end.
+/// Picks moments spread over the whole life of the batch, the first during validation and the last
+/// about its end.
 fn moment(kill: u64, random: &mut fastrand::Rng) -> Moment {
     let share = ROWS as u64 / (KILLS - 2);
     match kill {
@@ -74,7 +74,7 @@ fn twenty_kills_lose_nothing_and_double_nothing() {
         let moment = moment(kill, &mut random);
         watch(&daemon, &batch, &moment, &mut random, &mut witness);
         if kill % 3 == 0 {
-            // Results shown in the last instant before a kill are shown all the same.
+            // Results that were shown in the last instant before a kill count as shown.
             witness.see_lines(&daemon.results(&batch));
         }
         daemon.kill9();
@@ -102,7 +102,7 @@ fn twenty_kills_lose_nothing_and_double_nothing() {
     assert!(repeated <= KILLS * IN_FLIGHT, "{repeated} repeated calls");
     assert_eq!(upstream.changed_keys(), 0, "a repeated call carries the key of the first");
 
-    // And what has ended stays as it is.
+    // A batch that has ended stays as it is.
     let output = ended["output_file_id"].as_str().expect("an output file");
     let content = daemon.content(output);
     daemon.kill9();
@@ -111,7 +111,8 @@ fn twenty_kills_lose_nothing_and_double_nothing() {
     assert!(daemon.content(output) == content, "the output changed");
 }
 
-/// Every row once, in the order of the input, and every line as it was first shown.
+/// Checks that every row is there once, in the order of the input, and every line is as it was
+/// first shown.
 fn check_output(daemon: &Daemon, ended: &Value, witness: &mut Witness) {
     let output = ended["output_file_id"].as_str().expect("an output file");
     let content = daemon.content(output);

@@ -1,6 +1,6 @@
-//! Money under `kill -9`: thousands of batches of several organisations, with lanes that fail, cancels and
-//! kills at any moment. Every batch is made once, charged once for what its rows have cost, and what was
-//! reserved for it is charged and released; the accounts are the sums of their batches.
+//! Money under `kill -9`: thousands of batches of several organisations, with failing lanes,
+//! cancels and kills at any moment. Every batch is made once and charged once for the cost of its
+//! rows. Its reservation is charged and released; the accounts are the sums of their batches.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,20 +16,22 @@ use super::support::upstream::{Call, Reply};
 use super::support::wait;
 use super::two_lanes::{CHEAP, MODEL, TwoLanes, check_log_besides, good};
 
-/// Creates; some 10,000 of them make a batch, the others are not covered.
+/// Number of creates; some 10,000 of them make a batch, the others are not covered by the balance.
 const ORDERS: usize = 10_500;
 const KILLS: usize = 12;
 const CLIENTS: usize = 12;
-/// Percent: not a round one, so that amounts have to be rounded.
+/// The fee in percent: not a round number, so that amounts have to be rounded.
 const FEE: &str = "5.9";
-/// US dollars that each organisation prepays; the last has too little for all that it asks for.
+/// US dollars that each organisation prepays; the last organisation has too little for its
+/// requests.
 const PREPAID: [Option<&str>; 3] = [None, Some("1000.00"), Some("0.01")];
 
-/// From the last restart on: else a lane that only rows are left for which it never answers is tried once a
-/// minute, and the rest of them takes hours.
+/// Set from the last restart on. Otherwise a lane whose remaining rows never get an answer would be
+/// tried once a minute, and the remaining rows would take hours.
 static ALL_IS_WELL: AtomicBool = AtomicBool::new(false);
 
-/// Of a hundred rows, some are refused by every provider, and some by the cheap one alone or at first.
+/// Of a hundred rows, every provider refuses some, the cheap provider alone refuses some, and some
+/// fail at first.
 fn script(provider: &'static str, call: &Call) -> Reply {
     if ALL_IS_WELL.load(Ordering::Relaxed) {
         return good(provider, &call.row);
@@ -87,7 +89,7 @@ fn every_batch_is_charged_once_and_accounts_are_the_sums_of_their_batches() {
     assert_eq!(made.len() + refused, ORDERS);
     assert!(refused > 0, "one organisation has too little");
 
-    // Some of them have not ended by now, and are killed once more while they end.
+    // Some batches have not ended by now, and the daemon is killed once more while they end.
     daemon.kill9();
     ALL_IS_WELL.store(true, Ordering::Relaxed);
     daemon.restart_on_same_port();
@@ -111,13 +113,14 @@ fn add_org(daemon: &Daemon, credits: Option<&str>) -> Org {
     Org { id: text("org_id"), key: text("api_key"), credits: credits.map(|credits| credits.parse().expect("an amount")) }
 }
 
-/// The answer to a request of an organisation.
+/// Sends a request of an organisation; returns the answer.
 fn ask(addr: SocketAddr, org: &Org, request: Request) -> Response {
     let request = request.header("authorization", &format!("Bearer {}", org.key));
     http::send(addr, request).expect("an answer")
 }
 
-/// Creates batches until there are enough; those that were made, and how many were not covered.
+/// Creates batches until there are enough; returns the batches made, and how many creates were not
+/// covered.
 fn client(addr: SocketAddr, next: &AtomicUsize, orgs: &[Org], seed: u64) -> (Vec<Made>, usize) {
     let (mut made, mut refused) = (Vec::new(), 0);
     loop {
@@ -126,7 +129,7 @@ fn client(addr: SocketAddr, next: &AtomicUsize, orgs: &[Org], seed: u64) -> (Vec
             return (made, refused);
         }
         let mut random = fastrand::Rng::with_seed(seed.wrapping_add(number as u64));
-        // The one that has too little asks seldom.
+        // The organisation that has too little asks seldom.
         let poor = random.u8(..16) == 0;
         let org = if poor { orgs.len() - 1 } else { random.usize(..orgs.len() - 1) };
         let count = random.usize(1..=4);
@@ -136,7 +139,7 @@ fn client(addr: SocketAddr, next: &AtomicUsize, orgs: &[Org], seed: u64) -> (Vec
             continue;
         };
         if random.u8(..10) == 0 {
-            // It may be too late, and the daemon may be gone.
+            // The cancel may come too late, and the daemon may be gone.
             let cancel = Request::post(&format!("/v1/batches/{id}/cancel")).header("authorization", &format!("Bearer {}", orgs[org].key));
             let _ = http::send(addr, cancel);
         }
@@ -144,7 +147,7 @@ fn client(addr: SocketAddr, next: &AtomicUsize, orgs: &[Org], seed: u64) -> (Vec
     }
 }
 
-/// A create that makes its quote itself; half of them let the dear lane take over.
+/// A create that makes its quote itself; half of the creates let the dear lane take over.
 fn order(random: &mut fastrand::Rng, number: usize, count: usize) -> Value {
     let item = |item: usize| {
         let name = format!("{number}-{item}");
@@ -158,7 +161,8 @@ fn order(random: &mut fastrand::Rng, number: usize, count: usize) -> Value {
     body
 }
 
-/// Creates a batch, however often the daemon is killed meanwhile; `None` if the balance does not cover it.
+/// Creates a batch, however often the daemon is killed meanwhile; returns `None` if the balance
+/// does not cover it.
 fn create(addr: SocketAddr, org: &Org, number: usize, body: &Value) -> Option<String> {
     let sent = || {
         let request = Request::post("/v1/batches").header("authorization", &format!("Bearer {}", org.key));
@@ -169,7 +173,8 @@ fn create(addr: SocketAddr, org: &Org, number: usize, body: &Value) -> Option<St
     (answer.status() == 202).then(|| answer.json()["batch"]["id"].as_str().expect("an id").to_owned())
 }
 
-/// Waits for the end of every batch and checks its receipt; what each organisation was charged.
+/// Waits for the end of every batch and checks its receipt; returns the amount that each
+/// organisation was charged.
 fn settled(addr: SocketAddr, orgs: &[Org], made: &[Made]) -> Vec<Decimal> {
     let shares: Vec<_> = made.chunks(made.len().div_ceil(CLIENTS)).collect();
     let sums = std::thread::scope(|scope| {
@@ -186,7 +191,8 @@ fn settled(addr: SocketAddr, orgs: &[Org], made: &[Made]) -> Vec<Decimal> {
     charged
 }
 
-/// What a batch was charged: once for each row that has an answer, and as its receipt says.
+/// Returns the amount that a batch was charged: once for each row that has an answer, as its
+/// receipt says.
 fn checked(addr: SocketAddr, org: &Org, batch: &Made) -> Decimal {
     let path = format!("/v1/batches/{}", batch.id);
     let ended = || {
@@ -208,8 +214,8 @@ fn checked(addr: SocketAddr, org: &Org, batch: &Made) -> Decimal {
     charged
 }
 
-/// Waits for a batch as long as rows end at all: how long thousands of them take is the machine's matter, and a
-/// daemon that stands still is not.
+/// Waits for a batch for as long as its rows keep ending. How long thousands of rows take depends
+/// on the machine; a daemon that makes no progress fails the test.
 fn while_rows_end<T>(addr: SocketAddr, id: &str, mut ended: impl FnMut() -> Option<T>) -> T {
     let rows = || {
         let metrics = http::send(addr, Request::get("/metrics")).expect("the metrics").text();
@@ -233,7 +239,7 @@ fn amount(money: &Value) -> Decimal {
     money["amount"].as_str().expect("a decimal string").parse().expect("a decimal")
 }
 
-/// How many batches an organisation has.
+/// The number of batches that an organisation has.
 fn listed(addr: SocketAddr, org: &Org) -> usize {
     let (mut count, mut cursor) = (0, String::new());
     loop {

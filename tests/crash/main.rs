@@ -1,9 +1,10 @@
-//! The promise under `kill -9`: what was ever shown or acknowledged is still there afterwards, and
-//! every row has exactly one result. One binary, one module per subject.
+//! The promise under `kill -9`: everything that was ever shown or acknowledged is still there
+//! afterwards, and every row has exactly one result. One binary, one module per subject.
 //!
 //! ```sh
 //! cargo test --release --test crash -- --nocapture
-//! BATCHD_CRASH_SEED=17 cargo test --release --test crash -- --nocapture   # the moments of another run
+//! # the moments of another run
+//! BATCHD_CRASH_SEED=17 cargo test --release --test crash -- --nocapture
 //! ```
 
 mod acknowledged;
@@ -25,7 +26,7 @@ mod witness;
 
 use support::wait;
 
-/// The moments of a test; its log says how to have them again.
+/// The random moments of a test; its log says how to reproduce them.
 #[expect(clippy::disallowed_methods, reason = "the seed of a test run is not a setting of the daemon")]
 fn random(test: &str) -> fastrand::Rng {
     let seed = match std::env::var("BATCHD_CRASH_SEED") {

@@ -1,4 +1,5 @@
-//! Pauses of batches and holds on lanes: once answered nothing more is called, whoever is killed.
+//! Pauses of batches and holds on lanes: once one is answered, no more calls are made, whichever
+//! process is killed.
 
 use std::time::Duration;
 
@@ -11,15 +12,15 @@ use super::two_lanes::{CHEAP, CONCURRENCY, DEAR, Holds, MODEL, OTHER, TwoLanes, 
 
 const ROWS: usize = 2_500;
 const ROUNDS: u64 = 6;
-/// Rows of a batch whose end shows that the daemon dispatches.
+/// Rows of a batch whose end proves that the daemon dispatches.
 const PROOF: usize = 40;
 
-/// Providers that take long enough for a batch to outlast all rounds.
+/// Providers that are slow enough for a batch to outlast all rounds.
 fn slow() -> TwoLanes {
     TwoLanes::start(|provider, call| good(provider, &call.row).after(Duration::from_millis(10)))
 }
 
-/// Creates a batch of rows with such names; its id.
+/// Creates a batch of rows with names that begin with `name`; returns its id.
 fn submit(daemon: &Daemon, name: &str, count: usize, model: &str) -> String {
     let input = rows::many(count, model).replace("row-", name);
     let mut order = Daemon::batch_request(&daemon.upload(input), CHAT);
@@ -27,7 +28,7 @@ fn submit(daemon: &Daemon, name: &str, count: usize, model: &str) -> String {
     id_of(&daemon.post("/v1/batches", &order).expect(200))
 }
 
-/// Waits until so many more calls have been made for the batch.
+/// Waits until this many more calls have been made for the batch.
 fn see_calls(lanes: &TwoLanes, providers: &[&str], more: usize) {
     let calls = || providers.iter().map(|provider| lanes.ledger.count(provider, "row-")).sum::<usize>();
     let enough = calls() + more;
@@ -107,7 +108,7 @@ fn a_held_lane_is_not_called_until_it_is_resumed() {
         prove(&daemon, OTHER, round);
         holds.check(&daemon);
         if action == "pause" {
-            // Calls of the killed daemon may still have been under way there.
+            // Calls of the killed daemon may still have been under way to the other provider.
             let since = lanes.ledger.count(DEAR, "row-") - elsewhere;
             assert!(since <= CONCURRENCY, "{since} rows went elsewhere although they were to wait for `{selector}`");
         }

@@ -1,4 +1,5 @@
-//! Priorities: what was answered, or only shown, holds after a kill, and shares follow it.
+//! Priorities: a priority that was answered, or only shown, holds after a kill, and shares follow
+//! it.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::two_lanes::{CHEAP, MODEL, TwoLanes, check_log, good};
 const ROWS: usize = 2_000;
 const ROUNDS: u32 = 5;
 const WORDS: [&str; 4] = ["low", "normal", "high", "urgent"];
-/// Calls among which shares are counted.
+/// Number of calls over which shares are counted.
 const COUNTED: usize = 240;
 
 fn priority(daemon: &Daemon, id: &str) -> String {
@@ -28,8 +29,8 @@ fn set(daemon: &Daemon, id: &str, word: &str) {
     assert_eq!(daemon.send(change(id, word)).expect(200)["batchd"]["priority"], word);
 }
 
-/// Asks for another priority and kills the daemon meanwhile; what is shown then is the old one or the
-/// new one, and the new one if anybody has seen it.
+/// Requests another priority and kills the daemon meanwhile. The daemon then shows the old priority
+/// or the new one, and the new one if any client has seen it.
 fn change_and_kill(daemon: &mut Daemon, id: &str, random: &mut fastrand::Rng) {
     let before = priority(daemon, id);
     let word = WORDS[random.usize(..WORDS.len())];
@@ -78,7 +79,7 @@ fn shares_follow_the_priorities_that_were_answered() {
     assert_eq!((priority(&daemon, &urgent.1).as_str(), priority(&daemon, &other.1).as_str()), ("urgent", "normal"));
     let counted = wait::poll(wait::A_WHILE, || {
         let calls = lanes.ledger.entries().split_off(killed);
-        // Whichever is recovered first has the lane alone for a moment.
+        // The batch that is recovered first has the lane alone for a moment.
         let both = ["one-", "two-"].map(|name| calls.iter().position(|(_, row)| row.starts_with(name)));
         let start = both[0]?.max(both[1]?);
         let calls = calls.get(start..start + COUNTED)?;
@@ -86,7 +87,7 @@ fn shares_follow_the_priorities_that_were_answered() {
     });
     let counted = counted.expect("calls of both batches");
     wait::say(&format!("crash: priorities: {counted} of {COUNTED} calls were of the urgent batch"));
-    // 64 of 68 by their weights.
+    // 64 of 68 calls by the weights.
     assert!(counted * 100 >= COUNTED * 85, "{counted} of {COUNTED} calls were of the urgent batch");
     assert!(counted < COUNTED, "the other one is not shut out");
     for (_, id) in [&one, &two] {

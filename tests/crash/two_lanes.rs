@@ -1,5 +1,5 @@
-//! Two lanes of one model, the second dearer, and a third lane of another model: what they were called
-//! for, and whether they keep to what an operator was told about them.
+//! Two lanes of one model, the second dearer, and a third lane of another model: a record of their
+//! calls, and a check that they respect the operator's holds.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ pub const MODEL: &str = "shared-model";
 pub const OTHER: &str = "other-model";
 pub const CHEAP: &str = "cheap";
 pub const DEAR: &str = "dear";
-/// Calls at a time that each provider takes.
+/// Concurrent calls that each provider takes.
 pub const CONCURRENCY: usize = 8;
 
 /// Price of a [`good`] answer, nine tokens read and two written, in millionths of a dollar.
@@ -24,7 +24,7 @@ pub fn price(provider: &str) -> u32 {
     if provider == CHEAP { 9 + 2 * 2 } else { 9 * 3 + 2 * 5 }
 }
 
-/// What a create says to let rows go to the dear provider.
+/// The setting of a create that lets rows go to the dear provider.
 pub fn dearer_too() -> Value {
     json!({"max_price": {"prompt": "3", "completion": 5}})
 }
@@ -34,7 +34,7 @@ pub fn lane(provider: &str) -> String {
     format!("{provider}/{provider}-{MODEL}")
 }
 
-/// A good answer that says who gave it to whom.
+/// A good answer that names the provider and the row.
 pub fn good(provider: &str, row: &str) -> Reply {
     Reply::new(
         200,
@@ -44,7 +44,7 @@ pub fn good(provider: &str, row: &str) -> Reply {
     )
 }
 
-/// Every call in the order in which they came: provider, and the row's name.
+/// Every call in the order of arrival: provider, and the row's name.
 #[derive(Clone, Default)]
 pub struct Ledger(Arc<Mutex<Vec<(&'static str, String)>>>);
 
@@ -57,7 +57,7 @@ impl Ledger {
         self.0.lock().expect("no thread panicked with it").clone()
     }
 
-    /// Calls of a provider for rows whose names begin so.
+    /// Counts the calls to a provider for rows whose names begin with `rows`.
     pub fn count(&self, provider: &str, rows: &str) -> usize {
         let entries = self.0.lock().expect("no thread panicked with it");
         entries.iter().filter(|(at, row)| *at == provider && row.starts_with(rows)).count()
@@ -73,7 +73,7 @@ pub struct TwoLanes {
 }
 
 impl TwoLanes {
-    /// Upstreams that answer as `script` says, which is told the provider.
+    /// Starts upstreams that answer according to `script`, which receives the provider.
     pub fn start(script: impl Fn(&'static str, &Call) -> Reply + Clone + Send + Sync + 'static) -> Self {
         let ledger = Ledger::default();
         let upstream = |provider: &'static str| {
@@ -88,12 +88,12 @@ impl TwoLanes {
         Self { cheap, dear, ledger, seeds }
     }
 
-    /// A daemon in front of them, with two attempts a row on each lane.
+    /// Starts a daemon in front of both upstreams, with two attempts a row on each lane.
     pub fn daemon(&self) -> Daemon {
         self.daemon_with(&[])
     }
 
-    /// The same with further arguments.
+    /// Starts the same daemon with further arguments.
     pub fn daemon_with(&self, args: &[&str]) -> Daemon {
         self.seeds.hasty_daemon(args)
     }
@@ -125,10 +125,12 @@ fn seeds(cheap: &str, dear: &str) -> Seeds {
     seeds
 }
 
-/// What an operator was told about lanes, and how often they had been called by then.
+/// The holds that an operator was promised on lanes, and how often the lanes had been called by
+/// then.
 pub struct Holds<'a> {
     ledger: &'a Ledger,
-    /// By lane or provider: the hold, and for each provider it covers the calls so far.
+    /// By lane or provider: the hold, and the number of calls so far to the providers that it
+    /// covers.
     held: BTreeMap<String, (&'static str, usize)>,
 }
 
@@ -137,7 +139,7 @@ impl<'a> Holds<'a> {
         Self { ledger: &lanes.ledger, held: BTreeMap::new() }
     }
 
-    /// `pause`, `drain` or `resume` a lane or provider; the answer binds from now on.
+    /// Sends `pause`, `drain` or `resume` for a lane or provider; the answer binds from now on.
     pub fn ask(&mut self, daemon: &Daemon, action: &str, lane: &str) {
         let answer = daemon.post(&format!("/admin/lanes/{action}"), &json!({ "lane": lane })).expect(200);
         let hold = match action {
@@ -147,7 +149,8 @@ impl<'a> Holds<'a> {
         };
         let calls = self.calls(lane);
         match hold {
-            // Held in one way or the other, it is not called; what was so before stays bound by the earlier answer.
+            // A lane under either hold is not called. An earlier hold stays bound by its own
+            // answer.
             Some(hold) => self.held.entry(lane.to_owned()).or_insert((hold, calls)).0 = hold,
             None => _ = self.held.remove(lane),
         }
@@ -155,7 +158,8 @@ impl<'a> Holds<'a> {
         assert_eq!(shown.map(|held| held["hold"].clone()), hold.map(Value::from), "{answer}");
     }
 
-    /// The daemon shows what it has said, and has called no lane that it said it would not call.
+    /// Checks that the daemon shows the holds it confirmed, and has called no lane that it promised
+    /// not to call.
     pub fn check(&self, daemon: &Daemon) {
         let lanes = daemon.get("/admin/lanes").expect(200);
         let shown: BTreeMap<_, _> =
@@ -173,12 +177,13 @@ impl<'a> Holds<'a> {
     }
 }
 
-/// What must never stand in the log, whatever is killed: rows that were lost, results that came twice, panics.
+/// Checks for what must never be in the log, whatever is killed: lost rows, results that came
+/// twice, panics.
 pub fn check_log(daemon: &Daemon) {
     check_log_besides(daemon, "\0");
 }
 
-/// The same where lines with `expected` in them may be errors.
+/// The same check, where lines with `expected` in them may be errors.
 pub fn check_log_besides(daemon: &Daemon, expected: &str) {
     let log = std::fs::read_to_string(daemon.dir().join("stderr.log")).expect("the log of the daemon");
     for line in log.lines() {

@@ -1,4 +1,4 @@
-//! What has been shown of a batch, and that nothing of it is taken back.
+//! A record of everything that was shown of a batch; the daemon must take none of it back.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use super::support::api::counts;
 
-/// Everything the daemon has ever shown of one batch; fails when it takes something back.
+/// Everything the daemon has ever shown of one batch; fails when the daemon takes something back.
 pub struct Witness {
-    /// Of its input.
+    /// Number of rows of its input.
     rows: usize,
     rank: u8,
     total: u64,
@@ -23,7 +23,7 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// Of a batch of so many rows.
+    /// A witness of a batch with this many rows.
     pub fn of(rows: usize) -> Self {
         Self { rows, rank: 0, total: 0, completed: 0, failed: 0, cost: Decimal::ZERO, lines: HashMap::new(), looks: 0 }
     }
@@ -48,7 +48,7 @@ impl Witness {
         self.looks += 1;
     }
 
-    /// Remembers complete lines; a stream that a kill has cut may end in half of one.
+    /// Remembers complete lines; a stream that a kill has cut may end in the middle of a line.
     pub fn see_lines(&mut self, bytes: &[u8]) {
         for line in bytes.split_inclusive(|b| *b == b'\n').filter(|line| line.ends_with(b"\n")) {
             let hash = hash(line);

@@ -1,38 +1,41 @@
-//! A trace of writes and syncs, and what a disk may hold when the power goes at a point of it.
+//! A trace of writes and syncs, and the states that a disk may hold when the power fails at a point
+//! of the trace.
 //!
-//! What is modelled:
-//! * what was written to a file before its last completed `fsync` or `fdatasync` began is there;
-//! * of what was written later, each sector (512 or 4,096 bytes, by chance) is there or not, whatever came before or
-//!   after it; so writes are torn, reordered or missing. The file has the size that it had durably, the one that it
-//!   had last, or one that what is there allows. `sync_file_range` counts for nothing;
-//! * names (creates, renames, removals) are there once the sync of their folder has completed, if they are older than
-//!   its beginning. Of later ones, either each folder has those up to a random moment of its own, as POSIX
-//!   allows; or they reach the disk in one order, and any sync takes along all before it, as with a journal.
+//! The model covers:
+//! * data written to a file before its last completed `fsync` or `fdatasync` began is there;
+//! * of data written later, each sector (512 or 4,096 bytes, by chance) is there or not, whatever
+//!   came before or after it; so writes are torn, reordered or missing. The file has its last
+//!   durable size, its last size, or a size that the surviving data allows. `sync_file_range`
+//!   counts for nothing;
+//! * names (creates, renames, removals) are there once a sync of their folder has completed, if
+//!   they are older than the start of the sync. Of later names, either each folder has those up to
+//!   a random moment of its own, as POSIX allows; or they reach the disk in one order, and any sync
+//!   takes along all names before it, as with a journal.
 //!
-//! What is not: changes of names that reach a folder in another order than they were made; a disk that lies about
-//! syncs, or damages sectors that nobody wrote.
+//! The model does not cover: changes of names that reach a folder in another order than they were
+//! made; a disk that lies about syncs, or damages sectors that were not written.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
-/// Which file: its inode, and when that was made.
+/// Identifies a file: its inode, and when the inode was made.
 type Id = (u64, u64);
 
 enum Op {
     Write(Id, u64, Range<usize>),
     Truncate(Id, u64),
-    /// The file is a new one, whatever had this inode before.
+    /// The file is new, whatever file had this inode before.
     Fresh(Id),
     SyncBegins(Id, u64),
     SyncEnds(Id, u64),
-    /// So many states of the names there have been before this one.
+    /// The number of states of the names before this one.
     Names(usize),
 }
 
 pub struct Trace {
     bytes: Vec<u8>,
-    /// Each with the length of the trace up to its end.
+    /// Operations, each with the length of the trace up to its end.
     ops: Vec<(u64, Op)>,
     names: Vec<Names>,
 }
@@ -41,12 +44,12 @@ pub struct Trace {
 #[derive(Default)]
 struct Names {
     root: Option<Id>,
-    /// What is in each folder: names, which files they are, and whether these are folders.
+    /// The content of each folder: names, the files they refer to, and whether these are folders.
     folders: BTreeMap<Id, Vec<(String, Id, bool)>>,
 }
 
 impl Names {
-    /// From lines of kind, inode, when it was made, path; a folder before what is in it.
+    /// Reads lines of kind, inode, when it was made, path; a folder comes before its content.
     fn read(lines: &str) -> Option<Self> {
         let mut names = Self::default();
         let mut paths = HashMap::new();
@@ -69,23 +72,23 @@ impl Names {
     }
 }
 
-/// A file as the replay goes on.
+/// A file during the replay.
 #[derive(Default)]
 struct File {
     durable: Vec<u8>,
-    /// Changes since: an offset with bytes, or a new size without.
+    /// Changes since the durable state: an offset with bytes, or a new size without bytes.
     later: Vec<(u64, Option<Range<usize>>)>,
-    /// How many changes there were before those in `later`.
+    /// The number of changes before those in `later`.
     settled: usize,
-    /// Its size as the program sees it.
+    /// The size as the program sees it.
     size: u64,
 }
 
-/// Where the power goes.
+/// The point at which the power fails.
 pub struct Cut {
-    /// How many operations happen.
+    /// The number of operations that happen.
     pub ops: usize,
-    /// The length of the trace then.
+    /// The length of the trace at that point.
     pub at: u64,
 }
 
@@ -124,8 +127,8 @@ impl Trace {
         self.ops.len()
     }
 
-    /// A random point: after any operation or any byte, or where promises are made and kept: around the end of a sync,
-    /// a change of names, the first sync of a database.
+    /// Picks a random point: after any operation or any byte, or where promises are made and kept:
+    /// around the end of a sync, a change of names, or the first sync of a database.
     pub fn cut(&self, random: &mut fastrand::Rng) -> Cut {
         let ops = match random.u8(..5) {
             0 => random.usize(..self.ops.len()),
@@ -152,7 +155,8 @@ impl Trace {
         random.choice(found).expect("there is one")
     }
 
-    /// Writes what a disk may hold then to `dir`; how many bytes were written and not synced.
+    /// Writes to `dir` a state that the disk may hold at the cut; returns how many bytes were
+    /// written and not synced.
     pub fn image(&self, cut: &Cut, random: &mut fastrand::Rng, dir: &Path) -> usize {
         let mut files: HashMap<Id, File> = HashMap::new();
         let mut begun = HashMap::new();
@@ -181,7 +185,7 @@ impl Trace {
         }
         let luck = Luck { whole: [0.0, 0.1, 0.5, 0.9, 1.0][random.usize(..5)], sector: [512, 4096][random.usize(..2)] };
         let states = &self.names[..names];
-        // With a journal there is one moment for all folders.
+        // With a journal, one moment applies to all folders.
         let moment = random.bool().then(|| random.usize(durable.any.max(1)..names.max(1) + 1) - 1);
         let Some(root) = states.last().and_then(|names| names.root) else { return 0 };
         let mut folders = vec![(root, dir.to_owned())];
@@ -205,7 +209,7 @@ impl Trace {
     }
 }
 
-/// How many states of the names are durable: the last of them is there, or a later one.
+/// The number of states of the names that are durable: the last of them is there, or a later state.
 #[derive(Default)]
 struct Durable {
     /// By the folder that was synced.
@@ -221,18 +225,18 @@ impl Durable {
         self.any = named.max(self.any);
     }
 
-    /// What one folder has; nothing if it was never synced and is out of luck.
+    /// The names in one folder; `None` if the folder was never synced and is out of luck.
     fn listing<'a>(&self, folder: Id, states: &'a [Names], random: &mut fastrand::Rng) -> Option<&'a Vec<(String, Id, bool)>> {
         let sure = self.of.get(&folder).copied().unwrap_or(0);
         let possible: Vec<_> = states[sure.saturating_sub(1)..].iter().filter_map(|names| names.folders.get(&folder)).collect();
         let first = usize::from(sure > 0);
-        // One that was made and removed has at least had something once.
+        // A folder that was made and removed has at least had some state once.
         let chosen = random.usize(first.min(possible.len())..=possible.len());
         chosen.checked_sub(1).map(|index| possible[index])
     }
 }
 
-/// How much of what was not synced is there.
+/// The share of unsynced data that survives.
 struct Luck {
     whole: f64,
     sector: u64,
@@ -255,7 +259,7 @@ impl File {
         self.later.push((size, None));
     }
 
-    /// The first so many of all its changes are durable.
+    /// Makes the first `changes` of all changes to the file durable.
     fn settle(&mut self, changes: usize, trace: &[u8]) {
         // A sync that began earlier may end later.
         for (at, content) in self.later.drain(..changes.saturating_sub(self.settled)) {
@@ -286,9 +290,9 @@ impl File {
             }
         }
         match random.u8(..3) {
-            // Data has come to the disk, and the size has not.
+            // The data has reached the disk, and the size has not.
             0 if !self.later.iter().any(|(_, bytes)| bytes.is_none()) => content.truncate(self.durable.len()),
-            // The other way round.
+            // The size has reached the disk, and the data has not.
             1 if content.len() < self.size as usize => content.resize(self.size as usize, 0),
             _ => {}
         }

@@ -1,13 +1,14 @@
-//! Every system call on the data directory fails once: in a start, while a batch runs, in a stop. Whatever was answered
-//! is there at the next start, and no file is gone.
+//! Every system call on the data directory fails once: in a start, while a batch runs, in a stop.
+//! Everything that was answered is there at the next start, and no file is gone.
 //!
-//! The calls are those of the store and of sled alike, because a library in front of libc lets them fail (`shim.c`; it
-//! is built with `cc`, as some crates are). What the store does relative to open folders passes libc by: the tests of
-//! `store/dir` let that fail.
+//! The calls are those of the store and of sled alike, because a library in front of libc makes
+//! them fail (`shim.c`; it is built with `cc`, as some crates are). Calls that the store makes
+//! relative to open folders bypass libc: the tests of `store/dir` make those fail.
 //!
-//! [`power`] is about losses of power, with a library of its own.
+//! [`power`] covers losses of power, with a library of its own.
 //!
-//! A run of `cargo test` tries some of the calls of each kind; all of them: `BATCHD_FAULTS=all cargo test --release --test faults`.
+//! A run of `cargo test` tries some of the calls of each kind. To try all of them:
+//! `BATCHD_FAULTS=all cargo test --release --test faults`.
 
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
 #[path = "../support/mod.rs"]
@@ -33,10 +34,10 @@ use support::{rows, wait};
 const KINDS: [&str; 6] = ["read", "write", "sync", "open", "rename", "remove"];
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
-/// Calls of a kind that fail, in a usual run.
+/// Calls of each kind that fail in a usual run.
 const SOME: usize = 4;
 
-/// What was answered: the path of a thing, and its content.
+/// Everything that was answered: the path of a resource, and its content.
 type Answered = BTreeMap<String, Vec<u8>>;
 
 /// A call that fails.
@@ -48,7 +49,7 @@ struct Fault<'a> {
     count: &'a Path,
 }
 
-/// Builds a library of this folder that goes in front of libc.
+/// Builds a library of this folder that is loaded in front of libc.
 fn shim(dir: &Path, source: &str) -> PathBuf {
     let (source, library) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults").join(source), dir.join("shim.so"));
     let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status();
@@ -56,7 +57,8 @@ fn shim(dir: &Path, source: &str) -> PathBuf {
     library
 }
 
-/// Starts `serve` on `dir/data`; `None` in place of the address if it refuses.
+/// Starts `serve` on `dir/data`; returns `None` in place of the address if the daemon refuses to
+/// start.
 fn start(dir: &Path, fault: Option<&Fault<'_>>) -> (Child, Option<SocketAddr>) {
     let mut command = daemon::batchd(dir);
     if let Some(Fault { shim, kind, nth, errno, count }) = fault {
@@ -76,7 +78,7 @@ fn ask(addr: SocketAddr, request: Request) -> Option<Response> {
     http::send(addr, request).ok().filter(|answer| answer.status() == 200)
 }
 
-/// Uploads a file and runs a batch, as far as the daemon gets with it; what it has answered.
+/// Uploads a file and runs a batch, as far as the daemon gets; returns everything that it answered.
 fn work(addr: SocketAddr) -> Answered {
     let mut answered = Answered::new();
     let mut all = || {
@@ -108,7 +110,7 @@ fn copy(from: &Path, to: &Path) {
     assert!(copied.expect("cp runs").success());
 }
 
-/// One life with the fault, one without it. `None` if there is no such call.
+/// Runs one life with the fault and one without it. Returns `None` if there is no such call.
 fn try_one(orig: &Path, known: &Answered, fault: &Fault<'_>) -> Option<bool> {
     let dir = daemon::temp_dir();
     copy(orig, &dir.path().join("data"));
@@ -159,7 +161,7 @@ fn no_failing_call_costs_what_was_answered() {
     let orig = dir.path().join("data");
     for kind in KINDS {
         let fault = |nth, errno| Fault { shim: &shim, kind, nth, errno, count: &count };
-        // How many calls there are.
+        // Count the calls.
         let probe = daemon::temp_dir();
         copy(&orig, &probe.path().join("data"));
         let (child, addr) = start(probe.path(), Some(&fault(0, EIO)));

@@ -1,10 +1,13 @@
-//! Losses of power: whatever was answered before is there at the next start, which is never refused.
+//! Losses of power: everything that was answered before is there at the next start, and a start is
+//! never refused.
 //!
-//! A library in front of libc (`recorder.c`) records each write and sync of the daemon; [`super::disk`] makes of that what
-//! a disk may hold when the power goes at some point, and says what is modelled and what is not. A healthy daemon is
-//! started on each such directory. What an answer has shown counts from the length that the trace had when it came.
+//! A library in front of libc (`recorder.c`) records each write and sync of the daemon. From that,
+//! [`super::disk`] makes a state that a disk may hold when the power fails at some point; its
+//! documentation lists what is modelled and what is not. A healthy daemon is started on each such
+//! directory. The content of an answer counts from the length that the trace had when the answer
+//! came.
 //!
-//! A run of `cargo test` tries some points; for more of them:
+//! A run of `cargo test` tries some points. To try more:
 //! `BATCHD_POWER_CUTS=200 cargo test --release --test faults power -- --nocapture`
 
 use std::collections::BTreeMap;
@@ -37,32 +40,32 @@ fn seed() -> u64 {
     std::env::var("BATCHD_POWER_SEED").map_or_else(|_| fastrand::u64(..), |text| text.parse().expect("BATCHD_POWER_SEED is a number"))
 }
 
-/// What an answer has shown.
+/// The state that an answer has shown.
 #[derive(Debug)]
 enum Shown {
     /// A file with this content.
     Content(Vec<u8>),
-    /// A batch, with so many rows completed at least.
+    /// A batch, with at least this many rows completed.
     Rows(u64),
     /// A batch that has ended, with this metadata.
     Ended(Value),
 }
 
-/// What was answered about a thing, and how long the trace was then.
+/// The answers about a resource, and how long the trace was at each answer.
 #[derive(Debug, Default)]
 struct Known {
     shown: Vec<(u64, Shown)>,
-    /// Its deletion was asked for not before this.
+    /// The deletion was requested at this length of the trace or later.
     deleting: Option<u64>,
     deleted: Option<u64>,
 }
 
-/// The answer; `None` of a daemon that is gone, or about to go.
+/// Returns the answer; `None` from a daemon that is gone, or about to go.
 fn ask(addr: SocketAddr, request: Request) -> Option<http::Response> {
     http::send(addr, request).ok().filter(|answer| answer.status() != 503)
 }
 
-/// A daemon under the recorder, and what it has answered.
+/// A daemon under the recorder, and the answers that it has given.
 struct Recorded {
     dir: tempfile::TempDir,
     trace: PathBuf,
@@ -113,7 +116,8 @@ impl Recorded {
         Some(())
     }
 
-    /// Uploads a file, runs a batch of it, and mostly deletes one or the other; `None` once the daemon is gone.
+    /// Uploads a file, runs a batch of it, and mostly deletes one or the other; returns `None` once
+    /// the daemon is gone.
     fn work(&self, addr: SocketAddr, kind: &Kind) -> Option<()> {
         let said = |request: Request| Some(ask(addr, request)?.expect(200));
         let content = kind.rows();
@@ -123,7 +127,7 @@ impl Recorded {
         self.note(&file_path, Shown::Rows(0));
         self.note(&content_path, Shown::Content(content.into_bytes()));
         let mut order = Daemon::batch_request(&file, CHAT);
-        // Metadata that do not compress, for a store that soon has much to give back.
+        // Metadata that does not compress, so that the store soon has much to give back.
         let noise = |_| char::from(fastrand::u8(b'0'..=b'z'));
         let metadata: BTreeMap<_, _> = (0..16).map(|key| (key.to_string(), (0..500).map(noise).collect::<String>())).collect();
         order["metadata"] = json!(metadata);
@@ -142,7 +146,7 @@ impl Recorded {
         let results = ask(addr, Request::get(&output))?.body;
         self.note(&output, Shown::Content(results));
         if fastrand::u8(..kind.kept) > 0 {
-            // The output goes with its batch.
+            // The output is deleted with its batch.
             let now = self.length();
             self.known.lock().expect("no panic").get_mut(&output)?.deleting = Some(now);
             self.delete(addr, &path)?;
@@ -159,7 +163,7 @@ impl Recorded {
         Some(())
     }
 
-    /// Works with a few clients until `enough`.
+    /// Works with a few clients until `enough` holds.
     fn live(&self, addr: SocketAddr, kind: &Kind, enough: impl Fn(usize) -> bool, end: impl FnOnce()) {
         let (over, done) = (AtomicBool::new(false), Mutex::new(0));
         std::thread::scope(|scope| {
@@ -183,9 +187,9 @@ struct Kind {
     name: &'static str,
     args: &'static [&'static str],
     rows: usize,
-    /// The length of each result in tokens; 0 is as it comes.
+    /// The length of each result in tokens; 0 means the default.
     tokens: u32,
-    /// One batch in so many stays.
+    /// One batch in this many stays.
     kept: u8,
     /// Compactions to wait for in each life.
     compactions: usize,
@@ -194,7 +198,7 @@ struct Kind {
 const KINDS: [Kind; 3] = [
     Kind { name: "usual", args: &[], rows: 40, tokens: 0, kept: 3, compactions: 0 },
     Kind { name: "compaction", args: &["--compact-from", "1MiB", "--compact-below", "90"], rows: 3, tokens: 0, kept: 12, compactions: 2 },
-    // Groups of several of sled's segments.
+    // Groups that span several of sled's segments.
     Kind { name: "large", args: &["--commit-interval", "250ms"], rows: 40, tokens: 20_000, kept: 2, compactions: 0 },
 ];
 
@@ -208,7 +212,7 @@ impl Kind {
         rows::file(&lines.iter().collect::<std::collections::BTreeSet<_>>().into_iter().collect::<Vec<_>>())
     }
 
-    /// A life that is killed, and one that is stopped.
+    /// Records one life that is killed, and one that is stopped.
     fn record(&self) -> Recorded {
         let recorded = Recorded::new();
         let args = [&["--log", "warn,batchd::store=info"], self.args].concat();
@@ -231,7 +235,8 @@ impl Kind {
     }
 }
 
-/// Starts a healthy daemon on what the disk holds, and looks for what was answered.
+/// Starts a healthy daemon on the state that the disk holds, and looks for everything that was
+/// answered.
 fn check(known: &BTreeMap<String, Known>, cut: &Cut, what: &str, dir: &Path) {
     let (child, addr) = start(dir, None);
     let log = || std::fs::read_to_string(dir.join("stderr.log")).unwrap_or_default();

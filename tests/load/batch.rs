@@ -1,4 +1,4 @@
-//! Inputs, and batches from their creation to their end.
+//! Inputs, and batches from creation to end.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -12,10 +12,11 @@ use tokio::time::Instant;
 use super::client;
 
 const CHAT: &str = "/v1/chat/completions";
-/// How often a batch is looked at, at the beginning and then. Each look costs the daemon a connection.
+/// How often a batch is looked at in the beginning, and how often later. Each look costs the daemon
+/// a connection.
 const FIRST_LOOKS: Duration = Duration::from_millis(5);
 const LOOK: Duration = Duration::from_millis(50);
-/// How long the beginning is: a short run would be measured too coarsely.
+/// How long the beginning lasts: without it, a short run would be measured too coarsely.
 const BEGINNING: f64 = 2.0;
 
 /// An answer of the usual size.
@@ -26,23 +27,23 @@ pub fn small_body(row: u64) -> String {
     small_body_for("m", row)
 }
 
-/// The same for a model.
+/// The body of a row of the usual size, for a given model.
 pub fn small_body_for(model: &str, row: u64) -> String {
     let question = format!("Question number {row}, which is somewhat longer than needed to make the row of usual size, is this one here.");
     body(model, "load", &question)
 }
 
-/// The body of a row. Upstreams of ours tell rows apart by the model and by the user, the `mark`.
+/// The body of a row. Our upstreams tell rows apart by the model and by the user, the `mark`.
 pub fn body(model: &str, mark: &str, question: &str) -> String {
     format!(r#"{{"model":"{model}","user":"{mark}","messages":[{{"role":"user","content":"{question}"}}]}}"#)
 }
 
-/// The line around a body.
+/// Wraps a body into the line of a row.
 pub fn line(row: u64, body: &str) -> String {
     format!(r#"{{"custom_id":"row-{row}","method":"POST","url":"{CHAT}","body":{body}}}"#)
 }
 
-/// Writes a file of rows with these bodies, and uploads it; the id.
+/// Writes a file of rows with these bodies, and uploads it; returns its id.
 pub fn upload(daemon: SocketAddr, dir: &Path, rows: u64, body: impl Fn(u64) -> String) -> io::Result<String> {
     let path = dir.join("input.jsonl");
     let mut file = BufWriter::new(File::create(&path)?);
@@ -53,13 +54,13 @@ pub fn upload(daemon: SocketAddr, dir: &Path, rows: u64, body: impl Fn(u64) -> S
     client::upload(daemon, &path)
 }
 
-/// Creates a batch of a file; its id.
+/// Creates a batch of a file; returns its id.
 pub fn create(daemon: SocketAddr, file: &str) -> io::Result<String> {
     let order = json!({ "input_file_id": file, "endpoint": CHAT, "completion_window": "24h" });
     client::text_field(&client::post_json(daemon, "/v1/batches", &order)?, "id")
 }
 
-/// Creates an urgent batch; its id, or `None` if the daemon does not know what that is.
+/// Creates an urgent batch; returns its id, or `None` if the daemon does not know urgent batches.
 pub fn create_urgent(daemon: SocketAddr, file: &str) -> io::Result<Option<String>> {
     let order = json!({ "input_file_id": file, "endpoint": CHAT, "completion_window": "24h", "priority": "urgent" });
     match client::post_json(daemon, "/v1/batches", &order) {
@@ -69,11 +70,11 @@ pub fn create_urgent(daemon: SocketAddr, file: &str) -> io::Result<Option<String
     }
 }
 
-/// A batch at a moment.
+/// The state of a batch at a moment.
 pub struct Look {
     pub status: String,
     pub done: u64,
-    /// The id of its output file, once there is one.
+    /// The id of the batch's output file, once it exists.
     pub output: Option<String>,
 }
 
@@ -90,7 +91,8 @@ impl Look {
 /// Looks at a batch.
 ///
 /// # Errors
-/// Also when it ended otherwise than completed, or a row failed: figures of such a batch mean nothing.
+/// Also if the batch ended other than completed, or a row failed: figures of such a batch mean
+/// nothing.
 pub fn look(daemon: SocketAddr, batch: &str) -> io::Result<Look> {
     let object = client::get_json(daemon, &format!("/v1/batches/{batch}"))?;
     let status = client::text_field(&object, "status")?;
@@ -102,7 +104,7 @@ pub fn look(daemon: SocketAddr, batch: &str) -> io::Result<Look> {
     Ok(Look { status, done: counts["completed"].as_u64().unwrap_or(0), output: object["output_file_id"].as_str().map(str::to_owned) })
 }
 
-/// Waits until a batch is as wanted, looking every `pause`.
+/// Waits until a batch is as wanted, looking at it every `pause`.
 pub fn wait(daemon: SocketAddr, batch: &str, pause: Duration, wanted: impl Fn(&Look) -> bool) -> io::Result<Look> {
     loop {
         let look = look(daemon, batch)?;
@@ -113,14 +115,14 @@ pub fn wait(daemon: SocketAddr, batch: &str, pause: Duration, wanted: impl Fn(&L
     }
 }
 
-/// How a batch went.
+/// The course of a batch.
 pub struct Run {
     rows: u64,
     /// From its creation to the end of its validation, in seconds.
     pub validation: f64,
     /// From its creation to its end, in seconds.
     pub took: f64,
-    /// Seconds since its creation, and rows that were done by then.
+    /// Seconds since the creation, and the rows that were done by then.
     samples: Vec<(f64, u64)>,
     pub output: Option<String>,
 }
@@ -151,13 +153,14 @@ impl Run {
         self.rows as f64 / self.took
     }
 
-    /// Rows a second while a tenth to nine tenths of the rows were done.
+    /// Rows a second from the moment a tenth of the rows were done until nine tenths were.
     pub fn steady_rate(&self) -> f64 {
         let (low, high) = (self.rows / 10, self.rows - self.rows / 10);
         (high - low) as f64 / (self.reached(high) - self.reached(low))
     }
 
-    /// When so many rows were done, in seconds since the creation, on the line between two looks.
+    /// The time at which this many rows were done, in seconds since the creation, interpolated
+    /// between two looks.
     fn reached(&self, done: u64) -> f64 {
         let next = self.samples.iter().position(|(_, so_far)| *so_far >= done).unwrap_or(self.samples.len() - 1);
         let ((from, before), (to, after)) = (self.samples[next.saturating_sub(1)], self.samples[next]);

@@ -1,5 +1,6 @@
-//! Load benchmarks: the daemon against a ceiling of the same run. That is what a load generator or a
-//! server that is not ours makes of the same work, or plain arithmetic where the upstream sets the pace.
+//! Load benchmarks: the daemon against a ceiling of the same run. The ceiling is the result of a
+//! load generator or a third-party server for the same work, or plain arithmetic where the upstream
+//! sets the pace.
 //!
 //! ```sh
 //! cargo bench --bench load                              # lists the scenarios
@@ -8,9 +9,9 @@
 //! cargo bench --bench load -- all
 //! ```
 //!
-//! needs `wrk`, `nginx` and `taskset` on the path, two cores and 8 GiB of free disk. The daemon, its
-//! upstream and the benchmark share the cores. Figures of one run are comparable; figures of two runs
-//! are not. Nothing here passes or fails: the targets are printed beside the figures.
+//! needs `wrk`, `nginx` and `taskset` on the path, two cores and 8 GiB of free disk. The daemon,
+//! its upstream and the benchmark share the cores. Figures of one run are comparable; figures of
+//! two runs are not. Nothing here passes or fails: the targets are printed beside the figures.
 
 mod batch;
 mod client;
@@ -29,11 +30,11 @@ use std::process::ExitCode;
 use options::Options;
 use report::Report;
 
-/// One thing to measure.
+/// A scenario to measure.
 struct Scenario {
     name: &'static str,
     what: &'static str,
-    /// Names and defaults, in the order in which plain numbers are taken.
+    /// Names and defaults of the options, in the order in which plain numbers are taken.
     options: &'static [(&'static str, u64)],
     run: fn(&Options) -> io::Result<Report>,
 }

@@ -1,5 +1,5 @@
-//! A plain HTTP/1.1 client, one connection a request: bodies go out and come in through a buffer, so
-//! that a file of any size costs no memory here.
+//! A plain HTTP/1.1 client, one connection per request: bodies go out and come in through a buffer,
+//! so that a file of any size costs no memory here.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -11,25 +11,25 @@ use serde_json::Value;
 const BUFFER: usize = 256 << 10;
 const BOUNDARY: &str = "load-form-2f0c6d";
 
-/// The body of one answer.
+/// Gets the body of one answer.
 pub fn get(address: SocketAddr, path: &str, coding: &str) -> io::Result<Vec<u8>> {
     let head = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\naccept-encoding: {coding}\r\nconnection: close\r\n\r\n");
     exchange(address, &head, io::empty())?.whole()
 }
 
-/// The body of one answer as JSON.
+/// Gets the body of one answer as JSON.
 pub fn get_json(address: SocketAddr, path: &str) -> io::Result<Value> {
     Ok(serde_json::from_slice(&get(address, path, "identity")?)?)
 }
 
-/// Posts JSON; the answer.
+/// Posts JSON; returns the answer.
 pub fn post_json(address: SocketAddr, path: &str, body: &Value) -> io::Result<Value> {
     let body = body.to_string();
     let head = post_head(address, path, "application/json", body.len() as u64);
     Ok(serde_json::from_slice(&exchange(address, &head, body.as_bytes())?.whole()?)?)
 }
 
-/// Uploads a file for a batch; its id.
+/// Uploads a file for a batch; returns its id.
 pub fn upload(address: SocketAddr, path: &Path) -> io::Result<String> {
     let file = File::open(path)?;
     let start = format!(
@@ -43,7 +43,7 @@ pub fn upload(address: SocketAddr, path: &Path) -> io::Result<String> {
     text_field(&serde_json::from_slice(&answer)?, "id")
 }
 
-/// Reads a file to its end, each piece into `sink`; its length.
+/// Reads a file to its end, each piece into `sink`; returns its length.
 pub fn download(address: SocketAddr, path: &str, mut sink: impl Write) -> io::Result<u64> {
     let head = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     let mut answer = exchange(address, &head, io::empty())?;
@@ -64,7 +64,7 @@ pub fn download(address: SocketAddr, path: &str, mut sink: impl Write) -> io::Re
     Ok(length)
 }
 
-/// A field of a JSON object that is text.
+/// A text field of a JSON object.
 pub fn text_field(value: &Value, name: &str) -> io::Result<String> {
     value[name].as_str().map(str::to_owned).ok_or_else(|| io::Error::other(format!("no `{name}` in {value}")))
 }
@@ -73,7 +73,7 @@ fn post_head(address: SocketAddr, path: &str, kind: &str, length: u64) -> String
     format!("POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n")
 }
 
-/// A good answer, read up to its body.
+/// A successful answer, read up to its body.
 struct Answer {
     length: Option<u64>,
     body: BufReader<TcpStream>,

@@ -1,4 +1,4 @@
-//! The daemon under test, and what a piece of work cost it.
+//! The daemon under test, and the cost of its work.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,37 +14,38 @@ pub struct Daemon {
     pub server: Server,
 }
 
-/// What the daemon had used at a moment.
+/// The resources that the daemon had used by a moment.
 #[derive(Clone, Copy)]
 pub struct Used {
     pub cpu_seconds: f64,
     pub written_bytes: u64,
-    /// Flushes of the store, if the daemon tells.
+    /// Flushes of the store, if the daemon reports them.
     pub commits: Option<u64>,
 }
 
 impl Daemon {
-    /// Starts it on `dir`, with its defaults but for the log and `args`.
+    /// Starts the daemon on `dir`, with its defaults except for the log and `args`.
     pub fn start(dir: &Path, args: &[&str]) -> io::Result<Self> {
         Self::start_as(with_all_files(env!("CARGO_BIN_EXE_batchd")), dir, args)
     }
 
-    /// The same by another command that ends up as the daemon.
+    /// Starts the daemon by another command that ends up as the daemon.
     pub fn start_as(mut command: Command, dir: &Path, args: &[&str]) -> io::Result<Self> {
         let address = free_address()?;
-        // Nothing of the surroundings: neither settings nor keys nor proxies.
+        // Nothing is inherited from the environment: no settings, keys or proxies.
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", dir);
         command.args(["serve", "--log", "warn", "--listen"]).arg(address.to_string()).arg("--data-dir").arg(dir.join("data")).args(args);
         Ok(Self { server: Server::start(command, address, &dir.join("batchd.log"))? })
     }
 
-    /// In front of one upstream that serves every model.
+    /// Starts the daemon in front of one upstream that serves every model.
     pub fn in_front_of(upstream: SocketAddr, dir: &Path, args: &[&str]) -> io::Result<Self> {
         let url = format!("http://{upstream}");
         Self::start(dir, &[&["--upstream", &url], args].concat())
     }
 
-    /// In front of several, each with the model that is named beside it.
+    /// Starts the daemon in front of several upstreams, each with the model that is named beside
+    /// it.
     pub fn in_front_of_each(upstreams: &[(String, SocketAddr)], dir: &Path, args: &[&str]) -> io::Result<Self> {
         let urls: Vec<_> = upstreams.iter().map(|(model, address)| format!("{model}=http://{address}")).collect();
         let mut all: Vec<&str> = urls.iter().flat_map(|url| ["--upstream", url]).collect();
@@ -63,7 +64,7 @@ impl Daemon {
         Ok(Used { cpu_seconds: self.server.cpu_seconds()?, written_bytes: self.server.written_bytes()?, commits })
     }
 
-    /// What so many rows have cost since `before`.
+    /// The cost of this many rows since `before`.
     pub fn cost(&self, before: Used, rows: u64) -> io::Result<Cost> {
         let now = self.used()?;
         Ok(Cost {
@@ -76,7 +77,7 @@ impl Daemon {
     }
 }
 
-/// What some rows cost the daemon.
+/// The cost of some rows to the daemon.
 pub struct Cost {
     pub rows: u64,
     pub cpu_seconds: f64,
@@ -86,7 +87,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Processor seconds for a thousand rows.
+    /// Processor seconds per thousand rows.
     pub fn cpu_per_thousand(&self) -> f64 {
         self.cpu_seconds * 1_000.0 / self.rows as f64
     }

@@ -1,5 +1,5 @@
-//! Those who follow a batch, in a process of their own: this program again, with a word that is in no usage
-//! text. One thread that reads whatever comes and counts it.
+//! Followers of a batch, in a process of their own: this program again, with a word that is in no
+//! usage text. One thread reads whatever arrives and counts it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 
 use super::server::with_all_files;
 
-/// What makes this program a crowd of followers.
+/// The word that makes this program a crowd of followers.
 pub const SUBCOMMAND: &str = "follow";
 const BUFFER: usize = 8 << 10;
-/// What stands in every update, however it is told.
+/// The text that every update contains, over either transport.
 const UPDATE: &[u8] = b"job.updated";
 
 /// How a batch is followed.
@@ -43,7 +43,7 @@ impl Kind {
     }
 }
 
-/// So many followers of one batch; they go away when this is dropped.
+/// A number of followers of one batch; they disconnect when this is dropped.
 pub struct Followers {
     child: Child,
     said: BufReader<ChildStdout>,
@@ -57,7 +57,7 @@ impl Drop for Followers {
 }
 
 impl Followers {
-    /// Starts them, and returns when each has been told the first state.
+    /// Starts the followers, and returns when each has received the first state.
     pub fn start(kind: Kind, daemon: SocketAddr, batch: &str, count: u64) -> io::Result<Self> {
         let mut command = with_all_files(std::env::current_exe()?);
         command.args([SUBCOMMAND, kind.as_str(), &daemon.to_string(), batch, &count.to_string()]);
@@ -76,13 +76,14 @@ impl Followers {
         }
     }
 
-    /// Waits until the last of them has been told the end; the updates that all of them were told.
+    /// Waits until the last follower has received the end; returns the number of updates that all
+    /// of them received.
     pub fn ended(mut self) -> io::Result<u64> {
         self.line()?.trim().parse().map_err(io::Error::other)
     }
 }
 
-/// The followers themselves.
+/// Runs the followers themselves.
 #[expect(clippy::print_stderr, reason = "its standard error is its log")]
 pub fn main(words: &[String]) -> ExitCode {
     let followed = match words {
@@ -127,13 +128,13 @@ fn follow(kind: Kind, address: &str, batch: &str, count: &str) -> io::Result<()>
     })
 }
 
-/// Updates until the end. Each comes in one piece: they are small, and far apart.
+/// Counts updates until the end. Each update comes in one piece: updates are small, and far apart.
 async fn count_updates(mut stream: TcpStream, mut buffer: Vec<u8>) -> u64 {
     let mut updates = 0;
     loop {
         let Ok(n @ 1..) = stream.read(&mut buffer).await else { return updates };
         updates += memchr::memmem::find_iter(&buffer[..n], UPDATE).count() as u64;
-        // A stream of events ends, its connection does not.
+        // A stream of events ends, but its connection does not.
         if buffer[..n].ends_with(b"\r\n0\r\n\r\n") || buffer[..n] == *b"0\r\n\r\n" {
             return updates;
         }

@@ -1,15 +1,15 @@
-//! The words behind a scenario: `name=number`, or plain numbers in the order of the names.
+//! The words after a scenario: `name=number`, or plain numbers in the order of the names.
 
 use std::io;
 
-/// What was asked for, or the defaults.
+/// The requested values, or the defaults.
 pub struct Options(Vec<(&'static str, u64)>);
 
 impl Options {
-    /// Reads words for the options that are known.
+    /// Reads the words for the known options.
     ///
     /// # Errors
-    /// A word that is no number, or for no known option.
+    /// A word that is no number, or for an unknown option.
     pub fn read(known: &[(&'static str, u64)], words: &[String]) -> io::Result<Self> {
         let mut options = known.to_vec();
         for (place, word) in words.iter().enumerate() {

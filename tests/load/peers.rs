@@ -1,4 +1,4 @@
-//! Other people's programs: the server that sets the ceiling, and the one that makes the load.
+//! Third-party programs: the server that sets the ceiling, and the load generator.
 
 use std::fs;
 use std::io;
@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use super::server::{Server, free_address, with_all_files};
 
-/// The core that servers run on, where the load comes from another.
+/// The core that servers run on when the load comes from another core.
 pub const SERVER_CORE: &str = "0";
 const LOAD_CORE: &str = "1";
 
@@ -54,10 +54,10 @@ fn nginx_server(dir: &Path, name: &str, mut nginx: Command, http: &str, location
     Server::start(nginx, address, &dir.join(format!("{name}.log")))
 }
 
-/// Requests that `wrk` got answered in a second, and what went wrong in its words.
+/// Requests per second that were answered to `wrk`, and the errors in its words.
 pub struct Load {
     pub per_second: f64,
-    /// How long an answer took on average, in its words.
+    /// The average time of an answer, in the words of `wrk`.
     pub latency: String,
     pub trouble: Option<String>,
 }
@@ -72,7 +72,7 @@ pub fn wrk(url: &str, coding: Option<&str>, seconds: u64) -> io::Result<Load> {
     measure(command.arg(url))
 }
 
-/// Posts the same body all the time, as a row of a chat would.
+/// Posts the same body all the time, as a chat row would.
 pub fn wrk_posting(upstream: SocketAddr, body: &str, connections: u64, seconds: u64, dir: &Path) -> io::Result<Load> {
     let script = dir.join("post.lua");
     fs::write(&script, format!("wrk.method = 'POST'\nwrk.headers['Content-Type'] = 'application/json'\nwrk.body = [==[{body}]==]\n"))?;
@@ -95,7 +95,7 @@ fn measure(command: &mut Command) -> io::Result<Load> {
 }
 
 impl Load {
-    /// The rate, unless something went wrong.
+    /// Returns the rate, unless an error was reported.
     pub fn clean(self) -> io::Result<f64> {
         match self.trouble {
             Some(trouble) => Err(io::Error::other(format!("wrk: {trouble}"))),

@@ -1,8 +1,8 @@
-//! How figures are told: what was done, then a line for each thing that was measured.
+//! The form of the figures: the work that was done, then a line for each measurement.
 
 use std::fmt;
 
-/// What is aimed at on two cores that the daemon shares with everything else.
+/// The target on two cores that the daemon shares with everything else.
 #[derive(Clone, Copy)]
 pub enum Target {
     AtLeast(f64),
@@ -29,7 +29,7 @@ impl Report {
         Self(format!("{what}\n"))
     }
 
-    /// A figure of ours beside its ceiling, and the ratio of the two.
+    /// Adds a figure of ours beside its ceiling, and the ratio of the two.
     pub fn compare(&mut self, label: &str, unit: &str, ceiling: f64, ours: f64, target: Target) {
         let digits = if ceiling < 100.0 { 3 } else { 0 };
         self.line(
@@ -38,7 +38,7 @@ impl Report {
         );
     }
 
-    /// A figure that stands for itself.
+    /// Adds a figure that stands for itself.
     pub fn figure(&mut self, label: &str, figure: impl fmt::Display, target: Target) {
         self.line(label, format_args!("{figure}{target}"));
     }
@@ -54,7 +54,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// The middle one.
+/// The median.
 pub fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)

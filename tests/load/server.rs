@@ -1,4 +1,4 @@
-//! Servers as child processes, and what the kernel tells of them.
+//! Servers as child processes, and the kernel's figures about them.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,7 +11,7 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(5);
 
-/// A server that listens; killed when it is dropped.
+/// A listening server; killed when it is dropped.
 pub struct Server {
     pub address: SocketAddr,
     child: Child,
@@ -25,9 +25,9 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Starts a program and waits until it listens. What it says goes to `log`.
+    /// Starts a program and waits until it listens. Its standard error goes to `log`.
     pub fn start(mut command: Command, address: SocketAddr, log: &Path) -> io::Result<Self> {
-        // Its standard input stays open for as long as this process lives.
+        // The program's standard input stays open for as long as this process lives.
         let command = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(File::create(log)?);
         let mut server = Self { address, child: command.spawn()? };
         for _ in 0..PATIENCE.as_millis() / LOOK.as_millis() {
@@ -46,23 +46,23 @@ impl Server {
         fs::read_to_string(format!("/proc/{}/{name}", self.child.id()))
     }
 
-    /// Processor time used so far, of user and system together, in seconds.
+    /// Processor time used so far, user and system together, in seconds.
     pub fn cpu_seconds(&self) -> io::Result<f64> {
-        /// What `sysconf(_SC_CLK_TCK)` is on every Linux.
+        /// The value of `sysconf(_SC_CLK_TCK)` on every Linux.
         const TICKS: f64 = 100.0;
         let stat = self.proc_file("stat")?;
-        // The name in parentheses may hold spaces.
+        // The name in parentheses may contain spaces.
         let fields = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace();
         let ticks: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
         Ok(ticks.iter().sum::<f64>() / TICKS)
     }
 
-    /// The most memory that was resident, in bytes.
+    /// The peak of resident memory, in bytes.
     pub fn peak_resident(&self) -> io::Result<u64> {
         Ok(labelled(&self.proc_file("status")?, "VmHWM:") << 10)
     }
 
-    /// The memory that is resident, in bytes.
+    /// The resident memory, in bytes.
     pub fn resident(&self) -> io::Result<u64> {
         Ok(labelled(&self.proc_file("status")?, "VmRSS:") << 10)
     }
@@ -73,13 +73,13 @@ impl Server {
     }
 }
 
-/// The number behind a label of a file below `/proc`.
+/// The number after a label in a file below `/proc`.
 fn labelled(text: &str, label: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(label)).unwrap_or_default();
     line.split_ascii_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// An address on loopback that nobody listens on.
+/// An unused address on loopback.
 pub fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
@@ -91,7 +91,7 @@ pub fn with_all_files(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
-/// How many files a process of this user may open at most.
+/// The most files that a process of this user may open.
 pub fn most_files() -> io::Result<u64> {
     let limits = fs::read_to_string("/proc/self/limits")?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap_or_default();

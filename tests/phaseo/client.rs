@@ -1,4 +1,4 @@
-//! What a client of Phaseo's does: one call to create, then polling, or following.
+//! The steps of a Phaseo client: one call to create, then polling, or following.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
@@ -20,7 +20,7 @@ impl<'a> Client<'a> {
         self.post("/v1/batches", body).expect(200)
     }
 
-    /// The lines of its results.
+    /// The lines of a batch's results.
     pub fn results(&self, id: &str) -> Vec<Value> {
         let answer = self.get(&format!("/v1/batches/{id}/results"));
         assert_eq!((answer.status(), answer.header("content-type")), (200, Some("application/x-ndjson")), "{}", answer.text());
@@ -32,12 +32,12 @@ pub fn id(batch: &Value) -> String {
     batch["id"].as_str().expect("an id").to_owned()
 }
 
-/// A row of chat.
+/// A chat row.
 pub fn row(custom_id: &str, model: &str) -> Value {
     json!({"custom_id": custom_id, "body": {"model": model, "messages": [{"role": "user", "content": "Name a river."}], "max_tokens": 16, "user": custom_id}})
 }
 
-/// The same as the line of a file.
+/// The same row as a line of a file.
 pub fn line(custom_id: &str, model: &str) -> Value {
     let mut line = row(custom_id, model);
     line["method"] = json!("POST");
@@ -67,7 +67,7 @@ impl Socket {
         self.send(Message::text(text));
     }
 
-    /// The next message that is none of the protocol's own.
+    /// The next message that is not the protocol's own.
     pub fn next(&mut self) -> Message {
         loop {
             match self.0.read().expect("a message") {
@@ -85,7 +85,7 @@ impl Socket {
         }
     }
 
-    /// How it is closed, which must be next.
+    /// The code and reason of the close, which must come next.
     pub fn closed(&mut self) -> (u16, String) {
         match self.next() {
             Message::Close(Some(frame)) => (frame.code.into(), frame.reason.to_string()),
@@ -93,7 +93,7 @@ impl Socket {
         }
     }
 
-    /// Nothing but a pong answers a ping: there is nothing else to be told.
+    /// Whether a ping is answered by a pong and nothing else: there are no other pending messages.
     pub fn is_silent(&mut self) -> bool {
         self.say("ping");
         self.told() == json!({ "type": "pong" })

@@ -26,7 +26,7 @@ fn in_front_of(upstream: &FakeUpstream) -> Daemon {
     Daemon::with_upstream(&upstream.url(), &["--in-flight-limit", "1"])
 }
 
-/// A batch of a quick row and a slow one, once the quick one is done.
+/// A batch of a quick row and a slow row, once the quick row is done.
 fn half_done(client: &Client<'_>) -> String {
     let batch = id(&client.create(&json!({ "requests": [row("quick", "a-model"), row("slow", "a-model")] })));
     poll(TIMEOUT, || (client.batch(&batch)["progress"] == 50).then_some(())).expect("half of it is done");
@@ -61,7 +61,7 @@ fn a_running_batch_is_told_until_its_end() {
     }
     assert_eq!(socket.closed(), (1000, "closed".to_owned()));
 
-    // One that has said so stays, and is told early what it asks for.
+    // A socket that asked to linger stays open, and gets early answers to its requests.
     assert_eq!(lingering.told()["data"]["websocket_url"], format!("ws://localhost/v1/async/batch/{batch}/ws"));
     lingering.say(r#"{"type":"refresh"}"#);
     let updated = lingering.told();
@@ -106,7 +106,7 @@ fn followers_of_a_batch_that_is_deleted_are_told() {
         client.get(&format!("/v1/batches/{batch}/requests")),
         delete(&format!("/v1/batches/{batch}")),
     ] {
-        // Nobody knows in which dialect it was.
+        // The dialect of the deleted batch is unknown.
         assert!(gone.status() == 404, "{}", gone.text());
     }
     let gone = delete(&format!("/phaseo/v1/batches/{batch}")).expect(404);
@@ -174,7 +174,7 @@ fn what_cannot_be_followed_says_why() {
     let made = client.post("/admin/organisations", &json!({ "name": "Acme" })).expect(201);
     let other = Client { daemon: &daemon, key: made["api_key"].as_str().expect("a key").to_owned() };
     assert_eq!(other.send(upgrade(&own)).expect(404)["reason"], "async_job_not_found_or_not_owned");
-    // The events of a batch are refused in the dialect of the request.
+    // A request for the events of a batch is refused in the dialect of the request.
     assert_eq!(other.get(&format!("/v1/batches/{batch}/events")).error_code(404), "not_found");
     assert_eq!(other.get(&format!("/v1/batch/{batch}/events")).expect(404)["reason"], "batch_not_found_or_not_owned");
     assert_eq!(client.get("/v1/batches/nothing/events").expect(404)["reason"], "batch_not_found_or_not_owned");
@@ -221,7 +221,7 @@ fn a_stop_takes_leave_of_those_who_follow() {
     daemon.sigterm();
     assert_eq!(socket.closed().0, 1001);
     assert!(events.count() > 0, "the stream ends");
-    // Nobody answers for this one any more.
+    // This daemon answers no more requests.
     assert!(daemon.wait_stopped(Duration::from_secs(10)).success());
 }
 

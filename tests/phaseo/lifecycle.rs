@@ -10,7 +10,7 @@ use crate::support::wait::poll;
 
 const MODEL: &str = "gpt-5-mini";
 
-/// Compares a body with what is kept of it, without what differs from run to run.
+/// Compares a body with its snapshot, without the parts that differ from run to run.
 pub fn same(name: &str, body: &Value) {
     insta::with_settings!({filters => vec![
         (r"batch_[0-9A-Z]{26}", "batch_[ULID]"),
@@ -46,10 +46,10 @@ fn a_batch_has_its_fields_from_its_create_to_its_end() {
     same("requests", &client.get(&format!("/v1/batches/{id}/requests")).expect(200));
     let listed = client.get("/v1/batches").expect(200);
     same("list", &listed);
-    // The other name of everything, and the links keep it.
+    // Every path has an alias, and links keep the alias.
     let alias = client.get(&format!("/v1/batch/{id}")).expect(200);
     assert!(alias["polling_url"].as_str().is_some_and(|url| url.ends_with(&format!("/v1/batch/{id}"))), "{alias}");
-    // Its object says in which dialect a batch is told, whoever asks.
+    // The batch object is in the dialect of the batch, whichever key asks for it.
     assert_eq!(daemon.get(&format!("/v1/batches/{id}")).expect(200)["lifecycle_status"], "completed");
     assert_eq!(daemon.get(&format!("/openai/v1/batches/{id}")).expect(200)["request_counts"]["completed"], 2);
     let answer = client.get(&format!("/v1/batches/{id}"));
@@ -82,7 +82,7 @@ fn rows_come_as_prompts_items_and_files_of_both_kinds() {
     let batch = client.create(&json!({ "input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "36 hours" }));
     assert_eq!((&batch["completion_window"], &batch["input_file_id"]), (&json!("36h"), &file["id"]));
     assert_eq!(client.ended(&id(&batch))["request_counts"]["completed"], 2);
-    // As its Python client sends a file: a `data:` URL, or the text, as JSON.
+    // A file in the form that the Python client sends: a `data:` URL, or the text, as JSON.
     let encoded = base64(lines.as_bytes());
     for content in [format!("data:application/jsonl;base64,{encoded}"), lines.clone()] {
         let file = client.post("/v1/batches/files", &json!({ "purpose": "batch", "file": content })).expect(200);
@@ -121,7 +121,8 @@ fn a_create_with_a_key_of_its_own_happens_once() {
 
 #[test]
 fn lists_are_filtered_and_rows_are_told_by_their_status() {
-    // One row is refused, one takes its time, and one waits for it until the batch is cancelled.
+    // One row is refused, one takes its time, and one waits for the slow row until the batch is
+    // cancelled.
     let upstream = FakeUpstream::start(|call| match call.row.as_bytes().first() {
         Some(b'f') => Reply::error(400),
         Some(b's') => Reply::ok(call).after(std::time::Duration::from_secs(3)),

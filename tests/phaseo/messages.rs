@@ -1,5 +1,5 @@
-//! Rows for `/v1/messages`: to servers that have Anthropic's Messages as they are, to others as Chat Completions,
-//! and their answers always as messages.
+//! Rows for `/v1/messages`: servers that have Anthropic's Messages get them as they are, other
+//! servers get them as Chat Completions, and the answers are always messages.
 
 use serde_json::{Value, json};
 
@@ -37,7 +37,7 @@ fn messages_reach_a_server_that_has_them_as_they_are() {
     assert_eq!(body(&calls[0]), asked["body"]);
     let answer = &client.results(&id)[0]["response"]["body"];
     assert_eq!((&answer["type"], &answer["content"][0]["text"]), (&json!("message"), &json!("hello")), "{answer}");
-    // 5 read and 2 written at 5 dollars a million, 4 of the cache at 1.
+    // 5 read and 2 written at 5 dollars a million, 4 from the cache at 1.
     assert_eq!(ended["usage"]["input_tokens"], 9, "{ended}");
     assert_eq!(ended["billing"]["total_nanos"], 39_000, "{ended}");
 }
@@ -106,11 +106,11 @@ fn the_stand_in_answers_messages_and_claude_is_asked_in_them_by_default() {
     let chat = json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a river."}]);
     let (endpoint, answer) = create(json!({ "model": model, "requests": [{"body": {"messages": chat}}] }));
     assert_eq!((endpoint.as_str(), &answer["object"]), ("/v1/chat/completions", &json!("chat.completion")));
-    // A model that has no Messages anywhere is asked for them all the same.
+    // A model that has Messages on no server can still be asked for them.
     let (_, answer) = create(json!({ "model": "gpt-5-mini", "endpoint": "/v1/messages", "requests": [{"body": {"messages": say}}] }));
     assert_eq!((&answer["type"], &answer["stop_reason"]), (&json!("message"), &json!("end_turn")), "{answer}");
     let file = client.post("/v1/files", &json!({ "purpose": "batch", "file": format!("{}\n", row("a", json!({}))) })).expect(200);
-    // OpenAI's batches do not have it.
+    // OpenAI's batches do not have this endpoint.
     let other =
         daemon.post("/openai/v1/batches", &json!({ "input_file_id": file["id"], "endpoint": "/v1/messages", "completion_window": "24h" }));
     assert_eq!(other.expect(400)["error"]["param"], "endpoint");

@@ -1,11 +1,11 @@
-//! A catalog of servers that do as they are told.
+//! A catalog of servers that follow scripts.
 
 use crate::support::daemon::Daemon;
 use crate::support::seeds::Seeds;
 use crate::support::upstream::{Call, FakeUpstream, Reply};
 
-/// Two servers of the model `m`: one with Messages, and a cheaper one with Chat Completions alone, which has a model
-/// `unpriced` besides. Nobody knows how much the models write.
+/// Two servers of the model `m`: one with Messages, and a cheaper one with Chat Completions alone,
+/// which also has a model `unpriced`. How much the models write is unknown.
 pub struct Two {
     pub native: FakeUpstream,
     pub plain: FakeUpstream,

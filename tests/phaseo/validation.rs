@@ -1,5 +1,5 @@
-//! What a create is refused for: each row of the table of its reference that has a meaning here, in the envelope,
-//! with the status and the codes that it has there.
+//! Why a create is refused: each row of the table in the reference that has a meaning here, in the
+//! envelope, with the status and the codes that the reference gives.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use crate::support::upstream::Reply;
 
 const MODEL: &str = "gpt-5-mini";
 
-/// An answer without what differs from run to run.
+/// An answer without the parts that differ from run to run.
 fn told(status: u16, body: &Value) -> String {
     let mut body = body.clone();
     for holder in ["", "error"] {

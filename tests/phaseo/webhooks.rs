@@ -1,4 +1,5 @@
-//! Webhook endpoints and what they are told: the reference of webhooks, and what a receiver can do to messages.
+//! Webhook endpoints and their messages: the reference of webhooks, and how receivers can treat
+//! messages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -18,7 +19,7 @@ fn daemon() -> Daemon {
     Daemon::with(&["--webhook-retry-base", "20ms"])
 }
 
-/// What a call tells, once its headers and its signature were found right.
+/// The message of a call, once its headers and its signature were found right.
 fn told(call: &Call, secret: &str) -> Value {
     let header = |name: &str| call.header(name).unwrap_or_else(|| panic!("{name}: {:?}", call.headers));
     let message: Value = serde_json::from_slice(&call.body).expect("a message");
@@ -92,7 +93,7 @@ fn endpoints_are_made_changed_tried_out_and_deleted() {
     assert_eq!(client.get("/v1/webhook-endpoints").expect(200)["data"], json!([]));
     assert_eq!(client.get("/v1/webhook-endpoints?include_deleted=true").expect(200)["data"][0]["status"], "deleted");
     assert_eq!(patch(json!({ "name": "x" })).expect(404)["error"]["type"], "not_found");
-    // No secret lies in the store.
+    // The store holds no secret.
     let on_disk = std::fs::read(daemon.data_dir().join("store/db")).expect("the store");
     assert!(!on_disk.windows(secret.len()).any(|part| part == secret.as_bytes()));
 }
@@ -138,11 +139,11 @@ fn receivers_of_every_kind_are_told_by_their_own_terms() {
     let receiver = FakeUpstream::start(|_| Reply::new(204, ""));
     let daemon = Daemon::with(&["--webhook-retry-base", "20ms", "--webhook-standard-headers", "on"]);
     let client = Client::new(&daemon);
-    // One that the create names itself, with a secret and without; the usual events.
+    // A webhook that the create names itself, with a secret and without; the usual events.
     let rows = json!([row("a", MODEL)]);
     client.create(&json!({ "requests": rows, "webhook": { "url": format!("{}/signed", receiver.url()), "secret": "my secret" } }));
     client.create(&json!({ "requests": rows, "webhook": { "url": format!("{}/plain", receiver.url()), "events": ["completed"] } }));
-    // A shorthand for one that is managed, and the events of the endpoint.
+    // A shorthand for a managed endpoint, and the events of the endpoint.
     let (managed, secret) = endpoint(&client, &json!({ "url": format!("{}/managed", receiver.url()) }));
     client.create(&json!({ "requests": rows, "webhook_endpoint_id": managed }));
     let of = |path: &str| receiver.kept().into_iter().filter(|call| call.path == path).collect::<Vec<_>>();
@@ -151,7 +152,7 @@ fn receivers_of_every_kind_are_told_by_their_own_terms() {
     assert!(of("/signed").iter().all(|call| told(call, "my secret")["type"] != "batch.created"), "not among the usual ones");
     let call = &of("/managed")[0];
     assert_eq!(told(call, &secret)["type"], "batch.completed");
-    // The headers of Standard Webhooks stand beside those of the dialect.
+    // The headers of Standard Webhooks come beside those of the dialect.
     let standard = ["webhook-id", "webhook-timestamp", "webhook-signature"].map(|name| call.header(name).unwrap_or_default().to_owned());
     assert!(standard[0].starts_with("evt_batch_") && standard[2].starts_with("v1,"), "{standard:?}");
 
@@ -215,22 +216,23 @@ fn receivers_that_fail_hear_the_same_event_again_also_after_kills() {
         let heard: Vec<_> = receiver.kept().into_iter().filter(|call| call.path == path).collect();
         let messages: Vec<_> = heard.iter().map(|call| told(call, &secrets[path])).collect();
         assert!(messages.iter().all(|message| message["id"] == messages[0]["id"] && message["data"] == messages[0]["data"]), "{path}");
-        // Four attempts, and one more for each kill that came between an answer and its record.
+        // Four attempts, and one more message for each kill that came between an answer and its
+        // record.
         assert!(messages.len() <= 4 + 3, "{path}: {}", messages.len());
         let delivered = state(path)["delivered_event_types"].clone();
         assert_eq!(delivered, if path == "/never" { json!([]) } else { json!(["batch.completed"]) }, "{path}");
     }
     assert_eq!(state("/never")["last_attempt_status"], "failed_permanently");
     assert_eq!(state("/never")["last_response_status"], 503);
-    // One that is deleted while messages wait for it is told no more.
+    // An endpoint that is deleted while messages wait for it receives no more.
     let receivers = client.get("/v1/webhook-endpoints").expect(200)["data"].clone();
     assert_eq!(receivers.as_array().map(Vec::len), Some(6));
 }
 
-/// Takes as long as a receiver may take for an answer.
+/// The call takes as long as a receiver may take to answer.
 #[test]
 fn a_receiver_that_is_down_or_does_not_answer_is_tried_again() {
-    // Bound, so that nobody else gets the port, and not listening.
+    // The port is bound, so that no other process gets it, and not listening.
     let nobody = tokio::net::TcpSocket::new_v4().expect("a socket");
     nobody.bind(([127, 0, 0, 1], 0).into()).expect("a port");
     let first = std::sync::atomic::AtomicBool::new(true);

@@ -1,4 +1,4 @@
-//! The daemon's API in the words of a test.
+//! The daemon's API as helpers for tests.
 
 use std::io::{self, Read};
 use std::time::Duration;
@@ -42,28 +42,28 @@ impl Daemon {
         self.send(Request::new("DELETE", path))
     }
 
-    /// The answer's head and its body as it arrives.
+    /// Returns the answer's head, and its body as it arrives.
     pub fn open(&self, request: Request) -> (Head, BodyReader) {
         http::open(self.addr(), request).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Uploads an input file; its id.
+    /// Uploads an input file; returns its id.
     pub fn upload(&self, content: impl AsRef<[u8]>) -> String {
         let form = Form::default().field("purpose", "batch").file("file", "input.jsonl", content.as_ref());
         id_of(&self.send(Request::post("/v1/files").form(form)).expect(200))
     }
 
-    /// The form of a create.
+    /// The body of a create request.
     pub fn batch_request(input: &str, endpoint: &str) -> Value {
         json!({"input_file_id": input, "endpoint": endpoint, "completion_window": "24h"})
     }
 
-    /// Creates a batch of chat rows; its id.
+    /// Creates a batch of chat rows; returns its id.
     pub fn create(&self, input: &str) -> String {
         id_of(&self.post("/v1/batches", &Self::batch_request(input, CHAT)).expect(200))
     }
 
-    /// Uploads rows and creates a batch of them; its id.
+    /// Uploads rows and creates a batch of them; returns its id.
     pub fn submit(&self, content: impl AsRef<[u8]>) -> String {
         let input = self.upload(content);
         self.create(&input)
@@ -73,7 +73,7 @@ impl Daemon {
         self.get(&format!("/v1/batches/{id}")).expect(200)
     }
 
-    /// The batch once `good` holds for it.
+    /// Waits until `good` holds for the batch, and returns it.
     ///
     /// # Panics
     /// If that takes longer than `limit`.
@@ -86,12 +86,12 @@ impl Daemon {
         found.unwrap_or_else(|| panic!("batch not {what} within {limit:?}: {last}"))
     }
 
-    /// The batch once it has ended, however.
+    /// Waits until the batch has ended in any state, and returns it.
     pub fn wait_ended(&self, id: &str, limit: Duration) -> Value {
         self.wait_for(id, limit, "ended", |batch| is_terminal(&batch["status"]))
     }
 
-    /// Uploads, creates and waits for `completed`.
+    /// Uploads, creates and waits for `completed`; returns the batch.
     pub fn complete(&self, content: impl AsRef<[u8]>) -> Value {
         let id = self.submit(content);
         let batch = self.wait_ended(&id, wait::A_WHILE);
@@ -99,7 +99,7 @@ impl Daemon {
         batch
     }
 
-    /// Uploads, creates and waits for `failed`; its problems.
+    /// Uploads, creates and waits for `failed`; returns the batch's problems.
     pub fn refused(&self, content: impl AsRef<[u8]>) -> Vec<Value> {
         let id = self.submit(content);
         let batch = self.wait_ended(&id, wait::A_WHILE);
@@ -117,12 +117,12 @@ impl Daemon {
         response.body
     }
 
-    /// The rows of the batch's output file; none if it has no such file.
+    /// The rows of the batch's output file; none if the batch has no output file.
     pub fn output(&self, batch: &Value) -> Vec<Line> {
         self.lines_of(batch, "output_file_id")
     }
 
-    /// The rows of the batch's error file; none if it has no such file.
+    /// The rows of the batch's error file; none if the batch has no error file.
     pub fn errors(&self, batch: &Value) -> Vec<Line> {
         self.lines_of(batch, "error_file_id")
     }
@@ -134,7 +134,7 @@ impl Daemon {
         }
     }
 
-    /// The results that can be read now.
+    /// The results that can be read at present.
     pub fn results(&self, id: &str) -> Vec<u8> {
         let (head, mut body) = self.open(Request::get(&format!("/v1/batches/{id}/results")).header("accept", "application/x-ndjson"));
         assert_eq!(head.status, 200);
@@ -165,7 +165,7 @@ impl Line {
     }
 }
 
-/// Reads every line, and that each is complete.
+/// Reads every line, and checks that each is complete.
 pub fn lines(content: &[u8]) -> Vec<Line> {
     #[derive(serde::Deserialize)]
     struct Raw<'a> {
@@ -190,7 +190,7 @@ pub fn lines(content: &[u8]) -> Vec<Line> {
         .collect()
 }
 
-/// The custom ids in their order.
+/// The custom ids in order.
 pub fn ids(lines: &[Line]) -> Vec<&str> {
     lines.iter().map(|line| line.custom_id.as_str()).collect()
 }
@@ -200,7 +200,7 @@ pub fn id_of(object: &Value) -> String {
     object["id"].as_str().unwrap_or_else(|| panic!("no id in {object}")).to_owned()
 }
 
-/// Whether nothing will change any more.
+/// Whether the status is final.
 pub fn is_terminal(status: &Value) -> bool {
     matches!(status.as_str(), Some("completed" | "failed" | "expired" | "cancelled"))
 }

@@ -1,5 +1,5 @@
-//! A client with a key, of a dialect in which a batch has OpenAI's path and states. What only one dialect has is
-//! with its tests.
+//! A client with a key, of a dialect in which a batch has OpenAI's path and states. Features of a
+//! single dialect are with its tests.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ impl Client<'_> {
         self.get(&format!("/v1/batches/{id}")).expect(200)
     }
 
-    /// The batch once it has ended.
+    /// Waits until the batch has ended, and returns it.
     pub fn ended(&self, id: &str) -> Value {
         let terminal = |batch: &Value| matches!(batch["status"].as_str(), Some("completed" | "failed" | "cancelled" | "expired"));
         poll(TIMEOUT, || Some(self.batch(id)).filter(terminal)).unwrap_or_else(|| panic!("not ended: {}", self.batch(id)))

@@ -1,4 +1,4 @@
-//! The real binary as a child process, in a directory that goes away with the test.
+//! The real binary as a child process, in a directory that is removed with the test.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -20,7 +20,8 @@ pub fn temp_dir() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory")
 }
 
-/// What tells the daemon where it runs: directories, credentials, the service manager.
+/// Variables that describe the environment of the daemon: directories, credentials, the service
+/// manager.
 const SURROUNDINGS: [&str; 10] = [
     "RUST_LOG",
     "STATE_DIRECTORY",
@@ -34,12 +35,12 @@ const SURROUNDINGS: [&str; 10] = [
     "LISTEN_PID",
 ];
 
-/// The binary, free of settings that the surroundings may hold, at home in `dir`.
+/// The binary, without settings that the environment may hold, with its home in `dir`.
 pub fn batchd(dir: &Path) -> Command {
     local_only(Command::new(env!("CARGO_BIN_EXE_batchd")), dir)
 }
 
-/// The same behind a limit that the shell sets, such as `ulimit -n 256`.
+/// The same binary behind a limit that the shell sets, such as `ulimit -n 256`.
 fn batchd_behind(limit: &str, dir: &Path) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("{limit} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_batchd")]);
@@ -67,7 +68,7 @@ pub fn signal(pid: u32, name: &str) {
     assert!(status.success(), "kill -{name} {pid}: {status}");
 }
 
-/// Waits for the child; kills it and returns `None` when `limit` has passed.
+/// Waits for the child; kills it and returns `None` once `limit` has passed.
 pub fn wait_exit(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     let status = wait::poll(limit, || child.try_wait().expect("the state of the child"));
     if status.is_none() {
@@ -83,22 +84,22 @@ pub struct Daemon {
     child: Option<Child>,
     dir: TempDir,
     args: Vec<String>,
-    /// What the shell is told before it starts the daemon.
+    /// The limit that the shell sets before it starts the daemon.
     limit: Option<String>,
 }
 
 impl Daemon {
-    /// With the built-in provider and defaults.
+    /// Starts the daemon with the built-in provider and defaults.
     pub fn start() -> Self {
         Self::with(&[])
     }
 
-    /// With further arguments of `serve`.
+    /// Starts the daemon with further arguments of `serve`.
     pub fn with(args: &[&str]) -> Self {
         Self::start_behind(None, args)
     }
 
-    /// Behind a limit that the shell sets, such as `ulimit -n 256`.
+    /// Starts the daemon behind a limit that the shell sets, such as `ulimit -n 256`.
     pub fn behind(limit: &str, args: &[&str]) -> Self {
         Self::start_behind(Some(limit.to_owned()), args)
     }
@@ -110,7 +111,7 @@ impl Daemon {
         Self { addr, child: Some(child), dir, args, limit }
     }
 
-    /// In front of an upstream, with backoffs short enough for tests.
+    /// Starts the daemon in front of an upstream, with backoffs short enough for tests.
     pub fn with_upstream(url: &str, args: &[&str]) -> Self {
         let mut all = vec!["--upstream", url, "--retry-base", "5ms", "--retry-cap", "50ms"];
         all.extend_from_slice(args);
@@ -121,7 +122,7 @@ impl Daemon {
         self.addr
     }
 
-    /// The base URL as SDKs want it.
+    /// The base URL in the form that SDKs expect.
     pub fn base_url(&self) -> String {
         format!("http://{}/v1", self.addr)
     }
@@ -143,7 +144,7 @@ impl Daemon {
         log_tail(self.dir.path())
     }
 
-    /// SIGKILL: no chance to tidy up.
+    /// Sends SIGKILL: the daemon has no chance to clean up.
     pub fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -151,24 +152,24 @@ impl Daemon {
         }
     }
 
-    /// SIGTERM; the exit status of the drained daemon.
+    /// Sends SIGTERM; returns the exit status of the drained daemon.
     ///
     /// # Panics
-    /// If it has not ended within `limit`.
+    /// If the daemon has not ended within `limit`.
     pub fn sigterm_and_wait(&mut self, limit: Duration) -> ExitStatus {
         self.sigterm();
         self.wait_stopped(limit)
     }
 
-    /// SIGTERM without waiting.
+    /// Sends SIGTERM without waiting.
     pub fn sigterm(&self) {
         signal(self.pid(), "TERM");
     }
 
-    /// The exit status of a daemon that is on its way out.
+    /// Returns the exit status of a daemon that is shutting down.
     ///
     /// # Panics
-    /// If it has not ended within `limit`.
+    /// If the daemon has not ended within `limit`.
     pub fn wait_stopped(&mut self, limit: Duration) -> ExitStatus {
         let mut child = self.child.take().expect("the daemon runs");
         wait_exit(&mut child, limit).unwrap_or_else(|| panic!("no exit within {limit:?} of SIGTERM; log:\n{}", self.log_tail()))
@@ -179,7 +180,7 @@ impl Daemon {
         self.restart_listening("127.0.0.1:0");
     }
 
-    /// Starts again on the port it had, for clients that reconnect.
+    /// Starts again on the previous port, for clients that reconnect.
     pub fn restart_on_same_port(&mut self) {
         self.restart_listening(&self.addr.to_string());
     }

@@ -1,13 +1,14 @@
 //! A small blocking HTTP/1.1 client, one connection per request.
 //!
-//! Own code, because the tests must also send what no decent client sends: bodies cut short,
-//! lengths that lie, broken chunks. It knows `content-length` and chunked bodies and nothing more.
+//! It is our own code, because the tests must also send what no decent client sends: bodies cut
+//! short, false lengths, broken chunks. It knows `content-length` and chunked bodies and nothing
+//! more.
 
 use std::io::{self, BufReader, Read, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// Silence on the socket after which a request has failed.
+/// The time of silence on the socket after which a request has failed.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A request body.
@@ -184,7 +185,7 @@ impl Response {
     /// The body as JSON.
     ///
     /// # Panics
-    /// If it is none.
+    /// If the body is not JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in the answer {self:?}"))
     }
@@ -192,7 +193,7 @@ impl Response {
     /// The body of an answer that must have this status.
     ///
     /// # Panics
-    /// If it has another one.
+    /// If the answer has another status.
     pub fn expect(&self, status: u16) -> serde_json::Value {
         assert_eq!(self.status(), status, "{}", self.text());
         self.json()
@@ -222,8 +223,8 @@ pub fn send(addr: SocketAddr, request: Request) -> io::Result<Response> {
 pub fn open(addr: SocketAddr, request: Request) -> io::Result<(Head, BodyReader)> {
     let stream = connect(addr)?;
     let mut writer = stream.try_clone()?;
-    // A server may refuse before it has read everything, and then stop reading. So the body is
-    // sent beside the reading, and a failure to send it only matters if there is no answer.
+    // A server may refuse before it has read everything, and then stop reading. So the body is sent
+    // in parallel with the reading, and a failure to send it only matters if there is no answer.
     let sender = std::thread::spawn(move || write_request(&mut writer, request));
     let mut reader = BufReader::with_capacity(1 << 16, stream);
     match read_head(&mut reader) {
@@ -241,11 +242,11 @@ pub fn open(addr: SocketAddr, request: Request) -> io::Result<(Head, BodyReader)
     }
 }
 
-/// Sends these bytes, closes the sending half if `finish`, and returns all that comes back until
-/// the server closes.
+/// Sends these bytes, closes the sending half if `finish`, and returns everything that arrives
+/// until the server closes.
 ///
 /// # Errors
-/// When the server can't be reached or keeps the connection open without a word.
+/// When the server cannot be reached, or keeps the connection open without sending.
 pub fn raw(addr: SocketAddr, bytes: &[u8], finish: bool) -> io::Result<Vec<u8>> {
     let mut stream = connect(addr)?;
     let written = stream.write_all(bytes);
@@ -262,7 +263,7 @@ pub fn raw(addr: SocketAddr, bytes: &[u8], finish: bool) -> io::Result<Vec<u8>> 
     }
 }
 
-/// Reads the first answer out of what [`raw`] returned.
+/// Reads the first answer from the bytes that [`raw`] returned.
 pub fn parse(bytes: &[u8]) -> io::Result<Response> {
     let mut reader = BufReader::new(bytes);
     let head = read_head(&mut reader)?;
@@ -340,7 +341,7 @@ fn read_head(reader: &mut impl io::BufRead) -> io::Result<Head> {
             let (name, value) = line.split_once(':').ok_or_else(|| invalid(&line))?;
             headers.push((name.trim().to_ascii_lowercase(), value.trim().to_owned()));
         }
-        // 100 Continue and its like come before the answer.
+        // 100 Continue and similar answers come before the final answer.
         if status >= 200 {
             return Ok(Head { status, headers });
         }
@@ -349,7 +350,7 @@ fn read_head(reader: &mut impl io::BufRead) -> io::Result<Head> {
 
 enum Framing {
     Length(u64),
-    /// What is left of the current chunk; `None` before its size was read.
+    /// The remaining length of the current chunk; `None` before its size was read.
     Chunked(Option<u64>),
     UntilClose,
     Done,

@@ -1,7 +1,7 @@
-//! What the integration tests share: the real daemon in a temporary directory, a blocking HTTP
+//! Code that the integration tests share: the real daemon in a temporary directory, a blocking HTTP
 //! client, a scriptable upstream, row builders, bounded waiting.
 //!
-//! Everything panics with the daemon's log at hand: a test that hangs or fails must explain itself.
+//! Every panic comes with the daemon's log: a test that hangs or fails must explain itself.
 
 pub mod api;
 pub mod client;

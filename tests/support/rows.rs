@@ -19,7 +19,7 @@ pub fn row(custom_id: &str, url: &str, body: &Value) -> String {
     json!({"custom_id": custom_id, "method": "POST", "url": url, "body": body}).to_string()
 }
 
-/// A row whose body is written exactly so.
+/// A row whose body is written exactly as given.
 pub fn chat_verbatim(custom_id: &str, body: &str) -> String {
     format!(r#"{{"custom_id":{},"method":"POST","url":"/v1/chat/completions","body":{body}}}"#, Value::from(custom_id))
 }
@@ -29,7 +29,7 @@ pub fn faulty(custom_id: &str, model: &str, simulate: &str) -> String {
     chat(custom_id, model, &json!({"metadata": {"simulate": simulate}}))
 }
 
-/// Lines with a line break after each.
+/// Joins lines, with a line break after each.
 pub fn file<S: AsRef<str>>(lines: &[S]) -> String {
     lines.iter().map(|line| format!("{}\n", line.as_ref())).collect()
 }

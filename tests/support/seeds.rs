@@ -1,4 +1,4 @@
-//! A catalog folder of a test's own.
+//! A catalog folder that belongs to one test.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::daemon::{Daemon, temp_dir};
 
-/// The folder; it goes away when dropped.
+/// The folder; it is removed when dropped.
 pub struct Seeds(TempDir);
 
 impl Seeds {
@@ -14,7 +14,7 @@ impl Seeds {
         Self(temp_dir())
     }
 
-    /// Where a seed is.
+    /// The path of a seed.
     pub fn at(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
@@ -32,12 +32,12 @@ impl Seeds {
         self.write(name, seed.replace(from, to));
     }
 
-    /// A daemon that goes by it.
+    /// Starts a daemon that uses this catalog.
     pub fn daemon(&self, args: &[&str]) -> Daemon {
         Daemon::with(&[&["--catalog-dir", self.0.path().to_str().expect("a plain path")], args].concat())
     }
 
-    /// The same with two attempts a row on each lane, soon after each other.
+    /// Starts the same daemon with two attempts a row on each lane, in quick succession.
     pub fn hasty_daemon(&self, args: &[&str]) -> Daemon {
         self.daemon(&[&["--retry-base", "5ms", "--retry-cap", "20ms", "--max-attempts", "2"], args].concat())
     }

@@ -1,7 +1,8 @@
-//! A model server on loopback that does what its script says.
+//! A model server on loopback that follows a script.
 //!
-//! Written on bare sockets, so that it can cut, reset, stall and lie, and so that it costs little
-//! beside the daemon under test (tens of thousands of calls a second). HTTP/1.1 with keep-alive.
+//! It is written on bare sockets, so that it can cut, reset, stall and lie, and so that it costs
+//! little beside the daemon under test (tens of thousands of calls a second). HTTP/1.1 with
+//! keep-alive.
 
 use std::collections::HashMap;
 use std::io;
@@ -26,7 +27,7 @@ pub fn hmac_sha256(secret: &[u8], text: &[u8]) -> String {
     aws_lc_rs::hmac::sign(&key, text).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// One call as it came in.
+/// One incoming call.
 #[derive(Debug, Clone)]
 pub struct Call {
     pub path: String,
@@ -49,9 +50,9 @@ impl Call {
 #[derive(Debug, Clone)]
 enum Deed {
     Answer,
-    /// Announces the whole body, sends half of it, closes.
+    /// Announces the whole body, sends half of it, then closes.
     Cut,
-    /// Resets the connection before a word of an answer.
+    /// Resets the connection before any byte of an answer.
     Reset,
     /// Never answers.
     Stall,
@@ -59,7 +60,7 @@ enum Deed {
     Drip(Duration),
 }
 
-/// What to do with a call.
+/// How to answer a call.
 #[derive(Debug, Clone)]
 pub struct Reply {
     status: u16,
@@ -90,7 +91,7 @@ impl Reply {
         Self::new(200, body)
     }
 
-    /// An OpenAI-shaped error.
+    /// An error in OpenAI's form.
     pub fn error(status: u16) -> Self {
         Self::new(status, format!(r#"{{"error":{{"message":"scripted {status}","type":"server_error","param":null,"code":"scripted"}}}}"#))
     }
@@ -139,7 +140,7 @@ impl Reply {
 
 #[derive(Default)]
 struct Record {
-    /// By row: number of calls, and the idempotency key of the first.
+    /// By row: the number of calls, and the idempotency key of the first call.
     rows: HashMap<String, (u32, Option<String>)>,
     calls: u64,
     answered: u64,
@@ -168,7 +169,7 @@ pub struct FakeUpstream {
 }
 
 impl FakeUpstream {
-    /// Answers every call as `script` says; `script` sees the number of the row's attempt.
+    /// Answers every call according to `script`, which receives the number of the row's attempt.
     pub fn start(script: impl Fn(&Call) -> Reply + Send + Sync + 'static) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("upstream").enable_all().build().expect("a runtime");
@@ -179,7 +180,7 @@ impl FakeUpstream {
         Self { addr, shared, runtime: Some(runtime) }
     }
 
-    /// Answers every call well.
+    /// Answers every call with a good answer.
     pub fn healthy() -> Self {
         Self::start(Reply::ok)
     }
@@ -208,7 +209,7 @@ impl FakeUpstream {
         self.shared.record().rows.len()
     }
 
-    /// Calls whose idempotency key differs from the row's first, or is missing.
+    /// Calls whose idempotency key is missing or differs from the row's first key.
     pub fn changed_keys(&self) -> u64 {
         self.shared.record().changed_keys
     }
@@ -223,7 +224,7 @@ impl FakeUpstream {
         self.shared.record().kept.clone()
     }
 
-    /// The calls, when it was called so often.
+    /// Waits until at least `least` calls were made, and returns the calls.
     pub fn called(&self, least: usize) -> Vec<Call> {
         let enough = || Some(self.kept()).filter(|calls| calls.len() >= least);
         poll(SOON, enough).unwrap_or_else(|| panic!("{} calls of {least}: {:?}", self.kept().len(), self.kept()))
@@ -251,7 +252,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 if let Ok((stream, _)) = accepted {
                     let shared = shared.clone();
                     connections.spawn(async move {
-                        // A client that goes away is part of every test.
+                        // A client that disconnects is part of every test.
                         let _ = serve(stream, &shared).await;
                     });
                 }
@@ -285,7 +286,7 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
             }
             Deed::Reset => return stream.set_zero_linger(),
             Deed::Stall => {
-                // Until the client gives up.
+                // Stalls until the client gives up.
                 let mut rest = [0; 64];
                 while stream.read(&mut rest).await? > 0 {}
                 return Ok(());
@@ -396,7 +397,8 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
 }
 
-/// The value of `"user"`, found without parsing: the body must pass byte for byte, whatever it is.
+/// The value of `"user"`, found without parsing: the body must pass byte for byte, whatever it
+/// contains.
 fn marker(body: &[u8]) -> String {
     const KEY: &[u8] = b"\"user\":\"";
     let Some(start) = find(body, KEY).map(|at| at + KEY.len()) else { return String::new() };

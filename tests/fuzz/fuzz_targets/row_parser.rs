@@ -1,4 +1,4 @@
-//! Any line gives a row or faults, and a row's body stays JSON when its model is renamed.
+//! Any line gives a row or faults, and a row's body stays valid JSON when its model is renamed.
 
 #![no_main]
 
@@ -11,7 +11,7 @@ libfuzzer_sys::fuzz_target!(|line: &[u8]| {
             let same = row.body_for(&row.model);
             assert_eq!(same, row.body.as_bytes(), "a body whose model keeps its name is not touched");
             let renamed = row.body_for("another \"model\"");
-            // Renamed back, by parsing it again as a row, it must still name one model.
+            // Parsed again as a row, the renamed body must still name one model.
             let mut again = b"{\"custom_id\":\"a\",\"method\":\"POST\",\"url\":\"/v1/chat/completions\",\"body\":".to_vec();
             again.extend_from_slice(&renamed);
             again.push(b'}');

@@ -1,5 +1,5 @@
 //! `GET /v1/catalog/models` on the shipped catalog, against nginx serving the same bytes as a file:
-//! same connections, same cores, taking turns.
+//! same connections, same cores, in turns.
 
 use std::{fs, io};
 
@@ -16,7 +16,7 @@ pub fn run(options: &Options) -> io::Result<Report> {
     let (rounds, seconds) = (options.get("rounds"), options.get("seconds"));
     let dir = temp_dir()?;
     let daemon = Daemon::start_as(pinned(SERVER_CORE, env!("CARGO_BIN_EXE_batchd")), dir.path(), &[])?;
-    // nginx serves the compressed form of a file that lies beside it.
+    // nginx serves the compressed form from a file beside the plain one.
     let (plain, packed) = (get(daemon.address(), PATH, "identity")?, get(daemon.address(), PATH, "gzip")?);
     fs::write(dir.path().join("models.json"), &plain)?;
     fs::write(dir.path().join("models.json.gz"), &packed)?;

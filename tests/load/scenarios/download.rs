@@ -1,5 +1,5 @@
-//! A large output file, read from the daemon and from nginx with the same bytes by the same client,
-//! in turns.
+//! A large output file, read by the same client in turns from the daemon and from nginx with the
+//! same bytes.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
@@ -15,14 +15,14 @@ use crate::options::Options;
 use crate::peers::nginx_files;
 use crate::report::{Report, Target, median};
 
-/// About the bytes of a line whose answer is as long as [`long_answer`] lets it be.
+/// Approximate bytes of a line whose answer is as long as [`long_answer`] lets it be.
 const LINE: u64 = 890;
 
 pub fn run(options: &Options) -> io::Result<Report> {
     let rounds = options.get("rounds");
     let rows = (options.get("mib") << 20) / LINE;
     let dir = temp_dir()?;
-    // Answers that differ: what is the same in all of them takes next to nothing in the store.
+    // Answers that differ: text that all of them share takes next to nothing in the store.
     let daemon = Daemon::start(dir.path(), &["--max-rows", &rows.to_string()])?;
     let file = batch::upload(daemon.address(), dir.path(), rows, long_answer)?;
     let run = Run::follow(daemon.address(), &file, rows)?;

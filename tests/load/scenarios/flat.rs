@@ -1,5 +1,5 @@
 //! Whether a row costs the same in a small batch and in a large one, and how much memory the large
-//! one takes. The upstream answers at once; each size has a daemon of its own.
+//! batch takes. The upstream answers at once; each size has a daemon of its own.
 
 use std::io;
 

@@ -1,9 +1,9 @@
-//! Very many who follow one batch, over WebSockets and by server-sent events: what each costs in memory, and
-//! what all of them cost the rows. The batch is paused until all have been told its first state; the
-//! upstream answers at once.
+//! Very many followers of one batch, over WebSockets and by server-sent events: what each follower
+//! costs in memory, and what all of them cost the rows. The batch is paused until every follower
+//! has received its first state; the upstream answers at once.
 //!
-//! Rounds with nobody and with all of them take turns: each of these is held against the two beside it, and what
-//! those two differ in is the noise.
+//! Rounds without followers and with all of them take turns. Each round with followers is compared
+//! with the two beside it, and the difference between those two is the noise.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,12 +22,12 @@ use crate::peers::nginx_answering;
 use crate::report::{Report, Target, median};
 use crate::server::most_files;
 
-/// Calls at the same time.
+/// Concurrent calls.
 const CALLS: u64 = 64;
 /// Files that the daemon has open besides followers.
 const OTHER_FILES: u64 = 512;
 const LOOK: Duration = Duration::from_millis(50);
-/// How long the daemon takes at most to come to rest.
+/// The longest time that the daemon takes to come to rest.
 const SETTLED: Duration = Duration::from_secs(2);
 
 pub fn run(options: &Options) -> io::Result<Report> {
@@ -73,11 +73,12 @@ pub fn run(options: &Options) -> io::Result<Report> {
     Ok(report)
 }
 
-/// A batch that was done.
+/// A batch that was completed.
 struct Worked {
-    /// Memory of the daemon with the paused batch: with nobody, with the sockets, with all, in bytes.
+    /// Memory of the daemon with the paused batch: without followers, with the sockets, with all,
+    /// in bytes.
     resident: [u64; 3],
-    /// Rows a second from its resumption to its end.
+    /// Rows a second from the batch's resumption to its end.
     rate: f64,
     took: f64,
     updates: u64,

@@ -1,5 +1,5 @@
-//! Two lanes with a limit each, and three batches over both of them: two that keep the lanes full, and
-//! an urgent one that comes while they run.
+//! Two lanes with a limit each, and three batches over both of them: two that keep the lanes full,
+//! and an urgent batch that comes while they run.
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ pub fn run(options: &Options) -> io::Result<Report> {
     let dir = temp_dir()?;
     let upstream = Upstream::start(dir.path(), Behaviour { delay: Duration::from_millis(options.get("delay-ms")), limit, retry_after: 0 })?;
     let daemon = start_daemon(&upstream, dir.path(), together)?;
-    // Enough for twice the time: the urgent batch may take its own after the rest.
+    // Enough for twice the time: the urgent batch may run its own rows after the rest.
     let many = rate * (warm_up + 2 * seconds);
     for _ in 0..2 {
         submit(daemon.address(), dir.path(), many, NORMAL)?;
@@ -39,9 +39,9 @@ pub fn run(options: &Options) -> io::Result<Report> {
     }
     std::thread::sleep(Duration::from_secs(warm_up));
     let address = upstream.address();
-    // The lanes are measured for their time, however long the urgent batch takes.
+    // The lanes are measured for their own time, however long the urgent batch takes.
     let lanes = std::thread::spawn(move || watch(address, Duration::from_secs(seconds)));
-    // A while of the two alone, so that there is something to displace.
+    // The two batches run alone for a while, so that there are calls to displace.
     std::thread::sleep(Duration::from_secs(seconds / 6));
     let urgent = Urgent::follow(&daemon, &upstream, dir.path(), rows)?;
     let (from, to, took) = lanes.join().map_err(|_| io::Error::other("the watching thread panicked"))??;
@@ -66,7 +66,7 @@ fn start_daemon(upstream: &Upstream, dir: &Path, together: bool) -> io::Result<D
     Daemon::start(dir, &["--upstream", &one, "--upstream", &two])
 }
 
-/// Uploads rows that name the two models in turn; the file.
+/// Uploads rows that name the two models in turn; returns the file.
 fn upload(daemon: SocketAddr, dir: &Path, rows: u64, mark: &str) -> io::Result<String> {
     batch::upload(daemon, dir, rows, |row| body(if row % 2 == 0 { MODELS[0] } else { MODELS[1] }, mark, "Which lane is this?"))
 }
@@ -75,13 +75,13 @@ fn submit(daemon: SocketAddr, dir: &Path, rows: u64, mark: &str) -> io::Result<S
     batch::create(daemon, &upload(daemon, dir, rows, mark)?)
 }
 
-/// How the urgent batch went.
+/// The course of the urgent batch.
 struct Urgent {
-    /// Whether the daemon knows what urgent means.
+    /// Whether the daemon knows urgent batches.
     known: bool,
-    /// From its validation to its end, in seconds.
+    /// From the end of its validation to its end, in seconds.
     took: f64,
-    /// The calls of that time that were taken: its own, and all.
+    /// The calls that were taken in that time: the batch's own, and all.
     own: u64,
     all: u64,
 }
@@ -112,14 +112,14 @@ impl Urgent {
     }
 }
 
-/// The counts before and after a while, and its length in seconds.
+/// Returns the counts before and after a while, and its length in seconds.
 fn watch(upstream: SocketAddr, length: Duration) -> io::Result<(Counts, Counts, f64)> {
     let (start, from) = (Instant::now(), Upstream::counts_at(upstream)?);
     std::thread::sleep(length);
     Ok((from, Upstream::counts_at(upstream)?, start.elapsed().as_secs_f64()))
 }
 
-/// Calls taken and refused between two moments, of the models and users that are wanted.
+/// Counts calls taken and refused between two moments, for the wanted models and users.
 fn since(from: &Counts, to: &Counts, wanted: impl Fn(&Tally) -> bool) -> (u64, u64) {
     let (from, to) = (from.of(&wanted), to.of(&wanted));
     (to.0 - from.0, to.1 - from.1)

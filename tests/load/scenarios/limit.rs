@@ -1,6 +1,6 @@
-//! An upstream that takes so many calls a second and refuses the rest. Nobody has told the daemon how
-//! many; it finds out by trying. Everything is measured at the upstream, second by second, once the
-//! daemon has had time to learn.
+//! An upstream that takes a limited number of calls a second and refuses the rest. The daemon is
+//! not given the limit; it finds the limit by trying. Everything is measured at the upstream,
+//! second by second, once the daemon has had time to learn.
 
 use std::io;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::upstream::{Behaviour, Kind, Limit, Upstream};
 const SECOND: Duration = Duration::from_secs(1);
 /// Calls that the bucket takes at once.
 pub(super) const BURST: u64 = 20;
-/// Of the calls after the warm-up, in percent.
+/// The largest allowed share of refused calls after the warm-up, in percent.
 const MOST_REFUSED: f64 = 3.0;
 
 pub fn run(options: &Options) -> io::Result<Report> {
@@ -39,7 +39,7 @@ fn measure(report: &mut Report, name: &str, behaviour: Behaviour, rate: u64, war
     let dir = temp_dir()?;
     let upstream = Upstream::start(dir.path(), behaviour)?;
     let daemon = Daemon::in_front_of(upstream.address(), dir.path(), &[])?;
-    // More than can be done, so that the end of the batch is not a part of it.
+    // More rows than can be done, so that the end of the batch is not measured.
     let file = batch::upload(daemon.address(), dir.path(), rate * (warm_up + seconds + 30), small_body)?;
     batch::create(daemon.address(), &file)?;
     while upstream.counts()?.all() == (0, 0) {
@@ -62,7 +62,7 @@ fn measure(report: &mut Report, name: &str, behaviour: Behaviour, rate: u64, war
     Ok(())
 }
 
-/// What the upstream did in each of so many seconds, as `taken` or `taken-refused`.
+/// The upstream's calls in each of `seconds` seconds, as `taken` or `taken-refused`.
 fn watch(upstream: &Upstream, seconds: u64) -> io::Result<Vec<String>> {
     let start = Instant::now();
     let mut before = upstream.counts()?.all();

@@ -1,4 +1,4 @@
-//! What is measured, one file each; `bench.rs` has the table of them.
+//! The scenarios, one file each; `bench.rs` has the table of them.
 
 pub mod catalog;
 pub mod download;
@@ -14,7 +14,7 @@ pub mod waiting;
 
 use std::io;
 
-/// A directory that goes away with the scenario, on a real disk.
+/// A directory on a real disk that is removed with the scenario.
 fn temp_dir() -> io::Result<tempfile::TempDir> {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))
 }

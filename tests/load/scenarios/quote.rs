@@ -1,5 +1,5 @@
-//! A quote of many items over many lanes: models of the built-in catalog, until they have as many
-//! offerings as are asked for.
+//! A quote of many items over many lanes: models of the built-in catalog, until they have the
+//! requested number of offerings.
 
 use std::io;
 
@@ -38,7 +38,7 @@ pub fn run(options: &Options) -> io::Result<Report> {
     Ok(report)
 }
 
-/// Models that answer, with so many offerings together.
+/// Models that answer, with this many offerings together.
 fn models(catalog: &Value, lanes: u64) -> Vec<&str> {
     let all = catalog["data"].as_array().map(Vec::as_slice).unwrap_or_default();
     let answers = |model: &&Value| model["operations"].as_array().is_some_and(|all| all.iter().any(|one| one == "responses"));

@@ -1,5 +1,6 @@
-//! Killed in the middle of a large batch and started again on the same directory: how long until the
-//! upstream sees the next call. The directory is still in the cache of the kernel, as it would be.
+//! The daemon is killed in the middle of a large batch and started again on the same directory: how
+//! long until the upstream sees the next call. The directory is still in the kernel's cache, as it
+//! would be in practice.
 
 use std::io;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::report::{Report, Target};
 use crate::upstream::{Behaviour, Upstream};
 
 const LOOK: Duration = Duration::from_millis(10);
-/// Without a call for so long, those of the killed daemon are over.
+/// After this long without a call, the calls of the killed daemon are over.
 const QUIET: Duration = Duration::from_millis(300);
 
 pub fn run(options: &Options) -> io::Result<Report> {
@@ -32,7 +33,7 @@ pub fn run(options: &Options) -> io::Result<Report> {
 
     let address = upstream.address();
     let waiter = std::thread::spawn(move || Upstream::next_call(address).map(|()| Instant::now()));
-    // It must be waiting before the daemon starts.
+    // The wait for the next call must begin before the daemon starts.
     std::thread::sleep(QUIET);
     let start = Instant::now();
     let daemon = Daemon::in_front_of(address, dir.path(), &args)?;

@@ -1,5 +1,5 @@
-//! Small chat rows through an upstream that answers at once, against what an independent load
-//! generator gets out of the same upstream with the same bodies. Both use both cores.
+//! Small chat rows through an upstream that answers at once, against the rate of an independent
+//! load generator at the same upstream with the same bodies. Both use both cores.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use crate::options::Options;
 use crate::peers::{nginx_answering, wrk_posting};
 use crate::report::{Report, Target};
 
-/// Calls at the same time, on both sides.
+/// Concurrent calls, on both sides.
 const CONNECTIONS: u64 = 64;
 
 pub fn run(options: &Options) -> io::Result<Report> {
@@ -30,7 +30,7 @@ pub fn run(options: &Options) -> io::Result<Report> {
     Ok(report)
 }
 
-/// Sends so many rows through a daemon of their own.
+/// Sends this many rows through a daemon of their own.
 pub(super) fn through(upstream: SocketAddr, rows: u64) -> io::Result<(Run, Cost)> {
     let dir = temp_dir()?;
     let daemon = Daemon::in_front_of(upstream, dir.path(), &["--upstream-concurrency", &CONNECTIONS.to_string()])?;

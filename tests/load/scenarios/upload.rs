@@ -1,4 +1,4 @@
-//! A large input: from its first byte to the end of the validation, against writing the same bytes to
+//! A large input, from its first byte to the end of validation, against writing the same bytes to
 //! the same disk and syncing them. The upstream never answers, so that no row runs meanwhile.
 
 use std::fs::File;
@@ -16,7 +16,7 @@ use crate::options::Options;
 use crate::report::{Report, Target, median};
 use crate::upstream::{Behaviour, Upstream};
 
-/// Bytes of a row, the line break included.
+/// Bytes of a row, including the line break.
 const ROW: usize = 1_024;
 const WORDS: &str = "a row of the usual length has some words in it and goes on for a while ";
 /// How often the batch is looked at.
@@ -75,7 +75,7 @@ fn write_input(path: &Path, rows: u64) -> io::Result<()> {
     file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }
 
-/// Writes what is in a file to another one through a buffer, and syncs it; the seconds that took.
+/// Copies a file to another through a buffer, and syncs it; returns the seconds taken.
 fn write_plainly(from: &Path, to: &Path) -> io::Result<f64> {
     let mut from = File::open(from)?;
     let mut buffer = vec![0; 1 << 20];

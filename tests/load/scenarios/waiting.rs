@@ -1,5 +1,5 @@
-//! An upstream that takes its time. The ceiling is arithmetic: calls at a time by the length of one.
-//! What `wrk` gets out of such an upstream tells how much of that the machine can bear.
+//! An upstream with slow answers. The ceiling is arithmetic: concurrent calls divided by the length
+//! of a call. The rate of `wrk` at such an upstream shows how much of that the machine can bear.
 
 use std::io;
 use std::path::Path;
@@ -16,27 +16,29 @@ use crate::upstream::{Behaviour, Upstream};
 
 /// Files that a daemon has open besides the connections to its upstream.
 const OTHER_FILES: u64 = 512;
-/// Results that are not durable yet count as in flight.
+/// Results that are not yet durable count as in flight.
 const SETTLING: u64 = 8_192;
 /// Memory of a call in flight, in KiB.
 const KIB_A_CALL: f64 = 10.0;
-/// Calls at a time that need no memory to speak of.
+/// Concurrent calls that need negligible memory.
 const FEW: u64 = 64;
-/// How long a daemon takes at most to come to rest after its start.
+/// The longest time that a daemon takes to come to rest after its start.
 const SETTLED: Duration = Duration::from_secs(1);
 /// How long `wrk` runs.
 const SECONDS: u64 = 20;
 
-/// Very many calls at a time.
+/// Measures very many concurrent calls.
 ///
-/// They are spread over a few addresses, each a provider with a model of its own: where most of the
-/// ports between two addresses are taken, the kernel takes a millisecond to find a free one.
+/// The calls are spread over a few addresses, each a provider with a model of its own: where most
+/// of the ports between two addresses are taken, the kernel takes a millisecond to find a free
+/// port.
 pub fn wide(options: &Options) -> io::Result<Report> {
     let wanted = options.get("in-flight");
     let hosts = u8::try_from(options.get("hosts")).map_err(io::Error::other)?.max(1);
     let calls = wanted.min(most_files()?.saturating_sub(OTHER_FILES)) / u64::from(hosts) * u64::from(hosts);
     let waiting = Waiting { rows: options.get("rows"), calls, hosts, delay: Duration::from_millis(options.get("delay-ms")) };
-    // What the daemon needs for the same rows with hardly a call in flight is not of the calls.
+    // The memory that the daemon needs for the same rows with hardly a call in flight does not
+    // belong to the calls.
     let narrow = Waiting { calls: FEW, hosts: 1, delay: Duration::ZERO, ..waiting };
     let base = narrow.work()?.cost.peak_resident;
     let measured = waiting.measure()?;
@@ -52,7 +54,7 @@ pub fn wide(options: &Options) -> io::Result<Report> {
     Ok(report)
 }
 
-/// Few calls at a time, which must follow each other without a gap.
+/// Measures few concurrent calls, which must follow each other without a gap.
 pub fn slots(options: &Options) -> io::Result<Report> {
     let delay = Duration::from_millis(options.get("delay-ms"));
     let waiting = Waiting { rows: options.get("rows"), calls: options.get("slots"), hosts: 1, delay };
@@ -62,13 +64,13 @@ pub fn slots(options: &Options) -> io::Result<Report> {
 #[derive(Clone, Copy)]
 struct Waiting {
     rows: u64,
-    /// At a time, over all hosts.
+    /// Concurrent calls, over all hosts.
     calls: u64,
     hosts: u8,
     delay: Duration,
 }
 
-/// What the daemon has done.
+/// The result of the daemon's work.
 struct Worked {
     run: Run,
     cost: Cost,
@@ -81,7 +83,7 @@ struct Worked {
 
 struct Measured {
     worked: Worked,
-    /// Of `wrk` on each host.
+    /// Results of `wrk` on each host.
     alone: Vec<Load>,
 }
 
@@ -96,7 +98,7 @@ impl Waiting {
         let models: Vec<_> = upstream.hosts(self.hosts).enumerate().map(|(number, host)| (format!("m{number}"), host)).collect();
         let (limit, each) = ((self.calls + SETTLING).to_string(), self.calls_to_each().to_string());
         let daemon = Daemon::in_front_of_each(&models, dir.path(), &["--in-flight-limit", &limit, "--upstream-concurrency", &each])?;
-        // It listens before it has read everything that it keeps in memory.
+        // The daemon listens before it has read everything that it keeps in memory.
         std::thread::sleep(SETTLED);
         let idle = daemon.server.resident()?;
         let model = |row: u64| models[usize::try_from(row).unwrap_or(0) % models.len()].0.as_str();
@@ -109,7 +111,7 @@ impl Waiting {
 
     fn measure(&self) -> io::Result<Measured> {
         let worked = self.work()?;
-        // Two crowds of connections to one port would be in each other's way.
+        // Two crowds of connections to one port would disturb each other.
         let dir = temp_dir()?;
         let other = self.upstream(dir.path())?;
         let alone = std::thread::scope(|scope| {

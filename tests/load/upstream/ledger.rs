@@ -1,14 +1,14 @@
-//! Which calls are taken and which refused, and how many there were of each.
+//! Decides which calls are taken and which are refused, and counts both.
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{Kind, Limit};
 
-/// What an upstream has counted.
+/// The counts of an upstream.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Counts {
-    /// Calls that have no answer yet, and the most that there were at a time.
+    /// Calls that have no answer yet, and the most at any time.
     pub open: u64,
     pub most_open: u64,
     pub tallies: Vec<Tally>,
@@ -24,7 +24,7 @@ pub struct Tally {
 }
 
 impl Counts {
-    /// Calls accepted and refused of the models and users that are wanted.
+    /// Calls accepted and refused for the wanted models and users.
     pub fn of(&self, wanted: impl Fn(&Tally) -> bool) -> (u64, u64) {
         let tallies = self.tallies.iter().filter(|tally| wanted(tally));
         tallies.fold((0, 0), |(accepted, refused), tally| (accepted + tally.accepted, refused + tally.refused))
@@ -36,7 +36,7 @@ impl Counts {
     }
 }
 
-/// Counts calls and keeps to the limit.
+/// Counts calls and enforces the limit.
 pub struct Ledger {
     limit: Option<Limit>,
     gates: Vec<Gate>,
@@ -46,9 +46,9 @@ pub struct Ledger {
 /// The limit of one model.
 struct Gate {
     model: String,
-    /// Calls that it still takes.
+    /// Calls that the model still takes.
     left: f64,
-    /// When `left` was last filled up.
+    /// The moment when `left` was last refilled.
     filled: Instant,
 }
 
@@ -61,7 +61,7 @@ impl Ledger {
         &self.counts
     }
 
-    /// A call comes in; whether it is taken.
+    /// Records an incoming call; returns whether it is taken.
     pub fn begin(&mut self, body: &[u8], now: Instant) -> bool {
         let (model, mark) = (field(body, b"\"model\":\""), field(body, b"\"user\":\""));
         let taken = self.limit.is_none_or(|limit| self.gate(model, limit, now).take(limit, now));
@@ -76,7 +76,7 @@ impl Ledger {
         taken
     }
 
-    /// A call gets its answer.
+    /// Records that a call gets its answer.
     pub fn end(&mut self) {
         self.counts.open -= 1;
     }
@@ -135,7 +135,7 @@ impl Gate {
     }
 }
 
-/// The text behind a key, found without parsing: only this benchmark writes these bodies.
+/// The text of a key, found without parsing: only this benchmark writes these bodies.
 fn field<'a>(body: &'a [u8], key: &[u8]) -> &'a str {
     let Some(start) = memchr::memmem::find(body, key).map(|at| at + key.len()) else { return "" };
     let length = memchr::memchr(b'"', &body[start..]).unwrap_or(0);

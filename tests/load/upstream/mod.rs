@@ -1,6 +1,7 @@
-//! An upstream with a delay, a limit and counters, in a process of its own: this program again, with
-//! a word that is in no usage text. Written on bare sockets in one thread, because it shares its cores
-//! with the daemon: a call costs it two system calls, a timer and a connection of some 2 KiB.
+//! An upstream with a delay, a limit and counters, in a process of its own: this program again,
+//! with a word that is in no usage text. It is written on bare sockets in one thread, because it
+//! shares its cores with the daemon: a call costs it two system calls, a timer and a connection of
+//! some 2 KiB.
 
 mod ledger;
 mod wire;
@@ -26,15 +27,15 @@ use super::client;
 use super::options::Options;
 use super::server::{Server, free_address, with_all_files};
 
-/// What makes this program an upstream.
+/// The word that makes this program an upstream.
 pub const SUBCOMMAND: &str = "upstream";
 const OPTIONS: [(&str, u64); 7] =
     [("port", 0), ("hosts", 1), ("delay-ms", 0), ("rate", 0), ("burst", 0), ("window-ms", 0), ("retry-after", 0)];
-/// Connections that wait to be accepted; the kernel allows no more by default.
+/// Connections that wait to be accepted; by default the kernel allows no more.
 const BACKLOG: u32 = 4_096;
 const REFUSAL: &str = r#"{"error":{"message":"Rate limit reached.","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#;
-/// The timer rounds up to a whole millisecond, and so does the kernel that it waits in: half of one
-/// each on average.
+/// The timer rounds up to a whole millisecond, and so does the kernel that it waits in: each adds
+/// half a millisecond on average.
 const ROUNDING: Duration = Duration::from_millis(1);
 
 /// How an upstream behaves.
@@ -50,7 +51,7 @@ pub struct Behaviour {
 /// Calls that each model takes.
 #[derive(Clone, Copy)]
 pub struct Limit {
-    /// Calls a second.
+    /// Calls per second.
     pub rate: u64,
     pub kind: Kind,
 }
@@ -58,24 +59,24 @@ pub struct Limit {
 /// How calls are counted.
 #[derive(Clone, Copy)]
 pub enum Kind {
-    /// A bucket that fills all the time and holds so many calls.
+    /// A bucket that fills all the time and holds this many calls.
     Bucket { burst: u64 },
-    /// Each window of this length has its share of the rate, and forgets the one before.
+    /// Each window of this length has its share of the rate, and ignores the window before.
     Windows { length: Duration },
 }
 
-/// An upstream at work.
+/// A running upstream.
 pub struct Upstream {
     pub server: Server,
 }
 
 impl Upstream {
-    /// Starts one; it ends with this process at the latest.
+    /// Starts an upstream; it ends with this process at the latest.
     pub fn start(dir: &Path, behaviour: Behaviour) -> io::Result<Self> {
         Self::start_at(dir, behaviour, 1)
     }
 
-    /// Starts one that listens on so many addresses of loopback, see [`Self::hosts`].
+    /// Starts an upstream that listens on several addresses of loopback, see [`Self::hosts`].
     pub fn start_at(dir: &Path, behaviour: Behaviour, hosts: u8) -> io::Result<Self> {
         let address = free_address()?;
         let (rate, burst, window) = match behaviour.limit {
@@ -93,18 +94,18 @@ impl Upstream {
         self.server.address
     }
 
-    /// The first so many of its addresses.
+    /// The first `hosts` of the upstream's addresses.
     pub fn hosts(&self, hosts: u8) -> impl Iterator<Item = SocketAddr> {
         let port = self.address().port();
         (1..=hosts).map(move |host| ([127, 0, 0, host], port).into())
     }
 
-    /// What it has counted so far.
+    /// The counts so far.
     pub fn counts(&self) -> io::Result<Counts> {
         Self::counts_at(self.address())
     }
 
-    /// The same, for whoever has the address alone.
+    /// The counts so far, for a caller that has only the address.
     pub fn counts_at(address: SocketAddr) -> io::Result<Counts> {
         Ok(serde_json::from_slice(&client::get(address, "/counts", "identity")?)?)
     }
@@ -119,7 +120,7 @@ fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The upstream itself, until its standard input closes.
+/// Runs the upstream itself, until its standard input closes.
 #[expect(clippy::print_stderr, reason = "its standard error is its log")]
 pub fn main(words: &[String]) -> ExitCode {
     match Options::read(&OPTIONS, words).and_then(|options| serve(&options)) {
@@ -161,7 +162,7 @@ fn serve(options: &Options) -> io::Result<()> {
     })
 }
 
-/// What all connections share.
+/// State that all connections share.
 struct Shared {
     delay: Duration,
     good: Vec<u8>,
@@ -195,7 +196,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
                 let (stream, _) = accepted?;
                 let shared = shared.clone();
                 connections.spawn(async move {
-                    // A client that goes away is no trouble of the upstream's.
+                    // A client that disconnects is no error of the upstream.
                     let _ = converse(stream, &shared).await;
                 });
             }

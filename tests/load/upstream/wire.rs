@@ -1,11 +1,12 @@
-//! HTTP/1.1 as far as an upstream needs it: requests with a `content-length`, on connections that stay.
+//! HTTP/1.1 as far as an upstream needs it: requests with a `content-length`, on persistent
+//! connections.
 
 use std::io;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// A connection, and the request that was read from it last.
+/// A connection, and the request that was last read from it.
 pub struct Wire {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -19,7 +20,7 @@ impl Wire {
         Self { stream, buffer: Vec::with_capacity(1_024), head: 0, body: 0 }
     }
 
-    /// Reads the next request; false if the client closed in between.
+    /// Reads the next request; returns false if the client closed the connection between requests.
     pub async fn read(&mut self) -> io::Result<bool> {
         self.buffer.drain(..self.head + self.body);
         (self.head, self.body) = (0, 0);
@@ -63,7 +64,7 @@ fn content_length(head: &[u8]) -> io::Result<usize> {
     number.trim().parse().map_err(io::Error::other)
 }
 
-/// A whole answer; each of `headers` ends its own line.
+/// A whole answer; each header in `headers` ends its own line.
 pub fn answer(status: &str, headers: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{headers}content-length: {length}\r\n\r\n{body}").into_bytes()

@@ -1,5 +1,5 @@
-//! Drives a daemon with the published Rust client of Phaseo. `PHASEO_BASE_URL` and `PHASEO_API_KEY` come from the
-//! environment. Prints a line that starts with "OK" when everything held.
+//! Drives a daemon with the published Rust client of Phaseo. `PHASEO_BASE_URL` and `PHASEO_API_KEY`
+//! come from the environment. Prints a line that starts with "OK" when every check held.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -33,7 +33,7 @@ impl Transport for Plain {
     }
 }
 
-/// Both halves of the client: the one that writes, and the one that reads.
+/// Both halves of the client: the writer and the reader.
 struct Clients {
     writer: Phaseo,
     reader: Client<Plain>,
@@ -54,7 +54,7 @@ impl Clients {
         answer.body
     }
 
-    /// A batch when it has ended.
+    /// Returns a batch once it has ended.
     fn ended(&self, created: &Value) -> (Value, Path) {
         let path = Path::from([("batch_id".to_owned(), created["id"].as_str().expect("an id").to_owned())]);
         let mut batch = Value::Null;
@@ -68,7 +68,8 @@ impl Clients {
         (batch, path)
     }
 
-    /// The ids of the rows of a batch that has done two, as all that there is of them tells.
+    /// Returns the row ids of a batch that has completed two rows; every view of the batch must
+    /// agree on them.
     fn done(&self, created: &Value) -> Vec<String> {
         let (batch, path) = self.ended(created);
         assert_eq!((&batch["status"], &batch["request_counts"]["completed"]), (&json!("completed"), &json!(2)), "{batch}");
@@ -78,7 +79,7 @@ impl Clients {
         let results = operations::retrieveBatchResults(&self.reader, &path, None).expect("results");
         let told = results.body.lines().map(|line| ids(&serde_json::from_str(line).expect("a line")));
         assert_eq!((results.status, told.collect::<Vec<_>>()), (200, listed.clone()), "{}", results.body);
-        // One that has ended stays as it is.
+        // A batch that has ended stays as it is.
         assert_eq!(self.post(&format!("/batches/{}/cancel", path["batch_id"]), &json!({}))["status"], "completed");
         listed
     }
