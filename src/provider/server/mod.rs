@@ -12,7 +12,6 @@ mod anthropic;
 mod openai;
 pub mod rate_limit_headers;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::fmt::Write;
 use std::time::Duration;
@@ -41,8 +40,8 @@ const KEY_PREFIX: &str = "batchd-";
 /// A server.
 pub struct Server {
     transport: Transport,
-    /// The URL to which each format is posted.
-    targets: HashMap<WireFormat, Uri>,
+    /// The URL to which each format is posted, by [`WireFormat::endpoint`] `as usize`.
+    targets: [Uri; Endpoint::ALL.len()],
     /// The URL at which the server lists its models.
     models: Uri,
     /// The headers of a request.
@@ -88,8 +87,11 @@ impl Server {
         let transport = Transport::open(id, connection, proxies, descriptors)?;
         let unusable = |error: http::Error| SetupError::Url { provider: id.into(), reason: error.to_string() };
         let below = |path| target(&connection.base_url, path).map_err(unusable);
-        let formats = Endpoint::ALL.map(WireFormat::of).into_iter();
-        let targets = formats.map(|format| Ok((format, below(openai::path(format))?))).collect::<Result<_, SetupError>>()?;
+        // `ALL` lists every endpoint once, so every place is filled.
+        let mut targets: [Uri; Endpoint::ALL.len()] = Default::default();
+        for format in Endpoint::ALL.map(WireFormat::of) {
+            targets[format.endpoint() as usize] = below(openai::path(format))?;
+        }
         let models = below(openai::MODELS)?;
         let headers = |api| headers(id, api, key.as_ref());
         let mut anthropic = headers(connection.api)?;
@@ -101,8 +103,7 @@ impl Server {
     async fn send(&self, call: Call) -> Result<Answer, CallError> {
         let mut request = Box::new(Request::new(call.body));
         *request.method_mut() = Method::POST;
-        // Each format is the native form of an endpoint, so each has a URL.
-        *request.uri_mut() = self.targets.get(&call.format).cloned().unwrap_or_default();
+        *request.uri_mut() = self.targets[call.format.endpoint() as usize].clone();
         let mut headers = if call.format == WireFormat::AnthropicMessages { self.anthropic.clone() } else { self.headers.clone() };
         if let Some(name) = call_name(call.key) {
             headers.insert(CLIENT_REQUEST_ID, name.clone());
@@ -287,7 +288,7 @@ mod tests {
         }
         let provider = open("http://api.example", None).unwrap();
         for endpoint in Endpoint::ALL {
-            assert_eq!(provider.targets[&WireFormat::of(endpoint)].path(), endpoint.path());
+            assert_eq!(provider.targets[endpoint as usize].path(), endpoint.path());
         }
     }
 
