@@ -13,6 +13,7 @@ use super::request::held_body::BodyRoom;
 use super::response::error::ApiError;
 use super::response::views::Views;
 use crate::descriptors::Descriptors;
+use crate::domain::file::Purpose;
 use crate::domain::org::ledger::Credits;
 use crate::domain::webhook::endpoint::{Probed, Receiver};
 use crate::domain::webhook::target_policy::Targets;
@@ -76,6 +77,13 @@ pub struct UploadLimits {
     pub file_retention: Option<Duration>,
     /// The longest wait for the next piece of a request's body.
     pub body_idle: Duration,
+}
+
+impl UploadLimits {
+    /// How long a file of this purpose is kept if its upload does not say; `None` keeps it.
+    pub fn retention(&self, purpose: Purpose) -> Option<Duration> {
+        self.file_retention.filter(|_| purpose == Purpose::Batch)
+    }
 }
 
 impl Default for UploadLimits {

@@ -15,15 +15,15 @@ use crate::domain::error::Code;
 use crate::domain::file::{File, FileSource, Purpose};
 use crate::domain::id::FileId;
 use crate::domain::text::hex;
-use crate::domain::time::later;
 use crate::http::layers::auth::Caller;
+use crate::http::request::file_upload::{ReceivedFile, keep};
 use crate::http::request::multipart::{Cap, MultipartForm, seal, spool_body};
 use crate::http::request::{PathId, header_text, media_type, unknown_choice};
 use crate::http::response::error::ApiError;
 use crate::http::response::signed_links::Signed;
 use crate::http::response::time::moment;
 use crate::http::state::Api;
-use crate::store::{NewFile, Spool};
+use crate::store::Spool;
 
 const ITEM_COUNT: HeaderName = HeaderName::from_static("x-batchrouter-item-count");
 const SHA256: HeaderName = HeaderName::from_static("x-content-sha256");
@@ -55,12 +55,7 @@ pub async fn create(
     let lines = spool.lines();
     let content = seal(spool).await?;
     check_headers(&headers, &content.sha256, lines)?;
-    let now = api.service.clock.now();
-    let expires_at = api.limits.file_retention.filter(|_| purpose == Purpose::Batch).map(|kept| later(now, kept));
-    let new = NewFile { filename, purpose, mime: Some(mime), org: caller.org, created_at: now, expires_at };
-    let store = api.service.store.clone();
-    let file = api.to_the_end(async move { store.add_file(new, content).await }).await?.map_err(ApiError::from)?;
-    tracing::info!(file = %file.id, bytes = file.bytes, purpose = purpose.as_str(), "file uploaded");
+    let file = keep(&api, &caller, ReceivedFile { filename, mime, purpose, content, expires_after: None }).await?;
     Ok((StatusCode::CREATED, Json(object(&file))))
 }
 

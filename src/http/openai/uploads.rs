@@ -132,7 +132,7 @@ pub async fn complete(
     let upload = find(&api, &caller, id).await?;
     // The joined file needs room beside its parts until it is complete.
     api.check_room(upload.bytes)?;
-    let retention = api.limits.file_retention.filter(|_| upload.purpose == crate::domain::file::Purpose::Batch);
+    let retention = api.limits.retention(upload.purpose);
     let store = api.service.store.clone();
     let completed = api.to_the_end(async move { store.complete_upload(id, parts, md5, retention, now).await }).await?;
     match completed {

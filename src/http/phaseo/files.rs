@@ -17,16 +17,15 @@ use super::error::{Refusal, told};
 use crate::domain::error::Code;
 use crate::domain::file::{File, Purpose};
 use crate::domain::id::FileId;
-use crate::domain::time::later;
 use crate::http::layers::auth::Caller;
 use crate::http::openai::objects::{FileObject, List};
-use crate::http::request::file_upload::{file_query, receive};
-use crate::http::request::multipart::{MultipartForm, seal};
+use crate::http::request::file_upload::{ReceivedFile, file_query, keep, receive};
+use crate::http::request::multipart::MultipartForm;
 use crate::http::request::{Params, media_type, named};
 use crate::http::response::error::ApiError;
 use crate::http::response::file_content::file_content;
 use crate::http::state::Api;
-use crate::store::{NewFile, blocking};
+use crate::store::{Sealed, blocking};
 
 /// `POST /v1/files`: a form, or JSON with `purpose` and `file`.
 pub async fn create(
@@ -87,9 +86,9 @@ async fn from_json(api: &Arc<Api>, caller: &Caller, request: Request) -> Result<
         return Err(Refusal::nested(StatusCode::BAD_REQUEST, "validation_error", "batch_file_empty", "`file` is missing or empty"));
     }
     let filename = upload.filename.filter(|name| !name.is_empty() && name.len() <= 255).unwrap_or_else(|| "batch.jsonl".to_owned());
-    let file = keep(api, caller, filename, purpose, content).await?;
-    tracing::info!(file = %file.id, bytes = file.bytes, purpose = purpose.as_str(), "file uploaded");
-    Ok(Json(FileObject::from(&file)).into_response())
+    let content = sealed(api, content).await?;
+    let received = ReceivedFile { filename, mime: "application/jsonl".to_owned(), purpose, content, expires_after: None };
+    Ok(Json(FileObject::from(&keep(api, caller, received).await?)).into_response())
 }
 
 /// The bytes of a `data:` URL, or the bytes of any other text as they are.
@@ -107,21 +106,16 @@ fn content_of(text: &str) -> Result<Bytes, Refusal> {
     }
 }
 
-async fn keep(api: &Arc<Api>, caller: &Caller, filename: String, purpose: Purpose, content: Bytes) -> Result<File, ApiError> {
+/// Content that came within a JSON body, written to disk.
+async fn sealed(api: &Api, content: Bytes) -> Result<Sealed, ApiError> {
     api.check_room(content.len() as u64)?;
     let store = api.service.store.clone();
-    let spool = blocking(move || {
+    let sealing = move || {
         let mut spool = store.spool()?;
         spool.write(&content)?;
-        Ok::<_, crate::store::error::StoreError>(spool)
-    });
-    let content = seal(spool.await?).await?;
-    let now = api.service.clock.now();
-    let expires_at = api.limits.file_retention.filter(|_| purpose == Purpose::Batch).map(|kept| later(now, kept));
-    let mime = Some("application/jsonl".to_owned());
-    let new = NewFile { filename, purpose, mime, org: caller.org, created_at: now, expires_at };
-    let store = api.service.store.clone();
-    Ok(api.to_the_end(async move { store.add_file(new, content).await }).await??)
+        spool.seal()
+    };
+    Ok(blocking(sealing).await?)
 }
 
 /// `GET /v1/files`: the hosted service has no list of files; this list is OpenAI's.

@@ -8,7 +8,7 @@ use crate::domain::time::{Timestamp, later};
 use crate::http::layers::caller::Caller;
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
-use crate::store::{FileQuery, NewFile, SortOrder, Spool};
+use crate::store::{FileQuery, NewFile, Sealed, SortOrder, Spool};
 
 const MAX_LIST: usize = 10_000;
 const ANCHOR: &str = "expires_after[anchor]";
@@ -42,13 +42,30 @@ pub async fn receive(api: &Api, caller: &Caller, form: MultipartForm) -> Result<
     let (filename, mime, spool) = fields.file.ok_or_else(|| ApiError::missing("file", "it holds the file to upload"))?;
     let purpose = fields.purpose.ok_or_else(|| ApiError::missing("purpose", &format!("it must be one of {}", purposes())))?;
     let wish = wish(fields.anchor.as_deref(), fields.seconds.as_deref())?;
+    keep(api, caller, ReceivedFile { filename, mime, purpose, content: seal(spool).await?, expires_after: wish }).await
+}
+
+/// A file that was received as a whole.
+pub struct ReceivedFile {
+    pub filename: String,
+    pub mime: String,
+    pub purpose: Purpose,
+    pub content: Sealed,
+    /// `None` if the upload does not say.
+    pub expires_after: Option<ExpiresAfter>,
+}
+
+/// Stores a file as the caller's, in whichever form it was received.
+///
+/// # Errors
+/// When the store cannot keep the file.
+pub async fn keep(api: &Api, caller: &Caller, received: ReceivedFile) -> Result<File, ApiError> {
+    let ReceivedFile { filename, mime, purpose, content, expires_after } = received;
     let now = api.service.clock.now();
-    let expires_at = match (wish, purpose, api.limits.file_retention) {
-        (Some(wish), _, _) => Some(wish.from(now)),
-        (None, Purpose::Batch, Some(retention)) => Some(later(now, retention)),
-        (None, _, _) => None,
+    let expires_at = match expires_after {
+        Some(after) => Some(after.from(now)),
+        None => api.limits.retention(purpose).map(|kept| later(now, kept)),
     };
-    let content = seal(spool).await?;
     let new = NewFile { filename, purpose, mime: Some(mime), org: caller.org, created_at: now, expires_at };
     let store = api.service.store.clone();
     let file = api.to_the_end(async move { store.add_file(new, content).await }).await??;
