@@ -21,7 +21,7 @@ use crate::http::layers::auth::Caller;
 use crate::http::openai::objects::{FileObject, List};
 use crate::http::request::file_upload::{ReceivedFile, file_query, keep, receive};
 use crate::http::request::multipart::MultipartForm;
-use crate::http::request::{Params, media_type, named};
+use crate::http::request::{Params, media_type, named, not_json};
 use crate::http::response::error::ApiError;
 use crate::http::response::file_content::file_content;
 use crate::http::state::Api;
@@ -74,7 +74,7 @@ async fn from_json(api: &Arc<Api>, caller: &Caller, request: Request) -> Result<
     let (_held, body) = api.bodies.read(request, api, most).await.map_err(too_large)?;
     let upload: JsonUpload = serde_json::from_slice(&body).map_err(|error| match error.is_data() {
         true => Refusal::invalid("invalid_batch_file", format!("the body must be an object with the texts `purpose` and `file`: {error}")),
-        false => ApiError::new(Code::InvalidJson, format!("the body is not valid JSON: {error}")).into(),
+        false => not_json(&error).into(),
     })?;
     drop(body);
     let purpose = upload.purpose.as_deref().unwrap_or("batch");

@@ -15,6 +15,8 @@ use crate::http::state::Api;
 /// KiB of bodies that are being read or wait for their turn. A single body that is larger takes all
 /// of it.
 const HELD: u32 = 128 << 10;
+/// The most members and elements of a create; each takes several times its bytes in memory.
+pub const MAX_MEMBERS: usize = 2_000_000;
 /// How long a body waits for room.
 const WAIT: Duration = Duration::from_secs(60);
 /// How long a body may take to arrive, plus a second for each `BYTES_PER_SECOND` bytes: meanwhile

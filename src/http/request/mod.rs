@@ -57,7 +57,8 @@ impl FromRequest<Arc<Api>> for Object {
     }
 }
 
-fn not_json(error: &serde_json::Error) -> ApiError {
+/// The error for a body that is not JSON.
+pub fn not_json(error: &serde_json::Error) -> ApiError {
     ApiError::new(Code::InvalidJson, format!("the body is not valid JSON: {error}"))
 }
 

@@ -10,7 +10,6 @@ use axum::{Extension, Json};
 use bytes::Bytes;
 use secrecy::ExposeSecret;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::create_body::{CreateBody, NamedReceiver, check_receiver};
 use super::show;
@@ -20,15 +19,13 @@ use crate::domain::webhook::Webhook;
 use crate::http::batchrouter::error::Refusal;
 use crate::http::batchrouter::quotes::object;
 use crate::http::layers::auth::Caller;
-use crate::http::request::idempotency::{KEY, idempotency_key};
-use crate::http::request::json_digest;
+use crate::http::request::held_body::MAX_MEMBERS;
+use crate::http::request::idempotency::{KEY, bound_to_body, idempotency_key};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 use crate::service::batches::quoted::QuotedCreate;
 use crate::store::Idempotency;
 
-/// The most members and elements of a body; each takes several times its bytes in memory.
-const MAX_MEMBERS: usize = 2_000_000;
 /// The allowed length of an `Idempotency-Key` in characters (BatchRouter's guide to submitting).
 const KEY_CHARS: std::ops::RangeInclusive<usize> = 8..=128;
 
@@ -95,11 +92,7 @@ fn once(headers: &HeaderMap, caller: &Caller, body: &[u8]) -> Result<Idempotency
     if !KEY_CHARS.contains(&key.len()) {
         return Err(ApiError::invalid(KEY, "`Idempotency-Key` must have 8 to 128 visible ASCII characters"));
     }
-    let scope =
-        Sha256::new().chain_update(caller.org.as_u128().to_be_bytes()).chain_update(b"batchrouter POST /v1/batches\0").chain_update(key);
-    let request =
-        json_digest::digest(body).map_err(|error| ApiError::new(Code::InvalidJson, format!("the body is not valid JSON: {error}")))?;
-    Ok(Idempotency { key: scope.finalize().into(), request })
+    bound_to_body(caller.org, "batchrouter POST /v1/batches", key, body)
 }
 
 /// A receiver with its secret in the sealed form that is stored.

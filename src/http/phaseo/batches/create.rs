@@ -14,10 +14,9 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 
 use super::common::RowSyntax;
-use super::create_body::{CreateBody, RowSource, not_json};
+use super::create_body::{CreateBody, RowSource};
 use super::endpoint::{named, of_rows};
 use super::object::object;
 use super::shorthand;
@@ -35,8 +34,8 @@ use crate::domain::row::batchrouter::{Defaults, members};
 use crate::http::layers::auth::Caller;
 use crate::http::phaseo::context::Context;
 use crate::http::phaseo::error::{Refusal, told};
-use crate::http::request::idempotency::idempotency_key;
-use crate::http::request::json_digest;
+use crate::http::request::held_body::MAX_MEMBERS;
+use crate::http::request::idempotency::{bound_to_body, idempotency_key};
 use crate::http::state::Api;
 use crate::service::batches::create::NewBatch;
 use crate::service::batches::rows::{QuotedRows, RowsToQuote};
@@ -47,8 +46,6 @@ use crate::store::Idempotency;
 
 /// The most rows in one create: the effective limit of Phaseo's server. More rows come as a file.
 const MAX_ROWS: usize = 10_000;
-/// The most members and elements of a body; each takes several times its bytes in memory.
-const MAX_MEMBERS: usize = 2_000_000;
 /// The most pairs of metadata, including the two that the daemon adds.
 const MAX_METADATA: usize = 16;
 
@@ -110,14 +107,6 @@ fn most_rows(service: &Service) -> usize {
     service.limits.quotes.max_items.max(MAX_ROWS)
 }
 
-/// The idempotency of a create: `Idempotency-Key` is not part of the hosted contract, but a safe
-/// extension.
-fn once(caller: &Caller, key: &str, body: &Bytes) -> Result<Idempotency, Refusal> {
-    let scope = Sha256::new().chain_update(caller.org.as_u128().to_be_bytes()).chain_update(b"phaseo POST /v1/batches\0").chain_update(key);
-    let request = json_digest::digest(body).map_err(not_json)?;
-    Ok(Idempotency { key: scope.finalize().into(), request })
-}
-
 /// A create whose rows have been read.
 struct PreparedCreate {
     asked: CreateBody,
@@ -133,7 +122,8 @@ async fn prepare(api: &Api, caller: &Caller, body: Bytes, key: Option<String>) -
             return Err(Refusal::invalid("invalid_request_body", format!("the body has more than {MAX_MEMBERS} members and elements")));
         }
         let asked = CreateBody::read(&body)?;
-        let once = key.map(|key| once(&caller, &key, &body)).transpose()?;
+        // `Idempotency-Key` is not part of the hosted contract, but a safe extension.
+        let once = key.map(|key| bound_to_body(caller.org, "phaseo POST /v1/batches", &key, &body)).transpose()?;
         let (rows, endpoint) = match &asked.source {
             RowSource::Rows(kind, raw) => written(&service, &asked, *kind, raw)?,
             RowSource::File(id) => uploaded(&service, caller.org, &asked, *id)?,

@@ -8,15 +8,13 @@ use super::endpoint::{QUOTABLE, named};
 use super::routing;
 use super::subscription::{self, Wish};
 use crate::domain::endpoint::Endpoint;
-use crate::domain::error::Code;
 use crate::domain::file::ExpiresAfter;
 use crate::domain::id::FileId;
 use crate::domain::quote::constraints::{Constraints, RoutingPreferences};
 use crate::domain::time::CompletionWindow;
 use crate::http::phaseo::batches::common::{Common, RowSyntax};
 use crate::http::phaseo::error::Refusal;
-use crate::http::request::Object;
-use crate::http::response::error::ApiError;
+use crate::http::request::{Object, not_json};
 
 /// The fields that are read, except the rows. Other fields are tolerated: `debug`, `beta` and
 /// `routing` have no effect here, and fields that are not read are passed on to no other place.
@@ -78,7 +76,7 @@ impl CreateBody {
     pub fn read(body: &Bytes) -> Result<Self, Refusal> {
         if !body.trim_ascii_start().starts_with(b"{") {
             // A body that is not JSON at all gets the error for that.
-            serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(not_json)?;
+            serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(|error| not_json(&error))?;
             return Err(Refusal::invalid("batch_body_must_be_object", "the body must be a JSON object"));
         }
         let (object, rows) = Object::picking(body, &FIELDS, ROWS.map(|(name, _)| name))?;
@@ -98,11 +96,6 @@ impl CreateBody {
             subscription,
         })
     }
-}
-
-/// The refusal of a body that is not JSON.
-pub fn not_json(error: serde_json::Error) -> Refusal {
-    ApiError::new(Code::InvalidJson, format!("the body is not valid JSON: {error}")).into()
 }
 
 /// The source of the rows: exactly one, and not empty.
