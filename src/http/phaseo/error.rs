@@ -251,7 +251,7 @@ fn preflight(issues: &[Issue], outcome: Option<&Outcome>) -> Refusal {
 /// extension.
 fn lane_objects(outcome: &Outcome) -> Vec<Value> {
     let object = |lane: &ConsideredLane| {
-        let tell = |reason: &Rejection| format!("{}/{} {reason}", lane.provider, lane.upstream);
+        let rejection = |reason: &Rejection| json!({ "code": reason.code(), "message": lane.explain(reason) });
         json!({
             "provider": lane.provider,
             "model": lane.model,
@@ -259,7 +259,7 @@ fn lane_objects(outcome: &Outcome) -> Vec<Value> {
             "selected": lane.is_selected(),
             "row_count": lane.items.len(),
             "rejection_reason": lane.rejections.first().map(Rejection::code),
-            "rejections": lane.rejections.iter().map(|reason| json!({ "code": reason.code(), "message": tell(reason) })).collect::<Vec<_>>(),
+            "rejections": lane.rejections.iter().map(rejection).collect::<Vec<_>>(),
         })
     };
     outcome.lanes.iter().map(object).collect()

@@ -9,7 +9,7 @@ use super::create::{Created, NewBatch};
 use super::expected_cost::within;
 use super::prepare::{Items, PreparedInput};
 use crate::domain::batch::priority::Owner;
-use crate::domain::batch::{BatchInput, Fallback, QuotedInput};
+use crate::domain::batch::{Batch, BatchInput, Fallback, QuotedInput};
 use crate::domain::dialect::Dialect;
 use crate::domain::id::{OrgId, QuoteId};
 use crate::domain::money::Usd;
@@ -61,6 +61,13 @@ pub struct CreatedFromQuote {
     pub shown: Option<Vec<u8>>,
 }
 
+impl CreatedFromQuote {
+    /// A batch that an earlier request had made.
+    fn found(batch: Batch) -> Self {
+        Self { created: Created { batch, is_new: false }, shown: None }
+    }
+}
+
 impl Service {
     /// Makes a batch of items. `show` renders the client's view of a quote that is made for them.
     ///
@@ -74,7 +81,7 @@ impl Service {
         self.check_open()?;
         // Checked first: the quote of an earlier create is used up by now.
         if let Some(batch) = self.made_before(&asked.once).await? {
-            return Ok(CreatedFromQuote { created: Created { batch, is_new: false }, shown: None });
+            return Ok(CreatedFromQuote::found(batch));
         }
         self.check_room(0)?;
         let quote = match asked.quote {
@@ -83,7 +90,7 @@ impl Service {
                 // The same request may have made its batch a moment ago.
                 Err(refused) => {
                     let batch = self.made_before(&asked.once).await?.ok_or(refused)?;
-                    return Ok(CreatedFromQuote { created: Created { batch, is_new: false }, shown: None });
+                    return Ok(CreatedFromQuote::found(batch));
                 }
             },
             None => self.quote_of_items(&asked, show).await?,
@@ -94,9 +101,9 @@ impl Service {
         }
         let most = [asked.demands.constraints.max_price, quote.demands.max_price].into_iter().flatten().min();
         most.map_or(Ok(()), |most| within(most, prepared.estimate))?;
-        let shown = (asked.quote.is_none() && !quote.shown.is_empty()).then(|| quote.shown.clone());
+        // The quote that a create names comes without the client's view of it.
         let created = self.create_batch(self.new_batch(asked, &quote, prepared, most)).await?;
-        let shown = shown.filter(|_| created.is_new);
+        let shown = Some(quote.shown).filter(|shown| created.is_new && !shown.is_empty());
         Ok(CreatedFromQuote { created, shown })
     }
 

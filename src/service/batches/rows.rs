@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde_json::{Map, Value};
 
 use super::create::{Input, MadeRows};
 use super::prepare::spooled;
@@ -15,7 +14,7 @@ use crate::domain::money::Usd;
 use crate::domain::org::ledger::Credits;
 use crate::domain::quote::Quote;
 use crate::service::quotes::create::{MadeQuote, QuoteRequest, split};
-use crate::service::quotes::items::{NewItem, ParsedItem};
+use crate::service::quotes::items::{NewItem, ParsedRow};
 use crate::service::{Service, ServiceError};
 
 /// Rows to run.
@@ -26,17 +25,6 @@ pub enum RowsToQuote {
     /// A file that was uploaded. `sample` holds all of its rows or the first ones, as an array of
     /// the original texts.
     Uploaded { file: FileId, sample: Bytes },
-}
-
-/// A row that its dialect has read, and the line that the row becomes.
-#[derive(Debug)]
-pub struct ParsedRow {
-    pub id: String,
-    pub body: Map<String, Value>,
-    /// A JSON text without line breaks.
-    pub line: String,
-    /// Bytes of the row's body in that line.
-    pub body_bytes: usize,
 }
 
 /// Rows with everything that a batch of them needs.
@@ -63,19 +51,21 @@ impl Service {
         let service = self.clone();
         let quoting = move || {
             let prepays = matches!(account.credits, Credits::Prepaid(_));
+            let quoted = |items: &[NewItem<'_>]| {
+                let MadeQuote { quote, read, .. } = service.quote_items(items, &request, org, account)?;
+                let held = worst_case(&read, &quote, prepays)?;
+                Ok::<_, ServiceError>((quote, held))
+            };
             match rows {
                 RowsToQuote::Parsed { url, rows } => {
-                    let items: Vec<_> = rows.iter().map(|row| NewItem::Parsed(row.item(url))).collect();
-                    let MadeQuote { quote, read, .. } = service.quote_items(&items, &request, org, account)?;
-                    let held = worst_case(&read, &quote, prepays)?;
+                    let (quote, held) = quoted(&rows.iter().map(|row| NewItem::Parsed(url, row)).collect::<Vec<_>>())?;
                     let content = spooled(&service.store, rows.iter().map(|row| row.line.as_str()))?;
                     let count = u32::try_from(rows.len()).ok();
                     Ok::<_, ServiceError>(QuotedRows { quote, input: Input::Made(MadeRows::of_request(content)), held, count })
                 }
                 RowsToQuote::Uploaded { file, sample } => {
                     let items: Vec<_> = split(&sample, usize::MAX)?.into_iter().map(NewItem::Written).collect();
-                    let MadeQuote { quote, read, .. } = service.quote_items(&items, &request, org, account)?;
-                    let held = worst_case(&read, &quote, prepays)?;
+                    let (quote, held) = quoted(&items)?;
                     Ok(QuotedRows { quote, input: Input::Uploaded(file), held, count: None })
                 }
             }
@@ -83,11 +73,5 @@ impl Service {
         let quoted = self.turns.take(quoting).await?;
         self.store.add_quote(quoted.quote.clone()).await?;
         Ok(quoted)
-    }
-}
-
-impl ParsedRow {
-    fn item(&self, url: Endpoint) -> ParsedItem<'_> {
-        ParsedItem { id: &self.id, url, body: &self.body, line: &self.line, body_bytes: self.body_bytes }
     }
 }

@@ -68,19 +68,17 @@ pub struct Bound {
 pub enum NewItem<'a> {
     /// In its original text.
     Written(&'a RawValue),
-    /// Already read by the dialect.
-    Parsed(ParsedItem<'a>),
+    /// Already read by the dialect, for the endpoint that its `url` names.
+    Parsed(Endpoint, &'a ParsedRow),
 }
 
-/// A row that was read before: the content of the line that becomes its input.
-#[derive(Debug, Clone, Copy)]
-pub struct ParsedItem<'a> {
-    pub id: &'a str,
-    /// The endpoint that its `url` names.
-    pub url: Endpoint,
-    pub body: &'a Map<String, Value>,
-    /// The line, as it will be kept.
-    pub line: &'a str,
+/// A row that its dialect has read, and the line that the row becomes.
+#[derive(Debug)]
+pub struct ParsedRow {
+    pub id: String,
+    pub body: Map<String, Value>,
+    /// A JSON text without line breaks.
+    pub line: String,
     /// Bytes of the row's body in that line.
     pub body_bytes: usize,
 }
@@ -93,9 +91,7 @@ pub fn read(items: &[NewItem<'_>], reading: Reading<'_>, catalog: &Snapshot, fil
     let mut reader = Reader {
         files,
         catalog,
-        defaults: reading.defaults,
-        as_asked: reading.as_asked,
-        bounded: reading.bounded,
+        reading,
         ids: HashMap::new(),
         issues: Vec::new(),
         places: HashMap::new(),
@@ -160,9 +156,7 @@ struct Row<'a> {
 struct Reader<'a> {
     files: &'a AttachedFiles<'a>,
     catalog: &'a Snapshot,
-    defaults: &'a Defaults,
-    as_asked: bool,
-    bounded: bool,
+    reading: Reading<'a>,
     /// Ids, and the places of the items that have them.
     ids: HashMap<String, u32>,
     issues: Vec<Issue>,
@@ -190,7 +184,7 @@ impl<'a> Reader<'a> {
 
     fn item(&mut self, place: u32, item: NewItem<'_>) {
         match item {
-            NewItem::Written(raw) => match parse_item(raw.get().as_bytes(), self.defaults) {
+            NewItem::Written(raw) => match parse_item(raw.get().as_bytes(), self.reading.defaults) {
                 Ok(row) => {
                     // Parsing cannot fail: the body was read as an object before.
                     let body = serde_json::from_str::<Map<String, Value>>(row.body).unwrap_or_default();
@@ -200,9 +194,9 @@ impl<'a> Reader<'a> {
                 }
                 Err(faults) => self.faults(place, faults),
             },
-            NewItem::Parsed(ParsedItem { id, url, body, line, body_bytes }) => match batchrouter::check_parsed(id, url, body, line) {
+            NewItem::Parsed(url, ParsedRow { id, body, line, body_bytes }) => match batchrouter::check_parsed(id, url, body, line) {
                 Ok(batchrouter::Parsed { operation, endpoint, model }) => {
-                    self.row(place, Row { id, operation, endpoint, model, body, body_bytes });
+                    self.row(place, Row { id, operation, endpoint, model, body, body_bytes: *body_bytes });
                 }
                 Err(faults) => self.faults(place, faults),
             },
@@ -214,14 +208,14 @@ impl<'a> Reader<'a> {
         self.id(place, row.id);
         match Content::read(row.endpoint, row.body) {
             Ok(mut content) => {
-                if self.as_asked {
+                if self.reading.as_asked {
                     content.keep_its_form();
                 }
                 // Faults of the item's models are reported, whatever other faults it has.
                 let group = self.group_of(place, row.operation, row.model);
                 let files = self.attachments(place, &content.file_ids);
                 if let Some(group) = group.filter(|_| self.issues.len() == before) {
-                    if self.bounded {
+                    if self.reading.bounded {
                         let uncounted = uncounted(row.body);
                         self.read.bounds.push(Bound { group, body_bytes: row.body_bytes, output: content.output(), uncounted });
                     }
@@ -309,7 +303,7 @@ impl<'a> Reader<'a> {
                 Some(known) => known.id.clone(),
                 None => {
                     if let Err(error) = self.catalog.resolve(name) {
-                        let own = self.defaults.models.is_empty();
+                        let own = self.reading.defaults.models.is_empty();
                         let path = if own { IssuePath::Item(place, "model".to_owned()) } else { IssuePath::Field("models") };
                         self.issue(IssueCode::UnknownModel, path, error.to_string());
                         return None;

@@ -18,8 +18,16 @@ use crate::store::error::StoreError;
 /// # Errors
 /// When the organisation has no such file, or one of its lines is not an item.
 pub fn items(service: &Service, org: OrgId, id: FileId) -> Result<Bytes, ServiceError> {
-    let file = check(service.store.attachment(id, service.clock.now())?, org, id)?;
-    let mut content = service.store.open_verified(&file)?;
+    items_of(service, &check(service.store.attachment(id, service.clock.now())?, org, id)?)
+}
+
+/// The items of a file that was looked up before, as [`items`] returns them. Takes time.
+///
+/// # Errors
+/// When a line of the file is not an item.
+pub fn items_of(service: &Service, file: &File) -> Result<Bytes, ServiceError> {
+    let id = file.id;
+    let mut content = service.store.open_verified(file)?;
     let most = service.limits.quotes.max_items;
     let most_bytes = usize::try_from(service.limits.quotes.max_body_bytes).unwrap_or(usize::MAX);
     let mut lines = Lines::new(BufReader::new(&mut content), service.limits.max_line_bytes);

@@ -87,6 +87,11 @@ impl ConsideredLane {
     pub fn is_selected(&self) -> bool {
         self.rejections.is_empty()
     }
+
+    /// A reason for people, with the lane's name.
+    pub fn explain(&self, reason: &Rejection) -> String {
+        format!("{}/{} {reason}", self.provider, self.upstream)
+    }
 }
 
 /// A decision while its outcome is derived.

@@ -110,7 +110,7 @@ pub fn lane_objects(outcome: &Outcome) -> Vec<Value> {
 
 fn lane_object(rank: u32, lane: &ConsideredLane) -> Value {
     let code = lane.rejections.first().map(Rejection::code);
-    let tell = |reason: &Rejection| format!("{}/{} {reason}", lane.provider, lane.upstream);
+    let rejection = |reason: &Rejection| json!({ "code": reason.code(), "message": lane.explain(reason) });
     json!({
         "lane_rank": rank,
         "selected": lane.is_selected(),
@@ -133,7 +133,7 @@ fn lane_object(rank: u32, lane: &ConsideredLane) -> Value {
         "could_take_over": lane.takes_over && !lane.is_selected(),
         "rejection_reason": code,
         "rejection_code": code,
-        "rejection_message": lane.rejections.first().map(tell),
-        "rejections": lane.rejections.iter().map(|reason| json!({ "code": reason.code(), "message": tell(reason) })).collect::<Vec<_>>(),
+        "rejection_message": lane.rejections.first().map(|reason| lane.explain(reason)),
+        "rejections": lane.rejections.iter().map(rejection).collect::<Vec<_>>(),
     })
 }

@@ -180,7 +180,7 @@ fn uploaded(service: &Service, org: OrgId, asked: &CreateBody, id: FileId) -> Re
     if file.purpose != Purpose::Batch {
         return Err(not_priceable(format!("the file was uploaded for `{}`, not for `batch`", file.purpose.as_str())));
     }
-    let rows = manifest::items(service, org, id).map_err(|error| match error {
+    let rows = manifest::items_of(service, &file).map_err(|error| match error {
         ServiceError::Preflight { issues, .. } => {
             not_priceable(issues.first().map_or_else(String::new, |issue| format!("{}: {}", issue.path, issue.message)))
         }

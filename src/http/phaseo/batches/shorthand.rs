@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::endpoint::named;
 use crate::domain::endpoint::Endpoint;
 use crate::http::phaseo::batches::common::{Common, RowSyntax};
-use crate::service::batches::rows::ParsedRow;
+use crate::service::quotes::items::ParsedRow;
 
 type Members = Map<String, Value>;
 
