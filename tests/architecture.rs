@@ -31,19 +31,23 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 /// first, then dialects.
 const MAY_NAME_IN_HTTP: &[(&str, &[&str])] = &[
     ("dialect", &[]),
+    ("access_class", &[]),
     ("state", &["layers", "request", "response"]),
     ("response", &["state", "dialect", "request"]),
     ("request", &["state", "response", "layers"]),
-    ("layers", &["state", "dialect", "request", "response", "route_table", "phaseo"]),
+    ("layers", &["state", "access_class", "dialect", "request", "response", "route_table", "phaseo"]),
     ("server", &["layers", "response"]),
-    ("route_table", &["state", "response"]),
-    ("ops", &["state", "layers", "request", "response", "route_table", "admin"]),
+    ("route_table", &["state", "access_class", "response"]),
+    ("ops", &["state", "access_class", "layers", "request", "response", "route_table", "admin"]),
     ("admin", &["state", "layers", "request", "response"]),
     ("openai", &["state", "dialect", "layers", "request", "response", "route_table"]),
     ("batchrouter", &["state", "dialect", "layers", "request", "response", "route_table", "admin", "ops", "openai::objects"]),
     ("phaseo", &["state", "dialect", "layers", "request", "response", "route_table", "openai::objects"]),
     ("v1", &["state", "dialect", "layers", "request", "response", "route_table", "openai", "batchrouter", "phaseo"]),
-    ("router", &["state", "layers", "response", "route_table", "ops", "admin", "openai", "batchrouter", "phaseo", "v1", "tests"]),
+    (
+        "router",
+        &["state", "access_class", "layers", "response", "route_table", "ops", "admin", "openai", "batchrouter", "phaseo", "v1", "tests"],
+    ),
 ];
 
 /// Files of `http` that may name handlers: each is a table of routes.

@@ -93,7 +93,7 @@ pub fn diff(old: &Snapshot, new: &Snapshot) -> Changes {
     for (lane, facts) in &before {
         if let Some(now) = after.get(lane).filter(|now| *now != facts) {
             changes.prices += 1;
-            tell("price", lane, facts, now, &mut changes);
+            note_changes("price", lane, facts, now, &mut changes);
         }
     }
     for model in new.all_models() {
@@ -125,7 +125,7 @@ fn compare(kind: &str, old: &BTreeMap<String, Facts>, new: &BTreeMap<String, Fac
             }
             Some(before) if before != facts => {
                 counts.changed += 1;
-                tell(kind, name, before, facts, changes);
+                note_changes(kind, name, before, facts, changes);
             }
             Some(_) => {}
         }
@@ -134,7 +134,7 @@ fn compare(kind: &str, old: &BTreeMap<String, Facts>, new: &BTreeMap<String, Fac
 }
 
 /// Notes each fact that differs.
-fn tell(kind: &str, name: &str, before: &Facts, after: &Facts, changes: &mut Changes) {
+fn note_changes(kind: &str, name: &str, before: &Facts, after: &Facts, changes: &mut Changes) {
     let value =
         |facts: &Facts, fact: &str| facts.iter().find(|(each, _)| each == fact).map_or_else(|| "none".to_owned(), |(_, v)| v.clone());
     let gone = before.iter().filter(|(fact, _)| !after.iter().any(|(each, _)| each == fact));
@@ -229,8 +229,9 @@ fn privacy_facts(privacy: &Privacy) -> [(String, String); 6] {
 
 fn workflow_facts(workflow: &Workflow) -> Facts {
     // The text of a workflow is long, and its version shows that it has changed.
-    let Workflow { version, name, operation, models, demands, item, artifact, .. } = workflow;
-    let asks = format!("{item:?} {demands:?} {artifact:?}").bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    let Workflow { version, name, operation, models, constraints, item, artifact, .. } = workflow;
+    let asks =
+        format!("{item:?} {constraints:?} {artifact:?}").bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     vec![fact("version", version), fact("name", name), fact("operation", operation), list("models", models), fact("asks", asks)]
 }
 

@@ -20,7 +20,7 @@ pub struct Workflow {
     /// Models of the catalog, at least one.
     pub models: Vec<String>,
     /// The demands on lanes.
-    pub demands: Constraints,
+    pub constraints: Constraints,
     pub item: ItemTemplate,
     pub artifact: Artifact,
 }

@@ -64,12 +64,12 @@ pub fn run(command: &BatchesCommand, env: Environment) -> u8 {
             Some(change) => client.change_batch(&id, &change).await?,
             None => client.delete_batch(&id).await?,
         };
-        put(&if remote.json { answer.to_string() } else { tell(&answer) })?;
+        put(&if remote.json { answer.to_string() } else { render(&answer) })?;
         Ok(0)
     })
 }
 
-fn tell(batch: &Value) -> String {
+fn render(batch: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     if batch["deleted"] == true {
         return format!("{} is deleted", text(&batch["id"]));
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn a_batch_is_told_in_a_line() {
         let batch = json!({"id": "batch_1", "status": "in_progress", "batchd": {"paused": true, "priority": "high"}});
-        insta::assert_snapshot!(tell(&batch), @"batch_1 is in_progress, paused; its priority is high");
-        insta::assert_snapshot!(tell(&json!({"id": "batch_1", "object": "batch", "deleted": true})), @"batch_1 is deleted");
+        insta::assert_snapshot!(render(&batch), @"batch_1 is in_progress, paused; its priority is high");
+        insta::assert_snapshot!(render(&json!({"id": "batch_1", "object": "batch", "deleted": true})), @"batch_1 is deleted");
     }
 }

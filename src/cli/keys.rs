@@ -126,7 +126,7 @@ async fn list(args: &ListKeysArgs, env: Environment) -> Result<u8, CommandRefuse
     } else if keys.is_empty() {
         say("there are no keys");
     } else {
-        put(&tell(&keys))?;
+        put(&render(&keys))?;
     }
     Ok(0)
 }
@@ -166,7 +166,7 @@ fn text(value: &Value) -> &str {
 }
 
 /// The keys as a table. Organisations are shown by name, or by id where two have the same name.
-fn tell(keys: &[Value]) -> String {
+fn render(keys: &[Value]) -> String {
     let mut named: HashMap<&str, &str> = HashMap::new();
     let shared: Vec<_> = keys
         .iter()
@@ -202,6 +202,6 @@ mod tests {
             key(2, (7, "Acme"), "batchrouter", Some("2026-11-25T15:06:00.000Z"), "expired"),
             key(3, (8, "Acme"), "phaseo", None, "revoked"),
         ];
-        insta::assert_snapshot!(tell(&keys));
+        insta::assert_snapshot!(render(&keys));
     }
 }

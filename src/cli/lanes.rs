@@ -85,7 +85,7 @@ async fn list(args: &ListLanesArgs, env: Environment) -> Result<u8, CommandRefus
     }
     if args.remote.json {
         put(&lanes.to_string())?;
-    } else if let Some(text) = tell(&lanes) {
+    } else if let Some(text) = render(&lanes) {
         put(&text)?;
     } else {
         say("no such lane has had a row since the daemon started, and none is held");
@@ -196,7 +196,7 @@ fn message(answer: &Value) -> String {
 }
 
 /// The lanes and the holds as two tables; `None` if there are neither.
-fn tell(lanes: &Value) -> Option<String> {
+fn render(lanes: &Value) -> Option<String> {
     const LANE: [(&str, &str); 10] = [
         ("lane", "lane"),
         ("status", "status"),
@@ -253,8 +253,8 @@ mod tests {
 
     #[test]
     fn lanes_and_holds_are_two_tables() {
-        insta::assert_snapshot!(tell(&lanes()).unwrap());
-        assert_eq!(tell(&json!({"data": [], "holds": []})), None);
+        insta::assert_snapshot!(render(&lanes()).unwrap());
+        assert_eq!(render(&json!({"data": [], "holds": []})), None);
     }
 
     #[test]

@@ -91,12 +91,12 @@ pub(super) fn run(command: &StoreCommand, env: Environment) -> u8 {
 fn back_up(BackupArgs { target, remote }: &BackupArgs, env: &Environment) -> u8 {
     remote::run(async {
         let made = remote.client(env)?.back_up(target).await?;
-        put(&if remote.json { made.to_string() } else { tell_backup(&made) })?;
+        put(&if remote.json { made.to_string() } else { render_backup(&made) })?;
         Ok(0)
     })
 }
 
-fn tell_backup(made: &Value) -> String {
+fn render_backup(made: &Value) -> String {
     let number = |name: &str| made[name].as_u64().unwrap_or_default();
     let (copied, bytes) = (number("copied_contents"), size(number("copied_bytes")));
     let place = made["target"].as_str().unwrap_or("?");
@@ -122,12 +122,12 @@ fn check(CheckArgs { deep, place }: &CheckArgs, env: &Environment) -> Result<u8,
         });
         print(&told.to_string());
     } else {
-        say(&tell_checked(&checked, took));
+        say(&render_checked(&checked, took));
     }
     Ok(if checked.damaged == 0 { 0 } else { FAILURE })
 }
 
-fn tell_checked(checked: &Checked, took: Duration) -> String {
+fn render_checked(checked: &Checked, took: Duration) -> String {
     let Checked { batches, rows, files, bytes, damaged } = *checked;
     let found = match damaged {
         0 => "sound".to_owned(),
@@ -154,7 +154,7 @@ fn salvage(SalvageArgs { to, place }: &SalvageArgs, env: &Environment) -> Result
     if place.json {
         print(&in_json(&done, &told, took).to_string());
     } else {
-        say(&tell_salvaged(&done, is_complete, took));
+        say(&render_salvaged(&done, is_complete, took));
     }
     Ok(if is_complete { 0 } else { FAILURE })
 }
@@ -174,7 +174,7 @@ fn in_json(done: &Salvaged, told: &[SalvageNote], took: Duration) -> serde_json:
     })
 }
 
-fn tell_salvaged(done: &Salvaged, is_complete: bool, took: Duration) -> String {
+fn render_salvaged(done: &Salvaged, is_complete: bool, took: Duration) -> String {
     let Salvaged { batches, rows, files, bytes, lost_batches, lost_rows, lost_files, .. } = *done;
     let back = format!(
         "brought back: {batches} batches, {rows} rows with a result, {files} files; {} of content, in {:.1} s",
@@ -214,12 +214,12 @@ mod tests {
         };
         let took = Duration::from_millis(1_234);
         let lines = [
-            tell_checked(&checked, took),
-            tell_checked(&Checked { damaged: 1, ..checked }, took),
-            tell_checked(&Checked { damaged: 3, ..checked }, took),
-            tell_salvaged(&done, false, took),
-            tell_salvaged(&done, true, took),
-            tell_backup(&json!({"target": "/b", "entries": 7, "contents": 3, "copied_contents": 1, "copied_bytes": 2_500_000})),
+            render_checked(&checked, took),
+            render_checked(&Checked { damaged: 1, ..checked }, took),
+            render_checked(&Checked { damaged: 3, ..checked }, took),
+            render_salvaged(&done, false, took),
+            render_salvaged(&done, true, took),
+            render_backup(&json!({"target": "/b", "entries": 7, "contents": 3, "copied_contents": 1, "copied_bytes": 2_500_000})),
         ];
         insta::assert_snapshot!(lines.join("\n"), @r"
         sound: 12 batches, 4800 rows with a result, 30 files; 7.2 MiB read in 1.2 s

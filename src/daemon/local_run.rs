@@ -25,7 +25,7 @@ use crate::domain::row::openai::endpoint_of;
 use crate::domain::text::hex;
 use crate::domain::time::CompletionWindow;
 use crate::service::ServiceError;
-use crate::service::batches::create::{Created, Input, Kept, MadeRows, NewBatch};
+use crate::service::batches::create::{Created, InputSource, Kept, MadeRows, NewBatch};
 use crate::store::error::StoreError;
 use crate::store::{Idempotency, RUNS, Store, discard};
 
@@ -161,7 +161,7 @@ impl Job {
         let made = MadeRows { content: spool?, filename: Some(filename), mime: None, kept: Kept::ForEver };
         let order = BatchInput::Unquoted { endpoint: self.endpoint, window: WINDOW.parse().unwrap_or(CompletionWindow::DAY) };
         let now = core.service.clock.now();
-        let new = NewBatch::new(now, Dialect::OpenAi, OrgId::OPERATOR, Owner::default(), order, Input::Made(made));
+        let new = NewBatch::new(now, Dialect::OpenAi, OrgId::OPERATOR, Owner::default(), order, InputSource::Made(made));
         let once = Some(Idempotency { key, request: self.digest });
         let Created { batch, is_new } = core.service.create_batch(NewBatch { once, ..new }).await?;
         Ok(Submission { batch: batch.spec.id, resumed: !is_new })

@@ -294,7 +294,7 @@ mod tests {
         (0u64..3_000, what)
     }
 
-    fn tell(limiter: &mut ConcurrencyLimiter, now: Instant, event: &LimiterEvent) {
+    fn apply(limiter: &mut ConcurrencyLimiter, now: Instant, event: &LimiterEvent) {
         match event {
             LimiterEvent::Success(millis) => limiter.on_success(now, limiter.limit(), MILLI * u32::try_from(*millis).unwrap(), 1),
             LimiterEvent::Refused => limiter.on_refused(now, limiter.limit()),
@@ -311,7 +311,7 @@ mod tests {
             for (millis, event) in events {
                 now += MILLI * u32::try_from(millis).unwrap();
                 let before = limiter.limit();
-                tell(&mut limiter, now, &event);
+                apply(&mut limiter, now, &event);
                 prop_assert!((1..=stated.unwrap_or(most).max(1)).contains(&limiter.limit()), "{limiter:?}");
                 if !matches!(event, LimiterEvent::Success(_)) {
                     prop_assert!(limiter.limit() <= before);
@@ -325,7 +325,7 @@ mod tests {
             let mut limiter = ConcurrencyLimiter::new(Some(max), max);
             for (millis, event) in events {
                 now += MILLI * u32::try_from(millis).unwrap();
-                tell(&mut limiter, now, &event);
+                apply(&mut limiter, now, &event);
             }
             limiter.on_overload(now + STEP);
             now += STEP;

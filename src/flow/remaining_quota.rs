@@ -35,7 +35,7 @@ impl RemainingQuota {
     /// Takes an answer's statement of what was left when its call was accepted; `since` was sent
     /// after that call.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    pub fn told(&mut self, now: Instant, said: RateLimitLeft, since: u64) {
+    pub fn on_limit_headers(&mut self, now: Instant, said: RateLimitLeft, since: u64) {
         let reset = said.reset.min(LONGEST);
         if reset.is_zero() {
             self.0 = None;
@@ -89,7 +89,7 @@ mod tests {
         let mut quota = RemainingQuota::default();
         assert_eq!(quota.ready_at(now), None);
         // 60 a minute, of which 55 are used: one comes back each second.
-        quota.told(now, RateLimitLeft { limit: Some(60), remaining: 5, reset: SECOND * 55 }, 2);
+        quota.on_limit_headers(now, RateLimitLeft { limit: Some(60), remaining: 5, reset: SECOND * 55 }, 2);
         for _ in 0..3 {
             assert_eq!(quota.ready_at(now), None);
             quota.take(now, 1);
@@ -105,11 +105,11 @@ mod tests {
     fn without_a_limit_nothing_comes_back_before_the_reset() {
         let now = Instant::now();
         let mut quota = RemainingQuota::default();
-        quota.told(now, RateLimitLeft { limit: None, remaining: 0, reset: SECOND * 20 }, 0);
+        quota.on_limit_headers(now, RateLimitLeft { limit: None, remaining: 0, reset: SECOND * 20 }, 0);
         assert_eq!(quota.ready_at(now), Some(now + SECOND * 20));
-        quota.told(now, RateLimitLeft { limit: None, remaining: 0, reset: SECOND * 86_400 }, 0);
+        quota.on_limit_headers(now, RateLimitLeft { limit: None, remaining: 0, reset: SECOND * 86_400 }, 0);
         assert_eq!(quota.ready_at(now), Some(now + LONGEST));
-        quota.told(now, RateLimitLeft { limit: Some(9), remaining: 9, reset: Duration::ZERO }, 0);
+        quota.on_limit_headers(now, RateLimitLeft { limit: Some(9), remaining: 9, reset: Duration::ZERO }, 0);
         assert_eq!(quota.ready_at(now), None);
     }
 
@@ -119,7 +119,7 @@ mod tests {
             let now = Instant::now();
             let mut quota = RemainingQuota::default();
             let reset = Duration::from_millis(reset);
-            quota.told(now, RateLimitLeft { limit, remaining, reset }, since);
+            quota.on_limit_headers(now, RateLimitLeft { limit, remaining, reset }, since);
             quota.take(now, taken);
             let ready = quota.ready_at(now);
             prop_assert!(ready.is_none_or(|at| at <= now + reset));

@@ -11,6 +11,7 @@
 //! * memory does not grow with the size of an upload or a download;
 //! * work that must not be left half-done goes on when its client goes away.
 
+mod access_class;
 mod admin;
 mod batchrouter;
 mod dialect;
@@ -31,9 +32,9 @@ mod tests;
 
 pub use layers::access_policy::{Access, Origins};
 pub use phaseo::{batch_message, told_of_batches};
-pub use request::held_body::BodyRoom;
+pub use request::body_room::BodyRoom;
 pub use response::error::ApiError;
-pub use response::views::Views;
+pub use response::views::kept::Views;
 pub use router::router;
 pub use server::serve;
 pub use state::{Accounts, Api, Probe, UploadLimits};

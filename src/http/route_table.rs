@@ -10,6 +10,7 @@ use axum::response::Response;
 use axum::routing::MethodRouter;
 use axum::{Extension, Router};
 
+use super::access_class::{AccessClass, access_below};
 use super::response::error::ApiError;
 use super::state::Api;
 use crate::domain::endpoint::Endpoint;
@@ -26,21 +27,6 @@ pub struct RouteEntry {
     /// [`super::v1`] decides which dialect answers.
     pub is_shared: bool,
     pub handlers: fn() -> MethodRouter<Arc<Api>>,
-}
-
-/// Who may call a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AccessClass {
-    /// Callers with a key of their organisation's, or every caller if no key is required.
-    Key,
-    /// The same, but the key must be for managing receivers of webhooks.
-    Management,
-    /// Only the operator.
-    Operator,
-    /// Every caller, without a key.
-    Open,
-    /// Every caller, without a key, and from any web page.
-    Public,
 }
 
 /// Routes that are mounted together.
@@ -79,7 +65,7 @@ macro_rules! routes {
         &[$(crate::http::route_table::RouteEntry {
             methods: &[$(routes!(@method $method)),+],
             path: $path,
-            access: crate::http::route_table::AccessClass::$access,
+            access: crate::http::access_class::AccessClass::$access,
             is_shared: routes!(@shared $kind),
             handlers: || axum::routing::MethodRouter::new()$(.$method($handler))+,
         }),+]
@@ -105,7 +91,7 @@ impl Table {
     }
 
     /// Whether a route is listed to clients.
-    fn tells_of(&self, route: &RouteEntry) -> bool {
+    fn lists(&self, route: &RouteEntry) -> bool {
         match self.listed {
             Listed::All => true,
             Listed::Own => !route.is_shared,
@@ -128,7 +114,7 @@ impl RouteIndex {
     pub fn of(tables: &'static [Table]) -> Self {
         let listed = tables.iter().flat_map(|table| {
             let mount = table.own_mount.unwrap_or_default();
-            table.routes.iter().filter(|route| table.tells_of(route)).map(move |route| (format!("{mount}{}", route.path), route))
+            table.routes.iter().filter(|route| table.lists(route)).map(move |route| (format!("{mount}{}", route.path), route))
         });
         Self { mounted: tables.iter().flat_map(Table::mounted).collect(), listed: listed.collect() }
     }
@@ -156,20 +142,6 @@ impl RouteIndex {
 pub fn mounted(tables: &'static [Table]) -> Router<Arc<Api>> {
     let routes = tables.iter().flat_map(Table::mounted);
     routes.fold(Router::new(), |router, (path, route)| router.route(&path, (route.handlers)()))
-}
-
-/// Paths whose access class holds for everything below them, whether or not there is a route.
-const ROOTS: [(&str, AccessClass); 4] = [
-    ("/admin", AccessClass::Operator),
-    ("/metrics", AccessClass::Operator),
-    ("/v1/webhook-endpoints", AccessClass::Management),
-    ("/phaseo/v1/webhook-endpoints", AccessClass::Management),
-];
-
-/// Who may call a path that has no route.
-pub fn access_below(path: &str) -> AccessClass {
-    let is_below = |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    ROOTS.iter().find_map(|(root, class)| is_below(root).then_some(*class)).unwrap_or(AccessClass::Key)
 }
 
 /// How near a path must be to be suggested, from 0 (nothing in common) to 1 (the same).

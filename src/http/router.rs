@@ -11,12 +11,13 @@ use axum::{Extension, Router};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
+use super::access_class::AccessClass;
 use super::admin::{catalog, lanes, orgs};
 use super::layers::access_policy::Origins;
 use super::layers::{auth, request_body, trace};
 use super::ops::metrics;
 use super::response::error;
-use super::route_table::{AccessClass, Listed, RouteEntry, RouteIndex, Table, routes};
+use super::route_table::{Listed, RouteEntry, RouteIndex, Table, routes};
 use super::state::Api;
 use super::{batchrouter, openai, ops, phaseo, route_table, v1};
 

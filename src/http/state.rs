@@ -9,9 +9,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use super::layers::access_policy::Access;
-use super::request::held_body::BodyRoom;
+use super::request::body_room::BodyRoom;
 use super::response::error::ApiError;
-use super::response::views::Views;
+use super::response::views::kept::Views;
 use crate::descriptors::Descriptors;
 use crate::domain::file::Purpose;
 use crate::domain::org::ledger::Credits;

@@ -9,8 +9,9 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 
 use super::dialect::{of_client, of_create};
-use super::layers::auth::Caller;
+use super::layers::caller::Caller;
 use super::phaseo::context::Context;
+use super::request::held_body::read_held;
 use super::request::{Object, PathId, announced_bytes, media_type, read_json};
 use super::response::error::ApiError;
 use super::response::signed_links::Signed;
@@ -45,7 +46,7 @@ async fn create_by_body(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, req
     // A small body is read at once; a body that may be large waits until there is room for it.
     let (_held, body) = match announced_bytes(headers) {
         Some(small) if small <= Object::MAX_BYTES => (None, read_json(request, api, most).await?),
-        _ => api.bodies.read(request, api, most).await.map(|(held, body)| (Some(held), body))?,
+        _ => read_held(request, api, most).await.map(|(held, body)| (Some(held), body))?,
     };
     Ok(match of_create(&body) {
         Dialect::BatchRouter => batchrouter::batches::create_from(api, caller, headers, body).await.into_response(),

@@ -135,7 +135,7 @@ mod tests {
     }
 
     /// The verdict as one line of text.
-    fn told(status: u16, body: &[u8]) -> String {
+    fn described(status: u16, body: &[u8]) -> String {
         match verdict(Ok(answer(status, body))) {
             Verdict::Succeeded { response, usage } => {
                 format!("succeeded, {} tokens, body {}", usage.total_tokens(), String::from_utf8_lossy(&response.body))
@@ -149,21 +149,21 @@ mod tests {
     #[test]
     fn answers_and_their_verdicts() {
         let lines = [
-            told(200, b"{\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4},\n \"id\":1}\n"),
-            told(201, b"{}"),
-            told(200, b"{\"usage\":{"),
-            told(200, b"[]"),
-            told(200, b""),
-            told(204, b""),
-            told(200, b"{\"a\":\"\xff\"}"),
-            told(200, b"<html>"),
-            told(302, b"moved"),
-            told(400, b"{\"error\":{\"message\":\"no such\\nmodel\",\"code\":null}}"),
-            told(429, b"{\"error\":{\"message\":\"slow down\"}}"),
-            told(500, b"{\"error\":\"plain\"}"),
-            told(503, b""),
-            told(529, b"{\"error\":{\"message\":\" \"}}\r\n"),
-            told(999, b"\xfe\xff"),
+            described(200, b"{\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4},\n \"id\":1}\n"),
+            described(201, b"{}"),
+            described(200, b"{\"usage\":{"),
+            described(200, b"[]"),
+            described(200, b""),
+            described(204, b""),
+            described(200, b"{\"a\":\"\xff\"}"),
+            described(200, b"<html>"),
+            described(302, b"moved"),
+            described(400, b"{\"error\":{\"message\":\"no such\\nmodel\",\"code\":null}}"),
+            described(429, b"{\"error\":{\"message\":\"slow down\"}}"),
+            described(500, b"{\"error\":\"plain\"}"),
+            described(503, b""),
+            described(529, b"{\"error\":{\"message\":\" \"}}\r\n"),
+            described(999, b"\xfe\xff"),
         ];
         insta::assert_snapshot!(lines.join("\n"));
     }

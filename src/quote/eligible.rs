@@ -8,8 +8,8 @@ use crate::domain::quote::constraints::{Constraints, RoutingMode, STANDARD_PRIVA
 use crate::domain::vocabulary::{DataCollection, HostedTool, Modality};
 
 /// Every demand that the lane fails, whatever the items are.
-pub(super) fn failed_demands(lane: &Lane<'_>, demands: &Constraints) -> Vec<Rejection> {
-    let preferences = &demands.preferences;
+pub(super) fn failed_demands(lane: &Lane<'_>, constraints: &Constraints) -> Vec<Rejection> {
+    let preferences = &constraints.preferences;
     let names = |ids: &[String]| ids.iter().any(|id| id == lane.provider);
     let mut failed = Vec::new();
     if let Listing::Closed(why) = lane.listing {
@@ -18,17 +18,17 @@ pub(super) fn failed_demands(lane: &Lane<'_>, demands: &Constraints) -> Vec<Reje
     if (!preferences.only.is_empty() && !names(&preferences.only)) || names(&preferences.ignore) {
         failed.push(Rejection::ProviderExcluded);
     }
-    if demands.mode == RoutingMode::EdgeOnly && !lane.own {
+    if constraints.mode == RoutingMode::EdgeOnly && !lane.own {
         failed.push(Rejection::NotOwn);
     }
-    let missing: Vec<HostedTool> = demands.tools.iter().copied().filter(|tool| !lane.tools.contains(tool)).collect();
+    let missing: Vec<HostedTool> = constraints.tools.iter().copied().filter(|tool| !lane.tools.contains(tool)).collect();
     if !missing.is_empty() {
         failed.push(Rejection::ToolSupport { missing });
     }
-    if !demands.is_global() && !lane.regions.iter().any(|region| demands.regions.contains(region)) {
+    if !constraints.is_global() && !lane.regions.iter().any(|region| constraints.regions.contains(region)) {
         failed.push(Rejection::RegionUnavailable { regions: lane.regions.to_vec() });
     }
-    if demands.privacy_tier != STANDARD_PRIVACY && !lane.privacy.tiers.contains(&demands.privacy_tier) {
+    if constraints.privacy_tier != STANDARD_PRIVACY && !lane.privacy.tiers.contains(&constraints.privacy_tier) {
         failed.push(Rejection::PrivacyTier { tiers: lane.privacy.tiers.clone() });
     }
     // A property that has not been established is not promised to a client.

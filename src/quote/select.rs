@@ -90,15 +90,15 @@ pub struct Terms<'a> {
     /// The fee on top of the providers' charges, in percent of those charges. It counts towards
     /// price ceilings.
     pub fee: Decimal,
-    pub wishes: &'a RoutingPreferences,
+    pub preferences: &'a RoutingPreferences,
 }
 
 /// Decides which lanes serve the items of each group. Room that one group takes is not available to
 /// later groups.
-pub fn decide(items: &[Item], groups: &[Group], lanes: &[Lane<'_>], demands: &Constraints, terms: &Terms<'_>) -> Decision {
+pub fn decide(items: &[Item], groups: &[Group], lanes: &[Lane<'_>], constraints: &Constraints, terms: &Terms<'_>) -> Decision {
     let mut lanes = lanes.to_vec();
     let decide = |group| {
-        let decision = LaneChoice { items, group, lanes: &lanes, demands, terms }.decide();
+        let decision = LaneChoice { items, group, lanes: &lanes, constraints, terms }.decide();
         for (considered, taken) in decision.selected() {
             let lane = &mut lanes[considered.lane];
             let taken = sum(items, taken, lane);
@@ -127,7 +127,7 @@ struct LaneChoice<'a> {
     items: &'a [Item],
     group: &'a Group,
     lanes: &'a [Lane<'a>],
-    demands: &'a Constraints,
+    constraints: &'a Constraints,
     terms: &'a Terms<'a>,
 }
 
@@ -203,7 +203,7 @@ impl LaneChoice<'_> {
 
     /// Examines one lane: which items fit it, or every reason why none does.
     fn candidate(&self, index: usize, lane: &Lane<'_>) -> Result<Candidate, Considered> {
-        let mut reasons = failed_demands(lane, self.demands);
+        let mut reasons = failed_demands(lane, self.constraints);
         let mut first_misfit = None;
         let mut fits = Vec::new();
         let mut sum = Sum::default();
@@ -231,11 +231,11 @@ impl LaneChoice<'_> {
             reasons.push(Rejection::SlaUnattainable { seconds, target: self.target() });
         }
         let cost = lane.cost(&sum).map(|cost| with_fee(cost, self.terms.fee));
-        let most = &self.terms.wishes.most;
+        let most = &self.terms.preferences.most;
         if !lane.price.map_or(*most == MaxPrice::default(), |price| most.allows(&price)) {
             reasons.push(Rejection::RateCeiling);
         }
-        if let Some(ceiling) = self.demands.max_price
+        if let Some(ceiling) = self.constraints.max_price
             && cost.is_none_or(|cost| cost > ceiling)
         {
             reasons.push(Rejection::PriceCeiling { price: cost, ceiling });
@@ -310,12 +310,12 @@ impl LaneChoice<'_> {
         let (first, second) = (&self.lanes[a.lane], &self.lanes[b.lane]);
         let seconds = |candidate: &Candidate| self.lanes[candidate.lane].seconds_for(candidate.sum.items, candidate.sum.tokens());
         let late = |candidate: &Candidate| seconds(candidate).is_none_or(|seconds| seconds > self.target() / 2);
-        let by_mode = match self.demands.mode {
+        let by_mode = match self.constraints.mode {
             RoutingMode::Cheapest | RoutingMode::EdgeOnly => Ordering::Equal,
             RoutingMode::SlaAware => late(a).cmp(&late(b)),
             RoutingMode::Hybrid => first.own.cmp(&second.own).reverse(),
         };
-        let RoutingPreferences { order, sort, .. } = self.terms.wishes;
+        let RoutingPreferences { order, sort, .. } = self.terms.preferences;
         let wished = |lane: &Lane<'_>| order.iter().position(|id| id == lane.provider).unwrap_or(order.len());
         let by_sort = || match sort {
             LaneSort::Price => Ordering::Equal,

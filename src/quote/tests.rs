@@ -18,7 +18,7 @@ const CHAT: &[WireFormat] = &[WireFormat::ChatCompletions, WireFormat::Responses
 const EMBEDDINGS: &[WireFormat] = &[WireFormat::Embeddings];
 /// The tokenizer of every lane.
 const PLAIN: Tokenizer = Tokenizer::Ratio(400);
-const HOUR: Terms<'static> = Terms { window: Duration::from_secs(3_600), fee: Decimal::ZERO, wishes: &RoutingPreferences::NONE };
+const HOUR: Terms<'static> = Terms { window: Duration::from_secs(3_600), fee: Decimal::ZERO, preferences: &RoutingPreferences::NONE };
 
 /// The facts of a lane, as owned values.
 #[derive(Debug, Clone)]
@@ -163,7 +163,7 @@ fn item() -> impl Strategy<Value = Item> {
     )
 }
 
-fn demands() -> impl Strategy<Value = Constraints> {
+fn constraints() -> impl Strategy<Value = Constraints> {
     let mode = prop::sample::select(RoutingMode::ALL);
     let place = prop_oneof![3 => Just(vec![]), 1 => Just(vec!["eu".to_owned()]), 1 => Just(vec!["global".to_owned(), "eu".to_owned()])];
     let tools = prop_oneof![3 => Just(vec![]), 1 => Just(vec![HostedTool::WebSearch])];
@@ -200,31 +200,31 @@ fn sum<'a>(items: impl IntoIterator<Item = &'a Item>, lane: &Lane<'_>) -> Sum {
 }
 
 /// Whether the statement of a rejection is true.
-fn is_true(reason: &Rejection, lane: &Lane<'_>, items: &[Item], demands: &Constraints) -> bool {
+fn is_true(reason: &Rejection, lane: &Lane<'_>, items: &[Item], constraints: &Constraints) -> bool {
     let at = |place: &u32| &items[*place as usize];
     match reason {
         Rejection::OfferingInactive(_) => lane.listing != Listing::Open,
         Rejection::ProviderExcluded => {
-            let ProviderPreferences { only, ignore, .. } = &demands.preferences;
+            let ProviderPreferences { only, ignore, .. } = &constraints.preferences;
             ignore.iter().any(|id| id == lane.provider) || !only.is_empty() && !only.iter().any(|id| id == lane.provider)
         }
-        Rejection::NotOwn => !lane.own && demands.mode == RoutingMode::EdgeOnly,
+        Rejection::NotOwn => !lane.own && constraints.mode == RoutingMode::EdgeOnly,
         Rejection::OperationUnsupported { item, asked } => {
             at(item).formats.contains(&WireFormat::of(*asked)) && !lane.endpoints.contains(asked)
         }
         Rejection::ToolSupport { missing } => {
-            missing.iter().all(|tool| demands.tools.contains(tool) && !lane.tools.contains(tool)) && !missing.is_empty()
+            missing.iter().all(|tool| constraints.tools.contains(tool) && !lane.tools.contains(tool)) && !missing.is_empty()
         }
         Rejection::RegionUnavailable { regions } => {
-            !demands.is_global() && regions == lane.regions && !regions.iter().any(|r| demands.regions.contains(r))
+            !constraints.is_global() && regions == lane.regions && !regions.iter().any(|r| constraints.regions.contains(r))
         }
-        Rejection::PrivacyTier { tiers } => !tiers.contains(&demands.privacy_tier) && *tiers == lane.privacy.tiers,
+        Rejection::PrivacyTier { tiers } => !tiers.contains(&constraints.privacy_tier) && *tiers == lane.privacy.tiers,
         Rejection::DataCollection(collects) => {
-            demands.preferences.data_collection == Some(DataCollection::Deny)
+            constraints.preferences.data_collection == Some(DataCollection::Deny)
                 && *collects != Some(DataCollection::Deny)
                 && *collects == lane.privacy.data_collection
         }
-        Rejection::DataRetention => demands.preferences.zdr && lane.privacy.zdr != Some(true),
+        Rejection::DataRetention => constraints.preferences.zdr && lane.privacy.zdr != Some(true),
         Rejection::StaleHeartbeat => lane.supply.silent,
         Rejection::ModalityUnsupported { item, modality } => at(item).modalities.contains(modality) && !lane.input.contains(modality),
         Rejection::FileUnsupported { item, mime } => {
@@ -246,7 +246,8 @@ fn is_true(reason: &Rejection, lane: &Lane<'_>, items: &[Item], demands: &Constr
             seconds > target && lane.seconds_for(items.len() as u64, all.tokens()).is_some_and(|most| *seconds <= most)
         }
         Rejection::PriceCeiling { price, ceiling } => {
-            price.is_none_or(|price| price > *ceiling && Some(price) <= lane.cost(&sum(items, lane))) && demands.max_price == Some(*ceiling)
+            price.is_none_or(|price| price > *ceiling && Some(price) <= lane.cost(&sum(items, lane)))
+                && constraints.max_price == Some(*ceiling)
         }
         // The test sets no limits on rates.
         Rejection::RateCeiling => false,
@@ -266,11 +267,11 @@ proptest! {
 
     #[test]
     fn every_lane_is_selected_or_says_truly_why_not(
-        facts in prop::collection::vec(facts(), 0..12), items in prop::collection::vec(item(), 1..12), demands in demands(),
+        facts in prop::collection::vec(facts(), 0..12), items in prop::collection::vec(item(), 1..12), constraints in constraints(),
     ) {
         let lanes: Vec<_> = facts.iter().map(Facts::lane).collect();
-        let decision = decide(&items, &[group(items.len())], &lanes, &demands, &HOUR);
-        prop_assert_eq!(&decision, &decide(&items, &[group(items.len())], &lanes, &demands, &HOUR));
+        let decision = decide(&items, &[group(items.len())], &lanes, &constraints, &HOUR);
+        prop_assert_eq!(&decision, &decide(&items, &[group(items.len())], &lanes, &constraints, &HOUR));
         let [decided] = &decision.groups[..] else { panic!("one group") };
         let mut seen: Vec<_> = decided.lanes.iter().map(|considered| considered.lane).collect();
         seen.sort_unstable();
@@ -289,7 +290,7 @@ proptest! {
                 LaneVerdict::Rejected(reasons) => {
                     prop_assert!(!reasons.is_empty());
                     for reason in reasons {
-                        prop_assert!(is_true(reason, lane, &items, &demands), "{:?} of {:?}", reason, lane);
+                        prop_assert!(is_true(reason, lane, &items, &constraints), "{:?} of {:?}", reason, lane);
                     }
                 }
             }
@@ -300,11 +301,11 @@ proptest! {
 
     #[test]
     fn under_cheapest_no_eligible_lane_is_cheaper(
-        facts in prop::collection::vec(facts(), 1..12), items in prop::collection::vec(item(), 1..6), demands in demands(),
+        facts in prop::collection::vec(facts(), 1..12), items in prop::collection::vec(item(), 1..6), constraints in constraints(),
     ) {
-        let demands = Constraints { mode: RoutingMode::Cheapest, ..demands };
+        let constraints = Constraints { mode: RoutingMode::Cheapest, ..constraints };
         let lanes: Vec<_> = facts.iter().map(Facts::lane).collect();
-        let decision = decide(&items, &[group(items.len())], &lanes, &demands, &HOUR);
+        let decision = decide(&items, &[group(items.len())], &lanes, &constraints, &HOUR);
         let [decided] = &decision.groups[..] else { panic!("one group") };
         if let [(chosen, taken)] = decided.selected().collect::<Vec<_>>()[..] && taken.len() == items.len() {
             let all = sum(&items, &lanes[chosen.lane]);
@@ -321,14 +322,14 @@ proptest! {
 
     #[test]
     fn one_demand_more_makes_no_lane_eligible(
-        facts in prop::collection::vec(facts(), 1..12), items in prop::collection::vec(item(), 1..6), demands in demands(), more in 0_u8..7,
+        facts in prop::collection::vec(facts(), 1..12), items in prop::collection::vec(item(), 1..6), constraints in constraints(), more in 0_u8..7,
     ) {
         let lanes: Vec<_> = facts.iter().map(Facts::lane).collect();
-        let mut stricter = demands.clone();
+        let mut stricter = constraints.clone();
         let mut terms = HOUR;
         match more {
             0 => stricter.tools.push(HostedTool::PythonExecution),
-            1 => stricter.regions = if demands.is_global() { vec!["us".into()] } else { vec!["nowhere".into()] },
+            1 => stricter.regions = if constraints.is_global() { vec!["us".into()] } else { vec!["nowhere".into()] },
             2 => stricter.max_price = Some(stricter.max_price.map_or(Usd(Decimal::new(90, 6)), |most| Usd(most.0 / Decimal::TWO))),
             3 => stricter.preferences.ignore.push("p1".into()),
             4 => (stricter.preferences.zdr, stricter.preferences.data_collection) = (true, Some(DataCollection::Deny)),
@@ -336,7 +337,7 @@ proptest! {
             _ => stricter.mode = RoutingMode::EdgeOnly,
         }
         let groups = [group(items.len())];
-        let before = decide(&items, &groups, &lanes, &demands, &HOUR);
+        let before = decide(&items, &groups, &lanes, &constraints, &HOUR);
         let after = decide(&items, &groups, &lanes, &stricter, &terms);
         let before = eligible(&before.groups[0]);
         prop_assert!(eligible(&after.groups[0]).iter().all(|lane| before.contains(lane)));
@@ -389,9 +390,9 @@ fn cost(decision: &Decision) -> Option<Usd> {
 }
 
 /// A decision as readable text.
-fn told(facts: &[Facts], items: &[Item], demands: &Constraints) -> String {
+fn described(facts: &[Facts], items: &[Item], constraints: &Constraints) -> String {
     let lanes: Vec<_> = facts.iter().map(Facts::lane).collect();
-    let decision = decide(items, &[group(items.len())], &lanes, demands, &HOUR);
+    let decision = decide(items, &[group(items.len())], &lanes, constraints, &HOUR);
     let one = |considered: &Considered| {
         let lane = &lanes[considered.lane];
         let cost = considered.cost.map_or_else(|| "unknown".to_owned(), |cost| cost.to_string());
@@ -444,12 +445,12 @@ fn what_is_decided_as_it_is_told() {
     let priced = Constraints { max_price: Some(Usd(Decimal::new(1, 5))), ..Constraints::default() };
     let little = Facts { supply: Supply { room_rows: 1, ..cheap.supply }, ..cheap };
     let told = [
-        ("cheapest", told(&lanes, &items, &any)),
-        ("hybrid", told(&lanes, &items, &with(RoutingMode::Hybrid))),
-        ("edge only", told(&lanes, &items, &with(RoutingMode::EdgeOnly))),
-        ("a tool and a region", told(&lanes, &items, &tools)),
-        ("a ceiling", told(&lanes, &items, &priced)),
-        ("no lane takes all", told(&[little, small], &items, &any)),
+        ("cheapest", described(&lanes, &items, &any)),
+        ("hybrid", described(&lanes, &items, &with(RoutingMode::Hybrid))),
+        ("edge only", described(&lanes, &items, &with(RoutingMode::EdgeOnly))),
+        ("a tool and a region", described(&lanes, &items, &tools)),
+        ("a ceiling", described(&lanes, &items, &priced)),
+        ("no lane takes all", described(&[little, small], &items, &any)),
     ];
     insta::assert_snapshot!(told.map(|(name, text)| format!("{name}\n{text}")).join("\n"));
 }
@@ -461,8 +462,8 @@ fn wishes_put_lanes_into_an_order_and_bound_their_rates() {
     let dear = Facts { supply: Supply { latency_ms: Some(40), ..dear.supply }, ..dear };
     let lanes = [cheap.clone(), quick.clone(), dear.clone()];
     let lanes: Vec<_> = lanes.iter().map(Facts::lane).collect();
-    let chosen = |wishes: RoutingPreferences| {
-        let terms = Terms { wishes: &wishes, ..HOUR };
+    let chosen = |preferences: RoutingPreferences| {
+        let terms = Terms { preferences: &preferences, ..HOUR };
         let decision = decide(&[chat(50)], &[group(1)], &lanes, &Constraints::default(), &terms);
         let told = decision.groups[0].lanes.iter().map(|considered| lanes[considered.lane].provider.to_owned());
         let rates = decision.groups[0].lanes.iter().filter(|considered| match &considered.verdict {

@@ -16,13 +16,13 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
-use super::copier::Copy;
+use super::databases::remove_others;
 use super::dir::{DataFile, FILES, Folder, LOCK, Locked, PARTS, SEAL_KEY, content_id, content_name, database};
 use super::mark::{self, Mark};
+use super::op::{Copy, Op};
 use super::record;
 use super::record::file::FileRecord;
 use super::sum::Sum;
-use super::writer::Op;
 use super::{OpenError, Store, format};
 use crate::domain::file::{File as FileObject, FileSource};
 use crate::store::error::StoreError;
@@ -65,9 +65,6 @@ pub struct Backup {
     pub copied: u64,
     pub copied_bytes: u64,
 }
-
-/// The writer's answer: the copy and its sum, or nothing if another copy is being made.
-pub(super) type BackupAnswer = Option<(Copy, Sum)>;
 
 impl Store {
     /// Makes or renews the backup in `target`, an absolute path. Blocks for as long as reading the
@@ -195,7 +192,7 @@ impl BackupPlace {
 
     /// Removes what an earlier backup needed and this one does not.
     fn tidy(&self, generation: u64, contents: &HashSet<(&'static str, u128)>) -> Result<(), StoreError> {
-        super::compaction::remove_others(self.root(), generation)?;
+        remove_others(self.root(), generation)?;
         for name in [FILES, PARTS] {
             for entry in self.folder(name).entries()? {
                 if content_id(&entry.name).is_none_or(|id| !contents.contains(&(name, id))) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::format::{self, Blob};
 use super::live::LiveBatch;
+use super::op::Tx;
 use super::record::batch::{ControlRecord, ProblemsRecord, StateRecord};
 use super::record::ledger::ReceiptRecord;
 use super::record::page::{Page, PageRecord};
@@ -14,7 +15,6 @@ use super::record::plan::PlanRecord;
 use super::record::spec::SpecRecord;
 use super::record::{self, Record};
 use super::tree::Tree;
-use super::writer::Tx;
 use super::{Listing, Store};
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::priority::{Control, ControlChange};

@@ -16,15 +16,7 @@ use super::record::{self, file::FileRecord};
 use super::{Store, format};
 use crate::domain::file::{File, FileSource};
 use crate::domain::id::FileId;
-use crate::store::error::StoreError;
-
-/// How a content differs from what was uploaded.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the content of the file `{file}` is damaged: {reason}")]
-pub struct DamagedContent {
-    pub file: FileId,
-    pub reason: String,
-}
+use crate::store::error::{DamagedContent, StoreError};
 
 /// A content that is read from its beginning. After it was read to its end, it may be read again
 /// from anywhere.
@@ -112,11 +104,6 @@ fn invalid(damage: DamagedContent) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, damage)
 }
 
-/// The damage that a reader reported, if the error is one.
-pub(super) fn damage_in(error: &io::Error) -> Option<DamagedContent> {
-    error.get_ref()?.downcast_ref::<DamagedContent>().cloned()
-}
-
 impl Store {
     /// Opens the content of an uploaded file, to be read as a whole. Blocks.
     ///
@@ -184,6 +171,7 @@ mod tests {
     use super::super::tests::{add_file, close, open};
     use super::*;
     use crate::store::Deletion;
+    use crate::store::error::damage_in;
 
     /// The case's name, the damage done to the content, and the error that the reader gets.
     type Damage = (&'static str, fn(&mut Vec<u8>), &'static str);

@@ -17,12 +17,13 @@ use std::time::Duration;
 use tokio::sync::mpsc::WeakSender;
 use tokio::time::Instant;
 
-use super::dir::{DataFile, Folder};
+use super::databases::remove;
+use super::dir::Folder;
 use super::format::SUM_KEY;
-use super::open::open_sled;
+use super::op::{Copy, Op};
+use super::open_sled::open_sled;
 use super::sum::Sum;
 use super::tree::Tree;
-use super::writer::Op;
 use super::writes::Writes;
 use crate::store::error::StoreError;
 use crate::store::verify::LOG;
@@ -45,13 +46,6 @@ pub(super) enum CopierChange {
     Last(Sum, SyncSender<Copy>),
     /// The copy is in use.
     Taken,
-}
-
-/// A finished copy: durable, and equal to the store as of its sum.
-pub(super) struct Copy {
-    pub tree: sled::Tree,
-    /// sled's log.
-    pub log: DataFile,
 }
 
 /// The writer's side of a copier.
@@ -263,12 +257,5 @@ impl Copying {
         folder.sync()?;
         root.sync()?;
         Ok(Copy { tree: self.tree.sled(), log })
-    }
-}
-
-/// Removes what is left of an unused database.
-pub(super) fn remove(root: &Folder, name: &str) {
-    if let Err(error) = root.remove_tree(name) {
-        tracing::warn!(folder = %root.path_of(name).display(), %error, "an unused copy of the store cannot be removed");
     }
 }

@@ -13,11 +13,11 @@ use super::batches::put_control;
 use super::dir::content_name;
 use super::files::{NewFile, put_file};
 use super::format::{self, Blob, ExpiryKind};
+use super::op::Tx;
 use super::record::batch::{IdempotencyRecord, StateRecord};
 use super::record::spec::SpecRecord;
 use super::record::{self};
 use super::spool::Sealed;
-use super::writer::Tx;
 use crate::domain::batch::priority::Control;
 use crate::domain::batch::{BatchInput, BatchSpec, BatchState, Progress};
 use crate::domain::file::File;
@@ -176,7 +176,7 @@ fn create(
     if made.is_none() && !tx.tree().contains_key(format::file(spec.input_file))? {
         return Ok(CreateOutcome::InputGone);
     }
-    if let BatchInput::Quoted(order) = &spec.order {
+    if let BatchInput::Quoted(order) = &spec.input {
         let used = format::used_quote(order.quote);
         if let Some(batch) = tx.tree().get(&used)?.as_deref().and_then(format::trailing_id) {
             return Ok(CreateOutcome::QuoteUsed(BatchId::from_u128(batch)));
@@ -249,7 +249,7 @@ pub(super) mod tests {
             quote: QuoteId::from_u128(quote),
             deadline: Timestamp::constant(1_790_090_000, 0),
             defaults: Default::default(),
-            demands: Default::default(),
+            constraints: Default::default(),
             fee: Default::default(),
             estimate: None,
             each: None,
@@ -259,13 +259,13 @@ pub(super) mod tests {
             webhook: None,
             gateway: None,
         };
-        BatchSpec { dialect: Dialect::BatchRouter, order: BatchInput::Quoted(Box::new(order)), ..spec(FileId::from_u128(0)) }
+        BatchSpec { dialect: Dialect::BatchRouter, input: BatchInput::Quoted(Box::new(order)), ..spec(FileId::from_u128(0)) }
     }
 
     /// A Phaseo batch, made from the quote with that number.
     pub fn of_phaseo(quote: u128) -> BatchSpec {
         let mut spec = BatchSpec { dialect: Dialect::Phaseo, fallback: Fallback::Never, ..of_quote(quote, 3) };
-        let BatchInput::Quoted(order) = &mut spec.order else { unreachable!() };
+        let BatchInput::Quoted(order) = &mut spec.input else { unreachable!() };
         let webhook = Webhook { url: "https://hooks.example/b".into(), sealed_secret: vec![1, 2, 3] };
         order.gateway = Some(PhaseoDetails {
             request: RequestId::from_u128(5),

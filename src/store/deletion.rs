@@ -17,9 +17,9 @@ use tokio_util::sync::CancellationToken;
 use super::batches::blob_in;
 use super::files::forget_file;
 use super::format::{self, Blob};
+use super::op::Tx;
 use super::record::spec::SpecRecord;
 use super::record::{self, batch::StateRecord};
-use super::writer::Tx;
 use super::{Store, blocking};
 use crate::domain::batch::{BatchInput, BatchSpec};
 use crate::domain::id::{BatchId, FileId};
@@ -148,7 +148,7 @@ fn delete(tx: &mut Tx<'_>, id: BatchId) -> Result<(BatchDeletion, Option<FileId>
         if let Some(place) = format::owned(format::batches_of(spec.org), id.as_u128()) {
             tx.remove(place);
         }
-        if let BatchInput::Quoted(order) = &spec.order {
+        if let BatchInput::Quoted(order) = &spec.input {
             // Otherwise the quote could be used a second time.
             tx.remove(format::used_quote(order.quote));
             tx.remove_all(format::quote(order.quote))?;

@@ -4,12 +4,13 @@
 //! message, in one step, once the message has been composed. The message stays until it is
 //! delivered or given up. So no end is forgotten, and every attempt sends the same bytes.
 
+use super::event_log;
 use super::format;
+use super::op::Tx;
 use super::record::delivery::DeliveryRecord;
 use super::record::encode_body;
 use super::record::packed::{self, Packed};
 use super::results::chunks::read_packed;
-use super::writer::Tx;
 use super::{Store, blocking};
 use crate::domain::id::{BatchId, EventId, OrgId};
 use crate::domain::time::Timestamp;
@@ -179,7 +180,7 @@ impl Store {
             // dropped.
             if tx.tree().contains_key(format::batch(tried.batch))? {
                 if let Some(outcome) = outcome {
-                    super::webhook_events::tried(tx, tried.batch, outcome)?;
+                    event_log::tried(tx, tried.batch, outcome)?;
                 }
                 if let Some((packed, next)) = &packed {
                     return put(tx, next, packed);

@@ -1,7 +1,9 @@
 //! Errors of the store.
 
-use super::content::{self, DamagedContent};
+use std::io;
+
 use super::record::error::RecordError;
+use crate::domain::id::FileId;
 
 /// Why the store could not do what was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -36,20 +38,33 @@ pub enum StoreError {
     Content(#[from] DamagedContent),
 }
 
+/// How a content differs from what was uploaded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the content of the file `{file}` is damaged: {reason}")]
+pub struct DamagedContent {
+    pub file: FileId,
+    pub reason: String,
+}
+
+/// The damage that a reader reported, if the error is one.
+pub(super) fn damage_in(error: &io::Error) -> Option<DamagedContent> {
+    error.get_ref()?.downcast_ref::<DamagedContent>().cloned()
+}
+
 impl StoreError {
     /// The error for content of a file that could not be read, or is damaged.
-    pub fn unreadable(file: crate::domain::id::FileId, error: &std::io::Error) -> Self {
-        if let Some(damage) = content::damage_in(error) {
+    pub fn unreadable(file: FileId, error: &io::Error) -> Self {
+        if let Some(damage) = damage_in(error) {
             return Self::Content(damage);
         }
         Self::Io { action: "reading", path: file.to_string(), reason: error.to_string(), missing: false }
     }
 
-    pub(super) fn io(action: &'static str, path: &std::path::Path, error: &std::io::Error) -> Self {
+    pub(super) fn io(action: &'static str, path: &std::path::Path, error: &io::Error) -> Self {
         let path = path.display().to_string();
         match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull { action, path },
-            kind => Self::Io { action, path, reason: error.to_string(), missing: kind == std::io::ErrorKind::NotFound },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { action, path },
+            kind => Self::Io { action, path, reason: error.to_string(), missing: kind == io::ErrorKind::NotFound },
         }
     }
 }

@@ -19,7 +19,7 @@ use super::record::result::{self, ResultRecord};
 use super::record::run::{Run, RunRecord, StoredRun};
 use super::record::spec::SpecRecord;
 use super::record::upload::{PartRecord, UploadRecord};
-use super::record::webhook_events::{ReceiverRecord, TellingRecord};
+use super::record::webhook_events::{EventLogRecord, ReceiverRecord};
 use super::record::{Record, decode, decode_body};
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::priority::Control;
@@ -121,7 +121,7 @@ fn other(key: &Key, bytes: &[u8]) -> Result<Examined, RecordError> {
     match key {
         Key::Problems(_) => drop(decode::<ProblemsRecord>(bytes)?.unpack()?),
         Key::Receipt(_) => drop(Receipt::try_from(decode::<ReceiptRecord>(bytes)?)?),
-        Key::Telling(_) => drop(EventLog::try_from(decode::<TellingRecord>(bytes)?)?),
+        Key::EventLog(_) => drop(EventLog::try_from(decode::<EventLogRecord>(bytes)?)?),
         Key::Control(_) => drop(Control::try_from(decode::<ControlRecord>(bytes)?)?),
         Key::Hold(_) => drop(LaneHold::try_from(decode::<HoldRecord>(bytes)?)?),
         Key::Org(_) => drop(Organisation::try_from(decode::<OrgRecord>(bytes)?)?),

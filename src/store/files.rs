@@ -5,10 +5,10 @@
 
 use super::dir::{DataFile, content_name};
 use super::format::{self, ExpiryKind};
+use super::op::Tx;
 use super::record::{self, file::FileRecord};
 use super::spool::Sealed;
 use super::tree::Tree;
-use super::writer::Tx;
 use super::{Listing, Store};
 use crate::domain::file::{File, FileSource, Purpose};
 use crate::domain::id::{BatchId, FileId, OrgId};

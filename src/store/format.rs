@@ -61,7 +61,7 @@ pub enum Blob {
     Plan = 2,
     Problems = 3,
     Receipt = 4,
-    Telling = 5,
+    EventLog = 5,
 }
 
 /// What an expiry entry points at.

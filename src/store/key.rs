@@ -21,7 +21,7 @@ pub(super) enum Key {
     Plan(BatchId),
     Problems(BatchId),
     Receipt(BatchId),
-    Telling(BatchId),
+    EventLog(BatchId),
     /// The batch's input was made with it.
     MadeInput(BatchId),
     Active(BatchId),
@@ -104,7 +104,7 @@ pub(super) fn parse(key: &[u8]) -> Option<(Key, Option<u16>)> {
                 [2] => Key::Plan(id),
                 [3] => Key::Problems(id),
                 [4] => Key::Receipt(id),
-                [5] => Key::Telling(id),
+                [5] => Key::EventLog(id),
                 [6] => Key::MadeInput(id),
                 _ => return None,
             }
@@ -182,7 +182,7 @@ impl Key {
             | Self::Plan(_)
             | Self::Problems(_)
             | Self::Receipt(_)
-            | Self::Telling(_)
+            | Self::EventLog(_)
             | Self::Alone(..)
             | Self::Run(..)
             | Self::Quote(_)
@@ -232,7 +232,7 @@ impl Key {
             | Self::Plan(id)
             | Self::Problems(id)
             | Self::Receipt(id)
-            | Self::Telling(id)
+            | Self::EventLog(id)
             | Self::MadeInput(id)
             | Self::Active(id)
             | Self::Control(id)
@@ -262,7 +262,7 @@ impl fmt::Display for Key {
             Self::Plan(id) => write!(f, "batch {id}: its plan"),
             Self::Problems(id) => write!(f, "batch {id}: its problems"),
             Self::Receipt(id) => write!(f, "batch {id}: its receipt"),
-            Self::Telling(id) => write!(f, "batch {id}: what its receiver was told"),
+            Self::EventLog(id) => write!(f, "batch {id}: what its receiver was told"),
             Self::MadeInput(id) => write!(f, "batch {id}: that its input was made with it"),
             Self::Active(id) => write!(f, "batch {id}: its place among those that are not finished"),
             Self::Control(id) => write!(f, "batch {id}: its priority"),
@@ -325,7 +325,7 @@ mod tests {
                 some(format::blob(batch, Blob::Plan), Key::Plan(batch)),
                 some(format::blob(batch, Blob::Problems), Key::Problems(batch)),
                 some(format::blob(batch, Blob::Receipt), Key::Receipt(batch)),
-                some(format::blob(batch, Blob::Telling), Key::Telling(batch)),
+                some(format::blob(batch, Blob::EventLog), Key::EventLog(batch)),
                 none(format::made_input(batch), Key::MadeInput(batch)),
                 none(format::active(batch), Key::Active(batch)),
                 none(format::control(batch), Key::Control(batch)),

@@ -6,9 +6,9 @@
 
 use super::Store;
 use super::format;
+use super::op::Tx;
 use super::record::ledger::{AccountRecord, ReceiptRecord, ReservationRecord};
 use super::record::{self, Record};
-use super::writer::Tx;
 use crate::domain::id::{BatchId, OrgId};
 use crate::domain::money::Usd;
 use crate::domain::org::ledger::{Account, Credits, Reservation, Shortfall};

@@ -19,11 +19,14 @@ mod check;
 mod compaction;
 mod content;
 mod copier;
+mod copies;
 mod creation;
+mod databases;
 mod deletion;
 mod deliveries;
 mod dir;
 pub mod error;
+mod event_log;
 mod examine;
 mod files;
 mod format;
@@ -35,7 +38,9 @@ mod live;
 mod lost;
 mod mark;
 mod migrate;
+mod op;
 mod open;
+mod open_sled;
 mod orgs;
 mod output_stats;
 #[cfg(test)]
@@ -71,13 +76,14 @@ pub use batches::{BatchQuery, End};
 pub use catalog::CATALOGS_KEPT;
 pub use check::{Checked, check};
 pub use compaction::{Compact, Space};
-pub use content::{DamagedContent, Verified};
+pub use content::Verified;
 pub use creation::{CreateOutcome, Idempotency, MadeInput, UsedKey};
 pub use deletion::BatchDeletion;
 pub use deliveries::{DeliveryChoice, Due};
 #[cfg(test)]
 pub use dir::{Act, Faults};
 pub use dir::{DataFile, RUNS, discard};
+pub use error::DamagedContent;
 pub use files::{Deletion, FileQuery, NewFile, SortOrder};
 pub use format::ROWS_PER_PAGE;
 pub use lane_holds::{HoldOutcome, MAX_HOLDS};
@@ -101,8 +107,8 @@ pub use webhook_events::{WatchedBatch, WebhookEvents};
 
 use error::StoreError;
 use live::Lives;
+use op::{Op, Tx};
 use tree::Tree;
-use writer::{Op, Tx};
 
 /// A page of a list, and whether more items follow.
 #[derive(Debug, Clone)]

@@ -11,12 +11,15 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::compaction::{Compact, Compaction, Copies};
+use super::compaction::{Compact, Compaction};
+use super::copies::Copies;
+use super::databases::remove_others;
 use super::dir::{DataDir, Folder, Locked, Report, database};
 use super::live::{LiveBatch, Lives};
 use super::mark::Mark;
+use super::open_sled::open_sled;
 use super::seal::Seal;
-use super::sum::{Sum, TREE};
+use super::sum::Sum;
 use super::tree::Tree;
 use super::verify::{self, Sound, StartRefused};
 use super::writer::Writer;
@@ -113,7 +116,7 @@ pub(super) fn open(dir: Locked, options: &Options) -> Result<(Store, Recovered),
     let mut sum = sum.unwrap_or_else(Sum::fresh);
     let mark = Mark::start(dir.root(), generation, &sum)?;
     migrate::run(&tree, &mut sum)?;
-    super::compaction::remove_others(dir.root(), generation)?;
+    remove_others(dir.root(), generation)?;
     let store = start(dir.furnish()?, options, Opened { generation, folder, tree, broken, sum, mark })?;
     let recovered = store.recover()?;
     Ok((store, recovered))
@@ -195,17 +198,6 @@ fn start(dir: DataDir, options: &Options, opened: Opened) -> Result<Store, Store
     Ok(Store { inner: Arc::new(inner) })
 }
 
-/// Opens the database in a folder, which may be empty.
-pub(super) fn open_sled(folder: &Folder, cache_bytes: u64) -> Result<sled::Tree, StoreError> {
-    let config = sled::Config::new().path(folder.path()).cache_capacity(cache_bytes).flush_every_ms(None).mode(sled::Mode::HighThroughput);
-    let db = match open_once_it_is_free(&config) {
-        Err(sled::Error::Io(error)) => return Err(StoreError::io("opening the store in", folder.path(), &error)),
-        other => other?,
-    };
-    folder.vet(Report::Quiet)?;
-    Ok(db.open_tree(TREE)?)
-}
-
 /// Removes snapshots and settings, because sled refuses to open with half-written ones. A store
 /// without data needs none.
 fn remove_rest(folder: &Folder) -> Result<(), StoreError> {
@@ -215,21 +207,6 @@ fn remove_rest(folder: &Folder) -> Result<(), StoreError> {
         }
     }
     Ok(())
-}
-
-/// Opens sled, and retries while sled's lock is still held. sled's threads release the lock a
-/// moment after the last handle is gone. Our own lock proves that no other process has the
-/// directory, so the current holder is about to release it.
-fn open_once_it_is_free(config: &sled::Config) -> sled::Result<sled::Db> {
-    const RETRY_DELAY: Duration = Duration::from_millis(10);
-    const TRIES: u32 = 200;
-    for _ in 1..TRIES {
-        match config.open() {
-            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => std::thread::sleep(RETRY_DELAY),
-            other => return other,
-        }
-    }
-    config.open()
 }
 
 impl Store {

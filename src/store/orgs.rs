@@ -3,10 +3,10 @@
 
 use super::Store;
 use super::format;
+use super::op::Tx;
 use super::record;
 use super::record::ledger::AccountRecord;
 use super::record::org::{KeyRecord, OrgRecord};
-use super::writer::Tx;
 use crate::domain::id::{KeyId, OrgId};
 use crate::domain::org::ledger::{Account, Credits};
 use crate::domain::org::{ApiKey, Organisation};

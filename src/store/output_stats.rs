@@ -5,9 +5,9 @@ use sha2::{Digest, Sha256};
 
 use super::Store;
 use super::format;
+use super::op::Tx;
 use super::record;
 use super::record::output_stats::ObservedRecord;
-use super::writer::Tx;
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::{BatchInput, BatchSpec, Progress};
 use crate::domain::endpoint::Endpoint;
@@ -41,7 +41,7 @@ pub(super) fn add(tx: &mut Tx<'_>, spec: &BatchSpec, plan: &Plan, progress: &Pro
     if progress.succeeded == 0 {
         return Ok(());
     }
-    let endpoint = match (&spec.order, model.quoted.map(|share| share.operation)) {
+    let endpoint = match (&spec.input, model.quoted.map(|share| share.operation)) {
         (BatchInput::Unquoted { endpoint, .. }, _) => *endpoint,
         (BatchInput::Quoted(_), Some(Operation::Embeddings)) => Endpoint::Embeddings,
         (BatchInput::Quoted(_), _) => Endpoint::ChatCompletions,

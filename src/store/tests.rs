@@ -49,7 +49,7 @@ pub(super) fn spec(input_file: FileId) -> BatchSpec {
     BatchSpec {
         id: BatchId::generate(NOW),
         dialect: Dialect::OpenAi,
-        order: BatchInput::Unquoted { endpoint: Endpoint::ChatCompletions, window: CompletionWindow::DAY },
+        input: BatchInput::Unquoted { endpoint: Endpoint::ChatCompletions, window: CompletionWindow::DAY },
         input_file,
         created_at: NOW,
         metadata: Metadata::new(vec![("k".repeat(64), "é".repeat(512)); 1]).unwrap(),

@@ -9,13 +9,13 @@ use super::dir::content_name;
 use super::files::NewFile;
 use super::format::seconds;
 use super::format::{self, ExpiryKind};
+use super::op::Tx;
 use super::record::{
     self,
     upload::{PartRecord, UploadRecord},
 };
 use super::spool::{Sealed, Spool};
 use super::tree::Tree;
-use super::writer::Tx;
 use crate::domain::file::File;
 use crate::domain::file::upload::{MAX_PARTS, Upload, UploadPart, UploadState};
 use crate::domain::id::{PartId, UploadId};

@@ -3,16 +3,16 @@
 //! one step.
 
 use super::deliveries::{pack, put};
+use super::event_log::{put_event_log, read_event_log};
 use super::format::{self, Blob};
 use super::record;
-use super::record::webhook_events::{ReceiverRecord, TellingRecord};
-use super::writer::Tx;
+use super::record::webhook_events::{EventLogRecord, ReceiverRecord};
 use super::{Store, blocking};
 use crate::domain::batch::{BatchState, Progress};
 use crate::domain::id::{BatchId, OrgId, ReceiverId};
 use crate::domain::webhook::delivery::{Delivery, Payload};
 use crate::domain::webhook::endpoint::{Receiver, ReceiverStatus};
-use crate::domain::webhook::event_log::{DeliveryAttempt, EventLog};
+use crate::domain::webhook::event_log::EventLog;
 use crate::store::error::StoreError;
 
 /// Limit on the receivers of one organisation, deleted receivers included.
@@ -65,9 +65,9 @@ impl Store {
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
-    pub async fn telling(&self, batch: BatchId) -> Result<Option<EventLog>, StoreError> {
+    pub async fn event_log(&self, batch: BatchId) -> Result<Option<EventLog>, StoreError> {
         let store = self.clone();
-        let found = blocking(move || store.read_blob::<TellingRecord>(batch, Blob::Telling)).await?;
+        let found = blocking(move || store.read_blob::<EventLogRecord>(batch, Blob::EventLog)).await?;
         self.await_durable().await?;
         Ok(found.map(EventLog::try_from).transpose()?)
     }
@@ -76,7 +76,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store has failed or the record is damaged.
-    pub async fn tell(&self, news: WebhookEvents) -> Result<(), StoreError> {
+    pub async fn queue_events(&self, news: WebhookEvents) -> Result<(), StoreError> {
         let packed =
             news.deliveries.iter().map(|delivery| Ok((pack(delivery)?, delivery.clone()))).collect::<Result<Vec<_>, StoreError>>()?;
         self.commit(move |tx| {
@@ -84,16 +84,16 @@ impl Store {
             if !tx.tree().contains_key(format::batch(news.batch))? {
                 return Ok(());
             }
-            let mut telling = telling_in(tx, news.batch)?;
+            let mut event_log = read_event_log(tx, news.batch)?;
             for (packed, delivery) in &packed {
-                let Payload::Phaseo(told) = &delivery.wire else { continue };
-                if !telling.queued.contains(&told.event.key) {
-                    telling.queued.push(told.event.key.clone());
+                let Payload::Phaseo(event) = &delivery.wire else { continue };
+                if !event_log.queued.contains(&event.event.key) {
+                    event_log.queued.push(event.event.key.clone());
                     put(tx, delivery, packed)?;
                 }
             }
-            telling.saw(news.status, news.bucket);
-            put_telling(tx, news.batch, &telling)?;
+            event_log.saw(news.status, news.bucket);
+            put_event_log(tx, news.batch, &event_log)?;
             if news.is_over {
                 tx.remove(format::watched(news.batch));
             }
@@ -162,31 +162,6 @@ impl Store {
         })
         .await
     }
-}
-
-/// Records an attempt to deliver a message about a batch.
-pub(super) fn tried(tx: &mut Tx<'_>, batch: BatchId, tried: DeliveryAttempt) -> Result<(), StoreError> {
-    let mut telling = telling_in(tx, batch)?;
-    telling.tried(tried);
-    put_telling(tx, batch, &telling)
-}
-
-fn telling_in(tx: &Tx<'_>, batch: BatchId) -> Result<EventLog, StoreError> {
-    let mut bytes = Vec::new();
-    for entry in tx.tree().scan_prefix(format::blob(batch, Blob::Telling)) {
-        bytes.extend_from_slice(&entry?.1);
-    }
-    match bytes.is_empty() {
-        true => Ok(EventLog::default()),
-        false => Ok(record::decode::<TellingRecord>(&bytes)?.try_into()?),
-    }
-}
-
-/// Writes the event log of a batch. The log may have become shorter, so its old chunks are removed
-/// first.
-fn put_telling(tx: &mut Tx<'_>, batch: BatchId, telling: &EventLog) -> Result<(), StoreError> {
-    tx.remove_all(format::blob(batch, Blob::Telling))?;
-    tx.put_blob(batch, Blob::Telling, &TellingRecord::from(telling))
 }
 
 fn decode(bytes: &[u8]) -> Result<Receiver, StoreError> {

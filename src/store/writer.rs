@@ -8,29 +8,26 @@
 //! * nothing is acknowledged or published before the flush; after a failure nothing ever is, and
 //!   the daemon is told to stop.
 
+mod copying;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::backup::BackupAnswer;
-use super::compaction::Copies;
+use super::copies::Copies;
 use super::dir::Folder;
-use super::format::{self, Blob, MAX_VALUE};
 use super::live::Lives;
 use super::mark::Mark;
-use super::record::{self, Record};
-use super::results::PackedRow;
+use super::op::{Ack, BackupAnswer, Op, Publish, Tx};
 use super::results::row_group::RowGroup;
 use super::sum::Sum;
 use super::tree::Tree;
 use super::writes::Writes;
-use crate::domain::id::BatchId;
 use crate::store::error::StoreError;
-use crate::store::record::error::RecordError;
 
 /// Limit on operations in one group; bounds the group's memory and how long its acknowledgements
 /// wait.
@@ -38,119 +35,12 @@ const MAX_GROUP: usize = 8_192;
 /// Limit on the bytes of results in one group.
 const MAX_GROUP_BYTES: usize = 16 << 20;
 
-type Ack = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-type MetaOp = Box<dyn FnOnce(&mut Tx<'_>) -> Ack + Send>;
-
-/// Requests to the writer.
-pub(super) enum Op {
-    /// The result of a row; `ran` if it went to a provider, which makes it count as dispatched.
-    Row {
-        row: PackedRow,
-        ran: bool,
-    },
-    Meta(MetaOp),
-    /// Requests a copy for a backup, in a folder of its own.
-    Backup {
-        place: (Folder, String),
-        answer: SyncSender<BackupAnswer>,
-    },
-    /// All entries have been copied, or the copy was given up; see [`super::copier`].
-    Copied,
-    Stop,
-}
-
 /// What the writer does after a group.
 enum Then {
     GoOn,
     Copy((Folder, String), SyncSender<BackupAnswer>),
     TakeCopy,
     Stop,
-}
-
-impl Op {
-    /// An operation whose result goes to `sender` once the operation is durable.
-    pub fn meta<R: Send + 'static>(
-        op: impl FnOnce(&mut Tx<'_>) -> Result<R, StoreError> + Send + 'static,
-        sender: oneshot::Sender<Result<R, StoreError>>,
-    ) -> Self {
-        Self::Meta(Box::new(move |tx| {
-            let result = op(tx);
-            tx.failed = result.is_err();
-            Box::new(move |flushed| {
-                // A caller that no longer waits is not a fault: its write stands.
-                let _ = sender.send(flushed.and(result));
-            })
-        }))
-    }
-}
-
-type Publish = Box<dyn FnOnce(&Lives) + Send>;
-
-/// One metadata operation: what it reads and what it will write, all or nothing.
-pub(super) struct Tx<'a> {
-    tree: &'a Tree,
-    writes: Writes,
-    publish: Vec<Publish>,
-    failed: bool,
-}
-
-impl Tx<'_> {
-    /// The tree as it was before this operation.
-    pub fn tree(&self) -> &Tree {
-        self.tree
-    }
-
-    pub fn get<T: Record>(&self, key: &[u8]) -> Result<Option<T>, StoreError> {
-        self.tree.get(key)?.map(|bytes| record::decode(&bytes).map_err(StoreError::from)).transpose()
-    }
-
-    pub fn put<T: Record>(&mut self, key: Vec<u8>, record: &T) -> Result<(), StoreError> {
-        let bytes = record::encode(record)?;
-        if bytes.len() > MAX_VALUE {
-            return Err(RecordError::damaged::<T>(format!("{} bytes are too many for one value", bytes.len())).into());
-        }
-        self.writes.insert(key, bytes);
-        Ok(())
-    }
-
-    pub fn put_raw(&mut self, key: Vec<u8>, value: &[u8]) {
-        self.writes.insert(key, value);
-    }
-
-    /// Writes a record that may exceed one value.
-    pub fn put_blob<T: Record>(&mut self, id: BatchId, blob: Blob, record: &T) -> Result<(), StoreError> {
-        self.put_chunks(&format::blob(id, blob), &record::encode(record)?)
-    }
-
-    /// Writes bytes that may exceed one value, in chunks below `prefix`.
-    pub fn put_chunks(&mut self, prefix: &[u8], bytes: &[u8]) -> Result<(), StoreError> {
-        for (number, part) in bytes.chunks(MAX_VALUE).enumerate() {
-            let number =
-                u16::try_from(number).map_err(|_| StoreError::Unexpected(format!("{} bytes are too many for a record", bytes.len())))?;
-            self.writes.insert(format::chunk(prefix, number), part);
-        }
-        Ok(())
-    }
-
-    pub fn remove(&mut self, key: Vec<u8>) {
-        self.writes.remove(key);
-    }
-
-    /// Removes every key that begins with `prefix`. For small numbers of keys: they are gathered
-    /// first.
-    ///
-    /// # Errors
-    /// When the tree cannot be read.
-    pub fn remove_all(&mut self, prefix: Vec<u8>) -> Result<(), StoreError> {
-        let keys: Vec<_> = self.tree().scan_prefix(prefix).keys().collect::<Result<_, _>>()?;
-        keys.into_iter().for_each(|key| self.remove(key.to_vec()));
-        Ok(())
-    }
-
-    /// Runs `publish` once this operation is durable.
-    pub fn after(&mut self, publish: impl FnOnce(&Lives) + Send + 'static) {
-        self.publish.push(Box::new(publish));
-    }
 }
 
 /// The writer's side of the channels.

@@ -94,16 +94,16 @@ struct EnvelopeChange<'a> {
 }
 
 /// A message of Phaseo's, as one attempt sends it. The message is signed if there is a secret.
-pub(super) fn of_phaseo(delivery: &Delivery, told: &EventRef, secret: &[u8], now: Timestamp) -> Letter {
-    let (id, kind) = (told.id(delivery.batch), told.event.phase.event());
+pub(super) fn of_phaseo(delivery: &Delivery, event: &EventRef, secret: &[u8], now: Timestamp) -> Letter {
+    let (id, kind) = (event.id(delivery.batch), event.event.phase.event());
     // The body was written as JSON.
     let data = std::str::from_utf8(&delivery.body).ok().and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
     let envelope = Envelope {
         id: &id,
         r#type: &kind,
         created_at: now.as_second(),
-        delivery: EnvelopeAttempt { key: &told.event.key, attempt: delivery.attempts + 1, max_attempts: EventRef::ATTEMPTS },
-        status_change: told.event.change.as_ref().map(|(before, after)| EnvelopeChange { previous_status: before, status: after }),
+        delivery: EnvelopeAttempt { key: &event.event.key, attempt: delivery.attempts + 1, max_attempts: EventRef::ATTEMPTS },
+        status_change: event.event.change.as_ref().map(|(before, after)| EnvelopeChange { previous_status: before, status: after }),
         data: data.unwrap_or(RawValue::NULL),
     };
     envelope.seal(secret)

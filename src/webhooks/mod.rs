@@ -277,7 +277,7 @@ impl Webhooks {
         if batch.spec.has_receiver() {
             return Ok(None);
         }
-        let own = match &batch.spec.order {
+        let own = match &batch.spec.input {
             BatchInput::Quoted(order) => order.webhook.clone(),
             BatchInput::Unquoted { .. } => None,
         };
@@ -311,8 +311,8 @@ impl Post {
                 next
             }
         };
-        let told = tried(&delivery, &outcome, next.as_ref(), now);
-        self.store.delivery_tried(delivery, next, told).await
+        let event = tried(&delivery, &outcome, next.as_ref(), now);
+        self.store.delivery_tried(delivery, next, event).await
     }
 
     async fn send(&self, delivery: &Delivery, webhook: &Webhook) -> Result<ReceiverAnswer, SendError> {
@@ -331,7 +331,7 @@ impl Post {
     /// The current receiver of a message; `None` if the receiver wants no more messages.
     async fn webhook(&self, delivery: &Delivery) -> Result<Option<Webhook>, StoreError> {
         let id = match &delivery.wire {
-            Payload::Phaseo(told) => told.receiver,
+            Payload::Phaseo(event) => event.receiver,
             Payload::BatchRouter => None,
         };
         let Some(id) = id else { return Ok(Some(delivery.webhook.clone())) };
@@ -355,11 +355,11 @@ fn tried(
     next: Option<&Delivery>,
     now: Timestamp,
 ) -> Option<DeliveryAttempt> {
-    let Payload::Phaseo(told) = &delivery.wire else { return None };
+    let Payload::Phaseo(event) = &delivery.wire else { return None };
     let answer = answered(outcome);
     Some(DeliveryAttempt {
-        key: told.event.key.clone(),
-        phase: told.event.phase,
+        key: event.event.key.clone(),
+        phase: event.event.phase,
         number: delivery.attempts + 1,
         at: now,
         outcome: match (outcome, next) {

@@ -55,7 +55,7 @@ impl EventScanner {
             for watched in &found {
                 let now = (status(&watched.state), bucket(percent(&watched.state, &watched.progress)));
                 if self.known.get(&watched.batch) != Some(&now) {
-                    self.tell(watched.batch).await?;
+                    self.queue_events(watched.batch).await?;
                 }
                 seen.insert(watched.batch, now);
             }
@@ -68,7 +68,7 @@ impl EventScanner {
         Ok(())
     }
 
-    async fn tell(&self, id: BatchId) -> Result<(), StoreError> {
+    async fn queue_events(&self, id: BatchId) -> Result<(), StoreError> {
         let batch = match self.store.batch(id).await {
             Ok(Some(batch)) => batch,
             Ok(None) => return Ok(()),
@@ -78,9 +78,9 @@ impl EventScanner {
             }
             Err(error) => return Err(error),
         };
-        let telling = self.store.telling(id).await?.unwrap_or_default();
+        let event_log = self.store.event_log(id).await?.unwrap_or_default();
         let deliveries = match batch.spec.gateway().and_then(|(_, gateway)| gateway.subscription.as_ref()) {
-            Some(subscription) => self.deliveries(&batch, subscription, &telling).await?,
+            Some(subscription) => self.deliveries(&batch, subscription, &event_log).await?,
             None => Vec::new(),
         };
         let news = WebhookEvents {
@@ -90,19 +90,19 @@ impl EventScanner {
             deliveries,
             is_over: batch.state.is_terminal(),
         };
-        self.store.tell(news).await
+        self.store.queue_events(news).await
     }
 
-    async fn deliveries(&self, batch: &Batch, subscription: &Subscription, telling: &EventLog) -> Result<Vec<Delivery>, StoreError> {
+    async fn deliveries(&self, batch: &Batch, subscription: &Subscription, event_log: &EventLog) -> Result<Vec<Delivery>, StoreError> {
         let Some((receiver, webhook, own)) = self.receiver(batch.spec.org, &subscription.receiver).await? else { return Ok(Vec::new()) };
         let phases = if subscription.phases.is_empty() { own } else { subscription.phases.clone() };
-        let events = telling.due(batch, &phases);
+        let events = event_log.due(batch, &phases);
         if events.is_empty() {
             return Ok(Vec::new());
         }
         let id = batch.spec.id;
         let receipt = if batch.state.is_terminal() { self.store.receipt(id).await? } else { None };
-        let details = BatchDetails { reservation: self.store.reservation(id).await?, receipt, told: telling.clone() };
+        let details = BatchDetails { reservation: self.store.reservation(id).await?, receipt, event_log: event_log.clone() };
         let data = (self.render)(batch, &details);
         let now = self.clock.now();
         let delivery = |event: Event| Delivery {

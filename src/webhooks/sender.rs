@@ -91,7 +91,7 @@ impl Sender {
     pub async fn send(&self, delivery: &Delivery, webhook: &Webhook, secret: &[u8], now: Timestamp) -> Result<ReceiverAnswer, SendError> {
         let (patience, letter) = match &delivery.wire {
             Payload::BatchRouter => (PATIENCE, envelope::of_batchrouter(delivery, secret)),
-            Payload::Phaseo(told) => (PATIENCE_OF_PHASEO, envelope::of_phaseo(delivery, told, secret, now)),
+            Payload::Phaseo(event) => (PATIENCE_OF_PHASEO, envelope::of_phaseo(delivery, event, secret, now)),
         };
         self.post(webhook, letter, patience, secret, now).await
     }

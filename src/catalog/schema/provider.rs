@@ -33,7 +33,7 @@ pub struct ProviderFile {
     /// Where its API is documented.
     #[schemars(with = "Option<kinds::Url>")]
     pub documentation_url: Field<String>,
-    /// A sentence for whoever uses it.
+    /// A sentence for the users of the provider.
     pub notes: Field<String>,
     /// Where requests are processed, such as `us` or `eu`. Leave out if not established.
     #[schemars(with = "Option<Vec<kinds::Slug>>")]

@@ -28,7 +28,7 @@ pub(super) fn check(context: &mut ValidateContext<'_>, file: &WorkflowFile, know
         true => Ok(name.to_owned()),
         false => Err("must be the name of a model of this catalog"),
     });
-    let demands = file.routing.as_ref().map_or_else(Constraints::default, |written| routing(context, written.get_ref()));
+    let constraints = file.routing.as_ref().map_or_else(Constraints::default, |written| routing(context, written.get_ref()));
     context.required(&file.item, 0..0, "item", "a table that says what each item is asked");
     let item = file.item.as_ref().and_then(|written| item(context, written.get_ref(), written.span()));
     context.required(&file.artifact, 0..0, "artifact", "a table that says what comes out");
@@ -40,7 +40,7 @@ pub(super) fn check(context: &mut ValidateContext<'_>, file: &WorkflowFile, know
         description: description?,
         operation: operation.unwrap_or(Operation::Responses),
         models: models.filter(|models| !models.is_empty())?,
-        demands,
+        constraints,
         item: item?,
         artifact: artifact?,
     })

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::render::{offering_row, tell_model};
+use super::render::{offering_row, render_model};
 use super::{CheckArgs, CommandRefused, DiffArgs, FAILURE, ListArgs, ShowArgs, archive, bare, put, snapshot};
 use crate::catalog::{Model, Offer, Plan, Snapshot, load_archive};
 use crate::cli::output::table;
@@ -61,7 +61,7 @@ fn line(snapshot: &Snapshot, model: &Model, offer: &Offer<'_>) -> String {
 pub fn show(args: &ShowArgs, env: Environment) -> Result<u8, CommandRefused> {
     let snapshot = snapshot(args.catalog.catalog_dir.as_deref(), env)?;
     match snapshot.model(&args.model) {
-        Some(model) => put(tell_model(&snapshot, model).trim_end())?,
+        Some(model) => put(render_model(&snapshot, model).trim_end())?,
         None => {
             let why = snapshot.resolve(&args.model).err().map_or_else(String::new, |error| format!(": {error}"));
             return Err(CommandRefused(FAILURE, format!("the catalog has no model `{}`{why}", args.model)));

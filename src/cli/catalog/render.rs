@@ -27,7 +27,7 @@ pub fn offering_row(snapshot: &Snapshot, model: &Model, offer: &Offer<'_>) -> Ve
 }
 
 /// All known facts about a model.
-pub fn tell_model(snapshot: &Snapshot, model: &Model) -> String {
+pub fn render_model(snapshot: &Snapshot, model: &Model) -> String {
     let mut text = format!("{}\n", model.id);
     let mut fact = |name: &str, value: String| _ = writeln!(text, "  {name:20} {value}");
     fact("name", model.name.clone());
@@ -56,12 +56,12 @@ pub fn tell_model(snapshot: &Snapshot, model: &Model) -> String {
         },
     );
     for offer in snapshot.offers(model) {
-        tell_offer(&mut text, snapshot, &offer);
+        render_offer(&mut text, snapshot, &offer);
     }
     text
 }
 
-fn tell_offer(text: &mut String, snapshot: &Snapshot, offer: &Offer<'_>) {
+fn render_offer(text: &mut String, snapshot: &Snapshot, offer: &Offer<'_>) {
     let (offering, provider) = (offer.offering, offer.provider);
     let usable = if offer.usable { "usable" } else { "not usable" };
     let _ = writeln!(text, "\n  offered by {} ({})", provider.id(), provider.name);

@@ -312,7 +312,7 @@ settings! {
 
     /// Whether a caller may register an organisation of its own (BatchRouter's
     /// `agent-register`): `on`, `off`, or `auto`, which is `on` if `listen` is a loopback address and
-    /// there are neither API keys nor a `public_url`. With `on`, whoever can reach the daemon gets a key.
+    /// there are neither API keys nor a `public_url`. With `on`, every caller that can reach the daemon gets a key.
     agent_register: value AgentRegister = AgentRegister::Auto;
 
     /// What an organisation that registers itself may spend, in US dollars.

@@ -11,5 +11,5 @@ pub struct BatchDetails {
     /// Set for a batch that has ended.
     pub receipt: Option<Receipt>,
     /// What has been reported to the receiver of the batch, if it has one.
-    pub told: EventLog,
+    pub event_log: EventLog,
 }

@@ -5,29 +5,24 @@
 
 pub mod dedup;
 pub mod details;
+mod input;
 pub mod metadata;
 pub mod phaseo;
 pub mod plan;
 pub mod priority;
 pub mod problem;
 
-use rust_decimal::Decimal;
+pub use input::{BatchInput, QuotedInput};
 
 use self::metadata::Metadata;
 use self::phaseo::PhaseoDetails;
 use self::priority::{Control, Owner};
 use super::dialect::Dialect;
-use super::endpoint::Endpoint;
 use super::file::{ExpiresAfter, ResultPart};
-use super::id::{BatchId, FileId, OrgId, QuoteId};
+use super::id::{BatchId, FileId, OrgId};
 use super::money::{MaxPrice, Usd};
-use super::quote::constraints::Constraints;
-use super::quote::{Estimate, Quote};
-use super::row::batchrouter::{Defaults, parse_item};
-use super::row::openai::{RowFault, RowRequest, parse_line};
 use super::time::{CompletionWindow, Timestamp, later};
 use super::usage::Usage;
-use super::webhook::Webhook;
 
 /// What the client asked for; never changes after creation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +30,7 @@ pub struct BatchSpec {
     pub id: BatchId,
     /// The dialect of its create. All later answers about the batch use it.
     pub dialect: Dialect,
-    pub order: BatchInput,
+    pub input: BatchInput,
     pub input_file: FileId,
     pub created_at: Timestamp,
     pub metadata: Metadata,
@@ -48,85 +43,6 @@ pub struct BatchSpec {
     /// The owner whose share of the lanes the batch uses.
     pub owner: Owner,
     pub fallback: Fallback,
-}
-
-/// The rows of a batch and their deadline. This is where the dialects differ.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BatchInput {
-    /// OpenAI's: every row is for the same endpoint.
-    Unquoted { endpoint: Endpoint, window: CompletionWindow },
-    /// BatchRouter's and Phaseo's: items that run on the lanes of a quote.
-    Quoted(Box<QuotedInput>),
-}
-
-/// What a batch of items takes from its quote and from its client.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QuotedInput {
-    pub quote: QuoteId,
-    /// The deadline that the quote promised.
-    pub deadline: Timestamp,
-    pub defaults: Defaults,
-    pub demands: Constraints,
-    /// The fee on top of the providers' charges, in percent of those charges.
-    pub fee: Decimal,
-    /// The estimate for all items; `None` if the cost is unknown.
-    pub estimate: Option<Estimate>,
-    /// The average quoted price of one item, the fee included; `None` if it is unknown.
-    pub each: Option<Usd>,
-    /// The amount reserved when the batch is created, in whole micro-dollars.
-    pub reserve: Usd,
-    /// The number of items, if they were counted when the batch was created.
-    pub items: Option<u32>,
-    /// The client's own metadata: a JSON object.
-    pub metadata: Option<String>,
-    /// The receiver of a message when the batch has ended; the organisation's own receiver if
-    /// `None`.
-    pub webhook: Option<Webhook>,
-    /// The additional details of a Phaseo batch.
-    pub gateway: Option<PhaseoDetails>,
-}
-
-impl QuotedInput {
-    /// The part of a batch that comes from its quote alone.
-    pub fn of(quote: &Quote) -> Self {
-        Self {
-            quote: quote.id,
-            deadline: quote.deadline,
-            defaults: Defaults::default(),
-            demands: quote.demands.clone(),
-            fee: quote.fee,
-            estimate: quote.estimate,
-            each: quote.estimate.map(|estimate| Usd(estimate.total().0 / Decimal::from(quote.items.max(1)))),
-            reserve: Usd::ZERO,
-            items: None,
-            metadata: None,
-            webhook: None,
-            gateway: None,
-        }
-    }
-
-    /// See [`BatchInput::holds_the_most`].
-    pub const fn holds_the_most(&self) -> bool {
-        self.gateway.is_some()
-    }
-}
-
-impl BatchInput {
-    /// Reads a line of the input.
-    ///
-    /// # Errors
-    /// Every independent fault of the line, at least one.
-    pub fn parse<'a>(&'a self, line: &'a [u8]) -> Result<RowRequest<'a>, Vec<RowFault>> {
-        match self {
-            Self::Unquoted { endpoint, .. } => parse_line(line, *endpoint),
-            Self::Quoted(order) => parse_item(line, &order.defaults),
-        }
-    }
-
-    /// Whether the batch reserves the most that its rows may cost, instead of their expected cost.
-    pub fn holds_the_most(&self) -> bool {
-        matches!(self, Self::Quoted(order) if order.holds_the_most())
-    }
 }
 
 /// Whether rows may go to a lane other than their planned lane.
@@ -143,7 +59,7 @@ pub enum Fallback {
 impl BatchSpec {
     /// The completion window that the client asked for; `None` if the client asked for a tier.
     pub fn window(&self) -> Option<CompletionWindow> {
-        match &self.order {
+        match &self.input {
             BatchInput::Unquoted { window, .. } => Some(*window),
             BatchInput::Quoted(order) => order.gateway.as_ref().map(|gateway| gateway.window),
         }
@@ -151,7 +67,7 @@ impl BatchSpec {
 
     /// The items and the additional details of a Phaseo batch; `None` for any other batch.
     pub fn gateway(&self) -> Option<(&QuotedInput, &PhaseoDetails)> {
-        match &self.order {
+        match &self.input {
             BatchInput::Quoted(order) => Some((order, order.gateway.as_ref()?)),
             BatchInput::Unquoted { .. } => None,
         }
@@ -164,7 +80,7 @@ impl BatchSpec {
 
     /// The moment at which unfinished rows expire.
     pub fn deadline(&self) -> Timestamp {
-        match &self.order {
+        match &self.input {
             BatchInput::Unquoted { window, .. } => later(self.created_at, window.duration()),
             BatchInput::Quoted(order) => order.deadline,
         }

@@ -27,7 +27,7 @@ pub struct Quote {
     pub valid_until: Timestamp,
     /// The deadline of a batch that is made from the quote.
     pub deadline: Timestamp,
-    pub demands: Constraints,
+    pub constraints: Constraints,
     /// Settings that apply to all items.
     pub defaults: Defaults,
     /// The fee on top of the providers' charges, in percent of those charges.

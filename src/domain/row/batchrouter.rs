@@ -319,7 +319,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn told(text: &str, defaults: &Defaults) -> String {
+    fn described(text: &str, defaults: &Defaults) -> String {
         match parse_item(text.as_bytes(), defaults) {
             Ok(row) => {
                 let body = String::from_utf8(row.body_for("up")).unwrap();
@@ -355,7 +355,7 @@ mod tests {
             ("[]", &none),
             ("{", &none),
         ];
-        insta::assert_snapshot!(items.map(|(text, defaults)| format!("{text}\n  {}", told(text, defaults))).join("\n"));
+        insta::assert_snapshot!(items.map(|(text, defaults)| format!("{text}\n  {}", described(text, defaults))).join("\n"));
     }
 
     proptest! {

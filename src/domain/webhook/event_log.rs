@@ -168,15 +168,15 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_remembered_has_a_bound(attempts in proptest::collection::vec((0_usize..5, 0_u8..3), 0..200)) {
-            let mut telling = EventLog::default();
+            let mut event_log = EventLog::default();
             for (key, outcome) in &attempts {
                 let at = Timestamp::UNIX_EPOCH;
                 let outcome = [TriedOutcome::Delivered, TriedOutcome::Again(at), TriedOutcome::GivenUp][usize::from(*outcome)];
                 let (key, phase) = (key.to_string(), Phase::Created);
-                telling.tried(DeliveryAttempt { key, phase, number: 1, at, outcome, response: None, error: None, preview: None });
+                event_log.tried(DeliveryAttempt { key, phase, number: 1, at, outcome, response: None, error: None, preview: None });
             }
-            prop_assert!(telling.latest.len() <= REMEMBERED && telling.delivered.len() <= 5 && telling.waiting.len() <= 5);
-            prop_assert_eq!(telling.attempts as usize, attempts.len());
+            prop_assert!(event_log.latest.len() <= REMEMBERED && event_log.delivered.len() <= 5 && event_log.waiting.len() <= 5);
+            prop_assert_eq!(event_log.attempts as usize, attempts.len());
         }
     }
 }

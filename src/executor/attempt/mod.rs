@@ -129,7 +129,7 @@ impl Attempt {
     /// The body with the files that it names, if it names any. Boxed, because hardly any row has
     /// files.
     async fn files(&self) -> Result<Option<Complete>, Incomplete> {
-        let (BatchInput::Quoted(_), Some(way)) = (&self.spec.order, self.route()) else { return Ok(None) };
+        let (BatchInput::Quoted(_), Some(way)) = (&self.spec.input, self.route()) else { return Ok(None) };
         let (format, body) = (self.row.form.sent, &self.row.body);
         let ids = named(format, body);
         if ids.is_empty() {

@@ -30,7 +30,7 @@ impl Dispatcher {
         let around = RouteContext { catalog: &catalog, holds: &holds, now };
         for (id, run) in &mut self.runs {
             let ways = build_routes(&run.plan, &around, &mut self.lanes);
-            tell_closed(*id, &run.plan, &run.source.ways.closed(), &ways);
+            log_waiting_models(*id, &run.plan, &run.source.ways.closed(), &ways);
             run.set_ways(ways, now);
             self.touched.insert(*id);
         }
@@ -70,7 +70,7 @@ impl Dispatcher {
 }
 
 /// Logs which models' rows have to wait from now on.
-pub(super) fn tell_closed(batch: BatchId, plan: &Plan, before: &[usize], ways: &RouteTable) {
+pub(super) fn log_waiting_models(batch: BatchId, plan: &Plan, before: &[usize], ways: &RouteTable) {
     for model in ways.closed().into_iter().filter(|model| !before.contains(model)) {
         let model = plan.models.get(model).map(|model| model.requested.as_str());
         tracing::warn!(%batch, model, "rows wait: their lane is held, or no provider serves their model");

@@ -321,7 +321,7 @@ impl Dispatcher {
     fn start(&mut self, spec: BatchSpec, state: BatchState, plan: Plan, live: Arc<LiveBatch>) {
         let id = spec.id;
         let ways = self.build_routes(&plan);
-        deadlines::tell_closed(id, &plan, &[], &ways);
+        deadlines::log_waiting_models(id, &plan, &[], &ways);
         let shared = self.shared(&spec);
         let source = Source { shared, ..source(&self.parts.store, &self.parts.clock, Arc::new(spec), &plan, live, ways) };
         self.runs.insert(id, Run::new(state, plan, source));

@@ -71,7 +71,7 @@ impl Finish {
 
     /// Builds the receipt of where the batch's items ran, if it has items.
     async fn receipt(&self) -> Result<Option<Receipt>, StoreError> {
-        let (BatchInput::Quoted(_), true) = (&self.spec.order, self.source.is_some()) else { return Ok(None) };
+        let (BatchInput::Quoted(_), true) = (&self.spec.input, self.source.is_some()) else { return Ok(None) };
         let id = self.spec.id;
         let Some(batch) = self.store.batch(id).await? else { return Ok(None) };
         let Some(mut lines) = self.store.lines(id, ResultPart::All).await? else { return Ok(None) };

@@ -194,10 +194,10 @@ impl FlowControl {
 
     fn on_limit_headers(&mut self, now: Instant, sent: &CallTicket, said: &RateLimitStatus) {
         if let Some(requests) = said.requests {
-            self.requests.told(now, requests, self.total.0 - sent.total.0);
+            self.requests.on_limit_headers(now, requests, self.total.0 - sent.total.0);
         }
         if let Some(tokens) = said.tokens {
-            self.tokens.told(now, tokens, self.total.1.saturating_sub(sent.total.1));
+            self.tokens.on_limit_headers(now, tokens, self.total.1.saturating_sub(sent.total.1));
         }
     }
 

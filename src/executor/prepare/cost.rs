@@ -111,7 +111,7 @@ fn quoted(models: &[PlannedModel], tallies: &[Tally]) -> Usd {
 /// # Errors
 /// When the items are expected to cost more than the ceiling.
 pub fn keep_below_ceiling(order: &QuotedInput, models: &mut [PlannedModel], tallies: &[Tally]) -> Result<(), Problem> {
-    let Some(most) = order.demands.max_price else { return Ok(()) };
+    let Some(most) = order.constraints.max_price else { return Ok(()) };
     let mut worst = expected(order, models, tallies);
     if nanos(worst) > most {
         let rows: u64 = models.iter().map(|model| u64::from(model.rows)).sum();
@@ -169,7 +169,7 @@ mod tests {
             quote: QuoteId::from_u128(1),
             deadline: Timestamp::UNIX_EPOCH,
             defaults: Defaults { operation: None, models: Vec::new() },
-            demands: Constraints { max_price: Some(usd(most)), ..Constraints::default() },
+            constraints: Constraints { max_price: Some(usd(most)), ..Constraints::default() },
             fee: Decimal::ZERO,
             estimate: None,
             each: None,

@@ -108,7 +108,7 @@ impl Prepare {
     /// Reads the whole input.
     async fn look(&self, spec: &BatchSpec, quote: Option<Quote>, catalog: Arc<Snapshot>) -> Result<CheckedInput, StoreError> {
         let (store, stop) = (self.store.clone(), self.stop.clone());
-        let (file, limits, order) = (spec.input_file, self.limits, spec.order.clone());
+        let (file, limits, order) = (spec.input_file, self.limits, spec.input.clone());
         let (org, now) = (spec.org, self.clock.now());
         let checked = blocking(move || {
             let input = store.open_input(file)?;
@@ -129,7 +129,7 @@ impl Prepare {
     async fn validate(self, batch: Batch) -> Result<Prepared, StoreError> {
         let Batch { spec, state, .. } = batch;
         let catalog = self.catalog.current();
-        let checked = match self.quote(&spec.order).await? {
+        let checked = match self.quote(&spec.input).await? {
             Ok(quote) => self.look(&spec, quote, catalog.clone()).await?,
             Err(problem) => CheckedInput::Bad(vec![problem]),
         };

@@ -16,9 +16,9 @@ impl Source {
     /// The body that is sent for a row on this route, and its form.
     pub fn request(&self, row: &RowRequest<'_>, way: &LaneRoute) -> (Form, Bytes) {
         let body = row.body_for(&way.upstream);
-        let BatchInput::Quoted(order) = &self.spec.order else { return (Form::as_asked(row.endpoint), Bytes::from(body)) };
+        let BatchInput::Quoted(order) = &self.spec.input else { return (Form::as_asked(row.endpoint), Bytes::from(body)) };
         let takes = Takes { endpoints: way.endpoints, messages: way.messages, tool_names: &way.tool_names };
-        let (form, body) = fit(row.endpoint, body, takes, &order.demands.tools);
+        let (form, body) = fit(row.endpoint, body, takes, &order.constraints.tools);
         (form, Bytes::from(body))
     }
 }

@@ -127,7 +127,7 @@ impl World {
         let spec = BatchSpec {
             id: BatchId::generate(now),
             dialect: Dialect::OpenAi,
-            order: batch::BatchInput::Unquoted { endpoint: Endpoint::Embeddings, window: window.parse().unwrap() },
+            input: batch::BatchInput::Unquoted { endpoint: Endpoint::Embeddings, window: window.parse().unwrap() },
             input_file: file.id,
             created_at: now,
             metadata: Metadata::default(),

@@ -68,7 +68,7 @@ pub struct Held {
 
 /// `GET /admin/lanes`
 pub async fn list(State(api): State<Arc<Api>>) -> Json<Lanes> {
-    Json(show(&api, None))
+    Json(render_lanes(&api, None))
 }
 
 /// `POST /admin/lanes/pause`
@@ -107,13 +107,13 @@ async fn put(api: &Api, body: &Object, hold: Option<Hold>) -> Result<Json<Held>,
         })?;
         tracing::info!(%lane, hold = hold.map_or("none", Hold::as_str), "lane held or let go");
     }
-    let message = tell(&lane, hold, changed, &api.service.executor.lane_holds(), &api.service.catalog.current());
-    Ok(Json(Held { lanes: show(api, Some(&lane)), changed, message }))
+    let message = describe(&lane, hold, changed, &api.service.executor.lane_holds(), &api.service.catalog.current());
+    Ok(Json(Held { lanes: render_lanes(api, Some(&lane)), changed, message }))
 }
 
 /// Renders the lanes that a selector covers, with the holds that affect them; all lanes without a
 /// selector.
-fn show(api: &Api, only: Option<&LaneSelector>) -> Lanes {
+fn render_lanes(api: &Api, only: Option<&LaneSelector>) -> Lanes {
     let (board, holds, now) = (api.service.executor.board(), api.service.executor.lane_holds(), api.service.clock.now());
     let catalog = api.service.catalog.current();
     let mut lanes: Vec<_> = board.lanes().collect();
@@ -164,7 +164,7 @@ fn lane(provider: &str, upstream: Option<&str>, report: &LaneReport, hold: Optio
 }
 
 /// Describes for a person what holds now, including other holds that affect the same lanes.
-fn tell(lane: &LaneSelector, hold: Option<Hold>, changed: bool, holds: &[LaneHold], catalog: &Snapshot) -> String {
+fn describe(lane: &LaneSelector, hold: Option<Hold>, changed: bool, holds: &[LaneHold], catalog: &Snapshot) -> String {
     let mut text = match (hold, changed) {
         (Some(Hold::Paused), true) => format!("`{lane}` is paused: its rows wait, calls in flight finish"),
         (Some(Hold::Drained), true) => {

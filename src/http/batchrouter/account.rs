@@ -17,7 +17,7 @@ use crate::domain::error::Code;
 use crate::domain::id::KeyId;
 use crate::domain::org::{KeyKind, Organisation};
 use crate::http::admin::{keys, orgs};
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::request::{Object, PathId};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;

@@ -101,7 +101,7 @@ impl IntoResponse for Refusal {
             }
             Self::NoCapacity { issues, outcome } => {
                 let message = "the lanes that could serve these items have no room for all of them at present; try again later, \
-                               quote fewer items, or relax the demands";
+                               quote fewer items, or relax the constraints";
                 let details = no_capacity(&issues, &outcome);
                 (StatusCode::SERVICE_UNAVAILABLE, "provider_capacity_unavailable", message.to_owned(), details)
             }
@@ -119,9 +119,9 @@ fn no_capacity(issues: &[Issue], outcome: &Outcome) -> Value {
     json!({
         "requested_items": outcome.items,
         "allocated_items": outcome.items - outcome.unplaced,
-        "routing_mode": outcome.demands.mode,
-        "sla_tier": outcome.demands.tier,
-        "privacy_tier": outcome.demands.privacy_tier,
+        "routing_mode": outcome.constraints.mode,
+        "sla_tier": outcome.constraints.tier,
+        "privacy_tier": outcome.constraints.privacy_tier,
         "preflight": preflight(issues),
         "quote_lanes": lane_objects(outcome),
     })

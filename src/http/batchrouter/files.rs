@@ -15,7 +15,7 @@ use crate::domain::error::Code;
 use crate::domain::file::{File, FileSource, Purpose};
 use crate::domain::id::FileId;
 use crate::domain::text::hex;
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::request::file_upload::{ReceivedFile, keep};
 use crate::http::request::multipart::{Cap, MultipartForm, seal, spool_body};
 use crate::http::request::{PathId, header_text, media_type, unknown_choice};

@@ -16,7 +16,7 @@ use crate::catalog::Workflow;
 use crate::domain::error::Code;
 use crate::domain::row::batchrouter::Defaults;
 use crate::domain::text::shown;
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::request::{Object, PathText};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
@@ -40,7 +40,7 @@ pub async fn retrieve(State(api): State<Arc<Api>>, PathText(slug): PathText) -> 
 /// A workflow as it is shown: what a client sends for each item, where the item runs, what the
 /// results contain, and how the end of the batch is reported.
 fn product(api: &Api, workflow: &Workflow) -> Value {
-    let demands = &workflow.demands;
+    let constraints = &workflow.constraints;
     json!({
         "slug": workflow.slug,
         "version": workflow.version,
@@ -53,11 +53,11 @@ fn product(api: &Api, workflow: &Workflow) -> Value {
             "item_template": { "customer_item_id": "{{customer_item_id}}", "operation": workflow.operation, "input": workflow.input() },
         },
         "route_product": {
-            "routing_mode": demands.mode,
-            "sla_tier": demands.tier,
-            "privacy_tier": demands.privacy_tier,
-            "allowed_regions": demands.regions,
-            "required_tools": demands.tools,
+            "routing_mode": constraints.mode,
+            "sla_tier": constraints.tier,
+            "privacy_tier": constraints.privacy_tier,
+            "allowed_regions": constraints.regions,
+            "required_tools": constraints.tools,
         },
         "artifact_contract": {
             "content_type": "application/x-ndjson",
@@ -68,7 +68,7 @@ fn product(api: &Api, workflow: &Workflow) -> Value {
             "events": ["batch.completed", "batch.failed", "batch.cancelled", "batch.expired"],
             "signature_header": "X-BatchRouter-Signature",
         },
-        "success_sla": { "tier": demands.tier, "target_seconds": api.service.limits.quotes.tiers.of(demands.tier).as_secs() },
+        "success_sla": { "tier": constraints.tier, "target_seconds": api.service.limits.quotes.tiers.of(constraints.tier).as_secs() },
     })
 }
 
@@ -110,5 +110,5 @@ fn wanted(workflow: &Workflow, count: usize) -> Result<(Bytes, QuoteRequest), Se
     let items: Vec<_> = (0..count).map(|place| json!({ "customer_item_id": place.to_string(), "input": input })).collect();
     let items = serde_json::to_vec(&items).map_err(ServiceError::internal)?;
     let defaults = Defaults { operation: Some(workflow.operation), models: workflow.models.clone() };
-    Ok((items.into(), QuoteRequest { defaults, demands: workflow.demands.clone(), options: QuoteOptions::default() }))
+    Ok((items.into(), QuoteRequest { defaults, constraints: workflow.constraints.clone(), options: QuoteOptions::default() }))
 }

@@ -18,8 +18,8 @@ use subtle::ConstantTimeEq;
 
 use super::caller::{Caller, FoundKey};
 use crate::domain::error::Code;
+use crate::http::access_class::AccessClass;
 use crate::http::response::error::ApiError;
-use crate::http::route_table::AccessClass;
 
 /// Which web pages may call, by their origin.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -10,16 +10,16 @@ use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::Response;
 
-pub use super::caller::Caller;
-use super::caller::found;
+use super::caller::{Caller, FoundKey};
 use crate::domain::error::Code;
+use crate::http::access_class::AccessClass;
 use crate::http::dialect::{speaks_batchrouter, speaks_phaseo};
 use crate::http::phaseo::context::Context;
 use crate::http::phaseo::error::Refusal;
 use crate::http::phaseo::feed::{lacks_upgrade, upgrade_required};
 use crate::http::response::error::ApiError;
 use crate::http::response::signed_links::signed;
-use crate::http::route_table::{AccessClass, RouteIndex};
+use crate::http::route_table::RouteIndex;
 use crate::http::state::Api;
 
 /// Refuses callers that may not call.
@@ -64,4 +64,17 @@ pub async fn guard(
         Err(error) if speaks_phaseo(&request) => Refusal::from(error).respond(&Context::of(&request)),
         Err(error) => error.into_response_at(request.uri().path()),
     }
+}
+
+/// Finds the made key whose secret has this SHA-256.
+pub fn found(api: &Api, digest: &[u8; 32]) -> Option<FoundKey> {
+    let now = api.service.clock.now();
+    api.service
+        .store
+        .key(digest)
+        .unwrap_or_else(|error| {
+            tracing::error!(%error, "an API key could not be looked up");
+            None
+        })
+        .map(|key| FoundKey { org: key.org, kind: key.kind, state: key.state(now) })
 }

@@ -4,9 +4,8 @@ use crate::domain::batch::priority::Owner;
 use crate::domain::error::Code;
 use crate::domain::id::OrgId;
 use crate::domain::org::{KeyKind, KeyState};
+use crate::http::access_class::AccessClass;
 use crate::http::response::error::ApiError;
-use crate::http::route_table::AccessClass;
-use crate::http::state::Api;
 
 /// The caller, among the extensions of a request that was let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,23 +67,10 @@ impl FoundKey {
     }
 }
 
-/// Finds the made key whose secret has this SHA-256.
-pub fn found(api: &Api, digest: &[u8; 32]) -> Option<FoundKey> {
-    let now = api.service.clock.now();
-    api.service
-        .store
-        .key(digest)
-        .unwrap_or_else(|error| {
-            tracing::error!(%error, "an API key could not be looked up");
-            None
-        })
-        .map(|key| FoundKey { org: key.org, kind: key.kind, state: key.state(now) })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::route_table::access_below;
+    use crate::http::access_class::access_below;
 
     #[test]
     fn a_management_key_opens_what_no_other_key_does_and_nothing_else() {

@@ -27,7 +27,6 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, Sleep};
 
-use crate::domain::error::Code;
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 
@@ -58,10 +57,10 @@ impl Fate {
     /// The error to answer with if the body is to blame for a failed read.
     pub fn blame(&self, idle: Duration) -> Option<ApiError> {
         match self.state() {
-            CUT => Some(incomplete("the body ended before its announced end; nothing was kept")),
+            CUT => Some(ApiError::incomplete("the body ended before its announced end; nothing was kept")),
             STALLED => {
                 let seconds = idle.as_secs();
-                Some(incomplete(format!("no byte of the body arrived for {seconds} seconds; nothing was kept")))
+                Some(ApiError::incomplete(format!("no byte of the body arrived for {seconds} seconds; nothing was kept")))
             }
             _ => None,
         }
@@ -92,11 +91,6 @@ impl Fate {
 /// Marks, among its extensions, an answer that was made before all of its request arrived.
 #[derive(Debug, Clone, Copy)]
 pub struct Unread;
-
-/// An error about a body that is incomplete.
-pub fn incomplete(message: impl Into<String>) -> ApiError {
-    ApiError::new(Code::IncompleteBody, message)
-}
 
 /// No piece of the body arrived in time.
 #[derive(Debug, thiserror::Error)]

@@ -243,7 +243,7 @@ impl From<&Batch> for BatchObject {
         Self {
             id: spec.id.to_string(),
             object: "batch",
-            endpoint: endpoint(&spec.order).path(),
+            endpoint: endpoint(&spec.input).path(),
             model: batch.plan.single_model().map(String::from),
             errors: errors(&batch.problems),
             input_file_id: spec.input_file.to_string(),

@@ -10,7 +10,7 @@ use crate::domain::error::Code;
 use crate::domain::file::upload::{LIFETIME, MAX_PARTS, Upload, UploadState};
 use crate::domain::id::{PartId, UploadId};
 use crate::domain::time::later;
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::request::file_upload::{purposes, uploadable};
 use crate::http::request::multipart::{Cap, MultipartForm, seal};
 use crate::http::request::{Object, PathId, parse_id};

@@ -11,11 +11,12 @@ use axum::http::{HeaderMap, Uri};
 use axum::{Extension, Json};
 use serde_json::{Value, json};
 
+use super::access_class::AccessClass;
 use super::admin::catalog;
-use super::layers::caller::found;
+use super::layers::auth::found;
 use super::request::Params;
 use super::response::error::ApiError;
-use super::route_table::{AccessClass, RouteIndex};
+use super::route_table::RouteIndex;
 use super::state::Api;
 use crate::descriptors::open;
 use crate::domain::error::Code;

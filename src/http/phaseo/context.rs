@@ -8,7 +8,7 @@ use axum::http::Extensions;
 use axum::http::request::Parts;
 
 use crate::domain::id::{OrgId, RequestId};
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::layers::trace::Traced;
 
 /// The facts about one request that its answer needs.

@@ -21,7 +21,7 @@ use crate::store::error::StoreError;
 pub type PhaseoAnswer = Result<Response, Refusal>;
 
 /// Turns an answer into the response for the client.
-pub fn told(answer: PhaseoAnswer, context: &Context) -> Response {
+pub fn respond(answer: PhaseoAnswer, context: &Context) -> Response {
     answer.unwrap_or_else(|refusal| refusal.respond(context))
 }
 

@@ -13,13 +13,14 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::context::Context;
-use super::error::{Refusal, told};
+use super::error::{Refusal, respond};
 use crate::domain::error::Code;
 use crate::domain::file::{File, Purpose};
 use crate::domain::id::FileId;
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::openai::objects::{FileObject, List};
 use crate::http::request::file_upload::{ReceivedFile, file_query, keep, receive};
+use crate::http::request::held_body::read_held;
 use crate::http::request::multipart::MultipartForm;
 use crate::http::request::{Params, media_type, named, not_json};
 use crate::http::response::error::ApiError;
@@ -45,7 +46,7 @@ pub async fn create(
         let file = receive(&api, &caller, form).await.map_err(too_large)?;
         Ok(Json(FileObject::from(&file)).into_response())
     };
-    told(created.await, &context)
+    respond(created.await, &context)
 }
 
 /// The refusal of an upload that is too large; other errors stay unchanged.
@@ -71,7 +72,7 @@ struct JsonUpload {
 
 async fn from_json(api: &Arc<Api>, caller: &Caller, request: Request) -> Result<Response, Refusal> {
     let most = api.service.limits.quotes.max_body_bytes;
-    let (_held, body) = api.bodies.read(request, api, most).await.map_err(too_large)?;
+    let (_held, body) = read_held(request, api, most).await.map_err(too_large)?;
     let upload: JsonUpload = serde_json::from_slice(&body).map_err(|error| match error.is_data() {
         true => Refusal::invalid("invalid_batch_file", format!("the body must be an object with the texts `purpose` and `file`: {error}")),
         false => not_json(&error).into(),
@@ -125,7 +126,7 @@ pub async fn list(State(api): State<Arc<Api>>, caller: Extension<Caller>, contex
         let listing = api.service.store.files(query).await?;
         Ok(Json(List::of(listing, |file| (file.id.to_string(), FileObject::from(file)))).into_response())
     };
-    told(listed.await, &context)
+    respond(listed.await, &context)
 }
 
 /// The file that a path names, if it is the caller's.
@@ -140,7 +141,7 @@ async fn find(api: &Api, caller: &Caller, path: &RawPathParams) -> Result<File, 
 /// `GET /v1/files/{file_id}`
 pub async fn retrieve(State(api): State<Arc<Api>>, caller: Extension<Caller>, context: Context, path: RawPathParams) -> Response {
     let found = find(&api, &caller, &path).await;
-    told(found.map(|file| Json(FileObject::from(&file)).into_response()), &context)
+    respond(found.map(|file| Json(FileObject::from(&file)).into_response()), &context)
 }
 
 /// `GET /v1/files/{file_id}/content`
@@ -155,5 +156,5 @@ pub async fn content(
         let file = find(&api, &caller, &path).await?;
         Ok(file_content(&api, &file, &headers).await?)
     };
-    told(read.await, &context)
+    respond(read.await, &context)
 }

@@ -15,14 +15,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use super::context::Context;
-use super::error::{Refusal, told};
+use super::error::{Refusal, respond};
 use crate::domain::batch::phaseo::Phase;
 use crate::domain::id::ReceiverId;
 use crate::domain::text;
 use crate::domain::webhook::Webhook;
 use crate::domain::webhook::endpoint::{Receiver, ReceiverStatus};
 use crate::domain::webhook::target_policy::Unwanted;
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::request::{Object, Params, named};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
@@ -50,7 +50,7 @@ fn id_of(path: &RawPathParams) -> Result<ReceiverId, Refusal> {
 
 /// A receiver as it is shown, without its secret.
 fn shown(receiver: &Receiver) -> Value {
-    let at = super::batches::object::text;
+    let at = super::batches::moments::text;
     json!({
         "id": receiver.id.to_string(),
         "object": "webhook_endpoint",
@@ -146,7 +146,7 @@ pub async fn list(State(api): State<Arc<Api>>, Extension(caller): Extension<Call
         let data: Vec<_> = wanted.skip(number("offset").unwrap_or(0)).take(limit).map(shown).collect();
         Ok(Json(json!({ "object": "list", "data": data })).into_response())
     };
-    told(answer.await, &context)
+    respond(answer.await, &context)
 }
 
 /// `POST /v1/webhook-endpoints`
@@ -178,7 +178,7 @@ pub async fn create(
             false => Err(invalid("webhook_endpoint_limit_reached", "the workspace has as many webhook endpoints as it can have")),
         }
     };
-    told(answer.await, &context)
+    respond(answer.await, &context)
 }
 
 /// `GET /v1/webhook-endpoints/{endpoint_id}`
@@ -192,7 +192,7 @@ pub async fn retrieve(
         let found = api.service.store.receiver(caller.org, id_of(&path)?).await.map_err(ApiError::from)?;
         Ok(Json(shown(&found.ok_or_else(not_found)?)).into_response())
     };
-    told(answer.await, &context)
+    respond(answer.await, &context)
 }
 
 /// `PATCH /v1/webhook-endpoints/{endpoint_id}`
@@ -223,7 +223,7 @@ pub async fn change(
         });
         Ok(Json(shown(&changed.await.map_err(ApiError::from)?.ok_or_else(not_found)?)).into_response())
     };
-    told(answer.await, &context)
+    respond(answer.await, &context)
 }
 
 /// `POST /v1/webhook-endpoints/{endpoint_id}/rotate-secret`: from now on, messages are signed with
@@ -239,7 +239,7 @@ pub async fn rotate(State(api): State<Arc<Api>>, Extension(caller): Extension<Ca
         });
         Ok(Json(with_secret(&changed.await.map_err(ApiError::from)?.ok_or_else(not_found)?, &secret)).into_response())
     };
-    told(answer.await, &context)
+    respond(answer.await, &context)
 }
 
 /// `DELETE /v1/webhook-endpoints/{endpoint_id}`: the receiver gets no more messages, but can still
@@ -256,7 +256,7 @@ pub async fn delete(State(api): State<Arc<Api>>, Extension(caller): Extension<Ca
         changed.await.map_err(ApiError::from)?.ok_or_else(not_found)?;
         Ok(Json(json!({ "id": id.to_string(), "object": "webhook_endpoint", "deleted": true })).into_response())
     };
-    told(answer.await, &context)
+    respond(answer.await, &context)
 }
 
 /// `POST /v1/webhook-endpoints/{endpoint_id}/test`: sends one message, and reports its outcome.
@@ -275,5 +275,5 @@ pub async fn test(State(api): State<Arc<Api>>, Extension(caller): Extension<Call
         });
         Ok(Json(body).into_response())
     };
-    told(answer.await, &context)
+    respond(answer.await, &context)
 }

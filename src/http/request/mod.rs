@@ -7,6 +7,7 @@
 //! for a request to keep the output for ever. Unknown query parameters are ignored.
 
 mod amount;
+pub mod body_room;
 pub mod file_upload;
 pub mod held_body;
 pub mod idempotency;
@@ -29,7 +30,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 pub use self::path_id::{Params, PathId, PathIds, PathText, named};
-use super::layers::request_body::{Fate, incomplete};
+use super::layers::request_body::Fate;
 use super::response::error::ApiError;
 use super::state::Api;
 use crate::domain::error::Code;
@@ -123,7 +124,7 @@ async fn read_small(request: Request, api: &Api, most: u64) -> Result<BytesMut, 
     let mut body = request.into_body();
     let mut read = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let cut = |_| fate.blame(api.limits.body_idle).unwrap_or_else(|| incomplete("the body could not be read to its end"));
+        let cut = |_| fate.blame(api.limits.body_idle).unwrap_or_else(|| ApiError::incomplete("the body could not be read to its end"));
         let Ok(data) = frame.map_err(cut)?.into_data() else { continue };
         if (read.len() + data.len()) as u64 > most {
             return Err(too_large());

@@ -128,6 +128,11 @@ impl ApiError {
         Self::new(Code::Unavailable, message).header(RETRY_AFTER, RETRY_SECONDS.into())
     }
 
+    /// An error about a body that is incomplete.
+    pub fn incomplete(message: impl Into<String>) -> Self {
+        Self::new(Code::IncompleteBody, message)
+    }
+
     /// An error for an API key that is missing or wrong.
     pub fn unauthorized(code: Code, message: impl Into<String>) -> Self {
         Self::new(code, message).header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))

@@ -9,7 +9,7 @@ async fn ask(bench: &Bench, action: &str, lane: &str) -> Reply {
 }
 
 /// The message, whether anything changed, and each hold that bears on the lane.
-fn told(reply: &Reply) -> String {
+fn described(reply: &Reply) -> String {
     assert_eq!(reply.status, 200, "{}", reply.text());
     let body = reply.json();
     let holds = body["holds"].as_array().unwrap().iter().map(|held| format!("{}={}", held["lane"], held["hold"]));
@@ -33,7 +33,7 @@ async fn lanes_are_held_and_let_go() {
         ("resume", "groq"),
         ("resume", "groq"),
     ] {
-        shown.push(format!("{action} {lane}\n{}", told(&ask(&bench, action, lane).await)));
+        shown.push(format!("{action} {lane}\n{}", described(&ask(&bench, action, lane).await)));
     }
     insta::assert_snapshot!(shown.join("\n"));
     assert!(bench.api.service.executor.lane_holds().is_empty());

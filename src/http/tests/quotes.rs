@@ -76,7 +76,7 @@ fn asking(fields: Value) -> Value {
 }
 
 /// The providers of a quote's selected lanes, and of the others with their first reason.
-fn told(lanes: &Value) -> (Vec<String>, Vec<String>) {
+fn described(lanes: &Value) -> (Vec<String>, Vec<String>) {
     let text = |lane: &Value, key: &str| lane[key].as_str().unwrap_or_default().to_owned();
     let (selected, others): (Vec<_>, Vec<_>) = lanes.as_array().unwrap().iter().partition(|lane| lane["selected"] == true);
     let others = others.iter().map(|lane| format!("{} {}", text(lane, "provider"), text(lane, "rejection_reason")));
@@ -86,7 +86,7 @@ fn told(lanes: &Value) -> (Vec<String>, Vec<String>) {
 async fn selected(bench: &Bench, body: &Value) -> Vec<String> {
     let reply = bench.post("/v1/quotes/model", body).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
-    told(&reply.json()["quote_lanes"]).0
+    described(&reply.json()["quote_lanes"]).0
 }
 
 #[tokio::test]
@@ -122,13 +122,13 @@ async fn the_cheapest_eligible_lane_is_chosen_and_every_other_says_why_not() {
     // "Every listed tool must be supported by the lane"; "every unselected lane carries a rejection
     // reason".
     let reply = bench.post("/v1/quotes/model", &asking(json!({"required_tools": ["web_search"]}))).await.json();
-    let (chosen, others) = told(&reply["quote_lanes"]);
+    let (chosen, others) = described(&reply["quote_lanes"]);
     assert_eq!(
         (chosen, others),
         (vec!["tool-us".into()], ["cheap-us", "tiny-eu", "dear-eu"].map(|id| format!("{id} tool_support")).to_vec())
     );
     let reply = bench.post("/v1/quotes/model", &asking(json!({"allowed_regions": ["eu"]}))).await.json();
-    let (chosen, others) = told(&reply["quote_lanes"]);
+    let (chosen, others) = described(&reply["quote_lanes"]);
     assert_eq!(chosen, ["tiny-eu"]);
     assert_eq!(others, ["dear-eu not_cheapest", "cheap-us region_unavailable", "tool-us region_unavailable"]);
     // "Privacy tiers this offering satisfies"; no offering here claims more than `standard`.
@@ -214,7 +214,7 @@ async fn a_quote_of_nothing_that_can_be_served_is_refused_with_all_reasons() {
 async fn what_nobody_knows_is_not_shown_as_free() {
     let bench = bench().await;
     let reply = bench.post("/v1/quotes/model", &json!({"items": [item("a", "unpriced"), item("b", "large")]})).await.json();
-    assert_eq!(told(&reply["quote_lanes"]).0, ["cheap-us", "cheap-us"]);
+    assert_eq!(described(&reply["quote_lanes"]).0, ["cheap-us", "cheap-us"]);
     assert_eq!((&reply["pricing_estimate"]["total"], &reply["funding_preview"]["can_fund"]), (&Value::Null, &Value::Null));
     let ceiling = bench.post("/v1/quotes/model", &json!({"items": [item("a", "unpriced")], "max_price": "1"})).await;
     assert_eq!((ceiling.status.as_u16(), ceiling.code().as_str()), (400, "preflight_failed"));

@@ -30,7 +30,7 @@ async fn run(bench: &Bench, settle: bool) -> Ran {
     let spec = BatchSpec {
         id: BatchId::generate(now),
         dialect: Dialect::OpenAi,
-        order: BatchInput::Unquoted { endpoint: Endpoint::Responses, window: CompletionWindow::DAY },
+        input: BatchInput::Unquoted { endpoint: Endpoint::Responses, window: CompletionWindow::DAY },
         input_file: input,
         created_at: now,
         metadata: Metadata::default(),

@@ -46,7 +46,7 @@ mod tests {
     const FORM: Form = Form { asked: Endpoint::Messages, sent: WireFormat::ChatCompletions };
     const ASKED: &[u8] = br#"{"stop":["two"]}"#;
 
-    fn told(status: u16, body: &Value) -> Value {
+    fn described(status: u16, body: &Value) -> Value {
         let body = Bytes::from(body.to_string());
         match said_back(FORM, ASKED, verdict(Ok(Answer { status, request_id: None, retry_after: None, allowances: None, body }))) {
             Verdict::Succeeded { response, usage } => {
@@ -77,27 +77,27 @@ mod tests {
             stopped
         };
         let told = [
-            told(200, &completion(&json!({ "content": "Hello." }), "stop")),
-            told(200, &completion(&json!({ "content": [{ "type": "text", "text": "Hello" }] }), "length")),
-            told(200, &completion(&call("{\"at\": 1}"), "tool_calls")),
-            told(200, &completion(&call("{\"at\""), "tool_calls")),
-            told(200, &completion(&json!({ "content": null, "refusal": "I will not." }), "stop")),
-            told(200, &stopped("two")),
-            told(200, &stopped("eos")),
-            told(200, &completion(&call("{\"at\": 1}"), "stop")),
-            told(200, &completion(&call("{\"at\""), "length")),
-            told(
+            described(200, &completion(&json!({ "content": "Hello." }), "stop")),
+            described(200, &completion(&json!({ "content": [{ "type": "text", "text": "Hello" }] }), "length")),
+            described(200, &completion(&call("{\"at\": 1}"), "tool_calls")),
+            described(200, &completion(&call("{\"at\""), "tool_calls")),
+            described(200, &completion(&json!({ "content": null, "refusal": "I will not." }), "stop")),
+            described(200, &stopped("two")),
+            described(200, &stopped("eos")),
+            described(200, &completion(&call("{\"at\": 1}"), "stop")),
+            described(200, &completion(&call("{\"at\""), "length")),
+            described(
                 200,
                 &completion(
                     &json!({ "tool_calls": [{ "id": "c", "function": { "name": "look", "arguments": { "at": 1 } } }] }),
                     "tool_calls",
                 ),
             ),
-            told(200, &json!({ "output": [] })),
-            told(429, &json!({ "error": { "message": "slow down", "type": "requests" } })),
-            told(400, &json!({ "object": "error", "message": "too long" })),
-            told(503, &json!({ "status": "loading" })),
-            told(502, &json!(null)),
+            described(200, &json!({ "output": [] })),
+            described(429, &json!({ "error": { "message": "slow down", "type": "requests" } })),
+            described(400, &json!({ "object": "error", "message": "too long" })),
+            described(503, &json!({ "status": "loading" })),
+            described(502, &json!(null)),
         ];
         insta::assert_json_snapshot!(told);
     }

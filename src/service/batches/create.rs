@@ -28,8 +28,8 @@ pub struct NewBatch {
     pub org: OrgId,
     /// Whose share of the lanes the batch takes.
     pub owner: Owner,
-    pub order: BatchInput,
-    pub input: Input,
+    pub input: BatchInput,
+    pub source: InputSource,
     pub metadata: Metadata,
     /// Applies to the output and the error file.
     pub output_expires_after: Option<ExpiresAfter>,
@@ -41,9 +41,9 @@ pub struct NewBatch {
     pub once: Option<Idempotency>,
 }
 
-/// The input of a batch.
+/// Where the rows of a batch come from.
 #[derive(Debug)]
-pub enum Input {
+pub enum InputSource {
     /// A file that was uploaded before.
     Uploaded(FileId),
     /// Rows that become a file together with their batch.
@@ -86,15 +86,15 @@ pub struct Created {
 
 impl NewBatch {
     /// A batch with only the required fields set.
-    pub fn new(now: Timestamp, dialect: Dialect, org: OrgId, owner: Owner, order: BatchInput, input: Input) -> Self {
+    pub fn new(now: Timestamp, dialect: Dialect, org: OrgId, owner: Owner, input: BatchInput, source: InputSource) -> Self {
         Self {
             id: BatchId::generate(now),
             created_at: now,
             dialect,
             org,
             owner,
-            order,
             input,
+            source,
             metadata: Metadata::default(),
             output_expires_after: None,
             fallback: Fallback::default(),
@@ -105,14 +105,14 @@ impl NewBatch {
     }
 
     fn split(self) -> (BatchSpec, Option<MadeInput>, Control, Option<Idempotency>) {
-        let (input_file, made) = match self.input {
-            Input::Uploaded(file) => (file, None),
-            Input::Made(made) => (NO_FILE, Some(made)),
+        let (input_file, made) = match self.source {
+            InputSource::Uploaded(file) => (file, None),
+            InputSource::Made(made) => (NO_FILE, Some(made)),
         };
         let spec = BatchSpec {
             id: self.id,
             dialect: self.dialect,
-            order: self.order,
+            input: self.input,
             input_file,
             created_at: self.created_at,
             metadata: self.metadata,

@@ -26,8 +26,8 @@ impl Service {
     pub async fn details(&self, batch: &Batch) -> Result<BatchDetails, ServiceError> {
         let id = batch.spec.id;
         let receipt = if batch.state.is_terminal() { self.store.receipt(id).await? } else { None };
-        let told = if batch.spec.has_receiver() { self.store.telling(id).await?.unwrap_or_default() } else { Default::default() };
-        Ok(BatchDetails { reservation: self.store.reservation(id).await?, receipt, told })
+        let event_log = if batch.spec.has_receiver() { self.store.event_log(id).await?.unwrap_or_default() } else { Default::default() };
+        Ok(BatchDetails { reservation: self.store.reservation(id).await?, receipt, event_log })
     }
 
     /// Deletes a batch. Its remaining data is removed after the client has its answer.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::create::{Input, MadeRows};
+use super::create::{InputSource, MadeRows};
 use super::expected_cost::{of_items, scaled};
 use crate::domain::batch::problem::ProblemCode;
 use crate::domain::id::FileId;
@@ -32,7 +32,7 @@ pub enum Items {
 /// The result of preparing an input.
 #[derive(Debug)]
 pub struct PreparedInput {
-    pub input: Input,
+    pub source: InputSource,
     /// The number of items, as far as it is known.
     pub items: Option<u32>,
     pub defaults: Defaults,
@@ -62,7 +62,7 @@ impl Service {
             Items::File(id) => {
                 manifest::check(self.store.file(id, self.clock.now()).await?, quote.org, id)?;
                 let estimate = scaled(quote, count.unwrap_or(quote.items));
-                Ok(PreparedInput { input: Input::Uploaded(id), items: count, defaults, estimate })
+                Ok(PreparedInput { source: InputSource::Uploaded(id), items: count, defaults, estimate })
             }
             Items::Inline(items) => {
                 let (service, quote) = (self.clone(), quote.clone());
@@ -88,7 +88,7 @@ impl Service {
         let count = u32::try_from(written.len()).unwrap_or(u32::MAX);
         let estimate = of_items(&read, count, quote);
         let content = spooled(&self.store, written.iter().map(|item| item.get()))?;
-        Ok(PreparedInput { input: Input::Made(MadeRows::of_request(content)), items: Some(count), defaults, estimate })
+        Ok(PreparedInput { source: InputSource::Made(MadeRows::of_request(content)), items: Some(count), defaults, estimate })
     }
 }
 

@@ -37,15 +37,15 @@ pub struct QuotedCreate {
     /// The number of items in a file, as its client states it.
     pub item_count: Option<u32>,
     pub defaults: Defaults,
-    pub demands: StatedDemands,
+    pub stated: StatedConstraints,
     /// A JSON object of the client's own.
     pub metadata: Option<String>,
     pub webhook: Option<Webhook>,
 }
 
-/// The demands that a create states besides its quote.
+/// The constraints that a create states besides its quote.
 #[derive(Debug, Clone)]
-pub struct StatedDemands {
+pub struct StatedConstraints {
     /// Constraints that are not stated have their defaults.
     pub constraints: Constraints,
     /// The tier and the price protection, if they are stated.
@@ -99,7 +99,7 @@ impl Service {
         if prepared.estimate.is_none() && self.prepays(asked.org).await? {
             return Err(ServiceError::PrepaidNeedsPrices);
         }
-        let most = [asked.demands.constraints.max_price, quote.demands.max_price].into_iter().flatten().min();
+        let most = [asked.stated.constraints.max_price, quote.constraints.max_price].into_iter().flatten().min();
         most.map_or(Ok(()), |most| within(most, prepared.estimate))?;
         // The quote that a create names comes without the client's view of it.
         let created = self.create_batch(self.new_batch(asked, &quote, prepared, most)).await?;
@@ -110,7 +110,7 @@ impl Service {
     /// The quote that a create names, if a batch can be made from it.
     async fn quote_for(&self, asked: &QuotedCreate, id: QuoteId) -> Result<Quote, ServiceError> {
         let quote = self.usable_quote(asked.org, id).await?;
-        match asked.demands.mismatch(&quote, &self.limits.quotes.tiers) {
+        match asked.stated.mismatch(&quote, &self.limits.quotes.tiers) {
             None => Ok(quote),
             Some(field) => Err(ServiceError::QuoteMismatch { field }),
         }
@@ -119,13 +119,13 @@ impl Service {
     /// A quote of the items themselves, for a create that names no quote. This is our extension.
     async fn quote_of_items(self: &Arc<Self>, asked: &QuotedCreate, show: fn(&Outcome) -> Vec<u8>) -> Result<Quote, ServiceError> {
         let (org, items, defaults) = (asked.org, asked.items.clone(), asked.defaults.clone());
-        let demands = asked.demands.constraints.clone();
+        let constraints = asked.stated.constraints.clone();
         let request = move |service: &Self| {
             let items = match items {
                 Items::Inline(items) => items,
                 Items::File(file) => manifest::items(service, org, file)?,
             };
-            Ok::<_, ServiceError>((items, QuoteRequest { defaults, demands, options: QuoteOptions::default() }))
+            Ok::<_, ServiceError>((items, QuoteRequest { defaults, constraints, options: QuoteOptions::default() }))
         };
         let quote = self.make_quote(org, request, show).await?;
         self.store.add_quote(quote.clone()).await?;
@@ -133,10 +133,10 @@ impl Service {
     }
 
     fn new_batch(&self, asked: QuotedCreate, quote: &Quote, prepared: PreparedInput, most: Option<Usd>) -> NewBatch {
-        let PreparedInput { input, items, defaults, estimate } = prepared;
+        let PreparedInput { source, items, defaults, estimate } = prepared;
         let order = QuotedInput {
             defaults,
-            demands: Constraints { max_price: most, ..quote.demands.clone() },
+            constraints: Constraints { max_price: most, ..quote.constraints.clone() },
             estimate,
             reserve: estimate.map_or(Usd::ZERO, |estimate| micros_up(estimate.total())),
             items,
@@ -145,21 +145,21 @@ impl Service {
             ..QuotedInput::of(quote)
         };
         let order = BatchInput::Quoted(Box::new(order));
-        let new = NewBatch::new(self.clock.now(), Dialect::BatchRouter, asked.org, asked.owner, order, input);
+        let new = NewBatch::new(self.clock.now(), Dialect::BatchRouter, asked.org, asked.owner, order, source);
         NewBatch { fallback: Fallback::Never, once: Some(asked.once), ..new }
     }
 }
 
-impl StatedDemands {
+impl StatedConstraints {
     /// The first field that asks for more than the quote promises. A field that asks for less, or
     /// is not stated, gets what was quoted.
     fn mismatch(&self, quote: &Quote, tiers: &TierTimes) -> Option<&'static str> {
-        let (asked, quoted) = (&self.constraints, &quote.demands);
+        let (asked, quoted) = (&self.constraints, &quote.constraints);
         let subset = |these: &[String], of: &[String]| these.iter().all(|each| of.contains(each));
-        let (wishes, given) = (&asked.preferences, &quoted.preferences);
+        let (preferences, given) = (&asked.preferences, &quoted.preferences);
         let faster = self.tier.is_some_and(|tier| tiers.of(tier) < tiers.of(quoted.tier));
         let safer = self.protection == Some(PriceProtection::LockTotalAndFallback) && quoted.protection == PriceProtection::LockTotal;
-        let (only, ignored) = (&wishes.only, &wishes.ignore);
+        let (only, ignored) = (&preferences.only, &preferences.ignore);
         let mismatches = [
             ("sla_tier", faster),
             ("price_protection_policy", safer),
@@ -167,14 +167,14 @@ impl StatedDemands {
             ("privacy_tier", asked.privacy_tier != STANDARD_PRIVACY && asked.privacy_tier != quoted.privacy_tier),
             ("allowed_regions", !asked.is_global() && (quoted.is_global() || !subset(&quoted.regions, &asked.regions))),
             ("required_tools", !asked.tools.iter().all(|tool| quoted.tools.contains(tool))),
-            ("provider_preferences.zdr", wishes.zdr && !given.zdr),
+            ("provider_preferences.zdr", preferences.zdr && !given.zdr),
             (
                 "provider_preferences.data_collection",
-                wishes.data_collection == Some(DataCollection::Deny) && given.data_collection != Some(DataCollection::Deny),
+                preferences.data_collection == Some(DataCollection::Deny) && given.data_collection != Some(DataCollection::Deny),
             ),
             ("provider_preferences.only", !only.is_empty() && (given.only.is_empty() || !subset(&given.only, only))),
             ("provider_preferences.ignore", !subset(ignored, &given.ignore) && !excludes(quote, ignored)),
-            ("provider_preferences.allow_fallbacks", !wishes.allow_fallbacks && given.allow_fallbacks),
+            ("provider_preferences.allow_fallbacks", !preferences.allow_fallbacks && given.allow_fallbacks),
         ];
         mismatches.into_iter().find_map(|(field, mismatch)| mismatch.then_some(field))
     }

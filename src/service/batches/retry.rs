@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 
-use super::create::{Input, Kept, MadeRows, NewBatch};
+use super::create::{InputSource, Kept, MadeRows, NewBatch};
 use crate::domain::batch::priority::Control;
 use crate::domain::batch::{Batch, BatchInput, BatchState};
 use crate::domain::file::{File, ResultPart};
@@ -35,7 +35,7 @@ impl Service {
             // A caller who asks for a retry wants it to run, even if the original was paused.
             control: Control { paused: false, ..batch.control },
             retry_of: Some(id),
-            ..NewBatch::new(now, spec.dialect, spec.org, spec.owner, spec.order, Input::Made(made))
+            ..NewBatch::new(now, spec.dialect, spec.org, spec.owner, spec.input, InputSource::Made(made))
         };
         Ok(self.create_batch(new).await?.batch)
     }
@@ -48,7 +48,7 @@ fn check(batch: &Batch) -> Result<(), RetryError> {
     if let BatchState::Failed { .. } = batch.state {
         return Err(RetryError::Refused);
     }
-    if let BatchInput::Quoted(_) = batch.spec.order {
+    if let BatchInput::Quoted(_) = batch.spec.input {
         return Err(RetryError::Quoted);
     }
     if batch.progress.failed == 0 { Err(RetryError::NothingToRetry) } else { Ok(()) }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::create::{Input, MadeRows};
+use super::create::{InputSource, MadeRows};
 use super::prepare::spooled;
 use super::worst_case::worst_case;
 use crate::domain::endpoint::Endpoint;
@@ -32,7 +32,7 @@ pub enum RowsToQuote {
 pub struct QuotedRows {
     /// Kept, but shown to no client.
     pub quote: Quote,
-    pub input: Input,
+    pub source: InputSource,
     /// The most that the rows may cost; `None` if a provider lists no price. For a file, only the
     /// sample is counted.
     pub held: Option<Usd>,
@@ -61,12 +61,12 @@ impl Service {
                     let (quote, held) = quoted(&rows.iter().map(|row| NewItem::Parsed(url, row)).collect::<Vec<_>>())?;
                     let content = spooled(&service.store, rows.iter().map(|row| row.line.as_str()))?;
                     let count = u32::try_from(rows.len()).ok();
-                    Ok::<_, ServiceError>(QuotedRows { quote, input: Input::Made(MadeRows::of_request(content)), held, count })
+                    Ok::<_, ServiceError>(QuotedRows { quote, source: InputSource::Made(MadeRows::of_request(content)), held, count })
                 }
                 RowsToQuote::Uploaded { file, sample } => {
                     let items: Vec<_> = split(&sample, usize::MAX)?.into_iter().map(NewItem::Written).collect();
                     let (quote, held) = quoted(&items)?;
-                    Ok(QuotedRows { quote, input: Input::Uploaded(file), held, count: None })
+                    Ok(QuotedRows { quote, source: InputSource::Uploaded(file), held, count: None })
                 }
             }
         };

@@ -241,10 +241,10 @@ impl Watcher {
     }
 
     async fn look(&mut self) -> Result<(), ServiceError> {
-        if let Some((state, progress, telling)) = &self.seen {
+        if let Some((state, progress, event_log)) = &self.seen {
             let standing = self.service.store.status(self.id).await?;
-            let told = match telling {
-                Some(telling) => self.service.store.telling(self.id).await?.unwrap_or_default() == *telling,
+            let told = match event_log {
+                Some(event_log) => self.service.store.event_log(self.id).await?.unwrap_or_default() == *event_log,
                 None => true,
             };
             if told && standing.is_some_and(|standing| standing == (*state, *progress)) {
@@ -256,7 +256,7 @@ impl Watcher {
             Some(batch) => {
                 let details = self.service.details(&batch).await?;
                 let message = (self.feeds.render)(&batch, &details);
-                (Some(message), Some((batch.state, batch.progress, batch.spec.has_receiver().then_some(details.told))))
+                (Some(message), Some((batch.state, batch.progress, batch.spec.has_receiver().then_some(details.event_log))))
             }
             None => (None, None),
         };

@@ -34,14 +34,14 @@ const MAX_LANES: usize = 4_000;
 #[derive(Debug, Clone)]
 pub struct QuoteRequest {
     pub defaults: Defaults,
-    pub demands: Constraints,
+    pub constraints: Constraints,
     pub options: QuoteOptions,
 }
 
 /// The options in which dialects differ when a quote is made. The default is BatchRouter's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuoteOptions {
-    pub wishes: RoutingPreferences,
+    pub preferences: RoutingPreferences,
     /// Items only go to lanes that take them in the form the client asked for, without conversion.
     pub as_asked: bool,
     /// The time within which items must be done, if it differs from that of their tier.
@@ -52,7 +52,7 @@ pub struct QuoteOptions {
 
 impl Default for QuoteOptions {
     fn default() -> Self {
-        Self { wishes: RoutingPreferences::NONE, as_asked: false, window: None, bounded: false }
+        Self { preferences: RoutingPreferences::NONE, as_asked: false, window: None, bounded: false }
     }
 }
 
@@ -112,7 +112,7 @@ impl Service {
         org: OrgId,
         account: Account,
     ) -> Result<MadeQuote, ServiceError> {
-        let QuoteRequest { defaults, demands, options } = request;
+        let QuoteRequest { defaults, constraints, options } = request;
         let terms = &self.limits.quotes;
         let (catalog, now) = (self.catalog.current(), self.clock.now());
         let files = AttachedFiles { store: &self.store, org, now };
@@ -125,9 +125,10 @@ impl Service {
         for lane in &mut lanes {
             lane.observed_output = self.observed_output(lane, asked.get(lane.model))?;
         }
-        let window = options.window.unwrap_or_else(|| terms.tiers.of(demands.tier));
-        let decision = decide(&read.items, &read.groups, &lanes, demands, &Terms { window, fee: terms.fee, wishes: &options.wishes });
-        let decided = Decided { read: &read, lanes: &lanes, decision: &decision, demands, fee: terms.fee };
+        let window = options.window.unwrap_or_else(|| terms.tiers.of(constraints.tier));
+        let decision =
+            decide(&read.items, &read.groups, &lanes, constraints, &Terms { window, fee: terms.fee, preferences: &options.preferences });
+        let decided = Decided { read: &read, lanes: &lanes, decision: &decision, constraints, fee: terms.fee };
         let takers = decided.takers();
         let outcome = Outcome {
             id: QuoteId::generate(now),
@@ -135,7 +136,7 @@ impl Service {
             valid_until: later(now, terms.validity),
             deadline: later(now, window),
             window,
-            demands: demands.clone(),
+            constraints: constraints.clone(),
             items: read.items.len(),
             unplaced: decision.groups.iter().map(|group| group.unplaced.len()).sum(),
             pricing: decided.pricing(),
@@ -153,7 +154,7 @@ impl Service {
             created_at: now,
             valid_until: outcome.valid_until,
             deadline: outcome.deadline,
-            demands: demands.clone(),
+            constraints: constraints.clone(),
             defaults: defaults.clone(),
             fee: terms.fee,
             items: u32::try_from(read.items.len()).unwrap_or(u32::MAX),
@@ -264,7 +265,7 @@ fn refuse(decided: &Decided<'_>, outcome: Outcome) -> Result<Outcome, ServiceErr
         issues.push(Issue { code: IssueCode::NoEligibleLane, path: IssuePath::item(*first), message });
     }
     let total = outcome.pricing.map(Pricing::total);
-    if let (true, Some(ceiling), Some(total)) = (issues.is_empty(), decided.demands.max_price, total)
+    if let (true, Some(ceiling), Some(total)) = (issues.is_empty(), decided.constraints.max_price, total)
         && total > ceiling.0
     {
         let message = format!("all items together cost {} USD, more than {ceiling} USD", digits(total));

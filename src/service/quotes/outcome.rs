@@ -25,7 +25,7 @@ pub struct Outcome {
     pub deadline: Timestamp,
     /// The time that the tier allows.
     pub window: Duration,
-    pub demands: Constraints,
+    pub constraints: Constraints,
     /// The number of items that were quoted.
     pub items: usize,
     /// The number of items that no lane takes.
@@ -99,7 +99,7 @@ pub(super) struct Decided<'a> {
     pub read: &'a ReadItems,
     pub lanes: &'a [Lane<'a>],
     pub decision: &'a Decision,
-    pub demands: &'a Constraints,
+    pub constraints: &'a Constraints,
     /// In percent of what providers charge.
     pub fee: Decimal,
 }
@@ -107,7 +107,7 @@ pub(super) struct Decided<'a> {
 impl Decided<'_> {
     /// See [`Outcome::fallback_ceiling`].
     pub fn fallback_ceiling(&self) -> Option<Decimal> {
-        match (self.demands.max_price, self.demands.protection) {
+        match (self.constraints.max_price, self.constraints.protection) {
             (Some(most), _) => Some(most.0),
             (None, PriceProtection::LockTotalAndFallback) => self.pricing().map(Pricing::total),
             (None, PriceProtection::LockTotal) => None,
@@ -126,7 +126,7 @@ impl Decided<'_> {
             let takes = |considered: &Considered| {
                 let Some(whole) = considered.whole.map(|cost| Pricing::of(cost.0, self.fee).total()) else { return false };
                 let within = ceiling.is_none_or(|ceiling| rest.is_some_and(|rest| rest + whole <= ceiling));
-                self.demands.preferences.allow_fallbacks && considered.eligible && within
+                self.constraints.preferences.allow_fallbacks && considered.eligible && within
             };
             group.lanes.iter().map(takes).collect()
         };

@@ -35,41 +35,41 @@ pub struct Checked {
     pub damaged: u64,
 }
 
-/// Checks a data directory; `tell` receives one line for each thing that is damaged. A deep check
+/// Checks a data directory; `report` receives one line for each thing that is damaged. A deep check
 /// also reads the content of every file and every result. Blocks.
 ///
 /// # Errors
 /// When the directory is in use, is no data directory, or is from a newer version.
-pub fn check(dir: &Path, deep: bool, tell: &mut dyn FnMut(&str)) -> Result<Checked, Unlookable> {
+pub fn check(dir: &Path, deep: bool, report: &mut dyn FnMut(&str)) -> Result<Checked, Unlookable> {
     let readable = Readable::of(dir)?;
     let mut check = Check {
         deep,
-        tell: Tell { tell, damaged: 0 },
+        report: Report { report, damaged: 0 },
         references: References::default(),
         rows: None,
         gathering: Gathering::default(),
         checked: Checked { bytes: readable.bytes, ..Checked::default() },
     };
     for fault in &readable.faults {
-        check.tell.say(fault);
+        check.report.say(fault);
     }
     let read = readable.entries(|key, value, _| check.entry(key, value));
     if let Err(error) = read {
-        check.tell.say(&format!("the store: {error}"));
+        check.report.say(&format!("the store: {error}"));
     }
     Ok(check.end(readable.root())?)
 }
 
 /// Reports and counts damage.
-struct Tell<'a> {
-    tell: &'a mut dyn FnMut(&str),
+struct Report<'a> {
+    report: &'a mut dyn FnMut(&str),
     damaged: u64,
 }
 
-impl Tell<'_> {
+impl Report<'_> {
     fn say(&mut self, line: &str) {
         self.damaged += 1;
-        (self.tell)(&one_line(line));
+        (self.report)(&one_line(line));
     }
 
     fn of(&mut self, key: &Key, what: impl std::fmt::Display) {
@@ -79,7 +79,7 @@ impl Tell<'_> {
 
 struct Check<'a> {
     deep: bool,
-    tell: Tell<'a>,
+    report: Report<'a>,
     references: References,
     /// The rows of the batch that is being read.
     rows: Option<RowsOf>,
@@ -92,7 +92,7 @@ impl Check<'_> {
         match self.gathering.next(key, value, true) {
             Ok(Some(record)) => self.record(&record),
             Ok(None) => {}
-            Err(()) => self.tell.say(&format!("the store: an entry of an unknown kind, {}", shown(key))),
+            Err(()) => self.report.say(&format!("the store: an entry of an unknown kind, {}", shown(key))),
         }
     }
 
@@ -103,13 +103,13 @@ impl Check<'_> {
         }
         let Some(bytes) = record.bytes() else {
             self.references.has_damaged(&key);
-            return self.tell.of(&key, "a part of it is missing");
+            return self.report.of(&key, "a part of it is missing");
         };
         match key {
             Key::Page(batch, _) | Key::Alone(batch, _) | Key::Run(batch, _) => {
                 let rows = self.rows.get_or_insert_with(|| RowsOf::new(batch, self.deep));
                 if let Err(error) = rows.add(&key, &bytes) {
-                    self.tell.of(&key, error);
+                    self.report.of(&key, error);
                 }
             }
             _ => match examine(&key, &bytes) {
@@ -120,7 +120,7 @@ impl Check<'_> {
                 }
                 Err(error) => {
                     self.references.has_damaged(&key);
-                    self.tell.of(&key, error);
+                    self.report.of(&key, error);
                 }
             },
         }
@@ -129,7 +129,7 @@ impl Check<'_> {
     fn close_rows(&mut self) {
         let Some(rows) = self.rows.take() else { return };
         self.checked.rows += rows.found();
-        let sums = rows.end(self.references.shows_results(rows.batch), &mut |line| self.tell.say(line));
+        let sums = rows.end(self.references.shows_results(rows.batch), &mut |line| self.report.say(line));
         self.references.has_rows(sums);
     }
 
@@ -138,9 +138,9 @@ impl Check<'_> {
             self.record(&last);
         }
         self.close_rows();
-        let Self { deep, mut tell, references, mut checked, .. } = self;
-        checked.bytes += references.end(root, deep, &mut |line| tell.say(line))?;
-        checked.damaged = tell.damaged;
+        let Self { deep, mut report, references, mut checked, .. } = self;
+        checked.bytes += references.end(root, deep, &mut |line| report.say(line))?;
+        checked.damaged = report.damaged;
         Ok(checked)
     }
 }

@@ -49,7 +49,7 @@ struct Wanted {
 
 impl From<&BatchSpec> for Wanted {
     fn from(spec: &BatchSpec) -> Self {
-        let quote = match &spec.order {
+        let quote = match &spec.input {
             BatchInput::Quoted(order) => Some(order.quote),
             BatchInput::Unquoted { .. } => None,
         };
@@ -107,43 +107,43 @@ impl References {
     }
 
     /// Reports everything that does not fit; returns how many bytes of content were read.
-    pub fn end(&self, root: &Folder, deep: bool, tell: &mut dyn FnMut(&str)) -> Result<u64, StoreError> {
+    pub fn end(&self, root: &Folder, deep: bool, report: &mut dyn FnMut(&str)) -> Result<u64, StoreError> {
         for id in self.batches.keys() {
-            self.check_batch(*id, tell);
+            self.check_batch(*id, report);
         }
         for key in &self.keys {
-            self.check_place(key, tell);
+            self.check_place(key, report);
         }
         for (key, to) in &self.pointers {
-            self.check_pointer(key, to, tell);
+            self.check_pointer(key, to, report);
         }
         for (key, places) in &self.places_of_keys {
             for place in places.iter().filter(|place| !self.has(place)) {
-                tell(&format!("{key}: {place} is missing"));
+                report(&format!("{key}: {place} is missing"));
             }
         }
         let (files, parts) = (root.existing_folder(FILES)?, root.existing_folder(PARTS)?);
         let mut bytes = 0;
         for file in self.files.values() {
-            bytes += self.check_file(files.as_ref(), file, deep, tell);
+            bytes += self.check_file(files.as_ref(), file, deep, report);
         }
         for file in &self.deleted {
             let Some(file) = file else { continue };
-            bytes += self.check_file(files.as_ref(), file, deep, tell);
+            bytes += self.check_file(files.as_ref(), file, deep, report);
         }
         for part in &self.parts {
             if !self.has(&Key::Upload(part.upload)) {
-                tell(&format!("upload {}: it is missing, and its part {} is there", part.upload, part.id));
+                report(&format!("upload {}: it is missing, and its part {} is there", part.upload, part.id));
             }
             let name = format!("upload {}: part {}", part.upload, part.id);
-            bytes += check_content(parts.as_ref(), part.id.as_u128(), &name, part.bytes, None, tell);
+            bytes += check_content(parts.as_ref(), part.id.as_u128(), &name, part.bytes, None, report);
         }
         Ok(bytes)
     }
 
-    fn check_batch(&self, id: BatchId, tell: &mut dyn FnMut(&str)) {
+    fn check_batch(&self, id: BatchId, report: &mut dyn FnMut(&str)) {
         let Some(OfBatch { state, spec, plan, rows }) = self.batches.get(&id) else { return };
-        let mut say = |what: String| tell(&format!("batch {id}: {what}"));
+        let mut say = |what: String| report(&format!("batch {id}: {what}"));
         let is_missing = |key: Key| !self.has(&key);
         let Some((state, progress)) = state else {
             // The rest of a deleted batch is removed when there is time.
@@ -190,7 +190,7 @@ impl References {
     }
 
     /// Checks that an entry of a list leads to something that is there.
-    fn check_place(&self, key: &Key, tell: &mut dyn FnMut(&str)) {
+    fn check_place(&self, key: &Key, report: &mut dyn FnMut(&str)) {
         let to = match *key {
             Key::BatchOf(_, id) | Key::Active(id) | Key::Notice(id) | Key::Watched(id) | Key::Control(id) => Key::State(id),
             Key::FileOf(_, id) | Key::ExpiryOfFile(id) => Key::File(id),
@@ -199,11 +199,11 @@ impl References {
             _ => return,
         };
         if !self.has(&to) {
-            tell(&format!("{key}: it leads to what is missing"));
+            report(&format!("{key}: it leads to what is missing"));
         }
     }
 
-    fn check_pointer(&self, key: &Key, to: &[u8], tell: &mut dyn FnMut(&str)) {
+    fn check_pointer(&self, key: &Key, to: &[u8], report: &mut dyn FnMut(&str)) {
         let id = || to.try_into().map(u128::from_be_bytes).unwrap_or_default();
         let to = match *key {
             Key::UsedQuote(_) => Key::State(BatchId::from_u128(id())),
@@ -212,36 +212,36 @@ impl References {
             _ => return,
         };
         if !self.has(&to) {
-            tell(&format!("{key}: it leads to what is missing"));
+            report(&format!("{key}: it leads to what is missing"));
         }
     }
 
-    fn check_file(&self, files: Option<&Folder>, file: &File, deep: bool, tell: &mut dyn FnMut(&str)) -> u64 {
+    fn check_file(&self, files: Option<&Folder>, file: &File, deep: bool, report: &mut dyn FnMut(&str)) -> u64 {
         let id = file.id;
         let is_listed = self.has(&Key::FileOf(file.org, id)) || self.has(&Key::Deleted(id));
         if file.org != OrgId::OPERATOR && !is_listed {
-            tell(&format!("file {id}: it is not among those of {}", file.org));
+            report(&format!("file {id}: it is not among those of {}", file.org));
         }
         match &file.source {
             FileSource::Uploaded { sha256 } => {
                 let sha256 = deep.then_some(sha256);
-                check_content(files, id.as_u128(), &format!("file {id}"), file.bytes, sha256, tell)
+                check_content(files, id.as_u128(), &format!("file {id}"), file.bytes, sha256, report)
             }
             FileSource::View { batch, part } => {
-                self.check_view(file, *batch, *part, tell);
+                self.check_view(file, *batch, *part, report);
                 0
             }
         }
     }
 
-    fn check_view(&self, file: &File, batch: BatchId, part: ResultPart, tell: &mut dyn FnMut(&str)) {
+    fn check_view(&self, file: &File, batch: BatchId, part: ResultPart, report: &mut dyn FnMut(&str)) {
         let id = file.id;
         if !self.has(&Key::State(batch)) {
-            return tell(&format!("file {id}: batch {batch} is missing, whose results it shows"));
+            return report(&format!("file {id}: batch {batch} is missing, whose results it shows"));
         }
         let counted = self.batches.get(&batch).and_then(|batch| batch.rows.flatten());
         if let Some(counted) = counted.filter(|counted| counted.bytes(part) != file.bytes) {
-            tell(&format!("file {id}: it has {} bytes, and the results of batch {batch} have {}", file.bytes, counted.bytes(part)));
+            report(&format!("file {id}: it has {} bytes, and the results of batch {batch} have {}", file.bytes, counted.bytes(part)));
         }
     }
 }
@@ -252,9 +252,16 @@ fn is_listed(key: &Key) -> bool {
 }
 
 /// Checks the size of content and, if it is given, its SHA-256; returns how many bytes were read.
-fn check_content(folder: Option<&Folder>, id: u128, name: &str, bytes: u64, sha256: Option<&[u8; 32]>, tell: &mut dyn FnMut(&str)) -> u64 {
+fn check_content(
+    folder: Option<&Folder>,
+    id: u128,
+    name: &str,
+    bytes: u64,
+    sha256: Option<&[u8; 32]>,
+    report: &mut dyn FnMut(&str),
+) -> u64 {
     let Some(folder) = folder else {
-        tell(&format!("{name}: its content is missing"));
+        report(&format!("{name}: its content is missing"));
         return 0;
     };
     let opened = folder.open(content_name(id)).and_then(|file| {
@@ -264,23 +271,23 @@ fn check_content(folder: Option<&Folder>, id: u128, name: &str, bytes: u64, sha2
     let (file, found) = match opened {
         Ok(opened) => opened,
         Err(StoreError::Io { missing: true, .. }) => {
-            tell(&format!("{name}: its content is missing"));
+            report(&format!("{name}: its content is missing"));
             return 0;
         }
         Err(error) => {
-            tell(&format!("{name}: its content cannot be read: {error}"));
+            report(&format!("{name}: its content cannot be read: {error}"));
             return 0;
         }
     };
     if found != bytes {
-        tell(&format!("{name}: its content has {found} bytes, and should have {bytes}"));
+        report(&format!("{name}: its content has {found} bytes, and should have {bytes}"));
         return 0;
     }
     let Some(sha256) = sha256 else { return 0 };
     match digest(file) {
         Ok(digest) if digest == *sha256 => {}
-        Ok(_) => tell(&format!("{name}: its content is not what was uploaded")),
-        Err((at, error)) => tell(&format!("{name}: its content cannot be read at byte {at}: {error}")),
+        Ok(_) => report(&format!("{name}: its content is not what was uploaded")),
+        Err((at, error)) => report(&format!("{name}: its content cannot be read at byte {at}: {error}")),
     }
     bytes
 }

@@ -122,7 +122,7 @@ impl RowsOf {
     }
 
     /// Reports everything that does not fit; `is_shown` if results must be there.
-    pub fn end(&self, is_shown: bool, tell: &mut dyn FnMut(&str)) -> Sums {
+    pub fn end(&self, is_shown: bool, report: &mut dyn FnMut(&str)) -> Sums {
         let batch = self.batch;
         let mut sums = Sums { batch, progress: Some(Progress::default()) };
         if !is_shown {
@@ -132,7 +132,7 @@ impl RowsOf {
         for (expected, (number, counted)) in (0..).zip(&self.pages) {
             let Counted { page, found, recounted } = counted;
             let Some(page) = page.as_ref().filter(|_| expected == *number) else {
-                tell(&format!("batch {batch}: the counts of rows from {} on are missing", expected * ROWS_PER_PAGE));
+                report(&format!("batch {batch}: the counts of rows from {} on are missing", expected * ROWS_PER_PAGE));
                 sums.progress = None;
                 break;
             };
@@ -148,7 +148,7 @@ impl RowsOf {
                 }
             }
             if self.deep && missing.is_empty() && uncounted.is_empty() && page != recounted {
-                tell(&format!("batch {batch}: what is counted of page {number} of its rows is not what their results say"));
+                report(&format!("batch {batch}: what is counted of page {number} of its rows is not what their results say"));
             }
         }
         for (rows, what) in
@@ -158,7 +158,7 @@ impl RowsOf {
             if !ranges.is_empty() {
                 let named = ranges.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
                 let more = if ranges.len() > NAMED { " and more" } else { "" };
-                tell(&format!("batch {batch}: {} rows {what}: {named}{more}", rows.len()));
+                report(&format!("batch {batch}: {} rows {what}: {named}{more}", rows.len()));
             }
         }
         sums

@@ -8,8 +8,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::creation::tests::{made, of_phaseo};
+use super::super::op::Tx;
 use super::super::tests::{NOW, add_file, asked, close, open, record, result, spec};
-use super::super::writer::Tx;
 use super::*;
 use crate::domain::batch::phaseo::Phase;
 use crate::domain::batch::plan::Plan;
@@ -84,7 +84,7 @@ fn quote(org: OrgId) -> Quote {
         created_at: NOW,
         valid_until: NOW + Duration::from_secs(600),
         deadline: NOW + Duration::from_secs(86_400),
-        demands: Default::default(),
+        constraints: Default::default(),
         defaults: Default::default(),
         fee: Default::default(),
         items: 1,
@@ -132,7 +132,7 @@ async fn ended(store: &Store, shape: Shape) -> BatchSpec {
     assert_eq!(created.unwrap(), CreateOutcome::Created);
     if shape.quoted {
         let news = |deliveries, is_over| WebhookEvents { batch: id, status: "pending", bucket: None, deliveries, is_over };
-        store.tell(news(vec![message(id, shape.org, 0x100), message(id, shape.org, 0x101)], false)).await.unwrap();
+        store.queue_events(news(vec![message(id, shape.org, 0x100), message(id, shape.org, 0x101)], false)).await.unwrap();
     }
     if shape.refused {
         store.batch_refused(id, BatchState::Failed { at: NOW }, Vec::new()).await.unwrap();
@@ -282,7 +282,7 @@ async fn messages_go(store: &Store, id: BatchId, org: OrgId) {
     let next = Delivery { attempts: 1, due_at: NOW + Duration::from_secs(60), ..sent.clone() };
     store.delivery_tried(sent, Some(next), Some(tried)).await.unwrap();
     let news = WebhookEvents { batch: id, status: "completed", bucket: None, deliveries: vec![message(id, org, 0x102)], is_over: true };
-    store.tell(news).await.unwrap();
+    store.queue_events(news).await.unwrap();
     store.answer_notice(id, Some(message(id, org, 0x103))).await.unwrap();
     store.batch_moved(id, BatchState::InProgress { since: NOW }).await.unwrap();
     let due = store.due_deliveries(NOW + Duration::from_secs(90_000), OrgId::OPERATOR, 100, |_, _| DeliveryChoice::Take).await.unwrap();

@@ -14,17 +14,8 @@ use rustix::io::Errno;
 
 use super::file::DataFile;
 use super::seam::{Act, Seam};
-use super::trust::{Wanted, protect_new, secure};
+use super::trust::{Report, Wanted, protect_new, secure};
 use crate::store::error::StoreError;
-
-/// Whether repaired permissions are worth a line in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Report {
-    Loud,
-    /// The permissions were expected to be too wide: another part of the program has just made the
-    /// file.
-    Quiet,
-}
 
 /// One entry of a folder.
 #[derive(Debug, Clone)]

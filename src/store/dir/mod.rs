@@ -27,10 +27,11 @@ mod trust;
 use std::path::Path;
 
 pub use file::DataFile;
-pub(super) use folder::{Folder, Report};
+pub(super) use folder::Folder;
 #[cfg(test)]
 pub use seam::Faults;
 pub use seam::{Act, Seam};
+pub(super) use trust::Report;
 
 use super::OpenError;
 use crate::store::error::StoreError;

@@ -6,8 +6,6 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode, Stat, fchmod, fstat};
 
-use super::folder::Report;
-
 /// What is expected in a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
@@ -52,6 +50,15 @@ impl Wanted {
         };
         Err(io::Error::other(format!("it is {found} where {wanted} should be; move it away")))
     }
+}
+
+/// Whether repaired permissions are worth a line in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Report {
+    Loud,
+    /// The permissions were expected to be too wide: another part of the program has just made the
+    /// file.
+    Quiet,
 }
 
 /// What must be done about the owner and the permissions of an entry.

@@ -3,7 +3,7 @@
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use super::demands::operation;
+use super::constraints::operation;
 use super::page::{pack_usage, unpack_usage};
 use super::{Record, decode_old};
 use crate::domain::id::OrgId;

@@ -12,8 +12,8 @@ pub mod answer;
 pub mod batch;
 pub mod catalog;
 mod compress;
+mod constraints;
 pub mod delivery;
-mod demands;
 pub mod error;
 pub mod file;
 pub mod lane_hold;
@@ -146,7 +146,7 @@ pub fn decode_anything(bytes: &[u8]) {
     let _ = decode::<org::KeyRecord>(bytes).map(crate::domain::org::ApiKey::try_from);
     let _ = decode::<ledger::AccountRecord>(bytes).map(crate::domain::org::ledger::Account::from);
     let _ = decode::<ledger::ReservationRecord>(bytes).map(crate::domain::org::ledger::Reservation::from);
-    let _ = decode::<webhook_events::TellingRecord>(bytes).map(crate::domain::webhook::event_log::EventLog::try_from);
+    let _ = decode::<webhook_events::EventLogRecord>(bytes).map(crate::domain::webhook::event_log::EventLog::try_from);
     let _ = decode::<webhook_events::ReceiverRecord>(bytes).map(crate::domain::webhook::endpoint::Receiver::try_from);
     let _ = decode::<ledger::ReceiptRecord>(bytes).map(crate::domain::quote::receipt::Receipt::try_from);
     let key = RowKey { batch: BatchId::from_u128(0), row: RowIndex(0) };

@@ -4,8 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
-use super::spec::SpecRecord;
-use super::word;
+use super::{Record, word};
 use crate::domain::batch::phaseo::{InputMode, Phase, PhaseoDetails, Receiver, Subscription};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::{ReceiverId, RequestId};
@@ -55,26 +54,28 @@ impl From<&PhaseoDetails> for GatewayRecord {
     }
 }
 
-impl TryFrom<GatewayRecord> for PhaseoDetails {
-    type Error = RecordError;
-
-    fn try_from(record: GatewayRecord) -> Result<Self, RecordError> {
-        let damaged = |what: &str| RecordError::damaged::<SpecRecord>(what);
-        let phase = |text: &String| word::<SpecRecord, _>(text, Phase::parse);
-        let subscription = record.subscription.map(|subscription| {
+impl GatewayRecord {
+    /// The fields, as a part of the record `R`.
+    ///
+    /// # Errors
+    /// When a word or a number is unknown.
+    pub(super) fn details<R: Record>(self) -> Result<PhaseoDetails, RecordError> {
+        let damaged = |what: &str| RecordError::damaged::<R>(what);
+        let phase = |text: &String| word::<R, _>(text, Phase::parse);
+        let subscription = self.subscription.map(|subscription| {
             let receiver = match subscription.receiver {
                 ReceiverRecord::Managed(id) => Receiver::Managed(ReceiverId::from_u128(id)),
                 ReceiverRecord::Own(webhook) => Receiver::Own(unpack_webhook(webhook)),
             };
             Ok::<_, RecordError>(Subscription { receiver, phases: subscription.phases.iter().map(phase).collect::<Result<_, _>>()? })
         });
-        Ok(Self {
-            request: RequestId::from_u128(record.request),
-            endpoint: Endpoint::from_code(record.endpoint).ok_or_else(|| damaged("unknown endpoint"))?,
-            window: record.window.parse().map_err(RecordError::damaged::<SpecRecord>)?,
-            mode: word::<SpecRecord, _>(&record.mode, InputMode::parse)?,
-            session: record.session,
-            provider: record.provider,
+        Ok(PhaseoDetails {
+            request: RequestId::from_u128(self.request),
+            endpoint: Endpoint::from_code(self.endpoint).ok_or_else(|| damaged("unknown endpoint"))?,
+            window: self.window.parse().map_err(RecordError::damaged::<R>)?,
+            mode: word::<R, _>(&self.mode, InputMode::parse)?,
+            session: self.session,
+            provider: self.provider,
             subscription: subscription.transpose()?,
         })
     }

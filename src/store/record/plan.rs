@@ -3,7 +3,7 @@
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use super::demands::operation;
+use super::constraints::operation;
 use super::{Record, decode_old};
 use crate::domain::batch::plan::{Plan, PlannedLane, PlannedModel, QuotedShare};
 use crate::domain::endpoint::Endpoint;

@@ -5,7 +5,7 @@
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use super::demands::{DemandsRecord, operation};
+use super::constraints::{ConstraintsRecord, operation};
 use super::plan::{PriceRecord, pack_price, unpack_price};
 use super::{Record, moment, timestamp};
 use crate::domain::id::{OrgId, QuoteId};
@@ -22,7 +22,7 @@ pub struct QuoteRecord {
     created_at: i64,
     valid_until: i64,
     deadline: i64,
-    demands: DemandsRecord,
+    constraints: ConstraintsRecord,
     operation: Option<String>,
     models: Vec<String>,
     fee: [u8; 16],
@@ -95,7 +95,7 @@ impl From<&Quote> for QuoteRecord {
             created_at: moment(quote.created_at),
             valid_until: moment(quote.valid_until),
             deadline: moment(quote.deadline),
-            demands: (&quote.demands).into(),
+            constraints: (&quote.constraints).into(),
             operation: quote.defaults.operation.map(|operation| operation.to_string()),
             models: quote.defaults.models.clone(),
             fee: quote.fee.serialize(),
@@ -146,7 +146,7 @@ impl TryFrom<QuoteRecord> for Quote {
             created_at: timestamp::<QuoteRecord>(record.created_at)?,
             valid_until: timestamp::<QuoteRecord>(record.valid_until)?,
             deadline: timestamp::<QuoteRecord>(record.deadline)?,
-            demands: record.demands.read::<QuoteRecord>()?,
+            constraints: record.constraints.read::<QuoteRecord>()?,
             defaults: Defaults {
                 operation: record.operation.map(|word| operation::<QuoteRecord>(&word)).transpose()?,
                 models: record.models,

@@ -3,13 +3,12 @@
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-use super::demands::{DemandsRecord, operation};
+use super::constraints::{ConstraintsRecord, operation};
 use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
 use super::phaseo::GatewayRecord;
 use super::quote::EstimateRecord;
 use super::{Record, decode_old, moment, timestamp};
 use crate::domain::batch::metadata::Metadata;
-use crate::domain::batch::phaseo::PhaseoDetails;
 use crate::domain::batch::priority::Owner;
 use crate::domain::batch::{BatchInput, BatchSpec, Fallback, QuotedInput};
 use crate::domain::dialect::Dialect;
@@ -61,7 +60,7 @@ struct QuotedOrderRecord {
     deadline: i64,
     operation: Option<String>,
     models: Vec<String>,
-    demands: DemandsRecord,
+    constraints: ConstraintsRecord,
     fee: [u8; 16],
     estimate: Option<EstimateRecord>,
     each: Option<[u8; 16]>,
@@ -188,7 +187,7 @@ impl From<&BatchInput> for OrderRecord {
                 deadline: moment(order.deadline),
                 operation: order.defaults.operation.map(|operation| operation.to_string()),
                 models: order.defaults.models.clone(),
-                demands: (&order.demands).into(),
+                constraints: (&order.constraints).into(),
                 fee: order.fee.serialize(),
                 estimate: order.estimate.map(EstimateRecord::from),
                 each: order.each.map(|each| each.0.serialize()),
@@ -218,7 +217,7 @@ impl TryFrom<OrderRecord> for BatchInput {
                     operation: record.operation.map(|word| operation::<SpecRecord>(&word)).transpose()?,
                     models: record.models,
                 },
-                demands: record.demands.read::<SpecRecord>()?,
+                constraints: record.constraints.read::<SpecRecord>()?,
                 fee: Decimal::deserialize(record.fee),
                 estimate: record.estimate.map(Into::into),
                 each: record.each.map(|each| Usd(Decimal::deserialize(each))),
@@ -234,7 +233,7 @@ impl TryFrom<OrderRecord> for BatchInput {
 
 impl From<&BatchSpec> for SpecRecord {
     fn from(spec: &BatchSpec) -> Self {
-        let gateway = match &spec.order {
+        let gateway = match &spec.input {
             BatchInput::Quoted(order) => order.gateway.as_ref().map(GatewayRecord::from),
             BatchInput::Unquoted { .. } => None,
         };
@@ -246,7 +245,7 @@ impl From<&BatchSpec> for SpecRecord3 {
     fn from(spec: &BatchSpec) -> Self {
         Self {
             id: spec.id.as_u128(),
-            order: (&spec.order).into(),
+            order: (&spec.input).into(),
             input_file: spec.input_file.as_u128(),
             created_at: moment(spec.created_at),
             metadata: spec.metadata.pairs().to_vec(),
@@ -265,14 +264,14 @@ impl TryFrom<SpecRecord> for BatchSpec {
     fn try_from(SpecRecord { asked: SpecRecord4 { asked: record, gateway }, dialect }: SpecRecord) -> Result<Self, RecordError> {
         let unknown = || RecordError::damaged::<SpecRecord>(format!("unknown dialect {dialect}"));
         let dialect = Dialect::from_code(dialect).ok_or_else(unknown)?;
-        let mut order = BatchInput::try_from(record.order)?;
-        if let BatchInput::Quoted(order) = &mut order {
-            order.gateway = gateway.map(PhaseoDetails::try_from).transpose()?;
+        let mut input = BatchInput::try_from(record.order)?;
+        if let BatchInput::Quoted(order) = &mut input {
+            order.gateway = gateway.map(GatewayRecord::details::<SpecRecord>).transpose()?;
         }
         Ok(Self {
             id: BatchId::from_u128(record.id),
             dialect,
-            order,
+            input,
             input_file: FileId::from_u128(record.input_file),
             created_at: timestamp::<SpecRecord>(record.created_at)?,
             metadata: Metadata::new(record.metadata).map_err(RecordError::damaged::<SpecRecord>)?,

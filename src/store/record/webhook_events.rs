@@ -13,7 +13,7 @@ use crate::store::record::error::RecordError;
 
 /// Version 1 of the messages that a batch's receiver got.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TellingRecord {
+pub struct EventLogRecord {
     status: String,
     bucket: u32,
     queued: Vec<String>,
@@ -42,13 +42,13 @@ enum OutcomeRecord {
     GivenUp,
 }
 
-impl Record for TellingRecord {
+impl Record for EventLogRecord {
     const VERSION: u8 = 1;
     const NAME: &'static str = "telling";
 }
 
-impl From<&EventLog> for TellingRecord {
-    fn from(telling: &EventLog) -> Self {
+impl From<&EventLog> for EventLogRecord {
+    fn from(event_log: &EventLog) -> Self {
         let tried = |tried: &DeliveryAttempt| TriedRecord {
             key: tried.key.clone(),
             phase: tried.phase.to_string(),
@@ -64,25 +64,25 @@ impl From<&EventLog> for TellingRecord {
             preview: tried.preview.clone(),
         };
         Self {
-            status: telling.status.clone(),
-            bucket: telling.bucket,
-            queued: telling.queued.clone(),
-            delivered: telling.delivered.clone(),
-            waiting: telling.waiting.iter().map(|(key, at)| (key.clone(), moment(*at))).collect(),
-            attempts: telling.attempts,
-            latest: telling.latest.iter().map(tried).collect(),
+            status: event_log.status.clone(),
+            bucket: event_log.bucket,
+            queued: event_log.queued.clone(),
+            delivered: event_log.delivered.clone(),
+            waiting: event_log.waiting.iter().map(|(key, at)| (key.clone(), moment(*at))).collect(),
+            attempts: event_log.attempts,
+            latest: event_log.latest.iter().map(tried).collect(),
         }
     }
 }
 
-impl TryFrom<TellingRecord> for EventLog {
+impl TryFrom<EventLogRecord> for EventLog {
     type Error = RecordError;
 
-    fn try_from(record: TellingRecord) -> Result<Self, RecordError> {
-        let time = timestamp::<TellingRecord>;
+    fn try_from(record: EventLogRecord) -> Result<Self, RecordError> {
+        let time = timestamp::<EventLogRecord>;
         let tried = |tried: TriedRecord| {
             Ok::<_, RecordError>(DeliveryAttempt {
-                phase: word::<TellingRecord, _>(&tried.phase, Phase::parse)?,
+                phase: word::<EventLogRecord, _>(&tried.phase, Phase::parse)?,
                 key: tried.key,
                 number: tried.number,
                 at: time(tried.at)?,

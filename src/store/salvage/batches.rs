@@ -20,28 +20,18 @@ use super::super::record::plan::PlanRecord;
 use super::super::record::{self};
 use super::content::SalvagedContent;
 use super::copy::Copied;
-use super::files::SalvagedFiles;
+use super::report::Thing;
 use super::rows::{Known, SalvagedRows, offsets};
-use super::told::Thing;
+use super::salvaged::{SalvagedBatch, SalvagedFiles};
 use super::{Salvage, content};
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::priority::Control;
 use crate::domain::batch::problem::{Problem, ProblemCode};
-use crate::domain::batch::{BatchInput, BatchSpec, BatchState, Ending, Progress, ResultFiles};
+use crate::domain::batch::{BatchInput, BatchSpec, BatchState, Ending, ResultFiles};
 use crate::domain::file::{File, FileSource, ResultPart};
 use crate::domain::id::{BatchId, OrgId};
 use crate::domain::org::ledger::Account;
 use crate::store::error::StoreError;
-
-/// A batch as the salvage read it.
-pub(super) struct SalvagedBatch {
-    pub id: BatchId,
-    pub spec: BatchSpec,
-    pub state: BatchState,
-    pub ended: Option<Progress>,
-    /// Number of rows in its plan.
-    plan: Option<u32>,
-}
 
 impl Salvage<'_> {
     /// Makes every batch fit what is left of it, and writes the records of files.
@@ -72,10 +62,10 @@ impl Salvage<'_> {
             }
             for view in views {
                 files.known.remove(&view);
-                self.told.lost(Thing::File(view));
+                self.report.lost(Thing::File(view));
             }
         }
-        self.told.done.files = files.known.len() as u64;
+        self.report.done.files = files.known.len() as u64;
         for file in files.known.values() {
             content::put_file(file, &mut self.out)?;
             self.out.write_much()?;
@@ -88,7 +78,7 @@ impl Salvage<'_> {
         for id in files.content.difference(&files.needed) {
             content::put_aside(&self.to, self.to.files(), FILES, content_name(id.as_u128()).as_ref())?;
         }
-        self.tell_of_content(copied, &files);
+        self.report_content(copied, &files);
         self.forget_answers(&lost_rows)?;
         self.out.write()
     }
@@ -136,7 +126,7 @@ impl Salvage<'_> {
             }
             (BatchState::Failed { at: spec.created_at }, "its state was lost; it counts as failed")
         };
-        self.told.changed(Thing::Batch(id), how);
+        self.report.changed(Thing::Batch(id), how);
         Ok(state)
     }
 
@@ -152,10 +142,10 @@ impl Salvage<'_> {
     fn drop_batch(&mut self, id: BatchId, copied: &Copied, files: &mut SalvagedFiles) -> Result<(), StoreError> {
         let was_deleted = copied.unseen.contains(&id) && !self.out.tree.contains_key(format::batch(id))?;
         if !was_deleted {
-            self.told.lost(Thing::Batch(id));
+            self.report.lost(Thing::Batch(id));
             self.keep_lines(id)?;
-        } else if !self.told.done.was_whole {
-            self.told.unsure(Thing::Other(format!("batch {id}")), "it was deleted, or its state is lost; it is not brought back");
+        } else if !self.report.done.was_whole {
+            self.report.unsure(Thing::Other(format!("batch {id}")), "it was deleted, or its state is lost; it is not brought back");
         }
         SalvagedRows::remove(id, &mut self.out)?;
         for key in self.out.tree.scan_prefix(format::blobs_of(id)).keys() {
@@ -166,7 +156,7 @@ impl Salvage<'_> {
         }
         for view in files.views.remove(&id).unwrap_or_default() {
             files.known.remove(&view);
-            self.told.lost(Thing::File(view));
+            self.report.lost(Thing::File(view));
         }
         self.out.write()
     }
@@ -175,7 +165,7 @@ impl Salvage<'_> {
     fn keep_lines(&mut self, id: BatchId) -> Result<(), StoreError> {
         let lines = SalvagedRows::write_lines(id, &self.out, &|| self.to.root().folder(LOST_FOUND))?;
         if lines > 0 {
-            self.told.note(&format!("batch {id}: results of {lines} of its rows are in `lost+found`"));
+            self.report.note(&format!("batch {id}: results of {lines} of its rows are in `lost+found`"));
         }
         Ok(())
     }
@@ -189,10 +179,10 @@ impl Salvage<'_> {
             self.fit_plan(&batch, batch.ended.map_or(0, |ended| ended.total))?;
             match copied.unseen.contains(&id) {
                 true if copied.old_states.contains(&id) => {
-                    self.told.unsure(Thing::Batch(id), "its files were deleted; it may have been deleted since, too");
+                    self.report.unsure(Thing::Batch(id), "its files were deleted; it may have been deleted since, too");
                 }
-                false if !self.told.done.was_whole => {
-                    self.told.unsure(Thing::Results(id), "they went with the files over them, or are lost");
+                false if !self.report.done.was_whole => {
+                    self.report.unsure(Thing::Results(id), "they went with the files over them, or are lost");
                 }
                 _ => {}
             }
@@ -206,7 +196,7 @@ impl Salvage<'_> {
         rows.fit(total, || input.as_ref().map(offsets).unwrap_or_default());
         let lost = rows.lost(known, &copied.old_pages);
         if !lost.is_empty() {
-            self.told.lost(Thing::Rows(id, lost.clone()));
+            self.report.lost(Thing::Rows(id, lost.clone()));
         }
         if !batch.state.is_terminal() {
             self.go_on(&mut batch, &mut rows, input.is_some(), !lost.is_empty())?;
@@ -223,7 +213,7 @@ impl Salvage<'_> {
         self.fit_plan(&batch, total)?;
         rows.write(&mut self.out)?;
         let progress = rows.progress();
-        self.told.done.rows += u64::from(progress.succeeded + progress.failed) - if is_over { lost.len() as u64 } else { 0 };
+        self.report.done.rows += u64::from(progress.succeeded + progress.failed) - if is_over { lost.len() as u64 } else { 0 };
         if batch.state.is_terminal() {
             self.fit_views(&mut batch, &progress, files);
         }
@@ -240,7 +230,7 @@ impl Salvage<'_> {
         if batch.plan.is_none() && rows > 0 {
             let plan = record::encode(&PlanRecord::from(&Plan { rows, models: Vec::new() }))?;
             self.out.writes.put(&format::blob(batch.id, Blob::Plan), &plan);
-            self.told.changed(Thing::Batch(batch.id), "its plan was lost: on which lanes its rows ran, and at what prices");
+            self.report.changed(Thing::Batch(batch.id), "its plan was lost: on which lanes its rows ran, and at what prices");
         }
         Ok(())
     }
@@ -276,14 +266,14 @@ impl Salvage<'_> {
                     state => state,
                 };
                 if state.as_str() != batch.state.as_str() {
-                    self.told.changed(Thing::Batch(batch.id), "it is in progress");
+                    self.report.changed(Thing::Batch(batch.id), "it is in progress");
                 }
                 batch.state = state;
                 Ok(())
             }
             (None, true) => {
                 if matches!(batch.state, BatchState::InProgress { .. }) {
-                    self.told.changed(Thing::Batch(batch.id), "its plan is lost; it is validated again");
+                    self.report.changed(Thing::Batch(batch.id), "its plan is lost; it is validated again");
                     batch.state = BatchState::Validating;
                 }
                 Ok(())
@@ -294,7 +284,7 @@ impl Salvage<'_> {
 
     fn fail(&mut self, batch: &mut SalvagedBatch, rows: &SalvagedRows, why: &str) -> Result<(), StoreError> {
         let id = batch.id;
-        self.told.changed(Thing::Batch(id), format!("it has failed: {why}"));
+        self.report.changed(Thing::Batch(id), format!("it has failed: {why}"));
         batch.state = BatchState::Failed { at: self.now };
         self.put_problem(id, why)?;
         self.out.writes.insert(format::notice(id), b"".as_slice());
@@ -334,7 +324,7 @@ impl Salvage<'_> {
     fn list_batch(&mut self, batch: &SalvagedBatch) -> Result<(), StoreError> {
         let (id, spec) = (batch.id, &batch.spec);
         let here = || b"".as_slice();
-        self.told.done.batches += 1;
+        self.report.done.batches += 1;
         if !batch.state.is_terminal() {
             self.out.writes.insert(format::active(id), &spec.input_file.as_u128().to_be_bytes());
             self.out.writes.remove(format::notice(id));
@@ -344,7 +334,7 @@ impl Salvage<'_> {
         {
             self.out.writes.insert(place, here());
         }
-        if let BatchInput::Quoted(order) = &spec.order {
+        if let BatchInput::Quoted(order) = &spec.input {
             self.out.writes.insert(format::used_quote(order.quote), &id.as_u128().to_be_bytes());
         }
         self.out.write_much()

@@ -17,7 +17,7 @@ use super::super::record::{self};
 use super::super::seal;
 use super::Out;
 use super::copy::Copied;
-use super::told::{SalvageReport, Thing};
+use super::report::{SalvageReport, Thing};
 use crate::domain::file::{File, FileSource};
 use crate::domain::id::FileId;
 use crate::store::error::StoreError;
@@ -62,7 +62,7 @@ pub(super) fn copy(
     to: &DataDir,
     copied: &mut Copied,
     out: &mut Out,
-    told: &mut SalvageReport<'_>,
+    report: &mut SalvageReport<'_>,
 ) -> Result<(), StoreError> {
     let files = root.existing_folder(FILES)?;
     let mut known = BTreeSet::new();
@@ -73,19 +73,19 @@ pub(super) fn copy(
             let result = copy_content(files.as_ref(), name.as_ref(), to.files(), Some((file.bytes, sha256)))?;
             if let Err(reason) = result {
                 put_aside(to, to.files(), FILES, name.as_ref())?;
-                told.note(&format!("file {}: {reason}", file.id));
-                told.lost(Thing::File(file.id));
+                report.note(&format!("file {}: {reason}", file.id));
+                report.lost(Thing::File(file.id));
                 continue;
             }
-            told.done.bytes += file.bytes;
+            report.done.bytes += file.bytes;
         }
         copied.files.insert(file.id, file);
     }
     if let Some(files) = &files {
-        copy_rest(files, to, &known, copied, told)?;
+        copy_rest(files, to, &known, copied, report)?;
     }
-    copy_parts(root.existing_folder(PARTS)?.as_ref(), to, copied, out, told)?;
-    copy_key(root, to, told)
+    copy_parts(root.existing_folder(PARTS)?.as_ref(), to, copied, out, report)?;
+    copy_key(root, to, report)
 }
 
 /// Copies content whose record was removed by a deletion, or is lost.
@@ -94,7 +94,7 @@ fn copy_rest(
     to: &DataDir,
     known: &BTreeSet<u128>,
     copied: &mut Copied,
-    told: &mut SalvageReport<'_>,
+    report: &mut SalvageReport<'_>,
 ) -> Result<(), StoreError> {
     for name in files.entries()?.into_iter().map(|entry| entry.name) {
         let id = content_id(&name);
@@ -112,7 +112,7 @@ fn copy_rest(
             (Ok(()), None) => put_aside(to, to.files(), FILES, &name)?,
             (Err(reason), _) => {
                 put_aside(to, to.files(), FILES, &name)?;
-                told.lost(Thing::Other(format!("{}: {reason}", files.path_of(&name).display())));
+                report.lost(Thing::Other(format!("{}: {reason}", files.path_of(&name).display())));
             }
         }
     }
@@ -124,7 +124,7 @@ fn copy_parts(
     to: &DataDir,
     copied: &mut Copied,
     out: &mut Out,
-    told: &mut SalvageReport<'_>,
+    report: &mut SalvageReport<'_>,
 ) -> Result<(), StoreError> {
     for part in std::mem::take(&mut copied.parts) {
         let name = content_name(part.id.as_u128());
@@ -137,24 +137,24 @@ fn copy_parts(
         }
         match result {
             Ok(()) => {
-                told.done.bytes += part.bytes;
+                report.done.bytes += part.bytes;
                 out.writes.insert(format::part(part.upload, part.id), record::encode(&PartRecord::from(&part))?);
             }
             Err(reason) => {
                 put_aside(to, to.parts(), PARTS, name.as_ref())?;
-                told.lost(Thing::Other(format!("upload {}: part {}: {reason}", part.upload, part.id)));
+                report.lost(Thing::Other(format!("upload {}: part {}: {reason}", part.upload, part.id)));
             }
         }
     }
     out.write()
 }
 
-fn copy_key(root: &Folder, to: &DataDir, told: &mut SalvageReport<'_>) -> Result<(), StoreError> {
+fn copy_key(root: &Folder, to: &DataDir, report: &mut SalvageReport<'_>) -> Result<(), StoreError> {
     let result = copy_content(Some(root), SEAL_KEY.as_ref(), to.root(), None)?;
     let is_key = to.root().open(SEAL_KEY).is_ok_and(|key| DataFile::bytes(&key).is_ok_and(|bytes| bytes == seal::BYTES as u64));
     if result.is_err() || !is_key {
         remove(to.root(), SEAL_KEY.as_ref())?;
-        told.lost(Thing::Other(format!("`{SEAL_KEY}`: links that were given out lead nowhere, and secrets of webhooks cannot be read")));
+        report.lost(Thing::Other(format!("`{SEAL_KEY}`: links that were given out lead nowhere, and secrets of webhooks cannot be read")));
     }
     Ok(())
 }

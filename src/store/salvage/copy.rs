@@ -8,7 +8,7 @@ use super::super::format::{self, MAX_VALUE};
 use super::super::key::Key;
 use super::super::readable::Readable;
 use super::Out;
-use super::told::{SalvageReport, Thing};
+use super::report::{SalvageReport, Thing};
 use crate::domain::file::File;
 use crate::domain::file::upload::{Upload, UploadPart};
 use crate::domain::id::{BatchId, EventId, FileId, QuoteId, UploadId};
@@ -51,8 +51,8 @@ pub(super) struct Copied {
 }
 
 /// Copies every readable record.
-pub(super) fn copy(readable: &Readable, out: &mut Out, told: &mut SalvageReport<'_>) -> Result<Copied, StoreError> {
-    let mut copying = Copying { out, told, copied: Copied::default(), gathering: Gathering::default(), failed: None };
+pub(super) fn copy(readable: &Readable, out: &mut Out, report: &mut SalvageReport<'_>) -> Result<Copied, StoreError> {
+    let mut copying = Copying { out, report, copied: Copied::default(), gathering: Gathering::default(), failed: None };
     readable
         .entries(|key, value, is_newest| copying.entry(key, value, is_newest))
         .map_err(|error| StoreError::Broken(error.to_string()))?;
@@ -69,7 +69,7 @@ pub(super) fn copy(readable: &Readable, out: &mut Out, told: &mut SalvageReport<
 
 struct Copying<'a, 'b> {
     out: &'a mut Out,
-    told: &'a mut SalvageReport<'b>,
+    report: &'a mut SalvageReport<'b>,
     copied: Copied,
     gathering: Gathering,
     failed: Option<StoreError>,
@@ -84,7 +84,7 @@ impl Copying<'_, '_> {
         match self.gathering.next(key, value, is_newest) {
             Ok(Some(complete)) => self.record(complete),
             Ok(None) => {}
-            Err(()) => self.told.lost(Thing::Other("an entry of an unknown kind".into())),
+            Err(()) => self.report.lost(Thing::Other("an entry of an unknown kind".into())),
         }
     }
 
@@ -123,7 +123,7 @@ impl Copying<'_, '_> {
                     // Reported later, with the batch or with the content.
                     Key::State(_) | Key::Spec(_) => {}
                     Key::File(id) => drop(self.copied.unreadable_files.insert(id)),
-                    key => self.told.lost(Thing::Other(format!("{key} ({})", one_line(&error.to_string())))),
+                    key => self.report.lost(Thing::Other(format!("{key} ({})", one_line(&error.to_string())))),
                 }
                 return Ok(());
             }
@@ -179,7 +179,7 @@ impl Copying<'_, '_> {
             (Key::Account(_) | Key::Hold(_) | Key::Org(_) | Key::Receiver(..) | Key::Control(_), _) => Thing::Other(key.to_string()),
             _ => return,
         };
-        self.told.unsure(thing, "it may have been changed or removed since");
+        self.report.unsure(thing, "it may have been changed or removed since");
     }
 }
 

@@ -1,44 +1,30 @@
 //! Files that batches need or make: inputs whose records are gone, and files over results.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::Salvage;
-use super::batches::SalvagedBatch;
 use super::copy::Copied;
-use super::told::Thing;
+use super::report::Thing;
+use super::salvaged::{SalvagedBatch, SalvagedFiles};
 use crate::domain::batch::{BatchSpec, BatchState, Progress};
 use crate::domain::file::{ExpiresAfter, File, FileSource, Purpose, ResultPart};
-use crate::domain::id::{BatchId, FileId};
+use crate::domain::id::FileId;
 use crate::domain::time::Timestamp;
-
-/// The files that batches need or make.
-pub(super) struct SalvagedFiles {
-    /// Records to be written.
-    pub known: BTreeMap<FileId, File>,
-    /// Content without a record.
-    pub content: BTreeSet<FileId>,
-    /// Content that is still needed, although its file was deleted.
-    pub needed: BTreeSet<FileId>,
-    /// Views over results, by their batch.
-    pub views: BTreeMap<BatchId, Vec<FileId>>,
-}
 
 impl Salvage<'_> {
     /// Reports content that no record names.
-    pub(super) fn tell_of_content(&mut self, copied: &Copied, files: &SalvagedFiles) {
+    pub(super) fn report_content(&mut self, copied: &Copied, files: &SalvagedFiles) {
         // A kill may leave behind the content of deleted files; that is no loss to report.
         for id in files.content.iter().filter(|id| !copied.deleted.contains_key(id)) {
             let place = if files.needed.contains(id) { "its batch goes on" } else { "its content is in `lost+found`" };
-            match self.told.done.was_whole {
-                true => self.told.note(&format!("file {id}: no record names it; {place}")),
+            match self.report.done.was_whole {
+                true => self.report.note(&format!("file {id}: no record names it; {place}")),
                 false => {
-                    self.told.note(&format!("file {id}: its record is missing; {place}"));
-                    self.told.lost(Thing::File(*id));
+                    self.report.note(&format!("file {id}: its record is missing; {place}"));
+                    self.report.lost(Thing::File(*id));
                 }
             }
         }
         for id in copied.unreadable_files.difference(&files.content) {
-            self.told.lost(Thing::File(*id));
+            self.report.lost(Thing::File(*id));
         }
     }
 
@@ -60,21 +46,21 @@ impl Salvage<'_> {
                 Some(id) if files.known.contains_key(&id) => {
                     if let Some(file) = files.known.get_mut(&id).filter(|file| file.bytes != bytes) {
                         file.bytes = bytes;
-                        self.told.changed(Thing::File(id), format!("it has {bytes} bytes now"));
+                        self.report.changed(Thing::File(id), format!("it has {bytes} bytes now"));
                     }
                 }
                 // All results are there, but no file shows them: the file records were lost, not
                 // deleted.
                 Some(id) if shows_nothing => {
                     files.known.insert(id, view(&batch.spec, part, id, bytes, at));
-                    self.told.changed(Thing::File(id), "its record was lost, and is made anew");
+                    self.report.changed(Thing::File(id), "its record was lost, and is made anew");
                 }
                 Some(_) => {}
                 None if rows > 0 => {
                     let new = FileId::generate(self.now);
                     files.known.insert(new, view(&batch.spec, part, new, bytes, at));
                     *id = Some(new);
-                    self.told.changed(Thing::File(new), "it is new, and shows what was lost");
+                    self.report.changed(Thing::File(new), "it is new, and shows what was lost");
                     // Forces the state record, which names the new file, to be rewritten.
                     batch.ended = None;
                 }

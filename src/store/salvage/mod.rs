@@ -14,17 +14,18 @@ mod content;
 mod copy;
 mod files;
 mod lists;
+mod report;
 mod rows;
+mod salvaged;
 #[cfg(test)]
 pub(super) mod tests;
-mod told;
 
 use std::path::Path;
 
 use super::dir::{DataDir, Locked, Seam, database};
 use super::format::FORMAT_KEY;
 use super::mark::Mark;
-use super::open::open_sled;
+use super::open_sled::open_sled;
 use super::readable::{Readable, Unlookable};
 use super::sum::Sum;
 use super::tree::Tree;
@@ -34,7 +35,7 @@ use super::{migrate, writer};
 use crate::domain::time::Timestamp;
 use crate::store::error::StoreError;
 use crate::store::verify::LOG;
-pub use told::{SalvageNote, Thing};
+pub use report::{SalvageNote, Thing};
 
 /// sled's cache while it is written to, in bytes.
 const CACHE: u64 = 32 << 20;
@@ -89,7 +90,7 @@ impl From<StoreError> for SalvageError {
 pub fn salvage(dir: &Path, to: &Path, now: Timestamp, tell: &mut dyn FnMut(SalvageNote)) -> Result<Salvaged, SalvageError> {
     let readable = Readable::of(dir)?;
     let new = prepare(&readable, to)?;
-    let done = told::SalvageReport { tell, done: Salvaged { was_whole: readable.is_whole, ..Salvaged::default() } };
+    let done = report::SalvageReport { tell, done: Salvaged { was_whole: readable.is_whole, ..Salvaged::default() } };
     work(&readable, new, now, done).map_err(|error| SalvageError::Incomplete { dir: to.display().to_string(), error: error.to_string() })
 }
 
@@ -119,20 +120,20 @@ fn is_within(path: &Path, dir: &Path) -> bool {
     path.ancestors().find_map(|ancestor| ancestor.canonicalize().ok()).is_some_and(|real| real.starts_with(dir))
 }
 
-fn work(readable: &Readable, new: Locked, now: Timestamp, told: told::SalvageReport<'_>) -> Result<Salvaged, StoreError> {
+fn work(readable: &Readable, new: Locked, now: Timestamp, report: report::SalvageReport<'_>) -> Result<Salvaged, StoreError> {
     let to = new.furnish()?;
     let folder = to.root().folder(database(0))?;
     let tree = Tree::new(open_sled(&folder, CACHE)?, Default::default(), Seam::default());
     let out = Out { tree, sum: Sum::fresh(), writes: Writes::default() };
-    let mut salvage = Salvage { to, now, out, told };
+    let mut salvage = Salvage { to, now, out, report };
     salvage.work(readable)?;
-    let Salvage { to, mut out, told, .. } = salvage;
+    let Salvage { to, mut out, report, .. } = salvage;
     // Only this entry makes the directory a store.
     let format = readable.format.unwrap_or(migrate::CURRENT).max(SUMMED_FROM);
     out.writes.insert(FORMAT_KEY.to_vec(), &format.to_be_bytes());
     out.write()?;
     out.end(&to)?;
-    Ok(told.done)
+    Ok(report.done)
 }
 
 /// The new store, which the salvage writes to.
@@ -174,26 +175,26 @@ struct Salvage<'a> {
     to: DataDir,
     now: Timestamp,
     out: Out,
-    told: told::SalvageReport<'a>,
+    report: report::SalvageReport<'a>,
 }
 
 impl Salvage<'_> {
     fn work(&mut self, readable: &Readable) -> Result<(), StoreError> {
         for fault in &readable.faults {
-            self.told.note(fault);
+            self.report.note(fault);
         }
-        let mut copied = copy::copy(readable, &mut self.out, &mut self.told)?;
-        content::copy(readable.root(), &self.to, &mut copied, &mut self.out, &mut self.told)?;
+        let mut copied = copy::copy(readable, &mut self.out, &mut self.report)?;
+        content::copy(readable.root(), &self.to, &mut copied, &mut self.out, &mut self.report)?;
         self.make_batches_fit(&copied)?;
         self.make_lists(&copied)?;
         if readable.missing_writes > 0 {
-            self.told.lost(Thing::Other(format!("{} writes to the store, of whatever they were", readable.missing_writes)));
+            self.report.lost(Thing::Other(format!("{} writes to the store, of whatever they were", readable.missing_writes)));
         }
         match readable.expected.map(|expected| expected.saturating_sub(copied.entries)) {
             Some(0) => {}
-            Some(missing) => self.told.lost(Thing::Other(format!("{missing} entries of the store; what is named is among them"))),
+            Some(missing) => self.report.lost(Thing::Other(format!("{missing} entries of the store; what is named is among them"))),
             None if readable.is_whole => {}
-            None => self.told.lost(Thing::Other("entries of the store, an unknown number; what is named is among them".into())),
+            None => self.report.lost(Thing::Other("entries of the store, an unknown number; what is named is among them".into())),
         }
         Ok(())
     }

@@ -330,7 +330,7 @@ fn names(content: Option<DataFile>, offset: u64, page: u32, rows: &[u32], spec: 
             break;
         }
         if rows.binary_search(&row).is_ok()
-            && let Ok(request) = spec.order.parse(line.trim_ascii_end())
+            && let Ok(request) = spec.input.parse(line.trim_ascii_end())
         {
             names.insert(row, (request.custom_id.into_owned(), request.operation));
         }

@@ -11,15 +11,15 @@ use bytes::Bytes;
 use secrecy::ExposeSecret;
 use serde_json::json;
 
+use super::batch_object;
 use super::create_body::{CreateBody, NamedReceiver, check_receiver};
-use super::show;
 use crate::domain::error::Code;
 use crate::domain::row::batchrouter::members;
 use crate::domain::webhook::Webhook;
 use crate::http::batchrouter::error::Refusal;
 use crate::http::batchrouter::quotes::object;
-use crate::http::layers::auth::Caller;
-use crate::http::request::held_body::MAX_MEMBERS;
+use crate::http::layers::caller::Caller;
+use crate::http::request::held_body::{MAX_MEMBERS, read_held};
 use crate::http::request::idempotency::{KEY, bound_to_body, idempotency_key};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
@@ -38,7 +38,7 @@ pub async fn create(
 ) -> Result<Response, Refusal> {
     api.check_open()?;
     let most = api.service.limits.quotes.max_body_bytes;
-    let (_held, body) = api.bodies.read(request, &api, most).await.map_err(|error| Refusal::of_body(error, most))?;
+    let (_held, body) = read_held(request, &api, most).await.map_err(|error| Refusal::of_body(error, most))?;
     create_from(&api, caller, &headers, body).await
 }
 
@@ -58,12 +58,12 @@ pub async fn create_from(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, bo
         items: body.items,
         item_count: body.item_count,
         defaults: body.defaults,
-        demands: body.demands,
+        stated: body.stated,
         metadata: body.metadata,
         webhook: body.webhook.map(|receiver| sealed(api, receiver)).transpose()?,
     };
     let made = api.service.create_quoted(asked, object::shown).await?;
-    let mut answer = json!({ "batch": show(api, headers, &made.created.batch) });
+    let mut answer = json!({ "batch": batch_object(api, headers, &made.created.batch) });
     if let Some(shown) = made.shown {
         answer["quote"] = serde_json::from_slice(&shown).map_err(ApiError::internal)?;
     }

@@ -14,7 +14,7 @@ use crate::http::request::{Object, parse_id};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 use crate::service::batches::prepare::Items;
-use crate::service::batches::quoted::StatedDemands;
+use crate::service::batches::quoted::StatedConstraints;
 use crate::service::{IssueCode, IssuePath, ServiceError};
 
 /// The fields that are read besides the fields of a quote.
@@ -36,7 +36,7 @@ pub struct CreateBody {
     pub items: Items,
     pub item_count: Option<u32>,
     pub defaults: Defaults,
-    pub demands: StatedDemands,
+    pub stated: StatedConstraints,
     pub metadata: Option<String>,
     pub webhook: Option<NamedReceiver>,
 }
@@ -61,7 +61,7 @@ impl CreateBody {
             items: input(items, file)?,
             item_count,
             defaults: defaults(&object)?,
-            demands: StatedDemands {
+            stated: StatedConstraints {
                 constraints: routing::read(&object)?,
                 tier: word(&object, "sla_tier", SlaTier::parse, SlaTier::choices)?,
                 protection: word(&object, "price_protection_policy", PriceProtection::parse, PriceProtection::choices)?,

@@ -25,7 +25,7 @@ use crate::domain::batch::Batch;
 use crate::domain::error::Code;
 use crate::domain::id::BatchId;
 use crate::executor::CancelError;
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::openai::objects::Deleted;
 use crate::http::request::{Params, PathId};
 use crate::http::response::error::ApiError;
@@ -54,7 +54,7 @@ fn status_of(api: &Api, batch: &Batch) -> &'static str {
 }
 
 /// The batch object.
-fn show(api: &Api, headers: &HeaderMap, batch: &Batch) -> Map<String, Value> {
+fn batch_object(api: &Api, headers: &HeaderMap, batch: &Batch) -> Map<String, Value> {
     let base = Base::of(api.public_url.as_deref(), headers);
     let stage = api.service.executor.stage(batch.spec.id);
     object(batch, &Around { stage, base: &base, seal: api.service.store.seal(), now: api.service.clock.now() })
@@ -78,7 +78,7 @@ pub async fn retrieve(
 ) -> Result<Json<Value>, Refusal> {
     let with_receipt = params.choice("include_billing_receipt", &[("true", true), ("false", false)])?.unwrap_or(false);
     let batch = find(&api, &caller, id).await?;
-    let mut shown = show(&api, &headers, &batch);
+    let mut shown = batch_object(&api, &headers, &batch);
     if with_receipt {
         shown.insert("billing_receipt".to_owned(), json!(receipt::receipt(&api, &batch).await?));
     }
@@ -96,7 +96,7 @@ pub async fn list(
     let query = BatchQuery { after, limit: params.limit(DEFAULT_LIST, MAX_LIST)?, org: Some(caller.org) };
     let listing = api.service.store.batches(query).await.map_err(ApiError::from)?;
     let last = listing.items.last().filter(|_| listing.has_more).map(|batch| batch.spec.id.in_hex());
-    let data: Vec<_> = listing.items.iter().map(|batch| show(&api, &headers, batch)).collect();
+    let data: Vec<_> = listing.items.iter().map(|batch| batch_object(&api, &headers, batch)).collect();
     Ok(Json(json!({ "data": data, "has_more": listing.has_more, "next_cursor": last })))
 }
 
@@ -114,7 +114,7 @@ pub async fn cancel(
     }
     let executor = api.service.executor.clone();
     match api.to_the_end(async move { executor.cancel(id).await }).await? {
-        Ok(batch) => Ok(Json(flat_and_wrapped(show(&api, &headers, &batch)))),
+        Ok(batch) => Ok(Json(flat_and_wrapped(batch_object(&api, &headers, &batch)))),
         Err(CancelError::NotFound) => Err(ApiError::not_found("batch", id.in_hex()).into()),
         Err(CancelError::TooLate(state)) => Err(too_late(state).into()),
         Err(CancelError::Gone(error)) => Err(ApiError::from(error).into()),

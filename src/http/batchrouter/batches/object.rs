@@ -47,7 +47,7 @@ pub fn status(batch: &Batch, stage: Stage) -> &'static str {
 /// The batch object, without the key `batch` that repeats it.
 pub fn object(batch: &Batch, around: &Around<'_>) -> Map<String, Value> {
     let spec = &batch.spec;
-    let quoted = match &spec.order {
+    let quoted = match &spec.input {
         BatchInput::Quoted(order) => Some(order.as_ref()),
         BatchInput::Unquoted { .. } => None,
     };
@@ -67,7 +67,7 @@ pub fn object(batch: &Batch, around: &Around<'_>) -> Map<String, Value> {
     put("sla_deadline", json!(deadline));
     put("deadline_at", json!(deadline));
     put("metadata", metadata(batch, quoted));
-    demands(quoted, &mut put);
+    constraints(quoted, &mut put);
     put("pricing_estimate", pricing(quoted.and_then(|order| order.estimate).map(Pricing::of_estimate)));
     files(batch, around, &mut put);
     put("errors", errors(batch));
@@ -75,16 +75,16 @@ pub fn object(batch: &Batch, around: &Around<'_>) -> Map<String, Value> {
     shown
 }
 
-fn demands(quoted: Option<&QuotedInput>, put: &mut impl FnMut(&str, Value)) {
+fn constraints(quoted: Option<&QuotedInput>, put: &mut impl FnMut(&str, Value)) {
     let default = Constraints::default();
-    let demands = quoted.map_or(&default, |order| &order.demands);
-    put("routing_mode", json!(demands.mode));
-    put("sla_tier", json!(demands.tier));
-    put("privacy_tier", json!(demands.privacy_tier));
-    put("allowed_regions", json!(demands.regions));
-    put("required_tools", json!(demands.tools));
-    put("provider_preferences", preferences(&demands.preferences));
-    put("price_protection_policy", json!(demands.protection));
+    let constraints = quoted.map_or(&default, |order| &order.constraints);
+    put("routing_mode", json!(constraints.mode));
+    put("sla_tier", json!(constraints.tier));
+    put("privacy_tier", json!(constraints.privacy_tier));
+    put("allowed_regions", json!(constraints.regions));
+    put("required_tools", json!(constraints.tools));
+    put("provider_preferences", preferences(&constraints.preferences));
+    put("price_protection_policy", json!(constraints.protection));
 }
 
 /// The number of items of the batch: the counted number, or else the number that the client stated.

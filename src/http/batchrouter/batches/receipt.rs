@@ -17,7 +17,7 @@ use crate::domain::quote::receipt::{LaneReceipt, Receipt};
 use crate::domain::usage::Usage;
 use crate::http::batchrouter::error::Refusal;
 use crate::http::batchrouter::money::{Pricing, money, pricing};
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::request::PathId;
 use crate::http::response::error::ApiError;
 use crate::http::response::time::moment;
@@ -47,7 +47,7 @@ pub async fn read(
 /// # Errors
 /// When the store has failed.
 pub async fn receipt(api: &Api, batch: &Batch) -> Result<Option<Value>, ApiError> {
-    let BatchInput::Quoted(order) = &batch.spec.order else { return Ok(None) };
+    let BatchInput::Quoted(order) = &batch.spec.input else { return Ok(None) };
     let Some(reservation) = api.service.store.reservation(batch.spec.id).await? else { return Ok(None) };
     let Some(settled) = reservation.settlement else { return Ok(None) };
     let Receipt { lanes, unreadable, .. } = api.service.store.receipt(batch.spec.id).await?.unwrap_or_default();
@@ -87,7 +87,7 @@ fn quote(kept: &KeptQuote, batch: &Batch, order: &QuotedInput) -> Value {
         "valid_until": moment(kept.quote.valid_until),
         "quoted_price": pricing(kept.quote.estimate.map(Pricing::of_estimate)),
         "quoted_items": kept.quote.items,
-        "price_protection_policy": order.demands.protection,
+        "price_protection_policy": order.constraints.protection,
     })
 }
 

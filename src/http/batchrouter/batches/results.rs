@@ -22,7 +22,7 @@ use crate::domain::file::{FileSource, ResultPart};
 use crate::domain::id::{BatchId, FileId, RowIndex};
 use crate::http::Api;
 use crate::http::batchrouter::error::Refusal;
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::request::{Params, PathId};
 use crate::http::response::error::ApiError;
 use crate::http::response::file_content::result_lines;
@@ -39,7 +39,7 @@ const NDJSON: &str = "application/x-ndjson";
 
 /// The fee on top of the providers' charges, in percent of these charges.
 fn fee(spec: &BatchSpec) -> Decimal {
-    match &spec.order {
+    match &spec.input {
         BatchInput::Quoted(order) => order.fee,
         BatchInput::Unquoted { .. } => Decimal::ZERO,
     }

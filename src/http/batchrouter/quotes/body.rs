@@ -38,7 +38,7 @@ pub const FIELDS: [&str; 13] = [
 /// When a field has an invalid value, or the file cannot be used.
 pub fn read(service: &Service, org: OrgId, body: &Bytes) -> Result<(Bytes, QuoteRequest), Refusal> {
     let (object, [items]) = Object::picking(body, &FIELDS, ["items"])?;
-    let (defaults, demands) = (defaults(&object)?, routing::read(&object)?);
+    let (defaults, constraints) = (defaults(&object)?, routing::read(&object)?);
     let file = object.text("input_file_id")?.map(|id| parse_id("input_file_id", id)).transpose()?;
     let items = match (items.filter(|items| items.as_ref() != b"null"), file) {
         (Some(items), None) => items,
@@ -52,7 +52,7 @@ pub fn read(service: &Service, org: OrgId, body: &Bytes) -> Result<(Bytes, Quote
             return Err(ApiError::missing("items", message).into());
         }
     };
-    Ok((items, QuoteRequest { defaults, demands, options: QuoteOptions::default() }))
+    Ok((items, QuoteRequest { defaults, constraints, options: QuoteOptions::default() }))
 }
 
 /// What a body says for all its items.

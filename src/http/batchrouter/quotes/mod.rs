@@ -17,8 +17,9 @@ use serde_json::{Value, json};
 use super::error::Refusal;
 use crate::domain::id::QuoteId;
 use crate::domain::quote::KeptQuote;
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::request::PathId;
+use crate::http::request::held_body::read_held;
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 
@@ -28,7 +29,7 @@ pub async fn create(State(api): State<Arc<Api>>, Extension(caller): Extension<Ca
     api.check_room(0)?;
     let service = &api.service;
     let most = service.limits.quotes.max_body_bytes;
-    let (_held, body) = api.bodies.read(request, &api, most).await.map_err(|error| Refusal::of_body(error, most))?;
+    let (_held, body) = read_held(request, &api, most).await.map_err(|error| Refusal::of_body(error, most))?;
     let quote = service.make_quote(caller.org, move |service| body::read(service, caller.org, &body), object::shown).await?;
     let shown = quote.shown.clone();
     tracing::info!(quote = %quote.id, "quote made");

@@ -18,23 +18,23 @@ pub fn shown(outcome: &Outcome) -> Vec<u8> {
 
 fn object(outcome: &Outcome) -> Value {
     let (id, valid_until, deadline) = (outcome.id.in_hex(), moment(outcome.valid_until), moment(outcome.deadline));
-    let demands = &outcome.demands;
-    let max_price = demands.max_price.map(|most| money(most.0));
+    let constraints = &outcome.constraints;
+    let max_price = constraints.max_price.map(|most| money(most.0));
     json!({
         "quote_id": id,
         "valid_until": valid_until,
         "created_at": moment(outcome.created_at),
         "sla_deadline": deadline,
         "deadline_at": deadline,
-        "routing_mode": demands.mode,
-        "sla_tier": demands.tier,
-        "privacy_tier": demands.privacy_tier,
-        "allowed_regions": demands.regions,
-        "required_tools": demands.tools,
+        "routing_mode": constraints.mode,
+        "sla_tier": constraints.tier,
+        "privacy_tier": constraints.privacy_tier,
+        "allowed_regions": constraints.regions,
+        "required_tools": constraints.tools,
         "max_price": max_price,
-        "price_protection_policy": demands.protection,
+        "price_protection_policy": constraints.protection,
         "fallback_price_ceiling": outcome.fallback_ceiling.map(money),
-        "provider_preferences": preferences(&demands.preferences),
+        "provider_preferences": preferences(&constraints.preferences),
         "item_count": outcome.items,
         "pricing_estimate": pricing(outcome.pricing),
         "token_estimate": tokens(&outcome.tokens),
@@ -73,9 +73,9 @@ fn explanation(outcome: &Outcome, deadline: &str) -> Value {
         "customer_safe": true,
         "summary": summary,
         "lane_mode": if selected.len() > 1 { "multi_lane" } else { "single_lane" },
-        "sla_class": { "tier": outcome.demands.tier, "deadline_at": deadline, "target_seconds": outcome.window.as_secs() },
+        "sla_class": { "tier": outcome.constraints.tier, "deadline_at": deadline, "target_seconds": outcome.window.as_secs() },
         "selected_lanes": selected.iter().map(|lane| named(lane)).collect::<Vec<_>>(),
-        "fallback_behavior": { "enabled": outcome.demands.preferences.allow_fallbacks, "providers": spare },
+        "fallback_behavior": { "enabled": outcome.constraints.preferences.allow_fallbacks, "providers": spare },
         "rejected_lanes": others.iter().map(|lane| named(lane)).collect::<Vec<_>>(),
     })
 }

@@ -12,7 +12,7 @@ use crate::domain::batch::priority::ControlChange;
 use crate::domain::error::Code;
 use crate::domain::id::BatchId;
 use crate::executor::ControlError;
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::openai::objects::BatchObject;
 use crate::http::request::{Object, PathId};
 use crate::http::response::error::ApiError;

@@ -18,14 +18,14 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{ExpiresAfter, Purpose};
 use crate::domain::id::FileId;
 use crate::domain::time::CompletionWindow;
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::openai::objects::BatchObject;
 use crate::http::request::idempotency::idempotency_key;
 use crate::http::request::{Object, parse_id, unknown_choice};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 use crate::service::ServiceError;
-use crate::service::batches::create::{Input, NewBatch};
+use crate::service::batches::create::{InputSource, NewBatch};
 use crate::store::Idempotency;
 
 /// An id that names no file: a create with it makes no batch, but still finds what an idempotency
@@ -107,7 +107,7 @@ impl OpenAiCreate {
 
     fn into_batch(self, input_file: FileId, caller: &Caller, api: &Api, once: Option<Idempotency>) -> NewBatch {
         let order = BatchInput::Unquoted { endpoint: self.endpoint, window: self.window };
-        let (now, input) = (api.service.clock.now(), Input::Uploaded(input_file));
+        let (now, input) = (api.service.clock.now(), InputSource::Uploaded(input_file));
         NewBatch {
             metadata: self.metadata,
             output_expires_after: self.output_expires_after,

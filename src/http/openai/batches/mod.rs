@@ -19,7 +19,7 @@ use crate::domain::file::ResultPart;
 use crate::domain::id::BatchId;
 use crate::executor::CancelError;
 use crate::http::Api;
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::request::{Params, PathId};
 use crate::http::response::error::ApiError;
 use crate::http::response::file_content::result_lines;

@@ -8,7 +8,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 
 use crate::domain::id::FileId;
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::openai::files::find;
 use crate::http::request::PathId;
 use crate::http::response::error::ApiError;

@@ -15,7 +15,7 @@ use super::find;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::Purpose;
 use crate::domain::id::FileId;
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::request::{Params, PathId};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;

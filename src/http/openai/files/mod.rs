@@ -10,7 +10,7 @@ use axum::{Extension, Json};
 use super::objects::{Deleted, FileObject, List};
 use crate::domain::file::File;
 use crate::domain::id::FileId;
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::request::file_upload::{file_query, receive};
 use crate::http::request::multipart::MultipartForm;
 use crate::http::request::{Params, PathId};

@@ -21,7 +21,7 @@ fn spec() -> BatchSpec {
     BatchSpec {
         id: BatchId::from_u128(1),
         dialect: Dialect::OpenAi,
-        order: BatchInput::Unquoted { endpoint: Endpoint::ChatCompletions, window: CompletionWindow::DAY },
+        input: BatchInput::Unquoted { endpoint: Endpoint::ChatCompletions, window: CompletionWindow::DAY },
         input_file: FileId::from_u128(2),
         created_at: at(0),
         metadata: Metadata::default(),

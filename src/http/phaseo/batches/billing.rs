@@ -6,6 +6,7 @@ use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 use serde_json::{Value, json};
 
+use super::moments::{text, updated};
 use crate::domain::batch::details::BatchDetails;
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::money::{PriceSheet, Usd};
@@ -60,7 +61,7 @@ pub fn object(batch: &Batch, details: &BatchDetails) -> Value {
         "cost_nanos": charged.map(nanos),
         "cost_usd": charged.map_or(Value::Null, number),
         "total_nanos": charged.map(nanos),
-        "finalized_at": settlement.map(|_| super::object::text(super::object::updated(batch))),
+        "finalized_at": settlement.map(|_| text(updated(batch))),
         "estimated_provider_cost": two(quoted.map(|quoted| quoted.provider)),
         "estimated_user_cost": two(quoted.map(|quoted| quoted.total())),
         "settled_provider_cost": two(provider_cost),

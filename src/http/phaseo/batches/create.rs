@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 
 use super::common::RowSyntax;
 use super::create_body::{CreateBody, RowSource};
-use super::endpoint::{named, of_rows};
+use super::endpoint::{named, of_rows, quotable};
 use super::object::object;
 use super::shorthand;
 use super::subscription;
@@ -31,10 +31,10 @@ use crate::domain::file::Purpose;
 use crate::domain::id::{BatchId, FileId, OrgId};
 use crate::domain::quote::Quote;
 use crate::domain::row::batchrouter::{Defaults, members};
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::phaseo::context::Context;
-use crate::http::phaseo::error::{Refusal, told};
-use crate::http::request::held_body::MAX_MEMBERS;
+use crate::http::phaseo::error::{Refusal, respond};
+use crate::http::request::held_body::{MAX_MEMBERS, read_held};
 use crate::http::request::idempotency::{bound_to_body, idempotency_key};
 use crate::http::state::Api;
 use crate::service::batches::create::NewBatch;
@@ -60,16 +60,16 @@ pub async fn create(
     let made = async {
         api.check_open()?;
         let most = api.service.limits.quotes.max_body_bytes;
-        let read = api.bodies.read(request, &api, most).await;
+        let read = read_held(request, &api, most).await;
         let (_held, body) = read.map_err(|error| Refusal::of_body(error, most))?;
         made(&api, &caller, &context, &headers, body).await
     };
-    told(made.await, &context)
+    respond(made.await, &context)
 }
 
 /// [`create`] of a body that has been read.
 pub async fn create_from(api: &Arc<Api>, caller: Caller, context: &Context, headers: &HeaderMap, body: Bytes) -> Response {
-    told(made(api, &caller, context, headers, body).await, context)
+    respond(made(api, &caller, context, headers, body).await, context)
 }
 
 async fn made(api: &Arc<Api>, caller: &Caller, context: &Context, headers: &HeaderMap, body: Bytes) -> Result<Response, Refusal> {
@@ -78,8 +78,9 @@ async fn made(api: &Arc<Api>, caller: &Caller, context: &Context, headers: &Head
     let key = idempotency_key(headers)?.map(str::to_owned);
     let PreparedCreate { mut asked, rows, endpoint, once } = prepare(api, caller, body, key).await?;
     let subscription = subscription::resolve(api, caller.org, asked.subscription.take()).await?;
-    let options = QuoteOptions { wishes: asked.wishes.clone(), as_asked: true, window: Some(asked.window.duration()), bounded: true };
-    let request = QuoteRequest { defaults: Defaults::default(), demands: asked.demands.clone(), options };
+    let options =
+        QuoteOptions { preferences: asked.preferences.clone(), as_asked: true, window: Some(asked.window.duration()), bounded: true };
+    let request = QuoteRequest { defaults: Defaults::default(), constraints: asked.constraints.clone(), options };
     let quoted = api.service.quote_rows(caller.org, rows, request).await.map_err(|error| refused(error, &asked.source))?;
     let new = Ready { asked, endpoint, quoted, subscription }.into_batch(api, caller, context)?;
     let created = api.service.create_batch(NewBatch { once, ..new }).await?;
@@ -143,7 +144,9 @@ fn written(service: &Service, asked: &CreateBody, kind: RowSyntax, raw: &Bytes) 
         return Err(Refusal::invalid("batch_request_limit_exceeded", message));
     }
     let catalog = service.catalog.current();
-    let endpoint = asked.endpoint.map_or_else(|| of_rows(&catalog, &rows, kind, asked), Ok)?;
+    let endpoint = asked
+        .endpoint
+        .map_or_else(|| of_rows(&catalog, &rows, kind, asked.common.model.as_deref(), asked.constraints.preferences.only.first()), Ok)?;
     let most_output = |model: &str| most_output(&catalog, model);
     let rows = shorthand::parse(rows, kind, endpoint, &asked.common, &most_output).map_err(|fault| {
         Refusal::invalid(fault.reason, format!("row {}: {}", fault.row, fault.message)).with("request_index", fault.row)
@@ -205,7 +208,7 @@ fn uploaded(service: &Service, org: OrgId, asked: &CreateBody, id: FileId) -> Re
             return Err(not_priceable(format!("line {number}: `method` must be `POST`")));
         }
     }
-    let endpoint = super::create_body::endpoint(endpoint.unwrap_or(Endpoint::Responses).path())?;
+    let endpoint = quotable(endpoint.unwrap_or(Endpoint::Responses).path())?;
     Ok((RowsToQuote::Uploaded { file: id, sample: rows }, endpoint))
 }
 
@@ -220,7 +223,7 @@ struct Ready {
 impl Ready {
     fn into_batch(self, api: &Api, caller: &Caller, context: &Context) -> Result<NewBatch, Refusal> {
         let Self { asked, endpoint, quoted, subscription } = self;
-        let QuotedRows { quote, input, held, count } = quoted;
+        let QuotedRows { quote, source, held, count } = quoted;
         let gateway = PhaseoDetails {
             request: context.request,
             endpoint,
@@ -232,7 +235,7 @@ impl Ready {
         };
         let order = QuotedInput { reserve: held.unwrap_or_default(), items: count, gateway: Some(gateway), ..QuotedInput::of(&quote) };
         let order = BatchInput::Quoted(Box::new(order));
-        let new = NewBatch::new(api.service.clock.now(), Dialect::Phaseo, caller.org, caller.owner(), order, input);
+        let new = NewBatch::new(api.service.clock.now(), Dialect::Phaseo, caller.org, caller.owner(), order, source);
         let metadata = Metadata::new(with_ids(asked.metadata, new.id, context));
         let metadata = metadata.map_err(|error| Refusal::invalid("invalid_batch_metadata", format!("`metadata` {error}")))?;
         Ok(NewBatch { metadata, output_expires_after: asked.output_expires_after, fallback: Fallback::Never, ..new })

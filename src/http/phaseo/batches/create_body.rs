@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::endpoint::{QUOTABLE, named};
+use super::endpoint::quotable;
 use super::routing;
 use super::subscription::{self, Wish};
 use crate::domain::endpoint::Endpoint;
@@ -63,8 +63,8 @@ pub struct CreateBody {
     pub metadata: Vec<(String, String)>,
     pub output_expires_after: Option<ExpiresAfter>,
     pub session: Option<String>,
-    pub demands: Constraints,
-    pub wishes: RoutingPreferences,
+    pub constraints: Constraints,
+    pub preferences: RoutingPreferences,
     pub subscription: Option<Wish>,
 }
 
@@ -82,17 +82,17 @@ impl CreateBody {
         let (object, rows) = Object::picking(body, &FIELDS, ROWS.map(|(name, _)| name))?;
         let subscription = subscription::read(&object)?;
         let source = source(&object, rows)?;
-        let (demands, wishes) = routing::read(&object)?;
+        let (constraints, preferences) = routing::read(&object)?;
         Ok(Self {
             source,
             common: common(&object)?,
-            endpoint: object.text("endpoint")?.map(endpoint).transpose()?,
+            endpoint: object.text("endpoint")?.map(quotable).transpose()?,
             window: window(&object)?,
             metadata: metadata(&object)?,
             output_expires_after: expiry(&object)?,
             session: session(&object)?,
-            demands,
-            wishes,
+            constraints,
+            preferences,
             subscription,
         })
     }
@@ -123,23 +123,6 @@ fn source(object: &Object, rows: [Option<Bytes>; ROWS.len()]) -> Result<RowSourc
 /// Whether a JSON text is an array with members.
 fn is_filled(raw: &[u8]) -> bool {
     raw.strip_prefix(b"[").is_some_and(|rest| !rest.trim_ascii_start().starts_with(b"]"))
-}
-
-/// Reads an endpoint that a batch can be for.
-///
-/// # Errors
-/// When the text names no endpoint, or an endpoint whose rows cannot be priced.
-pub fn endpoint(text: &str) -> Result<Endpoint, Refusal> {
-    let shown: String = text.chars().take(100).collect();
-    let choices = QUOTABLE.map(|endpoint| format!("`{endpoint}`")).join(", ");
-    match named(text) {
-        None => Err(Refusal::invalid("batch_endpoint_unsupported", format!("`{shown}` is no endpoint of a batch; they are {choices}"))),
-        Some(endpoint) if !QUOTABLE.contains(&endpoint) => {
-            let message = format!("rows for `{endpoint}` cannot be priced; a batch here is for one of {choices}");
-            Err(Refusal::invalid("batch_endpoint_not_supported", message))
-        }
-        Some(endpoint) => Ok(endpoint),
-    }
 }
 
 fn common(object: &Object) -> Result<Common, Refusal> {

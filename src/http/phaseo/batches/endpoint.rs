@@ -3,7 +3,6 @@
 
 use serde_json::Value;
 
-use super::create_body::{CreateBody, endpoint};
 use crate::catalog::Snapshot;
 use crate::domain::endpoint::Endpoint;
 use crate::http::phaseo::batches::common::{RowSyntax, body_of};
@@ -23,21 +22,44 @@ pub fn named(text: &str) -> Option<Endpoint> {
     Endpoint::ALL.into_iter().find(|endpoint| endpoint.tail().trim_start_matches('/') == path)
 }
 
+/// Reads an endpoint that a batch can be for.
+///
+/// # Errors
+/// When the text names no endpoint, or an endpoint whose rows cannot be priced.
+pub fn quotable(text: &str) -> Result<Endpoint, Refusal> {
+    let shown: String = text.chars().take(100).collect();
+    let choices = QUOTABLE.map(|endpoint| format!("`{endpoint}`")).join(", ");
+    match named(text) {
+        None => Err(Refusal::invalid("batch_endpoint_unsupported", format!("`{shown}` is no endpoint of a batch; they are {choices}"))),
+        Some(endpoint) if !QUOTABLE.contains(&endpoint) => {
+            let message = format!("rows for `{endpoint}` cannot be priced; a batch here is for one of {choices}");
+            Err(Refusal::invalid("batch_endpoint_not_supported", message))
+        }
+        Some(endpoint) => Ok(endpoint),
+    }
+}
+
 /// The endpoint of the first row: the row names the endpoint, or its body has an endpoint's form,
-/// or a provider of its model serves the endpoint.
+/// or a provider of its model serves the endpoint. `model` is the model of rows that name none, and
+/// `provider` the requested one.
 ///
 /// # Errors
 /// When the row names an endpoint that a batch cannot be for.
-pub fn of_rows(catalog: &Snapshot, rows: &[Value], kind: RowSyntax, asked: &CreateBody) -> Result<Endpoint, Refusal> {
+pub fn of_rows(
+    catalog: &Snapshot,
+    rows: &[Value],
+    kind: RowSyntax,
+    model: Option<&str>,
+    provider: Option<&String>,
+) -> Result<Endpoint, Refusal> {
     let Some(first) = rows.first() else { return Ok(Endpoint::Responses) };
     if let Some(url) = first.get("url").and_then(Value::as_str) {
-        return endpoint(url);
+        return quotable(url);
     }
     let body = body_of(first);
     let model_of = |holder: Option<&Value>| holder?.get("model")?.as_str().map(str::to_owned);
-    let model = model_of(body).or_else(|| model_of(Some(first))).or_else(|| asked.common.model.clone()).unwrap_or_default();
-    let as_messages = is_anthropics(catalog, asked.demands.preferences.only.first(), &model)
-        && !rows.iter().any(|row| is_chat(body_of(row).unwrap_or(row)));
+    let model = model_of(body).or_else(|| model_of(Some(first))).or_else(|| model.map(str::to_owned)).unwrap_or_default();
+    let as_messages = is_anthropics(catalog, provider, &model) && !rows.iter().any(|row| is_chat(body_of(row).unwrap_or(row)));
     match body {
         Some(body) if body.get("messages").is_some() => Ok(if as_messages { Endpoint::Messages } else { Endpoint::ChatCompletions }),
         Some(_) if kind == RowSyntax::Requests => Ok(Endpoint::Responses),

@@ -9,7 +9,8 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::object::{BatchLinks, lifecycle, text, updated};
+use super::moments::{text, updated};
+use super::object::{BatchLinks, lifecycle};
 use super::{billing, webhook_object};
 use crate::domain::batch::Batch;
 use crate::domain::batch::details::BatchDetails;
@@ -55,7 +56,7 @@ fn members(batch: &Batch, details: &BatchDetails, id: &str) -> Value {
     let shown = serde_json::to_value(BatchObject::from(batch)).unwrap_or_default();
     let gateway = batch.spec.gateway().map(|(_, gateway)| gateway);
     let subscription = gateway.and_then(|gateway| gateway.subscription.as_ref());
-    let telling = &details.told;
+    let event_log = &details.event_log;
     let billing = billing(batch, details);
     json!({
         "id": id,
@@ -71,7 +72,7 @@ fn members(batch: &Batch, details: &BatchDetails, id: &str) -> Value {
         "native_id": gateway.map(|_| id),
         "provider": gateway.map(|gateway| &gateway.provider),
         "model": shown["model"],
-        "webhook": subscription.map(|subscription| webhook_object::object(subscription, telling)),
+        "webhook": subscription.map(|subscription| webhook_object::object(subscription, event_log)),
         "endpoint": shown["endpoint"],
         "completion_window": shown["completion_window"],
         "input_file_id": shown["input_file_id"],
@@ -82,10 +83,10 @@ fn members(batch: &Batch, details: &BatchDetails, id: &str) -> Value {
         "reservation_id": billing["reservation_id"],
         "reservation_status": billing["reservation_status"],
         "pricing_lines": billing::lines(batch, details.receipt.as_ref()),
-        "next_webhook_retry_at": telling.waiting.iter().map(|(_, at)| *at).min().map(text),
-        "last_webhook_progress": (telling.bucket > 0).then_some(telling.bucket),
-        "last_webhook_progress_at": telling.latest.iter().rev().find(|tried| tried.phase == Phase::Progress).map(|tried| text(tried.at)),
-        "last_webhook_dispatched_at": telling.latest.last().map(|tried| text(tried.at)),
+        "next_webhook_retry_at": event_log.waiting.iter().map(|(_, at)| *at).min().map(text),
+        "last_webhook_progress": (event_log.bucket > 0).then_some(event_log.bucket),
+        "last_webhook_progress_at": event_log.latest.iter().rev().find(|tried| tried.phase == Phase::Progress).map(|tried| text(tried.at)),
+        "last_webhook_dispatched_at": event_log.latest.last().map(|tried| text(tried.at)),
         "last_polled_at": null,
         "polled_status": null,
         "finalized_at": batch.state.is_terminal().then(|| text(updated(batch))),

@@ -6,6 +6,7 @@ mod create;
 mod create_body;
 mod endpoint;
 pub mod job;
+pub mod moments;
 pub mod object;
 mod requests;
 mod results;
@@ -23,15 +24,16 @@ use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 pub use self::create::{create, create_from};
-use self::object::{BatchLinks, lifecycle, list_item, object, updated};
+use self::moments::updated;
+use self::object::{BatchLinks, lifecycle, list_item, object};
 pub use self::requests::requests;
 pub use self::results::results;
 use super::context::Context;
-use super::error::{Refusal, told};
+use super::error::{Refusal, respond};
 use crate::domain::batch::Batch;
 use crate::domain::id::BatchId;
 use crate::executor::CancelError;
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::openai::objects::Deleted;
 use crate::http::request::{Params, named};
 use crate::http::response::error::ApiError;
@@ -74,7 +76,7 @@ pub async fn retrieve(
         let batch = find(&api, &caller, &path).await?;
         Ok(Json(object(&api, &headers, &context, &batch).await?).into_response())
     };
-    told(read.await, &context)
+    respond(read.await, &context)
 }
 
 /// `POST /v1/batches/{batch_id}/cancel`; a batch that has ended stays unchanged.
@@ -99,7 +101,7 @@ pub async fn cancel(
         };
         Ok(Json(object(&api, &headers, &context, &batch).await?).into_response())
     };
-    told(cancelled.await, &context)
+    respond(cancelled.await, &context)
 }
 
 /// `DELETE /v1/batches/{batch_id}`; our own extension. Followers of the batch get `job.deleted`.
@@ -115,7 +117,7 @@ pub async fn delete(State(api): State<Arc<Api>>, Extension(caller): Extension<Ca
             }
         }
     };
-    told(deleted.await, &context)
+    respond(deleted.await, &context)
 }
 
 /// `GET /v1/batches`: the batches that changed last come first; there are no pages.
@@ -139,7 +141,7 @@ pub async fn list(
         let body = json!({ "object": "list", "data": data, "first_id": first, "last_id": last, "has_more": false });
         Ok(([("cache-control", super::CACHE)], Json(body)).into_response())
     };
-    told(listed.await, &context)
+    respond(listed.await, &context)
 }
 
 /// The batches that changed last, among those that match the filter.

@@ -4,11 +4,11 @@
 use axum::http::HeaderMap;
 use serde_json::{Map, Value, json};
 
+use super::moments::{text, updated};
 use super::{billing, webhook_object};
 use crate::domain::batch::details::BatchDetails;
 use crate::domain::batch::phaseo::PhaseoDetails;
 use crate::domain::batch::{Batch, BatchState};
-use crate::domain::time::Timestamp;
 use crate::domain::webhook::event_log::{EventLog, percent, status};
 use crate::http::openai::objects::BatchObject;
 use crate::http::phaseo::context::Context;
@@ -76,7 +76,7 @@ pub fn members(batch: &Batch, details: &BatchDetails, place: &BatchLinks) -> Map
     put("lifecycle_status", json!(lifecycle(&batch.state)));
     put("progress", json!(percent(&batch.state, &batch.progress)));
     if let Some((_, gateway)) = batch.spec.gateway() {
-        of_gateway(gateway, &id, &details.told, &mut put);
+        of_gateway(gateway, &id, &details.event_log, &mut put);
     }
     let url = place.polling(&id);
     let ended = batch.state.is_terminal();
@@ -93,7 +93,7 @@ pub fn members(batch: &Batch, details: &BatchDetails, place: &BatchLinks) -> Map
     shown
 }
 
-fn of_gateway(gateway: &PhaseoDetails, id: &str, telling: &EventLog, put: &mut impl FnMut(&str, Value)) {
+fn of_gateway(gateway: &PhaseoDetails, id: &str, event_log: &EventLog, put: &mut impl FnMut(&str, Value)) {
     put("request_id", json!(gateway.request.in_upper()));
     put("provider", json!(gateway.provider));
     // A batch is not a job of a provider, because its rows are called one by one.
@@ -102,7 +102,7 @@ fn of_gateway(gateway: &PhaseoDetails, id: &str, telling: &EventLog, put: &mut i
         put("session_id", json!(session));
     }
     if let Some(subscription) = &gateway.subscription {
-        put("webhook", webhook_object::object(subscription, telling));
+        put("webhook", webhook_object::object(subscription, event_log));
     }
 }
 
@@ -112,21 +112,4 @@ pub fn list_item(batch: &Batch, details: &BatchDetails, place: &BatchLinks) -> V
     shown.insert("created_at".to_owned(), json!(text(batch.spec.created_at)));
     shown.insert("updated_at".to_owned(), json!(text(updated(batch))));
     Value::Object(shown)
-}
-
-/// A timestamp as a text.
-pub fn text(at: Timestamp) -> String {
-    format!("{at:.3}")
-}
-
-/// When a batch entered its present state.
-pub fn updated(batch: &Batch) -> Timestamp {
-    match &batch.state {
-        BatchState::Validating => batch.spec.created_at,
-        BatchState::InProgress { since } | BatchState::Finalizing { since, .. } | BatchState::Cancelling { since, .. } => *since,
-        BatchState::Failed { at }
-        | BatchState::Completed { at, .. }
-        | BatchState::Expired { at, .. }
-        | BatchState::Cancelled { at, .. } => *at,
-    }
 }

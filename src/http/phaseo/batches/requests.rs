@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::billing::{nanos, number};
 use super::find;
-use super::object::{text, updated};
+use super::moments::{text, updated};
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::file::ResultPart;
 use crate::domain::id::{RowIndex, RowKey};
@@ -23,9 +23,9 @@ use crate::domain::row::lines::{Line, Lines};
 use crate::domain::row::output::{CANCELLED, EXPIRED};
 use crate::domain::row::{Outcome, RowResult};
 use crate::domain::text::hex;
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::phaseo::context::Context;
-use crate::http::phaseo::error::told;
+use crate::http::phaseo::error::respond;
 use crate::http::request::Params;
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
@@ -76,7 +76,7 @@ pub async fn requests(
         Ok(([("cache-control", crate::http::phaseo::CACHE)], Json(json!({ "object": "list", "batch_id": id, "data": data })))
             .into_response())
     };
-    told(read.await, &context)
+    respond(read.await, &context)
 }
 
 fn rows(api: &Api, batch: &Batch, pages: &[Page], asked: &RequestsQuery) -> Result<Vec<Value>, StoreError> {
@@ -176,7 +176,7 @@ fn with_input(
 
 fn object(batch: &Batch, row: RowIndex, status: &'static str, result: Option<&RowResult>, line: Line<'_>) -> Value {
     let asked = match line {
-        Line::Text(text) => batch.spec.order.parse(text).ok(),
+        Line::Text(text) => batch.spec.input.parse(text).ok(),
         Line::Blank | Line::TooLong => None,
     };
     let gateway = batch.spec.gateway().map(|(_, gateway)| gateway);

@@ -14,9 +14,9 @@ use super::find;
 use crate::domain::batch::Batch;
 use crate::domain::file::ResultPart;
 use crate::http::Api;
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::phaseo::context::Context;
-use crate::http::phaseo::error::{Refusal, told};
+use crate::http::phaseo::error::{Refusal, respond};
 use crate::http::response::file_content::result_lines;
 use crate::http::response::stream;
 
@@ -26,7 +26,7 @@ pub async fn results(State(api): State<Arc<Api>>, Extension(caller): Extension<C
         let batch = find(&api, &caller, &path).await?;
         lines(&api, &batch).await
     };
-    told(read.await, &context)
+    respond(read.await, &context)
 }
 
 async fn lines(api: &Api, batch: &Batch) -> Result<Response, Refusal> {

@@ -38,13 +38,13 @@ pub fn read(body: &Object) -> Result<(Constraints, RoutingPreferences), Refusal>
         data_collection: word(members, "data_collection", DataCollection::parse, DataCollection::choices)?,
         zdr: flag(members, "require_zero_data_retention")?.unwrap_or(false) || flag(members, "zdr")?.unwrap_or(false),
     };
-    let wishes = RoutingPreferences {
+    let routing = RoutingPreferences {
         order: of_all(members, &ORDER)?,
         sort: word(members, "sort", LaneSort::parse, LaneSort::choices)?.unwrap_or(LaneSort::Price),
         most: most(body)?,
     };
-    let demands = Constraints { regions: of_all(members, &REGIONS)?, preferences, ..Constraints::default() };
-    Ok((demands, wishes))
+    let constraints = Constraints { regions: of_all(members, &REGIONS)?, preferences, ..Constraints::default() };
+    Ok((constraints, routing))
 }
 
 fn wrong(name: &str, what: &str) -> Refusal {
@@ -117,20 +117,20 @@ mod tests {
     #[test]
     fn members_do_what_their_names_say() {
         let read = |provider: Value| read(&Object::read(json!({ "provider": provider }).to_string().into()).unwrap());
-        let (demands, wishes) = read(json!({
+        let (constraints, routing) = read(json!({
             "order": ["a", "b"], "preferred": "c", "only": "a", "allow": ["b"], "ignore": ["d"], "sort": "throughput",
             "allow_fallbacks": false, "max_price": {"prompt": "0.5", "completion": 2}, "require_zero_data_retention": true,
             "data_collection": "deny", "regions": ["eu"], "quantizations": ["fp8"],
         }))
         .unwrap();
-        let preferences = &demands.preferences;
+        let preferences = &constraints.preferences;
         assert_eq!(
-            (preferences.only.join(" "), preferences.ignore.join(" "), demands.regions.join(" ")),
+            (preferences.only.join(" "), preferences.ignore.join(" "), constraints.regions.join(" ")),
             ("a b".into(), "d".into(), "eu".into())
         );
-        assert_eq!((wishes.order.join(" "), wishes.sort), ("a b c".into(), LaneSort::Throughput));
+        assert_eq!((routing.order.join(" "), routing.sort), ("a b c".into(), LaneSort::Throughput));
         assert!(!preferences.allow_fallbacks && preferences.zdr && preferences.data_collection == Some(DataCollection::Deny));
-        assert_eq!((wishes.most.input.unwrap().to_string(), wishes.most.output.unwrap().to_string()), ("0.5".into(), "2".into()));
+        assert_eq!((routing.most.input.unwrap().to_string(), routing.most.output.unwrap().to_string()), ("0.5".into(), "2".into()));
         assert_eq!(read(json!("groq")).unwrap().0.preferences.only, ["groq"]);
         for absent in [json!(7), json!([]), json!({}), json!(null), json!("")] {
             assert_eq!(read(absent.clone()).unwrap(), read(Value::Null).unwrap(), "{absent}");

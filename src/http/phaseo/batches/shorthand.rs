@@ -280,7 +280,7 @@ mod tests {
     use crate::http::phaseo::batches::endpoint::QUOTABLE;
     use proptest::prelude::*;
 
-    fn told(rows: Value, kind: RowSyntax, endpoint: Endpoint, common: &Common) -> String {
+    fn described(rows: Value, kind: RowSyntax, endpoint: Endpoint, common: &Common) -> String {
         let most = |model: &str| (model == "n").then_some(4_096);
         match parse(rows.as_array().unwrap().clone(), kind, endpoint, common, &most) {
             Ok(rows) => rows.into_iter().map(|row| row.line).collect::<Vec<_>>().join("\n"),
@@ -297,62 +297,62 @@ mod tests {
         let messages = Endpoint::Messages;
         let say = json!([{"role": "user", "content": "x"}]);
         let told = [
-            told(
+            described(
                 json!([{"custom_id": "a", "body": {"input": "x", "max_output_tokens": 32}}, {"url": "/Responses/", "method": "post", "request": {"input": "y", "max_tokens": 7}}]),
                 RowSyntax::Requests,
                 responses,
                 &model,
             ),
-            told(
+            described(
                 json!([{"customId": "a", "body": {"model": "m", "messages": say}}, {"body": {"model": "n", "messages": say, "max_completion_tokens": 5}}, {"body": {"model": "n", "messages": say}}]),
                 RowSyntax::Requests,
                 chat,
                 &none,
             ),
-            told(json!([{"body": {"model": "e", "input": ["x"]}}]), RowSyntax::Requests, embeddings, &none),
-            told(
+            described(json!([{"body": {"model": "e", "input": ["x"]}}]), RowSyntax::Requests, embeddings, &none),
+            described(
                 json!(["One?", {"id": "b", "text": "Two?", "max_output_tokens": 5, "system": "Be long."}]),
                 RowSyntax::Prompts,
                 responses,
                 &all,
             ),
-            told(json!(["One?", {"messages": say, "prompt": "more"}]), RowSyntax::Items, chat, &all),
-            told(json!([{"id": "x", "body": {"messages": say}}]), RowSyntax::Items, chat, &model),
-            told(json!(["text"]), RowSyntax::Items, embeddings, &all),
-            told(
+            described(json!(["One?", {"messages": say, "prompt": "more"}]), RowSyntax::Items, chat, &all),
+            described(json!([{"id": "x", "body": {"messages": say}}]), RowSyntax::Items, chat, &model),
+            described(json!(["text"]), RowSyntax::Items, embeddings, &all),
+            described(
                 json!([{"body": {"model": "m", "messages": say, "system": "x"}}, {"body": {"model": "n", "messages": say, "max_output_tokens": 5}}]),
                 RowSyntax::Requests,
                 messages,
                 &none,
             ),
-            told(
+            described(
                 json!(["One?", {"messages": say, "prompt": "more", "max_tokens": 7}]),
                 RowSyntax::Prompts,
                 messages,
                 &Common { max_tokens: None, ..all.clone() },
             ),
-            told(json!([{"body": {"model": "m", "input": "x"}}]), RowSyntax::Requests, messages, &none),
-            told(json!([7]), RowSyntax::Requests, chat, &none),
-            told(json!([{"body": []}]), RowSyntax::Requests, chat, &none),
-            told(json!([{"url": "/v1/nothing", "body": {}}]), RowSyntax::Requests, chat, &none),
-            told(json!([{"url": "/v1/responses", "body": {}}]), RowSyntax::Requests, chat, &none),
-            told(json!([{"method": "GET", "body": {}}]), RowSyntax::Requests, chat, &none),
-            told(json!([{"custom_id": "é".repeat(257), "body": {}}]), RowSyntax::Requests, chat, &none),
-            told(
+            described(json!([{"body": {"model": "m", "input": "x"}}]), RowSyntax::Requests, messages, &none),
+            described(json!([7]), RowSyntax::Requests, chat, &none),
+            described(json!([{"body": []}]), RowSyntax::Requests, chat, &none),
+            described(json!([{"url": "/v1/nothing", "body": {}}]), RowSyntax::Requests, chat, &none),
+            described(json!([{"url": "/v1/responses", "body": {}}]), RowSyntax::Requests, chat, &none),
+            described(json!([{"method": "GET", "body": {}}]), RowSyntax::Requests, chat, &none),
+            described(json!([{"custom_id": "é".repeat(257), "body": {}}]), RowSyntax::Requests, chat, &none),
+            described(
                 json!([{"custom_id": "a", "body": {"model": "m", "messages": say}}, {"custom_id": "a", "body": {}}]),
                 RowSyntax::Requests,
                 chat,
                 &none,
             ),
-            told(json!([{"body": {"model": "m", "messages": say, "stream": true}}]), RowSyntax::Requests, chat, &none),
-            told(json!([{"body": {"model": "m", "messages": []}}]), RowSyntax::Requests, chat, &none),
-            told(json!([{"body": {"model": "m"}}]), RowSyntax::Requests, responses, &none),
-            told(json!([{"body": {"model": "m"}}]), RowSyntax::Requests, embeddings, &none),
-            told(json!([{"body": {"messages": say}}]), RowSyntax::Requests, chat, &none),
-            told(json!([{"body": {"model": "n", "messages": say}}]), RowSyntax::Requests, chat, &model),
-            told(json!([" "]), RowSyntax::Prompts, chat, &model),
-            told(json!([{"id": "a"}]), RowSyntax::Items, chat, &model),
-            told(json!(["x"]), RowSyntax::Prompts, chat, &none),
+            described(json!([{"body": {"model": "m", "messages": say, "stream": true}}]), RowSyntax::Requests, chat, &none),
+            described(json!([{"body": {"model": "m", "messages": []}}]), RowSyntax::Requests, chat, &none),
+            described(json!([{"body": {"model": "m"}}]), RowSyntax::Requests, responses, &none),
+            described(json!([{"body": {"model": "m"}}]), RowSyntax::Requests, embeddings, &none),
+            described(json!([{"body": {"messages": say}}]), RowSyntax::Requests, chat, &none),
+            described(json!([{"body": {"model": "n", "messages": say}}]), RowSyntax::Requests, chat, &model),
+            described(json!([" "]), RowSyntax::Prompts, chat, &model),
+            described(json!([{"id": "a"}]), RowSyntax::Items, chat, &model),
+            described(json!(["x"]), RowSyntax::Prompts, chat, &none),
         ];
         insta::assert_snapshot!(told.join("\n--\n"));
     }

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::object::text;
+use super::moments::text;
 use crate::domain::batch::phaseo::{Receiver, Subscription};
 use crate::domain::webhook::delivery::EventRef;
 use crate::domain::webhook::event_log::{DeliveryAttempt, EventLog, TriedOutcome};
@@ -12,7 +12,7 @@ use crate::domain::webhook::event_log::{DeliveryAttempt, EventLog, TriedOutcome}
 const SHOWN: usize = 10;
 
 /// `webhook`.
-pub fn object(subscription: &Subscription, telling: &EventLog) -> Value {
+pub fn object(subscription: &Subscription, event_log: &EventLog) -> Value {
     let (endpoint, url, has_secret) = match &subscription.receiver {
         Receiver::Managed(id) => (Some(id.to_string()), None, true),
         Receiver::Own(webhook) => (None, Some(webhook.url.as_str()), !webhook.sealed_secret.is_empty()),
@@ -22,22 +22,22 @@ pub fn object(subscription: &Subscription, telling: &EventLog) -> Value {
         "url": url,
         "events": subscription.phases.iter().map(|phase| phase.event()).collect::<Vec<_>>(),
         "has_secret": has_secret,
-        "delivery": delivery(telling),
-        "attempts": telling.latest.iter().rev().take(SHOWN).rev().map(attempt).collect::<Vec<_>>(),
+        "delivery": delivery(event_log),
+        "attempts": event_log.latest.iter().rev().take(SHOWN).rev().map(attempt).collect::<Vec<_>>(),
     })
 }
 
-fn delivery(telling: &EventLog) -> Value {
-    let last = telling.latest.last();
-    let latest = |wanted: fn(&DeliveryAttempt) -> bool| telling.latest.iter().rev().find(|tried| wanted(tried));
+fn delivery(event_log: &EventLog) -> Value {
+    let last = event_log.latest.last();
+    let latest = |wanted: fn(&DeliveryAttempt) -> bool| event_log.latest.iter().rev().find(|tried| wanted(tried));
     let delivered = latest(|tried| tried.outcome == TriedOutcome::Delivered);
     let failed = latest(|tried| tried.outcome != TriedOutcome::Delivered);
     json!({
-        "total_attempts": telling.attempts,
-        "delivered_events": telling.delivered.len(),
-        "delivered_event_types": telling.delivered,
-        "pending_retries": telling.waiting.len(),
-        "next_retry_at": telling.waiting.iter().map(|(_, at)| *at).min().map(text),
+        "total_attempts": event_log.attempts,
+        "delivered_events": event_log.delivered.len(),
+        "delivered_event_types": event_log.delivered,
+        "pending_retries": event_log.waiting.len(),
+        "next_retry_at": event_log.waiting.iter().map(|(_, at)| *at).min().map(text),
         "last_attempt_at": last.map(|tried| text(tried.at)),
         "last_attempt_status": last.map(|tried| word(tried.outcome)),
         "last_response_status": last.and_then(|tried| tried.response),

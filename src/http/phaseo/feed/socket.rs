@@ -22,12 +22,12 @@ use tokio_util::sync::CancellationToken;
 use super::deleted;
 use super::subscribe::FollowOptions;
 use crate::domain::id::BatchId;
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::phaseo::CACHE;
 use crate::http::phaseo::batches::job::at;
 use crate::http::phaseo::batches::object::BatchLinks;
 use crate::http::phaseo::context::Context;
-use crate::http::phaseo::error::{Refusal, told};
+use crate::http::phaseo::error::{Refusal, respond};
 use crate::http::request::{Params, named};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
@@ -85,18 +85,18 @@ pub async fn socket(
         let mut follower = api.feeds.follow(&api.service, id);
         let first = follower.now().await.ok_or_else(|| ApiError::unavailable("the batch cannot be followed at present; try again"))?;
         let place = BatchLinks::of(&api, &headers, &context);
-        let (wishes, draining) = (FollowOptions::of(params.ok().as_ref()), api.service.draining.clone());
+        let (options, draining) = (FollowOptions::of(params.ok().as_ref()), api.service.draining.clone());
         // A stopping daemon waits for its open sockets, because their clients must hear that it
         // stops.
         let waited_for = api.service.tasks.token();
         let upgrade = upgrade.read_buffer_size(READ_BUFFER).write_buffer_size(0).max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE);
         Ok(upgrade.on_upgrade(move |socket| async move {
-            let talk = Talk { socket, follower, place, wishes, draining, told: 0 };
+            let talk = Talk { socket, follower, place, options, draining, shown_version: 0 };
             talk.run(first).await;
             drop(waited_for);
         }))
     };
-    told(opened.await, &context)
+    respond(opened.await, &context)
 }
 
 /// The batch that a path names. Jobs of other kinds do not exist.
@@ -178,15 +178,15 @@ struct Talk {
     socket: WebSocket,
     follower: Follower,
     place: BatchLinks,
-    wishes: FollowOptions,
+    options: FollowOptions,
     draining: CancellationToken,
     /// The version of the state that was sent last.
-    told: u64,
+    shown_version: u64,
 }
 
 impl Talk {
     async fn run(mut self, first: Arc<Frame>) {
-        let end = match self.tell("job.snapshot", &first).await {
+        let end = match self.send_frame("job.snapshot", &first).await {
             Ok(()) => {
                 drop(first);
                 self.follow().await
@@ -207,7 +207,7 @@ impl Talk {
     }
 
     async fn follow(&mut self) -> End {
-        let mut due = Instant::now() + self.wishes.interval;
+        let mut due = Instant::now() + self.options.interval;
         let mut ping = interval_at(Instant::now() + PING, PING);
         let mut is_there = true;
         loop {
@@ -258,21 +258,21 @@ impl Talk {
     }
 
     async fn update(&mut self, frame: &Frame, due: &mut Instant) -> Result<(), End> {
-        if frame.version > self.told {
-            *due = Instant::now() + self.wishes.interval;
-            self.tell("job.updated", frame).await?;
+        if frame.version > self.shown_version {
+            *due = Instant::now() + self.options.interval;
+            self.send_frame("job.updated", frame).await?;
         }
         Ok(())
     }
 
-    async fn tell(&mut self, kind: &str, frame: &Frame) -> Result<(), End> {
-        self.told = frame.version;
+    async fn send_frame(&mut self, kind: &str, frame: &Frame) -> Result<(), End> {
+        self.shown_version = frame.version;
         let Some(message) = &frame.message else {
             self.send(Message::text(json!({ "type": "job.deleted", "data": deleted(frame) }).to_string())).await?;
             return Err(End::Told);
         };
         self.send(Message::text(format!(r#"{{"type":"{kind}","data":{}}}"#, at(message, &self.place)))).await?;
-        if message.ended && self.wishes.close_on_terminal { Err(End::Told) } else { Ok(()) }
+        if message.ended && self.options.close_on_terminal { Err(End::Told) } else { Ok(()) }
     }
 
     async fn send(&mut self, message: Message) -> Result<(), End> {

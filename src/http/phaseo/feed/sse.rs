@@ -25,7 +25,7 @@ use super::subscribe::FollowOptions;
 use crate::domain::batch::Batch;
 use crate::domain::error::Code;
 use crate::http::dialect::{has_header_of_phaseo, speaks_batchrouter};
-use crate::http::layers::auth::Caller;
+use crate::http::layers::caller::Caller;
 use crate::http::phaseo::CACHE;
 use crate::http::phaseo::batches::find;
 use crate::http::phaseo::batches::job::at;

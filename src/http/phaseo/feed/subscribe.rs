@@ -41,8 +41,8 @@ mod tests {
         async fn read(query: &str) -> (u128, bool) {
             let request = axum::http::Request::get(format!("/?{query}")).body(()).unwrap();
             let params = Params::from_request_parts(&mut request.into_parts().0, &()).await.ok();
-            let wishes = FollowOptions::of(params.as_ref());
-            (wishes.interval.as_millis(), wishes.close_on_terminal)
+            let options = FollowOptions::of(params.as_ref());
+            (options.interval.as_millis(), options.close_on_terminal)
         }
         for (query, expected) in [
             ("", (2_500, true)),

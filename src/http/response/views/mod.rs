@@ -11,96 +11,23 @@
 //! however many clients ask; the bytes that are kept have a bound.
 
 mod content_coding;
+pub mod kept;
 mod template;
 
-use std::collections::HashMap;
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, VARY};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use sha2::{Digest, Sha256};
 
 use self::content_coding::Coding;
+use self::kept::EncodedView;
 pub use self::template::Template;
 use super::error::ApiError;
 use super::range;
 use crate::catalog::Snapshot;
-use crate::domain::provider::lane_hold::LaneHold;
-use crate::domain::text::hex;
-use crate::domain::time::Timestamp;
 use crate::http::state::Api;
-use crate::service::live_lanes::Live;
-
-/// Bytes that the kept views may take, texts and compressed forms together. Beyond this bound, all
-/// views but the one just made are dropped, and made again on demand.
-const MAX_BYTES: usize = 64 << 20;
-
-/// The views that are kept.
-#[derive(Debug, Default)]
-pub struct Views {
-    kept: RwLock<HashMap<String, Arc<Made>>>,
-    /// Views are made one at a time: requests that arrive meanwhile wait and find the view made.
-    making: tokio::sync::Mutex<()>,
-}
-
-/// A view as it was made for one snapshot and one moment.
-#[derive(Debug)]
-struct Made {
-    version: u64,
-    generation: u64,
-    /// The list is replaced as a whole whenever a hold changes.
-    holds: Arc<Vec<LaneHold>>,
-    /// When the view becomes outdated by time alone.
-    good_until: Option<Timestamp>,
-    template: Arc<Template>,
-    /// The encoded form for each coding, made on demand.
-    forms: [OnceLock<EncodedView>; Coding::ALL.len()],
-}
-
-/// The bytes of a view in one coding, with their headers.
-#[derive(Debug, Clone)]
-struct EncodedView {
-    body: Bytes,
-    etag: HeaderValue,
-}
-
-impl Made {
-    fn is_good(&self, version: u64, generation: u64, holds: &Arc<Vec<LaneHold>>, now: Timestamp) -> bool {
-        let still = self.good_until.is_none_or(|until| now < until) && Arc::ptr_eq(&self.holds, holds);
-        self.version == version && (!self.template.is_live() || (self.generation == generation && still))
-    }
-
-    fn bytes(&self) -> usize {
-        let forms: usize = self.forms.iter().filter_map(OnceLock::get).map(|form| form.body.len()).sum();
-        self.template.bytes() + forms
-    }
-
-    fn form(&self, coding: Coding) -> Option<&EncodedView> {
-        self.forms[coding as usize].get()
-    }
-
-    /// Returns the form in a coding, and makes it if needed. Blocks.
-    fn make(&self, coding: Coding) -> Result<EncodedView, std::io::Error> {
-        if let Some(form) = self.form(coding) {
-            return Ok(form.clone());
-        }
-        let plain = &self.form(Coding::Identity).map(|form| form.body.clone()).unwrap_or_default();
-        let form = EncodedView::new(coding.encode(plain)?, coding);
-        Ok(self.forms[coding as usize].get_or_init(|| form).clone())
-    }
-}
-
-impl EncodedView {
-    fn new(body: Bytes, coding: Coding) -> Self {
-        let digest = Sha256::digest(&body);
-        let hash = hex(&digest[..16]);
-        let etag = HeaderValue::from_str(&format!("\"{hash}{}\"", coding.suffix())).unwrap_or(HeaderValue::from_static("\"\""));
-        Self { body, etag }
-    }
-}
 
 /// Answers with the view of that name; if it is not kept, `build` makes it from a snapshot.
 ///
@@ -114,12 +41,12 @@ pub async fn respond(
     build: impl FnOnce(&Snapshot) -> Template + Send + 'static,
 ) -> Result<Response, ApiError> {
     let coding = Coding::wanted(headers);
-    let form = match api.views.find(api, name).and_then(|made| made.form(coding).cloned()) {
+    let form = match api.views.find(&api.service, name).and_then(|made| made.form(coding).cloned()) {
         Some(form) => form,
         None => {
             let _turn = api.views.making.lock().await;
             let (api, name) = (api.clone(), name.to_owned());
-            let make = move || api.views.made(&api, name, build).make(coding);
+            let make = move || api.views.made(&api.service, name, build).make(coding);
             tokio::task::spawn_blocking(make).await.map_err(ApiError::internal)?.map_err(ApiError::internal)?
         }
     };
@@ -143,39 +70,4 @@ fn response(form: EncodedView, coding: Coding, request: &HeaderMap, cache_contro
         }
     }
     response
-}
-
-impl Views {
-    /// Finds the view of that name, if it is still up to date.
-    fn find(&self, api: &Api, name: &str) -> Option<Arc<Made>> {
-        let made = self.kept.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(name).cloned()?;
-        let (version, generation) = (api.service.catalog.versioned().0, api.service.executor.board().generation);
-        made.is_good(version, generation, &api.service.executor.lane_holds(), api.service.clock.now()).then_some(made)
-    }
-
-    /// Returns the view of that name, made or refilled if needed. Blocks.
-    fn made(&self, api: &Api, name: String, build: impl FnOnce(&Snapshot) -> Template) -> Arc<Made> {
-        if let Some(made) = self.find(api, &name) {
-            return made;
-        }
-        let earlier = self.kept.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&name).cloned();
-        let (current, board, holds, now) =
-            (api.service.catalog.versioned(), api.service.executor.board(), api.service.executor.lane_holds(), api.service.clock.now());
-        let (version, snapshot) = &*current;
-        let template = match earlier.filter(|made| made.version == *version) {
-            Some(made) => made.template.clone(),
-            None => Arc::new(build(snapshot)),
-        };
-        let (body, good_until) = template.fill(&Live { board: &board, holds: &holds, now });
-        let forms = [const { OnceLock::new() }; Coding::ALL.len()];
-        let _ = forms[Coding::Identity as usize].set(EncodedView::new(body, Coding::Identity));
-        let made = Arc::new(Made { version: *version, generation: board.generation, holds, good_until, template, forms });
-        let mut kept = self.kept.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-        kept.remove(&name);
-        if kept.values().map(|made| made.bytes()).sum::<usize>() + made.bytes() > MAX_BYTES {
-            kept.clear();
-        }
-        kept.insert(name, made.clone());
-        made
-    }
 }

@@ -10,7 +10,7 @@ use crate::domain::vocabulary::{DataCollection, HostedTool, Operation};
 use crate::store::record::error::RecordError;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct DemandsRecord {
+pub(super) struct ConstraintsRecord {
     mode: String,
     tier: String,
     privacy_tier: String,
@@ -25,17 +25,17 @@ pub(super) struct DemandsRecord {
     zdr: bool,
 }
 
-impl From<&Constraints> for DemandsRecord {
-    fn from(demands: &Constraints) -> Self {
-        let ProviderPreferences { only, ignore, allow_fallbacks, data_collection, zdr } = &demands.preferences;
+impl From<&Constraints> for ConstraintsRecord {
+    fn from(constraints: &Constraints) -> Self {
+        let ProviderPreferences { only, ignore, allow_fallbacks, data_collection, zdr } = &constraints.preferences;
         Self {
-            mode: demands.mode.to_string(),
-            tier: demands.tier.to_string(),
-            privacy_tier: demands.privacy_tier.clone(),
-            regions: demands.regions.clone(),
-            tools: demands.tools.iter().map(HostedTool::to_string).collect(),
-            max_price: demands.max_price.map(|most| most.0.serialize()),
-            protection: demands.protection.to_string(),
+            mode: constraints.mode.to_string(),
+            tier: constraints.tier.to_string(),
+            privacy_tier: constraints.privacy_tier.clone(),
+            regions: constraints.regions.clone(),
+            tools: constraints.tools.iter().map(HostedTool::to_string).collect(),
+            max_price: constraints.max_price.map(|most| most.0.serialize()),
+            protection: constraints.protection.to_string(),
             only: only.clone(),
             ignore: ignore.clone(),
             allow_fallbacks: *allow_fallbacks,
@@ -50,7 +50,7 @@ pub(super) fn operation<T: Record>(text: &str) -> Result<Operation, RecordError>
     word::<T, _>(text, Operation::parse)
 }
 
-impl DemandsRecord {
+impl ConstraintsRecord {
     /// Reads the demands; `T` is the record that holds them.
     pub fn read<T: Record>(self) -> Result<Constraints, RecordError> {
         let tools = self.tools.iter().map(|tool| word::<T, _>(tool, HostedTool::parse)).collect::<Result<_, _>>()?;
