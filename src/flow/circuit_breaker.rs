@@ -12,6 +12,9 @@ use tokio::time::Instant;
 pub struct BreakerConfig {
     /// Failures in a row after which the provider rests.
     pub failures: u32,
+    /// The same if the first of them was as long ago as `slowly`.
+    pub few: u32,
+    pub slowly: Duration,
     /// The first rest; each further one in a row is twice as long.
     pub first: Duration,
     /// The longest rest.
@@ -20,8 +23,8 @@ pub struct BreakerConfig {
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// Calls go through; this many have failed in a row.
-    Closed { failures: u32 },
+    /// Calls go through; this many have failed in a row, since then.
+    Closed { failures: u32, since: Option<Instant> },
     /// No call goes through until then.
     Resting { until: Instant },
     /// One call may be out to find out whether the provider has recovered.
@@ -35,7 +38,7 @@ pub struct CircuitBreaker {
     state: State,
     /// Rests in a row so far.
     rests: u32,
-    /// Calls that began before this bring no news.
+    /// Failures of calls that began before this bring no news.
     since: Option<Instant>,
     first_rest: Option<Instant>,
 }
@@ -53,7 +56,7 @@ pub enum CircuitChange {
 impl CircuitBreaker {
     /// A closed breaker with this patience.
     pub fn new(patience: BreakerConfig) -> Self {
-        Self { patience, state: State::Closed { failures: 0 }, rests: 0, since: None, first_rest: None }
+        Self { patience, state: State::Closed { failures: 0, since: None }, rests: 0, since: None, first_rest: None }
     }
 
     /// When a call may start; `None` while a call is out on probation.
@@ -82,6 +85,16 @@ impl CircuitBreaker {
         }
     }
 
+    /// Whether calls go through freely.
+    pub const fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed { .. })
+    }
+
+    /// Whether a call is out that finds out if the provider has recovered.
+    pub const fn is_probing(&self) -> bool {
+        matches!(self.state, State::Probation { out: true })
+    }
+
     /// Since when no call has succeeded; `None` while the provider is healthy.
     pub fn failing_since(&self) -> Option<Instant> {
         self.first_rest
@@ -103,18 +116,12 @@ impl CircuitBreaker {
         self.since.is_some_and(|since| started < since)
     }
 
-    /// Notes that a call that went out at `started` succeeded.
-    pub fn on_success(&mut self, started: Instant) -> CircuitChange {
-        match self.state {
-            State::Closed { .. } => self.state = State::Closed { failures: 0 },
-            State::Resting { .. } | State::Probation { .. } if self.is_old(started) => {}
-            State::Resting { .. } | State::Probation { .. } => {
-                self.state = State::Closed { failures: 0 };
-                (self.rests, self.first_rest) = (0, None);
-                return CircuitChange::Recovered;
-            }
-        }
-        CircuitChange::None
+    /// Notes that a call succeeded, whenever it went out: a provider that answers is there.
+    pub fn on_success(&mut self) -> CircuitChange {
+        let was_closed = self.is_closed();
+        self.state = State::Closed { failures: 0, since: None };
+        (self.rests, self.first_rest) = (0, None);
+        if was_closed { CircuitChange::None } else { CircuitChange::Recovered }
     }
 
     /// Notes that a call failed in a way that says something about the provider.
@@ -123,9 +130,11 @@ impl CircuitBreaker {
             return CircuitChange::None;
         }
         match &mut self.state {
-            State::Closed { failures } => {
+            State::Closed { failures, since } => {
                 *failures += 1;
-                if *failures < self.patience.failures.max(1) {
+                let first = *since.get_or_insert(started);
+                let is_slow = *failures >= self.patience.few && now.saturating_duration_since(first) >= self.patience.slowly;
+                if *failures < self.patience.failures.max(1) && !is_slow {
                     return CircuitChange::None;
                 }
             }
@@ -139,6 +148,13 @@ impl CircuitBreaker {
         // Calls that went out earlier have met the same trouble.
         self.since = Some(now);
         CircuitChange::Tripped(rest)
+    }
+
+    /// Shortens a rest to the shortest one.
+    pub fn shorten_rest(&mut self, now: Instant) {
+        if let State::Resting { until } = &mut self.state {
+            *until = (*until).min(now + self.patience.first);
+        }
     }
 
     /// Notes that a call ended in a way that says nothing about the provider.
@@ -157,14 +173,14 @@ mod tests {
     use proptest::prelude::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const PATIENCE: BreakerConfig = BreakerConfig { failures: 3, first: SECOND, longest: Duration::from_secs(5) };
+    const PATIENCE: BreakerConfig = BreakerConfig { failures: 3, few: 2, slowly: SECOND, first: SECOND, longest: Duration::from_secs(5) };
 
     #[test]
     fn it_rests_longer_each_time_and_one_call_tries_it_again() {
         let start = Instant::now();
         let mut breaker = CircuitBreaker::new(PATIENCE);
         assert_eq!([0; 2].map(|_| breaker.on_failure(start, start)), [CircuitChange::None; 2]);
-        breaker.on_success(start);
+        breaker.on_success();
         let trips = [0; 4].map(|_| breaker.on_failure(start, start));
         assert_eq!(trips, [CircuitChange::None, CircuitChange::None, CircuitChange::Tripped(SECOND), CircuitChange::None]);
         let mut now = start;
@@ -176,15 +192,22 @@ mod tests {
             breaker.on_abandoned(now);
             assert_eq!(breaker.ready_at(now), Some(now), "it said nothing, another may try");
             breaker.start(now);
-            breaker.on_success(start);
-            assert_eq!(breaker.ready_at(now), None, "an answer to an old call is no proof");
+            assert_eq!(breaker.on_failure(now, start), CircuitChange::None, "the failure of an old call brings no news");
             assert!(matches!(breaker.on_failure(now, now), CircuitChange::Tripped(_)));
             assert_eq!(breaker.failing_since(), Some(start));
         }
         now += SECOND * 5;
         breaker.start(now);
-        assert_eq!((breaker.on_success(now), breaker.failing_since()), (CircuitChange::Recovered, None));
+        assert_eq!((breaker.on_success(), breaker.failing_since()), (CircuitChange::Recovered, None));
         assert_eq!(breaker.ready_at(now), Some(now));
+    }
+
+    #[test]
+    fn a_few_failures_suffice_if_they_come_slowly() {
+        let start = Instant::now();
+        let mut breaker = CircuitBreaker::new(PATIENCE);
+        assert_eq!(breaker.on_failure(start, start), CircuitChange::None);
+        assert_eq!(breaker.on_failure(start + SECOND, start + SECOND), CircuitChange::Tripped(SECOND));
     }
 
     proptest! {
@@ -202,7 +225,7 @@ mod tests {
                 if out.is_empty() { continue; }
                 let started = out.remove(0);
                 match event {
-                    0 => _ = breaker.on_success(started),
+                    0 => _ = breaker.on_success(),
                     1 | 2 => _ = breaker.on_failure(now, started),
                     _ => breaker.on_abandoned(started),
                 }

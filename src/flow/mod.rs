@@ -2,7 +2,8 @@
 //!
 //! How much a lane takes: calls at a time ([`ConcurrencyLimiter`]), stated rates ([`RateLimiter`]),
 //! rates found out ([`AdaptiveRate`]), what is left according to the provider ([`RemainingQuota`]),
-//! and whether its circuit is closed ([`CircuitBreaker`]). Whose row is next: [`FairQueue`].
+//! and whether its circuit is closed ([`CircuitBreaker`]). Whose failures those of a lane are:
+//! [`FailureShares`]. Whose row is next: [`FairQueue`].
 //!
 //! Pure: no clock is read, nothing is sent, nothing is stored. The algorithms know neither catalog
 //! nor prices.
@@ -10,6 +11,7 @@
 pub mod adaptive_rate;
 pub mod circuit_breaker;
 pub mod concurrency_limiter;
+pub mod failure_shares;
 pub mod fair_queue;
 pub mod rate_limiter;
 pub mod rate_window;
@@ -19,6 +21,7 @@ mod step_trial;
 pub use adaptive_rate::AdaptiveRate;
 pub use circuit_breaker::CircuitBreaker;
 pub use concurrency_limiter::ConcurrencyLimiter;
+pub use failure_shares::FailureShares;
 pub use fair_queue::FairQueue;
 pub use rate_limiter::RateLimiter;
 pub use remaining_quota::RemainingQuota;

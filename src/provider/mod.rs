@@ -101,9 +101,10 @@ pub trait Dispatch: Send + Sync + 'static {
         false
     }
 
-    /// Probes whether the server is reachable. Any answer at all counts as reachable.
-    fn ask(&self, _budget: Duration) -> BoxFuture<'_, Result<(), CallError>> {
-        Box::pin(std::future::ready(Ok(())))
+    /// Probes whether the server is reachable, and returns the status that it answered with. Any
+    /// answer at all counts as reachable.
+    fn ask(&self, _budget: Duration) -> BoxFuture<'_, Result<u16, CallError>> {
+        Box::pin(std::future::ready(Ok(200)))
     }
 }
 

@@ -103,15 +103,18 @@ fn passing_faults_are_tried_again_until_they_pass() {
             "half" => Reply::new(200, r#"{"id":"x","choices":["#),
             "list" => Reply::new(200, "[]"),
             "empty" => Reply::new(200, ""),
-            _ => Reply::error(400),
+            _ => Reply::ok(call).after(Duration::from_millis(50)),
         }
     }
     let names = ["500", "503", "408", "409", "cut", "reset", "html", "half", "list", "empty"];
     let upstream = FakeUpstream::start(script);
-    let daemon = Daemon::with_upstream(&upstream.url(), &["--max-attempts", "3"]);
-    let lines: Vec<String> = names.iter().map(|name| chat(name)).collect();
+    let daemon = Daemon::with_upstream(&upstream.url(), &["--max-attempts", "3", "--upstream-concurrency", "4"]);
+    // Meanwhile other rows succeed.
+    let others: Vec<String> = (0..150).map(|number| format!("fine-{number}")).collect();
+    let lines: Vec<String> = names.iter().copied().chain(others.iter().map(String::as_str)).map(chat).collect();
     let (output, errors) = one(&daemon, &lines);
-    assert_eq!(api::ids(&output), names, "{errors:?}");
+    assert_eq!(api::ids(&output)[..names.len()], names, "{errors:?}");
+    assert_eq!((output.len(), errors.len()), (lines.len(), 0));
     for name in names {
         assert_eq!(upstream.calls_of(name), 3, "{name}");
     }
@@ -129,19 +132,21 @@ fn lasting_faults_end_after_the_last_attempt_with_the_reason() {
     });
     let daemon = Daemon::with_upstream(&upstream.url(), &["--max-attempts", "3"]);
     let names = ["503", "cut", "reset", "html"];
-    let lines: Vec<String> = names.iter().map(|name| chat(name)).collect();
+    // The last row shows that the server is well: failures of the others are their own.
+    let lines: Vec<String> = names.iter().chain(&["fine"]).map(|name| chat(name)).collect();
     let (output, errors) = one(&daemon, &lines);
-    assert_eq!(output.len(), 0);
+    assert_eq!(api::ids(&output), ["fine"]);
     assert_eq!(api::ids(&errors), names);
     let codes: Vec<_> = errors.iter().map(|line| line.error_code().unwrap_or_default()).collect();
     assert_eq!(codes, ["server_error", "connection_interrupted", "connection_interrupted", "invalid_response"]);
     assert_eq!(errors[0].status(), Some(503), "the last response is kept");
     assert!(errors.iter().all(|line| line.value["error"]["message"].as_str().is_some_and(|m| !m.is_empty())), "{errors:?}");
     for name in names {
-        // A dead pooled connection may cost one call more than there are attempts.
+        // A dead pooled connection may cost one call more than there are attempts, and a failure is
+        // charged in part where many calls fail.
         assert!((3..=6).contains(&upstream.calls_of(name)), "{name}: {}", upstream.calls_of(name));
     }
-    assert_eq!(upstream.calls_of("503"), 3);
+    assert!((3..=4).contains(&upstream.calls_of("503")), "{}", upstream.calls_of("503"));
 }
 
 #[test]

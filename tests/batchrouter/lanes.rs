@@ -118,7 +118,7 @@ fn required_tools_reach_the_provider_under_its_own_name() {
 
 #[test]
 fn rows_of_a_lane_that_fails_go_to_the_next_one_within_the_ceiling_and_the_receipt_says_so() {
-    let two = Two::new(|_| Reply::error(500));
+    let two = Two::new(|_| Reply::error(501));
     let daemon = two.daemon();
     let client = Client::new(&daemon);
     // Without a stated ceiling, the quoted total is the ceiling, and the dear lane is above it.
@@ -128,7 +128,7 @@ fn rows_of_a_lane_that_fails_go_to_the_next_one_within_the_ceiling_and_the_recei
     let receipt = client.get(&format!("/v1/batches/{id}/billing-receipt")).expect(200)["billing_receipt"].clone();
     assert_eq!((amount(&receipt["credits"]["charged"]), &receipt["credits"]["reservation_status"]), (0.0, &json!("released")));
     let row = &client.results(&id, 10)[0];
-    assert_eq!((&row["status"], &row["output"], &row["error"]["provider_status"]), (&json!("failed"), &Value::Null, &json!(500)));
+    assert_eq!((&row["status"], &row["output"], &row["error"]["provider_status"]), (&json!("failed"), &Value::Null, &json!(501)));
 
     let more = json!({ "max_price": { "currency": "usd", "amount": "1.00" } });
     let quote = client.quote(&json!({ "items": items(3, "m"), "max_price": "1.00" }));

@@ -113,7 +113,8 @@ fn rows_that_change_lanes_end_once_and_cost_what_their_lane_does() {
     for selector in [CHEAP, DEAR, &lane(CHEAP), &lane(DEAR)] {
         holds.ask(&daemon, "resume", selector);
     }
-    let ended = wait::poll(wait::A_WHILE, || {
+    // The last bad row is given half a minute for each of its two attempts.
+    let ended = wait::poll(3 * wait::A_WHILE, || {
         let now = daemon.batch(&batch);
         witness.see_batch(&now);
         is_terminal(&now["status"]).then_some(now)

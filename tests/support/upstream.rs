@@ -45,6 +45,11 @@ impl Call {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
+
+    /// Whether the daemon asks if the server is there. That is answered, and not recorded.
+    fn is_probe(&self) -> bool {
+        self.path.ends_with("/models") && self.body.is_empty()
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -267,6 +272,11 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(8 * 1024);
     loop {
         let Some(call) = read_call(&mut stream, &mut buffer, shared).await? else { return Ok(()) };
+        if call.is_probe() {
+            let list = Reply::new(200, r#"{"object":"list","data":[]}"#);
+            stream.write_all(&[list.head().as_bytes(), &list.body].concat()).await?;
+            continue;
+        }
         let flight = Flight::begin(shared);
         let reply = (shared.script)(&call);
         if !reply.delay.is_zero() {
@@ -348,14 +358,18 @@ async fn read_call(stream: &mut TcpStream, buffer: &mut Vec<u8>, shared: &Shared
 
     let row = marker(&body);
     let key = field("idempotency-key").map(str::to_owned);
+    let mut call = Call { path, headers, body, row, attempt: 0, at: Instant::now() };
+    if call.is_probe() {
+        return Ok(Some(call));
+    }
+    let row = call.row.clone();
     let mut record = shared.record();
     record.calls += 1;
-    let seen = record.rows.entry(row.clone()).or_insert_with(|| (0, key.clone()));
+    let seen = record.rows.entry(row).or_insert_with(|| (0, key.clone()));
     seen.0 += 1;
-    let attempt = seen.0;
+    call.attempt = seen.0;
     let changed = key.is_none() || seen.1 != key;
     record.changed_keys += u64::from(changed);
-    let call = Call { path, headers, body, row, attempt, at: Instant::now() };
     if record.kept.len() < KEPT {
         record.kept.push(call.clone());
     }

@@ -263,7 +263,8 @@ settings! {
     /// How long a call to a provider of `upstream` may take as a whole.
     upstream_timeout: value DurationText = DurationText::from_secs(900), range DurationText::from_millis(1), DurationText::from_secs(86_400);
 
-    /// Attempts at a row before it fails; answers 429 and failures to connect are not counted.
+    /// Attempts at a row before it fails. An attempt counts only as far as its lane was well around
+    /// that time, so outages use up none.
     max_attempts: value u32 = 6, range 1, 100;
 
     /// The wait before the second attempt; it doubles with each further one, and is randomised.

@@ -33,6 +33,8 @@ impl FailureClass {
     pub fn of_status(status: u16, retry_after: Option<Duration>) -> Self {
         match status {
             429 => Self::RateLimited { retry_after },
+            // The server does not have this function, and will not have it a moment later.
+            501 => Self::Refused { status },
             408 | 409 | 425 | 500..=599 => Self::Unavailable { status, retry_after },
             _ => Self::Refused { status },
         }
@@ -64,11 +66,25 @@ impl FailureClass {
 
     /// Whether the same request may well succeed with another provider.
     pub const fn may_differ_elsewhere(self) -> bool {
-        // No key, no credit, no permission, no such model: these are faults of the lane.
-        self.is_retriable() || matches!(self, Self::Refused { status: 401..=404 })
+        // No key, no credit, no permission, no such model or function: these are faults of the lane.
+        self.is_retriable() || matches!(self, Self::Refused { status: 401..=404 | 501 })
     }
 
-    const fn is_retriable(self) -> bool {
+    /// Whether the class says by itself that the server, or what stands before it, did not come to
+    /// work on the request: a gateway's errors, an overload, silence, a broken connection.
+    pub const fn is_outage(self) -> bool {
+        match self {
+            Self::Unavailable { status: 408 | 409 | 425 | 502..=504 | 529, .. } | Self::Connect | Self::Interrupted | Self::TimedOut => {
+                true
+            }
+            Self::RateLimited { .. } | Self::Unavailable { .. } | Self::Refused { .. } | Self::InvalidResponse | Self::ResponseTooLarge => {
+                false
+            }
+        }
+    }
+
+    /// Whether the same request may be sent again.
+    pub const fn is_retriable(self) -> bool {
         match self {
             Self::RateLimited { .. }
             | Self::Unavailable { .. }
@@ -85,9 +101,8 @@ impl FailureClass {
 /// How often and how soon a row is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Failed attempts of one row before the row fails for good; at least 1. Answers of 429 and
-    /// failures to connect do not count: they say nothing about the row, and the deadline ends
-    /// them.
+    /// Attempts that a row is charged before it fails for good; at least 1. An attempt is charged
+    /// only as far as its lane was well at that time ([`Tally`]).
     pub max_attempts: u32,
     /// The first backoff; each further backoff is twice as long.
     pub base: Duration,
@@ -104,34 +119,80 @@ impl Default for RetryPolicy {
 /// Broken connections that make a row suspect: a connection may break by chance, even twice.
 const SUSPICIOUS: u32 = 3;
 
-/// Attempts of one row so far, the latest included.
+/// How much of an attempt a row is charged for a failure, in thousandths.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Charge(u32);
+
+impl Charge {
+    /// The failure says nothing about the row.
+    pub const NONE: Self = Self(0);
+    /// The failure is the row's own.
+    pub const FULL: Self = Self(1_000);
+
+    /// A part of an attempt; `part` is in `0.0..=1.0`.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in 0..=1000")]
+    pub fn part(part: f64) -> Self {
+        Self((part.clamp(0.0, 1.0) * 1_000.0) as u32)
+    }
+}
+
+/// Attempts of one row on its lane so far, the latest included.
+///
+/// A failure is charged as far as the lane was well around that time, which others show: calls that
+/// went out no earlier and succeeded. So an outage costs a row nothing, however long it lasts, and a
+/// row that alone fails on a lane that is well ends after [`RetryPolicy::max_attempts`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Attempts that the provider did not take up: it answered 429, or was not reached at all.
-    pub turned_away: u32,
-    /// Attempts that failed in any other way.
-    pub failed: u32,
-    /// Attempts among `failed` whose connection broke.
-    pub cut: u32,
+    /// Failed attempts, charged or not.
+    pub tries: u32,
+    charged: u32,
+    /// Charged attempts whose connection broke.
+    cut: u32,
+    /// Stands for what the row met when it was charged last; 0 before that.
+    mark: u32,
 }
 
 impl Tally {
-    /// The tally with one more failure of this class.
+    /// The tally with one more failure, which may be charged later.
     #[must_use]
-    pub fn and(mut self, class: FailureClass) -> Self {
-        match class {
-            FailureClass::RateLimited { .. } | FailureClass::Connect => self.turned_away = self.turned_away.saturating_add(1),
-            FailureClass::Interrupted => {
-                self.failed = self.failed.saturating_add(1);
-                self.cut = self.cut.saturating_add(1);
-            }
-            FailureClass::Unavailable { .. }
-            | FailureClass::Refused { .. }
-            | FailureClass::TimedOut
-            | FailureClass::InvalidResponse
-            | FailureClass::ResponseTooLarge => self.failed = self.failed.saturating_add(1),
+    pub const fn and_try(self) -> Self {
+        Self { tries: self.tries.saturating_add(1), ..self }
+    }
+
+    /// The tally with a charge for a failure of this class; `mark` stands for what was answered.
+    #[must_use]
+    pub const fn and(self, charge: Charge, class: FailureClass, mark: u32) -> Self {
+        if charge.0 == 0 {
+            return self;
         }
-        self
+        let cut = if matches!(class, FailureClass::Interrupted) { self.cut.saturating_add(1) } else { self.cut };
+        Self { charged: self.charged.saturating_add(charge.0), cut, mark, ..self }
+    }
+
+    /// The tally as if this were the first failure, as far as the next wait is concerned.
+    #[must_use]
+    pub const fn hurried(self) -> Self {
+        Self { tries: 1, ..self }
+    }
+
+    /// Whether the row has used up its attempts.
+    pub const fn is_used_up(&self, policy: &RetryPolicy) -> bool {
+        self.charged / 1_000 >= policy.max_attempts
+    }
+
+    /// Whether the row was charged before, for the same answer.
+    pub const fn has_met(&self, mark: u32) -> bool {
+        self.mark != 0 && self.mark == mark
+    }
+
+    /// Whether the row was charged for anything.
+    pub const fn is_charged(&self) -> bool {
+        self.charged > 0
+    }
+
+    /// Whole attempts that were charged.
+    pub const fn charged(&self) -> u32 {
+        self.charged / 1_000
     }
 
     /// Whether the row may be what breaks connections, including those of other rows. A suspect row
@@ -160,22 +221,30 @@ pub enum Decision {
 
 /// Decides what follows a failed attempt.
 ///
-/// `tally` includes the attempt that just failed; `jitter` is uniform in `0.0..1.0` (full jitter:
-/// the wait is uniform between nothing and the exponential bound, so rows that failed together do
-/// not come back together).
-pub fn decide(class: FailureClass, tally: Tally, policy: &RetryPolicy, now: Timestamp, deadline: Timestamp, jitter: f64) -> Decision {
-    if !class.is_retriable() || tally.failed >= policy.max_attempts {
+/// `tally` includes the attempt that just failed; `at_least` is how long the row waits in any case;
+/// `jitter` is uniform in `0.0..1.0`. The wait is uniform between half the exponential bound and the
+/// bound, so rows that failed together do not come back together, and the number of calls that a row
+/// makes in a given time has a bound.
+pub fn decide(
+    class: FailureClass,
+    tally: Tally,
+    policy: &RetryPolicy,
+    (now, deadline): (Timestamp, Timestamp),
+    at_least: Duration,
+    jitter: f64,
+) -> Decision {
+    if !class.is_retriable() || tally.is_used_up(policy) {
         return Decision::GiveUp;
     }
-    let tries = tally.failed.saturating_add(tally.turned_away);
-    let doublings = tries.saturating_sub(1).min(31);
+    let doublings = tally.tries.saturating_sub(1).min(31);
     let bound = policy.base.saturating_mul(1_u32 << doublings).min(policy.cap);
-    let backoff = bound.mul_f64(jitter.clamp(0.0, 1.0));
+    let backoff = bound.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0));
     // Jitter is added to the provider's wait, because all other rows come back at that moment too.
     let wait = match class.retry_after() {
         Some(asked) => asked.saturating_add(backoff.min(policy.base)),
         None => backoff,
     };
+    let wait = wait.max(at_least);
     if wait >= until(now, deadline) { Decision::PastDeadline } else { Decision::RetryAt(later(now, wait)) }
 }
 
@@ -207,7 +276,7 @@ mod tests {
             assert_eq!(FailureClass::of_status(status, None), FailureClass::Unavailable { status, retry_after: None });
         }
         assert_eq!(FailureClass::of_status(429, None), FailureClass::RateLimited { retry_after: None });
-        for status in [100, 204, 301, 400, 401, 403, 404, 413, 422, 600] {
+        for status in [100, 204, 301, 400, 401, 403, 404, 413, 422, 501, 600] {
             assert_eq!(FailureClass::of_status(status, None), FailureClass::Refused { status });
         }
     }
@@ -226,12 +295,25 @@ mod tests {
     }
 
     #[test]
-    fn being_rate_limited_never_uses_up_the_attempts() {
+    fn what_is_not_charged_never_uses_up_the_attempts() {
         let policy = RetryPolicy::default();
         let class = FailureClass::RateLimited { retry_after: Some(Duration::from_secs(2)) };
-        let tally = Tally { turned_away: 10_000, ..Tally::default() };
-        assert_eq!(decide(class, tally, &policy, at(0), at(100), 0.0), Decision::RetryAt(at(2)));
-        assert_eq!(decide(class, tally, &policy, at(99), at(100), 0.0), Decision::PastDeadline);
+        let tally = Tally { tries: 10_000, ..Tally::default() };
+        let decide = |now| super::decide(class, tally, &policy, (at(now), at(100)), Duration::ZERO, 0.0);
+        assert_eq!(decide(0), Decision::RetryAt(later(at(2), policy.base)));
+        assert_eq!(decide(99), Decision::PastDeadline);
+    }
+
+    #[test]
+    fn parts_of_attempts_add_up() {
+        let policy = RetryPolicy::default();
+        let class = FailureClass::Interrupted;
+        let charged = |times, part| (0..times).fold(Tally::default(), |tally, _| tally.and_try().and(Charge::part(part), class, 7));
+        assert!(!charged(5, 1.0).is_used_up(&policy) && charged(6, 1.0).is_used_up(&policy));
+        assert!(!charged(23, 0.25).is_used_up(&policy) && charged(24, 0.25).is_used_up(&policy));
+        let spared = charged(1_000, 0.0);
+        assert!(!spared.is_charged() && !spared.is_suspect() && !spared.has_met(7) && spared.tries == 1_000);
+        assert!(charged(1, 0.5).has_met(7) && !charged(1, 0.5).has_met(8));
     }
 
     fn any_class() -> impl Strategy<Value = FailureClass> {
@@ -248,14 +330,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_retry_is_in_bounds(class in any_class(), failed in 0_u32..10, limited in 0_u32..100, jitter in 0.0..1.0_f64, left in 0_i64..200) {
+        fn a_retry_is_in_bounds(
+            class in any_class(), failed in 0_u32..10, spared in 0_u32..100, jitter in 0.0..1.0_f64, left in 0_i64..200, least in 0_u64..100,
+        ) {
             let policy = RetryPolicy::default();
-            let (now, deadline) = (at(1_000), at(1_000 + left));
-            match decide(class, Tally { failed, turned_away: limited, cut: 0 }, &policy, now, deadline, jitter) {
+            let (now, deadline, least) = (at(1_000), at(1_000 + left), Duration::from_secs(least));
+            let tally = (0..failed).fold(Tally { tries: spared, ..Tally::default() }, |tally, _| tally.and_try().and(Charge::FULL, class, 1));
+            match decide(class, tally, &policy, (now, deadline), least, jitter) {
                 Decision::RetryAt(moment) => {
                     prop_assert!(failed < policy.max_attempts && moment < deadline && moment >= now);
-                    let asked = class.retry_after().unwrap_or(Duration::ZERO);
-                    prop_assert!(moment >= later(now, asked));
+                    let asked = class.retry_after().unwrap_or(Duration::ZERO).max(least);
+                    prop_assert!(moment >= later(now, asked.max(policy.base / 2)));
                     prop_assert!(moment <= later(now, asked.max(policy.cap) + policy.base));
                 }
                 Decision::PastDeadline => prop_assert!(left < 101),

@@ -1,24 +1,27 @@
 //! One attempt at a row: the call, the verdict, and the row's result or a failure to decide on.
 
 pub mod attachments;
+pub mod failed;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::attachments::{Attachments, Complete, Incomplete, Sent};
-use super::lane::flow_control::CallFeedback;
+use self::failed::{FailedAttempt, mark_of};
+use super::lane::call::{CallFailure, CallFeedback, RowSoFar};
 use super::lane::routes::RouteTable;
-use super::run::row::{HISTORY, PastAttempt, REMEMBERED, ReadyRow, WaitingRow};
+use super::run::row::{HISTORY, PastAttempt, ReadyRow, WaitingRow};
 use crate::domain::batch::{BatchInput, BatchSpec};
 use crate::domain::id::RowKey;
 use crate::domain::money::Usd;
-use crate::domain::row::retry::{Decision, FailureClass, RetryPolicy, Tally, decide};
-use crate::domain::row::{Outcome, Response, RowError, RowResult};
+use crate::domain::row::retry::{FailureClass, RetryPolicy};
+use crate::domain::row::{Outcome, RowError, RowResult};
 use crate::domain::time::{Clock, Timestamp, until};
 use crate::domain::usage::Usage;
 use crate::executor::lane::route::LaneRoute;
@@ -58,6 +61,8 @@ pub(super) struct Attempt {
 pub(super) enum Ended {
     /// The row has its result, and the store has taken it; the flag says whether it is a success.
     Recorded(bool),
+    /// The call failed; what follows depends on how its lane is.
+    Failed(Box<FailedAttempt>),
     /// The row waits for its next attempt.
     Again(Box<WaitingRow>),
     /// The row waits for its next attempt, and no call was made.
@@ -71,7 +76,7 @@ pub(super) enum Ended {
 }
 
 /// What an answer makes of a row.
-enum Made {
+pub(super) enum Made {
     /// The row's result, ready to be stored.
     Result(PackedRow),
     Ended(Ended),
@@ -144,7 +149,7 @@ impl Attempt {
         match incomplete {
             Incomplete::NotHere { message, files } => match self.ways.accepting_files(self.row.route, &files) {
                 Some((other, at_once)) => {
-                    (self.row.route, self.row.tally) = (other, Tally::default());
+                    (self.row.route, self.row.so_far) = (other, RowSoFar::default());
                     self.not_yet(if at_once { Duration::ZERO } else { REQUEUE_DELAY })
                 }
                 None => self.not_sent(Incomplete::Unusable(message)),
@@ -163,7 +168,12 @@ impl Attempt {
         Made::Ended(Ended::NotSent(Box::new(self.row.wait_until(Instant::now() + wait))))
     }
 
-    fn judge(mut self, mut answer: Result<Answer, CallError>, started_at: Timestamp, took: Duration) -> (Made, Option<CallFeedback>) {
+    fn judge(
+        mut self: Box<Self>,
+        mut answer: Result<Answer, CallError>,
+        started_at: Timestamp,
+        took: Duration,
+    ) -> (Made, Option<CallFeedback>) {
         let allowances = answer.as_mut().ok().and_then(|answer| answer.allowances.take());
         let judged = said_back(self.row.form, &self.row.body, verdict(answer));
         let (status, failure) = match &judged {
@@ -179,27 +189,29 @@ impl Attempt {
             Verdict::Succeeded { response, usage } => {
                 let cost = self.route().map_or(Usd::ZERO, |route| route.price.cost(&usage));
                 let tokens = Some(usage.total_tokens()).filter(|tokens| *tokens > 0);
-                let lesson = CallFeedback { failure: None, tokens, allowances, repeated: false };
+                let lesson = CallFeedback { failure: None, tokens, allowances, row: self.row.so_far };
                 (self.result(Outcome::Succeeded(response), usage, cost), Some(lesson))
             }
             Verdict::Failed { class, message, last } => {
-                let repeated = self.row.tally.failed > 0;
-                let made = self.failed(class, &message, last);
+                let failure = CallFailure { class, mark: mark_of(class, &message) };
                 // A call that ran into the batch's own deadline says nothing about its lane.
-                let own_fault = matches!((&made, class), (Made::Ended(Ended::Parked), FailureClass::TimedOut));
-                (made, (!own_fault).then_some(CallFeedback { failure: Some(class), tokens: None, allowances, repeated }))
+                let at_deadline = self.context.clock.now() >= self.spec.deadline();
+                let own_fault = at_deadline && class == FailureClass::TimedOut;
+                let lesson = CallFeedback { failure: Some(failure), tokens: None, allowances, row: self.row.so_far };
+                self.row.body = Bytes::new();
+                let failed = FailedAttempt { attempt: self, class, message, last };
+                (Made::Ended(Ended::Failed(Box::new(failed))), (!own_fault).then_some(lesson))
             }
         }
     }
 
     fn call(&self, now: Timestamp) -> Call {
-        let attempts = self.row.tally.failed.saturating_add(self.row.tally.turned_away);
         Call {
             format: self.row.form.sent,
             upstream_model: self.route().map_or_else(|| Arc::from(""), |route| route.upstream.clone()),
             body: self.row.body.clone(),
             key: self.key(),
-            attempt: attempts.saturating_add(1),
+            attempt: self.row.so_far.tally.tries.saturating_add(1),
             // By the wall clock, like everything about the deadline.
             budget: until(now, self.spec.deadline()),
         }
@@ -211,67 +223,6 @@ impl Attempt {
 
     fn route(&self) -> Option<&LaneRoute> {
         self.ways.get(self.row.route)
-    }
-
-    fn failed(mut self, class: FailureClass, message: &str, last: Option<Response>) -> Made {
-        self.row.tally = self.row.tally.and(class);
-        let now = self.context.clock.now();
-        // The row was alone on its lane and has broken the connection again, so no other row can be
-        // the cause.
-        let proven = self.alone && class == FailureClass::Interrupted;
-        let decision = match decide(class, self.row.tally, &self.context.policy, now, self.spec.deadline(), fastrand::f64()) {
-            Decision::RetryAt(_) if proven => Decision::GiveUp,
-            // Another row may have been the cause each time. This row gets an attempt of its own
-            // before it fails.
-            Decision::GiveUp if class == FailureClass::Interrupted && !self.alone => {
-                self.row.tally = self.row.tally.suspected();
-                return self.again(Instant::now(), last);
-            }
-            decision => decision,
-        };
-        match decision {
-            Decision::RetryAt(at) => self.again(Instant::now() + until(now, at), last),
-            Decision::PastDeadline => Made::Ended(Ended::Parked),
-            Decision::GiveUp => match self.ways.next_fallback(self.row.route).filter(|_| class.may_differ_elsewhere() && !proven) {
-                Some(other) => {
-                    tracing::debug!(batch = %self.spec.id, row = self.row.at.row.0, reason = class.code(), "the row goes to another lane");
-                    (self.row.route, self.row.tally) = (other, Tally::default());
-                    self.again(Instant::now(), last)
-                }
-                None => self.give_up(class, message, last),
-            },
-        }
-    }
-
-    fn again(mut self, due: Instant, last: Option<Response>) -> Made {
-        if let Some(response) = last {
-            self.row.last = Some(response).filter(|response| response.body.len() <= REMEMBERED);
-        }
-        Made::Ended(Ended::Again(Box::new(self.row.wait_until(due))))
-    }
-
-    fn give_up(mut self, class: FailureClass, message: &str, last: Option<Response>) -> Made {
-        let outcome = match (class, last) {
-            (FailureClass::Refused { .. }, Some(response)) => Outcome::Rejected(response),
-            (class, last) => {
-                let error = RowError { code: class.code().to_owned(), message: self.explain(message) };
-                Outcome::Failed { error, last: last.or_else(|| self.row.last.take()) }
-            }
-        };
-        self.result(outcome, Usage::default(), Usd::ZERO)
-    }
-
-    fn explain(&self, message: &str) -> String {
-        let alone = if self.alone { ", the last one with no other row beside it" } else { "" };
-        match self.row.history.len() {
-            0 | 1 => message.to_owned(),
-            // Attempts that are not remembered one by one are only counted.
-            attempts => {
-                let tally = self.row.tally.failed.saturating_add(self.row.tally.turned_away);
-                let attempts = usize::try_from(tally).unwrap_or(usize::MAX).max(attempts);
-                format!("{message} (after {attempts} attempts{alone})")
-            }
-        }
     }
 
     fn result(mut self, outcome: Outcome, usage: Usage, cost: Usd) -> Made {

@@ -7,6 +7,7 @@
 mod cancel;
 mod deadlines;
 mod dedup;
+mod failed;
 mod probe;
 mod pump;
 
@@ -25,7 +26,7 @@ use super::attempt::attachments::Attachments;
 use super::dedup::single_flight::SingleFlight;
 use super::handle::{CancelError, Command};
 use super::lane::Lanes;
-use super::lane::flow_control::{CallFeedback, CallTicket};
+use super::lane::call::{CallFeedback, CallTicket};
 use super::lane::status;
 use super::lane::status::SharedLaneStatuses;
 use super::prepare::stage::{Stage, Stages};
@@ -59,6 +60,12 @@ pub(super) enum Event {
         sent: CallTicket,
         ended: Ended,
         lesson: Option<CallFeedback>,
+    },
+    /// The result of a row whose attempt failed was handed to the store.
+    Concluded {
+        row: RowKey,
+        request: Option<RequestDigest>,
+        ended: Ended,
     },
     Finished {
         batch: BatchId,
@@ -249,15 +256,20 @@ impl Dispatcher {
             Event::Prepared { batch, prepared } => self.prepared(batch, *prepared),
             Event::Loaded { batch, result } => self.loaded(batch, result),
             Event::Ended { lane, row, request, sent, ended, lesson } => {
-                match &ended {
-                    Ended::NotSent(_) => self.lanes.refund(lane, Instant::now(), &sent),
+                let judged = match &ended {
+                    Ended::NotSent(_) => {
+                        self.lanes.refund(lane, Instant::now(), &sent);
+                        None
+                    }
                     _ => self.lanes.end(lane, Instant::now(), self.parts.clock.now(), &sent, lesson.as_ref()),
+                };
+                match ended {
+                    Ended::Failed(failed) => self.failed(row, request, *failed, judged.as_ref()),
+                    ended => self.concluded(row, request, ended),
                 }
-                if let Some(request) = request {
-                    self.request_ended(request, row, &ended);
-                }
-                self.ended(row.batch, ended);
+                self.hasten();
             }
+            Event::Concluded { row, request, ended } => self.concluded(row, request, ended),
             Event::Finished { batch, result } => self.finished(batch, result),
             Event::Probed(probed) => self.probed(&probed),
             Event::Retake(id) => self.retake(id),
@@ -358,7 +370,7 @@ impl Dispatcher {
         run.recorded += u32::from(recorded);
         match ended {
             // An aborted row stays unfinished; its run has been stopped.
-            Ended::Recorded(_) | Ended::Aborted => {}
+            Ended::Recorded(_) | Ended::Aborted | Ended::Failed(_) => {}
             Ended::Again(row) | Ended::NotSent(row) => run.wait(*row),
             Ended::Parked => run.parked += 1,
             // The store takes no more results: each further call would be made in vain.

@@ -1,5 +1,5 @@
-//! Asks the operator's own servers whether they are reachable: when no call has shown it for a
-//! while, and instead of sending a row when the server could not be reached.
+//! Asks servers whether they are there: the operator's own when no call has shown it for a while,
+//! and every server before a row goes out to find out whether it is well again.
 
 use std::time::Duration;
 
@@ -7,11 +7,8 @@ use tokio::time::Instant;
 
 use super::{Dispatcher, Event};
 use crate::domain::row::retry::FailureClass;
-use crate::executor::lane::provider::ProviderState;
 use crate::provider::class_of;
 
-/// How long a server may be silent before it is probed.
-const SILENCE: Duration = Duration::from_secs(30);
 /// How long the answer to a probe may take.
 const BUDGET: Duration = Duration::from_secs(10);
 
@@ -21,8 +18,8 @@ pub(in crate::executor) struct Probed {
     pool: usize,
     epoch: u32,
     asked: Instant,
-    /// `None` if there was an answer, whatever it said.
-    failure: Option<FailureClass>,
+    /// The status of the answer, or why there was none.
+    answer: Result<u16, FailureClass>,
 }
 
 impl Dispatcher {
@@ -32,31 +29,29 @@ impl Dispatcher {
             return;
         }
         let now = Instant::now();
+        let suspended = self.lanes.suspended(now);
         for (index, pool) in self.lanes.pools() {
-            if !pool.is_local || pool.probing || !wants_probe(pool, now) || !pool.provider.can_be_asked() {
+            let wanted = suspended.contains(&index) || pool.wants_probe(now);
+            if pool.probing || !wanted || !pool.provider.can_be_asked() {
                 continue;
             }
             pool.begin_probe(now);
             let (provider, epoch, events) = (pool.provider.clone(), pool.epoch, self.events.clone());
             self.tasks.spawn(async move {
-                let failure = provider.ask(BUDGET).await.err().map(|error| class_of(&error));
-                let _ = events.send(Event::Probed(Probed { pool: index, epoch, asked: now, failure }));
+                let answer = provider.ask(BUDGET).await.map_err(|error| class_of(&error));
+                let _ = events.send(Event::Probed(Probed { pool: index, epoch, asked: now, answer }));
             });
         }
     }
 
     pub(super) fn probed(&mut self, probed: &Probed) {
-        let at = self.parts.clock.now();
-        if let Some((_, pool)) = self.lanes.pools().nth(probed.pool) {
-            pool.probing = false;
-            if pool.epoch == probed.epoch {
-                pool.heard = Instant::now();
-                pool.learn(Some(probed.failure), Instant::now(), probed.asked, at);
-            }
+        let (now, at) = (Instant::now(), self.parts.clock.now());
+        let Some((_, pool)) = self.lanes.pools().nth(probed.pool) else { return };
+        pool.probing = false;
+        if pool.epoch != probed.epoch {
+            return;
         }
+        self.lanes.on_probed(probed.pool, probed.answer, now, probed.asked, at);
+        self.hasten();
     }
-}
-
-fn wants_probe(pool: &ProviderState, now: Instant) -> bool {
-    pool.reach().needs_probe(now) || (pool.in_flight_gauge.in_flight == 0 && now.saturating_duration_since(pool.heard) >= SILENCE)
 }

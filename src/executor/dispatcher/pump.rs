@@ -236,12 +236,13 @@ impl Dispatcher {
             if lane.waits_for_quarantined() {
                 return false;
             }
+            let pick = lane.flow.pick(now);
             let Some(batch) = lane.next() else { return false };
             let Some(run) = self.runs.get_mut(&batch) else {
                 lane.fair.forget(batch);
                 continue;
             };
-            let Some((row, more)) = run.next(index) else {
+            let Some((row, more)) = run.next(index, pick) else {
                 lane.fair.rest(batch);
                 continue;
             };
@@ -255,7 +256,7 @@ impl Dispatcher {
             }
             let Some(lane) = self.lanes.get(index) else { return false };
             lane.fair.charge(batch, cost, more);
-            if row.tally.is_suspect() {
+            if row.so_far.tally.is_suspect() {
                 lane.quarantined.push_back((batch, row));
                 continue;
             }

@@ -8,47 +8,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::blame::{Blame, Judged, LaneTraits, Pick};
+use super::call::{CallFailure, CallFeedback, CallTicket};
 use super::in_flight::InFlight;
 use crate::domain::provider::connection::Limits;
 use crate::domain::provider::rate_limits::RateLimitStatus;
 use crate::domain::row::retry::FailureClass;
-use crate::flow::circuit_breaker::{BreakerConfig, CircuitChange};
+use crate::flow::circuit_breaker::CircuitChange;
 use crate::flow::rate_window::RateWindow;
 use crate::flow::{AdaptiveRate, CircuitBreaker, ConcurrencyLimiter, RemainingQuota};
 
 /// The longest `Retry-After` that is obeyed. A provider that asks for more is still tried again
 /// after this time.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
-/// Failures in a row after which a lane rests.
-const PATIENCE: BreakerConfig = BreakerConfig { failures: 10, first: Duration::from_secs(1), longest: Duration::from_secs(60) };
-
 /// About how many answers the mean latency of a lane covers.
 const LATENCY_OVER: u32 = 16;
-
-/// What is recorded about a call when it goes out.
-#[derive(Debug, Clone, Copy)]
-pub struct CallTicket {
-    pub at: Instant,
-    /// About how many tokens the call would take.
-    pub tokens: u64,
-    /// Which address of its provider the call went to.
-    pub epoch: u32,
-    /// Calls in flight at that time, this one included.
-    in_flight: u32,
-    /// All calls and tokens that had gone out by then.
-    total: (u64, u64),
-}
-
-/// How a call ended, as far as its end says anything about its lane.
-#[derive(Debug, Clone, Default)]
-pub struct CallFeedback {
-    pub failure: Option<FailureClass>,
-    /// Tokens read and written, if the provider reported them.
-    pub tokens: Option<u64>,
-    pub allowances: Option<Box<RateLimitStatus>>,
-    /// The row has failed before: a repeated failure says more about the row than about its lane.
-    pub repeated: bool,
-}
 
 /// The flow control of a lane.
 #[derive(Debug)]
@@ -56,12 +30,13 @@ pub struct FlowControl {
     limits: Limits,
     /// The most calls at a time that are ever tried.
     most: u32,
+    traits: LaneTraits,
     pub in_flight_gauge: InFlight,
     limiter: ConcurrencyLimiter,
     throttle: AdaptiveRate,
     requests: RemainingQuota,
     tokens: RemainingQuota,
-    breaker: CircuitBreaker,
+    blame: Blame,
     hold: Option<Instant>,
     /// Calls and tokens that have gone out.
     total: (u64, u64),
@@ -73,16 +48,17 @@ pub struct FlowControl {
 impl FlowControl {
     /// Creates a flow control for the stated limits of a lane; an unknown limit is searched for up
     /// to `most`.
-    pub fn new(limits: Limits, most: u32) -> Self {
+    pub fn new(limits: Limits, most: u32, traits: LaneTraits) -> Self {
         Self {
             limits,
             most,
+            traits,
             in_flight_gauge: InFlight::new(limits),
             limiter: ConcurrencyLimiter::new(limits.in_flight, most),
             throttle: AdaptiveRate::default(),
             requests: RemainingQuota::default(),
             tokens: RemainingQuota::default(),
-            breaker: CircuitBreaker::new(PATIENCE),
+            blame: Blame::new(traits),
             hold: None,
             total: (0, 0),
             latency: None,
@@ -100,7 +76,7 @@ impl FlowControl {
     /// Forgets what was learnt: the provider is at another address now.
     pub fn reset(&mut self) {
         let in_flight = self.in_flight_gauge.in_flight;
-        *self = Self { total: self.total, ..Self::new(self.limits, self.most) };
+        *self = Self { total: self.total, ..Self::new(self.limits, self.most, self.traits) };
         self.in_flight_gauge.in_flight = in_flight;
     }
 
@@ -109,7 +85,7 @@ impl FlowControl {
         if self.in_flight_gauge.in_flight >= self.limiter.limit() {
             return None;
         }
-        let well = self.breaker.ready_at(now)?;
+        let well = self.blame.breaker().ready_at(now)?;
         let waits = [self.hold, self.throttle.ready_at(now), self.requests.ready_at(now), self.tokens.ready_at(now)];
         Some(waits.into_iter().flatten().fold(well.max(self.in_flight_gauge.paced_until(now)), Instant::max))
     }
@@ -121,7 +97,7 @@ impl FlowControl {
         self.throttle.take(now);
         self.requests.take(now, 1);
         self.tokens.take(now, tokens);
-        self.breaker.start(now);
+        self.blame.start(now);
         CallTicket { at: now, tokens, epoch, in_flight: self.in_flight_gauge.in_flight, total: self.total }
     }
 
@@ -129,67 +105,68 @@ impl FlowControl {
     /// the same.
     pub fn refund(&mut self, now: Instant, sent: &CallTicket) {
         self.in_flight_gauge.refund(now, sent.tokens);
-        self.breaker.on_abandoned(sent.at);
+        self.blame.on_abandoned(sent);
     }
 
-    /// Ends a call; `lesson` is `None` if its end says nothing about the lane. Returns whether the
-    /// lane rests from now on, or has recovered.
-    pub fn end(&mut self, now: Instant, sent: &CallTicket, lesson: Option<&CallFeedback>) -> CircuitChange {
+    /// Ends a call; `lesson` is `None` if its end says nothing about the lane. Returns what the
+    /// failure costs the row, and how the circuit has changed. `is_up` says whether nothing else
+    /// shows that the provider is down.
+    pub fn end(&mut self, now: Instant, sent: &CallTicket, lesson: Option<&CallFeedback>, is_up: bool) -> Judged {
         let in_flight = self.in_flight_gauge.in_flight.max(sent.in_flight);
         self.in_flight_gauge.end(now, sent.tokens, lesson.and_then(|lesson| lesson.tokens));
         let Some(lesson) = lesson else {
-            self.breaker.on_abandoned(sent.at);
-            return CircuitChange::None;
+            self.blame.on_abandoned(sent);
+            return Judged::default();
         };
         if let Some(said) = &lesson.allowances {
             self.on_limit_headers(now, sent, said);
         }
-        if let Some(wait) = lesson.failure.and_then(FailureClass::retry_after) {
+        if let Some(wait) = lesson.class().and_then(FailureClass::retry_after) {
             let until = now + wait.min(LONGEST_WAIT);
             self.hold = Some(self.hold.map_or(until, |earlier| earlier.max(until)));
         }
         match lesson.failure {
+            None => self.succeeded(now, in_flight, sent, lesson),
             // A refusal of the request is an answer: the lane itself is healthy.
-            None | Some(FailureClass::Refused { .. } | FailureClass::ResponseTooLarge | FailureClass::InvalidResponse) => {
-                self.ended.count(now);
-                self.throttle.on_accepted(now);
-                let took = now.saturating_duration_since(sent.at);
-                // A refusal arrives sooner than any real answer.
-                if lesson.failure.is_none() {
-                    self.latency = Some(self.latency.map_or(took, |before| (before * (LATENCY_OVER - 1) + took) / LATENCY_OVER));
-                }
-                self.limiter.on_success(now, in_flight, took, lesson.tokens.unwrap_or(1));
-                self.breaker.on_success(sent.at)
+            Some(CallFailure { class: FailureClass::Refused { .. } | FailureClass::ResponseTooLarge, .. }) => {
+                self.succeeded(now, in_flight, sent, lesson)
             }
-            Some(FailureClass::RateLimited { .. }) => {
-                self.throttle.on_refused(now, sent.at, lesson.failure.and_then(FailureClass::retry_after));
-                self.limiter.on_refused(now, sent.in_flight);
-                self.breaker.on_abandoned(sent.at);
-                CircuitChange::None
-            }
-            Some(FailureClass::Unavailable { status: 503 | 529, .. } | FailureClass::TimedOut) => {
-                self.limiter.on_overload(now);
-                self.failed(now, sent, lesson)
-            }
-            // The failure concerns this request, or another one.
-            Some(FailureClass::Unavailable { status: 408 | 409 | 425, .. } | FailureClass::Connect) => {
-                self.breaker.on_abandoned(sent.at);
-                CircuitChange::None
-            }
-            Some(FailureClass::Unavailable { .. } | FailureClass::Interrupted) => self.failed(now, sent, lesson),
+            Some(failure) => self.failed(now, sent, failure, lesson, is_up),
         }
     }
 
-    fn failed(&mut self, now: Instant, sent: &CallTicket, lesson: &CallFeedback) -> CircuitChange {
-        if lesson.repeated {
-            self.breaker.on_abandoned(sent.at);
-            return CircuitChange::None;
+    /// Notes that the provider did not answer a probe, if the lane waits for that.
+    pub fn on_silence(&mut self, now: Instant) {
+        if self.blame.breaker().needs_probe(now) {
+            self.blame.on_silence(now);
         }
-        let change = self.breaker.on_failure(now, sent.at);
-        if let CircuitChange::Tripped(_) = change {
+    }
+
+    fn succeeded(&mut self, now: Instant, in_flight: u32, sent: &CallTicket, lesson: &CallFeedback) -> Judged {
+        self.ended.count(now);
+        self.throttle.on_accepted(now);
+        let took = now.saturating_duration_since(sent.at);
+        // A refusal arrives sooner than any real answer.
+        if lesson.failure.is_none() {
+            self.latency = Some(self.latency.map_or(took, |before| (before * (LATENCY_OVER - 1) + took) / LATENCY_OVER));
+        }
+        self.limiter.on_success(now, in_flight, took, lesson.tokens.unwrap_or(1));
+        let beside = self.in_flight_gauge.in_flight + 1;
+        self.blame.on_success(now, sent, beside, &lesson.row)
+    }
+
+    fn failed(&mut self, now: Instant, sent: &CallTicket, failure: CallFailure, lesson: &CallFeedback, is_up: bool) -> Judged {
+        if let FailureClass::RateLimited { retry_after } = failure.class {
+            self.throttle.on_refused(now, sent.at, retry_after);
+            self.limiter.on_refused(now, sent.in_flight);
+        }
+        let judged = self.blame.on_failure(now, sent, failure, &lesson.row, is_up);
+        if let CircuitChange::Tripped(_) = judged.circuit {
             self.limiter.begin_again(now);
+        } else if judged.may_be_full {
+            self.limiter.on_overload(now);
         }
-        change
+        judged
     }
 
     fn on_limit_headers(&mut self, now: Instant, sent: &CallTicket, said: &RateLimitStatus) {
@@ -215,12 +192,22 @@ impl FlowControl {
 
     /// Until when the lane rests.
     pub fn resting_until(&self, now: Instant) -> Option<Instant> {
-        [self.hold, self.breaker.resting_until()].into_iter().flatten().filter(|until| *until > now).max()
+        [self.hold, self.blame.breaker().resting_until()].into_iter().flatten().filter(|until| *until > now).max()
+    }
+
+    /// Whether a probe has failed since the last success.
+    pub const fn is_down(&self) -> bool {
+        self.blame.is_down()
+    }
+
+    /// In which order rows go out.
+    pub fn pick(&self, now: Instant) -> Pick {
+        self.blame.pick(now)
     }
 
     /// The breaker that tracks whether calls on the lane fail.
     pub fn breaker(&self) -> &CircuitBreaker {
-        &self.breaker
+        self.blame.breaker()
     }
 
     /// How long the lane's last answers took; `None` before the first.

@@ -2,6 +2,8 @@
 //! that a provider takes. Each lane has its own flow control, on top of the limits of its provider
 //! as a whole, and shares its capacity among the batches that have ready rows for it.
 
+pub mod blame;
+pub mod call;
 pub mod flow_control;
 pub mod in_flight;
 pub mod provider;
@@ -15,13 +17,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::flow_control::{CallFeedback, CallTicket, FlowControl};
+use self::blame::{Judged, LaneTraits};
+use self::call::{CallFeedback, CallTicket};
+use self::flow_control::FlowControl;
 use self::provider::ProviderState;
 use super::run::row::ReadyRow;
 use crate::catalog::Snapshot;
 use crate::domain::batch::priority::Owner;
 use crate::domain::id::BatchId;
 use crate::domain::provider::connection::{Connection, Limits, ProviderKind};
+use crate::domain::row::retry::FailureClass;
 use crate::domain::time::Timestamp;
 use crate::flow::FairQueue;
 use crate::flow::circuit_breaker::CircuitChange;
@@ -96,11 +101,21 @@ pub(super) struct Lanes {
     open: OpenProvider,
     /// The most calls at a time that are tried on a lane without a stated limit.
     most: u32,
+    /// Lanes that are well again, and whose rows need not wait any longer.
+    recovered: Vec<LaneIndex>,
 }
 
 impl Lanes {
     pub fn new(open: OpenProvider, most: u32) -> Self {
-        Self { lanes: Vec::new(), pools: Vec::new(), by_name: HashMap::new(), by_provider: HashMap::new(), open, most }
+        Self {
+            lanes: Vec::new(),
+            pools: Vec::new(),
+            by_name: HashMap::new(),
+            by_provider: HashMap::new(),
+            open,
+            most,
+            recovered: Vec::new(),
+        }
     }
 
     /// The lane of a provider's model, opened at first use. Models that the catalog does not know
@@ -112,8 +127,9 @@ impl Lanes {
         if let Some(index) = self.by_name.get(&name) {
             return Some(*index);
         }
-        let flow = FlowControl::new(stated(&name, catalog), self.most);
         let by_prefix = catalog.is_local(provider);
+        let traits = LaneTraits { is_local: by_prefix, can_be_down: catalog.provider(provider).is_none_or(|provider| provider.is_real()) };
+        let flow = FlowControl::new(stated(&name, catalog), self.most, traits);
         self.lanes.push(Lane {
             name: name.clone(),
             pool,
@@ -223,7 +239,18 @@ impl Lanes {
 
     /// When a call may start on a lane; `None` if more than the passing of time is needed.
     fn ready_at(&self, lane: &Lane, now: Instant) -> Option<Instant> {
-        Some(lane.flow.ready_at(now)?.max(self.pools.get(lane.pool)?.ready_at(now)?))
+        let pool = self.pools.get(lane.pool)?;
+        if is_suspended(lane, pool, now) {
+            return None;
+        }
+        Some(lane.flow.ready_at(now)?.max(pool.ready_at(now)?))
+    }
+
+    /// The providers that must answer a probe before a row may find out whether a lane of theirs is
+    /// well again.
+    pub fn suspended(&self, now: Instant) -> Vec<usize> {
+        let suspended = self.lanes.iter().filter(|lane| self.pools.get(lane.pool).is_some_and(|pool| is_suspended(lane, pool, now)));
+        suspended.map(|lane| lane.pool).collect()
     }
 
     /// Notes that a call of about so many tokens goes out.
@@ -242,23 +269,57 @@ impl Lanes {
         lane.flow.refund(now, sent);
     }
 
-    /// Ends a call; `lesson` is `None` if its end says nothing about the lane.
-    pub fn end(&mut self, index: LaneIndex, now: Instant, at: Timestamp, sent: &CallTicket, lesson: Option<&CallFeedback>) {
-        let Some(lane) = self.lanes.get_mut(index) else { return };
-        let Some(pool) = self.pools.get_mut(lane.pool) else { return };
+    /// Ends a call; `lesson` is `None` if its end says nothing about the lane. Returns what a failure
+    /// costs the row, if it says anything.
+    pub fn end(
+        &mut self,
+        index: LaneIndex,
+        now: Instant,
+        at: Timestamp,
+        sent: &CallTicket,
+        lesson: Option<&CallFeedback>,
+    ) -> Option<Judged> {
+        let lane = self.lanes.get_mut(index)?;
+        let pool = self.pools.get_mut(lane.pool)?;
         pool.in_flight_gauge.end(now, sent.tokens, lesson.and_then(|lesson| lesson.tokens));
         // The outcome of a call to an earlier address says nothing about the current one.
         let lesson = lesson.filter(|_| pool.epoch == sent.epoch);
-        let change = lane.flow.end(now, sent, lesson);
-        pool.learn(lesson.map(|lesson| lesson.failure), now, sent.at, at);
-        let (provider, model) = (&lane.name.0, lane.name.1.as_deref());
-        match change {
-            CircuitChange::None => {}
-            CircuitChange::Recovered => tracing::info!(provider, model, "circuit closed"),
-            CircuitChange::Tripped(rest) => {
-                tracing::error!(provider, model, cooldown_s = rest.as_secs(), "circuit opened: calls of the lane keep failing")
+        let was_down = lane.flow.is_down();
+        let judged = lane.flow.end(now, sent, lesson, pool.is_up());
+        let is_reached = pool.learn(lesson.map(CallFeedback::class), now, sent.at, at);
+        if judged.circuit == CircuitChange::Recovered {
+            self.recovered.push(index);
+        }
+        note_circuit(lane, was_down, now);
+        if is_reached {
+            let pool = lane.pool;
+            self.recover(pool);
+        }
+        lesson.map(|_| judged)
+    }
+
+    /// Takes the answer to a probe of a provider.
+    pub fn on_probed(&mut self, pool: usize, answer: Result<u16, FailureClass>, now: Instant, asked: Instant, at: Timestamp) {
+        let Some(state) = self.pools.get_mut(pool) else { return };
+        if state.on_probed(answer, now, asked, at) {
+            self.recover(pool);
+        } else if !state.is_up() {
+            // No row finds out whether the provider's lanes are well again.
+            for lane in self.lanes.iter_mut().filter(|lane| lane.pool == pool) {
+                let was_down = lane.flow.is_down();
+                lane.flow.on_silence(now);
+                note_circuit(lane, was_down, now);
             }
         }
+    }
+
+    fn recover(&mut self, pool: usize) {
+        self.recovered.extend((0..).zip(&self.lanes).filter(|(_, lane)| lane.pool == pool).map(|(index, _)| index));
+    }
+
+    /// Takes the lanes that are well again since the last look.
+    pub fn take_recovered(&mut self) -> Vec<LaneIndex> {
+        std::mem::take(&mut self.recovered)
     }
 
     /// The earliest moment at which a lane that waits only for time may go on, at least a
@@ -317,6 +378,25 @@ impl Lanes {
         let long = |since: Instant| now.saturating_duration_since(since) >= AVOIDED_AFTER;
         unwell.clone().any(|(since, _)| long(since)) && !unwell.clone().all(|(_, needs_probe)| needs_probe)
     }
+}
+
+/// Logs that a lane is down, or well again. A circuit that opens and closes between two probes is
+/// how a full server is met, and no news.
+fn note_circuit(lane: &Lane, was_down: bool, now: Instant) {
+    let (provider, model) = (&lane.name.0, lane.name.1.as_deref());
+    match (was_down, lane.flow.is_down()) {
+        (false, true) => {
+            let cooldown_s = lane.flow.breaker().resting_until().map_or(0, |until| until.saturating_duration_since(now).as_secs());
+            tracing::error!(provider, model, cooldown_s, "circuit opened: calls of the lane keep failing");
+        }
+        (true, false) => tracing::info!(provider, model, "circuit closed"),
+        (true, true) | (false, false) => {}
+    }
+}
+
+/// Whether a lane waits until its provider has answered a probe.
+fn is_suspended(lane: &Lane, pool: &ProviderState, now: Instant) -> bool {
+    lane.flow.breaker().needs_probe(now) && pool.provider.can_be_asked() && !pool.has_answered(now)
 }
 
 /// The limits that the catalog states for a lane: no more calls at a time than its provider takes

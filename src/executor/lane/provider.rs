@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::flow_control::CallTicket;
+use super::call::CallTicket;
 use super::in_flight::InFlight;
 use crate::domain::provider::connection::Connection;
 use crate::domain::row::retry::FailureClass;
@@ -15,8 +15,14 @@ use crate::flow::CircuitBreaker;
 use crate::flow::circuit_breaker::{BreakerConfig, CircuitChange};
 use crate::provider::Dispatch;
 
-/// A single failure to connect marks the provider as unreachable.
-const PATIENCE: BreakerConfig = BreakerConfig { failures: 1, first: Duration::from_secs(1), longest: Duration::from_secs(30) };
+/// How often a provider that cannot be reached is tried again at least, and the same for a server
+/// of the operator's own.
+const LONGEST_REST: Duration = Duration::from_secs(30);
+const LONGEST_REST_LOCAL: Duration = Duration::from_secs(5);
+/// How long a server of the operator's own may be silent before it is probed.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How often a provider is probed while its calls fail, and how long the answer holds.
+const DOUBT: Duration = Duration::from_secs(5);
 
 /// A provider.
 pub struct ProviderState {
@@ -35,21 +41,35 @@ pub struct ProviderState {
     pub heard: Instant,
     /// A probe of whether the provider is reachable is in flight.
     pub probing: bool,
+    /// When the provider was last probed, and whether it answered, and not with an error of its own.
+    last_probe: Option<(Instant, bool)>,
+    /// A call has failed, and none has succeeded since.
+    is_doubted: bool,
 }
 
 impl ProviderState {
     pub fn new(connection: Connection, provider: Arc<dyn Dispatch>, is_local: bool) -> Self {
         let in_flight_gauge = InFlight::new(connection.limits);
+        let longest = if is_local { LONGEST_REST_LOCAL } else { LONGEST_REST };
         Self {
             connection,
             provider,
             in_flight_gauge,
             epoch: 0,
-            reach: CircuitBreaker::new(PATIENCE),
+            // A single failure to connect marks the provider as unreachable.
+            reach: CircuitBreaker::new(BreakerConfig {
+                failures: 1,
+                few: 1,
+                slowly: Duration::ZERO,
+                first: Duration::from_secs(1),
+                longest,
+            }),
             last_answer: None,
             is_local,
             heard: Instant::now(),
             probing: false,
+            last_probe: None,
+            is_doubted: false,
         }
     }
 
@@ -97,27 +117,64 @@ impl ProviderState {
         self.reach.failing_since().is_some()
     }
 
+    /// Whether nothing shows that the provider is down: neither a call nor its answer to a probe.
+    pub fn is_up(&self) -> bool {
+        !self.is_unreachable() && self.last_probe.is_none_or(|(_, answered)| answered)
+    }
+
+    /// Whether the provider has answered a probe just now, so that a row may go out to see if it is
+    /// well again.
+    pub fn has_answered(&self, now: Instant) -> bool {
+        self.last_probe.is_some_and(|(at, answered)| answered && now.saturating_duration_since(at) < DOUBT)
+    }
+
+    /// Whether a probe is due.
+    pub fn wants_probe(&self, now: Instant) -> bool {
+        let is_silent = self.in_flight_gauge.in_flight == 0 && now.saturating_duration_since(self.heard) >= SILENCE;
+        let is_stale = self.last_probe.is_none_or(|(at, _)| now.saturating_duration_since(at) >= DOUBT);
+        (self.is_local && (self.reach.needs_probe(now) || is_silent)) || (self.is_doubted && is_stale)
+    }
+
+    /// Takes the answer to a probe. Returns whether the provider can be reached again.
+    pub fn on_probed(&mut self, answer: Result<u16, FailureClass>, now: Instant, asked: Instant, at: Timestamp) -> bool {
+        self.heard = now;
+        self.last_probe = Some((now, answer.is_ok_and(|status| status < 500)));
+        self.note_reach(answer.err(), now, asked, at)
+    }
+
     /// The breaker that tracks whether the provider is reachable.
     pub fn reach(&self) -> &CircuitBreaker {
         &self.reach
     }
 
     /// Learns from the end of a call that went out at `sent`; `failure` is `None` if the call was
-    /// abandoned.
-    pub fn learn(&mut self, failure: Option<Option<FailureClass>>, now: Instant, sent: Instant, at: Timestamp) {
-        let provider = &self.connection.id;
-        let change = match failure {
+    /// abandoned. Returns whether the provider can be reached again.
+    pub fn learn(&mut self, failure: Option<Option<FailureClass>>, now: Instant, sent: Instant, at: Timestamp) -> bool {
+        match failure {
             None => {
                 self.reach.on_abandoned(sent);
-                return;
+                false
             }
-            Some(Some(FailureClass::Connect)) => self.reach.on_failure(now, sent),
             Some(failure) => {
+                self.is_doubted = failure.is_some_and(FailureClass::is_retriable);
+                if !self.is_doubted {
+                    self.last_probe = None;
+                }
+                self.note_reach(failure, now, sent, at)
+            }
+        }
+    }
+
+    fn note_reach(&mut self, failure: Option<FailureClass>, now: Instant, sent: Instant, at: Timestamp) -> bool {
+        let provider = &self.connection.id;
+        let change = match failure {
+            Some(FailureClass::Connect) => self.reach.on_failure(now, sent),
+            failure => {
                 if !matches!(failure, Some(FailureClass::TimedOut | FailureClass::Interrupted)) {
                     self.last_answer = Some(at);
                     self.heard = now;
                 }
-                self.reach.on_success(sent)
+                self.reach.on_success()
             }
         };
         match change {
@@ -131,5 +188,6 @@ impl ProviderState {
                 );
             }
         }
+        change == CircuitChange::Recovered
     }
 }

@@ -11,12 +11,14 @@ pub mod row;
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::reader::{Cursor, Load, Scan, Source, Window, WindowSize};
 use self::row::{BYTES_PER_TOKEN, Due, ReadyRow, RowRef, WaitingRow};
+use super::lane::blame::Pick;
 use super::lane::routes::RouteTable;
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::priority::Control;
@@ -62,6 +64,25 @@ struct Queue {
     /// Rows that are due and must be read again now.
     due: VecDeque<WaitingRow>,
 }
+
+impl Queue {
+    /// Takes a ready row.
+    fn take(&mut self, pick: Pick) -> Option<ReadyRow> {
+        let any = || fastrand::usize(..self.ready.len().max(1));
+        let index = match pick {
+            Pick::Next => 0,
+            Pick::Any => any(),
+            Pick::Probe => {
+                let fresh: Vec<_> = (0..self.ready.len()).filter(|index| self.ready[*index].is_fresh()).collect();
+                fastrand::choice(&fresh).copied().unwrap_or_else(any)
+            }
+        };
+        self.ready.remove(index)
+    }
+}
+
+/// Over how long the rows of a lane that is well again come back.
+const HASTE: Duration = Duration::from_secs(1);
 
 /// One running batch.
 #[derive(Debug)]
@@ -284,12 +305,12 @@ impl Run {
     }
 
     /// The next row for a lane, and whether there are more.
-    pub fn next(&mut self, lane: LaneIndex) -> Option<(ReadyRow, bool)> {
+    pub fn next(&mut self, lane: LaneIndex, pick: Pick) -> Option<(ReadyRow, bool)> {
         if !self.is_dispatchable() {
             return None;
         }
         let queue = self.queues.get_mut(&lane)?;
-        let row = queue.ready.pop_front()?;
+        let row = queue.take(pick)?;
         queue.bytes -= row.body.len();
         self.in_flight += 1;
         Some((row, !queue.ready.is_empty()))
@@ -314,6 +335,24 @@ impl Run {
         if self.stop.is_none() {
             self.waiting.push(Due(row));
         }
+    }
+
+    /// Lets the rows that wait for a lane be due within moments, because the lane is well again.
+    /// Returns whether there are any. A wait that the provider asked for holds for its lane as a
+    /// whole, so it is kept there.
+    pub fn hasten(&mut self, lane: LaneIndex, now: Instant) -> bool {
+        let ways = &self.source.ways;
+        let waits = |row: &WaitingRow| row.due > now + HASTE && ways.lane(row.route) == Some(lane);
+        if !self.waiting.iter().any(|row| waits(&row.0)) {
+            return false;
+        }
+        let mut waiting = std::mem::take(&mut self.waiting).into_vec();
+        for Due(row) in waiting.iter_mut().filter(|row| waits(&row.0)) {
+            row.due = now + HASTE.mul_f64(fastrand::f64());
+        }
+        self.waiting = waiting.into();
+        self.alarm = None;
+        true
     }
 
     /// When the next waiting row is due, while rows may be read.

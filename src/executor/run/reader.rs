@@ -14,11 +14,11 @@ use crate::domain::id::{RowIndex, RowKey};
 use crate::domain::row::lines::{Line, Lines};
 use crate::domain::row::openai::RowRequest;
 use crate::domain::row::prefix::beginning;
-use crate::domain::row::retry::Tally;
 use crate::domain::row::{Outcome, RowError};
 use crate::domain::time::Clock;
 use crate::domain::vocabulary::Operation;
 use crate::executor::dedup::answer_cache::AnswerCache;
+use crate::executor::lane::call::RowSoFar;
 use crate::executor::lane::routes::RouteTable;
 use crate::executor::run::row::unanswered;
 use crate::store::error::StoreError;
@@ -329,8 +329,8 @@ impl Source {
         let (form, body) = self.request(row, way);
         let beginning = if way.by_prefix { beginning(&body) } else { 0 };
         let asked = self.shared.map(|shared| shared.ask(way, form, &body));
-        let (history, tally, last) = (Vec::new(), Tally::default(), None);
-        Some(ReadyRow { at, route, custom_id, operation, form, body, beginning, asked, history, tally, last })
+        let (history, so_far, last) = (Vec::new(), RowSoFar::default(), None);
+        Some(ReadyRow { at, route, custom_id, operation, form, body, beginning, asked, history, so_far, last })
     }
 
     /// Puts a row into the window, unless the answer to its request is stored already. Returns

@@ -10,12 +10,13 @@ use tokio::time::Instant;
 use crate::domain::format::Form;
 use crate::domain::id::{RowIndex, RowKey};
 use crate::domain::money::Usd;
-use crate::domain::row::retry::{FailureClass, Tally};
+use crate::domain::row::retry::FailureClass;
 use crate::domain::row::{Attempt, Outcome, Response, RowResult};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 use crate::domain::vocabulary::Operation;
 use crate::executor::dedup::key::DedupKey;
+use crate::executor::lane::call::RowSoFar;
 
 /// The most bytes of a response that are remembered between attempts. A larger response would make
 /// waiting rows expensive; the row then ends with the response of its last attempt or with none.
@@ -76,7 +77,7 @@ pub struct ReadyRow {
     /// The row's request, where equal requests share an answer.
     pub asked: Option<DedupKey>,
     pub history: Vec<PastAttempt>,
-    pub tally: Tally,
+    pub so_far: RowSoFar,
     /// The response of the last failed attempt.
     pub last: Option<Response>,
 }
@@ -98,8 +99,8 @@ impl ReadyRow {
 
     /// The row without its body, for a retry at `due`.
     pub fn wait_until(self, due: Instant) -> WaitingRow {
-        let Self { at, route, history, tally, last, .. } = self;
-        WaitingRow { at, route, due, history, tally, last }
+        let Self { at, route, history, so_far, last, .. } = self;
+        WaitingRow { at, route, due, history, so_far, last }
     }
 }
 
@@ -111,7 +112,7 @@ pub struct WaitingRow {
     pub route: u16,
     pub due: Instant,
     pub history: Vec<PastAttempt>,
-    pub tally: Tally,
+    pub so_far: RowSoFar,
     pub last: Option<Response>,
 }
 
@@ -119,7 +120,7 @@ impl WaitingRow {
     /// Adds what is known of earlier attempts to the freshly read row.
     pub fn resume(self, mut ready: ReadyRow) -> ReadyRow {
         ready.history = self.history;
-        ready.tally = self.tally;
+        ready.so_far = self.so_far;
         ready.last = self.last;
         ready
     }

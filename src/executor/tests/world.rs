@@ -70,6 +70,10 @@ impl World {
         Self::open_as(dir, provider, catalog(&[UPSTREAM]), Duration::from_millis(1), settings).await
     }
 
+    pub async fn open_with_settings(dir: &Path, provider: Scripted, settings: Settings) -> Self {
+        Self::open_as(dir, provider, catalog(&[UPSTREAM]), Duration::from_millis(1), settings).await
+    }
+
     pub async fn open_with(dir: &Path, provider: Scripted, upstreams: &[&str], commit_interval: Duration) -> Self {
         Self::open_on(dir, provider, catalog(upstreams), commit_interval).await
     }

@@ -154,8 +154,8 @@ impl Dispatch for Server {
         true
     }
 
-    fn ask(&self, budget: Duration) -> BoxFuture<'_, Result<(), CallError>> {
-        Box::pin(async move { self.list_models(budget).await.map(|_| ()) })
+    fn ask(&self, budget: Duration) -> BoxFuture<'_, Result<u16, CallError>> {
+        Box::pin(async move { self.list_models(budget).await.map(|answer| answer.status) })
     }
 }
 

@@ -1,0 +1,50 @@
+//! What follows a failed attempt, and what follows when a lane is well again.
+
+use tokio::time::Instant;
+
+use super::{Dispatcher, Event};
+use crate::domain::batch::dedup::RequestDigest;
+use crate::domain::id::RowKey;
+use crate::executor::attempt::failed::FailedAttempt;
+use crate::executor::attempt::{Ended, Made};
+use crate::executor::lane::blame::Judged;
+
+impl Dispatcher {
+    /// Decides what follows a failed attempt. A result is stored by a task; the row counts as in
+    /// flight until then.
+    pub(super) fn failed(&mut self, row: RowKey, request: Option<RequestDigest>, failed: FailedAttempt, judged: Option<&Judged>) {
+        match failed.conclude(judged) {
+            Made::Ended(ended) => self.concluded(row, request, ended),
+            Made::Result(packed) => {
+                let (store, events) = (self.parts.store.clone(), self.events.clone());
+                let success = packed.is_success();
+                self.tasks.spawn(async move {
+                    let ended = store.record(packed).await.map_or(Ended::StoreGone, |()| Ended::Recorded(success));
+                    let _ = events.send(Event::Concluded { row, request, ended });
+                });
+            }
+        }
+    }
+
+    /// Takes the end of an attempt at a row.
+    pub(super) fn concluded(&mut self, row: RowKey, request: Option<RequestDigest>, ended: Ended) {
+        if let Some(request) = request {
+            self.request_ended(request, row, &ended);
+        }
+        self.ended(row.batch, ended);
+    }
+
+    /// Lets the rows that wait for lanes go on soon that are well again.
+    pub(super) fn hasten(&mut self) {
+        let lanes = self.lanes.take_recovered();
+        if lanes.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        for (id, run) in &mut self.runs {
+            if lanes.iter().filter(|lane| run.hasten(**lane, now)).count() > 0 {
+                self.touched.insert(*id);
+            }
+        }
+    }
+}

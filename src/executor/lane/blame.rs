@@ -1,0 +1,416 @@
+//! Whose failure it was, the row's or its lane's, and when the lane's circuit opens.
+//!
+//! A row is charged for a failure only as far as others show that its lane was well: calls that
+//! went out no earlier have succeeded. Quick failures are judged later, when such calls have come
+//! back: the row carries its last failure along ([`OpenFailure`]). While no call succeeds, failures
+//! count towards opening the circuit, and rows wait with their attempts.
+//!
+//! Three failures are charged although no call succeeds, because rows that cannot be answered are
+//! what is left at the end of a batch:
+//! * a row gets the answer again that it was charged for before, or that other rows were charged for,
+//!   unless it is that of a gateway, an overload or a broken connection;
+//! * the last rows fail, one or two, that went out when the others had just gone out and succeeded;
+//! * many different rows get equal answers at once from a server that is up.
+//!
+//! The last two are doubts: they hold only until a call succeeds. All three are so far apart that
+//! the outages that are usual use up no row.
+//!
+//! Pure bookkeeping. Invariant: a row whose lane has had no success since the row was first tried is
+//! not charged, but for equal answers to many rows.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::call::{CallFailure, CallTicket, Doubts, OpenFailure, RowSoFar};
+use crate::domain::row::retry::{Charge, FailureClass, Tally};
+use crate::flow::circuit_breaker::{BreakerConfig, CircuitChange};
+use crate::flow::{CircuitBreaker, FailureShares};
+
+/// Failures in a row, without a success, after which a lane rests; the same if they come slowly, one
+/// by one, for as long as [`SLOWLY`].
+const FAILURES: u32 = 10;
+const FEW_FAILURES: u32 = 3;
+const SLOWLY: Duration = Duration::from_secs(5);
+/// The longest rest between two probes.
+const LONGEST_REST: Duration = Duration::from_secs(60);
+/// The same for a server of the operator's own: its probes disturb no other customer.
+const LONGEST_REST_LOCAL: Duration = Duration::from_secs(5);
+/// Different rows that must get equal answers before these are the rows' own failures.
+const MANY_ROWS: u32 = 8;
+/// As many rows at most may fail at the end of a batch for these to be taken for its last bad ones.
+const FEW_ROWS: u32 = 2;
+/// An answer within this time is given at once.
+const AT_ONCE: Duration = Duration::from_secs(2);
+/// The wait of a row after a charge for an answer that it got before, when others succeeded, while
+/// none succeeds now.
+const APART_AGAIN: Duration = Duration::from_secs(15);
+/// The wait of a row after its first charge for an answer that many rows got; four times as long
+/// after each further one. Six attempts take more than five hours.
+const APART_MANY: Duration = Duration::from_secs(60);
+/// The wait of a row after its first charge as the last one that fails; twice as long after each
+/// further one. Six attempts take a quarter of an hour.
+const APART_LAST: Duration = Duration::from_secs(30);
+/// For how long after a recovery rows go out in no order: those that stand first may be what opened
+/// the circuit.
+const SHAKEN: Duration = Duration::from_secs(30);
+/// Successes after which it is known how many calls at a time succeed.
+const SETTLED: u64 = 8;
+/// Answers that are remembered because rows were charged for them while others succeeded.
+const KNOWN: usize = 8;
+/// Outages that are remembered.
+const OUTAGES: usize = 32;
+
+/// What the end of a call means for its row and its lane.
+#[derive(Debug, Clone, Copy)]
+pub struct Judged {
+    pub row: RowSoFar,
+    /// The row waits for so long in any case.
+    pub at_least: Duration,
+    pub circuit: CircuitChange,
+    /// The failure may come from too many calls at a time.
+    pub may_be_full: bool,
+    /// The row need not wait longer each time: it seems to have been refused for lack of room, or the
+    /// circuit is open and decides when the next call goes out.
+    pub is_hurried: bool,
+}
+
+impl Default for Judged {
+    fn default() -> Self {
+        Self { row: RowSoFar::default(), at_least: Duration::ZERO, circuit: CircuitChange::None, may_be_full: false, is_hurried: false }
+    }
+}
+
+/// What is known of a lane's provider beforehand.
+#[derive(Debug, Clone, Copy)]
+pub struct LaneTraits {
+    /// A server of the operator's own.
+    pub is_local: bool,
+    /// Whether the provider can be down at all; the simulated one is a part of the program.
+    pub can_be_down: bool,
+}
+
+/// Which of a batch's ready rows goes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pick {
+    /// The next one.
+    Next,
+    /// Any: the lane was not well a moment ago, and the rows that stand first may be the cause.
+    Any,
+    /// Any that was never tried, to find out whether the lane is well: rows that cannot be answered
+    /// often stand together.
+    Probe,
+}
+
+/// Equal failures in a row.
+#[derive(Debug, Clone, Copy)]
+struct Streak {
+    mark: u32,
+    began: Option<Instant>,
+    /// Different rows that have met it.
+    rows: u32,
+}
+
+impl Streak {
+    const NONE: Self = Self { mark: 0, began: None, rows: 0 };
+
+    fn count(&mut self, mark: u32, sent: Instant, row_before: Option<Instant>) {
+        if self.mark != mark {
+            *self = Self { mark, began: Some(sent), rows: 0 };
+        }
+        let is_new = row_before.is_none_or(|before| Some(before) < self.began);
+        self.rows = self.rows.saturating_add(u32::from(is_new));
+    }
+}
+
+/// The judge of one lane.
+#[derive(Debug, Clone)]
+pub struct Blame {
+    can_be_down: bool,
+    breaker: CircuitBreaker,
+    shares: FailureShares,
+    /// When the latest of all calls that have succeeded went out.
+    last_good: Option<Instant>,
+    /// Outages so far: times without a success in which a probe has failed.
+    outages: u32,
+    /// When a call succeeded last.
+    last_arrival: Option<Instant>,
+    /// [`Self::last_good`] as it was when each of the latest outages began.
+    good_before: VecDeque<Option<Instant>>,
+    /// A probe has failed since the last success.
+    is_down: bool,
+    /// About how many calls at a time have succeeded lately: a call with no more beside it was not
+    /// refused for lack of room.
+    level: u32,
+    successes: u64,
+    /// Answers that rows were charged for while others succeeded.
+    known: VecDeque<u32>,
+    streak: Streak,
+    shaken_until: Option<Instant>,
+}
+
+impl Blame {
+    /// A judge of a lane of which nothing is known. A server of the operator's own is probed more
+    /// often.
+    pub fn new(traits: LaneTraits) -> Self {
+        let longest = if traits.is_local { LONGEST_REST_LOCAL } else { LONGEST_REST };
+        let breaker = CircuitBreaker::new(BreakerConfig {
+            failures: FAILURES,
+            few: FEW_FAILURES,
+            slowly: SLOWLY,
+            first: Duration::from_secs(1),
+            longest,
+        });
+        Self {
+            can_be_down: traits.can_be_down,
+            breaker,
+            shares: FailureShares::default(),
+            last_good: None,
+            last_arrival: None,
+            outages: 0,
+            good_before: VecDeque::new(),
+            is_down: false,
+            level: 0,
+            successes: 0,
+            known: VecDeque::new(),
+            streak: Streak::NONE,
+            shaken_until: None,
+        }
+    }
+
+    /// The circuit of the lane.
+    pub const fn breaker(&self) -> &CircuitBreaker {
+        &self.breaker
+    }
+
+    /// Notes that a call goes out.
+    pub fn start(&mut self, now: Instant) {
+        self.breaker.start(now);
+    }
+
+    /// Notes that a call ended in a way that says nothing about the lane.
+    pub fn on_abandoned(&mut self, sent: &CallTicket) {
+        self.breaker.on_abandoned(sent.at);
+    }
+
+    /// Notes that nothing is to be expected of the lane at the moment: its server does not answer a
+    /// probe.
+    pub fn on_silence(&mut self, now: Instant) {
+        self.breaker.start(now);
+        self.breaker.on_failure(now, now);
+        self.count_outage();
+    }
+
+    /// Notes that a probe has failed, the first one since the last success or a later one.
+    fn count_outage(&mut self) {
+        if std::mem::replace(&mut self.is_down, true) {
+            return;
+        }
+        self.outages = self.outages.wrapping_add(1);
+        self.good_before.push_back(self.last_good);
+        if self.good_before.len() > OUTAGES {
+            self.good_before.pop_front();
+        }
+    }
+
+    /// Whether the lane was well after a call went out, before any outage that followed.
+    fn was_well(&self, sent: Instant, outages: u32) -> bool {
+        let since = self.outages.wrapping_sub(outages) as usize;
+        let last_good = match since {
+            0 => self.last_good,
+            _ => self.good_before.len().checked_sub(since).and_then(|index| self.good_before[index]),
+        };
+        last_good >= Some(sent)
+    }
+
+    /// Whether a probe has failed since the last success.
+    pub const fn is_down(&self) -> bool {
+        self.is_down
+    }
+
+    /// In which order rows go out.
+    pub fn pick(&self, now: Instant) -> Pick {
+        match (self.breaker.is_closed(), self.shaken_until) {
+            (false, _) => Pick::Probe,
+            (true, Some(until)) if now < until => Pick::Any,
+            (true, _) => Pick::Next,
+        }
+    }
+
+    /// Judges a call that succeeded; `beside` calls were in flight when it came back, itself included.
+    pub fn on_success(&mut self, now: Instant, sent: &CallTicket, beside: u32, row: &RowSoFar) -> Judged {
+        self.settle(row);
+        self.shares.count(true, row.tally.tries > 0);
+        self.last_good = self.last_good.max(Some(sent.at));
+        self.last_arrival = Some(now);
+        self.level = sent.in_flight.min(beside).max(self.level - self.level / 16);
+        self.successes += 1;
+        self.streak = Streak::NONE;
+        let circuit = self.breaker.on_success();
+        if circuit == CircuitChange::Recovered {
+            self.shaken_until = Some(now + SHAKEN);
+        }
+        self.is_down = false;
+        Judged { circuit, ..Judged::default() }
+    }
+
+    /// Judges a call that failed.
+    pub fn on_failure(&mut self, now: Instant, sent: &CallTicket, failure: CallFailure, row: &RowSoFar, is_up: bool) -> Judged {
+        let retried = row.tally.tries > 0;
+        let tally = self.settle(row).and_try();
+        let doubts = if row.doubts.successes == self.successes { row.doubts } else { Doubts { count: 0, successes: self.successes } };
+        let judged = Judged { row: RowSoFar { tally, open: None, doubts }, ..Judged::default() };
+        match failure.class {
+            // The provider asked for a slower pace, or was not reached at all: others take care.
+            FailureClass::RateLimited { .. } | FailureClass::Connect => {
+                self.breaker.on_abandoned(sent.at);
+                judged
+            }
+            class if !self.can_be_down => {
+                let tally = tally.and(Charge::FULL, class, failure.mark);
+                Judged { row: RowSoFar { tally, ..judged.row }, ..judged }
+            }
+            _ if self.was_well(sent.at, self.outages) => {
+                self.breaker.on_abandoned(sent.at);
+                let had_room = !self.may_lack_room(sent.in_flight);
+                let tally = if had_room { self.charge(tally, failure, retried) } else { tally };
+                Judged {
+                    row: RowSoFar { tally, ..judged.row },
+                    may_be_full: !had_room || self.shares.are_crowded(),
+                    is_hurried: !had_room,
+                    ..judged
+                }
+            }
+            class
+                if is_up && sent.in_flight <= self.level.max(1) && (tally.has_met(failure.mark) || self.known.contains(&failure.mark)) =>
+            {
+                // The failure says nothing new: neither of the row nor of the lane.
+                self.breaker.on_abandoned(sent.at);
+                let tally = tally.and(Charge::FULL, class, failure.mark);
+                Judged { row: RowSoFar { tally, ..judged.row }, at_least: APART_AGAIN, ..judged }
+            }
+            _ => self.spare(now, sent, failure, row, is_up, judged),
+        }
+    }
+
+    /// Judges a failure that nothing shows to be the row's own.
+    fn spare(&mut self, now: Instant, sent: &CallTicket, failure: CallFailure, row: &RowSoFar, is_up: bool, mut judged: Judged) -> Judged {
+        let (before, retried) = (row.open, row.tally.tries > 0);
+        self.streak.count(failure.mark, sent.at, before.map(|open| open.sent));
+        let was_probe = self.breaker.is_probing();
+        judged.row.open = Some(OpenFailure { sent: sent.at, in_flight: sent.in_flight, outages: self.outages, failure, retried });
+        judged.circuit = self.breaker.on_failure(now, sent.at);
+        if was_probe && !self.breaker.is_closed() {
+            self.count_outage();
+        }
+        let may_lack_room = self.may_lack_room(sent.in_flight);
+        judged.is_hurried = may_lack_room || !self.breaker.is_closed();
+        let is_overload = matches!(failure.class, FailureClass::Unavailable { status: 503 | 529, .. } | FailureClass::TimedOut);
+        judged.may_be_full = may_lack_room || (!retried && is_overload);
+        let doubts = &mut judged.row.doubts;
+        let took = now.saturating_duration_since(sent.at);
+        let of_many = was_probe && !failure.class.is_outage() && took <= AT_ONCE && self.streak.rows >= MANY_ROWS;
+        let was_among_others = before.is_some_and(|open| self.last_arrival >= Some(open.sent));
+        let of_few = !may_lack_room && self.streak.rows <= FEW_ROWS && (was_among_others || doubts.count > 0);
+        if is_up && of_many {
+            judged.at_least = APART_MANY * 4_u32.saturating_pow(doubts.count.min(8));
+            self.breaker.shorten_rest(now);
+        } else if is_up && of_few {
+            judged.at_least = APART_LAST * 2_u32.saturating_pow(doubts.count.min(16));
+        }
+        doubts.count += u32::from(is_up && (of_many || of_few));
+        judged
+    }
+
+    /// Whether a call went out beside more others than have succeeded at a time lately, as far as
+    /// that is known.
+    const fn may_lack_room(&self, in_flight: u32) -> bool {
+        self.successes >= SETTLED && in_flight > self.level
+    }
+
+    /// The tally of a row with the charge for its open failure, if the lane was well at that time.
+    fn settle(&mut self, row: &RowSoFar) -> Tally {
+        // A call that may have been refused for lack of room is never charged.
+        match row.open.filter(|open| self.was_well(open.sent, open.outages) && !self.may_lack_room(open.in_flight)) {
+            Some(open) => self.charge(row.tally, open.failure, open.retried),
+            None => row.tally,
+        }
+    }
+
+    fn charge(&mut self, tally: Tally, failure: CallFailure, retried: bool) -> Tally {
+        self.shares.count(false, retried);
+        if self.successes >= SETTLED && !failure.class.is_outage() && !self.known.contains(&failure.mark) {
+            self.known.truncate(KNOWN - 1);
+            self.known.push_front(failure.mark);
+        }
+        tally.and(Charge::part(self.shares.charge()), failure.class, failure.mark)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use proptest::prelude::*;
+
+    const TRAITS: LaneTraits = LaneTraits { is_local: false, can_be_down: true };
+
+    fn class() -> impl Strategy<Value = FailureClass> {
+        prop_oneof![
+            prop::sample::select(vec![500, 502, 503, 529]).prop_map(|status| FailureClass::Unavailable { status, retry_after: None }),
+            Just(FailureClass::RateLimited { retry_after: None }),
+            Just(FailureClass::Connect),
+            Just(FailureClass::Interrupted),
+            Just(FailureClass::TimedOut),
+            Just(FailureClass::InvalidResponse),
+        ]
+    }
+
+    proptest! {
+        /// Calls of many rows come and go; from some moment on, all fail.
+        #[test]
+        fn a_row_that_was_first_tried_after_the_last_success_is_not_charged(
+            calls in proptest::collection::vec((0u32..40, 0u64..3_000, 1u64..20_000, class(), any::<bool>()), 1..400),
+            last_success in 0usize..400,
+            is_up in any::<bool>(),
+        ) {
+            let (mut blame, mut now, mut in_flight) = (Blame::new(TRAITS), Instant::now(), 0);
+            let mut rows: HashMap<u32, (RowSoFar, usize)> = HashMap::new();
+            for (number, (row, pause, took, class, succeeds)) in calls.into_iter().enumerate() {
+                now += Duration::from_millis(pause);
+                in_flight = in_flight % 64 + 1;
+                let sent = CallTicket { at: now, tokens: 1, epoch: 0, in_flight, total: (0, 0) };
+                blame.start(now);
+                let (so_far, first) = rows.get(&row).copied().unwrap_or((RowSoFar::default(), number));
+                let end = now + Duration::from_millis(took);
+                // Answers after the last success are others than before.
+                let mark = 1 + u32::from(number >= last_success);
+                let judged = match succeeds && number < last_success {
+                    true => blame.on_success(end, &sent, in_flight, &so_far),
+                    false => blame.on_failure(end, &sent, CallFailure { class, mark }, &so_far, is_up),
+                };
+                let now_so_far = if judged.row.tally.tries == 0 { RowSoFar::default() } else { judged.row };
+                rows.insert(row, (now_so_far, first));
+                prop_assert!(first < last_success || !now_so_far.tally.is_charged(), "{now_so_far:?}");
+                prop_assert!(number < last_success || judged.circuit != CircuitChange::Recovered);
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_succeed_at_all_is_called_once_in_a_rest() {
+        let (mut blame, mut now, mut calls) = (Blame::new(TRAITS), Instant::now(), 0);
+        let failure = CallFailure { class: FailureClass::Unavailable { status: 503, retry_after: None }, mark: 7 };
+        let start = now;
+        while now < start + Duration::from_secs(3_600) {
+            now = blame.breaker().ready_at(now).unwrap();
+            let sent = CallTicket { at: now, tokens: 1, epoch: 0, in_flight: 1, total: (0, 0) };
+            blame.start(now);
+            blame.on_failure(now, &sent, failure, &RowSoFar::default(), true);
+            calls += 1;
+        }
+        assert!(calls <= FAILURES + 6 + 60, "{calls} calls in an hour");
+    }
+}

@@ -1,0 +1,83 @@
+//! One call on a lane, from the outside: what is recorded when it goes out, how it ended, and what
+//! its row had met before.
+
+use tokio::time::Instant;
+
+use crate::domain::provider::rate_limits::RateLimitStatus;
+use crate::domain::row::retry::{FailureClass, RetryPolicy, Tally};
+
+/// What is recorded about a call when it goes out.
+#[derive(Debug, Clone, Copy)]
+pub struct CallTicket {
+    pub at: Instant,
+    /// About how many tokens the call would take.
+    pub tokens: u64,
+    /// Which address of its provider the call went to.
+    pub epoch: u32,
+    /// Calls in flight at that time, this one included.
+    pub in_flight: u32,
+    /// All calls and tokens that had gone out by then.
+    pub total: (u64, u64),
+}
+
+/// How a call ended, as far as its end says anything about its lane.
+#[derive(Debug, Clone, Default)]
+pub struct CallFeedback {
+    pub failure: Option<CallFailure>,
+    /// Tokens read and written, if the provider reported them.
+    pub tokens: Option<u64>,
+    pub allowances: Option<Box<RateLimitStatus>>,
+    /// What the row had met on the lane before.
+    pub row: RowSoFar,
+}
+
+/// A call that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallFailure {
+    pub class: FailureClass,
+    /// Stands for what was answered: the same for equal answers.
+    pub mark: u32,
+}
+
+impl CallFeedback {
+    /// The class of the failure, if the call failed.
+    pub fn class(&self) -> Option<FailureClass> {
+        self.failure.map(|failure| failure.class)
+    }
+}
+
+/// A failure that is charged later, if calls that went out no earlier succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenFailure {
+    pub sent: Instant,
+    /// Calls in flight when the call went out, itself included.
+    pub in_flight: u32,
+    /// Outages of the lane before that.
+    pub outages: u32,
+    pub failure: CallFailure,
+    /// The row had failed before.
+    pub retried: bool,
+}
+
+/// Charges that hold until a call of the lane succeeds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Doubts {
+    pub count: u32,
+    /// How many calls of the lane had succeeded.
+    pub successes: u64,
+}
+
+/// What a row has met on its lane so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RowSoFar {
+    pub tally: Tally,
+    pub open: Option<OpenFailure>,
+    pub doubts: Doubts,
+}
+
+impl RowSoFar {
+    /// Whether the row has used up its attempts.
+    pub const fn is_used_up(&self, policy: &RetryPolicy) -> bool {
+        self.tally.charged() + self.doubts.count >= policy.max_attempts
+    }
+}
