@@ -306,7 +306,11 @@ impl Blame {
         }
         let may_lack_room = self.may_lack_room(sent.in_flight);
         judged.is_hurried = may_lack_room || !self.breaker.is_closed();
-        let is_overload = matches!(failure.class, FailureClass::Unavailable { status: 503 | 529, .. } | FailureClass::TimedOut);
+        let is_overload = match failure.class {
+            FailureClass::TimedOut => true,
+            FailureClass::Unavailable { status: 503 | 529, .. } => self.shares.are_crowded(),
+            _ => false,
+        };
         judged.may_be_full = may_lack_room || (!retried && is_overload);
         let doubts = &mut judged.row.doubts;
         let took = now.saturating_duration_since(sent.at);
@@ -323,10 +327,10 @@ impl Blame {
         judged
     }
 
-    /// Whether a call went out beside more others than have succeeded at a time lately, as far as
-    /// that is known.
+    /// Whether a call went out beside clearly more others than have succeeded at a time lately, as far
+    /// as that is known.
     const fn may_lack_room(&self, in_flight: u32) -> bool {
-        self.successes >= SETTLED && in_flight > self.level
+        self.successes >= SETTLED && in_flight > self.level + self.level / 4
     }
 
     /// The tally of a row with the charge for its open failure, if the lane was well at that time.
