@@ -124,8 +124,6 @@ const SUSPICIOUS: u32 = 3;
 pub struct Charge(u32);
 
 impl Charge {
-    /// The failure says nothing about the row.
-    pub const NONE: Self = Self(0);
     /// The failure is the row's own.
     pub const FULL: Self = Self(1_000);
 
@@ -177,7 +175,7 @@ impl Tally {
 
     /// Whether the row has used up its attempts.
     pub const fn is_used_up(&self, policy: &RetryPolicy) -> bool {
-        self.charged / 1_000 >= policy.max_attempts
+        self.charged() >= policy.max_attempts
     }
 
     /// Whether the row was charged before, for the same answer.

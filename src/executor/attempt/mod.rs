@@ -61,8 +61,6 @@ pub(super) struct Attempt {
 pub(super) enum Ended {
     /// The row has its result, and the store has taken it; the flag says whether it is a success.
     Recorded(bool),
-    /// The call failed; what follows depends on how its lane is.
-    Failed(Box<FailedAttempt>),
     /// The row waits for its next attempt.
     Again(Box<WaitingRow>),
     /// The row waits for its next attempt, and no call was made.
@@ -83,40 +81,40 @@ pub(super) enum Made {
 }
 
 impl Attempt {
-    /// Makes the attempt. A panic ends the row, not the daemon, and is not repeated endlessly.
-    pub async fn run(self: Box<Self>) -> (Ended, Option<CallFeedback>) {
+    /// Makes the attempt. What follows a failed one depends on how its lane is. A panic ends the row,
+    /// not the daemon, and is not repeated endlessly.
+    pub async fn run(self: Box<Self>) -> (Result<Ended, Box<FailedAttempt>>, Option<CallFeedback>) {
         let (store, clock) = (self.context.store.clone(), self.context.clock.clone());
         let (key, custom_id, operation) = (self.key(), self.row.custom_id.clone(), self.row.operation);
         let (made, lesson) = AssertUnwindSafe(self.make()).catch_unwind().await.unwrap_or_else(|_| {
             tracing::error!(batch = %key.batch, row = key.row.0, "an attempt panicked; its row fails");
             let error = RowError { code: "internal_error".to_owned(), message: "the attempt ended unexpectedly".to_owned() };
             let outcome = Outcome::Failed { error, last: None };
-            (pack(unanswered(key, custom_id.into_string(), operation, outcome, clock.now())), None)
+            (Ok(pack(unanswered(key, custom_id.into_string(), operation, outcome, clock.now()))), None)
         });
         match made {
-            Made::Ended(ended) => (ended, lesson),
-            Made::Result(packed) => {
-                let success = packed.is_success();
-                match store.record(packed).await {
-                    Ok(()) => (Ended::Recorded(success), lesson),
-                    Err(_) => (Ended::StoreGone, None),
-                }
+            Err(failed) => (Err(failed), lesson),
+            Ok(Made::Ended(ended)) => (Ok(ended), lesson),
+            Ok(Made::Result(packed)) => {
+                let ended = record(&store, packed).await;
+                let lesson = lesson.filter(|_| !matches!(ended, Ended::StoreGone));
+                (Ok(ended), lesson)
             }
         }
     }
 
     /// Makes the call and waits for nothing else: there are as many of these futures in memory as
     /// there are calls.
-    async fn make(mut self: Box<Self>) -> (Made, Option<CallFeedback>) {
+    async fn make(mut self: Box<Self>) -> (Result<Made, Box<FailedAttempt>>, Option<CallFeedback>) {
         let abort = self.abort.clone();
         let held = tokio::select! {
             biased;
-            () = abort.cancelled() => return (Made::Ended(Ended::Aborted), None),
+            () = abort.cancelled() => return (Ok(Made::Ended(Ended::Aborted)), None),
             held = self.files() => held,
         };
         let files = match held {
             Ok(files) => files,
-            Err(incomplete) => return (self.not_sent(incomplete), None),
+            Err(incomplete) => return (Ok(self.not_sent(incomplete)), None),
         };
         if let Some(complete) = &files {
             self.row.body = complete.body.clone();
@@ -125,7 +123,7 @@ impl Attempt {
         let start = Instant::now();
         let answer = tokio::select! {
             biased;
-            () = abort.cancelled() => return (Made::Ended(Ended::Aborted), None),
+            () = abort.cancelled() => return (Ok(Made::Ended(Ended::Aborted)), None),
             answer = self.provider.call(self.call(started_at)) => answer,
         };
         self.judge(answer, started_at, start.elapsed())
@@ -173,7 +171,7 @@ impl Attempt {
         mut answer: Result<Answer, CallError>,
         started_at: Timestamp,
         took: Duration,
-    ) -> (Made, Option<CallFeedback>) {
+    ) -> (Result<Made, Box<FailedAttempt>>, Option<CallFeedback>) {
         let allowances = answer.as_mut().ok().and_then(|answer| answer.allowances.take());
         let judged = said_back(self.row.form, &self.row.body, verdict(answer));
         let (status, failure) = match &judged {
@@ -190,7 +188,7 @@ impl Attempt {
                 let cost = self.route().map_or(Usd::ZERO, |route| route.price.cost(&usage));
                 let tokens = Some(usage.total_tokens()).filter(|tokens| *tokens > 0);
                 let lesson = CallFeedback { failure: None, tokens, allowances, row: self.row.so_far };
-                (self.result(Outcome::Succeeded(response), usage, cost), Some(lesson))
+                (Ok(self.result(Outcome::Succeeded(response), usage, cost)), Some(lesson))
             }
             Verdict::Failed { class, message, last } => {
                 let failure = CallFailure { class, mark: mark_of(class, &message) };
@@ -200,7 +198,7 @@ impl Attempt {
                 let lesson = CallFeedback { failure: Some(failure), tokens: None, allowances, row: self.row.so_far };
                 self.row.body = Bytes::new();
                 let failed = FailedAttempt { attempt: self, class, message, last };
-                (Made::Ended(Ended::Failed(Box::new(failed))), (!own_fault).then_some(lesson))
+                (Err(Box::new(failed)), (!own_fault).then_some(lesson))
             }
         }
     }
@@ -236,6 +234,12 @@ impl Attempt {
             ended @ Made::Ended(_) => ended,
         }
     }
+}
+
+/// Hands a row's result to the store.
+pub(super) async fn record(store: &Store, packed: PackedRow) -> Ended {
+    let success = packed.is_success();
+    store.record(packed).await.map_or(Ended::StoreGone, |()| Ended::Recorded(success))
 }
 
 fn pack(result: RowResult) -> Made {

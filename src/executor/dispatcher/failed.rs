@@ -6,7 +6,7 @@ use super::{Dispatcher, Event};
 use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::id::RowKey;
 use crate::executor::attempt::failed::FailedAttempt;
-use crate::executor::attempt::{Ended, Made};
+use crate::executor::attempt::{Ended, Made, record};
 use crate::executor::lane::blame::Judged;
 
 impl Dispatcher {
@@ -17,9 +17,8 @@ impl Dispatcher {
             Made::Ended(ended) => self.concluded(row, request, ended),
             Made::Result(packed) => {
                 let (store, events) = (self.parts.store.clone(), self.events.clone());
-                let success = packed.is_success();
                 self.tasks.spawn(async move {
-                    let ended = store.record(packed).await.map_or(Ended::StoreGone, |()| Ended::Recorded(success));
+                    let ended = record(&store, packed).await;
                     let _ = events.send(Event::Concluded { row, request, ended });
                 });
             }
@@ -42,7 +41,7 @@ impl Dispatcher {
         }
         let now = Instant::now();
         for (id, run) in &mut self.runs {
-            if lanes.iter().filter(|lane| run.hasten(**lane, now)).count() > 0 {
+            if run.hasten(&lanes, now) {
                 self.touched.insert(*id);
             }
         }

@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use super::attempt::Ended;
 use super::attempt::attachments::Attachments;
+use super::attempt::failed::FailedAttempt;
 use super::dedup::single_flight::SingleFlight;
 use super::handle::{CancelError, Command};
 use super::lane::Lanes;
@@ -58,7 +59,7 @@ pub(super) enum Event {
         row: RowKey,
         request: Option<RequestDigest>,
         sent: CallTicket,
-        ended: Ended,
+        ended: Result<Ended, Box<FailedAttempt>>,
         lesson: Option<CallFeedback>,
     },
     /// The result of a row whose attempt failed was handed to the store.
@@ -257,15 +258,15 @@ impl Dispatcher {
             Event::Loaded { batch, result } => self.loaded(batch, result),
             Event::Ended { lane, row, request, sent, ended, lesson } => {
                 let judged = match &ended {
-                    Ended::NotSent(_) => {
+                    Ok(Ended::NotSent(_)) => {
                         self.lanes.refund(lane, Instant::now(), &sent);
                         None
                     }
                     _ => self.lanes.end(lane, Instant::now(), self.parts.clock.now(), &sent, lesson.as_ref()),
                 };
                 match ended {
-                    Ended::Failed(failed) => self.failed(row, request, *failed, judged.as_ref()),
-                    ended => self.concluded(row, request, ended),
+                    Err(failed) => self.failed(row, request, *failed, judged.as_ref()),
+                    Ok(ended) => self.concluded(row, request, ended),
                 }
                 self.hasten();
             }
@@ -370,7 +371,7 @@ impl Dispatcher {
         run.recorded += u32::from(recorded);
         match ended {
             // An aborted row stays unfinished; its run has been stopped.
-            Ended::Recorded(_) | Ended::Aborted | Ended::Failed(_) => {}
+            Ended::Recorded(_) | Ended::Aborted => {}
             Ended::Again(row) | Ended::NotSent(row) => run.wait(*row),
             Ended::Parked => run.parked += 1,
             // The store takes no more results: each further call would be made in vain.

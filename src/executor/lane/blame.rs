@@ -16,7 +16,8 @@
 //! the outages that are usual use up no row.
 //!
 //! Pure bookkeeping. Invariant: a row whose lane has had no success since the row was first tried is
-//! not charged, but for equal answers to many rows.
+//! not charged, but for an answer that other rows were charged for, and for equal answers to many
+//! rows.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -36,7 +37,7 @@ const SLOWLY: Duration = Duration::from_secs(5);
 /// The longest rest between two probes.
 const LONGEST_REST: Duration = Duration::from_secs(60);
 /// The same for a server of the operator's own: its probes disturb no other customer.
-const LONGEST_REST_LOCAL: Duration = Duration::from_secs(5);
+pub(super) const LONGEST_REST_LOCAL: Duration = Duration::from_secs(5);
 /// Different rows that must get equal answers before these are the rows' own failures.
 const MANY_ROWS: u32 = 8;
 /// As many rows at most may fail at the end of a batch for these to be taken for its last bad ones.
@@ -132,10 +133,10 @@ pub struct Blame {
     shares: FailureShares,
     /// When the latest of all calls that have succeeded went out.
     last_good: Option<Instant>,
-    /// Outages so far: times without a success in which a probe has failed.
-    outages: u32,
     /// When a call succeeded last.
     last_arrival: Option<Instant>,
+    /// Outages so far: times without a success in which a probe has failed.
+    outages: u32,
     /// [`Self::last_good`] as it was when each of the latest outages began.
     good_before: VecDeque<Option<Instant>>,
     /// A probe has failed since the last success.
@@ -260,38 +261,32 @@ impl Blame {
         let retried = row.tally.tries > 0;
         let tally = self.settle(row).and_try();
         let doubts = if row.doubts.successes == self.successes { row.doubts } else { Doubts { count: 0, successes: self.successes } };
-        let judged = Judged { row: RowSoFar { tally, open: None, doubts }, ..Judged::default() };
+        let mut judged = Judged { row: RowSoFar { tally, open: None, doubts }, ..Judged::default() };
         match failure.class {
             // The provider asked for a slower pace, or was not reached at all: others take care.
-            FailureClass::RateLimited { .. } | FailureClass::Connect => {
-                self.breaker.on_abandoned(sent.at);
-                judged
-            }
-            class if !self.can_be_down => {
-                let tally = tally.and(Charge::FULL, class, failure.mark);
-                Judged { row: RowSoFar { tally, ..judged.row }, ..judged }
-            }
+            FailureClass::RateLimited { .. } | FailureClass::Connect => self.breaker.on_abandoned(sent.at),
+            class if !self.can_be_down => judged.row.tally = tally.and(Charge::FULL, class, failure.mark),
             _ if self.was_well(sent.at, self.outages) => {
                 self.breaker.on_abandoned(sent.at);
-                let had_room = !self.may_lack_room(sent.in_flight);
-                let tally = if had_room { self.charge(tally, failure, retried) } else { tally };
-                Judged {
-                    row: RowSoFar { tally, ..judged.row },
-                    may_be_full: !had_room || self.shares.are_crowded(),
-                    is_hurried: !had_room,
-                    ..judged
+                judged.is_hurried = self.may_lack_room(sent.in_flight);
+                if !judged.is_hurried {
+                    judged.row.tally = self.charge(tally, failure, retried);
                 }
+                judged.may_be_full = judged.is_hurried || self.shares.are_crowded();
             }
-            class
-                if is_up && sent.in_flight <= self.level.max(1) && (tally.has_met(failure.mark) || self.known.contains(&failure.mark)) =>
-            {
-                // The failure says nothing new: neither of the row nor of the lane.
+            class if is_up && sent.in_flight <= self.level.max(1) && self.says_nothing_new(tally, failure.mark) => {
                 self.breaker.on_abandoned(sent.at);
-                let tally = tally.and(Charge::FULL, class, failure.mark);
-                Judged { row: RowSoFar { tally, ..judged.row }, at_least: APART_AGAIN, ..judged }
+                judged.row.tally = tally.and(Charge::FULL, class, failure.mark);
+                judged.at_least = APART_AGAIN;
             }
-            _ => self.spare(now, sent, failure, row, is_up, judged),
+            _ => return self.spare(now, sent, failure, row, is_up, judged),
         }
+        judged
+    }
+
+    /// Whether the row, or another one, was charged for this answer while others succeeded.
+    fn says_nothing_new(&self, tally: Tally, mark: u32) -> bool {
+        tally.has_met(mark) || self.known.contains(&mark)
     }
 
     /// Judges a failure that nothing shows to be the row's own.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::blame::LONGEST_REST_LOCAL;
 use super::call::CallTicket;
 use super::in_flight::InFlight;
 use crate::domain::provider::connection::Connection;
@@ -15,10 +16,8 @@ use crate::flow::CircuitBreaker;
 use crate::flow::circuit_breaker::{BreakerConfig, CircuitChange};
 use crate::provider::Dispatch;
 
-/// How often a provider that cannot be reached is tried again at least, and the same for a server
-/// of the operator's own.
+/// The longest rest of a provider that cannot be reached, unless it is a server of the operator's own.
 const LONGEST_REST: Duration = Duration::from_secs(30);
-const LONGEST_REST_LOCAL: Duration = Duration::from_secs(5);
 /// How long a server of the operator's own may be silent before it is probed.
 const SILENCE: Duration = Duration::from_secs(30);
 /// How often a provider is probed while its calls fail, and how long the answer holds.

@@ -337,12 +337,12 @@ impl Run {
         }
     }
 
-    /// Lets the rows that wait for a lane be due within moments, because the lane is well again.
+    /// Lets the rows that wait for these lanes be due within moments, because the lanes are well again.
     /// Returns whether there are any. A wait that the provider asked for holds for its lane as a
     /// whole, so it is kept there.
-    pub fn hasten(&mut self, lane: LaneIndex, now: Instant) -> bool {
+    pub fn hasten(&mut self, lanes: &[LaneIndex], now: Instant) -> bool {
         let ways = &self.source.ways;
-        let waits = |row: &WaitingRow| row.due > now + HASTE && ways.lane(row.route) == Some(lane);
+        let waits = |row: &WaitingRow| row.due > now + HASTE && ways.lane(row.route).is_some_and(|lane| lanes.contains(&lane));
         if !self.waiting.iter().any(|row| waits(&row.0)) {
             return false;
         }
