@@ -159,6 +159,8 @@ impl Catalog {
             standing.reloads[1] += 1;
             (standing.accepted.origin, standing.refused) = (origin, None);
         });
+        // A key may have changed: it is no part of the seeds.
+        self.version.send_modify(|_| {});
     }
 
     /// The seeds have faults: the current snapshot stays in force.

@@ -197,7 +197,7 @@ fn message(answer: &Value) -> String {
 
 /// The lanes and the holds as two tables; `None` if there are neither.
 fn render(lanes: &Value) -> Option<String> {
-    const LANE: [(&str, &str); 10] = [
+    const LANE: [(&str, &str); 11] = [
         ("lane", "lane"),
         ("status", "status"),
         ("in flight", "in_flight"),
@@ -208,6 +208,7 @@ fn render(lanes: &Value) -> Option<String> {
         ("tokens", "queued_tokens"),
         ("last answer", "last_answer"),
         ("resting until", "resting_until"),
+        ("waits because", "waiting"),
     ];
     const HOLD: [(&str, &str); 3] = [("held", "lane"), ("hold", "hold"), ("since", "since")];
     let parts = [tabulate(lanes, "data", &LANE), tabulate(lanes, "holds", &HOLD)];
@@ -219,6 +220,10 @@ fn tabulate(lanes: &Value, list: &str, columns: &[(&str, &str)]) -> Option<Strin
     let cell = |value: &Value| match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
+        Value::Object(waiting) => match waiting["provider_said"].as_str() {
+            Some(said) => format!("{}: {said}", waiting["reason"].as_str().unwrap_or_default()),
+            None => waiting["reason"].as_str().unwrap_or_default().to_owned(),
+        },
         other => other.to_string(),
     };
     let rows: Vec<Vec<String>> = each(lanes, list).map(|row| columns.iter().map(|(_, field)| cell(&row[*field])).collect()).collect();
@@ -238,6 +243,9 @@ mod tests {
                 "lane": lane, "provider": provider, "model": model, "status": status, "in_flight": 3, "allowed": allowed,
                 "requests_per_minute": allowed.map(|allowed| allowed * 60), "latency_ms": allowed.map(|_| 120), "queued_rows": 1200, "queued_tokens": 48000,
                 "last_answer": "2026-11-24T15:06:00Z", "resting_until": (status == "resting").then_some("2026-11-24T15:06:30Z"),
+                "waiting": (status == "held").then(|| json!({
+                    "reason": "key_refused", "since": "2026-11-24T15:05:00Z", "provider_said": "the provider answered 401 Unauthorized", "remedy": "set the key",
+                })),
             })
         };
         json!({
@@ -245,6 +253,7 @@ mod tests {
             "data": [
                 lane("groq/meta/llama", "groq", Some("meta/llama"), "drained", Some(8)),
                 lane("groq/qwen", "groq", Some("qwen"), "resting", Some(12)),
+                lane("openai/gpt", "openai", Some("gpt"), "held", None),
                 lane("upstream", "upstream", None, "active", None),
             ],
             "holds": [{"lane": "groq/meta/llama", "hold": "drained", "since": "2026-11-24T15:00:00Z"}],

@@ -43,6 +43,8 @@ pub struct Display {
     printed: Option<Instant>,
     pace: Pace,
     last: ProgressLine,
+    /// Why rows wait, if they do.
+    note: Option<String>,
 }
 
 impl Display {
@@ -62,7 +64,12 @@ impl Display {
     }
 
     fn new(out: Box<dyn Write + Send>, bar: Option<ProgressBar>) -> Self {
-        Self { out, bar, started: Instant::now(), printed: None, pace: Pace::default(), last: ProgressLine::default() }
+        Self { out, bar, started: Instant::now(), printed: None, pace: Pace::default(), last: ProgressLine::default(), note: None }
+    }
+
+    /// Sets what is shown beside the numbers: why rows wait.
+    pub fn note(&mut self, note: Option<String>) {
+        self.note = note;
     }
 
     /// Shows `line`. May be called at any rate.
@@ -70,7 +77,10 @@ impl Display {
         let now = Instant::now();
         self.last = line;
         self.pace.note(now - self.started, line.done());
-        let text = || describe(&line, self.pace.rate());
+        let text = || match &self.note {
+            Some(note) => format!("{}; waiting: {note}", describe(&line, self.pace.rate())),
+            None => describe(&line, self.pace.rate()),
+        };
         if let Some(bar) = &self.bar {
             bar.set_length(line.total);
             bar.set_position(line.done());

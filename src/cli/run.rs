@@ -12,6 +12,7 @@ use super::{FAILURE, INTERRUPTED, USAGE, block_on, complain, quiet_settings, say
 use crate::daemon::config::{Flags, Settings};
 use crate::daemon::lifecycle::{Shutdown, Tasks, watch_signals};
 use crate::daemon::{Core, Environment, Job, JobError, RUNS, Submission, load_catalog};
+use crate::domain::batch::waiting::{WaitReason, Waiting};
 use crate::domain::batch::{Batch, BatchState};
 use crate::domain::file::ResultPart;
 use crate::domain::id::BatchId;
@@ -164,7 +165,11 @@ async fn finish_job(core: &Core, job: &Job, tasks: &Tasks, args: &RunArgs) -> Re
     } else if resumed {
         say(&format!("going on with an earlier run: {} of {} rows are done", done(&earlier), earlier.progress.total));
     }
-    let Some(batch) = wait(core, batch, tasks).await? else { return Ok(INTERRUPTED) };
+    let batch = match wait(core, batch, tasks).await? {
+        Waited::Ended(batch) => batch,
+        Waited::Interrupted => return Ok(INTERRUPTED),
+        Waited::Held(batch, waiting) => return Ok(held(&batch, &waiting)),
+    };
     if let BatchState::Failed { .. } = batch.state {
         return Ok(refuse(&job.name, &batch));
     }
@@ -187,13 +192,25 @@ fn done(batch: &Batch) -> u32 {
     batch.progress.succeeded + batch.progress.failed
 }
 
-/// Waits for the end of the batch; `None` if a signal came first.
-async fn wait(core: &Core, id: BatchId, tasks: &Tasks) -> Result<Option<Batch>, JobError> {
+/// How the wait for a batch ended.
+enum Waited {
+    /// The batch has ended.
+    Ended(Batch),
+    /// A signal came first.
+    Interrupted,
+    /// Nothing can go on until somebody has changed something.
+    Held(Batch, Vec<Waiting>),
+}
+
+/// Waits for the end of the batch.
+async fn wait(core: &Core, id: BatchId, tasks: &Tasks) -> Result<Waited, JobError> {
     let mut display = Display::stderr();
     let drain = tasks.shutdown().drain();
     loop {
         let batch = core.batch(id).await?;
         let progress = batch.progress;
+        let waiting = core.service.waiting(&batch);
+        display.note(waiting.first().map(|first| explain(first, false)));
         display.update(ProgressLine {
             total: progress.total.into(),
             succeeded: progress.succeeded.into(),
@@ -203,13 +220,45 @@ async fn wait(core: &Core, id: BatchId, tasks: &Tasks) -> Result<Option<Batch>, 
         });
         if batch.state.is_terminal() {
             display.finish();
-            return Ok(Some(batch));
+            return Ok(Waited::Ended(batch));
+        }
+        if is_held(&batch, &waiting) {
+            display.finish();
+            return Ok(Waited::Held(batch, waiting));
         }
         if drain.run_until_cancelled(tokio::time::sleep(POLL)).await.is_none() {
             display.finish();
-            return if tasks.shutdown().failed() { Err(JobError::Stopped) } else { Ok(None) };
+            return if tasks.shutdown().failed() { Err(JobError::Stopped) } else { Ok(Waited::Interrupted) };
         }
     }
+}
+
+/// Whether every row that is left waits for somebody to change something.
+fn is_held(batch: &Batch, waiting: &[Waiting]) -> bool {
+    let held = waiting.iter().filter(|waiting| waiting.reason.remedy().is_some() && waiting.reason != WaitReason::DiskFull);
+    let rows: u64 = held.map(|waiting| waiting.rows).sum();
+    rows > 0 && rows >= batch.progress.unfinished().into()
+}
+
+/// Why rows wait, for a person; `at_length` with what the provider said.
+fn explain(waiting: &Waiting, at_length: bool) -> String {
+    let lane = waiting.lane.as_deref().unwrap_or("this machine");
+    let said = waiting.said.as_deref().filter(|_| at_length).map(|said| format!(": {said}")).unwrap_or_default();
+    format!("{lane}: {}{said}", waiting.reason.describe())
+}
+
+/// Reports that the rows cannot go on until somebody has changed something.
+fn held(batch: &Batch, waiting: &[Waiting]) -> u8 {
+    let left = batch.progress.unfinished();
+    say(&format!("batchd: {left} of {} rows wait, and none was charged:", batch.progress.total));
+    for waiting in waiting {
+        say(&format!("  {}", explain(waiting, true)));
+        if let Some(remedy) = waiting.reason.remedy() {
+            say(&format!("    {remedy}"));
+        }
+    }
+    say("then give the same command again; it goes on from here");
+    USAGE
 }
 
 /// Reports the faults of the input.

@@ -149,6 +149,7 @@ fn executor_settings(settings: &Settings) -> executor::Settings {
         max_running: MAX_RUNNING,
         min_free_bytes: settings.min_free_bytes,
         retry: RetryPolicy { max_attempts: settings.max_attempts, base: settings.retry_base, cap: settings.retry_cap },
+        hold_after: settings.hold_after,
         input: InputLimits { max_rows: settings.max_rows, max_row_bytes: usize::try_from(settings.max_row_bytes).unwrap_or(usize::MAX) },
         dedup: settings.dedup,
         dedup_max_age: settings.dedup_max_age,

@@ -34,6 +34,7 @@ pub use handle::Stub;
 pub use handle::{CancelError, ControlError, Gone, Handle, HoldError};
 pub use lane::OpenProvider;
 pub use lane::status::{LaneReport, LaneStatuses};
+pub use lane::waiting::LaneWait;
 pub use prepare::stage::Stage;
 pub use prepare::validate::InputLimits;
 
@@ -68,6 +69,9 @@ pub struct Settings {
     /// bytes.
     pub min_free_bytes: u64,
     pub retry: RetryPolicy,
+    /// Answers in a row that refuse every request, such as those to a wrong key, after which a lane is
+    /// held; at least 1.
+    pub hold_after: u32,
     pub input: InputLimits,
     /// The scope within which equal requests are made once.
     pub dedup: Dedup,

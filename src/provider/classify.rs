@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::{Answer, CallError};
+use crate::domain::provider::denial::denial_of;
 use crate::domain::row::Response;
 use crate::domain::row::output::embeddable;
 use crate::domain::row::retry::FailureClass;
@@ -69,7 +70,10 @@ fn accept(answer: Answer) -> Verdict {
 }
 
 fn reject(answer: Answer) -> Verdict {
-    let class = FailureClass::of_status(answer.status, answer.retry_after);
+    let class = match denial_of(answer.status, &answer.body) {
+        Some(denial) => FailureClass::Denied { denial, status: answer.status },
+        None => FailureClass::of_status(answer.status, answer.retry_after),
+    };
     let mut message = format!("the provider answered {}", status_line(answer.status));
     if let Some(excerpt) = excerpt(&answer.body) {
         message.push_str(": ");

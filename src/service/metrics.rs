@@ -1,10 +1,14 @@
 //! Metrics of the daemon: the catalog, the lanes, the store, file descriptors. Every value is read
 //! on request; nothing is counted on the side. The caller chooses how metrics are written.
 
+use std::collections::BTreeMap;
+
 use super::Service;
 use crate::catalog::{CatalogStatus, Origin};
 use crate::descriptors::{Descriptors, open};
+use crate::domain::batch::waiting::WaitReason;
 use crate::domain::provider::lane_hold::hold_on;
+use crate::executor::LaneWait;
 
 /// A metric, with one sample or one for each of several things.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +56,22 @@ pub fn read(service: &Service, descriptors: &Descriptors) -> Vec<Metric> {
     metrics.extend(of_lanes(service));
     metrics.extend(of_store(service));
     metrics.extend(of_descriptors(descriptors));
+    metrics.push(waiting(service));
     metrics
+}
+
+/// Rows that wait, by lane and reason.
+fn waiting(service: &Service) -> Metric {
+    let board = service.executor.board();
+    let mut rows: BTreeMap<(String, &'static str), u64> = BTreeMap::new();
+    for waiting in board.all_waiting() {
+        let lane = waiting.lane.as_deref().unwrap_or_default().to_owned();
+        *rows.entry((lane, waiting.reason.code())).or_default() += waiting.rows;
+    }
+    let sample =
+        |((lane, reason), value): ((String, &str), u64)| Sample { labels: vec![("lane", lane), ("reason", reason.to_owned())], value };
+    let help = "Rows that wait, by lane and reason; absent while none does";
+    Metric { name: "rows_waiting", help, kind: MetricKind::Gauge, samples: rows.into_iter().map(sample).collect() }
 }
 
 fn of_catalog(service: &Service) -> Vec<Metric> {
@@ -125,12 +144,13 @@ fn of_descriptors(descriptors: &Descriptors) -> Vec<Metric> {
 }
 
 /// Each metric of a lane with its description; a lane without such a number is left out.
-const LANE_FIGURES: [(&str, &str); 7] = [
+const LANE_FIGURES: [(&str, &str); 8] = [
     ("lane_queued_rows", "Rows that are not finished, by lane"),
     ("lane_in_flight", "Calls in flight, by lane"),
     ("lane_allowed", "Calls that may be in flight at present; absent without a bound"),
     ("lane_requests_per_minute", "Requests a minute that it keeps to at present; absent without a bound"),
     ("lane_held", "1 while an operator has paused or drained it"),
+    ("lane_denied", "1 while its provider refuses every request: the key, the account or the model"),
     ("lane_resting", "1 while no call is made: the circuit is open, or the provider asked for a pause"),
     ("lane_unreachable", "1 while no connection to the provider can be made"),
 ];
@@ -145,6 +165,7 @@ fn of_lanes(service: &Service) -> Vec<Metric> {
             report.allowed.map(u64::from),
             report.per_minute,
             Some(hold_on(&holds, provider, model).is_some().into()),
+            Some(matches!(&report.wait, Some(LaneWait { reason: WaitReason::Denied(_), .. })).into()),
             Some(report.resting_until.is_some_and(|until| now < until).into()),
             Some(report.unreachable.into()),
         ];

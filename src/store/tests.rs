@@ -65,7 +65,7 @@ pub(super) fn result(batch: BatchId, row: u32, size: usize) -> RowResult {
     let response = |status| Response { status, request_id: None, body: Bytes::from(format!("{{\"x\":\"{}\"}}", "ab".repeat(size))) };
     let outcome = match row % 7 {
         0 => Outcome::Rejected(response(400)),
-        1 => Outcome::Expired,
+        1 => Outcome::Expired { last: None },
         _ => Outcome::Succeeded(response(200)),
     };
     let usage = Usage { input_tokens: u64::from(row), ..Usage::default() };

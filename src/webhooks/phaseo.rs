@@ -102,7 +102,8 @@ impl EventScanner {
         }
         let id = batch.spec.id;
         let receipt = if batch.state.is_terminal() { self.store.receipt(id).await? } else { None };
-        let details = BatchDetails { reservation: self.store.reservation(id).await?, receipt, event_log: event_log.clone() };
+        let details =
+            BatchDetails { reservation: self.store.reservation(id).await?, receipt, event_log: event_log.clone(), waiting: Vec::new() };
         let data = (self.render)(batch, &details);
         let now = self.clock.now();
         let delivery = |event: Event| Delivery {

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod data_dir;
+mod held;
 mod keys;
 mod lanes;
 mod store;

@@ -267,6 +267,10 @@ settings! {
     /// that time, so outages use up none.
     max_attempts: value u32 = 6, range 1, 100;
 
+    /// Answers in a row that refuse every request, as those to a wrong key, an empty account or an
+    /// unknown model, after which the rows of their lane wait.
+    hold_after: value u32 = 3, range 1, 1_000;
+
     /// The wait before the second attempt; it doubles with each further one, and is randomised.
     retry_base: value DurationText = DurationText::from_millis(500), range DurationText::from_millis(1), DurationText::from_secs(3_600);
 

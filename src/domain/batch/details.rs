@@ -1,5 +1,6 @@
 //! The details that are shown with a batch.
 
+use crate::domain::batch::waiting::Waiting;
 use crate::domain::org::ledger::Reservation;
 use crate::domain::quote::receipt::Receipt;
 use crate::domain::webhook::event_log::EventLog;
@@ -12,4 +13,6 @@ pub struct BatchDetails {
     pub receipt: Option<Receipt>,
     /// What has been reported to the receiver of the batch, if it has one.
     pub event_log: EventLog,
+    /// Why its rows wait at the moment.
+    pub waiting: Vec<Waiting>,
 }

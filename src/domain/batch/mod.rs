@@ -11,6 +11,7 @@ pub mod phaseo;
 pub mod plan;
 pub mod priority;
 pub mod problem;
+pub mod waiting;
 
 pub use input::{BatchInput, QuotedInput};
 

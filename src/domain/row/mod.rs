@@ -47,18 +47,26 @@ pub enum Outcome {
     Rejected(Response),
     /// No final answer; `last` is the last response that any attempt saw.
     Failed { error: RowError, last: Option<Response> },
-    /// The deadline passed before the row was done.
-    Expired,
-    /// The batch was cancelled before the row was done.
-    Cancelled,
+    /// The deadline passed before the row was done; `last` is as for a failure.
+    Expired { last: Option<Response> },
+    /// The batch was cancelled before the row was done; `last` is as for a failure.
+    Cancelled { last: Option<Response> },
 }
 
 impl Outcome {
+    /// The last response that the row got, whatever it is worth.
+    pub const fn response(&self) -> Option<&Response> {
+        match self {
+            Self::Succeeded(response) | Self::Rejected(response) => Some(response),
+            Self::Failed { last, .. } | Self::Expired { last } | Self::Cancelled { last } => last.as_ref(),
+        }
+    }
+
     /// `true` if the row belongs in the output file, `false` if in the error file.
     pub fn is_success(&self) -> bool {
         match self {
             Self::Succeeded(_) => true,
-            Self::Rejected(_) | Self::Failed { .. } | Self::Expired | Self::Cancelled => false,
+            Self::Rejected(_) | Self::Failed { .. } | Self::Expired { .. } | Self::Cancelled { .. } => false,
         }
     }
 
@@ -66,8 +74,8 @@ impl Outcome {
     pub fn end(&self) -> RowEnd {
         match self {
             Self::Succeeded(_) => RowEnd::Succeeded,
-            Self::Rejected(_) | Self::Failed { .. } | Self::Expired => RowEnd::Failed,
-            Self::Cancelled => RowEnd::Cancelled,
+            Self::Rejected(_) | Self::Failed { .. } | Self::Expired { .. } => RowEnd::Failed,
+            Self::Cancelled { .. } => RowEnd::Cancelled,
         }
     }
 }

@@ -36,13 +36,14 @@ pub const CANCELLED: (&str, &str) = ("batch_cancelled", "This request was not ex
 
 impl<'a> From<&'a RowResult> for Line<'a> {
     fn from(result: &'a RowResult) -> Self {
-        let (response, error) = match &result.outcome {
-            Outcome::Succeeded(response) | Outcome::Rejected(response) => (Some(response), None),
-            Outcome::Failed { error, last } => (last.as_ref(), Some((error.code.as_str(), error.message.as_str()))),
-            Outcome::Expired => (None, Some(EXPIRED)),
-            Outcome::Cancelled => (None, Some(CANCELLED)),
+        let error = match &result.outcome {
+            Outcome::Succeeded(_) | Outcome::Rejected(_) => None,
+            Outcome::Failed { error, .. } => Some((error.code.as_str(), error.message.as_str())),
+            Outcome::Expired { .. } => Some(EXPIRED),
+            Outcome::Cancelled { .. } => Some(CANCELLED),
         };
-        Self { key: result.key, custom_id: &result.custom_id, response: response.map(LineResponse::from), error }
+        let response = result.outcome.response().map(LineResponse::from);
+        Self { key: result.key, custom_id: &result.custom_id, response, error }
     }
 }
 
@@ -215,8 +216,9 @@ mod tests {
                 error: RowError { code: "server_error".into(), message: "gave up".into() },
                 last: Some(response(503, "null")),
             }),
-            line(Outcome::Expired),
-            line(Outcome::Cancelled),
+            line(Outcome::Expired { last: None }),
+            line(Outcome::Cancelled { last: None }),
+            line(Outcome::Expired { last: Some(response(401, "{}")) }),
         ];
         for text in &lines {
             serde_json::from_str::<serde_json::Value>(text).unwrap();

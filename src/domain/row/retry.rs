@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::domain::provider::denial::Denial;
 use crate::domain::time::{Timestamp, later, until};
 
 /// Why an attempt did not end in a usable answer.
@@ -14,6 +15,8 @@ pub enum FailureClass {
     RateLimited { retry_after: Option<Duration> },
     /// HTTP 408, 409, 425, or 5xx: the same request may well succeed later.
     Unavailable { status: u16, retry_after: Option<Duration> },
+    /// The provider refuses every request of the lane: the fault is the operator's to mend.
+    Denied { denial: Denial, status: u16 },
     /// Any other 4xx, or a status that no API answers with: the request itself is at fault.
     Refused { status: u16 },
     /// No connection was made.
@@ -45,6 +48,7 @@ impl FailureClass {
         match self {
             Self::RateLimited { .. } => "rate_limited",
             Self::Unavailable { .. } => "server_error",
+            Self::Denied { denial, .. } => denial.code(),
             Self::Refused { .. } => "request_refused",
             Self::Connect => "connection_error",
             Self::Interrupted => "connection_interrupted",
@@ -58,15 +62,19 @@ impl FailureClass {
     pub const fn retry_after(self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after } | Self::Unavailable { retry_after, .. } => retry_after,
-            Self::Refused { .. } | Self::Connect | Self::Interrupted | Self::TimedOut | Self::InvalidResponse | Self::ResponseTooLarge => {
-                None
-            }
+            Self::Denied { .. }
+            | Self::Refused { .. }
+            | Self::Connect
+            | Self::Interrupted
+            | Self::TimedOut
+            | Self::InvalidResponse
+            | Self::ResponseTooLarge => None,
         }
     }
 
     /// Whether the same request may well succeed with another provider.
     pub const fn may_differ_elsewhere(self) -> bool {
-        // No key, no credit, no permission, no such model or function: these are faults of the lane.
+        // A function that the server does not have is a fault of the lane.
         self.is_retriable() || matches!(self, Self::Refused { status: 401..=404 | 501 })
     }
 
@@ -77,9 +85,12 @@ impl FailureClass {
             Self::Unavailable { status: 408 | 409 | 425 | 502..=504 | 529, .. } | Self::Connect | Self::Interrupted | Self::TimedOut => {
                 true
             }
-            Self::RateLimited { .. } | Self::Unavailable { .. } | Self::Refused { .. } | Self::InvalidResponse | Self::ResponseTooLarge => {
-                false
-            }
+            Self::RateLimited { .. }
+            | Self::Unavailable { .. }
+            | Self::Denied { .. }
+            | Self::Refused { .. }
+            | Self::InvalidResponse
+            | Self::ResponseTooLarge => false,
         }
     }
 
@@ -88,6 +99,7 @@ impl FailureClass {
         match self {
             Self::RateLimited { .. }
             | Self::Unavailable { .. }
+            | Self::Denied { .. }
             | Self::Connect
             | Self::Interrupted
             | Self::TimedOut

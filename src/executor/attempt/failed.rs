@@ -16,7 +16,7 @@ use crate::domain::time::until;
 use crate::domain::usage::Usage;
 use crate::executor::lane::blame::Judged;
 use crate::executor::lane::call::RowSoFar;
-use crate::executor::run::row::REMEMBERED;
+use crate::executor::run::row::{REMEMBERED, WaitingRow};
 
 /// An attempt that failed. Its row has no body any more.
 pub(in crate::executor) struct FailedAttempt {
@@ -37,7 +37,7 @@ impl std::fmt::Debug for FailedAttempt {
 pub(super) fn mark_of(class: FailureClass, message: &str) -> u32 {
     let mut hasher = DefaultHasher::new();
     class.code().hash(&mut hasher);
-    if let FailureClass::Unavailable { status, .. } | FailureClass::Refused { status } = class {
+    if let FailureClass::Unavailable { status, .. } | FailureClass::Denied { status, .. } | FailureClass::Refused { status } = class {
         status.hash(&mut hasher);
     }
     let words = message.split_whitespace().filter(|word| !word.bytes().any(|byte| byte.is_ascii_digit()));
@@ -56,6 +56,10 @@ impl FailedAttempt {
         // The row was alone on its lane and has broken the connection again, so no other row can be
         // the cause.
         let proven = self.attempt.alone && self.class == FailureClass::Interrupted;
+        let is_denied = matches!(self.class, FailureClass::Denied { .. });
+        if is_denied && (self.other_lane().is_some() || judged.is_some_and(|judged| judged.is_final)) {
+            return self.elsewhere(proven);
+        }
         match self.decision(at_least, judged.is_some_and(|judged| judged.is_hurried)) {
             Decision::RetryAt(_) if proven => self.give_up(),
             // Another row may have been the cause each time. This row gets an attempt of its own
@@ -71,7 +75,7 @@ impl FailedAttempt {
                 let wait = until(self.attempt.context.clock.now(), at);
                 self.again(Instant::now() + wait)
             }
-            Decision::PastDeadline => Made::Ended(Ended::Parked),
+            Decision::PastDeadline => Made::Ended(Ended::Parked(self.waiting(Instant::now()))),
         }
     }
 
@@ -111,16 +115,20 @@ impl FailedAttempt {
     }
 
     fn again(self, due: Instant) -> Made {
+        Made::Ended(Ended::Again(self.waiting(due)))
+    }
+
+    fn waiting(self, due: Instant) -> Box<WaitingRow> {
         let mut row = self.attempt.row;
         if let Some(response) = self.last {
             row.last = Some(response).filter(|response| response.body.len() <= REMEMBERED);
         }
-        Made::Ended(Ended::Again(Box::new(row.wait_until(due))))
+        Box::new(row.wait_until(due))
     }
 
     fn give_up(mut self) -> Made {
         let outcome = match (self.class, self.last.take()) {
-            (FailureClass::Refused { .. }, Some(response)) => Outcome::Rejected(response),
+            (FailureClass::Denied { .. } | FailureClass::Refused { .. }, Some(response)) => Outcome::Rejected(response),
             (class, last) => {
                 let error = RowError { code: class.code().to_owned(), message: self.explain() };
                 Outcome::Failed { error, last: last.or_else(|| self.attempt.row.last.take()) }

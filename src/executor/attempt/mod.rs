@@ -66,9 +66,10 @@ pub(super) enum Ended {
     /// The row waits for its next attempt, and no call was made.
     NotSent(Box<WaitingRow>),
     /// The row would be retried, but not before the deadline.
-    Parked,
-    /// The call was abandoned: the batch was cancelled or its deadline passed.
-    Aborted,
+    Parked(Box<WaitingRow>),
+    /// The call was abandoned: the batch was cancelled or its deadline passed. The row has what it met
+    /// before.
+    Aborted(Box<WaitingRow>),
     /// The store did not take the result; the daemon is stopping.
     StoreGone,
 }
@@ -109,9 +110,10 @@ impl Attempt {
         let abort = self.abort.clone();
         let held = tokio::select! {
             biased;
-            () = abort.cancelled() => return (Ok(Made::Ended(Ended::Aborted)), None),
-            held = self.files() => held,
+            () = abort.cancelled() => None,
+            held = self.files() => Some(held),
         };
+        let Some(held) = held else { return (Ok(self.aborted()), None) };
         let files = match held {
             Ok(files) => files,
             Err(incomplete) => return (Ok(self.not_sent(incomplete)), None),
@@ -123,10 +125,17 @@ impl Attempt {
         let start = Instant::now();
         let answer = tokio::select! {
             biased;
-            () = abort.cancelled() => return (Ok(Made::Ended(Ended::Aborted)), None),
-            answer = self.provider.call(self.call(started_at)) => answer,
+            () = abort.cancelled() => None,
+            answer = self.provider.call(self.call(started_at)) => Some(answer),
         };
-        self.judge(answer, started_at, start.elapsed())
+        match answer {
+            Some(answer) => self.judge(answer, started_at, start.elapsed()),
+            None => (Ok(self.aborted()), None),
+        }
+    }
+
+    fn aborted(self) -> Made {
+        Made::Ended(Ended::Aborted(Box::new(self.row.wait_until(Instant::now()))))
     }
 
     /// The body with the files that it names, if it names any. Boxed, because hardly any row has
@@ -187,7 +196,7 @@ impl Attempt {
             Verdict::Succeeded { response, usage } => {
                 let cost = self.route().map_or(Usd::ZERO, |route| route.price.cost(&usage));
                 let tokens = Some(usage.total_tokens()).filter(|tokens| *tokens > 0);
-                let lesson = CallFeedback { failure: None, tokens, allowances, row: self.row.so_far };
+                let lesson = CallFeedback { failure: None, tokens, allowances, said: None, row: self.row.so_far };
                 (Ok(self.result(Outcome::Succeeded(response), usage, cost)), Some(lesson))
             }
             Verdict::Failed { class, message, last } => {
@@ -195,7 +204,8 @@ impl Attempt {
                 // A call that ran into the batch's own deadline says nothing about its lane.
                 let at_deadline = self.context.clock.now() >= self.spec.deadline();
                 let own_fault = at_deadline && class == FailureClass::TimedOut;
-                let lesson = CallFeedback { failure: Some(failure), tokens: None, allowances, row: self.row.so_far };
+                let said = Some(message.as_str().into());
+                let lesson = CallFeedback { failure: Some(failure), tokens: None, allowances, said, row: self.row.so_far };
                 self.row.body = Bytes::new();
                 let failed = FailedAttempt { attempt: self, class, message, last };
                 (Err(Box::new(failed)), (!own_fault).then_some(lesson))

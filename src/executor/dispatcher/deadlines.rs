@@ -21,6 +21,13 @@ impl Dispatcher {
         build_routes(plan, &RouteContext { catalog: &catalog, holds: &holds, now: Instant::now() }, &mut self.lanes)
     }
 
+    /// Handles a change of the catalog or of a hold: what makes a provider refuse every request may be
+    /// mended.
+    pub(super) fn world_changed(&mut self) {
+        self.lanes.try_held(Instant::now());
+        self.ways_changed();
+    }
+
     /// Handles a change of the catalog, of a hold, or of a lane's health.
     pub(super) fn ways_changed(&mut self) {
         let (catalog, holds, now) = (self.parts.catalog.current(), self.parts.store.lane_holds(), Instant::now());

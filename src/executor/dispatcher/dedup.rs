@@ -38,7 +38,7 @@ impl Dispatcher {
         let outlook = match ended {
             Ended::Recorded(true) => Outlook::Answered,
             Ended::Recorded(false) => Outlook::Failed,
-            Ended::Again(_) | Ended::NotSent(_) | Ended::Parked | Ended::Aborted | Ended::StoreGone => Outlook::Open,
+            Ended::Again(_) | Ended::NotSent(_) | Ended::Parked(_) | Ended::Aborted(_) | Ended::StoreGone => Outlook::Open,
         };
         let released = self.sharing.ended(request, row, outlook);
         self.release(released);

@@ -29,7 +29,8 @@ use super::handle::{CancelError, Command};
 use super::lane::Lanes;
 use super::lane::call::{CallFeedback, CallTicket};
 use super::lane::status;
-use super::lane::status::SharedLaneStatuses;
+use super::lane::status::{SharedLaneStatuses, Whole};
+use super::lane::waiting::Moments;
 use super::prepare::stage::{Stage, Stages};
 use super::prepare::{Prepared, source};
 use super::run::Run;
@@ -142,6 +143,7 @@ pub(super) struct Dispatcher {
     recorded: u64,
     disk_is_full: bool,
     draining: bool,
+    moments: Moments,
 }
 
 impl Dispatcher {
@@ -152,7 +154,8 @@ impl Dispatcher {
         events: mpsc::UnboundedSender<Event>,
         seen: SeenLanes,
     ) -> Self {
-        let lanes = Lanes::new(parts.open.clone(), settings.in_flight_limit);
+        let lanes = Lanes::new(parts.open.clone(), settings.in_flight_limit, settings.hold_after);
+        let moments = Moments::new(&parts.clock);
         let attachments = Attachments::new(parts.store.clone(), parts.clock.clone());
         let mut dispatcher = Self {
             attachments,
@@ -178,6 +181,7 @@ impl Dispatcher {
             recorded: 0,
             disk_is_full: false,
             draining: false,
+            moments,
         };
         let catalog = dispatcher.parts.catalog.current();
         dispatcher.lanes.open_local(&catalog);
@@ -216,7 +220,7 @@ impl Dispatcher {
                     }
                 }
                 Ok(()) = durable.changed() => {}
-                Ok(()) = catalog.changed() => self.ways_changed(),
+                Ok(()) = catalog.changed() => self.world_changed(),
                 _ = tick.tick() => self.tick(),
                 () = tokio::time::sleep_until(wake) => {}
             }
@@ -246,7 +250,7 @@ impl Dispatcher {
                 let _ = done.send(());
             }
             Command::Held(done) => {
-                self.ways_changed();
+                self.world_changed();
                 let _ = done.send(());
             }
         }
@@ -272,7 +276,7 @@ impl Dispatcher {
             }
             Event::Concluded { row, request, ended } => self.concluded(row, request, ended),
             Event::Finished { batch, result } => self.finished(batch, result),
-            Event::Probed(probed) => self.probed(&probed),
+            Event::Probed(probed) => self.probed(probed),
             Event::Retake(id) => self.retake(id),
         }
     }
@@ -318,7 +322,7 @@ impl Dispatcher {
                 let (store, clock) = (&self.parts.store, &self.parts.clock);
                 let spec = Arc::new(spec);
                 let source = live.map(|live| source(store, clock, spec.clone(), &Plan::default(), live, Arc::default()));
-                self.finish(spec, state, source);
+                self.finish(spec, state, source, HashMap::new());
             }
             Prepared::Nothing => {}
             Prepared::Failed(error) => {
@@ -370,10 +374,10 @@ impl Dispatcher {
         run.in_flight -= 1;
         run.recorded += u32::from(recorded);
         match ended {
+            Ended::Recorded(_) => {}
             // An aborted row stays unfinished; its run has been stopped.
-            Ended::Recorded(_) | Ended::Aborted => {}
-            Ended::Again(row) | Ended::NotSent(row) => run.wait(*row),
-            Ended::Parked => run.parked += 1,
+            Ended::Again(row) | Ended::NotSent(row) | Ended::Aborted(row) => run.wait(*row),
+            Ended::Parked(row) => run.park(*row),
             // The store takes no more results: each further call would be made in vain.
             Ended::StoreGone => self.draining = true,
         }
@@ -381,8 +385,9 @@ impl Dispatcher {
     }
 
     fn publish(&self) {
-        let whole = (self.draining, self.shared_rows);
-        status::publish(&self.seen.wall, &self.lanes, self.runs.values(), &self.parts.clock, whole);
+        let whole =
+            Whole { draining: self.draining, shared_rows: self.shared_rows, disk_is_full: self.disk_is_full, moments: self.moments };
+        status::publish(&self.seen.wall, &self.lanes, &self.runs, &self.parts.clock, whole);
     }
 
     fn tick(&mut self) {
@@ -409,6 +414,8 @@ impl Dispatcher {
             self.avoided = avoided;
             self.ways_changed();
         }
+        self.lanes.remind(Instant::now());
+        self.moments.follow(&self.parts.clock);
         self.publish();
         // Whatever a failed load left behind is checked once a second.
         self.touched.extend(self.runs.keys().copied());

@@ -1,6 +1,7 @@
 //! Asks servers whether they are there: the operator's own when no call has shown it for a while,
 //! and every server before a row goes out to find out whether it is well again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -19,7 +20,7 @@ pub(in crate::executor) struct Probed {
     epoch: u32,
     asked: Instant,
     /// The status of the answer, or why there was none.
-    answer: Result<u16, FailureClass>,
+    answer: Result<u16, (FailureClass, Arc<str>)>,
 }
 
 impl Dispatcher {
@@ -38,13 +39,13 @@ impl Dispatcher {
             pool.begin_probe(now);
             let (provider, epoch, events) = (pool.provider.clone(), pool.epoch, self.events.clone());
             self.tasks.spawn(async move {
-                let answer = provider.ask(BUDGET).await.map_err(|error| class_of(&error));
+                let answer = provider.ask(BUDGET).await.map_err(|error| (class_of(&error), error.to_string().into()));
                 let _ = events.send(Event::Probed(Probed { pool: index, epoch, asked: now, answer }));
             });
         }
     }
 
-    pub(super) fn probed(&mut self, probed: &Probed) {
+    pub(super) fn probed(&mut self, probed: Probed) {
         let (now, at) = (Instant::now(), self.parts.clock.now());
         let Some((_, pool)) = self.lanes.pools().nth(probed.pool) else { return };
         pool.probing = false;

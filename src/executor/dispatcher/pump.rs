@@ -1,6 +1,7 @@
 //! Starts everything that has become possible: preparing, loading, dispatching, ending.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -8,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Busy, CancelReply, Dispatcher, Event, TICK};
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState};
-use crate::domain::id::{BatchId, RowKey};
+use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::executor::attempt::{Attempt, AttemptContext};
 use crate::executor::dedup::answer_cache::AnswerCache;
 use crate::executor::finish::Finish;
@@ -16,7 +17,7 @@ use crate::executor::lane::LaneIndex;
 use crate::executor::prepare::Prepare;
 use crate::executor::prepare::stage::Stage;
 use crate::executor::run::reader::{Load, Source, Unread, WindowSize};
-use crate::executor::run::row::ReadyRow;
+use crate::executor::run::row::{LeftRow, ReadyRow};
 use crate::executor::run::{Run, RunPlace, RunStatus, Stop};
 use crate::provider::Dispatch;
 use crate::store::blocking;
@@ -228,6 +229,7 @@ impl Dispatcher {
             if !self.lanes.has_room(index, now) {
                 return false;
             }
+            self.lanes.renew(index, now);
             let Some(provider) = self.lanes.pool_of(index).map(|pool| pool.provider.clone()) else { return false };
             let Some(lane) = self.lanes.get(index) else { return false };
             if let Some(quarantined) = lane.next_quarantined() {
@@ -302,7 +304,7 @@ impl Dispatcher {
     }
 
     /// Ends a run whose rows are all with the store, or that was stopped.
-    fn end(&mut self, run: Run) {
+    fn end(&mut self, mut run: Run) {
         let event = match run.stop {
             Some(Stop::Cancelled) => None,
             // The last rows may have been done when the deadline passed.
@@ -310,14 +312,17 @@ impl Dispatcher {
             Some(Stop::Expired) | None => Some(BatchEvent::RowsDone),
         };
         match event.map(|event| run.state.apply(event, self.parts.clock.now())).transpose() {
-            Ok(moved) => self.finish(run.spec, moved.unwrap_or(run.state), Some(run.source)),
+            Ok(moved) => {
+                let left = run.take_left();
+                self.finish(run.spec, moved.unwrap_or(run.state), Some(run.source), left);
+            }
             Err(conflict) => tracing::error!(batch = %run.spec.id, %conflict, "a batch cannot be ended"),
         }
     }
 
-    pub(super) fn finish(&mut self, spec: Arc<BatchSpec>, state: BatchState, source: Option<Source>) {
+    pub(super) fn finish(&mut self, spec: Arc<BatchSpec>, state: BatchState, source: Option<Source>, left: HashMap<RowIndex, LeftRow>) {
         let batch = spec.id;
-        let finish = Finish { store: self.parts.store.clone(), clock: self.parts.clock.clone(), spec, state, source };
+        let finish = Finish { store: self.parts.store.clone(), clock: self.parts.clock.clone(), spec, state, source, left };
         self.busy.insert(batch, Busy::Finishing(state));
         let events = self.events.clone();
         self.tasks.spawn(async move {

@@ -5,6 +5,7 @@
 
 pub mod receipt;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +15,9 @@ use crate::domain::batch::{BatchEvent, BatchInput, BatchSpec, BatchState, Ending
 use crate::domain::file::{File, FileSource, Purpose, ResultPart};
 use crate::domain::id::{FileId, RowIndex, RowKey};
 use crate::domain::quote::receipt::Receipt;
-use crate::domain::row::Outcome;
+use crate::domain::row::{Outcome, Response, RowResult};
 use crate::domain::time::{Clock, Timestamp};
-use crate::executor::run::row::unanswered;
+use crate::executor::run::row::{LeftRow, PastAttempt, unanswered};
 use crate::store::error::StoreError;
 use crate::store::{End, PackedRow, Page, ROWS_PER_PAGE, Store, blocking};
 
@@ -24,6 +25,9 @@ use crate::store::{End, PackedRow, Page, ROWS_PER_PAGE, Store, blocking};
 const RETRY_DELAY: Duration = Duration::from_secs(5);
 /// Read attempts, for the whole batch, before the ids of its rows are given up.
 const TRIES: u32 = 3;
+
+/// The outcome of a row without a result, by the last response that it got.
+type OutcomeOf = fn(Option<Response>) -> Outcome;
 
 /// A batch that is about to end.
 pub(super) struct Finish {
@@ -34,6 +38,8 @@ pub(super) struct Finish {
     pub state: BatchState,
     /// `None` if the batch was never validated: it has no rows.
     pub source: Option<Source>,
+    /// What rows have met that are left without a result.
+    pub left: HashMap<RowIndex, LeftRow>,
 }
 
 impl Finish {
@@ -41,12 +47,12 @@ impl Finish {
     ///
     /// # Errors
     /// When the store has failed.
-    pub async fn run(self) -> Result<(), StoreError> {
+    pub async fn run(mut self) -> Result<(), StoreError> {
         self.store.batch_moved(self.spec.id, self.state).await?;
-        let progress = match &self.source {
+        let progress = match self.source.clone() {
             Some(source) => {
                 if let Some(outcome) = self.outcome_of_the_rest() {
-                    self.close_rows(source, &outcome).await?;
+                    self.close_rows(&source, outcome).await?;
                 }
                 source.live.progress()
             }
@@ -93,10 +99,10 @@ impl Finish {
         blocking(sum).await
     }
 
-    fn outcome_of_the_rest(&self) -> Option<Outcome> {
+    fn outcome_of_the_rest(&self) -> Option<OutcomeOf> {
         match self.state {
-            BatchState::Finalizing { ending: Ending::Expired, .. } => Some(Outcome::Expired),
-            BatchState::Cancelling { .. } => Some(Outcome::Cancelled),
+            BatchState::Finalizing { ending: Ending::Expired, .. } => Some(|last| Outcome::Expired { last }),
+            BatchState::Cancelling { .. } => Some(|last| Outcome::Cancelled { last }),
             BatchState::Finalizing { ending: Ending::Completed, .. }
             | BatchState::Validating
             | BatchState::Failed { .. }
@@ -108,7 +114,7 @@ impl Finish {
     }
 
     /// Gives this outcome to each row without a result, page by page.
-    async fn close_rows(&self, source: &Source, outcome: &Outcome) -> Result<(), StoreError> {
+    async fn close_rows(&mut self, source: &Source, outcome: OutcomeOf) -> Result<(), StoreError> {
         let mut durable = self.store.durable_rows();
         let mut tries = TRIES;
         for (number, page) in (0_u32..).zip(source.live.pages()) {
@@ -118,7 +124,9 @@ impl Finish {
             for (row, told) in self.unfinished(source, number, &page, &mut tries).await? {
                 let key = RowKey { batch: self.spec.id, row };
                 let (id, operation) = told.unwrap_or_else(|| (line_name(row), None));
-                let result = unanswered(key, id, operation, outcome.clone(), self.clock.now());
+                let LeftRow { history, last } = self.left.remove(&row).unwrap_or_default();
+                let attempts = history.into_iter().map(PastAttempt::into_attempt).collect();
+                let result = RowResult { attempts, ..unanswered(key, id, operation, outcome(last), self.clock.now()) };
                 self.store.record_unrun(PackedRow::pack(&result)?).await?;
             }
         }

@@ -25,6 +25,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::call::{CallFailure, CallTicket, Doubts, OpenFailure, RowSoFar};
+use crate::domain::provider::denial::Denial;
 use crate::domain::row::retry::{Charge, FailureClass, Tally};
 use crate::flow::circuit_breaker::{BreakerConfig, CircuitChange};
 use crate::flow::{CircuitBreaker, FailureShares};
@@ -72,6 +73,8 @@ pub struct Judged {
     pub circuit: CircuitChange,
     /// The failure may come from too many calls at a time.
     pub may_be_full: bool,
+    /// The failure is the row's result.
+    pub is_final: bool,
     /// The row need not wait longer each time: it seems to have been refused for lack of room, or the
     /// circuit is open and decides when the next call goes out.
     pub is_hurried: bool,
@@ -79,7 +82,14 @@ pub struct Judged {
 
 impl Default for Judged {
     fn default() -> Self {
-        Self { row: RowSoFar::default(), at_least: Duration::ZERO, circuit: CircuitChange::None, may_be_full: false, is_hurried: false }
+        Self {
+            row: RowSoFar::default(),
+            at_least: Duration::ZERO,
+            circuit: CircuitChange::None,
+            may_be_full: false,
+            is_final: false,
+            is_hurried: false,
+        }
     }
 }
 
@@ -88,6 +98,10 @@ impl Default for Judged {
 pub struct LaneTraits {
     /// A server of the operator's own.
     pub is_local: bool,
+    /// The lane takes the rows of several models.
+    pub is_shared: bool,
+    /// Denials in a row after which the lane is held.
+    pub hold_after: u32,
     /// Whether the provider can be down at all; the simulated one is a part of the program.
     pub can_be_down: bool,
 }
@@ -129,6 +143,7 @@ impl Streak {
 #[derive(Debug, Clone)]
 pub struct Blame {
     can_be_down: bool,
+    is_shared: bool,
     breaker: CircuitBreaker,
     shares: FailureShares,
     /// When the latest of all calls that have succeeded went out.
@@ -165,6 +180,7 @@ impl Blame {
         });
         Self {
             can_be_down: traits.can_be_down,
+            is_shared: traits.is_shared,
             breaker,
             shares: FailureShares::default(),
             last_good: None,
@@ -284,6 +300,29 @@ impl Blame {
         judged
     }
 
+    /// Judges a denial, and whether it is the row's own instead of the lane's.
+    ///
+    /// A model or a path that the server does not have while it answers other requests is the row's own.
+    /// What is denied while calls that went out no earlier succeed is charged; a row that may not do what
+    /// it asks needs no more than a second opinion. No row is charged for an account that is empty or
+    /// closed.
+    pub fn on_denied(&mut self, sent: &CallTicket, denial: Denial, failure: CallFailure, row: &RowSoFar) -> (Judged, bool) {
+        self.breaker.on_abandoned(sent.at);
+        let tally = self.settle(row).and_try();
+        let was_well = self.was_well(sent.at, self.outages);
+        let has_met = tally.has_met(failure.mark);
+        let (is_own, is_final) = match denial {
+            Denial::Credit | Denial::Account => (false, false),
+            Denial::Path => (self.successes > 0, true),
+            Denial::Model if self.is_shared => (self.successes > 0, true),
+            Denial::Key | Denial::Model => (was_well, false),
+            Denial::Access => (was_well || has_met, has_met),
+        };
+        let tally = if is_own { tally.and(Charge::FULL, failure.class, failure.mark) } else { tally };
+        let row = RowSoFar { tally, open: None, ..*row };
+        (Judged { row, is_final: is_own && is_final, ..Judged::default() }, is_own)
+    }
+
     /// Whether the row, or another one, was charged for this answer while others succeeded.
     fn says_nothing_new(&self, tally: Tally, mark: u32) -> bool {
         tally.has_met(mark) || self.known.contains(&mark)
@@ -354,7 +393,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const TRAITS: LaneTraits = LaneTraits { is_local: false, can_be_down: true };
+    const TRAITS: LaneTraits = LaneTraits { is_local: false, is_shared: false, hold_after: 3, can_be_down: true };
 
     fn class() -> impl Strategy<Value = FailureClass> {
         prop_oneof![

@@ -1,6 +1,8 @@
 //! One call on a lane, from the outside: what is recorded when it goes out, how it ended, and what
 //! its row had met before.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use crate::domain::provider::rate_limits::RateLimitStatus;
@@ -27,6 +29,8 @@ pub struct CallFeedback {
     /// Tokens read and written, if the provider reported them.
     pub tokens: Option<u64>,
     pub allowances: Option<Box<RateLimitStatus>>,
+    /// What the provider said, or why there was no answer, if the call failed.
+    pub said: Option<Arc<str>>,
     /// What the row had met on the lane before.
     pub row: RowSoFar,
 }

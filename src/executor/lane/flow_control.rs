@@ -4,14 +4,17 @@
 //! Pure bookkeeping: the caller reports when a call goes out and how it ended, and the flow control
 //! says when the next call may go out. It makes no calls of its own.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::blame::{Blame, Judged, LaneTraits, Pick};
 use super::call::{CallFailure, CallFeedback, CallTicket};
+use super::denials::{Denials, PROBE_EVERY};
 use super::in_flight::InFlight;
 use crate::domain::provider::connection::Limits;
+use crate::domain::provider::denial::Denial;
 use crate::domain::provider::rate_limits::RateLimitStatus;
 use crate::domain::row::retry::FailureClass;
 use crate::flow::circuit_breaker::CircuitChange;
@@ -37,7 +40,11 @@ pub struct FlowControl {
     requests: RemainingQuota,
     tokens: RemainingQuota,
     blame: Blame,
-    hold: Option<Instant>,
+    denials: Denials,
+    /// The provider asked for a pause until then, at that time.
+    hold: Option<(Instant, Instant)>,
+    /// What the provider said when a call failed last.
+    last_said: Option<Arc<str>>,
     /// Calls and tokens that have gone out.
     total: (u64, u64),
     /// How long an answer takes; the latest answers count most.
@@ -59,7 +66,9 @@ impl FlowControl {
             requests: RemainingQuota::default(),
             tokens: RemainingQuota::default(),
             blame: Blame::new(traits),
+            denials: Denials::new(traits.hold_after, traits.is_shared),
             hold: None,
+            last_said: None,
             total: (0, 0),
             latency: None,
             ended: RateWindow::default(),
@@ -85,8 +94,8 @@ impl FlowControl {
         if self.in_flight_gauge.in_flight >= self.limiter.limit() {
             return None;
         }
-        let well = self.blame.breaker().ready_at(now)?;
-        let waits = [self.hold, self.throttle.ready_at(now), self.requests.ready_at(now), self.tokens.ready_at(now)];
+        let well = self.blame.breaker().ready_at(now)?.max(self.denials.ready_at(now)?);
+        let waits = [self.pause(), self.throttle.ready_at(now), self.requests.ready_at(now), self.tokens.ready_at(now)];
         Some(waits.into_iter().flatten().fold(well.max(self.in_flight_gauge.paced_until(now)), Instant::max))
     }
 
@@ -98,6 +107,7 @@ impl FlowControl {
         self.requests.take(now, 1);
         self.tokens.take(now, tokens);
         self.blame.start(now);
+        self.denials.start(now);
         CallTicket { at: now, tokens, epoch, in_flight: self.in_flight_gauge.in_flight, total: self.total }
     }
 
@@ -106,6 +116,7 @@ impl FlowControl {
     pub fn refund(&mut self, now: Instant, sent: &CallTicket) {
         self.in_flight_gauge.refund(now, sent.tokens);
         self.blame.on_abandoned(sent);
+        self.denials.on_nothing(now, sent.at, Duration::ZERO);
     }
 
     /// Ends a call; `lesson` is `None` if its end says nothing about the lane. Returns what the
@@ -116,6 +127,7 @@ impl FlowControl {
         self.in_flight_gauge.end(now, sent.tokens, lesson.and_then(|lesson| lesson.tokens));
         let Some(lesson) = lesson else {
             self.blame.on_abandoned(sent);
+            self.denials.on_nothing(now, sent.at, Duration::ZERO);
             return Judged::default();
         };
         if let Some(said) = &lesson.allowances {
@@ -123,7 +135,8 @@ impl FlowControl {
         }
         if let Some(wait) = lesson.class().and_then(FailureClass::retry_after) {
             let until = now + wait.min(LONGEST_WAIT);
-            self.hold = Some(self.hold.map_or(until, |earlier| earlier.max(until)));
+            self.hold =
+                Some(self.hold.filter(|(earlier, _)| *earlier > now).map_or((until, now), |(earlier, since)| (earlier.max(until), since)));
         }
         match lesson.failure {
             None => self.succeeded(now, in_flight, sent, lesson),
@@ -131,8 +144,21 @@ impl FlowControl {
             Some(CallFailure { class: FailureClass::Refused { .. } | FailureClass::ResponseTooLarge, .. }) => {
                 self.succeeded(now, in_flight, sent, lesson)
             }
+            Some(CallFailure { class: FailureClass::Denied { denial, .. }, .. }) => self.denied(now, sent, denial, lesson),
             Some(failure) => self.failed(now, sent, failure, lesson, is_up),
         }
+    }
+
+    /// Takes a denial. It holds the lane, unless other calls show that it is the row's own.
+    fn denied(&mut self, now: Instant, sent: &CallTicket, denial: Denial, lesson: &CallFeedback) -> Judged {
+        let Some(failure) = lesson.failure else { return Judged::default() };
+        let (judged, is_own) = self.blame.on_denied(sent, denial, failure, &lesson.row);
+        if is_own {
+            self.denials.on_nothing(now, sent.at, PROBE_EVERY);
+        } else {
+            self.denials.on_denied(now, sent.at, denial, &lesson.said.clone().unwrap_or_default());
+        }
+        judged
     }
 
     /// Notes that the provider did not answer a probe, if the lane waits for that.
@@ -152,7 +178,9 @@ impl FlowControl {
         }
         self.limiter.on_success(now, in_flight, took, lesson.tokens.unwrap_or(1));
         let beside = self.in_flight_gauge.in_flight + 1;
-        self.blame.on_success(now, sent, beside, &lesson.row)
+        let judged = self.blame.on_success(now, sent, beside, &lesson.row);
+        let circuit = if self.denials.on_success() { CircuitChange::Recovered } else { judged.circuit };
+        Judged { circuit, ..judged }
     }
 
     fn failed(&mut self, now: Instant, sent: &CallTicket, failure: CallFailure, lesson: &CallFeedback, is_up: bool) -> Judged {
@@ -160,6 +188,8 @@ impl FlowControl {
             self.throttle.on_refused(now, sent.at, retry_after);
             self.limiter.on_refused(now, sent.in_flight);
         }
+        self.denials.on_nothing(now, sent.at, PROBE_EVERY);
+        self.last_said.clone_from(&lesson.said);
         let judged = self.blame.on_failure(now, sent, failure, &lesson.row, is_up);
         if let CircuitChange::Tripped(_) = judged.circuit {
             self.limiter.begin_again(now);
@@ -190,9 +220,39 @@ impl FlowControl {
         [found, stated].into_iter().flatten().min()
     }
 
+    /// Until when the provider has asked for a pause, the latest one.
+    fn pause(&self) -> Option<Instant> {
+        self.hold.map(|(until, _)| until)
+    }
+
+    /// Since when the provider asks for a pause that is not over.
+    pub fn paused_since(&self, now: Instant) -> Option<Instant> {
+        self.hold.filter(|(until, _)| *until > now).map(|(_, since)| since)
+    }
+
+    /// What the provider said when a call failed last.
+    pub const fn last_said(&self) -> Option<&Arc<str>> {
+        self.last_said.as_ref()
+    }
+
+    /// Whether, and why, the provider refuses every request.
+    pub const fn denials(&self) -> &Denials {
+        &self.denials
+    }
+
+    /// Lets a row find out at once whether the provider takes requests again.
+    pub fn try_now(&mut self, now: Instant) {
+        self.denials.try_now(now);
+    }
+
+    /// Whether it is time to say again that the lane is held.
+    pub fn reminds(&mut self, now: Instant) -> bool {
+        self.denials.reminds(now)
+    }
+
     /// Until when the lane rests.
     pub fn resting_until(&self, now: Instant) -> Option<Instant> {
-        [self.hold, self.blame.breaker().resting_until()].into_iter().flatten().filter(|until| *until > now).max()
+        [self.pause(), self.blame.breaker().resting_until()].into_iter().flatten().filter(|until| *until > now).max()
     }
 
     /// Whether a probe has failed since the last success.
@@ -202,7 +262,7 @@ impl FlowControl {
 
     /// In which order rows go out.
     pub fn pick(&self, now: Instant) -> Pick {
-        self.blame.pick(now)
+        if self.denials.hold().is_some() { Pick::Probe } else { self.blame.pick(now) }
     }
 
     /// The breaker that tracks whether calls on the lane fail.

@@ -4,12 +4,14 @@
 
 pub mod blame;
 pub mod call;
+pub mod denials;
 pub mod flow_control;
 pub mod in_flight;
 pub mod provider;
 pub mod route;
 pub mod routes;
 pub mod status;
+pub mod waiting;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -101,12 +103,14 @@ pub(super) struct Lanes {
     open: OpenProvider,
     /// The most calls at a time that are tried on a lane without a stated limit.
     most: u32,
+    /// Denials in a row after which a lane is held.
+    hold_after: u32,
     /// Lanes that are well again, and whose rows need not wait any longer.
     recovered: Vec<LaneIndex>,
 }
 
 impl Lanes {
-    pub fn new(open: OpenProvider, most: u32) -> Self {
+    pub fn new(open: OpenProvider, most: u32, hold_after: u32) -> Self {
         Self {
             lanes: Vec::new(),
             pools: Vec::new(),
@@ -114,6 +118,7 @@ impl Lanes {
             by_provider: HashMap::new(),
             open,
             most,
+            hold_after,
             recovered: Vec::new(),
         }
     }
@@ -128,7 +133,12 @@ impl Lanes {
             return Some(*index);
         }
         let by_prefix = catalog.is_local(provider);
-        let traits = LaneTraits { is_local: by_prefix, can_be_down: catalog.provider(provider).is_none_or(|provider| provider.is_real()) };
+        let traits = LaneTraits {
+            is_local: by_prefix,
+            is_shared: name.1.is_none(),
+            hold_after: self.hold_after,
+            can_be_down: catalog.provider(provider).is_none_or(|provider| provider.is_real()),
+        };
         let flow = FlowControl::new(stated(&name, catalog), self.most, traits);
         self.lanes.push(Lane {
             name: name.clone(),
@@ -284,13 +294,14 @@ impl Lanes {
         pool.in_flight_gauge.end(now, sent.tokens, lesson.and_then(|lesson| lesson.tokens));
         // The outcome of a call to an earlier address says nothing about the current one.
         let lesson = lesson.filter(|_| pool.epoch == sent.epoch);
-        let was_down = lane.flow.is_down();
+        let (was_down, was_held) = (lane.flow.is_down(), lane.flow.denials().hold().is_some());
         let judged = lane.flow.end(now, sent, lesson, pool.is_up());
-        let is_reached = pool.learn(lesson.map(CallFeedback::class), now, sent.at, at);
+        let is_reached = pool.learn(lesson, now, sent.at, at);
         if judged.circuit == CircuitChange::Recovered {
             self.recovered.push(index);
         }
         note_circuit(lane, was_down, now);
+        note_denials(lane, was_held);
         if is_reached {
             let pool = lane.pool;
             self.recover(pool);
@@ -299,7 +310,7 @@ impl Lanes {
     }
 
     /// Takes the answer to a probe of a provider.
-    pub fn on_probed(&mut self, pool: usize, answer: Result<u16, FailureClass>, now: Instant, asked: Instant, at: Timestamp) {
+    pub fn on_probed(&mut self, pool: usize, answer: Result<u16, (FailureClass, Arc<str>)>, now: Instant, asked: Instant, at: Timestamp) {
         let Some(state) = self.pools.get_mut(pool) else { return };
         if state.on_probed(answer, now, asked, at) {
             self.recover(pool);
@@ -310,6 +321,30 @@ impl Lanes {
                 lane.flow.on_silence(now);
                 note_circuit(lane, was_down, now);
             }
+        }
+    }
+
+    /// Lets a row of each held lane find out at once whether its provider takes requests again.
+    pub fn try_held(&mut self, now: Instant) {
+        self.lanes.iter_mut().for_each(|lane| lane.flow.try_now(now));
+    }
+
+    /// Says again in the log which lanes are held while rows wait for them.
+    pub fn remind(&mut self, now: Instant) {
+        for lane in self.lanes.iter_mut().filter(|lane| !lane.fair.is_idle()) {
+            if lane.flow.reminds(now) {
+                note_denials(lane, false);
+            }
+        }
+    }
+
+    /// Opens the provider of a held lane again before its next call: its key may have changed.
+    pub fn renew(&mut self, index: LaneIndex, now: Instant) {
+        let Some(lane) = self.lanes.get(index).filter(|lane| lane.flow.denials().needs_probe(now)) else { return };
+        let Some(pool) = self.pools.get_mut(lane.pool) else { return };
+        match (self.open)(&pool.connection) {
+            Ok(provider) => pool.provider = provider,
+            Err(error) => tracing::error!(provider = pool.connection.id, %error, "a provider cannot be used"),
         }
     }
 
@@ -373,6 +408,9 @@ impl Lanes {
     /// while a row is let through all the same, to find out whether the lane has recovered.
     pub fn is_avoided(&self, index: LaneIndex, now: Instant) -> bool {
         let Some(lane) = self.lanes.get(index) else { return true };
+        if lane.flow.denials().hold().is_some() && !lane.flow.denials().needs_probe(now) {
+            return true;
+        }
         let breakers = [Some(lane.flow.breaker()), self.pools.get(lane.pool).map(ProviderState::reach)];
         let unwell = breakers.into_iter().flatten().filter_map(|breaker| Some((breaker.failing_since()?, breaker.needs_probe(now))));
         let long = |since: Instant| now.saturating_duration_since(since) >= AVOIDED_AFTER;
@@ -387,10 +425,24 @@ fn note_circuit(lane: &Lane, was_down: bool, now: Instant) {
     match (was_down, lane.flow.is_down()) {
         (false, true) => {
             let cooldown_s = lane.flow.breaker().resting_until().map_or(0, |until| until.saturating_duration_since(now).as_secs());
-            tracing::error!(provider, model, cooldown_s, "circuit opened: calls of the lane keep failing");
+            let said = lane.flow.last_said().map(|said| &**said);
+            tracing::error!(provider, model, cooldown_s, said, "circuit opened: calls of the lane keep failing");
         }
         (true, false) => tracing::info!(provider, model, "circuit closed"),
         (true, true) | (false, false) => {}
+    }
+}
+
+/// Logs that a lane is held because its provider refuses every request, or that it no longer is.
+fn note_denials(lane: &Lane, was_held: bool) {
+    let (provider, model) = (&lane.name.0, lane.name.1.as_deref());
+    match (was_held, lane.flow.denials().hold()) {
+        (false, Some(hold)) => {
+            let (reason, remedy) = (hold.denial.code(), hold.denial.remedy());
+            tracing::error!(provider, model, reason, said = &*hold.said, "the lane is held, its rows wait: {remedy}");
+        }
+        (true, None) => tracing::info!(provider, model, "the lane is no longer held"),
+        (true, Some(_)) | (false, None) => {}
     }
 }
 

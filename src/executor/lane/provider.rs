@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::blame::LONGEST_REST_LOCAL;
-use super::call::CallTicket;
+use super::call::{CallFeedback, CallTicket};
 use super::in_flight::InFlight;
 use crate::domain::provider::connection::Connection;
 use crate::domain::row::retry::FailureClass;
@@ -44,6 +44,8 @@ pub struct ProviderState {
     last_probe: Option<(Instant, bool)>,
     /// A call has failed, and none has succeeded since.
     is_doubted: bool,
+    /// Why the last connection could not be made.
+    failure: Option<Arc<str>>,
 }
 
 impl ProviderState {
@@ -69,6 +71,7 @@ impl ProviderState {
             probing: false,
             last_probe: None,
             is_doubted: false,
+            failure: None,
         }
     }
 
@@ -111,6 +114,11 @@ impl ProviderState {
         self.reach.start(now);
     }
 
+    /// Why the last connection could not be made.
+    pub const fn failure(&self) -> Option<&Arc<str>> {
+        self.failure.as_ref()
+    }
+
     /// Whether the provider is unreachable.
     pub fn is_unreachable(&self) -> bool {
         self.reach.failing_since().is_some()
@@ -135,10 +143,11 @@ impl ProviderState {
     }
 
     /// Takes the answer to a probe. Returns whether the provider can be reached again.
-    pub fn on_probed(&mut self, answer: Result<u16, FailureClass>, now: Instant, asked: Instant, at: Timestamp) -> bool {
+    pub fn on_probed(&mut self, answer: Result<u16, (FailureClass, Arc<str>)>, now: Instant, asked: Instant, at: Timestamp) -> bool {
         self.heard = now;
-        self.last_probe = Some((now, answer.is_ok_and(|status| status < 500)));
-        self.note_reach(answer.err(), now, asked, at)
+        self.last_probe = Some((now, matches!(answer, Ok(..500))));
+        let failure = answer.err();
+        self.note_reach(failure.as_ref().map(|(class, said)| (*class, said)), now, asked, at)
     }
 
     /// The breaker that tracks whether the provider is reachable.
@@ -148,28 +157,34 @@ impl ProviderState {
 
     /// Learns from the end of a call that went out at `sent`; `failure` is `None` if the call was
     /// abandoned. Returns whether the provider can be reached again.
-    pub fn learn(&mut self, failure: Option<Option<FailureClass>>, now: Instant, sent: Instant, at: Timestamp) -> bool {
-        match failure {
+    pub fn learn(&mut self, lesson: Option<&CallFeedback>, now: Instant, sent: Instant, at: Timestamp) -> bool {
+        match lesson {
             None => {
                 self.reach.on_abandoned(sent);
                 false
             }
-            Some(failure) => {
-                self.is_doubted = failure.is_some_and(FailureClass::is_retriable);
+            Some(lesson) => {
+                let failure = lesson.class();
+                // A denial is the answer of a server that is well.
+                self.is_doubted = failure.is_some_and(|class| class.is_retriable() && !matches!(class, FailureClass::Denied { .. }));
                 if !self.is_doubted {
                     self.last_probe = None;
                 }
-                self.note_reach(failure, now, sent, at)
+                let said = lesson.said.clone().unwrap_or_default();
+                self.note_reach(failure.map(|class| (class, &said)), now, sent, at)
             }
         }
     }
 
-    fn note_reach(&mut self, failure: Option<FailureClass>, now: Instant, sent: Instant, at: Timestamp) -> bool {
+    fn note_reach(&mut self, failure: Option<(FailureClass, &Arc<str>)>, now: Instant, sent: Instant, at: Timestamp) -> bool {
         let provider = &self.connection.id;
         let change = match failure {
-            Some(FailureClass::Connect) => self.reach.on_failure(now, sent),
+            Some((FailureClass::Connect, said)) => {
+                self.failure = Some(said.clone());
+                self.reach.on_failure(now, sent)
+            }
             failure => {
-                if !matches!(failure, Some(FailureClass::TimedOut | FailureClass::Interrupted)) {
+                if !matches!(failure, Some((FailureClass::TimedOut | FailureClass::Interrupted, _))) {
                     self.last_answer = Some(at);
                     self.heard = now;
                 }
@@ -180,8 +195,10 @@ impl ProviderState {
             CircuitChange::None => {}
             CircuitChange::Recovered => tracing::info!(provider, "the provider can be reached again"),
             CircuitChange::Tripped(rest) => {
+                let reason = self.failure.as_deref();
                 tracing::error!(
                     provider,
+                    reason,
                     seconds = rest.as_secs(),
                     "the provider cannot be reached; its rows wait until it is tried again"
                 );

@@ -7,6 +7,7 @@ use crate::catalog::Files;
 use crate::domain::batch::plan::can_be_asked;
 use crate::domain::endpoint::Endpoints;
 use crate::domain::money::PriceSheet;
+use crate::domain::provider::lane_hold::Hold;
 use crate::domain::row::openai::RowRequest;
 use crate::domain::vocabulary::HostedTool;
 use crate::executor::lane::LaneIndex;
@@ -16,6 +17,8 @@ use crate::executor::lane::LaneIndex;
 pub struct LaneRoute {
     /// `None` while no row can go there.
     pub lane: Option<LaneIndex>,
+    /// Why no row can go there.
+    pub closed: Option<Closed>,
     /// The lane has been unhealthy for a while; another route is better.
     pub(super) avoided: bool,
     /// Rows with the same beginning run next to each other on the lane.
@@ -36,6 +39,15 @@ pub struct LaneRoute {
     pub reads: Reads,
     /// The provider's names for the tools that it runs itself.
     pub tool_names: BTreeMap<HostedTool, String>,
+}
+
+/// Why no row can go to a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// An operator, or the catalog, holds it.
+    Held(Hold),
+    /// Its provider does not serve the model any more, or cannot be used.
+    NotServed,
 }
 
 /// Which files a lane reads.

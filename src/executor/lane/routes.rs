@@ -16,7 +16,7 @@ use crate::domain::provider::connection::{Connection, ProviderKind};
 use crate::domain::provider::lane_hold::{Hold, LaneHold, hold_on};
 use crate::domain::row::openai::RowRequest;
 use crate::executor::lane::LaneIndex;
-use crate::executor::lane::route::{LaneRoute, Reads};
+use crate::executor::lane::route::{Closed, LaneRoute, Reads};
 use crate::quote::Attachment;
 
 /// The routes of one model: a range of the table, and the route that fresh rows take.
@@ -114,6 +114,11 @@ impl RouteTable {
         self.primary_lanes().enumerate().filter(|(_, lane)| lane.is_none()).map(|(model, _)| model).collect()
     }
 
+    /// For each model, the route of its fresh rows.
+    pub fn entries(&self) -> impl Iterator<Item = Option<&LaneRoute>> + '_ {
+        self.models.iter().map(|model| self.get(model.entry))
+    }
+
     /// For each model, the lane of its fresh rows.
     pub fn primary_lanes(&self) -> impl Iterator<Item = Option<LaneIndex>> + '_ {
         self.models.iter().map(|model| self.lane(model.entry))
@@ -154,8 +159,9 @@ pub fn build_routes(plan: &Plan, around: &RouteContext<'_>, lanes: &mut Lanes) -
 }
 
 fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around: &RouteContext<'_>, lanes: &mut Lanes) -> LaneRoute {
-    let held = hold_on(around.holds, provider, Some(upstream)).is_some() || around.catalog.is_paused(provider, upstream);
-    let lane = if serves && !held { lanes.of(provider, upstream, around.catalog) } else { None };
+    let held = hold_on(around.holds, provider, Some(upstream)).or(around.catalog.is_paused(provider, upstream).then_some(Hold::Paused));
+    let lane = if serves && held.is_none() { lanes.of(provider, upstream, around.catalog) } else { None };
+    let closed = if lane.is_some() { None } else { Some(held.map_or(Closed::NotServed, Closed::Held)) };
     let avoided = lane.is_some_and(|lane| lanes.is_avoided(lane, around.now));
     let by_prefix = around.catalog.is_local(provider);
     let server = around.catalog.provider(provider).map(|provider| server(&provider.connection)).unwrap_or_default();
@@ -166,6 +172,7 @@ fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around
     let tool_names = around.catalog.provider(provider).map(|provider| provider.tool_names.clone()).unwrap_or_default();
     LaneRoute {
         lane,
+        closed,
         endpoints,
         messages,
         reads,

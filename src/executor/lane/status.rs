@@ -13,11 +13,14 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::Lanes;
+use super::waiting::{self, LaneWait, Moments};
+use crate::domain::batch::waiting::Waiting;
+use crate::domain::id::BatchId;
 use crate::domain::time::{Clock, Timestamp, later};
 use crate::executor::run::Run;
 
 /// What a lane is doing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LaneReport {
     /// Unfinished rows, including those in flight.
     pub queued_rows: u64,
@@ -38,6 +41,8 @@ pub struct LaneReport {
     pub last_answer: Option<Timestamp>,
     /// No connection to its provider can be made.
     pub unreachable: bool,
+    /// Why no call is made, if none is.
+    pub wait: Option<LaneWait>,
 }
 
 /// All lanes at one moment.
@@ -53,22 +58,34 @@ pub struct LaneStatuses {
     lanes: HashMap<String, HashMap<Option<String>, LaneReport>>,
     /// When each provider last answered, and whether it is unreachable.
     providers: HashMap<String, (Option<Timestamp>, bool)>,
+    /// Why rows wait, by batch; without those whose rows do not.
+    waiting: HashMap<BatchId, Vec<Waiting>>,
 }
 
 impl LaneStatuses {
     /// The lane of a provider's model, whether or not rows have ever gone there.
     pub fn lane(&self, provider: &str, upstream: &str) -> LaneReport {
         let (last_answer, unreachable) = self.providers.get(provider).copied().unwrap_or_default();
-        let known = self.lanes.get(provider).and_then(|lanes| lanes.get(&Some(upstream.to_owned()))).copied();
+        let known = self.lanes.get(provider).and_then(|lanes| lanes.get(&Some(upstream.to_owned()))).cloned();
         LaneReport { last_answer, unreachable, ..known.unwrap_or_default() }
     }
 
     /// Every lane that rows have gone to: the provider, its name for the model if the catalog knows
     /// the model, and what the lane is doing.
     pub fn lanes(&self) -> impl Iterator<Item = (&str, Option<&str>, LaneReport)> {
-        self.lanes
-            .iter()
-            .flat_map(|(provider, lanes)| lanes.iter().map(move |(upstream, report)| (provider.as_str(), upstream.as_deref(), *report)))
+        self.lanes.iter().flat_map(|(provider, lanes)| {
+            lanes.iter().map(move |(upstream, report)| (provider.as_str(), upstream.as_deref(), report.clone()))
+        })
+    }
+
+    /// Why rows wait, of all batches.
+    pub fn all_waiting(&self) -> impl Iterator<Item = &Waiting> {
+        self.waiting.values().flatten()
+    }
+
+    /// Why rows of a batch wait; empty if none does.
+    pub fn waiting(&self, batch: BatchId) -> &[Waiting] {
+        self.waiting.get(&batch).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -80,16 +97,26 @@ fn in_two_digits(latency: Duration) -> u64 {
     millis / unit * unit
 }
 
+/// What holds for all lanes.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::executor) struct Whole {
+    pub draining: bool,
+    /// Rows that got the answer of another row, since the start.
+    pub shared_rows: u64,
+    pub disk_is_full: bool,
+    pub moments: Moments,
+}
+
 /// The shared place where the statuses are published.
 pub type SharedLaneStatuses = Arc<ArcSwap<LaneStatuses>>;
 
 /// Publishes what the lanes are doing, if it differs from before.
-pub fn publish<'a>(
+pub(in crate::executor) fn publish(
     wall: &SharedLaneStatuses,
     lanes: &Lanes,
-    runs: impl Iterator<Item = &'a Run>,
+    runs: &HashMap<BatchId, Run>,
     clock: &Clock,
-    (draining, shared_rows): (bool, u64),
+    Whole { draining, shared_rows, disk_is_full, moments }: Whole,
 ) {
     let now = Instant::now();
     let mut board = LaneStatuses { draining, shared_rows, ..LaneStatuses::default() };
@@ -109,11 +136,16 @@ pub fn publish<'a>(
             resting_until: resting.and_then(in_seconds),
             last_answer,
             unreachable: pool.is_unreachable(),
+            wait: waiting::of_lane(lane, pool, moments, now),
             ..LaneReport::default()
         };
         board.lanes.entry(lane.name.0.clone()).or_default().insert(lane.name.1.clone(), report);
     }
-    for run in runs {
+    for (id, run) in runs {
+        let waiting = waiting::of_run(run, lanes, disk_is_full, moments, now);
+        if !waiting.is_empty() {
+            board.waiting.insert(*id, waiting);
+        }
         for (index, rows, tokens) in run.backlog() {
             let Some(report) = lanes.name(index).and_then(|(provider, upstream)| board.lanes.get_mut(provider)?.get_mut(upstream)) else {
                 continue;

@@ -17,12 +17,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::reader::{Cursor, Load, Scan, Source, Window, WindowSize};
-use self::row::{BYTES_PER_TOKEN, Due, ReadyRow, RowRef, WaitingRow};
+use self::row::{BYTES_PER_TOKEN, Due, LeftRow, ReadyRow, RowRef, WaitingRow};
 use super::lane::blame::Pick;
+use super::lane::route::LaneRoute;
 use super::lane::routes::RouteTable;
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::priority::Control;
 use crate::domain::batch::{BatchSpec, BatchState};
+use crate::domain::id::RowIndex;
 use crate::executor::lane::LaneIndex;
 
 /// Why a run accepts no more dispatches.
@@ -114,7 +116,9 @@ pub(super) struct Run {
     /// Rows that were done when this run began.
     done_before: u32,
     /// Rows that will not be retried before the deadline.
-    pub parked: u32,
+    parked: Vec<WaitingRow>,
+    /// What rows have met that are left without a result: the run has been stopped.
+    left: HashMap<RowIndex, LeftRow>,
     /// How many rows were read, and the bytes of their bodies.
     measured: (u64, u64),
     pub stop: Option<Stop>,
@@ -159,7 +163,8 @@ impl Run {
             following: 0,
             recorded: 0,
             done_before,
-            parked: 0,
+            parked: Vec::new(),
+            left: HashMap::new(),
             measured: (0, 0),
             stop: None,
             abort: CancellationToken::new(),
@@ -332,9 +337,31 @@ impl Run {
 
     /// Puts a row in line for another attempt.
     pub fn wait(&mut self, row: WaitingRow) {
-        if self.stop.is_none() {
-            self.waiting.push(Due(row));
+        match self.stop {
+            None => self.waiting.push(Due(row)),
+            Some(_) => self.leave(row),
         }
+    }
+
+    /// Lets a row wait for the deadline.
+    pub fn park(&mut self, row: WaitingRow) {
+        match self.stop {
+            None => self.parked.push(row),
+            Some(_) => self.leave(row),
+        }
+    }
+
+    /// Remembers what a row has met, for its result.
+    fn leave(&mut self, row: WaitingRow) {
+        let (index, left) = (row.at.row, LeftRow::from(row));
+        if !left.history.is_empty() {
+            self.left.insert(index, left);
+        }
+    }
+
+    /// What the rows have met that are left without a result.
+    pub fn take_left(&mut self) -> HashMap<RowIndex, LeftRow> {
+        std::mem::take(&mut self.left)
     }
 
     /// Lets the rows that wait for these lanes be due within moments, because the lanes are well again.
@@ -364,11 +391,12 @@ impl Run {
     /// Stops dispatching at once. Rows in flight go on.
     pub fn halt(&mut self, stop: Stop) {
         self.stop = Some(stop);
-        for queue in self.queues.values_mut() {
-            *queue = Queue::default();
-        }
-        self.waiting.clear();
-        self.blocked.clear();
+        let now = Instant::now();
+        let queues: Vec<_> = self.queues.values_mut().map(std::mem::take).collect();
+        let queued = queues.into_iter().flat_map(|queue| queue.ready.into_iter().map(move |row| row.wait_until(now)).chain(queue.due));
+        let waiting = std::mem::take(&mut self.waiting).into_iter().map(|due| due.0);
+        let others = std::mem::take(&mut self.blocked).into_iter().chain(std::mem::take(&mut self.parked));
+        queued.chain(waiting).chain(others).for_each(|row| self.leave(row));
         self.deferred.iter_mut().for_each(VecDeque::clear);
         self.cursor = None;
     }
@@ -403,7 +431,7 @@ impl Run {
 
     /// Unfinished rows whose place is known, while none is ready or in flight.
     fn known(&self) -> u64 {
-        u64::from(self.parked) + (self.blocked.len() + self.put_aside()) as u64
+        (self.parked.len() + self.blocked.len() + self.put_aside()) as u64
     }
 
     /// Rows that are remembered by their place alone.
@@ -433,20 +461,27 @@ impl Run {
     /// For each lane that rows still go to: how many rows, and about how many tokens they are to
     /// read.
     pub fn backlog(&self) -> impl Iterator<Item = (LaneIndex, u64, u64)> + '_ {
-        let total = u64::from(self.plan.rows.max(1));
-        let unfinished = if self.stop.is_some() { u64::from(self.in_flight) } else { u64::from(self.source.live.progress().unfinished()) };
         let (rows, bytes) = self.measured;
         let bytes_each = bytes.checked_div(rows).unwrap_or(UNMEASURED_BYTES);
-        let entries = self.plan.models.iter().zip(self.source.ways.primary_lanes());
-        entries.filter_map(move |(model, lane)| {
-            let rows = (unfinished * u64::from(model.rows)).div_ceil(total);
-            Some((lane?, rows, rows.saturating_mul(bytes_each) / BYTES_PER_TOKEN))
-        })
+        self.by_model().filter_map(move |(route, rows)| Some((route?.lane?, rows, rows.saturating_mul(bytes_each) / BYTES_PER_TOKEN)))
+    }
+
+    /// For each model, the route of its fresh rows, and how many rows of it are unfinished: exact for
+    /// a batch of one model, otherwise as they are in the input.
+    pub fn by_model(&self) -> impl Iterator<Item = (Option<&LaneRoute>, u64)> + '_ {
+        let (total, unfinished) = (u64::from(self.plan.rows.max(1)), self.unfinished());
+        let entries = self.plan.models.iter().zip(self.source.ways.entries());
+        entries.map(move |(model, route)| (route, (unfinished * u64::from(model.rows)).div_ceil(total)))
+    }
+
+    /// Rows that are still to be done: those in flight, if the run has been stopped.
+    pub fn unfinished(&self) -> u64 {
+        if self.stop.is_some() { self.in_flight.into() } else { self.source.live.progress().unfinished().into() }
     }
 
     /// Starts over at the first unfinished row. Call only when idle.
     pub fn rewind(&mut self) {
-        self.parked = 0;
+        self.parked.clear();
         self.blocked.clear();
         self.deferred.iter_mut().for_each(VecDeque::clear);
         self.cursor = Cursor::first_unfinished(&self.source.live.pages());

@@ -126,6 +126,20 @@ impl WaitingRow {
     }
 }
 
+/// What a row has met that is left without a result.
+#[derive(Debug, Default)]
+pub struct LeftRow {
+    pub history: Vec<PastAttempt>,
+    /// The response of the last failed attempt.
+    pub last: Option<Response>,
+}
+
+impl From<WaitingRow> for LeftRow {
+    fn from(row: WaitingRow) -> Self {
+        Self { history: row.history, last: row.last }
+    }
+}
+
 /// The earliest due row first.
 #[derive(Debug)]
 pub struct Due(pub WaitingRow);

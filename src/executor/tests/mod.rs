@@ -1,6 +1,7 @@
 //! The executor against its promises, with a scripted provider under paused time.
 
 mod dedup;
+mod denied;
 mod fallback;
 mod lanes;
 mod outage;
@@ -92,6 +93,11 @@ fn gone() -> CallError {
 
 fn answer(status: u16, retry_after: Option<Duration>) -> Result<Answer, CallError> {
     Ok(Answer { status, request_id: None, retry_after, allowances: None, body: Bytes::from_static(b"{\"usage\":{\"prompt_tokens\":1}}") })
+}
+
+/// An answer with these words.
+fn saying(status: u16, body: &'static str) -> Result<Answer, CallError> {
+    answer(status, None).map(|answer| Answer { body: Bytes::from_static(body.as_bytes()), ..answer })
 }
 
 fn script(script: impl Fn(SeenCall) -> BoxFuture<'static, Result<Answer, CallError>> + Send + Sync + 'static) -> Scripted {

@@ -17,11 +17,13 @@ enum Outage {
     NoConnection(&'static str),
     /// No answer within five seconds.
     Silence,
+    /// The provider refuses every request, in these words.
+    Denied(u16, &'static str),
 }
 
-use Outage::{NoConnection, Reset, Silence, Status};
+use Outage::{Denied, NoConnection, Reset, Silence, Status};
 
-const OUTAGES: [Outage; 9] = [
+const OUTAGES: [Outage; 14] = [
     Status(503),
     Status(502),
     Status(500),
@@ -31,12 +33,18 @@ const OUTAGES: [Outage; 9] = [
     NoConnection("no such host"),
     NoConnection("certificate has expired"),
     Silence,
+    Denied(401, r#"{"error":{"message":"Incorrect API key provided","code":"invalid_api_key"}}"#),
+    Denied(402, r#"{"error":{"message":"Insufficient Balance"}}"#),
+    Denied(403, r#"{"error":{"message":"Country, region, or territory not supported"}}"#),
+    Denied(404, r#"{"error":{"message":"The model `m` does not exist","code":"model_not_found"}}"#),
+    Denied(429, r#"{"error":{"message":"You exceeded your current quota","code":"insufficient_quota"}}"#),
 ];
 
 impl Outage {
     async fn reply(self) -> Result<Answer, CallError> {
         match self {
             Status(status) => answer(status, None),
+            Denied(status, body) => saying(status, body),
             Reset => Err(CallError::Interrupted { host: "h".into(), reason: "closed".into() }),
             NoConnection(reason) => Err(CallError::Connect { host: "h".into(), reason: reason.into() }),
             Silence => {
@@ -76,7 +84,7 @@ fn down(outage: Outage, lasts: Duration, models: Models) -> Scripted {
         Models::Served => Some(Arc::new(|| Ok(200))),
         Models::Fails => Some(Arc::new(move || match outage {
             _ if Instant::now() >= back => Ok(200),
-            Status(status) => Ok(status),
+            Status(status) | Denied(status, _) => Ok(status),
             _ => Err(gone()),
         })),
     };
@@ -105,6 +113,10 @@ async fn survive(outage: Outage, lasts: Duration, models: Models, rows: u32) -> 
 /// refusal of 429 is no outage: the rate that is found out bounds it, at a call a second and less.
 fn bound(outage: Outage, lasts: Duration, rows: u32) -> usize {
     let seconds = usize::try_from(lasts.as_secs()).unwrap();
+    if let Denied(..) = outage {
+        // Those in flight when the lane is held, one probe a minute, and the first probe.
+        return 8 + 3 + 1 + seconds / 60;
+    }
     let own = if outage == Status(500) { seconds.min(6 * rows as usize) } else { 0 };
     let paced = if outage == Status(429) { seconds + 16 } else { 0 };
     8 + 10 + 4 + seconds / 5 + own + paced

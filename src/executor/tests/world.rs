@@ -36,6 +36,7 @@ pub const SETTINGS: Settings = Settings {
     max_running: 4,
     min_free_bytes: 0,
     retry: RetryPolicy { max_attempts: 3, base: SECOND, cap: Duration::from_secs(4) },
+    hold_after: 3,
     input: InputLimits { max_rows: 10_000, max_row_bytes: 10_000 },
     dedup: Dedup::Off,
     dedup_max_age: Duration::from_secs(3_600),

@@ -10,10 +10,11 @@ use axum::extract::State;
 use serde::Serialize;
 
 use crate::catalog::{Snapshot, Status};
+use crate::domain::batch::waiting::WaitReason;
 use crate::domain::error::Code;
 use crate::domain::provider::lane_hold::{Hold, LaneHold, LaneSelector, hold_on};
 use crate::domain::time::Timestamp;
-use crate::executor::{HoldError, LaneReport};
+use crate::executor::{HoldError, LaneReport, LaneWait};
 use crate::http::request::Object;
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
@@ -38,6 +39,29 @@ struct LaneObject {
     queued_tokens: u64,
     last_answer: Option<String>,
     resting_until: Option<String>,
+    /// Why no call is made; `null` if calls are made, or would be.
+    waiting: Option<WaitObject>,
+}
+
+/// Why a lane makes no call.
+#[derive(Debug, Serialize)]
+struct WaitObject {
+    reason: &'static str,
+    since: Option<String>,
+    provider_said: Option<String>,
+    /// What has to be done; `null` if time alone may help.
+    remedy: Option<&'static str>,
+}
+
+impl From<&LaneWait> for WaitObject {
+    fn from(wait: &LaneWait) -> Self {
+        Self {
+            reason: wait.reason.code(),
+            since: wait.since.map(|since| since.to_string()),
+            provider_said: wait.said.as_deref().map(str::to_owned),
+            remedy: wait.reason.remedy(),
+        }
+    }
 }
 
 /// One hold on the wire.
@@ -140,11 +164,13 @@ fn render_lanes(api: &Api, only: Option<&LaneSelector>) -> Lanes {
 
 fn lane(provider: &str, upstream: Option<&str>, report: &LaneReport, hold: Option<&'static str>, now: Timestamp) -> LaneObject {
     let resting = report.resting_until.filter(|until| now < *until);
-    let status = match (hold, report.unreachable, resting) {
-        (Some(hold), _, _) => hold,
-        (None, true, _) => "unreachable",
-        (None, false, Some(_)) => "resting",
-        (None, false, None) => "active",
+    let is_denied = matches!(&report.wait, Some(LaneWait { reason: WaitReason::Denied(_), .. }));
+    let status = match (hold, resting) {
+        (Some(hold), _) => hold,
+        (None, _) if is_denied => "held",
+        (None, _) if report.unreachable => "unreachable",
+        (None, Some(_)) => "resting",
+        (None, None) => "active",
     };
     let selector = LaneSelector { provider: provider.to_owned(), upstream: upstream.map(str::to_owned) };
     LaneObject {
@@ -160,6 +186,7 @@ fn lane(provider: &str, upstream: Option<&str>, report: &LaneReport, hold: Optio
         queued_tokens: report.queued_tokens,
         last_answer: report.last_answer.map(|at| at.to_string()),
         resting_until: resting.map(|until| until.to_string()),
+        waiting: report.wait.as_ref().map(WaitObject::from),
     }
 }
 
@@ -196,6 +223,7 @@ fn describe(lane: &LaneSelector, hold: Option<Hold>, changed: bool, holds: &[Lan
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::provider::denial::Denial;
 
     #[test]
     fn a_lane_says_in_a_word_how_it_is() {
@@ -209,16 +237,20 @@ mod tests {
             last_answer: Some(at(50)),
             ..LaneReport::default()
         };
-        let resting = LaneReport { resting_until: Some(at(100)), ..report };
-        let unreachable = LaneReport { unreachable: true, ..resting };
+        let resting = LaneReport { resting_until: Some(at(100)), ..report.clone() };
+        let unreachable = LaneReport { unreachable: true, ..resting.clone() };
+        let wait = LaneWait { reason: WaitReason::Denied(Denial::Key), since: Some(at(40)), said: Some("no such key".into()) };
+        let denied = LaneReport { wait: Some(wait), ..report.clone() };
         let status = |report: &LaneReport, hold, now| lane("p", Some("a/b"), report, hold, at(now)).status;
         assert_eq!(status(&report, None, 60), "active");
         assert_eq!(status(&resting, None, 99), "resting");
         assert_eq!(status(&resting, None, 100), "active");
         assert_eq!(status(&unreachable, None, 99), "unreachable");
+        assert_eq!((status(&denied, None, 60), status(&denied, Some("paused"), 60)), ("held", "paused"));
         assert_eq!(status(&unreachable, Some("drained"), 99), "drained");
         insta::assert_json_snapshot!([
             lane("p", Some("a/b"), &resting, None, at(60)),
+            lane("p", Some("m"), &denied, None, at(60)),
             lane("p", None, &LaneReport::default(), None, at(60))
         ]);
     }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::ser::Serializer;
 
 use crate::domain::batch::problem::Problem;
+use crate::domain::batch::waiting::Waiting;
 use crate::domain::batch::{Batch, BatchInput, BatchSpec, BatchState};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::File;
@@ -224,6 +225,30 @@ struct Extension {
     retry_of: Option<String>,
     priority: &'static str,
     paused: bool,
+    /// Why rows wait at the moment; empty if none does.
+    waiting: Vec<WaitingObject>,
+}
+
+/// Why rows of a batch wait.
+#[derive(Debug, Serialize)]
+pub struct WaitingObject {
+    lane: Option<String>,
+    reason: &'static str,
+    since: Option<i64>,
+    rows: u64,
+    provider_said: Option<String>,
+}
+
+impl From<&Waiting> for WaitingObject {
+    fn from(waiting: &Waiting) -> Self {
+        Self {
+            lane: waiting.lane.as_deref().map(str::to_owned),
+            reason: waiting.reason.code(),
+            since: waiting.since.map(Timestamp::as_second),
+            rows: waiting.rows,
+            provider_said: waiting.said.as_deref().map(str::to_owned),
+        }
+    }
 }
 
 /// Metadata as an object.
@@ -236,8 +261,9 @@ impl Serialize for Pairs {
     }
 }
 
-impl From<&Batch> for BatchObject {
-    fn from(batch: &Batch) -> Self {
+impl BatchObject {
+    /// Renders a batch, and why its rows wait at the moment.
+    pub fn new(batch: &Batch, waiting: &[Waiting]) -> Self {
         let (spec, progress, files) = (&batch.spec, &batch.progress, batch.state.files());
         let pairs = spec.metadata.pairs();
         Self {
@@ -262,6 +288,7 @@ impl From<&Batch> for BatchObject {
                 retry_of: spec.retry_of.map(|id| id.to_string()),
                 priority: batch.control.priority.as_str(),
                 paused: batch.control.paused,
+                waiting: waiting.iter().map(WaitingObject::from).collect(),
             },
         }
     }

@@ -13,6 +13,7 @@ mod worst_case;
 
 use crate::domain::batch::Batch;
 use crate::domain::batch::details::BatchDetails;
+use crate::domain::batch::waiting::Waiting;
 use crate::domain::id::{BatchId, OrgId};
 use crate::domain::org::ledger::Credits;
 use crate::service::{Service, ServiceError};
@@ -27,7 +28,16 @@ impl Service {
         let id = batch.spec.id;
         let receipt = if batch.state.is_terminal() { self.store.receipt(id).await? } else { None };
         let event_log = if batch.spec.has_receiver() { self.store.event_log(id).await?.unwrap_or_default() } else { Default::default() };
-        Ok(BatchDetails { reservation: self.store.reservation(id).await?, receipt, event_log })
+        Ok(BatchDetails { reservation: self.store.reservation(id).await?, receipt, event_log, waiting: self.waiting(batch) })
+    }
+
+    /// Why rows of a batch wait at the moment. What a provider has said of the operator's key, account
+    /// and servers is told to the operator alone.
+    pub fn waiting(&self, batch: &Batch) -> Vec<Waiting> {
+        let board = self.executor.board();
+        let is_operators = batch.spec.org == OrgId::OPERATOR;
+        let told = |waiting: &Waiting| Waiting { said: waiting.said.clone().filter(|_| is_operators), ..waiting.clone() };
+        board.waiting(batch.spec.id).iter().map(told).collect()
     }
 
     /// Deletes a batch. Its remaining data is removed after the client has its answer.

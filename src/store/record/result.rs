@@ -35,9 +35,16 @@ pub struct ResultRecord {
 enum OutcomeRecord {
     Succeeded(ResponseRecord),
     Rejected(ResponseRecord),
-    Failed { code: String, message: String, last: Option<ResponseRecord> },
+    Failed {
+        code: String,
+        message: String,
+        last: Option<ResponseRecord>,
+    },
     Expired,
     Cancelled,
+    /// As the two above, with the last response. Not in data of formats before 7.
+    ExpiredAfter(ResponseRecord),
+    CancelledAfter(ResponseRecord),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +84,8 @@ impl<'a> Shown<'a> {
             OutcomeRef::Failed { code, message, last } => (last, Some((code, message))),
             OutcomeRef::Expired => (None, Some(EXPIRED)),
             OutcomeRef::Cancelled => (None, Some(CANCELLED)),
+            OutcomeRef::ExpiredAfter(last) => (Some(last), Some(EXPIRED)),
+            OutcomeRef::CancelledAfter(last) => (Some(last), Some(CANCELLED)),
         };
         let response = response.map(|ResponseRef { status, request_id, body }| LineResponse { status, request_id, body });
         Line { key, custom_id: self.custom_id, response, error }
@@ -107,6 +116,8 @@ enum OutcomeRef<'a> {
     },
     Expired,
     Cancelled,
+    ExpiredAfter(ResponseRef<'a>),
+    CancelledAfter(ResponseRef<'a>),
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -150,8 +161,8 @@ impl<'a> From<&'a RowResult> for ResultRef<'a> {
             Outcome::Failed { error, last } => {
                 OutcomeRef::Failed { code: &error.code, message: &error.message, last: last.as_ref().map(ResponseRef::from) }
             }
-            Outcome::Expired => OutcomeRef::Expired,
-            Outcome::Cancelled => OutcomeRef::Cancelled,
+            Outcome::Expired { last } => last.as_ref().map_or(OutcomeRef::Expired, |last| OutcomeRef::ExpiredAfter(last.into())),
+            Outcome::Cancelled { last } => last.as_ref().map_or(OutcomeRef::Cancelled, |last| OutcomeRef::CancelledAfter(last.into())),
         };
         Self {
             custom_id: &result.custom_id,
@@ -169,11 +180,7 @@ impl<'a> From<&'a RowResult> for ResultRef<'a> {
 /// # Errors
 /// When the result is too large to be read back.
 pub fn body(result: &RowResult) -> Result<Vec<u8>, RecordError> {
-    let answer = match &result.outcome {
-        Outcome::Succeeded(response) | Outcome::Rejected(response) => response.body.len(),
-        Outcome::Failed { last, .. } => last.as_ref().map_or(0, |response| response.body.len()),
-        Outcome::Expired | Outcome::Cancelled => 0,
-    };
+    let answer = result.outcome.response().map_or(0, |response| response.body.len());
     let mut body = Vec::with_capacity(answer + result.custom_id.len() + USUAL_REST);
     options().serialize_into(&mut body, &ResultRef::from(result)).map_err(RecordError::damaged::<ResultRecord>)?;
     body.extend(result.operation.map(code));
@@ -231,8 +238,10 @@ impl ResultRecord {
             OutcomeRecord::Failed { code, message, last } => {
                 Outcome::Failed { error: RowError { code, message }, last: last.map(Response::from) }
             }
-            OutcomeRecord::Expired => Outcome::Expired,
-            OutcomeRecord::Cancelled => Outcome::Cancelled,
+            OutcomeRecord::Expired => Outcome::Expired { last: None },
+            OutcomeRecord::Cancelled => Outcome::Cancelled { last: None },
+            OutcomeRecord::ExpiredAfter(last) => Outcome::Expired { last: Some(last.into()) },
+            OutcomeRecord::CancelledAfter(last) => Outcome::Cancelled { last: Some(last.into()) },
         };
         let attempts = self.attempts.into_iter().map(|attempt| {
             Ok(Attempt {
@@ -300,8 +309,10 @@ mod tests {
             Outcome::Rejected(Response { request_id: Some("r".into()), ..response() }),
             Outcome::Failed { error: error(), last: None },
             Outcome::Failed { error: error(), last: Some(response()) },
-            Outcome::Expired,
-            Outcome::Cancelled,
+            Outcome::Expired { last: None },
+            Outcome::Cancelled { last: None },
+            Outcome::Expired { last: Some(response()) },
+            Outcome::Cancelled { last: Some(response()) },
         ] {
             let result = RowResult { outcome, ..sample(Vec::new()) };
             let written = body(&result).unwrap();

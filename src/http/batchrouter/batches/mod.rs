@@ -26,7 +26,7 @@ use crate::domain::error::Code;
 use crate::domain::id::BatchId;
 use crate::executor::CancelError;
 use crate::http::layers::caller::Caller;
-use crate::http::openai::objects::Deleted;
+use crate::http::openai::objects::{Deleted, WaitingObject};
 use crate::http::request::{Params, PathId};
 use crate::http::response::error::ApiError;
 use crate::http::response::signed_links::Base;
@@ -57,7 +57,10 @@ fn status_of(api: &Api, batch: &Batch) -> &'static str {
 fn batch_object(api: &Api, headers: &HeaderMap, batch: &Batch) -> Map<String, Value> {
     let base = Base::of(api.public_url.as_deref(), headers);
     let stage = api.service.executor.stage(batch.spec.id);
-    object(batch, &Around { stage, base: &base, seal: api.service.store.seal(), now: api.service.clock.now() })
+    let mut shown = object(batch, &Around { stage, base: &base, seal: api.service.store.seal(), now: api.service.clock.now() });
+    let waiting: Vec<_> = api.service.waiting(batch).iter().map(WaitingObject::from).collect();
+    shown.insert("waiting".to_owned(), json!(waiting));
+    shown
 }
 
 /// The batch object both flat, as the newest documents have it, and under `batch`, as older clients

@@ -85,11 +85,7 @@ pub fn write(result: &RowResult, fee: Decimal, out: &mut Vec<u8>) {
         None => (None, None),
     };
     let charge = with_fee(result.cost, fee);
-    let reference = match &result.outcome {
-        Outcome::Succeeded(response) | Outcome::Rejected(response) => response.request_id.clone(),
-        Outcome::Failed { last, .. } => last.as_ref().and_then(|response| response.request_id.clone()),
-        Outcome::Expired | Outcome::Cancelled => None,
-    };
+    let reference = result.outcome.response().and_then(|response| response.request_id.clone());
     let usage = &result.usage;
     let row = Row {
         custom_id: &result.custom_id,
@@ -111,7 +107,7 @@ pub fn write(result: &RowResult, fee: Decimal, out: &mut Vec<u8>) {
         },
         output: match &result.outcome {
             Outcome::Succeeded(response) => raw(response),
-            Outcome::Rejected(_) | Outcome::Failed { .. } | Outcome::Expired | Outcome::Cancelled => None,
+            Outcome::Rejected(_) | Outcome::Failed { .. } | Outcome::Expired { .. } | Outcome::Cancelled { .. } => None,
         },
         error: error(&result.outcome),
         completed_at: format!("{:.6}", result.finished_at),
@@ -128,8 +124,8 @@ const fn status(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Succeeded(_) => "completed",
         Outcome::Rejected(_) | Outcome::Failed { .. } => "failed",
-        Outcome::Expired => "expired",
-        Outcome::Cancelled => "cancelled",
+        Outcome::Expired { .. } => "expired",
+        Outcome::Cancelled { .. } => "cancelled",
     }
 }
 
@@ -138,8 +134,13 @@ fn raw(response: &Response) -> Option<&RawValue> {
     serde_json::from_slice(&response.body).ok()
 }
 
-fn error(outcome: &Outcome) -> Option<ErrorObject<'_>> {
+fn error<'a>(outcome: &'a Outcome) -> Option<ErrorObject<'a>> {
     let plain = |(code, message), retryable| ErrorObject { code, message, retryable, provider_status: None, provider_response: None };
+    let after = |last: &'a Option<Response>, said| ErrorObject {
+        provider_status: last.as_ref().map(|response| response.status),
+        provider_response: last.as_ref().and_then(raw),
+        ..plain(said, true)
+    };
     match outcome {
         Outcome::Succeeded(_) => None,
         Outcome::Rejected(response) => Some(ErrorObject {
@@ -147,12 +148,8 @@ fn error(outcome: &Outcome) -> Option<ErrorObject<'_>> {
             provider_response: raw(response),
             ..plain(("provider_error", "the provider refused the request; `provider_response` says why"), false)
         }),
-        Outcome::Failed { error, last } => Some(ErrorObject {
-            provider_status: last.as_ref().map(|response| response.status),
-            provider_response: last.as_ref().and_then(raw),
-            ..plain((error.code.as_str(), error.message.as_str()), true)
-        }),
-        Outcome::Expired => Some(plain(EXPIRED, true)),
-        Outcome::Cancelled => Some(plain(CANCELLED, true)),
+        Outcome::Failed { error, last } => Some(after(last, (error.code.as_str(), error.message.as_str()))),
+        Outcome::Expired { last } => Some(after(last, EXPIRED)),
+        Outcome::Cancelled { last } => Some(after(last, CANCELLED)),
     }
 }

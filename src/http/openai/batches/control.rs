@@ -6,8 +6,8 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::{Extension, Json};
 
-use super::find;
 use super::routing::priority;
+use super::{find, shown};
 use crate::domain::batch::priority::ControlChange;
 use crate::domain::error::Code;
 use crate::domain::id::BatchId;
@@ -58,7 +58,7 @@ async fn change(api: &Api, caller: &Caller, id: BatchId, wish: ControlChange) ->
         Ok(batch) => {
             let (priority, paused) = (batch.control.priority, batch.control.paused);
             tracing::info!(batch = %id, %priority, paused, "batch changed");
-            Ok(Json(BatchObject::from(&batch)))
+            Ok(Json(shown(api, &batch)))
         }
         Err(ControlError::NotFound) => Err(ApiError::not_found("batch", id)),
         Err(error @ ControlError::TooLate(_)) => Err(ApiError::new(Code::Conflict, error.to_string())),

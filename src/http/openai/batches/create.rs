@@ -10,6 +10,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::routing::Preferences;
+use super::shown;
 use crate::domain::batch::BatchInput;
 use crate::domain::batch::metadata::Metadata;
 use crate::domain::batch::priority::Control;
@@ -51,7 +52,7 @@ pub async fn create(
     };
     let created = api.service.create_batch(asked.into_batch(input, &caller, &api, once)).await;
     match created {
-        Ok(created) => Ok(Json(BatchObject::from(&created.batch))),
+        Ok(created) => Ok(Json(shown(&api, &created.batch))),
         Err(ServiceError::FileNotFound(_)) => Err(refusal.unwrap_or_else(|| no_such_input(input))),
         Err(error) => Err(error.into()),
     }

@@ -37,7 +37,12 @@ pub async fn list(
 ) -> Result<Json<List<BatchObject>>, ApiError> {
     let query = BatchQuery { after: params.id("after")?, limit: params.limit(DEFAULT_LIST, MAX_LIST)?, org: Some(caller.org) };
     let listing = api.service.store.batches(query).await?;
-    Ok(Json(List::of(listing, |batch| (batch.spec.id.to_string(), BatchObject::from(batch)))))
+    Ok(Json(List::of(listing, |batch| (batch.spec.id.to_string(), shown(&api, batch)))))
+}
+
+/// Renders a batch, and why its rows wait.
+fn shown(api: &Api, batch: &Batch) -> BatchObject {
+    BatchObject::new(batch, &api.service.waiting(batch))
 }
 
 /// Finds a batch of the caller's; batches of others count as absent.
@@ -55,7 +60,7 @@ pub async fn retrieve(
     Extension(caller): Extension<Caller>,
     PathId(id): PathId<BatchId>,
 ) -> Result<Json<BatchObject>, ApiError> {
-    Ok(Json(BatchObject::from(&find(&api, &caller, id).await?)))
+    Ok(Json(shown(&api, &find(&api, &caller, id).await?)))
 }
 
 /// `POST /v1/batches/{batch_id}/cancel`
@@ -68,7 +73,7 @@ pub async fn cancel(
     find(&api, &caller, id).await?;
     let executor = api.service.executor.clone();
     match api.to_the_end(async move { executor.cancel(id).await }).await? {
-        Ok(batch) => Ok(Json(BatchObject::from(&batch))),
+        Ok(batch) => Ok(Json(shown(&api, &batch))),
         Err(CancelError::NotFound) => Err(ApiError::not_found("batch", id)),
         Err(error @ CancelError::TooLate(_)) => Err(ApiError::new(Code::Conflict, error.to_string())),
         Err(CancelError::Gone(error)) => Err(error.into()),
@@ -101,7 +106,7 @@ pub async fn retry(
     find(&api, &caller, id).await?;
     let batch = api.service.retry(id).await?;
     tracing::info!(batch = %batch.spec.id, of = %id, "batch created to run rows again");
-    Ok(Json(BatchObject::from(&batch)))
+    Ok(Json(shown(&api, &batch)))
 }
 
 /// `GET /v1/batches/{batch_id}/results`, an addition of batchd: the results that are durable so

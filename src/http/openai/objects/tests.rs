@@ -5,12 +5,14 @@ use crate::domain::batch::metadata::Metadata;
 use crate::domain::batch::plan::{Plan, PlannedLane, PlannedModel};
 use crate::domain::batch::priority::{Control, Owner};
 use crate::domain::batch::problem::ProblemCode;
+use crate::domain::batch::waiting::WaitReason;
 use crate::domain::batch::{BatchInput, BatchSpec, Ending, Fallback, Progress, ResultFiles};
 use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{FileSource, Purpose, ResultPart};
 use crate::domain::id::{BatchId, OrgId, PartId, UploadId};
 use crate::domain::money::{PriceSheet, Usd};
+use crate::domain::provider::denial::Denial;
 use crate::domain::time::CompletionWindow;
 
 fn at(second: i64) -> Timestamp {
@@ -37,6 +39,17 @@ fn batch(state: BatchState) -> Batch {
     Batch { spec: spec(), state, control: Control::default(), progress: Progress::default(), plan: Plan::default(), problems: Vec::new() }
 }
 
+fn waiting() -> [Waiting; 2] {
+    let denied = Waiting {
+        lane: Some("p/u".into()),
+        reason: WaitReason::Denied(Denial::Credit),
+        since: Some(at(7)),
+        rows: 1,
+        said: Some("the provider answered 402 Payment Required".into()),
+    };
+    [denied, Waiting { lane: None, reason: WaitReason::DiskFull, since: None, rows: 1, said: None }]
+}
+
 #[test]
 fn a_batch_in_progress_shows_everything() {
     let model = PlannedModel {
@@ -58,7 +71,7 @@ fn a_batch_in_progress_shows_everything() {
         cost: Usd(rust_decimal::Decimal::new(123, 4)),
         ..Progress::default()
     };
-    insta::assert_json_snapshot!(BatchObject::from(&batch));
+    insta::assert_json_snapshot!(BatchObject::new(&batch, &waiting()));
 }
 
 #[test]
@@ -66,7 +79,7 @@ fn a_failed_batch_says_what_was_wrong() {
     let mut batch = batch(BatchState::Failed { at: at(1) });
     batch.problems =
         vec![Problem { code: ProblemCode::InvalidModel, message: "no".into(), line: Some(7), param: Some("body.model".into()) }];
-    insta::assert_json_snapshot!(BatchObject::from(&batch));
+    insta::assert_json_snapshot!(BatchObject::new(&batch, &[]));
 }
 
 #[test]
@@ -84,7 +97,7 @@ fn every_state_has_its_moments_and_files() {
         BatchState::Cancelled { in_progress_at: None, cancelling_at: since, at: end, files: ResultFiles::default() },
     ];
     let shown = states.map(|state| {
-        let object = serde_json::to_value(BatchObject::from(&batch(state))).unwrap();
+        let object = serde_json::to_value(BatchObject::new(&batch(state), &[])).unwrap();
         let set = object.as_object().unwrap().iter().filter(|(key, value)| {
             !value.is_null() && (key.ends_with("_at") || key.ends_with("file_id") || *key == "status" || *key == "usage")
         });

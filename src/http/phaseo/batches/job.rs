@@ -53,7 +53,7 @@ fn own_id(batch: &Batch) -> String {
 }
 
 fn members(batch: &Batch, details: &BatchDetails, id: &str) -> Value {
-    let shown = serde_json::to_value(BatchObject::from(batch)).unwrap_or_default();
+    let shown = serde_json::to_value(BatchObject::new(batch, &details.waiting)).unwrap_or_default();
     let gateway = batch.spec.gateway().map(|(_, gateway)| gateway);
     let subscription = gateway.and_then(|gateway| gateway.subscription.as_ref());
     let event_log = &details.event_log;

@@ -66,7 +66,7 @@ impl BatchLinks {
 
 /// The members of the object.
 pub fn members(batch: &Batch, details: &BatchDetails, place: &BatchLinks) -> Map<String, Value> {
-    let mut shown = match serde_json::to_value(BatchObject::from(batch)) {
+    let mut shown = match serde_json::to_value(BatchObject::new(batch, &details.waiting)) {
         Ok(Value::Object(members)) => members,
         Ok(_) | Err(_) => Map::new(),
     };

@@ -139,8 +139,8 @@ fn status(batch: &Batch, result: Option<&RowResult>) -> &'static str {
         None => open(batch),
         Some(Outcome::Succeeded(_)) => "completed",
         Some(Outcome::Rejected(_) | Outcome::Failed { .. }) => "failed",
-        Some(Outcome::Expired) => "expired",
-        Some(Outcome::Cancelled) => "cancelled",
+        Some(Outcome::Expired { .. }) => "expired",
+        Some(Outcome::Cancelled { .. }) => "cancelled",
     }
 }
 
@@ -181,11 +181,7 @@ fn object(batch: &Batch, row: RowIndex, status: &'static str, result: Option<&Ro
     };
     let gateway = batch.spec.gateway().map(|(_, gateway)| gateway);
     let id = batch.spec.id.in_upper();
-    let response = result.and_then(|result| match &result.outcome {
-        Outcome::Succeeded(response) | Outcome::Rejected(response) => Some(response.status),
-        Outcome::Failed { last, .. } => last.as_ref().map(|response| response.status),
-        Outcome::Expired | Outcome::Cancelled => None,
-    });
+    let response = result.and_then(|result| result.outcome.response()).map(|response| response.status);
     let provider = result.and_then(|result| result.attempts.last()).and_then(|attempt| attempt.lane.split('/').next());
     let succeeded = result.filter(|result| result.outcome.is_success());
     json!({
@@ -226,8 +222,8 @@ fn error(result: &RowResult) -> Option<Value> {
     match &result.outcome {
         Outcome::Succeeded(_) => None,
         Outcome::Failed { error, .. } => Some(plain((&error.code, &error.message))),
-        Outcome::Expired => Some(plain(EXPIRED)),
-        Outcome::Cancelled => Some(plain(CANCELLED)),
+        Outcome::Expired { .. } => Some(plain(EXPIRED)),
+        Outcome::Cancelled { .. } => Some(plain(CANCELLED)),
         Outcome::Rejected(response) => {
             let body: Value = serde_json::from_slice(&response.body).unwrap_or_default();
             let of = |name: &str| body["error"][name].as_str().map(short);
