@@ -184,7 +184,9 @@ fn provider_facts(provider: &Provider, ready: bool) -> Facts {
             facts.push(fact("api", format!("{:?}", server.api)));
             // Only the authority: the path of a gateway may hold a token, and this record is kept
             // for a long time.
-            facts.push(fact("server", server.base_url.authority().map_or("", |server| server.as_str())));
+            let servers = std::iter::once(&server.base_url).chain(&connection.replicas);
+            let authorities: Vec<_> = servers.filter_map(|server| server.authority()).map(ToString::to_string).collect();
+            facts.push(fact("server", authorities.join(", ")));
             facts.push(fact("timeouts", format!("{:?}", server.timeouts)));
             facts.push(fact("max_response_bytes", server.max_response_bytes));
         }

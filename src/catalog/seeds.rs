@@ -51,10 +51,17 @@ impl Seeds {
         let mut faults = Vec::new();
         for provider in &mut self.providers {
             let Some((name, url)) = provider.base_url_env.as_ref().and_then(|name| Some((name, variable(name)?))) else { continue };
-            match (parse_base_url(url.trim()), &mut provider.connection.kind) {
-                (Ok(url), ProviderKind::Server(connection)) => {
-                    self.hash = hex(&Sha256::digest(format!("{}\n{name}={url}", self.hash)));
-                    connection.base_url = url;
+            let texts = url.split(',').map(str::trim).filter(|text| !text.is_empty());
+            let urls = texts.map(parse_base_url).collect::<Result<Vec<_>, _>>();
+            let urls = urls.and_then(|urls| if urls.is_empty() { parse_base_url("").map(|url| vec![url]) } else { Ok(urls) });
+            match (urls, &mut provider.connection.kind) {
+                (Ok(mut urls), ProviderKind::Server(connection)) => {
+                    let names: Vec<_> = urls.iter().map(ToString::to_string).collect();
+                    self.hash = hex(&Sha256::digest(format!("{}\n{name}={}", self.hash, names.join(","))));
+                    connection.base_url = urls.remove(0);
+                    urls.retain(|url| *url != connection.base_url);
+                    urls.dedup();
+                    provider.connection.replicas = urls;
                     provider.base_url_env = None;
                 }
                 (Ok(_), ProviderKind::Simulated { .. }) => {}

@@ -179,11 +179,25 @@ fn an_upstream_is_a_url_or_a_model_and_a_url() {
         assert_eq!(text.parse::<Upstream>().unwrap().to_string(), text);
     }
     let bad = ["", "llama", "llama=", "=http://host", "llama=localhost:8000", "http://key@host", "m=http://h/?a=http://b", "ftp://h"];
-    let mut report: Vec<_> = bad.iter().map(|text| format!("{text:?}: {}", text.parse::<Upstream>().unwrap_err())).collect();
-    for pair in [["http://a", "http://b"], ["m=http://a", "m=http://b"]] {
-        report.push(Upstreams::parse(&pair).unwrap_err().to_string());
-    }
+    let report: Vec<_> = bad.iter().map(|text| format!("{text:?}: {}", text.parse::<Upstream>().unwrap_err())).collect();
     insta::assert_snapshot!(report.join("\n"));
+}
+
+#[test]
+fn servers_given_for_the_same_models_are_one_provider() {
+    let snapshot = with(&["http://a", "m=http://b", "http://c", "m=http://d", "n=http://b", "m=http://b"], false);
+    let snapshot = snapshot.into_snapshot(TODAY, &|_| true);
+    let servers = |model: &str| {
+        let connection = &snapshot.provider(snapshot.resolve(model).unwrap().provider).unwrap().connection;
+        let urls = connection.servers().map(|server| match server.kind {
+            ProviderKind::Server(server) => server.base_url.to_string(),
+            ProviderKind::Simulated { .. } => "simulated".to_owned(),
+        });
+        format!("{} {:?}", connection.id, urls.collect::<Vec<_>>())
+    };
+    assert_eq!(servers("m"), r#"upstream-2 ["http://b/", "http://d/"]"#);
+    assert_eq!(servers("n"), r#"upstream-3 ["http://b/"]"#);
+    assert_eq!(servers("anything"), r#"upstream ["http://a/", "http://c/"]"#);
 }
 
 #[test]

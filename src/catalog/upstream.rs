@@ -1,6 +1,6 @@
 //! Servers given on the command line instead of in a seed: `URL` or `MODEL=URL`.
 //!
-//! For the operator of a single local server, who should need no file. These arguments override the
+//! For the operator of a few local servers, who should need no file. These arguments override the
 //! seeds, because the operator wrote them for this run.
 
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ pub struct Upstream {
     pub base_url: Uri,
 }
 
-/// Upstreams that are compatible with each other.
+/// Servers given together: those for the same model, and those for all others, share its rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Upstreams(Vec<Upstream>);
 
@@ -40,12 +40,9 @@ impl Upstreams {
     /// Reads one upstream from each text.
     ///
     /// # Errors
-    /// When a text names no upstream, or the texts contain two plain URLs, or two URLs for one
-    /// model.
+    /// When a text names no upstream.
     pub fn parse<T: AsRef<str>>(texts: &[T]) -> Result<Self, UpstreamError> {
-        let upstreams = texts.iter().map(|text| text.as_ref().parse()).collect::<Result<Vec<_>, _>>()?;
-        check_together(&upstreams)?;
-        Ok(Self(upstreams))
+        texts.iter().map(|text| text.as_ref().parse()).collect::<Result<Vec<_>, _>>().map(Self)
     }
 }
 
@@ -72,7 +69,7 @@ impl Default for UpstreamOptions {
     }
 }
 
-/// Why a text names no upstream, or why several upstreams are not compatible.
+/// Why a text names no upstream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UpstreamError {
     /// The part after `=`, or the whole text.
@@ -84,14 +81,6 @@ pub enum UpstreamError {
     /// The part before `=`.
     #[error("the model before `=` must be a name of 1 to {MAX_MODEL_CHARS} characters without line breaks; write `URL` or `MODEL=URL`")]
     Model,
-    /// Two plain URLs.
-    #[error(
-        "both `{first}` and `{second}` are to serve every other model, and only one can; write `MODEL={second}` to say which model the other serves"
-    )]
-    SecondCatchAll { first: String, second: String },
-    /// A model with two URLs.
-    #[error("the model `{model}` is given two upstreams, `{first}` and `{second}`; it can have one")]
-    ModelTwice { model: String, first: String, second: String },
 }
 
 impl FromStr for Upstream {
@@ -129,10 +118,10 @@ impl fmt::Display for Upstream {
 }
 
 impl Seeds {
-    /// Adds servers: each distinct URL becomes a provider `upstream`, `upstream-2` and so on.
+    /// Adds servers: each distinct set of URLs becomes a provider `upstream`, `upstream-2` and so on.
     ///
-    /// `MODEL=URL` becomes that model's only offering; the model is created if it is not known. A
-    /// plain URL becomes the catch-all in place of any that the seeds name. Neither is charged for.
+    /// `MODEL=URL`, once or more often, becomes that model's only offering; the model is created if it
+    /// is not known. Plain URLs become the catch-all in place of any that the seeds name. Neither is charged for.
     /// With any server added, there is no stand-in any more.
     #[must_use]
     pub fn with_upstreams(mut self, upstreams: &Upstreams, options: &UpstreamOptions) -> Self {
@@ -145,19 +134,21 @@ impl Seeds {
         self.providers.iter_mut().for_each(|provider| provider.stand_in = false);
         let mut digest = Sha256::new();
         digest.update(&self.hash);
-        let mut added: Vec<(&Uri, String)> = Vec::new();
+        let mut added: Vec<(Vec<&Uri>, String)> = Vec::new();
         for upstream in upstreams {
             digest.update(format!("{upstream}\n"));
-            let id = match added.iter().find(|(url, _)| **url == upstream.base_url) {
+        }
+        for (model, urls) in by_model(upstreams) {
+            let id = match added.iter().find(|(known, _)| *known == urls) {
                 Some((_, id)) => id.clone(),
                 None => {
                     let id = self.free_provider_id();
-                    self.providers.push(provider(&id, &upstream.base_url, options));
-                    added.push((&upstream.base_url, id.clone()));
+                    self.providers.extend(provider(&id, &urls, options));
+                    added.push((urls, id.clone()));
                     id
                 }
             };
-            match &upstream.model {
+            match model {
                 Some(model) => self.serve_only_at(model, &id),
                 None => self.providers.iter_mut().for_each(|provider| provider.catch_all = provider.id() == id),
             }
@@ -185,20 +176,22 @@ impl Seeds {
     }
 }
 
-fn provider(id: &str, base_url: &Uri, options: &UpstreamOptions) -> Provider {
+fn provider(id: &str, urls: &[&Uri], options: &UpstreamOptions) -> Option<Provider> {
+    let (base_url, replicas) = urls.split_first()?;
     let connection = ServerConnection {
         api: Api::OpenAi,
-        base_url: base_url.clone(),
+        base_url: (*base_url).clone(),
         timeouts: options.timeouts,
         ca_file: None,
         max_response_bytes: options.max_response_bytes,
     };
-    Provider {
+    Some(Provider {
         // Not the server's address: the name is shown to every client that may see the catalog.
         name: "Server of the operator".to_owned(),
         connection: Connection {
             id: id.to_owned(),
             kind: ProviderKind::Server(connection),
+            replicas: replicas.iter().map(|url| (*url).clone()).collect(),
             key: if options.has_key { KeySource::Env(UPSTREAM_KEY_ENV.to_owned()) } else { KeySource::None },
             limits: Limits { in_flight: Some(options.concurrency), ..Limits::default() },
         },
@@ -213,21 +206,18 @@ fn provider(id: &str, base_url: &Uri, options: &UpstreamOptions) -> Provider {
         tool_names: BTreeMap::new(),
         privacy: Privacy::default(),
         capacity: Capacity::default(),
-    }
+    })
 }
 
-fn check_together(upstreams: &[Upstream]) -> Result<(), UpstreamError> {
-    for (index, second) in upstreams.iter().enumerate() {
-        let Some(first) = upstreams[..index].iter().find(|first| first.model == second.model) else { continue };
-        if first.base_url == second.base_url {
-            continue;
+/// The servers of each model, and of all others, in the order of their first mention.
+fn by_model(upstreams: &[Upstream]) -> Vec<(Option<&str>, Vec<&Uri>)> {
+    let mut groups: Vec<(Option<&str>, Vec<&Uri>)> = Vec::new();
+    for Upstream { model, base_url } in upstreams {
+        match groups.iter_mut().find(|(known, _)| *known == model.as_deref()) {
+            Some((_, urls)) if urls.contains(&base_url) => {}
+            Some((_, urls)) => urls.push(base_url),
+            None => groups.push((model.as_deref(), vec![base_url])),
         }
-        let url = |upstream: &Upstream| Upstream { model: None, ..upstream.clone() }.to_string();
-        let (first, second_url) = (url(first), url(second));
-        return Err(match &second.model {
-            Some(model) => UpstreamError::ModelTwice { model: model.clone(), first, second: second_url },
-            None => UpstreamError::SecondCatchAll { first, second: second_url },
-        });
     }
-    Ok(())
+    groups
 }

@@ -98,7 +98,10 @@ impl Job {
         // for every row again.
         for connection in catalog.connections() {
             let place = match &connection.kind {
-                ProviderKind::Server(server) => server.base_url.to_string(),
+                ProviderKind::Server(server) => {
+                    let servers = std::iter::once(&server.base_url).chain(&connection.replicas);
+                    servers.map(ToString::to_string).collect::<Vec<_>>().join(" ")
+                }
                 ProviderKind::Simulated { .. } => "simulated".to_owned(),
             };
             sha.update(format!("{}\0{place}\0", connection.id));

@@ -33,7 +33,7 @@ pub use attempt::attachments::describe;
 pub use handle::Stub;
 pub use handle::{CancelError, ControlError, Gone, Handle, HoldError};
 pub use lane::OpenProvider;
-pub use lane::status::{LaneReport, LaneStatuses};
+pub use lane::status::{LaneReport, LaneStatuses, ServerReport};
 pub use lane::waiting::LaneWait;
 pub use prepare::stage::Stage;
 pub use prepare::validate::InputLimits;

@@ -49,7 +49,10 @@ pub struct ProviderFile {
     /// `openai`: where the server is. Without a path, operations are below `/v1`; otherwise directly below its path.
     #[schemars(with = "Option<kinds::Url>")]
     pub base_url: Field<String>,
-    /// `openai`: the environment variable whose URL takes the place of `base_url`. While it is not set, the provider is not used.
+    /// `openai`: in place of `base_url`, several servers that have the same models and take the same key. Rows go where there is room; `limits` hold for each.
+    #[schemars(with = "Option<Vec<kinds::Url>>")]
+    pub base_urls: ListField<String>,
+    /// `openai`: the environment variable whose URL, or URLs with commas between them, take the place of `base_url`. While it is not set, the provider is not used.
     #[schemars(with = "Option<kinds::Variable>")]
     pub base_url_env: Field<String>,
     /// `openai`: the environment variable that holds the key, never the key itself.

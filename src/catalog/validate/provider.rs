@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::Uri;
+
 use super::super::model::{Limits, Provider};
 use super::super::schema::{Field, ProviderFile, WrittenFaults, WrittenProfile, WrittenTimeouts};
 use super::super::url::parse_base_url;
@@ -34,16 +36,16 @@ pub(super) fn check(context: &mut ValidateContext<'_>, file: &ProviderFile) -> O
     let privacy = check_privacy(context, &file.privacy);
     let limits = check_limits(context, &file.limits);
     let capacity = check_capacity(context, &file.capacity).unwrap_or_default();
-    let (base_url_env, (kind, key)) = match kind? {
+    let (base_url_env, (kind, replicas, key)) = match kind? {
         kind @ (Kind::OpenAi | Kind::Anthropic) => {
             (check_variable(context, &file.base_url_env, "base_url_env"), check_server(context, file, kind)?)
         }
-        Kind::Simulated => (None, (check_simulated(context, file), KeySource::None)),
+        Kind::Simulated => (None, (check_simulated(context, file), Vec::new(), KeySource::None)),
     };
     let limits = Limits { in_flight: limits.in_flight.or(Some(DEFAULT_CONCURRENCY)), ..limits };
     Some(Provider {
         name: name?,
-        connection: Connection { id: id?, kind, key, limits },
+        connection: Connection { id: id?, kind, replicas, key, limits },
         is_local: base_url_env.is_some(),
         base_url_env,
         status: status.unwrap_or(Status::Active),
@@ -79,26 +81,53 @@ fn check_id(context: &mut ValidateContext<'_>, field: &Field<String>) -> Option<
     })
 }
 
-fn check_server(context: &mut ValidateContext<'_>, file: &ProviderFile, kind: Kind) -> Option<(ProviderKind, KeySource)> {
+fn check_server(context: &mut ValidateContext<'_>, file: &ProviderFile, kind: Kind) -> Option<(ProviderKind, Vec<Uri>, KeySource)> {
     context.foreign(&file.stand_in, "stand_in", kind.word());
     context.foreign(&file.profile, "profile", kind.word());
     if let Some(name) = file.models.keys().next() {
         context.fault(name.span(), format!("`models` has no meaning for a provider of kind `{kind}`; leave it out"));
     }
-    context.required(&file.base_url, 0..0, "base_url", "an absolute `http` or `https` URL");
-    let base_url = context.parse_secret(&file.base_url, "base_url", parse_base_url);
+    let urls = check_urls(context, file);
     let key = check_key(context, file);
     let ca_file = context.text(&file.ca_file, "ca_file").map(PathBuf::from);
     let max_response_bytes = context.number(&file.max_response_bytes, "max_response_bytes", 1_024..=1 << 40);
     let timeouts = file.timeouts.as_ref().map_or_else(Timeouts::default, |written| check_timeouts(context, written.get_ref()));
+    let (base_url, replicas) = urls?;
     let connection = ServerConnection {
         api: if kind == Kind::Anthropic { Api::Anthropic } else { Api::OpenAi },
-        base_url: base_url?,
+        base_url,
         timeouts,
         ca_file,
         max_response_bytes: max_response_bytes.unwrap_or(DEFAULT_MAX_RESPONSE_BYTES),
     };
-    Some((ProviderKind::Server(connection), key))
+    Some((ProviderKind::Server(connection), replicas, key))
+}
+
+/// The first server and the further ones.
+fn check_urls(context: &mut ValidateContext<'_>, file: &ProviderFile) -> Option<(Uri, Vec<Uri>)> {
+    let Some(several) = file.base_urls.as_ref() else {
+        context.required(&file.base_url, 0..0, "base_url", "an absolute `http` or `https` URL");
+        return Some((context.parse_secret(&file.base_url, "base_url", parse_base_url)?, Vec::new()));
+    };
+    if file.base_url.is_some() {
+        context.fault(several.span(), "`base_urls` stands beside `base_url`; a provider has one of them");
+    }
+    let (mut urls, mut is_good) = (Vec::new(), true);
+    for written in several.get_ref() {
+        // The value is not repeated: it may hold a key.
+        match parse_base_url(written.get_ref()) {
+            Ok(url) if urls.contains(&url) => context.fault(written.span(), "this URL of `base_urls` is listed twice"),
+            Ok(url) => urls.push(url),
+            Err(rule) => {
+                is_good = false;
+                context.fault(written.span(), format!("a URL of `base_urls` {rule}"));
+            }
+        }
+    }
+    if urls.is_empty() && is_good {
+        context.fault(several.span(), "`base_urls` must have at least one URL");
+    }
+    if urls.is_empty() { None } else { Some((urls.remove(0), urls)) }
 }
 
 fn check_key(context: &mut ValidateContext<'_>, file: &ProviderFile) -> KeySource {
@@ -131,6 +160,7 @@ fn check_timeouts(context: &mut ValidateContext<'_>, written: &WrittenTimeouts) 
 
 fn check_simulated(context: &mut ValidateContext<'_>, file: &ProviderFile) -> ProviderKind {
     context.foreign(&file.base_url, "base_url", "simulated");
+    context.foreign(&file.base_urls, "base_urls", "simulated");
     context.foreign(&file.base_url_env, "base_url_env", "simulated");
     context.foreign(&file.api_key_env, "api_key_env", "simulated");
     context.foreign(&file.api_key_file, "api_key_file", "simulated");

@@ -8,7 +8,7 @@
 use crate::domain::endpoint::{Endpoint, Endpoints};
 
 /// The form of a request to a server, and of the server's answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WireFormat {
     Responses,
     ChatCompletions,

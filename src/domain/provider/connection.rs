@@ -130,6 +130,22 @@ pub struct Connection {
     /// The provider's id in the catalog.
     pub id: String,
     pub kind: ProviderKind,
+    /// Further servers with the same API, models and key, by the base URL alone. Empty for the
+    /// simulated provider.
+    pub replicas: Vec<http::Uri>,
     pub key: KeySource,
+    /// What each server accepts.
     pub limits: Limits,
+}
+
+impl Connection {
+    /// A connection to each of the provider's servers.
+    pub fn servers(&self) -> impl Iterator<Item = Self> + '_ {
+        let replica = |base_url: &http::Uri| match &self.kind {
+            ProviderKind::Server(server) => ProviderKind::Server(ServerConnection { base_url: base_url.clone(), ..server.clone() }),
+            simulated @ ProviderKind::Simulated { .. } => simulated.clone(),
+        };
+        let kinds = std::iter::once(self.kind.clone()).chain(self.replicas.iter().map(replica));
+        kinds.map(|kind| Self { kind, replicas: Vec::new(), ..self.clone() })
+    }
 }

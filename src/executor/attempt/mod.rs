@@ -3,6 +3,7 @@
 pub mod attachments;
 pub mod failed;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -196,7 +197,7 @@ impl Attempt {
             Verdict::Succeeded { response, usage } => {
                 let cost = self.route().map_or(Usd::ZERO, |route| route.price.cost(&usage));
                 let tokens = Some(usage.total_tokens()).filter(|tokens| *tokens > 0);
-                let lesson = CallFeedback { failure: None, tokens, allowances, said: None, row: self.row.so_far };
+                let lesson = CallFeedback { failure: None, tokens, allowances, said: None, asked: self.asked(), row: self.row.so_far };
                 (Ok(self.result(Outcome::Succeeded(response), usage, cost)), Some(lesson))
             }
             Verdict::Failed { class, message, last } => {
@@ -205,7 +206,8 @@ impl Attempt {
                 let at_deadline = self.context.clock.now() >= self.spec.deadline();
                 let own_fault = at_deadline && class == FailureClass::TimedOut;
                 let said = Some(message.as_str().into());
-                let lesson = CallFeedback { failure: Some(failure), tokens: None, allowances, said, row: self.row.so_far };
+                let lesson =
+                    CallFeedback { failure: Some(failure), tokens: None, allowances, said, asked: self.asked(), row: self.row.so_far };
                 self.row.body = Bytes::new();
                 let failed = FailedAttempt { attempt: self, class, message, last };
                 (Err(Box::new(failed)), (!own_fault).then_some(lesson))
@@ -223,6 +225,13 @@ impl Attempt {
             // By the wall clock, like everything about the deadline.
             budget: until(now, self.spec.deadline()),
         }
+    }
+
+    /// Stands for the model and the endpoint that the call asks.
+    fn asked(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.route().map(|route| &route.upstream), self.row.form.sent).hash(&mut hasher);
+        hasher.finish()
     }
 
     fn key(&self) -> RowKey {

@@ -266,7 +266,7 @@ impl Dispatcher {
                         self.lanes.refund(lane, Instant::now(), &sent);
                         None
                     }
-                    _ => self.lanes.end(lane, Instant::now(), self.parts.clock.now(), &sent, lesson.as_ref()),
+                    _ => self.lanes.end(lane, Instant::now(), self.parts.clock.now(), &sent, lesson),
                 };
                 match ended {
                     Err(failed) => self.failed(row, request, *failed, judged.as_ref()),

@@ -47,7 +47,7 @@ impl Dispatcher {
 
     pub(super) fn probed(&mut self, probed: Probed) {
         let (now, at) = (Instant::now(), self.parts.clock.now());
-        let Some((_, pool)) = self.lanes.pools().nth(probed.pool) else { return };
+        let Some(pool) = self.lanes.pool(probed.pool) else { return };
         pool.probing = false;
         if pool.epoch != probed.epoch {
             return;

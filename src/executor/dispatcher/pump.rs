@@ -14,12 +14,12 @@ use crate::executor::attempt::{Attempt, AttemptContext};
 use crate::executor::dedup::answer_cache::AnswerCache;
 use crate::executor::finish::Finish;
 use crate::executor::lane::LaneIndex;
+use crate::executor::lane::calls::Slot;
 use crate::executor::prepare::Prepare;
 use crate::executor::prepare::stage::Stage;
 use crate::executor::run::reader::{Load, Source, Unread, WindowSize};
 use crate::executor::run::row::{LeftRow, ReadyRow};
 use crate::executor::run::{Run, RunPlace, RunStatus, Stop};
-use crate::provider::Dispatch;
 use crate::store::blocking;
 use crate::store::error::StoreError;
 
@@ -226,28 +226,28 @@ impl Dispatcher {
 
     fn dispatch_one(&mut self, index: LaneIndex, now: Instant) -> bool {
         loop {
-            if !self.lanes.has_room(index, now) {
-                return false;
-            }
-            self.lanes.renew(index, now);
-            let Some(provider) = self.lanes.pool_of(index).map(|pool| pool.provider.clone()) else { return false };
+            let Some(slot) = self.lanes.slot(index, now) else { return false };
             let Some(lane) = self.lanes.get(index) else { return false };
-            if let Some(quarantined) = lane.next_quarantined() {
-                return self.dispatch_alone(index, now, provider, quarantined);
+            if let Some((batch, row)) = lane.next_quarantined() {
+                tracing::warn!(%batch, row = row.at.row.0, "its connection broke again and again; the row is tried with no other beside it");
+                return self.send((index, slot), now, batch, row, true);
             }
             if lane.waits_for_quarantined() {
                 return false;
             }
-            let pick = lane.flow.pick(now);
             let Some(batch) = lane.next() else { return false };
             let Some(run) = self.runs.get_mut(&batch) else {
                 lane.fair.forget(batch);
                 continue;
             };
-            let Some((row, more)) = run.next(index, pick) else {
+            let lanes = &self.lanes;
+            let is_own = |beginning| lanes.is_own(index, slot, beginning, now);
+            let Some((row, more)) = run.next(index, slot.pick, slot.has_own.then_some(&is_own)) else {
+                let Some(lane) = self.lanes.get(index) else { return false };
                 lane.fair.rest(batch);
                 continue;
             };
+            let Some(lane) = self.lanes.get(index) else { return false };
             let cost = lane.cost(row.tokens());
             self.touched.insert(batch);
             if !self.is_sent(batch, &row) {
@@ -262,21 +262,15 @@ impl Dispatcher {
                 lane.quarantined.push_back((batch, row));
                 continue;
             }
-            self.send(index, now, provider, batch, row, false);
-            return true;
+            return self.send((index, slot), now, batch, row, false);
         }
     }
 
-    /// Runs a row that may be the cause of broken connections, with no other row on its lane.
-    fn dispatch_alone(&mut self, index: LaneIndex, now: Instant, provider: Arc<dyn Dispatch>, (batch, row): (BatchId, ReadyRow)) -> bool {
-        tracing::warn!(%batch, row = row.at.row.0, "its connection broke again and again; the row is tried with no other beside it");
-        self.send(index, now, provider, batch, row, true);
-        true
-    }
-
-    fn send(&mut self, lane: LaneIndex, now: Instant, provider: Arc<dyn Dispatch>, batch: BatchId, row: ReadyRow, alone: bool) {
-        let Some(run) = self.runs.get(&batch) else { return };
-        let Some(sent) = self.lanes.start(lane, now, row.tokens()) else { return };
+    /// Sends a row; `alone` if no other is in flight on its lane. Returns whether it went out.
+    fn send(&mut self, (lane, slot): (LaneIndex, Slot), now: Instant, batch: BatchId, row: ReadyRow, alone: bool) -> bool {
+        let Some(run) = self.runs.get(&batch) else { return false };
+        let Some(provider) = self.lanes.provider_of(lane, slot.server, now) else { return false };
+        let Some(sent) = self.lanes.start(lane, slot.server, now, row.tokens()) else { return false };
         let (key, request) = (RowKey { batch, row: row.at.row }, row.asked.map(|asked| asked.request));
         if let Some(request) = request {
             self.sharing.leads(request, key);
@@ -301,6 +295,7 @@ impl Dispatcher {
             let (ended, lesson) = attempt.run().await;
             let _ = events.send(Event::Ended { lane, row: key, request, sent, ended, lesson });
         });
+        true
     }
 
     /// Ends a run whose rows are all with the store, or that was stopped.

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::call::{CallFailure, CallTicket, Doubts, OpenFailure, RowSoFar};
+use super::call::{CallFailure, CallFeedback, CallTicket, Doubts, OpenFailure, RowSoFar};
 use crate::domain::provider::denial::Denial;
 use crate::domain::row::retry::{Charge, FailureClass, Tally};
 use crate::flow::circuit_breaker::{BreakerConfig, CircuitChange};
@@ -61,6 +61,8 @@ const SHAKEN: Duration = Duration::from_secs(30);
 const SETTLED: u64 = 8;
 /// Answers that are remembered because rows were charged for them while others succeeded.
 const KNOWN: usize = 8;
+/// Models with an endpoint of which it is remembered that the server has them.
+const ASKED: usize = 64;
 /// Outages that are remembered.
 const OUTAGES: usize = 32;
 
@@ -162,6 +164,8 @@ pub struct Blame {
     successes: u64,
     /// Answers that rows were charged for while others succeeded.
     known: VecDeque<u32>,
+    /// Models with an endpoint that the server has answered for.
+    has: VecDeque<u64>,
     streak: Streak,
     shaken_until: Option<Instant>,
 }
@@ -191,6 +195,7 @@ impl Blame {
             level: 0,
             successes: 0,
             known: VecDeque::new(),
+            has: VecDeque::new(),
             streak: Streak::NONE,
             shaken_until: None,
         }
@@ -256,8 +261,12 @@ impl Blame {
     }
 
     /// Judges a call that succeeded; `beside` calls were in flight when it came back, itself included.
-    pub fn on_success(&mut self, now: Instant, sent: &CallTicket, beside: u32, row: &RowSoFar) -> Judged {
+    pub fn on_success(&mut self, now: Instant, sent: &CallTicket, beside: u32, row: &RowSoFar, asked: u64) -> Judged {
         self.settle(row);
+        if !self.has.contains(&asked) {
+            self.has.truncate(ASKED - 1);
+            self.has.push_front(asked);
+        }
         self.shares.count(true, row.tally.tries > 0);
         self.last_good = self.last_good.max(Some(sent.at));
         self.last_arrival = Some(now);
@@ -277,7 +286,7 @@ impl Blame {
         let retried = row.tally.tries > 0;
         let tally = self.settle(row).and_try();
         let doubts = if row.doubts.successes == self.successes { row.doubts } else { Doubts { count: 0, successes: self.successes } };
-        let mut judged = Judged { row: RowSoFar { tally, open: None, doubts }, ..Judged::default() };
+        let mut judged = Judged { row: RowSoFar { tally, open: None, doubts, ..*row }, ..Judged::default() };
         match failure.class {
             // The provider asked for a slower pace, or was not reached at all: others take care.
             FailureClass::RateLimited { .. } | FailureClass::Connect => self.breaker.on_abandoned(sent.at),
@@ -302,20 +311,23 @@ impl Blame {
 
     /// Judges a denial, and whether it is the row's own instead of the lane's.
     ///
-    /// A model or a path that the server does not have while it answers other requests is the row's own.
+    /// A model or a path that the server has never had, while it answers other requests, is the row's own.
     /// What is denied while calls that went out no earlier succeed is charged; a row that may not do what
     /// it asks needs no more than a second opinion. No row is charged for an account that is empty or
     /// closed.
-    pub fn on_denied(&mut self, sent: &CallTicket, denial: Denial, failure: CallFailure, row: &RowSoFar) -> (Judged, bool) {
+    pub fn on_denied(&mut self, sent: &CallTicket, denial: Denial, failure: CallFailure, lesson: &CallFeedback) -> (Judged, bool) {
+        let row = &lesson.row;
         self.breaker.on_abandoned(sent.at);
         let tally = self.settle(row).and_try();
         let was_well = self.was_well(sent.at, self.outages);
         let has_met = tally.has_met(failure.mark);
         let (is_own, is_final) = match denial {
             Denial::Credit | Denial::Account => (false, false),
-            Denial::Path => (self.successes > 0, true),
-            Denial::Model if self.is_shared => (self.successes > 0, true),
-            Denial::Key | Denial::Model => (was_well, false),
+            Denial::Model if !self.is_shared => (was_well, false),
+            // The server had it before: a restart, or what stands before it.
+            Denial::Model | Denial::Path if self.has.contains(&lesson.asked) => (was_well, false),
+            Denial::Model | Denial::Path => (self.successes > 0, true),
+            Denial::Key => (was_well, false),
             Denial::Access => (was_well || has_met, has_met),
         };
         let tally = if is_own { tally.and(Charge::FULL, failure.class, failure.mark) } else { tally };
@@ -419,14 +431,14 @@ mod tests {
             for (number, (row, pause, took, class, succeeds)) in calls.into_iter().enumerate() {
                 now += Duration::from_millis(pause);
                 in_flight = in_flight % 64 + 1;
-                let sent = CallTicket { at: now, tokens: 1, epoch: 0, in_flight, total: (0, 0) };
+                let sent = CallTicket { at: now, tokens: 1, member: 0, epoch: 0, in_flight, total: (0, 0) };
                 blame.start(now);
                 let (so_far, first) = rows.get(&row).copied().unwrap_or((RowSoFar::default(), number));
                 let end = now + Duration::from_millis(took);
                 // Answers after the last success are others than before.
                 let mark = 1 + u32::from(number >= last_success);
                 let judged = match succeeds && number < last_success {
-                    true => blame.on_success(end, &sent, in_flight, &so_far),
+                    true => blame.on_success(end, &sent, in_flight, &so_far, 1),
                     false => blame.on_failure(end, &sent, CallFailure { class, mark }, &so_far, is_up),
                 };
                 let now_so_far = if judged.row.tally.tries == 0 { RowSoFar::default() } else { judged.row };
@@ -444,7 +456,7 @@ mod tests {
         let start = now;
         while now < start + Duration::from_secs(3_600) {
             now = blame.breaker().ready_at(now).unwrap();
-            let sent = CallTicket { at: now, tokens: 1, epoch: 0, in_flight: 1, total: (0, 0) };
+            let sent = CallTicket { at: now, tokens: 1, member: 0, epoch: 0, in_flight: 1, total: (0, 0) };
             blame.start(now);
             blame.on_failure(now, &sent, failure, &RowSoFar::default(), true);
             calls += 1;

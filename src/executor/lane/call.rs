@@ -14,7 +14,9 @@ pub struct CallTicket {
     pub at: Instant,
     /// About how many tokens the call would take.
     pub tokens: u64,
-    /// Which address of its provider the call went to.
+    /// Which server of the lane the call went to.
+    pub member: usize,
+    /// Under which key of the server the call was made.
     pub epoch: u32,
     /// Calls in flight at that time, this one included.
     pub in_flight: u32,
@@ -31,6 +33,8 @@ pub struct CallFeedback {
     pub allowances: Option<Box<RateLimitStatus>>,
     /// What the provider said, or why there was no answer, if the call failed.
     pub said: Option<Arc<str>>,
+    /// Stands for the model and the endpoint that were asked.
+    pub asked: u64,
     /// What the row had met on the lane before.
     pub row: RowSoFar,
 }
@@ -77,6 +81,8 @@ pub struct RowSoFar {
     pub tally: Tally,
     pub open: Option<OpenFailure>,
     pub doubts: Doubts,
+    /// The server that the two above are about.
+    pub member: usize,
 }
 
 impl RowSoFar {

@@ -108,7 +108,7 @@ impl FlowControl {
         self.tokens.take(now, tokens);
         self.blame.start(now);
         self.denials.start(now);
-        CallTicket { at: now, tokens, epoch, in_flight: self.in_flight_gauge.in_flight, total: self.total }
+        CallTicket { at: now, tokens, member: 0, epoch, in_flight: self.in_flight_gauge.in_flight, total: self.total }
     }
 
     /// Takes back a call that was not made after all. The rate found out for the lane counts it all
@@ -152,7 +152,7 @@ impl FlowControl {
     /// Takes a denial. It holds the lane, unless other calls show that it is the row's own.
     fn denied(&mut self, now: Instant, sent: &CallTicket, denial: Denial, lesson: &CallFeedback) -> Judged {
         let Some(failure) = lesson.failure else { return Judged::default() };
-        let (judged, is_own) = self.blame.on_denied(sent, denial, failure, &lesson.row);
+        let (judged, is_own) = self.blame.on_denied(sent, denial, failure, lesson);
         if is_own {
             self.denials.on_nothing(now, sent.at, PROBE_EVERY);
         } else {
@@ -178,7 +178,7 @@ impl FlowControl {
         }
         self.limiter.on_success(now, in_flight, took, lesson.tokens.unwrap_or(1));
         let beside = self.in_flight_gauge.in_flight + 1;
-        let judged = self.blame.on_success(now, sent, beside, &lesson.row);
+        let judged = self.blame.on_success(now, sent, beside, &lesson.row, lesson.asked);
         let circuit = if self.denials.on_success() { CircuitChange::Recovered } else { judged.circuit };
         Judged { circuit, ..judged }
     }
@@ -206,6 +206,11 @@ impl FlowControl {
         if let Some(tokens) = said.tokens {
             self.tokens.on_limit_headers(now, tokens, self.total.1.saturating_sub(sent.total.1));
         }
+    }
+
+    /// Calls that the server is taken to have room for at present.
+    pub fn capacity(&self) -> u32 {
+        self.limiter.limit()
     }
 
     /// Calls that the lane may have in flight now; `None` if no bound is known.

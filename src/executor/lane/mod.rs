@@ -1,47 +1,48 @@
 //! The lanes: one for each offering of the catalog that rows go to, and one for all other models
-//! that a provider takes. Each lane has its own flow control, on top of the limits of its provider
-//! as a whole, and shares its capacity among the batches that have ready rows for it.
+//! that a provider takes. A lane shares its capacity among the batches that have ready rows for it.
+//! Its provider has one server or several; each has its own flow control, on top of the limits of
+//! the server as a whole.
 
 pub mod blame;
 pub mod call;
+pub mod calls;
 pub mod denials;
 pub mod flow_control;
+mod health;
 pub mod in_flight;
+pub mod member;
 pub mod provider;
 pub mod route;
 pub mod routes;
 pub mod status;
+mod table;
 pub mod waiting;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::blame::{Judged, LaneTraits};
-use self::call::{CallFeedback, CallTicket};
-use self::flow_control::FlowControl;
+use self::blame::Pick;
+use self::member::Member;
 use self::provider::ProviderState;
+pub(super) use self::table::Lanes;
 use super::run::row::ReadyRow;
-use crate::catalog::Snapshot;
 use crate::domain::batch::priority::Owner;
 use crate::domain::id::BatchId;
-use crate::domain::provider::connection::{Connection, Limits, ProviderKind};
-use crate::domain::row::retry::FailureClass;
-use crate::domain::time::Timestamp;
+use crate::domain::provider::connection::Connection;
 use crate::flow::FairQueue;
-use crate::flow::circuit_breaker::CircuitChange;
 use crate::provider::{Dispatch, SetupError};
 
-/// Builds the provider behind a connection; the daemon knows where the keys are.
+/// Builds the provider behind a connection to one server; the daemon knows where the keys are.
 pub type OpenProvider = Arc<dyn Fn(&Connection) -> Result<Arc<dyn Dispatch>, SetupError> + Send + Sync>;
 
 /// Names a lane: a provider's id and, for an offering of the catalog, the provider's model name.
 pub(super) type LaneName = (String, Option<String>);
 
-/// A lane that has been unhealthy for this long is avoided if there is another.
-const AVOIDED_AFTER: Duration = Duration::from_secs(20);
+/// Index of a lane in the dispatcher's table.
+pub type LaneIndex = usize;
+
 /// Consecutive rows of one batch on a lane where rows with the same beginning run next to each
 /// other.
 const RUN_OF_ALIKE: u32 = 16;
@@ -49,8 +50,8 @@ const RUN_OF_ALIKE: u32 = 16;
 /// One lane.
 pub(super) struct Lane {
     pub name: LaneName,
-    pub pool: usize,
-    pub flow: FlowControl,
+    /// The servers, and those that were servers of its provider: calls may still be in flight there.
+    pub members: Vec<Member>,
     /// Batches with ready rows.
     pub fair: FairQueue<BatchId, Owner>,
     /// Rows with the same beginning run next to each other, for the server's prefix cache.
@@ -62,6 +63,10 @@ pub(super) struct Lane {
 }
 
 impl Lane {
+    fn new(name: LaneName, by_prefix: bool) -> Self {
+        Self { name, members: Vec::new(), fair: FairQueue::new(), by_prefix, turn: None, quarantined: VecDeque::new() }
+    }
+
     /// The batch whose row is next.
     pub fn next(&mut self) -> Option<BatchId> {
         if let Some((batch, left)) = self.turn.take()
@@ -80,7 +85,7 @@ impl Lane {
 
     /// The next quarantined row, if the lane is empty.
     pub fn next_quarantined(&mut self) -> Option<(BatchId, ReadyRow)> {
-        if self.flow.in_flight_gauge.in_flight == 0 { self.quarantined.pop_front() } else { None }
+        if self.in_flight() == 0 { self.quarantined.pop_front() } else { None }
     }
 
     /// Whether the lane must drain before a quarantined row can run.
@@ -90,390 +95,27 @@ impl Lane {
 
     /// What a row of so many tokens is charged to its batch's share.
     pub fn cost(&self, tokens: u64) -> u64 {
-        if self.flow.counts_tokens() { tokens.max(1) } else { 1 }
+        if self.listed().any(|member| member.flow.counts_tokens()) { tokens.max(1) } else { 1 }
+    }
+
+    /// Calls in flight, at servers that are no longer listed, too.
+    pub fn in_flight(&self) -> u32 {
+        self.members.iter().map(Member::in_flight).sum()
+    }
+
+    /// The servers that the lane has now.
+    pub fn listed(&self) -> impl Iterator<Item = &Member> + Clone {
+        self.members.iter().filter(|member| member.is_listed)
+    }
+
+    /// In which order rows go out.
+    pub fn pick(&self, now: Instant) -> Pick {
+        let mut picks = self.listed().map(|member| member.flow.pick(now));
+        if picks.any(|pick| pick == Pick::Any) { Pick::Any } else { Pick::Next }
     }
 }
 
-/// All lanes, by index and by name, and the providers behind them.
-pub(super) struct Lanes {
-    lanes: Vec<Lane>,
-    pools: Vec<ProviderState>,
-    by_name: HashMap<LaneName, LaneIndex>,
-    by_provider: HashMap<String, usize>,
-    open: OpenProvider,
-    /// The most calls at a time that are tried on a lane without a stated limit.
-    most: u32,
-    /// Denials in a row after which a lane is held.
-    hold_after: u32,
-    /// Lanes that are well again, and whose rows need not wait any longer.
-    recovered: Vec<LaneIndex>,
+/// The listed servers of a lane, each with what is known of it on all lanes.
+fn servers<'a>(lane: &'a Lane, pools: &'a [ProviderState]) -> impl Iterator<Item = (&'a Member, &'a ProviderState)> + Clone {
+    lane.listed().filter_map(|member| Some((member, pools.get(member.pool)?)))
 }
-
-impl Lanes {
-    pub fn new(open: OpenProvider, most: u32, hold_after: u32) -> Self {
-        Self {
-            lanes: Vec::new(),
-            pools: Vec::new(),
-            by_name: HashMap::new(),
-            by_provider: HashMap::new(),
-            open,
-            most,
-            hold_after,
-            recovered: Vec::new(),
-        }
-    }
-
-    /// The lane of a provider's model, opened at first use. Models that the catalog does not know
-    /// share one lane: their names come from clients, and there must not be a lane for each name.
-    pub fn of(&mut self, provider: &str, upstream: &str, catalog: &Snapshot) -> Option<LaneIndex> {
-        let pool = self.pool(provider, catalog)?;
-        let known = catalog.offering(provider, upstream).map(|_| upstream.to_owned());
-        let name = (provider.to_owned(), known);
-        if let Some(index) = self.by_name.get(&name) {
-            return Some(*index);
-        }
-        let by_prefix = catalog.is_local(provider);
-        let traits = LaneTraits {
-            is_local: by_prefix,
-            is_shared: name.1.is_none(),
-            hold_after: self.hold_after,
-            can_be_down: catalog.provider(provider).is_none_or(|provider| provider.is_real()),
-        };
-        let flow = FlowControl::new(stated(&name, catalog), self.most, traits);
-        self.lanes.push(Lane {
-            name: name.clone(),
-            pool,
-            flow,
-            fair: FairQueue::new(),
-            by_prefix,
-            turn: None,
-            quarantined: VecDeque::new(),
-        });
-        self.by_name.insert(name, self.lanes.len() - 1);
-        Some(self.lanes.len() - 1)
-    }
-
-    /// The pool of a provider, opened at first use and again when its connection has changed.
-    fn pool(&mut self, provider: &str, catalog: &Snapshot) -> Option<usize> {
-        let connection = &catalog.provider(provider)?.connection;
-        let known = self.by_provider.get(provider).copied();
-        if let Some(index) = known.filter(|index| same_way(&self.pools[*index].connection, connection)) {
-            return Some(index);
-        }
-        let opened = match (self.open)(connection) {
-            Ok(opened) => opened,
-            Err(error) => {
-                tracing::error!(provider, %error, "a provider cannot be used");
-                return None;
-            }
-        };
-        match known {
-            Some(index) if same_place(&self.pools[index].connection, connection) => {
-                // What was learnt about the server still holds.
-                let pool = &mut self.pools[index];
-                (pool.connection, pool.provider) = (connection.clone(), opened);
-                Some(index)
-            }
-            Some(index) => {
-                self.pools[index] = self.pools[index].moved(connection.clone(), opened);
-                self.lanes.iter_mut().filter(|lane| lane.pool == index).for_each(|lane| lane.flow.reset());
-                Some(index)
-            }
-            None => {
-                self.pools.push(ProviderState::new(connection.clone(), opened, catalog.is_local(provider)));
-                self.by_provider.insert(provider.to_owned(), self.pools.len() - 1);
-                Some(self.pools.len() - 1)
-            }
-        }
-    }
-
-    /// Updates the limits of every lane from a new catalog.
-    pub fn refresh(&mut self, catalog: &Snapshot, now: Instant) {
-        for pool in &mut self.pools {
-            if let Some(provider) = catalog.provider(&pool.connection.id) {
-                pool.set_limits(&provider.connection, now);
-            }
-        }
-        for lane in &mut self.lanes {
-            lane.flow.set(stated(&lane.name, catalog), now);
-            lane.by_prefix = catalog.is_local(&lane.name.0);
-        }
-    }
-
-    pub fn get(&mut self, index: LaneIndex) -> Option<&mut Lane> {
-        self.lanes.get_mut(index)
-    }
-
-    /// The provider behind a lane.
-    pub fn pool_of(&mut self, index: LaneIndex) -> Option<&mut ProviderState> {
-        let pool = self.lanes.get(index)?.pool;
-        self.pools.get_mut(pool)
-    }
-
-    /// The providers.
-    pub fn providers(&self) -> impl Iterator<Item = &ProviderState> {
-        self.pools.iter()
-    }
-
-    /// The providers, by index.
-    pub fn pools(&mut self) -> impl Iterator<Item = (usize, &mut ProviderState)> {
-        self.pools.iter_mut().enumerate()
-    }
-
-    /// Opens the operator's own servers, so that they are probed.
-    pub fn open_local(&mut self, catalog: &Snapshot) {
-        let local = catalog.providers().filter(|(provider, ready)| *ready && provider.is_local);
-        for id in local.map(|(provider, _)| provider.id().to_owned()).collect::<Vec<_>>() {
-            self.pool(&id, catalog);
-        }
-    }
-
-    pub fn len(&self) -> usize {
-        self.lanes.len()
-    }
-
-    /// Every lane with its provider.
-    pub fn iter(&self) -> impl Iterator<Item = (&Lane, &ProviderState)> {
-        self.lanes.iter().filter_map(|lane| Some((lane, self.pools.get(lane.pool)?)))
-    }
-
-    /// The name of a lane.
-    pub fn name(&self, index: LaneIndex) -> Option<&LaneName> {
-        self.lanes.get(index).map(|lane| &lane.name)
-    }
-
-    /// Whether a call may start on a lane now.
-    pub fn has_room(&self, index: LaneIndex, now: Instant) -> bool {
-        self.lanes.get(index).and_then(|lane| self.ready_at(lane, now)).is_some_and(|at| at <= now)
-    }
-
-    /// When a call may start on a lane; `None` if more than the passing of time is needed.
-    fn ready_at(&self, lane: &Lane, now: Instant) -> Option<Instant> {
-        let pool = self.pools.get(lane.pool)?;
-        if is_suspended(lane, pool, now) {
-            return None;
-        }
-        Some(lane.flow.ready_at(now)?.max(pool.ready_at(now)?))
-    }
-
-    /// The providers that must answer a probe before a row may find out whether a lane of theirs is
-    /// well again.
-    pub fn suspended(&self, now: Instant) -> Vec<usize> {
-        let suspended = self.lanes.iter().filter(|lane| self.pools.get(lane.pool).is_some_and(|pool| is_suspended(lane, pool, now)));
-        suspended.map(|lane| lane.pool).collect()
-    }
-
-    /// Notes that a call of about so many tokens goes out.
-    pub fn start(&mut self, index: LaneIndex, now: Instant, tokens: u64) -> Option<CallTicket> {
-        let lane = self.lanes.get_mut(index)?;
-        let pool = self.pools.get_mut(lane.pool)?;
-        pool.start(now, tokens);
-        Some(lane.flow.start(now, tokens, pool.epoch))
-    }
-
-    /// Takes back a call that was let out but not made: its share of the limits is returned.
-    pub fn refund(&mut self, index: LaneIndex, now: Instant, sent: &CallTicket) {
-        let Some(lane) = self.lanes.get_mut(index) else { return };
-        let Some(pool) = self.pools.get_mut(lane.pool) else { return };
-        pool.refund(now, sent);
-        lane.flow.refund(now, sent);
-    }
-
-    /// Ends a call; `lesson` is `None` if its end says nothing about the lane. Returns what a failure
-    /// costs the row, if it says anything.
-    pub fn end(
-        &mut self,
-        index: LaneIndex,
-        now: Instant,
-        at: Timestamp,
-        sent: &CallTicket,
-        lesson: Option<&CallFeedback>,
-    ) -> Option<Judged> {
-        let lane = self.lanes.get_mut(index)?;
-        let pool = self.pools.get_mut(lane.pool)?;
-        pool.in_flight_gauge.end(now, sent.tokens, lesson.and_then(|lesson| lesson.tokens));
-        // The outcome of a call to an earlier address says nothing about the current one.
-        let lesson = lesson.filter(|_| pool.epoch == sent.epoch);
-        let (was_down, was_held) = (lane.flow.is_down(), lane.flow.denials().hold().is_some());
-        let judged = lane.flow.end(now, sent, lesson, pool.is_up());
-        let is_reached = pool.learn(lesson, now, sent.at, at);
-        if judged.circuit == CircuitChange::Recovered {
-            self.recovered.push(index);
-        }
-        note_circuit(lane, was_down, now);
-        note_denials(lane, was_held);
-        if is_reached {
-            let pool = lane.pool;
-            self.recover(pool);
-        }
-        lesson.map(|_| judged)
-    }
-
-    /// Takes the answer to a probe of a provider.
-    pub fn on_probed(&mut self, pool: usize, answer: Result<u16, (FailureClass, Arc<str>)>, now: Instant, asked: Instant, at: Timestamp) {
-        let Some(state) = self.pools.get_mut(pool) else { return };
-        if state.on_probed(answer, now, asked, at) {
-            self.recover(pool);
-        } else if !state.is_up() {
-            // No row finds out whether the provider's lanes are well again.
-            for lane in self.lanes.iter_mut().filter(|lane| lane.pool == pool) {
-                let was_down = lane.flow.is_down();
-                lane.flow.on_silence(now);
-                note_circuit(lane, was_down, now);
-            }
-        }
-    }
-
-    /// Lets a row of each held lane find out at once whether its provider takes requests again.
-    pub fn try_held(&mut self, now: Instant) {
-        self.lanes.iter_mut().for_each(|lane| lane.flow.try_now(now));
-    }
-
-    /// Says again in the log which lanes are held while rows wait for them.
-    pub fn remind(&mut self, now: Instant) {
-        for lane in self.lanes.iter_mut().filter(|lane| !lane.fair.is_idle()) {
-            if lane.flow.reminds(now) {
-                note_denials(lane, false);
-            }
-        }
-    }
-
-    /// Opens the provider of a held lane again before its next call: its key may have changed.
-    pub fn renew(&mut self, index: LaneIndex, now: Instant) {
-        let Some(lane) = self.lanes.get(index).filter(|lane| lane.flow.denials().needs_probe(now)) else { return };
-        let Some(pool) = self.pools.get_mut(lane.pool) else { return };
-        match (self.open)(&pool.connection) {
-            Ok(provider) => pool.provider = provider,
-            Err(error) => tracing::error!(provider = pool.connection.id, %error, "a provider cannot be used"),
-        }
-    }
-
-    fn recover(&mut self, pool: usize) {
-        self.recovered.extend((0..).zip(&self.lanes).filter(|(_, lane)| lane.pool == pool).map(|(index, _)| index));
-    }
-
-    /// Takes the lanes that are well again since the last look.
-    pub fn take_recovered(&mut self) -> Vec<LaneIndex> {
-        std::mem::take(&mut self.recovered)
-    }
-
-    /// The earliest moment at which a lane that waits only for time may go on, at least a
-    /// millisecond ahead.
-    pub fn next_release(&self, now: Instant) -> Option<Instant> {
-        let waiting = self.lanes.iter().filter(|lane| !lane.fair.is_idle() || lane.waits_for_quarantined());
-        let ends = waiting.filter_map(|lane| self.ready_at(lane, now)).filter(|at| *at > now);
-        ends.min().map(|until| until.max(now + Duration::from_millis(1)))
-    }
-
-    /// Takes the quarantined rows, or those of one batch.
-    pub fn take_quarantined(&mut self, only: Option<BatchId>) -> Vec<(BatchId, ReadyRow)> {
-        let mut taken = Vec::new();
-        for lane in &mut self.lanes {
-            let (these, others) =
-                std::mem::take(&mut lane.quarantined).into_iter().partition(|(batch, _)| only.is_none_or(|only| only == *batch));
-            lane.quarantined = others;
-            taken.extend(these);
-        }
-        taken
-    }
-
-    /// Removes a batch that has ended from a lane.
-    pub fn forget(&mut self, index: LaneIndex, batch: BatchId) {
-        if let Some(lane) = self.lanes.get_mut(index) {
-            lane.fair.forget(batch);
-        }
-    }
-
-    /// The lanes that are avoided, in order.
-    pub fn avoided(&self, now: Instant) -> Vec<LaneIndex> {
-        (0..self.lanes.len()).filter(|lane| self.is_avoided(*lane, now)).collect()
-    }
-
-    /// How long a lane would take for so many rows at its present pace; `None` while the pace is
-    /// unknown.
-    #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    pub fn time_for(&self, index: LaneIndex, rows: u64, now: Instant) -> Option<Duration> {
-        let rate = self.lanes.get(index)?.flow.rate(now);
-        if rate > 0.0 { Duration::try_from_secs_f64(rows as f64 / rate).ok() } else { None }
-    }
-
-    /// Changes the weight of a batch.
-    pub fn weigh(&mut self, index: LaneIndex, batch: BatchId, weight: u32) {
-        if let Some(lane) = self.lanes.get_mut(index) {
-            lane.fair.weigh(batch, weight);
-        }
-    }
-
-    /// Whether a lane has been unhealthy for so long that its rows should go elsewhere. Once in a
-    /// while a row is let through all the same, to find out whether the lane has recovered.
-    pub fn is_avoided(&self, index: LaneIndex, now: Instant) -> bool {
-        let Some(lane) = self.lanes.get(index) else { return true };
-        if lane.flow.denials().hold().is_some() && !lane.flow.denials().needs_probe(now) {
-            return true;
-        }
-        let breakers = [Some(lane.flow.breaker()), self.pools.get(lane.pool).map(ProviderState::reach)];
-        let unwell = breakers.into_iter().flatten().filter_map(|breaker| Some((breaker.failing_since()?, breaker.needs_probe(now))));
-        let long = |since: Instant| now.saturating_duration_since(since) >= AVOIDED_AFTER;
-        unwell.clone().any(|(since, _)| long(since)) && !unwell.clone().all(|(_, needs_probe)| needs_probe)
-    }
-}
-
-/// Logs that a lane is down, or well again. A circuit that opens and closes between two probes is
-/// how a full server is met, and no news.
-fn note_circuit(lane: &Lane, was_down: bool, now: Instant) {
-    let (provider, model) = (&lane.name.0, lane.name.1.as_deref());
-    match (was_down, lane.flow.is_down()) {
-        (false, true) => {
-            let cooldown_s = lane.flow.breaker().resting_until().map_or(0, |until| until.saturating_duration_since(now).as_secs());
-            let said = lane.flow.last_said().map(|said| &**said);
-            tracing::error!(provider, model, cooldown_s, said, "circuit opened: calls of the lane keep failing");
-        }
-        (true, false) => tracing::info!(provider, model, "circuit closed"),
-        (true, true) | (false, false) => {}
-    }
-}
-
-/// Logs that a lane is held because its provider refuses every request, or that it no longer is.
-fn note_denials(lane: &Lane, was_held: bool) {
-    let (provider, model) = (&lane.name.0, lane.name.1.as_deref());
-    match (was_held, lane.flow.denials().hold()) {
-        (false, Some(hold)) => {
-            let (reason, remedy) = (hold.denial.code(), hold.denial.remedy());
-            tracing::error!(provider, model, reason, said = &*hold.said, "the lane is held, its rows wait: {remedy}");
-        }
-        (true, None) => tracing::info!(provider, model, "the lane is no longer held"),
-        (true, Some(_)) | (false, None) => {}
-    }
-}
-
-/// Whether a lane waits until its provider has answered a probe.
-fn is_suspended(lane: &Lane, pool: &ProviderState, now: Instant) -> bool {
-    lane.flow.breaker().needs_probe(now) && pool.provider.can_be_asked() && !pool.has_answered(now)
-}
-
-/// The limits that the catalog states for a lane: no more calls at a time than its provider takes
-/// as a whole.
-fn stated((provider, upstream): &LaneName, catalog: &Snapshot) -> Limits {
-    let offering = upstream.as_ref().and_then(|upstream| catalog.offering(provider, upstream));
-    let own = offering.map_or_else(Limits::default, |offering| offering.limits);
-    let of_provider = catalog.provider(provider).and_then(|provider| provider.connection.limits.in_flight);
-    Limits { in_flight: own.in_flight.or(of_provider), ..own }
-}
-
-/// Whether two connections differ at most in their limits.
-fn same_way(a: &Connection, b: &Connection) -> bool {
-    a.kind == b.kind && a.key == b.key
-}
-
-/// Whether two connections lead to the same server under the same key.
-fn same_place(a: &Connection, b: &Connection) -> bool {
-    let urls = match (&a.kind, &b.kind) {
-        (ProviderKind::Server(a), ProviderKind::Server(b)) => (&a.base_url, a.api) == (&b.base_url, b.api),
-        (ProviderKind::Simulated { .. }, ProviderKind::Simulated { .. }) => true,
-        (ProviderKind::Server(_), ProviderKind::Simulated { .. }) | (ProviderKind::Simulated { .. }, ProviderKind::Server(_)) => false,
-    };
-    urls && a.key == b.key
-}
-
-/// Index of a lane in the dispatcher's table.
-pub type LaneIndex = usize;

@@ -1,5 +1,5 @@
-//! One provider at work: its connection, the limits of the provider as a whole, as the provider
-//! states them, and whether it is reachable at all. Its lanes share this state.
+//! One server of a provider at work: its connection, the limits of the server as a whole, as its
+//! provider states them, and whether it is reachable at all. Its lanes share this state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::blame::LONGEST_REST_LOCAL;
 use super::call::{CallFeedback, CallTicket};
 use super::in_flight::InFlight;
-use crate::domain::provider::connection::Connection;
+use crate::domain::provider::connection::{Connection, ProviderKind};
 use crate::domain::row::retry::FailureClass;
 use crate::domain::time::Timestamp;
 use crate::flow::CircuitBreaker;
@@ -23,14 +23,16 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How often a provider is probed while its calls fail, and how long the answer holds.
 const DOUBT: Duration = Duration::from_secs(5);
 
-/// A provider.
+/// A server of a provider.
 pub struct ProviderState {
     pub connection: Connection,
     pub provider: Arc<dyn Dispatch>,
     pub in_flight_gauge: InFlight,
-    /// Counts the provider's addresses, up by one with each change: what calls to an earlier
-    /// address meet says nothing about the current one.
+    /// Counts the server's keys, up by one with each change: what calls under an earlier key meet says
+    /// nothing about the current one.
     pub epoch: u32,
+    /// The provider has the server now.
+    pub is_listed: bool,
     reach: CircuitBreaker,
     /// When the provider last answered anything.
     pub last_answer: Option<Timestamp>,
@@ -57,6 +59,7 @@ impl ProviderState {
             provider,
             in_flight_gauge,
             epoch: 0,
+            is_listed: true,
             // A single failure to connect marks the provider as unreachable.
             reach: CircuitBreaker::new(BreakerConfig {
                 failures: 1,
@@ -75,7 +78,7 @@ impl ProviderState {
         }
     }
 
-    /// The same provider at another address. Calls to its earlier address are still in flight.
+    /// The same server under another key. Calls under its earlier key are still in flight.
     pub fn moved(&self, connection: Connection, provider: Arc<dyn Dispatch>) -> Self {
         let mut moved = Self { epoch: self.epoch.wrapping_add(1), ..Self::new(connection, provider, self.is_local) };
         moved.in_flight_gauge.in_flight = self.in_flight_gauge.in_flight;
@@ -112,6 +115,14 @@ impl ProviderState {
     pub fn begin_probe(&mut self, now: Instant) {
         self.probing = true;
         self.reach.start(now);
+    }
+
+    /// Where the server is.
+    pub fn address(&self) -> String {
+        match &self.connection.kind {
+            ProviderKind::Server(server) => server.base_url.to_string(),
+            ProviderKind::Simulated { .. } => "simulated".to_owned(),
+        }
     }
 
     /// Why the last connection could not be made.

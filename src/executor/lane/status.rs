@@ -12,8 +12,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
-use super::Lanes;
+use super::member::Member;
+use super::provider::ProviderState;
 use super::waiting::{self, LaneWait, Moments};
+use super::{Lane, Lanes};
 use crate::domain::batch::waiting::Waiting;
 use crate::domain::id::BatchId;
 use crate::domain::time::{Clock, Timestamp, later};
@@ -42,6 +44,23 @@ pub struct LaneReport {
     /// No connection to its provider can be made.
     pub unreachable: bool,
     /// Why no call is made, if none is.
+    pub wait: Option<LaneWait>,
+    /// Each server, if its provider has several.
+    pub servers: Vec<ServerReport>,
+}
+
+/// What one server of several does for a lane; as for the lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerReport {
+    /// Scheme, host, port and path.
+    pub address: String,
+    pub in_flight: u32,
+    pub allowed: Option<u32>,
+    pub per_minute: Option<u64>,
+    pub latency_ms: Option<u64>,
+    pub resting_until: Option<Timestamp>,
+    pub last_answer: Option<Timestamp>,
+    pub unreachable: bool,
     pub wait: Option<LaneWait>,
 }
 
@@ -89,6 +108,44 @@ impl LaneStatuses {
     }
 }
 
+fn server_report(
+    member: &Member,
+    pool: &ProviderState,
+    now: Instant,
+    moments: Moments,
+    at: impl Fn(Instant) -> Option<Timestamp>,
+) -> ServerReport {
+    ServerReport {
+        address: pool.address(),
+        in_flight: member.in_flight(),
+        allowed: member.flow.allowed(),
+        per_minute: member.flow.per_minute(),
+        latency_ms: member.flow.latency().map(in_two_digits),
+        resting_until: member.flow.resting_until(now).and_then(at),
+        last_answer: pool.last_answer.and_then(|at| Timestamp::from_second(at.as_second()).ok()),
+        unreachable: pool.is_unreachable(),
+        wait: waiting::of_server(member, pool, moments, now),
+    }
+}
+
+/// The report of a lane from those of its servers: sums where numbers add up, and of the rest what
+/// holds for all of them.
+fn whole(lane: &Lane, servers: Vec<ServerReport>) -> LaneReport {
+    let sum = |value: fn(&ServerReport) -> Option<u64>| servers.iter().map(value).sum::<Option<u64>>();
+    let latencies: Vec<_> = servers.iter().filter_map(|server| server.latency_ms).collect();
+    LaneReport {
+        in_flight: lane.in_flight(),
+        allowed: sum(|server| server.allowed.map(u64::from)).and_then(|sum| u32::try_from(sum).ok()),
+        per_minute: sum(|server| server.per_minute),
+        latency_ms: latencies.iter().sum::<u64>().checked_div(latencies.len() as u64),
+        resting_until: servers.iter().map(|server| server.resting_until).min().flatten(),
+        last_answer: servers.iter().filter_map(|server| server.last_answer).max(),
+        unreachable: servers.iter().all(|server| server.unreachable),
+        servers: if servers.len() > 1 { servers } else { Vec::new() },
+        ..LaneReport::default()
+    }
+}
+
 /// Whole milliseconds, rounded to two digits: as exact as the latency itself is, and rarely
 /// changing.
 fn in_two_digits(latency: Duration) -> u64 {
@@ -122,23 +179,13 @@ pub(in crate::executor) fn publish(
     let mut board = LaneStatuses { draining, shared_rows, ..LaneStatuses::default() };
     // Whole seconds: the precision that is shown, and coarse enough to change rarely.
     let in_seconds = |at: Timestamp| Timestamp::from_second(at.as_second()).ok();
-    for pool in lanes.providers() {
-        board.providers.insert(pool.connection.id.clone(), (pool.last_answer.and_then(in_seconds), pool.is_unreachable()));
+    for (provider, (last_answer, unreachable)) in lanes.providers() {
+        board.providers.insert(provider.to_owned(), (last_answer.and_then(in_seconds), unreachable));
     }
-    for (lane, pool) in lanes.iter() {
-        let last_answer = pool.last_answer.and_then(in_seconds);
-        let resting = lane.flow.resting_until(now).map(|until| later(clock.now(), until.saturating_duration_since(now)));
-        let report = LaneReport {
-            in_flight: lane.flow.in_flight_gauge.in_flight,
-            allowed: lane.flow.allowed(),
-            per_minute: lane.flow.per_minute(),
-            latency_ms: lane.flow.latency().map(in_two_digits),
-            resting_until: resting.and_then(in_seconds),
-            last_answer,
-            unreachable: pool.is_unreachable(),
-            wait: waiting::of_lane(lane, pool, moments, now),
-            ..LaneReport::default()
-        };
+    let at = |until: Instant| in_seconds(later(clock.now(), until.saturating_duration_since(now)));
+    for lane in lanes.iter() {
+        let servers: Vec<_> = lanes.servers_of(lane).map(|(member, pool)| server_report(member, pool, now, moments, at)).collect();
+        let report = LaneReport { wait: waiting::of_lane(lane, lanes.all_servers(), moments, now), ..whole(lane, servers) };
         board.lanes.entry(lane.name.0.clone()).or_default().insert(lane.name.1.clone(), report);
     }
     for (id, run) in runs {

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::member::Member;
 use super::route::Closed;
-use super::{Lane, LaneIndex, Lanes};
+use super::{Lane, LaneIndex, Lanes, servers};
 use crate::domain::batch::waiting::{WaitReason, Waiting};
 use crate::domain::provider::lane_hold::Hold;
 use crate::domain::time::{Clock, Timestamp, later, until};
@@ -56,9 +57,17 @@ impl Moments {
     }
 }
 
-/// Why a lane makes no call; `None` if it does, or would.
-pub fn of_lane(lane: &Lane, pool: &ProviderState, moments: Moments, now: Instant) -> Option<LaneWait> {
-    let flow = &lane.flow;
+/// Why a lane makes no call: why its first server makes none. `None` if any server takes calls, or
+/// would.
+pub fn of_lane(lane: &Lane, pools: &[ProviderState], moments: Moments, now: Instant) -> Option<LaneWait> {
+    let mut waits = servers(lane, pools).map(|(member, pool)| of_server(member, pool, moments, now));
+    let first = waits.next()??;
+    waits.all(|wait| wait.is_some()).then_some(first)
+}
+
+/// Why a server of a lane gets no call.
+pub fn of_server(member: &Member, pool: &ProviderState, moments: Moments, now: Instant) -> Option<LaneWait> {
+    let flow = &member.flow;
     let said = || flow.last_said().cloned();
     if let Some(hold) = flow.denials().hold() {
         return Some(LaneWait { reason: WaitReason::Denied(hold.denial), since: moments.at(hold.since), said: Some(hold.said.clone()) });
@@ -114,8 +123,7 @@ const fn of_closed(closed: Option<Closed>) -> LaneWait {
 impl Lanes {
     /// Why a lane makes no call.
     fn wait_of(&self, index: LaneIndex, moments: Moments, now: Instant) -> Option<LaneWait> {
-        let lane = self.lanes.get(index)?;
-        of_lane(lane, self.pools.get(lane.pool)?, moments, now)
+        of_lane(self.lanes.get(index)?, &self.pools, moments, now)
     }
 
     /// The name of a lane for a person.

@@ -68,11 +68,11 @@ struct Queue {
 }
 
 impl Queue {
-    /// Takes a ready row.
-    fn take(&mut self, pick: Pick) -> Option<ReadyRow> {
+    /// Takes a ready row: of those that are next, one that is the server's own, if there is any.
+    fn take(&mut self, pick: Pick, is_own: Option<&dyn Fn(u64) -> bool>) -> Option<ReadyRow> {
         let any = || fastrand::usize(..self.ready.len().max(1));
         let index = match pick {
-            Pick::Next => 0,
+            Pick::Next => is_own.and_then(|is_own| self.first_own(is_own)).unwrap_or(0),
             Pick::Any => any(),
             Pick::Probe => {
                 let fresh: Vec<_> = (0..self.ready.len()).filter(|index| self.ready[*index].is_fresh()).collect();
@@ -80,6 +80,20 @@ impl Queue {
             }
         };
         self.ready.remove(index)
+    }
+}
+
+impl Queue {
+    /// The first row that is a server's own. Rows that begin alike stand together, so each beginning is
+    /// looked at once or little more.
+    fn first_own(&self, is_own: &dyn Fn(u64) -> bool) -> Option<usize> {
+        let mut last = (0, false);
+        self.ready.iter().position(|row| {
+            if row.beginning != last.0 {
+                last = (row.beginning, is_own(row.beginning));
+            }
+            last.1
+        })
     }
 }
 
@@ -309,13 +323,14 @@ impl Run {
         }
     }
 
-    /// The next row for a lane, and whether there are more.
-    pub fn next(&mut self, lane: LaneIndex, pick: Pick) -> Option<(ReadyRow, bool)> {
+    /// The next row for a lane, and whether there are more; `is_own` tells of a row's beginning whether
+    /// the server with room has it in its cache.
+    pub fn next(&mut self, lane: LaneIndex, pick: Pick, is_own: Option<&dyn Fn(u64) -> bool>) -> Option<(ReadyRow, bool)> {
         if !self.is_dispatchable() {
             return None;
         }
         let queue = self.queues.get_mut(&lane)?;
-        let row = queue.take(pick)?;
+        let row = queue.take(pick, is_own)?;
         queue.bytes -= row.body.len();
         self.in_flight += 1;
         Some((row, !queue.ready.is_empty()))

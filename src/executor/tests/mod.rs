@@ -5,6 +5,7 @@ mod denied;
 mod fallback;
 mod lanes;
 mod outage;
+mod servers;
 mod shares;
 mod storm;
 pub mod world;
@@ -43,7 +44,7 @@ pub struct SeenCall {
     pub row: u32,
     pub at: Instant,
     pub attempt: u32,
-    /// The first letter of the provider's id, and of the model in the body that it got.
+    /// The first letter of the server's name, and of the model in the body that it got.
     pub provider: char,
     pub lane: char,
 }

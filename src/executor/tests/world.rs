@@ -6,6 +6,7 @@ use crate::domain::batch::priority::{Control, Owner, Priority};
 use crate::domain::batch::{self, BatchState, Fallback};
 use crate::domain::dialect::Dialect;
 use crate::domain::id::OrgId;
+use crate::domain::provider::connection::ProviderKind;
 
 /// An executor over a directory; everything else is as in the daemon.
 pub struct World {
@@ -84,7 +85,7 @@ impl World {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the test waits for it")]
-    async fn open_as(
+    pub async fn open_as(
         dir: &Path,
         provider: Scripted,
         catalog: crate::catalog::Snapshot,
@@ -98,7 +99,11 @@ impl World {
         let catalog = Arc::new(Catalog::for_tests(catalog));
         let opened = provider.clone();
         let open: OpenProvider = Arc::new(move |connection| {
-            let provider = connection.id.chars().next().unwrap_or('?');
+            let name = match &connection.kind {
+                ProviderKind::Server(server) => server.base_url.host().unwrap_or_default(),
+                ProviderKind::Simulated { .. } => &connection.id,
+            };
+            let provider = name.chars().next().unwrap_or('?');
             Ok(Arc::new(Scripted { provider, ..opened.clone() }))
         });
         let parts = Parts { store: store.clone(), catalog: catalog.clone(), clock: clock.clone(), open };

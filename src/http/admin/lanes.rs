@@ -14,7 +14,7 @@ use crate::domain::batch::waiting::WaitReason;
 use crate::domain::error::Code;
 use crate::domain::provider::lane_hold::{Hold, LaneHold, LaneSelector, hold_on};
 use crate::domain::time::Timestamp;
-use crate::executor::{HoldError, LaneReport, LaneWait};
+use crate::executor::{HoldError, LaneReport, LaneWait, ServerReport};
 use crate::http::request::Object;
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
@@ -41,6 +41,50 @@ struct LaneObject {
     resting_until: Option<String>,
     /// Why no call is made; `null` if calls are made, or would be.
     waiting: Option<WaitObject>,
+    /// Each server of a provider with several; empty for one.
+    servers: Vec<ServerObject>,
+}
+
+/// One server of a lane on the wire, with the same fields as the lane.
+#[derive(Debug, Serialize)]
+struct ServerObject {
+    url: String,
+    status: &'static str,
+    in_flight: u32,
+    allowed: Option<u32>,
+    requests_per_minute: Option<u64>,
+    latency_ms: Option<u64>,
+    last_answer: Option<String>,
+    resting_until: Option<String>,
+    waiting: Option<WaitObject>,
+}
+
+impl ServerObject {
+    fn new(report: &ServerReport, now: Timestamp) -> Self {
+        let resting = report.resting_until.filter(|until| now < *until);
+        Self {
+            url: report.address.clone(),
+            status: status(None, report.wait.as_ref(), report.unreachable, resting.is_some()),
+            in_flight: report.in_flight,
+            allowed: report.allowed,
+            requests_per_minute: report.per_minute,
+            latency_ms: report.latency_ms,
+            last_answer: report.last_answer.map(|at| at.to_string()),
+            resting_until: resting.map(|until| until.to_string()),
+            waiting: report.wait.as_ref().map(WaitObject::from),
+        }
+    }
+}
+
+/// How a lane, or a server of it, is, in a word.
+fn status(hold: Option<&'static str>, wait: Option<&LaneWait>, unreachable: bool, resting: bool) -> &'static str {
+    match (hold, wait.map(|wait| wait.reason)) {
+        (Some(hold), _) => hold,
+        (None, Some(WaitReason::Denied(_))) => "held",
+        (None, _) if unreachable => "unreachable",
+        (None, _) if resting => "resting",
+        (None, _) => "active",
+    }
 }
 
 /// Why a lane makes no call.
@@ -164,14 +208,7 @@ fn render_lanes(api: &Api, only: Option<&LaneSelector>) -> Lanes {
 
 fn lane(provider: &str, upstream: Option<&str>, report: &LaneReport, hold: Option<&'static str>, now: Timestamp) -> LaneObject {
     let resting = report.resting_until.filter(|until| now < *until);
-    let is_denied = matches!(&report.wait, Some(LaneWait { reason: WaitReason::Denied(_), .. }));
-    let status = match (hold, resting) {
-        (Some(hold), _) => hold,
-        (None, _) if is_denied => "held",
-        (None, _) if report.unreachable => "unreachable",
-        (None, Some(_)) => "resting",
-        (None, None) => "active",
-    };
+    let status = status(hold, report.wait.as_ref(), report.unreachable, resting.is_some());
     let selector = LaneSelector { provider: provider.to_owned(), upstream: upstream.map(str::to_owned) };
     LaneObject {
         lane: selector.to_string(),
@@ -187,6 +224,7 @@ fn lane(provider: &str, upstream: Option<&str>, report: &LaneReport, hold: Optio
         last_answer: report.last_answer.map(|at| at.to_string()),
         resting_until: resting.map(|until| until.to_string()),
         waiting: report.wait.as_ref().map(WaitObject::from),
+        servers: report.servers.iter().map(|server| ServerObject::new(server, now)).collect(),
     }
 }
 

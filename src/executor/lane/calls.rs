@@ -1,0 +1,121 @@
+//! Calls of the lanes: which server a row goes to, that it goes out, and what its end means.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::blame::{Judged, Pick};
+use super::call::{CallFeedback, CallTicket, RowSoFar};
+use super::health::{note_circuit, note_denials};
+use super::member::{Member, least_busy, owner};
+use super::{Lane, LaneIndex, Lanes};
+use crate::domain::time::Timestamp;
+use crate::flow::circuit_breaker::CircuitChange;
+use crate::provider::Dispatch;
+
+/// What may go out on a lane now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// The server that has room.
+    pub server: usize,
+    /// Which of a batch's ready rows goes out.
+    pub pick: Pick,
+    /// The server takes its own rows first: those that begin like rows that it had before.
+    pub has_own: bool,
+}
+
+impl Lanes {
+    /// What may go out on a lane now; `None` if nothing may.
+    pub fn slot(&self, index: LaneIndex, now: Instant) -> Option<Slot> {
+        let lane = self.lanes.get(index)?;
+        let open = || lane.members.iter().enumerate().filter(|(member, _)| self.has_room(lane, *member, now));
+        // A server that may be well again gets a row soon: otherwise it would never be found out.
+        let tried = open().find(|(_, member)| member.flow.pick(now) == Pick::Probe);
+        if let Some((server, _)) = tried {
+            return Some(Slot { server, pick: Pick::Probe, has_own: false });
+        }
+        let server = least_busy(open())?;
+        Some(Slot { server, pick: lane.pick(now), has_own: lane.by_prefix && well(lane, now).nth(1).is_some() })
+    }
+
+    /// Whether rows with this beginning are the slot's server's own.
+    pub fn is_own(&self, index: LaneIndex, slot: Slot, beginning: u64, now: Instant) -> bool {
+        self.lanes.get(index).and_then(|lane| owner(well(lane, now), beginning)) == Some(slot.server)
+    }
+
+    fn has_room(&self, lane: &Lane, member: usize, now: Instant) -> bool {
+        self.member_ready_at(lane, member, now).is_some_and(|at| at <= now)
+    }
+
+    /// The provider behind a server of a lane, opened again if its key may have changed.
+    pub fn provider_of(&mut self, index: LaneIndex, member: usize, now: Instant) -> Option<Arc<dyn Dispatch>> {
+        let member = self.lanes.get(index)?.members.get(member)?;
+        let pool = self.pools.get_mut(member.pool)?;
+        if member.flow.denials().needs_probe(now) {
+            match (self.open)(&pool.connection) {
+                Ok(provider) => pool.provider = provider,
+                Err(error) => tracing::error!(provider = pool.connection.id, %error, "a provider cannot be used"),
+            }
+        }
+        Some(pool.provider.clone())
+    }
+
+    /// Notes that a call of about so many tokens goes out to a server.
+    pub fn start(&mut self, index: LaneIndex, member: usize, now: Instant, tokens: u64) -> Option<CallTicket> {
+        let flow = self.lanes.get_mut(index)?.members.get_mut(member)?;
+        let pool = self.pools.get_mut(flow.pool)?;
+        pool.start(now, tokens);
+        Some(CallTicket { member, ..flow.flow.start(now, tokens, pool.epoch) })
+    }
+
+    /// Takes back a call that was let out but not made: its share of the limits is returned.
+    pub fn refund(&mut self, index: LaneIndex, now: Instant, sent: &CallTicket) {
+        let Some(member) = self.lanes.get_mut(index).and_then(|lane| lane.members.get_mut(sent.member)) else { return };
+        let Some(pool) = self.pools.get_mut(member.pool) else { return };
+        pool.refund(now, sent);
+        member.flow.refund(now, sent);
+    }
+
+    /// Ends a call; `lesson` is `None` if its end says nothing about the lane. Returns what a failure
+    /// costs the row, if it says anything.
+    pub fn end(
+        &mut self,
+        index: LaneIndex,
+        now: Instant,
+        at: Timestamp,
+        sent: &CallTicket,
+        lesson: Option<CallFeedback>,
+    ) -> Option<Judged> {
+        let lane = self.lanes.get_mut(index)?;
+        let member = lane.members.get_mut(sent.member)?;
+        let pool = self.pools.get_mut(member.pool)?;
+        pool.in_flight_gauge.end(now, sent.tokens, lesson.as_ref().and_then(|lesson| lesson.tokens));
+        // The outcome of a call under an earlier key says nothing about the current one.
+        let lesson = lesson.filter(|_| pool.epoch == sent.epoch);
+        let lesson = lesson.map(|lesson| CallFeedback { row: at_server(lesson.row, sent.member), ..lesson });
+        let (was_down, was_held) = (member.flow.is_down(), member.flow.denials().hold().is_some());
+        let judged = member.flow.end(now, sent, lesson.as_ref(), pool.is_up());
+        let is_reached = pool.learn(lesson.as_ref(), now, sent.at, at);
+        if judged.circuit == CircuitChange::Recovered {
+            self.recovered.push(index);
+        }
+        note_circuit(&lane.name, member, was_down, now);
+        note_denials(&lane.name, member, was_held);
+        if is_reached {
+            let pool = member.pool;
+            self.recover(pool);
+        }
+        lesson.map(|_| Judged { row: RowSoFar { member: sent.member, ..judged.row }, ..judged })
+    }
+}
+
+/// What a row has met, as far as it bears on this server: what is open from another one says nothing
+/// here.
+fn at_server(row: RowSoFar, member: usize) -> RowSoFar {
+    if row.member == member { row } else { RowSoFar { tally: row.tally, member, ..RowSoFar::default() } }
+}
+
+/// The servers of a lane that get rows as usual, by index.
+fn well(lane: &Lane, now: Instant) -> impl Iterator<Item = (usize, &Member)> {
+    lane.members.iter().enumerate().filter(move |(_, member)| member.is_listed && member.flow.pick(now) != Pick::Probe)
+}
