@@ -61,7 +61,7 @@ impl Provider {
     }
 
     /// What the operator can do to make the provider usable.
-    pub(super) fn remedy(&self) -> String {
+    pub fn remedy(&self) -> String {
         if self.status == Status::Disabled {
             return "disabled in its seed".to_owned();
         }

@@ -143,13 +143,20 @@ async fn open_store(settings: &Settings) -> Result<(Store, Recovered), StartErro
     Ok(tokio::task::spawn_blocking(move || Store::open(options)).await??)
 }
 
+impl Settings {
+    /// The limits of an input file.
+    pub(super) fn input_limits(&self) -> InputLimits {
+        InputLimits { max_rows: self.max_rows, max_row_bytes: usize::try_from(self.max_row_bytes).unwrap_or(usize::MAX) }
+    }
+}
+
 fn executor_settings(settings: &Settings) -> executor::Settings {
     executor::Settings {
         in_flight_limit: settings.in_flight_limit,
         max_running: MAX_RUNNING,
         min_free_bytes: settings.min_free_bytes,
         retry: RetryPolicy { max_attempts: settings.max_attempts, base: settings.retry_base, cap: settings.retry_cap },
-        input: InputLimits { max_rows: settings.max_rows, max_row_bytes: usize::try_from(settings.max_row_bytes).unwrap_or(usize::MAX) },
+        input: settings.input_limits(),
         dedup: settings.dedup,
         dedup_max_age: settings.dedup_max_age,
     }

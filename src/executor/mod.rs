@@ -35,7 +35,7 @@ pub use handle::{CancelError, ControlError, Gone, Handle, HoldError};
 pub use lane::OpenProvider;
 pub use lane::status::{LaneReport, LaneStatuses};
 pub use prepare::stage::Stage;
-pub use prepare::validate::InputLimits;
+pub use prepare::validate::{CheckedInput, InputLimits, ValidationInput, check as check_input};
 
 use self::dispatcher::SeenLanes;
 use self::prepare::stage::Stages;
