@@ -291,19 +291,23 @@ impl Lanes {
             self.recovered.push(index);
         }
         note_circuit(lane, was_down, now);
+        let (pool, unreachable) = (lane.pool, pool.reach().failing_since());
         if is_reached {
-            let pool = lane.pool;
             self.recover(pool);
         }
+        self.note_unreachable(pool, unreachable);
         lesson.map(|_| judged)
     }
 
     /// Takes the answer to a probe of a provider.
     pub fn on_probed(&mut self, pool: usize, answer: Result<u16, FailureClass>, now: Instant, asked: Instant, at: Timestamp) {
         let Some(state) = self.pools.get_mut(pool) else { return };
-        if state.on_probed(answer, now, asked, at) {
+        let is_reached = state.on_probed(answer, now, asked, at);
+        let (unreachable, is_up) = (state.reach().failing_since(), state.is_up());
+        self.note_unreachable(pool, unreachable);
+        if is_reached {
             self.recover(pool);
-        } else if !state.is_up() {
+        } else if !is_up {
             // No row finds out whether the provider's lanes are well again.
             for lane in self.lanes.iter_mut().filter(|lane| lane.pool == pool) {
                 let was_down = lane.flow.is_down();
@@ -311,6 +315,12 @@ impl Lanes {
                 note_circuit(lane, was_down, now);
             }
         }
+    }
+
+    /// Notes that a provider cannot be reached since then, if that is so.
+    fn note_unreachable(&mut self, pool: usize, since: Option<Instant>) {
+        let Some(since) = since else { return };
+        self.lanes.iter_mut().filter(|lane| lane.pool == pool).for_each(|lane| lane.flow.on_unwell(since));
     }
 
     fn recover(&mut self, pool: usize) {
