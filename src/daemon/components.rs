@@ -19,7 +19,7 @@ use crate::domain::provider::connection::ProviderKind;
 use crate::domain::quote::constraints::TierTimes;
 use crate::domain::row::retry::RetryPolicy;
 use crate::domain::time::{Clock, Timestamp};
-use crate::executor::{self, InputLimits, OpenProvider};
+use crate::executor::{self, CancelGrace, InputLimits, OpenProvider};
 use crate::provider::{self, SetupError};
 use crate::service::quotes::turns::QuoteTurns;
 use crate::service::{QuoteTerms, Service, ServiceLimits};
@@ -159,6 +159,7 @@ fn executor_settings(settings: &Settings) -> executor::Settings {
         input: settings.input_limits(),
         dedup: settings.dedup,
         dedup_max_age: settings.dedup_max_age,
+        cancel_grace: CancelGrace { hosted: settings.cancel_grace, local: settings.cancel_grace_local },
     }
 }
 

@@ -232,6 +232,11 @@ impl Lanes {
         self.lanes.get(index).map(|lane| &lane.name)
     }
 
+    /// Whether the lane is one of the operator's own server.
+    pub fn is_local(&self, index: LaneIndex) -> bool {
+        self.lanes.get(index).and_then(|lane| self.pools.get(lane.pool)).is_some_and(|pool| pool.is_local)
+    }
+
     /// Whether a call may start on a lane now.
     pub fn has_room(&self, index: LaneIndex, now: Instant) -> bool {
         self.lanes.get(index).and_then(|lane| self.ready_at(lane, now)).is_some_and(|at| at <= now)
