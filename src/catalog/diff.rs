@@ -185,6 +185,7 @@ fn provider_facts(provider: &Provider, ready: bool) -> Facts {
             // Only the authority: the path of a gateway may hold a token, and this record is kept
             // for a long time.
             facts.push(fact("server", server.base_url.authority().map_or("", |server| server.as_str())));
+            facts.push(fact("body", format!("{:?}", server.body)));
             facts.push(fact("timeouts", format!("{:?}", server.timeouts)));
             facts.push(fact("max_response_bytes", server.max_response_bytes));
         }

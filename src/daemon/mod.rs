@@ -17,7 +17,7 @@ pub use crate::daemon::start_error::{Environment, StartError};
 pub use crate::quote::file_estimate::CostEstimate;
 pub use crate::store::{RUN_OUTPUTS, RUNS};
 pub use components::{Core, load_catalog, system_clock};
-pub use discover::{DiscoverError, discover_models};
+pub use discover::{DiscoverError, DiscoveredModels, discover_models};
 pub use local_run::{Chain, ChainProgress, DryRun, Job, JobError, Submission};
 pub use server::{Daemon, ServeError};
 

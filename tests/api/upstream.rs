@@ -244,3 +244,11 @@ fn every_row_is_called_exactly_once_when_nothing_goes_wrong() {
     let expected: Vec<String> = (0..5_000).map(rows::name).collect();
     assert_eq!(api::ids(&daemon.output(&batch)), expected);
 }
+
+#[test]
+fn a_server_whose_api_is_at_its_root_can_be_named() {
+    let upstream = FakeUpstream::healthy();
+    let daemon = Daemon::with_upstream(&upstream.url(), &["--upstream-api-path", "/"]);
+    one(&daemon, &[chat("one")]);
+    assert_eq!(upstream.kept_of("one")[0].path, "/chat/completions");
+}

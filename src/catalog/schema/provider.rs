@@ -49,6 +49,10 @@ pub struct ProviderFile {
     /// `openai`: where the server is. Without a path, operations are below `/v1`; otherwise directly below its path.
     #[schemars(with = "Option<kinds::Url>")]
     pub base_url: Field<String>,
+    /// `openai`: what all operations have in common below `base_url`; `/v1` if `base_url` has no path. Empty for a server whose operations are at its root.
+    pub api_path: Field<String>,
+    /// `openai`: members of each row's body that the operator decides, whatever the row says.
+    pub body: Field<WrittenBody>,
     /// `openai`: the environment variable whose URL takes the place of `base_url`. While it is not set, the provider is not used.
     #[schemars(with = "Option<kinds::Variable>")]
     pub base_url_env: Field<String>,
@@ -73,6 +77,18 @@ pub struct ProviderFile {
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, WrittenProfile>")]
     pub models: BTreeMap<Spanned<String>, WrittenProfile>,
+}
+
+/// `[body]`: members of each row's body.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenBody {
+    /// Members that are set, such as `priority = 100`.
+    #[schemars(with = "Option<BTreeMap<String, serde_json::Value>>")]
+    pub set: Field<toml::Table>,
+    /// Members that are left out.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub drop: ListField<String>,
 }
 
 /// `[timeouts]`, as durations such as `"10s"`.

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::super::model::{Limits, Provider};
-use super::super::schema::{Field, ProviderFile, WrittenFaults, WrittenProfile, WrittenTimeouts};
-use super::super::url::parse_base_url;
+use super::super::schema::{Field, ProviderFile, WrittenBody, WrittenFaults, WrittenProfile, WrittenTimeouts};
+use super::super::url::{parse_api_path, parse_base_url};
 use super::super::vocabulary::{HostedTool, Kind, Status, slug};
 use super::context::ValidateContext;
 use super::shared::{check_capacity, check_limits, check_privacy};
 use crate::catalog::model::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES};
+use crate::domain::provider::body_edits::BodyEdits;
 use crate::domain::provider::connection::{
     Api, Connection, KeySource, ProviderKind, ServerConnection, SimulatedFaults, SimulatedProfile, Timeouts,
 };
@@ -87,6 +88,8 @@ fn check_server(context: &mut ValidateContext<'_>, file: &ProviderFile, kind: Ki
     }
     context.required(&file.base_url, 0..0, "base_url", "an absolute `http` or `https` URL");
     let base_url = context.parse_secret(&file.base_url, "base_url", parse_base_url);
+    let api_path = context.parse(&file.api_path, "api_path", |path| parse_api_path(path));
+    let body = file.body.as_ref().map_or_else(BodyEdits::default, |written| check_body(context, written.get_ref()));
     let key = check_key(context, file);
     let ca_file = context.text(&file.ca_file, "ca_file").map(PathBuf::from);
     let max_response_bytes = context.number(&file.max_response_bytes, "max_response_bytes", 1_024..=1 << 40);
@@ -94,11 +97,49 @@ fn check_server(context: &mut ValidateContext<'_>, file: &ProviderFile, kind: Ki
     let connection = ServerConnection {
         api: if kind == Kind::Anthropic { Api::Anthropic } else { Api::OpenAi },
         base_url: base_url?,
+        api_path,
+        body,
         timeouts,
         ca_file,
         max_response_bytes: max_response_bytes.unwrap_or(DEFAULT_MAX_RESPONSE_BYTES),
     };
     Some((ProviderKind::Server(connection), key))
+}
+
+fn check_body(context: &mut ValidateContext<'_>, written: &WrittenBody) -> BodyEdits {
+    const MODEL: &str = "must not name `model`; the offering's `upstream` says how the provider calls it";
+    let member = |(name, value): (&String, &toml::Value)| match name.as_str() {
+        "model" => Err(MODEL),
+        _ => Ok((name.clone(), to_json(value).ok_or("must hold no dates and no numbers that JSON does not have")?)),
+    };
+    let set = written.set.as_ref().and_then(|set| {
+        let members = set.get_ref().iter().map(member).collect::<Result<Vec<_>, _>>();
+        // The values may be long, and are not what is wrong.
+        members.map_err(|rule| context.fault(set.span(), format!("`body.set` {rule}"))).ok()
+    });
+    let name = |name: &str| match name {
+        "model" => Err(MODEL),
+        "" => Err("must name members"),
+        name => Ok(name.to_owned()),
+    };
+    let drop = context.list(&written.drop, "body.drop", name).unwrap_or_default();
+    BodyEdits::new(set.unwrap_or_default(), drop)
+}
+
+/// The same value in JSON, if there is one.
+fn to_json(value: &toml::Value) -> Option<serde_json::Value> {
+    Some(match value {
+        toml::Value::String(text) => text.as_str().into(),
+        toml::Value::Integer(number) => (*number).into(),
+        toml::Value::Float(number) => serde_json::Number::from_f64(*number)?.into(),
+        toml::Value::Boolean(flag) => (*flag).into(),
+        toml::Value::Datetime(_) => return None,
+        toml::Value::Array(values) => values.iter().map(to_json).collect::<Option<Vec<_>>>()?.into(),
+        toml::Value::Table(table) => {
+            let members = table.iter().map(|(name, value)| Some((name.clone(), to_json(value)?)));
+            serde_json::Value::Object(members.collect::<Option<_>>()?)
+        }
+    })
 }
 
 fn check_key(context: &mut ValidateContext<'_>, file: &ProviderFile) -> KeySource {
@@ -132,6 +173,8 @@ fn check_timeouts(context: &mut ValidateContext<'_>, written: &WrittenTimeouts) 
 fn check_simulated(context: &mut ValidateContext<'_>, file: &ProviderFile) -> ProviderKind {
     context.foreign(&file.base_url, "base_url", "simulated");
     context.foreign(&file.base_url_env, "base_url_env", "simulated");
+    context.foreign(&file.api_path, "api_path", "simulated");
+    context.foreign(&file.body, "body", "simulated");
     context.foreign(&file.api_key_env, "api_key_env", "simulated");
     context.foreign(&file.api_key_file, "api_key_file", "simulated");
     context.foreign(&file.ca_file, "ca_file", "simulated");

@@ -197,6 +197,10 @@ settings! {
     /// command line, separated by commas in the environment.
     upstream: value Vec<String> = Vec::new(), words "none";
 
+    /// What all operations of the providers of `upstream` have in common below their URLs, such as `/v2`;
+    /// `/` for a server whose operations are at its root.
+    upstream_api_path: maybe String = None, words "`/v1` below a URL without a path";
+
     /// A file that holds the API key for `upstream` and nothing else. The environment variable
     /// `BATCHD_UPSTREAM_API_KEY`, which holds the key itself, wins over it.
     upstream_api_key_file: maybe PathBuf = None, ambient ambient::upstream_api_key_file,
