@@ -44,7 +44,7 @@ pub use crate::catalog::evidence::Evidence;
 pub use diff::{Changes, diff};
 pub use discover::{Discovered, NotAList, SeedPlace, read_models, write_seeds};
 pub use fault::{Fault, Faults, TextPlace};
-pub use handle::{Accepted, Catalog, CatalogStatus, Origin, Reload, ReloadError, Reloaded, Requests};
+pub use handle::{Accepted, Catalog, CatalogStatus, Origin, Reload, ReloadError, Reloaded, Requests, ServerListing};
 pub use model::{Capacity, Files, Model, Offering, Privacy, Provider};
 pub use rates::{Meter, Rate, Rates};
 pub use resolve::ResolveError;

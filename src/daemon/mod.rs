@@ -10,6 +10,7 @@ mod discover;
 pub mod lifecycle;
 mod local_run;
 mod server;
+mod server_models;
 pub mod start_error;
 pub mod telemetry;
 
