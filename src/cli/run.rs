@@ -89,7 +89,7 @@ pub(super) fn run(args: &RunArgs, env: Environment) -> u8 {
         Err(error) => return complain(&error, USAGE),
     };
     if args.dry_run {
-        return dry_run::dry_run(&job, &settings, &catalog);
+        return dry_run::dry_run(&job, &settings, &catalog, &*env);
     }
     job.tidy(&settings);
     settings.data_dir = job.data_dir(&settings);

@@ -16,7 +16,7 @@ use super::support::{rows, wait};
 use super::{command, exits, finish, run, text, write};
 
 fn output(dir: &Path) -> Vec<Line> {
-    api::lines(&std::fs::read(dir.join("out.jsonl")).unwrap())
+    api::lines(&std::fs::read(dir.join("out.jsonl")).expect("the output"))
 }
 
 #[test]
@@ -36,6 +36,7 @@ fn every_price_of_a_simulation_says_so_and_what_would_be_real() {
         let prices: Vec<_> = said.lines().filter(|line| line.contains("US$")).collect();
         assert!(prices.len() >= 2 && prices.iter().all(|line| line.contains("SIMULATED US$")), "{said}");
     }
+    assert!(text(&priced.stderr).contains("BATCHD_OPENAI_API_KEY"), "{}", text(&priced.stderr));
     let said = text(&ran.stderr);
     for part in ["BATCHD_OPENAI_API_KEY", "OPENAI_API_KEY is set and deliberately not used", "--upstream URL"] {
         assert!(said.contains(part), "{part} is not in:\n{said}");

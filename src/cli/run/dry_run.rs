@@ -2,21 +2,24 @@
 
 use super::super::output::{CommandRefused, put, table};
 use super::super::progress::{grouped, money};
-use super::super::{USAGE, complain};
-use super::refuse;
+use super::super::{USAGE, complain, say};
+use super::{refuse, simulated};
 use crate::catalog::Snapshot;
-use crate::daemon::config::Settings;
+use crate::daemon::config::{Settings, Strings};
 use crate::daemon::{CostEstimate, DryRun, Job};
 
 /// Checks and prices the input; returns the exit code.
-pub(super) fn dry_run(job: &Job, settings: &Settings, catalog: &Snapshot) -> u8 {
-    match job.dry_run(settings, catalog) {
-        Err(error) => complain(&error, USAGE),
-        Ok(DryRun::Refused(problems)) => refuse(&job.name, &problems),
-        Ok(DryRun::Priced(estimate)) => match put(&render(&estimate, catalog.is_simulated())) {
-            Ok(()) => 0,
-            Err(CommandRefused(code, message)) => complain(&message, code),
-        },
+pub(super) fn dry_run(job: &Job, settings: &Settings, catalog: &Snapshot, env: &dyn Strings) -> u8 {
+    let estimate = match job.dry_run(settings, catalog) {
+        Err(error) => return complain(&error, USAGE),
+        Ok(DryRun::Refused(problems)) => return refuse(&job.name, &problems),
+        Ok(DryRun::Priced(estimate)) => estimate,
+    };
+    let models = estimate.models.iter().map(|model| model.requested.as_str());
+    simulated::notice(catalog, models, env).iter().for_each(|line| say(line));
+    match put(&render(&estimate, catalog.is_simulated())) {
+        Ok(()) => 0,
+        Err(CommandRefused(code, message)) => complain(&message, code),
     }
 }
 

@@ -107,7 +107,7 @@ impl Target<'_> {
         let written = match self.path {
             None => chain.write(core, Box::new(std::io::stdout())).await,
             Some(path) if std::fs::metadata(path).is_ok_and(|target| !target.is_file()) => into_special(path, core, chain).await,
-            Some(path) => self.replace(&real(path), core, chain).await,
+            Some(path) => self.replace(path, core, chain).await,
         };
         match written {
             Err(JobError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -115,8 +115,9 @@ impl Target<'_> {
         }
     }
 
-    /// Replaces the file; `path` has no links, so that a link keeps its target.
-    async fn replace(self, path: &Path, core: &Core, chain: &Chain) -> Result<(), JobError> {
+    /// Replaces the file, or the one that a link of this name leads to.
+    async fn replace(self, shown: &Path, core: &Core, chain: &Chain) -> Result<(), JobError> {
+        let path = &real(shown);
         let mut name = path.file_name().map(ToOwned::to_owned).unwrap_or_default();
         name.push(".");
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -130,7 +131,7 @@ impl Target<'_> {
         if let Ok(file) = std::fs::metadata(path) {
             remember(self.data_dir, WrittenOutput::new(self.job, path, &file));
         }
-        say(&format!("results are in {}", path.display()));
+        say(&format!("results are in {}", shown.display()));
         Ok(())
     }
 }

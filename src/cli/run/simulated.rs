@@ -13,8 +13,8 @@ pub(super) fn notice<'a>(catalog: &Snapshot, models: impl Iterator<Item = &'a st
         return Vec::new();
     }
     let mut lines = vec![
-        "SIMULATED: no provider is configured, so the built-in simulated provider makes up every answer; no model is asked, and".to_owned(),
-        "  nothing is charged: prices are what the first listed provider of each model would charge".to_owned(),
+        "SIMULATED: no provider is configured. Every answer is made up and nothing is charged: prices show what the first".to_owned(),
+        "  listed provider of each model would charge. For real answers:".to_owned(),
     ];
     let (mut told, mut more) = (Vec::new(), false);
     let mut unused = Vec::new();
@@ -28,14 +28,14 @@ pub(super) fn notice<'a>(catalog: &Snapshot, models: impl Iterator<Item = &'a st
             more = true;
             continue;
         }
-        told.push((provider.id().to_owned(), format!("  for {model} from {}: {}", provider.name, provider.remedy())));
+        told.push((provider.id().to_owned(), format!("    {model} from {}: {}", provider.name, provider.remedy())));
         unused.extend(deliberately_unused(&provider.connection.key, env));
     }
     lines.extend(told.into_iter().map(|(_, line)| line));
     if more {
-        lines.push("  for the other models: see `batchd catalog list`".to_owned());
+        lines.push("    other models: see `batchd catalog list`".to_owned());
     }
-    lines.push("  for a server of your own: --upstream URL".to_owned());
+    lines.push("    a server of your own: --upstream URL".to_owned());
     lines.extend(unused);
     lines
 }

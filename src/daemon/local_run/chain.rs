@@ -94,7 +94,7 @@ impl Chain {
     /// # Errors
     /// When the store has failed.
     pub async fn progress(&self, core: &Core) -> Result<ChainProgress, JobError> {
-        let first = core.batch(self.first).await?;
+        let mut first = core.batch(self.first).await?;
         let mut sum = ChainProgress {
             total: first.progress.total.into(),
             succeeded: 0,
@@ -103,7 +103,7 @@ impl Chain {
             cost: Usd::ZERO,
             ended: false,
             problems: Vec::new(),
-            plan: first.plan.clone(),
+            plan: std::mem::take(&mut first.plan),
         };
         sum.add(first);
         for retry in &self.retries {
