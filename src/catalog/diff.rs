@@ -176,6 +176,7 @@ fn provider_facts(provider: &Provider, ready: bool) -> Facts {
         fact("usable", ready),
         fact("status", provider.status),
         fact("catch_all", provider.catch_all),
+        fact("local", provider.is_local),
         list("regions", &provider.regions),
         list("tools", &provider.tool_names.iter().map(|(tool, name)| format!("{tool} = {name}")).collect::<Vec<_>>()),
     ];

@@ -102,6 +102,10 @@ pub fn write_seeds(id: &str, place: SeedPlace<'_>, models: &[Discovered], today:
         quote(base_url.split("://").nth(1).unwrap_or(base_url)),
         quote(base_url)
     );
+    // Hosted services speak TLS; what is reached without is in the operator's own network.
+    if base_url.starts_with("http://") {
+        provider.push_str("local = true\n");
+    }
     if let Some(path) = api_path {
         let _ = writeln!(provider, "api_path = {}", quote(path));
     }

@@ -56,6 +56,8 @@ pub struct ProviderFile {
     /// `openai`: the environment variable whose URL takes the place of `base_url`. While it is not set, the provider is not used.
     #[schemars(with = "Option<kinds::Variable>")]
     pub base_url_env: Field<String>,
+    /// `openai`: the server is the operator's own: it is asked whether it is there, its prompts that begin alike go out together, and a cancel cuts its calls at once. `false` if absent; always `true` with `base_url_env`.
+    pub local: Field<bool>,
     /// `openai`: the environment variable that holds the key, never the key itself.
     #[schemars(with = "Option<kinds::Variable>")]
     pub api_key_env: Field<String>,

@@ -45,7 +45,7 @@ pub(super) fn check(context: &mut ValidateContext<'_>, file: &ProviderFile) -> O
     Some(Provider {
         name: name?,
         connection: Connection { id: id?, kind, key, limits },
-        is_local: base_url_env.is_some(),
+        is_local: base_url_env.is_some() || context.flag(&file.local).unwrap_or(false),
         base_url_env,
         status: status.unwrap_or(Status::Active),
         catch_all: context.flag(&file.catch_all).unwrap_or(false),
@@ -175,6 +175,7 @@ fn check_simulated(context: &mut ValidateContext<'_>, file: &ProviderFile) -> Pr
     context.foreign(&file.base_url_env, "base_url_env", "simulated");
     context.foreign(&file.api_path, "api_path", "simulated");
     context.foreign(&file.body, "body", "simulated");
+    context.foreign(&file.local, "local", "simulated");
     context.foreign(&file.api_key_env, "api_key_env", "simulated");
     context.foreign(&file.api_key_file, "api_key_file", "simulated");
     context.foreign(&file.ca_file, "ca_file", "simulated");
