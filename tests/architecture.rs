@@ -22,7 +22,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("executor", &["domain", "catalog", "flow", "quote", "store", "provider"]),
     ("service", &["domain", "descriptors", "catalog", "quote", "store", "executor"]),
     ("http", &["domain", "descriptors", "catalog", "quote", "store", "executor", "webhooks", "service"]),
-    ("daemon", &["domain", "descriptors", "catalog", "store", "provider", "executor", "webhooks", "service", "http"]),
+    ("daemon", &["domain", "descriptors", "catalog", "quote", "store", "provider", "executor", "webhooks", "service", "http"]),
     ("client", &["domain"]),
     ("cli", &["domain", "descriptors", "catalog", "daemon", "client", "store"]),
 ];
@@ -72,7 +72,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("schemars", &["catalog"]),
     ("comfy_table", &["cli"]),
     ("prometheus_client", &["http/ops"]),
-    ("flate2", &["http/response"]),
+    ("flate2", &["http/response", "provider/simulated"]),
     ("tiktoken_rs", &["quote"]),
 ];
 

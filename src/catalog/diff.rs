@@ -176,6 +176,7 @@ fn provider_facts(provider: &Provider, ready: bool) -> Facts {
         fact("usable", ready),
         fact("status", provider.status),
         fact("catch_all", provider.catch_all),
+        fact("local", provider.is_local),
         list("regions", &provider.regions),
         list("tools", &provider.tool_names.iter().map(|(tool, name)| format!("{tool} = {name}")).collect::<Vec<_>>()),
     ];
@@ -187,6 +188,7 @@ fn provider_facts(provider: &Provider, ready: bool) -> Facts {
             let servers = std::iter::once(&server.base_url).chain(&connection.replicas);
             let authorities: Vec<_> = servers.filter_map(|server| server.authority()).map(ToString::to_string).collect();
             facts.push(fact("server", authorities.join(", ")));
+            facts.push(fact("body", format!("{:?}", server.body)));
             facts.push(fact("timeouts", format!("{:?}", server.timeouts)));
             facts.push(fact("max_response_bytes", server.max_response_bytes));
         }

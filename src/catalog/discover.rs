@@ -82,15 +82,33 @@ pub fn read_models(body: &[u8]) -> Result<Vec<Discovered>, NotAList> {
     Ok(discovered.collect())
 }
 
+/// Where a discovered server is.
+#[derive(Debug, Clone, Copy)]
+pub struct SeedPlace<'a> {
+    pub base_url: &'a str,
+    /// Below `base_url`, unless it is the usual path.
+    pub api_path: Option<&'a str>,
+    /// The variable with the server's key.
+    pub key_env: Option<&'a str>,
+}
+
 /// Writes one provider file and one model file, both named `id`. Callers must check them before
 /// use.
-pub fn write_seeds(id: &str, base_url: &str, key_env: Option<&str>, models: &[Discovered], today: Date) -> Archive {
+pub fn write_seeds(id: &str, place: SeedPlace<'_>, models: &[Discovered], today: Date) -> Archive {
+    let SeedPlace { base_url, api_path, key_env } = place;
     let mut provider = format!(
         "schema = 1\nid = {}\nname = {}\nkind = \"openai\"\nbase_url = {}\n",
         quote(id),
         quote(base_url.split("://").nth(1).unwrap_or(base_url)),
         quote(base_url)
     );
+    // Hosted services speak TLS; what is reached without is in the operator's own network.
+    if base_url.starts_with("http://") {
+        provider.push_str("local = true\n");
+    }
+    if let Some(path) = api_path {
+        let _ = writeln!(provider, "api_path = {}", quote(path));
+    }
     if let Some(variable) = key_env {
         let _ = writeln!(provider, "api_key_env = {}", quote(variable));
     }
@@ -165,7 +183,8 @@ mod tests {
             {"id":"/models/llama 3.gguf","created":1764000000.5,"owned_by":"llamacpp","meta":{"n_ctx_train":131072}},
             {"id":"nomic-embed-text:latest","owned_by":" "},
             {"id":"llama-3"}]}"#;
-        let archive = write_seeds("box", "http://gpu:8000", Some("BOX_KEY"), &read_models(list).unwrap(), date(2026, 11, 24));
+        let place = SeedPlace { base_url: "http://gpu:8000", api_path: Some(""), key_env: Some("BOX_KEY") };
+        let archive = write_seeds("box", place, &read_models(list).unwrap(), date(2026, 11, 24));
         insta::assert_snapshot!(archive.0.iter().map(|(file, text)| format!("--- {file}\n{text}")).collect::<String>());
         load_archive(archive).unwrap_or_else(|faults| panic!("{faults}"));
     }
@@ -181,7 +200,8 @@ mod tests {
         #[test]
         fn any_names_make_seeds_that_pass_the_check(names in proptest::collection::vec("(?s).{1,40}", 1..8)) {
             let models: Vec<_> = names.into_iter().map(|id| Discovered { id, owned_by: None, created: None, context_window: None }).collect();
-            let archive = write_seeds("box", "http://gpu:8000", None, &models, date(2026, 11, 24));
+            let place = SeedPlace { base_url: "http://gpu:8000", api_path: None, key_env: None };
+            let archive = write_seeds("box", place, &models, date(2026, 11, 24));
             if archive.0[1].1.contains("[[model]]") {
                 load_archive(archive).unwrap_or_else(|faults| panic!("{faults}"));
             }

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::diff::Changes;
+use super::discover::Discovered;
 use super::fault::Faults;
 use super::snapshot::Snapshot;
 
@@ -89,6 +90,16 @@ pub struct Catalog {
     version: watch::Sender<u64>,
     standing: watch::Sender<CatalogStatus>,
     requests: mpsc::Sender<Reload>,
+    server_models: ArcSwap<ServerListing>,
+}
+
+/// The models that the operator's own server lists, besides those of the seeds. No decision rests
+/// on it: the server takes every model, listed or not.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ServerListing {
+    /// Grows whenever the list changes.
+    pub generation: u64,
+    pub models: Vec<Discovered>,
 }
 
 impl Catalog {
@@ -101,6 +112,7 @@ impl Catalog {
             version: watch::Sender::new(version),
             standing: watch::Sender::new(CatalogStatus { accepted, refused: None, reloads: [0; 3] }),
             requests,
+            server_models: ArcSwap::default(),
         };
         (catalog, receiver)
     }
@@ -113,6 +125,19 @@ impl Catalog {
     /// The current snapshot with its version, both from one moment.
     pub fn versioned(&self) -> Arc<(u64, Arc<Snapshot>)> {
         self.current.load_full()
+    }
+
+    /// What the operator's own server lists.
+    pub fn server_models(&self) -> Arc<ServerListing> {
+        self.server_models.load_full()
+    }
+
+    /// Replaces what the operator's own server lists. Only for the task that asks it.
+    pub fn list_server_models(&self, models: Vec<Discovered>) {
+        let before = self.server_models.load();
+        if before.models != models {
+            self.server_models.store(Arc::new(ServerListing { generation: before.generation + 1, models }));
+        }
     }
 
     /// Follows the version, which grows with every snapshot.

@@ -22,7 +22,8 @@ pub struct Provider {
     /// The environment variable whose URL replaces the URL of the connection. While the variable is
     /// not set, the operator has not stated where the server is.
     pub base_url_env: Option<String>,
-    /// The operator states where the server is: by that variable, or on the command line.
+    /// The server is the operator's own: the operator states where it is, by that variable or on the
+    /// command line, or its seed says so.
     pub is_local: bool,
     /// Never [`Status::Deprecated`].
     pub status: Status,
@@ -61,7 +62,7 @@ impl Provider {
     }
 
     /// What the operator can do to make the provider usable.
-    pub(super) fn remedy(&self) -> String {
+    pub fn remedy(&self) -> String {
         if self.status == Status::Disabled {
             return "disabled in its seed".to_owned();
         }

@@ -205,6 +205,11 @@ impl Snapshot {
         self.providers.iter().map(|(provider, _)| provider).find(|provider| provider.id() == id)
     }
 
+    /// The operator's own server that takes every model that no other provider serves.
+    pub fn own_catch_all(&self) -> Option<&Provider> {
+        self.roles.catch_all.map(|index| &self.providers[index].0).filter(|provider| provider.is_local)
+    }
+
     /// Whether the provider is a server of the operator's own.
     pub fn is_local(&self, provider: &str) -> bool {
         self.provider(provider).is_some_and(|provider| provider.is_local)

@@ -15,6 +15,7 @@ use super::seeds::Seeds;
 use super::url::parse_base_url;
 use super::vocabulary::Status;
 use crate::catalog::model::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES};
+use crate::domain::provider::body_edits::BodyEdits;
 use crate::domain::provider::connection::{Api, Connection, KeySource, ProviderKind, ServerConnection, Timeouts};
 use crate::domain::row::openai::MAX_MODEL_CHARS;
 use crate::domain::text::hex;
@@ -47,10 +48,12 @@ impl Upstreams {
 }
 
 /// Options shared by all servers that are added in one go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamOptions {
     /// [`UPSTREAM_KEY_ENV`] holds the key of all of these servers.
     pub has_key: bool,
+    /// As [`ServerConnection::api_path`].
+    pub api_path: Option<String>,
     /// Calls at the same time to each of these servers.
     pub concurrency: u32,
     pub timeouts: Timeouts,
@@ -62,6 +65,7 @@ impl Default for UpstreamOptions {
     fn default() -> Self {
         Self {
             has_key: false,
+            api_path: None,
             concurrency: DEFAULT_CONCURRENCY,
             timeouts: Timeouts::default(),
             max_response_bytes: DEFAULT_MAX_RESPONSE_BYTES,
@@ -78,6 +82,9 @@ pub enum UpstreamError {
         /// The rule, in words that follow the name of the value.
         rule: String,
     },
+    /// The path of the API.
+    #[error("`upstream_api_path` is {path:?}; it {rule}")]
+    ApiPath { path: String, rule: String },
     /// The part before `=`.
     #[error("the model before `=` must be a name of 1 to {MAX_MODEL_CHARS} characters without line breaks; write `URL` or `MODEL=URL`")]
     Model,
@@ -181,6 +188,8 @@ fn provider(id: &str, urls: &[&Uri], options: &UpstreamOptions) -> Option<Provid
     let connection = ServerConnection {
         api: Api::OpenAi,
         base_url: (*base_url).clone(),
+        api_path: options.api_path.clone(),
+        body: BodyEdits::default(),
         timeouts: options.timeouts,
         ca_file: None,
         max_response_bytes: options.max_response_bytes,

@@ -39,9 +39,36 @@ pub(super) fn parse_base_url(text: &str) -> Result<Uri, String> {
     }
 }
 
+/// Parses the path that all operations of a server have in common; empty for a server whose
+/// operations are at its root.
+///
+/// # Errors
+/// The rule for the path, in words that follow "it".
+pub fn parse_api_path(text: &str) -> Result<String, String> {
+    let path = text.trim_end_matches('/');
+    let legal = path.is_empty() || path.starts_with('/') && !path.contains(['?', '#']) && path.parse::<http::uri::PathAndQuery>().is_ok();
+    if !legal {
+        return Err("must be a path such as `/v2`, or `/` for a server whose operations are at its root".into());
+    }
+    match Endpoint::ALL.into_iter().find(|endpoint| path.ends_with(endpoint.tail())) {
+        Some(endpoint) => Err(format!("must end before `{}`; the operation is added to it", endpoint.tail())),
+        None => Ok(path.to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_of_an_api_is_a_path() {
+        for (text, path) in [("", ""), ("/", ""), ("/v1", "/v1"), ("/api/v3/", "/api/v3")] {
+            assert_eq!(parse_api_path(text).as_deref(), Ok(path), "{text}");
+        }
+        for bad in ["v1", "/v1?key=1", "/v1#a", "/a b", "/v1/chat/completions", "http://host/v1"] {
+            assert!(parse_api_path(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_base_url_is_absolute_and_holds_no_secret() {

@@ -128,7 +128,7 @@ async fn run_sample(args: &DemoArgs, client: &Client, folder: &Path) -> Result<(
         print(&format!("{} rows for {} are batch {id}", sample.rows.lines().count(), sample.endpoint));
         batches.push(id);
     }
-    let ended = wait(client, &batches).await?;
+    let ended = wait(client, &batches, args.upstream.is_none()).await?;
     for (sample, batch) in samples.iter().zip(&ended) {
         show_results(client, sample, batch, folder).await?;
     }
@@ -163,14 +163,14 @@ async fn upstream_model(args: &DemoArgs, url: &str) -> Result<String, ClientErro
     models.into_iter().next().ok_or_else(none)
 }
 
-async fn wait(client: &Client, batches: &[String]) -> Result<Vec<Value>, ClientError> {
+async fn wait(client: &Client, batches: &[String], simulated: bool) -> Result<Vec<Value>, ClientError> {
     let mut display = Display::stderr();
     loop {
         let mut all = Vec::new();
         for id in batches {
             all.push(client.batch(id).await?);
         }
-        display.update(all.iter().fold(ProgressLine::default(), add));
+        display.update(all.iter().fold(ProgressLine { simulated, ..ProgressLine::default() }, add));
         let ended = |batch: &Value| matches!(batch["status"].as_str(), Some("completed" | "failed" | "expired" | "cancelled"));
         if all.iter().all(ended) {
             display.finish();
@@ -189,6 +189,7 @@ fn add(sum: ProgressLine, batch: &Value) -> ProgressLine {
         failed: sum.failed + count("failed"),
         tokens: sum.tokens + batch["usage"]["total_tokens"].as_u64().unwrap_or(0),
         cost: sum.cost.plus(Usd(cost)),
+        ..sum
     }
 }
 

@@ -24,11 +24,17 @@ pub struct ProgressLine {
     pub tokens: u64,
     /// US dollars spent on the finished rows.
     pub cost: Usd,
+    /// The answers are made up, and the cost with them.
+    pub simulated: bool,
 }
 
 impl ProgressLine {
     fn done(&self) -> u64 {
         self.succeeded.saturating_add(self.failed)
+    }
+
+    fn price(&self) -> String {
+        if self.simulated { format!("SIMULATED {}", money(self.cost)) } else { money(self.cost) }
     }
 }
 
@@ -72,6 +78,11 @@ impl Display {
         self.note = note;
     }
 
+    /// Whether nothing has been shown yet.
+    pub const fn is_new(&self) -> bool {
+        self.last.total == 0
+    }
+
     /// Shows `line`. May be called at any rate.
     pub fn update(&mut self, line: ProgressLine) {
         let now = Instant::now();
@@ -88,6 +99,17 @@ impl Display {
         } else if self.printed.is_none_or(|printed| now - printed >= PLAIN_EVERY) {
             _ = writeln!(self.out, "{}", text());
             self.printed = Some(now);
+        }
+    }
+
+    /// Prints a message between two lines of progress.
+    pub fn say(&mut self, text: &str) {
+        let out = &mut self.out;
+        // A missing reader is no reason to fail.
+        let mut print = || _ = writeln!(out, "{text}");
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
         }
     }
 
@@ -143,7 +165,7 @@ fn rate(rows: u64, took: Duration) -> Option<f64> {
 
 /// One line about a running batch; `rate` is in rows a second.
 fn describe(line: &ProgressLine, rate: Option<f64>) -> String {
-    let ProgressLine { total, succeeded: _, failed, tokens, cost } = *line;
+    let ProgressLine { total, succeeded: _, failed, tokens, cost: _, simulated: _ } = *line;
     let done = line.done();
     let mut parts = vec![match total {
         0 => format!("{} rows", grouped(done)),
@@ -154,7 +176,7 @@ fn describe(line: &ProgressLine, rate: Option<f64>) -> String {
         parts.push(format!("{} failed", grouped(failed)));
     }
     parts.push(format!("{} tokens", count(tokens)));
-    parts.push(money(cost));
+    parts.push(line.price());
     parts.extend(rate.and_then(|rate| eta(total.saturating_sub(done), rate)).map(|eta| format!("ETA {}", span(eta))));
     parts.join(", ")
 }
@@ -172,7 +194,7 @@ fn summary(line: &ProgressLine, took: Duration, first: u64) -> String {
         grouped(line.failed),
         span(took),
         count(line.tokens),
-        money(line.cost)
+        line.price()
     )
 }
 
@@ -181,7 +203,7 @@ fn eta(left: u64, rate: f64) -> Option<Duration> {
 }
 
 /// `1234567` as `1,234,567`.
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.char_indices() {
@@ -209,7 +231,7 @@ fn rate_text(rate: f64) -> String {
 }
 
 /// US dollars: cents from a cent on, two significant digits below.
-fn money(cost: Usd) -> String {
+pub(super) fn money(cost: Usd) -> String {
     let cents = cost.0.round_dp(2);
     if cost.is_zero() || !cents.is_zero() {
         return format!("US${cents:.2}");
@@ -218,7 +240,7 @@ fn money(cost: Usd) -> String {
 }
 
 /// The two largest units: `850ms`, `12s`, `3m 20s`, `2h 5m`, `3d 4h`.
-fn span(duration: Duration) -> String {
+pub(super) fn span(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         0 => format!("{}ms", duration.as_millis()),
@@ -253,7 +275,8 @@ mod tests {
     }
 
     fn line(total: u64, succeeded: u64, failed: u64) -> ProgressLine {
-        ProgressLine { total, succeeded, failed, tokens: succeeded * 250, cost: Usd(Decimal::from(succeeded) * Decimal::new(125, 7)) }
+        let cost = Usd(Decimal::from(succeeded) * Decimal::new(125, 7));
+        ProgressLine { total, succeeded, failed, tokens: succeeded * 250, cost, simulated: false }
     }
 
     #[tokio::test(start_paused = true)]
@@ -279,7 +302,9 @@ mod tests {
             failed: 89,
             tokens: 3_456_789_012,
             cost: Usd(Decimal::new(123_456_789, 4)),
+            simulated: false,
         };
+        let simulated = ProgressLine { simulated: true, ..line(10, 6, 1) };
         let texts = [
             describe(&ProgressLine::default(), None),
             describe(&line(0, 12, 0), Some(0.31)),
@@ -291,6 +316,8 @@ mod tests {
             summary(&line(10, 6, 1), Duration::from_secs(7_265), 5),
             summary(&big, Duration::from_secs(400_000), 0),
             summary(&ProgressLine::default(), Duration::ZERO, 0),
+            describe(&simulated, Some(2.0)),
+            summary(&simulated, Duration::from_secs(7), 0),
         ];
         insta::assert_snapshot!(texts.join("\n"));
     }

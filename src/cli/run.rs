@@ -1,26 +1,33 @@
 //! `batchd run`: one file, one batch, no server.
 
+mod dry_run;
+mod held;
+mod output;
+mod simulated;
+mod stop;
+
 use std::ffi::OsStr;
 use std::io::Read;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use self::output::Target;
 
 use super::progress::{Display, ProgressLine};
 use super::temporary::Temporary;
 use super::{FAILURE, INTERRUPTED, USAGE, block_on, complain, quiet_settings, say};
 use crate::daemon::config::{Flags, Settings};
 use crate::daemon::lifecycle::{Shutdown, Tasks, watch_signals};
-use crate::daemon::{Core, Environment, Job, JobError, RUNS, Submission, load_catalog};
-use crate::domain::batch::waiting::{WaitReason, Waiting};
-use crate::domain::batch::{Batch, BatchState};
-use crate::domain::file::ResultPart;
-use crate::domain::id::BatchId;
+use crate::daemon::{Chain, ChainProgress, Core, Environment, Job, JobError, RUNS, Submission, load_catalog};
+use crate::domain::batch::problem::{MAX_PROBLEMS, Problem};
 
 /// How often progress is polled.
 const POLL: Duration = Duration::from_millis(100);
-/// The most failed rows and problems that are shown.
+/// The most failed rows that are shown.
 const SHOWN: usize = 5;
+/// The most faults of the input that are shown.
+const PROBLEMS_SHOWN: usize = 20;
 /// How long a stop waits for tasks that do not notice it.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -32,9 +39,18 @@ pub(super) struct RunArgs {
     /// Where the results go, one line a row in the order of the input; standard output if absent
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Overwrite the output file; without it, only an output that the same command has written is overwritten
+    #[arg(long, requires = "output")]
+    force: bool,
     /// Start over, whatever an earlier run of the same input has done
     #[arg(long)]
     fresh: bool,
+    /// Run the rows again that failed in an earlier run of the same input
+    #[arg(long, conflicts_with_all = ["fresh", "dry_run"])]
+    retry_failed: bool,
+    /// Check the input and show what it would cost; send nothing
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     flags: Flags,
 }
@@ -58,7 +74,7 @@ pub(super) fn run(args: &RunArgs, env: Environment) -> u8 {
         Ok(settings) => settings,
         Err(error) => return complain(&error, USAGE),
     };
-    if let Some(Err(error)) = args.output.as_deref().map(|output| check_output(output, &args.input)) {
+    if let Some(Err(error)) = args.output.as_deref().map(|output| output::check(output, &args.input)) {
         return complain(&error, USAGE);
     }
     let spooled = match Spooled::of(&args.input, &settings.data_dir) {
@@ -73,8 +89,15 @@ pub(super) fn run(args: &RunArgs, env: Environment) -> u8 {
         Ok(job) => job,
         Err(error) => return complain(&error, USAGE),
     };
+    if args.dry_run {
+        return dry_run::dry_run(&job, &settings, &catalog, &*env);
+    }
     job.tidy(&settings);
     settings.data_dir = job.data_dir(&settings);
+    let overwrite = args.output.as_deref().filter(|_| !args.force);
+    if let Some(Err(error)) = overwrite.map(|output| output::check_overwrite(output, &settings.data_dir, &job.id())) {
+        return complain(&error, USAGE);
+    }
     let code = block_on(work(settings, env, job, args));
     drop(spooled);
     code
@@ -110,25 +133,19 @@ impl Spooled {
     }
 }
 
-/// Checks before any row runs whether the results can be written.
-fn check_output(output: &Path, input: &Path) -> Result<(), String> {
-    let same = |a: &std::fs::Metadata, b: &std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
-    match (std::fs::metadata(output), std::fs::metadata(input)) {
-        (Ok(target), Ok(source)) if same(&target, &source) && target.is_file() => {
-            Err(format!("{} is the input; the results would overwrite it", output.display()))
-        }
-        (Ok(target), _) if target.is_dir() => Err(format!("{} is a directory; name a file for the results", output.display())),
-        (Ok(_), _) => Ok(()),
-        (Err(_), _) => match output.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            Some(parent) if !parent.is_dir() => Err(format!("there is no directory {} for the results", parent.display())),
-            Some(_) | None => Ok(()),
-        },
-    }
+/// How a run ended.
+enum Outcome {
+    /// With this exit code.
+    Code(u8),
+    /// A signal came first.
+    Interrupted,
+    /// Nothing goes on until somebody has changed something.
+    Held,
 }
 
 async fn work(settings: Settings, env: Environment, job: Job, args: &RunArgs) -> u8 {
     let tasks = Tasks::new(Shutdown::new());
-    let core = match Core::start(&settings, env, &tasks, 0).await {
+    let core = match Core::start(&settings, env.clone(), &tasks, 0).await {
         Ok(core) => core,
         Err(error) => return complain(&error, USAGE),
     };
@@ -142,158 +159,166 @@ async fn work(settings: Settings, env: Environment, job: Job, args: &RunArgs) ->
             USAGE,
         );
     }
-    let code = match finish_job(&core, &job, &tasks, args).await {
+    let mut run = Running { core: &core, tasks: &tasks, settings: &settings, env, args, display: Display::stderr() };
+    let code = match run.complete(&job).await {
         Ok(code) => code,
-        Err(error @ (JobError::Input { .. } | JobError::Empty { .. } | JobError::NoEndpoint { .. })) => complain(&error, USAGE),
+        Err(error @ (JobError::Input { .. } | JobError::Empty { .. })) => complain(&error, USAGE),
         Err(error) => complain(&error, FAILURE),
     };
-    let interrupted = tasks.shutdown().drain().is_cancelled();
-    tasks.shutdown().begin();
-    tasks.finish(settings.drain_timeout, GRACE).await;
+    run.stop().await;
     core.close().await;
-    if interrupted && code == INTERRUPTED {
-        say("interrupted; give the same command again to go on");
-    }
     code
 }
 
-async fn finish_job(core: &Core, job: &Job, tasks: &Tasks, args: &RunArgs) -> Result<u8, JobError> {
-    let Submission { batch, resumed } = job.submit(core, args.fresh).await?;
-    let earlier = core.batch(batch).await?;
-    if resumed && earlier.state.is_terminal() {
-        say("this input has been run before; these are its results (--fresh runs it again)");
-    } else if resumed {
-        say(&format!("going on with an earlier run: {} of {} rows are done", done(&earlier), earlier.progress.total));
-    }
-    let batch = match wait(core, batch, tasks).await? {
-        Waited::Ended(batch) => batch,
-        Waited::Interrupted => return Ok(INTERRUPTED),
-        Waited::Held(batch, waiting) => return Ok(held(&batch, &waiting)),
-    };
-    if let BatchState::Failed { .. } = batch.state {
-        return Ok(refuse(&job.name, &batch));
-    }
-    match write_results(core, batch.spec.id, args.output.as_deref()).await {
-        // `batchd run ... | head`: the reader has read enough.
-        Err(JobError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
-        written => written?,
-    }
-    if batch.progress.failed == 0 {
-        return Ok(0);
-    }
-    say(&format!("{} of {} rows failed; the first of them:", batch.progress.failed, batch.progress.total));
-    for line in core.first_errors(batch.spec.id, SHOWN).await? {
-        say(&format!("  {}", super::demo::describe_failure(&line)));
-    }
-    Ok(FAILURE)
+/// A run in progress.
+struct Running<'a> {
+    core: &'a Core,
+    tasks: &'a Tasks,
+    settings: &'a Settings,
+    env: Environment,
+    args: &'a RunArgs,
+    display: Display,
 }
 
-fn done(batch: &Batch) -> u32 {
-    batch.progress.succeeded + batch.progress.failed
-}
-
-/// How the wait for a batch ended.
-enum Waited {
-    /// The batch has ended.
-    Ended(Batch),
-    /// A signal came first.
-    Interrupted,
-    /// Nothing can go on until somebody has changed something.
-    Held(Batch, Vec<Waiting>),
-}
-
-/// Waits for the end of the batch.
-async fn wait(core: &Core, id: BatchId, tasks: &Tasks) -> Result<Waited, JobError> {
-    let mut display = Display::stderr();
-    let drain = tasks.shutdown().drain();
-    loop {
-        let batch = core.batch(id).await?;
-        let progress = batch.progress;
-        let waiting = core.service.waiting(&batch);
-        display.note(waiting.first().map(|first| explain(first, false)));
-        display.update(ProgressLine {
-            total: progress.total.into(),
-            succeeded: progress.succeeded.into(),
-            failed: progress.failed.into(),
-            tokens: progress.usage.total_tokens(),
-            cost: progress.cost,
-        });
-        if batch.state.is_terminal() {
-            display.finish();
-            return Ok(Waited::Ended(batch));
+impl Running<'_> {
+    /// Runs the job and writes its results; returns the exit code.
+    async fn complete(&mut self, job: &Job) -> Result<u8, JobError> {
+        let Submission { mut chain, resumed } = job.submit(self.core, self.args.fresh).await?;
+        let earlier = chain.progress(self.core).await?;
+        self.greet(&earlier, resumed);
+        let id = job.id();
+        let target = Target { path: self.args.output.as_deref(), data_dir: &self.settings.data_dir, job: &id };
+        let again = self.args.retry_failed && earlier.failed > 0;
+        if again && earlier.ended {
+            chain.retry(self.core).await?;
         }
-        if is_held(&batch, &waiting) {
-            display.finish();
-            return Ok(Waited::Held(batch, waiting));
+        let mut outcome = self.wait(&chain).await?;
+        if again && !earlier.ended && matches!(outcome, Outcome::Code(0 | FAILURE)) {
+            chain.retry(self.core).await?;
+            outcome = self.wait(&chain).await?;
         }
-        if drain.run_until_cancelled(tokio::time::sleep(POLL)).await.is_none() {
-            display.finish();
-            return if tasks.shutdown().failed() { Err(JobError::Stopped) } else { Ok(Waited::Interrupted) };
+        match outcome {
+            Outcome::Code(USAGE) => return Ok(refuse(&job.name, &chain.progress(self.core).await?.problems)),
+            Outcome::Code(code) => {
+                self.display.finish();
+                target.write(self.core, &chain).await?;
+                self.show_failures(&chain).await?;
+                return Ok(code);
+            }
+            Outcome::Held => {
+                self.stop().await;
+                let left = self.look(&chain).await?;
+                self.display.finish();
+                held::leave(self.core, &chain, &left, target).await?;
+                return Ok(USAGE);
+            }
+            Outcome::Interrupted => {}
+        }
+        stop::announce(self.core, self.tasks, self.settings.drain_timeout, &mut self.display).await;
+        self.stop().await;
+        // Only now is it known what was still finished.
+        self.core.service.store.settle().await?;
+        let left = self.look(&chain).await?;
+        self.display.finish();
+        stop::leave(self.core, &chain, &left, target).await?;
+        Ok(INTERRUPTED)
+    }
+
+    /// Says what an earlier run of the same command has done.
+    fn greet(&mut self, earlier: &ChainProgress, resumed: bool) {
+        let (failed, total) = (earlier.failed, earlier.total);
+        match (resumed, earlier.ended) {
+            (false, _) => {}
+            (true, true) if self.args.retry_failed && failed > 0 => say(&format!("running {failed} of {total} rows again, which failed")),
+            (true, true) if failed > 0 => {
+                say(
+                    "this input has been run before; these are its results (--retry-failed runs its failed rows again, --fresh all of them)",
+                );
+            }
+            (true, true) => say("this input has been run before; these are its results (--fresh runs it again)"),
+            (true, false) => say(&format!("going on with an earlier run: {} of {total} rows are done", earlier.done())),
         }
     }
-}
 
-/// Whether every row that is left waits for somebody to change something.
-fn is_held(batch: &Batch, waiting: &[Waiting]) -> bool {
-    let held = waiting.iter().filter(|waiting| waiting.reason.remedy().is_some() && waiting.reason != WaitReason::DiskFull);
-    let rows: u64 = held.map(|waiting| waiting.rows).sum();
-    rows > 0 && rows >= batch.progress.unfinished().into()
-}
-
-/// Why rows wait, for a person; `at_length` with what the provider said.
-fn explain(waiting: &Waiting, at_length: bool) -> String {
-    let lane = waiting.lane.as_deref().unwrap_or("this machine");
-    let said = waiting.said.as_deref().filter(|_| at_length).map(|said| format!(": {said}")).unwrap_or_default();
-    format!("{lane}: {}{said}", waiting.reason.describe())
-}
-
-/// Reports that the rows cannot go on until somebody has changed something.
-fn held(batch: &Batch, waiting: &[Waiting]) -> u8 {
-    let left = batch.progress.unfinished();
-    say(&format!("batchd: {left} of {} rows wait, and none was charged:", batch.progress.total));
-    for waiting in waiting {
-        say(&format!("  {}", explain(waiting, true)));
-        if let Some(remedy) = waiting.reason.remedy() {
-            say(&format!("    {remedy}"));
+    /// Waits for the end of the last batch.
+    async fn wait(&mut self, chain: &Chain) -> Result<Outcome, JobError> {
+        let drain = self.tasks.shutdown().drain().clone();
+        loop {
+            let progress = self.look(chain).await?;
+            if progress.ended {
+                let failed = if progress.failed == 0 { 0 } else { FAILURE };
+                return Ok(Outcome::Code(if progress.problems.is_empty() { failed } else { USAGE }));
+            }
+            if held::is_held(&progress) {
+                return Ok(Outcome::Held);
+            }
+            if drain.run_until_cancelled(tokio::time::sleep(POLL)).await.is_none() {
+                return if self.tasks.shutdown().failed() { Err(JobError::Stopped) } else { Ok(Outcome::Interrupted) };
+            }
         }
     }
-    say("then give the same command again; it goes on from here");
-    USAGE
+
+    /// Shows how far the job has come.
+    async fn look(&mut self, chain: &Chain) -> Result<ChainProgress, JobError> {
+        let progress = chain.progress(self.core).await?;
+        let catalog = self.core.service.catalog.current();
+        if self.display.is_new() && progress.total > 0 {
+            let models = progress.plan.models.iter().map(|model| model.requested.as_str());
+            simulated::notice(&catalog, models, &*self.env).iter().for_each(|line| say(line));
+        }
+        if progress.total > 0 {
+            self.display.note(progress.waiting.first().map(held::in_short));
+            self.display.update(ProgressLine {
+                total: progress.total,
+                succeeded: progress.succeeded,
+                failed: progress.failed,
+                tokens: progress.tokens,
+                cost: progress.cost,
+                simulated: catalog.is_simulated(),
+            });
+        }
+        Ok(progress)
+    }
+
+    async fn show_failures(&self, chain: &Chain) -> Result<(), JobError> {
+        let ChainProgress { failed, total, .. } = chain.progress(self.core).await?;
+        if failed == 0 {
+            return Ok(());
+        }
+        say(&format!("{failed} of {total} rows failed; the first of them:"));
+        for line in chain.first_errors(self.core, SHOWN).await? {
+            say(&format!("  {}", super::demo::describe_failure(&line)));
+        }
+        say("the same command with --retry-failed runs them again");
+        Ok(())
+    }
+
+    /// Stops the parts, which finish what is in flight.
+    async fn stop(&self) {
+        self.tasks.shutdown().begin();
+        self.tasks.finish(self.settings.drain_timeout, GRACE).await;
+    }
 }
 
 /// Reports the faults of the input.
-fn refuse(name: &str, batch: &Batch) -> u8 {
+fn refuse(name: &str, problems: &[Problem]) -> u8 {
     say(&format!("batchd: {name} cannot be run:"));
-    for problem in &batch.problems {
-        let line = problem.line.map(|line| format!("line {line}: ")).unwrap_or_default();
-        say(&format!("  {line}{} ({})", problem.message, problem.code.as_str()));
+    for problem in problems.iter().take(PROBLEMS_SHOWN) {
+        say(&format!("  {}", describe_problem(problem)));
+    }
+    match problems.len().saturating_sub(PROBLEMS_SHOWN) {
+        0 => {}
+        // A check ends after so many problems.
+        more if problems.len() >= MAX_PROBLEMS => say(&format!("  and {more} more, or further ones")),
+        more => say(&format!("  and {more} more")),
     }
     USAGE
 }
 
-async fn write_results(core: &Core, batch: BatchId, output: Option<&Path>) -> Result<(), JobError> {
-    let Some(path) = output else {
-        return core.write_lines(batch, ResultPart::All, Box::new(std::io::stdout())).await;
-    };
-    // A pipe or a device is written into; a file of its name must not replace it.
-    let special = std::fs::metadata(path).is_ok_and(|target| !target.is_file());
-    if special {
-        let target = std::fs::OpenOptions::new().write(true).open(path).map_err(JobError::Output)?;
-        return core.write_lines(batch, ResultPart::All, Box::new(std::io::BufWriter::new(target))).await;
-    }
-    // A link keeps its target.
-    let path = &std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    // A reader of the output never sees half of the output.
-    let mut name = path.file_name().map(ToOwned::to_owned).unwrap_or_default();
-    name.push(".");
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let partial = Temporary::create(folder, &name, ".partial", 0o666).map_err(JobError::Output)?;
-    if let Ok(existing) = std::fs::metadata(path) {
-        partial.file().set_permissions(existing.permissions()).map_err(JobError::Output)?;
-    }
-    let file = partial.file().try_clone().map_err(JobError::Output)?;
-    core.write_lines(batch, ResultPart::All, Box::new(std::io::BufWriter::new(file))).await?;
-    partial.rename(path).map_err(JobError::Output)?;
-    say(&format!("results are in {}", path.display()));
-    Ok(())
+/// A fault of the input: its line, its field, what is wrong and what would be right.
+fn describe_problem(problem: &Problem) -> String {
+    let line = problem.line.map(|line| format!("line {line}: ")).unwrap_or_default();
+    let unnamed = problem.param.as_deref().filter(|param| !problem.message.contains(param));
+    let field = unnamed.map(|param| format!("`{param}`: ")).unwrap_or_default();
+    format!("{line}{field}{} ({})", problem.message, problem.code.as_str())
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::config::{KeyError, Settings, Strings, resolve_key};
 use crate::catalog::{
     Accepted, Archive, Catalog, Changes, Faults, Origin, Reload, ReloadError, Reloaded, Requests, Snapshot, UPSTREAM_KEY_ENV,
-    UpstreamError, UpstreamOptions, Upstreams, diff, embedded, load_archive, read_dir, unix_seconds,
+    UpstreamError, UpstreamOptions, Upstreams, diff, embedded, load_archive, parse_api_path, read_dir, unix_seconds,
 };
 use crate::daemon::start_error::{Environment, StartError};
 use crate::domain::provider::connection::{Connection, KeySource, Timeouts};
@@ -41,8 +41,13 @@ impl CatalogSource {
     pub fn new(settings: &Settings, env: Environment) -> Result<Self, UpstreamError> {
         let total = settings.upstream_timeout;
         let timeouts = Timeouts { connect: Timeouts::default().connect.min(total), first_byte: total, total };
+        let api_path = settings
+            .upstream_api_path
+            .as_deref()
+            .map(|path| parse_api_path(path).map_err(|rule| UpstreamError::ApiPath { path: path.to_owned(), rule }));
         let options = UpstreamOptions {
             has_key: settings.upstream_api_key.is_some(),
+            api_path: api_path.transpose()?,
             concurrency: settings.upstream_concurrency,
             timeouts,
             max_response_bytes: settings.max_response_bytes,

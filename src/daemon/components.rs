@@ -19,7 +19,7 @@ use crate::domain::provider::connection::ProviderKind;
 use crate::domain::quote::constraints::TierTimes;
 use crate::domain::row::retry::RetryPolicy;
 use crate::domain::time::{Clock, Timestamp};
-use crate::executor::{self, InputLimits, OpenProvider};
+use crate::executor::{self, CancelGrace, InputLimits, OpenProvider};
 use crate::provider::{self, SetupError};
 use crate::service::quotes::turns::QuoteTurns;
 use crate::service::{QuoteTerms, Service, ServiceLimits};
@@ -143,6 +143,13 @@ async fn open_store(settings: &Settings) -> Result<(Store, Recovered), StartErro
     Ok(tokio::task::spawn_blocking(move || Store::open(options)).await??)
 }
 
+impl Settings {
+    /// The limits of an input file.
+    pub(super) fn input_limits(&self) -> InputLimits {
+        InputLimits { max_rows: self.max_rows, max_row_bytes: usize::try_from(self.max_row_bytes).unwrap_or(usize::MAX) }
+    }
+}
+
 fn executor_settings(settings: &Settings) -> executor::Settings {
     executor::Settings {
         in_flight_limit: settings.in_flight_limit,
@@ -150,9 +157,10 @@ fn executor_settings(settings: &Settings) -> executor::Settings {
         min_free_bytes: settings.min_free_bytes,
         retry: RetryPolicy { max_attempts: settings.max_attempts, base: settings.retry_base, cap: settings.retry_cap },
         hold_after: settings.hold_after,
-        input: InputLimits { max_rows: settings.max_rows, max_row_bytes: usize::try_from(settings.max_row_bytes).unwrap_or(usize::MAX) },
+        input: settings.input_limits(),
         dedup: settings.dedup,
         dedup_max_age: settings.dedup_max_age,
+        cancel_grace: CancelGrace { hosted: settings.cancel_grace, local: settings.cancel_grace_local },
     }
 }
 

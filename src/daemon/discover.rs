@@ -6,6 +6,7 @@ use super::components::system_clock;
 use crate::catalog::{Discovered, NotAList, Upstream, UpstreamError, read_models};
 use crate::daemon::start_error::Environment;
 use crate::descriptors::Descriptors;
+use crate::domain::provider::body_edits::BodyEdits;
 use crate::domain::provider::connection::{Api, ServerConnection, Timeouts};
 use crate::provider::server::Server;
 use crate::provider::{CallError, SetupError};
@@ -40,18 +41,49 @@ fn hint(status: u16) -> &'static str {
     }
 }
 
-/// The models that a server with OpenAI's API lists.
+/// The models of a server, and where its API is.
+#[derive(Debug)]
+pub struct DiscoveredModels {
+    pub models: Vec<Discovered>,
+    /// As [`ServerConnection::api_path`].
+    pub api_path: Option<String>,
+}
+
+/// The models that a server with OpenAI's API lists. A server that lists none below `/v1` is asked
+/// at its root.
 ///
 /// # Errors
 /// When the URL or the key cannot be used, the server does not answer, or its answer is not a list.
-pub async fn discover_models(url: &str, key_env: Option<&str>, env: Environment) -> Result<Vec<Discovered>, DiscoverError> {
+pub async fn discover_models(url: &str, key_env: Option<&str>, env: Environment) -> Result<DiscoveredModels, DiscoverError> {
     let upstream = Upstream { model: None, ..url.parse::<Upstream>()? };
     let no_key = |name: &str| DiscoverError::NoKey(name.to_owned());
     let key = key_env.map(|name| env.filled(name).ok().flatten().ok_or_else(|| no_key(name))).transpose()?;
     let timeouts = Timeouts { first_byte: PATIENCE, total: PATIENCE, ..Timeouts::default() };
-    let connection =
-        ServerConnection { api: Api::OpenAi, base_url: upstream.base_url, timeouts, ca_file: None, max_response_bytes: MAX_LIST };
-    let server = Server::new("the server", &connection, key.map(Into::into), system_clock(), &Descriptors::of_process(0))?;
+    let has_path = !upstream.base_url.path().trim_matches('/').is_empty();
+    let connection = ServerConnection {
+        api: Api::OpenAi,
+        base_url: upstream.base_url,
+        api_path: None,
+        body: BodyEdits::default(),
+        timeouts,
+        ca_file: None,
+        max_response_bytes: MAX_LIST,
+    };
+    match list(&connection, key.as_deref()).await {
+        Err(DiscoverError::Status { status: 404 }) if !has_path => {
+            let at_root = ServerConnection { api_path: Some(String::new()), ..connection };
+            match list(&at_root, key.as_deref()).await {
+                Ok(models) => Ok(DiscoveredModels { models, api_path: at_root.api_path }),
+                Err(_) => Err(DiscoverError::Status { status: 404 }),
+            }
+        }
+        listed => Ok(DiscoveredModels { models: listed?, api_path: None }),
+    }
+}
+
+async fn list(connection: &ServerConnection, key: Option<&str>) -> Result<Vec<Discovered>, DiscoverError> {
+    let key = key.map(|key| key.to_owned().into());
+    let server = Server::new("the server", connection, key, system_clock(), &Descriptors::of_process(0))?;
     let answer = server.list_models(PATIENCE).await?;
     if answer.status != 200 {
         return Err(DiscoverError::Status { status: answer.status });

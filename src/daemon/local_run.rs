@@ -4,12 +4,17 @@
 //! the same job: an interrupted job is resumed, a finished one is only read. With other providers
 //! it is another job: answers of one provider must not pass for those of another.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+mod chain;
+mod dry_run;
+
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+pub use self::chain::{Chain, ChainProgress};
+pub use self::dry_run::DryRun;
 use super::Core;
 use super::config::{Origin, Settings};
 use crate::catalog::Snapshot;
@@ -17,7 +22,6 @@ use crate::domain::batch::priority::Owner;
 use crate::domain::batch::{Batch, BatchInput, BatchState};
 use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::Endpoint;
-use crate::domain::file::ResultPart;
 use crate::domain::id::{BatchId, OrgId};
 use crate::domain::provider::connection::ProviderKind;
 use crate::domain::row::lines::{Line, Lines};
@@ -45,8 +49,6 @@ pub enum JobError {
     Input { name: String, reason: String },
     #[error("{name} is empty; each line must be one request")]
     Empty { name: String },
-    #[error("none of the first {LOOKED_AT} rows of {name} has a `url` that a batch can run: {choices}", choices = Endpoint::choices(&Endpoint::OPENAI))]
-    NoEndpoint { name: String },
     #[error("cannot write the results: {0}")]
     Output(io::Error),
     #[error(transparent)]
@@ -76,11 +78,11 @@ enum Earlier {
     },
 }
 
-/// A batch that a job made or found.
-#[derive(Debug, Clone, Copy)]
+/// The batches that a job made or found.
+#[derive(Debug, Clone)]
 pub struct Submission {
-    pub batch: BatchId,
-    /// The batch was there already, from an earlier run of the same job.
+    pub chain: Chain,
+    /// They were there already, from an earlier run of the same job.
     pub resumed: bool,
 }
 
@@ -89,7 +91,7 @@ impl Job {
     /// Blocks.
     ///
     /// # Errors
-    /// When the file cannot be read or its first row names no endpoint.
+    /// When the file cannot be read or has no rows.
     pub fn open(path: &Path, name: &str, max_row_bytes: u64, catalog: &Snapshot) -> Result<Self, JobError> {
         let unreadable = |error: io::Error| JobError::Input { name: name.to_owned(), reason: error.to_string() };
         let mut file = BufReader::with_capacity(BUFFER, std::fs::File::open(path).map_err(unreadable)?);
@@ -117,7 +119,8 @@ impl Job {
         let endpoint = match first_endpoint(first, max_row_bytes).map_err(unreadable)? {
             (_, Some(endpoint)) => endpoint,
             (0, None) => return Err(JobError::Empty { name: name.to_owned() }),
-            (_, None) => return Err(JobError::NoEndpoint { name: name.to_owned() }),
+            // Validation says of each row what is wrong with it.
+            (_, None) => Endpoint::ChatCompletions,
         };
         Ok(Self { name: name.to_owned(), path: path.to_owned(), endpoint, digest: sha.finalize().into() })
     }
@@ -155,19 +158,28 @@ impl Job {
     /// When the file cannot be read or the store fails.
     pub async fn submit(&self, core: &Core, fresh: bool) -> Result<Submission, JobError> {
         let key = match self.earlier(core, fresh).await? {
-            Earlier::Batch(batch) => return Ok(Submission { batch, resumed: true }),
+            Earlier::Batch(batch) => return Ok(Submission { chain: Chain::from(core, batch).await?, resumed: true }),
             Earlier::None { key } => key,
         };
         let (store, path) = (core.service.store.clone(), self.path.clone());
         let spool = tokio::task::spawn_blocking(move || spool(&store, &path)).await.map_err(|_| JobError::Stopped)?;
         let filename = self.path.file_name().map_or_else(|| "input.jsonl".into(), |name| name.to_string_lossy().into_owned());
         let made = MadeRows { content: spool?, filename: Some(filename), mime: None, kept: Kept::ForEver };
-        let order = BatchInput::Unquoted { endpoint: self.endpoint, window: WINDOW.parse().unwrap_or(CompletionWindow::DAY) };
         let now = core.service.clock.now();
-        let new = NewBatch::new(now, Dialect::OpenAi, OrgId::OPERATOR, Owner::default(), order, InputSource::Made(made));
+        let new = NewBatch::new(now, Dialect::OpenAi, OrgId::OPERATOR, Owner::default(), self.order(), InputSource::Made(made));
         let once = Some(Idempotency { key, request: self.digest });
         let Created { batch, is_new } = core.service.create_batch(NewBatch { once, ..new }).await?;
-        Ok(Submission { batch: batch.spec.id, resumed: !is_new })
+        Ok(Submission { chain: Chain::from(core, batch.spec.id).await?, resumed: !is_new })
+    }
+
+    /// What the job asks of its batch.
+    fn order(&self) -> BatchInput {
+        BatchInput::Unquoted { endpoint: self.endpoint, window: WINDOW.parse().unwrap_or(CompletionWindow::DAY) }
+    }
+
+    /// The name of the job: the same for the same input and the same usable providers.
+    pub fn id(&self) -> String {
+        hex(&self.digest)
     }
 
     /// The batch of an earlier run. A batch that was refused does not count: its faults may have
@@ -227,31 +239,5 @@ impl Core {
     /// When the store has failed.
     pub async fn batch(&self, id: BatchId) -> Result<Batch, JobError> {
         self.service.store.batch(id).await?.ok_or(JobError::Stopped)
-    }
-
-    /// Writes the lines of `part` in input order.
-    ///
-    /// # Errors
-    /// When the store has failed or `out` cannot be written to.
-    pub async fn write_lines(&self, id: BatchId, part: ResultPart, mut out: Box<dyn Write + Send>) -> Result<(), JobError> {
-        let mut lines = self.service.store.lines(id, part).await?.ok_or(JobError::Stopped)?;
-        let write = move || {
-            while let Some(chunk) = lines.next_chunk()? {
-                out.write_all(&chunk).map_err(JobError::Output)?;
-            }
-            out.flush().map_err(JobError::Output)
-        };
-        tokio::task::spawn_blocking(write).await.map_err(|_| JobError::Stopped)?
-    }
-
-    /// The first lines of the error file, at most `most`.
-    ///
-    /// # Errors
-    /// When the store has failed.
-    pub async fn first_errors(&self, id: BatchId, most: usize) -> Result<Vec<String>, JobError> {
-        let mut lines = self.service.store.lines(id, ResultPart::Errors).await?.ok_or(JobError::Stopped)?;
-        let chunk = tokio::task::spawn_blocking(move || lines.next_chunk()).await.map_err(|_| JobError::Stopped)??;
-        let text = chunk.map(|chunk| String::from_utf8_lossy(&chunk).into_owned()).unwrap_or_default();
-        Ok(text.lines().take(most).map(String::from).collect())
     }
 }

@@ -10,14 +10,16 @@ mod discover;
 pub mod lifecycle;
 mod local_run;
 mod server;
+mod server_models;
 pub mod start_error;
 pub mod telemetry;
 
 pub use crate::daemon::start_error::{Environment, StartError};
-pub use crate::store::RUNS;
+pub use crate::quote::file_estimate::CostEstimate;
+pub use crate::store::{RUN_OUTPUTS, RUNS};
 pub use components::{Core, load_catalog, system_clock};
-pub use discover::{DiscoverError, discover_models};
-pub use local_run::{Job, JobError, Submission};
+pub use discover::{DiscoverError, DiscoveredModels, discover_models};
+pub use local_run::{Chain, ChainProgress, DryRun, Job, JobError, Submission};
 pub use server::{Daemon, ServeError};
 
 // Operations on a data directory that no daemon is using.

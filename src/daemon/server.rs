@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use super::components::Core;
 use super::config::{AgentRegister, Settings, Switch, WebhookEndpoints, WebhookTargets};
 use super::lifecycle::{Fate, Finish, Notifier, Shutdown, Tasks, keep_alive, watch_signals};
+use super::server_models::ServerModels;
 use crate::daemon::start_error::{Environment, StartError};
 use crate::domain::org::ledger::Credits;
 use crate::domain::webhook::target_policy::Targets;
@@ -58,7 +59,9 @@ impl Daemon {
         let listener = TcpListener::bind(address).await.map_err(|reason| ServeError::Listen { address, reason })?;
         let address = listener.local_addr().map_err(|reason| ServeError::Listen { address, reason })?;
         let tasks = Tasks::new(Shutdown::new());
-        let core = Core::start(settings, env, &tasks, settings.max_connections).await?;
+        let core = Core::start(settings, env.clone(), &tasks, settings.max_connections).await?;
+        let listing = ServerModels::new(core.service.catalog.clone(), settings.upstream_api_key.clone(), env, core.descriptors.clone());
+        tasks.spawn("server-models", Fate::Optional, listing.run(tasks.shutdown().drain().clone()));
         let tester = start_courier(settings, &core, address, &tasks)?;
         let router = http::router(Arc::new(Api {
             service: core.service.clone(),

@@ -36,7 +36,7 @@ pub use lane::OpenProvider;
 pub use lane::status::{LaneReport, LaneStatuses, ServerReport};
 pub use lane::waiting::LaneWait;
 pub use prepare::stage::Stage;
-pub use prepare::validate::InputLimits;
+pub use prepare::validate::{CheckedInput, InputLimits, ValidationInput, check as check_input};
 
 use self::dispatcher::SeenLanes;
 use self::prepare::stage::Stages;
@@ -77,6 +77,16 @@ pub struct Settings {
     pub dedup: Dedup,
     /// Older answers are not shared with other rows.
     pub dedup_max_age: Duration,
+    pub cancel_grace: CancelGrace,
+}
+
+/// How long rows in flight of a cancelled batch may still take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CancelGrace {
+    /// At hosted providers, which charge for a call whether or not it is waited for.
+    pub hosted: Duration,
+    /// At the operator's own servers, which are free for others as soon as a call is cut.
+    pub local: Duration,
 }
 
 /// Creates an executor. The returned future is the executor itself: it runs until it has drained,

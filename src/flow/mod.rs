@@ -17,6 +17,7 @@ pub mod rate_limiter;
 pub mod rate_window;
 pub mod remaining_quota;
 mod step_trial;
+pub mod well_rate;
 
 pub use adaptive_rate::AdaptiveRate;
 pub use circuit_breaker::CircuitBreaker;

@@ -82,7 +82,7 @@ pub use deletion::BatchDeletion;
 pub use deliveries::{DeliveryChoice, Due};
 #[cfg(test)]
 pub use dir::{Act, Faults};
-pub use dir::{DataFile, RUNS, discard};
+pub use dir::{DataFile, RUN_OUTPUTS, RUNS, discard};
 pub use error::DamagedContent;
 pub use files::{Deletion, FileQuery, NewFile, SortOrder};
 pub use format::ROWS_PER_PAGE;
@@ -97,7 +97,7 @@ pub use readable::Unlookable;
 pub use record::decode_anything as fuzz_decode;
 pub use record::page::Page;
 pub use results::PackedRow;
-pub use results::lines::{ByteRange, LineRender, Lines};
+pub use results::lines::{ByteRange, LineOf, LineRender, Lines};
 pub use salvage::{SalvageError, SalvageNote, Salvaged, Thing, salvage};
 pub use seal::{Seal, Unsealable};
 pub use spool::{Sealed, Spool};
@@ -187,6 +187,15 @@ impl Store {
         let op = Op::meta(op, sender);
         self.inner.queue.send(op).await.map_err(|_| StoreError::Closed)?;
         receiver.await.map_err(|_| self.closed_or_broken())?
+    }
+
+    /// Waits until everything that was handed in before is durable, results of rows included.
+    ///
+    /// # Errors
+    /// When the store is closed or broken.
+    pub async fn settle(&self) -> Result<(), StoreError> {
+        // The writer takes what is handed in in its order, and a group is durable as a whole.
+        self.commit(|_| Ok(())).await
     }
 
     fn closed_or_broken(&self) -> StoreError {

@@ -244,3 +244,30 @@ fn every_row_is_called_exactly_once_when_nothing_goes_wrong() {
     let expected: Vec<String> = (0..5_000).map(rows::name).collect();
     assert_eq!(api::ids(&daemon.output(&batch)), expected);
 }
+
+#[test]
+fn the_models_of_a_server_of_ones_own_are_in_the_list() {
+    let upstream = FakeUpstream::healthy();
+    // The second is known to the seeds, which list it as well; the last goes nowhere else.
+    upstream.list_models(&["qwen-of-my-own", "gpt-4o-mini", "qwen:7b"]);
+    let daemon = Daemon::with_upstream(&upstream.url(), &[]);
+    let listed = || {
+        let list = daemon.get("/v1/models").expect(200);
+        list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let found = wait::poll(wait::SOON, || Some(listed()).filter(|ids| ids.contains(&"qwen-of-my-own".to_owned())));
+    let found = found.unwrap_or_else(|| panic!("{:?}", listed()));
+    for id in ["qwen-of-my-own", "gpt-4o-mini", "qwen:7b", "simulated-instant"] {
+        assert_eq!(found.iter().filter(|listed| *listed == id).count(), 1, "{id}: {found:?}");
+    }
+    let (output, _) = one(&daemon, &[rows::chat("a", "qwen-of-my-own", &json!({}))]);
+    assert_eq!(output[0].status(), Some(200));
+}
+
+#[test]
+fn a_server_whose_api_is_at_its_root_can_be_named() {
+    let upstream = FakeUpstream::healthy();
+    let daemon = Daemon::with_upstream(&upstream.url(), &["--upstream-api-path", "/"]);
+    one(&daemon, &[chat("one")]);
+    assert_eq!(upstream.kept_of("one")[0].path, "/chat/completions");
+}

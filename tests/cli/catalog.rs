@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::support::daemon::{Daemon, temp_dir};
+use super::support::upstream::FakeUpstream;
 use super::{run, text};
 
 const PROVIDER: &str = r#"schema = 1
@@ -148,4 +149,17 @@ fn a_server_is_asked_for_its_models_and_the_seeds_work() {
     let no_url = run(dir.path(), &["catalog", "discover", "gpu:8000"]);
     assert_eq!(no_url.status.code(), Some(1), "{}", text(&no_url.stderr));
     assert!(!dir.path().join("none").exists());
+}
+
+#[test]
+fn a_server_whose_api_is_at_its_root_is_found_there() {
+    let (upstream, dir) = (FakeUpstream::healthy(), temp_dir());
+    upstream.move_to_root();
+    upstream.list_models(&["m"]);
+    let found = run(dir.path(), &["catalog", "discover", &upstream.url(), "--id", "box", "--into", "seeds"]);
+    assert_eq!(found.status.code(), Some(0), "{}", text(&found.stderr));
+    let daemon = Daemon::with(&["--catalog-dir", dir.path().join("seeds").to_str().expect("a plain path")]);
+    let batch = daemon.complete(super::support::rows::many(1, "m"));
+    assert_eq!(batch["request_counts"]["completed"], 1, "{batch}");
+    assert_eq!(upstream.kept()[0].path, "/chat/completions");
 }

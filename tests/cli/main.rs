@@ -5,6 +5,7 @@ mod data_dir;
 mod held;
 mod keys;
 mod lanes;
+mod run;
 mod store;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]
@@ -88,7 +89,7 @@ fn run_writes_through_links_into_devices_and_never_over_its_input() {
     write(dir.path(), "in.jsonl", &rows::many(3, rows::INSTANT));
     write(dir.path(), "real.jsonl", "old");
     std::os::unix::fs::symlink("real.jsonl", dir.path().join("link.jsonl")).unwrap();
-    exits(&run(dir.path(), &["run", "in.jsonl", "-o", "link.jsonl"]), 0);
+    exits(&run(dir.path(), &["run", "in.jsonl", "-o", "link.jsonl", "--force"]), 0);
     assert!(dir.path().join("link.jsonl").is_symlink());
     assert_eq!(api::lines(&std::fs::read(dir.path().join("real.jsonl")).unwrap()).len(), 3);
 

@@ -145,6 +145,10 @@ impl Reply {
 
 #[derive(Default)]
 struct Record {
+    /// What it lists.
+    models: Vec<String>,
+    /// It lists its models at its root, not below `/v1`.
+    is_at_root: bool,
     /// By row: the number of calls, and the idempotency key of the first call.
     rows: HashMap<String, (u32, Option<String>)>,
     calls: u64,
@@ -192,6 +196,16 @@ impl FakeUpstream {
 
     pub fn url(&self) -> String {
         format!("http://{}", self.addr)
+    }
+
+    /// What it lists as its models from now on.
+    pub fn list_models(&self, models: &[&str]) {
+        self.shared.record().models = models.iter().map(|id| (*id).to_owned()).collect();
+    }
+
+    /// Lists its models at its root alone, as a server does whose API is there.
+    pub fn move_to_root(&self) {
+        self.shared.record().is_at_root = true;
     }
 
     /// Calls so far.
@@ -273,7 +287,13 @@ async fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     loop {
         let Some(call) = read_call(&mut stream, &mut buffer, shared).await? else { return Ok(()) };
         if call.is_probe() {
-            let list = Reply::new(200, r#"{"object":"list","data":[]}"#);
+            if shared.record().is_at_root && call.path != "/models" {
+                let nothing = Reply::error(404);
+                stream.write_all(&[nothing.head().as_bytes(), &nothing.body].concat()).await?;
+                continue;
+            }
+            let models = shared.record().models.iter().map(|id| format!(r#"{{"id":"{id}","object":"model"}}"#)).collect::<Vec<_>>();
+            let list = Reply::new(200, format!(r#"{{"object":"list","data":[{}]}}"#, models.join(",")));
             stream.write_all(&[list.head().as_bytes(), &list.body].concat()).await?;
             continue;
         }

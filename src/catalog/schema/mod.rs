@@ -23,7 +23,7 @@ use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
 pub use model::{ModelFile, WrittenFiles, WrittenModel, WrittenOffering, WrittenPrice};
-pub use provider::{ProviderFile, WrittenFaults, WrittenProfile, WrittenTimeouts};
+pub use provider::{ProviderFile, WrittenBody, WrittenFaults, WrittenProfile, WrittenTimeouts};
 pub use workflow::{WorkflowFile, WrittenArtifact, WrittenItem, WrittenRouting};
 
 /// A value with its place in the file, if it was written at all.

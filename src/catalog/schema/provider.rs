@@ -52,9 +52,15 @@ pub struct ProviderFile {
     /// `openai`: in place of `base_url`, several servers that have the same models and take the same key. Rows go where there is room; `limits` hold for each.
     #[schemars(with = "Option<Vec<kinds::Url>>")]
     pub base_urls: ListField<String>,
+    /// `openai`: what all operations have in common below `base_url`; `/v1` if `base_url` has no path. Empty for a server whose operations are at its root.
+    pub api_path: Field<String>,
+    /// `openai`: members of each row's body that the operator decides, whatever the row says.
+    pub body: Field<WrittenBody>,
     /// `openai`: the environment variable whose URL, or URLs with commas between them, take the place of `base_url`. While it is not set, the provider is not used.
     #[schemars(with = "Option<kinds::Variable>")]
     pub base_url_env: Field<String>,
+    /// `openai`: the server is the operator's own: it is asked whether it is there, its prompts that begin alike go out together, and a cancel cuts its calls at once. `false` if absent; always `true` with `base_url_env`.
+    pub local: Field<bool>,
     /// `openai`: the environment variable that holds the key, never the key itself.
     #[schemars(with = "Option<kinds::Variable>")]
     pub api_key_env: Field<String>,
@@ -76,6 +82,18 @@ pub struct ProviderFile {
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, WrittenProfile>")]
     pub models: BTreeMap<Spanned<String>, WrittenProfile>,
+}
+
+/// `[body]`: members of each row's body.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WrittenBody {
+    /// Members that are set, such as `priority = 100`.
+    #[schemars(with = "Option<BTreeMap<String, serde_json::Value>>")]
+    pub set: Field<toml::Table>,
+    /// Members that are left out.
+    #[schemars(with = "Option<Vec<String>>")]
+    pub drop: ListField<String>,
 }
 
 /// `[timeouts]`, as durations such as `"10s"`.

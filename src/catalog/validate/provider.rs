@@ -7,12 +7,13 @@ use std::time::Duration;
 use http::Uri;
 
 use super::super::model::{Limits, Provider};
-use super::super::schema::{Field, ProviderFile, WrittenFaults, WrittenProfile, WrittenTimeouts};
-use super::super::url::parse_base_url;
+use super::super::schema::{Field, ProviderFile, WrittenBody, WrittenFaults, WrittenProfile, WrittenTimeouts};
+use super::super::url::{parse_api_path, parse_base_url};
 use super::super::vocabulary::{HostedTool, Kind, Status, slug};
 use super::context::ValidateContext;
 use super::shared::{check_capacity, check_limits, check_privacy};
 use crate::catalog::model::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES};
+use crate::domain::provider::body_edits::BodyEdits;
 use crate::domain::provider::connection::{
     Api, Connection, KeySource, ProviderKind, ServerConnection, SimulatedFaults, SimulatedProfile, Timeouts,
 };
@@ -46,7 +47,7 @@ pub(super) fn check(context: &mut ValidateContext<'_>, file: &ProviderFile) -> O
     Some(Provider {
         name: name?,
         connection: Connection { id: id?, kind, replicas, key, limits },
-        is_local: base_url_env.is_some(),
+        is_local: base_url_env.is_some() || context.flag(&file.local).unwrap_or(false),
         base_url_env,
         status: status.unwrap_or(Status::Active),
         catch_all: context.flag(&file.catch_all).unwrap_or(false),
@@ -88,6 +89,8 @@ fn check_server(context: &mut ValidateContext<'_>, file: &ProviderFile, kind: Ki
         context.fault(name.span(), format!("`models` has no meaning for a provider of kind `{kind}`; leave it out"));
     }
     let urls = check_urls(context, file);
+    let api_path = context.parse(&file.api_path, "api_path", |path| parse_api_path(path));
+    let body = file.body.as_ref().map_or_else(BodyEdits::default, |written| check_body(context, written.get_ref()));
     let key = check_key(context, file);
     let ca_file = context.text(&file.ca_file, "ca_file").map(PathBuf::from);
     let max_response_bytes = context.number(&file.max_response_bytes, "max_response_bytes", 1_024..=1 << 40);
@@ -96,6 +99,8 @@ fn check_server(context: &mut ValidateContext<'_>, file: &ProviderFile, kind: Ki
     let connection = ServerConnection {
         api: if kind == Kind::Anthropic { Api::Anthropic } else { Api::OpenAi },
         base_url,
+        api_path,
+        body,
         timeouts,
         ca_file,
         max_response_bytes: max_response_bytes.unwrap_or(DEFAULT_MAX_RESPONSE_BYTES),
@@ -130,6 +135,42 @@ fn check_urls(context: &mut ValidateContext<'_>, file: &ProviderFile) -> Option<
     if urls.is_empty() { None } else { Some((urls.remove(0), urls)) }
 }
 
+fn check_body(context: &mut ValidateContext<'_>, written: &WrittenBody) -> BodyEdits {
+    const MODEL: &str = "must not name `model`; the offering's `upstream` says how the provider calls it";
+    let member = |(name, value): (&String, &toml::Value)| match name.as_str() {
+        "model" => Err(MODEL),
+        _ => Ok((name.clone(), to_json(value).ok_or("must hold no dates and no numbers that JSON does not have")?)),
+    };
+    let set = written.set.as_ref().and_then(|set| {
+        let members = set.get_ref().iter().map(member).collect::<Result<Vec<_>, _>>();
+        // The values may be long, and are not what is wrong.
+        members.map_err(|rule| context.fault(set.span(), format!("`body.set` {rule}"))).ok()
+    });
+    let name = |name: &str| match name {
+        "model" => Err(MODEL),
+        "" => Err("must name members"),
+        name => Ok(name.to_owned()),
+    };
+    let drop = context.list(&written.drop, "body.drop", name).unwrap_or_default();
+    BodyEdits::new(set.unwrap_or_default(), drop)
+}
+
+/// The same value in JSON, if there is one.
+fn to_json(value: &toml::Value) -> Option<serde_json::Value> {
+    Some(match value {
+        toml::Value::String(text) => text.as_str().into(),
+        toml::Value::Integer(number) => (*number).into(),
+        toml::Value::Float(number) => serde_json::Number::from_f64(*number)?.into(),
+        toml::Value::Boolean(flag) => (*flag).into(),
+        toml::Value::Datetime(_) => return None,
+        toml::Value::Array(values) => values.iter().map(to_json).collect::<Option<Vec<_>>>()?.into(),
+        toml::Value::Table(table) => {
+            let members = table.iter().map(|(name, value)| Some((name.clone(), to_json(value)?)));
+            serde_json::Value::Object(members.collect::<Option<_>>()?)
+        }
+    })
+}
+
 fn check_key(context: &mut ValidateContext<'_>, file: &ProviderFile) -> KeySource {
     let variable = check_variable(context, &file.api_key_env, "api_key_env");
     let path = context.text(&file.api_key_file, "api_key_file").map(PathBuf::from);
@@ -162,6 +203,9 @@ fn check_simulated(context: &mut ValidateContext<'_>, file: &ProviderFile) -> Pr
     context.foreign(&file.base_url, "base_url", "simulated");
     context.foreign(&file.base_urls, "base_urls", "simulated");
     context.foreign(&file.base_url_env, "base_url_env", "simulated");
+    context.foreign(&file.api_path, "api_path", "simulated");
+    context.foreign(&file.body, "body", "simulated");
+    context.foreign(&file.local, "local", "simulated");
     context.foreign(&file.api_key_env, "api_key_env", "simulated");
     context.foreign(&file.api_key_file, "api_key_file", "simulated");
     context.foreign(&file.ca_file, "ca_file", "simulated");

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{CatalogArgs, CommandRefused, FAILURE, archive, put, today};
-use crate::catalog::{Archive, Discovered, load_archive, read_dir, schemas, write_seeds};
+use crate::catalog::{Archive, SeedPlace, load_archive, read_dir, schemas, write_seeds};
 use crate::cli::{block_on_result, say};
-use crate::daemon::{Environment, discover_models};
+use crate::daemon::{DiscoveredModels, Environment, discover_models};
 
 #[derive(Debug, Args)]
 pub struct DiscoverArgs {
@@ -58,13 +58,20 @@ pub struct SchemaArgs {
 }
 
 pub fn discover(args: &DiscoverArgs, env: Environment) -> Result<u8, CommandRefused> {
-    let found: Vec<Discovered> = block_on_result(discover_models(&args.url, args.key_env.as_deref(), env))
+    let found: DiscoveredModels = block_on_result(discover_models(&args.url, args.key_env.as_deref(), env))
         .map_err(CommandRefused::usage)?
         .map_err(|error| CommandRefused(FAILURE, error.to_string()))?;
     let id = args.id.clone().unwrap_or_else(|| id_of(&args.url));
-    let seeds = write_seeds(&id, args.url.trim_end_matches('/'), args.key_env.as_deref(), &found, today());
+    let place =
+        SeedPlace { base_url: args.url.trim_end_matches('/'), api_path: found.api_path.as_deref(), key_env: args.key_env.as_deref() };
+    let seeds = write_seeds(&id, place, &found.models, today());
     write(&args.into, seeds, args.force)?;
-    say(&format!("{} models of {}; look them over, then: batchd serve --catalog-dir {}", found.len(), args.url, args.into.display()));
+    say(&format!(
+        "{} models of {}; look them over, then: batchd serve --catalog-dir {}",
+        found.models.len(),
+        args.url,
+        args.into.display()
+    ));
     Ok(0)
 }
 

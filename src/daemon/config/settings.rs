@@ -197,6 +197,10 @@ settings! {
     /// command line, separated by commas in the environment.
     upstream: value Vec<String> = Vec::new(), words "none";
 
+    /// What all operations of the providers of `upstream` have in common below their URLs, such as `/v2`;
+    /// `/` for a server whose operations are at its root.
+    upstream_api_path: maybe String = None, words "`/v1` below a URL without a path";
+
     /// A file that holds the API key for `upstream` and nothing else. The environment variable
     /// `BATCHD_UPSTREAM_API_KEY`, which holds the key itself, wins over it.
     upstream_api_key_file: maybe PathBuf = None, ambient ambient::upstream_api_key_file,
@@ -276,6 +280,14 @@ settings! {
 
     /// The longest wait between two attempts, unless the provider asks for more.
     retry_cap: value DurationText = DurationText::from_secs(60), range DurationText::from_millis(1), DurationText::from_secs(86_400);
+
+    /// How long calls in flight of a cancelled batch may still take at a hosted provider, which charges
+    /// for them anyway.
+    cancel_grace: value DurationText = DurationText::from_secs(30), range DurationText::from_secs(0), DurationText::from_secs(3_600);
+
+    /// The same at the operator's own servers, which work on as long as a call is open: by default, a
+    /// call is cut at once.
+    cancel_grace_local: value DurationText = DurationText::from_secs(0), range DurationText::from_secs(0), DurationText::from_secs(3_600);
 
     /// Whether rows that make the same request share one call and its answer: `off`, the rows of a
     /// `batch`, or those of all batches of an API `key`. The others then cost nothing. Rows that are

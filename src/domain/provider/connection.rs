@@ -6,6 +6,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::body_edits::BodyEdits;
+
 /// Where a provider's key is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
@@ -47,9 +49,12 @@ pub enum Api {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConnection {
     pub api: Api,
-    /// Absolute `http` or `https` URL without query or fragment and without a trailing slash. If it
-    /// has no path, operations are at `/v1/...`; otherwise directly below its path.
+    /// Absolute `http` or `https` URL without query or fragment and without a trailing slash.
     pub base_url: http::Uri,
+    /// The path below `base_url` that all operations have in common, without a trailing slash.
+    /// `None`: `/v1` if `base_url` has no path, and none if it has one.
+    pub api_path: Option<String>,
+    pub body: BodyEdits,
     pub timeouts: Timeouts,
     /// A PEM file of certificates to trust besides the system's.
     pub ca_file: Option<PathBuf>,

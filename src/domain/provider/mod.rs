@@ -1,6 +1,7 @@
-//! Facts about a provider: how to reach it, its limits per minute, why it refuses every request, and
-//! whether an operator holds it.
+//! Facts about a provider: how to reach it, what is changed in its requests, its limits per minute, why
+//! it refuses every request, and whether an operator holds it.
 
+pub mod body_edits;
 pub mod connection;
 pub mod denial;
 pub mod lane_hold;

@@ -1,7 +1,5 @@
 //! Cancels a batch, whatever work is in progress on it.
 
-use std::time::Duration;
-
 use tokio::time::sleep;
 
 use super::{Busy, CancelReply, Dispatcher, Event};
@@ -10,9 +8,6 @@ use crate::domain::id::BatchId;
 use crate::executor::handle::CancelError;
 use crate::executor::prepare::cancel_stored;
 use crate::executor::run::Stop;
-
-/// How long rows in flight of a cancelled batch may still take.
-const CANCEL_GRACE: Duration = Duration::from_secs(30);
 
 impl Dispatcher {
     /// Cancels a batch; the reply comes once the new state is durable.
@@ -46,11 +41,13 @@ impl Dispatcher {
                 run.state = state;
                 if first {
                     run.halt(Stop::Cancelled);
-                    let abort = run.abort.clone();
-                    self.tasks.spawn(async move {
-                        sleep(CANCEL_GRACE).await;
-                        abort.cancel();
-                    });
+                    let grace = self.settings.cancel_grace;
+                    for (abort, wait) in [(run.abort_hosted.clone(), grace.hosted), (run.abort_local.clone(), grace.local)] {
+                        self.tasks.spawn(async move {
+                            sleep(wait).await;
+                            abort.cancel();
+                        });
+                    }
                 }
                 if first {
                     self.take_back_quarantined(Some(id));

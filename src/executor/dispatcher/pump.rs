@@ -287,7 +287,7 @@ impl Dispatcher {
             ways: run.source.ways.clone(),
             row,
             alone,
-            abort: run.abort.clone(),
+            abort: if self.lanes.is_local(lane) { run.abort_local.clone() } else { run.abort_hosted.clone() },
         });
         self.in_flight += 1;
         let events = self.events.clone();

@@ -101,10 +101,11 @@ impl Lanes {
         }
         note_circuit(&lane.name, member, was_down, now);
         note_denials(&lane.name, member, was_held);
+        let (pool, unreachable) = (member.pool, pool.reach().failing_since());
         if is_reached {
-            let pool = member.pool;
             self.recover(pool);
         }
+        self.note_unreachable(pool, unreachable);
         lesson.map(|_| Judged { row: RowSoFar { member: sent.member, ..judged.row }, ..judged })
     }
 }

@@ -18,7 +18,7 @@ use crate::domain::provider::denial::Denial;
 use crate::domain::provider::rate_limits::RateLimitStatus;
 use crate::domain::row::retry::FailureClass;
 use crate::flow::circuit_breaker::CircuitChange;
-use crate::flow::rate_window::RateWindow;
+use crate::flow::well_rate::WellRate;
 use crate::flow::{AdaptiveRate, CircuitBreaker, ConcurrencyLimiter, RemainingQuota};
 
 /// The longest `Retry-After` that is obeyed. A provider that asks for more is still tried again
@@ -49,7 +49,8 @@ pub struct FlowControl {
     total: (u64, u64),
     /// How long an answer takes; the latest answers count most.
     latency: Option<Duration>,
-    ended: RateWindow,
+    /// Calls that ended well.
+    ended: WellRate,
 }
 
 impl FlowControl {
@@ -71,7 +72,7 @@ impl FlowControl {
             last_said: None,
             total: (0, 0),
             latency: None,
-            ended: RateWindow::default(),
+            ended: WellRate::default(),
         }
     }
 
@@ -191,6 +192,9 @@ impl FlowControl {
         self.denials.on_nothing(now, sent.at, PROBE_EVERY);
         self.last_said.clone_from(&lesson.said);
         let judged = self.blame.on_failure(now, sent, failure, &lesson.row, is_up);
+        if let Some(since) = self.blame.breaker().failing_since() {
+            self.on_unwell(since);
+        }
         if let CircuitChange::Tripped(_) = judged.circuit {
             self.limiter.begin_again(now);
         } else if judged.may_be_full {
@@ -280,7 +284,12 @@ impl FlowControl {
         self.latency
     }
 
-    /// Calls per second that ended well, over the last minute.
+    /// Notes that the lane or its provider has not been well since then.
+    pub fn on_unwell(&mut self, since: Instant) {
+        self.ended.stop(since);
+    }
+
+    /// Calls per second that ended well, over the last minute in which the lane was well.
     pub fn rate(&self, now: Instant) -> f64 {
         self.ended.rate(now, Duration::from_secs(60))
     }
@@ -288,5 +297,35 @@ impl FlowControl {
     /// Whether tokens a minute are limited, so that tokens are what is shared.
     pub fn counts_tokens(&self) -> bool {
         self.limits.tokens_per_minute.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pace_of_a_lane_is_that_of_the_time_in_which_it_was_well() {
+        let traits = LaneTraits { is_local: true, is_shared: false, hold_after: 3, can_be_down: true };
+        let mut flow = FlowControl::new(Limits::default(), 64, traits);
+        let (start, mut now) = (Instant::now(), Instant::now());
+        let call = |flow: &mut FlowControl, now: Instant, failure: Option<CallFailure>| {
+            let sent = flow.start(now, 1, 0);
+            let lesson = CallFeedback { failure, ..CallFeedback::default() };
+            flow.end(now + Duration::from_millis(50), &sent, Some(&lesson), false);
+        };
+        while now < start + Duration::from_secs(100) {
+            call(&mut flow, now, None);
+            now += Duration::from_millis(100);
+        }
+        let down = CallFailure { class: FailureClass::Unavailable { status: 502, retry_after: None }, mark: 7 };
+        while now < start + Duration::from_secs(700) {
+            call(&mut flow, now, Some(down));
+            now = flow.ready_at(now).unwrap().max(now + Duration::from_millis(100));
+        }
+        assert!((9.0..11.0).contains(&flow.rate(now)), "while it is down: {}", flow.rate(now));
+        call(&mut flow, now, None);
+        now += Duration::from_secs(1);
+        assert!((9.0..11.0).contains(&flow.rate(now)), "just after it: {}", flow.rate(now));
     }
 }

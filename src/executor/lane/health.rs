@@ -35,9 +35,12 @@ impl Lanes {
     /// Takes the answer to a probe of a server.
     pub fn on_probed(&mut self, pool: usize, answer: Result<u16, (FailureClass, Arc<str>)>, now: Instant, asked: Instant, at: Timestamp) {
         let Some(state) = self.pools.get_mut(pool) else { return };
-        if state.on_probed(answer, now, asked, at) {
+        let is_reached = state.on_probed(answer, now, asked, at);
+        let (unreachable, is_up) = (state.reach().failing_since(), state.is_up());
+        self.note_unreachable(pool, unreachable);
+        if is_reached {
             self.recover(pool);
-        } else if !state.is_up() {
+        } else if !is_up {
             // No row finds out whether the server is well again.
             for lane in &mut self.lanes {
                 for member in lane.members.iter_mut().filter(|member| member.pool == pool) {
@@ -63,6 +66,13 @@ impl Lanes {
                 }
             }
         }
+    }
+
+    /// Notes that a server cannot be reached since then, if that is so.
+    pub(super) fn note_unreachable(&mut self, pool: usize, since: Option<Instant>) {
+        let Some(since) = since else { return };
+        let members = self.lanes.iter_mut().flat_map(|lane| &mut lane.members);
+        members.filter(|member| member.pool == pool).for_each(|member| member.flow.on_unwell(since));
     }
 
     /// Notes that a server can be reached again.

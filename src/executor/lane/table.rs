@@ -125,6 +125,11 @@ impl Lanes {
         }
     }
 
+    /// Whether the lane is one of the operator's own servers.
+    pub fn is_local(&self, index: LaneIndex) -> bool {
+        self.lanes.get(index).is_some_and(|lane| servers(lane, &self.pools).any(|(_, pool)| pool.is_local))
+    }
+
     pub fn get(&mut self, index: LaneIndex) -> Option<&mut Lane> {
         self.lanes.get_mut(index)
     }

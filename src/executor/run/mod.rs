@@ -138,6 +138,10 @@ pub(super) struct Run {
     pub stop: Option<Stop>,
     /// Aborts the calls in flight.
     pub abort: CancellationToken,
+    /// Aborts those to hosted providers.
+    pub abort_hosted: CancellationToken,
+    /// Aborts those to the operator's own servers.
+    pub abort_local: CancellationToken,
 }
 
 /// The state of a run that has nothing to do by itself.
@@ -156,6 +160,7 @@ pub(super) enum RunStatus {
 impl Run {
     pub fn new(state: BatchState, plan: Plan, source: Source) -> Self {
         let cursor = Cursor::first_unfinished(&source.live.pages());
+        let abort = CancellationToken::new();
         let done_before = done(&source);
         let deferred = plan.models.iter().map(|_| VecDeque::new()).collect();
         Self {
@@ -181,7 +186,9 @@ impl Run {
             left: HashMap::new(),
             measured: (0, 0),
             stop: None,
-            abort: CancellationToken::new(),
+            abort_hosted: abort.child_token(),
+            abort_local: abort.child_token(),
+            abort,
         }
     }
 

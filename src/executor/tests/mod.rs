@@ -204,6 +204,31 @@ async fn a_cancelled_batch_starts_nothing_more_and_lets_rows_in_flight_finish() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cancel_frees_a_server_of_ones_own_at_once_and_waits_for_what_a_hosted_one_charges_for() {
+    let hosted = || load_embedded().unwrap().into_snapshot(jiff::civil::date(2026, 11, 24), &|_| true);
+    let grace = CancelGrace { hosted: 30 * SECOND, local: Duration::ZERO };
+    // Paused time may run ahead while the store's thread writes.
+    for (snapshot, legal) in [(catalog(&[UPSTREAM]), 0..20), (hosted(), 30..3_000)] {
+        let dir = tempfile::tempdir().unwrap();
+        let provider = script(|_| tokio::time::sleep(3_600 * SECOND).map(|()| answer(200, None)).boxed());
+        let settings = Settings { cancel_grace: grace, ..SETTINGS };
+        let world = World::open_as(dir.path(), provider, snapshot, Duration::from_millis(1), settings).await;
+        let id = world.submit_models(100, "24h", |_| "text-embedding-3-small").await;
+        while world.seen().len() < 8 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let calls = world.seen().len();
+        world.handle.cancel(id).await.unwrap();
+        let asked = Instant::now();
+        let batch = world.ended(id).await;
+        let took = asked.elapsed().as_secs();
+        assert!(legal.contains(&took), "{took} s instead of {legal:?}");
+        assert_eq!((batch.state.as_str(), world.seen().len()), ("cancelled", calls));
+        world.close().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_batch_can_be_cancelled_at_any_moment_of_its_beginning() {
     let dir = tempfile::tempdir().unwrap();
     let world = World::open(dir.path(), at_once(|_| 200)).await;

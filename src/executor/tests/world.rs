@@ -41,6 +41,7 @@ pub const SETTINGS: Settings = Settings {
     input: InputLimits { max_rows: 10_000, max_row_bytes: 10_000 },
     dedup: Dedup::Off,
     dedup_max_age: Duration::from_secs(3_600),
+    cancel_grace: CancelGrace { hosted: Duration::from_secs(30), local: Duration::from_secs(30) },
 };
 
 /// A batch to be submitted.

@@ -8,7 +8,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use crate::catalog::unix_seconds;
+use crate::catalog::{Discovered, Snapshot, unix_seconds};
 use crate::domain::error::Code;
 use crate::http::request::PathText;
 use crate::http::response::error::ApiError;
@@ -40,11 +40,24 @@ fn object(id: &str, created: i64, owned_by: &str) -> ModelObject {
 
 /// `GET /v1/models`
 pub async fn list(State(api): State<Arc<Api>>, headers: HeaderMap) -> Result<Response, ApiError> {
-    respond(&api, "openai/models", &headers, CACHE, |snapshot| {
-        let data = snapshot.models().map(|model| object(model.id, model.created, model.owned_by)).collect();
-        Template::of(&Models { object: "list", data })
+    let listing = api.service.catalog.server_models();
+    let name = format!("openai/models/{}", listing.generation);
+    respond(&api, &name, &headers, CACHE, move |snapshot| {
+        let known = snapshot.models().map(|model| object(model.id, model.created, model.owned_by));
+        let of_server = listing.models.iter().filter_map(|model| of_server(snapshot, model));
+        Template::of(&Models { object: "list", data: known.chain(of_server).collect() })
     })
     .await
+}
+
+/// A model that the operator's own server lists, if rows that name it go there and the seeds do not
+/// list it.
+fn of_server(snapshot: &Snapshot, model: &Discovered) -> Option<ModelObject> {
+    let server = snapshot.own_catch_all()?.id();
+    let route = snapshot.resolve(&model.id).ok().filter(|route| route.provider == server && route.upstream == model.id)?;
+    let is_listed = snapshot.models().any(|listed| listed.id == route.model);
+    let owner = model.owned_by.as_deref().unwrap_or(server);
+    (!is_listed).then(|| object(&model.id, model.created.unwrap_or(0), owner))
 }
 
 /// `GET /v1/models/{model}`: also finds a model by an alias, and a name that only the catch-all

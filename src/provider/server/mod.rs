@@ -29,6 +29,7 @@ use crate::descriptors::Descriptors;
 use crate::domain::endpoint::Endpoint;
 use crate::domain::format::wire::WireFormat;
 use crate::domain::id::RowKey;
+use crate::domain::provider::body_edits::BodyEdits;
 use crate::domain::provider::connection::{Api, ServerConnection};
 use crate::domain::row::retry::parse_retry_after;
 use crate::domain::time::Clock;
@@ -49,6 +50,7 @@ pub struct Server {
     /// The headers of a request in Anthropic's own format.
     anthropic: HeaderMap,
     api: Api,
+    edits: BodyEdits,
     clock: Clock,
 }
 
@@ -86,7 +88,7 @@ impl Server {
     ) -> Result<Self, SetupError> {
         let transport = Transport::open(id, connection, proxies, descriptors)?;
         let unusable = |error: http::Error| SetupError::Url { provider: id.into(), reason: error.to_string() };
-        let below = |path| target(&connection.base_url, path).map_err(unusable);
+        let below = |path| target(connection, path).map_err(unusable);
         // `ALL` lists every endpoint once, so every place is filled.
         let mut targets: [Uri; Endpoint::ALL.len()] = Default::default();
         for format in Endpoint::ALL.map(WireFormat::of) {
@@ -97,11 +99,13 @@ impl Server {
         let mut anthropic = headers(connection.api)?;
         anthropic::add_version(&mut anthropic);
         // Anthropic's compatibility layer takes its key as OpenAI's clients send it.
-        Ok(Self { transport, targets, models, headers: headers(Api::OpenAi)?, anthropic, api: connection.api, clock })
+        let (headers, edits) = (headers(Api::OpenAi)?, connection.body.clone());
+        Ok(Self { transport, targets, models, headers, anthropic, api: connection.api, edits, clock })
     }
 
     async fn send(&self, call: Call) -> Result<Answer, CallError> {
-        let mut request = Box::new(Request::new(call.body));
+        let body = self.edits.apply(&call.body).map_or(call.body, Bytes::from);
+        let mut request = Box::new(Request::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.targets[call.format.endpoint() as usize].clone();
         let mut headers = if call.format == WireFormat::AnthropicMessages { self.anthropic.clone() } else { self.headers.clone() };
@@ -160,13 +164,14 @@ impl Dispatch for Server {
 }
 
 /// The URL of a path below the API's version: a base URL that ends at the host also gets the
-/// version.
-fn target(base: &Uri, tail: &str) -> Result<Uri, http::Error> {
-    let path = match base.path().trim_end_matches('/') {
-        "" => format!("/v1{tail}"),
-        path => format!("{path}{tail}"),
+/// version, unless the operator has said what stands there.
+fn target(connection: &ServerConnection, tail: &str) -> Result<Uri, http::Error> {
+    let path = match (connection.base_url.path().trim_end_matches('/'), &connection.api_path) {
+        (path, Some(api)) => format!("{path}{api}{tail}"),
+        ("", None) => format!("/v1{tail}"),
+        (path, None) => format!("{path}{tail}"),
     };
-    let mut parts = base.clone().into_parts();
+    let mut parts = connection.base_url.clone().into_parts();
     parts.path_and_query = Some(path.parse()?);
     Ok(Uri::from_parts(parts)?)
 }
@@ -218,7 +223,9 @@ mod tests {
 
     fn connection(base_url: &str) -> ServerConnection {
         let base_url = base_url.parse().unwrap();
-        ServerConnection { api: Api::OpenAi, base_url, timeouts: Timeouts::default(), ca_file: None, max_response_bytes: 1_000 }
+        let (api_path, body) = (None, BodyEdits::default());
+        let timeouts = Timeouts::default();
+        ServerConnection { api: Api::OpenAi, base_url, api_path, body, timeouts, ca_file: None, max_response_bytes: 1_000 }
     }
 
     fn open(base_url: &str, key: Option<&str>) -> Result<Server, SetupError> {
@@ -260,6 +267,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_operator_decides_on_members_of_the_body() {
+        let server = Loopback::start(vec![Reply::answer("200 OK", "", "{}")]).await;
+        let body = BodyEdits::new([("priority".to_owned(), serde_json::json!(100))], vec!["user".to_owned()]);
+        let connection = ServerConnection { body, ..connection(&format!("http://{}", server.address())) };
+        let (clock, descriptors) = (Clock::new(|| Timestamp::UNIX_EPOCH), Descriptors::new(1 << 20, 0));
+        let provider = Server::with_proxies("p", &connection, None, clock, (&Matcher::builder().build(), &descriptors)).unwrap();
+        let row = Bytes::from_static(br#"{"model":"m","priority":-1,"user":"u"}"#);
+        provider.call(Call { body: row, ..call() }).await.unwrap();
+        assert!(server.requests()[0].ends_with("\r\n\r\n{\"model\":\"m\",\"priority\":100}"), "{}", server.requests()[0]);
+    }
+
+    #[tokio::test]
     async fn anthropic_is_called_in_its_own_words_for_messages_alone() {
         let mut told = Vec::new();
         for (api, endpoint) in
@@ -277,14 +296,18 @@ mod tests {
     #[test]
     fn a_base_url_without_a_path_gets_the_version() {
         let table = [
-            ("https://api.example", "https://api.example/v1/chat/completions"),
-            ("https://api.example:8443/", "https://api.example:8443/v1/chat/completions"),
-            ("http://[::1]:8000/v1", "http://[::1]:8000/v1/chat/completions"),
-            ("https://api.example/openai/v1/", "https://api.example/openai/v1/chat/completions"),
-            ("https://api.example/v2beta", "https://api.example/v2beta/chat/completions"),
+            ("https://api.example", None, "https://api.example/v1/chat/completions"),
+            ("https://api.example:8443/", None, "https://api.example:8443/v1/chat/completions"),
+            ("http://[::1]:8000/v1", None, "http://[::1]:8000/v1/chat/completions"),
+            ("https://api.example/openai/v1/", None, "https://api.example/openai/v1/chat/completions"),
+            ("https://api.example/v2beta", None, "https://api.example/v2beta/chat/completions"),
+            ("http://api.example:7997", Some(""), "http://api.example:7997/chat/completions"),
+            ("http://api.example", Some("/api/v3"), "http://api.example/api/v3/chat/completions"),
+            ("http://api.example/team", Some("/v1"), "http://api.example/team/v1/chat/completions"),
         ];
-        for (base, url) in table {
-            assert_eq!(target(&base.parse().unwrap(), Endpoint::ChatCompletions.tail()).unwrap(), url);
+        for (base, api_path, url) in table {
+            let connection = ServerConnection { api_path: api_path.map(String::from), ..connection(base) };
+            assert_eq!(target(&connection, Endpoint::ChatCompletions.tail()).unwrap(), url);
         }
         let provider = open("http://api.example", None).unwrap();
         for endpoint in Endpoint::ALL {

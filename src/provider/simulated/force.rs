@@ -13,6 +13,12 @@
 //! | `slow` | takes ten times as long |
 //! | `stall` | never answers; the call ends when its time is up |
 //! | `invalid_json` | answers 200 with the first part of the body only |
+//! | `gzip` | answers 200 with the body compressed, and without the header that says so |
+//! | `error_200` | answers 200 with an error in the body |
+//! | `quota` | answers 429 `insufficient_quota` |
+//! | `wrong_key` | answers 401 `invalid_api_key` |
+//! | `loading=30s` | answers 503 at once, until so long after the first row that asked for it of the model |
+//! | `full=4` | answers 503 at once while four calls of such rows of the model are in flight |
 //!
 //! and any of these in addition:
 //!
@@ -35,8 +41,8 @@ use super::profile::Disturbance;
 const MAX_TOKENS: u64 = 65_536;
 const MAX_BODY_BYTES: u64 = 8 * 1024 * 1024;
 const MAX_WAIT: Duration = Duration::from_secs(3_600);
-const LEGAL: &str = "`status=503`, `error`, `rate_limit`, `refuse`, `cut`, `slow`, `stall`, `invalid_json`, `times=2`, \
-                     `retry_after=2s`, `latency=250ms`, `output_tokens=500`, `body_bytes=100000`";
+const LEGAL: &str = "`status=503`, `error`, `rate_limit`, `refuse`, `cut`, `slow`, `stall`, `invalid_json`, `gzip`, \
+                     `error_200`, `quota`, `wrong_key`, `loading=30s`, `full=4`, `times=2`, `retry_after=2s`, `latency=250ms`, `output_tokens=500`, `body_bytes=100000`";
 
 /// What a row requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,7 +51,8 @@ pub(super) struct Forced {
     pub latency: Option<Duration>,
     disturbance: Option<Disturbance>,
     times: Option<u64>,
-    retry_after: Option<Duration>,
+    /// How long the answer with an error asks to wait.
+    pub retry_after: Option<Duration>,
     /// Tokens of the text.
     pub output_tokens: Option<u64>,
     /// The minimum size of the body.
@@ -56,7 +63,8 @@ impl Forced {
     /// The disturbance of this attempt, counted from 1.
     pub fn disturbance(&self, attempt: u32) -> Option<Disturbance> {
         let disturbance = self.disturbance?;
-        let times = self.times.unwrap_or(if disturbance.passes() { 1 } else { u64::MAX });
+        let counted = disturbance.passes() && !disturbance.ends_by_itself();
+        let times = self.times.unwrap_or(if counted { 1 } else { u64::MAX });
         if u64::from(attempt) > times {
             return None;
         }
@@ -80,11 +88,11 @@ pub(super) fn parse(text: &str, wait: Duration) -> Result<Forced, String> {
         };
         read(&mut forced, name, value, wait).map_err(|reason| format!("`{}`: {reason}", shortened(directive)))?;
     }
-    let fails = matches!(forced.disturbance, Some(Disturbance::Status { status: 300.., .. }));
-    if forced.times.is_some() && forced.disturbance.is_none() {
-        Err("`times` counts the attempts that are disturbed, and nothing here disturbs them".into())
+    let fails = forced.disturbance.is_some_and(Disturbance::is_error);
+    if forced.times.is_some() && forced.disturbance.is_none_or(Disturbance::ends_by_itself) {
+        Err("`times` counts the attempts that are disturbed, and nothing here disturbs a number of them".into())
     } else if forced.retry_after.is_some() && !fails {
-        Err("`retry_after` goes with an error: `status`, `error`, `rate_limit` or `refuse`".into())
+        Err("`retry_after` goes with an answer that has the status of an error".into())
     } else {
         Ok(forced)
     }
@@ -100,6 +108,15 @@ fn read(forced: &mut Forced, name: &str, value: Option<&str>, wait: Duration) ->
         ("slow", None) => once(&mut forced.disturbance, Disturbance::Slow),
         ("stall", None) => once(&mut forced.disturbance, Disturbance::Stall),
         ("invalid_json", None) => once(&mut forced.disturbance, Disturbance::InvalidJson),
+        ("gzip", None) => once(&mut forced.disturbance, Disturbance::Gzip),
+        ("error_200", None) => once(&mut forced.disturbance, Disturbance::ErrorInside),
+        ("quota", None) => once(&mut forced.disturbance, Disturbance::Quota),
+        ("wrong_key", None) => once(&mut forced.disturbance, Disturbance::WrongKey),
+        ("loading", Some(takes)) => once(&mut forced.disturbance, Disturbance::Loading(duration(takes)?)),
+        ("full", Some(slots)) => {
+            let slots = u32::try_from(number(slots, 1..=1_000_000)?).map_err(|error| error.to_string())?;
+            once(&mut forced.disturbance, Disturbance::Full { slots })
+        }
         ("status", Some(code)) => {
             let code = u16::try_from(number(code, 200..=599)?).map_err(|error| error.to_string())?;
             once(&mut forced.disturbance, status(code))
@@ -175,6 +192,12 @@ mod tests {
             ("slow", [Some(Disturbance::Slow), None, None]),
             ("stall", [Some(Disturbance::Stall), None, None]),
             ("invalid_json", [Some(Disturbance::InvalidJson), None, None]),
+            ("gzip", [Some(Disturbance::Gzip), None, None]),
+            ("error_200; times=2", [Some(Disturbance::ErrorInside), Some(Disturbance::ErrorInside), None]),
+            ("quota; retry_after=1s", [Some(Disturbance::Quota); 3]),
+            ("wrong_key", [Some(Disturbance::WrongKey); 3]),
+            ("loading=30s", [Some(Disturbance::Loading(Duration::from_secs(30))); 3]),
+            ("full=4", [Some(Disturbance::Full { slots: 4 }); 3]),
         ];
         for (text, expected) in table {
             assert_eq!([1, 2, 3].map(|attempt| at(text, attempt)), expected, "{text}");
@@ -190,8 +213,21 @@ mod tests {
 
     #[test]
     fn directives_without_sense_say_what_is_legal() {
-        let texts =
-            ["explode", "status", "status=99", "error=1", "cut; stall", "latency=5", "latency=61m", "times=2", "cut; retry_after=1s"];
+        let texts = [
+            "explode",
+            "status",
+            "status=99",
+            "error=1",
+            "cut; stall",
+            "latency=5",
+            "latency=61m",
+            "times=2",
+            "cut; retry_after=1s",
+            "loading=1s; times=2",
+            "full=0",
+            "quota; wrong_key",
+            "error_200; retry_after=1s",
+        ];
         let messages = texts.map(|text| parse(text, WAIT).unwrap_err());
         insta::assert_snapshot!(messages.join("\n"));
     }

@@ -29,6 +29,13 @@ impl Json {
         self
     }
 
+    /// Writes the name of the next value, whatever characters it has.
+    pub fn name(&mut self, name: &str) -> &mut Self {
+        self.text(name);
+        self.0.push(b':');
+        self
+    }
+
     /// Writes a string.
     pub fn text(&mut self, text: &str) {
         self.comma();
@@ -102,7 +109,8 @@ mod tests {
             });
             json.key("b").text("\"{\n");
             json.key("c").flag(true);
+            json.name("\"d").number(2);
         });
-        assert_eq!(String::from_utf8(json.into_bytes()).unwrap(), r#"{"a":[1,"[",{},null],"b":"\"{\n","c":true}"#);
+        assert_eq!(String::from_utf8(json.into_bytes()).unwrap(), r#"{"a":[1,"[",{},null],"b":"\"{\n","c":true,"\"d":2}"#);
     }
 }

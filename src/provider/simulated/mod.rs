@@ -10,25 +10,31 @@
 //! either: the answers pass through the same judgement as any provider's answer.
 //!
 //! Invariants: the same row gets the same answer, on every machine and in every run; a latency of
-//! zero never sleeps.
+//! zero never sleeps. Only rows that ask for a server that loads or is full depend on other calls.
 
 mod bodies;
 mod force;
 mod json;
+mod memory;
 mod profile;
 mod request;
+mod sampling;
 #[cfg(test)]
 mod tests;
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use futures_util::future::BoxFuture;
 use http::StatusCode;
 use tokio::time::sleep;
 
 use self::bodies::Draft;
 use self::force::Forced;
+use self::memory::{Memory, Slot};
 use self::profile::{Dice, Disturbance};
 use self::request::{Body, SimulatedRefusal};
 use super::{Answer, Call, CallError, Dispatch};
@@ -44,6 +50,7 @@ const HOST: &str = "the simulated provider";
 pub struct Simulated {
     default: SimulatedProfile,
     models: Vec<(String, SimulatedProfile)>,
+    memory: Memory,
 }
 
 /// The decisions about a call before it is answered.
@@ -59,7 +66,7 @@ struct Case<'a> {
 impl Simulated {
     /// Uses the profiles in `models` for the upstream models named there, and `default` for others.
     pub fn new(default: SimulatedProfile, models: Vec<(String, SimulatedProfile)>) -> Self {
-        Self { default, models }
+        Self { default, models, memory: Memory::default() }
     }
 
     fn profile(&self, model: &str) -> &SimulatedProfile {
@@ -67,7 +74,9 @@ impl Simulated {
     }
 
     async fn answer(&self, call: Call) -> Result<Answer, CallError> {
-        let case = Case::decide(&call, self.profile(&call.upstream_model));
+        let mut case = Case::decide(&call, self.profile(&call.upstream_model));
+        // Held to the end of the call, also if the call is given up.
+        let _slot = case.enter(&self.memory, &call.upstream_model);
         case.wait(call.budget).await?;
         case.end(&call)
     }
@@ -103,6 +112,25 @@ impl<'a> Case<'a> {
         Self { body, forced, latency, disturbance, seed, dice }
     }
 
+    /// Lets a row in that asked for a server that loads or is full, if that is over; a row that is
+    /// kept out is told so at once.
+    fn enter<'m>(&mut self, memory: &'m Memory, model: &str) -> Option<Slot<'m>> {
+        let (is_in, slot) = match self.disturbance {
+            Some(Disturbance::Loading(takes)) => (memory.has_loaded(model, takes), None),
+            Some(Disturbance::Full { slots }) => {
+                let slot = memory.enter(model, slots);
+                (slot.is_some(), slot)
+            }
+            Some(_) | None => return None,
+        };
+        if is_in {
+            self.disturbance = None;
+        } else {
+            self.latency = self.forced.latency.unwrap_or_default();
+        }
+        slot
+    }
+
     async fn wait(&self, budget: Duration) -> Result<(), CallError> {
         // A real provider's calls also have a limit of their own, besides the deadline of the
         // batch.
@@ -131,11 +159,20 @@ impl<'a> Case<'a> {
             Ok(body) => body,
             Err(refusal) => return error(400, None, refusal.body()),
         };
-        if let Some(Disturbance::Status { status: status @ 300.., retry_after }) = disturbance {
-            return error(status, retry_after, failure(status));
-        }
-        if disturbance == Some(Disturbance::Cut) {
-            return Err(CallError::Interrupted { host: HOST.into(), reason: "simulated".into() });
+        let retry_after = self.forced.retry_after;
+        match disturbance {
+            Some(Disturbance::Status { status: status @ 300.., retry_after }) => return error(status, retry_after, failure(status)),
+            Some(Disturbance::Cut) => return Err(CallError::Interrupted { host: HOST.into(), reason: "simulated".into() }),
+            Some(Disturbance::ErrorInside) if call.format == WireFormat::AnthropicMessages => {
+                return answer(200, None, error_of_chat(502, failures::INSIDE));
+            }
+            Some(Disturbance::ErrorInside) => return answer(200, None, failures::INSIDE.to_vec()),
+            Some(Disturbance::Quota) => return error(429, retry_after, failures::QUOTA.to_vec()),
+            Some(Disturbance::WrongKey) => return error(401, retry_after, failures::WRONG_KEY.to_vec()),
+            Some(Disturbance::Loading(_)) => return error(503, retry_after, failures::LOADING.to_vec()),
+            Some(Disturbance::Full { .. }) => return error(503, retry_after, failures::FULL.to_vec()),
+            Some(Disturbance::Status { .. } | Disturbance::Slow | Disturbance::Stall | Disturbance::InvalidJson | Disturbance::Gzip)
+            | None => {}
         }
         let draft = Draft { model: &call.upstream_model, body: &body, forced: &self.forced, seed, dice: self.dice };
         match bodies::render(call.format, draft) {
@@ -146,13 +183,37 @@ impl<'a> Case<'a> {
                         body.truncate(body.len() / 2);
                         200
                     }
-                    Some(Disturbance::Cut | Disturbance::Slow | Disturbance::Stall) | None => 200,
+                    Some(Disturbance::Gzip) => {
+                        body = gzipped(&body);
+                        200
+                    }
+                    // The others have been dealt with.
+                    Some(_) | None => 200,
                 };
                 answer(status, None, body)
             }
             Err(refusal) => error(400, None, refusal.body()),
         }
     }
+}
+
+fn gzipped(body: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    // Writing into memory cannot fail.
+    encoder.write_all(body).and_then(|()| encoder.finish()).unwrap_or_default()
+}
+
+/// Failures in the words of the servers that are known for them.
+mod failures {
+    /// OpenRouter's form: the status of the failure is the code of the error.
+    pub const INSIDE: &[u8] = br#"{"error":{"message":"Simulated failure: the provider behind this server failed.","code":502}}"#;
+    /// OpenAI's.
+    pub const QUOTA: &[u8] = br#"{"error":{"message":"You exceeded your current quota, please check your plan and billing details. (Simulated.)","type":"insufficient_quota","param":null,"code":"insufficient_quota"}}"#;
+    /// OpenAI's.
+    pub const WRONG_KEY: &[u8] = br#"{"error":{"message":"Incorrect API key provided: simulated.","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}"#;
+    /// llama.cpp's.
+    pub const LOADING: &[u8] = br#"{"error":{"message":"Loading model","type":"unavailable_error","code":503}}"#;
+    pub const FULL: &[u8] = br#"{"error":{"message":"Simulated failure: every slot of the server is taken.","type":"server_error","param":null,"code":"server_busy"}}"#;
 }
 
 /// The body of a simulated error.

@@ -76,6 +76,18 @@ pub(super) enum Disturbance {
     Stall,
     /// Answers 200 with the first part of the body only.
     InvalidJson,
+    /// Answers 200 with the body compressed, and does not say so.
+    Gzip,
+    /// Answers 200 with an error in the body.
+    ErrorInside,
+    /// Answers that the account has no money left.
+    Quota,
+    /// Answers that the key is wrong.
+    WrongKey,
+    /// Answers 503 until so long after the first row that asked for this.
+    Loading(Duration),
+    /// Answers 503 while so many calls of such rows are in flight.
+    Full { slots: u32 },
 }
 
 impl Disturbance {
@@ -83,7 +95,23 @@ impl Disturbance {
     pub fn passes(self) -> bool {
         match self {
             Self::Status { status, .. } => matches!(status, 408 | 409 | 425 | 429 | 500..=599),
-            Self::Cut | Self::Slow | Self::Stall | Self::InvalidJson => true,
+            Self::Cut | Self::Slow | Self::Stall | Self::InvalidJson | Self::Gzip | Self::ErrorInside => true,
+            Self::Loading(_) | Self::Full { .. } => true,
+            Self::Quota | Self::WrongKey => false,
+        }
+    }
+
+    /// Whether the time decides when it ends, not the number of attempts.
+    pub fn ends_by_itself(self) -> bool {
+        matches!(self, Self::Loading(_) | Self::Full { .. })
+    }
+
+    /// Whether the answer has the status of an error, so that it can ask to wait.
+    pub fn is_error(self) -> bool {
+        match self {
+            Self::Status { status, .. } => status >= 300,
+            Self::Quota | Self::WrongKey | Self::Loading(_) | Self::Full { .. } => true,
+            Self::Cut | Self::Slow | Self::Stall | Self::InvalidJson | Self::Gzip | Self::ErrorInside => false,
         }
     }
 }

@@ -55,6 +55,22 @@ pub(super) struct Body<'a> {
     #[serde(borrow)]
     pub top_p: Raw<'a>,
     #[serde(borrow)]
+    pub top_k: Raw<'a>,
+    #[serde(borrow)]
+    pub frequency_penalty: Raw<'a>,
+    #[serde(borrow)]
+    pub presence_penalty: Raw<'a>,
+    #[serde(borrow)]
+    pub stop: Raw<'a>,
+    #[serde(borrow)]
+    pub stop_sequences: Raw<'a>,
+    #[serde(borrow)]
+    pub logprobs: Raw<'a>,
+    #[serde(borrow)]
+    pub top_logprobs: Raw<'a>,
+    #[serde(borrow)]
+    pub include: Raw<'a>,
+    #[serde(borrow)]
     pub dimensions: Raw<'a>,
     #[serde(borrow)]
     pub encoding_format: Raw<'a>,
@@ -75,10 +91,10 @@ pub(super) struct Body<'a> {
 /// Reads a body.
 pub(super) fn read(bytes: &[u8]) -> Result<Body<'_>, SimulatedRefusal> {
     if !bytes.trim_ascii_start().starts_with(b"{") {
-        return Err(SimulatedRefusal::new("The body of the request must be a JSON object.", None));
+        return Err(SimulatedRefusal::new("The body of the request must be a JSON object.", None::<&str>));
     }
     serde_json::from_slice(bytes)
-        .map_err(|error| SimulatedRefusal::new(format!("We could not parse the JSON body of your request: {error}"), None))
+        .map_err(|error| SimulatedRefusal::new(format!("We could not parse the JSON body of your request: {error}"), None::<&str>))
 }
 
 impl<'a> Body<'a> {
@@ -127,11 +143,8 @@ pub(super) fn whole(raw: Raw<'_>, param: &'static str, range: RangeInclusive<u64
 
 /// A field that must be present.
 pub(super) fn required<'a>(raw: Raw<'a>, param: &'static str) -> Result<&'a RawValue, SimulatedRefusal> {
-    raw.ok_or_else(|| SimulatedRefusal {
-        message: format!("Missing required parameter: '{param}'."),
-        param: Some(param),
-        code: Some("missing_required_parameter"),
-    })
+    let missing = || SimulatedRefusal::new(format!("Missing required parameter: '{param}'."), Some(param));
+    raw.ok_or_else(|| missing().with_code("missing_required_parameter"))
 }
 
 /// Tokens of a text of this many bytes: an estimate that every part of an answer shares.
@@ -148,17 +161,23 @@ pub(super) fn raw_tokens(raw: Raw<'_>) -> u64 {
 #[derive(Debug)]
 pub(super) struct SimulatedRefusal {
     message: String,
-    param: Option<&'static str>,
+    /// The field, as the hosted API names it.
+    param: Option<Cow<'static, str>>,
     code: Option<&'static str>,
 }
 
 impl SimulatedRefusal {
-    pub fn new(message: impl Into<String>, param: Option<&'static str>) -> Self {
-        Self { message: message.into(), param, code: None }
+    pub fn new<P: Into<Cow<'static, str>>>(message: impl Into<String>, param: Option<P>) -> Self {
+        Self { message: message.into(), param: param.map(Into::into), code: None }
+    }
+
+    #[must_use]
+    pub fn with_code(self, code: &'static str) -> Self {
+        Self { code: Some(code), ..self }
     }
 
     pub fn body(&self) -> Vec<u8> {
-        error_body(&self.message, "invalid_request_error", self.param, self.code)
+        error_body(&self.message, "invalid_request_error", self.param.as_deref(), self.code)
     }
 }
 

@@ -50,7 +50,7 @@ async fn attempts(simulate: &str, count: u32) -> Vec<(String, u128)> {
 
 #[tokio::test(start_paused = true)]
 async fn rows_meet_the_fate_that_they_ask_for() {
-    let table: [(&str, &[(&str, u128)]); 11] = [
+    let table: [(&str, &[(&str, u128)]); 12] = [
         ("", &[("succeeded 200", 120)]),
         ("latency=2s", &[("succeeded 200", 2_000)]),
         ("status=503;times=2;retry_after=2s", &[("server_error 2000ms", 120), ("server_error 2000ms", 120), ("succeeded 200", 120)]),
@@ -61,6 +61,7 @@ async fn rows_meet_the_fate_that_they_ask_for() {
         ("stall", &[("timeout", 60_000), ("succeeded 200", 120)]),
         ("latency=90s", &[("timeout", 60_000), ("timeout", 60_000)]),
         ("invalid_json", &[("invalid_response", 120), ("succeeded 200", 120)]),
+        ("gzip", &[("invalid_response", 120), ("succeeded 200", 120)]),
         ("explode", &[("request_refused", 120)]),
     ];
     for (simulate, expected) in table {
@@ -85,6 +86,55 @@ async fn errors_have_the_envelope_of_the_hosted_api() {
         bodies.push(format!("{} {}", answer.status, String::from_utf8(answer.body.to_vec()).unwrap()));
     }
     insta::assert_snapshot!(bodies.join("\n"));
+}
+
+#[tokio::test]
+async fn failures_have_the_words_of_the_servers_that_are_known_for_them() {
+    let provider = Simulated::new(instant(), vec![]);
+    let mut told = Vec::new();
+    for simulate in ["error_200", "quota", "wrong_key; retry_after=2s", "loading=1m", "full=1"] {
+        for format in [WireFormat::ChatCompletions, WireFormat::AnthropicMessages] {
+            let body = hello(simulate).replacen('{', r#"{"max_tokens":9,"#, 1);
+            let call = || Call { format, ..row(&body, 1) };
+            // Another call has the one slot of a full server.
+            let slot = provider.memory.enter("m", 1);
+            let answer = provider.call(call()).await.unwrap();
+            drop(slot);
+            let wait = answer.retry_after.map(|wait| format!(" after {wait:?}")).unwrap_or_default();
+            told.push(format!("{simulate}: {}{wait} {}", answer.status, String::from_utf8_lossy(&answer.body)));
+        }
+    }
+    insta::assert_snapshot!(told.join("\n"));
+    assert_eq!(
+        provider.call(row(&hello("error_200"), 2)).await.unwrap().body,
+        provider.call(row(&hello("error_200"), 3)).await.unwrap().body
+    );
+    let packed = provider.call(row(&hello("gzip"), 1)).await.unwrap().body;
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&*packed), &mut text).unwrap();
+    assert!(text.contains("Simulated answer to"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_loads_is_loaded_after_its_time_and_a_full_one_has_room_after_a_call() {
+    let provider = Simulated::new(SimulatedProfile { spread: 1.0, ..SimulatedProfile::default() }, vec![]);
+    let status = async |simulate: &str, attempt| provider.call(row(&hello(simulate), attempt)).await.unwrap().status;
+    let start = Instant::now();
+    assert_eq!((status("loading=30s", 1).await, status("loading=30s", 9).await, start.elapsed()), (503, 503, Duration::ZERO));
+    assert_eq!(status("", 1).await, 200, "rows that do not ask for it find a loaded model");
+    tokio::time::advance(Duration::from_secs(29)).await;
+    assert_eq!(status("loading=30s", 1).await, 503);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!((status("loading=30s", 1).await, status("loading=40s", 1).await), (200, 503));
+
+    let calls: [&str; 4] = ["full=2"; 4];
+    let mut statuses = futures_util::future::join_all(calls.map(|simulate| status(simulate, 1))).await;
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 200, 503, 503]);
+    assert_eq!(status("full=2", 1).await, 200, "the slots are free again");
+    // A call that is given up gives its slot back.
+    drop(tokio::time::timeout(Duration::from_millis(1), status("full=1", 1)).await);
+    assert_eq!(status("full=1", 1).await, 200);
 }
 
 #[tokio::test(start_paused = true)]

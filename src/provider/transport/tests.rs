@@ -20,6 +20,8 @@ fn connection(url: &str, timeouts: Timeouts, max_response_bytes: u64) -> ServerC
     ServerConnection {
         api: crate::domain::provider::connection::Api::OpenAi,
         base_url: url.parse().unwrap(),
+        api_path: None,
+        body: Default::default(),
         timeouts,
         ca_file: None,
         max_response_bytes,

@@ -11,7 +11,7 @@ use crate::domain::file::{File, ResultPart};
 use crate::domain::id::BatchId;
 use crate::service::{RetryError, Service, ServiceError};
 use crate::store::error::StoreError;
-use crate::store::{Sealed, Store, blocking};
+use crate::store::{Idempotency, Sealed, Store, blocking};
 
 impl Service {
     /// Makes a new batch of the rows of `id` that failed, expired or never ran. The new batch is
@@ -20,6 +20,14 @@ impl Service {
     /// # Errors
     /// When the batch still runs, has nothing to retry, or its input or results are gone.
     pub async fn retry(self: &Arc<Self>, id: BatchId) -> Result<Batch, ServiceError> {
+        self.retry_once(id, None).await
+    }
+
+    /// As [`Self::retry`], but a second call with the same key finds the batch of the first.
+    ///
+    /// # Errors
+    /// As for [`Self::retry`], and when another request has used the key.
+    pub async fn retry_once(self: &Arc<Self>, id: BatchId, once: Option<Idempotency>) -> Result<Batch, ServiceError> {
         let batch = self.store.batch(id).await?.ok_or(ServiceError::BatchNotFound(id))?;
         check(&batch)?;
         let now = self.clock.now();
@@ -35,6 +43,7 @@ impl Service {
             // A caller who asks for a retry wants it to run, even if the original was paused.
             control: Control { paused: false, ..batch.control },
             retry_of: Some(id),
+            once,
             ..NewBatch::new(now, spec.dialect, spec.org, spec.owner, spec.input, InputSource::Made(made))
         };
         Ok(self.create_batch(new).await?.batch)

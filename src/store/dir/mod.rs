@@ -61,8 +61,11 @@ pub(super) const LOST_FOUND: &str = "lost+found";
 pub(super) const LOST_FOUND_TOO: &str = "lost+found.batchd";
 /// Data directories of `batchd run`, one for each input.
 pub const RUNS: &str = "run";
+/// The outputs that `batchd run` has written, which it may overwrite. Lost without harm.
+pub const RUN_OUTPUTS: &str = "outputs.jsonl";
 /// Everything besides the databases that batchd makes in a data directory.
-const OURS: [&str; 11] = [DAMAGED_SNAPSHOTS, FILES, PARTS, SPOOL, LOST_FOUND, LOST_FOUND_TOO, SEAL_KEY, SEAL_KEY_NEW, MARK, MARK_NEW, LOCK];
+const OURS: [&str; 12] =
+    [DAMAGED_SNAPSHOTS, FILES, PARTS, SPOOL, LOST_FOUND, LOST_FOUND_TOO, SEAL_KEY, SEAL_KEY_NEW, MARK, MARK_NEW, RUN_OUTPUTS, LOCK];
 
 /// A data directory that no other process has, before anything in it was examined.
 #[derive(Debug)]

@@ -91,6 +91,14 @@ enum LineForm {
     Rendered(LineRender),
 }
 
+/// Whose line it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LineOf {
+    pub row: RowIndex,
+    /// The line belongs to the error file.
+    pub failed: bool,
+}
+
 /// A reader over the lines of a part of a batch, with a fixed set of done rows.
 #[derive(Debug)]
 pub struct Lines {
@@ -150,6 +158,19 @@ impl Lines {
         }
         let packed = self.store.read_alone(key)?.ok_or_else(|| self.missing(row))?;
         Ok(Some(Packed::open::<ResultRecord>(&packed)?.with_body::<ResultRecord, _>(|body| result::unpack(body, key))?))
+    }
+
+    /// Appends the next line to `out` and returns whose it is; `None` at the end. Blocks.
+    ///
+    /// # Errors
+    /// When the store has failed or a record is damaged.
+    pub fn next_line(&mut self, out: &mut Vec<u8>) -> Result<Option<LineOf>, StoreError> {
+        let Some(row) = self.wanted(self.rows.start) else { return Ok(None) };
+        self.write(row, out)?;
+        self.rows.start = row + 1;
+        let page = self.pages.get((row / ROWS_PER_PAGE) as usize);
+        let failed = page.is_some_and(|page| page.includes(row % ROWS_PER_PAGE, ResultPart::Errors));
+        Ok(Some(LineOf { row: RowIndex(row), failed }))
     }
 
     /// Limits a fresh reader to a range of bytes. Blocks.

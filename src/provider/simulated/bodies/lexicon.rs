@@ -15,6 +15,11 @@ const WORDS: [&str; 32] = [
     "plain", "shows", "holds", "takes", "gives", "follows", "keeps", "and", "or", "with", "from", "into", "for", "of", "as", "by", "then",
 ];
 
+/// One of the words.
+pub(super) fn word(number: u64) -> &'static str {
+    WORDS[(number & 31) as usize]
+}
+
 /// What limits the length of a text, in tokens.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Length {
@@ -62,7 +67,7 @@ pub(super) fn answer(prompt: &str, length: Length, dice: &mut Dice) -> Text {
         let mut bits = dice.next();
         for _ in 0..12 {
             text.push(' ');
-            text.push_str(WORDS[(bits & 31) as usize]);
+            text.push_str(word(bits));
             bits >>= 5;
         }
     }

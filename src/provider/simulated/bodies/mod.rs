@@ -8,7 +8,9 @@
 //!
 //! Invariant: every body is one JSON object that fits the operation's schema.
 
+mod conversation;
 mod lexicon;
+mod logprobs;
 mod media;
 mod reply;
 mod shape;

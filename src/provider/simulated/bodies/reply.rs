@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::conversation::{Conversation, last_user_text};
 use super::lexicon;
 use super::lexicon::{Length, Text};
 use super::shape;
@@ -50,11 +51,11 @@ impl<'a> Question<'a> {
     pub fn read(
         body: &Body<'a>,
         conversation: &'a RawValue,
-        param: &'static str,
+        (param, form): (&'static str, Conversation),
         format: Format,
         length: Length,
     ) -> Result<Self, SimulatedRefusal> {
-        let prompt = last_user_text(conversation, param)?;
+        let prompt = last_user_text(conversation, param, form)?;
         Ok(Self { prompt, format, tool: forced_tool(body)?, length })
     }
 
@@ -70,44 +71,6 @@ impl<'a> Question<'a> {
         };
         SimulatedReply::Text(Text::limited(json, self.length.limit))
     }
-}
-
-/// The user's latest text.
-fn last_user_text<'a>(conversation: &'a RawValue, param: &'static str) -> Result<Cow<'a, str>, SimulatedRefusal> {
-    #[derive(Deserialize)]
-    struct SimulatedMessage<'a> {
-        #[serde(borrow)]
-        role: Option<&'a RawValue>,
-        #[serde(borrow)]
-        content: Option<&'a RawValue>,
-    }
-    if let Some(text) = string(conversation) {
-        return Ok(text);
-    }
-    let messages: Vec<SimulatedMessage<'a>> = serde_json::from_str(conversation.get())
-        .map_err(|_| SimulatedRefusal::new(format!("Invalid type for '{param}': expected an array of objects."), Some(param)))?;
-    if messages.is_empty() {
-        return Err(SimulatedRefusal::new(
-            format!("Invalid '{param}': empty array. Expected an array with minimum length 1."),
-            Some(param),
-        ));
-    }
-    let said = messages.iter().rfind(|m| m.role.is_some_and(|role| role.get() == "\"user\"")).and_then(|m| m.content);
-    Ok(said.and_then(text_of).unwrap_or_default())
-}
-
-/// The text of a message's content: the content itself, or the first part that has a text.
-fn text_of(content: &RawValue) -> Option<Cow<'_, str>> {
-    #[derive(Deserialize)]
-    struct Part<'a> {
-        #[serde(borrow)]
-        text: Option<&'a RawValue>,
-    }
-    if let Some(text) = string(content) {
-        return Some(text);
-    }
-    let parts: Vec<Part<'_>> = serde_json::from_str(content.get()).ok()?;
-    parts.iter().find_map(|part| string(part.text?))
 }
 
 /// Reads `response_format` of a chat, or `text.format` of a response, which has the same types but

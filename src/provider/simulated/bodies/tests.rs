@@ -108,6 +108,109 @@ fn rows_that_the_hosted_api_refuses() {
 }
 
 #[test]
+fn settings_and_messages_that_the_hosted_api_refuses() {
+    use WireFormat::{AnthropicMessages, ChatCompletions, Completions, Responses};
+    let with = |more: Value| {
+        let mut row = json!({"messages": [{"role": "user", "content": "x"}], "input": "x", "prompt": "x", "max_tokens": 9});
+        row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        row
+    };
+    let says = |message: Value| with(json!({"messages": [{"role": "user", "content": "x"}, message.clone()], "input": [message]}));
+    let table = [
+        (ChatCompletions, with(json!({"temperature": 2.1}))),
+        (ChatCompletions, with(json!({"temperature": "hot"}))),
+        (AnthropicMessages, with(json!({"temperature": 1.1}))),
+        (Responses, with(json!({"top_p": 1.5}))),
+        (ChatCompletions, with(json!({"frequency_penalty": -2.5}))),
+        (Completions, with(json!({"presence_penalty": 3}))),
+        (ChatCompletions, with(json!({"logprobs": 5}))),
+        (ChatCompletions, with(json!({"top_logprobs": 5}))),
+        (ChatCompletions, with(json!({"logprobs": true, "top_logprobs": 21}))),
+        (Responses, with(json!({"top_logprobs": 21}))),
+        (Responses, with(json!({"include": "message.output_text.logprobs"}))),
+        (Completions, with(json!({"logprobs": 6}))),
+        (Completions, with(json!({"logprobs": 5, "metadata": {"simulate": "output_tokens=65536"}, "max_tokens": 65_536}))),
+        (ChatCompletions, with(json!({"stop": []}))),
+        (ChatCompletions, with(json!({"stop": ["a", "b", "c", "d", "e"]}))),
+        (Completions, with(json!({"stop": 3}))),
+        (AnthropicMessages, with(json!({"stop_sequences": "x"}))),
+        (AnthropicMessages, with(json!({"top_k": -1}))),
+        (ChatCompletions, says(json!({"content": "x"}))),
+        (ChatCompletions, says(json!({"role": "robot", "content": "x"}))),
+        (Responses, says(json!({"role": "tool", "content": "x"}))),
+        (AnthropicMessages, says(json!({"role": "system", "content": "x"}))),
+        (ChatCompletions, says(json!({"role": "user"}))),
+        (ChatCompletions, says(json!({"role": "user", "content": null}))),
+        (ChatCompletions, says(json!({"role": "assistant", "content": null}))),
+        (ChatCompletions, says(json!({"role": "user", "content": 3}))),
+        (ChatCompletions, says(json!({"role": "user", "content": []}))),
+        (ChatCompletions, says(json!({"role": "user", "content": [{"text": "x"}]}))),
+        (ChatCompletions, says(json!({"role": "user", "content": [{"type": "text"}]}))),
+        (ChatCompletions, says(json!({"role": "user", "content": [{"type": "image"}]}))),
+        (ChatCompletions, says(json!({"role": "user", "content": [{"type": "image_url"}]}))),
+        (ChatCompletions, says(json!({"role": "system", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}))),
+        (ChatCompletions, says(json!({"role": "tool", "content": "x"}))),
+        (Responses, says(json!({"role": "user", "content": [{"type": "text", "text": "x"}]}))),
+        (Responses, says(json!({"type": "wish"}))),
+        (AnthropicMessages, with(json!({"messages": [{"role": "user", "content": ""}]}))),
+        (AnthropicMessages, with(json!({"messages": [{"role": "user", "content": [{"type": "text", "text": ""}]}]}))),
+        (AnthropicMessages, with(json!({"messages": "x"}))),
+    ];
+    let lines: Vec<String> = table.into_iter().map(|(format, row)| answer(format, &row).expect_err(&row.to_string()).to_string()).collect();
+    insta::assert_snapshot!(lines.join("\n"));
+
+    let fine = [
+        (ChatCompletions, with(json!({"temperature": 2, "top_p": 0.0, "frequency_penalty": -2, "presence_penalty": null, "stop": "x"}))),
+        (ChatCompletions, with(json!({"stop": ["a", "b", "c", "d"], "logprobs": false, "top_logprobs": null}))),
+        (ChatCompletions, says(json!({"role": "developer", "content": [{"type": "text", "text": ""}]}))),
+        (ChatCompletions, says(json!({"role": "assistant", "content": null, "tool_calls": []}))),
+        (ChatCompletions, says(json!({"role": "tool", "tool_call_id": "1", "content": ""}))),
+        (ChatCompletions, says(json!({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}))),
+        (Responses, says(json!({"type": "function_call_output", "call_id": "1", "output": "x"}))),
+        (Responses, says(json!({"id": "msg_1"}))),
+        (Responses, says(json!({"role": "assistant", "content": [{"type": "output_text", "text": "x", "annotations": []}]}))),
+        (AnthropicMessages, says(json!({"role": "assistant", "content": ""}))),
+        (AnthropicMessages, says(json!({"role": "user", "content": [{"type": "tool_result", "tool_use_id": "1"}]}))),
+        (AnthropicMessages, with(json!({"temperature": 1, "top_k": 5, "stop_sequences": ["a", "b", "c", "d", "e"]}))),
+    ];
+    for (format, row) in fine {
+        assert!(answer(format, &row).is_ok(), "{row}: {:?}", answer(format, &row));
+    }
+}
+
+#[test]
+fn log_probabilities_are_given_when_asked_for() {
+    let row =
+        json!({"messages": [{"role": "user", "content": "Hé"}], "input": "Hé", "prompt": "Hé", "max_tokens": 4, "max_output_tokens": 4});
+    let with = |more: Value| {
+        let mut row = row.clone();
+        row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        row
+    };
+    let chat = chat(with(json!({"logprobs": true, "top_logprobs": 2})));
+    let response = answer(WireFormat::Responses, &with(json!({"include": ["message.output_text.logprobs"], "top_logprobs": 1}))).unwrap();
+    let completion = answer(WireFormat::Completions, &with(json!({"logprobs": 2}))).unwrap();
+    let listed = [&chat["choices"][0]["logprobs"], &response["output"][0]["content"][0]["logprobs"], &completion["choices"][0]["logprobs"]];
+    insta::assert_snapshot!(listed.map(Value::to_string).join("\n"));
+
+    for bare in [json!({}), json!({"logprobs": false})] {
+        assert_eq!(super::tests::chat(with(bare))["choices"][0]["logprobs"], Value::Null);
+    }
+    // All of the text, and every token less likely than certain, the chosen one first.
+    let long = super::tests::chat(json!({"messages": row["messages"], "logprobs": true, "top_logprobs": 20}));
+    let (text, tokens) = (&long["choices"][0]["message"]["content"], long["choices"][0]["logprobs"]["content"].as_array().unwrap());
+    let joined: String = tokens.iter().map(|token| token["token"].as_str().unwrap()).collect();
+    assert_eq!(text, &joined);
+    for token in tokens {
+        let chances: Vec<f64> = token["top_logprobs"].as_array().unwrap().iter().map(|top| top["logprob"].as_f64().unwrap()).collect();
+        assert!(
+            chances.len() == 20 && chances[0] == token["logprob"] && chances.is_sorted_by(|a, b| a > b) && chances[0] <= 0.0,
+            "{token}"
+        );
+    }
+}
+
+#[test]
 fn limits_and_forms_of_a_chat_are_kept() {
     let messages = json!([{"role": "user", "content": "Hello"}]);
     let cut = chat(json!({"messages": messages, "max_tokens": 500, "max_completion_tokens": 5}));

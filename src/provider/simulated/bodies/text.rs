@@ -3,11 +3,13 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::lexicon;
+use super::conversation::Conversation;
 use super::reply::{Question, SimulatedReply, format};
 use super::{Draft, inputs};
+use super::{lexicon, logprobs};
 use crate::provider::simulated::json::Json;
 use crate::provider::simulated::request::{SimulatedRefusal, raw_tokens, required, string, tokens, whole};
+use crate::provider::simulated::sampling::{self, Alternatives};
 
 /// The most tokens that a row may ask for; beyond what any model can write.
 const MAX_LIMIT: u64 = 10_000_000;
@@ -24,13 +26,16 @@ pub(super) fn chat(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Simulat
     let newer = whole(body.max_completion_tokens, "max_completion_tokens", 1..=MAX_LIMIT)?;
     let older = whole(body.max_tokens, "max_tokens", 1..=MAX_LIMIT)?;
     let length = draft.length(newer.or(older), n);
-    let question = Question::read(body, messages, "messages", format(body.response_format, "response_format")?, length)?;
+    let alternatives = sampling::of_chat(body)?;
+    let place = ("messages", Conversation::Chat);
+    let question = Question::read(body, messages, place, format(body.response_format, "response_format")?, length)?;
     let replies: Vec<SimulatedReply> = (0..n).map(|_| question.reply(&mut draft.dice)).collect();
+    logprobs::check(replies.iter().map(SimulatedReply::tokens).sum(), alternatives)?;
 
     draft.object(json, "chatcmpl-", "chat.completion", "created", |draft, json| {
         json.key("choices").array(|json| {
             for (index, reply) in (0..).zip(&replies) {
-                json.object(|json| choice(draft, index, reply, json));
+                json.object(|json| choice(draft, index, reply, alternatives, json));
             }
         });
         let prompt = tokens(messages.get().len()) + raw_tokens(body.tools);
@@ -41,7 +46,7 @@ pub(super) fn chat(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Simulat
     Ok(())
 }
 
-fn choice(draft: &Draft<'_>, index: u64, reply: &SimulatedReply, json: &mut Json) {
+fn choice(draft: &Draft<'_>, index: u64, reply: &SimulatedReply, alternatives: Alternatives, json: &mut Json) {
     json.key("index").number(index);
     json.key("message").object(|json| {
         json.key("role").text("assistant");
@@ -64,7 +69,11 @@ fn choice(draft: &Draft<'_>, index: u64, reply: &SimulatedReply, json: &mut Json
         }
         json.key("annotations").array(|_| {});
     });
-    json.key("logprobs").null();
+    json.key("logprobs");
+    match (reply, alternatives) {
+        (SimulatedReply::Text(text), Some(most)) => logprobs::of_chat(&text.text, most, draft.seed.wrapping_add(index), json),
+        (SimulatedReply::Text(_) | SimulatedReply::Call { .. }, _) => json.null(),
+    }
     json.key("finish_reason").text(match reply {
         SimulatedReply::Text(text) if text.cut => "length",
         SimulatedReply::Text(_) => "stop",
@@ -83,9 +92,11 @@ pub(super) fn message(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Simu
     let messages = required(body.messages, "messages")?;
     required(body.max_tokens, "max_tokens")?;
     let limit = whole(body.max_tokens, "max_tokens", 1..=MAX_LIMIT)?;
+    sampling::of_message(body)?;
     let asked = body.output_config.and_then(|raw| serde_json::from_str::<Output<'_>>(raw.get()).ok()).and_then(|output| output.format);
     let length = draft.length(limit, 1);
-    let reply = Question::read(body, messages, "messages", format(asked, "output_config.format")?, length)?.reply(&mut draft.dice);
+    let place = ("messages", Conversation::Message);
+    let reply = Question::read(body, messages, place, format(asked, "output_config.format")?, length)?.reply(&mut draft.dice);
     json.object(|json| {
         json.key("id").text(&draft.id("msg_", 0));
         json.key("type").text("message");
@@ -140,20 +151,26 @@ pub(super) fn completion(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), S
     let prompts = inputs(required(body.prompt, "prompt")?, "prompt")?;
     let n = whole(body.n, "n", 1..=MAX_CHOICES)?.unwrap_or(1);
     let limit = whole(body.max_tokens, "max_tokens", 1..=MAX_LIMIT)?.or(draft.forced.output_tokens).unwrap_or(COMPLETION_TOKENS);
+    let alternatives = sampling::of_completion(body)?;
     let length = draft.length(Some(limit), n * prompts.len() as u64);
     let mut texts = Vec::new();
     for prompt in &prompts {
         let prompt = string(prompt).unwrap_or_default();
         texts.extend((0..n).map(|_| lexicon::answer(&prompt, length, &mut draft.dice)));
     }
+    logprobs::check(texts.iter().map(lexicon::Text::tokens).sum(), alternatives)?;
 
-    draft.object(json, "cmpl-", "text_completion", "created", |_, json| {
+    draft.object(json, "cmpl-", "text_completion", "created", |draft, json| {
         json.key("choices").array(|json| {
             for (index, text) in (0..).zip(&texts) {
                 json.object(|json| {
                     json.key("text").text(&text.text);
                     json.key("index").number(index);
-                    json.key("logprobs").null();
+                    json.key("logprobs");
+                    match alternatives {
+                        Some(most) => logprobs::of_completion(&text.text, most, draft.seed.wrapping_add(index), json),
+                        None => json.null(),
+                    }
                     json.key("finish_reason").text(if text.cut { "length" } else { "stop" });
                 });
             }
@@ -175,8 +192,10 @@ pub(super) fn response(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Sim
     let limit = whole(body.max_output_tokens, "max_output_tokens", 1..=MAX_LIMIT)?;
     let asked = body.text.and_then(|raw| serde_json::from_str::<TextOptions<'_>>(raw.get()).ok()).and_then(|text| text.format);
     let length = draft.length(limit, 1);
-    let question = Question::read(body, input, "input", format(asked, "text.format")?, length)?;
+    let alternatives = sampling::of_response(body)?;
+    let question = Question::read(body, input, ("input", Conversation::Response), format(asked, "text.format")?, length)?;
     let reply = question.reply(&mut draft.dice);
+    logprobs::check(reply.tokens(), alternatives)?;
     let cut = matches!(&reply, SimulatedReply::Text(text) if text.cut);
 
     draft.object(json, "resp_", "response", "created_at", |draft, json| {
@@ -190,7 +209,7 @@ pub(super) fn response(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Sim
             true => json.key("incomplete_details").object(|json| json.key("reason").text("max_output_tokens")),
             false => json.key("incomplete_details").null(),
         }
-        json.key("output").array(|json| json.object(|json| output(draft, &reply, json)));
+        json.key("output").array(|json| json.object(|json| output(draft, &reply, alternatives, json)));
         // The answer repeats the row's settings, with the API's defaults.
         let echo = |raw: Option<&RawValue>, otherwise: &'static str, key: &str, json: &mut Json| {
             json.key(key).raw(raw.map_or(otherwise, RawValue::get));
@@ -213,7 +232,7 @@ pub(super) fn response(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), Sim
     Ok(())
 }
 
-fn output(draft: &Draft<'_>, reply: &SimulatedReply, json: &mut Json) {
+fn output(draft: &Draft<'_>, reply: &SimulatedReply, alternatives: Alternatives, json: &mut Json) {
     match reply {
         SimulatedReply::Text(text) => {
             json.key("id").text(&draft.id("msg_", 0));
@@ -225,7 +244,11 @@ fn output(draft: &Draft<'_>, reply: &SimulatedReply, json: &mut Json) {
                     json.key("type").text("output_text");
                     json.key("text").text(&text.text);
                     json.key("annotations").array(|_| {});
-                    json.key("logprobs").array(|_| {});
+                    json.key("logprobs");
+                    match alternatives {
+                        Some(most) => logprobs::of_text(&text.text, most, draft.seed, json),
+                        None => json.array(|_| {}),
+                    }
                 });
             });
         }
