@@ -143,7 +143,7 @@ async fn work(settings: Settings, env: Environment, job: Job, args: &RunArgs) ->
     }
     let code = match finish_job(&core, &job, &tasks, args).await {
         Ok(code) => code,
-        Err(error @ (JobError::Input { .. } | JobError::Empty { .. } | JobError::NoEndpoint { .. })) => complain(&error, USAGE),
+        Err(error @ (JobError::Input { .. } | JobError::Empty { .. })) => complain(&error, USAGE),
         Err(error) => complain(&error, FAILURE),
     };
     let interrupted = tasks.shutdown().drain().is_cancelled();

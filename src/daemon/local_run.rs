@@ -27,7 +27,7 @@ use crate::domain::time::CompletionWindow;
 use crate::service::ServiceError;
 use crate::service::batches::create::{Created, InputSource, Kept, MadeRows, NewBatch};
 use crate::store::error::StoreError;
-use crate::store::{Idempotency, RUNS, Store, discard};
+use crate::store::{Idempotency, RUNS, Store, UnpackError, UnpackLimits, discard, unpacking};
 
 /// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
@@ -45,8 +45,6 @@ pub enum JobError {
     Input { name: String, reason: String },
     #[error("{name} is empty; each line must be one request")]
     Empty { name: String },
-    #[error("none of the first {LOOKED_AT} rows of {name} has a `url` that a batch can run: {choices}", choices = Endpoint::choices(&Endpoint::OPENAI))]
-    NoEndpoint { name: String },
     #[error("cannot write the results: {0}")]
     Output(io::Error),
     #[error(transparent)]
@@ -89,7 +87,7 @@ impl Job {
     /// Blocks.
     ///
     /// # Errors
-    /// When the file cannot be read or its first row names no endpoint.
+    /// When the file cannot be read or is empty.
     pub fn open(path: &Path, name: &str, max_row_bytes: u64, catalog: &Snapshot) -> Result<Self, JobError> {
         let unreadable = |error: io::Error| JobError::Input { name: name.to_owned(), reason: error.to_string() };
         let mut file = BufReader::with_capacity(BUFFER, std::fs::File::open(path).map_err(unreadable)?);
@@ -110,11 +108,12 @@ impl Job {
                 read => sha.update(&buffer[..read]),
             }
         }
-        let first = BufReader::new(std::fs::File::open(path).map_err(unreadable)?);
-        let endpoint = match first_endpoint(first, max_row_bytes).map_err(unreadable)? {
+        let first = unpacking(std::fs::File::open(path).map_err(unreadable)?).map_err(unreadable)?;
+        let endpoint = match first_endpoint(BufReader::new(first), max_row_bytes).map_err(unreadable)? {
             (_, Some(endpoint)) => endpoint,
             (0, None) => return Err(JobError::Empty { name: name.to_owned() }),
-            (_, None) => return Err(JobError::NoEndpoint { name: name.to_owned() }),
+            // Validation says of each row what is wrong with it.
+            (_, None) => Endpoint::ChatCompletions,
         };
         Ok(Self { name: name.to_owned(), path: path.to_owned(), endpoint, digest: sha.finalize().into() })
     }
@@ -157,8 +156,12 @@ impl Job {
         };
         let (store, path) = (core.service.store.clone(), self.path.clone());
         let spool = tokio::task::spawn_blocking(move || spool(&store, &path)).await.map_err(|_| JobError::Stopped)?;
+        let limits = UnpackLimits { max_bytes: u64::MAX, min_free_bytes: core.service.limits.min_free_bytes };
+        let unpacked = core.service.store.unpack_input(spool?, limits).await;
+        let unusable = |error: UnpackError| JobError::Input { name: self.name.clone(), reason: error.to_string() };
+        let (content, _) = unpacked.map_err(unusable)?;
         let filename = self.path.file_name().map_or_else(|| "input.jsonl".into(), |name| name.to_string_lossy().into_owned());
-        let made = MadeRows { content: spool?, filename: Some(filename), mime: None, kept: Kept::ForEver };
+        let made = MadeRows { content, filename: Some(filename), mime: None, kept: Kept::ForEver };
         let order = BatchInput::Unquoted { endpoint: self.endpoint, window: WINDOW.parse().unwrap_or(CompletionWindow::DAY) };
         let now = core.service.clock.now();
         let new = NewBatch::new(now, Dialect::OpenAi, OrgId::OPERATOR, Owner::default(), order, InputSource::Made(made));

@@ -99,7 +99,6 @@ pub fn estimate(
     let mut lines = Lines::new(reader, limits.max_line_bytes);
     while let Some(place) = lines.advance()? {
         let row = match lines.latest() {
-            Line::Blank => continue,
             Line::Text(line) => endpoint.or_else(|| endpoint_of(line)).and_then(|at| Some((at, parse_line(line, at).ok()?))),
             Line::TooLong => None,
         };

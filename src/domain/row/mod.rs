@@ -6,6 +6,7 @@ pub mod openai;
 pub mod output;
 pub mod prefix;
 pub mod retry;
+pub mod shape;
 
 use bytes::Bytes;
 

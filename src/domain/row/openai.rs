@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::domain::batch::problem::{Problem, ProblemCode};
 use crate::domain::endpoint::Endpoint;
+use crate::domain::row::shape;
 use crate::domain::vocabulary::Operation;
 
 /// The most characters in a `custom_id`. OpenAI states no limit; this limit keeps records small.
@@ -112,6 +113,12 @@ struct RawBody<'a> {
 /// Every independent fault of the line, at least one.
 pub fn parse_line(line: &[u8], endpoint: Endpoint) -> Result<RowRequest<'_>, Vec<RowFault>> {
     let raw: RawLine<'_> = parse_envelope(line).map_err(|fault| vec![fault])?;
+    if raw.body.is_none() && raw.url.is_none() && raw.method.is_none() {
+        let text = std::str::from_utf8(line).unwrap_or_default();
+        if let Some(fault) = shape::of_row(text, endpoint.path()) {
+            return Err(vec![fault]);
+        }
+    }
     let mut faults = Vec::new();
     let mut keep = |fault: RowFault| faults.push(fault);
 
@@ -151,13 +158,6 @@ pub fn endpoint_of(line: &[u8]) -> Option<Endpoint> {
 
 /// Parses the line as an object, with its members as written.
 pub(super) fn parse_envelope<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, RowFault> {
-    if line.starts_with(b"\xef\xbb\xbf") {
-        return Err(RowFault::new(
-            ProblemCode::ByteOrderMark,
-            None,
-            "the line starts with a byte order mark (EF BB BF); save the file as UTF-8 without one",
-        ));
-    }
     let text = std::str::from_utf8(line).map_err(|error| {
         let column = error.valid_up_to() + 1;
         RowFault::new(ProblemCode::InvalidUtf8, None, format!("byte {column} of the line is not UTF-8; the file must be UTF-8"))
@@ -220,7 +220,7 @@ fn no_id(param: &'static str, found: &str) -> RowFault {
 
 fn check_method(value: Option<&RawValue>) -> Result<(), RowFault> {
     let raw = required(value, "method", "it must be \"POST\"")?;
-    if string(raw).as_deref() == Some("POST") {
+    if string(raw).is_some_and(|method| method.eq_ignore_ascii_case("POST")) {
         return Ok(());
     }
     Err(RowFault::new(ProblemCode::InvalidMethod, Some("method"), format!("`method` must be \"POST\", found {}", excerpt(raw))))
@@ -231,8 +231,22 @@ fn check_url(value: Option<&RawValue>, endpoint: Endpoint) -> Result<(), RowFaul
     if string(raw).as_deref() == Some(endpoint.path()) {
         return Ok(());
     }
-    let message = format!("`url` must be the endpoint of the batch, \"{endpoint}\", found {}", excerpt(raw));
+    let hint = match string(raw).as_deref().and_then(spelled_otherwise) {
+        Some(meant) if meant == endpoint => "; write the path alone, as in the batch",
+        Some(_) | None => "",
+    };
+    let message = format!("`url` must be the endpoint of the batch, \"{endpoint}\", found {}{hint}", excerpt(raw));
     Err(RowFault::new(ProblemCode::MismatchedUrl, Some("url"), message))
+}
+
+/// The endpoint that a text means which is not its path: the whole address of a server, or the path
+/// without its version, as Azure has it.
+pub fn spelled_otherwise(text: &str) -> Option<Endpoint> {
+    let path = text.split_once("://").map_or(text, |(_, rest)| rest.find('/').map_or("", |slash| &rest[slash..]));
+    let path = path.split(['?', '#']).next().unwrap_or(path).trim().trim_matches('/');
+    let path = path.strip_prefix("openai/").unwrap_or(path);
+    let tail = path.strip_prefix("v1/").unwrap_or(path);
+    Endpoint::ALL.into_iter().find(|endpoint| endpoint.tail().trim_start_matches('/') == tail)
 }
 
 fn check_body(value: Option<&RawValue>) -> Result<(&str, RawBody<'_>), RowFault> {
@@ -328,11 +342,14 @@ mod tests {
             "\"text\"".into(),
             "{\"custom_id\":\"a\"".into(),
             "{}".into(),
-            "\u{feff}{}".into(),
+            GOOD.replace("{\"custom_id\":\"a\",\"method\":\"POST\",\"url\":\"/v1/chat/completions\",\"body\":", "").replace("}}", "}"),
             GOOD.replace("\"a\"", "7"),
             GOOD.replace("\"a\"", "\"\""),
             GOOD.replace("\"a\"", &format!("\"{long}\"")),
+            GOOD.replace("POST", "post"),
             GOOD.replace("POST", "get"),
+            GOOD.replace("/v1/chat", "/chat"),
+            GOOD.replace("/v1/chat", "https://api.openai.com/v1/chat"),
             GOOD.replace("/v1/chat/completions", &format!("/v1/embeddings/{long}")),
             GOOD.replace("{\"model\":\"m\",\"n\":1.0}", "[]"),
             GOOD.replace("\"m\"", "null"),

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +22,7 @@ use crate::domain::money::Usd;
 use crate::domain::quote::Quote;
 use crate::domain::row::lines::{Line, LinePlace, Lines};
 use crate::domain::row::openai::{RowFault, RowRequest};
+use crate::domain::row::shape;
 use crate::store::{Page, ROWS_PER_PAGE};
 
 /// The limits of an input file.
@@ -58,9 +59,6 @@ pub struct ValidationInput<'a> {
     pub files: FindFile<'a>,
 }
 
-/// Lines between two checks of whether to stop.
-const STOP_EVERY: u64 = 1_024;
-
 /// Buffer for reading the input.
 const BUFFER: usize = 256 << 10;
 
@@ -69,35 +67,37 @@ const BUFFER: usize = 256 << 10;
 /// # Errors
 /// Errors of the reader.
 pub fn check<R: Read + Seek>(
-    mut input: R,
+    input: R,
     asked: ValidationInput<'_>,
     catalog: &Snapshot,
     limits: InputLimits,
     stop: &CancellationToken,
-) -> std::io::Result<CheckedInput> {
-    let mut check = InputCheck::new(asked, catalog, limits);
-    let mut lines = Lines::new(BufReader::with_capacity(BUFFER, &mut input), limits.max_row_bytes);
-    while let Some(place) = lines.advance()? {
-        if place.number.is_multiple_of(STOP_EVERY) && stop.is_cancelled() {
-            return Ok(CheckedInput::Stopped);
-        }
-        if check.is_full() {
-            break;
-        }
-        check.line(place, lines.latest());
+) -> io::Result<CheckedInput> {
+    match InputCheck::new(asked, catalog, limits).run(UntilStopped { input, stop }) {
+        Err(_) if stop.is_cancelled() => Ok(CheckedInput::Stopped),
+        checked => checked,
     }
-    drop(lines);
-    // Reads what follows the last checked line: only the whole file shows whether it is what was
-    // uploaded.
-    read_on(&mut input, stop)?;
-    check.find_duplicates(input, stop)?;
-    Ok(check.finish())
 }
 
-/// Reads a file to its end, unless validation was stopped.
-fn read_on(input: &mut impl Read, stop: &CancellationToken) -> io::Result<()> {
-    while !stop.is_cancelled() && io::copy(&mut input.by_ref().take(BUFFER as u64), &mut io::sink())? > 0 {}
-    Ok(())
+/// A reader that fails once validation was stopped.
+struct UntilStopped<'a, R> {
+    input: R,
+    stop: &'a CancellationToken,
+}
+
+impl<R: Read> Read for UntilStopped<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.is_cancelled() {
+            return Err(io::Error::other("validation was stopped"));
+        }
+        self.input.read(buffer)
+    }
+}
+
+impl<R: Seek> Seek for UntilStopped<'_, R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.input.seek(to)
+    }
 }
 
 struct InputCheck<'a> {
@@ -110,8 +110,6 @@ struct InputCheck<'a> {
     hasher: RandomState,
     /// The hash of each row's id.
     ids: Vec<u64>,
-    /// The first blank line; a fault as soon as a row follows.
-    blank: Option<u64>,
     problems: Vec<Problem>,
 }
 
@@ -126,9 +124,28 @@ impl<'a> InputCheck<'a> {
             models: Models::new(asked.order.holds_the_most()),
             hasher: RandomState::new(),
             ids: Vec::new(),
-            blank: None,
             problems: Vec::new(),
         }
+    }
+
+    /// Reads the input to its end.
+    fn run<R: Read + Seek>(mut self, mut input: R) -> io::Result<CheckedInput> {
+        let mut reader = BufReader::with_capacity(BUFFER, &mut input);
+        if let Some(fault) = shape::of_file(reader.fill_buf()?) {
+            self.problem(fault.at(1));
+        } else {
+            let mut lines = Lines::new(reader, self.limits.max_row_bytes);
+            while !self.is_full()
+                && let Some(place) = lines.advance()?
+            {
+                self.line(place, lines.latest());
+            }
+        }
+        // Reads what follows the last checked line: only the whole file shows whether it is what
+        // was uploaded.
+        io::copy(&mut BufReader::with_capacity(BUFFER, &mut input), &mut io::sink())?;
+        self.find_duplicates(input)?;
+        Ok(self.finish())
     }
 
     fn is_full(&self) -> bool {
@@ -143,10 +160,6 @@ impl<'a> InputCheck<'a> {
 
     /// Counts a row and notes where its page begins.
     fn begin_row(&mut self, place: LinePlace) {
-        if let Some(blank) = self.blank.take() {
-            let message = "the line is blank and rows follow it; blank lines are allowed only at the end of the file".to_owned();
-            self.problem(Problem { code: ProblemCode::BlankLine, message, line: Some(blank), param: None });
-        }
         if self.rows == self.limits.max_rows {
             let message = format!("the file has more rows than the limit of {}", self.limits.max_rows);
             self.problem(Problem { code: ProblemCode::TooManyRows, message, line: Some(place.number), param: None });
@@ -162,9 +175,6 @@ impl<'a> InputCheck<'a> {
 
     fn line(&mut self, place: LinePlace, line: Line<'_>) {
         match line {
-            Line::Blank => {
-                self.blank.get_or_insert(place.number);
-            }
             Line::TooLong => {
                 self.begin_row(place);
                 let message = format!("the row is longer than the limit of {} bytes", self.limits.max_row_bytes);
@@ -190,7 +200,7 @@ impl<'a> InputCheck<'a> {
         }
     }
 
-    fn find_duplicates<R: Read + Seek>(&mut self, mut input: R, stop: &CancellationToken) -> std::io::Result<()> {
+    fn find_duplicates<R: Read + Seek>(&mut self, mut input: R) -> io::Result<()> {
         let repeated_ids = repeated(std::mem::take(&mut self.ids));
         if repeated_ids.is_empty() || self.is_full() {
             return Ok(());
@@ -198,10 +208,8 @@ impl<'a> InputCheck<'a> {
         input.rewind()?;
         let mut first_lines: HashMap<u64, (u64, String)> = HashMap::new();
         let mut lines = Lines::new(BufReader::with_capacity(BUFFER, input), self.limits.max_row_bytes);
-        while let Some(place) = lines.advance()?
-            && !self.is_full()
-            // After a stop, the caller discards whatever is found.
-            && !(place.number.is_multiple_of(STOP_EVERY) && stop.is_cancelled())
+        while !self.is_full()
+            && let Some(place) = lines.advance()?
         {
             let Line::Text(text) = lines.latest() else { continue };
             let Ok(row) = self.asked.order.parse(text) else { continue };
@@ -291,7 +299,8 @@ mod tests {
         let inputs = [
             String::new(),
             "\n \n".into(),
-            format!("{a}\n\n{b}\n"),
+            format!("[{a},\n{b}]\n"),
+            format!("\u{feff}\n{a}\n \n\u{feff}{b}\n\n{a}\n"),
             format!("{a}\n{b}\n{a}\n{a}"),
             format!("{long}\n{a}"),
             (0..7).map(|n| row(&n.to_string()) + "\n").collect(),
@@ -302,11 +311,11 @@ mod tests {
     }
 
     #[test]
-    fn windows_line_ends_and_blank_lines_at_the_end_are_fine() {
-        let input = format!("{}\r\n{}\r\n\r\n\n  \n", row("a"), row("b"));
+    fn windows_line_ends_and_blank_lines_are_fine() {
+        let input = format!("\u{feff}\r\n{}\r\n\n{}\r\n\r\n\n  \n", row("a"), row("b"));
         let CheckedInput::Good { plan, pages, .. } = run(input.as_bytes(), 5) else { panic!("{}", problems(&input)) };
         assert_eq!((plan.rows, plan.models.len(), plan.models[0].rows), (2, 1, 2));
-        assert_eq!(pages.iter().map(|page| (page.input_offset, page.rows)).collect::<Vec<_>>(), [(0, 2)]);
+        assert_eq!(pages.iter().map(|page| (page.input_offset, page.rows)).collect::<Vec<_>>(), [(5, 2)]);
     }
 
     #[test]

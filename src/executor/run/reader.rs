@@ -351,7 +351,7 @@ impl Source {
     fn parse<'a>(&'a self, line: Line<'a>) -> Option<RowRequest<'a>> {
         match line {
             Line::Text(text) => self.spec.input.parse(text).ok(),
-            Line::Blank | Line::TooLong => None,
+            Line::TooLong => None,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Running the unfinished rows of a batch again. Their lines become a new input file, so that
 //! everything else takes the one ordinary path.
 
-use std::io::{BufRead, BufReader};
+use std::io::BufReader;
 use std::sync::Arc;
 
 use super::create::{InputSource, Kept, MadeRows, NewBatch};
@@ -9,6 +9,7 @@ use crate::domain::batch::priority::Control;
 use crate::domain::batch::{Batch, BatchInput, BatchState};
 use crate::domain::file::{File, ResultPart};
 use crate::domain::id::BatchId;
+use crate::domain::row::lines::{Line, Lines};
 use crate::service::{RetryError, Service, ServiceError};
 use crate::store::error::StoreError;
 use crate::store::{Sealed, Store, blocking};
@@ -62,22 +63,22 @@ async fn copy_unfinished(store: &Store, id: BatchId, input: File) -> Result<Seal
     let store = store.clone();
     let copy = move || {
         let mut spool = store.spool()?;
-        let mut reader = BufReader::with_capacity(256 << 10, store.open_verified(&input)?);
-        let mut line = Vec::new();
+        let mut content = store.open_verified(&input)?;
+        // The input was validated: every line is within the limits.
+        let mut lines = Lines::new(BufReader::with_capacity(256 << 10, &mut content), usize::MAX);
         for page in pages {
             for slot in 0..u32::from(page.rows) {
-                line.clear();
-                // The input was validated: every line is within the limits.
-                reader.read_until(b'\n', &mut line).map_err(|e| StoreError::unreadable(input.id, &e))?;
-                if page.includes(slot, ResultPart::Errors) {
-                    if !line.ends_with(b"\n") {
-                        line.push(b'\n');
-                    }
-                    spool.write(&line)?;
+                lines.advance().map_err(|e| StoreError::unreadable(input.id, &e))?;
+                if let Line::Text(line) = lines.latest()
+                    && page.includes(slot, ResultPart::Errors)
+                {
+                    spool.write(line)?;
+                    spool.write(b"\n")?;
                 }
             }
         }
-        reader.into_inner().finish().map_err(|e| StoreError::unreadable(input.id, &e))?;
+        drop(lines);
+        content.finish().map_err(|e| StoreError::unreadable(input.id, &e))?;
         spool.seal()
     };
     Ok(blocking(copy).await?)
