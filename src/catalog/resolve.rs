@@ -1,6 +1,7 @@
 //! Why no provider serves a model, in words for the client who asked for it.
 
 use super::model::Model;
+use crate::domain::endpoint::Endpoint;
 use crate::domain::suggest::{did_you_mean, nearest};
 
 /// No provider serves the model.
@@ -19,6 +20,14 @@ pub enum ResolveError {
         model: String,
         /// Ids of the model's providers, each with a remedy such as `set BATCHD_OPENAI_API_KEY`.
         providers: Vec<(String, String)>,
+    },
+    /// The model can be used, but not for this operation.
+    #[error("the model `{model}` does not serve `{asked}`; it serves {}", Endpoint::choices(served))]
+    NotServed {
+        model: String,
+        asked: Endpoint,
+        /// At least one.
+        served: Vec<Endpoint>,
     },
 }
 

@@ -147,6 +147,52 @@ fn beside_a_real_provider_the_stand_in_answers_only_for_its_own_models() {
 }
 
 #[test]
+fn a_model_is_routed_only_to_where_its_endpoint_may_be_served() {
+    let provider = |id: &str, url: &str| format!("schema = 1\nid = \"{id}\"\nname = \"P\"\nkind = \"openai\"\nbase_url = \"{url}\"\n");
+    let offering = |provider: &str, more: &str| format!("[[model.offering]]\nprovider = \"{provider}\"\n{more}\n");
+    let model = |id: &str, endpoints: &str, offerings: &[String]| {
+        let offerings = offerings.concat();
+        format!("[[model]]\nid = \"{id}\"\norganisation = \"o\"\nreleased = 2026-01-01\nendpoints = [{endpoints}]\n{offerings}")
+    };
+    let price = "price = [{ input = \"1\", source = \"http://p\", verified_at = 2026-01-01 }]";
+    let (chat, vectors) = ("\"/v1/chat/completions\"", "\"/v1/embeddings\"");
+    let models = [
+        "schema = 1\n".to_owned(),
+        model(
+            "two",
+            &format!("{chat}, \"/v1/responses\""),
+            &[offering("first", &format!("endpoints = [{chat}]\n{price}")), offering("second", price)],
+        ),
+        model("vectors", vectors, &[offering("first", price)]),
+        model("own", chat, &[offering("own", "")]),
+        model("free", chat, &[offering("first", "")]),
+    ];
+    let files = [
+        ("providers/first.toml", provider("first", "https://first.example")),
+        ("providers/second.toml", provider("second", "https://second.example")),
+        ("providers/own.toml", provider("own", "http://localhost:8000") + "base_url_env = \"OWN\"\n"),
+        ("models/m.toml", models.concat()),
+    ];
+    let seeds = seeds(&files.each_ref().map(|(file, text)| (*file, text.as_str()))).unwrap_or_else(|faults| panic!("{faults}"));
+    let seeds = seeds.with_urls(&|_| Some("http://localhost:9000".to_owned())).unwrap();
+    let snapshot = seeds.with_upstreams(&Upstreams::parse(&["http://gpu:8000"]).unwrap(), &UpstreamOptions::default());
+    let snapshot = snapshot.into_snapshot(TODAY, &no_key);
+    let at =
+        |model, endpoint| snapshot.resolve_at(model, endpoint).map_or_else(|error| error.to_string(), |route| route.provider.to_owned());
+    assert_eq!(at("two", Endpoint::ChatCompletions), "first");
+    assert_eq!(at("two", Endpoint::Responses), "second");
+    assert_eq!(
+        at("two", Endpoint::Completions),
+        "the model `two` does not serve `/v1/completions`; it serves `/v1/responses`, `/v1/chat/completions`"
+    );
+    assert!(at("vectors", Endpoint::ChatCompletions).contains("it serves `/v1/embeddings`"));
+    assert_eq!(at("own", Endpoint::Completions), "own", "its software may serve what the model is for");
+    assert_eq!(at("free", Endpoint::Responses), "first", "nobody charges for what is one's own");
+    assert!(at("own", Endpoint::Embeddings).contains("does not serve `/v1/embeddings`"));
+    assert_eq!(at("anything", Endpoint::Embeddings), "upstream", "nothing is known of the model");
+}
+
+#[test]
 fn upstreams_override_the_seeds() {
     let upstreams = ["http://gpu:8000/v1/", "llama=http://gpu:8000/v1", "gpt-4o=https://proxy", "openai/gpt-4.1=http://other"];
     let snapshot = with(&upstreams, false).into_snapshot(TODAY, &key_of("BATCHD_OPENAI_API_KEY"));

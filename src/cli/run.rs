@@ -68,7 +68,7 @@ pub(super) fn run(args: &RunArgs, env: Environment) -> u8 {
         Ok(catalog) => catalog,
         Err(error) => return complain(&error, USAGE),
     };
-    let job = match Job::open(&spooled.path, &spooled.name, settings.max_row_bytes, &catalog) {
+    let job = match Job::open(&spooled.path, &spooled.name, &catalog) {
         Ok(job) => job,
         Err(error) => return complain(&error, USAGE),
     };
@@ -143,7 +143,7 @@ async fn work(settings: Settings, env: Environment, job: Job, args: &RunArgs) ->
     }
     let code = match finish_job(&core, &job, &tasks, args).await {
         Ok(code) => code,
-        Err(error @ (JobError::Input { .. } | JobError::Empty { .. })) => complain(&error, USAGE),
+        Err(error @ JobError::Input { .. }) => complain(&error, USAGE),
         Err(error) => complain(&error, FAILURE),
     };
     let interrupted = tasks.shutdown().drain().is_cancelled();

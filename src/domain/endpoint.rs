@@ -85,6 +85,43 @@ impl Endpoint {
     }
 }
 
+/// What the rows of a batch in OpenAI's format ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowEndpoint {
+    /// Every row asks the same.
+    One(Endpoint),
+    /// Each row says it in its `url`.
+    Mixed,
+}
+
+impl RowEndpoint {
+    /// The word for [`Self::Mixed`], where a path would name the one endpoint.
+    pub const MIXED: &str = "mixed";
+
+    /// The path of the endpoint, or the word for several.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::One(endpoint) => endpoint.path(),
+            Self::Mixed => Self::MIXED,
+        }
+    }
+
+    /// The one endpoint of the rows; `None` if each row says it.
+    pub const fn one(self) -> Option<Endpoint> {
+        match self {
+            Self::One(endpoint) => Some(endpoint),
+            Self::Mixed => None,
+        }
+    }
+}
+
+impl FromStr for RowEndpoint {
+    type Err = UnknownEndpoint;
+    fn from_str(text: &str) -> Result<Self, UnknownEndpoint> {
+        if text == Self::MIXED { Ok(Self::Mixed) } else { text.parse().map(Self::One) }
+    }
+}
+
 /// A set of operations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Endpoints(u16);
@@ -109,6 +146,30 @@ impl Endpoints {
 impl FromIterator<Endpoint> for Endpoints {
     fn from_iter<I: IntoIterator<Item = Endpoint>>(endpoints: I) -> Self {
         Self(endpoints.into_iter().fold(0, |set, endpoint| set | 1 << endpoint.code()))
+    }
+}
+
+/// What an operation is about. Servers that serve one operation of a kind for a model often serve
+/// the others too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    Vectors,
+    Judgements,
+    Images,
+    Videos,
+}
+
+impl Endpoint {
+    /// What the operation is about.
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Responses | Self::ChatCompletions | Self::Completions | Self::Messages => Kind::Text,
+            Self::Embeddings => Kind::Vectors,
+            Self::Moderations => Kind::Judgements,
+            Self::ImagesGenerations | Self::ImagesEdits => Kind::Images,
+            Self::Videos => Kind::Videos,
+        }
     }
 }
 

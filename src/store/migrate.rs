@@ -12,7 +12,7 @@ use super::writes::Writes;
 use crate::store::error::StoreError;
 
 /// The format that this build writes.
-pub(super) const CURRENT: u32 = 6;
+pub(super) const CURRENT: u32 = 7;
 
 /// The step from format `n` to `n + 1` is at index `n - 1`.
 const STEPS: &[Step] = &[
@@ -27,6 +27,9 @@ const STEPS: &[Step] = &[
     // write updates the sum, so stamping the format creates it.
     |_, _| Ok(()),
     // From format 6 on, batches record which dialect made them; a build for 5 cannot read that.
+    |_, _| Ok(()),
+    // From format 7 on, batches record whether faulty rows fail alone, and pages which rows those
+    // are; a build for 6 would run them.
     |_, _| Ok(()),
 ];
 

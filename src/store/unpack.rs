@@ -85,18 +85,6 @@ impl Packing {
     }
 }
 
-/// A reader of what is in the content, packed or not.
-///
-/// # Errors
-/// Errors of the reader.
-pub fn unpacking<'a>(content: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
-    let mut content = BufReader::with_capacity(PIECE, content);
-    match Packing::of(content.fill_buf()?) {
-        Some(packing) => packing.reader(content),
-        None => Ok(Box::new(content)),
-    }
-}
-
 /// Files that are unpacked at the same time: each keeps a processor busy, which the running batches
 /// need too, and up to 128 MiB of memory.
 static SLOTS: Semaphore = Semaphore::const_new(1);

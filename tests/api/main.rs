@@ -8,6 +8,7 @@ mod deletion;
 mod descriptors;
 mod errors;
 mod files;
+mod invalid_rows;
 mod retry;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]

@@ -12,7 +12,7 @@ pub mod plan;
 pub mod priority;
 pub mod problem;
 
-pub use input::{BatchInput, QuotedInput};
+pub use input::{BatchInput, InvalidRows, QuotedInput};
 
 use self::metadata::Metadata;
 use self::phaseo::PhaseoDetails;

@@ -12,7 +12,7 @@ use std::io::{self, BufRead};
 pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// One line without its line break.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Line<'a> {
     Text(&'a [u8]),
     /// A line longer than allowed. The reader skipped it.
@@ -44,6 +44,11 @@ impl<R: BufRead> Lines<R> {
     /// Reads lines of at most `max` bytes without their line break.
     pub fn new(reader: R, max: usize) -> Self {
         Self { reader, max, number: 0, end: 0, buffer: Vec::new(), too_long: false }
+    }
+
+    /// Changes the limit for the lines that follow.
+    pub fn limit(&mut self, max: usize) {
+        self.max = max;
     }
 
     /// Reads on to the next line that is not blank; `None` at the end.

@@ -216,7 +216,11 @@ fn way<'a>(model: &'a PlannedModel, catalog: &'a Snapshot) -> Option<(&'a str, &
         // charges.
         return catalog.is_usable(provider).then_some((provider, upstream));
     }
-    let other = catalog.resolve(requested).ok().filter(|other| !simulated(other.provider))?;
+    let resolved = match model.endpoint {
+        Some(endpoint) => catalog.resolve_at(requested, endpoint),
+        None => catalog.resolve(requested),
+    };
+    let other = resolved.ok().filter(|other| !simulated(other.provider))?;
     // Only from a provider that offers the model to another that does: a server that takes every
     // model may not have this one, and the client may not want that server to be asked.
     let offered = catalog.offers_of(requested).next().is_none() || catalog.offers_of(requested).any(|id| id == other.provider);

@@ -3,7 +3,11 @@
 //! Validation decides nothing about the batch; it reports what it found. Memory is one line, one
 //! page entry for 1,024 rows, and 8 bytes a row for the duplicate check. The ids are kept as 64-bit
 //! hashes under a random key, and only if two hashes are equal is the file read again to compare
-//! the ids themselves. So the check is exact, and no client can make it slow on purpose.
+//! the ids by a second hash under another key. So no two ids of one file are taken for the same,
+//! and no client can make the check slow on purpose.
+//!
+//! In a batch in which faulty rows fail alone, they are marked in their pages. What is wrong with
+//! them is found once more when they get their results, so that it takes no memory.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -14,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use super::cost::{self, FindFile, measure};
 use super::plan::Models;
 use crate::catalog::Snapshot;
-use crate::domain::batch::BatchInput;
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::problem::{MAX_PROBLEMS, Problem, ProblemCode};
+use crate::domain::batch::{BatchInput, InvalidRows};
 use crate::domain::id::RowIndex;
 use crate::domain::money::Usd;
 use crate::domain::quote::Quote;
@@ -110,6 +114,8 @@ struct InputCheck<'a> {
     hasher: RandomState,
     /// The hash of each row's id.
     ids: Vec<u64>,
+    /// Faulty rows fail alone.
+    lenient: bool,
     problems: Vec<Problem>,
 }
 
@@ -124,6 +130,7 @@ impl<'a> InputCheck<'a> {
             models: Models::new(asked.order.holds_the_most()),
             hasher: RandomState::new(),
             ids: Vec::new(),
+            lenient: asked.order.invalid_rows() == InvalidRows::FailRows,
             problems: Vec::new(),
         }
     }
@@ -158,8 +165,23 @@ impl<'a> InputCheck<'a> {
         }
     }
 
+    /// Records a fault of a row.
+    fn fault(&mut self, index: RowIndex, place: LinePlace, fault: RowFault) {
+        if self.lenient {
+            self.refuse(index);
+        } else {
+            self.problem(fault.at(place.number));
+        }
+    }
+
+    /// Marks a row as faulty. Returns whether that is news.
+    fn refuse(&mut self, index: RowIndex) -> bool {
+        let page = self.pages.get_mut((index.0 / ROWS_PER_PAGE) as usize);
+        page.is_some_and(|page| page.refuse(index.0 % ROWS_PER_PAGE))
+    }
+
     /// Counts a row and notes where its page begins.
-    fn begin_row(&mut self, place: LinePlace) {
+    fn begin_row(&mut self, place: LinePlace) -> RowIndex {
         if self.rows == self.limits.max_rows {
             let message = format!("the file has more rows than the limit of {}", self.limits.max_rows);
             self.problem(Problem { code: ProblemCode::TooManyRows, message, line: Some(place.number), param: None });
@@ -171,58 +193,60 @@ impl<'a> InputCheck<'a> {
             page.rows += 1;
         }
         self.rows += 1;
+        RowIndex(self.rows - 1)
     }
 
     fn line(&mut self, place: LinePlace, line: Line<'_>) {
+        let index = self.begin_row(place);
         match line {
-            Line::TooLong => {
-                self.begin_row(place);
-                let message = format!("the row is longer than the limit of {} bytes", self.limits.max_row_bytes);
-                self.problem(Problem { code: ProblemCode::RowTooLong, message, line: Some(place.number), param: None });
-            }
-            Line::Text(text) => {
-                self.begin_row(place);
-                match self.asked.order.parse(text) {
-                    Err(faults) => faults.into_iter().for_each(|fault| self.problem(fault.at(place.number))),
-                    Ok(row) => self.row(place, &row),
-                }
-            }
+            Line::TooLong => self.fault(index, place, too_long(self.limits.max_row_bytes)),
+            Line::Text(text) => match self.asked.order.parse(text) {
+                Err(faults) => faults.into_iter().for_each(|fault| self.fault(index, place, fault)),
+                Ok(row) => self.row(index, place, &row),
+            },
         }
     }
 
-    fn row(&mut self, place: LinePlace, row: &RowRequest<'_>) {
+    fn row(&mut self, index: RowIndex, place: LinePlace, row: &RowRequest<'_>) {
         self.ids.push(self.hasher.hash_one(row.custom_id.as_ref()));
-        let index = RowIndex(self.rows - 1);
         let measured = row.operation.map(|_| measure(row, self.asked.files)).transpose();
-        let measured = measured.map_err(|fault| self.problem(fault.at(place.number))).ok().flatten();
+        let measured = measured.map_err(|fault| self.fault(index, place, fault)).ok().flatten();
         if let Err(fault) = self.models.count(row, index, measured, (self.asked.quote, self.catalog)) {
-            self.problem(fault.at(place.number));
+            self.fault(index, place, fault);
         }
     }
 
     fn find_duplicates<R: Read + Seek>(&mut self, mut input: R) -> io::Result<()> {
-        let repeated_ids = repeated(std::mem::take(&mut self.ids));
+        let most = if self.lenient { usize::MAX } else { 10 * MAX_PROBLEMS };
+        let repeated_ids = repeated(std::mem::take(&mut self.ids), most);
         if repeated_ids.is_empty() || self.is_full() {
             return Ok(());
         }
         input.rewind()?;
-        let mut first_lines: HashMap<u64, (u64, String)> = HashMap::new();
+        let second = RandomState::new();
+        let mut first_lines: HashMap<(u64, u64), u64> = HashMap::new();
+        let mut rows = 0..;
         let mut lines = Lines::new(BufReader::with_capacity(BUFFER, input), self.limits.max_row_bytes);
         while !self.is_full()
             && let Some(place) = lines.advance()?
         {
+            let index = RowIndex(rows.next().unwrap_or(u32::MAX));
             let Line::Text(text) = lines.latest() else { continue };
             let Ok(row) = self.asked.order.parse(text) else { continue };
             let hash = self.hasher.hash_one(row.custom_id.as_ref());
             if !repeated_ids.contains(&hash) {
                 continue;
             }
-            let (first_line, first) = first_lines.entry(hash).or_insert_with(|| (place.number, row.custom_id.to_string()));
-            if *first_line != place.number && *first == row.custom_id {
+            let first_line = *first_lines.entry((hash, second.hash_one(row.custom_id.as_ref()))).or_insert(place.number);
+            if first_line == place.number {
+                continue;
+            }
+            if !self.lenient {
                 let field = if row.operation.is_some() { "customer_item_id" } else { "custom_id" };
                 let message = format!("`{field}` is the same as on line {first_line}; it must be unique in the file");
-                let fault = RowFault::new(ProblemCode::DuplicateCustomId, Some(field), message);
-                self.problem(fault.at(place.number));
+                self.problem(RowFault::new(ProblemCode::DuplicateCustomId, Some(field), message).at(place.number));
+            } else if self.refuse(index) {
+                self.models.uncount(&row, index);
             }
         }
         Ok(())
@@ -242,7 +266,8 @@ impl<'a> InputCheck<'a> {
         }
         let reserve = self.price();
         if self.problems.is_empty() {
-            return CheckedInput::Good { plan: Plan { rows: self.rows, models: self.models.planned }, pages: self.pages, reserve };
+            let refused = if self.lenient { self.models.refused() } else { Vec::new() };
+            return CheckedInput::Good { plan: Plan { rows: self.rows, models: self.models.planned, refused }, pages: self.pages, reserve };
         }
         self.problems.sort_by_key(|problem| problem.line);
         CheckedInput::Bad(self.problems)
@@ -259,18 +284,23 @@ impl<'a> InputCheck<'a> {
     }
 }
 
-/// Hashes that occur more than once; at most ten for each problem that can be reported.
-fn repeated(mut hashes: Vec<u64>) -> HashSet<u64> {
+/// The fault of a row of too many bytes.
+pub fn too_long(most: usize) -> RowFault {
+    RowFault::new(ProblemCode::RowTooLong, None, format!("the row is longer than the limit of {most} bytes"))
+}
+
+/// Hashes that occur more than once, at most so many.
+fn repeated(mut hashes: Vec<u64>, most: usize) -> HashSet<u64> {
     hashes.sort_unstable();
     let pairs = hashes.windows(2).filter(|pair| pair[0] == pair[1]);
-    pairs.map(|pair| pair[0]).take(10 * MAX_PROBLEMS).collect()
+    pairs.map(|pair| pair[0]).take(most).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::catalog;
-    use crate::domain::endpoint::Endpoint;
+    use crate::domain::endpoint::{Endpoint, RowEndpoint};
     use crate::domain::time::CompletionWindow;
     use std::io::Cursor;
 
@@ -281,7 +311,11 @@ mod tests {
     fn run(input: &[u8], max_rows: u32) -> CheckedInput {
         let catalog = catalog::load_embedded().unwrap().into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false);
         let limits = InputLimits { max_rows, max_row_bytes: 400 };
-        let order = BatchInput::Unquoted { endpoint: Endpoint::Embeddings, window: CompletionWindow::DAY };
+        let order = BatchInput::Unquoted {
+            endpoint: RowEndpoint::One(Endpoint::Embeddings),
+            window: CompletionWindow::DAY,
+            invalid: InvalidRows::default(),
+        };
         let asked = ValidationInput { order: &order, quote: None, files: &|_| None };
         check(Cursor::new(input), asked, &catalog, limits, &CancellationToken::new()).unwrap()
     }

@@ -201,7 +201,9 @@ impl Run {
             *rows -= taken;
             *hungry = *rows;
         }
-        let may_scan = self.waiting.len() < MAX_WAITING && self.put_aside() < MAX_DEFERRED && hungry.iter().any(|rows| *rows > 0);
+        let may_scan = self.waiting.len() < MAX_WAITING
+            && self.put_aside() < MAX_DEFERRED
+            && (hungry.is_empty() || hungry.iter().any(|rows| *rows > 0));
         load.scan = self.cursor.filter(|_| may_scan).map(|from| Scan { from, room: hungry });
         if load.is_empty() {
             return None;
@@ -378,7 +380,9 @@ impl Run {
         let rows = || !self.waiting.is_empty() || self.queues.values().any(|queue| !queue.ready.is_empty() || !queue.due.is_empty());
         let open = |model: u16| self.source.ways.primary_lane(model).is_some();
         let unread = || (0..).zip(&self.deferred).any(|(model, deferred)| (self.cursor.is_some() || !deferred.is_empty()) && open(model));
-        self.is_dispatchable() && (rows() || unread())
+        // Without any model, every row is a faulty one that needs its result.
+        let faulty = || self.deferred.is_empty() && self.cursor.is_some();
+        self.is_dispatchable() && (rows() || unread() || faulty())
     }
 
     /// The status of a run that does nothing by itself; `None` while it is busy.

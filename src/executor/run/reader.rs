@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use super::row::{ReadyRow, RowRef, WaitingRow};
 use crate::domain::batch::BatchSpec;
-use crate::domain::batch::plan::Places;
+use crate::domain::batch::plan::{MAX_MODELS, Places, RefusedModel};
+use crate::domain::batch::problem::ProblemCode;
 use crate::domain::id::{RowIndex, RowKey};
 use crate::domain::row::lines::{Line, Lines};
-use crate::domain::row::openai::RowRequest;
+use crate::domain::row::openai::{RowFault, RowRequest, custom_id_of};
 use crate::domain::row::prefix::beginning;
 use crate::domain::row::{Outcome, RowError};
 use crate::domain::time::Clock;
@@ -20,6 +21,8 @@ use crate::domain::vocabulary::Operation;
 use crate::executor::dedup::answer_cache::AnswerCache;
 use crate::executor::lane::call::RowSoFar;
 use crate::executor::lane::routes::RouteTable;
+use crate::executor::prepare::plan::too_many;
+use crate::executor::prepare::validate::too_long;
 use crate::executor::run::row::unanswered;
 use crate::store::error::StoreError;
 use crate::store::{DataFile, LiveBatch, PackedRow, Page, ROWS_PER_PAGE, Store};
@@ -90,6 +93,10 @@ pub struct Source {
     pub live: Arc<LiveBatch>,
     /// Maps a row to its model's index in the plan.
     pub places: Arc<Places>,
+    /// The longest row that validation takes, in bytes.
+    pub max_row_bytes: usize,
+    /// The models that cannot run, in a batch in which their rows fail alone.
+    pub refused: Arc<[RefusedModel]>,
     pub ways: Arc<RouteTable>,
     /// How the rows share answers, if they do.
     pub shared: Option<AnswerCache>,
@@ -262,17 +269,27 @@ impl Source {
         let mut deferred = Vec::new();
         let most = window.size.rows.saturating_mul(READ_OVER);
         let taken_up = |window: &Window, deferred: &[RowRef]| deferred.len() + window.closed as usize >= most;
-        while row < self.total && !window.is_full() && room.iter().any(|free| *free > 0) && !taken_up(window, &deferred) {
+        while row < self.total
+            && !window.is_full()
+            && (room.is_empty() || room.iter().any(|free| *free > 0))
+            && !taken_up(window, &deferred)
+        {
             if row.is_multiple_of(ROWS_PER_PAGE) {
                 page = self.live.page(row / ROWS_PER_PAGE);
             }
+            let slot = row % ROWS_PER_PAGE;
+            let is_refused = page.as_ref().is_some_and(|page| page.is_refused(slot));
+            lines.limit(if is_refused { self.max_row_bytes } else { MAX_LINE });
             let place = lines.advance().map_err(|e| StoreError::unreadable(self.spec.input_file, &e))?;
             let at = RowRef { row: RowIndex(row), model: 0, offset: from.offset + place.map_or(0, |place| place.offset) };
             if place.is_none() {
                 return Err(self.changed(at));
             }
-            if page.as_ref().is_some_and(|page| !page.is_done(row % ROWS_PER_PAGE)) {
-                self.take(at, lines.latest(), &mut room, &mut deferred, window)?;
+            if page.as_ref().is_some_and(|page| !page.is_done(slot)) {
+                match is_refused {
+                    true => self.refuse(at, lines.latest(), window)?,
+                    false => self.take(at, lines.latest(), &mut room, &mut deferred, window)?,
+                }
             }
             row += 1;
         }
@@ -380,12 +397,56 @@ impl Source {
         for slot in 0..u32::from(page.rows) {
             let place = lines.advance().map_err(|e| StoreError::unreadable(self.spec.input_file, &e))?;
             if !page.is_done(slot) {
-                let row = place.and_then(|_| self.parse(lines.latest()));
-                let told = row.map(|row| (row.custom_id.into_owned(), row.operation));
+                let told = place.and_then(|_| self.told(lines.latest()));
                 ids.push((RowIndex(number * ROWS_PER_PAGE + slot), told));
             }
         }
         Ok(ids)
+    }
+
+    /// The id and the operation of a row, as far as they can be read.
+    fn told(&self, line: Line<'_>) -> Option<(String, Option<Operation>)> {
+        let Line::Text(text) = line else { return None };
+        match self.spec.input.parse(text) {
+            Ok(row) => Some((row.custom_id.into_owned(), row.operation)),
+            Err(_) => custom_id_of(text).map(|id| (id, None)),
+        }
+    }
+
+    /// Writes the result of a row that validation found faulty.
+    fn refuse(&self, at: RowRef, line: Line<'_>, window: &mut Window) -> Result<(), StoreError> {
+        let key = RowKey { batch: self.spec.id, row: at.row };
+        let (id, operation) = self.told(line).unwrap_or_else(|| (line_name(at.row), None));
+        let outcome = Outcome::Failed { error: self.reason(line), last: None };
+        self.store.record_unrun_blocking(PackedRow::pack(&unanswered(key, id, operation, outcome, self.clock.now()))?)?;
+        window.closed += 1;
+        Ok(())
+    }
+
+    /// What is wrong with a row that validation found faulty.
+    fn reason(&self, line: Line<'_>) -> RowError {
+        let faults = match line {
+            Line::TooLong => vec![too_long(self.max_row_bytes)],
+            Line::Text(text) => match self.spec.input.parse(text) {
+                Err(faults) => faults,
+                Ok(row) => vec![self.fault(&row)],
+            },
+        };
+        let code = faults.first().map_or("invalid_row", |fault| fault.code.as_str()).to_owned();
+        let messages: Vec<_> = faults.into_iter().map(|fault| fault.message).collect();
+        RowError { code, message: messages.join("; ") }
+    }
+
+    /// What is wrong with a row that is well by itself.
+    fn fault(&self, row: &RowRequest<'_>) -> RowFault {
+        if let Some(model) = self.refused.iter().find(|model| model.endpoint == row.endpoint && model.requested == row.model) {
+            return RowFault::new(model.code, Some("body.model"), model.message.clone());
+        }
+        if self.places.of(row, RowIndex(0)).is_none() {
+            return too_many(MAX_MODELS);
+        }
+        let message = "`custom_id` is the same as on an earlier line; it must be unique in the file";
+        RowFault::new(ProblemCode::DuplicateCustomId, Some("custom_id"), message)
     }
 
     fn changed(&self, at: RowRef) -> StoreError {

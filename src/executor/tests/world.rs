@@ -5,6 +5,7 @@ use crate::domain::batch::dedup::Dedup;
 use crate::domain::batch::priority::{Control, Owner, Priority};
 use crate::domain::batch::{self, BatchState, Fallback};
 use crate::domain::dialect::Dialect;
+use crate::domain::endpoint::RowEndpoint;
 use crate::domain::id::OrgId;
 
 /// An executor over a directory; everything else is as in the daemon.
@@ -131,7 +132,11 @@ impl World {
         let spec = BatchSpec {
             id: BatchId::generate(now),
             dialect: Dialect::OpenAi,
-            input: batch::BatchInput::Unquoted { endpoint: Endpoint::Embeddings, window: window.parse().unwrap() },
+            input: batch::BatchInput::Unquoted {
+                endpoint: RowEndpoint::One(Endpoint::Embeddings),
+                window: window.parse().unwrap(),
+                invalid: batch::InvalidRows::default(),
+            },
             input_file: file.id,
             created_at: now,
             metadata: Metadata::default(),

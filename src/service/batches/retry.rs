@@ -14,6 +14,9 @@ use crate::service::{RetryError, Service, ServiceError};
 use crate::store::error::StoreError;
 use crate::store::{Sealed, Store, blocking};
 
+/// The longest line that is copied: the largest value of the setting.
+const MAX_LINE: usize = 1 << 30;
+
 impl Service {
     /// Makes a new batch of the rows of `id` that failed, expired or never ran. The new batch is
     /// linked to `id` and has the same endpoint, window and metadata.
@@ -25,7 +28,7 @@ impl Service {
         check(&batch)?;
         let now = self.clock.now();
         let file = self.store.file(batch.spec.input_file, now).await?.ok_or(RetryError::InputGone)?;
-        let content = copy_unfinished(&self.store, id, file.clone()).await?;
+        let content = copy_unfinished(&self.store, id, file.clone(), self.limits.max_line_bytes).await?;
         let kept = batch.spec.output_expires_after.map_or(Kept::ForEver, |after| Kept::Until(after.from(now)));
         let made = MadeRows { content, filename: Some(format!("retry-{}", file.filename)), mime: file.mime, kept };
         let spec = batch.spec;
@@ -55,7 +58,7 @@ fn check(batch: &Batch) -> Result<(), RetryError> {
     if batch.progress.failed == 0 { Err(RetryError::NothingToRetry) } else { Ok(()) }
 }
 
-async fn copy_unfinished(store: &Store, id: BatchId, input: File) -> Result<Sealed, ServiceError> {
+async fn copy_unfinished(store: &Store, id: BatchId, input: File, max_row_bytes: usize) -> Result<Sealed, ServiceError> {
     let pages = store.pages(id).await?;
     if pages.is_empty() {
         return Err(RetryError::ResultsGone.into());
@@ -64,10 +67,11 @@ async fn copy_unfinished(store: &Store, id: BatchId, input: File) -> Result<Seal
     let copy = move || {
         let mut spool = store.spool()?;
         let mut content = store.open_verified(&input)?;
-        // The input was validated: every line is within the limits.
-        let mut lines = Lines::new(BufReader::with_capacity(256 << 10, &mut content), usize::MAX);
+        let mut lines = Lines::new(BufReader::with_capacity(256 << 10, &mut content), MAX_LINE);
         for page in pages {
             for slot in 0..u32::from(page.rows) {
+                // A row that was too long still is; others were within the limit of their time.
+                lines.limit(if page.is_refused(slot) { max_row_bytes } else { MAX_LINE });
                 lines.advance().map_err(|e| StoreError::unreadable(input.id, &e))?;
                 if let Line::Text(line) = lines.latest()
                     && page.includes(slot, ResultPart::Errors)
