@@ -5,7 +5,9 @@
 //! flight, following, waiting, due, blocked, parked, or handed to the store. Only ready rows have
 //! their body in memory, and each lane has a bound on them.
 
+mod order;
 pub mod reader;
+mod refused;
 pub mod request;
 pub mod row;
 
@@ -265,17 +267,6 @@ impl Run {
             queue.ready.push_back(row);
         }
         self.ready_lanes().collect()
-    }
-
-    /// Sorts rows so that those with the same beginning are next to each other, starting with rows
-    /// that begin like the last one before them. Sorts only within one load, so that no row waits
-    /// for long.
-    fn next_to_their_like(&self, mut rows: Vec<ReadyRow>) -> Vec<ReadyRow> {
-        if rows.iter().any(|row| row.beginning != rows[0].beginning) {
-            let lasts: Vec<_> = self.queues.values().filter_map(|queue| Some(queue.ready.back()?.beginning)).collect();
-            rows.sort_by_key(|row| (!lasts.contains(&row.beginning), row.beginning));
-        }
-        rows
     }
 
     /// The lanes for which the run has ready rows.

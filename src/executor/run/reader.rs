@@ -9,20 +9,17 @@ use std::sync::Arc;
 
 use super::row::{ReadyRow, RowRef, WaitingRow};
 use crate::domain::batch::BatchSpec;
-use crate::domain::batch::plan::{MAX_MODELS, Places, RefusedModel};
-use crate::domain::batch::problem::ProblemCode;
+use crate::domain::batch::plan::{Places, RefusedModel};
 use crate::domain::id::{RowIndex, RowKey};
 use crate::domain::row::lines::{Line, Lines};
-use crate::domain::row::openai::{RowFault, RowRequest, custom_id_of};
-use crate::domain::row::prefix::beginning;
+use crate::domain::row::openai::RowRequest;
+use crate::domain::row::prefix::Opening;
 use crate::domain::row::{Outcome, RowError};
 use crate::domain::time::Clock;
 use crate::domain::vocabulary::Operation;
 use crate::executor::dedup::answer_cache::AnswerCache;
 use crate::executor::lane::call::RowSoFar;
 use crate::executor::lane::routes::RouteTable;
-use crate::executor::prepare::plan::too_many;
-use crate::executor::prepare::validate::too_long;
 use crate::executor::run::row::unanswered;
 use crate::store::error::StoreError;
 use crate::store::{DataFile, LiveBatch, PackedRow, Page, ROWS_PER_PAGE, Store};
@@ -344,10 +341,10 @@ impl Source {
         let way = self.ways.get(route).filter(|way| way.lane.is_some())?;
         let (custom_id, operation) = (row.custom_id.as_ref().into(), row.operation);
         let (form, body) = self.request(row, way);
-        let beginning = if way.by_prefix { beginning(&body) } else { 0 };
+        let opening = way.by_prefix.then(|| Opening::of(&body));
         let asked = self.shared.map(|shared| shared.ask(way, form, &body));
         let (history, so_far, last) = (Vec::new(), RowSoFar::default(), None);
-        Some(ReadyRow { at, route, custom_id, operation, form, body, beginning, asked, history, so_far, last })
+        Some(ReadyRow { at, route, custom_id, operation, form, body, opening, asked, history, so_far, last })
     }
 
     /// Puts a row into the window, unless the answer to its request is stored already. Returns
@@ -402,51 +399,6 @@ impl Source {
             }
         }
         Ok(ids)
-    }
-
-    /// The id and the operation of a row, as far as they can be read.
-    fn told(&self, line: Line<'_>) -> Option<(String, Option<Operation>)> {
-        let Line::Text(text) = line else { return None };
-        match self.spec.input.parse(text) {
-            Ok(row) => Some((row.custom_id.into_owned(), row.operation)),
-            Err(_) => custom_id_of(text).map(|id| (id, None)),
-        }
-    }
-
-    /// Writes the result of a row that validation found faulty.
-    fn refuse(&self, at: RowRef, line: Line<'_>, window: &mut Window) -> Result<(), StoreError> {
-        let key = RowKey { batch: self.spec.id, row: at.row };
-        let (id, operation) = self.told(line).unwrap_or_else(|| (line_name(at.row), None));
-        let outcome = Outcome::Failed { error: self.reason(line), last: None };
-        self.store.record_unrun_blocking(PackedRow::pack(&unanswered(key, id, operation, outcome, self.clock.now()))?)?;
-        window.closed += 1;
-        Ok(())
-    }
-
-    /// What is wrong with a row that validation found faulty.
-    fn reason(&self, line: Line<'_>) -> RowError {
-        let faults = match line {
-            Line::TooLong => vec![too_long(self.max_row_bytes)],
-            Line::Text(text) => match self.spec.input.parse(text) {
-                Err(faults) => faults,
-                Ok(row) => vec![self.fault(&row)],
-            },
-        };
-        let code = faults.first().map_or("invalid_row", |fault| fault.code.as_str()).to_owned();
-        let messages: Vec<_> = faults.into_iter().map(|fault| fault.message).collect();
-        RowError { code, message: messages.join("; ") }
-    }
-
-    /// What is wrong with a row that is well by itself.
-    fn fault(&self, row: &RowRequest<'_>) -> RowFault {
-        if let Some(model) = self.refused.iter().find(|model| model.endpoint == row.endpoint && model.requested == row.model) {
-            return RowFault::new(model.code, Some("body.model"), model.message.clone());
-        }
-        if self.places.of(row, RowIndex(0)).is_none() {
-            return too_many(MAX_MODELS);
-        }
-        let message = "`custom_id` is the same as on an earlier line; it must be unique in the file";
-        RowFault::new(ProblemCode::DuplicateCustomId, Some("custom_id"), message)
     }
 
     fn changed(&self, at: RowRef) -> StoreError {
