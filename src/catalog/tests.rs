@@ -59,7 +59,7 @@ fn every_built_in_model_says_where_its_facts_come_from() {
     let snapshot = load_embedded().unwrap().into_snapshot(TODAY, &no_key);
     let (mut models, mut priced, mut batch) = (0, 0, 0);
     for model in snapshot.all_models().iter().filter(|model| model.family.as_deref() != Some("simulated")) {
-        assert!(model.evidence.is_some() && !model.offerings.is_empty(), "{}", model.id);
+        assert!(model.evidence.is_some() && model.released.is_some() && !model.offerings.is_empty(), "{}", model.id);
         models += 1;
         for rates in model.offerings.iter().map(|offering| &offering.rates) {
             priced += usize::from(!rates.all().is_empty());
