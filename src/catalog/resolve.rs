@@ -22,17 +22,24 @@ pub enum ResolveError {
         providers: Vec<(String, String)>,
     },
     /// The model can be used, but not for this operation.
-    #[error("the model `{model}` does not serve `{asked}`; it serves {}", Endpoint::choices(served))]
+    #[error("the model `{model}` does not serve `{asked}`; {}", instead(served))]
     NotServed {
         model: String,
         asked: Endpoint,
-        /// At least one.
+        /// None if that is not known.
         served: Vec<Endpoint>,
     },
 }
 
 fn hint(suggestions: &[String]) -> String {
     did_you_mean(suggestions).unwrap_or_else(|| "`GET /v1/models` lists the models that can be used".to_owned())
+}
+
+fn instead(served: &[Endpoint]) -> String {
+    if served.is_empty() {
+        return "none of its providers lists the path in `pass_through`".to_owned();
+    }
+    format!("it serves {}", Endpoint::choices(served))
 }
 
 fn remedies(providers: &[(String, String)]) -> String {

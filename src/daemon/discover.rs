@@ -7,6 +7,7 @@ use crate::catalog::{Discovered, NotAList, Upstream, UpstreamError, read_models}
 use crate::daemon::start_error::Environment;
 use crate::descriptors::Descriptors;
 use crate::domain::provider::connection::{Api, ServerConnection, Timeouts};
+use crate::domain::row::priority::RowPriority;
 use crate::provider::server::Server;
 use crate::provider::{CallError, SetupError};
 
@@ -49,8 +50,16 @@ pub async fn discover_models(url: &str, key_env: Option<&str>, env: Environment)
     let no_key = |name: &str| DiscoverError::NoKey(name.to_owned());
     let key = key_env.map(|name| env.filled(name).ok().flatten().ok_or_else(|| no_key(name))).transpose()?;
     let timeouts = Timeouts { first_byte: PATIENCE, total: PATIENCE, ..Timeouts::default() };
-    let connection =
-        ServerConnection { api: Api::OpenAi, base_url: upstream.base_url, timeouts, ca_file: None, max_response_bytes: MAX_LIST };
+    let connection = ServerConnection {
+        api: Api::OpenAi,
+        base_url: upstream.base_url,
+        timeouts,
+        ca_file: None,
+        max_response_bytes: MAX_LIST,
+        pass_through: Vec::new(),
+        row_priority: RowPriority::default(),
+        forward_headers: Vec::new(),
+    };
     let server = Server::new("the server", &connection, key.map(Into::into), system_clock(), &Descriptors::of_process(0))?;
     let answer = server.list_models(PATIENCE).await?;
     if answer.status != 200 {

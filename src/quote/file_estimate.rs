@@ -222,7 +222,14 @@ fn expected_output(endpoint: Endpoint, body: &str) -> ExpectedOutput {
         Endpoint::ImagesGenerations | Endpoint::ImagesEdits => {
             ExpectedOutput { tokens: ASSUMED_IMAGE_TOKENS * choices, images: choices, assumed: true }
         }
-        Endpoint::Embeddings | Endpoint::Moderations | Endpoint::Videos => ExpectedOutput { tokens: 0, images: 0, assumed: false },
+        Endpoint::Embeddings
+        | Endpoint::Moderations
+        | Endpoint::Videos
+        | Endpoint::Rerank
+        | Endpoint::RerankV2
+        | Endpoint::Score
+        | Endpoint::Tokenize
+        | Endpoint::PassedThrough(_) => ExpectedOutput { tokens: 0, images: 0, assumed: false },
     }
 }
 

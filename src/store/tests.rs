@@ -62,6 +62,7 @@ pub(super) fn spec(input_file: FileId) -> BatchSpec {
         org: OrgId::OPERATOR,
         owner: Owner::default(),
         fallback: Fallback::default(),
+        headers: crate::domain::batch::forwarded::Forwarded::default(),
     }
 }
 

@@ -6,6 +6,7 @@ mod damage;
 mod dedup;
 mod deletion;
 mod descriptors;
+mod endpoints;
 mod errors;
 mod files;
 mod invalid_rows;

@@ -22,8 +22,15 @@ impl Snapshot {
         if let Some((other, _)) = others.iter().find(|(other, _)| self.serves_at(other, endpoint)) {
             return Ok(*other);
         }
+        // What a model serves beside a path that its providers do not list is no help.
+        let is_named = !matches!(endpoint, Endpoint::PassedThrough(_));
         let all = std::iter::once(&route).chain(others.iter().map(|(other, _)| other));
-        let served: Endpoints = all.filter_map(|route| self.offering_of(route)).flat_map(|offering| &offering.endpoints).copied().collect();
+        let served: Endpoints = all
+            .filter_map(|route| self.offering_of(route))
+            .flat_map(|offering| &offering.endpoints)
+            .copied()
+            .filter(|_| is_named)
+            .collect();
         Err(ResolveError::NotServed { model: model.to_owned(), asked: endpoint, served: served.iter().collect() })
     }
 
@@ -32,9 +39,20 @@ impl Snapshot {
     /// A server of the operator's own, which charges nothing, has the endpoints of its software,
     /// whatever is listed of the model: there, only what the model is for counts.
     pub fn serves_at(&self, route: &Route<'_>, endpoint: Endpoint) -> bool {
+        if let Endpoint::PassedThrough(path) = endpoint {
+            return self.provider(route.provider).is_some_and(|provider| provider.connection.kind.passes(path));
+        }
         let Some(offering) = self.offering_of(route).filter(|offering| !offering.endpoints.is_empty()) else { return true };
         let is_own = self.is_local(route.provider) || offering.rates.sheet(self.today) == PriceSheet::default();
-        offering.endpoints.iter().any(|known| *known == endpoint || is_own && known.kind() == endpoint.kind())
+        offering.endpoints.iter().any(|known| match endpoint {
+            // Every model of a server has tokens.
+            Endpoint::Tokenize => is_own || *known == endpoint,
+            // Can be said as a chat where there are no Messages.
+            Endpoint::Messages => {
+                known.kind() == endpoint.kind() && (is_own || matches!(known, Endpoint::Messages | Endpoint::ChatCompletions))
+            }
+            _ => *known == endpoint || is_own && known.kind() == endpoint.kind(),
+        })
     }
 
     /// The offering that a route leads to; `None` if the catalog does not list it.

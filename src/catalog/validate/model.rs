@@ -8,7 +8,7 @@ use super::super::vocabulary::{HostedTool, Modality, Operation};
 use super::context::ValidateContext;
 use super::offering::{self, Found};
 use crate::catalog::validate::shared::{MAX_TOKENS, check_endpoints, check_files};
-use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::{Endpoint, Kind};
 use crate::domain::row::openai::MAX_MODEL_CHARS;
 
 /// A model and its offerings, which are completed when all providers are known.
@@ -70,10 +70,7 @@ fn check_name(name: &str) -> Result<String, String> {
 
 /// BatchRouter knows three operations: text, with or without images, is `responses`.
 fn derive_operations(endpoints: &[Endpoint], input: &[Modality]) -> Vec<Operation> {
-    let writes = endpoints.iter().any(|endpoint| match endpoint {
-        Endpoint::Responses | Endpoint::ChatCompletions | Endpoint::Messages | Endpoint::Completions => true,
-        Endpoint::Embeddings | Endpoint::Moderations | Endpoint::ImagesGenerations | Endpoint::ImagesEdits | Endpoint::Videos => false,
-    });
+    let writes = endpoints.iter().any(|endpoint| endpoint.kind() == Kind::Text);
     let embeds = endpoints.contains(&Endpoint::Embeddings);
     let sees = writes && input.contains(&Modality::Image);
     let found = [(writes, Operation::Responses), (embeds, Operation::Embeddings), (sees, Operation::Vision)];

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::domain::batch::problem::ProblemCode;
 use crate::domain::endpoint::{Endpoint, Endpoints};
 use crate::domain::format::wire::{self, WireFormat};
-use crate::domain::format::{every_form, forms};
+use crate::domain::format::{forms, own_form};
 use crate::domain::id::RowIndex;
 use crate::domain::money::PriceSheet;
 use crate::domain::row::openai::RowRequest;
@@ -79,7 +79,7 @@ pub fn can_be_asked(row: &RowRequest<'_>, served: Endpoints) -> bool {
 /// The forms in which a row can be sent. The form in which the row asks is enough if every lane
 /// serves it, because finding the other forms takes time.
 fn forms_of(row: &RowRequest<'_>, everybody_serves: impl Fn(&[WireFormat]) -> bool) -> &'static [WireFormat] {
-    let asked = &every_form(row.endpoint)[..1];
+    let asked = own_form(row.endpoint);
     match everybody_serves(asked) {
         true => asked,
         false => serde_json::from_str(row.body).map_or(asked, |request| forms(row.endpoint, &request)),

@@ -5,6 +5,7 @@ pub mod lines;
 pub mod openai;
 pub mod output;
 pub mod prefix;
+pub mod priority;
 pub mod retry;
 pub mod shape;
 

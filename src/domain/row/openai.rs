@@ -240,28 +240,18 @@ fn check_method(value: Option<&RawValue>) -> Result<(), RowFault> {
 fn check_url(value: Option<&RawValue>, endpoint: RowEndpoint) -> Result<Endpoint, RowFault> {
     let rule = match endpoint {
         RowEndpoint::One(endpoint) => format!("be the endpoint of the batch, \"{endpoint}\""),
-        RowEndpoint::Mixed => format!("be one of {}", Endpoint::choices(&Endpoint::OPENAI)),
+        RowEndpoint::Mixed => format!("be one of {}, or a path that a provider passes through", Endpoint::choices(&Endpoint::ALL)),
     };
     let raw = required(value, "url", &format!("it must {rule}"))?;
-    let is_right = |asked: &Endpoint| endpoint.one().map_or_else(|| Endpoint::OPENAI.contains(asked), |one| one == *asked);
+    let is_right = |asked: &Endpoint| endpoint.one().is_none_or(|one| one == *asked);
     let text = string(raw);
     if let Some(asked) = text.as_deref().and_then(|text| text.parse().ok()).filter(is_right) {
         return Ok(asked);
     }
-    let meant = text.as_deref().and_then(spelled_otherwise).filter(is_right);
+    let meant = text.as_deref().and_then(shape::spelled_otherwise).filter(is_right);
     let hint = meant.map(|meant| format!("; write \"{meant}\"")).unwrap_or_default();
     let message = format!("`url` must {rule}, found {}{hint}", excerpt(raw));
     Err(RowFault::new(ProblemCode::MismatchedUrl, Some("url"), message))
-}
-
-/// The endpoint that a text means which is not its path: the whole address of a server, or the path
-/// without its version, as Azure has it.
-pub fn spelled_otherwise(text: &str) -> Option<Endpoint> {
-    let path = text.split_once("://").map_or(text, |(_, rest)| rest.find('/').map_or("", |slash| &rest[slash..]));
-    let path = path.split(['?', '#']).next().unwrap_or(path).trim().trim_matches('/');
-    let path = path.strip_prefix("openai/").unwrap_or(path);
-    let tail = path.strip_prefix("v1/").unwrap_or(path);
-    Endpoint::ALL.into_iter().find(|endpoint| endpoint.tail().trim_start_matches('/') == tail)
 }
 
 fn check_body(value: Option<&RawValue>) -> Result<(&str, RawBody<'_>), RowFault> {

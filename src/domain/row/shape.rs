@@ -9,6 +9,7 @@ use serde::de::IgnoredAny;
 
 use super::openai::RowFault;
 use crate::domain::batch::problem::ProblemCode;
+use crate::domain::endpoint::Endpoint;
 
 /// How many bytes of a file's beginning are looked at.
 pub const HEAD: usize = 64 << 10;
@@ -147,6 +148,16 @@ pub fn of_row(line: &str, endpoint: &str) -> Option<RowFault> {
         Members { .. } => format!("the line is only the body of a request; put it into a row: {}", example(endpoint)),
     };
     Some(no_jsonl(message))
+}
+
+/// The endpoint that a text means which is not its path: the whole address of a server, or the path
+/// without its version, as Azure has it.
+pub fn spelled_otherwise(text: &str) -> Option<Endpoint> {
+    let path = text.split_once("://").map_or(text, |(_, rest)| rest.find('/').map_or("", |slash| &rest[slash..]));
+    let path = path.split(['?', '#']).next().unwrap_or(path).trim().trim_matches('/');
+    let path = path.strip_prefix("openai/").unwrap_or(path);
+    let tail = path.strip_prefix("v1/").unwrap_or(path);
+    Endpoint::ALL.into_iter().find(|endpoint| endpoint.tail().trim_start_matches('/') == tail)
 }
 
 #[cfg(test)]

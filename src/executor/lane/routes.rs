@@ -104,7 +104,7 @@ impl RouteTable {
     /// Whether a route still leads to the same lane of the same server, under the same model name
     /// and in the same form, as before.
     pub fn is_unchanged(&self, before: &Self, route: u16) -> bool {
-        let form = |route: &LaneRoute| (route.endpoints, route.messages);
+        let form = |route: &LaneRoute| (route.endpoints, route.messages, route.row_priority);
         let way = |ways: &Self| ways.get(route).map(|route| (route.lane, route.server.clone(), route.upstream.clone(), form(route)));
         way(self) == way(before)
     }
@@ -160,6 +160,7 @@ fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around
     let by_prefix = around.catalog.is_local(provider);
     let server = around.catalog.provider(provider).map(|provider| server(&provider.connection)).unwrap_or_default();
     let messages = around.catalog.provider(provider).is_some_and(|provider| provider.connection.kind.has_messages());
+    let row_priority = around.catalog.provider(provider).map(|provider| provider.connection.kind.row_priority()).unwrap_or_default();
     let offering = around.catalog.offering(provider, upstream);
     let endpoints = offering.into_iter().flat_map(|offering| &offering.endpoints).copied().collect();
     let reads = offering.map_or(Reads::Unknown, |offering| Reads::Files(offering.files.clone()));
@@ -168,6 +169,7 @@ fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around
         lane,
         endpoints,
         messages,
+        row_priority,
         reads,
         tool_names,
         avoided,

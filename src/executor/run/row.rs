@@ -92,7 +92,8 @@ impl ReadyRow {
         (self.body.len() as u64).div_ceil(BYTES_PER_TOKEN)
     }
 
-    /// How the row begins, for [`crate::domain::row::prefix::order`]; rows whose order does not matter begin alike.
+    /// How the row begins, for [`crate::domain::row::prefix::order`]; rows whose order does not
+    /// matter begin alike.
     pub fn begins(&self) -> (&Opening, &[u8]) {
         static ANY: LazyLock<Opening> = LazyLock::new(Opening::default);
         (self.opening.as_ref().unwrap_or(&ANY), &self.body)

@@ -145,6 +145,7 @@ impl World {
             org: OrgId::OPERATOR,
             owner: Owner(owner),
             fallback,
+            headers: batch::forwarded::Forwarded::default(),
         };
         let id = spec.id;
         assert_eq!(self.store.create_batch(spec, Control { priority, paused: false }, None).await.unwrap(), CreateOutcome::Created);

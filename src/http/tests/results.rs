@@ -43,6 +43,7 @@ async fn run(bench: &Bench, settle: bool) -> Ran {
         org: OrgId::OPERATOR,
         owner: Owner::default(),
         fallback: Fallback::default(),
+        headers: crate::domain::batch::forwarded::Forwarded::default(),
     };
     let batch = spec.id;
     store.create_batch(spec, Control::default(), None).await.unwrap();

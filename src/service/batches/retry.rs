@@ -36,6 +36,7 @@ impl Service {
             metadata: spec.metadata,
             output_expires_after: spec.output_expires_after,
             fallback: spec.fallback,
+            headers: spec.headers,
             // A caller who asks for a retry wants it to run, even if the original was paused.
             control: Control { paused: false, ..batch.control },
             retry_of: Some(id),

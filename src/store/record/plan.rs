@@ -7,7 +7,7 @@ use super::constraints::operation;
 use super::{Record, decode_old};
 use crate::domain::batch::plan::{Plan, PlannedLane, PlannedModel, QuotedShare, RefusedModel};
 use crate::domain::batch::problem::ProblemCode;
-use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::{Endpoint, RowEndpoint};
 use crate::domain::money::PriceSheet;
 use crate::store::record::error::RecordError;
 
@@ -186,6 +186,12 @@ impl From<PlannedLaneRecord> for PlannedLane {
     }
 }
 
+/// Reads an endpoint that is stored by its path.
+fn stored_endpoint(path: &str) -> Result<Endpoint, RecordError> {
+    let endpoint = RowEndpoint::stored(path).map_err(RecordError::damaged::<PlanRecord>)?;
+    endpoint.one().ok_or_else(|| RecordError::damaged::<PlanRecord>("unknown endpoint"))
+}
+
 impl From<&RefusedModel> for RefusedRecord {
     fn from(refused: &RefusedModel) -> Self {
         let RefusedModel { requested, endpoint, code, message } = refused;
@@ -200,7 +206,7 @@ impl TryFrom<RefusedRecord> for RefusedModel {
     fn try_from(record: RefusedRecord) -> Result<Self, RecordError> {
         let RefusedRecord { requested, endpoint, code, message } = record;
         let code = ProblemCode::parse(&code).ok_or_else(|| RecordError::damaged::<PlanRecord>("unknown code of a problem"))?;
-        Ok(Self { requested, endpoint: endpoint.parse().map_err(RecordError::damaged::<PlanRecord>)?, code, message })
+        Ok(Self { requested, endpoint: stored_endpoint(&endpoint)?, code, message })
     }
 }
 
@@ -245,7 +251,7 @@ impl TryFrom<PlanRecord> for Plan {
         if models.len() != endpoints.len() {
             return Err(RecordError::damaged::<PlanRecord>("the endpoints are not as many as the models"));
         }
-        let path = |path: String| path.parse().map_err(RecordError::damaged::<PlanRecord>);
+        let path = |path: String| stored_endpoint(&path);
         let models = models.into_iter().zip(endpoints).map(|(model, endpoint)| {
             Ok(PlannedModel {
                 requested: model.requested,

@@ -8,6 +8,7 @@ use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
 use super::phaseo::GatewayRecord;
 use super::quote::EstimateRecord;
 use super::{Record, decode_old, moment, timestamp};
+use crate::domain::batch::forwarded::Forwarded;
 use crate::domain::batch::metadata::Metadata;
 use crate::domain::batch::priority::Owner;
 use crate::domain::batch::{BatchInput, BatchSpec, Fallback, InvalidRows, QuotedInput};
@@ -25,6 +26,8 @@ pub struct SpecRecord {
     asked: SpecRecord5,
     /// More about rows in OpenAI's format; `None` for items and for batches from before it was noted.
     rows: Option<RowsRecord>,
+    /// Headers of the create, by name.
+    headers: Vec<(String, String)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,7 +131,7 @@ impl Record for SpecRecord {
             2 => Ok(SpecRecord3::from(decode_old::<Self, SpecRecord2>(body)?).into()),
             3 => Ok(decode_old::<Self, SpecRecord3>(body)?.into()),
             4 => Ok(decode_old::<Self, SpecRecord4>(body)?.into()),
-            5 => Ok(Self { asked: decode_old::<Self, _>(body)?, rows: None }),
+            5 => Ok(Self { asked: decode_old::<Self, _>(body)?, rows: None, headers: Vec::new() }),
             _ => Err(RecordError::unknown::<Self>(version)),
         }
     }
@@ -148,7 +151,7 @@ impl From<SpecRecord4> for SpecRecord {
             (OrderRecord::Items(_), None) => Dialect::BatchRouter,
             (OrderRecord::Items(_), Some(_)) => Dialect::Phaseo,
         };
-        Self { asked: SpecRecord5 { asked, dialect: dialect.code() }, rows: None }
+        Self { asked: SpecRecord5 { asked, dialect: dialect.code() }, rows: None, headers: Vec::new() }
     }
 }
 
@@ -226,7 +229,7 @@ impl OrderRecord {
         Ok(match self {
             Self::Rows { endpoint, window } => BatchInput::Unquoted {
                 endpoint: match &rows {
-                    Some(rows) => rows.endpoint.parse().map_err(RecordError::damaged::<SpecRecord>)?,
+                    Some(rows) => RowEndpoint::stored(&rows.endpoint).map_err(RecordError::damaged::<SpecRecord>)?,
                     None => RowEndpoint::One(Endpoint::from_code(endpoint).ok_or_else(|| damaged("unknown endpoint"))?),
                 },
                 window: window.parse().map_err(RecordError::damaged::<SpecRecord>)?,
@@ -265,7 +268,11 @@ impl From<&BatchSpec> for SpecRecord {
             }
             BatchInput::Quoted(_) => None,
         };
-        Self { asked: SpecRecord5 { asked: SpecRecord4 { asked: spec.into(), gateway }, dialect: spec.dialect.code() }, rows }
+        Self {
+            asked: SpecRecord5 { asked: SpecRecord4 { asked: spec.into(), gateway }, dialect: spec.dialect.code() },
+            rows,
+            headers: spec.headers.pairs().to_vec(),
+        }
     }
 }
 
@@ -289,7 +296,7 @@ impl From<&BatchSpec> for SpecRecord3 {
 impl TryFrom<SpecRecord> for BatchSpec {
     type Error = RecordError;
 
-    fn try_from(SpecRecord { asked, rows }: SpecRecord) -> Result<Self, RecordError> {
+    fn try_from(SpecRecord { asked, rows, headers }: SpecRecord) -> Result<Self, RecordError> {
         let SpecRecord5 { asked: SpecRecord4 { asked: record, gateway }, dialect } = asked;
         let unknown = || RecordError::damaged::<SpecRecord>(format!("unknown dialect {dialect}"));
         let dialect = Dialect::from_code(dialect).ok_or_else(unknown)?;
@@ -309,6 +316,7 @@ impl TryFrom<SpecRecord> for BatchSpec {
             org: OrgId::from_u128(record.org),
             owner: Owner(record.owner),
             fallback: record.fallback.into(),
+            headers: Forwarded::new(headers),
         })
     }
 }
@@ -332,6 +340,7 @@ mod tests {
         ] {
             let mut spec = spec(FileId::from_u128(1));
             spec.input = BatchInput::Unquoted { endpoint, window: CompletionWindow::DAY, invalid };
+            spec.headers = Forwarded::new(vec![("traceparent".into(), "00-1".into())]);
             let stored = encode(&SpecRecord::from(&spec)).unwrap();
             assert_eq!(BatchSpec::try_from(decode::<SpecRecord>(&stored).unwrap()).unwrap(), spec);
         }

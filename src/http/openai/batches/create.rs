@@ -17,10 +17,11 @@ use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::{Endpoint, RowEndpoint};
 use crate::domain::file::{ExpiresAfter, Purpose};
 use crate::domain::id::FileId;
-use crate::domain::row::openai::spelled_otherwise;
+use crate::domain::row::shape::spelled_otherwise;
 use crate::domain::time::CompletionWindow;
 use crate::http::layers::caller::Caller;
 use crate::http::openai::objects::BatchObject;
+use crate::http::request::forwarded::forwarded;
 use crate::http::request::idempotency::idempotency_key;
 use crate::http::request::{Object, parse_id, quoted, unknown_choice};
 use crate::http::response::error::ApiError;
@@ -50,7 +51,8 @@ pub async fn create(
         Err(refusal) if once.is_some() => (NO_FILE, Some(refusal)),
         Err(refusal) => return Err(refusal),
     };
-    let created = api.service.create_batch(asked.into_batch(input, &caller, &api, once)).await;
+    let headers = forwarded(&headers, &api.service.catalog.current())?;
+    let created = api.service.create_batch(NewBatch { headers, ..asked.into_batch(input, &caller, &api, once) }).await;
     match created {
         Ok(created) => Ok(Json(BatchObject::from(&created.batch))),
         Err(ServiceError::FileNotFound(_)) => Err(refusal.unwrap_or_else(|| no_such_input(input))),
@@ -132,11 +134,10 @@ impl OpenAiCreate {
 }
 
 fn endpoint(body: &Object) -> Result<RowEndpoint, ApiError> {
-    let legal = format!("{}, or `{}` if each row says it in its `url`", Endpoint::choices(&Endpoint::OPENAI), RowEndpoint::MIXED);
+    let legal = format!("{}, or `{}` if each row says it in its `url`", Endpoint::choices(&Endpoint::ALL), RowEndpoint::MIXED);
     let text = body.need_text("endpoint", &format!("it must be one of {legal}"))?;
-    let is_legal = |known: &RowEndpoint| known.one().is_none_or(|one| Endpoint::OPENAI.contains(&one));
     let meant = || spelled_otherwise(text).map(|meant| format!("; write `{meant}`")).unwrap_or_default();
-    text.parse().ok().filter(is_legal).ok_or_else(|| {
+    text.parse().map_err(|_| {
         let found: String = text.chars().take(100).collect();
         ApiError::invalid("endpoint", format!("`endpoint` must be one of {legal}; found `{found}`{}", meant()))
     })

@@ -34,6 +34,7 @@ fn spec() -> BatchSpec {
         org: OrgId::OPERATOR,
         owner: Owner::default(),
         fallback: Fallback::default(),
+        headers: crate::domain::batch::forwarded::Forwarded::default(),
     }
 }
 
