@@ -72,7 +72,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("schemars", &["catalog"]),
     ("comfy_table", &["cli"]),
     ("prometheus_client", &["http/ops"]),
-    ("flate2", &["http/response", "provider/simulated"]),
+    ("flate2", &["http/response", "provider/simulated", "store/unpack"]),
     ("tiktoken_rs", &["quote"]),
 ];
 

@@ -27,6 +27,8 @@ pub struct Discovered {
     pub created: Option<i64>,
     /// In tokens.
     pub context_window: Option<u64>,
+    /// The context window is that of the model's training; the server may have been given less.
+    pub is_trained_context: bool,
 }
 
 /// The answer is not a list of models.
@@ -60,6 +62,8 @@ pub fn read_models(body: &[u8]) -> Result<Vec<Discovered>, NotAList> {
     #[derive(Deserialize)]
     struct Meta {
         #[serde(default)]
+        n_ctx: Value,
+        #[serde(default)]
         n_ctx_train: Value,
     }
     let listing: ServerListing = serde_json::from_slice(body).map_err(|error| NotAList(error.to_string()))?;
@@ -69,15 +73,19 @@ pub fn read_models(body: &[u8]) -> Result<Vec<Discovered>, NotAList> {
     if listing.data.len() > MAX_MODELS {
         return Err(NotAList(format!("it lists {} models, more than {MAX_MODELS}", listing.data.len())));
     }
-    let discovered = listing.data.into_iter().map(|item| Discovered {
-        context_window: [Some(item.max_model_len), Some(item.context_length), item.meta.map(|meta| meta.n_ctx_train)]
-            .into_iter()
-            .flatten()
-            .find_map(|tokens| tokens.as_u64().filter(|tokens| *tokens > 0)),
-        // Whole seconds; some servers send a fraction.
-        created: item.created.map(|seconds| seconds as i64).filter(|seconds| *seconds > 0),
-        owned_by: item.owned_by.map(|owner| owner.replace(char::is_control, " ")).filter(|owner| !owner.trim().is_empty()),
-        id: item.id,
+    let discovered = listing.data.into_iter().map(|item| {
+        let tokens = |value: &Value| value.as_u64().filter(|tokens| *tokens > 0);
+        let of_meta = |member: fn(&Meta) -> &Value| item.meta.as_ref().map(member).and_then(tokens);
+        let served = tokens(&item.max_model_len).or_else(|| tokens(&item.context_length)).or_else(|| of_meta(|meta| &meta.n_ctx));
+        let trained = of_meta(|meta| &meta.n_ctx_train);
+        Discovered {
+            context_window: served.or(trained),
+            is_trained_context: served.is_none() && trained.is_some(),
+            // Whole seconds; some servers send a fraction.
+            created: item.created.map(|seconds| seconds as i64).filter(|seconds| *seconds > 0),
+            owned_by: item.owned_by.map(|owner| owner.replace(char::is_control, " ")).filter(|owner| !owner.trim().is_empty()),
+            id: item.id,
+        }
     });
     Ok(discovered.collect())
 }
@@ -124,18 +132,14 @@ pub fn write_seeds(id: &str, place: SeedPlace<'_>, models: &[Discovered], today:
             let _ = writeln!(text, "\n# left out, because its name cannot be made unique: {:?}", model.id);
             continue;
         }
-        write_model(&mut text, id, &slug, model, today);
+        write_model(&mut text, id, &slug, model);
         seen.push(slug);
     }
     Archive(vec![(format!("providers/{id}.toml"), provider), (format!("models/{id}.toml"), text)])
 }
 
-fn write_model(text: &mut String, provider: &str, slug: &str, model: &Discovered, today: Date) {
+fn write_model(text: &mut String, provider: &str, slug: &str, model: &Discovered) {
     let released = model.created.and_then(|seconds| Timestamp::from_second(seconds).ok());
-    let (released, note) = match released {
-        Some(at) => (at.to_zoned(TimeZone::UTC).date(), ""),
-        None => (today, "   # not stated; the day of this listing"),
-    };
     let embeds = slug.to_ascii_lowercase().contains("embed");
     let endpoints = if embeds { "[\"/v1/embeddings\"]" } else { "[\"/v1/chat/completions\", \"/v1/completions\"]" };
     let (owner, doubt) = match &model.owned_by {
@@ -143,9 +147,13 @@ fn write_model(text: &mut String, provider: &str, slug: &str, model: &Discovered
         None => (provider, "   # not stated; the provider's id"),
     };
     let _ = write!(text, "\n[[model]]\nid = {}\norganisation = {}{doubt}\n", quote(slug), quote(owner));
-    let _ = writeln!(text, "released = {released}{note}\nendpoints = {endpoints}");
+    if let Some(at) = released {
+        let _ = writeln!(text, "released = {}", at.to_zoned(TimeZone::UTC).date());
+    }
+    let _ = writeln!(text, "endpoints = {endpoints}");
     if let Some(tokens) = model.context_window {
-        let _ = writeln!(text, "context_window = {tokens}");
+        let note = if model.is_trained_context { "   # of its training; the server may have been given less" } else { "" };
+        let _ = writeln!(text, "context_window = {tokens}{note}");
     }
     let _ = writeln!(text, "[[model.offering]]\nprovider = {}", quote(provider));
     if model.id != slug {
@@ -180,7 +188,8 @@ mod tests {
     fn a_servers_list_becomes_seeds_that_pass_the_check() {
         let list = br#"{"object":"list","data":[
             {"id":"Qwen/Qwen3-8B","object":"model","created":1764000000,"owned_by":"vllm","max_model_len":40960},
-            {"id":"/models/llama 3.gguf","created":1764000000.5,"owned_by":"llamacpp","meta":{"n_ctx_train":131072}},
+            {"id":"/models/llama 3.gguf","created":1764000000.5,"owned_by":"llamacpp","meta":{"n_ctx":8192,"n_ctx_train":131072}},
+            {"id":"older.gguf","created":1764000000,"owned_by":"llamacpp","meta":{"n_ctx_train":4096}},
             {"id":"nomic-embed-text:latest","owned_by":" "},
             {"id":"llama-3"}]}"#;
         let place = SeedPlace { base_url: "http://gpu:8000", api_path: Some(""), key_env: Some("BOX_KEY") };
@@ -199,7 +208,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_names_make_seeds_that_pass_the_check(names in proptest::collection::vec("(?s).{1,40}", 1..8)) {
-            let models: Vec<_> = names.into_iter().map(|id| Discovered { id, owned_by: None, created: None, context_window: None }).collect();
+            let models: Vec<_> = names.into_iter().map(|id| Discovered { id, owned_by: None, created: None, context_window: None, is_trained_context: false }).collect();
             let place = SeedPlace { base_url: "http://gpu:8000", api_path: None, key_env: None };
             let archive = write_seeds("box", place, &models, date(2026, 11, 24));
             if archive.0[1].1.contains("[[model]]") {

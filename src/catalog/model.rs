@@ -159,7 +159,7 @@ pub struct Model {
     pub family: Option<String>,
     /// The organisation that made the model.
     pub organisation: String,
-    /// The day the model was released; only an upstream of the command line has none.
+    /// The day the model was released, if known.
     pub released: Option<Date>,
     /// The day from which the maker advises against the model.
     pub deprecated: Option<Date>,

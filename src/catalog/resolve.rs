@@ -1,6 +1,7 @@
 //! Why no provider serves a model, in words for the client who asked for it.
 
 use super::model::Model;
+use crate::domain::endpoint::Endpoint;
 use crate::domain::suggest::{did_you_mean, nearest};
 
 /// No provider serves the model.
@@ -20,10 +21,25 @@ pub enum ResolveError {
         /// Ids of the model's providers, each with a remedy such as `set BATCHD_OPENAI_API_KEY`.
         providers: Vec<(String, String)>,
     },
+    /// The model can be used, but not for this operation.
+    #[error("the model `{model}` does not serve `{asked}`; {}", instead(served))]
+    NotServed {
+        model: String,
+        asked: Endpoint,
+        /// None if that is not known.
+        served: Vec<Endpoint>,
+    },
 }
 
 fn hint(suggestions: &[String]) -> String {
     did_you_mean(suggestions).unwrap_or_else(|| "`GET /v1/models` lists the models that can be used".to_owned())
+}
+
+fn instead(served: &[Endpoint]) -> String {
+    if served.is_empty() {
+        return "none of its providers lists the path in `pass_through`".to_owned();
+    }
+    format!("it serves {}", Endpoint::choices(served))
 }
 
 fn remedies(providers: &[(String, String)]) -> String {

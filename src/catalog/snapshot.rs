@@ -5,6 +5,8 @@
 //! ([`super::choice`]), and [`Snapshot::resolve`] looks it up: two rows of a batch cannot be
 //! decided differently.
 
+mod endpoints;
+
 use std::collections::HashMap;
 
 use jiff::civil::Date;

@@ -46,7 +46,7 @@ fn route(snapshot: &Snapshot, model: &str) -> String {
 #[test]
 fn the_built_in_seeds_are_sound_and_cover_every_operation() {
     let seeds = load_embedded().unwrap_or_else(|faults| panic!("{faults}"));
-    for endpoint in Endpoint::ALL {
+    for endpoint in Endpoint::HOSTED {
         assert!(seeds.models.iter().any(|model| model.family.as_deref() != Some("simulated") && model.endpoints.contains(&endpoint)));
     }
     let from_disk = load_dir(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/catalog-seed"))).unwrap();
@@ -59,7 +59,7 @@ fn every_built_in_model_says_where_its_facts_come_from() {
     let snapshot = load_embedded().unwrap().into_snapshot(TODAY, &no_key);
     let (mut models, mut priced, mut batch) = (0, 0, 0);
     for model in snapshot.all_models().iter().filter(|model| model.family.as_deref() != Some("simulated")) {
-        assert!(model.evidence.is_some() && !model.offerings.is_empty(), "{}", model.id);
+        assert!(model.evidence.is_some() && model.released.is_some() && !model.offerings.is_empty(), "{}", model.id);
         models += 1;
         for rates in model.offerings.iter().map(|offering| &offering.rates) {
             priced += usize::from(!rates.all().is_empty());
@@ -145,6 +145,52 @@ fn beside_a_real_provider_the_stand_in_answers_only_for_its_own_models() {
     let snapshot = load_embedded().unwrap().into_snapshot(TODAY, &key_of("BATCHD_OPENAI_API_KEY"));
     assert_eq!(route(&snapshot, "openai/gpt-4o"), "openai gpt-4o as gpt-4o at Some(\"2.5\")/Some(\"10\")");
     assert!(snapshot.models().all(|model| model.id != "o4-mini"), "retired");
+}
+
+#[test]
+fn a_model_is_routed_only_to_where_its_endpoint_may_be_served() {
+    let provider = |id: &str, url: &str| format!("schema = 1\nid = \"{id}\"\nname = \"P\"\nkind = \"openai\"\nbase_url = \"{url}\"\n");
+    let offering = |provider: &str, more: &str| format!("[[model.offering]]\nprovider = \"{provider}\"\n{more}\n");
+    let model = |id: &str, endpoints: &str, offerings: &[String]| {
+        let offerings = offerings.concat();
+        format!("[[model]]\nid = \"{id}\"\norganisation = \"o\"\nreleased = 2026-01-01\nendpoints = [{endpoints}]\n{offerings}")
+    };
+    let price = "price = [{ input = \"1\", source = \"http://p\", verified_at = 2026-01-01 }]";
+    let (chat, vectors) = ("\"/v1/chat/completions\"", "\"/v1/embeddings\"");
+    let models = [
+        "schema = 1\n".to_owned(),
+        model(
+            "two",
+            &format!("{chat}, \"/v1/responses\""),
+            &[offering("first", &format!("endpoints = [{chat}]\n{price}")), offering("second", price)],
+        ),
+        model("vectors", vectors, &[offering("first", price)]),
+        model("own", chat, &[offering("own", "")]),
+        model("free", chat, &[offering("first", "")]),
+    ];
+    let files = [
+        ("providers/first.toml", provider("first", "https://first.example")),
+        ("providers/second.toml", provider("second", "https://second.example")),
+        ("providers/own.toml", provider("own", "http://localhost:8000") + "base_url_env = \"OWN\"\n"),
+        ("models/m.toml", models.concat()),
+    ];
+    let seeds = seeds(&files.each_ref().map(|(file, text)| (*file, text.as_str()))).unwrap_or_else(|faults| panic!("{faults}"));
+    let seeds = seeds.with_urls(&|_| Some("http://localhost:9000".to_owned())).unwrap();
+    let snapshot = seeds.with_upstreams(&Upstreams::parse(&["http://gpu:8000"]).unwrap(), &UpstreamOptions::default());
+    let snapshot = snapshot.into_snapshot(TODAY, &no_key);
+    let at =
+        |model, endpoint| snapshot.resolve_at(model, endpoint).map_or_else(|error| error.to_string(), |route| route.provider.to_owned());
+    assert_eq!(at("two", Endpoint::ChatCompletions), "first");
+    assert_eq!(at("two", Endpoint::Responses), "second");
+    assert_eq!(
+        at("two", Endpoint::Completions),
+        "the model `two` does not serve `/v1/completions`; it serves `/v1/responses`, `/v1/chat/completions`"
+    );
+    assert!(at("vectors", Endpoint::ChatCompletions).contains("it serves `/v1/embeddings`"));
+    assert_eq!(at("own", Endpoint::Completions), "own", "its software may serve what the model is for");
+    assert_eq!(at("free", Endpoint::Responses), "first", "nobody charges for what is one's own");
+    assert!(at("own", Endpoint::Embeddings).contains("does not serve `/v1/embeddings`"));
+    assert_eq!(at("anything", Endpoint::Embeddings), "upstream", "nothing is known of the model");
 }
 
 #[test]

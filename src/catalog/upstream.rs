@@ -18,6 +18,7 @@ use crate::catalog::model::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES};
 use crate::domain::provider::body_edits::BodyEdits;
 use crate::domain::provider::connection::{Api, Connection, KeySource, ProviderKind, ServerConnection, Timeouts};
 use crate::domain::row::openai::MAX_MODEL_CHARS;
+use crate::domain::row::priority::RowPriority;
 use crate::domain::text::hex;
 
 /// The environment variable with the key of all upstreams. There is only one. Operators of servers
@@ -59,6 +60,8 @@ pub struct UpstreamOptions {
     pub timeouts: Timeouts,
     /// The largest answer that is read, in bytes.
     pub max_response_bytes: u64,
+    /// What becomes of the `priority` of a row.
+    pub row_priority: RowPriority,
 }
 
 impl Default for UpstreamOptions {
@@ -69,6 +72,7 @@ impl Default for UpstreamOptions {
             concurrency: DEFAULT_CONCURRENCY,
             timeouts: Timeouts::default(),
             max_response_bytes: DEFAULT_MAX_RESPONSE_BYTES,
+            row_priority: RowPriority::default(),
         }
     }
 }
@@ -193,6 +197,9 @@ fn provider(id: &str, urls: &[&Uri], options: &UpstreamOptions) -> Option<Provid
         timeouts: options.timeouts,
         ca_file: None,
         max_response_bytes: options.max_response_bytes,
+        pass_through: Vec::new(),
+        row_priority: options.row_priority,
+        forward_headers: Vec::new(),
     };
     Some(Provider {
         // Not the server's address: the name is shown to every client that may see the catalog.

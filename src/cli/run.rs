@@ -85,7 +85,7 @@ pub(super) fn run(args: &RunArgs, env: Environment) -> u8 {
         Ok(catalog) => catalog,
         Err(error) => return complain(&error, USAGE),
     };
-    let job = match Job::open(&spooled.path, &spooled.name, settings.max_row_bytes, &catalog) {
+    let job = match Job::open(&spooled.path, &spooled.name, &catalog) {
         Ok(job) => job,
         Err(error) => return complain(&error, USAGE),
     };
@@ -162,7 +162,7 @@ async fn work(settings: Settings, env: Environment, job: Job, args: &RunArgs) ->
     let mut run = Running { core: &core, tasks: &tasks, settings: &settings, env, args, display: Display::stderr() };
     let code = match run.complete(&job).await {
         Ok(code) => code,
-        Err(error @ (JobError::Input { .. } | JobError::Empty { .. })) => complain(&error, USAGE),
+        Err(error @ JobError::Input { .. }) => complain(&error, USAGE),
         Err(error) => complain(&error, FAILURE),
     };
     run.stop().await;

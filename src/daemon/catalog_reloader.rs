@@ -51,6 +51,7 @@ impl CatalogSource {
             concurrency: settings.upstream_concurrency,
             timeouts,
             max_response_bytes: settings.max_response_bytes,
+            row_priority: settings.upstream_row_priority,
         };
         let upstreams = Upstreams::parse(&settings.upstream)?;
         let upstream_key = settings.upstream_api_key.clone();

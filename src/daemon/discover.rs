@@ -8,6 +8,7 @@ use crate::daemon::start_error::Environment;
 use crate::descriptors::Descriptors;
 use crate::domain::provider::body_edits::BodyEdits;
 use crate::domain::provider::connection::{Api, ServerConnection, Timeouts};
+use crate::domain::row::priority::RowPriority;
 use crate::provider::server::Server;
 use crate::provider::{CallError, SetupError};
 
@@ -68,6 +69,9 @@ pub async fn discover_models(url: &str, key_env: Option<&str>, env: Environment)
         timeouts,
         ca_file: None,
         max_response_bytes: MAX_LIST,
+        pass_through: Vec::new(),
+        row_priority: RowPriority::default(),
+        forward_headers: Vec::new(),
     };
     match list(&connection, key.as_deref()).await {
         Err(DiscoverError::Status { status: 404 }) if !has_path => {

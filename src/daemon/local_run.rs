@@ -7,7 +7,7 @@
 mod chain;
 mod dry_run;
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,26 +19,22 @@ use super::Core;
 use super::config::{Origin, Settings};
 use crate::catalog::Snapshot;
 use crate::domain::batch::priority::Owner;
-use crate::domain::batch::{Batch, BatchInput, BatchState};
+use crate::domain::batch::{Batch, BatchInput, BatchState, InvalidRows};
 use crate::domain::dialect::Dialect;
-use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::RowEndpoint;
 use crate::domain::id::{BatchId, OrgId};
 use crate::domain::provider::connection::ProviderKind;
-use crate::domain::row::lines::{Line, Lines};
-use crate::domain::row::openai::endpoint_of;
 use crate::domain::text::hex;
 use crate::domain::time::CompletionWindow;
 use crate::service::ServiceError;
 use crate::service::batches::create::{Created, InputSource, Kept, MadeRows, NewBatch};
 use crate::store::error::StoreError;
-use crate::store::{Idempotency, RUNS, Store, discard};
+use crate::store::{Idempotency, RUNS, Store, UnpackError, UnpackLimits, discard};
 
 /// Bytes read at a time.
 const BUFFER: usize = 256 << 10;
 /// How long a run with a folder of its own is remembered after its last write.
 const RETENTION: Duration = Duration::from_secs(30 * 86_400);
-/// The number of rows in which an endpoint is searched.
-const LOOKED_AT: u32 = 100;
 /// A person who waits at a terminal has no deadline; this is the longest window there is.
 const WINDOW: &str = "30d";
 
@@ -47,8 +43,6 @@ const WINDOW: &str = "30d";
 pub enum JobError {
     #[error("cannot read {name}: {reason}")]
     Input { name: String, reason: String },
-    #[error("{name} is empty; each line must be one request")]
-    Empty { name: String },
     #[error("cannot write the results: {0}")]
     Output(io::Error),
     #[error(transparent)]
@@ -65,7 +59,6 @@ pub struct Job {
     /// The name as the user wrote it.
     pub name: String,
     pub path: PathBuf,
-    pub endpoint: Endpoint,
     digest: [u8; 32],
 }
 
@@ -91,8 +84,8 @@ impl Job {
     /// Blocks.
     ///
     /// # Errors
-    /// When the file cannot be read or has no rows.
-    pub fn open(path: &Path, name: &str, max_row_bytes: u64, catalog: &Snapshot) -> Result<Self, JobError> {
+    /// When the file cannot be read.
+    pub fn open(path: &Path, name: &str, catalog: &Snapshot) -> Result<Self, JobError> {
         let unreadable = |error: io::Error| JobError::Input { name: name.to_owned(), reason: error.to_string() };
         let mut file = BufReader::with_capacity(BUFFER, std::fs::File::open(path).map_err(unreadable)?);
         let mut sha = Sha256::new();
@@ -115,14 +108,7 @@ impl Job {
                 read => sha.update(&buffer[..read]),
             }
         }
-        let first = BufReader::new(std::fs::File::open(path).map_err(unreadable)?);
-        let endpoint = match first_endpoint(first, max_row_bytes).map_err(unreadable)? {
-            (_, Some(endpoint)) => endpoint,
-            (0, None) => return Err(JobError::Empty { name: name.to_owned() }),
-            // Validation says of each row what is wrong with it.
-            (_, None) => Endpoint::ChatCompletions,
-        };
-        Ok(Self { name: name.to_owned(), path: path.to_owned(), endpoint, digest: sha.finalize().into() })
+        Ok(Self { name: name.to_owned(), path: path.to_owned(), digest: sha.finalize().into() })
     }
 
     /// Where the job keeps its data: the data directory, if one was requested, else a folder of its
@@ -163,8 +149,12 @@ impl Job {
         };
         let (store, path) = (core.service.store.clone(), self.path.clone());
         let spool = tokio::task::spawn_blocking(move || spool(&store, &path)).await.map_err(|_| JobError::Stopped)?;
+        let limits = UnpackLimits { max_bytes: u64::MAX, min_free_bytes: core.service.limits.min_free_bytes };
+        let unpacked = core.service.store.unpack_input(spool?, limits).await;
+        let unusable = |error: UnpackError| JobError::Input { name: self.name.clone(), reason: error.to_string() };
+        let (content, _) = unpacked.map_err(unusable)?;
         let filename = self.path.file_name().map_or_else(|| "input.jsonl".into(), |name| name.to_string_lossy().into_owned());
-        let made = MadeRows { content: spool?, filename: Some(filename), mime: None, kept: Kept::ForEver };
+        let made = MadeRows { content, filename: Some(filename), mime: None, kept: Kept::ForEver };
         let now = core.service.clock.now();
         let new = NewBatch::new(now, Dialect::OpenAi, OrgId::OPERATOR, Owner::default(), self.order(), InputSource::Made(made));
         let once = Some(Idempotency { key, request: self.digest });
@@ -174,7 +164,11 @@ impl Job {
 
     /// What the job asks of its batch.
     fn order(&self) -> BatchInput {
-        BatchInput::Unquoted { endpoint: self.endpoint, window: WINDOW.parse().unwrap_or(CompletionWindow::DAY) }
+        BatchInput::Unquoted {
+            endpoint: RowEndpoint::Mixed,
+            window: WINDOW.parse().unwrap_or(CompletionWindow::DAY),
+            invalid: InvalidRows::FailBatch,
+        }
     }
 
     /// The name of the job: the same for the same input and the same usable providers.
@@ -201,22 +195,6 @@ impl Job {
             }
         }
     }
-}
-
-/// The endpoint of the first row that names one, and the number of rows before it. Faults in those
-/// rows are left to validation.
-fn first_endpoint(reader: impl BufRead, max_row_bytes: u64) -> io::Result<(u32, Option<Endpoint>)> {
-    let mut lines = Lines::new(reader, usize::try_from(max_row_bytes).unwrap_or(usize::MAX));
-    let mut rows = 0;
-    while rows < LOOKED_AT && lines.advance()?.is_some() {
-        let Line::Text(text) = lines.latest() else { continue };
-        rows += 1;
-        let endpoint = endpoint_of(text).filter(|endpoint| Endpoint::OPENAI.contains(endpoint));
-        if endpoint.is_some() {
-            return Ok((rows, endpoint));
-        }
-    }
-    Ok((rows, None))
 }
 
 fn spool(store: &Store, path: &Path) -> Result<crate::store::Sealed, JobError> {

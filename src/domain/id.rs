@@ -216,7 +216,7 @@ impl OrgId {
 pub struct RowIndex(pub u32);
 
 impl RowIndex {
-    /// The line of the input file, counted from 1 as editors do.
+    /// The line of the input file, counted from 1 as editors do, without blank lines.
     pub fn line(self) -> u64 {
         u64::from(self.0) + 1
     }

@@ -64,6 +64,8 @@ struct RawUsage {
     #[serde(default)]
     completion_tokens: Option<u64>,
     #[serde(default)]
+    total_tokens: Option<u64>,
+    #[serde(default)]
     cache_read_input_tokens: Option<u64>,
     #[serde(default)]
     cache_creation_input_tokens: Option<u64>,
@@ -148,7 +150,11 @@ pub fn read(body: &[u8]) -> Result<Usage, serde_json::Error> {
 impl From<Probe> for Usage {
     fn from(probe: Probe) -> Self {
         let images = probe.data.map_or(0, |d| d.0);
-        let Some(raw) = probe.usage else { return Self { images, ..Self::default() } };
+        let Some(mut raw) = probe.usage else { return Self { images, ..Self::default() } };
+        // Servers that only order or score texts report nothing but a total.
+        if [raw.input_tokens, raw.prompt_tokens, raw.output_tokens, raw.completion_tokens].iter().all(Option::is_none) {
+            raw.prompt_tokens = raw.total_tokens;
+        }
         // Gateways to Anthropic report cache tokens beside a usage in OpenAI's form, which already
         // includes them.
         let beside = raw.prompt_tokens.is_none() && raw.input_tokens_details.is_none();
@@ -189,6 +195,8 @@ mod tests {
         assert_eq!(read(messages).unwrap(), Usage { reasoning_tokens: 0, ..expected });
         let gateway = br#"{"usage":{"prompt_tokens":9,"input_tokens":9,"cache_read_input_tokens":4,"completion_tokens":12}}"#;
         assert_eq!(read(gateway).unwrap().input_tokens, 9);
+        let rerank = br#"{"usage":{"total_tokens":56},"results":[{"index":0,"relevance_score":0.9}]}"#;
+        assert_eq!(read(rerank).unwrap(), Usage { input_tokens: 56, ..Usage::default() });
         let both = br#"{"usage":{"prompt_tokens":9,"input_tokens":9,"completion_tokens":12,"output_tokens":12}}"#;
         assert_eq!(read(both).unwrap(), Usage { input_tokens: 9, output_tokens: 12, ..Usage::default() });
     }

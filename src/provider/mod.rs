@@ -22,6 +22,7 @@ use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 
 use crate::descriptors::Descriptors;
+use crate::domain::batch::forwarded::Forwarded;
 use crate::domain::format::wire::WireFormat;
 use crate::domain::id::RowKey;
 use crate::domain::provider::connection::{Connection, ProviderKind};
@@ -56,6 +57,8 @@ pub struct Call {
     pub key: RowKey,
     /// 1 for the first attempt of the row since the daemon started.
     pub attempt: u32,
+    /// Headers of the batch's create; the provider takes those that it lists.
+    pub headers: Forwarded,
     /// The call must have ended by then; the provider's own limits may end it earlier.
     pub budget: Duration,
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::catalog::{Route, Snapshot};
 use crate::domain::batch::plan::MAX_MODELS;
-use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::{Endpoint, RowEndpoint};
 use crate::domain::money::{PriceSheet, Usd};
 use crate::domain::row::lines::{Line, Lines};
 use crate::domain::row::openai::{RowRequest, endpoint_of, parse_line};
@@ -99,8 +99,9 @@ pub fn estimate(
     let mut lines = Lines::new(reader, limits.max_line_bytes);
     while let Some(place) = lines.advance()? {
         let row = match lines.latest() {
-            Line::Blank => continue,
-            Line::Text(line) => endpoint.or_else(|| endpoint_of(line)).and_then(|at| Some((at, parse_line(line, at).ok()?))),
+            Line::Text(line) => {
+                endpoint.or_else(|| endpoint_of(line)).and_then(|at| Some((at, parse_line(line, RowEndpoint::One(at)).ok()?)))
+            }
             Line::TooLong => None,
         };
         match row {
@@ -113,7 +114,7 @@ pub fn estimate(
 
 struct Sums<'a> {
     snapshot: &'a Snapshot,
-    places: HashMap<String, usize>,
+    places: HashMap<(String, Endpoint), usize>,
     estimate: CostEstimate,
     prices: Vec<PriceSheet>,
 }
@@ -126,7 +127,7 @@ impl<'a> Sums<'a> {
     }
 
     fn add(&mut self, endpoint: Endpoint, row: &RowRequest<'_>) -> Result<(), EstimateError> {
-        let place = self.place(&row.model)?;
+        let place = self.place(&row.model, endpoint)?;
         let model = &mut self.estimate.models[place];
         let output = expected_output(endpoint, row.body);
         self.estimate.rows += 1;
@@ -138,16 +139,17 @@ impl<'a> Sums<'a> {
         Ok(())
     }
 
-    /// The place of a model. The model is routed when it first appears.
-    fn place(&mut self, model: &str) -> Result<usize, EstimateError> {
-        if let Some(place) = self.places.get(model) {
+    /// The place of a model at an endpoint. The model is routed when it first appears there.
+    fn place(&mut self, model: &str, endpoint: Endpoint) -> Result<usize, EstimateError> {
+        let key = (model.to_owned(), endpoint);
+        if let Some(place) = self.places.get(&key) {
             return Ok(*place);
         }
         let place = self.estimate.models.len();
         if place == MAX_MODELS {
             return Err(EstimateError::TooManyModels);
         }
-        let (target, price, problem) = match self.snapshot.resolve(model) {
+        let (target, price, problem) = match self.snapshot.resolve_at(model, endpoint) {
             Ok(Route { provider, upstream, price, .. }) => (Some((provider.to_owned(), upstream.to_owned())), price, None),
             Err(error) => (None, PriceSheet::default(), Some(error.to_string())),
         };
@@ -164,7 +166,7 @@ impl<'a> Sums<'a> {
             cost: Usd::ZERO,
         });
         self.prices.push(price);
-        self.places.insert(model.to_owned(), place);
+        self.places.insert(key, place);
         Ok(place)
     }
 
@@ -220,7 +222,14 @@ fn expected_output(endpoint: Endpoint, body: &str) -> ExpectedOutput {
         Endpoint::ImagesGenerations | Endpoint::ImagesEdits => {
             ExpectedOutput { tokens: ASSUMED_IMAGE_TOKENS * choices, images: choices, assumed: true }
         }
-        Endpoint::Embeddings | Endpoint::Moderations | Endpoint::Videos => ExpectedOutput { tokens: 0, images: 0, assumed: false },
+        Endpoint::Embeddings
+        | Endpoint::Moderations
+        | Endpoint::Videos
+        | Endpoint::Rerank
+        | Endpoint::RerankV2
+        | Endpoint::Score
+        | Endpoint::Tokenize
+        | Endpoint::PassedThrough(_) => ExpectedOutput { tokens: 0, images: 0, assumed: false },
     }
 }
 

@@ -28,8 +28,8 @@ const STEPS: &[Step] = &[
     |_, _| Ok(()),
     // From format 6 on, batches record which dialect made them; a build for 5 cannot read that.
     |_, _| Ok(()),
-    // From format 7 on, expired and cancelled rows may have a last response; a build for 6 takes that
-    // for damage.
+    // From format 7 on, batches record whether faulty rows fail alone, pages which rows those are, and
+    // expired and cancelled rows may have a last response; a build for 6 cannot read that.
     |_, _| Ok(()),
 ];
 

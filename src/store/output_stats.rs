@@ -42,7 +42,10 @@ pub(super) fn add(tx: &mut Tx<'_>, spec: &BatchSpec, plan: &Plan, progress: &Pro
         return Ok(());
     }
     let endpoint = match (&spec.input, model.quoted.map(|share| share.operation)) {
-        (BatchInput::Unquoted { endpoint, .. }, _) => *endpoint,
+        (BatchInput::Unquoted { endpoint, .. }, _) => match model.endpoint.or(endpoint.one()) {
+            Some(endpoint) => endpoint,
+            None => return Ok(()),
+        },
         (BatchInput::Quoted(_), Some(Operation::Embeddings)) => Endpoint::Embeddings,
         (BatchInput::Quoted(_), _) => Endpoint::ChatCompletions,
     };

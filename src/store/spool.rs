@@ -35,6 +35,8 @@ pub struct Sealed {
     pub sha256: [u8; 32],
     /// Lower-case hexadecimal MD5, if it was asked for.
     pub md5: Option<String>,
+    /// Lines, the last one with or without its line break.
+    pub lines: u64,
 }
 
 #[derive(Debug)]
@@ -92,11 +94,6 @@ impl Spool {
         Ok(())
     }
 
-    /// Lines written so far.
-    pub fn lines(&self) -> u64 {
-        self.breaks + u64::from(self.open_line)
-    }
-
     /// Bytes written so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -109,11 +106,22 @@ impl Spool {
     pub fn seal(self) -> Result<Sealed, StoreError> {
         self.file.sync_all().map_err(|e| self.place.error("flushing", &e))?;
         let md5 = self.md5.map(|md5| hex(&md5.finalize()));
-        Ok(Sealed { place: self.place, bytes: self.bytes, sha256: self.sha256.finalize().into(), md5 })
+        let lines = self.breaks + u64::from(self.open_line);
+        Ok(Sealed { place: self.place, bytes: self.bytes, sha256: self.sha256.finalize().into(), md5, lines })
     }
 }
 
 impl Sealed {
+    /// Opens the content to read it.
+    pub(super) fn open(&self) -> Result<DataFile, StoreError> {
+        self.place.folder.open(&self.place.name)
+    }
+
+    /// The error of a failed read of the content.
+    pub(super) fn unreadable(&self, error: &std::io::Error) -> StoreError {
+        self.place.error("reading", error)
+    }
+
     /// Gives the content its final name, durably. Blocks.
     pub(super) fn move_to(mut self, folder: &Folder, name: &str) -> Result<(), StoreError> {
         self.place.folder.rename(&self.place.name, folder, name)?;

@@ -15,9 +15,9 @@ use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::batch::metadata::Metadata;
 use crate::domain::batch::plan::{Plan, PlannedLane, PlannedModel};
 use crate::domain::batch::priority::{Control, Owner};
-use crate::domain::batch::{BatchEvent, BatchInput, BatchSpec, BatchState, Progress, ResultFiles};
+use crate::domain::batch::{BatchEvent, BatchInput, BatchSpec, BatchState, InvalidRows, Progress, ResultFiles};
 use crate::domain::dialect::Dialect;
-use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::{Endpoint, RowEndpoint};
 use crate::domain::file::{FileSource, Purpose, ResultPart};
 use crate::domain::id::{BatchId, FileId, OrgId, RowIndex, RowKey};
 use crate::domain::money::Usd;
@@ -49,7 +49,11 @@ pub(super) fn spec(input_file: FileId) -> BatchSpec {
     BatchSpec {
         id: BatchId::generate(NOW),
         dialect: Dialect::OpenAi,
-        input: BatchInput::Unquoted { endpoint: Endpoint::ChatCompletions, window: CompletionWindow::DAY },
+        input: BatchInput::Unquoted {
+            endpoint: RowEndpoint::One(Endpoint::ChatCompletions),
+            window: CompletionWindow::DAY,
+            invalid: InvalidRows::default(),
+        },
         input_file,
         created_at: NOW,
         metadata: Metadata::new(vec![("k".repeat(64), "é".repeat(512)); 1]).unwrap(),
@@ -58,6 +62,7 @@ pub(super) fn spec(input_file: FileId) -> BatchSpec {
         org: OrgId::OPERATOR,
         owner: Owner::default(),
         fallback: Fallback::default(),
+        headers: crate::domain::batch::forwarded::Forwarded::default(),
     }
 }
 
@@ -94,7 +99,7 @@ pub(super) async fn running(store: &Store, rows: u32) -> BatchSpec {
         Page::new(u64::from(page) * 100, u16::try_from(left.min(ROWS_PER_PAGE)).unwrap())
     });
     let state = BatchState::Validating.apply(BatchEvent::Validated, NOW).unwrap();
-    store.batch_validated(spec.id, state, Plan { rows, models: vec![] }, pages.collect(), None).await.unwrap().unwrap();
+    store.batch_validated(spec.id, state, Plan { rows, ..Plan::default() }, pages.collect(), None).await.unwrap().unwrap();
     spec
 }
 
@@ -314,7 +319,7 @@ fn any_range_of_any_view_is_that_part_of_the_whole() {
 
 fn planned(price: crate::domain::money::PriceSheet, rows: u32) -> PlannedModel {
     let lane = PlannedLane { model: "m".into(), provider: "p".into(), upstream: "u".into(), price };
-    PlannedModel { requested: "m".into(), lane, rows, alternatives: Vec::new(), quoted: None }
+    PlannedModel { requested: "m".into(), endpoint: Some(Endpoint::ChatCompletions), lane, rows, alternatives: Vec::new(), quoted: None }
 }
 
 #[tokio::test]
@@ -329,7 +334,11 @@ async fn what_a_lane_has_answered_is_known_once_its_batch_has_ended() {
         store.create_batch(spec.clone(), Control::default(), None).await.unwrap();
         let model = planned(crate::domain::money::PriceSheet::default(), 30);
         let state = BatchState::InProgress { since: NOW };
-        store.batch_validated(spec.id, state, Plan { rows: 30, models: vec![model] }, vec![Page::new(0, 30)], None).await.unwrap().unwrap();
+        store
+            .batch_validated(spec.id, state, Plan { rows: 30, models: vec![model], ..Plan::default() }, vec![Page::new(0, 30)], None)
+            .await
+            .unwrap()
+            .unwrap();
         let answered = |row: u32| RowResult { usage: Usage { output_tokens: 10, ..Usage::default() }, ..result(spec.id, row * 7 + 2, 1) };
         record(&store, &(0..4).map(answered).collect::<Vec<_>>()).await;
         let progress = store.batch(spec.id).await.unwrap().unwrap().progress;
@@ -387,7 +396,11 @@ async fn write_fixture() {
     let price = crate::domain::money::PriceSheet { input: Some(rust_decimal::Decimal::new(125, 4)), ..Default::default() };
     let model = planned(price, 8);
     let state = BatchState::InProgress { since: NOW };
-    store.batch_validated(spec.id, state, Plan { rows: 8, models: vec![model] }, vec![Page::new(0, 8)], None).await.unwrap().unwrap();
+    store
+        .batch_validated(spec.id, state, Plan { rows: 8, models: vec![model], ..Plan::default() }, vec![Page::new(0, 8)], None)
+        .await
+        .unwrap()
+        .unwrap();
     let mut durable = store.durable_rows();
     for row in 0..5 {
         let packed = PackedRow::pack(&result(spec.id, row, row as usize * 1_000)).unwrap();

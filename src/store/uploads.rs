@@ -16,8 +16,9 @@ use super::record::{
 };
 use super::spool::{Sealed, Spool};
 use super::tree::Tree;
-use crate::domain::file::File;
+use super::unpack::{Packing, UnpackError, UnpackLimits};
 use crate::domain::file::upload::{MAX_PARTS, Upload, UploadPart, UploadState};
+use crate::domain::file::{File, Purpose};
 use crate::domain::id::{PartId, UploadId};
 use crate::domain::time::{Timestamp, later};
 use crate::store::error::StoreError;
@@ -56,7 +57,18 @@ pub enum CompleteError {
     #[error("the content has the MD5 {found}, the request says {expected}")]
     WrongMd5 { found: String, expected: String },
     #[error(transparent)]
+    Unpack(UnpackError),
+    #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<UnpackError> for CompleteError {
+    fn from(error: UnpackError) -> Self {
+        match error {
+            UnpackError::Store(error) => Self::Store(error),
+            error => Self::Unpack(error),
+        }
+    }
 }
 
 fn word(state: UploadState) -> &'static str {
@@ -109,29 +121,35 @@ impl Store {
         Ok(part)
     }
 
-    /// Joins parts in the given order into one file. The file expires after `retention` if the
-    /// upload does not specify an expiry.
+    /// Joins parts in the given order into one file. Input that is packed is unpacked once its size
+    /// and checksum are as announced. The file expires after `retention` if the upload does not
+    /// specify an expiry.
     ///
     /// # Errors
-    /// When parts, size or checksum differ from what the client announced, or the disk or store
-    /// fails.
+    /// When parts, size or checksum differ from what the client announced, packed input cannot be
+    /// unpacked, or the disk or store fails.
     pub async fn complete_upload(
         &self,
         id: UploadId,
         order: Vec<PartId>,
         md5: Option<String>,
         retention: Option<Duration>,
+        unpack: UnpackLimits,
         now: Timestamp,
     ) -> Result<(Upload, File), CompleteError> {
         let mut upload = self.upload(id, now).await?.ok_or(CompleteError::NotFound)?;
         if upload.state != UploadState::Pending {
             return Err(CompleteError::NotPending(word(upload.state)));
         }
-        let content = self.join_parts(&upload, order, md5).await?;
+        let mut content = self.join_parts(&upload, order, md5).await?;
+        let mut packing = None;
+        if upload.purpose == Purpose::Batch {
+            (content, packing) = self.unpack_input(content, unpack).await?;
+        }
         let new = NewFile {
-            filename: upload.filename.clone(),
+            filename: packing.map_or(&*upload.filename, |_| Packing::unpacked_name(&upload.filename)).to_owned(),
             purpose: upload.purpose,
-            mime: Some(upload.mime_type.clone()),
+            mime: Some(packing.map_or(&*upload.mime_type, |_| Packing::UNPACKED_MIME).to_owned()),
             org: upload.org,
             created_at: now,
             expires_at: upload.file_expires_after.map(|after| after.from(now)).or_else(|| retention.map(|kept| later(now, kept))),

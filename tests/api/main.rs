@@ -6,8 +6,10 @@ mod damage;
 mod dedup;
 mod deletion;
 mod descriptors;
+mod endpoints;
 mod errors;
 mod files;
+mod invalid_rows;
 mod retry;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]

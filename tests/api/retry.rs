@@ -36,6 +36,27 @@ fn only_the_rows_that_failed_run_again() {
 }
 
 #[test]
+fn blank_lines_change_nothing_for_rows_that_are_read_again() {
+    const ROWS: usize = 2_100;
+    let upstream = FakeUpstream::start(|call| match call.row.as_str() {
+        row if row.ends_with("77") => Reply::error(400),
+        row if row.ends_with('5') && call.attempt == 1 => Reply::error(503),
+        _ => Reply::ok(call),
+    });
+    let daemon = Daemon::with_upstream(&upstream.url(), &[]);
+    let spaced = |(n, line): (usize, &str)| format!("{}{line}{}", ["", "\n", "\u{feff}", " \r\n\n"][n % 4], ["\n", "\r\n"][n % 2]);
+    let input: String = rows::many(ROWS, "m").lines().enumerate().map(spaced).collect();
+    let batch = daemon.complete(input);
+    assert_eq!(counts(&batch), (ROWS as u64, ROWS as u64 - 21, 21));
+    let expected: Vec<_> = (0..ROWS).filter(|n| n % 100 != 77).map(rows::name).collect();
+    assert_eq!(api::ids(&daemon.output(&batch)), expected);
+    let retry = daemon.post_empty(&format!("/v1/batches/{}/retry", id_of(&batch))).expect(200);
+    let again = daemon.wait_ended(&id_of(&retry), wait::A_WHILE);
+    assert_eq!(counts(&again), (21, 0, 21));
+    assert_eq!(api::ids(&daemon.errors(&again)), (0..21).map(|n| rows::name(100 * n + 77)).collect::<Vec<_>>());
+}
+
+#[test]
 fn there_must_be_something_to_run_again() {
     let upstream = FakeUpstream::start(|call| if call.row == "row-1" { Reply::stall() } else { Reply::ok(call) });
     let daemon = Daemon::with_upstream(&upstream.url(), &[]);

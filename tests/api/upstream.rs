@@ -6,6 +6,8 @@ use serde_json::json;
 
 use crate::support::api::{self, CHAT, counts, id_of};
 use crate::support::daemon::Daemon;
+use crate::support::http::Request;
+use crate::support::seeds::Seeds;
 use crate::support::upstream::{Call, FakeUpstream, Reply};
 use crate::support::{rows, wait};
 
@@ -34,6 +36,63 @@ fn the_row_reaches_the_provider_byte_for_byte() {
     assert!(call.header("content-type").is_some_and(|kind| kind.starts_with("application/json")));
     assert!(call.header("idempotency-key").is_some_and(|key| key.starts_with("batchd-")), "{:?}", call.headers);
     assert!(call.header("authorization").is_none(), "no key is configured: {:?}", call.headers);
+}
+
+#[test]
+fn the_priority_of_a_row_is_the_operators() {
+    let upstream = FakeUpstream::healthy();
+    let body = |name: &str| format!(r#"{{"user":"{name}","model":"m" ,"priority": -9,"messages":[ ]}}"#);
+    for (setting, expected) in [
+        (None, r#"{"user":"strip","model":"m" ,"messages":[ ]}"#),
+        (Some("allow"), r#"{"user":"allow","model":"m" ,"priority": -9,"messages":[ ]}"#),
+        (Some("10"), r#"{"user":"10","model":"m" ,"priority": 10,"messages":[ ]}"#),
+    ] {
+        let name = setting.unwrap_or("strip");
+        let args = setting.map(|setting| ["--upstream-row-priority", setting]);
+        let daemon = Daemon::with_upstream(&upstream.url(), args.as_ref().map_or(&[], |args| &args[..]));
+        one(&daemon, &[rows::chat_verbatim(name, &body(name))]);
+        assert_eq!(String::from_utf8_lossy(&upstream.kept_of(name)[0].body), expected);
+    }
+}
+
+#[test]
+fn listed_headers_of_a_create_go_along_with_its_rows() {
+    let upstream = FakeUpstream::healthy();
+    let seeds = Seeds::new();
+    let provider = |id: &str, listed: &str| {
+        let seed = format!(
+            "schema = 1\nid = \"{id}\"\nname = \"P\"\nkind = \"openai\"\nbase_url = \"{}\"\nforward_headers = [{listed}]\n",
+            upstream.url()
+        );
+        seeds.write(&format!("providers/{id}.toml"), seed);
+    };
+    provider("one", r#""Traceparent", "x-team""#);
+    provider("two", r#""x-team""#);
+    let model = |id: &str| {
+        format!(
+            "[[model]]\nid = \"for-{id}\"\norganisation = \"o\"\nendpoints = [\"/v1/chat/completions\"]\n[[model.offering]]\nprovider = \"{id}\"\n"
+        )
+    };
+    seeds.write("models/m.toml", format!("schema = 1\n{}{}", model("one"), model("two")));
+    let mut daemon = seeds.daemon(&[]);
+    let input = daemon.upload(rows::file(&["one", "two"].map(|id| rows::chat(id, &format!("for-{id}"), &json!({})))));
+    let create = |daemon: &Daemon, team: &str| {
+        let request = Request::post("/v1/batches").json(&Daemon::batch_request(&input, CHAT));
+        let request =
+            request.header("traceparent", "00-0af7-b7ad-01").header("x-team", team).header("x-other", "1").header("cookie", "c=1");
+        daemon.send(request)
+    };
+    let batch = id_of(&create(&daemon, "search").expect(200));
+    daemon.kill9();
+    daemon.restart();
+    daemon.wait_ended(&batch, wait::A_WHILE);
+    for (id, trace) in [("one", Some("00-0af7-b7ad-01")), ("two", None)] {
+        for call in upstream.kept_of(id) {
+            assert_eq!((call.header("traceparent"), call.header("x-team")), (trace, Some("search")), "{:?}", call.headers);
+            assert_eq!((call.header("x-other"), call.header("cookie")), (None, None));
+        }
+    }
+    assert_eq!(create(&daemon, &"x".repeat(3_000)).error_code(400), "invalid_value");
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! What validation reports about bad input: the line, the field, the code.
 
+use std::io::Write;
+
 use serde_json::{Value, json};
 
 use crate::support::api::{self, counts};
 use crate::support::daemon::Daemon;
+use crate::support::http::{Form, Request};
 use crate::support::rows::{self, chat};
 use crate::support::upstream::FakeUpstream;
 
@@ -38,7 +41,10 @@ fn every_fault_is_reported_with_its_line_and_field() {
         (chat("stream", rows::INSTANT, &json!({"stream": true})).into(), &[("stream_not_supported", Some("body.stream"))]),
         (chat("long", rows::INSTANT, &json!({"pad": "x".repeat(2000)})).into(), &[("row_too_long", None)]),
         ([b"{\"custom_id\":\"", &[0xff][..], b"\"}"].concat(), &[("invalid_utf8", None)]),
-        (Vec::new(), &[("blank_line", None)]),
+        (Vec::new(), &[]),
+        (b"{\"model\":\"m\",\"messages\":[]}".to_vec(), &[("unsupported_format", None)]),
+        (b"{\"custom_id\":\"b\",\"params\":{\"model\":\"m\"}}".to_vec(), &[("unsupported_format", None)]),
+        (good("azure").replace("/v1/chat", "/chat").into(), &[("invalid_url", Some("url"))]),
         (
             b"{\"method\":\"PUT\"}".to_vec(),
             &[
@@ -104,7 +110,9 @@ fn line_ends_of_every_system_are_read() {
     for (name, content) in [
         ("no last line break", format!("{}\n{}", good("a"), good("b"))),
         ("CRLF", format!("{}\r\n{}\r\n", good("a"), good("b"))),
-        ("blank lines at the end", format!("{}\n{}\n\n\r\n\n", good("a"), good("b"))),
+        ("blank lines anywhere", format!("\n \n{}\n\r\n\n{}\n\n\r\n\n", good("a"), good("b"))),
+        ("files with byte order marks, joined", format!("\u{feff}{}\n\u{feff}\n\u{feff}{}\n", good("a"), good("b"))),
+        ("a method in small letters", format!("{}\n{}\n", good("a").replace("POST", "post"), good("b").replace("POST", "Post"))),
         ("spaces around the object", format!("  {} \n\t{}\n", good("a"), good("b"))),
     ] {
         let batch = daemon.complete(content);
@@ -114,10 +122,45 @@ fn line_ends_of_every_system_are_read() {
 }
 
 #[test]
-fn a_byte_order_mark_is_named() {
-    let daemon = Daemon::start();
-    let problems = daemon.refused(format!("\u{feff}{}\n", good("a")));
-    assert_eq!(places(&problems), [(Some(1), "byte_order_mark", None)]);
+fn packed_input_is_unpacked_and_other_files_are_called_by_their_name() {
+    let daemon = Daemon::with(&["--max-file-bytes", "100000"]);
+    let text = rows::many(50, rows::INSTANT);
+    for packed in [gzip(text.as_bytes()), zstd::encode_all(text.as_bytes(), 3).expect("it packs")] {
+        let form = Form::default().field("purpose", "batch").file("file", "in.jsonl.gz", &packed);
+        let file = daemon.send(Request::post("/v1/files").form(form)).expect(200);
+        assert_eq!((&file["bytes"], &file["filename"]), (&json!(text.len()), &json!("in.jsonl")));
+        assert_eq!(daemon.content(&api::id_of(&file)), text.as_bytes());
+        assert_eq!(counts(&daemon.complete(&packed)), (50, 50, 0));
+    }
+    let upload = |purpose: &str, content: &[u8]| {
+        let form = Form::default().field("purpose", purpose).file("file", "f", content);
+        daemon.send(Request::post("/v1/files").form(form))
+    };
+    let bomb = gzip(&vec![b'\n'; 1_000_000]);
+    assert_eq!(upload("batch", &bomb).error_code(413), "request_too_large");
+    let cut = gzip(text.as_bytes());
+    assert_eq!(upload("batch", &cut[..cut.len() / 2]).error_code(400), "invalid_value");
+    assert_eq!(upload("user_data", &bomb).expect(200)["bytes"], bomb.len(), "a file for another purpose stays as it is");
+
+    let utf16: Vec<u8> = format!("\u{feff}{text}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let array = format!("[{}]", text.trim_end().replace('\n', ",\n"));
+    for (content, code, word) in [
+        (utf16, "invalid_utf8", "UTF-16"),
+        (array.into_bytes(), "unsupported_format", "jq -c '.[]'"),
+        (b"{\n  \"custom_id\": \"a\"\n}\n".to_vec(), "unsupported_format", "one line"),
+        (b"custom_id,prompt\na,b\n".to_vec(), "unsupported_format", "CSV"),
+        (gzip(&gzip(b"twice")), "unsupported_format", "gzip"),
+    ] {
+        let problems = daemon.refused(content);
+        assert_eq!(places(&problems), [(Some(1), code, None)]);
+        assert!(problems[0]["message"].as_str().is_some_and(|said| said.contains(word)), "{problems:?}");
+    }
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(content).expect("memory takes it");
+    encoder.finish().expect("memory takes it")
 }
 
 #[test]

@@ -112,6 +112,20 @@ fn run_reads_stdin_and_writes_stdout() {
 }
 
 #[test]
+fn run_takes_packed_input_and_says_of_each_row_what_is_wrong() {
+    let dir = temp_dir();
+    std::fs::write(dir.path().join("in.jsonl.zst"), zstd::encode_all(rows::many(20, rows::INSTANT).as_bytes(), 3).unwrap()).unwrap();
+    let output = run(dir.path(), &["run", "in.jsonl.zst"]);
+    exits(&output, 0);
+    assert_eq!(api::lines(&output.stdout).len(), 20);
+    write(dir.path(), "azure.jsonl", &rows::many(2, rows::INSTANT).replace("/v1/chat", "/chat").replace("\"POST\"", "\"GET\""));
+    let output = run(dir.path(), &["run", "azure.jsonl"]);
+    exits(&output, 2);
+    let said = text(&output.stderr);
+    insta::assert_snapshot!(said.split_once("batchd: ").expect("a message").1);
+}
+
+#[test]
 fn rows_that_failed_make_exit_code_one_and_are_shown() {
     let dir = temp_dir();
     let lines: Vec<String> = (0..10)

@@ -56,6 +56,12 @@ kinds! {
     Share = { "type": "number", "minimum": 0, "maximum": 1 }
     /// The version of the format.
     Version = { "type": "integer", "const": 1 }
+    /// The name of a header.
+    Header = { "type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$" }
+    /// What becomes of the priority of a row.
+    RowPriority = { "type": "string", "pattern": "^(strip|allow|-?[0-9]+)$" }
+    /// A path that is passed through.
+    PassedThrough = { "type": "string", "pattern": "^(/[A-Za-z0-9_.-]+)+$" }
     /// A path that a batch can run.
     Path = { "type": "string", "enum": Endpoint::ALL.map(Endpoint::path) }
 }

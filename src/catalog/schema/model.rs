@@ -24,7 +24,7 @@ pub struct ModelFile {
 /// `[[model]]`. A fact that is not established is left out.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(extend("required" = ["id", "organisation", "released", "endpoints"]))]
+#[schemars(extend("required" = ["id", "organisation", "endpoints"]))]
 pub struct WrittenModel {
     /// The canonical name, spelt as the vendor spells it.
     #[schemars(with = "Option<kinds::Name>")]
@@ -39,7 +39,7 @@ pub struct WrittenModel {
     pub family: Field<String>,
     /// Who made it.
     pub organisation: Field<String>,
-    /// The day it was released.
+    /// The day it was released; leave out if not established.
     #[schemars(with = "Option<kinds::Day>")]
     pub released: Field<Datetime>,
     /// The day from which its maker advises against it.

@@ -68,6 +68,15 @@ pub struct ProviderFile {
     pub api_key_file: Field<String>,
     /// `openai`: PEM certificates to trust besides the system's.
     pub ca_file: Field<String>,
+    /// `openai`: paths below its host to which rows may be sent as they are, such as `/pooling`.
+    #[schemars(with = "Option<Vec<kinds::PassedThrough>>")]
+    pub pass_through: ListField<String>,
+    /// `openai`: what becomes of the `priority` of a row's body: `strip` if absent, `allow`, or a number that every row gets.
+    #[schemars(with = "Option<kinds::RowPriority>")]
+    pub row_priority: Field<String>,
+    /// `openai`: headers of a client's create that go along with the rows, such as `traceparent`.
+    #[schemars(with = "Option<Vec<kinds::Header>>")]
+    pub forward_headers: ListField<String>,
     /// `openai`: the largest answer to read, in bytes; 64 MiB if absent.
     #[schemars(with = "Option<kinds::Positive>")]
     pub max_response_bytes: Field<i64>,

@@ -8,7 +8,7 @@ use super::super::vocabulary::{HostedTool, Modality, Operation};
 use super::context::ValidateContext;
 use super::offering::{self, Found};
 use crate::catalog::validate::shared::{MAX_TOKENS, check_endpoints, check_files};
-use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::{Endpoint, Kind};
 use crate::domain::row::openai::MAX_MODEL_CHARS;
 
 /// A model and its offerings, which are completed when all providers are known.
@@ -29,17 +29,15 @@ fn check_model(context: &mut ValidateContext<'_>, written: &WrittenModel, within
     let aliases = written.aliases.iter().filter_map(|alias| context.parse_value(alias, "aliases", |name| check_name(name))).collect();
     context.required(&written.organisation, within.clone(), "organisation", "who made the model");
     let organisation = context.text(&written.organisation, "organisation");
-    context.required(&written.endpoints, within.clone(), "endpoints", "a list of paths such as `/v1/chat/completions`");
+    context.required(&written.endpoints, within, "endpoints", "a list of paths such as `/v1/chat/completions`");
     let endpoints = check_endpoints(context, &written.endpoints).unwrap_or_default();
-    context.required(&written.released, within, "released", "the day the model was released, such as 2025-08-07");
-    let released = context.date(&written.released, "released");
     let input = context.words(&written.input, "input", Modality::parse, Modality::choices).unwrap_or_default();
     let operations = context.words(&written.operations, "operations", Operation::parse, Operation::choices);
     let model = Model {
         name: context.text(&written.name, "name").or_else(|| id.clone()).unwrap_or_default(),
         aliases,
         family: context.text(&written.family, "family"),
-        released,
+        released: context.date(&written.released, "released"),
         deprecated: context.date(&written.deprecated, "deprecated"),
         retired: context.date(&written.retired, "retired"),
         operations: operations.unwrap_or_else(|| derive_operations(&endpoints, &input)),
@@ -72,10 +70,7 @@ fn check_name(name: &str) -> Result<String, String> {
 
 /// BatchRouter knows three operations: text, with or without images, is `responses`.
 fn derive_operations(endpoints: &[Endpoint], input: &[Modality]) -> Vec<Operation> {
-    let writes = endpoints.iter().any(|endpoint| match endpoint {
-        Endpoint::Responses | Endpoint::ChatCompletions | Endpoint::Messages | Endpoint::Completions => true,
-        Endpoint::Embeddings | Endpoint::Moderations | Endpoint::ImagesGenerations | Endpoint::ImagesEdits | Endpoint::Videos => false,
-    });
+    let writes = endpoints.iter().any(|endpoint| endpoint.kind() == Kind::Text);
     let embeds = endpoints.contains(&Endpoint::Embeddings);
     let sees = writes && input.contains(&Modality::Image);
     let found = [(writes, Operation::Responses), (embeds, Operation::Embeddings), (sees, Operation::Vision)];

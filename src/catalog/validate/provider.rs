@@ -13,10 +13,13 @@ use super::super::vocabulary::{HostedTool, Kind, Status, slug};
 use super::context::ValidateContext;
 use super::shared::{check_capacity, check_limits, check_privacy};
 use crate::catalog::model::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES};
+use crate::domain::batch::forwarded;
+use crate::domain::endpoint::PassedPath;
 use crate::domain::provider::body_edits::BodyEdits;
 use crate::domain::provider::connection::{
     Api, Connection, KeySource, ProviderKind, ServerConnection, SimulatedFaults, SimulatedProfile, Timeouts,
 };
+use crate::domain::row::priority::RowPriority;
 
 /// Checks a provider file. `None` if faults leave too little of it.
 pub(super) fn check(context: &mut ValidateContext<'_>, file: &ProviderFile) -> Option<Provider> {
@@ -92,6 +95,12 @@ fn check_server(context: &mut ValidateContext<'_>, file: &ProviderFile, kind: Ki
     let api_path = context.parse(&file.api_path, "api_path", |path| parse_api_path(path));
     let body = file.body.as_ref().map_or_else(BodyEdits::default, |written| check_body(context, written.get_ref()));
     let key = check_key(context, file);
+    let pass_through = context.list(&file.pass_through, "pass_through", PassedPath::list).unwrap_or_default();
+    let row_priority = context.parse(&file.row_priority, "row_priority", |text| text.parse::<RowPriority>());
+    let forward_headers = context.list(&file.forward_headers, "forward_headers", forwarded::check_name).unwrap_or_default();
+    if let Some(list) = file.forward_headers.as_ref().filter(|list| list.get_ref().len() > forwarded::MOST) {
+        context.fault(list.span(), format!("`forward_headers` may name at most {} headers", forwarded::MOST));
+    }
     let ca_file = context.text(&file.ca_file, "ca_file").map(PathBuf::from);
     let max_response_bytes = context.number(&file.max_response_bytes, "max_response_bytes", 1_024..=1 << 40);
     let timeouts = file.timeouts.as_ref().map_or_else(Timeouts::default, |written| check_timeouts(context, written.get_ref()));
@@ -104,6 +113,9 @@ fn check_server(context: &mut ValidateContext<'_>, file: &ProviderFile, kind: Ki
         timeouts,
         ca_file,
         max_response_bytes: max_response_bytes.unwrap_or(DEFAULT_MAX_RESPONSE_BYTES),
+        pass_through,
+        row_priority: row_priority.unwrap_or_default(),
+        forward_headers,
     };
     Some((ProviderKind::Server(connection), replicas, key))
 }
@@ -209,6 +221,9 @@ fn check_simulated(context: &mut ValidateContext<'_>, file: &ProviderFile) -> Pr
     context.foreign(&file.api_key_env, "api_key_env", "simulated");
     context.foreign(&file.api_key_file, "api_key_file", "simulated");
     context.foreign(&file.ca_file, "ca_file", "simulated");
+    context.foreign(&file.pass_through, "pass_through", "simulated");
+    context.foreign(&file.row_priority, "row_priority", "simulated");
+    context.foreign(&file.forward_headers, "forward_headers", "simulated");
     context.foreign(&file.max_response_bytes, "max_response_bytes", "simulated");
     context.foreign(&file.timeouts, "timeouts", "simulated");
     let base = SimulatedProfile::default();

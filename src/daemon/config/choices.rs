@@ -9,6 +9,7 @@ use serde::de::{Deserializer, Error as _};
 
 use super::value::{Value, quoted};
 use crate::domain::money::Usd;
+use crate::domain::row::priority::RowPriority;
 
 /// Defines a setting whose value is one of a few words.
 macro_rules! choices {
@@ -92,6 +93,46 @@ choices! {
     Switch "WHETHER" {
         On = "on",
         Off = "off",
+    }
+}
+
+/// What becomes of the priority of a row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PriorityText(RowPriority);
+
+impl fmt::Display for PriorityText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl<'de> Deserialize<'de> for PriorityText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+impl FromStr for PriorityText {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(str::to_owned)
+    }
+}
+
+impl Value for PriorityText {
+    type Checked = RowPriority;
+    const PLACEHOLDER: &'static str = "HOW";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+
+    fn toml(&self) -> String {
+        quoted(self)
+    }
+
+    fn checked(self) -> RowPriority {
+        self.0
     }
 }
 

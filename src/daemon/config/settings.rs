@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use secrecy::SecretString;
 
 use super::ambient;
-use super::choices::{AgentRegister, Dollars, Switch, WebhookEndpoints, WebhookTargets};
+use super::choices::{AgentRegister, Dollars, PriorityText, Switch, WebhookEndpoints, WebhookTargets};
 use super::load::{Candidates, Effective, Sources};
 use super::percent::Percent;
 use super::quantity::{ByteSize, DurationText};
@@ -263,6 +263,11 @@ settings! {
 
     /// Calls at the same time to each provider of `upstream`.
     upstream_concurrency: value u32 = 64, range 1, 100_000;
+
+    /// What becomes of the `priority` that the body of a row asks of a provider of `upstream`:
+    /// `strip` takes it out, `allow` sends it as it is, and a number is what every row gets. To
+    /// vLLM, a lower number comes first.
+    upstream_row_priority: value PriorityText = PriorityText::default();
 
     /// How long a call to a provider of `upstream` may take as a whole.
     upstream_timeout: value DurationText = DurationText::from_secs(900), range DurationText::from_millis(1), DurationText::from_secs(86_400);

@@ -3,7 +3,7 @@
 use rust_decimal::Decimal;
 
 use super::phaseo::PhaseoDetails;
-use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::RowEndpoint;
 use crate::domain::id::QuoteId;
 use crate::domain::money::Usd;
 use crate::domain::quote::constraints::Constraints;
@@ -16,10 +16,33 @@ use crate::domain::webhook::Webhook;
 /// The rows of a batch and their deadline. This is where the dialects differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BatchInput {
-    /// OpenAI's: every row is for the same endpoint.
-    Unquoted { endpoint: Endpoint, window: CompletionWindow },
+    /// OpenAI's.
+    Unquoted { endpoint: RowEndpoint, window: CompletionWindow, invalid: InvalidRows },
     /// BatchRouter's and Phaseo's: items that run on the lanes of a quote.
     Quoted(Box<QuotedInput>),
+}
+
+/// What becomes of a batch in which validation finds faulty rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum InvalidRows {
+    /// The batch fails, and no row runs.
+    #[default]
+    FailBatch,
+    /// The faulty rows fail, each with what is wrong with it, and the others run.
+    FailRows,
+}
+
+impl InvalidRows {
+    /// Both choices, for messages.
+    pub const ALL: [Self; 2] = [Self::FailBatch, Self::FailRows];
+
+    /// The word for it in the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::FailBatch => "fail_batch",
+            Self::FailRows => "fail_rows",
+        }
+    }
 }
 
 /// What a batch of items takes from its quote and from its client.
@@ -83,6 +106,15 @@ impl BatchInput {
         match self {
             Self::Unquoted { endpoint, .. } => parse_line(line, *endpoint),
             Self::Quoted(order) => parse_item(line, &order.defaults),
+        }
+    }
+
+    /// What becomes of the batch if rows are faulty. Items were counted and priced together, so none
+    /// of them is left out.
+    pub fn invalid_rows(&self) -> InvalidRows {
+        match self {
+            Self::Unquoted { invalid, .. } => *invalid,
+            Self::Quoted(_) => InvalidRows::FailBatch,
         }
     }
 

@@ -5,6 +5,7 @@
 
 pub mod dedup;
 pub mod details;
+pub mod forwarded;
 mod input;
 pub mod metadata;
 pub mod phaseo;
@@ -13,8 +14,9 @@ pub mod priority;
 pub mod problem;
 pub mod waiting;
 
-pub use input::{BatchInput, QuotedInput};
+pub use input::{BatchInput, InvalidRows, QuotedInput};
 
+use self::forwarded::Forwarded;
 use self::metadata::Metadata;
 use self::phaseo::PhaseoDetails;
 use self::priority::{Control, Owner};
@@ -44,6 +46,8 @@ pub struct BatchSpec {
     /// The owner whose share of the lanes the batch uses.
     pub owner: Owner,
     pub fallback: Fallback,
+    /// Headers of the create for providers that list them.
+    pub headers: Forwarded,
 }
 
 /// Whether rows may go to a lane other than their planned lane.

@@ -8,9 +8,10 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use crate::domain::endpoint::Endpoints;
+use crate::domain::batch::problem::ProblemCode;
+use crate::domain::endpoint::{Endpoint, Endpoints};
 use crate::domain::format::wire::{self, WireFormat};
-use crate::domain::format::{every_form, forms};
+use crate::domain::format::{forms, own_form};
 use crate::domain::id::RowIndex;
 use crate::domain::money::PriceSheet;
 use crate::domain::row::openai::RowRequest;
@@ -30,6 +31,8 @@ pub const MAX_ALTERNATIVES: usize = 8;
 pub struct PlannedModel {
     /// The name in the rows. See [`RowRequest::model`].
     pub requested: String,
+    /// The endpoint of the rows; `None` for items, and for batches from before it was noted.
+    pub endpoint: Option<Endpoint>,
     pub lane: PlannedLane,
     /// The number of rows that belong to this entry.
     pub rows: u32,
@@ -76,7 +79,7 @@ pub fn can_be_asked(row: &RowRequest<'_>, served: Endpoints) -> bool {
 /// The forms in which a row can be sent. The form in which the row asks is enough if every lane
 /// serves it, because finding the other forms takes time.
 fn forms_of(row: &RowRequest<'_>, everybody_serves: impl Fn(&[WireFormat]) -> bool) -> &'static [WireFormat] {
-    let asked = &every_form(row.endpoint)[..1];
+    let asked = own_form(row.endpoint);
     match everybody_serves(asked) {
         true => asked,
         false => serde_json::from_str(row.body).map_or(asked, |request| forms(row.endpoint, &request)),
@@ -90,6 +93,19 @@ pub struct Plan {
     pub rows: u32,
     /// At most [`MAX_MODELS`], or [`MAX_QUOTED`] for items, in order of first appearance.
     pub models: Vec<PlannedModel>,
+    /// Models that cannot run, in a batch in which their rows fail alone; at most [`MAX_MODELS`].
+    pub refused: Vec<RefusedModel>,
+}
+
+/// A model whose rows cannot run, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedModel {
+    /// The name in the rows.
+    pub requested: String,
+    /// The endpoint of the rows.
+    pub endpoint: Endpoint,
+    pub code: ProblemCode,
+    pub message: String,
 }
 
 impl Plan {
@@ -148,10 +164,16 @@ pub struct Places {
 struct Candidate {
     /// The index of the model in the plan.
     model: u16,
+    endpoint: Option<Endpoint>,
     quoted: Option<QuotedShare>,
 }
 
 impl Candidate {
+    /// Whether the entry is for rows that ask this, as far as that depends on no other row.
+    fn is_for(&self, row: &RowRequest<'_>) -> bool {
+        self.quoted.map(|share| share.operation) == row.operation && self.endpoint.is_none_or(|endpoint| endpoint == row.endpoint)
+    }
+
     fn fits(&self, needs: &Needs) -> bool {
         let Some(share) = self.quoted else { return true };
         let output = needs.output.unwrap_or(0);
@@ -180,7 +202,7 @@ impl Places {
 
     /// Adds a planned model with its index.
     pub fn add(&mut self, index: u16, model: &PlannedModel) {
-        let candidate = Candidate { model: index, quoted: model.quoted };
+        let candidate = Candidate { model: index, endpoint: model.endpoint, quoted: model.quoted };
         self.by_name.entry(model.requested.clone()).or_default().push(candidate);
     }
 
@@ -188,9 +210,9 @@ impl Places {
     pub fn of(&self, row: &RowRequest<'_>, index: RowIndex) -> Option<u16> {
         let known = self.by_name.get(row.model.as_ref())?;
         if let [only] = known.as_slice() {
-            return (only.quoted.map(|share| share.operation) == row.operation).then_some(only.model);
+            return only.is_for(row).then_some(only.model);
         }
-        let mine = || known.iter().filter(|candidate| candidate.quoted.map(|share| share.operation) == row.operation);
+        let mine = || known.iter().filter(|candidate| candidate.is_for(row));
         let serves = |asked: &[_]| mine().all(|candidate| candidate.quoted.is_none_or(|share| wire::can_be_asked(asked, share.endpoints)));
         let needs = Needs::of(row, forms_of(row, serves));
         let some_fit = mine().any(|candidate| candidate.fits(&needs));
@@ -217,7 +239,6 @@ fn spread(index: RowIndex) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::endpoint::Endpoint;
     use crate::domain::row::openai::ModelName;
 
     fn planned(requested: &str, operation: Operation, weight: u32, most_input: Option<u64>) -> PlannedModel {
@@ -225,7 +246,7 @@ mod tests {
         let text_only = requested == "a" && weight == 1;
         let endpoints = Endpoints::default();
         let quoted = Some(QuotedShare { operation, weight, most_input, most_output: Some(1_000), text_only, endpoints });
-        PlannedModel { requested: requested.into(), lane, rows: 0, alternatives: Vec::new(), quoted }
+        PlannedModel { requested: requested.into(), endpoint: None, lane, rows: 0, alternatives: Vec::new(), quoted }
     }
 
     #[test]

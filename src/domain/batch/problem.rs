@@ -17,7 +17,8 @@ pub const MAX_PROBLEMS: usize = 100;
 
 macro_rules! problem_codes {
     ($($variant:ident = $text:literal,)*) => {
-        /// The stable codes of [`Problem`]. The first five are OpenAI's own words.
+        /// The stable codes of [`Problem`]. The first five are OpenAI's own words. Codes that are no
+        /// longer used stay: batches of earlier versions have them.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum ProblemCode { $($variant,)* }
 
@@ -54,6 +55,8 @@ problem_codes! {
     InvalidUtf8 = "invalid_utf8",
     ByteOrderMark = "byte_order_mark",
     BlankLine = "blank_line",
+    UnsupportedEndpoint = "unsupported_endpoint",
+    UnsupportedFormat = "unsupported_format",
     InputUnreadable = "input_unreadable",
     InputDamaged = "input_damaged",
     InvalidOperation = "unsupported_operation",

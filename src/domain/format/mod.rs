@@ -47,7 +47,8 @@ impl Form {
     }
 }
 
-/// All forms in which a request of this endpoint may be sent. The endpoint's own form comes first.
+/// All forms in which a request of this endpoint may be sent. The endpoint's own form comes first. A
+/// path that is passed through has no form but its own, and is not listed.
 pub const fn every_form(asked: Endpoint) -> &'static [WireFormat] {
     match asked {
         Endpoint::ChatCompletions => &[WireFormat::ChatCompletions, WireFormat::Responses],
@@ -59,7 +60,17 @@ pub const fn every_form(asked: Endpoint) -> &'static [WireFormat] {
         Endpoint::ImagesGenerations => &[WireFormat::ImagesGenerations],
         Endpoint::ImagesEdits => &[WireFormat::ImagesEdits],
         Endpoint::Videos => &[WireFormat::Videos],
+        Endpoint::Rerank => &[WireFormat::Rerank],
+        Endpoint::RerankV2 => &[WireFormat::RerankV2],
+        Endpoint::Score => &[WireFormat::Score],
+        Endpoint::Tokenize => &[WireFormat::Tokenize],
+        Endpoint::PassedThrough(_) => &[],
     }
+}
+
+/// The endpoint's own form, where it is listed.
+pub fn own_form(asked: Endpoint) -> &'static [WireFormat] {
+    every_form(asked).get(..1).unwrap_or_default()
 }
 
 /// The forms of `every_form` in which this request can be sent.
@@ -68,7 +79,7 @@ pub fn forms(asked: Endpoint, request: &Members) -> &'static [WireFormat] {
         Endpoint::Messages => messages::is_sayable(request),
         other => openai::is_sayable(other, request),
     };
-    if is_sayable { every_form(asked) } else { &every_form(asked)[..1] }
+    if is_sayable { every_form(asked) } else { own_form(asked) }
 }
 
 /// Converts a request to another of its [`forms`]; any other target leaves it unchanged.

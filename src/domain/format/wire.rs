@@ -5,7 +5,7 @@
 //! one endpoint, and some endpoints can be asked in two formats ([`super::every_form`]). A server
 //! with another API (the model in the path, for example) adds a format here, and no endpoint.
 
-use crate::domain::endpoint::{Endpoint, Endpoints};
+use crate::domain::endpoint::{Endpoint, Endpoints, PassedPath};
 
 /// The form of a request to a server, and of the server's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,6 +20,12 @@ pub enum WireFormat {
     Videos,
     /// Anthropic, "Create a Message".
     AnthropicMessages,
+    Rerank,
+    RerankV2,
+    Score,
+    Tokenize,
+    /// Whatever the server has at the path.
+    PassedThrough(PassedPath),
 }
 
 impl WireFormat {
@@ -35,6 +41,11 @@ impl WireFormat {
             Endpoint::ImagesEdits => Self::ImagesEdits,
             Endpoint::Videos => Self::Videos,
             Endpoint::Messages => Self::AnthropicMessages,
+            Endpoint::Rerank => Self::Rerank,
+            Endpoint::RerankV2 => Self::RerankV2,
+            Endpoint::Score => Self::Score,
+            Endpoint::Tokenize => Self::Tokenize,
+            Endpoint::PassedThrough(path) => Self::PassedThrough(path),
         }
     }
 
@@ -50,6 +61,11 @@ impl WireFormat {
             Self::ImagesEdits => Endpoint::ImagesEdits,
             Self::Videos => Endpoint::Videos,
             Self::AnthropicMessages => Endpoint::Messages,
+            Self::Rerank => Endpoint::Rerank,
+            Self::RerankV2 => Endpoint::RerankV2,
+            Self::Score => Endpoint::Score,
+            Self::Tokenize => Endpoint::Tokenize,
+            Self::PassedThrough(path) => Endpoint::PassedThrough(path),
         }
     }
 }

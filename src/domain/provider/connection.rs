@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::body_edits::BodyEdits;
+use crate::domain::endpoint::PassedPath;
+use crate::domain::row::priority::RowPriority;
 
 /// Where a provider's key is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +62,12 @@ pub struct ServerConnection {
     pub ca_file: Option<PathBuf>,
     /// The largest response that is read, in bytes.
     pub max_response_bytes: u64,
+    /// Paths below the host to which rows are sent as they are.
+    pub pass_through: Vec<PassedPath>,
+    /// What becomes of the `priority` of a row.
+    pub row_priority: RowPriority,
+    /// Headers of a create that go along, in lower case.
+    pub forward_headers: Vec<String>,
 }
 
 /// How the built-in provider behaves for a model.
@@ -108,6 +116,30 @@ pub enum ProviderKind {
 }
 
 impl ProviderKind {
+    /// Whether rows may be sent to this path as they are.
+    pub fn passes(&self, path: PassedPath) -> bool {
+        match self {
+            Self::Server(server) => server.pass_through.contains(&path),
+            Self::Simulated { .. } => false,
+        }
+    }
+
+    /// What becomes of the `priority` of a row.
+    pub fn row_priority(&self) -> RowPriority {
+        match self {
+            Self::Server(server) => server.row_priority,
+            Self::Simulated { .. } => RowPriority::Allow,
+        }
+    }
+
+    /// The headers of a create that go along, in lower case.
+    pub fn forward_headers(&self) -> &[String] {
+        match self {
+            Self::Server(server) => &server.forward_headers,
+            Self::Simulated { .. } => &[],
+        }
+    }
+
     /// Whether the provider is known to serve Anthropic's Messages for every model.
     pub fn has_messages(&self) -> bool {
         match self {

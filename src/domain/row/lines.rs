@@ -1,16 +1,20 @@
-//! The lines of a JSONL file, each with its place. No line takes more memory than allowed.
+//! The lines of a JSONL file that hold something, each with its place. No line takes more memory
+//! than allowed.
 //!
-//! This module does not know what a line means. It is the only reader of input files: validation,
-//! dispatch and cost estimates must agree on where lines begin.
+//! Blank lines are skipped, and so is a byte order mark at the beginning of a line, where files
+//! that were joined have one. This module does not know what a line means. It is the only reader of
+//! input files: validation, dispatch and cost estimates must agree on where lines begin and which
+//! lines are rows.
 
 use std::io::{self, BufRead};
 
+/// The mark that some editors put at the beginning of a file in UTF-8.
+pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// One line without its line break.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Line<'a> {
     Text(&'a [u8]),
-    /// Only white space.
-    Blank,
     /// A line longer than allowed. The reader skipped it.
     TooLong,
 }
@@ -18,7 +22,7 @@ pub enum Line<'a> {
 /// The position of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinePlace {
-    /// Counted from 1.
+    /// Counted from 1, blank lines included.
     pub number: u64,
     /// Bytes from the start of reading to the line's first byte.
     pub offset: u64,
@@ -42,11 +46,25 @@ impl<R: BufRead> Lines<R> {
         Self { reader, max, number: 0, end: 0, buffer: Vec::new(), too_long: false }
     }
 
-    /// Reads the next line; `None` at the end.
+    /// Changes the limit for the lines that follow.
+    pub fn limit(&mut self, max: usize) {
+        self.max = max;
+    }
+
+    /// Reads on to the next line that is not blank; `None` at the end.
     ///
     /// # Errors
     /// Errors of the reader.
     pub fn advance(&mut self) -> io::Result<Option<LinePlace>> {
+        loop {
+            let place = self.read_line()?;
+            if place.is_none() || !self.is_blank() {
+                return Ok(place);
+            }
+        }
+    }
+
+    fn read_line(&mut self) -> io::Result<Option<LinePlace>> {
         self.buffer.clear();
         self.too_long = false;
         let place = LinePlace { number: self.number + 1, offset: self.end };
@@ -58,8 +76,8 @@ impl<R: BufRead> Lines<R> {
             };
             let end = memchr::memchr(b'\n', available);
             let part = &available[..end.unwrap_or(available.len())];
-            // One byte more than the limit: it may be the `\r` of a line break.
-            self.too_long |= self.buffer.len() + part.len() > self.max.saturating_add(1);
+            // More than the limit by the `\r` of a line break and by a byte order mark.
+            self.too_long |= self.buffer.len() + part.len() > self.max.saturating_add(1 + BYTE_ORDER_MARK.len());
             if !self.too_long {
                 self.buffer.extend_from_slice(part);
             }
@@ -77,14 +95,20 @@ impl<R: BufRead> Lines<R> {
         Ok(Some(place))
     }
 
+    fn is_blank(&self) -> bool {
+        !self.too_long && self.text().iter().all(u8::is_ascii_whitespace)
+    }
+
+    /// The line that was read last, as far as it is in memory.
+    fn text(&self) -> &[u8] {
+        let text = self.buffer.strip_suffix(b"\r").unwrap_or(&self.buffer);
+        text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
+    }
+
     /// The line that was read last.
     pub fn latest(&self) -> Line<'_> {
-        let text = self.buffer.strip_suffix(b"\r").unwrap_or(&self.buffer);
-        match () {
-            () if self.too_long || text.len() > self.max => Line::TooLong,
-            () if text.iter().all(u8::is_ascii_whitespace) => Line::Blank,
-            () => Line::Text(text),
-        }
+        let text = self.text();
+        if self.too_long || text.len() > self.max { Line::TooLong } else { Line::Text(text) }
     }
 
     /// Where the line after the latest one begins.
@@ -100,20 +124,19 @@ mod tests {
 
     #[test]
     fn lines_are_cut_at_breaks_whatever_the_size_of_the_reads() {
-        let text = b"abcde\r\n\nabcdef\n \nab";
+        let text = b"\xef\xbb\xbfabcde\r\n\nabcdefghi\n \n\xef\xbb\xbf\n\xef\xbb\xbfab\n\n";
         for capacity in 1..20 {
             let mut lines = Lines::new(BufReader::with_capacity(capacity, text.as_slice()), 5);
             let mut seen = Vec::new();
             while let Some(LinePlace { number, offset }) = lines.advance().unwrap() {
                 let what = match lines.latest() {
                     Line::Text(text) => std::str::from_utf8(text).unwrap(),
-                    Line::Blank => "blank",
                     Line::TooLong => "too long",
                 };
                 seen.push(format!("{number} {offset} {what}"));
             }
-            assert_eq!(seen, ["1 0 abcde", "2 7 blank", "3 8 too long", "4 15 blank", "5 17 ab"]);
-            assert_eq!(lines.end(), 19);
+            assert_eq!(seen, ["1 0 abcde", "3 11 too long", "6 27 ab"]);
+            assert_eq!(lines.end(), text.len() as u64);
         }
     }
 }

@@ -5,7 +5,9 @@ pub mod lines;
 pub mod openai;
 pub mod output;
 pub mod prefix;
+pub mod priority;
 pub mod retry;
+pub mod shape;
 
 use bytes::Bytes;
 

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::domain::batch::problem::{Problem, ProblemCode};
-use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::{Endpoint, RowEndpoint};
+use crate::domain::row::shape;
 use crate::domain::vocabulary::Operation;
 
 /// The most characters in a `custom_id`. OpenAI states no limit; this limit keeps records small.
@@ -110,14 +111,20 @@ struct RawBody<'a> {
 ///
 /// # Errors
 /// Every independent fault of the line, at least one.
-pub fn parse_line(line: &[u8], endpoint: Endpoint) -> Result<RowRequest<'_>, Vec<RowFault>> {
+pub fn parse_line(line: &[u8], endpoint: RowEndpoint) -> Result<RowRequest<'_>, Vec<RowFault>> {
     let raw: RawLine<'_> = parse_envelope(line).map_err(|fault| vec![fault])?;
+    if raw.body.is_none() && raw.url.is_none() && raw.method.is_none() {
+        let text = std::str::from_utf8(line).unwrap_or_default();
+        if let Some(fault) = shape::of_row(text, endpoint.one().unwrap_or(Endpoint::ChatCompletions).path()) {
+            return Err(vec![fault]);
+        }
+    }
     let mut faults = Vec::new();
     let mut keep = |fault: RowFault| faults.push(fault);
 
     let custom_id = check_id(raw.custom_id, "custom_id").map_err(&mut keep).ok();
     check_method(raw.method).unwrap_or_else(&mut keep);
-    check_url(raw.url, endpoint).unwrap_or_else(&mut keep);
+    let endpoint = check_url(raw.url, endpoint).map_err(&mut keep).ok();
     let body = match check_body(raw.body) {
         Ok((body, fields)) => {
             check_stream(fields.stream, "body.stream").unwrap_or_else(&mut keep);
@@ -128,14 +135,14 @@ pub fn parse_line(line: &[u8], endpoint: Endpoint) -> Result<RowRequest<'_>, Vec
             None
         }
     };
-    match (custom_id, body) {
-        (Some(custom_id), Some((body, model, Some(raw_model)))) if faults.is_empty() => {
+    match (custom_id, endpoint, body) {
+        (Some(custom_id), Some(endpoint), Some((body, model, Some(raw_model)))) if faults.is_empty() => {
             // `raw_model` borrows from `body`, so its address gives its place in it.
             let start = raw_model.get().as_ptr() as usize - body.as_ptr() as usize;
             let name = ModelName::At(start..start + raw_model.get().len());
             Ok(RowRequest { custom_id, model, endpoint, operation: None, body, name })
         }
-        (_, _) => Err(faults),
+        (_, _, _) => Err(faults),
     }
 }
 
@@ -149,15 +156,19 @@ pub fn endpoint_of(line: &[u8]) -> Option<Endpoint> {
     serde_json::from_slice::<Address>(line).ok()?.url.parse().ok()
 }
 
+/// The `custom_id` of a line that may have any faults, if it can be read.
+pub fn custom_id_of(line: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        custom_id: &'a RawValue,
+    }
+    let named: Named<'_> = serde_json::from_slice(line).ok()?;
+    check_id(Some(named.custom_id), "custom_id").ok().map(Cow::into_owned)
+}
+
 /// Parses the line as an object, with its members as written.
 pub(super) fn parse_envelope<'a, T: Deserialize<'a>>(line: &'a [u8]) -> Result<T, RowFault> {
-    if line.starts_with(b"\xef\xbb\xbf") {
-        return Err(RowFault::new(
-            ProblemCode::ByteOrderMark,
-            None,
-            "the line starts with a byte order mark (EF BB BF); save the file as UTF-8 without one",
-        ));
-    }
     let text = std::str::from_utf8(line).map_err(|error| {
         let column = error.valid_up_to() + 1;
         RowFault::new(ProblemCode::InvalidUtf8, None, format!("byte {column} of the line is not UTF-8; the file must be UTF-8"))
@@ -220,18 +231,26 @@ fn no_id(param: &'static str, found: &str) -> RowFault {
 
 fn check_method(value: Option<&RawValue>) -> Result<(), RowFault> {
     let raw = required(value, "method", "it must be \"POST\"")?;
-    if string(raw).as_deref() == Some("POST") {
+    if string(raw).is_some_and(|method| method.eq_ignore_ascii_case("POST")) {
         return Ok(());
     }
     Err(RowFault::new(ProblemCode::InvalidMethod, Some("method"), format!("`method` must be \"POST\", found {}", excerpt(raw))))
 }
 
-fn check_url(value: Option<&RawValue>, endpoint: Endpoint) -> Result<(), RowFault> {
-    let raw = required(value, "url", &format!("it must be \"{endpoint}\", the endpoint of the batch"))?;
-    if string(raw).as_deref() == Some(endpoint.path()) {
-        return Ok(());
+fn check_url(value: Option<&RawValue>, endpoint: RowEndpoint) -> Result<Endpoint, RowFault> {
+    let rule = match endpoint {
+        RowEndpoint::One(endpoint) => format!("be the endpoint of the batch, \"{endpoint}\""),
+        RowEndpoint::Mixed => format!("be one of {}, or a path that a provider passes through", Endpoint::choices(&Endpoint::ALL)),
+    };
+    let raw = required(value, "url", &format!("it must {rule}"))?;
+    let is_right = |asked: &Endpoint| endpoint.one().is_none_or(|one| one == *asked);
+    let text = string(raw);
+    if let Some(asked) = text.as_deref().and_then(|text| text.parse().ok()).filter(is_right) {
+        return Ok(asked);
     }
-    let message = format!("`url` must be the endpoint of the batch, \"{endpoint}\", found {}", excerpt(raw));
+    let meant = text.as_deref().and_then(shape::spelled_otherwise).filter(is_right);
+    let hint = meant.map(|meant| format!("; write \"{meant}\"")).unwrap_or_default();
+    let message = format!("`url` must {rule}, found {}{hint}", excerpt(raw));
     Err(RowFault::new(ProblemCode::MismatchedUrl, Some("url"), message))
 }
 
@@ -300,8 +319,10 @@ mod tests {
 
     const GOOD: &str = r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","n":1.0}}"#;
 
+    const CHAT: RowEndpoint = RowEndpoint::One(Endpoint::ChatCompletions);
+
     fn faults(line: &str) -> String {
-        match parse_line(line.as_bytes(), Endpoint::ChatCompletions) {
+        match parse_line(line.as_bytes(), CHAT) {
             Ok(row) => format!("ok {row:?}"),
             Err(faults) => {
                 let text: Vec<_> = faults.into_iter().map(|f| format!("{} {:?}: {}", f.code.as_str(), f.param, f.message)).collect();
@@ -313,7 +334,7 @@ mod tests {
     #[test]
     fn the_body_is_kept_as_written_and_only_the_model_is_replaced() {
         let line = r#"{"custom_id":"\u00e9","method":"POST","url":"/v1/chat/completions","body": { "a":1e400, "model" : "m\u0031" ,"a ":0.10}, "extra":1}"#;
-        let row = parse_line(line.as_bytes(), Endpoint::ChatCompletions).unwrap();
+        let row = parse_line(line.as_bytes(), CHAT).unwrap();
         assert_eq!((row.custom_id.as_ref(), row.model.as_ref()), ("é", "m1"));
         assert_eq!(row.body_for("m1"), br#"{ "a":1e400, "model" : "m\u0031" ,"a ":0.10}"#);
         assert_eq!(row.body_for("x\"y"), br#"{ "a":1e400, "model" : "x\"y" ,"a ":0.10}"#);
@@ -328,11 +349,14 @@ mod tests {
             "\"text\"".into(),
             "{\"custom_id\":\"a\"".into(),
             "{}".into(),
-            "\u{feff}{}".into(),
+            GOOD.replace("{\"custom_id\":\"a\",\"method\":\"POST\",\"url\":\"/v1/chat/completions\",\"body\":", "").replace("}}", "}"),
             GOOD.replace("\"a\"", "7"),
             GOOD.replace("\"a\"", "\"\""),
             GOOD.replace("\"a\"", &format!("\"{long}\"")),
+            GOOD.replace("POST", "post"),
             GOOD.replace("POST", "get"),
+            GOOD.replace("/v1/chat", "/chat"),
+            GOOD.replace("/v1/chat", "https://api.openai.com/v1/chat"),
             GOOD.replace("/v1/chat/completions", &format!("/v1/embeddings/{long}")),
             GOOD.replace("{\"model\":\"m\",\"n\":1.0}", "[]"),
             GOOD.replace("\"m\"", "null"),
@@ -344,14 +368,14 @@ mod tests {
         ];
         let text: Vec<_> = lines.iter().map(|line| faults(line)).collect();
         insta::assert_snapshot!(text.join("\n--\n"));
-        let broken = parse_line(b"{\"custom_id\":\"\xff\"}", Endpoint::ChatCompletions).unwrap_err();
+        let broken = parse_line(b"{\"custom_id\":\"\xff\"}", CHAT).unwrap_err();
         assert_eq!(broken[0].message, "byte 15 of the line is not UTF-8; the file must be UTF-8");
     }
 
     proptest! {
         #[test]
         fn any_bytes_give_a_row_or_a_fault(line: Vec<u8>) {
-            if let Err(faults) = parse_line(&line, Endpoint::Responses) {
+            if let Err(faults) = parse_line(&line, RowEndpoint::Mixed) {
                 prop_assert!(!faults.is_empty());
             }
         }
@@ -360,17 +384,17 @@ mod tests {
         fn a_mutated_row_gives_a_row_or_a_fault(position in 0..GOOD.len(), byte: u8, cut in 0..GOOD.len()) {
             let mut line = GOOD.as_bytes().to_vec();
             line[position] = byte;
-            if let Ok(row) = parse_line(&line, Endpoint::ChatCompletions) {
+            if let Ok(row) = parse_line(&line, CHAT) {
                 serde_json::from_slice::<serde_json::Value>(&row.body_for("other")).unwrap();
             }
-            let _ = parse_line(&line[..cut], Endpoint::ChatCompletions);
+            let _ = parse_line(&line[..cut], CHAT);
         }
 
         #[test]
         fn replacing_the_model_changes_nothing_else(model in "\\PC{1,20}", upstream in "\\PC{1,20}", pad in " {0,3}") {
             let name = serde_json::Value::from(model.clone());
             let line = GOOD.replace("\"m\"", &format!("{pad}{name}{pad}"));
-            let row = parse_line(line.as_bytes(), Endpoint::ChatCompletions).unwrap();
+            let row = parse_line(line.as_bytes(), CHAT).unwrap();
             let sent: serde_json::Value = serde_json::from_slice(&row.body_for(&upstream)).unwrap();
             prop_assert_eq!(&sent["model"], &upstream);
             prop_assert_eq!(&sent["n"], 1.0);

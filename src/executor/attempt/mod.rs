@@ -222,6 +222,7 @@ impl Attempt {
             body: self.row.body.clone(),
             key: self.key(),
             attempt: self.row.so_far.tally.tries.saturating_add(1),
+            headers: self.spec.headers.clone(),
             // By the wall clock, like everything about the deadline.
             budget: until(now, self.spec.deadline()),
         }

@@ -319,9 +319,9 @@ impl Dispatcher {
         match prepared {
             Prepared::Run { spec, state, plan, live } => self.start(spec, state, plan, live),
             Prepared::Finish { spec, state, live } => {
-                let (store, clock) = (&self.parts.store, &self.parts.clock);
+                let (store, clock, limits) = (&self.parts.store, &self.parts.clock, self.settings.input);
                 let spec = Arc::new(spec);
-                let source = live.map(|live| source(store, clock, spec.clone(), &Plan::default(), live, Arc::default()));
+                let source = live.map(|live| source(store, clock, spec.clone(), &Plan::default(), live, Arc::default(), limits));
                 self.finish(spec, state, source, HashMap::new());
             }
             Prepared::Nothing => {}
@@ -340,7 +340,8 @@ impl Dispatcher {
         let ways = self.build_routes(&plan);
         deadlines::log_waiting_models(id, &plan, &[], &ways);
         let shared = self.shared(&spec);
-        let source = Source { shared, ..source(&self.parts.store, &self.parts.clock, Arc::new(spec), &plan, live, ways) };
+        let source =
+            Source { shared, ..source(&self.parts.store, &self.parts.clock, Arc::new(spec), &plan, live, ways, self.settings.input) };
         self.runs.insert(id, Run::new(state, plan, source));
         self.touched.insert(id);
     }

@@ -241,7 +241,7 @@ impl Dispatcher {
                 continue;
             };
             let lanes = &self.lanes;
-            let is_own = |beginning| lanes.is_own(index, slot, beginning, now);
+            let is_own = |family| lanes.is_own(index, slot, family, now);
             let Some((row, more)) = run.next(index, slot.pick, slot.has_own.then_some(&is_own)) else {
                 let Some(lane) = self.lanes.get(index) else { return false };
                 lane.fair.rest(batch);

@@ -38,9 +38,9 @@ impl Lanes {
         Some(Slot { server, pick: lane.pick(now), has_own: lane.by_prefix && well(lane, now).nth(1).is_some() })
     }
 
-    /// Whether rows with this beginning are the slot's server's own.
-    pub fn is_own(&self, index: LaneIndex, slot: Slot, beginning: u64, now: Instant) -> bool {
-        self.lanes.get(index).and_then(|lane| owner(well(lane, now), beginning)) == Some(slot.server)
+    /// Whether rows of this family are the slot's server's own.
+    pub fn is_own(&self, index: LaneIndex, slot: Slot, family: u64, now: Instant) -> bool {
+        self.lanes.get(index).and_then(|lane| owner(well(lane, now), family)) == Some(slot.server)
     }
 
     fn has_room(&self, lane: &Lane, member: usize, now: Instant) -> bool {

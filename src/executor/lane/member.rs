@@ -1,7 +1,7 @@
 //! One server of a lane, and which server of several gets the next row.
 //!
 //! Rows go where there is room: to the server with the fewest calls in flight for what it has been
-//! found to take. On a lane by prefix, rows with the same beginning have an owner among the servers,
+//! found to take. On a lane by prefix, rows of one family, which begin alike, have an owner among the servers,
 //! whose cache then has it. A server takes its own rows first, and those of others only when it would
 //! be idle otherwise, so that none waits for a busy one. Owners are found by rendezvous hashing: a
 //! server that joins or leaves moves only its own share.
@@ -48,9 +48,9 @@ pub fn least_busy<'a>(members: impl Iterator<Item = (usize, &'a Member)>) -> Opt
     members.min_by(|(_, one), (_, other)| one.load().total_cmp(&other.load())).map(|(index, _)| index)
 }
 
-/// The server that owns the rows with this beginning.
-pub fn owner<'a>(members: impl Iterator<Item = (usize, &'a Member)>, beginning: u64) -> Option<usize> {
-    members.max_by_key(|(_, member)| hash(&(member.identity, beginning))).map(|(index, _)| index)
+/// The server that owns the rows of a family.
+pub fn owner<'a>(members: impl Iterator<Item = (usize, &'a Member)>, family: u64) -> Option<usize> {
+    members.max_by_key(|(_, member)| hash(&(member.identity, family))).map(|(index, _)| index)
 }
 
 #[cfg(test)]
@@ -81,8 +81,7 @@ mod tests {
     #[test]
     fn a_server_that_joins_moves_only_its_own_share() {
         let members = ["a", "b", "c"].map(|name| member(name, 8));
-        let of =
-            |count: usize| (1..=600).map(|beginning| owner(members[..count].iter().enumerate(), beginning).unwrap()).collect::<Vec<_>>();
+        let of = |count: usize| (1..=600).map(|family| owner(members[..count].iter().enumerate(), family).unwrap()).collect::<Vec<_>>();
         let (two, three) = (of(2), of(3));
         assert!(two.iter().zip(&three).all(|(before, after)| before == after || *after == 2));
         for server in 0..3 {

@@ -9,6 +9,7 @@ use crate::domain::endpoint::Endpoints;
 use crate::domain::money::PriceSheet;
 use crate::domain::provider::lane_hold::Hold;
 use crate::domain::row::openai::RowRequest;
+use crate::domain::row::priority::RowPriority;
 use crate::domain::vocabulary::HostedTool;
 use crate::executor::lane::LaneIndex;
 
@@ -35,6 +36,8 @@ pub struct LaneRoute {
     pub endpoints: Endpoints,
     /// The server has Anthropic's Messages.
     pub messages: bool,
+    /// What becomes of the `priority` of a row.
+    pub row_priority: RowPriority,
     /// Which files the lane reads.
     pub reads: Reads,
     /// The provider's names for the tools that it runs itself.

@@ -104,7 +104,7 @@ impl RouteTable {
     /// Whether a route still leads to the same lane of the same server, under the same model name
     /// and in the same form, as before.
     pub fn is_unchanged(&self, before: &Self, route: u16) -> bool {
-        let form = |route: &LaneRoute| (route.endpoints, route.messages);
+        let form = |route: &LaneRoute| (route.endpoints, route.messages, route.row_priority);
         let way = |ways: &Self| ways.get(route).map(|route| (route.lane, route.server.clone(), route.upstream.clone(), form(route)));
         way(self) == way(before)
     }
@@ -166,6 +166,7 @@ fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around
     let by_prefix = around.catalog.is_local(provider);
     let server = around.catalog.provider(provider).map(|provider| server(&provider.connection)).unwrap_or_default();
     let messages = around.catalog.provider(provider).is_some_and(|provider| provider.connection.kind.has_messages());
+    let row_priority = around.catalog.provider(provider).map(|provider| provider.connection.kind.row_priority()).unwrap_or_default();
     let offering = around.catalog.offering(provider, upstream);
     let endpoints = offering.into_iter().flat_map(|offering| &offering.endpoints).copied().collect();
     let reads = offering.map_or(Reads::Unknown, |offering| Reads::Files(offering.files.clone()));
@@ -175,6 +176,7 @@ fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around
         closed,
         endpoints,
         messages,
+        row_priority,
         reads,
         tool_names,
         avoided,
@@ -223,7 +225,11 @@ fn way<'a>(model: &'a PlannedModel, catalog: &'a Snapshot) -> Option<(&'a str, &
         // charges.
         return catalog.is_usable(provider).then_some((provider, upstream));
     }
-    let other = catalog.resolve(requested).ok().filter(|other| !simulated(other.provider))?;
+    let resolved = match model.endpoint {
+        Some(endpoint) => catalog.resolve_at(requested, endpoint),
+        None => catalog.resolve(requested),
+    };
+    let other = resolved.ok().filter(|other| !simulated(other.provider))?;
     // Only from a provider that offers the model to another that does: a server that takes every
     // model may not have this one, and the client may not want that server to be asked.
     let offered = catalog.offers_of(requested).next().is_none() || catalog.offers_of(requested).any(|id| id == other.provider);

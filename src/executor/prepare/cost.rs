@@ -161,7 +161,7 @@ mod tests {
         let alternatives = elsewhere.iter().map(|each| lane(&each.to_string())).collect();
         let elsewhere = elsewhere.iter().map(|each| Some(usd(*each))).collect();
         let tally = Tally { each: Some(usd(each)), elsewhere, ..Tally::default() };
-        (PlannedModel { requested: "m".into(), lane: lane("own"), rows: 50, alternatives, quoted: None }, tally)
+        (PlannedModel { requested: "m".into(), endpoint: None, lane: lane("own"), rows: 50, alternatives, quoted: None }, tally)
     }
 
     fn order(most: i64) -> QuotedInput {

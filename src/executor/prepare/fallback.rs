@@ -1,7 +1,7 @@
 //! Which lanes the rows of a batch may fall back to, decided once, at validation: other offerings
 //! of the same model, within the price that the batch accepts.
 
-use crate::catalog::Snapshot;
+use crate::catalog::{Route, Snapshot};
 use crate::domain::batch::Fallback;
 use crate::domain::batch::plan::{MAX_ALTERNATIVES, Plan, PlannedLane, PlannedModel};
 use crate::domain::money::PriceSheet;
@@ -29,7 +29,8 @@ fn alternatives(model: &PlannedModel, fallback: Fallback, catalog: &Snapshot) ->
         }
     };
     let others = catalog.others(&model.requested, &model.lane.provider, &model.lane.upstream);
-    let allowed = others.into_iter().filter(|(route, is_local)| allowed(&route.price, *is_local));
+    let serves = |route: &Route<'_>| model.endpoint.is_none_or(|endpoint| catalog.serves_at(route, endpoint));
+    let allowed = others.into_iter().filter(|(route, is_local)| allowed(&route.price, *is_local) && serves(route));
     let noted = allowed.map(|(route, _)| PlannedLane {
         model: model.requested.clone(),
         provider: route.provider.to_owned(),

@@ -188,6 +188,7 @@ pub(super) fn source(
     plan: &Plan,
     live: Arc<LiveBatch>,
     ways: Arc<RouteTable>,
+    limits: InputLimits,
 ) -> Source {
     Source {
         store: store.clone(),
@@ -196,6 +197,8 @@ pub(super) fn source(
         total: live.progress().total,
         live,
         places: Arc::new(Places::of_plan(&plan.models)),
+        max_row_bytes: limits.max_row_bytes,
+        refused: plan.refused.clone().into(),
         ways,
         shared: None,
     }

@@ -8,9 +8,10 @@ use std::collections::HashMap;
 
 use super::cost::{Measured, Tally};
 use super::quoted::planned;
-use crate::catalog::Snapshot;
-use crate::domain::batch::plan::{MAX_MODELS, MAX_QUOTED, Places, PlannedLane, PlannedModel, can_be_asked};
+use crate::catalog::{ResolveError, Snapshot};
+use crate::domain::batch::plan::{MAX_MODELS, MAX_QUOTED, Places, PlannedLane, PlannedModel, RefusedModel, can_be_asked};
 use crate::domain::batch::problem::ProblemCode;
+use crate::domain::endpoint::Endpoint;
 use crate::domain::id::RowIndex;
 use crate::domain::quote::Quote;
 use crate::domain::row::openai::{RowFault, RowRequest};
@@ -18,6 +19,20 @@ use crate::domain::vocabulary::Operation;
 
 /// The most bytes that the names in a plan may take.
 const MAX_NAMED_BYTES: usize = 1 << 20;
+
+/// What the lane for a model depends on besides the model: the operation of an item, or the endpoint
+/// of a row in OpenAI's format.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Asked {
+    Operation(Operation),
+    Endpoint(Endpoint),
+}
+
+impl Asked {
+    fn by(row: &RowRequest<'_>) -> Self {
+        row.operation.map_or(Self::Endpoint(row.endpoint), Self::Operation)
+    }
+}
 
 /// The models that the rows name, resolved once each.
 #[derive(Default)]
@@ -31,8 +46,8 @@ pub struct Models {
     /// Bytes of the names in rows, once for each lane planned for them: they are held for as long
     /// as the batch runs.
     named_bytes: usize,
-    /// By operation and by the name in the row.
-    known: HashMap<Option<Operation>, HashMap<String, Result<(), RowFault>>>,
+    /// By what is asked and by the name in the row.
+    known: HashMap<Asked, HashMap<String, Result<(), RowFault>>>,
 }
 
 impl Models {
@@ -52,12 +67,16 @@ impl Models {
         measured: Option<Measured>,
         (quote, catalog): (Option<&Quote>, &Snapshot),
     ) -> Result<(), RowFault> {
-        let known = self.known.entry(row.operation).or_default();
-        match known.get(row.model.as_ref()) {
+        let asked = Asked::by(row);
+        match self.known.entry(asked).or_default().get(row.model.as_ref()) {
             Some(known) => known.clone()?,
             None => {
-                let added = self.add(row, quote, catalog);
-                self.known.entry(row.operation).or_default().insert(row.model.to_string(), added.clone());
+                let most = if quote.is_some() { MAX_QUOTED } else { MAX_MODELS };
+                if self.known.values().map(HashMap::len).sum::<usize>() >= most {
+                    return Err(too_many(most));
+                }
+                let added = self.add(row, most, quote, catalog);
+                self.known.entry(asked).or_default().insert(row.model.to_string(), added.clone());
                 added?;
             }
         }
@@ -81,15 +100,32 @@ impl Models {
         place.map(count).ok_or_else(|| too_many(MAX_QUOTED))
     }
 
-    fn add(&mut self, row: &RowRequest<'_>, quote: Option<&Quote>, catalog: &Snapshot) -> Result<(), RowFault> {
-        let most = if quote.is_some() { MAX_QUOTED } else { MAX_MODELS };
-        let named: usize = self.known.values().map(HashMap::len).sum();
-        if named >= most {
-            return Err(too_many(most));
+    /// Takes back the count of a row that was found faulty later.
+    pub fn uncount(&mut self, row: &RowRequest<'_>, index: RowIndex) {
+        if let Some(planned) = self.places.of(row, index).and_then(|place| self.planned.get_mut(usize::from(place))) {
+            planned.rows = planned.rows.saturating_sub(1);
         }
+    }
+
+    /// The models of rows in OpenAI's format that cannot run.
+    pub fn refused(&self) -> Vec<RefusedModel> {
+        let refused = self.known.iter().flat_map(|(asked, models)| {
+            let endpoint = match asked {
+                Asked::Endpoint(endpoint) => Some(*endpoint),
+                Asked::Operation(_) => None,
+            };
+            models.iter().filter_map(move |(requested, known)| {
+                let RowFault { code, message, .. } = known.clone().err()?;
+                Some(RefusedModel { requested: requested.clone(), endpoint: endpoint?, code, message })
+            })
+        });
+        refused.collect()
+    }
+
+    fn add(&mut self, row: &RowRequest<'_>, most: usize, quote: Option<&Quote>, catalog: &Snapshot) -> Result<(), RowFault> {
         let new = match (quote, row.operation) {
             (Some(quote), Some(operation)) => planned(quote, &row.model, operation, catalog)?,
-            _ => vec![(resolved(&row.model, catalog)?, Tally::default())],
+            _ => vec![(resolved(&row.model, row.endpoint, catalog)?, Tally::default())],
         };
         if self.planned.len() + new.len() > most {
             return Err(too_many(most));
@@ -110,20 +146,26 @@ impl Models {
     }
 }
 
-fn too_many(most: usize) -> RowFault {
+/// The fault of a row that names one model too many.
+pub fn too_many(most: usize) -> RowFault {
     let message = format!("the file names more than {most} different models, or lanes for them");
     RowFault::new(ProblemCode::TooManyModels, Some("body.model"), message)
 }
 
-/// A model of rows in OpenAI's format, on the lane that the catalog has for it.
-fn resolved(model: &str, catalog: &Snapshot) -> Result<PlannedModel, RowFault> {
-    let route = catalog.resolve(model);
-    let route = route.map_err(|error| RowFault::new(ProblemCode::UnknownModel, Some("body.model"), error.to_string()))?;
+/// A model of rows in OpenAI's format, on the lane that the catalog has for it at their endpoint.
+fn resolved(model: &str, endpoint: Endpoint, catalog: &Snapshot) -> Result<PlannedModel, RowFault> {
+    let route = catalog.resolve_at(model, endpoint).map_err(|error| {
+        let code = match error {
+            ResolveError::NotServed { .. } => ProblemCode::UnsupportedEndpoint,
+            ResolveError::UnknownModel { .. } | ResolveError::NoUsableOffering { .. } => ProblemCode::UnknownModel,
+        };
+        RowFault::new(code, Some("body.model"), error.to_string())
+    })?;
     let lane = PlannedLane {
         model: model.to_owned(),
         provider: route.provider.to_owned(),
         upstream: route.upstream.to_owned(),
         price: route.price,
     };
-    Ok(PlannedModel { requested: model.to_owned(), lane, rows: 0, alternatives: Vec::new(), quoted: None })
+    Ok(PlannedModel { requested: model.to_owned(), endpoint: Some(endpoint), lane, rows: 0, alternatives: Vec::new(), quoted: None })
 }

@@ -39,6 +39,7 @@ pub fn planned(quote: &Quote, requested: &str, operation: Operation, catalog: &S
         };
         let model = PlannedModel {
             requested: requested.to_owned(),
+            endpoint: None,
             lane: to_plan(lane),
             rows: 0,
             alternatives: others.iter().map(|other| to_plan(other)).collect(),

@@ -3,25 +3,30 @@
 //! Validation decides nothing about the batch; it reports what it found. Memory is one line, one
 //! page entry for 1,024 rows, and 8 bytes a row for the duplicate check. The ids are kept as 64-bit
 //! hashes under a random key, and only if two hashes are equal is the file read again to compare
-//! the ids themselves. So the check is exact, and no client can make it slow on purpose.
+//! the ids by a second hash under another key. So no two ids of one file are taken for the same,
+//! and no client can make the check slow on purpose.
+//!
+//! In a batch in which faulty rows fail alone, they are marked in their pages. What is wrong with
+//! them is found once more when they get their results, so that it takes no memory.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 
 use tokio_util::sync::CancellationToken;
 
 use super::cost::{self, FindFile, measure};
 use super::plan::Models;
 use crate::catalog::Snapshot;
-use crate::domain::batch::BatchInput;
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::problem::{MAX_PROBLEMS, Problem, ProblemCode};
+use crate::domain::batch::{BatchInput, InvalidRows};
 use crate::domain::id::RowIndex;
 use crate::domain::money::Usd;
 use crate::domain::quote::Quote;
 use crate::domain::row::lines::{Line, LinePlace, Lines};
 use crate::domain::row::openai::{RowFault, RowRequest};
+use crate::domain::row::shape;
 use crate::store::{Page, ROWS_PER_PAGE};
 
 /// The limits of an input file.
@@ -58,9 +63,6 @@ pub struct ValidationInput<'a> {
     pub files: FindFile<'a>,
 }
 
-/// Lines between two checks of whether to stop.
-const STOP_EVERY: u64 = 1_024;
-
 /// Buffer for reading the input.
 const BUFFER: usize = 256 << 10;
 
@@ -69,35 +71,37 @@ const BUFFER: usize = 256 << 10;
 /// # Errors
 /// Errors of the reader.
 pub fn check<R: Read + Seek>(
-    mut input: R,
+    input: R,
     asked: ValidationInput<'_>,
     catalog: &Snapshot,
     limits: InputLimits,
     stop: &CancellationToken,
-) -> std::io::Result<CheckedInput> {
-    let mut check = InputCheck::new(asked, catalog, limits);
-    let mut lines = Lines::new(BufReader::with_capacity(BUFFER, &mut input), limits.max_row_bytes);
-    while let Some(place) = lines.advance()? {
-        if place.number.is_multiple_of(STOP_EVERY) && stop.is_cancelled() {
-            return Ok(CheckedInput::Stopped);
-        }
-        if check.is_full() {
-            break;
-        }
-        check.line(place, lines.latest());
+) -> io::Result<CheckedInput> {
+    match InputCheck::new(asked, catalog, limits).run(UntilStopped { input, stop }) {
+        Err(_) if stop.is_cancelled() => Ok(CheckedInput::Stopped),
+        checked => checked,
     }
-    drop(lines);
-    // Reads what follows the last checked line: only the whole file shows whether it is what was
-    // uploaded.
-    read_on(&mut input, stop)?;
-    check.find_duplicates(input, stop)?;
-    Ok(check.finish())
 }
 
-/// Reads a file to its end, unless validation was stopped.
-fn read_on(input: &mut impl Read, stop: &CancellationToken) -> io::Result<()> {
-    while !stop.is_cancelled() && io::copy(&mut input.by_ref().take(BUFFER as u64), &mut io::sink())? > 0 {}
-    Ok(())
+/// A reader that fails once validation was stopped.
+struct UntilStopped<'a, R> {
+    input: R,
+    stop: &'a CancellationToken,
+}
+
+impl<R: Read> Read for UntilStopped<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.stop.is_cancelled() {
+            return Err(io::Error::other("validation was stopped"));
+        }
+        self.input.read(buffer)
+    }
+}
+
+impl<R: Seek> Seek for UntilStopped<'_, R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.input.seek(to)
+    }
 }
 
 struct InputCheck<'a> {
@@ -110,8 +114,8 @@ struct InputCheck<'a> {
     hasher: RandomState,
     /// The hash of each row's id.
     ids: Vec<u64>,
-    /// The first blank line; a fault as soon as a row follows.
-    blank: Option<u64>,
+    /// Faulty rows fail alone.
+    lenient: bool,
     problems: Vec<Problem>,
 }
 
@@ -126,9 +130,29 @@ impl<'a> InputCheck<'a> {
             models: Models::new(asked.order.holds_the_most()),
             hasher: RandomState::new(),
             ids: Vec::new(),
-            blank: None,
+            lenient: asked.order.invalid_rows() == InvalidRows::FailRows,
             problems: Vec::new(),
         }
+    }
+
+    /// Reads the input to its end.
+    fn run<R: Read + Seek>(mut self, mut input: R) -> io::Result<CheckedInput> {
+        let mut reader = BufReader::with_capacity(BUFFER, &mut input);
+        if let Some(fault) = shape::of_file(reader.fill_buf()?) {
+            self.problem(fault.at(1));
+        } else {
+            let mut lines = Lines::new(reader, self.limits.max_row_bytes);
+            while !self.is_full()
+                && let Some(place) = lines.advance()?
+            {
+                self.line(place, lines.latest());
+            }
+        }
+        // Reads what follows the last checked line: only the whole file shows whether it is what
+        // was uploaded.
+        io::copy(&mut BufReader::with_capacity(BUFFER, &mut input), &mut io::sink())?;
+        self.find_duplicates(input)?;
+        Ok(self.finish())
     }
 
     fn is_full(&self) -> bool {
@@ -141,12 +165,23 @@ impl<'a> InputCheck<'a> {
         }
     }
 
-    /// Counts a row and notes where its page begins.
-    fn begin_row(&mut self, place: LinePlace) {
-        if let Some(blank) = self.blank.take() {
-            let message = "the line is blank and rows follow it; blank lines are allowed only at the end of the file".to_owned();
-            self.problem(Problem { code: ProblemCode::BlankLine, message, line: Some(blank), param: None });
+    /// Records a fault of a row.
+    fn fault(&mut self, index: RowIndex, place: LinePlace, fault: RowFault) {
+        if self.lenient {
+            self.refuse(index);
+        } else {
+            self.problem(fault.at(place.number));
         }
+    }
+
+    /// Marks a row as faulty. Returns whether that is news.
+    fn refuse(&mut self, index: RowIndex) -> bool {
+        let page = self.pages.get_mut((index.0 / ROWS_PER_PAGE) as usize);
+        page.is_some_and(|page| page.refuse(index.0 % ROWS_PER_PAGE))
+    }
+
+    /// Counts a row and notes where its page begins.
+    fn begin_row(&mut self, place: LinePlace) -> RowIndex {
         if self.rows == self.limits.max_rows {
             let message = format!("the file has more rows than the limit of {}", self.limits.max_rows);
             self.problem(Problem { code: ProblemCode::TooManyRows, message, line: Some(place.number), param: None });
@@ -158,63 +193,60 @@ impl<'a> InputCheck<'a> {
             page.rows += 1;
         }
         self.rows += 1;
+        RowIndex(self.rows - 1)
     }
 
     fn line(&mut self, place: LinePlace, line: Line<'_>) {
+        let index = self.begin_row(place);
         match line {
-            Line::Blank => {
-                self.blank.get_or_insert(place.number);
-            }
-            Line::TooLong => {
-                self.begin_row(place);
-                let message = format!("the row is longer than the limit of {} bytes", self.limits.max_row_bytes);
-                self.problem(Problem { code: ProblemCode::RowTooLong, message, line: Some(place.number), param: None });
-            }
-            Line::Text(text) => {
-                self.begin_row(place);
-                match self.asked.order.parse(text) {
-                    Err(faults) => faults.into_iter().for_each(|fault| self.problem(fault.at(place.number))),
-                    Ok(row) => self.row(place, &row),
-                }
-            }
+            Line::TooLong => self.fault(index, place, too_long(self.limits.max_row_bytes)),
+            Line::Text(text) => match self.asked.order.parse(text) {
+                Err(faults) => faults.into_iter().for_each(|fault| self.fault(index, place, fault)),
+                Ok(row) => self.row(index, place, &row),
+            },
         }
     }
 
-    fn row(&mut self, place: LinePlace, row: &RowRequest<'_>) {
+    fn row(&mut self, index: RowIndex, place: LinePlace, row: &RowRequest<'_>) {
         self.ids.push(self.hasher.hash_one(row.custom_id.as_ref()));
-        let index = RowIndex(self.rows - 1);
         let measured = row.operation.map(|_| measure(row, self.asked.files)).transpose();
-        let measured = measured.map_err(|fault| self.problem(fault.at(place.number))).ok().flatten();
+        let measured = measured.map_err(|fault| self.fault(index, place, fault)).ok().flatten();
         if let Err(fault) = self.models.count(row, index, measured, (self.asked.quote, self.catalog)) {
-            self.problem(fault.at(place.number));
+            self.fault(index, place, fault);
         }
     }
 
-    fn find_duplicates<R: Read + Seek>(&mut self, mut input: R, stop: &CancellationToken) -> std::io::Result<()> {
-        let repeated_ids = repeated(std::mem::take(&mut self.ids));
+    fn find_duplicates<R: Read + Seek>(&mut self, mut input: R) -> io::Result<()> {
+        let most = if self.lenient { usize::MAX } else { 10 * MAX_PROBLEMS };
+        let repeated_ids = repeated(std::mem::take(&mut self.ids), most);
         if repeated_ids.is_empty() || self.is_full() {
             return Ok(());
         }
         input.rewind()?;
-        let mut first_lines: HashMap<u64, (u64, String)> = HashMap::new();
+        let second = RandomState::new();
+        let mut first_lines: HashMap<(u64, u64), u64> = HashMap::new();
+        let mut rows = 0..;
         let mut lines = Lines::new(BufReader::with_capacity(BUFFER, input), self.limits.max_row_bytes);
-        while let Some(place) = lines.advance()?
-            && !self.is_full()
-            // After a stop, the caller discards whatever is found.
-            && !(place.number.is_multiple_of(STOP_EVERY) && stop.is_cancelled())
+        while !self.is_full()
+            && let Some(place) = lines.advance()?
         {
+            let index = RowIndex(rows.next().unwrap_or(u32::MAX));
             let Line::Text(text) = lines.latest() else { continue };
             let Ok(row) = self.asked.order.parse(text) else { continue };
             let hash = self.hasher.hash_one(row.custom_id.as_ref());
             if !repeated_ids.contains(&hash) {
                 continue;
             }
-            let (first_line, first) = first_lines.entry(hash).or_insert_with(|| (place.number, row.custom_id.to_string()));
-            if *first_line != place.number && *first == row.custom_id {
+            let first_line = *first_lines.entry((hash, second.hash_one(row.custom_id.as_ref()))).or_insert(place.number);
+            if first_line == place.number {
+                continue;
+            }
+            if !self.lenient {
                 let field = if row.operation.is_some() { "customer_item_id" } else { "custom_id" };
                 let message = format!("`{field}` is the same as on line {first_line}; it must be unique in the file");
-                let fault = RowFault::new(ProblemCode::DuplicateCustomId, Some(field), message);
-                self.problem(fault.at(place.number));
+                self.problem(RowFault::new(ProblemCode::DuplicateCustomId, Some(field), message).at(place.number));
+            } else if self.refuse(index) {
+                self.models.uncount(&row, index);
             }
         }
         Ok(())
@@ -234,7 +266,8 @@ impl<'a> InputCheck<'a> {
         }
         let reserve = self.price();
         if self.problems.is_empty() {
-            return CheckedInput::Good { plan: Plan { rows: self.rows, models: self.models.planned }, pages: self.pages, reserve };
+            let refused = if self.lenient { self.models.refused() } else { Vec::new() };
+            return CheckedInput::Good { plan: Plan { rows: self.rows, models: self.models.planned, refused }, pages: self.pages, reserve };
         }
         self.problems.sort_by_key(|problem| problem.line);
         CheckedInput::Bad(self.problems)
@@ -251,18 +284,23 @@ impl<'a> InputCheck<'a> {
     }
 }
 
-/// Hashes that occur more than once; at most ten for each problem that can be reported.
-fn repeated(mut hashes: Vec<u64>) -> HashSet<u64> {
+/// The fault of a row of too many bytes.
+pub fn too_long(most: usize) -> RowFault {
+    RowFault::new(ProblemCode::RowTooLong, None, format!("the row is longer than the limit of {most} bytes"))
+}
+
+/// Hashes that occur more than once, at most so many.
+fn repeated(mut hashes: Vec<u64>, most: usize) -> HashSet<u64> {
     hashes.sort_unstable();
     let pairs = hashes.windows(2).filter(|pair| pair[0] == pair[1]);
-    pairs.map(|pair| pair[0]).take(10 * MAX_PROBLEMS).collect()
+    pairs.map(|pair| pair[0]).take(most).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::catalog;
-    use crate::domain::endpoint::Endpoint;
+    use crate::domain::endpoint::{Endpoint, RowEndpoint};
     use crate::domain::time::CompletionWindow;
     use std::io::Cursor;
 
@@ -273,7 +311,11 @@ mod tests {
     fn run(input: &[u8], max_rows: u32) -> CheckedInput {
         let catalog = catalog::load_embedded().unwrap().into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false);
         let limits = InputLimits { max_rows, max_row_bytes: 400 };
-        let order = BatchInput::Unquoted { endpoint: Endpoint::Embeddings, window: CompletionWindow::DAY };
+        let order = BatchInput::Unquoted {
+            endpoint: RowEndpoint::One(Endpoint::Embeddings),
+            window: CompletionWindow::DAY,
+            invalid: InvalidRows::default(),
+        };
         let asked = ValidationInput { order: &order, quote: None, files: &|_| None };
         check(Cursor::new(input), asked, &catalog, limits, &CancellationToken::new()).unwrap()
     }
@@ -291,7 +333,8 @@ mod tests {
         let inputs = [
             String::new(),
             "\n \n".into(),
-            format!("{a}\n\n{b}\n"),
+            format!("[{a},\n{b}]\n"),
+            format!("\u{feff}\n{a}\n \n\u{feff}{b}\n\n{a}\n"),
             format!("{a}\n{b}\n{a}\n{a}"),
             format!("{long}\n{a}"),
             (0..7).map(|n| row(&n.to_string()) + "\n").collect(),
@@ -302,11 +345,11 @@ mod tests {
     }
 
     #[test]
-    fn windows_line_ends_and_blank_lines_at_the_end_are_fine() {
-        let input = format!("{}\r\n{}\r\n\r\n\n  \n", row("a"), row("b"));
+    fn windows_line_ends_and_blank_lines_are_fine() {
+        let input = format!("\u{feff}\r\n{}\r\n\n{}\r\n\r\n\n  \n", row("a"), row("b"));
         let CheckedInput::Good { plan, pages, .. } = run(input.as_bytes(), 5) else { panic!("{}", problems(&input)) };
         assert_eq!((plan.rows, plan.models.len(), plan.models[0].rows), (2, 1, 2));
-        assert_eq!(pages.iter().map(|page| (page.input_offset, page.rows)).collect::<Vec<_>>(), [(0, 2)]);
+        assert_eq!(pages.iter().map(|page| (page.input_offset, page.rows)).collect::<Vec<_>>(), [(5, 2)]);
     }
 
     #[test]

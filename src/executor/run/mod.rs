@@ -5,7 +5,9 @@
 //! flight, following, waiting, due, blocked, parked, or handed to the store. Only ready rows have
 //! their body in memory, and each lane has a bound on them.
 
+mod order;
 pub mod reader;
+mod refused;
 pub mod request;
 pub mod row;
 
@@ -25,6 +27,7 @@ use crate::domain::batch::plan::Plan;
 use crate::domain::batch::priority::Control;
 use crate::domain::batch::{BatchSpec, BatchState};
 use crate::domain::id::RowIndex;
+use crate::domain::row::prefix::Opening;
 use crate::executor::lane::LaneIndex;
 
 /// Why a run accepts no more dispatches.
@@ -87,12 +90,17 @@ impl Queue {
     /// The first row that is a server's own. Rows that begin alike stand together, so each beginning is
     /// looked at once or little more.
     fn first_own(&self, is_own: &dyn Fn(u64) -> bool) -> Option<usize> {
-        let mut last = (0, false);
+        let mut last = None;
         self.ready.iter().position(|row| {
-            if row.beginning != last.0 {
-                last = (row.beginning, is_own(row.beginning));
+            let Some(family) = row.opening.as_ref().map(Opening::family) else { return false };
+            match last {
+                Some((known, is)) if known == family => is,
+                _ => {
+                    let is = is_own(family);
+                    last = Some((family, is));
+                    is
+                }
             }
-            last.1
         })
     }
 }
@@ -227,7 +235,9 @@ impl Run {
             *rows -= taken;
             *hungry = *rows;
         }
-        let may_scan = self.waiting.len() < MAX_WAITING && self.put_aside() < MAX_DEFERRED && hungry.iter().any(|rows| *rows > 0);
+        let may_scan = self.waiting.len() < MAX_WAITING
+            && self.put_aside() < MAX_DEFERRED
+            && (hungry.is_empty() || hungry.iter().any(|rows| *rows > 0));
         load.scan = self.cursor.filter(|_| may_scan).map(|from| Scan { from, room: hungry });
         if load.is_empty() {
             return None;
@@ -291,17 +301,6 @@ impl Run {
         self.ready_lanes().collect()
     }
 
-    /// Sorts rows so that those with the same beginning are next to each other, starting with rows
-    /// that begin like the last one before them. Sorts only within one load, so that no row waits
-    /// for long.
-    fn next_to_their_like(&self, mut rows: Vec<ReadyRow>) -> Vec<ReadyRow> {
-        if rows.iter().any(|row| row.beginning != rows[0].beginning) {
-            let lasts: Vec<_> = self.queues.values().filter_map(|queue| Some(queue.ready.back()?.beginning)).collect();
-            rows.sort_by_key(|row| (!lasts.contains(&row.beginning), row.beginning));
-        }
-        rows
-    }
-
     /// The lanes for which the run has ready rows.
     pub fn ready_lanes(&self) -> impl Iterator<Item = LaneIndex> + '_ {
         self.queues.iter().filter(|(_, queue)| !queue.ready.is_empty()).map(|(lane, _)| *lane)
@@ -330,7 +329,7 @@ impl Run {
         }
     }
 
-    /// The next row for a lane, and whether there are more; `is_own` tells of a row's beginning whether
+    /// The next row for a lane, and whether there are more; `is_own` tells of a row's family whether
     /// the server with room has it in its cache.
     pub fn next(&mut self, lane: LaneIndex, pick: Pick, is_own: Option<&dyn Fn(u64) -> bool>) -> Option<(ReadyRow, bool)> {
         if !self.is_dispatchable() {
@@ -428,7 +427,9 @@ impl Run {
         let rows = || !self.waiting.is_empty() || self.queues.values().any(|queue| !queue.ready.is_empty() || !queue.due.is_empty());
         let open = |model: u16| self.source.ways.primary_lane(model).is_some();
         let unread = || (0..).zip(&self.deferred).any(|(model, deferred)| (self.cursor.is_some() || !deferred.is_empty()) && open(model));
-        self.is_dispatchable() && (rows() || unread())
+        // Without any model, every row is a faulty one that needs its result.
+        let faulty = || self.deferred.is_empty() && self.cursor.is_some();
+        self.is_dispatchable() && (rows() || unread() || faulty())
     }
 
     /// The status of a run that does nothing by itself; `None` while it is busy.

@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use super::row::{ReadyRow, RowRef, WaitingRow};
 use crate::domain::batch::BatchSpec;
-use crate::domain::batch::plan::Places;
+use crate::domain::batch::plan::{Places, RefusedModel};
 use crate::domain::id::{RowIndex, RowKey};
 use crate::domain::row::lines::{Line, Lines};
 use crate::domain::row::openai::RowRequest;
-use crate::domain::row::prefix::beginning;
+use crate::domain::row::prefix::Opening;
 use crate::domain::row::{Outcome, RowError};
 use crate::domain::time::Clock;
 use crate::domain::vocabulary::Operation;
@@ -90,6 +90,10 @@ pub struct Source {
     pub live: Arc<LiveBatch>,
     /// Maps a row to its model's index in the plan.
     pub places: Arc<Places>,
+    /// The longest row that validation takes, in bytes.
+    pub max_row_bytes: usize,
+    /// The models that cannot run, in a batch in which their rows fail alone.
+    pub refused: Arc<[RefusedModel]>,
     pub ways: Arc<RouteTable>,
     /// How the rows share answers, if they do.
     pub shared: Option<AnswerCache>,
@@ -262,17 +266,27 @@ impl Source {
         let mut deferred = Vec::new();
         let most = window.size.rows.saturating_mul(READ_OVER);
         let taken_up = |window: &Window, deferred: &[RowRef]| deferred.len() + window.closed as usize >= most;
-        while row < self.total && !window.is_full() && room.iter().any(|free| *free > 0) && !taken_up(window, &deferred) {
+        while row < self.total
+            && !window.is_full()
+            && (room.is_empty() || room.iter().any(|free| *free > 0))
+            && !taken_up(window, &deferred)
+        {
             if row.is_multiple_of(ROWS_PER_PAGE) {
                 page = self.live.page(row / ROWS_PER_PAGE);
             }
+            let slot = row % ROWS_PER_PAGE;
+            let is_refused = page.as_ref().is_some_and(|page| page.is_refused(slot));
+            lines.limit(if is_refused { self.max_row_bytes } else { MAX_LINE });
             let place = lines.advance().map_err(|e| StoreError::unreadable(self.spec.input_file, &e))?;
             let at = RowRef { row: RowIndex(row), model: 0, offset: from.offset + place.map_or(0, |place| place.offset) };
             if place.is_none() {
                 return Err(self.changed(at));
             }
-            if page.as_ref().is_some_and(|page| !page.is_done(row % ROWS_PER_PAGE)) {
-                self.take(at, lines.latest(), &mut room, &mut deferred, window)?;
+            if page.as_ref().is_some_and(|page| !page.is_done(slot)) {
+                match is_refused {
+                    true => self.refuse(at, lines.latest(), window)?,
+                    false => self.take(at, lines.latest(), &mut room, &mut deferred, window)?,
+                }
             }
             row += 1;
         }
@@ -327,10 +341,10 @@ impl Source {
         let way = self.ways.get(route).filter(|way| way.lane.is_some())?;
         let (custom_id, operation) = (row.custom_id.as_ref().into(), row.operation);
         let (form, body) = self.request(row, way);
-        let beginning = if way.by_prefix { beginning(&body) } else { 0 };
+        let opening = way.by_prefix.then(|| Opening::of(&body));
         let asked = self.shared.map(|shared| shared.ask(way, form, &body));
         let (history, so_far, last) = (Vec::new(), RowSoFar::default(), None);
-        Some(ReadyRow { at, route, custom_id, operation, form, body, beginning, asked, history, so_far, last })
+        Some(ReadyRow { at, route, custom_id, operation, form, body, opening, asked, history, so_far, last })
     }
 
     /// Puts a row into the window, unless the answer to its request is stored already. Returns
@@ -351,7 +365,7 @@ impl Source {
     fn parse<'a>(&'a self, line: Line<'a>) -> Option<RowRequest<'a>> {
         match line {
             Line::Text(text) => self.spec.input.parse(text).ok(),
-            Line::Blank | Line::TooLong => None,
+            Line::TooLong => None,
         }
     }
 
@@ -380,8 +394,7 @@ impl Source {
         for slot in 0..u32::from(page.rows) {
             let place = lines.advance().map_err(|e| StoreError::unreadable(self.spec.input_file, &e))?;
             if !page.is_done(slot) {
-                let row = place.and_then(|_| self.parse(lines.latest()));
-                let told = row.map(|row| (row.custom_id.into_owned(), row.operation));
+                let told = place.and_then(|_| self.told(lines.latest()));
                 ids.push((RowIndex(number * ROWS_PER_PAGE + slot), told));
             }
         }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::reader::Source;
 use crate::domain::batch::BatchInput;
+use crate::domain::endpoint::Endpoint;
 use crate::domain::format::Form;
 use crate::domain::row::openai::RowRequest;
 use crate::executor::lane::route::LaneRoute;
@@ -16,9 +17,14 @@ impl Source {
     /// The body that is sent for a row on this route, and its form.
     pub fn request(&self, row: &RowRequest<'_>, way: &LaneRoute) -> (Form, Bytes) {
         let body = row.body_for(&way.upstream);
-        let BatchInput::Quoted(order) = &self.spec.input else { return (Form::as_asked(row.endpoint), Bytes::from(body)) };
+        let tools = match &self.spec.input {
+            BatchInput::Quoted(order) => order.constraints.tools.as_slice(),
+            // Most servers have no Messages. The other endpoints are asked as the client asks them.
+            BatchInput::Unquoted { .. } if row.endpoint == Endpoint::Messages => &[],
+            BatchInput::Unquoted { .. } => return (Form::as_asked(row.endpoint), Bytes::from(way.row_priority.apply(body))),
+        };
         let takes = Takes { endpoints: way.endpoints, messages: way.messages, tool_names: &way.tool_names };
-        let (form, body) = fit(row.endpoint, body, takes, &order.constraints.tools);
-        (form, Bytes::from(body))
+        let (form, body) = fit(row.endpoint, body, takes, tools);
+        (form, Bytes::from(way.row_priority.apply(body)))
     }
 }

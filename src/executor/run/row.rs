@@ -2,7 +2,7 @@
 //! its body), and tried (what an attempt left behind).
 
 use std::cmp::Ordering;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::domain::format::Form;
 use crate::domain::id::{RowIndex, RowKey};
 use crate::domain::money::Usd;
+use crate::domain::row::prefix::Opening;
 use crate::domain::row::retry::FailureClass;
 use crate::domain::row::{Attempt, Outcome, Response, RowResult};
 use crate::domain::time::Timestamp;
@@ -71,9 +72,8 @@ pub struct ReadyRow {
     pub form: Form,
     /// The body as the provider receives it.
     pub body: Bytes,
-    /// Stands for the body's beginning, where that decides which rows run next to each other; else
-    /// 0.
-    pub beginning: u64,
+    /// How the body begins, where that decides which rows run next to each other.
+    pub opening: Option<Opening>,
     /// The row's request, where equal requests share an answer.
     pub asked: Option<DedupKey>,
     pub history: Vec<PastAttempt>,
@@ -90,6 +90,13 @@ impl ReadyRow {
     /// provider reports the actual number.
     pub fn tokens(&self) -> u64 {
         (self.body.len() as u64).div_ceil(BYTES_PER_TOKEN)
+    }
+
+    /// How the row begins, for [`crate::domain::row::prefix::order`]; rows whose order does not
+    /// matter begin alike.
+    pub fn begins(&self) -> (&Opening, &[u8]) {
+        static ANY: LazyLock<Opening> = LazyLock::new(Opening::default);
+        (self.opening.as_ref().unwrap_or(&ANY), &self.body)
     }
 
     /// Whether the row has not been tried yet.

@@ -5,6 +5,7 @@ use crate::domain::batch::dedup::Dedup;
 use crate::domain::batch::priority::{Control, Owner, Priority};
 use crate::domain::batch::{self, BatchState, Fallback};
 use crate::domain::dialect::Dialect;
+use crate::domain::endpoint::RowEndpoint;
 use crate::domain::id::OrgId;
 use crate::domain::provider::connection::ProviderKind;
 
@@ -138,7 +139,11 @@ impl World {
         let spec = BatchSpec {
             id: BatchId::generate(now),
             dialect: Dialect::OpenAi,
-            input: batch::BatchInput::Unquoted { endpoint: Endpoint::Embeddings, window: window.parse().unwrap() },
+            input: batch::BatchInput::Unquoted {
+                endpoint: RowEndpoint::One(Endpoint::Embeddings),
+                window: window.parse().unwrap(),
+                invalid: batch::InvalidRows::default(),
+            },
             input_file: file.id,
             created_at: now,
             metadata: Metadata::default(),
@@ -147,6 +152,7 @@ impl World {
             org: OrgId::OPERATOR,
             owner: Owner(owner),
             fallback,
+            headers: batch::forwarded::Forwarded::default(),
         };
         let id = spec.id;
         assert_eq!(self.store.create_batch(spec, Control { priority, paused: false }, None).await.unwrap(), CreateOutcome::Created);

@@ -52,10 +52,11 @@ pub async fn create(
         _ => read_form(&api, MultipartForm::from_request(request, &api).await?).await?,
     };
     let ReceivedUpload { filename, mime, spool, purpose } = upload;
-    let lines = spool.lines();
     let content = seal(spool).await?;
-    check_headers(&headers, &content.sha256, lines)?;
-    let file = keep(&api, &caller, ReceivedFile { filename, mime, purpose, content, expires_after: None }).await?;
+    check_digest(&headers, &content.sha256)?;
+    let received = ReceivedFile { filename, mime, purpose, content, expires_after: None }.unpacked(&api).await?;
+    check_count(&headers, received.content.lines)?;
+    let file = keep(&api, &caller, received).await?;
     Ok((StatusCode::CREATED, Json(object(&file))))
 }
 
@@ -111,24 +112,26 @@ async fn read_form(api: &Api, mut form: MultipartForm) -> Result<ReceivedUpload,
     Ok(ReceivedUpload { filename, mime, spool, purpose: purpose.unwrap_or(Purpose::Batch) })
 }
 
-/// Compares the received content with the client's headers about it.
-fn check_headers(headers: &HeaderMap, sha256: &[u8; 32], lines: u64) -> Result<(), ApiError> {
-    let mismatch = |name: &HeaderName, found: String| {
-        let message = format!("`{name}` does not fit the body: {found}; nothing was kept");
-        Err(ApiError::new(Code::ChecksumMismatch, message).param(name.as_str()))
-    };
-    if let Some(stated) = header_text(headers, &SHA256) {
-        let found = hex(sha256);
-        if !stated.trim().eq_ignore_ascii_case(&found) {
-            return mismatch(&SHA256, format!("its SHA-256 is {found}"));
-        }
+/// Compares the received content with the client's header about its digest.
+fn check_digest(headers: &HeaderMap, sha256: &[u8; 32]) -> Result<(), ApiError> {
+    let found = hex(sha256);
+    match header_text(headers, &SHA256) {
+        Some(stated) if !stated.trim().eq_ignore_ascii_case(&found) => mismatch(&SHA256, &format!("its SHA-256 is {found}")),
+        Some(_) | None => Ok(()),
     }
-    if let Some(stated) = header_text(headers, &ITEM_COUNT)
-        && stated.trim().parse() != Ok(lines)
-    {
-        return mismatch(&ITEM_COUNT, format!("it has {lines} lines"));
+}
+
+/// Compares the content with the client's header about its number of lines.
+fn check_count(headers: &HeaderMap, lines: u64) -> Result<(), ApiError> {
+    match header_text(headers, &ITEM_COUNT) {
+        Some(stated) if stated.trim().parse() != Ok(lines) => mismatch(&ITEM_COUNT, &format!("it has {lines} lines")),
+        Some(_) | None => Ok(()),
     }
-    Ok(())
+}
+
+fn mismatch(name: &HeaderName, found: &str) -> Result<(), ApiError> {
+    let message = format!("`{name}` does not fit the body: {found}; nothing was kept");
+    Err(ApiError::new(Code::ChecksumMismatch, message).param(name.as_str()))
 }
 
 /// A file as this dialect shows it; `id`, `object` and `bytes` are there for clients in OpenAI's

@@ -225,6 +225,7 @@ struct Extension {
     retry_of: Option<String>,
     priority: &'static str,
     paused: bool,
+    on_invalid_rows: &'static str,
     /// Why rows wait at the moment; empty if none does.
     waiting: Vec<WaitingObject>,
 }
@@ -269,7 +270,7 @@ impl BatchObject {
         Self {
             id: spec.id.to_string(),
             object: "batch",
-            endpoint: endpoint(&spec.input).path(),
+            endpoint: endpoint(&spec.input),
             model: batch.plan.single_model().map(String::from),
             errors: errors(&batch.problems),
             input_file_id: spec.input_file.to_string(),
@@ -289,19 +290,20 @@ impl BatchObject {
                 priority: batch.control.priority.as_str(),
                 paused: batch.control.paused,
                 waiting: waiting.iter().map(WaitingObject::from).collect(),
+                on_invalid_rows: spec.input.invalid_rows().as_str(),
             },
         }
     }
 }
 
 /// The endpoint of a batch; if its items have several, the most frequent one.
-fn endpoint(order: &BatchInput) -> Endpoint {
+fn endpoint(order: &BatchInput) -> &'static str {
     match order {
-        BatchInput::Unquoted { endpoint, .. } => *endpoint,
+        BatchInput::Unquoted { endpoint, .. } => endpoint.as_str(),
         BatchInput::Quoted(order) => match (&order.gateway, order.defaults.operation) {
-            (Some(gateway), _) => gateway.endpoint,
-            (None, Some(Operation::Embeddings)) => Endpoint::Embeddings,
-            (None, Some(Operation::Responses | Operation::Vision) | None) => Endpoint::Responses,
+            (Some(gateway), _) => gateway.endpoint.path(),
+            (None, Some(Operation::Embeddings)) => Endpoint::Embeddings.path(),
+            (None, Some(Operation::Responses | Operation::Vision) | None) => Endpoint::Responses.path(),
         },
     }
 }

@@ -11,7 +11,7 @@ use crate::domain::file::upload::{LIFETIME, MAX_PARTS, Upload, UploadState};
 use crate::domain::id::{PartId, UploadId};
 use crate::domain::time::later;
 use crate::http::layers::caller::Caller;
-use crate::http::request::file_upload::{purposes, uploadable};
+use crate::http::request::file_upload::{not_unpacked, purposes, unpack_limits, uploadable};
 use crate::http::request::multipart::{Cap, MultipartForm, seal};
 use crate::http::request::{Object, PathId, parse_id};
 use crate::http::response::error::ApiError;
@@ -134,7 +134,8 @@ pub async fn complete(
     api.check_room(upload.bytes)?;
     let retention = api.limits.retention(upload.purpose);
     let store = api.service.store.clone();
-    let completed = api.to_the_end(async move { store.complete_upload(id, parts, md5, retention, now).await }).await?;
+    let unpack = unpack_limits(&api, api.limits.max_upload_bytes);
+    let completed = api.to_the_end(async move { store.complete_upload(id, parts, md5, retention, unpack, now).await }).await?;
     match completed {
         Ok((upload, file)) => {
             tracing::info!(upload = %id, file = %file.id, bytes = file.bytes, "upload completed");
@@ -147,6 +148,7 @@ pub async fn complete(
         }
         Err(error @ CompleteError::WrongSize { .. }) => Err(ApiError::new(Code::ChecksumMismatch, error.to_string()).param("part_ids")),
         Err(error @ CompleteError::WrongMd5 { .. }) => Err(ApiError::new(Code::ChecksumMismatch, error.to_string()).param("md5")),
+        Err(CompleteError::Unpack(error)) => Err(not_unpacked(error)),
         Err(CompleteError::Store(error)) => Err(error.into()),
     }
 }

@@ -45,7 +45,7 @@ fn listing(snapshot: &Snapshot) -> PhaseoList<CapabilityEntry<'_>> {
     let mut served: BTreeMap<&str, Vec<Endpoint>> = BTreeMap::new();
     for offer in snapshot.all_models().iter().flat_map(|model| snapshot.offers(model)).filter(Offer::takes_work) {
         let known = &offer.offering.endpoints;
-        served.entry(offer.provider.id()).or_default().extend(if known.is_empty() { &Endpoint::ALL[..] } else { known });
+        served.entry(offer.provider.id()).or_default().extend(if known.is_empty() { &Endpoint::HOSTED[..] } else { known });
     }
     let mut providers: Vec<_> = snapshot.providers().filter(|(provider, usable)| *usable && takes_work(provider)).collect();
     providers.sort_by_key(|(provider, _)| provider.id());
@@ -66,7 +66,7 @@ fn takes_work(provider: &Provider) -> bool {
 fn entry<'a>(provider: &'a Provider, served: &[Endpoint]) -> CapabilityEntry<'a> {
     // A provider that takes every model may be asked for any endpoint.
     let serves = |endpoint: &Endpoint| provider.catch_all || served.contains(endpoint);
-    let endpoints = Endpoint::ALL.into_iter().filter(serves);
+    let endpoints = Endpoint::HOSTED.into_iter().filter(serves);
     CapabilityEntry {
         id: provider.id(),
         name: &provider.name,

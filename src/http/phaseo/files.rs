@@ -89,6 +89,7 @@ async fn from_json(api: &Arc<Api>, caller: &Caller, request: Request) -> Result<
     let filename = upload.filename.filter(|name| !name.is_empty() && name.len() <= 255).unwrap_or_else(|| "batch.jsonl".to_owned());
     let content = sealed(api, content).await?;
     let received = ReceivedFile { filename, mime: "application/jsonl".to_owned(), purpose, content, expires_after: None };
+    let received = received.unpacked(api).await.map_err(too_large)?;
     Ok(Json(FileObject::from(&keep(api, caller, received).await?)).into_response())
 }
 

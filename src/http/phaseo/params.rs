@@ -31,7 +31,7 @@ pub type Details = BTreeMap<&'static str, Detail>;
 pub fn of_offer(offer: &Offer<'_>) -> Details {
     let mut endpoints: Vec<_> = match offer.offering.endpoints.as_slice() {
         // The offering's endpoints are unknown, so it may be asked for any endpoint.
-        [] => Endpoint::ALL.to_vec(),
+        [] => Endpoint::HOSTED.to_vec(),
         known => known.to_vec(),
     };
     // Responses, the newer endpoint, is the default where a model has both.

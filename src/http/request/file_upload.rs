@@ -2,13 +2,15 @@
 
 use super::multipart::{Cap, MultipartForm, Part, seal};
 use super::{Params, expires_after, quoted, unknown_choice};
+use crate::domain::error::Code;
 use crate::domain::file::{ExpiresAfter, File, Purpose};
 use crate::domain::id::OrgId;
 use crate::domain::time::{Timestamp, later};
 use crate::http::layers::caller::Caller;
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
-use crate::store::{FileQuery, NewFile, Sealed, SortOrder, Spool};
+use crate::service::ServiceError;
+use crate::store::{FileQuery, NewFile, Packing, Sealed, SortOrder, Spool, UnpackError, UnpackLimits};
 
 const MAX_LIST: usize = 10_000;
 const ANCHOR: &str = "expires_after[anchor]";
@@ -42,7 +44,8 @@ pub async fn receive(api: &Api, caller: &Caller, form: MultipartForm) -> Result<
     let (filename, mime, spool) = fields.file.ok_or_else(|| ApiError::missing("file", "it holds the file to upload"))?;
     let purpose = fields.purpose.ok_or_else(|| ApiError::missing("purpose", &format!("it must be one of {}", purposes())))?;
     let wish = wish(fields.anchor.as_deref(), fields.seconds.as_deref())?;
-    keep(api, caller, ReceivedFile { filename, mime, purpose, content: seal(spool).await?, expires_after: wish }).await
+    let received = ReceivedFile { filename, mime, purpose, content: seal(spool).await?, expires_after: wish };
+    keep(api, caller, received.unpacked(api).await?).await
 }
 
 /// A file that was received as a whole.
@@ -53,6 +56,41 @@ pub struct ReceivedFile {
     pub content: Sealed,
     /// `None` if the upload does not say.
     pub expires_after: Option<ExpiresAfter>,
+}
+
+impl ReceivedFile {
+    /// Unpacks the input of a batch if it is packed with gzip or zstd; a file for another purpose
+    /// stays as it is.
+    ///
+    /// # Errors
+    /// When the content cannot be unpacked or is too large then, or the disk is full.
+    pub async fn unpacked(mut self, api: &Api) -> Result<Self, ApiError> {
+        if self.purpose == Purpose::Batch {
+            let limits = unpack_limits(api, api.limits.max_file_bytes);
+            let (content, packing) = api.service.store.unpack_input(self.content, limits).await.map_err(not_unpacked)?;
+            self.content = content;
+            if packing.is_some() {
+                self.filename = Packing::unpacked_name(&self.filename).to_owned();
+                Packing::UNPACKED_MIME.clone_into(&mut self.mime);
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// The limits on unpacking a file that may have so many bytes.
+pub fn unpack_limits(api: &Api, max_bytes: u64) -> UnpackLimits {
+    UnpackLimits { max_bytes, min_free_bytes: api.service.limits.min_free_bytes }
+}
+
+/// Words a failure to unpack a file.
+pub fn not_unpacked(error: UnpackError) -> ApiError {
+    match error {
+        UnpackError::Corrupt(..) => ApiError::invalid("file", error.to_string()),
+        UnpackError::TooLarge(..) => ApiError::new(Code::TooLarge, error.to_string()).param("file"),
+        UnpackError::NoRoom => ServiceError::NoRoom.into(),
+        UnpackError::Store(error) => error.into(),
+    }
 }
 
 /// Stores a file as the caller's, in whichever form it was received.

@@ -9,6 +9,7 @@
 mod amount;
 pub mod body_room;
 pub mod file_upload;
+pub mod forwarded;
 pub mod held_body;
 pub mod idempotency;
 pub mod json_digest;

@@ -4,9 +4,9 @@ use super::*;
 use crate::domain::batch::metadata::Metadata;
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::priority::{Control, Owner};
-use crate::domain::batch::{BatchEvent, BatchInput, BatchSpec, BatchState, Fallback, Progress, ResultFiles};
+use crate::domain::batch::{BatchEvent, BatchInput, BatchSpec, BatchState, Fallback, InvalidRows, Progress, ResultFiles};
 use crate::domain::dialect::Dialect;
-use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::{Endpoint, RowEndpoint};
 use crate::domain::file::{File, FileSource, Purpose, ResultPart};
 use crate::domain::id::{BatchId, FileId, OrgId, RowIndex, RowKey};
 use crate::domain::money::Usd;
@@ -30,7 +30,11 @@ async fn run(bench: &Bench, settle: bool) -> Ran {
     let spec = BatchSpec {
         id: BatchId::generate(now),
         dialect: Dialect::OpenAi,
-        input: BatchInput::Unquoted { endpoint: Endpoint::Responses, window: CompletionWindow::DAY },
+        input: BatchInput::Unquoted {
+            endpoint: RowEndpoint::One(Endpoint::Responses),
+            window: CompletionWindow::DAY,
+            invalid: InvalidRows::default(),
+        },
         input_file: input,
         created_at: now,
         metadata: Metadata::default(),
@@ -39,11 +43,12 @@ async fn run(bench: &Bench, settle: bool) -> Ran {
         org: OrgId::OPERATOR,
         owner: Owner::default(),
         fallback: Fallback::default(),
+        headers: crate::domain::batch::forwarded::Forwarded::default(),
     };
     let batch = spec.id;
     store.create_batch(spec, Control::default(), None).await.unwrap();
     let state = BatchState::Validating.apply(BatchEvent::Validated, now).unwrap();
-    store.batch_validated(batch, state, Plan { rows: ROWS, models: Vec::new() }, vec![Page::new(0, 40)], None).await.unwrap().unwrap();
+    store.batch_validated(batch, state, Plan { rows: ROWS, ..Plan::default() }, vec![Page::new(0, 40)], None).await.unwrap().unwrap();
     for row in 0..ROWS {
         let response = Response { status: 200, request_id: None, body: Bytes::from(format!("{{\"n\":{row}}}")) };
         let row = RowResult {

@@ -12,6 +12,7 @@ mod anthropic;
 mod openai;
 pub mod rate_limit_headers;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fmt::Write;
 use std::time::Duration;
@@ -41,8 +42,8 @@ const KEY_PREFIX: &str = "batchd-";
 /// A server.
 pub struct Server {
     transport: Transport,
-    /// The URL to which each format is posted, by [`WireFormat::endpoint`] `as usize`.
-    targets: [Uri; Endpoint::ALL.len()],
+    /// The URL to which each format is posted, by the path of its endpoint.
+    targets: HashMap<&'static str, Uri>,
     /// The URL at which the server lists its models.
     models: Uri,
     /// The headers of a request.
@@ -51,6 +52,8 @@ pub struct Server {
     anthropic: HeaderMap,
     api: Api,
     edits: BodyEdits,
+    /// Headers of a create that go along, in lower case.
+    forward_headers: Vec<String>,
     clock: Clock,
 }
 
@@ -89,29 +92,49 @@ impl Server {
         let transport = Transport::open(id, connection, proxies, descriptors)?;
         let unusable = |error: http::Error| SetupError::Url { provider: id.into(), reason: error.to_string() };
         let below = |path| target(connection, path).map_err(unusable);
-        // `ALL` lists every endpoint once, so every place is filled.
-        let mut targets: [Uri; Endpoint::ALL.len()] = Default::default();
-        for format in Endpoint::ALL.map(WireFormat::of) {
-            targets[format.endpoint() as usize] = below(openai::path(format))?;
-        }
+        let passed = connection.pass_through.iter().map(|path| Endpoint::PassedThrough(*path));
+        let formats = Endpoint::ALL.into_iter().chain(passed).map(WireFormat::of);
+        let targets = formats.map(|format| Ok::<_, SetupError>((openai::path(format), below(openai::path(format))?)));
+        let targets = targets.collect::<Result<_, SetupError>>()?;
         let models = below(openai::MODELS)?;
         let headers = |api| headers(id, api, key.as_ref());
         let mut anthropic = headers(connection.api)?;
         anthropic::add_version(&mut anthropic);
         // Anthropic's compatibility layer takes its key as OpenAI's clients send it.
-        let (headers, edits) = (headers(Api::OpenAi)?, connection.body.clone());
-        Ok(Self { transport, targets, models, headers, anthropic, api: connection.api, edits, clock })
+        Ok(Self {
+            transport,
+            targets,
+            models,
+            headers: headers(Api::OpenAi)?,
+            anthropic,
+            api: connection.api,
+            forward_headers: connection.forward_headers.clone(),
+            edits: connection.body.clone(),
+            clock,
+        })
     }
 
     async fn send(&self, call: Call) -> Result<Answer, CallError> {
         let body = self.edits.apply(&call.body).map_or(call.body, Bytes::from);
         let mut request = Box::new(Request::new(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.targets[call.format.endpoint() as usize].clone();
+        let path = openai::path(call.format);
+        // Only a catalog that changed a moment ago sends a path here that is no longer listed.
+        let target = self.targets.get(path).ok_or_else(|| CallError::Connect {
+            host: self.transport.host().to_owned(),
+            reason: format!("the provider does not list `{path}` in `pass_through`"),
+        })?;
+        *request.uri_mut() = target.clone();
         let mut headers = if call.format == WireFormat::AnthropicMessages { self.anthropic.clone() } else { self.headers.clone() };
         if let Some(name) = call_name(call.key) {
             headers.insert(CLIENT_REQUEST_ID, name.clone());
             headers.insert(IDEMPOTENCY_KEY, name);
+        }
+        for (name, value) in call.headers.pairs().iter().filter(|(name, _)| self.forward_headers.contains(name)) {
+            // Checked when the batch was created; a name or a value of another time is left out.
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+                headers.entry(name).or_insert(value);
+            }
         }
         *request.headers_mut() = headers;
         let received = self.transport.send(request, call.budget).await?;
@@ -163,13 +186,16 @@ impl Dispatch for Server {
     }
 }
 
-/// The URL of a path below the API's version: a base URL that ends at the host also gets the
-/// version, unless the operator has said what stands there.
-fn target(connection: &ServerConnection, tail: &str) -> Result<Uri, http::Error> {
-    let path = match (connection.base_url.path().trim_end_matches('/'), &connection.api_path) {
-        (path, Some(api)) => format!("{path}{api}{tail}"),
-        ("", None) => format!("/v1{tail}"),
-        (path, None) => format!("{path}{tail}"),
+/// The URL of an operation's path. A base URL with a path of its own, and `api_path`, hold the
+/// version; operations without the version 1 are beside that.
+fn target(connection: &ServerConnection, path: &str) -> Result<Uri, http::Error> {
+    let (own, tail) = (connection.base_url.path().trim_end_matches('/'), path.strip_prefix("/v1"));
+    let path = match (own, &connection.api_path, tail) {
+        (own, Some(api), Some(tail)) => format!("{own}{api}{tail}"),
+        (own, Some(_), None) => format!("{own}{path}"),
+        ("", None, _) => path.to_owned(),
+        (own, None, Some(tail)) => format!("{own}{tail}"),
+        (own, None, None) => format!("{}{path}", own.strip_suffix("/v1").unwrap_or(own)),
     };
     let mut parts = connection.base_url.clone().into_parts();
     parts.path_and_query = Some(path.parse()?);
@@ -216,6 +242,7 @@ fn parse_milliseconds(value: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::batch::forwarded::Forwarded;
     use crate::domain::id::{BatchId, RowIndex};
     use crate::domain::provider::connection::Timeouts;
     use crate::domain::time::Timestamp;
@@ -223,9 +250,18 @@ mod tests {
 
     fn connection(base_url: &str) -> ServerConnection {
         let base_url = base_url.parse().unwrap();
-        let (api_path, body) = (None, BodyEdits::default());
-        let timeouts = Timeouts::default();
-        ServerConnection { api: Api::OpenAi, base_url, api_path, body, timeouts, ca_file: None, max_response_bytes: 1_000 }
+        ServerConnection {
+            api: Api::OpenAi,
+            base_url,
+            api_path: None,
+            body: BodyEdits::default(),
+            timeouts: Timeouts::default(),
+            ca_file: None,
+            max_response_bytes: 1_000,
+            pass_through: Vec::new(),
+            row_priority: crate::domain::row::priority::RowPriority::Strip,
+            forward_headers: vec!["traceparent".to_owned()],
+        }
     }
 
     fn open(base_url: &str, key: Option<&str>) -> Result<Server, SetupError> {
@@ -250,6 +286,7 @@ mod tests {
             body: Bytes::from_static(b"{\"model\":\"m\"}"),
             key: RowKey { batch: BatchId::from_u128(7), row: RowIndex(255) },
             attempt: 1,
+            headers: Forwarded::new(vec![("traceparent".into(), "00-a-b-01".into()), ("x-team".into(), "search".into())]),
             budget: Duration::from_secs(20),
         }
     }
@@ -307,12 +344,17 @@ mod tests {
         ];
         for (base, api_path, url) in table {
             let connection = ServerConnection { api_path: api_path.map(String::from), ..connection(base) };
-            assert_eq!(target(&connection, Endpoint::ChatCompletions.tail()).unwrap(), url);
+            assert_eq!(target(&connection, Endpoint::ChatCompletions.path()).unwrap(), url);
         }
         let provider = open("http://api.example", None).unwrap();
         for endpoint in Endpoint::ALL {
-            assert_eq!(provider.targets[endpoint as usize].path(), endpoint.path());
+            assert_eq!(provider.targets[endpoint.path()].path(), endpoint.path());
         }
+        let beside = |base: &str, endpoint: Endpoint| target(&connection(base), endpoint.path()).unwrap().to_string();
+        assert_eq!(beside("http://gpu:8000/v1", Endpoint::Tokenize), "http://gpu:8000/tokenize");
+        assert_eq!(beside("http://gpu/pool/v1/", Endpoint::RerankV2), "http://gpu/pool/v2/rerank");
+        assert_eq!(beside("http://gpu/pool/v1", Endpoint::Rerank), "http://gpu/pool/v1/rerank");
+        assert_eq!(beside("http://gpu/pool", Endpoint::Tokenize), "http://gpu/pool/tokenize");
     }
 
     #[test]

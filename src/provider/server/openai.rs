@@ -6,13 +6,12 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::domain::format::wire::WireFormat;
 
-/// Where the server lists its models, below the API's version.
-pub(super) const MODELS: &str = "/models";
+/// Where the server lists its models.
+pub(super) const MODELS: &str = "/v1/models";
 
-/// The path of a format below the API's version. Servers that imitate OpenAI's API also have
-/// Anthropic's Messages there.
+/// The path of a format. Servers that imitate OpenAI's API also have Anthropic's Messages there.
 pub(super) fn path(format: WireFormat) -> &'static str {
-    format.endpoint().tail()
+    format.endpoint().path()
 }
 
 /// The header that carries a key.

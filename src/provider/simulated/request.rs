@@ -85,6 +85,16 @@ pub(super) struct Body<'a> {
     #[serde(borrow)]
     pub seconds: Raw<'a>,
     #[serde(borrow)]
+    pub query: Raw<'a>,
+    #[serde(borrow)]
+    pub documents: Raw<'a>,
+    #[serde(borrow)]
+    pub top_n: Raw<'a>,
+    #[serde(borrow)]
+    pub text_1: Raw<'a>,
+    #[serde(borrow)]
+    pub text_2: Raw<'a>,
+    #[serde(borrow)]
     metadata: Raw<'a>,
 }
 

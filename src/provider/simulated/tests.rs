@@ -22,6 +22,7 @@ fn row(body: &str, attempt: u32) -> Call {
         body: Bytes::copy_from_slice(body.as_bytes()),
         key: RowKey { batch: BatchId::from_u128(u128::from(attempt)), row: RowIndex(0) },
         attempt,
+        headers: crate::domain::batch::forwarded::Forwarded::default(),
         budget: Duration::from_secs(60),
     }
 }

@@ -25,6 +25,9 @@ fn connection(url: &str, timeouts: Timeouts, max_response_bytes: u64) -> ServerC
         timeouts,
         ca_file: None,
         max_response_bytes,
+        pass_through: Vec::new(),
+        row_priority: crate::domain::row::priority::RowPriority::Strip,
+        forward_headers: vec!["traceparent".to_owned()],
     }
 }
 

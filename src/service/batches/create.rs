@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::domain::batch::forwarded::Forwarded;
 use crate::domain::batch::metadata::Metadata;
 use crate::domain::batch::priority::{Control, Owner};
 use crate::domain::batch::{Batch, BatchInput, BatchSpec, Fallback};
@@ -34,6 +35,8 @@ pub struct NewBatch {
     /// Applies to the output and the error file.
     pub output_expires_after: Option<ExpiresAfter>,
     pub fallback: Fallback,
+    /// Headers of the create for providers that list them.
+    pub headers: Forwarded,
     pub control: Control,
     /// The batch whose unfinished rows this one runs again.
     pub retry_of: Option<BatchId>,
@@ -98,6 +101,7 @@ impl NewBatch {
             metadata: Metadata::default(),
             output_expires_after: None,
             fallback: Fallback::default(),
+            headers: Forwarded::default(),
             control: Control::default(),
             retry_of: None,
             once: None,
@@ -121,6 +125,7 @@ impl NewBatch {
             org: self.org,
             owner: self.owner,
             fallback: self.fallback,
+            headers: self.headers,
         };
         let made = made.map(|MadeRows { content, filename, mime, kept }| {
             let file = NewFile {

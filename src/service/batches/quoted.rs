@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::create::{Created, NewBatch};
 use super::expected_cost::within;
 use super::prepare::{Items, PreparedInput};
+use crate::domain::batch::forwarded::Forwarded;
 use crate::domain::batch::priority::Owner;
 use crate::domain::batch::{Batch, BatchInput, Fallback, QuotedInput};
 use crate::domain::dialect::Dialect;
@@ -41,6 +42,8 @@ pub struct QuotedCreate {
     /// A JSON object of the client's own.
     pub metadata: Option<String>,
     pub webhook: Option<Webhook>,
+    /// Headers of the create for providers that list them.
+    pub headers: Forwarded,
 }
 
 /// The constraints that a create states besides its quote.
@@ -146,7 +149,7 @@ impl Service {
         };
         let order = BatchInput::Quoted(Box::new(order));
         let new = NewBatch::new(self.clock.now(), Dialect::BatchRouter, asked.org, asked.owner, order, source);
-        NewBatch { fallback: Fallback::Never, once: Some(asked.once), ..new }
+        NewBatch { fallback: Fallback::Never, headers: asked.headers, once: Some(asked.once), ..new }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Running the unfinished rows of a batch again. Their lines become a new input file, so that
 //! everything else takes the one ordinary path.
 
-use std::io::{BufRead, BufReader};
+use std::io::BufReader;
 use std::sync::Arc;
 
 use super::create::{InputSource, Kept, MadeRows, NewBatch};
@@ -9,9 +9,13 @@ use crate::domain::batch::priority::Control;
 use crate::domain::batch::{Batch, BatchInput, BatchState};
 use crate::domain::file::{File, ResultPart};
 use crate::domain::id::BatchId;
+use crate::domain::row::lines::{Line, Lines};
 use crate::service::{RetryError, Service, ServiceError};
 use crate::store::error::StoreError;
 use crate::store::{Idempotency, Sealed, Store, blocking};
+
+/// The longest line that is copied: the largest value of the setting.
+const MAX_LINE: usize = 1 << 30;
 
 impl Service {
     /// Makes a new batch of the rows of `id` that failed, expired or never ran. The new batch is
@@ -32,7 +36,7 @@ impl Service {
         check(&batch)?;
         let now = self.clock.now();
         let file = self.store.file(batch.spec.input_file, now).await?.ok_or(RetryError::InputGone)?;
-        let content = copy_unfinished(&self.store, id, file.clone()).await?;
+        let content = copy_unfinished(&self.store, id, file.clone(), self.limits.max_line_bytes).await?;
         let kept = batch.spec.output_expires_after.map_or(Kept::ForEver, |after| Kept::Until(after.from(now)));
         let made = MadeRows { content, filename: Some(format!("retry-{}", file.filename)), mime: file.mime, kept };
         let spec = batch.spec;
@@ -40,6 +44,7 @@ impl Service {
             metadata: spec.metadata,
             output_expires_after: spec.output_expires_after,
             fallback: spec.fallback,
+            headers: spec.headers,
             // A caller who asks for a retry wants it to run, even if the original was paused.
             control: Control { paused: false, ..batch.control },
             retry_of: Some(id),
@@ -63,7 +68,7 @@ fn check(batch: &Batch) -> Result<(), RetryError> {
     if batch.progress.failed == 0 { Err(RetryError::NothingToRetry) } else { Ok(()) }
 }
 
-async fn copy_unfinished(store: &Store, id: BatchId, input: File) -> Result<Sealed, ServiceError> {
+async fn copy_unfinished(store: &Store, id: BatchId, input: File, max_row_bytes: usize) -> Result<Sealed, ServiceError> {
     let pages = store.pages(id).await?;
     if pages.is_empty() {
         return Err(RetryError::ResultsGone.into());
@@ -71,22 +76,23 @@ async fn copy_unfinished(store: &Store, id: BatchId, input: File) -> Result<Seal
     let store = store.clone();
     let copy = move || {
         let mut spool = store.spool()?;
-        let mut reader = BufReader::with_capacity(256 << 10, store.open_verified(&input)?);
-        let mut line = Vec::new();
+        let mut content = store.open_verified(&input)?;
+        let mut lines = Lines::new(BufReader::with_capacity(256 << 10, &mut content), MAX_LINE);
         for page in pages {
             for slot in 0..u32::from(page.rows) {
-                line.clear();
-                // The input was validated: every line is within the limits.
-                reader.read_until(b'\n', &mut line).map_err(|e| StoreError::unreadable(input.id, &e))?;
-                if page.includes(slot, ResultPart::Errors) {
-                    if !line.ends_with(b"\n") {
-                        line.push(b'\n');
-                    }
-                    spool.write(&line)?;
+                // A row that was too long still is; others were within the limit of their time.
+                lines.limit(if page.is_refused(slot) { max_row_bytes } else { MAX_LINE });
+                lines.advance().map_err(|e| StoreError::unreadable(input.id, &e))?;
+                if let Line::Text(line) = lines.latest()
+                    && page.includes(slot, ResultPart::Errors)
+                {
+                    spool.write(line)?;
+                    spool.write(b"\n")?;
                 }
             }
         }
-        reader.into_inner().finish().map_err(|e| StoreError::unreadable(input.id, &e))?;
+        drop(lines);
+        content.finish().map_err(|e| StoreError::unreadable(input.id, &e))?;
         spool.seal()
     };
     Ok(blocking(copy).await?)

@@ -39,8 +39,6 @@ pub fn items_of(service: &Service, file: &File) -> Result<Bytes, ServiceError> {
     while let Some(place) = lines.advance().map_err(|error| unreadable(id, &error))? {
         let text = match lines.latest() {
             Line::Text(text) => text,
-            // Blank lines are only allowed at the end; the batch reports any lines behind them.
-            Line::Blank => break,
             // A line may be as long as the file is.
             Line::TooLong => {
                 wrong(place.number, format!("is longer than {} bytes", service.limits.max_line_bytes));

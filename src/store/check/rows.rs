@@ -62,7 +62,7 @@ impl RowsOf {
             Key::Page(_, number) => {
                 if let Examined::Page(page) = examine(key, bytes)? {
                     let counted = self.page(*number);
-                    counted.recounted = Page::new(page.input_offset, page.rows);
+                    counted.recounted = page.undone();
                     counted.page = Some(*page);
                 }
             }

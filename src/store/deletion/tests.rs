@@ -143,7 +143,7 @@ async fn ended(store: &Store, shape: Shape) -> BatchSpec {
         Page::new(0, u16::try_from(left.min(ROWS_PER_PAGE)).unwrap())
     });
     let running = BatchState::InProgress { since: NOW };
-    store.batch_validated(id, running, Plan { rows: shape.rows, models: vec![] }, pages.collect(), None).await.unwrap().unwrap();
+    store.batch_validated(id, running, Plan { rows: shape.rows, ..Plan::default() }, pages.collect(), None).await.unwrap().unwrap();
     let size = |row: u32| if row % 100 == 3 { 9_000 } else { 20 };
     record(store, &(1..shape.rows).filter(|row| *row != 2).map(|row| result(id, row, size(row))).collect::<Vec<_>>()).await;
     if shape.rows > 2 {

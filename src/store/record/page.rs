@@ -1,4 +1,4 @@
-//! A page of rows on disk, version 2, and in memory: where its rows start in the input, which of
+//! A page of rows on disk, version 3, and in memory: where its rows start in the input, which of
 //! them are done, and sums over those.
 //!
 //! Invariant: the sums are those of exactly the rows whose bit is set, because a page is written
@@ -18,9 +18,18 @@ use crate::store::record::error::RecordError;
 
 const BITMAP_BYTES: usize = ROWS_PER_PAGE as usize / 8;
 
-/// Version 2 of a page.
+/// Version 3 of a page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageRecord {
+    counted: PageRecord2,
+    /// A bitmap, or nothing if no row was refused.
+    #[serde(with = "serde_bytes")]
+    refused: Vec<u8>,
+}
+
+/// Version 2, which is a part of version 3: a faulty row failed its batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct PageRecord2 {
     first: PageRecord1,
     cancelled: u16,
 }
@@ -41,12 +50,14 @@ struct PageRecord1 {
 }
 
 impl Record for PageRecord {
-    const VERSION: u8 = 2;
+    const VERSION: u8 = 3;
     const NAME: &'static str = "page";
 
     fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
+        let of = |counted| Self { counted, refused: Vec::new() };
         match version {
-            1 => Ok(Self { first: decode_old::<Self, _>(body)?, cancelled: 0 }),
+            1 => Ok(of(PageRecord2 { first: decode_old::<Self, _>(body)?, cancelled: 0 })),
+            2 => Ok(of(decode_old::<Self, _>(body)?)),
             other => Err(RecordError::unknown::<Self>(other)),
         }
     }
@@ -65,6 +76,8 @@ pub struct Page {
     failed: Bitmap,
     /// The rows that were cancelled, among those that failed.
     cancelled: u16,
+    /// The rows that validation found faulty, in a batch in which such rows fail alone.
+    refused: Bitmap,
     pub output_bytes: u64,
     pub error_bytes: u64,
     pub usage: Usage,
@@ -80,6 +93,7 @@ impl Page {
             done: [0; BITMAP_BYTES],
             failed: [0; BITMAP_BYTES],
             cancelled: 0,
+            refused: [0; BITMAP_BYTES],
             output_bytes: 0,
             error_bytes: 0,
             usage: Usage::default(),
@@ -90,6 +104,30 @@ impl Page {
     /// Whether the row at `slot` (its index within the page) has a result.
     pub fn is_done(&self, slot: u32) -> bool {
         bit(&self.done, slot)
+    }
+
+    /// Notes that validation found the row at `slot` faulty. Returns whether that is news.
+    pub fn refuse(&mut self, slot: u32) -> bool {
+        let is_news = !self.is_refused(slot);
+        set(&mut self.refused, slot);
+        is_news
+    }
+
+    /// Whether the row at `slot` is faulty and must not run.
+    pub fn is_refused(&self, slot: u32) -> bool {
+        bit(&self.refused, slot)
+    }
+
+    /// Takes over which rows are faulty from an earlier state of the same page.
+    pub fn take_refused(&mut self, earlier: Option<&Self>) {
+        if let Some(earlier) = earlier {
+            self.refused = earlier.refused;
+        }
+    }
+
+    /// The page as it was before any of its rows had a result.
+    pub fn undone(&self) -> Self {
+        Self { refused: self.refused, ..Self::new(self.input_offset, self.rows) }
     }
 
     /// Whether the row at `slot` has a result that belongs to `part`.
@@ -181,14 +219,15 @@ impl From<&Page> for PageRecord {
             usage: pack_usage(&page.usage),
             cost: page.cost.0.serialize(),
         };
-        Self { first, cancelled: page.cancelled }
+        let refused = if ones(&page.refused) == 0 { Vec::new() } else { page.refused.to_vec() };
+        Self { counted: PageRecord2 { first, cancelled: page.cancelled }, refused }
     }
 }
 
 impl TryFrom<PageRecord> for Page {
     type Error = RecordError;
 
-    fn try_from(PageRecord { first: record, cancelled }: PageRecord) -> Result<Self, RecordError> {
+    fn try_from(PageRecord { counted: PageRecord2 { first: record, cancelled }, refused }: PageRecord) -> Result<Self, RecordError> {
         let bitmap = |bytes: Vec<u8>| {
             Bitmap::try_from(bytes).map_err(|bytes| RecordError::damaged::<PageRecord>(format!("a bitmap of {} bytes", bytes.len())))
         };
@@ -198,6 +237,7 @@ impl TryFrom<PageRecord> for Page {
             done: bitmap(record.done)?,
             failed: bitmap(record.failed)?,
             cancelled,
+            refused: if refused.is_empty() { [0; BITMAP_BYTES] } else { bitmap(refused)? },
             output_bytes: record.output_bytes,
             error_bytes: record.error_bytes,
             usage: unpack_usage(record.usage),
@@ -220,6 +260,15 @@ mod tests {
     use super::*;
     use crate::store::record::{decode, encode, encode_body};
     use proptest::prelude::*;
+
+    /// What version 2 wrote.
+    #[derive(Serialize, Deserialize)]
+    struct Second(PageRecord2);
+
+    impl Record for Second {
+        const VERSION: u8 = 2;
+        const NAME: &'static str = "page";
+    }
 
     /// What version 1 wrote.
     #[derive(Serialize, Deserialize)]
@@ -256,8 +305,14 @@ mod tests {
             let bytes = encode(&PageRecord::from(&page)).unwrap();
             prop_assert!(bytes.len() < 400);
             prop_assert_eq!(&Page::try_from(decode::<PageRecord>(&bytes).unwrap()).unwrap(), &page);
-            let first = [vec![1], encode_body(&First(PageRecord::from(&page).first)).unwrap()].concat();
-            prop_assert_eq!(Page::try_from(decode::<PageRecord>(&first).unwrap()).unwrap(), Page { cancelled: 0, ..page });
+            let PageRecord { counted, .. } = PageRecord::from(&page);
+            let first = [vec![1], encode_body(&First(counted.first.clone())).unwrap()].concat();
+            prop_assert_eq!(Page::try_from(decode::<PageRecord>(&first).unwrap()).unwrap(), Page { cancelled: 0, ..page.clone() });
+            let second = [vec![2], encode_body(&Second(counted)).unwrap()].concat();
+            prop_assert_eq!(&Page::try_from(decode::<PageRecord>(&second).unwrap()).unwrap(), &page);
+            prop_assert!(page.refuse(99) && !page.refuse(99) && page.is_refused(99) && !page.is_refused(98));
+            let refusing = encode(&PageRecord::from(&page)).unwrap();
+            prop_assert_eq!(Page::try_from(decode::<PageRecord>(&refusing).unwrap()).unwrap(), page);
         }
     }
 }

@@ -1,18 +1,36 @@
-//! Plans of batches on disk, version 4.
+//! Plans of batches on disk, version 5.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
 use super::constraints::operation;
 use super::{Record, decode_old};
-use crate::domain::batch::plan::{Plan, PlannedLane, PlannedModel, QuotedShare};
-use crate::domain::endpoint::Endpoint;
+use crate::domain::batch::plan::{Plan, PlannedLane, PlannedModel, QuotedShare, RefusedModel};
+use crate::domain::batch::problem::ProblemCode;
+use crate::domain::endpoint::{Endpoint, RowEndpoint};
 use crate::domain::money::PriceSheet;
 use crate::store::record::error::RecordError;
 
-/// Version 4 of a batch's plan.
+/// Version 5 of a batch's plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanRecord {
+    planned: PlanRecord4,
+    /// The path of the endpoint of each model's rows, if it was noted; as many as there are models.
+    endpoints: Vec<Option<String>>,
+    refused: Vec<RefusedRecord>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct RefusedRecord {
+    requested: String,
+    endpoint: String,
+    code: String,
+    message: String,
+}
+
+/// Version 4, which is a part of version 5: all rows of a batch are for one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct PlanRecord4 {
     rows: u32,
     models: Vec<PlannedRecord>,
 }
@@ -104,25 +122,27 @@ struct AlternativeRecord2 {
 pub(super) type PriceRecord = [Option<[u8; 16]>; 5];
 
 impl Record for PlanRecord {
-    const VERSION: u8 = 4;
+    const VERSION: u8 = 5;
     const NAME: &'static str = "batch plan";
 
     fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
-        match version {
+        let planned = match version {
             1 => {
                 let PlanRecord1 { rows, models } = decode_old::<Self, _>(body)?;
-                Ok(Self { rows, models: models.into_iter().map(|model| model.with(Vec::new())).collect() })
+                PlanRecord4 { rows, models: models.into_iter().map(|model| model.with(Vec::new())).collect() }
             }
             2 => {
                 let PlanRecord2 { rows, models } = decode_old::<Self, _>(body)?;
-                Ok(Self { rows, models: models.into_iter().map(|(model, others)| model.with(others)).collect() })
+                PlanRecord4 { rows, models: models.into_iter().map(|(model, others)| model.with(others)).collect() }
             }
             3 => {
                 let PlanRecord3 { rows, models } = decode_old::<Self, _>(body)?;
-                Ok(Self { rows, models: models.into_iter().map(PlannedRecord::from).collect() })
+                PlanRecord4 { rows, models: models.into_iter().map(PlannedRecord::from).collect() }
             }
-            _ => Err(RecordError::unknown::<Self>(version)),
-        }
+            4 => decode_old::<Self, PlanRecord4>(body)?,
+            _ => return Err(RecordError::unknown::<Self>(version)),
+        };
+        Ok(Self { endpoints: vec![None; planned.models.len()], planned, refused: Vec::new() })
     }
 }
 
@@ -166,6 +186,30 @@ impl From<PlannedLaneRecord> for PlannedLane {
     }
 }
 
+/// Reads an endpoint that is stored by its path.
+fn stored_endpoint(path: &str) -> Result<Endpoint, RecordError> {
+    let endpoint = RowEndpoint::stored(path).map_err(RecordError::damaged::<PlanRecord>)?;
+    endpoint.one().ok_or_else(|| RecordError::damaged::<PlanRecord>("unknown endpoint"))
+}
+
+impl From<&RefusedModel> for RefusedRecord {
+    fn from(refused: &RefusedModel) -> Self {
+        let RefusedModel { requested, endpoint, code, message } = refused;
+        let (endpoint, code) = (endpoint.path().to_owned(), code.as_str().to_owned());
+        Self { requested: requested.clone(), endpoint, code, message: message.clone() }
+    }
+}
+
+impl TryFrom<RefusedRecord> for RefusedModel {
+    type Error = RecordError;
+
+    fn try_from(record: RefusedRecord) -> Result<Self, RecordError> {
+        let RefusedRecord { requested, endpoint, code, message } = record;
+        let code = ProblemCode::parse(&code).ok_or_else(|| RecordError::damaged::<PlanRecord>("unknown code of a problem"))?;
+        Ok(Self { requested, endpoint: stored_endpoint(&endpoint)?, code, message })
+    }
+}
+
 impl From<&Plan> for PlanRecord {
     fn from(plan: &Plan) -> Self {
         let share = |share: QuotedShare| ShareRecord {
@@ -183,7 +227,12 @@ impl From<&Plan> for PlanRecord {
             alternatives: model.alternatives.iter().map(PlannedLaneRecord::from).collect(),
             quoted: model.quoted.map(share),
         });
-        Self { rows: plan.rows, models: models.collect() }
+        let endpoints = plan.models.iter().map(|model| model.endpoint.map(|endpoint| endpoint.path().to_owned()));
+        Self {
+            planned: PlanRecord4 { rows: plan.rows, models: models.collect() },
+            endpoints: endpoints.collect(),
+            refused: plan.refused.iter().map(RefusedRecord::from).collect(),
+        }
     }
 }
 
@@ -198,16 +247,23 @@ impl TryFrom<PlanRecord> for Plan {
             let endpoints = endpoints.into_iter().map(endpoint).collect::<Result<_, _>>()?;
             Ok(QuotedShare { operation, weight, most_input, most_output, text_only, endpoints })
         };
-        let models = record.models.into_iter().map(|model| {
+        let PlanRecord { planned: PlanRecord4 { rows, models }, endpoints, refused } = record;
+        if models.len() != endpoints.len() {
+            return Err(RecordError::damaged::<PlanRecord>("the endpoints are not as many as the models"));
+        }
+        let path = |path: String| stored_endpoint(&path);
+        let models = models.into_iter().zip(endpoints).map(|(model, endpoint)| {
             Ok(PlannedModel {
                 requested: model.requested,
+                endpoint: endpoint.map(path).transpose()?,
                 lane: model.lane.into(),
                 rows: model.rows,
                 alternatives: model.alternatives.into_iter().map(PlannedLane::from).collect(),
                 quoted: model.quoted.map(share).transpose()?,
             })
         });
-        Ok(Self { rows: record.rows, models: models.collect::<Result<_, RecordError>>()? })
+        let refused = refused.into_iter().map(RefusedModel::try_from).collect::<Result<_, _>>()?;
+        Ok(Self { rows, models: models.collect::<Result<_, RecordError>>()?, refused })
     }
 }
 

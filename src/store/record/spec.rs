@@ -1,4 +1,4 @@
-//! A batch's spec, which is the client's order, on disk, version 5.
+//! A batch's spec, which is the client's order, on disk, version 6.
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
@@ -8,20 +8,39 @@ use super::org::{WebhookRecord, pack_webhook, unpack_webhook};
 use super::phaseo::GatewayRecord;
 use super::quote::EstimateRecord;
 use super::{Record, decode_old, moment, timestamp};
+use crate::domain::batch::forwarded::Forwarded;
 use crate::domain::batch::metadata::Metadata;
 use crate::domain::batch::priority::Owner;
-use crate::domain::batch::{BatchInput, BatchSpec, Fallback, QuotedInput};
+use crate::domain::batch::{BatchInput, BatchSpec, Fallback, InvalidRows, QuotedInput};
 use crate::domain::dialect::Dialect;
-use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::{Endpoint, RowEndpoint};
 use crate::domain::file::ExpiresAfter;
 use crate::domain::id::{BatchId, FileId, OrgId, QuoteId};
 use crate::domain::money::{MaxPrice, Usd};
 use crate::domain::row::batchrouter::Defaults;
 use crate::store::record::error::RecordError;
 
-/// Version 5 of the client's order.
+/// Version 6 of the client's order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpecRecord {
+    asked: SpecRecord5,
+    /// More about rows in OpenAI's format; `None` for items and for batches from before it was noted.
+    rows: Option<RowsRecord>,
+    /// Headers of the create, by name.
+    headers: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct RowsRecord {
+    /// What the rows ask, as the API has it.
+    endpoint: String,
+    /// Faulty rows fail alone.
+    fail_rows: bool,
+}
+
+/// Version 5, which is a part of version 6: all rows ask the same, and a faulty row fails its batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SpecRecord5 {
     asked: SpecRecord4,
     dialect: u8,
 }
@@ -100,7 +119,7 @@ enum FallbackRecord {
 }
 
 impl Record for SpecRecord {
-    const VERSION: u8 = 5;
+    const VERSION: u8 = 6;
     const NAME: &'static str = "batch specification";
 
     fn decode_other(version: u8, body: &[u8]) -> Result<Self, RecordError> {
@@ -112,6 +131,7 @@ impl Record for SpecRecord {
             2 => Ok(SpecRecord3::from(decode_old::<Self, SpecRecord2>(body)?).into()),
             3 => Ok(decode_old::<Self, SpecRecord3>(body)?.into()),
             4 => Ok(decode_old::<Self, SpecRecord4>(body)?.into()),
+            5 => Ok(Self { asked: decode_old::<Self, _>(body)?, rows: None, headers: Vec::new() }),
             _ => Err(RecordError::unknown::<Self>(version)),
         }
     }
@@ -131,7 +151,7 @@ impl From<SpecRecord4> for SpecRecord {
             (OrderRecord::Items(_), None) => Dialect::BatchRouter,
             (OrderRecord::Items(_), Some(_)) => Dialect::Phaseo,
         };
-        Self { asked, dialect: dialect.code() }
+        Self { asked: SpecRecord5 { asked, dialect: dialect.code() }, rows: None, headers: Vec::new() }
     }
 }
 
@@ -181,7 +201,10 @@ impl From<FallbackRecord> for Fallback {
 impl From<&BatchInput> for OrderRecord {
     fn from(order: &BatchInput) -> Self {
         match order {
-            BatchInput::Unquoted { endpoint, window } => Self::Rows { endpoint: endpoint.code(), window: window.to_string() },
+            // The endpoint of a mixed batch is in `RowsRecord` alone.
+            BatchInput::Unquoted { endpoint, window, .. } => {
+                Self::Rows { endpoint: endpoint.one().map_or(0, Endpoint::code), window: window.to_string() }
+            }
             BatchInput::Quoted(order) => Self::Items(Box::new(QuotedOrderRecord {
                 quote: order.quote.as_u128(),
                 deadline: moment(order.deadline),
@@ -200,17 +223,19 @@ impl From<&BatchInput> for OrderRecord {
     }
 }
 
-impl TryFrom<OrderRecord> for BatchInput {
-    type Error = RecordError;
-
-    fn try_from(record: OrderRecord) -> Result<Self, RecordError> {
+impl OrderRecord {
+    fn input(self, rows: Option<RowsRecord>) -> Result<BatchInput, RecordError> {
         let damaged = |what: &str| RecordError::damaged::<SpecRecord>(what);
-        Ok(match record {
-            OrderRecord::Rows { endpoint, window } => Self::Unquoted {
-                endpoint: Endpoint::from_code(endpoint).ok_or_else(|| damaged("unknown endpoint"))?,
+        Ok(match self {
+            Self::Rows { endpoint, window } => BatchInput::Unquoted {
+                endpoint: match &rows {
+                    Some(rows) => RowEndpoint::stored(&rows.endpoint).map_err(RecordError::damaged::<SpecRecord>)?,
+                    None => RowEndpoint::One(Endpoint::from_code(endpoint).ok_or_else(|| damaged("unknown endpoint"))?),
+                },
                 window: window.parse().map_err(RecordError::damaged::<SpecRecord>)?,
+                invalid: if rows.is_some_and(|rows| rows.fail_rows) { InvalidRows::FailRows } else { InvalidRows::FailBatch },
             },
-            OrderRecord::Items(record) => Self::Quoted(Box::new(QuotedInput {
+            Self::Items(record) => BatchInput::Quoted(Box::new(QuotedInput {
                 quote: QuoteId::from_u128(record.quote),
                 deadline: timestamp::<SpecRecord>(record.deadline)?,
                 defaults: Defaults {
@@ -237,7 +262,17 @@ impl From<&BatchSpec> for SpecRecord {
             BatchInput::Quoted(order) => order.gateway.as_ref().map(GatewayRecord::from),
             BatchInput::Unquoted { .. } => None,
         };
-        Self { asked: SpecRecord4 { asked: spec.into(), gateway }, dialect: spec.dialect.code() }
+        let rows = match &spec.input {
+            BatchInput::Unquoted { endpoint, invalid, .. } => {
+                Some(RowsRecord { endpoint: endpoint.as_str().to_owned(), fail_rows: *invalid == InvalidRows::FailRows })
+            }
+            BatchInput::Quoted(_) => None,
+        };
+        Self {
+            asked: SpecRecord5 { asked: SpecRecord4 { asked: spec.into(), gateway }, dialect: spec.dialect.code() },
+            rows,
+            headers: spec.headers.pairs().to_vec(),
+        }
     }
 }
 
@@ -261,10 +296,11 @@ impl From<&BatchSpec> for SpecRecord3 {
 impl TryFrom<SpecRecord> for BatchSpec {
     type Error = RecordError;
 
-    fn try_from(SpecRecord { asked: SpecRecord4 { asked: record, gateway }, dialect }: SpecRecord) -> Result<Self, RecordError> {
+    fn try_from(SpecRecord { asked, rows, headers }: SpecRecord) -> Result<Self, RecordError> {
+        let SpecRecord5 { asked: SpecRecord4 { asked: record, gateway }, dialect } = asked;
         let unknown = || RecordError::damaged::<SpecRecord>(format!("unknown dialect {dialect}"));
         let dialect = Dialect::from_code(dialect).ok_or_else(unknown)?;
-        let mut input = BatchInput::try_from(record.order)?;
+        let mut input = record.order.input(rows)?;
         if let BatchInput::Quoted(order) = &mut input {
             order.gateway = gateway.map(GatewayRecord::details::<SpecRecord>).transpose()?;
         }
@@ -280,6 +316,7 @@ impl TryFrom<SpecRecord> for BatchSpec {
             org: OrgId::from_u128(record.org),
             owner: Owner(record.owner),
             fallback: record.fallback.into(),
+            headers: Forwarded::new(headers),
         })
     }
 }
@@ -290,18 +327,37 @@ mod tests {
 
     use super::super::{decode, encode, options};
     use super::*;
+    use crate::domain::time::CompletionWindow;
     use crate::store::creation::tests::{of_phaseo, of_quote};
     use crate::store::tests::spec;
+
+    #[test]
+    fn a_mixed_batch_and_the_fate_of_faulty_rows_are_kept() {
+        for (endpoint, invalid) in [
+            (RowEndpoint::Mixed, InvalidRows::FailBatch),
+            (RowEndpoint::Mixed, InvalidRows::FailRows),
+            (RowEndpoint::One(Endpoint::Embeddings), InvalidRows::FailRows),
+        ] {
+            let mut spec = spec(FileId::from_u128(1));
+            spec.input = BatchInput::Unquoted { endpoint, window: CompletionWindow::DAY, invalid };
+            spec.headers = Forwarded::new(vec![("traceparent".into(), "00-1".into())]);
+            let stored = encode(&SpecRecord::from(&spec)).unwrap();
+            assert_eq!(BatchSpec::try_from(decode::<SpecRecord>(&stored).unwrap()).unwrap(), spec);
+        }
+    }
 
     #[test]
     fn the_order_of_an_older_batch_tells_its_dialect() {
         for spec in [spec(FileId::from_u128(1)), of_quote(1, 2), of_phaseo(1)] {
             let record = SpecRecord::from(&spec);
             assert_eq!(decode::<SpecRecord>(&encode(&record).unwrap()).unwrap(), record);
-            let older = [vec![4], options().serialize(&record.asked).unwrap()].concat();
+            let older = [vec![4], options().serialize(&record.asked.asked).unwrap()].concat();
+            assert_eq!(BatchSpec::try_from(decode::<SpecRecord>(&older).unwrap()).unwrap(), spec);
+            let older = [vec![5], options().serialize(&record.asked).unwrap()].concat();
             assert_eq!(BatchSpec::try_from(decode::<SpecRecord>(&older).unwrap()).unwrap(), spec);
         }
-        let unknown = SpecRecord { dialect: 99, ..SpecRecord::from(&spec(FileId::from_u128(1))) };
+        let mut unknown = SpecRecord::from(&spec(FileId::from_u128(1)));
+        unknown.asked.dialect = 99;
         assert!(BatchSpec::try_from(unknown).unwrap_err().to_string().contains("unknown dialect 99"));
     }
 }

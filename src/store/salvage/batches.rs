@@ -228,7 +228,7 @@ impl Salvage<'_> {
     /// Replaces a lost plan, so that readers of the rows find the right number of them.
     fn fit_plan(&mut self, batch: &SalvagedBatch, rows: u32) -> Result<(), StoreError> {
         if batch.plan.is_none() && rows > 0 {
-            let plan = record::encode(&PlanRecord::from(&Plan { rows, models: Vec::new() }))?;
+            let plan = record::encode(&PlanRecord::from(&Plan { rows, ..Plan::default() }))?;
             self.out.writes.put(&format::blob(batch.id, Blob::Plan), &plan);
             self.report.changed(Thing::Batch(batch.id), "its plan was lost: on which lanes its rows ran, and at what prices");
         }

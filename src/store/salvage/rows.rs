@@ -1,7 +1,7 @@
 //! The rows of one batch: the readable results, and pages that count exactly these results.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Seek, SeekFrom, Write};
 
 use super::super::dir::{DataFile, Folder};
 use super::super::examine::{Examined, Gathered, Gathering, examine};
@@ -18,6 +18,7 @@ use super::content::SalvagedContent;
 use crate::domain::batch::{BatchSpec, Progress};
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::money::Usd;
+use crate::domain::row::lines::{Line, Lines};
 use crate::domain::row::output;
 use crate::domain::row::{Outcome, RowError, RowResult};
 use crate::domain::time::Timestamp;
@@ -29,7 +30,7 @@ use crate::store::error::StoreError;
 const LOST: &str = "result_lost";
 const LOST_MESSAGE: &str = "The result of this request was lost in damage to the disk.";
 /// The longest input line that is searched for a row's name, in bytes.
-const MAX_LINE: u64 = 64 << 20;
+const MAX_LINE: usize = 64 << 20;
 
 /// The rows of a batch.
 pub(super) struct SalvagedRows {
@@ -139,10 +140,11 @@ impl SalvagedRows {
         let offsets = if needs_offsets { offsets() } else { Vec::new() };
         for number in 0..pages {
             let rows = u16::try_from((total - number * ROWS_PER_PAGE).min(ROWS_PER_PAGE)).unwrap_or(u16::MAX);
-            let offset = self.old.get(&number).map(|page| page.input_offset);
+            let old = self.old.get(&number).cloned();
             let page = self.page(number);
             page.rows = rows;
-            page.input_offset = offset.or_else(|| offsets.get(number as usize).copied()).unwrap_or(0);
+            page.take_refused(old.as_ref());
+            page.input_offset = old.map(|old| old.input_offset).or_else(|| offsets.get(number as usize).copied()).unwrap_or(0);
         }
         self.new.retain(|number, _| *number < pages);
     }
@@ -296,19 +298,14 @@ impl SalvagedLines<'_> {
 /// read.
 pub(super) fn offsets(content: &SalvagedContent) -> Vec<u64> {
     let mut offsets = vec![0];
-    let Some(mut file) = content.open() else { return offsets };
-    let (mut buffer, mut at, mut lines) = (vec![0; 256 << 10], 0_u64, 0_u32);
-    while let Ok(read) = file.read(&mut buffer) {
-        if read == 0 {
-            break;
+    let Some(file) = content.open() else { return offsets };
+    let mut lines = Lines::new(BufReader::with_capacity(256 << 10, file), MAX_LINE);
+    let mut rows = 0_u32;
+    while let Ok(Some(place)) = lines.advance() {
+        if rows > 0 && rows.is_multiple_of(ROWS_PER_PAGE) {
+            offsets.push(place.offset);
         }
-        for line_break in memchr::memchr_iter(b'\n', &buffer[..read]) {
-            lines += 1;
-            if lines.is_multiple_of(ROWS_PER_PAGE) {
-                offsets.push(at + line_break as u64 + 1);
-            }
-        }
-        at += read as u64;
+        rows += 1;
     }
     offsets
 }
@@ -322,15 +319,12 @@ fn names(content: Option<DataFile>, offset: u64, page: u32, rows: &[u32], spec: 
     if file.seek(SeekFrom::Start(offset)).is_err() {
         return names;
     }
-    let mut reader = BufReader::new(file);
-    let mut line = Vec::new();
+    let mut lines = Lines::new(BufReader::new(file), MAX_LINE);
     for row in page * ROWS_PER_PAGE..=*last {
-        line.clear();
-        if !(&mut reader).take(MAX_LINE).read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
-            break;
-        }
-        if rows.binary_search(&row).is_ok()
-            && let Ok(request) = spec.input.parse(line.trim_ascii_end())
+        let Ok(Some(_)) = lines.advance() else { break };
+        if let Line::Text(line) = lines.latest()
+            && rows.binary_search(&row).is_ok()
+            && let Ok(request) = spec.input.parse(line)
         {
             names.insert(row, (request.custom_id.into_owned(), request.operation));
         }

@@ -19,6 +19,7 @@ use crate::domain::webhook::Webhook;
 use crate::http::batchrouter::error::Refusal;
 use crate::http::batchrouter::quotes::object;
 use crate::http::layers::caller::Caller;
+use crate::http::request::forwarded::forwarded;
 use crate::http::request::held_body::{MAX_MEMBERS, read_held};
 use crate::http::request::idempotency::{KEY, bound_to_body, idempotency_key};
 use crate::http::response::error::ApiError;
@@ -60,6 +61,7 @@ pub async fn create_from(api: &Arc<Api>, caller: Caller, headers: &HeaderMap, bo
         defaults: body.defaults,
         stated: body.stated,
         metadata: body.metadata,
+        headers: forwarded(headers, &api.service.catalog.current())?,
         webhook: body.webhook.map(|receiver| sealed(api, receiver)).transpose()?,
     };
     let made = api.service.create_quoted(asked, object::shown).await?;

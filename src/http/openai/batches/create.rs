@@ -11,18 +11,20 @@ use sha2::{Digest, Sha256};
 
 use super::routing::Preferences;
 use super::shown;
-use crate::domain::batch::BatchInput;
 use crate::domain::batch::metadata::Metadata;
 use crate::domain::batch::priority::Control;
+use crate::domain::batch::{BatchInput, InvalidRows};
 use crate::domain::dialect::Dialect;
-use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::{Endpoint, RowEndpoint};
 use crate::domain::file::{ExpiresAfter, Purpose};
 use crate::domain::id::FileId;
+use crate::domain::row::shape::spelled_otherwise;
 use crate::domain::time::CompletionWindow;
 use crate::http::layers::caller::Caller;
 use crate::http::openai::objects::BatchObject;
+use crate::http::request::forwarded::forwarded;
 use crate::http::request::idempotency::idempotency_key;
-use crate::http::request::{Object, parse_id, unknown_choice};
+use crate::http::request::{Object, parse_id, quoted, unknown_choice};
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
 use crate::service::ServiceError;
@@ -50,7 +52,8 @@ pub async fn create(
         Err(refusal) if once.is_some() => (NO_FILE, Some(refusal)),
         Err(refusal) => return Err(refusal),
     };
-    let created = api.service.create_batch(asked.into_batch(input, &caller, &api, once)).await;
+    let headers = forwarded(&headers, &api.service.catalog.current())?;
+    let created = api.service.create_batch(NewBatch { headers, ..asked.into_batch(input, &caller, &api, once) }).await;
     match created {
         Ok(created) => Ok(Json(shown(&api, &created.batch))),
         Err(ServiceError::FileNotFound(_)) => Err(refusal.unwrap_or_else(|| no_such_input(input))),
@@ -61,7 +64,8 @@ pub async fn create(
 /// The contents of a client's create.
 #[derive(Debug)]
 struct OpenAiCreate {
-    endpoint: Endpoint,
+    endpoint: RowEndpoint,
+    invalid: InvalidRows,
     input_file: FileId,
     window: CompletionWindow,
     metadata: Metadata,
@@ -71,19 +75,26 @@ struct OpenAiCreate {
 
 impl OpenAiCreate {
     fn read(body: &Object) -> Result<Self, ApiError> {
-        body.only(&["input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after", "priority", "provider"])?;
+        body.only(&[
+            "input_file_id",
+            "endpoint",
+            "completion_window",
+            "metadata",
+            "output_expires_after",
+            "priority",
+            "provider",
+            "on_invalid_rows",
+        ])?;
         let file = body.need_text("input_file_id", "it is the id of a file uploaded with the purpose `batch`")?;
         let input_file = parse_id("input_file_id", file)?;
-        let legal = Endpoint::choices(&Endpoint::OPENAI);
-        let endpoint = body.need_text("endpoint", &format!("it must be one of {legal}"))?;
-        let known = endpoint.parse().ok().filter(|known| Endpoint::OPENAI.contains(known));
-        let endpoint = known.ok_or_else(|| unknown_choice("endpoint", endpoint, &legal))?;
+        let endpoint = endpoint(body)?;
+        let invalid = invalid_rows(body)?;
         let window = body.need_text("completion_window", "it says when the batch should be done, such as `24h`")?;
         let window = window.parse().map_err(|error| ApiError::invalid("completion_window", format!("`completion_window` {error}")))?;
         let metadata = Metadata::new(body.pairs("metadata")?);
         let metadata = metadata.map_err(|error| ApiError::invalid("metadata", format!("`metadata` {error}")))?;
         let output_expires_after = body.expires_after("output_expires_after")?;
-        Ok(Self { endpoint, input_file, window, metadata, output_expires_after, preferences: Preferences::read(body)? })
+        Ok(Self { endpoint, invalid, input_file, window, metadata, output_expires_after, preferences: Preferences::read(body)? })
     }
 
     /// Binds a key to the content of the request; the spelling of its JSON does not matter.
@@ -96,18 +107,21 @@ impl OpenAiCreate {
         pairs.sort();
         let mut request = vec![
             json!(self.input_file.to_string()),
-            json!(self.endpoint.path()),
+            json!(self.endpoint.as_str()),
             json!(self.window.to_string()),
             json!(pairs),
             json!(self.output_expires_after.map(ExpiresAfter::seconds)),
         ];
         // Added only if there are any: keys from earlier versions keep their binding.
         request.extend(self.preferences.stated());
+        if self.invalid != InvalidRows::default() {
+            request.push(json!(self.invalid.as_str()));
+        }
         Idempotency { key: scope.finalize().into(), request: Sha256::digest(json!(request).to_string()).into() }
     }
 
     fn into_batch(self, input_file: FileId, caller: &Caller, api: &Api, once: Option<Idempotency>) -> NewBatch {
-        let order = BatchInput::Unquoted { endpoint: self.endpoint, window: self.window };
+        let order = BatchInput::Unquoted { endpoint: self.endpoint, window: self.window, invalid: self.invalid };
         let (now, input) = (api.service.clock.now(), InputSource::Uploaded(input_file));
         NewBatch {
             metadata: self.metadata,
@@ -118,6 +132,22 @@ impl OpenAiCreate {
             ..NewBatch::new(now, Dialect::OpenAi, caller.org, caller.owner(), order, input)
         }
     }
+}
+
+fn endpoint(body: &Object) -> Result<RowEndpoint, ApiError> {
+    let legal = format!("{}, or `{}` if each row says it in its `url`", Endpoint::choices(&Endpoint::ALL), RowEndpoint::MIXED);
+    let text = body.need_text("endpoint", &format!("it must be one of {legal}"))?;
+    let meant = || spelled_otherwise(text).map(|meant| format!("; write `{meant}`")).unwrap_or_default();
+    text.parse().map_err(|_| {
+        let found: String = text.chars().take(100).collect();
+        ApiError::invalid("endpoint", format!("`endpoint` must be one of {legal}; found `{found}`{}", meant()))
+    })
+}
+
+fn invalid_rows(body: &Object) -> Result<InvalidRows, ApiError> {
+    let Some(word) = body.text("on_invalid_rows")? else { return Ok(InvalidRows::default()) };
+    let known = InvalidRows::ALL.into_iter().find(|known| known.as_str() == word);
+    known.ok_or_else(|| unknown_choice("on_invalid_rows", word, &quoted(InvalidRows::ALL.iter().map(|known| known.as_str()))))
 }
 
 fn no_such_input(id: FileId) -> ApiError {
@@ -147,7 +177,8 @@ mod tests {
     #[test]
     fn a_request_without_preferences_is_bound_as_it_was_before_there_were_any() {
         let asked = OpenAiCreate {
-            endpoint: Endpoint::Responses,
+            endpoint: RowEndpoint::One(Endpoint::Responses),
+            invalid: InvalidRows::default(),
             input_file: FileId::from_u128(7),
             window: CompletionWindow::DAY,
             metadata: Metadata::new(vec![("b".into(), "2".into()), ("a".into(), "1".into())]).unwrap(),

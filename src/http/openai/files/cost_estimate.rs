@@ -68,7 +68,7 @@ pub async fn estimate(
     PathId(id): PathId<FileId>,
     params: Params,
 ) -> Result<Json<Estimate>, ApiError> {
-    let endpoint = params.choice("endpoint", &Endpoint::OPENAI.map(|endpoint| (endpoint.path(), endpoint)))?;
+    let endpoint = params.choice("endpoint", &Endpoint::ALL.map(|endpoint| (endpoint.path(), endpoint)))?;
     let file = find(&api, &caller, id).await?;
     if file.purpose != Purpose::Batch {
         let message = format!("`{id}` was uploaded for `{}`; only a file for `batch` has a cost", file.purpose.as_str());

@@ -6,9 +6,9 @@ use crate::domain::batch::plan::{Plan, PlannedLane, PlannedModel};
 use crate::domain::batch::priority::{Control, Owner};
 use crate::domain::batch::problem::ProblemCode;
 use crate::domain::batch::waiting::WaitReason;
-use crate::domain::batch::{BatchInput, BatchSpec, Ending, Fallback, Progress, ResultFiles};
+use crate::domain::batch::{BatchInput, BatchSpec, Ending, Fallback, InvalidRows, Progress, ResultFiles};
 use crate::domain::dialect::Dialect;
-use crate::domain::endpoint::Endpoint;
+use crate::domain::endpoint::{Endpoint, RowEndpoint};
 use crate::domain::file::{FileSource, Purpose, ResultPart};
 use crate::domain::id::{BatchId, OrgId, PartId, UploadId};
 use crate::domain::money::{PriceSheet, Usd};
@@ -23,7 +23,11 @@ fn spec() -> BatchSpec {
     BatchSpec {
         id: BatchId::from_u128(1),
         dialect: Dialect::OpenAi,
-        input: BatchInput::Unquoted { endpoint: Endpoint::ChatCompletions, window: CompletionWindow::DAY },
+        input: BatchInput::Unquoted {
+            endpoint: RowEndpoint::One(Endpoint::ChatCompletions),
+            window: CompletionWindow::DAY,
+            invalid: InvalidRows::default(),
+        },
         input_file: FileId::from_u128(2),
         created_at: at(0),
         metadata: Metadata::default(),
@@ -32,6 +36,7 @@ fn spec() -> BatchSpec {
         org: OrgId::OPERATOR,
         owner: Owner::default(),
         fallback: Fallback::default(),
+        headers: crate::domain::batch::forwarded::Forwarded::default(),
     }
 }
 
@@ -53,6 +58,7 @@ fn waiting() -> [Waiting; 2] {
 #[test]
 fn a_batch_in_progress_shows_everything() {
     let model = PlannedModel {
+        endpoint: Some(Endpoint::ChatCompletions),
         requested: "gpt-4o-mini".into(),
         lane: PlannedLane { model: "gpt-4o-mini".into(), provider: "p".into(), upstream: "u".into(), price: PriceSheet::default() },
         rows: 3,
@@ -60,7 +66,7 @@ fn a_batch_in_progress_shows_everything() {
         quoted: None,
     };
     let mut batch = batch(BatchState::InProgress { since: at(5) });
-    batch.plan = Plan { rows: 3, models: vec![model] };
+    batch.plan = Plan { rows: 3, models: vec![model], ..Plan::default() };
     batch.spec.metadata = Metadata::new(vec![("z".into(), "1".into()), ("a".into(), "2".into())]).unwrap();
     batch.spec.retry_of = Some(BatchId::from_u128(9));
     batch.progress = Progress {

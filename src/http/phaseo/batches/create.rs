@@ -34,6 +34,7 @@ use crate::domain::row::batchrouter::{Defaults, members};
 use crate::http::layers::caller::Caller;
 use crate::http::phaseo::context::Context;
 use crate::http::phaseo::error::{Refusal, respond};
+use crate::http::request::forwarded::forwarded;
 use crate::http::request::held_body::{MAX_MEMBERS, read_held};
 use crate::http::request::idempotency::{bound_to_body, idempotency_key};
 use crate::http::state::Api;
@@ -83,7 +84,8 @@ async fn made(api: &Arc<Api>, caller: &Caller, context: &Context, headers: &Head
     let request = QuoteRequest { defaults: Defaults::default(), constraints: asked.constraints.clone(), options };
     let quoted = api.service.quote_rows(caller.org, rows, request).await.map_err(|error| refused(error, &asked.source))?;
     let new = Ready { asked, endpoint, quoted, subscription }.into_batch(api, caller, context)?;
-    let created = api.service.create_batch(NewBatch { once, ..new }).await?;
+    let forwarded = forwarded(headers, &api.service.catalog.current())?;
+    let created = api.service.create_batch(NewBatch { once, headers: forwarded, ..new }).await?;
     Ok((StatusCode::OK, Json(object(api, headers, context, &created.batch).await?)).into_response())
 }
 

@@ -19,7 +19,7 @@ pub fn named(text: &str) -> Option<Endpoint> {
     let path = text.split_once("://").map_or(text, |(_, rest)| rest.find('/').map_or("", |at| &rest[at..]));
     let path = path.split(['?', '#']).next().unwrap_or(path).trim_matches('/').to_ascii_lowercase();
     let path = path.strip_prefix("v1/").unwrap_or(&path);
-    Endpoint::ALL.into_iter().find(|endpoint| endpoint.tail().trim_start_matches('/') == path)
+    Endpoint::HOSTED.into_iter().find(|endpoint| endpoint.tail().trim_start_matches('/') == path)
 }
 
 /// Reads an endpoint that a batch can be for.

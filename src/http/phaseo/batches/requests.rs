@@ -177,7 +177,7 @@ fn with_input(
 fn object(batch: &Batch, row: RowIndex, status: &'static str, result: Option<&RowResult>, line: Line<'_>) -> Value {
     let asked = match line {
         Line::Text(text) => batch.spec.input.parse(text).ok(),
-        Line::Blank | Line::TooLong => None,
+        Line::TooLong => None,
     };
     let gateway = batch.spec.gateway().map(|(_, gateway)| gateway);
     let id = batch.spec.id.in_upper();

@@ -3,7 +3,7 @@
 //! Everything in a body follows from the row, the timestamps included: they lie in 2025, because an
 //! answer with the real time could not be the same twice. Tokens are a quarter of the bytes. Texts
 //! quote the row's last user message. Embeddings are unit vectors that depend only on the model and
-//! the text. A moderation flags a text for each category whose name is in the text. Images are one
+//! the text, and texts are scored by their vectors. A moderation flags a text for each category whose name is in the text. Images are one
 //! pixel in PNG, whatever size and format the row asks for. A video is a finished job.
 //!
 //! Invariant: every body is one JSON object that fits the operation's schema.
@@ -13,6 +13,7 @@ mod lexicon;
 mod logprobs;
 mod media;
 mod reply;
+mod scores;
 mod shape;
 mod text;
 mod vectors;
@@ -61,6 +62,10 @@ pub(super) fn render(format: WireFormat, mut draft: Draft<'_>) -> Result<Vec<u8>
         WireFormat::ImagesGenerations => media::images(&mut draft, &mut json),
         WireFormat::ImagesEdits => media::edits(&mut draft, &mut json),
         WireFormat::Videos => media::video(&mut draft, &mut json),
+        WireFormat::Rerank | WireFormat::RerankV2 => scores::rerank(&mut draft, &mut json),
+        WireFormat::Score => scores::score(&mut draft, &mut json),
+        WireFormat::Tokenize => scores::tokenize(&mut draft, &mut json),
+        WireFormat::PassedThrough(_) => Err(SimulatedRefusal::new("Nothing is known of this path.", None::<&str>)),
     }?;
     Ok(padded(json.into_bytes(), padding))
 }

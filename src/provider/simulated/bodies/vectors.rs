@@ -60,7 +60,7 @@ pub(super) fn embeddings(draft: &mut Draft<'_>, json: &mut Json) -> Result<(), S
     Ok(())
 }
 
-fn unit_vector(model: &str, input: &RawValue, dimensions: u64) -> Vec<f32> {
+pub(super) fn unit_vector(model: &str, input: &RawValue, dimensions: u64) -> Vec<f32> {
     let mut dice = Dice::new(fingerprint(&[model.as_bytes(), input.get().as_bytes()]));
     let mut vector: Vec<f32> = (0..dimensions).map(|_| (dice.unit() * 2.0 - 1.0) as f32).collect();
     let length = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
