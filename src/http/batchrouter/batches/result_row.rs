@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use crate::domain::id::RowKey;
 use crate::domain::money::Usd;
 use crate::domain::org::ledger::with_fee;
+use crate::domain::row::line_ends::escape_from;
 use crate::domain::row::output::{CANCELLED, EXPIRED};
 use crate::domain::row::{Outcome, Response, RowResult};
 use crate::domain::vocabulary::Operation;
@@ -122,6 +123,7 @@ pub fn write(result: &RowResult, fee: Decimal, out: &mut Vec<u8>) {
         out.truncate(before);
         out.extend_from_slice(b"null");
     }
+    escape_from(before, out);
 }
 
 const fn status(outcome: &Outcome) -> &'static str {
