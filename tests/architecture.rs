@@ -72,7 +72,8 @@ const OWNED: &[(&str, &[&str])] = &[
     ("schemars", &["catalog"]),
     ("comfy_table", &["cli"]),
     ("prometheus_client", &["http/ops"]),
-    ("flate2", &["http/response"]),
+    ("flate2", &["http/response", "provider/transport"]),
+    ("brotli_decompressor", &["provider/transport"]),
     ("tiktoken_rs", &["quote"]),
 ];
 

@@ -47,6 +47,7 @@ pub fn class_of(error: &CallError) -> FailureClass {
         CallError::Connect { .. } => FailureClass::Connect,
         CallError::Interrupted { .. } => FailureClass::Interrupted,
         CallError::TimedOut { .. } => FailureClass::TimedOut,
+        CallError::Undecodable { .. } => FailureClass::InvalidResponse,
         CallError::TooLarge { .. } => FailureClass::ResponseTooLarge,
     }
 }
@@ -175,6 +176,7 @@ mod tests {
             (CallError::Connect { host: host.clone(), reason: "refused".into() }, FailureClass::Connect),
             (CallError::Interrupted { host: host.clone(), reason: "eof".into() }, FailureClass::Interrupted),
             (CallError::TimedOut { host: host.clone(), what: "begin its answer", limit_ms: 5 }, FailureClass::TimedOut),
+            (CallError::Undecodable { host: host.clone(), reason: "gzip".into() }, FailureClass::InvalidResponse),
             (CallError::TooLarge { host, limit: 9 }, FailureClass::ResponseTooLarge),
         ];
         for (error, class) in table {

@@ -18,7 +18,7 @@ use super::lane::call::{CallFailure, CallFeedback, RowSoFar};
 use super::lane::routes::RouteTable;
 use super::run::row::{HISTORY, PastAttempt, ReadyRow, WaitingRow};
 use crate::domain::batch::{BatchInput, BatchSpec};
-use crate::domain::id::RowKey;
+use crate::domain::id::{OrgId, RowKey};
 use crate::domain::money::Usd;
 use crate::domain::row::retry::{FailureClass, RetryPolicy};
 use crate::domain::row::{Outcome, RowError, RowResult};
@@ -173,6 +173,7 @@ impl Attempt {
         took: Duration,
     ) -> (Result<Made, Box<FailedAttempt>>, Option<CallFeedback>) {
         let allowances = answer.as_mut().ok().and_then(|answer| answer.allowances.take());
+        let told_to_others = answer.as_ref().err().filter(|_| self.spec.org != OrgId::OPERATOR).map(CallError::without_host);
         let judged = said_back(self.row.form, &self.row.body, verdict(answer));
         let (status, failure) = match &judged {
             Verdict::Succeeded { response, .. } => (Some(response.status), None),
@@ -197,6 +198,7 @@ impl Attempt {
                 let own_fault = at_deadline && class == FailureClass::TimedOut;
                 let lesson = CallFeedback { failure: Some(failure), tokens: None, allowances, row: self.row.so_far };
                 self.row.body = Bytes::new();
+                let message = told_to_others.unwrap_or(message);
                 let failed = FailedAttempt { attempt: self, class, message, last };
                 (Err(Box::new(failed)), (!own_fault).then_some(lesson))
             }
