@@ -7,6 +7,7 @@
 //! Invariant: a call ends within its budget, with at most the configured number of bytes in memory.
 
 mod classify;
+mod finite;
 pub mod server;
 pub mod simulated;
 #[cfg(test)]
@@ -27,7 +28,7 @@ use crate::domain::id::RowKey;
 use crate::domain::provider::connection::{Connection, ProviderKind};
 use crate::domain::provider::rate_limits::RateLimitStatus;
 use crate::domain::time::Clock;
-pub use classify::{Verdict, class_of, verdict};
+pub use classify::{Asked, Verdict, class_of, verdict};
 pub use transport::room::AnswerRoom;
 
 /// The TLS settings of a client that trusts the system's certificates; `who` names the client in

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::line_ends::{self, escape_from};
 use super::{Attempt, Outcome, Response, RowResult};
 use crate::domain::id::RowKey;
+use crate::domain::usage;
 
 /// The content of a line, independent of where the result is stored.
 #[derive(Debug, Clone, Copy)]
@@ -125,6 +126,7 @@ pub fn write_line_with_attempts(result: &RowResult, out: &mut Vec<u8>) {
         input_tokens: usage.input_tokens,
         cached_tokens: usage.cached_tokens,
         output_tokens: usage.output_tokens,
+        usage_note: usage_note(result),
         attempts: result.attempts.iter().map(AttemptLine::from).collect(),
     };
     out.extend_from_slice(b",\"batchd\":");
@@ -136,6 +138,14 @@ pub fn write_line_with_attempts(result: &RowResult, out: &mut Vec<u8>) {
     escape_from(start, out);
 }
 
+/// What there is to say about a row's usage; `None` if the provider's numbers count as they are.
+pub fn usage_note(result: &RowResult) -> Option<String> {
+    match &result.outcome {
+        Outcome::Succeeded(response) => usage::note(&response.body, &result.usage),
+        Outcome::Rejected(_) | Outcome::Failed { .. } | Outcome::Expired | Outcome::Cancelled => None,
+    }
+}
+
 #[derive(Serialize)]
 struct Extra<'a> {
     finished_at: String,
@@ -143,6 +153,8 @@ struct Extra<'a> {
     input_tokens: u64,
     cached_tokens: u64,
     output_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage_note: Option<String>,
     attempts: Vec<AttemptLine<'a>>,
 }
 

@@ -22,8 +22,11 @@ pub enum FailureClass {
     Interrupted,
     /// One of our time limits passed.
     TimedOut,
-    /// A 2xx answer that is not one complete JSON object.
+    /// A 2xx answer that is not one complete JSON object, or does not answer what was asked.
     InvalidResponse,
+    /// A 2xx answer in the form of an event stream, which was not asked for: the server does so
+    /// each time.
+    EventStream,
     /// The answer exceeds the configured size.
     ResponseTooLarge,
 }
@@ -49,7 +52,7 @@ impl FailureClass {
             Self::Connect => "connection_error",
             Self::Interrupted => "connection_interrupted",
             Self::TimedOut => "timeout",
-            Self::InvalidResponse => "invalid_response",
+            Self::InvalidResponse | Self::EventStream => "invalid_response",
             Self::ResponseTooLarge => "response_too_large",
         }
     }
@@ -58,16 +61,20 @@ impl FailureClass {
     pub const fn retry_after(self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after } | Self::Unavailable { retry_after, .. } => retry_after,
-            Self::Refused { .. } | Self::Connect | Self::Interrupted | Self::TimedOut | Self::InvalidResponse | Self::ResponseTooLarge => {
-                None
-            }
+            Self::Refused { .. }
+            | Self::Connect
+            | Self::Interrupted
+            | Self::TimedOut
+            | Self::InvalidResponse
+            | Self::EventStream
+            | Self::ResponseTooLarge => None,
         }
     }
 
     /// Whether the same request may well succeed with another provider.
     pub const fn may_differ_elsewhere(self) -> bool {
         // No key, no credit, no permission, no such model or function: these are faults of the lane.
-        self.is_retriable() || matches!(self, Self::Refused { status: 401..=404 | 501 })
+        self.is_retriable() || matches!(self, Self::Refused { status: 401..=404 | 501 } | Self::EventStream)
     }
 
     /// Whether the class says by itself that the server, or what stands before it, did not come to
@@ -77,9 +84,12 @@ impl FailureClass {
             Self::Unavailable { status: 408 | 409 | 425 | 502..=504 | 529, .. } | Self::Connect | Self::Interrupted | Self::TimedOut => {
                 true
             }
-            Self::RateLimited { .. } | Self::Unavailable { .. } | Self::Refused { .. } | Self::InvalidResponse | Self::ResponseTooLarge => {
-                false
-            }
+            Self::RateLimited { .. }
+            | Self::Unavailable { .. }
+            | Self::Refused { .. }
+            | Self::InvalidResponse
+            | Self::EventStream
+            | Self::ResponseTooLarge => false,
         }
     }
 
@@ -93,7 +103,7 @@ impl FailureClass {
             | Self::TimedOut
             | Self::InvalidResponse => true,
             // The same request would get the same answer.
-            Self::Refused { .. } | Self::ResponseTooLarge => false,
+            Self::Refused { .. } | Self::EventStream | Self::ResponseTooLarge => false,
         }
     }
 }
@@ -322,6 +332,7 @@ mod tests {
             Just(FailureClass::Interrupted),
             Just(FailureClass::TimedOut),
             Just(FailureClass::InvalidResponse),
+            Just(FailureClass::EventStream),
             Just(FailureClass::ResponseTooLarge),
         ]
     }

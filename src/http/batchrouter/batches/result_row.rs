@@ -8,10 +8,14 @@ use crate::domain::id::RowKey;
 use crate::domain::money::Usd;
 use crate::domain::org::ledger::with_fee;
 use crate::domain::row::line_ends::escape_from;
-use crate::domain::row::output::{CANCELLED, EXPIRED};
+use crate::domain::row::output::{CANCELLED, EXPIRED, usage_note};
+use crate::domain::row::retry::FailureClass;
 use crate::domain::row::{Outcome, Response, RowResult};
 use crate::domain::vocabulary::Operation;
 use crate::http::batchrouter::money::digits;
+
+/// The code of an error that the same request would meet again.
+const REFUSED: &str = FailureClass::Refused { status: 400 }.code();
 
 /// A result row, with the fields that were observed.
 #[derive(Serialize)]
@@ -38,6 +42,9 @@ struct UsageObject {
     input_tokens: u64,
     output_tokens: u64,
     total_tokens: u64,
+    /// What was made of numbers that are odd or missing. Our own extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage_note: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -91,7 +98,7 @@ pub fn write(result: &RowResult, fee: Decimal, out: &mut Vec<u8>) {
         Outcome::Failed { last, .. } => last.as_ref().and_then(|response| response.request_id.clone()),
         Outcome::Expired | Outcome::Cancelled => None,
     };
-    let usage = &result.usage;
+    let (usage, usage_note) = (&result.usage, usage_note(result));
     let row = Row {
         custom_id: &result.custom_id,
         customer_item_id: &result.custom_id,
@@ -102,7 +109,12 @@ pub fn write(result: &RowResult, fee: Decimal, out: &mut Vec<u8>) {
         provider,
         provider_model: upstream,
         attempt: result.attempts.len(),
-        usage: UsageObject { input_tokens: usage.input_tokens, output_tokens: usage.output_tokens, total_tokens: usage.total_tokens() },
+        usage: UsageObject {
+            input_tokens: usage.input_tokens,
+            output_tokens: usage.output_tokens,
+            total_tokens: usage.total_tokens(),
+            usage_note,
+        },
         cost: Cost {
             provider_cost: money(result.cost),
             customer_charge: money(charge),
@@ -152,7 +164,7 @@ fn error(outcome: &Outcome) -> Option<ErrorObject<'_>> {
         Outcome::Failed { error, last } => Some(ErrorObject {
             provider_status: last.as_ref().map(|response| response.status),
             provider_response: last.as_ref().and_then(raw),
-            ..plain((error.code.as_str(), error.message.as_str()), true)
+            ..plain((error.code.as_str(), error.message.as_str()), error.code != REFUSED)
         }),
         Outcome::Expired => Some(plain(EXPIRED, true)),
         Outcome::Cancelled => Some(plain(CANCELLED, true)),
