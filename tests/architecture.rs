@@ -72,7 +72,8 @@ const OWNED: &[(&str, &[&str])] = &[
     ("schemars", &["catalog"]),
     ("comfy_table", &["cli"]),
     ("prometheus_client", &["http/ops"]),
-    ("flate2", &["http/response", "provider/simulated", "store/unpack"]),
+    ("flate2", &["http/response", "provider/simulated", "provider/transport", "store/unpack"]),
+    ("brotli_decompressor", &["provider/transport"]),
     ("tiktoken_rs", &["quote"]),
 ];
 

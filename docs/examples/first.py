@@ -15,6 +15,6 @@ while batch.status not in ("completed", "failed", "expired", "cancelled"):
     batch = client.batches.retrieve(batch.id)
 
 print(batch.status, batch.request_counts)
-for line in client.files.content(batch.output_file_id).text.splitlines():
+for line in client.files.content(batch.output_file_id).text.strip().split("\n"):
     row = json.loads(line)
     print(row["custom_id"], row["response"]["body"]["choices"][0]["message"]["content"])

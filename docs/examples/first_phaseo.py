@@ -14,6 +14,6 @@ while batch["status"] not in ("completed", "failed", "expired", "cancelled"):
     batch = client.batches.retrieve(batch["id"])
 
 print(batch["status"], batch["request_counts"], batch["billing"]["cost_usd"])
-for line in b"".join(client.batches.stream_results(batch["id"])).splitlines():
+for line in b"".join(client.batches.stream_results(batch["id"])).strip().split(b"\n"):
     row = json.loads(line)
     print(row["custom_id"], row["response"]["body"]["choices"][0]["message"]["content"])

@@ -20,7 +20,7 @@ use crate::domain::quote::constraints::TierTimes;
 use crate::domain::row::retry::RetryPolicy;
 use crate::domain::time::{Clock, Timestamp};
 use crate::executor::{self, CancelGrace, InputLimits, OpenProvider};
-use crate::provider::{self, SetupError};
+use crate::provider::{self, AnswerRoom, SetupError};
 use crate::service::quotes::turns::QuoteTurns;
 use crate::service::{QuoteTerms, Service, ServiceLimits};
 use crate::store::error::StoreError;
@@ -216,6 +216,7 @@ fn watch_store(store: &Store, clock: &Clock, kept: RetentionSettings, tasks: &Ta
 
 fn open_provider(settings: &Settings, env: Environment, clock: Clock, descriptors: Descriptors) -> OpenProvider {
     let (upstream_key, cap) = (settings.upstream_api_key.clone(), settings.max_response_bytes);
+    let room = AnswerRoom::new(settings.answer_memory);
     Arc::new(move |connection| {
         let key = key_of(connection, upstream_key.as_ref(), &*env).map_err(|error| {
             tracing::error!(provider = connection.id, %error, "the provider's key cannot be read");
@@ -225,6 +226,6 @@ fn open_provider(settings: &Settings, env: Environment, clock: Clock, descriptor
         if let ProviderKind::Server(server) = &mut connection.kind {
             server.max_response_bytes = server.max_response_bytes.min(cap);
         }
-        provider::open(&connection, key, &clock, &descriptors)
+        provider::open(&connection, key, &clock, &descriptors, &room)
     })
 }

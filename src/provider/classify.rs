@@ -6,40 +6,57 @@
 //! Invariant: every response that leaves here has a body of one valid JSON value on one line,
 //! whatever bytes the provider sent.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::StatusCode;
-use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::{Answer, CallError};
+use super::{Answer, CallError, finite};
+use crate::domain::format::reading::{NoAnswer, Reading, message_of};
+use crate::domain::format::wire::WireFormat;
 use crate::domain::provider::denial::denial_of;
 use crate::domain::row::Response;
 use crate::domain::row::output::embeddable;
 use crate::domain::row::retry::FailureClass;
-use crate::domain::usage::{self, Usage};
+use crate::domain::usage::Usage;
+use crate::domain::usage::reported::{Reported, UsageGaps};
 
 /// Characters of a provider's request id that are kept; a longer value is not an id but a mistake.
 const MAX_REQUEST_ID_CHARS: usize = 256;
-/// Characters of a provider's error message that are quoted. The whole body is also kept.
-const MAX_EXCERPT_CHARS: usize = 200;
+
+/// What a call has asked, as far as the judgement of its answer depends on it.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    pub format: WireFormat,
+    /// The body of the request.
+    pub body: &'a [u8],
+}
 
 /// The outcome of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// A 2xx answer that is one complete JSON object.
-    Succeeded { response: Response, usage: Usage },
+    /// A 2xx answer that is one complete JSON object and answers what was asked. `gaps` are the
+    /// sides of the usage that the provider does not state.
+    Succeeded { response: Response, usage: Usage, gaps: UsageGaps },
     /// Any other outcome. `message` is one sentence for a person; `last` is the provider's answer,
     /// if one arrived in full.
     Failed { class: FailureClass, message: String, last: Option<Response> },
 }
 
 /// Judges the outcome of a call.
-pub fn verdict(result: Result<Answer, CallError>) -> Verdict {
+pub fn verdict(asked: Asked<'_>, result: Result<Answer, CallError>) -> Verdict {
     match result {
-        Ok(answer) if (200..300).contains(&answer.status) => accept(answer),
-        Ok(answer) => reject(answer),
+        Ok(answer) if (200..300).contains(&answer.status) => accept(asked, unmarked(answer)),
+        Ok(answer) => reject(unmarked(answer)),
         Err(error) => Verdict::Failed { class: class_of(&error), message: error.to_string(), last: None },
     }
+}
+
+/// The answer without a byte order mark, which JSON does not have.
+fn unmarked(mut answer: Answer) -> Answer {
+    if answer.body.starts_with("\u{feff}".as_bytes()) {
+        answer.body.advance("\u{feff}".len());
+    }
+    answer
 }
 
 /// The class of a call without an answer.
@@ -48,38 +65,81 @@ pub fn class_of(error: &CallError) -> FailureClass {
         CallError::Connect { .. } => FailureClass::Connect,
         CallError::Interrupted { .. } => FailureClass::Interrupted,
         CallError::TimedOut { .. } => FailureClass::TimedOut,
+        CallError::Undecodable { .. } => FailureClass::InvalidResponse,
         CallError::TooLarge { .. } => FailureClass::ResponseTooLarge,
     }
 }
 
-fn accept(answer: Answer) -> Verdict {
+fn accept(asked: Asked<'_>, mut answer: Answer) -> Verdict {
+    // Servers written in Python write numbers that JSON does not have.
+    if let Some(finite) = read(&answer.body).err().and_then(|_| finite::repaired(&answer.body)) {
+        answer.body = finite;
+    }
+    let (class, fault) = match read(&answer.body) {
+        Ok(reading) => match fault(asked, &answer, &reading) {
+            None => {
+                let Reported { usage, gaps, .. } = reading.reported();
+                let usage = Usage { images: reading.images(), ..usage };
+                return Verdict::Succeeded { response: response(answer, true), usage, gaps };
+            }
+            Some(NoAnswer { status, why }) => {
+                let class = status.map_or(FailureClass::InvalidResponse, |status| class_at(status, &answer));
+                (class, why)
+            }
+        },
+        // The same request would be answered in the same way.
+        Err(_) if is_event_stream(&answer.body) => {
+            (FailureClass::EventStream, "an event stream, which the row does not ask for; `\"stream\": false` in its body may help".into())
+        }
+        Err(fault) => (FailureClass::InvalidResponse, format!("a body that is not a complete JSON object: {fault}")),
+    };
+    let message = format!("the provider answered {} with {fault}", status_line(answer.status));
+    Verdict::Failed { class, message, last: Some(judged(answer)) }
+}
+
+/// Reads the body of a 2xx answer.
+fn read(body: &[u8]) -> Result<Reading<'_>, String> {
     // The JSON parser skips strings that it does not keep without decoding them, so invalid UTF-8
     // would pass the parser and spoil the output file.
-    let fault = match std::str::from_utf8(&answer.body) {
-        Ok("") => "it is empty".into(),
-        // An array would be read as a usage by position.
-        Ok(text) if !text.trim_ascii_start().starts_with('{') => "it does not start with a brace".into(),
-        Ok(_) => match usage::read(&answer.body) {
-            Ok(usage) => return Verdict::Succeeded { response: response(answer, true), usage },
-            Err(error) => error.to_string(),
-        },
-        Err(error) => error.to_string(),
-    };
-    let message = format!("the provider answered {} with a body that is not a complete JSON object: {fault}", status_line(answer.status));
-    Verdict::Failed { class: FailureClass::InvalidResponse, message, last: Some(judged(answer)) }
+    match std::str::from_utf8(body) {
+        Ok("") => Err("it is empty".into()),
+        Ok(text) if !text.trim_ascii_start().starts_with('{') => Err("it does not start with a brace".into()),
+        Ok(text) => Reading::of(text).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Why the body of a 2xx answer is no answer, if it is none.
+fn fault(asked: Asked<'_>, answer: &Answer, reading: &Reading<'_>) -> Option<NoAnswer> {
+    reading.fault(asked.format, asked.body).or_else(|| {
+        // A video is a job that goes on; of anything else the answer is expected here.
+        let is_put_off = answer.status == 202 && asked.format != WireFormat::Videos;
+        is_put_off.then(|| NoAnswer { status: None, why: "no answer, only that the request was accepted".into() })
+    })
+}
+
+/// Whether a body has the form of server-sent events.
+fn is_event_stream(body: &[u8]) -> bool {
+    let body = body.trim_ascii_start();
+    [&b"data:"[..], b"event:", b"id:", b"retry:", b":"].iter().any(|field| body.starts_with(field))
 }
 
 fn reject(answer: Answer) -> Verdict {
-    let class = match denial_of(answer.status, &answer.body) {
-        Some(denial) => FailureClass::Denied { denial, status: answer.status },
-        None => FailureClass::of_status(answer.status, answer.retry_after),
-    };
+    let class = class_at(answer.status, &answer);
     let mut message = format!("the provider answered {}", status_line(answer.status));
     if let Some(excerpt) = excerpt(&answer.body) {
         message.push_str(": ");
         message.push_str(&excerpt);
     }
     Verdict::Failed { class, message, last: Some(judged(answer)) }
+}
+
+/// The class of an answer with this status, of its own or in its body.
+fn class_at(status: u16, answer: &Answer) -> FailureClass {
+    match denial_of(status, &answer.body) {
+        Some(denial) => FailureClass::Denied { denial, status },
+        None => FailureClass::of_status(status, answer.retry_after),
+    }
 }
 
 /// A response whose body may be anything.
@@ -109,23 +169,8 @@ fn status_line(status: u16) -> String {
 
 /// The provider's own description of the error, on one line.
 fn excerpt(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct ErrorEnvelope {
-        error: Detail,
-    }
-    #[derive(Deserialize)]
-    struct Detail {
-        message: String,
-    }
-    let envelope: ErrorEnvelope = serde_json::from_slice(body).ok()?;
-    let message = envelope.error.message.split_whitespace().collect::<Vec<_>>().join(" ");
-    if message.is_empty() {
-        return None;
-    }
-    match message.char_indices().nth(MAX_EXCERPT_CHARS) {
-        Some((end, _)) => Some(format!("{}…", &message[..end])),
-        None => Some(message),
-    }
+    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    message_of(body.get("error").filter(|error| !error.is_null()).unwrap_or(&body))
 }
 
 #[cfg(test)]
@@ -134,14 +179,16 @@ mod tests {
     use proptest::prelude::*;
     use std::time::Duration;
 
+    const ASKED: Asked<'static> = Asked { format: WireFormat::ChatCompletions, body: b"{}" };
+
     fn answer(status: u16, body: &[u8]) -> Answer {
         Answer { status, request_id: Some("r-1".into()), retry_after: None, allowances: None, body: Bytes::copy_from_slice(body) }
     }
 
     /// The verdict as one line of text.
     fn described(status: u16, body: &[u8]) -> String {
-        match verdict(Ok(answer(status, body))) {
-            Verdict::Succeeded { response, usage } => {
+        match verdict(ASKED, Ok(answer(status, body))) {
+            Verdict::Succeeded { response, usage, .. } => {
                 format!("succeeded, {} tokens, body {}", usage.total_tokens(), String::from_utf8_lossy(&response.body))
             }
             Verdict::Failed { class, message, last } => {
@@ -153,8 +200,19 @@ mod tests {
     #[test]
     fn answers_and_their_verdicts() {
         let lines = [
-            described(200, b"{\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4},\n \"id\":1}\n"),
-            described(201, b"{}"),
+            described(200, b"{\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4},\n \"choices\":[{}]}\n"),
+            described(201, b"{\"choices\":[{}]}"),
+            described(200, b"\xef\xbb\xbf{\"choices\":[{\"logprob\":-Infinity}],\"x\":[NaN,\"NaN\"]}"),
+            described(200, b"{}"),
+            described(202, b"{\"choices\":[{}]}"),
+            described(202, b"{\"id\":\"j\",\"status\":\"queued\"}"),
+            described(200, b"{\"error\":{\"message\":\"Provider returned error\",\"code\":502}}"),
+            described(200, b"{\"error\":{\"message\":\"no such model\",\"code\":\"404\"}}"),
+            described(200, b"{\"error\":{\"message\":\"slow down\",\"code\":429}}"),
+            described(200, b"{\"choices\":[{\"finish_reason\":\"error\"}]}"),
+            described(200, b"event: response.created\ndata: {}\n\n"),
+            described(200, b": ping\n\ndata: [DONE]\n\n"),
+            described(200, b"NaN"),
             described(200, b"{\"usage\":{"),
             described(200, b"[]"),
             described(200, b""),
@@ -179,18 +237,21 @@ mod tests {
             (CallError::Connect { host: host.clone(), reason: "refused".into() }, FailureClass::Connect),
             (CallError::Interrupted { host: host.clone(), reason: "eof".into() }, FailureClass::Interrupted),
             (CallError::TimedOut { host: host.clone(), what: "begin its answer", limit_ms: 5 }, FailureClass::TimedOut),
+            (CallError::Undecodable { host: host.clone(), reason: "gzip".into() }, FailureClass::InvalidResponse),
             (CallError::TooLarge { host, limit: 9 }, FailureClass::ResponseTooLarge),
         ];
         for (error, class) in table {
             let message = error.to_string();
-            assert_eq!(verdict(Err(error)), Verdict::Failed { class, message, last: None });
+            assert_eq!(verdict(ASKED, Err(error)), Verdict::Failed { class, message, last: None });
         }
     }
 
     #[test]
     fn the_wish_to_wait_is_passed_on() {
         let wish = Some(Duration::from_millis(1_500));
-        let Verdict::Failed { class, .. } = verdict(Ok(Answer { retry_after: wish, ..answer(429, b"{}") })) else { panic!("429 failed") };
+        let Verdict::Failed { class, .. } = verdict(ASKED, Ok(Answer { retry_after: wish, ..answer(429, b"{}") })) else {
+            panic!("429 failed")
+        };
         assert_eq!(class.retry_after(), wish);
     }
 
@@ -198,7 +259,7 @@ mod tests {
     fn texts_of_the_provider_are_cut() {
         let id = Some("é".repeat(1_000));
         let body = format!("{{\"error\":{{\"message\":\"{}\"}}}}", "ü".repeat(1_000));
-        let Verdict::Failed { message, last, .. } = verdict(Ok(Answer { request_id: id, ..answer(500, body.as_bytes()) })) else {
+        let Verdict::Failed { message, last, .. } = verdict(ASKED, Ok(Answer { request_id: id, ..answer(500, body.as_bytes()) })) else {
             panic!("500 failed")
         };
         assert_eq!(last.unwrap().request_id.unwrap().chars().count(), MAX_REQUEST_ID_CHARS);
@@ -209,7 +270,7 @@ mod tests {
         #[test]
         fn any_answer_becomes_one_valid_line(status: u16, body: Vec<u8>, wrap: bool) {
             let body = if wrap { [b"{\"error\":{\"message\":\"", &body[..], b"\"}}"].concat() } else { body };
-            let response = match verdict(Ok(answer(status, &body))) {
+            let response = match verdict(ASKED, Ok(answer(status, &body))) {
                 Verdict::Succeeded { response, .. } => response,
                 Verdict::Failed { last, message, .. } => {
                     prop_assert!(!message.contains('\n'));

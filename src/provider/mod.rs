@@ -7,6 +7,7 @@
 //! Invariant: a call ends within its budget, with at most the configured number of bytes in memory.
 
 mod classify;
+mod finite;
 pub mod server;
 pub mod simulated;
 #[cfg(test)]
@@ -28,7 +29,8 @@ use crate::domain::id::RowKey;
 use crate::domain::provider::connection::{Connection, ProviderKind};
 use crate::domain::provider::rate_limits::RateLimitStatus;
 use crate::domain::time::Clock;
-pub use classify::{Verdict, class_of, verdict};
+pub use classify::{Asked, Verdict, class_of, verdict};
+pub use transport::room::AnswerRoom;
 
 /// The TLS settings of a client that trusts the system's certificates; `who` names the client in
 /// the log.
@@ -76,8 +78,8 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-/// Why there is no complete answer. The texts are for the error file and the log; they name the
-/// host but never a key.
+/// Why there is no complete answer. The texts are for the log and for the operator's own error
+/// files; they name the host but never a key. Others get [`CallError::without_host`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// No connection: name resolution, TCP, TLS or the proxy.
@@ -89,9 +91,28 @@ pub enum CallError {
     /// A time limit passed.
     #[error("{host} did not {what} within {limit_ms} ms")]
     TimedOut { host: String, what: &'static str, limit_ms: u64 },
+    /// The answer has a coding that is not known, or is not what its coding says.
+    #[error("the answer of {host} cannot be decoded: {reason}")]
+    Undecodable { host: String, reason: String },
     /// The answer is larger than the configured limit.
     #[error("the answer of {host} is larger than the limit of {limit} bytes")]
     TooLarge { host: String, limit: u64 },
+}
+
+impl CallError {
+    /// The text for those who do not run this daemon: it names no host and no port of the operator's.
+    pub fn without_host(&self) -> String {
+        match self {
+            // The reason may name an address.
+            Self::Connect { .. } => "could not connect to the provider".to_owned(),
+            Self::Interrupted { reason, .. } => {
+                format!("the connection to the provider broke before the answer was complete: {reason}")
+            }
+            Self::TimedOut { what, limit_ms, .. } => format!("the provider did not {what} within {limit_ms} ms"),
+            Self::Undecodable { reason, .. } => format!("the answer of the provider cannot be decoded: {reason}"),
+            Self::TooLarge { limit, .. } => format!("the answer of the provider is larger than the limit of {limit} bytes"),
+        }
+    }
 }
 
 /// A provider that can be called.
@@ -127,7 +148,7 @@ pub enum SetupError {
 }
 
 /// Builds the provider behind a connection. `key` is sent in the way that the provider's API
-/// expects.
+/// expects. Its answers share `room` with those of other providers.
 ///
 /// # Errors
 /// When its URL, CA file, key or proxy cannot be used.
@@ -136,9 +157,12 @@ pub fn open(
     key: Option<SecretString>,
     clock: &Clock,
     descriptors: &Descriptors,
+    room: &AnswerRoom,
 ) -> Result<Arc<dyn Dispatch>, SetupError> {
     match &connection.kind {
-        ProviderKind::Server(server) => Ok(Arc::new(server::Server::new(&connection.id, server, key, clock.clone(), descriptors)?)),
+        ProviderKind::Server(server) => {
+            Ok(Arc::new(server::Server::new(&connection.id, server, key, clock.clone(), descriptors)?.within(room.clone())))
+        }
         ProviderKind::Simulated { default, models } => Ok(Arc::new(simulated::Simulated::new(*default, models.clone()))),
     }
 }

@@ -1,6 +1,7 @@
 //! The HTTP API of the running daemon, over real sockets: one binary, one module per subject.
 
 mod access;
+mod answers;
 mod batches;
 mod damage;
 mod dedup;

@@ -12,7 +12,7 @@ use crate::support::upstream::{Call, FakeUpstream, Reply};
 use crate::support::{rows, wait};
 
 /// Numbers, escapes and spacing that no serialiser would reproduce.
-const ODD: &str = "{\n  \"id\" : \"x\",\r\n\t\"n\":[1.0e0, 1E+2 ,-0, 0.10, 123456789012345678901234567890],\n \"s\":\"\\u00e9\\/ \\n é\", \"usage\":{} }\n";
+const ODD: &str = "{\n  \"id\" : \"x\",\r\n\t\"choices\":[ {} ],\"n\":[1.0e0, 1E+2 ,-0, 0.10, 123456789012345678901234567890],\n \"s\":\"\\u00e9\\/ \\n é\", \"usage\":{} }\n";
 
 fn one(daemon: &Daemon, lines: &[String]) -> (Vec<api::Line>, Vec<api::Line>) {
     let batch = daemon.complete(rows::file(lines));
@@ -273,7 +273,7 @@ fn retry_after_as_a_date_is_obeyed() {
 
 #[test]
 fn slow_and_large_answers_arrive_whole() {
-    let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(3 << 20));
+    let large = format!(r#"{{"choices":[{{"text":"{}"}}]}}"#, "x".repeat(3 << 20));
     let expected = large.clone();
     let upstream = FakeUpstream::start(move |call| match call.row.as_str() {
         "large" => Reply::new(200, large.clone()),

@@ -5,6 +5,8 @@
 
 import assert from 'node:assert/strict';
 import { readFile } from 'node:fs/promises';
+import { createInterface } from 'node:readline';
+import { Readable } from 'node:stream';
 import OpenAI, { toFile } from 'openai';
 
 const MODEL = 'simulated-instant';
@@ -146,6 +148,21 @@ async function batches() {
   await rejects(OpenAI.ConflictError, create(small, { metadata: { other: 'body' } }, options), 'idempotency_key_reused');
 }
 
+// Node's own reader of lines also ends a line at U+2028 and U+2029.
+async function lineEnds() {
+  const ends = 'one\u2028two\u2029three\u0085four';
+  const ids = ['plain', 'b\u2028', 'c\u2029'];
+  // The simulated model writes what the schema prescribes.
+  const schema = { type: 'object', properties: { a: { enum: [ends] } }, required: ['a'] };
+  const response_format = { type: 'json_schema', json_schema: { name: 's', schema } };
+  const batch = await wait(await create(await upload(jsonl(ids.map((id) => row(id, { response_format }))))));
+  const response = await client.files.content(batch.output_file_id);
+  const lines = await collect(createInterface({ input: Readable.fromWeb(response.body), crlfDelay: Infinity }));
+  const rows = lines.map((line) => JSON.parse(line));
+  assert.deepEqual(rows.map((each) => each.custom_id), ids);
+  for (const each of rows) assert.deepEqual(JSON.parse(each.response.body.choices[0].message.content), { a: ends });
+}
+
 async function models() {
   const listed = new Map((await collect(client.models.list())).map((each) => [each.id, each]));
   for (const name of ['gpt-4o-mini', 'text-embedding-3-small', MODEL]) assert.ok(listed.has(name), name);
@@ -153,7 +170,7 @@ async function models() {
   await rejects(OpenAI.NotFoundError, client.models.retrieve('no-such-model'), 'model_not_found');
 }
 
-for (const part of [files, uploads, batches, models]) {
+for (const part of [files, uploads, batches, lineEnds, models]) {
   await part();
   console.log(part.name);
 }

@@ -14,6 +14,7 @@ import urllib.request
 from pathlib import Path
 
 import openai
+from batch_openai import BatchJob
 from openai import OpenAI
 
 MODEL = "simulated-instant"
@@ -124,7 +125,7 @@ def batches():
     assert batch.usage.total_tokens == batch.usage.input_tokens + batch.usage.output_tokens > 0, batch
     assert batch.created_at <= batch.in_progress_at <= batch.completed_at <= batch.expires_at, batch
 
-    lines = [json.loads(line) for line in client.files.content(batch.output_file_id).text.splitlines()]
+    lines = [json.loads(line) for line in client.files.content(batch.output_file_id).text.strip().split("\n")]
     assert [line["custom_id"] for line in lines] == [f"r{n}" for n in range(20)]
     for line in lines:
         # What the SDK itself would make of a direct answer.
@@ -166,6 +167,33 @@ def batches():
     raises(openai.ConflictError, lambda: create(small, metadata={"other": "body"}, extra_headers=key), "idempotency_key_reused")
 
 
+def line_ends():
+    """Readers that end a line at other characters than a line feed read the files all the same."""
+    ends = "one\u2028two\u2029three\x85four"
+    # The simulated model writes what the schema prescribes.
+    schema = {"type": "object", "properties": {"a": {"enum": [ends]}}, "required": ["a"]}
+    asked = {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}}
+    ids = [f"{end}row {n}" for n, end in enumerate(("", "\u2028", "\x85"))]
+    rows = [row(id, **asked) for id in ids] + [row("bad\u2029", metadata={"simulate": "refuse"})]
+    batch = wait(create(upload(jsonl(rows))))
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (3, 1), batch
+
+    output = client.files.content(batch.output_file_id)
+    # The SDK's own reader of lines, which is httpx' reader.
+    for lines in (list(output.iter_lines()), output.text.splitlines()):
+        assert [json.loads(line)["custom_id"] for line in lines] == ids, lines
+    answer = json.loads(output.text.split("\n")[0])["response"]["body"]["choices"][0]["message"]["content"]
+    assert json.loads(answer) == {"a": ends}, answer
+    with client.files.with_streaming_response.content(batch.output_file_id) as response:
+        assert [json.loads(line)["custom_id"] for line in response.iter_lines()] == ids
+    assert client.files.retrieve(batch.output_file_id).bytes == len(output.content)
+
+    # A published client that reads both files with `str.splitlines`.
+    read = BatchJob.from_id(client, batch.id).wait(poll_interval=0.1)
+    assert {each.custom_id for each in read.succeeded} == set(ids), read
+    assert [each.custom_id for each in read.failed] == ["bad\u2029"], read
+
+
 def models():
     listed = {each.id: each for each in client.models.list()}
     assert {"gpt-4o-mini", "text-embedding-3-small", MODEL} <= set(listed), sorted(listed)
@@ -200,7 +228,7 @@ def batchrouter():
     assert batch.id in [each.id for each in there.batches.list()]
 
 
-for part in (files, uploads, batches, models, batchrouter):
+for part in (files, uploads, batches, line_ends, models, batchrouter):
     part()
     print(part.__name__, flush=True)
 print(f"OK openai {importlib.metadata.version('openai')}")

@@ -241,6 +241,10 @@ settings! {
     /// The largest answer of a provider that is read; a larger one fails its row.
     max_response_bytes: value ByteSize = ByteSize::mib(64), range ByteSize::kib(1), ByteSize::gib(1);
 
+    /// Memory for the answers of all calls together. Answers beyond 32 KiB that find none are not read
+    /// on until there is some.
+    answer_memory: value ByteSize = ByteSize::mib(256), range ByteSize::mib(1), ByteSize::gib(1_024);
+
     /// Memory for the store's cache. The process uses about 150 MiB more than this.
     cache_bytes: value ByteSize = ByteSize::mib(32), range ByteSize::mib(1), ByteSize::gib(1_024);
 

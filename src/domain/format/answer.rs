@@ -4,7 +4,11 @@
 use std::fmt;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
+
+use crate::domain::usage::Usage;
+use crate::domain::usage::reported::Reported;
 
 /// Why an answer cannot be converted: it is no chat completion, or no message can express it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +29,7 @@ struct Completion {
     #[serde(default)]
     choices: Vec<Choice>,
     #[serde(default)]
-    usage: Value,
+    usage: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -71,7 +75,7 @@ pub fn message_of_chat(asked: &[u8], body: &[u8]) -> Result<Vec<u8>, Unsayable> 
     let message = json!({
         "id": completion.id, "type": "message", "role": "assistant", "model": completion.model, "content": content,
         "stop_reason": stop_reason, "stop_sequence": stop_sequence.filter(|_| stop_reason == "stop_sequence"),
-        "usage": usage(&completion.usage),
+        "usage": usage(completion.usage.as_deref()),
     });
     Ok(message.to_string().into_bytes())
 }
@@ -109,12 +113,12 @@ fn is_stop(asked: &[u8], text: &str) -> bool {
 }
 
 /// Converts the usage: Anthropic counts cached input beside the input, OpenAI as part of the input.
-fn usage(usage: &Value) -> Value {
-    let tokens = |name: &str| usage[name].as_u64().unwrap_or(0);
-    let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0).min(tokens("prompt_tokens"));
+fn usage(usage: Option<&RawValue>) -> Value {
+    let Usage { input_tokens, cached_tokens, output_tokens, .. } = Reported::read(usage).usage;
+    let cached = cached_tokens.min(input_tokens);
     json!({
-        "input_tokens": tokens("prompt_tokens") - cached, "cache_creation_input_tokens": 0, "cache_read_input_tokens": cached,
-        "output_tokens": tokens("completion_tokens"),
+        "input_tokens": input_tokens - cached, "cache_creation_input_tokens": 0, "cache_read_input_tokens": cached,
+        "output_tokens": output_tokens,
     })
 }
 

@@ -8,6 +8,7 @@
 mod answer;
 mod messages;
 mod openai;
+pub mod reading;
 pub mod wire;
 
 use serde_json::{Map, Value};

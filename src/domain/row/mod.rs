@@ -1,6 +1,7 @@
 //! The result of one row: its outcome and its attempts.
 
 pub mod batchrouter;
+pub mod line_ends;
 pub mod lines;
 pub mod openai;
 pub mod output;
@@ -26,7 +27,8 @@ pub struct Response {
     pub request_id: Option<String>,
     /// One JSON value on one line. A provider's JSON is kept byte for byte, except that raw line
     /// breaks between tokens become spaces (a JSONL line cannot hold them); a body that is not
-    /// JSON is kept as a JSON string. Built by [`self::output::embeddable`].
+    /// JSON is kept as a JSON string. Built by [`self::output::embeddable`]. Where it is stored or
+    /// written as a line, the characters of [`self::line_ends`] are escaped.
     pub body: Bytes,
 }
 

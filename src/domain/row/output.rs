@@ -1,14 +1,20 @@
 //! The one place where a result becomes a line of an output or error file.
 //!
 //! The format is OpenAI's batch output: `{"id","custom_id","response","error"}`, with
-//! `response: {"status_code","request_id","body"}`. The provider's body passes through unchanged.
-//! Rendering is deterministic, so the exact size of a file is known before it is read.
+//! `response: {"status_code","request_id","body"}`. The provider's body keeps its value. Rendering
+//! is deterministic, so the exact size of a file is known before it is read.
+//!
+//! Invariant: a line has no character at which any reader would end it ([`line_ends`]).
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::line_ends::{self, escape_from};
 use super::{Attempt, Outcome, Response, RowResult};
 use crate::domain::id::RowKey;
+use crate::domain::usage;
 
 /// The content of a line, independent of where the result is stored.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +61,34 @@ impl<'a> From<&'a Response> for LineResponse<'a> {
 
 /// Appends the line of a result and its line break to `out`.
 pub fn write_line<'a>(line: impl Into<Line<'a>>, out: &mut Vec<u8>) {
-    let line = line.into();
+    let start = out.len();
+    write_unescaped(&line.into(), out);
+    escape_from(start, out);
+}
+
+/// Appends the line of a stored result, which counts as `length` bytes; returns whether the line
+/// has that length. The body of a stored result has been escaped before, so that only short texts
+/// are looked through.
+///
+/// A result that an earlier version has stored counts as what that version wrote, which escaped
+/// nothing. Files that have such lines stay as they were shown.
+pub fn write_stored_line(line: &Line<'_>, length: u32, out: &mut Vec<u8>) -> bool {
+    let start = out.len();
+    write_parts(line, write_escaped_string, out);
+    let has_length = |out: &Vec<u8>| out.len() - start == length as usize;
+    if has_length(out) {
+        return true;
+    }
+    out.truncate(start);
+    write_unescaped(line, out);
+    has_length(out)
+}
+
+fn write_unescaped(line: &Line<'_>, out: &mut Vec<u8>) {
+    write_parts(line, write_string, out);
+}
+
+fn write_parts(line: &Line<'_>, write_string: fn(&str, &mut Vec<u8>), out: &mut Vec<u8>) {
     let key = line.key.to_string();
     out.extend_from_slice(b"{\"id\":\"batch_req_");
     out.extend_from_slice(key.as_bytes());
@@ -84,7 +117,8 @@ pub fn write_line<'a>(line: impl Into<Line<'a>>, out: &mut Vec<u8>) {
 /// with its cost, its usage and its attempts. The object is our own extension; the files of a batch
 /// do not contain it.
 pub fn write_line_with_attempts(result: &RowResult, out: &mut Vec<u8>) {
-    write_line(result, out);
+    let start = out.len();
+    write_unescaped(&result.into(), out);
     out.truncate(out.len() - "}\n".len());
     let usage = &result.usage;
     let extra = Extra {
@@ -93,6 +127,7 @@ pub fn write_line_with_attempts(result: &RowResult, out: &mut Vec<u8>) {
         input_tokens: usage.input_tokens,
         cached_tokens: usage.cached_tokens,
         output_tokens: usage.output_tokens,
+        usage_note: usage_note(result),
         attempts: result.attempts.iter().map(AttemptLine::from).collect(),
     };
     out.extend_from_slice(b",\"batchd\":");
@@ -101,6 +136,15 @@ pub fn write_line_with_attempts(result: &RowResult, out: &mut Vec<u8>) {
         out.extend_from_slice(b"null");
     }
     out.extend_from_slice(b"}\n");
+    escape_from(start, out);
+}
+
+/// What there is to say about a row's usage; `None` if the provider's numbers count as they are.
+pub fn usage_note(result: &RowResult) -> Option<String> {
+    match &result.outcome {
+        Outcome::Succeeded(response) => usage::note(&response.body, &result.usage),
+        Outcome::Rejected(_) | Outcome::Failed { .. } | Outcome::Expired { .. } | Outcome::Cancelled { .. } => None,
+    }
 }
 
 #[derive(Serialize)]
@@ -110,6 +154,8 @@ struct Extra<'a> {
     input_tokens: u64,
     cached_tokens: u64,
     output_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage_note: Option<String>,
     attempts: Vec<AttemptLine<'a>>,
 }
 
@@ -152,6 +198,31 @@ fn write_string(text: &str, out: &mut Vec<u8>) {
     if serde_json::to_writer(&mut *out, text).is_err() {
         out.extend_from_slice(b"\"\"");
     }
+}
+
+fn write_escaped_string(text: &str, out: &mut Vec<u8>) {
+    let start = out.len();
+    write_string(text, out);
+    escape_from(start, out);
+}
+
+/// The result with an escaped body, if its body is not escaped yet.
+pub fn with_escaped_body(result: &RowResult) -> Option<RowResult> {
+    let (Outcome::Succeeded(Response { body, .. })
+    | Outcome::Rejected(Response { body, .. })
+    | Outcome::Failed { last: Some(Response { body, .. }), .. }) = &result.outcome
+    else {
+        return None;
+    };
+    let Cow::Owned(escaped) = line_ends::escaped(body) else { return None };
+    let mut result = result.clone();
+    if let Outcome::Succeeded(Response { body, .. })
+    | Outcome::Rejected(Response { body, .. })
+    | Outcome::Failed { last: Some(Response { body, .. }), .. } = &mut result.outcome
+    {
+        *body = escaped.into();
+    }
+    Some(result)
 }
 
 /// Turns a body as received into one JSON value that fits on one line.

@@ -25,8 +25,11 @@ pub enum FailureClass {
     Interrupted,
     /// One of our time limits passed.
     TimedOut,
-    /// A 2xx answer that is not one complete JSON object.
+    /// A 2xx answer that is not one complete JSON object, or does not answer what was asked.
     InvalidResponse,
+    /// A 2xx answer in the form of an event stream, which was not asked for: the server does so
+    /// each time.
+    EventStream,
     /// The answer exceeds the configured size.
     ResponseTooLarge,
 }
@@ -53,7 +56,7 @@ impl FailureClass {
             Self::Connect => "connection_error",
             Self::Interrupted => "connection_interrupted",
             Self::TimedOut => "timeout",
-            Self::InvalidResponse => "invalid_response",
+            Self::InvalidResponse | Self::EventStream => "invalid_response",
             Self::ResponseTooLarge => "response_too_large",
         }
     }
@@ -68,6 +71,7 @@ impl FailureClass {
             | Self::Interrupted
             | Self::TimedOut
             | Self::InvalidResponse
+            | Self::EventStream
             | Self::ResponseTooLarge => None,
         }
     }
@@ -75,7 +79,7 @@ impl FailureClass {
     /// Whether the same request may well succeed with another provider.
     pub const fn may_differ_elsewhere(self) -> bool {
         // A function that the server does not have is a fault of the lane.
-        self.is_retriable() || matches!(self, Self::Refused { status: 401..=404 | 501 })
+        self.is_retriable() || matches!(self, Self::Refused { status: 401..=404 | 501 } | Self::EventStream)
     }
 
     /// Whether the class says by itself that the server, or what stands before it, did not come to
@@ -90,6 +94,7 @@ impl FailureClass {
             | Self::Denied { .. }
             | Self::Refused { .. }
             | Self::InvalidResponse
+            | Self::EventStream
             | Self::ResponseTooLarge => false,
         }
     }
@@ -105,7 +110,7 @@ impl FailureClass {
             | Self::TimedOut
             | Self::InvalidResponse => true,
             // The same request would get the same answer.
-            Self::Refused { .. } | Self::ResponseTooLarge => false,
+            Self::Refused { .. } | Self::EventStream | Self::ResponseTooLarge => false,
         }
     }
 }
@@ -334,6 +339,7 @@ mod tests {
             Just(FailureClass::Interrupted),
             Just(FailureClass::TimedOut),
             Just(FailureClass::InvalidResponse),
+            Just(FailureClass::EventStream),
             Just(FailureClass::ResponseTooLarge),
         ]
     }

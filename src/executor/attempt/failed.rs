@@ -128,7 +128,10 @@ impl FailedAttempt {
 
     fn give_up(mut self) -> Made {
         let outcome = match (self.class, self.last.take()) {
-            (FailureClass::Denied { .. } | FailureClass::Refused { .. }, Some(response)) => Outcome::Rejected(response),
+            // With a status of success, only the error says that the answer is none.
+            (FailureClass::Denied { .. } | FailureClass::Refused { .. }, Some(response)) if response.status >= 300 => {
+                Outcome::Rejected(response)
+            }
             (class, last) => {
                 let error = RowError { code: class.code().to_owned(), message: self.explain() };
                 Outcome::Failed { error, last: last.or_else(|| self.attempt.row.last.take()) }

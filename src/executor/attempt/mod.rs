@@ -1,6 +1,7 @@
 //! One attempt at a row: the call, the verdict, and the row's result or a failure to decide on.
 
 pub mod attachments;
+mod estimate;
 pub mod failed;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,21 +15,23 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::attachments::{Attachments, Complete, Incomplete, Sent};
+use self::estimate::filled;
 use self::failed::{FailedAttempt, mark_of};
 use super::lane::call::{CallFailure, CallFeedback, RowSoFar};
 use super::lane::routes::RouteTable;
 use super::run::row::{HISTORY, PastAttempt, ReadyRow, WaitingRow};
 use crate::domain::batch::{BatchInput, BatchSpec};
-use crate::domain::id::RowKey;
+use crate::domain::id::{OrgId, RowKey};
 use crate::domain::money::Usd;
 use crate::domain::row::retry::{FailureClass, RetryPolicy};
 use crate::domain::row::{Outcome, RowError, RowResult};
 use crate::domain::time::{Clock, Timestamp, until};
 use crate::domain::usage::Usage;
+use crate::domain::usage::reported::UsageGaps;
 use crate::executor::lane::route::LaneRoute;
 use crate::executor::run::row::unanswered;
 use crate::provider::translate::{named, said_back};
-use crate::provider::{Answer, Call, CallError, Dispatch, Verdict, verdict};
+use crate::provider::{Answer, Asked, Call, CallError, Dispatch, Verdict, verdict};
 use crate::store::{PackedRow, Store};
 
 /// The longest delay when there is no room for the files of an item, or they cannot be read at the
@@ -183,7 +186,9 @@ impl Attempt {
         took: Duration,
     ) -> (Result<Made, Box<FailedAttempt>>, Option<CallFeedback>) {
         let allowances = answer.as_mut().ok().and_then(|answer| answer.allowances.take());
-        let judged = said_back(self.row.form, &self.row.body, verdict(answer));
+        let told_to_others = answer.as_ref().err().filter(|_| self.spec.org != OrgId::OPERATOR).map(CallError::without_host);
+        let asked = Asked { format: self.row.form.sent, body: &self.row.body };
+        let judged = said_back(self.row.form, &self.row.body, verdict(asked, answer));
         let (status, failure) = match &judged {
             Verdict::Succeeded { response, .. } => (Some(response.status), None),
             Verdict::Failed { class, last, .. } => (last.as_ref().map(|response| response.status), Some(*class)),
@@ -194,7 +199,8 @@ impl Attempt {
         self.row.history.truncate(HISTORY - 1);
         self.row.history.push(PastAttempt { lane, started_at, latency_ms, status, failure });
         match judged {
-            Verdict::Succeeded { response, usage } => {
+            Verdict::Succeeded { response, usage, gaps } => {
+                let usage = self.with_estimates(usage, gaps, &response.body);
                 let cost = self.route().map_or(Usd::ZERO, |route| route.price.cost(&usage));
                 let tokens = Some(usage.total_tokens()).filter(|tokens| *tokens > 0);
                 let lesson = CallFeedback { failure: None, tokens, allowances, said: None, asked: self.asked(), row: self.row.so_far };
@@ -209,9 +215,18 @@ impl Attempt {
                 let lesson =
                     CallFeedback { failure: Some(failure), tokens: None, allowances, said, asked: self.asked(), row: self.row.so_far };
                 self.row.body = Bytes::new();
+                let message = told_to_others.unwrap_or(message);
                 let failed = FailedAttempt { attempt: self, class, message, last };
                 (Err(Box::new(failed)), (!own_fault).then_some(lesson))
             }
+        }
+    }
+
+    /// The usage with estimates of what has a price and is not stated.
+    fn with_estimates(&self, usage: Usage, gaps: UsageGaps, answer: &[u8]) -> Usage {
+        match self.route().filter(|_| gaps != UsageGaps::default()) {
+            Some(route) => filled(usage, gaps, &route.price, self.row.form.sent, &self.row.body, answer),
+            None => usage,
         }
     }
 

@@ -142,9 +142,9 @@ impl FlowControl {
         match lesson.failure {
             None => self.succeeded(now, in_flight, sent, lesson),
             // A refusal of the request is an answer: the lane itself is healthy.
-            Some(CallFailure { class: FailureClass::Refused { .. } | FailureClass::ResponseTooLarge, .. }) => {
-                self.succeeded(now, in_flight, sent, lesson)
-            }
+            Some(CallFailure {
+                class: FailureClass::Refused { .. } | FailureClass::EventStream | FailureClass::ResponseTooLarge, ..
+            }) => self.succeeded(now, in_flight, sent, lesson),
             Some(CallFailure { class: FailureClass::Denied { denial, .. }, .. }) => self.denied(now, sent, denial, lesson),
             Some(failure) => self.failed(now, sent, failure, lesson, is_up),
         }

@@ -93,7 +93,13 @@ fn gone() -> CallError {
 }
 
 fn answer(status: u16, retry_after: Option<Duration>) -> Result<Answer, CallError> {
-    Ok(Answer { status, request_id: None, retry_after, allowances: None, body: Bytes::from_static(b"{\"usage\":{\"prompt_tokens\":1}}") })
+    Ok(Answer {
+        status,
+        request_id: None,
+        retry_after,
+        allowances: None,
+        body: Bytes::from_static(b"{\"data\":[{\"embedding\":[1]}],\"usage\":{\"prompt_tokens\":1}}"),
+    })
 }
 
 /// An answer with these words.

@@ -6,11 +6,13 @@
 //! [`super::classify`].
 //!
 //! Invariant: the key leaves this module only in a header of a call to the configured host:
-//! `Authorization`, or `x-api-key` for calls in Anthropic's own format.
+//! `Authorization`, or `x-api-key` for calls in Anthropic's own format. A server that repeats it in
+//! its answer does not make it known ([`redaction`]).
 
 mod anthropic;
 mod openai;
 pub mod rate_limit_headers;
+mod redaction;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,11 +21,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, RETRY_AFTER, USER_AGENT};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderName, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use hyper_util::client::proxy::matcher::Matcher;
 use secrecy::SecretString;
 
+use self::redaction::Redaction;
+use super::transport::room::AnswerRoom;
 use super::transport::{Received, Transport, proxies_from_env};
 use super::{Answer, Call, CallError, Dispatch, SetupError};
 use crate::descriptors::Descriptors;
@@ -54,6 +58,7 @@ pub struct Server {
     edits: BodyEdits,
     /// Headers of a create that go along, in lower case.
     forward_headers: Vec<String>,
+    redaction: Option<Redaction>,
     clock: Clock,
 }
 
@@ -109,9 +114,16 @@ impl Server {
             anthropic,
             api: connection.api,
             forward_headers: connection.forward_headers.clone(),
+            redaction: key.as_ref().and_then(Redaction::of),
             edits: connection.body.clone(),
             clock,
         })
+    }
+
+    /// Makes the answers share this room with those of other servers.
+    #[must_use]
+    pub fn within(self, room: AnswerRoom) -> Self {
+        Self { transport: self.transport.within(room), ..self }
     }
 
     async fn send(&self, call: Call) -> Result<Answer, CallError> {
@@ -156,12 +168,17 @@ impl Server {
     }
 
     fn answer(&self, received: Received) -> Answer {
+        let (mut request_id, mut body) = (request_id(&received.headers), received.body);
+        if let Some(redaction) = &self.redaction {
+            request_id = request_id.map(|id| redaction.apply_to_text(id));
+            body = redaction.apply(body);
+        }
         Answer {
             status: received.status.as_u16(),
-            request_id: request_id(&received.headers),
+            request_id,
             retry_after: self.retry_after(&received.headers),
             allowances: rate_limit_headers::allowances(&received.headers, self.clock.now()),
-            body: received.body,
+            body,
         }
     }
 
@@ -207,6 +224,9 @@ fn headers(id: &str, api: Api, key: Option<&SecretString>) -> Result<HeaderMap, 
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    // Measured on a chat answer (1.5 KB) and an embedding (20 KB): compressing takes the server 0.3
+    // and 3 ms and saves 1 and 12 KB, which a link of 100 Mbit/s carries in 0.1 and 1 ms.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("batchd/", env!("CARGO_PKG_VERSION"))));
     if let Some(key) = key {
         let (name, text) = match api {
@@ -383,6 +403,16 @@ mod tests {
         let answer = provider.call(call()).await.unwrap();
         assert_eq!((answer.status, answer.request_id.as_deref(), answer.retry_after), (429, Some("r-9"), Some(Duration::from_secs(2))));
         assert!(!server.requests()[0].contains("authorization"));
+    }
+
+    #[tokio::test]
+    async fn a_key_that_the_server_repeats_is_taken_out() {
+        let body = r#"{"error":{"message":"Incorrect API key provided: sk-secret-1."}}"#;
+        let server = Loopback::start(vec![Reply::answer("401 Unauthorized", "x-request-id: of-sk-secret-1\r\n", body)]).await;
+        let provider = open(&format!("http://{}", server.address()), Some("sk-secret-1")).unwrap();
+        let answer = provider.call(call()).await.unwrap();
+        assert_eq!(answer.request_id.as_deref(), Some("of-[redacted]"));
+        assert_eq!(answer.body, r#"{"error":{"message":"Incorrect API key provided: [redacted]."}}"#);
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use crate::domain::format::wire::WireFormat;
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::provider::connection::SimulatedFaults;
 use crate::domain::row::retry::FailureClass;
-use crate::provider::{Verdict, verdict};
+use crate::provider::{Asked, Verdict, verdict};
 
 fn instant() -> SimulatedProfile {
     SimulatedProfile { latency: Duration::ZERO, ..SimulatedProfile::default() }
@@ -31,13 +31,15 @@ fn hello(simulate: &str) -> String {
     format!(r#"{{"messages":[{{"role":"user","content":"Hello"}}],"metadata":{{"simulate":"{simulate}"}}}}"#)
 }
 
+const ASKED: Asked<'static> = Asked { format: WireFormat::ChatCompletions, body: b"{}" };
+
 /// How the attempts of a row that asks for `simulate` end, and how long each takes.
 async fn attempts(simulate: &str, count: u32) -> Vec<(String, u128)> {
     let provider = Simulated::new(SimulatedProfile { spread: 1.0, ..SimulatedProfile::default() }, vec![]);
     let mut all = Vec::new();
     for attempt in 1..=count {
         let start = Instant::now();
-        let told = match verdict(provider.call(row(&hello(simulate), attempt)).await) {
+        let told = match verdict(ASKED, provider.call(row(&hello(simulate), attempt)).await) {
             Verdict::Succeeded { response, .. } => format!("succeeded {}", response.status),
             Verdict::Failed { class, .. } => match class.retry_after() {
                 Some(wait) => format!("{} {}ms", class.code(), wait.as_millis()),
@@ -149,7 +151,7 @@ async fn the_same_row_meets_the_same_fate() {
         let (again, second) = (Instant::now(), provider.call(call()).await);
         assert_eq!(first, second);
         assert_eq!(again - start, again.elapsed());
-        ends.insert(match verdict(first) {
+        ends.insert(match verdict(ASKED, first) {
             Verdict::Succeeded { .. } => "succeeded",
             Verdict::Failed { class, .. } => class.code(),
         });
@@ -182,7 +184,7 @@ proptest! {
         let provider = Simulated::new(instant(), vec![]);
         let call = Call { format: WireFormat::of(endpoint), ..row(&body, 1) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        match verdict(runtime.block_on(provider.call(call))) {
+        match verdict(Asked { format: WireFormat::of(endpoint), body: body.as_bytes() }, runtime.block_on(provider.call(call))) {
             Verdict::Succeeded { .. } => {}
             Verdict::Failed { class, .. } => prop_assert_eq!(class, FailureClass::Refused { status: 400 }),
         }

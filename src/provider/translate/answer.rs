@@ -14,8 +14,8 @@ pub fn said_back(form: Form, asked: &[u8], verdict: Verdict) -> Verdict {
         return verdict;
     }
     match verdict {
-        Verdict::Succeeded { response, usage } => match message_of_chat(asked, &response.body) {
-            Ok(body) => Verdict::Succeeded { response: Response { body: Bytes::from(body), ..response }, usage },
+        Verdict::Succeeded { response, usage, gaps } => match message_of_chat(asked, &response.body) {
+            Ok(body) => Verdict::Succeeded { response: Response { body: Bytes::from(body), ..response }, usage, gaps },
             Err(unsayable) => {
                 let message = format!("the provider was asked for a chat completion, and its answer cannot be read as one: {unsayable}");
                 Verdict::Failed { class: FailureClass::InvalidResponse, message, last: Some(response) }
@@ -39,17 +39,21 @@ mod tests {
     use super::*;
     use crate::domain::endpoint::Endpoint;
     use crate::domain::format::wire::WireFormat;
-    use crate::provider::{Answer, verdict};
+    use crate::provider::{Answer, Asked, verdict};
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
     const FORM: Form = Form { asked: Endpoint::Messages, sent: WireFormat::ChatCompletions };
     const ASKED: &[u8] = br#"{"stop":["two"]}"#;
 
+    fn asked() -> Asked<'static> {
+        Asked { format: FORM.sent, body: ASKED }
+    }
+
     fn described(status: u16, body: &Value) -> Value {
         let body = Bytes::from(body.to_string());
-        match said_back(FORM, ASKED, verdict(Ok(Answer { status, request_id: None, retry_after: None, allowances: None, body }))) {
-            Verdict::Succeeded { response, usage } => {
+        match said_back(FORM, ASKED, verdict(asked(), Ok(Answer { status, request_id: None, retry_after: None, allowances: None, body }))) {
+            Verdict::Succeeded { response, usage, .. } => {
                 json!({ "message": serde_json::from_slice::<Value>(&response.body).unwrap(), "usage": format!("{usage:?}") })
             }
             Verdict::Failed { class, message, last } => {
@@ -104,10 +108,11 @@ mod tests {
 
     #[test]
     fn other_answers_pass_as_they_are() {
+        let asked = || Asked { format: WireFormat::Responses, body: b"{}" };
         let answer =
             |body: &'static str| Ok(Answer { status: 200, request_id: None, retry_after: None, allowances: None, body: body.into() });
         let form = Form { asked: Endpoint::ChatCompletions, sent: WireFormat::Responses };
-        assert_eq!(said_back(form, b"{}", verdict(answer("{\"output\":1}"))), verdict(answer("{\"output\":1}")));
+        assert_eq!(said_back(form, b"{}", verdict(asked(), answer("{\"output\":[]}"))), verdict(asked(), answer("{\"output\":[]}")));
     }
 
     proptest! {
@@ -115,7 +120,7 @@ mod tests {
         fn any_answer_stays_one_valid_line(body: Vec<u8>, text: String, status in 200_u16..600) {
             let wrapped = json!({ "choices": [{ "message": { "content": text, "tool_calls": [text] }, "finish_reason": text }], "error": text });
             for body in [body, wrapped.to_string().into_bytes()] {
-                let judged = said_back(FORM, ASKED, verdict(Ok(Answer { status, request_id: None, retry_after: None, allowances: None, body: body.into() })));
+                let judged = said_back(FORM, ASKED, verdict(asked(), Ok(Answer { status, request_id: None, retry_after: None, allowances: None, body: body.into() })));
                 let (Verdict::Succeeded { response, .. } | Verdict::Failed { last: Some(response), .. }) = judged else { panic!("an answer") };
                 prop_assert!(!response.body.contains(&b'\n'));
                 prop_assert!(serde_json::from_slice::<Value>(&response.body).is_ok());

@@ -22,6 +22,8 @@ pub enum TransportFault {
     Closed,
     #[error("the head of the answer is too long")]
     TooLong,
+    #[error("the answer has more than 256 headers")]
+    TooManyHeaders,
     #[error("the request cannot be written as HTTP/1.1")]
     Unwritable,
     #[error("the answer is not HTTP/1.1: {0}")]

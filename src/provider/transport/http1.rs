@@ -26,8 +26,24 @@ use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult, SendRequestRe
 use super::connect::Stream;
 use crate::provider::transport::exchange::{Failed, Head, Outgoing, TransportFault};
 
-/// The longest head of an answer, and the longest frame around a piece of its body.
+/// The longest head of an answer with all interim answers before it, and the most bytes around a
+/// piece of its body, which trailers are too.
 const MAX_HEAD: usize = 64 << 10;
+/// The most headers of an answer.
+const MAX_HEADERS: usize = 256;
+/// The headers of an answer that are read, besides those of rate limits.
+const READ_HEADERS: [&[u8]; 10] = [
+    b"connection",
+    b"content-encoding",
+    b"content-length",
+    b"content-type",
+    b"location",
+    b"request-id",
+    b"retry-after",
+    b"retry-after-ms",
+    b"transfer-encoding",
+    b"x-request-id",
+];
 /// Bytes read from a stream at once.
 const READ: usize = 32 << 10;
 
@@ -47,6 +63,9 @@ pub(super) struct Own {
     closing: bool,
     /// Bytes that have arrived and are not parsed yet.
     arrived: BytesMut,
+    /// Bytes that were parsed since the request, or the last piece of a body, and are a part of
+    /// neither a head nor a body.
+    passed_over: usize,
 }
 
 enum Http1State {
@@ -67,7 +86,7 @@ struct Unwritten {
 
 impl Own {
     pub fn over(stream: Stream, forwarded: bool) -> Self {
-        Self { stream: TokioIo::new(stream), forwarded, state: Http1State::Rest, closing: false, arrived: BytesMut::new() }
+        Self { stream: TokioIo::new(stream), forwarded, state: Http1State::Rest, closing: false, arrived: BytesMut::new(), passed_over: 0 }
     }
 
     /// Sends a request and waits for the head of the answer.
@@ -77,6 +96,7 @@ impl Own {
         }
         let call = answer_to_come().map_err(|fault| Failed { fault, unsent: None })?;
         self.state = Http1State::Head(Box::new(call));
+        self.passed_over = 0;
         let head = head(&request, host, self.forwarded);
         let mut unwritten = Some(Box::new(Unwritten { head, request, written: 0 }));
         let answer = poll_fn(|cx| self.poll_head(&mut unwritten, cx)).await;
@@ -129,7 +149,7 @@ impl Own {
             if let Some(head) = self.head()? {
                 return Poll::Ready(Ok(head));
             }
-            if self.arrived.len() > MAX_HEAD {
+            if self.passed_over + self.arrived.len() > MAX_HEAD {
                 return Poll::Ready(Err(TransportFault::TooLong));
             }
         }
@@ -139,15 +159,24 @@ impl Own {
     fn head(&mut self) -> Result<Option<Head>, TransportFault> {
         let Http1State::Head(call) = &mut self.state else { return Err(TransportFault::Closed) };
         let answer = loop {
-            match call.try_response(&self.arrived, false)? {
-                (used, Some(answer)) => {
-                    self.arrived.advance(used);
-                    break answer;
-                }
-                (0, None) => return Ok(None),
-                (used, None) => self.arrived.advance(used),
+            let (used, answer) = match call.try_response(&self.arrived, false) {
+                Err(ureq_proto::Error::HttpParseTooManyHeaders) => match shortened(&self.arrived)? {
+                    Some((head, length)) => (length, call.try_response(&head, false)?.1),
+                    None => return Ok(None),
+                },
+                tried => tried?,
+            };
+            self.arrived.advance(used);
+            match answer {
+                Some(answer) => break answer,
+                None if used == 0 => return Ok(None),
+                None => self.passed_over += used,
+            }
+            if self.passed_over > MAX_HEAD {
+                return Err(TransportFault::TooLong);
             }
         };
+        self.passed_over = 0;
         let Http1State::Head(call) = std::mem::replace(&mut self.state, Http1State::Over) else { return Err(TransportFault::Closed) };
         let mut announced = None;
         match call.proceed().ok_or(TransportFault::Closed)? {
@@ -195,11 +224,12 @@ impl Own {
             let (used, some) = call.read(&self.arrived, &mut piece[made..])?;
             self.arrived.advance(used);
             made += some;
+            self.passed_over = if some > 0 { 0 } else { self.passed_over + used };
             if used == 0 {
                 break;
             }
         }
-        if self.arrived.len() > MAX_HEAD {
+        if self.passed_over + self.arrived.len() > MAX_HEAD {
             return Err(TransportFault::TooLong);
         }
         let until_closed = call.body_mode() == BodyMode::CloseDelimited;
@@ -237,6 +267,42 @@ impl Own {
         // An end of the stream or unexpected bytes at this point rule out further requests.
         matches!(self.state, Http1State::Rest) && self.poll_read(&mut Context::from_waker(Waker::noop())).is_pending()
     }
+}
+
+/// The lines of a head, its empty last line not included, and the length of the whole head; `None`
+/// if it is not complete.
+fn lines_of(arrived: &[u8]) -> Option<(Vec<&[u8]>, usize)> {
+    let (mut lines, mut start) = (Vec::new(), 0);
+    for end in memchr::memchr_iter(b'\n', arrived) {
+        let line = arrived[start..end].strip_suffix(b"\r").unwrap_or(&arrived[start..end]);
+        start = end + 1;
+        match line {
+            [] => return Some((lines, start)),
+            line => lines.push(line),
+        }
+    }
+    None
+}
+
+/// A complete head with more headers than the parser takes, without those that nobody reads; and
+/// the length of the head as it arrived.
+fn shortened(arrived: &[u8]) -> Result<Option<(Vec<u8>, usize)>, TransportFault> {
+    let Some((lines, length)) = lines_of(arrived) else { return Ok(None) };
+    if lines.len() > MAX_HEADERS + 1 {
+        return Err(TransportFault::TooManyHeaders);
+    }
+    let (status, headers) = lines.split_first().ok_or(TransportFault::Closed)?;
+    let is_read = |line: &&&[u8]| {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default().to_ascii_lowercase();
+        READ_HEADERS.contains(&&*name) || memchr::memmem::find(&name, b"ratelimit").is_some()
+    };
+    let mut head = Vec::with_capacity(length);
+    for line in std::iter::once(status).chain(headers.iter().filter(is_read)) {
+        head.extend_from_slice(line);
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    Ok(Some((head, length)))
 }
 
 /// The head of a request as it is written; a forwarding proxy expects the whole URL.

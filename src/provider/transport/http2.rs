@@ -21,6 +21,9 @@ use crate::provider::transport::exchange::{Failed, Head, Outgoing, TransportFaul
 /// How often a connection with calls in flight is checked for a sign of life.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
+/// The longest head of an answer, and the longest trailers.
+const MAX_HEAD: u32 = 64 << 10;
+
 type Connection = http2::Connection<Stream, Full<Bytes>, TokioExecutor>;
 
 /// A connection that runs by itself until its last handle is gone.
@@ -34,7 +37,7 @@ pub(super) struct Shared {
 impl Shared {
     pub async fn over(stream: Stream) -> Result<Self, hyper::Error> {
         let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL);
+        builder.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).max_header_list_size(MAX_HEAD);
         let (sender, connection) = builder.handshake(stream).await?;
         let connection = Arc::new(Mutex::new(connection));
         let run = connection.clone();

@@ -9,15 +9,20 @@
 //! meanwhile, because the wait says nothing about the upstream.
 //!
 //! Invariant: an exchange ends within its budget, holds at most `max_response_bytes` of the answer,
-//! and its errors carry no header of the request.
+//! and all answers together hold no more than their room ([`room`]). Its errors carry no header of
+//! the request.
 
+mod coding;
 mod connect;
 pub mod exchange;
 mod http1;
 mod http2;
 mod link;
+mod opening;
 mod pool;
 mod proxies;
+mod ramp;
+pub mod room;
 mod roots;
 #[cfg(test)]
 mod tests;
@@ -30,19 +35,21 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::header::PROXY_AUTHORIZATION;
+use http::header::{CONTENT_ENCODING, PROXY_AUTHORIZATION};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use hyper_util::client::proxy::matcher::Matcher;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 
+use self::coding::{CodingFault, decoded};
 use self::connect::{ConnectTimedOut, Connector};
 use self::link::Link;
 use self::pool::{Next, Pool};
 pub(super) use self::proxies::from_env as proxies_from_env;
+use self::room::{AnswerRoom, FREE, HeldRoom};
 use super::{CallError, SetupError};
 use crate::descriptors::{Descriptors, is_refusal};
 use crate::domain::provider::connection::{ServerConnection, Timeouts};
-use crate::provider::transport::exchange::{Failed, Outgoing};
+use crate::provider::transport::exchange::{Failed, Head, Outgoing};
 
 /// The TLS settings of a client that trusts the system's certificates.
 pub(super) fn client_tls(who: &str) -> Result<rustls::ClientConfig, SetupError> {
@@ -51,6 +58,8 @@ pub(super) fn client_tls(who: &str) -> Result<rustls::ClientConfig, SetupError> 
 
 /// The most bytes that are reserved on the basis of a `content-length`.
 const MAX_RESERVE: usize = 1024 * 1024;
+/// The room for answers of a server that shares none, in bytes.
+const DEFAULT_ROOM: u64 = 256 << 20;
 /// Delay after the kernel has refused a descriptor.
 const REFUSAL_PAUSE: Duration = Duration::from_millis(100);
 
@@ -66,6 +75,7 @@ pub(super) struct Transport {
     proxy_auth: Option<HeaderValue>,
     timeouts: Timeouts,
     max_response_bytes: u64,
+    room: AnswerRoom,
 }
 
 /// A complete answer.
@@ -113,7 +123,14 @@ impl Transport {
             proxy_auth,
             timeouts: connection.timeouts,
             max_response_bytes: connection.max_response_bytes,
+            room: AnswerRoom::new(DEFAULT_ROOM),
         })
+    }
+
+    /// Makes the answers share this room with those of other upstreams.
+    #[must_use]
+    pub fn within(self, room: AnswerRoom) -> Self {
+        Self { room, ..self }
     }
 
     /// Host and port, for messages.
@@ -145,7 +162,7 @@ impl Transport {
             let head = within(limit.at, timer.as_mut(), link.send(request, &self.host_header));
             match head.await.ok_or_else(|| limit.passed(&self.host))? {
                 Ok(head) => {
-                    let body = within(total.at, timer, self.read(&mut link, head.announced));
+                    let body = within(total.at, timer, self.read(&mut link, &head));
                     let body = body.await.ok_or_else(|| total.passed(&self.host))??;
                     self.pool.put(link);
                     return Ok(Received { status: head.status, headers: head.headers, body });
@@ -174,9 +191,9 @@ impl Transport {
                 Next::There(link) => return Ok((link, true, total)),
                 Next::Place(place) => place,
             };
-            let opened = timeout_at(total.at, self.pool.open(place)).await.map_err(|_| total.passed(&self.host))?;
+            let opened = timeout_at(total.at, self.pool.obtain(place)).await.map_err(|_| total.passed(&self.host))?;
             match opened {
-                Ok(link) => return Ok((link, false, total)),
+                Ok((link, reused)) => return Ok((link, reused, total)),
                 Err(error) if is_refusal(&*error) => {
                     self.descriptors.refused();
                     sleep(REFUSAL_PAUSE).await;
@@ -195,12 +212,25 @@ impl Transport {
         }
     }
 
-    async fn read(&self, link: &mut Link, announced: Option<u64>) -> Result<Bytes, CallError> {
+    async fn read(&self, link: &mut Link, head: &Head) -> Result<Bytes, CallError> {
+        let mut room = self.room.hold();
+        let body = self.read_coded(link, head.announced.unwrap_or(0), &mut room).await?;
+        if !head.headers.contains_key(CONTENT_ENCODING) {
+            return Ok(room.keep(body));
+        }
+        // Boxed, because hardly any answer is coded.
+        match Box::pin(decoded(&head.headers, body, self.max_response_bytes, &mut room)).await {
+            Ok(body) => Ok(room.keep(body)),
+            Err(CodingFault::TooLarge) => Err(self.too_large()),
+            Err(fault) => Err(CallError::Undecodable { host: self.host.clone(), reason: fault.to_string() }),
+        }
+    }
+
+    /// Reads the body as it was sent.
+    async fn read_coded(&self, link: &mut Link, announced: u64, room: &mut HeldRoom) -> Result<Bytes, CallError> {
         let limit = self.max_response_bytes;
-        let too_large = || CallError::TooLarge { host: self.host.clone(), limit };
-        let announced = announced.unwrap_or(0);
         if announced > limit {
-            return Err(too_large());
+            return Err(self.too_large());
         }
         // Most answers arrive as one piece, which is kept as it is; only a second piece makes a
         // copy necessary.
@@ -211,7 +241,10 @@ impl Transport {
             let data = piece.map_err(|fault| self.interrupted(&fault))?;
             length = length.saturating_add(data.len() as u64);
             if length > limit {
-                return Err(too_large());
+                return Err(self.too_large());
+            }
+            if length > FREE {
+                room.grow(length).await;
             }
             if first.is_empty() && joined.is_empty() {
                 first = data;
@@ -224,6 +257,10 @@ impl Transport {
             joined.extend_from_slice(&data);
         }
         Ok(if joined.is_empty() { first } else { joined.freeze() })
+    }
+
+    fn too_large(&self) -> CallError {
+        CallError::TooLarge { host: self.host.clone(), limit: self.max_response_bytes }
     }
 
     fn interrupted(&self, error: &(dyn Error + 'static)) -> CallError {

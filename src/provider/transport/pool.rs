@@ -23,6 +23,7 @@ use super::connect::{BoxError, ConnectTimedOut, Connector};
 use super::http1::Own;
 use super::http2::Shared;
 use super::link::Link;
+use super::ramp::Ramp;
 use crate::descriptors::{Place, Places, Spare};
 
 /// Idle connections are closed after this long. Most servers and load balancers wait at least as
@@ -49,22 +50,25 @@ pub(super) struct Pool {
     /// Held while a connection to a server that is known to speak HTTP/2 is opened, so that a
     /// crowd of calls opens one.
     opening: tokio::sync::Mutex<()>,
+    pub(super) ramp: Ramp,
 }
 
 #[derive(Default)]
-struct KeptLinks {
+pub(super) struct KeptLinks {
     /// The connection that came last is used first, so that the others can expire.
     resting: Vec<(Own, u32)>,
     shared: Vec<(Shared, u32)>,
     /// Calls that have found neither a connection nor a place, in the order of their requests.
-    waiting: VecDeque<oneshot::Sender<Link>>,
+    pub(super) waiting: VecDeque<oneshot::Sender<Link>>,
+    /// Calls whose own connection is slow to open.
+    pub(super) stuck: VecDeque<oneshot::Sender<Link>>,
     /// Sweeps so far; serves as the time in the lists above.
     sweep: u32,
     sweeping: bool,
 }
 
 impl KeptLinks {
-    fn take(&mut self) -> Option<Link> {
+    pub(super) fn take(&mut self) -> Option<Link> {
         self.share().or_else(|| self.resting.pop().map(|(own, _)| Link::Own(own)))
     }
 
@@ -89,6 +93,25 @@ impl KeptLinks {
             // A call that has given up meanwhile returns the link by dropping it.
             let _ = waits.send(link);
         }
+        self.stuck.retain(|stuck| !stuck.is_closed());
+        while !self.stuck.is_empty()
+            && let Some(link) = self.share()
+            && let Some(stuck) = self.stuck.pop_front()
+        {
+            let _ = stuck.send(link);
+        }
+    }
+
+    /// Gives a connection to the first of these calls that still wants one, or returns it.
+    fn give(queue: &mut VecDeque<oneshot::Sender<Link>>, mut own: Own) -> Option<Own> {
+        while let Some(waits) = queue.pop_front() {
+            match waits.send(Link::Own(own)) {
+                // The call has given up.
+                Err(Link::Own(back)) => own = back,
+                Ok(()) | Err(Link::Shared(_)) => return None,
+            }
+        }
+        Some(own)
     }
 }
 
@@ -119,13 +142,14 @@ pub(super) enum Next {
 impl Pool {
     pub fn new(connector: Connector, target: Uri, limit: Duration, places: Arc<Places>) -> Arc<Self> {
         let (kept, shares, opening) = (Mutex::default(), AtomicBool::new(false), tokio::sync::Mutex::default());
-        let pool = Arc::new(Self { connector, target, limit, places, waiting: AtomicUsize::new(0), kept, shares, opening });
+        let pool =
+            Arc::new(Self { connector, target, limit, places, waiting: AtomicUsize::new(0), kept, shares, opening, ramp: Ramp::new() });
         let spare: Arc<dyn Spare> = pool.clone();
         pool.places.ask(Arc::downgrade(&spare));
         pool
     }
 
-    fn lock(&self) -> MutexGuard<'_, KeptLinks> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, KeptLinks> {
         self.kept.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
@@ -236,8 +260,9 @@ impl Pool {
             Link::Own(own) => own,
             Link::Shared(share) => {
                 drop(share);
-                if waiting > 0 {
-                    self.lock().share_out();
+                let mut kept = self.lock();
+                if waiting > 0 || !kept.stuck.is_empty() {
+                    kept.share_out();
                 }
                 return;
             }
@@ -251,14 +276,12 @@ impl Pool {
             if others > 0 && fastrand::usize(..others + kept.waiting.len()) < others {
                 return;
             }
-            while let Some(waits) = kept.waiting.pop_front() {
-                match waits.send(Link::Own(own)) {
-                    // The waiting call has given up.
-                    Err(Link::Own(back)) => own = back,
-                    Ok(()) | Err(Link::Shared(_)) => return,
-                }
+            match KeptLinks::give(&mut kept.waiting, own) {
+                Some(back) => own = back,
+                None => return,
             }
         }
+        let Some(own) = KeptLinks::give(&mut kept.stuck, own) else { return };
         let now = kept.sweep;
         kept.resting.push((own, now));
         self.begin_to_sweep(kept);

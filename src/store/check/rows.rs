@@ -10,7 +10,7 @@ use super::super::record::packed::Packed;
 use super::super::record::page::Page;
 use super::super::record::result::{self, ResultRecord};
 use super::super::record::run::Run;
-use super::super::results::line_length;
+use super::super::results::check_line;
 use crate::domain::batch::Progress;
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::row::RowResult;
@@ -111,8 +111,7 @@ impl RowsOf {
     }
 
     fn count(&mut self, result: &RowResult, line_bytes: u32) -> Result<(), RecordError> {
-        let length = line_length(result);
-        if length != line_bytes as usize {
+        if let Err(length) = check_line(result, line_bytes) {
             return Err(damaged(&format!("the line of row {} is {length} bytes long and counts as {line_bytes}", result.key.row.0)));
         }
         let slot = result.key.row.0 % ROWS_PER_PAGE;

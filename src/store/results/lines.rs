@@ -333,29 +333,24 @@ impl Lines {
     /// Appends the line of a row.
     fn write(&mut self, row: u32, out: &mut Vec<u8>) -> Result<(), StoreError> {
         let (key, form, before) = (self.key(row), self.form.clone(), out.len());
-        let mut append = |body: &[u8]| {
+        let mut append = |body: &[u8], counted| {
             match &form {
-                LineForm::Plain => output::write_line(result::line(body, key)?, out),
+                LineForm::Plain => return Ok(output::write_stored_line(&result::line(body, key)?, counted, out)),
                 LineForm::WithAttempts => output::write_line_with_attempts(&result::unpack(body, key)?, out),
                 LineForm::Rendered(LineRender(render)) => render(&result::unpack(body, key)?, out),
             }
-            Ok(())
+            Ok(true)
         };
-        let counted = match self.runs_with(row)?.get(row) {
-            Some((line_bytes, body)) => {
-                append(body)?;
-                line_bytes
-            }
+        let (fits, counted) = match self.runs_with(row)?.get(row) {
+            Some((line_bytes, body)) => (append(body, line_bytes)?, line_bytes),
             None => {
                 let packed = self.store.read_alone(key)?.ok_or_else(|| self.missing(row))?;
                 let packed = Packed::open::<ResultRecord>(&packed)?;
-                packed.with_body::<ResultRecord, _>(append)?;
-                packed.number
+                (packed.with_body::<ResultRecord, _>(|body| append(body, packed.number))?, packed.number)
             }
         };
-        let length = out.len() - before;
-        let exact = matches!(form, LineForm::Plain);
-        if exact && length != counted as usize {
+        if !fits {
+            let length = out.len() - before;
             let batch = self.batch;
             let reason = format!("the line of row {row} of {batch} is {length} bytes long and counts as {counted}");
             return Err(RecordError::damaged::<ResultRecord>(reason).into());

@@ -5,6 +5,8 @@ pub mod chunks;
 pub mod lines;
 pub mod row_group;
 pub mod runs;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 
@@ -62,6 +64,8 @@ impl PackedRow {
     /// When the result is too large to be stored.
     pub fn pack(row: &RowResult) -> Result<Self, StoreError> {
         let too_large = |error: std::num::TryFromIntError| StoreError::Unexpected(format!("a result is too large to be stored: {error}"));
+        let escaped = output::with_escaped_body(row);
+        let row = escaped.as_ref().unwrap_or(row);
         let line_bytes = u32::try_from(line_length(row)).map_err(too_large)?;
         let body = result::body(row)?;
         let form = if body.len() <= JOINS {
@@ -95,16 +99,28 @@ impl PackedRow {
 }
 
 /// Measures a result's line, by writing it.
-pub(super) fn line_length(row: &RowResult) -> usize {
+fn line_length(row: &RowResult) -> usize {
+    written(|line| {
+        output::write_line(row, line);
+        line.len()
+    })
+}
+
+/// Whether a stored result's line has the length that it counts as; otherwise returns its length.
+pub(super) fn check_line(row: &RowResult, counted: u32) -> Result<(), usize> {
+    written(|line| if output::write_stored_line(&row.into(), counted, line) { Ok(()) } else { Err(line.len()) })
+}
+
+/// Lets `write` use a buffer that is kept for the next line.
+fn written<T>(write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
     thread_local! {
         static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
     LINE.with_borrow_mut(|line| {
-        output::write_line(row, line);
-        let length = line.len();
+        let seen = write(line);
         line.clear();
         line.shrink_to(LINE_KEPT);
-        length
+        seen
     })
 }
 

@@ -7,10 +7,15 @@ use serde_json::value::RawValue;
 use crate::domain::id::RowKey;
 use crate::domain::money::Usd;
 use crate::domain::org::ledger::with_fee;
-use crate::domain::row::output::{CANCELLED, EXPIRED};
+use crate::domain::row::line_ends::escape_from;
+use crate::domain::row::output::{CANCELLED, EXPIRED, usage_note};
+use crate::domain::row::retry::FailureClass;
 use crate::domain::row::{Outcome, Response, RowResult};
 use crate::domain::vocabulary::Operation;
 use crate::http::batchrouter::money::digits;
+
+/// The code of an error that the same request would meet again.
+const REFUSED: &str = FailureClass::Refused { status: 400 }.code();
 
 /// A result row, with the fields that were observed.
 #[derive(Serialize)]
@@ -37,6 +42,9 @@ struct UsageObject {
     input_tokens: u64,
     output_tokens: u64,
     total_tokens: u64,
+    /// What was made of numbers that are odd or missing. Our own extension.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage_note: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -86,7 +94,7 @@ pub fn write(result: &RowResult, fee: Decimal, out: &mut Vec<u8>) {
     };
     let charge = with_fee(result.cost, fee);
     let reference = result.outcome.response().and_then(|response| response.request_id.clone());
-    let usage = &result.usage;
+    let (usage, usage_note) = (&result.usage, usage_note(result));
     let row = Row {
         custom_id: &result.custom_id,
         customer_item_id: &result.custom_id,
@@ -97,7 +105,12 @@ pub fn write(result: &RowResult, fee: Decimal, out: &mut Vec<u8>) {
         provider,
         provider_model: upstream,
         attempt: result.attempts.len(),
-        usage: UsageObject { input_tokens: usage.input_tokens, output_tokens: usage.output_tokens, total_tokens: usage.total_tokens() },
+        usage: UsageObject {
+            input_tokens: usage.input_tokens,
+            output_tokens: usage.output_tokens,
+            total_tokens: usage.total_tokens(),
+            usage_note,
+        },
         cost: Cost {
             provider_cost: money(result.cost),
             customer_charge: money(charge),
@@ -118,6 +131,7 @@ pub fn write(result: &RowResult, fee: Decimal, out: &mut Vec<u8>) {
         out.truncate(before);
         out.extend_from_slice(b"null");
     }
+    escape_from(before, out);
 }
 
 const fn status(outcome: &Outcome) -> &'static str {
@@ -148,7 +162,9 @@ fn error<'a>(outcome: &'a Outcome) -> Option<ErrorObject<'a>> {
             provider_response: raw(response),
             ..plain(("provider_error", "the provider refused the request; `provider_response` says why"), false)
         }),
-        Outcome::Failed { error, last } => Some(after(last, (error.code.as_str(), error.message.as_str()))),
+        Outcome::Failed { error, last } => {
+            Some(ErrorObject { retryable: error.code != REFUSED, ..after(last, (error.code.as_str(), error.message.as_str())) })
+        }
         Outcome::Expired { last } => Some(after(last, EXPIRED)),
         Outcome::Cancelled { last } => Some(after(last, CANCELLED)),
     }

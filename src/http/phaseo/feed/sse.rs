@@ -24,6 +24,7 @@ use super::deleted;
 use super::subscribe::FollowOptions;
 use crate::domain::batch::Batch;
 use crate::domain::error::Code;
+use crate::domain::row::line_ends::escaped;
 use crate::http::dialect::{has_header_of_phaseo, speaks_batchrouter};
 use crate::http::layers::caller::Caller;
 use crate::http::phaseo::CACHE;
@@ -118,13 +119,18 @@ impl EventStream {
         let event = match &frame.message {
             Some(message) => {
                 self.over = message.ended;
-                Event::default().event(kind).id(&message.name).data(at(message, &self.place))
+                Event::default().event(kind).id(&message.name).data(on_one_line(&at(message, &self.place)))
             }
             None => {
                 self.over = true;
-                Event::default().event("job.deleted").data(deleted(&frame).to_string())
+                Event::default().event("job.deleted").data(on_one_line(&deleted(&frame).to_string()))
             }
         };
         Some((Ok(event), self))
     }
+}
+
+/// Readers of events that split lines as Python's `str` does would see the end of the event's line.
+fn on_one_line(json: &str) -> String {
+    String::from_utf8_lossy(&escaped(json.as_bytes())).into_owned()
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::domain::usage;
+use crate::domain::format::reading::Reading;
 use crate::provider::simulated::profile::fingerprint;
 use crate::provider::simulated::request;
 
@@ -16,7 +16,8 @@ fn answer(format: WireFormat, row: &Value) -> Result<Value, Value> {
     let forced = body.forced(std::time::Duration::ZERO).unwrap().unwrap_or_default();
     let draft = Draft { model: "model-1", body: &body, forced: &forced, seed, dice: Dice::new(seed) };
     let rendered = render(format, draft).map_err(|refusal| read(refusal.body()))?;
-    usage::read(&rendered).unwrap();
+    let said = Reading::of(std::str::from_utf8(&rendered).unwrap()).unwrap();
+    assert_eq!(said.fault(format, &bytes), None);
     Ok(read(rendered))
 }
 

@@ -112,6 +112,137 @@ async fn what_is_no_answer_is_an_interruption_and_says_why() {
     assert!(twice(head, 9_000, false).await.unwrap_err().contains("the head of the answer is too long"));
 }
 
+/// Sends `head` and then `piece` again and again; how the call ends, and how much was sent.
+async fn endless(head: &'static [u8], piece: &'static [u8]) -> (String, usize) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/x", listener.local_addr().unwrap());
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = sent.clone();
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read_exact(&mut [0; 20]).await.unwrap();
+        let piece = piece.repeat(1 + 10_000 / piece.len());
+        stream.write_all(head).await.unwrap();
+        while count.load(SeqCst) < 64 << 20 && stream.write_all(&piece).await.is_ok() {
+            count.fetch_add(piece.len(), SeqCst);
+        }
+    });
+    let transport = Transport::open("p", &connection(&url, limits(20_000), 1_000), &Matcher::builder().build(), &enough()).unwrap();
+    let error = post(&transport, &url).await.unwrap_err().to_string();
+    drop(transport);
+    let _ = server.join_next().await;
+    (error, sent.load(SeqCst))
+}
+
+#[tokio::test]
+async fn what_is_around_an_answer_has_an_end() {
+    const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n";
+    for (head, piece) in
+        [(&b""[..], &b"HTTP/1.1 100 Continue\r\n\r\n"[..]), (b"", b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"), (CHUNKED, b"x: y\r\n")]
+    {
+        let (error, sent) = endless(head, piece).await;
+        assert!(error.contains("the head of the answer is too long"), "{error}");
+        // What the kernel takes off the server's hands is not read.
+        assert!(sent < 32 << 20, "{sent} bytes of {:?}", String::from_utf8_lossy(piece));
+    }
+}
+
+#[tokio::test]
+async fn a_head_may_have_many_headers_but_not_any_number() {
+    let answer = |headers: usize| -> &'static [u8] {
+        let more: String = (0..headers - 2).map(|n| format!("X-Header-{n}: {n}\r\n")).collect();
+        format!("HTTP/1.1 429 Slow\r\n{more}Retry-After: 7\r\nContent-Length: 5\r\n\r\nhello").into_bytes().leak()
+    };
+    for headers in [127, 129, 256] {
+        for piece in [100_000, 97] {
+            assert_eq!(twice(answer(headers), piece, false).await, Ok((429, Bytes::from_static(b"hello"), 1)), "{headers}");
+        }
+    }
+    assert!(twice(answer(257), 100_000, false).await.unwrap_err().contains("more than 256 headers"));
+}
+
+#[tokio::test]
+async fn a_coded_answer_is_decoded_and_bounded() {
+    let plain = vec![b' '; 1_000];
+    let coded = zstd::bulk::compress(&plain, 1).unwrap();
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-encoding: zstd\r\ncontent-length: {}\r\n\r\n", coded.len());
+    let answer: &'static [u8] = [head.as_bytes(), &coded].concat().leak();
+    assert_eq!(twice(answer, 7, false).await, Ok((200, plain.into(), 1)));
+    let server = serve(answer, 1_000, false).await;
+    let small = Transport::open("p", &connection(&server.url, limits(20_000), 999), &Matcher::builder().build(), &enough()).unwrap();
+    assert!(matches!(post(&small, &server.url).await, Err(CallError::TooLarge { .. })));
+    let lie = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 5\r\n\r\nhello";
+    assert!(twice(lie, 1_000, false).await.unwrap_err().contains("cannot be decoded"));
+}
+
+#[tokio::test]
+async fn large_answers_that_stall_share_their_room() {
+    const SIZE: usize = 8 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/x", listener.local_addr().unwrap());
+    let sent = Arc::new(AtomicUsize::new(0));
+    let (count, go_on) = (sent.clone(), Arc::new(tokio::sync::Semaphore::new(0)));
+    let last = go_on.clone();
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (count, last) = (count.clone(), last.clone());
+            connections.spawn(async move {
+                stream.read_exact(&mut [0; 20]).await.unwrap();
+                stream.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n").as_bytes()).await.unwrap();
+                for _ in 0..SIZE / 65_536 - 1 {
+                    stream.write_all(&[b' '; 65_536]).await.unwrap();
+                    count.fetch_add(65_536, SeqCst);
+                }
+                let _ = last.acquire().await;
+                stream.write_all(&[b' '; 65_536]).await.unwrap();
+                while stream.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {}
+            });
+        }
+    });
+    let open = Transport::open("p", &connection(&url, limits(20_000), SIZE as u64), &Matcher::builder().build(), &enough());
+    let transport = Arc::new(open.unwrap().within(AnswerRoom::new(16 << 20)));
+    let mut calls = JoinSet::new();
+    for _ in 0..12 {
+        let (transport, url) = (transport.clone(), url.clone());
+        calls.spawn(async move { post(&transport, &url).await.map(|received| received.body.len()) });
+    }
+    // All answers stall before their last bytes, or wait for room.
+    let mut before = usize::MAX;
+    while before != sent.load(SeqCst) {
+        before = sent.load(SeqCst);
+        sleep(Duration::from_millis(300)).await;
+    }
+    // Without a bound, the whole 96 MiB arrive; what the kernel buffers is more than is read.
+    assert!(before < 80 << 20, "{before}");
+    go_on.add_permits(100);
+    while let Some(call) = calls.join_next().await {
+        assert_eq!(call.unwrap().unwrap(), SIZE);
+    }
+}
+
+#[tokio::test]
+async fn a_call_whose_connection_is_slow_to_open_takes_one_that_becomes_free() {
+    let server = serve(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", 1_000, false).await;
+    let url = server.url.replace("http", "https");
+    // A connection that was opened before; no other can be opened, because nobody speaks TLS there.
+    let timeouts = Timeouts { connect: Duration::from_secs(20), ..limits(20_000) };
+    let transport = Transport::open("p", &connection(&url, timeouts, 1_000), &Matcher::builder().build(), &enough()).unwrap();
+    let plain = Transport::open("p", &connection(&server.url, timeouts, 1_000), &Matcher::builder().build(), &enough()).unwrap();
+    post(&plain, &server.url).await.unwrap();
+    let link = plain.pool.take().unwrap();
+    let put = async {
+        sleep(Duration::from_millis(600)).await;
+        transport.pool.put(link);
+    };
+    let start = Instant::now();
+    let (received, ()) = tokio::join!(post(&transport, &server.url), put);
+    assert_eq!(received.unwrap().body, "{}");
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
 #[tokio::test]
 async fn nothing_that_comes_behind_an_answer_is_taken_for_the_next_one() {
     let smuggled = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil";

@@ -1,0 +1,228 @@
+//! Reads a usage as providers write it: as a rule whole numbers, but fractions, texts, negative and
+//! absurd numbers are met too, and the same member twice.
+//!
+//! What can be used counts, and a note says what was made of the rest. Nothing here guesses: what a
+//! provider does not state is a gap ([`UsageGaps`]).
+
+use std::borrow::Cow;
+use std::fmt;
+use std::fmt::Write;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::Usage;
+
+/// No answer takes more tokens; a higher number is a mistake.
+const MOST_TOKENS: u64 = 1_000_000_000;
+/// Characters of a value that a note repeats.
+const SHOWN: usize = 24;
+
+/// The sides of a usage that the provider does not state in a usable way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UsageGaps {
+    pub input: bool,
+    pub output: bool,
+}
+
+/// What a provider reports about its answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reported {
+    /// What can be used of it; `images` is not a part of it.
+    pub usage: Usage,
+    pub gaps: UsageGaps,
+    /// What was made of parts that are no plain numbers; `None` if all are.
+    pub note: Option<String>,
+}
+
+impl Reported {
+    /// Reads the member `usage` of an answer; `None` stands for a missing one.
+    pub fn read(usage: Option<&RawValue>) -> Self {
+        let missing = Self { gaps: UsageGaps { input: true, output: true }, ..Self::default() };
+        let Some(usage) = usage.filter(|usage| usage.get() != "null") else { return missing };
+        let mut notes = Notes::default();
+        match serde_json::from_str::<Members<'_>>(usage.get()) {
+            Ok(members) => members.sum(&mut notes),
+            Err(_) => Self { note: Some("`usage` is not an object".to_owned()), ..missing },
+        }
+    }
+}
+
+/// What is said of odd numbers.
+#[derive(Default)]
+struct Notes(String);
+
+impl Notes {
+    fn add(&mut self, name: &str, text: &str, counts: Option<u64>) {
+        let gap = if self.0.is_empty() { "" } else { "; " };
+        let shown: String = text.chars().take(SHOWN).collect();
+        // Writing to a string cannot fail.
+        let _ = match counts {
+            Some(tokens) => write!(self.0, "{gap}`{name}` is {shown} and counts as {tokens}"),
+            None => write!(self.0, "{gap}`{name}` is {shown} and does not count"),
+        };
+    }
+}
+
+/// The members of an object that are numbers or objects, the last usable one of each name.
+#[derive(Default)]
+struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+        struct Walk;
+        impl<'de> Visitor<'de> for Walk {
+            type Value = Members<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+                let mut members = Vec::new();
+                while let Some(Name(name)) = map.next_key::<Name<'de>>()? {
+                    members.push((name, map.next_value::<&RawValue>()?));
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Walk)
+    }
+}
+
+impl Members<'_> {
+    /// The tokens that a member states; the last usable one of that name counts.
+    fn tokens(&self, name: &str, notes: &mut Notes) -> Option<u64> {
+        let mut found = None;
+        let stated = self.0.iter().filter(|(member, value)| member == name && value.get() != "null");
+        for (nth, (_, value)) in stated.enumerate() {
+            let text = value.get();
+            let before = found;
+            let counts = match tokens(text) {
+                Some((tokens, is_plain)) => {
+                    found = Some(tokens);
+                    (!is_plain).then_some(Some(tokens))
+                }
+                None => Some(None),
+            };
+            if let Some(counts) = counts {
+                notes.add(name, text, counts);
+            } else if nth > 0 && before != found {
+                notes.add(name, "there more than once", found);
+            }
+        }
+        found
+    }
+
+    /// The tokens in one of the objects that give details.
+    fn detail(&self, names: [&str; 2], name: &str, notes: &mut Notes) -> Option<u64> {
+        let of = |parent: &str| self.0.iter().rev().find(|(member, value)| member == parent && value.get() != "null");
+        let (_, details) = of(names[0]).or_else(|| of(names[1]))?;
+        serde_json::from_str::<Members<'_>>(details.get()).ok()?.tokens(name, notes)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(member, value)| member == name && value.get() != "null")
+    }
+
+    fn sum(&self, notes: &mut Notes) -> Reported {
+        let mut tokens = |name| self.tokens(name, notes);
+        // Both spellings, because some servers send both.
+        let mut input = tokens("input_tokens");
+        let prompt = tokens("prompt_tokens");
+        let mut output = tokens("output_tokens").or(tokens("completion_tokens"));
+        let total = tokens("total_tokens");
+        let read = tokens("cache_read_input_tokens");
+        let written = tokens("cache_creation_input_tokens");
+        // Gateways to Anthropic report cache tokens beside a usage in OpenAI's form, which already
+        // includes them.
+        let beside = prompt.is_none() && !self.has("input_tokens_details");
+        let cached = match input {
+            Some(plain) if beside => {
+                input = Some(plain.saturating_add(read.unwrap_or(0)).saturating_add(written.unwrap_or(0)));
+                read
+            }
+            _ => self.detail(["input_tokens_details", "prompt_tokens_details"], "cached_tokens", notes),
+        };
+        let reasoning = self.detail(["output_tokens_details", "completion_tokens_details"], "reasoning_tokens", notes);
+        input = input.or(prompt);
+        // The total tells what one side lacks.
+        match (input, output, total) {
+            (Some(input), None, Some(total)) => output = Some(total.saturating_sub(input)),
+            (None, Some(output), Some(total)) => input = Some(total.saturating_sub(output)),
+            _ => {}
+        }
+        let usage = Usage {
+            input_tokens: input.unwrap_or(0),
+            cached_tokens: cached.unwrap_or(0),
+            output_tokens: output.unwrap_or(0),
+            reasoning_tokens: reasoning.unwrap_or(0),
+            images: 0,
+        };
+        let gaps = UsageGaps { input: input.is_none(), output: output.is_none() };
+        Reported { usage, gaps, note: Some(std::mem::take(&mut notes.0)).filter(|note| !note.is_empty()) }
+    }
+}
+
+/// The tokens that a JSON value states, and whether it is a plain number.
+fn tokens(text: &str) -> Option<(u64, bool)> {
+    if let Ok(tokens) = text.parse::<u64>() {
+        return (tokens <= MOST_TOKENS).then_some((tokens, true));
+    }
+    let inner = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).map(str::trim);
+    let number: f64 = inner.unwrap_or(text).parse().ok()?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "the range is checked")]
+    (0.0..=MOST_TOKENS as f64).contains(&number).then(|| (number.ceil() as u64, inner.is_none() && number.fract() == 0.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(json: &str) -> Reported {
+        Reported::read(Some(serde_json::from_str(json).unwrap()))
+    }
+
+    #[test]
+    fn odd_numbers_count_as_far_as_they_can_be_used_and_the_note_tells_the_rest() {
+        let told = [
+            r#"{"prompt_tokens":3,"completion_tokens":4.5,"total_tokens":7.5}"#,
+            r#"{"prompt_tokens":"12","completion_tokens":7.0}"#,
+            r#"{"prompt_tokens":-3,"completion_tokens":7,"total_tokens":10}"#,
+            r#"{"prompt_tokens":1e30,"completion_tokens":18446744073709551615}"#,
+            r#"{"prompt_tokens":1e999,"completion_tokens":[1],"total_tokens":"many"}"#,
+            r#"{"prompt_tokens":3,"prompt_tokens":5,"completion_tokens":2,"completion_tokens":2}"#,
+            r#"{"prompt_tokens":5,"prompt_tokens":-1,"completion_tokens":2}"#,
+            r#"{"prompt_tokens":9,"total_tokens":9}"#,
+            r#"{"input_tokens":3,"output_tokens":2,"input_tokens_details":{"cached_tokens":"2"},"output_tokens_details":3}"#,
+            "{}",
+            "3",
+            "null",
+        ]
+        .map(|json| {
+            let Reported { usage, gaps, note } = read(json);
+            let gaps = [(gaps.input, "input"), (gaps.output, "output")].into_iter().filter(|(is, _)| *is).map(|(_, side)| side);
+            let gaps: Vec<_> = gaps.collect();
+            format!(
+                "{json}\n  {} in, {} cached, {} out, gaps {gaps:?}: {}",
+                usage.input_tokens,
+                usage.cached_tokens,
+                usage.output_tokens,
+                note.as_deref().unwrap_or("-")
+            )
+        });
+        insta::assert_snapshot!(told.join("\n"));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_is_reported_is_beyond_bounds(a in "-?[0-9]{1,25}(\\.[0-9]{1,3})?(e-?[0-9]{1,4})?", b in "[\\PC&&[^\"\\\\]]{0,9}") {
+            if let Ok(raw) = serde_json::from_str::<&RawValue>(&format!(r#"{{"prompt_tokens":{a},"completion_tokens":"{b}","{b}":{a}}}"#)) {
+                let usage = Reported::read(Some(raw)).usage;
+                prop_assert!(usage.total_tokens() <= 2 * MOST_TOKENS);
+            }
+        }
+    }
+}
