@@ -189,6 +189,10 @@ fn the_made_input_has_the_announced_size_and_is_valid() {
     content.read_to_string(&mut text).unwrap();
     assert_eq!(text.len() as u64, bytes);
     for line in text.lines() {
-        batchd::domain::row::openai::parse_line(line.as_bytes(), batchd::domain::endpoint::Endpoint::ChatCompletions).unwrap();
+        batchd::domain::row::openai::parse_line(
+            line.as_bytes(),
+            batchd::domain::endpoint::RowEndpoint::One(batchd::domain::endpoint::Endpoint::ChatCompletions),
+        )
+        .unwrap();
     }
 }
