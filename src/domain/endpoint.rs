@@ -193,7 +193,7 @@ impl PassedPath {
         }
         let mut paths = PATHS.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = paths.get(text) {
-            return Ok(Self(*known));
+            return Ok(Self(known));
         }
         if paths.len() >= Self::MOST {
             return Err("is one path too many; restart the daemon to forget those that are not listed any more");
