@@ -176,6 +176,8 @@ const PATH_WORDS: [&str; 7] = [
     "404",
 ];
 const PATH_STARTS: [&str; 4] = ["invalid url (", "unknown request url", "cannot post /", "no route for"];
+/// How a server says that it speaks TLS on this port: the base URL is wrong.
+const TLS_WORDS: [&str; 2] = ["plain http request was sent to https port", "sent an http request to an https server"];
 
 /// Reads a denial from an answer that is not 2xx; `None` if the answer may be due to the request.
 pub fn denial_of(status: u16, body: &[u8]) -> Option<Denial> {
@@ -225,7 +227,9 @@ fn of_page(status: u16, body: &[u8]) -> Option<Denial> {
         400 => {
             // Some servers answer with a bare text.
             let text = String::from_utf8_lossy(body.get(..512.min(body.len())).unwrap_or_default()).to_lowercase();
-            KEY_WORDS.iter().any(|words| text.contains(words)).then_some(Denial::Key)
+            let says = |words: &[&str]| words.iter().any(|words| text.contains(words));
+            let is_tls = says(&TLS_WORDS).then_some(Denial::Path);
+            is_tls.or_else(|| says(&KEY_WORDS).then_some(Denial::Key))
         }
         _ => None,
     }
@@ -310,6 +314,8 @@ mod tests {
                 400,
                 r#"{"error":{"message":"Unsupported parameter: 'temperature' is not supported with this model.","param":"temperature","code":"unsupported_parameter"}}"#,
             ),
+            (400, "Client sent an HTTP request to an HTTPS server.\n"),
+            (400, "<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>"),
             (413, "too large"),
             (500, r#"{"error":{"code":"model_not_found"}}"#),
         ];

@@ -45,6 +45,8 @@ pub(super) struct ConnectTimedOut;
 pub(super) struct Connector {
     way: Way,
     limit: Duration,
+    /// Host and port of the proxy, if there is one.
+    proxy: Option<String>,
 }
 
 #[derive(Clone)]
@@ -81,7 +83,7 @@ impl Connector {
 
         let target = HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http().enable_all_versions();
         let Some(proxy) = intercept else {
-            return Ok((Self { way: Way::Direct(target.wrap_connector(tcp)), limit }, None));
+            return Ok((Self { way: Way::Direct(target.wrap_connector(tcp)), limit, proxy: None }, None));
         };
         tracing::info!(provider, proxy = %proxy.uri(), "calls go through a proxy");
         // The connection to the proxy itself speaks HTTP/1.1 only: CONNECT is written by hand.
@@ -109,7 +111,13 @@ impl Connector {
                 return Err(SetupError::Proxy { provider: provider.into(), reason });
             }
         };
-        Ok((Self { way, limit }, auth))
+        let name = proxy.uri().authority().map(|authority| authority.as_str().rsplit('@').next().unwrap_or_default().to_owned());
+        Ok((Self { way, limit, proxy: name }, auth))
+    }
+
+    /// Host and port of the proxy, if there is one.
+    pub fn proxy(&self) -> Option<String> {
+        self.proxy.clone()
     }
 }
 
@@ -150,7 +158,7 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, target: Uri) -> Self::Future {
-        let Self { way, limit } = self.clone();
+        let Self { way, limit, .. } = self.clone();
         Box::pin(async move { timeout(limit, dial(way, target)).await.map_err(|_| ConnectTimedOut)? })
     }
 }

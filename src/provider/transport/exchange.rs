@@ -20,6 +20,8 @@ pub struct Head {
 pub enum TransportFault {
     #[error("the connection was closed before the answer was complete")]
     Closed,
+    #[error("the server speaks TLS on this port; use https://")]
+    SpeaksTls,
     #[error("the head of the answer is too long")]
     TooLong,
     #[error("the answer has more than 256 headers")]

@@ -159,6 +159,10 @@ impl Own {
     fn head(&mut self) -> Result<Option<Head>, TransportFault> {
         let Http1State::Head(call) = &mut self.state else { return Err(TransportFault::Closed) };
         let answer = loop {
+            // An alert of TLS: the server could make nothing of the request.
+            if self.arrived.starts_with(&[0x15, 0x03]) {
+                return Err(TransportFault::SpeaksTls);
+            }
             let (used, answer) = match call.try_response(&self.arrived, false) {
                 Err(ureq_proto::Error::HttpParseTooManyHeaders) => match shortened(&self.arrived)? {
                     Some((head, length)) => (length, call.try_response(&head, false)?.1),

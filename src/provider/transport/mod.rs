@@ -12,6 +12,7 @@
 //! and all answers together hold no more than their room ([`room`]). Its errors carry no header of
 //! the request.
 
+mod cause;
 mod coding;
 mod connect;
 pub mod exchange;
@@ -49,7 +50,7 @@ use self::room::{AnswerRoom, FREE, HeldRoom};
 use super::{CallError, SetupError};
 use crate::descriptors::{Descriptors, is_refusal};
 use crate::domain::provider::connection::{ServerConnection, Timeouts};
-use crate::provider::transport::exchange::{Failed, Head, Outgoing};
+use crate::provider::transport::exchange::{Failed, Head, Outgoing, TransportFault};
 
 /// The TLS settings of a client that trusts the system's certificates.
 pub(super) fn client_tls(who: &str) -> Result<rustls::ClientConfig, SetupError> {
@@ -71,6 +72,8 @@ pub(super) struct Transport {
     host: String,
     /// The `Host` header.
     host_header: HeaderValue,
+    /// The proxy that calls go through, without its credentials.
+    proxy: Option<String>,
     /// Sent with every request if a forwarding proxy requires credentials.
     proxy_auth: Option<HeaderValue>,
     timeouts: Timeouts,
@@ -112,6 +115,7 @@ impl Transport {
     /// so. Opens no connection; each that is opened later takes one of `descriptors`.
     pub fn open(provider: &str, connection: &ServerConnection, proxies: &Matcher, descriptors: &Descriptors) -> Result<Self, SetupError> {
         let (connector, proxy_auth) = Connector::open(provider, connection, proxies)?;
+        let proxy = connector.proxy();
         let url = &connection.base_url;
         let host_header = HeaderValue::try_from(header_of(url))
             .map_err(|error| SetupError::Url { provider: provider.into(), reason: error.to_string() })?;
@@ -120,6 +124,7 @@ impl Transport {
             descriptors: descriptors.clone(),
             host: host_of(url),
             host_header,
+            proxy,
             proxy_auth,
             timeouts: connection.timeouts,
             max_response_bytes: connection.max_response_bytes,
@@ -208,7 +213,7 @@ impl Transport {
             let limit_ms = u64::try_from(self.timeouts.connect.as_millis()).unwrap_or(u64::MAX);
             CallError::TimedOut { host: self.host.clone(), what: "accept a connection", limit_ms }
         } else {
-            CallError::Connect { host: self.host.clone(), reason: reason(error) }
+            CallError::Connect { host: self.host.clone(), reason: cause::unconnected(error, self.proxy.as_deref()) }
         }
     }
 
@@ -263,7 +268,10 @@ impl Transport {
         CallError::TooLarge { host: self.host.clone(), limit: self.max_response_bytes }
     }
 
-    fn interrupted(&self, error: &(dyn Error + 'static)) -> CallError {
+    fn interrupted(&self, error: &TransportFault) -> CallError {
+        if let TransportFault::SpeaksTls = error {
+            return CallError::Connect { host: self.host.clone(), reason: error.to_string() };
+        }
         CallError::Interrupted { host: self.host.clone(), reason: reason(error) }
     }
 }

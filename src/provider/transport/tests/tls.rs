@@ -146,6 +146,7 @@ async fn an_unknown_certificate_is_refused_by_name() {
     let server = TlsServer::start(&[]).await;
     let error = post_tls(&format!("https://{}/v1", server.address), false, &Matcher::builder().build()).await.unwrap_err();
     let CallError::Connect { reason, .. } = &error else { panic!("{error}") };
+    assert!(reason.starts_with("the server's certificate is from an issuer that is not trusted here"), "{reason}");
     assert!(reason.contains("invalid peer certificate: UnknownIssuer"), "{reason}");
 }
 
@@ -155,7 +156,31 @@ async fn a_certificate_for_another_name_is_refused() {
     let url = format!("https://localhost:{}/v1", server.address.port());
     let error = post_tls(&url, true, &Matcher::builder().build()).await.unwrap_err();
     let CallError::Connect { reason, .. } = &error else { panic!("{error}") };
+    assert!(reason.starts_with("the server's certificate is for another name"), "{reason}");
     assert!(reason.contains("certificate not valid for name \"localhost\""), "{reason}");
+}
+
+#[tokio::test]
+async fn tls_and_plain_text_are_not_taken_for_each_other_in_silence() {
+    let plain = Loopback::start(vec![Reply::Send("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".into())]).await;
+    let error = post_tls(&format!("https://{}/v1", plain.address()), true, &Matcher::builder().build()).await.unwrap_err();
+    let CallError::Connect { reason, .. } = &error else { panic!("{error}") };
+    assert!(reason.starts_with("the server does not speak TLS on this port; use http://"), "{reason}");
+
+    let server = TlsServer::start(&[]).await;
+    let error = post_tls(&format!("http://{}/v1", server.address), true, &Matcher::builder().build()).await.unwrap_err();
+    let CallError::Connect { reason, .. } = &error else { panic!("{error}") };
+    assert_eq!(reason, "the server speaks TLS on this port; use https://");
+}
+
+#[tokio::test]
+async fn an_unreachable_proxy_is_named_without_its_password() {
+    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let proxies = Matcher::builder().all(format!("http://user:secret@{unused}")).build();
+    let error = post_tls("https://upstream.test/v1", true, &proxies).await.unwrap_err();
+    let CallError::Connect { reason, .. } = &error else { panic!("{error}") };
+    assert!(reason.starts_with(&format!("through the proxy {unused}: nothing listens at this address")), "{reason}");
+    assert!(!reason.contains("secret"), "{reason}");
 }
 
 #[tokio::test]
