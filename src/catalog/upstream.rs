@@ -14,7 +14,7 @@ use super::model::{Capacity, Limits, Model, Offering, Privacy, Provider};
 use super::seeds::Seeds;
 use super::url::parse_base_url;
 use super::vocabulary::Status;
-use crate::catalog::model::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES};
+use crate::catalog::model::DEFAULT_MAX_RESPONSE_BYTES;
 use crate::domain::provider::connection::{Api, Connection, KeySource, ProviderKind, ServerConnection, Timeouts};
 use crate::domain::row::openai::MAX_MODEL_CHARS;
 use crate::domain::text::hex;
@@ -54,8 +54,8 @@ impl Upstreams {
 pub struct UpstreamOptions {
     /// [`UPSTREAM_KEY_ENV`] holds the key of all of these servers.
     pub has_key: bool,
-    /// Calls at the same time to each of these servers.
-    pub concurrency: u32,
+    /// Calls at the same time to each of these servers; found out for each if `None`.
+    pub concurrency: Option<u32>,
     pub timeouts: Timeouts,
     /// The largest answer that is read, in bytes.
     pub max_response_bytes: u64,
@@ -63,12 +63,7 @@ pub struct UpstreamOptions {
 
 impl Default for UpstreamOptions {
     fn default() -> Self {
-        Self {
-            has_key: false,
-            concurrency: DEFAULT_CONCURRENCY,
-            timeouts: Timeouts::default(),
-            max_response_bytes: DEFAULT_MAX_RESPONSE_BYTES,
-        }
+        Self { has_key: false, concurrency: None, timeouts: Timeouts::default(), max_response_bytes: DEFAULT_MAX_RESPONSE_BYTES }
     }
 }
 
@@ -200,7 +195,7 @@ fn provider(id: &str, base_url: &Uri, options: &UpstreamOptions) -> Provider {
             id: id.to_owned(),
             kind: ProviderKind::Server(connection),
             key: if options.has_key { KeySource::Env(UPSTREAM_KEY_ENV.to_owned()) } else { KeySource::None },
-            limits: Limits { in_flight: Some(options.concurrency), ..Limits::default() },
+            limits: Limits { in_flight: options.concurrency, ..Limits::default() },
         },
         base_url_env: None,
         is_local: true,

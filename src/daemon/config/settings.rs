@@ -257,8 +257,9 @@ settings! {
     /// this many calls are made a second time.
     in_flight_limit: value u32 = 4_096, range 1, 1_000_000;
 
-    /// Calls at the same time to each provider of `upstream`.
-    upstream_concurrency: value u32 = 64, range 1, 100_000;
+    /// The most calls at the same time to each provider of `upstream`. Fewer are made where a server
+    /// does more with fewer.
+    upstream_concurrency: maybe u32 = None, range 1, 100_000, words "found out for each server, up to `in_flight_limit`";
 
     /// How long a call to a provider of `upstream` may take as a whole.
     upstream_timeout: value DurationText = DurationText::from_secs(900), range DurationText::from_millis(1), DurationText::from_secs(86_400);

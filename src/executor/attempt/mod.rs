@@ -187,7 +187,8 @@ impl Attempt {
             Verdict::Succeeded { response, usage } => {
                 let cost = self.route().map_or(Usd::ZERO, |route| route.price.cost(&usage));
                 let tokens = Some(usage.total_tokens()).filter(|tokens| *tokens > 0);
-                let lesson = CallFeedback { failure: None, tokens, allowances, row: self.row.so_far };
+                let work = tokens.map(|_| work_of(&usage));
+                let lesson = CallFeedback { failure: None, tokens, work, allowances, row: self.row.so_far };
                 (Ok(self.result(Outcome::Succeeded(response), usage, cost)), Some(lesson))
             }
             Verdict::Failed { class, message, last } => {
@@ -195,7 +196,7 @@ impl Attempt {
                 // A call that ran into the batch's own deadline says nothing about its lane.
                 let at_deadline = self.context.clock.now() >= self.spec.deadline();
                 let own_fault = at_deadline && class == FailureClass::TimedOut;
-                let lesson = CallFeedback { failure: Some(failure), tokens: None, allowances, row: self.row.so_far };
+                let lesson = CallFeedback { failure: Some(failure), tokens: None, work: None, allowances, row: self.row.so_far };
                 self.row.body = Bytes::new();
                 let failed = FailedAttempt { attempt: self, class, message, last };
                 (Err(Box::new(failed)), (!own_fault).then_some(lesson))
@@ -234,6 +235,13 @@ impl Attempt {
             ended @ Made::Ended(_) => ended,
         }
     }
+}
+
+/// What an answer took of its server, in tokens read. A token written takes about as long as eight
+/// tokens read, which are read side by side; cached ones are hardly read.
+fn work_of(usage: &Usage) -> u64 {
+    let read = usage.input_tokens.saturating_sub(usage.cached_tokens);
+    read.saturating_add(usage.output_tokens.saturating_mul(8)).max(1)
 }
 
 /// Hands a row's result to the store.

@@ -26,6 +26,7 @@ use crate::catalog::Snapshot;
 use crate::domain::batch::priority::Owner;
 use crate::domain::id::BatchId;
 use crate::domain::provider::connection::{Connection, Limits, ProviderKind};
+use crate::domain::provider::server_hints::ServerHints;
 use crate::domain::row::retry::FailureClass;
 use crate::domain::time::Timestamp;
 use crate::flow::FairQueue;
@@ -310,6 +311,15 @@ impl Lanes {
                 lane.flow.on_silence(now);
                 note_circuit(lane, was_down, now);
             }
+        }
+    }
+
+    /// Takes what a server says about its load, in answer to a question to the given address.
+    pub fn on_hints(&mut self, pool: usize, epoch: u32, hints: ServerHints, now: Instant) {
+        let Some(state) = self.pools.get_mut(pool) else { return };
+        state.end_hints();
+        if state.epoch == epoch {
+            self.lanes.iter_mut().filter(|lane| lane.pool == pool).for_each(|lane| lane.flow.on_hints(now, hints));
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod dedup;
 mod fallback;
+mod knee;
 mod lanes;
 mod outage;
 mod shares;
