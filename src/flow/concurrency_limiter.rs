@@ -30,6 +30,8 @@ pub struct ConcurrencyLimiter {
     limit: u32,
     /// Remembered from before the last trouble; below the ceiling the limit grows fast.
     ceiling: u32,
+    /// The limit before the last trouble; up to there it grows without an experiment.
+    known: u32,
     /// By how much the next round above the ceiling grows.
     stride: u32,
     last_cut: Option<Instant>,
@@ -51,6 +53,7 @@ impl ConcurrencyLimiter {
             limit,
             // No number of calls is known to be too high yet.
             ceiling: max,
+            known: limit,
             stride: 1,
             last_cut: None,
             last_step: None,
@@ -63,7 +66,8 @@ impl ConcurrencyLimiter {
     pub fn set(&mut self, stated: Option<u32>, most: u32) {
         let max = stated.unwrap_or(most).max(1);
         let at_its_best = self.limit == self.max && !self.unknown;
-        let untroubled = at_its_best || (self.last_cut.is_none() && self.search.is_searching());
+        let untroubled = at_its_best || (max != self.max && self.last_cut.is_none());
+        let (before, was_unknown) = (self.limit, self.unknown);
         if untroubled && stated.is_some() {
             (self.limit, self.ceiling) = (max, max);
         }
@@ -71,6 +75,11 @@ impl ConcurrencyLimiter {
             self.ceiling = max;
         }
         (self.limit, self.ceiling, self.max, self.unknown) = (self.limit.min(max), self.ceiling.min(max), max, stated.is_none());
+        if self.unknown != was_unknown {
+            self.search = KneeSearch::new(self.limit, stated.is_some());
+        } else if self.limit != before {
+            self.search.interrupt(self.limit);
+        }
     }
 
     /// Calls that may be in flight now.
@@ -98,6 +107,16 @@ impl ConcurrencyLimiter {
         }
         // Beyond what was too much a moment ago, in small steps.
         let is_wary = self.last_cut.is_some_and(|last| now.saturating_duration_since(last) < WARY);
+        if is_wary && self.limit < self.known.min(self.max) {
+            if self.step_is_due(now) {
+                self.last_step = Some(now);
+                self.limit = self.limit.saturating_add(self.stride).min(self.known).min(self.max);
+                self.stride = if self.limit == self.known { 1 } else { self.stride.saturating_mul(2) };
+                self.ceiling = self.limit;
+                self.search.interrupt(self.limit);
+            }
+            return;
+        }
         let most = if is_wary { self.limit.saturating_add(self.stride).min(self.max) } else { self.max };
         if let Some(limit) = self.search.on_success(now, in_flight, took, work, most) {
             let limit = limit.clamp(1, self.max);
@@ -152,6 +171,7 @@ impl ConcurrencyLimiter {
         // only that the ceiling is a little lower.
         let recovering = self.limit < self.ceiling && self.last_cut.is_some();
         let troubled = if recovering { self.ceiling } else { self.limit };
+        self.known = if recovering { self.known } else { self.limit };
         self.ceiling = (troubled - troubled.div_ceil(10)).max(1);
         self.limit = to.clamp(1, self.max);
         self.ceiling = self.ceiling.max(self.limit);
@@ -213,8 +233,9 @@ mod tests {
         assert_eq!(limiter.limit(), 8);
         let back = serve(&mut limiter, 1_000, start + STEP * 4, 5);
         assert!(limiter.limit() >= 83, "{limiter:?}");
-        serve(&mut limiter, 1_000, back, 5);
-        assert_eq!(limiter.limit(), 128, "{limiter:?}");
+        serve(&mut limiter, 1_000, back, 9);
+        // An experiment may be under way.
+        assert!(limiter.limit() >= 110, "{limiter:?}");
     }
 
     #[test]

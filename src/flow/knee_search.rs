@@ -45,8 +45,9 @@ const BOLDER: f64 = 1.8;
 /// The shortest and the longest rest, and the least of it in lengths of an experiment.
 const SHORTEST_REST: Duration = Duration::from_secs(4);
 const LONGEST_REST: Duration = Duration::from_secs(20);
-const LONGEST_REST_AFTER_LONG: Duration = Duration::from_secs(300);
 const REST: u32 = 5;
+/// The longest rest after an experiment that took long.
+const LONGEST_REST_OF_SLOW: Duration = Duration::from_secs(300);
 /// A step down is tried after so many rests.
 const SELDOM: u32 = 3;
 /// Calls that show what a server does after it has changed.
@@ -203,14 +204,10 @@ impl KneeSearch {
     pub fn interrupt(&mut self, level: u32) {
         self.experiment = None;
         self.earlier = None;
+        self.has_changed = false;
         self.recent = Recent::default();
         let now = self.now;
         self.now = Sample::new(level, self.lead(&now, level));
-    }
-
-    /// Whether nothing was ever found to be too much.
-    pub fn is_searching(&self) -> bool {
-        self.up.bound.is_none() && self.resting_until.is_none()
     }
 
     /// Counts a call that ended. Returns the number of calls to be in flight from now on, if it is to
@@ -309,7 +306,13 @@ impl KneeSearch {
         side.bound = Some(level);
         side.step = if is_clear { SHY_STEP } else { (side.step * BOLDER).min(if *direction == Up { DOUBLE } else { DOUBLE / 2.0 }) };
         self.direction = direction.other();
-        self.rest = self.rest.max((now.saturating_duration_since(*began) * REST).min(LONGEST_REST_AFTER_LONG));
+        if *direction == Down
+            && let Some(pace) = before.pace()
+        {
+            // Calls take longer than they once did, and not because they wait for each other.
+            self.best_pace = self.best_pace.map(|best| best.max(pace / WAITING));
+        }
+        self.rest = self.rest.max((now.saturating_duration_since(*began) * REST).min(LONGEST_REST_OF_SLOW));
         self.now = Sample::new(before.level, self.lead(before, before.level));
         before.level
     }
@@ -365,7 +368,6 @@ impl KneeSearch {
         }
         self.resting_until = Some(now + self.rest);
         self.rest = (self.rest + self.rest / 2).min(self.rest.max(LONGEST_REST));
-
         None
     }
 

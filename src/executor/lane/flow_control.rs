@@ -181,9 +181,13 @@ impl FlowControl {
     fn failed(&mut self, now: Instant, sent: &CallTicket, failure: CallFailure, lesson: &CallFeedback, is_up: bool) -> Judged {
         let wait = failure.class.retry_after().map(|wait| wait.min(LONGEST_WAIT));
         if let FailureClass::RateLimited { .. } = failure.class {
+            // A lane that is paced and has room to spare was too fast, not too wide.
+            let is_paced = self.throttle.rate().is_some() && sent.in_flight < self.limiter.limit();
             let price = wait.and_then(|wait| self.pause.on_refused(now, sent.at, wait));
             self.throttle.on_refused(now, sent.at, price);
-            self.limiter.on_refused(now, sent.in_flight);
+            if !is_paced {
+                self.limiter.on_refused(now, sent.in_flight);
+            }
         } else if let Some(wait) = wait {
             // A server that cannot answer means all calls.
             self.pause.stop(now, wait);

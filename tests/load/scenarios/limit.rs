@@ -4,6 +4,7 @@
 //! second by second, once the daemon has had time to learn.
 
 use std::io;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -21,6 +22,8 @@ pub(super) const BURST: u64 = 20;
 /// The largest allowed share of refused calls after the warm-up, in percent.
 const MOST_REFUSED: f64 = 3.0;
 
+/// Servers start one after the other: each takes a port that was free a moment ago.
+static STARTING: Mutex<()> = Mutex::new(());
 /// The waits that refusals ask for, in seconds, and the calls that the bucket takes at once.
 const WAITS: [u64; 2] = [1, 10];
 const BURSTS: [u64; 2] = [10, 50];
@@ -80,8 +83,10 @@ impl Plan {
 
 fn measure(report: &mut Report, name: &str, behaviour: Behaviour, Plan { rate, warm_up, seconds, .. }: Plan) -> io::Result<()> {
     let dir = temp_dir()?;
+    let starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
     let upstream = Upstream::start(dir.path(), behaviour)?;
     let daemon = Daemon::in_front_of(upstream.address(), dir.path(), &[])?;
+    drop(starting);
     // More rows than can be done, so that the end of the batch is not measured.
     let file = batch::upload(daemon.address(), dir.path(), rate * (warm_up + seconds + 30), small_body)?;
     batch::create(daemon.address(), &file)?;

@@ -72,6 +72,7 @@ impl Spelling {
 
 impl Told {
     /// The header of a refusal that goes out now.
+    #[expect(clippy::disallowed_methods, reason = "the header is a date of the wall clock")]
     fn header(self) -> String {
         match self.spelling {
             Spelling::Seconds => format!("retry-after: {}\r\n", self.seconds),
