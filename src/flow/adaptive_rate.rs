@@ -97,12 +97,16 @@ impl AdaptiveRate {
         (ready > now).then_some(ready)
     }
 
+    /// Whether the rate is what holds calls back.
+    pub fn is_binding(&self, now: Instant) -> bool {
+        self.found.as_ref().is_some_and(|found| found.is_binding(now))
+    }
+
     /// Notes that a call goes out.
     pub fn take(&mut self, now: Instant) {
         let Some(found) = &mut self.found else { return };
         // The rate grows only while it is what holds calls back.
-        let binding = now.saturating_duration_since(found.even) <= found.gap().max(STEP / 10);
-        if binding {
+        if found.is_binding(now) {
             found.grow(now);
         } else {
             found.last_growth = now;
@@ -190,6 +194,10 @@ impl AdaptiveRate {
 }
 
 impl Found {
+    fn is_binding(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.even) <= self.gap().max(STEP / 10)
+    }
+
     fn gap(&self) -> Duration {
         Duration::from_secs_f64(1.0 / self.rate.max(SLOWEST))
     }

@@ -128,6 +128,20 @@ impl ConcurrencyLimiter {
         }
     }
 
+    /// Notes that a call succeeded on a lane whose rate is what holds calls back: the work done says
+    /// nothing about their number, which need only be no hindrance.
+    pub fn on_paced(&mut self, now: Instant, in_flight: u32) {
+        if let Some(limit) = self.search.on_unused() {
+            self.limit = limit.clamp(1, self.max);
+        }
+        if in_flight >= self.limit && self.step_is_due(now) {
+            self.last_step = Some(now);
+            self.limit = self.limit.saturating_add((self.limit / 4).max(1)).min(self.max);
+            self.ceiling = self.ceiling.max(self.limit);
+            self.search.interrupt(self.limit);
+        }
+    }
+
     /// Notes what the server says: how many calls it works on at a time, and how many wait in it, of
     /// all its clients.
     pub fn on_hints(&mut self, now: Instant, slots: Option<u32>, waiting: Option<u32>) {
@@ -287,6 +301,16 @@ mod tests {
         assert_eq!((limiter.limit(), limiter.ceiling), (64, 115));
         limiter.set(Some(16), 1_000);
         assert_eq!((limiter.limit(), limiter.ceiling), (16, 16));
+    }
+
+    #[test]
+    fn a_lane_that_is_paced_is_not_held_back_by_its_calls_at_a_time() {
+        let (start, mut limiter) = (Instant::now(), ConcurrencyLimiter::new(None, 4_096));
+        limiter.on_refused(start, 8);
+        for milli in (0..20_000).step_by(5) {
+            limiter.on_paced(start + MILLI * milli, limiter.limit().min(30));
+        }
+        assert!((31..=45).contains(&limiter.limit()), "more than are ever out, and not by much: {limiter:?}");
     }
 
     #[test]

@@ -172,7 +172,11 @@ impl FlowControl {
             } else {
                 self.work.saturating_mul(u64::from(LATENCY_OVER - 1)).saturating_add(work) / u64::from(LATENCY_OVER)
             };
-            self.limiter.on_success(now, in_flight, took, work);
+            if self.throttle.is_binding(now) {
+                self.limiter.on_paced(now, in_flight);
+            } else {
+                self.limiter.on_success(now, in_flight, took, work);
+            }
         }
         let beside = self.in_flight_gauge.in_flight + 1;
         self.blame.on_success(now, sent, beside, &lesson.row)
