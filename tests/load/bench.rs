@@ -67,7 +67,7 @@ const SCENARIOS: [Scenario; 12] = [
     Scenario {
         name: "limit",
         what: "an upstream that refuses calls beyond a rate that nobody has told",
-        options: &[("seconds", 50), ("warm-up", 10), ("rate", 200), ("delay-ms", 50), ("retry-after", 0)],
+        options: &[("seconds", 50), ("warm-up", 10), ("rate", 200), ("delay-ms", 50)],
         run: scenarios::limit::run,
     },
     Scenario {
