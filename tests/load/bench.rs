@@ -39,7 +39,7 @@ struct Scenario {
     run: fn(&Options) -> io::Result<Report>,
 }
 
-const SCENARIOS: [Scenario; 12] = [
+const SCENARIOS: [Scenario; 13] = [
     Scenario {
         name: "catalog",
         what: "the list of models against nginx with the same bytes",
@@ -63,6 +63,12 @@ const SCENARIOS: [Scenario; 12] = [
         what: "few calls at a time to an upstream that takes a tenth of a second",
         options: &[("rows", 20_000), ("slots", 64), ("delay-ms", 100)],
         run: scenarios::waiting::slots,
+    },
+    Scenario {
+        name: "dead",
+        what: "healthy rows beside some that always fail, against the healthy ones alone",
+        options: &[("rows", 4_000), ("every", 100), ("delay-ms", 100)],
+        run: scenarios::dead::run,
     },
     Scenario {
         name: "limit",

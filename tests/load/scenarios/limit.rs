@@ -76,7 +76,7 @@ impl Plan {
     }
 
     fn measure(self, report: &mut Report, name: &str, kind: Kind, told: Option<Told>) -> io::Result<()> {
-        let behaviour = Behaviour { delay: self.delay, limit: Some(Limit { rate: self.rate, kind }), told };
+        let behaviour = Behaviour { delay: self.delay, limit: Some(Limit { rate: self.rate, kind }), told, dead: None };
         measure(report, name, behaviour, self)
     }
 }

@@ -29,11 +29,23 @@ use super::server::{Server, free_address, with_all_files};
 
 /// The word that makes this program an upstream.
 pub const SUBCOMMAND: &str = "upstream";
-const OPTIONS: [(&str, u64); 8] =
-    [("port", 0), ("hosts", 1), ("delay-ms", 0), ("rate", 0), ("burst", 0), ("window-ms", 0), ("retry-after", 0), ("spelling", 0)];
+const OPTIONS: [(&str, u64); 9] = [
+    ("port", 0),
+    ("hosts", 1),
+    ("delay-ms", 0),
+    ("rate", 0),
+    ("burst", 0),
+    ("window-ms", 0),
+    ("retry-after", 0),
+    ("spelling", 0),
+    ("dead", 0),
+];
+/// The mark of rows that can never be answered.
+pub const DEAD: &str = "dead";
 /// Connections that wait to be accepted; by default the kernel allows no more.
 const BACKLOG: u32 = 4_096;
 const REFUSAL: &str = r#"{"error":{"message":"Rate limit reached.","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#;
+const FAULT: &str = r#"{"error":{"message":"This cannot be answered.","type":"server_error","param":null,"code":null}}"#;
 /// The timer rounds up to a whole millisecond, and so does the kernel that it waits in: each adds
 /// half a millisecond on average.
 const ROUNDING: Duration = Duration::from_millis(1);
@@ -46,6 +58,8 @@ pub struct Behaviour {
     pub limit: Option<Limit>,
     /// What a refusal says about when to try again.
     pub told: Option<Told>,
+    /// The status that rows with the mark [`DEAD`] get at once.
+    pub dead: Option<u16>,
 }
 
 /// A wait that a refusal asks for.
@@ -122,7 +136,7 @@ impl Upstream {
             Some(Limit { rate, kind: Kind::Windows { length } }) => (rate, 0, millis(length)),
         };
         let (wait, spelling) = behaviour.told.map_or((0, 0), |told| (told.seconds, told.spelling as u64));
-        let values = [address.port().into(), hosts.into(), millis(behaviour.delay), rate, burst, window, wait, spelling];
+        let values = [address.port().into(), hosts.into(), millis(behaviour.delay), rate, burst, window, wait, spelling, behaviour.dead.unwrap_or(0).into()];
         let mut command = with_all_files(std::env::current_exe()?);
         command.arg(SUBCOMMAND).args(OPTIONS.iter().zip(values).map(|((name, _), value)| format!("{name}={value}")));
         Ok(Self { server: Server::start(command, address, &dir.join(format!("upstream-{}.log", address.port())))? })
@@ -179,7 +193,8 @@ fn serve(options: &Options) -> io::Result<()> {
     let limit = (rate > 0).then_some(Limit { rate, kind });
     let spelling = usize::try_from(options.get("spelling")).ok().and_then(|index| Spelling::ALL.get(index).copied());
     let told = spelling.map(|spelling| Told { seconds: options.get("retry-after"), spelling }).filter(|told| told.seconds > 0);
-    let behaviour = Behaviour { delay: Duration::from_millis(options.get("delay-ms")), limit, told };
+    let dead = u16::try_from(options.get("dead")).ok().filter(|status| *status > 0);
+    let behaviour = Behaviour { delay: Duration::from_millis(options.get("delay-ms")), limit, told, dead };
     let port = u16::try_from(options.get("port")).map_err(io::Error::other)?;
     let hosts = u8::try_from(options.get("hosts")).map_err(io::Error::other)?;
     let (alive, parent) = oneshot::channel::<()>();
@@ -207,6 +222,8 @@ struct Shared {
     delay: Duration,
     good: Vec<u8>,
     told: Option<Told>,
+    /// The answer to rows that can never be answered.
+    dead: Option<Vec<u8>>,
     ledger: Mutex<Ledger>,
     called: Notify,
 }
@@ -217,6 +234,7 @@ impl Shared {
             delay: behaviour.delay.saturating_sub(ROUNDING),
             good: wire::answer("200 OK", "", ANSWER),
             told: behaviour.told,
+            dead: behaviour.dead.map(|status| wire::answer(&format!("{status} Dead"), "", FAULT)),
             ledger: Mutex::new(Ledger::new(behaviour.limit)),
             called: Notify::new(),
         }
@@ -263,6 +281,10 @@ async fn converse(stream: TcpStream, shared: &Shared) -> io::Result<()> {
             return Ok(());
         }
         shared.called.notify_waiters();
+        if let Some(fault) = shared.dead.as_ref().filter(|_| is_dead(wire.body())) {
+            wire.write(fault).await?;
+            continue;
+        }
         let accepted = shared.ledger().begin(wire.body(), Instant::now());
         if accepted && !shared.delay.is_zero() {
             sleep(shared.delay).await;
@@ -275,4 +297,10 @@ async fn converse(stream: TcpStream, shared: &Shared) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a row has the mark [`DEAD`], which stands near its beginning.
+fn is_dead(body: &[u8]) -> bool {
+    let mark = format!(r#""user":"{DEAD}""#);
+    body.windows(mark.len()).any(|part| part == mark.as_bytes())
 }
