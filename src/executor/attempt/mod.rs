@@ -58,6 +58,20 @@ pub(super) struct Attempt {
     /// No other row is in flight on its lane.
     pub alone: bool,
     pub abort: CancellationToken,
+    /// Cancelled when the server has been restarted since the call began; `None` where that is not
+    /// found out.
+    pub restarted: Option<CancellationToken>,
+}
+
+/// Why a call is given up that began before its server was restarted.
+const RESTARTED: &str = "it has been restarted since";
+
+/// Waits until the server has been restarted.
+async fn is_restarted(restarted: Option<&CancellationToken>) {
+    match restarted {
+        Some(restarted) => restarted.cancelled().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// How an attempt ended.
@@ -127,15 +141,16 @@ impl Attempt {
         }
         let started_at = self.context.clock.now();
         let start = Instant::now();
+        let restarted = self.restarted.clone();
         let answer = tokio::select! {
             biased;
-            () = abort.cancelled() => None,
-            answer = self.provider.call(self.call(started_at)) => Some(answer),
+            () = abort.cancelled() => return (Ok(self.aborted()), None),
+            () = is_restarted(restarted.as_ref()) => Err(CallError::Interrupted { host: "the server".into(), reason: RESTARTED.into() }),
+            answer = self.provider.call(self.call(started_at)) => answer,
         };
-        match answer {
-            Some(answer) => self.judge(answer, started_at, start.elapsed()),
-            None => (Ok(self.aborted()), None),
-        }
+        let (made, lesson) = self.judge(answer, started_at, start.elapsed());
+        // That a server was restarted says nothing of how it is now, nor of the row.
+        (made, lesson.filter(|_| !restarted.is_some_and(|restarted| restarted.is_cancelled())))
     }
 
     fn aborted(self) -> Made {

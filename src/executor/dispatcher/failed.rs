@@ -1,5 +1,7 @@
 //! What follows a failed attempt, and what follows when a lane is well again.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::{Dispatcher, Event};
@@ -8,6 +10,10 @@ use crate::domain::id::RowKey;
 use crate::executor::attempt::failed::FailedAttempt;
 use crate::executor::attempt::{Ended, Made, record};
 use crate::executor::lane::blame::Judged;
+
+/// How long a call may still take that began before its server was restarted: it may have been
+/// answered, and the answer be on its way.
+const RESTART_GRACE: Duration = Duration::from_secs(2);
 
 impl Dispatcher {
     /// Decides what follows a failed attempt. A result is stored by a task; the row counts as in
@@ -33,8 +39,15 @@ impl Dispatcher {
         self.ended(row.batch, ended);
     }
 
-    /// Lets the rows that wait for lanes go on soon that are well again.
+    /// Lets the rows that wait for lanes go on soon that are well again, and gives up calls that began
+    /// before their server was restarted.
     pub(super) fn hasten(&mut self) {
+        for calls in self.lanes.take_restarted() {
+            self.tasks.spawn(async move {
+                tokio::time::sleep(RESTART_GRACE).await;
+                calls.cancel();
+            });
+        }
         let lanes = self.lanes.take_recovered();
         if lanes.is_empty() {
             return;

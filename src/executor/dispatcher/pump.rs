@@ -275,7 +275,7 @@ impl Dispatcher {
     /// Sends a row; `alone` if no other is in flight on its lane. Returns whether it went out.
     fn send(&mut self, (lane, slot): (LaneIndex, Slot), now: Instant, batch: BatchId, row: ReadyRow, alone: bool) -> bool {
         let Some(run) = self.runs.get(&batch) else { return false };
-        let Some(provider) = self.lanes.provider_of(lane, slot.server, now) else { return false };
+        let Some((provider, restarted)) = self.lanes.provider_of(lane, slot.server, now) else { return false };
         let Some(sent) = self.lanes.start(lane, slot.server, now, row.tokens()) else { return false };
         let (key, request) = (RowKey { batch, row: row.at.row }, row.asked.map(|asked| asked.request));
         if let Some(request) = request {
@@ -293,6 +293,7 @@ impl Dispatcher {
             ways: run.source.ways.clone(),
             row,
             alone,
+            restarted,
             abort: if self.lanes.is_local(lane) { run.abort_local.clone() } else { run.abort_hosted.clone() },
         });
         self.in_flight += 1;

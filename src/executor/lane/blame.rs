@@ -313,8 +313,8 @@ impl Blame {
     ///
     /// A model or a path that the server has never had, while it answers other requests, is the row's own.
     /// What is denied while calls that went out no earlier succeed is charged; a row that may not do what
-    /// it asks needs no more than a second opinion. No row is charged for an account that is empty or
-    /// closed.
+    /// it asks needs no more than a second opinion, also at the end of a batch, when nothing is left to
+    /// succeed, if others got the same. No row is charged for an account that is empty or closed.
     pub fn on_denied(&mut self, sent: &CallTicket, denial: Denial, failure: CallFailure, lesson: &CallFeedback) -> (Judged, bool) {
         let row = &lesson.row;
         self.breaker.on_abandoned(sent.at);
@@ -328,8 +328,11 @@ impl Blame {
             Denial::Model | Denial::Path if self.has.contains(&lesson.asked) => (was_well, false),
             Denial::Model | Denial::Path => (self.successes > 0, true),
             Denial::Key => (was_well, false),
-            Denial::Access => (was_well || has_met, has_met),
+            Denial::Access => (was_well || has_met || self.known.contains(&failure.mark), has_met),
         };
+        if is_own && is_final && was_well {
+            self.remember(failure.mark);
+        }
         let tally = if is_own { tally.and(Charge::FULL, failure.class, failure.mark) } else { tally };
         let row = RowSoFar { tally, open: None, ..*row };
         (Judged { row, is_final: is_own && is_final, ..Judged::default() }, is_own)
@@ -388,11 +391,18 @@ impl Blame {
         }
     }
 
+    /// Remembers an answer that rows were charged for while others succeeded.
+    fn remember(&mut self, mark: u32) {
+        if !self.known.contains(&mark) {
+            self.known.truncate(KNOWN - 1);
+            self.known.push_front(mark);
+        }
+    }
+
     fn charge(&mut self, tally: Tally, failure: CallFailure, retried: bool) -> Tally {
         self.shares.count(false, retried);
-        if self.successes >= SETTLED && !failure.class.is_outage() && !self.known.contains(&failure.mark) {
-            self.known.truncate(KNOWN - 1);
-            self.known.push_front(failure.mark);
+        if self.successes >= SETTLED && !failure.class.is_outage() {
+            self.remember(failure.mark);
         }
         tally.and(Charge::part(self.shares.charge()), failure.class, failure.mark)
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::blame::{Judged, Pick};
 use super::call::{CallFeedback, CallTicket, RowSoFar};
@@ -47,8 +48,9 @@ impl Lanes {
         self.member_ready_at(lane, member, now).is_some_and(|at| at <= now)
     }
 
-    /// The provider behind a server of a lane, opened again if its key may have changed.
-    pub fn provider_of(&mut self, index: LaneIndex, member: usize, now: Instant) -> Option<Arc<dyn Dispatch>> {
+    /// The provider behind a server of a lane, opened again if its key may have changed, and what its calls
+    /// hold.
+    pub fn provider_of(&mut self, index: LaneIndex, member: usize, now: Instant) -> Option<(Arc<dyn Dispatch>, Option<CancellationToken>)> {
         let member = self.lanes.get(index)?.members.get(member)?;
         let pool = self.pools.get_mut(member.pool)?;
         if member.flow.denials().needs_probe(now) {
@@ -57,7 +59,7 @@ impl Lanes {
                 Err(error) => tracing::error!(provider = pool.connection.id, %error, "a provider cannot be used"),
             }
         }
-        Some(pool.provider.clone())
+        Some((pool.provider.clone(), pool.calls()))
     }
 
     /// Notes that a call of about so many tokens goes out to a server.

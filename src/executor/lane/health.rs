@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::member::Member;
 use super::provider::ProviderState;
@@ -88,8 +89,16 @@ impl Lanes {
 
     /// Notes that a server can be reached again.
     pub(super) fn recover(&mut self, pool: usize) {
+        if let Some(state) = self.pools.get_mut(pool) {
+            self.restarted.push(state.part_calls());
+        }
         let has_it = |lane: &Lane| lane.listed().any(|member| member.pool == pool);
         self.recovered.extend((0..).zip(&self.lanes).filter(|(_, lane)| has_it(lane)).map(|(index, _)| index));
+    }
+
+    /// Takes what the calls hold that began before their server was restarted.
+    pub fn take_restarted(&mut self) -> Vec<CancellationToken> {
+        std::mem::take(&mut self.restarted)
     }
 
     /// Takes the lanes that are well again since the last look.

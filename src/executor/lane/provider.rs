@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::blame::LONGEST_REST_LOCAL;
 use super::call::{CallFeedback, CallTicket};
@@ -20,7 +21,8 @@ use crate::provider::Dispatch;
 const LONGEST_REST: Duration = Duration::from_secs(30);
 /// How long a server of the operator's own may be silent before it is probed.
 const SILENCE: Duration = Duration::from_secs(30);
-/// How often a provider is probed while its calls fail, and how long the answer holds.
+/// How often a provider is probed while its calls fail, or a server of the operator's own while it
+/// answers none, and how long the answer holds.
 const DOUBT: Duration = Duration::from_secs(5);
 
 /// A server of a provider.
@@ -50,6 +52,8 @@ pub struct ProviderState {
     is_doubted: bool,
     /// Why the last connection could not be made.
     failure: Option<Arc<str>>,
+    /// What the calls hold that have begun since the server was last restarted.
+    calls: CancellationToken,
 }
 
 impl ProviderState {
@@ -78,6 +82,7 @@ impl ProviderState {
             last_probe: None,
             is_doubted: false,
             failure: None,
+            calls: CancellationToken::new(),
         }
     }
 
@@ -118,6 +123,17 @@ impl ProviderState {
     pub fn begin_probe(&mut self, now: Instant) {
         self.probing = true;
         self.reach.start(now);
+    }
+
+    /// What a call holds that begins now: it is cancelled a little after the server was restarted. Only
+    /// of the operator's own servers is it known: nothing listens at their address for a moment.
+    pub fn calls(&self) -> Option<CancellationToken> {
+        self.is_local.then(|| self.calls.clone())
+    }
+
+    /// Parts the calls of before a restart from those of now.
+    pub fn part_calls(&mut self) -> CancellationToken {
+        std::mem::take(&mut self.calls)
     }
 
     /// Where the server is.
@@ -166,7 +182,9 @@ impl ProviderState {
 
     /// Whether a probe is due.
     pub fn wants_probe(&self, now: Instant) -> bool {
-        let is_silent = self.in_flight_gauge.in_flight == 0 && now.saturating_duration_since(self.heard) >= SILENCE;
+        // Calls that nobody works on any more would wait for ever: their server was stopped.
+        let silence = if self.in_flight_gauge.in_flight == 0 { SILENCE } else { DOUBT };
+        let is_silent = now.saturating_duration_since(self.heard) >= silence;
         let is_stale = self.last_probe.is_none_or(|(at, _)| now.saturating_duration_since(at) >= DOUBT);
         (self.is_local && (self.reach.needs_probe(now) || is_silent)) || (self.is_doubted && is_stale)
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::blame::LaneTraits;
 use super::flow_control::FlowControl;
@@ -28,11 +29,22 @@ pub(in crate::executor) struct Lanes {
     hold_after: u32,
     /// Lanes that are well again, and whose rows need not wait any longer.
     pub(super) recovered: Vec<LaneIndex>,
+    /// What the calls hold that began before their server was restarted.
+    pub(super) restarted: Vec<CancellationToken>,
 }
 
 impl Lanes {
     pub fn new(open: OpenProvider, most: u32, hold_after: u32) -> Self {
-        Self { lanes: Vec::new(), pools: Vec::new(), by_name: HashMap::new(), open, most, hold_after, recovered: Vec::new() }
+        Self {
+            lanes: Vec::new(),
+            pools: Vec::new(),
+            by_name: HashMap::new(),
+            open,
+            most,
+            hold_after,
+            recovered: Vec::new(),
+            restarted: Vec::new(),
+        }
     }
 
     /// The lane of a provider's model, opened at first use, on the servers that the provider has now.

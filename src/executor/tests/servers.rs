@@ -50,8 +50,9 @@ fn urls(names: &str) -> Vec<String> {
 }
 
 fn serving(names: &str) -> crate::catalog::Snapshot {
-    let urls = urls(names);
-    world::catalog(&urls.iter().map(String::as_str).collect::<Vec<_>>())
+    let upstreams = Upstreams::parse(&urls(names)).unwrap();
+    let seeds = load_embedded().unwrap().with_upstreams(&upstreams, &UpstreamOptions::default());
+    seeds.into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false)
 }
 
 const MANY: Settings = Settings { in_flight_limit: 1_000, ..SETTINGS };
@@ -75,7 +76,7 @@ async fn ten_servers_share_the_rows_of_a_model_by_what_they_take() {
     let world = open(dir.path(), &fleet, "abcdefghij").await;
     let id = world.submit_models(9_000, "24h", |_| OWN).await;
     // The limits are found out.
-    tokio::time::sleep(3 * SECOND).await;
+    tokio::time::sleep(7 * SECOND).await;
     let (since, before) = (Instant::now(), world.store.batch(id).await.unwrap().unwrap().progress.succeeded);
     tokio::time::sleep(8 * SECOND).await;
     let (calls, after) = (calls_since(&world, since), world.store.batch(id).await.unwrap().unwrap().progress.succeeded);
@@ -212,4 +213,35 @@ async fn a_dearer_provider_helps_when_the_cheapest_cannot_make_the_deadline() {
         assert_eq!(world.lanes_of(id).await.contains_key("b/b-model"), helps, "{window}");
         world.close().await;
     }
+}
+
+/// A model server that is stopped closes its port, and never answers what it was working on.
+#[tokio::test(start_paused = true)]
+async fn calls_from_before_a_restart_do_not_block_the_server_that_is_back() {
+    let (stopped, back) = (Instant::now() + 5 * SECOND, Instant::now() + 20 * SECOND);
+    let provider = script(move |seen| {
+        async move {
+            if (stopped..back).contains(&seen.at) {
+                return Err(gone());
+            }
+            tokio::time::sleep(SECOND).await;
+            if seen.at < stopped && Instant::now() >= stopped {
+                std::future::pending::<()>().await;
+            }
+            answer(200, None)
+        }
+        .boxed()
+    });
+    let is_open = move || !(stopped..back).contains(&Instant::now());
+    let provider = Scripted { asked: Some(Arc::new(move || if is_open() { Ok(200) } else { Err(gone()) })), ..provider };
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::open_as(dir.path(), provider, serving("a"), Duration::from_millis(1), MANY).await;
+    let id = world.submit_models(400, "24h", |_| OWN).await;
+    let batch = world.ended(id).await;
+    assert_eq!(batch.progress.succeeded, 400);
+    let last = world.seen().iter().map(|seen| seen.at).max().unwrap();
+    assert!(last < back + 90 * SECOND, "{:?} after the server was back", last - back);
+    let repeated = world.seen().iter().filter(|seen| seen.attempt > 1 && seen.at >= back).count();
+    assert!(repeated >= 8, "{repeated} rows were sent again");
+    world.close().await;
 }

@@ -136,7 +136,17 @@ impl Upstream {
             Some(Limit { rate, kind: Kind::Windows { length } }) => (rate, 0, millis(length)),
         };
         let (wait, spelling) = behaviour.told.map_or((0, 0), |told| (told.seconds, told.spelling as u64));
-        let values = [address.port().into(), hosts.into(), millis(behaviour.delay), rate, burst, window, wait, spelling, behaviour.dead.unwrap_or(0).into()];
+        let values = [
+            address.port().into(),
+            hosts.into(),
+            millis(behaviour.delay),
+            rate,
+            burst,
+            window,
+            wait,
+            spelling,
+            behaviour.dead.unwrap_or(0).into(),
+        ];
         let mut command = with_all_files(std::env::current_exe()?);
         command.arg(SUBCOMMAND).args(OPTIONS.iter().zip(values).map(|((name, _), value)| format!("{name}={value}")));
         Ok(Self { server: Server::start(command, address, &dir.join(format!("upstream-{}.log", address.port())))? })
