@@ -119,18 +119,23 @@ impl Spooled {
         if !stdin && std::fs::metadata(input).map_err(unreadable)?.is_file() {
             return Ok(Self { path: input.to_owned(), name, _copy: None });
         }
-        let runs = data_dir.join(RUNS);
         let name = if stdin { "stdin.jsonl".to_owned() } else { name };
         let copy = || -> std::io::Result<Temporary> {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&runs)?;
+            let to = aside(data_dir, "input-")?;
             let mut from: Box<dyn Read> = if stdin { Box::new(std::io::stdin().lock()) } else { Box::new(std::fs::File::open(input)?) };
-            let to = Temporary::create(&runs, OsStr::new("input-"), "", 0o600)?;
             std::io::copy(&mut from, &mut to.file())?;
             Ok(to)
         };
-        let copy = copy().map_err(|error| format!("cannot spool {} to {}: {error}", input.display(), runs.display()))?;
+        let copy = copy().map_err(|error| format!("cannot spool {} to {}: {error}", input.display(), data_dir.join(RUNS).display()))?;
         Ok(Self { path: copy.path().to_owned(), name, _copy: Some(copy) })
     }
+}
+
+/// An empty file for content of the input, beside the folders of the runs.
+fn aside(data_dir: &Path, name: &str) -> std::io::Result<Temporary> {
+    let runs = data_dir.join(RUNS);
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&runs)?;
+    Temporary::create(&runs, OsStr::new(name), "", 0o600)
 }
 
 /// How a run ended.
