@@ -164,7 +164,7 @@ async fn work(settings: Settings, env: Environment, job: Job, args: &RunArgs) ->
             USAGE,
         );
     }
-    let mut run = Running { core: &core, tasks: &tasks, settings: &settings, env, args, display: Display::stderr() };
+    let mut run = Running { core: &core, tasks: &tasks, settings: &settings, env, args, display: Display::stderr(), warned: Vec::new() };
     let code = match run.complete(&job).await {
         Ok(code) => code,
         Err(error @ JobError::Input { .. }) => complain(&error, USAGE),
@@ -183,6 +183,8 @@ struct Running<'a> {
     env: Environment,
     args: &'a RunArgs,
     display: Display,
+    /// Warnings that were shown.
+    warned: Vec<String>,
 }
 
 impl Running<'_> {
@@ -270,6 +272,10 @@ impl Running<'_> {
         if self.display.is_new() && progress.total > 0 {
             let models = progress.plan.models.iter().map(|model| model.requested.as_str());
             simulated::notice(&catalog, models, &*self.env).iter().for_each(|line| say(line));
+        }
+        for warning in progress.warnings.iter().filter(|warning| !self.warned.contains(warning)).cloned().collect::<Vec<_>>() {
+            self.display.say(&format!("warning: {warning}"));
+            self.warned.push(warning);
         }
         if progress.total > 0 {
             self.display.note(progress.waiting.first().map(held::in_short));

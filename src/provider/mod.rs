@@ -130,6 +130,11 @@ pub trait Dispatch: Send + Sync + 'static {
     fn ask(&self, _budget: Duration) -> BoxFuture<'_, Result<u16, CallError>> {
         Box::pin(std::future::ready(Ok(200)))
     }
+
+    /// What the server answers when it is asked for its models; `None` if the provider has no list.
+    fn list(&self, _budget: Duration) -> BoxFuture<'_, Result<Option<Answer>, CallError>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
 }
 
 /// Why a provider cannot be used at all.

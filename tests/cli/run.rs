@@ -233,3 +233,14 @@ fn a_dry_run_takes_packed_input_and_rows_of_several_endpoints() {
     assert!(text(&cut.stderr).contains("packed with gzip and cannot be unpacked"), "{}", text(&cut.stderr));
     assert_eq!(std::fs::read_dir(dir.path().join("state/run")).unwrap().count(), 0, "nothing is left behind");
 }
+
+#[test]
+fn a_model_that_the_server_does_not_list_is_told_once() {
+    let (dir, upstream) = (temp_dir(), FakeUpstream::healthy());
+    upstream.list_models(&["qwen3-8b", "nomic-embed-text"]);
+    write(dir.path(), "in.jsonl", &rows::many(3, "qwen3-8"));
+    let output = run(dir.path(), &["run", "in.jsonl", "-o", "out.jsonl", "--upstream", &upstream.url()]);
+    exits(&output, 0);
+    let warnings = text(&output.stderr).lines().filter(|line| line.starts_with("warning: ")).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(warnings, ["warning: provider `upstream` does not list the model `qwen3-8`; did you mean `qwen3-8b`?"]);
+}

@@ -201,6 +201,10 @@ impl Dispatch for Server {
     fn ask(&self, budget: Duration) -> BoxFuture<'_, Result<u16, CallError>> {
         Box::pin(async move { self.list_models(budget).await.map(|answer| answer.status) })
     }
+
+    fn list(&self, budget: Duration) -> BoxFuture<'_, Result<Option<Answer>, CallError>> {
+        Box::pin(async move { self.list_models(budget).await.map(Some) })
+    }
 }
 
 /// The URL of an operation's path. A base URL with a path of its own, and `api_path`, hold the
