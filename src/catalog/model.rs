@@ -287,7 +287,7 @@ impl Offering {
 
 pub use crate::domain::provider::connection::Limits;
 
-/// Calls at the same time to a provider whose seed states no number.
+/// Calls at the same time to a hosted provider whose seed states no number.
 pub const DEFAULT_CONCURRENCY: u32 = 64;
 
 /// The largest answer, in bytes, of a provider whose seed states no number.

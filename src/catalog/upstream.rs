@@ -14,7 +14,7 @@ use super::model::{Capacity, Limits, Model, Offering, Privacy, Provider};
 use super::seeds::Seeds;
 use super::url::parse_base_url;
 use super::vocabulary::Status;
-use crate::catalog::model::{DEFAULT_CONCURRENCY, DEFAULT_MAX_RESPONSE_BYTES};
+use crate::catalog::model::DEFAULT_MAX_RESPONSE_BYTES;
 use crate::domain::provider::body_edits::BodyEdits;
 use crate::domain::provider::connection::{Api, Connection, KeySource, ProviderKind, ServerConnection, Timeouts};
 use crate::domain::row::openai::MAX_MODEL_CHARS;
@@ -55,8 +55,8 @@ pub struct UpstreamOptions {
     pub has_key: bool,
     /// As [`ServerConnection::api_path`].
     pub api_path: Option<String>,
-    /// Calls at the same time to each of these servers.
-    pub concurrency: u32,
+    /// Calls at the same time to each of these servers; found out for each if `None`.
+    pub concurrency: Option<u32>,
     pub timeouts: Timeouts,
     /// The largest answer that is read, in bytes.
     pub max_response_bytes: u64,
@@ -69,7 +69,7 @@ impl Default for UpstreamOptions {
         Self {
             has_key: false,
             api_path: None,
-            concurrency: DEFAULT_CONCURRENCY,
+            concurrency: None,
             timeouts: Timeouts::default(),
             max_response_bytes: DEFAULT_MAX_RESPONSE_BYTES,
             row_priority: RowPriority::default(),
@@ -209,7 +209,7 @@ fn provider(id: &str, urls: &[&Uri], options: &UpstreamOptions) -> Option<Provid
             kind: ProviderKind::Server(connection),
             replicas: replicas.iter().map(|url| (*url).clone()).collect(),
             key: if options.has_key { KeySource::Env(UPSTREAM_KEY_ENV.to_owned()) } else { KeySource::None },
-            limits: Limits { in_flight: Some(options.concurrency), ..Limits::default() },
+            limits: Limits { in_flight: options.concurrency, ..Limits::default() },
         },
         base_url_env: None,
         is_local: true,

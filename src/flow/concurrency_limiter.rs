@@ -1,10 +1,10 @@
 //! How many calls a lane takes at the same time, found out from how they end.
 //!
-//! A stated limit is used at once; an unknown limit is searched for from a few calls upwards.
-//! Growth has to pay: a step up that brings no more work done is taken back, and where calls take
-//! much longer than they once did, a step down that costs no work is kept. A refusal or an overload
-//! cuts the limit. The recovery doubles the limit each second up to a remembered ceiling, so that
-//! one bad moment does not cost minutes. From there the limit grows by one a round, then by more.
+//! A stated limit is used at once; an unknown limit is searched for from a few calls upwards. In
+//! either case the limit settles where the server does the most work ([`KneeSearch`]): more calls in
+//! flight only while they bring more work done. A refusal or an overload cuts the limit. The
+//! recovery doubles the limit each second up to a remembered ceiling, so that one bad moment does
+//! not cost minutes. From there the limit grows by one, then by more.
 //!
 //! Pure: the caller reports what happened and when, and the limiter answers how many calls may be
 //! in flight. It counts no calls and knows nothing of HTTP. Invariant: `1 <= limit <= max`.
@@ -13,16 +13,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::step_trial::{Round, Trial, TrialVerdict};
+use super::knee_search::KneeSearch;
 
 /// Cuts and doublings are at least this far apart. A burst of refusals is one event, not many.
 const STEP: Duration = Duration::from_secs(1);
+/// For so long after a cut the limit grows beyond the ceiling in small steps only.
+const WARY: Duration = Duration::from_secs(30);
 /// Where the search for an unknown limit begins.
 const START: u32 = 8;
-/// After a step up that did not pay, no other is tried for this long; twice as long each time.
-const FIRST_PATIENCE: Duration = Duration::from_secs(10);
-const LONGEST_PATIENCE: Duration = Duration::from_secs(300);
-
 /// The allowance of one lane.
 #[derive(Debug, Clone)]
 pub struct ConcurrencyLimiter {
@@ -32,16 +30,16 @@ pub struct ConcurrencyLimiter {
     limit: u32,
     /// Remembered from before the last trouble; below the ceiling the limit grows fast.
     ceiling: u32,
+    /// The limit before the last trouble; up to there it grows without an experiment.
+    known: u32,
     /// By how much the next round above the ceiling grows.
     stride: u32,
     last_cut: Option<Instant>,
     /// The last cut or doubling.
     last_step: Option<Instant>,
-    round: Round,
-    trial: Trial,
-    patience: Duration,
-    /// No step up before this moment.
-    patient_until: Option<Instant>,
+    search: KneeSearch,
+    /// Calls that the server says it works on at a time.
+    slots: Option<u32>,
 }
 
 impl ConcurrencyLimiter {
@@ -55,13 +53,12 @@ impl ConcurrencyLimiter {
             limit,
             // No number of calls is known to be too high yet.
             ceiling: max,
+            known: limit,
             stride: 1,
             last_cut: None,
             last_step: None,
-            round: Round::default(),
-            trial: Trial::default(),
-            patience: FIRST_PATIENCE,
-            patient_until: None,
+            search: KneeSearch::new(limit, stated.is_some()),
+            slots: None,
         }
     }
 
@@ -69,7 +66,8 @@ impl ConcurrencyLimiter {
     pub fn set(&mut self, stated: Option<u32>, most: u32) {
         let max = stated.unwrap_or(most).max(1);
         let at_its_best = self.limit == self.max && !self.unknown;
-        let untroubled = at_its_best || (self.last_cut.is_none() && self.patient_until.is_none());
+        let untroubled = at_its_best || (max != self.max && self.last_cut.is_none());
+        let (before, was_unknown) = (self.limit, self.unknown);
         if untroubled && stated.is_some() {
             (self.limit, self.ceiling) = (max, max);
         }
@@ -77,6 +75,11 @@ impl ConcurrencyLimiter {
             self.ceiling = max;
         }
         (self.limit, self.ceiling, self.max, self.unknown) = (self.limit.min(max), self.ceiling.min(max), max, stated.is_none());
+        if self.unknown != was_unknown {
+            self.search = KneeSearch::new(self.limit, stated.is_some());
+        } else if self.limit != before {
+            self.search.interrupt(self.limit);
+        }
     }
 
     /// Calls that may be in flight now.
@@ -89,47 +92,70 @@ impl ConcurrencyLimiter {
     pub fn on_success(&mut self, now: Instant, in_flight: u32, took: Duration, work: u64) {
         // A limit that is not used up has not been tested.
         if in_flight < self.limit - self.limit / 4 {
-            self.round = Round::default();
+            if let Some(limit) = self.search.on_unused() {
+                (self.limit, self.ceiling) = (limit.clamp(1, self.max), limit.clamp(1, self.max));
+            }
             return;
         }
         if self.limit < self.ceiling && self.last_cut.is_some() {
             if self.step_is_due(now) {
                 self.last_step = Some(now);
-                self.go_to(self.limit.saturating_mul(2).min(self.ceiling));
+                self.limit = self.limit.saturating_mul(2).min(self.ceiling).clamp(1, self.max);
+                self.search.interrupt(self.limit);
             }
             return;
         }
-        self.round.count(now, took, work);
-        if !self.round.is_over(self.limit) {
+        // Beyond what was too much a moment ago, in small steps.
+        let is_wary = self.last_cut.is_some_and(|last| now.saturating_duration_since(last) < WARY);
+        if is_wary && self.limit < self.known.min(self.max) {
+            if self.step_is_due(now) {
+                self.last_step = Some(now);
+                self.limit = self.limit.saturating_add(self.stride).min(self.known).min(self.max);
+                self.stride = if self.limit == self.known { 1 } else { self.stride.saturating_mul(2) };
+                self.ceiling = self.limit;
+                self.search.interrupt(self.limit);
+            }
             return;
         }
-        let round = std::mem::take(&mut self.round);
-        match self.trial.judge(&round, now, self.limit) {
-            TrialVerdict::TakeBack(limit) if limit < self.limit => {
-                self.patient_until = Some(now + self.patience);
-                self.patience = (self.patience * 2).min(LONGEST_PATIENCE);
-                self.ceiling = limit.max(1);
-                self.stride = 1;
-                self.go_to(limit);
+        let most = if is_wary { self.limit.saturating_add(self.stride).min(self.max) } else { self.max };
+        if let Some(limit) = self.search.on_success(now, in_flight, took, work, most) {
+            let limit = limit.clamp(1, self.max);
+            if is_wary && limit == most {
+                self.stride = self.stride.saturating_mul(2).min((self.limit / 8).max(1));
             }
-            TrialVerdict::TakeBack(limit) => self.go_to(limit),
-            TrialVerdict::StepDown(limit) => self.go_to(limit),
-            TrialVerdict::Fine => self.grow(now, &round),
+            self.limit = limit;
+            self.ceiling = limit;
         }
     }
 
-    fn grow(&mut self, now: Instant, round: &Round) {
-        if self.limit >= self.max || self.patient_until.is_some_and(|until| now < until) {
+    /// Notes that a call succeeded on a lane whose rate is what holds calls back: the work done says
+    /// nothing about their number, which need only be no hindrance.
+    pub fn on_paced(&mut self, now: Instant, in_flight: u32) {
+        if let Some(limit) = self.search.on_unused() {
+            self.limit = limit.clamp(1, self.max);
+        }
+        if in_flight >= self.limit && self.step_is_due(now) {
+            self.last_step = Some(now);
+            self.limit = self.limit.saturating_add((self.limit / 4).max(1)).min(self.max);
+            self.ceiling = self.ceiling.max(self.limit);
+            self.search.interrupt(self.limit);
+        }
+    }
+
+    /// Notes what the server says: how many calls it works on at a time, and how many wait in it, of
+    /// all its clients.
+    pub fn on_hints(&mut self, now: Instant, slots: Option<u32>, waiting: Option<u32>) {
+        self.search.on_waiting(now, waiting);
+        if slots == self.slots {
             return;
         }
-        let searching = self.unknown && self.last_cut.is_none() && self.patient_until.is_none();
-        let by = if searching { self.limit } else { self.stride };
-        self.stride = self.stride.saturating_mul(2).min((self.limit / 8).max(1));
-        if self.unknown {
-            self.trial.begin(self.limit, round);
+        self.slots = slots;
+        let Some(slots) = slots else { return };
+        let limit = slots.clamp(1, self.max);
+        if self.unknown || limit < self.limit {
+            (self.limit, self.ceiling, self.last_cut) = (limit, limit, None);
+            self.search = KneeSearch::near(limit);
         }
-        self.ceiling = self.ceiling.max(self.limit.saturating_add(by).min(self.max));
-        self.go_to(self.limit.saturating_add(by));
     }
 
     /// Notes that the provider refused a call that it would have taken with fewer other calls:
@@ -159,23 +185,18 @@ impl ConcurrencyLimiter {
         // only that the ceiling is a little lower.
         let recovering = self.limit < self.ceiling && self.last_cut.is_some();
         let troubled = if recovering { self.ceiling } else { self.limit };
+        self.known = if recovering { self.known } else { self.limit };
         self.ceiling = (troubled - troubled.div_ceil(10)).max(1);
         self.limit = to.clamp(1, self.max);
         self.ceiling = self.ceiling.max(self.limit);
         self.stride = 1;
-        self.round = Round::default();
-        self.trial = Trial::default();
+        self.search.interrupt(self.limit);
         self.last_cut = Some(now);
         self.last_step = Some(now);
     }
 
     fn step_is_due(&self, now: Instant) -> bool {
         self.last_step.is_none_or(|last| now.saturating_duration_since(last) >= STEP)
-    }
-
-    fn go_to(&mut self, limit: u32) {
-        self.limit = limit.clamp(1, self.max);
-        self.round = Round::default();
     }
 }
 
@@ -226,8 +247,9 @@ mod tests {
         assert_eq!(limiter.limit(), 8);
         let back = serve(&mut limiter, 1_000, start + STEP * 4, 5);
         assert!(limiter.limit() >= 83, "{limiter:?}");
-        serve(&mut limiter, 1_000, back, 5);
-        assert_eq!(limiter.limit(), 128, "{limiter:?}");
+        serve(&mut limiter, 1_000, back, 9);
+        // An experiment may be under way.
+        assert!(limiter.limit() >= 110, "{limiter:?}");
     }
 
     #[test]
@@ -235,7 +257,7 @@ mod tests {
         for servers in [4, 50, 300] {
             let mut limiter = ConcurrencyLimiter::new(None, 4_096);
             serve(&mut limiter, servers, Instant::now(), 60);
-            assert!((servers..=servers * 3).contains(&limiter.limit()), "{servers}: {limiter:?}");
+            assert!((servers * 2 / 3..=servers * 3).contains(&limiter.limit()), "{servers}: {limiter:?}");
         }
     }
 
@@ -279,6 +301,42 @@ mod tests {
         assert_eq!((limiter.limit(), limiter.ceiling), (64, 115));
         limiter.set(Some(16), 1_000);
         assert_eq!((limiter.limit(), limiter.ceiling), (16, 16));
+    }
+
+    #[test]
+    fn a_lane_that_is_paced_is_not_held_back_by_its_calls_at_a_time() {
+        let (start, mut limiter) = (Instant::now(), ConcurrencyLimiter::new(None, 4_096));
+        limiter.on_refused(start, 8);
+        for milli in (0..20_000).step_by(5) {
+            limiter.on_paced(start + MILLI * milli, limiter.limit().min(30));
+        }
+        assert!((31..=45).contains(&limiter.limit()), "more than are ever out, and not by much: {limiter:?}");
+    }
+
+    #[test]
+    fn a_server_that_names_its_slots_begins_with_them() {
+        let now = Instant::now();
+        let mut limiter = ConcurrencyLimiter::new(None, 4_096);
+        limiter.on_hints(now, Some(24), None);
+        assert_eq!(limiter.limit(), 24);
+        let mut limiter = ConcurrencyLimiter::new(Some(16), 4_096);
+        limiter.on_hints(now, Some(24), None);
+        assert_eq!(limiter.limit(), 16, "a stated limit is never passed");
+        limiter.on_hints(now, Some(4), None);
+        assert_eq!(limiter.limit(), 4);
+    }
+
+    #[test]
+    fn a_server_in_which_calls_wait_gets_no_more() {
+        let (start, mut limiter) = (Instant::now(), ConcurrencyLimiter::new(None, 4_096));
+        let now = serve(&mut limiter, 1_000, start, 2);
+        let limit = limiter.limit();
+        assert!(limit >= 64, "{limiter:?}");
+        for second in 0..20 {
+            limiter.on_hints(now + STEP * second, None, Some(limit / 2));
+            serve(&mut limiter, 1_000, now + STEP * second, 1);
+            assert!(limiter.limit() <= limit, "{limiter:?}");
+        }
     }
 
     #[derive(Debug, Clone)]
@@ -329,13 +387,14 @@ mod tests {
             }
             limiter.on_overload(now + STEP);
             now += STEP;
-            let ceiling = limiter.ceiling;
+            let (ceiling, mut reached) = (limiter.ceiling, 0);
             // The limit doubles each second, and one success per second is enough for that.
             for _ in 0..=max.ilog2() + 1 {
                 now += STEP;
                 limiter.on_success(now, limiter.limit(), MILLI, 1);
+                reached = reached.max(limiter.limit());
             }
-            prop_assert!(limiter.limit() >= ceiling, "{limiter:?}");
+            prop_assert!(reached >= ceiling, "{limiter:?}");
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! How much a lane takes: calls at a time ([`ConcurrencyLimiter`]), stated rates ([`RateLimiter`]),
 //! rates found out ([`AdaptiveRate`]), what is left according to the provider ([`RemainingQuota`]),
+//! pauses that it asks for ([`RequestedPause`]),
 //! and whether its circuit is closed ([`CircuitBreaker`]). Whose failures those of a lane are:
 //! [`FailureShares`]. Whose row is next: [`FairQueue`].
 //!
@@ -13,10 +14,14 @@ pub mod circuit_breaker;
 pub mod concurrency_limiter;
 pub mod failure_shares;
 pub mod fair_queue;
+mod goodput;
+mod knee_search;
 pub mod rate_limiter;
 pub mod rate_window;
 pub mod remaining_quota;
-mod step_trial;
+pub mod requested_pause;
+#[cfg(test)]
+pub mod simulation;
 pub mod well_rate;
 
 pub use adaptive_rate::AdaptiveRate;
@@ -26,3 +31,4 @@ pub use failure_shares::FailureShares;
 pub use fair_queue::FairQueue;
 pub use rate_limiter::RateLimiter;
 pub use remaining_quota::RemainingQuota;
+pub use requested_pause::RequestedPause;

@@ -13,6 +13,8 @@ const SECONDS: usize = 60;
 #[derive(Debug, Clone)]
 pub struct RateWindow {
     origin: Option<Instant>,
+    /// The shortest time, in seconds, over which calls are a rate.
+    shortest: f64,
     /// Counts by number of the tenth, or of the second, since the origin; each with that number.
     tenths: [(u64, u32); TENTHS],
     seconds: [(u64, u32); SECONDS],
@@ -20,11 +22,16 @@ pub struct RateWindow {
 
 impl Default for RateWindow {
     fn default() -> Self {
-        Self { origin: None, tenths: [(0, 0); TENTHS], seconds: [(0, 0); SECONDS] }
+        Self { origin: None, shortest: 1.0, tenths: [(0, 0); TENTHS], seconds: [(0, 0); SECONDS] }
     }
 }
 
 impl RateWindow {
+    /// A window that begins now or later, with calls at the pace that is to be measured.
+    pub fn since(origin: Instant) -> Self {
+        Self { origin: Some(origin), shortest: 0.5, ..Self::default() }
+    }
+
     /// Counts a call.
     pub fn count(&mut self, now: Instant) {
         let since = now.saturating_duration_since(*self.origin.get_or_insert(now));
@@ -38,7 +45,7 @@ impl RateWindow {
         let since = now.saturating_duration_since(origin);
         if span <= Duration::from_secs(1) {
             let length = 1.0 + (since.as_secs_f64() * 10.0).fract() / 10.0;
-            return f64::from(sum(&self.tenths, tenth(since), TENTHS)) / length;
+            return f64::from(sum(&self.tenths, tenth(since), TENTHS)) / length.min(since.as_secs_f64().max(self.shortest));
         }
         let seconds = span.as_secs().min(SECONDS as u64);
         let calls = sum(&self.seconds, since.as_secs(), usize::try_from(seconds).unwrap_or(SECONDS));

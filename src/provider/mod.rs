@@ -28,6 +28,7 @@ use crate::domain::format::wire::WireFormat;
 use crate::domain::id::RowKey;
 use crate::domain::provider::connection::{Connection, ProviderKind};
 use crate::domain::provider::rate_limits::RateLimitStatus;
+use crate::domain::provider::server_hints::ServerHints;
 use crate::domain::time::Clock;
 pub use classify::{Asked, Verdict, class_of, verdict};
 pub use transport::room::AnswerRoom;
@@ -134,6 +135,12 @@ pub trait Dispatch: Send + Sync + 'static {
     /// What the server answers when it is asked for its models; `None` if the provider has no list.
     fn list(&self, _budget: Duration) -> BoxFuture<'_, Result<Option<Answer>, CallError>> {
         Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// What the server says about its load, without any work for a model; nothing if it does not say
+    /// so within `budget`.
+    fn hints(&self, _budget: Duration) -> BoxFuture<'_, ServerHints> {
+        Box::pin(std::future::ready(ServerHints::default()))
     }
 }
 

@@ -39,7 +39,7 @@ struct Scenario {
     run: fn(&Options) -> io::Result<Report>,
 }
 
-const SCENARIOS: [Scenario; 12] = [
+const SCENARIOS: [Scenario; 13] = [
     Scenario {
         name: "catalog",
         what: "the list of models against nginx with the same bytes",
@@ -65,9 +65,15 @@ const SCENARIOS: [Scenario; 12] = [
         run: scenarios::waiting::slots,
     },
     Scenario {
+        name: "dead",
+        what: "healthy rows beside some that always fail, against the healthy ones alone",
+        options: &[("rows", 4_000), ("every", 100), ("delay-ms", 100)],
+        run: scenarios::dead::run,
+    },
+    Scenario {
         name: "limit",
         what: "an upstream that refuses calls beyond a rate that nobody has told",
-        options: &[("seconds", 50), ("warm-up", 10), ("rate", 200), ("delay-ms", 50), ("retry-after", 0)],
+        options: &[("seconds", 50), ("warm-up", 10), ("rate", 200), ("delay-ms", 50)],
         run: scenarios::limit::run,
     },
     Scenario {

@@ -48,6 +48,13 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Adds the figures of another report.
+    pub fn append(&mut self, other: &Self) {
+        self.0 += &other.0;
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

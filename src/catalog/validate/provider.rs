@@ -46,7 +46,9 @@ pub(super) fn check(context: &mut ValidateContext<'_>, file: &ProviderFile) -> O
         }
         Kind::Simulated => (None, (check_simulated(context, file), Vec::new(), KeySource::None)),
     };
-    let limits = Limits { in_flight: limits.in_flight.or(Some(DEFAULT_CONCURRENCY)), ..limits };
+    // What a server of the operator's own has room for is found out.
+    let unstated = if base_url_env.is_some() { None } else { Some(DEFAULT_CONCURRENCY) };
+    let limits = Limits { in_flight: limits.in_flight.or(unstated), ..limits };
     Some(Provider {
         name: name?,
         connection: Connection { id: id?, kind, replicas, key, limits },

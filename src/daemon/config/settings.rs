@@ -265,8 +265,9 @@ settings! {
     /// this many calls are made a second time.
     in_flight_limit: value u32 = 4_096, range 1, 1_000_000;
 
-    /// Calls at the same time to each provider of `upstream`.
-    upstream_concurrency: value u32 = 64, range 1, 100_000;
+    /// The most calls at the same time to each provider of `upstream`. Fewer are made where a server
+    /// does more with fewer.
+    upstream_concurrency: maybe u32 = None, range 1, 100_000, words "found out for each server, up to `in_flight_limit`";
 
     /// What becomes of the `priority` that the body of a row asks of a provider of `upstream`:
     /// `strip` takes it out, `allow` sends it as it is, and a number is what every row gets. To

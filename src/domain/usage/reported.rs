@@ -151,6 +151,8 @@ impl Members<'_> {
         match (input, output, total) {
             (Some(input), None, Some(total)) => output = Some(total.saturating_sub(input)),
             (None, Some(output), Some(total)) => input = Some(total.saturating_sub(output)),
+            // Servers that only order or score texts report nothing else.
+            (None, None, Some(total)) => (input, output) = (Some(total), Some(0)),
             _ => {}
         }
         let usage = Usage {

@@ -18,7 +18,7 @@ const MARGIN: f64 = 1.5;
 impl Dispatcher {
     pub(super) fn build_routes(&mut self, plan: &Plan) -> Arc<RouteTable> {
         let (catalog, holds) = (self.parts.catalog.current(), self.parts.store.lane_holds());
-        build_routes(plan, &RouteContext { catalog: &catalog, holds: &holds, now: Instant::now() }, &mut self.lanes)
+        build_routes(plan, &RouteContext { catalog: &catalog, holds: &holds, now: Instant::now(), in_haste: false }, &mut self.lanes)
     }
 
     /// Handles a change of the catalog or of a hold: what makes a provider refuse every request may be
@@ -34,8 +34,8 @@ impl Dispatcher {
         self.lanes.refresh(&catalog, now);
         self.lanes.open_local(&catalog);
         self.take_back_quarantined(None);
-        let around = RouteContext { catalog: &catalog, holds: &holds, now };
         for (id, run) in &mut self.runs {
+            let around = RouteContext { catalog: &catalog, holds: &holds, now, in_haste: run.in_haste };
             let ways = build_routes(&run.plan, &around, &mut self.lanes);
             log_waiting_models(*id, &run.plan, &run.source.ways.closed(), &ways);
             run.set_ways(ways, now);
@@ -50,7 +50,7 @@ impl Dispatcher {
         // By the wall clock: the client was given this time, and the clock may have been set
         // meanwhile.
         let now = self.parts.clock.now();
-        let mut expired = Vec::new();
+        let (mut expired, mut hurried) = (Vec::new(), false);
         for (id, run) in self.runs.iter_mut().filter(|(_, run)| run.stop.is_none()) {
             let left = until(now, run.spec.deadline());
             if left.is_zero() {
@@ -59,7 +59,11 @@ impl Dispatcher {
                 expired.push(*id);
                 continue;
             }
-            let needed = run.backlog().filter_map(|(lane, rows, _)| self.lanes.time_for(lane, rows, started)).max().unwrap_or_default();
+            let needed = run.work().filter_map(|(lanes, rows)| self.lanes.time_for(&lanes, rows, started)).max().unwrap_or_default();
+            if needed >= left && !run.in_haste {
+                run.in_haste = true;
+                hurried = true;
+            }
             let deadline_at_risk = needed.mul_f64(MARGIN) >= left;
             if deadline_at_risk != run.deadline_at_risk {
                 run.deadline_at_risk = deadline_at_risk;
@@ -72,6 +76,9 @@ impl Dispatcher {
         }
         for id in expired {
             self.take_back_quarantined(Some(id));
+        }
+        if hurried {
+            self.ways_changed();
         }
     }
 }

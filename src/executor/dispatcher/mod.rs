@@ -8,6 +8,7 @@ mod cancel;
 mod deadlines;
 mod dedup;
 mod failed;
+mod hints;
 mod probe;
 mod pump;
 
@@ -76,6 +77,8 @@ pub(super) enum Event {
     },
     /// A server was asked whether it is reachable.
     Probed(probe::Probed),
+    /// A server was asked about its load.
+    Hinted(hints::Hinted),
     /// A pause or a write for a batch that does not run is over; the batch is looked at again.
     Retake(BatchId),
 }
@@ -281,6 +284,7 @@ impl Dispatcher {
             Event::Concluded { row, request, ended } => self.concluded(row, request, ended),
             Event::Finished { batch, result } => self.finished(batch, result),
             Event::Probed(probed) => self.probed(probed),
+            Event::Hinted(hinted) => self.hinted(&hinted),
             Event::Retake(id) => self.retake(id),
         }
     }
@@ -414,6 +418,7 @@ impl Dispatcher {
         }
         self.look_at_deadlines();
         self.probe();
+        self.ask_for_hints();
         let avoided = self.lanes.avoided(Instant::now());
         if avoided != self.avoided {
             self.avoided = avoided;

@@ -97,7 +97,13 @@ impl Dispatcher {
             self.queue.push_back(id);
             return;
         }
-        if let Some(load) = run.begin_load(now, window) {
+        let lanes = &self.lanes;
+        // Rows that have moved to another lane are read again for it.
+        let load = run.begin_load(now, window).or_else(|| {
+            let moved = run.even_out(now, |lane| lanes.slot(lane, now).is_some());
+            moved.then(|| run.begin_load(now, window)).flatten()
+        });
+        if let Some(load) = load {
             self.load(id, load);
             return;
         }

@@ -30,6 +30,8 @@ pub struct CallFeedback {
     pub failure: Option<CallFailure>,
     /// Tokens read and written, if the provider reported them.
     pub tokens: Option<u64>,
+    /// How much the server had to do for the answer, in tokens read, if it reported them.
+    pub work: Option<u64>,
     pub allowances: Option<Box<RateLimitStatus>>,
     /// What the provider said, or why there was no answer, if the call failed.
     pub said: Option<Arc<str>>,

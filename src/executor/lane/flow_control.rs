@@ -16,10 +16,11 @@ use super::in_flight::InFlight;
 use crate::domain::provider::connection::Limits;
 use crate::domain::provider::denial::Denial;
 use crate::domain::provider::rate_limits::RateLimitStatus;
+use crate::domain::provider::server_hints::ServerHints;
 use crate::domain::row::retry::FailureClass;
 use crate::flow::circuit_breaker::CircuitChange;
 use crate::flow::well_rate::WellRate;
-use crate::flow::{AdaptiveRate, CircuitBreaker, ConcurrencyLimiter, RemainingQuota};
+use crate::flow::{AdaptiveRate, CircuitBreaker, ConcurrencyLimiter, RemainingQuota, RequestedPause};
 
 /// The longest `Retry-After` that is obeyed. A provider that asks for more is still tried again
 /// after this time.
@@ -41,14 +42,19 @@ pub struct FlowControl {
     tokens: RemainingQuota,
     blame: Blame,
     denials: Denials,
-    /// The provider asked for a pause until then, at that time.
-    hold: Option<(Instant, Instant)>,
+    pause: RequestedPause,
+    /// Since when the lane stands still because its provider has asked for that.
+    paused_since: Option<Instant>,
     /// What the provider said when a call failed last.
     last_said: Option<Arc<str>>,
+    /// When as many calls were in flight as there may be, and how many that were.
+    full: Option<(Instant, u32)>,
     /// Calls and tokens that have gone out.
     total: (u64, u64),
     /// How long an answer takes; the latest answers count most.
     latency: Option<Duration>,
+    /// What an answer takes of the server, likewise, in tokens read.
+    work: u64,
     /// Calls that ended well.
     ended: WellRate,
 }
@@ -68,10 +74,13 @@ impl FlowControl {
             tokens: RemainingQuota::default(),
             blame: Blame::new(traits),
             denials: Denials::new(traits.hold_after, traits.is_shared),
-            hold: None,
+            paused_since: None,
             last_said: None,
+            pause: RequestedPause::default(),
+            full: None,
             total: (0, 0),
             latency: None,
+            work: 0,
             ended: WellRate::default(),
         }
     }
@@ -96,7 +105,7 @@ impl FlowControl {
             return None;
         }
         let well = self.blame.breaker().ready_at(now)?.max(self.denials.ready_at(now)?);
-        let waits = [self.pause(), self.throttle.ready_at(now), self.requests.ready_at(now), self.tokens.ready_at(now)];
+        let waits = [self.pause.ready_at(now), self.throttle.ready_at(now), self.requests.ready_at(now), self.tokens.ready_at(now)];
         Some(waits.into_iter().flatten().fold(well.max(self.in_flight_gauge.paced_until(now)), Instant::max))
     }
 
@@ -105,10 +114,14 @@ impl FlowControl {
         self.total = (self.total.0 + 1, self.total.1.saturating_add(tokens));
         self.in_flight_gauge.start(now, tokens);
         self.throttle.take(now);
+        self.pause.start(now);
         self.requests.take(now, 1);
         self.tokens.take(now, tokens);
         self.blame.start(now);
         self.denials.start(now);
+        if self.in_flight_gauge.in_flight >= self.limiter.limit() {
+            self.full = Some((now, self.in_flight_gauge.in_flight));
+        }
         CallTicket { at: now, tokens, member: 0, epoch, in_flight: self.in_flight_gauge.in_flight, total: self.total }
     }
 
@@ -124,7 +137,9 @@ impl FlowControl {
     /// failure costs the row, and how the circuit has changed. `is_up` says whether nothing else
     /// shows that the provider is down.
     pub fn end(&mut self, now: Instant, sent: &CallTicket, lesson: Option<&CallFeedback>, is_up: bool) -> Judged {
-        let in_flight = self.in_flight_gauge.in_flight.max(sent.in_flight);
+        // Calls that end together are still in flight together, however they are counted down.
+        let full = self.full.filter(|(at, _)| *at >= sent.at).map_or(0, |(_, calls)| calls);
+        let in_flight = self.in_flight_gauge.in_flight.max(sent.in_flight).max(full);
         self.in_flight_gauge.end(now, sent.tokens, lesson.and_then(|lesson| lesson.tokens));
         let Some(lesson) = lesson else {
             self.blame.on_abandoned(sent);
@@ -133,11 +148,6 @@ impl FlowControl {
         };
         if let Some(said) = &lesson.allowances {
             self.on_limit_headers(now, sent, said);
-        }
-        if let Some(wait) = lesson.class().and_then(FailureClass::retry_after) {
-            let until = now + wait.min(LONGEST_WAIT);
-            self.hold =
-                Some(self.hold.filter(|(earlier, _)| *earlier > now).map_or((until, now), |(earlier, since)| (earlier.max(until), since)));
         }
         match lesson.failure {
             None => self.succeeded(now, in_flight, sent, lesson),
@@ -162,6 +172,11 @@ impl FlowControl {
         judged
     }
 
+    /// Notes what the server says about its load.
+    pub fn on_hints(&mut self, now: Instant, hints: ServerHints) {
+        self.limiter.on_hints(now, hints.slots, hints.waiting);
+    }
+
     /// Notes that the provider did not answer a probe, if the lane waits for that.
     pub fn on_silence(&mut self, now: Instant) {
         if self.blame.breaker().needs_probe(now) {
@@ -171,13 +186,26 @@ impl FlowControl {
 
     fn succeeded(&mut self, now: Instant, in_flight: u32, sent: &CallTicket, lesson: &CallFeedback) -> Judged {
         self.ended.count(now);
+        if self.pause.on_accepted(now, sent.at) {
+            self.throttle.on_resumed(now);
+        }
         self.throttle.on_accepted(now);
         let took = now.saturating_duration_since(sent.at);
         // A refusal arrives sooner than any real answer.
         if lesson.failure.is_none() {
             self.latency = Some(self.latency.map_or(took, |before| (before * (LATENCY_OVER - 1) + took) / LATENCY_OVER));
+            let work = lesson.work.unwrap_or_else(|| self.work.max(1));
+            self.work = if self.work == 0 {
+                work
+            } else {
+                self.work.saturating_mul(u64::from(LATENCY_OVER - 1)).saturating_add(work) / u64::from(LATENCY_OVER)
+            };
+            if self.throttle.is_binding(now) {
+                self.limiter.on_paced(now, in_flight);
+            } else {
+                self.limiter.on_success(now, in_flight, took, work);
+            }
         }
-        self.limiter.on_success(now, in_flight, took, lesson.tokens.unwrap_or(1));
         let beside = self.in_flight_gauge.in_flight + 1;
         let judged = self.blame.on_success(now, sent, beside, &lesson.row, lesson.asked);
         let circuit = if self.denials.on_success() { CircuitChange::Recovered } else { judged.circuit };
@@ -185,9 +213,21 @@ impl FlowControl {
     }
 
     fn failed(&mut self, now: Instant, sent: &CallTicket, failure: CallFailure, lesson: &CallFeedback, is_up: bool) -> Judged {
-        if let FailureClass::RateLimited { retry_after } = failure.class {
-            self.throttle.on_refused(now, sent.at, retry_after);
-            self.limiter.on_refused(now, sent.in_flight);
+        let wait = failure.class.retry_after().map(|wait| wait.min(LONGEST_WAIT));
+        if self.pause.until().is_none_or(|until| until <= now) {
+            self.paused_since = Some(now);
+        }
+        if let FailureClass::RateLimited { .. } = failure.class {
+            // A lane that is paced and has room to spare was too fast, not too wide.
+            let is_paced = self.throttle.rate().is_some() && sent.in_flight < self.limiter.limit();
+            let price = wait.and_then(|wait| self.pause.on_refused(now, sent.at, wait));
+            self.throttle.on_refused(now, sent.at, price);
+            if !is_paced {
+                self.limiter.on_refused(now, sent.in_flight);
+            }
+        } else if let Some(wait) = wait {
+            // A server that cannot answer means all calls.
+            self.pause.stop(now, wait);
         }
         self.denials.on_nothing(now, sent.at, PROBE_EVERY);
         self.last_said.clone_from(&lesson.said);
@@ -229,14 +269,9 @@ impl FlowControl {
         [found, stated].into_iter().flatten().min()
     }
 
-    /// Until when the provider has asked for a pause, the latest one.
-    fn pause(&self) -> Option<Instant> {
-        self.hold.map(|(until, _)| until)
-    }
-
     /// Since when the provider asks for a pause that is not over.
     pub fn paused_since(&self, now: Instant) -> Option<Instant> {
-        self.hold.filter(|(until, _)| *until > now).map(|(_, since)| since)
+        self.paused_since.filter(|_| self.pause.until().is_some_and(|until| until > now))
     }
 
     /// What the provider said when a call failed last.
@@ -261,7 +296,7 @@ impl FlowControl {
 
     /// Until when the lane rests.
     pub fn resting_until(&self, now: Instant) -> Option<Instant> {
-        [self.pause(), self.blame.breaker().resting_until()].into_iter().flatten().filter(|until| *until > now).max()
+        [self.pause.until(), self.blame.breaker().resting_until()].into_iter().flatten().filter(|until| *until > now).max()
     }
 
     /// Whether a probe has failed since the last success.

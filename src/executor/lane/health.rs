@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::member::Member;
 use super::provider::ProviderState;
 use super::{Lane, LaneIndex, LaneName, Lanes, servers};
+use crate::domain::provider::server_hints::ServerHints;
 use crate::domain::row::retry::FailureClass;
 use crate::domain::time::Timestamp;
 
@@ -49,6 +50,16 @@ impl Lanes {
                     note_circuit(&lane.name, member, was_down, now);
                 }
             }
+        }
+    }
+
+    /// Takes what a server says about its load, in answer to a question under the given key.
+    pub fn on_hints(&mut self, pool: usize, epoch: u32, hints: ServerHints, now: Instant) {
+        let Some(state) = self.pools.get_mut(pool) else { return };
+        state.end_hints();
+        if state.epoch == epoch {
+            let members = self.lanes.iter_mut().flat_map(|lane| &mut lane.members);
+            members.filter(|member| member.pool == pool).for_each(|member| member.flow.on_hints(now, hints));
         }
     }
 

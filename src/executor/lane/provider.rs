@@ -42,6 +42,8 @@ pub struct ProviderState {
     pub heard: Instant,
     /// A probe of whether the provider is reachable is in flight.
     pub probing: bool,
+    /// When the provider was last asked about its load, and whether it still is.
+    hints: (Option<Instant>, bool),
     /// When the provider was last probed, and whether it answered, and not with an error of its own.
     last_probe: Option<(Instant, bool)>,
     /// A call has failed, and none has succeeded since.
@@ -72,6 +74,7 @@ impl ProviderState {
             is_local,
             heard: Instant::now(),
             probing: false,
+            hints: (None, false),
             last_probe: None,
             is_doubted: false,
             failure: None,
@@ -128,6 +131,21 @@ impl ProviderState {
     /// Why the last connection could not be made.
     pub const fn failure(&self) -> Option<&Arc<str>> {
         self.failure.as_ref()
+    }
+
+    /// Whether the provider is to be asked about its load now, which is at most once in a time.
+    pub fn begin_hints(&mut self, now: Instant, every: Duration) -> bool {
+        let (last, is_asked) = self.hints;
+        let is_due = !is_asked && last.is_none_or(|last| now.saturating_duration_since(last) >= every);
+        if is_due {
+            self.hints = (Some(now), true);
+        }
+        is_due
+    }
+
+    /// Notes that the provider has said what it says about its load.
+    pub fn end_hints(&mut self) {
+        self.hints.1 = false;
     }
 
     /// Whether the provider is unreachable.

@@ -19,12 +19,14 @@ use crate::executor::lane::LaneIndex;
 use crate::executor::lane::route::{Closed, LaneRoute, Reads};
 use crate::quote::Attachment;
 
-/// The routes of one model: a range of the table, and the route that fresh rows take.
-#[derive(Debug, Clone, Copy)]
+/// The routes of one model: a range of the table, and those that fresh rows take.
+#[derive(Debug, Clone)]
 struct OfModel {
     first: u16,
     count: u16,
     entry: u16,
+    /// The routes that share the fresh rows, [`Self::entry`] first.
+    shared: Vec<u16>,
 }
 
 /// The routes of a batch.
@@ -44,7 +46,17 @@ impl RouteTable {
         self.get(route)?.lane
     }
 
-    /// The route that fresh rows of a model take.
+    /// The routes that share the fresh rows of a model by how much room there is on each.
+    pub fn shared(&self, model: u16) -> &[u16] {
+        self.models.get(usize::from(model)).map_or(&[], |model| &model.shared)
+    }
+
+    /// For each model, the lanes that share its fresh rows.
+    pub fn shared_lanes(&self) -> impl Iterator<Item = Vec<LaneIndex>> + '_ {
+        self.models.iter().map(|model| model.shared.iter().filter_map(|route| self.lane(*route)).collect())
+    }
+
+    /// The route that fresh rows of a model take if they take but one.
     pub fn primary(&self, model: u16) -> Option<u16> {
         self.models.get(usize::from(model)).map(|model| model.entry)
     }
@@ -130,6 +142,9 @@ pub struct RouteContext<'a> {
     pub catalog: &'a Snapshot,
     pub holds: &'a [LaneHold],
     pub now: Instant,
+    /// The cheapest lanes cannot do all rows before the deadline: dearer ones that the batch allows
+    /// share them.
+    pub in_haste: bool,
 }
 
 /// Builds the routes of a plan's models, in the plan's order.
@@ -137,7 +152,8 @@ pub struct RouteContext<'a> {
 /// A batch stays with the provider that it was planned with for as long as this provider serves the
 /// model. It moves only if the lane is drained, or has been unhealthy for a while, and the plan has
 /// another lane. A model planned with the simulated provider stays simulated, and no other model
-/// ever becomes simulated: the client was promised real answers. Prices never change.
+/// ever becomes simulated: the client was promised real answers. Prices never change. Lanes of the
+/// same price share the rows of a model, unless a quote has said where they go.
 pub fn build_routes(plan: &Plan, around: &RouteContext<'_>, lanes: &mut Lanes) -> Arc<RouteTable> {
     let mut ways = RouteTable::default();
     for model in &plan.models {
@@ -153,7 +169,11 @@ pub fn build_routes(plan: &Plan, around: &RouteContext<'_>, lanes: &mut Lanes) -
         let waits = way.is_some() && is_paused(provider, upstream, around);
         let better = (0..).zip(routes).find(|(_, route)| route.is_good() && !waits).map_or(0, |(index, _)| index);
         let count = u16::try_from(routes.len()).unwrap_or(u16::MAX);
-        ways.models.push(OfModel { first, count, entry: first + better });
+        let entry = &routes[usize::from(better)];
+        let is_equal = |route: &LaneRoute| route.is_good() && entry.is_good() && (around.in_haste || route.price == entry.price);
+        let others = (0..).zip(routes).filter(|(index, route)| *index != better && model.quoted.is_none() && is_equal(route));
+        let shared = std::iter::once(first + better).chain(others.map(|(index, _)| first + index)).collect();
+        ways.models.push(OfModel { first, count, entry: first + better, shared });
     }
     Arc::new(ways)
 }

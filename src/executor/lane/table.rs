@@ -205,11 +205,12 @@ impl Lanes {
         }
     }
 
-    /// How long a lane would take for so many rows at its present pace; `None` while the pace is
-    /// unknown.
+    /// How long lanes would take together for so many rows at their present pace; `None` while the pace
+    /// is unknown.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    pub fn time_for(&self, index: LaneIndex, rows: u64, now: Instant) -> Option<Duration> {
-        let rate: f64 = self.lanes.get(index)?.listed().map(|member| member.flow.rate(now)).sum();
+    pub fn time_for(&self, lanes: &[LaneIndex], rows: u64, now: Instant) -> Option<Duration> {
+        let listed = lanes.iter().filter_map(|index| self.lanes.get(*index)).flat_map(Lane::listed);
+        let rate: f64 = listed.map(|member| member.flow.rate(now)).sum();
         if rate > 0.0 { Duration::try_from_secs_f64(rows as f64 / rate).ok() } else { None }
     }
 

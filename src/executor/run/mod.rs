@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::reader::{Cursor, Load, Scan, Source, Window, WindowSize};
+use self::reader::{Cursor, Load, Room, Scan, Source, Window, WindowSize};
 use self::row::{BYTES_PER_TOKEN, Due, LeftRow, ReadyRow, RowRef, WaitingRow};
 use super::lane::blame::Pick;
 use super::lane::route::LaneRoute;
@@ -118,6 +118,9 @@ pub(super) struct Run {
     pub control: Control,
     /// The deadline comes too near for the run's usual share.
     pub deadline_at_risk: bool,
+    /// The cheapest lanes could not do all rows before the deadline: dearer ones share them from then
+    /// on.
+    pub in_haste: bool,
     pub place: RunPlace,
     queues: HashMap<LaneIndex, Queue>,
     waiting: BinaryHeap<Due>,
@@ -178,6 +181,7 @@ impl Run {
             control: source.live.control(),
             source,
             deadline_at_risk: false,
+            in_haste: false,
             place: RunPlace::Inactive,
             queues: HashMap::new(),
             waiting: BinaryHeap::new(),
@@ -226,18 +230,24 @@ impl Run {
             load.due.extend(queue.due.drain(..taken));
             *rows -= taken;
         }
-        let mut hungry = vec![0; self.deferred.len()];
-        for ((model, deferred), hungry) in (0..).zip(&mut self.deferred).zip(&mut hungry) {
-            let lane = self.source.ways.primary_lane(model);
-            let Some(rows) = lane.and_then(|lane| room.get_mut(&lane)) else { continue };
-            let taken = deferred.len().min(*rows);
-            load.deferred.extend(deferred.drain(..taken));
-            *rows -= taken;
-            *hungry = *rows;
+        let mut hungry = Room::default();
+        for (model, deferred) in (0..).zip(&mut self.deferred) {
+            let ways = &self.source.ways;
+            let routes = || ways.shared(model).iter().filter_map(|route| Some((*route, ways.lane(*route)?)));
+            while let Some(row) = deferred.front().copied() {
+                // The first of equals: the cheapest.
+                let best = routes().rev().max_by_key(|(_, lane)| room.get(lane));
+                let Some((route, rows)) = best.and_then(|(route, lane)| Some((route, room.get_mut(&lane).filter(|rows| **rows > 0)?)))
+                else {
+                    break;
+                };
+                *rows -= 1;
+                deferred.pop_front();
+                load.deferred.push((row, route));
+            }
+            hungry.0.push(routes().filter_map(|(route, lane)| Some((route, *room.get(&lane)?))).collect());
         }
-        let may_scan = self.waiting.len() < MAX_WAITING
-            && self.put_aside() < MAX_DEFERRED
-            && (hungry.is_empty() || hungry.iter().any(|rows| *rows > 0));
+        let may_scan = self.waiting.len() < MAX_WAITING && self.put_aside() < MAX_DEFERRED && hungry.is_left();
         load.scan = self.cursor.filter(|_| may_scan).map(|from| Scan { from, room: hungry });
         if load.is_empty() {
             return None;
@@ -249,7 +259,7 @@ impl Run {
     /// How many rows each lane can take: none while more than half of its part of the window is
     /// left.
     fn room(&self, window: WindowSize) -> HashMap<LaneIndex, usize> {
-        let mut room: HashMap<LaneIndex, usize> = self.source.ways.primary_lanes().flatten().map(|lane| (lane, 0)).collect();
+        let mut room: HashMap<LaneIndex, usize> = self.source.ways.shared_lanes().flatten().map(|lane| (lane, 0)).collect();
         room.extend(self.queues.iter().filter(|(_, queue)| !queue.due.is_empty()).map(|(lane, _)| (*lane, 0)));
         let lanes = room.len().max(1);
         let (most, bytes) = ((window.rows / lanes).max(LEAST_ROWS), window.bytes / lanes);
@@ -316,7 +326,7 @@ impl Run {
         self.loading = false;
         if self.stop.is_none() {
             self.waiting.extend(load.due.into_iter().map(Due));
-            self.defer(load.deferred);
+            self.defer(load.deferred.into_iter().map(|(row, _)| row).collect());
         }
     }
 
@@ -486,7 +496,43 @@ impl Run {
     pub fn backlog(&self) -> impl Iterator<Item = (LaneIndex, u64, u64)> + '_ {
         let (rows, bytes) = self.measured;
         let bytes_each = bytes.checked_div(rows).unwrap_or(UNMEASURED_BYTES);
-        self.by_model().filter_map(move |(route, rows)| Some((route?.lane?, rows, rows.saturating_mul(bytes_each) / BYTES_PER_TOKEN)))
+        let models = self.by_model().zip(self.source.ways.shared_lanes());
+        models.flat_map(move |((_, rows), lanes)| {
+            // Where lanes share the rows, each is taken to do as many.
+            let rows = rows.div_ceil(lanes.len().max(1) as u64);
+            lanes.into_iter().map(move |lane| (lane, rows, rows.saturating_mul(bytes_each) / BYTES_PER_TOKEN))
+        })
+    }
+
+    /// For each model, the lanes that share its rows, and how many of its rows are unfinished.
+    pub fn work(&self) -> impl Iterator<Item = (Vec<LaneIndex>, u64)> + '_ {
+        self.source.ways.shared_lanes().zip(self.by_model()).map(|(lanes, (_, rows))| (lanes, rows))
+    }
+
+    /// Gives a lane without rows half of those that are ready for another one, once there are no others
+    /// to read; `has_room` tells whether a lane could send one now. Returns whether rows have moved.
+    pub fn even_out(&mut self, now: Instant, has_room: impl Fn(LaneIndex) -> bool) -> bool {
+        if self.cursor.is_some() || self.loading || !self.is_dispatchable() || self.place != RunPlace::Active {
+            return false;
+        }
+        let ready = |lane: &LaneIndex| self.queues.get(lane).map_or(0, |queue| queue.ready.len());
+        let ways = &self.source.ways;
+        let is_idle = |lane: LaneIndex| self.queues.get(&lane).is_none_or(|queue| queue.ready.is_empty() && queue.due.is_empty());
+        let mut pairs = (0..).zip(&self.deferred).filter(|(_, deferred)| deferred.is_empty()).filter_map(|(model, _)| {
+            let routes = || ways.shared(model).iter().filter_map(|route| Some((*route, ways.lane(*route)?)));
+            let (to, _) = routes().find(|(_, lane)| is_idle(*lane) && has_room(*lane))?;
+            let (from, lane) = routes().max_by_key(|(_, lane)| ready(lane)).filter(|(_, lane)| ready(lane) >= 2)?;
+            Some((from, lane, to))
+        });
+        let Some((from, lane, to)) = pairs.next() else { return false };
+        let Some(queue) = self.queues.get_mut(&lane) else { return false };
+        let kept = queue.ready.len() / 2;
+        let (moved, others): (Vec<_>, Vec<_>) = queue.ready.split_off(kept).into_iter().partition(|row| row.route == from);
+        queue.ready.extend(others);
+        queue.bytes = queue.ready.iter().map(|row| row.body.len()).sum();
+        let is_moved = !moved.is_empty();
+        self.waiting.extend(moved.into_iter().map(|row| Due(ReadyRow { route: to, ..row }.wait_until(now))));
+        is_moved
     }
 
     /// For each model, the route of its fresh rows, and how many rows of it are unfinished: exact for

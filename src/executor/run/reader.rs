@@ -48,12 +48,38 @@ pub struct WindowSize {
     pub bytes: usize,
 }
 
+/// For each model, how many rows each of the routes can take that share them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Room(pub Vec<Vec<(u16, usize)>>);
+
+impl Room {
+    /// Takes a place on the route with the most room.
+    fn take(&mut self, model: u16) -> Option<u16> {
+        let routes = self.0.get_mut(usize::from(model))?;
+        // The first of equals: the cheapest.
+        let (route, rows) = routes.iter_mut().rev().max_by_key(|(_, rows)| *rows).filter(|(_, rows)| *rows > 0)?;
+        *rows -= 1;
+        Some(*route)
+    }
+
+    /// Gives a place back that was not used.
+    fn give_back(&mut self, model: u16, route: u16) {
+        let routes = self.0.get_mut(usize::from(model)).into_iter().flatten();
+        routes.filter(|(known, _)| *known == route).for_each(|(_, rows)| *rows += 1);
+    }
+
+    /// Whether there is room for a row of any model. Without models, rows only fail.
+    pub fn is_left(&self) -> bool {
+        self.0.is_empty() || self.0.iter().flatten().any(|(_, rows)| *rows > 0)
+    }
+}
+
 /// New rows to read.
 #[derive(Debug)]
 pub struct Scan {
     pub from: Cursor,
-    /// By model: how many rows there is room for. Further rows are deferred.
-    pub room: Vec<usize>,
+    /// Rows beyond this are deferred.
+    pub room: Room,
 }
 
 /// What one load should read.
@@ -62,8 +88,8 @@ pub struct Load {
     pub window: WindowSize,
     /// Rows whose next attempt is due.
     pub due: Vec<WaitingRow>,
-    /// Rows that were skipped before.
-    pub deferred: Vec<RowRef>,
+    /// Rows that were skipped before, and the routes that they take now.
+    pub deferred: Vec<(RowRef, u16)>,
     pub scan: Option<Scan>,
 }
 
@@ -233,17 +259,17 @@ impl Source {
     }
 
     /// Reads rows that were skipped before.
-    fn read_deferred(&self, deferred: &[RowRef], window: &mut Window) -> Result<(), StoreError> {
+    fn read_deferred(&self, deferred: &[(RowRef, u16)], window: &mut Window) -> Result<(), StoreError> {
         if deferred.is_empty() {
             return Ok(());
         }
         let mut file = self.scattered()?;
-        for at in deferred {
+        for (at, route) in deferred {
             if window.is_full() {
                 window.deferred.push(*at);
                 continue;
             }
-            let read = file.line(at.offset, |line| self.prepare(*at, line, None));
+            let read = file.line(at.offset, |line| self.prepare(*at, line, Some(*route)));
             match read.map_err(|e| StoreError::unreadable(self.spec.input_file, &e))? {
                 Prepared::Ready(ready) => _ = self.keep(*ready, window)?,
                 Prepared::Deferred => window.deferred.push(*at),
@@ -266,11 +292,7 @@ impl Source {
         let mut deferred = Vec::new();
         let most = window.size.rows.saturating_mul(READ_OVER);
         let taken_up = |window: &Window, deferred: &[RowRef]| deferred.len() + window.closed as usize >= most;
-        while row < self.total
-            && !window.is_full()
-            && (room.is_empty() || room.iter().any(|free| *free > 0))
-            && !taken_up(window, &deferred)
-        {
+        while row < self.total && !window.is_full() && room.is_left() && !taken_up(window, &deferred) {
             if row.is_multiple_of(ROWS_PER_PAGE) {
                 page = self.live.page(row / ROWS_PER_PAGE);
             }
@@ -296,23 +318,24 @@ impl Source {
         Ok(())
     }
 
-    fn take(
-        &self,
-        at: RowRef,
-        line: Line<'_>,
-        room: &mut [usize],
-        deferred: &mut Vec<RowRef>,
-        window: &mut Window,
-    ) -> Result<(), StoreError> {
+    fn take(&self, at: RowRef, line: Line<'_>, room: &mut Room, deferred: &mut Vec<RowRef>, window: &mut Window) -> Result<(), StoreError> {
         let Some((row, model)) = self.place(at.row, line) else { return self.close(at, window) };
         let at = RowRef { model, ..at };
-        let Some(free) = room.get_mut(usize::from(model)).filter(|free| **free > 0) else {
+        let Some(route) = room.take(model) else {
             deferred.push(at);
             return Ok(());
         };
-        match self.ready(at, &row, None) {
-            Some(ready) => *free -= usize::from(self.keep(ready, window)?),
-            None => deferred.push(at),
+        match self.ready(at, &row, Some(route)) {
+            Some(ready) => {
+                // Of some rows the answer is there already.
+                if !self.keep(ready, window)? {
+                    room.give_back(model, route);
+                }
+            }
+            None => {
+                room.give_back(model, route);
+                deferred.push(at);
+            }
         }
         Ok(())
     }

@@ -84,7 +84,8 @@ async fn a_replica_that_refuses_costs_no_row() {
             let bad = count.fetch_add(1, SeqCst) % 8 == 5;
             tokio::time::sleep(SECOND / 10).map(move |()| if bad { saying(status, body) } else { answer(200, None) }).boxed()
         });
-        let world = World::open(dir.path(), provider).await;
+        let retry = RetryPolicy { max_attempts: 6, ..SETTINGS.retry };
+        let world = World::open_with_settings(dir.path(), provider, Settings { retry, ..SETTINGS }).await;
         let id = world.submit(1_000, "24h").await;
         assert_eq!(world.ended(id).await.progress.succeeded, 1_000, "{status} {body}");
         world.close().await;

@@ -3,6 +3,7 @@
 mod dedup;
 mod denied;
 mod fallback;
+mod knee;
 mod lanes;
 mod outage;
 mod servers;

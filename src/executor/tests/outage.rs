@@ -114,8 +114,9 @@ async fn survive(outage: Outage, lasts: Duration, models: Models, rows: u32) -> 
 fn bound(outage: Outage, lasts: Duration, rows: u32) -> usize {
     let seconds = usize::try_from(lasts.as_secs()).unwrap();
     if let Denied(..) = outage {
-        // Those in flight when the lane is held, one probe a minute, and the first probe.
-        return 8 + 3 + 1 + seconds / 60;
+        // Those in flight when the lane is held, one probe a minute, and the first probes: a model may be
+        // unknown while others are served.
+        return 8 + 3 + 7 + seconds / 60;
     }
     let own = if outage == Status(500) { seconds.min(6 * rows as usize) } else { 0 };
     let paced = if outage == Status(429) { seconds + 16 } else { 0 };

@@ -42,8 +42,11 @@ fn played(fleet: &Fleet) -> Scripted {
     })
 }
 
+/// A model of which the catalog knows nothing else.
+const OWN: &str = "own-model";
+
 fn urls(names: &str) -> Vec<String> {
-    names.chars().map(|name| format!("{MODEL}=http://{name}.test")).collect()
+    names.chars().map(|name| format!("{OWN}=http://{name}.test")).collect()
 }
 
 fn serving(names: &str) -> crate::catalog::Snapshot {
@@ -70,7 +73,7 @@ async fn ten_servers_share_the_rows_of_a_model_by_what_they_take() {
     let fleet = fleet(&slots);
     let dir = tempfile::tempdir().unwrap();
     let world = open(dir.path(), &fleet, "abcdefghij").await;
-    let id = world.submit(9_000, "24h").await;
+    let id = world.submit_models(9_000, "24h", |_| OWN).await;
     // The limits are found out.
     tokio::time::sleep(3 * SECOND).await;
     let (since, before) = (Instant::now(), world.store.batch(id).await.unwrap().unwrap().progress.succeeded);
@@ -101,7 +104,7 @@ async fn a_server_that_joins_leaves_or_returns_is_noticed_within_seconds() {
     let fleet = fleet(&[('a', 4), ('b', 4), ('c', 4)]);
     let dir = tempfile::tempdir().unwrap();
     let world = open(dir.path(), &fleet, "ab").await;
-    let id = world.submit(6_000, "24h").await;
+    let id = world.submit_models(6_000, "24h", |_| OWN).await;
     tokio::time::sleep(5 * SECOND).await;
     world.catalog.replace(serving("abc"));
     tokio::time::sleep(2 * SECOND).await;
@@ -133,7 +136,7 @@ async fn rows_that_begin_alike_find_the_cache_of_their_server() {
         let dir = tempfile::tempdir().unwrap();
         let world = open(dir.path(), &fleet, names).await;
         let prompt: fn(u32) -> &'static str = |row| PROMPTS[row as usize % PROMPTS.len()];
-        let id = world.order(world::Order { rows: 2_000, prompt, ..world::Order::default() }, |_| MODEL).await;
+        let id = world.order(world::Order { rows: 2_000, prompt, ..world::Order::default() }, |_| OWN).await;
         assert_eq!(world.ended(id).await.progress.succeeded, 2_000);
         let mut caches: HashMap<char, Vec<u32>> = HashMap::new();
         let mut hits = 0;
@@ -159,3 +162,54 @@ const PROMPTS: [&str; 40] = [
     "a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7", "a8", "a9", "b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "b9", "c0", "c1",
     "c2", "c3", "c4", "c5", "c6", "c7", "c8", "c9", "d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7", "d8", "d9",
 ];
+
+/// Providers of one model, each with a price for a million tokens.
+fn priced(offers: &[(&str, u32)]) -> crate::catalog::Snapshot {
+    let provider = |id: &str| {
+        let text = format!("schema = 1\nid = \"{id}\"\nname = \"{id}\"\nkind = \"openai\"\nbase_url = \"http://{id}.test\"\n");
+        (format!("providers/{id}.toml"), text)
+    };
+    let offering = |(id, price): &(&str, u32)| {
+        format!(
+            "[[model.offering]]\nprovider = \"{id}\"\nupstream = \"{id}-model\"\n\
+             [[model.offering.price]]\ninput = \"{price}\"\nsource = \"https://p\"\nverified_at = 2026-01-01\n"
+        )
+    };
+    let model =
+        format!("schema = 1\n[[model]]\nid = \"{OWN}\"\norganisation = \"o\"\nreleased = 2026-01-01\nendpoints = [\"/v1/embeddings\"]\n");
+    let model = offers.iter().map(offering).fold(model, |text, offering| text + &offering);
+    let files = offers.iter().map(|(id, _)| provider(id)).chain([("models/m.toml".to_owned(), model)]).collect();
+    let seeds = crate::catalog::load_archive(crate::catalog::Archive(files)).unwrap_or_else(|faults| panic!("{faults}"));
+    seeds.into_snapshot(jiff::civil::date(2026, 11, 24), &|_| true)
+}
+
+#[tokio::test(start_paused = true)]
+async fn providers_at_one_price_share_the_rows_and_dearer_ones_get_none() {
+    let fleet = fleet(&[('a', 2), ('b', 6), ('c', 8)]);
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::open_as(dir.path(), played(&fleet), priced(&[("a", 1), ("b", 1), ("c", 2)]), Duration::from_millis(1), MANY).await;
+    let started = Instant::now();
+    let id = world.submit_models(3_000, "24h", |_| OWN).await;
+    assert_eq!(world.ended(id).await.progress.succeeded, 3_000);
+    let (took, lanes) = (started.elapsed(), world.lanes_of(id).await);
+    assert!(took < SECOND * 3_000 / 80 * 11 / 10, "{took:?}, instead of {:?} with all eight slots", SECOND * 3_000 / 80);
+    let at_a = lanes["a/a-model"];
+    assert!((650..850).contains(&at_a) && lanes["b/b-model"] == 3_000 - at_a, "{lanes:?}");
+    world.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dearer_provider_helps_when_the_cheapest_cannot_make_the_deadline() {
+    for (window, helps) in [("24h", false), ("5m", true)] {
+        let fleet = fleet(&[('a', 1), ('b', 8)]);
+        let dir = tempfile::tempdir().unwrap();
+        let world = World::open_as(dir.path(), played(&fleet), priced(&[("a", 1), ("b", 2)]), Duration::from_millis(1), MANY).await;
+        let fallback = crate::domain::batch::Fallback::Within(crate::domain::money::MaxPrice::default());
+        // Ten rows a second at `a`: 600 seconds.
+        let id = world.order(world::Order { rows: 6_000, window, fallback, ..world::Order::default() }, |_| OWN).await;
+        let batch = world.ended(id).await;
+        assert_eq!((batch.state.as_str(), batch.progress.succeeded), ("completed", 6_000), "{window}");
+        assert_eq!(world.lanes_of(id).await.contains_key("b/b-model"), helps, "{window}");
+        world.close().await;
+    }
+}

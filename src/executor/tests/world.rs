@@ -22,7 +22,12 @@ pub struct World {
 }
 
 pub fn catalog(upstreams: &[&str]) -> crate::catalog::Snapshot {
-    let options = UpstreamOptions { concurrency: 8, ..UpstreamOptions::default() };
+    catalog_with(upstreams, Some(8))
+}
+
+/// The upstreams with so many calls at a time each, or as many as is found out.
+fn catalog_with(upstreams: &[&str], concurrency: Option<u32>) -> crate::catalog::Snapshot {
+    let options = UpstreamOptions { concurrency, ..UpstreamOptions::default() };
     load_embedded()
         .unwrap()
         .with_upstreams(&Upstreams::parse(upstreams).unwrap(), &options)
@@ -76,6 +81,11 @@ impl World {
 
     pub async fn open_with_settings(dir: &Path, provider: Scripted, settings: Settings) -> Self {
         Self::open_as(dir, provider, catalog(&[UPSTREAM]), Duration::from_millis(1), settings).await
+    }
+
+    /// Like [`Self::open`], but nobody has said how many calls the server takes at a time.
+    pub async fn open_unlimited(dir: &Path, provider: Scripted, settings: Settings) -> Self {
+        Self::open_as(dir, provider, catalog_with(&[UPSTREAM], None), Duration::from_millis(1), settings).await
     }
 
     pub async fn open_with(dir: &Path, provider: Scripted, upstreams: &[&str], commit_interval: Duration) -> Self {

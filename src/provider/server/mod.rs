@@ -10,6 +10,7 @@
 //! its answer does not make it known ([`redaction`]).
 
 mod anthropic;
+mod load_pages;
 mod openai;
 pub mod rate_limit_headers;
 mod redaction;
@@ -17,6 +18,7 @@ mod redaction;
 use std::collections::HashMap;
 use std::fmt;
 use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -36,6 +38,7 @@ use crate::domain::format::wire::WireFormat;
 use crate::domain::id::RowKey;
 use crate::domain::provider::body_edits::BodyEdits;
 use crate::domain::provider::connection::{Api, ServerConnection};
+use crate::domain::provider::server_hints::ServerHints;
 use crate::domain::row::retry::parse_retry_after;
 use crate::domain::time::Clock;
 
@@ -50,6 +53,9 @@ pub struct Server {
     targets: HashMap<&'static str, Uri>,
     /// The URL at which the server lists its models.
     models: Uri,
+    /// The URLs at which a model server tells its slots and its load; each is not asked again once it
+    /// was not there.
+    pages: [(Uri, AtomicBool); 2],
     /// The headers of a request.
     headers: HeaderMap,
     /// The headers of a request in Anthropic's own format.
@@ -102,6 +108,8 @@ impl Server {
         let targets = formats.map(|format| Ok::<_, SetupError>((openai::path(format), below(openai::path(format))?)));
         let targets = targets.collect::<Result<_, SetupError>>()?;
         let models = below(openai::MODELS)?;
+        let beside = |page| Ok((load_pages::beside(&connection.base_url, page).map_err(unusable)?, AtomicBool::new(true)));
+        let pages = [beside(load_pages::PROPS)?, beside(load_pages::METRICS)?];
         let headers = |api| headers(id, api, key.as_ref());
         let mut anthropic = headers(connection.api)?;
         anthropic::add_version(&mut anthropic);
@@ -110,6 +118,7 @@ impl Server {
             transport,
             targets,
             models,
+            pages,
             headers: headers(Api::OpenAi)?,
             anthropic,
             api: connection.api,
@@ -167,6 +176,26 @@ impl Server {
         Ok(self.answer(self.transport.send(request, budget).await?))
     }
 
+    /// The body of a page beside the API, if it is there.
+    async fn page(&self, (url, is_there): &(Uri, AtomicBool), budget: Duration) -> Option<Bytes> {
+        if !is_there.load(Relaxed) {
+            return None;
+        }
+        let mut request = Box::new(Request::new(Bytes::new()));
+        *request.uri_mut() = url.clone();
+        *request.headers_mut() = self.headers.clone();
+        let received = self.transport.send(request, budget).await.ok()?;
+        match received.status.as_u16() {
+            200 => Some(received.body),
+            // Not there, not for everybody, or not switched on.
+            401 | 403..=405 | 501 => {
+                is_there.store(false, Relaxed);
+                None
+            }
+            _ => None,
+        }
+    }
+
     fn answer(&self, received: Received) -> Answer {
         let (mut request_id, mut body) = (request_id(&received.headers), received.body);
         if let Some(redaction) = &self.redaction {
@@ -204,6 +233,15 @@ impl Dispatch for Server {
 
     fn list(&self, budget: Duration) -> BoxFuture<'_, Result<Option<Answer>, CallError>> {
         Box::pin(async move { self.list_models(budget).await.map(Some) })
+    }
+
+    fn hints(&self, budget: Duration) -> BoxFuture<'_, ServerHints> {
+        Box::pin(async move {
+            let [props, metrics] = &self.pages;
+            let slots = self.page(props, budget).await.and_then(|body| load_pages::slots(&body));
+            let waiting = self.page(metrics, budget).await.and_then(|body| load_pages::waiting(&body));
+            ServerHints { slots, waiting }
+        })
     }
 }
 
@@ -313,6 +351,22 @@ mod tests {
             headers: Forwarded::new(vec![("traceparent".into(), "00-a-b-01".into()), ("x-team".into(), "search".into())]),
             budget: Duration::from_secs(20),
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_is_asked_for_its_load_where_it_tells_it() {
+        let props = Reply::answer("200 OK", "", "{\"total_slots\":8}");
+        let server = Loopback::start(vec![props.clone(), Reply::answer("404 Not Found", "", "{}"), props]).await;
+        let provider = open(&format!("http://{}/v1", server.address()), Some("sk-1")).unwrap();
+        for _ in 0..2 {
+            assert_eq!(provider.hints(Duration::from_secs(5)).await, ServerHints { slots: Some(8), waiting: None });
+        }
+        let asked: Vec<_> = server.requests().iter().map(|request| request.lines().next().unwrap().to_owned()).collect();
+        assert_eq!(
+            asked,
+            ["GET /props HTTP/1.1", "GET /metrics HTTP/1.1", "GET /props HTTP/1.1"],
+            "what is not there is not asked for again"
+        );
     }
 
     #[tokio::test]

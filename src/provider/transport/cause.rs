@@ -17,12 +17,15 @@ pub fn unconnected(error: &(dyn Error + 'static), through: Option<&str>) -> Stri
     through.map_or(text.clone(), |proxy| format!("through the proxy {proxy}: {text}"))
 }
 
-/// The fault of TLS among the causes: it may hide in an input or output error.
+/// The fault of TLS among the causes.
 fn tls_fault<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
-    causes(error).find_map(|cause| {
-        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref).and_then(|inner| inner.downcast_ref());
-        cause.downcast_ref::<rustls::Error>().or(inner)
-    })
+    causes(error).find_map(tls_fault_in)
+}
+
+/// An input or output error hides what it was made of: that is not among its causes.
+fn tls_fault_in<'e>(cause: &'e (dyn Error + 'static)) -> Option<&'e rustls::Error> {
+    let hidden = || cause.downcast_ref::<io::Error>()?.get_ref().and_then(|hidden| tls_fault_in(hidden));
+    cause.downcast_ref().or_else(hidden)
 }
 
 fn hint_of(fault: &rustls::Error) -> &'static str {

@@ -276,7 +276,10 @@ async fn https_goes_through_a_tunnel_and_a_refusal_names_no_secret() {
     let proxies = Matcher::builder().all(format!("http://user:secret@{}", proxy.address())).build();
     let transport = Transport::open("p", &connection("https://api.example", limits(20_000), 100), &proxies, &enough()).unwrap();
     let error = post(&transport, "https://api.example/v1/x").await.unwrap_err();
-    assert_eq!(error.to_string(), "could not connect to api.example: tunnel error: proxy authorization required");
+    assert_eq!(
+        error.to_string(),
+        format!("could not connect to api.example: through the proxy {}: tunnel error: proxy authorization required", proxy.address())
+    );
     assert!(proxy.requests()[0].starts_with("CONNECT api.example:443 HTTP/1.1\r\n"));
 }
 

@@ -27,7 +27,8 @@ pub fn run(options: &Options) -> io::Result<Report> {
     let together = options.get("models") > 0;
     let limit = Some(Limit { rate, kind: Kind::Bucket { burst: BURST } });
     let dir = temp_dir()?;
-    let upstream = Upstream::start(dir.path(), Behaviour { delay: Duration::from_millis(options.get("delay-ms")), limit, retry_after: 0 })?;
+    let upstream =
+        Upstream::start(dir.path(), Behaviour { delay: Duration::from_millis(options.get("delay-ms")), limit, ..Behaviour::default() })?;
     let daemon = start_daemon(&upstream, dir.path(), together)?;
     // Enough for twice the time: the urgent batch may run its own rows after the rest.
     let many = rate * (warm_up + 2 * seconds);

@@ -1,8 +1,10 @@
 //! An upstream that takes a limited number of calls a second and refuses the rest. The daemon is
-//! not given the limit; it finds the limit by trying. Everything is measured at the upstream,
+//! not given the limit; it finds the limit by trying. Refusals say nothing on how long to wait, or ask
+//! for a wait in each of the usual spellings. Everything is measured at the upstream,
 //! second by second, once the daemon has had time to learn.
 
 use std::io;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,7 +14,7 @@ use crate::batch::{self, small_body};
 use crate::daemon::Daemon;
 use crate::options::Options;
 use crate::report::{Report, Target};
-use crate::upstream::{Behaviour, Kind, Limit, Upstream};
+use crate::upstream::{Behaviour, Kind, Limit, Spelling, Told, Upstream};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Calls that the bucket takes at once.
@@ -20,25 +22,71 @@ pub(super) const BURST: u64 = 20;
 /// The largest allowed share of refused calls after the warm-up, in percent.
 const MOST_REFUSED: f64 = 3.0;
 
+/// Servers start one after the other: each takes a port that was free a moment ago.
+static STARTING: Mutex<()> = Mutex::new(());
+/// The waits that refusals ask for, in seconds, and the calls that the bucket takes at once.
+const WAITS: [u64; 2] = [1, 10];
+const BURSTS: [u64; 2] = [10, 50];
+
+/// How long a limit is watched, and what it is.
+#[derive(Clone, Copy)]
+struct Plan {
+    rate: u64,
+    delay: Duration,
+    warm_up: u64,
+    seconds: u64,
+}
+
 pub fn run(options: &Options) -> io::Result<Report> {
-    let (rate, retry_after) = (options.get("rate"), options.get("retry-after"));
-    let (warm_up, seconds) = (options.get("warm-up"), options.get("seconds"));
-    let told = if retry_after > 0 { format!("retry-after: {retry_after}") } else { "no word on how long".to_owned() };
-    let mut report = Report::new(format_args!(
-        "an upstream that takes {rate} calls/s and answers 429 beyond, with {told}; {seconds} s after {warm_up} s of warm-up"
-    ));
-    let delay = Duration::from_millis(options.get("delay-ms"));
+    let plan = Plan {
+        rate: options.get("rate"),
+        delay: Duration::from_millis(options.get("delay-ms")),
+        warm_up: options.get("warm-up"),
+        seconds: options.get("seconds"),
+    };
+    let Plan { rate, warm_up, seconds, .. } = plan;
+    let mut report =
+        Report::new(format_args!("an upstream that takes {rate} calls/s and answers 429 beyond; {seconds} s after {warm_up} s of warm-up"));
     for (name, kind) in [("bucket", Kind::Bucket { burst: BURST }), ("windows of 1 s", Kind::Windows { length: SECOND })] {
-        let behaviour = Behaviour { delay, limit: Some(Limit { rate, kind }), retry_after };
-        measure(&mut report, name, behaviour, rate, warm_up, seconds)?;
+        plan.measure(&mut report, name, kind, None)?;
     }
+    // Such a limit takes little of the machine, so all of these are measured side by side.
+    let told = WAITS.into_iter().flat_map(|wait| [(wait, Spelling::Seconds), (wait, Spelling::Date), (wait, Spelling::Milliseconds)]);
+    let forms = told.flat_map(|(seconds, spelling)| BURSTS.map(|burst| (Told { seconds, spelling }, burst)));
+    let reports = std::thread::scope(|scope| {
+        let running: Vec<_> = forms.map(|(told, burst)| scope.spawn(move || plan.measure_told(told, burst))).collect();
+        let joined = running.into_iter().map(|thread| thread.join().map_err(|_| io::Error::other("a thread panicked"))?);
+        joined.collect::<io::Result<Vec<_>>>()
+    })?;
+    reports.iter().for_each(|other| report.append(other));
     Ok(report)
 }
 
-fn measure(report: &mut Report, name: &str, behaviour: Behaviour, rate: u64, warm_up: u64, seconds: u64) -> io::Result<()> {
+impl Plan {
+    /// Measures a bucket whose refusals ask for a wait.
+    fn measure_told(self, told: Told, burst: u64) -> io::Result<Report> {
+        let header = match told.spelling {
+            Spelling::Seconds => "retry-after in seconds",
+            Spelling::Date => "retry-after as a date",
+            Spelling::Milliseconds => "retry-after-ms",
+        };
+        let mut report = Report::new(format_args!("a bucket of {burst}, and {header}: {} s", told.seconds));
+        self.measure(&mut report, "bucket", Kind::Bucket { burst }, Some(told))?;
+        Ok(report)
+    }
+
+    fn measure(self, report: &mut Report, name: &str, kind: Kind, told: Option<Told>) -> io::Result<()> {
+        let behaviour = Behaviour { delay: self.delay, limit: Some(Limit { rate: self.rate, kind }), told, dead: None };
+        measure(report, name, behaviour, self)
+    }
+}
+
+fn measure(report: &mut Report, name: &str, behaviour: Behaviour, Plan { rate, warm_up, seconds, .. }: Plan) -> io::Result<()> {
     let dir = temp_dir()?;
+    let starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
     let upstream = Upstream::start(dir.path(), behaviour)?;
     let daemon = Daemon::in_front_of(upstream.address(), dir.path(), &[])?;
+    drop(starting);
     // More rows than can be done, so that the end of the batch is not measured.
     let file = batch::upload(daemon.address(), dir.path(), rate * (warm_up + seconds + 30), small_body)?;
     batch::create(daemon.address(), &file)?;

@@ -1,6 +1,7 @@
 //! The scenarios, one file each; `bench.rs` has the table of them.
 
 pub mod catalog;
+pub mod dead;
 pub mod download;
 pub mod flat;
 pub mod followers;

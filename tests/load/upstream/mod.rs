@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, oneshot};
@@ -29,11 +29,23 @@ use super::server::{Server, free_address, with_all_files};
 
 /// The word that makes this program an upstream.
 pub const SUBCOMMAND: &str = "upstream";
-const OPTIONS: [(&str, u64); 7] =
-    [("port", 0), ("hosts", 1), ("delay-ms", 0), ("rate", 0), ("burst", 0), ("window-ms", 0), ("retry-after", 0)];
+const OPTIONS: [(&str, u64); 9] = [
+    ("port", 0),
+    ("hosts", 1),
+    ("delay-ms", 0),
+    ("rate", 0),
+    ("burst", 0),
+    ("window-ms", 0),
+    ("retry-after", 0),
+    ("spelling", 0),
+    ("dead", 0),
+];
+/// The mark of rows that can never be answered.
+pub const DEAD: &str = "dead";
 /// Connections that wait to be accepted; by default the kernel allows no more.
 const BACKLOG: u32 = 4_096;
 const REFUSAL: &str = r#"{"error":{"message":"Rate limit reached.","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#;
+const FAULT: &str = r#"{"error":{"message":"This cannot be answered.","type":"server_error","param":null,"code":null}}"#;
 /// The timer rounds up to a whole millisecond, and so does the kernel that it waits in: each adds
 /// half a millisecond on average.
 const ROUNDING: Duration = Duration::from_millis(1);
@@ -44,8 +56,47 @@ pub struct Behaviour {
     /// How long an answer takes. Refusals come at once.
     pub delay: Duration,
     pub limit: Option<Limit>,
-    /// The `retry-after` of a refusal, in seconds; 0 for none.
-    pub retry_after: u64,
+    /// What a refusal says about when to try again.
+    pub told: Option<Told>,
+    /// The status that rows with the mark [`DEAD`] get at once.
+    pub dead: Option<u16>,
+}
+
+/// A wait that a refusal asks for.
+#[derive(Clone, Copy)]
+pub struct Told {
+    pub seconds: u64,
+    pub spelling: Spelling,
+}
+
+/// How the wait is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Spelling {
+    /// `retry-after`, in seconds.
+    Seconds,
+    /// `retry-after`, as a date: whole seconds, rounded up.
+    Date,
+    /// `retry-after-ms`.
+    Milliseconds,
+}
+
+impl Spelling {
+    const ALL: [Self; 3] = [Self::Seconds, Self::Date, Self::Milliseconds];
+}
+
+impl Told {
+    /// The header of a refusal that goes out now.
+    #[expect(clippy::disallowed_methods, reason = "the header is a date of the wall clock")]
+    fn header(self) -> String {
+        match self.spelling {
+            Spelling::Seconds => format!("retry-after: {}\r\n", self.seconds),
+            Spelling::Date => {
+                let at = SystemTime::now() + Duration::from_secs(self.seconds) + Duration::from_millis(999);
+                format!("retry-after: {}\r\n", httpdate::fmt_http_date(at))
+            }
+            Spelling::Milliseconds => format!("retry-after-ms: {}\r\n", self.seconds * 1_000),
+        }
+    }
 }
 
 /// Calls that each model takes.
@@ -84,7 +135,18 @@ impl Upstream {
             Some(Limit { rate, kind: Kind::Bucket { burst } }) => (rate, burst, 0),
             Some(Limit { rate, kind: Kind::Windows { length } }) => (rate, 0, millis(length)),
         };
-        let values = [address.port().into(), hosts.into(), millis(behaviour.delay), rate, burst, window, behaviour.retry_after];
+        let (wait, spelling) = behaviour.told.map_or((0, 0), |told| (told.seconds, told.spelling as u64));
+        let values = [
+            address.port().into(),
+            hosts.into(),
+            millis(behaviour.delay),
+            rate,
+            burst,
+            window,
+            wait,
+            spelling,
+            behaviour.dead.unwrap_or(0).into(),
+        ];
         let mut command = with_all_files(std::env::current_exe()?);
         command.arg(SUBCOMMAND).args(OPTIONS.iter().zip(values).map(|((name, _), value)| format!("{name}={value}")));
         Ok(Self { server: Server::start(command, address, &dir.join(format!("upstream-{}.log", address.port())))? })
@@ -139,7 +201,10 @@ fn serve(options: &Options) -> io::Result<()> {
         window => Kind::Windows { length: Duration::from_millis(window) },
     };
     let limit = (rate > 0).then_some(Limit { rate, kind });
-    let behaviour = Behaviour { delay: Duration::from_millis(options.get("delay-ms")), limit, retry_after: options.get("retry-after") };
+    let spelling = usize::try_from(options.get("spelling")).ok().and_then(|index| Spelling::ALL.get(index).copied());
+    let told = spelling.map(|spelling| Told { seconds: options.get("retry-after"), spelling }).filter(|told| told.seconds > 0);
+    let dead = u16::try_from(options.get("dead")).ok().filter(|status| *status > 0);
+    let behaviour = Behaviour { delay: Duration::from_millis(options.get("delay-ms")), limit, told, dead };
     let port = u16::try_from(options.get("port")).map_err(io::Error::other)?;
     let hosts = u8::try_from(options.get("hosts")).map_err(io::Error::other)?;
     let (alive, parent) = oneshot::channel::<()>();
@@ -166,21 +231,27 @@ fn serve(options: &Options) -> io::Result<()> {
 struct Shared {
     delay: Duration,
     good: Vec<u8>,
-    refusal: Vec<u8>,
+    told: Option<Told>,
+    /// The answer to rows that can never be answered.
+    dead: Option<Vec<u8>>,
     ledger: Mutex<Ledger>,
     called: Notify,
 }
 
 impl Shared {
     fn new(behaviour: Behaviour) -> Self {
-        let retry_after = if behaviour.retry_after > 0 { format!("retry-after: {}\r\n", behaviour.retry_after) } else { String::new() };
         Self {
             delay: behaviour.delay.saturating_sub(ROUNDING),
             good: wire::answer("200 OK", "", ANSWER),
-            refusal: wire::answer("429 Too Many Requests", &retry_after, REFUSAL),
+            told: behaviour.told,
+            dead: behaviour.dead.map(|status| wire::answer(&format!("{status} Dead"), "", FAULT)),
             ledger: Mutex::new(Ledger::new(behaviour.limit)),
             called: Notify::new(),
         }
+    }
+
+    fn refusal(&self) -> Vec<u8> {
+        wire::answer("429 Too Many Requests", &self.told.map(Told::header).unwrap_or_default(), REFUSAL)
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -220,12 +291,26 @@ async fn converse(stream: TcpStream, shared: &Shared) -> io::Result<()> {
             return Ok(());
         }
         shared.called.notify_waiters();
+        if let Some(fault) = shared.dead.as_ref().filter(|_| is_dead(wire.body())) {
+            wire.write(fault).await?;
+            continue;
+        }
         let accepted = shared.ledger().begin(wire.body(), Instant::now());
         if accepted && !shared.delay.is_zero() {
             sleep(shared.delay).await;
         }
         shared.ledger().end();
-        wire.write(if accepted { &shared.good } else { &shared.refusal }).await?;
+        if accepted {
+            wire.write(&shared.good).await?;
+        } else {
+            wire.write(&shared.refusal()).await?;
+        }
     }
     Ok(())
+}
+
+/// Whether a row has the mark [`DEAD`], which stands near its beginning.
+fn is_dead(body: &[u8]) -> bool {
+    let mark = format!(r#""user":"{DEAD}""#);
+    body.windows(mark.len()).any(|part| part == mark.as_bytes())
 }

@@ -162,8 +162,15 @@ async fn a_certificate_for_another_name_is_refused() {
 
 #[tokio::test]
 async fn tls_and_plain_text_are_not_taken_for_each_other_in_silence() {
-    let plain = Loopback::start(vec![Reply::Send("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n".into())]).await;
-    let error = post_tls(&format!("https://{}/v1", plain.address()), true, &Matcher::builder().build()).await.unwrap_err();
+    let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = plain.local_addr().unwrap();
+    let _server = JoinSet::from_iter([async move {
+        while let Ok((mut stream, _)) = plain.accept().await {
+            let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 16]).await;
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+        }
+    }]);
+    let error = post_tls(&format!("https://{address}/v1"), true, &Matcher::builder().build()).await.unwrap_err();
     let CallError::Connect { reason, .. } = &error else { panic!("{error}") };
     assert!(reason.starts_with("the server does not speak TLS on this port; use http://"), "{reason}");
 
