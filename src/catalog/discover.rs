@@ -4,6 +4,7 @@
 //! server contains little more than names; missing facts are left out of the seed or marked as a
 //! guess.
 
+use std::collections::{BTreeSet, HashSet};
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
@@ -124,18 +125,27 @@ pub fn write_seeds(id: &str, place: SeedPlace<'_>, models: &[Discovered], today:
         "# What {base_url} lists, on {today}. `endpoints` are guessed from the names and `released` is what the server states,\n\
          # which may be the time of its own start: check both. Prices are not known to it; add them if there are any.\n\nschema = 1\n"
     );
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     for model in models {
-        let slug = model_id(&model.id);
-        if slug.is_empty() || seen.contains(&slug) {
+        match unique(&mut seen, model) {
+            Some(slug) => write_model(&mut text, id, &slug, model),
             // Debug form: it stays on one line whatever the name holds, so it stays a comment.
-            let _ = writeln!(text, "\n# left out, because its name cannot be made unique: {:?}", model.id);
-            continue;
+            None => _ = writeln!(text, "\n# left out, because its name cannot be made unique: {:?}", model.id),
         }
-        write_model(&mut text, id, &slug, model);
-        seen.push(slug);
     }
     Archive(vec![(format!("providers/{id}.toml"), provider), (format!("models/{id}.toml"), text)])
+}
+
+/// The server's names for those of its models that seeds can have.
+pub(super) fn listed_ids(models: &[Discovered]) -> BTreeSet<&str> {
+    let mut seen = HashSet::new();
+    models.iter().filter(|model| unique(&mut seen, model).is_some()).map(|model| model.id.as_str()).collect()
+}
+
+/// A name for the model that none of those seen before has.
+fn unique(seen: &mut HashSet<String>, model: &Discovered) -> Option<String> {
+    let slug = model_id(&model.id);
+    (!slug.is_empty() && seen.insert(slug.clone())).then_some(slug)
 }
 
 fn write_model(text: &mut String, provider: &str, slug: &str, model: &Discovered) {
@@ -163,7 +173,7 @@ fn write_model(text: &mut String, provider: &str, slug: &str, model: &Discovered
 
 /// A name that the catalog accepts: without the folder and the ending of a weights file, and with
 /// every other character replaced by a dash.
-fn model_id(name: &str) -> String {
+pub(super) fn model_id(name: &str) -> String {
     let bare = match name.strip_suffix(".gguf") {
         Some(path) => path.rsplit(['/', '\\']).next().unwrap_or(path),
         None => name,

@@ -119,18 +119,23 @@ impl Spooled {
         if !stdin && std::fs::metadata(input).map_err(unreadable)?.is_file() {
             return Ok(Self { path: input.to_owned(), name, _copy: None });
         }
-        let runs = data_dir.join(RUNS);
         let name = if stdin { "stdin.jsonl".to_owned() } else { name };
         let copy = || -> std::io::Result<Temporary> {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&runs)?;
+            let to = aside(data_dir, "input-")?;
             let mut from: Box<dyn Read> = if stdin { Box::new(std::io::stdin().lock()) } else { Box::new(std::fs::File::open(input)?) };
-            let to = Temporary::create(&runs, OsStr::new("input-"), "", 0o600)?;
             std::io::copy(&mut from, &mut to.file())?;
             Ok(to)
         };
-        let copy = copy().map_err(|error| format!("cannot spool {} to {}: {error}", input.display(), runs.display()))?;
+        let copy = copy().map_err(|error| format!("cannot spool {} to {}: {error}", input.display(), data_dir.join(RUNS).display()))?;
         Ok(Self { path: copy.path().to_owned(), name, _copy: Some(copy) })
     }
+}
+
+/// An empty file for content of the input, beside the folders of the runs.
+fn aside(data_dir: &Path, name: &str) -> std::io::Result<Temporary> {
+    let runs = data_dir.join(RUNS);
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&runs)?;
+    Temporary::create(&runs, OsStr::new(name), "", 0o600)
 }
 
 /// How a run ended.
@@ -159,7 +164,7 @@ async fn work(settings: Settings, env: Environment, job: Job, args: &RunArgs) ->
             USAGE,
         );
     }
-    let mut run = Running { core: &core, tasks: &tasks, settings: &settings, env, args, display: Display::stderr() };
+    let mut run = Running { core: &core, tasks: &tasks, settings: &settings, env, args, display: Display::stderr(), warned: Vec::new() };
     let code = match run.complete(&job).await {
         Ok(code) => code,
         Err(error @ JobError::Input { .. }) => complain(&error, USAGE),
@@ -178,6 +183,8 @@ struct Running<'a> {
     env: Environment,
     args: &'a RunArgs,
     display: Display,
+    /// Warnings that were shown.
+    warned: Vec<String>,
 }
 
 impl Running<'_> {
@@ -265,6 +272,10 @@ impl Running<'_> {
         if self.display.is_new() && progress.total > 0 {
             let models = progress.plan.models.iter().map(|model| model.requested.as_str());
             simulated::notice(&catalog, models, &*self.env).iter().for_each(|line| say(line));
+        }
+        for warning in progress.warnings.iter().filter(|warning| !self.warned.contains(warning)).cloned().collect::<Vec<_>>() {
+            self.display.say(&format!("warning: {warning}"));
+            self.warned.push(warning);
         }
         if progress.total > 0 {
             self.display.note(progress.waiting.first().map(held::in_short));

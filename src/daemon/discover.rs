@@ -55,10 +55,10 @@ pub struct DiscoveredModels {
 ///
 /// # Errors
 /// When the URL or the key cannot be used, the server does not answer, or its answer is not a list.
-pub async fn discover_models(url: &str, key_env: Option<&str>, env: Environment) -> Result<DiscoveredModels, DiscoverError> {
+pub async fn discover_models(url: String, key_env: Option<String>, env: Environment) -> Result<DiscoveredModels, DiscoverError> {
     let upstream = Upstream { model: None, ..url.parse::<Upstream>()? };
     let no_key = |name: &str| DiscoverError::NoKey(name.to_owned());
-    let key = key_env.map(|name| env.filled(name).ok().flatten().ok_or_else(|| no_key(name))).transpose()?;
+    let key = key_env.as_deref().map(|name| env.filled(name).ok().flatten().ok_or_else(|| no_key(name))).transpose()?;
     let timeouts = Timeouts { first_byte: PATIENCE, total: PATIENCE, ..Timeouts::default() };
     let has_path = !upstream.base_url.path().trim_matches('/').is_empty();
     let connection = ServerConnection {

@@ -132,6 +132,11 @@ pub trait Dispatch: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(200)))
     }
 
+    /// What the server answers when it is asked for its models; `None` if the provider has no list.
+    fn list(&self, _budget: Duration) -> BoxFuture<'_, Result<Option<Answer>, CallError>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
     /// What the server says about its load, without any work for a model; nothing if it does not say
     /// so within `budget`.
     fn hints(&self, _budget: Duration) -> BoxFuture<'_, ServerHints> {

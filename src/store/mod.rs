@@ -102,7 +102,7 @@ pub use results::lines::{ByteRange, LineOf, LineRender, Lines};
 pub use salvage::{SalvageError, SalvageNote, Salvaged, Thing, salvage};
 pub use seal::{Seal, Unsealable};
 pub use spool::{Sealed, Spool};
-pub use unpack::{Packing, UnpackError, UnpackLimits};
+pub use unpack::{Packing, UnpackError, UnpackLimits, unpack_file};
 pub use uploads::{CompleteError, PartError};
 pub use verify::StartRefused;
 pub use webhook_events::{WatchedBatch, WebhookEvents};

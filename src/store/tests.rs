@@ -397,7 +397,13 @@ async fn write_fixture() {
     let model = planned(price, 8);
     let state = BatchState::InProgress { since: NOW };
     store
-        .batch_validated(spec.id, state, Plan { rows: 8, models: vec![model], ..Plan::default() }, vec![Page::new(0, 8)], None)
+        .batch_validated(
+            spec.id,
+            state,
+            Plan { rows: 8, models: vec![model], warnings: vec!["unlisted".into()], ..Plan::default() },
+            vec![Page::new(0, 8)],
+            None,
+        )
         .await
         .unwrap()
         .unwrap();
@@ -456,6 +462,9 @@ async fn every_format_ever_written_opens() {
             assert_eq!(found, Some(dialect).filter(|_| format > 5));
         }
         assert_eq!(batch.plan.models[0].lane.price.input, Some(rust_decimal::Decimal::new(125, 4)));
+        // Plans have warnings since format 7.
+        let expected: &[&str] = if format > 6 { &["unlisted"] } else { &[] };
+        assert_eq!(batch.plan.warnings, expected);
         let mut content = Vec::new();
         std::io::Read::read_to_end(&mut store.open_content(batch.spec.input_file).unwrap(), &mut content).unwrap();
         assert_eq!(content, BODY);

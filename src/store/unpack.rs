@@ -3,7 +3,9 @@
 //! Rows are read by their place in a file, which packed content does not have. The size of the
 //! packed content says nothing about what is in it, so unpacking has a bound of its own.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::Path;
 
 use tokio::sync::Semaphore;
 
@@ -114,36 +116,65 @@ impl Store {
         let Some(packing) = Packing::of(content.fill_buf().map_err(|error| packed.unreadable(&error))?) else {
             return Ok((packed, None));
         };
-        let corrupt = |error: io::Error| UnpackError::Corrupt(packing, error.to_string());
-        let mut reader = packing.reader(content).map_err(corrupt)?;
         let mut spool = self.spool()?;
-        let mut piece = vec![0; PIECE];
-        let mut look_at = 0;
-        loop {
-            let read = match reader.read(&mut piece) {
-                Ok(0) => return Ok((spool.seal()?, Some(packing))),
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(corrupt(error)),
-            };
-            if spool.bytes() + read as u64 > limits.max_bytes {
-                return Err(UnpackError::TooLarge(packing, limits.max_bytes));
-            }
-            if spool.bytes() >= look_at {
-                look_at = spool.bytes() + LOOK_EVERY;
-                if self.free_bytes()? < limits.min_free_bytes.saturating_add(LOOK_EVERY) {
-                    return Err(UnpackError::NoRoom);
-                }
-            }
-            spool.write(&piece[..read])?;
+        let write = |piece: &[u8]| spool.write(piece);
+        pour(packing, content, limits, || self.free_bytes(), write)?;
+        Ok((spool.seal()?, Some(packing)))
+    }
+}
+
+/// [`Store::unpack`] without a store: from one file into another, which is empty. Content that is
+/// not packed is not copied. Blocks.
+///
+/// # Errors
+/// As [`Store::unpack`].
+pub fn unpack_file(packed: &Path, (to, out): (&Path, &File), limits: UnpackLimits) -> Result<Option<Packing>, UnpackError> {
+    let unreadable = |error: io::Error| StoreError::io("reading", packed, &error);
+    let mut content = BufReader::with_capacity(PIECE, File::open(packed).map_err(unreadable)?);
+    let Some(packing) = Packing::of(content.fill_buf().map_err(unreadable)?) else { return Ok(None) };
+    let free = || {
+        let stat = rustix::fs::fstatvfs(out).map_err(|error| StoreError::io("asking for free space of", to, &error.into()))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    };
+    pour(packing, content, limits, free, |piece| (&*out).write_all(piece).map_err(|error| StoreError::io("writing", to, &error)))?;
+    Ok(Some(packing))
+}
+
+/// Unpacks all of `content`, a piece at a time.
+fn pour(
+    packing: Packing,
+    content: impl BufRead,
+    limits: UnpackLimits,
+    free: impl Fn() -> Result<u64, StoreError>,
+    mut write: impl FnMut(&[u8]) -> Result<(), StoreError>,
+) -> Result<(), UnpackError> {
+    let corrupt = |error: io::Error| UnpackError::Corrupt(packing, error.to_string());
+    let mut reader = packing.reader(content).map_err(corrupt)?;
+    let mut piece = vec![0; PIECE];
+    let (mut bytes, mut look_at) = (0_u64, 0);
+    loop {
+        let read = match reader.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(corrupt(error)),
+        };
+        if bytes + read as u64 > limits.max_bytes {
+            return Err(UnpackError::TooLarge(packing, limits.max_bytes));
         }
+        if bytes >= look_at {
+            look_at = bytes + LOOK_EVERY;
+            if free()? < limits.min_free_bytes.saturating_add(LOOK_EVERY) {
+                return Err(UnpackError::NoRoom);
+            }
+        }
+        write(&piece[..read])?;
+        bytes += read as u64;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::super::tests::{close, open};
     use super::*;
 

@@ -330,3 +330,20 @@ fn a_server_whose_api_is_at_its_root_can_be_named() {
     one(&daemon, &[chat("one")]);
     assert_eq!(upstream.kept_of("one")[0].path, "/chat/completions");
 }
+
+#[test]
+fn a_batch_is_warned_of_models_that_its_server_does_not_list_and_the_warning_outlives_a_kill() {
+    let upstream = FakeUpstream::healthy();
+    upstream.list_models(&["qwen3-8b", "nomic-embed-text"]);
+    let mut daemon = Daemon::with_upstream(&upstream.url(), &[]);
+    let listed = daemon.complete(rows::many(1, "qwen3-8b"));
+    assert_eq!(listed["batchd"]["warnings"], json!([]));
+    let batch = daemon.complete(rows::many(1, "qwen3-8"));
+    assert_eq!(counts(&batch), (1, 1, 0), "it is told, not refused");
+    let expected = json!(["provider `upstream` does not list the model `qwen3-8`; did you mean `qwen3-8b`?"]);
+    assert_eq!(batch["batchd"]["warnings"], expected);
+    daemon.kill9();
+    daemon.restart();
+    let again = daemon.get(&format!("/v1/batches/{}", batch["id"].as_str().unwrap())).expect(200);
+    assert_eq!(again["batchd"]["warnings"], expected);
+}

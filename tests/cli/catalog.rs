@@ -163,3 +163,85 @@ fn a_server_whose_api_is_at_its_root_is_found_there() {
     assert_eq!(batch["request_counts"]["completed"], 1, "{batch}");
     assert_eq!(upstream.kept()[0].path, "/chat/completions");
 }
+
+fn discover(dir: &Path, args: &[&str]) -> std::process::Output {
+    run(dir, &[&["catalog", "discover", "--into", "seeds"], args].concat())
+}
+
+fn read(dir: &Path, file: &str) -> String {
+    fs::read_to_string(dir.join("seeds").join(file)).expect("the seed")
+}
+
+#[test]
+fn a_second_server_with_the_same_models_becomes_a_server_of_the_first_ones_provider() {
+    let (one, two, three, dir) = (FakeUpstream::healthy(), FakeUpstream::healthy(), FakeUpstream::healthy(), temp_dir());
+    for server in [&one, &two, &three] {
+        server.list_models(&["m", "org/n"]);
+    }
+    assert_eq!(discover(dir.path(), &[&one.url()]).status.code(), Some(0));
+    let id = one.url().trim_start_matches("http://").replace(':', "-");
+    let provider = format!("providers/{id}.toml");
+    // What a person has added stays.
+    let edited =
+        format!("{}[limits]\nin_flight = 3   # as measured\n", read(dir.path(), &provider).replace("schema = 1", "# ours\nschema = 1"));
+    fs::write(dir.path().join("seeds").join(&provider), &edited).unwrap();
+    let models = read(dir.path(), &format!("models/{id}.toml"));
+
+    let joined = discover(dir.path(), &[&two.url(), &format!("{}/", three.url())]);
+    assert_eq!(joined.status.code(), Some(0), "{}", text(&joined.stderr));
+    assert_eq!(text(&joined.stdout), format!("seeds/{provider}\n"), "one file is changed");
+    assert!(
+        text(&joined.stderr).contains(&format!("2 models of {}, which is now one of the servers of `{id}`", two.url())),
+        "{}",
+        text(&joined.stderr)
+    );
+    assert_eq!(read(dir.path(), &format!("models/{id}.toml")), models);
+    let urls = format!("base_urls = [\n  \"{}\",\n  \"{}\",\n  \"{}\",\n]\n", one.url(), two.url(), three.url());
+    let expected = edited.replace(&format!("base_url = \"{}\"\n", one.url()), &urls);
+    assert_eq!(read(dir.path(), &provider), expected);
+
+    let known = discover(dir.path(), &[&two.url()]);
+    assert_eq!((known.status.code(), text(&known.stdout)), (Some(0), String::new()), "nothing is changed");
+    two.list_models(&["m"]);
+    let changed = discover(dir.path(), &[&two.url()]);
+    assert_eq!(changed.status.code(), Some(1));
+    assert!(text(&changed.stderr).contains("it does not list `org/n`"), "{}", text(&changed.stderr));
+
+    let daemon = Daemon::with(&["--catalog-dir", dir.path().join("seeds").to_str().expect("a plain path")]);
+    daemon.complete(super::support::rows::many(60, "m"));
+    let calls = [&one, &two, &three].map(FakeUpstream::calls);
+    assert!(calls.iter().all(|calls| *calls > 0) && calls.iter().sum::<u64>() == 60, "{calls:?}");
+}
+
+#[test]
+fn a_server_that_has_a_part_of_the_models_offers_them_as_another_provider() {
+    let (one, two, dir) = (FakeUpstream::healthy(), FakeUpstream::healthy(), temp_dir());
+    one.list_models(&["m", "n"]);
+    two.list_models(&["n", "o"]);
+    let both = discover(dir.path(), &[&one.url(), &two.url()]);
+    assert_eq!(both.status.code(), Some(0), "{}", text(&both.stderr));
+    let [first, second] = [&one, &two].map(|server| server.url().trim_start_matches("http://").replace(':', "-"));
+    let (models, more) = (read(dir.path(), &format!("models/{first}.toml")), read(dir.path(), &format!("models/{second}.toml")));
+    assert!(
+        models.contains(&format!("[[model.offering]]\nprovider = \"{first}\"\n[[model.offering]]\nprovider = \"{second}\"\n")),
+        "{models}"
+    );
+    assert_eq!((models.matches("[[model]]").count(), more.matches("[[model]]").count()), (2, 1), "{models}{more}");
+    let checked = run(dir.path(), &["catalog", "check", "seeds"]);
+    assert_eq!(text(&checked.stdout), "seeds: 2 providers, 3 models, 4 offerings, no fault\n");
+
+    // The same server again, replaced: what it offers of others' models stays as it was.
+    let again = discover(dir.path(), &[&two.url(), "--force"]);
+    assert_eq!(again.status.code(), Some(0), "{}", text(&again.stderr));
+    assert_eq!(read(dir.path(), &format!("models/{first}.toml")), models);
+    // A name of one's own keeps a server apart, and one that is taken is not replaced.
+    let three = FakeUpstream::healthy();
+    three.list_models(&["m", "n"]);
+    assert_eq!(discover(dir.path(), &[&three.url(), "--id", "apart"]).status.code(), Some(0));
+    assert!(read(dir.path(), "providers/apart.toml").contains(&three.url()));
+    let four = FakeUpstream::healthy();
+    four.list_models(&["z"]);
+    let taken = discover(dir.path(), &[&four.url(), "--id", "apart"]);
+    assert_eq!(taken.status.code(), Some(1));
+    assert!(text(&taken.stderr).contains("providers/apart.toml exists; give --force"), "{}", text(&taken.stderr));
+}

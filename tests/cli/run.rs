@@ -200,3 +200,47 @@ fn a_second_interrupt_stops_at_once_and_keeps_what_is_done() {
     assert_eq!(api::ids(&output(dir.path())), ["row-0"]);
     assert!(text(&interrupted.stderr).contains("8 not finished"), "{}", text(&interrupted.stderr));
 }
+
+#[test]
+fn a_dry_run_takes_packed_input_and_rows_of_several_endpoints() {
+    let dir = temp_dir();
+    let embed =
+        json!({"custom_id": "b", "method": "POST", "url": "/v1/embeddings", "body": {"model": "text-embedding-3-small", "input": "x"}});
+    let lines = rows::file(&[rows::chat("a", "gpt-4o-mini", &json!({"max_tokens": 100})), embed.to_string()]);
+    let dry = |name: &str| {
+        let mut command = command(dir.path(), &["run", name, "--dry-run", "--data-dir", "state"]);
+        command.env("BATCHD_OPENAI_API_KEY", "sk-x");
+        finish(command, None)
+    };
+    write(dir.path(), "in.jsonl", &lines);
+    let plain = dry("in.jsonl");
+    exits(&plain, 0);
+    let said = text(&plain.stdout);
+    assert!(said.contains("2 rows can run, for about US$") && said.contains("openai/text-embedding-3-small"), "{said}");
+    assert!(!dir.path().join("state").exists(), "nothing is stored");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, lines.as_bytes()).unwrap();
+    std::fs::write(dir.path().join("in.jsonl.gz"), gzip.finish().unwrap()).unwrap();
+    std::fs::write(dir.path().join("in.zst"), zstd::encode_all(lines.as_bytes(), 1).unwrap()).unwrap();
+    for name in ["in.jsonl.gz", "in.zst"] {
+        let packed = dry(name);
+        exits(&packed, 0);
+        assert_eq!(text(&packed.stdout), said, "{name}");
+    }
+    std::fs::write(dir.path().join("cut.gz"), &std::fs::read(dir.path().join("in.jsonl.gz")).unwrap()[..40]).unwrap();
+    let cut = dry("cut.gz");
+    exits(&cut, 2);
+    assert!(text(&cut.stderr).contains("packed with gzip and cannot be unpacked"), "{}", text(&cut.stderr));
+    assert_eq!(std::fs::read_dir(dir.path().join("state/run")).unwrap().count(), 0, "nothing is left behind");
+}
+
+#[test]
+fn a_model_that_the_server_does_not_list_is_told_once() {
+    let (dir, upstream) = (temp_dir(), FakeUpstream::healthy());
+    upstream.list_models(&["qwen3-8b", "nomic-embed-text"]);
+    write(dir.path(), "in.jsonl", &rows::many(3, "qwen3-8"));
+    let output = run(dir.path(), &["run", "in.jsonl", "-o", "out.jsonl", "--upstream", &upstream.url()]);
+    exits(&output, 0);
+    let warnings = text(&output.stderr).lines().filter(|line| line.starts_with("warning: ")).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(warnings, ["warning: provider `upstream` does not list the model `qwen3-8`; did you mean `qwen3-8b`?"]);
+}

@@ -3,14 +3,22 @@
 use super::super::output::{CommandRefused, put, table};
 use super::super::progress::{grouped, money};
 use super::super::{USAGE, complain, say};
-use super::{refuse, simulated};
+use super::{aside, refuse, simulated};
 use crate::catalog::Snapshot;
 use crate::daemon::config::{Settings, Strings};
 use crate::daemon::{CostEstimate, DryRun, Job};
 
 /// Checks and prices the input; returns the exit code.
 pub(super) fn dry_run(job: &Job, settings: &Settings, catalog: &Snapshot, env: &dyn Strings) -> u8 {
-    let estimate = match job.dry_run(settings, catalog) {
+    let aside = match job.is_packed() {
+        Ok(false) => None,
+        Ok(true) => match aside(&settings.data_dir, "unpacked-") {
+            Ok(aside) => Some(aside),
+            Err(error) => return complain(&format!("cannot unpack the input in {}: {error}", settings.data_dir.display()), USAGE),
+        },
+        Err(error) => return complain(&error, USAGE),
+    };
+    let estimate = match job.dry_run(settings, catalog, aside.as_ref().map(|aside| (aside.path(), aside.file()))) {
         Err(error) => return complain(&error, USAGE),
         Ok(DryRun::Refused(problems)) => return refuse(&job.name, &problems),
         Ok(DryRun::Priced(estimate)) => estimate,

@@ -46,6 +46,8 @@ pub struct ChainProgress {
     pub plan: Plan,
     /// Why rows wait at the moment.
     pub waiting: Vec<Waiting>,
+    /// What is likely to make rows of the latest batch fail.
+    pub warnings: Vec<String>,
 }
 
 impl ChainProgress {
@@ -108,12 +110,15 @@ impl Chain {
             problems: Vec::new(),
             plan: std::mem::take(&mut first.plan),
             waiting: Vec::new(),
+            warnings: Vec::new(),
         };
         sum.waiting = core.service.waiting(&first);
+        sum.warnings.clone_from(&sum.plan.warnings);
         sum.add(first);
         for retry in &self.retries {
             let batch = core.batch(*retry).await?;
             sum.waiting = core.service.waiting(&batch);
+            sum.warnings.clone_from(&batch.plan.warnings);
             sum.add(batch);
         }
         Ok(sum)

@@ -24,6 +24,8 @@ pub const MAX_MODELS: usize = 256;
 pub const MAX_QUOTED: usize = 4_096;
 /// The most lanes that one model may fall back to.
 pub const MAX_ALTERNATIVES: usize = 8;
+/// The most warnings of one batch.
+pub const MAX_WARNINGS: usize = 20;
 
 /// The rows of a batch that name the same model, or list of models, and the lane chosen for them.
 /// Items to which a quote gives several lanes have one entry for each lane.
@@ -95,6 +97,9 @@ pub struct Plan {
     pub models: Vec<PlannedModel>,
     /// Models that cannot run, in a batch in which their rows fail alone; at most [`MAX_MODELS`].
     pub refused: Vec<RefusedModel>,
+    /// What was not in the way of the batch, but is likely to make rows fail, for people; at most
+    /// [`MAX_WARNINGS`].
+    pub warnings: Vec<String>,
 }
 
 /// A model whose rows cannot run, and why.

@@ -32,6 +32,7 @@ use super::lane::call::{CallFeedback, CallTicket};
 use super::lane::status;
 use super::lane::status::{SharedLaneStatuses, Whole};
 use super::lane::waiting::Moments;
+use super::prepare::listed::ServerLists;
 use super::prepare::stage::{Stage, Stages};
 use super::prepare::{Prepared, source};
 use super::run::Run;
@@ -141,6 +142,7 @@ pub(super) struct Dispatcher {
     events: mpsc::UnboundedSender<Event>,
     seen: SeenLanes,
     preparing: Arc<Semaphore>,
+    lists: ServerLists,
     in_flight: u32,
     /// Results of attempts handed to the store, since it was opened.
     recorded: u64,
@@ -159,6 +161,7 @@ impl Dispatcher {
     ) -> Self {
         let lanes = Lanes::new(parts.open.clone(), settings.in_flight_limit, settings.hold_after);
         let moments = Moments::new(&parts.clock);
+        let lists = ServerLists::new(parts.open.clone());
         let attachments = Attachments::new(parts.store.clone(), parts.clock.clone());
         let mut dispatcher = Self {
             attachments,
@@ -180,6 +183,7 @@ impl Dispatcher {
             events,
             seen,
             preparing: Arc::new(Semaphore::new(PREPARING)),
+            lists,
             in_flight: 0,
             recorded: 0,
             disk_is_full: false,

@@ -186,6 +186,7 @@ impl Dispatcher {
             clock: self.parts.clock.clone(),
             limits: self.settings.input,
             stages: self.seen.stages.clone(),
+            lists: self.lists.clone(),
             stop: stop.clone(),
         };
         self.seen.stages.set(id, Stage::Queued);

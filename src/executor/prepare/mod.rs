@@ -5,6 +5,7 @@
 
 pub mod cost;
 pub mod fallback;
+pub mod listed;
 pub mod plan;
 pub mod quoted;
 pub mod stage;
@@ -18,6 +19,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::fallback::add_alternatives;
+use self::listed::ServerLists;
 use self::stage::{Stage, Stages};
 use self::validate::{CheckedInput, InputLimits, ValidationInput, check};
 use super::attempt::attachments::describe;
@@ -41,6 +43,7 @@ pub(super) struct Prepare {
     pub clock: Clock,
     pub limits: InputLimits,
     pub stages: Stages,
+    pub lists: ServerLists,
     pub stop: CancellationToken,
 }
 
@@ -139,6 +142,10 @@ impl Prepare {
         match checked {
             CheckedInput::Good { mut plan, pages, reserve } => {
                 add_alternatives(&mut plan, spec.fallback, &catalog);
+                let Some(warnings) = self.stop.run_until_cancelled(self.lists.warnings(&plan, &catalog)).await else {
+                    return Ok(Prepared::Nothing);
+                };
+                plan.warnings = warnings;
                 let Ok(next) = state.apply(BatchEvent::Validated, self.clock.now()) else { return Ok(Prepared::Nothing) };
                 tracing::info!(batch = %spec.id, rows = plan.rows, models = plan.models.len(), "batch validated");
                 match self.store.batch_validated(spec.id, next, plan.clone(), pages, reserve).await? {

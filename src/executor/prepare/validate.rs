@@ -267,7 +267,8 @@ impl<'a> InputCheck<'a> {
         let reserve = self.price();
         if self.problems.is_empty() {
             let refused = if self.lenient { self.models.refused() } else { Vec::new() };
-            return CheckedInput::Good { plan: Plan { rows: self.rows, models: self.models.planned, refused }, pages: self.pages, reserve };
+            let plan = Plan { rows: self.rows, models: self.models.planned, refused, ..Plan::default() };
+            return CheckedInput::Good { plan, pages: self.pages, reserve };
         }
         self.problems.sort_by_key(|problem| problem.line);
         CheckedInput::Bad(self.problems)

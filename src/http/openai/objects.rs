@@ -228,6 +228,8 @@ struct Extension {
     on_invalid_rows: &'static str,
     /// Why rows wait at the moment; empty if none does.
     waiting: Vec<WaitingObject>,
+    /// What is likely to make rows fail, though it did not keep the batch from running.
+    warnings: Vec<String>,
 }
 
 /// Why rows of a batch wait.
@@ -290,6 +292,7 @@ impl BatchObject {
                 priority: batch.control.priority.as_str(),
                 paused: batch.control.paused,
                 waiting: waiting.iter().map(WaitingObject::from).collect(),
+                warnings: batch.plan.warnings.clone(),
                 on_invalid_rows: spec.input.invalid_rows().as_str(),
             },
         }

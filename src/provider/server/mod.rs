@@ -231,6 +231,10 @@ impl Dispatch for Server {
         Box::pin(async move { self.list_models(budget).await.map(|answer| answer.status) })
     }
 
+    fn list(&self, budget: Duration) -> BoxFuture<'_, Result<Option<Answer>, CallError>> {
+        Box::pin(async move { self.list_models(budget).await.map(Some) })
+    }
+
     fn hints(&self, budget: Duration) -> BoxFuture<'_, ServerHints> {
         Box::pin(async move {
             let [props, metrics] = &self.pages;

@@ -18,6 +18,7 @@ pub struct PlanRecord {
     /// The path of the endpoint of each model's rows, if it was noted; as many as there are models.
     endpoints: Vec<Option<String>>,
     refused: Vec<RefusedRecord>,
+    warnings: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,7 +143,7 @@ impl Record for PlanRecord {
             4 => decode_old::<Self, PlanRecord4>(body)?,
             _ => return Err(RecordError::unknown::<Self>(version)),
         };
-        Ok(Self { endpoints: vec![None; planned.models.len()], planned, refused: Vec::new() })
+        Ok(Self { endpoints: vec![None; planned.models.len()], planned, refused: Vec::new(), warnings: Vec::new() })
     }
 }
 
@@ -232,6 +233,7 @@ impl From<&Plan> for PlanRecord {
             planned: PlanRecord4 { rows: plan.rows, models: models.collect() },
             endpoints: endpoints.collect(),
             refused: plan.refused.iter().map(RefusedRecord::from).collect(),
+            warnings: plan.warnings.clone(),
         }
     }
 }
@@ -247,7 +249,7 @@ impl TryFrom<PlanRecord> for Plan {
             let endpoints = endpoints.into_iter().map(endpoint).collect::<Result<_, _>>()?;
             Ok(QuotedShare { operation, weight, most_input, most_output, text_only, endpoints })
         };
-        let PlanRecord { planned: PlanRecord4 { rows, models }, endpoints, refused } = record;
+        let PlanRecord { planned: PlanRecord4 { rows, models }, endpoints, refused, warnings } = record;
         if models.len() != endpoints.len() {
             return Err(RecordError::damaged::<PlanRecord>("the endpoints are not as many as the models"));
         }
@@ -263,7 +265,7 @@ impl TryFrom<PlanRecord> for Plan {
             })
         });
         let refused = refused.into_iter().map(RefusedModel::try_from).collect::<Result<_, _>>()?;
-        Ok(Self { rows, models: models.collect::<Result<_, RecordError>>()?, refused })
+        Ok(Self { rows, models: models.collect::<Result<_, RecordError>>()?, refused, warnings })
     }
 }
 

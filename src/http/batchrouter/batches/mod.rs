@@ -60,6 +60,7 @@ fn batch_object(api: &Api, headers: &HeaderMap, batch: &Batch) -> Map<String, Va
     let mut shown = object(batch, &Around { stage, base: &base, seal: api.service.store.seal(), now: api.service.clock.now() });
     let waiting: Vec<_> = api.service.waiting(batch).iter().map(WaitingObject::from).collect();
     shown.insert("waiting".to_owned(), json!(waiting));
+    shown.insert("warnings".to_owned(), json!(batch.plan.warnings));
     shown
 }
 

@@ -66,7 +66,8 @@ fn a_batch_in_progress_shows_everything() {
         quoted: None,
     };
     let mut batch = batch(BatchState::InProgress { since: at(5) });
-    batch.plan = Plan { rows: 3, models: vec![model], ..Plan::default() };
+    batch.plan =
+        Plan { rows: 3, models: vec![model], warnings: vec!["provider `p` does not list the model `u`".into()], ..Plan::default() };
     batch.spec.metadata = Metadata::new(vec![("z".into(), "1".into()), ("a".into(), "2".into())]).unwrap();
     batch.spec.retry_of = Some(BatchId::from_u128(9));
     batch.progress = Progress {
