@@ -128,7 +128,8 @@ fn lists_are_filtered_and_rows_are_told_by_their_status() {
         Some(b's') => Reply::ok(call).after(std::time::Duration::from_secs(3)),
         _ => Reply::ok(call),
     });
-    let daemon = Daemon::with_upstream(&upstream.url(), &["--in-flight-limit", "1"]);
+    // The slow row is to have its time.
+    let daemon = Daemon::with_upstream(&upstream.url(), &["--in-flight-limit", "1", "--cancel-grace-local", "30s"]);
     let client = Client::new(&daemon);
     let rows: Vec<_> = ["a", "fail", "b", "slow", "later"].iter().map(|id| row(id, "a-model")).collect();
     let id_of_it = id(&client.create(&json!({ "requests": rows })));
