@@ -131,7 +131,7 @@ fn a_base_path_of_the_upstream_is_kept() {
 fn a_refusal_is_final_and_kept_as_it_came() {
     let upstream = FakeUpstream::start(|call| match call.row.as_str() {
         "bad" => Reply::error(400),
-        "gone" => Reply::new(404, "<html>not here</html>"),
+        "gone" => Reply::new(410, "<html>not here</html>"),
         _ => Reply::ok(call),
     });
     let daemon = Daemon::with_upstream(&upstream.url(), &[]);
@@ -140,7 +140,7 @@ fn a_refusal_is_final_and_kept_as_it_came() {
     assert_eq!(api::ids(&errors), ["bad", "gone"]);
     assert_eq!(errors[0].status(), Some(400));
     assert_eq!(errors[0].value["response"]["body"]["error"]["message"], "scripted 400");
-    assert_eq!(errors[1].status(), Some(404));
+    assert_eq!(errors[1].status(), Some(410));
     assert_eq!(errors[1].value["response"]["body"], "<html>not here</html>", "what is not JSON becomes a string");
     assert_eq!((upstream.calls_of("bad"), upstream.calls_of("gone")), (1, 1), "no refusal is tried again");
 }

@@ -26,7 +26,7 @@ fn a_run_that_a_provider_refuses_says_what_to_change_and_goes_on_from_there() {
         ("held_path", 404, r#"{"detail":"Not Found"}"#),
     ] {
         let dir = temp_dir();
-        std::fs::write(dir.path().join("in.jsonl"), rows::many(300, rows::INSTANT)).unwrap();
+        std::fs::write(dir.path().join("in.jsonl"), rows::many(300, "gpt-4o-mini")).unwrap();
         let upstream = locked(status, refusal);
         let output = run_with(dir.path(), &upstream, "wrong");
         exits(&output, 2);

@@ -46,9 +46,10 @@ impl Call {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    /// Whether the daemon asks if the server is there. That is answered, and not recorded.
+    /// Whether the daemon asks if the server is there, or how busy it is. That is answered, and not
+    /// recorded.
     fn is_probe(&self) -> bool {
-        self.path.ends_with("/models") && self.body.is_empty()
+        ["/models", "/props", "/metrics"].iter().any(|end| self.path.ends_with(end)) && self.body.is_empty()
     }
 }
 

@@ -106,6 +106,7 @@ impl Default for SimulatedProfile {
 
 /// The kind of a provider, with the settings that the kind needs.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each provider, and nearly all are servers")]
 pub enum ProviderKind {
     Server(ServerConnection),
     /// Profiles by upstream model name, and a default for every other model.

@@ -285,7 +285,7 @@ impl Blame {
     pub fn on_failure(&mut self, now: Instant, sent: &CallTicket, failure: CallFailure, row: &RowSoFar, is_up: bool) -> Judged {
         let retried = row.tally.tries > 0;
         let tally = self.settle(row).and_try();
-        let doubts = if row.doubts.successes == self.successes { row.doubts } else { Doubts { count: 0, successes: self.successes } };
+        let doubts = self.doubts_of(row);
         let mut judged = Judged { row: RowSoFar { tally, open: None, doubts, ..*row }, ..Judged::default() };
         match failure.class {
             // The provider asked for a slower pace, or was not reached at all: others take care.
@@ -314,7 +314,8 @@ impl Blame {
     /// A model or a path that the server has never had, while it answers other requests, is the row's own.
     /// What is denied while calls that went out no earlier succeed is charged; a row that may not do what
     /// it asks needs no more than a second opinion, also at the end of a batch, when nothing is left to
-    /// succeed, if others got the same. No row is charged for an account that is empty or closed.
+    /// succeed, if others got the same. The last one or two rows are charged in doubt, as those of other
+    /// failures. No row is charged for a key or an account.
     pub fn on_denied(&mut self, sent: &CallTicket, denial: Denial, failure: CallFailure, lesson: &CallFeedback) -> (Judged, bool) {
         let row = &lesson.row;
         self.breaker.on_abandoned(sent.at);
@@ -334,8 +335,15 @@ impl Blame {
             self.remember(failure.mark);
         }
         let tally = if is_own { tally.and(Charge::FULL, failure.class, failure.mark) } else { tally };
-        let row = RowSoFar { tally, open: None, ..*row };
-        (Judged { row, is_final: is_own && is_final, ..Judged::default() }, is_own)
+        let mut judged = Judged { row: RowSoFar { tally, open: None, ..*row }, is_final: is_own && is_final, ..Judged::default() };
+        if !is_own && matches!(denial, Denial::Access | Denial::Model | Denial::Path) {
+            let (before, retried) = (row.open, row.tally.tries > 0);
+            self.streak.count(failure.mark, sent.at, before.map(|open| open.sent));
+            judged.row.open = Some(OpenFailure { sent: sent.at, in_flight: sent.in_flight, outages: self.outages, failure, retried });
+            judged.row.doubts = self.doubts_of(row);
+            self.doubt_the_last(&mut judged, before);
+        }
+        (judged, is_own)
     }
 
     /// Whether the row, or another one, was charged for this answer while others succeeded.
@@ -361,19 +369,33 @@ impl Blame {
             _ => false,
         };
         judged.may_be_full = may_lack_room || (!retried && is_overload);
-        let doubts = &mut judged.row.doubts;
         let took = now.saturating_duration_since(sent.at);
         let of_many = was_probe && !failure.class.is_outage() && took <= AT_ONCE && self.streak.rows >= MANY_ROWS;
-        let was_among_others = before.is_some_and(|open| self.last_arrival >= Some(open.sent));
-        let of_few = !may_lack_room && self.streak.rows <= FEW_ROWS && (was_among_others || doubts.count > 0);
         if is_up && of_many {
+            let doubts = &mut judged.row.doubts;
             judged.at_least = APART_MANY * 4_u32.saturating_pow(doubts.count.min(8));
+            doubts.count += 1;
             self.breaker.shorten_rest(now);
-        } else if is_up && of_few {
-            judged.at_least = APART_LAST * 2_u32.saturating_pow(doubts.count.min(16));
+        } else if is_up && !may_lack_room {
+            self.doubt_the_last(&mut judged, before);
         }
-        doubts.count += u32::from(is_up && (of_many || of_few));
         judged
+    }
+
+    /// The doubts about a row that no success has dispelled.
+    const fn doubts_of(&self, row: &RowSoFar) -> Doubts {
+        if row.doubts.successes == self.successes { row.doubts } else { Doubts { count: 0, successes: self.successes } }
+    }
+
+    /// Charges a row in doubt that is one of the last that fail, if it was tried among others that
+    /// succeeded; `before` is what it met then.
+    fn doubt_the_last(&self, judged: &mut Judged, before: Option<OpenFailure>) {
+        let doubts = &mut judged.row.doubts;
+        let was_among_others = before.is_some_and(|open| self.last_arrival >= Some(open.sent));
+        if self.streak.rows <= FEW_ROWS && (was_among_others || doubts.count > 0) {
+            judged.at_least = APART_LAST * 2_u32.saturating_pow(doubts.count.min(16));
+            doubts.count += 1;
+        }
     }
 
     /// Whether a call went out beside clearly more others than have succeeded at a time lately, as far

@@ -73,6 +73,24 @@ async fn a_row_that_alone_is_refused_on_a_lane_that_is_well_fails_with_the_answe
     world.close().await;
 }
 
+/// The last row of a batch is refused, and nothing is left that could show that its lane is well.
+#[tokio::test(start_paused = true)]
+async fn the_last_row_of_a_batch_does_not_hold_it_until_its_deadline() {
+    for (status, body, ends) in [(403, "{}", true), (404, r#"{"detail":"Not Found"}"#, true), (401, NO_KEY, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let provider = script(move |seen| {
+            let bad = seen.row == 99;
+            tokio::time::sleep(SECOND / 10).map(move |()| if bad { saying(status, body) } else { answer(200, None) }).boxed()
+        });
+        let world = World::open(dir.path(), provider).await;
+        let id = world.submit(100, "24h").await;
+        tokio::time::sleep(20 * 60 * SECOND).await;
+        let batch = world.store.batch(id).await.unwrap().unwrap();
+        assert_eq!((batch.progress.succeeded, batch.state.is_terminal()), (99, ends), "{status}");
+        world.close().await;
+    }
+}
+
 /// A replica behind a balancer has not loaded the model, or its key is an old one: the next call is
 /// answered by another.
 #[tokio::test(start_paused = true)]
