@@ -262,6 +262,33 @@ mod tests {
     }
 
     #[test]
+    fn a_plain_text_is_an_answer_where_one_was_asked_for() {
+        let heard = |form: &str, status, body: &[u8]| {
+            let asked = format!(r#"{{"response_format":"{form}"}}"#);
+            let asked = Asked { format: WireFormat::AudioTranscriptions, body: asked.as_bytes() };
+            match verdict(asked, Ok(answer(status, body))) {
+                Verdict::Succeeded { response, .. } => format!("succeeded, body {}", String::from_utf8_lossy(&response.body)),
+                Verdict::Failed { class, message, .. } => format!("{}: {message}", class.code()),
+            }
+        };
+        assert_eq!(heard("text", 200, b"Hello, \"you\".\n"), r#"succeeded, body "Hello, \"you\".\n""#);
+        assert_eq!(heard("text", 200, b""), "succeeded, body \"\"");
+        assert_eq!(heard("text", 200, b"{\"text\":\"Hello.\"}"), "succeeded, body {\"text\":\"Hello.\"}");
+        assert_eq!(heard("json", 200, b"{\"text\":\"\"}"), "succeeded, body {\"text\":\"\"}");
+        for (form, status, body, fault) in [
+            ("json", 200, &b"Hello."[..], "a body that is not a complete JSON object: it does not start with a brace"),
+            ("json", 200, b"{}", "no `text`"),
+            ("text", 200, b"<!doctype html><p>Bad gateway", "a page of HTML"),
+            ("text", 202, b"Hello.", "no answer, only that the request was accepted"),
+            ("vtt", 200, b"Hello.", "a text that does not begin with `WEBVTT`"),
+            ("text", 200, b"{\"error\":\"no speech model\"}", "an error: no speech model"),
+        ] {
+            let told = heard(form, status, body);
+            assert!(told.starts_with("invalid_response: ") && told.ends_with(fault), "{told}");
+        }
+    }
+
+    #[test]
     fn failed_calls_have_no_answer() {
         let host = String::from("api.example");
         let table = [
