@@ -77,7 +77,7 @@ impl DataUrl<'_> {
     }
 
     /// Bytes of the content, at most.
-    pub fn len(&self) -> u64 {
+    pub fn max_bytes(&self) -> u64 {
         (self.content().len() as u64).div_ceil(4) * 3
     }
 
@@ -253,7 +253,9 @@ mod tests {
 
     fn told(body: &str) -> String {
         match Recording::of(body) {
-            Ok(Recording::Inline(url)) => format!("{} {:?} of at most {}", url.mime, String::from_utf8(url.decoded().unwrap()), url.len()),
+            Ok(Recording::Inline(url)) => {
+                format!("{} {:?} of at most {}", url.mime, String::from_utf8(url.decoded().unwrap()), url.max_bytes())
+            }
             Ok(other) => format!("{other:?}"),
             Err(RowFault { code, param, message }) => format!("{} {param:?}: {message}", code.as_str()),
         }
@@ -333,7 +335,7 @@ mod tests {
                 let body = serde_json::json!({ "file_url": text }).to_string();
                 if let Ok(Recording::Inline(url)) = Recording::of(&body) {
                     let content = url.decoded();
-                    prop_assert!(content.is_some_and(|content| content.len() as u64 <= url.len()), "{text}");
+                    prop_assert!(content.is_some_and(|content| content.len() as u64 <= url.max_bytes()), "{text}");
                 }
                 labelled(&text, &text);
             }

@@ -91,10 +91,10 @@ impl Recordings {
     }
 
     fn inline(&self, url: &DataUrl<'_>, row: RowKey, org: OrgId) -> Result<HeldRecording, Incomplete> {
-        if url.len() > self.max_bytes {
+        if url.max_bytes() > self.max_bytes {
             return Err(self.too_large());
         }
-        let slot = self.room.take(row, org, url.len()).ok_or(Incomplete::NotNow)?;
+        let slot = self.room.take(row, org, url.max_bytes()).ok_or(Incomplete::NotNow)?;
         let content = url.decoded().ok_or_else(|| Incomplete::Unusable("the recording in `file_url` is not base 64".to_owned()))?;
         Ok(HeldRecording::new(named("", &url.mime, content), slot))
     }
