@@ -19,7 +19,8 @@ use crate::domain::provider::connection::ProviderKind;
 use crate::domain::quote::constraints::TierTimes;
 use crate::domain::row::retry::RetryPolicy;
 use crate::domain::time::{Clock, Timestamp};
-use crate::executor::{self, CancelGrace, InputLimits, OpenProvider};
+use crate::executor::{self, CancelGrace, InputLimits, OpenProvider, RecordingLimits};
+use crate::provider::fetch::Fetcher;
 use crate::provider::{self, AnswerRoom, SetupError};
 use crate::service::quotes::turns::QuoteTurns;
 use crate::service::{QuoteTerms, Service, ServiceLimits};
@@ -77,6 +78,7 @@ impl Core {
             catalog: catalog.clone(),
             clock: clock.clone(),
             open: open_provider(settings, env, clock.clone(), descriptors.clone()),
+            fetcher: Fetcher::new(settings.file_url_targets.rule(settings.is_local_only()), descriptors.clone())?,
         };
         let shutdown = tasks.shutdown();
         let (drain, abort) = (shutdown.drain().clone(), shutdown.abort().clone());
@@ -158,6 +160,7 @@ fn executor_settings(settings: &Settings) -> executor::Settings {
         retry: RetryPolicy { max_attempts: settings.max_attempts, base: settings.retry_base, cap: settings.retry_cap },
         hold_after: settings.hold_after,
         input: settings.input_limits(),
+        recordings: RecordingLimits { max_bytes: settings.max_audio_bytes, at_once: settings.audio_memory },
         dedup: settings.dedup,
         dedup_max_age: settings.dedup_max_age,
         cancel_grace: CancelGrace { hosted: settings.cancel_grace, local: settings.cancel_grace_local },

@@ -7,12 +7,11 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use super::components::Core;
-use super::config::{AgentRegister, Settings, Switch, WebhookEndpoints, WebhookTargets};
+use super::config::{AgentRegister, Settings, Switch, WebhookEndpoints};
 use super::lifecycle::{Fate, Finish, Notifier, Shutdown, Tasks, keep_alive, watch_signals};
 use super::server_models::ServerModels;
 use crate::daemon::start_error::{Environment, StartError};
 use crate::domain::org::ledger::Credits;
-use crate::domain::webhook::target_policy::Targets;
 use crate::http::{self, Access, Accounts, Api, Origins, UploadLimits};
 use crate::service::feed::watcher::Feeds;
 use crate::webhooks;
@@ -132,11 +131,7 @@ fn accounts(settings: &Settings) -> Accounts {
             AgentRegister::Off => false,
         },
         first_credits: settings.registered_credits.map_or(Credits::Unlimited, Credits::Prepaid),
-        targets: match settings.webhook_targets {
-            WebhookTargets::Auto if local_only => Targets::PublicAndLoopback,
-            WebhookTargets::Auto | WebhookTargets::Public => Targets::Public,
-            WebhookTargets::Any => Targets::Any,
-        },
+        targets: settings.webhook_targets.rule(local_only),
         managed_receivers: settings.webhook_endpoints == WebhookEndpoints::Managed,
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::catalog::{Faults, UpstreamError, WatchError};
 use crate::daemon::config::Strings;
+use crate::provider::SetupError;
 use crate::store::OpenError;
 use crate::store::error::StoreError;
 
@@ -21,6 +22,9 @@ pub enum StartError {
     Upstream(#[from] UpstreamError),
     #[error(transparent)]
     Watch(#[from] WatchError),
+    /// There is no cryptography for calls to servers that rows name.
+    #[error(transparent)]
+    Fetcher(#[from] SetupError),
     #[error("the store could not be opened: {0}")]
     Task(#[from] tokio::task::JoinError),
 }

@@ -28,14 +28,18 @@ pub enum Endpoint {
     Score,
     /// The tokens of a text, as vLLM has it.
     Tokenize,
+    /// The words of a recording, as OpenAI has it. The row names the recording.
+    AudioTranscriptions,
+    /// The same, in English.
+    AudioTranslations,
     /// A path that is sent as it is to providers that list it.
     PassedThrough(PassedPath),
 }
 
 impl Endpoint {
     /// Every operation that has a name here: those of OpenAI's batches in the order of its document,
-    /// then Anthropic's, then those of model servers.
-    pub const ALL: [Self; 13] = [
+    /// then Anthropic's, then those of model servers, then those that take a file.
+    pub const ALL: [Self; 15] = [
         Self::Responses,
         Self::ChatCompletions,
         Self::Embeddings,
@@ -49,10 +53,12 @@ impl Endpoint {
         Self::RerankV2,
         Self::Score,
         Self::Tokenize,
+        Self::AudioTranscriptions,
+        Self::AudioTranslations,
     ];
-    /// The operations of hosted services: OpenAI's and Anthropic's.
+    /// The operations of the batches of hosted services: OpenAI's and Anthropic's.
     pub const HOSTED: [Self; 9] = {
-        let [hosted @ .., _, _, _, _] = Self::ALL;
+        let [hosted @ .., _, _, _, _, _, _] = Self::ALL;
         hosted
     };
 
@@ -72,6 +78,8 @@ impl Endpoint {
             Self::RerankV2 => "/v2/rerank",
             Self::Score => "/v1/score",
             Self::Tokenize => "/tokenize",
+            Self::AudioTranscriptions => "/v1/audio/transcriptions",
+            Self::AudioTranslations => "/v1/audio/translations",
             Self::PassedThrough(path) => path.0,
         }
     }
@@ -104,6 +112,8 @@ impl Endpoint {
             Self::RerankV2 => 11,
             Self::Score => 12,
             Self::Tokenize => 13,
+            Self::AudioTranscriptions => 14,
+            Self::AudioTranslations => 15,
             Self::PassedThrough(_) => 0,
         }
     }
@@ -213,7 +223,7 @@ static PATHS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
 
 /// A set of operations; paths that are passed through are in none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Endpoints(u16);
+pub struct Endpoints(u32);
 
 impl Endpoints {
     /// Whether the set contains the operation.
@@ -247,6 +257,8 @@ pub enum Kind {
     Judgements,
     Images,
     Videos,
+    /// Texts from recordings.
+    Audio,
     /// Nothing is known.
     Anything,
 }
@@ -262,7 +274,13 @@ impl Endpoint {
             Self::Moderations => Kind::Judgements,
             Self::ImagesGenerations | Self::ImagesEdits => Kind::Images,
             Self::Videos => Kind::Videos,
+            Self::AudioTranscriptions | Self::AudioTranslations => Kind::Audio,
         }
+    }
+
+    /// Whether a request is a form with a recording.
+    pub const fn takes_audio(self) -> bool {
+        matches!(self.kind(), Kind::Audio)
     }
 }
 

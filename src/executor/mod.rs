@@ -29,6 +29,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use attempt::attachments::describe;
+pub use attempt::recordings::RecordingLimits;
 #[cfg(test)]
 pub use handle::Stub;
 pub use handle::{CancelError, ControlError, Gone, Handle, HoldError};
@@ -44,6 +45,7 @@ use crate::catalog::Catalog;
 use crate::domain::batch::dedup::Dedup;
 use crate::domain::row::retry::RetryPolicy;
 use crate::domain::time::Clock;
+use crate::provider::fetch::Fetcher;
 use crate::store::{Recovered, Store};
 
 /// Commands that may wait for the dispatcher; beyond this, callers wait.
@@ -56,6 +58,8 @@ pub struct Parts {
     pub catalog: Arc<Catalog>,
     pub clock: Clock,
     pub open: OpenProvider,
+    /// Fetches what rows name by a URL.
+    pub fetcher: Fetcher,
 }
 
 /// How the executor works.
@@ -73,6 +77,7 @@ pub struct Settings {
     /// held; at least 1.
     pub hold_after: u32,
     pub input: InputLimits,
+    pub recordings: RecordingLimits,
     /// The scope within which equal requests are made once.
     pub dedup: Dedup,
     /// Older answers are not shared with other rows.

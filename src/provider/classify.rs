@@ -15,6 +15,7 @@ use crate::domain::format::reading::{NoAnswer, Reading, message_of};
 use crate::domain::format::wire::WireFormat;
 use crate::domain::provider::denial::denial_of;
 use crate::domain::row::Response;
+use crate::domain::row::audio::PlainForm;
 use crate::domain::row::output::embeddable;
 use crate::domain::row::retry::FailureClass;
 use crate::domain::usage::Usage;
@@ -22,6 +23,9 @@ use crate::domain::usage::reported::{Reported, UsageGaps};
 
 /// Characters of a provider's request id that are kept; a longer value is not an id but a mistake.
 const MAX_REQUEST_ID_CHARS: usize = 256;
+
+/// What an answer is that puts the answer off.
+const PUT_OFF: &str = "no answer, only that the request was accepted";
 
 /// What a call has asked, as far as the judgement of its answer depends on it.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +38,8 @@ pub struct Asked<'a> {
 /// The outcome of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// A 2xx answer that is one complete JSON object and answers what was asked. `gaps` are the
+    /// A 2xx answer that is one complete JSON object, or the text that was asked for, and answers what
+    /// was asked. `gaps` are the
     /// sides of the usage that the provider does not state.
     Succeeded { response: Response, usage: Usage, gaps: UsageGaps },
     /// Any other outcome. `message` is one sentence for a person; `last` is the provider's answer,
@@ -75,8 +80,13 @@ fn accept(asked: Asked<'_>, mut answer: Answer) -> Verdict {
     if let Some(finite) = read(&answer.body).err().and_then(|_| finite::repaired(&answer.body)) {
         answer.body = finite;
     }
-    let (class, fault) = match read(&answer.body) {
-        Ok(reading) => match fault(asked, &answer, &reading) {
+    let plain = if asked.format.takes_audio() { PlainForm::of(asked.body) } else { None };
+    let (class, fault) = match (read(&answer.body), plain) {
+        (Err(_), Some(form)) => match plain_fault(form, &answer) {
+            None => return Verdict::Succeeded { response: text_response(answer), usage: Usage::default(), gaps: UsageGaps::ALL },
+            Some(fault) => (FailureClass::InvalidResponse, fault),
+        },
+        (Ok(reading), _) => match fault(asked, &answer, &reading) {
             None => {
                 let Reported { usage, gaps, .. } = reading.reported();
                 let usage = Usage { images: reading.images(), ..usage };
@@ -88,10 +98,10 @@ fn accept(asked: Asked<'_>, mut answer: Answer) -> Verdict {
             }
         },
         // The same request would be answered in the same way.
-        Err(_) if is_event_stream(&answer.body) => {
+        (Err(_), None) if is_event_stream(&answer.body) => {
             (FailureClass::EventStream, "an event stream, which the row does not ask for; `\"stream\": false` in its body may help".into())
         }
-        Err(fault) => (FailureClass::InvalidResponse, format!("a body that is not a complete JSON object: {fault}")),
+        (Err(fault), None) => (FailureClass::InvalidResponse, format!("a body that is not a complete JSON object: {fault}")),
     };
     let message = format!("the provider answered {} with {fault}", status_line(answer.status));
     Verdict::Failed { class, message, last: Some(judged(answer)) }
@@ -114,8 +124,19 @@ fn fault(asked: Asked<'_>, answer: &Answer, reading: &Reading<'_>) -> Option<NoA
     reading.fault(asked.format, asked.body).or_else(|| {
         // A video is a job that goes on; of anything else the answer is expected here.
         let is_put_off = answer.status == 202 && asked.format != WireFormat::Videos;
-        is_put_off.then(|| NoAnswer { status: None, why: "no answer, only that the request was accepted".into() })
+        is_put_off.then(|| NoAnswer { status: None, why: PUT_OFF.into() })
     })
+}
+
+/// Why the body of a 2xx answer is not the text that was asked for, if it is not.
+fn plain_fault(form: PlainForm, answer: &Answer) -> Option<String> {
+    if answer.status == 202 {
+        return Some(PUT_OFF.to_owned());
+    }
+    match std::str::from_utf8(&answer.body) {
+        Ok(text) => form.fault(text).map(str::to_owned),
+        Err(error) => Some(format!("a text that is not UTF-8: {error}")),
+    }
 }
 
 /// Whether a body has the form of server-sent events.
@@ -150,7 +171,17 @@ fn judged(answer: Answer) -> Response {
 
 fn response(answer: Answer, is_json: bool) -> Response {
     // A missing body is no value, which is not the same as an empty text.
-    let body = if answer.body.is_empty() { Bytes::from_static(b"null") } else { embeddable(answer.body, is_json) };
+    let body = if answer.body.is_empty() { Bytes::from_static(b"null") } else { embeddable(answer.body.clone(), is_json) };
+    with_body(answer, body)
+}
+
+/// A response whose body is a text, empty or not.
+fn text_response(answer: Answer) -> Response {
+    let body = embeddable(answer.body.clone(), false);
+    with_body(answer, body)
+}
+
+fn with_body(answer: Answer, body: Bytes) -> Response {
     let request_id = answer.request_id.map(|mut id| {
         if let Some((end, _)) = id.char_indices().nth(MAX_REQUEST_ID_CHARS) {
             id.truncate(end);
@@ -228,6 +259,33 @@ mod tests {
             described(999, b"\xfe\xff"),
         ];
         insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn a_plain_text_is_an_answer_where_one_was_asked_for() {
+        let heard = |form: &str, status, body: &[u8]| {
+            let asked = format!(r#"{{"response_format":"{form}"}}"#);
+            let asked = Asked { format: WireFormat::AudioTranscriptions, body: asked.as_bytes() };
+            match verdict(asked, Ok(answer(status, body))) {
+                Verdict::Succeeded { response, .. } => format!("succeeded, body {}", String::from_utf8_lossy(&response.body)),
+                Verdict::Failed { class, message, .. } => format!("{}: {message}", class.code()),
+            }
+        };
+        assert_eq!(heard("text", 200, b"Hello, \"you\".\n"), r#"succeeded, body "Hello, \"you\".\n""#);
+        assert_eq!(heard("text", 200, b""), "succeeded, body \"\"");
+        assert_eq!(heard("text", 200, b"{\"text\":\"Hello.\"}"), "succeeded, body {\"text\":\"Hello.\"}");
+        assert_eq!(heard("json", 200, b"{\"text\":\"\"}"), "succeeded, body {\"text\":\"\"}");
+        for (form, status, body, fault) in [
+            ("json", 200, &b"Hello."[..], "a body that is not a complete JSON object: it does not start with a brace"),
+            ("json", 200, b"{}", "no `text`"),
+            ("text", 200, b"<!doctype html><p>Bad gateway", "a page of HTML"),
+            ("text", 202, b"Hello.", "no answer, only that the request was accepted"),
+            ("vtt", 200, b"Hello.", "a text that does not begin with `WEBVTT`"),
+            ("text", 200, b"{\"error\":\"no speech model\"}", "an error: no speech model"),
+        ] {
+            let told = heard(form, status, body);
+            assert!(told.starts_with("invalid_response: ") && told.ends_with(fault), "{told}");
+        }
     }
 
     #[test]

@@ -7,7 +7,9 @@
 //! Invariant: a call ends within its budget, with at most the configured number of bytes in memory.
 
 mod classify;
+pub mod fetch;
 mod finite;
+pub mod guarded;
 pub mod server;
 pub mod simulated;
 #[cfg(test)]
@@ -33,15 +35,6 @@ use crate::domain::time::Clock;
 pub use classify::{Asked, Verdict, class_of, verdict};
 pub use transport::room::AnswerRoom;
 
-/// The TLS settings of a client that trusts the system's certificates; `who` names the client in
-/// the log.
-///
-/// # Errors
-/// When no usable cryptography is available.
-pub fn client_tls(who: &str) -> Result<rustls::ClientConfig, SetupError> {
-    transport::client_tls(who)
-}
-
 /// What went wrong with a call and why, as one line. The line contains no URL, because a URL may
 /// hold a token.
 pub fn reason(error: &(dyn std::error::Error + 'static)) -> String {
@@ -62,8 +55,20 @@ pub struct Call {
     pub attempt: u32,
     /// Headers of the batch's create; the provider takes those that it lists.
     pub headers: Forwarded,
+    /// The recording that goes along with the body, where the format takes one.
+    pub recording: Option<CallFile>,
     /// The call must have ended by then; the provider's own limits may end it earlier.
     pub budget: Duration,
+}
+
+/// A file that is sent with a call, beside its body.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CallFile {
+    /// Letters, digits, `.`, `_` and `-`.
+    pub name: String,
+    /// The media type.
+    pub mime: String,
+    pub content: Bytes,
 }
 
 /// What the provider answered, whatever the status.

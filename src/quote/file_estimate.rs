@@ -229,6 +229,8 @@ fn expected_output(endpoint: Endpoint, body: &str) -> ExpectedOutput {
         | Endpoint::RerankV2
         | Endpoint::Score
         | Endpoint::Tokenize
+        | Endpoint::AudioTranscriptions
+        | Endpoint::AudioTranslations
         | Endpoint::PassedThrough(_) => ExpectedOutput { tokens: 0, images: 0, assumed: false },
     }
 }

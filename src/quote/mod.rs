@@ -17,7 +17,7 @@ mod content;
 mod eligible;
 pub mod file_estimate;
 mod lane;
-mod media;
+pub mod media;
 mod rejection;
 mod select;
 #[cfg(test)]

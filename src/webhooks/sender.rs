@@ -3,9 +3,6 @@
 //!
 //! A redirect is not followed: it could lead to an address that the receiver's URL may not name.
 
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,13 +10,7 @@ use http::header::CONTENT_TYPE;
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::Name;
-use hyper_util::rt::TokioExecutor;
 use serde_json::value::RawValue;
-use tower::Service;
 
 use super::envelope;
 use super::envelope::Letter;
@@ -28,7 +19,8 @@ use crate::domain::time::Timestamp;
 use crate::domain::webhook::Webhook;
 use crate::domain::webhook::delivery::{Delivery, Payload};
 use crate::domain::webhook::target_policy::{Targets, Unwanted};
-use crate::provider::{SetupError, client_tls, reason};
+use crate::provider::guarded::{GuardedClient, guarded_client};
+use crate::provider::{SetupError, reason};
 use crate::store::Unsealable;
 
 /// How long one attempt may take: the older of BatchRouter's pages wants an answer within ten
@@ -68,7 +60,7 @@ pub(super) struct ReceiverAnswer {
 
 /// Sends messages.
 pub(super) struct Sender {
-    http: Client<HttpsConnector<HttpConnector<Guarded>>, Full<Bytes>>,
+    http: GuardedClient,
     targets: Targets,
     standard: bool,
     descriptors: Descriptors,
@@ -77,14 +69,7 @@ pub(super) struct Sender {
 impl Sender {
     /// A sender that also sends the headers of Standard Webhooks if `standard`.
     pub fn new(targets: Targets, standard: bool, descriptors: Descriptors) -> Result<Self, SetupError> {
-        let mut tcp = HttpConnector::new_with_resolver(Guarded { targets });
-        tcp.enforce_http(false);
-        tcp.set_connect_timeout(Some(PATIENCE));
-        let tls = client_tls("webhooks")?;
-        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
-        // Receivers are many and seldom called, so no connection is kept.
-        let http = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
-        Ok(Self { http, targets, standard, descriptors })
+        Ok(Self { http: guarded_client("webhooks", targets, PATIENCE)?, targets, standard, descriptors })
     }
 
     /// Makes one attempt.
@@ -157,32 +142,4 @@ async fn preview(mut body: Incoming) -> String {
     // Whatever has arrived by then is enough.
     let _ = tokio::time::timeout(PREVIEW_WITHIN, reading).await;
     String::from_utf8_lossy(&read).into_owned()
-}
-
-/// Resolves names, and returns only addresses that may be called.
-#[derive(Debug, Clone, Copy)]
-struct Guarded {
-    targets: Targets,
-}
-
-impl Service<Name> for Guarded {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = std::io::Error;
-    type Future = Pin<Box<dyn Future<Output = std::io::Result<Self::Response>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        let targets = self.targets;
-        Box::pin(async move {
-            let found: Vec<_> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let allowed: Vec<_> = found.iter().copied().filter(|address| targets.allows(address.ip())).collect();
-            match allowed.is_empty() && !found.is_empty() {
-                true => Err(std::io::Error::other(Unwanted::Private)),
-                false => Ok(allowed.into_iter()),
-            }
-        })
-    }
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod answers;
+mod audio;
 mod batches;
 mod damage;
 mod dedup;

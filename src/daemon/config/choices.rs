@@ -10,6 +10,7 @@ use serde::de::{Deserializer, Error as _};
 use super::value::{Value, quoted};
 use crate::domain::money::Usd;
 use crate::domain::row::priority::RowPriority;
+use crate::domain::webhook::target_policy::Targets;
 
 /// Defines a setting whose value is one of a few words.
 macro_rules! choices {
@@ -70,9 +71,9 @@ choices! {
 }
 
 choices! {
-    /// Which receivers of webhooks may be called.
-    WebhookTargets "WHICH" {
-        /// Public receivers, and those on this machine if only this machine can reach the daemon.
+    /// Which servers may be called that clients name.
+    ClientTargets "WHICH" {
+        /// Public servers, and those on this machine if only this machine can reach the daemon.
         Auto = "auto",
         Public = "public",
         Any = "any",
@@ -93,6 +94,17 @@ choices! {
     Switch "WHETHER" {
         On = "on",
         Off = "off",
+    }
+}
+
+impl ClientTargets {
+    /// The rule for a daemon that only its own machine can reach, or for one that others can reach, too.
+    pub fn rule(self, local_only: bool) -> Targets {
+        match self {
+            Self::Auto if local_only => Targets::PublicAndLoopback,
+            Self::Auto | Self::Public => Targets::Public,
+            Self::Any => Targets::Any,
+        }
     }
 }
 
@@ -194,7 +206,7 @@ mod tests {
     #[test]
     fn words_and_amounts_are_what_they_must_be() {
         assert_eq!("auto".parse(), Ok(AgentRegister::Auto));
-        assert_eq!(WebhookTargets::parse("none").unwrap_err(), "must be one of `auto`, `public`, `any`");
+        assert_eq!(ClientTargets::parse("none").unwrap_err(), "must be one of `auto`, `public`, `any`");
         assert_eq!(Dollars::parse("25.00").unwrap().to_string(), "25");
         for bad in ["", "-1", "0.0000001", "$5", "five"] {
             assert!(Dollars::parse(bad).is_err(), "{bad}");

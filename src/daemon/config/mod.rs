@@ -23,7 +23,7 @@ mod settings;
 mod tests;
 mod value;
 
-pub use choices::{AgentRegister, Switch, WebhookEndpoints, WebhookTargets};
+pub use choices::{AgentRegister, Switch, WebhookEndpoints};
 pub use environment::{NotUnicode, ProcessEnvironment, Strings};
 pub use error::{ConfigError, Origin, SettingFault};
 pub use load::{Effective, Flags};

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use secrecy::SecretString;
 
 use super::ambient;
-use super::choices::{AgentRegister, Dollars, PriorityText, Switch, WebhookEndpoints, WebhookTargets};
+use super::choices::{AgentRegister, ClientTargets, Dollars, PriorityText, Switch, WebhookEndpoints};
 use super::load::{Candidates, Effective, Sources};
 use super::percent::Percent;
 use super::quantity::{ByteSize, DurationText};
@@ -245,6 +245,18 @@ settings! {
     /// on until there is some.
     answer_memory: value ByteSize = ByteSize::mib(256), range ByteSize::mib(1), ByteSize::gib(1_024);
 
+    /// The largest recording that a row may name (`/v1/audio/transcriptions`, `/v1/audio/translations`).
+    max_audio_bytes: value ByteSize = ByteSize::mib(25), range ByteSize::kib(1), ByteSize::gib(1);
+
+    /// Memory for the recordings of all calls together, at most three quarters of it for those of one
+    /// API key. Rows wait until there is some; a larger recording goes alone.
+    audio_memory: value ByteSize = ByteSize::mib(128), range ByteSize::mib(1), ByteSize::gib(1_024);
+
+    /// Which servers may be called for what rows name by a URL (`file_url`): `public` addresses, `any`,
+    /// or `auto`, which is `public` and this machine itself if `listen` is a loopback address and there are
+    /// neither API keys nor a `public_url`. A redirect is held to the same rule.
+    file_url_targets: value ClientTargets = ClientTargets::Auto;
+
     /// Memory for the store's cache. The process uses about 150 MiB more than this.
     cache_bytes: value ByteSize = ByteSize::mib(32), range ByteSize::mib(1), ByteSize::gib(1_024);
 
@@ -348,7 +360,7 @@ settings! {
     /// Which receivers of webhooks may be called: `public` addresses by `https`, `any`, or `auto`, which is
     /// `public` and this machine itself, by `http` too, if `listen` is a loopback address and there are
     /// neither API keys nor a `public_url`.
-    webhook_targets: value WebhookTargets = WebhookTargets::Auto;
+    webhook_targets: value ClientTargets = ClientTargets::Auto;
 
     /// What batches of Phaseo's may name as their receiver: `managed` for webhook endpoints alone, or
     /// `any`, which is also a URL and a secret of their own.

@@ -65,6 +65,8 @@ pub const fn every_form(asked: Endpoint) -> &'static [WireFormat] {
         Endpoint::RerankV2 => &[WireFormat::RerankV2],
         Endpoint::Score => &[WireFormat::Score],
         Endpoint::Tokenize => &[WireFormat::Tokenize],
+        Endpoint::AudioTranscriptions => &[WireFormat::AudioTranscriptions],
+        Endpoint::AudioTranslations => &[WireFormat::AudioTranslations],
         Endpoint::PassedThrough(_) => &[],
     }
 }

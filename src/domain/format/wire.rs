@@ -24,6 +24,8 @@ pub enum WireFormat {
     RerankV2,
     Score,
     Tokenize,
+    AudioTranscriptions,
+    AudioTranslations,
     /// Whatever the server has at the path.
     PassedThrough(PassedPath),
 }
@@ -45,6 +47,8 @@ impl WireFormat {
             Endpoint::RerankV2 => Self::RerankV2,
             Endpoint::Score => Self::Score,
             Endpoint::Tokenize => Self::Tokenize,
+            Endpoint::AudioTranscriptions => Self::AudioTranscriptions,
+            Endpoint::AudioTranslations => Self::AudioTranslations,
             Endpoint::PassedThrough(path) => Self::PassedThrough(path),
         }
     }
@@ -65,8 +69,15 @@ impl WireFormat {
             Self::RerankV2 => Endpoint::RerankV2,
             Self::Score => Endpoint::Score,
             Self::Tokenize => Endpoint::Tokenize,
+            Self::AudioTranscriptions => Endpoint::AudioTranscriptions,
+            Self::AudioTranslations => Endpoint::AudioTranslations,
             Self::PassedThrough(path) => Endpoint::PassedThrough(path),
         }
+    }
+
+    /// Whether a request is a form with a recording.
+    pub const fn takes_audio(self) -> bool {
+        self.endpoint().takes_audio()
     }
 }
 

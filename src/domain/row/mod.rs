@@ -1,5 +1,6 @@
 //! The result of one row: its outcome and its attempts.
 
+pub mod audio;
 pub mod batchrouter;
 pub mod line_ends;
 pub mod lines;

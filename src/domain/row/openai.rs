@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::domain::batch::problem::{Problem, ProblemCode};
 use crate::domain::endpoint::{Endpoint, RowEndpoint};
+use crate::domain::row::audio::Recording;
 use crate::domain::row::shape;
 use crate::domain::vocabulary::Operation;
 
@@ -128,6 +129,9 @@ pub fn parse_line(line: &[u8], endpoint: RowEndpoint) -> Result<RowRequest<'_>, 
     let body = match check_body(raw.body) {
         Ok((body, fields)) => {
             check_stream(fields.stream, "body.stream").unwrap_or_else(&mut keep);
+            if endpoint.is_some_and(Endpoint::takes_audio) {
+                Recording::of(body).map_or_else(&mut keep, drop);
+            }
             check_model(fields.model).map_err(&mut keep).ok().map(|model| (body, model, fields.model))
         }
         Err(fault) => {

@@ -32,6 +32,8 @@ pub enum FailureClass {
     EventStream,
     /// The answer exceeds the configured size.
     ResponseTooLarge,
+    /// No call was made: the server from which the row wants content does not give it at present.
+    FileUnreachable,
 }
 
 impl FailureClass {
@@ -58,6 +60,7 @@ impl FailureClass {
             Self::TimedOut => "timeout",
             Self::InvalidResponse | Self::EventStream => "invalid_response",
             Self::ResponseTooLarge => "response_too_large",
+            Self::FileUnreachable => "file_unreachable",
         }
     }
 
@@ -72,14 +75,16 @@ impl FailureClass {
             | Self::TimedOut
             | Self::InvalidResponse
             | Self::EventStream
-            | Self::ResponseTooLarge => None,
+            | Self::ResponseTooLarge
+            | Self::FileUnreachable => None,
         }
     }
 
     /// Whether the same request may well succeed with another provider.
     pub const fn may_differ_elsewhere(self) -> bool {
-        // A function that the server does not have is a fault of the lane.
-        self.is_retriable() || matches!(self, Self::Refused { status: 401..=404 | 501 } | Self::EventStream)
+        // A function that the server does not have is a fault of the lane. A file is the same on each.
+        self.is_retriable() && !matches!(self, Self::FileUnreachable)
+            || matches!(self, Self::Refused { status: 401..=404 | 501 } | Self::EventStream)
     }
 
     /// Whether the class says by itself that the server, or what stands before it, did not come to
@@ -95,7 +100,8 @@ impl FailureClass {
             | Self::Refused { .. }
             | Self::InvalidResponse
             | Self::EventStream
-            | Self::ResponseTooLarge => false,
+            | Self::ResponseTooLarge
+            | Self::FileUnreachable => false,
         }
     }
 
@@ -108,7 +114,8 @@ impl FailureClass {
             | Self::Connect
             | Self::Interrupted
             | Self::TimedOut
-            | Self::InvalidResponse => true,
+            | Self::InvalidResponse
+            | Self::FileUnreachable => true,
             // The same request would get the same answer.
             Self::Refused { .. } | Self::EventStream | Self::ResponseTooLarge => false,
         }

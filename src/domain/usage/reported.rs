@@ -26,6 +26,11 @@ pub struct UsageGaps {
     pub output: bool,
 }
 
+impl UsageGaps {
+    /// Nothing is stated.
+    pub const ALL: Self = Self { input: true, output: true };
+}
+
 /// What a provider reports about its answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reported {
@@ -39,7 +44,7 @@ pub struct Reported {
 impl Reported {
     /// Reads the member `usage` of an answer; `None` stands for a missing one.
     pub fn read(usage: Option<&RawValue>) -> Self {
-        let missing = Self { gaps: UsageGaps { input: true, output: true }, ..Self::default() };
+        let missing = Self { gaps: UsageGaps::ALL, ..Self::default() };
         let Some(usage) = usage.filter(|usage| usage.get() != "null") else { return missing };
         let mut notes = Notes::default();
         match serde_json::from_str::<Members<'_>>(usage.get()) {

@@ -1,5 +1,6 @@
-//! Which receivers may be called. A client names the receiver, so it could name a server that only
-//! this machine can reach: the metadata service of a cloud, or a database without a password.
+//! Which servers may be called that a client names: receivers of webhooks, and sources of recordings.
+//! A client could name a server that only this machine can reach: the metadata service of a cloud, or
+//! a database without a password.
 //!
 //! The check is made at each connection, on the addresses that the name resolves to at that moment.
 
@@ -7,7 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::Uri;
 
-/// Which receivers may be called.
+/// Which servers may be called. Receivers are called by `https`, except as said here; sources by `http`
+/// as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Targets {
     /// Public addresses only, by `https`.
@@ -19,11 +21,13 @@ pub enum Targets {
     Any,
 }
 
-/// Why a receiver may not be called.
+/// Why a server may not be called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unwanted {
     #[error("must be an absolute `https` URL")]
     NotHttps,
+    #[error("must be an absolute `http` or `https` URL")]
+    NotHttp,
     #[error("must not hold a user name or a password")]
     Credentials,
     #[error("must not lead to an address that only this machine or its network can reach")]
@@ -31,7 +35,7 @@ pub enum Unwanted {
 }
 
 impl Targets {
-    /// Checks what the URL itself says.
+    /// Checks what the URL of a receiver itself says.
     ///
     /// # Errors
     /// When the URL may not be called, whatever its name resolves to.
@@ -48,6 +52,25 @@ impl Targets {
             Some(_) | None => return Err(Unwanted::NotHttps),
         }
         match address.is_none_or(|address| self.allows(address)) {
+            true => Ok(()),
+            false => Err(Unwanted::Private),
+        }
+    }
+
+    /// Checks what the URL of a source itself says. What is read there is no secret of ours, so `http`
+    /// will do.
+    ///
+    /// # Errors
+    /// When the URL may not be called, whatever its name resolves to.
+    pub fn check_source(self, url: &Uri) -> Result<(), Unwanted> {
+        let authority = url.authority().ok_or(Unwanted::NotHttp)?;
+        if !matches!(url.scheme_str(), Some("http" | "https")) {
+            return Err(Unwanted::NotHttp);
+        }
+        if authority.as_str().contains('@') {
+            return Err(Unwanted::Credentials);
+        }
+        match literal(url).is_none_or(|address| self.allows(address)) {
             true => Ok(()),
             false => Err(Unwanted::Private),
         }
@@ -179,5 +202,14 @@ mod tests {
         }
         assert_eq!(check(Targets::PublicAndLoopback, "http://a.test/"), Err(Unwanted::NotHttps));
         assert_eq!(check(Targets::Any, "http://10.0.0.1/"), Ok(()));
+        let source = |targets: Targets, url: &str| targets.check_source(&url.parse().unwrap());
+        assert_eq!(source(Targets::Public, "http://a.test/b.mp3"), Ok(()));
+        assert_eq!(source(Targets::Public, "ftp://a.test/b.mp3"), Err(Unwanted::NotHttp));
+        assert_eq!(source(Targets::Any, "/b.mp3"), Err(Unwanted::NotHttp));
+        assert_eq!(source(Targets::Any, "http://user:word@a.test/"), Err(Unwanted::Credentials));
+        for url in ["http://127.0.0.1/", "https://[::1]:8/", "http://169.254.169.254/latest"] {
+            assert_eq!(source(Targets::Public, url), Err(Unwanted::Private), "{url}");
+        }
+        assert_eq!(source(Targets::PublicAndLoopback, "http://127.0.0.1/"), Ok(()));
     }
 }

@@ -3,21 +3,20 @@
 //!
 //! Invariant: all files in memory at one time have at most [`AT_ONCE`] bytes, and those of one
 //! organisation at most [`OF_ONE_ORG`]. A row for which there is no room comes back later.
-//! Meanwhile the room that it needs is kept free of rows that came after it.
+//!
+//! Not here: recordings, which are sent beside a body and not in it ([`super::recordings`]).
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
 use crate::domain::file::File;
 use crate::domain::format::wire::WireFormat;
 use crate::domain::id::{FileId, OrgId, RowKey};
 use crate::domain::text::shown;
 use crate::domain::time::{Clock, Timestamp};
+use crate::executor::attempt::file_room::{FileRoom, FileSlot};
 use crate::executor::lane::route::Reads;
 use crate::provider::translate::{Attached, attach};
 use crate::quote::Attachment;
@@ -30,75 +29,13 @@ const OF_ONE: u64 = 20 << 20;
 const OF_ONE_ORG: u64 = 20 << 20;
 /// Bytes of all files at one time, before they become text.
 const AT_ONCE: u64 = 32 << 20;
-/// How long room is kept for a row that does not come back.
-const KEPT_FOR: Duration = Duration::from_secs(10);
 
 /// Reads files for rows.
 #[derive(Clone)]
 pub struct Attachments {
     store: Store,
     clock: Clock,
-    room: Arc<Mutex<Room>>,
-}
-
-/// The room that files in memory take, and the row that is next in line.
-#[derive(Debug, Default)]
-struct Room {
-    /// Bytes in use, by organisation.
-    taken: HashMap<OrgId, u64>,
-    /// The row that has waited longest, the bytes that it needs, and when it last asked.
-    first: Option<(RowKey, u64, Instant)>,
-}
-
-impl Room {
-    /// Takes room for a row, if there is enough besides what is kept for another row.
-    fn take(&mut self, row: RowKey, org: OrgId, bytes: u64, now: Instant) -> bool {
-        let all: u64 = self.taken.values().sum();
-        let own = self.taken.get(&org).copied().unwrap_or(0);
-        // A row that waits for room of its own organisation keeps no room from others.
-        if own > 0 && own.saturating_add(bytes) > OF_ONE_ORG {
-            return false;
-        }
-        let first = self.first.filter(|(first, _, seen)| *first != row && now.saturating_duration_since(*seen) < KEPT_FOR);
-        let kept = first.map_or(0, |(_, needs, _)| needs);
-        if all > 0 && all.saturating_add(bytes).saturating_add(kept) > AT_ONCE {
-            if first.is_none() {
-                self.first = Some((row, bytes, now));
-            }
-            return false;
-        }
-        if first.is_none() {
-            self.first = None;
-        }
-        *self.taken.entry(org).or_default() += bytes;
-        true
-    }
-
-    fn give_back(&mut self, org: OrgId, bytes: u64) {
-        if let Some(taken) = self.taken.get_mut(&org) {
-            *taken = taken.saturating_sub(bytes);
-            if *taken == 0 {
-                self.taken.remove(&org);
-            }
-        }
-    }
-}
-
-/// Room that a row holds until this is dropped.
-struct FileSlot {
-    room: Arc<Mutex<Room>>,
-    org: OrgId,
-    bytes: u64,
-}
-
-impl Drop for FileSlot {
-    fn drop(&mut self) {
-        lock(&self.room).give_back(self.org, self.bytes);
-    }
-}
-
-fn lock(room: &Mutex<Room>) -> MutexGuard<'_, Room> {
-    room.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    room: FileRoom,
 }
 
 /// A row that is about to be sent, and where to.
@@ -117,6 +54,8 @@ pub enum Incomplete {
     /// This lane does not read one of the files; another lane may. `files` lists everything that
     /// must be read: kinds and bytes.
     NotHere { message: String, files: Vec<Attachment> },
+    /// A server that the row names does not give its content at present.
+    Unreachable(String),
     /// There is no room, or the store cannot be read at the moment.
     NotNow,
 }
@@ -129,7 +68,7 @@ pub struct Complete {
 
 impl Attachments {
     pub fn new(store: Store, clock: Clock) -> Self {
-        Self { store, clock, room: Arc::default() }
+        Self { store, clock, room: FileRoom::new(AT_ONCE, OF_ONE_ORG) }
     }
 
     /// Completes a body with the organisation's files that it names.
@@ -151,10 +90,7 @@ impl Attachments {
         if bytes > OF_ONE {
             return Err(Incomplete::Unusable(format!("the files of the item have more than {OF_ONE} bytes")));
         }
-        if !lock(&self.room).take(sent.row, sent.org, bytes, Instant::now()) {
-            return Err(Incomplete::NotNow);
-        }
-        let place = FileSlot { room: self.room.clone(), org: sent.org, bytes };
+        let place = self.room.take(sent.row, sent.org, bytes).ok_or(Incomplete::NotNow)?;
         let mut body = attach(sent.format, sent.body.to_vec(), |id| self.read(id, files.get(id)))?;
         // The body grew by doubling, and stays in memory for as long as the call takes.
         body.shrink_to_fit();
@@ -163,20 +99,33 @@ impl Attachments {
 
     fn find(&self, name: &str, org: OrgId) -> Result<File, Incomplete> {
         let id: FileId = name.parse().map_err(|_| gone(name))?;
-        let file = self.store.attachment(id, self.clock.now()).map_err(|error| unreadable(name, &error))?;
-        file.filter(|file| file.org == org).ok_or_else(|| gone(name))
+        find(&self.store, id, org, self.clock.now())
     }
 
     /// Reads the content of a file that was found.
     fn read(&self, name: &str, file: Option<&File>) -> Result<Attached, Incomplete> {
         let file = file.ok_or_else(|| gone(name))?;
-        let mut content = Vec::with_capacity(usize::try_from(file.bytes).unwrap_or(0));
-        let mut reader = self.store.open_verified(file).map_err(|error| unreadable(name, &error))?;
-        // Reads no more than there is room for: a file of another size would not have been opened.
-        let read = reader.read_to_end(&mut content);
-        read.map_err(|error| unreadable(name, &StoreError::unreadable(file.id, &error)))?;
+        let content = content(&self.store, file)?;
         Ok(Attached { mime: file.media_type().to_owned(), filename: file.filename.clone(), content })
     }
+}
+
+/// Finds a file of the organisation. Blocks.
+pub(super) fn find(store: &Store, id: FileId, org: OrgId, now: Timestamp) -> Result<File, Incomplete> {
+    let name = id.to_string();
+    let file = store.attachment(id, now).map_err(|error| unreadable(&name, &error))?;
+    file.filter(|file| file.org == org).ok_or_else(|| gone(&name))
+}
+
+/// Reads the content of a file that was found. Blocks.
+pub(super) fn content(store: &Store, file: &File) -> Result<Vec<u8>, Incomplete> {
+    let name = file.id.to_string();
+    let mut content = Vec::with_capacity(usize::try_from(file.bytes).unwrap_or(0));
+    let mut reader = store.open_verified(file).map_err(|error| unreadable(&name, &error))?;
+    // Reads no more than there is room for: a file of another size would not have been opened.
+    let read = reader.read_to_end(&mut content);
+    read.map_err(|error| unreadable(&name, &StoreError::unreadable(file.id, &error)))?;
+    Ok(content)
 }
 
 /// Checks whether a lane reads all of these files.
@@ -201,7 +150,7 @@ fn gone(name: &str) -> Incomplete {
 }
 
 /// Missing or damaged files stay so; any other error may pass.
-fn unreadable(name: &str, error: &StoreError) -> Incomplete {
+pub(super) fn unreadable(name: &str, error: &StoreError) -> Incomplete {
     tracing::error!(file = name, %error, "a file that an item names cannot be read");
     match error {
         StoreError::Content(_) => Incomplete::Unusable(format!("the content of the file `{name}`, which the item names, is damaged")),
@@ -209,45 +158,5 @@ fn unreadable(name: &str, error: &StoreError) -> Incomplete {
             Incomplete::Unusable(format!("the file `{name}`, which the item names, cannot be read"))
         }
         _ => Incomplete::NotNow,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::id::{BatchId, RowIndex};
-
-    const MIB: u64 = 1 << 20;
-
-    fn row(number: u32) -> RowKey {
-        RowKey { batch: BatchId::from_u128(1), row: RowIndex(number) }
-    }
-
-    #[test]
-    fn a_large_file_comes_before_small_ones_that_came_later_and_nobody_has_all_the_room() {
-        let (one, two, three) = (OrgId::from_u128(1), OrgId::from_u128(2), OrgId::from_u128(3));
-        let (mut room, now) = (Room::default(), Instant::now());
-        assert!((0..20).all(|number| room.take(row(number), one, MIB, now)));
-        assert!(!room.take(row(20), one, MIB, now), "an organisation has its bound");
-        assert!(!room.take(row(30), two, 20 * MIB, now), "no room: it is the first to come");
-        assert!(!room.take(row(40), three, MIB, now), "and what it needs is kept free");
-        for _ in 0..8 {
-            room.give_back(one, MIB);
-        }
-        assert!(!room.take(row(40), three, MIB, now));
-        assert!(room.take(row(30), two, 20 * MIB, now), "its turn");
-        assert!(!room.take(row(41), three, MIB, now), "all is taken");
-        room.give_back(one, MIB);
-        assert!(!room.take(row(40), three, MIB, now + KEPT_FOR / 2), "the row before it has not come back yet");
-        assert!(room.take(row(40), three, MIB, now + KEPT_FOR), "and did not for too long");
-    }
-
-    #[test]
-    fn room_comes_back_when_a_place_is_dropped() {
-        let room = Arc::new(Mutex::new(Room::default()));
-        let org = OrgId::from_u128(1);
-        assert!(lock(&room).take(row(1), org, OF_ONE, Instant::now()));
-        drop(FileSlot { room: room.clone(), org, bytes: OF_ONE });
-        assert!(lock(&room).taken.is_empty());
     }
 }

@@ -10,19 +10,29 @@ use crate::domain::format::wire::WireFormat;
 use crate::domain::money::PriceSheet;
 use crate::domain::usage::Usage;
 use crate::domain::usage::reported::UsageGaps;
-use crate::quote::Content;
+use crate::quote::{Content, media};
 
 /// Bytes of text in a token: about what English text has.
 const BYTES_PER_TOKEN: u64 = 4;
+/// What recordings are to an estimate.
+const RECORDED: &str = "audio/mpeg";
 /// The members of an answer that hold what was written.
 const WRITTEN: [&str; 8] = ["content", "text", "reasoning_content", "reasoning", "thinking", "arguments", "refusal", "summary"];
 
-/// The usage with estimates in its gaps, as far as the price needs them. `asked` is the body that
-/// was sent in this format.
-pub fn filled(mut usage: Usage, gaps: UsageGaps, price: &PriceSheet, format: WireFormat, asked: &[u8], answer: &[u8]) -> Usage {
+/// What a call has asked.
+#[derive(Debug, Clone, Copy)]
+pub struct AskedFor<'a> {
+    pub format: WireFormat,
+    pub body: &'a [u8],
+    /// Bytes of the recording that was sent beside the body.
+    pub recorded: u64,
+}
+
+/// The usage with estimates in its gaps, as far as the price needs them.
+pub fn filled(mut usage: Usage, gaps: UsageGaps, price: &PriceSheet, asked: AskedFor<'_>, answer: &[u8]) -> Usage {
     let costs = |price: Option<rust_decimal::Decimal>| price.is_some_and(|price| !price.is_zero());
     if gaps.input && costs(price.input) {
-        usage.input_tokens = input_tokens(format, asked);
+        usage.input_tokens = input_tokens(asked.format, asked.body).saturating_add(media::tokens(RECORDED, asked.recorded));
     }
     if gaps.output && costs(price.output) {
         usage.output_tokens = output_tokens(answer);
@@ -40,8 +50,15 @@ fn input_tokens(format: WireFormat, asked: &[u8]) -> u64 {
 }
 
 fn output_tokens(answer: &[u8]) -> u64 {
-    let Ok(answer) = serde_json::from_slice::<Map<String, Value>>(answer) else { return 0 };
-    tokens(["choices", "output", "content"].iter().filter_map(|name| answer.get(*name)).map(written).sum())
+    match serde_json::from_slice(answer) {
+        Ok(Value::Object(answer)) => {
+            let text = answer.get("text").and_then(Value::as_str).map_or(0, |text| text.len() as u64);
+            tokens(["choices", "output", "content"].iter().filter_map(|name| answer.get(*name)).map(written).sum::<u64>() + text)
+        }
+        // The plain text of a recording.
+        Ok(Value::String(text)) => tokens(text.len() as u64),
+        Ok(_) | Err(_) => 0,
+    }
 }
 
 fn tokens(bytes: u64) -> u64 {
@@ -87,7 +104,8 @@ mod tests {
         let asked = br#"{"model":"m","messages":[{"role":"user","content":"0123456789abcdef"}]}"#;
         let answer = br#"{"id":"a long name that nobody wrote","choices":[{"message":{"role":"assistant","content":"01234567","tool_calls":[{"id":"x","function":{"name":"f","arguments":"0123"}}]},"finish_reason":"stop"}]}"#;
         let of = |usage, gaps, price| {
-            let Usage { input_tokens, output_tokens, .. } = filled(usage, gaps, &price, WireFormat::ChatCompletions, asked, answer);
+            let Usage { input_tokens, output_tokens, .. } =
+                filled(usage, gaps, &price, AskedFor { format: WireFormat::ChatCompletions, body: asked, recorded: 0 }, answer);
             (input_tokens, output_tokens)
         };
         // Three tokens frame each message, and three the answer.
@@ -102,13 +120,17 @@ mod tests {
             Usage::default(),
             GAPS,
             &price(1, 1),
-            WireFormat::Completions,
-            br#"{"prompt":["01234567"]}"#,
+            AskedFor { format: WireFormat::Completions, body: br#"{"prompt":["01234567"]}"#, recorded: 0 },
             br#"{"choices":[{"text":"0123"}]}"#,
         );
         assert_eq!((completion.input_tokens, completion.output_tokens), (2, 1));
-        let embedding =
-            filled(Usage::default(), GAPS, &price(1, 0), WireFormat::Embeddings, br#"{"input":["01234567"]}"#, br#"{"data":[]}"#);
+        let vectors = AskedFor { format: WireFormat::Embeddings, body: br#"{"input":["01234567"]}"#, recorded: 0 };
+        let embedding = filled(Usage::default(), GAPS, &price(1, 0), vectors, br#"{"data":[]}"#);
         assert_eq!((embedding.input_tokens, embedding.output_tokens), (2, 0));
+        let heard = AskedFor { format: WireFormat::AudioTranscriptions, body: br#"{"prompt":"0123"}"#, recorded: 1_024 };
+        for answer in [&br#"{"text":"01234567"}"#[..], br#""01234567""#] {
+            let words = filled(Usage::default(), GAPS, &price(1, 1), heard, answer);
+            assert_eq!((words.input_tokens, words.output_tokens), (3, 2));
+        }
     }
 }

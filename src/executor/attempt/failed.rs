@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Attempt, Ended, Made};
 use crate::domain::money::Usd;
-use crate::domain::row::retry::{Decision, FailureClass, decide};
+use crate::domain::row::retry::{Charge, Decision, FailureClass, decide};
 use crate::domain::row::{Outcome, Response, RowError};
 use crate::domain::time::until;
 use crate::domain::usage::Usage;
@@ -47,11 +47,19 @@ pub(super) fn mark_of(class: FailureClass, message: &str) -> u32 {
 }
 
 impl FailedAttempt {
+    /// Whether a call was made.
+    pub fn was_sent(&self) -> bool {
+        self.class != FailureClass::FileUnreachable
+    }
+
     /// Decides what follows. `judged` is what the failure costs the row; `None` if it says nothing
     /// about row and lane.
     pub fn conclude(mut self, judged: Option<&Judged>) -> Made {
         let row = &mut self.attempt.row;
         row.so_far = judged.map_or(RowSoFar { tally: row.so_far.tally.and_try(), ..row.so_far }, |judged| judged.row);
+        if self.class == FailureClass::FileUnreachable {
+            row.so_far.tally = row.so_far.tally.and(Charge::FULL, self.class, mark_of(self.class, &self.message));
+        }
         let at_least = judged.map(|judged| judged.at_least).unwrap_or_default();
         // The row was alone on its lane and has broken the connection again, so no other row can be
         // the cause.

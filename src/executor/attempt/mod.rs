@@ -3,6 +3,8 @@
 pub mod attachments;
 mod estimate;
 pub mod failed;
+mod file_room;
+pub mod recordings;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::AssertUnwindSafe;
@@ -15,8 +17,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::attachments::{Attachments, Complete, Incomplete, Sent};
-use self::estimate::filled;
+use self::estimate::{AskedFor, filled};
 use self::failed::{FailedAttempt, mark_of};
+use self::recordings::{HeldRecording, Recordings};
 use super::lane::call::{CallFailure, CallFeedback, RowSoFar};
 use super::lane::routes::RouteTable;
 use super::run::row::{HISTORY, PastAttempt, ReadyRow, WaitingRow};
@@ -31,7 +34,7 @@ use crate::domain::usage::reported::UsageGaps;
 use crate::executor::lane::route::LaneRoute;
 use crate::executor::run::row::unanswered;
 use crate::provider::translate::{named, said_back};
-use crate::provider::{Answer, Asked, Call, CallError, Dispatch, Verdict, verdict};
+use crate::provider::{Answer, Asked, Call, CallError, CallFile, Dispatch, Verdict, verdict};
 use crate::store::{PackedRow, Store};
 
 /// The longest delay when there is no room for the files of an item, or they cannot be read at the
@@ -45,6 +48,7 @@ pub(super) struct AttemptContext {
     pub clock: Clock,
     pub policy: RetryPolicy,
     pub attachments: Attachments,
+    pub recordings: Recordings,
 }
 
 /// One attempt that is about to be made. Boxed from the start, because it passes through futures of
@@ -92,6 +96,14 @@ pub(super) enum Ended {
     StoreGone,
 }
 
+/// What is sent with a row, in memory until its call has ended.
+struct HeldFiles {
+    /// The body with the files that it names.
+    attached: Option<Complete>,
+    /// What goes beside the body.
+    recording: Option<HeldRecording>,
+}
+
 /// What an answer makes of a row.
 pub(super) enum Made {
     /// The row's result, ready to be stored.
@@ -132,11 +144,14 @@ impl Attempt {
             held = self.files() => Some(held),
         };
         let Some(held) = held else { return (Ok(self.aborted()), None) };
-        let files = match held {
-            Ok(files) => files,
+        let mut held = match held {
+            Ok(held) => held,
+            Err(Incomplete::Unreachable(message)) => return (Err(self.unreachable(message)), None),
             Err(incomplete) => return (Ok(self.not_sent(incomplete)), None),
         };
-        if let Some(complete) = &files {
+        let recording = held.recording.as_mut().map(|held| std::mem::take(&mut held.file));
+        let recorded = recording.as_ref().map_or(0, |file| file.content.len() as u64);
+        if let Some(complete) = &held.attached {
             self.row.body = complete.body.clone();
         }
         let started_at = self.context.clock.now();
@@ -146,9 +161,9 @@ impl Attempt {
             biased;
             () = abort.cancelled() => return (Ok(self.aborted()), None),
             () = is_restarted(restarted.as_ref()) => Err(CallError::Interrupted { host: "the server".into(), reason: RESTARTED.into() }),
-            answer = self.provider.call(self.call(started_at)) => answer,
+            answer = self.provider.call(self.call(started_at, recording)) => answer,
         };
-        let (made, lesson) = self.judge(answer, started_at, start.elapsed());
+        let (made, lesson) = self.judge(answer, started_at, start.elapsed(), recorded);
         // That a server was restarted says nothing of how it is now, nor of the row.
         (made, lesson.filter(|_| !restarted.is_some_and(|restarted| restarted.is_cancelled())))
     }
@@ -157,9 +172,18 @@ impl Attempt {
         Made::Ended(Ended::Aborted(Box::new(self.row.wait_until(Instant::now()))))
     }
 
-    /// The body with the files that it names, if it names any. Boxed, because hardly any row has
+    /// The files that are sent with the row. Boxed where there are any, because hardly any row has
     /// files.
-    async fn files(&self) -> Result<Option<Complete>, Incomplete> {
+    async fn files(&self) -> Result<HeldFiles, Incomplete> {
+        if self.row.form.sent.takes_audio() {
+            let recording = Box::pin(self.context.recordings.get(&self.row.body, self.key(), self.spec.org)).await?;
+            return Ok(HeldFiles { recording: Some(recording), attached: None });
+        }
+        Ok(HeldFiles { recording: None, attached: self.attached().await? })
+    }
+
+    /// The body with the files that it names, if it names any.
+    async fn attached(&self) -> Result<Option<Complete>, Incomplete> {
         let (BatchInput::Quoted(_), Some(way)) = (&self.spec.input, self.route()) else { return Ok(None) };
         let (format, body) = (self.row.form.sent, &self.row.body);
         let ids = named(format, body);
@@ -185,8 +209,24 @@ impl Attempt {
                 let last = self.row.last.take();
                 self.result(Outcome::Failed { error, last }, Usage::default(), Usd::ZERO)
             }
-            Incomplete::NotNow => self.not_yet(REQUEUE_DELAY.mul_f64(0.25 + 0.75 * fastrand::f64())),
+            Incomplete::Unreachable(_) | Incomplete::NotNow => self.not_yet(REQUEUE_DELAY.mul_f64(0.25 + 0.75 * fastrand::f64())),
         }
+    }
+
+    /// The attempt at a row whose content a server does not give at present: it is the row's own
+    /// failure, and says nothing about the lane.
+    fn unreachable(mut self: Box<Self>, message: String) -> Box<FailedAttempt> {
+        let lane = self.route().map_or_else(|| Arc::from(""), |route| route.name.clone());
+        let (class, started_at) = (FailureClass::FileUnreachable, self.context.clock.now());
+        self.remember(PastAttempt { lane, started_at, latency_ms: 0, status: None, failure: Some(class) });
+        self.row.body = Bytes::new();
+        Box::new(FailedAttempt { attempt: self, class, message, last: None })
+    }
+
+    /// Keeps the first attempts, and always the last one: it says which lane answered.
+    fn remember(&mut self, attempt: PastAttempt) {
+        self.row.history.truncate(HISTORY - 1);
+        self.row.history.push(attempt);
     }
 
     /// Lets the row wait; no call was made.
@@ -199,6 +239,7 @@ impl Attempt {
         mut answer: Result<Answer, CallError>,
         started_at: Timestamp,
         took: Duration,
+        recorded: u64,
     ) -> (Result<Made, Box<FailedAttempt>>, Option<CallFeedback>) {
         let allowances = answer.as_mut().ok().and_then(|answer| answer.allowances.take());
         let told_to_others = answer.as_ref().err().filter(|_| self.spec.org != OrgId::OPERATOR).map(CallError::without_host);
@@ -210,12 +251,10 @@ impl Attempt {
         };
         let latency_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
         let lane = self.route().map_or_else(|| Arc::from(""), |route| route.name.clone());
-        // Keeps the first attempts, and always the last one: it says which lane answered.
-        self.row.history.truncate(HISTORY - 1);
-        self.row.history.push(PastAttempt { lane, started_at, latency_ms, status, failure });
+        self.remember(PastAttempt { lane, started_at, latency_ms, status, failure });
         match judged {
             Verdict::Succeeded { response, usage, gaps } => {
-                let usage = self.with_estimates(usage, gaps, &response.body);
+                let usage = self.with_estimates(usage, gaps, recorded, &response.body);
                 let cost = self.route().map_or(Usd::ZERO, |route| route.price.cost(&usage));
                 let tokens = Some(usage.total_tokens()).filter(|tokens| *tokens > 0);
                 let work = tokens.map(|_| work_of(&usage));
@@ -246,21 +285,26 @@ impl Attempt {
         }
     }
 
-    /// The usage with estimates of what has a price and is not stated.
-    fn with_estimates(&self, usage: Usage, gaps: UsageGaps, answer: &[u8]) -> Usage {
+    /// The usage with estimates of what has a price and is not stated. `recorded` is the number of bytes
+    /// of a recording that was sent.
+    fn with_estimates(&self, usage: Usage, gaps: UsageGaps, recorded: u64, answer: &[u8]) -> Usage {
         match self.route().filter(|_| gaps != UsageGaps::default()) {
-            Some(route) => filled(usage, gaps, &route.price, self.row.form.sent, &self.row.body, answer),
+            Some(route) => {
+                let asked = AskedFor { format: self.row.form.sent, body: &self.row.body, recorded };
+                filled(usage, gaps, &route.price, asked, answer)
+            }
             None => usage,
         }
     }
 
-    fn call(&self, now: Timestamp) -> Call {
+    fn call(&self, now: Timestamp, recording: Option<CallFile>) -> Call {
         Call {
             format: self.row.form.sent,
             upstream_model: self.route().map_or_else(|| Arc::from(""), |route| route.upstream.clone()),
             body: self.row.body.clone(),
             key: self.key(),
             attempt: self.row.so_far.tally.tries.saturating_add(1),
+            recording,
             headers: self.spec.headers.clone(),
             // By the wall clock, like everything about the deadline.
             budget: until(now, self.spec.deadline()),

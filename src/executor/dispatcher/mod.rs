@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use super::attempt::Ended;
 use super::attempt::attachments::Attachments;
 use super::attempt::failed::FailedAttempt;
+use super::attempt::recordings::Recordings;
 use super::dedup::single_flight::SingleFlight;
 use super::handle::{CancelError, Command};
 use super::lane::Lanes;
@@ -118,6 +119,7 @@ pub(super) struct Dispatcher {
     settings: Settings,
     lanes: Lanes,
     attachments: Attachments,
+    recordings: Recordings,
     /// Requests that several rows make.
     sharing: SingleFlight,
     /// Rows that got the answer of another row, since the start.
@@ -163,8 +165,10 @@ impl Dispatcher {
         let moments = Moments::new(&parts.clock);
         let lists = ServerLists::new(parts.open.clone());
         let attachments = Attachments::new(parts.store.clone(), parts.clock.clone());
+        let recordings = Recordings::new(parts.store.clone(), parts.clock.clone(), parts.fetcher.clone(), settings.recordings);
         let mut dispatcher = Self {
             attachments,
+            recordings,
             parts,
             settings,
             lanes,
@@ -268,12 +272,15 @@ impl Dispatcher {
             Event::Prepared { batch, prepared } => self.prepared(batch, *prepared),
             Event::Loaded { batch, result } => self.loaded(batch, result),
             Event::Ended { lane, row, request, sent, ended, lesson } => {
-                let judged = match &ended {
-                    Ok(Ended::NotSent(_)) => {
-                        self.lanes.refund(lane, Instant::now(), &sent);
-                        None
-                    }
-                    _ => self.lanes.end(lane, Instant::now(), self.parts.clock.now(), &sent, lesson),
+                let was_sent = match &ended {
+                    Ok(ended) => !matches!(ended, Ended::NotSent(_)),
+                    Err(failed) => failed.was_sent(),
+                };
+                let judged = if was_sent {
+                    self.lanes.end(lane, Instant::now(), self.parts.clock.now(), &sent, lesson)
+                } else {
+                    self.lanes.refund(lane, Instant::now(), &sent);
+                    None
                 };
                 match ended {
                     Err(failed) => self.failed(row, request, *failed, judged.as_ref()),

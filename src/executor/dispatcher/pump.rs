@@ -288,6 +288,7 @@ impl Dispatcher {
                 clock: self.parts.clock.clone(),
                 policy: self.settings.retry,
                 attachments: self.attachments.clone(),
+                recordings: self.recordings.clone(),
             },
             spec: run.spec.clone(),
             provider,

@@ -8,6 +8,7 @@ use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::RowEndpoint;
 use crate::domain::id::OrgId;
 use crate::domain::provider::connection::ProviderKind;
+use crate::domain::webhook::target_policy::Targets;
 
 /// An executor over a directory; everything else is as in the daemon.
 pub struct World {
@@ -45,6 +46,7 @@ pub const SETTINGS: Settings = Settings {
     retry: RetryPolicy { max_attempts: 3, base: SECOND, cap: Duration::from_secs(4) },
     hold_after: 3,
     input: InputLimits { max_rows: 10_000, max_row_bytes: 10_000 },
+    recordings: RecordingLimits { max_bytes: 10_000, at_once: 100_000 },
     dedup: Dedup::Off,
     dedup_max_age: Duration::from_secs(3_600),
     cancel_grace: CancelGrace { hosted: Duration::from_secs(30), local: Duration::from_secs(30) },
@@ -118,7 +120,13 @@ impl World {
             let provider = name.chars().next().unwrap_or('?');
             Ok(Arc::new(Scripted { provider, ..opened.clone() }))
         });
-        let parts = Parts { store: store.clone(), catalog: catalog.clone(), clock: clock.clone(), open };
+        let parts = Parts {
+            store: store.clone(),
+            catalog: catalog.clone(),
+            clock: clock.clone(),
+            open,
+            fetcher: Fetcher::for_tests(Targets::PublicAndLoopback),
+        };
         let (drain, abort) = (CancellationToken::new(), CancellationToken::new());
         let (handle, run) = start_executor(parts, settings, recovered, &drain, &abort);
         Self { store, handle, catalog, provider, clock, drain, abort, running: tokio::spawn(run) }

@@ -10,6 +10,7 @@
 //! its answer does not make it known ([`redaction`]).
 
 mod anthropic;
+mod form;
 mod load_pages;
 mod openai;
 pub mod rate_limit_headers;
@@ -136,7 +137,11 @@ impl Server {
     }
 
     async fn send(&self, call: Call) -> Result<Answer, CallError> {
-        let body = self.edits.apply(&call.body).map_or(call.body, Bytes::from);
+        let mut body = self.edits.apply(&call.body).map_or(call.body, Bytes::from);
+        let mut content_type = None;
+        if let Some(written) = call.recording.and_then(|recording| form::form(&body, &recording)) {
+            (body, content_type) = (written.body, Some(written.content_type));
+        }
         let mut request = Box::new(Request::new(body));
         *request.method_mut() = Method::POST;
         let path = openai::path(call.format);
@@ -147,6 +152,9 @@ impl Server {
         })?;
         *request.uri_mut() = target.clone();
         let mut headers = if call.format == WireFormat::AnthropicMessages { self.anthropic.clone() } else { self.headers.clone() };
+        if let Some(content_type) = content_type {
+            headers.insert(CONTENT_TYPE, content_type);
+        }
         if let Some(name) = call_name(call.key) {
             headers.insert(CLIENT_REQUEST_ID, name.clone());
             headers.insert(IDEMPOTENCY_KEY, name);
@@ -348,6 +356,7 @@ mod tests {
             body: Bytes::from_static(b"{\"model\":\"m\"}"),
             key: RowKey { batch: BatchId::from_u128(7), row: RowIndex(255) },
             attempt: 1,
+            recording: None,
             headers: Forwarded::new(vec![("traceparent".into(), "00-a-b-01".into()), ("x-team".into(), "search".into())]),
             budget: Duration::from_secs(20),
         }

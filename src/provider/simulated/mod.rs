@@ -90,7 +90,11 @@ impl Dispatch for Simulated {
 
 impl<'a> Case<'a> {
     fn decide(call: &'a Call, profile: &SimulatedProfile) -> Self {
-        let seed = profile::fingerprint(&[call.format.endpoint().path().as_bytes(), call.upstream_model.as_bytes(), &call.body]);
+        let parts = [call.format.endpoint().path().as_bytes(), call.upstream_model.as_bytes(), &call.body];
+        let seed = match &call.recording {
+            Some(file) => profile::fingerprint(&[parts[0], parts[1], parts[2], &file.content]),
+            None => profile::fingerprint(&parts),
+        };
         let mut dice = Dice::new(seed);
         // Always drawn in this order, so that a directive changes only what it names.
         let mut latency = profile::latency(profile, &mut dice);
@@ -175,7 +179,7 @@ impl<'a> Case<'a> {
             | None => {}
         }
         let draft = Draft { model: &call.upstream_model, body: &body, forced: &self.forced, seed, dice: self.dice };
-        match bodies::render(call.format, draft) {
+        match bodies::render(call.format, draft, call.recording.as_ref()) {
             Ok(mut body) => {
                 let status = match disturbance {
                     Some(Disturbance::Status { status, .. }) => status,

@@ -95,6 +95,10 @@ pub(super) struct Body<'a> {
     #[serde(borrow)]
     pub text_2: Raw<'a>,
     #[serde(borrow)]
+    pub language: Raw<'a>,
+    #[serde(borrow)]
+    pub timestamp_granularities: Raw<'a>,
+    #[serde(borrow)]
     metadata: Raw<'a>,
 }
 

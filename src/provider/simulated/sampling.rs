@@ -54,6 +54,11 @@ pub(super) fn of_response(body: &Body<'_>) -> Result<Alternatives, SimulatedRefu
     Ok(include.iter().any(|field| field == LOGPROBS_OF_RESPONSE).then(|| top.unwrap_or(0)))
 }
 
+/// Checks the settings of a transcript.
+pub(super) fn of_transcript(body: &Body<'_>) -> Result<(), SimulatedRefusal> {
+    decimal(body.temperature, "temperature", 0.0..=1.0)
+}
+
 /// Checks the settings of an Anthropic message.
 pub(super) fn of_message(body: &Body<'_>) -> Result<(), SimulatedRefusal> {
     chance(body, 1.0)?;

@@ -9,7 +9,7 @@ use crate::domain::format::wire::WireFormat;
 use crate::domain::id::{BatchId, RowIndex, RowKey};
 use crate::domain::provider::connection::SimulatedFaults;
 use crate::domain::row::retry::FailureClass;
-use crate::provider::{Asked, Verdict, verdict};
+use crate::provider::{Asked, CallFile, Verdict, verdict};
 
 fn instant() -> SimulatedProfile {
     SimulatedProfile { latency: Duration::ZERO, ..SimulatedProfile::default() }
@@ -17,6 +17,7 @@ fn instant() -> SimulatedProfile {
 
 fn row(body: &str, attempt: u32) -> Call {
     Call {
+        recording: None,
         format: WireFormat::ChatCompletions,
         upstream_model: "m".into(),
         body: Bytes::copy_from_slice(body.as_bytes()),
@@ -177,12 +178,14 @@ proptest! {
     fn any_body_gets_an_answer_that_can_be_judged(
         body in prop_oneof![
             ".{0,200}",
-            r#"\{"(messages|input|prompt|images)":("x"|\[[0-9,"\[\]]{0,12}\]|\[\{"role":"user","content":(3|"x")\}\])(,"(n|dimensions|max_tokens|tools|tool_choice|text|response_format)":(1|-1|2\.5|"required"|\[\{\}\]|\{"type":"json_schema"\}|null))?\}"#,
+            r#"\{"(messages|input|prompt|images)":("x"|\[[0-9,"\[\]]{0,12}\]|\[\{"role":"user","content":(3|"x")\}\])(,"(n|dimensions|max_tokens|tools|tool_choice|text|response_format)":(1|-1|2\.5|"required"|"text"|"srt"|"vtt"|"verbose_json"|\[\{\}\]|\{"type":"json_schema"\}|null))?\}"#,
         ],
         endpoint in prop::sample::select(Endpoint::ALL.to_vec()),
     ) {
         let provider = Simulated::new(instant(), vec![]);
-        let call = Call { format: WireFormat::of(endpoint), ..row(&body, 1) };
+        let recording = CallFile { name: "a.mp3".into(), mime: "audio/mpeg".into(), content: body.clone().into() };
+        let recording = endpoint.takes_audio().then_some(recording);
+        let call = Call { format: WireFormat::of(endpoint), recording, ..row(&body, 1) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         match verdict(Asked { format: WireFormat::of(endpoint), body: body.as_bytes() }, runtime.block_on(provider.call(call))) {
             Verdict::Succeeded { .. } => {}

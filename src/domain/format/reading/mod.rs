@@ -43,6 +43,7 @@ pub struct Reading<'a> {
     code: Option<&'a RawValue>,
     status: Option<&'a RawValue>,
     id: Option<&'a RawValue>,
+    text: Option<&'a RawValue>,
     usage: Option<&'a RawValue>,
     choices: Option<Choices<'a>>,
     output: Option<Length>,
@@ -110,6 +111,11 @@ impl<'a> Reading<'a> {
             }
             WireFormat::Moderations if self.results.as_ref().is_none_or(|results| results.0 == 0) => "no `results`".to_owned(),
             WireFormat::ImagesGenerations | WireFormat::ImagesEdits if self.images() == 0 => "no images in `data`".to_owned(),
+            WireFormat::AudioTranscriptions | WireFormat::AudioTranslations => match self.text {
+                // Empty where nobody speaks.
+                Some(text) if text.get().starts_with('"') => return None,
+                _ => "no `text`".to_owned(),
+            },
             // The answer is a job, whose state is its own business.
             WireFormat::Videos if self.id.is_none() && self.data.is_none() => "no `id`".to_owned(),
             _ => return None,
@@ -188,6 +194,7 @@ impl<'de> Shape<'de> for Reading<'de> {
                 "code" => &mut reading.code,
                 "status" => &mut reading.status,
                 "id" => &mut reading.id,
+                "text" => &mut reading.text,
                 "usage" => &mut reading.usage,
                 other => {
                     match other {
@@ -222,7 +229,10 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_is_told_with_its_code() {
-        use WireFormat::{AnthropicMessages, ChatCompletions, Completions, Embeddings, ImagesGenerations, Moderations, Responses, Videos};
+        use WireFormat::{
+            AnthropicMessages, AudioTranscriptions, AudioTranslations, ChatCompletions, Completions, Embeddings, ImagesGenerations,
+            Moderations, Responses, Videos,
+        };
         let table = [
             (ChatCompletions, r#"{"error":{"message":"Provider returned error","code":502}}"#),
             (ChatCompletions, r#"{"error":"plain\ntext"}"#),
@@ -248,6 +258,8 @@ mod tests {
             (Moderations, r#"{"results":[]}"#),
             (ImagesGenerations, r#"{"data":[{"url":null}]}"#),
             (Videos, "{}"),
+            (AudioTranscriptions, r#"{"text":null}"#),
+            (AudioTranslations, r#"{"detail":"no speech model"}"#),
         ];
         let asked = r#"{"input":["a","b"]}"#;
         let told = table.map(|(format, body)| {
@@ -259,7 +271,9 @@ mod tests {
 
     #[test]
     fn what_is_an_answer_stays_one() {
-        use WireFormat::{AnthropicMessages, ChatCompletions, Completions, Embeddings, ImagesEdits, Moderations, Responses, Videos};
+        use WireFormat::{
+            AnthropicMessages, AudioTranscriptions, ChatCompletions, Completions, Embeddings, ImagesEdits, Moderations, Responses, Videos,
+        };
         let table = [
             (ChatCompletions, "{}", r#"{"choices":[{"message":{"content":null,"error":3}}],"error":null}"#),
             (ChatCompletions, "{}", r#"{"choices":[{"finish_reason":"length","error":null}],"error":""}"#),
@@ -275,6 +289,7 @@ mod tests {
             (Moderations, "{}", r#"{"results":[{}]}"#),
             (ImagesEdits, "{}", r#"{"data":[{"b64_json":"x"}]}"#),
             (Videos, "{}", r#"{"id":"v","status":"queued","error":null}"#),
+            (AudioTranscriptions, "{}", r#"{"text":"","usage":{"type":"duration","seconds":9}}"#),
         ];
         for (format, asked, body) in table {
             assert_eq!(fault(format, asked, body), None, "{body}");

@@ -4,10 +4,13 @@
 //! answer with the real time could not be the same twice. Tokens are a quarter of the bytes. Texts
 //! quote the row's last user message. Embeddings are unit vectors that depend only on the model and
 //! the text, and texts are scored by their vectors. A moderation flags a text for each category whose name is in the text. Images are one
-//! pixel in PNG, whatever size and format the row asks for. A video is a finished job.
+//! pixel in PNG, whatever size and format the row asks for. A video is a finished job. Nobody listens
+//! to a recording.
 //!
-//! Invariant: every body is one JSON object that fits the operation's schema.
+//! Invariant: every body is one JSON object that fits the operation's schema, or the text that a row
+//! with a recording asks for.
 
+mod audio;
 mod conversation;
 mod lexicon;
 mod logprobs;
@@ -26,6 +29,7 @@ use super::json::Json;
 use super::profile::Dice;
 use super::request::{Body, SimulatedRefusal, string, tokens};
 use crate::domain::format::wire::WireFormat;
+use crate::provider::CallFile;
 
 /// 2025-01-01, in seconds since 1970.
 const EPOCH: u64 = 1_735_689_600;
@@ -45,12 +49,16 @@ pub(super) struct Draft<'a> {
     pub dice: Dice,
 }
 
-/// Writes the body that answers the row.
+/// Writes the body that answers the row. `file` is what was sent beside it.
 ///
 /// # Errors
 /// When the hosted API would also refuse the row.
-pub(super) fn render(format: WireFormat, mut draft: Draft<'_>) -> Result<Vec<u8>, SimulatedRefusal> {
+pub(super) fn render(format: WireFormat, mut draft: Draft<'_>, file: Option<&CallFile>) -> Result<Vec<u8>, SimulatedRefusal> {
     let padding = draft.forced.body_bytes;
+    if format.takes_audio() {
+        let body = audio::transcript(&mut draft, format, file)?;
+        return Ok(if body.starts_with(b"{") { padded(body, padding) } else { body });
+    }
     let mut json = Json::default();
     match format {
         WireFormat::Responses => text::response(&mut draft, &mut json),
@@ -65,6 +73,8 @@ pub(super) fn render(format: WireFormat, mut draft: Draft<'_>) -> Result<Vec<u8>
         WireFormat::Rerank | WireFormat::RerankV2 => scores::rerank(&mut draft, &mut json),
         WireFormat::Score => scores::score(&mut draft, &mut json),
         WireFormat::Tokenize => scores::tokenize(&mut draft, &mut json),
+        // Dealt with above.
+        WireFormat::AudioTranscriptions | WireFormat::AudioTranslations => Ok(()),
         WireFormat::PassedThrough(_) => Err(SimulatedRefusal::new("Nothing is known of this path.", None::<&str>)),
     }?;
     Ok(padded(json.into_bytes(), padding))

@@ -15,7 +15,7 @@ fn answer(format: WireFormat, row: &Value) -> Result<Value, Value> {
     let seed = fingerprint(&[&bytes]);
     let forced = body.forced(std::time::Duration::ZERO).unwrap().unwrap_or_default();
     let draft = Draft { model: "model-1", body: &body, forced: &forced, seed, dice: Dice::new(seed) };
-    let rendered = render(format, draft).map_err(|refusal| read(refusal.body()))?;
+    let rendered = render(format, draft, None).map_err(|refusal| read(refusal.body()))?;
     let said = Reading::of(std::str::from_utf8(&rendered).unwrap()).unwrap();
     assert_eq!(said.fault(format, &bytes), None);
     Ok(read(rendered))
@@ -71,6 +71,33 @@ fn images() {
 fn image_edits() {
     let row = json!({"prompt": "Redder", "images": [{"image_url": "data:image/png;base64,"}], "size": "auto"});
     insta::assert_json_snapshot!(answer(WireFormat::ImagesEdits, &row).unwrap());
+}
+
+#[test]
+fn a_recording_in_every_form_that_can_be_asked_for() {
+    let file = CallFile { name: "a.mp3".into(), mime: "audio/mpeg".into(), content: vec![7; 90_000].into() };
+    let heard = |format, row: Value, file: Option<&CallFile>| {
+        let bytes = row.to_string().into_bytes();
+        let body = request::read(&bytes).unwrap();
+        let draft = Draft { model: "model-1", body: &body, forced: &Forced::default(), seed: 7, dice: Dice::new(7) };
+        let text = render(format, draft, file).unwrap_or_else(|refusal| refusal.body());
+        String::from_utf8(text).unwrap()
+    };
+    let forms = [
+        json!({"prompt": "A word."}),
+        json!({"response_format": "text"}),
+        json!({"response_format": "srt"}),
+        json!({"response_format": "vtt"}),
+        json!({"response_format": "verbose_json", "language": "de"}),
+        json!({"response_format": "verbose_json", "timestamp_granularities": ["word"]}),
+        json!({"response_format": "mp3"}),
+        json!({"timestamp_granularities": ["word"]}),
+        json!({"temperature": 1.5}),
+    ];
+    let mut told: Vec<_> = forms.map(|row| format!("{row}\n{}", heard(WireFormat::AudioTranscriptions, row.clone(), Some(&file)))).into();
+    told.push(heard(WireFormat::AudioTranslations, json!({"response_format": "verbose_json", "timestamp_granularities": []}), Some(&file)));
+    told.push(heard(WireFormat::AudioTranslations, json!({}), None));
+    insta::assert_snapshot!(told.join("\n--\n"));
 }
 
 #[test]
