@@ -67,7 +67,8 @@ fn a_create_that_was_killed_and_is_sent_again_makes_one_batch_with_its_preferenc
         for line in api::lines(&results) {
             let attempts: Vec<_> =
                 line.value["batchd"]["attempts"].as_array().unwrap().iter().map(|attempt| attempt["lane"].clone()).collect();
-            assert_eq!(attempts, [lane(CHEAP), lane(DEAR)], "{}", line.value);
+            // The cheap lane is held once it has refused a few rows, and later ones are not sent there.
+            assert!(attempts == [lane(CHEAP), lane(DEAR)] || attempts == [lane(DEAR)], "{}", line.value);
         }
     }
     check_log(&daemon);

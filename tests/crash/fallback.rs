@@ -39,8 +39,8 @@ fn fate(row: &str) -> Fate {
         // of them: rows that are tried again come one after the other at the end.
         (7 | 407 | 807, _) => Fate::Dear(500),
         (607, _) => Fate::Bad(500),
-        (_, 3 | 7 | 11) => Fate::Dear(401),
-        (_, 13) => Fate::Bad(401),
+        (_, 3 | 7 | 11) => Fate::Dear(403),
+        (_, 13) => Fate::Bad(403),
         (_, 17) => Fate::Bad(400),
         _ => Fate::Good,
     }

@@ -99,32 +99,30 @@ impl Attachments {
 
     fn find(&self, name: &str, org: OrgId) -> Result<File, Incomplete> {
         let id: FileId = name.parse().map_err(|_| gone(name))?;
-        find(&self.store, id, org, self.clock.now())
+        find(&self.store, (id, name), org, self.clock.now())
     }
 
     /// Reads the content of a file that was found.
     fn read(&self, name: &str, file: Option<&File>) -> Result<Attached, Incomplete> {
         let file = file.ok_or_else(|| gone(name))?;
-        let content = content(&self.store, file)?;
+        let content = content(&self.store, file, name)?;
         Ok(Attached { mime: file.media_type().to_owned(), filename: file.filename.clone(), content })
     }
 }
 
-/// Finds a file of the organisation. Blocks.
-pub(super) fn find(store: &Store, id: FileId, org: OrgId, now: Timestamp) -> Result<File, Incomplete> {
-    let name = id.to_string();
-    let file = store.attachment(id, now).map_err(|error| unreadable(&name, &error))?;
-    file.filter(|file| file.org == org).ok_or_else(|| gone(&name))
+/// Finds a file of the organisation by its id; `name` is the id as the row spells it. Blocks.
+pub(super) fn find(store: &Store, (id, name): (FileId, &str), org: OrgId, now: Timestamp) -> Result<File, Incomplete> {
+    let file = store.attachment(id, now).map_err(|error| unreadable(name, &error))?;
+    file.filter(|file| file.org == org).ok_or_else(|| gone(name))
 }
 
-/// Reads the content of a file that was found. Blocks.
-pub(super) fn content(store: &Store, file: &File) -> Result<Vec<u8>, Incomplete> {
-    let name = file.id.to_string();
+/// Reads the content of a file that was found by this name. Blocks.
+pub(super) fn content(store: &Store, file: &File, name: &str) -> Result<Vec<u8>, Incomplete> {
     let mut content = Vec::with_capacity(usize::try_from(file.bytes).unwrap_or(0));
-    let mut reader = store.open_verified(file).map_err(|error| unreadable(&name, &error))?;
+    let mut reader = store.open_verified(file).map_err(|error| unreadable(name, &error))?;
     // Reads no more than there is room for: a file of another size would not have been opened.
     let read = reader.read_to_end(&mut content);
-    read.map_err(|error| unreadable(&name, &StoreError::unreadable(file.id, &error)))?;
+    read.map_err(|error| unreadable(name, &StoreError::unreadable(file.id, &error)))?;
     Ok(content)
 }
 

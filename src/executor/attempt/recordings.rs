@@ -81,12 +81,12 @@ impl Recordings {
     }
 
     fn uploaded(&self, id: FileId, row: RowKey, org: OrgId) -> Result<HeldRecording, Incomplete> {
-        let file = find(&self.store, id, org, self.clock.now())?;
+        let file = find(&self.store, (id, &id.to_string()), org, self.clock.now())?;
         if file.bytes > self.max_bytes {
             return Err(self.too_large());
         }
         let slot = self.room.take(row, org, file.bytes).ok_or(Incomplete::NotNow)?;
-        let content = content(&self.store, &file)?;
+        let content = content(&self.store, &file, &id.to_string())?;
         Ok(HeldRecording::new(named(&file.filename, file.media_type(), content), slot))
     }
 

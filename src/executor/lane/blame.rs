@@ -19,13 +19,14 @@
 //! not charged, but for an answer that other rows were charged for, and for equal answers to many
 //! rows.
 
+mod denied;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::call::{CallFailure, CallFeedback, CallTicket, Doubts, OpenFailure, RowSoFar};
-use crate::domain::provider::denial::Denial;
+use super::call::{CallFailure, CallTicket, Doubts, OpenFailure, RowSoFar};
 use crate::domain::row::retry::{Charge, FailureClass, Tally};
 use crate::flow::circuit_breaker::{BreakerConfig, CircuitChange};
 use crate::flow::{CircuitBreaker, FailureShares};
@@ -307,43 +308,6 @@ impl Blame {
             _ => return self.spare(now, sent, failure, row, is_up, judged),
         }
         judged
-    }
-
-    /// Judges a denial, and whether it is the row's own instead of the lane's.
-    ///
-    /// A model or a path that the server has never had, while it answers other requests, is the row's own.
-    /// What is denied while calls that went out no earlier succeed is charged; a row that may not do what
-    /// it asks needs no more than a second opinion, also at the end of a batch, when nothing is left to
-    /// succeed, if others got the same. The last one or two rows are charged in doubt, as those of other
-    /// failures. No row is charged for a key or an account.
-    pub fn on_denied(&mut self, sent: &CallTicket, denial: Denial, failure: CallFailure, lesson: &CallFeedback) -> (Judged, bool) {
-        let row = &lesson.row;
-        self.breaker.on_abandoned(sent.at);
-        let tally = self.settle(row).and_try();
-        let was_well = self.was_well(sent.at, self.outages);
-        let has_met = tally.has_met(failure.mark);
-        let (is_own, is_final) = match denial {
-            Denial::Credit | Denial::Account => (false, false),
-            Denial::Model if !self.is_shared => (was_well, false),
-            // The server had it before: a restart, or what stands before it.
-            Denial::Model | Denial::Path if self.has.contains(&lesson.asked) => (was_well, false),
-            Denial::Model | Denial::Path => (self.successes > 0, true),
-            Denial::Key => (was_well, false),
-            Denial::Access => (was_well || has_met || self.known.contains(&failure.mark), has_met),
-        };
-        if is_own && is_final && was_well {
-            self.remember(failure.mark);
-        }
-        let tally = if is_own { tally.and(Charge::FULL, failure.class, failure.mark) } else { tally };
-        let mut judged = Judged { row: RowSoFar { tally, open: None, ..*row }, is_final: is_own && is_final, ..Judged::default() };
-        if !is_own && matches!(denial, Denial::Access | Denial::Model | Denial::Path) {
-            let (before, retried) = (row.open, row.tally.tries > 0);
-            self.streak.count(failure.mark, sent.at, before.map(|open| open.sent));
-            judged.row.open = Some(OpenFailure { sent: sent.at, in_flight: sent.in_flight, outages: self.outages, failure, retried });
-            judged.row.doubts = self.doubts_of(row);
-            self.doubt_the_last(&mut judged, before);
-        }
-        (judged, is_own)
     }
 
     /// Whether the row, or another one, was charged for this answer while others succeeded.
