@@ -58,6 +58,8 @@ const APART_LAST: Duration = Duration::from_secs(30);
 /// For how long after a recovery rows go out in no order: those that stand first may be what opened
 /// the circuit.
 const SHAKEN: Duration = Duration::from_secs(30);
+/// Failures among the latest 64 calls that say nothing about how many calls at a time the server takes.
+const RARE: u32 = 6;
 /// Successes after which it is known how many calls at a time succeed.
 const SETTLED: u64 = 8;
 /// Answers that are remembered because rows were charged for them while others succeeded.
@@ -168,6 +170,8 @@ pub struct Blame {
     /// Models with an endpoint that the server has answered for.
     has: VecDeque<u64>,
     streak: Streak,
+    /// The latest ends of calls, a bit each, 1 for a failure.
+    ends: u64,
     shaken_until: Option<Instant>,
 }
 
@@ -198,6 +202,7 @@ impl Blame {
             known: VecDeque::new(),
             has: VecDeque::new(),
             streak: Streak::NONE,
+            ends: 0,
             shaken_until: None,
         }
     }
@@ -269,6 +274,7 @@ impl Blame {
             self.has.push_front(asked);
         }
         self.shares.count(true, row.tally.tries > 0);
+        self.ends <<= 1;
         self.last_good = self.last_good.max(Some(sent.at));
         self.last_arrival = Some(now);
         self.level = sent.in_flight.min(beside).max(self.level - self.level / 16);
@@ -285,6 +291,7 @@ impl Blame {
     /// Judges a call that failed.
     pub fn on_failure(&mut self, now: Instant, sent: &CallTicket, failure: CallFailure, row: &RowSoFar, is_up: bool) -> Judged {
         let retried = row.tally.tries > 0;
+        self.ends = self.ends << 1 | 1;
         let tally = self.settle(row).and_try();
         let doubts = self.doubts_of(row);
         let mut judged = Judged { row: RowSoFar { tally, open: None, doubts, ..*row }, ..Judged::default() };
@@ -298,7 +305,7 @@ impl Blame {
                 if !judged.is_hurried {
                     judged.row.tally = self.charge(tally, failure, retried);
                 }
-                judged.may_be_full = judged.is_hurried || self.shares.are_crowded();
+                judged.may_be_full = (judged.is_hurried && !self.fails_rarely()) || self.shares.are_crowded();
             }
             class if is_up && sent.in_flight <= self.level.max(1) && self.says_nothing_new(tally, failure.mark) => {
                 self.breaker.on_abandoned(sent.at);
@@ -332,7 +339,7 @@ impl Blame {
             FailureClass::Unavailable { status: 503 | 529, .. } => self.shares.are_crowded(),
             _ => false,
         };
-        judged.may_be_full = may_lack_room || (!retried && is_overload);
+        judged.may_be_full = (may_lack_room && !self.fails_rarely()) || (!retried && is_overload);
         let took = now.saturating_duration_since(sent.at);
         let of_many = was_probe && !failure.class.is_outage() && took <= AT_ONCE && self.streak.rows >= MANY_ROWS;
         if is_up && of_many {
@@ -360,6 +367,11 @@ impl Blame {
             judged.at_least = APART_LAST * 2_u32.saturating_pow(doubts.count.min(16));
             doubts.count += 1;
         }
+    }
+
+    /// Whether so few calls fail that it is for the rows' own reasons: a server that is full refuses more.
+    const fn fails_rarely(&self) -> bool {
+        self.ends.count_ones() <= RARE
     }
 
     /// Whether a call went out beside clearly more others than have succeeded at a time lately, as far
