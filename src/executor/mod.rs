@@ -34,7 +34,7 @@ pub use attempt::recordings::RecordingLimits;
 pub use handle::Stub;
 pub use handle::{CancelError, ControlError, Gone, Handle, HoldError};
 pub use lane::OpenProvider;
-pub use lane::status::{LaneReport, LaneStatuses, ServerReport};
+pub use lane::status::{LaneLoad, LaneReport, LaneStatuses};
 pub use lane::waiting::LaneWait;
 pub use prepare::stage::Stage;
 pub use prepare::validate::{CheckedInput, InputLimits, ValidationInput, check as check_input};

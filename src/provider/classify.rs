@@ -76,12 +76,18 @@ pub fn class_of(error: &CallError) -> FailureClass {
 }
 
 fn accept(asked: Asked<'_>, mut answer: Answer) -> Verdict {
+    // Shares the bytes with the answer, which is given away with what was read of them.
+    let mut body = answer.body.clone();
+    let mut reading = read(&body);
     // Servers written in Python write numbers that JSON does not have.
-    if let Some(finite) = read(&answer.body).err().and_then(|_| finite::repaired(&answer.body)) {
-        answer.body = finite;
+    if let Some(finite) = reading.as_ref().err().and_then(|_| finite::repaired(&answer.body)) {
+        drop(reading);
+        body = finite;
+        answer.body = body.clone();
+        reading = read(&body);
     }
     let plain = if asked.format.takes_audio() { PlainForm::of(asked.body) } else { None };
-    let (class, fault) = match (read(&answer.body), plain) {
+    let (class, fault) = match (reading, plain) {
         (Err(_), Some(form)) => match plain_fault(form, &answer) {
             None => return Verdict::Succeeded { response: text_response(answer), usage: Usage::default(), gaps: UsageGaps::ALL },
             Some(fault) => (FailureClass::InvalidResponse, fault),

@@ -104,13 +104,13 @@ impl Supply {
     fn state(&self, report: &LaneReport, hold: Option<Hold>, now: Timestamp) -> LaneState {
         let takes_work = self.takes_work && hold.is_none();
         let room = if takes_work { self.room(report) } else { (0, 0) };
-        let resting_until = report.resting_until.filter(|until| now < *until);
+        let resting_until = report.load.resting_until.filter(|until| now < *until);
         LaneState {
             takes_work,
             room,
-            silent: report.unreachable || resting_until.is_some(),
+            silent: report.load.unreachable || resting_until.is_some(),
             resting_until,
-            last_answer: report.last_answer,
+            last_answer: report.load.last_answer,
         }
     }
 
@@ -127,8 +127,8 @@ impl Supply {
             silent,
             queued_rows: report.queued_rows,
             queued_tokens: report.queued_tokens,
-            per_minute: stated.chain(report.per_minute).min(),
-            latency_ms: report.latency_ms,
+            per_minute: stated.chain(report.load.per_minute).min(),
+            latency_ms: report.load.latency_ms,
             tokens_per_minute: self.limits.iter().filter_map(|limits| limits.tokens_per_minute).min(),
         };
         (supply, hold.is_some())
@@ -162,13 +162,19 @@ impl Supply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::executor::LaneLoad;
 
     #[test]
     fn what_is_held_or_rests_is_not_routed_to() {
         let capacity = Capacity { queue_items: 10, queue_tokens: 100 };
         let supply = Supply { provider: "p".into(), upstream: "u".into(), takes_work: true, capacity, limits: Default::default() };
         let at = |second| Timestamp::from_second(second).unwrap();
-        let report = LaneReport { queued_rows: 4, queued_tokens: 120, resting_until: Some(at(100)), ..LaneReport::default() };
+        let report = LaneReport {
+            queued_rows: 4,
+            queued_tokens: 120,
+            load: LaneLoad { resting_until: Some(at(100)), ..LaneLoad::default() },
+            ..LaneReport::default()
+        };
         let resting = supply.state(&report, None, at(99));
         assert_eq!((resting.takes_work, resting.silent, resting.resting_until, resting.room), (true, true, Some(at(100)), (6, 0)));
         let rested = supply.state(&report, None, at(100));

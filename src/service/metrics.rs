@@ -161,13 +161,13 @@ fn of_lanes(service: &Service) -> Vec<Metric> {
     for (provider, model, report) in board.lanes() {
         let figures = [
             Some(report.queued_rows),
-            Some(report.in_flight.into()),
-            report.allowed.map(u64::from),
-            report.per_minute,
+            Some(report.load.in_flight.into()),
+            report.load.allowed.map(u64::from),
+            report.load.per_minute,
             Some(hold_on(&holds, provider, model).is_some().into()),
-            Some(matches!(&report.wait, Some(LaneWait { reason: WaitReason::Denied(_), .. })).into()),
-            Some(report.resting_until.is_some_and(|until| now < until).into()),
-            Some(report.unreachable.into()),
+            Some(matches!(&report.load.wait, Some(LaneWait { reason: WaitReason::Denied(_), .. })).into()),
+            Some(report.load.resting_until.is_some_and(|until| now < until).into()),
+            Some(report.load.unreachable.into()),
         ];
         for (metric, value) in metrics.iter_mut().zip(figures) {
             // The model is empty for models that the catalog does not know.

@@ -23,10 +23,7 @@ fn lane(waiting: &Waiting) -> &str {
 
 /// Writes what is done, and says what the provider said and what would help.
 pub(super) async fn leave(core: &Core, chain: &Chain, progress: &ChainProgress, target: Target<'_>) -> Result<(), JobError> {
-    // Without any result, an earlier output is left as it is.
-    if progress.done() > 0 {
-        target.write(core, chain).await?;
-    }
+    target.write_done(core, chain, progress).await?;
     say(&format!("batchd: {} of {} rows wait, and none of them was charged:", progress.total - progress.done(), progress.total));
     for waiting in &progress.waiting {
         let said = waiting.said.as_deref().map(|said| format!(": {said}")).unwrap_or_default();

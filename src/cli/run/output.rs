@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::say;
 use super::super::temporary::Temporary;
-use crate::daemon::{Chain, Core, JobError, RUN_OUTPUTS};
+use crate::daemon::{Chain, ChainProgress, Core, JobError, RUN_OUTPUTS};
 
 /// The most outputs that are remembered in a data directory.
 const REMEMBERED: usize = 100;
@@ -101,6 +101,15 @@ pub(super) struct Target<'a> {
 }
 
 impl Target<'_> {
+    /// Writes what is done of a job that is not finished. Without any result, an earlier output is left
+    /// as it is.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub async fn write_done(self, core: &Core, chain: &Chain, progress: &ChainProgress) -> Result<(), JobError> {
+        if progress.done() > 0 { self.write(core, chain).await } else { Ok(()) }
+    }
+
     /// Writes the latest result of each row that has one. A reader of the output never sees half of
     /// a file. A reader of a pipe that has gone has read enough.
     pub async fn write(self, core: &Core, chain: &Chain) -> Result<(), JobError> {

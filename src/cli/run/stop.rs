@@ -35,15 +35,12 @@ async fn calls_in_flight(core: &Core) -> u64 {
     };
     // An executor that is too busy to say so has its last word counted.
     let _ = tokio::time::timeout(TOLD_WITHIN, drained).await;
-    core.service.executor.board().lanes().map(|(_, _, lane)| u64::from(lane.in_flight)).sum()
+    core.service.executor.board().lanes().map(|(_, _, lane)| u64::from(lane.load.in_flight)).sum()
 }
 
 /// Writes what is done and says how to go on, once nothing is in flight any more.
 pub(super) async fn leave(core: &Core, chain: &Chain, progress: &ChainProgress, target: Target<'_>) -> Result<(), JobError> {
-    // Without any result, an earlier output is left as it is.
-    if progress.done() > 0 {
-        target.write(core, chain).await?;
-    }
+    target.write_done(core, chain, progress).await?;
     let kept = match (progress.done(), progress.total) {
         (_, 0) => "interrupted before the rows were checked".to_owned(),
         (0, _) => "interrupted; no row is done".to_owned(),

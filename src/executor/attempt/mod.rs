@@ -140,10 +140,9 @@ impl Attempt {
         let abort = self.abort.clone();
         let held = tokio::select! {
             biased;
-            () = abort.cancelled() => None,
-            held = self.files() => Some(held),
+            () = abort.cancelled() => return (Ok(self.aborted()), None),
+            held = self.files() => held,
         };
-        let Some(held) = held else { return (Ok(self.aborted()), None) };
         let mut held = match held {
             Ok(held) => held,
             Err(Incomplete::Unreachable(message)) => return (Err(self.unreachable(message)), None),

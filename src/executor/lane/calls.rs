@@ -29,13 +29,13 @@ impl Lanes {
     /// What may go out on a lane now; `None` if nothing may.
     pub fn slot(&self, index: LaneIndex, now: Instant) -> Option<Slot> {
         let lane = self.lanes.get(index)?;
-        let open = || lane.members.iter().enumerate().filter(|(member, _)| self.has_room(lane, *member, now));
+        let (members, has_room) = (|| lane.members.iter().enumerate(), |member| self.has_room(lane, member, now));
         // A server that may be well again gets a row soon: otherwise it would never be found out.
-        let tried = open().find(|(_, member)| member.flow.pick(now) == Pick::Probe);
+        let tried = members().find(|(server, member)| member.flow.pick(now) == Pick::Probe && has_room(*server));
         if let Some((server, _)) = tried {
             return Some(Slot { server, pick: Pick::Probe, has_own: false });
         }
-        let server = least_busy(open())?;
+        let server = least_busy(members().filter(|(server, _)| has_room(*server)))?;
         Some(Slot { server, pick: lane.pick(now), has_own: lane.by_prefix && well(lane, now).nth(1).is_some() })
     }
 

@@ -35,17 +35,6 @@ pub struct DeniedHold {
     reminded: Instant,
 }
 
-/// What a denial means for the lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Denied {
-    /// One more; the lane goes on.
-    Counted,
-    /// The lane is held from now on.
-    Held,
-    /// The lane was held already.
-    StillHeld,
-}
-
 /// The denials of one lane.
 #[derive(Debug, Clone)]
 pub struct Denials {
@@ -89,17 +78,14 @@ impl Denials {
     }
 
     /// Takes a denial that a call met which went out at `sent`.
-    pub fn on_denied(&mut self, now: Instant, sent: Instant, denial: Denial, said: &Arc<str>) -> Denied {
+    pub fn on_denied(&mut self, now: Instant, sent: Instant, denial: Denial, said: &Arc<str>) {
         self.in_a_row = self.in_a_row.saturating_add(1);
         match &mut self.hold {
-            Some(hold) => {
-                // Calls that went out before the hold say nothing new.
-                if hold.probing == Some(sent) {
-                    (hold.probing, hold.next_probe) = (None, now + hold.pause);
-                    hold.pause = (hold.pause * 2).min(PROBE_EVERY);
-                    (hold.denial, hold.said) = (denial, said.clone());
-                }
-                Denied::StillHeld
+            // Calls that went out before the hold say nothing new.
+            Some(hold) if hold.probing == Some(sent) => {
+                (hold.probing, hold.next_probe) = (None, now + hold.pause);
+                hold.pause = (hold.pause * 2).min(PROBE_EVERY);
+                (hold.denial, hold.said) = (denial, said.clone());
             }
             None if self.in_a_row >= self.after => {
                 let said = said.clone();
@@ -107,9 +93,8 @@ impl Denials {
                 let pause = if self.is_shared && matches!(denial, Denial::Model | Denial::Path) { FIRST_PROBE } else { PROBE_EVERY };
                 let hold = DeniedHold { denial, since: now, said, next_probe: now + pause, pause, probing: None, reminded: now };
                 self.hold = Some(hold);
-                Denied::Held
             }
-            None => Denied::Counted,
+            Some(_) | None => {}
         }
     }
 
@@ -151,12 +136,13 @@ mod tests {
         let said = Arc::from("no such key");
         let denied = |denials: &mut Denials, now| {
             denials.start(now);
-            denials.on_denied(now, now, Denial::Key, &said)
+            denials.on_denied(now, now, Denial::Key, &said);
+            denials.hold().is_some()
         };
-        assert_eq!([denied(&mut denials, now), denied(&mut denials, now)], [Denied::Counted; 2]);
+        assert_eq!([denied(&mut denials, now), denied(&mut denials, now)], [false; 2]);
         assert!(!denials.on_success());
-        assert_eq!([denied(&mut denials, now), denied(&mut denials, now)], [Denied::Counted; 2]);
-        assert_eq!(denied(&mut denials, now), Denied::Held);
+        assert_eq!([denied(&mut denials, now), denied(&mut denials, now)], [false; 2]);
+        assert!(denied(&mut denials, now));
         // One probe a minute, and none beside it.
         for _ in 0..3 {
             assert_eq!(denials.ready_at(now), Some(now + PROBE_EVERY));
@@ -164,9 +150,10 @@ mod tests {
             denials.start(now);
             assert_eq!(denials.ready_at(now), None);
             // A call from before the hold comes back.
-            assert_eq!(denials.on_denied(now, now - PROBE_EVERY, Denial::Key, &Arc::from("")), Denied::StillHeld);
-            assert_eq!(denials.ready_at(now), None);
-            assert_eq!(denials.on_denied(now, now, Denial::Key, &Arc::from("no")), Denied::StillHeld);
+            denials.on_denied(now, now - PROBE_EVERY, Denial::Key, &Arc::from(""));
+            assert!(denials.hold().is_some() && denials.ready_at(now).is_none());
+            denials.on_denied(now, now, Denial::Key, &Arc::from("no"));
+            assert!(denials.hold().is_some());
         }
         denials.try_now(now);
         assert_eq!(denials.ready_at(now), Some(now));

@@ -46,14 +46,16 @@ impl RouteTable {
         self.get(route)?.lane
     }
 
-    /// The routes that share the fresh rows of a model by how much room there is on each.
-    pub fn shared(&self, model: u16) -> &[u16] {
-        self.models.get(usize::from(model)).map_or(&[], |model| &model.shared)
+    /// The routes that share the fresh rows of a model by how much room there is on each, with their
+    /// lanes.
+    pub fn shared(&self, model: u16) -> impl DoubleEndedIterator<Item = (u16, LaneIndex)> + '_ {
+        let routes = self.models.get(usize::from(model)).map_or(&[][..], |model| &model.shared);
+        routes.iter().filter_map(|route| Some((*route, self.lane(*route)?)))
     }
 
     /// For each model, the lanes that share its fresh rows.
     pub fn shared_lanes(&self) -> impl Iterator<Item = Vec<LaneIndex>> + '_ {
-        self.models.iter().map(|model| model.shared.iter().filter_map(|route| self.lane(*route)).collect())
+        (0..).zip(&self.models).map(|(model, _)| self.shared(model).map(|(_, lane)| lane).collect())
     }
 
     /// The route that fresh rows of a model take if they take but one.
@@ -123,17 +125,12 @@ impl RouteTable {
 
     /// The models whose rows have to wait, by their index in the plan.
     pub fn closed(&self) -> Vec<usize> {
-        self.primary_lanes().enumerate().filter(|(_, lane)| lane.is_none()).map(|(model, _)| model).collect()
+        self.entries().enumerate().filter(|(_, route)| route.is_none_or(|route| route.lane.is_none())).map(|(model, _)| model).collect()
     }
 
     /// For each model, the route of its fresh rows.
     pub fn entries(&self) -> impl Iterator<Item = Option<&LaneRoute>> + '_ {
         self.models.iter().map(|model| self.get(model.entry))
-    }
-
-    /// For each model, the lane of its fresh rows.
-    pub fn primary_lanes(&self) -> impl Iterator<Item = Option<LaneIndex>> + '_ {
-        self.models.iter().map(|model| self.lane(model.entry))
     }
 }
 

@@ -28,39 +28,30 @@ pub struct LaneReport {
     pub queued_rows: u64,
     /// About how many input tokens these rows have.
     pub queued_tokens: u64,
-    /// Calls in flight.
-    pub in_flight: u32,
-    /// Calls that the lane may have in flight at present, as far as known; `None` without a bound.
-    pub allowed: Option<u32>,
-    /// Requests a minute that the lane keeps to at present, stated or found out; `None` without a
-    /// bound.
-    pub per_minute: Option<u64>,
-    /// Milliseconds that its last answers took, rounded to two digits; `None` before the first.
-    pub latency_ms: Option<u64>,
-    /// The lane rests until then: its provider asked for a pause, or the lane kept failing.
-    pub resting_until: Option<Timestamp>,
-    /// When its provider last answered anything.
-    pub last_answer: Option<Timestamp>,
-    /// No connection to its provider can be made.
-    pub unreachable: bool,
-    /// Why no call is made, if none is.
-    pub wait: Option<LaneWait>,
-    /// Each server, if its provider has several.
-    pub servers: Vec<ServerReport>,
+    pub load: LaneLoad,
+    /// Each server by its address, which is scheme, host, port and path, if its provider has several.
+    pub servers: Vec<(String, LaneLoad)>,
 }
 
-/// What one server of several does for a lane; as for the lane.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerReport {
-    /// Scheme, host, port and path.
-    pub address: String,
+/// The calls of a lane, or those to one of its servers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LaneLoad {
+    /// Calls in flight.
     pub in_flight: u32,
+    /// Calls that there may be in flight at present, as far as known; `None` without a bound.
     pub allowed: Option<u32>,
+    /// Requests a minute that are kept to at present, stated or found out; `None` without a
+    /// bound.
     pub per_minute: Option<u64>,
+    /// Milliseconds that the last answers took, rounded to two digits; `None` before the first.
     pub latency_ms: Option<u64>,
+    /// No call until then: the provider asked for a pause, or calls kept failing.
     pub resting_until: Option<Timestamp>,
+    /// When the provider last answered anything.
     pub last_answer: Option<Timestamp>,
+    /// No connection can be made.
     pub unreachable: bool,
+    /// Why no call is made, if none is.
     pub wait: Option<LaneWait>,
 }
 
@@ -85,8 +76,8 @@ impl LaneStatuses {
     /// The lane of a provider's model, whether or not rows have ever gone there.
     pub fn lane(&self, provider: &str, upstream: &str) -> LaneReport {
         let (last_answer, unreachable) = self.providers.get(provider).copied().unwrap_or_default();
-        let known = self.lanes.get(provider).and_then(|lanes| lanes.get(&Some(upstream.to_owned()))).cloned();
-        LaneReport { last_answer, unreachable, ..known.unwrap_or_default() }
+        let known = self.lanes.get(provider).and_then(|lanes| lanes.get(&Some(upstream.to_owned()))).cloned().unwrap_or_default();
+        LaneReport { load: LaneLoad { last_answer, unreachable, ..known.load }, ..known }
     }
 
     /// Every lane that rows have gone to: the provider, its name for the model if the catalog knows
@@ -108,42 +99,45 @@ impl LaneStatuses {
     }
 }
 
-fn server_report(
-    member: &Member,
-    pool: &ProviderState,
-    now: Instant,
-    moments: Moments,
-    at: impl Fn(Instant) -> Option<Timestamp>,
-) -> ServerReport {
-    ServerReport {
-        address: pool.address(),
+/// Whole seconds: the precision that is shown, and coarse enough to change rarely.
+fn in_seconds(at: Timestamp) -> Option<Timestamp> {
+    Timestamp::from_second(at.as_second()).ok()
+}
+
+/// The calls to one server of a lane.
+fn load_of(member: &Member, pool: &ProviderState, clock: &Clock, moments: Moments, now: Instant) -> LaneLoad {
+    let at = |until: Instant| in_seconds(later(clock.now(), until.saturating_duration_since(now)));
+    LaneLoad {
         in_flight: member.in_flight(),
         allowed: member.flow.allowed(),
         per_minute: member.flow.per_minute(),
         latency_ms: member.flow.latency().map(in_two_digits),
         resting_until: member.flow.resting_until(now).and_then(at),
-        last_answer: pool.last_answer.and_then(|at| Timestamp::from_second(at.as_second()).ok()),
+        last_answer: pool.last_answer.and_then(in_seconds),
         unreachable: pool.is_unreachable(),
         wait: waiting::of_server(member, pool, moments, now),
     }
 }
 
-/// The report of a lane from those of its servers: sums where numbers add up, and of the rest what
-/// holds for all of them.
-fn whole(lane: &Lane, servers: Vec<ServerReport>) -> LaneReport {
-    let sum = |value: fn(&ServerReport) -> Option<u64>| servers.iter().map(value).sum::<Option<u64>>();
-    let latencies: Vec<_> = servers.iter().filter_map(|server| server.latency_ms).collect();
-    LaneReport {
+/// The report of a lane from its servers: sums where numbers add up, and of the rest what holds for all
+/// of them.
+fn report_of(lane: &Lane, lanes: &Lanes, clock: &Clock, moments: Moments, now: Instant) -> LaneReport {
+    let servers: Vec<_> =
+        lanes.servers_of(lane).map(|(member, pool)| (pool.address(), load_of(member, pool, clock, moments, now))).collect();
+    let loads = || servers.iter().map(|(_, load)| load);
+    let sum = |value: fn(&LaneLoad) -> Option<u64>| loads().map(value).sum::<Option<u64>>();
+    let latencies: Vec<_> = loads().filter_map(|load| load.latency_ms).collect();
+    let load = LaneLoad {
         in_flight: lane.in_flight(),
-        allowed: sum(|server| server.allowed.map(u64::from)).and_then(|sum| u32::try_from(sum).ok()),
-        per_minute: sum(|server| server.per_minute),
+        allowed: sum(|load| load.allowed.map(u64::from)).and_then(|sum| u32::try_from(sum).ok()),
+        per_minute: sum(|load| load.per_minute),
         latency_ms: latencies.iter().sum::<u64>().checked_div(latencies.len() as u64),
-        resting_until: servers.iter().map(|server| server.resting_until).min().flatten(),
-        last_answer: servers.iter().filter_map(|server| server.last_answer).max(),
-        unreachable: servers.iter().all(|server| server.unreachable),
-        servers: if servers.len() > 1 { servers } else { Vec::new() },
-        ..LaneReport::default()
-    }
+        resting_until: loads().map(|load| load.resting_until).min().flatten(),
+        last_answer: loads().filter_map(|load| load.last_answer).max(),
+        unreachable: loads().all(|load| load.unreachable),
+        wait: waiting::of_all(loads().map(|load| load.wait.clone())),
+    };
+    LaneReport { load, servers: if servers.len() > 1 { servers } else { Vec::new() }, ..LaneReport::default() }
 }
 
 /// Whole milliseconds, rounded to two digits: as exact as the latency itself is, and rarely
@@ -177,15 +171,11 @@ pub(in crate::executor) fn publish(
 ) {
     let now = Instant::now();
     let mut board = LaneStatuses { draining, shared_rows, ..LaneStatuses::default() };
-    // Whole seconds: the precision that is shown, and coarse enough to change rarely.
-    let in_seconds = |at: Timestamp| Timestamp::from_second(at.as_second()).ok();
     for (provider, (last_answer, unreachable)) in lanes.providers() {
         board.providers.insert(provider.to_owned(), (last_answer.and_then(in_seconds), unreachable));
     }
-    let at = |until: Instant| in_seconds(later(clock.now(), until.saturating_duration_since(now)));
     for lane in lanes.iter() {
-        let servers: Vec<_> = lanes.servers_of(lane).map(|(member, pool)| server_report(member, pool, now, moments, at)).collect();
-        let report = LaneReport { wait: waiting::of_lane(lane, lanes.all_servers(), moments, now), ..whole(lane, servers) };
+        let report = report_of(lane, lanes, clock, moments, now);
         board.lanes.entry(lane.name.0.clone()).or_default().insert(lane.name.1.clone(), report);
     }
     for (id, run) in runs {

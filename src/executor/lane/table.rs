@@ -22,6 +22,8 @@ pub(in crate::executor) struct Lanes {
     pub(super) lanes: Vec<Lane>,
     pub(super) pools: Vec<ProviderState>,
     by_name: HashMap<LaneName, LaneIndex>,
+    /// By provider, the connection for which its servers were opened, and these.
+    by_provider: HashMap<String, (Connection, Vec<usize>)>,
     pub(super) open: OpenProvider,
     /// The most calls at a time that are tried on a server without a stated limit.
     most: u32,
@@ -39,6 +41,7 @@ impl Lanes {
             lanes: Vec::new(),
             pools: Vec::new(),
             by_name: HashMap::new(),
+            by_provider: HashMap::new(),
             open,
             most,
             hold_after,
@@ -55,10 +58,14 @@ impl Lanes {
         let known = catalog.offering(provider, upstream).map(|_| upstream.to_owned());
         let name = (provider.to_owned(), known);
         let by_prefix = catalog.is_local(provider);
-        let index = *self.by_name.entry(name.clone()).or_insert_with(|| {
-            self.lanes.push(Lane::new(name.clone(), by_prefix));
-            self.lanes.len() - 1
-        });
+        let index = match self.by_name.get(&name) {
+            Some(index) => *index,
+            None => {
+                self.lanes.push(Lane::new(name.clone(), by_prefix));
+                self.by_name.insert(name.clone(), self.lanes.len() - 1);
+                self.lanes.len() - 1
+            }
+        };
         let traits = LaneTraits {
             is_local: by_prefix,
             is_shared: name.1.is_none(),
@@ -72,7 +79,7 @@ impl Lanes {
         for pool in pools {
             if !lane.members.iter().any(|member| member.pool == pool) {
                 let flow = FlowControl::new(stated(&name, catalog), self.most, traits);
-                lane.members.push(Member::new(pool, flow, &address(&self.pools.get(pool)?.connection)));
+                lane.members.push(Member::new(pool, flow, &self.pools.get(pool)?.address()));
             }
         }
         Some(index)
@@ -81,18 +88,26 @@ impl Lanes {
     /// The servers of a provider, opened at first use and again when their connection has changed;
     /// `None` if none can be opened.
     fn servers(&mut self, provider: &str, catalog: &Snapshot) -> Option<Vec<usize>> {
+        let connection = &catalog.provider(provider)?.connection;
+        if let Some((_, servers)) = self.by_provider.get(provider).filter(|(opened, _)| same_way(opened, connection)) {
+            return Some(servers.clone());
+        }
         let is_local = catalog.is_local(provider);
-        let servers: Vec<_> =
-            catalog.provider(provider)?.connection.servers().filter_map(|server| self.server(&server, is_local)).collect();
+        let servers: Vec<_> = connection.servers().filter_map(|server| self.server(&server, is_local)).collect();
         for (index, pool) in self.pools.iter_mut().enumerate().filter(|(_, pool)| pool.connection.id == provider) {
             pool.is_listed = servers.contains(&index);
+        }
+        if servers.len() > connection.replicas.len() {
+            self.by_provider.insert(provider.to_owned(), (connection.clone(), servers.clone()));
+        } else {
+            // One that cannot be opened is tried again the next time.
+            self.by_provider.remove(provider);
         }
         Some(servers).filter(|servers| !servers.is_empty())
     }
 
     fn server(&mut self, connection: &Connection, is_local: bool) -> Option<usize> {
-        let place = address(connection);
-        let known = self.pools.iter().position(|pool| pool.connection.id == connection.id && address(&pool.connection) == place);
+        let known = self.pools.iter().position(|pool| same_place(&pool.connection, connection));
         if let Some(index) = known.filter(|index| same_way(&self.pools[*index].connection, connection)) {
             return Some(index);
         }
@@ -188,11 +203,6 @@ impl Lanes {
         servers(lane, &self.pools)
     }
 
-    /// The servers of all lanes, by index.
-    pub fn all_servers(&self) -> &[ProviderState] {
-        &self.pools
-    }
-
     /// The name of a lane.
     pub fn name(&self, index: LaneIndex) -> Option<&LaneName> {
         self.lanes.get(index).map(|lane| &lane.name)
@@ -245,13 +255,15 @@ fn stated((provider, upstream): &LaneName, catalog: &Snapshot) -> Limits {
 
 /// Whether two connections differ at most in their limits.
 fn same_way(a: &Connection, b: &Connection) -> bool {
-    a.kind == b.kind && a.key == b.key
+    a.kind == b.kind && a.replicas == b.replicas && a.key == b.key
 }
 
-/// Where a server is, and which API it has; the same for the simulated provider whatever its profile.
-fn address(connection: &Connection) -> String {
-    match &connection.kind {
-        ProviderKind::Server(server) => format!("{:?} {}", server.api, server.base_url),
-        ProviderKind::Simulated { .. } => "simulated".to_owned(),
-    }
+/// Whether two connections lead to the same server of the same provider, under whatever key.
+fn same_place(a: &Connection, b: &Connection) -> bool {
+    let is_same = match (&a.kind, &b.kind) {
+        (ProviderKind::Server(a), ProviderKind::Server(b)) => (&a.base_url, a.api) == (&b.base_url, b.api),
+        (ProviderKind::Simulated { .. }, ProviderKind::Simulated { .. }) => true,
+        (ProviderKind::Server(_), ProviderKind::Simulated { .. }) | (ProviderKind::Simulated { .. }, ProviderKind::Server(_)) => false,
+    };
+    is_same && a.id == b.id
 }

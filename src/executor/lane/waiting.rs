@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::member::Member;
 use super::route::Closed;
-use super::{Lane, LaneIndex, Lanes, servers};
+use super::{LaneIndex, Lanes};
 use crate::domain::batch::waiting::{WaitReason, Waiting};
 use crate::domain::provider::lane_hold::Hold;
 use crate::domain::time::{Clock, Timestamp, later, until};
@@ -57,10 +57,9 @@ impl Moments {
     }
 }
 
-/// Why a lane makes no call: why its first server makes none. `None` if any server takes calls, or
-/// would.
-pub fn of_lane(lane: &Lane, pools: &[ProviderState], moments: Moments, now: Instant) -> Option<LaneWait> {
-    let mut waits = servers(lane, pools).map(|(member, pool)| of_server(member, pool, moments, now));
+/// Why a lane makes no call, by its servers: why the first one makes none. `None` if any server takes
+/// calls, or would.
+pub fn of_all(mut waits: impl Iterator<Item = Option<LaneWait>>) -> Option<LaneWait> {
     let first = waits.next()??;
     waits.all(|wait| wait.is_some()).then_some(first)
 }
@@ -123,7 +122,7 @@ const fn of_closed(closed: Option<Closed>) -> LaneWait {
 impl Lanes {
     /// Why a lane makes no call.
     fn wait_of(&self, index: LaneIndex, moments: Moments, now: Instant) -> Option<LaneWait> {
-        of_lane(self.lanes.get(index)?, &self.pools, moments, now)
+        of_all(self.servers_of(self.lanes.get(index)?).map(|(member, pool)| of_server(member, pool, moments, now)))
     }
 
     /// The name of a lane for a person.

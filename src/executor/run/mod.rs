@@ -187,10 +187,9 @@ impl Run {
         let mut hungry = Room::default();
         for (model, deferred) in (0..).zip(&mut self.deferred) {
             let ways = &self.source.ways;
-            let routes = || ways.shared(model).iter().filter_map(|route| Some((*route, ways.lane(*route)?)));
             while let Some(row) = deferred.front().copied() {
                 // The first of equals: the cheapest.
-                let best = routes().rev().max_by_key(|(_, lane)| room.get(lane));
+                let best = ways.shared(model).rev().max_by_key(|(_, lane)| room.get(lane));
                 let Some((route, rows)) = best.and_then(|(route, lane)| Some((route, room.get_mut(&lane).filter(|rows| **rows > 0)?)))
                 else {
                     break;
@@ -199,7 +198,7 @@ impl Run {
                 deferred.pop_front();
                 load.deferred.push((row, route));
             }
-            hungry.0.push(routes().filter_map(|(route, lane)| Some((route, *room.get(&lane)?))).collect());
+            hungry.0.push(ways.shared(model).filter_map(|(route, lane)| Some((route, *room.get(&lane)?))).collect());
         }
         let may_scan = self.waiting.len() < MAX_WAITING && self.put_aside() < MAX_DEFERRED && hungry.is_left();
         load.scan = self.cursor.filter(|_| may_scan).map(|from| Scan { from, room: hungry });

@@ -39,9 +39,10 @@ impl Run {
         let ways = &self.source.ways;
         let is_idle = |lane: LaneIndex| self.queues.get(&lane).is_none_or(|queue| queue.ready.is_empty() && queue.due.is_empty());
         let mut pairs = (0..).zip(&self.deferred).filter(|(_, deferred)| deferred.is_empty()).filter_map(|(model, _)| {
-            let routes = || ways.shared(model).iter().filter_map(|route| Some((*route, ways.lane(*route)?)));
-            let (to, _) = routes().find(|(_, lane)| is_idle(*lane) && has_room(*lane))?;
-            let (from, lane) = routes().max_by_key(|(_, lane)| ready(lane)).filter(|(_, lane)| ready(lane) >= 2)?;
+            // Most models have one lane, and nothing to even out.
+            ways.shared(model).nth(1)?;
+            let (to, _) = ways.shared(model).find(|(_, lane)| is_idle(*lane) && has_room(*lane))?;
+            let (from, lane) = ways.shared(model).max_by_key(|(_, lane)| ready(lane)).filter(|(_, lane)| ready(lane) >= 2)?;
             Some((from, lane, to))
         });
         let Some((from, lane, to)) = pairs.next() else { return false };

@@ -119,12 +119,12 @@ async fn the_board_shows_queues_and_whether_anybody_answers() {
     });
     let world = open(dir.path(), provider, two_lanes("limits = { in_flight = 4 }", "")).await;
     let id = world.submit(500, "24h").await;
-    while !world.handle.board().lane("a", "a-model").unreachable {
+    while !world.handle.board().lane("a", "a-model").load.unreachable {
         tokio::time::sleep(SECOND).await;
     }
     let before = world.handle.board();
     let report = before.lane("a", "a-model");
-    assert_eq!((report.queued_rows, report.unreachable, report.last_answer), (500, true, None));
+    assert_eq!((report.queued_rows, report.load.unreachable, report.load.last_answer), (500, true, None));
     assert!(report.queued_tokens > 500 && before.lane("b", "b-model") == LaneReport::default());
 
     is_back.store(true, SeqCst);
@@ -132,8 +132,8 @@ async fn the_board_shows_queues_and_whether_anybody_answers() {
     tokio::time::sleep(2 * SECOND).await;
     let after = world.handle.board();
     let report = after.lane("a", "a-model");
-    assert!(after.generation > before.generation && !report.unreachable && report.last_answer.is_some());
-    assert!((1..=400).contains(&report.queued_rows) && report.in_flight <= 4, "{report:?}");
+    assert!(after.generation > before.generation && !report.load.unreachable && report.load.last_answer.is_some());
+    assert!((1..=400).contains(&report.queued_rows) && report.load.in_flight <= 4, "{report:?}");
     world.handle.cancel(id).await.unwrap();
     world.close().await;
 }
@@ -214,16 +214,16 @@ async fn a_server_of_ones_own_is_asked_whether_it_is_there() {
     let provider = Scripted { asked: Some(asked), ..at_once(|_| 200) };
     let world = World::open(dir.path(), provider).await;
     let report = |world: &World| world.handle.board().lane("upstream", MODEL);
-    while !report(&world).unreachable {
+    while !report(&world).load.unreachable {
         tokio::time::sleep(SECOND).await;
     }
     there.store(true, SeqCst);
-    while report(&world).unreachable {
+    while report(&world).load.unreachable {
         tokio::time::sleep(SECOND).await;
     }
-    let first = report(&world).last_answer.unwrap();
+    let first = report(&world).load.last_answer.unwrap();
     tokio::time::sleep(100 * SECOND).await;
-    assert!(report(&world).last_answer.unwrap() > first, "it is asked again when it has been silent");
+    assert!(report(&world).load.last_answer.unwrap() > first, "it is asked again when it has been silent");
     assert!(world.seen().is_empty(), "no row was needed");
     world.close().await;
 }

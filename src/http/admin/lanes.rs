@@ -14,7 +14,7 @@ use crate::domain::batch::waiting::WaitReason;
 use crate::domain::error::Code;
 use crate::domain::provider::lane_hold::{Hold, LaneHold, LaneSelector, hold_on};
 use crate::domain::time::Timestamp;
-use crate::executor::{HoldError, LaneReport, LaneWait, ServerReport};
+use crate::executor::{HoldError, LaneLoad, LaneReport, LaneWait};
 use crate::http::request::Object;
 use crate::http::response::error::ApiError;
 use crate::http::state::Api;
@@ -60,29 +60,33 @@ struct ServerObject {
 }
 
 impl ServerObject {
-    fn new(report: &ServerReport, now: Timestamp) -> Self {
-        let resting = report.resting_until.filter(|until| now < *until);
+    fn new(url: &str, load: &LaneLoad, now: Timestamp) -> Self {
         Self {
-            url: report.address.clone(),
-            status: status(None, report.wait.as_ref(), report.unreachable, resting.is_some()),
-            in_flight: report.in_flight,
-            allowed: report.allowed,
-            requests_per_minute: report.per_minute,
-            latency_ms: report.latency_ms,
-            last_answer: report.last_answer.map(|at| at.to_string()),
-            resting_until: resting.map(|until| until.to_string()),
-            waiting: report.wait.as_ref().map(WaitObject::from),
+            url: url.to_owned(),
+            status: status(None, load, now),
+            in_flight: load.in_flight,
+            allowed: load.allowed,
+            requests_per_minute: load.per_minute,
+            latency_ms: load.latency_ms,
+            last_answer: load.last_answer.map(|at| at.to_string()),
+            resting_until: resting(load, now).map(|until| until.to_string()),
+            waiting: load.wait.as_ref().map(WaitObject::from),
         }
     }
 }
 
+/// Until when a lane, or a server of it, rests, if it does.
+fn resting(load: &LaneLoad, now: Timestamp) -> Option<Timestamp> {
+    load.resting_until.filter(|until| now < *until)
+}
+
 /// How a lane, or a server of it, is, in a word.
-fn status(hold: Option<&'static str>, wait: Option<&LaneWait>, unreachable: bool, resting: bool) -> &'static str {
-    match (hold, wait.map(|wait| wait.reason)) {
+fn status(hold: Option<&'static str>, load: &LaneLoad, now: Timestamp) -> &'static str {
+    match (hold, load.wait.as_ref().map(|wait| wait.reason)) {
         (Some(hold), _) => hold,
         (None, Some(WaitReason::Denied(_))) => "held",
-        (None, _) if unreachable => "unreachable",
-        (None, _) if resting => "resting",
+        (None, _) if load.unreachable => "unreachable",
+        (None, _) if resting(load, now).is_some() => "resting",
         (None, _) => "active",
     }
 }
@@ -207,24 +211,23 @@ fn render_lanes(api: &Api, only: Option<&LaneSelector>) -> Lanes {
 }
 
 fn lane(provider: &str, upstream: Option<&str>, report: &LaneReport, hold: Option<&'static str>, now: Timestamp) -> LaneObject {
-    let resting = report.resting_until.filter(|until| now < *until);
-    let status = status(hold, report.wait.as_ref(), report.unreachable, resting.is_some());
+    let load = &report.load;
     let selector = LaneSelector { provider: provider.to_owned(), upstream: upstream.map(str::to_owned) };
     LaneObject {
         lane: selector.to_string(),
         provider: selector.provider,
         model: selector.upstream,
-        status,
-        in_flight: report.in_flight,
-        allowed: report.allowed,
-        requests_per_minute: report.per_minute,
-        latency_ms: report.latency_ms,
+        status: status(hold, load, now),
+        in_flight: load.in_flight,
+        allowed: load.allowed,
+        requests_per_minute: load.per_minute,
+        latency_ms: load.latency_ms,
         queued_rows: report.queued_rows,
         queued_tokens: report.queued_tokens,
-        last_answer: report.last_answer.map(|at| at.to_string()),
-        resting_until: resting.map(|until| until.to_string()),
-        waiting: report.wait.as_ref().map(WaitObject::from),
-        servers: report.servers.iter().map(|server| ServerObject::new(server, now)).collect(),
+        last_answer: load.last_answer.map(|at| at.to_string()),
+        resting_until: resting(load, now).map(|until| until.to_string()),
+        waiting: load.wait.as_ref().map(WaitObject::from),
+        servers: report.servers.iter().map(|(url, load)| ServerObject::new(url, load, now)).collect(),
     }
 }
 
@@ -266,19 +269,20 @@ mod tests {
     #[test]
     fn a_lane_says_in_a_word_how_it_is() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let report = LaneReport {
-            queued_rows: 9,
+        let load = LaneLoad {
             in_flight: 2,
             allowed: Some(8),
             per_minute: Some(600),
             latency_ms: Some(120),
             last_answer: Some(at(50)),
-            ..LaneReport::default()
+            ..LaneLoad::default()
         };
-        let resting = LaneReport { resting_until: Some(at(100)), ..report.clone() };
-        let unreachable = LaneReport { unreachable: true, ..resting.clone() };
+        let with = |load: &LaneLoad| LaneReport { queued_rows: 9, load: load.clone(), ..LaneReport::default() };
+        let rests = LaneLoad { resting_until: Some(at(100)), ..load.clone() };
         let wait = LaneWait { reason: WaitReason::Denied(Denial::Key), since: Some(at(40)), said: Some("no such key".into()) };
-        let denied = LaneReport { wait: Some(wait), ..report.clone() };
+        let (report, resting) = (with(&load), with(&rests));
+        let unreachable = with(&LaneLoad { unreachable: true, ..rests });
+        let denied = with(&LaneLoad { wait: Some(wait), ..load });
         let status = |report: &LaneReport, hold, now| lane("p", Some("a/b"), report, hold, at(now)).status;
         assert_eq!(status(&report, None, 60), "active");
         assert_eq!(status(&resting, None, 99), "resting");

@@ -138,6 +138,12 @@ impl Place {
         self.refuse(field, |param| format!("Missing required parameter: '{param}'.")).with_code("missing_required_parameter")
     }
 
+    /// Refuses a value that is none of the `legal` ones.
+    fn illegal(&self, field: &str, value: &str, legal: &[&str]) -> SimulatedRefusal {
+        let legal = legal.iter().map(|legal| format!("'{legal}'")).collect::<Vec<_>>().join(", ");
+        self.refuse(field, |param| format!("Invalid value for '{param}': '{}'. Supported values are: {legal}.", shortened(value)))
+    }
+
     const fn roles(&self) -> &'static [&'static str] {
         match self.form {
             Conversation::Chat => &["developer", "system", "user", "assistant", "tool", "function"],
@@ -161,9 +167,7 @@ impl Place {
             return if refers { Ok(None) } else { Err(self.missing(".role")) };
         };
         if !self.roles().contains(&role) {
-            let legal = self.roles().iter().map(|role| format!("'{role}'")).collect::<Vec<_>>().join(", ");
-            let message = |param: &str| format!("Invalid value for '{param}': '{}'. Supported values are: {legal}.", shortened(role));
-            return Err(self.refuse(".role", message));
+            return Err(self.illegal(".role", role, self.roles()));
         }
         if self.form == Conversation::Chat && role == "tool" && turn.tool_call_id.and_then(string).is_none() {
             return Err(self.missing(".tool_call_id"));
@@ -213,9 +217,7 @@ impl Place {
             (Conversation::Message, _) => &[],
         };
         if !legal.is_empty() && !legal.contains(&kind) {
-            let legal = legal.iter().map(|kind| format!("'{kind}'")).collect::<Vec<_>>().join(", ");
-            let message = |param: &str| format!("Invalid value for '{param}': '{}'. Supported values are: {legal}.", shortened(kind));
-            return Err(self.refuse(&at(".type"), message));
+            return Err(self.illegal(&at(".type"), kind, legal));
         }
         match kind {
             "text" | "input_text" | "output_text" => match part.text.and_then(string) {
