@@ -75,7 +75,9 @@ fn a_failure_with_status_200_is_neither_a_success_nor_shared_nor_charged() {
     assert_eq!(errors[0].value["response"]["body"]["error"]["message"], "too long", "the answer is kept");
     // Final at once, and asked by each row for itself.
     assert_eq!((upstream.calls_of("refused"), upstream.calls_of("stream")), (2, 2));
-    assert_eq!((upstream.calls_of("fine"), upstream.calls_of("passing")), (1, 2));
+    assert_eq!(upstream.calls_of("fine"), 1);
+    // The second row leads once the first one's call has failed, and may ask before its retry ends.
+    assert!((2..=3).contains(&upstream.calls_of("passing")), "{}", upstream.calls_of("passing"));
     assert!(upstream.calls_of("empty") >= 4, "{}", upstream.calls_of("empty"));
     for line in told(&daemon, &batch) {
         let (id, cost) = (line["custom_id"].as_str().unwrap_or_default(), line["batchd"]["cost_usd"].as_str().unwrap_or_default());
