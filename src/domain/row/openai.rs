@@ -6,6 +6,7 @@
 //! where the provider has another name for the model.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::ops::Range;
 
 use serde::Deserialize;
@@ -201,7 +202,7 @@ pub(super) fn place(error: &serde_json::Error) -> String {
     format!("{reason} at column {}", error.column())
 }
 
-fn required<'a>(value: Option<&'a RawValue>, param: &'static str, what: &str) -> Result<&'a RawValue, RowFault> {
+fn required<'a>(value: Option<&'a RawValue>, param: &'static str, what: impl fmt::Display) -> Result<&'a RawValue, RowFault> {
     match value {
         Some(raw) if raw.get() != "null" => Ok(raw),
         Some(_) | None => Err(RowFault::new(ProblemCode::MissingField, Some(param), format!("`{param}` is missing; {what}"))),
@@ -242,11 +243,12 @@ fn check_method(value: Option<&RawValue>) -> Result<(), RowFault> {
 }
 
 fn check_url(value: Option<&RawValue>, endpoint: RowEndpoint) -> Result<Endpoint, RowFault> {
-    let rule = match endpoint {
-        RowEndpoint::One(endpoint) => format!("be the endpoint of the batch, \"{endpoint}\""),
-        RowEndpoint::Mixed => format!("be one of {}, or a path that a provider passes through", Endpoint::choices(&Endpoint::ALL)),
-    };
-    let raw = required(value, "url", &format!("it must {rule}"))?;
+    // Written only into a fault: most rows have none.
+    let rule = fmt::from_fn(|f| match endpoint {
+        RowEndpoint::One(endpoint) => write!(f, "be the endpoint of the batch, \"{endpoint}\""),
+        RowEndpoint::Mixed => write!(f, "be one of {}, or a path that a provider passes through", Endpoint::choices(&Endpoint::ALL)),
+    });
+    let raw = required(value, "url", format_args!("it must {rule}"))?;
     let is_right = |asked: &Endpoint| endpoint.one().is_none_or(|one| one == *asked);
     let text = string(raw);
     if let Some(asked) = text.as_deref().and_then(|text| text.parse().ok()).filter(is_right) {
