@@ -8,41 +8,84 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http_body::Body;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper::rt::Executor;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::sleep;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::allowance::{Allowance, Metered};
 use super::connect::Stream;
 use crate::provider::transport::exchange::{Failed, Head, Outgoing, TransportFault};
 
 /// How often a connection with calls in flight is checked for a sign of life.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How long a connection that is not used any more may take to say so to its server.
+const CLOSING: Duration = Duration::from_secs(1);
+
 /// The longest head of an answer, and the longest trailers.
 const MAX_HEAD: u32 = 64 << 10;
 
-type Connection = http2::Connection<Stream, Full<Bytes>, TokioExecutor>;
+type Connection = http2::Connection<TokioIo<Metered>, Full<Bytes>, Tasks>;
+
+/// Runs what belongs to a connection until its last handle is gone, and [`CLOSING`] longer at most:
+/// a server that reads nothing would keep a connection that has something to say.
+#[derive(Clone)]
+struct Tasks {
+    gone: CancellationToken,
+}
+
+impl<F> Executor<F> for Tasks
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        let gone = self.gone.clone();
+        tokio::spawn(async move {
+            // In this order, because most tasks are done at once.
+            tokio::select! {
+                biased;
+                _ = task => {}
+                () = gone.cancelled().then(|()| sleep(CLOSING)) => {}
+            }
+        });
+    }
+}
 
 /// A connection that runs by itself until its last handle is gone.
 pub(super) struct Shared {
     sender: http2::SendRequest<Full<Bytes>>,
     /// Only queried for the server's limit, which arrives after the handshake and may change.
     connection: Arc<Mutex<Connection>>,
-    calls: Arc<AtomicUsize>,
+    used: Arc<Used>,
+}
+
+/// What all handles of a connection share.
+struct Used {
+    calls: AtomicUsize,
+    allowance: Allowance,
+    /// Tells the connection that the last handle is gone.
+    _gone: DropGuard,
 }
 
 impl Shared {
     pub async fn over(stream: Stream) -> Result<Self, hyper::Error> {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let gone = CancellationToken::new();
+        let tasks = Tasks { gone: gone.clone() };
+        let mut builder = http2::Builder::new(tasks.clone());
         builder.timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).max_header_list_size(MAX_HEAD);
-        let (sender, connection) = builder.handshake(stream).await?;
+        let allowance = Allowance::new();
+        let (sender, connection) = builder.handshake(TokioIo::new(Metered::new(stream, allowance.clone()))).await?;
         let connection = Arc::new(Mutex::new(connection));
         let run = connection.clone();
-        TokioExecutor::new().execute(poll_fn(move |cx| Pin::new(&mut *lock(&run)).poll(cx).map(|_| ())));
-        Ok(Self { sender, connection, calls: Arc::default() })
+        let used = Arc::new(Used { calls: AtomicUsize::new(0), allowance, _gone: gone.drop_guard() });
+        tasks.execute(poll_fn(move |cx| Pin::new(&mut *lock(&run)).poll(cx).map(|_| ())));
+        Ok(Self { sender, connection, used })
     }
 
     pub fn is_closed(&self) -> bool {
@@ -50,15 +93,16 @@ impl Shared {
     }
 
     pub fn is_used(&self) -> bool {
-        self.calls.load(Ordering::Relaxed) > 0
+        self.used.calls.load(Ordering::Relaxed) > 0
     }
 
     /// Takes room for a call; `None` if the server would make it wait.
     pub fn share(&self) -> Option<Share> {
         let limit = lock(&self.connection).current_max_send_streams();
         let more = |calls: usize| (calls < limit).then(|| calls + 1);
-        self.calls.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Share { sender: self.sender.clone(), calls: self.calls.clone(), body: None })
+        self.used.calls.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        self.used.allowance.on_call();
+        Some(Share { sender: self.sender.clone(), used: self.used.clone(), body: None })
     }
 }
 
@@ -69,7 +113,7 @@ fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
 /// The use of a connection by one call.
 pub(super) struct Share {
     sender: http2::SendRequest<Full<Bytes>>,
-    calls: Arc<AtomicUsize>,
+    used: Arc<Used>,
     /// The body of the answer.
     body: Option<Box<Incoming>>,
 }
@@ -98,6 +142,7 @@ impl Share {
             match ready!(Pin::new(&mut **body).poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
+                        self.used.allowance.on_body(data.len());
                         return Poll::Ready(Some(Ok(data)));
                     }
                 }
@@ -110,7 +155,7 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.calls.fetch_sub(1, Ordering::Relaxed);
+        self.used.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

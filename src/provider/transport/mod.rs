@@ -12,6 +12,7 @@
 //! and all answers together hold no more than their room ([`room`]). Its errors carry no header of
 //! the request.
 
+mod allowance;
 mod cause;
 mod coding;
 mod connect;

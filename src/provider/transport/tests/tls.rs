@@ -19,6 +19,7 @@ use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
@@ -28,6 +29,19 @@ use super::*;
 
 fn testdata(file: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "src/provider/testdata", file].iter().collect()
+}
+
+fn acceptor(alpn: &[&[u8]]) -> TlsAcceptor {
+    let certificate = CertificateDer::from_pem_file(testdata("cert.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(testdata("key.pem")).unwrap();
+    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    TlsAcceptor::from(Arc::new(config))
 }
 
 /// A server that answers every request with its HTTP version; it stops when dropped.
@@ -45,16 +59,7 @@ impl TlsServer {
     /// A server that takes so many calls at the same time on an HTTP/2 connection; calls to `/pair`
     /// are answered two at a time.
     async fn allowing(alpn: &[&[u8]], streams: u32) -> Self {
-        let certificate = CertificateDer::from_pem_file(testdata("cert.pem")).unwrap();
-        let key = PrivateKeyDer::from_pem_file(testdata("key.pem")).unwrap();
-        let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .unwrap();
-        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let acceptor = acceptor(alpn);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
@@ -126,6 +131,68 @@ async fn calls_share_a_connection_of_http_2_as_far_as_the_server_allows() {
             assert_eq!(server.connections.load(Ordering::SeqCst), connections, "{streams} streams");
         }
     }
+}
+
+/// Answers the first call on an HTTP/2 connection with `head`, and then sends `piece` again and
+/// again, without reading anything unless `reads`; how the call ends, and how much was sent.
+async fn endless(head: &[u8], piece: &[u8], reads: bool) -> (Result<Received, CallError>, usize) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let connection =
+        ServerConnection { ca_file: Some(testdata("cert.pem")), ..connection(&url, limits(if reads { 20_000 } else { 500 }), 100) };
+    let transport = Transport::open("p", &connection, &Matcher::builder().build(), &enough()).unwrap();
+    let piece = piece.repeat(1 + 10_000 / piece.len());
+    let server = async {
+        let mut stream = acceptor(&[b"h2"]).accept(listener.accept().await.unwrap().0).await.unwrap();
+        // Empty settings, and the receipt of the client's.
+        let begin = [&frame(4, 0, 0, b"")[..], &frame(4, 1, 0, b""), head].concat();
+        stream.read_u8().await.unwrap();
+        stream.write_all(&begin).await.unwrap();
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let mut sent = 0;
+        let write = async {
+            while sent < 64 << 20 && writer.write_all(&piece).await.is_ok() {
+                sent += piece.len();
+            }
+        };
+        let read = async {
+            if reads {
+                while reader.read(&mut [0; 9_000]).await.is_ok_and(|read| read > 0) {}
+            }
+        };
+        tokio::join!(read, write);
+        sent
+    };
+    let call = async {
+        let ended = post(&transport, &url).await;
+        drop(transport);
+        ended
+    };
+    tokio::join!(call, server)
+}
+
+/// A frame of HTTP/2, as RFC 9113 has it.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+#[tokio::test]
+async fn what_is_around_the_answers_of_http_2_has_an_end() {
+    // `:status: 103` as a literal with an indexed name; a ping; a frame of a body without a byte.
+    let interim = frame(1, 4, 1, b"\x08\x03103");
+    let ping = frame(6, 0, 0, b"12345678");
+    let (head, empty) = (frame(1, 4, 1, b"\x88"), frame(0, 0, 1, b""));
+    let beside = "the server sends more beside its answers than they need";
+    for (head, piece, reason) in [(&b""[..], &interim, beside), (b"", &ping, beside), (&head, &empty, "too_many_data_frames")] {
+        let (ended, sent) = endless(head, piece, true).await;
+        let error = ended.unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+        assert!(sent < 24 << 20, "{sent} bytes");
+    }
+    // A server that reads nothing keeps neither its call nor its connection.
+    let (ended, _) = endless(b"", &ping, false).await;
+    assert!(matches!(ended, Err(CallError::TimedOut { .. })), "{ended:?}");
 }
 
 #[tokio::test]
