@@ -90,6 +90,11 @@ impl FailureShares {
         self.share() < CROWDED && !self.are_the_rows_own()
     }
 
+    /// Whether hardly any row that was tried again has succeeded: what failed once fails for its own reasons.
+    pub fn do_retries_fail(&self) -> bool {
+        f64::from(self.retried.succeeded) * FAR_LESS <= f64::from(self.retried.failed)
+    }
+
     fn share(&self) -> f64 {
         let succeeded = f64::from(self.assumed + self.fresh.succeeded + self.retried.succeeded);
         succeeded / (succeeded + f64::from(self.fresh.failed + self.retried.failed))

@@ -12,6 +12,7 @@ mod endpoints;
 mod errors;
 mod files;
 mod invalid_rows;
+mod outages;
 mod retry;
 #[path = "../support/mod.rs"]
 #[expect(dead_code, reason = "each test binary uses its own part of the shared support")]

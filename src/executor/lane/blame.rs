@@ -5,15 +5,16 @@
 //! back: the row carries its last failure along ([`OpenFailure`]). While no call succeeds, failures
 //! count towards opening the circuit, and rows wait with their attempts.
 //!
-//! Three failures are charged although no call succeeds, because rows that cannot be answered are
+//! Four failures are charged although no call succeeds, because rows that cannot be answered are
 //! what is left at the end of a batch:
-//! * a row gets the answer again that it was charged for before, or that other rows were charged for,
-//!   unless it is that of a gateway, an overload or a broken connection;
+//! * a row gets the answer again that it was charged for while others succeeded, unless it is that of a
+//!   gateway, an overload or a broken connection, or rows that had failed often succeeded later;
+//! * a row gets an answer that it, or another row, was charged for while others succeeded;
 //! * the last rows fail, one or two, that went out when the others had just gone out and succeeded;
 //! * many different rows get equal answers at once from a server that is up.
 //!
-//! The last two are doubts: they hold only until a call succeeds. All three are so far apart that
-//! the outages that are usual use up no row.
+//! The last three are doubts: they hold only until a call succeeds, because an outage may look the
+//! same. All four are so far apart that the outages that are usual use up no row.
 //!
 //! Pure bookkeeping. Invariant: a row whose lane has had no success since the row was first tried is
 //! not charged, but for an answer that other rows were charged for, and for equal answers to many
@@ -52,8 +53,8 @@ const APART_AGAIN: Duration = Duration::from_secs(15);
 /// The wait of a row after its first charge for an answer that many rows got; four times as long
 /// after each further one. Six attempts take more than five hours.
 const APART_MANY: Duration = Duration::from_secs(60);
-/// The wait of a row after its first charge as the last one that fails; twice as long after each
-/// further one. Six attempts take a quarter of an hour.
+/// The wait of a row after its first charge as the last one that fails, or for an answer that is known;
+/// twice as long after each further one. Six attempts take a quarter of an hour.
 const APART_LAST: Duration = Duration::from_secs(30);
 /// For how long after a recovery rows go out in no order: those that stand first may be what opened
 /// the circuit.
@@ -307,7 +308,7 @@ impl Blame {
                 }
                 judged.may_be_full = (judged.is_hurried && !self.fails_rarely()) || self.shares.are_crowded();
             }
-            class if is_up && sent.in_flight <= self.level.max(1) && self.says_nothing_new(tally, failure.mark) => {
+            class if is_up && sent.in_flight <= self.level.max(1) && self.says_nothing_new(tally, failure) => {
                 self.breaker.on_abandoned(sent.at);
                 judged.row.tally = tally.and(Charge::FULL, class, failure.mark);
                 judged.at_least = APART_AGAIN;
@@ -317,9 +318,10 @@ impl Blame {
         judged
     }
 
-    /// Whether the row, or another one, was charged for this answer while others succeeded.
-    fn says_nothing_new(&self, tally: Tally, mark: u32) -> bool {
-        tally.has_met(mark) || self.known.contains(&mark)
+    /// Whether the row was charged for this answer while others succeeded, and only rows that cannot be
+    /// answered failed then.
+    fn says_nothing_new(&self, tally: Tally, failure: CallFailure) -> bool {
+        tally.has_met(failure.mark) && !failure.class.is_outage() && self.shares.do_retries_fail()
     }
 
     /// Judges a failure that nothing shows to be the row's own.
@@ -342,31 +344,46 @@ impl Blame {
         judged.may_be_full = (may_lack_room && !self.fails_rarely()) || (!retried && is_overload);
         let took = now.saturating_duration_since(sent.at);
         let of_many = was_probe && !failure.class.is_outage() && took <= AT_ONCE && self.streak.rows >= MANY_ROWS;
-        if is_up && of_many {
+        let is_known = judged.row.tally.has_met(failure.mark) || self.known.contains(&failure.mark);
+        if is_up && of_many && !is_known {
             let doubts = &mut judged.row.doubts;
             judged.at_least = APART_MANY * 4_u32.saturating_pow(doubts.count.min(8));
             doubts.count += 1;
             self.breaker.shorten_rest(now);
         } else if is_up && !may_lack_room {
-            self.doubt_the_last(&mut judged, before);
+            self.doubt(now, &mut judged, before, failure);
         }
         judged
     }
 
     /// The doubts about a row that no success has dispelled.
-    const fn doubts_of(&self, row: &RowSoFar) -> Doubts {
-        if row.doubts.successes == self.successes { row.doubts } else { Doubts { count: 0, successes: self.successes } }
+    fn doubts_of(&self, row: &RowSoFar) -> Doubts {
+        let successes = self.successes as u32;
+        if row.doubts.successes == successes { row.doubts } else { Doubts { successes, ..Doubts::default() } }
     }
 
     /// Charges a row in doubt that is one of the last that fail, if it was tried among others that
-    /// succeeded; `before` is what it met then.
-    fn doubt_the_last(&self, judged: &mut Judged, before: Option<OpenFailure>) {
+    /// succeeded, or that gets an answer that is known; `before` is what it met when it was tried last.
+    fn doubt(&self, now: Instant, judged: &mut Judged, before: Option<OpenFailure>, failure: CallFailure) {
+        let has_met = judged.row.tally.has_met(failure.mark);
+        let is_last = self.streak.rows <= FEW_ROWS;
+        let was_among_others = has_met || before.is_some_and(|open| self.last_arrival >= Some(open.sent));
+        let is_outage = failure.class.is_outage();
         let doubts = &mut judged.row.doubts;
-        let was_among_others = before.is_some_and(|open| self.last_arrival >= Some(open.sent));
-        if self.streak.rows <= FEW_ROWS && (was_among_others || doubts.count > 0) {
-            judged.at_least = APART_LAST * 2_u32.saturating_pow(doubts.count.min(16));
-            doubts.count += 1;
+        let apart = match doubts.count {
+            count if is_last && (was_among_others || count > 0) => APART_LAST * 2_u32.saturating_pow(count.min(16)),
+            // Others may only be waiting for their turn to show that this is an outage.
+            count if is_outage && has_met => APART_MANY * 4_u32.saturating_pow(count.min(8)),
+            count if !is_outage && (has_met || self.known.contains(&failure.mark)) => APART_LAST * 2_u32.saturating_pow(count.min(16)),
+            _ => return,
+        };
+        if is_last || !is_outage {
+            judged.at_least = apart;
+        } else if doubts.next.is_some_and(|next| now < next) {
+            // The row finds out whether the server is back, as often as any other.
+            return;
         }
+        (doubts.count, doubts.next) = (doubts.count + 1, Some(now + apart));
     }
 
     /// Whether so few calls fail that it is for the rows' own reasons: a server that is full refuses more.

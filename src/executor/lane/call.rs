@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::LaneIndex;
 use crate::domain::provider::rate_limits::RateLimitStatus;
 use crate::domain::row::retry::{FailureClass, RetryPolicy, Tally};
 
@@ -73,8 +74,10 @@ pub struct OpenFailure {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Doubts {
     pub count: u32,
-    /// How many calls of the lane had succeeded.
-    pub successes: u64,
+    /// How many calls of the lane had succeeded; wraps around.
+    pub successes: u32,
+    /// No further one before that.
+    pub next: Option<Instant>,
 }
 
 /// What a row has met on its lane so far.
@@ -83,8 +86,24 @@ pub struct RowSoFar {
     pub tally: Tally,
     pub open: Option<OpenFailure>,
     pub doubts: Doubts,
-    /// The server that the two above are about.
-    pub member: usize,
+    pub place: Place,
+}
+
+/// A server of a lane. Small, because each waiting row has one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Place {
+    /// What a row has met is about this lane: a row that takes another one begins anew.
+    pub lane: u32,
+    /// The open failure and the doubts are about this server of it.
+    pub member: u32,
+}
+
+impl Place {
+    /// A server of a lane, by their indices.
+    pub fn new(lane: LaneIndex, member: usize) -> Self {
+        let [lane, member] = [lane, member].map(|index| u32::try_from(index).unwrap_or(u32::MAX));
+        Self { lane, member }
+    }
 }
 
 impl RowSoFar {

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::blame::{Judged, Pick};
-use super::call::{CallFeedback, CallTicket, RowSoFar};
+use super::call::{CallFeedback, CallTicket, Place, RowSoFar};
 use super::health::{note_circuit, note_denials};
 use super::member::{Member, least_busy, owner};
 use super::{Lane, LaneIndex, Lanes};
@@ -94,7 +94,7 @@ impl Lanes {
         pool.in_flight_gauge.end(now, sent.tokens, lesson.as_ref().and_then(|lesson| lesson.tokens));
         // The outcome of a call under an earlier key says nothing about the current one.
         let lesson = lesson.filter(|_| pool.epoch == sent.epoch);
-        let lesson = lesson.map(|lesson| CallFeedback { row: at_server(lesson.row, sent.member), ..lesson });
+        let lesson = lesson.map(|lesson| CallFeedback { row: at_server(lesson.row, Place::new(index, sent.member)), ..lesson });
         let (was_down, was_held) = (member.flow.is_down(), member.flow.denials().hold().is_some());
         let judged = member.flow.end(now, sent, lesson.as_ref(), pool.is_up());
         let is_reached = pool.learn(lesson.as_ref(), now, sent.at, at);
@@ -108,14 +108,18 @@ impl Lanes {
             self.recover(pool);
         }
         self.note_unreachable(pool, unreachable);
-        lesson.map(|_| Judged { row: RowSoFar { member: sent.member, ..judged.row }, ..judged })
+        lesson.map(|_| Judged { row: RowSoFar { place: Place::new(index, sent.member), ..judged.row }, ..judged })
     }
 }
 
-/// What a row has met, as far as it bears on this server: what is open from another one says nothing
-/// here.
-fn at_server(row: RowSoFar, member: usize) -> RowSoFar {
-    if row.member == member { row } else { RowSoFar { tally: row.tally, member, ..RowSoFar::default() } }
+/// What a row has met, as far as it bears on this server: nothing of what it met on another lane, where
+/// it may have gone while its own was down; and what is open from another server says nothing here.
+fn at_server(row: RowSoFar, place: Place) -> RowSoFar {
+    match row {
+        row if row.place.lane != place.lane => RowSoFar { place, ..RowSoFar::default() },
+        row if row.place.member != place.member => RowSoFar { tally: row.tally, place, ..RowSoFar::default() },
+        row => row,
+    }
 }
 
 /// The servers of a lane that get rows as usual, by index.

@@ -25,6 +25,8 @@ use crate::flow::{AdaptiveRate, CircuitBreaker, ConcurrencyLimiter, RemainingQuo
 /// The longest `Retry-After` that is obeyed. A provider that asks for more is still tried again
 /// after this time.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// Refusals over this time, without a success between them, are why rows wait.
+const REFUSED_LONG: Duration = Duration::from_secs(5);
 /// About how many answers the mean latency of a lane covers.
 const LATENCY_OVER: u32 = 16;
 
@@ -45,6 +47,8 @@ pub struct FlowControl {
     pause: RequestedPause,
     /// Since when the lane stands still because its provider has asked for that.
     paused_since: Option<Instant>,
+    /// Since the last success, when the first and the last call that was refused for its pace went out.
+    refused: Option<(Instant, Instant)>,
     /// What the provider said when a call failed last.
     last_said: Option<Arc<str>>,
     /// When as many calls were in flight as there may be, and how many that were.
@@ -75,6 +79,7 @@ impl FlowControl {
             blame: Blame::new(traits),
             denials: Denials::new(traits.hold_after, traits.is_shared),
             paused_since: None,
+            refused: None,
             last_said: None,
             pause: RequestedPause::default(),
             full: None,
@@ -163,7 +168,7 @@ impl FlowControl {
     /// Takes a denial. It holds the lane, unless other calls show that it is the row's own.
     fn denied(&mut self, now: Instant, sent: &CallTicket, denial: Denial, lesson: &CallFeedback) -> Judged {
         let Some(failure) = lesson.failure else { return Judged::default() };
-        let (judged, is_own) = self.blame.on_denied(sent, denial, failure, lesson);
+        let (judged, is_own) = self.blame.on_denied(now, sent, denial, failure, lesson);
         if is_own {
             self.denials.on_nothing(now, sent.at, PROBE_EVERY);
         } else {
@@ -186,6 +191,7 @@ impl FlowControl {
 
     fn succeeded(&mut self, now: Instant, in_flight: u32, sent: &CallTicket, lesson: &CallFeedback) -> Judged {
         self.ended.count(now);
+        self.refused = None;
         if self.pause.on_accepted(now, sent.at) {
             self.throttle.on_resumed(now);
         }
@@ -218,6 +224,7 @@ impl FlowControl {
             self.paused_since = Some(now);
         }
         if let FailureClass::RateLimited { .. } = failure.class {
+            self.refused = Some((self.refused.map_or(sent.at, |(first, _)| first), sent.at));
             // A lane that is paced and has room to spare was too fast, not too wide.
             let is_paced = self.throttle.rate().is_some() && sent.in_flight < self.limiter.limit();
             let price = wait.and_then(|wait| self.pause.on_refused(now, sent.at, wait));
@@ -269,9 +276,12 @@ impl FlowControl {
         [found, stated].into_iter().flatten().min()
     }
 
-    /// Since when the provider asks for a pause that is not over.
+    /// Since when the provider asks for a pause that is not over, or has refused every call for a while
+    /// without saying how long.
     pub fn paused_since(&self, now: Instant) -> Option<Instant> {
-        self.paused_since.filter(|_| self.pause.until().is_some_and(|until| until > now))
+        let asked = self.paused_since.filter(|_| self.pause.until().is_some_and(|until| until > now));
+        let refused = self.refused.filter(|(first, last)| last.saturating_duration_since(*first) >= REFUSED_LONG);
+        asked.or(refused.map(|(first, _)| first))
     }
 
     /// What the provider said when a call failed last.

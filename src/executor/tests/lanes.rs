@@ -210,7 +210,7 @@ async fn a_server_of_ones_own_is_asked_whether_it_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let there = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let is_there = there.clone();
-    let asked: Asked = Arc::new(move || if is_there.load(SeqCst) { Ok(200) } else { Err(gone()) });
+    let asked: Asked = Arc::new(move |_| if is_there.load(SeqCst) { Ok(200) } else { Err(gone()) });
     let provider = Scripted { asked: Some(asked), ..at_once(|_| 200) };
     let world = World::open(dir.path(), provider).await;
     let report = |world: &World| world.handle.board().lane("upstream", MODEL);

@@ -233,7 +233,7 @@ async fn calls_from_before_a_restart_do_not_block_the_server_that_is_back() {
         .boxed()
     });
     let is_open = move || !(stopped..back).contains(&Instant::now());
-    let provider = Scripted { asked: Some(Arc::new(move || if is_open() { Ok(200) } else { Err(gone()) })), ..provider };
+    let provider = Scripted { asked: Some(Arc::new(move |_| if is_open() { Ok(200) } else { Err(gone()) })), ..provider };
     let dir = tempfile::tempdir().unwrap();
     let world = World::open_as(dir.path(), provider, serving("a"), Duration::from_millis(1), MANY).await;
     let id = world.submit_models(400, "24h", |_| OWN).await;

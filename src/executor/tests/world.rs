@@ -27,7 +27,7 @@ pub fn catalog(upstreams: &[&str]) -> crate::catalog::Snapshot {
 }
 
 /// The upstreams with so many calls at a time each, or as many as is found out.
-fn catalog_with(upstreams: &[&str], concurrency: Option<u32>) -> crate::catalog::Snapshot {
+pub fn catalog_with(upstreams: &[&str], concurrency: Option<u32>) -> crate::catalog::Snapshot {
     let options = UpstreamOptions { concurrency, ..UpstreamOptions::default() };
     load_embedded()
         .unwrap()
@@ -182,13 +182,18 @@ impl World {
         id
     }
 
+    /// The batch as soon as it is `done`; looks at it after each commit.
     pub async fn until(&self, id: BatchId, done: impl Fn(&Batch) -> bool) -> Batch {
+        let (mut commits, begun) = (self.store.durable_rows(), Instant::now());
         for _ in 0..1_000_000 {
+            commits.mark_unchanged();
             let batch = self.store.batch(id).await.unwrap().unwrap();
             if done(&batch) {
                 return batch;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            // Not much longer than it has waited already: the clock may run ahead during a write.
+            let most = (begun.elapsed() / 64).clamp(Duration::from_millis(20), SECOND);
+            let _ = tokio::time::timeout(most, commits.changed()).await;
         }
         panic!("{:?}", self.store.batch(id).await);
     }

@@ -1,5 +1,7 @@
 //! Judges a denial: whether the provider refuses every request of the lane, or only what this row asks.
 
+use tokio::time::Instant;
+
 use super::{APART_AGAIN, Blame, Judged};
 use crate::domain::provider::denial::Denial;
 use crate::domain::row::retry::Charge;
@@ -13,7 +15,14 @@ impl Blame {
     /// it asks needs no more than a second opinion, also at the end of a batch, when nothing is left to
     /// succeed, if others got the same. The last one or two rows are charged in doubt, as those of other
     /// failures, but not for a key, which others show to be well or not. No row is charged for an account.
-    pub fn on_denied(&mut self, sent: &CallTicket, denial: Denial, failure: CallFailure, lesson: &CallFeedback) -> (Judged, bool) {
+    pub fn on_denied(
+        &mut self,
+        now: Instant,
+        sent: &CallTicket,
+        denial: Denial,
+        failure: CallFailure,
+        lesson: &CallFeedback,
+    ) -> (Judged, bool) {
         let row = &lesson.row;
         self.breaker.on_abandoned(sent.at);
         let tally = self.settle(row).and_try();
@@ -41,7 +50,7 @@ impl Blame {
             self.streak.count(failure.mark, sent.at, before.map(|open| open.sent));
             judged.row.open = Some(OpenFailure { sent: sent.at, in_flight: sent.in_flight, outages: self.outages, failure, retried });
             judged.row.doubts = self.doubts_of(row);
-            self.doubt_the_last(&mut judged, before);
+            self.doubt(now, &mut judged, before, failure);
         }
         (judged, is_own)
     }
