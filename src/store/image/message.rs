@@ -95,6 +95,11 @@ impl Header {
         self.bytes + self.length
     }
 
+    /// Bytes that a cap with this header leaves unused, from its start to the end of the segment.
+    pub fn cap_bytes(&self) -> u64 {
+        (self.length + MAX_HEADER) as u64
+    }
+
     /// The body of the message that begins `rest`, with this header.
     pub fn body<'a>(&self, rest: &'a [u8]) -> &'a [u8] {
         rest.get(self.bytes..self.message_bytes()).unwrap_or_default()

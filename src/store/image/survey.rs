@@ -177,7 +177,13 @@ impl Walk {
                 self.survey.lost_below = self.survey.lost_below.max(next_lsn);
             }
             // These say nothing of keys.
-            LogKind::Canceled | LogKind::Cap | LogKind::BatchManifest | LogKind::Counter | LogKind::Meta => {}
+            LogKind::Cap => {
+                let last = self.survey.stretches.get_mut(&own.segment).and_then(|stretches| stretches.last_mut());
+                last.into_iter().for_each(|last| last.end = End::Segment);
+                self.is_head = false;
+                self.run += 1;
+            }
+            LogKind::Canceled | LogKind::BatchManifest | LogKind::Counter | LogKind::Meta => {}
         }
         self.at = next;
         true
@@ -194,6 +200,10 @@ impl Walk {
         // More is damaged than a bit, or the damage is far behind the header.
         let header = Header::read(bytes).filter(is_own)?;
         let next = self.at + header.message_bytes() as u64;
+        // A cap fills its segment to the end, and most of the bytes of one that follows a kill.
+        if header.kind == LogKind::Cap && self.at - own.at + header.cap_bytes() == SEGMENT as u64 {
+            return Some((header, next));
+        }
         let is_page = match header.kind {
             LogKind::Link => true,
             LogKind::Node => Node::begins(header.body(bytes)),

@@ -147,6 +147,26 @@ fn a_copied_start_of_a_segment_changes_nothing_and_hides_no_loss() {
     }
 }
 
+/// A segment is missing that was freed, so what follows is doubted if anything later is lost.
+#[test]
+fn a_wrong_bit_costs_what_its_message_says_and_no_more() {
+    let early = segment(0, &[Say::Lost, Say::End]);
+    let first = segment(1, &[FIRST, SECOND, Say::End]);
+    let says = [Say::Set(5, "34", "c"), Say::Leaf(7, "7000", "7100", 0, &[("00", "d")]), Say::Set(9, "22", "e"), Say::End];
+    let last = segment(3, &says);
+    let found = |wrong: usize| {
+        let mut last = last.clone();
+        last[wrong] ^= 1;
+        left(&[early.clone(), first.clone(), last])
+    };
+    let whole = ["0111=a", "0122=e", "0534=c", "0555=b", "7000=d"];
+    assert_eq!(left(&[early.clone(), first.clone(), last.clone()]), whole);
+    assert_eq!(found(segment_bytes(&says[..1]) - 1), ["0111=a", "0122=e", "0555=b?", "7000=d"], "a change");
+    assert_eq!(found(segment_bytes(&says[..2]) - 1), ["0111=a?", "0122=e", "0534=c?", "0555=b?"], "a page");
+    assert_eq!(found(segment_bytes(&says[..3]) + 4), whole, "the header of a cap");
+    assert_eq!(found(SEGMENT / 2), whole, "a cap");
+}
+
 /// How much of a segment these messages fill.
 fn segment_bytes(says: &[Say<'_>]) -> usize {
     let bytes = segment(0, says);
