@@ -10,6 +10,10 @@ pub(super) const SEGMENT_HEADER: usize = 20;
 /// No message begins closer to the end of its segment.
 pub(super) const MAX_HEADER: usize = 32;
 
+/// How many of the first bytes of a damaged message are searched for one wrong bit: its header, and
+/// the range of a page.
+const MENDED: usize = 64;
+
 /// The kind of a message, which sled writes as one byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LogKind {
@@ -90,6 +94,29 @@ impl Header {
     pub fn message_bytes(&self) -> usize {
         self.bytes + self.length
     }
+
+    /// Bytes that a cap with this header leaves unused, from its start to the end of the segment.
+    pub fn cap_bytes(&self) -> u64 {
+        (self.length + MAX_HEADER) as u64
+    }
+
+    /// The body of the message that begins `rest`, with this header.
+    pub fn body<'a>(&self, rest: &'a [u8]) -> &'a [u8] {
+        rest.get(self.bytes..self.message_bytes()).unwrap_or_default()
+    }
+
+    /// The header of a damaged message at the start of `rest`, if one wrong bit of its first bytes
+    /// is all that is wrong with it.
+    pub fn mended(rest: &[u8]) -> Option<Self> {
+        let mut message = rest.to_vec();
+        (0..MENDED * 8).find_map(|bit| {
+            let flip = 1 << (bit % 8);
+            *message.get_mut(bit / 8)? ^= flip;
+            let header = read(&message).and_then(|_| Self::read(&message));
+            message[bit / 8] ^= flip;
+            header
+        })
+    }
 }
 
 /// Reads the message at the start of `rest`, which ends with its segment. `None` if there is no
@@ -137,8 +164,10 @@ impl SegmentHeader {
         let number = |at: usize| Some(i64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?) ^ i64::MAX);
         let expected = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?);
         let lsn = u64::try_from(number(4)?).ok()?;
-        let found = crc32fast::hash(bytes.get(4..SEGMENT_HEADER)?) ^ u32::MAX;
-        (found == expected && lsn % SEGMENT as u64 == 0).then_some(Self { lsn, max_stable: number(12)? })
+        // The cheaper check comes first: a search tries every byte of a gap.
+        let checked = bytes.get(4..SEGMENT_HEADER).filter(|_| lsn % SEGMENT as u64 == 0)?;
+        let found = crc32fast::hash(checked) ^ u32::MAX;
+        (found == expected).then_some(Self { lsn, max_stable: number(12)? })
     }
 }
 

@@ -11,12 +11,14 @@
 //! panic.
 
 mod handover;
+mod life;
 mod message;
 mod node;
 mod scan;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod window;
 mod wreck;
 
 use std::fmt;
@@ -25,7 +27,7 @@ use std::fs::File;
 use message::LogKind;
 use node::{Data, Node};
 use scan::{LogPlace, PageState, Scan};
-pub(super) use survey::Unreadable;
+pub(super) use window::Unreadable;
 pub(super) use wreck::{FoundPiece, Wreck};
 
 /// sled's page that names the trees.

@@ -52,6 +52,18 @@ impl Node {
         Some(Self { next, prefix, lo, hi, data })
     }
 
+    /// Whether bytes, which may be damaged, begin as a page does: up to the end of its range.
+    pub fn begins(mut from: &[u8]) -> bool {
+        let from = &mut from;
+        let mut range = || {
+            let (_next, _merging_child) = (number(from)?, number(from)?);
+            let (merging, prefix) = (byte(from)?, usize::from(byte(from)?));
+            let (lo, hi) = (bytes(from)?, bytes(from)?);
+            Some(merging <= 1 && prefix <= lo.len() && (hi.is_empty() || lo < hi))
+        };
+        range().unwrap_or(false)
+    }
+
     /// Applies a change. `None` if the bytes are no change, or a change of another kind of page.
     pub fn apply(&mut self, from: &[u8]) -> Option<()> {
         match (Change::read(from)?, &mut self.data) {

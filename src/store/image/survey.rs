@@ -5,38 +5,40 @@
 //! messages are put back into order even where headers are damaged or blocks of the file are in the
 //! wrong place.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::unix::fs::FileExt;
 
 use super::ImageError;
-use super::message::{self, Header, LogKind, LogMessage, MAX_HEADER, SEGMENT, SEGMENT_HEADER, SegmentHeader};
+use super::message::{Header, LogKind, LogMessage, MAX_HEADER, SEGMENT, SEGMENT_HEADER, SegmentHeader};
+use super::node::Node;
+use super::window::{SurveyWindow, Unreadable};
 
-/// Bytes of each smaller read that is tried where a longer read fails.
-const BLOCK: usize = 4096;
-/// The most unreadable places that are remembered.
-const MOST_UNREADABLE: usize = 1_000;
-
-/// A place that cannot be read from the disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::store) struct Unreadable {
-    /// Bytes from the start of the file.
-    pub offset: u64,
-    pub bytes: u64,
-    pub reason: String,
-}
-
-/// A run of messages of one segment that follow each other without a gap.
+/// Messages of one segment that follow each other without a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stretch {
     pub from: u64,
     pub to: u64,
-    /// Where the slot that holds the stretch begins.
-    slot: u64,
-    /// The stretch is attached to the start or the end of its segment, so it is not a copy from
-    /// elsewhere.
-    is_natural: bool,
+    /// Stretches of the same run follow each other, too: between them are only damaged changes of
+    /// pages in [`Survey::lost_of`].
+    pub run: u32,
+    /// Where in the file the segment of this stretch begins, as far as is known; a copy of the end
+    /// of a segment may lie close to the start of the file.
+    origin: Option<i64>,
+    /// The run begins behind the header of its segment.
+    pub is_head: bool,
+    end: End,
+}
+
+/// What follows a stretch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Bytes that are no message of the segment.
+    Torn,
+    /// Zeros, up to the end of the slot.
+    Zeros,
+    /// The segment ends here.
+    Segment,
 }
 
 /// What a survey has found.
@@ -44,165 +46,262 @@ pub(super) struct Stretch {
 pub(super) struct Survey {
     /// Stretches by the number of their segment, in the order in which they were written.
     pub stretches: BTreeMap<u64, Vec<Stretch>>,
-    /// The slot of each segment whose header is whole.
-    pub slots: BTreeMap<u64, u64>,
     /// By page: how far in the log there are damaged messages whose header names the page.
     pub lost_of: BTreeMap<u64, u64>,
-    /// How far in the log unidentified messages may be missing; 0 if there are none.
+    /// By page: where in the log whole forms, or ends, of the page are damaged, whose header names it.
+    pub lost_forms: BTreeMap<u64, Vec<u64>>,
+    /// How far in the log whole forms or ends of pages are damaged, or messages of any page may be
+    /// missing; 0 if neither is so.
     pub lost_below: u64,
-    /// Slots in which neither a header nor a message was found.
-    pub blank: usize,
+    /// How far in the log messages of any page may be missing.
+    pub unknown_below: u64,
+    /// Whether segments that are not there may be lost. Otherwise they were freed: all that they
+    /// said was said again, later.
+    pub are_absent_lost: bool,
     pub unreadable: Vec<Unreadable>,
 }
 
-/// Surveys the whole log.
+/// Surveys the whole log. Of a segment that is whole, only that one copy counts; of any other, what
+/// is behind its header comes first, what its cap ends comes last, and all else comes in between.
 pub(super) fn survey(log: &File) -> Result<Survey, ImageError> {
     let length = log.metadata().map_err(|error| ImageError::io("asking for the size of", 0, &error))?.len();
-    let mut walk = Walk { survey: Survey::default(), window: SurveyWindow::default(), at: 0, gaps: Vec::new() };
+    let mut walk = Walk::default();
     for slot in (0..length).step_by(SEGMENT) {
         walk.window.move_to(log, slot, &mut walk.survey.unreadable);
         walk.look_at(slot, length.min(slot + SEGMENT as u64));
     }
-    Ok(walk.end(log))
+    Ok(walk.end(log, length))
 }
 
-/// Bytes without a message.
+/// A header of a segment, and where it is in the file.
 #[derive(Debug, Clone, Copy)]
-struct Gap {
+struct Anchor {
     segment: u64,
-    /// Where the gap ends in the log, as a log sequence number.
-    lsn: u64,
-    /// Whether the gap is only zeros, up to the end of the slot.
-    is_rest: bool,
+    at: u64,
 }
 
+#[derive(Default)]
 struct Walk {
     survey: Survey,
     window: SurveyWindow,
     /// Where to look next.
     at: u64,
-    gaps: Vec<Gap>,
+    /// The header that was found last, while its segment has not ended.
+    anchor: Option<Anchor>,
+    /// Everything since that header was read.
+    is_head: bool,
+    run: u32,
+    /// The segments whose headers were found.
+    headers: BTreeSet<u64>,
+    /// Slots in which nothing was found, or what is elsewhere, too: in its place something is
+    /// lost.
+    blank: usize,
 }
 
 impl Walk {
     fn look_at(&mut self, slot: u64, end: u64) {
         self.at = self.at.max(slot);
-        let header = if self.at == slot { SegmentHeader::read(self.window.at(slot)) } else { None };
-        let own = header.map(|header| header.lsn / SEGMENT as u64);
-        if let Some(own) = own {
-            self.survey.slots.insert(own, slot);
-            self.at += SEGMENT_HEADER as u64;
-        }
-        let mut is_natural = own.is_some();
-        let mut newest = own;
-        let mut found = false;
+        let mut found = self.at > slot;
         while self.at < end {
-            if let Some(message) = self.window.message(self.at) {
-                let (segment, bytes) = (message.segment, message.bytes as u64);
-                self.add(segment, bytes, slot, is_natural && own == Some(segment));
-                newest = newest.max(Some(segment));
+            if let Some(header) = SegmentHeader::read(self.window.at(self.at)) {
+                let segment = header.lsn / SEGMENT as u64;
+                self.blank += usize::from(!self.headers.insert(segment));
+                self.anchor = Some(Anchor { segment, at: self.at });
+                self.is_head = true;
+                self.run += 1;
+                self.at += SEGMENT_HEADER as u64;
+                self.add(segment, 0, None);
                 found = true;
                 continue;
             }
-            if own.is_some() && self.at - slot > (SEGMENT - MAX_HEADER) as u64 {
-                self.close(own, slot);
-                self.at = end;
-                break;
-            }
-            if is_natural && let Some((pid, next)) = own.and_then(|own| self.damaged_alone(own, slot)) {
-                let lost = self.survey.lost_of.entry(pid).or_default();
-                *lost = (*lost).max(own.unwrap_or(0) * SEGMENT as u64 + (next - slot));
-                self.at = next;
+            self.anchor = self.anchor.filter(|anchor| self.at - anchor.at < SEGMENT as u64);
+            if let Some(message) = self.window.message(self.at) {
+                let (segment, bytes) = (message.segment, message.bytes as u64);
+                let cap = (message.kind == LogKind::Cap).then_some(message.body.len());
+                self.add(segment, bytes, cap);
+                found = true;
                 continue;
             }
-            let begin = self.at;
-            self.at = self.window.next_message(self.at + 1, end);
-            is_natural = false;
-            let is_rest = self.at == end && self.window.is_zero(begin, end);
-            if let Some(segment) = newest {
-                let lsn = if own == newest { segment * SEGMENT as u64 + (self.at - slot) } else { (segment + 1) * SEGMENT as u64 };
-                self.gaps.push(Gap { segment, lsn, is_rest });
+            if !self.pass_damaged() {
+                self.pass_gap(end);
             }
         }
-        if own.is_none() && !found {
-            self.survey.blank += 1;
-        }
+        self.blank += usize::from(!found);
     }
 
-    fn add(&mut self, segment: u64, bytes: u64, slot: u64, is_natural: bool) {
-        let stretches = self.survey.stretches.entry(segment).or_default();
-        match stretches.last_mut().filter(|last| last.to == self.at && last.is_natural == is_natural && last.slot == slot) {
-            Some(last) => last.to += bytes,
-            None => stretches.push(Stretch { from: self.at, to: self.at + bytes, slot, is_natural }),
+    fn add(&mut self, segment: u64, bytes: u64, cap: Option<usize>) {
+        let own = self.anchor.filter(|anchor| anchor.segment == segment);
+        if self.is_head && own.is_none() {
+            self.is_head = false;
+            self.run += 1;
         }
+        let (at, run, is_head) = (self.at, self.run, self.is_head);
         self.at += bytes;
-    }
-
-    /// Marks the last stretch as natural, because the walk has reached the end of its slot.
-    fn close(&mut self, own: Option<u64>, slot: u64) {
-        let last = own.and_then(|own| self.survey.stretches.get_mut(&own)).and_then(|stretches| stretches.last_mut());
-        if let Some(last) = last.filter(|last| last.to == self.at && last.slot == slot) {
-            last.is_natural = true;
+        let stretches = self.survey.stretches.entry(segment).or_default();
+        match stretches.last_mut().filter(|last| last.to == at && last.run == run) {
+            Some(last) => last.to = self.at,
+            None => {
+                let origin = own.and_then(|own| i64::try_from(own.at).ok());
+                stretches.push(Stretch { from: at, to: self.at, run, origin, is_head, end: End::Torn });
+            }
+        }
+        let Some(last) = stretches.last_mut() else { return };
+        if let Some(length) = cap {
+            // A cap says how much of its segment is left, and so where the segment begins.
+            let begin = length + MAX_HEADER;
+            last.origin = i64::try_from(at).ok().zip(i64::try_from(begin).ok()).map(|(at, left)| at + left - SEGMENT as i64);
+        }
+        if cap.is_some() || own.is_some_and(|own| is_head && self.at - own.at > (SEGMENT - MAX_HEADER) as u64) {
+            last.end = End::Segment;
+            self.is_head = false;
+            self.run += 1;
         }
     }
 
-    /// Recognises one damaged message with whole messages behind it; returns its page and where it
-    /// ends. The bytes within it are not searched: a value may look like a message.
-    fn damaged_alone(&self, own: u64, slot: u64) -> Option<(u64, u64)> {
-        let header = Header::read(self.window.at(self.at)).filter(|header| header.segment == own)?;
-        let next = self.at + header.message_bytes() as u64;
-        let fits = match header.kind {
-            // A damaged link costs only its own page, whose base is whole. Damage to other kinds
-            // may cost more than one page.
+    /// Passes one damaged message if it is certain which page it is about. The bytes within it are
+    /// not searched: a value may look like a message.
+    fn pass_damaged(&mut self) -> bool {
+        let Some(own) = self.anchor.filter(|_| self.is_head) else { return false };
+        let Some((header, next)) = self.damaged_alone(own) else { return false };
+        let base = own.segment.saturating_mul(SEGMENT as u64);
+        let (lsn, next_lsn) = (base.saturating_add(self.at - own.at), base.saturating_add(next - own.at));
+        match header.kind {
             LogKind::Link => {
-                next - slot > (SEGMENT - MAX_HEADER) as u64 || self.window.message(next).is_some_and(|next| next.segment == own)
+                let lost = self.survey.lost_of.entry(header.pid).or_default();
+                *lost = (*lost).max(next_lsn);
             }
-            LogKind::Canceled
-            | LogKind::Cap
-            | LogKind::BatchManifest
-            | LogKind::Free
-            | LogKind::Counter
-            | LogKind::Meta
-            | LogKind::Node => false,
-        };
-        fits.then_some((header.pid, next))
+            // What a whole page said may concern more than that page: the keys of a page that it
+            // took in, say.
+            LogKind::Node | LogKind::Free => {
+                self.survey.lost_forms.entry(header.pid).or_default().push(lsn);
+                self.survey.lost_below = self.survey.lost_below.max(next_lsn);
+            }
+            // These say nothing of keys.
+            LogKind::Cap => {
+                let last = self.survey.stretches.get_mut(&own.segment).and_then(|stretches| stretches.last_mut());
+                last.into_iter().for_each(|last| last.end = End::Segment);
+                self.is_head = false;
+                self.run += 1;
+            }
+            LogKind::Canceled | LogKind::BatchManifest | LogKind::Counter | LogKind::Meta => {}
+        }
+        self.at = next;
+        true
     }
 
-    fn end(self, log: &File) -> Survey {
-        let Self { mut survey, gaps, .. } = self;
-        let last = survey.stretches.keys().chain(survey.slots.keys()).max().copied();
-        // The last segment is not full. Neither is a segment that ended with a tear before the log
-        // went on.
-        let lost = gaps.iter().filter(|gap| !(gap.is_rest && Some(gap.segment) == last));
-        survey.lost_below = lost.map(|gap| gap.lsn).max().unwrap_or(0);
-        let Survey { stretches, slots, .. } = &mut survey;
-        for (segment, found) in stretches {
-            let own = slots.get(segment).copied();
-            if found.len() > 1 {
-                drop_copies(log, found);
-            }
-            found.sort_by_key(|stretch| (Some(stretch.slot) != own, stretch.from));
+    /// Recognises one damaged message, with whole messages behind it; returns its header and where
+    /// it ends.
+    fn damaged_alone(&self, own: Anchor) -> Option<(Header, u64)> {
+        let bytes = self.window.at(self.at);
+        let is_own = |header: &Header| header.segment == own.segment;
+        if let Some(header) = Header::mended(bytes) {
+            return Some((header, self.at + header.message_bytes() as u64)).filter(|(header, _)| is_own(header));
         }
+        // More is damaged than a bit, or the damage is far behind the header.
+        let header = Header::read(bytes).filter(is_own)?;
+        let next = self.at + header.message_bytes() as u64;
+        // A cap fills its segment to the end, and most of the bytes of one that follows a kill.
+        if header.kind == LogKind::Cap && self.at - own.at + header.cap_bytes() == SEGMENT as u64 {
+            return Some((header, next));
+        }
+        let is_page = match header.kind {
+            LogKind::Link => true,
+            LogKind::Node => Node::begins(header.body(bytes)),
+            LogKind::Canceled | LogKind::Cap | LogKind::BatchManifest | LogKind::Free | LogKind::Counter | LogKind::Meta => false,
+        };
+        (is_page && self.window.message(next).is_some_and(|next| next.segment == own.segment)).then_some((header, next))
+    }
+
+    fn pass_gap(&mut self, end: u64) {
+        let begin = self.at;
+        self.at = self.window.next_found(self.at + 1, end);
+        self.is_head = false;
+        self.run += 1;
+        let is_rest = self.at == end && self.window.is_zero(begin, end);
+        let last = self.anchor.and_then(|own| self.survey.stretches.get_mut(&own.segment)?.last_mut());
+        if let Some(last) = last.filter(|last| is_rest && last.to == begin && last.end == End::Torn) {
+            last.end = End::Zeros;
+        }
+    }
+
+    fn end(self, log: &File, length: u64) -> Survey {
+        let Self { mut survey, blank, .. } = self;
+        let last = survey.stretches.keys().max().copied().unwrap_or(0);
+        for (segment, found) in &mut survey.stretches {
+            put_in_order(log, found);
+            let base = segment.saturating_mul(SEGMENT as u64);
+            let lost = lost_within(found, *segment == last).map_or(0, |within| base.saturating_add(within));
+            survey.unknown_below = survey.unknown_below.max(lost);
+        }
+        // Missing segments were freed, or are lost: in blank slots, or behind the end of the file.
+        let cut_slot = length / SEGMENT as u64 * SEGMENT as u64;
+        let is_last_there = survey.stretches.get(&last).is_some_and(|found| found.iter().any(|stretch| stretch.to > cut_slot));
+        let is_cut = cut_slot < length && !is_last_there;
+        let is_unexplained = survey.unknown_below == 0 && survey.lost_below == 0;
+        survey.are_absent_lost = blank > 0 || is_cut || is_unexplained;
+        if survey.are_absent_lost
+            && let Some(missing) = (0..last).rev().find(|number| !survey.stretches.contains_key(number))
+        {
+            survey.unknown_below = survey.unknown_below.max((missing + 1).saturating_mul(SEGMENT as u64));
+        }
+        survey.lost_below = survey.lost_below.max(survey.unknown_below);
         survey
     }
 }
 
-/// Removes stretches all of whose messages are in other stretches, too.
-fn drop_copies(log: &File, found: &mut Vec<Stretch>) {
+/// Puts the stretches of a segment into the order in which they were written, and removes copies.
+fn put_in_order(log: &File, found: &mut Vec<Stretch>) {
+    let bytes_of = |run: u32| found.iter().filter(|other| other.run == run).map(|other| other.to - other.from).sum::<u64>();
+    let longest = |is_it: &dyn Fn(&Stretch) -> bool| {
+        found
+            .iter()
+            .filter(|stretch| is_it(stretch))
+            .map(|stretch| (bytes_of(stretch.run), std::cmp::Reverse(stretch.run)))
+            .max()
+            .map(|(_, run)| run.0)
+    };
+    let head = longest(&|stretch| stretch.is_head);
+    let tail = longest(&|stretch| stretch.end == End::Segment);
+    // All that lies elsewhere are copies.
+    let whole = longest(&|stretch| stretch.is_head && stretch.end == End::Segment);
+    if whole.is_some() {
+        found.retain(|stretch| Some(stretch.run) == whole);
+        return;
+    }
+    drop_copies(log, found, head, tail);
+    let place = |stretch: &Stretch| (Some(stretch.run) != head, Some(stretch.run) == tail, stretch.origin.is_none(), stretch.from);
+    found.sort_by_key(place);
+    // What looks like another head was copied there from a place that is not known.
+    found.iter_mut().for_each(|stretch| stretch.is_head &= Some(stretch.run) == head);
+}
+
+/// How far in a segment messages are missing; `None` if none are.
+fn lost_within(found: &[Stretch], is_last: bool) -> Option<u64> {
+    let Some(last) = found.last() else { return Some(SEGMENT as u64) };
+    let first = found.iter().find(|stretch| stretch.run == last.run).unwrap_or(last);
+    match last.end {
+        End::Segment | End::Zeros if first.is_head && (is_last || last.end == End::Segment) => None,
+        End::Segment => Some(first.within(first.from).unwrap_or(SEGMENT as u64)),
+        // The last segment is not full.
+        End::Zeros if is_last => Some(first.within(first.from).unwrap_or(SEGMENT as u64)),
+        // Nor is a segment that ended with a tear before the log went on; damage looks the same.
+        End::Zeros | End::Torn => Some(SEGMENT as u64),
+    }
+}
+
+/// Removes stretches all of whose messages are in other stretches, too, except those that are
+/// certainly in their place.
+fn drop_copies(log: &File, found: &mut Vec<Stretch>, head: Option<u32>, tail: Option<u32>) {
     let mut of: Vec<HashSet<u64>> = found.iter().map(|stretch| digests(log, stretch)).collect();
-    for natural in [false, true] {
-        let mut at = 0;
-        while at < found.len() {
-            let is_elsewhere = |digest: &u64| of.iter().enumerate().any(|(other, digests)| other != at && digests.contains(digest));
-            // The first stretch that is in its place stays, even if others look the same.
-            let is_first = found[at].is_natural && !found[..at].iter().any(|before| before.is_natural);
-            let is_copy = found[at].is_natural == natural && !is_first && of[at].iter().all(is_elsewhere);
-            if is_copy {
-                found.remove(at);
-                of.remove(at);
-            } else {
-                at += 1;
-            }
+    let mut at = 0;
+    while at < found.len() {
+        let is_elsewhere = |digest: &u64| of.iter().enumerate().any(|(other, digests)| other != at && digests.contains(digest));
+        let is_placed = [head, tail].contains(&Some(found[at].run));
+        if !is_placed && of[at].iter().all(is_elsewhere) {
+            found.remove(at);
+            of.remove(at);
+        } else {
+            at += 1;
         }
     }
 }
@@ -211,7 +310,7 @@ fn digests(log: &File, stretch: &Stretch) -> HashSet<u64> {
     let mut digests = HashSet::new();
     each_message(log, stretch, |_, message| {
         let mut digest = DefaultHasher::new();
-        (message.pid, message.body).hash(&mut digest);
+        (message.kind as u8, message.pid, message.body).hash(&mut digest);
         digests.insert(digest.finish());
     });
     digests
@@ -235,82 +334,13 @@ pub(super) fn each_message(log: &File, stretch: &Stretch, mut each: impl FnMut(u
 
 impl Stretch {
     /// Where a message of this stretch is within its segment, if that is known.
-    pub fn within(&self, slot: Option<u64>, at: u64) -> Option<u64> {
-        (slot == Some(self.slot)).then(|| at - self.slot)
-    }
-}
-
-/// A window of two segments of the file, so that each message that begins in the first half is
-/// whole.
-#[derive(Debug, Default)]
-struct SurveyWindow {
-    start: u64,
-    bytes: Vec<u8>,
-}
-
-impl SurveyWindow {
-    fn move_to(&mut self, log: &File, start: u64, unreadable: &mut Vec<Unreadable>) {
-        let known = start.checked_sub(self.start).and_then(|skip| usize::try_from(skip).ok()).filter(|skip| *skip <= self.bytes.len());
-        match known {
-            Some(skip) => drop(self.bytes.drain(..skip)),
-            None => self.bytes.clear(),
-        }
-        self.start = start;
-        while self.bytes.len() < 2 * SEGMENT {
-            let more = read_what_can_be(log, start + self.bytes.len() as u64, unreadable);
-            if more.is_empty() {
-                break;
-            }
-            self.bytes.extend(more);
-        }
+    pub fn within(&self, at: u64) -> Option<u64> {
+        let within = i64::try_from(at).ok()?.checked_sub(self.origin?)?;
+        u64::try_from(within).ok()
     }
 
-    /// Whether the window holds all of a message that begins at `at`.
-    fn has(&self, at: u64) -> bool {
-        at >= self.start && at < self.start + SEGMENT as u64 && !self.bytes.is_empty()
+    /// Whether the segment ends with this stretch.
+    pub fn ends_segment(&self) -> bool {
+        self.end == End::Segment
     }
-
-    fn at(&self, at: u64) -> &[u8] {
-        let skip = at.checked_sub(self.start).and_then(|skip| usize::try_from(skip).ok()).unwrap_or(usize::MAX);
-        let rest = self.bytes.get(skip..).unwrap_or_default();
-        &rest[..rest.len().min(SEGMENT)]
-    }
-
-    fn message(&self, at: u64) -> Option<LogMessage<'_>> {
-        message::read(self.at(at))
-    }
-
-    /// Where the next message begins; `end` if no message begins before that.
-    fn next_message(&self, from: u64, end: u64) -> u64 {
-        (from..end).find(|at| self.message(*at).is_some()).unwrap_or(end)
-    }
-
-    fn is_zero(&self, from: u64, end: u64) -> bool {
-        let length = usize::try_from(end.saturating_sub(from)).unwrap_or(usize::MAX);
-        self.at(from).iter().take(length).all(|byte| *byte == 0)
-    }
-}
-
-/// Reads up to a segment from `offset` on; nothing at the end of the file. Unreadable bytes are
-/// zero.
-fn read_what_can_be(log: &File, offset: u64, unreadable: &mut Vec<Unreadable>) -> Vec<u8> {
-    match super::scan::read_segment(log, offset) {
-        Ok(segment) => return segment,
-        Err(ImageError::Io { .. } | ImageError::Page { .. }) => {}
-    }
-    let length = log.metadata().map_or(0, |metadata| metadata.len());
-    let end = length.min(offset + SEGMENT as u64);
-    let mut bytes = vec![0; usize::try_from(end.saturating_sub(offset)).unwrap_or(0)];
-    for (block, at) in bytes.chunks_mut(BLOCK).zip((offset..).step_by(BLOCK)) {
-        if let Err(error) = log.read_exact_at(block, at) {
-            block.fill(0);
-            let size = block.len() as u64;
-            if let Some(last) = unreadable.last_mut().filter(|last| last.offset + last.bytes == at) {
-                last.bytes += size;
-            } else if unreadable.len() < MOST_UNREADABLE {
-                unreadable.push(Unreadable { offset: at, bytes: size, reason: error.to_string() });
-            }
-        }
-    }
-    bytes
 }

@@ -6,6 +6,10 @@
 //! concern a key are consulted, and the newest evidence counts: that of a page which had the key,
 //! or of a page whose range includes the key but which does not have it.
 //!
+//! A change names its page but not its whole key, and a page that was freed is used again, with
+//! another range. So a change counts only for a life of its page that it certainly belongs to
+//! ([`super::life`]).
+//!
 //! Invariant: nothing is made up. Each entry was in the store at some time; `is_newest` says
 //! whether it may have been changed or removed since.
 
@@ -13,10 +17,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 
 use super::ImageError;
+use super::life::{Begin, Chain, Chains};
 use super::message::{LogKind, SEGMENT, SEGMENT_HEADER};
 use super::node::{Change, Data, Node};
 use super::scan::{LogPlace, MAX_PAGE};
-use super::survey::{Survey, Unreadable, each_message, survey};
+use super::survey::{Survey, each_message, survey};
+use super::window::Unreadable;
 
 /// The remains of a log.
 #[derive(Debug)]
@@ -32,10 +38,12 @@ pub(in crate::store) struct Wreck {
 #[derive(Debug, Default)]
 struct Remains {
     /// The newest whole form of the page.
-    whole: Option<LogPlace>,
+    whole: Option<(LogPlace, Chain)>,
     /// Changes since then.
-    changes: Vec<LogPlace>,
+    changes: Vec<(LogPlace, Chain)>,
     is_free: bool,
+    /// The log sequence number of the whole form, or of the end of the page.
+    since: u64,
 }
 
 /// An entry that was found.
@@ -85,14 +93,15 @@ impl Wreck {
 
     fn gather(&mut self) {
         let Self { log, pages, survey, .. } = self;
+        let mut chains = Chains::default();
         for (segment, stretches) in &survey.stretches {
             let base = segment.saturating_mul(SEGMENT as u64);
-            let slot = survey.slots.get(segment).copied();
             // Where a message's place in its segment is unknown, its order is still known.
             let mut next = SEGMENT_HEADER as u64;
             for stretch in stretches {
+                let chain = chains.of(*segment, stretch, survey.are_absent_lost);
                 each_message(log, stretch, |offset, message| {
-                    let within = stretch.within(slot, offset).unwrap_or(next).max(next);
+                    let within = stretch.within(offset).unwrap_or(next).max(next);
                     next = within + message.bytes as u64;
                     let place = LogPlace { lsn: base + within.min(SEGMENT as u64 - 1), offset, bytes: message.bytes };
                     let is_page = matches!(message.kind, LogKind::Node | LogKind::Link | LogKind::Free) && message.pid < MAX_PAGE;
@@ -101,27 +110,18 @@ impl Wreck {
                     }
                     let page = pages.entry(message.pid).or_default();
                     match message.kind {
-                        LogKind::Node => *page = Remains { whole: Some(place), ..Remains::default() },
-                        LogKind::Free => *page = Remains { is_free: true, ..Remains::default() },
-                        _ => page.changes.push(place),
+                        LogKind::Node => *page = Remains { whole: Some((place, chain)), since: place.lsn, ..Remains::default() },
+                        LogKind::Free => *page = Remains { is_free: true, since: place.lsn, ..Remains::default() },
+                        _ => page.changes.push((place, chain)),
                     }
                 });
             }
         }
     }
 
-    /// Finds out how far in the log unidentified messages may be missing.
+    /// Counts damaged changes of pages that have no whole form as damage of the whole log.
     fn weigh(&mut self) {
         let survey = &mut self.survey;
-        let numbers = || survey.stretches.keys().chain(survey.slots.keys()).copied();
-        // Missing segments were freed, or are lost: in blank slots, or behind the end of the file.
-        if survey.blank > 0 || survey.lost_below == 0 {
-            let last = numbers().max().unwrap_or(0);
-            let missing = (0..last).rev().find(|number| !survey.stretches.contains_key(number) && !survey.slots.contains_key(number));
-            if let Some(missing) = missing {
-                survey.lost_below = survey.lost_below.max((missing + 1).saturating_mul(SEGMENT as u64));
-            }
-        }
         for (page, lsn) in &survey.lost_of {
             if self.pages.get(page).is_none_or(|remains| remains.whole.is_none() && !remains.is_free) {
                 survey.lost_below = survey.lost_below.max(*lsn);
@@ -131,17 +131,14 @@ impl Wreck {
 
     /// Calls `each` with every entry, in the order of the keys.
     pub fn entries(&self, mut each: impl FnMut(FoundPiece<'_>)) {
-        let mut ranges = self.ranges();
+        let mut ranges = self.begins();
         // The last range comes first, so that the next one is at the end of the list.
         ranges.sort_by(|a, b| b.cmp(a));
         let mut open: Vec<Leaf> = Vec::new();
         loop {
             let next = open.iter().filter_map(|leaf| leaf.entries.get(leaf.at)).map(|(key, ..)| key).min().cloned();
-            if let Some((lo, _)) = ranges.last()
-                && next.as_ref().is_none_or(|next| lo <= next)
-            {
-                let page = ranges.pop().map(|(lo, page)| self.leaf(page, lo));
-                open.extend(page.flatten());
+            if let Some(begin) = ranges.pop_if(|begin| next.as_ref().is_none_or(|next| begin.lo <= *next)) {
+                open.extend(self.leaf(begin));
                 continue;
             }
             let Some(key) = next else { return };
@@ -155,13 +152,12 @@ impl Wreck {
         }
     }
 
-    /// The first key and the page of each leaf, as far as they are known.
-    fn ranges(&self) -> Vec<(Vec<u8>, u64)> {
-        // By page: its first key, and the log sequence number of the page that said so.
-        let mut begins: BTreeMap<u64, (Vec<u8>, u64)> = BTreeMap::new();
+    /// The leaves, as far as it is known where they begin.
+    fn begins(&self) -> Vec<Begin> {
+        let mut said: BTreeMap<u64, Begin> = BTreeMap::new();
         let mut leaves = Vec::new();
         for (page, remains) in &self.pages {
-            let Some(place) = remains.whole else {
+            let Some((place, chain)) = remains.whole else {
                 if !remains.changes.is_empty() {
                     leaves.push(*page);
                 }
@@ -169,10 +165,7 @@ impl Wreck {
             };
             let Some(node) = self.node(*page, place) else { continue };
             let mut say = |page: u64, lo: Vec<u8>| {
-                let said = begins.entry(page).or_default();
-                if place.lsn >= said.1 {
-                    *said = (lo, place.lsn);
-                }
+                said.entry(page).or_insert_with(|| Begin { page, ..Begin::default() }).say(lo, place.lsn, chain);
             };
             if let Data::Index(below) = &node.data {
                 below.iter().for_each(|(key, page)| say(*page, [node.prefix(), key].concat()));
@@ -184,28 +177,29 @@ impl Wreck {
             }
             say(*page, node.lo);
         }
-        leaves.into_iter().filter_map(|page| begins.remove(&page).map(|(lo, _)| (lo, page))).collect()
+        leaves.into_iter().filter_map(|page| said.remove(&page)).collect()
     }
 
     fn node(&self, page: u64, place: LogPlace) -> Option<Node> {
         Node::read(&super::body(&self.log, page, place, LogKind::Node).ok()?)
     }
 
-    /// The leaf of a page that begins with `lo`.
-    fn leaf(&self, page: u64, lo: Vec<u8>) -> Option<Leaf> {
+    /// Reads a leaf.
+    fn leaf(&self, begin: Begin) -> Option<Leaf> {
+        let Begin { page, lo, said } = begin;
         let remains = self.pages.get(&page)?;
         let lost_below = self.survey.lost_below.max(self.survey.lost_of.get(&page).copied().unwrap_or(0));
-        let node = remains.whole.and_then(|place| Some((self.node(page, place)?, place.lsn)));
+        let node = remains.whole.and_then(|(place, chain)| Some((self.node(page, place)?, place.lsn, chain)));
         let mut leaf = Leaf { lost_below, ..Leaf::default() };
-        let mut prefix = None;
+        let mut whole = None;
         match node {
             // The page was freed and reused, with another range: only later changes count.
-            Some((node, _)) if node.lo != lo => {}
-            Some((node, lsn)) => {
-                prefix = Some(node.prefix().len());
+            Some((node, ..)) if node.lo != lo => {}
+            Some((node, lsn, chain)) => {
+                let prefix = node.prefix().to_vec();
+                whole = Some((prefix.len(), lsn, chain));
                 leaf.lsn = lsn;
                 leaf.hi = Some(node.hi.clone());
-                let prefix = node.prefix().to_vec();
                 let Data::Leaf(entries) = node.data else { return None };
                 leaf.entries = entries.into_iter().map(|(key, value)| ([&prefix[..], &key].concat(), Some(value), lsn)).collect();
             }
@@ -216,7 +210,19 @@ impl Wreck {
             leaf.hi = None;
         }
         leaf.lo = lo;
-        for place in &remains.changes {
+        let forms = self.survey.lost_forms.get(&page).map(Vec::as_slice).unwrap_or_default();
+        for (place, chain) in &remains.changes {
+            let is_of_life = |lsn: u64, other: Chain| {
+                let (first, last) = (lsn.min(place.lsn), lsn.max(place.lsn));
+                let is_no_loss = last >= self.survey.unknown_below && forms.iter().all(|lost| *lost <= last);
+                let is_form_lost = forms.iter().any(|lost| (first..last).contains(lost));
+                lsn >= remains.since && !is_form_lost && chain.is_unbroken(other, is_no_loss)
+            };
+            if !said.iter().any(|(lsn, other)| is_of_life(*lsn, *other)) {
+                leaf.lost_below = leaf.lost_below.max(place.lsn.saturating_add(1));
+                continue;
+            }
+            let prefix = whole.filter(|(_, lsn, other)| is_of_life(*lsn, *other)).map(|(prefix, ..)| prefix);
             let Ok(body) = super::body(&self.log, page, *place, LogKind::Link) else { continue };
             match Change::read(&body) {
                 Some(Change::Set(key, value)) => leaf.set(self.key_of(&leaf.lo, prefix, key), Some(value.to_vec()), place.lsn),
@@ -227,21 +233,16 @@ impl Wreck {
         Some(leaf)
     }
 
-    /// The whole key of a change. The page may have been rewritten in between with another prefix,
-    /// and that form may be lost: then the length of keys decides, if anything does.
+    /// The whole key of a change. Without the prefix that the page had at that time, the length of
+    /// keys decides, if anything does.
     fn key_of(&self, lo: &[u8], prefix: Option<usize>, suffix: &[u8]) -> Option<Vec<u8>> {
         let join = |prefix: usize| Some([lo.get(..prefix)?, suffix].concat());
-        let with = |prefix: usize| join(prefix).filter(|key| (self.is_key)(key) && key.as_slice() >= lo);
-        if let Some(key) = prefix.and_then(with) {
-            return Some(key);
+        if prefix.is_some() {
+            return prefix.and_then(join);
         }
-        let mut possible = (0..=lo.len()).filter_map(with);
-        match (possible.next(), possible.next()) {
-            (Some(key), None) => Some(key),
-            (Some(_), Some(_)) => None,
-            // The reader of the entries will find that this is no valid key.
-            (None, _) => prefix.and_then(join),
-        }
+        let mut possible = (0..=lo.len()).filter_map(join).filter(|key| (self.is_key)(key) && key.as_slice() >= lo);
+        let first = possible.next();
+        first.filter(|_| possible.next().is_none())
     }
 }
 
@@ -277,3 +278,6 @@ fn newest(open: &[Leaf], key: &[u8]) -> Option<(Vec<u8>, bool)> {
     }
     Some((value.clone()?, lsn >= lost_below))
 }
+
+#[cfg(test)]
+mod tests;
