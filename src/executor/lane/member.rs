@@ -26,6 +26,11 @@ impl Member {
         Self { pool, flow, is_listed: true, identity: hash(&address) }
     }
 
+    /// The server is at another address from now on.
+    pub fn readdress(&mut self, address: &str) {
+        self.identity = hash(&address);
+    }
+
     /// Calls in flight.
     pub fn in_flight(&self) -> u32 {
         self.flow.in_flight_gauge.in_flight

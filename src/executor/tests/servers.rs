@@ -8,20 +8,20 @@ use tokio::sync::Semaphore;
 use super::*;
 
 /// A server with so many slots; calls beyond them wait. It takes 100 ms for each.
-struct Slots {
+pub(super) struct Slots {
     free: Semaphore,
-    is_dead: AtomicBool,
+    pub is_dead: AtomicBool,
 }
 
-type Fleet = Arc<HashMap<char, Slots>>;
+pub(super) type Fleet = Arc<HashMap<char, Slots>>;
 
 /// Servers named by letters, each with its number of slots.
-fn fleet(slots: &[(char, usize)]) -> Fleet {
+pub(super) fn fleet(slots: &[(char, usize)]) -> Fleet {
     let server = |slots: usize| Slots { free: Semaphore::new(slots), is_dead: AtomicBool::new(false) };
     Arc::new(slots.iter().map(|(name, slots)| (*name, server(*slots))).collect())
 }
 
-fn played(fleet: &Fleet) -> Scripted {
+pub(super) fn played(fleet: &Fleet) -> Scripted {
     let fleet = fleet.clone();
     script(move |seen| {
         let fleet = fleet.clone();
@@ -43,7 +43,7 @@ fn played(fleet: &Fleet) -> Scripted {
 }
 
 /// A model of which the catalog knows nothing else.
-const OWN: &str = "own-model";
+pub(super) const OWN: &str = "own-model";
 
 fn urls(names: &str) -> Vec<String> {
     names.chars().map(|name| format!("{OWN}=http://{name}.test")).collect()
@@ -55,14 +55,14 @@ fn serving(names: &str) -> crate::catalog::Snapshot {
     seeds.into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false)
 }
 
-const MANY: Settings = Settings { in_flight_limit: 1_000, ..SETTINGS };
+pub(super) const MANY: Settings = Settings { in_flight_limit: 1_000, ..SETTINGS };
 
 async fn open(dir: &Path, fleet: &Fleet, names: &str) -> World {
     World::open_as(dir, played(fleet), serving(names), Duration::from_millis(1), MANY).await
 }
 
 /// Calls of each server since a moment.
-fn calls_since(world: &World, since: Instant) -> HashMap<char, usize> {
+pub(super) fn calls_since(world: &World, since: Instant) -> HashMap<char, usize> {
     let mut calls = HashMap::new();
     world.seen().iter().filter(|seen| seen.at >= since).for_each(|seen| *calls.entry(seen.provider).or_default() += 1);
     calls
