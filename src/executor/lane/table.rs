@@ -198,6 +198,11 @@ impl Lanes {
         }
     }
 
+    /// Stands for the servers that a lane has now.
+    pub fn identities(&self, index: LaneIndex) -> Vec<u64> {
+        self.lanes.get(index).into_iter().flat_map(Lane::listed).map(|member| member.identity).collect()
+    }
+
     /// Whether the lane is one of the operator's own servers.
     pub fn is_local(&self, index: LaneIndex) -> bool {
         self.lanes.get(index).is_some_and(|lane| servers(lane, &self.pools).any(|(_, pool)| pool.is_local))

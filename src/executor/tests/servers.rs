@@ -159,6 +159,39 @@ async fn rows_that_begin_alike_find_the_cache_of_their_server() {
     assert!(rates[0] > 0.8 && rates[1] >= 0.9 * rates[0], "{rates:?}");
 }
 
+/// Two providers with two servers each, under one price.
+#[tokio::test(start_paused = true)]
+async fn rows_that_begin_alike_stay_with_one_server_of_all_providers_at_their_price() {
+    let fleet = fleet(&[('a', 4), ('b', 4), ('c', 4), ('d', 4)]);
+    let provider = |id: &str, one: char, other: char| {
+        let urls = format!("base_urls = [\"http://{one}.test\", \"http://{other}.test\"]\nlocal = true\n");
+        (format!("providers/{id}.toml"), format!("schema = 1\nid = \"{id}\"\nname = \"{id}\"\nkind = \"openai\"\n{urls}"))
+    };
+    let model = format!(
+        "schema = 1\n[[model]]\nid = \"{OWN}\"\norganisation = \"o\"\nreleased = 2026-01-01\nendpoints = [\"/v1/embeddings\"]\n\
+         [[model.offering]]\nprovider = \"x\"\n[[model.offering]]\nprovider = \"y\"\nupstream = \"another-name\"\n"
+    );
+    let files = [provider("x", 'a', 'b'), provider("y", 'c', 'd'), ("models/m.toml".to_owned(), model)].into_iter().collect();
+    let seeds = crate::catalog::load_archive(crate::catalog::Archive(files)).unwrap_or_else(|faults| panic!("{faults}"));
+    let snapshot = seeds.into_snapshot(jiff::civil::date(2026, 11, 24), &|_| true);
+    // Rows next to each other begin alike, and would go to different providers by room alone.
+    let family = |row: u32| row / 2 % 40;
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::open_as(dir.path(), played(&fleet), snapshot, Duration::from_millis(1), MANY).await;
+    let prompt: fn(u32) -> &'static str = |row| PROMPTS[row as usize / 2 % PROMPTS.len()];
+    let id = world.order(world::Order { rows: 4_000, prompt, ..world::Order::default() }, |_| OWN).await;
+    assert_eq!(world.ended(id).await.progress.succeeded, 4_000);
+    let (mut servers, mut providers) = (HashMap::<u32, HashMap<char, usize>>::new(), HashMap::<char, usize>::new());
+    for seen in world.seen() {
+        *servers.entry(family(seen.row)).or_default().entry(seen.provider).or_default() += 1;
+        *providers.entry(seen.provider).or_default() += 1;
+    }
+    let at_home: usize = servers.values().map(|servers| servers.values().max().unwrap()).sum();
+    assert!(at_home >= 3_200, "{at_home} of 4,000 rows went where most went that begin like them");
+    assert!(providers.len() == 4 && providers.values().all(|rows| *rows >= 700), "each had its share: {providers:?}");
+    world.close().await;
+}
+
 const PROMPTS: [&str; 40] = [
     "a0", "a1", "a2", "a3", "a4", "a5", "a6", "a7", "a8", "a9", "b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "b9", "c0", "c1",
     "c2", "c3", "c4", "c5", "c6", "c7", "c8", "c9", "d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7", "d8", "d9",
