@@ -14,7 +14,7 @@ use super::model::{Capacity, Limits, Model, Offering, Privacy, Provider};
 use super::rates::{Meter, Rate};
 use super::snapshot::Snapshot;
 use super::workflow::Workflow;
-use crate::domain::provider::connection::{KeySource, ProviderKind};
+use crate::domain::provider::connection::{HostAddresses, KeySource, ProviderKind};
 
 /// The most details that are kept.
 const MAX_DETAILS: usize = 200;
@@ -188,6 +188,8 @@ fn provider_facts(provider: &Provider, ready: bool) -> Facts {
             let servers = std::iter::once(&server.base_url).chain(&connection.replicas);
             let authorities: Vec<_> = servers.filter_map(|server| server.authority()).map(ToString::to_string).collect();
             facts.push(fact("server", authorities.join(", ")));
+            facts.push(fact("spread_addresses", server.addresses == HostAddresses::Each));
+            facts.push(maybe("max_waiting", server.max_waiting));
             facts.push(fact("body", format!("{:?}", server.body)));
             facts.push(fact("timeouts", format!("{:?}", server.timeouts)));
             facts.push(fact("max_response_bytes", server.max_response_bytes));

@@ -8,7 +8,7 @@ use super::fault::Source;
 use super::seeds::from_sources;
 use super::*;
 use crate::domain::endpoint::Endpoint;
-use crate::domain::provider::connection::{Connection, KeySource, ProviderKind};
+use crate::domain::provider::connection::{Connection, HostAddresses, KeySource, ProviderKind};
 
 /// The day on which the tests take place, whatever the calendar says.
 const TODAY: Date = date(2026, 11, 24);
@@ -88,8 +88,8 @@ fn no_built_in_seed_uses_a_variable_that_a_client_would_have_set() {
 fn every_fault_of_every_file_is_reported_with_its_place() {
     let report = seeds(&[
         ("providers/a.toml", "schema = 2\nid = \"b\"\nname = \" \"\nkind = \"openai\"\nbase_url = \"ftp://x\"\napi_path = \"v1/\"\nstatus = \"deprecated\"\nregions = [\"EU\", \"us\", \"us\"]\ncatch_all = true\nstand_in = true\napi_key_env = \"sk-123\"\napi_key_file = \"/run/key\"\n[body]\nset = { model = \"m\" }\ndrop = [\"\", \"model\"]\n[timeouts]\nconnect = \"ten\"\ntotal = \"-1s\"\n[limits]\nin_flight = 0\n[privacy]\nretention_days = -1\ndata_collection = \"maybe\"\nterms_url = \"here\"\nsource = \"https://a\"\n"),
-        ("providers/c.toml", "kind = \"simulated\"\ncatch_all = true\nbase_url = \"http://user:secret@x\"\napi_path = \"\"\nlocal = true\nbody = { set = { at = 2026-01-01 } }\n[profile]\nspread = 0.5\nfaults = { error = 0.7, cut = 0.6, slow = -0.1 }\n[models.m]\nlatency = \"48h\"\nfautls = {}\n"),
-        ("providers/d.toml", "schema = 1\nid = \"d\"\nname = \"D\"\nkind = \"openai\"\nbase_url = \"http://d\"\n[body]\nset = { at = [2026-01-01] }\n"),
+        ("providers/c.toml", "kind = \"simulated\"\ncatch_all = true\nbase_url = \"http://user:secret@x\"\napi_path = \"\"\nlocal = true\nspread_addresses = true\nmax_waiting = 4\nbody = { set = { at = 2026-01-01 } }\n[profile]\nspread = 0.5\nfaults = { error = 0.7, cut = 0.6, slow = -0.1 }\n[models.m]\nlatency = \"48h\"\nfautls = {}\n"),
+        ("providers/d.toml", "schema = 1\nid = \"d\"\nname = \"D\"\nkind = \"openai\"\nbase_url = \"http://d\"\nmax_waiting = 0\n[body]\nset = { at = [2026-01-01] }\n"),
         ("providers/e.toml", "schema = 1\nid = \"e\"\nname = \"E\"\nkind = \"grpc\"\n"),
         ("models/m.toml", "schema = 1\n[[model]]\nid = \"no spaces\"\naliases = [\"x\", \"x\"]\norganisation = \"o\"\nreleased = \"2024-01-01\"\nendpoints = [\"/v1/chat\", \"/v1/responses\", \"/v1/responses\"]\ncontext_window = -1\ninput = [\"smell\"]\n[model.files]\ntypes = [\"PDF\"]\n[[model.offering]]\nprovider = \"z\"\n[[model.offering.price]]\nplan = \"cheap\"\ninput = \"-1\"\noutput = \"1e3\"\nimage = \"0,5\"\nsource = \"price list\"\n"),
         ("models/n.toml", "schema = 1\n[[model]]\nid = \"x\"\nendpoints = []\n[[model.offering]]\nprovider = \"a\"\n[[model.offering]]\nprovider = \"a\"\nretired = 2026-01-01T00:00:00Z\nprice = [{}]\n[[model]]\n"),
@@ -325,6 +325,23 @@ fn a_provider_whose_url_is_the_operators_is_used_once_that_is_known() {
     assert_ne!(snapshot.hash(), seeds().hash);
     let fault = with("gpu:8000?key=secret").unwrap_err().to_string();
     assert!(fault.contains("providers/a.toml: the environment variable A_URL must be") && !fault.contains("secret"), "{fault}");
+}
+
+#[test]
+fn addresses_of_a_name_are_servers_if_the_servers_are_ones_own() {
+    for (keys, expected) in [
+        ("", HostAddresses::Any),
+        ("local = true", HostAddresses::Each),
+        ("base_url_env = \"OWN\"", HostAddresses::Each),
+        ("local = true\nspread_addresses = false", HostAddresses::Any),
+        ("spread_addresses = true", HostAddresses::Each),
+    ] {
+        let provider =
+            format!("schema = 1\nid = \"a\"\nname = \"A\"\nkind = \"openai\"\nbase_url = \"http://a.test\"\nmax_waiting = 4\n{keys}\n");
+        let snapshot = seeds(&[("providers/a.toml", &provider)]).unwrap().into_snapshot(TODAY, &no_key);
+        let ProviderKind::Server(server) = &snapshot.provider("a").unwrap().connection.kind else { panic!("not a server") };
+        assert_eq!((server.addresses, server.max_waiting), (expected, Some(4)), "{keys:?}");
+    }
 }
 
 #[test]

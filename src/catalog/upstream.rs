@@ -16,7 +16,7 @@ use super::url::parse_base_url;
 use super::vocabulary::Status;
 use crate::catalog::model::DEFAULT_MAX_RESPONSE_BYTES;
 use crate::domain::provider::body_edits::BodyEdits;
-use crate::domain::provider::connection::{Api, Connection, KeySource, ProviderKind, ServerConnection, Timeouts};
+use crate::domain::provider::connection::{Api, Connection, HostAddresses, KeySource, ProviderKind, ServerConnection, Timeouts};
 use crate::domain::row::openai::MAX_MODEL_CHARS;
 use crate::domain::row::priority::RowPriority;
 use crate::domain::text::hex;
@@ -192,6 +192,7 @@ fn provider(id: &str, urls: &[&Uri], options: &UpstreamOptions) -> Option<Provid
     let connection = ServerConnection {
         api: Api::OpenAi,
         base_url: (*base_url).clone(),
+        addresses: HostAddresses::Each,
         api_path: options.api_path.clone(),
         body: BodyEdits::default(),
         timeouts: options.timeouts,
@@ -200,6 +201,7 @@ fn provider(id: &str, urls: &[&Uri], options: &UpstreamOptions) -> Option<Provid
         pass_through: Vec::new(),
         row_priority: options.row_priority,
         forward_headers: Vec::new(),
+        max_waiting: None,
     };
     Some(Provider {
         // Not the server's address: the name is shown to every client that may see the catalog.

@@ -7,7 +7,7 @@ use crate::catalog::{Discovered, NotAList, Upstream, UpstreamError, read_models}
 use crate::daemon::start_error::Environment;
 use crate::descriptors::Descriptors;
 use crate::domain::provider::body_edits::BodyEdits;
-use crate::domain::provider::connection::{Api, ServerConnection, Timeouts};
+use crate::domain::provider::connection::{Api, HostAddresses, ServerConnection, Timeouts};
 use crate::domain::row::priority::RowPriority;
 use crate::provider::server::Server;
 use crate::provider::{CallError, SetupError};
@@ -64,6 +64,7 @@ pub async fn discover_models(url: String, key_env: Option<String>, env: Environm
     let connection = ServerConnection {
         api: Api::OpenAi,
         base_url: upstream.base_url,
+        addresses: HostAddresses::Any,
         api_path: None,
         body: BodyEdits::default(),
         timeouts,
@@ -72,6 +73,7 @@ pub async fn discover_models(url: String, key_env: Option<String>, env: Environm
         pass_through: Vec::new(),
         row_priority: RowPriority::default(),
         forward_headers: Vec::new(),
+        max_waiting: None,
     };
     match list(&connection, key.as_deref()).await {
         Err(DiscoverError::Status { status: 404 }) if !has_path => {

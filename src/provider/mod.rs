@@ -17,6 +17,8 @@ mod test_server;
 pub mod translate;
 mod transport;
 
+use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -140,6 +142,12 @@ pub trait Dispatch: Send + Sync + 'static {
     /// What the server answers when it is asked for its models; `None` if the provider has no list.
     fn list(&self, _budget: Duration) -> BoxFuture<'_, Result<Option<Answer>, CallError>> {
         Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// Looks up the addresses of the server's name at present; `None` if it has no name behind whose
+    /// addresses there are servers of their own.
+    fn addresses(&self) -> Option<BoxFuture<'static, io::Result<Vec<IpAddr>>>> {
+        None
     }
 
     /// What the server says about its load, without any work for a model; nothing if it does not say

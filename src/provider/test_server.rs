@@ -41,7 +41,12 @@ pub(super) struct Loopback {
 impl Loopback {
     /// Answers the first request with the first reply and so on; the last reply repeats.
     pub async fn start(replies: Vec<Reply>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), replies).await
+    }
+
+    /// Like [`Self::start`], at this address.
+    pub async fn start_at(address: SocketAddr, replies: Vec<Reply>) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Seen::default()));
         let mut tasks = JoinSet::new();

@@ -61,6 +61,11 @@ pub struct ProviderFile {
     pub base_url_env: Field<String>,
     /// `openai`: the server is the operator's own: it is asked whether it is there, its prompts that begin alike go out together, and a cancel cuts its calls at once. `false` if absent; always `true` with `base_url_env`.
     pub local: Field<bool>,
+    /// `openai`: behind each address of the host's name is a server of its own, as behind each of `base_urls`. As `local` if absent.
+    pub spread_addresses: Field<bool>,
+    /// `openai`: calls that may wait in each server, of all its clients, for more calls to go there. For servers that say how many wait, at `/metrics`; no bound if absent.
+    #[schemars(with = "Option<kinds::Positive>")]
+    pub max_waiting: Field<i64>,
     /// `openai`: the environment variable that holds the key, never the key itself.
     #[schemars(with = "Option<kinds::Variable>")]
     pub api_key_env: Field<String>,

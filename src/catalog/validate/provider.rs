@@ -17,7 +17,7 @@ use crate::domain::batch::forwarded;
 use crate::domain::endpoint::PassedPath;
 use crate::domain::provider::body_edits::BodyEdits;
 use crate::domain::provider::connection::{
-    Api, Connection, KeySource, ProviderKind, ServerConnection, SimulatedFaults, SimulatedProfile, Timeouts,
+    Api, Connection, HostAddresses, KeySource, ProviderKind, ServerConnection, SimulatedFaults, SimulatedProfile, Timeouts,
 };
 use crate::domain::row::priority::RowPriority;
 
@@ -52,7 +52,7 @@ pub(super) fn check(context: &mut ValidateContext<'_>, file: &ProviderFile) -> O
     Some(Provider {
         name: name?,
         connection: Connection { id: id?, kind, replicas, key, limits },
-        is_local: base_url_env.is_some() || context.flag(&file.local).unwrap_or(false),
+        is_local: is_local(context, file),
         base_url_env,
         status: status.unwrap_or(Status::Active),
         catch_all: context.flag(&file.catch_all).unwrap_or(false),
@@ -64,6 +64,11 @@ pub(super) fn check(context: &mut ValidateContext<'_>, file: &ProviderFile) -> O
         privacy,
         capacity,
     })
+}
+
+/// Whether the provider is a server of the operator's own.
+fn is_local(context: &ValidateContext<'_>, file: &ProviderFile) -> bool {
+    file.base_url_env.is_some() || context.flag(&file.local).unwrap_or(false)
 }
 
 fn check_tools(context: &mut ValidateContext<'_>, file: &ProviderFile) -> BTreeMap<HostedTool, String> {
@@ -106,10 +111,14 @@ fn check_server(context: &mut ValidateContext<'_>, file: &ProviderFile, kind: Ki
     let ca_file = context.text(&file.ca_file, "ca_file").map(PathBuf::from);
     let max_response_bytes = context.number(&file.max_response_bytes, "max_response_bytes", 1_024..=1 << 40);
     let timeouts = file.timeouts.as_ref().map_or_else(Timeouts::default, |written| check_timeouts(context, written.get_ref()));
+    // Where a hosted service can be reached says nothing about its servers.
+    let is_spread = context.flag(&file.spread_addresses).unwrap_or_else(|| is_local(context, file));
+    let max_waiting = context.number(&file.max_waiting, "max_waiting", 1..=i64::from(u32::MAX));
     let (base_url, replicas) = urls?;
     let connection = ServerConnection {
         api: if kind == Kind::Anthropic { Api::Anthropic } else { Api::OpenAi },
         base_url,
+        addresses: if is_spread { HostAddresses::Each } else { HostAddresses::Any },
         api_path,
         body,
         timeouts,
@@ -118,6 +127,7 @@ fn check_server(context: &mut ValidateContext<'_>, file: &ProviderFile, kind: Ki
         pass_through,
         row_priority: row_priority.unwrap_or_default(),
         forward_headers,
+        max_waiting: max_waiting.and_then(|most| u32::try_from(most).ok()),
     };
     Some((ProviderKind::Server(connection), replicas, key))
 }
@@ -220,6 +230,8 @@ fn check_simulated(context: &mut ValidateContext<'_>, file: &ProviderFile) -> Pr
     context.foreign(&file.api_path, "api_path", "simulated");
     context.foreign(&file.body, "body", "simulated");
     context.foreign(&file.local, "local", "simulated");
+    context.foreign(&file.spread_addresses, "spread_addresses", "simulated");
+    context.foreign(&file.max_waiting, "max_waiting", "simulated");
     context.foreign(&file.api_key_env, "api_key_env", "simulated");
     context.foreign(&file.api_key_file, "api_key_file", "simulated");
     context.foreign(&file.ca_file, "ca_file", "simulated");

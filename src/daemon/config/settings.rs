@@ -277,7 +277,7 @@ settings! {
     /// this many calls are made a second time.
     in_flight_limit: value u32 = 4_096, range 1, 1_000_000;
 
-    /// The most calls at the same time to each provider of `upstream`. Fewer are made where a server
+    /// The most calls at the same time to each server of `upstream`. Fewer are made where a server
     /// does more with fewer.
     upstream_concurrency: maybe u32 = None, range 1, 100_000, words "found out for each server, up to `in_flight_limit`";
 

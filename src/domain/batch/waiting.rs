@@ -32,6 +32,8 @@ pub enum WaitReason {
     Failing,
     /// The provider asked for a pause.
     RateLimited,
+    /// More calls of others wait in the server than its `max_waiting`.
+    ServerBusy,
     /// An operator, or the catalog, has paused the lane.
     Paused,
     /// An operator has drained the lane, and there is no other.
@@ -52,6 +54,7 @@ impl WaitReason {
             Self::Unreachable => "unreachable",
             Self::Failing => "failing",
             Self::RateLimited => "rate_limited",
+            Self::ServerBusy => "server_busy",
             Self::Paused => "paused",
             Self::Drained => "drained",
             Self::NoProvider => "no_provider",
@@ -72,6 +75,7 @@ impl WaitReason {
             Self::Unreachable => "the server cannot be reached",
             Self::Failing => "every call fails",
             Self::RateLimited => "the provider asked for a pause",
+            Self::ServerBusy => "others use the server, and enough calls wait there",
             Self::Paused => "the lane is paused",
             Self::Drained => "the lane is drained",
             Self::NoProvider => "no provider serves the model at present",
@@ -87,7 +91,7 @@ impl WaitReason {
             Self::Paused | Self::Drained => Some("resume the lane"),
             Self::NoProvider => Some("configure a provider that serves it"),
             Self::DiskFull => Some("free some space"),
-            Self::Unreachable | Self::Failing | Self::RateLimited | Self::Queued => None,
+            Self::Unreachable | Self::Failing | Self::RateLimited | Self::ServerBusy | Self::Queued => None,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! This module holds no secret: a connection names the place of its key, and the daemon reads the
 //! key.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -47,12 +48,26 @@ pub enum Api {
     Anthropic,
 }
 
+/// Where connections to the host of a URL go, if the host is a name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum HostAddresses {
+    /// To whichever of its addresses answers first.
+    #[default]
+    Any,
+    /// Behind each of its addresses is a server of its own.
+    Each,
+    /// To this one.
+    One(IpAddr),
+}
+
 /// A server that is called over HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConnection {
     pub api: Api,
     /// Absolute `http` or `https` URL without query or fragment and without a trailing slash.
     pub base_url: http::Uri,
+    /// Where connections to the host of `base_url` go.
+    pub addresses: HostAddresses,
     /// The path below `base_url` that all operations have in common, without a trailing slash.
     /// `None`: `/v1` if `base_url` has no path, and none if it has one.
     pub api_path: Option<String>,
@@ -68,6 +83,8 @@ pub struct ServerConnection {
     pub row_priority: RowPriority,
     /// Headers of a create that go along, in lower case.
     pub forward_headers: Vec<String>,
+    /// Calls that may wait in the server, of all its clients, for more calls to go there; at least 1.
+    pub max_waiting: Option<u32>,
 }
 
 /// How the built-in provider behaves for a model.
@@ -122,6 +139,14 @@ impl ProviderKind {
         match self {
             Self::Server(server) => server.pass_through.contains(&path),
             Self::Simulated { .. } => false,
+        }
+    }
+
+    /// Calls that may wait in the server, if somebody has said so.
+    pub fn max_waiting(&self) -> Option<u32> {
+        match self {
+            Self::Server(server) => server.max_waiting,
+            Self::Simulated { .. } => None,
         }
     }
 

@@ -11,6 +11,7 @@ mod failed;
 mod hints;
 mod probe;
 mod pump;
+mod resolve;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -80,6 +81,8 @@ pub(super) enum Event {
     Probed(probe::Probed),
     /// A server was asked about its load.
     Hinted(hints::Hinted),
+    /// A name was looked up.
+    Resolved(resolve::Resolved),
     /// A pause or a write for a batch that does not run is over; the batch is looked at again.
     Retake(BatchId),
 }
@@ -292,6 +295,7 @@ impl Dispatcher {
             Event::Finished { batch, result } => self.finished(batch, result),
             Event::Probed(probed) => self.probed(probed),
             Event::Hinted(hinted) => self.hinted(&hinted),
+            Event::Resolved(resolved) => self.resolved(resolved),
             Event::Retake(id) => self.retake(id),
         }
     }
@@ -424,6 +428,7 @@ impl Dispatcher {
             self.disk_is_full = full;
         }
         self.look_at_deadlines();
+        self.resolve();
         self.probe();
         self.ask_for_hints();
         let avoided = self.lanes.avoided(Instant::now());

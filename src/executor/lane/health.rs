@@ -54,11 +54,18 @@ impl Lanes {
         }
     }
 
+    /// The servers that rows are ready for.
+    pub fn wanted(&self) -> impl Iterator<Item = usize> {
+        let waiting = self.lanes.iter().filter(|lane| !lane.fair.is_idle() || lane.waits_for_quarantined());
+        waiting.flat_map(Lane::listed).map(|member| member.pool)
+    }
+
     /// Takes what a server says about its load, in answer to a question under the given key.
     pub fn on_hints(&mut self, pool: usize, epoch: u32, hints: ServerHints, now: Instant) {
         let Some(state) = self.pools.get_mut(pool) else { return };
         state.end_hints();
         if state.epoch == epoch {
+            state.on_hints(now, hints);
             let members = self.lanes.iter_mut().flat_map(|lane| &mut lane.members);
             members.filter(|member| member.pool == pool).for_each(|member| member.flow.on_hints(now, hints));
         }

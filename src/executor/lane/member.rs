@@ -18,12 +18,17 @@ pub struct Member {
     /// The provider has the server now. An earlier server stays here for its calls in flight.
     pub is_listed: bool,
     /// Stands for the server's address.
-    identity: u64,
+    pub identity: u64,
 }
 
 impl Member {
     pub fn new(pool: usize, flow: FlowControl, address: &str) -> Self {
         Self { pool, flow, is_listed: true, identity: hash(&address) }
+    }
+
+    /// The server is at another address from now on.
+    pub fn readdress(&mut self, address: &str) {
+        self.identity = hash(&address);
     }
 
     /// Calls in flight.
@@ -50,7 +55,12 @@ pub fn least_busy<'a>(members: impl Iterator<Item = (usize, &'a Member)>) -> Opt
 
 /// The server that owns the rows of a family.
 pub fn owner<'a>(members: impl Iterator<Item = (usize, &'a Member)>, family: u64) -> Option<usize> {
-    members.max_by_key(|(_, member)| hash(&(member.identity, family))).map(|(index, _)| index)
+    members.max_by_key(|(_, member)| rank(member.identity, family)).map(|(index, _)| index)
+}
+
+/// The rank of a server for the rows of a family: the first of all owns them.
+pub fn rank(identity: u64, family: u64) -> u64 {
+    hash(&(identity, family))
 }
 
 #[cfg(test)]

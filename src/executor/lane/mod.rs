@@ -3,6 +3,7 @@
 //! Its provider has one server or several; each has its own flow control, on top of the limits of
 //! the server as a whole.
 
+pub mod addresses;
 pub mod blame;
 pub mod call;
 pub mod calls;
@@ -14,6 +15,7 @@ pub mod member;
 pub mod provider;
 pub mod route;
 pub mod routes;
+pub mod server_queue;
 pub mod status;
 mod table;
 pub mod waiting;

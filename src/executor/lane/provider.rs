@@ -10,7 +10,9 @@ use tokio_util::sync::CancellationToken;
 use super::blame::LONGEST_REST_LOCAL;
 use super::call::{CallFeedback, CallTicket};
 use super::in_flight::InFlight;
-use crate::domain::provider::connection::{Connection, ProviderKind};
+use super::server_queue::ServerQueue;
+use crate::domain::provider::connection::{Connection, HostAddresses, ProviderKind, ServerConnection};
+use crate::domain::provider::server_hints::ServerHints;
 use crate::domain::row::retry::FailureClass;
 use crate::domain::time::Timestamp;
 use crate::flow::CircuitBreaker;
@@ -46,6 +48,7 @@ pub struct ProviderState {
     pub probing: bool,
     /// When the provider was last asked about its load, and whether it still is.
     hints: (Option<Instant>, bool),
+    queue: ServerQueue,
     /// When the provider was last probed, and whether it answered, and not with an error of its own.
     last_probe: Option<(Instant, bool)>,
     /// A call has failed, and none has succeeded since.
@@ -79,6 +82,7 @@ impl ProviderState {
             heard: Instant::now(),
             probing: false,
             hints: (None, false),
+            queue: ServerQueue::default(),
             last_probe: None,
             is_doubted: false,
             failure: None,
@@ -101,7 +105,9 @@ impl ProviderState {
 
     /// When a call may start; `None` if more than the passing of time is needed.
     pub fn ready_at(&self, now: Instant) -> Option<Instant> {
-        if self.connection.limits.in_flight.is_some_and(|most| self.in_flight_gauge.in_flight >= most) {
+        let in_flight = self.in_flight_gauge.in_flight;
+        if self.connection.limits.in_flight.is_some_and(|most| in_flight >= most) || self.allowed(now).is_some_and(|most| in_flight >= most)
+        {
             return None;
         }
         Some(self.reach.ready_at(now)?.max(self.in_flight_gauge.paced_until(now)))
@@ -110,6 +116,7 @@ impl ProviderState {
     /// Notes that a call goes out.
     pub fn start(&mut self, now: Instant, tokens: u64) {
         self.in_flight_gauge.start(now, tokens);
+        self.queue.start(self.in_flight_gauge.in_flight);
         self.reach.start(now);
     }
 
@@ -139,6 +146,9 @@ impl ProviderState {
     /// Where the server is.
     pub fn address(&self) -> String {
         match &self.connection.kind {
+            ProviderKind::Server(ServerConnection { base_url, addresses: HostAddresses::One(address), .. }) => {
+                format!("{base_url} at {address}")
+            }
             ProviderKind::Server(server) => server.base_url.to_string(),
             ProviderKind::Simulated { .. } => "simulated".to_owned(),
         }
@@ -162,6 +172,39 @@ impl ProviderState {
     /// Notes that the provider has said what it says about its load.
     pub fn end_hints(&mut self) {
         self.hints.1 = false;
+    }
+
+    /// Takes what the provider says about its load.
+    pub fn on_hints(&mut self, now: Instant, hints: ServerHints) {
+        let Some(most) = self.max_waiting() else { return };
+        if self.queue.on_hints(most, now, self.in_flight_gauge.in_flight, hints) {
+            tracing::warn!(
+                provider = self.connection.id,
+                server = self.address(),
+                "`max_waiting` has no effect: the server does not say how many calls wait in it"
+            );
+        }
+    }
+
+    /// Calls that may wait in the server, of all its clients.
+    pub fn max_waiting(&self) -> Option<u32> {
+        self.connection.kind.max_waiting()
+    }
+
+    /// The most calls that may be in flight for no more to wait in the server than may; `None` without a
+    /// bound.
+    pub fn allowed(&self, now: Instant) -> Option<u32> {
+        self.queue.allowed(self.max_waiting(), now)
+    }
+
+    /// Since when so many calls wait in the server that none goes out.
+    pub fn full_since(&self, now: Instant) -> Option<Instant> {
+        self.queue.full_since().filter(|_| self.allowed(now) == Some(0))
+    }
+
+    /// Whether the provider does not have the server any more, and nothing is left to come of it.
+    pub fn is_over(&self) -> bool {
+        !self.is_listed && self.in_flight_gauge.in_flight == 0 && !self.probing && !self.hints.1
     }
 
     /// Whether the provider is unreachable.

@@ -12,6 +12,7 @@ use crate::domain::row::openai::RowRequest;
 use crate::domain::row::priority::RowPriority;
 use crate::domain::vocabulary::HostedTool;
 use crate::executor::lane::LaneIndex;
+use crate::executor::lane::member::rank;
 
 /// One route for the rows of a model.
 #[derive(Debug, Clone)]
@@ -24,6 +25,8 @@ pub struct LaneRoute {
     pub(super) avoided: bool,
     /// Rows with the same beginning run next to each other on the lane.
     pub by_prefix: bool,
+    /// Stands for the servers of the lane, if it is by prefix.
+    pub(super) servers: Vec<u64>,
     /// The provider's name for the model.
     pub upstream: Arc<str>,
     /// The server that the route leads to.
@@ -73,6 +76,11 @@ impl Reads {
 }
 
 impl LaneRoute {
+    /// The highest rank of a server of the lane for the rows of a family.
+    pub(super) fn rank(&self, family: u64) -> Option<u64> {
+        self.servers.iter().map(|server| rank(*server, family)).max()
+    }
+
     pub(super) fn is_good(&self) -> bool {
         self.lane.is_some() && !self.avoided
     }

@@ -58,6 +58,24 @@ impl RouteTable {
         (0..).zip(&self.models).map(|(model, _)| self.shared(model).map(|(_, lane)| lane).collect())
     }
 
+    /// Of the routes that share the fresh rows of a model, the one to the server that owns the rows of
+    /// this family; `None` if there is but one route, or some lane is not by prefix.
+    pub fn owner(&self, model: u16, family: impl FnOnce() -> u64) -> Option<u16> {
+        let shared = || self.shared(model).filter_map(|(route, _)| Some((route, self.get(route)?)));
+        if shared().nth(1).is_none() || !shared().all(|(_, route)| route.by_prefix) {
+            return None;
+        }
+        let family = family();
+        shared().max_by_key(|(_, route)| route.rank(family)).map(|(route, _)| route)
+    }
+
+    /// The lanes that share the fresh rows of a model by their beginnings, for each model with such.
+    pub fn sharing_by_prefix(&self) -> impl Iterator<Item = Vec<LaneIndex>> + '_ {
+        let is_by_prefix = |model: u16| self.shared(model).all(|(route, _)| self.get(route).is_some_and(|route| route.by_prefix));
+        let lanes = (0..).zip(self.shared_lanes()).filter(move |(model, lanes)| lanes.len() > 1 && is_by_prefix(*model));
+        lanes.map(|(_, lanes)| lanes)
+    }
+
     /// The route that fresh rows of a model take if they take but one.
     pub fn primary(&self, model: u16) -> Option<u16> {
         self.models.get(usize::from(model)).map(|model| model.entry)
@@ -181,6 +199,7 @@ fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around
     let closed = if lane.is_some() { None } else { Some(held.map_or(Closed::NotServed, Closed::Held)) };
     let avoided = lane.is_some_and(|lane| lanes.is_avoided(lane, around.now));
     let by_prefix = around.catalog.is_local(provider);
+    let servers = lane.filter(|_| by_prefix).map_or_else(Vec::new, |lane| lanes.identities(lane));
     let server = around.catalog.provider(provider).map(|provider| server(&provider.connection)).unwrap_or_default();
     let messages = around.catalog.provider(provider).is_some_and(|provider| provider.connection.kind.has_messages());
     let row_priority = around.catalog.provider(provider).map(|provider| provider.connection.kind.row_priority()).unwrap_or_default();
@@ -198,6 +217,7 @@ fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around
         tool_names,
         avoided,
         by_prefix,
+        servers,
         server: server.into(),
         upstream: upstream.into(),
         name: format!("{provider}/{upstream}").into(),

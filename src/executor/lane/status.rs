@@ -109,7 +109,7 @@ fn load_of(member: &Member, pool: &ProviderState, clock: &Clock, moments: Moment
     let at = |until: Instant| in_seconds(later(clock.now(), until.saturating_duration_since(now)));
     LaneLoad {
         in_flight: member.in_flight(),
-        allowed: member.flow.allowed(),
+        allowed: [member.flow.allowed(), pool.allowed(now)].into_iter().flatten().min(),
         per_minute: member.flow.per_minute(),
         latency_ms: member.flow.latency().map(in_two_digits),
         resting_until: member.flow.resting_until(now).and_then(at),

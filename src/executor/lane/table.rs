@@ -2,11 +2,14 @@
 //! catalog.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::addresses::{Found, MOST, NameOf, Names, name_of};
 use super::blame::LaneTraits;
 use super::flow_control::FlowControl;
 use super::member::Member;
@@ -14,8 +17,9 @@ use super::provider::ProviderState;
 use super::{Lane, LaneIndex, LaneName, OpenProvider, servers};
 use crate::catalog::Snapshot;
 use crate::domain::id::BatchId;
-use crate::domain::provider::connection::{Connection, Limits, ProviderKind};
+use crate::domain::provider::connection::{Connection, HostAddresses, Limits, ProviderKind, ServerConnection};
 use crate::executor::run::row::ReadyRow;
+use crate::provider::Dispatch;
 
 /// All lanes, by index and by name, and the servers behind them.
 pub(in crate::executor) struct Lanes {
@@ -24,6 +28,8 @@ pub(in crate::executor) struct Lanes {
     by_name: HashMap<LaneName, LaneIndex>,
     /// By provider, the connection for which its servers were opened, and these.
     by_provider: HashMap<String, (Connection, Vec<usize>)>,
+    /// Names behind which there may be several servers.
+    names: Names,
     pub(super) open: OpenProvider,
     /// The most calls at a time that are tried on a server without a stated limit.
     most: u32,
@@ -42,6 +48,7 @@ impl Lanes {
             pools: Vec::new(),
             by_name: HashMap::new(),
             by_provider: HashMap::new(),
+            names: Names::default(),
             open,
             most,
             hold_after,
@@ -93,11 +100,17 @@ impl Lanes {
             return Some(servers.clone());
         }
         let is_local = catalog.is_local(provider);
-        let servers: Vec<_> = connection.servers().filter_map(|server| self.server(&server, is_local)).collect();
+        let by_name: Vec<_> = connection.servers().collect();
+        self.names.keep(provider, &by_name);
+        let wanted: Vec<_> = by_name.iter().flat_map(|server| self.names.servers(server)).collect();
+        let servers: Vec<_> = wanted.iter().filter_map(|server| self.server(server, is_local)).collect();
         for (index, pool) in self.pools.iter_mut().enumerate().filter(|(_, pool)| pool.connection.id == provider) {
             pool.is_listed = servers.contains(&index);
+            if pool.is_listed {
+                self.names.follow(&pool.connection, &pool.provider);
+            }
         }
-        if servers.len() > connection.replicas.len() {
+        if servers.len() == wanted.len() {
             self.by_provider.insert(provider.to_owned(), (connection.clone(), servers.clone()));
         } else {
             // One that cannot be opened is tried again the next time.
@@ -109,8 +122,12 @@ impl Lanes {
     fn server(&mut self, connection: &Connection, is_local: bool) -> Option<usize> {
         let known = self.pools.iter().position(|pool| same_place(&pool.connection, connection));
         if let Some(index) = known.filter(|index| same_way(&self.pools[*index].connection, connection)) {
+            self.pools[index].is_listed = true;
             return Some(index);
         }
+        // The first of several addresses is that of the one server that there was.
+        let known = known.or_else(|| self.pools.iter().position(|pool| is_whole_of(&pool.connection, connection)));
+        let spare = if known.is_none() { self.spare(&connection.id) } else { None };
         let opened = match (self.open)(connection) {
             Ok(opened) => opened,
             Err(error) => {
@@ -118,28 +135,57 @@ impl Lanes {
                 return None;
             }
         };
-        match known {
-            Some(index) if self.pools[index].connection.key == connection.key => {
-                // What was learnt about the server still holds.
-                let pool = &mut self.pools[index];
-                (pool.connection, pool.provider) = (connection.clone(), opened);
-                Some(index)
-            }
-            Some(index) => {
-                self.pools[index] = self.pools[index].moved(connection.clone(), opened);
-                let members = self.lanes.iter_mut().flat_map(|lane| &mut lane.members);
-                members.filter(|member| member.pool == index).for_each(|member| member.flow.reset());
-                Some(index)
-            }
-            None => {
-                self.pools.push(ProviderState::new(connection.clone(), opened, is_local));
-                Some(self.pools.len() - 1)
+        let Some(index) = known.or(spare) else {
+            self.pools.push(ProviderState::new(connection.clone(), opened, is_local));
+            return Some(self.pools.len() - 1);
+        };
+        let pool = &mut self.pools[index];
+        let is_same = known.is_some() && pool.connection.key == connection.key;
+        if is_same {
+            // What was learnt about the server still holds.
+            (pool.connection, pool.provider, pool.is_listed) = (connection.clone(), opened, true);
+        } else {
+            *pool = pool.moved(connection.clone(), opened);
+        }
+        let address = pool.address();
+        for member in self.lanes.iter_mut().flat_map(|lane| &mut lane.members).filter(|member| member.pool == index) {
+            member.readdress(&address);
+            if !is_same {
+                member.flow.reset();
             }
         }
+        Some(index)
+    }
+
+    /// A server that the provider had and that another one can take the place of, once there are many.
+    fn spare(&self, provider: &str) -> Option<usize> {
+        let mut of_provider = self.pools.iter().enumerate().filter(|(_, pool)| pool.connection.id == provider && !pool.is_listed);
+        if of_provider.clone().nth(MOST).is_none() { None } else { of_provider.find(|(_, pool)| pool.is_over()).map(|(index, _)| index) }
+    }
+
+    /// The names to be looked up now: each at most once in the first time, or in the second if a server
+    /// of it cannot be reached.
+    pub fn names_due(&mut self, now: Instant, times: (Duration, Duration)) -> Vec<(NameOf, Arc<dyn Dispatch>)> {
+        let is_dead = |pool: &&ProviderState| pool.is_listed && pool.is_unreachable();
+        let dead: Vec<_> = self.pools.iter().filter(is_dead).filter_map(|pool| name_of(&pool.connection)).collect();
+        self.names.begin(now, times, |name| dead.contains(name))
+    }
+
+    /// Takes what a name resolved to. Returns whether lanes have other servers now, once their routes
+    /// are built again.
+    pub fn on_found(&mut self, name: &NameOf, found: Found) -> bool {
+        let is_other = self.names.on_found(name, found);
+        if is_other {
+            self.by_provider.remove(&name.0);
+        }
+        is_other
     }
 
     /// Updates the limits of every lane from a new catalog.
     pub fn refresh(&mut self, catalog: &Snapshot, now: Instant) {
+        let is_there = |provider: &str| catalog.provider(provider).is_some();
+        self.by_provider.retain(|provider, _| is_there(provider));
+        self.names.retain(is_there);
         for pool in &mut self.pools {
             if let Some(provider) = catalog.provider(&pool.connection.id) {
                 pool.set_limits(&provider.connection, now);
@@ -150,6 +196,11 @@ impl Lanes {
             lane.members.iter_mut().for_each(|member| member.flow.set(stated, now));
             lane.by_prefix = catalog.is_local(&lane.name.0);
         }
+    }
+
+    /// Stands for the servers that a lane has now.
+    pub fn identities(&self, index: LaneIndex) -> Vec<u64> {
+        self.lanes.get(index).into_iter().flat_map(Lane::listed).map(|member| member.identity).collect()
     }
 
     /// Whether the lane is one of the operator's own servers.
@@ -261,9 +312,29 @@ fn same_way(a: &Connection, b: &Connection) -> bool {
 /// Whether two connections lead to the same server of the same provider, under whatever key.
 fn same_place(a: &Connection, b: &Connection) -> bool {
     let is_same = match (&a.kind, &b.kind) {
-        (ProviderKind::Server(a), ProviderKind::Server(b)) => (&a.base_url, a.api) == (&b.base_url, b.api),
+        (ProviderKind::Server(a), ProviderKind::Server(b)) => (&a.base_url, a.api, address(a)) == (&b.base_url, b.api, address(b)),
         (ProviderKind::Simulated { .. }, ProviderKind::Simulated { .. }) => true,
         (ProviderKind::Server(_), ProviderKind::Simulated { .. }) | (ProviderKind::Simulated { .. }, ProviderKind::Server(_)) => false,
     };
     is_same && a.id == b.id
+}
+
+/// The one of its host's addresses that a connection leads to.
+fn address(server: &ServerConnection) -> Option<IpAddr> {
+    match server.addresses {
+        HostAddresses::One(address) => Some(address),
+        HostAddresses::Any | HostAddresses::Each => None,
+    }
+}
+
+/// Whether a connection leads to whatever has the name of the other one, which leads to one of its
+/// addresses.
+fn is_whole_of(whole: &Connection, part: &Connection) -> bool {
+    match &part.kind {
+        ProviderKind::Server(server) if address(server).is_some() => {
+            let kind = ProviderKind::Server(ServerConnection { addresses: HostAddresses::Each, ..server.clone() });
+            same_place(whole, &Connection { kind, ..part.clone() })
+        }
+        ProviderKind::Server(_) | ProviderKind::Simulated { .. } => false,
+    }
 }

@@ -78,6 +78,9 @@ pub fn of_server(member: &Member, pool: &ProviderState, moments: Moments, now: I
         let since = flow.breaker().failing_since().and_then(|since| moments.at(since));
         return Some(LaneWait { reason: WaitReason::Failing, since, said: said() });
     }
+    if let Some(since) = pool.full_since(now) {
+        return Some(LaneWait { reason: WaitReason::ServerBusy, since: moments.at(since), said: None });
+    }
     let since = flow.paused_since(now)?;
     Some(LaneWait { reason: WaitReason::RateLimited, since: moments.at(since), said: said() })
 }

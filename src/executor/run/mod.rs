@@ -210,16 +210,19 @@ impl Run {
     }
 
     /// How many rows each lane can take: none while more than half of its part of the window is
-    /// left.
+    /// left. Lanes that share rows by their beginnings are filled together.
     fn room(&self, window: WindowSize) -> HashMap<LaneIndex, usize> {
         let mut room: HashMap<LaneIndex, usize> = self.source.ways.shared_lanes().flatten().map(|lane| (lane, 0)).collect();
         room.extend(self.queues.iter().filter(|(_, queue)| !queue.due.is_empty()).map(|(lane, _)| (*lane, 0)));
         let lanes = room.len().max(1);
         let (most, bytes) = ((window.rows / lanes).max(LEAST_ROWS), window.bytes / lanes);
+        let held = |lane: LaneIndex| self.queues.get(&lane).map_or((0, 0), |queue| (queue.ready.len(), queue.bytes));
         for (lane, rows) in &mut room {
-            let (there, held) = self.queues.get(lane).map_or((0, 0), |queue| (queue.ready.len(), queue.bytes));
+            let (there, held) = held(*lane);
             *rows = if there <= most / 2 && held <= bytes / 2 { most - there } else { 0 };
         }
+        let left = |lane| Some(held(lane)).filter(|(_, held)| *held < bytes).map_or(0, |(there, _)| most.saturating_sub(there));
+        fill_together(&mut room, self.source.ways.sharing_by_prefix(), left);
         room
     }
 
@@ -453,7 +456,29 @@ impl Run {
     }
 }
 
+/// Gives the lanes of a group, of which one has room, all that they have `left`: each row is to go to the
+/// lane that owns it.
+fn fill_together(room: &mut HashMap<LaneIndex, usize>, groups: impl Iterator<Item = Vec<LaneIndex>>, left: impl Fn(LaneIndex) -> usize) {
+    for lanes in groups {
+        if lanes.iter().any(|lane| room.get(lane).is_some_and(|rows| *rows > 0)) {
+            room.extend(lanes.into_iter().map(|lane| (lane, left(lane))));
+        }
+    }
+}
+
 fn done(source: &Source) -> u32 {
     let progress = source.live.progress();
     progress.succeeded + progress.failed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_that_share_rows_by_their_beginnings_are_filled_together() {
+        let mut room = HashMap::from([(0, 50), (1, 0), (2, 0), (3, 0), (4, 60)]);
+        fill_together(&mut room, [vec![0, 1], vec![2, 3]].into_iter(), |lane| 10 * (lane + 1));
+        assert_eq!(room, HashMap::from([(0, 10), (1, 20), (2, 0), (3, 0), (4, 60)]));
+    }
 }

@@ -53,11 +53,13 @@ pub struct WindowSize {
 pub struct Room(pub Vec<Vec<(u16, usize)>>);
 
 impl Room {
-    /// Takes a place on the route with the most room.
-    fn take(&mut self, model: u16) -> Option<u16> {
+    /// Takes a place on the preferred route, or if it has none, on the one with the most room.
+    fn take(&mut self, model: u16, preferred: Option<u16>) -> Option<u16> {
         let routes = self.0.get_mut(usize::from(model))?;
         // The first of equals: the cheapest.
-        let (route, rows) = routes.iter_mut().rev().max_by_key(|(_, rows)| *rows).filter(|(_, rows)| *rows > 0)?;
+        let is_preferred = |route: u16| preferred == Some(route);
+        let best = routes.iter_mut().rev().max_by_key(|(route, rows)| (*rows > 0 && is_preferred(*route), *rows));
+        let (route, rows) = best.filter(|(_, rows)| *rows > 0)?;
         *rows -= 1;
         Some(*route)
     }
@@ -321,7 +323,8 @@ impl Source {
     fn take(&self, at: RowRef, line: Line<'_>, room: &mut Room, deferred: &mut Vec<RowRef>, window: &mut Window) -> Result<(), StoreError> {
         let Some((row, model)) = self.place(at.row, line) else { return self.close(at, window) };
         let at = RowRef { model, ..at };
-        let Some(route) = room.take(model) else {
+        let owner = self.ways.owner(model, || Opening::of(row.body.as_bytes()).family());
+        let Some(route) = room.take(model, owner) else {
             deferred.push(at);
             return Ok(());
         };

@@ -1,6 +1,8 @@
 //! The executor against its promises, with a scripted provider under paused time.
 
+mod addresses;
 mod any_failures;
+mod busy;
 mod dedup;
 mod denied;
 mod fallback;
@@ -13,6 +15,7 @@ mod storm;
 pub mod world;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -33,6 +36,7 @@ use crate::domain::batch::{Batch, BatchSpec};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::file::{Purpose, ResultPart};
 use crate::domain::id::BatchId;
+use crate::domain::provider::server_hints::ServerHints;
 use crate::domain::time::Timestamp;
 use crate::provider::{Answer, Call, CallError, Dispatch};
 use crate::store::{CreateOutcome, NewFile, Options, Store};
@@ -61,6 +65,23 @@ pub struct Scripted {
     provider: char,
     /// What the server answers to a probe, if it can be probed.
     asked: Option<Asked>,
+    /// What the name of the server resolves to, if it is looked up.
+    resolver: Option<Resolver>,
+    /// What a server says about its load.
+    hints: Option<Hints>,
+}
+
+/// Resolves the name of the servers.
+type Resolver = Arc<dyn Fn() -> std::io::Result<Vec<IpAddr>> + Send + Sync>;
+
+/// Tells the load of a server.
+type Hints = Arc<dyn Fn(char) -> ServerHints + Send + Sync>;
+
+impl Scripted {
+    /// The server of that name.
+    fn named(&self, provider: char) -> Arc<dyn Dispatch> {
+        Arc::new(Self { provider, ..self.clone() })
+    }
 }
 
 /// Answers a probe of a server with a status, or not at all.
@@ -88,6 +109,14 @@ impl Dispatch for Scripted {
     fn ask(&self, _budget: Duration) -> BoxFuture<'_, Result<u16, CallError>> {
         std::future::ready(self.asked.as_ref().map_or(Ok(200), |asked| asked(self.provider))).boxed()
     }
+
+    fn addresses(&self) -> Option<BoxFuture<'static, std::io::Result<Vec<IpAddr>>>> {
+        self.resolver.clone().map(|resolver| async move { resolver() }.boxed())
+    }
+
+    fn hints(&self, _budget: Duration) -> BoxFuture<'_, ServerHints> {
+        std::future::ready(self.hints.as_ref().map_or(ServerHints::default(), |hints| hints(self.provider))).boxed()
+    }
 }
 
 fn gone() -> CallError {
@@ -110,7 +139,7 @@ fn saying(status: u16, body: &'static str) -> Result<Answer, CallError> {
 }
 
 fn script(script: impl Fn(SeenCall) -> BoxFuture<'static, Result<Answer, CallError>> + Send + Sync + 'static) -> Scripted {
-    Scripted { script: Arc::new(script), seen: Arc::default(), provider: '?', asked: None }
+    Scripted { script: Arc::new(script), seen: Arc::default(), provider: '?', asked: None, resolver: None, hints: None }
 }
 
 pub fn at_once(status: impl Fn(SeenCall) -> u16 + Send + Sync + 'static) -> Scripted {

@@ -8,20 +8,20 @@ use tokio::sync::Semaphore;
 use super::*;
 
 /// A server with so many slots; calls beyond them wait. It takes 100 ms for each.
-struct Slots {
+pub(super) struct Slots {
     free: Semaphore,
-    is_dead: AtomicBool,
+    pub is_dead: AtomicBool,
 }
 
-type Fleet = Arc<HashMap<char, Slots>>;
+pub(super) type Fleet = Arc<HashMap<char, Slots>>;
 
 /// Servers named by letters, each with its number of slots.
-fn fleet(slots: &[(char, usize)]) -> Fleet {
+pub(super) fn fleet(slots: &[(char, usize)]) -> Fleet {
     let server = |slots: usize| Slots { free: Semaphore::new(slots), is_dead: AtomicBool::new(false) };
     Arc::new(slots.iter().map(|(name, slots)| (*name, server(*slots))).collect())
 }
 
-fn played(fleet: &Fleet) -> Scripted {
+pub(super) fn played(fleet: &Fleet) -> Scripted {
     let fleet = fleet.clone();
     script(move |seen| {
         let fleet = fleet.clone();
@@ -43,7 +43,7 @@ fn played(fleet: &Fleet) -> Scripted {
 }
 
 /// A model of which the catalog knows nothing else.
-const OWN: &str = "own-model";
+pub(super) const OWN: &str = "own-model";
 
 fn urls(names: &str) -> Vec<String> {
     names.chars().map(|name| format!("{OWN}=http://{name}.test")).collect()
@@ -55,14 +55,14 @@ fn serving(names: &str) -> crate::catalog::Snapshot {
     seeds.into_snapshot(jiff::civil::date(2026, 11, 24), &|_| false)
 }
 
-const MANY: Settings = Settings { in_flight_limit: 1_000, ..SETTINGS };
+pub(super) const MANY: Settings = Settings { in_flight_limit: 1_000, ..SETTINGS };
 
 async fn open(dir: &Path, fleet: &Fleet, names: &str) -> World {
     World::open_as(dir, played(fleet), serving(names), Duration::from_millis(1), MANY).await
 }
 
 /// Calls of each server since a moment.
-fn calls_since(world: &World, since: Instant) -> HashMap<char, usize> {
+pub(super) fn calls_since(world: &World, since: Instant) -> HashMap<char, usize> {
     let mut calls = HashMap::new();
     world.seen().iter().filter(|seen| seen.at >= since).for_each(|seen| *calls.entry(seen.provider).or_default() += 1);
     calls
@@ -157,6 +157,39 @@ async fn rows_that_begin_alike_find_the_cache_of_their_server() {
         world.close().await;
     }
     assert!(rates[0] > 0.8 && rates[1] >= 0.9 * rates[0], "{rates:?}");
+}
+
+/// Two providers with two servers each, under one price.
+#[tokio::test(start_paused = true)]
+async fn rows_that_begin_alike_stay_with_one_server_of_all_providers_at_their_price() {
+    let fleet = fleet(&[('a', 4), ('b', 4), ('c', 4), ('d', 4)]);
+    let provider = |id: &str, one: char, other: char| {
+        let urls = format!("base_urls = [\"http://{one}.test\", \"http://{other}.test\"]\nlocal = true\n");
+        (format!("providers/{id}.toml"), format!("schema = 1\nid = \"{id}\"\nname = \"{id}\"\nkind = \"openai\"\n{urls}"))
+    };
+    let model = format!(
+        "schema = 1\n[[model]]\nid = \"{OWN}\"\norganisation = \"o\"\nreleased = 2026-01-01\nendpoints = [\"/v1/embeddings\"]\n\
+         [[model.offering]]\nprovider = \"x\"\n[[model.offering]]\nprovider = \"y\"\nupstream = \"another-name\"\n"
+    );
+    let files = [provider("x", 'a', 'b'), provider("y", 'c', 'd'), ("models/m.toml".to_owned(), model)].into_iter().collect();
+    let seeds = crate::catalog::load_archive(crate::catalog::Archive(files)).unwrap_or_else(|faults| panic!("{faults}"));
+    let snapshot = seeds.into_snapshot(jiff::civil::date(2026, 11, 24), &|_| true);
+    // Rows next to each other begin alike, and would go to different providers by room alone.
+    let family = |row: u32| row / 2 % 40;
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::open_as(dir.path(), played(&fleet), snapshot, Duration::from_millis(1), MANY).await;
+    let prompt: fn(u32) -> &'static str = |row| PROMPTS[row as usize / 2 % PROMPTS.len()];
+    let id = world.order(world::Order { rows: 4_000, prompt, ..world::Order::default() }, |_| OWN).await;
+    assert_eq!(world.ended(id).await.progress.succeeded, 4_000);
+    let (mut servers, mut providers) = (HashMap::<u32, HashMap<char, usize>>::new(), HashMap::<char, usize>::new());
+    for seen in world.seen() {
+        *servers.entry(family(seen.row)).or_default().entry(seen.provider).or_default() += 1;
+        *providers.entry(seen.provider).or_default() += 1;
+    }
+    let at_home: usize = servers.values().map(|servers| servers.values().max().unwrap()).sum();
+    assert!(at_home >= 3_200, "{at_home} of 4,000 rows went where most went that begin like them");
+    assert!(providers.len() == 4 && providers.values().all(|rows| *rows >= 700), "each had its share: {providers:?}");
+    world.close().await;
 }
 
 const PROMPTS: [&str; 40] = [

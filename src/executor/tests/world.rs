@@ -1,5 +1,7 @@
 //! An executor as in the daemon, over a directory, with a scripted provider.
 
+use std::net::IpAddr;
+
 use super::*;
 use crate::domain::batch::dedup::Dedup;
 use crate::domain::batch::priority::{Control, Owner, Priority};
@@ -7,7 +9,7 @@ use crate::domain::batch::{self, BatchState, Fallback};
 use crate::domain::dialect::Dialect;
 use crate::domain::endpoint::RowEndpoint;
 use crate::domain::id::OrgId;
-use crate::domain::provider::connection::ProviderKind;
+use crate::domain::provider::connection::{HostAddresses, ProviderKind};
 use crate::domain::webhook::target_policy::Targets;
 
 /// An executor over a directory; everything else is as in the daemon.
@@ -114,11 +116,14 @@ impl World {
         let opened = provider.clone();
         let open: OpenProvider = Arc::new(move |connection| {
             let name = match &connection.kind {
-                ProviderKind::Server(server) => server.base_url.host().unwrap_or_default(),
+                ProviderKind::Server(server) => match server.addresses {
+                    // The servers behind a name are `a`, `b` and so on, by the ends of their addresses.
+                    HostAddresses::One(IpAddr::V4(address)) => return Ok(opened.named(char::from(b'a' - 1 + address.octets()[3]))),
+                    _ => server.base_url.host().unwrap_or_default(),
+                },
                 ProviderKind::Simulated { .. } => &connection.id,
             };
-            let provider = name.chars().next().unwrap_or('?');
-            Ok(Arc::new(Scripted { provider, ..opened.clone() }))
+            Ok(opened.named(name.chars().next().unwrap_or('?')))
         });
         let parts = Parts {
             store: store.clone(),

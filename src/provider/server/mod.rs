@@ -19,6 +19,8 @@ mod redaction;
 use std::collections::HashMap;
 use std::fmt;
 use std::fmt::Write;
+use std::io;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -243,6 +245,11 @@ impl Dispatch for Server {
         Box::pin(async move { self.list_models(budget).await.map(Some) })
     }
 
+    fn addresses(&self) -> Option<BoxFuture<'static, io::Result<Vec<IpAddr>>>> {
+        let name = self.transport.name()?;
+        Some(Box::pin(async move { Ok(tokio::net::lookup_host(name).await?.map(|address| address.ip()).collect()) }))
+    }
+
     fn hints(&self, budget: Duration) -> BoxFuture<'_, ServerHints> {
         Box::pin(async move {
             let [props, metrics] = &self.pages;
@@ -314,7 +321,7 @@ mod tests {
     use super::*;
     use crate::domain::batch::forwarded::Forwarded;
     use crate::domain::id::{BatchId, RowIndex};
-    use crate::domain::provider::connection::Timeouts;
+    use crate::domain::provider::connection::{HostAddresses, Timeouts};
     use crate::domain::time::Timestamp;
     use crate::provider::test_server::{Loopback, Reply};
 
@@ -323,6 +330,7 @@ mod tests {
         ServerConnection {
             api: Api::OpenAi,
             base_url,
+            addresses: HostAddresses::Any,
             api_path: None,
             body: BodyEdits::default(),
             timeouts: Timeouts::default(),
@@ -331,6 +339,7 @@ mod tests {
             pass_through: Vec::new(),
             row_priority: crate::domain::row::priority::RowPriority::Strip,
             forward_headers: vec!["traceparent".to_owned()],
+            max_waiting: None,
         }
     }
 

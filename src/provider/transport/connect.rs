@@ -6,8 +6,9 @@
 //! Invariants: a host of this machine is never reached through a proxy, and opening a connection
 //! (name resolution, TCP, proxy and TLS together) ends within one limit.
 
+use std::future::{Ready, ready};
 use std::io::IoSlice;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use futures_util::future::BoxFuture;
 use http::{HeaderValue, Uri};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
@@ -24,7 +26,7 @@ use tower::{Service, ServiceExt};
 
 use super::roots;
 use crate::descriptors::Place;
-use crate::domain::provider::connection::ServerConnection;
+use crate::domain::provider::connection::{HostAddresses, ServerConnection};
 use crate::provider::SetupError;
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -49,9 +51,30 @@ pub(super) struct Connector {
     proxy: Option<String>,
 }
 
+/// Stands in for the look-up of a name: its address is known.
+#[derive(Debug, Clone, Copy)]
+struct Known(IpAddr);
+
+impl Service<Name> for Known {
+    type Response = std::iter::Once<SocketAddr>;
+    type Error = std::io::Error;
+    type Future = Ready<std::io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Name) -> Self::Future {
+        // The port is that of the URL.
+        ready(Ok(std::iter::once(SocketAddr::new(self.0, 0))))
+    }
+}
+
 #[derive(Clone)]
 enum Way {
     Direct(HttpsConnector<HttpConnector>),
+    /// To one address of the host.
+    To(HttpsConnector<HttpConnector<Known>>),
     /// Plain HTTP: the request itself is sent to the proxy, with its whole URL.
     Forward {
         proxy: Uri,
@@ -73,17 +96,16 @@ impl Connector {
         let needs_tls = secure(url) || intercept.as_ref().is_some_and(|proxy| secure(proxy.uri()));
         let tls = roots::client_config(provider, connection.ca_file.as_deref(), needs_tls)?;
 
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_keepalive(Some(TCP_KEEPALIVE));
-        // Divided among the addresses of a name, so that a dead first address leaves time for the
-        // rest.
-        tcp.set_connect_timeout(Some(limit));
-
+        let tcp = tcp(HttpConnector::new(), limit);
         let target = HttpsConnectorBuilder::new().with_tls_config(tls.clone()).https_or_http().enable_all_versions();
         let Some(proxy) = intercept else {
-            return Ok((Self { way: Way::Direct(target.wrap_connector(tcp)), limit, proxy: None }, None));
+            let way = match connection.addresses {
+                HostAddresses::Any | HostAddresses::Each => Way::Direct(target.wrap_connector(tcp)),
+                HostAddresses::One(address) => {
+                    Way::To(target.wrap_connector(self::tcp(HttpConnector::new_with_resolver(Known(address)), limit)))
+                }
+            };
+            return Ok((Self { way, limit, proxy: None }, None));
         };
         tracing::info!(provider, proxy = %proxy.uri(), "calls go through a proxy");
         // The connection to the proxy itself speaks HTTP/1.1 only: CONNECT is written by hand.
@@ -121,6 +143,16 @@ impl Connector {
     }
 }
 
+/// Sets how TCP connections are made within `limit`.
+fn tcp<R>(mut tcp: HttpConnector<R>, limit: Duration) -> HttpConnector<R> {
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_keepalive(Some(TCP_KEEPALIVE));
+    // Divided among the addresses of a name, so that a dead first address leaves time for the rest.
+    tcp.set_connect_timeout(Some(limit));
+    tcp
+}
+
 fn socks(proxy: &Intercept, tcp: HttpConnector) -> http::Result<SocksV5<HttpConnector>> {
     // `socks5` resolves names here, `socks5h` at the proxy, as in curl.
     let socks = SocksV5::new(with_port(proxy.uri(), SOCKS_PORT)?, tcp).local_dns(proxy.uri().scheme_str() == Some("socks5"));
@@ -135,6 +167,15 @@ fn socks(proxy: &Intercept, tcp: HttpConnector) -> http::Result<SocksV5<HttpConn
 fn with_port(url: &Uri, default: u16) -> http::Result<Uri> {
     let authority = format!("{}:{}", url.host().unwrap_or_default(), url.port_u16().unwrap_or(default));
     Uri::builder().scheme(url.scheme_str().unwrap_or("http")).authority(authority).path_and_query("/").build()
+}
+
+/// The name that is looked up for a URL that is reached directly, with the port; `None` for an
+/// address and for this machine.
+pub(super) fn name_of(url: &Uri) -> Option<(String, u16)> {
+    let host = url.host()?;
+    let is_address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+    let default = if url.scheme_str() == Some("https") { 443 } else { 80 };
+    (!is_address && !is_this_machine(url)).then(|| (host.to_owned(), url.port_u16().unwrap_or(default)))
 }
 
 /// Whether the URL points at this machine. A model server on this machine behind a company-wide
@@ -167,6 +208,7 @@ async fn dial(way: Way, target: Uri) -> Result<Stream, BoxError> {
     let forwarded = matches!(way, Way::Forward { .. });
     let io: Box<dyn Io> = match way {
         Way::Direct(connector) => Box::new(connector.oneshot(target).await?),
+        Way::To(connector) => Box::new(connector.oneshot(target).await?),
         Way::Forward { proxy, connector } => Box::new(connector.oneshot(proxy).await?),
         Way::Tunnel(connector) => Box::new(connector.oneshot(target).await?),
         Way::Socks(connector) => {

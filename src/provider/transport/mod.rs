@@ -43,14 +43,14 @@ use hyper_util::client::proxy::matcher::Matcher;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout_at};
 
 use self::coding::{CodingFault, decoded};
-use self::connect::{ConnectTimedOut, Connector};
+use self::connect::{ConnectTimedOut, Connector, name_of};
 use self::link::Link;
 use self::pool::{Next, Pool};
 pub(super) use self::proxies::from_env as proxies_from_env;
 use self::room::{AnswerRoom, FREE, HeldRoom};
 use super::{CallError, SetupError};
 use crate::descriptors::{Descriptors, is_refusal};
-use crate::domain::provider::connection::{ServerConnection, Timeouts};
+use crate::domain::provider::connection::{HostAddresses, ServerConnection, Timeouts};
 use crate::provider::transport::exchange::{Failed, Head, Outgoing, TransportFault};
 
 /// The TLS settings of a client that trusts the system's certificates.
@@ -69,8 +69,10 @@ const REFUSAL_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Transport {
     pool: Arc<Pool>,
     descriptors: Descriptors,
-    /// Host and port as in the base URL, for error texts.
+    /// Host and port as in the base URL, and the address if it is one of several, for error texts.
     host: String,
+    /// The name whose addresses are servers of their own, and the port.
+    name: Option<(String, u16)>,
     /// The `Host` header.
     host_header: HeaderValue,
     /// The proxy that calls go through, without its credentials.
@@ -120,10 +122,17 @@ impl Transport {
         let url = &connection.base_url;
         let host_header = HeaderValue::try_from(header_of(url))
             .map_err(|error| SetupError::Url { provider: provider.into(), reason: error.to_string() })?;
+        let host = host_of(url);
+        // A proxy looks names up itself.
+        let name = if proxy.is_none() && connection.addresses != HostAddresses::Any { name_of(url) } else { None };
         Ok(Self {
             pool: Pool::new(connector, url.clone(), connection.timeouts.connect, descriptors.calls().clone()),
             descriptors: descriptors.clone(),
-            host: host_of(url),
+            host: match connection.addresses {
+                HostAddresses::One(address) if proxy.is_none() => format!("{host} at {address}"),
+                HostAddresses::One(_) | HostAddresses::Any | HostAddresses::Each => host,
+            },
+            name,
             host_header,
             proxy,
             proxy_auth,
@@ -137,6 +146,12 @@ impl Transport {
     #[must_use]
     pub fn within(self, room: AnswerRoom) -> Self {
         Self { room, ..self }
+    }
+
+    /// The name whose addresses are servers of their own, and the port; `None` if there is no such
+    /// name, or a proxy looks it up.
+    pub fn name(&self) -> Option<(String, u16)> {
+        self.name.clone()
     }
 
     /// Host and port, for messages.

@@ -1,6 +1,7 @@
 //! Exchanges over real sockets on this machine: every limit, every way for an exchange to fail,
 //! proxies.
 
+mod addresses;
 mod answers;
 mod relay;
 mod tls;
@@ -20,6 +21,7 @@ fn connection(url: &str, timeouts: Timeouts, max_response_bytes: u64) -> ServerC
     ServerConnection {
         api: crate::domain::provider::connection::Api::OpenAi,
         base_url: url.parse().unwrap(),
+        addresses: HostAddresses::Any,
         api_path: None,
         body: Default::default(),
         timeouts,
@@ -28,6 +30,7 @@ fn connection(url: &str, timeouts: Timeouts, max_response_bytes: u64) -> ServerC
         pass_through: Vec::new(),
         row_priority: crate::domain::row::priority::RowPriority::Strip,
         forward_headers: vec!["traceparent".to_owned()],
+        max_waiting: None,
     }
 }
 

@@ -228,6 +228,20 @@ async fn a_certificate_for_another_name_is_refused() {
 }
 
 #[tokio::test]
+async fn a_certificate_is_that_of_the_name_whatever_address_is_reached() {
+    let server = TlsServer::start(&[b"h2"]).await;
+    for (name, is_right) in [("upstream.test", true), ("other.test", false)] {
+        let url = format!("https://{name}:{}/v1", server.address.port());
+        let addresses = HostAddresses::One(server.address.ip());
+        let connection = ServerConnection { addresses, ca_file: Some(testdata("cert.pem")), ..connection(&url, limits(20_000), 100) };
+        let transport = Transport::open("p", &connection, &Matcher::builder().build(), &enough()).unwrap();
+        let answer = post(&transport, &url).await;
+        assert_eq!(answer.as_ref().is_ok_and(|received| received.body == "HTTP/2.0"), is_right, "{name}: {answer:?}");
+        assert!(is_right || answer.unwrap_err().to_string().contains("the server's certificate is for another name"));
+    }
+}
+
+#[tokio::test]
 async fn tls_and_plain_text_are_not_taken_for_each_other_in_silence() {
     let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = plain.local_addr().unwrap();
