@@ -187,14 +187,15 @@ fn lasting_faults_end_after_the_last_attempt_with_the_reason() {
         "cut" => Reply::ok(call).cut(),
         "reset" => Reply::reset(),
         "html" => Reply::new(200, "<html>busy</html>"),
-        _ => Reply::ok(call),
+        _ => Reply::ok(call).after(Duration::from_millis(100)),
     });
-    let daemon = Daemon::with_upstream(&upstream.url(), &["--max-attempts", "3"]);
+    let daemon = Daemon::with_upstream(&upstream.url(), &["--max-attempts", "3", "--retry-base", "50ms", "--upstream-concurrency", "8"]);
     let names = ["503", "cut", "reset", "html"];
-    // The last row shows that the server is well: failures of the others are their own.
-    let lines: Vec<String> = names.iter().chain(&["fine"]).map(|name| chat(name)).collect();
+    // The others show all the while that the server is well: the failures are the rows' own.
+    let fine: Vec<String> = (0..240).map(|n| format!("fine {n}")).collect();
+    let lines: Vec<String> = names.into_iter().chain(fine.iter().map(String::as_str)).map(chat).collect();
     let (output, errors) = one(&daemon, &lines);
-    assert_eq!(api::ids(&output), ["fine"]);
+    assert_eq!(api::ids(&output), fine);
     assert_eq!(api::ids(&errors), names);
     let codes: Vec<_> = errors.iter().map(|line| line.error_code().unwrap_or_default()).collect();
     assert_eq!(codes, ["server_error", "connection_interrupted", "connection_interrupted", "invalid_response"]);
