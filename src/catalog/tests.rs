@@ -26,7 +26,8 @@ fn seeds(files: &[(&str, &str)]) -> Result<Seeds, Faults> {
 }
 
 fn with(upstreams: &[&str], has_key: bool) -> Seeds {
-    let options = UpstreamOptions { has_key, ..UpstreamOptions::default() };
+    let key = if has_key { KeySource::Env(UPSTREAM_KEY_ENV.to_owned()) } else { KeySource::None };
+    let options = UpstreamOptions { key, ..UpstreamOptions::default() };
     load_embedded().unwrap().with_upstreams(&Upstreams::parse(upstreams).unwrap(), &options)
 }
 

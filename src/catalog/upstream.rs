@@ -51,8 +51,8 @@ impl Upstreams {
 /// Options shared by all servers that are added in one go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamOptions {
-    /// [`UPSTREAM_KEY_ENV`] holds the key of all of these servers.
-    pub has_key: bool,
+    /// Where the key of all of these servers is found: [`UPSTREAM_KEY_ENV`], or a file.
+    pub key: KeySource,
     /// As [`ServerConnection::api_path`].
     pub api_path: Option<String>,
     /// Calls at the same time to each of these servers; found out for each if `None`.
@@ -67,7 +67,7 @@ pub struct UpstreamOptions {
 impl Default for UpstreamOptions {
     fn default() -> Self {
         Self {
-            has_key: false,
+            key: KeySource::None,
             api_path: None,
             concurrency: None,
             timeouts: Timeouts::default(),
@@ -210,7 +210,7 @@ fn provider(id: &str, urls: &[&Uri], options: &UpstreamOptions) -> Option<Provid
             id: id.to_owned(),
             kind: ProviderKind::Server(connection),
             replicas: replicas.iter().map(|url| (*url).clone()).collect(),
-            key: if options.has_key { KeySource::Env(UPSTREAM_KEY_ENV.to_owned()) } else { KeySource::None },
+            key: options.key.clone(),
             limits: Limits { in_flight: options.concurrency, ..Limits::default() },
         },
         base_url_env: None,

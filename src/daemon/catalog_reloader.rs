@@ -11,7 +11,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
-use super::config::{KeyError, Settings, Strings, resolve_key};
+use super::config::{self, KeyError, Settings, Strings, resolve_key};
 use crate::catalog::{
     Accepted, Archive, Catalog, Changes, Faults, Origin, Reload, ReloadError, Reloaded, Requests, Snapshot, UPSTREAM_KEY_ENV,
     UpstreamError, UpstreamOptions, Upstreams, diff, embedded, load_archive, parse_api_path, read_dir, unix_seconds,
@@ -46,7 +46,7 @@ impl CatalogSource {
             .as_deref()
             .map(|path| parse_api_path(path).map_err(|rule| UpstreamError::ApiPath { path: path.to_owned(), rule }));
         let options = UpstreamOptions {
-            has_key: settings.upstream_api_key.is_some(),
+            key: upstream_key_source(settings),
             api_path: api_path.transpose()?,
             concurrency: settings.upstream_concurrency,
             timeouts,
@@ -105,8 +105,17 @@ fn today(now: Timestamp) -> jiff::civil::Date {
     now.to_zoned(jiff::tz::TimeZone::UTC).date()
 }
 
-/// The key of a provider. The key of the upstreams comes with the settings; every other key comes
-/// from the place that the seed names.
+/// Where the key of the upstreams is found. A file is read again while the key is refused.
+fn upstream_key_source(settings: &Settings) -> KeySource {
+    match (&settings.upstream_api_key, settings.origin("upstream_api_key")) {
+        (None, _) => KeySource::None,
+        (Some(_), config::Origin::File(path)) => KeySource::File(path),
+        (Some(_), config::Origin::Default | config::Origin::Env(_) | config::Origin::Flag) => KeySource::Env(UPSTREAM_KEY_ENV.to_owned()),
+    }
+}
+
+/// The key of a provider. The key of the upstreams comes with the settings if it comes from the
+/// environment; every other key comes from the place that the settings or the seed name.
 pub(super) fn key_of(
     connection: &Connection,
     upstream_key: Option<&SecretString>,

@@ -94,6 +94,8 @@ struct Experiment {
     before: Sample,
     direction: Direction,
     began: Instant,
+    /// Begun because the server seemed to have changed.
+    is_reaction: bool,
 }
 
 /// Calls that ended since a moment.
@@ -294,10 +296,15 @@ impl KneeSearch {
         }
         self.rest = SHORTEST_REST;
         self.resting_until = None;
+        if experiment.is_reaction {
+            // It was compared with a bad moment, which may have been others' use of the machine.
+            self.up = Side { bound: None, step: DOUBLE };
+            self.direction = Up;
+        }
     }
 
     fn take_back(&mut self, now: Instant, experiment: &Experiment, is_clear: bool) -> u32 {
-        let Experiment { before, direction, began } = experiment;
+        let Experiment { before, direction, began, .. } = experiment;
         let level = self.now.level;
         self.experiment = None;
         self.earlier = Some(*before);
@@ -385,7 +392,11 @@ impl KneeSearch {
         // By Little's law: calls that have not ended are not forgotten.
         let pace = f64::from(level) * elapsed.as_secs_f64() / (work.max(1) as f64);
         self.note_change(Down);
-        self.begin(now, before, shifted(level, Down, self.excess(Some(pace)).max(DOUBLE)), Down)
+        let to = self.begin(now, before, shifted(level, Down, self.excess(Some(pace)).max(DOUBLE)), Down);
+        if let Some(experiment) = &mut self.experiment {
+            experiment.is_reaction = true;
+        }
+        to
     }
 
     /// The server is another than it was.
@@ -432,7 +443,7 @@ impl KneeSearch {
     }
 
     fn begin(&mut self, now: Instant, before: Sample, to: u32, direction: Direction) -> Option<u32> {
-        self.experiment = Some(Experiment { before, direction, began: now });
+        self.experiment = Some(Experiment { before, direction, began: now, is_reaction: false });
         self.recent = Recent::since(now);
         let lead = self.lead(&before, to);
         self.now = Sample::new(to, lead);

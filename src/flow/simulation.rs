@@ -92,8 +92,28 @@ impl Ord for Due {
     }
 }
 
+/// What others leave of the machine: a factor that lasts for a third of a second to six seconds.
+struct Others {
+    random: fastrand::Rng,
+    spread: f64,
+    leave: f64,
+    until: f64,
+}
+
+impl Others {
+    fn leave(&mut self, seconds: f64) -> f64 {
+        while seconds >= self.until {
+            let normal = (0..12).map(|_| self.random.f64()).sum::<f64>() - 6.0;
+            self.leave = (normal * self.spread).exp();
+            self.until += 0.3 * 20.0_f64.powf(self.random.f64());
+        }
+        self.leave
+    }
+}
+
 struct Server {
     model: Model,
+    others: Others,
     rows: Rows,
     random: fastrand::Rng,
     now: Instant,
@@ -129,7 +149,7 @@ impl Server {
     /// The next call that ends: how many were in flight, its time and its work.
     fn next(&mut self) -> (u32, Duration, f64) {
         let in_flight = self.in_flight();
-        let each = self.model.speed(in_flight) / self.busy.len() as f64;
+        let each = self.others.leave * self.model.speed(in_flight) / self.busy.len() as f64;
         let Reverse(Due(at, number)) = self.busy.pop().unwrap();
         self.now += Duration::from_secs_f64(((at - self.served) / each).max(1e-6));
         self.served = self.served.max(at);
@@ -145,9 +165,16 @@ impl Server {
 /// Runs a limiter against a server that changes, each model until a second; returns the work done in
 /// each second and the limit.
 fn run(models: &[(u64, Model)], rows: Rows, seed: u64, limiter: &mut ConcurrencyLimiter) -> Vec<(f64, u32)> {
+    run_beside(0.0, models, rows, seed, limiter)
+}
+
+/// The same on a machine that others use, too: what they leave varies so much. The work done is that
+/// of a machine of one's own.
+fn run_beside(spread: f64, models: &[(u64, Model)], rows: Rows, seed: u64, limiter: &mut ConcurrencyLimiter) -> Vec<(f64, u32)> {
     let start = Instant::now();
     let mut server = Server {
         model: models[0].1,
+        others: Others { random: fastrand::Rng::with_seed(seed), spread, leave: 1.0, until: 0.0 },
         rows,
         random: fastrand::Rng::with_seed(seed),
         now: start,
@@ -163,10 +190,11 @@ fn run(models: &[(u64, Model)], rows: Rows, seed: u64, limiter: &mut Concurrency
             while server.in_flight() < limiter.limit() {
                 server.send();
             }
+            let leave = server.others.leave((server.now - start).as_secs_f64());
             let (in_flight, took, work) = server.next();
             let second = usize::try_from((server.now - start).as_secs()).unwrap();
             done.resize(done.len().max(second + 1), (0.0, limiter.limit()));
-            done[second].0 += work;
+            done[second].0 += work / leave;
             let tokens = Duration::from_secs_f64(work).as_millis().max(1);
             limiter.on_success(server.now, in_flight, took, u64::try_from(tokens).unwrap());
         }
@@ -238,6 +266,19 @@ fn a_server_that_has_changed_is_found_out_again() {
             assert!(early >= 0.9 && late >= 0.9, "{early:.3} and {late:.3}: {shape:?}, {before} to {after}, limit {}", limiter.limit());
         }
     }
+}
+
+#[test]
+fn a_machine_that_others_use_too_is_no_other_server() {
+    let model = Model { knee: 8, fall: 0.0, shape: Shape::Queues };
+    let shares = (0..20).map(|seed| {
+        let mut limiter = ConcurrencyLimiter::new(None, 4_096);
+        let done = run_beside(0.6, &[(150, model)], Rows::Spread(0.2), seed, &mut limiter);
+        share(&done, 30..149, model.best())
+    });
+    let shares: Vec<f64> = shares.collect();
+    let mean = shares.iter().sum::<f64>() / shares.len() as f64;
+    assert!(mean >= 0.9, "{mean:.3}: {shares:.2?}");
 }
 
 #[test]

@@ -42,3 +42,18 @@ fn a_run_that_a_provider_refuses_says_what_to_change_and_goes_on_from_there() {
         assert_eq!(upstream.calls() - calls, 300);
     }
 }
+
+#[test]
+fn a_key_file_is_read_again_while_its_key_is_refused() {
+    let upstream = locked(401, r#"{"error":{"message":"Incorrect API key provided","code":"invalid_api_key"}}"#);
+    let keys = temp_dir();
+    let file = keys.path().join("key");
+    std::fs::write(&file, "wrong\n").unwrap();
+    let daemon = Daemon::with_upstream(&upstream.url(), &["--upstream-api-key-file", file.to_str().unwrap()]);
+    let id = daemon.submit(rows::many(20, "m"));
+    daemon.wait_for(&id, wait::A_WHILE, "held", |batch| batch["batchd"]["waiting"][0]["reason"] == "key_refused");
+    std::fs::write(&file, "right\n").unwrap();
+    assert_eq!(daemon.post_empty("/admin/catalog/reload").status(), 200);
+    let batch = daemon.wait_ended(&id, wait::A_WHILE);
+    assert_eq!(counts(&batch), (20, 20, 0), "{batch}");
+}

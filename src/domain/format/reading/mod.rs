@@ -243,6 +243,7 @@ mod tests {
             (Completions, r#"{"detail":[{"loc":["body"],"msg":"field required"}]}"#),
             (ChatCompletions, r#"{"choices":[{"finish_reason":"stop"},{"finish_reason":"error","error":{"code":503,"message":"gone"}}]}"#),
             (Completions, r#"{"choices":[{"finish_reason":"error"}]}"#),
+            (ChatCompletions, r#"{"choices":[{"finish_reason":"abort","message":{"content":"half of"}}]}"#),
             (ChatCompletions, r#"{"choices":null}"#),
             (ChatCompletions, r#"{"choices":[]}"#),
             (ChatCompletions, r#"{"choices":[null]}"#),

@@ -103,7 +103,8 @@ impl<'de> Shape<'de> for Choice<'de> {
         let mut choice = Self::default();
         while let Some(Name(name)) = map.next_key()? {
             match &*name {
-                "finish_reason" => choice.has_failed |= map.next_value::<&RawValue>()?.get() == "\"error\"",
+                // vLLM gives up what is in work with `abort` and 200 when it is told to end.
+                "finish_reason" => choice.has_failed |= matches!(map.next_value::<&RawValue>()?.get(), "\"error\"" | "\"abort\""),
                 "error" => choice.error = Some(map.next_value::<&RawValue>()?).filter(|error| !is_empty(error)),
                 _ => _ = map.next_value::<IgnoredAny>()?,
             }
