@@ -84,7 +84,9 @@ fn a_failure_with_status_200_is_neither_a_success_nor_shared_nor_charged() {
         let paid = matches!(id, "passing" | "fine" | "passing again" | "fine again");
         assert!(paid || cost == "0", "{line}");
     }
-    let messages: Vec<_> = errors.iter().step_by(2).map(|line| line.value["error"]["message"].as_str().unwrap_or_default()).collect();
+    let messages = errors.iter().step_by(2).map(|line| line.value["error"]["message"].as_str().unwrap_or_default());
+    // How often a row is asked depends on what fails beside it.
+    let messages: Vec<_> = messages.map(|message| message.split(" (after ").next().unwrap_or_default()).collect();
     insta::assert_snapshot!(messages.join("\n"));
 }
 

@@ -71,7 +71,7 @@ fn a_create_that_was_killed_and_is_sent_again_makes_one_batch_with_its_preferenc
             assert!(attempts == [lane(CHEAP), lane(DEAR)] || attempts == [lane(DEAR)], "{}", line.value);
         }
     }
-    check_log_besides(&daemon, "the lane is held");
+    check_log_besides(&daemon, &["the lane is held", "circuit opened"]);
 }
 
 fn list(daemon: &Daemon) -> Vec<String> {

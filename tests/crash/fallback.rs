@@ -135,7 +135,7 @@ fn rows_that_change_lanes_end_once_and_cost_what_their_lane_does() {
     daemon.restart();
     assert_eq!(daemon.batch(&batch), ended);
     assert!(results(&daemon, &batch) == all, "the results changed");
-    check_log_besides(&daemon, "the lane is held");
+    check_log_besides(&daemon, &["the lane is held", "circuit opened"]);
 }
 
 /// Checks that every row has one line, from a provider that can have served it, at that provider's

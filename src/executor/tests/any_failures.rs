@@ -173,7 +173,7 @@ async fn run(case: &Arc<Case>) -> Ran {
     }
     let (mut batches, mut rows) = (Vec::new(), Vec::new());
     for id in ids {
-        batches.push(world.ended(id).await);
+        batches.push(world.ended_some_time(id).await);
         rows_of(&world, id, &mut rows).await;
     }
     let (recorded, end) = (*world.store.durable_rows().borrow(), Instant::now());

@@ -123,7 +123,7 @@ impl Cell {
             tokio::time::sleep_until(start + meets.mul_f64(0.8)).await;
             self.check_reason(&world, id);
         }
-        let batch = world.ended(id).await;
+        let batch = world.ended_some_time(id).await;
         let (state, succeeded) = if lasts.is_some() { ("completed", rows) } else { ("expired", 0) };
         assert_eq!((batch.state.as_str(), batch.progress.succeeded), (state, succeeded), "{self:?}");
         let codes = world.codes(id).await;
@@ -269,7 +269,7 @@ async fn the_last_rows_of_a_batch_are_not_lost_to_an_outage_at_its_end() {
             });
             let world = World::open_with_settings(dir.path(), provider, DEFAULTS).await;
             let id = world.submit(300, "24h").await;
-            let batch = world.ended(id).await;
+            let batch = world.ended_some_time(id).await;
             assert_eq!(batch.progress.succeeded, 300, "{outage:?} for {lasts} s after {calls} calls");
             world.close().await;
         }
@@ -312,7 +312,7 @@ async fn a_batch_of_rows_that_always_fail_ends_before_its_deadline() {
     let world = World::open_with_settings(dir.path(), provider, DEFAULTS).await;
     let id = world.submit(300, "24h").await;
     tokio::time::sleep(Duration::from_secs(5 * 3_600)).await;
-    let batch = world.ended(id).await;
+    let batch = world.ended_some_time(id).await;
     assert_eq!((batch.state.as_str(), batch.progress.failed), ("completed", 300));
     assert_eq!(world.codes(id).await, HashMap::from([("server_error".into(), 300)]));
     assert!(world.seen().len() <= 300 * 7 + 100, "{} calls", world.seen().len());
@@ -377,7 +377,7 @@ async fn what_some_rows_met_before_is_not_taken_for_their_failure_in_an_outage()
             let world = World::open_with_settings(dir.path(), provider, DEFAULTS).await;
             let id = world.submit(400, "24h").await;
             let good = if full { 400 } else { 380 };
-            let batch = world.ended(id).await;
+            let batch = world.ended_some_time(id).await;
             assert_eq!(batch.progress.succeeded, good, "{status}, full: {full}, {models:?}");
             world.close().await;
         }

@@ -12,6 +12,9 @@ use crate::domain::id::OrgId;
 use crate::domain::provider::connection::{HostAddresses, ProviderKind};
 use crate::domain::webhook::target_policy::Targets;
 
+/// How often a test looks for what it waits for, if nothing is committed meanwhile.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// An executor over a directory; everything else is as in the daemon.
 pub struct World {
     pub store: Store,
@@ -187,8 +190,19 @@ impl World {
         id
     }
 
-    /// The batch as soon as it is `done`; looks at it after each commit.
+    /// The batch as soon as it is `done`; looks at it after each commit, and so often that the clock
+    /// runs ahead little during a write.
     pub async fn until(&self, id: BatchId, done: impl Fn(&Batch) -> bool) -> Batch {
+        self.look_until(id, done, |_| LOOK).await
+    }
+
+    /// The batch once it has ended, for waits of hours: the clock may run ahead by more, the longer it
+    /// has waited.
+    pub async fn ended_some_time(&self, id: BatchId) -> Batch {
+        self.look_until(id, |batch| batch.state.is_terminal(), |waited| (waited / 64).clamp(LOOK, SECOND)).await
+    }
+
+    async fn look_until(&self, id: BatchId, done: impl Fn(&Batch) -> bool, pause: impl Fn(Duration) -> Duration) -> Batch {
         let (mut commits, begun) = (self.store.durable_rows(), Instant::now());
         for _ in 0..1_000_000 {
             commits.mark_unchanged();
@@ -196,9 +210,7 @@ impl World {
             if done(&batch) {
                 return batch;
             }
-            // Not much longer than it has waited already: the clock may run ahead during a write.
-            let most = (begun.elapsed() / 64).clamp(Duration::from_millis(20), SECOND);
-            let _ = tokio::time::timeout(most, commits.changed()).await;
+            let _ = tokio::time::timeout(pause(begun.elapsed()), commits.changed()).await;
         }
         panic!("{:?}", self.store.batch(id).await);
     }

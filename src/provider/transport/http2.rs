@@ -14,7 +14,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper::rt::Executor;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -46,7 +46,7 @@ where
 {
     fn execute(&self, task: F) {
         let gone = self.gone.clone();
-        tokio::spawn(async move {
+        TokioExecutor::new().execute(async move {
             // In this order, because most tasks are done at once.
             tokio::select! {
                 biased;

@@ -91,6 +91,10 @@ impl<'a> Reading<'a> {
         if let Some(error) = self.choices.as_ref().and_then(|choices| choices.failed) {
             return Some(self.told("a choice that ended with an error", error));
         }
+        if self.choices.as_ref().is_some_and(|choices| choices.is_aborted) {
+            // As if the server had refused the call while it ends: no fault of the row.
+            return Some(NoAnswer { status: Some(503), why: "a choice that the server aborted".into() });
+        }
         let why = match format {
             WireFormat::ChatCompletions | WireFormat::Completions => match &self.choices {
                 Some(choices) if choices.length > 0 => return None,

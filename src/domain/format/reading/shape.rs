@@ -29,12 +29,15 @@ pub struct Choices<'a> {
     pub length: u64,
     /// One of them has ended with an error, which it may describe.
     pub failed: Option<Option<&'a RawValue>>,
+    /// The server has given one of them up: vLLM does so when it is told to end.
+    pub is_aborted: bool,
 }
 
 /// One of the choices.
 #[derive(Debug, Default)]
 struct Choice<'a> {
     has_failed: bool,
+    is_aborted: bool,
     error: Option<&'a RawValue>,
 }
 
@@ -90,6 +93,7 @@ impl<'de> Shape<'de> for Choices<'de> {
         while let Some(Seen(choice)) = list.next_element::<Seen<Choice<'de>>>()? {
             let Some(choice) = choice else { continue };
             choices.length += 1;
+            choices.is_aborted |= choice.is_aborted;
             if choice.has_failed {
                 choices.failed.get_or_insert(choice.error);
             }
@@ -103,8 +107,11 @@ impl<'de> Shape<'de> for Choice<'de> {
         let mut choice = Self::default();
         while let Some(Name(name)) = map.next_key()? {
             match &*name {
-                // vLLM gives up what is in work with `abort` and 200 when it is told to end.
-                "finish_reason" => choice.has_failed |= matches!(map.next_value::<&RawValue>()?.get(), "\"error\"" | "\"abort\""),
+                "finish_reason" => {
+                    let reason = map.next_value::<&RawValue>()?.get();
+                    choice.has_failed |= reason == "\"error\"";
+                    choice.is_aborted |= reason == "\"abort\"";
+                }
                 "error" => choice.error = Some(map.next_value::<&RawValue>()?).filter(|error| !is_empty(error)),
                 _ => _ = map.next_value::<IgnoredAny>()?,
             }
