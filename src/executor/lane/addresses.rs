@@ -15,6 +15,7 @@ use std::time::Duration;
 use http::Uri;
 use tokio::time::Instant;
 
+use super::inquiry::Inquiry;
 use crate::domain::provider::connection::{Connection, HostAddresses, ProviderKind, ServerConnection};
 use crate::provider::Dispatch;
 
@@ -31,8 +32,7 @@ pub type Found = Result<Vec<IpAddr>, Arc<str>>;
 struct Name {
     /// Looks the name up.
     asked: Arc<dyn Dispatch>,
-    /// When the name was last looked up, and whether it still is.
-    last: (Option<Instant>, bool),
+    look_up: Inquiry,
     /// The addresses that are used, or, before there were several, that were found.
     addresses: Vec<IpAddr>,
     /// Each address is a server.
@@ -64,7 +64,7 @@ impl Names {
         let Some(name) = name_of(connection).filter(|name| !self.0.contains_key(name)) else { return };
         if server.addresses().is_some() {
             let asked = server.clone();
-            self.0.insert(name, Name { asked, last: (None, false), addresses: Vec::new(), is_spread: false, is_lost: false });
+            self.0.insert(name, Name { asked, look_up: Inquiry::default(), addresses: Vec::new(), is_spread: false, is_lost: false });
         }
     }
 
@@ -88,11 +88,7 @@ impl Names {
     ) -> Vec<(NameOf, Arc<dyn Dispatch>)> {
         let mut due = Vec::new();
         for (key, name) in &mut self.0 {
-            let (last, is_under_way) = name.last;
-            let age = last.map(|last| now.saturating_duration_since(last));
-            let is_due = age.is_none_or(|age| age >= every || (age >= soon && is_urgent(key)));
-            if is_due && !is_under_way {
-                name.last = (Some(now), true);
+            if name.look_up.begin(now, if is_urgent(key) { soon } else { every }) {
                 due.push((key.clone(), name.asked.clone()));
             }
         }
@@ -102,7 +98,7 @@ impl Names {
     /// Takes what a name resolved to. Returns whether its servers are others now.
     pub fn on_found(&mut self, key: &NameOf, found: Found) -> bool {
         let Some(name) = self.0.get_mut(key) else { return false };
-        name.last.1 = false;
+        name.look_up.end();
         let host = key.1.host().unwrap_or_default();
         let found = match found {
             Ok(found) if !found.is_empty() => found,

@@ -11,6 +11,7 @@ pub mod denials;
 pub mod flow_control;
 mod health;
 pub mod in_flight;
+mod inquiry;
 pub mod member;
 pub mod provider;
 pub mod route;

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::blame::LONGEST_REST_LOCAL;
 use super::call::{CallFeedback, CallTicket};
 use super::in_flight::InFlight;
+use super::inquiry::Inquiry;
 use super::server_queue::ServerQueue;
 use crate::domain::provider::connection::{Connection, HostAddresses, ProviderKind, ServerConnection};
 use crate::domain::provider::server_hints::ServerHints;
@@ -46,8 +47,8 @@ pub struct ProviderState {
     pub heard: Instant,
     /// A probe of whether the provider is reachable is in flight.
     pub probing: bool,
-    /// When the provider was last asked about its load, and whether it still is.
-    hints: (Option<Instant>, bool),
+    /// What the provider is asked about its load.
+    hints: Inquiry,
     queue: ServerQueue,
     /// When the provider was last probed, and whether it answered, and not with an error of its own.
     last_probe: Option<(Instant, bool)>,
@@ -81,7 +82,7 @@ impl ProviderState {
             is_local,
             heard: Instant::now(),
             probing: false,
-            hints: (None, false),
+            hints: Inquiry::default(),
             queue: ServerQueue::default(),
             last_probe: None,
             is_doubted: false,
@@ -161,17 +162,12 @@ impl ProviderState {
 
     /// Whether the provider is to be asked about its load now, which is at most once in a time.
     pub fn begin_hints(&mut self, now: Instant, every: Duration) -> bool {
-        let (last, is_asked) = self.hints;
-        let is_due = !is_asked && last.is_none_or(|last| now.saturating_duration_since(last) >= every);
-        if is_due {
-            self.hints = (Some(now), true);
-        }
-        is_due
+        self.hints.begin(now, every)
     }
 
     /// Notes that the provider has said what it says about its load.
     pub fn end_hints(&mut self) {
-        self.hints.1 = false;
+        self.hints.end();
     }
 
     /// Takes what the provider says about its load.
@@ -204,7 +200,7 @@ impl ProviderState {
 
     /// Whether the provider does not have the server any more, and nothing is left to come of it.
     pub fn is_over(&self) -> bool {
-        !self.is_listed && self.in_flight_gauge.in_flight == 0 && !self.probing && !self.hints.1
+        !self.is_listed && self.in_flight_gauge.in_flight == 0 && !self.probing && !self.hints.is_open()
     }
 
     /// Whether the provider is unreachable.

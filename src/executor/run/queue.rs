@@ -30,9 +30,7 @@ impl Queue {
         };
         self.ready.remove(index)
     }
-}
 
-impl Queue {
     /// The first row that is a server's own. Rows that begin alike stand together, so each beginning is
     /// looked at once or little more.
     fn first_own(&self, is_own: &dyn Fn(u64) -> bool) -> Option<usize> {

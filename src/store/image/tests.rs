@@ -67,6 +67,14 @@ fn copy(from: &Path) -> tempfile::TempDir {
     to
 }
 
+/// Kills what is open, and hands the log over as the next start does.
+fn next_life(dir: &tempfile::TempDir, (db, tree): (sled::Db, sled::Tree)) -> tempfile::TempDir {
+    let next = copy(dir.path());
+    drop((tree, db));
+    image(next.path()).hand_over(next.path()).unwrap();
+    next
+}
+
 #[test]
 fn an_image_holds_what_sled_holds_over_many_lives_of_a_log() {
     let mut random = fastrand::Rng::with_seed(7);
@@ -239,10 +247,7 @@ fn a_wreck_makes_nothing_up_where_pages_have_had_many_lives() {
             write(&tree, &mut model, &mut random, 1);
             history.note(&model);
         }
-        let next = copy(dir.path());
-        drop((tree, db));
-        dir = next;
-        image(dir.path()).hand_over(dir.path()).unwrap();
+        dir = next_life(&dir, (db, tree));
     }
     let whole = std::fs::read(dir.path().join("db")).unwrap();
     let last = *image(dir.path()).scan.segments.last_key_value().unwrap().1 as usize;
@@ -281,10 +286,7 @@ fn what_is_left_of_a_wreck_is_found() {
             write(&tree, &mut model, &mut random, 1);
             history.note(&model);
         }
-        let next = copy(dir.path());
-        drop((tree, db));
-        dir = next;
-        image(dir.path()).hand_over(dir.path()).unwrap();
+        dir = next_life(&dir, (db, tree));
     }
     let whole = std::fs::read(dir.path().join("db")).unwrap();
     let sound = image(dir.path()).scan;
