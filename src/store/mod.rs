@@ -147,8 +147,6 @@ struct Inner {
     writer: std::sync::Mutex<Option<std::thread::JoinHandle<()>>>,
     seal: Seal,
     #[cfg(test)]
-    recorded: Arc<std::sync::atomic::AtomicU64>,
-    #[cfg(test)]
     writing: quiesce::WhileWriting,
 }
 
@@ -224,12 +222,8 @@ impl Store {
 
     #[cfg(test)]
     fn stand_still(&self) {
-        use std::sync::atomic::Ordering::SeqCst;
-        let (recorded, durable, broken) = (self.inner.recorded.clone(), self.durable_rows(), self.broken());
-        recorded.fetch_add(1, SeqCst);
-        self.inner
-            .writing
-            .note(move || broken.is_cancelled() || durable.has_changed().is_err() || *durable.borrow() >= recorded.load(SeqCst));
+        let (durable, broken) = (self.durable_rows(), self.broken());
+        self.inner.writing.handed(move || broken.is_cancelled() || durable.has_changed().is_err());
     }
 
     /// Hands the result of a row that never ran to the writer; [`Self::durable_rows`] announces the
@@ -238,7 +232,10 @@ impl Store {
     /// # Errors
     /// When the store is closed or broken.
     pub async fn record_unrun(&self, row: PackedRow) -> Result<(), StoreError> {
-        self.inner.queue.send(Op::Row { row, ran: false }).await.map_err(|_| self.closed_or_broken())
+        self.inner.queue.send(Op::Row { row, ran: false }).await.map_err(|_| self.closed_or_broken())?;
+        #[cfg(test)]
+        self.stand_still();
+        Ok(())
     }
 
     /// [`Self::record_unrun`] for a blocking thread.
@@ -246,7 +243,10 @@ impl Store {
     /// # Errors
     /// When the store is closed or broken.
     pub fn record_unrun_blocking(&self, row: PackedRow) -> Result<(), StoreError> {
-        self.inner.queue.blocking_send(Op::Row { row, ran: false }).map_err(|_| self.closed_or_broken())
+        self.inner.queue.blocking_send(Op::Row { row, ran: false }).map_err(|_| self.closed_or_broken())?;
+        #[cfg(test)]
+        self.stand_still();
+        Ok(())
     }
 
     /// Counts the durable results that were handed to [`Self::record`] since the store was opened;

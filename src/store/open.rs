@@ -153,6 +153,8 @@ fn start(dir: DataDir, options: &Options, opened: Opened) -> Result<Store, Store
         generation,
         cache_bytes: options.cache_bytes,
     };
+    #[cfg(test)]
+    let writing = super::quiesce::WhileWriting::default();
     let writer = Writer {
         tree: tree.clone(),
         copies,
@@ -167,6 +169,8 @@ fn start(dir: DataDir, options: &Options, opened: Opened) -> Result<Store, Store
         sum,
         mark,
         interval: options.commit_interval,
+        #[cfg(test)]
+        writing: writing.clone(),
     };
     let thread = std::thread::Builder::new()
         .name("store-writer".into())
@@ -191,9 +195,7 @@ fn start(dir: DataDir, options: &Options, opened: Opened) -> Result<Store, Store
         writer,
         seal,
         #[cfg(test)]
-        recorded: Arc::default(),
-        #[cfg(test)]
-        writing: Default::default(),
+        writing,
     };
     Ok(Store { inner: Arc::new(inner) })
 }

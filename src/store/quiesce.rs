@@ -5,7 +5,7 @@
 //! some under way.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -23,22 +23,43 @@ impl Quiesce {
     }
 }
 
-/// Holds the clock still while results are not durable.
+/// Holds the clock still while results that were handed to the writer are not durable.
 #[derive(Debug, Clone, Default)]
-pub struct WhileWriting(Arc<AtomicBool>);
+pub struct WhileWriting(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    handed: AtomicU64,
+    durable: AtomicU64,
+    /// Whether a thread waits for the difference.
+    held: AtomicBool,
+}
 
 impl WhileWriting {
-    /// Notes that a result was handed over; `is_durable` says whether all results are durable.
-    pub fn note(&self, is_durable: impl Fn() -> bool + Send + 'static) {
-        if self.0.swap(true, SeqCst) {
+    /// Notes that a result was handed over; `is_over` says that none is written any more.
+    pub fn handed(&self, is_over: impl Fn() -> bool + Send + 'static) {
+        self.0.handed.fetch_add(1, SeqCst);
+        if self.0.held.swap(true, SeqCst) {
             return;
         }
-        let running = self.0.clone();
+        let counts = self.0.clone();
         tokio::task::spawn_blocking(move || {
-            while !is_durable() {
-                std::thread::sleep(Duration::from_micros(50));
+            let is_done = || is_over() || counts.durable.load(SeqCst) >= counts.handed.load(SeqCst);
+            loop {
+                while !is_done() {
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+                counts.held.store(false, SeqCst);
+                // A result may have come after the last look, and found the clock held.
+                if is_done() || counts.held.swap(true, SeqCst) {
+                    return;
+                }
             }
-            running.store(false, SeqCst);
         });
+    }
+
+    /// Notes that so many results are durable and have been announced.
+    pub fn durable(&self, results: u64) {
+        self.0.durable.fetch_add(results, SeqCst);
     }
 }

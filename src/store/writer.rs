@@ -62,6 +62,8 @@ pub(super) struct Writer {
     pub mark: Mark,
     /// How long row results may gather before a flush.
     pub interval: Duration,
+    #[cfg(test)]
+    pub writing: super::quiesce::WhileWriting,
 }
 
 impl Writer {
@@ -133,6 +135,8 @@ impl Writer {
         }
         self.commits.fetch_add(1, Ordering::Relaxed);
         let ran = rows.ran;
+        #[cfg(test)]
+        let taken = rows.taken;
         rows.publish(&self.lives);
         for publish in publish {
             publish(&self.lives);
@@ -142,6 +146,8 @@ impl Writer {
         for ack in acks {
             ack(Ok(()));
         }
+        #[cfg(test)]
+        self.writing.durable(taken);
         Ok(())
     }
 
