@@ -10,7 +10,7 @@ use tokio::time::Instant;
 /// When to stop calling a provider, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub struct BreakerConfig {
-    /// Failures in a row after which the provider rests.
+    /// Failures in a row after which the provider rests; at least one.
     pub failures: u32,
     /// The same if the first of them was as long ago as `slowly`.
     pub few: u32,
@@ -126,6 +126,16 @@ impl CircuitBreaker {
 
     /// Notes that a call failed in a way that says something about the provider.
     pub fn on_failure(&mut self, now: Instant, started: Instant) -> CircuitChange {
+        self.fail(now, started, None)
+    }
+
+    /// [`Self::on_failure`], where a success could not have come yet: it takes at least this many
+    /// failures, however slowly they come.
+    pub fn on_early_failure(&mut self, now: Instant, started: Instant, at_least: u32) -> CircuitChange {
+        self.fail(now, started, Some(at_least))
+    }
+
+    fn fail(&mut self, now: Instant, started: Instant, at_least: Option<u32>) -> CircuitChange {
         if self.is_old(started) {
             return CircuitChange::None;
         }
@@ -134,7 +144,8 @@ impl CircuitBreaker {
                 *failures += 1;
                 let first = *since.get_or_insert(started);
                 let is_slow = *failures >= self.patience.few && now.saturating_duration_since(first) >= self.patience.slowly;
-                if *failures < self.patience.failures.max(1) && !is_slow {
+                let needed = self.patience.failures.max(at_least.unwrap_or(1));
+                if *failures < needed && (at_least.is_some() || !is_slow) {
                     return CircuitChange::None;
                 }
             }

@@ -39,6 +39,9 @@ use crate::flow::{CircuitBreaker, FailureShares};
 const FAILURES: u32 = 10;
 const FEW_FAILURES: u32 = 3;
 const SLOWLY: Duration = Duration::from_secs(5);
+/// A success is late after so many times what an answer takes in the mean. Until then a lane rests
+/// only after as many failures as there are calls at a time.
+const LATE: u32 = 2;
 /// The longest rest between two probes.
 const LONGEST_REST: Duration = Duration::from_secs(60);
 /// The same for a server of the operator's own: its probes disturb no other customer.
@@ -278,7 +281,10 @@ impl Blame {
         self.streak.count(failure.mark, sent.at, before.map(|open| open.sent));
         let was_probe = self.breaker.is_probing();
         judged.row.open = Some(OpenFailure { sent: sent.at, in_flight: sent.in_flight, outages: self.outages, failure, retried });
-        judged.circuit = self.breaker.on_failure(now, sent.at);
+        judged.circuit = match self.could_have_succeeded(now, sent) {
+            true => self.breaker.on_failure(now, sent.at),
+            false => self.breaker.on_early_failure(now, sent.at, self.level),
+        };
         if was_probe && !self.breaker.is_closed() {
             self.count_outage();
         }
@@ -302,6 +308,13 @@ impl Blame {
             self.doubt(now, &mut judged, before, failure);
         }
         judged
+    }
+
+    /// Whether the next success is late. Until then, failures in a row only show that failures are
+    /// quicker: calls that went out together with the last ones that succeeded are still under way.
+    fn could_have_succeeded(&self, now: Instant, sent: &CallTicket) -> bool {
+        let Some((latency, last)) = sent.latency.zip(self.last_arrival) else { return true };
+        now.saturating_duration_since(last) >= latency * LATE
     }
 
     /// The doubts about a row that no success has dispelled.
@@ -372,68 +385,4 @@ impl Blame {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use super::*;
-    use proptest::prelude::*;
-
-    const TRAITS: LaneTraits = LaneTraits { is_local: false, is_shared: false, hold_after: 3, can_be_down: true };
-
-    fn class() -> impl Strategy<Value = FailureClass> {
-        prop_oneof![
-            prop::sample::select(vec![500, 502, 503, 529]).prop_map(|status| FailureClass::Unavailable { status, retry_after: None }),
-            Just(FailureClass::RateLimited { retry_after: None }),
-            Just(FailureClass::Connect),
-            Just(FailureClass::Interrupted),
-            Just(FailureClass::TimedOut),
-            Just(FailureClass::InvalidResponse),
-        ]
-    }
-
-    proptest! {
-        /// Calls of many rows come and go; from some moment on, all fail.
-        #[test]
-        fn a_row_that_was_first_tried_after_the_last_success_is_not_charged(
-            calls in proptest::collection::vec((0u32..40, 0u64..3_000, 1u64..20_000, class(), any::<bool>()), 1..400),
-            last_success in 0usize..400,
-            is_up in any::<bool>(),
-        ) {
-            let (mut blame, mut now, mut in_flight) = (Blame::new(TRAITS), Instant::now(), 0);
-            let mut rows: HashMap<u32, (RowSoFar, usize)> = HashMap::new();
-            for (number, (row, pause, took, class, succeeds)) in calls.into_iter().enumerate() {
-                now += Duration::from_millis(pause);
-                in_flight = in_flight % 64 + 1;
-                let sent = CallTicket { at: now, tokens: 1, member: 0, epoch: 0, in_flight, total: (0, 0) };
-                blame.start(now);
-                let (so_far, first) = rows.get(&row).copied().unwrap_or((RowSoFar::default(), number));
-                let end = now + Duration::from_millis(took);
-                // Answers after the last success are others than before.
-                let mark = 1 + u32::from(number >= last_success);
-                let judged = match succeeds && number < last_success {
-                    true => blame.on_success(end, &sent, in_flight, &so_far, 1),
-                    false => blame.on_failure(end, &sent, CallFailure { class, mark }, &so_far, is_up),
-                };
-                let now_so_far = if judged.row.tally.tries == 0 { RowSoFar::default() } else { judged.row };
-                rows.insert(row, (now_so_far, first));
-                prop_assert!(first < last_success || !now_so_far.tally.is_charged(), "{now_so_far:?}");
-                prop_assert!(number < last_success || judged.circuit != CircuitChange::Recovered);
-            }
-        }
-    }
-
-    #[test]
-    fn what_does_not_succeed_at_all_is_called_once_in_a_rest() {
-        let (mut blame, mut now, mut calls) = (Blame::new(TRAITS), Instant::now(), 0);
-        let failure = CallFailure { class: FailureClass::Unavailable { status: 503, retry_after: None }, mark: 7 };
-        let start = now;
-        while now < start + Duration::from_secs(3_600) {
-            now = blame.breaker().ready_at(now).unwrap();
-            let sent = CallTicket { at: now, tokens: 1, member: 0, epoch: 0, in_flight: 1, total: (0, 0) };
-            blame.start(now);
-            blame.on_failure(now, &sent, failure, &RowSoFar::default(), true);
-            calls += 1;
-        }
-        assert!(calls <= FAILURES + 6 + 60, "{calls} calls in an hour");
-    }
-}
+mod tests;

@@ -127,7 +127,8 @@ impl FlowControl {
         if self.in_flight_gauge.in_flight >= self.limiter.limit() {
             self.full = Some((now, self.in_flight_gauge.in_flight));
         }
-        CallTicket { at: now, tokens, member: 0, epoch, in_flight: self.in_flight_gauge.in_flight, total: self.total }
+        let in_flight = self.in_flight_gauge.in_flight;
+        CallTicket { at: now, tokens, member: 0, epoch, in_flight, total: self.total, latency: self.latency }
     }
 
     /// Takes back a call that was not made after all. The rate found out for the lane counts it all

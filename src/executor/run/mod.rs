@@ -5,6 +5,7 @@
 //! flight, following, waiting, due, blocked, parked, or handed to the store. Only ready rows have
 //! their body in memory, and each lane has a bound on them.
 
+mod load;
 mod order;
 mod queue;
 pub mod reader;
@@ -21,7 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::queue::Queue;
-use self::reader::{Cursor, Load, Room, Scan, Source, Window, WindowSize};
+use self::reader::{Cursor, Source};
 use self::row::{Due, LeftRow, ReadyRow, RowRef, WaitingRow};
 use super::lane::blame::Pick;
 use super::lane::routes::RouteTable;
@@ -49,15 +50,6 @@ pub(super) enum RunPlace {
     Queued,
     Active,
 }
-
-/// New rows are not read while this many wait for another attempt: a lane that fails every row must
-/// not turn the whole batch into waiting rows.
-const MAX_WAITING: usize = 4_096;
-/// The most rows that are remembered for a later read because their own lane has enough rows, at 16
-/// bytes each. Beyond that, the lanes of a batch wait for each other.
-const MAX_DEFERRED: usize = 4 << 20;
-/// The smallest part of a window that a lane gets, in rows.
-const LEAST_ROWS: usize = 16;
 
 /// Over how long the rows of a lane that is well again come back.
 const HASTE: Duration = Duration::from_secs(1);
@@ -170,129 +162,14 @@ impl Run {
         self.stop.is_none() && !self.control.paused
     }
 
-    /// The next load, if any: a lane's part of the window is refilled when half of it is gone.
-    pub fn begin_load(&mut self, now: Instant, window: WindowSize) -> Option<Load> {
-        if self.place != RunPlace::Active || self.loading || !self.is_dispatchable() {
-            return None;
-        }
-        self.sort_due(now);
-        let mut room = self.room(window);
-        let mut load = Load { window, ..Load::default() };
-        for (lane, queue) in &mut self.queues {
-            let Some(rows) = room.get_mut(lane) else { continue };
-            let taken = queue.due.len().min(*rows);
-            load.due.extend(queue.due.drain(..taken));
-            *rows -= taken;
-        }
-        let mut hungry = Room::default();
-        for (model, deferred) in (0..).zip(&mut self.deferred) {
-            let ways = &self.source.ways;
-            while let Some(row) = deferred.front().copied() {
-                // The first of equals: the cheapest.
-                let best = ways.shared(model).rev().max_by_key(|(_, lane)| room.get(lane));
-                let Some((route, rows)) = best.and_then(|(route, lane)| Some((route, room.get_mut(&lane).filter(|rows| **rows > 0)?)))
-                else {
-                    break;
-                };
-                *rows -= 1;
-                deferred.pop_front();
-                load.deferred.push((row, route));
-            }
-            hungry.0.push(ways.shared(model).filter_map(|(route, lane)| Some((route, *room.get(&lane)?))).collect());
-        }
-        let may_scan = self.waiting.len() < MAX_WAITING && self.put_aside() < MAX_DEFERRED && hungry.is_left();
-        load.scan = self.cursor.filter(|_| may_scan).map(|from| Scan { from, room: hungry });
-        if load.is_empty() {
-            return None;
-        }
-        self.loading = true;
-        Some(load)
-    }
-
-    /// How many rows each lane can take: none while more than half of its part of the window is
-    /// left. Lanes that share rows by their beginnings are filled together.
-    fn room(&self, window: WindowSize) -> HashMap<LaneIndex, usize> {
-        let mut room: HashMap<LaneIndex, usize> = self.source.ways.shared_lanes().flatten().map(|lane| (lane, 0)).collect();
-        room.extend(self.queues.iter().filter(|(_, queue)| !queue.due.is_empty()).map(|(lane, _)| (*lane, 0)));
-        let lanes = room.len().max(1);
-        let (most, bytes) = ((window.rows / lanes).max(LEAST_ROWS), window.bytes / lanes);
-        let held = |lane: LaneIndex| self.queues.get(&lane).map_or((0, 0), |queue| (queue.ready.len(), queue.bytes));
-        for (lane, rows) in &mut room {
-            let (there, held) = held(*lane);
-            *rows = if there <= most / 2 && held <= bytes / 2 { most - there } else { 0 };
-        }
-        let left = |lane| Some(held(lane)).filter(|(_, held)| *held < bytes).map_or(0, |(there, _)| most.saturating_sub(there));
-        fill_together(&mut room, self.source.ways.sharing_by_prefix(), left);
-        room
-    }
-
-    /// Puts due rows in line for their lanes.
-    fn sort_due(&mut self, now: Instant) {
-        while self.waiting.peek().is_some_and(|row| row.0.due <= now) {
-            let Some(Due(mut row)) = self.waiting.pop() else { break };
-            row.route = self.source.ways.current_or_primary(row.route);
-            match self.source.ways.lane(row.route) {
-                Some(lane) => self.queues.entry(lane).or_default().due.push_back(row),
-                None => self.blocked.push(row),
-            }
-        }
-    }
-
-    /// Takes the result of a load. Returns the lanes that have ready rows now.
-    pub fn loaded(&mut self, window: Window, now: Instant) -> Vec<LaneIndex> {
-        self.loading = false;
-        self.recorded += window.closed;
-        if self.stop.is_some() {
-            return Vec::new();
-        }
-        if let Some(next) = window.next {
-            self.cursor = next;
-        }
-        self.defer(window.deferred);
-        self.waiting.extend(window.unread.into_iter().map(Due));
-        let outdated = !Arc::ptr_eq(&window.ways, &self.source.ways);
-        for row in self.next_to_their_like(window.rows) {
-            self.measured = (self.measured.0 + 1, self.measured.1 + row.body.len() as u64);
-            let same = !outdated || self.source.ways.is_unchanged(&window.ways, row.route);
-            let Some(lane) = self.source.ways.lane(row.route).filter(|_| same) else {
-                // The body was made for another provider; the row is read again for its present
-                // one.
-                self.waiting.push(Due(row.wait_until(now)));
-                continue;
-            };
-            let queue = self.queues.entry(lane).or_default();
-            queue.bytes += row.body.len();
-            queue.ready.push_back(row);
-        }
-        self.ready_lanes().collect()
-    }
-
     /// The lanes for which the run has ready rows.
     pub fn ready_lanes(&self) -> impl Iterator<Item = LaneIndex> + '_ {
-        self.queues.iter().filter(|(_, queue)| !queue.ready.is_empty()).map(|(lane, _)| *lane)
+        self.queues.iter().filter(|(_, queue)| !queue.is_empty()).map(|(lane, _)| *lane)
     }
 
     /// Every lane that the run has been on.
     pub fn lanes(&self) -> impl Iterator<Item = LaneIndex> + '_ {
         self.queues.keys().copied()
-    }
-
-    /// Takes back a failed load, so that it may be tried again.
-    pub fn load_failed(&mut self, load: Load) {
-        self.loading = false;
-        if self.stop.is_none() {
-            self.waiting.extend(load.due.into_iter().map(Due));
-            self.defer(load.deferred.into_iter().map(|(row, _)| row).collect());
-        }
-    }
-
-    /// Remembers rows by their place, for a later read.
-    fn defer(&mut self, rows: Vec<RowRef>) {
-        for row in rows {
-            if let Some(deferred) = self.deferred.get_mut(usize::from(row.model)) {
-                deferred.push_back(row);
-            }
-        }
     }
 
     /// The next row for a lane, and whether there are more; `is_own` tells of a row's family whether
@@ -303,9 +180,8 @@ impl Run {
         }
         let queue = self.queues.get_mut(&lane)?;
         let row = queue.take(pick, is_own)?;
-        queue.bytes -= row.body.len();
         self.in_flight += 1;
-        Some((row, !queue.ready.is_empty()))
+        Some((row, !queue.is_empty()))
     }
 
     /// Notes that a row that was about to be sent waits for the answer to an equal request instead.
@@ -380,7 +256,7 @@ impl Run {
         self.stop = Some(stop);
         let now = Instant::now();
         let queues: Vec<_> = self.queues.values_mut().map(std::mem::take).collect();
-        let queued = queues.into_iter().flat_map(|queue| queue.ready.into_iter().map(move |row| row.wait_until(now)).chain(queue.due));
+        let queued = queues.into_iter().flat_map(|queue| queue.into_waiting(now));
         let waiting = std::mem::take(&mut self.waiting).into_iter().map(|due| due.0);
         let others = std::mem::take(&mut self.blocked).into_iter().chain(std::mem::take(&mut self.parked));
         queued.chain(waiting).chain(others).for_each(|row| self.leave(row));
@@ -390,7 +266,7 @@ impl Run {
 
     /// Whether rows could be read or dispatched, now or later, without any further event.
     pub fn can_go_on(&self) -> bool {
-        let rows = || !self.waiting.is_empty() || self.queues.values().any(|queue| !queue.ready.is_empty() || !queue.due.is_empty());
+        let rows = || !self.waiting.is_empty() || self.queues.values().any(|queue| !queue.is_empty() || !queue.due.is_empty());
         let open = |model: u16| self.source.ways.primary_lane(model).is_some();
         let unread = || (0..).zip(&self.deferred).any(|(model, deferred)| (self.cursor.is_some() || !deferred.is_empty()) && open(model));
         // Without any model, every row is a faulty one that needs its result.
@@ -434,15 +310,9 @@ impl Run {
         let before = std::mem::replace(&mut self.source.ways, ways);
         let ways = &self.source.ways;
         for queue in self.queues.values_mut() {
-            for row in std::mem::take(&mut queue.ready) {
-                if ways.is_unchanged(&before, row.route) && ways.current_or_primary(row.route) == row.route {
-                    queue.ready.push_back(row);
-                } else {
-                    queue.bytes -= row.body.len();
-                    self.waiting.push(Due(row.wait_until(now)));
-                }
-            }
-            self.waiting.extend(queue.due.drain(..).map(Due));
+            let stays = |row: &ReadyRow| ways.is_unchanged(&before, row.route) && ways.current_or_primary(row.route) == row.route;
+            let moved = queue.split_off(queue.len(), stays);
+            self.waiting.extend(moved.into_iter().map(|row| row.wait_until(now)).chain(queue.due.drain(..)).map(Due));
         }
         self.waiting.extend(self.blocked.drain(..).map(Due));
     }
@@ -456,29 +326,7 @@ impl Run {
     }
 }
 
-/// Gives the lanes of a group, of which one has room, all that they have `left`: each row is to go to the
-/// lane that owns it.
-fn fill_together(room: &mut HashMap<LaneIndex, usize>, groups: impl Iterator<Item = Vec<LaneIndex>>, left: impl Fn(LaneIndex) -> usize) {
-    for lanes in groups {
-        if lanes.iter().any(|lane| room.get(lane).is_some_and(|rows| *rows > 0)) {
-            room.extend(lanes.into_iter().map(|lane| (lane, left(lane))));
-        }
-    }
-}
-
 fn done(source: &Source) -> u32 {
     let progress = source.live.progress();
     progress.succeeded + progress.failed
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lanes_that_share_rows_by_their_beginnings_are_filled_together() {
-        let mut room = HashMap::from([(0, 50), (1, 0), (2, 0), (3, 0), (4, 60)]);
-        fill_together(&mut room, [vec![0, 1], vec![2, 3]].into_iter(), |lane| 10 * (lane + 1));
-        assert_eq!(room, HashMap::from([(0, 10), (1, 20), (2, 0), (3, 0), (4, 60)]));
-    }
 }

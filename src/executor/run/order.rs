@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 
 use super::Run;
+use super::queue::Queue;
 use super::row::ReadyRow;
 use crate::domain::row::prefix;
 
@@ -19,7 +20,7 @@ impl Run {
         rows.sort_by(|a, b| lane(a).cmp(&lane(b)).then_with(|| prefix::order(a.begins(), b.begins())));
         for of_lane in rows.chunk_by_mut(|a, b| lane(a) == lane(b)) {
             let queue = of_lane.first().and_then(&lane).and_then(|lane| self.queues.get(&lane));
-            let Some(last) = queue.and_then(|queue| queue.ready.back()) else { continue };
+            let Some(last) = queue.and_then(Queue::last) else { continue };
             let nearest = of_lane.iter().map(|row| prefix::common(row.begins(), last.begins()));
             let start = nearest.enumerate().max_by_key(|(index, common)| (*common, Reverse(*index)));
             of_lane.rotate_left(start.map_or(0, |(index, _)| index));

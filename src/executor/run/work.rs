@@ -2,6 +2,7 @@
 
 use tokio::time::Instant;
 
+use super::queue::Queue;
 use super::row::{BYTES_PER_TOKEN, Due, ReadyRow};
 use super::{Run, RunPlace};
 use crate::executor::lane::LaneIndex;
@@ -35,9 +36,9 @@ impl Run {
         if self.cursor.is_some() || self.loading || !self.is_dispatchable() || self.place != RunPlace::Active {
             return false;
         }
-        let ready = |lane: &LaneIndex| self.queues.get(lane).map_or(0, |queue| queue.ready.len());
+        let ready = |lane: &LaneIndex| self.queues.get(lane).map_or(0, Queue::len);
         let ways = &self.source.ways;
-        let is_idle = |lane: LaneIndex| self.queues.get(&lane).is_none_or(|queue| queue.ready.is_empty() && queue.due.is_empty());
+        let is_idle = |lane: LaneIndex| self.queues.get(&lane).is_none_or(|queue| queue.is_empty() && queue.due.is_empty());
         let mut pairs = (0..).zip(&self.deferred).filter(|(_, deferred)| deferred.is_empty()).filter_map(|(model, _)| {
             // Most models have one lane, and nothing to even out.
             ways.shared(model).nth(1)?;
@@ -47,10 +48,7 @@ impl Run {
         });
         let Some((from, lane, to)) = pairs.next() else { return false };
         let Some(queue) = self.queues.get_mut(&lane) else { return false };
-        let kept = queue.ready.len() / 2;
-        let (moved, others): (Vec<_>, Vec<_>) = queue.ready.split_off(kept).into_iter().partition(|row| row.route == from);
-        queue.ready.extend(others);
-        queue.bytes = queue.ready.iter().map(|row| row.body.len()).sum();
+        let moved = queue.split_off(queue.len().div_ceil(2), |row| row.route != from);
         let is_moved = !moved.is_empty();
         self.waiting.extend(moved.into_iter().map(|row| Due(ReadyRow { route: to, ..row }.wait_until(now))));
         is_moved

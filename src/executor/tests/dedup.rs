@@ -60,6 +60,7 @@ async fn batches_of_one_key_share_across_restarts_and_for_a_while() {
     tokio::time::sleep(SETTINGS.dedup_max_age + 10 * SECOND).await;
     let stale = world.order(order(10, 1), |_| MODEL).await;
     assert_eq!((world.ended(stale).await.progress.succeeded, world.seen().len()), (10, 5));
+    tokio::time::sleep(SECOND).await;
     let limit = world.clock.now();
     assert_eq!(world.store.forget_answers(limit).await.unwrap(), 10, "those that were just given among them");
     assert_eq!(world.store.forget_answers(limit).await.unwrap(), 0);

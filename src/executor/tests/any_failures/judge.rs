@@ -154,8 +154,9 @@ fn told(own: &[LoggedCall], all: &[LoggedCall], start: Instant) -> String {
 /// Calls that go out at a server in one stretch of its script and are not answered well, at most.
 ///
 /// * `most` calls are in flight when the stretch begins, and as many may be when it ends.
-/// * Ten failures without a success open the circuit. One probe goes out after each rest; rests double
-///   from a second to five seconds, or longer for a hosted provider: `14 + secs / 5`.
+/// * Ten failures without a success open the circuit, or up to `most` while a success is not late yet.
+///   One probe goes out after each rest; rests double from a second to five seconds, or longer for a
+///   hosted provider: `14 + secs / 5`.
 /// * Where a server answers, but not with what says by itself that it is down, rests are a second each,
 ///   because such answers may be the rows' own: `14 + secs`.
 /// * A provider that denies everything is held after three denials in a row; its probes are a minute
@@ -183,7 +184,7 @@ fn most_in_vain(case: &Case, weather: Weather, secs: u64, bad: u64, rows: u64) -
         Weather::Flaky(..) => rows * alone + secs,
         Weather::Crowded(..) => 4 * rows * (2 * 1_000 / u64::try_from(BASE.as_millis()).unwrap_or(1)) + most * secs,
     };
-    2 * most + shown + own
+    3 * most + shown + own
 }
 
 fn bounded(case: &Case, ran: &Ran) -> Verdict {
