@@ -125,6 +125,8 @@ impl ConcurrencyLimiter {
             }
             self.limit = limit;
             self.ceiling = limit;
+            // A step down of the search is no trouble to come back from.
+            self.known = self.known.min(limit);
         }
     }
 

@@ -262,7 +262,7 @@ impl Attempt {
                 (Ok(self.result(Outcome::Succeeded(response), usage, cost)), Some(lesson))
             }
             Verdict::Failed { class, message, last } => {
-                let failure = CallFailure { class, mark: mark_of(class, &message) };
+                let failure = CallFailure { class, mark: mark_of(class, &message), row: self.row_mark() };
                 // A call that ran into the batch's own deadline says nothing about its lane.
                 let at_deadline = self.context.clock.now() >= self.spec.deadline();
                 let own_fault = at_deadline && class == FailureClass::TimedOut;
@@ -315,6 +315,13 @@ impl Attempt {
         let mut hasher = DefaultHasher::new();
         (self.route().map(|route| &route.upstream), self.row.form.sent).hash(&mut hasher);
         hasher.finish()
+    }
+
+    /// Stands for the row.
+    fn row_mark(&self) -> u32 {
+        let mut hasher = DefaultHasher::new();
+        self.key().hash(&mut hasher);
+        hasher.finish() as u32
     }
 
     fn key(&self) -> RowKey {

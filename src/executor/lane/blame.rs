@@ -22,6 +22,7 @@
 
 mod denied;
 mod judged;
+mod wave;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -29,7 +30,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 pub use self::judged::{Judged, LaneTraits, Pick};
-use super::call::{CallFailure, CallTicket, Doubts, OpenFailure, RowSoFar};
+use self::wave::Wave;
+use super::call::{CallFailure, CallTicket, OpenFailure, RowSoFar};
 use crate::domain::row::retry::{Charge, FailureClass, Tally};
 use crate::flow::circuit_breaker::{BreakerConfig, CircuitChange};
 use crate::flow::{CircuitBreaker, FailureShares};
@@ -47,9 +49,9 @@ const LONGEST_REST: Duration = Duration::from_secs(60);
 /// The same for a server of the operator's own: its probes disturb no other customer.
 pub(super) const LONGEST_REST_LOCAL: Duration = Duration::from_secs(5);
 /// Different rows that must get equal answers before these are the rows' own failures.
-const MANY_ROWS: u32 = 8;
+const MANY_ROWS: usize = 8;
 /// As many rows at most may fail at the end of a batch for these to be taken for its last bad ones.
-const FEW_ROWS: u32 = 2;
+const FEW_ROWS: usize = 2;
 /// An answer within this time is given at once.
 const AT_ONCE: Duration = Duration::from_secs(2);
 /// The wait of a row after a charge for an answer that it got before, when others succeeded, while
@@ -76,23 +78,21 @@ const ASKED: usize = 64;
 const OUTAGES: usize = 32;
 
 /// Equal failures in a row.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Default)]
 struct Streak {
     mark: u32,
-    began: Option<Instant>,
-    /// Different rows that have met it.
-    rows: u32,
+    /// The rows that have met it, no more than say all that is asked.
+    rows: Vec<u32>,
 }
 
 impl Streak {
-    const NONE: Self = Self { mark: 0, began: None, rows: 0 };
-
-    fn count(&mut self, mark: u32, sent: Instant, row_before: Option<Instant>) {
-        if self.mark != mark {
-            *self = Self { mark, began: Some(sent), rows: 0 };
+    fn count(&mut self, failure: CallFailure) {
+        if self.mark != failure.mark {
+            *self = Self { mark: failure.mark, rows: Vec::new() };
         }
-        let is_new = row_before.is_none_or(|before| Some(before) < self.began);
-        self.rows = self.rows.saturating_add(u32::from(is_new));
+        if self.rows.len() < MANY_ROWS && !self.rows.contains(&failure.row) {
+            self.rows.push(failure.row);
+        }
     }
 }
 
@@ -116,6 +116,7 @@ pub struct Blame {
     /// About how many calls at a time have succeeded lately: a call with no more beside it was not
     /// refused for lack of room.
     level: u32,
+    wave: Wave,
     successes: u64,
     /// Answers that rows were charged for while others succeeded.
     known: VecDeque<u32>,
@@ -150,10 +151,11 @@ impl Blame {
             good_before: VecDeque::new(),
             is_down: false,
             level: 0,
+            wave: Wave::default(),
             successes: 0,
             known: VecDeque::new(),
             has: VecDeque::new(),
-            streak: Streak::NONE,
+            streak: Streak::default(),
             ends: 0,
             shaken_until: None,
         }
@@ -229,9 +231,10 @@ impl Blame {
         self.ends <<= 1;
         self.last_good = self.last_good.max(Some(sent.at));
         self.last_arrival = Some(now);
+        let beside = beside.max(self.wave.count(now, sent.at));
         self.level = sent.in_flight.min(beside).max(self.level - self.level / 16);
         self.successes += 1;
-        self.streak = Streak::NONE;
+        self.streak = Streak::default();
         let circuit = self.breaker.on_success();
         if circuit == CircuitChange::Recovered {
             self.shaken_until = Some(now + SHAKEN);
@@ -245,8 +248,7 @@ impl Blame {
         let retried = row.tally.tries > 0;
         self.ends = self.ends << 1 | 1;
         let tally = self.settle(row).and_try();
-        let doubts = self.doubts_of(row);
-        let mut judged = Judged { row: RowSoFar { tally, open: None, doubts, ..*row }, ..Judged::default() };
+        let mut judged = Judged { row: RowSoFar { tally, open: None, ..*row }, ..Judged::default() };
         match failure.class {
             // The provider asked for a slower pace, or was not reached at all: others take care.
             FailureClass::RateLimited { .. } | FailureClass::Connect => self.breaker.on_abandoned(sent.at),
@@ -259,7 +261,12 @@ impl Blame {
                 }
                 judged.may_be_full = (judged.is_hurried && !self.fails_rarely()) || self.shares.are_crowded();
             }
-            class if is_up && sent.in_flight <= self.level.max(1) && self.says_nothing_new(tally, failure) => {
+            class
+                if is_up
+                    && self.is_success_late(now, sent)
+                    && sent.in_flight <= self.level.max(1)
+                    && self.says_nothing_new(tally, failure) =>
+            {
                 self.breaker.on_abandoned(sent.at);
                 judged.row.tally = tally.and(Charge::FULL, class, failure.mark);
                 judged.at_least = APART_AGAIN;
@@ -278,10 +285,11 @@ impl Blame {
     /// Judges a failure that nothing shows to be the row's own.
     fn spare(&mut self, now: Instant, sent: &CallTicket, failure: CallFailure, row: &RowSoFar, is_up: bool, mut judged: Judged) -> Judged {
         let (before, retried) = (row.open, row.tally.tries > 0);
-        self.streak.count(failure.mark, sent.at, before.map(|open| open.sent));
+        self.streak.count(failure);
         let was_probe = self.breaker.is_probing();
         judged.row.open = Some(OpenFailure { sent: sent.at, in_flight: sent.in_flight, outages: self.outages, failure, retried });
-        judged.circuit = match self.could_have_succeeded(now, sent) {
+        let is_late = self.is_success_late(now, sent);
+        judged.circuit = match is_late {
             true => self.breaker.on_failure(now, sent.at),
             false => self.breaker.on_early_failure(now, sent.at, self.level),
         };
@@ -297,37 +305,31 @@ impl Blame {
         };
         judged.may_be_full = (may_lack_room && !self.fails_rarely()) || (!retried && is_overload);
         let took = now.saturating_duration_since(sent.at);
-        let of_many = was_probe && !failure.class.is_outage() && took <= AT_ONCE && self.streak.rows >= MANY_ROWS;
+        let of_many = was_probe && !failure.class.is_outage() && took <= AT_ONCE && self.streak.rows.len() >= MANY_ROWS;
         let is_known = judged.row.tally.has_met(failure.mark) || self.known.contains(&failure.mark);
         if is_up && of_many && !is_known {
             let doubts = &mut judged.row.doubts;
             judged.at_least = APART_MANY * 4_u32.saturating_pow(doubts.count.min(8));
             doubts.count += 1;
             self.breaker.shorten_rest(now);
-        } else if is_up && !may_lack_room {
+        } else if is_up && !may_lack_room && is_late {
             self.doubt(now, &mut judged, before, failure);
         }
         judged
     }
 
     /// Whether the next success is late. Until then, failures in a row only show that failures are
-    /// quicker: calls that went out together with the last ones that succeeded are still under way.
-    fn could_have_succeeded(&self, now: Instant, sent: &CallTicket) -> bool {
+    /// quicker: answers are still under way, and will show whether the lane is well.
+    fn is_success_late(&self, now: Instant, sent: &CallTicket) -> bool {
         let Some((latency, last)) = sent.latency.zip(self.last_arrival) else { return true };
         now.saturating_duration_since(last) >= latency * LATE
-    }
-
-    /// The doubts about a row that no success has dispelled.
-    fn doubts_of(&self, row: &RowSoFar) -> Doubts {
-        let successes = self.successes as u32;
-        if row.doubts.successes == successes { row.doubts } else { Doubts { successes, ..Doubts::default() } }
     }
 
     /// Charges a row in doubt that is one of the last that fail, if it was tried among others that
     /// succeeded, or that gets an answer that is known; `before` is what it met when it was tried last.
     fn doubt(&self, now: Instant, judged: &mut Judged, before: Option<OpenFailure>, failure: CallFailure) {
         let has_met = judged.row.tally.has_met(failure.mark);
-        let is_last = self.streak.rows <= FEW_ROWS;
+        let is_last = self.streak.rows.len() <= FEW_ROWS;
         let was_among_others = has_met || before.is_some_and(|open| self.last_arrival >= Some(open.sent));
         let is_outage = failure.class.is_outage();
         let doubts = &mut judged.row.doubts;
@@ -338,11 +340,12 @@ impl Blame {
             count if !is_outage && (has_met || self.known.contains(&failure.mark)) => APART_LAST * 2_u32.saturating_pow(count.min(16)),
             _ => return,
         };
+        // The row finds out whether a server is back, as often as any other.
+        if doubts.next.is_some_and(|next| now < next) {
+            return;
+        }
         if is_last || !is_outage {
             judged.at_least = apart;
-        } else if doubts.next.is_some_and(|next| now < next) {
-            // The row finds out whether the server is back, as often as any other.
-            return;
         }
         (doubts.count, doubts.next) = (doubts.count + 1, Some(now + apart));
     }
@@ -359,7 +362,7 @@ impl Blame {
     }
 
     /// The tally of a row with the charge for its open failure, if the lane was well at that time.
-    fn settle(&mut self, row: &RowSoFar) -> Tally {
+    pub fn settle(&mut self, row: &RowSoFar) -> Tally {
         // A call that may have been refused for lack of room is never charged.
         match row.open.filter(|open| self.was_well(open.sent, open.outages) && !self.may_lack_room(open.in_flight)) {
             Some(open) => self.charge(row.tally, open.failure, open.retried),

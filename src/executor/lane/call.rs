@@ -51,9 +51,21 @@ pub struct CallFailure {
     pub class: FailureClass,
     /// Stands for what was answered: the same for equal answers.
     pub mark: u32,
+    /// Stands for the row that was answered so.
+    pub row: u32,
 }
 
 impl CallFeedback {
+    /// Whether the call shows that its lane is well. A refusal of the request is an answer, too.
+    pub const fn is_answer(&self) -> bool {
+        match self.failure {
+            None => true,
+            Some(CallFailure { class, .. }) => {
+                matches!(class, FailureClass::Refused { .. } | FailureClass::EventStream | FailureClass::ResponseTooLarge)
+            }
+        }
+    }
+
     /// The class of the failure, if the call failed.
     pub fn class(&self) -> Option<FailureClass> {
         self.failure.map(|failure| failure.class)
@@ -97,7 +109,7 @@ pub struct RowSoFar {
 pub struct Place {
     /// What a row has met is about this lane: a row that takes another one begins anew.
     pub lane: u32,
-    /// The open failure and the doubts are about this server of it.
+    /// The open failure is about this server of it.
     pub member: u32,
 }
 

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::blame::{Judged, Pick};
-use super::call::{CallFeedback, CallTicket, Place, RowSoFar};
+use super::call::{CallFeedback, CallTicket, Doubts, Place, RowSoFar};
 use super::health::{note_circuit, note_denials};
 use super::member::{Member, least_busy, owner};
 use super::{Lane, LaneIndex, Lanes};
@@ -89,14 +89,17 @@ impl Lanes {
         lesson: Option<CallFeedback>,
     ) -> Option<Judged> {
         let lane = self.lanes.get_mut(index)?;
+        let lesson = lesson.map(|lesson| CallFeedback { row: at_server(lane, lesson.row, Place::new(index, sent.member)), ..lesson });
         let member = lane.members.get_mut(sent.member)?;
         let pool = self.pools.get_mut(member.pool)?;
         pool.in_flight_gauge.end(now, sent.tokens, lesson.as_ref().and_then(|lesson| lesson.tokens));
         // The outcome of a call under an earlier key says nothing about the current one.
         let lesson = lesson.filter(|_| pool.epoch == sent.epoch);
-        let lesson = lesson.map(|lesson| CallFeedback { row: at_server(lesson.row, Place::new(index, sent.member)), ..lesson });
         let (was_down, was_held) = (member.flow.is_down(), member.flow.denials().hold().is_some());
         let judged = member.flow.end(now, sent, lesson.as_ref(), pool.is_up());
+        if lesson.as_ref().is_some_and(CallFeedback::is_answer) {
+            lane.successes = lane.successes.wrapping_add(1);
+        }
         let is_reached = pool.learn(lesson.as_ref(), now, sent.at, at);
         if judged.circuit == CircuitChange::Recovered {
             self.recovered.push(index);
@@ -113,13 +116,20 @@ impl Lanes {
 }
 
 /// What a row has met, as far as it bears on this server: nothing of what it met on another lane, where
-/// it may have gone while its own was down; and what is open from another server says nothing here.
-fn at_server(row: RowSoFar, place: Place) -> RowSoFar {
-    match row {
-        row if row.place.lane != place.lane => RowSoFar { place, ..RowSoFar::default() },
-        row if row.place.member != place.member => RowSoFar { tally: row.tally, place, ..RowSoFar::default() },
-        row => row,
+/// it may have gone while its own was down. A success of any server of the lane dispels the doubts. What
+/// is open from another of them is judged there, and says nothing here.
+fn at_server(lane: &mut Lane, row: RowSoFar, place: Place) -> RowSoFar {
+    let successes = lane.successes;
+    if row.place.lane != place.lane {
+        return RowSoFar { place, doubts: Doubts { successes, ..Doubts::default() }, ..RowSoFar::default() };
     }
+    let doubts = if row.doubts.successes == successes { row.doubts } else { Doubts { successes, ..Doubts::default() } };
+    if row.place.member == place.member {
+        return RowSoFar { doubts, ..row };
+    }
+    let before = usize::try_from(row.place.member).ok().and_then(|member| lane.members.get_mut(member));
+    let tally = before.map_or(row.tally, |member| member.flow.settle(&row));
+    RowSoFar { tally, doubts, place, open: None }
 }
 
 /// The servers of a lane that get rows as usual, by index.

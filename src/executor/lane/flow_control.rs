@@ -10,14 +10,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::blame::{Blame, Judged, LaneTraits, Pick};
-use super::call::{CallFailure, CallFeedback, CallTicket};
+use super::call::{CallFailure, CallFeedback, CallTicket, RowSoFar};
 use super::denials::{Denials, PROBE_EVERY};
 use super::in_flight::InFlight;
 use crate::domain::provider::connection::Limits;
 use crate::domain::provider::denial::Denial;
 use crate::domain::provider::rate_limits::RateLimitStatus;
 use crate::domain::provider::server_hints::ServerHints;
-use crate::domain::row::retry::FailureClass;
+use crate::domain::row::retry::{FailureClass, Tally};
 use crate::flow::circuit_breaker::CircuitChange;
 use crate::flow::well_rate::WellRate;
 use crate::flow::{AdaptiveRate, CircuitBreaker, ConcurrencyLimiter, RemainingQuota, RequestedPause};
@@ -156,13 +156,11 @@ impl FlowControl {
             self.on_limit_headers(now, sent, said);
         }
         match lesson.failure {
-            None => self.succeeded(now, in_flight, sent, lesson),
-            // A refusal of the request is an answer: the lane itself is healthy.
-            Some(CallFailure {
-                class: FailureClass::Refused { .. } | FailureClass::EventStream | FailureClass::ResponseTooLarge, ..
-            }) => self.succeeded(now, in_flight, sent, lesson),
-            Some(CallFailure { class: FailureClass::Denied { denial, .. }, .. }) => self.denied(now, sent, denial, lesson),
-            Some(failure) => self.failed(now, sent, failure, lesson, is_up),
+            Some(failure) if !lesson.is_answer() => match failure.class {
+                FailureClass::Denied { denial, .. } => self.denied(now, sent, denial, lesson),
+                _ => self.failed(now, sent, failure, lesson, is_up),
+            },
+            Some(_) | None => self.succeeded(now, in_flight, sent, lesson),
         }
     }
 
@@ -249,6 +247,11 @@ impl FlowControl {
             self.limiter.on_overload(now);
         }
         judged
+    }
+
+    /// The tally of a row that goes to another server, with the charge for what is open from this one.
+    pub fn settle(&mut self, row: &RowSoFar) -> Tally {
+        self.blame.settle(row)
     }
 
     fn on_limit_headers(&mut self, now: Instant, sent: &CallTicket, said: &RateLimitStatus) {
@@ -364,7 +367,7 @@ mod tests {
             call(&mut flow, now, None);
             now += Duration::from_millis(100);
         }
-        let down = CallFailure { class: FailureClass::Unavailable { status: 502, retry_after: None }, mark: 7 };
+        let down = CallFailure { class: FailureClass::Unavailable { status: 502, retry_after: None }, mark: 7, row: 0 };
         while now < start + Duration::from_secs(700) {
             call(&mut flow, now, Some(down));
             now = flow.ready_at(now).unwrap().max(now + Duration::from_millis(100));

@@ -55,6 +55,8 @@ pub(super) struct Lane {
     pub name: LaneName,
     /// The servers, and those that were servers of its provider: calls may still be in flight there.
     pub members: Vec<Member>,
+    /// Calls that were answered, on any of them; wraps around.
+    pub successes: u32,
     /// Batches with ready rows.
     pub fair: FairQueue<BatchId, Owner>,
     /// Rows with the same beginning run next to each other, for the server's prefix cache.
@@ -67,7 +69,7 @@ pub(super) struct Lane {
 
 impl Lane {
     fn new(name: LaneName, by_prefix: bool) -> Self {
-        Self { name, members: Vec::new(), fair: FairQueue::new(), by_prefix, turn: None, quarantined: VecDeque::new() }
+        Self { name, members: Vec::new(), successes: 0, fair: FairQueue::new(), by_prefix, turn: None, quarantined: VecDeque::new() }
     }
 
     /// The batch whose row is next.

@@ -311,7 +311,7 @@ impl Run {
         let ways = &self.source.ways;
         for queue in self.queues.values_mut() {
             let stays = |row: &ReadyRow| ways.is_unchanged(&before, row.route) && ways.current_or_primary(row.route) == row.route;
-            let moved = queue.split_off(queue.len(), stays);
+            let moved = queue.take_last(queue.len(), |row| !stays(row));
             self.waiting.extend(moved.into_iter().map(|row| row.wait_until(now)).chain(queue.due.drain(..)).map(Due));
         }
         self.waiting.extend(self.blocked.drain(..).map(Due));

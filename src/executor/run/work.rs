@@ -48,7 +48,7 @@ impl Run {
         });
         let Some((from, lane, to)) = pairs.next() else { return false };
         let Some(queue) = self.queues.get_mut(&lane) else { return false };
-        let moved = queue.split_off(queue.len().div_ceil(2), |row| row.route != from);
+        let moved = queue.take_last(queue.len().div_ceil(2), |row| row.route == from);
         let is_moved = !moved.is_empty();
         self.waiting.extend(moved.into_iter().map(|row| Due(ReadyRow { route: to, ..row }.wait_until(now))));
         is_moved

@@ -191,7 +191,7 @@ fn check(case: Case) -> Result<(), TestCaseError> {
 
 #[test]
 fn whatever_fails_each_row_ends_once_uncharged_for_outages_and_calls_have_a_bound() {
-    let usual = ProptestConfig { failure_persistence: None, max_shrink_iters: 300, ..ProptestConfig::default() };
+    let usual = ProptestConfig { failure_persistence: None, max_shrink_iters: 300, max_shrink_time: 60_000, ..ProptestConfig::default() };
     let is_asked = std::env::var_os("PROPTEST_CASES").is_some();
     let config = if is_asked { usual } else { ProptestConfig { cases: CASES, ..usual } };
     proptest!(config, |(case in case())| check(case)?);

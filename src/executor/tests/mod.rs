@@ -2,6 +2,7 @@
 
 mod addresses;
 mod any_failures;
+mod bad_rows;
 mod busy;
 mod dedup;
 mod denied;

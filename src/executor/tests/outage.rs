@@ -6,7 +6,7 @@ use crate::domain::batch::waiting::WaitReason;
 use crate::domain::provider::denial::Denial;
 
 /// The settings of the daemon, as far as rows that fail are concerned.
-const DEFAULTS: Settings = Settings { retry: POLICY, ..SETTINGS };
+pub const DEFAULTS: Settings = Settings { retry: POLICY, ..SETTINGS };
 const POLICY: RetryPolicy = RetryPolicy { max_attempts: 6, base: Duration::from_millis(500), cap: Duration::from_secs(60) };
 
 /// How a server that is down shows it.
@@ -276,49 +276,6 @@ async fn the_last_rows_of_a_batch_are_not_lost_to_an_outage_at_its_end() {
     }
 }
 
-/// Rows that the server cannot answer stand before those that it can.
-#[tokio::test(start_paused = true)]
-async fn rows_that_always_fail_do_not_look_like_an_outage() {
-    for models in [Models::None, Models::Served] {
-        let dir = tempfile::tempdir().unwrap();
-        let provider = script(|seen| {
-            async move {
-                if seen.row < 150 {
-                    return answer(500, None);
-                }
-                tokio::time::sleep(SECOND / 10).await;
-                answer(200, None)
-            }
-            .boxed()
-        });
-        let provider = Scripted { asked: if models == Models::None { None } else { Some(Arc::new(|_| Ok(200))) }, ..provider };
-        let world = World::open_with_settings(dir.path(), provider, DEFAULTS).await;
-        let started = Instant::now();
-        let id = world.submit(450, "24h").await;
-        world.until(id, |batch| batch.progress.succeeded == 300).await;
-        assert!(started.elapsed() < 60 * SECOND, "{models:?}: {:?} until the good rows were done", started.elapsed());
-        let batch = world.ended(id).await;
-        assert_eq!((batch.progress.succeeded, batch.progress.failed), (300, 150));
-        assert!(started.elapsed() < 20 * 60 * SECOND, "{models:?}: {:?} until the others had failed", started.elapsed());
-        world.close().await;
-    }
-}
-
-/// All rows get the same answer at once: that they fail is their own doing, and their batch ends.
-#[tokio::test(start_paused = true)]
-async fn a_batch_of_rows_that_always_fail_ends_before_its_deadline() {
-    let dir = tempfile::tempdir().unwrap();
-    let provider = Scripted { asked: Some(Arc::new(|_| Ok(200))), ..at_once(|_| 500) };
-    let world = World::open_with_settings(dir.path(), provider, DEFAULTS).await;
-    let id = world.submit(300, "24h").await;
-    tokio::time::sleep(Duration::from_secs(5 * 3_600)).await;
-    let batch = world.ended_some_time(id).await;
-    assert_eq!((batch.state.as_str(), batch.progress.failed), ("completed", 300));
-    assert_eq!(world.codes(id).await, HashMap::from([("server_error".into(), 300)]));
-    assert!(world.seen().len() <= 300 * 7 + 100, "{} calls", world.seen().len());
-    world.close().await;
-}
-
 /// The server takes a few calls at a time and refuses all others at once.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_is_full_loses_no_row() {
@@ -346,61 +303,6 @@ async fn a_server_that_is_full_loses_no_row() {
         let ideal = Duration::from_millis(takes) * 200 / room;
         let took = started.elapsed();
         assert!(took <= ideal * 3 + 60 * SECOND, "{took:?} instead of {ideal:?}: {room} at a time, {status}, {takes} ms each");
-        world.close().await;
-    }
-}
-
-/// Guards against an outage being taken for what some rows met while the server was well: rows that it
-/// cannot answer, or that it refused because it was full.
-#[tokio::test(start_paused = true)]
-async fn what_some_rows_met_before_is_not_taken_for_their_failure_in_an_outage() {
-    for (status, full) in [(500, false), (500, true), (503, true)] {
-        for models in [Models::None, Models::Served] {
-            let dir = tempfile::tempdir().unwrap();
-            let (down, busy) = (Instant::now() + 10 * SECOND, Arc::new(AtomicU32::new(0)));
-            let back = down + Duration::from_secs(600);
-            let provider = script(move |seen| {
-                let busy = busy.clone();
-                async move {
-                    let is_refused = if full { busy.load(SeqCst) >= 3 } else { seen.row % 20 == 0 };
-                    if is_refused || (down..back).contains(&seen.at) {
-                        return answer(status, None);
-                    }
-                    busy.fetch_add(1, SeqCst);
-                    tokio::time::sleep(SECOND / 4).await;
-                    busy.fetch_sub(1, SeqCst);
-                    answer(200, None)
-                }
-                .boxed()
-            });
-            let provider = Scripted { asked: if models == Models::None { None } else { Some(Arc::new(|_| Ok(200))) }, ..provider };
-            let world = World::open_with_settings(dir.path(), provider, DEFAULTS).await;
-            let id = world.submit(400, "24h").await;
-            let good = if full { 400 } else { 380 };
-            let batch = world.ended_some_time(id).await;
-            assert_eq!(batch.progress.succeeded, good, "{status}, full: {full}, {models:?}");
-            world.close().await;
-        }
-    }
-}
-
-/// The last row of a batch cannot be answered, and no other goes out behind it.
-#[tokio::test(start_paused = true)]
-async fn a_bad_row_at_the_end_of_a_batch_does_not_hold_it_until_its_deadline() {
-    for status in [500, 503] {
-        let dir = tempfile::tempdir().unwrap();
-        let provider = script(move |seen| {
-            let bad = seen.row == 99;
-            tokio::time::sleep(if bad { Duration::ZERO } else { SECOND / 10 })
-                .map(move |()| answer(if bad { status } else { 200 }, None))
-                .boxed()
-        });
-        let world = World::open_with_settings(dir.path(), provider, DEFAULTS).await;
-        let started = Instant::now();
-        let id = world.submit(100, "24h").await;
-        let batch = world.ended(id).await;
-        assert_eq!((batch.progress.succeeded, batch.progress.failed), (99, 1), "{status}");
-        assert!(started.elapsed() < Duration::from_secs(20 * 60), "{status}: {:?}", started.elapsed());
         world.close().await;
     }
 }

@@ -47,9 +47,8 @@ impl Blame {
         }
         if !is_own && matches!(denial, Denial::Access | Denial::Model | Denial::Path) {
             let (before, retried) = (row.open, row.tally.tries > 0);
-            self.streak.count(failure.mark, sent.at, before.map(|open| open.sent));
+            self.streak.count(failure);
             judged.row.open = Some(OpenFailure { sent: sent.at, in_flight: sent.in_flight, outages: self.outages, failure, retried });
-            judged.row.doubts = self.doubts_of(row);
             self.doubt(now, &mut judged, before, failure);
         }
         (judged, is_own)

@@ -37,7 +37,7 @@ proptest! {
             let mark = 1 + u32::from(number >= last_success);
             let judged = match succeeds && number < last_success {
                 true => blame.on_success(end, &sent, in_flight, &so_far, 1),
-                false => blame.on_failure(end, &sent, CallFailure { class, mark }, &so_far, is_up),
+                false => blame.on_failure(end, &sent, CallFailure { class, mark, row }, &so_far, is_up),
             };
             let now_so_far = if judged.row.tally.tries == 0 { RowSoFar::default() } else { judged.row };
             rows.insert(row, (now_so_far, first));
@@ -50,7 +50,7 @@ proptest! {
 #[test]
 fn what_does_not_succeed_at_all_is_called_once_in_a_rest() {
     let (mut blame, mut now, mut calls) = (Blame::new(TRAITS), Instant::now(), 0);
-    let failure = CallFailure { class: FailureClass::Unavailable { status: 503, retry_after: None }, mark: 7 };
+    let failure = CallFailure { class: FailureClass::Unavailable { status: 503, retry_after: None }, mark: 7, row: 0 };
     let start = now;
     while now < start + Duration::from_secs(3_600) {
         now = blame.breaker().ready_at(now).unwrap();
@@ -68,7 +68,7 @@ fn what_does_not_succeed_at_all_is_called_once_in_a_rest() {
 fn failures_that_are_only_quicker_than_answers_do_not_open_the_circuit() {
     const CALLS: u32 = 64;
     const LATENCY: Duration = Duration::from_millis(100);
-    let failure = CallFailure { class: FailureClass::Unavailable { status: 503, retry_after: None }, mark: 7 };
+    let failure = CallFailure { class: FailureClass::Unavailable { status: 503, retry_after: None }, mark: 7, row: 0 };
     // How many failures open the circuit, so long after a success.
     let patience = |pause: Duration| {
         let (mut blame, start) = (Blame::new(TRAITS), Instant::now());

@@ -74,19 +74,19 @@ fn uncharged(case: &Case, ran: &Ran, by_row: &HashMap<(BatchId, u32), Vec<Logged
     Ok(())
 }
 
-/// Failures of a row that may have been charged.
+/// Failures of a row that may have been charged; all calls are those of its lane.
 fn evidence(all: &[LoggedCall], own: &[LoggedCall], until: Instant) -> u32 {
     let mut doubted: Option<Instant> = None;
     let mut counted = 0;
     for call in own {
         let Says::Fails { mark, is_outage, .. } = call.says else { continue };
-        let server: Vec<_> = all.iter().filter(|other| other.seen.provider == call.seen.provider).copied().collect();
-        if is_witnessed(&server, call, until) {
+        let server = server_of(all, call);
+        if is_witnessed(all, call, until) {
             counted += 1;
             continue;
         }
-        let met = is_known(&own_of(&server, own), call, mark);
-        let known = !is_outage && is_known(&server, call, mark);
+        let met = is_known(all, own, call, mark);
+        let known = !is_outage && is_known(all, &server, call, mark);
         let streak = streak(&server, call, mark);
         let in_doubt = met || known || streak <= 2 || (!is_outage && streak >= 8);
         // So far apart are charges that no call speaks for.
@@ -99,23 +99,22 @@ fn evidence(all: &[LoggedCall], own: &[LoggedCall], until: Instant) -> u32 {
     counted
 }
 
-/// The calls of a row with the answers that others got at the same server.
-fn own_of(server: &[LoggedCall], own: &[LoggedCall]) -> Vec<LoggedCall> {
-    let row = own.first().map(|call| (call.seen.batch, call.seen.row));
-    server.iter().filter(|call| call.says == Says::Good || Some((call.seen.batch, call.seen.row)) == row).copied().collect()
+/// The calls at the server of one of them.
+fn server_of(all: &[LoggedCall], call: &LoggedCall) -> Vec<LoggedCall> {
+    all.iter().filter(|other| other.seen.provider == call.seen.provider).copied().collect()
 }
 
-/// Whether a call that went out no earlier was answered.
-fn is_witnessed(server: &[LoggedCall], call: &LoggedCall, until: Instant) -> bool {
-    server.iter().any(|other| other.says == Says::Good && other.seen.at >= call.seen.at && other.ended.is_some_and(|ended| ended <= until))
+/// Whether a call that went out no earlier to the same server was answered.
+fn is_witnessed(all: &[LoggedCall], call: &LoggedCall, until: Instant) -> bool {
+    let is_later = |other: &LoggedCall| other.seen.provider == call.seen.provider && other.seen.at >= call.seen.at;
+    all.iter().any(|other| other.says == Says::Good && is_later(other) && other.ended.is_some_and(|ended| ended <= until))
 }
 
-/// Whether rows may have been charged for such an answer while the server was well.
-fn is_known(server: &[LoggedCall], call: &LoggedCall, mark: u64) -> bool {
+/// Whether one of these calls may have been charged for such an answer while its server was well.
+fn is_known(all: &[LoggedCall], calls: &[LoggedCall], call: &LoggedCall, mark: u64) -> bool {
     let ended = call.ended.unwrap_or(call.seen.at);
-    let earlier =
-        server.iter().filter(|other| other.seen.at < call.seen.at && matches!(other.says, Says::Fails { mark: of, .. } if of == mark));
-    earlier.into_iter().any(|other| is_witnessed(server, other, ended))
+    let says_so = |other: &&LoggedCall| other.seen.at < call.seen.at && matches!(other.says, Says::Fails { mark: of, .. } if of == mark);
+    calls.iter().filter(says_so).any(|other| is_witnessed(all, other, ended))
 }
 
 /// Different rows that met the same answer since the last other one; those before whose failures count
@@ -173,7 +172,7 @@ fn most_in_vain(case: &Case, weather: Weather, secs: u64, bad: u64, rows: u64) -
     let most = u64::from(case.limit.unwrap_or(SETTINGS.in_flight_limit).min(SETTINGS.in_flight_limit));
     let alone = 10 + 2 * secs / CAP.as_secs();
     let paced = 2 * most * 1_000 / case.takes + 20 + 2 * secs;
-    let own = if bad == 0 { 0 } else { bad * alone + 14 + secs.min(rows * 64) };
+    let own = if bad == 0 { 0 } else { bad * alone + 14 + secs.min(rows * 64).max(secs / 5) };
     let shown = match weather {
         Weather::Fine | Weather::Slow(_) => 0,
         Weather::Down(Outage::Denied(..)) => 10 + secs / 60,
