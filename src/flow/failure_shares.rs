@@ -13,8 +13,10 @@ const ASSUMED: u32 = 24;
 const WELL: f64 = 0.9;
 /// Below this share of successes the server may be full.
 const CROWDED: f64 = 0.95;
-/// Calls after which earlier ones count half.
+/// Calls after which earlier ones count half: at least so many, and so many times those that are out at
+/// a time, because answers and failures may come in turns of as many.
 const MEMORY: u32 = 128;
+const TURNS: u32 = 4;
 /// Successes that retried rows must owe, by the share of fresh ones, before their failures are their
 /// own.
 const OWED: f64 = 5.0;
@@ -64,9 +66,10 @@ impl Default for FailureShares {
 }
 
 impl FailureShares {
-    /// Counts a call; `retried` says whether its row had failed before.
-    pub fn count(&mut self, succeeded: bool, retried: bool) {
-        if self.fresh.total() + self.retried.total() >= MEMORY {
+    /// Counts a call; `retried` says whether its row had failed before, and `level` about how many calls
+    /// are out at a time.
+    pub fn count(&mut self, succeeded: bool, retried: bool, level: u32) {
+        if self.fresh.total() + self.retried.total() >= MEMORY.max(level.saturating_mul(TURNS)) {
             *self = Self { assumed: self.assumed / 2, fresh: self.fresh.halved(), retried: self.retried.halved() };
         }
         if retried { self.retried.count(succeeded) } else { self.fresh.count(succeeded) }
@@ -117,7 +120,7 @@ mod tests {
 
     fn after(calls: impl IntoIterator<Item = (bool, bool)>) -> FailureShares {
         let mut shares = FailureShares::default();
-        calls.into_iter().for_each(|(succeeded, retried)| shares.count(succeeded, retried));
+        calls.into_iter().for_each(|(succeeded, retried)| shares.count(succeeded, retried, 1));
         shares
     }
 
@@ -132,7 +135,7 @@ mod tests {
         let (mut lost, mut most_tries, mut left) = (0, 0, (0..rows).filter(|row| !is_bad(*row)).count());
         while let Some((row, tries, charged)) = queue.pop_front().filter(|_| left > 0) {
             let succeeded = !is_bad(row) && random.f64() < chance;
-            shares.count(succeeded, tries > 0);
+            shares.count(succeeded, tries > 0, 1);
             let charged = charged + shares.charge();
             let has_ended = succeeded || charged >= 6.0;
             if !has_ended {

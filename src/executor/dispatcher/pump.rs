@@ -265,7 +265,7 @@ impl Dispatcher {
             }
             let Some(lane) = self.lanes.get(index) else { return false };
             lane.fair.charge(batch, cost, more);
-            if row.so_far.tally.is_suspect() {
+            if row.so_far.is_suspect_on(index) {
                 lane.quarantined.push_back((batch, row));
                 continue;
             }

@@ -125,6 +125,8 @@ pub struct Blame {
     streak: Streak,
     /// The latest ends of calls, a bit each, 1 for a failure.
     ends: u64,
+    /// Failures since the last success.
+    failed_in_row: u32,
     shaken_until: Option<Instant>,
 }
 
@@ -157,6 +159,7 @@ impl Blame {
             has: VecDeque::new(),
             streak: Streak::default(),
             ends: 0,
+            failed_in_row: 0,
             shaken_until: None,
         }
     }
@@ -227,8 +230,9 @@ impl Blame {
             self.has.truncate(ASKED - 1);
             self.has.push_front(asked);
         }
-        self.shares.count(true, row.tally.tries > 0);
+        self.shares.count(true, row.tally.tries > 0, self.level);
         self.ends <<= 1;
+        self.failed_in_row = 0;
         self.last_good = self.last_good.max(Some(sent.at));
         self.last_arrival = Some(now);
         let beside = beside.max(self.wave.count(now, sent.at));
@@ -247,6 +251,7 @@ impl Blame {
     pub fn on_failure(&mut self, now: Instant, sent: &CallTicket, failure: CallFailure, row: &RowSoFar, is_up: bool) -> Judged {
         let retried = row.tally.tries > 0;
         self.ends = self.ends << 1 | 1;
+        self.failed_in_row = self.failed_in_row.saturating_add(1);
         let tally = self.settle(row).and_try();
         let mut judged = Judged { row: RowSoFar { tally, open: None, ..*row }, ..Judged::default() };
         match failure.class {
@@ -259,7 +264,7 @@ impl Blame {
                 if !judged.is_hurried {
                     judged.row.tally = self.charge(tally, failure, retried);
                 }
-                judged.may_be_full = (judged.is_hurried && !self.fails_rarely()) || self.shares.are_crowded();
+                judged.may_be_full = (judged.is_hurried && !self.fails_rarely(sent.in_flight)) || self.shares.are_crowded();
             }
             class
                 if is_up
@@ -303,7 +308,7 @@ impl Blame {
             FailureClass::Unavailable { status: 503 | 529, .. } => self.shares.are_crowded(),
             _ => false,
         };
-        judged.may_be_full = (may_lack_room && !self.fails_rarely()) || (!retried && is_overload);
+        judged.may_be_full = (may_lack_room && !self.fails_rarely(sent.in_flight)) || (!retried && is_overload);
         let took = now.saturating_duration_since(sent.at);
         let of_many = was_probe && !failure.class.is_outage() && took <= AT_ONCE && self.streak.rows.len() >= MANY_ROWS;
         let is_known = judged.row.tally.has_met(failure.mark) || self.known.contains(&failure.mark);
@@ -351,8 +356,10 @@ impl Blame {
     }
 
     /// Whether so few calls fail that it is for the rows' own reasons: a server that is full refuses more.
-    const fn fails_rarely(&self) -> bool {
-        self.ends.count_ones() <= RARE
+    /// Failures are quicker than answers, so those since the last success count among the calls in flight.
+    fn fails_rarely(&self, in_flight: u32) -> bool {
+        let of_ends = self.ends.count_ones();
+        of_ends <= RARE || self.failed_in_row <= in_flight * RARE / u64::BITS
     }
 
     /// Whether a call went out beside clearly more others than have succeeded at a time lately, as far
@@ -379,7 +386,7 @@ impl Blame {
     }
 
     fn charge(&mut self, tally: Tally, failure: CallFailure, retried: bool) -> Tally {
-        self.shares.count(false, retried);
+        self.shares.count(false, retried, self.level);
         if self.successes >= SETTLED && !failure.class.is_outage() {
             self.remember(failure.mark);
         }

@@ -122,6 +122,12 @@ impl Place {
 }
 
 impl RowSoFar {
+    /// Whether the row may be what breaks the connections of this lane; what it met on another one says
+    /// nothing here.
+    pub fn is_suspect_on(&self, lane: LaneIndex) -> bool {
+        self.place.lane == Place::new(lane, 0).lane && self.tally.is_suspect()
+    }
+
     /// Whether the row has used up its attempts.
     pub const fn is_used_up(&self, policy: &RetryPolicy) -> bool {
         self.tally.charged() + self.doubts.count >= policy.max_attempts

@@ -152,3 +152,28 @@ async fn rows_that_always_fail_end_soon_wherever_they_are_tried() {
         world.close().await;
     }
 }
+
+/// The server's limit is unknown and far away. Failures come at once, answers later.
+#[tokio::test(start_paused = true)]
+async fn rows_that_always_fail_do_not_slow_the_others() {
+    const GOOD: u32 = 9_900;
+    let mut clean = None;
+    for status in [None, Some(503), Some(500)] {
+        let dir = tempfile::tempdir().unwrap();
+        let provider = script(move |seen| {
+            let failure = status.filter(|_| seen.row % 100 == 50);
+            let takes = if failure.is_some() { Duration::from_millis(1) } else { SECOND / 10 };
+            tokio::time::sleep(takes).map(move |()| answer(failure.unwrap_or(200), None)).boxed()
+        });
+        let settings = Settings { in_flight_limit: 4_096, ..DEFAULTS };
+        let world = World::open_unlimited(dir.path(), provider, settings).await;
+        let started = Instant::now();
+        let id = world.submit(if status.is_some() { GOOD / 99 * 100 } else { GOOD }, "24h").await;
+        world.until(id, |batch| batch.progress.succeeded == GOOD).await;
+        let took = started.elapsed();
+        let clean = *clean.get_or_insert(took);
+        assert!(took.mul_f64(0.95) <= clean, "beside {status:?}: {took:?} instead of {clean:?}");
+        world.handle.cancel(id).await.ok();
+        world.close().await;
+    }
+}
