@@ -124,6 +124,15 @@ impl CircuitBreaker {
         if was_closed { CircuitChange::None } else { CircuitChange::Recovered }
     }
 
+    /// Notes that the provider has answered something else than a call. Calls go through; if they still
+    /// fail, the next rest is longer than the last.
+    pub fn on_sign_of_life(&mut self) -> CircuitChange {
+        let rests = self.rests;
+        let change = self.on_success();
+        self.rests = rests;
+        change
+    }
+
     /// Notes that a call failed in a way that says something about the provider.
     pub fn on_failure(&mut self, now: Instant, started: Instant) -> CircuitChange {
         self.fail(now, started, None)
@@ -211,6 +220,20 @@ mod tests {
         breaker.start(now);
         assert_eq!((breaker.on_success(), breaker.failing_since()), (CircuitChange::Recovered, None));
         assert_eq!(breaker.ready_at(now), Some(now));
+    }
+
+    #[test]
+    fn a_sign_of_life_lets_calls_through_and_does_not_end_the_growth_of_rests() {
+        let (mut breaker, mut now) = (CircuitBreaker::new(PATIENCE), Instant::now());
+        for rest in [1, 2, 4, 5] {
+            let trips = [0; 3].map(|_| breaker.on_failure(now, now));
+            assert_eq!(trips[2], CircuitChange::Tripped(SECOND * rest));
+            now += SECOND;
+            assert_eq!(breaker.on_sign_of_life(), CircuitChange::Recovered);
+            assert_eq!(breaker.ready_at(now), Some(now));
+        }
+        breaker.on_success();
+        assert_eq!([0; 3].map(|_| breaker.on_failure(now, now))[2], CircuitChange::Tripped(SECOND));
     }
 
     #[test]

@@ -233,7 +233,8 @@ impl ProviderState {
         self.heard = now;
         self.last_probe = Some((now, matches!(answer, Ok(..500))));
         let failure = answer.err();
-        self.note_reach(failure.as_ref().map(|(class, said)| (*class, said)), now, asked, at)
+        // Its connection may be one from before: calls may still not reach the provider.
+        self.note_reach(failure.as_ref().map(|(class, said)| (*class, said)), now, asked, at, CircuitBreaker::on_sign_of_life)
     }
 
     /// The breaker that tracks whether the provider is reachable.
@@ -257,12 +258,19 @@ impl ProviderState {
                     self.last_probe = None;
                 }
                 let said = lesson.said.clone().unwrap_or_default();
-                self.note_reach(failure.map(|class| (class, &said)), now, sent, at)
+                self.note_reach(failure.map(|class| (class, &said)), now, sent, at, CircuitBreaker::on_success)
             }
         }
     }
 
-    fn note_reach(&mut self, failure: Option<(FailureClass, &Arc<str>)>, now: Instant, sent: Instant, at: Timestamp) -> bool {
+    fn note_reach(
+        &mut self,
+        failure: Option<(FailureClass, &Arc<str>)>,
+        now: Instant,
+        sent: Instant,
+        at: Timestamp,
+        on_reached: impl FnOnce(&mut CircuitBreaker) -> CircuitChange,
+    ) -> bool {
         let provider = &self.connection.id;
         let change = match failure {
             Some((FailureClass::Connect, said)) => {
@@ -274,7 +282,7 @@ impl ProviderState {
                     self.last_answer = Some(at);
                     self.heard = now;
                 }
-                self.reach.on_success()
+                on_reached(&mut self.reach)
             }
         };
         match change {

@@ -132,7 +132,7 @@ impl Cell {
         let seen = world.seen();
         world.close().await;
         let vain = seen.iter().filter(|seen| seen.at < back).count();
-        let most = bound(outage, meets, rows);
+        let most = bound(outage, meets, rows, self.models);
         assert!(vain <= most, "{vain} calls in vain, of {most}: {self:?}");
         seen.iter().map(|seen| seen.at).max().unwrap().saturating_duration_since(back)
     }
@@ -175,8 +175,10 @@ async fn survive_all(cells: impl IntoIterator<Item = Cell>) {
 /// Calls that an outage may cost: those in flight when it began, the failures that open the circuit,
 /// and one probe in each rest, of which the longest is five seconds for a server of the operator's
 /// own. Where answers may be the rows' own, one row is tried each second, and each row six times. A
-/// refusal of 429 is no outage: the rate that is found out bounds it, at a call a second and less.
-fn bound(outage: Outage, lasts: Duration, rows: u32) -> usize {
+/// refusal of 429 is no outage: the rate that is found out bounds it, at a call a second and less. Where
+/// the list of models is served over a connection from before, as many calls as may be go out after each
+/// rest.
+fn bound(outage: Outage, lasts: Duration, rows: u32, models: Models) -> usize {
     let seconds = usize::try_from(lasts.as_secs()).unwrap();
     if let Denied(..) = outage {
         // Those in flight when the lane is held, one probe a minute, and the first probes: a model may be
@@ -185,15 +187,15 @@ fn bound(outage: Outage, lasts: Duration, rows: u32) -> usize {
     }
     let own = if outage == Status(500) { seconds.min(6 * rows as usize) } else { 0 };
     let paced = if outage == Status(429) { seconds + 16 } else { 0 };
-    8 + 10 + 4 + seconds / 5 + own + paced
+    let at_a_time = if matches!(outage, NoConnection(_)) && models == Models::Served { 8 } else { 1 };
+    8 + 10 + at_a_time * (4 + seconds / 5) + own + paced
 }
 
 /// The matrix without its largest batches.
 fn cells(outages: &[Outage]) -> impl Iterator<Item = Cell> {
     outages.iter().flat_map(|outage| {
-        // What cannot be connected to serves no list of models.
-        let served = if let NoConnection(_) = outage { Models::Fails } else { Models::Served };
-        let times = [(Some(3), Models::None), (Some(30), served), (Some(600), Models::None), (Some(600), served), (None, Models::Fails)];
+        use Models::{Fails, None as No, Served};
+        let times = [(Some(3), No), (Some(30), Served), (Some(600), No), (Some(600), Served), (None, Fails)];
         times.into_iter().flat_map(move |(lasts, models)| {
             [1, 20, 64, 80].map(|rows| Cell { outage: *outage, lasts: lasts.map(Duration::from_secs), models, rows })
         })
