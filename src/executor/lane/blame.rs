@@ -2,8 +2,9 @@
 //!
 //! A row is charged for a failure only as far as others show that its lane was well: calls that
 //! went out no earlier have succeeded. Quick failures are judged later, when such calls have come
-//! back: the row carries its last failure along ([`OpenFailure`]). While no call succeeds, failures
-//! count towards opening the circuit, and rows wait with their attempts.
+//! back: the row carries its last failure along ([`OpenFailure`]). Until an answer is late, nothing
+//! else follows from them. While no call succeeds, failures count towards opening the circuit, and
+//! rows wait with their attempts.
 //!
 //! Four failures are charged although no call succeeds, because rows that cannot be answered are
 //! what is left at the end of a batch:
@@ -13,7 +14,7 @@
 //! * the last rows fail, one or two, that went out when the others had just gone out and succeeded;
 //! * many different rows get equal answers at once from a server that is up.
 //!
-//! The last three are doubts: they hold only until a call succeeds, because an outage may look the
+//! The last three are doubts: they hold only until a call of the lane succeeds, because an outage may look the
 //! same. All four are so far apart that the outages that are usual use up no row.
 //!
 //! Pure bookkeeping. Invariant: a row whose lane has had no success since the row was first tried is
@@ -29,7 +30,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use self::judged::{Judged, LaneTraits, Pick};
+pub use self::judged::{Judged, LaneTraits, Pick, Signs};
 use self::wave::Wave;
 use super::call::{CallFailure, CallTicket, OpenFailure, RowSoFar};
 use crate::domain::row::retry::{Charge, FailureClass, Tally};
@@ -248,7 +249,7 @@ impl Blame {
     }
 
     /// Judges a call that failed.
-    pub fn on_failure(&mut self, now: Instant, sent: &CallTicket, failure: CallFailure, row: &RowSoFar, is_up: bool) -> Judged {
+    pub fn on_failure(&mut self, now: Instant, sent: &CallTicket, failure: CallFailure, row: &RowSoFar, signs: Signs) -> Judged {
         let retried = row.tally.tries > 0;
         self.ends = self.ends << 1 | 1;
         self.failed_in_row = self.failed_in_row.saturating_add(1);
@@ -267,8 +268,8 @@ impl Blame {
                 judged.may_be_full = (judged.is_hurried && !self.fails_rarely(sent.in_flight)) || self.shares.are_crowded();
             }
             class
-                if is_up
-                    && self.is_success_late(now, sent)
+                if signs.is_up
+                    && self.is_success_late(now, signs)
                     && sent.in_flight <= self.level.max(1)
                     && self.says_nothing_new(tally, failure) =>
             {
@@ -276,7 +277,7 @@ impl Blame {
                 judged.row.tally = tally.and(Charge::FULL, class, failure.mark);
                 judged.at_least = APART_AGAIN;
             }
-            _ => return self.spare(now, sent, failure, row, is_up, judged),
+            _ => return self.spare(now, sent, failure, row, signs, judged),
         }
         judged
     }
@@ -288,12 +289,12 @@ impl Blame {
     }
 
     /// Judges a failure that nothing shows to be the row's own.
-    fn spare(&mut self, now: Instant, sent: &CallTicket, failure: CallFailure, row: &RowSoFar, is_up: bool, mut judged: Judged) -> Judged {
+    fn spare(&mut self, now: Instant, sent: &CallTicket, failure: CallFailure, row: &RowSoFar, signs: Signs, mut judged: Judged) -> Judged {
         let (before, retried) = (row.open, row.tally.tries > 0);
         self.streak.count(failure);
         let was_probe = self.breaker.is_probing();
         judged.row.open = Some(OpenFailure { sent: sent.at, in_flight: sent.in_flight, outages: self.outages, failure, retried });
-        let is_late = self.is_success_late(now, sent);
+        let is_late = self.is_success_late(now, signs);
         judged.circuit = match is_late {
             true => self.breaker.on_failure(now, sent.at),
             false => self.breaker.on_early_failure(now, sent.at, self.level),
@@ -312,12 +313,12 @@ impl Blame {
         let took = now.saturating_duration_since(sent.at);
         let of_many = was_probe && !failure.class.is_outage() && took <= AT_ONCE && self.streak.rows.len() >= MANY_ROWS;
         let is_known = judged.row.tally.has_met(failure.mark) || self.known.contains(&failure.mark);
-        if is_up && of_many && !is_known {
+        if signs.is_up && of_many && !is_known {
             let doubts = &mut judged.row.doubts;
             judged.at_least = APART_MANY * 4_u32.saturating_pow(doubts.count.min(8));
             doubts.count += 1;
             self.breaker.shorten_rest(now);
-        } else if is_up && !may_lack_room && is_late {
+        } else if signs.is_up && !may_lack_room && is_late {
             self.doubt(now, &mut judged, before, failure);
         }
         judged
@@ -325,8 +326,8 @@ impl Blame {
 
     /// Whether the next success is late. Until then, failures in a row only show that failures are
     /// quicker: answers are still under way, and will show whether the lane is well.
-    fn is_success_late(&self, now: Instant, sent: &CallTicket) -> bool {
-        let Some((latency, last)) = sent.latency.zip(self.last_arrival) else { return true };
+    fn is_success_late(&self, now: Instant, signs: Signs) -> bool {
+        let Some((latency, last)) = signs.latency.zip(self.last_arrival) else { return true };
         now.saturating_duration_since(last) >= latency * LATE
     }
 

@@ -2,7 +2,6 @@
 //! its row had met before.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -24,8 +23,6 @@ pub struct CallTicket {
     pub in_flight: u32,
     /// All calls and tokens that had gone out by then.
     pub total: (u64, u64),
-    /// How long an answer of the lane took then; `None` before the first.
-    pub latency: Option<Duration>,
 }
 
 /// How a call ended, as far as its end says anything about its lane.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::blame::{Blame, Judged, LaneTraits, Pick};
+use super::blame::{Blame, Judged, LaneTraits, Pick, Signs};
 use super::call::{CallFailure, CallFeedback, CallTicket, RowSoFar};
 use super::denials::{Denials, PROBE_EVERY};
 use super::in_flight::InFlight;
@@ -127,8 +127,7 @@ impl FlowControl {
         if self.in_flight_gauge.in_flight >= self.limiter.limit() {
             self.full = Some((now, self.in_flight_gauge.in_flight));
         }
-        let in_flight = self.in_flight_gauge.in_flight;
-        CallTicket { at: now, tokens, member: 0, epoch, in_flight, total: self.total, latency: self.latency }
+        CallTicket { at: now, tokens, member: 0, epoch, in_flight: self.in_flight_gauge.in_flight, total: self.total }
     }
 
     /// Takes back a call that was not made after all. The rate found out for the lane counts it all
@@ -237,7 +236,7 @@ impl FlowControl {
         }
         self.denials.on_nothing(now, sent.at, PROBE_EVERY);
         self.last_said.clone_from(&lesson.said);
-        let judged = self.blame.on_failure(now, sent, failure, &lesson.row, is_up);
+        let judged = self.blame.on_failure(now, sent, failure, &lesson.row, Signs { is_up, latency: self.latency });
         if let Some(since) = self.blame.breaker().failing_since() {
             self.on_unwell(since);
         }

@@ -7,8 +7,11 @@
 //! of
 //! Messages, `{"type": "image" | "document", "source": {"type": "file", "file_id": ...}}`.
 
+use std::sync::LazyLock;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use memchr::memmem::Finder;
 use serde_json::{Map, Value, json};
 
 use crate::domain::format::wire::WireFormat;
@@ -49,10 +52,13 @@ pub fn named(format: WireFormat, body: &[u8]) -> Vec<String> {
     parts(format, &mut request).filter_map(|part| id_of(part)).collect()
 }
 
+/// What a body that names files has. Each row is searched, so the search is prepared once.
+static MARK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"file_id\""));
+
 /// Parses a body that may name files.
 fn read(format: WireFormat, body: &[u8]) -> Option<Map<String, Value>> {
     let has_messages = matches!(format, WireFormat::ChatCompletions | WireFormat::Responses | WireFormat::AnthropicMessages);
-    let may = has_messages && memchr::memmem::find(body, b"\"file_id\"").is_some();
+    let may = has_messages && MARK.find(body).is_some();
     may.then(|| serde_json::from_slice(body).ok()).flatten()
 }
 

@@ -12,7 +12,9 @@ mod attachments;
 mod tools;
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
+use memchr::memmem::Finder;
 use serde_json::{Map, Value};
 
 pub use self::answer::said_back;
@@ -22,6 +24,9 @@ use crate::domain::format;
 use crate::domain::format::wire::WireFormat;
 use crate::domain::format::{Form, LIMIT};
 use crate::domain::vocabulary::HostedTool;
+
+/// What a body with a limit under our name has. Each row is searched, so the search is prepared once.
+static LIMIT_MARK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(LIMIT));
 
 /// What a lane accepts.
 #[derive(Debug, Clone, Copy)]
@@ -78,8 +83,7 @@ pub fn fit(asked: Endpoint, body: Vec<u8>, takes: Takes<'_>, tools: &[HostedTool
     let tools = if conversation { tools } else { &[] };
     let as_asked = Form::as_asked(asked);
     let form = Form { asked, sent: takes.format(asked, !tools.is_empty()) };
-    let foreign_limit =
-        matches!(asked, Endpoint::ChatCompletions | Endpoint::Messages) && memchr::memmem::find(&body, LIMIT.as_bytes()).is_some();
+    let foreign_limit = matches!(asked, Endpoint::ChatCompletions | Endpoint::Messages) && LIMIT_MARK.find(&body).is_some();
     if form == as_asked && tools.is_empty() && !foreign_limit {
         return (as_asked, body);
     }

@@ -47,6 +47,15 @@ pub struct LaneTraits {
     pub can_be_down: bool,
 }
 
+/// What is known of the lane when a call fails, beside the call.
+#[derive(Debug, Clone, Copy)]
+pub struct Signs {
+    /// Nothing else shows that the provider is down.
+    pub is_up: bool,
+    /// How long an answer takes; `None` before the first.
+    pub latency: Option<Duration>,
+}
+
 /// Which of a batch's ready rows goes out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pick {

@@ -29,7 +29,7 @@ proptest! {
         for (number, (row, pause, took, class, succeeds)) in calls.into_iter().enumerate() {
             now += Duration::from_millis(pause);
             in_flight = in_flight % 64 + 1;
-            let sent = CallTicket { at: now, tokens: 1, member: 0, epoch: 0, in_flight, total: (0, 0), latency: None };
+            let sent = CallTicket { at: now, tokens: 1, member: 0, epoch: 0, in_flight, total: (0, 0) };
             blame.start(now);
             let (so_far, first) = rows.get(&row).copied().unwrap_or((RowSoFar::default(), number));
             let end = now + Duration::from_millis(took);
@@ -37,7 +37,7 @@ proptest! {
             let mark = 1 + u32::from(number >= last_success);
             let judged = match succeeds && number < last_success {
                 true => blame.on_success(end, &sent, in_flight, &so_far, 1),
-                false => blame.on_failure(end, &sent, CallFailure { class, mark, row }, &so_far, is_up),
+                false => blame.on_failure(end, &sent, CallFailure { class, mark, row }, &so_far, Signs { is_up, latency: None }),
             };
             let now_so_far = if judged.row.tally.tries == 0 { RowSoFar::default() } else { judged.row };
             rows.insert(row, (now_so_far, first));
@@ -54,9 +54,9 @@ fn what_does_not_succeed_at_all_is_called_once_in_a_rest() {
     let start = now;
     while now < start + Duration::from_secs(3_600) {
         now = blame.breaker().ready_at(now).unwrap();
-        let sent = CallTicket { at: now, tokens: 1, member: 0, epoch: 0, in_flight: 1, total: (0, 0), latency: None };
+        let sent = CallTicket { at: now, tokens: 1, member: 0, epoch: 0, in_flight: 1, total: (0, 0) };
         blame.start(now);
-        blame.on_failure(now, &sent, failure, &RowSoFar::default(), true);
+        blame.on_failure(now, &sent, failure, &RowSoFar::default(), Signs { is_up: true, latency: None });
         calls += 1;
     }
     assert!(calls <= FAILURES + 6 + 60, "{calls} calls in an hour");
@@ -72,12 +72,16 @@ fn failures_that_are_only_quicker_than_answers_do_not_open_the_circuit() {
     // How many failures open the circuit, so long after a success.
     let patience = |pause: Duration| {
         let (mut blame, start) = (Blame::new(TRAITS), Instant::now());
-        let ticket = |at, in_flight| CallTicket { at, tokens: 1, member: 0, epoch: 0, in_flight, total: (0, 0), latency: Some(LATENCY) };
+        let ticket = |at, in_flight| CallTicket { at, tokens: 1, member: 0, epoch: 0, in_flight, total: (0, 0) };
         for _ in 0..CALLS {
             blame.on_success(start + LATENCY, &ticket(start, CALLS), CALLS, &RowSoFar::default(), 1);
         }
         let sent = ticket(start + LATENCY, CALLS);
-        let fail = |_| blame.on_failure(start + LATENCY + pause, &sent, failure, &RowSoFar::default(), true).circuit;
+        let fail = |_| {
+            blame
+                .on_failure(start + LATENCY + pause, &sent, failure, &RowSoFar::default(), Signs { is_up: true, latency: Some(LATENCY) })
+                .circuit
+        };
         (1..=CALLS + FAILURES).map(fail).position(|circuit| circuit != CircuitChange::None).map(|before| before + 1)
     };
     assert_eq!(patience(LATENCY), Some(CALLS as usize), "before a success is late");
