@@ -123,6 +123,8 @@ impl Writer {
         if group.is_empty() {
             return Ok(());
         }
+        #[cfg(test)]
+        let results = group.iter().filter(|op| matches!(op, Op::Row { .. })).count() as u64;
         let mut acks = Vec::new();
         let mut publish = Vec::new();
         let mut rows = RowGroup::default();
@@ -135,8 +137,6 @@ impl Writer {
         }
         self.commits.fetch_add(1, Ordering::Relaxed);
         let ran = rows.ran;
-        #[cfg(test)]
-        let taken = rows.taken;
         rows.publish(&self.lives);
         for publish in publish {
             publish(&self.lives);
@@ -147,7 +147,7 @@ impl Writer {
             ack(Ok(()));
         }
         #[cfg(test)]
-        self.writing.durable(taken);
+        self.writing.durable(results);
         Ok(())
     }
 

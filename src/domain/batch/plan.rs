@@ -5,7 +5,9 @@
 //! belongs to the same part as before.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
+use memchr::memmem::Finder;
 use serde::Deserialize;
 
 use crate::domain::batch::problem::ProblemCode;
@@ -124,14 +126,17 @@ impl Plan {
 /// The fewest bytes of a row that make a token. A row that is too large by this measure for a lane
 /// with a small input limit goes to a lane with a larger limit.
 const LEAST_BYTES_PER_TOKEN: u64 = 3;
-/// Members of a body that indicate content other than text.
-const MEDIA: [&str; 8] =
-    ["\"image_url\"", "\"input_image\"", "\"image\"", "\"file\"", "\"input_file\"", "\"input_audio\"", "\"document\"", "\"video_url\""];
+/// Members of a body that indicate content other than text. Each row is searched, so the searches are
+/// prepared once.
+static MEDIA: LazyLock<[Finder<'static>; 8]> = LazyLock::new(|| {
+    ["\"image_url\"", "\"input_image\"", "\"image\"", "\"file\"", "\"input_file\"", "\"input_audio\"", "\"document\"", "\"video_url\""]
+        .map(Finder::new)
+});
 
 /// Whether a body seems to contain more than text. The check is superficial: text may contain the
 /// same words.
 fn has_media(body: &str) -> bool {
-    MEDIA.iter().any(|member| memchr::memmem::find(body.as_bytes(), member.as_bytes()).is_some())
+    MEDIA.iter().any(|member| member.find(body.as_bytes()).is_some())
 }
 
 /// The facts about a row that decide which of several lanes can take it.

@@ -6,7 +6,7 @@ pub mod failed;
 mod file_room;
 pub mod recordings;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -262,7 +262,7 @@ impl Attempt {
                 (Ok(self.result(Outcome::Succeeded(response), usage, cost)), Some(lesson))
             }
             Verdict::Failed { class, message, last } => {
-                let failure = CallFailure { class, mark: mark_of(class, &message), row: self.row_mark() };
+                let failure = CallFailure { class, mark: mark_of(class, &message), row: hash_of(&self.key()) as u32 };
                 // A call that ran into the batch's own deadline says nothing about its lane.
                 let at_deadline = self.context.clock.now() >= self.spec.deadline();
                 let own_fault = at_deadline && class == FailureClass::TimedOut;
@@ -312,16 +312,7 @@ impl Attempt {
 
     /// Stands for the model and the endpoint that the call asks.
     fn asked(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (self.route().map(|route| &route.upstream), self.row.form.sent).hash(&mut hasher);
-        hasher.finish()
-    }
-
-    /// Stands for the row.
-    fn row_mark(&self) -> u32 {
-        let mut hasher = DefaultHasher::new();
-        self.key().hash(&mut hasher);
-        hasher.finish() as u32
+        hash_of(&(self.route().map(|route| &route.upstream), self.row.form.sent))
     }
 
     fn key(&self) -> RowKey {
@@ -350,6 +341,10 @@ impl Attempt {
 fn work_of(usage: &Usage) -> u64 {
     let read = usage.input_tokens.saturating_sub(usage.cached_tokens);
     read.saturating_add(usage.output_tokens.saturating_mul(8)).max(1)
+}
+
+fn hash_of(value: &impl Hash) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(value)
 }
 
 /// Hands a row's result to the store.

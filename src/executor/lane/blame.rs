@@ -14,8 +14,8 @@
 //! * the last rows fail, one or two, that went out when the others had just gone out and succeeded;
 //! * many different rows get equal answers at once from a server that is up.
 //!
-//! The last three are doubts: they hold only until a call of the lane succeeds, because an outage may look the
-//! same. All four are so far apart that the outages that are usual use up no row.
+//! The last three are doubts: they hold only until a call of the lane succeeds, because an outage may
+//! look the same. All four are so far apart that the outages that are usual use up no row.
 //!
 //! Pure bookkeeping. Invariant: a row whose lane has had no success since the row was first tried is
 //! not charged, but for an answer that other rows were charged for, and for equal answers to many

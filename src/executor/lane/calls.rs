@@ -89,12 +89,13 @@ impl Lanes {
         lesson: Option<CallFeedback>,
     ) -> Option<Judged> {
         let lane = self.lanes.get_mut(index)?;
-        let lesson = lesson.map(|lesson| CallFeedback { row: at_server(lane, lesson.row, Place::new(index, sent.member)), ..lesson });
-        let member = lane.members.get_mut(sent.member)?;
-        let pool = self.pools.get_mut(member.pool)?;
+        let place = Place::new(index, sent.member);
+        let pool = self.pools.get_mut(lane.members.get(sent.member)?.pool)?;
         pool.in_flight_gauge.end(now, sent.tokens, lesson.as_ref().and_then(|lesson| lesson.tokens));
         // The outcome of a call under an earlier key says nothing about the current one.
         let lesson = lesson.filter(|_| pool.epoch == sent.epoch);
+        let lesson = lesson.map(|lesson| CallFeedback { row: at_server(lane, lesson.row, place), ..lesson });
+        let member = lane.members.get_mut(sent.member)?;
         let (was_down, was_held) = (member.flow.is_down(), member.flow.denials().hold().is_some());
         let judged = member.flow.end(now, sent, lesson.as_ref(), pool.is_up());
         if lesson.as_ref().is_some_and(CallFeedback::is_answer) {
@@ -111,7 +112,7 @@ impl Lanes {
             self.recover(pool);
         }
         self.note_unreachable(pool, unreachable);
-        lesson.map(|_| Judged { row: RowSoFar { place: Place::new(index, sent.member), ..judged.row }, ..judged })
+        lesson.map(|_| Judged { row: RowSoFar { place, ..judged.row }, ..judged })
     }
 }
 
@@ -119,11 +120,11 @@ impl Lanes {
 /// it may have gone while its own was down. A success of any server of the lane dispels the doubts. What
 /// is open from another of them is judged there, and says nothing here.
 fn at_server(lane: &mut Lane, row: RowSoFar, place: Place) -> RowSoFar {
-    let successes = lane.successes;
+    let no_doubts = Doubts { successes: lane.successes, ..Doubts::default() };
     if row.place.lane != place.lane {
-        return RowSoFar { place, doubts: Doubts { successes, ..Doubts::default() }, ..RowSoFar::default() };
+        return RowSoFar { place, doubts: no_doubts, ..RowSoFar::default() };
     }
-    let doubts = if row.doubts.successes == successes { row.doubts } else { Doubts { successes, ..Doubts::default() } };
+    let doubts = if row.doubts.successes == lane.successes { row.doubts } else { no_doubts };
     if row.place.member == place.member {
         return RowSoFar { doubts, ..row };
     }

@@ -310,8 +310,8 @@ impl Run {
         let before = std::mem::replace(&mut self.source.ways, ways);
         let ways = &self.source.ways;
         for queue in self.queues.values_mut() {
-            let stays = |row: &ReadyRow| ways.is_unchanged(&before, row.route) && ways.current_or_primary(row.route) == row.route;
-            let moved = queue.take_last(queue.len(), |row| !stays(row));
+            let moves = |row: &ReadyRow| !ways.is_unchanged(&before, row.route) || ways.current_or_primary(row.route) != row.route;
+            let moved = queue.take_last(queue.len(), moves);
             self.waiting.extend(moved.into_iter().map(|row| row.wait_until(now)).chain(queue.due.drain(..)).map(Due));
         }
         self.waiting.extend(self.blocked.drain(..).map(Due));

@@ -196,7 +196,9 @@ fn cells(outages: &[Outage]) -> impl Iterator<Item = Cell> {
     outages.iter().flat_map(|outage| {
         use Models::{Fails, None as No, Served};
         let times = [(Some(3), No), (Some(30), Served), (Some(600), No), (Some(600), Served), (None, Fails)];
-        times.into_iter().flat_map(move |(lasts, models)| {
+        // What cannot be connected to serves its list only over a connection from before.
+        let without_list = [(Some(30), Fails), (Some(600), Fails)].into_iter().filter(|_| matches!(outage, NoConnection(_)));
+        times.into_iter().chain(without_list).flat_map(move |(lasts, models)| {
             [1, 20, 64, 80].map(|rows| Cell { outage: *outage, lasts: lasts.map(Duration::from_secs), models, rows })
         })
     })

@@ -28,8 +28,6 @@ pub struct RowGroup {
     batches: HashMap<BatchId, OfBatch>,
     /// Rows that went to a provider, whether or not their results were new.
     pub ran: u64,
-    #[cfg(test)]
-    pub taken: u64,
 }
 
 #[derive(Default)]
@@ -47,10 +45,6 @@ struct OfPage {
 impl RowGroup {
     /// Takes a result, if it is the first result of a row of a running batch.
     pub fn add(&mut self, row: PackedRow, lives: &Lives) {
-        #[cfg(test)]
-        {
-            self.taken += 1;
-        }
         let (batch, index) = (row.key.batch, row.key.row);
         let Some(live) = lives.get(batch) else {
             tracing::error!(%batch, row = index.0, "a result came for a batch that has ended; it is dropped");

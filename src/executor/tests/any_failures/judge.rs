@@ -74,7 +74,7 @@ fn uncharged(case: &Case, ran: &Ran, by_row: &HashMap<(BatchId, u32), Vec<Logged
     Ok(())
 }
 
-/// Failures of a row that may have been charged; all calls are those of its lane.
+/// Failures that may have been charged, of the row's `own` calls on its last lane.
 fn evidence(all: &[LoggedCall], own: &[LoggedCall], until: Instant) -> u32 {
     let mut doubted: Option<Instant> = None;
     let mut counted = 0;
