@@ -8,6 +8,9 @@ use super::row::{ReadyRow, WaitingRow};
 use crate::domain::row::prefix::Opening;
 use crate::executor::lane::blame::Pick;
 
+/// One of so many rows is one that is tried again, while both kinds wait.
+const TURNS: u32 = 4;
+
 /// The rows of one lane. Those that are tried again take turns with fresh ones: none of them ends late
 /// because many others wait, and many of them leave places for calls that may succeed.
 #[derive(Debug, Default)]
@@ -16,8 +19,8 @@ pub(super) struct Queue {
     fresh: VecDeque<ReadyRow>,
     /// Rows that were tried before.
     again: VecDeque<ReadyRow>,
-    /// Whether the latest row was one that was tried before.
-    was_again: bool,
+    /// Fresh rows that were taken since the latest one that was tried before.
+    since_again: u32,
     /// Bytes of the bodies of these rows.
     bytes: usize,
     /// Rows that are due and must be read again now.
@@ -79,19 +82,15 @@ impl Queue {
 
     /// Takes a ready row: of those that are next, one that is the server's own, if there is any.
     pub fn take(&mut self, pick: Pick, is_own: Option<&dyn Fn(u64) -> bool>) -> Option<ReadyRow> {
-        let is_again = match pick {
-            Pick::Next => !self.was_again,
-            Pick::Any => fastrand::usize(..self.len().max(1)) < self.again.len(),
-            Pick::Probe => false,
-        };
-        let is_again = (is_again || self.fresh.is_empty()) && !self.again.is_empty();
+        let is_turn = pick != Pick::Probe && self.since_again + 1 >= TURNS;
+        let is_again = (is_turn || self.fresh.is_empty()) && !self.again.is_empty();
         let rows = if is_again { &mut self.again } else { &mut self.fresh };
         let index = match pick {
             Pick::Next => is_own.and_then(|is_own| first_own(rows, is_own)).unwrap_or(0),
             Pick::Any | Pick::Probe => fastrand::usize(..rows.len().max(1)),
         };
         let row = rows.remove(index)?;
-        self.was_again = is_again;
+        self.since_again = if is_again { 0 } else { self.since_again.saturating_add(1) };
         self.bytes -= row.body.len();
         Some(row)
     }

@@ -24,8 +24,8 @@ async fn rows_that_always_fail_do_not_look_like_an_outage() {
         let started = Instant::now();
         let id = world.submit(450, "24h").await;
         world.until(id, |batch| batch.progress.succeeded == 300).await;
-        // The circuit opens now and then, by which rows come together: 26 to 65 seconds in 40 runs.
-        assert!(started.elapsed() < 150 * SECOND, "{models:?}: {:?} until the good rows were done", started.elapsed());
+        // By chance, 7 to 27 seconds: some probes meet bad rows first.
+        assert!(started.elapsed() < 60 * SECOND, "{models:?}: {:?} until the good rows were done", started.elapsed());
         let batch = world.ended(id).await;
         assert_eq!((batch.progress.succeeded, batch.progress.failed), (300, 150));
         assert!(started.elapsed() < 20 * 60 * SECOND, "{models:?}: {:?} until the others had failed", started.elapsed());
