@@ -10,10 +10,14 @@
 //!
 //! Pure. It proposes numbers; the caller has the bounds.
 
+mod step;
+
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::step::Direction::{self, Down, Up};
+use self::step::{Experiment, Recent, Side, shifted};
 use super::goodput::{Sample, early_gain, gain};
 
 /// A doubling of the calls in flight has to bring `2^WORTH - 1`, 5 %, more work.
@@ -60,66 +64,6 @@ const CHANGED: f64 = 0.2;
 const HINT_HOLDS: Duration = Duration::from_secs(10);
 /// Calls that take this many times their best time wait for each other.
 const WAITING: f64 = 1.8;
-
-/// The direction of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    Up,
-    Down,
-}
-
-use Direction::{Down, Up};
-
-impl Direction {
-    const fn other(self) -> Self {
-        match self {
-            Up => Down,
-            Down => Up,
-        }
-    }
-}
-
-/// What is known of one direction.
-#[derive(Debug, Clone, Copy)]
-struct Side {
-    /// A number of calls that is no better than the present one.
-    bound: Option<u32>,
-    /// The next step where no bound is known, as a logarithm.
-    step: f64,
-}
-
-/// An experiment.
-#[derive(Debug, Clone, Copy)]
-struct Experiment {
-    before: Sample,
-    direction: Direction,
-    began: Instant,
-    /// Begun because the server seemed to have changed.
-    is_reaction: bool,
-}
-
-/// Calls that ended since a moment.
-#[derive(Debug, Clone, Copy, Default)]
-struct Recent {
-    since: Option<Instant>,
-    calls: u32,
-    work: u64,
-}
-
-impl Recent {
-    fn since(now: Instant) -> Self {
-        Self { since: Some(now), ..Self::default() }
-    }
-
-    fn count(&mut self, now: Instant, work: u64) {
-        if self.since.is_none() {
-            self.since = Some(now);
-            return;
-        }
-        self.calls = self.calls.saturating_add(1);
-        self.work = self.work.saturating_add(work);
-    }
-}
 
 /// The search for one server.
 #[derive(Debug, Clone)]
@@ -455,14 +399,5 @@ impl KneeSearch {
     fn lead(&mut self, before: &Sample, level: u32) -> Duration {
         self.turnover = self.turnover.max(before.turnover().unwrap_or_default());
         self.turnover.mul_f64((f64::from(level) / f64::from(before.level.max(1))).min(1.0)).min(LONGEST_LEAD)
-    }
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the bounds of a number of calls")]
-fn shifted(level: u32, direction: Direction, step: f64) -> u32 {
-    let exact = f64::from(level);
-    match direction {
-        Up => ((exact * step.exp()).round() as u32).max(level + 1),
-        Down => ((exact * (-step).exp()).round() as u32).min(level.saturating_sub(1)).max(1),
     }
 }

@@ -7,6 +7,7 @@
 mod cancel;
 mod deadlines;
 mod dedup;
+mod event;
 mod failed;
 mod hints;
 mod probe;
@@ -23,14 +24,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub(super) use self::event::Event;
 use super::attempt::Ended;
 use super::attempt::attachments::Attachments;
-use super::attempt::failed::FailedAttempt;
 use super::attempt::recordings::Recordings;
 use super::dedup::single_flight::SingleFlight;
 use super::handle::{CancelError, Command};
 use super::lane::Lanes;
-use super::lane::call::{CallFeedback, CallTicket};
 use super::lane::status;
 use super::lane::status::{SharedLaneStatuses, Whole};
 use super::lane::waiting::Moments;
@@ -38,54 +38,14 @@ use super::prepare::listed::ServerLists;
 use super::prepare::stage::{Stage, Stages};
 use super::prepare::{Prepared, source};
 use super::run::Run;
-use super::run::reader::{Source, Unread, Window};
+use super::run::reader::Source;
+use super::run::window::{Unread, Window};
 use super::{Parts, Settings};
-use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::{BatchSpec, BatchState};
-use crate::domain::id::{BatchId, RowKey};
+use crate::domain::id::BatchId;
 use crate::executor::lane::LaneIndex;
-use crate::store::error::StoreError;
 use crate::store::{LiveBatch, Recovered};
-
-/// Reports of the tasks.
-#[derive(Debug)]
-pub(super) enum Event {
-    Prepared {
-        batch: BatchId,
-        prepared: Box<Prepared>,
-    },
-    Loaded {
-        batch: BatchId,
-        result: Result<Window, Box<Unread>>,
-    },
-    Ended {
-        lane: LaneIndex,
-        row: RowKey,
-        request: Option<RequestDigest>,
-        sent: CallTicket,
-        ended: Result<Ended, Box<FailedAttempt>>,
-        lesson: Option<CallFeedback>,
-    },
-    /// The result of a row whose attempt failed was handed to the store.
-    Concluded {
-        row: RowKey,
-        request: Option<RequestDigest>,
-        ended: Ended,
-    },
-    Finished {
-        batch: BatchId,
-        result: Result<(), StoreError>,
-    },
-    /// A server was asked whether it is reachable.
-    Probed(probe::Probed),
-    /// A server was asked about its load.
-    Hinted(hints::Hinted),
-    /// A name was looked up.
-    Resolved(resolve::Resolved),
-    /// A pause or a write for a batch that does not run is over; the batch is looked at again.
-    Retake(BatchId),
-}
 
 /// A reply to a client who cancels a batch.
 type CancelReply = oneshot::Sender<Result<BatchState, CancelError>>;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::reader::{Load, Room, Scan, Window, WindowSize};
 use super::row::{Due, RowRef};
+use super::window::{Load, Room, Scan, Window, WindowSize};
 use super::{Run, RunPlace};
 use crate::executor::lane::LaneIndex;
 

@@ -12,6 +12,7 @@ pub mod reader;
 mod refused;
 pub mod request;
 pub mod row;
+pub mod window;
 mod work;
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -22,8 +23,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::queue::Queue;
-use self::reader::{Cursor, Source};
+use self::reader::Source;
 use self::row::{Due, LeftRow, ReadyRow, RowRef, WaitingRow};
+use self::window::Cursor;
 use super::lane::blame::Pick;
 use super::lane::routes::RouteTable;
 use crate::domain::batch::plan::Plan;

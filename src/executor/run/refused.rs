@@ -3,8 +3,9 @@
 //! A page says which rows these are. What is wrong with one is found out again from its line and
 //! from the plan, so that no batch keeps a message for each of a million rows.
 
-use super::reader::{Source, Window, line_name};
+use super::reader::{Source, line_name};
 use super::row::{RowRef, unanswered};
+use super::window::Window;
 use crate::domain::batch::plan::MAX_MODELS;
 use crate::domain::batch::problem::ProblemCode;
 use crate::domain::id::{RowIndex, RowKey};
