@@ -18,8 +18,9 @@ use tokio::time::Instant;
 const FLOOR: f64 = 0.007;
 /// Part of the times of calls that is due to chance, beside the sizes of calls.
 const CHANCE: f64 = 0.05;
-/// The variance of a rate over one round, because calls of one size that began together end together.
-const LOCKSTEP: f64 = 0.1;
+/// The variance of a rate over one round, because calls of one size that began together end together:
+/// one round more or less is within three standard deviations.
+const LOCKSTEP: f64 = 0.25;
 /// The part of the time of a call within which calls end together.
 const GROUP: u32 = 8;
 /// The factor by which calls that wait for each other vary more than calls that do not.
@@ -258,4 +259,50 @@ fn gain_by_time(a: &Fresh, b: &Fresh) -> Option<(f64, f64)> {
         Some((gain, variance_a + variance_b))
     });
     gains.min_by(|a, b| a.1.total_cmp(&b.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LEVEL: u32 = 64;
+    const TOOK: Duration = Duration::from_millis(100);
+
+    /// When calls end that take [`TOOK`] each, in groups that begin and end together: each so many
+    /// calls, the first at a moment of its own, one after another as quickly as they are sent.
+    fn ends(groups: &[(u32, u64)], spread: u64) -> Vec<Duration> {
+        let mut ends: Vec<_> = groups
+            .iter()
+            .flat_map(|(calls, at)| (0..*calls).map(move |call| Duration::from_micros(at * 1_000 + u64::from(call) * spread)))
+            .flat_map(|first| (0..40).map(move |round| first + TOOK * round))
+            .collect();
+        ends.sort_unstable();
+        ends
+    }
+
+    proptest! {
+        /// A server that is as it was must not look like another one, wherever counting begins and ends.
+        #[test]
+        fn calls_that_end_together_do_not_look_like_a_change(
+            first in 1..LEVEL,
+            apart in 1_u64..99,
+            spread in 1_u64..300,
+            from in 0_u64..300,
+        ) {
+            let ends = ends(&[(first, 0), (LEVEL - first, apart)], spread);
+            let start = Instant::now();
+            let (mut before, mut now) = (Sample::new(LEVEL, Duration::ZERO), Sample::new(LEVEL, TOOK));
+            for end in &ends {
+                before.count(start + *end, LEVEL, TOOK, 1);
+            }
+            for end in ends.into_iter().filter(|end| *end >= Duration::from_millis(from)) {
+                now.count(start + end, LEVEL, TOOK, 1);
+                if now.calls() >= f64::from(LEVEL) && now.length() >= TOOK {
+                    let (gain, variance) = gain(&before, &now);
+                    prop_assert!(gain.abs() <= 0.2 || gain.abs() <= 3.0 * variance.sqrt(), "{gain} after {} rounds", now.rounds());
+                }
+            }
+        }
+    }
 }

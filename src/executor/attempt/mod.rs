@@ -42,7 +42,6 @@ use crate::store::{PackedRow, Store};
 const REQUEUE_DELAY: Duration = Duration::from_secs(2);
 
 /// What all attempts share.
-#[derive(Clone)]
 pub(super) struct AttemptContext {
     pub store: Store,
     pub clock: Clock,
@@ -54,7 +53,7 @@ pub(super) struct AttemptContext {
 /// One attempt that is about to be made. Boxed from the start, because it passes through futures of
 /// which there are as many in memory as there are calls.
 pub(super) struct Attempt {
-    pub context: AttemptContext,
+    pub context: Arc<AttemptContext>,
     pub spec: Arc<BatchSpec>,
     pub provider: Arc<dyn Dispatch>,
     pub ways: Arc<RouteTable>,

@@ -25,9 +25,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(super) use self::event::Event;
-use super::attempt::Ended;
 use super::attempt::attachments::Attachments;
 use super::attempt::recordings::Recordings;
+use super::attempt::{AttemptContext, Ended};
 use super::dedup::single_flight::SingleFlight;
 use super::handle::{CancelError, Command};
 use super::lane::Lanes;
@@ -81,8 +81,7 @@ pub(super) struct Dispatcher {
     parts: Parts,
     settings: Settings,
     lanes: Lanes,
-    attachments: Attachments,
-    recordings: Recordings,
+    context: Arc<AttemptContext>,
     /// Requests that several rows make.
     sharing: SingleFlight,
     /// Rows that got the answer of another row, since the start.
@@ -127,11 +126,16 @@ impl Dispatcher {
         let lanes = Lanes::new(parts.open.clone(), settings.in_flight_limit, settings.hold_after);
         let moments = Moments::new(&parts.clock);
         let lists = ServerLists::new(parts.open.clone());
-        let attachments = Attachments::new(parts.store.clone(), parts.clock.clone());
-        let recordings = Recordings::new(parts.store.clone(), parts.clock.clone(), parts.fetcher.clone(), settings.recordings);
+        let (store, clock) = (parts.store.clone(), parts.clock.clone());
+        let context = AttemptContext {
+            attachments: Attachments::new(store.clone(), clock.clone()),
+            recordings: Recordings::new(store.clone(), clock.clone(), parts.fetcher.clone(), settings.recordings),
+            policy: settings.retry,
+            store,
+            clock,
+        };
         let mut dispatcher = Self {
-            attachments,
-            recordings,
+            context: Arc::new(context),
             parts,
             settings,
             lanes,

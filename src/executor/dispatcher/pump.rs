@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Busy, CancelReply, Dispatcher, Event, TICK};
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState};
 use crate::domain::id::{BatchId, RowIndex, RowKey};
-use crate::executor::attempt::{Attempt, AttemptContext};
+use crate::executor::attempt::Attempt;
 use crate::executor::dedup::answer_cache::AnswerCache;
 use crate::executor::finish::Finish;
 use crate::executor::lane::LaneIndex;
@@ -284,13 +284,7 @@ impl Dispatcher {
             self.sharing.leads(request, key);
         }
         let attempt = Box::new(Attempt {
-            context: AttemptContext {
-                store: self.parts.store.clone(),
-                clock: self.parts.clock.clone(),
-                policy: self.settings.retry,
-                attachments: self.attachments.clone(),
-                recordings: self.recordings.clone(),
-            },
+            context: self.context.clone(),
             spec: run.spec.clone(),
             provider,
             ways: run.source.ways.clone(),

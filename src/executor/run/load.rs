@@ -2,7 +2,7 @@
 //!
 //! Invariant: what a load takes from a run comes back to it, as ready rows or for a later read.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -33,6 +33,10 @@ impl Run {
         }
         self.sort_due(now);
         let mut room = self.room(window);
+        // Most looks at a run find that nothing is wanted.
+        if !room.is_empty() && room.values().all(|rows| *rows == 0) && self.queues.values().all(|queue| queue.due.is_empty()) {
+            return None;
+        }
         let mut load = Load { window, ..Load::default() };
         for (lane, queue) in &mut self.queues {
             let Some(rows) = room.get_mut(lane) else { continue };
@@ -68,8 +72,8 @@ impl Run {
 
     /// How many rows each lane can take: none while more than half of its part of the window is
     /// left. Lanes that share rows by their beginnings are filled together.
-    fn room(&self, window: WindowSize) -> HashMap<LaneIndex, usize> {
-        let mut room: HashMap<LaneIndex, usize> = self.source.ways.shared_lanes().flatten().map(|lane| (lane, 0)).collect();
+    fn room(&self, window: WindowSize) -> BTreeMap<LaneIndex, usize> {
+        let mut room: BTreeMap<LaneIndex, usize> = self.source.ways.shared_lanes().flatten().map(|lane| (lane, 0)).collect();
         room.extend(self.queues.iter().filter(|(_, queue)| !queue.due.is_empty()).map(|(lane, _)| (*lane, 0)));
         let lanes = room.len().max(1);
         let (most, bytes) = ((window.rows / lanes).max(LEAST_ROWS), window.bytes / lanes);
@@ -143,7 +147,7 @@ impl Run {
 
 /// Gives the lanes of a group, of which one has room, all that they have `left`: each row is to go to the
 /// lane that owns it.
-fn fill_together(room: &mut HashMap<LaneIndex, usize>, groups: impl Iterator<Item = Vec<LaneIndex>>, left: impl Fn(LaneIndex) -> usize) {
+fn fill_together(room: &mut BTreeMap<LaneIndex, usize>, groups: impl Iterator<Item = Vec<LaneIndex>>, left: impl Fn(LaneIndex) -> usize) {
     for lanes in groups {
         if lanes.iter().any(|lane| room.get(lane).is_some_and(|rows| *rows > 0)) {
             room.extend(lanes.into_iter().map(|lane| (lane, left(lane))));
@@ -157,8 +161,8 @@ mod tests {
 
     #[test]
     fn lanes_that_share_rows_by_their_beginnings_are_filled_together() {
-        let mut room = HashMap::from([(0, 50), (1, 0), (2, 0), (3, 0), (4, 60)]);
+        let mut room = BTreeMap::from([(0, 50), (1, 0), (2, 0), (3, 0), (4, 60)]);
         fill_together(&mut room, [vec![0, 1], vec![2, 3]].into_iter(), |lane| 10 * (lane + 1));
-        assert_eq!(room, HashMap::from([(0, 10), (1, 20), (2, 0), (3, 0), (4, 60)]));
+        assert_eq!(room, BTreeMap::from([(0, 10), (1, 20), (2, 0), (3, 0), (4, 60)]));
     }
 }

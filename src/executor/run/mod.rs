@@ -15,7 +15,7 @@ pub mod row;
 pub mod window;
 mod work;
 
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ pub(super) struct Run {
     /// on.
     pub in_haste: bool,
     pub place: RunPlace,
-    queues: HashMap<LaneIndex, Queue>,
+    queues: BTreeMap<LaneIndex, Queue>,
     waiting: BinaryHeap<Due>,
     /// The moment at which the dispatcher was asked to look at the run.
     pub alarm: Option<Instant>,
@@ -131,7 +131,7 @@ impl Run {
             deadline_at_risk: false,
             in_haste: false,
             place: RunPlace::Inactive,
-            queues: HashMap::new(),
+            queues: BTreeMap::new(),
             waiting: BinaryHeap::new(),
             alarm: None,
             blocked: Vec::new(),
