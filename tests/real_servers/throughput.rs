@@ -1,7 +1,7 @@
 //! Rows a second with the number of calls in flight that batchd finds, beside fixed numbers.
 //!
-//! Two equal servers run side by side: one works for batchd by default, the other one for one fixed
-//! number after another. Whatever else the machine does slows both, so only their ratio is judged.
+//! Two equal servers run side by side: one works for batchd by default, the other one for a fixed
+//! number. Whatever else the machine does slows both, so only their ratio is judged.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -150,36 +150,30 @@ impl Drop for Over<'_> {
     }
 }
 
-/// Measures for `time` beside each fixed number, without batchd and with it.
+/// Measures for `time` beside each fixed number, without batchd and with it. Each number has two new
+/// servers that work from the same moment: llama-server keeps what it has answered, and gets slower
+/// with each row.
 fn measure(kind: Kind, args: &[&str], fixed: &[u64], time: Duration) {
-    let (ours, other) = (Server::start(kind, args), Server::start(kind, args));
-    let whole = Daemon::with(&["--upstream", &ours.url()]);
-    let id = whole.submit(input(2 * PLENTY..2 * PLENTY + 300));
-    check(&whole, &whole.wait_ended(&id, LIMIT), 2 * PLENTY..2 * PLENTY + 300);
-    drop(whole);
-
-    let mut by_default = ByDefault::start(&ours);
-    by_default.watch(SETTLED);
     let (mut table, mut worst) = (vec![], f64::INFINITY);
     let mut row = |how: String, (default, fixed): (f64, f64)| {
         worst = worst.min(default / fixed);
         table.push(format!("  {how:<28} {fixed:>8.1} {default:>11.1} {:>9.2}", default / fixed));
     };
-    // Each row is sent once, so that no cache has it as a whole.
-    let mut next = 0;
     for calls in fixed {
-        let mut numbers = || {
-            next += PLENTY;
-            next..next + PLENTY
-        };
-        let rates = straight(&other, numbers(), *calls, |done| by_default.beside(time, || done.load(Ordering::Relaxed)));
+        let (ours, other) = (Server::start(kind, args), Server::start(kind, args));
+        let mut by_default = ByDefault::start(&ours);
+        let rates = straight(&other, 0..PLENTY, *calls, |done| {
+            by_default.watch(SETTLED);
+            by_default.beside(time, || done.load(Ordering::Relaxed))
+        });
         row(format!("{calls}, without batchd"), rates);
-        let running = Running::start(&other, numbers(), &["--upstream-concurrency", &calls.to_string()]);
+        // Each row is sent once, so that no cache has it as a whole.
+        let running = Running::start(&other, PLENTY..2 * PLENTY, &["--upstream-concurrency", &calls.to_string()]);
         let rates = by_default.beside(time, || running.done());
         row(format!("{calls} at most, {} in flight", running.level().1), rates);
         running.stop();
+        by_default.running.stop();
     }
-    by_default.running.stop();
     wait::say("  fixed number of calls          rows/s  by default  of it");
     table.iter().for_each(|line| wait::say(line));
     let verdict = if worst >= TARGET { "reached" } else { "missed" };
@@ -187,12 +181,22 @@ fn measure(kind: Kind, args: &[&str], fixed: &[u64], time: Duration) {
     assert!(worst >= FLOOR, "{worst:.2} of what a fixed number of calls does");
 }
 
+/// Each row of a small batch has its answer.
+fn check_a_batch(kind: Kind, args: &[&str]) {
+    let server = Server::start(kind, args);
+    let daemon = Daemon::with(&["--upstream", &server.url()]);
+    let id = daemon.submit(input(0..300));
+    check(&daemon, &daemon.wait_ended(&id, LIMIT), 0..300);
+}
+
 #[test]
 #[ignore = "installs a model server, and measures for minutes"]
 fn throughput_of_llama_server() {
     let _alone = alone();
     wait::say("llama-server, 8 slots:");
-    measure(Kind::Llama, &["--parallel", "8", "--ctx-size", "8192"], &[4, 8, 16, 64], Duration::from_secs(12));
+    let args = ["--parallel", "8", "--ctx-size", "8192"];
+    check_a_batch(Kind::Llama, &args);
+    measure(Kind::Llama, &args, &[4, 8, 16, 64], Duration::from_secs(12));
 }
 
 #[test]
@@ -200,5 +204,7 @@ fn throughput_of_llama_server() {
 fn throughput_of_vllm() {
     let _alone = alone();
     wait::say("vLLM, 256 sequences:");
-    measure(Kind::Vllm, &["--max-num-seqs", "256"], &[16, 64, 256], Duration::from_secs(24));
+    let args = ["--max-num-seqs", "256"];
+    check_a_batch(Kind::Vllm, &args);
+    measure(Kind::Vllm, &args, &[16, 64, 256], Duration::from_secs(24));
 }
