@@ -18,7 +18,6 @@ mod redaction;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::fmt::Write;
 use std::io;
@@ -34,6 +33,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 use secrecy::SecretString;
 
 use self::redaction::Redaction;
+use super::transport::exchange::Outgoing;
 use super::transport::room::AnswerRoom;
 use super::transport::{Received, Transport, proxies_from_env};
 use super::{Answer, Call, CallError, Dispatch, SetupError};
@@ -55,7 +55,7 @@ const KEY_PREFIX: &str = "batchd-";
 pub struct Server {
     transport: Transport,
     /// The URL to which each format is posted, by the path of its endpoint.
-    targets: HashMap<&'static str, Uri>,
+    targets: Vec<(&'static str, Uri)>,
     /// The URL at which the server lists its models.
     models: Uri,
     /// The URLs at which a model server tells its slots and its load; each is not asked again once it
@@ -140,7 +140,9 @@ impl Server {
         Self { transport: self.transport.within(room), ..self }
     }
 
-    async fn send(&self, call: Call) -> Result<Answer, CallError> {
+    /// The request of a call. Made before anything waits, so that a waiting call does not hold what it
+    /// was made from.
+    fn request(&self, call: Call) -> Result<Outgoing, CallError> {
         let mut body = self.edits.apply(&call.body).map_or(call.body, Bytes::from);
         let mut content_type = None;
         if let Some(written) = call.recording.and_then(|recording| form::form(&body, &recording)) {
@@ -150,7 +152,8 @@ impl Server {
         *request.method_mut() = Method::POST;
         let path = openai::path(call.format);
         // Only a catalog that changed a moment ago sends a path here that is no longer listed.
-        let target = self.targets.get(path).ok_or_else(|| CallError::Connect {
+        let target = self.targets.iter().find(|(known, _)| *known == path);
+        let (_, target) = target.ok_or_else(|| CallError::Connect {
             host: self.transport.host().to_owned(),
             reason: format!("the provider does not list `{path}` in `pass_through`"),
         })?;
@@ -170,8 +173,7 @@ impl Server {
             }
         }
         *request.headers_mut() = headers;
-        let received = self.transport.send(request, call.budget).await?;
-        Ok(self.answer(received))
+        Ok(request)
     }
 
     /// What the server answers to `GET /v1/models`.
@@ -232,7 +234,9 @@ impl Server {
 
 impl Dispatch for Server {
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
-        Box::pin(self.send(call))
+        let budget = call.budget;
+        let request = self.request(call);
+        Box::pin(async move { Ok(self.answer(self.transport.send(request?, budget).await?)) })
     }
 
     fn can_be_asked(&self) -> bool {
