@@ -114,19 +114,19 @@ impl Attempt {
     /// Makes the attempt. What follows a failed one depends on how its lane is. A panic ends the row,
     /// not the daemon, and is not repeated endlessly.
     pub async fn run(self: Box<Self>) -> (Result<Ended, Box<FailedAttempt>>, Option<CallFeedback>) {
-        let (store, clock) = (self.context.store.clone(), self.context.clock.clone());
+        let context = self.context.clone();
         let (key, custom_id, operation) = (self.key(), self.row.custom_id.clone(), self.row.operation);
         let (made, lesson) = AssertUnwindSafe(self.make()).catch_unwind().await.unwrap_or_else(|_| {
             tracing::error!(batch = %key.batch, row = key.row.0, "an attempt panicked; its row fails");
             let error = RowError { code: "internal_error".to_owned(), message: "the attempt ended unexpectedly".to_owned() };
             let outcome = Outcome::Failed { error, last: None };
-            (Ok(pack(unanswered(key, custom_id.into_string(), operation, outcome, clock.now()))), None)
+            (Ok(pack(unanswered(key, custom_id.into_string(), operation, outcome, context.clock.now()))), None)
         });
         match made {
             Err(failed) => (Err(failed), lesson),
             Ok(Made::Ended(ended)) => (Ok(ended), lesson),
             Ok(Made::Result(packed)) => {
-                let ended = record(&store, packed).await;
+                let ended = record(&context.store, packed).await;
                 let lesson = lesson.filter(|_| !matches!(ended, Ended::StoreGone));
                 (Ok(ended), lesson)
             }
@@ -137,10 +137,14 @@ impl Attempt {
     /// there are calls.
     async fn make(mut self: Box<Self>) -> (Result<Made, Box<FailedAttempt>>, Option<CallFeedback>) {
         let abort = self.abort.clone();
+        if abort.is_cancelled() {
+            return (Ok(self.aborted()), None);
+        }
+        // What is waited for comes first: each look at a token takes a lock.
         let held = tokio::select! {
             biased;
-            () = abort.cancelled() => return (Ok(self.aborted()), None),
             held = self.files() => held,
+            () = abort.cancelled() => return (Ok(self.aborted()), None),
         };
         let mut held = match held {
             Ok(held) => held,
@@ -157,9 +161,9 @@ impl Attempt {
         let restarted = self.restarted.clone();
         let answer = tokio::select! {
             biased;
+            answer = self.provider.call(self.call(started_at, recording)) => answer,
             () = abort.cancelled() => return (Ok(self.aborted()), None),
             () = is_restarted(restarted.as_ref()) => Err(CallError::Interrupted { host: "the server".into(), reason: RESTARTED.into() }),
-            answer = self.provider.call(self.call(started_at, recording)) => answer,
         };
         let (made, lesson) = self.judge(answer, started_at, start.elapsed(), recorded);
         // That a server was restarted says nothing of how it is now, nor of the row.
