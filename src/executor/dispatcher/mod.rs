@@ -81,6 +81,7 @@ pub(super) struct Dispatcher {
     parts: Parts,
     settings: Settings,
     lanes: Lanes,
+    /// What all attempts share.
     context: Arc<AttemptContext>,
     /// Requests that several rows make.
     sharing: SingleFlight,

@@ -18,6 +18,7 @@ mod redaction;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fmt::Write;
 use std::io;
@@ -55,7 +56,7 @@ const KEY_PREFIX: &str = "batchd-";
 pub struct Server {
     transport: Transport,
     /// The URL to which each format is posted, by the path of its endpoint.
-    targets: Vec<(&'static str, Uri)>,
+    targets: HashMap<&'static str, Uri>,
     /// The URL at which the server lists its models.
     models: Uri,
     /// The URLs at which a model server tells its slots and its load; each is not asked again once it
@@ -152,8 +153,7 @@ impl Server {
         *request.method_mut() = Method::POST;
         let path = openai::path(call.format);
         // Only a catalog that changed a moment ago sends a path here that is no longer listed.
-        let target = self.targets.iter().find(|(known, _)| *known == path);
-        let (_, target) = target.ok_or_else(|| CallError::Connect {
+        let target = self.targets.get(path).ok_or_else(|| CallError::Connect {
             host: self.transport.host().to_owned(),
             reason: format!("the provider does not list `{path}` in `pass_through`"),
         })?;

@@ -52,8 +52,6 @@ struct Tellings {
     lost_rows: BTreeSet<String>,
     lost_files: BTreeSet<FileId>,
     changed_batches: BTreeSet<BatchId>,
-    /// Those that may be older than what was shown.
-    unsure_batches: BTreeSet<BatchId>,
     changed_files: BTreeSet<FileId>,
     without_results: BTreeSet<BatchId>,
     /// Something was lost that cannot be named.
@@ -72,11 +70,7 @@ impl Tellings {
                 self.lost_rows.extend(rows.into_iter().map(|row| RowKey { batch, row: RowIndex(row) }.to_string()));
             }
             SalvageNote::Lost(Thing::Other(_) | Thing::Results(_)) => self.unnamed = true,
-            SalvageNote::Changed(Thing::Batch(id), _) => drop(self.changed_batches.insert(id)),
-            SalvageNote::Unsure(Thing::Batch(id), _) => {
-                self.changed_batches.insert(id);
-                self.unsure_batches.insert(id);
-            }
+            SalvageNote::Changed(Thing::Batch(id), _) | SalvageNote::Unsure(Thing::Batch(id), _) => drop(self.changed_batches.insert(id)),
             SalvageNote::Changed(Thing::File(id), _) | SalvageNote::Unsure(Thing::File(id), _) => drop(self.changed_files.insert(id)),
             SalvageNote::Unsure(Thing::Results(id), _) => drop(self.without_results.insert(id)),
             SalvageNote::Changed(..) | SalvageNote::Unsure(..) => {}
@@ -134,10 +128,8 @@ fn compare_batches(case: &str, found: &Shown, expected: &Shown, told: &Tellings)
         let is_unknown = (told.changed_batches.contains(&id) && batch.progress.total == 0) || told.without_results.contains(&id);
         for (row, line) in before.iter().filter(|_| !is_unknown) {
             let is_back = now.get(row) == Some(line);
-            // A row that was answered after the moment to which the store went back.
-            let is_later = !now.contains_key(row) && told.unsure_batches.contains(&id);
             assert!(
-                is_back != told.lost_rows.contains(row) || is_later,
+                is_back != told.lost_rows.contains(row),
                 "{case}: row {row} is {}: {batch:?}\n{:#?}",
                 if is_back { "lost and there" } else { "not told" },
                 told.all
