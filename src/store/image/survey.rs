@@ -27,6 +27,9 @@ pub(super) struct Stretch {
     origin: Option<i64>,
     /// The run begins behind the header of its segment.
     pub is_head: bool,
+    /// Where in its segment the stretch begins: as its origin says, but behind all that comes
+    /// before it. So what is later in the log has a higher place, even if an origin is wrong.
+    pub begin: u64,
     end: End,
 }
 
@@ -142,7 +145,7 @@ impl Walk {
             Some(last) => last.to = self.at,
             None => {
                 let origin = own.and_then(|own| i64::try_from(own.at).ok());
-                stretches.push(Stretch { from: at, to: self.at, run, origin, is_head, end: End::Torn });
+                stretches.push(Stretch { from: at, to: self.at, run, origin, is_head, begin: 0, end: End::Torn });
             }
         }
         let Some(last) = stretches.last_mut() else { return };
@@ -229,6 +232,7 @@ impl Walk {
         let last = survey.stretches.keys().max().copied().unwrap_or(0);
         for (segment, found) in &mut survey.stretches {
             put_in_order(log, found);
+            give_places(found);
             let base = segment.saturating_mul(SEGMENT as u64);
             let lost = lost_within(found, *segment == last).map_or(0, |within| base.saturating_add(within));
             survey.unknown_below = survey.unknown_below.max(lost);
@@ -275,15 +279,25 @@ fn put_in_order(log: &File, found: &mut Vec<Stretch>) {
     found.iter_mut().for_each(|stretch| stretch.is_head &= Some(stretch.run) == head);
 }
 
+/// Says where the stretches of a segment, which are in order, begin.
+fn give_places(found: &mut [Stretch]) {
+    let mut next = SEGMENT_HEADER as u64;
+    for stretch in found {
+        stretch.begin = stretch.said_begin().unwrap_or(next).max(next);
+        next = stretch.begin + (stretch.to - stretch.from);
+    }
+}
+
 /// How far in a segment messages are missing; `None` if none are.
 fn lost_within(found: &[Stretch], is_last: bool) -> Option<u64> {
     let Some(last) = found.last() else { return Some(SEGMENT as u64) };
     let first = found.iter().find(|stretch| stretch.run == last.run).unwrap_or(last);
+    let begin = if first.origin.is_some() { first.begin } else { SEGMENT as u64 };
     match last.end {
         End::Segment | End::Zeros if first.is_head && (is_last || last.end == End::Segment) => None,
-        End::Segment => Some(first.within(first.from).unwrap_or(SEGMENT as u64)),
+        End::Segment => Some(begin),
         // The last segment is not full.
-        End::Zeros if is_last => Some(first.within(first.from).unwrap_or(SEGMENT as u64)),
+        End::Zeros if is_last => Some(begin),
         // Nor is a segment that ended with a tear before the log went on; damage looks the same.
         End::Zeros | End::Torn => Some(SEGMENT as u64),
     }
@@ -333,9 +347,9 @@ pub(super) fn each_message(log: &File, stretch: &Stretch, mut each: impl FnMut(u
 }
 
 impl Stretch {
-    /// Where a message of this stretch is within its segment, if that is known.
-    pub fn within(&self, at: u64) -> Option<u64> {
-        let within = i64::try_from(at).ok()?.checked_sub(self.origin?)?;
+    /// Where in its segment the stretch begins, by its origin.
+    fn said_begin(&self) -> Option<u64> {
+        let within = i64::try_from(self.from).ok()?.checked_sub(self.origin?)?;
         u64::try_from(within).ok()
     }
 

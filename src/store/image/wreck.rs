@@ -18,7 +18,7 @@ use std::fs::File;
 
 use super::ImageError;
 use super::life::{Begin, Chain, Chains};
-use super::message::{LogKind, SEGMENT, SEGMENT_HEADER};
+use super::message::{LogKind, SEGMENT};
 use super::node::{Change, Data, Node};
 use super::scan::{LogPlace, MAX_PAGE};
 use super::survey::{Survey, each_message, survey};
@@ -96,13 +96,10 @@ impl Wreck {
         let mut chains = Chains::default();
         for (segment, stretches) in &survey.stretches {
             let base = segment.saturating_mul(SEGMENT as u64);
-            // Where a message's place in its segment is unknown, its order is still known.
-            let mut next = SEGMENT_HEADER as u64;
             for stretch in stretches {
                 let chain = chains.of(*segment, stretch, survey.are_absent_lost);
                 each_message(log, stretch, |offset, message| {
-                    let within = stretch.within(offset).unwrap_or(next).max(next);
-                    next = within + message.bytes as u64;
+                    let within = stretch.begin + (offset - stretch.from);
                     let place = LogPlace { lsn: base + within.min(SEGMENT as u64 - 1), offset, bytes: message.bytes };
                     let is_page = matches!(message.kind, LogKind::Node | LogKind::Link | LogKind::Free) && message.pid < MAX_PAGE;
                     if !is_page {

@@ -46,7 +46,10 @@ pub(in crate::store) async fn some_batches(store: &Store, count: u32) {
         add_file(store, format!("content {number}").as_bytes(), None).await;
         let spec = running(store, 300).await;
         let results: Vec<_> = (0..300).map(|row| result(spec.id, row, (row * 37 + number) as usize % 500)).collect();
-        record(store, &results).await;
+        // In pieces, so that damage can fall between them.
+        for some in results.chunks(40) {
+            record(store, some).await;
+        }
         let progress = store.batch(spec.id).await.unwrap().unwrap().progress;
         if number % 3 == 0 {
             store.batch_settled(spec.id, BatchState::Failed { at: NOW }, progress, End::default()).await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::FileExt;
 
-use super::super::message::put_number;
+use super::super::message::{SEGMENT_HEADER, put_number};
 use super::*;
 
 /// One message of a log.
@@ -145,6 +145,18 @@ fn a_copied_start_of_a_segment_changes_nothing_and_hides_no_loss() {
     for log in [[old.clone(), new.clone(), last.clone()], [new, old, last]] {
         assert_eq!(left(&log), ["0111=a?", "0122=old?", "0534=new?", "0555=b?"]);
     }
+}
+
+/// The start of the segment was written over its middle: what follows lies close to a header, but
+/// not close to the start.
+#[test]
+fn a_start_of_a_segment_copied_into_its_middle_hides_no_loss() {
+    let early = [FIRST, SECOND, Say::Set(9, "22", "long"), Say::Set(9, "33", "long"), Say::Set(5, "66", "old")];
+    let (start, covered) = (segment_bytes(&early), segment_bytes(&[FIRST]));
+    let page = |first| Say::Leaf(7, "7000", "7100", 0, if first { &[("00", "d")] } else { &[("00", "e")] });
+    let mut log = log_of(early.into_iter().chain([Say::Set(5, "66", "new"), page(true), page(true), page(false)]));
+    log.copy_within(..covered, start);
+    assert_eq!(left(&[log]), ["0111=a?", "0122=long?", "0133=long?", "0555=b?", "0566=old?", "7000=e"]);
 }
 
 /// A segment is missing that was freed, so what follows is doubted if anything later is lost.
