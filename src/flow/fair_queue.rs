@@ -9,8 +9,10 @@
 //! Pure. Invariant: a ready batch is served after a bounded number of turns of other batches,
 //! whatever the weights.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::hash::Hash;
+
+use rustc_hash::FxHashMap;
 
 /// Charge of one unit at weight 1.
 const UNIT: u64 = 1 << 20;
@@ -20,7 +22,7 @@ const MAX_COST: u64 = 1 << 20;
 /// The batches of a lane.
 #[derive(Debug)]
 pub struct FairQueue<K, O> {
-    entries: HashMap<K, Member<O>>,
+    entries: FxHashMap<K, Member<O>>,
     /// The ready batches, the least charged first.
     order: BTreeSet<(u64, K)>,
     /// The charge of the batch that was served last.
@@ -40,7 +42,7 @@ struct Member<O> {
 impl<K: Copy + Ord + Hash, O: Copy + Eq> FairQueue<K, O> {
     /// Creates an empty queue.
     pub fn new() -> Self {
-        Self { entries: HashMap::new(), order: BTreeSet::new(), level: 0 }
+        Self { entries: FxHashMap::default(), order: BTreeSet::new(), level: 0 }
     }
 
     /// Whether no batch is ready.
@@ -141,6 +143,8 @@ impl<K: Copy + Ord + Hash, O: Copy + Eq> Default for FairQueue<K, O> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use proptest::prelude::*;
 

@@ -62,6 +62,9 @@ const STALE: Duration = Duration::from_secs(5);
 const CHANGED: f64 = 0.2;
 /// For how long a server's word about its load counts.
 const HINT_HOLDS: Duration = Duration::from_secs(10);
+/// Looks at what is known while as many calls end as are in flight: one more call tells little, and
+/// a look costs more than counting it.
+const LOOKS: u32 = 16;
 /// Calls that take this many times their best time wait for each other.
 const WAITING: f64 = 1.8;
 
@@ -92,6 +95,8 @@ pub struct KneeSearch {
     waiting: Option<(Instant, u32)>,
     /// How long the calls that are in flight take, by the slowest lately.
     turnover: Duration,
+    /// Calls that ended since the last look.
+    unseen: u32,
 }
 
 impl KneeSearch {
@@ -114,6 +119,7 @@ impl KneeSearch {
             best_pace: None,
             waiting: None,
             turnover: Duration::ZERO,
+            unseen: 0,
         }
     }
 
@@ -161,6 +167,11 @@ impl KneeSearch {
     pub fn on_success(&mut self, now: Instant, in_flight: u32, took: Duration, work: u64, most: u32) -> Option<u32> {
         self.now.count(now, in_flight, took, work);
         self.recent.count(now, work);
+        self.unseen += 1;
+        if self.unseen < self.now.level / LOOKS {
+            return None;
+        }
+        self.unseen = 0;
         match self.experiment {
             Some(experiment) => self.judge(now, &experiment, most),
             None => self.look(now, most),

@@ -202,22 +202,28 @@ impl Store {
         if self.inner.broken.is_cancelled() { StoreError::Broken("a write failed earlier".into()) } else { StoreError::Closed }
     }
 
-    /// Hands the result of a row that ran to the writer. It is durable once [`Self::durable_rows`]
-    /// has counted it; waits only while the writer's queue is full.
+    /// Hands the result of a row that ran to the writer, at once if the writer's queue has room; the
+    /// future waits only while it has none. The result is durable once [`Self::durable_rows`] has
+    /// counted it.
     ///
     /// # Errors
     /// When the store is closed or broken.
-    pub async fn record(&self, row: PackedRow) -> Result<(), StoreError> {
-        match self.inner.queue.try_send(Op::Row { row, ran: true }) {
-            Ok(()) => {}
-            // Boxed, so that the futures of the many callers that wait for something else before
-            // this stay small.
-            Err(TrySendError::Full(op)) => Box::pin(self.inner.queue.send(op)).await.map_err(|_| self.closed_or_broken())?,
-            Err(TrySendError::Closed(_)) => return Err(self.closed_or_broken()),
+    pub fn record(&self, row: PackedRow) -> impl Future<Output = Result<(), StoreError>> {
+        // The futures of the many callers that wait for something else before this stay small: the
+        // row is in none of them.
+        let waits = match self.inner.queue.try_send(Op::Row { row, ran: true }) {
+            Ok(()) => Ok(None),
+            Err(TrySendError::Full(op)) => Ok(Some(Box::pin(self.inner.queue.send(op)))),
+            Err(TrySendError::Closed(_)) => Err(self.closed_or_broken()),
+        };
+        async move {
+            if let Some(waits) = waits? {
+                waits.await.map_err(|_| self.closed_or_broken())?;
+            }
+            #[cfg(test)]
+            self.stand_still();
+            Ok(())
         }
-        #[cfg(test)]
-        self.stand_still();
-        Ok(())
     }
 
     #[cfg(test)]

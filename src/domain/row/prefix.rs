@@ -6,9 +6,10 @@
 //! by byte.
 
 use std::cmp::Ordering;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::ops::Range;
 
+use rustc_hash::FxHasher;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -56,7 +57,7 @@ impl Opening {
     /// How a request with this body begins. All requests that cannot be read begin alike.
     pub fn of(body: &[u8]) -> Self {
         let Ok(members) = serde_json::from_slice::<Members<'_>>(body) else { return Self::default() };
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = FxHasher::default();
         for part in [members.model, members.tools] {
             part.map(RawValue::get).hash(&mut hasher);
         }

@@ -9,7 +9,7 @@ use std::fmt;
 use std::fmt::Write;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::Usage;
@@ -46,10 +46,9 @@ impl Reported {
     pub fn read(usage: Option<&RawValue>) -> Self {
         let missing = Self { gaps: UsageGaps::ALL, ..Self::default() };
         let Some(usage) = usage.filter(|usage| usage.get() != "null") else { return missing };
-        let mut notes = Notes::default();
-        match serde_json::from_str::<Members<'_>>(usage.get()) {
-            Ok(members) => members.sum(&mut notes),
-            Err(_) => Self { note: Some("`usage` is not an object".to_owned()), ..missing },
+        match USAGE.read(usage.get()) {
+            Some(stated) => sum(stated),
+            None => Self { note: Some("`usage` is not an object".to_owned()), ..missing },
         }
     }
 }
@@ -68,108 +67,140 @@ impl Notes {
             None => write!(self.0, "{gap}`{name}` is {shown} and does not count"),
         };
     }
+
+    fn append(&mut self, other: Self) {
+        let gap = if self.0.is_empty() || other.0.is_empty() { "" } else { "; " };
+        self.0.push_str(gap);
+        self.0.push_str(&other.0);
+    }
 }
 
-/// The members of an object that are numbers or objects, the last usable one of each name.
-#[derive(Default)]
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+/// The members of an object that are of interest: numbers of tokens, and objects.
+#[derive(Clone, Copy)]
+struct Wanted<const N: usize, const M: usize> {
+    tokens: [&'static str; N],
+    objects: [&'static str; M],
+}
 
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+/// A usage, in the spellings of OpenAI's two APIs and of Anthropic's.
+const USAGE: Wanted<7, 4> = Wanted {
+    tokens: [
+        "input_tokens",
+        "prompt_tokens",
+        "output_tokens",
+        "completion_tokens",
+        "total_tokens",
+        "cache_read_input_tokens",
+        "cache_creation_input_tokens",
+    ],
+    objects: ["input_tokens_details", "prompt_tokens_details", "output_tokens_details", "completion_tokens_details"],
+};
+
+/// What an object states of these members; a member that is `null` counts as missing.
+struct Stated<'a, const N: usize, const M: usize> {
+    /// The last usable number of each name.
+    tokens: [Option<u64>; N],
+    /// The last value of each name.
+    objects: [Option<&'a RawValue>; M],
+    notes: Notes,
+}
+
+impl<const N: usize, const M: usize> Wanted<N, M> {
+    /// Reads an object; `None` if the text is none.
+    fn read(self, text: &str) -> Option<Stated<'_, N, M>> {
+        self.deserialize(&mut serde_json::Deserializer::from_str(text)).ok()
+    }
+}
+
+impl<'de, const N: usize, const M: usize> DeserializeSeed<'de> for Wanted<N, M> {
+    type Value = Stated<'de, N, M>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de, const N: usize, const M: usize> Visitor<'de> for Wanted<N, M> {
+    type Value = Stated<'de, N, M>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         #[derive(Deserialize)]
         struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-        struct Walk;
-        impl<'de> Visitor<'de> for Walk {
-            type Value = Members<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
+        let mut stated = Stated { tokens: [None; N], objects: [None; M], notes: Notes::default() };
+        while let Some(Name(name)) = map.next_key::<Name<'de>>()? {
+            let value = map.next_value::<&RawValue>()?;
+            if value.get() == "null" {
+                continue;
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-                let mut members = Vec::new();
-                while let Some(Name(name)) = map.next_key::<Name<'de>>()? {
-                    members.push((name, map.next_value::<&RawValue>()?));
-                }
-                Ok(Members(members))
+            if let Some((name, found)) = self.tokens.iter().zip(&mut stated.tokens).find(|(wanted, _)| **wanted == name) {
+                take(found, name, value.get(), &mut stated.notes);
+            } else if let Some((_, found)) = self.objects.iter().zip(&mut stated.objects).find(|(wanted, _)| **wanted == name) {
+                *found = Some(value);
             }
         }
-        deserializer.deserialize_map(Walk)
+        Ok(stated)
     }
 }
 
-impl Members<'_> {
-    /// The tokens that a member states; the last usable one of that name counts.
-    fn tokens(&self, name: &str, notes: &mut Notes) -> Option<u64> {
-        let mut found = None;
-        let stated = self.0.iter().filter(|(member, value)| member == name && value.get() != "null");
-        for (nth, (_, value)) in stated.enumerate() {
-            let text = value.get();
-            let before = found;
-            let counts = match tokens(text) {
-                Some((tokens, is_plain)) => {
-                    found = Some(tokens);
-                    (!is_plain).then_some(Some(tokens))
-                }
-                None => Some(None),
-            };
-            if let Some(counts) = counts {
-                notes.add(name, text, counts);
-            } else if nth > 0 && before != found {
-                notes.add(name, "there more than once", found);
+/// Takes one more statement of a number of tokens.
+fn take(found: &mut Option<u64>, name: &str, text: &str, notes: &mut Notes) {
+    match tokens(text) {
+        Some((tokens, is_plain)) => {
+            let before = found.replace(tokens);
+            if !is_plain {
+                notes.add(name, text, Some(tokens));
+            } else if before.is_some_and(|before| before != tokens) {
+                notes.add(name, "there more than once", Some(tokens));
             }
         }
-        found
+        None => notes.add(name, text, None),
     }
+}
 
-    /// The tokens in one of the objects that give details.
-    fn detail(&self, names: [&str; 2], name: &str, notes: &mut Notes) -> Option<u64> {
-        let of = |parent: &str| self.0.iter().rev().find(|(member, value)| member == parent && value.get() != "null");
-        let (_, details) = of(names[0]).or_else(|| of(names[1]))?;
-        serde_json::from_str::<Members<'_>>(details.get()).ok()?.tokens(name, notes)
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|(member, value)| member == name && value.get() != "null")
-    }
-
-    fn sum(&self, notes: &mut Notes) -> Reported {
-        let mut tokens = |name| self.tokens(name, notes);
-        // Both spellings, because some servers send both.
-        let mut input = tokens("input_tokens");
-        let prompt = tokens("prompt_tokens");
-        let mut output = tokens("output_tokens").or(tokens("completion_tokens"));
-        let total = tokens("total_tokens");
-        let read = tokens("cache_read_input_tokens");
-        let written = tokens("cache_creation_input_tokens");
-        // Gateways to Anthropic report cache tokens beside a usage in OpenAI's form, which already
-        // includes them.
-        let beside = prompt.is_none() && !self.has("input_tokens_details");
-        let cached = match input {
-            Some(plain) if beside => {
-                input = Some(plain.saturating_add(read.unwrap_or(0)).saturating_add(written.unwrap_or(0)));
-                read
-            }
-            _ => self.detail(["input_tokens_details", "prompt_tokens_details"], "cached_tokens", notes),
-        };
-        let reasoning = self.detail(["output_tokens_details", "completion_tokens_details"], "reasoning_tokens", notes);
-        input = input.or(prompt);
-        // The total tells what one side lacks.
-        match (input, output, total) {
-            (Some(input), None, Some(total)) => output = Some(total.saturating_sub(input)),
-            (None, Some(output), Some(total)) => input = Some(total.saturating_sub(output)),
-            // Servers that only order or score texts report nothing else.
-            (None, None, Some(total)) => (input, output) = (Some(total), Some(0)),
-            _ => {}
+fn sum(stated: Stated<'_, 7, 4>) -> Reported {
+    let Stated { tokens, objects, mut notes } = stated;
+    let [mut input, prompt, output, completion, total, read, written] = tokens;
+    let [of_input, of_prompt, of_output, of_completion] = objects;
+    let mut detail = |details: Option<&RawValue>, name| {
+        let stated = Wanted { tokens: [name], objects: [] }.read(details?.get())?;
+        let [tokens] = stated.tokens;
+        notes.append(stated.notes);
+        tokens
+    };
+    // Both spellings, because some servers send both.
+    let mut output = output.or(completion);
+    // Gateways to Anthropic report cache tokens beside a usage in OpenAI's form, which already
+    // includes them.
+    let cached = match input {
+        Some(plain) if prompt.is_none() && of_input.is_none() => {
+            input = Some(plain.saturating_add(read.unwrap_or(0)).saturating_add(written.unwrap_or(0)));
+            read
         }
-        let usage = Usage {
-            input_tokens: input.unwrap_or(0),
-            cached_tokens: cached.unwrap_or(0),
-            output_tokens: output.unwrap_or(0),
-            reasoning_tokens: reasoning.unwrap_or(0),
-            images: 0,
-        };
-        let gaps = UsageGaps { input: input.is_none(), output: output.is_none() };
-        Reported { usage, gaps, note: Some(std::mem::take(&mut notes.0)).filter(|note| !note.is_empty()) }
+        _ => detail(of_input.or(of_prompt), "cached_tokens"),
+    };
+    let reasoning = detail(of_output.or(of_completion), "reasoning_tokens");
+    input = input.or(prompt);
+    // The total tells what one side lacks.
+    match (input, output, total) {
+        (Some(input), None, Some(total)) => output = Some(total.saturating_sub(input)),
+        (None, Some(output), Some(total)) => input = Some(total.saturating_sub(output)),
+        // Servers that only order or score texts report nothing else.
+        (None, None, Some(total)) => (input, output) = (Some(total), Some(0)),
+        _ => {}
     }
+    let usage = Usage {
+        input_tokens: input.unwrap_or(0),
+        cached_tokens: cached.unwrap_or(0),
+        output_tokens: output.unwrap_or(0),
+        reasoning_tokens: reasoning.unwrap_or(0),
+        images: 0,
+    };
+    let gaps = UsageGaps { input: input.is_none(), output: output.is_none() };
+    Reported { usage, gaps, note: Some(notes.0).filter(|note| !note.is_empty()) }
 }
 
 /// The tokens that a JSON value states, and whether it is a plain number.

@@ -15,7 +15,7 @@ use crate::domain::row::{Outcome, Response, RowError};
 use crate::domain::time::until;
 use crate::domain::usage::Usage;
 use crate::executor::lane::blame::Judged;
-use crate::executor::lane::call::RowSoFar;
+use crate::executor::lane::call::{Met, RowSoFar};
 use crate::executor::run::row::{REMEMBERED, WaitingRow};
 
 /// An attempt that failed. Its row has no body any more.
@@ -55,11 +55,12 @@ impl FailedAttempt {
     /// Decides what follows. `judged` is what the failure costs the row; `None` if it says nothing
     /// about row and lane.
     pub fn conclude(mut self, judged: Option<&Judged>) -> Made {
-        let row = &mut self.attempt.row;
-        row.so_far = judged.map_or(RowSoFar { tally: row.so_far.tally.and_try(), ..row.so_far }, |judged| judged.row);
+        let before = self.attempt.row.met.get();
+        let mut so_far = judged.map_or(RowSoFar { tally: before.tally.and_try(), ..before }, |judged| judged.row);
         if self.class == FailureClass::FileUnreachable {
-            row.so_far.tally = row.so_far.tally.and(Charge::FULL, self.class, mark_of(self.class, &self.message));
+            so_far.tally = so_far.tally.and(Charge::FULL, self.class, mark_of(self.class, &self.message));
         }
+        self.attempt.row.met = so_far.into();
         let at_least = judged.map(|judged| judged.at_least).unwrap_or_default();
         // The row was alone on its lane and has broken the connection again, so no other row can be
         // the cause.
@@ -73,7 +74,7 @@ impl FailedAttempt {
             // Another row may have been the cause each time. This row gets an attempt of its own
             // before it fails.
             Decision::GiveUp if self.class == FailureClass::Interrupted && !self.attempt.alone => {
-                self.attempt.row.so_far.tally = self.attempt.row.so_far.tally.suspected();
+                self.attempt.row.met = RowSoFar { tally: so_far.tally.suspected(), ..so_far }.into();
                 self.again(Instant::now())
             }
             Decision::GiveUp => self.elsewhere(proven),
@@ -89,18 +90,18 @@ impl FailedAttempt {
 
     fn decision(&self, at_least: Duration, is_hurried: bool) -> Decision {
         let Attempt { context, spec, row, .. } = &*self.attempt;
-        if row.so_far.is_used_up(&context.policy) {
+        let so_far = row.met.get();
+        if so_far.is_used_up(&context.policy) {
             return Decision::GiveUp;
         }
         let times = (context.clock.now(), spec.deadline());
-        let tally = row.so_far.tally;
-        let tally = if is_hurried { tally.hurried() } else { tally };
+        let tally = if is_hurried { so_far.tally.hurried() } else { so_far.tally };
         decide(self.class, tally, &context.policy, times, at_least, fastrand::f64())
     }
 
     fn has_tried_enough(&self) -> bool {
         let Attempt { context, row, .. } = &*self.attempt;
-        row.so_far.tally.tries >= context.policy.max_attempts && !matches!(self.class, FailureClass::RateLimited { .. })
+        row.met.tries() >= context.policy.max_attempts && !matches!(self.class, FailureClass::RateLimited { .. })
     }
 
     /// The next lane that may do better.
@@ -115,7 +116,7 @@ impl FailedAttempt {
             Some(other) => {
                 let (batch, reason) = (self.attempt.spec.id, self.class.code());
                 tracing::debug!(%batch, row = row.at.row.0, reason, "the row goes to another lane");
-                (self.attempt.row.route, self.attempt.row.so_far) = (other, RowSoFar::default());
+                (self.attempt.row.route, self.attempt.row.met) = (other, Met::default());
                 self.again(Instant::now())
             }
             None => self.give_up(),
@@ -155,7 +156,7 @@ impl FailedAttempt {
             0 | 1 => message.clone(),
             // Attempts that are not remembered one by one are only counted.
             attempts => {
-                let tries = usize::try_from(self.attempt.row.so_far.tally.tries).unwrap_or(usize::MAX).max(attempts);
+                let tries = usize::try_from(self.attempt.row.met.tries()).unwrap_or(usize::MAX).max(attempts);
                 format!("{message} (after {tries} attempts{alone})")
             }
         }

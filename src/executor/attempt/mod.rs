@@ -6,13 +6,14 @@ pub mod failed;
 mod file_room;
 pub mod recordings;
 
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
+use std::hash::{BuildHasher, Hash};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use rustc_hash::FxBuildHasher;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +21,7 @@ use self::attachments::{Attachments, Complete, Incomplete, Sent};
 use self::estimate::{AskedFor, filled};
 use self::failed::{FailedAttempt, mark_of};
 use self::recordings::{HeldRecording, Recordings};
-use super::lane::call::{CallFailure, CallFeedback, RowSoFar};
+use super::lane::call::{CallFailure, CallFeedback, Met};
 use super::lane::routes::RouteTable;
 use super::run::row::{HISTORY, PastAttempt, ReadyRow, WaitingRow};
 use crate::domain::batch::{BatchInput, BatchSpec};
@@ -136,20 +137,20 @@ impl Attempt {
     /// Makes the call and waits for nothing else: there are as many of these futures in memory as
     /// there are calls.
     async fn make(mut self: Box<Self>) -> (Result<Made, Box<FailedAttempt>>, Option<CallFeedback>) {
-        let abort = self.abort.clone();
-        if abort.is_cancelled() {
+        if self.abort.is_cancelled() {
             return (Ok(self.aborted()), None);
         }
         // What is waited for comes first: each look at a token takes a lock.
         let held = tokio::select! {
             biased;
-            held = self.files() => held,
-            () = abort.cancelled() => return (Ok(self.aborted()), None),
+            held = self.files() => Some(held),
+            () = self.abort.cancelled() => None,
         };
         let mut held = match held {
-            Ok(held) => held,
-            Err(Incomplete::Unreachable(message)) => return (Err(self.unreachable(message)), None),
-            Err(incomplete) => return (Ok(self.not_sent(incomplete)), None),
+            Some(Ok(held)) => held,
+            Some(Err(Incomplete::Unreachable(message))) => return (Err(self.unreachable(message)), None),
+            Some(Err(incomplete)) => return (Ok(self.not_sent(incomplete)), None),
+            None => return (Ok(self.aborted()), None),
         };
         let recording = held.recording.as_mut().map(|held| std::mem::take(&mut held.file));
         let recorded = recording.as_ref().map_or(0, |file| file.content.len() as u64);
@@ -158,16 +159,17 @@ impl Attempt {
         }
         let started_at = self.context.clock.now();
         let start = Instant::now();
-        let restarted = self.restarted.clone();
         let answer = tokio::select! {
             biased;
-            answer = self.provider.call(self.call(started_at, recording)) => answer,
-            () = abort.cancelled() => return (Ok(self.aborted()), None),
-            () = is_restarted(restarted.as_ref()) => Err(CallError::Interrupted { host: "the server".into(), reason: RESTARTED.into() }),
+            answer = self.provider.call(self.call(started_at, recording)) => Some(answer),
+            () = self.abort.cancelled() => None,
+            () = is_restarted(self.restarted.as_ref()) => Some(Err(CallError::Interrupted { host: "the server".into(), reason: RESTARTED.into() })),
         };
+        let Some(answer) = answer else { return (Ok(self.aborted()), None) };
+        let is_outdated = self.restarted.as_ref().is_some_and(CancellationToken::is_cancelled);
         let (made, lesson) = self.judge(answer, started_at, start.elapsed(), recorded);
         // That a server was restarted says nothing of how it is now, nor of the row.
-        (made, lesson.filter(|_| !restarted.is_some_and(|restarted| restarted.is_cancelled())))
+        (made, lesson.filter(|_| !is_outdated))
     }
 
     fn aborted(self) -> Made {
@@ -201,7 +203,7 @@ impl Attempt {
         match incomplete {
             Incomplete::NotHere { message, files } => match self.ways.accepting_files(self.row.route, &files) {
                 Some((other, at_once)) => {
-                    (self.row.route, self.row.so_far) = (other, RowSoFar::default());
+                    (self.row.route, self.row.met) = (other, Met::default());
                     self.not_yet(if at_once { Duration::ZERO } else { REQUEUE_DELAY })
                 }
                 None => self.not_sent(Incomplete::Unusable(message)),
@@ -261,7 +263,7 @@ impl Attempt {
                 let tokens = Some(usage.total_tokens()).filter(|tokens| *tokens > 0);
                 let work = tokens.map(|_| work_of(&usage));
                 let lesson =
-                    CallFeedback { failure: None, tokens, work, allowances, said: None, asked: self.asked(), row: self.row.so_far };
+                    CallFeedback { failure: None, tokens, work, allowances, said: None, asked: self.asked(), row: self.row.met.clone() };
                 (Ok(self.result(Outcome::Succeeded(response), usage, cost)), Some(lesson))
             }
             Verdict::Failed { class, message, last } => {
@@ -277,7 +279,7 @@ impl Attempt {
                     allowances,
                     said,
                     asked: self.asked(),
-                    row: self.row.so_far,
+                    row: self.row.met.clone(),
                 };
                 self.row.body = Bytes::new();
                 let message = told_to_others.unwrap_or(message);
@@ -305,7 +307,7 @@ impl Attempt {
             upstream_model: self.route().map_or_else(|| Arc::from(""), |route| route.upstream.clone()),
             body: self.row.body.clone(),
             key: self.key(),
-            attempt: self.row.so_far.tally.tries.saturating_add(1),
+            attempt: self.row.met.tries().saturating_add(1),
             recording,
             headers: self.spec.headers.clone(),
             // By the wall clock, like everything about the deadline.
@@ -347,13 +349,14 @@ fn work_of(usage: &Usage) -> u64 {
 }
 
 fn hash_of(value: &impl Hash) -> u64 {
-    BuildHasherDefault::<DefaultHasher>::default().hash_one(value)
+    FxBuildHasher.hash_one(value)
 }
 
 /// Hands a row's result to the store.
-pub(super) async fn record(store: &Store, packed: PackedRow) -> Ended {
+pub(super) fn record(store: &Store, packed: PackedRow) -> impl Future<Output = Ended> {
     let success = packed.is_success();
-    store.record(packed).await.map_or(Ended::StoreGone, |()| Ended::Recorded(success))
+    let handed = store.record(packed);
+    async move { handed.await.map_or(Ended::StoreGone, |()| Ended::Recorded(success)) }
 }
 
 fn pack(result: RowResult) -> Made {

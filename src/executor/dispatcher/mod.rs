@@ -15,10 +15,11 @@ mod pump;
 mod resolve;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -89,15 +90,15 @@ pub(super) struct Dispatcher {
     shared_rows: u64,
     /// The lane that is served first next time.
     first_lane: LaneIndex,
-    runs: HashMap<BatchId, Run>,
+    runs: FxHashMap<BatchId, Run>,
     busy: HashMap<BatchId, Busy>,
     /// Runs that have a place, and those that wait for a place.
     active: usize,
     queue: VecDeque<BatchId>,
     /// Runs that an event may have made idle or able to load.
-    touched: HashSet<BatchId>,
+    touched: FxHashSet<BatchId>,
     /// Runs whose last results are being made durable.
-    settling: HashSet<BatchId>,
+    settling: FxHashSet<BatchId>,
     /// When rows of runs are due, the earliest first. An entry is void unless its run names the
     /// same moment.
     alarms: BinaryHeap<Reverse<(Instant, BatchId)>>,
@@ -143,12 +144,12 @@ impl Dispatcher {
             sharing: SingleFlight::default(),
             shared_rows: 0,
             first_lane: 0,
-            runs: HashMap::new(),
+            runs: FxHashMap::default(),
             busy: HashMap::new(),
             active: 0,
             queue: VecDeque::new(),
-            touched: HashSet::new(),
-            settling: HashSet::new(),
+            touched: FxHashSet::default(),
+            settling: FxHashSet::default(),
             alarms: BinaryHeap::new(),
             avoided: Vec::new(),
             tasks: TaskTracker::new(),

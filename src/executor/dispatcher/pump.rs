@@ -266,7 +266,7 @@ impl Dispatcher {
             }
             let Some(lane) = self.lanes.get(index) else { return false };
             lane.fair.charge(batch, cost, more);
-            if row.so_far.is_suspect_on(index) {
+            if row.met.is_suspect_on(index) {
                 lane.quarantined.push_back((batch, row));
                 continue;
             }

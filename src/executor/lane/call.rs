@@ -39,7 +39,7 @@ pub struct CallFeedback {
     /// Stands for the model and the endpoint that were asked.
     pub asked: u64,
     /// What the row had met on the lane before.
-    pub row: RowSoFar,
+    pub row: Met,
 }
 
 /// A call that failed.
@@ -99,6 +99,34 @@ pub struct RowSoFar {
     pub open: Option<OpenFailure>,
     pub doubts: Doubts,
     pub place: Place,
+}
+
+/// [`RowSoFar`] in eight bytes for the rows that have met nothing, as nearly all have: it moves with
+/// each row from place to place.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Met(Option<Box<RowSoFar>>);
+
+impl Met {
+    /// What the row has met.
+    pub fn get(&self) -> RowSoFar {
+        self.0.as_deref().copied().unwrap_or_default()
+    }
+
+    /// Tries of the row so far.
+    pub fn tries(&self) -> u32 {
+        self.0.as_ref().map_or(0, |row| row.tally.tries)
+    }
+
+    /// Whether the row may be what breaks the connections of this lane.
+    pub fn is_suspect_on(&self, lane: LaneIndex) -> bool {
+        self.0.as_ref().is_some_and(|row| row.is_suspect_on(lane))
+    }
+}
+
+impl From<RowSoFar> for Met {
+    fn from(row: RowSoFar) -> Self {
+        Self((row != RowSoFar::default()).then(|| Box::new(row)))
+    }
 }
 
 /// A server of a lane. Small, because each waiting row has one.

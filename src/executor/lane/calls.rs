@@ -94,10 +94,10 @@ impl Lanes {
         pool.in_flight_gauge.end(now, sent.tokens, lesson.as_ref().and_then(|lesson| lesson.tokens));
         // The outcome of a call under an earlier key says nothing about the current one.
         let lesson = lesson.filter(|_| pool.epoch == sent.epoch);
-        let lesson = lesson.map(|lesson| CallFeedback { row: at_server(lane, lesson.row, place), ..lesson });
+        let row = at_server(lane, lesson.as_ref().map(|lesson| lesson.row.get()).unwrap_or_default(), place);
         let member = lane.members.get_mut(sent.member)?;
         let (was_down, was_held) = (member.flow.is_down(), member.flow.denials().hold().is_some());
-        let judged = member.flow.end(now, sent, lesson.as_ref(), pool.is_up());
+        let judged = member.flow.end(now, sent, lesson.as_ref(), &row, pool.is_up());
         if lesson.as_ref().is_some_and(CallFeedback::is_answer) {
             lane.successes = lane.successes.wrapping_add(1);
         }

@@ -139,9 +139,9 @@ impl FlowControl {
     }
 
     /// Ends a call; `lesson` is `None` if its end says nothing about the lane. Returns what the
-    /// failure costs the row, and how the circuit has changed. `is_up` says whether nothing else
-    /// shows that the provider is down.
-    pub fn end(&mut self, now: Instant, sent: &CallTicket, lesson: Option<&CallFeedback>, is_up: bool) -> Judged {
+    /// failure costs the row, which has met `row` on this server before, and how the circuit has
+    /// changed. `is_up` says whether nothing else shows that the provider is down.
+    pub fn end(&mut self, now: Instant, sent: &CallTicket, lesson: Option<&CallFeedback>, row: &RowSoFar, is_up: bool) -> Judged {
         // Calls that end together are still in flight together, however they are counted down.
         let full = self.full.filter(|(at, _)| *at >= sent.at).map_or(0, |(_, calls)| calls);
         let in_flight = self.in_flight_gauge.in_flight.max(sent.in_flight).max(full);
@@ -156,17 +156,17 @@ impl FlowControl {
         }
         match lesson.failure {
             Some(failure) if !lesson.is_answer() => match failure.class {
-                FailureClass::Denied { denial, .. } => self.denied(now, sent, denial, lesson),
-                _ => self.failed(now, sent, failure, lesson, is_up),
+                FailureClass::Denied { denial, .. } => self.denied(now, sent, denial, lesson, row),
+                _ => self.failed(now, sent, failure, lesson, row, is_up),
             },
-            Some(_) | None => self.succeeded(now, in_flight, sent, lesson),
+            Some(_) | None => self.succeeded(now, in_flight, sent, lesson, row),
         }
     }
 
     /// Takes a denial. It holds the lane, unless other calls show that it is the row's own.
-    fn denied(&mut self, now: Instant, sent: &CallTicket, denial: Denial, lesson: &CallFeedback) -> Judged {
+    fn denied(&mut self, now: Instant, sent: &CallTicket, denial: Denial, lesson: &CallFeedback, row: &RowSoFar) -> Judged {
         let Some(failure) = lesson.failure else { return Judged::default() };
-        let (judged, is_own) = self.blame.on_denied(now, sent, denial, failure, lesson);
+        let (judged, is_own) = self.blame.on_denied(now, sent, denial, failure, (row, lesson.asked));
         if is_own {
             self.denials.on_nothing(now, sent.at, PROBE_EVERY);
         } else {
@@ -187,7 +187,7 @@ impl FlowControl {
         }
     }
 
-    fn succeeded(&mut self, now: Instant, in_flight: u32, sent: &CallTicket, lesson: &CallFeedback) -> Judged {
+    fn succeeded(&mut self, now: Instant, in_flight: u32, sent: &CallTicket, lesson: &CallFeedback, row: &RowSoFar) -> Judged {
         self.ended.count(now);
         self.refused = None;
         if self.pause.on_accepted(now, sent.at) {
@@ -211,12 +211,20 @@ impl FlowControl {
             }
         }
         let beside = self.in_flight_gauge.in_flight + 1;
-        let judged = self.blame.on_success(now, sent, beside, &lesson.row, lesson.asked);
+        let judged = self.blame.on_success(now, sent, beside, row, lesson.asked);
         let circuit = if self.denials.on_success() { CircuitChange::Recovered } else { judged.circuit };
         Judged { circuit, ..judged }
     }
 
-    fn failed(&mut self, now: Instant, sent: &CallTicket, failure: CallFailure, lesson: &CallFeedback, is_up: bool) -> Judged {
+    fn failed(
+        &mut self,
+        now: Instant,
+        sent: &CallTicket,
+        failure: CallFailure,
+        lesson: &CallFeedback,
+        row: &RowSoFar,
+        is_up: bool,
+    ) -> Judged {
         let wait = failure.class.retry_after().map(|wait| wait.min(LONGEST_WAIT));
         if self.pause.until().is_none_or(|until| until <= now) {
             self.paused_since = Some(now);
@@ -236,7 +244,7 @@ impl FlowControl {
         }
         self.denials.on_nothing(now, sent.at, PROBE_EVERY);
         self.last_said.clone_from(&lesson.said);
-        let judged = self.blame.on_failure(now, sent, failure, &lesson.row, Signs { is_up, latency: self.latency });
+        let judged = self.blame.on_failure(now, sent, failure, row, Signs { is_up, latency: self.latency });
         if let Some(since) = self.blame.breaker().failing_since() {
             self.on_unwell(since);
         }
@@ -360,7 +368,7 @@ mod tests {
         let call = |flow: &mut FlowControl, now: Instant, failure: Option<CallFailure>| {
             let sent = flow.start(now, 1, 0);
             let lesson = CallFeedback { failure, ..CallFeedback::default() };
-            flow.end(now + Duration::from_millis(50), &sent, Some(&lesson), false);
+            flow.end(now + Duration::from_millis(50), &sent, Some(&lesson), &RowSoFar::default(), false);
         };
         while now < start + Duration::from_secs(100) {
             call(&mut flow, now, None);

@@ -234,7 +234,7 @@ impl ProviderState {
         self.last_probe = Some((now, matches!(answer, Ok(..500))));
         let failure = answer.err();
         // Its connection may be one from before: calls may still not reach the provider.
-        self.note_reach(failure.as_ref().map(|(class, said)| (*class, said)), now, asked, at, CircuitBreaker::on_sign_of_life)
+        self.note_reach(failure.as_ref().map(|(class, said)| (*class, Some(said))), now, asked, at, CircuitBreaker::on_sign_of_life)
     }
 
     /// The breaker that tracks whether the provider is reachable.
@@ -257,15 +257,14 @@ impl ProviderState {
                 if !self.is_doubted {
                     self.last_probe = None;
                 }
-                let said = lesson.said.clone().unwrap_or_default();
-                self.note_reach(failure.map(|class| (class, &said)), now, sent, at, CircuitBreaker::on_success)
+                self.note_reach(failure.map(|class| (class, lesson.said.as_ref())), now, sent, at, CircuitBreaker::on_success)
             }
         }
     }
 
     fn note_reach(
         &mut self,
-        failure: Option<(FailureClass, &Arc<str>)>,
+        failure: Option<(FailureClass, Option<&Arc<str>>)>,
         now: Instant,
         sent: Instant,
         at: Timestamp,
@@ -274,7 +273,7 @@ impl ProviderState {
         let provider = &self.connection.id;
         let change = match failure {
             Some((FailureClass::Connect, said)) => {
-                self.failure = Some(said.clone());
+                self.failure = Some(said.cloned().unwrap_or_default());
                 self.reach.on_failure(now, sent)
             }
             failure => {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 
 use super::member::Member;
@@ -165,7 +166,7 @@ pub type SharedLaneStatuses = Arc<ArcSwap<LaneStatuses>>;
 pub(in crate::executor) fn publish(
     wall: &SharedLaneStatuses,
     lanes: &Lanes,
-    runs: &HashMap<BatchId, Run>,
+    runs: &FxHashMap<BatchId, Run>,
     clock: &Clock,
     Whole { draining, shared_rows, disk_is_full, moments }: Whole,
 ) {

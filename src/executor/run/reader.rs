@@ -19,7 +19,7 @@ use crate::domain::row::{Outcome, RowError};
 use crate::domain::time::Clock;
 use crate::domain::vocabulary::Operation;
 use crate::executor::dedup::answer_cache::AnswerCache;
-use crate::executor::lane::call::RowSoFar;
+use crate::executor::lane::call::Met;
 use crate::executor::lane::routes::RouteTable;
 use crate::executor::run::row::unanswered;
 use crate::store::error::StoreError;
@@ -255,8 +255,8 @@ impl Source {
         let (form, body) = self.request(row, way);
         let opening = way.by_prefix.then(|| Opening::of(&body));
         let asked = self.shared.map(|shared| shared.ask(way, form, &body));
-        let (history, so_far, last) = (Vec::new(), RowSoFar::default(), None);
-        Some(ReadyRow { at, route, custom_id, operation, form, body, opening, asked, history, so_far, last })
+        let (history, met, last) = (Vec::new(), Met::default(), None);
+        Some(ReadyRow { at, route, custom_id, operation, form, body, opening, asked, history, met, last })
     }
 
     /// Puts a row into the window, unless the answer to its request is stored already. Returns

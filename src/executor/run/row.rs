@@ -17,7 +17,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 use crate::domain::vocabulary::Operation;
 use crate::executor::dedup::key::DedupKey;
-use crate::executor::lane::call::RowSoFar;
+use crate::executor::lane::call::Met;
 
 /// The most bytes of a response that are remembered between attempts. A larger response would make
 /// waiting rows expensive; the row then ends with the response of its last attempt or with none.
@@ -77,7 +77,8 @@ pub struct ReadyRow {
     /// The row's request, where equal requests share an answer.
     pub asked: Option<DedupKey>,
     pub history: Vec<PastAttempt>,
-    pub so_far: RowSoFar,
+    /// What the row has met on its lane so far.
+    pub met: Met,
     /// The response of the last failed attempt.
     pub last: Option<Response>,
 }
@@ -106,8 +107,8 @@ impl ReadyRow {
 
     /// The row without its body, for a retry at `due`.
     pub fn wait_until(self, due: Instant) -> WaitingRow {
-        let Self { at, route, history, so_far, last, .. } = self;
-        WaitingRow { at, route, due, history, so_far, last }
+        let Self { at, route, history, met, last, .. } = self;
+        WaitingRow { at, route, due, history, met, last }
     }
 }
 
@@ -119,7 +120,8 @@ pub struct WaitingRow {
     pub route: u16,
     pub due: Instant,
     pub history: Vec<PastAttempt>,
-    pub so_far: RowSoFar,
+    /// What the row has met on its lane so far.
+    pub met: Met,
     pub last: Option<Response>,
 }
 
@@ -127,7 +129,7 @@ impl WaitingRow {
     /// Adds what is known of earlier attempts to the freshly read row.
     pub fn resume(self, mut ready: ReadyRow) -> ReadyRow {
         ready.history = self.history;
-        ready.so_far = self.so_far;
+        ready.met = self.met;
         ready.last = self.last;
         ready
     }

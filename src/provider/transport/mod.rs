@@ -180,11 +180,16 @@ impl Transport {
             let first_byte = Limit::from_now("begin its answer", self.timeouts.first_byte);
             let limit = if first_byte.at < total.at { first_byte } else { total };
             let mut timer = pin!(sleep_until(limit.at));
-            let head = within(limit.at, timer.as_mut(), link.send(request, &self.host_header));
-            match head.await.ok_or_else(|| limit.passed(&self.host))? {
+            let head = {
+                let sent = pin!(link.send(request, &self.host_header));
+                within(limit.at, timer.as_mut(), sent).await.ok_or_else(|| limit.passed(&self.host))?
+            };
+            match head {
                 Ok(head) => {
-                    let body = within(total.at, timer, self.read(&mut link, &head));
-                    let body = body.await.ok_or_else(|| total.passed(&self.host))??;
+                    let body = {
+                        let read = pin!(self.read(&mut link, &head));
+                        within(total.at, timer, read).await.ok_or_else(|| total.passed(&self.host))??
+                    };
                     self.pool.put(link);
                     return Ok(Received { status: head.status, headers: head.headers, body });
                 }
@@ -293,10 +298,10 @@ impl Transport {
 }
 
 /// The outcome of `work`, or `None` if it is not ready at `end`. `timer` may fire earlier; it is
-/// reset only then, because most work is done long before any limit.
-async fn within<T>(end: Instant, mut timer: Pin<&mut Sleep>, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = pin!(work);
-    poll_fn(|cx| {
+/// reset only then, because most work is done long before any limit. The work is pinned by the
+/// caller: a future that takes another by value has room for it twice.
+fn within<T>(end: Instant, mut timer: Pin<&mut Sleep>, mut work: Pin<&mut impl Future<Output = T>>) -> impl Future<Output = Option<T>> {
+    poll_fn(move |cx| {
         if let Poll::Ready(outcome) = work.as_mut().poll(cx) {
             return Poll::Ready(Some(outcome));
         }
@@ -308,7 +313,6 @@ async fn within<T>(end: Instant, mut timer: Pin<&mut Sleep>, work: impl Future<O
         }
         Poll::Pending
     })
-    .await
 }
 
 /// Host and port of a URL, without the name and password that it may carry.

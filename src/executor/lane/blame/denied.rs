@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use super::{APART_AGAIN, Blame, Judged};
 use crate::domain::provider::denial::Denial;
 use crate::domain::row::retry::Charge;
-use crate::executor::lane::call::{CallFailure, CallFeedback, CallTicket, OpenFailure, RowSoFar};
+use crate::executor::lane::call::{CallFailure, CallTicket, OpenFailure, RowSoFar};
 
 impl Blame {
     /// Judges a denial, and whether it is the row's own instead of the lane's.
@@ -21,9 +21,8 @@ impl Blame {
         sent: &CallTicket,
         denial: Denial,
         failure: CallFailure,
-        lesson: &CallFeedback,
+        (row, asked): (&RowSoFar, u64),
     ) -> (Judged, bool) {
-        let row = &lesson.row;
         self.breaker.on_abandoned(sent.at);
         let tally = self.settle(row).and_try();
         let was_well = self.was_well(sent.at, self.outages);
@@ -32,7 +31,7 @@ impl Blame {
             Denial::Credit | Denial::Account => (false, false),
             Denial::Model if !self.is_shared => (was_well, false),
             // The server had it before: a restart, or what stands before it.
-            Denial::Model | Denial::Path if self.has.contains(&lesson.asked) => (was_well || has_met, false),
+            Denial::Model | Denial::Path if self.has.contains(&asked) => (was_well || has_met, false),
             Denial::Model | Denial::Path => (self.successes > 0, true),
             Denial::Key => (was_well, false),
             Denial::Access => (was_well || has_met || self.known.contains(&failure.mark), has_met),
