@@ -13,6 +13,7 @@ use super::{Attachment, InputTokens, Item, Output, media};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::format::wire::WireFormat;
 use crate::domain::format::{Form, forms};
+use crate::domain::row::output_limits::OutputLimits;
 use crate::domain::vocabulary::Modality;
 use crate::quote::file_estimate::ASSUMED_OUTPUT_TOKENS;
 use crate::quote::media::IMAGE_HIGH;
@@ -23,9 +24,6 @@ const PER_MESSAGE: u64 = 3;
 /// Tokens of an image of low detail, and of an image of 1024 by 1024 pixels of high detail, by
 /// OpenAI's rule for GPT-4o. The size of an image is unknown until it is fetched.
 const IMAGE_LOW: u64 = 85;
-
-/// The most answers to one item that an estimate counts.
-const MAX_ANSWERS: u64 = 128;
 
 /// Why no provider could answer an item: the place below its input, and what would be correct.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,11 +77,11 @@ pub struct Content<'a> {
 }
 
 impl<'a> Content<'a> {
-    /// Reads the input of an item that asks in this form.
+    /// Reads the input of an item that asks in this form and states these limits.
     ///
     /// # Errors
     /// When no provider could answer the item.
-    pub fn read(asked: Endpoint, input: &'a Map<String, Value>) -> Result<Self, Misread> {
+    pub fn read(asked: Endpoint, input: &'a Map<String, Value>, limits: OutputLimits) -> Result<Self, Misread> {
         let mut content = Self {
             formats: forms(asked, input),
             texts: Vec::new(),
@@ -97,7 +95,7 @@ impl<'a> Content<'a> {
         };
         match asked {
             Endpoint::Embeddings => content.embeddings(input)?,
-            _ => content.conversation(asked, input)?,
+            _ => content.conversation(asked, input, limits)?,
         }
         Ok(content)
     }
@@ -123,7 +121,7 @@ impl<'a> Content<'a> {
         Ok(())
     }
 
-    fn conversation(&mut self, asked: Endpoint, input: &'a Map<String, Value>) -> Result<(), Misread> {
+    fn conversation(&mut self, asked: Endpoint, input: &'a Map<String, Value>, limits: OutputLimits) -> Result<(), Misread> {
         let wrong = Misread { member: "", message: "must have `messages`, an array of messages, or `input`, a text or such an array" };
         self.frame = PER_MESSAGE;
         match input.get(if asked == Endpoint::Responses { "input" } else { "messages" }) {
@@ -141,7 +139,7 @@ impl<'a> Content<'a> {
                 self.strings(value);
             }
         }
-        self.read_output(input);
+        self.limit_output(limits);
         Ok(())
     }
 
@@ -249,10 +247,7 @@ impl<'a> Content<'a> {
         }
     }
 
-    fn read_output(&mut self, input: &Map<String, Value>) {
-        let number = |name: &str| input.get(name).and_then(Value::as_u64);
-        let limit = ["max_completion_tokens", "max_output_tokens", "max_tokens"].into_iter().find_map(number);
-        let answers = number("n").unwrap_or(1).clamp(1, MAX_ANSWERS);
+    fn limit_output(&mut self, OutputLimits { tokens: limit, answers }: OutputLimits) {
         self.output = Output { tokens: limit.unwrap_or(ASSUMED_OUTPUT_TOKENS).saturating_mul(answers), answers, limit };
         self.basis = if limit.is_some() { OutputBasis::Limit } else { OutputBasis::Assumed };
     }
@@ -316,12 +311,14 @@ fn of_files(files: &[Attachment]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::row::output_limits::Holder;
     use proptest::prelude::*;
     use serde_json::json;
 
     fn item(asked: Endpoint, input: Value) -> Result<(Item, OutputBasis), Misread> {
         let Value::Object(input) = input else { panic!("an object") };
-        let content = Content::read(asked, &input)?;
+        let limits = OutputLimits::of(&input, Holder::Body).unwrap_or_default();
+        let content = Content::read(asked, &input, limits)?;
         let basis = content.basis;
         Ok((content.into_item(Vec::new(), &[Tokenizer::O200k], &mut BTreeMap::new()), basis))
     }

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::io::{self, BufRead};
 
 use rust_decimal::Decimal;
-use serde::Deserialize;
 
 use crate::catalog::{Route, Snapshot};
 use crate::domain::batch::plan::MAX_MODELS;
@@ -15,6 +14,7 @@ use crate::domain::endpoint::{Endpoint, RowEndpoint};
 use crate::domain::money::{PriceSheet, Usd};
 use crate::domain::row::lines::{Line, Lines};
 use crate::domain::row::openai::{RowRequest, endpoint_of, parse_line};
+use crate::domain::row::output_limits::OutputLimits;
 use crate::domain::usage::Usage;
 
 /// Bytes of a body that make one input token.
@@ -25,8 +25,6 @@ pub const ASSUMED_OUTPUT_TOKENS: u64 = 256;
 pub const ASSUMED_IMAGE_TOKENS: u64 = 1056;
 /// The most numbers of unusable lines that are kept.
 const MAX_LINE_NUMBERS: usize = 10;
-/// The most choices or images of one request that an estimate counts.
-const MAX_CHOICES: u64 = 128;
 
 /// How the numbers came about, in one sentence for the reader of the estimate.
 pub const BASIS: &str = "input tokens are the bytes of each body divided by 4; output tokens are the limit that the request states, \
@@ -129,7 +127,7 @@ impl<'a> Sums<'a> {
     fn add(&mut self, endpoint: Endpoint, row: &RowRequest<'_>) -> Result<(), EstimateError> {
         let place = self.place(&row.model, endpoint)?;
         let model = &mut self.estimate.models[place];
-        let output = expected_output(endpoint, row.body);
+        let output = expected_output(row);
         self.estimate.rows += 1;
         model.rows += 1;
         model.input_tokens = model.input_tokens.saturating_add((row.body.len() as u64).div_ceil(BYTES_PER_TOKEN));
@@ -198,29 +196,15 @@ struct ExpectedOutput {
     assumed: bool,
 }
 
-fn expected_output(endpoint: Endpoint, body: &str) -> ExpectedOutput {
-    /// Anything but a number counts as absent; the provider decides whether it is an error.
-    #[derive(Default, Deserialize)]
-    struct Stated {
-        #[serde(default)]
-        max_tokens: serde_json::Value,
-        #[serde(default)]
-        max_completion_tokens: serde_json::Value,
-        #[serde(default)]
-        max_output_tokens: serde_json::Value,
-        #[serde(default)]
-        n: serde_json::Value,
-    }
-    let stated: Stated = serde_json::from_str(body).unwrap_or_default();
-    let choices = stated.n.as_u64().unwrap_or(1).clamp(1, MAX_CHOICES);
-    match endpoint {
+fn expected_output(row: &RowRequest<'_>) -> ExpectedOutput {
+    let OutputLimits { tokens: limit, answers } = row.limits;
+    match row.endpoint {
         Endpoint::Responses | Endpoint::ChatCompletions | Endpoint::Messages | Endpoint::Completions => {
-            let limit = [&stated.max_completion_tokens, &stated.max_output_tokens, &stated.max_tokens].into_iter().find_map(|v| v.as_u64());
-            let tokens = limit.unwrap_or(ASSUMED_OUTPUT_TOKENS).saturating_mul(choices);
+            let tokens = limit.unwrap_or(ASSUMED_OUTPUT_TOKENS).saturating_mul(answers);
             ExpectedOutput { tokens, images: 0, assumed: limit.is_none() }
         }
         Endpoint::ImagesGenerations | Endpoint::ImagesEdits => {
-            ExpectedOutput { tokens: ASSUMED_IMAGE_TOKENS * choices, images: choices, assumed: true }
+            ExpectedOutput { tokens: ASSUMED_IMAGE_TOKENS.saturating_mul(answers), images: answers, assumed: true }
         }
         Endpoint::Embeddings
         | Endpoint::Moderations
@@ -256,7 +240,7 @@ mod tests {
         let chat = "/v1/chat/completions";
         let text = [
             row(chat, &format!("{{\"model\":\"gpt-4o-mini\",\"max_tokens\":100,\"pad\":\"{}\"}}", "x".repeat(354))),
-            row(chat, "{\"model\":\"gpt-4o-mini\",\"max_tokens\":\"many\",\"n\":2}"),
+            row(chat, "{\"model\":\"gpt-4o-mini\",\"max_tokens\":null,\"n\":2}"),
             row(chat, "{\"model\":\"gpt-4p-mini\"}"),
             "\n  \nnot json\n".into(),
             row("/v1/responses", "{\"model\":\"gpt-4o\",\"max_output_tokens\":10}"),

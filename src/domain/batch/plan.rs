@@ -250,6 +250,7 @@ fn spread(index: RowIndex) -> u64 {
 mod tests {
     use super::*;
     use crate::domain::row::openai::ModelName;
+    use crate::domain::row::output_limits::OutputLimits;
 
     fn planned(requested: &str, operation: Operation, weight: u32, most_input: Option<u64>) -> PlannedModel {
         let lane = PlannedLane { model: "m".into(), provider: "p".into(), upstream: "u".into(), price: PriceSheet::default() };
@@ -281,7 +282,15 @@ mod tests {
 
     fn row<'a>(model: &'a str, operation: Operation, body: &'a str) -> RowRequest<'a> {
         let name = ModelName::Absent;
-        RowRequest { custom_id: "a".into(), model: model.into(), endpoint: Endpoint::Responses, operation: Some(operation), body, name }
+        RowRequest {
+            custom_id: "a".into(),
+            model: model.into(),
+            endpoint: Endpoint::Responses,
+            operation: Some(operation),
+            body,
+            name,
+            limits: OutputLimits::default(),
+        }
     }
 
     #[test]

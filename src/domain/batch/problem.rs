@@ -61,6 +61,7 @@ problem_codes! {
     InputDamaged = "input_damaged",
     InvalidOperation = "unsupported_operation",
     InvalidInput = "invalid_input",
+    InvalidLimit = "invalid_limit",
     NotQuoted = "model_not_quoted",
     InsufficientCredits = "insufficient_credits",
     PriceCeiling = "price_ceiling",

@@ -19,6 +19,7 @@ use super::openai::{
 };
 use crate::domain::batch::problem::ProblemCode;
 use crate::domain::endpoint::Endpoint;
+use crate::domain::row::output_limits::{Holder, OutputLimits, WrittenLimits};
 use crate::domain::vocabulary::Operation;
 
 /// The most models that one item may name.
@@ -71,6 +72,24 @@ struct RawInput<'a> {
     messages: Option<&'a RawValue>,
     #[serde(borrow, default)]
     input: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    max_tokens: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    max_completion_tokens: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    max_output_tokens: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    n_predict: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    n: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    best_of: Option<&'a RawValue>,
+}
+
+impl<'a> RawInput<'a> {
+    fn limits(&self) -> WrittenLimits<'a> {
+        [self.max_tokens, self.max_completion_tokens, self.max_output_tokens, self.n_predict, self.n, self.best_of]
+    }
 }
 
 /// A member as written, null included.
@@ -99,8 +118,11 @@ pub fn parse_item<'a>(text: &'a [u8], defaults: &'a Defaults) -> Result<RowReque
     let operation = operation(&raw, defaults).map_err(&mut keep).ok();
     let input = input(&raw).map_err(&mut keep).ok();
     let model = models(&raw, input.as_ref(), defaults).map_err(&mut keep).ok();
+    let mut limits = OutputLimits::default();
     if let Some(input) = &input {
         check_stream(input.members.stream, "input.stream").unwrap_or_else(&mut keep);
+        let stated = OutputLimits::read(input.members.limits(), input.holder());
+        limits = stated.map_err(|faults| faults.into_iter().for_each(&mut keep)).unwrap_or_default();
     }
     let endpoint = match (operation, &input) {
         (Some(operation), Some(input)) => endpoint(operation, input.asks(), url(&raw)).map_err(&mut keep).ok(),
@@ -109,7 +131,7 @@ pub fn parse_item<'a>(text: &'a [u8], defaults: &'a Defaults) -> Result<RowReque
     match (custom_id, operation, input, model, endpoint) {
         (Some(custom_id), Some(operation), Some(input), Some(model), Some(endpoint)) if faults.is_empty() => {
             let name = input.model_name();
-            Ok(RowRequest { custom_id, model, endpoint, operation: Some(operation), body: input.text, name })
+            Ok(RowRequest { custom_id, model, endpoint, operation: Some(operation), body: input.text, name, limits })
         }
         (_, _, _, _, _) => Err(faults),
     }
@@ -121,6 +143,7 @@ pub struct Parsed<'a> {
     pub operation: Operation,
     pub endpoint: Endpoint,
     pub model: &'a str,
+    pub limits: OutputLimits,
 }
 
 /// Checks an item whose parts were read before, as [`parse_item`] will check the `line` made of
@@ -139,6 +162,8 @@ pub fn check_parsed<'a>(id: &str, url: Endpoint, body: &'a Map<String, Value>, l
     if !matches!(body.get("stream"), None | Some(Value::Null | Value::Bool(false))) {
         keep(streams("input.stream"));
     }
+    let limits = OutputLimits::of(body, Holder::Body);
+    let limits = limits.map_err(|faults| faults.into_iter().for_each(&mut keep)).unwrap_or_default();
     let model = body.get("model").and_then(Value::as_str).filter(|name| is_name(name));
     if model.is_none() {
         keep(no_model());
@@ -148,7 +173,7 @@ pub fn check_parsed<'a>(id: &str, url: Endpoint, body: &'a Map<String, Value>, l
     let asks = Asks { field: "body", messages: is_there("messages"), input: is_there("input") };
     let endpoint = endpoint(operation, asks, Some(url)).map_err(&mut keep).ok();
     match (model, endpoint) {
-        (Some(model), Some(endpoint)) if faults.is_empty() => Ok(Parsed { operation, endpoint, model }),
+        (Some(model), Some(endpoint)) if faults.is_empty() => Ok(Parsed { operation, endpoint, model, limits }),
         (_, _) => Err(faults),
     }
 }
@@ -187,6 +212,10 @@ struct Input<'a> {
 }
 
 impl Input<'_> {
+    fn holder(&self) -> Holder {
+        if self.field == "body" { Holder::Body } else { Holder::Input }
+    }
+
     fn asks(&self) -> Asks {
         let is_there = |value: Option<&RawValue>| value.is_some_and(|value| value.get() != "null");
         Asks { field: self.field, messages: is_there(self.members.messages), input: is_there(self.members.input) }

@@ -6,6 +6,7 @@ pub mod line_ends;
 pub mod lines;
 pub mod openai;
 pub mod output;
+pub mod output_limits;
 pub mod prefix;
 pub mod priority;
 pub mod retry;

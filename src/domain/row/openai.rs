@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use crate::domain::batch::problem::{Problem, ProblemCode};
 use crate::domain::endpoint::{Endpoint, RowEndpoint};
 use crate::domain::row::audio::Recording;
+use crate::domain::row::output_limits::{Holder, OutputLimits, WrittenLimits};
 use crate::domain::row::shape;
 use crate::domain::vocabulary::Operation;
 
@@ -37,6 +38,7 @@ pub struct RowRequest<'a> {
     pub body: &'a str,
     /// Where the body names the model.
     pub name: ModelName,
+    pub limits: OutputLimits,
 }
 
 /// Separates the names of several models that may all serve a row.
@@ -107,6 +109,24 @@ struct RawBody<'a> {
     model: Option<&'a RawValue>,
     #[serde(borrow, default)]
     stream: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    max_tokens: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    max_completion_tokens: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    max_output_tokens: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    n_predict: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    n: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    best_of: Option<&'a RawValue>,
+}
+
+impl<'a> RawBody<'a> {
+    fn limits(&self) -> WrittenLimits<'a> {
+        [self.max_tokens, self.max_completion_tokens, self.max_output_tokens, self.n_predict, self.n, self.best_of]
+    }
 }
 
 /// Parses one line without its line break.
@@ -133,7 +153,9 @@ pub fn parse_line(line: &[u8], endpoint: RowEndpoint) -> Result<RowRequest<'_>, 
             if endpoint.is_some_and(Endpoint::takes_audio) {
                 Recording::of(body).map_or_else(&mut keep, drop);
             }
-            check_model(fields.model).map_err(&mut keep).ok().map(|model| (body, model, fields.model))
+            let limits = OutputLimits::read(fields.limits(), Holder::Body);
+            let limits = limits.map_err(|faults| faults.into_iter().for_each(&mut keep)).unwrap_or_default();
+            check_model(fields.model).map_err(&mut keep).ok().map(|model| (body, model, fields.model, limits))
         }
         Err(fault) => {
             keep(fault);
@@ -141,11 +163,11 @@ pub fn parse_line(line: &[u8], endpoint: RowEndpoint) -> Result<RowRequest<'_>, 
         }
     };
     match (custom_id, endpoint, body) {
-        (Some(custom_id), Some(endpoint), Some((body, model, Some(raw_model)))) if faults.is_empty() => {
+        (Some(custom_id), Some(endpoint), Some((body, model, Some(raw_model), limits))) if faults.is_empty() => {
             // `raw_model` borrows from `body`, so its address gives its place in it.
             let start = raw_model.get().as_ptr() as usize - body.as_ptr() as usize;
             let name = ModelName::At(start..start + raw_model.get().len());
-            Ok(RowRequest { custom_id, model, endpoint, operation: None, body, name })
+            Ok(RowRequest { custom_id, model, endpoint, operation: None, body, name, limits })
         }
         (_, _, _) => Err(faults),
     }
@@ -323,7 +345,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const GOOD: &str = r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","n":1.0}}"#;
+    const GOOD: &str = r#"{"custom_id":"a","method":"POST","url":"/v1/chat/completions","body":{"model":"m","x":1.0}}"#;
 
     const CHAT: RowEndpoint = RowEndpoint::One(Endpoint::ChatCompletions);
 
@@ -364,7 +386,7 @@ mod tests {
             GOOD.replace("/v1/chat", "/chat"),
             GOOD.replace("/v1/chat", "https://api.openai.com/v1/chat"),
             GOOD.replace("/v1/chat/completions", &format!("/v1/embeddings/{long}")),
-            GOOD.replace("{\"model\":\"m\",\"n\":1.0}", "[]"),
+            GOOD.replace("{\"model\":\"m\",\"x\":1.0}", "[]"),
             GOOD.replace("\"m\"", "null"),
             GOOD.replace("\"m\"", "[]"),
             GOOD.replace("1.0", "1,\"stream\":true"),
@@ -403,7 +425,7 @@ mod tests {
             let row = parse_line(line.as_bytes(), CHAT).unwrap();
             let sent: serde_json::Value = serde_json::from_slice(&row.body_for(&upstream)).unwrap();
             prop_assert_eq!(&sent["model"], &upstream);
-            prop_assert_eq!(&sent["n"], 1.0);
+            prop_assert_eq!(&sent["x"], 1.0);
         }
     }
 }

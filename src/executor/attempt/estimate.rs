@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::domain::format::wire::WireFormat;
 use crate::domain::money::PriceSheet;
+use crate::domain::row::output_limits::OutputLimits;
 use crate::domain::usage::Usage;
 use crate::domain::usage::reported::UsageGaps;
 use crate::quote::{Content, media};
@@ -42,7 +43,7 @@ pub fn filled(mut usage: Usage, gaps: UsageGaps, price: &PriceSheet, asked: Aske
 
 fn input_tokens(format: WireFormat, asked: &[u8]) -> u64 {
     let Ok(asked) = serde_json::from_slice::<Map<String, Value>>(asked) else { return 0 };
-    match Content::read(format.endpoint(), &asked) {
+    match Content::read(format.endpoint(), &asked, OutputLimits::default()) {
         Ok(content) => content.measured(&[], BYTES_PER_TOKEN),
         // The older completions have their text here.
         Err(_) => tokens(["prompt", "input"].iter().filter_map(|name| asked.get(*name)).map(texts).sum()),

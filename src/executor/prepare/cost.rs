@@ -72,7 +72,7 @@ pub type FindFile<'a> = &'a dyn Fn(&str) -> Option<Attachment>;
 /// When no provider could answer the item.
 pub fn measure(row: &RowRequest<'_>, find: FindFile<'_>) -> Result<Measured, RowFault> {
     let input = readable(row)?;
-    let content = Content::read(row.endpoint, &input).map_err(|Misread { member, message }| {
+    let content = Content::read(row.endpoint, &input, row.limits).map_err(|Misread { member, message }| {
         let field = if member.is_empty() { "input".to_owned() } else { format!("input.{member}") };
         RowFault::new(ProblemCode::InvalidInput, Some("input"), format!("`{field}` {message}"))
     })?;

@@ -81,6 +81,18 @@ impl ServerLists {
         Self { open, known: Arc::default() }
     }
 
+    /// Asks the operator's own servers for their lists, so that these are there once the input has
+    /// been read: a server may take as long for its list as for an answer.
+    pub fn ask_ahead(&self, catalog: &Snapshot) {
+        let local = catalog.providers().filter(|(provider, _)| provider.is_local).map(|(provider, _)| &provider.connection);
+        for connection in local.filter(|of| has_list(of)) {
+            for (place, server) in connection.servers().enumerate().take(AT_ONCE) {
+                let lists = self.clone();
+                tokio::spawn(async move { lists.names(place, &server, &[]).await });
+            }
+        }
+    }
+
     /// Warns of models that the servers of a plan's lanes do not list. Takes no longer than
     /// [`PATIENCE`].
     pub async fn warnings(&self, plan: &Plan, catalog: &Snapshot) -> Vec<String> {
@@ -143,6 +155,11 @@ impl ServerLists {
     }
 }
 
+/// Whether a provider has servers that list their models, as far as is known.
+fn has_list(connection: &Connection) -> bool {
+    matches!(&connection.kind, ProviderKind::Server(server) if server.api == Api::OpenAi)
+}
+
 /// What the plan asks of real servers with OpenAI's API, once each, in the order of the plan.
 fn wanted(plan: &Plan, catalog: &Snapshot) -> Vec<Wanted> {
     let (mut all, mut places) = (Vec::<Wanted>::new(), HashMap::new());
@@ -153,8 +170,7 @@ fn wanted(plan: &Plan, catalog: &Snapshot) -> Vec<Wanted> {
         }
         let place = *places.entry(&lane.provider).or_insert_with(|| {
             let connection = catalog.provider(&lane.provider).map(|provider| &provider.connection);
-            let lists = |of: &&Connection| matches!(&of.kind, ProviderKind::Server(server) if server.api == Api::OpenAi);
-            let servers: Vec<_> = connection.filter(lists)?.servers().collect();
+            let servers: Vec<_> = connection.filter(|of| has_list(of))?.servers().collect();
             all.push(Wanted { provider: lane.provider.clone(), upstream: Vec::new(), requested: Vec::new(), servers });
             Some(all.len() - 1)
         });

@@ -132,6 +132,7 @@ impl Prepare {
     async fn validate(self, batch: Batch) -> Result<Prepared, StoreError> {
         let Batch { spec, state, .. } = batch;
         let catalog = self.catalog.current();
+        self.lists.ask_ahead(&catalog);
         let checked = match self.quote(&spec.input).await? {
             Ok(quote) => self.look(&spec, quote, catalog.clone()).await?,
             Err(problem) => CheckedInput::Bad(vec![problem]),

@@ -19,6 +19,7 @@ use crate::domain::endpoint::Endpoint;
 use crate::domain::id::OrgId;
 use crate::domain::row::batchrouter::{self, Defaults, parse_item};
 use crate::domain::row::openai::{MODEL_BREAK, RowFault};
+use crate::domain::row::output_limits::OutputLimits;
 use crate::domain::text::shown;
 use crate::domain::time::Timestamp;
 use crate::domain::vocabulary::Operation;
@@ -151,6 +152,7 @@ struct Row<'a> {
     model: &'a str,
     body: &'a Map<String, Value>,
     body_bytes: usize,
+    limits: OutputLimits,
 }
 
 struct Reader<'a> {
@@ -190,13 +192,13 @@ impl<'a> Reader<'a> {
                     let body = serde_json::from_str::<Map<String, Value>>(row.body).unwrap_or_default();
                     let operation = row.operation.unwrap_or(Operation::Responses);
                     let (id, model, body_bytes) = (&row.custom_id, &row.model, row.body.len());
-                    self.row(place, Row { id, operation, endpoint: row.endpoint, model, body: &body, body_bytes });
+                    self.row(place, Row { id, operation, endpoint: row.endpoint, model, body: &body, body_bytes, limits: row.limits });
                 }
                 Err(faults) => self.faults(place, faults),
             },
             NewItem::Parsed(url, ParsedRow { id, body, line, body_bytes }) => match batchrouter::check_parsed(id, url, body, line) {
-                Ok(batchrouter::Parsed { operation, endpoint, model }) => {
-                    self.row(place, Row { id, operation, endpoint, model, body, body_bytes: *body_bytes });
+                Ok(batchrouter::Parsed { operation, endpoint, model, limits }) => {
+                    self.row(place, Row { id, operation, endpoint, model, body, body_bytes: *body_bytes, limits });
                 }
                 Err(faults) => self.faults(place, faults),
             },
@@ -206,7 +208,7 @@ impl<'a> Reader<'a> {
     fn row(&mut self, place: u32, row: Row<'_>) {
         let before = self.issues.len();
         self.id(place, row.id);
-        match Content::read(row.endpoint, row.body) {
+        match Content::read(row.endpoint, row.body, row.limits) {
             Ok(mut content) => {
                 if self.reading.as_asked {
                     content.keep_its_form();
