@@ -223,6 +223,12 @@ impl Snapshot {
         self.models[*model].offerings.get(*offering)
     }
 
+    /// The most output tokens of an answer of this lane, if known: nothing longer fits into its
+    /// window.
+    pub fn most_output(&self, provider: &str, upstream: &str) -> Option<u64> {
+        self.offering(provider, upstream).and_then(|offering| offering.max_output_tokens.or(offering.context_window))
+    }
+
     /// The model with that id, alias or qualified name.
     pub fn model(&self, name: &str) -> Option<&Model> {
         self.names.get(name).map(|index| &self.models[*index])

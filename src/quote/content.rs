@@ -69,6 +69,8 @@ pub struct Content<'a> {
     frame: u64,
     /// Approximate tokens of encoded files.
     media: u64,
+    /// Of the frame's tokens, those of images.
+    images: u64,
     modalities: Vec<Modality>,
     output: Output,
     pub basis: OutputBasis,
@@ -88,6 +90,7 @@ impl<'a> Content<'a> {
             apart: false,
             frame: 0,
             media: 0,
+            images: 0,
             modalities: Vec::new(),
             output: Output::NOTHING,
             basis: OutputBasis::Nothing,
@@ -170,7 +173,8 @@ impl<'a> Content<'a> {
         match kind {
             "image_url" | "input_image" | "image" => {
                 let detail = part.get("detail").or_else(|| part.get("image_url")?.get("detail")).and_then(Value::as_str);
-                self.frame += if detail == Some("low") { IMAGE_LOW } else { IMAGE_HIGH };
+                let tokens = if detail == Some("low") { IMAGE_LOW } else { IMAGE_HIGH };
+                (self.frame, self.images) = (self.frame + tokens, self.images + tokens);
                 self.has(Modality::Image);
             }
             "input_audio" | "audio" => {
@@ -262,6 +266,11 @@ impl<'a> Content<'a> {
     pub fn measured(&self, files: &[Attachment], bytes_per_token: u64) -> u64 {
         let texts = self.texts.iter().map(|text| text.len() as u64 / bytes_per_token);
         texts.fold(self.frame.saturating_add(self.media).saturating_add(of_files(files)), u64::saturating_add)
+    }
+
+    /// Approximate tokens of images, encoded files, and these files that the item names.
+    pub fn media(&self, files: &[Attachment]) -> u64 {
+        self.images.saturating_add(self.media).saturating_add(of_files(files))
     }
 
     /// Keeps only the forms whose answers the client reads in the form in which it asked.

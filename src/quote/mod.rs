@@ -17,6 +17,7 @@ mod content;
 mod eligible;
 pub mod file_estimate;
 mod lane;
+pub mod measured;
 pub mod media;
 mod rejection;
 mod select;

@@ -68,6 +68,11 @@ pub fn micros_up(amount: Usd) -> Usd {
     Usd(amount.0.round_dp_with_strategy(6, RoundingStrategy::ToPositiveInfinity))
 }
 
+/// An amount in whole micro-dollars, rounded down.
+pub fn micros_down(amount: Usd) -> Usd {
+    Usd(amount.0.round_dp_with_strategy(6, RoundingStrategy::ToNegativeInfinity))
+}
+
 /// An amount in whole nano-dollars, for comparisons: below that, a sum of shares says nothing.
 pub fn nanos(amount: Usd) -> Usd {
     Usd(amount.0.round_dp(9))

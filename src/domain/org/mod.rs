@@ -1,5 +1,6 @@
 //! Organisations and their API keys.
 
+pub mod budget;
 pub mod ledger;
 
 use super::id::{KeyId, OrgId};

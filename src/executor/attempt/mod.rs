@@ -9,6 +9,8 @@ pub mod recordings;
 use std::hash::{BuildHasher, Hash};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,6 +51,8 @@ pub(super) struct AttemptContext {
     pub policy: RetryPolicy,
     pub attachments: Attachments,
     pub recordings: Recordings,
+    /// Answers so far for which providers report more than was asked for.
+    pub beyond: AtomicU64,
 }
 
 /// One attempt that is about to be made. Boxed from the start, because it passes through futures of
@@ -81,8 +85,8 @@ async fn is_restarted(restarted: Option<&CancellationToken>) {
 /// How an attempt ended.
 #[derive(Debug)]
 pub(super) enum Ended {
-    /// The row has its result, and the store has taken it; the flag says whether it is a success.
-    Recorded(bool),
+    /// The row has its result, and the store has taken it; the provider is paid `cost`.
+    Recorded { success: bool, cost: Usd },
     /// The row waits for its next attempt.
     Again(Box<WaitingRow>),
     /// The row waits for its next attempt, and no call was made.
@@ -94,6 +98,16 @@ pub(super) enum Ended {
     Aborted(Box<WaitingRow>),
     /// The store did not take the result; the daemon is stopping.
     StoreGone,
+}
+
+impl Ended {
+    /// What the client pays for the call, without the fee.
+    pub fn cost(&self) -> Usd {
+        match self {
+            Self::Recorded { cost, .. } => *cost,
+            Self::Again(_) | Self::NotSent(_) | Self::Parked(_) | Self::Aborted(_) | Self::StoreGone => Usd::ZERO,
+        }
+    }
 }
 
 /// What is sent with a row, in memory until its call has ended.
@@ -259,7 +273,7 @@ impl Attempt {
         match judged {
             Verdict::Succeeded { response, usage, gaps } => {
                 let usage = self.with_estimates(usage, gaps, recorded, &response.body);
-                let cost = self.route().map_or(Usd::ZERO, |route| route.price.cost(&usage));
+                let cost = self.charge(self.route().map_or(Usd::ZERO, |route| route.price.cost(&usage)));
                 let tokens = Some(usage.total_tokens()).filter(|tokens| *tokens > 0);
                 let work = tokens.map(|_| work_of(&usage));
                 let lesson =
@@ -287,6 +301,18 @@ impl Attempt {
                 (Err(Box::new(failed)), (!own_fault).then_some(lesson))
             }
         }
+    }
+
+    /// What the client pays for an answer: no more than the answer may cost by what the row asks for,
+    /// whatever the provider reports.
+    fn charge(&self, reported: Usd) -> Usd {
+        let Some(most) = self.row.most.as_deref().filter(|most| **most < reported) else { return reported };
+        let times = self.context.beyond.fetch_add(1, Relaxed) + 1;
+        if times.is_power_of_two() {
+            let (batch, row, lane) = (self.spec.id, self.row.at.row.0, self.route().map_or("", |route| &route.name));
+            tracing::warn!(%batch, row, lane, %reported, charged = %most, times, "a provider reports more than the row asks for; the client does not pay the rest");
+        }
+        *most
     }
 
     /// The usage with estimates of what has a price and is not stated. `recorded` is the number of bytes
@@ -354,12 +380,12 @@ fn hash_of(value: &impl Hash) -> u64 {
 
 /// Hands a row's result to the store.
 pub(super) fn record(store: &Store, packed: PackedRow) -> impl Future<Output = Ended> {
-    let success = packed.is_success();
+    let (success, cost) = (packed.is_success(), packed.cost());
     let handed = store.record(packed);
-    async move { handed.await.map_or(Ended::StoreGone, |()| Ended::Recorded(success)) }
+    async move { handed.await.map_or(Ended::StoreGone, |()| Ended::Recorded { success, cost }) }
 }
 
-fn pack(result: RowResult) -> Made {
+pub(super) fn pack(result: RowResult) -> Made {
     match PackedRow::pack(&result) {
         Ok(packed) => Made::Result(packed),
         Err(error) => match PackedRow::pack(&without_response(result, &error.to_string())) {

@@ -36,8 +36,8 @@ impl Dispatcher {
     /// Handles the end of an attempt at a request.
     pub(super) fn request_ended(&mut self, request: RequestDigest, row: RowKey, ended: &Ended) {
         let outlook = match ended {
-            Ended::Recorded(true) => Outlook::Answered,
-            Ended::Recorded(false) => Outlook::Failed,
+            Ended::Recorded { success: true, .. } => Outlook::Answered,
+            Ended::Recorded { success: false, .. } => Outlook::Failed,
             Ended::Again(_) | Ended::NotSent(_) | Ended::Parked(_) | Ended::Aborted(_) | Ended::StoreGone => Outlook::Open,
         };
         let released = self.sharing.ended(request, row, outlook);

@@ -3,6 +3,7 @@
 use super::{hints, probe, resolve};
 use crate::domain::batch::dedup::RequestDigest;
 use crate::domain::id::{BatchId, RowKey};
+use crate::domain::money::Usd;
 use crate::executor::attempt::Ended;
 use crate::executor::attempt::failed::FailedAttempt;
 use crate::executor::lane::LaneIndex;
@@ -27,6 +28,8 @@ pub(in crate::executor) enum Event {
         row: RowKey,
         request: Option<RequestDigest>,
         sent: CallTicket,
+        /// What was held for the call.
+        most: Option<Box<Usd>>,
         ended: Result<Ended, Box<FailedAttempt>>,
         lesson: Option<CallFeedback>,
     },

@@ -13,10 +13,12 @@ mod hints;
 mod probe;
 mod pump;
 mod resolve;
+mod spending;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -45,6 +47,7 @@ use super::{Parts, Settings};
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::{BatchSpec, BatchState};
 use crate::domain::id::BatchId;
+use crate::domain::money::Usd;
 use crate::executor::lane::LaneIndex;
 use crate::store::{LiveBatch, Recovered};
 
@@ -135,6 +138,7 @@ impl Dispatcher {
             policy: settings.retry,
             store,
             clock,
+            beyond: AtomicU64::new(0),
         };
         let mut dispatcher = Self {
             context: Arc::new(context),
@@ -240,7 +244,7 @@ impl Dispatcher {
         match event {
             Event::Prepared { batch, prepared } => self.prepared(batch, *prepared),
             Event::Loaded { batch, result } => self.loaded(batch, result),
-            Event::Ended { lane, row, request, sent, ended, lesson } => {
+            Event::Ended { lane, row, request, sent, most, ended, lesson } => {
                 let was_sent = match &ended {
                     Ok(ended) => !matches!(ended, Ended::NotSent(_)),
                     Err(failed) => failed.was_sent(),
@@ -251,6 +255,9 @@ impl Dispatcher {
                     self.lanes.refund(lane, Instant::now(), &sent);
                     None
                 };
+                if let Some(most) = most {
+                    self.settle(row.batch, *most, ended.as_ref().map_or(Usd::ZERO, Ended::cost));
+                }
                 match ended {
                     Err(failed) => self.failed(row, request, *failed, judged.as_ref()),
                     Ok(ended) => self.concluded(row, request, ended),
@@ -302,7 +309,7 @@ impl Dispatcher {
             Some(Busy::Cancelling | Busy::Finishing(_)) | None => Vec::new(),
         };
         match prepared {
-            Prepared::Run { spec, state, plan, live } => self.start(spec, state, plan, live),
+            Prepared::Run { spec, state, plan, live, limit } => self.start(spec, state, plan, live, limit),
             Prepared::Finish { spec, state, live } => {
                 let (store, clock, limits) = (&self.parts.store, &self.parts.clock, self.settings.input);
                 let spec = Arc::new(spec);
@@ -320,14 +327,14 @@ impl Dispatcher {
         }
     }
 
-    fn start(&mut self, spec: BatchSpec, state: BatchState, plan: Plan, live: Arc<LiveBatch>) {
+    fn start(&mut self, spec: BatchSpec, state: BatchState, plan: Plan, live: Arc<LiveBatch>, limit: Option<Usd>) {
         let id = spec.id;
         let ways = self.build_routes(&plan);
         deadlines::log_waiting_models(id, &plan, &[], &ways);
         let shared = self.shared(&spec);
         let source =
             Source { shared, ..source(&self.parts.store, &self.parts.clock, Arc::new(spec), &plan, live, ways, self.settings.input) };
-        self.runs.insert(id, Run::new(state, plan, source));
+        self.runs.insert(id, Run::new(state, plan, source, limit));
         self.touched.insert(id);
     }
 
@@ -354,13 +361,13 @@ impl Dispatcher {
 
     fn ended(&mut self, batch: BatchId, ended: Ended) {
         self.in_flight -= 1;
-        let recorded = matches!(ended, Ended::Recorded(_));
+        let recorded = matches!(ended, Ended::Recorded { .. });
         self.recorded += u64::from(recorded);
         let Some(run) = self.runs.get_mut(&batch) else { return };
         run.in_flight -= 1;
         run.recorded += u32::from(recorded);
         match ended {
-            Ended::Recorded(_) => {}
+            Ended::Recorded { .. } => {}
             // An aborted row stays unfinished; its run has been stopped.
             Ended::Again(row) | Ended::NotSent(row) | Ended::Aborted(row) => run.wait(*row),
             Ended::Parked(row) => run.park(*row),

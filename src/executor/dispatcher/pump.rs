@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Busy, CancelReply, Dispatcher, Event, TICK};
 use crate::domain::batch::{BatchEvent, BatchSpec, BatchState};
 use crate::domain::id::{BatchId, RowIndex, RowKey};
+use crate::domain::money::Usd;
 use crate::executor::attempt::Attempt;
 use crate::executor::dedup::answer_cache::AnswerCache;
 use crate::executor::finish::Finish;
@@ -147,7 +148,11 @@ impl Dispatcher {
         for (batch, row) in self.lanes.take_quarantined(only) {
             if let Some(run) = self.runs.get_mut(&batch) {
                 run.in_flight -= 1;
+                let most = row.most.as_deref().copied();
                 run.wait(row.wait_until(now));
+                if let Some(most) = most {
+                    self.settle(batch, most, Usd::ZERO);
+                }
                 self.touched.insert(batch);
             }
         }
@@ -264,6 +269,7 @@ impl Dispatcher {
                 }
                 continue;
             }
+            let Some(row) = self.admit(batch, index, row) else { continue };
             let Some(lane) = self.lanes.get(index) else { return false };
             lane.fair.charge(batch, cost, more);
             if row.met.is_suspect_on(index) {
@@ -283,6 +289,7 @@ impl Dispatcher {
         if let Some(request) = request {
             self.sharing.leads(request, key);
         }
+        let most = row.most.clone();
         let attempt = Box::new(Attempt {
             context: self.context.clone(),
             spec: run.spec.clone(),
@@ -297,7 +304,7 @@ impl Dispatcher {
         let events = self.events.clone();
         self.tasks.spawn(async move {
             let (ended, lesson) = attempt.run().await;
-            let _ = events.send(Event::Ended { lane, row: key, request, sent, ended, lesson });
+            let _ = events.send(Event::Ended { lane, row: key, request, sent, most, ended, lesson });
         });
         true
     }

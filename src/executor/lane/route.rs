@@ -35,6 +35,8 @@ pub struct LaneRoute {
     pub name: Arc<str>,
     /// What the batch pays, fixed when it was validated.
     pub price: PriceSheet,
+    /// The most output tokens that the lane writes, if known.
+    pub most_output: Option<u64>,
     /// The endpoints that the lane serves; empty if unknown.
     pub endpoints: Endpoints,
     /// The server has Anthropic's Messages.

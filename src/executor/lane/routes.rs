@@ -175,7 +175,10 @@ pub fn build_routes(plan: &Plan, around: &RouteContext<'_>, lanes: &mut Lanes) -
         let first = u16::try_from(ways.routes.len()).unwrap_or(u16::MAX);
         let way = way(model, around.catalog);
         let (provider, upstream) = way.unwrap_or((&model.lane.provider, &model.lane.upstream));
-        ways.routes.push(route(provider, upstream, way.is_some(), model.lane.price, around, lanes));
+        let own = route(provider, upstream, way.is_some(), model.lane.price, around, lanes);
+        // As the quote had it when the batch was priced.
+        let most_output = model.quoted.as_ref().map_or(own.most_output, |share| share.most_output);
+        ways.routes.push(LaneRoute { most_output, ..own });
         for other in &model.alternatives {
             let serves = still_serves(other, around.catalog);
             ways.routes.push(route(&other.provider, &other.upstream, serves, other.price, around, lanes));
@@ -205,11 +208,13 @@ fn route(provider: &str, upstream: &str, serves: bool, price: PriceSheet, around
     let row_priority = around.catalog.provider(provider).map(|provider| provider.connection.kind.row_priority()).unwrap_or_default();
     let offering = around.catalog.offering(provider, upstream);
     let endpoints = offering.into_iter().flat_map(|offering| &offering.endpoints).copied().collect();
+    let most_output = around.catalog.most_output(provider, upstream);
     let reads = offering.map_or(Reads::Unknown, |offering| Reads::Files(offering.files.clone()));
     let tool_names = around.catalog.provider(provider).map(|provider| provider.tool_names.clone()).unwrap_or_default();
     LaneRoute {
         lane,
         closed,
+        most_output,
         endpoints,
         messages,
         row_priority,

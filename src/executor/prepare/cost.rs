@@ -9,12 +9,10 @@ use crate::domain::batch::QuotedInput;
 use crate::domain::batch::plan::PlannedModel;
 use crate::domain::batch::problem::{Problem, ProblemCode};
 use crate::domain::money::Usd;
-use crate::domain::org::ledger::{micros_up, nanos, with_fee};
-use crate::domain::row::batchrouter::readable;
-use crate::domain::row::openai::{RowFault, RowRequest};
+use crate::domain::org::ledger::{micros_down, micros_up, nanos, with_fee};
 use crate::domain::usage::Usage;
+use crate::quote::measured::Measured;
 use crate::quote::upper_bound;
-use crate::quote::{Attachment, Content, Misread, Output};
 
 /// What is known about the rows of a planned model besides their count.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,19 +25,30 @@ pub struct Tally {
     pub usual_output: Option<u64>,
     /// The most output tokens that the planned lane writes, if known.
     pub most_output: Option<u64>,
-    /// Reserve the most that rows may cost, instead of their expected cost.
+    /// The same of each of the alternatives, in their order.
+    pub most_elsewhere: Vec<Option<u64>>,
+    /// Take the most that rows may cost for their expected cost.
     pub at_most: bool,
     /// Tokens that the rows are expected to read, and to write.
     pub read: u64,
     pub written: u64,
+    /// The most that the rows may cost, each on its dearest lane, without the fee.
+    pub most: Usd,
+    /// The most that the cheapest of them may cost on the planned lane; `None` without rows.
+    pub least: Option<Usd>,
 }
 
 impl Tally {
-    /// Adds one row.
-    pub fn add(&mut self, row: &Measured) {
+    /// Adds one row of this model.
+    pub fn add(&mut self, row: &Measured, model: &PlannedModel) {
+        let most = row.most(self.most_output);
+        let cost = model.lane.price.cost(&most);
+        let elsewhere = model.alternatives.iter().zip(&self.most_elsewhere).map(|(lane, most)| lane.price.cost(&row.most(*most)));
+        self.most = self.most.plus(elsewhere.fold(cost, Usd::max));
+        self.least = Some(self.least.map_or(cost, |least| least.min(cost)));
         let likely = || Usage { input_tokens: row.read, output_tokens: row.output.likely(self.usual_output), ..Usage::default() };
-        let bound = self.at_most.then(|| upper_bound::of_row(row.body_bytes, row.output, self.most_output)).flatten();
-        let usage = bound.unwrap_or_else(likely);
+        let is_bound = self.at_most && upper_bound::is_bounded(row.output, self.most_output);
+        let usage = if is_bound { most } else { likely() };
         self.read = self.read.saturating_add(usage.input_tokens);
         self.written = self.written.saturating_add(usage.output_tokens);
     }
@@ -50,41 +59,15 @@ impl Tally {
     }
 }
 
-/// The most bytes of text that make a token: the expected input is never far too high.
-const BYTES_PER_TOKEN: u64 = 4;
-
-/// What one row is expected to read and write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Measured {
-    /// Approximate number of input tokens.
-    pub read: u64,
-    pub output: Output,
-    pub body_bytes: usize,
-}
-
-/// Finds a file that an item names.
-pub type FindFile<'a> = &'a dyn Fn(&str) -> Option<Attachment>;
-
-/// Measures an item of a file. A missing file that the item names counts for nothing: its row will
-/// fail when it runs.
-///
-/// # Errors
-/// When no provider could answer the item.
-pub fn measure(row: &RowRequest<'_>, find: FindFile<'_>) -> Result<Measured, RowFault> {
-    let input = readable(row)?;
-    let content = Content::read(row.endpoint, &input, row.limits).map_err(|Misread { member, message }| {
-        let field = if member.is_empty() { "input".to_owned() } else { format!("input.{member}") };
-        RowFault::new(ProblemCode::InvalidInput, Some("input"), format!("`{field}` {message}"))
-    })?;
-    let files: Vec<_> = content.file_ids.iter().filter_map(|id| find(id)).collect();
-    Ok(Measured { read: content.measured(&files, BYTES_PER_TOKEN), output: content.output(), body_bytes: row.body.len() })
-}
-
-/// The amount to reserve for all items, in whole micro-dollars.
+/// The amount to reserve for all items, in whole micro-dollars: the most that they may cost, and no
+/// more than their client allows.
 pub fn reserve(order: &QuotedInput, models: &[PlannedModel], tallies: &[Tally]) -> Usd {
     let rows = models.iter().fold(0_u32, |sum, model| sum.saturating_add(model.rows));
     let average = order.each.map_or(Usd::ZERO, |each| Tally::times(each, rows));
-    micros_up(average.max(expected(order, models, tallies)))
+    let most = tallies.iter().map(|tally| tally.most).fold(Usd::ZERO, Usd::plus);
+    let most = with_fee(upper_bound::with_margin(most), order.fee);
+    let reserve = micros_up(average.max(expected(order, models, tallies)).max(most));
+    order.constraints.max_price.map_or(reserve, |allowed| reserve.min(micros_down(allowed)))
 }
 
 /// The expected cost of all items: what they were quoted, and no less than the cost by their own
@@ -118,6 +101,14 @@ pub fn keep_below_ceiling(order: &QuotedInput, models: &mut [PlannedModel], tall
         let message = format!("all {rows} items together are expected to cost {} USD, more than {most} USD", micros_up(worst));
         return Err(Problem { code: ProblemCode::PriceCeiling, message, line: None, param: Some("max_price".to_owned()) });
     }
+    let least = tallies.iter().filter_map(|tally| tally.least).min().map(|least| with_fee(least, order.fee));
+    if let Some(least) = least.filter(|least| micros_up(*least) > most) {
+        let message = format!(
+            "a single item may cost {} USD, more than {most} USD for all; state `max_output_tokens` or a smaller one in the items",
+            micros_up(least)
+        );
+        return Err(Problem { code: ProblemCode::PriceCeiling, message, line: None, param: Some("max_price".to_owned()) });
+    }
     for (model, tally) in models.iter_mut().zip(tallies) {
         let mut dearest = tally.each.unwrap_or_default();
         let mut costs = tally.elsewhere.iter();
@@ -144,6 +135,7 @@ mod tests {
     use crate::domain::quote::constraints::Constraints;
     use crate::domain::row::batchrouter::Defaults;
     use crate::domain::time::Timestamp;
+    use crate::quote::Output;
 
     fn usd(cents: i64) -> Usd {
         Usd(Decimal::new(cents, 2))
@@ -202,44 +194,25 @@ mod tests {
         let (mut model, mut tally) = model(1, &[]);
         tally.read = 1_000_000;
         tally.written = 1_000_000;
-        assert_eq!(reserve(&order(299), std::slice::from_ref(&model), std::slice::from_ref(&tally)), usd(300));
+        assert_eq!(reserve(&order(400), std::slice::from_ref(&model), std::slice::from_ref(&tally)), usd(300));
         assert!(keep_below_ceiling(&order(299), std::slice::from_mut(&mut model), &[tally]).is_err());
     }
 
     #[test]
-    fn a_row_is_measured_by_its_texts_its_files_and_its_limit() {
-        let file = |mime: &str, bytes| Some(Attachment { mime: mime.to_owned(), bytes });
-        let find = |id: &str| match id {
-            "file_pdf" => file("application/pdf", 64_000),
-            "file_text" => file("text/plain", 4_000),
-            _ => None,
-        };
-        let read = |input: &str| {
-            let item = format!(r#"{{"customer_item_id":"a","model":"m","input":{input}}}"#);
-            let defaults = Defaults::default();
-            let row = crate::domain::row::batchrouter::parse_item(item.as_bytes(), &defaults).unwrap();
-            measure(&row, &find).map_err(|fault| fault.message)
-        };
-        let text = "x".repeat(4_000);
-        let plain = read(&format!(r#"{{"input":"{text} ;base64,{text}","max_output_tokens":16000,"n":2}}"#)).unwrap();
-        assert!((2_000..2_020).contains(&plain.read), "words of a text encode nothing: {plain:?}");
-        let mut tally = Tally::default();
-        tally.add(&plain);
-        assert_eq!(tally.written, 32_000);
-        let mut usual = Tally { usual_output: Some(40), ..Tally::default() };
-        usual.add(&plain);
-        assert_eq!(usual.written, 80, "as answers usually are");
-        let part = |kind: &str, more: &str| format!(r#"{{"input":[{{"role":"user","content":[{{"type":"{kind}",{more}}}]}}]}}"#);
-        for (input, least) in [
-            (part("input_file", r#""file_id":"file_pdf""#), 1_000),
-            (part("input_file", r#""file_id":"file_text""#), 1_000),
-            (part("input_file", r#""file_id":"file_gone""#), 0),
-            (part("input_image", r#""image_url":"data:image/png;base64,AAAA""#), 765),
-            (part("input_file", &format!(r#""file_data":"data:application/pdf;base64,{}""#, "A".repeat(64_000 / 3 * 4))), 999),
-        ] {
-            let read = read(&input).unwrap().read;
-            assert!((least..least + 20).contains(&read), "{read} of {least}");
-        }
-        assert!(read(r#"{"messages":["text"]}"#).unwrap_err().contains("`input.messages` must have objects"));
+    fn the_usual_answer_is_expected_and_the_longest_is_reserved() {
+        let output = Output { tokens: 32_000, answers: 2, limit: Some(16_000) };
+        let row = Measured { read: 2_000, output, body_bytes: 9_984, media: 0 };
+        let (mut model, mut tally) = model(1, &[]);
+        tally.usual_output = Some(40);
+        tally.add(&row, &model);
+        assert_eq!((tally.read, tally.written), (2_000, 80));
+        model.rows = 1;
+        // A dollar for a million tokens that are read, two for those that are written; a tenth more.
+        let most = Usd(Decimal::new(10_000 + 64_000, 6).saturating_mul(Decimal::new(11, 1)));
+        let reserved = |most: i64| reserve(&order(most), std::slice::from_ref(&model), std::slice::from_ref(&tally));
+        assert_eq!(reserved(100), most);
+        assert_eq!(reserved(5), usd(5), "no more than the client allows");
+        let refused = keep_below_ceiling(&order(5), std::slice::from_mut(&mut model.clone()), std::slice::from_ref(&tally)).unwrap_err();
+        assert!(refused.message.starts_with("a single item may cost 0.074 USD, more than 0.05 USD for all"), "{}", refused.message);
     }
 }

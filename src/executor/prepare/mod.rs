@@ -31,6 +31,7 @@ use crate::domain::batch::plan::{Places, Plan};
 use crate::domain::batch::problem::{Problem, ProblemCode};
 use crate::domain::batch::{Batch, BatchEvent, BatchInput, BatchSpec, BatchState};
 use crate::domain::id::BatchId;
+use crate::domain::money::Usd;
 use crate::domain::quote::Quote;
 use crate::domain::time::Clock;
 use crate::store::error::StoreError;
@@ -50,8 +51,8 @@ pub(super) struct Prepare {
 /// The next step for a prepared batch.
 #[derive(Debug)]
 pub(super) enum Prepared {
-    /// The batch's rows can run.
-    Run { spec: BatchSpec, state: BatchState, plan: Plan, live: Arc<LiveBatch> },
+    /// The batch's rows can run; `limit` is what they may cost in all, where a client pays for them.
+    Run { spec: BatchSpec, state: BatchState, plan: Plan, live: Arc<LiveBatch>, limit: Option<Usd> },
     /// The batch only needs to be ended.
     Finish { spec: BatchSpec, state: BatchState, live: Option<Arc<LiveBatch>> },
     /// The batch has ended or does not exist, or preparing was stopped.
@@ -81,9 +82,10 @@ impl Prepare {
         };
         match batch.state {
             BatchState::Validating => self.validate(batch).await.unwrap_or_else(Prepared::Failed),
-            BatchState::InProgress { .. } => match self.store.live(id) {
-                Some(live) => Prepared::Run { spec: batch.spec, state: batch.state, plan: batch.plan, live },
-                None => Prepared::Nothing,
+            BatchState::InProgress { .. } => match (self.store.live(id), self.limit(&batch.spec).await) {
+                (_, Err(error)) => Prepared::Failed(error),
+                (Some(live), Ok(limit)) => Prepared::Run { spec: batch.spec, state: batch.state, plan: batch.plan, live, limit },
+                (None, Ok(_)) => Prepared::Nothing,
             },
             BatchState::Finalizing { .. } | BatchState::Cancelling { .. } => {
                 Prepared::Finish { live: self.store.live(id), spec: batch.spec, state: batch.state }
@@ -91,6 +93,14 @@ impl Prepare {
             BatchState::Failed { .. } | BatchState::Completed { .. } | BatchState::Expired { .. } | BatchState::Cancelled { .. } => {
                 Prepared::Nothing
             }
+        }
+    }
+
+    /// What the rows of a batch may cost in all: what is reserved for them.
+    async fn limit(&self, spec: &BatchSpec) -> Result<Option<Usd>, StoreError> {
+        match &spec.input {
+            BatchInput::Quoted(_) => Ok(self.store.reservation(spec.id).await?.map(|reservation| reservation.amount)),
+            BatchInput::Unquoted { .. } => Ok(None),
         }
     }
 
@@ -152,7 +162,8 @@ impl Prepare {
                 match self.store.batch_validated(spec.id, next, plan.clone(), pages, reserve).await? {
                     Ok(()) => {
                         let live = self.store.live(spec.id).ok_or(StoreError::Closed)?;
-                        Ok(Prepared::Run { spec, state: next, plan, live })
+                        let limit = self.limit(&spec).await?;
+                        Ok(Prepared::Run { spec, state: next, plan, live, limit })
                     }
                     Err(shortfall) => {
                         let message = format!("{shortfall}, which its {} items are expected to cost", plan.rows);

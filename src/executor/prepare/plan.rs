@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::cost::{Measured, Tally};
+use super::cost::Tally;
 use super::quoted::planned;
 use crate::catalog::{ResolveError, Snapshot};
 use crate::domain::batch::plan::{MAX_MODELS, MAX_QUOTED, Places, PlannedLane, PlannedModel, RefusedModel, can_be_asked};
@@ -16,6 +16,7 @@ use crate::domain::id::RowIndex;
 use crate::domain::quote::Quote;
 use crate::domain::row::openai::{RowFault, RowRequest};
 use crate::domain::vocabulary::Operation;
+use crate::quote::measured::Measured;
 
 /// The most bytes that the names in a plan may take.
 const MAX_NAMED_BYTES: usize = 1 << 20;
@@ -85,7 +86,7 @@ impl Models {
         let count = |(planned, tally): (&mut PlannedModel, &mut Tally)| {
             planned.rows += 1;
             if let Some(measured) = &measured {
-                tally.add(measured);
+                tally.add(measured, planned);
             }
         };
         if let Some((planned, _)) = &place

@@ -46,7 +46,9 @@ pub fn planned(quote: &Quote, requested: &str, operation: Operation, catalog: &S
             quoted: Some(share),
         };
         let elsewhere = others.iter().map(|other| other.each).collect();
-        (model, Tally { each, elsewhere, usual_output: lane.usual_output, most_output: lane.most_output, ..Tally::default() })
+        let most_elsewhere = others.iter().map(|other| catalog.most_output(&other.provider, &other.upstream)).collect();
+        let (usual_output, most_output) = (lane.usual_output, lane.most_output);
+        (model, Tally { each, elsewhere, usual_output, most_output, most_elsewhere, ..Tally::default() })
     });
     Ok(planned.collect())
 }

@@ -15,7 +15,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 
 use tokio_util::sync::CancellationToken;
 
-use super::cost::{self, FindFile, measure};
+use super::cost;
 use super::plan::Models;
 use crate::catalog::Snapshot;
 use crate::domain::batch::plan::Plan;
@@ -27,6 +27,7 @@ use crate::domain::quote::Quote;
 use crate::domain::row::lines::{Line, LinePlace, Lines};
 use crate::domain::row::openai::{RowFault, RowRequest};
 use crate::domain::row::shape;
+use crate::quote::measured::{FindFile, measure};
 use crate::store::{Page, ROWS_PER_PAGE};
 
 /// The limits of an input file.

@@ -30,8 +30,12 @@ use super::lane::blame::Pick;
 use super::lane::routes::RouteTable;
 use crate::domain::batch::plan::Plan;
 use crate::domain::batch::priority::Control;
-use crate::domain::batch::{BatchSpec, BatchState};
+use crate::domain::batch::{BatchInput, BatchSpec, BatchState};
 use crate::domain::id::RowIndex;
+use crate::domain::money::Usd;
+use crate::domain::org::budget::{Admission, Budget};
+use crate::domain::org::ledger::{micros_down, micros_up, with_fee};
+use crate::domain::row::RowError;
 use crate::executor::lane::LaneIndex;
 
 /// Why a run accepts no more dispatches.
@@ -95,6 +99,10 @@ pub(super) struct Run {
     /// How many rows were read, and the bytes of their bodies.
     measured: (u64, u64),
     pub stop: Option<Stop>,
+    /// What the rows may cost in all; `None` where nobody pays for rows.
+    budget: Option<Budget>,
+    /// A row waits for calls to end that may cost less than is held for them.
+    is_short: bool,
     /// Aborts the calls in flight.
     pub abort: CancellationToken,
     /// Aborts those to hosted providers.
@@ -116,8 +124,25 @@ pub(super) enum RunStatus {
     AwaitingDurability,
 }
 
+/// Why a row is not sent.
+#[derive(Debug)]
+pub(super) enum Unaffordable {
+    /// It was put back until other calls have ended.
+    Yet,
+    /// The row ends with this error.
+    Ever(Box<ReadyRow>, RowError),
+}
+
+/// The code of a row that was not sent because the batch may not cost so much.
+const BUDGET_EXCEEDED: &str = "budget_exceeded";
+
 impl Run {
-    pub fn new(state: BatchState, plan: Plan, source: Source) -> Self {
+    /// A run whose rows may cost `limit` in all, the fee included, if anybody pays for them.
+    pub fn new(state: BatchState, plan: Plan, source: Source, limit: Option<Usd>) -> Self {
+        let budget = match (&source.spec.input, limit) {
+            (BatchInput::Quoted(order), Some(limit)) => Some(Budget::new(limit, order.fee, source.live.progress().cost)),
+            (BatchInput::Quoted(_) | BatchInput::Unquoted { .. }, _) => None,
+        };
         let cursor = Cursor::first_unfinished(&source.live.pages());
         let abort = CancellationToken::new();
         let done_before = done(&source);
@@ -146,6 +171,8 @@ impl Run {
             left: HashMap::new(),
             measured: (0, 0),
             stop: None,
+            budget,
+            is_short: false,
             abort_hosted: abort.child_token(),
             abort_local: abort.child_token(),
             abort,
@@ -184,6 +211,37 @@ impl Run {
         let row = queue.take(pick, is_own)?;
         self.in_flight += 1;
         Some((row, !queue.is_empty()))
+    }
+
+    /// Holds what a row that was taken may cost. A row that must wait for other calls to end is put
+    /// back.
+    pub fn admit(&mut self, lane: LaneIndex, row: ReadyRow) -> Result<ReadyRow, Unaffordable> {
+        let Some((budget, most)) = self.budget.as_mut().zip(row.most.as_deref()) else { return Ok(row) };
+        match budget.hold(*most) {
+            Admission::Held => Ok(row),
+            Admission::Later => {
+                self.in_flight -= 1;
+                self.is_short = true;
+                self.queues.entry(lane).or_default().put_back(row);
+                Err(Unaffordable::Yet)
+            }
+            Admission::Exceeded => {
+                let message = format!(
+                    "the row may cost {} USD, and {} USD are left of what the batch may cost; a smaller limit of its output makes it cheaper",
+                    micros_up(with_fee(*most, budget.fee())),
+                    micros_down(budget.left())
+                );
+                Err(Unaffordable::Ever(Box::new(row), RowError { code: BUDGET_EXCEEDED.to_owned(), message }))
+            }
+        }
+    }
+
+    /// Ends a call for which `most` was held. Returns whether a row waits for that.
+    pub fn settle(&mut self, most: Usd, cost: Usd) -> bool {
+        if let Some(budget) = &mut self.budget {
+            budget.settle(most, cost);
+        }
+        std::mem::take(&mut self.is_short)
     }
 
     /// Notes that a row that was about to be sent waits for the answer to an equal request instead.

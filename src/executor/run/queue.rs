@@ -57,6 +57,12 @@ impl Queue {
         if row.is_fresh() { self.fresh.push_back(row) } else { self.again.push_back(row) }
     }
 
+    /// Puts a row back that was taken and not sent: it is next.
+    pub fn put_back(&mut self, row: ReadyRow) {
+        self.bytes += row.body.len();
+        if row.is_fresh() { self.fresh.push_front(row) } else { self.again.push_front(row) }
+    }
+
     /// Takes out the rows that `moves` names among the last `count`.
     pub fn take_last(&mut self, count: usize, moves: impl Fn(&ReadyRow) -> bool) -> Vec<ReadyRow> {
         let first = self.len().saturating_sub(count);

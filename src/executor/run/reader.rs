@@ -12,16 +12,20 @@ use super::window::{Cursor, Load, Room, Scan, Unread, Window};
 use crate::domain::batch::BatchSpec;
 use crate::domain::batch::plan::{Places, RefusedModel};
 use crate::domain::id::{RowIndex, RowKey};
+use crate::domain::money::Usd;
 use crate::domain::row::lines::{Line, Lines};
 use crate::domain::row::openai::RowRequest;
 use crate::domain::row::prefix::Opening;
 use crate::domain::row::{Outcome, RowError};
 use crate::domain::time::Clock;
 use crate::domain::vocabulary::Operation;
+use crate::executor::attempt::attachments::describe;
 use crate::executor::dedup::answer_cache::AnswerCache;
 use crate::executor::lane::call::Met;
+use crate::executor::lane::route::LaneRoute;
 use crate::executor::lane::routes::RouteTable;
 use crate::executor::run::row::unanswered;
+use crate::quote::measured::measure;
 use crate::store::error::StoreError;
 use crate::store::{DataFile, LiveBatch, PackedRow, Page, ROWS_PER_PAGE, Store};
 
@@ -255,8 +259,17 @@ impl Source {
         let (form, body) = self.request(row, way);
         let opening = way.by_prefix.then(|| Opening::of(&body));
         let asked = self.shared.map(|shared| shared.ask(way, form, &body));
+        let most = self.most(row, way).map(Box::new);
         let (history, met, last) = (Vec::new(), Met::default(), None);
-        Some(ReadyRow { at, route, custom_id, operation, form, body, opening, asked, history, met, last })
+        Some(ReadyRow { at, route, custom_id, operation, form, body, opening, most, asked, history, met, last })
+    }
+
+    /// The most that a row may cost on a route, without the fee; `None` where nobody pays for rows.
+    fn most(&self, row: &RowRequest<'_>, way: &LaneRoute) -> Option<Usd> {
+        let find = |name: &str| describe(&self.store, name, self.spec.org, self.clock.now());
+        // Every item was measured before, so this cannot fail.
+        let measured = row.operation.map(|_| measure(row, &find))?.ok()?;
+        Some(way.price.cost(&measured.most(way.most_output)))
     }
 
     /// Puts a row into the window, unless the answer to its request is stored already. Returns

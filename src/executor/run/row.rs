@@ -12,7 +12,7 @@ use crate::domain::id::{RowIndex, RowKey};
 use crate::domain::money::Usd;
 use crate::domain::row::prefix::Opening;
 use crate::domain::row::retry::FailureClass;
-use crate::domain::row::{Attempt, Outcome, Response, RowResult};
+use crate::domain::row::{Attempt, Outcome, Response, RowError, RowResult};
 use crate::domain::time::Timestamp;
 use crate::domain::usage::Usage;
 use crate::domain::vocabulary::Operation;
@@ -74,6 +74,8 @@ pub struct ReadyRow {
     pub body: Bytes,
     /// How the body begins, where that decides which rows run next to each other.
     pub opening: Option<Opening>,
+    /// The most that the row may cost on its route, without the fee, where the client pays.
+    pub most: Option<Box<Usd>>,
     /// The row's request, where equal requests share an answer.
     pub asked: Option<DedupKey>,
     pub history: Vec<PastAttempt>,
@@ -98,6 +100,13 @@ impl ReadyRow {
     pub fn begins(&self) -> (&Opening, &[u8]) {
         static ANY: LazyLock<Opening> = LazyLock::new(Opening::default);
         (self.opening.as_ref().unwrap_or(&ANY), &self.body)
+    }
+
+    /// The result of a row that ends without another call.
+    pub fn end(mut self, key: RowKey, error: RowError, at: Timestamp) -> RowResult {
+        let outcome = Outcome::Failed { error, last: self.last.take() };
+        let attempts = self.history.into_iter().map(PastAttempt::into_attempt).collect();
+        RowResult { attempts, ..unanswered(key, self.custom_id.into_string(), self.operation, outcome, at) }
     }
 
     /// Whether the row has not been tried yet.

@@ -8,8 +8,10 @@ use serde_json::value::RawValue;
 
 use super::create::{InputSource, MadeRows};
 use super::expected_cost::{of_items, scaled};
+use super::worst_case::{Demands, worst_case};
 use crate::domain::batch::problem::ProblemCode;
 use crate::domain::id::FileId;
+use crate::domain::money::Usd;
 use crate::domain::quote::{Estimate, Quote};
 use crate::domain::row::batchrouter::Defaults;
 use crate::domain::vocabulary::Operation;
@@ -38,6 +40,9 @@ pub struct PreparedInput {
     pub defaults: Defaults,
     /// The expected cost of the items; `None` if it is unknown.
     pub estimate: Option<Estimate>,
+    /// The most that the items may cost, in whole micro-dollars; `None` if it is unknown, or will be
+    /// known once the items are counted.
+    pub most: Option<Usd>,
 }
 
 impl Service {
@@ -53,6 +58,7 @@ impl Service {
         count: Option<u32>,
         stated: &Defaults,
         quote: &Quote,
+        prepaid: bool,
     ) -> Result<PreparedInput, ServiceError> {
         let defaults = Defaults {
             operation: stated.operation.or(quote.defaults.operation),
@@ -62,23 +68,23 @@ impl Service {
             Items::File(id) => {
                 manifest::check(self.store.file(id, self.clock.now()).await?, quote.org, id)?;
                 let estimate = scaled(quote, count.unwrap_or(quote.items));
-                Ok(PreparedInput { source: InputSource::Uploaded(id), items: count, defaults, estimate })
+                Ok(PreparedInput { source: InputSource::Uploaded(id), items: count, defaults, estimate, most: None })
             }
             Items::Inline(items) => {
                 let (service, quote) = (self.clone(), quote.clone());
-                self.turns.take(move || service.prepare_inline(&items, &quote, defaults)).await
+                self.turns.take(move || service.prepare_inline(&items, &quote, defaults, prepaid)).await
             }
         }
     }
 
-    fn prepare_inline(&self, items: &Bytes, quote: &Quote, defaults: Defaults) -> Result<PreparedInput, ServiceError> {
+    fn prepare_inline(&self, items: &Bytes, quote: &Quote, defaults: Defaults, prepaid: bool) -> Result<PreparedInput, ServiceError> {
         let written = split(items, self.limits.quotes.max_items)?;
         let too_long = too_long(&written, self.limits.max_line_bytes);
         if !too_long.is_empty() {
             return Err(ServiceError::preflight(too_long));
         }
         let files = AttachedFiles { store: &self.store, org: quote.org, now: self.clock.now() };
-        let reading = Reading { defaults: &defaults, as_asked: false, bounded: false };
+        let reading = Reading { defaults: &defaults, as_asked: false, bounded: true };
         let new: Vec<_> = written.iter().copied().map(NewItem::Written).collect();
         let read = items::read(&new, reading, &self.catalog.current(), &files).map_err(ServiceError::preflight)?;
         let issues = not_quoted(&read, quote);
@@ -87,8 +93,9 @@ impl Service {
         }
         let count = u32::try_from(written.len()).unwrap_or(u32::MAX);
         let estimate = of_items(&read, count, quote);
+        let most = worst_case(&read, quote, Demands { limits: prepaid, prepaid })?;
         let content = spooled(&self.store, written.iter().map(|item| item.get()))?;
-        Ok(PreparedInput { source: InputSource::Made(MadeRows::of_request(content)), items: Some(count), defaults, estimate })
+        Ok(PreparedInput { source: InputSource::Made(MadeRows::of_request(content)), items: Some(count), defaults, estimate, most })
     }
 }
 

@@ -14,7 +14,7 @@ use crate::domain::batch::{Batch, BatchInput, Fallback, QuotedInput};
 use crate::domain::dialect::Dialect;
 use crate::domain::id::{OrgId, QuoteId};
 use crate::domain::money::Usd;
-use crate::domain::org::ledger::micros_up;
+use crate::domain::org::ledger::{micros_down, micros_up};
 use crate::domain::quote::Quote;
 use crate::domain::quote::constraints::{Constraints, PriceProtection, RoutingMode, STANDARD_PRIVACY, SlaTier, TierTimes};
 use crate::domain::row::batchrouter::Defaults;
@@ -98,8 +98,9 @@ impl Service {
             },
             None => self.quote_of_items(&asked, show).await?,
         };
-        let prepared = self.prepare(asked.items.clone(), asked.item_count, &asked.defaults, &quote).await?;
-        if prepared.estimate.is_none() && self.prepays(asked.org).await? {
+        let prepaid = self.prepays(asked.org).await?;
+        let prepared = self.prepare(asked.items.clone(), asked.item_count, &asked.defaults, &quote, prepaid).await?;
+        if prepared.estimate.is_none() && prepaid {
             return Err(ServiceError::PrepaidNeedsPrices);
         }
         let most = [asked.stated.constraints.max_price, quote.constraints.max_price].into_iter().flatten().min();
@@ -136,12 +137,14 @@ impl Service {
     }
 
     fn new_batch(&self, asked: QuotedCreate, quote: &Quote, prepared: PreparedInput, most: Option<Usd>) -> NewBatch {
-        let PreparedInput { source, items, defaults, estimate } = prepared;
+        let PreparedInput { source, items, defaults, estimate, most: may_cost } = prepared;
+        let expected = estimate.map_or(Usd::ZERO, |estimate| micros_up(estimate.total()));
+        let reserve = may_cost.unwrap_or_default().max(expected);
         let order = QuotedInput {
             defaults,
             constraints: Constraints { max_price: most, ..quote.constraints.clone() },
             estimate,
-            reserve: estimate.map_or(Usd::ZERO, |estimate| micros_up(estimate.total())),
+            reserve: most.map_or(reserve, |most| reserve.min(micros_down(most))),
             items,
             metadata: asked.metadata,
             webhook: asked.webhook,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::create::{InputSource, MadeRows};
 use super::prepare::spooled;
-use super::worst_case::worst_case;
+use super::worst_case::{Demands, worst_case};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::{FileId, OrgId};
 use crate::domain::money::Usd;
@@ -50,10 +50,10 @@ impl Service {
         let account = self.store.account(org).await?;
         let service = self.clone();
         let quoting = move || {
-            let prepays = matches!(account.credits, Credits::Prepaid(_));
+            let prepaid = matches!(account.credits, Credits::Prepaid(_));
             let quoted = |items: &[NewItem<'_>]| {
                 let MadeQuote { quote, read, .. } = service.quote_items(items, &request, org, account)?;
-                let held = worst_case(&read, &quote, prepays)?;
+                let held = worst_case(&read, &quote, Demands { limits: true, prepaid })?;
                 Ok::<_, ServiceError>((quote, held))
             };
             match rows {

@@ -222,7 +222,8 @@ fn quoted(read: &ReadItems, place: usize, group: &GroupDecision, takers: &[bool]
             model: lane.model.to_owned(),
             price: lane.price,
             most_input: [lane.context_window, lane.max_input_tokens].into_iter().flatten().min(),
-            most_output: lane.max_output_tokens,
+            // Nothing longer fits into the window.
+            most_output: lane.max_output_tokens.or(lane.context_window),
             text_only: !lane.input.is_empty() && lane.input.iter().all(|each| *each == Modality::Text),
             usual_output: lane.observed_output,
             each: each(considered, whole, fee),

@@ -59,6 +59,8 @@ pub struct Bound {
     pub group: usize,
     /// Bytes of the item's body, as JSON.
     pub body_bytes: usize,
+    /// Approximate tokens of its images and files.
+    pub media: u64,
     pub output: Output,
     /// The first part of the item whose price is not counted, for a message.
     pub uncounted: Option<String>,
@@ -219,7 +221,8 @@ impl<'a> Reader<'a> {
                 if let Some(group) = group.filter(|_| self.issues.len() == before) {
                     if self.reading.bounded {
                         let uncounted = uncounted(row.body);
-                        self.read.bounds.push(Bound { group, body_bytes: row.body_bytes, output: content.output(), uncounted });
+                        let (body_bytes, media, output) = (row.body_bytes, content.media(&files), content.output());
+                        self.read.bounds.push(Bound { group, body_bytes, media, output, uncounted });
                     }
                     self.place(group, content, files);
                 }

@@ -87,6 +87,11 @@ impl PackedRow {
         Self { pointer, ..self }
     }
 
+    /// What the client pays for the row, without the fee.
+    pub const fn cost(&self) -> Usd {
+        self.cost
+    }
+
     /// Whether the row has succeeded.
     pub fn is_success(&self) -> bool {
         self.end == RowEnd::Succeeded
