@@ -12,6 +12,7 @@ mod lanes;
 mod outage;
 mod servers;
 mod shares;
+mod spending;
 mod storm;
 pub mod world;
 
