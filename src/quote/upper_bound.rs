@@ -6,6 +6,7 @@ use rust_decimal::Decimal;
 
 use super::Output;
 use crate::domain::money::Usd;
+use crate::domain::org::ledger::micros_up;
 use crate::domain::usage::Usage;
 
 /// Tokens added for what surrounds a body.
@@ -33,6 +34,13 @@ pub fn of_row(body_bytes: usize, media: u64, output: Output, most_output: Option
 /// The cost of rows at their bounds, with the margin.
 pub fn with_margin(cost: Usd) -> Usd {
     Usd(cost.0.saturating_mul(Decimal::new(100 + MARGIN, 2)))
+}
+
+/// Why a batch that may cost `allowed` cannot run any of its rows; `least` is what the cheapest may
+/// cost, the fee included.
+pub fn nothing_fits(least: Usd, allowed: Usd) -> String {
+    let least = micros_up(least);
+    format!("a single item may cost {least} USD, more than {allowed} USD for all; a smaller limit of its output makes it cheaper")
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ fn code(answer: &Value) -> &str {
 }
 
 /// Adds an organisation with credits; returns a client with its key, and the organisation's id.
-fn prepaid<'a>(daemon: &'a Daemon, credits: &str) -> (Client<'a>, String) {
+pub fn prepaid<'a>(daemon: &'a Daemon, credits: &str) -> (Client<'a>, String) {
     let made = daemon.post("/admin/organisations", &json!({ "name": "Acme", "credits": credits })).expect(201);
     (as_key(daemon, &made["api_key"]), made["org_id"].as_str().expect("an id").to_owned())
 }

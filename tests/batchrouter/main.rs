@@ -5,6 +5,7 @@ mod account;
 mod client;
 mod lanes;
 mod lifecycle;
+mod spending;
 mod submit;
 mod supply;
 #[path = "../support/mod.rs"]

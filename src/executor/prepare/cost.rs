@@ -103,10 +103,7 @@ pub fn keep_below_ceiling(order: &QuotedInput, models: &mut [PlannedModel], tall
     }
     let least = tallies.iter().filter_map(|tally| tally.least).min().map(|least| with_fee(least, order.fee));
     if let Some(least) = least.filter(|least| micros_up(*least) > most) {
-        let message = format!(
-            "a single item may cost {} USD, more than {most} USD for all; state `max_output_tokens` or a smaller one in the items",
-            micros_up(least)
-        );
+        let message = upper_bound::nothing_fits(least, most);
         return Err(Problem { code: ProblemCode::PriceCeiling, message, line: None, param: Some("max_price".to_owned()) });
     }
     for (model, tally) in models.iter_mut().zip(tallies) {

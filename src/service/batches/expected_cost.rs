@@ -10,19 +10,24 @@ use crate::domain::org::ledger::{micros_up, nanos, with_fee};
 use crate::domain::quote::{Estimate, Quote, QuotedLane};
 use crate::domain::usage::Usage;
 use crate::domain::vocabulary::Operation;
-use crate::quote::Group;
 use crate::quote::tokens::Tokenizer;
+use crate::quote::{Group, upper_bound};
 use crate::service::quotes::items::ReadItems;
+use crate::service::quotes::worst_case::WorstCase;
 use crate::service::{IssueCode, IssuePath, ServiceError};
 
 /// Refuses a batch that is expected to cost more than its client allows. The quote may have been
 /// made from a few items, while the limit applies to all of them.
 ///
 /// # Errors
-/// When the batch is expected to cost more, or its cost is unknown.
-pub fn within(most: Usd, estimate: Option<Estimate>) -> Result<(), ServiceError> {
+/// When the batch is expected to cost more, or its cost is unknown, or none of its items could run
+/// because any of them may cost more.
+pub fn within(most: Usd, estimate: Option<Estimate>, worst: Option<WorstCase>) -> Result<(), ServiceError> {
     let message = match estimate.map(Estimate::total) {
-        Some(total) if nanos(total) <= most => return Ok(()),
+        Some(total) if nanos(total) <= most => match worst.filter(|worst| micros_up(worst.least) > most) {
+            None => return Ok(()),
+            Some(worst) => upper_bound::nothing_fits(worst.least, most),
+        },
         Some(total) => format!("all items together cost about {} USD, more than {most} USD", micros_up(total)),
         None => format!("the cost of the items is unknown, and they may cost {most} USD at most"),
     };

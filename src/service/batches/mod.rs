@@ -9,7 +9,6 @@ pub mod prepare;
 pub mod quoted;
 mod retry;
 pub mod rows;
-mod worst_case;
 
 use crate::domain::batch::Batch;
 use crate::domain::batch::details::BatchDetails;

@@ -8,10 +8,8 @@ use serde_json::value::RawValue;
 
 use super::create::{InputSource, MadeRows};
 use super::expected_cost::{of_items, scaled};
-use super::worst_case::{Demands, worst_case};
 use crate::domain::batch::problem::ProblemCode;
 use crate::domain::id::FileId;
-use crate::domain::money::Usd;
 use crate::domain::quote::{Estimate, Quote};
 use crate::domain::row::batchrouter::Defaults;
 use crate::domain::vocabulary::Operation;
@@ -19,6 +17,7 @@ use crate::quote::Group;
 use crate::service::quotes::create::split;
 use crate::service::quotes::items::{self, AttachedFiles, NewItem, ReadItems, Reading};
 use crate::service::quotes::manifest;
+use crate::service::quotes::worst_case::{Demands, WorstCase, worst_case};
 use crate::service::{Issue, IssueCode, IssuePath, MAX_ISSUES, Service, ServiceError};
 use crate::store::error::StoreError;
 use crate::store::{Sealed, Store};
@@ -40,9 +39,9 @@ pub struct PreparedInput {
     pub defaults: Defaults,
     /// The expected cost of the items; `None` if it is unknown.
     pub estimate: Option<Estimate>,
-    /// The most that the items may cost, in whole micro-dollars; `None` if it is unknown, or will be
-    /// known once the items are counted.
-    pub most: Option<Usd>,
+    /// The most that the items may cost; `None` if it is unknown, or will be known once the items are
+    /// counted.
+    pub worst: Option<WorstCase>,
 }
 
 impl Service {
@@ -68,7 +67,7 @@ impl Service {
             Items::File(id) => {
                 manifest::check(self.store.file(id, self.clock.now()).await?, quote.org, id)?;
                 let estimate = scaled(quote, count.unwrap_or(quote.items));
-                Ok(PreparedInput { source: InputSource::Uploaded(id), items: count, defaults, estimate, most: None })
+                Ok(PreparedInput { source: InputSource::Uploaded(id), items: count, defaults, estimate, worst: None })
             }
             Items::Inline(items) => {
                 let (service, quote) = (self.clone(), quote.clone());
@@ -84,7 +83,7 @@ impl Service {
             return Err(ServiceError::preflight(too_long));
         }
         let files = AttachedFiles { store: &self.store, org: quote.org, now: self.clock.now() };
-        let reading = Reading { defaults: &defaults, as_asked: false, bounded: true };
+        let reading = Reading { defaults: &defaults, as_asked: false };
         let new: Vec<_> = written.iter().copied().map(NewItem::Written).collect();
         let read = items::read(&new, reading, &self.catalog.current(), &files).map_err(ServiceError::preflight)?;
         let issues = not_quoted(&read, quote);
@@ -93,9 +92,9 @@ impl Service {
         }
         let count = u32::try_from(written.len()).unwrap_or(u32::MAX);
         let estimate = of_items(&read, count, quote);
-        let most = worst_case(&read, quote, Demands { limits: prepaid, prepaid })?;
+        let worst = worst_case(&read, quote, Demands { limits: prepaid, prepaid })?;
         let content = spooled(&self.store, written.iter().map(|item| item.get()))?;
-        Ok(PreparedInput { source: InputSource::Made(MadeRows::of_request(content)), items: Some(count), defaults, estimate, most })
+        Ok(PreparedInput { source: InputSource::Made(MadeRows::of_request(content)), items: Some(count), defaults, estimate, worst })
     }
 }
 

@@ -14,7 +14,6 @@ use crate::domain::batch::{Batch, BatchInput, Fallback, QuotedInput};
 use crate::domain::dialect::Dialect;
 use crate::domain::id::{OrgId, QuoteId};
 use crate::domain::money::Usd;
-use crate::domain::org::ledger::{micros_down, micros_up};
 use crate::domain::quote::Quote;
 use crate::domain::quote::constraints::{Constraints, PriceProtection, RoutingMode, STANDARD_PRIVACY, SlaTier, TierTimes};
 use crate::domain::row::batchrouter::Defaults;
@@ -23,6 +22,7 @@ use crate::domain::webhook::Webhook;
 use crate::service::quotes::create::{QuoteOptions, QuoteRequest};
 use crate::service::quotes::manifest;
 use crate::service::quotes::outcome::Outcome;
+use crate::service::quotes::worst_case::reserve;
 use crate::service::{Service, ServiceError};
 use crate::store::Idempotency;
 
@@ -104,7 +104,7 @@ impl Service {
             return Err(ServiceError::PrepaidNeedsPrices);
         }
         let most = [asked.stated.constraints.max_price, quote.constraints.max_price].into_iter().flatten().min();
-        most.map_or(Ok(()), |most| within(most, prepared.estimate))?;
+        most.map_or(Ok(()), |most| within(most, prepared.estimate, prepared.worst))?;
         // The quote that a create names comes without the client's view of it.
         let created = self.create_batch(self.new_batch(asked, &quote, prepared, most)).await?;
         let shown = Some(quote.shown).filter(|shown| created.is_new && !shown.is_empty());
@@ -137,14 +137,12 @@ impl Service {
     }
 
     fn new_batch(&self, asked: QuotedCreate, quote: &Quote, prepared: PreparedInput, most: Option<Usd>) -> NewBatch {
-        let PreparedInput { source, items, defaults, estimate, most: may_cost } = prepared;
-        let expected = estimate.map_or(Usd::ZERO, |estimate| micros_up(estimate.total()));
-        let reserve = may_cost.unwrap_or_default().max(expected);
+        let PreparedInput { source, items, defaults, estimate, worst } = prepared;
         let order = QuotedInput {
             defaults,
             constraints: Constraints { max_price: most, ..quote.constraints.clone() },
             estimate,
-            reserve: most.map_or(reserve, |most| reserve.min(micros_down(most))),
+            reserve: reserve(worst, estimate, most),
             items,
             metadata: asked.metadata,
             webhook: asked.webhook,

@@ -7,7 +7,6 @@ use bytes::Bytes;
 
 use super::create::{InputSource, MadeRows};
 use super::prepare::spooled;
-use super::worst_case::{Demands, worst_case};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::{FileId, OrgId};
 use crate::domain::money::Usd;
@@ -15,6 +14,7 @@ use crate::domain::org::ledger::Credits;
 use crate::domain::quote::Quote;
 use crate::service::quotes::create::{MadeQuote, QuoteRequest, split};
 use crate::service::quotes::items::{NewItem, ParsedRow};
+use crate::service::quotes::worst_case::{Demands, worst_case};
 use crate::service::{Service, ServiceError};
 
 /// Rows to run.
@@ -53,7 +53,7 @@ impl Service {
             let prepaid = matches!(account.credits, Credits::Prepaid(_));
             let quoted = |items: &[NewItem<'_>]| {
                 let MadeQuote { quote, read, .. } = service.quote_items(items, &request, org, account)?;
-                let held = worst_case(&read, &quote, Demands { limits: true, prepaid })?;
+                let held = worst_case(&read, &quote, Demands { limits: true, prepaid })?.map(|worst| worst.all);
                 Ok::<_, ServiceError>((quote, held))
             };
             match rows {

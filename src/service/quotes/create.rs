@@ -13,6 +13,7 @@ use super::items::{self, AttachedFiles, NewItem, ReadItems, Reading};
 use super::lanes::lanes;
 use super::outcome::{Decided, Outcome};
 use super::pricing::{Pricing, digits};
+use super::worst_case::{Demands, reserve, worst_case};
 use crate::domain::endpoint::Endpoint;
 use crate::domain::id::{OrgId, QuoteId};
 use crate::domain::money::Usd;
@@ -46,13 +47,11 @@ pub struct QuoteOptions {
     pub as_asked: bool,
     /// The time within which items must be done, if it differs from that of their tier.
     pub window: Option<Duration>,
-    /// The bounds on the cost of each item are wanted, too.
-    pub bounded: bool,
 }
 
 impl Default for QuoteOptions {
     fn default() -> Self {
-        Self { preferences: RoutingPreferences::NONE, as_asked: false, window: None, bounded: false }
+        Self { preferences: RoutingPreferences::NONE, as_asked: false, window: None }
     }
 }
 
@@ -116,7 +115,7 @@ impl Service {
         let terms = &self.limits.quotes;
         let (catalog, now) = (self.catalog.current(), self.clock.now());
         let files = AttachedFiles { store: &self.store, org, now };
-        let reading = Reading { defaults, as_asked: options.as_asked, bounded: options.bounded };
+        let reading = Reading { defaults, as_asked: options.as_asked };
         let read = items::read(written, reading, &catalog, &files).map_err(ServiceError::preflight)?;
         let (board, holds) = (self.executor.board(), self.executor.lane_holds());
         let mut lanes = lanes(&catalog, &read.groups, &Live { board: &board, holds: &holds, now });
@@ -142,6 +141,7 @@ impl Service {
             pricing: decided.pricing(),
             fallback_ceiling: decided.fallback_ceiling(),
             tokens: decided.tokens(),
+            reserve: None,
             account,
             lanes: decided.considered(&takers, &catalog),
         };
@@ -163,7 +163,9 @@ impl Service {
             shown: Vec::new(),
         };
         drop(lanes);
-        Ok(MadeQuote { quote, outcome, read })
+        let worst = worst_case(&read, &quote, Demands { limits: false, prepaid: false })?;
+        let held = quote.estimate.map(|estimate| reserve(worst, Some(estimate), constraints.max_price));
+        Ok(MadeQuote { outcome: Outcome { reserve: held, ..outcome }, quote, read })
     }
 
     /// The usual length of a lane's answers, in tokens, for the endpoint with the most answers.

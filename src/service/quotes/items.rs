@@ -48,7 +48,7 @@ pub struct ReadItems {
     /// How certain the output tokens are: the least certain basis of all items.
     pub output_basis: OutputBasis,
     pub tokenizers: Vec<Tokenizer>,
-    /// Parallel to the items, if bounds were requested.
+    /// Parallel to the items.
     pub bounds: Vec<Bound>,
 }
 
@@ -128,8 +128,6 @@ pub struct Reading<'a> {
     pub defaults: &'a Defaults,
     /// Items only go to lanes that take them in the form the client asked for, without conversion.
     pub as_asked: bool,
-    /// The bounds on the cost of each item are wanted, too.
-    pub bounded: bool,
 }
 
 /// Finds files that items name.
@@ -219,11 +217,9 @@ impl<'a> Reader<'a> {
                 let group = self.group_of(place, row.operation, row.model);
                 let files = self.attachments(place, &content.file_ids);
                 if let Some(group) = group.filter(|_| self.issues.len() == before) {
-                    if self.reading.bounded {
-                        let uncounted = uncounted(row.body);
-                        let (body_bytes, media, output) = (row.body_bytes, content.media(&files), content.output());
-                        self.read.bounds.push(Bound { group, body_bytes, media, output, uncounted });
-                    }
+                    let uncounted = uncounted(row.body);
+                    let (body_bytes, media, output) = (row.body_bytes, content.media(&files), content.output());
+                    self.read.bounds.push(Bound { group, body_bytes, media, output, uncounted });
                     self.place(group, content, files);
                 }
             }

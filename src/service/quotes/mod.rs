@@ -9,6 +9,7 @@ pub mod outcome;
 pub mod pricing;
 pub mod turns;
 mod uncounted;
+pub mod worst_case;
 
 use crate::domain::id::{OrgId, QuoteId};
 use crate::domain::quote::{KeptQuote, Quote};

@@ -9,6 +9,7 @@ use super::items::ReadItems;
 use super::pricing::Pricing;
 use crate::catalog::Snapshot;
 use crate::domain::id::QuoteId;
+use crate::domain::money::Usd;
 use crate::domain::org::ledger::Account;
 use crate::domain::quote::constraints::{Constraints, PriceProtection};
 use crate::domain::time::Timestamp;
@@ -36,6 +37,9 @@ pub struct Outcome {
     /// it is unknown.
     pub fallback_ceiling: Option<Decimal>,
     pub tokens: TokenEstimate,
+    /// The amount that a batch of just these items reserves, in whole micro-dollars; `None` if a price
+    /// is unknown.
+    pub reserve: Option<Usd>,
     /// The account of the organisation that asks.
     pub account: Account,
     /// Every lane that was considered: the selected ones first, then the best.

@@ -4,7 +4,7 @@ use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
 use crate::domain::money::Usd;
-use crate::domain::org::ledger::{Account, micros_up};
+use crate::domain::org::ledger::Account;
 use crate::domain::quote::constraints::ProviderPreferences;
 use crate::http::batchrouter::money::{Pricing, money, pricing};
 use crate::http::response::time::moment;
@@ -39,7 +39,7 @@ fn object(outcome: &Outcome) -> Value {
         "pricing_estimate": pricing(outcome.pricing),
         "token_estimate": tokens(&outcome.tokens),
         "quote_lanes": lane_objects(outcome),
-        "funding_preview": funding(outcome.pricing, &outcome.account),
+        "funding_preview": funding(outcome.pricing, outcome.reserve, &outcome.account),
         "quote_explanation": explanation(outcome, &deadline),
         "quote_lock": { "quote_id": id, "valid_until": valid_until, "max_price": max_price, "status": "active" },
     })
@@ -87,10 +87,9 @@ pub fn preferences(wishes: &ProviderPreferences) -> Value {
 }
 
 /// Whether the account can pay for a batch of just these items. Nothing is reserved for it yet.
-fn funding(pricing: Option<Pricing>, account: &Account) -> Value {
+fn funding(pricing: Option<Pricing>, reserve: Option<Usd>, account: &Account) -> Value {
     let available = account.available();
     let total = pricing.map(|pricing| money(pricing.total()));
-    let reserve = pricing.map(|pricing| micros_up(Usd(pricing.total())));
     let missing = |reserve: Usd| available.map_or(Decimal::ZERO, |available| (reserve.0 - available.0).max(Decimal::ZERO));
     json!({
         "available": available.map(|available| money(available.0)),

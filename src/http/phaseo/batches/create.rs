@@ -79,8 +79,7 @@ async fn made(api: &Arc<Api>, caller: &Caller, context: &Context, headers: &Head
     let key = idempotency_key(headers)?.map(str::to_owned);
     let PreparedCreate { mut asked, rows, endpoint, once } = prepare(api, caller, body, key).await?;
     let subscription = subscription::resolve(api, caller.org, asked.subscription.take()).await?;
-    let options =
-        QuoteOptions { preferences: asked.preferences.clone(), as_asked: true, window: Some(asked.window.duration()), bounded: true };
+    let options = QuoteOptions { preferences: asked.preferences.clone(), as_asked: true, window: Some(asked.window.duration()) };
     let request = QuoteRequest { defaults: Defaults::default(), constraints: asked.constraints.clone(), options };
     let quoted = api.service.quote_rows(caller.org, rows, request).await.map_err(|error| refused(error, &asked.source))?;
     let new = Ready { asked, endpoint, quoted, subscription }.into_batch(api, caller, context)?;

@@ -1,8 +1,8 @@
-//! The amount that is held for a batch before any row runs: the most that its rows may cost.
+//! The most that rows may cost, and the amount that is held for a batch of them before any row runs.
 
 use crate::domain::money::Usd;
-use crate::domain::org::ledger::{micros_up, with_fee};
-use crate::domain::quote::{Quote, QuotedLane};
+use crate::domain::org::ledger::{micros_down, micros_up, with_fee};
+use crate::domain::quote::{Estimate, Quote, QuotedLane};
 use crate::quote::upper_bound;
 use crate::service::ServiceError;
 use crate::service::quotes::items::{Bound, ReadItems};
@@ -16,13 +16,22 @@ pub struct Demands {
     pub prepaid: bool,
 }
 
-/// The most that these rows may cost on the lanes of their quote, in whole micro-dollars; `None` if
-/// a lane has no established price.
+/// What rows may cost, the fee included.
+#[derive(Debug, Clone, Copy)]
+pub struct WorstCase {
+    /// All of them at most, in whole micro-dollars, with a margin.
+    pub all: Usd,
+    /// The cheapest of them at most.
+    pub least: Usd,
+}
+
+/// The most that these rows may cost on the lanes of their quote; `None` if a lane has no established
+/// price.
 ///
 /// # Errors
 /// When something is not known that must be.
-pub fn worst_case(read: &ReadItems, quote: &Quote, demands: Demands) -> Result<Option<Usd>, ServiceError> {
-    let (mut sum, mut other) = (Some(Usd::ZERO), None);
+pub fn worst_case(read: &ReadItems, quote: &Quote, demands: Demands) -> Result<Option<WorstCase>, ServiceError> {
+    let (mut sum, mut least, mut other) = (Some(Usd::ZERO), None::<Usd>, None);
     for (row, bound) in (0_u32..).zip(&read.bounds) {
         if demands.prepaid && other.is_none() {
             other = bound.uncounted.clone().map(|what| (row, what));
@@ -31,6 +40,7 @@ pub fn worst_case(read: &ReadItems, quote: &Quote, demands: Demands) -> Result<O
         let lanes = lanes.and_then(|(group, operation)| quote.group(*operation, &group.models)).map_or(&[][..], |group| &group.lanes);
         let dearest = dearest(lanes, bound, demands.limits).map_err(|Unbounded| ServiceError::Unbounded { row })?;
         sum = sum.zip(dearest).map(|(sum, dearest)| sum.plus(dearest));
+        least = [least, dearest].into_iter().flatten().min();
         if sum.is_none() {
             break;
         }
@@ -41,7 +51,17 @@ pub fn worst_case(read: &ReadItems, quote: &Quote, demands: Demands) -> Result<O
     if demands.prepaid && sum.is_none() {
         return Err(ServiceError::Unpriced);
     }
-    Ok(sum.map(|sum| micros_up(with_fee(upper_bound::with_margin(sum), quote.fee))))
+    let all = |sum| micros_up(with_fee(upper_bound::with_margin(sum), quote.fee));
+    let least = with_fee(least.unwrap_or_default(), quote.fee);
+    Ok(sum.map(|sum| WorstCase { all: all(sum), least }))
+}
+
+/// The amount to reserve for a batch, in whole micro-dollars: the most that its rows may cost, if that is
+/// known, and no more than its client allows.
+pub fn reserve(worst: Option<WorstCase>, estimate: Option<Estimate>, allowed: Option<Usd>) -> Usd {
+    let expected = estimate.map_or(Usd::ZERO, |estimate| micros_up(estimate.total()));
+    let reserve = worst.map_or(Usd::ZERO, |worst| worst.all).max(expected);
+    allowed.map_or(reserve, |allowed| reserve.min(micros_down(allowed)))
 }
 
 /// The output of a row has no bound.
