@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream;
 use tokio::time::{Instant, timeout_at};
 
@@ -83,14 +84,17 @@ impl ServerLists {
 
     /// Asks the operator's own servers for their lists, so that these are there once the input has
     /// been read: a server may take as long for its list as for an answer.
-    pub fn ask_ahead(&self, catalog: &Snapshot) {
+    pub fn ask_ahead(&self, catalog: &Snapshot) -> BoxFuture<'static, ()> {
         let local = catalog.providers().filter(|(provider, _)| provider.is_local).map(|(provider, _)| &provider.connection);
-        for connection in local.filter(|of| has_list(of)) {
-            for (place, server) in connection.servers().enumerate().take(AT_ONCE) {
-                let lists = self.clone();
-                tokio::spawn(async move { lists.names(place, &server, &[]).await });
+        let servers: Vec<_> = local.filter(|of| has_list(of)).flat_map(|of| of.servers().enumerate()).collect();
+        let asked = stream::iter(servers).for_each_concurrent(AT_ONCE, {
+            let lists = self.clone();
+            move |(place, server)| {
+                let lists = lists.clone();
+                async move { drop(lists.names(place, &server, &[]).await) }
             }
-        }
+        });
+        Box::pin(asked)
     }
 
     /// Warns of models that the servers of a plan's lanes do not list. Takes no longer than

@@ -11,10 +11,13 @@ pub mod quoted;
 pub mod stage;
 pub mod validate;
 
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use futures_util::future::FusedFuture;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -142,9 +145,9 @@ impl Prepare {
     async fn validate(self, batch: Batch) -> Result<Prepared, StoreError> {
         let Batch { spec, state, .. } = batch;
         let catalog = self.catalog.current();
-        self.lists.ask_ahead(&catalog);
+        let mut asked = self.lists.ask_ahead(&catalog).fuse();
         let checked = match self.quote(&spec.input).await? {
-            Ok(quote) => self.look(&spec, quote, catalog.clone()).await?,
+            Ok(quote) => beside(&mut asked, self.look(&spec, quote, catalog.clone())).await?,
             Err(problem) => CheckedInput::Bad(vec![problem]),
         };
         if self.stop.is_cancelled() {
@@ -153,7 +156,7 @@ impl Prepare {
         match checked {
             CheckedInput::Good { mut plan, pages, reserve } => {
                 add_alternatives(&mut plan, spec.fallback, &catalog);
-                let Some(warnings) = self.stop.run_until_cancelled(self.lists.warnings(&plan, &catalog)).await else {
+                let Some(warnings) = self.stop.run_until_cancelled(beside(&mut asked, self.lists.warnings(&plan, &catalog))).await else {
                     return Ok(Prepared::Nothing);
                 };
                 plan.warnings = warnings;
@@ -182,6 +185,18 @@ impl Prepare {
         self.store.batch_refused(spec.id, next, problems).await?;
         Ok(Prepared::Nothing)
     }
+}
+
+/// Does the work, and goes on with something else meanwhile.
+async fn beside<T>(other: &mut (impl FusedFuture + Unpin), work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        if !other.is_terminated() {
+            let _ = Pin::new(&mut *other).poll(cx);
+        }
+        work.as_mut().poll(cx)
+    })
+    .await
 }
 
 /// A problem of the input as a whole.
